@@ -1,0 +1,89 @@
+# The habits of this repository. `make help` lists them; every target sets up what it needs by itself.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+UV_VERSION := 0.13.9
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+SOURCE ?=
+PIPELINE ?= sample
+COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --universal --python-version 3.11 \
+  --generate-hashes --no-emit-index-url --no-emit-find-links --quiet
+COMPOSE_FILE := docker-compose.yaml
+
+# `make run SOURCE=... PIPELINE=...`; they reach the program through the environment, so that no name needs quoting.
+export SOURCE PIPELINE
+
+.PHONY: help run stop status test test-fast lint format lock clean
+
+help: ## what there is
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+	@echo
+	@echo "  make run SOURCE=/any/folder                 your own files instead of the sample archive"
+	@echo "  make run SOURCE=s3://bucket/prefix/ PIPELINE=name   what lies on S3 already, through your own pipeline file"
+	@echo
+	@echo "Settings, in the environment or behind make (make run AIRLOCK_API_PORT=8081):"
+	@echo "  AIRLOCK_API_PORT=8080      the Airflow UI and REST API"
+	@echo "  AIRLOCK_S3_PORT=4566       the local S3, SQS, EventBridge, STS and IAM"
+	@echo "  AIRLOCK_HEALTH_PORT=4567   the local HealthImaging"
+	@echo "  AIRLOCK_PARALLELISM=4      tasks at a time"
+	@echo "  AIRLOCK_STALL_MINUTES=15   how long a run may show no change before make run gives up watching it"
+	@echo "  AIRLOCK_PIPELINES=include/pipelines   the folder of the pipeline files"
+	@echo "  AIRLOCK_VAR=var            databases, logs and reports of the local stack"
+	@echo "  PYTHON=python3.12          the Python (3.11 to 3.13) that .venv is made with"
+
+run: $(STAMP) ## start the local stack and take a delivery through the eight stages
+	@$(BIN)/python -m airlock_local run
+
+stop: ## end what make run started, and only that
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m airlock_local stop; else echo "nothing to stop: make run was never called here"; fi
+
+status: $(STAMP) ## say which parts of the local stack run
+	@$(BIN)/python -m airlock_local status
+
+test: $(STAMP) ## every test
+	$(BIN)/python -m pytest
+
+test-fast: $(STAMP) ## the tests that need no servers
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(STAMP) ## ruff, mypy and, where it is installed, docker-compose config
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy include plugins
+	@if command -v docker-compose >/dev/null 2>&1; then compose=docker-compose; \
+	elif docker compose version >/dev/null 2>&1; then compose="docker compose"; else compose=; fi; \
+	if [ -z "$$compose" ]; then echo "$(COMPOSE_FILE): not checked, docker-compose is not installed"; \
+	else echo "$$compose -f $(COMPOSE_FILE) config -q" && $$compose --env-file .env.example -f $(COMPOSE_FILE) config -q; fi
+
+format: $(STAMP) ## let ruff lay out the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The deployment's lock takes its versions from the developers' one, so that what is tested is what is deployed.
+lock: $(BIN)/uv ## make requirements.lock and requirements-dev.lock anew, with today's versions
+	$(COMPILE) --upgrade requirements-dev.txt --output-file requirements-dev.lock
+	$(COMPILE) --upgrade requirements.txt --constraints requirements-dev.lock --output-file requirements.lock
+
+clean: stop ## forget the local stack's databases, logs and reports (not .venv)
+	rm -rf "$${AIRLOCK_VAR:-var}"
+
+# Each candidate is run, since a shim may be there and still not work.
+$(BIN)/uv:
+	@fits() { "$$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' >/dev/null 2>&1; }; \
+	for name in $${PYTHON:-python3.13 python3.12 python3.11 python3}; do fits "$$name" && python=$$name && break; done; \
+	if [ -z "$$python" ]; then \
+	  echo "Python 3.11, 3.12 or 3.13 with its venv module is needed, and $${PYTHON:-python3.13, python3.12, python3.11 or python3} is not one:" \
+	    "install it (Debian: apt-get install python3 python3-venv) or name one, as in make run PYTHON=/path/to/python3.12" >&2; \
+	  exit 2; \
+	fi; \
+	echo "making $(VENV) with $$("$$python" --version)"; \
+	"$$python" -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(STAMP): requirements-dev.lock pyproject.toml | $(BIN)/uv
+	@echo "installing the locked packages into $(VENV)"
+	@rm -f $@; { $(BIN)/uv pip install --python $(BIN)/python --require-hashes --compile-bytecode -r requirements-dev.lock \
+	  && $(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --quiet -e . \
+	  && touch $@; } 2>&1 | { grep -v '^ [-+~] ' || true; }; test -e $@

@@ -1,0 +1,10 @@
+"""Airlock's library: the eight stages as plain Python, without Airflow.
+
+One module per stage (receive, buffer, parse, validate, normalize, ``import_``, audit, route), and what they share:
+``records`` (the words and the rows), ``reasons`` (the closed list of reason codes), ``pipelines`` (YAML to typed
+settings), ``s3``, ``workspace`` (a run's datasets on S3) and ``ledger`` (the database of record).
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

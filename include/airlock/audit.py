@@ -1,0 +1,255 @@
+"""Audit: read every manifest, match every line to the batch's list, balance the books, decide release or hold.
+
+Writes ``outcomes``, ``gates``, ``dispositions`` and ``contracts``, and always audit/report.json and
+audit/dispositions.csv, whatever broke off before. Auditing again gives the same result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from airlock import gate, report
+from airlock.buffer import read_arrivals
+from airlock.contracts import StudyContract, complete
+from airlock.ledger import contracts as ledger_contracts
+from airlock.manifests import read_output
+from airlock.normalize import find_batches, read_batches
+from airlock.outcomes import account, discrepancies
+from airlock.read_back import read_back
+from airlock.reasons import Reason
+from airlock.records import (
+    BATCHES,
+    CONTRACTS,
+    DISPOSITIONS,
+    GATES,
+    JOBS,
+    OUTCOMES,
+    STUDIES,
+    VERDICTS,
+    Gate,
+    Outcome,
+)
+from airlock.s3uri import S3Uri
+
+if TYPE_CHECKING:
+    from airlock.ledger import Job
+    from airlock.normalize import Batch
+    from airlock.run import Run
+
+# The run itself has not come to an end with these: their arrivals stay claimed by it, until the failed task is cleared.
+OPEN_REASONS = (Reason.UNDECIDED, Reason.JOB_NOT_STARTED, Reason.JOB_UNFINISHED)
+
+
+@dataclass(frozen=True)
+class Audited:
+    """How an audit ended."""
+
+    report: dict[str, Any]
+    report_uri: str
+    dispositions_uri: str
+    open_arrivals: int  # arrivals on which the run has not decided yet
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every arrival is in exactly one place at each step."""
+        return bool(self.report["balanced"])
+
+
+def audit(run: Run, imaging: Any) -> Audited:
+    """Audit a run.
+
+    Parameters
+    ----------
+    run
+        The run.
+    imaging
+        A boto3 ``medical-imaging`` client, for read-back.
+    """
+    arrivals = read_arrivals(run)
+    verdicts = run.workspace.find("verdicts", VERDICTS)
+    outcomes, jobs, suspect = _account_all(run)
+    outcomes = _flag_versions(run, outcomes)
+    outcomes = _read_back(run, imaging, outcomes)
+    outcomes = gate.blocking(outcomes, run.pipeline.audit, suspect)
+    books = {
+        "arrivals": arrivals,
+        "verdicts": verdicts,
+        "outcomes": outcomes,
+        "held": run.ledger.held_by(run.pipeline.name, run.key),
+    }
+    books["gates"] = _decide(run, verdicts, outcomes, balanced=True)
+    books["dispositions"] = gate.last_words(arrivals, verdicts, outcomes, books["gates"])
+    problems = report.imbalances(books)
+    if problems:
+        books["gates"] = _decide(run, verdicts, outcomes, balanced=False)
+        books["dispositions"] = gate.last_words(arrivals, verdicts, outcomes, books["gates"])
+    audited = _write(run, books, jobs, problems)
+    _record(run, books, audited)
+    return audited
+
+
+def _account_all(run: Run) -> tuple[pl.DataFrame, list[dict[str, Any]], list[str]]:
+    """Return the outcomes of all batches, an entry per job for the report, and the batches whose counts disagree."""
+    frames: list[pl.DataFrame] = []
+    jobs: list[dict[str, Any]] = []
+    suspect: list[str] = []
+    for batch in find_batches(run):
+        files = run.workspace.read(f"batches/{batch.batch_id}", BATCHES)
+        rows = run.workspace.find(f"jobs/{batch.batch_id}", JOBS).to_dicts()
+        if not rows:
+            known = run.ledger.job(batch.batch_id)
+            frames.append(account(files, None, None, _absent(known)))
+            if known is not None:
+                jobs.append(
+                    _entry(batch, {"job_id": known.job_id, "generation": known.generation, "status": known.status}, [])
+                )
+            continue
+        job = rows[0]
+        output = read_output(run.s3, S3Uri.parse(job["output_uri"]), run.pipeline.audit.manifest_wait_seconds)
+        found = discrepancies(files, output)
+        frames.append(account(files, job, output))
+        jobs.append(_entry(batch, job, found))
+        if found:
+            suspect.append(batch.batch_id)
+    outcomes = pl.concat(frames) if frames else OUTCOMES.to_frame()
+    return outcomes, jobs, suspect
+
+
+def _absent(known: Job | None) -> Reason:
+    return Reason.JOB_NOT_STARTED if known is None or known.job_id is None else Reason.JOB_UNFINISHED
+
+
+def _entry(batch: Batch, job: dict[str, Any], found: list[str]) -> dict[str, Any]:
+    return {
+        "batch_id": batch.batch_id,
+        "files": batch.files,
+        "bytes": batch.bytes,
+        "job_id": job["job_id"],
+        "generation": job["generation"],
+        "status": job["status"],
+        "discrepancies": found,
+    }
+
+
+def _flag_versions(run: Run, outcomes: pl.DataFrame) -> pl.DataFrame:
+    """Flag image sets with a version above 1 where this run was the first to bring the series, in one job."""
+    series = outcomes["SeriesInstanceUID"].drop_nulls().unique()
+    known = run.ledger.known_series(run.pipeline.healthimaging.datastore_id, series, except_run=run.key)
+    jobs = outcomes.group_by("SeriesInstanceUID").agg(jobs=pl.col("batch_id").n_unique())
+    expected = pl.col("SeriesInstanceUID").is_in(known["SeriesInstanceUID"].implode()) | (pl.col("jobs") > 1)
+    flagged = (pl.col("image_set_version") > 1) & ~expected & (pl.col("outcome") == Outcome.IMPORTED)
+    return (
+        outcomes.join(jobs, on="SeriesInstanceUID", how="left", maintain_order="left")
+        .with_columns(reason=pl.when(flagged).then(pl.lit(str(Reason.VERSION_ABOVE_ONE))).otherwise("reason"))
+        .drop("jobs")
+    )
+
+
+def _read_back(run: Run, imaging: Any, outcomes: pl.DataFrame) -> pl.DataFrame:
+    fraction = run.pipeline.audit.read_back_fraction
+    if not fraction:
+        return outcomes
+    frames = read_batches(run).select("arrival_id", "NumberOfFrames")
+    return read_back(imaging, run.pipeline.healthimaging.datastore_id, outcomes, frames, fraction)
+
+
+def _decide(run: Run, verdicts: pl.DataFrame, outcomes: pl.DataFrame, *, balanced: bool) -> pl.DataFrame:
+    unresolved = run.ledger.unresolved_studies(
+        run.pipeline.healthimaging.datastore_id,
+        run.pipeline.name,
+        outcomes["StudyInstanceUID"].unique(),
+        except_run=run.key,
+    )
+    return gate.decide(verdicts, outcomes, set(unresolved), run.pipeline.audit, balanced=balanced)
+
+
+def _write(run: Run, books: dict[str, pl.DataFrame], jobs: list[dict[str, Any]], problems: list[str]) -> Audited:
+    outcomes = books["outcomes"].select(OUTCOMES.names()).cast(OUTCOMES)
+    run.workspace.write("outcomes", OUTCOMES, outcomes)
+    run.workspace.write("gates", GATES, books["gates"])
+    run.workspace.write("dispositions", DISPOSITIONS, books["dispositions"])
+    content = report.build(run, books, jobs, problems)
+    dispositions_uri = run.workspace.write_text(
+        "audit/dispositions.csv", report.to_csv(books["dispositions"]), "text/csv"
+    )
+    report_uri = run.workspace.write_json("audit/report.json", content)
+    waiting = books["dispositions"]["reason"].is_in([str(reason) for reason in OPEN_REASONS]).sum()
+    return Audited(content, report_uri, dispositions_uri, int(waiting))
+
+
+def _record(run: Run, books: dict[str, pl.DataFrame], audited: Audited) -> None:
+    """Tell the ledger: what is in the store, what was decided, the contracts, and last the arrivals' final words."""
+    datastore = run.pipeline.healthimaging.datastore_id
+    _record_instances(run, books)
+    run.ledger.record_gates(datastore, run.key, books["gates"])
+    _write_contracts(run, books)
+    decided = ~pl.col("reason").is_in([str(reason) for reason in OPEN_REASONS]).fill_null(value=False)
+    if audited.balanced:
+        run.ledger.settle(run.pipeline.name, run.key, books["dispositions"].filter(decided))
+    state = "audited" if audited.balanced and not audited.open_arrivals else "open"
+    run.ledger.close_run(run.key, state, audited.report)
+
+
+def _record_instances(run: Run, books: dict[str, pl.DataFrame]) -> None:
+    datastore = run.pipeline.healthimaging.datastore_id
+    outcomes = books["outcomes"]
+    primary = outcomes.filter(pl.col("outcome").is_in(gate.IMPORTED))
+    stored = outcomes.filter(pl.col("outcome").is_in((*gate.IMPORTED, Outcome.NON_PRIMARY.value))).with_columns(
+        state=pl.when(pl.col("outcome") == Outcome.NON_PRIMARY)
+        .then(pl.lit("non_primary"))
+        .otherwise(pl.lit("imported"))
+    )
+    kept = primary.select("arrival_id").join(books["verdicts"], on="arrival_id", how="left")
+    run.ledger.record_imported(
+        datastore,
+        run.key,
+        stored,
+        kept.unique("StudyInstanceUID", keep="first", maintain_order=True),
+        kept.unique("SeriesInstanceUID", keep="first", maintain_order=True),
+    )
+    not_in_store = ~pl.col("outcome").is_in((*gate.IMPORTED, Outcome.NON_PRIMARY.value))
+    still_open = pl.col("reason").is_in([str(reason) for reason in OPEN_REASONS]).fill_null(value=False)
+    run.ledger.drop_instances(datastore, run.key, outcomes.filter(not_in_store & ~still_open)["SOPInstanceUID"])
+
+
+def _write_contracts(run: Run, books: dict[str, pl.DataFrame]) -> None:
+    """Complete the contract of every study with imported instances; only released ones become the dataset."""
+    completed = _complete_contracts(run, books["outcomes"].filter(pl.col("outcome").is_in(gate.IMPORTED)))
+    run.ledger.record_contracts(run.pipeline.healthimaging.datastore_id, run.key, completed)
+    released = books["gates"].filter(pl.col("gate") == Gate.RELEASE)["StudyInstanceUID"]
+    rows = completed.filter(pl.col("StudyInstanceUID").is_in(released.implode()))
+    run.workspace.write("contracts", CONTRACTS, rows.select(CONTRACTS.names()))
+
+
+def _complete_contracts(run: Run, imported: pl.DataFrame) -> pl.DataFrame:
+    image_sets = dict(imported.select("SOPInstanceUID", "image_set_id").iter_rows())
+    drafts = run.workspace.find("studies", STUDIES)
+    drafts = drafts.filter(pl.col("StudyInstanceUID").is_in(imported["StudyInstanceUID"].implode()))
+    earlier = {
+        row["StudyInstanceUID"]: row
+        for row in run.ledger.contracts(run.pipeline.healthimaging.datastore_id, drafts["StudyInstanceUID"]).iter_rows(
+            named=True
+        )
+    }
+    rows = [
+        _revise(StudyContract.model_validate_json(text), image_sets, earlier.get(uid))
+        for uid, text in drafts.select("StudyInstanceUID", "contract").iter_rows()
+    ]
+    return pl.DataFrame(rows, schema=ledger_contracts.CONTRACTS)
+
+
+def _revise(planned: StudyContract, image_sets: dict[str, str | None], before: dict[str, Any] | None) -> dict[str, Any]:
+    """Complete one contract; its revision is the one before where the content is, else the next."""
+    contract = complete(planned, image_sets, StudyContract.model_validate_json(before["contract"]) if before else None)
+    content = contract.content_digest
+    revision = 1 if before is None else before["revision"] + (before["content_digest"] != content)
+    return {
+        "StudyInstanceUID": contract.StudyInstanceUID,
+        "study_key": contract.study_key,
+        "revision": revision,
+        "content_digest": content,
+        "contract": contract.model_copy(update={"revision": revision}).to_json(),
+    }

@@ -1,0 +1,208 @@
+"""The study contract ``airlock.study/1``: the stable, versioned record of one study that downstream systems read.
+
+Attribute names are DICOM keywords (PS3.6). ``json_schema()`` is published as docs/study-contract.schema.json.
+A contract is cumulative: it names every instance of the study that was imported so far, from this delivery or an
+earlier one, and its revision rises when, and only when, that changes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field
+
+from airlock.records import digest, study_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from airlock.pipelines import Pipeline
+
+
+class _Record(BaseModel):
+    # Values are patients' data: an error names the field only.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class ContractInstance(_Record):
+    """One imported SOP instance and the object it came from."""
+
+    SOPInstanceUID: str
+    SOPClassUID: str
+    TransferSyntaxUID: str | None = None
+    InstanceNumber: str | None = None
+    NumberOfFrames: str | None = None
+    image_set_id: str | None = None
+    source: str = Field(description="s3:// address of the object that was imported")
+    etag: str = Field(description="of that object, when it was listed")
+    size: int = Field(description="bytes")
+
+
+class ContractSeries(_Record):
+    """One series and the image sets that hold it."""
+
+    SeriesInstanceUID: str
+    SeriesNumber: str | None = None
+    Modality: str | None = None
+    SeriesDescription: str | None = None
+    BodyPartExamined: str | None = None
+    StationName: str | None = None
+    image_set_ids: tuple[str, ...] = ()
+    instances: tuple[ContractInstance, ...]
+
+
+class StudyContract(_Record):
+    """One study."""
+
+    version: Literal["airlock.study/1"] = Field("airlock.study/1", alias="schema")
+    study_key: str = Field(description="Airlock's own name for the study; reveals no identifier")
+    revision: int = Field(0, ge=0, description="rises when the content changes; 0 until the study is released")
+    pipeline: str
+    datastore_id: str
+    StudyInstanceUID: str
+    StudyDate: str | None = None
+    StudyTime: str | None = None
+    StudyID: str | None = None
+    StudyDescription: str | None = None
+    AccessionNumber: str | None = None
+    RequestedProcedureID: str | None = None
+    ReferringPhysicianName: str | None = None
+    InstitutionName: str | None = None
+    PatientID: str | None = None
+    IssuerOfPatientID: str | None = None
+    PatientName: str | None = None
+    PatientBirthDate: str | None = None
+    PatientSex: str | None = None
+    ModalitiesInStudy: tuple[str, ...] = ()
+    NumberOfStudyRelatedSeries: int = Field(description="series in this contract")
+    NumberOfStudyRelatedInstances: int = Field(description="instances in this contract")
+    series: tuple[ContractSeries, ...]
+
+    def to_json(self) -> str:
+        """Return the contract as the JSON that is stored and routed."""
+        return self.model_dump_json(by_alias=True, indent=1)
+
+    @property
+    def content_digest(self) -> str:
+        """What tells two contents apart, whatever their revision: 64 hex digits."""
+        return digest(self.model_copy(update={"revision": 0}).to_json(), length=64)
+
+
+STUDY_ATTRIBUTES = (
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "StudyDescription",
+    "AccessionNumber",
+    "RequestedProcedureID",
+    "ReferringPhysicianName",
+    "InstitutionName",
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+)
+SERIES_ATTRIBUTES = ("SeriesNumber", "Modality", "SeriesDescription", "BodyPartExamined", "StationName")
+INSTANCE_ATTRIBUTES = ("SOPClassUID", "TransferSyntaxUID", "InstanceNumber", "NumberOfFrames")
+
+
+def draft(accepted: pl.DataFrame, pipeline: Pipeline) -> Iterator[StudyContract]:
+    """Yield the contract of each study among accepted arrivals, as planned: before anything was imported.
+
+    Parameters
+    ----------
+    accepted
+        Rows of the verdicts dataset.
+    pipeline
+        Whose contracts these are.
+    """
+    ordered = accepted.sort("StudyInstanceUID", "SeriesInstanceUID", "key", "arrival_id")
+    for (uid,), rows in ordered.group_by("StudyInstanceUID", maintain_order=True):
+        series = tuple(
+            _series(str(name), part) for (name,), part in rows.group_by("SeriesInstanceUID", maintain_order=True)
+        )
+        yield _study(
+            {
+                "study_key": study_key(str(uid)),
+                "pipeline": pipeline.name,
+                "datastore_id": pipeline.healthimaging.datastore_id,
+                "StudyInstanceUID": uid,
+            }
+            | {keyword: _first(rows, keyword) for keyword in STUDY_ATTRIBUTES},
+            series,
+        )
+
+
+def complete(
+    planned: StudyContract, image_sets: Mapping[str, str | None], earlier: StudyContract | None
+) -> StudyContract:
+    """Return the contract of what was really imported.
+
+    Parameters
+    ----------
+    planned
+        This delivery's draft.
+    image_sets
+        Image set id by SOPInstanceUID, for the instances that were imported; the others are left out.
+    earlier
+        The contract as an earlier delivery left it, whose other instances are kept.
+    """
+    series: dict[str, ContractSeries] = {item.SeriesInstanceUID: item for item in earlier.series} if earlier else {}
+    for item in planned.series:
+        imported = [
+            one.model_copy(update={"image_set_id": image_sets[one.SOPInstanceUID]})
+            for one in item.instances
+            if one.SOPInstanceUID in image_sets
+        ]
+        if imported:
+            before = series.get(item.SeriesInstanceUID)
+            series[item.SeriesInstanceUID] = _merged(item, imported, before.instances if before else ())
+    values = planned.model_dump(by_alias=True, exclude={"series"})
+    return _study(values, tuple(series[uid] for uid in sorted(series)))
+
+
+def _merged(
+    item: ContractSeries, imported: list[ContractInstance], before: tuple[ContractInstance, ...]
+) -> ContractSeries:
+    by_uid = {one.SOPInstanceUID: one for one in (*before, *imported)}
+    instances = tuple(by_uid[uid] for uid in sorted(by_uid))
+    sets = tuple(sorted({one.image_set_id for one in instances if one.image_set_id}))
+    return item.model_copy(update={"instances": instances, "image_set_ids": sets})
+
+
+def _study(values: dict[str, Any], series: tuple[ContractSeries, ...]) -> StudyContract:
+    counted = {
+        "ModalitiesInStudy": tuple(sorted({item.Modality for item in series if item.Modality})),
+        "NumberOfStudyRelatedSeries": len(series),
+        "NumberOfStudyRelatedInstances": sum(len(item.instances) for item in series),
+        "series": series,
+    }
+    return StudyContract(**(values | counted))
+
+
+def _series(uid: str, rows: pl.DataFrame) -> ContractSeries:
+    instances = tuple(
+        ContractInstance(
+            SOPInstanceUID=row["SOPInstanceUID"],
+            source=f"s3://{row['bucket']}/{row['key']}",
+            etag=row["etag"],
+            size=row["size"],
+            **{keyword: row[keyword] for keyword in INSTANCE_ATTRIBUTES},
+        )
+        for row in rows.sort("SOPInstanceUID").iter_rows(named=True)
+    )
+    attributes = {keyword: _first(rows, keyword) for keyword in SERIES_ATTRIBUTES}
+    return ContractSeries(SeriesInstanceUID=uid, instances=instances, **attributes)
+
+
+def _first(rows: pl.DataFrame, keyword: str) -> str | None:
+    """Return the first value that is there; rows are in a fixed order, so this is the same one every time."""
+    values = rows.filter(pl.col(keyword).fill_null("") != "")[keyword]
+    return values[0] if values.len() else None
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the contract's JSON Schema."""
+    return StudyContract.model_json_schema(by_alias=True)

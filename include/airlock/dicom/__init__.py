@@ -1,0 +1,1 @@
+"""DICOM as Airlock needs it: headers without pixels, and what HealthImaging asks of a file before import."""

@@ -1,0 +1,203 @@
+"""The structure of a data set, watched while pydicom reads it: where elements end, and whether the object holds them.
+
+pydicom takes the end of a file for the end of a data set. ``ElementGuard`` is given every element before its value is
+read, so that a value is called missing only where a tag behind it was seen, or the object ended at an element's end.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
+
+from airlock.dicom.errors import HeaderError
+from airlock.dicom.ranged import EndOfObject, NeedBytes
+from airlock.reasons import Reason
+
+if TYPE_CHECKING:
+    from airlock.dicom.ranged import HeaderFile
+
+VALUE_LIMIT = 1 << 16  # bytes kept of one value
+NESTING_LIMIT = 100  # levels; real files have fewer than twenty, and readers that recurse fail at some hundreds
+
+DIRECTORY_RECORD_SEQUENCE = 0x00041220
+REQUEST_ATTRIBUTES_SEQUENCE = 0x00400275
+_PIXEL_DATA = 0x7FE00008  # Float Pixel Data; the two others follow
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xE000, 0xE00D, 0xE0DD  # in group FFFE
+_HEADER = {True: Struct("<HHI").unpack, False: Struct(">HHI").unpack}  # by "little endian"
+_LENGTH = {True: Struct("<I").unpack, False: Struct(">I").unpack}
+_SHORT_LENGTH = {True: Struct("<H").unpack, False: Struct(">H").unpack}
+_LONG_VRS = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
+_VRS = frozenset(vr.encode() for vr in VR)
+
+
+class RequestAttributes(NamedTuple):
+    """Request Attributes Sequence (0040,0275) as it stands in the data set."""
+
+    value: bytes
+    implicit: bool
+    little: bool
+
+
+def end_of_undefined(file: HeaderFile, position: int, *, implicit: bool, little: bool) -> int:
+    """Return the offset behind the delimiter of an element of undefined length (PS3.5 section 7.5).
+
+    Walks over what is nested without recursion and without reading values.
+
+    Parameters
+    ----------
+    file
+        Where it lies.
+    position
+        Offset of its value.
+    implicit, little
+        How the data set is encoded. In an explicit one, an element without a VR is taken for an implicit one.
+
+    Raises
+    ------
+    HeaderError
+        If what is found is no sequence of items.
+    EndOfObject
+        If the object ends, or an element in it declares to, before the delimiter.
+    """
+    in_item = [False]  # what is open, the outermost first: a sequence (False) or an item of undefined length (True)
+    while in_item:
+        head = file.take(position, position + 8)
+        group, element, length = _HEADER[little](head)
+        position += 8
+        if group == 0xFFFE and element in (_ITEM_END, _SEQUENCE_END):
+            in_item.pop()
+            continue
+        if group != 0xFFFE and not in_item[-1]:
+            raise HeaderError(Reason.UNREADABLE, "a sequence holds something other than items")
+        if group != 0xFFFE and not implicit:
+            position, length = _explicit_length(file, position, head, length, little=little)
+        if length == _UNDEFINED:
+            in_item.append(group == 0xFFFE)
+            if len(in_item) > 2 * NESTING_LIMIT:
+                raise HeaderError(Reason.UNREADABLE, f"sequences nested more than {NESTING_LIMIT} levels deep")
+            continue
+        position += length
+        if position > file.size:
+            raise EndOfObject
+    return position
+
+
+def _explicit_length(file: HeaderFile, position: int, head: bytes, length: int, *, little: bool) -> tuple[int, int]:
+    """Return where the value of an explicit element starts, and its length (PS3.5 section 7.1.2)."""
+    vr = head[4:6]
+    if vr in _LONG_VRS:
+        return position + 4, _LENGTH[little](file.take(position, position + 4))[0]
+    if vr in _VRS or (vr.isalpha() and vr.isupper()):
+        return position, _SHORT_LENGTH[little](head[6:8])[0]
+    return position, length
+
+
+class ElementGuard:
+    """The ``stop_when`` of a pydicom reader: stops behind the last wanted tag and knows what the scan's end means.
+
+    Behind that tag it lets the reader go on over the headers that are here anyway, up to the pixels: a length that goes
+    beyond the object's end shows a cut file without another request.
+
+    Parameters
+    ----------
+    file
+        What the reader reads.
+    wanted
+        Tags whose values will be asked for.
+
+    Attributes
+    ----------
+    passed
+        Whether a tag behind the last wanted one was seen.
+    cut
+        Whether an element declares more than the object holds.
+    end
+        Offset behind the last element that was seen whole; None before the first.
+    request_attributes
+        The sequence of that name. pydicom is led past it, as past every other of undefined length.
+    """
+
+    def __init__(self, file: HeaderFile, wanted: frozenset[int]) -> None:
+        self.file = file
+        self.passed = self.cut = False
+        self.end: int | None = None
+        self.request_attributes: RequestAttributes | None = None
+        self._wanted = wanted
+        self._last = max(wanted)
+        self._stopped = False
+
+    def __call__(self, tag: int, vr: str | None, length: int) -> bool:
+        """Say whether reading stops before this element; the file stands at its value."""
+        self._stopped = self._stops(tag, vr, length)
+        return self._stopped
+
+    def verdict(self) -> HeaderError | None:
+        """Return what is wrong with the end of the data set, when the reader has ended."""
+        if self.cut:
+            return HeaderError(Reason.TRUNCATED, "an element goes beyond the end of the object")
+        if self.end is None:
+            return HeaderError(Reason.TRUNCATED, "the object ends before its data set")
+        if self._stopped:
+            return None
+        left = self.file.size - self.end
+        if left >= 8 and not self.passed:
+            return HeaderError(Reason.UNREADABLE, "an item ends outside a sequence")
+        # a padding of zeros behind the last element is no element; before the last wanted tag it may be the half of one
+        if 0 < left < 8 and not (self.passed and not any(self.file.take(self.end, self.file.size))):
+            return HeaderError(Reason.TRUNCATED, "the object ends inside an element")
+        return None
+
+    def _stops(self, tag: int, vr: str | None, length: int) -> bool:
+        start = self.file.tell()
+        if tag == DIRECTORY_RECORD_SEQUENCE:
+            raise HeaderError(Reason.DICOMDIR)
+        if tag >> 16 == 0xFFFE:
+            raise HeaderError(Reason.UNREADABLE, "an item outside a sequence")
+        self.passed |= tag > self._last
+        if length == _UNDEFINED:
+            return self._stops_at_undefined(tag, vr, start)
+        if start + length > self.file.size:
+            self.cut = True
+            return True
+        self.end = end = start + length
+        if tag == REQUEST_ATTRIBUTES_SEQUENCE:
+            self._keep_request_attributes(start, end, vr)
+        next_header = min(end + 12, self.file.size)
+        return self.passed and (tag >= _PIXEL_DATA or not self.file.holds(start, next_header))
+
+    def _stops_at_undefined(self, tag: int, vr: str | None, start: int) -> bool:
+        if self.passed:
+            self.cut = self._ends_beyond_object(vr, start)
+            self.end = start
+            return True
+        if tag in self._wanted:
+            raise HeaderError(Reason.UNREADABLE, "a text element of undefined length")
+        little = self._is_little(tag, vr, start)
+        self.end = end = end_of_undefined(self.file, start, implicit=vr is None, little=little)
+        if tag == REQUEST_ATTRIBUTES_SEQUENCE:
+            self._keep_request_attributes(start, end, vr)
+        self.file.seek(end - 8)  # the reader finds the delimiter next, and thus an empty sequence
+        return False
+
+    def _ends_beyond_object(self, vr: str | None, start: int) -> bool:
+        """Follow pixel fragments (or items) as far as their headers are here."""
+        try:
+            end_of_undefined(self.file, start, implicit=vr is None, little=True)
+        except EndOfObject:
+            return True
+        except (NeedBytes, HeaderError):
+            return False
+        return False
+
+    def _keep_request_attributes(self, start: int, end: int, vr: str | None) -> None:
+        if end - start > VALUE_LIMIT:
+            raise HeaderError(Reason.UNREADABLE, f"RequestAttributesSequence has more than {VALUE_LIMIT} bytes")
+        little = self._is_little(REQUEST_ATTRIBUTES_SEQUENCE, vr, start)
+        self.request_attributes = RequestAttributes(self.file.take(start, end), vr is None, little)
+
+    def _is_little(self, tag: int, vr: str | None, start: int) -> bool:
+        header = start - (12 if vr in EXPLICIT_VR_LENGTH_32 else 8)
+        return int.from_bytes(self.file.take(header, header + 2), "little") == tag >> 16

@@ -1,0 +1,298 @@
+"""Reading the wanted attributes of one DICOM object from as few of its bytes as possible.
+
+``header_plan`` does no I/O: it yields the byte range that it needs next, is sent the bytes and returns the header. So
+one planner serves asyncio, threads, local files and tests. pydicom is the parser; another one would replace ``_read``.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.filereader import read_dataset, read_partial
+from pydicom.multival import MultiValue
+from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.values import convert_SQ
+
+from airlock.dicom import magic
+from airlock.dicom.elements import VALUE_LIMIT, ElementGuard
+from airlock.dicom.errors import HeaderError
+from airlock.dicom.ranged import BlockFile, EndOfObject, InflatedFile, NeedBytes, Range, WholeRestWanted
+from airlock.dicom.text import decode, decode_default, strip
+from airlock.reasons import Reason
+from airlock.records import ATTRIBUTES
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+
+    from pydicom.dataelem import DataElement
+    from pydicom.dataset import Dataset
+
+    from airlock.dicom.elements import RequestAttributes
+    from airlock.dicom.ranged import HeaderFile
+
+KIB = 1 << 10
+MIB = 1 << 20
+_GROWTH = 4  # the third range of an object, and each further one, is so many times the one before
+
+_TRANSFER_SYNTAX = "TransferSyntaxUID"  # in the file meta group, all others in the data set
+_REQUESTED_PROCEDURE = "RequestedProcedureID"
+TAGS = {keyword: cast("int", tag_for_keyword(keyword)) for keyword in ATTRIBUTES}
+_WANTED = frozenset(tag for keyword, tag in TAGS.items() if keyword != _TRANSFER_SYNTAX)
+# the attributes whose VR (LO, PN, SH) follows SpecificCharacterSet
+_GOVERNED = frozenset(
+    {
+        "AccessionNumber",
+        "InstitutionName",
+        "IssuerOfPatientID",
+        "PatientID",
+        "PatientName",
+        "ReferringPhysicianName",
+        "RequestedProcedureID",
+        "SeriesDescription",
+        "StationName",
+        "StudyDescription",
+        "StudyID",
+    }
+)
+
+
+_NAMES = frozenset({"PatientName", "ReferringPhysicianName"})
+
+
+@dataclass(frozen=True)
+class Header:
+    """The wanted attributes of one object.
+
+    Attributes
+    ----------
+    values
+        By keyword, as text: decoded, without padding, several values joined by a backslash. An absent element is not in
+        it, an empty one is "".
+    undecodable
+        Keywords whose bytes do not fit the declared character set.
+    """
+
+    values: dict[str, str]
+    undecodable: tuple[str, ...]
+
+
+class Source(Protocol):
+    """An object whose bytes can be read by range."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in the object."""
+
+    def read(self, start: int, end: int) -> bytes:
+        """Return the bytes from ``start`` up to, not including, ``end``."""
+
+
+def read_header(source: Source, *, first_range: int = 16 * KIB, max_bytes: int = 16 * MIB) -> Header:
+    """Read the wanted attributes of an object.
+
+    Parameters
+    ----------
+    source
+        The object.
+    first_range
+        Bytes to ask for first.
+    max_bytes
+        Bytes to read of the object at most.
+
+    Raises
+    ------
+    HeaderError
+        If it is no DICOM file, is broken, or has too long a header.
+    """
+    plan = header_plan(source.size, first_range=first_range, max_bytes=max_bytes)
+    with quiet_pydicom():
+        try:
+            span = next(plan)
+            while True:
+                span = plan.send(source.read(*span))
+        except StopIteration as done:
+            return cast("Header", done.value)
+
+
+def header_plan(
+    size: int, *, first_range: int = 16 * KIB, max_bytes: int = 16 * MIB
+) -> Generator[Range, bytes, Header]:
+    """Plan the reads of one object: yields the next range, is sent its bytes, returns the header.
+
+    Big values that are not wanted are jumped over; what is here is parsed anew with each further range, of which few
+    objects need one.
+
+    Parameters
+    ----------
+    size
+        Of the object, in bytes.
+    first_range, max_bytes
+        As in ``read_header``.
+
+    Raises
+    ------
+    HeaderError
+        If the object gives no header.
+    """
+    if size == 0:
+        raise HeaderError(Reason.EMPTY_OBJECT)
+    file = BlockFile(size)
+    span = Range(0, min(size, first_range))
+    step, left = first_range, max_bytes
+    while True:
+        file.add(span.start, (yield span))
+        left -= span.length
+        try:
+            return _parse_as_found(file)
+        except NeedBytes as need:
+            span = _next_range(file, need.span, step, left)
+            step *= _GROWTH
+
+
+def _next_range(file: BlockFile, needed: Range, step: int, left: int) -> Range:
+    start = file.here_from(needed.start)
+    if needed.end - start > left:
+        raise HeaderError(Reason.HEADER_TOO_LONG)
+    return Range(start, min(max(needed.end, start + step), start + left, file.size))
+
+
+def _parse_as_found(file: BlockFile) -> Header:
+    """Parse what is here, or say why it is no Part 10 file."""
+    file.rewind()
+    first = file.take(0, min(file.size, KIB)) if file.holds(0, min(file.size, KIB)) else b""
+    if magic.is_part10(first):
+        return _parse(file)
+    if magic.is_gzip(first):
+        raise HeaderError(Reason.GZIP_ENCODED, "gzip stream")
+    if not (magic.looks_like_data_set(first, file.size) or first.startswith(magic.PREFIX)):
+        raise HeaderError(Reason.NOT_DICOM, magic.name_content(first))
+    raise HeaderError(Reason.NO_PREAMBLE, "", _values_without_preamble(file))
+
+
+def _values_without_preamble(file: BlockFile) -> dict[str, str]:
+    """Return what can be read all the same; it tells which study misses the file."""
+    try:
+        return _parse(file).values
+    except HeaderError as error:
+        return error.values
+
+
+def _parse(file: BlockFile) -> Header:
+    """Read the header with pydicom, and turn whatever it raises into a reason."""
+    try:
+        return _read(file)
+    except (HeaderError, NeedBytes):
+        raise
+    except EndOfObject:
+        raise HeaderError(Reason.TRUNCATED, "the object ends inside an element") from None
+    except Exception as error:  # noqa: BLE001  (pydicom raises almost anything on a hostile file: it becomes a reason)
+        if file.short:
+            raise HeaderError(Reason.TRUNCATED, "the object ends inside an element") from None
+        raise HeaderError(Reason.UNREADABLE, _name_of(error)) from None
+
+
+def _name_of(error: BaseException) -> str:
+    """Return the class of an error; its text may hold values of the header."""
+    cause: BaseException | None = error
+    while cause is not None:  # pydicom wraps what it met into OSError
+        if isinstance(cause, RecursionError):
+            return "RecursionError"
+        cause = cause.__context__
+    return type(error).__name__
+
+
+def _read(file: BlockFile) -> Header:
+    guard = ElementGuard(file, _WANTED)
+    tags: list[int] = sorted(_WANTED)
+    try:
+        dataset: Dataset = read_partial(
+            cast("BinaryIO", file), stop_when=guard, defer_size=VALUE_LIMIT, force=True, specific_tags=list(tags)
+        )
+        meta = dataset.file_meta
+        syntax = _as_text(meta.get(_TRANSFER_SYNTAX)) if _TRANSFER_SYNTAX in meta else None
+        if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+            raise HeaderError(Reason.DICOMDIR)
+    except WholeRestWanted as deflated:
+        inflated = InflatedFile(file, deflated.offset, limit=16 * MIB)
+        guard = ElementGuard(inflated, _WANTED)
+        dataset = read_dataset(
+            cast("BinaryIO", inflated), False, True, stop_when=guard, defer_size=VALUE_LIMIT, specific_tags=list(tags)
+        )
+        syntax = str(DeflatedExplicitVRLittleEndian)
+    return _header(dataset, guard, syntax)
+
+
+def _header(dataset: Dataset, guard: ElementGuard, syntax: str | None) -> Header:
+    complaint = guard.verdict()
+    if complaint and guard.end is None:
+        raise complaint
+    values = {} if syntax is None else {_TRANSFER_SYNTAX: syntax}
+    undecodable: list[str] = []
+    encodings = _encodings(dataset)
+    for keyword, raw in _raw_values(dataset, guard, encodings):
+        values[keyword], fits = decode(raw, encodings) if keyword in _GOVERNED else (decode_default(raw), True)
+        if not fits:
+            undecodable.append(keyword)
+    for keyword in _NAMES & values.keys():
+        values[keyword] = values[keyword].rstrip("=")  # component groups that are empty (PS3.5 section 6.2)
+    if complaint:
+        complaint.values = values
+        raise complaint
+    return Header(values, tuple(undecodable))
+
+
+def _encodings(dataset: Dataset) -> list[str]:
+    encodings: str | Sequence[str] = dataset.original_character_set
+    return [encodings] if isinstance(encodings, str) else list(encodings)
+
+
+def _raw_values(dataset: Dataset, guard: ElementGuard, encodings: list[str]) -> Iterator[tuple[str, bytes]]:
+    for keyword, tag in TAGS.items():
+        if tag in dataset:
+            yield keyword, _raw_value(dataset.get_item(tag, keep_deferred=True), guard.file)
+    nested = _nested_procedure(guard.request_attributes, encodings)
+    if nested is not None:
+        yield _REQUESTED_PROCEDURE, nested
+
+
+def _raw_value(element: DataElement | RawDataElement, file: HeaderFile) -> bytes:
+    if not isinstance(element, RawDataElement):  # pydicom has read SpecificCharacterSet itself
+        return _as_text(element.value).encode("latin-1")
+    if element.length > VALUE_LIMIT:
+        return file.take(element.value_tell, element.value_tell + VALUE_LIMIT)
+    return element.value or b""
+
+
+def _nested_procedure(found: RequestAttributes | None, encodings: list[str]) -> bytes | None:
+    """Return RequestedProcedureID of the first request that has one: in images it stands there (PS3.3 section 10.6)."""
+    if found is None:
+        return None
+    for item in convert_SQ(found.value, found.implicit, found.little, encodings):
+        if TAGS[_REQUESTED_PROCEDURE] in item:
+            return item.get_item(TAGS[_REQUESTED_PROCEDURE]).value or b""
+    return None
+
+
+def _as_text(value: object) -> str:
+    several: Sequence[object] = value if isinstance(value, MultiValue) else [value]
+    return strip("\\".join("" if each is None else str(each) for each in several))
+
+
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Keep pydicom from warning and logging meanwhile: its messages hold values of the header."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,219 @@
+"""File-likes over an object of which only some byte ranges are here.
+
+pydicom reads files and knows nothing of ranges. These files keep what was fetched; where a read goes beyond it they
+raise ``NeedBytes``, the caller fetches that range and starts again. They also know where the object ends, which decides
+between a header that is read and one that is cut.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from airlock.dicom.errors import HeaderError
+from airlock.reasons import Reason
+
+_ENDLESS = 1 << 62  # the size of what is still being inflated
+_INFLATE_STEP = 1 << 16
+
+
+class Range(NamedTuple):
+    """A half-open range of an object's bytes."""
+
+    start: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        """Bytes in the range."""
+        return self.end - self.start
+
+
+class NeedBytes(Exception):  # noqa: N818  (a request, not an error)
+    """Reading cannot go on without these bytes of the object."""
+
+    def __init__(self, span: Range) -> None:
+        super().__init__(span)
+        self.span = span
+
+
+class WholeRestWanted(Exception):  # noqa: N818  (a request, not an error)
+    """pydicom asked for everything from this offset on, which it does for a deflated data set only."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(offset)
+        self.offset = offset
+
+
+class EndOfObject(Exception):  # noqa: N818  (the design's word)
+    """The object ends before what was to be read."""
+
+
+class HeaderFile(ABC):
+    """What pydicom's readers need of a binary file.
+
+    Attributes
+    ----------
+    short
+        Whether a read began inside the object and got fewer bytes than it asked for.
+    """
+
+    def __init__(self) -> None:
+        self.short = False
+        self._position = 0
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes in the whole; a number beyond any while that is not known."""
+
+    @abstractmethod
+    def reach(self, end: int) -> int:
+        """Return the offset nearest to ``end`` that lies in the object."""
+
+    @abstractmethod
+    def take(self, start: int, end: int) -> bytes:
+        """Return exactly these bytes.
+
+        Raises
+        ------
+        NeedBytes
+            If they are not here yet.
+        EndOfObject
+            If the object has not so many.
+        """
+
+    @abstractmethod
+    def holds(self, start: int, end: int) -> bool:
+        """Say whether these bytes are here already."""
+
+    def read(self, count: int = -1) -> bytes:
+        """Read as a file does: fewer bytes, or none, at the end of the object."""
+        start = self._position
+        if count < 0:
+            raise WholeRestWanted(start)
+        end = max(start, self.reach(start + count))
+        self.short |= start < end < start + count
+        self._position = end
+        return self.take(start, end) if end > start else b""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to an offset from the start or, with ``SEEK_CUR``, from here; fetches nothing."""
+        self._position = offset + (self._position if whence == os.SEEK_CUR else 0)
+        return self._position
+
+    def tell(self) -> int:
+        """Return the offset of the next read."""
+        return self._position
+
+
+class BlockFile(HeaderFile):
+    """An object whose fetched blocks are kept.
+
+    Parameters
+    ----------
+    size
+        Of the whole object, in bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+        self._blocks: dict[int, bytes] = {}  # by offset
+
+    @property
+    def size(self) -> int:
+        """Bytes in the object."""
+        return self._size
+
+    def rewind(self) -> None:
+        """Start again from the first byte, with everything that was fetched."""
+        self.short, self._position = False, 0
+
+    def add(self, start: int, block: bytes) -> None:
+        """Keep a fetched block, joined to the one that it continues."""
+        for offset, earlier in self._blocks.items():
+            if offset + len(earlier) == start:
+                self._blocks[offset] = earlier + block
+                return
+        self._blocks[start] = block
+
+    def here_from(self, start: int) -> int:
+        """Return up to which offset the bytes from ``start`` on are here; ``start`` where there are none."""
+        return max([start, *(at + len(block) for at, block in self._blocks.items() if at <= start)])
+
+    def reach(self, end: int) -> int:
+        """Return ``end``, or the object's end before it."""
+        return min(end, self._size)
+
+    def holds(self, start: int, end: int) -> bool:
+        """Say whether one fetched block has all of these bytes."""
+        return any(offset <= start and end <= offset + len(block) for offset, block in self._blocks.items())
+
+    def take(self, start: int, end: int) -> bytes:
+        """Return exactly these bytes, or ask for them."""
+        if end > self._size:
+            raise EndOfObject
+        for offset, block in self._blocks.items():
+            if offset <= start and end <= offset + len(block):
+                return block[start - offset : end - offset]
+        raise NeedBytes(Range(start, end))
+
+
+class InflatedFile(HeaderFile):
+    """The data set of a Deflated Explicit VR Little Endian object, inflated as far as it is read (PS3.5 annex A.5).
+
+    Parameters
+    ----------
+    source
+        The object.
+    start
+        Offset of the deflated stream.
+    limit
+        In bytes: a stream that inflates to more before the header ends is given up, so that it cannot cost memory.
+    """
+
+    def __init__(self, source: BlockFile, start: int, limit: int) -> None:
+        super().__init__()
+        self._source = source
+        self._fed = start
+        self._limit = limit
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._out = bytearray()
+
+    @property
+    def size(self) -> int:
+        """Bytes in the inflated data set, once its end was seen."""
+        return len(self._out) if self._inflater.eof else _ENDLESS
+
+    def reach(self, end: int) -> int:
+        """Inflate up to ``end``, and return it or the data set's end before it."""
+        while len(self._out) < end and not self._inflater.eof:
+            if len(self._out) >= self._limit:
+                raise HeaderError(Reason.HEADER_TOO_LONG, f"deflated data set, more than {self._limit} bytes inflated")
+            step = min(max(end - len(self._out), len(self._out), _INFLATE_STEP), self._limit)
+            self._out += self._inflater.decompress(self._deflated(), step)
+        return min(end, len(self._out))
+
+    def holds(self, start: int, end: int) -> bool:
+        """Say whether these bytes are inflated already."""
+        return start >= 0 and end <= len(self._out)
+
+    def take(self, start: int, end: int) -> bytes:
+        """Return exactly these bytes, inflated now if need be."""
+        if self.reach(end) < end:
+            raise EndOfObject
+        return bytes(self._out[start:end])
+
+    def _deflated(self) -> bytes:
+        if self._inflater.unconsumed_tail:
+            return self._inflater.unconsumed_tail
+        start, end = self._fed, self._source.here_from(self._fed)
+        if start >= self._source.size:
+            raise EndOfObject
+        if start == end:
+            raise NeedBytes(Range(start, start + 1))
+        self._fed = end
+        return self._source.take(start, end)

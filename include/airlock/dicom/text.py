@@ -1,0 +1,46 @@
+"""The text of header values: decoded by the character set that the data set declares (PS3.5 section 6.1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydicom.charset import decode_bytes, default_encoding
+from pydicom.valuerep import TEXT_VR_DELIMS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_ESCAPE = "\x1b"  # what is left of a code extension (ISO 2022) that could not be followed
+_REPLACEMENT = "\ufffd"
+
+
+def decode(raw: bytes, encodings: Sequence[str]) -> tuple[str, bool]:
+    """Return the text of a value, and whether its bytes fit the declared character set.
+
+    Parameters
+    ----------
+    raw
+        The value as stored, of one of the VRs that SpecificCharacterSet governs.
+    encodings
+        Python's names of the declared character sets, as pydicom translates them.
+
+    Notes
+    -----
+    Bytes that do not fit come as replacement characters. Bytes outside ASCII that no character set is declared for are
+    read as Latin 1, as pydicom does, but do not fit either.
+    """
+    if raw.isascii() and b"\x1b" not in raw:
+        return strip(raw.decode("ascii")), True
+    text = strip(decode_bytes(raw, encodings, TEXT_VR_DELIMS))
+    declared = any(encoding != default_encoding for encoding in encodings)
+    return text, declared and _REPLACEMENT not in text and _ESCAPE not in text
+
+
+def decode_default(raw: bytes) -> str:
+    """Return the text of a value whose VR knows the default repertoire only: a UID, a code, a date, a number."""
+    return strip(raw.decode("latin-1"))
+
+
+def strip(text: str) -> str:
+    """Take the padding off each of the values that a backslash separates; leading spaces stay as stored."""
+    return "\\".join(value.rstrip("\0 ") for value in text.split("\\"))

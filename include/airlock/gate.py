@@ -1,0 +1,185 @@
+"""The gate: release or hold, per study, by the pipeline's policy; and from it the last word on every arrival."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from airlock.reasons import Reason
+from airlock.records import DISPOSITIONS, GATES, Disposition, Gate, Outcome, Stage, Verdict, study_key
+
+if TYPE_CHECKING:
+    from airlock.pipelines import Audit
+
+IMPORTED = (Outcome.IMPORTED.value, Outcome.IMPORTED_WITH_WARNING.value)
+# Reasons that parse finds; any other one of a quarantined or ignored arrival was found by validate.
+PARSE_REASONS = (
+    Reason.EMPTY_OBJECT,
+    Reason.SIDECAR,
+    Reason.DICOMDIR,
+    Reason.NOT_DICOM,
+    Reason.GZIP_ENCODED,
+    Reason.NO_PREAMBLE,
+    Reason.TRUNCATED,
+    Reason.UNREADABLE,
+    Reason.HEADER_TOO_LONG,
+    Reason.OBJECT_CHANGED,
+    Reason.OBJECT_GONE,
+    Reason.ACCESS_DENIED,
+)
+
+
+def blocking(outcomes: pl.DataFrame, settings: Audit, suspect_batches: list[str]) -> pl.DataFrame:
+    """Mark the outcomes that keep their study from being released by themselves.
+
+    Adds the column ``blocks``: true for an imported file that a person has to look at. A service warning whose every
+    type is harmless does not block, nor does a finding that is only noted.
+    """
+    harmful_warning = (pl.col("reason") == Reason.SERVICE_WARNING) & ~_only_harmless(settings)
+    to_look_at = pl.col("reason").is_in(
+        [str(reason) for reason in (Reason.NON_PRIMARY, Reason.VERSION_ABOVE_ONE, Reason.READ_BACK_MISMATCH)]
+    )
+    suspect = pl.col("batch_id").is_in(suspect_batches) & pl.col("outcome").is_in(IMPORTED)
+    imported_but = (harmful_warning | to_look_at).fill_null(value=False)
+    return outcomes.with_columns(
+        reason=pl.when(suspect & ~imported_but).then(pl.lit(str(Reason.JOB_COUNTS_DISAGREE))).otherwise("reason"),
+        blocks=imported_but | suspect,
+    )
+
+
+def _only_harmless(settings: Audit) -> pl.Expr:
+    return pl.col("warnings").list.set_difference(list(settings.harmless_warnings)).list.len() == 0
+
+
+def decide(
+    verdicts: pl.DataFrame, outcomes: pl.DataFrame, unresolved: set[str], settings: Audit, *, balanced: bool
+) -> pl.DataFrame:
+    """Decide on every study that has accepted arrivals.
+
+    Parameters
+    ----------
+    verdicts
+        Rows of the verdicts dataset.
+    outcomes
+        Rows of the outcomes dataset with ``blocks``.
+    unresolved
+        StudyInstanceUIDs with files of earlier deliveries that never came in.
+    settings
+        The policy.
+    balanced
+        Whether the run's books balance; if not, everything is held.
+
+    Returns
+    -------
+    polars.DataFrame
+        Rows of the gates dataset.
+    """
+    stopped = verdicts.filter(pl.col("verdict") == Verdict.QUARANTINE)["StudyInstanceUID"].drop_nulls().unique()
+    studies = (
+        outcomes.group_by("StudyInstanceUID")
+        .agg(
+            blocked=pl.col("blocks").any(),
+            lost=(~pl.col("outcome").is_in((*IMPORTED, Outcome.NON_PRIMARY.value))).any(),
+        )
+        .sort("StudyInstanceUID")
+    )
+    uid = pl.col("StudyInstanceUID")
+    incomplete = pl.col("lost") | (
+        pl.lit(settings.hold_incomplete_studies) & (uid.is_in(stopped.implode()) | uid.is_in(sorted(unresolved)))
+    )
+    reason = (
+        pl.when(pl.lit(not balanced))
+        .then(pl.lit(str(Reason.RUN_UNBALANCED)))
+        .when(pl.col("blocked"))
+        .then(pl.lit(str(Reason.STUDY_HELD)))
+        .when(incomplete)
+        .then(pl.lit(str(Reason.STUDY_INCOMPLETE)))
+    )
+    decided = studies.with_columns(
+        study_key=uid.map_elements(study_key, return_dtype=pl.String), reason=reason
+    ).with_columns(gate=pl.when(pl.col("reason").is_null()).then(pl.lit(Gate.RELEASE)).otherwise(pl.lit(Gate.HOLD)))
+    return decided.select(GATES.names()).cast(GATES)
+
+
+def last_words(
+    arrivals: pl.DataFrame, verdicts: pl.DataFrame, outcomes: pl.DataFrame, gates: pl.DataFrame
+) -> pl.DataFrame:
+    """Give every arrival its disposition: exactly one row per arrival, whatever is missing of the rest."""
+    known = verdicts.select(
+        "arrival_id", "verdict", "reason", "detail", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"
+    )
+    after = outcomes.select(
+        "arrival_id",
+        "outcome",
+        "batch_id",
+        "job_id",
+        "image_set_id",
+        "blocks",
+        outcome_reason="reason",
+        outcome_detail="detail",
+    )
+    rows = (
+        arrivals.select("arrival_id", "key", "size")
+        .join(known, on="arrival_id", how="left", maintain_order="left")
+        .join(after, on="arrival_id", how="left", maintain_order="left")
+        .join(gates.select("StudyInstanceUID", "gate", gate_reason="reason"), on="StudyInstanceUID", how="left")
+    )
+    words = rows.with_columns(
+        sop_instance_uid="SOPInstanceUID",
+        series_instance_uid="SeriesInstanceUID",
+        study_instance_uid="StudyInstanceUID",
+        disposition=_disposition(),
+        stage=_stage(),
+        **_reason_and_detail(),
+    )
+    return words.select(DISPOSITIONS.names()).cast(DISPOSITIONS).sort("key", "arrival_id")
+
+
+def _disposition() -> pl.Expr:
+    before_import = {
+        Verdict.QUARANTINE.value: Disposition.QUARANTINED.value,
+        Verdict.IGNORE.value: Disposition.IGNORED.value,
+        Verdict.DUPLICATE.value: Disposition.DUPLICATE.value,
+    }
+    released = pl.col("outcome").is_in(IMPORTED) & (pl.col("gate") == Gate.RELEASE)
+    in_store = pl.col("outcome").is_in((*IMPORTED, Outcome.NON_PRIMARY.value))
+    return pl.coalesce(
+        pl.col("verdict").replace_strict(before_import, default=None, return_dtype=pl.String),
+        pl.when(released).then(pl.lit(Disposition.RELEASED.value)),
+        pl.when(in_store).then(pl.lit(Disposition.HELD.value)),
+        pl.lit(Disposition.FAILED.value),
+    )
+
+
+def _stage() -> pl.Expr:
+    accepted = pl.col("verdict") == Verdict.ACCEPT
+    return (
+        pl.when(accepted)
+        .then(pl.lit(Stage.AUDIT.value))
+        .when(pl.col("reason").is_in([str(reason) for reason in PARSE_REASONS]))
+        .then(pl.lit(Stage.PARSE.value))
+        .when(pl.col("verdict").is_not_null())
+        .then(pl.lit(Stage.VALIDATE.value))
+        .otherwise(pl.lit(Stage.AUDIT.value))
+    )
+
+
+def _reason_and_detail() -> dict[str, pl.Expr]:
+    """Pick the reason nearest to the decision: the file's own outcome, else the study's gate, else what was noted."""
+    undecided = pl.col("verdict").is_null() | ((pl.col("verdict") == Verdict.ACCEPT) & pl.col("outcome").is_null())
+    own = pl.col("outcome_reason").is_not_null()
+    held_for_study = (
+        ~pl.col("blocks").fill_null(value=False) & pl.col("outcome").is_in(IMPORTED) & (pl.col("gate") == Gate.HOLD)
+    )
+    reason = (
+        pl.when(undecided)
+        .then(pl.lit(str(Reason.UNDECIDED)))
+        .when(held_for_study)
+        .then("gate_reason")
+        .when(own)
+        .then("outcome_reason")
+        .otherwise("reason")
+    )
+    detail = pl.when(held_for_study).then(pl.lit(None, pl.String)).when(own).then("outcome_detail").otherwise("detail")
+    return {"reason": reason, "detail": detail}

@@ -1,0 +1,81 @@
+"""Import: one HealthImaging job per batch. What to ask for, what to check before, and what to keep of the answer.
+
+The module's name has an underscore since ``import`` is a word of the language; the stage is ``import`` everywhere else.
+The job itself is run by the operator (plugins/airlock_tasks), on top of plugins/healthaws.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from airlock.records import BATCHES, JOBS
+from airlock.s3uri import S3Uri
+
+if TYPE_CHECKING:
+    from airlock.ledger import Job
+    from airlock.normalize import Batch
+    from airlock.run import Run
+
+
+class StagedPrefixError(RuntimeError):
+    """A batch's prefix does not hold exactly the batch's files, so no job may import it."""
+
+
+def check_prefix(run: Run, batch: Batch) -> None:
+    """Refuse a prefix that holds more or less than its batch: a job imports whatever lies below it.
+
+    Raises
+    ------
+    StagedPrefixError
+        With the counts; clear normalize to stage the batch again.
+    """
+    rows = run.workspace.read(f"batches/{batch.batch_id}", BATCHES).filter(pl.col("reason").is_null())
+    planned = set(rows["staged_key"])
+    there = {item.key for item in run.s3.list_objects(S3Uri.parse(batch.input_uri))}
+    if there != planned:
+        raise StagedPrefixError(
+            f"batch {batch.batch_id}: {len(planned - there)} of its {len(planned)} files are missing and "
+            f"{len(there - planned)} others lie below its prefix: clear normalize, which stages it again"
+        )
+
+
+def record(run: Run, job: Job, properties: dict[str, Any], output_uri: str) -> dict[str, Any]:
+    """Keep how a job ended, in the ledger and as the dataset ``jobs/<batch id>``; return what goes to XCom.
+
+    Parameters
+    ----------
+    run
+        The run the job belongs to.
+    job
+        As the ledger has it.
+    properties
+        ``jobProperties`` of GetDICOMImportJob.
+    output_uri
+        The job's own folder.
+    """
+    message = properties.get("message") or ""
+    status = properties["jobStatus"]
+    run.ledger.record_job(
+        replace(
+            job,
+            job_id=properties["jobId"],
+            status=status,
+            message=message,
+            output_uri=output_uri,
+            ended_at=properties.get("endedAt"),
+        )
+    )
+    row = {
+        "batch_id": job.batch_id,
+        "generation": job.generation,
+        "job_id": properties["jobId"],
+        "status": status,
+        "message": message,
+        "input_uri": job.input_uri,
+        "output_uri": output_uri,
+    }
+    run.workspace.write(f"jobs/{job.batch_id}", JOBS, pl.DataFrame([row], schema=JOBS))
+    return {name: row[name] for name in ("batch_id", "generation", "job_id", "status")}

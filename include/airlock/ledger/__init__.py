@@ -1,0 +1,29 @@
+"""The database of record, on SQLite or PostgreSQL.
+
+``Ledger`` is the door; its methods live one module per concern: ``runs``, ``arrivals``, ``instances``, ``studies``,
+``jobs``, ``gates``, ``outbox``. ``tables`` is the schema, ``migrations`` the steps to it, and
+``python -m airlock.ledger upgrade --url URL`` takes them.
+"""
+
+from __future__ import annotations
+
+from airlock.ledger.arrivals import Claim
+from airlock.ledger.errors import LedgerError
+from airlock.ledger.jobs import Job
+from airlock.ledger.ledger import Ledger
+from airlock.ledger.outbox import OutboxMessage
+from airlock.ledger.runs import RunRecord
+from airlock.ledger.schema import upgrade
+from airlock.ledger.tables import InstanceState, MessageState
+
+__all__ = [
+    "Claim",
+    "InstanceState",
+    "Job",
+    "Ledger",
+    "LedgerError",
+    "MessageState",
+    "OutboxMessage",
+    "RunRecord",
+    "upgrade",
+]

@@ -1,0 +1,221 @@
+"""The arrivals: who holds each, and the final word on it.
+
+An arrival has one row per pipeline and one run in it. A run's arrivals stay its own after they are settled, so that a
+cleared task finds the same delivery again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import polars as pl
+from sqlalchemy import and_, case, delete, exists, func, select, update
+
+from airlock.ledger.database import Store
+from airlock.ledger.errors import LedgerError
+from airlock.ledger.frames import fetch, insert_missing, shaped, stage
+from airlock.ledger.runs import need_run
+from airlock.ledger.tables import InstanceState, arrivals, instances, jobs
+from airlock.records import ARRIVALS, DISPOSITIONS, Disposition, study_key
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, Connection, Table
+
+_DECIDED = [name for name in DISPOSITIONS if name not in {"arrival_id", "key", "size"}]
+_WORDS = pl.Schema({name: DISPOSITIONS[name] for name in ("arrival_id", *_DECIDED)} | {"study_key": pl.String})
+
+
+def scope(pipeline: str) -> str:
+    """Return the name of what a writer of a pipeline's arrivals must be alone in."""
+    return f"arrivals of {pipeline}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What became of a listing."""
+
+    held: pl.DataFrame  # ARRIVALS: all that the run holds now, whether the listing still names them or not
+    settled: int  # in the listing, and settled by another run
+    claimed_elsewhere: int  # in the listing, and held by another run that has not settled them
+
+
+def _held(connection: Connection, pipeline: str, run_key: str) -> pl.DataFrame:
+    statement = select(*(arrivals.c[name] for name in ARRIVALS)).where(
+        arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key
+    )
+    return fetch(connection, statement, ARRIVALS).sort("bucket", "key", "arrival_id")
+
+
+def need_held(connection: Connection, pipeline: str, run_key: str, rows: Table) -> None:
+    """Refuse staged rows (with an ``arrival_id``) that name an arrival which the run does not hold.
+
+    Raises
+    ------
+    LedgerError
+        With the number of them.
+    """
+    held = exists().where(
+        arrivals.c.pipeline == pipeline, arrivals.c.arrival_id == rows.c.arrival_id, arrivals.c.run_key == run_key
+    )
+    strangers = connection.execute(select(func.count()).select_from(rows).where(~held)).scalar_one()
+    if strangers:
+        raise LedgerError(f"run {run_key!r} does not hold {strangers} of these arrivals: clear its buffer task")
+
+
+def _words(dispositions: pl.DataFrame) -> pl.DataFrame:
+    """Return the dispositions as the table keeps them.
+
+    Raises
+    ------
+    LedgerError
+        If an arrival has more than one, or a word is not a disposition.
+    """
+    frame = shaped(dispositions, DISPOSITIONS)
+    doubled = frame.height - frame["arrival_id"].n_unique()
+    if doubled:
+        raise LedgerError(f"{doubled} arrivals have more than one disposition: give each exactly one")
+    unknown = frame.filter(~pl.col("disposition").is_in(list(Disposition)).fill_null(value=False)).height
+    if unknown:
+        raise LedgerError(f"{unknown} arrivals have no known disposition: use one of {', '.join(Disposition)}")
+    return frame.with_columns(study_key_of("study_instance_uid"))
+
+
+def _study_keys(uids: pl.Series) -> pl.Series:
+    keys = {uid: study_key(uid) for uid in uids.unique().drop_nulls()}
+    return uids.replace_strict(keys, default=None, return_dtype=pl.String)
+
+
+def study_key_of(column: str) -> pl.Expr:
+    """Return the study keys of a column of Study Instance UIDs, null where there is none."""
+    return pl.col(column).map_batches(_study_keys, return_dtype=pl.String).alias("study_key")
+
+
+class Arrivals(Store):
+    """The ledger's part about arrivals."""
+
+    def claim(self, pipeline: str, run_key: str, listing: pl.DataFrame) -> Claim:
+        """Take for a run all arrivals of a listing that no run has; two runs at once never both get one.
+
+        Parameters
+        ----------
+        pipeline, run_key
+            An open run.
+        listing
+            `records.ARRIVALS`; the same arrival twice counts once.
+
+        Raises
+        ------
+        LedgerError
+            If the run is not open.
+        """
+        with self._writing(scope(pipeline)) as connection:
+            need_run(connection, run_key, pipeline)
+            rows = stage(connection, listing.unique("arrival_id", keep="first"), ARRIVALS, ["arrival_id"])
+            constants = {"pipeline": pipeline, "run_key": run_key, "claimed_at": datetime.now(UTC)}
+            insert_missing(connection, arrivals, rows, ["pipeline", "arrival_id"], **constants)
+            settled, claimed = _counted_elsewhere(connection, pipeline, run_key, rows)
+            return Claim(_held(connection, pipeline, run_key), settled, claimed)
+
+    def held_by(self, pipeline: str, run_key: str) -> pl.DataFrame:
+        """Return all arrivals that a run holds, settled or not, as `records.ARRIVALS`."""
+        with self._reading() as connection:
+            return _held(connection, pipeline, run_key)
+
+    def release_claims(self, pipeline: str, run_key: str) -> int:
+        """Give back the arrivals that a run holds and has not settled, for a later run to take: an operator's tool.
+
+        Returns
+        -------
+        int
+            How many were given back.
+
+        Raises
+        ------
+        LedgerError
+            If the run has import jobs: what they brought in only its audit can tell.
+        """
+        with self._writing(scope(pipeline), "instances") as connection:
+            need_run(connection, run_key, pipeline)
+            jobs_of_run = select(func.count()).select_from(jobs).where(jobs.c.run_key == run_key)
+            started = connection.execute(jobs_of_run).scalar_one()
+            if started:
+                raise LedgerError(
+                    f"run {run_key!r} has {started} import jobs: clear its audit task, which settles them"
+                )
+            unsettled = and_(
+                arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key, arrivals.c.settled_at.is_(None)
+            )
+            owner = exists().where(
+                unsettled, arrivals.c.arrival_id == instances.c.arrival_id, instances.c.pipeline == pipeline
+            )
+            connection.execute(delete(instances).where(owner, instances.c.state == InstanceState.CLAIMED))
+            return connection.execute(delete(arrivals).where(unsettled)).rowcount
+
+    def settle(self, pipeline: str, run_key: str, dispositions: pl.DataFrame) -> None:
+        """Write the final word on arrivals that a run holds, over an earlier word of the same run.
+
+        Parameters
+        ----------
+        pipeline, run_key
+            The run that holds them.
+        dispositions
+            `records.DISPOSITIONS`; the key and the size are the ledger's own.
+
+        Raises
+        ------
+        LedgerError
+            If the run does not hold one of them, or one has no known disposition or more than one. Nothing is written.
+        """
+        words = _words(dispositions)
+        with self._writing(scope(pipeline)) as connection:
+            need_run(connection, run_key, pipeline)
+            rows = stage(connection, words, _WORDS, ["arrival_id"])
+            need_held(connection, pipeline, run_key, rows)
+            values = {name: rows.c[name] for name in (*_DECIDED, "study_key")}
+            first = func.coalesce(arrivals.c.settled_at, datetime.now(UTC))
+            connection.execute(
+                update(arrivals)
+                .where(arrivals.c.pipeline == pipeline, arrivals.c.arrival_id == rows.c.arrival_id)
+                .values(values | {"settled_at": first})
+            )
+
+    def dispositions_of(self, pipeline: str, run_key: str) -> pl.DataFrame:
+        """Return the final words of a run's settled arrivals as `records.DISPOSITIONS`, sorted by key."""
+        return self._dispositions(arrivals.c.run_key == run_key, arrivals.c.pipeline == pipeline)
+
+    def dispositions_of_study(self, study: str) -> pl.DataFrame:
+        """Return the final words of all arrivals of a study, in any run and pipeline.
+
+        Parameters
+        ----------
+        study
+            Its Study Instance UID, or its study key.
+        """
+        return self._dispositions(arrivals.c.study_key.in_([study, study_key(study)]))
+
+    def _dispositions(self, *conditions: ColumnElement[bool]) -> pl.DataFrame:
+        columns = [arrivals.c[name] for name in DISPOSITIONS]
+        with self._reading() as connection:
+            statement = select(*columns).where(*conditions, arrivals.c.settled_at.is_not(None))
+            return fetch(connection, statement, DISPOSITIONS).sort("key", "arrival_id")
+
+    def states(self, pipeline: str) -> dict[str, int]:
+        """Return how many arrivals of a pipeline have each disposition; ``claimed`` counts those without one."""
+        word = func.coalesce(arrivals.c.disposition, "claimed")
+        statement = select(word, func.count()).where(arrivals.c.pipeline == pipeline).group_by(word)
+        with self._reading() as connection:
+            return {state: number for state, number in connection.execute(statement)}  # noqa: C416  # rows, not tuples
+
+
+def _counted_elsewhere(connection: Connection, pipeline: str, run_key: str, rows: Table) -> tuple[int, int]:
+    """Count the staged arrivals that other runs have: the settled ones, the others."""
+    settled = func.sum(case((arrivals.c.settled_at.is_not(None), 1), else_=0))
+    statement = (
+        select(func.coalesce(settled, 0), func.count())
+        .join(rows, arrivals.c.arrival_id == rows.c.arrival_id)
+        .where(arrivals.c.pipeline == pipeline, arrivals.c.run_key != run_key)
+    )
+    done, every = connection.execute(statement).one()
+    return int(done), int(every) - int(done)

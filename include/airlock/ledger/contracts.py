@@ -1,0 +1,111 @@
+"""Study contracts, as far as each data store has come with each study; and what still keeps a study back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+from sqlalchemy import and_, delete, exists, or_, select
+
+from airlock.ledger.arrivals import study_key_of
+from airlock.ledger.database import Store
+from airlock.ledger.frames import fetch, insert_missing, stage, uid_frame
+from airlock.ledger.runs import need_run
+from airlock.ledger.tables import InstanceState, arrivals, contracts, instances
+from airlock.reasons import Reason
+from airlock.records import Disposition
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
+
+CONTRACTS = pl.Schema(
+    {
+        "StudyInstanceUID": pl.String,
+        "study_key": pl.String,
+        "revision": pl.Int64,
+        "content_digest": pl.String,
+        "contract": pl.String,
+    }
+)
+_STUDIES = pl.Schema({"StudyInstanceUID": pl.String})
+_STUDY_KEYS = pl.Schema({"StudyInstanceUID": pl.String, "study_key": pl.String})
+SCOPE = "contracts"
+# A file held for its study's sake comes free with the study; any other held file needs a person.
+_HELD_FOR_THE_STUDY = (Reason.STUDY_INCOMPLETE.value, Reason.STUDY_HELD.value)
+
+
+class Contracts(Store):
+    """The ledger's part about study contracts."""
+
+    def contracts(self, datastore_id: str, uids: pl.Series) -> pl.DataFrame:
+        """Return the latest contract of each of these studies, `CONTRACTS`; no row for an unknown one."""
+        with self._reading() as connection:
+            rows = stage(connection, uid_frame(uids, "StudyInstanceUID"), _STUDIES, ["StudyInstanceUID"])
+            statement = (
+                select(*(contracts.c[name] for name in CONTRACTS))
+                .join(rows, contracts.c.StudyInstanceUID == rows.c.StudyInstanceUID)
+                .where(contracts.c.datastore_id == datastore_id)
+            )
+            return fetch(connection, statement, CONTRACTS).sort("StudyInstanceUID")
+
+    def record_contracts(self, datastore_id: str, run_key: str, completed: pl.DataFrame) -> None:
+        """Keep contracts in place of what was there.
+
+        Parameters
+        ----------
+        datastore_id, run_key
+            The data store, and the run that completed the contracts.
+        completed
+            `CONTRACTS`, one row per study.
+        """
+        with self._writing(SCOPE) as connection:
+            need_run(connection, run_key)
+            rows = stage(connection, completed, CONTRACTS, ["StudyInstanceUID"])
+            twin = and_(
+                contracts.c.datastore_id == datastore_id, contracts.c.StudyInstanceUID == rows.c.StudyInstanceUID
+            )
+            connection.execute(delete(contracts).where(exists(select(rows.c.StudyInstanceUID).where(twin))))
+            insert_missing(
+                connection,
+                contracts,
+                rows,
+                ["datastore_id", "StudyInstanceUID"],
+                datastore_id=datastore_id,
+                run_key=run_key,
+            )
+
+    def unresolved_studies(self, datastore_id: str, pipeline: str, uids: pl.Series, except_run: str) -> list[str]:
+        """Return the studies of which an earlier delivery brought a file that did not come in, or waits for a person.
+
+        Parameters
+        ----------
+        datastore_id, pipeline
+            The data store and the pipeline.
+        uids
+            Study Instance UIDs.
+        except_run
+            The run that asks; its own files do not count.
+        """
+        frame = uid_frame(uids, "StudyInstanceUID").with_columns(study_key_of("StudyInstanceUID").alias("study_key"))
+        with self._reading() as connection:
+            rows = stage(connection, frame, _STUDY_KEYS, ["study_key"])
+            statement = (
+                select(rows.c.StudyInstanceUID)
+                .join(arrivals, arrivals.c.study_key == rows.c.study_key)
+                .where(arrivals.c.pipeline == pipeline, arrivals.c.run_key != except_run, _keeps_back(datastore_id))
+                .distinct()
+            )
+            return sorted(connection.execute(statement).scalars())
+
+
+def _keeps_back(datastore_id: str) -> ColumnElement[bool]:
+    imported = exists().where(
+        instances.c.datastore_id == datastore_id,
+        instances.c.SOPInstanceUID == arrivals.c.sop_instance_uid,
+        instances.c.state == InstanceState.IMPORTED.value,
+    )
+    stopped = (Disposition.QUARANTINED.value, Disposition.FAILED.value)
+    return or_(
+        and_(arrivals.c.disposition.in_(stopped), ~imported),
+        and_(arrivals.c.disposition == Disposition.HELD.value, arrivals.c.reason.not_in(_HELD_FOR_THE_STUDY)),
+    )

@@ -1,0 +1,43 @@
+"""The ledger's one exception, and the translation of a database's own into it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import DBAPIError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class LedgerError(Exception):
+    """The ledger refuses or cannot do what was asked; the text says why and what to do, and names no row's content."""
+
+
+def _described(error: DBAPIError) -> str:
+    """Describe a driver's error without the values that its own text may quote (a key, a patient's identifier)."""
+    origin = error.orig
+    state = getattr(origin, "pgcode", None)
+    if state is None:  # SQLite, whose texts name tables and columns only, or no connection, so no row either
+        return f"{type(origin).__name__}: {str(origin).strip()}"
+    constraint = getattr(getattr(origin, "diag", None), "constraint_name", None)
+    return f"{type(origin).__name__}, SQLSTATE {state}" + (f", constraint {constraint}" if constraint else "")
+
+
+@contextmanager
+def translated(place: str) -> Iterator[None]:
+    """Turn a driver's error into a `LedgerError`, without its chain: the original text may quote a row.
+
+    Parameters
+    ----------
+    place
+        The ledger's address, without a password.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        raise LedgerError(
+            f"the ledger at {place} failed ({_described(error)}): "
+            "check that the database is up and reachable, then clear the task"
+        ) from None

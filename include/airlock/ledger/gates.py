@@ -1,0 +1,153 @@
+"""The gates: what an audit decided per study, and the holds that a person overrode."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from sqlalchemy import and_, case, exists, insert, or_, select, update
+
+from airlock.ledger.database import Store
+from airlock.ledger.errors import LedgerError
+from airlock.ledger.frames import fetch, insert_missing, shaped, stage, uid_frame
+from airlock.ledger.runs import need_run
+from airlock.ledger.tables import gates, overrides
+from airlock.records import GATES, TIMESTAMP, Gate
+
+if TYPE_CHECKING:
+    from sqlalchemy import Table
+
+_COLUMNS: dict[str, pl.DataType] = {
+    "study_key": pl.String(),
+    "StudyInstanceUID": pl.String(),
+    "run_key": pl.String(),
+    "gate": pl.String(),
+    "reason": pl.String(),
+    "released": pl.Boolean(),  # by the gate, or by a person
+    "decided_at": TIMESTAMP,
+}
+DECISIONS = pl.Schema(_COLUMNS)
+SCOPE = "gates"
+
+_OVERRIDDEN = exists().where(
+    overrides.c.datastore_id == gates.c.datastore_id,
+    overrides.c.StudyInstanceUID == gates.c.StudyInstanceUID,
+    overrides.c.run_key == gates.c.run_key,
+    overrides.c.held_reason.is_not_distinct_from(gates.c.reason),
+)
+_RELEASED = or_(gates.c.gate == Gate.RELEASE, _OVERRIDDEN)
+_DECISION: list[Any] = [_RELEASED if name == "released" else gates.c[name] for name in DECISIONS]
+
+
+def _checked(decisions: pl.DataFrame) -> pl.DataFrame:
+    frame = shaped(decisions, GATES)
+    unknown = frame.filter(~pl.col("gate").is_in(list(Gate)).fill_null(value=False)).height
+    if unknown:
+        raise LedgerError(f"{unknown} studies have no known gate: use one of {', '.join(Gate)}")
+    doubled = frame.height - frame["StudyInstanceUID"].n_unique()
+    if doubled:
+        raise LedgerError(f"{doubled} studies have more than one gate: give each exactly one")
+    return frame
+
+
+def _own(datastore_id: str, run_key: str, rows: Table) -> Any:
+    return and_(
+        gates.c.datastore_id == datastore_id,
+        gates.c.run_key == run_key,
+        gates.c.StudyInstanceUID == rows.c.StudyInstanceUID,
+    )
+
+
+class Gates(Store):
+    """The ledger's part about gates."""
+
+    def record_gates(self, datastore_id: str, run_key: str, decisions: pl.DataFrame) -> None:
+        """Write a run's decisions, over its earlier ones; one that stays the same keeps its time.
+
+        Parameters
+        ----------
+        datastore_id, run_key
+            The data store and the run.
+        decisions
+            `records.GATES`.
+
+        Raises
+        ------
+        LedgerError
+            If a study has no known gate or more than one, or the run is unknown.
+        """
+        frame = _checked(decisions)
+        with self._writing(SCOPE) as connection:
+            need_run(connection, run_key)
+            rows = stage(connection, frame, GATES, ["StudyInstanceUID"])
+            now = datetime.now(UTC)
+            same = and_(gates.c.gate == rows.c.gate, gates.c.reason.is_not_distinct_from(rows.c.reason))
+            values = {"gate": rows.c.gate, "reason": rows.c.reason, "study_key": rows.c.study_key}
+            decided = case((same, gates.c.decided_at), else_=now)
+            connection.execute(
+                update(gates).where(_own(datastore_id, run_key, rows)).values(values | {"decided_at": decided})
+            )
+            constants = {"datastore_id": datastore_id, "run_key": run_key, "decided_at": now}
+            insert_missing(connection, gates, rows, ["datastore_id", "run_key", "StudyInstanceUID"], **constants)
+
+    def override_hold(self, datastore_id: str, run_key: str, study_uid: str, person: str, why: str) -> None:
+        """Release a held study on a person's word. It counts as long as the run holds the study for the same reason.
+
+        Parameters
+        ----------
+        datastore_id, run_key, study_uid
+            The data store, the run and the Study Instance UID.
+        person, why
+            Who decided, and their words.
+
+        Raises
+        ------
+        LedgerError
+            If the run does not hold the study, or who or why is empty.
+        """
+        if not person.strip() or not why.strip():
+            raise LedgerError("an override needs a person and a reason: give both")
+        key = {"datastore_id": datastore_id, "StudyInstanceUID": study_uid, "run_key": run_key}
+        with self._writing(SCOPE) as connection:
+            statement = select(gates.c.reason).where(*(gates.c[name] == value for name, value in key.items()))
+            held = connection.execute(statement.where(gates.c.gate == Gate.HOLD)).one_or_none()
+            if held is None:
+                raise LedgerError(f"run {run_key!r} does not hold this study: look at its gates")
+            word = {"overridden_by": person, "override_reason": why, "overridden_at": datetime.now(UTC)}
+            connection.execute(insert(overrides).values(key | word | {"held_reason": held.reason}))
+
+    def gates_of(self, datastore_id: str, run_key: str) -> pl.DataFrame:
+        """Return a run's decisions with what people made of them, `DECISIONS`, sorted by study key."""
+        statement = select(*_DECISION).where(gates.c.datastore_id == datastore_id, gates.c.run_key == run_key)
+        with self._reading() as connection:
+            return fetch(connection, statement, DECISIONS).sort("study_key")
+
+    def released_before(self, datastore_id: str, study_uids: pl.Series, except_run: str | None = None) -> pl.DataFrame:
+        """Return by which runs these studies have been released.
+
+        Parameters
+        ----------
+        datastore_id
+            The data store.
+        study_uids
+            Study Instance UIDs.
+        except_run
+            A run whose own releases are left out.
+
+        Returns
+        -------
+        polars.DataFrame
+            `DECISIONS`, one row per study and releasing run, the earliest first.
+        """
+        schema = pl.Schema({"StudyInstanceUID": pl.String})
+        with self._reading() as connection:
+            rows = stage(connection, uid_frame(study_uids, "StudyInstanceUID"), schema, ["StudyInstanceUID"])
+            statement = (
+                select(*_DECISION)
+                .join(rows, rows.c.StudyInstanceUID == gates.c.StudyInstanceUID)
+                .where(gates.c.datastore_id == datastore_id, _RELEASED)
+            )
+            if except_run is not None:
+                statement = statement.where(gates.c.run_key != except_run)
+            return fetch(connection, statement, DECISIONS).sort("decided_at", "study_key")

@@ -1,0 +1,308 @@
+"""The SOP instances of each data store: which arrival owns one, and what became of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from sqlalchemy import Connection, Table, and_, delete, exists, func, or_, select, update
+
+from airlock.ledger.arrivals import need_held
+from airlock.ledger.database import Store
+from airlock.ledger.errors import LedgerError
+from airlock.ledger.frames import fetch, insert_missing, shaped, stage, uid_frame
+from airlock.ledger.runs import need_run
+from airlock.ledger.studies import SERIES, STUDIES, insert_elements
+from airlock.ledger.tables import InstanceState, arrivals, instances
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, Select
+
+SCOPE = "instances"
+
+OWNERS = pl.Schema(
+    {
+        "SOPInstanceUID": pl.String,
+        "SeriesInstanceUID": pl.String,
+        "StudyInstanceUID": pl.String,
+        "arrival_id": pl.String,  # the owner's, as all that follows
+        "bucket": pl.String,
+        "key": pl.String,
+        "etag": pl.String,
+        "size": pl.Int64,
+        "run_key": pl.String,
+        "state": pl.String,  # an InstanceState
+    }
+)
+
+HOLDINGS = pl.Schema(
+    {
+        "StudyInstanceUID": pl.String,
+        "SeriesInstanceUID": pl.String,
+        "SOPInstanceUID": pl.String,
+        "arrival_id": pl.String,
+        "bucket": pl.String,
+        "key": pl.String,
+        "size": pl.Int64,
+        "image_set_id": pl.String,
+        "image_set_version": pl.Int64,
+        "batch_id": pl.String,
+        "run_key": pl.String,
+        "disposition": pl.String,  # null while the run has not settled the arrival
+    }
+)
+
+CLAIMS = pl.Schema(
+    {
+        "arrival_id": pl.String,
+        "SOPInstanceUID": pl.String,
+        "SeriesInstanceUID": pl.String,
+        "StudyInstanceUID": pl.String,
+    }
+)
+
+IMPORTS = pl.Schema(
+    {
+        "arrival_id": pl.String,
+        "SOPInstanceUID": pl.String,
+        "SeriesInstanceUID": pl.String,
+        "StudyInstanceUID": pl.String,
+        "state": pl.String,
+        "image_set_id": pl.String,
+        "image_set_version": pl.Int64,
+        "batch_id": pl.String,
+    }
+)
+
+_SOPS = pl.Schema({"SOPInstanceUID": pl.String})
+_STUDIES = pl.Schema({"StudyInstanceUID": pl.String})
+_ARRIVAL = and_(arrivals.c.pipeline == instances.c.pipeline, arrivals.c.arrival_id == instances.c.arrival_id)
+_COLUMNS: dict[str, ColumnElement[Any]] = {**dict(arrivals.c.items()), **dict(instances.c.items())}
+
+
+def _joined(schema: pl.Schema, rows: Table, on: str) -> Select[Any]:
+    """Select a schema's columns of instances and their arrivals, of those instances that staged rows name."""
+    return (
+        select(*(_COLUMNS[name] for name in schema))
+        .join_from(instances, arrivals, _ARRIVAL)
+        .join(rows, instances.c[on] == rows.c[on])
+    )
+
+
+def _owned_by_others(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> pl.DataFrame:
+    other = or_(instances.c.pipeline != pipeline, instances.c.arrival_id != rows.c.arrival_id)
+    statement = _joined(OWNERS, rows, "SOPInstanceUID").where(instances.c.datastore_id == datastore_id, other)
+    return fetch(connection, statement, OWNERS).sort("SOPInstanceUID", "arrival_id")
+
+
+def _insert_claims(connection: Connection, datastore_id: str, pipeline: str, claims: pl.DataFrame) -> None:
+    """Insert the claims on instances that nobody owns; of several arrivals with one instance the first is the owner."""
+    first = claims.unique("SOPInstanceUID", keep="first", maintain_order=True)
+    rows = stage(connection, first, CLAIMS, ["SOPInstanceUID"])
+    constants = {"datastore_id": datastore_id, "pipeline": pipeline, "state": InstanceState.CLAIMED.value}
+    insert_missing(connection, instances, rows, ["datastore_id", "SOPInstanceUID"], **constants)
+
+
+def _drop_other_claims(connection: Connection, datastore_id: str, pipeline: str, run_key: str, rows: Table) -> None:
+    """Drop a run's claims that are not among the staged ones: this time it has decided otherwise on their arrivals."""
+    of_run = exists().where(_ARRIVAL, arrivals.c.run_key == run_key)
+    again = exists().where(
+        rows.c.arrival_id == instances.c.arrival_id, rows.c.SOPInstanceUID == instances.c.SOPInstanceUID
+    )
+    claimed = and_(
+        instances.c.datastore_id == datastore_id,
+        instances.c.pipeline == pipeline,
+        instances.c.state == InstanceState.CLAIMED,
+    )
+    connection.execute(delete(instances).where(claimed, of_run, ~again))
+
+
+def _checked(outcomes: pl.DataFrame) -> pl.DataFrame:
+    """Return the outcomes in their schema.
+
+    Raises
+    ------
+    LedgerError
+        If a state is not one that an import ends in, or an instance comes twice.
+    """
+    frame = shaped(outcomes, IMPORTS)
+    ends = [InstanceState.IMPORTED, InstanceState.NON_PRIMARY]
+    unknown = frame.filter(~pl.col("state").is_in(ends).fill_null(value=False)).height
+    if unknown:
+        raise LedgerError(f"{unknown} outcomes have no state of an import: use one of {', '.join(ends)}")
+    doubled = frame.height - frame["SOPInstanceUID"].n_unique()
+    if doubled:
+        raise LedgerError(f"{doubled} outcomes name an instance that another one names: give one per instance")
+    return frame
+
+
+class Instances(Store):
+    """The ledger's part about SOP instances. Extra columns in the frames given are ignored."""
+
+    def claim_instances(self, datastore_id: str, pipeline: str, run_key: str, claims: pl.DataFrame) -> pl.DataFrame:
+        """Take the ownership of SOP instances for arrivals, where nobody has it.
+
+        The run's earlier claims stay if they are among these, and are dropped if not, unless they are imported already;
+        so a rerun has the same result, and one with other verdicts holds nothing back.
+
+        Parameters
+        ----------
+        datastore_id
+            The HealthImaging data store.
+        pipeline, run_key
+            The run that holds the arrivals.
+        claims
+            Columns ``arrival_id``, ``SOPInstanceUID``, ``SeriesInstanceUID``, ``StudyInstanceUID``. Of several arrivals
+            with one instance the first gets it.
+
+        Returns
+        -------
+        polars.DataFrame
+            `OWNERS`: who owns those of the instances that belong to another arrival, of whatever run. An owner in state
+            ``claimed`` has not brought the instance in yet.
+
+        Raises
+        ------
+        LedgerError
+            If the run does not hold one of the arrivals.
+        """
+        with self._writing(SCOPE) as connection:
+            need_run(connection, run_key, pipeline)
+            rows = stage(connection, claims, CLAIMS, ["arrival_id", "SOPInstanceUID"])
+            need_held(connection, pipeline, run_key, rows)
+            _drop_other_claims(connection, datastore_id, pipeline, run_key, rows)
+            _insert_claims(connection, datastore_id, pipeline, claims)
+            return _owned_by_others(connection, datastore_id, pipeline, rows).unique(maintain_order=True)
+
+    def known_instances(self, datastore_id: str, uids: pl.Series, except_run: str | None = None) -> pl.DataFrame:
+        """Return who owns these SOP instances in a data store.
+
+        Parameters
+        ----------
+        datastore_id
+            The HealthImaging data store.
+        uids
+            SOP Instance UIDs.
+        except_run
+            A run whose own instances are left out, so that its rerun finds what it found the first time.
+
+        Returns
+        -------
+        polars.DataFrame
+            `OWNERS`, no row for an unknown instance.
+        """
+        with self._reading() as connection:
+            rows = stage(connection, uid_frame(uids, "SOPInstanceUID"), _SOPS, ["SOPInstanceUID"])
+            statement = _joined(OWNERS, rows, "SOPInstanceUID").where(instances.c.datastore_id == datastore_id)
+            if except_run is not None:
+                statement = statement.where(arrivals.c.run_key != except_run)
+            return fetch(connection, statement, OWNERS).sort("SOPInstanceUID")
+
+    def record_imported(
+        self,
+        datastore_id: str,
+        run_key: str,
+        outcomes: pl.DataFrame,
+        studies: pl.DataFrame,
+        series: pl.DataFrame,
+    ) -> pl.DataFrame:
+        """Write what an import brought into a data store.
+
+        An ownership that the run had given up, since an earlier audit could not account for the file, is taken again.
+
+        Parameters
+        ----------
+        datastore_id, run_key
+            The data store and the run.
+        outcomes
+            Columns ``arrival_id``, ``SOPInstanceUID``, ``SeriesInstanceUID``, ``StudyInstanceUID``, ``state``
+            (``imported`` or ``non_primary``), ``image_set_id``, ``image_set_version``, ``batch_id``.
+        studies, series
+            The grouping elements (`studies.STUDIES`, `studies.SERIES`) of what is new in the store; those of a study
+            or series that it held before are not changed.
+
+        Returns
+        -------
+        polars.DataFrame
+            `OWNERS`: instances which another arrival has come to own in the meantime and which were not written. They
+            are in the store twice over: hold them.
+
+        Raises
+        ------
+        LedgerError
+            If the run does not hold one of the arrivals, or the outcomes contradict themselves. Nothing is written.
+        """
+        frame = _checked(outcomes)
+        with self._writing(SCOPE) as connection:
+            pipeline = need_run(connection, run_key).pipeline
+            rows = stage(connection, frame, IMPORTS, ["SOPInstanceUID"])
+            need_held(connection, pipeline, run_key, rows)
+            _insert_claims(connection, datastore_id, pipeline, frame)
+            own = and_(
+                instances.c.datastore_id == datastore_id,
+                instances.c.SOPInstanceUID == rows.c.SOPInstanceUID,
+                instances.c.pipeline == pipeline,
+                instances.c.arrival_id == rows.c.arrival_id,
+            )
+            values = {name: rows.c[name] for name in ("state", "image_set_id", "image_set_version", "batch_id")}
+            connection.execute(update(instances).where(own).values(values))
+            insert_elements(
+                connection, datastore_id, run_key, studies.select(list(STUDIES)), series.select(list(SERIES))
+            )
+            return _owned_by_others(connection, datastore_id, pipeline, rows)
+
+    def drop_instances(self, datastore_id: str, run_key: str, uids: pl.Series) -> int:
+        """Give up a run's ownership of SOP instances that its jobs did not import: a later delivery may bring them.
+
+        Parameters
+        ----------
+        datastore_id, run_key
+            The data store and the run; instances that other runs own are left alone.
+        uids
+            SOP Instance UIDs.
+
+        Returns
+        -------
+        int
+            How many were given up.
+        """
+        with self._writing(SCOPE) as connection:
+            rows = stage(connection, uid_frame(uids, "SOPInstanceUID"), _SOPS, ["SOPInstanceUID"])
+            of_run = exists().where(_ARRIVAL, arrivals.c.run_key == run_key)
+            named = exists().where(rows.c.SOPInstanceUID == instances.c.SOPInstanceUID)
+            statement = delete(instances).where(instances.c.datastore_id == datastore_id, named, of_run)
+            return connection.execute(statement).rowcount
+
+    def instances_of(self, datastore_id: str, study_uids: pl.Series) -> pl.DataFrame:
+        """Return what a data store holds of these studies, from whatever run, in their primary image sets.
+
+        Parameters
+        ----------
+        datastore_id
+            The HealthImaging data store.
+        study_uids
+            Study Instance UIDs.
+
+        Returns
+        -------
+        polars.DataFrame
+            `HOLDINGS`, sorted by study, series and instance.
+        """
+        with self._reading() as connection:
+            rows = stage(connection, uid_frame(study_uids, "StudyInstanceUID"), _STUDIES, ["StudyInstanceUID"])
+            statement = _joined(HOLDINGS, rows, "StudyInstanceUID").where(
+                instances.c.datastore_id == datastore_id, instances.c.state == InstanceState.IMPORTED
+            )
+            return fetch(connection, statement, HOLDINGS).sort(
+                "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"
+            )
+
+    def instance_states(self, datastore_id: str) -> dict[str, int]:
+        """Return how many instances a data store has in each state."""
+        statement = (
+            select(instances.c.state, func.count())
+            .where(instances.c.datastore_id == datastore_id)
+            .group_by(instances.c.state)
+        )
+        with self._reading() as connection:
+            return {state: number for state, number in connection.execute(statement)}  # noqa: C416  # rows, not tuples

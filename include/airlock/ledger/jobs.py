@@ -1,0 +1,97 @@
+"""The import jobs: one per batch and generation, written down before the service is called.
+
+A job id, once known, is never replaced: that is what keeps a retried task from starting a second job.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import insert, select, update
+
+from airlock.ledger.database import Store
+from airlock.ledger.errors import LedgerError
+from airlock.ledger.runs import need_run
+from airlock.ledger.tables import jobs
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+
+@dataclass(frozen=True)
+class Job:
+    """One import job of a batch."""
+
+    batch_id: str
+    generation: int  # 0 for the first; one more after a failed job that is to be tried again
+    run_key: str
+    client_token: str
+    job_id: str | None = None  # None until the service has answered
+    status: str | None = None  # the service's word
+    message: str = ""
+    input_uri: str = ""
+    output_uri: str = ""
+    submitted_at: datetime | None = None  # aware
+    ended_at: datetime | None = None
+
+
+def _known(connection: Connection, job: Job) -> Job | None:
+    statement = select(jobs).where(jobs.c.batch_id == job.batch_id, jobs.c.generation == job.generation)
+    row = connection.execute(statement).mappings().one_or_none()
+    return None if row is None else Job(**row)
+
+
+def _refuse_another(known: Job, job: Job) -> None:
+    name = f"generation {job.generation} of batch {job.batch_id!r}"
+    if known.job_id is not None and known.job_id != job.job_id:
+        raise LedgerError(
+            f"{name} has the job {known.job_id!r}, not {job.job_id!r}: read it with Ledger.job and resume"
+        )
+    if known.client_token != job.client_token:
+        raise LedgerError(f"{name} was begun with another client token: use that one, or a new generation")
+    if known.run_key != job.run_key:
+        raise LedgerError(f"{name} is run {known.run_key!r}'s, not {job.run_key!r}'s: make batch ids unique to a run")
+
+
+class Jobs(Store):
+    """The ledger's part about import jobs."""
+
+    def job(self, batch_id: str) -> Job | None:
+        """Return a batch's job of the highest generation, None if none was ever begun."""
+        statement = select(jobs).where(jobs.c.batch_id == batch_id).order_by(jobs.c.generation.desc()).limit(1)
+        with self._reading() as connection:
+            row = connection.execute(statement).mappings().one_or_none()
+        return None if row is None else Job(**row)
+
+    def record_job(self, job: Job) -> None:
+        """Write a job down, over what was known of the same batch and generation.
+
+        Parameters
+        ----------
+        job
+            Recorded once with its client token before the call, again with its job id, again with its end.
+
+        Raises
+        ------
+        LedgerError
+            If the batch's generation has another job id, client token or run, or the run is unknown.
+        """
+        with self._writing("jobs") as connection:
+            need_run(connection, job.run_key)
+            known = _known(connection, job)
+            if known is None:
+                connection.execute(insert(jobs).values(asdict(job)))
+                return
+            _refuse_another(known, job)
+            own = (jobs.c.batch_id == job.batch_id, jobs.c.generation == job.generation)
+            connection.execute(update(jobs).where(*own).values(asdict(job)))
+
+    def jobs_of(self, run_key: str) -> list[Job]:
+        """Return all jobs of a run, by batch and generation."""
+        statement = select(jobs).where(jobs.c.run_key == run_key)
+        with self._reading() as connection:
+            found = [Job(**row) for row in connection.execute(statement).mappings()]
+        return sorted(found, key=lambda job: (job.batch_id, job.generation))

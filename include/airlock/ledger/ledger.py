@@ -1,0 +1,66 @@
+"""The ledger as the stages use it: all its parts over one database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from airlock.ledger.arrivals import Arrivals
+from airlock.ledger.contracts import Contracts
+from airlock.ledger.database import engine_for, parse_url
+from airlock.ledger.gates import Gates
+from airlock.ledger.instances import Instances
+from airlock.ledger.jobs import Jobs
+from airlock.ledger.outbox import Outbox
+from airlock.ledger.runs import Runs
+from airlock.ledger.schema import check
+from airlock.ledger.studies import Studies
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class Ledger(Runs, Arrivals, Instances, Studies, Jobs, Gates, Contracts, Outbox):
+    """The database of record: what was seen, decided, imported, audited and routed.
+
+    Each method is one transaction: done wholly, or not at all and a `LedgerError`. No error names a key, a UID or
+    another value of a file.
+
+    Examples
+    --------
+    >>> with Ledger.open("sqlite:////var/airlock/ledger.db") as ledger:  # doctest: +SKIP
+    ...     ledger.states("nightly")
+    """
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """Open a ledger.
+
+        Parameters
+        ----------
+        url
+            ``sqlite:////folder/ledger.db`` or ``postgresql://user@host/database``.
+
+        Raises
+        ------
+        LedgerError
+            If the address is wrong, nothing answers there, or its schema is not up to date; the text has the command.
+        """
+        engine = engine_for(parse_url(url))
+        try:
+            check(engine)
+        except BaseException:
+            engine.dispose()
+            raise
+        return cls(engine)
+
+    def dispose(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.dispose()

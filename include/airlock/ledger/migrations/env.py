@@ -1,0 +1,17 @@
+"""Alembic's entry: run the steps on the connection that ``schema.upgrade`` gives, within its transaction and lock."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from airlock.ledger.schema import VERSION_TABLE
+from airlock.ledger.tables import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    version_table=VERSION_TABLE,
+    transactional_ddl=True,  # true of SQLite as well, since the driver does not begin transactions by itself
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,34 @@
+"""Study contracts: the latest of each study that a data store holds some of.
+
+Revision ID: 0002
+Revises: 0001
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    """Create the table."""
+    op.create_table(
+        "contracts",
+        sa.Column("datastore_id", sa.Text(), nullable=False),
+        sa.Column("study_instance_uid", sa.Text(), nullable=False),
+        sa.Column("study_key", sa.Text(), nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.Column("content_digest", sa.Text(), nullable=False),
+        sa.Column("contract", sa.Text(), nullable=False),
+        sa.Column("run_key", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("datastore_id", "study_instance_uid", name="pk_contracts"),
+        sa.ForeignKeyConstraint(["run_key"], ["runs.run_key"], name="fk_contracts_run_key"),
+    )
+
+
+def downgrade() -> None:
+    """Drop the table."""
+    op.drop_table("contracts")

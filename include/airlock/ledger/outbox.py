@@ -1,0 +1,225 @@
+"""The outbox: what released studies are to be sent where, and what has been.
+
+A content is queued once per destination and study, whoever queues it again. The *destination* is the address itself, so
+that two pipelines with one address do not send it the same content twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from airlock.ledger.database import Store
+from airlock.ledger.errors import LedgerError
+from airlock.ledger.frames import fetch, insert_missing, shaped, stage
+from airlock.ledger.runs import need_run
+from airlock.ledger.tables import MessageState, outbox
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, Connection, FromClause, Row
+
+MESSAGES = pl.Schema(
+    {"study_key": pl.String, "revision": pl.Int64, "content_digest": pl.String, "payload_uri": pl.String}
+)
+CONTENTS = pl.Schema({"study_key": pl.String, "content_digest": pl.String})
+REVISIONS = pl.Schema({"study_key": pl.String, "content_digest": pl.String, "revision": pl.Int64})
+LEASE = timedelta(minutes=10)
+_ERROR_LENGTH = 2_000
+
+
+@dataclass(frozen=True)
+class OutboxMessage:
+    """One message that waits to be sent."""
+
+    id: int
+    pipeline: str
+    destination: str
+    study_key: str
+    run_key: str
+    revision: int
+    content_digest: str
+    payload_uri: str
+    attempts: int  # those made
+
+
+def scope(pipeline: str) -> str:
+    """Return the name of what a writer of a pipeline's outbox must be alone in."""
+    return f"outbox of {pipeline}"
+
+
+def _message(row: Row[Any]) -> OutboxMessage:
+    return OutboxMessage(**{field.name: getattr(row, field.name) for field in fields(OutboxMessage)})
+
+
+def _free(table: FromClause, now: datetime, owner: str | None) -> ColumnElement[bool]:
+    """Return the condition that a message may be sent now, by this sender."""
+    lease = or_(table.c.leased_until.is_(None), table.c.leased_until <= now, table.c.leased_by == owner)
+    return and_(table.c.next_attempt_at <= now, lease)
+
+
+class Outbox(Store):
+    """The ledger's part about sending."""
+
+    def next_revisions(self, pipeline: str, contents: pl.DataFrame) -> pl.DataFrame:
+        """Return the revisions of contents: a known content of a study keeps its own, a new one gets the next, from 1.
+
+        Parameters
+        ----------
+        pipeline
+            Revisions count per pipeline and study, over all its destinations.
+        contents
+            Columns ``study_key`` and ``content_digest`` (of the content without its revision), one row per study.
+
+        Returns
+        -------
+        polars.DataFrame
+            `REVISIONS`, in the order given.
+        """
+        frame = shaped(contents, CONTENTS)
+        with self._reading() as connection:
+            rows = stage(
+                connection, frame.select("study_key").unique(), pl.Schema({"study_key": pl.String}), ["study_key"]
+            )
+            statement = (
+                select(outbox.c.study_key, outbox.c.content_digest, func.max(outbox.c.revision))
+                .join(rows, rows.c.study_key == outbox.c.study_key)
+                .where(outbox.c.pipeline == pipeline)
+                .group_by(outbox.c.study_key, outbox.c.content_digest)
+            )
+            known = fetch(connection, statement, REVISIONS)
+        last = known.group_by("study_key").agg(pl.col("revision").max().alias("last"))
+        return (
+            frame.join(known, on=["study_key", "content_digest"], how="left", maintain_order="left")
+            .join(last, on="study_key", how="left", maintain_order="left")
+            .select("study_key", "content_digest", pl.col("revision").fill_null(pl.col("last").fill_null(0) + 1))
+        )
+
+    def enqueue(self, pipeline: str, run_key: str, destination: str, messages: pl.DataFrame) -> int:
+        """Queue messages, except those whose content was ever queued for the same destination and study.
+
+        Parameters
+        ----------
+        pipeline, run_key
+            The run that released the studies.
+        destination
+            The address.
+        messages
+            Columns ``study_key``, ``revision``, ``content_digest``, ``payload_uri``.
+
+        Returns
+        -------
+        int
+            How many are new.
+
+        Raises
+        ------
+        LedgerError
+            If another run has given the revision to another content meanwhile, or the run is unknown.
+        """
+        frame = shaped(messages, MESSAGES).unique(["study_key", "content_digest"], keep="first")
+        now = datetime.now(UTC)
+        constants: dict[str, Any] = {"pipeline": pipeline, "run_key": run_key, "destination": destination}
+        constants |= {"state": MessageState.PENDING.value, "attempts": 0, "next_attempt_at": now, "created_at": now}
+        # Two pipelines may share a destination, so its name is locked as well.
+        with self._writing(scope(pipeline), f"destination {destination}") as connection:
+            need_run(connection, run_key, pipeline)
+            rows = stage(connection, frame.sort("study_key", "revision"), MESSAGES, ["study_key", "content_digest"])
+            try:
+                return insert_missing(
+                    connection, outbox, rows, ["destination", "study_key", "content_digest"], **constants
+                )
+            except IntegrityError:
+                raise LedgerError(
+                    f"a revision for {destination!r} was given to another content meanwhile: clear the route task"
+                ) from None
+
+    def due(
+        self, pipeline: str, destination: str, now: datetime, limit: int, owner: str | None = None
+    ) -> list[OutboxMessage]:
+        """Return the messages to send now, in order; a study's later revision waits for its earlier one.
+
+        Parameters
+        ----------
+        pipeline, destination
+            Whose messages, and where to.
+        now
+            The time, aware.
+        limit
+            How many at most.
+        owner
+            Who sends, as the run's key: nobody else is given these messages for ten minutes (`LEASE`), unless they
+            fail before; the owner itself is, so that its retry goes on at once. None takes no such lease.
+        """
+        earlier = outbox.alias("earlier")
+        blocked = (
+            select(earlier.c.id)
+            .where(
+                earlier.c.destination == outbox.c.destination,
+                earlier.c.study_key == outbox.c.study_key,
+                earlier.c.id < outbox.c.id,
+                earlier.c.state == MessageState.PENDING,
+                ~_free(earlier, now, owner),
+            )
+            .exists()
+        )
+        pending = and_(
+            outbox.c.pipeline == pipeline,
+            outbox.c.destination == destination,
+            outbox.c.state == MessageState.PENDING,
+        )
+        statement = (
+            select(outbox).where(pending, _free(outbox, now, owner), ~blocked).order_by(outbox.c.id).limit(limit)
+        )
+        with self._writing(scope(pipeline)) as connection:
+            found = [_message(row) for row in connection.execute(statement)]
+            if owner is not None and found:
+                self._lease(connection, found, owner, now + LEASE)
+        return found
+
+    @staticmethod
+    def _lease(connection: Connection, messages: list[OutboxMessage], owner: str, until: datetime) -> None:
+        ids = pl.DataFrame({"id": [message.id for message in messages]})
+        rows = stage(connection, ids, pl.Schema({"id": pl.Int64}), ["id"])
+        lease = {"leased_by": owner, "leased_until": until}
+        connection.execute(update(outbox).where(outbox.c.id == rows.c.id).values(lease))
+
+    def mark_sent(self, message_id: int, now: datetime) -> None:
+        """Write that a message has arrived; saying so twice changes nothing.
+
+        Raises
+        ------
+        LedgerError
+            If there is no such message.
+        """
+        self._mark(message_id, {"state": MessageState.SENT.value, "sent_at": now, "last_error": None})
+
+    def mark_failed(self, message_id: int, error: str, next_attempt_at: datetime) -> None:
+        """Write that sending a message failed, and when to try again; one that was sent stays sent.
+
+        Raises
+        ------
+        LedgerError
+            If there is no such message.
+        """
+        self._mark(message_id, {"last_error": error[:_ERROR_LENGTH], "next_attempt_at": next_attempt_at})
+
+    def _mark(self, message_id: int, values: dict[str, Any]) -> None:
+        over = {"attempts": outbox.c.attempts + 1, "leased_by": None, "leased_until": None}
+        with self._writing("outbox marks") as connection:
+            if connection.execute(select(outbox.c.id).where(outbox.c.id == message_id)).one_or_none() is None:
+                raise LedgerError(f"the outbox has no message {message_id}: take ids from Ledger.due")
+            pending = and_(outbox.c.id == message_id, outbox.c.state == MessageState.PENDING)
+            connection.execute(update(outbox).where(pending).values(values | over))
+
+    def unsent(self, pipeline: str, run_key: str | None = None) -> int:
+        """Count the messages of a pipeline, or of one run of it, that wait to be sent."""
+        conditions = [outbox.c.pipeline == pipeline, outbox.c.state == MessageState.PENDING]
+        if run_key is not None:
+            conditions.append(outbox.c.run_key == run_key)
+        with self._reading() as connection:
+            return connection.execute(select(func.count()).select_from(outbox).where(*conditions)).scalar_one()

@@ -1,0 +1,132 @@
+"""The runs: when each began and ended, over which window, with which report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import insert, select, update
+
+from airlock.ledger.database import Store
+from airlock.ledger.errors import LedgerError
+from airlock.ledger.tables import runs
+from airlock.records import Window
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Row
+
+RUNNING = "running"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What the ledger knows of a run; the times are aware."""
+
+    run_key: str
+    pipeline: str
+    run_id: str
+    window: Window | None
+    started_at: datetime
+    ended_at: datetime | None
+    state: str
+    report: dict[str, Any] | None
+
+
+def _record(row: Row[Any]) -> RunRecord:
+    return RunRecord(
+        run_key=row.run_key,
+        pipeline=row.pipeline,
+        run_id=row.run_id,
+        window=None if row.window_start is None else Window(row.window_start, row.window_end),
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        state=row.state,
+        report=None if row.report is None else json.loads(row.report),
+    )
+
+
+def find_run(connection: Connection, run_key: str) -> RunRecord | None:
+    """Return a run within a transaction."""
+    row = connection.execute(select(runs).where(runs.c.run_key == run_key)).one_or_none()
+    return None if row is None else _record(row)
+
+
+def need_run(connection: Connection, run_key: str, pipeline: str | None = None) -> RunRecord:
+    """Return a run that must exist, of this pipeline if one is given.
+
+    Raises
+    ------
+    LedgerError
+        If there is no such run, or it is another pipeline's.
+    """
+    record = find_run(connection, run_key)
+    if record is None:
+        raise LedgerError(f"the ledger knows no run {run_key!r}: call open_run first")
+    if pipeline is not None and record.pipeline != pipeline:
+        raise LedgerError(f"run {run_key!r} is one of pipeline {record.pipeline!r}, not {pipeline!r}: name its own")
+    return record
+
+
+class Runs(Store):
+    """The ledger's part about runs."""
+
+    def open_run(self, run_key: str, pipeline: str, run_id: str, window: Window | None) -> RunRecord:
+        """Write that a run has begun; one that is there already is running again and keeps its first window.
+
+        Parameters
+        ----------
+        run_key
+            The run's name in the ledger.
+        pipeline, run_id
+            Airlock's pipeline and Airflow's run id.
+        window
+            What it takes in; None where it has no bounds in time.
+
+        Raises
+        ------
+        LedgerError
+            If the run key is another run's.
+        """
+        with self._writing("runs") as connection:
+            known = find_run(connection, run_key)
+            if known is None:
+                start, end = (None, None) if window is None else (window.start, window.end)
+                row = {"run_key": run_key, "pipeline": pipeline, "run_id": run_id, "state": RUNNING}
+                times = {"window_start": start, "window_end": end, "started_at": datetime.now(UTC)}
+                connection.execute(insert(runs).values(row | times))
+            elif (known.pipeline, known.run_id) != (pipeline, run_id):
+                raise LedgerError(
+                    f"run key {run_key!r} is taken by run {known.run_id!r} of pipeline {known.pipeline!r}"
+                )
+            else:
+                connection.execute(update(runs).where(runs.c.run_key == run_key).values(state=RUNNING, ended_at=None))
+            return need_run(connection, run_key)
+
+    def close_run(self, run_key: str, state: str, report: dict[str, Any]) -> None:
+        """Write a run's end, over an earlier end of the same run.
+
+        Parameters
+        ----------
+        run_key
+            An open run.
+        state
+            Its last state in a word, as ``success``.
+        report
+            What report.json holds.
+
+        Raises
+        ------
+        LedgerError
+            If there is no such run.
+        """
+        with self._writing("runs") as connection:
+            need_run(connection, run_key)
+            values = {"state": state, "report": json.dumps(report), "ended_at": datetime.now(UTC)}
+            connection.execute(update(runs).where(runs.c.run_key == run_key).values(values))
+
+    def run(self, run_key: str) -> RunRecord | None:
+        """Return a run, or None if the ledger does not know it."""
+        with self._reading() as connection:
+            return find_run(connection, run_key)

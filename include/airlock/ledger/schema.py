@@ -1,0 +1,98 @@
+"""The ledger's schema revision: bringing a database to it, and refusing one that is not there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Column, MetaData, String, Table, inspect, select
+
+from airlock.ledger.database import engine_for, parse_url, place, reading, sqlite_file, writing
+from airlock.ledger.errors import LedgerError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+REVISION = "0002"  # the newest in migrations/versions; kept here so that opening a ledger need not load Alembic
+# A name of its own: the database may be shared with others that use Alembic, as Airflow does.
+VERSION_TABLE = "airlock_ledger_version"
+_version = Table(VERSION_TABLE, MetaData(), Column("version_num", String))
+
+
+def upgrade(url: str) -> None:
+    """Create a ledger, or bring an older one up to date; safe when several processes do it at once.
+
+    Parameters
+    ----------
+    url
+        See `database.parse_url`. The folder of a SQLite file is made; a PostgreSQL database must exist.
+
+    Raises
+    ------
+    LedgerError
+        If the address is wrong, the database is out of reach, or a newer Airlock has written it.
+    """
+    parsed = parse_url(url)
+    file = sqlite_file(parsed)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    engine = engine_for(parsed)
+    try:
+        if file is not None:
+            _write_ahead(engine)
+        with writing(engine, "schema") as connection:
+            found = _found(connection)
+            if found != REVISION:
+                _migrate(connection, found)
+    finally:
+        engine.dispose()
+
+
+def check(engine: Engine) -> None:
+    """Refuse a ledger whose schema is not this version's.
+
+    Raises
+    ------
+    LedgerError
+        With the command that upgrades it.
+    """
+    file = sqlite_file(engine.url)
+    command = f"run: python -m airlock.ledger upgrade --url '{place(engine)}'"
+    if file is not None and not file.exists():  # connecting would make an empty one
+        raise LedgerError(f"there is no ledger at {place(engine)}: {command}")
+    with reading(engine) as connection:
+        found = _found(connection)
+    if found is None:
+        raise LedgerError(f"the database at {place(engine)} holds no ledger yet: {command}")
+    if found != REVISION:
+        raise LedgerError(f"the ledger at {place(engine)} has schema {found}, this Airlock needs {REVISION}: {command}")
+
+
+def _found(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    return connection.execute(select(_version.c.version_num)).scalar_one_or_none()
+
+
+def _write_ahead(engine: Engine) -> None:
+    """Let readers and a writer of a SQLite file work at once; the file keeps the mode."""
+    with writing(engine):
+        pass  # waits until whoever makes the file is done
+    connection = engine.raw_connection()
+    try:
+        connection.cursor().execute("PRAGMA journal_mode = WAL")
+    finally:
+        connection.close()
+
+
+def _migrate(connection: Connection, found: str | None) -> None:
+    from alembic import command  # noqa: PLC0415  # only who upgrades needs it, not every task
+    from alembic.config import Config  # noqa: PLC0415
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", "airlock.ledger:migrations")
+    config.attributes["connection"] = connection
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if found is not None and found not in known:
+        raise LedgerError(f"the ledger has schema {found}, which is newer than this Airlock: install the newer Airlock")
+    command.upgrade(config, "head")

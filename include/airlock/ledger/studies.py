@@ -1,0 +1,98 @@
+"""The grouping elements of the studies and series that each data store holds.
+
+An instance that contradicts them goes into a non-primary image set, so validation compares a new delivery with them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from sqlalchemy import and_, exists, select
+
+from airlock.ledger.database import Store
+from airlock.ledger.frames import fetch, insert_missing, stage, uid_frame
+from airlock.ledger.tables import arrivals, instances, series, studies
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, Connection, Table
+
+STUDIES = pl.Schema(
+    {
+        "StudyInstanceUID": pl.String,
+        "StudyDate": pl.String,
+        "AccessionNumber": pl.String,
+        "PatientID": pl.String,
+        "IssuerOfPatientID": pl.String,
+        "StudyID": pl.String,
+    }
+)
+
+SERIES = pl.Schema({"SeriesInstanceUID": pl.String, "StudyInstanceUID": pl.String, "SeriesNumber": pl.String})
+
+
+def insert_elements(
+    connection: Connection, datastore_id: str, run_key: str, new_studies: pl.DataFrame, new_series: pl.DataFrame
+) -> None:
+    """Insert the grouping elements of studies and series that the data store did not hold."""
+    for table, frame, schema, key in (
+        (studies, new_studies, STUDIES, "StudyInstanceUID"),
+        (series, new_series, SERIES, "SeriesInstanceUID"),
+    ):
+        rows = stage(connection, frame.unique(key, keep="first", maintain_order=True), schema, [key])
+        insert_missing(connection, table, rows, ["datastore_id", key], datastore_id=datastore_id, run_key=run_key)
+
+
+def _not_only_from(run_key: str, table: Table) -> ColumnElement[bool]:
+    """Return the condition that another run has a part in a study or series too."""
+    arrival = and_(arrivals.c.pipeline == instances.c.pipeline, arrivals.c.arrival_id == instances.c.arrival_id)
+    elsewhere = exists().where(
+        arrival,
+        arrivals.c.run_key != run_key,
+        instances.c.datastore_id == table.c.datastore_id,
+        instances.c.StudyInstanceUID == table.c.StudyInstanceUID,
+        instances.c.state != "claimed",
+        *([instances.c.SeriesInstanceUID == table.c.SeriesInstanceUID] if table is series else []),
+    )
+    return (table.c.run_key != run_key) | elsewhere
+
+
+class Studies(Store):
+    """The ledger's part about grouping elements."""
+
+    def known_studies(self, datastore_id: str, uids: pl.Series, except_run: str | None = None) -> pl.DataFrame:
+        """Return the grouping elements of the studies that a data store holds.
+
+        Parameters
+        ----------
+        datastore_id
+            The HealthImaging data store.
+        uids
+            Study Instance UIDs.
+        except_run
+            Studies that only this run has brought are left out, so that its rerun finds what it found the first time.
+
+        Returns
+        -------
+        polars.DataFrame
+            `STUDIES`, no row for an unknown study.
+        """
+        return self._known(studies, STUDIES, uids, datastore_id, except_run)
+
+    def known_series(self, datastore_id: str, uids: pl.Series, except_run: str | None = None) -> pl.DataFrame:
+        """Return the grouping elements of the series that a data store holds, `SERIES`; see `known_studies`."""
+        return self._known(series, SERIES, uids, datastore_id, except_run)
+
+    def _known(
+        self, table: Table, schema: pl.Schema, uids: pl.Series, datastore_id: str, except_run: str | None
+    ) -> pl.DataFrame:
+        key = next(iter(schema))
+        columns: list[ColumnElement[Any]] = [table.c[name] for name in schema]
+        with self._reading() as connection:
+            rows = stage(connection, uid_frame(uids, key), pl.Schema({key: pl.String}), [key])
+            statement = (
+                select(*columns).join(rows, table.c[key] == rows.c[key]).where(table.c.datastore_id == datastore_id)
+            )
+            if except_run is not None:
+                statement = statement.where(_not_only_from(except_run, table))
+            return fetch(connection, statement, schema).sort(key)

@@ -1,0 +1,256 @@
+"""The ledger's tables. ``migrations`` holds the same as steps; a test keeps the two alike.
+
+Column names are plain SQL names; where a column is a DICOM attribute, its key in Python is the DICOM keyword, as in the
+stages' frames.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.types import TypeDecorator
+
+from airlock.records import Disposition, Gate
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine.interfaces import Dialect
+
+
+class InstanceState(StrEnum):
+    """How far an arrival that owns a SOP instance in a data store has brought it."""
+
+    CLAIMED = "claimed"
+    IMPORTED = "imported"
+    NON_PRIMARY = "non_primary"
+
+
+class MessageState(StrEnum):
+    """Whether a message of the outbox has reached its destination."""
+
+    PENDING = "pending"
+    SENT = "sent"
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware time: ``timestamptz`` on PostgreSQL, the same instant as naive UTC text on SQLite."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Store every time as UTC."""
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Return an aware time, whatever the database keeps."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def one_of(column: str, words: type[StrEnum]) -> CheckConstraint:
+    """Return the constraint that a column holds one of these words."""
+    listed = ", ".join(f"'{word}'" for word in words)
+    return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
+
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_key", Text, primary_key=True),
+    Column("pipeline", Text, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("window_start", UtcDateTime),
+    Column("window_end", UtcDateTime),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    Column("state", Text, nullable=False),
+    Column("report", Text),  # JSON
+    UniqueConstraint("pipeline", "run_id"),
+)
+
+# An arrival has one row per pipeline, so one holder: the run in run_key.
+arrivals = Table(
+    "arrivals",
+    metadata,
+    Column("pipeline", Text, primary_key=True),
+    Column("arrival_id", Text, primary_key=True),
+    Column("bucket", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("version_id", Text),
+    Column("etag", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),  # bytes
+    Column("last_modified", UtcDateTime, nullable=False),
+    Column("run_key", Text, ForeignKey("runs.run_key"), nullable=False),
+    Column("claimed_at", UtcDateTime, nullable=False),
+    Column("disposition", Text),
+    Column("stage", Text),
+    Column("reason", Text),
+    Column("detail", Text),
+    Column("sop_instance_uid", Text),
+    Column("series_instance_uid", Text),
+    Column("study_instance_uid", Text),
+    Column("study_key", Text),  # to look a study up by: a file may claim a UID too long for an index
+    Column("batch_id", Text),
+    Column("job_id", Text),
+    Column("image_set_id", Text),
+    Column("settled_at", UtcDateTime),
+    one_of("disposition", Disposition),
+    CheckConstraint("(settled_at IS NULL) = (disposition IS NULL)", name="settled_with_a_word"),
+    Index(None, "run_key"),
+    Index(None, "study_key"),
+)
+
+# A SOP instance has one row per data store, so one owner: the arrival that brings or has brought it.
+instances = Table(
+    "instances",
+    metadata,
+    Column("datastore_id", Text, primary_key=True),
+    Column("sop_instance_uid", Text, primary_key=True, key="SOPInstanceUID"),
+    Column("series_instance_uid", Text, nullable=False, key="SeriesInstanceUID"),
+    Column("study_instance_uid", Text, nullable=False, key="StudyInstanceUID"),
+    Column("pipeline", Text, nullable=False),
+    Column("arrival_id", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("image_set_id", Text),
+    Column("image_set_version", BigInteger),
+    Column("batch_id", Text),
+    one_of("state", InstanceState),
+    ForeignKeyConstraint(["pipeline", "arrival_id"], ["arrivals.pipeline", "arrivals.arrival_id"]),
+    Index("ix_instances_arrival", "pipeline", "arrival_id"),
+    Index("ix_instances_study", "datastore_id", "StudyInstanceUID"),
+)
+
+# The grouping elements of what a data store holds, as the first run that imported some of it found them.
+studies = Table(
+    "studies",
+    metadata,
+    Column("datastore_id", Text, primary_key=True),
+    Column("study_instance_uid", Text, primary_key=True, key="StudyInstanceUID"),
+    Column("study_date", Text, key="StudyDate"),
+    Column("accession_number", Text, key="AccessionNumber"),
+    Column("patient_id", Text, key="PatientID"),
+    Column("issuer_of_patient_id", Text, key="IssuerOfPatientID"),
+    Column("study_id", Text, key="StudyID"),
+    Column("run_key", Text, ForeignKey("runs.run_key"), nullable=False),
+)
+
+series = Table(
+    "series",
+    metadata,
+    Column("datastore_id", Text, primary_key=True),
+    Column("series_instance_uid", Text, primary_key=True, key="SeriesInstanceUID"),
+    Column("study_instance_uid", Text, nullable=False, key="StudyInstanceUID"),
+    Column("series_number", Text, key="SeriesNumber"),
+    Column("run_key", Text, ForeignKey("runs.run_key"), nullable=False),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("batch_id", Text, primary_key=True),
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("run_key", Text, ForeignKey("runs.run_key"), nullable=False, index=True),
+    Column("client_token", Text, nullable=False),
+    Column("job_id", Text),
+    Column("status", Text),
+    Column("message", Text, nullable=False),
+    Column("input_uri", Text, nullable=False),
+    Column("output_uri", Text, nullable=False),
+    Column("submitted_at", UtcDateTime),
+    Column("ended_at", UtcDateTime),
+)
+
+# What the audit decided, and beside it what people decided about its holds: no override is ever lost or rewritten.
+gates = Table(
+    "gates",
+    metadata,
+    Column("datastore_id", Text, primary_key=True),
+    Column("study_instance_uid", Text, primary_key=True, key="StudyInstanceUID"),
+    Column("run_key", Text, ForeignKey("runs.run_key"), primary_key=True),
+    Column("study_key", Text, nullable=False),
+    Column("gate", Text, nullable=False),
+    Column("reason", Text),
+    Column("decided_at", UtcDateTime, nullable=False),
+    one_of("gate", Gate),
+    Index(None, "run_key"),
+)
+
+overrides = Table(
+    "overrides",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("datastore_id", Text, nullable=False),
+    Column("study_instance_uid", Text, nullable=False, key="StudyInstanceUID"),
+    Column("run_key", Text, ForeignKey("runs.run_key"), nullable=False),
+    Column("held_reason", Text),  # the hold that the person looked at; a hold for another reason stays held
+    Column("overridden_by", Text, nullable=False),
+    Column("override_reason", Text, nullable=False),
+    Column("overridden_at", UtcDateTime, nullable=False),
+    Index("ix_overrides_study", "datastore_id", "StudyInstanceUID"),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("pipeline", Text, nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("study_key", Text, nullable=False),
+    Column("run_key", Text, ForeignKey("runs.run_key"), nullable=False, index=True),
+    Column("revision", BigInteger, nullable=False),
+    Column("content_digest", Text, nullable=False),
+    Column("payload_uri", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", UtcDateTime, nullable=False),
+    Column("leased_by", Text),
+    Column("leased_until", UtcDateTime),
+    Column("last_error", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("sent_at", UtcDateTime),
+    one_of("state", MessageState),
+    UniqueConstraint("destination", "study_key", "content_digest"),
+    UniqueConstraint("pipeline", "destination", "study_key", "revision"),
+    Index("ix_outbox_pending", "pipeline", "destination", "state"),
+    Index("ix_outbox_study", "pipeline", "study_key"),
+)
+
+# The latest contract of each study with imported instances, released or not; a released one is routed by the outbox.
+contracts = Table(
+    "contracts",
+    metadata,
+    Column("datastore_id", Text, primary_key=True),
+    Column("study_instance_uid", Text, primary_key=True, key="StudyInstanceUID"),
+    Column("study_key", Text, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("content_digest", Text, nullable=False),
+    Column("contract", Text, nullable=False),  # JSON of airlock.study/1
+    Column("run_key", Text, ForeignKey("runs.run_key"), nullable=False),
+)

@@ -1,0 +1,202 @@
+"""What an import job left in its output folder: job-output-manifest.json and the result lines, one per file.
+
+Nothing here is trusted beyond its declared fields. A file that is not there is an empty one; a line that cannot be read
+is counted. Source: HealthImaging developer guide, "Understanding import jobs" (output of a DICOM import job).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from airlock.records import schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from airlock.s3 import S3
+    from airlock.s3uri import S3Uri
+
+MANIFEST = "job-output-manifest.json"
+RESULTS = {
+    "success": "SUCCESS/success.ndjson",
+    "failure": "FAILURE/failure.ndjson",
+    "warning": "WARNING/warning.ndjson",
+}
+DETAIL_LENGTH = 500  # characters of the service's free text that are kept; the whole of it stays in the job's folder
+POLL_SECONDS = 2.0
+
+LINES = schema(
+    {
+        "staged_key": pl.String,
+        "kind": pl.String,  # success, failure or warning
+        "image_set_id": pl.String,
+        "image_set_version": pl.Int64,
+        "is_primary": pl.Boolean,
+        "exception_type": pl.String,
+        "detail": pl.String,
+        "warnings": pl.List(pl.String),  # types, in upper case with underscores
+    }
+)
+
+
+@dataclass(frozen=True)
+class Counters:
+    """The manifest's own counts of files; None where it gives none."""
+
+    scanned: int | None = None
+    imported: int | None = None
+    customer_errors: int | None = None
+    server_errors: int | None = None
+
+
+@dataclass(frozen=True)
+class JobOutput:
+    """One job's output folder as it was found."""
+
+    manifest_found: bool
+    counters: Counters
+    lines: pl.DataFrame
+    unreadable_lines: int
+    image_set_versions: dict[str, int] = field(default_factory=dict)
+
+
+def read_output(
+    s3: S3,
+    folder: S3Uri,
+    wait_seconds: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> JobOutput:
+    """Read a job's output, again and again until it is whole or the wait is over: it may come after COMPLETED.
+
+    Parameters
+    ----------
+    s3
+        Where the output bucket is.
+    folder
+        The job's own folder, ending in ``/``.
+    wait_seconds
+        How long to wait for a manifest, and for as many lines as it counts.
+    clock, pause
+        Monotonic seconds, and how to wait for some.
+    """
+    deadline = clock() + wait_seconds
+    while True:
+        output = _read_once(s3, folder)
+        if _is_whole(output) or clock() >= deadline:
+            return output
+        pause(min(POLL_SECONDS, max(0.0, deadline - clock())))
+
+
+def _is_whole(output: JobOutput) -> bool:
+    counted = output.counters
+    if not output.manifest_found or output.unreadable_lines:
+        return False
+    files = output.lines["staged_key"].n_unique()
+    return counted.scanned is None or files >= counted.scanned
+
+
+def _read_once(s3: S3, folder: S3Uri) -> JobOutput:
+    summary = _summary(s3, folder)
+    rows: list[dict[str, Any]] = []
+    unreadable = 0
+    for kind, name in RESULTS.items():
+        for line in _lines(s3, folder.join(name)):
+            row = _row(kind, line)
+            if row is None:
+                unreadable += 1
+            else:
+                rows.append(row)
+    return JobOutput(
+        manifest_found=summary is not None,
+        counters=_counters(summary or {}),
+        lines=pl.DataFrame(rows, schema=LINES),
+        unreadable_lines=unreadable,
+        image_set_versions=_versions(summary or {}),
+    )
+
+
+def _summary(s3: S3, folder: S3Uri) -> dict[str, Any] | None:
+    try:
+        content = json.loads(s3.get(folder.join(MANIFEST)))
+    except (FileNotFoundError, ValueError):
+        return None  # not there, or not whole yet: the caller waits, and then accounts for every file without it
+    summary = content.get("jobSummary") if isinstance(content, dict) else None
+    return summary if isinstance(summary, dict) else None
+
+
+def _counters(summary: dict[str, Any]) -> Counters:
+    names = (
+        "numberOfScannedFiles",
+        "numberOfImportedFiles",
+        "numberOfFilesWithCustomerError",
+        "numberOfFilesWithServerError",
+    )
+    return Counters(*(_whole_number(summary.get(name)) for name in names))
+
+
+def _whole_number(value: object) -> int | None:
+    return value if type(value) is int else None
+
+
+def _versions(summary: dict[str, Any]) -> dict[str, int]:
+    sets = summary.get("imageSetsSummary")
+    return {
+        item["imageSetId"]: item["imageSetVersion"]
+        for item in (sets if isinstance(sets, list) else ())
+        if isinstance(item, dict)
+        and isinstance(item.get("imageSetId"), str)
+        and type(item.get("imageSetVersion")) is int
+    }
+
+
+def _lines(s3: S3, where: S3Uri) -> Iterator[bytes]:
+    try:
+        body = s3.get(where)
+    except FileNotFoundError:
+        return
+    yield from (line for line in body.splitlines() if line.strip())
+
+
+def _row(kind: str, line: bytes) -> dict[str, Any] | None:
+    try:
+        # AWS's own sample of a success line prints Python's True.
+        content = json.loads(line.replace(b'"isPrimary": True', b'"isPrimary": true'))
+    except ValueError:
+        return None
+    if not isinstance(content, dict) or not isinstance(content.get("inputFile"), str):
+        return None
+    response, failure = _object(content.get("importResponse")), _object(content.get("exception"))
+    warnings = [item for item in response.get("warnings") or () if isinstance(item, dict)]
+    message = failure.get("message") or "; ".join(str(item.get("message", "")) for item in warnings)
+    return {
+        "staged_key": content["inputFile"],
+        "kind": kind,
+        "image_set_id": _text(response.get("imageSetId")),
+        "image_set_version": _whole_number(response.get("imageSetVersion")),
+        "is_primary": response["isPrimary"] if isinstance(response.get("isPrimary"), bool) else None,
+        "exception_type": _text(failure.get("exceptionType")),
+        "detail": str(message)[:DETAIL_LENGTH] or None,
+        "warnings": [warning_type(str(item.get("type", "OTHER"))) for item in warnings],
+    }
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def warning_type(name: str) -> str:
+    """Spell a warning's type as the code table does: INVALID_OFFSET_TABLE for the lines' InvalidOffsetTable."""
+    if name.isupper() or "_" in name:
+        return name.upper()
+    return "".join(f"_{letter}" if letter.isupper() and at else letter for at, letter in enumerate(name)).upper()

@@ -1,0 +1,183 @@
+"""Normalize: build study contracts and batches of whole series, and give each batch a prefix of its own.
+
+Writes ``studies``, one ``batches/<batch id>`` dataset per batch, then ``batches/index.json``, which makes them count.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from botocore.exceptions import ClientError
+
+from airlock.contracts import draft
+from airlock.reasons import Reason
+from airlock.records import BATCHES, STUDIES, VERDICTS, Verdict, digest
+from airlock.s3uri import S3Uri
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airlock.pipelines import Limits
+    from airlock.run import Run
+    from airlock.s3 import ListedObject
+
+INDEX = "batches/index.json"
+MAX_BATCHES = 1_000  # Airflow maps at most 1,024 tasks
+_GONE = {"PreconditionFailed": Reason.OBJECT_CHANGED, "412": Reason.OBJECT_CHANGED, "NoSuchKey": Reason.OBJECT_GONE}
+
+
+class TooManyBatchesError(ValueError):
+    """A delivery needs more jobs than one run may map."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch as the import stage needs it: no keys, no identifiers."""
+
+    batch_id: str
+    input_uri: str  # the prefix that the job imports
+    files: int
+    bytes: int
+
+
+def normalize(run: Run) -> list[Batch]:
+    """Plan and stage a run's batches; running it again finds them staged."""
+    accepted = run.workspace.read("verdicts", VERDICTS).filter(pl.col("verdict") == Verdict.ACCEPT)
+    _write_studies(run, accepted)
+    planned = plan(accepted, run.pipeline.limits)
+    if len(planned) > MAX_BATCHES:
+        raise TooManyBatchesError(
+            f"the delivery needs {len(planned)} import jobs, one run maps at most {MAX_BATCHES}: "
+            f"take it in by smaller windows or prefixes"
+        )
+    batches = [_stage(run, files) for files in planned]
+    run.workspace.write_json(INDEX, [asdict(batch) for batch in batches])
+    return batches
+
+
+def _write_studies(run: Run, accepted: pl.DataFrame) -> None:
+    rows = [(item.study_key, item.StudyInstanceUID, item.to_json()) for item in draft(accepted, run.pipeline)]
+    run.workspace.write("studies", STUDIES, pl.DataFrame(rows, schema=STUDIES, orient="row"))
+
+
+def plan(accepted: pl.DataFrame, limits: Limits) -> list[pl.DataFrame]:
+    """Split accepted arrivals into batches.
+
+    Series stay whole, and the series of a study stay together as far as the limits allow. A series that is larger than
+    one job by itself is split: the service joins a series across jobs.
+
+    Parameters
+    ----------
+    accepted
+        Rows of the verdicts dataset.
+    limits
+        Files and bytes per job.
+    """
+    batches: list[pl.DataFrame] = []
+    pending: list[pl.DataFrame] = []
+    files = size = 0
+    ordered = accepted.sort("StudyInstanceUID", "SeriesInstanceUID", "key", "arrival_id")
+    for (_study, _series), rows in ordered.group_by("StudyInstanceUID", "SeriesInstanceUID", maintain_order=True):
+        for piece in _within(rows, limits):
+            more = int(piece["size"].sum())
+            if pending and (files + piece.height > limits.files_per_job or size + more > limits.bytes_per_job):
+                batches.append(pl.concat(pending))
+                pending, files, size = [], 0, 0
+            pending.append(piece)
+            files, size = files + piece.height, size + more
+    return [*batches, pl.concat(pending)] if pending else batches
+
+
+def _within(rows: pl.DataFrame, limits: Limits) -> Iterator[pl.DataFrame]:
+    if rows.height <= limits.files_per_job and rows["size"].sum() <= limits.bytes_per_job:
+        yield rows
+        return
+    first = size = 0
+    for position, more in enumerate(rows["size"]):
+        full = position - first == limits.files_per_job or size + more > limits.bytes_per_job
+        if position > first and full:
+            yield rows.slice(first, position - first)
+            first, size = position, 0
+        size += more
+    yield rows.slice(first)
+
+
+def find_batches(run: Run) -> list[Batch]:
+    """Return the run's staged batches; none when normalize has not ended."""
+    try:
+        content = json.loads(run.s3.get(run.workspace.root.join(INDEX)))
+    except FileNotFoundError:
+        return []
+    return [Batch(**item) for item in content]
+
+
+def read_batches(run: Run) -> pl.DataFrame:
+    """Return every file of every batch of the run."""
+    return run.workspace.read_all([f"batches/{batch.batch_id}" for batch in find_batches(run)], BATCHES)
+
+
+def _stage(run: Run, files: pl.DataFrame) -> Batch:
+    batch_id = digest(run.pipeline.healthimaging.datastore_id, run.key, *files["arrival_id"].sort())
+    prefix = _clean_prefix(run, files) if run.pipeline.staging.mode == "in_place" else None
+    if prefix is not None:
+        staged = files.with_columns(staged_bucket=pl.col("bucket"), staged_key=pl.col("key"), reason=_no_reason())
+    else:
+        prefix = S3Uri.parse(run.pipeline.staging.uri).join(run.pipeline.name, run.key, batch_id, "")
+        staged = _copy_all(run, prefix, files)
+    rows = staged.with_columns(batch_id=pl.lit(batch_id)).select(BATCHES.names()).cast(BATCHES)
+    run.workspace.write(f"batches/{batch_id}", BATCHES, rows)
+    sent = rows.filter(pl.col("reason").is_null())
+    return Batch(batch_id, str(prefix), sent.height, int(sent["size"].sum()))
+
+
+def _no_reason() -> pl.Expr:
+    return pl.lit(None, pl.String)
+
+
+def _clean_prefix(run: Run, files: pl.DataFrame) -> S3Uri | None:
+    """Return the folder that holds exactly these objects, unchanged since they were listed, if there is one."""
+    keys = files["key"].to_list()
+    first, last = min(keys), max(keys)
+    shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    folder = S3Uri(files["bucket"][0], first[: first[:shared].rfind("/") + 1])
+    if not folder.key:
+        return None
+    there = {(item.key, item.etag) for item in run.s3.list_objects(folder)}
+    return folder if there == set(files.select("key", "etag").iter_rows()) else None
+
+
+def _copy_all(run: Run, prefix: S3Uri, files: pl.DataFrame) -> pl.DataFrame:
+    """Copy a batch's files below its prefix, under names that say nothing, and leave nothing else there."""
+    names = [prefix.join(f"{number:06}.dcm") for number in range(files.height)]
+    there = {item.key: item for item in run.s3.list_objects(prefix)}
+    rows = files.select("bucket", "key", "version_id", "etag", "size").iter_rows(named=True)
+    with ThreadPoolExecutor(run.pipeline.staging.copies_in_flight) as pool:
+        reasons = list(pool.map(lambda row, name: _copy(run, row, name, there.get(name.key)), rows, names))
+    staged = {name.key for name, reason in zip(names, reasons, strict=True) if reason is None}
+    run.s3.delete(prefix.bucket, sorted(there.keys() - staged))
+    return files.with_columns(
+        staged_bucket=pl.lit(prefix.bucket),
+        staged_key=pl.Series([name.key for name in names], dtype=pl.String),
+        reason=pl.Series([None if reason is None else str(reason) for reason in reasons], dtype=pl.String),
+    )
+
+
+def _copy(run: Run, row: dict[str, Any], target: S3Uri, there: ListedObject | None) -> Reason | None:
+    """Copy one file; the reason says why it cannot be sent any more."""
+    if there is not None and (there.etag, there.size) == (row["etag"], row["size"]):
+        return None
+    source = {"Bucket": row["bucket"], "Key": row["key"]}
+    if row["version_id"]:
+        source["VersionId"] = row["version_id"]
+    try:
+        run.s3.copy(source, row["etag"], row["size"], target)
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code not in _GONE:
+            raise
+        return _GONE[code]
+    return None

@@ -1,0 +1,99 @@
+"""Read-back: fetch a share of a run's image sets and hold them against what was sent, instance by instance.
+
+Source: HealthImaging developer guide, "Getting image set metadata"; the document is gzip-ed JSON.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from botocore.exceptions import ClientError
+
+from airlock.reasons import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TRIES = 4
+NOT_YET = frozenset({"ConflictException", "ResourceNotFoundException", "ThrottlingException"})
+
+
+def read_back(
+    imaging: Any,
+    datastore_id: str,
+    outcomes: pl.DataFrame,
+    frames: pl.DataFrame,
+    fraction: float,
+    *,
+    pause: Callable[[float], None] = time.sleep,
+) -> pl.DataFrame:
+    """Mark the outcomes whose image set does not hold them.
+
+    Parameters
+    ----------
+    imaging
+        A boto3 ``medical-imaging`` client.
+    datastore_id
+        The data store.
+    outcomes
+        Rows of the outcomes dataset.
+    frames
+        ``arrival_id`` and ``NumberOfFrames`` as the header has it (null where there is none).
+    fraction
+        Share of the image sets to read, 0 to 1. The same sets are chosen every time.
+    pause
+        How to wait some seconds.
+    """
+    chosen = _choose(outcomes["image_set_id"].drop_nulls().unique().to_list(), fraction)
+    rows = outcomes.join(frames, on="arrival_id", how="left", maintain_order="left")
+    wrong: list[str] = []
+    for image_set in chosen:
+        held = _held_frames(_metadata(imaging, datastore_id, image_set, pause))
+        sent = rows.filter(pl.col("image_set_id") == image_set)
+        wrong += [row["arrival_id"] for row in sent.iter_rows(named=True) if not _agrees(row, held)]
+    return outcomes.with_columns(
+        reason=pl.when(pl.col("arrival_id").is_in(wrong))
+        .then(pl.lit(str(Reason.READ_BACK_MISMATCH)))
+        .otherwise("reason")
+    )
+
+
+def _choose(image_sets: list[str], fraction: float) -> list[str]:
+    """Take the first share in the order of the ids, which are random."""
+    return sorted(image_sets)[: round(len(image_sets) * fraction + 0.4999)] if fraction else []
+
+
+def _metadata(imaging: Any, datastore_id: str, image_set: str, pause: Callable[[float], None]) -> dict[str, Any]:
+    for attempt in range(1, TRIES + 1):
+        try:
+            reply = imaging.get_image_set_metadata(datastoreId=datastore_id, imageSetId=image_set)
+            body = reply["imageSetMetadataBlob"].read()
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in NOT_YET or attempt == TRIES:
+                raise
+            pause(2.0**attempt)
+        else:
+            text = gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
+            return json.loads(text)  # type: ignore[no-any-return]
+    raise AssertionError("unreachable: the last attempt raises")
+
+
+def _held_frames(metadata: dict[str, Any]) -> dict[str, int]:
+    """Return the number of frames by SOPInstanceUID."""
+    return {
+        uid: len(instance.get("ImageFrames") or ())
+        for series in metadata["Study"]["Series"].values()
+        for uid, instance in series["Instances"].items()
+    }
+
+
+def _agrees(row: dict[str, Any], held: dict[str, int]) -> bool:
+    frames = held.get(row["SOPInstanceUID"])
+    if frames is None:
+        return False
+    declared = (row["NumberOfFrames"] or "").strip()
+    return not declared.isdecimal() or int(declared) == frames

@@ -1,0 +1,165 @@
+"""The closed list of reason codes: the same code in the verdict, the report, the console and the docs.
+
+A code never carries data; what AWS or a parser said is kept beside it as *detail* and is not parsed for meaning.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why an arrival or a study is not simply released. ``sentence`` tells a person what to do about it."""
+
+    sentence: str
+
+    def __new__(cls, code: str, sentence: str) -> Reason:
+        """Make a member whose value is the code and which carries its sentence."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.sentence = sentence
+        return member
+
+    # What parse finds out about the object itself
+    EMPTY_OBJECT = "empty_object", "The object has no bytes: ask the sender for the file again."
+    SIDECAR = "sidecar", "A file that lies beside an archive and was never DICOM: nothing to do."
+    DICOMDIR = (
+        "dicomdir",
+        "A media directory, not an instance: nothing to do, the files it names are taken by themselves.",
+    )
+    NOT_DICOM = "not_dicom", "No DICOM was found in the object: check what the sender put under this name."
+    GZIP_ENCODED = "gzip_encoded", "The object is gzip-encoded, which HealthImaging refuses: store it uncompressed."
+    NO_PREAMBLE = (
+        "no_preamble",
+        "The data set has no Part 10 preamble and file meta group: convert it to a Part 10 file.",
+    )
+    TRUNCATED = "truncated", "The object ends before its data set does: ask the sender for the whole file."
+    UNREADABLE = (
+        "unreadable",
+        "The header cannot be read; the detail names the error: repair the file or ask for it again.",
+    )
+    HEADER_TOO_LONG = (
+        "header_too_long",
+        "The wanted attributes lie behind more bytes than parse.max_header_mib allows: raise it.",
+    )
+    OBJECT_CHANGED = (
+        "object_changed",
+        "The object was replaced after it was listed: the next run takes the new version.",
+    )
+    OBJECT_GONE = "object_gone", "The object was deleted after it was listed: put it back if it is wanted."
+    ACCESS_DENIED = "access_denied", "S3 refuses the object: give the role s3:GetObject, and kms:Decrypt on its key."
+
+    # File rules
+    MISSING_TRANSFER_SYNTAX_UID = "missing_transfer_syntax_uid", "TransferSyntaxUID (0002,0010) is missing: add it."
+    MISSING_SOP_CLASS_UID = "missing_sop_class_uid", "SOPClassUID (0008,0016) is missing or empty: add it."
+    MISSING_SOP_INSTANCE_UID = "missing_sop_instance_uid", "SOPInstanceUID (0008,0018) is missing or empty: add it."
+    MISSING_STUDY_INSTANCE_UID = (
+        "missing_study_instance_uid",
+        "StudyInstanceUID (0020,000D) is missing or empty: add it.",
+    )
+    MISSING_SERIES_INSTANCE_UID = (
+        "missing_series_instance_uid",
+        "SeriesInstanceUID (0020,000E) is missing or empty: add it.",
+    )
+    INVALID_UID = "invalid_uid", "A UID is not legal (PS3.5 section 9.1), the detail names the attribute: correct it."
+    ELEMENT_TOO_LONG = (
+        "element_too_long",
+        "A value is longer than HealthImaging takes, the detail names the attribute: shorten it.",
+    )
+    COUNT_OUT_OF_RANGE = (
+        "count_out_of_range",
+        "A count of related series or instances is above HealthImaging's limit: correct it.",
+    )
+    FILE_TOO_LARGE = (
+        "file_too_large",
+        "The file is larger than HealthImaging takes in one file: it needs another way in.",
+    )
+    UNKNOWN_TRANSFER_SYNTAX = (
+        "unknown_transfer_syntax",
+        "HealthImaging does not know this transfer syntax: transcode the file.",
+    )
+    UNDECODABLE_TEXT = (
+        "undecodable_text",
+        "Text does not fit SpecificCharacterSet (0008,0005): correct the character set.",
+    )
+
+    # Study rules: the service's grouping elements
+    STUDY_DATE_CONFLICT = (
+        "study_date_conflict",
+        "StudyDate differs within the study: decide which is right and correct the rest.",
+    )
+    ACCESSION_NUMBER_CONFLICT = (
+        "accession_number_conflict",
+        "AccessionNumber differs within the study: decide which is right and correct the rest.",
+    )
+    PATIENT_ID_CONFLICT = "patient_id_conflict", "PatientID differs within the study: find out whose study this is."
+    ISSUER_CONFLICT = "issuer_conflict", "IssuerOfPatientID differs within the study: find out whose study this is."
+    STUDY_ID_CONFLICT = (
+        "study_id_conflict",
+        "StudyID differs within the study: decide which is right and correct the rest.",
+    )
+    SERIES_NUMBER_CONFLICT = "series_number_conflict", "SeriesNumber differs within the series: decide which is right."
+    SERIES_IN_TWO_STUDIES = (
+        "series_in_two_studies",
+        "One SeriesInstanceUID in two studies: one of them needs a new UID.",
+    )
+
+    # Duplicate rules
+    DUPLICATE_SAME_CONTENT = (
+        "duplicate_same_content",
+        "The same instance with the same content was taken already: nothing to do.",
+    )
+    DUPLICATE_OTHER_CONTENT = (
+        "duplicate_other_content",
+        "The same SOPInstanceUID comes with other content: find out which one is right, or give one a new UID.",
+    )
+
+    # What audit finds out
+    REJECTED = (
+        "rejected",
+        "HealthImaging did not import the file, the detail is its message: correct the file and send it again.",
+    )
+    SERVER_ERROR = "server_error", "HealthImaging failed on its own side: take the file through again."
+    SERVICE_WARNING = (
+        "service_warning",
+        "HealthImaging imported the file with a warning, named in the detail: have it looked at.",
+    )
+    NON_PRIMARY = (
+        "non_primary",
+        "The file went into a non-primary image set, since it contradicts the primary one: resolve the conflict.",
+    )
+    VERSION_ABOVE_ONE = (
+        "version_above_one",
+        "The image set was changed by an import of the same instance: compare the two.",
+    )
+    NOT_IN_MANIFEST = "not_in_manifest", "The job's result files do not name the file: take it through again."
+    MANIFEST_MISSING = "manifest_missing", "The job wrote no manifest in time: check the output bucket and clear audit."
+    JOB_FAILED = (
+        "job_failed",
+        "The import job failed, the detail is its message: remove the cause and take the file through again.",
+    )
+    JOB_NOT_STARTED = "job_not_started", "No import job took the file: see the import task's log and clear it."
+    JOB_UNFINISHED = (
+        "job_unfinished",
+        "The import job had not ended when the run stopped waiting: clear import, it takes the job up again.",
+    )
+    READ_BACK_MISMATCH = "read_back_mismatch", "The image set does not hold what was sent: compare it with the source."
+    UNDECIDED = "undecided", "The run stopped before it decided on the file: see the failed task and clear it."
+
+    # Why a whole study is held
+    STUDY_INCOMPLETE = (
+        "study_incomplete",
+        "Another file of the study was not imported: repair that file, then release the study.",
+    )
+    STUDY_HELD = "study_held", "Another file of the study needs a decision first: see that file's reason."
+    JOB_COUNTS_DISAGREE = (
+        "job_counts_disagree",
+        "The job's counts differ from the batch's list: look at its output and prefix.",
+    )
+    RUN_UNBALANCED = (
+        "run_unbalanced",
+        "The run's books do not balance, so all of it is held: see the report's discrepancies.",
+    )
+
+
+SENTENCES: dict[str, str] = {str(reason): reason.sentence for reason in Reason}

@@ -1,0 +1,86 @@
+"""Receive: say whether a delivery is complete. Writes nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from airlock.pipelines import Receive
+    from airlock.s3 import S3, ListedObject
+    from airlock.s3uri import S3Uri
+
+
+class DeliveryManifestError(ValueError):
+    """A delivery manifest is there but does not say how many objects to expect."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What was seen of a delivery at one look."""
+
+    complete: bool
+    objects: int
+    bytes: int
+    waiting_for: str  # a clause without identifiers, for the log; "" when complete
+
+
+def look(s3: S3, prefix: S3Uri, settings: Receive, now: datetime) -> Delivery:
+    """Look at a delivery once.
+
+    Raises
+    ------
+    DeliveryManifestError
+        If the delivery manifest cannot be read as one.
+    """
+    if settings.mode == "quiet_period":
+        return _quiet(s3.list_objects(prefix), timedelta(seconds=settings.quiet_seconds), now)
+    if settings.mode == "marker":
+        there = s3.exists(prefix.join(settings.marker))
+        return Delivery(there, 0, 0, "" if there else f"the marker object {settings.marker}")
+    return _promised(s3, prefix, settings.manifest)
+
+
+def _quiet(listing: Iterable[ListedObject], quiet: timedelta, now: datetime) -> Delivery:
+    objects, size, newest = 0, 0, None
+    for item in listing:
+        objects, size = objects + 1, size + item.size
+        newest = item.last_modified if newest is None else max(newest, item.last_modified)
+    age = None if newest is None else now - newest
+    if age is None or age >= quiet:
+        return Delivery(True, objects, size, "")
+    waiting = f"{(quiet - age).total_seconds():.0f} s more without a new object"
+    return Delivery(False, objects, size, waiting)
+
+
+def _promised(s3: S3, prefix: S3Uri, name: str) -> Delivery:
+    where = prefix.join(name)
+    try:
+        expected, expected_bytes = _read_manifest(s3.get(where), name)
+    except FileNotFoundError:
+        return Delivery(False, 0, 0, f"the delivery manifest {name}")
+    sizes = [item.size for item in s3.list_objects(prefix) if item.key != where.key]
+    objects, size = len(sizes), sum(sizes)
+    if objects != expected:
+        return Delivery(False, objects, size, f"{expected} objects; {objects} are there")
+    if expected_bytes is not None and size != expected_bytes:
+        return Delivery(False, objects, size, f"{expected_bytes} bytes; {size} are there")
+    return Delivery(True, objects, size, "")
+
+
+def _read_manifest(body: bytes, name: str) -> tuple[int, int | None]:
+    try:
+        content = json.loads(body)
+        objects, size = content["objects"], content.get("bytes")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DeliveryManifestError(
+            f'delivery manifest {name}: {type(error).__name__}; write a JSON object like {{"objects": 1200}}'
+        ) from None
+    if type(objects) is not int or objects < 0 or not (size is None or (type(size) is int and size >= 0)):
+        raise DeliveryManifestError(f"delivery manifest {name}: objects and bytes must be whole numbers, 0 or more")
+    return objects, size

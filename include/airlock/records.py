@@ -1,0 +1,264 @@
+"""The words of the design as types: decisions, and the rows of each stage's dataset.
+
+A dataset is a polars frame with exactly the columns of its schema here; ``workspace`` refuses another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from polars._typing import PolarsDataType
+
+TIMESTAMP = pl.Datetime("us", "UTC")
+
+
+class Verdict(StrEnum):
+    """The decision on an arrival before import."""
+
+    ACCEPT = "accept"
+    DUPLICATE = "duplicate"
+    QUARANTINE = "quarantine"
+    IGNORE = "ignore"
+
+
+class Outcome(StrEnum):
+    """The fact about an accepted arrival after import, read from the job's output manifest."""
+
+    IMPORTED = "imported"
+    IMPORTED_WITH_WARNING = "imported_with_warning"
+    NON_PRIMARY = "non_primary"
+    REJECTED = "rejected"
+    SERVER_ERROR = "server_error"
+    UNACCOUNTED = "unaccounted"
+
+
+class Gate(StrEnum):
+    """The decision per study."""
+
+    RELEASE = "release"
+    HOLD = "hold"
+
+
+class Disposition(StrEnum):
+    """The final word on an arrival."""
+
+    RELEASED = "released"
+    HELD = "held"
+    DUPLICATE = "duplicate"
+    QUARANTINED = "quarantined"
+    IGNORED = "ignored"
+    FAILED = "failed"
+
+
+class Stage(StrEnum):
+    """The eight stages, by the names that people see in the Airflow UI."""
+
+    RECEIVE = "receive"
+    BUFFER = "buffer"
+    PARSE = "parse"
+    VALIDATE = "validate"
+    NORMALIZE = "normalize"
+    IMPORT = "import"
+    AUDIT = "audit"
+    ROUTE = "route"
+
+
+@dataclass(frozen=True)
+class Window:
+    """The half-open interval of time [start, end) that a run takes in; both are aware."""
+
+    start: datetime
+    end: datetime
+
+
+def digest(*parts: str | int | None, length: int = 32) -> str:
+    """Return a stable hex key of the parts: for ids of our own that must not reveal what they stand for."""
+    text = "\x1f".join("" if part is None else str(part) for part in parts)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:length]
+
+
+def arrival_id(bucket: str, key: str, version_id: str | None, etag: str, size: int) -> str:
+    """Return the key of one object version: 32 hex digits."""
+    return digest(bucket, key, version_id, etag, size)
+
+
+def study_key(study_instance_uid: str) -> str:
+    """Return what may stand for a study outside the workspace and the ledger: 16 hex digits."""
+    return digest("study", study_instance_uid, length=16)
+
+
+# What parse reads of each header; the names are DICOM keywords (PS3.6). All are text as stored, decoded and stripped of
+# padding, multiple values joined by a backslash; null where the element is absent, "" where it is empty.
+ATTRIBUTES: tuple[str, ...] = (
+    "TransferSyntaxUID",
+    "SpecificCharacterSet",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "Modality",
+    "InstitutionName",
+    "ReferringPhysicianName",
+    "StationName",
+    "StudyDescription",
+    "SeriesDescription",
+    "PatientName",
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "BodyPartExamined",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "StudyID",
+    "SeriesNumber",
+    "InstanceNumber",
+    "NumberOfStudyRelatedSeries",
+    "NumberOfStudyRelatedInstances",
+    "NumberOfFrames",
+    "RequestedProcedureID",
+)
+
+
+def schema(*groups: Mapping[str, PolarsDataType]) -> pl.Schema:
+    """Return the schema whose columns are those of the groups, in order."""
+    return pl.Schema({name: kind for group in groups for name, kind in group.items()})
+
+
+ATTRIBUTE_COLUMNS: dict[str, PolarsDataType] = dict.fromkeys(ATTRIBUTES, pl.String)
+
+ARRIVALS = schema(
+    {
+        "arrival_id": pl.String,
+        "bucket": pl.String,
+        "key": pl.String,
+        "version_id": pl.String,
+        "etag": pl.String,  # as S3 gives it, without the quotes
+        "size": pl.Int64,  # bytes
+        "last_modified": TIMESTAMP,
+    }
+)
+
+HEADERS = schema(
+    {
+        "arrival_id": pl.String,
+        "reason": pl.String,  # a Reason when the header could not be read, else null
+        "detail": pl.String,
+        "warning": pl.String,  # a Reason that does not stop the file by itself (undecodable_text), else null
+    },
+    ATTRIBUTE_COLUMNS,
+    {
+        "bytes_read": pl.Int64,
+        "requests": pl.Int64,
+    },
+)
+
+VERDICTS = schema(
+    ARRIVALS,
+    ATTRIBUTE_COLUMNS,
+    {
+        "verdict": pl.String,
+        "reason": pl.String,  # null only where the verdict is accept and nothing is to be said
+        "detail": pl.String,
+        "duplicate_of": pl.String,  # arrival_id of the copy that counts
+    },
+)
+
+BATCHES = pl.Schema(
+    {
+        "batch_id": pl.String,
+        "arrival_id": pl.String,
+        "staged_bucket": pl.String,
+        "staged_key": pl.String,  # the key that the job's result lines will name
+        "reason": pl.String,  # a Reason where the file could not be staged and is not part of the job, else null
+        "size": pl.Int64,
+        "SOPInstanceUID": pl.String,
+        "SeriesInstanceUID": pl.String,
+        "StudyInstanceUID": pl.String,
+        "NumberOfFrames": pl.String,
+    }
+)
+
+STUDIES = pl.Schema(
+    {
+        "study_key": pl.String,
+        "StudyInstanceUID": pl.String,
+        "contract": pl.String,  # JSON of contracts.StudyContract, as planned: no image sets yet
+    }
+)
+
+JOBS = pl.Schema(
+    {
+        "batch_id": pl.String,
+        "generation": pl.Int64,
+        "job_id": pl.String,
+        "status": pl.String,  # the service's word: COMPLETED or FAILED
+        "message": pl.String,
+        "input_uri": pl.String,
+        "output_uri": pl.String,  # the job's own folder, ending in "/"
+    }
+)
+
+OUTCOMES = schema(
+    {
+        "arrival_id": pl.String,
+        "batch_id": pl.String,
+        "job_id": pl.String,
+        "outcome": pl.String,
+        "reason": pl.String,
+        "detail": pl.String,  # free text from the service, shortened
+        "warnings": pl.List(pl.String),  # the service's warning types, in upper case with underscores
+        "image_set_id": pl.String,
+        "image_set_version": pl.Int64,
+        "SOPInstanceUID": pl.String,
+        "SeriesInstanceUID": pl.String,
+        "StudyInstanceUID": pl.String,
+    }
+)
+
+GATES = pl.Schema(
+    {
+        "study_key": pl.String,
+        "StudyInstanceUID": pl.String,
+        "gate": pl.String,
+        "reason": pl.String,  # a Reason where the gate is hold, else null
+    }
+)
+
+DISPOSITIONS = pl.Schema(
+    {
+        "arrival_id": pl.String,
+        "key": pl.String,
+        "size": pl.Int64,
+        "sop_instance_uid": pl.String,
+        "series_instance_uid": pl.String,
+        "study_instance_uid": pl.String,
+        "disposition": pl.String,
+        "stage": pl.String,  # the stage that decided
+        "reason": pl.String,
+        "detail": pl.String,
+        "batch_id": pl.String,
+        "job_id": pl.String,
+        "image_set_id": pl.String,
+    }
+)
+
+CONTRACTS = pl.Schema(
+    {
+        "study_key": pl.String,
+        "StudyInstanceUID": pl.String,
+        "revision": pl.Int64,
+        "content_digest": pl.String,
+        "contract": pl.String,  # JSON of contracts.StudyContract, with image sets and every released instance
+    }
+)

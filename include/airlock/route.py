@@ -1,0 +1,97 @@
+"""Route: hand released study contracts to their destinations through the ledger's outbox.
+
+A contract's content goes to a destination once: the outbox knows it by its digest, whatever run brings it again.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import polars as pl
+from botocore.exceptions import BotoCoreError, ClientError
+
+from airlock.records import CONTRACTS
+from airlock.s3uri import S3Uri
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airlock.ledger import OutboxMessage
+    from airlock.pipelines import Route
+    from airlock.run import Run
+    from airlock.s3 import S3
+
+DUE_AT_A_TIME = 1_000
+
+
+class RouteError(RuntimeError):
+    """A destination did not take every contract; the outbox keeps the rest for the next try."""
+
+
+def route(run: Run, destinations: Mapping[str, S3]) -> dict[str, int]:
+    """Send what was released, and what earlier tries could not send.
+
+    Parameters
+    ----------
+    run
+        The run whose contracts are added.
+    destinations
+        S3 by the route's name.
+
+    Returns
+    -------
+    dict
+        Contracts sent now, by the route's name.
+
+    Raises
+    ------
+    RouteError
+        If a destination failed; the others are served all the same.
+    """
+    messages = _payloads(run)
+    for item in run.pipeline.routes:
+        run.ledger.enqueue(run.pipeline.name, run.key, item.name, messages)
+    sent, failed = {}, {}
+    for item in run.pipeline.routes:
+        sent[item.name], failed[item.name] = _deliver(run, item, destinations[item.name])
+    if any(failed.values()):
+        waiting = ", ".join(f"{number} to {name}" for name, number in failed.items() if number)
+        raise RouteError(f"contracts not delivered: {waiting}; they stay in the outbox and the next try sends them")
+    return sent
+
+
+def _payloads(run: Run) -> pl.DataFrame:
+    """Write each released contract as an object of its own and return the outbox's messages."""
+    contracts = run.workspace.read("contracts", CONTRACTS)
+    addresses = [
+        run.workspace.write_text(f"contracts/{key}.json", text, "application/json")
+        for key, text in contracts.select("study_key", "contract").iter_rows()
+    ]
+    return contracts.select("study_key", "revision", "content_digest").with_columns(
+        payload_uri=pl.Series(addresses, dtype=pl.String)
+    )
+
+
+def _deliver(run: Run, destination: Route, target: S3) -> tuple[int, int]:
+    """Send every due message once; return how many went and how many did not."""
+    sent = failed = 0
+    moment = datetime.now(UTC)
+    while messages := run.ledger.due(run.pipeline.name, destination.name, moment, DUE_AT_A_TIME, run.key):
+        for message in messages:
+            try:
+                _put(run, destination, target, message)
+            except (ClientError, BotoCoreError, FileNotFoundError) as error:
+                # Not due again within this try; Airflow's retry delay is the pause.
+                run.ledger.mark_failed(message.id, type(error).__name__, datetime.now(UTC))
+                failed += 1
+            else:
+                run.ledger.mark_sent(message.id, datetime.now(UTC))
+                sent += 1
+    return sent, failed
+
+
+def _put(run: Run, destination: Route, target: S3, message: OutboxMessage) -> None:
+    payload = run.s3.get(S3Uri.parse(message.payload_uri))
+    where = S3Uri.parse(destination.uri).join(message.study_key, f"revision-{message.revision:06}.json")
+    target.put(where, payload, "application/json")

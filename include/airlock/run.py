@@ -1,0 +1,78 @@
+"""One DAG run as the stages see it: its pipeline, its window, and the places it works in."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from airlock.records import digest
+from airlock.s3uri import S3Uri
+from airlock.workspace import Workspace
+
+if TYPE_CHECKING:
+    from airlock.ledger import Ledger
+    from airlock.pipelines import Pipeline
+    from airlock.records import Window
+    from airlock.s3 import S3
+
+
+class PrefixOutsideSourceError(ValueError):
+    """A run was asked to take in a prefix that is not the pipeline's."""
+
+
+def run_key(pipeline: str, run_id: str) -> str:
+    """Return a run's own name, legal in S3 keys and job names; Airflow's run id, with its ``:`` and ``+``, is not."""
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", run_id).strip("-")[:40]
+    return f"{readable}-{digest(pipeline, run_id, length=8)}"
+
+
+def source_prefix(pipeline: Pipeline, prefix: str | None) -> S3Uri:
+    """Return what a run takes in: the pipeline's source, or a prefix below it that a person chose.
+
+    Parameters
+    ----------
+    pipeline
+        Whose source is meant.
+    prefix
+        A key prefix in the source's bucket, as ``archive/2026/``, or the whole ``s3://`` address; None for all.
+
+    Raises
+    ------
+    PrefixOutsideSourceError
+        If it does not lie below the source or does not end in ``/``.
+    """
+    source = S3Uri.parse(pipeline.source.uri)
+    if not prefix:
+        return source
+    chosen = S3Uri.parse(prefix) if prefix.startswith("s3://") else S3Uri(source.bucket, prefix.lstrip("/"))
+    if chosen.bucket != source.bucket or not chosen.key.startswith(source.key) or not chosen.key.endswith("/"):
+        raise PrefixOutsideSourceError(
+            f"the prefix must lie below the source {source} of pipeline {pipeline.name!r} and end in '/': "
+            f"correct the prefix, or the pipeline's source.uri"
+        )
+    return chosen
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every stage is given."""
+
+    pipeline: Pipeline
+    run_id: str
+    window: Window | None  # None: whatever lies below the prefix
+    prefix: S3Uri
+    s3: S3
+    ledger: Ledger
+
+    @cached_property
+    def key(self) -> str:
+        """The run's name in S3 keys and in the ledger."""
+        return run_key(self.pipeline.name, self.run_id)
+
+    @cached_property
+    def workspace(self) -> Workspace:
+        """The run's datasets."""
+        root = S3Uri.parse(self.pipeline.workspace).join(self.pipeline.name, self.key, "")
+        return Workspace(self.s3, root)

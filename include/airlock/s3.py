@@ -1,0 +1,148 @@
+"""S3 as the stages use it: listing, whole objects, ranged reads, server-side copies.
+
+boto3 lists and copies: obstore refuses to list past a key with an empty or ``..`` segment, which archives do hold, and
+has neither copies between buckets nor ``CopySourceIfMatch``. obstore reads the headers, where speed counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
+
+from botocore.exceptions import ClientError
+from obstore.auth.boto3 import Boto3CredentialProvider
+from obstore.store import S3Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    import boto3
+    from botocore.client import BaseClient
+
+    from airlock.s3uri import S3Uri
+
+_NOT_FOUND = frozenset({"NoSuchKey", "404", "NotFound"})
+COPY_IN_ONE_CALL = 5 * 1024**3  # bytes; CopyObject takes no more
+_COPY_PART = 1024**3
+
+
+@dataclass(frozen=True)
+class ListedObject:
+    """One row of a bucket listing."""
+
+    key: str
+    etag: str  # without its quotes
+    size: int  # bytes
+    last_modified: datetime
+
+
+class S3:
+    """One account's S3 through one boto3 session.
+
+    Parameters
+    ----------
+    session
+        Whose credentials are used, refreshed ones too.
+    client
+        The S3 client made from that session, with the endpoint and region to use.
+    """
+
+    def __init__(self, session: boto3.Session, client: BaseClient) -> None:
+        self.session = session
+        self.client: Any = client
+
+    def list_objects(self, uri: S3Uri) -> Iterator[ListedObject]:
+        """Yield the objects below a prefix in key order; folder placeholders (empty, ending in ``/``) are left out."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=uri.bucket, Prefix=uri.key)
+        for page in pages:
+            for item in page.get("Contents", ()):
+                if item["Key"].endswith("/") and not item["Size"]:
+                    continue
+                yield ListedObject(item["Key"], item["ETag"].strip('"'), item["Size"], item["LastModified"])
+
+    def get(self, uri: S3Uri) -> bytes:
+        """Return a whole (small) object.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such object.
+        """
+        try:
+            return cast("bytes", self.client.get_object(Bucket=uri.bucket, Key=uri.key)["Body"].read())
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _NOT_FOUND:
+                raise FileNotFoundError(str(uri)) from error
+            raise
+
+    def exists(self, uri: S3Uri) -> bool:
+        """Say whether there is an object under exactly this key."""
+        try:
+            self.client.head_object(Bucket=uri.bucket, Key=uri.key)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _NOT_FOUND:
+                return False
+            raise
+        return True
+
+    def put(self, uri: S3Uri, body: bytes, content_type: str = "application/octet-stream") -> None:
+        """Write a whole object; S3 shows it whole or not at all."""
+        self.client.put_object(Bucket=uri.bucket, Key=uri.key, Body=body, ContentType=content_type)
+
+    def delete(self, bucket: str, keys: list[str]) -> None:
+        """Delete objects, a thousand per request."""
+        for start in range(0, len(keys), 1000):
+            names = [{"Key": key} for key in keys[start : start + 1000]]
+            self.client.delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
+
+    def copy(self, source: dict[str, str], etag: str, size: int, target: S3Uri) -> None:
+        """Copy one object version on the server's side, if it still has this etag.
+
+        Parameters
+        ----------
+        source
+            ``Bucket``, ``Key`` and, where known, ``VersionId``, as boto3's ``CopySource`` takes them.
+        etag
+            Without quotes; S3 refuses the copy (PreconditionFailed, 412) when the object has another one by now.
+        size
+            In bytes; above 5 GiB the copy is made in parts.
+        target
+            Where to.
+        """
+        guard = {"CopySource": source, "CopySourceIfMatch": etag}
+        where = {"Bucket": target.bucket, "Key": target.key}
+        if size <= COPY_IN_ONE_CALL:
+            self.client.copy_object(**guard, **where)
+            return
+        upload = self.client.create_multipart_upload(**where)["UploadId"]
+        try:
+            parts = [
+                {"PartNumber": number, "ETag": self._copy_part(guard | where, upload, number, first, size)}
+                for number, first in enumerate(range(0, size, _COPY_PART), start=1)
+            ]
+        except BaseException:
+            self.client.abort_multipart_upload(**where, UploadId=upload)
+            raise
+        self.client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": parts})
+
+    def _copy_part(self, copy: dict[str, Any], upload: str, number: int, first: int, size: int) -> str:
+        last = min(first + _COPY_PART, size) - 1
+        reply = self.client.upload_part_copy(
+            **copy, UploadId=upload, PartNumber=number, CopySourceRange=f"bytes={first}-{last}"
+        )
+        return cast("str", reply["CopyPartResult"]["ETag"])
+
+    @lru_cache(maxsize=16)  # noqa: B019  (an S3 lives as long as its task)
+    def store(self, bucket: str) -> S3Store:
+        """Return an obstore store of one bucket, with this session's credentials and this client's endpoint."""
+        endpoint = self.client.meta.endpoint_url
+        return S3Store(
+            bucket,
+            endpoint=endpoint,
+            region=self.client.meta.region_name,
+            virtual_hosted_style_request=False,
+            credential_provider=Boto3CredentialProvider(self.session),
+            client_options={"allow_http": endpoint.startswith("http://")},
+        )

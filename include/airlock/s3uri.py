@@ -1,0 +1,42 @@
+"""Addresses in S3. Apart from ``s3``, so that reading a pipeline file imports no client library."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_URI = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", re.DOTALL)
+
+
+class S3UriError(ValueError):
+    """A text that should be an ``s3://bucket/prefix`` address is not one."""
+
+
+@dataclass(frozen=True, order=True)
+class S3Uri:
+    """An address in S3: a bucket and a key (or a prefix, which ends in ``/`` or is empty)."""
+
+    bucket: str
+    key: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> S3Uri:
+        """Read ``s3://bucket/key``.
+
+        Raises
+        ------
+        S3UriError
+            If the text is no such address.
+        """
+        match = _URI.fullmatch(text)
+        if match is None:
+            raise S3UriError(f"{text!r} is not an S3 address: write s3://bucket/prefix/")
+        return cls(match[1], match[2] or "")
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+    def join(self, *parts: str) -> S3Uri:
+        """Return the address below this prefix; a last part that ends in ``/`` keeps it."""
+        below = "/".join(part.strip("/") if part != parts[-1] else part.lstrip("/") for part in parts)
+        return S3Uri(self.bucket, f"{self.key.rstrip('/')}/{below}".lstrip("/"))

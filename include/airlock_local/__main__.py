@@ -1,0 +1,78 @@
+"""``python -m airlock_local run|stop|status``; the Makefile calls it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from airlock_local.progress import say
+from airlock_local.settings import SettingsError, read_settings
+
+if TYPE_CHECKING:
+    from airlock_local.settings import Settings
+
+WRONG_REQUEST = 2  # exit status: nothing was started
+FAILED = 1
+INTERRUPTED = 130
+
+
+def main() -> int:
+    """Carry out one command and return its exit status."""
+    parser = argparse.ArgumentParser(prog="airlock_local", description="The one-machine stack.")
+    parser.add_argument("command", choices=("run", "stop", "status"))
+    command = parser.parse_args().command
+    try:
+        settings = read_settings(os.environ)
+    except SettingsError as error:
+        return _refuse(error, WRONG_REQUEST)
+    return {"run": _run, "stop": _stop, "status": _status}[command](settings)
+
+
+def _refuse(error: Exception, status: int) -> int:
+    sys.stderr.write(f"{error}\n")
+    return status
+
+
+def _run(settings: Settings) -> int:
+    # Stopping and asking for the status need none of these, which take a second to import.
+    from airlock.pipelines import PipelineError  # noqa: PLC0415
+    from airlock_local.airflow_api import ApiError  # noqa: PLC0415
+    from airlock_local.deliver import SourceError  # noqa: PLC0415
+    from airlock_local.run import RunError, run  # noqa: PLC0415
+    from airlock_local.stack import PortInUseError, StackError  # noqa: PLC0415
+    from airlock_local.watch import StalledError  # noqa: PLC0415
+
+    try:
+        return run(settings, os.environ.get("PIPELINE") or "sample", os.environ.get("SOURCE") or "", os.environ)
+    except (PipelineError, SourceError, PortInUseError) as error:
+        return _refuse(error, WRONG_REQUEST)
+    except (StackError, RunError, ApiError, StalledError) as error:
+        return _refuse(error, FAILED)
+    except KeyboardInterrupt:
+        say("\nno longer watched; what was up stays up until make stop")
+        return INTERRUPTED
+
+
+def _stop(settings: Settings) -> int:
+    from airlock_local.stack import Stack  # noqa: PLC0415
+
+    ended = Stack(settings).down()
+    say(f"stopped: {', '.join(ended)}" if ended else "nothing to stop")
+    return 0
+
+
+def _status(settings: Settings) -> int:
+    from airlock_local.stack import Stack  # noqa: PLC0415
+
+    found = Stack(settings).status()
+    for name, alive in found.items():
+        say(f"{name:<14} {'up' if alive else 'has ended by itself'}")
+    if not found:
+        say("nothing runs: make run starts the stack")
+    return 0 if found and all(found.values()) else FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

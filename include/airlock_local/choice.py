@@ -1,0 +1,144 @@
+"""What the person asked for: which pipeline, which source, and whether that means a real account."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airlock.pipelines import PipelineError, load_pipelines
+from airlock.s3uri import S3Uri, S3UriError
+from airlock_local.deliver import LocalFile, SourceError, files_below, prefix_of
+from airlock_local.environment import LOCAL_CONNECTION, connection_variable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airlock.pipelines import Pipeline
+
+SAMPLE = "sample/"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A checked request.
+
+    Parameters
+    ----------
+    pipeline
+        Which pipeline runs.
+    locals_
+        All pipelines of the folder that live on the local stack.
+    target
+        The prefix that the run takes in.
+    files
+        What is put there first; None for the sample, empty when it is on S3 already.
+    """
+
+    pipeline: Pipeline
+    locals_: tuple[Pipeline, ...]
+    target: S3Uri
+    files: tuple[LocalFile, ...] | None
+
+    @property
+    def uses_account(self) -> bool:
+        """Whether the pipeline reaches anything but the local stack."""
+        return connections(self.pipeline) != {LOCAL_CONNECTION}
+
+    @property
+    def uses_local(self) -> bool:
+        """Whether the pipeline reaches the local stack."""
+        return LOCAL_CONNECTION in connections(self.pipeline)
+
+    def datastores(self) -> list[str]:
+        """Return the local data stores as ``id:name``."""
+        stores = {item.healthimaging.datastore_id: item.name for item in reversed(self.locals_)}
+        return [f"{store}:{name}" for store, name in stores.items()]
+
+    def buckets(self) -> list[str]:
+        """Return the buckets of the local pipelines."""
+        uris = [uri for pipeline in self.locals_ for uri in _uris(pipeline)]
+        return sorted({S3Uri.parse(uri).bucket for uri in uris})
+
+
+def connections(pipeline: Pipeline) -> set[str]:
+    """Return the Airflow connections that a pipeline names."""
+    named = {pipeline.source.aws_conn_id, pipeline.healthimaging.aws_conn_id}
+    return named | {route.aws_conn_id for route in pipeline.routes}
+
+
+def _uris(pipeline: Pipeline) -> list[str]:
+    own = [pipeline.source.uri, pipeline.workspace, pipeline.staging.uri, pipeline.healthimaging.output_uri]
+    return own + [route.uri for route in pipeline.routes]
+
+
+def choose(folder: Path, name: str, source: str, environment: Mapping[str, str]) -> Choice:
+    """Check a request, before anything is started.
+
+    Parameters
+    ----------
+    folder
+        Of the pipeline files.
+    name
+        The pipeline's name.
+    source
+        A folder, an ``s3://`` prefix, or empty for the default.
+    environment
+        Says which connections the person defined.
+
+    Raises
+    ------
+    PipelineError
+        If a pipeline file is wrong, or none has this name.
+    SourceError
+        If the source cannot be delivered.
+    """
+    pipelines, problems = load_pipelines(folder)
+    if problems:
+        raise PipelineError("\n".join(str(problem) for problem in problems))
+    if name not in pipelines:
+        raise PipelineError(f"there is no pipeline {name!r} in {folder}: choose one of {', '.join(sorted(pipelines))}")
+    pipeline = pipelines[name]
+    _check_connections(pipeline, environment)
+    locals_ = tuple(item for item in pipelines.values() if connections(item) == {LOCAL_CONNECTION})
+    return Choice(pipeline, locals_, *_delivery(pipeline, source))
+
+
+def _check_connections(pipeline: Pipeline, environment: Mapping[str, str]) -> None:
+    unknown = sorted(connections(pipeline) - {LOCAL_CONNECTION})
+    for connection in unknown:
+        if connection_variable(connection) not in environment:
+            raise PipelineError(
+                f"pipeline {pipeline.name!r} uses the connection {connection!r}, which is not defined: set "
+                f'{connection_variable(connection)}, as in \'{{"conn_type": "aws", "extra": '
+                '{"region_name": "us-east-1"}}\''
+            )
+
+
+def _delivery(pipeline: Pipeline, source: str) -> tuple[S3Uri, tuple[LocalFile, ...] | None]:
+    base = S3Uri.parse(pipeline.source.uri)
+    if source.startswith("s3://"):
+        return _on_s3(pipeline, source), ()
+    if source:
+        folder = Path(source).expanduser().absolute()
+        return base.join(prefix_of(folder)), tuple(files_below(folder))
+    if connections(pipeline) == {LOCAL_CONNECTION}:
+        return base.join(SAMPLE), None
+    return base, ()
+
+
+def _on_s3(pipeline: Pipeline, source: str) -> S3Uri:
+    base = S3Uri.parse(pipeline.source.uri)
+    try:
+        chosen = S3Uri.parse(source)
+    except S3UriError as error:
+        raise SourceError(f"SOURCE: {error}") from error
+    if chosen.bucket == base.bucket and chosen.key.startswith(base.key) and chosen.key.endswith("/"):
+        return chosen
+    local = " (a local one)" if connections(pipeline) == {LOCAL_CONNECTION} else ""
+    raise SourceError(
+        f"SOURCE={source} is no prefix, ending in '/', below the source {base} of pipeline {pipeline.name!r}{local}: "
+        "for a bucket of your own account, copy include/pipelines/sample.yaml, give the copy a name, buckets, data "
+        "store, role and aws_conn_id of yours, define that connection as AIRFLOW_CONN_<ID> in the environment, and "
+        "call make run PIPELINE=<name>"
+    )

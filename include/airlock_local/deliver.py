@@ -1,0 +1,199 @@
+"""Putting a delivery where the pipeline looks for it: a folder's files, or the sample, into S3.
+
+Delivering the same files again changes nothing: an object that is there with the same size and content is left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from airlock_local.progress import say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from airlock.s3uri import S3Uri
+
+LONGEST_KEY = 1024  # bytes of UTF-8 (Amazon S3 User Guide, "Naming Amazon S3 objects")
+IN_ONE_PUT = 5 * 1024**3  # bytes; PutObject takes no more, and only its ETag is the content's MD5
+IN_FLIGHT = 8
+_TELL_EVERY = 500  # files
+
+
+class SourceError(ValueError):
+    """What the person named cannot be delivered; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file to deliver, and its name below the delivery's prefix."""
+
+    path: Path
+    name: str
+    size: int  # bytes
+
+
+def prefix_of(folder: Path) -> str:
+    """Return a folder's own delivery name: its name as S3 likes it, and a digest of where it lies."""
+    whole = folder.resolve()
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", whole.name).strip("-.")[:64] or "folder"
+    return f"{readable}-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:8]}/"
+
+
+def files_below(folder: Path) -> list[LocalFile]:
+    """Return every file below a folder, links to files included; linked folders are not entered.
+
+    Raises
+    ------
+    SourceError
+        If there is no such folder, no file in it, or a file that cannot be read or named in S3.
+    """
+    if not folder.exists():
+        raise SourceError(f"SOURCE={folder} does not exist: name a folder, or s3://bucket/prefix/")
+    if not folder.is_dir():
+        raise SourceError(f"SOURCE={folder} is a file: name the folder that holds it")
+    found: list[LocalFile] = []
+    linked = 0
+    for place, folders, names in os.walk(folder, onerror=_refuse):
+        here = Path(place)
+        linked += sum((here / name).is_symlink() for name in folders)
+        found.extend(_local_file(folder, here / name) for name in sorted(names) if _is_file(here / name))
+    if linked:
+        say(f"{linked} linked folder(s) below {folder} are not entered: name them as SOURCE one by one")
+    if not found:
+        raise SourceError(f"SOURCE={folder} holds no file: there is nothing to deliver")
+    return sorted(found, key=lambda file: file.name)
+
+
+def _refuse(error: OSError) -> None:
+    raise SourceError(f"{error.filename} cannot be read ({error.strerror}): give yourself the right, or move it away")
+
+
+def _is_file(path: Path) -> bool:
+    # A broken link is shown as a file that cannot be read; sockets, pipes and devices hold no file at all.
+    return path.is_file() or path.is_symlink()
+
+
+def _local_file(folder: Path, path: Path) -> LocalFile:
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        _refuse(error)
+        raise
+    # Names are bytes to the system; those that are no UTF-8 are written out, so that each file keeps a key of its own.
+    name = os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
+    if len(name.encode()) > LONGEST_KEY - 200:
+        raise SourceError(f"{path} has too long a name for an S3 key: give it a shorter one")
+    return LocalFile(path, name, size)
+
+
+def check_room(files: Sequence[LocalFile]) -> None:
+    """See that the local S3, which keeps objects in memory, can hold a delivery and its staged copy.
+
+    Raises
+    ------
+    SourceError
+        If it cannot.
+    """
+    size, free = sum(file.size for file in files), psutil.virtual_memory().available
+    if 2 * size > 0.8 * free:
+        raise SourceError(
+            f"the files are {size / 1e9:.1f} GB and the local S3 keeps objects in memory, of which {free / 1e9:.1f} GB "
+            "are free: deliver a part of the folder, or put it on S3 and name your own pipeline"
+        )
+
+
+def upload(client: Any, files: Sequence[LocalFile], target: S3Uri) -> tuple[int, int]:
+    """Put files below a prefix, leaving alone those that are there already.
+
+    Parameters
+    ----------
+    client
+        boto3's S3 client.
+    files
+        What to put.
+    target
+        The bucket and the prefix, which ends in ``/``.
+
+    Returns
+    -------
+    tuple of int
+        How many objects were written, and how many were there.
+
+    Raises
+    ------
+    SourceError
+        If a file can no longer be read.
+    """
+    there = _listed(client, target)
+    wanted = [file for file in files if not _is_there(file, there.get(target.key + file.name))]
+    if len(wanted) > _TELL_EVERY:
+        say(f"delivering {len(wanted)} files, {sum(file.size for file in wanted) / 1e6:.0f} MB")
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        for done, _ in enumerate(pool.map(lambda file: _put(client, file, target), wanted), start=1):
+            if done % _TELL_EVERY == 0:
+                say(f"  {done} of {len(wanted)} files")
+    return len(wanted), len(files) - len(wanted)
+
+
+def _listed(client: Any, target: S3Uri) -> dict[str, tuple[str, int]]:
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=target.bucket, Prefix=target.key)
+    return {item["Key"]: (item["ETag"].strip('"'), item["Size"]) for page in pages for item in page.get("Contents", ())}
+
+
+def _is_there(file: LocalFile, listed: tuple[str, int] | None) -> bool:
+    if listed is None or listed[1] != file.size:
+        return False
+    in_parts = "-" in listed[0]  # then the ETag is no MD5, and the size has to do
+    return in_parts or listed[0] == _md5(file.path)
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _put(client: Any, file: LocalFile, target: S3Uri) -> None:
+    where = {"Bucket": target.bucket, "Key": target.key + file.name}
+    try:
+        if file.size > IN_ONE_PUT:
+            client.upload_file(str(file.path), **where)
+        else:
+            with file.path.open("rb") as body:
+                client.put_object(**where, Body=body)
+    except OSError as error:
+        _refuse(error)
+
+
+def sample_files(folder: Path) -> list[LocalFile]:
+    """Return the sample delivery: the generated archive, made in ``folder`` at the first call, and pydicom's files."""
+    from airlock_local.sample import pydicom_files, write_sample  # noqa: PLC0415  # pydicom takes its time
+
+    whole = folder / _sample_version()
+    if not whole.is_dir():
+        say("writing the sample archive")
+        unfinished = folder / "unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        write_sample(unfinished)
+        unfinished.rename(whole)
+    real: Iterable[tuple[str, Path]] = pydicom_files()
+    foreign = [LocalFile(path, f"pydicom/{name}", path.stat().st_size) for name, path in real]
+    archive = [LocalFile(file.path, f"archive/{file.name}", file.size) for file in files_below(whole)]
+    return archive + foreign
+
+
+def _sample_version() -> str:
+    digest = hashlib.sha256()
+    for source in sorted((Path(__file__).parent / "sample").glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,164 @@
+"""The environment of the stack's processes, and the secrets that belong to it.
+
+Nothing here can reach a real account by accident: the connection ``aws_default`` always means the local stack, and
+unless the pipeline at hand names a connection that the person defined, every AWS credential is taken away.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from airlock_local.settings import LOOPBACK, ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from airlock_local.settings import Settings
+
+LOCAL_CONNECTION = "aws_default"
+LOCAL_KEY, LOCAL_SECRET = "airlock-local", "airlock-local-secret"  # the local servers take any
+REGION = "us-east-1"
+USER = "admin"
+
+
+def connection_variable(connection: str) -> str:
+    """Return the variable that defines an Airflow connection."""
+    return f"AIRFLOW_CONN_{connection.upper()}"
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What is made up once per stack and kept in files that only their owner can read."""
+
+    fernet_key: str
+    jwt_secret: str
+    secret_key: str
+    password: str
+
+
+def read_secrets(settings: Settings) -> Secrets:
+    """Return the stack's secrets; they are made at the first call."""
+    home = settings.airflow_home
+    home.mkdir(parents=True, exist_ok=True)
+    keys = _once(
+        home / "secrets.json",
+        {
+            "fernet_key": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+            "jwt_secret": secrets.token_urlsafe(48),
+            "secret_key": secrets.token_urlsafe(48),
+        },
+    )
+    passwords = _once(password_file(settings), {USER: secrets.token_urlsafe(12)})
+    return Secrets(**keys, password=passwords[USER])
+
+
+def password_file(settings: Settings) -> Path:
+    """Return where Airflow's SimpleAuthManager looks for its users' passwords."""
+    return settings.airflow_home / "simple_auth_manager_passwords.json"
+
+
+def _once(path: Path, content: dict[str, str]) -> dict[str, str]:
+    if not path.exists():
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(content, file)
+    known: dict[str, str] = json.loads(path.read_text())
+    return known
+
+
+def inherited(own: Mapping[str, str], *, account: bool) -> dict[str, str]:
+    """Return what the stack's processes keep of the caller's environment.
+
+    Parameters
+    ----------
+    own
+        The caller's environment.
+    account
+        Whether a real account is wanted: only then are AWS's variables kept.
+
+    Notes
+    -----
+    Settings of another Airflow on the machine (``AIRFLOW__*``, ``AIRFLOW_HOME``) are dropped; connections and
+    variables (``AIRFLOW_CONN_*``, ``AIRFLOW_VAR_*``) stay.
+    """
+    kept = {
+        name: value
+        for name, value in own.items()
+        if not name.startswith("AIRFLOW") or name.startswith(("AIRFLOW_CONN_", "AIRFLOW_VAR_"))
+    }
+    for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "SOURCE", "PIPELINE"):
+        kept.pop(name, None)
+    if account:
+        return kept
+    kept = {name: value for name, value in kept.items() if not name.startswith(("AWS_", "BOTO_"))}
+    nowhere = os.devnull
+    return kept | {
+        "AWS_ACCESS_KEY_ID": LOCAL_KEY,
+        "AWS_SECRET_ACCESS_KEY": LOCAL_SECRET,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_CONFIG_FILE": nowhere,
+        "AWS_SHARED_CREDENTIALS_FILE": nowhere,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def local_connection(settings: Settings) -> str:
+    """Return the Airflow connection to the local stack, as JSON."""
+    extra = {
+        "region_name": REGION,
+        "endpoint_url": settings.s3_url,
+        # At the top level: below service_config it has no effect, and calls would go to runtime-127.0.0.1.
+        "config_kwargs": {"inject_host_prefix": False},
+        "service_config": {"medical-imaging": {"endpoint_url": settings.health_url}},
+    }
+    return json.dumps({"conn_type": "aws", "login": LOCAL_KEY, "password": LOCAL_SECRET, "extra": extra})
+
+
+def airflow_variables(settings: Settings, known: Secrets) -> dict[str, str]:
+    """Return the variables that make an Airflow process part of this stack."""
+    home = settings.airflow_home
+    options = {
+        "core__dags_folder": settings.dags,
+        "core__plugins_folder": ROOT / "plugins",
+        "core__load_examples": False,
+        "core__executor": "LocalExecutor",
+        "core__parallelism": settings.parallelism,
+        "core__dags_are_paused_at_creation": True,
+        "core__fernet_key": known.fernet_key,
+        # Not derived from the port: without it tasks would talk to 8080.
+        "core__execution_api_server_url": f"{settings.api_url}/execution/",
+        "core__simple_auth_manager_users": f"{USER}:admin",
+        "core__simple_auth_manager_passwords_file": password_file(settings),
+        "database__sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}",
+        "api__host": LOOPBACK,
+        "api__port": settings.api_port,
+        "api__workers": 1,
+        "api__base_url": settings.api_url,
+        "api__secret_key": known.secret_key,
+        "api__instance_name": "Airlock",
+        "api_auth__jwt_secret": known.jwt_secret,
+        "logging__base_log_folder": home / "logs",
+        "logging__dag_processor_child_process_log_directory": home / "logs/dag_processor",
+        "dag_processor__refresh_interval": 10,
+        "dag_processor__parsing_processes": 1,
+        # One run at a time on a machine that nobody else uses: react at once rather than every second.
+        "scheduler__scheduler_idle_sleep_time": 0.3,
+        "usage_data_collection__enabled": False,
+    }
+    return {
+        "AIRFLOW_HOME": str(home),
+        connection_variable(LOCAL_CONNECTION): local_connection(settings),
+        "AIRLOCK_LEDGER_URL": settings.ledger_url,
+        "AIRLOCK_PIPELINES": str(settings.pipelines),
+        "DO_NOT_TRACK": "1",
+        "SCARF_ANALYTICS": "false",
+        "NO_PROXY": f"{LOOPBACK},localhost",
+        "no_proxy": f"{LOOPBACK},localhost",
+        "PYTHONUNBUFFERED": "1",
+        **{f"AIRFLOW__{name.upper()}": str(value) for name, value in options.items()},
+    }

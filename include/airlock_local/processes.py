@@ -1,0 +1,198 @@
+"""Processes that outlive the command that started them.
+
+Each runs in a session of its own and leaves a record: its pid with the moment it started, so that a pid which the
+system gave to somebody else is never signalled. Whatever a process forked, into whatever process group, stays in its
+session, and is ended with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def moment(pid: int) -> str | None:
+    """Return when a process started, as a text that no other process with this pid has; None if there is none.
+
+    On Linux this is the kernel's own count since boot beside the boot's id, which setting the clock does not change.
+    """
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        if sys.platform != "linux":
+            return f"{process.create_time():.2f}"
+        after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+        return f"{_BOOT_ID.read_text().strip()} {after_name.split()[19]}"
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+        return None
+
+
+@dataclass(frozen=True)
+class Running:
+    """A process that was started here.
+
+    Parameters
+    ----------
+    pid
+        Its id, and its session's.
+    started
+        As ``moment`` gives it.
+    fingerprint
+        What it was started with; another one means that it must be started anew.
+    log
+        Where its output goes.
+    """
+
+    pid: int
+    started: str
+    fingerprint: str
+    log: str
+
+    def is_alive(self) -> bool:
+        """Say whether this very process still runs."""
+        return moment(self.pid) == self.started
+
+    def members(self) -> list[psutil.Process]:
+        """Return the live processes of its session, its own included; none of them after a reboot."""
+        if not self.is_alive() and (moment(self.pid) is not None or not self._same_boot()):
+            return []  # somebody else's pid by now: a session that still had members would have kept it from reuse
+        return [process for process in psutil.process_iter() if _session(process.pid) == self.pid and _lives(process)]
+
+    def _same_boot(self) -> bool:
+        return not _BOOT_ID.exists() or self.started.startswith(_BOOT_ID.read_text().strip())
+
+    def listens_on(self, port: int) -> bool:
+        """Say whether one of its session's processes listens on a TCP port."""
+        for process in self.members():
+            try:
+                connections = process.net_connections("tcp")
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue  # ended meanwhile; or changed its user, and then it is none of ours
+            if any(item.status == psutil.CONN_LISTEN and item.laddr.port == port for item in connections):
+                return True
+        return False
+
+    def log_tail(self, lines: int = 5) -> str:
+        """Return the last lines of its log, indented."""
+        path = Path(self.log)
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        return "\n".join(f"    {line}" for line in text.rstrip().splitlines()[-lines:])
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except (ProcessLookupError, PermissionError):
+        return None
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def launch(
+    argv: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path, fingerprint: str = ""
+) -> tuple[Running, subprocess.Popen[bytes]]:
+    """Start a process in a session of its own, with its output in ``log``; the log before is kept beside it.
+
+    Returns
+    -------
+    running
+        To be recorded.
+    command
+        Its handle in this process, for the exit status.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists():
+        log.replace(log.with_suffix(".previous.log"))
+    with log.open("wb") as output:
+        command = subprocess.Popen(  # noqa: S603  # our own commands
+            argv,
+            env=dict(environment),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Running(command.pid, moment(command.pid) or "", fingerprint, str(log)), command
+
+
+def end(processes: Sequence[Running], patience: float = 15) -> None:
+    """End processes and all that they forked: SIGTERM, and SIGKILL for what is left after ``patience`` seconds."""
+    members = [member for process in processes for member in process.members()]
+    leaders = {process.pid for process in processes}
+    for member in members:
+        if member.pid in leaders:  # it ends its children in its own way
+            _signal(member, signal.SIGTERM)
+    _wait_until_gone([member for member in members if member.pid in leaders], patience)
+    orphans = [member for process in processes for member in process.members()]
+    for member in orphans:
+        _signal(member, signal.SIGTERM)
+    _wait_until_gone(orphans, 2)
+    for process in processes:
+        for member in process.members():
+            _signal(member, signal.SIGKILL)
+    _wait_until_gone(members, 5)
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    try:
+        process.send_signal(number)  # psutil checks that the pid is still the same process
+    except psutil.NoSuchProcess:
+        return
+
+
+def _wait_until_gone(processes: Sequence[psutil.Process], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and any(process.is_running() and _lives(process) for process in processes):
+        time.sleep(0.05)
+
+
+class Records:
+    """The records of a folder, one file per process.
+
+    Parameters
+    ----------
+    folder
+        Made at the first write.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, name: str, process: Running) -> None:
+        """Record a process under a name."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        whole = self.folder / f".{name}.json.new"
+        whole.write_text(json.dumps(asdict(process), indent=1))
+        whole.replace(self.folder / f"{name}.json")
+
+    def read(self) -> dict[str, Running]:
+        """Return all recorded processes, living or not, by name."""
+        if not self.folder.is_dir():
+            return {}
+        paths = sorted(self.folder.glob("*.json"))
+        return {path.stem: Running(**json.loads(path.read_text())) for path in paths}
+
+    def forget(self, name: str) -> None:
+        """Remove a record."""
+        (self.folder / f"{name}.json").unlink(missing_ok=True)

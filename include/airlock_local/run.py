@@ -1,0 +1,222 @@
+"""``make run``: check the request, bring the stack up, deliver, run the pipeline, show the audit."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from boto3.exceptions import Boto3Error
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from airlock.run import run_key
+from airlock.s3uri import S3Uri
+from airlock_local.airflow_api import AirflowApi
+from airlock_local.choice import Choice, choose
+from airlock_local.components import S3, plan
+from airlock_local.deliver import SourceError, check_room, sample_files, upload
+from airlock_local.environment import (
+    LOCAL_CONNECTION,
+    LOCAL_KEY,
+    LOCAL_SECRET,
+    REGION,
+    USER,
+    airflow_variables,
+    connection_variable,
+    read_secrets,
+)
+from airlock_local.progress import say
+from airlock_local.report import audit_lines
+from airlock_local.stack import Stack, StackError
+from airlock_local.watch import failures, follow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airlock_local.settings import Settings
+
+_DAG_APPEARS_WITHIN = 90.0  # seconds
+
+
+class RunError(RuntimeError):
+    """The delivery did not get through; the message says where it stopped and what to do."""
+
+
+def run(settings: Settings, pipeline: str, source: str, environment: Mapping[str, str]) -> int:
+    """Do what ``make run`` does.
+
+    Returns
+    -------
+    int
+        0 if the DAG run succeeded and its books balance, else 1.
+
+    Raises
+    ------
+    PipelineError, SourceError
+        If the request is wrong; nothing was started.
+    StackError, RunError, ApiError, StalledError
+        If it broke off later.
+    """
+    began = time.monotonic()
+    choice = choose(settings.pipelines, pipeline, source, environment)
+    if choice.files and choice.uses_local:
+        check_room(choice.files)
+    if connection_variable(LOCAL_CONNECTION) in environment:
+        say(f"{connection_variable(LOCAL_CONNECTION)} is not used: here {LOCAL_CONNECTION} is always the local stack")
+    delivered = _up_and_deliver(settings, choice, environment)
+    ready = time.monotonic()
+    status = _through_the_stages(settings, choice, delivered)
+    now = time.monotonic()
+    say(f"took {now - began:.0f} s: stack and delivery {ready - began:.0f} s, run {now - ready:.0f} s")
+    return status
+
+
+def _up_and_deliver(settings: Settings, choice: Choice, environment: Mapping[str, str]) -> int:
+    """Bring the stack up, deliver meanwhile, and return how many files the delivery has."""
+    s3_answers = Event()
+    stack = Stack(settings, on_ready=lambda name: s3_answers.set() if name == S3 else None)
+    parts = plan(settings, environment, choice.datastores(), local=choice.uses_local, account=choice.uses_account)
+    with ThreadPoolExecutor(1) as pool:
+        up = pool.submit(stack.up, parts)
+        up.add_done_callback(lambda _: s3_answers.set())
+        s3_answers.wait()
+        try:
+            delivered = _deliver(settings, choice)
+        except (ClientError, BotoCoreError, Boto3Error) as error:
+            up.result()  # where the stack failed, that is the cause
+            raise RunError(f"the delivery could not be put on S3: {error}") from error
+        if not up.result():
+            say("the stack is up")
+    return delivered
+
+
+def _deliver(settings: Settings, choice: Choice) -> int:
+    client = s3_client(settings, choice)
+    if choice.uses_local:
+        _make_buckets(local_client(settings), choice.buckets())
+    files = sample_files(settings.var / "sample") if choice.files is None else list(choice.files)
+    if not files:
+        _check_bucket(client, choice)
+        return 0
+    written, there = upload(client, files, choice.target)
+    say(f"delivered to {choice.target}: {written} files written, {there} were there already")
+    return len(files)
+
+
+def local_client(settings: Settings) -> Any:
+    """Return boto3's client of the local S3."""
+    session = boto3.session.Session(LOCAL_KEY, LOCAL_SECRET, region_name=REGION)
+    return session.client("s3", endpoint_url=settings.s3_url, config=Config(proxies={}, max_pool_connections=16))
+
+
+def s3_client(settings: Settings, choice: Choice) -> Any:
+    """Return the S3 client that the pipeline's source connection means."""
+    connection = choice.pipeline.source.aws_conn_id
+    if connection == LOCAL_CONNECTION:
+        return local_client(settings)
+    # Only a real account needs Airflow's reading of the connection, which takes seconds to import.
+    os.environ.update(airflow_variables(settings, read_secrets(settings)))
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook  # noqa: PLC0415
+
+    return S3Hook(aws_conn_id=connection).get_conn()
+
+
+def _make_buckets(client: Any, buckets: list[str]) -> None:
+    there = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+    for bucket in buckets:
+        if bucket not in there:
+            client.create_bucket(Bucket=bucket)
+
+
+def _check_bucket(client: Any, choice: Choice) -> None:
+    target = choice.target
+    try:
+        found = client.list_objects_v2(Bucket=target.bucket, Prefix=target.key, MaxKeys=1)
+    except (ClientError, BotoCoreError) as error:
+        raise SourceError(
+            f"the bucket {target.bucket!r} cannot be listed ({error}): check its name, and that the connection "
+            f"{choice.pipeline.source.aws_conn_id!r} has s3:ListBucket on it"
+        ) from error
+    if not found.get("KeyCount"):
+        raise SourceError(f"there is nothing below {target}: put the delivery there, or correct the prefix")
+
+
+def _through_the_stages(settings: Settings, choice: Choice, delivered: int) -> int:
+    password, dag = read_secrets(settings).password, choice.pipeline.name
+    with AirflowApi(settings.api_url, USER, password) as api:
+        api.log_in()
+        _await_dag(api, choice, settings)
+        api.unpause(dag)
+        for other in api.unfinished_runs(dag):
+            say(f"the run {other} is not finished; the new one may have to wait for it")
+        run_id = api.trigger(dag, {"prefix": choice.target.key})
+        say(f"run {run_id} of pipeline {dag}: {settings.api_url}/dags/{dag}/runs/{run_id}")
+        state, tasks = follow(api, dag, run_id, settings.stall_minutes, lambda: _check_alive(settings))
+    client = s3_client(settings, choice)
+    report = _fetch_report(settings, client, choice, run_id)
+    if report is not None:
+        for line in audit_lines(report, delivered):
+            say(line)
+        say(f"\nreport: {settings.var / 'report.json'}\nfiles:  {settings.var / 'dispositions.csv'}")
+    say(f"UI:     {settings.api_url} (user {USER}, password {password}); make stop ends it")
+    problems = failures(tasks, settings.airflow_home / "logs")
+    for problem in problems:
+        say(problem)
+    if state != "success" and not problems:
+        say(f"the run ended as {state}: see {settings.api_url}/dags/{dag}/runs/{run_id}")
+    return 0 if state == "success" and report is not None and report.get("balanced") is True else 1
+
+
+def _await_dag(api: AirflowApi, choice: Choice, settings: Settings) -> None:
+    """Wait until Airflow has read the DAG from the pipeline file as it is now."""
+    name = choice.pipeline.name
+    edited = max(path.stat().st_mtime for path in settings.pipelines.iterdir())
+    until, asked = time.monotonic() + _DAG_APPEARS_WITHIN, False
+    while time.monotonic() < until:
+        dag = api.dag(name)
+        if dag and _parsed_at(dag) > edited:
+            return
+        token = dag["file_token"] if dag else api.any_file_token()
+        if token and not asked:
+            api.reparse(token)
+            asked = True
+        _check_alive(settings)
+        time.sleep(0.5)
+    errors = "\n".join(api.import_errors()) or f"see {settings.var / 'log/dag-processor.log'}"
+    raise RunError(f"Airflow did not find the DAG {name!r} within {_DAG_APPEARS_WITHIN:.0f} s: {errors}")
+
+
+def _parsed_at(dag: Mapping[str, Any]) -> float:
+    parsed = dag.get("last_parsed_time")
+    return datetime.fromisoformat(parsed).astimezone(UTC).timestamp() if parsed else 0.0
+
+
+def _check_alive(settings: Settings) -> None:
+    stack = Stack(settings)
+    for name in stack.dead():
+        log = stack.records.read()[name].log
+        raise StackError(f"the {name} has ended by itself: see {log}, and call make run again to start it anew")
+
+
+def _fetch_report(settings: Settings, client: Any, choice: Choice, run_id: str) -> dict[str, Any] | None:
+    """Copy the run's report from the workspace to var/; None if the run did not come to write one."""
+    pipeline = choice.pipeline
+    audit = S3Uri.parse(pipeline.workspace).join(pipeline.name, run_key(pipeline.name, run_id), "audit", "")
+    for name in ("report.json", "dispositions.csv"):
+        (settings.var / name).unlink(missing_ok=True)  # an earlier run's must not pass for this one's
+    try:
+        for name in ("report.json", "dispositions.csv"):
+            where = audit.join(name)
+            body = client.get_object(Bucket=where.bucket, Key=where.key)["Body"].read()
+            (settings.var / name).write_bytes(body)
+    except ClientError as error:
+        say(f"no report was found at {audit} ({error.response['Error']['Code']})")
+        return None
+    report: dict[str, Any] = json.loads((settings.var / "report.json").read_bytes())
+    return report

@@ -1,0 +1,232 @@
+"""Starting and stopping the stack: all of it or nothing, and never anybody else's processes."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from airlock_local.components import Preparation, Service
+from airlock_local.processes import Records, Running, end, launch
+from airlock_local.progress import say
+from airlock_local.settings import LOOPBACK, ROOT
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator
+
+    from airlock_local.components import Plan
+    from airlock_local.settings import Settings
+
+READY_WITHIN = 180.0  # seconds; ten times what a slow machine needs
+_LOOK_EVERY = 0.2
+
+
+class StackError(RuntimeError):
+    """The stack cannot be brought up; the message says why and what to do."""
+
+
+class PortInUseError(StackError):
+    """Something else listens where a part of the stack should."""
+
+
+@dataclass
+class _Start:
+    """One part on its way up."""
+
+    part: Service | Preparation
+    began: datetime
+    running: Running
+    command: subprocess.Popen[bytes]
+
+    @property
+    def seconds(self) -> float:
+        return (datetime.now(UTC) - self.began).total_seconds()
+
+    def is_ready(self) -> bool:
+        """Say whether the part answers, or has done its work.
+
+        Raises
+        ------
+        StackError
+            If it ended otherwise.
+        """
+        status = self.command.poll()
+        if isinstance(self.part, Preparation):
+            return self._has_prepared(self.part, status)
+        if status is not None:
+            raise StackError(f"{self.part.title} ended while it was starting (exit status {status}): {self.see_log()}")
+        port = self.part.port
+        # Somebody else's server may answer on the port: the listener must be ours.
+        return self.part.probe(self.began) and (port is None or self.running.listens_on(port))
+
+    def _has_prepared(self, part: Preparation, status: int | None) -> bool:
+        if status:
+            raise StackError(f"{part.title} could not be made (exit status {status}): {self.see_log()}")
+        if status == 0:
+            part.marker.write_text(part.state)
+        return status == 0
+
+    def see_log(self) -> str:
+        return f"see {self.running.log}, which ends in\n{self.running.log_tail()}"
+
+
+@dataclass
+class Stack:
+    """The stack of one settings' ``var`` folder.
+
+    Parameters
+    ----------
+    settings
+        Where it lives.
+    on_ready
+        Called with a service's name as soon as it answers.
+    """
+
+    settings: Settings
+    on_ready: Callable[[str], None] = lambda _: None
+    records: Records = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.records = Records(self.settings.var / "run")
+
+    def up(self, plan: Plan) -> bool:
+        """Start what does not run yet, or runs with other settings or older code.
+
+        Returns
+        -------
+        bool
+            Whether anything had to be started.
+
+        Raises
+        ------
+        PortInUseError
+            Before anything is started.
+        StackError
+            If a part ends or does not answer in time; what this call started is stopped again.
+        """
+        with self._alone():
+            missing = self._missing(plan)
+            for service in plan.services:
+                if service not in missing:
+                    self.on_ready(service.name)
+            if not missing:
+                return False
+            _check_ports(missing)
+            self._start(missing, [item for item in plan.preparations if not item.is_done()])
+            return True
+
+    def down(self) -> list[str]:
+        """End what was started, and return the names of what still ran."""
+        with self._alone():
+            known = self.records.read()
+            alive = [name for name, process in known.items() if process.members()]
+            end([known[name] for name in alive])
+            for name in known:
+                self.records.forget(name)
+            return alive
+
+    def status(self) -> dict[str, bool]:
+        """Return by name whether each recorded part is alive."""
+        return {name: process.is_alive() for name, process in self.records.read().items()}
+
+    def dead(self) -> list[str]:
+        """Return the names of parts that ended by themselves."""
+        return [name for name, alive in self.status().items() if not alive]
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        folder = self.settings.var
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "stack.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say("waiting for another make run or make stop in this folder")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _missing(self, plan: Plan) -> list[Service]:
+        known = self.records.read()
+        missing, outdated = [], []
+        for service in plan.services:
+            process = known.get(service.name)
+            if process and process.is_alive() and process.fingerprint == service.fingerprint:
+                continue
+            missing.append(service)
+            if process is None:
+                continue
+            why = (
+                "its settings or its code changed"
+                if process.is_alive()
+                else f"it had ended by itself, see {process.log}"
+            )
+            say(f"{service.title}: starting anew, {why}")
+            outdated.append(process)
+        end(outdated)
+        return missing
+
+    def _start(self, services: list[Service], preparations: list[Preparation]) -> None:
+        pending: list[Service | Preparation] = [*preparations, *services]
+        awaited = {item.name for item in preparations}
+        starting: list[_Start] = []
+        started: list[_Start] = []
+        try:
+            while pending or starting:
+                for part in [part for part in pending if not part.needs & awaited]:
+                    started.append(self._launch(part))
+                    starting.append(started[-1])
+                    pending.remove(part)
+                for start in [start for start in starting if self._is_ready(start)]:
+                    starting.remove(start)
+                    awaited.discard(start.part.name)
+                time.sleep(_LOOK_EVERY)
+        except BaseException:
+            say("stopping what was started")
+            end([start.running for start in started])
+            for start in started:
+                self.records.forget(start.part.name)
+            raise
+
+    def _launch(self, part: Service | Preparation) -> _Start:
+        log = self.settings.var / "log" / f"{part.name}.log"
+        fingerprint = part.fingerprint if isinstance(part, Service) else ""
+        began = datetime.now(UTC)
+        running, command = launch(part.argv, part.environment, ROOT, log, fingerprint)
+        self.records.write(part.name, running)
+        say(f"  starting {part.title}")
+        return _Start(part, began, running, command)
+
+    def _is_ready(self, start: _Start) -> bool:
+        if start.is_ready():
+            say(f"  {start.part.title} ready ({start.seconds:.1f} s)")
+            if isinstance(start.part, Preparation):
+                self.records.forget(start.part.name)
+            self.on_ready(start.part.name)
+            return True
+        if start.seconds > READY_WITHIN:
+            raise StackError(f"{start.part.title} was not ready within {READY_WITHIN:.0f} s: {start.see_log()}")
+        return False
+
+
+def _check_ports(services: list[Service]) -> None:
+    for service in services:
+        if service.port is not None and not _is_free(service.port):
+            raise PortInUseError(
+                f"port {service.port}, where the {service.title} should listen, is used by another program: end that "
+                f"one, or choose a free port, as in: make run {service.setting}={service.port + 1000}"
+            )
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,150 @@
+"""The ASGI application: one process, one port, every emulated service."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+from starlette.routing import Mount
+
+from localaws.control import Calls, Control
+from localaws.errors import AwsError, log_defect
+from localaws.events import Events
+from localaws.faults import Fault, FaultBoard
+from localaws.imaging.service import Imaging
+from localaws.imaging.tables import TABLES
+from localaws.protocol import Call, Params, error_response
+from localaws.runtime import Runtime
+from localaws.schedule import Schedule
+from localaws.state import State
+from localaws.throttles import Throttle
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from botocore.model import OperationModel
+    from starlette.types import Receive, Scope, Send
+
+    from localaws.protocol import Params, Service
+    from localaws.settings import Settings
+
+
+class Gateway:
+    """Takes every AWS call to its service, past throttles and faults."""
+
+    def __init__(self, services: Mapping[str, Service], faults: FaultBoard, throttle: Throttle, calls: Calls) -> None:
+        self._services = services
+        self._faults = faults
+        self._throttle = throttle
+        self._calls = calls
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request."""
+        call = Call.of(scope, await _body(receive))
+        service = self._services.get(call.signing_name or "")
+        if service is None:
+            message = f"Sign the request for one of these services: {', '.join(self._services)}."
+            await error_response(AwsError("MissingAuthenticationTokenException", message), 403)(scope, receive, send)
+            return
+        answer = await self._answer(service, call)
+        await answer(scope, receive, send)
+
+    async def _answer(self, service: Service, call: Call) -> Response:
+        try:
+            operation, labels = service.find(call)
+        except AwsError as error:
+            return service.error(error)
+        answer = await self._operate(service, operation, labels, call)
+        self._calls.count(operation.name, 0 if isinstance(answer, DroppedResponse) else answer.status_code)
+        return answer
+
+    async def _operate(
+        self, service: Service, operation: OperationModel, labels: Mapping[str, str], call: Call
+    ) -> Response:
+        try:
+            self._throttle.admit(operation.name)
+            params = service.parse(operation, labels, call)
+            faults = await run_in_threadpool(self._struck_by, service, operation.name, params)
+            await _before(faults)
+            answer = await run_in_threadpool(service.handle, operation, params)
+        except AwsError as error:
+            return service.error(error)
+        except Exception as error:  # noqa: BLE001 - whatever breaks is the service's own 500
+            log_defect(operation.name, error)
+            return service.error(AwsError("InternalServerException", "Internal server error"))
+        return _after(faults, answer, service)
+
+    def _struck_by(self, service: Service, operation: str, params: Params) -> list[Fault]:
+        return self._faults.for_call(operation, *service.subject(params)) if self._faults.any_for_calls else []
+
+
+async def _before(faults: list[Fault]) -> None:
+    """Do what strikes before the call is carried out."""
+    for fault in faults:
+        if fault.kind == "slow_responses":
+            await asyncio.sleep(fault.duration)
+        elif fault.kind == "throttle_storm":
+            raise AwsError("ThrottlingException", "Rate exceeded")
+        elif fault.kind == "quota_storm":
+            raise AwsError("ServiceQuotaExceededException", "Service quota exceeded")
+
+
+def _after(faults: list[Fault], answer: Response, service: Service) -> Response:
+    """Lose the answer of a call that was carried out."""
+    for fault in faults:
+        if fault.kind == "lost_response":
+            if fault.answer == "500":
+                return service.error(AwsError("InternalServerException", "Internal server error"))
+            return DroppedResponse()
+    return answer
+
+
+class DroppedResponse(Response):
+    """An answer that breaks off: the server closes the connection before the announced body has come."""
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Announce a body, and send none of it."""
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
+        await send({"type": "http.response.body", "body": b"{", "more_body": True})
+
+
+async def _body(receive: Receive) -> bytes:
+    body = b""
+    while True:
+        message = await receive()
+        body += bytes(message.get("body", b""))
+        if not message.get("more_body", False):
+            return body
+
+
+def build_app(settings: Settings) -> Starlette:
+    """Open the state and put the application together.
+
+    Unfinished jobs go on when the application starts (ASGI lifespan).
+    """
+    state = State(settings.state, [TABLES])
+    workers = ThreadPoolExecutor(settings.jobs_at_once, thread_name_prefix="localaws-job")
+    schedule, faults, events = Schedule(state, workers), FaultBoard(state), Events(settings)
+    calls = Calls()
+    imaging = Imaging(Runtime(settings, state, schedule, faults, events))
+    services: dict[str, Service] = {imaging.name: imaging}
+    gateway = Gateway(services, faults, Throttle(settings.rates()), calls)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        running = asyncio.create_task(schedule.run())
+        yield
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        await asyncio.to_thread(workers.shutdown, wait=True)
+        await asyncio.to_thread(events.close)
+        state.close()
+
+    control = Control(services, faults, calls)
+    return Starlette(routes=[*control.routes(), Mount("/", app=gateway)], lifespan=lifespan)

@@ -1,0 +1,203 @@
+"""Fault switches: what is to go wrong, for which job, key or call, and how often."""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+import zlib
+from dataclasses import asdict, dataclass, field, fields
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from localaws.errors import invalid
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Sequence
+
+    from localaws.state import State
+
+CALL_KINDS = frozenset({"throttle_storm", "quota_storm", "slow_responses", "lost_response"})
+JOB_KINDS = frozenset(
+    {
+        "all_files_rejected",
+        "server_error_on_files",
+        "manifest_late",
+        "manifest_partial",
+        "manifest_missing",
+        "job_failed_with_output",
+        "job_failed_without_output",
+        "stuck_in_progress",
+    }
+)
+FILE_KINDS = frozenset({"all_files_rejected", "server_error_on_files", "manifest_partial"})
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault switch; patterns are shell patterns and match everything when left out.
+
+    Parameters
+    ----------
+    kind : str
+        One of `CALL_KINDS` or `JOB_KINDS`.
+    job_name, input_s3_uri : str
+        Patterns for the import job (for call faults: of the job that the call starts or asks about).
+    key : str
+        Pattern for object keys; only for the kinds that touch single files.
+    operation : str
+        Pattern for the operation; only for call faults.
+    times : int, optional
+        After so many jobs or calls the fault is spent; without it, it lasts until it is taken away.
+    seconds : float, optional
+        Length of ``manifest_late``, ``slow_responses`` (default 1) and ``stuck_in_progress`` (default: until the
+        fault is taken away).
+    share : float
+        Fraction of the matching files that is touched, 0 to 1; which ones depends on the keys alone.
+    keep_results : bool
+        ``manifest_missing`` only: write the ndjson files, leave out job-output-manifest.json alone.
+    answer : str
+        ``lost_response`` only: ``drop`` the connection, or answer ``500``.
+    """
+
+    kind: str
+    job_name: str = "*"
+    input_s3_uri: str = "*"
+    key: str = "*"
+    operation: str = "*"
+    times: int | None = None
+    seconds: float | None = None
+    share: float = 1.0
+    keep_results: bool = False
+    answer: str = "drop"
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def touches(self, key: str) -> bool:
+        """Say whether this fault touches the file `key`."""
+        return fnmatchcase(key, self.key) and zlib.crc32(key.encode()) < self.share * (1 << 32)
+
+    def matches_job(self, job_name: str, input_s3_uri: str) -> bool:
+        """Say whether this fault is meant for such a job."""
+        return fnmatchcase(job_name, self.job_name) and fnmatchcase(input_s3_uri, self.input_s3_uri)
+
+    @property
+    def duration(self) -> float:
+        """Seconds that a delay lasts."""
+        return 1.0 if self.seconds is None else self.seconds
+
+
+def read_fault(body: Any) -> Fault:
+    """Check one fault of a request.
+
+    Raises
+    ------
+    AwsError
+        ValidationException that names the field and the fix.
+    """
+    if not isinstance(body, dict) or body.get("kind") not in CALL_KINDS | JOB_KINDS:
+        raise invalid(f"A fault is an object whose kind is one of {', '.join(sorted(CALL_KINDS | JOB_KINDS))}.")
+    known = {item.name for item in fields(Fault)} - {"id"}
+    unknown = set(body) - known
+    if unknown:
+        raise invalid(f"A fault has no field {', '.join(sorted(unknown))}; its fields are {', '.join(sorted(known))}.")
+    fault = Fault(**body)
+    for problem in _problems(fault, body):
+        raise invalid(f"{fault.kind}: {problem}")
+    return fault
+
+
+def _problems(fault: Fault, body: dict[str, Any]) -> Iterable[str]:
+    for name in ("job_name", "input_s3_uri", "key", "operation"):
+        if not isinstance(getattr(fault, name), str):
+            yield f"{name} must be a shell pattern."
+    for name, low, high in (("times", 1, 1 << 31), ("seconds", 0, 86_400), ("share", 0, 1)):
+        value = getattr(fault, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            yield f"{name} must be a number."
+        elif value is not None and not low <= value <= high:
+            yield f"{name} must lie between {low} and {high}."
+    if fault.answer not in {"drop", "500"}:
+        yield "answer must be drop or 500."
+    if "key" in body and fault.kind not in FILE_KINDS:
+        yield f"key only makes sense for {', '.join(sorted(FILE_KINDS))}."
+    if "operation" in body and fault.kind not in CALL_KINDS:
+        yield f"operation only makes sense for {', '.join(sorted(CALL_KINDS))}."
+
+
+class FaultBoard:
+    """The switched-on faults; kept in the state, so that a restart does not lose them."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._lock = threading.Lock()
+        with state.read() as connection:
+            self._faults = [Fault(**json.loads(row["body"])) for row in connection.execute("SELECT body FROM fault")]
+
+    def replace(self, bodies: Any) -> list[dict[str, Any]]:
+        """Switch on exactly these faults; returns them as they now stand.
+
+        Raises
+        ------
+        AwsError
+            ValidationException: not a list of faults. Nothing is changed then.
+        """
+        if not isinstance(bodies, list):
+            raise invalid("Send a JSON list of faults.")
+        faults = [read_fault(body) for body in bodies]
+        with self._lock, self._state.write() as connection:
+            connection.execute("DELETE FROM fault")
+            connection.executemany(
+                "INSERT INTO fault VALUES (?, ?, ?)",
+                [(fault.id, json.dumps(asdict(fault)), fault.times) for fault in faults],
+            )
+            self._faults = faults
+        return self.standing()
+
+    def standing(self) -> list[dict[str, Any]]:
+        """Return every fault with ``remaining``, the number of times it can still strike."""
+        with self._state.read() as connection:
+            rows = connection.execute("SELECT body, remaining FROM fault").fetchall()
+        return [{**json.loads(row["body"]), "remaining": row["remaining"]} for row in rows]
+
+    def is_on(self, fault_id: str) -> bool:
+        """Say whether this very fault is still switched on."""
+        return any(fault.id == fault_id for fault in self._faults)
+
+    @property
+    def any_for_calls(self) -> bool:
+        """Whether any call fault is switched on."""
+        return any(fault.kind in CALL_KINDS for fault in self._faults)
+
+    def for_call(self, operation: str, job_name: str, input_s3_uri: str) -> list[Fault]:
+        """Return the faults that strike this call, and count them as used."""
+        candidates = [
+            fault
+            for fault in self._faults
+            if fault.kind in CALL_KINDS
+            and fnmatchcase(operation, fault.operation)
+            and fault.matches_job(job_name, input_s3_uri)
+        ]
+        if not candidates:
+            return []
+        with self._state.write() as connection:
+            return self._used(connection, candidates)
+
+    def for_job(self, connection: sqlite3.Connection, job_name: str, input_s3_uri: str) -> list[Fault]:
+        """Return the faults that a new job gets, counted as used in the transaction that makes the job."""
+        candidates = [
+            fault for fault in self._faults if fault.kind in JOB_KINDS and fault.matches_job(job_name, input_s3_uri)
+        ]
+        return self._used(connection, candidates)
+
+    @staticmethod
+    def _used(connection: sqlite3.Connection, candidates: Sequence[Fault]) -> list[Fault]:
+        used = []
+        for fault in candidates:
+            changed = connection.execute(
+                "UPDATE fault SET remaining = remaining - 1 WHERE id = ? AND (remaining IS NULL OR remaining > 0)",
+                (fault.id,),
+            )
+            if changed.rowcount:
+                used.append(fault)
+        return used

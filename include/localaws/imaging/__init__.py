@@ -1,0 +1,1 @@
+"""AWS HealthImaging (botocore's ``medical-imaging``)."""

@@ -1,0 +1,163 @@
+"""Reading and deleting image sets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from localaws.errors import not_found
+from localaws.imaging.announcements import announce_image_set
+from localaws.imaging.datastores import active
+from localaws.imaging.pixels import CONTENT_TYPES
+from localaws.imaging.resources import image_set_arn
+from localaws.imaging.versions import changeable_row, living_row, set_status, touch, version_row
+from localaws.paging import page
+from localaws.shapes import without_none
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from localaws.imaging.pixel_files import PixelFiles
+    from localaws.protocol import Params, Result
+    from localaws.runtime import Runtime
+    from localaws.settings import Settings
+
+SETTLE = "image-set"
+SETTLED = {
+    "COPYING": "COPIED",
+    "COPYING_WITH_READ_ONLY_ACCESS": "COPIED",
+    "UPDATING": "UPDATED",
+    "UPDATING_FOR_STUDY_CONSISTENCY": "UPDATED",
+    "DELETING": "DELETED",
+}
+"""What a workflow status becomes when the change is through."""
+
+
+def _version(params: Params) -> int | None:
+    return int(params["versionId"]) if "versionId" in params else None
+
+
+def summary(settings: Settings, row: sqlite3.Row) -> Result:
+    """Return the members that every operation on image sets answers for a version."""
+    return {
+        "imageSetId": row["image_set_id"],
+        "imageSetState": row["state"],
+        "imageSetWorkflowStatus": row["workflow_status"],
+        "createdAt": row["created_at"],
+        "updatedAt": row["updated_at"],
+        "imageSetArn": image_set_arn(settings, row["datastore_id"], row["image_set_id"]),
+    }
+
+
+def settle_later(runtime: Runtime, connection: sqlite3.Connection, row: sqlite3.Row) -> None:
+    """Let a change of an image set take its time; `ImageSets.settle` ends it."""
+    subject = f"{row['datastore_id']}/{row['image_set_id']}"
+    runtime.schedule.add(connection, SETTLE, subject, runtime.settings.change_seconds)
+
+
+class ImageSets:
+    """GetImageSet, ListImageSetVersions, GetImageSetMetadata, GetImageFrame, DeleteImageSet."""
+
+    def __init__(self, runtime: Runtime, pixel_files: PixelFiles) -> None:
+        self._runtime = runtime
+        self._pixel_files = pixel_files
+        runtime.schedule.on(SETTLE, self.settle)
+
+    def get(self, params: Params) -> Result:
+        """Answer GetImageSet; a deleted image set is answered as DELETED."""
+        with self._runtime.state.read() as connection:
+            active(connection, params["datastoreId"])
+            row = version_row(connection, params["datastoreId"], params["imageSetId"], _version(params))
+        answer = {
+            **summary(self._runtime.settings, row),
+            "datastoreId": row["datastore_id"],
+            "versionId": str(row["version"]),
+            "deletedAt": row["deleted_at"],
+            "message": row["message"],
+            "overrides": {"forced": True} if row["forced"] else None,
+            "isPrimary": bool(row["is_primary"]),
+            "lastAccessedAt": row["accessed_at"],
+            "storageTier": "FREQUENT_ACCESS",
+        }
+        return without_none(answer)
+
+    def versions(self, params: Params) -> Result:
+        """Answer ListImageSetVersions, newest first."""
+        with self._runtime.state.read() as connection:
+            active(connection, params["datastoreId"])
+            version_row(connection, params["datastoreId"], params["imageSetId"])
+            rows = connection.execute(
+                "SELECT * FROM image_set_version WHERE image_set_id = ? ORDER BY version DESC", (params["imageSetId"],)
+            ).fetchall()
+        shown, token = page(rows, params)
+        return {"imageSetPropertiesList": [self._listed(row) for row in shown], **token}
+
+    @staticmethod
+    def _listed(row: sqlite3.Row) -> Result:
+        members = {
+            "imageSetId": row["image_set_id"],
+            "versionId": str(row["version"]),
+            "imageSetState": row["state"],
+            "ImageSetWorkflowStatus": row["workflow_status"],  # spelled so in this list alone
+            "createdAt": row["created_at"],
+            "updatedAt": row["updated_at"],
+            "deletedAt": row["deleted_at"],
+            "message": row["message"],
+            "overrides": {"forced": True} if row["forced"] else None,
+            "isPrimary": bool(row["is_primary"]),
+        }
+        return without_none(members)
+
+    def metadata(self, params: Params) -> Result:
+        """Answer GetImageSetMetadata: gzip-compressed JSON."""
+        with self._runtime.state.write() as connection:
+            active(connection, params["datastoreId"])
+            row = living_row(connection, params["datastoreId"], params["imageSetId"], _version(params))
+            touch(connection, row["image_set_id"])
+        return {
+            "imageSetMetadataBlob": row["document"],
+            "contentType": "application/json",
+            "contentEncoding": "gzip",
+        }
+
+    def frame(self, params: Params) -> Result:
+        """Answer GetImageFrame."""
+        frame_id = params["imageFrameInformation"]["imageFrameId"]
+        with self._runtime.state.write() as connection:
+            active(connection, params["datastoreId"])
+            row = living_row(connection, params["datastoreId"], params["imageSetId"])
+            frame = connection.execute(
+                "SELECT * FROM frame WHERE image_set_id = ? AND id = ?", (row["image_set_id"], frame_id)
+            ).fetchone()
+            if frame is None:
+                raise not_found(f"image frame of image set {row['image_set_id']}", frame_id)
+            touch(connection, row["image_set_id"])
+        return {
+            "imageFrameBlob": self._pixel_files.read(frame["file"], frame["start"], frame["size"]),
+            "contentType": CONTENT_TYPES.get(frame["transfer_syntax"], "application/octet-stream"),
+        }
+
+    def delete(self, params: Params) -> Result:
+        """Answer DeleteImageSet."""
+        with self._runtime.state.write() as connection:
+            active(connection, params["datastoreId"])
+            row = changeable_row(connection, params["datastoreId"], params["imageSetId"])
+            set_status(connection, row, "LOCKED", "DELETING")
+            row = version_row(connection, params["datastoreId"], params["imageSetId"])
+            settle_later(self._runtime, connection, row)
+        self._runtime.schedule.wake()
+        announce_image_set(self._runtime, row)
+        names = ("imageSetId", "imageSetState", "imageSetWorkflowStatus")
+        answer = summary(self._runtime.settings, row)
+        return {"datastoreId": row["datastore_id"], **{name: answer[name] for name in names}}
+
+    def settle(self, subject: str) -> None:
+        """End the change that an image set is in."""
+        datastore_id, image_set_id = subject.split("/")
+        with self._runtime.state.write() as connection:
+            row = version_row(connection, datastore_id, image_set_id)
+            status = SETTLED.get(row["workflow_status"])
+            if status is None:
+                return
+            set_status(connection, row, "DELETED" if status == "DELETED" else "ACTIVE", status)
+            row = version_row(connection, datastore_id, image_set_id)
+        announce_image_set(self._runtime, row)

@@ -1,0 +1,87 @@
+"""What outlives the process: one SQLite file, one connection per thread, explicit transactions."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+SHARED_TABLES = """
+CREATE TABLE IF NOT EXISTS client_token (
+    operation TEXT NOT NULL, token TEXT NOT NULL, fingerprint TEXT NOT NULL, subject TEXT NOT NULL,
+    PRIMARY KEY (operation, token)
+);
+CREATE TABLE IF NOT EXISTS todo (
+    kind TEXT NOT NULL, subject TEXT NOT NULL, due_at REAL NOT NULL, PRIMARY KEY (kind, subject)
+);
+CREATE TABLE IF NOT EXISTS fault (id TEXT PRIMARY KEY, body TEXT NOT NULL, remaining INTEGER);
+"""
+
+
+class State:
+    """The emulator's database.
+
+    A transaction is on disk when `write` returns, so a process that is killed leaves either all of it or nothing.
+
+    Parameters
+    ----------
+    path : Path
+        The SQLite file; made if missing.
+    tables : sequence of str
+        ``CREATE TABLE IF NOT EXISTS`` scripts of the services.
+    """
+
+    def __init__(self, path: Path, tables: Sequence[str]) -> None:
+        self.path = path
+        self._local = threading.local()
+        self._opened: list[sqlite3.Connection] = []
+        self._lock = threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for script in (SHARED_TABLES, *tables):
+            self._connection().executescript(script)
+
+    def _connection(self) -> sqlite3.Connection:
+        existing: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if existing is not None:
+            return existing
+        connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        self._local.connection = connection
+        with self._lock:
+            self._opened.append(connection)
+        return connection
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection whose statements see one snapshot."""
+        yield from self._transaction("BEGIN")
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection inside a write transaction: committed at the end, rolled back on any exception."""
+        yield from self._transaction("BEGIN IMMEDIATE")
+
+    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+        connection = self._connection()
+        connection.execute(begin)
+        try:
+            yield connection
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close every connection; call it when no thread uses the state any more."""
+        with self._lock:
+            for connection in self._opened:
+                connection.close()
+            self._opened.clear()

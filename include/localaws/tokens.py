@@ -1,0 +1,43 @@
+"""Client tokens: the same request twice is one thing done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from localaws.errors import conflict
+
+if TYPE_CHECKING:
+    import sqlite3
+
+
+def replayed(connection: sqlite3.Connection, operation: str, params: dict[str, Any]) -> str | None:
+    """Return what an earlier call with this client token made, or None if the token is new.
+
+    Raises
+    ------
+    AwsError
+        ConflictException: the token came with other parameters before.
+    """
+    row = connection.execute(
+        "SELECT fingerprint, subject FROM client_token WHERE operation = ? AND token = ?",
+        (operation, params["clientToken"]),
+    ).fetchone()
+    if row is None:
+        return None
+    if row["fingerprint"] != _fingerprint(params):
+        raise conflict("This client token was used before, with other parameters; use a new token for a new request.")
+    return str(row["subject"])
+
+
+def remember(connection: sqlite3.Connection, operation: str, params: dict[str, Any], subject: str) -> None:
+    """Record that this call made `subject`, in the transaction that makes it."""
+    connection.execute(
+        "INSERT INTO client_token VALUES (?, ?, ?, ?)",
+        (operation, params["clientToken"], _fingerprint(params), subject),
+    )
+
+
+def _fingerprint(params: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,33 @@
+"""Buffer: claim and freeze the run's delivery."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airlock_tasks.stage import StageOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airlock.run import Run
+
+
+class BufferOperator(StageOperator):
+    """Lists the window, subtracts what the ledger has settled, claims the rest; returns the names of the shards."""
+
+    def run_stage(self, run: Run, context: Context) -> list[str]:  # noqa: ARG002
+        """Return the shards that parse is mapped over."""
+        from airlock.buffer import buffer
+
+        buffered = buffer(run)
+        self.log.info(
+            "%d arrivals (%d bytes) in %d shards; %d were settled by earlier runs, %d are held by other runs, "
+            "%d have no date in their key",
+            buffered.arrivals,
+            buffered.bytes,
+            len(buffered.shards),
+            buffered.settled,
+            buffered.claimed_elsewhere,
+            buffered.undated,
+        )
+        return buffered.shards

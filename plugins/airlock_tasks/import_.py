@@ -1,0 +1,115 @@
+"""Import: one HealthImaging job per batch; mapped over the batches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from airlock_tasks.stage import open_run
+from healthaws.jobs import ImportJob
+from healthaws.operators.healthimaging import HealthImagingStartDicomImportJobOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airlock.ledger import Job
+    from airlock.normalize import Batch
+    from airlock.pipelines import Pipeline
+    from airlock.run import Run
+
+
+class ImportOperator(HealthImagingStartDicomImportJobOperator):
+    """Imports one batch. The job is kept in the ledger, which outlives Airflow's own task state.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline whose run this is.
+    batch_id
+        The batch, from normalize. It names the work: the same batch and generation make the same client token.
+    **kwargs
+        Of :class:`HealthImagingStartDicomImportJobOperator`.
+    """
+
+    def __init__(self, *, pipeline: Pipeline, batch_id: str, **kwargs: Any) -> None:
+        store = pipeline.healthimaging
+        super().__init__(
+            datastore_id=store.datastore_id,
+            data_access_role_arn=store.data_access_role_arn,
+            input_s3_uri="",  # known once the run is open; may hold names, so it is not rendered
+            output_s3_uri=store.output_uri,
+            job_name=f"airlock.{pipeline.name}.{batch_id}",
+            input_owner_account_id=store.input_owner_account_id,
+            idempotency_key=batch_id,
+            max_generations=store.max_generations,
+            deferrable=True,
+            waiter_delay=store.poll_seconds,
+            waiter_max_attempts=store.job_timeout_minutes * 60 // store.poll_seconds,
+            aws_conn_id=store.aws_conn_id,
+            region_name=store.region_name,
+            **kwargs,
+        )
+        self.pipeline = pipeline
+        self.batch_id = batch_id
+
+    def take_up(self, context: Context, *args: Any, **kwargs: Any) -> Any:
+        """Find the batch's prefix, then reconnect to its job or start it."""
+        with open_run(self.pipeline, context) as run:
+            self.input_s3_uri = self._batch(run).input_uri
+        return super().take_up(context, *args, **kwargs)
+
+    def load_job(self, context: Context) -> ImportJob | None:
+        """Read the batch's job from the ledger."""
+        with open_run(self.pipeline, context) as run:
+            job = run.ledger.job(self.batch_id)
+        return None if job is None else ImportJob(job.batch_id, job.generation, job.job_id)
+
+    def save_job(self, context: Context, job: ImportJob) -> None:
+        """Write the job to the ledger; before the start, refuse a prefix that does not hold the batch."""
+        from airlock.import_ import check_prefix
+
+        with open_run(self.pipeline, context) as run:
+            if job.job_id is None:
+                check_prefix(run, self._batch(run))
+            run.ledger.record_job(self._row(run, job))
+
+    def complete(self, context: Context, properties: dict[str, Any]) -> dict[str, Any]:
+        """Keep how the job ended, for the audit."""
+        from airlock.import_ import record
+
+        output_uri = self.hook.output_folder(properties)
+        job = self.load_job(context)
+        if job is None:
+            raise LookupError(f"batch {self.batch_id}: the ledger has lost its job; clear import")
+        with open_run(self.pipeline, context) as run:
+            return record(
+                run, replace(self._row(run, job), input_uri=self._batch(run).input_uri), properties, output_uri
+            )
+
+    def job_failed(self, context: Context, properties: dict[str, Any]) -> Any:
+        """Start the next generation by a retry; leave the last FAILED job to the audit, which holds its studies."""
+        job = self.load_job(context)
+        if job is not None and self._is_last(job):
+            self.log.error("job %s is FAILED, the last of %d for this batch", job.job_id, self.max_generations)
+            return self.complete(context, properties)
+        return super().job_failed(context, properties)
+
+    def _row(self, run: Run, job: ImportJob) -> Job:
+        from airlock.ledger import Job
+
+        return Job(
+            batch_id=self.batch_id,
+            generation=job.generation,
+            run_key=run.key,
+            client_token=job.client_token,
+            job_id=job.job_id,
+            input_uri=self.input_s3_uri,
+        )
+
+    def _batch(self, run: Run) -> Batch:
+        from airlock.normalize import find_batches
+
+        for batch in find_batches(run):
+            if batch.batch_id == self.batch_id:
+                return batch
+        raise LookupError(f"batch {self.batch_id} is not among the run's batches: clear normalize and what follows it")

@@ -1,0 +1,24 @@
+"""Normalize: build study contracts and batches, and stage the batches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airlock_tasks.stage import StageOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airlock.run import Run
+
+
+class NormalizeOperator(StageOperator):
+    """Plans batches of whole series and gives each a prefix of its own; returns the batches' ids."""
+
+    def run_stage(self, run: Run, context: Context) -> list[str]:  # noqa: ARG002
+        """Return the batches that import is mapped over; their prefixes may hold names and stay in the workspace."""
+        from airlock.normalize import normalize
+
+        batches = normalize(run)
+        self.log.info("%d files in %d batches", sum(batch.files for batch in batches), len(batches))
+        return [batch.batch_id for batch in batches]

@@ -1,0 +1,46 @@
+"""Parse: read the headers of one shard; mapped over the shards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airlock_tasks.stage import StageOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airlock.run import Run
+
+
+class ParseOperator(StageOperator):
+    """Reads what is needed of each header in a shard, never the pixels.
+
+    Parameters
+    ----------
+    shard
+        The shard's name, from buffer.
+    **kwargs
+        Of :class:`StageOperator`.
+    """
+
+    def __init__(self, *, shard: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.shard = shard
+
+    def run_stage(self, run: Run, context: Context) -> dict[str, int]:  # noqa: ARG002
+        """Return counts of what was read."""
+        from airlock.parse import parse
+        from airlock.records import ARRIVALS, HEADERS
+
+        arrivals = run.workspace.read(f"arrivals/{self.shard}", ARRIVALS)
+        headers = parse(arrivals, run.s3, run.pipeline.parse, self._progress)
+        run.workspace.write(f"headers/{self.shard}", HEADERS, headers)
+        return {
+            "arrivals": arrivals.height,
+            "unread": int(headers["reason"].is_not_null().sum()),
+            "requests": int(headers["requests"].sum()),
+            "bytes_read": int(headers["bytes_read"].sum()),
+        }
+
+    def _progress(self, done: int, total: int) -> None:
+        self.log.info("shard %s: %d of %d headers", self.shard, done, total)

@@ -1,0 +1,124 @@
+"""Receive: wait, in the triggerer, until the delivery is complete."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.amazon.aws.utils import validate_execute_complete_event
+from airflow.sdk import BaseSensorOperator
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+from asgiref.sync import sync_to_async
+
+from airlock.pipelines import Pipeline, Receive
+from airlock_tasks.stage import connect_s3
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from airflow.sdk import Context
+
+    from airlock.receive import Delivery
+
+
+def look_once(aws_conn_id: str, prefix: str, settings: Receive) -> Delivery:
+    """Look at a delivery once."""
+    from airlock.receive import look
+    from airlock.s3uri import S3Uri
+
+    return look(connect_s3(aws_conn_id), S3Uri.parse(prefix), settings, datetime.now(UTC))
+
+
+class DeliveryCompleteTrigger(BaseTrigger):
+    """Fires when a delivery is complete, or when its time is over.
+
+    Parameters
+    ----------
+    aws_conn_id
+        Airflow connection for the source.
+    prefix
+        ``s3://bucket/prefix/`` of the delivery.
+    settings
+        ``Receive`` settings as JSON-able values.
+    deadline
+        When to give up, ISO 8601.
+    """
+
+    def __init__(self, *, aws_conn_id: str, prefix: str, settings: dict[str, Any], deadline: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.aws_conn_id = aws_conn_id
+        self.prefix = prefix
+        self.settings = settings
+        self.deadline = deadline
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what makes an equal trigger in the triggerer."""
+        fields = ("aws_conn_id", "prefix", "settings", "deadline")
+        return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in fields}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Look at the delivery again and again."""
+        settings = Receive.model_validate(self.settings)
+        while True:
+            # Airflow's connections are read in the thread that asgiref makes, which can reach the event loop.
+            delivery = await sync_to_async(look_once)(self.aws_conn_id, self.prefix, settings)
+            seen = {"objects": delivery.objects, "bytes": delivery.bytes}
+            if delivery.complete or datetime.now(UTC) >= datetime.fromisoformat(self.deadline):
+                status = "success" if delivery.complete else "timeout"
+                event = {"status": status, "message": delivery.waiting_for, **seen}
+                yield TriggerEvent(event)  # type: ignore[no-untyped-call]
+                return
+            self.log.info("delivery not complete: waiting for %s", delivery.waiting_for)
+            await asyncio.sleep(settings.poll_seconds)
+
+
+class ReceiveSensor(BaseSensorOperator):
+    """Waits until the delivery is complete: a quiet period, a marker object, or a delivery manifest's counts.
+
+    Looks once on the worker and then waits in the triggerer, without a slot.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline whose source is meant.
+    **kwargs
+        Of :class:`airflow.sdk.BaseSensorOperator`.
+    """
+
+    def __init__(self, *, pipeline: Pipeline, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.pipeline = pipeline
+
+    def execute(self, context: Context) -> dict[str, int]:
+        """Return the number of objects and bytes seen."""
+        from airlock.run import PrefixOutsideSourceError, source_prefix
+
+        source, settings = self.pipeline.source, self.pipeline.receive
+        try:
+            prefix = str(source_prefix(self.pipeline, context["params"].get("prefix")))
+        except PrefixOutsideSourceError as error:
+            raise AirflowFailException(str(error)) from None
+        delivery = look_once(source.aws_conn_id, prefix, settings)
+        if delivery.complete:
+            return {"objects": delivery.objects, "bytes": delivery.bytes}
+        self.log.info("delivery not complete: waiting for %s", delivery.waiting_for)
+        patience = timedelta(minutes=settings.timeout_minutes)
+        trigger = DeliveryCompleteTrigger(
+            aws_conn_id=source.aws_conn_id,
+            prefix=prefix,
+            settings=settings.model_dump(mode="json"),
+            deadline=(datetime.now(UTC) + patience).isoformat(),
+        )
+        raise TaskDeferred(trigger=trigger, method_name="execute_complete")
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, int]:  # noqa: ARG002
+        """Return what was seen, or fail: a delivery that never completes ends here."""
+        event = validate_execute_complete_event(event)
+        if event["status"] != "success":
+            raise AirflowFailException(
+                f"the delivery was not complete after {self.pipeline.receive.timeout_minutes:g} minutes, still waiting "
+                f"for {event['message']}: complete it and clear this task, or change the pipeline's receive settings"
+            )
+        return {"objects": event["objects"], "bytes": event["bytes"]}

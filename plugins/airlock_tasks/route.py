@@ -1,0 +1,51 @@
+"""Route: send released study contracts to their destinations, and tell Airflow's assets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from airlock_tasks.stage import StageOperator, connect_s3
+
+if TYPE_CHECKING:
+    from airflow.sdk import Asset, Context
+
+    from airlock.run import Run
+
+
+class RouteOperator(StageOperator):
+    """Delivers the contracts of released studies through the ledger's outbox.
+
+    Parameters
+    ----------
+    asset
+        The asset that gets an event with the number of routed contracts.
+    **kwargs
+        Of :class:`StageOperator`.
+    """
+
+    def __init__(self, *, asset: Asset, **kwargs: Any) -> None:
+        super().__init__(outlets=[asset], **kwargs)
+        self.asset = asset
+
+    def run_stage(self, run: Run, context: Context) -> dict[str, int]:
+        """Return the number of contracts sent by destination.
+
+        Raises
+        ------
+        AirflowFailException
+            If the run left arrivals undecided: what was released is routed, and the run is shown as failed.
+        """
+        from airlock.route import route
+
+        sent = route(run, {item.name: connect_s3(item.aws_conn_id) for item in run.pipeline.routes})
+        self.log.info("contracts sent: %s", sent)
+        context["outlet_events"][self.asset].extra = {"run_key": run.key, "contracts": sum(sent.values())}
+        summary = context["ti"].xcom_pull(task_ids="audit")
+        if summary["open_arrivals"]:
+            raise AirflowFailException(
+                f"{summary['open_arrivals']} arrivals are not decided, since a task before failed: "
+                f"see the report, cure the cause, and clear the failed task with all that follows"
+            )
+        return sent

@@ -1,0 +1,132 @@
+"""What the operators of all stages share: their pipeline, and the run they are part of."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+from airflow.sdk import BaseHook, BaseOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow.sdk import Context
+
+    from airlock.pipelines import Pipeline
+    from airlock.records import Window
+    from airlock.run import Run
+    from airlock.s3 import S3
+
+LEDGER_CONNECTION = "airlock_ledger"
+LEDGER_VARIABLE = "AIRLOCK_LEDGER_URL"
+
+
+def connect_s3(aws_conn_id: str, region_name: str | None = None) -> S3:
+    """Open S3 with an Airflow connection's credentials, endpoint and region."""
+    from airlock.s3 import S3
+
+    hook = AwsBaseHook(aws_conn_id=aws_conn_id, region_name=region_name, client_type="s3")
+    return S3(hook.get_session(), hook.conn)
+
+
+def ledger_url() -> str:
+    """Return the ledger's SQLAlchemy URL: from the connection ``airlock_ledger``, else from ``AIRLOCK_LEDGER_URL``.
+
+    Raises
+    ------
+    AirflowFailException
+        If neither is there.
+    """
+    try:
+        return str(BaseHook.get_connection(LEDGER_CONNECTION).get_uri())
+    except AirflowNotFoundException:
+        url = os.environ.get(LEDGER_VARIABLE)
+    if not url:
+        raise AirflowFailException(
+            f"no ledger: define the Airflow connection {LEDGER_CONNECTION!r} or the variable {LEDGER_VARIABLE} "
+            f"(a SQLAlchemy URL, as postgresql+psycopg2://user@host/airlock)"
+        )
+    return url
+
+
+def run_window(context: Context) -> Window | None:
+    """Return the time that a run takes in: what its params say, else its data interval; None for all there is.
+
+    A run that a person or an event started takes in whatever lies below its prefix, unless the params name a window.
+    """
+    from airlock.records import Window
+
+    params = context["params"]
+    start, end = params.get("window_start"), params.get("window_end")
+    if bool(start) != bool(end):
+        raise AirflowFailException("window_start and window_end go together: give both or neither")
+    if start and end:
+        window = Window(_moment("window_start", start), _moment("window_end", end))
+        if window.start >= window.end:
+            raise AirflowFailException("window_start must lie before window_end")
+        return window
+    dag_run: Any = context["dag_run"]
+    if dag_run.run_type not in {"scheduled", "backfill"} or dag_run.data_interval_start is None:
+        return None
+    return Window(dag_run.data_interval_start, dag_run.data_interval_end)
+
+
+def _moment(name: str, text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise AirflowFailException(f"{name} is no date and time: write it as 2026-11-24T00:00:00+00:00") from None
+    if moment.tzinfo is None:
+        raise AirflowFailException(f"{name} has no time zone: write it as 2026-11-24T00:00:00+00:00")
+    return moment
+
+
+@contextmanager
+def open_run(pipeline: Pipeline, context: Context) -> Iterator[Run]:
+    """Open the run that a task is part of, with its S3 and its ledger.
+
+    Raises
+    ------
+    AirflowFailException
+        If the params ask for what the pipeline does not have, or there is no ledger.
+    """
+    from airlock.ledger import Ledger
+    from airlock.run import PrefixOutsideSourceError, Run, source_prefix
+
+    try:
+        prefix = source_prefix(pipeline, context["params"].get("prefix"))
+    except PrefixOutsideSourceError as error:
+        raise AirflowFailException(str(error)) from None
+    s3 = connect_s3(pipeline.source.aws_conn_id)
+    with Ledger.open(ledger_url()) as ledger:
+        yield Run(pipeline, context["run_id"], run_window(context), prefix, s3, ledger)
+
+
+class StageOperator(BaseOperator):
+    """An operator that opens its run and calls one stage of the library.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline whose run this is.
+    **kwargs
+        Of :class:`airflow.sdk.BaseOperator`.
+    """
+
+    def __init__(self, *, pipeline: Pipeline, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.pipeline = pipeline
+
+    def execute(self, context: Context) -> Any:
+        """Run the stage; what it returns goes to XCom: counts, names of our own and addresses in the workspace."""
+        with open_run(self.pipeline, context) as run:
+            return self.run_stage(run, context)
+
+    @abstractmethod
+    def run_stage(self, run: Run, context: Context) -> Any:
+        """Call the library."""

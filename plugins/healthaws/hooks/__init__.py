@@ -1,0 +1,1 @@
+"""AWS health services: hooks, one module per service."""

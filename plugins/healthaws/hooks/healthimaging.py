@@ -1,0 +1,164 @@
+"""AWS HealthImaging hook."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+JOB_COMPLETED = "COMPLETED"
+JOB_FAILED = "FAILED"
+ACTIVE_JOB_STATUS = frozenset({"SUBMITTED", "IN_PROGRESS"})
+
+
+class HealthImagingHook(AwsBaseHook):
+    """
+    Interact with AWS HealthImaging.
+
+    A thin wrapper around ``boto3.client("medical-imaging")``, with a waiter model of its own: neither boto3 nor the
+    amazon provider has one for this service.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        Passed to :class:`airflow.providers.amazon.aws.hooks.base_aws.AwsBaseHook` (``aws_conn_id``, ``region_name``,
+        ``verify``, ``config``).
+
+    Notes
+    -----
+    boto3 puts ``runtime-`` before the host name of eight image-set operations. With an endpoint URL of one's own, set
+    ``"config_kwargs": {"inject_host_prefix": false}`` in the extra of the connection.
+    """
+
+    client_type = "medical-imaging"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["client_type"] = self.client_type
+        super().__init__(*args, **kwargs)
+
+    @cached_property
+    def waiter_path(self) -> Path:
+        """Path of the waiter model; the base class looks inside the amazon provider only."""
+        return Path(__file__).parents[1] / "waiters" / "medical-imaging.json"
+
+    def start_dicom_import_job(
+        self,
+        *,
+        datastore_id: str,
+        data_access_role_arn: str,
+        input_s3_uri: str,
+        output_s3_uri: str,
+        client_token: str,
+        job_name: str | None = None,
+        input_owner_account_id: str | None = None,
+    ) -> str:
+        """
+        Start a DICOM import job.
+
+        Parameters
+        ----------
+        datastore_id : str
+            The data store to import into.
+        data_access_role_arn : str
+            Role that the service assumes to read the input and to write the output.
+        input_s3_uri : str
+            Prefix to import; everything below it goes in.
+        output_s3_uri : str
+            Prefix below which the service makes a folder for the job's results.
+        client_token : str
+            Names the request: the service answers a repeated token with the job that the first one made. There is no
+            default on purpose, because boto3's is random and turns every retry into a further job.
+        job_name : str, optional
+            1 to 64 characters of ``A-Za-z0-9._/#-``.
+        input_owner_account_id : str, optional
+            Account that owns the input bucket; needed across accounts.
+
+        Returns
+        -------
+        str
+            The job id.
+
+        See Also
+        --------
+        https://docs.aws.amazon.com/healthimaging/latest/APIReference/API_StartDICOMImportJob.html
+        """
+        optional = {"jobName": job_name, "inputOwnerAccountId": input_owner_account_id}
+        reply = self.conn.start_dicom_import_job(
+            datastoreId=datastore_id,
+            dataAccessRoleArn=data_access_role_arn,
+            inputS3Uri=input_s3_uri,
+            outputS3Uri=output_s3_uri,
+            clientToken=client_token,
+            **{name: value for name, value in optional.items() if value},
+        )
+        return str(reply["jobId"])
+
+    def get_dicom_import_job(self, datastore_id: str, job_id: str) -> dict[str, Any]:
+        """
+        Get the properties of a DICOM import job.
+
+        Parameters
+        ----------
+        datastore_id : str
+            The data store of the job.
+        job_id : str
+            The job.
+
+        Returns
+        -------
+        dict
+            ``jobProperties``: ``jobId``, ``jobStatus``, ``datastoreId``, ``outputS3Uri`` and more. They hold no
+            counts, and COMPLETED does not say that any file went in: the manifest in the output folder does.
+
+        See Also
+        --------
+        https://docs.aws.amazon.com/healthimaging/latest/APIReference/API_GetDICOMImportJob.html
+        """
+        reply = self.conn.get_dicom_import_job(datastoreId=datastore_id, jobId=job_id)
+        properties: dict[str, Any] = reply["jobProperties"]
+        return properties
+
+    def get_dicom_import_job_status(self, datastore_id: str, job_id: str) -> str:
+        """
+        Get the status of a DICOM import job.
+
+        Parameters
+        ----------
+        datastore_id : str
+            The data store of the job.
+        job_id : str
+            The job.
+
+        Returns
+        -------
+        str
+            SUBMITTED, IN_PROGRESS, COMPLETED or FAILED.
+        """
+        return str(self.get_dicom_import_job(datastore_id, job_id)["jobStatus"])
+
+    @staticmethod
+    def output_folder(properties: Mapping[str, Any]) -> str:
+        """
+        Find the folder that holds the manifest and the per-file results of a job.
+
+        GetDICOMImportJob returns as ``outputS3Uri`` either this folder or the prefix that the job was started with;
+        AWS documents both.
+
+        Parameters
+        ----------
+        properties : Mapping
+            ``jobProperties`` of GetDICOMImportJob.
+
+        Returns
+        -------
+        str
+            ``s3://.../<datastoreId>-DicomImport-<jobId>/``, with the slash at the end.
+        """
+        uri = str(properties["outputS3Uri"]).rstrip("/")
+        suffix = f"-DicomImport-{properties['jobId']}"
+        return f"{uri}/" if suffix in uri else f"{uri}/{properties['datastoreId']}{suffix}/"

@@ -1,0 +1,1 @@
+"""AWS health services: links, one module per service."""

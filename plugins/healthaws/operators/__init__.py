@@ -1,0 +1,1 @@
+"""AWS health services: operators, one module per service."""

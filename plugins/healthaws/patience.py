@@ -1,0 +1,117 @@
+"""Waiting out the refusals of a service without using up the retries of the task."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+from airflow.sdk import BaseOperator
+from botocore.exceptions import ClientError, ParamValidationError
+
+from healthaws.exceptions import RequestRejectedError, ServiceBusyError
+from healthaws.refusals import Backoff, Refusals, is_busy, is_role_pending, rejection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+class PatientOperator(BaseOperator):
+    """
+    Base of operators that ask a service again when it throttles or refuses for a quota.
+
+    Not to be used in DAGs directly.
+
+    Parameters
+    ----------
+    deferrable : bool
+        Whether to wait in the triggerer instead of in the worker. (default: False)
+    backoff_initial_delay : float
+        Longest first pause after a refusal, in seconds; doubled for each refusal in a row. (default: 30)
+    backoff_max_delay : float
+        Longest pause, in seconds. (default: 600)
+    backoff_timeout : float
+        How long refusals in a row are borne, in seconds, before the try fails. (default: 21600)
+    role_timeout : float
+        How long a start is repeated because the service cannot assume the role, in seconds. (default: 300)
+    **kwargs
+        Of :class:`airflow.sdk.BaseOperator`.
+    """
+
+    def __init__(
+        self,
+        *,
+        deferrable: bool = False,
+        backoff_initial_delay: float = 30,
+        backoff_max_delay: float = 600,
+        backoff_timeout: float = 6 * 60 * 60,
+        role_timeout: float = 300,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.deferrable = deferrable
+        self.backoff = Backoff(backoff_initial_delay, backoff_max_delay, backoff_timeout)
+        self.role_timeout = role_timeout
+
+    def ask_patiently(self, ask: Callable[[], T], refusals: Refusals, resume: str, **kwargs: Any) -> T:
+        """
+        Ask the service, waiting out its refusals: in the worker, or by a deferral.
+
+        Parameters
+        ----------
+        ask : Callable
+            The request.
+        refusals : Refusals
+            The refusals in a row so far.
+        resume : str
+            Method in which a deferral resumes. It takes ``event``, ``refusals``, ``refused_since`` and ``kwargs``.
+        **kwargs
+            What ``resume`` has to know besides.
+
+        Returns
+        -------
+        T
+            What ``ask`` returns.
+
+        Raises
+        ------
+        RequestRejectedError
+            If the request is rejected for its content or for want of access.
+        ServiceBusyError
+            If the refusals outlast ``backoff_timeout``.
+        """
+        while True:
+            try:
+                return ask()
+            except ParamValidationError as error:
+                raise RequestRejectedError(str(error)) from error
+            except ClientError as error:
+                refusals = self._bear(error, refusals)
+            delay = self.backoff.delay(refusals.count)
+            self.log.info("Asking again in %.0f s", delay)
+            if self.deferrable:
+                self.defer(
+                    trigger=TimeDeltaTrigger(timedelta(seconds=delay)),
+                    method_name=resume,
+                    kwargs={**kwargs, "refusals": refusals.count, "refused_since": refusals.since},
+                    timeout=timedelta(seconds=delay + self.backoff.timeout),
+                )
+            time.sleep(delay)
+
+    def _bear(self, error: ClientError, refusals: Refusals) -> Refusals:
+        """Count a refusal that waiting may cure; raise for any other error, and when patience ends."""
+        busy = is_busy(error.response)
+        refusals = refusals.one_more()
+        bearable = busy or (is_role_pending(error) and refusals.seconds < self.role_timeout)
+        if not bearable:
+            raise rejection(error) or error
+        self.log.warning("Refused %s times in a row, for %.0f s: %s", refusals.count, refusals.seconds, error)
+        if busy and refusals.seconds >= self.backoff.timeout:
+            raise ServiceBusyError(
+                f"{error}: so the service has said {refusals.count} times in a row, for {refusals.seconds:.0f} s. Run "
+                "fewer jobs at once (an Airflow pool), ask AWS for a higher quota, or raise backoff_timeout."
+            ) from error
+        return refusals

@@ -1,0 +1,1 @@
+"""AWS health services: sensors, one module per service."""

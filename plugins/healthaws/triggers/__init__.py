@@ -1,0 +1,1 @@
+"""AWS health services: triggers, one module per service."""

@@ -1,0 +1,1 @@
+"""AWS health services: waiter models, one JSON file per boto client type."""

@@ -1,0 +1,357 @@
+"""What one object's header gives, or why it gives none."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import random
+import struct
+import tracemalloc
+import warnings
+import zlib
+
+import pytest
+
+from airlock.dicom.errors import HeaderError
+from airlock.dicom.header import Header, read_header
+from airlock.reasons import Reason
+from tests.unit.airlock.dicom.objects import (
+    BIG_ENDIAN,
+    CT_VALUES,
+    DEFLATED,
+    EXPLICIT,
+    IMPLICIT,
+    JPEG,
+    UNDEFINED,
+    Huge,
+    Memory,
+    ct,
+    element,
+    elements,
+    item,
+    meta,
+    sequence,
+)
+
+KIB = 1024
+REQUEST_ATTRIBUTES = 0x00400275
+
+
+def read(data: bytes, **limits: int) -> Header:
+    return read_header(Memory(data), **limits)
+
+
+def refusal(data: bytes, **limits: int) -> HeaderError:
+    with pytest.raises(HeaderError) as caught:
+        read(data, **limits)
+    return caught.value
+
+
+def deflated(changes: dict[int, tuple[str, bytes] | bytes | None] | None = None) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return meta(DEFLATED) + packer.compress(b"".join(elements(changes))) + packer.flush()
+
+
+class TestValues:
+    @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN, JPEG])
+    def test_every_encoding_gives_the_same_text(self, syntax: str) -> None:
+        assert read(ct(syntax=syntax)).values == CT_VALUES | {"TransferSyntaxUID": syntax}
+
+    def test_a_deflated_data_set_gives_it_too(self) -> None:
+        assert read(deflated()).values == CT_VALUES | {"TransferSyntaxUID": DEFLATED}
+
+    def test_absent_is_left_out_and_empty_is_empty(self) -> None:
+        values = read(ct({0x00100020: None, 0x00080050: ("SH", b"")})).values
+        assert "PatientID" not in values
+        assert values["AccessionNumber"] == ""
+
+    def test_numbers_stay_as_stored_even_when_they_are_none(self) -> None:
+        assert read(ct({0x00200011: ("IS", b"1.5e3x")})).values["SeriesNumber"] == "1.5e3x"
+
+    def test_several_values_are_joined_and_each_is_stripped(self) -> None:
+        assert read(ct({0x00100020: ("LO", b"A  \\ B \\C ")})).values["PatientID"] == "A\\ B\\C"
+
+    def test_a_person_name_keeps_its_component_groups(self) -> None:
+        name = "Yamada^Tarou=山田^太郎=やまだ^たろう".encode()
+        values = read(ct({0x00080005: ("CS", b"ISO_IR 192"), 0x00100010: ("PN", name)})).values
+        assert values["PatientName"] == "Yamada^Tarou=山田^太郎=やまだ^たろう"
+
+    def test_a_uid_loses_its_padding_only(self) -> None:
+        assert read(ct({0x0020000D: ("UI", b"1.2.3 \0\0")})).values["StudyInstanceUID"] == "1.2.3"
+
+    def test_a_missing_transfer_syntax_is_absent_and_the_rest_is_read(self) -> None:
+        body = b"".join(elements())
+        bare = b"\0" * 128 + b"DICM" + element(0x00020002, "UI", b"1.2\0") + body
+        assert read(bare).values == {k: v for k, v in CT_VALUES.items() if k != "TransferSyntaxUID"}
+
+    def test_a_value_of_any_length_is_kept_up_to_64_kib(self) -> None:
+        values = read(ct({0x00100020: ("LO", b"X" * 300_000)}, IMPLICIT)).values
+        assert values["PatientID"] == "X" * 65536
+        assert values["RequestedProcedureID"] == "RP-TOP"
+
+
+class TestRequestedProcedure:
+    @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
+    @pytest.mark.parametrize("undefined", [True, False])
+    def test_the_first_request_that_has_it_goes_before_the_top_level(self, syntax: str, undefined: bool) -> None:
+        items = [
+            item(element(0x00321060, "LO", b"CT ", syntax), syntax, undefined=undefined),
+            item(element(0x00401001, "SH", b"RP-1", syntax), syntax, undefined=undefined),
+            item(element(0x00401001, "SH", b"RP-2", syntax), syntax, undefined=undefined),
+        ]
+        nested = sequence(REQUEST_ATTRIBUTES, items, syntax, undefined=undefined)
+        assert read(ct({REQUEST_ATTRIBUTES: nested}, syntax)).values["RequestedProcedureID"] == "RP-1"
+
+    def test_without_one_in_the_requests_the_top_level_counts(self) -> None:
+        nested = sequence(REQUEST_ATTRIBUTES, [item(element(0x00321060, "LO", b"CT"))])
+        assert read(ct({REQUEST_ATTRIBUTES: nested})).values["RequestedProcedureID"] == "RP-TOP"
+
+    def test_the_same_tag_in_another_sequence_is_none_of_it(self) -> None:
+        other = sequence(0x00082112, [item(element(0x00401001, "SH", b"RP-X") + element(0x00100020, "LO", b"P-X"))])
+        values = read(ct({0x00082112: other, 0x00401001: None})).values
+        assert "RequestedProcedureID" not in values
+        assert values["PatientID"] == "PID-1"
+
+
+class TestCharacterSets:
+    def test_bytes_that_do_not_fit_come_as_replacement_characters_and_are_noted(self) -> None:
+        header = read(ct({0x00080005: ("CS", b"ISO_IR 192"), 0x00100010: ("PN", b"M\xfcller"), 0x00080080: None}))
+        assert header.values["PatientName"] == "M\ufffdller"
+        assert header.undecodable == ("PatientName",)
+
+    @pytest.mark.parametrize("declared", [None, ("CS", b""), ("CS", b"ISO_IR 6"), ("CS", b"ISO_IR 999")])
+    def test_bytes_outside_ascii_need_a_character_set_that_is_known(self, declared: tuple[str, bytes] | None) -> None:
+        header = read(ct({0x00080005: declared}))
+        assert header.values["PatientName"] == "Müller^Jörg"
+        assert header.undecodable == ("InstitutionName", "PatientName")
+
+    def test_code_extensions_are_followed(self) -> None:
+        name = b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B"
+        header = read(ct({0x00080005: ("CS", b"\\ISO 2022 IR 87"), 0x00100010: ("PN", name), 0x00080080: None}))
+        assert header.values["PatientName"] == "Yamada^Tarou=山田^太郎"
+        assert header.undecodable == ()
+
+    def test_an_escape_that_was_not_declared_is_noted(self) -> None:
+        assert "PatientName" in read(ct({0x00100010: ("PN", b"\x1b$B;3ED\x1b(B")})).undecodable
+
+    def test_a_backslash_inside_a_multi_byte_character_separates_nothing(self) -> None:
+        header = read(ct({0x00080005: ("CS", b"GB18030"), 0x00100020: ("LO", b"\x95\x5c"), 0x00100010: None,
+                          0x00080080: None}))  # fmt: skip
+        assert header.values["PatientID"] == b"\x95\x5c".decode("gb18030")
+
+
+class TestRanges:
+    def test_a_small_header_takes_one_request_and_no_pixels(self) -> None:
+        source = Memory(ct({0x7FE00010: ("OW", bytes(500_000))}))
+        read_header(source)
+        assert source.spans == [(0, 16 * KIB)]
+
+    def test_a_short_object_is_asked_for_exactly(self) -> None:
+        source = Memory(ct())
+        read_header(source)
+        assert source.spans == [(0, len(source.data))]
+
+    def test_a_big_unwanted_value_is_jumped_over(self) -> None:
+        source = Memory(ct({0x00091010: ("OB", bytes(1_000_000)), 0x7FE00010: ("OW", bytes(100_000))}))
+        assert read_header(source).values == CT_VALUES
+        assert len(source.spans) == 2
+        assert source.bytes_read == 32 * KIB
+
+    def test_so_is_one_inside_a_sequence_of_undefined_length(self) -> None:
+        nested = sequence(0x00091010, [item(element(0x00091011, "OB", bytes(1_000_000)))])
+        source = Memory(ct({0x00091010: nested, 0x7FE00010: ("OW", bytes(100_000))}))
+        assert read_header(source).values == CT_VALUES
+        assert source.bytes_read == 32 * KIB
+
+    def test_a_header_of_many_small_elements_is_read_on(self) -> None:
+        private = b"".join(element(0x00110000 + n, "LO", b"x" * 60) for n in range(0x1000, 0x1400))
+        source = Memory(ct({0x00111000: private, 0x7FE00010: ("OW", bytes(1_000_000))}))
+        assert read_header(source).values == CT_VALUES
+        assert len(source.spans) == 3
+        assert source.spans[0][1] == source.spans[1][0]
+
+    def test_a_header_behind_more_bytes_than_allowed_is_given_up(self) -> None:
+        private = b"".join(element(0x00110000 + n, "LO", b"x" * 60) for n in range(0x1000, 0x2000))
+        source = Memory(ct({0x00111000: private, 0x7FE00010: ("OW", bytes(1_000_000))}))
+        with pytest.raises(HeaderError) as caught:
+            read_header(source, max_bytes=100 * KIB)
+        assert caught.value.reason is Reason.HEADER_TOO_LONG
+        assert source.bytes_read == 100 * KIB
+
+    @pytest.mark.parametrize("first_range", [16, 100, 333, 700, 4096])
+    @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN, DEFLATED])
+    def test_the_size_of_the_first_range_changes_nothing(self, syntax: str, first_range: int) -> None:
+        data = deflated() if syntax == DEFLATED else ct(syntax=syntax)
+        assert read(data, first_range=first_range) == read(data)
+
+
+class TestNoPart10:
+    def test_nothing(self) -> None:
+        assert refusal(b"").reason is Reason.EMPTY_OBJECT
+
+    @pytest.mark.parametrize(
+        ("data", "detail"),
+        [
+            (b"\xff\xd8\xff\xe0\0\x10JFIF" + bytes(900), "JPEG"),
+            (b"%PDF-1.7\n", "PDF"),
+            (b"exported by the old archive\n", "text"),
+            (b"PK\x03\x04" + bytes(100), "ZIP"),
+            (bytes(range(1, 200)), "unknown content"),
+            (b"x", "text"),
+            (bytes(10_000), "unknown content"),
+        ],
+    )
+    def test_something_else(self, data: bytes, detail: str) -> None:
+        error = refusal(data)
+        assert (error.reason, error.detail) == (Reason.NOT_DICOM, detail)
+
+    def test_a_gzip_stream(self) -> None:
+        assert refusal(gzip.compress(ct())).reason is Reason.GZIP_ENCODED
+
+    @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
+    def test_a_data_set_without_preamble_still_says_whose_it_is(self, syntax: str) -> None:
+        error = refusal(b"".join(elements(syntax=syntax)))
+        assert error.reason is Reason.NO_PREAMBLE
+        assert error.values["StudyInstanceUID"] == "1.2.3"
+
+    def test_a_meta_group_without_preamble(self) -> None:
+        assert refusal(ct()[132:]).reason is Reason.NO_PREAMBLE
+        assert refusal(ct()[128:]).reason is Reason.NO_PREAMBLE
+
+    @pytest.mark.parametrize("sop_class", [b"1.2.840.10008.1.3.10", b"1.2.3\0"])
+    def test_a_directory_by_its_class_or_its_records(self, sop_class: bytes) -> None:
+        records = sequence(0x00041220, [item(element(0x00041430, "CS", b"PATIENT "))])
+        assert refusal(meta(sop_class=sop_class) + records).reason is Reason.DICOMDIR
+
+    def test_a_directory_without_records(self) -> None:
+        data = meta(sop_class=b"1.2.840.10008.1.3.10") + element(0x00041130, "CS", b"SET1")
+        assert refusal(data).reason is Reason.DICOMDIR
+
+
+class TestCutObjects:
+    def test_cut_in_the_meta_group(self) -> None:
+        assert refusal(ct()[:200]).reason is Reason.TRUNCATED
+
+    def test_cut_behind_the_meta_group(self) -> None:
+        assert refusal(meta()).reason is Reason.TRUNCATED
+
+    def test_cut_in_the_pixels_but_it_says_whose_they_are(self) -> None:
+        error = refusal(ct()[:-50])
+        assert error.reason is Reason.TRUNCATED
+        assert error.values == CT_VALUES
+
+    def test_cut_in_pixels_that_were_never_read(self) -> None:
+        assert refusal(ct({0x7FE00010: ("OW", bytes(500_000))})[:-1]).reason is Reason.TRUNCATED
+
+    def test_cut_in_the_fragment_of_compressed_pixels(self) -> None:
+        table = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
+        fragment = struct.pack("<HHI", 0xFFFE, 0xE000, 90_000) + bytes(90_000)
+        end = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+        whole = ct({0x7FE00010: element(0x7FE00010, "OB", table + fragment + end, length=UNDEFINED)}, JPEG)
+        assert read(whole).values["PatientID"] == "PID-1"
+        assert refusal(whole[:-40_000]).reason is Reason.TRUNCATED
+
+    @pytest.mark.parametrize("tag", [0x00091001, 0x00100020, 0x00431001])
+    def test_two_gib_declared_in_a_small_object(self, tag: int) -> None:
+        broken = ct({tag: element(tag, "UN", b"", length=0x7FFFFFF0)})
+        tracemalloc.start()
+        try:
+            error = refusal(broken)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert error.reason is Reason.TRUNCATED
+        assert error.values["SOPInstanceUID"] == "1.2.3.1.1"
+        assert peak < 4_000_000
+
+    def test_two_gib_wanted_in_a_big_object_cost_no_more_than_others(self) -> None:
+        start = ct({0x00100020: element(0x00100020, "UN", b"", length=0x7FFFFFF0)})
+        source = Huge(start, claimed=3 << 30)
+        with pytest.raises(HeaderError):
+            read_header(source)
+        assert source.bytes_read <= 16 << 20
+
+    def test_the_end_behind_a_whole_element_is_an_end(self) -> None:
+        assert "RequestedProcedureID" not in read(ct({0x00401001: None, 0x7FE00010: None})).values
+
+    def test_a_sequence_without_its_end(self) -> None:
+        endless = element(0x00091010, "SQ", item(element(0x00091011, "LO", b"x")), length=UNDEFINED)
+        assert refusal(meta() + endless).reason is Reason.TRUNCATED
+
+    def test_padding_of_zeros_behind_the_last_element_is_none(self) -> None:
+        report = ct({0x7FE00010: None, 0x00420010: ("ST", b"Report")})
+        assert read(report + b"\0\0\0").values == CT_VALUES
+        assert refusal(report + b"\x43\0\1").reason is Reason.TRUNCATED
+
+    def test_a_cut_deflated_stream(self) -> None:
+        data = deflated({0x00091010: ("OB", random.Random(1).randbytes(5000))})
+        assert refusal(data[:-3000]).reason is Reason.TRUNCATED
+
+
+class TestHostileObjects:
+    def test_noise_behind_the_prefix(self) -> None:
+        noise = random.Random(1).randbytes(5000)
+        assert refusal(b"\0" * 128 + b"DICM" + noise).reason in {Reason.UNREADABLE, Reason.TRUNCATED}
+
+    @pytest.mark.parametrize("tag", [0x00091010, 0x00400275])
+    def test_sequences_nested_without_end(self, tag: int) -> None:
+        nested = b""
+        for _ in range(2000):
+            nested = sequence(tag, [item(nested)])
+        error = refusal(ct({tag: nested}))
+        assert error.reason is Reason.UNREADABLE
+        assert "nested" in error.detail
+
+    def test_nesting_that_makes_pydicom_recurse_too_far(self) -> None:
+        nested = b""
+        for _ in range(600):
+            nested = sequence(0x00400275, [item(nested, undefined=False)], undefined=False)
+        error = refusal(ct({0x00400275: nested}))
+        assert (error.reason, error.detail) == (Reason.UNREADABLE, "RecursionError")
+
+    def test_a_stream_that_inflates_without_end_costs_no_memory(self) -> None:
+        bomb = deflated({0x00091010: ("OB", bytes(300 << 20))})
+        assert len(bomb) < 1 << 20
+        tracemalloc.start()
+        try:
+            error = refusal(bomb)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert error.reason is Reason.HEADER_TOO_LONG
+        assert peak < 80 << 20
+
+    def test_a_stream_that_is_none(self) -> None:
+        assert refusal(meta(DEFLATED) + b"\xff" * 500).reason is Reason.UNREADABLE
+
+    def test_items_where_none_may_be(self) -> None:
+        stray = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
+        assert refusal(ct({0x00091010: stray})).reason is Reason.UNREADABLE
+        ending = struct.pack("<HHI", 0xFFFE, 0xE00D, 0)
+        assert refusal(ct({0x00091010: ending})).reason is Reason.UNREADABLE
+
+    def test_a_sequence_of_something_else(self) -> None:
+        odd = element(0x00091010, "SQ", element(0x00091011, "LO", b"x"), length=UNDEFINED)
+        assert refusal(ct({0x00091010: odd})).reason is Reason.UNREADABLE
+
+    def test_a_million_empty_items_cost_no_memory(self) -> None:
+        many = sequence(0x00400275, [item(b"", undefined=False)] * 300_000)
+        tracemalloc.start()
+        try:
+            assert refusal(ct({0x00400275: many})).reason is Reason.UNREADABLE
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 40 << 20
+
+    def test_pydicom_says_nothing_and_details_hold_no_values(self, caplog: pytest.LogCaptureFixture) -> None:
+        odd = ct({0x00100020: ("LO", b"CANARY" * 60), 0x00080020: ("DA", b"CANARY"), 0x00200011: ("IS", b"CANARY"),
+                  0x00080018: ("UI", b"CANARY"), 0x00080005: ("CS", b"CANARY")})  # fmt: skip
+        with warnings.catch_warnings(record=True) as warned, caplog.at_level(logging.DEBUG):
+            warnings.simplefilter("always")
+            assert read(odd).values["PatientID"].startswith("CANARY")
+            error = refusal(odd[:-10])
+        assert not warned
+        assert not caplog.records
+        assert "CANARY" not in f"{error} {error!r} {error.args}"
+        assert logging.getLogger("pydicom").level != logging.CRITICAL + 1

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from airlock.ledger import Ledger, LedgerError
+from airlock.records import ARRIVALS, DISPOSITIONS, study_key
+from tests.unit.airlock.ledger.samples import (
+    NIGHTLY,
+    STORE,
+    arrivals,
+    begin,
+    claims,
+    dispositions,
+    id_of,
+    ids,
+    ids_of,
+    uids,
+)
+
+
+def test_a_run_gets_every_arrival_that_nobody_has(ledger: Ledger) -> None:
+    begin(ledger, "a")
+    claim = ledger.claim(NIGHTLY, "a", arrivals("1", "2"))
+    assert claim.held.equals(arrivals("1", "2"))
+    assert claim.held.schema == ARRIVALS
+    assert (claim.settled, claim.claimed_elsewhere) == (0, 0)
+
+
+def test_an_empty_listing_is_no_trouble(ledger: Ledger) -> None:
+    begin(ledger, "a")
+    assert ledger.claim(NIGHTLY, "a", arrivals()).held.is_empty()
+
+
+def test_an_arrival_twice_in_a_listing_counts_once(ledger: Ledger) -> None:
+    begin(ledger, "a")
+    assert ledger.claim(NIGHTLY, "a", arrivals("1", "1")).held.height == 1
+
+
+def test_what_others_have_is_counted_and_left_to_them(ledger: Ledger) -> None:
+    begin(ledger, "a", "b")
+    ledger.claim(NIGHTLY, "a", arrivals("1", "2", "3"))
+    ledger.settle(NIGHTLY, "a", dispositions("1"))
+    claim = ledger.claim(NIGHTLY, "b", arrivals("1", "2", "3", "4"))
+    assert ids(claim.held) == ids_of("4")
+    assert (claim.settled, claim.claimed_elsewhere) == (1, 2)
+
+
+def test_a_cleared_buffer_gets_the_same_delivery_though_settled_and_no_longer_listed(ledger: Ledger) -> None:
+    begin(ledger, "a")
+    first = ledger.claim(NIGHTLY, "a", arrivals("1", "2"))
+    ledger.settle(NIGHTLY, "a", dispositions("1"))
+    again = ledger.claim(NIGHTLY, "a", arrivals("2"))
+    assert again.held.equals(first.held)
+    assert (again.settled, again.claimed_elsewhere) == (0, 0)
+    assert ledger.held_by(NIGHTLY, "a").equals(first.held)
+
+
+def test_pipelines_do_not_take_from_each_other(ledger: Ledger) -> None:
+    begin(ledger, "a")
+    begin(ledger, "other", pipeline="weekly")
+    ledger.claim(NIGHTLY, "a", arrivals("1"))
+    assert ids(ledger.claim("weekly", "other", arrivals("1")).held) == ids_of("1")
+
+
+def test_a_claim_needs_an_open_run_of_the_pipeline(ledger: Ledger) -> None:
+    with pytest.raises(LedgerError, match="knows no run 'a': call open_run"):
+        ledger.claim(NIGHTLY, "a", arrivals("1"))
+    begin(ledger, "a")
+    with pytest.raises(LedgerError, match="is one of pipeline 'nightly', not 'weekly'"):
+        ledger.claim("weekly", "a", arrivals("1"))
+
+
+def test_a_listing_without_a_column_is_refused_by_name(ledger: Ledger) -> None:
+    begin(ledger, "a")
+    with pytest.raises(LedgerError, match="lacks the columns etag"):
+        ledger.claim(NIGHTLY, "a", arrivals("1").drop("etag"))
+
+
+@pytest.mark.parametrize(
+    "name", ["a b+c/é 日本", "tab\tnew\nline\r", r"\N", r"\.", "back\\slash", "", "'; drop", '"q"']
+)
+def test_any_name_of_an_object_comes_back_as_it_was(ledger: Ledger, name: str) -> None:
+    begin(ledger, "a")
+    listing = arrivals("1").with_columns(key=pl.lit(name), version_id=pl.lit("null"), etag=pl.lit(""))
+    assert ledger.claim(NIGHTLY, "a", listing).held.equals(listing)
+
+
+def test_a_nul_in_a_text_costs_nothing_but_itself(ledger: Ledger) -> None:
+    begin(ledger, "a")
+    ledger.claim(NIGHTLY, "a", arrivals("1"))
+    ledger.settle(NIGHTLY, "a", dispositions("1").with_columns(detail=pl.lit("a\x00b")))
+    assert ledger.dispositions_of(NIGHTLY, "a")["detail"].to_list() == ["a\ufffdb"]
+
+
+def test_a_large_delivery_goes_in_chunks(ledger: Ledger) -> None:
+    begin(ledger, "a")
+    many = pl.select(n=pl.int_range(25_000).cast(pl.String)).select(
+        arrival_id="n",
+        bucket=pl.lit("archive"),
+        key="in/" + pl.col("n"),
+        version_id=pl.lit(None, pl.String),
+        etag="n",
+        size=pl.lit(1, pl.Int64),
+        last_modified=pl.lit(arrivals("1")["last_modified"][0], ARRIVALS["last_modified"]),
+    )
+    assert ledger.claim(NIGHTLY, "a", many).held.height == 25_000
+
+
+def test_the_final_word_is_kept_with_all_that_belongs_to_it(ledger: Ledger) -> None:
+    begin(ledger, "a")
+    ledger.claim(NIGHTLY, "a", arrivals("1", "2"))
+    words = dispositions("1")
+    ledger.settle(NIGHTLY, "a", words)
+    assert ledger.dispositions_of(NIGHTLY, "a").equals(words)
+    assert ledger.dispositions_of(NIGHTLY, "a").schema == DISPOSITIONS
+    assert ledger.states(NIGHTLY) == {"released": 1, "claimed": 1}
+
+
+def test_settling_again_is_harmless_and_a_cleared_audit_may_decide_otherwise(ledger: Ledger) -> None:
+    begin(ledger, "a")
+    ledger.claim(NIGHTLY, "a", arrivals("1", "2"))
+    ledger.settle(NIGHTLY, "a", dispositions("1", "2"))
+    ledger.settle(NIGHTLY, "a", dispositions("1", "2"))
+    ledger.settle(NIGHTLY, "a", dispositions("2", word="held"))
+    assert ledger.states(NIGHTLY) == {"released": 1, "held": 1}
+
+
+def test_settling_an_arrival_of_another_run_is_refused_as_a_whole(ledger: Ledger) -> None:
+    begin(ledger, "a", "b")
+    ledger.claim(NIGHTLY, "a", arrivals("1"))
+    ledger.claim(NIGHTLY, "b", arrivals("2"))
+    with pytest.raises(LedgerError, match="run 'b' does not hold 2 of these arrivals") as refusal:
+        ledger.settle(NIGHTLY, "b", dispositions("1", "2", "unseen"))
+    assert "in/" not in str(refusal.value)
+    assert ledger.states(NIGHTLY) == {"claimed": 2}
+
+
+def test_an_arrival_gets_exactly_one_known_word(ledger: Ledger) -> None:
+    begin(ledger, "a")
+    ledger.claim(NIGHTLY, "a", arrivals("1"))
+    with pytest.raises(LedgerError, match="1 arrivals have more than one disposition"):
+        ledger.settle(NIGHTLY, "a", pl.concat([dispositions("1"), dispositions("1", word="held")]))
+    with pytest.raises(LedgerError, match="1 arrivals have no known disposition: use one of released, held"):
+        ledger.settle(NIGHTLY, "a", dispositions("1", word="lost"))
+
+
+def test_a_study_is_found_by_its_uid_and_by_its_key_even_if_the_uid_is_absurd(ledger: Ledger) -> None:
+    begin(ledger, "a")
+    ledger.claim(NIGHTLY, "a", arrivals("1", "2", "3"))
+    absurd = "".join(str(number) for number in range(5_000))  # longer than PostgreSQL could index
+    words = [dispositions("1", study_uid=absurd), dispositions("2"), dispositions("3", study_uid=None)]
+    ledger.settle(NIGHTLY, "a", pl.concat(words))
+    assert ids(ledger.dispositions_of_study(absurd)) == ids_of("1")
+    assert ids(ledger.dispositions_of_study(study_key("1.study"))) == ids_of("2")
+    assert ledger.dispositions_of_study("1.unknown").is_empty()
+
+
+def test_released_claims_are_free_for_a_later_run(ledger: Ledger) -> None:
+    begin(ledger, "a", "b")
+    ledger.claim(NIGHTLY, "a", arrivals("1", "2"))
+    ledger.claim_instances(STORE, NIGHTLY, "a", claims(("2", "1.2")))
+    ledger.settle(NIGHTLY, "a", dispositions("1"))
+    assert ledger.release_claims(NIGHTLY, "a") == 1
+    assert ids(ledger.claim(NIGHTLY, "b", arrivals("1", "2")).held) == ids_of("2")
+    assert ledger.known_instances(STORE, uids("1.2")).is_empty()
+
+
+def test_the_holder_of_an_arrival_is_named_in_its_row(ledger: Ledger) -> None:
+    begin(ledger, "a")
+    ledger.claim(NIGHTLY, "a", arrivals("1"))
+    ledger.claim_instances(STORE, NIGHTLY, "a", claims(("1", "1.1")))
+    owner = ledger.known_instances(STORE, uids("1.1")).row(0, named=True)
+    assert (owner["arrival_id"], owner["run_key"], owner["key"]) == (id_of("1"), "a", "in/1")

@@ -1,0 +1,135 @@
+"""Real processes at once, on both databases."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from airlock.ledger import Ledger, upgrade
+from tests.unit.airlock.ledger.samples import (
+    NIGHTLY,
+    STORE,
+    arrivals,
+    begin,
+    claims,
+    dispositions,
+    ids,
+    ids_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.synchronize import Barrier
+
+NAMES = [str(number) for number in range(2_000)]
+PROCESSES = 3
+
+
+def _begin_together(barrier: Barrier, results: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    barrier.wait(60)
+    results.put(work(*arguments))
+
+
+def at_once(work: Callable[..., Any], *calls: tuple[Any, ...]) -> list[Any]:
+    """Run a function in one process per call, all released at the same moment, and return their results."""
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(len(calls)), context.Queue()
+    started = [context.Process(target=_begin_together, args=(barrier, results, work, call)) for call in calls]
+    for process in started:
+        process.start()
+    found = [results.get(timeout=90) for _ in calls]
+    for process in started:
+        process.join(30)
+    assert [process.exitcode for process in started] == [0] * len(calls)
+    return found
+
+
+def _claim(url: str, run: str, names: list[str]) -> tuple[set[str], int]:
+    with Ledger.open(url) as ledger:
+        claim = ledger.claim(NIGHTLY, run, arrivals(*names))
+        return ids(claim.held), claim.claimed_elsewhere
+
+
+def test_processes_that_claim_one_listing_never_both_get_an_arrival(url: str) -> None:
+    runs = [f"run{number}" for number in range(PROCESSES)]
+    with Ledger.open(url) as ledger:
+        begin(ledger, *runs)
+    # Each lists in another order, and each sees something that the others do not.
+    calls = [(url, run, [*NAMES[:: (-1) ** place], f"only-{run}"]) for place, run in enumerate(runs)]
+    held = at_once(_claim, *calls)
+    every = [arrival for arrivals_held, _ in held for arrival in arrivals_held]
+    assert len(every) == len(set(every)) == len(NAMES) + PROCESSES
+    assert all(len(own) + elsewhere == len(NAMES) + 1 for own, elsewhere in held)
+
+
+def _claim_instances(url: str, run: str, name: str) -> int:
+    with Ledger.open(url) as ledger:
+        return ledger.claim_instances(STORE, NIGHTLY, run, claims(*((name, f"1.{n}") for n in range(500)))).height
+
+
+def test_processes_that_claim_the_same_instances_share_them_out_without_one_to_spare(url: str) -> None:
+    runs = [f"run{number}" for number in range(PROCESSES)]
+    with Ledger.open(url) as ledger:
+        begin(ledger, *runs)
+        for run in runs:
+            ledger.claim(NIGHTLY, run, arrivals(run))
+        refused = at_once(_claim_instances, *((url, run, run) for run in runs))
+        assert sorted(refused) == [0, 500, 500]
+        assert ledger.instance_states(STORE) == {"claimed": 500}
+
+
+def _upgrade(url: str) -> bool:
+    upgrade(url)
+    Ledger.open(url).dispose()
+    return True
+
+
+def test_processes_that_upgrade_at_once_all_end_with_a_ledger(empty_url: str) -> None:
+    assert all(at_once(_upgrade, *[(empty_url,)] * PROCESSES))
+
+
+def _settle(url: str, run: str, names: list[str]) -> int:
+    with Ledger.open(url) as ledger:
+        for name in names:
+            ledger.settle(NIGHTLY, run, dispositions(name))
+        return ledger.dispositions_of(NIGHTLY, run).height
+
+
+def test_writers_wait_for_each_other_rather_than_fail(url: str) -> None:
+    shares = {run: [f"{run}-{number}" for number in range(20)] for run in ("run0", "run1", "run2")}
+    with Ledger.open(url) as ledger:
+        begin(ledger, *shares)
+        for run, names in shares.items():
+            ledger.claim(NIGHTLY, run, arrivals(*names))
+        assert at_once(_settle, *((url, run, names) for run, names in shares.items())) == [20, 20, 20]
+        assert ledger.states(NIGHTLY) == {"released": 60}
+
+
+def _die_in_the_middle(url: str, run: str) -> None:
+    """Claim, and be killed before the transaction is committed."""
+    ledger = Ledger.open(url)
+    with ledger._writing("arrivals of nightly") as connection:
+        from airlock.ledger.frames import insert_missing, stage
+        from airlock.ledger.tables import arrivals as table
+        from airlock.records import ARRIVALS
+
+        rows = stage(connection, arrivals(*NAMES[:10]), ARRIVALS, ["arrival_id"])
+        now = pl.select(pl.lit(rows.name)).item() and arrivals("x")["last_modified"][0]
+        constants = {"pipeline": NIGHTLY, "run_key": run, "claimed_at": now}
+        assert insert_missing(connection, table, rows, ["pipeline", "arrival_id"], **constants) == 10
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_killed_in_a_transaction_leaves_no_trace_and_no_lock(url: str) -> None:
+    with Ledger.open(url) as ledger:
+        begin(ledger, "dies", "lives")
+        process = multiprocessing.get_context("spawn").Process(target=_die_in_the_middle, args=(url, "dies"))
+        process.start()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        assert ids(ledger.claim(NIGHTLY, "lives", arrivals(*NAMES[:10])).held) == ids_of(NAMES[:10])
+        assert ledger.held_by(NIGHTLY, "dies").is_empty()

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+import pytest
+
+from airlock.ledger import Ledger, LedgerError, OutboxMessage
+from airlock.ledger.outbox import CONTENTS, LEASE, MESSAGES
+from tests.unit.airlock.ledger.samples import NIGHTLY, begin
+
+TO = "s3://contracts/imaging/"
+LATER = datetime(2100, 1, 1, tzinfo=UTC)  # after any message was queued
+MINUTE = timedelta(minutes=1)
+
+
+def messages(*rows: tuple[str, int, str]) -> pl.DataFrame:
+    return pl.DataFrame([(*row, f"s3://work/{row[2]}.json") for row in rows], schema=MESSAGES, orient="row")
+
+
+def contents(*rows: tuple[str, str]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=CONTENTS, orient="row")
+
+
+@pytest.fixture
+def opened(ledger: Ledger) -> Ledger:
+    begin(ledger, "a", "b")
+    return ledger
+
+
+def due(ledger: Ledger, now: datetime = LATER, limit: int = 100, owner: str | None = None) -> list[OutboxMessage]:
+    return ledger.due(NIGHTLY, TO, now, limit, owner)
+
+
+def names(found: list[OutboxMessage]) -> list[tuple[str, int]]:
+    return [(message.study_key, message.revision) for message in found]
+
+
+def test_a_content_is_queued_once_per_destination(opened: Ledger) -> None:
+    assert opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1"), ("k2", 1, "d2"))) == 2
+    assert opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1"), ("k3", 1, "d3"))) == 1
+    assert opened.enqueue(NIGHTLY, "b", TO, messages(("k1", 1, "d1"))) == 0
+    assert opened.enqueue(NIGHTLY, "a", "s3://elsewhere/", messages(("k1", 1, "d1"))) == 1
+    assert names(due(opened)) == [("k1", 1), ("k2", 1), ("k3", 1)]
+
+
+def test_a_message_has_all_that_sending_it_needs(opened: Ledger) -> None:
+    opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
+    (found,) = due(opened)
+    assert found == OutboxMessage(found.id, NIGHTLY, TO, "k1", "a", 1, "d1", "s3://work/d1.json", 0)
+
+
+def test_a_sent_message_is_never_due_again_nor_queued_again(opened: Ledger) -> None:
+    opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
+    (found,) = due(opened)
+    opened.mark_sent(found.id, LATER)
+    opened.mark_sent(found.id, LATER)
+    opened.mark_failed(found.id, "too late to fail", LATER)
+    assert opened.enqueue(NIGHTLY, "b", TO, messages(("k1", 1, "d1"))) == 0
+    assert due(opened) == []
+    assert opened.unsent(NIGHTLY) == 0
+
+
+def test_a_failed_message_waits_for_its_time(opened: Ledger) -> None:
+    opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
+    opened.mark_failed(due(opened, owner="a")[0].id, "503", LATER + MINUTE)
+    assert due(opened, owner="b") == []
+    (again,) = due(opened, LATER + MINUTE, owner="b")
+    assert again.attempts == 1
+    assert (opened.unsent(NIGHTLY), opened.unsent(NIGHTLY, "a"), opened.unsent(NIGHTLY, "b")) == (1, 1, 0)
+
+
+def test_a_later_revision_waits_for_the_earlier_one_of_its_study(opened: Ledger) -> None:
+    opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1"), ("k2", 1, "d9")))
+    opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 2, "d2")))
+    assert names(due(opened)) == [("k1", 1), ("k2", 1), ("k1", 2)]
+    opened.mark_failed(due(opened)[0].id, "503", LATER + MINUTE)
+    assert names(due(opened)) == [("k2", 1)]
+
+
+def test_the_limit_takes_the_oldest(opened: Ledger) -> None:
+    opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1"), ("k2", 1, "d2"), ("k3", 1, "d3")))
+    assert names(due(opened, limit=2)) == [("k1", 1), ("k2", 1)]
+
+
+def test_two_senders_do_not_get_the_same_message_but_a_retry_gets_its_own(opened: Ledger) -> None:
+    opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1"), ("k2", 1, "d2")))
+    assert names(due(opened, limit=1, owner="a")) == [("k1", 1)]
+    assert names(due(opened, owner="b")) == [("k2", 1)]
+    assert names(due(opened, owner="a")) == [("k1", 1)]
+    assert names(due(opened, LATER + LEASE, owner="b")) == [("k1", 1), ("k2", 1)], "a is taken for dead"
+
+
+def test_other_pipelines_do_not_send_it(opened: Ledger) -> None:
+    opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
+    assert opened.due("weekly", TO, LATER, 10) == []
+    assert opened.due(NIGHTLY, "s3://elsewhere/", LATER, 10) == []
+
+
+def test_two_pipelines_with_one_destination_send_a_content_once(opened: Ledger) -> None:
+    begin(opened, "w", pipeline="weekly")
+    opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
+    assert opened.enqueue("weekly", "w", TO, messages(("k1", 1, "d1"))) == 0
+
+
+def test_a_revision_rises_with_the_content_and_stays_with_it(opened: Ledger) -> None:
+    assert opened.next_revisions(NIGHTLY, contents(("k2", "d2"), ("k1", "d1"))).rows() == [
+        ("k2", "d2", 1),
+        ("k1", "d1", 1),
+    ]
+    opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
+    opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 2, "d2")))
+    found = opened.next_revisions(NIGHTLY, contents(("k1", "d1"), ("k1", "d2"), ("k1", "d3"), ("k9", "d1")))
+    assert found["revision"].to_list() == [1, 2, 3, 1]
+    assert opened.next_revisions("weekly", contents(("k1", "d2")))["revision"].to_list() == [1]
+
+
+def test_two_contents_cannot_have_one_revision(opened: Ledger) -> None:
+    opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
+    with pytest.raises(LedgerError, match="was given to another content meanwhile: clear the route task"):
+        opened.enqueue(NIGHTLY, "b", TO, messages(("k0", 1, "d0"), ("k1", 1, "d2")))
+    assert names(due(opened)) == [("k1", 1)]
+
+
+def test_an_unknown_message_is_refused(opened: Ledger) -> None:
+    with pytest.raises(LedgerError, match="has no message 7"):
+        opened.mark_sent(7, LATER)
+    with pytest.raises(LedgerError, match="has no message 7"):
+        opened.mark_failed(7, "503", LATER)

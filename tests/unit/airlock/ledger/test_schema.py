@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+import airlock.ledger.migrations
+from airlock.ledger import Ledger, LedgerError, upgrade
+from airlock.ledger.__main__ import main
+from airlock.ledger.database import engine_for, parse_url
+from airlock.ledger.schema import REVISION, VERSION_TABLE
+from airlock.ledger.tables import metadata
+from tests.unit.airlock.ledger.samples import arrivals, begin
+
+
+def execute(url: str, statement: str) -> None:
+    engine = engine_for(parse_url(url))
+    with engine.begin() as connection:
+        connection.execute(text(statement))
+    engine.dispose()
+
+
+def test_an_upgrade_makes_a_ledger_and_a_second_one_changes_nothing(empty_url: str) -> None:
+    upgrade(empty_url)
+    with Ledger.open(empty_url) as ledger:
+        begin(ledger, "a")
+    upgrade(empty_url)
+    with Ledger.open(empty_url) as ledger:
+        assert ledger.run("a") is not None
+
+
+def test_the_migrations_make_exactly_the_tables_that_the_code_expects(url: str) -> None:
+    engine = engine_for(parse_url(url))
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE, "compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
+
+
+def test_the_revision_that_a_ledger_is_opened_at_is_the_newest_step() -> None:
+    folder = Path(airlock.ledger.migrations.__file__).parent
+    assert ScriptDirectory(str(folder)).get_heads() == [REVISION]
+
+
+def test_a_missing_ledger_is_refused_with_the_command_that_makes_it(empty_url: str) -> None:
+    with pytest.raises(LedgerError, match=r"ledger.*run: python -m airlock.ledger upgrade --url '"):
+        Ledger.open(empty_url)
+    if empty_url.startswith("sqlite"):
+        assert not Path(empty_url.removeprefix("sqlite:///")).exists()
+
+
+def test_a_database_of_something_else_is_no_ledger(empty_url: str) -> None:
+    execute(empty_url, "CREATE TABLE dag_run (id INTEGER)")
+    with pytest.raises(LedgerError, match="holds no ledger yet: run"):
+        Ledger.open(empty_url)
+
+
+def test_an_older_ledger_is_refused_with_the_command_that_upgrades_it(url: str) -> None:
+    execute(url, f"UPDATE {VERSION_TABLE} SET version_num = '0000'")
+    with pytest.raises(LedgerError, match="has schema 0000, this Airlock needs 0001: run"):
+        Ledger.open(url)
+
+
+def test_a_newer_ledger_is_not_downgraded(url: str) -> None:
+    execute(url, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    with pytest.raises(LedgerError, match="has schema 9999, which is newer than this Airlock"):
+        upgrade(url)
+
+
+def test_a_failed_upgrade_leaves_nothing_half_done(empty_url: str) -> None:
+    execute(empty_url, "CREATE TABLE outbox (id INTEGER)")  # in the way of the last step
+    with pytest.raises(LedgerError):
+        upgrade(empty_url)
+    execute(empty_url, "DROP TABLE outbox")
+    upgrade(empty_url)
+    Ledger.open(empty_url).dispose()
+
+
+def test_the_command_upgrades_and_checks(empty_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--url", empty_url]) == 1
+    assert "python -m airlock.ledger upgrade --url" in capsys.readouterr().err
+    assert main(["upgrade", "--url", empty_url]) == 0
+    assert main(["check", "--url", empty_url]) == 0
+    assert capsys.readouterr().out == f"the ledger is at schema {REVISION}\n" * 2
+
+
+def test_the_command_runs_as_a_module(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "airlock.ledger", "upgrade", "--url", f"sqlite:///{tmp_path}/new/folder/ledger.db"]
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("nonsense", "not a database URL: write sqlite:"),
+        ("mysql://u:secret@host/db", "cannot be kept in 'mysql': use sqlite:// or postgresql://"),
+        ("sqlite://", "in memory is lost"),
+        ("sqlite:///:memory:", "in memory is lost"),
+        ("postgresql://u:secret@127.0.0.1:1/db", "check that the database is up and reachable"),
+    ],
+)
+def test_a_wrong_address_is_one_clear_sentence_without_the_password(url: str, sentence: str) -> None:
+    with pytest.raises(LedgerError, match=sentence) as refusal:
+        Ledger.open(url)
+    assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
+def test_every_usual_spelling_of_postgresql_uses_one_driver(scheme: str) -> None:
+    assert parse_url(f"{scheme}://u@host/db").drivername == "postgresql+psycopg2"
+
+
+def test_a_database_error_does_not_show_what_was_in_the_row(url: str) -> None:
+    with Ledger.open(url) as ledger:
+        begin(ledger, "a")
+        execute(url, "ALTER TABLE arrivals DROP COLUMN version_id")
+        with pytest.raises(LedgerError, match="the ledger at ") as refusal:
+            ledger.claim("nightly", "a", arrivals("DOE^JANE"))
+    shown = io.StringIO()
+    import traceback
+
+    traceback.print_exception(refusal.value, file=shown)
+    assert "DOE" not in shown.getvalue()

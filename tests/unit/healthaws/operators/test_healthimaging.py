@@ -1,0 +1,575 @@
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.standard.triggers.temporal import DateTimeTrigger
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
+from botocore.exceptions import ClientError, EndpointConnectionError
+from botocore.stub import Stubber
+
+from healthaws.exceptions import (
+    HealthImagingImportJobFailedError,
+    HealthImagingImportJobFinallyFailedError,
+    HealthImagingImportJobUnfinishedError,
+    HealthImagingUnknownJobStatusError,
+    RequestRejectedError,
+    ServiceBusyError,
+)
+from healthaws.jobs import ImportJob
+from healthaws.operators.healthimaging import JOB_KEY, HealthImagingStartDicomImportJobOperator
+from healthaws.triggers.healthimaging import HealthImagingDicomImportJobCompletedTrigger
+from tests.unit.healthaws.service import (
+    DATASTORE,
+    HTTP_STATUS,
+    INPUT,
+    JOB,
+    NEXT_JOB,
+    OUTPUT,
+    ROLE,
+    WHERE,
+    get_reply,
+    start_reply,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow.sdk import Context
+
+    from tests.unit.healthaws.conftest import Store, TaskInstance
+
+KEY = "batch-1"
+FAILED_EVENT = {"status": "error", "message": "terminal failure", "job_id": JOB}
+PATIENCE = {"backoff_initial_delay": 0, "backoff_max_delay": 0}
+
+
+def operator(**more: Any) -> HealthImagingStartDicomImportJobOperator:
+    given: dict[str, Any] = {
+        "task_id": "import",
+        "datastore_id": DATASTORE,
+        "data_access_role_arn": ROLE,
+        "input_s3_uri": INPUT,
+        "output_s3_uri": OUTPUT,
+        "idempotency_key": KEY,
+        "deferrable": True,
+        "waiter_delay": 0,
+        "aws_conn_id": None,
+        "region_name": "us-east-1",
+    }
+    return HealthImagingStartDicomImportJobOperator(**given | more)
+
+
+class Script:
+    """What the service is asked, and what it answers, in order; all of it must happen."""
+
+    def __init__(self, task: HealthImagingStartDicomImportJobOperator) -> None:
+        self.stub = Stubber(task.hook.conn)
+
+    def start(self, answer: str = JOB, *, generation: int = 0, key: str = KEY, text: str = "because") -> Script:
+        request = {
+            "jobName": "dag.import",
+            "clientToken": ImportJob(key, generation).client_token,
+            "datastoreId": DATASTORE,
+            "dataAccessRoleArn": ROLE,
+            "inputS3Uri": INPUT,
+            "outputS3Uri": OUTPUT,
+        }
+        if answer in HTTP_STATUS:
+            return self._error("start_dicom_import_job", answer, text, request)
+        self.stub.add_response("start_dicom_import_job", start_reply(answer), request)
+        return self
+
+    def get(self, answer: str, job_id: str = JOB) -> Script:
+        request = {**WHERE, "jobId": job_id}
+        if answer in HTTP_STATUS:
+            return self._error("get_dicom_import_job", answer, "because", request)
+        self.stub.add_response("get_dicom_import_job", get_reply(answer, job_id, message="why"), request)
+        return self
+
+    def _error(self, operation: str, code: str, text: str, request: dict[str, Any]) -> Script:
+        self.stub.add_client_error(operation, code, text, HTTP_STATUS[code], expected_params=request)
+        return self
+
+    def __enter__(self) -> Script:
+        self.stub.activate()
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self.stub.deactivate()
+        if error is None:
+            self.stub.assert_no_pending_responses()
+
+
+def deferred(task: HealthImagingStartDicomImportJobOperator, context: Context) -> TaskDeferred:
+    with pytest.raises(TaskDeferred) as caught:
+        task.execute(context)
+    return caught.value
+
+
+def awaited_job(deferral: TaskDeferred) -> Any:
+    assert isinstance(deferral.trigger, HealthImagingDicomImportJobCompletedTrigger)
+    assert deferral.method_name == "execute_complete"
+    return deferral.trigger.return_value
+
+
+def resume(task: HealthImagingStartDicomImportJobOperator, context: Context, deferral: TaskDeferred) -> Any:
+    """Resume as Airflow does: kwargs have been through JSON, and the trigger's event comes with them."""
+    kwargs = json.loads(json.dumps(deferral.kwargs or {}))
+    return task.resume_execution(deferral.method_name, {**kwargs, "event": "2026-11-01"}, context)
+
+
+def remember(store: Store, job_id: str | None, generation: int = 0, key: str = KEY) -> None:
+    store.set(JOB_KEY, asdict(ImportJob(key, generation, job_id)))
+
+
+class TestOneJobForOnePieceOfWork:
+    def test_first_try_starts_and_remembers(self, context: Context, store: Store) -> None:
+        task = operator()
+        with Script(task).start():
+            assert awaited_job(deferred(task, context)) == JOB
+        assert store.history == [
+            {"idempotency_key": KEY, "generation": 0, "job_id": None},
+            {"idempotency_key": KEY, "generation": 0, "job_id": JOB},
+        ]
+
+    @pytest.mark.parametrize("status", ["SUBMITTED", "IN_PROGRESS"])
+    def test_retry_reconnects_to_a_running_job(self, status: str, context: Context, store: Store) -> None:
+        task = operator()
+        remember(store, JOB)
+        with Script(task).get(status):
+            assert awaited_job(deferred(task, context)) == JOB
+
+    @pytest.mark.parametrize("mode", [{"deferrable": True}, {"deferrable": False}, {"wait_for_completion": False}])
+    def test_retry_and_clearing_return_a_finished_job(
+        self, mode: dict[str, bool], context: Context, store: Store
+    ) -> None:
+        task = operator(**mode)
+        remember(store, JOB)
+        with Script(task).get("COMPLETED"):
+            assert task.execute(context) == JOB
+
+    def test_retry_after_failed_starts_the_next_generation(self, context: Context, store: Store) -> None:
+        task = operator()
+        remember(store, JOB)
+        with Script(task).get("FAILED").start(NEXT_JOB, generation=1):
+            assert awaited_job(deferred(task, context)) == NEXT_JOB
+        assert store.history[1:] == [
+            {"idempotency_key": KEY, "generation": 1, "job_id": None},
+            {"idempotency_key": KEY, "generation": 1, "job_id": NEXT_JOB},
+        ]
+
+    @pytest.mark.parametrize("generation", [0, 1])
+    def test_death_between_start_and_note_repeats_the_token(
+        self, generation: int, context: Context, store: Store
+    ) -> None:
+        task = operator()
+        if generation:
+            remember(store, JOB)
+        first = Script(task)
+        if generation:
+            first.get("FAILED")
+        with first.start("InternalServerException", generation=generation), pytest.raises(ClientError):
+            task.execute(context)
+        with Script(task).start(NEXT_JOB, generation=generation):
+            assert awaited_job(deferred(task, context)) == NEXT_JOB
+
+    def test_other_work_under_the_same_task_makes_another_job(self, context: Context, store: Store) -> None:
+        task = operator(idempotency_key="batch-2")
+        remember(store, JOB, generation=1)
+        with Script(task).start(NEXT_JOB, generation=0, key="batch-2"):
+            assert awaited_job(deferred(task, context)) == NEXT_JOB
+
+    def test_stored_job_that_the_service_does_not_know_is_no_reason_to_import_again(
+        self, context: Context, store: Store
+    ) -> None:
+        task = operator()
+        remember(store, JOB)
+        with Script(task).get("ResourceNotFoundException"), pytest.raises(RequestRejectedError, match="because"):
+            task.execute(context)
+
+
+class TestGeneration:
+    @pytest.mark.parametrize("generation", [2, "2", " 2 "])
+    def test_raised_generation_asks_for_a_new_job(self, generation: int | str, context: Context, store: Store) -> None:
+        task = operator(generation=generation)
+        remember(store, JOB, generation=1)
+        with Script(task).start(NEXT_JOB, generation=2):
+            assert awaited_job(deferred(task, context)) == NEXT_JOB
+
+    def test_a_generation_that_retries_have_passed_is_not_a_new_request(self, context: Context, store: Store) -> None:
+        task = operator(generation=1)
+        remember(store, JOB, generation=2)
+        with Script(task).get("COMPLETED"):
+            assert task.execute(context) == JOB
+
+    @pytest.mark.parametrize("generation", ["one", "-1", "", "1.5"])
+    def test_must_be_a_whole_number(self, generation: str, context: Context) -> None:
+        with pytest.raises(AirflowFailException, match=f"generation must be a whole number.*'{generation}'"):
+            operator(generation=generation).execute(context)
+
+
+class TestFailedJob:
+    def test_fails_the_try_so_that_a_retry_starts_another(self, context: Context, store: Store) -> None:
+        task = operator()
+        remember(store, JOB)
+        with (
+            Script(task).get("FAILED"),
+            pytest.raises(HealthImagingImportJobFailedError, match=f"{JOB}.*FAILED: why") as caught,
+        ):
+            task.execute_complete(context, FAILED_EVENT)
+        assert not isinstance(caught.value, AirflowFailException)
+
+    @pytest.mark.parametrize("generation", [0, 5])
+    def test_last_generation_fails_at_once(self, generation: int, context: Context, store: Store) -> None:
+        task = operator(generation=generation)
+        remember(store, JOB, generation=generation + 2)
+        with (
+            Script(task).get("FAILED"),
+            pytest.raises(HealthImagingImportJobFinallyFailedError, match=r"FAILED: why.*clear the task") as caught,
+        ):
+            task.execute_complete(context, FAILED_EVENT)
+        assert isinstance(caught.value, AirflowFailException)
+
+    def test_retry_that_finds_the_last_generation_failed_starts_nothing(self, context: Context, store: Store) -> None:
+        task = operator(max_generations=1)
+        remember(store, JOB)
+        with Script(task).get("FAILED"), pytest.raises(HealthImagingImportJobFinallyFailedError):
+            task.execute(context)
+
+    def test_person_who_clears_the_finally_failed_task_gets_one_more_job(self, context: Context, store: Store) -> None:
+        task = operator(max_generations=1)
+        remember(store, JOB)
+        with Script(task).get("FAILED"), pytest.raises(HealthImagingImportJobFinallyFailedError):
+            task.execute_complete(context, FAILED_EVENT)
+        with Script(task).start(NEXT_JOB, generation=1):
+            assert awaited_job(deferred(task, context)) == NEXT_JOB
+
+    def test_without_a_note_of_the_job_the_try_fails_all_the_same(self, context: Context) -> None:
+        task = operator()
+        with Script(task).get("FAILED"), pytest.raises(HealthImagingImportJobFailedError):
+            task.execute_complete(context, FAILED_EVENT)
+
+
+class TestDeferrable:
+    def test_trigger_has_the_settings_of_the_operator(self, context: Context) -> None:
+        task = operator(
+            waiter_delay=20,
+            waiter_max_attempts=9,
+            backoff_timeout=100,
+            verify=False,
+            botocore_config={"read_timeout": 5},
+        )
+        with Script(task).start():
+            deferral = deferred(task, context)
+        trigger = deferral.trigger
+        assert isinstance(trigger, HealthImagingDicomImportJobCompletedTrigger)
+        assert (trigger.waiter_delay, trigger.attempts) == (20, 9)
+        assert (trigger.region_name, trigger.verify, trigger.botocore_config) == (
+            "us-east-1",
+            False,
+            {"read_timeout": 5},
+        )
+        assert trigger.aws_conn_id is None
+        assert deferral.timeout == timedelta(seconds=20 * 9 + 100)
+
+    def test_success_event_returns_the_job_id(self, context: Context) -> None:
+        task = operator()
+        with Script(task).get("COMPLETED"):
+            assert task.execute_complete(context, {"status": "success", "job_id": JOB}) == JOB
+
+    def test_job_that_outlives_the_wait_is_reported_as_such(self, context: Context) -> None:
+        task = operator()
+        event = {"status": "error", "message": "max attempts reached", "job_id": JOB}
+        with (
+            Script(task).get("IN_PROGRESS"),
+            pytest.raises(HealthImagingImportJobUnfinishedError, match=f"{JOB}.*IN_PROGRESS.*max attempts") as caught,
+        ):
+            task.execute_complete(context, event)
+        assert not isinstance(caught.value, AirflowFailException)
+
+    def test_unknown_status(self, context: Context) -> None:
+        task = operator()
+        event = {"status": "error", "message": "terminal failure", "job_id": JOB}
+        with Script(task).get("CANCELLED"), pytest.raises(HealthImagingUnknownJobStatusError, match="'CANCELLED'"):
+            task.execute_complete(context, event)
+
+    def test_event_is_required(self, context: Context) -> None:
+        with pytest.raises(AirflowException, match="event is None"):
+            operator().execute_complete(context, None)
+
+
+class TestRefusals:
+    """Throttling and quota refusals cost time, never a retry."""
+
+    @pytest.mark.parametrize("refusal", ["ThrottlingException", "ServiceQuotaExceededException"])
+    def test_refused_start_defers_and_tries_again(self, refusal: str, context: Context, store: Store) -> None:
+        task = operator()
+        script = Script(task)
+        for _ in range(6):
+            script.start(refusal)
+        with script.start():
+            deferral = deferred(task, context)
+            for refusals in range(1, 7):
+                assert isinstance(deferral.trigger, DateTimeTrigger)
+                assert deferral.kwargs is not None
+                assert deferral.kwargs["refusals"] == refusals
+                with pytest.raises(TaskDeferred) as caught:
+                    resume(task, context, deferral)
+                deferral = caught.value
+        assert awaited_job(deferral) == JOB
+        assert store[JOB_KEY]["generation"] == 0
+
+    def test_refused_question_about_a_known_job_defers(self, context: Context, store: Store) -> None:
+        task = operator()
+        remember(store, JOB)
+        with Script(task).get("ThrottlingException").get("IN_PROGRESS"):
+            deferral = deferred(task, context)
+            with pytest.raises(TaskDeferred) as caught:
+                resume(task, context, deferral)
+        assert awaited_job(caught.value) == JOB
+
+    def test_refused_question_after_the_trigger_defers_and_then_settles(self, context: Context, store: Store) -> None:
+        task = operator()
+        remember(store, JOB)
+        with Script(task).get("ServiceQuotaExceededException").get("FAILED"):
+            with pytest.raises(TaskDeferred) as caught:
+                task.execute_complete(context, {"status": "error", "message": "m", "job_id": JOB})
+            with pytest.raises(HealthImagingImportJobFailedError):
+                resume(task, context, caught.value)
+
+    def test_pauses_grow_and_are_never_close_to_zero(self, context: Context) -> None:
+        task = operator(backoff_initial_delay=20, backoff_max_delay=300)
+        pauses = [task.backoff.delay(refusals) for refusals in range(1, 9)]
+        assert pauses[0] >= 10
+        assert pauses[7] >= 150
+
+    def test_patience_has_an_end(self, context: Context) -> None:
+        task = operator(backoff_timeout=3600)
+        with Script(task).start("ServiceQuotaExceededException").start("ServiceQuotaExceededException"):
+            deferral = deferred(task, context)
+            assert deferral.kwargs is not None
+            deferral.kwargs["refused_since"] -= 3600
+            with pytest.raises(ServiceBusyError, match=r"ServiceQuotaExceededException.*because.*2 times.*3600 s"):
+                resume(task, context, deferral)
+
+    def test_wait_mode_waits_in_the_worker(self, context: Context) -> None:
+        task = operator(deferrable=False, **PATIENCE)
+        script = Script(task).start("ThrottlingException").start("ServiceQuotaExceededException").start()
+        with script.get("ThrottlingException").get("IN_PROGRESS").get("ServiceQuotaExceededException").get("COMPLETED"):
+            assert task.execute(context) == JOB
+
+    def test_wait_mode_loses_patience_too(self, context: Context) -> None:
+        task = operator(deferrable=False, backoff_timeout=0, **PATIENCE)
+        with Script(task).start("ThrottlingException"), pytest.raises(ServiceBusyError, match="ThrottlingException"):
+            task.execute(context)
+
+
+class TestFreshRole:
+    TEXT = "HealthImaging cannot assume the role"
+
+    @pytest.mark.parametrize("code", ["AccessDeniedException", "ValidationException"])
+    def test_start_is_repeated_until_the_role_can_be_assumed(self, code: str, context: Context) -> None:
+        task = operator(**PATIENCE)
+        with Script(task).start(code, text=self.TEXT).start():
+            deferral = deferred(task, context)
+            assert isinstance(deferral.trigger, DateTimeTrigger)
+            with pytest.raises(TaskDeferred) as caught:
+                resume(task, context, deferral)
+        assert awaited_job(caught.value) == JOB
+
+    def test_but_not_for_ever(self, context: Context) -> None:
+        task = operator(role_timeout=300)
+        with Script(task).start("AccessDeniedException", text=self.TEXT).start("AccessDeniedException", text=self.TEXT):
+            deferral = deferred(task, context)
+            assert deferral.kwargs is not None
+            deferral.kwargs["refused_since"] -= 300
+            with pytest.raises(RequestRejectedError, match=self.TEXT):
+                resume(task, context, deferral)
+
+
+class TestErrors:
+    @pytest.mark.parametrize("code", ["ValidationException", "AccessDeniedException", "ResourceNotFoundException"])
+    @pytest.mark.parametrize("deferrable", [True, False])
+    def test_rejected_start_fails_at_once_with_the_service_s_message(
+        self, code: str, deferrable: bool, context: Context
+    ) -> None:
+        task = operator(deferrable=deferrable)
+        with Script(task).start(code), pytest.raises(RequestRejectedError, match=f"{code}: because") as caught:
+            task.execute(context)
+        assert isinstance(caught.value, AirflowFailException)
+
+    def test_request_that_boto_refuses_to_send_fails_at_once(self, context: Context) -> None:
+        with pytest.raises(RequestRejectedError, match="dataAccessRoleArn"):
+            operator(data_access_role_arn="x").execute(context)
+
+    def test_internal_error_is_left_to_airflow_s_retries(self, context: Context) -> None:
+        task = operator()
+        with Script(task).start("InternalServerException"), pytest.raises(ClientError):
+            task.execute(context)
+
+    def test_unreachable_service_is_left_to_airflow_s_retries(
+        self, context: Context, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_MEDICAL_IMAGING", "http://127.0.0.1:9")
+        with pytest.raises(EndpointConnectionError):
+            operator(botocore_config={"retries": {"total_max_attempts": 1}}).execute(context)
+        assert store[JOB_KEY]["job_id"] is None
+
+
+class TestOtherModes:
+    def test_wait_in_the_worker(self, context: Context) -> None:
+        task = operator(deferrable=False)
+        with Script(task).start().get("SUBMITTED").get("IN_PROGRESS").get("COMPLETED"):
+            assert task.execute(context) == JOB
+
+    def test_wait_in_the_worker_ends_with_the_attempts(self, context: Context) -> None:
+        task = operator(deferrable=False, waiter_max_attempts=2)
+        with (
+            Script(task).start().get("SUBMITTED").get("IN_PROGRESS"),
+            pytest.raises(HealthImagingImportJobUnfinishedError, match="2 polls are used up"),
+        ):
+            task.execute(context)
+
+    @pytest.mark.parametrize(
+        ("status", "error"),
+        [("FAILED", HealthImagingImportJobFailedError), ("CANCELLED", HealthImagingUnknownJobStatusError)],
+    )
+    def test_wait_in_the_worker_for_a_bad_end(self, status: str, error: type[Exception], context: Context) -> None:
+        task = operator(deferrable=False)
+        with Script(task).start().get(status), pytest.raises(error, match=JOB):
+            task.execute(context)
+
+    def test_fire_and_forget(self, context: Context) -> None:
+        task = operator(deferrable=False, wait_for_completion=False)
+        with Script(task).start():
+            assert task.execute(context) == JOB
+
+
+class TestJobName:
+    @pytest.fixture
+    def sent(self, context: Context, ti: TaskInstance, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+        def name(**more: Any) -> str:
+            task = operator(deferrable=False, wait_for_completion=False, **more)
+            starts: list[dict[str, Any]] = []
+            task.hook.start_dicom_import_job = lambda **request: starts.append(request) or JOB  # type: ignore[method-assign, func-returns-value]
+            task.execute(context)
+            return str(starts[0]["job_name"])
+
+        return name
+
+    def test_default_names_the_mapped_task(self, sent: Callable[..., str], ti: TaskInstance) -> None:
+        ti.dag_id, ti.task_id, ti.map_index = "night", "stages.import", 7
+        assert sent() == "night.stages.import.7"
+
+    @pytest.mark.parametrize(
+        ("given", "legal"),
+        [
+            ("scheduled__2026-11-01T00:00:00+00:00", "scheduled__2026-11-01T00-00-00-00-00"),
+            ("Köln #1/a", "K-ln-#1/a"),
+            ("x" * 70, "x" * 64),
+        ],
+    )
+    def test_what_the_service_does_not_allow_is_replaced(
+        self, given: str, legal: str, sent: Callable[..., str]
+    ) -> None:
+        assert sent(job_name=given) == legal
+
+
+class TestDefaultKey:
+    def test_is_the_same_for_each_try_and_tells_no_path(self, context: Context) -> None:
+        key = operator(idempotency_key=None).work_key(context)
+        assert key == operator(idempotency_key=None).work_key(context)
+        assert key.startswith("dag|scheduled__2026-11-01T00:00:00+00:00|import|-1|")
+        assert "s3://" not in key
+
+    @pytest.mark.parametrize("part", ["dag_id", "run_id", "task_id", "map_index"])
+    def test_differs_between_task_instances(self, part: str, context: Context, ti: TaskInstance) -> None:
+        before = operator(idempotency_key=None).work_key(context)
+        setattr(ti, part, 1)
+        assert operator(idempotency_key=None).work_key(context) != before
+
+    def test_differs_when_the_task_gets_another_input(self, context: Context) -> None:
+        keys = {operator(idempotency_key=None, input_s3_uri=uri).work_key(context) for uri in (INPUT, "s3://in/b/")}
+        assert len(keys) == 2
+
+
+class TestLink:
+    def test_is_stored_once_the_job_is_known(self, context: Context, ti: TaskInstance) -> None:
+        task = operator()
+        with Script(task).start():
+            deferred(task, context)
+        assert ti.xcoms == {
+            "healthimaging_dicom_import_job": {
+                "region_name": "us-east-1",
+                "aws_domain": "aws.amazon.com",
+                "datastore_id": DATASTORE,
+                "job_id": JOB,
+            }
+        }
+
+
+class Subclass(HealthImagingStartDicomImportJobOperator):
+    """Keeps its jobs elsewhere, returns properties, and takes FAILED for a result."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.jobs: list[ImportJob] = []
+
+    def load_job(self, context: Context) -> ImportJob | None:
+        return self.jobs[-1] if self.jobs else None
+
+    def save_job(self, context: Context, job: ImportJob) -> None:
+        self.jobs.append(job)
+
+    def complete(self, context: Context, properties: dict[str, Any]) -> str:
+        return self.hook.output_folder(properties)
+
+    def job_failed(self, context: Context, properties: dict[str, Any]) -> str:
+        return str(properties["jobStatus"])
+
+
+class TestSubclass:
+    @pytest.mark.parametrize(
+        ("status", "result"), [("COMPLETED", f"{OUTPUT}{DATASTORE}-DicomImport-{JOB}/"), ("FAILED", "FAILED")]
+    )
+    def test_may_change_the_store_and_the_result(
+        self, status: str, result: str, context: Context, store: Store
+    ) -> None:
+        plain = operator()
+        task = Subclass(**{name: getattr(plain, name) for name in (*plain.template_fields, "task_id", "deferrable")})
+        with Script(task).start().get(status):
+            assert awaited_job(deferred(task, context)) == JOB
+            assert task.execute_complete(context, {"status": "success", "job_id": JOB}) == result
+        assert [job.job_id for job in task.jobs] == [None, JOB]
+        assert store == {}
+
+
+def test_template_fields_are_attributes() -> None:
+    task = operator()
+    assert {"generation", "idempotency_key", "input_s3_uri", "job_name", "region_name"} <= set(task.template_fields)
+    for name in task.template_fields:
+        assert hasattr(task, name)
+
+
+def test_can_be_mapped_with_default_arguments() -> None:
+    mapped = HealthImagingStartDicomImportJobOperator.partial(
+        task_id="import", datastore_id=DATASTORE, data_access_role_arn=ROLE, output_s3_uri=OUTPUT, backoff_timeout=60
+    ).expand(input_s3_uri=[INPUT, "s3://in/b/"])
+    assert mapped.operator_class is HealthImagingStartDicomImportJobOperator
+
+
+class TestOnKill:
+    @pytest.mark.parametrize("started", [True, False])
+    def test_only_leaves_a_trace(
+        self, started: bool, context: Context, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        task = operator()
+        if started:
+            with Script(task).start():
+                deferred(task, context)
+        task.on_kill()
+        assert (f"{JOB} goes on" in caplog.text + capsys.readouterr().out) is started

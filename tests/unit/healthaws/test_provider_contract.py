@@ -1,0 +1,75 @@
+"""The amazon provider calls these classes internal: an upgrade that changes them must fail here first."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+from airflow.providers.amazon.aws.links.base_aws import BASE_AWS_CONSOLE_LINK, BaseAwsLink
+from airflow.providers.amazon.aws.operators.base_aws import AwsBaseOperator
+from airflow.providers.amazon.aws.sensors.base_aws import AwsBaseSensor
+from airflow.providers.amazon.aws.triggers.base import AwsBaseWaiterTrigger
+from airflow.providers.amazon.aws.utils import validate_execute_complete_event
+from airflow.providers.amazon.aws.utils.mixins import aws_template_fields
+from airflow.providers.amazon.aws.utils.waiter_with_logging import RETRIABLE_ERROR_CODES, async_wait
+from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+
+import healthaws
+
+AWS_PARAMETERS = {"aws_conn_id", "region_name", "verify", "botocore_config"}
+
+
+def parameters(function: Any) -> set[str]:
+    return set(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize("base", [AwsBaseOperator, AwsBaseSensor, AwsBaseWaiterTrigger])
+def test_bases_take_the_connection_settings(base: type) -> None:
+    assert parameters(base.__init__) >= AWS_PARAMETERS  # type: ignore[misc]
+
+
+def test_waiter_trigger() -> None:
+    fields = {"serialized_fields", "waiter_name", "waiter_args", "failure_message", "status_message", "status_queries"}
+    fields |= {"return_key", "return_value", "waiter_delay", "waiter_max_attempts"}
+    assert parameters(AwsBaseWaiterTrigger.__init__) >= fields
+    assert parameters(AwsBaseWaiterTrigger._event_from_exception) == {"self", "error"}
+
+
+def test_hook() -> None:
+    assert parameters(AwsBaseHook.get_waiter) >= {"waiter_name", "deferrable", "client"}
+    for name in ("waiter_path", "conn", "conn_region_name", "conn_partition", "get_async_conn"):
+        assert hasattr(AwsBaseHook, name)
+
+
+def test_async_wait() -> None:
+    assert list(inspect.signature(async_wait).parameters) == [
+        "waiter",
+        "waiter_delay",
+        "waiter_max_attempts",
+        "args",
+        "failure_message",
+        "status_message",
+        "status_args",
+    ]
+    assert "ServiceQuotaExceededException" not in RETRIABLE_ERROR_CODES, "then our patient waiter is not needed"
+
+
+def test_link() -> None:
+    assert parameters(BaseAwsLink.persist) >= {"context", "operator", "region_name", "aws_partition"}
+    assert BASE_AWS_CONSOLE_LINK == "https://console.{aws_domain}"
+
+
+def test_functions() -> None:
+    assert aws_template_fields("x") == ("aws_conn_id", "region_name", "verify", "x")
+    assert validate_execute_complete_event({"status": "success"}) == {"status": "success"}
+    assert parameters(TimeDeltaTrigger.__init__) >= {"delta"}
+
+
+def test_package_imports_nothing_of_this_project() -> None:
+    for module in Path(healthaws.__path__[0]).rglob("*.py"):
+        source = module.read_text()
+        assert "airlock" not in source.lower(), module
+        assert "localaws" not in source, module
