@@ -72,8 +72,8 @@ def audit(run: Run, imaging: Any) -> Audited:
     verdicts = run.workspace.find("verdicts", VERDICTS)
     outcomes, jobs, suspect = _account_all(run)
     outcomes = _flag_versions(run, outcomes)
-    outcomes = _read_back(run, imaging, outcomes)
     outcomes = gate.blocking(outcomes, run.pipeline.audit, suspect)
+    outcomes = _read_back(run, imaging, outcomes)
     books = {
         "arrivals": arrivals,
         "verdicts": verdicts,

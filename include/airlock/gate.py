@@ -37,9 +37,7 @@ def blocking(outcomes: pl.DataFrame, settings: Audit, suspect_batches: list[str]
     type is harmless does not block, nor does a finding that is only noted.
     """
     harmful_warning = (pl.col("reason") == Reason.SERVICE_WARNING) & ~_only_harmless(settings)
-    to_look_at = pl.col("reason").is_in(
-        [str(reason) for reason in (Reason.NON_PRIMARY, Reason.VERSION_ABOVE_ONE, Reason.READ_BACK_MISMATCH)]
-    )
+    to_look_at = pl.col("reason").is_in([str(reason) for reason in (Reason.NON_PRIMARY, Reason.VERSION_ABOVE_ONE)])
     suspect = pl.col("batch_id").is_in(suspect_batches) & pl.col("outcome").is_in(IMPORTED)
     imported_but = (harmful_warning | to_look_at).fill_null(value=False)
     return outcomes.with_columns(

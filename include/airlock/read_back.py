@@ -31,7 +31,7 @@ def read_back(
     *,
     pause: Callable[[float], None] = time.sleep,
 ) -> pl.DataFrame:
-    """Mark the outcomes whose image set does not hold them.
+    """Mark the outcomes whose image set does not hold them; what blocks its study already keeps its reason.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def read_back(
     datastore_id
         The data store.
     outcomes
-        Rows of the outcomes dataset.
+        Rows of the outcomes dataset with ``blocks``.
     frames
         ``arrival_id`` and ``NumberOfFrames`` as the header has it (null where there is none).
     fraction
@@ -55,10 +55,10 @@ def read_back(
         held = _held_frames(_metadata(imaging, datastore_id, image_set, pause))
         sent = rows.filter(pl.col("image_set_id") == image_set)
         wrong += [row["arrival_id"] for row in sent.iter_rows(named=True) if not _agrees(row, held)]
+    mismatch = pl.col("arrival_id").is_in(wrong) & ~pl.col("blocks")
     return outcomes.with_columns(
-        reason=pl.when(pl.col("arrival_id").is_in(wrong))
-        .then(pl.lit(str(Reason.READ_BACK_MISMATCH)))
-        .otherwise("reason")
+        reason=pl.when(mismatch).then(pl.lit(str(Reason.READ_BACK_MISMATCH))).otherwise("reason"),
+        blocks=pl.col("blocks") | mismatch,
     )
 
 

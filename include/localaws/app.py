@@ -18,7 +18,7 @@ from localaws.events import Events
 from localaws.faults import Fault, FaultBoard
 from localaws.imaging.service import Imaging
 from localaws.imaging.tables import TABLES
-from localaws.protocol import Call, Params, error_response
+from localaws.protocol import Call, error_response
 from localaws.runtime import Runtime
 from localaws.schedule import Schedule
 from localaws.state import State
@@ -139,6 +139,7 @@ def build_app(settings: Settings) -> Starlette:
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         running = asyncio.create_task(schedule.run())
         yield
+        schedule.stop()
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running

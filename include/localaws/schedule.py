@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -19,6 +20,10 @@ Step = Callable[[str], float | None]
 """Does one step for a subject; returns the seconds until its next step, or None when nothing is left to do."""
 
 RETRY_SECONDS = 1.0
+
+
+class InterruptedStepError(Exception):
+    """The emulator stops; the step is done again after the next start."""
 
 
 class Schedule:
@@ -41,6 +46,7 @@ class Schedule:
         self._running: set[tuple[str, str]] = set()
         self._changed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = threading.Event()
 
     def on(self, kind: str, step: Step) -> None:
         """Name the step that serves `kind`."""
@@ -54,6 +60,15 @@ class Schedule:
         """Look at the table again, soon; callable from any thread."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._changed.set)
+
+    def stop(self) -> None:
+        """Let long steps give up at their next `check`."""
+        self._stopping.set()
+
+    def check(self) -> None:
+        """Raise InterruptedStepError if the emulator stops; for steps that take long."""
+        if self._stopping.is_set():
+            raise InterruptedStepError
 
     async def run(self) -> None:
         """Run due rows until cancelled."""
@@ -90,6 +105,8 @@ class Schedule:
     def _do(self, kind: str, subject: str) -> None:
         try:
             seconds = self._steps[kind](subject)
+        except InterruptedStepError:
+            return
         except Exception as error:  # noqa: BLE001 - one broken step must not stop every other job
             log_defect(f"step {kind} of {subject}", error)
             seconds = RETRY_SECONDS

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import BaseOperator
 from botocore.exceptions import ClientError, ParamValidationError
 
 from healthaws.exceptions import RequestRejectedError, ServiceBusyError
 from healthaws.refusals import Backoff, Refusals, is_busy, is_role_pending, rejection
+from healthaws.triggers.pause import PauseTrigger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 T = TypeVar("T")
 
@@ -56,7 +57,7 @@ class PatientOperator(BaseOperator):
         self.backoff = Backoff(backoff_initial_delay, backoff_max_delay, backoff_timeout)
         self.role_timeout = role_timeout
 
-    def ask_patiently(self, ask: Callable[[], T], refusals: Refusals, resume: str, **kwargs: Any) -> T:
+    def ask_patiently(self, ask: Callable[[], T], resume: str, event: Mapping[str, Any]) -> T:
         """
         Ask the service, waiting out its refusals: in the worker, or by a deferral.
 
@@ -64,12 +65,11 @@ class PatientOperator(BaseOperator):
         ----------
         ask : Callable
             The request.
-        refusals : Refusals
-            The refusals in a row so far.
         resume : str
-            Method in which a deferral resumes. It takes ``event``, ``refusals``, ``refused_since`` and ``kwargs``.
-        **kwargs
-            What ``resume`` has to know besides.
+            Method in which a deferral resumes.
+        event : Mapping
+            The event that ``resume`` gets then. The refusals so far travel in it, under ``refused``; so pass on the
+            event that the calling method got.
 
         Returns
         -------
@@ -83,6 +83,7 @@ class PatientOperator(BaseOperator):
         ServiceBusyError
             If the refusals outlast ``backoff_timeout``.
         """
+        refusals = Refusals(**event.get("refused", {}))
         while True:
             try:
                 return ask()
@@ -94,9 +95,8 @@ class PatientOperator(BaseOperator):
             self.log.info("Asking again in %.0f s", delay)
             if self.deferrable:
                 self.defer(
-                    trigger=TimeDeltaTrigger(timedelta(seconds=delay)),
+                    trigger=PauseTrigger(time.time() + delay, {**event, "refused": asdict(refusals)}),
                     method_name=resume,
-                    kwargs={**kwargs, "refusals": refusals.count, "refused_since": refusals.since},
                     timeout=timedelta(seconds=delay + self.backoff.timeout),
                 )
             time.sleep(delay)

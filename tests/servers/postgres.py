@@ -20,7 +20,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psycopg2
+import psycopg2  # type: ignore[import-untyped]
 import pytest
 
 if TYPE_CHECKING:
@@ -79,10 +79,8 @@ def _unprivileged() -> str | None:
 
 def _reachable(programs: Path, folder: Path, user: str | None) -> Path:
     """Return the programs' folder, copied into *folder* if the user cannot run them where they are."""
-    if (
-        user is None
-        or subprocess.run(["test", "-x", str(programs / "postgres")], user=user, check=False).returncode == 0
-    ):
+    look = ["test", "-x", str(programs / "postgres")]
+    if user is None or subprocess.run(look, user=user, check=False).returncode == 0:
         return programs
     shutil.copytree(programs.parent, folder / "postgresql", ignore=shutil.ignore_patterns("include"))
     return folder / "postgresql" / "bin"
@@ -123,7 +121,12 @@ def running(programs: Path) -> Iterator[Postgres]:
         shutil.chown(folder, user)
     try:
         programs = _reachable(programs, folder, user)
-        command = [programs / "postgres", "-D", _initialised(programs, folder, user), *_settings(folder)]
+        command: list[str | Path] = [
+            programs / "postgres",
+            "-D",
+            _initialised(programs, folder, user),
+            *_settings(folder),
+        ]
         log = folder / "log"
         with log.open("wb") as output:
             server = subprocess.Popen(command, user=user, cwd=folder, stdout=output, stderr=output)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 VALUE_LIMIT = 1 << 16  # bytes kept of one value
 NESTING_LIMIT = 100  # levels; real files have fewer than twenty, and readers that recurse fail at some hundreds
+ELEMENT_LIMIT = 200_000  # elements and items walked over in one data set or sequence; bounds the time, not the size
 
 DIRECTORY_RECORD_SEQUENCE = 0x00041220
 REQUEST_ATTRIBUTES_SEQUENCE = 0x00400275
@@ -63,7 +64,9 @@ def end_of_undefined(file: HeaderFile, position: int, *, implicit: bool, little:
         If the object ends, or an element in it declares to, before the delimiter.
     """
     in_item = [False]  # what is open, the outermost first: a sequence (False) or an item of undefined length (True)
-    while in_item:
+    for _ in range(ELEMENT_LIMIT):
+        if not in_item:
+            return position
         head = file.take(position, position + 8)
         group, element, length = _HEADER[little](head)
         position += 8
@@ -82,7 +85,7 @@ def end_of_undefined(file: HeaderFile, position: int, *, implicit: bool, little:
         position += length
         if position > file.size:
             raise EndOfObject
-    return position
+    raise HeaderError(Reason.UNREADABLE, f"a sequence has more than {ELEMENT_LIMIT} elements")
 
 
 def _explicit_length(file: HeaderFile, position: int, head: bytes, length: int, *, little: bool) -> tuple[int, int]:
@@ -128,9 +131,13 @@ class ElementGuard:
         self._wanted = wanted
         self._last = max(wanted)
         self._stopped = False
+        self._seen = 0
 
     def __call__(self, tag: int, vr: str | None, length: int) -> bool:
         """Say whether reading stops before this element; the file stands at its value."""
+        self._seen += 1
+        if self._seen > ELEMENT_LIMIT:
+            raise HeaderError(Reason.UNREADABLE, f"more than {ELEMENT_LIMIT} elements")
         self._stopped = self._stops(tag, vr, length)
         return self._stopped
 
@@ -156,6 +163,8 @@ class ElementGuard:
             raise HeaderError(Reason.DICOMDIR)
         if tag >> 16 == 0xFFFE:
             raise HeaderError(Reason.UNREADABLE, "an item outside a sequence")
+        if tag == length == 0:
+            return self._stops_at_zeros()
         self.passed |= tag > self._last
         if length == _UNDEFINED:
             return self._stops_at_undefined(tag, vr, start)
@@ -167,6 +176,12 @@ class ElementGuard:
             self._keep_request_attributes(start, end, vr)
         next_header = min(end + 12, self.file.size)
         return self.passed and (tag >= _PIXEL_DATA or not self.file.holds(start, next_header))
+
+    def _stops_at_zeros(self) -> bool:
+        """Take them for padding behind the wanted tags, and for a file with a hole before."""
+        if not self.passed:
+            raise HeaderError(Reason.UNREADABLE, "zeros where an element should be")
+        return True
 
     def _stops_at_undefined(self, tag: int, vr: str | None, start: int) -> bool:
         if self.passed:

@@ -165,7 +165,7 @@ def _next_range(file: BlockFile, needed: Range, step: int, left: int) -> Range:
 def _parse_as_found(file: BlockFile) -> Header:
     """Parse what is here, or say why it is no Part 10 file."""
     file.rewind()
-    first = file.take(0, min(file.size, KIB)) if file.holds(0, min(file.size, KIB)) else b""
+    first = file.take(0, min(file.size, KIB))
     if magic.is_part10(first):
         return _parse(file)
     if magic.is_gzip(first):

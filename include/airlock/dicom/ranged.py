@@ -57,7 +57,7 @@ class HeaderFile(ABC):
     Attributes
     ----------
     short
-        Whether a read began inside the object and got fewer bytes than it asked for.
+        Whether a read got fewer bytes than it asked for.
     """
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class HeaderFile(ABC):
         if count < 0:
             raise WholeRestWanted(start)
         end = max(start, self.reach(start + count))
-        self.short |= start < end < start + count
+        self.short |= end < start + count
         self._position = end
         return self.take(start, end) if end > start else b""
 

@@ -53,7 +53,7 @@ def _refuse_another(known: Job, job: Job) -> None:
     if known.client_token != job.client_token:
         raise LedgerError(f"{name} was begun with another client token: use that one, or a new generation")
     if known.run_key != job.run_key:
-        raise LedgerError(f"{name} is run {known.run_key!r}'s, not {job.run_key!r}'s: make batch ids unique to a run")
+        raise LedgerError(f"{name} is of run {known.run_key!r}, not {job.run_key!r}: make batch ids unique to a run")
 
 
 class Jobs(Store):

@@ -91,7 +91,7 @@ ILLEGAL: tuple[tuple[dict[str, object], Expected], ...] = (
     ({"SeriesInstanceUID": None}, expect("no_series_uid", QUARANTINED, "missing_series_instance_uid")),
     ({"SOPInstanceUID": None}, expect("no_sop_instance_uid", QUARANTINED, "missing_sop_instance_uid")),
     ({"SOPClassUID": None}, expect("no_sop_class", QUARANTINED, "missing_sop_class_uid")),
-    ({"SeriesInstanceUID": "1.2.840.SERIES-7.01"}, expect("bad_uid", STOPPED, "invalid_uid", "service_warning")),
+    ({"SeriesInstanceUID": "1.2.840.SERIES-7.01"}, expect("bad_uid", RELEASED)),
     ({"PatientID": "X" * (LONGEST_PATIENT_ID + 1)}, expect("patient_id_too_long", STOPPED, "element_too_long")),
     ({"NumberOfStudyRelatedInstances": 2_000_000}, expect("count_out_of_range", STOPPED, "count_out_of_range")),
 )

@@ -80,6 +80,8 @@ class Copies:
             if target["imageSetId"] == source["image_set_id"]:
                 raise invalid("$.copyImageSetInformation.destinationImageSet: is the source image set")
             row = changeable_row(connection, source["datastore_id"], target["imageSetId"], target["latestVersionId"])
+            if not forced:
+                _check_equal(document_of(row), document)
             return _merge(connection, row, document, forced)
         if params.get("promoteToPrimary"):
             return _promote(connection, source, document)
@@ -108,17 +110,18 @@ def _keep_only(document: Document, wanted: set[tuple[str, str]]) -> None:
 
 def _merge(connection: sqlite3.Connection, row: sqlite3.Row, document: Document, forced: bool) -> str:
     target = document_of(row)
-    different = _differences(target, document)
-    if different and not forced:
-        message = (
-            "Source and destination differ at patient, study or series level; align them or use force. They differ"
-        )
-        raise conflict(f"{message} in {', '.join(different)}.")
     for series_uid, series in document["Study"]["Series"].items():
         target["Study"]["Series"].setdefault(series_uid, {**series, "Instances": {}})
         target["Study"]["Series"][series_uid]["Instances"].update(series["Instances"])
     add_version(connection, row, target, Status("COPYING", "LOCKED", forced))
     return str(row["image_set_id"])
+
+
+def _check_equal(target: Document, source: Document) -> None:
+    different = _differences(target, source)
+    if different:
+        message = "Source and destination differ at patient, study or series level"
+        raise conflict(f"{message} in {', '.join(different)}; make them equal, or use force.")
 
 
 def _differences(target: Document, source: Document) -> list[str]:
@@ -147,7 +150,7 @@ def _promote(connection: sqlite3.Connection, source: sqlite3.Row, document: Docu
     for image_set_id, other in others.items():
         if other.series_uid == grouping.series_uid:
             row = changeable_row(connection, source["datastore_id"], image_set_id)
-            return _merge(connection, row, document, forced=True)
+            return _merge(connection, row, document, forced=False)
     return _found(connection, document, is_primary=True, forced=False)
 
 

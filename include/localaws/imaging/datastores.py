@@ -118,7 +118,7 @@ class Datastores:
         }
         return {"datastoreProperties": without_none(properties)}
 
-    def list(self, params: Params) -> Result:
+    def list_datastores(self, params: Params) -> Result:
         """Answer ListDatastores, newest first."""
         with self._runtime.state.read() as connection:
             rows = connection.execute("SELECT * FROM datastore ORDER BY created_at DESC, id").fetchall()

@@ -22,7 +22,7 @@ from localaws.errors import log_defect
 from localaws.faults import Fault
 from localaws.imaging.announcements import announce_image_set, announce_job
 from localaws.imaging.documents import add_instance, new_document
-from localaws.imaging.grouping import Group, Grouping, group_instances
+from localaws.imaging.grouping import Group, group_instances
 from localaws.imaging.hierarchy import primaries
 from localaws.imaging.jobs import ADVANCE, job_folder, job_row, properties
 from localaws.imaging.part10 import Instance, RejectedFileError, read_instance
@@ -36,6 +36,7 @@ from localaws.imaging.versions import (
     document_of,
     version_row,
 )
+from localaws.schedule import InterruptedStepError
 
 if TYPE_CHECKING:
     import sqlite3
@@ -89,6 +90,8 @@ class Importer:
         faults = [Fault(**fault) for fault in json.loads(job["faults"])]
         try:
             return steps[job["phase"]](job, faults) if job["phase"] in steps else None
+        except InterruptedStepError:
+            raise
         except JobFailedError as failure:
             self._end(job, "FAILED", str(failure))
         except (BotoCoreError, ClientError) as error:
@@ -136,6 +139,7 @@ class Importer:
         return files
 
     def _parse(self, job: sqlite3.Row, file: InputFile, faults: Sequence[Fault]) -> Parsed:
+        self._runtime.schedule.check()
         outcome = Outcome(file.key)
         for fault in faults:
             if fault.kind == "all_files_rejected" and fault.touches(file.key):
@@ -244,6 +248,10 @@ class Importer:
             self._end(job, "COMPLETED", None, phase)
 
     def _end(self, job: sqlite3.Row, status: str, message: str | None, phase: str = "done") -> None:
+        if job["ended_at"] is not None:
+            log.warning("job %s has ended, but its late output was not written: %s", job["id"], message)
+            self._update(job, announce=False, phase="done")
+            return
         outcomes = Results.load(job["results"]).outcomes if job["results"] else []
         counts = Counter("failed" if outcome.exception_type else "imported" for outcome in outcomes)
         log.info("job %s is %s: %d imported, %d failed", job["id"], status, counts["imported"], counts["failed"])

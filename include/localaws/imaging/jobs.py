@@ -129,7 +129,7 @@ class ImportJobs:
             raise not_found("import job", params["jobId"])
         return {"jobProperties": properties(self._runtime.settings, job)}
 
-    def list(self, params: Params) -> Result:
+    def list_jobs(self, params: Params) -> Result:
         """Answer ListDICOMImportJobs, newest first."""
         with self._runtime.state.read() as connection:
             existing(connection, params["datastoreId"])

@@ -38,11 +38,11 @@ class Imaging(Service):
             {
                 "CreateDatastore": datastores.create,
                 "GetDatastore": datastores.get,
-                "ListDatastores": datastores.list,
+                "ListDatastores": datastores.list_datastores,
                 "DeleteDatastore": datastores.delete,
                 "StartDICOMImportJob": self._jobs.start,
                 "GetDICOMImportJob": self._jobs.get,
-                "ListDICOMImportJobs": self._jobs.list,
+                "ListDICOMImportJobs": self._jobs.list_jobs,
                 "SearchImageSets": search.search,
                 "GetImageSet": image_sets.get,
                 "ListImageSetVersions": image_sets.versions,
@@ -52,7 +52,7 @@ class Imaging(Service):
                 "CopyImageSet": Copies(runtime).copy,
                 "DeleteImageSet": image_sets.delete,
                 "TagResource": tags.tag,
-                "ListTagsForResource": tags.list,
+                "ListTagsForResource": tags.list_tags,
                 "UntagResource": tags.untag,
             },
         )

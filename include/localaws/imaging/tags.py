@@ -57,7 +57,7 @@ class Tags:
             put_tags(connection, params["resourceArn"], params["tags"])
         return {}
 
-    def list(self, params: Params) -> Result:
+    def list_tags(self, params: Params) -> Result:
         """Answer ListTagsForResource."""
         with self._runtime.state.read() as connection:
             self._check_resource(connection, params["resourceArn"])

@@ -26,7 +26,6 @@ from healthaws.hooks.healthimaging import ACTIVE_JOB_STATUS, JOB_COMPLETED, JOB_
 from healthaws.jobs import ImportJob
 from healthaws.links.healthimaging import HealthImagingDicomImportJobLink
 from healthaws.patience import PatientOperator
-from healthaws.refusals import Refusals
 from healthaws.triggers.healthimaging import HealthImagingDicomImportJobCompletedTrigger
 
 if TYPE_CHECKING:
@@ -195,29 +194,18 @@ class HealthImagingStartDicomImportJobOperator(PatientOperator, AwsBaseOperator[
         """
         return self.take_up(context)
 
-    def take_up(
-        self,
-        context: Context,
-        event: Any = None,  # noqa: ARG002 - Airflow hands over what the timer yields
-        refusals: int = 0,
-        refused_since: float | None = None,
-    ) -> Any:
+    def take_up(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """
-        Do what :meth:`execute` says; a timer resumes here after a refusal.
+        Do what :meth:`execute` says; a pause after a refusal resumes here.
 
         Parameters
         ----------
         context : Context
             The task's context.
-        event : Any
-            The timer's event; it says nothing.
-        refusals : int
-            Refusals in a row so far.
-        refused_since : float, optional
-            When the first of them came, in seconds since the epoch.
+        event : dict, optional
+            The event of the pause.
         """
-        ask = partial(self._reconnect_or_start, context)
-        job_id, properties = self.ask_patiently(ask, Refusals(refusals, refused_since), "take_up")
+        job_id, properties = self.ask_patiently(partial(self._reconnect_or_start, context), "take_up", event or {})
         self._announce(context, job_id)
         if properties and properties["jobStatus"] not in ACTIVE_JOB_STATUS:
             return self._settle(context, properties, waited="")
@@ -229,54 +217,19 @@ class HealthImagingStartDicomImportJobOperator(PatientOperator, AwsBaseOperator[
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """
-        Take up the task after the trigger has fired.
-
-        The event is only a wake-up: what became of the job, the service says.
+        Ask what became of the job after the trigger has fired; a pause after a refusal resumes here, too.
 
         Parameters
         ----------
         context : Context
             The task's context.
         event : dict
-            The trigger's event.
+            The trigger's event. It is only a wake-up; what became of the job, the service says.
         """
         event = validate_execute_complete_event(event)
-        if event["status"] != "success":
-            self.log.warning("The trigger ended with: %s", event["message"])
-        return self.settle(context, job_id=event["job_id"], waited=event.get("message", "the trigger ended early"))
-
-    def settle(
-        self,
-        context: Context,
-        event: Any = None,  # noqa: ARG002 - Airflow hands over what the timer yields
-        *,
-        job_id: str,
-        waited: str,
-        refusals: int = 0,
-        refused_since: float | None = None,
-    ) -> Any:
-        """
-        Ask what became of the job; a timer resumes here after a refusal.
-
-        Parameters
-        ----------
-        context : Context
-            The task's context.
-        event : Any
-            The timer's event; it says nothing.
-        job_id : str
-            The job.
-        waited : str
-            Why waiting ended, for the case that the job did not.
-        refusals : int
-            Refusals in a row so far.
-        refused_since : float, optional
-            When the first of them came, in seconds since the epoch.
-        """
-        ask = partial(self.hook.get_dicom_import_job, self.datastore_id, job_id)
-        said = Refusals(refusals, refused_since)
-        properties = self.ask_patiently(ask, said, "settle", job_id=job_id, waited=waited)
-        return self._settle(context, properties, waited)
+        ask = partial(self.hook.get_dicom_import_job, self.datastore_id, event["job_id"])
+        properties = self.ask_patiently(ask, "execute_complete", event)
+        return self._settle(context, properties, waited=event.get("message", "the trigger ended early"))
 
     def load_job(self, context: Context) -> ImportJob | None:
         """
@@ -462,13 +415,13 @@ class HealthImagingStartDicomImportJobOperator(PatientOperator, AwsBaseOperator[
     def _wait(self, job_id: str) -> dict[str, Any]:
         """Poll in the worker, and return the last properties seen."""
         ask = partial(self.hook.get_dicom_import_job, self.datastore_id, job_id)
-        properties = self.ask_patiently(ask, Refusals(), "settle")
+        properties = self.ask_patiently(ask, "execute_complete", {})
         for _ in range(1, self.waiter_max_attempts):
             if properties["jobStatus"] not in ACTIVE_JOB_STATUS:
                 break
             self.log.info("Status of DICOM import job %s: %s", job_id, properties["jobStatus"])
             time.sleep(self.waiter_delay)
-            properties = self.ask_patiently(ask, Refusals(), "settle")
+            properties = self.ask_patiently(ask, "execute_complete", {})
         return properties
 
     def _settle(self, context: Context, properties: dict[str, Any], waited: str) -> Any:

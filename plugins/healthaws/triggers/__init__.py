@@ -1,1 +1,1 @@
-"""AWS health services: triggers, one module per service."""
+"""AWS health services: triggers, one module per service, and a timer."""

@@ -134,9 +134,7 @@ def meta(syntax: str = EXPLICIT, *, sop_class: bytes = b"1.2.840.10008.5.1.4.1.1
     return b"\0" * 128 + b"DICM" + element(0x00020000, "UL", struct.pack("<I", len(body))) + body
 
 
-def elements(
-    changes: dict[int, tuple[str, bytes] | bytes | None] | None = None, syntax: str = EXPLICIT
-) -> list[bytes]:
+def elements(changes: dict[int, tuple[str, bytes] | bytes | None] | None = None, syntax: str = EXPLICIT) -> list[bytes]:
     """Encode the CT's elements in tag order; a change is (VR, value), encoded bytes, or None to leave one out."""
     wanted: dict[int, tuple[str, bytes] | bytes | None] = {**CT, **(changes or {})}
     encoded = []

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import create_engine, delete
 
 from airlock.ledger import Ledger, upgrade
+from airlock.ledger.tables import metadata
 from tests.servers.postgres import Postgres, postgres_server, postgres_url
 
 if TYPE_CHECKING:
@@ -17,11 +19,21 @@ __all__ = ["postgres_server", "postgres_url"]
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres_server: Postgres) -> str:
-    """The name of a database with the ledger's schema, to copy."""
-    name = postgres_server.create_database()
-    upgrade(postgres_server.url(name))
-    return name
+def shared_postgres_ledger(postgres_server: Postgres) -> str:
+    """The URL of a ledger that many tests use, one after the other."""
+    url = postgres_server.url(postgres_server.create_database())
+    upgrade(url)
+    return url
+
+
+@pytest.fixture
+def postgres_ledger(shared_postgres_ledger: str) -> Iterator[str]:
+    yield shared_postgres_ledger
+    engine = create_engine(shared_postgres_ledger)
+    with engine.begin() as connection:
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(delete(table))
+    engine.dispose()
 
 
 @pytest.fixture(scope="session")
@@ -41,18 +53,14 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty ledger."""
     if request.param == "sqlite":
         file = tmp_path / "ledger.db"
         file.write_bytes(request.getfixturevalue("sqlite_template").read_bytes())
-        yield f"sqlite:///{file}"
-        return
-    template = request.getfixturevalue("postgres_template")
-    server: Postgres = request.getfixturevalue("postgres_server")
-    name = server.create_database(template)
-    yield server.url(name)
-    server.drop_database(name)
+        return f"sqlite:///{file}"
+    emptied: str = request.getfixturevalue("postgres_ledger")
+    return emptied
 
 
 @pytest.fixture

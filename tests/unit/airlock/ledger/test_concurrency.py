@@ -7,11 +7,10 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
 from airlock.ledger import Ledger, upgrade
 from tests.unit.airlock.ledger.samples import (
     NIGHTLY,
+    SEEN_AT,
     STORE,
     arrivals,
     begin,
@@ -118,8 +117,7 @@ def _die_in_the_middle(url: str, run: str) -> None:
         from airlock.records import ARRIVALS
 
         rows = stage(connection, arrivals(*NAMES[:10]), ARRIVALS, ["arrival_id"])
-        now = pl.select(pl.lit(rows.name)).item() and arrivals("x")["last_modified"][0]
-        constants = {"pipeline": NIGHTLY, "run_key": run, "claimed_at": now}
+        constants = {"pipeline": NIGHTLY, "run_key": run, "claimed_at": SEEN_AT}
         assert insert_missing(connection, table, rows, ["pipeline", "arrival_id"], **constants) == 10
         os.kill(os.getpid(), signal.SIGKILL)
 

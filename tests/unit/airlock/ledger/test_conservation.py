@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import count
+from typing import TYPE_CHECKING
 
 import polars as pl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airlock.ledger import Ledger
 from tests.unit.airlock.ledger.samples import STORE, arrivals, begin, claims, dispositions, id_of, ids
+
+if TYPE_CHECKING:
+    from airlock.ledger import Ledger
 
 RUNS = ("a", "b", "c")
 NAMES = ("1", "2", "3", "4")

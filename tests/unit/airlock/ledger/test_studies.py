@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from airlock.ledger import Ledger
 from airlock.ledger.studies import SERIES, STUDIES
 from tests.unit.airlock.ledger.samples import (
     NIGHTLY,
@@ -17,6 +18,9 @@ from tests.unit.airlock.ledger.samples import (
     study,
     uids,
 )
+
+if TYPE_CHECKING:
+    from airlock.ledger import Ledger
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 from botocore.exceptions import ClientError, EndpointConnectionError
 from botocore.stub import Stubber
@@ -22,6 +22,7 @@ from healthaws.exceptions import (
 from healthaws.jobs import ImportJob
 from healthaws.operators.healthimaging import JOB_KEY, HealthImagingStartDicomImportJobOperator
 from healthaws.triggers.healthimaging import HealthImagingDicomImportJobCompletedTrigger
+from healthaws.triggers.pause import PauseTrigger
 from tests.unit.healthaws.service import (
     DATASTORE,
     HTTP_STATUS,
@@ -116,10 +117,15 @@ def awaited_job(deferral: TaskDeferred) -> Any:
     return deferral.trigger.return_value
 
 
+def pause(deferral: TaskDeferred) -> PauseTrigger:
+    assert isinstance(deferral.trigger, PauseTrigger)
+    return deferral.trigger
+
+
 def resume(task: HealthImagingStartDicomImportJobOperator, context: Context, deferral: TaskDeferred) -> Any:
-    """Resume as Airflow does: kwargs have been through JSON, and the trigger's event comes with them."""
-    kwargs = json.loads(json.dumps(deferral.kwargs or {}))
-    return task.resume_execution(deferral.method_name, {**kwargs, "event": "2026-11-01"}, context)
+    """Resume as Airflow does after a pause: with the trigger's event, which has been through JSON."""
+    event = json.loads(json.dumps(pause(deferral).event))
+    return task.resume_execution(deferral.method_name, {"event": event}, context)
 
 
 def remember(store: Store, job_id: str | None, generation: int = 0, key: str = KEY) -> None:
@@ -314,9 +320,7 @@ class TestRefusals:
         with script.start():
             deferral = deferred(task, context)
             for refusals in range(1, 7):
-                assert isinstance(deferral.trigger, DateTimeTrigger)
-                assert deferral.kwargs is not None
-                assert deferral.kwargs["refusals"] == refusals
+                assert pause(deferral).event["refused"]["count"] == refusals
                 with pytest.raises(TaskDeferred) as caught:
                     resume(task, context, deferral)
                 deferral = caught.value
@@ -342,17 +346,22 @@ class TestRefusals:
                 resume(task, context, caught.value)
 
     def test_pauses_grow_and_are_never_close_to_zero(self, context: Context) -> None:
-        task = operator(backoff_initial_delay=20, backoff_max_delay=300)
-        pauses = [task.backoff.delay(refusals) for refusals in range(1, 9)]
-        assert pauses[0] >= 10
-        assert pauses[7] >= 150
+        task = operator(backoff_initial_delay=20, backoff_max_delay=300, backoff_timeout=1000)
+        with Script(task).start("ThrottlingException").start("ThrottlingException"):
+            before = time.time()
+            first = deferred(task, context)
+            with pytest.raises(TaskDeferred) as second:
+                resume(task, context, first)
+        assert 10 <= pause(first).until - before <= 21
+        assert 20 <= pause(second.value).until - before <= 41
+        assert first.timeout is not None
+        assert timedelta(seconds=1010) <= first.timeout <= timedelta(seconds=1020)
 
     def test_patience_has_an_end(self, context: Context) -> None:
         task = operator(backoff_timeout=3600)
         with Script(task).start("ServiceQuotaExceededException").start("ServiceQuotaExceededException"):
             deferral = deferred(task, context)
-            assert deferral.kwargs is not None
-            deferral.kwargs["refused_since"] -= 3600
+            pause(deferral).event["refused"]["since"] -= 3600
             with pytest.raises(ServiceBusyError, match=r"ServiceQuotaExceededException.*because.*2 times.*3600 s"):
                 resume(task, context, deferral)
 
@@ -376,7 +385,7 @@ class TestFreshRole:
         task = operator(**PATIENCE)
         with Script(task).start(code, text=self.TEXT).start():
             deferral = deferred(task, context)
-            assert isinstance(deferral.trigger, DateTimeTrigger)
+            assert pause(deferral).event["refused"]["count"] == 1
             with pytest.raises(TaskDeferred) as caught:
                 resume(task, context, deferral)
         assert awaited_job(caught.value) == JOB
@@ -385,8 +394,7 @@ class TestFreshRole:
         task = operator(role_timeout=300)
         with Script(task).start("AccessDeniedException", text=self.TEXT).start("AccessDeniedException", text=self.TEXT):
             deferral = deferred(task, context)
-            assert deferral.kwargs is not None
-            deferral.kwargs["refused_since"] -= 300
+            pause(deferral).event["refused"]["since"] -= 300
             with pytest.raises(RequestRejectedError, match=self.TEXT):
                 resume(task, context, deferral)
 

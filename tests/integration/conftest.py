@@ -1,0 +1,51 @@
+"""The servers of the chain: S3 (moto), the HealthImaging emulator, a ledger."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airlock.ledger import upgrade
+from localaws.server import serve
+from localaws.settings import Seed
+from tests.chain import BUCKETS, DATASTORE, Place
+from tests.servers.moto import moto_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    with moto_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def place(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    from tests.servers.moto import reset_moto
+
+    reset_moto(s3_endpoint)
+    ledger_url = f"sqlite:///{tmp_path}/ledger.db"
+    upgrade(ledger_url)
+    with serve(s3_endpoint=s3_endpoint, datastore=(Seed(DATASTORE, "test"),)) as imaging:
+        connection = {
+            "conn_type": "aws",
+            "login": "testing",
+            "password": "testing",
+            "extra": {
+                "region_name": "us-east-1",
+                "endpoint_url": s3_endpoint,
+                "config_kwargs": {"inject_host_prefix": False},
+                "service_config": {"medical-imaging": {"endpoint_url": imaging}},
+            },
+        }
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
+        monkeypatch.setenv("AIRLOCK_LEDGER_URL", ledger_url)
+        made = Place(s3_endpoint, imaging, ledger_url)
+        for bucket in BUCKETS:
+            made.s3().create_bucket(Bucket=bucket)
+        yield made

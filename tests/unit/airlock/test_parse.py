@@ -1,0 +1,251 @@
+"""The parse stage against an S3 server: one row per arrival, whatever lies in the bucket."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import polars as pl
+import pytest
+
+from airlock.dicom.fetch import S3UnavailableError
+from airlock.parse import parse
+from airlock.pipelines import ParseSettings
+from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, arrival_id
+from airlock.s3 import S3
+from tests.servers.moto import moto_server
+from tests.unit.airlock.dicom.objects import CT_VALUES, Memory, ct, element, item, sequence
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BUCKET = "archive"
+SETTINGS = ParseSettings()
+ODD_KEYS = [
+    "plain/1.dcm",
+    "with space/a+b.dcm",
+    "plus+plus/é ü 日本.dcm",
+    "per%20cent/100%.dcm",
+    "hash#/question?/{brace}.dcm",
+    "back\\slash.dcm",
+    "double//slash.dcm",
+    "/leading.dcm",
+    "dot/./segment.dcm",
+    "dot/../segment.dcm",
+]
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3]:
+    with moto_server() as endpoint:
+        session = boto3.Session("testing", "testing", region_name="us-east-1")
+        client = session.client("s3", endpoint_url=endpoint)
+        client.create_bucket(Bucket=BUCKET)
+        yield S3(session, client)
+
+
+def put(s3: S3, key: str, body: bytes, **extra: str) -> dict[str, Any]:
+    """Store an object and return its arrival."""
+    reply = s3.client.put_object(Bucket=BUCKET, Key=key, Body=body, **extra)
+    etag, version = reply["ETag"].strip('"'), reply.get("VersionId")
+    return {
+        "arrival_id": arrival_id(BUCKET, key, version, etag, len(body)),
+        "bucket": BUCKET,
+        "key": key,
+        "version_id": version,
+        "etag": etag,
+        "size": len(body),
+        "last_modified": datetime(2026, 3, 1, tzinfo=UTC),
+    }
+
+
+def read(s3: S3, arrivals: list[dict[str, Any]], settings: ParseSettings = SETTINGS) -> pl.DataFrame:
+    return parse(pl.DataFrame(arrivals, schema=ARRIVALS), s3, settings)
+
+
+def one(s3: S3, arrival: dict[str, Any]) -> dict[str, Any]:
+    return read(s3, [arrival]).row(0, named=True)
+
+
+@contextmanager
+def gets_counted() -> Iterator[list[str]]:
+    """Collect the server's own access log: a request that is not there was not made."""
+    lines: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    log, handler = logging.getLogger("werkzeug"), Collect()
+    level, propagate = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield lines
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagate
+
+
+class TestRows:
+    def test_one_per_arrival_in_their_order(self, s3: S3) -> None:
+        bodies = [ct({0x00200013: ("IS", str(number).encode())}) for number in range(150)]
+        arrivals = [put(s3, f"order/{number}", body) for number, body in enumerate(bodies)]
+        headers = read(s3, arrivals, ParseSettings(in_flight=7))
+        assert headers.schema == HEADERS
+        assert headers["arrival_id"].to_list() == [arrival["arrival_id"] for arrival in arrivals]
+        assert headers["InstanceNumber"].to_list() == [str(number) for number in range(150)]
+
+    def test_values_are_text_and_absent_ones_null(self, s3: S3) -> None:
+        row = one(s3, put(s3, "values.dcm", ct()))
+        assert {name: row[name] for name in ATTRIBUTES if row[name] is not None} == CT_VALUES
+        assert row["StudyID"] == ""
+        assert row["StudyDescription"] is None
+        assert (row["reason"], row["detail"], row["warning"]) == (None, None, None)
+
+    def test_no_arrivals_give_no_rows(self, s3: S3) -> None:
+        headers = read(s3, [])
+        assert headers.height == 0
+        assert headers.schema == HEADERS
+
+    def test_text_that_does_not_fit_its_character_set_is_a_warning(self, s3: S3) -> None:
+        row = one(s3, put(s3, "charset.dcm", ct({0x00080005: ("CS", b"ISO_IR 192")})))
+        assert (row["reason"], row["warning"]) == (None, "undecodable_text")
+        assert row["detail"] == "InstitutionName, PatientName"
+        assert row["PatientName"] == "M\ufffdller^J\ufffdrg"
+
+    def test_progress_is_told(self, s3: S3) -> None:
+        arrivals = [put(s3, f"progress/{number}", b"") for number in range(250)]
+        told: list[tuple[int, int]] = []
+        parse(pl.DataFrame(arrivals, schema=ARRIVALS), s3, SETTINGS, lambda done, total: told.append((done, total)))
+        assert told == [(100, 250), (200, 250), (250, 250)]
+
+
+class TestKeys:
+    @pytest.mark.parametrize("key", ODD_KEYS)
+    def test_every_key_that_s3_takes_is_read(self, s3: S3, key: str) -> None:
+        body = ct({0x00100020: ("LO", b"of this key")})
+        row = one(s3, put(s3, key, body))
+        assert row["PatientID"] == "of this key"
+        assert (row["requests"], row["bytes_read"]) == (1, len(body))
+
+    def test_they_are_not_mixed_up(self, s3: S3) -> None:
+        arrivals = [put(s3, key, ct({0x00200013: ("IS", str(n).encode())})) for n, key in enumerate(ODD_KEYS)]
+        assert read(s3, arrivals)["InstanceNumber"].to_list() == [str(n) for n in range(len(ODD_KEYS))]
+
+
+class TestRequests:
+    def test_a_small_header_costs_one_request_and_16_kib(self, s3: S3) -> None:
+        arrival = put(s3, "one.dcm", ct({0x7FE00010: ("OW", bytes(500_000))}))
+        with gets_counted() as lines:
+            row = one(s3, arrival)
+        assert len(lines) == row["requests"] == 1
+        assert row["bytes_read"] == 16 * 1024
+
+    @pytest.mark.parametrize("key", ["two.dcm", "two//slashes.dcm"])
+    def test_a_big_value_in_front_costs_one_more(self, s3: S3, key: str) -> None:
+        arrival = put(s3, key, ct({0x00091010: ("OB", bytes(900_000)), 0x7FE00010: ("OW", bytes(500_000))}))
+        with gets_counted() as lines:
+            row = one(s3, arrival)
+        assert len(lines) == row["requests"] == 2
+        assert row["bytes_read"] == 32 * 1024
+        assert row["RequestedProcedureID"] == "RP-TOP"
+
+    def test_an_empty_object_costs_none(self, s3: S3) -> None:
+        arrival = put(s3, "nothing.dcm", b"")
+        with gets_counted() as lines:
+            row = one(s3, arrival)
+        assert (row["reason"], row["requests"], row["bytes_read"], lines) == ("empty_object", 0, 0, [])
+
+    def test_the_limit_on_a_header_is_a_setting(self, s3: S3) -> None:
+        private = b"".join(element(0x00110000 + n, "LO", b"x" * 250) for n in range(0x1000, 0x2800))
+        arrival = put(s3, "long.dcm", ct({0x00111000: private}))
+        assert read(s3, [arrival], ParseSettings(max_header_mib=1))["reason"].item() == "header_too_long"
+        assert read(s3, [arrival], ParseSettings(max_header_mib=2))["reason"].item() is None
+
+
+class TestReasons:
+    @pytest.mark.parametrize(
+        ("key", "body", "reason"),
+        [
+            ("r/empty.dcm", b"", "empty_object"),
+            ("r/_SUCCESS", b"", "sidecar"),
+            ("r/.DS_Store", b"\0\0\0\1Bud1", "sidecar"),
+            ("r/PHOTO.JPG", b"\xff\xd8\xff\xe0\0\x10JFIF" + bytes(900), "sidecar"),
+            ("r/photo", b"\xff\xd8\xff\xe0\0\x10JFIF" + bytes(900), "not_dicom"),
+            ("r/x.jpg", ct(), None),
+            ("r/DICOMDIR.txt", ct()[132:], "no_preamble"),
+            ("r/gzipped.dcm", gzip.compress(ct()), "gzip_encoded"),
+            ("r/cut.dcm", ct()[:-10], "truncated"),
+            ("r/noise.dcm", b"\0" * 128 + b"DICM" + b"\x02\0\x10\0\xff\xff" * 90, "truncated"),
+        ],
+    )
+    def test_what_the_object_is(self, s3: S3, key: str, body: bytes, reason: str | None) -> None:
+        assert one(s3, put(s3, key, body))["reason"] == reason
+
+    def test_an_object_that_makes_the_parser_recurse_too_far_costs_only_itself(self, s3: S3) -> None:
+        nested = b""
+        for _ in range(600):
+            nested = sequence(0x00400275, [item(nested)])
+        hostile = ct({0x00400275: sequence(0x00400275, [item(nested)], undefined=False)})
+        headers = read(s3, [put(s3, "hostile.dcm", hostile), put(s3, "good.dcm", ct())])
+        assert headers.select("reason", "detail").rows() == [("unreadable", "RecursionError"), (None, None)]
+
+    def test_a_cut_object_still_says_which_study_misses_it(self, s3: S3) -> None:
+        row = one(s3, put(s3, "cut-pixels.dcm", ct()[:-10]))
+        assert (row["reason"], row["StudyInstanceUID"]) == ("truncated", "1.2.3")
+
+    @pytest.mark.parametrize("key", ["encoded.dcm", "encoded//twice.dcm"])
+    def test_a_gzip_content_encoding_counts_whatever_the_bytes_are(self, s3: S3, key: str) -> None:
+        row = one(s3, put(s3, key, ct(), ContentEncoding="gzip"))
+        assert (row["reason"], row["detail"]) == ("gzip_encoded", "Content-Encoding gzip")
+
+    @pytest.mark.parametrize("key", ["changed.dcm", "changed//twice.dcm"])
+    def test_an_object_that_was_replaced_or_deleted_since_it_was_listed(self, s3: S3, key: str) -> None:
+        listed = put(s3, key, ct())
+        put(s3, key, ct({0x00100020: ("LO", b"OTHER")}))
+        assert one(s3, listed)["reason"] == "object_changed"
+        s3.client.delete_object(Bucket=BUCKET, Key=key)
+        assert one(s3, listed)["reason"] == "object_gone"
+
+    def test_without_an_etag_another_size_shows_the_change(self, s3: S3) -> None:
+        listed = put(s3, "no-etag.dcm", ct()) | {"etag": ""}
+        assert one(s3, listed)["reason"] is None
+        put(s3, "no-etag.dcm", ct({0x00100020: ("LO", b"LONGER THAN BEFORE")}))
+        assert one(s3, listed)["reason"] == "object_changed"
+
+    @pytest.mark.parametrize("key", ["versions.dcm", "versions//twice.dcm"])
+    def test_a_version_is_read_though_it_is_no_longer_the_latest(self, s3: S3, key: str) -> None:
+        s3.client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+        try:
+            listed = put(s3, key, ct({0x00100020: ("LO", b"FIRST")}))
+            put(s3, key, ct({0x00100020: ("LO", b"SECOND")}))
+        finally:
+            s3.client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Suspended"})
+        assert listed["version_id"]
+        assert one(s3, listed)["PatientID"] == "FIRST"
+
+
+class TestWholeTask:
+    def test_a_bucket_that_is_gone_fails_the_task(self, s3: S3) -> None:
+        arrivals = [put(s3, f"bucket/{n}.dcm", ct()) | {"bucket": "no-such-bucket"} for n in range(5)]
+        with pytest.raises(S3UnavailableError, match="NoSuchBucket"):
+            read(s3, arrivals)
+
+    def test_no_value_and_no_key_goes_to_a_log(self, s3: S3, caplog: pytest.LogCaptureFixture) -> None:
+        odd = {0x00100020: ("LO", b"CANARY" * 60), 0x00080020: ("DA", b"CANARY"), 0x00080005: ("CS", b"CANARY")}
+        with caplog.at_level(logging.DEBUG, logger="pydicom"):
+            headers = read(s3, [put(s3, "CANARY/x.dcm", ct(odd)), put(s3, "CANARY//y.dcm", ct(odd)[:-10])])
+        assert headers["PatientID"].str.starts_with("CANARY").all()
+        ours = [record.getMessage() for record in caplog.records if not record.name.startswith(("boto", "urllib3"))]
+        assert not [line for line in ours if "CANARY" in line]
+
+
+def test_the_memory_source_of_these_tests_reads_like_s3() -> None:
+    assert Memory(b"abcdef").read(1, 3) == b"bc"
