@@ -20,6 +20,11 @@ import httpx
 import yaml
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+
+from airlock.ledger import Ledger
+from airlock.pipelines import Pipeline
+from airlock.s3 import S3
+from airlock.s3uri import S3Uri
 from airlock_tasks.audit import AuditOperator
 from airlock_tasks.buffer import BufferOperator
 from airlock_tasks.import_ import ImportOperator
@@ -29,15 +34,9 @@ from airlock_tasks.receive import ReceiveSensor
 from airlock_tasks.route import RouteOperator
 from airlock_tasks.validate import ValidateOperator
 
-from airlock.ledger import Ledger
-from airlock.pipelines import Pipeline
-from airlock.s3 import S3
-from airlock.s3uri import S3Uri
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import polars as pl
     from airflow.sdk import BaseOperator
 
     from airlock.records import Window
@@ -94,6 +93,19 @@ class Place:
         """List a bucket."""
         wrapped = S3(boto3.Session(region_name="us-east-1"), self.s3())
         return [item.key for item in wrapped.list_objects(S3Uri(bucket, prefix))]
+
+    def take(self, bucket: str) -> dict[str, bytes]:
+        """Empty a bucket and return what was in it."""
+        client = self.s3()
+        found = {key: client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in self.keys(bucket)}
+        for key in found:
+            client.delete_object(Bucket=bucket, Key=key)
+        return found
+
+    def give(self, bucket: str, objects: dict[str, bytes]) -> None:
+        """Put back what was taken."""
+        for key, body in objects.items():
+            self.s3().put_object(Bucket=bucket, Key=key, Body=body)
 
     def faults(self, *faults: dict[str, Any]) -> None:
         """Switch the emulator's faults."""
@@ -222,8 +234,7 @@ class Chain:
     def rows(self) -> dict[str, dict[str, str]]:
         """The rows of the run's dispositions.csv by key below the source."""
         text = self._audited("dispositions_uri").decode()
-        found = {row["key"].removeprefix("in/"): row for row in csv.DictReader(io.StringIO(text))}
-        return found
+        return {row["key"].removeprefix("in/"): row for row in csv.DictReader(io.StringIO(text))}
 
     def _audited(self, name: str) -> bytes:
         uri = S3Uri.parse(self.xcom["audit", 0][name])
@@ -250,8 +261,3 @@ async def _first_event(trigger: Any) -> Any:
     async for event in trigger.run():
         return event.payload
     raise AssertionError("the trigger ended without an event")
-
-
-def held(frame: pl.DataFrame) -> set[str]:
-    """Return the keys of a frame of arrivals."""
-    return set(frame["key"])

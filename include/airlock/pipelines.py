@@ -198,7 +198,8 @@ class HealthImaging(_Settings):
     input_owner_account_id: str | None = Field(None, pattern=r"^[0-9]{12}$")
     pool: str = Field("healthimaging_import", description="Airflow pool, sized to the service's concurrent jobs")
     poll_seconds: int = Field(30, ge=1, description="between two looks at a running job")
-    job_timeout_minutes: int = Field(24 * 60, ge=1)
+    job_timeout_minutes: float = Field(24 * 60, gt=0)
+    backoff_seconds: float = Field(30, gt=0, description="first pause after throttling or a quota refusal; it doubles")
     max_generations: int = Field(3, ge=1, description="jobs started for one batch when they end FAILED")
 
 

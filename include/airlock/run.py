@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from airlock.records import digest
-from airlock.s3uri import S3Uri
+from airlock.s3uri import S3Uri, S3UriError
 from airlock.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -46,7 +46,10 @@ def source_prefix(pipeline: Pipeline, prefix: str | None) -> S3Uri:
     source = S3Uri.parse(pipeline.source.uri)
     if not prefix:
         return source
-    chosen = S3Uri.parse(prefix) if prefix.startswith("s3://") else S3Uri(source.bucket, prefix.lstrip("/"))
+    try:
+        chosen = S3Uri.parse(prefix) if prefix.startswith("s3://") else S3Uri(source.bucket, prefix.lstrip("/"))
+    except S3UriError:
+        chosen = S3Uri("")
     if chosen.bucket != source.bucket or not chosen.key.startswith(source.key) or not chosen.key.endswith("/"):
         raise PrefixOutsideSourceError(
             f"the prefix must lie below the source {source} of pipeline {pipeline.name!r} and end in '/': "

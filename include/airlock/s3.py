@@ -53,12 +53,20 @@ class S3:
         self.session = session
         self.client: Any = client
 
-    def list_objects(self, uri: S3Uri) -> Iterator[ListedObject]:
-        """Yield the objects below a prefix in key order; folder placeholders (empty, ending in ``/``) are left out."""
+    def list_objects(self, uri: S3Uri, *, placeholders: bool = False) -> Iterator[ListedObject]:
+        """Yield the objects below a prefix in key order.
+
+        Parameters
+        ----------
+        uri
+            The prefix.
+        placeholders
+            Whether folder placeholders (empty, their key ending in ``/``) are yielded too.
+        """
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=uri.bucket, Prefix=uri.key)
         for page in pages:
             for item in page.get("Contents", ()):
-                if item["Key"].endswith("/") and not item["Size"]:
+                if not placeholders and item["Key"].endswith("/") and not item["Size"]:
                     continue
                 yield ListedObject(item["Key"], item["ETag"].strip('"'), item["Size"], item["LastModified"])
 
@@ -92,10 +100,22 @@ class S3:
         self.client.put_object(Bucket=uri.bucket, Key=uri.key, Body=body, ContentType=content_type)
 
     def delete(self, bucket: str, keys: list[str]) -> None:
-        """Delete objects, a thousand per request."""
+        """Delete objects, a thousand per request.
+
+        Raises
+        ------
+        PermissionError
+            If S3 refuses some of them, which it says in an answer that is otherwise a success.
+        """
         for start in range(0, len(keys), 1000):
             names = [{"Key": key} for key in keys[start : start + 1000]]
-            self.client.delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
+            reply = self.client.delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
+            if refused := reply.get("Errors"):
+                codes = ", ".join(sorted({item["Code"] for item in refused}))
+                raise PermissionError(
+                    f"{len(refused)} of {len(names)} objects in bucket {bucket} cannot be deleted ({codes}): "
+                    f"give the role s3:DeleteObject there"
+                )
 
     def copy(self, source: dict[str, str], etag: str, size: int, target: S3Uri) -> None:
         """Copy one object version on the server's side, if it still has this etag.

@@ -38,5 +38,6 @@ class S3Uri:
 
     def join(self, *parts: str) -> S3Uri:
         """Return the address below this prefix; a last part that ends in ``/`` keeps it."""
-        below = "/".join(part.strip("/") if part != parts[-1] else part.lstrip("/") for part in parts)
-        return S3Uri(self.bucket, f"{self.key.rstrip('/')}/{below}".lstrip("/"))
+        below = "/".join([*(part.strip("/") for part in parts[:-1]), parts[-1].lstrip("/")])
+        folder = f"{self.key}/" if self.key and not self.key.endswith("/") else self.key
+        return S3Uri(self.bucket, folder + below)

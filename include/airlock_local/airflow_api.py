@@ -66,6 +66,11 @@ class AirflowApi:
         dags = self._call("GET", "/api/v2/dags", params={"limit": 1})["dags"]
         return dags[0]["file_token"] if dags else None
 
+    def make_pool(self, name: str, slots: int, description: str) -> None:
+        """Make a pool whose slots deferred tasks hold too, unless there is one of this name."""
+        pool = {"name": name, "slots": slots, "description": description, "include_deferred": True}
+        self._call("POST", "/api/v2/pools", json=pool, conflict={})
+
     def unpause(self, dag: str) -> None:
         """Let a DAG's runs start."""
         self._call("PATCH", f"/api/v2/dags/{quote(dag)}", json={"is_paused": False})

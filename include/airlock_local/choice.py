@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from airlock.pipelines import PipelineError, load_pipelines
 from airlock.s3uri import S3Uri, S3UriError
+from airlock_local.buckets import buckets_of, connections, is_local
 from airlock_local.deliver import LocalFile, SourceError, files_below, prefix_of
 from airlock_local.environment import LOCAL_CONNECTION, connection_variable
 
@@ -43,7 +44,7 @@ class Choice:
     @property
     def uses_account(self) -> bool:
         """Whether the pipeline reaches anything but the local stack."""
-        return connections(self.pipeline) != {LOCAL_CONNECTION}
+        return not is_local(self.pipeline)
 
     @property
     def uses_local(self) -> bool:
@@ -57,19 +58,7 @@ class Choice:
 
     def buckets(self) -> list[str]:
         """Return the buckets of the local pipelines."""
-        uris = [uri for pipeline in self.locals_ for uri in _uris(pipeline)]
-        return sorted({S3Uri.parse(uri).bucket for uri in uris})
-
-
-def connections(pipeline: Pipeline) -> set[str]:
-    """Return the Airflow connections that a pipeline names."""
-    named = {pipeline.source.aws_conn_id, pipeline.healthimaging.aws_conn_id}
-    return named | {route.aws_conn_id for route in pipeline.routes}
-
-
-def _uris(pipeline: Pipeline) -> list[str]:
-    own = [pipeline.source.uri, pipeline.workspace, pipeline.staging.uri, pipeline.healthimaging.output_uri]
-    return own + [route.uri for route in pipeline.routes]
+        return buckets_of(self.locals_)
 
 
 def choose(folder: Path, name: str, source: str, environment: Mapping[str, str]) -> Choice:
@@ -100,7 +89,7 @@ def choose(folder: Path, name: str, source: str, environment: Mapping[str, str])
         raise PipelineError(f"there is no pipeline {name!r} in {folder}: choose one of {', '.join(sorted(pipelines))}")
     pipeline = pipelines[name]
     _check_connections(pipeline, environment)
-    locals_ = tuple(item for item in pipelines.values() if connections(item) == {LOCAL_CONNECTION})
+    locals_ = tuple(item for item in pipelines.values() if is_local(item))
     return Choice(pipeline, locals_, *_delivery(pipeline, source))
 
 
@@ -122,7 +111,7 @@ def _delivery(pipeline: Pipeline, source: str) -> tuple[S3Uri, tuple[LocalFile, 
     if source:
         folder = Path(source).expanduser().absolute()
         return base.join(prefix_of(folder)), tuple(files_below(folder))
-    if connections(pipeline) == {LOCAL_CONNECTION}:
+    if is_local(pipeline):
         return base.join(SAMPLE), None
     return base, ()
 
@@ -135,7 +124,7 @@ def _on_s3(pipeline: Pipeline, source: str) -> S3Uri:
         raise SourceError(f"SOURCE: {error}") from error
     if chosen.bucket == base.bucket and chosen.key.startswith(base.key) and chosen.key.endswith("/"):
         return chosen
-    local = " (a local one)" if connections(pipeline) == {LOCAL_CONNECTION} else ""
+    local = " (a local one)" if is_local(pipeline) else ""
     raise SourceError(
         f"SOURCE={source} is no prefix, ending in '/', below the source {base} of pipeline {pipeline.name!r}{local}: "
         "for a bucket of your own account, copy include/pipelines/sample.yaml, give the copy a name, buckets, data "

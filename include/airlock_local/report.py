@@ -19,6 +19,8 @@ def audit_lines(report: dict[str, Any], delivered: int) -> list[str]:
     lines = ["", f"audit: {report['arrivals']} arrivals, {_balance(report)}"]
     if not report["arrivals"]:
         lines.append(f"nothing new: {delivered} files were settled by earlier runs")
+    elif delivered > report["arrivals"]:
+        lines.append(f"{delivered - report['arrivals']} of {delivered} files were settled by earlier runs")
     lines += [f"  {title:<13} {_counts(report[title])}" for title in ("verdicts", "outcomes", "dispositions")]
     lines.append(f"  {'studies':<13} {_counts(studies)}")
     lines.append(f"  {'import jobs':<13} {len(report['jobs'])}")

@@ -10,22 +10,18 @@ from datetime import UTC, datetime
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-import boto3
 from boto3.exceptions import Boto3Error
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from airlock.run import run_key
 from airlock.s3uri import S3Uri
 from airlock_local.airflow_api import AirflowApi
+from airlock_local.buckets import local_client, make_buckets
 from airlock_local.choice import Choice, choose
 from airlock_local.components import S3, plan
 from airlock_local.deliver import SourceError, check_room, sample_files, upload
 from airlock_local.environment import (
     LOCAL_CONNECTION,
-    LOCAL_KEY,
-    LOCAL_SECRET,
-    REGION,
     USER,
     airflow_variables,
     connection_variable,
@@ -41,6 +37,7 @@ if TYPE_CHECKING:
 
     from airlock_local.settings import Settings
 
+IMPORTS_AT_A_TIME = 20  # slots of a new import pool; a pool that is there keeps its own
 _DAG_APPEARS_WITHIN = 90.0  # seconds
 
 
@@ -99,7 +96,7 @@ def _up_and_deliver(settings: Settings, choice: Choice, environment: Mapping[str
 def _deliver(settings: Settings, choice: Choice) -> int:
     client = s3_client(settings, choice)
     if choice.uses_local:
-        _make_buckets(local_client(settings), choice.buckets())
+        make_buckets(local_client(settings.s3_url), choice.buckets())
     files = sample_files(settings.var / "sample") if choice.files is None else list(choice.files)
     if not files:
         _check_bucket(client, choice)
@@ -109,29 +106,16 @@ def _deliver(settings: Settings, choice: Choice) -> int:
     return len(files)
 
 
-def local_client(settings: Settings) -> Any:
-    """Return boto3's client of the local S3."""
-    session = boto3.session.Session(LOCAL_KEY, LOCAL_SECRET, region_name=REGION)
-    return session.client("s3", endpoint_url=settings.s3_url, config=Config(proxies={}, max_pool_connections=16))
-
-
 def s3_client(settings: Settings, choice: Choice) -> Any:
     """Return the S3 client that the pipeline's source connection means."""
     connection = choice.pipeline.source.aws_conn_id
     if connection == LOCAL_CONNECTION:
-        return local_client(settings)
+        return local_client(settings.s3_url)
     # Only a real account needs Airflow's reading of the connection, which takes seconds to import.
     os.environ.update(airflow_variables(settings, read_secrets(settings)))
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook  # noqa: PLC0415
 
     return S3Hook(aws_conn_id=connection).get_conn()
-
-
-def _make_buckets(client: Any, buckets: list[str]) -> None:
-    there = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
-    for bucket in buckets:
-        if bucket not in there:
-            client.create_bucket(Bucket=bucket)
 
 
 def _check_bucket(client: Any, choice: Choice) -> None:
@@ -151,6 +135,8 @@ def _through_the_stages(settings: Settings, choice: Choice, delivered: int) -> i
     password, dag = read_secrets(settings).password, choice.pipeline.name
     with AirflowApi(settings.api_url, USER, password) as api:
         api.log_in()
+        for pool in {item.healthimaging.pool for item in (choice.pipeline, *choice.locals_)}:
+            api.make_pool(pool, IMPORTS_AT_A_TIME, "HealthImaging import jobs at a time")
         _await_dag(api, choice, settings)
         api.unpause(dag)
         for other in api.unfinished_runs(dag):
@@ -176,7 +162,7 @@ def _through_the_stages(settings: Settings, choice: Choice, delivered: int) -> i
 def _await_dag(api: AirflowApi, choice: Choice, settings: Settings) -> None:
     """Wait until Airflow has read the DAG from the pipeline file as it is now."""
     name = choice.pipeline.name
-    edited = max(path.stat().st_mtime for path in settings.pipelines.iterdir())
+    edited = min(time.time(), max(path.stat().st_mtime for path in settings.pipelines.iterdir()))
     until, asked = time.monotonic() + _DAG_APPEARS_WITHIN, False
     while time.monotonic() < until:
         dag = api.dag(name)

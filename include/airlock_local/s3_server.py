@@ -6,10 +6,9 @@ Every line of that log names an object's key, and keys of an archive hold names 
 from __future__ import annotations
 
 import logging
-import sys
 
 from moto.server import main
 
 if __name__ == "__main__":
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    sys.exit(main())
+    main()

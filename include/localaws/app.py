@@ -105,11 +105,12 @@ def _after(faults: list[Fault], answer: Response, service: Service) -> Response:
 
 
 class DroppedResponse(Response):
-    """An answer that breaks off: the server closes the connection before the announced body has come."""
+    """An answer that breaks off: the server closes the connection in the middle of the body."""
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Announce a body, and send none of it."""
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
+        """Begin a body and do not end it; uvicorn then closes the connection."""
+        # Chunked on purpose: clients do not notice that a body is shorter than its Content-Length.
+        await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"{", "more_body": True})
 
 

@@ -8,7 +8,7 @@ import boto3
 from botocore.config import Config
 
 
-def local_client(service: str, region: str, endpoint: str | None, connections: int = 10) -> Any:
+def local_client(service: str, region: str, endpoint: str | None, *, connections: int = 10, attempts: int = 3) -> Any:
     """Return a boto3 client.
 
     Parameters
@@ -20,6 +20,8 @@ def local_client(service: str, region: str, endpoint: str | None, connections: i
         Without it, AWS itself is called.
     connections : int
         Size of the connection pool; as many threads may share the client.
+    attempts : int
+        How often a request is sent before it counts as failed.
 
     Notes
     -----
@@ -33,7 +35,7 @@ def local_client(service: str, region: str, endpoint: str | None, connections: i
         max_pool_connections=connections,
         connect_timeout=5,
         read_timeout=60,
-        retries={"total_max_attempts": 3, "mode": "standard"},
+        retries={"total_max_attempts": attempts, "mode": "standard"},
         s3={"addressing_style": "path"} if endpoint else None,
     )
     return session.client(service, endpoint_url=endpoint, config=config)

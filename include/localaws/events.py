@@ -32,7 +32,7 @@ class Events:
     def __init__(self, settings: Settings) -> None:
         self._bus = settings.event_bus
         endpoint = settings.events_endpoint
-        self._client = local_client("events", settings.region, endpoint) if endpoint else None
+        self._client = local_client("events", settings.region, endpoint, attempts=1) if endpoint else None
         self._sender = ThreadPoolExecutor(1, thread_name_prefix="localaws-events")
 
     def send(self, source: str, detail_type: str, resources: Sequence[str], detail: dict[str, Any]) -> None:

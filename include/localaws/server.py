@@ -68,6 +68,9 @@ class _Server(uvicorn.Server):
     def run_until_stopped(self) -> None:
         try:
             self.run()
+        except SystemExit:
+            # uvicorn's way to say that it could not listen; serve() turns it into an error of its own.
+            log.warning("localaws ended before it listened")
         finally:
             self.listening.set()
 

@@ -44,34 +44,34 @@ class ImportOperator(HealthImagingStartDicomImportJobOperator):
             max_generations=store.max_generations,
             deferrable=True,
             waiter_delay=store.poll_seconds,
-            waiter_max_attempts=store.job_timeout_minutes * 60 // store.poll_seconds,
+            waiter_max_attempts=max(1, round(store.job_timeout_minutes * 60 / store.poll_seconds)),
+            backoff_initial_delay=store.backoff_seconds,
             aws_conn_id=store.aws_conn_id,
             region_name=store.region_name,
             **kwargs,
         )
         self.pipeline = pipeline
         self.batch_id = batch_id
+        self._opened: Run | None = None
 
     def take_up(self, context: Context, *args: Any, **kwargs: Any) -> Any:
         """Find the batch's prefix, then reconnect to its job or start it."""
-        with open_run(self.pipeline, context) as run:
-            self.input_s3_uri = self._batch(run).input_uri
+        self.input_s3_uri = self._batch(context).input_uri
         return super().take_up(context, *args, **kwargs)
 
     def load_job(self, context: Context) -> ImportJob | None:
         """Read the batch's job from the ledger."""
-        with open_run(self.pipeline, context) as run:
-            job = run.ledger.job(self.batch_id)
+        job = self._run(context).ledger.job(self.batch_id)
         return None if job is None else ImportJob(job.batch_id, job.generation, job.job_id)
 
     def save_job(self, context: Context, job: ImportJob) -> None:
         """Write the job to the ledger; before the start, refuse a prefix that does not hold the batch."""
         from airlock.import_ import check_prefix
 
-        with open_run(self.pipeline, context) as run:
-            if job.job_id is None:
-                check_prefix(run, self._batch(run))
-            run.ledger.record_job(self._row(run, job))
+        run = self._run(context)
+        if job.job_id is None:
+            check_prefix(run, self._batch(context))
+        run.ledger.record_job(self._row(run, job))
 
     def complete(self, context: Context, properties: dict[str, Any]) -> dict[str, Any]:
         """Keep how the job ended, for the audit."""
@@ -81,10 +81,8 @@ class ImportOperator(HealthImagingStartDicomImportJobOperator):
         job = self.load_job(context)
         if job is None:
             raise LookupError(f"batch {self.batch_id}: the ledger has lost its job; clear import")
-        with open_run(self.pipeline, context) as run:
-            return record(
-                run, replace(self._row(run, job), input_uri=self._batch(run).input_uri), properties, output_uri
-            )
+        run, batch = self._run(context), self._batch(context)
+        return record(run, replace(self._row(run, job), input_uri=batch.input_uri), properties, output_uri)
 
     def job_failed(self, context: Context, properties: dict[str, Any]) -> Any:
         """Start the next generation by a retry; leave the last FAILED job to the audit, which holds its studies."""
@@ -93,6 +91,12 @@ class ImportOperator(HealthImagingStartDicomImportJobOperator):
             self.log.error("job %s is FAILED, the last of %d for this batch", job.job_id, self.max_generations)
             return self.complete(context, properties)
         return super().job_failed(context, properties)
+
+    def _run(self, context: Context) -> Run:
+        """Open the run once per task: this operator is entered at several points."""
+        if self._opened is None:
+            self._opened = open_run(self.pipeline, context)
+        return self._opened
 
     def _row(self, run: Run, job: ImportJob) -> Job:
         from airlock.ledger import Job
@@ -106,10 +110,10 @@ class ImportOperator(HealthImagingStartDicomImportJobOperator):
             input_uri=self.input_s3_uri,
         )
 
-    def _batch(self, run: Run) -> Batch:
+    def _batch(self, context: Context) -> Batch:
         from airlock.normalize import find_batches
 
-        for batch in find_batches(run):
+        for batch in find_batches(self._run(context)):
             if batch.batch_id == self.batch_id:
                 return batch
         raise LookupError(f"batch {self.batch_id} is not among the run's batches: clear normalize and what follows it")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,6 @@ from airflow.sdk import BaseHook, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from airflow.sdk import Context
 
     from airlock.pipelines import Pipeline
@@ -86,8 +83,7 @@ def _moment(name: str, text: str) -> datetime:
     return moment
 
 
-@contextmanager
-def open_run(pipeline: Pipeline, context: Context) -> Iterator[Run]:
+def open_run(pipeline: Pipeline, context: Context) -> Run:
     """Open the run that a task is part of, with its S3 and its ledger.
 
     Raises
@@ -103,8 +99,7 @@ def open_run(pipeline: Pipeline, context: Context) -> Iterator[Run]:
     except PrefixOutsideSourceError as error:
         raise AirflowFailException(str(error)) from None
     s3 = connect_s3(pipeline.source.aws_conn_id)
-    with Ledger.open(ledger_url()) as ledger:
-        yield Run(pipeline, context["run_id"], run_window(context), prefix, s3, ledger)
+    return Run(pipeline, context["run_id"], run_window(context), prefix, s3, Ledger.open(ledger_url()))
 
 
 class StageOperator(BaseOperator):
@@ -124,7 +119,8 @@ class StageOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Run the stage; what it returns goes to XCom: counts, names of our own and addresses in the workspace."""
-        with open_run(self.pipeline, context) as run:
+        run = open_run(self.pipeline, context)
+        with run.ledger:
             return self.run_stage(run, context)
 
     @abstractmethod

@@ -18,6 +18,10 @@ class ServiceBusyError(AirflowException):
     """The service still throttles or refuses for a quota after the whole time allowed for backing off."""
 
 
+class IncompleteReplyError(AirflowException):
+    """A reply broke off on its way. The request may have been carried out; a retry repeats it with the same token."""
+
+
 class HealthImagingImportJobFailedError(AirflowException):
     """An import job ended in FAILED; a retry of the task may start a new one."""
 

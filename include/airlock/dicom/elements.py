@@ -22,6 +22,9 @@ VALUE_LIMIT = 1 << 16  # bytes kept of one value
 NESTING_LIMIT = 100  # levels; real files have fewer than twenty, and readers that recurse fail at some hundreds
 ELEMENT_LIMIT = 200_000  # elements and items walked over in one data set or sequence; bounds the time, not the size
 
+CHARACTER_SET_LIMIT = 1024  # bytes of SpecificCharacterSet, each of whose values is looked up
+
+SPECIFIC_CHARACTER_SET = 0x00080005
 DIRECTORY_RECORD_SEQUENCE = 0x00041220
 REQUEST_ATTRIBUTES_SEQUENCE = 0x00400275
 _PIXEL_DATA = 0x7FE00008  # Float Pixel Data; the two others follow
@@ -102,7 +105,7 @@ class ElementGuard:
     """The ``stop_when`` of a pydicom reader: stops behind the last wanted tag and knows what the scan's end means.
 
     Behind that tag it lets the reader go on over the headers that are here anyway, up to the pixels: a length that goes
-    beyond the object's end shows a cut file without another request.
+    beyond the object's end shows a cut file without another request, and a value out of order is found.
 
     Parameters
     ----------
@@ -136,8 +139,6 @@ class ElementGuard:
     def __call__(self, tag: int, vr: str | None, length: int) -> bool:
         """Say whether reading stops before this element; the file stands at its value."""
         self._seen += 1
-        if self._seen > ELEMENT_LIMIT:
-            raise HeaderError(Reason.UNREADABLE, f"more than {ELEMENT_LIMIT} elements")
         self._stopped = self._stops(tag, vr, length)
         return self._stopped
 
@@ -158,13 +159,10 @@ class ElementGuard:
         return None
 
     def _stops(self, tag: int, vr: str | None, length: int) -> bool:
+        self._refuse(tag, length)
+        if tag == length == 0:  # padding
+            return True
         start = self.file.tell()
-        if tag == DIRECTORY_RECORD_SEQUENCE:
-            raise HeaderError(Reason.DICOMDIR)
-        if tag >> 16 == 0xFFFE:
-            raise HeaderError(Reason.UNREADABLE, "an item outside a sequence")
-        if tag == length == 0:
-            return self._stops_at_zeros()
         self.passed |= tag > self._last
         if length == _UNDEFINED:
             return self._stops_at_undefined(tag, vr, start)
@@ -177,11 +175,18 @@ class ElementGuard:
         next_header = min(end + 12, self.file.size)
         return self.passed and (tag >= _PIXEL_DATA or not self.file.holds(start, next_header))
 
-    def _stops_at_zeros(self) -> bool:
-        """Take them for padding behind the wanted tags, and for a file with a hole before."""
-        if not self.passed:
+    def _refuse(self, tag: int, length: int) -> None:
+        """Raise if no data set that may be read on has this element here."""
+        if self._seen > ELEMENT_LIMIT:
+            raise HeaderError(Reason.UNREADABLE, f"more than {ELEMENT_LIMIT} elements")
+        if tag == DIRECTORY_RECORD_SEQUENCE:
+            raise HeaderError(Reason.DICOMDIR)
+        if tag >> 16 == 0xFFFE:
+            raise HeaderError(Reason.UNREADABLE, "an item outside a sequence")
+        if tag == length == 0 and not self.passed:
             raise HeaderError(Reason.UNREADABLE, "zeros where an element should be")
-        return True
+        if tag == SPECIFIC_CHARACTER_SET and length > CHARACTER_SET_LIMIT:
+            raise HeaderError(Reason.UNREADABLE, f"SpecificCharacterSet has more than {CHARACTER_SET_LIMIT} bytes")
 
     def _stops_at_undefined(self, tag: int, vr: str | None, start: int) -> bool:
         if self.passed:

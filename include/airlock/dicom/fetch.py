@@ -140,7 +140,7 @@ def _meaning(error: Exception, arrival: Arrival) -> Exception:
     if reason:
         return HeaderError(reason, code)
     return S3UnavailableError(
-        f"S3 answered {code} to a ranged read of bucket {arrival.bucket}: check the endpoint, the credentials and the "
+        f"a ranged read of bucket {arrival.bucket} failed with {code}: check the endpoint, the credentials and the "
         "bucket, then clear the task"
     )
 

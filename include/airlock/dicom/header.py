@@ -281,7 +281,7 @@ def _nested_procedure(found: RequestAttributes | None, encodings: list[str]) -> 
 
 def _as_text(value: object) -> str:
     several: Sequence[object] = value if isinstance(value, MultiValue) else [value]
-    return strip("\\".join("" if each is None else str(each) for each in several))
+    return strip("\\".join("" if each is None else str(each) for each in several))[:VALUE_LIMIT]
 
 
 @contextmanager

@@ -32,6 +32,7 @@ def decode(raw: bytes, encodings: Sequence[str]) -> tuple[str, bool]:
     if raw.isascii() and b"\x1b" not in raw:
         return strip(raw.decode("ascii")), True
     text = strip(decode_bytes(raw, encodings, TEXT_VR_DELIMS))
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half a surrogate pair is no text
     declared = any(encoding != default_encoding for encoding in encodings)
     return text, declared and _REPLACEMENT not in text and _ESCAPE not in text
 

@@ -147,10 +147,9 @@ class Arrivals(Store):
             unsettled = and_(
                 arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key, arrivals.c.settled_at.is_(None)
             )
-            owner = exists().where(
-                unsettled, arrivals.c.arrival_id == instances.c.arrival_id, instances.c.pipeline == pipeline
-            )
-            connection.execute(delete(instances).where(owner, instances.c.state == InstanceState.CLAIMED))
+            claimed = and_(instances.c.pipeline == pipeline, instances.c.state == InstanceState.CLAIMED)
+            of_run = instances.c.arrival_id.in_(select(arrivals.c.arrival_id).where(unsettled))
+            connection.execute(delete(instances).where(claimed, of_run))
             return connection.execute(delete(arrivals).where(unsettled)).rowcount
 
     def settle(self, pipeline: str, run_key: str, dispositions: pl.DataFrame) -> None:

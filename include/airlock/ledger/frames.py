@@ -94,8 +94,7 @@ def stage(connection: Connection, frame: pl.DataFrame, schema: pl.Schema, key: S
         for chunk in shaped(frame, schema).iter_slices(CHUNK):
             connection.execute(insert(table), chunk.to_dicts())
     Index(f"ix_{table.name}", *(table.c[name] for name in key)).create(connection)
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(f"ANALYZE {table.name}")  # without it the planner takes a million rows for a few
+    connection.exec_driver_sql(f"ANALYZE {table.name}")  # without it the planner guesses how many rows there are
     return table
 
 

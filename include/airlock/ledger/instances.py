@@ -105,7 +105,7 @@ def _insert_claims(connection: Connection, datastore_id: str, pipeline: str, cla
 
 def _drop_other_claims(connection: Connection, datastore_id: str, pipeline: str, run_key: str, rows: Table) -> None:
     """Drop a run's claims that are not among the staged ones: this time it has decided otherwise on their arrivals."""
-    of_run = exists().where(_ARRIVAL, arrivals.c.run_key == run_key)
+    held = select(arrivals.c.arrival_id).where(arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key)
     again = exists().where(
         rows.c.arrival_id == instances.c.arrival_id, rows.c.SOPInstanceUID == instances.c.SOPInstanceUID
     )
@@ -114,7 +114,7 @@ def _drop_other_claims(connection: Connection, datastore_id: str, pipeline: str,
         instances.c.pipeline == pipeline,
         instances.c.state == InstanceState.CLAIMED,
     )
-    connection.execute(delete(instances).where(claimed, of_run, ~again))
+    connection.execute(delete(instances).where(claimed, instances.c.arrival_id.in_(held), ~again))
 
 
 def _checked(outcomes: pl.DataFrame) -> pl.DataFrame:
@@ -168,7 +168,7 @@ class Instances(Store):
         """
         with self._writing(SCOPE) as connection:
             need_run(connection, run_key, pipeline)
-            rows = stage(connection, claims, CLAIMS, ["arrival_id", "SOPInstanceUID"])
+            rows = stage(connection, claims, CLAIMS, ["SOPInstanceUID", "arrival_id"])
             need_held(connection, pipeline, run_key, rows)
             _drop_other_claims(connection, datastore_id, pipeline, run_key, rows)
             _insert_claims(connection, datastore_id, pipeline, claims)
@@ -269,7 +269,7 @@ class Instances(Store):
         with self._writing(SCOPE) as connection:
             rows = stage(connection, uid_frame(uids, "SOPInstanceUID"), _SOPS, ["SOPInstanceUID"])
             of_run = exists().where(_ARRIVAL, arrivals.c.run_key == run_key)
-            named = exists().where(rows.c.SOPInstanceUID == instances.c.SOPInstanceUID)
+            named = instances.c.SOPInstanceUID.in_(select(rows.c.SOPInstanceUID))
             statement = delete(instances).where(instances.c.datastore_id == datastore_id, named, of_run)
             return connection.execute(statement).rowcount
 

@@ -1,6 +1,7 @@
 """The ledger's tables. ``migrations`` holds the same as steps; a test keeps the two alike.
 
-Column names are plain SQL names; where a column is a DICOM attribute, its key in Python is the DICOM keyword, as in the
+Of a key of several columns the most selective comes first: SQLite, which knows nothing of a table's content, would take
+an index that begins with the data store for a good way to one instance. Column names are plain SQL names; where a column is a DICOM attribute, its key in Python is the DICOM keyword, as in the
 stages' frames.
 """
 
@@ -99,8 +100,8 @@ runs = Table(
 arrivals = Table(
     "arrivals",
     metadata,
-    Column("pipeline", Text, primary_key=True),
     Column("arrival_id", Text, primary_key=True),
+    Column("pipeline", Text, primary_key=True),
     Column("bucket", Text, nullable=False),
     Column("key", Text, nullable=False),
     Column("version_id", Text),
@@ -131,28 +132,28 @@ arrivals = Table(
 instances = Table(
     "instances",
     metadata,
-    Column("datastore_id", Text, primary_key=True),
     Column("sop_instance_uid", Text, primary_key=True, key="SOPInstanceUID"),
+    Column("datastore_id", Text, primary_key=True),
     Column("series_instance_uid", Text, nullable=False, key="SeriesInstanceUID"),
     Column("study_instance_uid", Text, nullable=False, key="StudyInstanceUID"),
-    Column("pipeline", Text, nullable=False),
     Column("arrival_id", Text, nullable=False),
+    Column("pipeline", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("image_set_id", Text),
     Column("image_set_version", BigInteger),
     Column("batch_id", Text),
     one_of("state", InstanceState),
-    ForeignKeyConstraint(["pipeline", "arrival_id"], ["arrivals.pipeline", "arrivals.arrival_id"]),
-    Index("ix_instances_arrival", "pipeline", "arrival_id"),
-    Index("ix_instances_study", "datastore_id", "StudyInstanceUID"),
+    ForeignKeyConstraint(["arrival_id", "pipeline"], ["arrivals.arrival_id", "arrivals.pipeline"]),
+    Index("ix_instances_arrival", "arrival_id", "pipeline"),
+    Index("ix_instances_study", "StudyInstanceUID", "datastore_id"),
 )
 
 # The grouping elements of what a data store holds, as the first run that imported some of it found them.
 studies = Table(
     "studies",
     metadata,
-    Column("datastore_id", Text, primary_key=True),
     Column("study_instance_uid", Text, primary_key=True, key="StudyInstanceUID"),
+    Column("datastore_id", Text, primary_key=True),
     Column("study_date", Text, key="StudyDate"),
     Column("accession_number", Text, key="AccessionNumber"),
     Column("patient_id", Text, key="PatientID"),
@@ -164,8 +165,8 @@ studies = Table(
 series = Table(
     "series",
     metadata,
-    Column("datastore_id", Text, primary_key=True),
     Column("series_instance_uid", Text, primary_key=True, key="SeriesInstanceUID"),
+    Column("datastore_id", Text, primary_key=True),
     Column("study_instance_uid", Text, nullable=False, key="StudyInstanceUID"),
     Column("series_number", Text, key="SeriesNumber"),
     Column("run_key", Text, ForeignKey("runs.run_key"), nullable=False),
@@ -191,8 +192,8 @@ jobs = Table(
 gates = Table(
     "gates",
     metadata,
-    Column("datastore_id", Text, primary_key=True),
     Column("study_instance_uid", Text, primary_key=True, key="StudyInstanceUID"),
+    Column("datastore_id", Text, primary_key=True),
     Column("run_key", Text, ForeignKey("runs.run_key"), primary_key=True),
     Column("study_key", Text, nullable=False),
     Column("gate", Text, nullable=False),
@@ -213,7 +214,7 @@ overrides = Table(
     Column("overridden_by", Text, nullable=False),
     Column("override_reason", Text, nullable=False),
     Column("overridden_at", UtcDateTime, nullable=False),
-    Index("ix_overrides_study", "datastore_id", "StudyInstanceUID"),
+    Index("ix_overrides_study", "StudyInstanceUID", "datastore_id"),
 )
 
 outbox = Table(
@@ -236,10 +237,10 @@ outbox = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("sent_at", UtcDateTime),
     one_of("state", MessageState),
-    UniqueConstraint("destination", "study_key", "content_digest"),
-    UniqueConstraint("pipeline", "destination", "study_key", "revision"),
+    UniqueConstraint("study_key", "content_digest", "destination"),
+    UniqueConstraint("study_key", "revision", "pipeline", "destination"),
     Index("ix_outbox_pending", "pipeline", "destination", "state"),
-    Index("ix_outbox_study", "pipeline", "study_key"),
+    Index("ix_outbox_study", "study_key", "pipeline"),
 )
 
 # The latest contract of each study with imported instances, released or not; a released one is routed by the outbox.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pydicom.datadict import keyword_for_tag
+from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
@@ -31,6 +32,7 @@ UNREADABLE = (
     ArithmeticError,
     struct.error,
     EOFError,
+    BytesLengthException,
 )
 """What pydicom raises on a value that breaks its VR; RecursionError and MemoryError are not among them."""
 

@@ -25,6 +25,7 @@ from localaws.imaging.documents import add_instance, new_document
 from localaws.imaging.grouping import Group, group_instances
 from localaws.imaging.hierarchy import primaries
 from localaws.imaging.jobs import ADVANCE, job_folder, job_row, properties
+from localaws.imaging.objects import split_uri
 from localaws.imaging.part10 import Instance, RejectedFileError, read_instance
 from localaws.imaging.resources import new_id
 from localaws.imaging.results import MANIFEST, SERVER_ERROR, Outcome, Results, manifest, result_files
@@ -128,11 +129,14 @@ class Importer:
     def _listing(self, job: sqlite3.Row) -> list[InputFile]:
         files = sorted(self._objects.list(job["input_uri"], job["input_owner"]), key=lambda file: file.key)
         settings = self._runtime.settings
-        folders = {folder for file in files for folder in PurePosixPath(file.key).parents}
+        above = split_uri(job["input_uri"])[1].rpartition("/")[0]
+        folders = {
+            folder for file in files for folder in PurePosixPath(file.key.removeprefix(above).lstrip("/")).parents
+        }
         for what, count, limit in (
             ("files", len(files), settings.max_files_per_job),
             ("bytes", sum(file.size for file in files), settings.max_bytes_per_job),
-            ("nested folders", len(folders), settings.max_folders_per_job),
+            ("nested folders", len(folders - {PurePosixPath()}), settings.max_folders_per_job),
         ):
             if count > limit:
                 raise JobFailedError(f"The input has {count} {what} and {limit} are allowed per import job")

@@ -31,7 +31,7 @@ class Objects:
     """S3 through boto3, as the service reaches it with the job's role."""
 
     def __init__(self, settings: Settings) -> None:
-        self._client = local_client("s3", settings.region, settings.s3_endpoint, settings.readers + 4)
+        self._client = local_client("s3", settings.region, settings.s3_endpoint, connections=settings.readers + 4)
 
     def list(self, uri: str, owner: str | None) -> Iterator[InputFile]:
         """Yield what lies under a prefix, folder markers left out.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import zlib
 from array import array
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from pydicom.encaps import generate_fragments, generate_frames, parse_basic_offs
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian
 
-from localaws.imaging.elements import PIXEL_KEYWORDS
+from localaws.imaging.elements import PIXEL_KEYWORDS, UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +41,8 @@ CONTENT_TYPES = {
 }
 """Content type per stored transfer syntax, spelled as AWS prints it; anything else is application/octet-stream."""
 
-BROKEN = (ValueError, TypeError, AttributeError, LookupError, struct.error, EOFError, RuntimeError, NotImplementedError)
+BROKEN = (*UNREADABLE, RuntimeError)
+"""What pydicom raises on pixel data that it cannot cut apart or decode."""
 UNPACKED = {8: "B", 16: "H", 32: "I"}
 
 
@@ -168,7 +168,7 @@ def _encapsulated(dataset: Dataset, transfer_syntax: str) -> Frames:
             return Frames(ExplicitVRLittleEndian, decoded, _count_warning(len(decoded), count))
     cut = list(_cut(data, transfer_syntax, count))
     found.frames = [Frame.of(part, dataset) for part in cut]
-    found.warnings = _count_warning(len(cut), count)
+    found.warnings = [] if transfer_syntax in VIDEO else _count_warning(len(cut), count)
     if found.warnings or not all(cut):
         found.frames = []
     return found

@@ -6,7 +6,7 @@ from io import BytesIO
 from typing import Any
 
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 PREFIX = "1.2.826.0.1.3680043.10.1579."
 SIDE = 16
@@ -16,12 +16,12 @@ def new_uid() -> str:
     return str(generate_uid(prefix=PREFIX))
 
 
-def part10(transfer_syntax: str = ExplicitVRLittleEndian, encode: Any = None, **changes: Any) -> bytes:
-    """Return one CT slice; `changes` set attributes by keyword, None removes one; `encode` may alter the dataset."""
+def part10(transfer_syntax: str = ExplicitVRLittleEndian, /, **changes: Any) -> bytes:
+    """Return one CT slice; `changes` set attributes by keyword, None removes one."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.TransferSyntaxUID = transfer_syntax
-    dataset = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    meta.TransferSyntaxUID = UID(transfer_syntax)
+    dataset = FileDataset(BytesIO(), {}, file_meta=meta, preamble=b"\0" * 128)
     values: dict[str, Any] = {
         "SOPClassUID": CTImageStorage,
         "SOPInstanceUID": new_uid(),
@@ -55,8 +55,6 @@ def part10(transfer_syntax: str = ExplicitVRLittleEndian, encode: Any = None, **
         if value is not None:
             setattr(dataset, keyword, value)
     meta.MediaStorageSOPInstanceUID = dataset.get("SOPInstanceUID", new_uid())
-    if encode is not None:
-        encode(dataset)
     out = BytesIO()
     dataset.save_as(out, enforce_file_format=True)
     return out.getvalue()

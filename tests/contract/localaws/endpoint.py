@@ -45,7 +45,7 @@ class Job:
 
     def of(self, name: str) -> dict[str, Any]:
         """Return the one line about the file `name`."""
-        lines = [line for line in (*self.success, *self.failure, *self.warning)]
+        lines = (*self.success, *self.failure, *self.warning)
         (line,) = [line for line in lines if line["inputFile"].endswith(f"/{name}")]
         return line
 
@@ -113,7 +113,9 @@ class Endpoint:
 
     def ended(self, job_id: str) -> dict[str, Any]:
         """Wait for the end of a job; returns its properties."""
-        return until(lambda: self.get_job(job_id), lambda job: job["jobStatus"] in {"COMPLETED", "FAILED"})
+        ends = {"COMPLETED", "FAILED"}
+        job: dict[str, Any] = until(lambda: self.get_job(job_id), lambda seen: seen["jobStatus"] in ends)
+        return job
 
     def import_files(self, files: Mapping[str, bytes], **arguments: Any) -> Job:
         """Upload, import, wait, read the output."""
@@ -208,7 +210,13 @@ def aws_endpoint() -> Iterator[Endpoint]:
         profile_name=os.environ.get("AIRLOCK_CONTRACT_PROFILE", "default"),
         region_name=os.environ.get("AIRLOCK_CONTRACT_REGION"),
     )
-    names = ("DATASTORE_ID", "ROLE_ARN", "INPUT_URI", "OUTPUT_URI")
-    values = [os.environ[f"AIRLOCK_CONTRACT_{name}"] for name in names]
     retries = Config(retries={"total_max_attempts": 10, "mode": "adaptive"})
-    yield Endpoint(session.client("medical-imaging", config=retries), session.client("s3"), *values, None)
+    yield Endpoint(
+        session.client("medical-imaging", config=retries),
+        session.client("s3"),
+        os.environ["AIRLOCK_CONTRACT_DATASTORE_ID"],
+        os.environ["AIRLOCK_CONTRACT_ROLE_ARN"],
+        os.environ["AIRLOCK_CONTRACT_INPUT_URI"],
+        os.environ["AIRLOCK_CONTRACT_OUTPUT_URI"],
+        url=None,
+    )

@@ -27,7 +27,9 @@ def test_a_data_store_is_created_tagged_and_deleted(endpoint: Endpoint) -> None:
 
     properties = imaging.get_datastore(datastoreId=datastore_id)["datastoreProperties"]
     assert properties["datastoreName"] == "contract"
-    listed = imaging.get_paginator("list_datastores").paginate(datastoreStatus="ACTIVE", PaginationConfig={"PageSize": 1})
+    listed = imaging.get_paginator("list_datastores").paginate(
+        datastoreStatus="ACTIVE", PaginationConfig={"PageSize": 1}
+    )
     assert datastore_id in [item["datastoreId"] for page in listed for item in page["datastoreSummaries"]]
 
     arn = properties["datastoreArn"]

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from tests.contract.localaws.endpoint import Endpoint
 
 
+# Values that break their VR are the point of some tests; pydicom warns while writing them.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
 def named(files: list[bytes]) -> dict[str, bytes]:
     return {f"{number}.dcm": body for number, body in enumerate(files)}
 
@@ -44,20 +48,21 @@ def test_each_line_names_the_key_as_it_is(endpoint: Endpoint) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (part10(SOPClassUID=None), "DICOM attribute SOPClassUID does not exist"),
-        (b"", "DICOM attributes does not exist"),
-        (b"plain text, and enough of it to hold a preamble" * 9, "DICOM attributes does not exist"),
-    ],
+    "body",
+    [part10(SOPClassUID=None), b"", b"plain text, and enough of it to hold a preamble" * 9],
     ids=["no SOP class", "empty", "text"],
 )
-def test_a_job_completes_though_every_file_is_rejected(endpoint: Endpoint, body: bytes, message: str) -> None:
+def test_a_job_completes_though_every_file_is_rejected(endpoint: Endpoint, body: bytes) -> None:
     job = endpoint.import_files({"bad.dcm": body})
     assert job.properties["jobStatus"] == "COMPLETED"
     assert job.summary["numberOfImportedFiles"] == 0
     assert job.summary["imageSetsSummary"] == []
-    assert job.of("bad.dcm")["exception"] == {"exceptionType": "ValidationException", "message": message}
+    assert job.of("bad.dcm")["exception"]["exceptionType"] == "ValidationException"
+
+
+def test_the_failure_names_a_missing_attribute(endpoint: Endpoint) -> None:
+    job = endpoint.import_files({"bad.dcm": part10(SOPClassUID=None)})
+    assert job.of("bad.dcm")["exception"]["message"] == "DICOM attribute SOPClassUID does not exist"
 
 
 @pytest.mark.parametrize(

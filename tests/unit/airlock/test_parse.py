@@ -18,7 +18,7 @@ from airlock.pipelines import ParseSettings
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, arrival_id
 from airlock.s3 import S3
 from tests.servers.moto import moto_server
-from tests.unit.airlock.dicom.objects import CT_VALUES, Memory, ct, element, item, sequence
+from tests.unit.airlock.dicom.objects import CT_VALUES, ct, element, item, sequence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -245,7 +245,3 @@ class TestWholeTask:
         assert headers["PatientID"].str.starts_with("CANARY").all()
         ours = [record.getMessage() for record in caplog.records if not record.name.startswith(("boto", "urllib3"))]
         assert not [line for line in ours if "CANARY" in line]
-
-
-def test_the_memory_source_of_these_tests_reads_like_s3() -> None:
-    assert Memory(b"abcdef").read(1, 3) == b"bc"

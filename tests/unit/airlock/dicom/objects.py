@@ -1,4 +1,4 @@
-"""DICOM objects written byte by byte, so that a test knows where each element ends, and a source that counts its reads."""
+"""DICOM objects written byte by byte, so that a test knows where each element ends; a source that counts its reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 BIG_ENDIAN, DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 JPEG = "1.2.840.10008.1.2.4.50"
 UNDEFINED = 0xFFFFFFFF
-PIXELS = (0x7FE00010, "OW", b"\1\2" * 100)
 
 # a data set as (tag, VR, value): every test changes or adds some of it
 CT = {

@@ -134,6 +134,14 @@ class TestCharacterSets:
     def test_an_escape_that_was_not_declared_is_noted(self) -> None:
         assert "PatientName" in read(ct({0x00100010: ("PN", b"\x1b$B;3ED\x1b(B")})).undecodable
 
+    def test_a_codec_that_is_no_character_set_makes_nothing_that_cannot_be_stored(self) -> None:
+        header = read(ct({0x00080005: ("CS", b"unicode_escape"), 0x00100010: ("PN", b"\\ud800\xfc")}))
+        assert header.values["PatientName"].encode("utf-8")
+        assert "PatientName" in header.undecodable
+
+    def test_a_flood_of_character_sets(self) -> None:
+        assert refusal(ct({0x00080005: ("CS", b"\\" * 60_000)})).reason is Reason.UNREADABLE
+
     def test_a_backslash_inside_a_multi_byte_character_separates_nothing(self) -> None:
         header = read(ct({0x00080005: ("CS", b"GB18030"), 0x00100020: ("LO", b"\x95\x5c"), 0x00100010: None,
                           0x00080080: None}))  # fmt: skip
@@ -183,6 +191,12 @@ class TestRanges:
     def test_the_size_of_the_first_range_changes_nothing(self, syntax: str, first_range: int) -> None:
         data = deflated() if syntax == DEFLATED else ct(syntax=syntax)
         assert read(data, first_range=first_range) == read(data)
+
+
+class TestOrder:
+    def test_a_value_out_of_order_is_taken_where_it_is_here(self) -> None:
+        late = element(0x00420010, "ST", b"Report") + element(0x0020000D, "UI", b"1.2.3\0")
+        assert read(ct({0x0020000D: None, 0x00420010: late})).values == CT_VALUES
 
 
 class TestNoPart10:

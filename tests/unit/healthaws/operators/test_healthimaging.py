@@ -16,6 +16,7 @@ from healthaws.exceptions import (
     HealthImagingImportJobFinallyFailedError,
     HealthImagingImportJobUnfinishedError,
     HealthImagingUnknownJobStatusError,
+    IncompleteReplyError,
     RequestRejectedError,
     ServiceBusyError,
 )
@@ -33,6 +34,7 @@ from tests.unit.healthaws.service import (
     ROLE,
     WHERE,
     get_reply,
+    scripted_service,
     start_reply,
 )
 
@@ -418,6 +420,14 @@ class TestErrors:
         task = operator()
         with Script(task).start("InternalServerException"), pytest.raises(ClientError):
             task.execute(context)
+
+    def test_reply_that_broke_off_is_left_to_airflow_s_retries(self, context: Context, store: Store) -> None:
+        task = operator()
+        with scripted_service({}) as service, pytest.MonkeyPatch.context() as environment:
+            environment.setenv("AWS_ENDPOINT_URL_MEDICAL_IMAGING", service.url)
+            with pytest.raises(IncompleteReplyError, match="StartDICOMImportJob broke off"):
+                task.execute(context)
+        assert store[JOB_KEY] == {"idempotency_key": KEY, "generation": 0, "job_id": None}
 
     def test_unreachable_service_is_left_to_airflow_s_retries(
         self, context: Context, store: Store, monkeypatch: pytest.MonkeyPatch

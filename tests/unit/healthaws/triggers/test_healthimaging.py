@@ -70,6 +70,10 @@ class TestRun:
         assert event["status"] == "error"
         assert "CANCELLED" in event["message"]
 
+    def test_reply_that_broke_off_is_asked_for_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with scripted_service({}, get_reply("COMPLETED")) as service:
+            assert run(service, monkeypatch)["status"] == "success"
+
     def test_attempts_used_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with scripted_service(*[get_reply("IN_PROGRESS")] * 3) as service:
             event = run(service, monkeypatch)

@@ -48,8 +48,8 @@ def _runs() -> None:
 def _arrivals() -> None:
     op.create_table(
         "arrivals",
-        sa.Column("pipeline", sa.Text(), nullable=False),
         sa.Column("arrival_id", sa.Text(), nullable=False),
+        sa.Column("pipeline", sa.Text(), nullable=False),
         sa.Column("bucket", sa.Text(), nullable=False),
         sa.Column("key", sa.Text(), nullable=False),
         sa.Column("version_id", sa.Text()),
@@ -76,7 +76,7 @@ def _arrivals() -> None:
         ),
         sa.CheckConstraint("(settled_at IS NULL) = (disposition IS NULL)", name="ck_arrivals_settled_with_a_word"),
         sa.ForeignKeyConstraint(["run_key"], ["runs.run_key"], name="fk_arrivals_run_key"),
-        sa.PrimaryKeyConstraint("pipeline", "arrival_id", name="pk_arrivals"),
+        sa.PrimaryKeyConstraint("arrival_id", "pipeline", name="pk_arrivals"),
     )
     op.create_index("ix_arrivals_run_key", "arrivals", ["run_key"])
     op.create_index("ix_arrivals_study_key", "arrivals", ["study_key"])
@@ -85,31 +85,31 @@ def _arrivals() -> None:
 def _instances() -> None:
     op.create_table(
         "instances",
-        sa.Column("datastore_id", sa.Text(), nullable=False),
         sa.Column("sop_instance_uid", sa.Text(), nullable=False),
+        sa.Column("datastore_id", sa.Text(), nullable=False),
         sa.Column("series_instance_uid", sa.Text(), nullable=False),
         sa.Column("study_instance_uid", sa.Text(), nullable=False),
-        sa.Column("pipeline", sa.Text(), nullable=False),
         sa.Column("arrival_id", sa.Text(), nullable=False),
+        sa.Column("pipeline", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("image_set_id", sa.Text()),
         sa.Column("image_set_version", sa.BigInteger()),
         sa.Column("batch_id", sa.Text()),
         sa.CheckConstraint("state IN ('claimed', 'imported', 'non_primary')", name="ck_instances_state_known"),
         sa.ForeignKeyConstraint(
-            ["pipeline", "arrival_id"], ["arrivals.pipeline", "arrivals.arrival_id"], name="fk_instances_pipeline"
+            ["arrival_id", "pipeline"], ["arrivals.arrival_id", "arrivals.pipeline"], name="fk_instances_arrival_id"
         ),
-        sa.PrimaryKeyConstraint("datastore_id", "sop_instance_uid", name="pk_instances"),
+        sa.PrimaryKeyConstraint("sop_instance_uid", "datastore_id", name="pk_instances"),
     )
-    op.create_index("ix_instances_arrival", "instances", ["pipeline", "arrival_id"])
-    op.create_index("ix_instances_study", "instances", ["datastore_id", "study_instance_uid"])
+    op.create_index("ix_instances_arrival", "instances", ["arrival_id", "pipeline"])
+    op.create_index("ix_instances_study", "instances", ["study_instance_uid", "datastore_id"])
 
 
 def _studies() -> None:
     op.create_table(
         "studies",
-        sa.Column("datastore_id", sa.Text(), nullable=False),
         sa.Column("study_instance_uid", sa.Text(), nullable=False),
+        sa.Column("datastore_id", sa.Text(), nullable=False),
         sa.Column("study_date", sa.Text()),
         sa.Column("accession_number", sa.Text()),
         sa.Column("patient_id", sa.Text()),
@@ -117,20 +117,20 @@ def _studies() -> None:
         sa.Column("study_id", sa.Text()),
         sa.Column("run_key", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["run_key"], ["runs.run_key"], name="fk_studies_run_key"),
-        sa.PrimaryKeyConstraint("datastore_id", "study_instance_uid", name="pk_studies"),
+        sa.PrimaryKeyConstraint("study_instance_uid", "datastore_id", name="pk_studies"),
     )
 
 
 def _series() -> None:
     op.create_table(
         "series",
-        sa.Column("datastore_id", sa.Text(), nullable=False),
         sa.Column("series_instance_uid", sa.Text(), nullable=False),
+        sa.Column("datastore_id", sa.Text(), nullable=False),
         sa.Column("study_instance_uid", sa.Text(), nullable=False),
         sa.Column("series_number", sa.Text()),
         sa.Column("run_key", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["run_key"], ["runs.run_key"], name="fk_series_run_key"),
-        sa.PrimaryKeyConstraint("datastore_id", "series_instance_uid", name="pk_series"),
+        sa.PrimaryKeyConstraint("series_instance_uid", "datastore_id", name="pk_series"),
     )
 
 
@@ -157,8 +157,8 @@ def _jobs() -> None:
 def _gates() -> None:
     op.create_table(
         "gates",
-        sa.Column("datastore_id", sa.Text(), nullable=False),
         sa.Column("study_instance_uid", sa.Text(), nullable=False),
+        sa.Column("datastore_id", sa.Text(), nullable=False),
         sa.Column("run_key", sa.Text(), nullable=False),
         sa.Column("study_key", sa.Text(), nullable=False),
         sa.Column("gate", sa.Text(), nullable=False),
@@ -166,7 +166,7 @@ def _gates() -> None:
         sa.Column("decided_at", sa.DateTime(timezone=True), nullable=False),
         sa.CheckConstraint("gate IN ('release', 'hold')", name="ck_gates_gate_known"),
         sa.ForeignKeyConstraint(["run_key"], ["runs.run_key"], name="fk_gates_run_key"),
-        sa.PrimaryKeyConstraint("datastore_id", "study_instance_uid", "run_key", name="pk_gates"),
+        sa.PrimaryKeyConstraint("study_instance_uid", "datastore_id", "run_key", name="pk_gates"),
     )
     op.create_index("ix_gates_run_key", "gates", ["run_key"])
 
@@ -185,7 +185,7 @@ def _overrides() -> None:
         sa.ForeignKeyConstraint(["run_key"], ["runs.run_key"], name="fk_overrides_run_key"),
         sa.PrimaryKeyConstraint("id", name="pk_overrides"),
     )
-    op.create_index("ix_overrides_study", "overrides", ["datastore_id", "study_instance_uid"])
+    op.create_index("ix_overrides_study", "overrides", ["study_instance_uid", "datastore_id"])
 
 
 def _outbox() -> None:
@@ -211,12 +211,12 @@ def _outbox() -> None:
         sa.ForeignKeyConstraint(["run_key"], ["runs.run_key"], name="fk_outbox_run_key"),
         sa.PrimaryKeyConstraint("id", name="pk_outbox"),
         sa.UniqueConstraint(
-            "destination", "study_key", "content_digest", name="uq_outbox_destination_study_key_content_digest"
+            "study_key", "content_digest", "destination", name="uq_outbox_study_key_content_digest_destination"
         ),
         sa.UniqueConstraint(
-            "pipeline", "destination", "study_key", "revision", name="uq_outbox_pipeline_destination_study_key_revision"
+            "study_key", "revision", "pipeline", "destination", name="uq_outbox_study_key_revision_pipeline_destination"
         ),
     )
     op.create_index("ix_outbox_pending", "outbox", ["pipeline", "destination", "state"])
     op.create_index("ix_outbox_run_key", "outbox", ["run_key"])
-    op.create_index("ix_outbox_study", "outbox", ["pipeline", "study_key"])
+    op.create_index("ix_outbox_study", "outbox", ["study_key", "pipeline"])

@@ -1,0 +1,28 @@
+# Airlock's image, and the one of the local AWS servers that docker-compose.yaml starts beside it.
+# BASE is any image with Python 3.11 to 3.13 and pip; the official one brings Airflow's entrypoint and its user.
+ARG BASE=apache/airflow:3.3.2
+FROM ${BASE} AS airlock
+
+ENV AIRFLOW_HOME=/opt/airflow \
+    AIRFLOW__CORE__DAGS_FOLDER=/opt/airflow/dags \
+    AIRFLOW__CORE__PLUGINS_FOLDER=/opt/airflow/plugins \
+    AIRFLOW__CORE__LOAD_EXAMPLES=False \
+    AIRLOCK_PIPELINES=/opt/airflow/pipelines
+
+COPY requirements.lock /opt/airlock/
+RUN pip install --no-cache-dir --require-hashes -r /opt/airlock/requirements.lock
+
+# setuptools is in the lock, so that building the package fetches nothing.
+COPY pyproject.toml requirements.txt README.md LICENSE /opt/airlock/source/
+COPY include /opt/airlock/source/include
+RUN cp -r /opt/airlock/source /tmp/airlock \
+ && pip install --no-cache-dir --no-deps --no-build-isolation /tmp/airlock \
+ && rm -rf /tmp/airlock
+
+COPY dags /opt/airflow/dags
+COPY plugins /opt/airflow/plugins
+COPY include/pipelines /opt/airflow/pipelines
+
+FROM airlock AS local-aws
+COPY requirements-dev.lock /opt/airlock/
+RUN pip install --no-cache-dir --require-hashes -r /opt/airlock/requirements-dev.lock

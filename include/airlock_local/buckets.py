@@ -1,0 +1,71 @@
+"""The buckets of the local stack: ``python -m airlock_local.buckets --endpoint URL --pipelines FOLDER`` makes them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+
+from airlock.pipelines import load_pipelines
+from airlock.s3uri import S3Uri
+from airlock_local.environment import LOCAL_CONNECTION, LOCAL_KEY, LOCAL_SECRET, REGION
+from airlock_local.progress import say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airlock.pipelines import Pipeline
+
+
+def connections(pipeline: Pipeline) -> set[str]:
+    """Return the Airflow connections that a pipeline names."""
+    named = {pipeline.source.aws_conn_id, pipeline.healthimaging.aws_conn_id}
+    return named | {route.aws_conn_id for route in pipeline.routes}
+
+
+def is_local(pipeline: Pipeline) -> bool:
+    """Say whether a pipeline reaches nothing but the local stack."""
+    return connections(pipeline) == {LOCAL_CONNECTION}
+
+
+def buckets_of(pipelines: Iterable[Pipeline]) -> list[str]:
+    """Return the names of the buckets that pipelines read and write, each once."""
+    return sorted({S3Uri.parse(uri).bucket for pipeline in pipelines for uri in _uris(pipeline)})
+
+
+def _uris(pipeline: Pipeline) -> list[str]:
+    own = [pipeline.source.uri, pipeline.workspace, pipeline.staging.uri, pipeline.healthimaging.output_uri]
+    return own + [route.uri for route in pipeline.routes]
+
+
+def local_client(endpoint: str) -> Any:
+    """Return boto3's client of a local S3; no proxy and no credentials of the machine are used."""
+    session = boto3.session.Session(LOCAL_KEY, LOCAL_SECRET, region_name=REGION)
+    return session.client("s3", endpoint_url=endpoint, config=Config(proxies={}, max_pool_connections=16))
+
+
+def make_buckets(client: Any, buckets: Iterable[str]) -> None:
+    """Make the buckets that are not there."""
+    there = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+    for bucket in buckets:
+        if bucket not in there:
+            client.create_bucket(Bucket=bucket)
+
+
+def main() -> None:
+    """Make the buckets of a folder's local pipelines on a local S3."""
+    parser = argparse.ArgumentParser(prog="airlock_local.buckets", description=main.__doc__)
+    parser.add_argument("--endpoint", required=True, help="address of the local S3")
+    parser.add_argument("--pipelines", required=True, type=Path, help="folder of the pipeline files")
+    given = parser.parse_args()
+    pipelines, _ = load_pipelines(given.pipelines)  # wrong files are reported in the UI
+    names = buckets_of(pipeline for pipeline in pipelines.values() if is_local(pipeline))
+    make_buckets(local_client(given.endpoint), names)
+    say(f"buckets: {', '.join(names)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""What the stages need of the outside: an S3 server, and a ledger on SQLite."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import boto3
+import pytest
+
+from airlock.ledger import Ledger, upgrade
+from airlock.s3 import S3
+from tests.servers.moto import moto_server, reset_moto
+from tests.unit.airlock.world import BUCKETS, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    with moto_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def s3_client(s3_server: str) -> S3:
+    """One client for all tests; the buckets are each test's own."""
+    session = boto3.Session("testing", "testing", region_name="us-east-1")
+    client = session.client("s3", endpoint_url=s3_server)
+    client.meta.events.register("before-call.s3.CopyObject", guard_copies(client))
+    return S3(session, client)
+
+
+def guard_copies(client: Any) -> Callable[..., Any]:
+    """Refuse a copy whose source has another etag, as S3 does and moto does not."""
+
+    def refuse(params: dict[str, Any], **_: Any) -> Any:
+        bucket, key = unquote(params["headers"]["x-amz-copy-source"]).split("/", 1)
+        wanted = params["headers"].get("x-amz-copy-source-if-match")
+        found = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
+        if wanted is None or not found or found[0]["Key"] != key or found[0]["ETag"].strip('"') == wanted:
+            return None
+        error = {"Code": "PreconditionFailed", "Message": "At least one of the pre-conditions did not hold"}
+        return SimpleNamespace(status_code=412), {"Error": error, "ResponseMetadata": {"HTTPStatusCode": 412}}
+
+    return refuse
+
+
+@pytest.fixture
+def s3(s3_server: str, s3_client: S3) -> S3:
+    reset_moto(s3_server)
+    for bucket in BUCKETS:
+        s3_client.client.create_bucket(Bucket=bucket)
+    return s3_client
+
+
+@pytest.fixture(scope="session")
+def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("ledger") / "empty.db"
+    upgrade(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def world(s3: S3, empty_ledger: Path, tmp_path: Path) -> Iterator[World]:
+    file = tmp_path / "ledger.db"
+    file.write_bytes(empty_ledger.read_bytes())
+    with Ledger.open(f"sqlite:///{file}") as ledger:
+        yield World(s3, ledger)

@@ -1,0 +1,238 @@
+"""A pipeline file is right, or one sentence names the file, the field, the value and the fix."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from airlock import pipelines
+from airlock.pipelines import Limits, Pipeline, PipelineError, load_pipeline, load_pipelines
+from airlock.reasons import Reason
+from tests.unit.airlock.world import SECTIONS
+
+ROOT = Path(__file__).parents[3]
+SHIPPED = sorted((ROOT / "include" / "pipelines").glob("*.y*ml"))
+
+
+def written(folder: Path, content: Any, name: str = "night.yaml") -> Path:
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def changed(where: str, value: Any) -> dict[str, Any]:
+    """Return the sections with one field set, or taken away where the value is ...."""
+    content = json.loads(json.dumps(SECTIONS))
+    *path, last = where.split(".")
+    section = content
+    for name in path:
+        section = section.setdefault(name, {}) if isinstance(section, dict) else section[int(name)]
+    if value is ...:
+        del section[last]
+    else:
+        section[last] = value
+    return content
+
+
+def problem(folder: Path, content: Any) -> str:
+    with pytest.raises(PipelineError) as info:
+        load_pipeline(written(folder, content))
+    assert info.value.__cause__ is None or not isinstance(info.value.__cause__, pipelines.ValidationError)
+    text = str(info.value)
+    assert "\n" not in text
+    assert text.startswith("night.yaml: ")
+    return text
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_pipeline_loads(path: Path) -> None:
+    assert load_pipeline(path).name
+
+
+def test_all_shipped_pipelines_load_together() -> None:
+    found, problems = load_pipelines(ROOT / "include" / "pipelines")
+    assert len(found) == len(SHIPPED) > 0
+    assert problems == []
+
+
+def test_the_smallest_file_has_sound_defaults(tmp_path: Path) -> None:
+    content = {name: value for name, value in SECTIONS.items() if name != "routes"}
+    loaded = load_pipeline(written(tmp_path, content))
+    assert loaded.validation.grouping_conflict == "reject"
+    assert loaded.audit.hold_incomplete_studies
+    assert loaded.limits.files_per_job == 5_000
+    assert loaded.limits.bytes_per_job == 10 * 1000**3
+    assert loaded.parse.in_flight == 64
+    assert loaded.schedule.cron == "0 2 * * *"
+    assert loaded.retries >= 2
+    assert str(loaded) == "nightly"
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "says"),
+    [
+        ("nmae", "x", "unknown field 'nmae': remove it, or see docs/pipelines.md"),
+        ("source.url", "s3://archive/in/", "unknown field 'source.url': remove it"),
+        ("routes.0.format", "json", "unknown field 'routes.0.format'"),
+        ("name", ..., "field 'name' is missing: add it"),
+        ("schema", ..., "field 'schema' is missing: add it"),
+        ("staging", ..., "field 'staging' is missing: add it"),
+        ("healthimaging.datastore_id", ..., "field 'healthimaging.datastore_id' is missing: add it"),
+        ("schema", "airlock.pipeline/2", "field 'schema': Input should be 'airlock.pipeline/1' (it is 'airlock.pipeline/2')"),
+        ("kind", "video", "field 'kind': Input should be 'imaging'"),
+        ("name", "Night Run", "(it is 'Night Run')"),
+        ("healthimaging.datastore_id", "ABC", "field 'healthimaging.datastore_id'"),
+        ("healthimaging.data_access_role_arn", "import", "(it is 'import')"),
+        ("parse.in_flight", 0, "field 'parse.in_flight': Input should be greater than or equal to 1 (it is 0)"),
+        ("parse.in_flight", "many", "(it is 'many')"),
+        ("parse.max_shards", 1025, "field 'parse.max_shards'"),
+        ("retries", 1, "field 'retries': Input should be greater than or equal to 2 (it is 1)"),
+        ("audit.read_back_fraction", 1.5, "field 'audit.read_back_fraction'"),
+        ("audit.read_back_fraction", float("nan"), "field 'audit.read_back_fraction'"),
+        ("source", "s3://archive/in/", "field 'source'"),
+        ("source.window", "night", "field 'source.window': Input should be 'last_modified' or 'key_date'"),
+        ("source.key_date_pattern", "(", "key_date_pattern is no regular expression"),
+        ("source.key_date_pattern", r"\d+", "needs the named groups year, month and day"),
+        ("source.uri", "s3://archive", "is a bare bucket: give a prefix below it, ending in '/'"),
+        ("source.uri", "s3://archive/", "is a bare bucket"),
+        ("source.uri", "s3://archive/in", "'s3://archive/in' must end in '/': without it, .../1.2.3 would take in .../1.2.34/"),
+        ("source.uri", "/data/archive/", "'/data/archive/' is not an S3 address: write s3://bucket/prefix/"),
+        ("workspace", "s3://work/runs", "field 'workspace': 's3://work/runs' must end in '/'"),
+        ("staging.uri", "s3://work", "field 'staging.uri': 's3://work' is a bare bucket"),
+        ("healthimaging.output_uri", "s3://work/", "field 'healthimaging.output_uri'"),
+        ("routes.0.uri", "s3://work/contracts", "field 'routes.0.uri'"),
+        ("workspace", "s3://archive/in/work/", "workspace 's3://archive/in/work/' lies below the source 's3://archive/in/'"),
+        ("workspace", "s3://archive/in/", "its files would arrive again"),
+        ("staging.uri", "s3://archive/in/staging/", "staging.uri 's3://archive/in/staging/' lies below the source"),
+        ("healthimaging.output_uri", "s3://archive/in/out/", "output_uri 's3://archive/in/out/' lies below the source"),
+        ("routes.0.uri", "s3://archive/in/contracts/", "routes.contracts 's3://archive/in/contracts/' lies below"),
+        ("validation.warn_only", ["not_dicom"], "not_dicom cannot be waved through; allowed are"),
+        ("validation.warn_only", ["patient_id_conflict", "invalid_uid"], "patient_id_conflict cannot be waved through"),
+        ("validation.warn_only", ["missing_study_instance_uid"], "missing_study_instance_uid cannot be waved through"),
+        ("validation.warn_only", ["nonsense"], "field 'validation.warn_only.0'"),
+        ("validation.grouping_conflict", "merge", "Input should be 'reject', 'majority' or 'accept' (it is 'merge')"),
+        ("limits.element_lengths", {"PatientIdent": 64}, "PatientIdent has no limit; those that have are AccessionNumber, "),
+        ("limits.element_lengths", {"PatientID": 0}, "field 'limits.element_lengths.PatientID'"),
+        ("schedule.timezone", "Mars/Base", "'Mars/Base' is no time zone: write one as Europe/Berlin or UTC"),
+        ("schedule.timezone", "../etc/passwd", "is no time zone"),
+        ("schedule.cron", "every night", "field 'schedule.cron'"),
+        ("schedule.start_date", "yesterday", "field 'schedule.start_date'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_named_with_its_value_and_the_fix(tmp_path: Path, where: str, value: Any, says: str) -> None:
+    assert says in problem(tmp_path, changed(where, value))
+
+
+def test_every_wrong_field_is_named_at_once(tmp_path: Path) -> None:
+    text = problem(tmp_path, changed("source.uri", "archive") | {"retries": 0, "colour": "red"})
+    assert all(field in text for field in ("'source.uri'", "'retries'", "'colour'"))
+    assert text.count(";") >= 2
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("name: [", "cannot be read as YAML"),
+        ("\tname: x", "cannot be read as YAML"),
+        ("schedule: {start_date: 2026-02-30}", "cannot be read as YAML: day is out of range"),
+        ("!!python/object/apply:os.system ['true']", "cannot be read as YAML"),
+        ("[" * 5000, "cannot be read as YAML"),
+        ("- a\n- b\n", "a pipeline is a mapping of fields"),
+        ("just text", "a pipeline is a mapping of fields"),
+        ("", "a pipeline is a mapping of fields"),
+        ("1: x", "field '1'"),
+    ],
+)
+def test_what_is_no_pipeline_is_said_in_one_sentence(tmp_path: Path, content: str, says: str) -> None:
+    assert says in problem(tmp_path, content)
+
+
+def test_a_file_that_is_no_text_or_not_there_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "night.yaml"
+    with pytest.raises(PipelineError, match="night.yaml: cannot be read as YAML: .*No such file"):
+        load_pipeline(path)
+    path.write_bytes(b"\xff\xfe\x00name")
+    with pytest.raises(PipelineError, match="night.yaml: cannot be read as YAML"):
+        load_pipeline(path)
+
+
+def test_two_routes_with_one_name_are_refused(tmp_path: Path) -> None:
+    route = SECTIONS["routes"][0]
+    text = problem(tmp_path, changed("routes", [route, route | {"uri": "s3://work/second/"}]))
+    assert "two routes have one name: contracts" in text
+
+
+def test_a_run_folder_that_would_lie_below_the_source_is_refused(tmp_path: Path) -> None:
+    """The run's datasets lie in <workspace>/<pipeline>/: here, that is the source itself."""
+    text = problem(tmp_path, changed("source.uri", "s3://work/runs/nightly/"))
+    assert "workspace 's3://work/runs/' lies below the source" in text
+
+
+def test_one_limit_given_leaves_the_others_as_they_are() -> None:
+    limits = Limits(element_lengths={"StudyID": 16})
+    assert limits.element_lengths == Limits().element_lengths | {"StudyID": 16}
+
+
+def test_a_soft_reason_may_be_waved_through(tmp_path: Path) -> None:
+    loaded = load_pipeline(written(tmp_path, changed("validation.warn_only", ["issuer_conflict"])))
+    assert loaded.validation.warn_only == (Reason.ISSUER_CONFLICT,)
+
+
+class TestFolder:
+    def test_two_pipelines_with_one_name_are_both_out_and_the_others_stay(self, tmp_path: Path) -> None:
+        written(tmp_path, SECTIONS, "a.yaml")
+        written(tmp_path, SECTIONS, "b.yml")
+        written(tmp_path, SECTIONS | {"name": "weekly"}, "c.yaml")
+        found, problems = load_pipelines(tmp_path)
+        assert list(found) == ["weekly"]
+        (text,) = map(str, problems)
+        assert text == "two pipelines are named 'nightly', in a.yaml and b.yml: rename one; neither runs until then"
+
+    def test_a_bad_file_leaves_the_good_ones_usable(self, tmp_path: Path) -> None:
+        written(tmp_path, SECTIONS, "good.yaml")
+        written(tmp_path, "- list", "bad.yaml")
+        written(tmp_path, changed("retries", 0), "worse.yaml")
+        (tmp_path / "gone.yaml").symlink_to(tmp_path / "nowhere")
+        (tmp_path / "README.md").write_text("no pipeline")
+        found, problems = load_pipelines(tmp_path)
+        assert list(found) == ["nightly"]
+        assert sorted(str(each).partition(":")[0] for each in problems) == ["bad.yaml", "gone.yaml", "worse.yaml"]
+
+    def test_an_empty_folder_has_no_pipelines_and_no_problems(self, tmp_path: Path) -> None:
+        assert load_pipelines(tmp_path) == ({}, [])
+
+    def test_a_folder_that_is_none_is_named_with_the_setting(self, tmp_path: Path) -> None:
+        with pytest.raises(PipelineError, match="nowhere is no folder: set AIRLOCK_PIPELINES"):
+            load_pipelines(tmp_path / "nowhere")
+        with pytest.raises(PipelineError, match="is no folder"):
+            load_pipelines(written(tmp_path, SECTIONS))
+
+    def test_a_folder_that_cannot_be_read_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(self: Path) -> Any:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "iterdir", refuse)  # the tests may run as root, who can read everything
+        with pytest.raises(PipelineError, match="cannot be read: .*Permission denied.*AIRLOCK_PIPELINES"):
+            load_pipelines(tmp_path)
+
+
+class TestSchema:
+    def test_it_is_the_one_in_the_docs(self) -> None:
+        """docs/schemas.md has the command that writes it."""
+        assert json.loads((ROOT / "docs" / "pipeline.schema.json").read_text()) == pipelines.json_schema()
+
+    def test_it_describes_the_file_and_not_the_class(self) -> None:
+        schema = pipelines.json_schema()
+        assert "schema" in schema["required"]
+        assert schema["additionalProperties"] is False
+        assert set(SECTIONS) <= set(schema["properties"])
+
+
+def test_a_pipeline_cannot_be_changed_after_it_was_read() -> None:
+    loaded = Pipeline.model_validate(SECTIONS)
+    with pytest.raises(ValueError, match="frozen"):
+        loaded.retries = 5  # type: ignore[misc]

@@ -1,0 +1,96 @@
+"""S3 against a server: odd keys, and copies that are guarded by the etag."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from botocore.exceptions import ClientError
+
+import airlock.s3
+from airlock.s3uri import S3Uri
+
+if TYPE_CHECKING:
+    from airlock.s3 import S3
+
+ODD_NAMES = ["a b", "a+b", "é ü", "//", "x//y", "%41", "100%", "q?#{}", "../up", "back\\slash", "_", "~'\""]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_an_odd_key_is_listed_read_copied_and_deleted_as_it_is(s3: S3, name: str) -> None:
+    where = S3Uri("archive", f"odd/{name}")
+    s3.put(where, b"content")
+    (listed,) = s3.list_objects(S3Uri("archive", "odd/"))
+    assert (listed.key, listed.size) == (where.key, 7)
+    assert s3.exists(where)
+    s3.copy({"Bucket": "archive", "Key": listed.key}, listed.etag, listed.size, S3Uri("work", "copy"))
+    assert s3.get(S3Uri("work", "copy")) == b"content"
+    s3.delete("archive", [listed.key])
+    assert list(s3.list_objects(S3Uri("archive", ""))) == []
+
+
+def test_a_prefix_that_ends_in_a_slash_takes_no_longer_name_in(s3: S3) -> None:
+    for key in ("1.2.3/a", "1.2.34/b", "1.2.3"):
+        s3.put(S3Uri("archive", key), b"x")
+    assert [item.key for item in s3.list_objects(S3Uri("archive", "1.2.3/"))] == ["1.2.3/a"]
+
+
+def test_folder_placeholders_are_left_out_unless_asked_for(s3: S3) -> None:
+    s3.put(S3Uri("archive", "folder/"), b"")
+    s3.put(S3Uri("archive", "folder/full/"), b"x")
+    assert [item.key for item in s3.list_objects(S3Uri("archive", ""))] == ["folder/full/"]
+    everything = s3.list_objects(S3Uri("archive", ""), placeholders=True)
+    assert [item.key for item in everything] == ["folder/", "folder/full/"]
+
+
+def test_what_is_not_there_is_said_so(s3: S3) -> None:
+    assert not s3.exists(S3Uri("archive", "nothing"))
+    with pytest.raises(FileNotFoundError, match="s3://archive/nothing"):
+        s3.get(S3Uri("archive", "nothing"))
+
+
+def test_an_object_that_changed_is_not_copied(s3: S3) -> None:
+    s3.put(S3Uri("archive", "x"), b"old")
+    (old,) = s3.list_objects(S3Uri("archive", "x"))
+    s3.put(S3Uri("archive", "x"), b"new")
+    with pytest.raises(ClientError, match="PreconditionFailed"):
+        s3.copy({"Bucket": "archive", "Key": "x"}, old.etag, old.size, S3Uri("work", "x"))
+    assert not s3.exists(S3Uri("work", "x"))
+
+
+def test_a_large_object_is_copied_in_parts(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = 5 * 1024**2  # the least that S3 takes
+    monkeypatch.setattr(airlock.s3, "COPY_IN_ONE_CALL", part)
+    monkeypatch.setattr(airlock.s3, "_COPY_PART", part)
+    body = bytes(range(256)) * (2 * part // 256) + b"rest"
+    s3.put(S3Uri("archive", "large"), body)
+    (listed,) = s3.list_objects(S3Uri("archive", "large"))
+    s3.copy({"Bucket": "archive", "Key": "large"}, listed.etag, listed.size, S3Uri("work", "large"))
+    assert s3.get(S3Uri("work", "large")) == body
+    assert next(iter(s3.list_objects(S3Uri("work", "large")))).etag.endswith("-3")
+
+
+def test_a_copy_in_parts_that_fails_leaves_nothing(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(airlock.s3, "COPY_IN_ONE_CALL", 1)
+    s3.put(S3Uri("archive", "large"), b"abc")
+    with pytest.raises(ClientError):
+        s3.copy({"Bucket": "archive", "Key": "gone"}, "0" * 32, 3, S3Uri("work", "large"))
+    assert "Uploads" not in s3.client.list_multipart_uploads(Bucket="work")
+
+
+def test_more_than_a_thousand_objects_are_deleted(s3: S3) -> None:
+    keys = [f"{number:04}" for number in range(1001)]
+    s3.put(S3Uri("archive", keys[0]), b"")
+    s3.put(S3Uri("archive", keys[-1]), b"")
+    s3.delete("archive", keys)
+    assert list(s3.list_objects(S3Uri("archive", ""))) == []
+
+
+def test_a_delete_that_s3_refuses_is_an_error_without_the_key(s3: S3) -> None:
+    s3.put(S3Uri("archive", "MUELLER"), b"")
+    refusal = {"Effect": "Deny", "Principal": "*", "Action": "s3:DeleteObject", "Resource": "arn:aws:s3:::archive/*"}
+    s3.client.put_bucket_policy(Bucket="archive", Policy=json.dumps({"Version": "2012-10-17", "Statement": [refusal]}))
+    with pytest.raises(PermissionError, match=r"1 of 1 objects .* bucket archive .*AccessDenied.*s3:DeleteObject") as info:
+        s3.delete("archive", ["MUELLER"])
+    assert "MUELLER" not in str(info.value)

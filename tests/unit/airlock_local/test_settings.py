@@ -1,0 +1,30 @@
+import pytest
+
+from airlock_local.settings import ROOT, SettingsError, read_settings
+
+
+def test_without_variables_the_defaults_hold():
+    settings = read_settings({})
+    assert (settings.api_port, settings.s3_port, settings.health_port) == (8080, 4566, 4567)
+    assert settings.var == ROOT / "var"
+
+
+def test_variables_move_ports_and_folders(tmp_path):
+    settings = read_settings({"AIRLOCK_API_PORT": "18080", "AIRLOCK_VAR": str(tmp_path / "a b")})
+    assert settings.api_url == "http://127.0.0.1:18080"
+    assert settings.ledger_url == f"sqlite:///{tmp_path}/a b/ledger.db"
+
+
+def test_an_empty_variable_means_the_default():
+    assert read_settings({"AIRLOCK_API_PORT": ""}).api_port == 8080
+
+
+@pytest.mark.parametrize("value", ["http", "0", "65536", "nan"])
+def test_a_value_that_is_no_port_is_refused_by_name(value):
+    with pytest.raises(SettingsError, match=f"AIRLOCK_S3_PORT is '{value}': set it to a number from 1 to 65535"):
+        read_settings({"AIRLOCK_S3_PORT": value})
+
+
+def test_two_parts_cannot_share_a_port():
+    with pytest.raises(SettingsError, match="AIRLOCK_S3_PORT=9000, AIRLOCK_HEALTH_PORT=9000"):
+        read_settings({"AIRLOCK_S3_PORT": "9000", "AIRLOCK_HEALTH_PORT": "9000"})

@@ -1,0 +1,61 @@
+"""Starting and stopping: the command line and the context manager."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING
+
+import pytest
+
+from localaws.server import is_loopback, serve
+from localaws.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_it_answers_inside_the_block_and_not_after_it() -> None:
+    with serve() as url, urllib.request.urlopen(f"{url}/_localaws/health", timeout=5) as answer:
+        assert answer.status == 200
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"{url}/_localaws/health", timeout=5)
+
+
+def test_several_run_side_by_side() -> None:
+    with serve() as first, serve() as second:
+        assert first != second
+
+
+def test_a_taken_port_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(RuntimeError, match=str(port)), serve(Settings(port=port, state=tmp_path / "x.db")):
+            pass
+
+
+def test_an_address_beyond_loopback_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="localaws"), serve(host="0.0.0.0") as url:
+        assert url.startswith("http://0.0.0.0:")
+    assert "checks no credentials" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("box", False)]
+)
+def test_loopback_is_known_when_seen(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+def test_the_command_names_a_wrong_flag() -> None:
+    command = [sys.executable, "-m", "localaws", "--datastore", "short:name"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert "--datastore" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -1,0 +1,60 @@
+"""Flags and environment."""
+
+from __future__ import annotations
+
+import pytest
+
+from localaws.settings import AWS_RATES, LENGTH_LIMITS, Seed, Settings, read_settings
+from localaws.throttles import Rate
+
+ONE, TWO = "a" * 32, "b" * 32
+
+
+def test_without_anything_it_listens_on_loopback() -> None:
+    assert read_settings([], {}) == Settings()
+    assert Settings().host == "127.0.0.1"
+
+
+def test_flags_win_over_the_environment() -> None:
+    environment = {"LOCALAWS_PORT": "1", "LOCALAWS_REGION": "eu-west-1", "LOCALAWS_WARNED_IN_SUCCESS": "true"}
+    settings = read_settings(["--port", "2"], environment)
+    assert (settings.port, settings.region, settings.warned_in_success) == (2, "eu-west-1", True)
+
+
+def test_data_stores_repeat() -> None:
+    settings = read_settings(["--datastore", f"{ONE}:first", "--datastore", TWO], {})
+    assert settings.datastore == (Seed(ONE, "first"), Seed(TWO, TWO))
+    assert read_settings([], {"LOCALAWS_DATASTORE": f"{ONE}:x,{TWO}:y"}).datastore == (Seed(ONE, "x"), Seed(TWO, "y"))
+
+
+def test_a_switch_needs_no_value() -> None:
+    assert read_settings(["--aws-quotas"], {}).aws_quotas is True
+    assert read_settings(["--expanded-output-uri", "false"], {}).expanded_output_uri is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--datastore", "short:name"], "--datastore"),
+        (["--port", "many"], "--port"),
+        (["--throttles", "GetImageSet=0"], "--throttles"),
+        (["--aws-quotas", "perhaps"], "--aws-quotas"),
+    ],
+)
+def test_what_cannot_be_read_is_named(capsys: pytest.CaptureFixture[str], arguments: list[str], named: str) -> None:
+    with pytest.raises(SystemExit):
+        read_settings(arguments, {})
+    assert named in capsys.readouterr().err
+
+
+def test_single_rates_replace_those_of_the_preset() -> None:
+    settings = read_settings(["--aws-quotas", "--throttles", "StartDICOMImportJob=5:9,GetImageSet=3"], {})
+    rates = settings.rates()
+    assert rates["StartDICOMImportJob"] == Rate(5, 9)
+    assert rates["GetImageSet"] == Rate(3, 3)
+    assert rates["DeleteImageSet"] == AWS_RATES["DeleteImageSet"] == Rate(0.25, 1)
+
+
+def test_single_length_limits_replace_those_of_the_table() -> None:
+    limits = read_settings(["--length-limits", "StudyID=16"], {}).limits()
+    assert limits == {**LENGTH_LIMITS, "StudyID": 16}
