@@ -112,7 +112,7 @@ def _key_date(pattern: re.Pattern[str], key: str) -> datetime | None:
         return None
     try:
         return datetime(int(match["year"]), int(match["month"]), int(match["day"]), tzinfo=UTC)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):  # no such day, a group that took no part, a number beyond all years
         return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -39,7 +40,38 @@ def _prefix(text: str) -> str:
     return text
 
 
+def _timezone(text: str) -> str:
+    try:
+        ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"{text!r} is no time zone: write one as Europe/Berlin or UTC") from None
+    return text
+
+
+def _lengths(given: dict[str, int]) -> dict[str, int]:
+    unknown = sorted(given.keys() - ELEMENT_LENGTHS.keys())
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)} has no limit; those that have are {', '.join(sorted(ELEMENT_LENGTHS))}")
+    return ELEMENT_LENGTHS | given
+
+
 Prefix = Annotated[str, AfterValidator(_prefix)]
+
+# Characters; HealthImaging developer guide, "Element constraints". What a pipeline gives replaces single ones.
+ELEMENT_LENGTHS = {
+    "PatientName": 256,
+    "PatientID": 256,
+    "PatientBirthDate": 18,
+    "PatientSex": 16,
+    "StudyInstanceUID": 256,
+    "SeriesInstanceUID": 256,
+    "SOPInstanceUID": 256,
+    "StudyDate": 18,
+    "StudyTime": 28,
+    "StudyID": 256,
+    "StudyDescription": 256,
+    "AccessionNumber": 256,
+}
 
 
 class _Settings(BaseModel):
@@ -117,22 +149,9 @@ class ParseSettings(_Settings):
 class Limits(_Settings):
     """What HealthImaging takes; its published pages differ by age, so each number is a setting."""
 
-    element_lengths: dict[str, int] = Field(
-        {
-            "PatientName": 256,
-            "PatientID": 256,
-            "PatientBirthDate": 18,
-            "PatientSex": 16,
-            "StudyInstanceUID": 256,
-            "SeriesInstanceUID": 256,
-            "SOPInstanceUID": 256,
-            "StudyDate": 18,
-            "StudyTime": 28,
-            "StudyID": 256,
-            "StudyDescription": 256,
-            "AccessionNumber": 256,
-        },
-        description="longest value by DICOM keyword, in characters",
+    element_lengths: Annotated[dict[str, Annotated[int, Field(ge=1)]], AfterValidator(_lengths)] = Field(
+        ELEMENT_LENGTHS,
+        description="longest value by DICOM keyword, in characters; what is not given keeps its default",
     )
     related_series: int = Field(1_000_000, ge=1, description="highest NumberOfStudyRelatedSeries")
     related_instances: int = Field(1_000_000, ge=1, description="highest NumberOfStudyRelatedInstances")
@@ -213,7 +232,9 @@ class Audit(_Settings):
         0.0, ge=0, le=1, description="share of the image sets whose metadata is read back"
     )
     hold_incomplete_studies: bool = Field(
-        True, description="hold a study when another file of it was quarantined, rejected or unaccounted for"
+        True,
+        description="hold a study when another file of it was quarantined, or did not come in with an earlier delivery; "
+        "a file of this delivery that was rejected or is unaccounted for holds its study in any case",
     )
     harmless_warnings: tuple[str, ...] = Field(
         ("COERCION_OF_DATA_ELEMENTS", "ELEMENTS_DISCARDED", "INVALID_UID_FORMAT"),
@@ -232,8 +253,12 @@ class Route(_Settings):
 class Schedule(_Settings):
     """When runs start by themselves."""
 
-    cron: str | None = Field("0 2 * * *", description="nightly by default; null runs only by hand, backfill or event")
-    timezone: str = "UTC"
+    cron: str | None = Field(
+        "0 2 * * *",
+        pattern=r"^(@[a-z]+|\S+( +\S+){4,5})$",
+        description="nightly by default; null runs only by hand, backfill or event",
+    )
+    timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
     start_date: date = date(2026, 1, 1)
     catchup: bool = False
     max_active_runs: int = Field(1, ge=1)
@@ -270,7 +295,8 @@ class Pipeline(_Settings):
         }
         ours |= {f"routes.{route.name}": route.uri for route in self.routes}
         for field, uri in ours.items():
-            if uri.startswith(self.source.uri):
+            # Runs and batches lie in folders of the pipeline's name.
+            if f"{uri}{self.name}/".startswith(self.source.uri):
                 raise ValueError(
                     f"{field} {uri!r} lies below the source {self.source.uri!r}: its files would arrive again"
                 )
@@ -299,8 +325,8 @@ def load_pipeline(path: Path) -> Pipeline:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PipelineError(f"{path.name}: cannot be read as YAML: {error}") from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or 2026-02-30
+        raise PipelineError(f"{path.name}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise PipelineError(f"{path.name}: a pipeline is a mapping of fields, as in include/pipelines/sample.yaml")
     try:
@@ -353,7 +379,12 @@ def load_pipelines(folder: Path) -> tuple[dict[str, Pipeline], list[PipelineErro
 def _files(folder: Path) -> Iterable[Path]:
     if not folder.is_dir():
         raise PipelineError(f"{folder} is no folder: set AIRLOCK_PIPELINES to the folder of the pipeline files")
-    return sorted(path for path in folder.iterdir() if path.suffix in {".yaml", ".yml"})
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix in {".yaml", ".yml"})
+    except OSError as error:
+        raise PipelineError(
+            f"{folder} cannot be read: {error}: correct its permissions, or set AIRLOCK_PIPELINES to another folder"
+        ) from error
 
 
 def json_schema() -> dict[str, Any]:

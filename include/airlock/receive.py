@@ -77,7 +77,7 @@ def _read_manifest(body: bytes, name: str) -> tuple[int, int | None]:
     try:
         content = json.loads(body)
         objects, size = content["objects"], content.get("bytes")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DeliveryManifestError(
             f'delivery manifest {name}: {type(error).__name__}; write a JSON object like {{"objects": 1200}}'
         ) from None

@@ -23,9 +23,14 @@ if TYPE_CHECKING:
 
     from airlock.s3uri import S3Uri
 
+_REFUSALS = frozenset({"NoSuchBucket", "AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "PermanentRedirect"})
 _NOT_FOUND = frozenset({"NoSuchKey", "404", "NotFound"})
 COPY_IN_ONE_CALL = 5 * 1024**3  # bytes; CopyObject takes no more
 _COPY_PART = 1024**3
+
+
+class BucketError(OSError):
+    """A bucket is not there, or the credentials may not list it."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +67,29 @@ class S3:
             The prefix.
         placeholders
             Whether folder placeholders (empty, their key ending in ``/``) are yielded too.
+
+        Raises
+        ------
+        BucketError
+            If S3 has no such bucket or refuses to list it.
         """
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=uri.bucket, Prefix=uri.key)
-        for page in pages:
+        for page in self._pages(uri):
             for item in page.get("Contents", ()):
                 if not placeholders and item["Key"].endswith("/") and not item["Size"]:
                     continue
                 yield ListedObject(item["Key"], item["ETag"].strip('"'), item["Size"], item["LastModified"])
+
+    def _pages(self, uri: S3Uri) -> Iterator[dict[str, Any]]:
+        try:
+            yield from self.client.get_paginator("list_objects_v2").paginate(Bucket=uri.bucket, Prefix=uri.key)
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            if code not in _REFUSALS:
+                raise
+            raise BucketError(
+                f"bucket {uri.bucket!r} cannot be listed ({code}): correct the address in the pipeline file, its "
+                f"aws_conn_id, or give the role s3:ListBucket there"
+            ) from error
 
     def get(self, uri: S3Uri) -> bytes:
         """Return a whole (small) object.

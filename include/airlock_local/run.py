@@ -66,6 +66,8 @@ def run(settings: Settings, pipeline: str, source: str, environment: Mapping[str
         check_room(choice.files)
     if connection_variable(LOCAL_CONNECTION) in environment:
         say(f"{connection_variable(LOCAL_CONNECTION)} is not used: here {LOCAL_CONNECTION} is always the local stack")
+    if choice.files == () and choice.pipeline.source.aws_conn_id != LOCAL_CONNECTION:
+        _check_bucket(s3_client(settings, choice), choice)
     delivered = _up_and_deliver(settings, choice, environment)
     ready = time.monotonic()
     status = _through_the_stages(settings, choice, delivered)
@@ -99,7 +101,7 @@ def _deliver(settings: Settings, choice: Choice) -> int:
         make_buckets(local_client(settings.s3_url), choice.buckets())
     files = sample_files(settings.var / "sample") if choice.files is None else list(choice.files)
     if not files:
-        _check_bucket(client, choice)
+        _check_bucket(client, choice)  # the local S3 can be asked only now
         return 0
     written, there = upload(client, files, choice.target)
     say(f"delivered to {choice.target}: {written} files written, {there} were there already")
@@ -112,7 +114,7 @@ def s3_client(settings: Settings, choice: Choice) -> Any:
     if connection == LOCAL_CONNECTION:
         return local_client(settings.s3_url)
     # Only a real account needs Airflow's reading of the connection, which takes seconds to import.
-    os.environ.update(airflow_variables(settings, read_secrets(settings)))
+    os.environ.update(airflow_variables(settings, read_secrets(settings)), AIRFLOW__LOGGING__LOGGING_LEVEL="ERROR")
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook  # noqa: PLC0415
 
     return S3Hook(aws_conn_id=connection).get_conn()

@@ -12,6 +12,8 @@ import uvicorn
 from localaws.server import uvicorn_config
 from localaws.settings import read_settings
 
+log = logging.getLogger("localaws")
+
 
 def main() -> None:
     """Serve until stopped."""
@@ -22,8 +24,14 @@ def main() -> None:
     for library in ("botocore", "boto3", "urllib3", "s3transfer"):
         logging.getLogger(library).setLevel(logging.WARNING)
     settings = read_settings(sys.argv[1:], os.environ)
-    logging.getLogger(__name__).info("localaws listens on http://%s:%s", settings.host, settings.port)
-    uvicorn.Server(uvicorn_config(settings)).run()
+    server = uvicorn.Server(uvicorn_config(settings))
+    log.info("localaws starts on http://%s:%s", settings.host, settings.port)
+    try:
+        server.run()
+    except SystemExit:
+        message = "Port %s cannot be used on %s; choose another with --port or LOCALAWS_PORT"
+        log.error(message, settings.port, settings.host)  # noqa: TRY400 - uvicorn has logged the cause
+        raise
 
 
 if __name__ == "__main__":

@@ -44,7 +44,9 @@ class Gateway:
         self._calls = calls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one HTTP request."""
+        """Answer one HTTP request; anything else (a WebSocket) is closed."""
+        if scope["type"] != "http":
+            return
         call = Call.of(scope, await _body(receive))
         service = self._services.get(call.signing_name or "")
         if service is None:

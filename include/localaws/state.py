@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,14 @@ CREATE TABLE IF NOT EXISTS fault (id TEXT PRIMARY KEY, body TEXT NOT NULL, remai
 """
 
 
+class ThreadConnection(sqlite3.Connection):
+    """A connection that can be referred to weakly: it closes when the thread that it belongs to ends."""
+
+
 class State:
     """The emulator's database.
 
-    A transaction is on disk when `write` returns, so a process that is killed leaves either all of it or nothing.
+    A process that is killed leaves all of a transaction or nothing of it; a power failure may cost the last ones.
 
     Parameters
     ----------
@@ -39,7 +44,7 @@ class State:
     def __init__(self, path: Path, tables: Sequence[str]) -> None:
         self.path = path
         self._local = threading.local()
-        self._opened: list[sqlite3.Connection] = []
+        self._opened: weakref.WeakSet[ThreadConnection] = weakref.WeakSet()
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         for script in (SHARED_TABLES, *tables):
@@ -49,14 +54,16 @@ class State:
         existing: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if existing is not None:
             return existing
-        connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            self.path, timeout=60, isolation_level=None, check_same_thread=False, factory=ThreadConnection
+        )
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA foreign_keys = ON")
         self._local.connection = connection
         with self._lock:
-            self._opened.append(connection)
+            self._opened.add(connection)
         return connection
 
     @contextmanager
@@ -82,6 +89,6 @@ class State:
     def close(self) -> None:
         """Close every connection; call it when no thread uses the state any more."""
         with self._lock:
-            for connection in self._opened:
+            for connection in list(self._opened):
                 connection.close()
             self._opened.clear()

@@ -86,8 +86,6 @@ def end_of_undefined(file: HeaderFile, position: int, *, implicit: bool, little:
                 raise HeaderError(Reason.UNREADABLE, f"sequences nested more than {NESTING_LIMIT} levels deep")
             continue
         position += length
-        if position > file.size:
-            raise EndOfObject
     raise HeaderError(Reason.UNREADABLE, f"a sequence has more than {ELEMENT_LIMIT} elements")
 
 

@@ -1,8 +1,8 @@
 """The ledger's tables. ``migrations`` holds the same as steps; a test keeps the two alike.
 
-Of a key of several columns the most selective comes first: SQLite, which knows nothing of a table's content, would take
-an index that begins with the data store for a good way to one instance. Column names are plain SQL names; where a column is a DICOM attribute, its key in Python is the DICOM keyword, as in the
-stages' frames.
+Column names are plain SQL names; where a column is a DICOM attribute, its key in Python is the DICOM keyword, as in the
+stages' frames. Of a key's columns the most selective comes first: SQLite, which knows nothing of a table's content,
+would take an index that begins with the data store for a good way to one instance.
 """
 
 from __future__ import annotations
@@ -247,8 +247,8 @@ outbox = Table(
 contracts = Table(
     "contracts",
     metadata,
-    Column("datastore_id", Text, primary_key=True),
     Column("study_instance_uid", Text, primary_key=True, key="StudyInstanceUID"),
+    Column("datastore_id", Text, primary_key=True),
     Column("study_key", Text, nullable=False),
     Column("revision", BigInteger, nullable=False),
     Column("content_digest", Text, nullable=False),

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 SOURCE = "aws.medical-imaging"
 IMAGING_VERSION = "1.0"
+WITHOUT_EVENT = frozenset({"UPDATING_FOR_STUDY_CONSISTENCY"})
+"""Workflow statuses that AWS documents no event for."""
 
 
 def announce_datastore(runtime: Runtime, datastore_id: str, name: str, status: str, word: str) -> None:
@@ -36,7 +38,9 @@ def announce_job(runtime: Runtime, job: dict[str, Any]) -> None:
 
 
 def announce_image_set(runtime: Runtime, version: sqlite3.Row) -> None:
-    """Send ``Image Set <workflow status>``; `version` is a row of `image_sets.version_row`."""
+    """Send ``Image Set <workflow status>``; `version` is a row of `versions.version_row`."""
+    if version["workflow_status"] in WITHOUT_EVENT:
+        return
     detail = {
         "imagingVersion": IMAGING_VERSION,
         "isPrimary": bool(version["is_primary"]),

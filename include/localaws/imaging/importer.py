@@ -157,7 +157,9 @@ class Importer:
         except RejectedFileError as rejection:
             outcome.reject("ValidationException", str(rejection))
         except ClientError as error:
-            outcome.reject("AccessDeniedException", f"The object could not be read - {_reason(error)}")
+            denied = _reason(error) in {"AccessDenied", "403"}
+            exception_type = "AccessDeniedException" if denied else "ValidationException"
+            outcome.reject(exception_type, f"The object could not be read - {_reason(error)}")
         except BotoCoreError as error:
             outcome.reject(SERVER_ERROR, f"The object could not be read - {_reason(error)}")
         except Exception as error:  # noqa: BLE001 - RecursionError, MemoryError: one file must not cost the job

@@ -209,7 +209,7 @@ class TestReasons:
     @pytest.mark.parametrize("key", ["changed.dcm", "changed//twice.dcm"])
     def test_an_object_that_was_replaced_or_deleted_since_it_was_listed(self, s3: S3, key: str) -> None:
         listed = put(s3, key, ct())
-        put(s3, key, ct({0x00100020: ("LO", b"OTHER")}))
+        put(s3, key, ct({0x00100020: ("LO", b"OTHER ")}))
         assert one(s3, listed)["reason"] == "object_changed"
         s3.client.delete_object(Bucket=BUCKET, Key=key)
         assert one(s3, listed)["reason"] == "object_gone"

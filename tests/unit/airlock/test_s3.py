@@ -9,6 +9,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 import airlock.s3
+from airlock.s3 import BucketError
 from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -94,3 +95,8 @@ def test_a_delete_that_s3_refuses_is_an_error_without_the_key(s3: S3) -> None:
     with pytest.raises(PermissionError, match=r"1 of 1 objects .* bucket archive .*AccessDenied.*s3:DeleteObject") as info:
         s3.delete("archive", ["MUELLER"])
     assert "MUELLER" not in str(info.value)
+
+
+def test_a_bucket_that_cannot_be_listed_is_named_with_the_fix(s3: S3) -> None:
+    with pytest.raises(BucketError, match=r"bucket 'nowhere' cannot be listed \(NoSuchBucket\): correct the address"):
+        list(s3.list_objects(S3Uri("nowhere", "MUELLER/")))

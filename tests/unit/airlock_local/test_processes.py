@@ -5,8 +5,8 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
-import psutil
 import pytest
 
 from airlock_local.processes import Records, end, launch, moment
@@ -15,8 +15,8 @@ WAIT = "import sys, time; print('up', flush=True); time.sleep(60)"
 # A child in a process group of its own, as Airflow's task supervisor makes them, that also ignores SIGTERM.
 STUBBORN = """
 import os, signal, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"],
-                         process_group=0)
+deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
+child = subprocess.Popen([sys.executable, "-c", deaf], process_group=0)
 print(child.pid, flush=True)
 time.sleep(60)
 """
@@ -26,10 +26,9 @@ time.sleep(60)
 def start(tmp_path):
     started = []
 
-    def start_python(code):
-        running, command = launch([sys.executable, "-c", code], os.environ, tmp_path, tmp_path / "log/it.log")
+    def start_python(code, log="it.log"):
+        running, command = launch([sys.executable, "-c", code], os.environ, tmp_path, tmp_path / "log" / log)
         started.append(running)
-        psutil.wait_procs([], timeout=0)
         return running, command
 
     yield start_python
@@ -37,13 +36,9 @@ def start(tmp_path):
 
 
 def first_line(running):
-    path = running.log
-    while True:
-        with open(path) as log:
-            line = log.readline()
-        if line.endswith("\n"):
-            return line.strip()
+    while not (text := Path(running.log).read_text()).endswith("\n"):
         os.sched_yield()
+    return text.splitlines()[0]
 
 
 def test_a_started_process_is_alive_until_it_is_ended(start):
@@ -102,13 +97,14 @@ def test_the_listener_on_a_port_is_told_from_another_process(start):
         "import socket, time; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen();"
         "print(s.getsockname()[1], flush=True); time.sleep(60)"
     )
-    other, _ = start(WAIT)
-    port = int(first_line(listener)) if first_line(listener).isdigit() else 0
+    other, _ = start(WAIT, log="other.log")
+    port = int(first_line(listener))
+    assert listener.listens_on(port)
+    assert not other.listens_on(port)
     with socket.socket() as mine:
         mine.bind(("127.0.0.1", 0))
         mine.listen()
         assert not listener.listens_on(mine.getsockname()[1])
-    assert not other.listens_on(port)
 
 
 def test_the_log_of_the_process_before_is_kept(start, tmp_path):

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 import boto3
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ConnectionClosedError
 from pydicom.data import get_testdata_file
 
-from healthaws.exceptions import HealthImagingImportJobFailedError, IncompleteReplyError, RequestRejectedError
+from healthaws.exceptions import HealthImagingImportJobFailedError, RequestRejectedError
 from healthaws.hooks.healthimaging import HealthImagingHook
 from healthaws.operators.healthimaging import HealthImagingStartDicomImportJobOperator
 from localaws.server import serve
@@ -106,7 +106,7 @@ def test_deferrable_import_ends_with_a_manifest_in_the_output_folder(emulator: E
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
-@pytest.mark.parametrize(("answer", "error"), [("drop", IncompleteReplyError), ("500", ClientError)])
+@pytest.mark.parametrize(("answer", "error"), [("drop", ConnectionClosedError), ("500", ClientError)])
 def test_lost_answer_to_a_start_makes_no_second_job(
     deferrable: bool, answer: str, error: type[Exception], emulator: Emulator, context: Context
 ) -> None:

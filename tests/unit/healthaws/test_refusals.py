@@ -38,6 +38,9 @@ def test_refusals_remember_when_the_first_came(monkeypatch: pytest.MonkeyPatch) 
     ("code", "status", "busy"),
     [
         ("ThrottlingException", 429, True),
+        ("ThrottlingException", 400, True),
+        ("TooManyRequestsException", 400, True),
+        ("ServiceQuotaExceededException", 400, True),
         ("ServiceQuotaExceededException", 402, True),
         (" ServiceQuotaExceededException", 402, True),
         ("ValidationException", 400, False),

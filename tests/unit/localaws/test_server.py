@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from localaws.server import is_loopback, serve
+from localaws.server import is_loopback, serve, uvicorn_config
 from localaws.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,9 +40,11 @@ def test_a_taken_port_is_an_error_that_names_it(tmp_path: Path) -> None:
             pass
 
 
-def test_an_address_beyond_loopback_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, logger="localaws"), serve(host="0.0.0.0") as url:
-        assert url.startswith("http://0.0.0.0:")
+def test_an_address_beyond_loopback_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="localaws"):
+        uvicorn_config(Settings(host="127.0.0.1", state=tmp_path / "x.db"))
+        assert caplog.text == ""
+        uvicorn_config(Settings(host="0.0.0.0", state=tmp_path / "x.db"))
     assert "checks no credentials" in caplog.text
 
 
@@ -51,6 +53,19 @@ def test_an_address_beyond_loopback_is_warned_about(caplog: pytest.LogCaptureFix
 )
 def test_loopback_is_known_when_seen(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
+
+
+def test_the_command_names_a_taken_port(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "localaws", "--port", port, "--state", str(tmp_path / "x.db")]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 3
+    assert f"Port {port} cannot be used" in ended.stderr
+    assert "LOCALAWS_PORT" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_the_command_names_a_wrong_flag() -> None:

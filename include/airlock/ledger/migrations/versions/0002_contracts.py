@@ -17,14 +17,14 @@ def upgrade() -> None:
     """Create the table."""
     op.create_table(
         "contracts",
-        sa.Column("datastore_id", sa.Text(), nullable=False),
         sa.Column("study_instance_uid", sa.Text(), nullable=False),
+        sa.Column("datastore_id", sa.Text(), nullable=False),
         sa.Column("study_key", sa.Text(), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
         sa.Column("content_digest", sa.Text(), nullable=False),
         sa.Column("contract", sa.Text(), nullable=False),
         sa.Column("run_key", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("datastore_id", "study_instance_uid", name="pk_contracts"),
+        sa.PrimaryKeyConstraint("study_instance_uid", "datastore_id", name="pk_contracts"),
         sa.ForeignKeyConstraint(["run_key"], ["runs.run_key"], name="fk_contracts_run_key"),
     )
 

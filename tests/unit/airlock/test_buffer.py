@@ -1,0 +1,227 @@
+"""A run's delivery: what lies in its window and nobody has, claimed once and frozen."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pytest
+
+from airlock.buffer import Buffered, buffer, find_index, list_window, read_arrivals
+from airlock.ledger import Ledger
+from airlock.records import ARRIVALS, DISPOSITIONS, Window, arrival_id
+from airlock.run import Run
+from tests.unit.airlock.world import pipeline
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from tests.unit.airlock.world import World
+
+HOUR = timedelta(hours=1)
+TICK = timedelta(microseconds=1)
+
+
+def names(rows: pl.DataFrame) -> list[str]:
+    return [key.removeprefix("in/") for key in rows["key"]]
+
+
+def seen_at(world: World) -> datetime:
+    (item,) = world.s3.list_objects(world.run().prefix)
+    return item.last_modified
+
+
+def settle(run: Run) -> None:
+    """End a run: all that it holds is released."""
+    rows = read_arrivals(run).select("arrival_id", "key", "size", disposition=pl.lit("released"), stage=pl.lit("audit"))
+    missing = {name: pl.lit(None, kind) for name, kind in DISPOSITIONS.items() if name not in rows.columns}
+    words = rows.with_columns(**missing).select(DISPOSITIONS.names())
+    run.ledger.settle(run.pipeline.name, run.key, words)
+
+
+class TestWindow:
+    @pytest.mark.parametrize(
+        ("start", "end", "taken"),
+        [(0 * HOUR, TICK, True), (-HOUR, 0 * HOUR, False), (-HOUR, TICK, True), (TICK, HOUR, False)],
+        ids=["starts with it", "ends with it", "around it", "starts behind it"],
+    )
+    def test_it_is_half_open(self, world: World, start: timedelta, end: timedelta, taken: bool) -> None:
+        world.put("s3://archive/in/a")
+        moment = seen_at(world)
+        line = pipeline(source={"lookback_hours": 0})
+        run = world.run(line=line, window=Window(moment + start, moment + end))
+        assert names(list_window(run)[0]) == ["a"] * taken
+
+    def test_two_windows_in_a_row_take_each_object_in_once(self, world: World) -> None:
+        for name in "abc":
+            world.put(f"s3://archive/in/{name}")
+        moment = max(item.last_modified for item in world.s3.list_objects(world.run().prefix))
+        line = pipeline(source={"lookback_hours": 0})
+        before = list_window(world.run(line=line, window=Window(moment - HOUR, moment)))[0]
+        after = list_window(world.run(line=line, window=Window(moment, moment + HOUR)))[0]
+        assert sorted(names(before) + names(after)) == ["a", "b", "c"]
+
+    def test_it_looks_back_for_what_showed_up_late(self, world: World) -> None:
+        world.put("s3://archive/in/a")
+        moment = seen_at(world)
+        line = pipeline(source={"lookback_hours": 2.5})
+        edge = Window(moment + 2.5 * HOUR, moment + 3 * HOUR)
+        assert names(list_window(world.run(line=line, window=edge))[0]) == ["a"]
+        later = Window(edge.start + TICK, edge.end)
+        assert names(list_window(world.run(line=line, window=later))[0]) == []
+
+    def test_without_one_all_below_the_prefix_is_taken_in(self, world: World) -> None:
+        for key in ("in/2026/a", "in/2026/b", "in/2027/c", "out/d"):
+            world.put(f"s3://archive/{key}")
+        assert names(list_window(world.run())[0]) == ["2026/a", "2026/b", "2027/c"]
+        assert names(list_window(world.run(prefix="s3://archive/in/2026/"))[0]) == ["2026/a", "2026/b"]
+
+    def test_an_arrival_is_what_s3_lists(self, world: World) -> None:
+        etag = world.put("s3://archive/in/é +%41//x", b"12345")
+        world.put("s3://archive/in/folder/", b"")
+        (row,) = list_window(world.run())[0].rows(named=True)
+        key = "in/é +%41//x"
+        assert row["arrival_id"] == arrival_id("archive", key, None, etag, 5)
+        assert (row["bucket"], row["key"], row["version_id"], row["etag"], row["size"]) == ("archive", key, None, etag, 5)
+        assert row["last_modified"].tzinfo is not None
+
+
+class TestKeyDates:
+    DAY = Window(datetime(2026, 11, 24, tzinfo=UTC), datetime(2026, 11, 25, tzinfo=UTC))
+
+    def taken(self, world: World, window: Window | None, pattern: str | None = None) -> tuple[list[str], int]:
+        source = {"window": "key_date", "lookback_hours": 48} | ({"key_date_pattern": pattern} if pattern else {})
+        rows, undated = list_window(world.run(line=pipeline(source=source), window=window))
+        return names(rows), undated
+
+    def test_the_date_in_the_key_places_an_object(self, world: World) -> None:
+        for day in ("2026/11/23", "2026/11/24", "2026/11/25"):
+            world.put(f"s3://archive/in/{day}/a")
+        assert self.taken(world, self.DAY) == (["2026/11/24/a"], 0)  # and there is no look-back: nothing comes late
+
+    def test_keys_without_a_date_are_counted_and_left(self, world: World) -> None:
+        for key in ("2026/11/24/a", "2026/13/45/b", "2026/02/30/c", "no-date", "0000/01/01/d"):
+            world.put(f"s3://archive/in/{key}")
+        assert self.taken(world, self.DAY) == (["2026/11/24/a"], 4)
+        assert buffer(world.run(line=pipeline(source={"window": "key_date"}), window=self.DAY)).undated == 4
+
+    def test_without_a_window_they_are_taken_in_too(self, world: World) -> None:
+        world.put("s3://archive/in/no-date")
+        assert self.taken(world, None) == (["no-date"], 1)
+
+    @pytest.mark.parametrize("key", ["2026", "20261124", "2026-11-24-and-99999999999999999999"])
+    def test_any_pattern_gives_a_date_or_none(self, world: World, key: str) -> None:
+        world.put(f"s3://archive/in/{key}")
+        pattern = r"in/(?P<year>\d{4})-?(?P<month>\d\d)?-?(?P<day>\d\d)?(-and-(?P<huge>\d+))?"
+        assert self.taken(world, self.DAY, pattern) == (([], 1) if key == "2026" else ([key], 0))
+        assert self.taken(world, self.DAY, r"(?P<day>.)(?P<month>.)/(?P<year>\d+)") == ([], 1)
+
+    def test_a_number_that_is_no_year_is_no_date(self, world: World) -> None:
+        world.put(f"s3://archive/in/{'9' * 30}/11/24/a")
+        assert self.taken(world, self.DAY, r"in/(?P<year>\d+)/(?P<month>\d\d)/(?P<day>\d\d)/") == ([], 1)
+
+
+class TestClaims:
+    def test_the_delivery_is_frozen(self, world: World) -> None:
+        world.put("s3://archive/in/a", b"123")
+        run = world.run()
+        first = buffer(run)
+        assert first == Buffered(["0000"], 1, 3, 0, 0, 0)
+        world.put("s3://archive/in/late")
+        world.s3.delete("archive", ["in/a"])
+        assert buffer(run) == first
+        assert names(read_arrivals(run)) == ["a"]
+
+    def test_a_try_that_broke_off_before_its_index_keeps_what_it_claimed(self, world: World) -> None:
+        world.put("s3://archive/in/a")
+        run = world.run()
+        buffer(run)
+        world.s3.delete("work", [run.workspace.root.join("arrivals/index.json").key])
+        assert read_arrivals(run).equals(ARRIVALS.to_frame())
+        world.s3.delete("archive", ["in/a"])
+        world.put("s3://archive/in/late")
+        buffer(run)
+        assert names(read_arrivals(run)) == ["a", "late"]
+
+    def test_a_second_run_over_the_same_listing_gets_nothing(self, world: World) -> None:
+        world.put("s3://archive/in/a")
+        one = world.run("one")
+        buffer(one)
+        waiting = buffer(world.run("two"))
+        assert (waiting.arrivals, waiting.claimed_elsewhere, waiting.settled, waiting.shards) == (0, 1, 0, [])
+        settle(one)
+        done = buffer(world.run("three"))
+        assert (done.arrivals, done.claimed_elsewhere, done.settled) == (0, 0, 1)
+        assert read_arrivals(world.run("three")).height == 0
+
+    def test_an_object_that_was_overwritten_is_a_new_arrival(self, world: World) -> None:
+        world.put("s3://archive/in/a", b"old")
+        world.put("s3://archive/in/b", b"stays")
+        one = world.run("one")
+        buffer(one)
+        settle(one)
+        new = world.put("s3://archive/in/a", b"new")
+        two = world.run("two")
+        assert buffer(two).settled == 1
+        assert read_arrivals(two)["etag"].to_list() == [new]
+
+    def test_another_pipeline_has_arrivals_of_its_own(self, world: World) -> None:
+        world.put("s3://archive/in/a")
+        buffer(world.run())
+        assert buffer(world.run(line=pipeline(name="weekly"))).arrivals == 1
+
+    def test_runs_at_once_never_share(self, world: World) -> None:
+        for number in range(30):
+            world.put(f"s3://archive/in/{number:02}")
+        runs = [world.run(f"run-{number}") for number in range(4)]
+        start, url = threading.Barrier(len(runs)), world.ledger._engine.url.render_as_string()
+        failures: list[BaseException] = []
+
+        def work(run: Run) -> None:
+            try:
+                with Ledger.open(url) as ledger:
+                    start.wait()
+                    buffer(Run(run.pipeline, run.run_id, run.window, run.prefix, run.s3, ledger))
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=work, args=(run,)) for run in runs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert failures == []
+        held = pl.concat([read_arrivals(run) for run in runs])
+        assert held.height == held["arrival_id"].n_unique() == 30
+
+
+class TestShards:
+    @pytest.mark.parametrize(
+        ("settings", "sizes"),
+        [
+            ({"shard_size": 3}, [3, 3, 1]),
+            ({"shard_size": 7}, [7]),
+            ({"shard_size": 1, "max_shards": 4}, [2, 2, 2, 1]),
+            ({"shard_size": 1, "max_shards": 1}, [7]),
+        ],
+    )
+    def test_they_are_bounded_in_number_and_share_nothing(
+        self, world: World, settings: dict[str, Any], sizes: list[int]
+    ) -> None:
+        for number in range(7):
+            world.put(f"s3://archive/in/{number}")
+        run = world.run(line=pipeline(parse=settings))
+        buffered = buffer(run)
+        frames = [run.workspace.read(f"arrivals/{shard}", ARRIVALS) for shard in buffered.shards]
+        assert [frame.height for frame in frames] == sizes
+        assert names(pl.concat(frames)) == [str(number) for number in range(7)]
+        assert read_arrivals(run).height == 7
+
+    def test_an_empty_delivery_has_none_and_is_still_a_delivery(self, world: World) -> None:
+        run = world.run()
+        assert buffer(run) == Buffered([], 0, 0, 0, 0, 0)
+        assert find_index(run) is not None
+        assert read_arrivals(run).equals(ARRIVALS.to_frame())
+        assert buffer(run).arrivals == 0

@@ -1,0 +1,89 @@
+import json
+
+import pytest
+
+from airlock_local.report import audit_lines
+from airlock_local.watch import failures, last_error, stage_line
+
+
+def instance(state, *, task="parse", index=-1, tries=1, start="2026-11-24T10:00:00Z", end=None):
+    return {
+        "dag_id": "sample",
+        "dag_run_id": "manual__1",
+        "task_id": task,
+        "map_index": index,
+        "state": state,
+        "try_number": tries,
+        "start_date": start,
+        "end_date": end,
+    }
+
+
+@pytest.mark.parametrize(
+    ("states", "line"),
+    [
+        ([None], ""),
+        (["queued", "scheduled"], ""),
+        (["running"], "running"),
+        (["deferred"], "waiting"),
+        (["success", "running", "queued"], "1 of 3 done, 1 running"),
+        (["up_for_retry"], "will be tried again"),
+        (["skipped"], "skipped"),
+    ],
+)
+def test_a_stage_is_told_in_words(states, line):
+    assert stage_line([instance(state) for state in states]) == line
+
+
+def test_a_finished_stage_says_how_long_it_took_from_its_first_start_to_its_last_end():
+    done = [
+        instance("success", start="2026-11-24T10:00:00Z", end="2026-11-24T10:00:02Z"),
+        instance("success", start="2026-11-24T10:00:01Z", end="2026-11-24T10:00:03.5Z"),
+    ]
+    assert stage_line(done) == "done, 2 tasks (3.5 s)"
+
+
+def test_a_failed_task_is_named_with_its_cause_and_its_log(tmp_path):
+    folder = tmp_path / "dag_id=sample/run_id=manual__1/task_id=parse/map_index=2"
+    folder.mkdir(parents=True)
+    lines = [{"event": "x"}, {"error_detail": [{"exc_type": "AccessDenied", "exc_value": "give s3:GetObject"}]}]
+    (folder / "attempt=3.log").write_text("plain text\n" + "\n".join(map(json.dumps, lines)))
+    [text] = failures([instance("failed", index=2, tries=3), instance("success", index=1)], tmp_path)
+    assert text == (
+        f"parse[2] failed at try 3 with AccessDenied: give s3:GetObject; its log: {folder / 'attempt=3.log'}"
+    )
+
+
+def test_a_task_without_a_log_has_no_known_cause(tmp_path):
+    assert last_error(tmp_path / "attempt=1.log") is None
+
+
+REPORT = {
+    "arrivals": 3,
+    "verdicts": {"accept": 2, "ignore": 1},
+    "outcomes": {"imported": 2},
+    "dispositions": {"released": 2, "ignored": 1},
+    "studies": {"released": 1, "held": 0},
+    "jobs": [{"job_id": "a"}],
+    "reasons": {"sidecar": {"arrivals": 1, "sentence": "Nothing to do."}},
+    "balanced": True,
+    "problems": [],
+}
+
+
+def test_the_audit_names_every_count_and_each_reason_with_its_sentence():
+    text = "\n".join(audit_lines(REPORT, 3))
+    assert "3 arrivals, the books balance" in text
+    assert "2 accept, 1 ignore" in text
+    assert "1  sidecar: Nothing to do." in text
+    assert "settled by earlier runs" not in text
+
+
+def test_a_delivery_of_which_nothing_is_new_says_so():
+    nothing = REPORT | {name: {} for name in ("verdicts", "outcomes", "dispositions", "reasons")}
+    assert "nothing new: 7 files were settled by earlier runs" in audit_lines(nothing | {"arrivals": 0, "jobs": []}, 7)
+
+
+def test_books_that_do_not_balance_are_cried_out():
+    text = "\n".join(audit_lines(REPORT | {"balanced": False, "problems": ["one arrival has no verdict"]}, 3))
+    assert "THE BOOKS DO NOT BALANCE, so nothing is released: one arrival has no verdict" in text

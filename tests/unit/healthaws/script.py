@@ -1,0 +1,120 @@
+"""An operator, and a script of what its service is asked and answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.sdk.exceptions import TaskDeferred
+from botocore.stub import Stubber
+
+from healthaws.jobs import ImportJob
+from healthaws.operators.healthimaging import JOB_KEY, HealthImagingStartDicomImportJobOperator
+from healthaws.triggers.healthimaging import HealthImagingDicomImportJobCompletedTrigger
+from healthaws.triggers.pause import PauseTrigger
+from tests.unit.healthaws.service import (
+    DATASTORE,
+    HTTP_STATUS,
+    INPUT,
+    JOB,
+    OUTPUT,
+    ROLE,
+    WHERE,
+    get_reply,
+    start_reply,
+)
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from tests.unit.healthaws.conftest import Store
+
+KEY = "batch-1"
+FAILED_EVENT = {"status": "error", "message": "terminal failure", "job_id": JOB}
+PATIENCE = {"backoff_initial_delay": 0, "backoff_max_delay": 0}
+
+
+def operator(**more: Any) -> HealthImagingStartDicomImportJobOperator:
+    given: dict[str, Any] = {
+        "task_id": "import",
+        "datastore_id": DATASTORE,
+        "data_access_role_arn": ROLE,
+        "input_s3_uri": INPUT,
+        "output_s3_uri": OUTPUT,
+        "idempotency_key": KEY,
+        "deferrable": True,
+        "waiter_delay": 0,
+        "aws_conn_id": None,
+        "region_name": "us-east-1",
+    }
+    return HealthImagingStartDicomImportJobOperator(**given | more)
+
+
+class Script:
+    """What the service is asked, and what it answers, in order; all of it must happen."""
+
+    def __init__(self, task: HealthImagingStartDicomImportJobOperator) -> None:
+        self.stub = Stubber(task.hook.conn)
+
+    def start(self, answer: str = JOB, *, generation: int = 0, key: str = KEY, text: str = "because") -> Script:
+        request = {
+            "jobName": "dag.import",
+            "clientToken": ImportJob(key, generation).client_token,
+            "datastoreId": DATASTORE,
+            "dataAccessRoleArn": ROLE,
+            "inputS3Uri": INPUT,
+            "outputS3Uri": OUTPUT,
+        }
+        if answer in HTTP_STATUS:
+            return self._error("start_dicom_import_job", answer, text, request)
+        self.stub.add_response("start_dicom_import_job", start_reply(answer), request)
+        return self
+
+    def get(self, answer: str, job_id: str = JOB) -> Script:
+        request = {**WHERE, "jobId": job_id}
+        if answer in HTTP_STATUS:
+            return self._error("get_dicom_import_job", answer, "because", request)
+        self.stub.add_response("get_dicom_import_job", get_reply(answer, job_id, message="why"), request)
+        return self
+
+    def _error(self, operation: str, code: str, text: str, request: dict[str, Any]) -> Script:
+        self.stub.add_client_error(operation, code, text, HTTP_STATUS[code], expected_params=request)
+        return self
+
+    def __enter__(self) -> Script:
+        self.stub.activate()
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self.stub.deactivate()
+        if error is None:
+            self.stub.assert_no_pending_responses()
+
+
+def deferred(task: HealthImagingStartDicomImportJobOperator, context: Context) -> TaskDeferred:
+    with pytest.raises(TaskDeferred) as caught:
+        task.execute(context)
+    return caught.value
+
+
+def awaited_job(deferral: TaskDeferred) -> Any:
+    assert isinstance(deferral.trigger, HealthImagingDicomImportJobCompletedTrigger)
+    assert deferral.method_name == "execute_complete"
+    return deferral.trigger.return_value
+
+
+def pause(deferral: TaskDeferred) -> PauseTrigger:
+    assert isinstance(deferral.trigger, PauseTrigger)
+    return deferral.trigger
+
+
+def resume(task: HealthImagingStartDicomImportJobOperator, context: Context, deferral: TaskDeferred) -> Any:
+    """Resume as Airflow does after a pause: with the trigger's event, which has been through JSON."""
+    event = json.loads(json.dumps(pause(deferral).event))
+    return task.resume_execution(deferral.method_name, {"event": event}, context)
+
+
+def remember(store: Store, job_id: str | None, generation: int = 0, key: str = KEY) -> None:
+    store.set(JOB_KEY, asdict(ImportJob(key, generation, job_id)))

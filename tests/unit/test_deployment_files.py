@@ -1,0 +1,72 @@
+"""The files that a deployment starts from agree with each other and name nothing of the machine they were made on."""
+
+import json
+import re
+
+import pytest
+import yaml
+
+from airlock.pipelines import load_pipelines
+from airlock_local.buckets import is_local
+from airlock_local.settings import ROOT
+
+LOCKS = ("requirements.lock", "requirements-dev.lock")
+
+
+def pins(name):
+    return dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_names_no_host_no_path_and_a_hash_for_every_package(name):
+    text = (ROOT / name).read_text()
+    assert not re.search(r"://|--index-url|--find-links|--trusted-host| /\w", text)
+    for block in re.split(r"\n(?=[a-z0-9])", text)[1:]:
+        assert "--hash=sha256:" in block, block.splitlines()[0]
+
+
+def test_what_is_tested_is_what_is_deployed():
+    tested = pins("requirements-dev.lock")
+    assert {name: tested.get(name) for name in pins("requirements.lock")} == pins("requirements.lock")
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_every_direct_dependency_is_locked(name):
+    wanted = re.findall(r"^([A-Za-z0-9][A-Za-z0-9_-]*)", (ROOT / name).read_text(), re.MULTILINE)
+    locked = pins(name.replace(".txt", ".lock"))
+    assert {item.lower().replace("_", "-") for item in wanted} <= set(locked)
+
+
+@pytest.fixture(scope="module")
+def compose():
+    return yaml.safe_load((ROOT / "docker-compose.yaml").read_text())["services"]
+
+
+def test_compose_publishes_on_loopback_only(compose):
+    ports = [port for service in compose.values() for port in service.get("ports", ())]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_compose_makes_the_data_store_of_every_local_pipeline(compose):
+    pipelines, problems = load_pipelines(ROOT / "include/pipelines")
+    assert problems == []
+    made = {part.removeprefix("--datastore=") for part in compose["healthimaging"]["command"]}
+    wanted = {f"{item.healthimaging.datastore_id}:{name}" for name, item in pipelines.items() if is_local(item)}
+    assert wanted <= made
+
+
+def test_the_example_environment_sets_all_that_compose_asks_for():
+    asked = set(re.findall(r"\$\{([A-Z_]+):\?", (ROOT / "docker-compose.yaml").read_text()))
+    given = dict(re.findall(r"^([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert asked <= set(given)
+    assert json.loads(given["AIRFLOW_CONN_AWS_DEFAULT"])["extra"]["config_kwargs"] == {"inject_host_prefix": False}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "iam").glob("*.json")), ids=lambda path: path.name)
+def test_no_policy_allows_everything(path):
+    for statement in json.loads(path.read_text())["Statement"]:
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        assert statement["Effect"] == "Allow"
+        assert not [action for action in actions if action.endswith("*")]
+        assert statement.get("Resource") != "*"
