@@ -74,6 +74,8 @@ def audit(run: Run, imaging: Any) -> Audited:
     outcomes = _flag_versions(run, outcomes)
     outcomes = gate.blocking(outcomes, run.pipeline.audit, suspect)
     outcomes = _read_back(run, imaging, outcomes)
+    # First, since a study is complete as soon as this run has brought the file that an earlier one could not.
+    _record_instances(run, verdicts, outcomes)
     books = {
         "arrivals": arrivals,
         "verdicts": verdicts,
@@ -140,7 +142,7 @@ def _flag_versions(run: Run, outcomes: pl.DataFrame) -> pl.DataFrame:
     known = run.ledger.known_series(run.pipeline.healthimaging.datastore_id, series, except_run=run.key)
     jobs = outcomes.group_by("SeriesInstanceUID").agg(jobs=pl.col("batch_id").n_unique())
     expected = pl.col("SeriesInstanceUID").is_in(known["SeriesInstanceUID"].implode()) | (pl.col("jobs") > 1)
-    flagged = (pl.col("image_set_version") > 1) & ~expected & (pl.col("outcome") == Outcome.IMPORTED)
+    flagged = (pl.col("image_set_version") > 1) & ~expected & pl.col("outcome").is_in(gate.IMPORTED)
     return (
         outcomes.join(jobs, on="SeriesInstanceUID", how="left", maintain_order="left")
         .with_columns(reason=pl.when(flagged).then(pl.lit(str(Reason.VERSION_ABOVE_ONE))).otherwise("reason"))
@@ -181,9 +183,8 @@ def _write(run: Run, books: dict[str, pl.DataFrame], jobs: list[dict[str, Any]],
 
 
 def _record(run: Run, books: dict[str, pl.DataFrame], audited: Audited) -> None:
-    """Tell the ledger: what is in the store, what was decided, the contracts, and last the arrivals' final words."""
+    """Tell the ledger: what was decided, the contracts, and last the arrivals' final words."""
     datastore = run.pipeline.healthimaging.datastore_id
-    _record_instances(run, books)
     run.ledger.record_gates(datastore, run.key, books["gates"])
     _write_contracts(run, books)
     decided = ~pl.col("reason").is_in([str(reason) for reason in OPEN_REASONS]).fill_null(value=False)
@@ -193,16 +194,16 @@ def _record(run: Run, books: dict[str, pl.DataFrame], audited: Audited) -> None:
     run.ledger.close_run(run.key, state, audited.report)
 
 
-def _record_instances(run: Run, books: dict[str, pl.DataFrame]) -> None:
+def _record_instances(run: Run, verdicts: pl.DataFrame, outcomes: pl.DataFrame) -> None:
+    """Tell the ledger what is in the store."""
     datastore = run.pipeline.healthimaging.datastore_id
-    outcomes = books["outcomes"]
     primary = outcomes.filter(pl.col("outcome").is_in(gate.IMPORTED))
     stored = outcomes.filter(pl.col("outcome").is_in((*gate.IMPORTED, Outcome.NON_PRIMARY.value))).with_columns(
         state=pl.when(pl.col("outcome") == Outcome.NON_PRIMARY)
         .then(pl.lit("non_primary"))
         .otherwise(pl.lit("imported"))
     )
-    kept = primary.select("arrival_id").join(books["verdicts"], on="arrival_id", how="left")
+    kept = primary.select("arrival_id").join(verdicts, on="arrival_id", how="left")
     run.ledger.record_imported(
         datastore,
         run.key,

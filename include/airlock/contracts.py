@@ -157,19 +157,25 @@ def complete(
             if one.SOPInstanceUID in image_sets
         ]
         if imported:
-            before = series.get(item.SeriesInstanceUID)
-            series[item.SeriesInstanceUID] = _merged(item, imported, before.instances if before else ())
-    values = planned.model_dump(by_alias=True, exclude={"series"})
+            series[item.SeriesInstanceUID] = _merged(item, imported, series.get(item.SeriesInstanceUID))
+    values = planned.model_dump(by_alias=True, exclude={"series"}) | _known(earlier, STUDY_ATTRIBUTES)
     return _study(values, tuple(series[uid] for uid in sorted(series)))
 
 
+def _known(earlier: StudyContract | ContractSeries | None, keywords: tuple[str, ...]) -> dict[str, str]:
+    """Return what an earlier contract says: it stays, so that auditing an older delivery again changes nothing."""
+    values = {keyword: getattr(earlier, keyword) for keyword in keywords} if earlier else {}
+    return {keyword: value for keyword, value in values.items() if value is not None}
+
+
 def _merged(
-    item: ContractSeries, imported: list[ContractInstance], before: tuple[ContractInstance, ...]
+    item: ContractSeries, imported: list[ContractInstance], earlier: ContractSeries | None
 ) -> ContractSeries:
-    by_uid = {one.SOPInstanceUID: one for one in (*before, *imported)}
+    by_uid = {one.SOPInstanceUID: one for one in (*(earlier.instances if earlier else ()), *imported)}
     instances = tuple(by_uid[uid] for uid in sorted(by_uid))
     sets = tuple(sorted({one.image_set_id for one in instances if one.image_set_id}))
-    return item.model_copy(update={"instances": instances, "image_set_ids": sets})
+    known = _known(earlier, SERIES_ATTRIBUTES)
+    return item.model_copy(update={**known, "instances": instances, "image_set_ids": sets})
 
 
 def _study(values: dict[str, Any], series: tuple[ContractSeries, ...]) -> StudyContract:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from airlock.manifests import warning_type
 from airlock.reasons import Reason
 from airlock.records import DISPOSITIONS, GATES, Disposition, Gate, Outcome, Stage, Verdict, study_key
 
@@ -47,7 +48,8 @@ def blocking(outcomes: pl.DataFrame, settings: Audit, suspect_batches: list[str]
 
 
 def _only_harmless(settings: Audit) -> pl.Expr:
-    return pl.col("warnings").list.set_difference(list(settings.harmless_warnings)).list.len() == 0
+    harmless = [warning_type(name) for name in settings.harmless_warnings]
+    return pl.col("warnings").list.set_difference(harmless).list.len() == 0
 
 
 def decide(

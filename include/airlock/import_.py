@@ -34,7 +34,7 @@ def check_prefix(run: Run, batch: Batch) -> None:
     """
     rows = run.workspace.read(f"batches/{batch.batch_id}", BATCHES).filter(pl.col("reason").is_null())
     planned = set(rows["staged_key"])
-    there = {item.key for item in run.s3.list_objects(S3Uri.parse(batch.input_uri))}
+    there = {item.key for item in run.s3.list_objects(S3Uri.parse(batch.input_uri), placeholders=True)}
     if there != planned:
         raise StagedPrefixError(
             f"batch {batch.batch_id}: {len(planned - there)} of its {len(planned)} files are missing and "

@@ -7,6 +7,7 @@ is counted. Source: HealthImaging developer guide, "Understanding import jobs" (
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,11 @@ RESULTS = {
 }
 DETAIL_LENGTH = 500  # characters of the service's free text that are kept; the whole of it stays in the job's folder
 POLL_SECONDS = 2.0
+OTHER = "OTHER"  # the service's own type for a warning that has no other
+
+# AWS's own sample of a success line prints Python's True.
+_PYTHON = re.compile(rb'("isPrimary"\s*:\s*)(True|False)')
+_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 LINES = schema(
     {
@@ -63,6 +69,7 @@ class JobOutput:
     lines: pl.DataFrame
     unreadable_lines: int
     image_set_versions: dict[str, int] = field(default_factory=dict)
+    non_primary_sets: frozenset[str] = frozenset()  # as the manifest has it; a line may say so as well
 
 
 def read_output(
@@ -113,22 +120,33 @@ def _read_once(s3: S3, folder: S3Uri) -> JobOutput:
                 unreadable += 1
             else:
                 rows.append(row)
+    sets = _image_sets(summary or {})
+    versions = {name: _whole_number(item.get("imageSetVersion")) for name, item in sets.items()}
     return JobOutput(
         manifest_found=summary is not None,
         counters=_counters(summary or {}),
         lines=pl.DataFrame(rows, schema=LINES),
         unreadable_lines=unreadable,
-        image_set_versions=_versions(summary or {}),
+        image_set_versions={name: version for name, version in versions.items() if version is not None},
+        non_primary_sets=frozenset(name for name, item in sets.items() if item.get("isPrimary") is False),
     )
 
 
 def _summary(s3: S3, folder: S3Uri) -> dict[str, Any] | None:
     try:
-        content = json.loads(s3.get(folder.join(MANIFEST)))
-    except (FileNotFoundError, ValueError):
-        return None  # not there, or not whole yet: the caller waits, and then accounts for every file without it
-    summary = content.get("jobSummary") if isinstance(content, dict) else None
+        content = _parsed(s3.get(folder.join(MANIFEST)))
+    except FileNotFoundError:
+        content = None
+    summary = _object(content).get("jobSummary")
+    # Not there, or not whole yet: the caller waits, and then accounts for every file without it.
     return summary if isinstance(summary, dict) else None
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return json.loads(_PYTHON.sub(lambda match: match[1] + match[2].lower(), text))
+    except (ValueError, RecursionError):
+        return None  # as a line that names no file
 
 
 def _counters(summary: dict[str, Any]) -> Counters:
@@ -142,18 +160,12 @@ def _counters(summary: dict[str, Any]) -> Counters:
 
 
 def _whole_number(value: object) -> int | None:
-    return value if type(value) is int else None
+    return value if type(value) is int and abs(value) < 2**63 else None
 
 
-def _versions(summary: dict[str, Any]) -> dict[str, int]:
-    sets = summary.get("imageSetsSummary")
-    return {
-        item["imageSetId"]: item["imageSetVersion"]
-        for item in (sets if isinstance(sets, list) else ())
-        if isinstance(item, dict)
-        and isinstance(item.get("imageSetId"), str)
-        and type(item.get("imageSetVersion")) is int
-    }
+def _image_sets(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    named = ((_text(item.get("imageSetId")), item) for item in _objects(summary.get("imageSetsSummary")))
+    return {name: item for name, item in named if name is not None}
 
 
 def _lines(s3: S3, where: S3Uri) -> Iterator[bytes]:
@@ -165,25 +177,23 @@ def _lines(s3: S3, where: S3Uri) -> Iterator[bytes]:
 
 
 def _row(kind: str, line: bytes) -> dict[str, Any] | None:
-    try:
-        # AWS's own sample of a success line prints Python's True.
-        content = json.loads(line.replace(b'"isPrimary": True', b'"isPrimary": true'))
-    except ValueError:
-        return None
-    if not isinstance(content, dict) or not isinstance(content.get("inputFile"), str):
+    content = _object(_parsed(line))
+    key = _text(content.get("inputFile"))
+    if key is None:
         return None
     response, failure = _object(content.get("importResponse")), _object(content.get("exception"))
-    warnings = [item for item in response.get("warnings") or () if isinstance(item, dict)]
+    warnings = _objects(response.get("warnings"))
+    types = [warning_type(_text(item.get("type")) or OTHER) for item in warnings]
     message = failure.get("message") or "; ".join(str(item.get("message", "")) for item in warnings)
     return {
-        "staged_key": content["inputFile"],
+        "staged_key": key,
         "kind": kind,
         "image_set_id": _text(response.get("imageSetId")),
         "image_set_version": _whole_number(response.get("imageSetVersion")),
         "is_primary": response["isPrimary"] if isinstance(response.get("isPrimary"), bool) else None,
         "exception_type": _text(failure.get("exceptionType")),
-        "detail": str(message)[:DETAIL_LENGTH] or None,
-        "warnings": [warning_type(str(item.get("type", "OTHER"))) for item in warnings],
+        "detail": _text(str(message)[:DETAIL_LENGTH]) or None,
+        "warnings": types or [OTHER] * (kind == "warning"),
     }
 
 
@@ -191,12 +201,15 @@ def _object(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _objects(value: object) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+    """Return a text; half a surrogate pair, which JSON can write and no frame can hold, becomes a question mark."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
 
 
 def warning_type(name: str) -> str:
     """Spell a warning's type as the code table does: INVALID_OFFSET_TABLE for the lines' InvalidOffsetTable."""
-    if name.isupper() or "_" in name:
-        return name.upper()
-    return "".join(f"_{letter}" if letter.isupper() and at else letter for at, letter in enumerate(name)).upper()
+    return _WORDS.sub("_", name).upper()

@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 
 INDEX = "batches/index.json"
 MAX_BATCHES = 1_000  # Airflow maps at most 1,024 tasks
-_GONE = {"PreconditionFailed": Reason.OBJECT_CHANGED, "412": Reason.OBJECT_CHANGED, "NoSuchKey": Reason.OBJECT_GONE}
+_GONE = {
+    "PreconditionFailed": Reason.OBJECT_CHANGED,
+    "412": Reason.OBJECT_CHANGED,
+    "NoSuchKey": Reason.OBJECT_GONE,
+    "NoSuchVersion": Reason.OBJECT_GONE,
+}
 
 
 class TooManyBatchesError(ValueError):
@@ -122,16 +127,25 @@ def read_batches(run: Run) -> pl.DataFrame:
 
 def _stage(run: Run, files: pl.DataFrame) -> Batch:
     batch_id = digest(run.pipeline.healthimaging.datastore_id, run.key, *files["arrival_id"].sort())
-    prefix = _clean_prefix(run, files) if run.pipeline.staging.mode == "in_place" else None
-    if prefix is not None:
-        staged = files.with_columns(staged_bucket=pl.col("bucket"), staged_key=pl.col("key"), reason=_no_reason())
-    else:
-        prefix = S3Uri.parse(run.pipeline.staging.uri).join(run.pipeline.name, run.key, batch_id, "")
+    own = S3Uri.parse(run.pipeline.staging.uri).join(run.pipeline.name, run.key, batch_id, "")
+    prefix = _prefix(run, batch_id, own, files)
+    if prefix == own:
         staged = _copy_all(run, prefix, files)
+    else:
+        staged = files.with_columns(staged_bucket=pl.col("bucket"), staged_key=pl.col("key"), reason=_no_reason())
     rows = staged.with_columns(batch_id=pl.lit(batch_id)).select(BATCHES.names()).cast(BATCHES)
     run.workspace.write(f"batches/{batch_id}", BATCHES, rows)
     sent = rows.filter(pl.col("reason").is_null())
     return Batch(batch_id, str(prefix), sent.height, int(sent["size"].sum()))
+
+
+def _prefix(run: Run, batch_id: str, own: S3Uri, files: pl.DataFrame) -> S3Uri:
+    """Choose the prefix to import: the one that a job has been given already, whatever has come to lie there since."""
+    job = run.ledger.job(batch_id)
+    if job is not None and job.job_id and job.input_uri and job.status != "FAILED":
+        return S3Uri.parse(job.input_uri)
+    clean = _clean_prefix(run, files) if run.pipeline.staging.mode == "in_place" else None
+    return clean or own
 
 
 def _no_reason() -> pl.Expr:
@@ -146,7 +160,7 @@ def _clean_prefix(run: Run, files: pl.DataFrame) -> S3Uri | None:
     folder = S3Uri(files["bucket"][0], first[: first[:shared].rfind("/") + 1])
     if not folder.key:
         return None
-    there = {(item.key, item.etag) for item in run.s3.list_objects(folder)}
+    there = {(item.key, item.etag) for item in run.s3.list_objects(folder, placeholders=True)}
     return folder if there == set(files.select("key", "etag").iter_rows()) else None
 
 

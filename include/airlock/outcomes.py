@@ -96,7 +96,8 @@ def _per_file(output: JobOutput) -> pl.DataFrame:
             .first()
             .replace_strict(output.image_set_versions, default=None, return_dtype=pl.Int64),
         ),
-        is_primary=pl.col("is_primary").drop_nulls().all(),
+        is_primary=pl.col("is_primary").drop_nulls().all()
+        & ~pl.col("image_set_id").is_in(sorted(output.non_primary_sets)).fill_null(value=False).any(),
         exception_type=pl.col("exception_type").drop_nulls().first(),
         detail=pl.col("detail").drop_nulls().first(),
         warnings=pl.col("warnings").explode(empty_as_null=False, keep_nulls=False).unique(maintain_order=True),
@@ -157,7 +158,7 @@ def discrepancies(files: pl.DataFrame, output: JobOutput) -> list[str]:
     lines = output.lines.group_by("staged_key").agg(failed=(pl.col("kind") == "failure").any())
     failed = int(lines["failed"].sum())
     counted = output.counters
-    found: list[str] = []
+    found: list[str] = [] if output.manifest_found else ["the job wrote no manifest in time"]
     foreign = named.len() - named.is_in(sent.implode()).sum()
     if foreign:
         found.append(f"{foreign} result lines name files that are not in the batch")

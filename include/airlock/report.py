@@ -38,7 +38,7 @@ def build(run: Run, books: dict[str, pl.DataFrame], jobs: list[dict[str, Any]], 
     """
     dispositions, verdicts, gates = books["dispositions"], books["verdicts"], books["gates"]
     gated = counts(gates["gate"])
-    studies = verdicts["StudyInstanceUID"].drop_nulls().n_unique()
+    studies = verdicts.filter(pl.col("StudyInstanceUID") != "")["StudyInstanceUID"].n_unique()
     return {
         "schema": "airlock.report/1",
         "pipeline": run.pipeline.name,
@@ -109,6 +109,7 @@ def imbalances(books: dict[str, pl.DataFrame]) -> list[str]:
     accepted = verdicts.filter(pl.col("verdict") == Verdict.ACCEPT)
     found: list[str] = []
     for step, expected, actual in (
+        ("arrivals", arrivals, arrivals),
         ("verdicts", arrivals, verdicts),
         ("outcomes", accepted, outcomes),
         ("dispositions", arrivals, books["dispositions"]),

@@ -65,8 +65,8 @@ def _payloads(run: Run) -> pl.DataFrame:
     """Write each released contract as an object of its own and return the outbox's messages."""
     contracts = run.workspace.read("contracts", CONTRACTS)
     addresses = [
-        run.workspace.write_text(f"contracts/{key}.json", text, "application/json")
-        for key, text in contracts.select("study_key", "contract").iter_rows()
+        run.workspace.write_text(f"contracts/{_name(key, revision)}", text, "application/json")
+        for key, revision, text in contracts.select("study_key", "revision", "contract").iter_rows()
     ]
     return contracts.select("study_key", "revision", "content_digest").with_columns(
         payload_uri=pl.Series(addresses, dtype=pl.String)
@@ -93,5 +93,10 @@ def _deliver(run: Run, destination: Route, target: S3) -> tuple[int, int]:
 
 def _put(run: Run, destination: Route, target: S3, message: OutboxMessage) -> None:
     payload = run.s3.get(S3Uri.parse(message.payload_uri))
-    where = S3Uri.parse(destination.uri).join(message.study_key, f"revision-{message.revision:06}.json")
+    where = S3Uri.parse(destination.uri).join(_name(message.study_key, message.revision))
     target.put(where, payload, "application/json")
+
+
+def _name(study_key: str, revision: int) -> str:
+    """Return a contract's key below a prefix; a message that still waits must find its own revision there."""
+    return f"{study_key}/revision-{revision:06}.json"

@@ -162,7 +162,7 @@ def _against_owners(rows: pl.DataFrame, owners: pl.DataFrame) -> pl.DataFrame:
     """Decide on arrivals whose instance another arrival already owns in the data store."""
     owners = owners.select("SOPInstanceUID", owner="arrival_id", owner_etag="etag", owner_size="size")
     rows = rows.join(owners, on="SOPInstanceUID", how="left", maintain_order="left")
-    owned = pl.col("owner").is_not_null() & (pl.col("owner") != pl.col("arrival_id"))
+    owned = pl.col("owner").is_not_null()  # by this very object perhaps, which another pipeline has brought
     same = (pl.col("owner_etag") == pl.col("etag")) & (pl.col("owner_size") == pl.col("size"))
     earlier = pl.lit("taken by an earlier delivery")
     rows = _decide(

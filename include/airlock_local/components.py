@@ -45,6 +45,8 @@ class Service:
         What must be ready before it starts.
     port, setting
         Where it listens, and the setting that moves it.
+    patience
+        Seconds that it is given to end.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Service:
     needs: frozenset[str] = frozenset()
     port: int | None = None
     setting: str | None = None
+    patience: float = 15
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,8 @@ def _airflow(settings: Settings, environment: dict[str, str]) -> tuple[Service, 
             needs=frozenset({"metadata", "ledger"}),
             port=port,
             setting="AIRLOCK_API_PORT" if port else None,
+            # The API server has closed everything after a moment, and then lingers; the others may have tasks to end.
+            patience=2 if port else 15,
         )
 
     return (

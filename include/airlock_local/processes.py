@@ -22,6 +22,8 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+_LOOK_EVERY = 0.05  # seconds
+_LAST_WORDS = 2.0  # seconds for processes whose parent is gone
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -56,12 +58,15 @@ class Running:
         What it was started with; another one means that it must be started anew.
     log
         Where its output goes.
+    patience
+        Seconds that it is given to end after SIGTERM.
     """
 
     pid: int
     started: str
     fingerprint: str
     log: str
+    patience: float = 15
 
     def is_alive(self) -> bool:
         """Say whether this very process still runs."""
@@ -109,7 +114,13 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def launch(
-    argv: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path, fingerprint: str = ""
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path,
+    log: Path,
+    *,
+    fingerprint: str = "",
+    patience: float = 15,
 ) -> tuple[Running, subprocess.Popen[bytes]]:
     """Start a process in a session of its own, with its output in ``log``; the log before is kept beside it.
 
@@ -133,25 +144,26 @@ def launch(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Running(command.pid, moment(command.pid) or "", fingerprint, str(log)), command
+    return Running(command.pid, moment(command.pid) or "", fingerprint, str(log), patience), command
 
 
-def end(processes: Sequence[Running], patience: float = 15) -> None:
-    """End processes and all that they forked: SIGTERM, and SIGKILL for what is left after ``patience`` seconds."""
-    members = [member for process in processes for member in process.members()]
+def end(processes: Sequence[Running]) -> None:
+    """End processes and all that they forked: SIGTERM first, and SIGKILL for what outlasts its patience."""
+    for process in processes:
+        if process.is_alive():  # it ends its children in its own way
+            _signal(psutil.Process(process.pid), signal.SIGTERM)
+    began = time.monotonic()
+    while any(process.is_alive() and time.monotonic() < began + process.patience for process in processes):
+        time.sleep(_LOOK_EVERY)
+    left = [member for process in processes for member in process.members()]
     leaders = {process.pid for process in processes}
-    for member in members:
-        if member.pid in leaders:  # it ends its children in its own way
-            _signal(member, signal.SIGTERM)
-    _wait_until_gone([member for member in members if member.pid in leaders], patience)
-    orphans = [member for process in processes for member in process.members()]
-    for member in orphans:
-        _signal(member, signal.SIGTERM)
-    _wait_until_gone(orphans, 2)
+    for member in left:
+        _signal(member, signal.SIGKILL if member.pid in leaders else signal.SIGTERM)
+    _wait_until_gone(left)
     for process in processes:
         for member in process.members():
             _signal(member, signal.SIGKILL)
-    _wait_until_gone(members, 5)
+    _wait_until_gone(left)
 
 
 def _signal(process: psutil.Process, number: signal.Signals) -> None:
@@ -161,10 +173,10 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
         return
 
 
-def _wait_until_gone(processes: Sequence[psutil.Process], seconds: float) -> None:
-    until = time.monotonic() + seconds
+def _wait_until_gone(processes: Sequence[psutil.Process]) -> None:
+    until = time.monotonic() + _LAST_WORDS
     while time.monotonic() < until and any(process.is_running() and _lives(process) for process in processes):
-        time.sleep(0.05)
+        time.sleep(_LOOK_EVERY)
 
 
 class Records:

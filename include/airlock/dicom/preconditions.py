@@ -68,7 +68,7 @@ def file_rules(limits: Limits) -> Iterator[FileRule]:
         ("NumberOfStudyRelatedSeries", limits.related_series),
         ("NumberOfStudyRelatedInstances", limits.related_instances),
     ):
-        count = pl.col(keyword).str.strip_chars().cast(pl.Int64, strict=False)
+        count = pl.col(keyword).str.strip_chars().cast(pl.Float64, strict=False)  # more digits than an integer holds
         yield FileRule(Reason.COUNT_OUT_OF_RANGE, count > highest, f"{keyword} is above {highest}")
     for keyword in UID_ATTRIBUTES:
         legal = pl.col(keyword).str.contains(UID_PATTERN) & (pl.col(keyword).str.len_chars() <= UID_LENGTH)

@@ -1,20 +1,24 @@
 """What a mistake looks like at the terminal: one sentence, exit status 2, nothing done."""
 
 import os
-import subprocess
 import sys
 
 import pytest
 
+from airlock_local.__main__ import main
+
 
 @pytest.fixture
-def command(tmp_path):
-    def run(*arguments, **variables):
-        environment = os.environ | {"AIRLOCK_VAR": str(tmp_path / "var")} | variables
-        return subprocess.run(
-            [sys.executable, "-m", "airlock_local", *arguments],
-            env=environment, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+def command(tmp_path, monkeypatch, capsys):
+    for name in [name for name in os.environ if name.startswith("AIRLOCK_") or name in {"SOURCE", "PIPELINE"}]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AIRLOCK_VAR", str(tmp_path / "var"))
+
+    def run(verb, **variables):
+        monkeypatch.setattr(sys, "argv", ["airlock_local", verb])
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return main(), *capsys.readouterr()
 
     return run
 
@@ -31,19 +35,17 @@ def command(tmp_path):
     ],
 )
 def test_a_wrong_request_is_one_sentence_and_does_nothing(command, tmp_path, variables, sentence):
-    ended = command("run", **variables)
-    assert ended.returncode == 2
-    assert sentence in ended.stderr
-    assert ended.stderr.count("\n") == 1
-    assert ended.stdout == ""
+    status, out, err = command("run", **variables)
+    assert status == 2
+    assert sentence in err
+    assert err.count("\n") == 1
+    assert out == ""
     assert not (tmp_path / "var").exists()
 
 
 def test_stopping_what_does_not_run_is_no_error(command):
-    ended = command("stop")
-    assert (ended.returncode, ended.stdout) == (0, "nothing to stop\n")
+    assert command("stop") == (0, "nothing to stop\n", "")
 
 
 def test_the_status_of_a_stack_that_is_not_up(command):
-    ended = command("status")
-    assert (ended.returncode, ended.stdout) == (1, "nothing runs: make run starts the stack\n")
+    assert command("status") == (1, "nothing runs: make run starts the stack\n", "")

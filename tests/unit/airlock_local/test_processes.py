@@ -27,12 +27,14 @@ def start(tmp_path):
     started = []
 
     def start_python(code, log="it.log"):
-        running, command = launch([sys.executable, "-c", code], os.environ, tmp_path, tmp_path / "log" / log)
+        running, command = launch(
+            [sys.executable, "-c", code], os.environ, tmp_path, tmp_path / "log" / log, patience=0.5
+        )
         started.append(running)
         return running, command
 
     yield start_python
-    end(started, patience=1)
+    end(started)
 
 
 def first_line(running):
@@ -54,7 +56,7 @@ def test_a_pid_that_now_belongs_to_somebody_else_is_not_ours(start):
     recycled = dataclasses.replace(bystander, started="an earlier moment")
     assert not recycled.is_alive()
     assert recycled.members() == []
-    end([recycled], patience=0.2)
+    end([recycled])
     assert bystander.is_alive()
 
 
@@ -62,7 +64,7 @@ def test_nothing_is_ours_after_a_reboot(start):
     bystander, _ = start(WAIT)
     count = bystander.started.rpartition(" ")[2]
     before_reboot = dataclasses.replace(bystander, started=f"another-boot-id {count}")
-    end([before_reboot], patience=0.2)
+    end([before_reboot])
     assert bystander.is_alive()
 
 
@@ -70,7 +72,7 @@ def test_children_in_other_process_groups_end_with_it(start):
     running, _ = start(STUBBORN)
     child = int(first_line(running))
     assert len(running.members()) == 2
-    end([running], patience=0.5)
+    end([running])
     assert moment(child) is None
 
 
@@ -81,7 +83,7 @@ def test_children_are_found_when_the_parent_was_killed(start):
     command.wait(5)
     assert not running.is_alive()
     assert [process.pid for process in running.members()] == [child]
-    end([running], patience=0.5)
+    end([running])
     assert moment(child) is None
 
 

@@ -1,0 +1,215 @@
+"""The one-machine stack, as make run starts it: Airflow's own scheduler, triggerer, API server and DAG processor."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import httpx
+import psutil
+import pytest
+import yaml
+
+from airlock_local.airflow_api import AirflowApi
+from airlock_local.choice import choose
+from airlock_local.components import plan
+from airlock_local.environment import USER, airflow_variables, inherited, read_secrets
+from airlock_local.settings import ROOT, Settings, read_settings
+from airlock_local.stack import Stack
+from tests.dicom_files import ct
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+CANARY = {"PatientID": "CANARY-ID", "PatientName": "Canary^Name", "AccessionNumber": "CANARY-ACC"}
+PATIENCE = 180.0  # seconds for a run on a busy machine
+
+
+@dataclass
+class Machine:
+    """A running stack."""
+
+    settings: Settings
+    environment: dict[str, str]
+
+    def make_run(self, source: Path | str, pipeline: str = "first") -> subprocess.CompletedProcess[str]:
+        """Do what ``make run SOURCE=... PIPELINE=...`` does."""
+        command = [sys.executable, "-m", "airlock_local", "run"]
+        environment = self.environment | {"SOURCE": str(source), "PIPELINE": pipeline}
+        return subprocess.run(
+            command, check=False, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600
+        )
+
+    def restart(self) -> None:
+        """Bring back whatever has died, as the next make run would."""
+        choice = choose(self.settings.pipelines, "first", "", self.environment)
+        parts = plan(self.settings, self.environment, choice.datastores(), local=True, account=False)
+        Stack(self.settings).up(parts)
+
+    def kill(self, part: str) -> None:
+        """Kill a part of the stack and all that it forked, without a warning."""
+        for process in Stack(self.settings).records.read()[part].members():
+            _kill(process)
+
+    def kill_task(self) -> int:
+        """Kill the processes of tasks that run right now; return how many they were."""
+        members = Stack(self.settings).records.read()["scheduler"].members()
+        workers = {process.pid for process in members if "LocalExecutor" in " ".join(process.cmdline())}
+        tasks = [process for process in members if process.ppid() in workers]
+        for process in tasks:
+            _kill(process)
+        return len(tasks)
+
+    def api(self) -> AirflowApi:
+        """Return Airflow's REST API, logged in."""
+        api = AirflowApi(self.settings.api_url, USER, read_secrets(self.settings).password)
+        api.log_in()
+        return api
+
+    def s3(self) -> Any:
+        """Return a client of the local S3."""
+        return boto3.client("s3", endpoint_url=self.settings.s3_url, region_name="us-east-1")
+
+    def put(self, files: dict[str, bytes], prefix: str) -> None:
+        """Deliver files below the archive's prefix."""
+        for name, body in files.items():
+            self.s3().put_object(Bucket="airlock-archive", Key=prefix + name, Body=body)
+
+    def faults(self, *faults: dict[str, Any]) -> None:
+        """Switch the emulator's faults."""
+        httpx.put(f"{self.settings.health_url}/_localaws/faults", json=list(faults)).raise_for_status()
+
+    def remaining_faults(self) -> list[int]:
+        """Return how often each switched fault will still strike."""
+        return [fault["remaining"] for fault in httpx.get(f"{self.settings.health_url}/_localaws/faults").json()]
+
+    def jobs(self, run_key: str) -> list[dict[str, Any]]:
+        """Return the import jobs that were ever started for a run."""
+        jobs = httpx.get(f"{self.settings.health_url}/_localaws/calls").json()["jobs"]
+        return [job for job in jobs if f"/{run_key}/" in job["inputS3Uri"]]
+
+    def calls(self, operation: str) -> int:
+        """Return how often an operation of HealthImaging was answered."""
+        counted = httpx.get(f"{self.settings.health_url}/_localaws/calls").json()["operations"]
+        return sum(counted.get(operation, {}).values())
+
+    def report(self, pipeline: str, run_key: str) -> dict[str, Any]:
+        """Return a run's report."""
+        key = f"runs/{pipeline}/{run_key}/audit/report.json"
+        return json.loads(self.s3().get_object(Bucket="airlock-workspace", Key=key)["Body"].read())
+
+    def airflow(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Call Airflow's command line."""
+        known = read_secrets(self.settings)
+        environment = inherited(self.environment, account=False) | airflow_variables(self.settings, known)
+        command = [sys.executable, "-m", "airflow", *arguments]
+        return subprocess.run(
+            command, check=False, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
+        )
+
+
+def _kill(process: psutil.Process) -> None:
+    try:
+        process.send_signal(signal.SIGKILL)
+    except psutil.NoSuchProcess:
+        return
+
+
+def until(what: str, holds: Callable[[], Any], patience: float = PATIENCE) -> Any:
+    """Wait until something holds, and return it; fail with its name when the patience is over."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        found = holds()
+        if found:
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"not within {patience:.0f} s: {what}")
+
+
+def _free_ports(number: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [item.getsockname()[1] for item in sockets]
+    for item in sockets:
+        item.close()
+    return ports
+
+
+def _pipeline(folder: Path, name: str, store: str, **changes: Any) -> None:
+    content = yaml.safe_load((ROOT / "include/pipelines/sample.yaml").read_text())
+    content["name"] = name
+    content["source"]["uri"] = f"s3://airlock-archive/{name}/"
+    content["healthimaging"]["datastore_id"] = store * 32
+    content["retry_delay_seconds"] = 1
+    for section, values in changes.items():
+        content[section] = content.get(section, {}) | values
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+
+
+@pytest.fixture(scope="session")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """Start the stack once for all end-to-end tests, with a first small delivery of canary patients."""
+    folder = tmp_path_factory.mktemp("machine")
+    pipelines = folder / "pipelines"
+    pipelines.mkdir()
+    _pipeline(pipelines, "first", "1")
+    _pipeline(pipelines, "kills", "2", receive={"quiet_seconds": 0})
+    _pipeline(
+        pipelines,
+        "dated",
+        "3",
+        source={"window": "key_date"},
+        receive={"quiet_seconds": 0},
+        schedule={"cron": "0 0 * * *", "start_date": "2026-10-01", "max_active_runs": 2},
+    )
+    api, s3, health = _free_ports(3)
+    environment = dict(os.environ) | {
+        "AIRLOCK_API_PORT": str(api),
+        "AIRLOCK_S3_PORT": str(s3),
+        "AIRLOCK_HEALTH_PORT": str(health),
+        "AIRLOCK_VAR": str(folder / "var"),
+        "AIRLOCK_PIPELINES": str(pipelines),
+        "AIRLOCK_PARALLELISM": "3",
+    }
+    made = Machine(read_settings(environment), environment)
+    try:
+        yield made
+    finally:
+        stop = [sys.executable, "-m", "airlock_local", "stop"]
+        subprocess.run(stop, env=environment, cwd=ROOT, capture_output=True, timeout=120, check=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def first_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of canary patients: two clean studies, and files that are quarantined, ignored and held."""
+    folder = tmp_path_factory.mktemp("süd + west")
+    files = {f"clean/{study}/{n}.dcm": ct(study, 1, n, **CANARY) for study in (1, 2) for n in (1, 2, 3)}
+    files |= {
+        "conflict/a.dcm": ct(3, 1, 1, **CANARY),
+        "conflict/b.dcm": ct(3, 1, 2, **(CANARY | {"PatientID": "CANARY-ID-OTHER"})),
+        "broken/cut.dcm": ct(4, 1, 1, **CANARY)[:-100],
+        "broken/whole.dcm": ct(4, 1, 2, **CANARY),
+        "broken/CANARY-ID in a name.dcm": b"not DICOM",
+        "notes.txt": b"exported",
+    }
+    for name, body in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def first_run(machine: Machine, first_folder: Path) -> subprocess.CompletedProcess[str]:
+    """What a newcomer's first make run prints."""
+    return machine.make_run(first_folder)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pytest
+
+from airlock.ledger.contracts import CONTRACTS
+from airlock.records import study_key
+from tests.unit.airlock.ledger.samples import (
+    NIGHTLY,
+    STORE,
+    arrivals,
+    begin,
+    claims,
+    dispositions,
+    imports,
+    series,
+    study,
+    uids,
+)
+
+if TYPE_CHECKING:
+    from airlock.ledger import Ledger
+
+
+def contracts(uid: str, revision: int, digest: str) -> pl.DataFrame:
+    return pl.DataFrame([(uid, study_key(uid), revision, digest, "{}")], schema=CONTRACTS, orient="row")
+
+
+@pytest.fixture
+def opened(ledger: Ledger) -> Ledger:
+    """Run a holds the arrival 1, of 1.study; run b asks."""
+    begin(ledger, "a", "b")
+    ledger.claim(NIGHTLY, "a", arrivals("1"))
+    return ledger
+
+
+def settle(ledger: Ledger, word: str, reason: str | None = None) -> list[str]:
+    """Settle run a's arrival and return the studies that it keeps back from run b."""
+    ledger.settle(NIGHTLY, "a", dispositions("1", word=word).with_columns(reason=pl.lit(reason, pl.String)))
+    return ledger.unresolved_studies(STORE, NIGHTLY, uids("1.study", "2.study"), "b")
+
+
+def test_the_latest_contract_of_a_study_takes_the_place_of_the_one_before(opened: Ledger) -> None:
+    opened.record_contracts(STORE, "a", pl.concat([contracts("1.study", 1, "d1"), contracts("2.study", 1, "d2")]))
+    opened.record_contracts(STORE, "b", contracts("1.study", 2, "d3"))
+    assert opened.contracts(STORE, uids("1.study", "3.study")).equals(contracts("1.study", 2, "d3"))
+    assert opened.contracts(STORE, uids("2.study"))["revision"].to_list() == [1]
+
+
+def test_another_store_keeps_its_own(opened: Ledger) -> None:
+    opened.record_contracts(STORE, "a", contracts("1.study", 1, "d1"))
+    opened.record_contracts("f" * 32, "a", contracts("1.study", 5, "d5"))
+    assert opened.contracts(STORE, uids("1.study"))["revision"].to_list() == [1]
+
+
+@pytest.mark.parametrize(
+    ("word", "reason", "keeps_back"),
+    [
+        ("quarantined", "invalid_uid", True),
+        ("failed", "rejected", True),
+        ("held", "non_primary", True),
+        ("held", "study_incomplete", False),  # held for the study's sake only
+        ("held", "study_held", False),
+        ("released", None, False),
+        ("duplicate", "duplicate_same_content", False),
+        ("ignored", "sidecar", False),
+    ],
+)
+def test_a_file_that_did_not_come_in_keeps_its_study_back(
+    opened: Ledger, word: str, reason: str | None, keeps_back: bool
+) -> None:
+    assert settle(opened, word, reason) == (["1.study"] if keeps_back else [])
+
+
+def test_a_run_is_not_kept_back_by_its_own_files(opened: Ledger) -> None:
+    settle(opened, "failed", "rejected")
+    assert opened.unresolved_studies(STORE, NIGHTLY, uids("1.study"), "a") == []
+
+
+def test_a_failed_file_that_came_with_a_later_delivery_keeps_nothing_back(opened: Ledger) -> None:
+    opened.claim(NIGHTLY, "b", arrivals("2"))
+    opened.claim_instances(STORE, NIGHTLY, "b", claims(("2", "1.1")))
+    opened.record_imported(STORE, "b", imports(("2", "1.1")), study(), series())
+    assert settle(opened, "failed", "rejected") == []

@@ -1,0 +1,162 @@
+"""The report of a run: counts that name nobody, and one row per arrival."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+import pytest
+
+from airlock.gate import blocking, decide, last_words
+from airlock.pipelines import Audit
+from airlock.records import ARRIVALS, DISPOSITIONS, Window, study_key
+from airlock.report import CSV_COLUMNS, build, counts, imbalances, to_csv
+from airlock.run import Run
+from airlock.s3uri import S3Uri
+from tests.unit.airlock.world import dicom, frame, outcomes, pipeline, unread, verdicts
+
+CANARY = "MUELLER^HANS"
+FILES = [
+    dicom(f"{CANARY}/a", PatientName=CANARY, PatientID=CANARY, StudyInstanceUID="1.99.1"),
+    dicom("b", StudyInstanceUID="1.99.2"),
+    unread("c", "not_dicom", CANARY) | {"verdict": "quarantine"},
+    dicom("d", StudyInstanceUID="1.99.3", verdict="quarantine", reason="element_too_long"),
+    dicom("e", StudyInstanceUID="", verdict="quarantine", reason="missing_study_instance_uid"),
+]
+
+
+def books(*files: dict[str, Any]) -> dict[str, pl.DataFrame]:
+    """Return the books of a run whose accepted files were imported, but file b, which was rejected."""
+    decided = verdicts(*files)
+    accepted = [each for each in files if each.get("verdict", "accept") == "accept"]
+    facts = pl.concat([
+        outcomes(),
+        *(outcomes(each, outcome="rejected", reason="rejected", detail=CANARY) if each["key"] == "in/b" else outcomes(each)
+          for each in accepted),
+    ])  # fmt: skip
+    facts = blocking(facts, Audit(), [])
+    gates = decide(decided, facts, set(), Audit(), balanced=True)
+    arrivals = frame(list(files), ARRIVALS)
+    rows = last_words(arrivals, decided, facts, gates)
+    return {
+        "arrivals": arrivals, "verdicts": decided, "outcomes": facts, "gates": gates, "dispositions": rows, "held": arrivals,
+    }  # fmt: skip
+
+
+def built(*files: dict[str, Any], problems: list[str] | None = None, window: Window | None = None) -> dict[str, Any]:
+    run = Run(pipeline(), "manual__1", window, S3Uri("archive", "in/"), None, None)  # type: ignore[arg-type]
+    return build(run, books(*files), [{"batch_id": "b1"}], problems or [])
+
+
+def rows(dispositions: pl.DataFrame) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(to_csv(dispositions), newline="")))
+
+
+class TestReport:
+    def test_it_counts_every_kind_of_decision(self) -> None:
+        found = built(*FILES)
+        assert (found["arrivals"], found["bytes"]) == (5, 5000)
+        assert found["verdicts"] == {"quarantine": 3, "accept": 2}
+        assert found["outcomes"] == {"imported": 1, "rejected": 1}
+        assert found["dispositions"] == {"quarantined": 3, "failed": 1, "released": 1}
+        assert found["studies"] == {"released": 1, "held": 1, "stopped": 1}
+        assert found["held"] == [{"study_key": study_key("1.99.2"), "reason": "study_incomplete"}]
+        assert found["reasons"]["not_dicom"]["arrivals"] == 1
+        assert found["reasons"]["not_dicom"]["sentence"].endswith(".")
+        assert (found["balanced"], found["problems"], found["jobs"]) == (True, [], [{"batch_id": "b1"}])
+
+    def test_it_says_which_run_it_is_about(self) -> None:
+        window = Window(datetime(2026, 11, 23, tzinfo=UTC), datetime(2026, 11, 24, tzinfo=UTC))
+        found = built(*FILES, window=window)
+        assert (found["schema"], found["pipeline"], found["run_id"]) == ("airlock.report/1", "nightly", "manual__1")
+        assert found["window"] == ["2026-11-23T00:00:00+00:00", "2026-11-24T00:00:00+00:00"]
+        assert built(*FILES)["window"] is None
+
+    def test_it_names_no_key_no_uid_and_no_identifier(self) -> None:
+        text = json.dumps(built(*FILES))
+        assert CANARY not in text
+        assert "1.99" not in text
+        assert "in/" not in text.replace("in/out", "")
+
+    def test_a_run_that_does_not_balance_says_so(self) -> None:
+        found = built(*FILES, problems=["verdicts: 1 arrivals are missing"])
+        assert (found["balanced"], found["problems"]) == (False, ["verdicts: 1 arrivals are missing"])
+
+    def test_an_empty_delivery_has_a_report(self) -> None:
+        found = built()
+        assert (found["arrivals"], found["bytes"], found["verdicts"], found["dispositions"]) == (0, 0, {}, {})
+        assert found["studies"] == {"released": 0, "held": 0, "stopped": 0}
+        assert json.loads(json.dumps(found)) == found
+
+    def test_counts_come_most_frequent_first_and_then_by_name(self) -> None:
+        assert list(counts(pl.Series("x", ["b", "c", "a", "c", None])).items()) == [("c", 2), ("a", 1), ("b", 1)]
+
+
+class TestCsv:
+    def test_there_is_one_row_per_arrival_with_the_columns_that_people_know(self) -> None:
+        table = rows(books(*FILES)["dispositions"])
+        assert len(table) == len(FILES)
+        assert set("key,size,sop_instance_uid,study_instance_uid,disposition,stage,reason,detail".split(",")) <= set(table[0])
+        assert list(table[0]) == list(CSV_COLUMNS)
+        row = next(row for row in table if row["key"] == "in/b")
+        assert (row["size"], row["disposition"], row["stage"], row["reason"]) == ("1000", "failed", "audit", "rejected")
+        assert row["image_set_id"] == "i1"
+
+    def test_of_no_arrivals_there_is_the_head(self) -> None:
+        assert to_csv(DISPOSITIONS.to_frame()) == ",".join(CSV_COLUMNS) + "\r\n"
+
+    @pytest.mark.parametrize(
+        "key", ["a,b", 'a"b', "a\nb", "a\r\nb", "a\rb", "é 山 \u2028", "a;b\tc", " a ", "'a", "a\x00b", "a=1", "1-2", '"', ""]
+    )
+    def test_an_odd_value_comes_back_as_it_is(self, key: str) -> None:
+        table = rows(frame([{"key": key, "disposition": "released"}], DISPOSITIONS))
+        assert [row["key"] for row in table] == [key]
+
+    @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n"])
+    @pytest.mark.parametrize("column", ["key", "detail", "sop_instance_uid"])
+    def test_a_cell_that_a_spreadsheet_would_run_is_made_harmless(self, column: str, start: str) -> None:
+        table = rows(frame([{column: f"{start}HYPERLINK()"}], DISPOSITIONS))
+        assert [row[column] for row in table] == [f"'{start}HYPERLINK()"]
+
+    def test_a_number_stays_one(self) -> None:
+        assert rows(frame([{"key": "a", "size": -1}], DISPOSITIONS))[0]["size"] == "-1"
+
+
+class TestImbalances:
+    def found(self, name: str, change: Any) -> list[str]:
+        known = books(*FILES)
+        return imbalances(known | {name: change(known[name])})
+
+    def test_books_that_balance_have_none(self) -> None:
+        assert imbalances(books(*FILES)) == []
+        assert imbalances(books()) == []
+
+    @pytest.mark.parametrize(
+        ("name", "step"),
+        [("verdicts", "verdicts"), ("outcomes", "outcomes"), ("dispositions", "dispositions"), ("held", "the ledger")],
+    )
+    def test_a_row_that_is_missing_doubled_or_strange_is_found(self, name: str, step: str) -> None:
+        assert f"{step}: 1 arrivals are missing" in self.found(name, lambda rows: rows[1:])
+        assert f"{step}: 1 arrivals occur more than once" in self.found(name, lambda rows: pl.concat([rows, rows[:1]]))
+        strange = self.found(name, lambda rows: rows.with_columns(
+            arrival_id=pl.when(pl.int_range(pl.len()) == 0).then(pl.lit("x")).otherwise("arrival_id")
+        ))  # fmt: skip
+        assert f"{step}: 1 arrivals do not belong there" in strange
+        assert f"{step}: 1 arrivals are missing" in strange
+
+    def test_an_arrival_that_is_missing_or_doubled_is_found(self) -> None:
+        assert "verdicts: 1 arrivals do not belong there" in self.found("arrivals", lambda rows: rows[1:])
+        assert "arrivals: 1 arrivals occur more than once" in self.found("arrivals", lambda rows: pl.concat([rows, rows[:1]]))
+
+    def test_an_outcome_of_what_was_not_accepted_is_found(self) -> None:
+        assert self.found("outcomes", lambda rows: pl.concat([rows, rows[:1].with_columns(arrival_id=pl.lit(FILES[2]["arrival_id"]))])) == [
+            "outcomes: 1 arrivals do not belong there"
+        ]
+
+    def test_no_problem_names_an_arrival(self) -> None:
+        text = str(self.found("verdicts", lambda rows: rows[1:]))
+        assert not any(each["arrival_id"] in text or each["key"] in text for each in FILES)
