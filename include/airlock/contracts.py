@@ -168,9 +168,7 @@ def _known(earlier: StudyContract | ContractSeries | None, keywords: tuple[str, 
     return {keyword: value for keyword, value in values.items() if value is not None}
 
 
-def _merged(
-    item: ContractSeries, imported: list[ContractInstance], earlier: ContractSeries | None
-) -> ContractSeries:
+def _merged(item: ContractSeries, imported: list[ContractInstance], earlier: ContractSeries | None) -> ContractSeries:
     by_uid = {one.SOPInstanceUID: one for one in (*(earlier.instances if earlier else ()), *imported)}
     instances = tuple(by_uid[uid] for uid in sorted(by_uid))
     sets = tuple(sorted({one.image_set_id for one in instances if one.image_set_id}))

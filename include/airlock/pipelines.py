@@ -233,7 +233,7 @@ class Audit(_Settings):
     )
     hold_incomplete_studies: bool = Field(
         True,
-        description="hold a study when another file of it was quarantined, or did not come in with an earlier delivery; "
+        description="hold a study when another file of it was quarantined, or did not come in with an earlier one; "
         "a file of this delivery that was rejected or is unaccounted for holds its study in any case",
     )
     harmless_warnings: tuple[str, ...] = Field(

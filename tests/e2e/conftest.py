@@ -58,8 +58,10 @@ class Machine:
 
     def kill(self, part: str) -> None:
         """Kill a part of the stack and all that it forked, without a warning."""
-        for process in Stack(self.settings).records.read()[part].members():
+        running = Stack(self.settings).records.read()[part]
+        for process in running.members():
             _kill(process)
+        until(f"the {part} is gone", lambda: not running.members(), 10)
 
     def kill_task(self) -> int:
         """Kill the processes of tasks that run right now; return how many they were."""

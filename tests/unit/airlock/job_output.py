@@ -23,7 +23,9 @@ def success(key: str, **response: Any) -> dict[str, Any]:
     return {"inputFile": key, "importResponse": {"imageSetId": "i1", "isPrimary": True} | response}
 
 
-def failure(key: str, kind: str = "ValidationException", message: str = "DICOM attributes does not exist") -> dict[str, Any]:
+def failure(
+    key: str, kind: str = "ValidationException", message: str = "DICOM attributes does not exist"
+) -> dict[str, Any]:
     return {"inputFile": key, "exception": {"exceptionType": kind, "message": message}}
 
 
@@ -38,7 +40,9 @@ def summary(
     """Return a manifest."""
     counts = {"numberOfScannedFiles": scanned, "numberOfImportedFiles": scanned if imported is None else imported}
     counts |= {"numberOfFilesWithCustomerError": customer, "numberOfFilesWithServerError": server}
-    return {"jobSummary": {"jobId": "j1", **{name: value for name, value in counts.items() if value is not None}, **more}}
+    return {
+        "jobSummary": {"jobId": "j1", **{name: value for name, value in counts.items() if value is not None}, **more}
+    }
 
 
 def leave(world: World, manifest: Any = None, **results: list[Any] | bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,13 @@ class TestWindow:
         (row,) = list_window(world.run())[0].rows(named=True)
         key = "in/é +%41//x"
         assert row["arrival_id"] == arrival_id("archive", key, None, etag, 5)
-        assert (row["bucket"], row["key"], row["version_id"], row["etag"], row["size"]) == ("archive", key, None, etag, 5)
+        assert (row["bucket"], row["key"], row["version_id"], row["etag"], row["size"]) == (
+            "archive",
+            key,
+            None,
+            etag,
+            5,
+        )
         assert row["last_modified"].tzinfo is not None
 
 
@@ -177,22 +184,14 @@ class TestClaims:
             world.put(f"s3://archive/in/{number:02}")
         runs = [world.run(f"run-{number}") for number in range(4)]
         start, url = threading.Barrier(len(runs)), world.ledger._engine.url.render_as_string()
-        failures: list[BaseException] = []
 
         def work(run: Run) -> None:
-            try:
-                with Ledger.open(url) as ledger:
-                    start.wait()
-                    buffer(Run(run.pipeline, run.run_id, run.window, run.prefix, run.s3, ledger))
-            except BaseException as error:
-                failures.append(error)
+            with Ledger.open(url) as ledger:
+                start.wait(30)
+                buffer(Run(run.pipeline, run.run_id, run.window, run.prefix, run.s3, ledger))
 
-        threads = [threading.Thread(target=work, args=(run,)) for run in runs]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        assert failures == []
+        with ThreadPoolExecutor(len(runs)) as pool:
+            list(pool.map(work, runs))
         held = pl.concat([read_arrivals(run) for run in runs])
         assert held.height == held["arrival_id"].n_unique() == 30
 

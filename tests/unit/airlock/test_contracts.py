@@ -60,7 +60,9 @@ class TestDraft:
         assert instance.image_set_id is None
 
     def test_an_attribute_is_the_first_value_that_is_there(self) -> None:
-        one = the_draft(dicom("a", StudyDescription=""), dicom("b", StudyDescription=None), dicom("c", StudyDescription="x"))
+        one = the_draft(
+            dicom("a", StudyDescription=""), dicom("b", StudyDescription=None), dicom("c", StudyDescription="x")
+        )
         assert one.StudyDescription == "x"
         assert the_draft(dicom("a", StudyDescription="")).StudyDescription is None
 
@@ -115,14 +117,20 @@ class TestDigest:
         one = the_draft(A)
         assert one.model_copy(update={"revision": 7}).content_digest == one.content_digest
 
-    @pytest.mark.parametrize("change", [{"etag": "x"}, {"size": 7}, {"PatientName": "x"}, {"SeriesNumber": "9"}, {"key": "in/y"}])
+    @pytest.mark.parametrize(
+        "change", [{"etag": "x"}, {"size": 7}, {"PatientName": "x"}, {"SeriesNumber": "9"}, {"key": "in/y"}]
+    )
     def test_any_other_content_is_another(self, change: dict[str, Any]) -> None:
         assert the_draft(A | change).content_digest != the_draft(A).content_digest
 
     @given(st.permutations([A, B, OTHER_SERIES, dicom("e", SOPInstanceUID="1.1.1.3")]))
     def test_the_order_is_no_part_of_it(self, files: list[dict[str, Any]]) -> None:
         names = sets(*(each["SOPInstanceUID"] for each in files))
-        first = complete(the_draft(*files[:2]), names, None) if len({f["StudyInstanceUID"] for f in files[:2]}) == 1 else None
+        first = (
+            complete(the_draft(*files[:2]), names, None)
+            if len({f["StudyInstanceUID"] for f in files[:2]}) == 1
+            else None
+        )
         done = complete(the_draft(*files[2:]), names, first)
         straight = complete(the_draft(A, B, OTHER_SERIES, dicom("e", SOPInstanceUID="1.1.1.3")), names, None)
         assert done.content_digest == straight.content_digest
@@ -130,13 +138,20 @@ class TestDigest:
 
 class TestJson:
     def test_it_comes_back_as_it_was(self) -> None:
-        done = complete(the_draft(A | {"PatientName": "Müller^É=山田\\x"}, OTHER_SERIES), sets("1.1.1.1", "1.1.2.1"), None)
+        done = complete(
+            the_draft(A | {"PatientName": "Müller^É=山田\\x"}, OTHER_SERIES), sets("1.1.1.1", "1.1.2.1"), None
+        )
         assert StudyContract.model_validate_json(done.to_json()) == done
         assert json.loads(done.to_json())["schema"] == "airlock.study/1"
 
     def test_an_error_names_the_field_and_no_value(self) -> None:
         content = json.loads(the_draft(A).to_json())
-        for change in ({"PatientID": ["MUELLER"]}, {"extra": "MUELLER"}, {"revision": "MUELLER"}, {"series": "MUELLER"}):
+        for change in (
+            {"PatientID": ["MUELLER"]},
+            {"extra": "MUELLER"},
+            {"revision": "MUELLER"},
+            {"series": "MUELLER"},
+        ):
             with pytest.raises(ValidationError, match=next(iter(change))) as info:
                 StudyContract.model_validate_json(json.dumps(content | change))
             assert "MUELLER" not in str(info.value)

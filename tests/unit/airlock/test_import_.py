@@ -46,7 +46,9 @@ class TestCheckPrefix:
     def test_one_more_is_refused(self, world: World, more: str) -> None:
         run = self.run(world)
         world.put(PREFIX + more, b"")
-        with pytest.raises(StagedPrefixError, match="batch b1: 0 of its 2 files are missing and 1 others .*clear normalize"):
+        with pytest.raises(
+            StagedPrefixError, match=r"batch b1: 0 of its 2 files are missing and 1 others .*clear normalize"
+        ):
             check_prefix(run, BATCH)
 
     def test_one_less_is_refused(self, world: World) -> None:
@@ -85,7 +87,10 @@ class TestRecord:
 
     def test_a_failed_jobs_message_is_kept_and_does_not_go_to_xcom(self, world: World) -> None:
         run, xcom = self.recorded(world, jobStatus="FAILED", message="no access to MUELLER")
-        assert run.workspace.read("jobs/b1", JOBS).select("status", "message").row(0) == ("FAILED", "no access to MUELLER")
+        assert run.workspace.read("jobs/b1", JOBS).select("status", "message").row(0) == (
+            "FAILED",
+            "no access to MUELLER",
+        )
         assert "MUELLER" not in str(xcom)
 
     def test_recording_it_again_changes_nothing(self, world: World) -> None:

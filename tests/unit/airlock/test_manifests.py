@@ -34,8 +34,12 @@ class TestShapes:
         leave(world, summary(1), success=[success("a")])
         (row,) = rows(read(world))
         assert row == dict.fromkeys(LINES) | {
-            "staged_key": "a", "kind": "success", "image_set_id": "i1", "is_primary": True, "warnings": [],
-        }  # fmt: skip
+            "staged_key": "a",
+            "kind": "success",
+            "image_set_id": "i1",
+            "is_primary": True,
+            "warnings": [],
+        }
 
     @pytest.mark.parametrize("word", ["True", "False", "true", "false"])
     @pytest.mark.parametrize("space", ["", " ", "  "])
@@ -54,8 +58,11 @@ class TestShapes:
         leave(world, summary(1, 0, 1), failure=[failure("a")])
         (row,) = rows(read(world))
         assert (row["kind"], row["exception_type"], row["detail"], row["image_set_id"]) == (
-            "failure", "ValidationException", "DICOM attributes does not exist", None,
-        )  # fmt: skip
+            "failure",
+            "ValidationException",
+            "DICOM attributes does not exist",
+            None,
+        )
 
     def test_a_warning_line(self, world: World) -> None:
         leave(world, summary(1), warning=[warning("a", "InvalidOffsetTable", "OTHER", isPrimary=False)])
@@ -64,7 +71,9 @@ class TestShapes:
         assert (row["image_set_version"], row["is_primary"]) == (1, False)
         assert row["detail"] == "about InvalidOffsetTable; about OTHER"
 
-    @pytest.mark.parametrize("warnings", [..., None, [], ["text"], 5, {"type": "x"}, [{}], [{"type": None}], [{"type": 45330}]])
+    @pytest.mark.parametrize(
+        "warnings", [..., None, [], ["text"], 5, {"type": "x"}, [{}], [{"type": None}], [{"type": 45330}]]
+    )
     def test_a_warning_that_names_no_type_is_still_one(self, world: World, warnings: Any) -> None:
         line = success("a") if warnings is ... else success("a", warnings=warnings)
         leave(world, summary(1), warning=[line])
@@ -79,7 +88,12 @@ class TestShapes:
         assert discrepancies(files("a"), found) == []
 
     def test_versions_of_the_image_sets(self, world: World) -> None:
-        sets = [{"imageSetId": "i1", "imageSetVersion": 3, "isPrimary": True}, {"imageSetId": "i2"}, "odd", {"imageSetVersion": 1}]
+        sets = [
+            {"imageSetId": "i1", "imageSetVersion": 3, "isPrimary": True},
+            {"imageSetId": "i2"},
+            "odd",
+            {"imageSetVersion": 1},
+        ]
         leave(world, summary(1, imageSetsSummary=sets), success=[success("a")])
         found = read(world)
         assert found.image_set_versions == {"i1": 3}
@@ -148,7 +162,9 @@ class TestMissing:
         assert (found.lines["staged_key"].to_list(), found.unreadable_lines) == (["a"], 1)
         assert "1 result lines cannot be read" in discrepancies(files("a", "b"), found)
 
-    @pytest.mark.parametrize("line", [b"text", b"[]", b"1", b"{}", b'{"inputFile": 1}', b'{"inputFile": null}', b"\xff", b"[" * 99_999])
+    @pytest.mark.parametrize(
+        "line", [b"text", b"[]", b"1", b"{}", b'{"inputFile": 1}', b'{"inputFile": null}', b"\xff", b"[" * 99_999]
+    )
     def test_a_line_that_names_no_file_is_counted(self, world: World, line: bytes) -> None:
         leave(world, summary(1), success=[success("a")], failure=line)
         found = read(world)
@@ -231,17 +247,39 @@ def test_a_warnings_type_is_spelled_one_way(written: str, spelled: str) -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=5) | st.sampled_from(["a", "i1"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(
-            ["inputFile", "importResponse", "exception", "imageSetId", "imageSetVersion", "isPrimary", "warnings", "type",
-             "message", "exceptionType", "jobSummary", "imageSetsSummary", "numberOfScannedFiles", "numberOfImportedFiles"]
-        ),
-        inner, max_size=5,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(), max_size=5)
+    | st.sampled_from(["a", "i1"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "inputFile",
+                    "importResponse",
+                    "exception",
+                    "imageSetId",
+                    "imageSetVersion",
+                    "isPrimary",
+                    "warnings",
+                    "type",
+                    "message",
+                    "exceptionType",
+                    "jobSummary",
+                    "imageSetsSummary",
+                    "numberOfScannedFiles",
+                    "numberOfImportedFiles",
+                ]
+            ),
+            inner,
+            max_size=5,
+        )
     ),
     max_leaves=12,
-)  # fmt: skip
+)
 garbage = st.binary(max_size=30) | json_values.map(lambda value: json.dumps(value).encode())
 
 

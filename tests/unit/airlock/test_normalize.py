@@ -88,7 +88,9 @@ class TestPlan:
         ]
         limits = Limits(files_per_job=most, bytes_per_job=heaviest)
         batches = plan(verdicts(*files), limits)
-        assert sorted(each for batch in batches for each in batch["arrival_id"]) == sorted(f["arrival_id"] for f in files)
+        assert sorted(each for batch in batches for each in batch["arrival_id"]) == sorted(
+            f["arrival_id"] for f in files
+        )
         for batch in batches:
             assert 0 < batch.height <= most
             assert batch["size"].sum() <= heaviest or batch.height == 1
@@ -97,7 +99,9 @@ class TestPlan:
             assert parts == 1 or rows.height > most or rows["size"].sum() > heaviest
         random.shuffle(files)
         again = plan(verdicts(*files), limits)
-        assert [batch["arrival_id"].to_list() for batch in again] == [batch["arrival_id"].to_list() for batch in batches]
+        assert [batch["arrival_id"].to_list() for batch in again] == [
+            batch["arrival_id"].to_list() for batch in batches
+        ]
 
 
 class TestStage:
@@ -111,7 +115,9 @@ class TestStage:
         rows = read_batches(run)
         assert rows.height == 3
         for row in rows.rows(named=True):
-            source = run.workspace.read("verdicts", VERDICTS).row(by_predicate=pl.col("arrival_id") == row["arrival_id"], named=True)
+            source = run.workspace.read("verdicts", VERDICTS).row(
+                by_predicate=pl.col("arrival_id") == row["arrival_id"], named=True
+            )
             assert world.s3.client.get_object(Bucket=row["staged_bucket"], Key=row["staged_key"])["Body"].read() == (
                 f"content of {source['key']}".encode()
             )
@@ -146,9 +152,9 @@ class TestStage:
         (batch,) = normalize(run)
         rows = read_batches(run)
         assert rows["reason"].null_count() == rows.height == len(ODD) == batch.files
-        assert sorted(world.keys("s3://work/staging/")) == ([] if mode == "in_place" else sorted(
-            key.removeprefix("staging/") for key in rows["staged_key"]
-        ))  # fmt: skip
+        assert sorted(world.keys("s3://work/staging/")) == (
+            [] if mode == "in_place" else sorted(key.removeprefix("staging/") for key in rows["staged_key"])
+        )
 
     def test_leftovers_of_an_earlier_try_are_removed(self, world: World) -> None:
         run = delivered(world, dicom("a"))
@@ -164,7 +170,9 @@ class TestStage:
         run = delivered(world, dicom("a"), dicom("b"))
         first = normalize(run)
         copies: list[Any] = []
-        world.s3.client.meta.events.register("before-call.s3.CopyObject", lambda **each: copies.append(each), unique_id="t")
+        world.s3.client.meta.events.register(
+            "before-call.s3.CopyObject", lambda **each: copies.append(each), unique_id="t"
+        )
         assert normalize(run) == first == find_batches(run)
         world.s3.client.meta.events.unregister("before-call.s3.CopyObject", unique_id="t")
         assert copies == []
@@ -174,8 +182,14 @@ class TestStage:
         world.put("s3://archive/in/b", b"new content")
         world.s3.delete("archive", ["in/c"])
         (batch,) = normalize(run)
-        rows = read_batches(run).join(run.workspace.read("verdicts", VERDICTS).select("arrival_id", "key"), on="arrival_id")
-        assert dict(rows.select("key", "reason").iter_rows()) == {"in/a": None, "in/b": "object_changed", "in/c": "object_gone"}
+        rows = read_batches(run).join(
+            run.workspace.read("verdicts", VERDICTS).select("arrival_id", "key"), on="arrival_id"
+        )
+        assert dict(rows.select("key", "reason").iter_rows()) == {
+            "in/a": None,
+            "in/b": "object_changed",
+            "in/c": "object_gone",
+        }
         assert batch.files == len(world.keys(batch.input_uri)) == 1
         assert batch.bytes == len("content of in/a")
 
@@ -185,10 +199,14 @@ class TestStage:
             normalize(run)
         assert find_batches(run) == []
 
-    def test_too_many_batches_are_refused_before_any_is_staged(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_too_many_batches_are_refused_before_any_is_staged(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(stage, "MAX_BATCHES", 2)
         run = delivered(world, *series("1.1", 3), limits={"files_per_job": 1})
-        with pytest.raises(TooManyBatchesError, match="needs 3 import jobs, one run maps at most 2: take it in by smaller"):
+        with pytest.raises(
+            TooManyBatchesError, match="needs 3 import jobs, one run maps at most 2: take it in by smaller"
+        ):
             normalize(run)
         assert world.keys("s3://work/staging/") == []
 
@@ -202,14 +220,15 @@ class TestStage:
         assert all(len(each) == 32 for each in ids)
 
 
-class TestInPlace:
-    MODE = {"staging": {"mode": "in_place"}}
+IN_PLACE = {"staging": {"mode": "in_place"}}
 
+
+class TestInPlace:
     def files(self, folder: str = "1.2.3") -> list[dict[str, Any]]:
         return [dicom(f"{folder}/a"), dicom(f"{folder}/sub/b")]
 
     def test_a_folder_that_holds_exactly_the_batch_is_imported_as_it_is(self, world: World) -> None:
-        run = delivered(world, *self.files(), **self.MODE)
+        run = delivered(world, *self.files(), **IN_PLACE)
         world.put("s3://archive/in/1.2.34/another")
         world.put("s3://archive/in/1.2.3", b"beside the folder")
         (batch,) = normalize(run)
@@ -218,31 +237,31 @@ class TestInPlace:
         assert sorted(read_batches(run)["staged_key"]) == ["in/1.2.3/a", "in/1.2.3/sub/b"]
 
     def test_one_file_in_a_folder_of_its_own(self, world: World) -> None:
-        assert normalize(delivered(world, dicom("x/a"), **self.MODE))[0].input_uri == "s3://archive/in/x/"
+        assert normalize(delivered(world, dicom("x/a"), **IN_PLACE))[0].input_uri == "s3://archive/in/x/"
 
     @pytest.mark.parametrize("more", ["in/1.2.3/more", "in/1.2.3/", "in/1.2.3/sub/deep/er", "in/1.2.3/sub/"])
     def test_anything_else_below_it_makes_it_unclean(self, world: World, more: str) -> None:
-        run = delivered(world, *self.files(), **self.MODE)
+        run = delivered(world, *self.files(), **IN_PLACE)
         world.put(f"s3://archive/{more}", b"")
         assert normalize(run)[0].input_uri.startswith("s3://work/staging/")
 
     def test_two_folders_of_similar_names_have_only_their_parent_in_common(self, world: World) -> None:
         files = [dicom("1.2.3/a"), dicom("1.2.34/b")]
-        assert normalize(delivered(world, *files, **self.MODE))[0].input_uri == "s3://archive/in/"
+        assert normalize(delivered(world, *files, **IN_PLACE))[0].input_uri == "s3://archive/in/"
 
     def test_an_object_that_changed_makes_it_unclean(self, world: World) -> None:
-        run = delivered(world, *self.files(), **self.MODE)
+        run = delivered(world, *self.files(), **IN_PLACE)
         world.put("s3://archive/in/1.2.3/a", b"new")
         assert normalize(run)[0].input_uri.startswith("s3://work/staging/")
         assert sorted(read_batches(run)["reason"], key=str) == [None, "object_changed"]
 
     def test_a_bare_bucket_is_never_a_batchs_prefix(self, world: World) -> None:
-        run = delivered(world, dicom("", key="a"), dicom("", key="b"), **self.MODE)
+        run = delivered(world, dicom("", key="a"), dicom("", key="b"), **IN_PLACE)
         assert normalize(run)[0].input_uri.startswith("s3://work/staging/")
 
     def test_what_a_job_was_given_stays_its_prefix(self, world: World) -> None:
         """Otherwise the job's result lines would name keys that the batch's list no longer has."""
-        run = delivered(world, *self.files(), **self.MODE)
+        run = delivered(world, *self.files(), **IN_PLACE)
         (batch,) = normalize(run)
         started(run, batch)
         world.put("s3://archive/in/1.2.3/late")
@@ -250,7 +269,7 @@ class TestInPlace:
         assert sorted(read_batches(run)["staged_key"]) == ["in/1.2.3/a", "in/1.2.3/sub/b"]
 
     def test_a_copy_that_a_job_was_given_stays_one(self, world: World) -> None:
-        run = delivered(world, *self.files(), **self.MODE)
+        run = delivered(world, *self.files(), **IN_PLACE)
         world.put("s3://archive/in/1.2.3/more")
         (batch,) = normalize(run)
         started(run, batch)
@@ -258,7 +277,7 @@ class TestInPlace:
         assert normalize(run) == [batch]
 
     def test_after_a_job_that_failed_it_is_chosen_anew(self, world: World) -> None:
-        run = delivered(world, *self.files(), **self.MODE)
+        run = delivered(world, *self.files(), **IN_PLACE)
         (batch,) = normalize(run)
         started(run, batch, status="FAILED")
         world.put("s3://archive/in/1.2.3/late")
@@ -271,7 +290,9 @@ def started(run: Run, batch: Batch, status: str | None = None) -> None:
 
 
 def test_the_studies_are_written_as_contracts_to_be(world: World) -> None:
-    run = delivered(world, dicom("a"), dicom("b", StudyInstanceUID="1.2"), dicom("c", verdict="quarantine", StudyInstanceUID="1.3"))
+    run = delivered(
+        world, dicom("a"), dicom("b", StudyInstanceUID="1.2"), dicom("c", verdict="quarantine", StudyInstanceUID="1.3")
+    )
     normalize(run)
     rows = run.workspace.read("studies", STUDIES)
     assert sorted(rows["StudyInstanceUID"]) == ["1.1", "1.2"]

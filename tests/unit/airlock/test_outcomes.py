@@ -34,10 +34,19 @@ class TestOneFile:
         row = one(line("a", image_set_version=1))
         assert what(row) == ("imported", None)
         assert row == {
-            "arrival_id": "a-a", "batch_id": "b1", "job_id": "j1", "outcome": "imported", "reason": None, "detail": None,
-            "warnings": [], "image_set_id": "i1", "image_set_version": 1,
-            "SOPInstanceUID": "1.1.1.a", "SeriesInstanceUID": "1.1.1", "StudyInstanceUID": "1.1",
-        }  # fmt: skip
+            "arrival_id": "a-a",
+            "batch_id": "b1",
+            "job_id": "j1",
+            "outcome": "imported",
+            "reason": None,
+            "detail": None,
+            "warnings": [],
+            "image_set_id": "i1",
+            "image_set_version": 1,
+            "SOPInstanceUID": "1.1.1.a",
+            "SeriesInstanceUID": "1.1.1",
+            "StudyInstanceUID": "1.1",
+        }
 
     def test_no_line_leaves_it_unaccounted_whatever_the_job_says(self) -> None:
         assert what(one()) == ("unaccounted", "not_in_manifest")
@@ -49,7 +58,10 @@ class TestOneFile:
 
     def test_a_failed_jobs_lines_count_too(self) -> None:
         assert what(one(line("a"), job=FAILED)) == ("imported", None)
-        assert what(one(line("a", "failure", exception_type="ValidationException"), job=FAILED)) == ("rejected", "rejected")
+        assert what(one(line("a", "failure", exception_type="ValidationException"), job=FAILED)) == (
+            "rejected",
+            "rejected",
+        )
 
     def test_a_line_for_another_file_is_none_for_this_one(self) -> None:
         for key in ("A", "a ", "b", "prefix/a", ""):
@@ -62,7 +74,10 @@ class TestOneFile:
 
     def test_non_primary_in_either_line(self) -> None:
         assert what(one(line("a", is_primary=False))) == ("non_primary", "non_primary")
-        assert what(one(line("a"), line("a", "warning", is_primary=False, warnings=["X"]))) == ("non_primary", "non_primary")
+        assert what(one(line("a"), line("a", "warning", is_primary=False, warnings=["X"]))) == (
+            "non_primary",
+            "non_primary",
+        )
 
     def test_a_line_that_does_not_say_is_primary(self) -> None:
         assert what(one(line("a", is_primary=None))) == ("imported", None)
@@ -137,10 +152,14 @@ class TestDiscrepancies:
 
     @pytest.mark.parametrize("scanned", [0, 1, 3])
     def test_another_number_of_files_scanned(self, scanned: int) -> None:
-        assert self.found(line("a"), line("b"), scanned=scanned) == [f"the job scanned {scanned} files, the batch has 2"]
+        assert self.found(line("a"), line("b"), scanned=scanned) == [
+            f"the job scanned {scanned} files, the batch has 2"
+        ]
 
     def test_another_number_imported_or_failed(self) -> None:
-        assert self.found(line("a"), line("b"), imported=1) == ["the manifest counts 1 imported files, the lines name 2"]
+        assert self.found(line("a"), line("b"), imported=1) == [
+            "the manifest counts 1 imported files, the lines name 2"
+        ]
         assert self.found(line("a"), line("b", "failure"), imported=2) == [
             "the manifest counts 2 imported files, the lines name 1"
         ]

@@ -82,7 +82,11 @@ def test_the_smallest_file_has_sound_defaults(tmp_path: Path) -> None:
         ("schema", ..., "field 'schema' is missing: add it"),
         ("staging", ..., "field 'staging' is missing: add it"),
         ("healthimaging.datastore_id", ..., "field 'healthimaging.datastore_id' is missing: add it"),
-        ("schema", "airlock.pipeline/2", "field 'schema': Input should be 'airlock.pipeline/1' (it is 'airlock.pipeline/2')"),
+        (
+            "schema",
+            "airlock.pipeline/2",
+            "field 'schema': Input should be 'airlock.pipeline/1' (it is 'airlock.pipeline/2')",
+        ),
         ("kind", "video", "field 'kind': Input should be 'imaging'"),
         ("name", "Night Run", "(it is 'Night Run')"),
         ("healthimaging.datastore_id", "ABC", "field 'healthimaging.datastore_id'"),
@@ -99,13 +103,21 @@ def test_the_smallest_file_has_sound_defaults(tmp_path: Path) -> None:
         ("source.key_date_pattern", r"\d+", "needs the named groups year, month and day"),
         ("source.uri", "s3://archive", "is a bare bucket: give a prefix below it, ending in '/'"),
         ("source.uri", "s3://archive/", "is a bare bucket"),
-        ("source.uri", "s3://archive/in", "'s3://archive/in' must end in '/': without it, .../1.2.3 would take in .../1.2.34/"),
+        (
+            "source.uri",
+            "s3://archive/in",
+            "'s3://archive/in' must end in '/': without it, .../1.2.3 would take in .../1.2.34/",
+        ),
         ("source.uri", "/data/archive/", "'/data/archive/' is not an S3 address: write s3://bucket/prefix/"),
         ("workspace", "s3://work/runs", "field 'workspace': 's3://work/runs' must end in '/'"),
         ("staging.uri", "s3://work", "field 'staging.uri': 's3://work' is a bare bucket"),
         ("healthimaging.output_uri", "s3://work/", "field 'healthimaging.output_uri'"),
         ("routes.0.uri", "s3://work/contracts", "field 'routes.0.uri'"),
-        ("workspace", "s3://archive/in/work/", "workspace 's3://archive/in/work/' lies below the source 's3://archive/in/'"),
+        (
+            "workspace",
+            "s3://archive/in/work/",
+            "workspace 's3://archive/in/work/' lies below the source 's3://archive/in/'",
+        ),
         ("workspace", "s3://archive/in/", "its files would arrive again"),
         ("staging.uri", "s3://archive/in/staging/", "staging.uri 's3://archive/in/staging/' lies below the source"),
         ("healthimaging.output_uri", "s3://archive/in/out/", "output_uri 's3://archive/in/out/' lies below the source"),
@@ -115,14 +127,18 @@ def test_the_smallest_file_has_sound_defaults(tmp_path: Path) -> None:
         ("validation.warn_only", ["missing_study_instance_uid"], "missing_study_instance_uid cannot be waved through"),
         ("validation.warn_only", ["nonsense"], "field 'validation.warn_only.0'"),
         ("validation.grouping_conflict", "merge", "Input should be 'reject', 'majority' or 'accept' (it is 'merge')"),
-        ("limits.element_lengths", {"PatientIdent": 64}, "PatientIdent has no limit; those that have are AccessionNumber, "),
+        (
+            "limits.element_lengths",
+            {"PatientIdent": 64},
+            "PatientIdent has no limit; those that have are AccessionNumber, ",
+        ),
         ("limits.element_lengths", {"PatientID": 0}, "field 'limits.element_lengths.PatientID'"),
         ("schedule.timezone", "Mars/Base", "'Mars/Base' is no time zone: write one as Europe/Berlin or UTC"),
         ("schedule.timezone", "../etc/passwd", "is no time zone"),
         ("schedule.cron", "every night", "field 'schedule.cron'"),
         ("schedule.start_date", "yesterday", "field 'schedule.start_date'"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_field_is_named_with_its_value_and_the_fix(tmp_path: Path, where: str, value: Any, says: str) -> None:
     assert says in problem(tmp_path, changed(where, value))
 
@@ -153,10 +169,10 @@ def test_what_is_no_pipeline_is_said_in_one_sentence(tmp_path: Path, content: st
 
 def test_a_file_that_is_no_text_or_not_there_is_named(tmp_path: Path) -> None:
     path = tmp_path / "night.yaml"
-    with pytest.raises(PipelineError, match="night.yaml: cannot be read as YAML: .*No such file"):
+    with pytest.raises(PipelineError, match=r"night\.yaml: cannot be read as YAML: .*No such file"):
         load_pipeline(path)
     path.write_bytes(b"\xff\xfe\x00name")
-    with pytest.raises(PipelineError, match="night.yaml: cannot be read as YAML"):
+    with pytest.raises(PipelineError, match=r"night\.yaml: cannot be read as YAML"):
         load_pipeline(path)
 
 
@@ -216,7 +232,7 @@ class TestFolder:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(Path, "iterdir", refuse)  # the tests may run as root, who can read everything
-        with pytest.raises(PipelineError, match="cannot be read: .*Permission denied.*AIRLOCK_PIPELINES"):
+        with pytest.raises(PipelineError, match=r"cannot be read: .*Permission denied.*AIRLOCK_PIPELINES"):
             load_pipelines(tmp_path)
 
 

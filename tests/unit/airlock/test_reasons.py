@@ -55,8 +55,12 @@ def test_the_docs_agree_with_the_rules_about_who_finds_what() -> None:
     ignored = {code for code, (_, words, _) in TABLE.items() if words == ["ignored"]}
     assert ignored == {str(reason) for reason in IGNORED_REASONS}
     # A reason that may be waved through is found on released arrivals too.
-    waved = {code for code, (stage, words, _) in TABLE.items() if stage in {"parse", "validate"} and "released" in words}
-    assert waved == {str(reason) for reason in SOFT_REASONS} | {code for code in TABLE if code.endswith("_conflict")} | {
+    waved = {
+        code for code, (stage, words, _) in TABLE.items() if stage in {"parse", "validate"} and "released" in words
+    }
+    assert waved == {str(reason) for reason in SOFT_REASONS} | {
+        code for code in TABLE if code.endswith("_conflict")
+    } | {
         "series_in_two_studies"  # with validation.grouping_conflict: accept
     }
     assert set(Validate().warn_only) <= SOFT_REASONS

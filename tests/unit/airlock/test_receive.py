@@ -78,12 +78,16 @@ class TestManifest:
     SETTINGS = Receive(mode="manifest", manifest="delivery.json")
 
     def look(self, world: World, content: Any) -> Delivery:
-        world.put("s3://archive/in/delivery.json", content if isinstance(content, bytes) else json.dumps(content).encode())
+        world.put(
+            "s3://archive/in/delivery.json", content if isinstance(content, bytes) else json.dumps(content).encode()
+        )
         return look(world.s3, PREFIX, self.SETTINGS, NOW)
 
     def test_without_one_it_is_waited_for(self, world: World) -> None:
         world.put("s3://archive/in/a")
-        assert look(world.s3, PREFIX, self.SETTINGS, NOW) == Delivery(False, 0, 0, "the delivery manifest delivery.json")
+        assert look(world.s3, PREFIX, self.SETTINGS, NOW) == Delivery(
+            False, 0, 0, "the delivery manifest delivery.json"
+        )
 
     def test_complete_when_as_many_objects_are_there_beside_it(self, world: World) -> None:
         world.put("s3://archive/in/a", b"123")
@@ -105,13 +109,30 @@ class TestManifest:
     @pytest.mark.parametrize(
         "content",
         [
-            b"", b"{", b"\xff\xfe\xfa", b"[" * 100_000, b"null", b"1200", b'"1200"', b"[1200]", b"{}",
-            {"objects": None}, {"objects": "1200"}, {"objects": 12.0}, {"objects": True}, {"objects": -1},
-            {"objects": 1, "bytes": "5"}, {"objects": 1, "bytes": -5}, {"objects": 1, "bytes": False}, b'{"objects": NaN}',
+            b"",
+            b"{",
+            b"\xff\xfe\xfa",
+            b"[" * 100_000,
+            b"null",
+            b"1200",
+            b'"1200"',
+            b"[1200]",
+            b"{}",
+            {"objects": None},
+            {"objects": "1200"},
+            {"objects": 12.0},
+            {"objects": True},
+            {"objects": -1},
+            {"objects": 1, "bytes": "5"},
+            {"objects": 1, "bytes": -5},
+            {"objects": 1, "bytes": False},
+            b'{"objects": NaN}',
         ],
-    )  # fmt: skip
+    )
     def test_one_that_promises_nothing_is_an_error_with_the_fix(self, world: World, content: Any) -> None:
-        with pytest.raises(DeliveryManifestError, match=r"delivery manifest delivery\.json: .*(write|must be whole)") as info:
+        with pytest.raises(
+            DeliveryManifestError, match=r"delivery manifest delivery\.json: .*(write|must be whole)"
+        ) as info:
             self.look(world, content)
         assert info.value.__cause__ is None
         assert info.value.__suppress_context__ or info.value.__context__ is None

@@ -33,18 +33,29 @@ def books(*files: dict[str, Any]) -> dict[str, pl.DataFrame]:
     """Return the books of a run whose accepted files were imported, but file b, which was rejected."""
     decided = verdicts(*files)
     accepted = [each for each in files if each.get("verdict", "accept") == "accept"]
-    facts = pl.concat([
-        outcomes(),
-        *(outcomes(each, outcome="rejected", reason="rejected", detail=CANARY) if each["key"] == "in/b" else outcomes(each)
-          for each in accepted),
-    ])  # fmt: skip
+    facts = pl.concat(
+        [
+            outcomes(),
+            *(
+                outcomes(each, outcome="rejected", reason="rejected", detail=CANARY)
+                if each["key"] == "in/b"
+                else outcomes(each)
+                for each in accepted
+            ),
+        ]
+    )
     facts = blocking(facts, Audit(), [])
     gates = decide(decided, facts, set(), Audit(), balanced=True)
     arrivals = frame(list(files), ARRIVALS)
     rows = last_words(arrivals, decided, facts, gates)
     return {
-        "arrivals": arrivals, "verdicts": decided, "outcomes": facts, "gates": gates, "dispositions": rows, "held": arrivals,
-    }  # fmt: skip
+        "arrivals": arrivals,
+        "verdicts": decided,
+        "outcomes": facts,
+        "gates": gates,
+        "dispositions": rows,
+        "held": arrivals,
+    }
 
 
 def built(*files: dict[str, Any], problems: list[str] | None = None, window: Window | None = None) -> dict[str, Any]:
@@ -100,7 +111,8 @@ class TestCsv:
     def test_there_is_one_row_per_arrival_with_the_columns_that_people_know(self) -> None:
         table = rows(books(*FILES)["dispositions"])
         assert len(table) == len(FILES)
-        assert set("key,size,sop_instance_uid,study_instance_uid,disposition,stage,reason,detail".split(",")) <= set(table[0])
+        assert {"key", "size", "sop_instance_uid", "study_instance_uid", "disposition"} < set(table[0])
+        assert {"stage", "reason", "detail"} < set(table[0])
         assert list(table[0]) == list(CSV_COLUMNS)
         row = next(row for row in table if row["key"] == "in/b")
         assert (row["size"], row["disposition"], row["stage"], row["reason"]) == ("1000", "failed", "audit", "rejected")
@@ -110,7 +122,8 @@ class TestCsv:
         assert to_csv(DISPOSITIONS.to_frame()) == ",".join(CSV_COLUMNS) + "\r\n"
 
     @pytest.mark.parametrize(
-        "key", ["a,b", 'a"b', "a\nb", "a\r\nb", "a\rb", "é 山 \u2028", "a;b\tc", " a ", "'a", "a\x00b", "a=1", "1-2", '"', ""]
+        "key",
+        ["a,b", 'a"b', "a\nb", "a\r\nb", "a\rb", "é 山 \u2028", "a;b\tc", " a ", "'a", "a\x00b", "a=1", "1-2", '"', ""],
     )
     def test_an_odd_value_comes_back_as_it_is(self, key: str) -> None:
         table = rows(frame([{"key": key, "disposition": "released"}], DISPOSITIONS))
@@ -142,20 +155,25 @@ class TestImbalances:
     def test_a_row_that_is_missing_doubled_or_strange_is_found(self, name: str, step: str) -> None:
         assert f"{step}: 1 arrivals are missing" in self.found(name, lambda rows: rows[1:])
         assert f"{step}: 1 arrivals occur more than once" in self.found(name, lambda rows: pl.concat([rows, rows[:1]]))
-        strange = self.found(name, lambda rows: rows.with_columns(
-            arrival_id=pl.when(pl.int_range(pl.len()) == 0).then(pl.lit("x")).otherwise("arrival_id")
-        ))  # fmt: skip
+        strange = self.found(
+            name,
+            lambda rows: rows.with_columns(
+                arrival_id=pl.when(pl.int_range(pl.len()) == 0).then(pl.lit("x")).otherwise("arrival_id")
+            ),
+        )
         assert f"{step}: 1 arrivals do not belong there" in strange
         assert f"{step}: 1 arrivals are missing" in strange
 
     def test_an_arrival_that_is_missing_or_doubled_is_found(self) -> None:
         assert "verdicts: 1 arrivals do not belong there" in self.found("arrivals", lambda rows: rows[1:])
-        assert "arrivals: 1 arrivals occur more than once" in self.found("arrivals", lambda rows: pl.concat([rows, rows[:1]]))
+        assert "arrivals: 1 arrivals occur more than once" in self.found(
+            "arrivals", lambda rows: pl.concat([rows, rows[:1]])
+        )
 
     def test_an_outcome_of_what_was_not_accepted_is_found(self) -> None:
-        assert self.found("outcomes", lambda rows: pl.concat([rows, rows[:1].with_columns(arrival_id=pl.lit(FILES[2]["arrival_id"]))])) == [
-            "outcomes: 1 arrivals do not belong there"
-        ]
+        assert self.found(
+            "outcomes", lambda rows: pl.concat([rows, rows[:1].with_columns(arrival_id=pl.lit(FILES[2]["arrival_id"]))])
+        ) == ["outcomes: 1 arrivals do not belong there"]
 
     def test_no_problem_names_an_arrival(self) -> None:
         text = str(self.found("verdicts", lambda rows: rows[1:]))

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import polars as pl
 import pytest
+from botocore.config import Config
 
-from airlock.records import CONTRACTS, digest, study_key
+from airlock.records import CONTRACTS, STUDIES, digest, study_key
 from airlock.route import RouteError, route
 from airlock.s3 import S3
+from airlock.s3uri import S3Uri
 from airlock.workspace import DatasetMissingError
 from tests.unit.airlock.world import pipeline
 
@@ -23,7 +25,9 @@ TWO = [{"name": "first", "uri": "s3://work/first/"}, {"name": "second", "uri": "
 DOWN = [{"name": "down", "uri": "s3://nowhere/x/"}, {"name": "up", "uri": "s3://work/up/"}]
 
 
-def released(world: World, *contents: tuple[str, int, str], run_id: str = "one", routes: list[dict[str, Any]] = TWO) -> Run:
+def released(
+    world: World, *contents: tuple[str, int, str], run_id: str = "one", routes: list[dict[str, Any]] = TWO
+) -> Run:
     """Give a run released contracts: study, revision, content."""
     run = world.run(run_id, pipeline(routes=routes))
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, None)
@@ -43,9 +47,7 @@ def content(world: World, uri: str) -> list[str]:
     return [json.loads(world.s3.get(item))["content"] for item in addresses(world, uri)]
 
 
-def addresses(world: World, uri: str) -> list[Any]:
-    from airlock.s3uri import S3Uri
-
+def addresses(world: World, uri: str) -> list[S3Uri]:
     return [S3Uri.parse(uri + key) for key in world.keys(uri)]
 
 
@@ -93,8 +95,6 @@ def test_what_was_not_audited_is_not_routed(world: World) -> None:
 
 def test_only_the_contracts_dataset_is_read(world: World) -> None:
     """A draft, or a contract of a held study, lies in other datasets."""
-    from airlock.records import STUDIES
-
     run = released(world, ("1.1", 1, "a"))
     drafts = pl.DataFrame([(study_key("1.9"), "1.9", "{}")], schema=STUDIES, orient="row")
     run.workspace.write("studies", STUDIES, drafts)
@@ -104,7 +104,9 @@ def test_only_the_contracts_dataset_is_read(world: World) -> None:
 class TestDown:
     def test_the_others_are_served_and_the_next_try_sends_the_rest_once(self, world: World) -> None:
         run = released(world, ("1.1", 1, "a"), ("1.2", 1, "b"), routes=DOWN)
-        with pytest.raises(RouteError, match="contracts not delivered: 2 to down; they stay in the outbox and the next try"):
+        with pytest.raises(
+            RouteError, match="contracts not delivered: 2 to down; they stay in the outbox and the next try"
+        ):
             routed(run)
         assert len(world.keys("s3://work/up/")) == 2
         world.s3.client.create_bucket(Bucket="nowhere")
@@ -115,8 +117,6 @@ class TestDown:
     def test_a_server_that_does_not_answer_is_one(self, world: World) -> None:
         run = released(world, ("1.1", 1, "a"), routes=[{"name": "dead", "uri": "s3://work/dead/"}])
         session = boto3.Session("testing", "testing", region_name="us-east-1")
-        from botocore.config import Config
-
         once = Config(retries={"total_max_attempts": 1})
         dead = S3(session, session.client("s3", endpoint_url="http://127.0.0.1:9", config=once))
         with pytest.raises(RouteError, match="1 to dead") as info:

@@ -92,7 +92,9 @@ def test_a_delete_that_s3_refuses_is_an_error_without_the_key(s3: S3) -> None:
     s3.put(S3Uri("archive", "MUELLER"), b"")
     refusal = {"Effect": "Deny", "Principal": "*", "Action": "s3:DeleteObject", "Resource": "arn:aws:s3:::archive/*"}
     s3.client.put_bucket_policy(Bucket="archive", Policy=json.dumps({"Version": "2012-10-17", "Statement": [refusal]}))
-    with pytest.raises(PermissionError, match=r"1 of 1 objects .* bucket archive .*AccessDenied.*s3:DeleteObject") as info:
+    with pytest.raises(
+        PermissionError, match=r"1 of 1 objects .* bucket archive .*AccessDenied.*s3:DeleteObject"
+    ) as info:
         s3.delete("archive", ["MUELLER"])
     assert "MUELLER" not in str(info.value)
 

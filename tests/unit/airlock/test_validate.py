@@ -47,7 +47,9 @@ def reason(*files: dict[str, Any], **policy: Any) -> dict[str, str | None]:
     return by_name(decided(*files, **policy), "reason")
 
 
-def taken_through(world: World, run_id: str, *files: dict[str, Any], **changes: Any) -> dict[str, tuple[str, str | None]]:
+def taken_through(
+    world: World, run_id: str, *files: dict[str, Any], **changes: Any
+) -> dict[str, tuple[str, str | None]]:
     """Validate a run's delivery and return verdict and reason by the file's name."""
     run = world.run(run_id, pipeline(**changes))
     world.buffered(run, *files)
@@ -58,7 +60,9 @@ def again(run: Run) -> dict[str, tuple[str, str | None]]:
     counts = validate(run)
     rows = run.workspace.read("verdicts", VERDICTS)
     assert sum(counts.values()) == rows.height
-    return {key.removeprefix("in/"): (word, why) for key, word, why in rows.select("key", "verdict", "reason").iter_rows()}
+    return {
+        key.removeprefix("in/"): (word, why) for key, word, why in rows.select("key", "verdict", "reason").iter_rows()
+    }
 
 
 def imported(world: World, name: str, *uids: str, **changes: Any) -> None:
@@ -69,7 +73,9 @@ def imported(world: World, name: str, *uids: str, **changes: Any) -> None:
     facts = rows.with_columns(
         state=pl.lit("imported"), image_set_id=pl.lit("i"), image_set_version=pl.lit(1, pl.Int64), batch_id=pl.lit("b")
     )
-    world.ledger.record_imported(STORE, run.key, facts, rows.unique("StudyInstanceUID"), rows.unique("SeriesInstanceUID"))
+    world.ledger.record_imported(
+        STORE, run.key, facts, rows.unique("StudyInstanceUID"), rows.unique("SeriesInstanceUID")
+    )
 
 
 class TestFileRules:
@@ -81,7 +87,9 @@ class TestFileRules:
     def test_what_was_never_an_instance_is_ignored(self, code: str) -> None:
         assert verdict(unread("a", code)) == {"a": "ignore"}
 
-    @pytest.mark.parametrize("code", ["empty_object", "not_dicom", "truncated", "unreadable", "object_gone", "access_denied"])
+    @pytest.mark.parametrize(
+        "code", ["empty_object", "not_dicom", "truncated", "unreadable", "object_gone", "access_denied"]
+    )
     def test_what_could_not_be_read_is_quarantined_with_its_detail(self, code: str) -> None:
         rows = decided(unread("a", code, "RecursionError"), dicom("b"))
         assert by_name(rows, "verdict") == {"a": "quarantine", "b": "accept"}
@@ -104,7 +112,11 @@ class TestFileRules:
 
     def test_undecodable_text_is_noted_or_stops_as_the_policy_says(self) -> None:
         bad = dicom("a", warning="undecodable_text", detail="PatientName")
-        assert decided(bad).select("verdict", "reason", "detail").row(0) == ("accept", "undecodable_text", "PatientName")
+        assert decided(bad).select("verdict", "reason", "detail").row(0) == (
+            "accept",
+            "undecodable_text",
+            "PatientName",
+        )
         stopped = decided(bad, warn_only=[])
         assert stopped.select("verdict", "reason", "detail").row(0) == ("quarantine", "undecodable_text", "PatientName")
 
@@ -126,7 +138,12 @@ class TestDuplicates:
     def test_other_content_under_one_uid_is_quarantined_all_of_it(self, difference: dict[str, Any]) -> None:
         same = [dicom(name, SOPInstanceUID="1.5", etag="e", size=7) for name in ("a", "b")]
         other = dicom("c", **({"SOPInstanceUID": "1.5", "etag": "e", "size": 7} | difference))
-        assert verdict(*same, other, dicom("d")) == {"a": "quarantine", "b": "quarantine", "c": "quarantine", "d": "accept"}
+        assert verdict(*same, other, dicom("d")) == {
+            "a": "quarantine",
+            "b": "quarantine",
+            "c": "quarantine",
+            "d": "accept",
+        }
 
     def test_one_uid_in_two_series_loses_none(self) -> None:
         one = dicom("a", SOPInstanceUID="1.5", SeriesInstanceUID="1.1.1")
@@ -159,8 +176,10 @@ class TestGroupingElements:
 
     def test_by_majority_the_smaller_part_is_rejected(self, element: str, code: str) -> None:
         assert verdict(*pair(element, "1.7", "1.8"), grouping_conflict="majority") == {
-            "a": "accept", "b": "accept", "c": "quarantine",
-        }  # fmt: skip
+            "a": "accept",
+            "b": "accept",
+            "c": "quarantine",
+        }
         assert reason(*pair(element, "1.7", "1.8"), grouping_conflict="majority") == {"a": None, "b": None, "c": code}
 
     def test_a_tie_has_no_majority(self, element: str, code: str) -> None:
@@ -204,66 +223,81 @@ class TestGroupingElements:
 
 def test_the_elements_are_those_of_the_service_and_the_issuer() -> None:
     assert {element for element, _ in GROUPING} == {
-        "StudyDate", "AccessionNumber", "PatientID", "StudyID", "SeriesNumber", "StudyInstanceUID", "IssuerOfPatientID",
-    }  # fmt: skip
+        "StudyDate",
+        "AccessionNumber",
+        "PatientID",
+        "StudyID",
+        "SeriesNumber",
+        "StudyInstanceUID",
+        "IssuerOfPatientID",
+    }
 
 
 def test_the_issuer_may_be_waved_through() -> None:
-    assert verdict(*pair("IssuerOfPatientID", "x", "y"), warn_only=["issuer_conflict"]) == dict.fromkeys("abc", "accept")
+    assert verdict(*pair("IssuerOfPatientID", "x", "y"), warn_only=["issuer_conflict"]) == dict.fromkeys(
+        "abc", "accept"
+    )
 
 
 def test_one_series_may_vary_what_only_a_study_must_keep_apart() -> None:
-    files = [dicom("a", SeriesInstanceUID="1.1.1", SeriesNumber="1"), dicom("b", SeriesInstanceUID="1.1.2", SeriesNumber="2")]
+    files = [
+        dicom("a", SeriesInstanceUID="1.1.1", SeriesNumber="1"),
+        dicom("b", SeriesInstanceUID="1.1.2", SeriesNumber="2"),
+    ]
     assert set(verdict(*files).values()) == {"accept"}
 
 
-class TestLedger:
-    SAME = {"SOPInstanceUID": "1.5", "etag": "e", "size": 7}
+SAME = {"SOPInstanceUID": "1.5", "etag": "e", "size": 7}
 
+
+class TestLedger:
     def test_the_same_content_again_is_a_duplicate_and_other_content_is_quarantined(self, world: World) -> None:
-        taken_through(world, "one", dicom("a", **self.SAME))
-        assert taken_through(world, "two", dicom("b", **self.SAME), dicom("c", SOPInstanceUID="1.6")) == {
+        taken_through(world, "one", dicom("a", **SAME))
+        assert taken_through(world, "two", dicom("b", **SAME), dicom("c", SOPInstanceUID="1.6")) == {
             "b": ("duplicate", "duplicate_same_content"),
             "c": ("accept", None),
         }
-        assert taken_through(world, "three", dicom("d", **self.SAME | {"etag": "new"})) == {
+        assert taken_through(world, "three", dicom("d", **SAME | {"etag": "new"})) == {
             "d": ("quarantine", "duplicate_other_content")
         }
 
     def test_it_says_of_which_arrival(self, world: World) -> None:
-        first = dicom("a", **self.SAME)
+        first = dicom("a", **SAME)
         taken_through(world, "one", first)
-        taken_through(world, "two", dicom("b", **self.SAME))
+        taken_through(world, "two", dicom("b", **SAME))
         rows = world.run("two").workspace.read("verdicts", VERDICTS)
         assert rows["duplicate_of"].to_list() == [first["arrival_id"]]
 
     def test_three_copies_of_what_the_store_has_are_all_duplicates(self, world: World) -> None:
-        taken_through(world, "one", dicom("a", **self.SAME))
-        found = taken_through(world, "two", *(dicom(name, **self.SAME) for name in "bcd"))
+        taken_through(world, "one", dicom("a", **SAME))
+        found = taken_through(world, "two", *(dicom(name, **SAME) for name in "bcd"))
         assert set(found.values()) == {("duplicate", "duplicate_same_content")}
 
     def test_one_object_that_two_pipelines_bring_to_one_store_is_taken_once(self, world: World) -> None:
-        taken_through(world, "one", dicom("a", **self.SAME))
-        assert taken_through(world, "one", dicom("a", **self.SAME), name="weekly") == {
+        taken_through(world, "one", dicom("a", **SAME))
+        assert taken_through(world, "one", dicom("a", **SAME), name="weekly") == {
             "a": ("duplicate", "duplicate_same_content")
         }
 
     def test_another_store_has_instances_of_its_own(self, world: World) -> None:
-        taken_through(world, "one", dicom("a", **self.SAME))
+        taken_through(world, "one", dicom("a", **SAME))
         elsewhere = {"name": "weekly", "healthimaging": {"datastore_id": "e" * 32}}
-        assert taken_through(world, "two", dicom("b", **self.SAME), **elsewhere) == {"b": ("accept", None)}
+        assert taken_through(world, "two", dicom("b", **SAME), **elsewhere) == {"b": ("accept", None)}
 
     def test_what_the_earlier_run_did_not_bring_in_may_come_again(self, world: World) -> None:
-        taken_through(world, "one", dicom("a", **self.SAME))
+        taken_through(world, "one", dicom("a", **SAME))
         world.ledger.drop_instances(STORE, world.run("one").key, pl.Series(["1.5"]))
-        assert taken_through(world, "two", dicom("b", **self.SAME)) == {"b": ("accept", None)}
+        assert taken_through(world, "two", dicom("b", **SAME)) == {"b": ("accept", None)}
 
     def test_a_rerun_decides_the_same_before_and_after_its_import_and_after_other_runs(self, world: World) -> None:
         files = [
-            dicom("a"), dicom("b", **self.SAME), dicom("c", **self.SAME), unread("d", "not_dicom"),
+            dicom("a"),
+            dicom("b", **SAME),
+            dicom("c", **SAME),
+            unread("d", "not_dicom"),
             dicom("e", StudyInstanceUID="1.2", SeriesInstanceUID="1.2.1", PatientID="P2"),
             dicom("f", StudyInstanceUID="1.2", SeriesInstanceUID="1.2.1", PatientID="P3"),
-        ]  # fmt: skip
+        ]
         first = taken_through(world, "one", *files)
         assert {word for word, _ in first.values()} == {"accept", "duplicate", "quarantine"}
         one = world.run("one")
@@ -271,7 +305,7 @@ class TestLedger:
         assert again(one) == first
         imported(world, "one")
         assert again(one) == first
-        late = dicom("late", SOPInstanceUID="1.77"), dicom("twin", **self.SAME | {"etag": "x"})
+        late = dicom("late", SOPInstanceUID="1.77"), dicom("twin", **SAME | {"etag": "x"})
         assert taken_through(world, "two", *late)["late"] == ("accept", None)
         imported(world, "two")
         assert again(one) == first
@@ -304,9 +338,12 @@ def test_headers_must_be_there_for_every_arrival(world: World) -> None:
 
 def test_the_order_of_a_delivery_decides_nothing() -> None:
     files = [
-        dicom("a"), dicom("b", PatientID="P2"), dicom("c", SOPInstanceUID="1.5", etag="e"),
-        dicom("d", SOPInstanceUID="1.5", etag="e"), unread("e", "truncated"),
-    ]  # fmt: skip
+        dicom("a"),
+        dicom("b", PatientID="P2"),
+        dicom("c", SOPInstanceUID="1.5", etag="e"),
+        dicom("d", SOPInstanceUID="1.5", etag="e"),
+        unread("e", "truncated"),
+    ]
     for policy in ("reject", "majority", "accept"):
         orders = islice(permutations(files), 0, None, 17)
         assert len({tuple(sorted(verdict(*order, grouping_conflict=policy).items())) for order in orders}) == 1
@@ -323,7 +360,10 @@ def deliveries(draw: st.DrawFn) -> list[dict[str, Any]]:
         if draw(st.integers(0, 9)) == 0:
             files.append(unread(f"{number}", draw(st.sampled_from(["not_dicom", "sidecar", "truncated"]))))
             continue
-        changes = {keyword: draw(values) for keyword in ("PatientID", "StudyDate", "AccessionNumber", "SeriesNumber", "StudyID")}
+        changes = {
+            keyword: draw(values)
+            for keyword in ("PatientID", "StudyDate", "AccessionNumber", "SeriesNumber", "StudyID")
+        }
         changes |= {"SOPInstanceUID": draw(st.sampled_from(["1.5", "1.6", "1.7", "1.8", "", "01"]))}
         changes |= {"StudyInstanceUID": draw(st.sampled_from(["1.1", "1.1", "1.2", None]))}
         changes |= {"SeriesInstanceUID": draw(st.sampled_from(["1.1.1", "1.1.2"])), "etag": draw(st.sampled_from("ef"))}
@@ -348,7 +388,9 @@ def assert_sound(rows: pl.DataFrame, files: list[dict[str, Any]], policy: str) -
     assert copies.height == rows.filter(pl.col("verdict") == "duplicate").height
     assert (copies["SOPInstanceUID"] == copies["SOPInstanceUID_right"]).all()
     assert ((copies["etag"] == copies["etag_right"]) & (copies["size"] == copies["size_right"])).all()
-    undecided = last_words(rows, rows, OUTCOMES.to_frame().with_columns(blocks=pl.lit(None, pl.Boolean)), GATES.to_frame())
+    undecided = last_words(
+        rows, rows, OUTCOMES.to_frame().with_columns(blocks=pl.lit(None, pl.Boolean)), GATES.to_frame()
+    )
     assert undecided.height == len(files)
 
 
@@ -376,7 +418,11 @@ def test_two_deliveries_after_each_other_never_bring_one_instance_twice(
 ) -> None:
     serial = next(example)
     store = f"{serial:032}"
-    changes = {"validation": {"grouping_conflict": policy}, "healthimaging": {"datastore_id": store}, "name": f"n{serial}"}
+    changes = {
+        "validation": {"grouping_conflict": policy},
+        "healthimaging": {"datastore_id": store},
+        "name": f"n{serial}",
+    }
     second = [dicom("", **(each | {"key": each["key"] + "-second"})) for each in second]
     runs = {}
     for name, files in (("one", first), ("two", second)):
@@ -386,7 +432,10 @@ def test_two_deliveries_after_each_other_never_bring_one_instance_twice(
         rows = run.workspace.read("verdicts", VERDICTS)
         kept = rows.filter(pl.col("verdict") == "accept")
         facts = kept.with_columns(
-            state=pl.lit("imported"), image_set_id=pl.lit("i"), image_set_version=pl.lit(1, pl.Int64), batch_id=pl.lit("b")
+            state=pl.lit("imported"),
+            image_set_id=pl.lit("i"),
+            image_set_version=pl.lit(1, pl.Int64),
+            batch_id=pl.lit("b"),
         )
         world.ledger.record_imported(store, run.key, facts, kept, kept)
     both = pl.concat([run.workspace.read("verdicts", VERDICTS) for run in runs.values()])

@@ -51,11 +51,14 @@ def test_each_length_is_allowed_up_to_its_limit_in_characters(keyword: str, long
 
 
 def test_the_limits_are_those_that_aws_gives() -> None:
-    assert ELEMENT_LENGTHS == {
+    assert {
         **dict.fromkeys(("PatientName", "PatientID", "StudyInstanceUID", "StudyID", "StudyDescription"), 256),
         **dict.fromkeys(("AccessionNumber", "SOPInstanceUID", "SeriesInstanceUID"), 256),
-        "PatientBirthDate": 18, "StudyDate": 18, "StudyTime": 28, "PatientSex": 16,
-    }  # fmt: skip
+        "PatientBirthDate": 18,
+        "StudyDate": 18,
+        "StudyTime": 28,
+        "PatientSex": 16,
+    } == ELEMENT_LENGTHS
 
 
 def test_a_limit_is_a_setting() -> None:
@@ -64,7 +67,8 @@ def test_a_limit_is_a_setting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keyword", "limit"), [("NumberOfStudyRelatedSeries", "related_series"), ("NumberOfStudyRelatedInstances", "related_instances")]
+    ("keyword", "limit"),
+    [("NumberOfStudyRelatedSeries", "related_series"), ("NumberOfStudyRelatedInstances", "related_instances")],
 )
 def test_a_count_is_allowed_up_to_its_limit(keyword: str, limit: str) -> None:
     limits = Limits(**{limit: 1000})
@@ -88,7 +92,8 @@ class TestUids:
         assert findings(**{keyword: uid}) == []
 
     @pytest.mark.parametrize(
-        "uid", ["01", "1.02", "1..2", ".1", "1.", "1.a", "1,2", "1.2 ", "1.2\n", "1.2\\1.3", "１.2", "1." + "1" * 63]
+        "uid",
+        ["01", "1.02", "1..2", ".1", "1.", "1.a", "1,2", "1.2 ", "1.2\n", "1.2\\1.3", "\uff11.2", "1." + "1" * 63],
     )
     def test_an_illegal_one_is_named(self, keyword: str, uid: str) -> None:
         assert findings(**{keyword: uid}) == [("invalid_uid", keyword)]
@@ -97,13 +102,40 @@ class TestUids:
 class TestTransferSyntaxes:
     @pytest.mark.parametrize(
         "suffix",
-        ["", ".1", ".1.99", ".2", ".4.51", ".4.57", ".4.70", ".4.80", ".4.81", ".4.90", ".4.92", ".4.93", ".4.201", ".4.202",
-         ".5", ".4.50", ".4.91", ".4.203", ".4.100", ".4.106", ".4.100.1", ".4.106.1", ".4.107", ".4.108", ".4.112"],
-    )  # fmt: skip
+        [
+            "",
+            ".1",
+            ".1.99",
+            ".2",
+            ".4.51",
+            ".4.57",
+            ".4.70",
+            ".4.80",
+            ".4.81",
+            ".4.90",
+            ".4.92",
+            ".4.93",
+            ".4.201",
+            ".4.202",
+            ".5",
+            ".4.50",
+            ".4.91",
+            ".4.203",
+            ".4.100",
+            ".4.106",
+            ".4.100.1",
+            ".4.106.1",
+            ".4.107",
+            ".4.108",
+            ".4.112",
+        ],
+    )
     def test_a_known_one_passes(self, suffix: str) -> None:
         assert findings(TransferSyntaxUID=BASE + suffix) == []
 
-    @pytest.mark.parametrize("uid", [f"{BASE}.3", f"{BASE}.4.52", f"{BASE}.4.107.1", f"{BASE}.4.109", "1.2.3", f"{BASE}."])
+    @pytest.mark.parametrize(
+        "uid", [f"{BASE}.3", f"{BASE}.4.52", f"{BASE}.4.107.1", f"{BASE}.4.109", "1.2.3", f"{BASE}."]
+    )
     def test_any_other_is_named(self, uid: str) -> None:
         assert findings(TransferSyntaxUID=uid) == [("unknown_transfer_syntax", "TransferSyntaxUID")]
 
@@ -114,8 +146,12 @@ class TestTransferSyntaxes:
 def test_the_first_finding_is_the_gravest() -> None:
     found = findings(SOPInstanceUID="", StudyInstanceUID=None, StudyID="x" * 300, TransferSyntaxUID="1.2")
     assert [reason for reason, _ in found] == [
-        "missing_sop_instance_uid", "missing_study_instance_uid", "element_too_long", "invalid_uid", "unknown_transfer_syntax",
-    ]  # fmt: skip
+        "missing_sop_instance_uid",
+        "missing_study_instance_uid",
+        "element_too_long",
+        "invalid_uid",
+        "unknown_transfer_syntax",
+    ]
 
 
 def test_no_detail_repeats_a_value() -> None:
