@@ -71,11 +71,9 @@ def audit(run: Run, imaging: Any) -> Audited:
     arrivals = read_arrivals(run)
     verdicts = run.workspace.find("verdicts", VERDICTS)
     outcomes, jobs, suspect = _account_all(run)
-    outcomes = _flag_versions(run, outcomes)
+    outcomes = _flag_overwritten(run, verdicts, _flag_versions(run, outcomes, jobs))
     outcomes = gate.blocking(outcomes, run.pipeline.audit, suspect)
     outcomes = _read_back(run, imaging, outcomes)
-    # First, since a study is complete as soon as this run has brought the file that an earlier one could not.
-    _record_instances(run, verdicts, outcomes)
     books = {
         "arrivals": arrivals,
         "verdicts": verdicts,
@@ -136,18 +134,53 @@ def _entry(batch: Batch, job: dict[str, Any], found: list[str]) -> dict[str, Any
     }
 
 
-def _flag_versions(run: Run, outcomes: pl.DataFrame) -> pl.DataFrame:
-    """Flag image sets with a version above 1 where this run was the first to bring the series, in one job."""
+def _flag_versions(run: Run, outcomes: pl.DataFrame, jobs: list[dict[str, Any]]) -> pl.DataFrame:
+    """Flag image sets with a version above 1 where nothing but one first job of this run had a part in the series."""
     series = outcomes["SeriesInstanceUID"].drop_nulls().unique()
     known = run.ledger.known_series(run.pipeline.healthimaging.datastore_id, series, except_run=run.key)
-    jobs = outcomes.group_by("SeriesInstanceUID").agg(jobs=pl.col("batch_id").n_unique())
-    expected = pl.col("SeriesInstanceUID").is_in(known["SeriesInstanceUID"].implode()) | (pl.col("jobs") > 1)
+    batches = outcomes.group_by("SeriesInstanceUID").agg(batches=pl.col("batch_id").n_unique())
+    repeated = [job["batch_id"] for job in jobs if job["generation"]]
+    expected = (
+        pl.col("SeriesInstanceUID").is_in(known["SeriesInstanceUID"].implode())
+        | (pl.col("batches") > 1)
+        | pl.col("batch_id").is_in(repeated)
+    )
     flagged = (pl.col("image_set_version") > 1) & ~expected & pl.col("outcome").is_in(gate.IMPORTED)
     return (
-        outcomes.join(jobs, on="SeriesInstanceUID", how="left", maintain_order="left")
+        outcomes.join(batches, on="SeriesInstanceUID", how="left", maintain_order="left")
         .with_columns(reason=pl.when(flagged).then(pl.lit(str(Reason.VERSION_ABOVE_ONE))).otherwise("reason"))
-        .drop("jobs")
+        .drop("batches")
     )
+
+
+def _flag_overwritten(run: Run, verdicts: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
+    """Tell the ledger what is in the store, and flag instances that another run has brought there meanwhile.
+
+    Before the gate, since a study is complete as soon as this run has brought the file that an earlier one could not.
+    What the service did not import gives up its claim on the instance, so that a later delivery may bring it.
+    """
+    datastore = run.pipeline.healthimaging.datastore_id
+    in_store = pl.col("outcome").is_in((*gate.IMPORTED, Outcome.NON_PRIMARY.value))
+    state = pl.when(pl.col("outcome") == Outcome.NON_PRIMARY).then(pl.lit("non_primary")).otherwise(pl.lit("imported"))
+    primary = outcomes.filter(pl.col("outcome").is_in(gate.IMPORTED)).select("arrival_id")
+    elements = primary.join(verdicts, on="arrival_id", how="left", maintain_order="left")
+    twice = run.ledger.record_imported(
+        datastore,
+        run.key,
+        outcomes.filter(in_store).with_columns(state=state),
+        elements.unique("StudyInstanceUID", keep="first", maintain_order=True),
+        elements.unique("SeriesInstanceUID", keep="first", maintain_order=True),
+    )
+    lost = outcomes.filter(~in_store & ~_is_open())
+    run.ledger.drop_instances(datastore, run.key, lost["SOPInstanceUID"])
+    overwritten = in_store & pl.col("SOPInstanceUID").is_in(twice["SOPInstanceUID"].implode())
+    return outcomes.with_columns(
+        reason=pl.when(overwritten).then(pl.lit(str(Reason.VERSION_ABOVE_ONE))).otherwise("reason")
+    )
+
+
+def _is_open() -> pl.Expr:
+    return pl.col("reason").is_in([str(reason) for reason in OPEN_REASONS]).fill_null(value=False)
 
 
 def _read_back(run: Run, imaging: Any, outcomes: pl.DataFrame) -> pl.DataFrame:
@@ -178,8 +211,8 @@ def _write(run: Run, books: dict[str, pl.DataFrame], jobs: list[dict[str, Any]],
         "audit/dispositions.csv", report.to_csv(books["dispositions"]), "text/csv"
     )
     report_uri = run.workspace.write_json("audit/report.json", content)
-    waiting = books["dispositions"]["reason"].is_in([str(reason) for reason in OPEN_REASONS]).sum()
-    return Audited(content, report_uri, dispositions_uri, int(waiting))
+    waiting = books["dispositions"].filter(_is_open()).height
+    return Audited(content, report_uri, dispositions_uri, waiting)
 
 
 def _record(run: Run, books: dict[str, pl.DataFrame], audited: Audited) -> None:
@@ -187,33 +220,10 @@ def _record(run: Run, books: dict[str, pl.DataFrame], audited: Audited) -> None:
     datastore = run.pipeline.healthimaging.datastore_id
     run.ledger.record_gates(datastore, run.key, books["gates"])
     _write_contracts(run, books)
-    decided = ~pl.col("reason").is_in([str(reason) for reason in OPEN_REASONS]).fill_null(value=False)
     if audited.balanced:
-        run.ledger.settle(run.pipeline.name, run.key, books["dispositions"].filter(decided))
+        run.ledger.settle(run.pipeline.name, run.key, books["dispositions"].filter(~_is_open()))
     state = "audited" if audited.balanced and not audited.open_arrivals else "open"
     run.ledger.close_run(run.key, state, audited.report)
-
-
-def _record_instances(run: Run, verdicts: pl.DataFrame, outcomes: pl.DataFrame) -> None:
-    """Tell the ledger what is in the store."""
-    datastore = run.pipeline.healthimaging.datastore_id
-    primary = outcomes.filter(pl.col("outcome").is_in(gate.IMPORTED))
-    stored = outcomes.filter(pl.col("outcome").is_in((*gate.IMPORTED, Outcome.NON_PRIMARY.value))).with_columns(
-        state=pl.when(pl.col("outcome") == Outcome.NON_PRIMARY)
-        .then(pl.lit("non_primary"))
-        .otherwise(pl.lit("imported"))
-    )
-    kept = primary.select("arrival_id").join(verdicts, on="arrival_id", how="left")
-    run.ledger.record_imported(
-        datastore,
-        run.key,
-        stored,
-        kept.unique("StudyInstanceUID", keep="first", maintain_order=True),
-        kept.unique("SeriesInstanceUID", keep="first", maintain_order=True),
-    )
-    not_in_store = ~pl.col("outcome").is_in((*gate.IMPORTED, Outcome.NON_PRIMARY.value))
-    still_open = pl.col("reason").is_in([str(reason) for reason in OPEN_REASONS]).fill_null(value=False)
-    run.ledger.drop_instances(datastore, run.key, outcomes.filter(not_in_store & ~still_open)["SOPInstanceUID"])
 
 
 def _write_contracts(run: Run, books: dict[str, pl.DataFrame]) -> None:

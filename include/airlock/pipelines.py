@@ -186,8 +186,6 @@ class Validate(_Settings):
 SOFT_REASONS = frozenset(
     {
         Reason.INVALID_UID,
-        Reason.ELEMENT_TOO_LONG,
-        Reason.COUNT_OUT_OF_RANGE,
         Reason.UNKNOWN_TRANSFER_SYNTAX,
         Reason.UNDECODABLE_TEXT,
         Reason.ISSUER_CONFLICT,

@@ -51,7 +51,7 @@ def route(run: Run, destinations: Mapping[str, S3]) -> dict[str, int]:
     """
     messages = _payloads(run)
     for item in run.pipeline.routes:
-        run.ledger.enqueue(run.pipeline.name, run.key, item.name, messages)
+        run.ledger.enqueue(run.pipeline.name, run.key, item.uri, messages)
     sent, failed = {}, {}
     for item in run.pipeline.routes:
         sent[item.name], failed[item.name] = _deliver(run, item, destinations[item.name])
@@ -77,7 +77,7 @@ def _deliver(run: Run, destination: Route, target: S3) -> tuple[int, int]:
     """Send every due message once; return how many went and how many did not."""
     sent = failed = 0
     moment = datetime.now(UTC)
-    while messages := run.ledger.due(run.pipeline.name, destination.name, moment, DUE_AT_A_TIME, run.key):
+    while messages := run.ledger.due(run.pipeline.name, destination.uri, moment, DUE_AT_A_TIME, run.key):
         for message in messages:
             try:
                 _put(run, destination, target, message)

@@ -160,11 +160,16 @@ def _decide(
 
 def _against_owners(rows: pl.DataFrame, owners: pl.DataFrame) -> pl.DataFrame:
     """Decide on arrivals whose instance another arrival already owns in the data store."""
-    owners = owners.select("SOPInstanceUID", owner="arrival_id", owner_etag="etag", owner_size="size")
+    owners = owners.select(
+        "SOPInstanceUID", owner="arrival_id", owner_etag="etag", owner_size="size", owner_state="state"
+    )
     rows = rows.join(owners, on="SOPInstanceUID", how="left", maintain_order="left")
     owned = pl.col("owner").is_not_null()  # by this very object perhaps, which another pipeline has brought
     same = (pl.col("owner_etag") == pl.col("etag")) & (pl.col("owner_size") == pl.col("size"))
-    earlier = pl.lit("taken by an earlier delivery")
+    waiting = pl.lit("held by another run that has not imported it yet")
+    earlier = (
+        pl.when(pl.col("owner_state") == "claimed").then(waiting).otherwise(pl.lit("taken by an earlier delivery"))
+    )
     rows = _decide(
         rows, owned & same, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, earlier, duplicate_of=pl.col("owner")
     )
@@ -172,7 +177,7 @@ def _against_owners(rows: pl.DataFrame, owners: pl.DataFrame) -> pl.DataFrame:
     rows = _decide(
         rows, owned & ~same, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, other, duplicate_of=pl.col("owner")
     )
-    return rows.drop("owner", "owner_etag", "owner_size")
+    return rows.drop("owner", "owner_etag", "owner_size", "owner_state")
 
 
 def _against_ledger_instances(run: Run, rows: pl.DataFrame) -> pl.DataFrame:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
 from airlock.manifests import LINES, Counters, JobOutput, read_output
 from airlock.records import BATCHES
 from airlock.s3uri import S3Uri
 from tests.unit.airlock.world import frame
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from tests.unit.airlock.world import World
 
 FOLDER = S3Uri("work", f"output/{'d' * 32}-DicomImport-j1/")

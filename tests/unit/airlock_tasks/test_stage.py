@@ -1,0 +1,72 @@
+"""What a run takes in, by its params or its data interval."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from airlock.ledger import upgrade
+from airlock.records import Window
+from airlock_tasks.stage import ledger_url, open_run, run_window
+from tests.chain import pipeline
+
+START, END = datetime(2026, 11, 23, 2, tzinfo=UTC), datetime(2026, 11, 24, 2, tzinfo=UTC)
+
+
+def context(run_type: str = "manual", **params: Any) -> Any:
+    run = SimpleNamespace(run_type=run_type, data_interval_start=START, data_interval_end=END)
+    return {"params": params, "dag_run": run, "run_id": "manual__1"}
+
+
+@pytest.mark.parametrize("run_type", ["scheduled", "backfill"])
+def test_scheduled_and_backfill_runs_take_their_data_interval(run_type: str) -> None:
+    assert run_window(context(run_type)) == Window(START, END)
+
+
+@pytest.mark.parametrize("run_type", ["manual", "asset_triggered"])
+def test_other_runs_take_whatever_is_there(run_type: str) -> None:
+    assert run_window(context(run_type)) is None
+
+
+def test_window_of_the_form_wins() -> None:
+    asked = context("scheduled", window_start="2026-01-01T00:00:00+00:00", window_end="2026-01-02T00:00:00Z")
+    assert run_window(asked) == Window(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"window_start": "2026-01-01T00:00:00Z"}, "give both or neither"),
+        ({"window_start": "yesterday", "window_end": "2026-01-02T00:00:00Z"}, "window_start is no date"),
+        ({"window_start": "2026-01-01T00:00:00", "window_end": "2026-01-02T00:00:00Z"}, "no time zone"),
+        ({"window_start": "2026-01-02T00:00:00Z", "window_end": "2026-01-01T00:00:00Z"}, "must lie before"),
+    ],
+)
+def test_wrong_window_is_explained(params: dict[str, str], sentence: str) -> None:
+    with pytest.raises(AirflowFailException, match=sentence):
+        run_window(context(**params))
+
+
+def test_prefix_outside_the_source_fails_at_once(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    upgrade(url)
+    monkeypatch.setenv("AIRLOCK_LEDGER_URL", url)
+    with pytest.raises(AirflowFailException, match="must lie below the source s3://archive/in/"):
+        open_run(pipeline(), context(prefix="elsewhere/"))
+
+
+def test_without_a_ledger_the_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIRLOCK_LEDGER_URL", raising=False)
+    with pytest.raises(AirflowFailException, match="AIRLOCK_LEDGER_URL"):
+        ledger_url()
+
+
+def test_connection_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRLOCK_LEDGER_URL", "sqlite:////tmp/other.db")
+    monkeypatch.setenv("AIRFLOW_CONN_AIRLOCK_LEDGER", "postgresql://user:secret@db.example/airlock")
+    assert ledger_url().startswith("postgres")
+    assert ledger_url().endswith("@db.example/airlock")
