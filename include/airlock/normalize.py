@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError
 from airlock.contracts import draft
 from airlock.reasons import Reason
 from airlock.records import BATCHES, STUDIES, VERDICTS, Verdict, digest
+from airlock.s3 import ObjectChangedError
 from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -50,18 +51,30 @@ class Batch:
 
 
 def normalize(run: Run) -> list[Batch]:
-    """Plan and stage a run's batches; running it again finds them staged."""
+    """Plan and stage a run's batches; running it again finds them staged.
+
+    Once a job was begun, the plan stands, whatever limits say by now: other batches would import the same files again.
+    """
     accepted = run.workspace.read("verdicts", VERDICTS).filter(pl.col("verdict") == Verdict.ACCEPT)
     _write_studies(run, accepted)
-    planned = plan(accepted, run.pipeline.limits)
+    planned = _planned_before(run, accepted) or plan(accepted, run.pipeline.limits)
     if len(planned) > MAX_BATCHES:
         raise TooManyBatchesError(
             f"the delivery needs {len(planned)} import jobs, one run maps at most {MAX_BATCHES}: "
             f"take it in by smaller windows or prefixes"
         )
-    batches = [_stage(run, files) for files in planned]
+    known = {batch.batch_id: batch for batch in find_batches(run)}
+    batches = [_stage(run, files, known) for files in planned]
     run.workspace.write_json(INDEX, [asdict(batch) for batch in batches])
     return batches
+
+
+def _planned_before(run: Run, accepted: pl.DataFrame) -> list[pl.DataFrame]:
+    if not run.ledger.jobs_of(run.key):
+        return []
+    before = read_batches(run).select("batch_id", "arrival_id")
+    rows = before.join(accepted, on="arrival_id", how="inner", maintain_order="left")
+    return [files.drop("batch_id") for _, files in rows.group_by("batch_id", maintain_order=True)]
 
 
 def _write_studies(run: Run, accepted: pl.DataFrame) -> None:
@@ -125,10 +138,14 @@ def read_batches(run: Run) -> pl.DataFrame:
     return run.workspace.read_all([f"batches/{batch.batch_id}" for batch in find_batches(run)], BATCHES)
 
 
-def _stage(run: Run, files: pl.DataFrame) -> Batch:
+def _stage(run: Run, files: pl.DataFrame, known: dict[str, Batch]) -> Batch:
     batch_id = digest(run.pipeline.healthimaging.datastore_id, run.key, *files["arrival_id"].sort())
+    job = run.ledger.job(batch_id)
+    if batch_id in known and job is not None and job.job_id and job.status != "FAILED":
+        return known[batch_id]  # its job has the files, whatever has come to lie under the prefix since
     own = S3Uri.parse(run.pipeline.staging.uri).join(run.pipeline.name, run.key, batch_id, "")
-    prefix = _prefix(run, batch_id, own, files)
+    clean = _clean_prefix(run, files) if run.pipeline.staging.mode == "in_place" else None
+    prefix = clean or own
     if prefix == own:
         staged = _copy_all(run, prefix, files)
     else:
@@ -137,15 +154,6 @@ def _stage(run: Run, files: pl.DataFrame) -> Batch:
     run.workspace.write(f"batches/{batch_id}", BATCHES, rows)
     sent = rows.filter(pl.col("reason").is_null())
     return Batch(batch_id, str(prefix), sent.height, int(sent["size"].sum()))
-
-
-def _prefix(run: Run, batch_id: str, own: S3Uri, files: pl.DataFrame) -> S3Uri:
-    """Choose the prefix to import: the one that a job has been given already, whatever has come to lie there since."""
-    job = run.ledger.job(batch_id)
-    if job is not None and job.job_id and job.input_uri and job.status != "FAILED":
-        return S3Uri.parse(job.input_uri)
-    clean = _clean_prefix(run, files) if run.pipeline.staging.mode == "in_place" else None
-    return clean or own
 
 
 def _no_reason() -> pl.Expr:
@@ -172,7 +180,7 @@ def _copy_all(run: Run, prefix: S3Uri, files: pl.DataFrame) -> pl.DataFrame:
     with ThreadPoolExecutor(run.pipeline.staging.copies_in_flight) as pool:
         reasons = list(pool.map(lambda row, name: _copy(run, row, name, there.get(name.key)), rows, names))
     staged = {name.key for name, reason in zip(names, reasons, strict=True) if reason is None}
-    run.s3.delete(prefix.bucket, sorted(there.keys() - staged))
+    run.s3.delete(prefix.bucket, sorted((there.keys() | {name.key for name in names}) - staged))
     return files.with_columns(
         staged_bucket=pl.lit(prefix.bucket),
         staged_key=pl.Series([name.key for name in names], dtype=pl.String),
@@ -189,6 +197,8 @@ def _copy(run: Run, row: dict[str, Any], target: S3Uri, there: ListedObject | No
         source["VersionId"] = row["version_id"]
     try:
         run.s3.copy(source, row["etag"], row["size"], target)
+    except ObjectChangedError:
+        return Reason.OBJECT_CHANGED
     except ClientError as error:
         code = error.response["Error"]["Code"]
         if code not in _GONE:

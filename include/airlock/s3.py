@@ -33,6 +33,10 @@ class BucketError(OSError):
     """A bucket is not there, or the credentials may not list it."""
 
 
+class ObjectChangedError(RuntimeError):
+    """A server copied another object version than the one that was asked for."""
+
+
 @dataclass(frozen=True)
 class ListedObject:
     """One row of a bucket listing."""
@@ -151,11 +155,16 @@ class S3:
             In bytes; above 5 GiB the copy is made in parts.
         target
             Where to.
+
+        Raises
+        ------
+        ObjectChangedError
+            If a server that ignores the condition has copied something else.
         """
         guard = {"CopySource": source, "CopySourceIfMatch": etag}
         where = {"Bucket": target.bucket, "Key": target.key}
         if size <= COPY_IN_ONE_CALL:
-            self.client.copy_object(**guard, **where)
+            _check_copied(self.client.copy_object(**guard, **where), etag)
             return
         upload = self.client.create_multipart_upload(**where)["UploadId"]
         try:
@@ -187,3 +196,11 @@ class S3:
             credential_provider=Boto3CredentialProvider(self.session),
             client_options={"allow_http": endpoint.startswith("http://")},
         )
+
+
+def _check_copied(reply: dict[str, Any], etag: str) -> None:
+    """Compare etags where both are hashes of the content: not of parts, and not under a KMS key."""
+    copied = reply["CopyObjectResult"]["ETag"].strip('"')
+    hashes = "-" not in etag and "-" not in copied and "kms" not in reply.get("ServerSideEncryption", "")
+    if hashes and copied != etag:
+        raise ObjectChangedError("the copy has another etag than the object that was listed")

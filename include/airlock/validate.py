@@ -41,7 +41,12 @@ class HeadersIncompleteError(RuntimeError):
 
 
 def validate(run: Run) -> dict[str, int]:
-    """Decide on a run's delivery and return the number of arrivals by verdict."""
+    """Decide on a run's delivery and return the number of arrivals by verdict.
+
+    Once an import job was begun, the verdicts stand: they have been acted on, whatever policy or archive say by now.
+    """
+    if run.ledger.jobs_of(run.key):
+        return _counts(run.workspace.read("verdicts", VERDICTS))
     rows = apply_file_rules(_read_rows(run), list(file_rules(run.pipeline.limits)), run.pipeline.validation)
     rows = apply_duplicate_rules(rows)
     rows = _against_ledger_instances(run, rows)
@@ -50,6 +55,10 @@ def validate(run: Run) -> dict[str, int]:
     rows = _claim(run, rows)
     verdicts = rows.select(VERDICTS.names()).cast(VERDICTS)
     run.workspace.write("verdicts", VERDICTS, verdicts)
+    return _counts(verdicts)
+
+
+def _counts(verdicts: pl.DataFrame) -> dict[str, int]:
     return dict(verdicts["verdict"].value_counts().iter_rows())
 
 

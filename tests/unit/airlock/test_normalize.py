@@ -16,6 +16,7 @@ from airlock.ledger import Job
 from airlock.normalize import Batch, TooManyBatchesError, find_batches, normalize, plan, read_batches
 from airlock.pipelines import Limits
 from airlock.records import STUDIES, VERDICTS
+from airlock.s3uri import S3Uri
 from airlock.workspace import DatasetMissingError
 from tests.unit.airlock.world import dicom, pipeline, verdicts
 
@@ -165,6 +166,14 @@ class TestStage:
         normalize(run)
         assert world.keys(batch.input_uri) == ["000000.dcm"]
         assert world.keys(f"{batch.input_uri[:-1]}9/") == ["other"]
+
+    def test_a_copy_of_other_content_is_replaced(self, world: World) -> None:
+        run = delivered(world, dicom("a"))
+        (batch,) = normalize(run)
+        world.put(f"{batch.input_uri}000000.dcm", b"other content!!!"[: batch.bytes].ljust(batch.bytes, b"!"))
+        normalize(run)
+        staged = S3Uri.parse(batch.input_uri).join("000000.dcm")
+        assert world.s3.get(staged) == b"content of in/a"
 
     def test_running_it_again_finds_everything_staged(self, world: World) -> None:
         run = delivered(world, dicom("a"), dicom("b"))

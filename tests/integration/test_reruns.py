@@ -1,0 +1,115 @@
+"""What a run has acted on stands: clearing tasks after the policy, the limits or the archive have changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.chain import Chain, pipeline
+from tests.dicom_files import ct, delivery
+
+if TYPE_CHECKING:
+    from tests.chain import Place
+
+pytestmark = pytest.mark.slow
+
+STAGES = ("receive", "buffer", "parse", "validate", "normalize", "import", "audit", "route")
+
+
+def again(chain: Chain) -> None:
+    for stage in STAGES:
+        chain.stage(stage)
+
+
+def test_policy_and_limits_changed_after_import_change_nothing(place: Place) -> None:
+    place.put(delivery(studies=2, instances=2))
+    chain = Chain(place, pipeline())
+    chain.run()
+    first = chain.report, chain.rows
+
+    chain.pipeline = pipeline(limits={"files_per_job": 2, "element_lengths": {"PatientID": 2}})
+    again(chain)
+
+    assert (chain.report, chain.rows) == first
+    assert len(place.jobs()) == 1
+
+
+def test_archive_changed_after_import_changes_nothing(place: Place) -> None:
+    place.put(delivery(studies=1, instances=3))
+    chain = Chain(place, pipeline())
+    chain.run()
+    first = chain.report, chain.rows
+
+    place.put({"study-1/001.dcm": ct(1, 1, 1, pixel=9)})
+    place.s3().delete_object(Bucket="archive", Key="in/study-1/002.dcm")
+    again(chain)
+
+    assert (chain.report, chain.rows) == first
+    assert len(place.jobs()) == 1
+
+
+def test_batches_without_a_job_are_staged_again(place: Place) -> None:
+    place.put(delivery(studies=2, instances=2))
+    chain = Chain(place, pipeline(limits={"files_per_job": 2}))
+    chain.until("normalize")
+    first, second = chain.xcom["normalize", 0]
+    operators = list(chain._operators("import"))
+    chain.task(operators[0], 0)
+    for key in place.keys("staging"):
+        place.s3().delete_object(Bucket="staging", Key=key)
+
+    for stage in ("normalize", "import", "audit", "route"):
+        chain.stage(stage)
+
+    assert chain.xcom["normalize", 0] == [first, second]
+    assert chain.report["dispositions"] == {"released": 4}
+    assert len(place.jobs()) == 2
+
+
+def test_object_changed_between_listing_and_reading_is_taken_by_the_next_run(place: Place) -> None:
+    place.put(delivery(studies=1, instances=2))
+    chain = Chain(place, pipeline())
+    chain.until("buffer")
+    place.put({"study-1/002.dcm": ct(1, 1, 2, pixel=7)})
+    for stage in STAGES[2:]:
+        chain.stage(stage)
+    assert chain.rows["study-1/002.dcm"]["reason"] == "object_changed"
+    assert chain.rows["study-1/001.dcm"]["disposition"] in {"released", "held"}
+
+    following = Chain(place, pipeline(), run_id="manual__2")
+    report = following.run()
+    assert report["dispositions"] == {"released": 1}
+
+
+def test_object_changed_between_reading_and_staging_is_not_imported(place: Place) -> None:
+    place.put(delivery(studies=1, instances=2))
+    chain = Chain(place, pipeline())
+    chain.until("validate")
+    place.put({"study-1/002.dcm": ct(1, 1, 2, pixel=7)})
+    for stage in STAGES[4:]:
+        chain.stage(stage)
+    row = chain.rows["study-1/002.dcm"]
+    assert (row["disposition"], row["reason"]) == ("failed", "object_changed")
+    assert chain.rows["study-1/001.dcm"]["disposition"] == "held"
+    assert chain.report["balanced"]
+    assert place.keys("contracts") == []
+
+
+def test_study_over_three_nights_is_one_contract_that_grows(place: Place) -> None:
+    place.put({"1.dcm": ct(1, 1, 1)})
+    Chain(place, pipeline(), run_id="manual__1").run()
+    place.put({"2.dcm": ct(1, 1, 2), "3.dcm": ct(1, 1, 3)[:-50]})
+    second = Chain(place, pipeline(), run_id="manual__2")
+    second.run()
+    assert second.report["studies"] == {"released": 0, "held": 1, "stopped": 0}
+    assert len(place.keys("contracts")) == 1
+
+    place.put({"3.dcm": ct(1, 1, 3)})
+    third = Chain(place, pipeline(), run_id="manual__3")
+    third.run()
+    assert third.report["studies"]["released"] == 1
+    contracts = place.take("contracts")
+    assert len(contracts) == 2
+    newest = contracts[max(contracts)]
+    assert newest.count(b'"SOPInstanceUID"') == 3
