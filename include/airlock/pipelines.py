@@ -112,7 +112,9 @@ class Source(_Settings):
 class Receive(_Settings):
     """When a delivery counts as complete."""
 
-    mode: Literal["quiet_period", "marker", "manifest"] = "quiet_period"
+    mode: Literal["quiet_period", "marker", "manifest"] = Field(
+        "quiet_period", description="what says that a delivery is complete"
+    )
     quiet_seconds: float = Field(300, ge=0, description="quiet_period: no object newer than this")
     marker: str = Field("_SUCCESS", min_length=1, description="marker: the object's name below the prefix")
     manifest: str = Field(
@@ -120,7 +122,7 @@ class Receive(_Settings):
         min_length=1,
         description='manifest: a JSON object below the prefix, {"objects": 1200, "bytes": 5}',
     )
-    poll_seconds: float = Field(30, gt=0)
+    poll_seconds: float = Field(30, gt=0, description="between two looks at the delivery")
     timeout_minutes: float = Field(720, gt=0, description="a delivery that is not complete by then fails the run")
 
 
@@ -132,10 +134,10 @@ class ParseSettings(_Settings):
         1_000, ge=1, le=1_000, description="shards grow rather than exceed this (Airflow maps 1,024)"
     )
     in_flight: int = Field(64, ge=1, le=512, description="requests at a time in one task")
-    first_range_kib: int = Field(16, ge=1)
+    first_range_kib: int = Field(16, ge=1, description="of each object, in the first request; most headers end in it")
     max_header_mib: int = Field(16, ge=1, description="bytes read of one object before it is given up")
-    request_timeout_seconds: float = Field(60, gt=0)
-    retries: int = Field(5, ge=0, description="of one request, with backoff")
+    request_timeout_seconds: float = Field(60, gt=0, description="of one try to read a range")
+    retries: int = Field(5, ge=0, description="of reading a range, with backoff, within (retries + 1) timeouts in all")
     sidecars: tuple[str, ...] = Field(
         (
             ".DS_Store", "._*", "Thumbs.db", "desktop.ini", "_SUCCESS", "*.txt", "*.md", "*.csv", "*.tsv", "*.json",
@@ -155,9 +157,9 @@ class Limits(_Settings):
     )
     related_series: int = Field(1_000_000, ge=1, description="highest NumberOfStudyRelatedSeries")
     related_instances: int = Field(1_000_000, ge=1, description="highest NumberOfStudyRelatedInstances")
-    file_bytes: int = Field(10 * 1000**3, ge=1)
-    files_per_job: int = Field(5_000, ge=1)
-    bytes_per_job: int = Field(10 * 1000**3, ge=1)
+    file_bytes: int = Field(10 * 1000**3, ge=1, description="largest file")
+    files_per_job: int = Field(5_000, ge=1, description="most files in one batch")
+    bytes_per_job: int = Field(10 * 1000**3, ge=1, description="most bytes in one batch")
 
 
 class Validate(_Settings):
@@ -201,21 +203,27 @@ class Staging(_Settings):
         "copy",
         description="in_place imports a prefix without copying where it holds exactly one batch's files, else copies",
     )
-    copies_in_flight: int = Field(16, ge=1, le=256)
+    copies_in_flight: int = Field(16, ge=1, le=256, description="server-side copies at a time")
 
 
 class HealthImaging(_Settings):
     """The data store and how jobs are run against it."""
 
-    datastore_id: str = Field(pattern=r"^[0-9a-z]{32}$")
-    data_access_role_arn: str = Field(pattern=r"^arn:aws(-[^:]+)?:iam::[0-9]{12}:role/.+$")
+    datastore_id: str = Field(pattern=r"^[0-9a-z]{32}$", description="32 characters")
+    data_access_role_arn: str = Field(
+        pattern=r"^arn:aws(-[^:]+)?:iam::[0-9]{12}:role/.+$", description="role that HealthImaging assumes, see iam/"
+    )
     output_uri: Prefix = Field(description="s3://bucket/prefix/ for the jobs' manifests")
-    aws_conn_id: str = "aws_default"
-    region_name: str | None = None
-    input_owner_account_id: str | None = Field(None, pattern=r"^[0-9]{12}$")
+    aws_conn_id: str = Field("aws_default", description="Airflow connection for HealthImaging")
+    region_name: str | None = Field(None, description="AWS region; without it that of the connection")
+    input_owner_account_id: str | None = Field(
+        None,
+        pattern=r"^[0-9]{12}$",
+        description="account that owns the staging (or in-place) bucket, if it is another one",
+    )
     pool: str = Field("healthimaging_import", description="Airflow pool, sized to the service's concurrent jobs")
     poll_seconds: int = Field(30, ge=1, description="between two looks at a running job")
-    job_timeout_minutes: float = Field(24 * 60, gt=0)
+    job_timeout_minutes: float = Field(24 * 60, gt=0, description="how long a try waits; the next one reconnects")
     backoff_seconds: float = Field(30, gt=0, description="first pause after throttling or a quota refusal; it doubles")
     max_generations: int = Field(3, ge=1, description="jobs started for one batch when they end FAILED")
 
@@ -243,9 +251,9 @@ class Audit(_Settings):
 class Route(_Settings):
     """One destination of released study contracts."""
 
-    name: str = Field(pattern=rf"^{NAME}$")
+    name: str = Field(pattern=rf"^{NAME}$", description="shown in logs")
     uri: Prefix = Field(description="s3://bucket/prefix/ that receives one JSON contract per study and revision")
-    aws_conn_id: str = "aws_default"
+    aws_conn_id: str = Field("aws_default", description="Airflow connection for this bucket")
 
 
 class Schedule(_Settings):
@@ -256,10 +264,12 @@ class Schedule(_Settings):
         pattern=r"^(@[a-z]+|\S+( +\S+){4,5})$",
         description="nightly by default; null runs only by hand, backfill or event",
     )
-    timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
-    start_date: date = date(2026, 1, 1)
-    catchup: bool = False
-    max_active_runs: int = Field(1, ge=1)
+    timezone: Annotated[str, AfterValidator(_timezone)] = Field(
+        "UTC", description="of cron and start_date, an IANA name"
+    )
+    start_date: date = Field(date(2026, 1, 1), description="the first interval; backfills cannot begin before it")
+    catchup: bool = Field(False, description="run every interval since start_date by itself, once switched on")
+    max_active_runs: int = Field(1, ge=1, description="runs of this pipeline at a time")
 
 
 class Pipeline(_Settings):
@@ -267,9 +277,9 @@ class Pipeline(_Settings):
 
     version: Literal["airlock.pipeline/1"] = Field(alias="schema")
     name: str = Field(pattern=rf"^{NAME}$", description="also the DAG's id")
-    kind: Literal["imaging"]
-    description: str = ""
-    tags: tuple[str, ...] = ()
+    kind: Literal["imaging"] = Field(description="what travels")
+    description: str = Field("", description="shown in the UI")
+    tags: tuple[str, ...] = Field((), description="of the DAG")
     source: Source
     receive: Receive = Receive()
     parse: ParseSettings = ParseSettings()
@@ -278,11 +288,11 @@ class Pipeline(_Settings):
     staging: Staging
     healthimaging: HealthImaging
     audit: Audit = Audit()
-    routes: tuple[Route, ...] = ()
+    routes: tuple[Route, ...] = Field((), description="where contracts go, see below")
     workspace: Prefix = Field(description="s3://bucket/prefix/ for the runs' datasets and reports")
     schedule: Schedule = Schedule()
     retries: int = Field(3, ge=2, description="of every task; fewer than 2 lose to a race in Airflow's scheduler")
-    retry_delay_seconds: float = Field(60, ge=0)
+    retry_delay_seconds: float = Field(60, ge=0, description="before a task's next try")
 
     @model_validator(mode="after")
     def _own_folders_are_apart(self) -> Pipeline:
