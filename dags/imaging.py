@@ -40,7 +40,8 @@ PARAMS = {
         type=["null", "string"],
         format="date-time",
         title="Window start",
-        description="Take in only arrivals from this moment on; for runs that are started by hand.",
+        description="Take in arrivals from this moment on, and with window: last_modified those of the lookback before it "
+        "that no run has taken; for runs that are started by hand.",
     ),
     "window_end": Param(
         None,
@@ -98,5 +99,4 @@ def build(pipeline: Pipeline) -> DAG:
 
 
 pipelines, _problems = load_pipelines(PIPELINES)
-for _pipeline in pipelines.values():
-    globals()[_pipeline.name] = build(_pipeline)
+dags = {name: build(pipeline) for name, pipeline in pipelines.items()}  # Airflow finds them as they are built

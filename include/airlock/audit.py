@@ -6,13 +6,14 @@ audit/dispositions.csv, whatever broke off before. Auditing again gives the same
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from airlock import gate, report
-from airlock.buffer import read_arrivals
+from airlock.buffer import find_index, read_arrivals
 from airlock.contracts import StudyContract, complete
 from airlock.ledger import contracts as ledger_contracts
 from airlock.manifests import read_output
@@ -68,6 +69,7 @@ def audit(run: Run, imaging: Any) -> Audited:
     imaging
         A boto3 ``medical-imaging`` client, for read-back.
     """
+    run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)  # where buffer never came to do it
     arrivals = read_arrivals(run)
     verdicts = run.workspace.find("verdicts", VERDICTS)
     outcomes, jobs, suspect = _account_all(run)
@@ -83,6 +85,8 @@ def audit(run: Run, imaging: Any) -> Audited:
     books["gates"] = _decide(run, verdicts, outcomes, balanced=True)
     books["dispositions"] = gate.last_words(arrivals, verdicts, outcomes, books["gates"])
     problems = report.imbalances(books)
+    if find_index(run) is None:
+        problems = ["buffer has not frozen a delivery: cure what stopped it or receive, and clear that task", *problems]
     if problems:
         books["gates"] = _decide(run, verdicts, outcomes, balanced=False)
         books["dispositions"] = gate.last_words(arrivals, verdicts, outcomes, books["gates"])
@@ -96,6 +100,8 @@ def _account_all(run: Run) -> tuple[pl.DataFrame, list[dict[str, Any]], list[str
     frames: list[pl.DataFrame] = []
     jobs: list[dict[str, Any]] = []
     suspect: list[str] = []
+    # One wait for all: the jobs have ended by now, and a hundred without output must not cost a hundred waits.
+    until = time.monotonic() + run.pipeline.audit.manifest_wait_seconds
     for batch in find_batches(run):
         files = run.workspace.read(f"batches/{batch.batch_id}", BATCHES)
         rows = run.workspace.find(f"jobs/{batch.batch_id}", JOBS).to_dicts()
@@ -108,7 +114,7 @@ def _account_all(run: Run) -> tuple[pl.DataFrame, list[dict[str, Any]], list[str
                 )
             continue
         job = rows[0]
-        output = read_output(run.s3, S3Uri.parse(job["output_uri"]), run.pipeline.audit.manifest_wait_seconds)
+        output = read_output(run.s3, S3Uri.parse(job["output_uri"]), max(0.0, until - time.monotonic()))
         found = discrepancies(files, output)
         frames.append(account(files, job, output))
         jobs.append(_entry(batch, job, found))
@@ -197,6 +203,7 @@ def _decide(run: Run, verdicts: pl.DataFrame, outcomes: pl.DataFrame, *, balance
         run.pipeline.name,
         outcomes["StudyInstanceUID"].unique(),
         except_run=run.key,
+        missing=run.pipeline.audit.hold_incomplete_studies,
     )
     return gate.decide(verdicts, outcomes, set(unresolved), run.pipeline.audit, balanced=balanced)
 
@@ -229,7 +236,6 @@ def _record(run: Run, books: dict[str, pl.DataFrame], audited: Audited) -> None:
 def _write_contracts(run: Run, books: dict[str, pl.DataFrame]) -> None:
     """Complete the contract of every study with imported instances; only released ones become the dataset."""
     completed = _complete_contracts(run, books["outcomes"].filter(pl.col("outcome").is_in(gate.IMPORTED)))
-    run.ledger.record_contracts(run.pipeline.healthimaging.datastore_id, run.key, completed)
     released = books["gates"].filter(pl.col("gate") == Gate.RELEASE)["StudyInstanceUID"]
     rows = completed.filter(pl.col("StudyInstanceUID").is_in(released.implode()))
     run.workspace.write("contracts", CONTRACTS, rows.select(CONTRACTS.names()))
@@ -239,17 +245,17 @@ def _complete_contracts(run: Run, imported: pl.DataFrame) -> pl.DataFrame:
     image_sets = dict(imported.select("SOPInstanceUID", "image_set_id").iter_rows())
     drafts = run.workspace.find("studies", STUDIES)
     drafts = drafts.filter(pl.col("StudyInstanceUID").is_in(imported["StudyInstanceUID"].implode()))
-    earlier = {
-        row["StudyInstanceUID"]: row
-        for row in run.ledger.contracts(run.pipeline.healthimaging.datastore_id, drafts["StudyInstanceUID"]).iter_rows(
-            named=True
-        )
-    }
-    rows = [
-        _revise(StudyContract.model_validate_json(text), image_sets, earlier.get(uid))
-        for uid, text in drafts.select("StudyInstanceUID", "contract").iter_rows()
-    ]
-    return pl.DataFrame(rows, schema=ledger_contracts.CONTRACTS)
+
+    def revise(known: pl.DataFrame) -> pl.DataFrame:
+        earlier = {row["StudyInstanceUID"]: row for row in known.iter_rows(named=True)}
+        rows = [
+            _revise(StudyContract.model_validate_json(text), image_sets, earlier.get(uid))
+            for uid, text in drafts.select("StudyInstanceUID", "contract").iter_rows()
+        ]
+        return pl.DataFrame(rows, schema=ledger_contracts.CONTRACTS)
+
+    datastore, studies = run.pipeline.healthimaging.datastore_id, drafts["StudyInstanceUID"]
+    return run.ledger.revise_contracts(datastore, run.key, studies, revise)
 
 
 def _revise(planned: StudyContract, image_sets: dict[str, str | None], before: dict[str, Any] | None) -> dict[str, Any]:

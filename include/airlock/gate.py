@@ -64,7 +64,7 @@ def decide(
     outcomes
         Rows of the outcomes dataset with ``blocks``.
     unresolved
-        StudyInstanceUIDs with files of earlier deliveries that never came in.
+        StudyInstanceUIDs with files of earlier deliveries that wait for a person or, if the policy asks, never came in.
     settings
         The policy.
     balanced
@@ -85,9 +85,8 @@ def decide(
         .sort("StudyInstanceUID")
     )
     uid = pl.col("StudyInstanceUID")
-    incomplete = pl.col("lost") | (
-        pl.lit(settings.hold_incomplete_studies) & (uid.is_in(stopped.implode()) | uid.is_in(sorted(unresolved)))
-    )
+    waits = pl.lit(settings.hold_incomplete_studies) & uid.is_in(stopped.implode())
+    incomplete = pl.col("lost") | waits | uid.is_in(sorted(unresolved))
     reason = (
         pl.when(pl.lit(not balanced))
         .then(pl.lit(str(Reason.RUN_UNBALANCED)))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.records import BATCHES, JOBS
+from airlock.records import BATCHES, JOBS, VERDICTS
 from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class StagedPrefixError(RuntimeError):
 
 
 def check_prefix(run: Run, batch: Batch) -> None:
-    """Refuse a prefix that holds more or less than its batch: a job imports whatever lies below it.
+    """Refuse a prefix that holds more, less or other than its batch: a job imports whatever lies below it.
 
     Raises
     ------
@@ -34,12 +34,22 @@ def check_prefix(run: Run, batch: Batch) -> None:
     """
     rows = run.workspace.read(f"batches/{batch.batch_id}", BATCHES).filter(pl.col("reason").is_null())
     planned = set(rows["staged_key"])
-    there = {item.key for item in run.s3.list_objects(S3Uri.parse(batch.input_uri), placeholders=True)}
-    if there != planned:
+    listed = {item.key: item.etag for item in run.s3.list_objects(S3Uri.parse(batch.input_uri), placeholders=True)}
+    there = listed.keys()
+    replaced = _replaced(run, batch, rows, listed)
+    if there != planned or replaced:
         raise StagedPrefixError(
-            f"batch {batch.batch_id}: {len(planned - there)} of its {len(planned)} files are missing and "
-            f"{len(there - planned)} others lie below its prefix: clear normalize, which stages it again"
+            f"batch {batch.batch_id}: {len(planned - there)} of its {len(planned)} files are missing, {replaced} were "
+            f"replaced and {len(there - planned)} others lie below its prefix: clear normalize, which stages it again"
         )
+
+
+def _replaced(run: Run, batch: Batch, rows: pl.DataFrame, listed: dict[str, str]) -> int:
+    """Count the objects of a batch imported in place that are not those that parse read; copies are Airlock's own."""
+    if batch.input_uri.startswith(run.pipeline.staging.uri):
+        return 0
+    read = run.workspace.read("verdicts", VERDICTS).join(rows.select("arrival_id"), on="arrival_id", how="semi")
+    return sum(listed.get(key, etag) != etag for key, etag in read.select("key", "etag").iter_rows())
 
 
 def record(run: Run, job: Job, properties: dict[str, Any], output_uri: str) -> dict[str, Any]:

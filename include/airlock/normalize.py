@@ -40,6 +40,10 @@ class TooManyBatchesError(ValueError):
     """A delivery needs more jobs than one run may map."""
 
 
+class StagingError(RuntimeError):
+    """S3 does not copy to the staging prefix, for a reason that is not one object's."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """One batch as the import stage needs it: no keys, no identifiers."""
@@ -202,6 +206,9 @@ def _copy(run: Run, row: dict[str, Any], target: S3Uri, there: ListedObject | No
     except ClientError as error:
         code = error.response["Error"]["Code"]
         if code not in _GONE:
-            raise
+            raise StagingError(
+                f"S3 refuses a copy from bucket {row['bucket']} to {target.bucket} with {code}: correct the address, or "
+                f"give the role s3:GetObject on the one and s3:PutObject on the other, and clear normalize"
+            ) from None  # S3's own text may name the key
         return _GONE[code]
     return None

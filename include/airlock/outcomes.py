@@ -106,8 +106,9 @@ def _per_file(output: JobOutput) -> pl.DataFrame:
 
 def _outcome(output: JobOutput) -> pl.Expr:
     contradictory = pl.col("succeeded") & pl.col("failed")
+    nowhere = pl.col("succeeded") & pl.col("image_set_id").is_null()  # a success that names no place proves nothing
     return (
-        pl.when(pl.col("succeeded").is_null() | contradictory)
+        pl.when(pl.col("succeeded").is_null() | contradictory | nowhere)
         .then(pl.lit(Outcome.UNACCOUNTED.value))
         .when(pl.col("failed"))
         .then(pl.when(_is_server_error(output)).then(pl.lit(Outcome.SERVER_ERROR.value)).otherwise(_rejected()))

@@ -5,6 +5,7 @@ A contract's content goes to a destination once: the outbox knows it by its dige
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from airlock.s3 import S3
 
 DUE_AT_A_TIME = 1_000
+IN_FLIGHT = 16  # objects written at a time
 
 
 class RouteError(RuntimeError):
@@ -73,22 +75,34 @@ def _payloads(run: Run) -> pl.DataFrame:
     )
 
 
+def _write(run: Run, key: str, text: str) -> str:
+    return run.workspace.write_text(f"contracts/{key}.json", text, "application/json")
+
+
 def _deliver(run: Run, destination: Route, target: S3) -> tuple[int, int]:
     """Send every due message once; return how many went and how many did not."""
     sent = failed = 0
     moment = datetime.now(UTC)
-    while messages := run.ledger.due(run.pipeline.name, destination.uri, moment, DUE_AT_A_TIME, run.key):
-        for message in messages:
-            try:
-                _put(run, destination, target, message)
-            except (ClientError, BotoCoreError, FileNotFoundError) as error:
-                # Not due again within this try; Airflow's retry delay is the pause.
-                run.ledger.mark_failed(message.id, type(error).__name__, datetime.now(UTC))
-                failed += 1
-            else:
-                run.ledger.mark_sent(message.id, datetime.now(UTC))
-                sent += 1
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        while messages := run.ledger.due(run.pipeline.name, destination.uri, moment, DUE_AT_A_TIME, run.key):
+            errors = pool.map(lambda message: _error_of(run, destination, target, message), messages)
+            for message, error in zip(messages, errors, strict=True):
+                if error is None:
+                    run.ledger.mark_sent(message.id, datetime.now(UTC))
+                    sent += 1
+                else:
+                    # Not due again within this try; Airflow's retry delay is the pause.
+                    run.ledger.mark_failed(message.id, error, datetime.now(UTC))
+                    failed += 1
     return sent, failed
+
+
+def _error_of(run: Run, destination: Route, target: S3, message: OutboxMessage) -> str | None:
+    try:
+        _put(run, destination, target, message)
+    except (ClientError, BotoCoreError, FileNotFoundError) as error:
+        return type(error).__name__
+    return None
 
 
 def _put(run: Run, destination: Route, target: S3, message: OutboxMessage) -> None:

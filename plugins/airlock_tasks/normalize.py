@@ -21,4 +21,5 @@ class NormalizeOperator(StageOperator):
 
         batches = normalize(run)
         self.log.info("%d files in %d batches", sum(batch.files for batch in batches), len(batches))
-        return [batch.batch_id for batch in batches]
+        # A batch all of whose objects are gone or changed by now has nothing to import; audit accounts for its files.
+        return [batch.batch_id for batch in batches if batch.files]

@@ -43,5 +43,8 @@ def decode_default(raw: bytes) -> str:
 
 
 def strip(text: str) -> str:
-    """Take the padding off each of the values that a backslash separates; leading spaces stay as stored."""
-    return "\\".join(value.rstrip("\0 ") for value in text.split("\\"))
+    """Take the padding off each of the values that a backslash separates; leading spaces stay as stored.
+
+    A NUL within a value becomes U+FFFD: PostgreSQL cannot store it, and the ledger must know the value again.
+    """
+    return "\\".join(value.rstrip("\0 ") for value in text.split("\\")).replace("\0", _REPLACEMENT)

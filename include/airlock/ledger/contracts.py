@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import polars as pl
-from sqlalchemy import and_, delete, exists, or_, select
+from sqlalchemy import and_, delete, exists, false, or_, select
 
 from airlock.ledger.arrivals import study_key_of
 from airlock.ledger.database import Store
@@ -16,7 +16,9 @@ from airlock.reasons import Reason
 from airlock.records import Disposition
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement
+    from collections.abc import Callable
+
+    from sqlalchemy import ColumnElement, Connection
 
 CONTRACTS = pl.Schema(
     {
@@ -32,6 +34,9 @@ _STUDY_KEYS = pl.Schema({"StudyInstanceUID": pl.String, "study_key": pl.String})
 SCOPE = "contracts"
 # A file held for its study's sake comes free with the study; any other held file needs a person.
 _HELD_FOR_THE_STUDY = (Reason.STUDY_INCOMPLETE.value, Reason.STUDY_HELD.value)
+_WAITS_FOR_A_PERSON = and_(
+    arrivals.c.disposition == Disposition.HELD.value, arrivals.c.reason.not_in(_HELD_FOR_THE_STUDY)
+)
 
 
 class Contracts(Store):
@@ -40,26 +45,30 @@ class Contracts(Store):
     def contracts(self, datastore_id: str, uids: pl.Series) -> pl.DataFrame:
         """Return the latest contract of each of these studies, `CONTRACTS`; no row for an unknown one."""
         with self._reading() as connection:
-            rows = stage(connection, uid_frame(uids, "StudyInstanceUID"), _STUDIES, ["StudyInstanceUID"])
-            statement = (
-                select(*(contracts.c[name] for name in CONTRACTS))
-                .join(rows, contracts.c.StudyInstanceUID == rows.c.StudyInstanceUID)
-                .where(contracts.c.datastore_id == datastore_id)
-            )
-            return fetch(connection, statement, CONTRACTS).sort("StudyInstanceUID")
+            return _latest(connection, datastore_id, uids)
 
-    def record_contracts(self, datastore_id: str, run_key: str, completed: pl.DataFrame) -> None:
-        """Keep contracts in place of what was there.
+    def revise_contracts(
+        self, datastore_id: str, run_key: str, uids: pl.Series, revise: Callable[[pl.DataFrame], pl.DataFrame]
+    ) -> pl.DataFrame:
+        """Put contracts in place of what was there; of two runs at once the later one revises what the earlier one wrote.
 
         Parameters
         ----------
         datastore_id, run_key
-            The data store, and the run that completed the contracts.
-        completed
-            `CONTRACTS`, one row per study.
+            The data store, and the run that completes the contracts.
+        uids
+            Study Instance UIDs.
+        revise
+            Given what is there of them, `CONTRACTS`, returns what is to be there, one row per study.
+
+        Returns
+        -------
+        polars.DataFrame
+            What ``revise`` returned.
         """
         with self._writing(SCOPE) as connection:
             need_run(connection, run_key)
+            completed = revise(_latest(connection, datastore_id, uids))
             rows = stage(connection, completed, CONTRACTS, ["StudyInstanceUID"])
             twin = and_(
                 contracts.c.datastore_id == datastore_id, contracts.c.StudyInstanceUID == rows.c.StudyInstanceUID
@@ -73,8 +82,11 @@ class Contracts(Store):
                 datastore_id=datastore_id,
                 run_key=run_key,
             )
+            return completed
 
-    def unresolved_studies(self, datastore_id: str, pipeline: str, uids: pl.Series, except_run: str) -> list[str]:
+    def unresolved_studies(
+        self, datastore_id: str, pipeline: str, uids: pl.Series, except_run: str, *, missing: bool = True
+    ) -> list[str]:
         """Return the studies of which an earlier delivery brought a file that did not come in, or waits for a person.
 
         Parameters
@@ -85,27 +97,37 @@ class Contracts(Store):
             Study Instance UIDs.
         except_run
             The run that asks; its own files do not count.
+        missing
+            Whether files that did not come in count; those that came in and wait for a person always do.
         """
         frame = uid_frame(uids, "StudyInstanceUID").with_columns(study_key_of("StudyInstanceUID").alias("study_key"))
         with self._reading() as connection:
             rows = stage(connection, frame, _STUDY_KEYS, ["study_key"])
+            keeps_back = or_(_did_not_come_in(datastore_id) if missing else false(), _WAITS_FOR_A_PERSON)
             statement = (
                 select(rows.c.StudyInstanceUID)
                 .join(arrivals, arrivals.c.study_key == rows.c.study_key)
-                .where(arrivals.c.pipeline == pipeline, arrivals.c.run_key != except_run, _keeps_back(datastore_id))
+                .where(arrivals.c.pipeline == pipeline, arrivals.c.run_key != except_run, keeps_back)
                 .distinct()
             )
             return sorted(connection.execute(statement).scalars())
 
 
-def _keeps_back(datastore_id: str) -> ColumnElement[bool]:
+def _latest(connection: Connection, datastore_id: str, uids: pl.Series) -> pl.DataFrame:
+    rows = stage(connection, uid_frame(uids, "StudyInstanceUID"), _STUDIES, ["StudyInstanceUID"])
+    statement = (
+        select(*(contracts.c[name] for name in CONTRACTS))
+        .join(rows, contracts.c.StudyInstanceUID == rows.c.StudyInstanceUID)
+        .where(contracts.c.datastore_id == datastore_id)
+    )
+    return fetch(connection, statement, CONTRACTS).sort("StudyInstanceUID")
+
+
+def _did_not_come_in(datastore_id: str) -> ColumnElement[bool]:
     imported = exists().where(
         instances.c.datastore_id == datastore_id,
         instances.c.SOPInstanceUID == arrivals.c.sop_instance_uid,
         instances.c.state == InstanceState.IMPORTED.value,
     )
     stopped = (Disposition.QUARANTINED.value, Disposition.FAILED.value)
-    return or_(
-        and_(arrivals.c.disposition.in_(stopped), ~imported),
-        and_(arrivals.c.disposition == Disposition.HELD.value, arrivals.c.reason.not_in(_HELD_FOR_THE_STUDY)),
-    )
+    return and_(arrivals.c.disposition.in_(stopped), ~imported)

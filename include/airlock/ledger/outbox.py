@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 MESSAGES = pl.Schema(
     {"study_key": pl.String, "revision": pl.Int64, "content_digest": pl.String, "payload_uri": pl.String}
 )
-CONTENTS = pl.Schema({"study_key": pl.String, "content_digest": pl.String})
-REVISIONS = pl.Schema({"study_key": pl.String, "content_digest": pl.String, "revision": pl.Int64})
 LEASE = timedelta(minutes=10)
 _ERROR_LENGTH = 2_000
 
@@ -64,40 +62,6 @@ def _free(table: FromClause, now: datetime, owner: str | None) -> ColumnElement[
 
 class Outbox(Store):
     """The ledger's part about sending."""
-
-    def next_revisions(self, pipeline: str, contents: pl.DataFrame) -> pl.DataFrame:
-        """Return the revisions of contents: a known content of a study keeps its own, a new one gets the next, from 1.
-
-        Parameters
-        ----------
-        pipeline
-            Revisions count per pipeline and study, over all its destinations.
-        contents
-            Columns ``study_key`` and ``content_digest`` (of the content without its revision), one row per study.
-
-        Returns
-        -------
-        polars.DataFrame
-            `REVISIONS`, in the order given.
-        """
-        frame = shaped(contents, CONTENTS)
-        with self._reading() as connection:
-            rows = stage(
-                connection, frame.select("study_key").unique(), pl.Schema({"study_key": pl.String}), ["study_key"]
-            )
-            statement = (
-                select(outbox.c.study_key, outbox.c.content_digest, func.max(outbox.c.revision))
-                .join(rows, rows.c.study_key == outbox.c.study_key)
-                .where(outbox.c.pipeline == pipeline)
-                .group_by(outbox.c.study_key, outbox.c.content_digest)
-            )
-            known = fetch(connection, statement, REVISIONS)
-        last = known.group_by("study_key").agg(pl.col("revision").max().alias("last"))
-        return (
-            frame.join(known, on=["study_key", "content_digest"], how="left", maintain_order="left")
-            .join(last, on="study_key", how="left", maintain_order="left")
-            .select("study_key", "content_digest", pl.col("revision").fill_null(pl.col("last").fill_null(0) + 1))
-        )
 
     def enqueue(self, pipeline: str, run_key: str, destination: str, messages: pl.DataFrame) -> int:
         """Queue messages, except those whose content was ever queued for the same destination and study.

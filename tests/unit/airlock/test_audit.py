@@ -14,6 +14,7 @@ from airlock.audit import Audited, audit
 from airlock.contracts import StudyContract
 from airlock.import_ import record
 from airlock.ledger import Job
+from airlock.manifests import read_output
 from airlock.normalize import find_batches, normalize
 from airlock.records import ARRIVALS, BATCHES, CONTRACTS, DISPOSITIONS, GATES, OUTCOMES, VERDICTS, study_key
 from airlock.s3uri import S3Uri
@@ -22,7 +23,9 @@ from tests.unit.airlock.job_output import FILES, failure, success, summary, warn
 from tests.unit.airlock.world import STORE, dicom, pipeline, unread
 
 if TYPE_CHECKING:
+    from airlock.manifests import JobOutput
     from airlock.run import Run
+    from airlock.s3 import S3
     from tests.unit.airlock.world import World
 
 NO_WAIT = {"manifest_wait_seconds": 0}
@@ -45,7 +48,9 @@ def staged(world: World, *files: dict[str, Any], run_id: str = "one", **changes:
     return run
 
 
-def imported(world: World, run: Run, status: str = "COMPLETED", message: str = "", **lines: Any) -> None:
+def imported(
+    world: World, run: Run, status: str = "COMPLETED", message: str = "", generation: int = 0, **lines: Any
+) -> None:
     """End each batch's job. Files succeed unless ``lines`` has a line (None for no line at all) under their name."""
     for number, batch in enumerate(find_batches(run)):
         job_id = f"job-{run.run_id}-{number}"
@@ -70,7 +75,7 @@ def imported(world: World, run: Run, status: str = "COMPLETED", message: str = "
             world.s3.put(folder.join("job-output-manifest.json"), json.dumps(manifest).encode())
         for kind, each in found.items():
             world.s3.put(folder.join(FILES[kind]), b"\n".join(json.dumps(line).encode() for line in each))
-        job = Job(batch.batch_id, 0, run.key, "token", job_id, input_uri=batch.input_uri)
+        job = Job(batch.batch_id, generation, run.key, "token", job_id, input_uri=batch.input_uri)
         run.ledger.record_job(job)
         record(run, job, {"jobId": job_id, "jobStatus": status, "message": message}, str(folder))
 
@@ -213,6 +218,22 @@ class TestBadOutput:
         audit(run, None)
         assert words(run) == dict.fromkeys("ab", ("released", None))
 
+    def test_a_version_above_one_after_a_failed_first_job_is_normal(self, world: World) -> None:
+        run = staged(world, A)
+        imported(world, run, generation=1, a=success("", imageSetVersion=2))
+        audit(run, None)
+        assert words(run) == {"a": ("released", None)}
+
+    def test_an_instance_that_another_run_brought_meanwhile_is_flagged(self, world: World) -> None:
+        """This run could not account for the file and gave it up; another brought it; then the manifest came."""
+        one = staged(world, A)
+        imported(world, one, a=None, manifest=None)
+        audit(one, None)
+        done(world, A | {"key": "in/again"}, run_id="two")
+        imported(world, one)
+        audit(one, None)
+        assert words(one) == {"a": ("held", "version_above_one")}
+
     def test_an_object_that_changed_before_it_was_staged_fails_alone_and_holds_its_study(self, world: World) -> None:
         run = world.run("one", pipeline(audit=NO_WAIT))
         etag = world.put("s3://archive/in/a", b"in/a")
@@ -239,8 +260,10 @@ class TestBrokenOff:
 
     def test_before_buffer_there_is_a_report_of_nothing(self, world: World) -> None:
         run = world.run()
-        run.ledger.open_run(run.key, "nightly", run.run_id, None)
-        assert audit(run, None).report["arrivals"] == 0
+        audited = audit(run, None)
+        assert audited.report["arrivals"] == 0
+        assert not audited.balanced, "or a run whose buffer failed would end well"
+        assert "buffer has not frozen a delivery" in audited.report["problems"][0]
 
     @pytest.mark.parametrize(("started", "reason"), [(False, "job_not_started"), (True, "job_unfinished")])
     def test_before_a_job_ended_its_arrivals_stay_open_and_claimed(
@@ -278,6 +301,21 @@ class TestBrokenOff:
         assert contracts(run) == {}
         assert world.ledger.states("nightly") == {"claimed": 2}
 
+    def test_jobs_without_output_share_one_wait(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        waits: list[float] = []
+
+        def counted(s3: S3, folder: S3Uri, wait_seconds: float) -> JobOutput:
+            waits.append(wait_seconds)
+            return read_output(s3, folder, wait_seconds)
+
+        monkeypatch.setattr("airlock.audit.read_output", counted)
+        run = staged(world, A, C, audit={"manifest_wait_seconds": 0.2}, limits={"files_per_job": 1})
+        imported(world, run, "FAILED", manifest=None, a=None, c=None)
+        audit(run, None)
+        assert 0 < waits[0] <= 0.2
+        assert waits[1:] == [0.0]
+        assert {reason for _, reason in words(run).values()} == {"job_failed"}
+
 
 class TestContracts:
     def test_a_later_delivery_adds_to_the_contract(self, world: World) -> None:
@@ -308,6 +346,34 @@ class TestContracts:
         assert contracts(three)["1.1"].NumberOfStudyRelatedInstances == 3
         audit(two, None)
         assert words(two) == {"d": ("released", None)}
+
+    def test_what_waits_for_a_person_comes_into_no_released_contract(self, world: World) -> None:
+        lax = NO_WAIT | {"hold_incomplete_studies": False}
+        one = staged(world, A, audit=lax)
+        imported(world, one, a=warning("", "InvalidOffsetTable"))
+        audit(one, None)
+        assert words(one) == {"a": ("held", "service_warning")}
+        two = staged(world, B, run_id="two", audit=lax)
+        imported(world, two)
+        audit(two, None)
+        assert words(two) == {"b": ("held", "study_incomplete")}
+        assert contracts(two) == {}
+
+    def test_by_policy_a_file_that_earlier_did_not_come_in_does_not_hold(self, world: World) -> None:
+        done(world, A, B, b=failure(""))
+        lenient = {"audit": NO_WAIT | {"hold_incomplete_studies": False}}
+        two = staged(world, dicom("d", SOPInstanceUID="1.1.1.9"), run_id="two", **lenient)
+        imported(world, two)
+        audit(two, None)
+        assert words(two) == {"d": ("released", None)}
+
+    def test_by_no_policy_is_what_waits_for_a_person_released(self, world: World) -> None:
+        done(world, A, B, b=success("", isPrimary=False))
+        lenient = {"audit": NO_WAIT | {"hold_incomplete_studies": False}}
+        two = staged(world, dicom("d", SOPInstanceUID="1.1.1.9"), run_id="two", **lenient)
+        imported(world, two)
+        audit(two, None)
+        assert words(two) == {"d": ("held", "study_incomplete")}
 
 
 def test_the_report_names_no_key_and_no_uid(world: World) -> None:

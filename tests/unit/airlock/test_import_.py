@@ -47,14 +47,14 @@ class TestCheckPrefix:
         run = self.run(world)
         world.put(PREFIX + more, b"")
         with pytest.raises(
-            StagedPrefixError, match=r"batch b1: 0 of its 2 files are missing and 1 others .*clear normalize"
+            StagedPrefixError, match=r"batch b1: 0 of its 2 files are missing, 0 were replaced and 1 others .*clear normalize"
         ):
             check_prefix(run, BATCH)
 
     def test_one_less_is_refused(self, world: World) -> None:
         run = self.run(world)
         world.s3.delete("work", ["staging/b1/000001.dcm"])
-        with pytest.raises(StagedPrefixError, match="1 of its 2 files are missing and 0 others"):
+        with pytest.raises(StagedPrefixError, match="1 of its 2 files are missing, 0 were replaced and 0 others"):
             check_prefix(run, BATCH)
 
     def test_no_key_is_in_the_error(self, world: World) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from airlock import normalize as stage
 from airlock.contracts import StudyContract
 from airlock.ledger import Job
-from airlock.normalize import Batch, TooManyBatchesError, find_batches, normalize, plan, read_batches
+from airlock.normalize import Batch, StagingError, TooManyBatchesError, find_batches, normalize, plan, read_batches
 from airlock.pipelines import Limits
 from airlock.records import STUDIES, VERDICTS
 from airlock.s3uri import S3Uri
@@ -208,6 +210,22 @@ class TestStage:
             normalize(run)
         assert find_batches(run) == []
 
+    def test_a_refused_copy_says_what_to_do_and_names_no_key(self, world: World) -> None:
+        def refuse(params: dict[str, Any], **_: Any) -> Any:
+            text = "not authorized to perform: s3:GetObject on resource: arn:aws:s3:::archive/in/DOE^JOHN"
+            error = {"Code": "AccessDenied", "Message": text}
+            return SimpleNamespace(status_code=403), {"Error": error, "ResponseMetadata": {"HTTPStatusCode": 403}}
+
+        run = delivered(world, dicom("DOE^JOHN"))
+        events = world.s3.client.meta.events
+        events.register_first("before-call.s3.CopyObject", refuse)
+        try:
+            with pytest.raises(StagingError, match="AccessDenied: .* give the role s3:GetObject") as refused:
+                normalize(run)
+        finally:
+            events.unregister("before-call.s3.CopyObject", refuse)
+        assert "DOE" not in "".join(traceback.format_exception(refused.value))
+
     def test_too_many_batches_are_refused_before_any_is_staged(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -284,6 +302,16 @@ class TestInPlace:
         started(run, batch)
         world.s3.delete("archive", ["in/1.2.3/more"])
         assert normalize(run) == [batch]
+
+    def test_once_a_job_was_begun_the_plan_stands(self, world: World) -> None:
+        run = delivered(world, *series("1.1", 3))
+        (batch,) = normalize(run)
+        started(run, batch)
+        smaller = world.run("one", pipeline(limits={"files_per_job": 1}))
+        world.s3.delete("work", [f"{batch.input_uri.removeprefix('s3://work/')}000000.dcm"])
+        assert normalize(smaller) == [batch]
+        assert read_batches(smaller).height == 3
+        assert len(world.keys(batch.input_uri)) == 2  # the job has them: nothing is staged again
 
     def test_after_a_job_that_failed_it_is_chosen_anew(self, world: World) -> None:
         run = delivered(world, *self.files(), **IN_PLACE)

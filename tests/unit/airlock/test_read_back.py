@@ -77,6 +77,11 @@ def test_what_is_there_is_left_as_it_is(imaging: Any, image_set: str) -> None:
     assert reasons(imaging, HERE, image_set=image_set, frames="1") == [None]
     assert reasons(imaging, HERE, image_set=image_set, frames=" 1 ") == [None]
     assert reasons(imaging, HERE, image_set=image_set, frames="many") == [None]
+    assert reasons(imaging, HERE, image_set=image_set, frames="0001") == [None]
+
+
+def test_a_number_of_thousands_of_digits_is_another_one(imaging: Any, image_set: str) -> None:
+    assert reasons(imaging, HERE, image_set=image_set, frames="9" * 5000) == ["read_back_mismatch"]
 
 
 def test_an_instance_that_is_not_there_blocks(imaging: Any, image_set: str) -> None:
@@ -112,9 +117,19 @@ class Reluctant:
 def test_not_yet_is_asked_again_within_bounds(imaging: Any, image_set: str, code: str) -> None:
     patient = Reluctant(imaging, code, TRIES - 1)
     assert reasons(patient, HERE, image_set=image_set) == [None]
+
+
+@pytest.mark.parametrize("code", ["ConflictException", "ThrottlingException"])
+def test_not_yet_for_too_long_is_an_error(imaging: Any, image_set: str, code: str) -> None:
     stubborn = Reluctant(imaging, code, TRIES)
     with pytest.raises(ClientError, match=code):
         reasons(stubborn, HERE, image_set=image_set)
+    assert len(stubborn.asked) == TRIES
+
+
+def test_an_image_set_that_is_gone_blocks_its_own_files_only(imaging: Any, image_set: str) -> None:
+    stubborn = Reluctant(imaging, "ResourceNotFoundException", TRIES)
+    assert reasons(stubborn, HERE, image_set=image_set) == ["read_back_mismatch"]
     assert len(stubborn.asked) == TRIES
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import boto3
 import pytest
 from botocore.exceptions import ClientError
 
@@ -58,6 +59,17 @@ def test_an_object_that_changed_is_not_copied(s3: S3) -> None:
     with pytest.raises(ClientError, match="PreconditionFailed"):
         s3.copy({"Bucket": "archive", "Key": "x"}, old.etag, old.size, S3Uri("work", "x"))
     assert not s3.exists(S3Uri("work", "x"))
+
+
+def test_a_server_that_ignores_the_guard_is_found_out(s3: S3) -> None:
+    s3.put(S3Uri("archive", "x"), b"new")
+    plain = boto3.client("s3", endpoint_url=s3.client.meta.endpoint_url, region_name="us-east-1")
+    careless = airlock.s3.S3(s3.session, plain)  # moto's own behaviour
+    with pytest.raises(airlock.s3.ObjectChangedError):
+        careless.copy({"Bucket": "archive", "Key": "x"}, "0" * 32, 3, S3Uri("work", "x"))
+    careless.copy(
+        {"Bucket": "archive", "Key": "x"}, "0" * 32 + "-2", 3, S3Uri("work", "x")
+    )  # of parts: no content hash
 
 
 def test_a_large_object_is_copied_in_parts(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,13 @@ def test_wrong_file_is_named_and_the_others_go_on(folder: Path) -> None:
     assert _load("imaging", folder).stdout.strip().endswith("['nightly', 'sample']")
 
 
+def test_a_pipeline_may_have_a_name_that_the_dag_file_uses_itself(folder: Path) -> None:
+    text = (folder / "sample.yaml").read_text().replace("name: sample", "name: build", 1)
+    (folder / "build.yaml").write_text(text)
+
+    assert _load("imaging", folder).stdout.strip().endswith("['build', 'nightly', 'sample']")
+
+
 def test_two_files_with_one_name_are_both_left_out(folder: Path) -> None:
     shutil.copy(folder / "sample.yaml", folder / "twin.yaml")
 

@@ -7,7 +7,10 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from airlock.ledger import Ledger, upgrade
+from airlock.ledger.contracts import CONTRACTS
 from tests.unit.airlock.ledger.samples import (
     NIGHTLY,
     SEEN_AT,
@@ -18,6 +21,7 @@ from tests.unit.airlock.ledger.samples import (
     dispositions,
     ids,
     ids_of,
+    uids,
 )
 
 if TYPE_CHECKING:
@@ -79,6 +83,23 @@ def test_processes_that_claim_the_same_instances_share_them_out_without_one_to_s
         refused = at_once(_claim_instances, *((url, run, run) for run in runs))
         assert sorted(refused) == [0, 500, 500]
         assert ledger.instance_states(STORE) == {"claimed": 500}
+
+
+def _revise(url: str, run: str) -> int:
+    with Ledger.open(url) as ledger:
+        first = pl.DataFrame([("1.study", "key", 0, "", "")], schema=CONTRACTS, orient="row")
+
+        def next_one(known: pl.DataFrame) -> pl.DataFrame:
+            return (known if known.height else first).with_columns(pl.col("revision") + 1)
+
+        return int(ledger.revise_contracts(STORE, run, uids("1.study"), next_one)["revision"][0])
+
+
+def test_processes_that_revise_one_contract_build_on_each_other(url: str) -> None:
+    runs = [f"run{number}" for number in range(PROCESSES)]
+    with Ledger.open(url) as ledger:
+        begin(ledger, *runs)
+    assert sorted(at_once(_revise, *((url, run) for run in runs))) == list(range(1, PROCESSES + 1))
 
 
 def _upgrade(url: str) -> bool:

@@ -36,22 +36,37 @@ def opened(ledger: Ledger) -> Ledger:
     return ledger
 
 
-def settle(ledger: Ledger, word: str, reason: str | None = None) -> list[str]:
+def record(ledger: Ledger, store: str, run: str, rows: pl.DataFrame) -> None:
+    ledger.revise_contracts(store, run, rows["StudyInstanceUID"], lambda _known: rows)
+
+
+def settle(ledger: Ledger, word: str, reason: str | None = None, *, missing: bool = True) -> list[str]:
     """Settle run a's arrival and return the studies that it keeps back from run b."""
     ledger.settle(NIGHTLY, "a", dispositions("1", word=word).with_columns(reason=pl.lit(reason, pl.String)))
-    return ledger.unresolved_studies(STORE, NIGHTLY, uids("1.study", "2.study"), "b")
+    return ledger.unresolved_studies(STORE, NIGHTLY, uids("1.study", "2.study"), "b", missing=missing)
 
 
 def test_the_latest_contract_of_a_study_takes_the_place_of_the_one_before(opened: Ledger) -> None:
-    opened.record_contracts(STORE, "a", pl.concat([contracts("1.study", 1, "d1"), contracts("2.study", 1, "d2")]))
-    opened.record_contracts(STORE, "b", contracts("1.study", 2, "d3"))
+    record(opened, STORE, "a", pl.concat([contracts("1.study", 1, "d1"), contracts("2.study", 1, "d2")]))
+    record(opened, STORE, "b", contracts("1.study", 2, "d3"))
     assert opened.contracts(STORE, uids("1.study", "3.study")).equals(contracts("1.study", 2, "d3"))
     assert opened.contracts(STORE, uids("2.study"))["revision"].to_list() == [1]
 
 
+def test_a_revision_is_made_from_what_is_there(opened: Ledger) -> None:
+    record(opened, STORE, "a", contracts("1.study", 1, "d1"))
+
+    def next_one(known: pl.DataFrame) -> pl.DataFrame:
+        return known.with_columns(pl.col("revision") + 1)
+
+    revised = opened.revise_contracts(STORE, "b", uids("1.study", "3.study"), next_one)
+    assert revised.equals(contracts("1.study", 2, "d1"))
+    assert opened.contracts(STORE, uids("1.study")).equals(revised)
+
+
 def test_another_store_keeps_its_own(opened: Ledger) -> None:
-    opened.record_contracts(STORE, "a", contracts("1.study", 1, "d1"))
-    opened.record_contracts("f" * 32, "a", contracts("1.study", 5, "d5"))
+    record(opened, STORE, "a", contracts("1.study", 1, "d1"))
+    record(opened, "f" * 32, "a", contracts("1.study", 5, "d5"))
     assert opened.contracts(STORE, uids("1.study"))["revision"].to_list() == [1]
 
 
@@ -72,6 +87,15 @@ def test_a_file_that_did_not_come_in_keeps_its_study_back(
     opened: Ledger, word: str, reason: str | None, keeps_back: bool
 ) -> None:
     assert settle(opened, word, reason) == (["1.study"] if keeps_back else [])
+
+
+@pytest.mark.parametrize(
+    ("word", "reason", "keeps_back"), [("failed", "rejected", False), ("held", "service_warning", True)]
+)
+def test_what_waits_for_a_person_keeps_its_study_back_though_missing_files_do_not_count(
+    opened: Ledger, word: str, reason: str, keeps_back: bool
+) -> None:
+    assert settle(opened, word, reason, missing=False) == (["1.study"] if keeps_back else [])
 
 
 def test_a_run_is_not_kept_back_by_its_own_files(opened: Ledger) -> None:

@@ -103,18 +103,6 @@ def test_two_pipelines_with_one_destination_send_a_content_once(opened: Ledger) 
     assert opened.enqueue("weekly", "w", TO, messages(("k1", 1, "d1"))) == 0
 
 
-def test_a_revision_rises_with_the_content_and_stays_with_it(opened: Ledger) -> None:
-    assert opened.next_revisions(NIGHTLY, contents(("k2", "d2"), ("k1", "d1"))).rows() == [
-        ("k2", "d2", 1),
-        ("k1", "d1", 1),
-    ]
-    opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
-    opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 2, "d2")))
-    found = opened.next_revisions(NIGHTLY, contents(("k1", "d1"), ("k1", "d2"), ("k1", "d3"), ("k9", "d1")))
-    assert found["revision"].to_list() == [1, 2, 3, 1]
-    assert opened.next_revisions("weekly", contents(("k1", "d2")))["revision"].to_list() == [1]
-
-
 def test_two_contents_cannot_have_one_revision(opened: Ledger) -> None:
     opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
     with pytest.raises(LedgerError, match="was given to another content meanwhile: clear the route task"):
