@@ -40,7 +40,7 @@ PARAMS = {
         type=["null", "string"],
         format="date-time",
         title="Window start",
-        description="Take in arrivals from this moment on, and with window: last_modified those of the lookback before it "
+        description="Take in arrivals from this moment on, and by last-modified also those of the lookback before it "
         "that no run has taken; for runs that are started by hand.",
     ),
     "window_end": Param(
@@ -49,13 +49,6 @@ PARAMS = {
         format="date-time",
         title="Window end",
         description="Take in only arrivals before this moment.",
-    ),
-    "generation": Param(
-        0,
-        type="integer",
-        minimum=0,
-        title="Import generation",
-        description="Raise it to import batches again on purpose; HealthImaging then stores them once more.",
     ),
 }
 
@@ -88,7 +81,6 @@ def build(pipeline: Pipeline) -> DAG:
             pipeline=pipeline,
             map_index_template="batch {{ task.batch_id[:12] }}",
             pool=pipeline.healthimaging.pool,
-            generation="{{ params.generation }}",
         ).expand(batch_id=normalize.output)
         audit = AuditOperator(task_id="audit", pipeline=pipeline, trigger_rule="all_done")
         route = RouteOperator(task_id="route", pipeline=pipeline, asset=Asset(f"airlock-{pipeline.name}-contracts"))

@@ -178,9 +178,8 @@ class Chain:
             shards = self.xcom["buffer", 0]
             return [ParseOperator(task_id=name, pipeline=self.pipeline, shard=shard) for shard in shards]
         if name == "import":
-            generation = self.params.get("generation", 0)
             return [
-                ImportOperator(task_id=name, pipeline=self.pipeline, batch_id=batch, generation=generation)
+                ImportOperator(task_id=name, pipeline=self.pipeline, batch_id=batch)
                 for batch in self.xcom["normalize", 0]
             ]
         return [RouteOperator(task_id=name, pipeline=self.pipeline, asset=Asset("contracts"))]

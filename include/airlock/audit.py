@@ -16,7 +16,7 @@ from airlock import gate, report
 from airlock.buffer import find_index, read_arrivals
 from airlock.contracts import StudyContract, complete
 from airlock.ledger import contracts as ledger_contracts
-from airlock.manifests import read_output
+from airlock.manifests import is_final, keep, proves_more, read_kept, read_output
 from airlock.normalize import find_batches, read_batches
 from airlock.outcomes import account, discrepancies
 from airlock.read_back import read_back
@@ -37,6 +37,7 @@ from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from airlock.ledger import Job
+    from airlock.manifests import JobOutput
     from airlock.normalize import Batch
     from airlock.run import Run
 
@@ -114,7 +115,7 @@ def _account_all(run: Run) -> tuple[pl.DataFrame, list[dict[str, Any]], list[str
                 )
             continue
         job = rows[0]
-        output = read_output(run.s3, S3Uri.parse(job["output_uri"]), max(0.0, until - time.monotonic()))
+        output = _output(run, job, max(0.0, until - time.monotonic()))
         found = discrepancies(files, output)
         frames.append(account(files, job, output))
         jobs.append(_entry(batch, job, found))
@@ -122,6 +123,21 @@ def _account_all(run: Run) -> tuple[pl.DataFrame, list[dict[str, Any]], list[str
             suspect.append(batch.batch_id)
     outcomes = pl.concat(frames) if frames else OUTCOMES.to_frame()
     return outcomes, jobs, suspect
+
+
+def _output(run: Run, job: dict[str, Any], wait_seconds: float) -> JobOutput:
+    """Read a job's output, or what an earlier audit saw of it, whichever proves more.
+
+    So a later audit, when the bucket's lifecycle has taken the output away, does not unsay what was released on it.
+    """
+    kept = read_kept(run.workspace, job["batch_id"], job["job_id"])
+    if kept is not None and is_final(kept):
+        return kept
+    output = read_output(run.s3, S3Uri.parse(job["output_uri"]), wait_seconds)
+    if kept is not None and proves_more(kept, output):
+        return kept
+    keep(run.workspace, job["batch_id"], job["job_id"], output)
+    return output
 
 
 def _absent(known: Job | None) -> Reason:
@@ -246,10 +262,10 @@ def _complete_contracts(run: Run, imported: pl.DataFrame) -> pl.DataFrame:
     drafts = run.workspace.find("studies", STUDIES)
     drafts = drafts.filter(pl.col("StudyInstanceUID").is_in(imported["StudyInstanceUID"].implode()))
 
-    def revise(known: pl.DataFrame) -> pl.DataFrame:
+    def revise(known: pl.DataFrame, last: dict[str, int]) -> pl.DataFrame:
         earlier = {row["StudyInstanceUID"]: row for row in known.iter_rows(named=True)}
         rows = [
-            _revise(StudyContract.model_validate_json(text), image_sets, earlier.get(uid))
+            _revise(StudyContract.model_validate_json(text), image_sets, earlier.get(uid), last.get(uid, 0))
             for uid, text in drafts.select("StudyInstanceUID", "contract").iter_rows()
         ]
         return pl.DataFrame(rows, schema=ledger_contracts.CONTRACTS)
@@ -258,11 +274,13 @@ def _complete_contracts(run: Run, imported: pl.DataFrame) -> pl.DataFrame:
     return run.ledger.revise_contracts(datastore, run.key, studies, revise)
 
 
-def _revise(planned: StudyContract, image_sets: dict[str, str | None], before: dict[str, Any] | None) -> dict[str, Any]:
-    """Complete one contract; its revision is the one before where the content is, else the next."""
+def _revise(
+    planned: StudyContract, image_sets: dict[str, str | None], before: dict[str, Any] | None, last: int
+) -> dict[str, Any]:
+    """Complete one contract; its revision is the one before where the content is, else the next after the last."""
     contract = complete(planned, image_sets, StudyContract.model_validate_json(before["contract"]) if before else None)
     content = contract.content_digest
-    revision = 1 if before is None else before["revision"] + (before["content_digest"] != content)
+    revision = before["revision"] if before and before["content_digest"] == content else last + 1
     return {
         "StudyInstanceUID": contract.StudyInstanceUID,
         "study_key": contract.study_key,

@@ -58,7 +58,7 @@ class StudyContract(_Record):
     version: Literal["airlock.study/1"] = Field("airlock.study/1", alias="schema")
     study_key: str = Field(description="Airlock's own name for the study; reveals no identifier")
     revision: int = Field(0, ge=0, description="rises when the content changes; 0 until the study is released")
-    pipeline: str
+    pipeline: str = Field(description="the pipeline that brought the study first")
     datastore_id: str
     StudyInstanceUID: str
     StudyDate: str | None = None
@@ -158,7 +158,7 @@ def complete(
         ]
         if imported:
             series[item.SeriesInstanceUID] = _merged(item, imported, series.get(item.SeriesInstanceUID))
-    values = planned.model_dump(by_alias=True, exclude={"series"}) | _known(earlier, STUDY_ATTRIBUTES)
+    values = planned.model_dump(by_alias=True, exclude={"series"}) | _known(earlier, ("pipeline", *STUDY_ATTRIBUTES))
     return _study(values, tuple(series[uid] for uid in sorted(series)))
 
 

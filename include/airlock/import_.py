@@ -75,6 +75,7 @@ def record(run: Run, job: Job, properties: dict[str, Any], output_uri: str) -> d
             status=status,
             message=message,
             output_uri=output_uri,
+            submitted_at=properties.get("submittedAt"),
             ended_at=properties.get("endedAt"),
         )
     )

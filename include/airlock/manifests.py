@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from airlock.s3 import S3
     from airlock.s3uri import S3Uri
+    from airlock.workspace import Workspace
 
 MANIFEST = "job-output-manifest.json"
 RESULTS = {
@@ -99,6 +100,49 @@ def read_output(
         if _is_whole(output) or clock() >= deadline:
             return output
         pause(min(POLL_SECONDS, max(0.0, deadline - clock())))
+
+
+def read_kept(workspace: Workspace, batch_id: str, job_id: str) -> JobOutput | None:
+    """Return what `keep` wrote of this job, None if it never did."""
+    try:
+        content = json.loads(workspace.s3.get(workspace.root.join(_kept_name(batch_id))))
+    except FileNotFoundError:
+        return None
+    if content.pop("job_id") != job_id:
+        return None
+    return JobOutput(
+        **content
+        | {
+            "counters": Counters(**content["counters"]),
+            "lines": pl.DataFrame(content["lines"], schema=LINES),
+            "non_primary_sets": frozenset(content["non_primary_sets"]),
+        }
+    )
+
+
+def keep(workspace: Workspace, batch_id: str, job_id: str, output: JobOutput) -> None:
+    """Keep in the workspace what a job's output proved: the output bucket may forget it, the audit must not."""
+    kept = vars(output) | {
+        "job_id": job_id,
+        "counters": vars(output.counters),
+        "lines": output.lines.to_dicts(),
+        "non_primary_sets": sorted(output.non_primary_sets),
+    }
+    workspace.write_json(_kept_name(batch_id), kept)
+
+
+def _kept_name(batch_id: str) -> str:
+    return f"outputs/{batch_id}.json"
+
+
+def is_final(output: JobOutput) -> bool:
+    """Say whether nothing can follow: the manifest counts the files, and as many are named."""
+    return output.counters.scanned is not None and _is_whole(output)
+
+
+def proves_more(one: JobOutput, other: JobOutput) -> bool:
+    """Say whether one reading of a job's output holds more than another."""
+    return (one.manifest_found, one.lines.height) > (other.manifest_found, other.lines.height)
 
 
 def _is_whole(output: JobOutput) -> bool:

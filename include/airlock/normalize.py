@@ -207,8 +207,8 @@ def _copy(run: Run, row: dict[str, Any], target: S3Uri, there: ListedObject | No
         code = error.response["Error"]["Code"]
         if code not in _GONE:
             raise StagingError(
-                f"S3 refuses a copy from bucket {row['bucket']} to {target.bucket} with {code}: correct the address, or "
-                f"give the role s3:GetObject on the one and s3:PutObject on the other, and clear normalize"
+                f"S3 refuses a copy from bucket {row['bucket']} to {target.bucket} with {code}: correct the address, "
+                f"or give the role s3:GetObject on the one and s3:PutObject on the other, and clear normalize"
             ) from None  # S3's own text may name the key
         return _GONE[code]
     return None

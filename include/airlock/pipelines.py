@@ -313,6 +313,16 @@ class Pipeline(_Settings):
             raise ValueError(f"two routes have one name: {', '.join(sorted(names))}")
         return self
 
+    @model_validator(mode="after")
+    def _tries_reach_the_last_generation(self) -> Pipeline:
+        generations = self.healthimaging.max_generations
+        if generations > self.retries + 1:
+            raise ValueError(
+                f"healthimaging.max_generations is {generations}, but {self.retries} retries make {self.retries + 1} "
+                f"generations at most: set retries to {generations - 1} or more"
+            )
+        return self
+
     def __str__(self) -> str:
         """Return the name: Airflow writes what a mapped task is given into the serialized DAG."""
         return self.name

@@ -23,6 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="airlock_local", description="The one-machine stack.")
     parser.add_argument("command", choices=("run", "stop", "status"))
     command = parser.parse_args().command
+    os.umask(0o077)  # the ledger, the reports and the logs of a delivery are for their owner only
     try:
         settings = read_settings(os.environ)
     except SettingsError as error:

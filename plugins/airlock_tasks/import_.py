@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from airlock.pipelines import Pipeline
     from airlock.run import Run
 
+GENERATION_KEY = "generation"
+
 
 class ImportOperator(HealthImagingStartDicomImportJobOperator):
     """Imports one batch. The job is kept in the ledger, which outlives Airflow's own task state.
@@ -29,6 +31,11 @@ class ImportOperator(HealthImagingStartDicomImportJobOperator):
         The batch, from normalize. It names the work: the same batch and generation make the same client token.
     **kwargs
         Of :class:`HealthImagingStartDicomImportJobOperator`.
+
+    Notes
+    -----
+    A person asks for a further job by the key ``generation`` of the task's state store (Airflow's REST API), and clears
+    the task: a run's conf cannot be changed once the run is there.
     """
 
     def __init__(self, *, pipeline: Pipeline, batch_id: str, **kwargs: Any) -> None:
@@ -56,8 +63,14 @@ class ImportOperator(HealthImagingStartDicomImportJobOperator):
 
     def take_up(self, context: Context, *args: Any, **kwargs: Any) -> Any:
         """Find the batch's prefix, then reconnect to its job or start it."""
+        self._heed_request(context)
         self.input_s3_uri = self._batch(context).input_uri
         return super().take_up(context, *args, **kwargs)
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
+        """Ask what became of the job after the trigger has fired."""
+        self._heed_request(context)
+        return super().execute_complete(context, event)
 
     def load_job(self, context: Context) -> ImportJob | None:
         """Read the batch's job from the ledger."""
@@ -91,6 +104,11 @@ class ImportOperator(HealthImagingStartDicomImportJobOperator):
             self.log.error("job %s is FAILED, the last of %d for this batch", job.job_id, self.max_generations)
             return self.complete(context, properties)
         return super().job_failed(context, properties)
+
+    def _heed_request(self, context: Context) -> None:
+        asked: Any = context["task_state_store"].get(GENERATION_KEY)
+        if asked is not None:
+            self.generation = asked
 
     def _run(self, context: Context) -> Run:
         """Open the run once per task: this operator is entered at several points."""

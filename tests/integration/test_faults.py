@@ -216,7 +216,7 @@ def test_clearing_any_stage_with_what_follows_gives_the_same_and_no_second_job(p
 
 def test_asking_for_a_new_generation_starts_exactly_one_more_job(place: Place) -> None:
     chain = run_with(place)
-    chain.params = {"generation": 1}
+    chain.stores["import", 0].set("generation", 1)
     for _ in range(2):
         chain.stage("import")
     assert len(place.jobs()) == 2

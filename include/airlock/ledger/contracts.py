@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import polars as pl
-from sqlalchemy import and_, delete, exists, false, or_, select
+from sqlalchemy import and_, delete, exists, func, or_, select
 
 from airlock.ledger.arrivals import study_key_of
 from airlock.ledger.database import Store
 from airlock.ledger.frames import fetch, insert_missing, stage, uid_frame
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import InstanceState, arrivals, contracts, instances
+from airlock.ledger.tables import InstanceState, arrivals, contracts, gates, instances
 from airlock.reasons import Reason
 from airlock.records import Disposition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from sqlalchemy import ColumnElement, Connection
+    from sqlalchemy import Column, ColumnElement, Connection, Select, Table
 
 CONTRACTS = pl.Schema(
     {
@@ -34,6 +34,7 @@ _STUDY_KEYS = pl.Schema({"StudyInstanceUID": pl.String, "study_key": pl.String})
 SCOPE = "contracts"
 # A file held for its study's sake comes free with the study; any other held file needs a person.
 _HELD_FOR_THE_STUDY = (Reason.STUDY_INCOMPLETE.value, Reason.STUDY_HELD.value)
+_ARRIVAL = and_(arrivals.c.pipeline == instances.c.pipeline, arrivals.c.arrival_id == instances.c.arrival_id)
 _WAITS_FOR_A_PERSON = and_(
     arrivals.c.disposition == Disposition.HELD.value, arrivals.c.reason.not_in(_HELD_FOR_THE_STUDY)
 )
@@ -48,9 +49,13 @@ class Contracts(Store):
             return _latest(connection, datastore_id, uids)
 
     def revise_contracts(
-        self, datastore_id: str, run_key: str, uids: pl.Series, revise: Callable[[pl.DataFrame], pl.DataFrame]
+        self,
+        datastore_id: str,
+        run_key: str,
+        uids: pl.Series,
+        revise: Callable[[pl.DataFrame, dict[str, int]], pl.DataFrame],
     ) -> pl.DataFrame:
-        """Put contracts in place of what was there; of two runs at once the later one revises what the earlier one wrote.
+        """Put contracts in place of what was there; of two runs at once the later one revises the earlier one's.
 
         Parameters
         ----------
@@ -59,7 +64,8 @@ class Contracts(Store):
         uids
             Study Instance UIDs.
         revise
-            Given what is there of them, `CONTRACTS`, returns what is to be there, one row per study.
+            Given what is there of them, `CONTRACTS`, and each known study's last revision in any data store, returns
+            what is to be there, one row per study. A revision is a name at the destinations, which stores may share.
 
         Returns
         -------
@@ -68,7 +74,7 @@ class Contracts(Store):
         """
         with self._writing(SCOPE) as connection:
             need_run(connection, run_key)
-            completed = revise(_latest(connection, datastore_id, uids))
+            completed = revise(_latest(connection, datastore_id, uids), _last_revisions(connection, uids))
             rows = stage(connection, completed, CONTRACTS, ["StudyInstanceUID"])
             twin = and_(
                 contracts.c.datastore_id == datastore_id, contracts.c.StudyInstanceUID == rows.c.StudyInstanceUID
@@ -87,12 +93,13 @@ class Contracts(Store):
     def unresolved_studies(
         self, datastore_id: str, pipeline: str, uids: pl.Series, except_run: str, *, missing: bool = True
     ) -> list[str]:
-        """Return the studies of which an earlier delivery brought a file that did not come in, or waits for a person.
+        """Return the studies of which another run has a file that did not come in (yet), or waits for a person.
 
         Parameters
         ----------
         datastore_id, pipeline
-            The data store and the pipeline.
+            The data store and the pipeline. What waits in the data store counts whatever pipeline brought it: the
+            study's contract would name it.
         uids
             Study Instance UIDs.
         except_run
@@ -103,14 +110,11 @@ class Contracts(Store):
         frame = uid_frame(uids, "StudyInstanceUID").with_columns(study_key_of("StudyInstanceUID").alias("study_key"))
         with self._reading() as connection:
             rows = stage(connection, frame, _STUDY_KEYS, ["study_key"])
-            keeps_back = or_(_did_not_come_in(datastore_id) if missing else false(), _WAITS_FOR_A_PERSON)
-            statement = (
-                select(rows.c.StudyInstanceUID)
-                .join(arrivals, arrivals.c.study_key == rows.c.study_key)
-                .where(arrivals.c.pipeline == pipeline, arrivals.c.run_key != except_run, keeps_back)
-                .distinct()
-            )
-            return sorted(connection.execute(statement).scalars())
+            statements = [*_waiting(rows, datastore_id, pipeline)]
+            if missing:
+                statements += _missing(rows, datastore_id, pipeline)
+            others = [statement.where(run_key != except_run).distinct() for statement, run_key in statements]
+            return sorted({uid for statement in others for uid in connection.execute(statement).scalars()})
 
 
 def _latest(connection: Connection, datastore_id: str, uids: pl.Series) -> pl.DataFrame:
@@ -121,6 +125,33 @@ def _latest(connection: Connection, datastore_id: str, uids: pl.Series) -> pl.Da
         .where(contracts.c.datastore_id == datastore_id)
     )
     return fetch(connection, statement, CONTRACTS).sort("StudyInstanceUID")
+
+
+def _last_revisions(connection: Connection, uids: pl.Series) -> dict[str, int]:
+    rows = stage(connection, uid_frame(uids, "StudyInstanceUID"), _STUDIES, ["StudyInstanceUID"])
+    uid = contracts.c.StudyInstanceUID
+    statement = select(uid, func.max(contracts.c.revision)).join(rows, uid == rows.c.StudyInstanceUID).group_by(uid)
+    return {study: revision for study, revision in connection.execute(statement)}  # noqa: C416  # rows, not tuples
+
+
+def _waiting(rows: Table, datastore_id: str, pipeline: str) -> Iterator[tuple[Select[str], Column[str]]]:
+    """Yield queries, each with its column of run keys, for staged studies that wait for a person in the data store."""
+    uid = rows.c.StudyInstanceUID
+    there = exists().where(_ARRIVAL, instances.c.datastore_id == datastore_id)
+    files = select(uid).join(arrivals, arrivals.c.study_key == rows.c.study_key)
+    yield files.where(_WAITS_FOR_A_PERSON, or_(arrivals.c.pipeline == pipeline, there)), arrivals.c.run_key
+    unbalanced = and_(gates.c.datastore_id == datastore_id, gates.c.reason == Reason.RUN_UNBALANCED.value)
+    yield select(uid).join(gates, gates.c.StudyInstanceUID == uid).where(unbalanced), gates.c.run_key
+
+
+def _missing(rows: Table, datastore_id: str, pipeline: str) -> Iterator[tuple[Select[str], Column[str]]]:
+    """Yield queries, as `_waiting` does, for staged studies of which a file did not come in, or is on its way."""
+    uid = rows.c.StudyInstanceUID
+    files = select(uid).join(arrivals, arrivals.c.study_key == rows.c.study_key)
+    yield files.where(arrivals.c.pipeline == pipeline, _did_not_come_in(datastore_id)), arrivals.c.run_key
+    claimed = and_(instances.c.datastore_id == datastore_id, instances.c.state == InstanceState.CLAIMED.value)
+    brought = select(uid).join(instances, instances.c.StudyInstanceUID == uid).join(arrivals, _ARRIVAL)
+    yield brought.where(claimed), arrivals.c.run_key
 
 
 def _did_not_come_in(datastore_id: str) -> ColumnElement[bool]:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import fetch, insert_missing, shaped, stage
+from airlock.ledger.frames import insert_missing, shaped, stage
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import MessageState, outbox
 

@@ -200,6 +200,11 @@ class TestBadOutput:
         assert set(contracts(run)) == {"1.2"}
         assert world.ledger.instance_states(STORE) == {"imported": 2, "non_primary": 1}
 
+    def test_a_non_primary_file_does_not_say_what_its_study_is(self, world: World) -> None:
+        done(world, A, a=success("", isPrimary=False))
+        assert world.ledger.known_studies(STORE, pl.Series(["1.1"])).is_empty()
+        assert world.ledger.known_series(STORE, pl.Series(["1.1.1"])).is_empty()
+
     @pytest.mark.parametrize("types", [(), ("ElementsDiscarded",)])
     def test_a_version_above_one_of_a_new_series_is_flagged(self, world: World, types: tuple[str, ...]) -> None:
         line = warning("", *types) if types else success("")

@@ -47,7 +47,8 @@ class TestCheckPrefix:
         run = self.run(world)
         world.put(PREFIX + more, b"")
         with pytest.raises(
-            StagedPrefixError, match=r"batch b1: 0 of its 2 files are missing, 0 were replaced and 1 others .*clear normalize"
+            StagedPrefixError,
+            match=r"batch b1: 0 of its 2 files are missing, 0 were replaced and 1 others .*clear normalize",
         ):
             check_prefix(run, BATCH)
 
@@ -76,12 +77,13 @@ class TestRecord:
         return run, record(run, job, {"jobId": "job-1", "jobStatus": "COMPLETED"} | properties, self.OUTPUT)
 
     def test_the_end_is_in_the_ledger_and_in_the_workspace(self, world: World) -> None:
-        ended = datetime(2026, 11, 24, 3, tzinfo=UTC)
-        run, xcom = self.recorded(world, endedAt=ended)
+        begun, ended = datetime(2026, 11, 24, 2, tzinfo=UTC), datetime(2026, 11, 24, 3, tzinfo=UTC)
+        run, xcom = self.recorded(world, submittedAt=begun, endedAt=ended)
         assert xcom == {"batch_id": "b1", "generation": 1, "job_id": "job-1", "status": "COMPLETED"}
         job = run.ledger.job("b1")
         assert job is not None
-        assert (job.status, job.output_uri, job.ended_at, job.input_uri) == ("COMPLETED", self.OUTPUT, ended, PREFIX)
+        assert (job.status, job.output_uri, job.input_uri) == ("COMPLETED", self.OUTPUT, PREFIX)
+        assert (job.submitted_at, job.ended_at) == (begun, ended)
         (row,) = run.workspace.read("jobs/b1", JOBS).rows(named=True)
         assert row == xcom | {"message": "", "input_uri": PREFIX, "output_uri": self.OUTPUT}
 

@@ -188,6 +188,12 @@ def test_a_run_folder_that_would_lie_below_the_source_is_refused(tmp_path: Path)
     assert "workspace 's3://work/runs/' lies below the source" in text
 
 
+def test_more_generations_than_tries_are_refused(tmp_path: Path) -> None:
+    text = problem(tmp_path, changed("healthimaging.max_generations", 5))
+    assert "max_generations is 5, but 3 retries make 4 generations at most: set retries to 4 or more" in text
+    assert load_pipeline(written(tmp_path, changed("healthimaging.max_generations", 4))).retries == 3
+
+
 def test_one_limit_given_leaves_the_others_as_they_are() -> None:
     limits = Limits(element_lengths={"StudyID": 16})
     assert limits.element_lengths == Limits().element_lengths | {"StudyID": 16}

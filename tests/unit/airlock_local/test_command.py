@@ -1,6 +1,8 @@
 """What a mistake looks like at the terminal: one sentence, exit status 2, nothing done."""
 
 import os
+import stat
+import subprocess
 import sys
 
 import pytest
@@ -10,6 +12,7 @@ from airlock_local.__main__ import main
 
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "umask", lambda _mask: None)  # the test process keeps its own
     for name in [name for name in os.environ if name.startswith("AIRLOCK_") or name in {"SOURCE", "PIPELINE"}]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AIRLOCK_VAR", str(tmp_path / "var"))
@@ -49,3 +52,9 @@ def test_stopping_what_does_not_run_is_no_error(command):
 
 def test_the_status_of_a_stack_that_is_not_up(command):
     assert command("status") == (1, "nothing runs: make run starts the stack\n", "")
+
+
+def test_what_it_writes_is_for_its_owner_only(tmp_path):
+    environment = os.environ | {"AIRLOCK_VAR": str(tmp_path / "var")}
+    subprocess.run([sys.executable, "-m", "airlock_local", "stop"], env=environment, check=True, capture_output=True)
+    assert stat.S_IMODE((tmp_path / "var").stat().st_mode) == 0o700

@@ -71,8 +71,8 @@ def test_nightly_runs_at_two_and_sample_by_hand() -> None:
     assert dag_of("nightly").catchup is False
 
 
-def test_form_offers_prefix_window_and_generation(dag: Any) -> None:
-    assert set(dag.params) == {"prefix", "window_start", "window_end", "generation"}
+def test_form_offers_prefix_and_window(dag: Any) -> None:
+    assert set(dag.params) == {"prefix", "window_start", "window_end"}
 
 
 def test_dag_can_be_serialized_and_holds_no_settings_of_the_pipeline(dag: Any) -> None:

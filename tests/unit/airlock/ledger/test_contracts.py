@@ -37,7 +37,7 @@ def opened(ledger: Ledger) -> Ledger:
 
 
 def record(ledger: Ledger, store: str, run: str, rows: pl.DataFrame) -> None:
-    ledger.revise_contracts(store, run, rows["StudyInstanceUID"], lambda _known: rows)
+    ledger.revise_contracts(store, run, rows["StudyInstanceUID"], lambda _known, _last: rows)
 
 
 def settle(ledger: Ledger, word: str, reason: str | None = None, *, missing: bool = True) -> list[str]:
@@ -56,7 +56,8 @@ def test_the_latest_contract_of_a_study_takes_the_place_of_the_one_before(opened
 def test_a_revision_is_made_from_what_is_there(opened: Ledger) -> None:
     record(opened, STORE, "a", contracts("1.study", 1, "d1"))
 
-    def next_one(known: pl.DataFrame) -> pl.DataFrame:
+    def next_one(known: pl.DataFrame, last: dict[str, int]) -> pl.DataFrame:
+        assert last == {"1.study": 1}
         return known.with_columns(pl.col("revision") + 1)
 
     revised = opened.revise_contracts(STORE, "b", uids("1.study", "3.study"), next_one)

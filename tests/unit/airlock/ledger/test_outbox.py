@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from airlock.ledger import Ledger, LedgerError, OutboxMessage
-from airlock.ledger.outbox import CONTENTS, LEASE, MESSAGES
+from airlock.ledger.outbox import LEASE, MESSAGES
 from tests.unit.airlock.ledger.samples import NIGHTLY, begin
 
 TO = "s3://contracts/imaging/"
@@ -16,10 +16,6 @@ MINUTE = timedelta(minutes=1)
 
 def messages(*rows: tuple[str, int, str]) -> pl.DataFrame:
     return pl.DataFrame([(*row, f"s3://work/{row[2]}.json") for row in rows], schema=MESSAGES, orient="row")
-
-
-def contents(*rows: tuple[str, str]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=CONTENTS, orient="row")
 
 
 @pytest.fixture
