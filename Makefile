@@ -16,7 +16,7 @@ COMPOSE_FILE := docker-compose.yaml
 # `make run SOURCE=... PIPELINE=...`; they reach the program through the environment, so that no name needs quoting.
 export SOURCE PIPELINE
 
-.PHONY: help run stop status test test-fast lint format lock clean
+.PHONY: help run stop status airflow test test-fast lint format lock clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ stop: ## end what make run started, and only that
 
 status: $(STAMP) ## say which parts of the local stack run
 	@$(BIN)/python -m airlock_local status
+
+airflow: $(STAMP) ## Airflow's own command line on the local stack: make airflow CMD="dags list"
+	@$(BIN)/python -m airlock_local airflow $(CMD)
 
 test: $(STAMP) ## every test
 	$(BIN)/python -m pytest

@@ -149,7 +149,7 @@ class Reason(StrEnum):
     # Why a whole study is held
     STUDY_INCOMPLETE = (
         "study_incomplete",
-        "Another file of the study was not imported: repair that file, then release the study.",
+        "Another file of the study was not imported: repair that file and put it back, then the study is released.",
     )
     STUDY_HELD = "study_held", "Another file of the study needs a decision first: see that file's reason."
     JOB_COUNTS_DISAGREE = (

@@ -18,7 +18,7 @@ from airlock.records import DISPOSITIONS, Gate, Verdict
 if TYPE_CHECKING:
     from airlock.run import Run
 
-CSV_COLUMNS = tuple(name for name in DISPOSITIONS.names() if name != "arrival_id")
+CSV_COLUMNS = (*(name for name in DISPOSITIONS.names() if name != "arrival_id"), "what_to_do")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -84,7 +84,8 @@ def to_csv(dispositions: pl.DataFrame) -> str:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(CSV_COLUMNS)
-    for row in dispositions.select(CSV_COLUMNS).iter_rows():
+    advice = pl.col("reason").replace_strict(SENTENCES, default=None, return_dtype=pl.String)
+    for row in dispositions.with_columns(what_to_do=advice).select(CSV_COLUMNS).iter_rows():
         writer.writerow([_harmless(value) for value in row])
     return text.getvalue()
 

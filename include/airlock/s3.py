@@ -30,7 +30,7 @@ _COPY_PART = 1024**3
 
 
 class BucketError(OSError):
-    """A bucket is not there, or the credentials may not list it."""
+    """A bucket is not there, or the credentials may not list or read it."""
 
 
 class ObjectChangedError(RuntimeError):
@@ -102,12 +102,20 @@ class S3:
         ------
         FileNotFoundError
             If there is no such object.
+        BucketError
+            If S3 refuses it; the text of its own names the key, which may be a patient's name.
         """
         try:
             return cast("bytes", self.client.get_object(Bucket=uri.bucket, Key=uri.key)["Body"].read())
         except ClientError as error:
-            if error.response["Error"]["Code"] in _NOT_FOUND:
-                raise FileNotFoundError(str(uri)) from error
+            code = error.response["Error"]["Code"]
+            if code in _NOT_FOUND:
+                raise FileNotFoundError(f"no such object in bucket {uri.bucket}") from None
+            if code in _REFUSALS:
+                raise BucketError(
+                    f"an object in bucket {uri.bucket!r} cannot be read ({code}): correct the address in the pipeline "
+                    f"file, its aws_conn_id, or give the role s3:GetObject there"
+                ) from None
             raise
 
     def exists(self, uri: S3Uri) -> bool:

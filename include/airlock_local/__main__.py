@@ -1,9 +1,10 @@
-"""``python -m airlock_local run|stop|status``; the Makefile calls it."""
+"""``python -m airlock_local run|stop|status|airflow``; the Makefile calls it."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -21,13 +22,17 @@ INTERRUPTED = 130
 def main() -> int:
     """Carry out one command and return its exit status."""
     parser = argparse.ArgumentParser(prog="airlock_local", description="The one-machine stack.")
-    parser.add_argument("command", choices=("run", "stop", "status"))
-    command = parser.parse_args().command
+    parser.add_argument("command", choices=("run", "stop", "status", "airflow"))
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of Airflow's command line, behind airflow")
+    given = parser.parse_args()
+    command: str = given.command
     os.umask(0o077)  # the ledger, the reports and the logs of a delivery are for their owner only
     try:
         settings = read_settings(os.environ)
     except SettingsError as error:
         return _refuse(error, WRONG_REQUEST)
+    if command == "airflow":
+        return _airflow(settings, given.arguments)
     return {"run": _run, "stop": _stop, "status": _status}[command](settings)
 
 
@@ -54,6 +59,17 @@ def _run(settings: Settings) -> int:
     except KeyboardInterrupt:
         say("\nno longer watched; what was up stays up until make stop")
         return INTERRUPTED
+
+
+def _airflow(settings: Settings, arguments: list[str]) -> int:
+    """Call Airflow's command line as part of the stack."""
+    from airlock_local.environment import airflow_variables, inherited, read_secrets  # noqa: PLC0415
+
+    if not (settings.airflow_home / "airflow.db").exists():
+        return _refuse(SettingsError("there is no local Airflow yet: call make run first"), WRONG_REQUEST)
+    environment = inherited(os.environ, account=False) | airflow_variables(settings, read_secrets(settings))
+    command = [sys.executable, "-m", "airflow", *arguments]
+    return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603  # the user's own command
 
 
 def _stop(settings: Settings) -> int:

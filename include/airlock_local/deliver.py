@@ -87,11 +87,14 @@ def _local_file(folder: Path, path: Path) -> LocalFile:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        raise SourceError(f"{path} is a link to something that is not there: remove it, or mend it") from None
     except OSError as error:
         _refuse(error)
         raise
     # Names are bytes to the system; those that are no UTF-8 are written out, so that each file keeps a key of its own.
     name = os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
+    name = name.replace("\n", "\\n").replace("\r", "\\r")  # not every S3 server takes them
     if len(name.encode()) > LONGEST_KEY - 200:
         raise SourceError(f"{path} has too long a name for an S3 key: give it a shorter one")
     return LocalFile(path, name, size)

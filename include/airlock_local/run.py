@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -116,8 +117,15 @@ def s3_client(settings: Settings, choice: Choice) -> Any:
     # Only a real account needs Airflow's reading of the connection, which takes seconds to import.
     os.environ.update(airflow_variables(settings, read_secrets(settings)), AIRFLOW__LOGGING__LOGGING_LEVEL="ERROR")
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook  # noqa: PLC0415
+    from airflow.sdk.exceptions import AirflowException  # noqa: PLC0415
 
-    return S3Hook(aws_conn_id=connection).get_conn()
+    try:
+        return S3Hook(aws_conn_id=connection).get_conn()
+    except (BotoCoreError, ClientError, AirflowException, ValueError) as error:
+        raise SourceError(
+            f"the connection {connection!r} cannot be used ({error}): check {connection_variable(connection)} "
+            "and your AWS credentials"
+        ) from error
 
 
 def _check_bucket(client: Any, choice: Choice) -> None:
@@ -152,6 +160,7 @@ def _through_the_stages(settings: Settings, choice: Choice, delivered: int) -> i
         for line in audit_lines(report, delivered):
             say(line)
         say(f"\nreport: {settings.var / 'report.json'}\nfiles:  {settings.var / 'dispositions.csv'}")
+        say(f"kept:   {settings.var / 'reports' / run_key(dag, run_id)}")
     say(f"UI:     {settings.api_url} (user {USER}, password {password}); make stop ends it")
     problems = failures(tasks, settings.airflow_home / "logs")
     for problem in problems:
@@ -206,5 +215,9 @@ def _fetch_report(settings: Settings, client: Any, choice: Choice, run_id: str) 
     except ClientError as error:
         say(f"no report was found at {audit} ({error.response['Error']['Code']})")
         return None
+    kept = settings.var / "reports" / run_key(pipeline.name, run_id)  # the next run writes over the copies above
+    kept.mkdir(parents=True, exist_ok=True)
+    for name in ("report.json", "dispositions.csv"):
+        shutil.copy(settings.var / name, kept / name)
     report: dict[str, Any] = json.loads((settings.var / "report.json").read_bytes())
     return report

@@ -124,7 +124,8 @@ def _duration(instances: list[dict[str, Any]]) -> float | None:
 
 def failures(tasks: Iterable[dict[str, Any]], logs: Path) -> list[str]:
     """Say of each failed task what it was, what it died of, and where its log lies."""
-    return [_failure(task, logs) for task in tasks if task["state"] == "failed"]
+    failed = [task for task in tasks if task["state"] == "failed"]
+    return [_failure(task, logs) for task in sorted(failed, key=lambda task: task["end_date"] or "")]
 
 
 def _failure(task: dict[str, Any], logs: Path) -> str:

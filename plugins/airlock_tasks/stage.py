@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from airlock.run import Run
     from airlock.s3 import S3
 
+PARAMS = frozenset({"prefix", "window_start", "window_end"})  # what a run's conf may say
 LEDGER_CONNECTION = "airlock_ledger"
 LEDGER_VARIABLE = "AIRLOCK_LEDGER_URL"
 
@@ -59,6 +60,11 @@ def run_window(context: Context) -> Window | None:
     from airlock.records import Window
 
     params = context["params"]
+    unknown = sorted(set(params) - PARAMS)
+    if unknown:
+        raise AirflowFailException(
+            f"the run's conf has {', '.join(unknown)}, which means nothing here: use {', '.join(sorted(PARAMS))}"
+        )
     start, end = params.get("window_start"), params.get("window_end")
     if bool(start) != bool(end):
         raise AirflowFailException("window_start and window_end go together: give both or neither")

@@ -8,7 +8,6 @@ from urllib.parse import unquote
 
 import boto3
 import pytest
-from botocore.config import Config
 
 from airlock.ledger import Ledger, upgrade
 from airlock.s3 import S3
@@ -30,8 +29,7 @@ def s3_server() -> Iterator[str]:
 def s3_client(s3_server: str) -> S3:
     """One client for all tests; the buckets are each test's own."""
     session = boto3.Session("testing", "testing", region_name="us-east-1")
-    plain = Config(request_checksum_calculation="when_required", response_checksum_validation="when_required")
-    client = session.client("s3", endpoint_url=s3_server, config=plain)
+    client = session.client("s3", endpoint_url=s3_server)
     client.meta.events.register("before-call.s3.CopyObject", guard_copies(client))
     return S3(session, client)
 

@@ -12,20 +12,31 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from airlock_tasks.receive import DeliveryCompleteTrigger, ReceiveSensor
-from tests.chain import pipeline
+from localaws.server import serve
+from localaws.settings import Seed
+from tests.chain import DATASTORE, pipeline
 from tests.servers.moto import moto_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CONTEXT: Any = {"params": {"prefix": None}}
+STORE = {
+    "data_access_role_arn": "arn:aws:iam::123456789012:role/import",
+    "output_uri": "s3://output/imports/",
+    "region_name": "us-east-1",
+}
 MARKER = {"mode": "marker", "marker": "_SUCCESS", "poll_seconds": 0.05}
 
 
 @pytest.fixture
 def archive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    with moto_server() as endpoint:
-        extra = {"endpoint_url": endpoint, "region_name": "us-east-1"}
+    with moto_server() as endpoint, serve(s3_endpoint=endpoint, datastore=(Seed(DATASTORE, "test"),)) as imaging:
+        extra = {
+            "endpoint_url": endpoint,
+            "region_name": "us-east-1",
+            "service_config": {"medical-imaging": {"endpoint_url": imaging}},
+        }
         connection = {"conn_type": "aws", "login": "testing", "password": "testing", "extra": extra}
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
         client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
@@ -77,3 +88,10 @@ def test_delivery_that_never_completes_ends_in_a_sentence() -> None:
     assert event["status"] == "timeout"
     with pytest.raises(AirflowFailException, match="still waiting for the marker object _SUCCESS"):
         sensor(**MARKER).execute_complete(CONTEXT, event)
+
+
+@pytest.mark.usefixtures("archive")
+def test_missing_data_store_is_found_before_anything_is_done() -> None:
+    elsewhere = pipeline(healthimaging=STORE | {"datastore_id": "e" * 32})
+    with pytest.raises(AirflowFailException, match="data store e+ is not there: correct healthimaging.datastore_id"):
+        ReceiveSensor(task_id="receive", pipeline=elsewhere).execute(CONTEXT)
