@@ -33,7 +33,7 @@ PARAMS = {
         None,
         type=["null", "string"],
         title="Prefix",
-        description="Take in only what lies below this prefix. Write it from the bucket on, as deliveries/2026/: it lies "
+        description="Take in only what lies below this prefix, from the bucket on, as deliveries/2026/: it lies "
         "below the pipeline's source.uri and ends in '/'.",
     ),
     "window_start": Param(

@@ -73,8 +73,19 @@ def normalize(run: Run) -> list[Batch]:
     return batches
 
 
+def is_begun(run: Run) -> bool:
+    """Say whether a job was begun for one of the run's batches, into the data store that the pipeline names today."""
+    begun = pl.Series([job.batch_id for job in run.ledger.jobs_of(run.key)], dtype=pl.String)
+    files = read_batches(run).filter(pl.col("batch_id").is_in(begun.implode()))
+    return any(name == _batch_id(run, rows) for (name,), rows in files.group_by("batch_id"))
+
+
+def _batch_id(run: Run, files: pl.DataFrame) -> str:
+    return digest(run.pipeline.healthimaging.datastore_id, run.key, *files["arrival_id"].sort())
+
+
 def _planned_before(run: Run, accepted: pl.DataFrame) -> list[pl.DataFrame]:
-    if not run.ledger.jobs_of(run.key):
+    if not is_begun(run):
         return []
     before = read_batches(run).select("batch_id", "arrival_id")
     rows = before.join(accepted, on="arrival_id", how="inner", maintain_order="left")
@@ -143,7 +154,7 @@ def read_batches(run: Run) -> pl.DataFrame:
 
 
 def _stage(run: Run, files: pl.DataFrame, known: dict[str, Batch]) -> Batch:
-    batch_id = digest(run.pipeline.healthimaging.datastore_id, run.key, *files["arrival_id"].sort())
+    batch_id = _batch_id(run, files)
     job = run.ledger.job(batch_id)
     if batch_id in known and job is not None and job.job_id and job.status != "FAILED":
         return known[batch_id]  # its job has the files, whatever has come to lie under the prefix since

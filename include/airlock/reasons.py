@@ -109,6 +109,10 @@ class Reason(StrEnum):
         "duplicate_same_content",
         "The same instance with the same content was taken already: nothing to do.",
     )
+    INSTANCE_CLAIMED = (
+        "instance_claimed",
+        "Another run holds the same instance and has not imported it yet: see that this run ends well.",
+    )
     DUPLICATE_OTHER_CONTENT = (
         "duplicate_other_content",
         "The same SOPInstanceUID comes with other content: find out which one is right, or give one a new UID.",
@@ -132,7 +136,10 @@ class Reason(StrEnum):
         "version_above_one",
         "The image set was changed by an import of the same instance: compare the two.",
     )
-    NOT_IN_MANIFEST = "not_in_manifest", "The job's result files do not name the file: take it through again."
+    NOT_IN_MANIFEST = (
+        "not_in_manifest",
+        "The job's result files do not name the file, or contradict themselves: take it through again.",
+    )
     MANIFEST_MISSING = "manifest_missing", "The job wrote no manifest in time: check the output bucket and clear audit."
     JOB_FAILED = (
         "job_failed",

@@ -1,6 +1,7 @@
 """Route: hand released study contracts to their destinations through the ledger's outbox.
 
-A contract's content goes to a destination once: the outbox knows it by its digest, whatever run brings it again.
+A contract's content goes to a destination once: the outbox knows it by its digest, whatever run brings it again. Each
+data store has a folder of its own below a route's prefix.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def route(run: Run, destinations: Mapping[str, S3]) -> dict[str, int]:
     """
     messages = _payloads(run)
     for item in run.pipeline.routes:
-        run.ledger.enqueue(run.pipeline.name, run.key, item.uri, messages)
+        run.ledger.enqueue(run.pipeline.name, run.key, str(address(run, item)), messages)
     sent, failed = {}, {}
     for item in run.pipeline.routes:
         sent[item.name], failed[item.name] = _deliver(run, item, destinations[item.name])
@@ -61,6 +62,11 @@ def route(run: Run, destinations: Mapping[str, S3]) -> dict[str, int]:
         waiting = ", ".join(f"{number} to {name}" for name, number in failed.items() if number)
         raise RouteError(f"contracts not delivered: {waiting}; they stay in the outbox and the next try sends them")
     return sent
+
+
+def address(run: Run, item: Route) -> S3Uri:
+    """Return the folder that a run's contracts go to by a route; the outbox knows the destination by it."""
+    return S3Uri.parse(item.uri).join(run.pipeline.healthimaging.datastore_id, "")
 
 
 def _payloads(run: Run) -> pl.DataFrame:
@@ -84,7 +90,9 @@ def _deliver(run: Run, destination: Route, target: S3) -> tuple[int, int]:
     sent = failed = 0
     moment = datetime.now(UTC)
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        while messages := run.ledger.due(run.pipeline.name, destination.uri, moment, DUE_AT_A_TIME, run.key):
+        while messages := run.ledger.due(
+            run.pipeline.name, str(address(run, destination)), moment, DUE_AT_A_TIME, run.key
+        ):
             errors = pool.map(lambda message: _error_of(run, destination, target, message), messages)
             for message, error in zip(messages, errors, strict=True):
                 if error is None:

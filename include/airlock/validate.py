@@ -11,6 +11,7 @@ import polars as pl
 
 from airlock.buffer import find_index, read_arrivals
 from airlock.dicom.preconditions import file_rules
+from airlock.normalize import is_begun
 from airlock.reasons import Reason
 from airlock.records import HEADERS, VERDICTS, Verdict
 
@@ -45,7 +46,7 @@ def validate(run: Run) -> dict[str, int]:
 
     Once an import job was begun, the verdicts stand: they have been acted on, whatever policy or archive say by now.
     """
-    if run.ledger.jobs_of(run.key):
+    if is_begun(run):
         return _counts(run.workspace.read("verdicts", VERDICTS))
     rows = apply_file_rules(_read_rows(run), list(file_rules(run.pipeline.limits)), run.pipeline.validation)
     rows = apply_duplicate_rules(rows)
@@ -175,13 +176,13 @@ def _against_owners(rows: pl.DataFrame, owners: pl.DataFrame) -> pl.DataFrame:
     rows = rows.join(owners, on="SOPInstanceUID", how="left", maintain_order="left")
     owned = pl.col("owner").is_not_null()  # by this very object perhaps, which another pipeline has brought
     same = (pl.col("owner_etag") == pl.col("etag")) & (pl.col("owner_size") == pl.col("size"))
-    waiting = pl.lit("held by another run that has not imported it yet")
-    earlier = (
-        pl.when(pl.col("owner_state") == "claimed").then(waiting).otherwise(pl.lit("taken by an earlier delivery"))
-    )
-    rows = _decide(
-        rows, owned & same, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, earlier, duplicate_of=pl.col("owner")
-    )
+    claimed = pl.col("owner_state") == "claimed"
+    owner = pl.col("owner")
+    # Not a duplicate yet: should that run fail, nothing is in the store, and nobody may be told that nothing is to do.
+    waits = pl.lit("held by another run")
+    rows = _decide(rows, owned & same & claimed, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, waits, duplicate_of=owner)
+    earlier = pl.lit("taken by an earlier delivery")
+    rows = _decide(rows, owned & same, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, earlier, duplicate_of=owner)
     other = pl.lit("an earlier delivery holds other content")
     rows = _decide(
         rows, owned & ~same, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, other, duplicate_of=pl.col("owner")

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 GENERATION_KEY = "generation"
 
 
+class ImportJobFailedError(RuntimeError):
+    """An import job has ended FAILED, and a further one may be started for its batch."""
+
+
 class ImportOperator(HealthImagingStartDicomImportJobOperator):
     """Imports one batch. The job is kept in the ledger, which outlives Airflow's own task state.
 
@@ -103,7 +107,10 @@ class ImportOperator(HealthImagingStartDicomImportJobOperator):
         if job is not None and self._is_last(job):
             self.log.error("job %s is FAILED, the last of %d for this batch", job.job_id, self.max_generations)
             return self.complete(context, properties)
-        return super().job_failed(context, properties)
+        # Without the service's message, which may name an object; it is in the ledger once the last job has failed.
+        raise ImportJobFailedError(
+            f"job {properties['jobId']} of batch {self.batch_id} is FAILED; a retry starts another"
+        )
 
     def _heed_request(self, context: Context) -> None:
         asked: Any = context["task_state_store"].get(GENERATION_KEY)

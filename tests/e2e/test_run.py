@@ -6,6 +6,7 @@ import csv
 import json
 import sqlite3
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 
@@ -94,6 +95,16 @@ class TestFirstRun:
         assert machine.report("first", key) == before
         assert machine.jobs(key) == jobs
         assert len(jobs) == 1
+
+    def test_a_person_may_ask_for_one_more_job(self, machine: Machine) -> None:
+        run = min(_runs(machine, "first"), key=lambda found: found["run_after"])["dag_run_id"]
+        task = f"/api/v2/dags/first/dagRuns/{quote(run, safe='')}/taskInstances/import"
+        cleared = {"dry_run": False, "dag_run_id": run, "task_ids": ["import"], "include_downstream": True}
+        with machine.api() as api:
+            api._call("PUT", f"{task}/state-store/generation", params={"map_index": 0}, json={"value": 1})
+            api._call("POST", "/api/v2/dags/first/clearTaskInstances", json=cleared | {"only_failed": False})
+            until("the run ends again", lambda: api.run_state("first", run) == "success")
+        assert len(machine.jobs(run_key("first", run))) == 2
 
 
 @pytest.mark.parametrize("source", ["/no/such/folder", "s3://no-such-bucket/x/"])

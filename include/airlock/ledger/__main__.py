@@ -1,4 +1,7 @@
-"""``python -m airlock.ledger upgrade|check --url URL``: create or migrate a ledger, or only look at it."""
+"""``python -m airlock.ledger upgrade|check|release --url URL``: look after a ledger.
+
+``release`` gives back what a run that will never go on still holds, so that the next run takes it.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +26,25 @@ def main(arguments: list[str] | None = None) -> int:
     int
         The exit status: 0, or 1 with the reason on standard error.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m airlock.ledger", description="Keep the ledger's schema up to date."
+    parser = argparse.ArgumentParser(prog="python -m airlock.ledger", description="Look after the ledger.")
+    parser.add_argument(
+        "action",
+        choices=["upgrade", "check", "release"],
+        help="create or migrate the ledger, only look at it, or give back the arrivals of a run that will never go on",
     )
-    parser.add_argument("action", choices=["upgrade", "check"], help="create or migrate the ledger, or only look at it")
     parser.add_argument("--url", required=True, help="sqlite:////folder/ledger.db or postgresql://user@host/database")
+    parser.add_argument("--pipeline", help="with release: the pipeline's name")
+    parser.add_argument("--run", help="with release: the run's key, as in its report")
     given = parser.parse_args(arguments)
+    if given.action == "release" and not (given.pipeline and given.run):
+        parser.error("release needs --pipeline and --run")
     try:
         if given.action == "upgrade":
             upgrade(given.url)
-        Ledger.open(given.url).dispose()
+        with Ledger.open(given.url) as ledger:
+            if given.action == "release":
+                released = ledger.release_claims(given.pipeline, given.run)
+                print(f"{released} arrivals given back; the next run takes them")  # noqa: T201
     except LedgerError as error:
         print(error, file=sys.stderr)  # noqa: T201  # this is a command
         return 1

@@ -66,7 +66,7 @@ class HealthImagingDicomImportJobCompletedTrigger(AwsBaseWaiterTrigger):
             waiter_args={"datastoreId": datastore_id, "jobId": job_id},
             failure_message=f"Waiting for DICOM import job {job_id} failed",
             status_message=f"Status of DICOM import job {job_id}",
-            status_queries=["jobProperties.jobStatus", "jobProperties.message"],
+            status_queries=["jobProperties.jobStatus"],
             return_key="job_id",
             return_value=job_id,
             waiter_delay=waiter_delay,

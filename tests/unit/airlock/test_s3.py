@@ -48,7 +48,7 @@ def test_folder_placeholders_are_left_out_unless_asked_for(s3: S3) -> None:
 
 def test_what_is_not_there_is_said_so(s3: S3) -> None:
     assert not s3.exists(S3Uri("archive", "nothing"))
-    with pytest.raises(FileNotFoundError, match="s3://archive/nothing"):
+    with pytest.raises(FileNotFoundError, match="archive"):
         s3.get(S3Uri("archive", "nothing"))
 
 

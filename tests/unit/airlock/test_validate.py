@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from airlock.dicom.preconditions import file_rules
 from airlock.gate import last_words
 from airlock.ledger import Job
+from airlock.normalize import normalize
+from airlock.normalize import INDEX
 from airlock.pipelines import Limits, Validate
-from airlock.records import ATTRIBUTES, GATES, HEADERS, OUTCOMES, VERDICTS, Verdict
+from airlock.records import ATTRIBUTES, BATCHES, GATES, HEADERS, OUTCOMES, VERDICTS, Verdict, digest
 from airlock.validate import (
     SERIES_ELEMENTS,
     STUDY_ELEMENTS,
@@ -79,6 +81,15 @@ def imported(world: World, name: str, *uids: str, **changes: Any) -> None:
     world.ledger.record_imported(
         STORE, run.key, facts, rows.unique("StudyInstanceUID"), rows.unique("SeriesInstanceUID")
     )
+
+
+def begun(run: Run, file: dict[str, Any]) -> None:
+    """Plan one file as a batch and begin its job, as normalize and import would."""
+    batch = digest(STORE, run.key, file["arrival_id"])
+    row = file | {"batch_id": batch, "staged_key": "staged"}
+    run.workspace.write(f"batches/{batch}", BATCHES, frame([row], BATCHES))
+    run.workspace.write_json(INDEX, [{"batch_id": batch, "input_uri": "s3://work/x/", "files": 1, "bytes": 1}])
+    run.ledger.record_job(Job(batch, 0, run.key, "token", "job"))
 
 
 class TestFileRules:
@@ -258,6 +269,7 @@ SAME = {"SOPInstanceUID": "1.5", "etag": "e", "size": 7}
 class TestLedger:
     def test_the_same_content_again_is_a_duplicate_and_other_content_is_quarantined(self, world: World) -> None:
         taken_through(world, "one", dicom("a", **SAME))
+        imported(world, "one")
         assert taken_through(world, "two", dicom("b", **SAME), dicom("c", SOPInstanceUID="1.6")) == {
             "b": ("duplicate", "duplicate_same_content"),
             "c": ("accept", None),
@@ -266,21 +278,36 @@ class TestLedger:
             "d": ("quarantine", "duplicate_other_content")
         }
 
+    def test_what_another_run_has_not_imported_yet_is_no_duplicate(self, world: World) -> None:
+        """Should that run fail, nothing is in the store: nobody may be told that nothing is to do."""
+        taken_through(world, "one", dicom("a", **SAME))
+        assert taken_through(world, "two", dicom("b", **SAME)) == {"b": ("quarantine", "instance_claimed")}
+        assert taken_through(world, "three", dicom("c", **SAME | {"etag": "new"})) == {
+            "c": ("quarantine", "duplicate_other_content")
+        }
+
     def test_it_says_of_which_arrival(self, world: World) -> None:
         first = dicom("a", **SAME)
         taken_through(world, "one", first)
-        taken_through(world, "two", dicom("b", **SAME))
-        rows = world.run("two").workspace.read("verdicts", VERDICTS)
-        assert rows["duplicate_of"].to_list() == [first["arrival_id"]]
+        for name in ("two", "three"):
+            taken_through(world, name, dicom(name, **SAME))
+            rows = world.run(name).workspace.read("verdicts", VERDICTS)
+            assert rows["duplicate_of"].to_list() == [first["arrival_id"]]
+            imported(world, "one")
 
     def test_three_copies_of_what_the_store_has_are_all_duplicates(self, world: World) -> None:
         taken_through(world, "one", dicom("a", **SAME))
+        imported(world, "one")
         found = taken_through(world, "two", *(dicom(name, **SAME) for name in "bcd"))
         assert set(found.values()) == {("duplicate", "duplicate_same_content")}
 
     def test_one_object_that_two_pipelines_bring_to_one_store_is_taken_once(self, world: World) -> None:
         taken_through(world, "one", dicom("a", **SAME))
         assert taken_through(world, "one", dicom("a", **SAME), name="weekly") == {
+            "a": ("quarantine", "instance_claimed")
+        }
+        imported(world, "one")
+        assert taken_through(world, "two", dicom("a", **SAME), name="monthly") == {
             "a": ("duplicate", "duplicate_same_content")
         }
 
@@ -317,11 +344,12 @@ class TestLedger:
         assert one.workspace.read("verdicts", VERDICTS).equals(rows)
 
     def test_once_a_job_was_begun_the_verdicts_stand(self, world: World) -> None:
-        first = taken_through(world, "one", dicom("a", SOPInstanceUID="1.02"))
+        file = dicom("a", SOPInstanceUID="1.02")
+        first = taken_through(world, "one", file)
         strict = world.run("one", pipeline(validation={"warn_only": []}))
         assert again(strict) == {"a": ("quarantine", "invalid_uid")}
         assert again(world.run("one")) == first
-        world.ledger.record_job(Job("b1", 0, strict.key, "token", "job"))
+        begun(strict, file)
         assert again(strict) == first
 
     def test_a_rerun_of_an_accepted_conflict_decides_the_same_after_other_runs(self, world: World) -> None:

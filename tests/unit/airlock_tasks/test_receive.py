@@ -93,5 +93,5 @@ def test_delivery_that_never_completes_ends_in_a_sentence() -> None:
 @pytest.mark.usefixtures("archive")
 def test_missing_data_store_is_found_before_anything_is_done() -> None:
     elsewhere = pipeline(healthimaging=STORE | {"datastore_id": "e" * 32})
-    with pytest.raises(AirflowFailException, match="data store e+ is not there: correct healthimaging.datastore_id"):
+    with pytest.raises(AirflowFailException, match=r"data store e+ is not there: correct healthimaging\.datastore_id"):
         ReceiveSensor(task_id="receive", pipeline=elsewhere).execute(CONTEXT)

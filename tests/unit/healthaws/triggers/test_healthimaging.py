@@ -58,11 +58,11 @@ class TestRun:
             assert run(service, monkeypatch) == {"status": "success", "job_id": JOB}
         assert {path for path, _ in service.requests} == {f"/getDICOMImportJob/datastore/{DATASTORE}/job/{JOB}"}
 
-    def test_failed_tells_the_service_s_message(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_failed_leaves_the_service_s_message_to_the_operator(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with scripted_service(get_reply("FAILED", message="bucket is gone")) as service:
             event = run(service, monkeypatch)
         assert (event["status"], event["job_id"]) == ("error", JOB)
-        assert "bucket is gone" in event["message"]
+        assert "bucket is gone" not in event["message"]  # may name an object, and the triggerer logs its events
 
     def test_unknown_status_ends_the_wait_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with scripted_service(get_reply("CANCELLED")) as service:
