@@ -262,10 +262,10 @@ def _complete_contracts(run: Run, imported: pl.DataFrame) -> pl.DataFrame:
     drafts = run.workspace.find("studies", STUDIES)
     drafts = drafts.filter(pl.col("StudyInstanceUID").is_in(imported["StudyInstanceUID"].implode()))
 
-    def revise(known: pl.DataFrame, last: dict[str, int]) -> pl.DataFrame:
+    def revise(known: pl.DataFrame) -> pl.DataFrame:
         earlier = {row["StudyInstanceUID"]: row for row in known.iter_rows(named=True)}
         rows = [
-            _revise(StudyContract.model_validate_json(text), image_sets, earlier.get(uid), last.get(uid, 0))
+            _revise(StudyContract.model_validate_json(text), image_sets, earlier.get(uid))
             for uid, text in drafts.select("StudyInstanceUID", "contract").iter_rows()
         ]
         return pl.DataFrame(rows, schema=ledger_contracts.CONTRACTS)
@@ -274,13 +274,11 @@ def _complete_contracts(run: Run, imported: pl.DataFrame) -> pl.DataFrame:
     return run.ledger.revise_contracts(datastore, run.key, studies, revise)
 
 
-def _revise(
-    planned: StudyContract, image_sets: dict[str, str | None], before: dict[str, Any] | None, last: int
-) -> dict[str, Any]:
-    """Complete one contract; its revision is the one before where the content is, else the next after the last."""
+def _revise(planned: StudyContract, image_sets: dict[str, str | None], before: dict[str, Any] | None) -> dict[str, Any]:
+    """Complete one contract; its revision is the one before where the content is, else the next."""
     contract = complete(planned, image_sets, StudyContract.model_validate_json(before["contract"]) if before else None)
     content = contract.content_digest
-    revision = before["revision"] if before and before["content_digest"] == content else last + 1
+    revision = 1 if before is None else before["revision"] + (before["content_digest"] != content)
     return {
         "StudyInstanceUID": contract.StudyInstanceUID,
         "study_key": contract.study_key,

@@ -81,10 +81,6 @@ def _payloads(run: Run) -> pl.DataFrame:
     )
 
 
-def _write(run: Run, key: str, text: str) -> str:
-    return run.workspace.write_text(f"contracts/{key}.json", text, "application/json")
-
-
 def _deliver(run: Run, destination: Route, target: S3) -> tuple[int, int]:
     """Send every due message once; return how many went and how many did not."""
     sent = failed = 0
@@ -115,7 +111,7 @@ def _error_of(run: Run, destination: Route, target: S3, message: OutboxMessage) 
 
 def _put(run: Run, destination: Route, target: S3, message: OutboxMessage) -> None:
     payload = run.s3.get(S3Uri.parse(message.payload_uri))
-    where = S3Uri.parse(destination.uri).join(_name(message.study_key, message.revision))
+    where = address(run, destination).join(_name(message.study_key, message.revision))
     target.put(where, payload, "application/json")
 
 

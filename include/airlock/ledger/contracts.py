@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import polars as pl
-from sqlalchemy import and_, delete, exists, func, or_, select
+from sqlalchemy import and_, delete, exists, or_, select
 
 from airlock.ledger.arrivals import study_key_of
 from airlock.ledger.database import Store
@@ -49,11 +49,7 @@ class Contracts(Store):
             return _latest(connection, datastore_id, uids)
 
     def revise_contracts(
-        self,
-        datastore_id: str,
-        run_key: str,
-        uids: pl.Series,
-        revise: Callable[[pl.DataFrame, dict[str, int]], pl.DataFrame],
+        self, datastore_id: str, run_key: str, uids: pl.Series, revise: Callable[[pl.DataFrame], pl.DataFrame]
     ) -> pl.DataFrame:
         """Put contracts in place of what was there; of two runs at once the later one revises the earlier one's.
 
@@ -64,8 +60,7 @@ class Contracts(Store):
         uids
             Study Instance UIDs.
         revise
-            Given what is there of them, `CONTRACTS`, and each known study's last revision in any data store, returns
-            what is to be there, one row per study. A revision is a name at the destinations, which stores may share.
+            Given what is there of them, `CONTRACTS`, returns what is to be there, one row per study.
 
         Returns
         -------
@@ -74,7 +69,7 @@ class Contracts(Store):
         """
         with self._writing(SCOPE) as connection:
             need_run(connection, run_key)
-            completed = revise(_latest(connection, datastore_id, uids), _last_revisions(connection, uids))
+            completed = revise(_latest(connection, datastore_id, uids))
             rows = stage(connection, completed, CONTRACTS, ["StudyInstanceUID"])
             twin = and_(
                 contracts.c.datastore_id == datastore_id, contracts.c.StudyInstanceUID == rows.c.StudyInstanceUID
@@ -125,13 +120,6 @@ def _latest(connection: Connection, datastore_id: str, uids: pl.Series) -> pl.Da
         .where(contracts.c.datastore_id == datastore_id)
     )
     return fetch(connection, statement, CONTRACTS).sort("StudyInstanceUID")
-
-
-def _last_revisions(connection: Connection, uids: pl.Series) -> dict[str, int]:
-    rows = stage(connection, uid_frame(uids, "StudyInstanceUID"), _STUDIES, ["StudyInstanceUID"])
-    uid = contracts.c.StudyInstanceUID
-    statement = select(uid, func.max(contracts.c.revision)).join(rows, uid == rows.c.StudyInstanceUID).group_by(uid)
-    return {study: revision for study, revision in connection.execute(statement)}  # noqa: C416  # rows, not tuples
 
 
 def _waiting(rows: Table, datastore_id: str, pipeline: str) -> Iterator[tuple[Select[str], Column[str]]]:

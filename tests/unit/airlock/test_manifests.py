@@ -9,11 +9,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airlock.manifests import DETAIL_LENGTH, LINES, Counters, JobOutput, read_output, warning_type
+from airlock.manifests import (
+    DETAIL_LENGTH,
+    LINES,
+    Counters,
+    JobOutput,
+    is_final,
+    keep,
+    proves_more,
+    read_kept,
+    read_output,
+    warning_type,
+)
 from airlock.outcomes import account, discrepancies
 from tests.unit.airlock.job_output import FILES, FOLDER, failure, files, leave, output, read, success, summary, warning
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from tests.unit.airlock.world import World
 
 JOB = {"job_id": "j1", "status": "COMPLETED", "message": ""}
@@ -315,3 +328,38 @@ def test_values_that_no_frame_can_hold_are_left_out(world: World, line: dict[str
 
 def test_the_made_up_outputs_of_these_tests_have_the_columns_that_are_read() -> None:
     assert output({"kind": "success", "staged_key": "a"}).lines.schema == LINES
+
+
+def lines_of() -> pl.DataFrame:
+    """Return lines of two files."""
+    one = {"staged_key": "a", "kind": "warning", "warnings": ["OTHER"], "image_set_version": 3}
+    return output(one, {"staged_key": "b", "kind": "failure", "detail": "no\n\u00e9"}).lines
+
+
+class TestKept:
+    def test_what_was_read_is_read_again_as_it_was(self, world: World) -> None:
+        output = JobOutput(
+            True, Counters(2, 1, 1, 0), lines_of(), 1, image_set_versions={"i": 2}, non_primary_sets=frozenset({"n"})
+        )
+        workspace = world.run().workspace
+        keep(workspace, "b", "job", output)
+        kept = read_kept(workspace, "b", "job")
+        assert kept is not None
+        assert kept.lines.equals(output.lines)
+        assert vars(kept) | {"lines": None} == vars(output) | {"lines": None}
+        assert read_kept(workspace, "b", "another job") is None
+        assert read_kept(workspace, "other", "job") is None
+
+    def test_only_a_counted_output_is_final(self) -> None:
+        lines = lines_of()
+        assert is_final(JobOutput(True, Counters(scanned=lines.height), lines, 0))
+        assert not is_final(JobOutput(True, Counters(), lines, 0))
+        assert not is_final(JobOutput(True, Counters(scanned=lines.height + 1), lines, 0))
+        assert not is_final(JobOutput(True, Counters(scanned=lines.height), lines, 1))
+        assert not is_final(JobOutput(False, Counters(scanned=lines.height), lines, 0))
+
+    def test_a_manifest_proves_more_than_lines(self) -> None:
+        full, empty = lines_of(), lines_of().clear()
+        assert proves_more(JobOutput(True, Counters(), empty, 0), JobOutput(False, Counters(), full, 0))
+        assert proves_more(JobOutput(True, Counters(), full, 0), JobOutput(True, Counters(), empty, 0))
+        assert not proves_more(JobOutput(True, Counters(), full, 0), JobOutput(True, Counters(), full, 0))

@@ -15,7 +15,7 @@ from airlock.route import RouteError, route
 from airlock.s3 import S3
 from airlock.s3uri import S3Uri
 from airlock.workspace import DatasetMissingError
-from tests.unit.airlock.world import pipeline
+from tests.unit.airlock.world import STORE, pipeline
 
 if TYPE_CHECKING:
     from airlock.run import Run
@@ -54,7 +54,7 @@ def addresses(world: World, uri: str) -> list[S3Uri]:
 def test_each_destination_gets_each_contract_once(world: World) -> None:
     run = released(world, ("1.1", 1, "a"), ("1.2", 3, "b"))
     assert routed(run) == {"first": 2, "second": 2}
-    names = sorted([f"{study_key('1.1')}/revision-000001.json", f"{study_key('1.2')}/revision-000003.json"])
+    names = sorted(f"{STORE}/{study_key(uid)}/revision-{number:06}.json" for uid, number in (("1.1", 1), ("1.2", 3)))
     assert sorted(world.keys("s3://work/first/")) == sorted(world.keys("s3://work/second/")) == names
     assert sorted(content(world, "s3://work/first/")) == ["a", "b"]
 

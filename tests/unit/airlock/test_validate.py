@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from airlock.dicom.preconditions import file_rules
 from airlock.gate import last_words
 from airlock.ledger import Job
-from airlock.normalize import normalize
 from airlock.normalize import INDEX
 from airlock.pipelines import Limits, Validate
 from airlock.records import ATTRIBUTES, BATCHES, GATES, HEADERS, OUTCOMES, VERDICTS, Verdict, digest

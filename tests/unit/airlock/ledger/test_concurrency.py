@@ -89,7 +89,7 @@ def _revise(url: str, run: str) -> int:
     with Ledger.open(url) as ledger:
         first = pl.DataFrame([("1.study", "key", 0, "", "")], schema=CONTRACTS, orient="row")
 
-        def next_one(known: pl.DataFrame, _last: dict[str, int]) -> pl.DataFrame:
+        def next_one(known: pl.DataFrame) -> pl.DataFrame:
             return (known if known.height else first).with_columns(pl.col("revision") + 1)
 
         return int(ledger.revise_contracts(STORE, run, uids("1.study"), next_one)["revision"][0])

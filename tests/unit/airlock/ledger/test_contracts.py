@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from airlock.ledger.contracts import CONTRACTS
-from airlock.records import study_key
+from airlock.records import GATES, study_key
 from tests.unit.airlock.ledger.samples import (
     NIGHTLY,
     STORE,
@@ -37,7 +37,7 @@ def opened(ledger: Ledger) -> Ledger:
 
 
 def record(ledger: Ledger, store: str, run: str, rows: pl.DataFrame) -> None:
-    ledger.revise_contracts(store, run, rows["StudyInstanceUID"], lambda _known, _last: rows)
+    ledger.revise_contracts(store, run, rows["StudyInstanceUID"], lambda _known: rows)
 
 
 def settle(ledger: Ledger, word: str, reason: str | None = None, *, missing: bool = True) -> list[str]:
@@ -56,8 +56,7 @@ def test_the_latest_contract_of_a_study_takes_the_place_of_the_one_before(opened
 def test_a_revision_is_made_from_what_is_there(opened: Ledger) -> None:
     record(opened, STORE, "a", contracts("1.study", 1, "d1"))
 
-    def next_one(known: pl.DataFrame, last: dict[str, int]) -> pl.DataFrame:
-        assert last == {"1.study": 1}
+    def next_one(known: pl.DataFrame) -> pl.DataFrame:
         return known.with_columns(pl.col("revision") + 1)
 
     revised = opened.revise_contracts(STORE, "b", uids("1.study", "3.study"), next_one)
@@ -109,3 +108,26 @@ def test_a_failed_file_that_came_with_a_later_delivery_keeps_nothing_back(opened
     opened.claim_instances(STORE, NIGHTLY, "b", claims(("2", "1.1")))
     opened.record_imported(STORE, "b", imports(("2", "1.1")), study(), series())
     assert settle(opened, "failed", "rejected") == []
+
+
+def test_a_file_on_its_way_in_another_run_keeps_its_study_back(opened: Ledger) -> None:
+    opened.claim_instances(STORE, NIGHTLY, "a", claims(("1", "1.1")))
+    assert opened.unresolved_studies(STORE, NIGHTLY, uids("1.study"), "b") == ["1.study"]
+    assert opened.unresolved_studies(STORE, NIGHTLY, uids("1.study"), "a") == []
+    assert opened.unresolved_studies(STORE, NIGHTLY, uids("1.study"), "b", missing=False) == []
+    assert opened.unresolved_studies("f" * 32, NIGHTLY, uids("1.study"), "b") == []
+
+
+def test_a_run_whose_books_do_not_balance_keeps_its_studies_back(opened: Ledger) -> None:
+    held = pl.DataFrame([(study_key("1.study"), "1.study", "hold", "run_unbalanced")], schema=GATES, orient="row")
+    opened.record_gates(STORE, "a", held)
+    assert opened.unresolved_studies(STORE, NIGHTLY, uids("1.study"), "b", missing=False) == ["1.study"]
+    assert opened.unresolved_studies(STORE, NIGHTLY, uids("1.study"), "a") == []
+
+
+def test_what_another_pipeline_holds_in_the_same_store_keeps_its_study_back(opened: Ledger) -> None:
+    opened.claim_instances(STORE, NIGHTLY, "a", claims(("1", "1.1")))
+    opened.record_imported(STORE, "a", imports(("1", "1.1")), study(), series())
+    opened.settle(NIGHTLY, "a", dispositions("1", word="held").with_columns(reason=pl.lit("service_warning")))
+    assert opened.unresolved_studies(STORE, "another", uids("1.study"), "b") == ["1.study"]
+    assert opened.unresolved_studies("f" * 32, "another", uids("1.study"), "b") == []
