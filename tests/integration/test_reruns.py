@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from airlock.run import run_key
 from tests.chain import Chain, pipeline
 from tests.dicom_files import ct, delivery
 
@@ -113,3 +114,34 @@ def test_study_over_three_nights_is_one_contract_that_grows(place: Place) -> Non
     assert len(contracts) == 2
     newest = contracts[max(contracts)]
     assert newest.count(b'"SOPInstanceUID"') == 3
+
+
+def test_file_that_could_not_be_got_at_comes_again_by_itself(place: Place) -> None:
+    place.put(delivery(studies=1, instances=2))
+    first = Chain(place, pipeline(), run_id="manual__1")
+    first.until("buffer")
+    taken = place.take("archive")
+    for stage in STAGES[2:]:
+        first.stage(stage)
+    assert first.report["reasons"].keys() == {"object_gone"}
+
+    place.give("archive", taken)
+    second = Chain(place, pipeline(), run_id="manual__2")
+    assert second.run()["dispositions"] == {"released": 2}
+    assert Chain(place, pipeline(), run_id="manual__3").run()["arrivals"] == 0
+    first.stage("audit")
+    assert first.report["balanced"]
+
+
+def test_instance_that_another_run_claimed_in_vain_comes_again(place: Place) -> None:
+    place.put({"one.dcm": ct(1, 1, 1)})
+    stopped = Chain(place, pipeline(), run_id="manual__1")
+    stopped.until("validate")
+    place.put({"two.dcm": ct(1, 1, 1)})
+    second = Chain(place, pipeline(), run_id="manual__2")
+    assert second.run()["reasons"].keys() == {"instance_claimed"}
+
+    with place.ledger() as ledger:
+        ledger.release_claims("nightly", run_key("nightly", stopped.run_id))
+    third = Chain(place, pipeline(), run_id="manual__3")
+    assert third.run()["dispositions"] == {"released": 1, "duplicate": 1}

@@ -18,7 +18,8 @@ from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, insert_missing, shaped, stage
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import InstanceState, arrivals, instances, jobs
-from airlock.records import ARRIVALS, DISPOSITIONS, Disposition, study_key
+from airlock.reasons import Reason
+from airlock.records import ARRIVALS, DISPOSITIONS, Disposition, digest, study_key
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Table
@@ -30,6 +31,10 @@ _WORDS = pl.Schema({name: DISPOSITIONS[name] for name in ("arrival_id", *_DECIDE
 def scope(pipeline: str) -> str:
     """Return the name of what a writer of a pipeline's arrivals must be alone in."""
     return f"arrivals of {pipeline}"
+
+
+# Settled without a look at the content: the object may be there and readable by the next run, under the same etag.
+COME_AGAIN = (Reason.ACCESS_DENIED, Reason.OBJECT_GONE, Reason.INSTANCE_CLAIMED)
 
 
 @dataclass(frozen=True)
@@ -92,11 +97,30 @@ def study_key_of(column: str) -> pl.Expr:
     return pl.col(column).map_batches(_study_keys, return_dtype=pl.String).alias("study_key")
 
 
+def _come_again(connection: Connection, pipeline: str, run_key: str, listing: pl.DataFrame) -> pl.DataFrame:
+    """Give another id to what other runs settled without having looked at its content; their own rows stay."""
+    reasons = [str(reason) for reason in COME_AGAIN]
+    asked = listing.select("arrival_id")
+    while asked.height:
+        rows = stage(connection, asked, pl.Schema({"arrival_id": pl.String}), ["arrival_id"])
+        statement = (
+            select(arrivals.c.arrival_id)
+            .join(rows, arrivals.c.arrival_id == rows.c.arrival_id)
+            .where(arrivals.c.pipeline == pipeline, arrivals.c.run_key != run_key, arrivals.c.reason.in_(reasons))
+        )
+        next_ids = {name: digest(name, "again") for name in connection.execute(statement).scalars()}
+        listing = listing.with_columns(pl.col("arrival_id").replace(next_ids))
+        asked = pl.DataFrame({"arrival_id": list(next_ids.values())}, schema={"arrival_id": pl.String})
+    return listing
+
+
 class Arrivals(Store):
     """The ledger's part about arrivals."""
 
     def claim(self, pipeline: str, run_key: str, listing: pl.DataFrame) -> Claim:
         """Take for a run all arrivals of a listing that no run has; two runs at once never both get one.
+
+        What an earlier run could not get at (`COME_AGAIN`) is there to be taken once more, as an arrival of its own.
 
         Parameters
         ----------
@@ -112,7 +136,8 @@ class Arrivals(Store):
         """
         with self._writing(scope(pipeline)) as connection:
             need_run(connection, run_key, pipeline)
-            rows = stage(connection, listing.unique("arrival_id", keep="first"), ARRIVALS, ["arrival_id"])
+            wanted = _come_again(connection, pipeline, run_key, listing.unique("arrival_id", keep="first"))
+            rows = stage(connection, wanted, ARRIVALS, ["arrival_id"])
             constants = {"pipeline": pipeline, "run_key": run_key, "claimed_at": datetime.now(UTC)}
             insert_missing(connection, arrivals, rows, ["pipeline", "arrival_id"], **constants)
             settled, claimed = _counted_elsewhere(connection, pipeline, run_key, rows)
