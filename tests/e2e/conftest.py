@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from airlock_local.components import plan
 from airlock_local.environment import USER, airflow_variables, inherited, read_secrets
 from airlock_local.settings import ROOT, Settings, read_settings
 from airlock_local.stack import Stack
+from tests import waiting
 from tests.dicom_files import ct
 
 if TYPE_CHECKING:
@@ -128,14 +128,8 @@ def _kill(process: psutil.Process) -> None:
 
 
 def until(what: str, holds: Callable[[], Any], patience: float = PATIENCE) -> Any:
-    """Wait until something holds, and return it; fail with its name when the patience is over."""
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        found = holds()
-        if found:
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"not within {patience:.0f} s: {what}")
+    """Wait as long as a run on a busy machine may take."""
+    return waiting.until(what, holds, patience)
 
 
 def _free_ports(number: int) -> list[int]:

@@ -31,6 +31,7 @@ from airlock.s3 import S3
 from tests.chain import BUCKETS, DATASTORE, Chain, Place, pipeline
 from tests.dicom_files import ct, delivery, sop_uid
 from tests.servers.moto import reset_moto
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -254,6 +255,11 @@ def crash_after(patch: pytest.MonkeyPatch, number: int) -> None:
     patch.setattr(Store, "_writing", writing)
 
 
+def image_sets(imaging: Any) -> set[str]:
+    found = imaging.search_image_sets(datastoreId=DATASTORE)["imageSetsMetadataSummaries"]
+    return {item["imageSetId"] for item in found}
+
+
 class TestOneBadThing:
     def test_number_of_frames_of_thousands_of_digits(self, place: Place) -> None:
         place.put({"a.dcm": with_raw(ct(1, 1, 1), 0x00280008, b"9" * 5000), "b.dcm": ct(2, 1, 1)})
@@ -269,6 +275,7 @@ class TestOneBadThing:
         imaging = imaging_of(place)
         gone = imaging.search_image_sets(datastoreId=DATASTORE)["imageSetsMetadataSummaries"][0]["imageSetId"]
         imaging.delete_image_set(datastoreId=DATASTORE, imageSetId=gone)
+        until("the image set is gone", lambda: gone not in image_sets(imaging), 30)  # it is DELETING for a while
         chain.stage("audit")
         chain.stage("route")
         assert chain.report["dispositions"] == {"released": 1, "held": 1}
