@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 
+from airlock.records import Window
 from airlock.run import run_key
 from tests.chain import Chain, pipeline
 from tests.dicom_files import ct, delivery
@@ -145,3 +147,25 @@ def test_instance_that_another_run_claimed_in_vain_comes_again(place: Place) -> 
         ledger.release_claims("nightly", run_key("nightly", stopped.run_id))
     third = Chain(place, pipeline(), run_id="manual__3")
     assert third.run()["dispositions"] == {"released": 1, "duplicate": 1}
+
+
+def test_backfill_that_broke_off_goes_on_at_the_first_undone_day(place: Place) -> None:
+    days = {number: Window(*(datetime(2026, 10, number + more, tzinfo=UTC) for more in (0, 1))) for number in (5, 6, 7)}
+    for number in days:
+        place.put({f"2026/10/{number:02}/a.dcm": ct(number, 1, 1)})
+    dated = pipeline(source={"uri": "s3://archive/in/", "window": "key_date"})
+    chains = {number: Chain(place, dated, run_id=f"backfill__{number}", window=day) for number, day in days.items()}
+    chains[5].run()
+    chains[6].until("validate")  # here it breaks off
+    begun = place.jobs()
+
+    place.put({"2026/10/05/a.dcm": ct(5, 1, 1, pixel=9)})  # a day that was done changes meanwhile
+    for stage in STAGES[4:]:
+        chains[6].stage(stage)
+    chains[7].run()
+    again = Chain(place, dated, run_id="backfill__5_again", window=days[5])
+
+    assert [chain.report["dispositions"] for chain in chains.values()] == [{"released": 1}] * 3
+    assert again.run()["reasons"].keys() == {"duplicate_other_content"}
+    assert len(begun) == 1
+    assert len(place.jobs()) == 3
