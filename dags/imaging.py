@@ -24,7 +24,7 @@ from airlock_tasks.route import RouteOperator
 from airlock_tasks.validate import ValidateOperator
 
 if TYPE_CHECKING:
-    from airlock.pipelines import Pipeline
+    from airlock.pipelines import ImagingPipeline
 
 PIPELINES = Path(os.environ.get("AIRLOCK_PIPELINES", Path(__file__).parents[1] / "include" / "pipelines"))
 
@@ -54,7 +54,7 @@ PARAMS = {
 }
 
 
-def build(pipeline: Pipeline) -> DAG:
+def build(pipeline: ImagingPipeline) -> DAG:
     """Return a pipeline's DAG."""
     schedule = pipeline.schedule
     dag = DAG(

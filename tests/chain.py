@@ -22,7 +22,7 @@ from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from airlock.ledger import Ledger
-from airlock.pipelines import Pipeline
+from airlock.pipelines import ImagingPipeline
 from airlock.s3 import S3
 from airlock.s3uri import S3Uri
 from airlock_tasks.audit import AuditOperator
@@ -47,7 +47,7 @@ BUCKETS = ("archive", "workspace", "staging", "output", "contracts")
 SAMPLE = Path(__file__).parents[1] / "include" / "pipelines" / "sample.yaml"
 
 
-def pipeline(name: str = "nightly", **changes: Any) -> Pipeline:
+def pipeline(name: str = "nightly", **changes: Any) -> ImagingPipeline:
     """Return a pipeline over the test buckets; ``changes`` replace whole sections."""
     content: dict[str, Any] = {
         "schema": "airlock.pipeline/1",
@@ -68,7 +68,7 @@ def pipeline(name: str = "nightly", **changes: Any) -> Pipeline:
         "audit": {"manifest_wait_seconds": 3, "read_back_fraction": 1.0},
         "routes": [{"name": "contracts", "uri": "s3://contracts/studies/"}],
     }
-    return Pipeline.model_validate(yaml.safe_load(yaml.safe_dump(content | changes)))
+    return ImagingPipeline.model_validate(yaml.safe_load(yaml.safe_dump(content | changes)))
 
 
 @dataclass
@@ -133,7 +133,7 @@ class Chain:
     """One DAG run of a pipeline."""
 
     place: Place
-    pipeline: Pipeline
+    pipeline: ImagingPipeline
     run_id: str = "manual__2026-11-24T00:00:00+00:00"
     params: dict[str, Any] = field(default_factory=dict)
     window: Window | None = None

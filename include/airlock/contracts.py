@@ -17,7 +17,7 @@ from airlock.records import digest, study_key
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from airlock.pipelines import Pipeline
+    from airlock.pipelines import ImagingPipeline
 
 
 class _Record(BaseModel):
@@ -108,7 +108,7 @@ SERIES_ATTRIBUTES = ("SeriesNumber", "Modality", "SeriesDescription", "BodyPartE
 INSTANCE_ATTRIBUTES = ("SOPClassUID", "TransferSyntaxUID", "InstanceNumber", "NumberOfFrames")
 
 
-def draft(accepted: pl.DataFrame, pipeline: Pipeline) -> Iterator[StudyContract]:
+def draft(accepted: pl.DataFrame, pipeline: ImagingPipeline) -> Iterator[StudyContract]:
     """Yield the contract of each study among accepted arrivals, as planned: before anything was imported.
 
     Parameters

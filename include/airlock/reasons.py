@@ -28,6 +28,10 @@ class Reason(StrEnum):
         "A media directory, not an instance: nothing to do, the files it names are taken by themselves.",
     )
     NOT_DICOM = "not_dicom", "No DICOM was found in the object: check what the sender put under this name."
+    NOT_FHIR = (
+        "not_fhir",
+        "No FHIR was found in the object, no lines of JSON and no Bundle: check what the sender put under this name.",
+    )
     GZIP_ENCODED = "gzip_encoded", "The object is gzip-encoded, which HealthImaging refuses: store it uncompressed."
     NO_PREAMBLE = (
         "no_preamble",
@@ -48,6 +52,35 @@ class Reason(StrEnum):
     )
     OBJECT_GONE = "object_gone", "The object was deleted after it was listed: put it back if it is wanted."
     ACCESS_DENIED = "access_denied", "S3 refuses the object: give the role s3:GetObject, and kms:Decrypt on its key."
+
+    # What parse finds out about one line, one Bundle entry or one C-CDA document
+    NOT_JSON = "not_json", "The line is no JSON object that FHIR could read: ask the sender for the resource again."
+    RESOURCE_TOO_LARGE = (
+        "resource_too_large",
+        "The resource has more bytes than limits.resource_mib allows: raise it, if the data store takes such a one.",
+    )
+    MIXED_FILE = (
+        "mixed_file",
+        "Bundles and single resources are mixed in one file: send the Bundles in files of their own.",
+    )
+    UNKNOWN_RESOURCE_TYPE = "unknown_resource_type", "resourceType is missing or no type of FHIR R4: correct it."
+    MISSING_RESOURCE_ID = "missing_resource_id", "The resource has no id to be kept under: have the sender give it one."
+    INVALID_RESOURCE_ID = (
+        "invalid_resource_id",
+        "The id is none that FHIR allows, 1 to 64 of A-Z, a-z, 0-9, '-' and '.': have the sender give it another.",
+    )
+    FHIR_VERSION = (
+        "fhir_version",
+        "The resource is written for another version of FHIR than R4, the detail names what shows it: convert it.",
+    )
+    UNSUPPORTED_ENTRY = (
+        "unsupported_entry",
+        "The Bundle's entry asks for something else than to store its resource: have it sent in another way.",
+    )
+    NOT_XML = "not_xml", "The document is no well-formed XML: ask the sender for it again."
+    XML_ENTITY = "xml_entity", "The document declares a DTD or entities, which are never expanded: have them removed."
+    NOT_CCDA = "not_ccda", "The document is no ClinicalDocument of CDA R2: check what the sender put under this name."
+    DOCUMENT_WITHOUT_ID = "document_without_id", "The ClinicalDocument has no id: have the sender give it one."
 
     # File rules
     MISSING_TRANSFER_SYNTAX_UID = "missing_transfer_syntax_uid", "TransferSyntaxUID (0002,0010) is missing: add it."
@@ -72,7 +105,7 @@ class Reason(StrEnum):
     )
     FILE_TOO_LARGE = (
         "file_too_large",
-        "The file is larger than HealthImaging takes in one file: it needs another way in.",
+        "The file is larger than the service or the limits take in one piece: split it, or raise the limit.",
     )
     UNKNOWN_TRANSFER_SYNTAX = (
         "unknown_transfer_syntax",
@@ -81,6 +114,17 @@ class Reason(StrEnum):
     UNDECODABLE_TEXT = (
         "undecodable_text",
         "Text does not fit SpecificCharacterSet (0008,0005): correct the character set.",
+    )
+
+    # Resource rules
+    INVALID_RESOURCE = "invalid_resource", "The resource breaks FHIR R4, the detail names where: correct it."
+    SERVICE_FINDS_INVALID = (
+        "service_finds_invalid",
+        "The data store's $validate finds errors, the detail names where; the OperationOutcome is kept: correct it.",
+    )
+    UNRESOLVED_REFERENCE = (
+        "unresolved_reference",
+        "The resource refers to one that is neither in the delivery nor in the data store: send that one too.",
     )
 
     # Study rules: the service's grouping elements
@@ -115,18 +159,18 @@ class Reason(StrEnum):
     )
     DUPLICATE_OTHER_CONTENT = (
         "duplicate_other_content",
-        "The same SOPInstanceUID comes with other content: find out which one is right, or give one a new UID.",
+        "The same SOPInstanceUID, or resource type and id, comes with other content: find out which one is right.",
     )
 
     # What audit finds out
     REJECTED = (
         "rejected",
-        "HealthImaging did not import the file, the detail is its message: correct the file and send it again.",
+        "The service did not import it, the detail is its message: correct it and send it again.",
     )
-    SERVER_ERROR = "server_error", "HealthImaging failed on its own side: take the file through again."
+    SERVER_ERROR = "server_error", "The service failed on its own side: take it through again."
     SERVICE_WARNING = (
         "service_warning",
-        "HealthImaging imported the file with a warning, named in the detail: have it looked at.",
+        "The service imported the file with a warning, named in the detail: have it looked at.",
     )
     NON_PRIMARY = (
         "non_primary",
@@ -138,7 +182,7 @@ class Reason(StrEnum):
     )
     NOT_IN_MANIFEST = (
         "not_in_manifest",
-        "The job's result files do not name the file, or contradict themselves: take it through again.",
+        "The job's result files do not name it, or contradict themselves: take it through again.",
     )
     MANIFEST_MISSING = "manifest_missing", "The job wrote no manifest in time: check the output bucket and clear audit."
     JOB_FAILED = (
@@ -150,10 +194,33 @@ class Reason(StrEnum):
         "job_unfinished",
         "The import job had not ended when the run stopped waiting: clear import, it takes the job up again.",
     )
-    READ_BACK_MISMATCH = "read_back_mismatch", "The image set does not hold what was sent: compare it with the source."
+    READ_BACK_MISMATCH = "read_back_mismatch", "The data store does not hold what was sent: compare it with the source."
+    STORED_WITH_ISSUES = (
+        "stored_with_issues",
+        "The data store kept the resource though it is invalid (minimal validation): have it reviewed.",
+    )
+    CONVERSION_FAILED = (
+        "conversion_failed",
+        "The document was not converted, the detail is the service's message: correct it and send it again.",
+    )
+    CONVERSION_MISSING = (
+        "conversion_missing",
+        "The conversion job left neither a result nor an error for the document: take it through again.",
+    )
     UNDECIDED = "undecided", "The run stopped before it decided on the file: see the failed task and clear it."
 
-    # Why a whole study is held
+    # Why a whole study, patient or file is held
+    NOT_PUBLISHED = (
+        "not_published",
+        "The study is in HealthImaging, but its FHIR resources are not proven in HealthLake: see the report, and clear its import.",
+    )
+    AWAITING_REVIEW = "awaiting_review", "A person has to approve it before it goes downstream: answer the review."
+    PATIENT_HELD = "patient_held", "Another resource of the patient needs a decision first: see that one's reason."
+    FILE_HELD = "file_held", "Another resource of the file needs a decision first: see that one's reason."
+    RESOURCES_SET_ASIDE = (
+        "resources_set_aside",
+        "Not every resource of the file was released: see their own rows and reasons.",
+    )
     STUDY_INCOMPLETE = (
         "study_incomplete",
         "Another file of the study was not imported: repair that file and put it back, then the study is released.",

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic
 
+from typing_extensions import TypeVar
+
+from airlock.pipelines import ImagingPipeline, Pipeline
 from airlock.records import digest
 from airlock.s3uri import S3Uri, S3UriError
 from airlock.workspace import Workspace
 
 if TYPE_CHECKING:
     from airlock.ledger import Ledger
-    from airlock.pipelines import Pipeline
     from airlock.records import Window
     from airlock.s3 import S3
 
@@ -58,16 +60,20 @@ def source_prefix(pipeline: Pipeline, prefix: str | None) -> S3Uri:
     return chosen
 
 
-@dataclass(frozen=True)
-class Run:
-    """What every stage is given."""
+PipelineT_co = TypeVar("PipelineT_co", bound=Pipeline, default=ImagingPipeline, covariant=True)
 
-    pipeline: Pipeline
+
+@dataclass(frozen=True)
+class Run(Generic[PipelineT_co]):
+    """What every stage is given; a plain ``Run`` is one of an imaging pipeline."""
+
+    pipeline: PipelineT_co
     run_id: str
     window: Window | None  # None: whatever lies below the prefix
     prefix: S3Uri
     s3: S3
     ledger: Ledger
+    folder: str = ""  # of the workspace, where a run has a second chain of stages: "fhir"
 
     @cached_property
     def key(self) -> str:
@@ -78,4 +84,4 @@ class Run:
     def workspace(self) -> Workspace:
         """The run's datasets."""
         root = S3Uri.parse(self.pipeline.workspace).join(self.pipeline.name, self.key, "")
-        return Workspace(self.s3, root)
+        return Workspace(self.s3, root.join(self.folder, "") if self.folder else root)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.store import S3Store
 
@@ -27,6 +27,8 @@ _REFUSALS = frozenset({"NoSuchBucket", "AccessDenied", "AllAccessDisabled", "Inv
 _NOT_FOUND = frozenset({"NoSuchKey", "404", "NotFound"})
 COPY_IN_ONE_CALL = 5 * 1024**3  # bytes; CopyObject takes no more
 _COPY_PART = 1024**3
+_PIECE = 1024**2  # bytes of a streamed object at a time
+_RECONNECTS = 5  # in a row, without a byte between
 
 
 class BucketError(OSError):
@@ -117,6 +119,44 @@ class S3:
                     f"file, its aws_conn_id, or give the role s3:GetObject there"
                 ) from None
             raise
+
+    def stream(self, uri: S3Uri, etag: str | None = None) -> Iterator[bytes]:
+        """Yield an object's bytes piece by piece; a connection that breaks is taken up where it broke.
+
+        Parameters
+        ----------
+        uri
+            The object.
+        etag
+            Without quotes; S3 refuses (PreconditionFailed, 412) an object that has another one by now.
+
+        Raises
+        ------
+        botocore.exceptions.ClientError
+            As S3 answers; NoSuchKey and PreconditionFailed among them.
+        botocore.exceptions.BotoCoreError
+            If the connection breaks again and again without a byte between.
+        """
+        position, end, broken = 0, None, 0
+        while end is None or position < end:
+            try:
+                reply = self._open(uri, etag, position)
+                etag, end = reply["ETag"].strip('"'), position + reply["ContentLength"]
+                for piece in reply["Body"].iter_chunks(_PIECE):
+                    yield piece
+                    position, broken = position + len(piece), 0
+            except (ReadTimeoutError, ResponseStreamingError, IncompleteReadError):
+                broken += 1
+                if broken > _RECONNECTS:
+                    raise
+
+    def _open(self, uri: S3Uri, etag: str | None, position: int) -> dict[str, Any]:
+        wanted: dict[str, str] = {"Bucket": uri.bucket, "Key": uri.key}
+        if etag is not None:
+            wanted["IfMatch"] = etag
+        if position:
+            wanted["Range"] = f"bytes={position}-"
+        return cast("dict[str, Any]", self.client.get_object(**wanted))
 
     def exists(self, uri: S3Uri) -> bool:
         """Say whether there is an object under exactly this key."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from airlock.ledger import Job
     from airlock.normalize import Batch
-    from airlock.pipelines import Pipeline
+    from airlock.pipelines import ImagingPipeline
     from airlock.run import Run
 
 GENERATION_KEY = "generation"
@@ -42,7 +42,7 @@ class ImportOperator(HealthImagingStartDicomImportJobOperator):
     the task: a run's conf cannot be changed once the run is there.
     """
 
-    def __init__(self, *, pipeline: Pipeline, batch_id: str, **kwargs: Any) -> None:
+    def __init__(self, *, pipeline: ImagingPipeline, batch_id: str, **kwargs: Any) -> None:
         store = pipeline.healthimaging
         super().__init__(
             datastore_id=store.datastore_id,

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from airlock import pipelines
-from airlock.pipelines import Limits, Pipeline, PipelineError, load_pipeline, load_pipelines
+from airlock.pipelines import ImagingPipeline, Limits, PipelineError, load_pipeline, load_pipelines
 from airlock.reasons import Reason
 from tests.unit.airlock.world import SECTIONS
 
@@ -41,7 +42,7 @@ def changed(where: str, value: Any) -> dict[str, Any]:
 def problem(folder: Path, content: Any) -> str:
     with pytest.raises(PipelineError) as info:
         load_pipeline(written(folder, content))
-    assert info.value.__cause__ is None or not isinstance(info.value.__cause__, pipelines.ValidationError)
+    assert info.value.__cause__ is None or not isinstance(info.value.__cause__, ValidationError)
     text = str(info.value)
     assert "\n" not in text
     assert text.startswith("night.yaml: ")
@@ -87,7 +88,7 @@ def test_the_smallest_file_has_sound_defaults(tmp_path: Path) -> None:
             "airlock.pipeline/2",
             "field 'schema': Input should be 'airlock.pipeline/1' (it is 'airlock.pipeline/2')",
         ),
-        ("kind", "video", "field 'kind': Input should be 'imaging'"),
+        ("kind", "video", "field 'kind' must be imaging, clinical or ccda"),
         ("name", "Night Run", "(it is 'Night Run')"),
         ("healthimaging.datastore_id", "ABC", "field 'healthimaging.datastore_id'"),
         ("healthimaging.data_access_role_arn", "import", "(it is 'import')"),
@@ -160,7 +161,7 @@ def test_every_wrong_field_is_named_at_once(tmp_path: Path) -> None:
         ("- a\n- b\n", "a pipeline is a mapping of fields"),
         ("just text", "a pipeline is a mapping of fields"),
         ("", "a pipeline is a mapping of fields"),
-        ("1: x", "field '1'"),
+        ("kind: imaging\n1: x", "field '1'"),
     ],
 )
 def test_what_is_no_pipeline_is_said_in_one_sentence(tmp_path: Path, content: str, says: str) -> None:
@@ -248,13 +249,15 @@ class TestSchema:
         assert json.loads((ROOT / "docs" / "pipeline.schema.json").read_text()) == pipelines.json_schema()
 
     def test_it_describes_the_file_and_not_the_class(self) -> None:
-        schema = pipelines.json_schema()
+        published = pipelines.json_schema()
+        assert set(published["discriminator"]["mapping"]) == {"imaging", "clinical", "ccda"}
+        schema = published["$defs"]["ImagingPipeline"]
         assert "schema" in schema["required"]
         assert schema["additionalProperties"] is False
         assert set(SECTIONS) <= set(schema["properties"])
 
 
 def test_a_pipeline_cannot_be_changed_after_it_was_read() -> None:
-    loaded = Pipeline.model_validate(SECTIONS)
+    loaded = ImagingPipeline.model_validate(SECTIONS)
     with pytest.raises(ValueError, match="frozen"):
         loaded.retries = 5  # type: ignore[misc]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from airlock.buffer import INDEX
-from airlock.pipelines import Pipeline
+from airlock.pipelines import ImagingPipeline
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, OUTCOMES, VERDICTS, arrival_id
 from airlock.run import Run
 from airlock.s3uri import S3Uri
@@ -55,13 +55,13 @@ CT = {
 }
 
 
-def pipeline(**changes: Any) -> Pipeline:
+def pipeline(**changes: Any) -> ImagingPipeline:
     """Return a pipeline; ``changes`` replace whole sections, or add to those that are mappings."""
     content = dict(SECTIONS)
     for name, value in changes.items():
         known = content.get(name)
         content[name] = known | value if isinstance(known, dict) and isinstance(value, dict) else value
-    return Pipeline.model_validate(content)
+    return ImagingPipeline.model_validate(content)
 
 
 def dicom(name: str, **changes: Any) -> dict[str, Any]:
@@ -115,7 +115,11 @@ class World:
     ledger: Ledger
 
     def run(
-        self, name: str = "one", line: Pipeline | None = None, window: Window | None = None, prefix: str | None = None
+        self,
+        name: str = "one",
+        line: ImagingPipeline | None = None,
+        window: Window | None = None,
+        prefix: str | None = None,
     ) -> Run:
         """Return a run of the pipeline by its name."""
         line = line or pipeline()

@@ -1,0 +1,71 @@
+"""A Bundle taken apart into the resources of its entries (FHIR R4, "Bundle").
+
+Only entries that mean to store their resource come in; an id that an entry leaves to the server is made from its
+fullUrl, so that the same Bundle gives the same ids again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airlock.clinical.resources import RESOURCE_ID, Row, describe, dump, set_aside, storable
+from airlock.reasons import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TYPES = ("transaction", "batch", "collection", "searchset", "document")
+_STORING = ("POST", "PUT")
+_URN_UUID = "urn:uuid:"
+
+
+def is_bundle(content: Any) -> bool:
+    """Say whether this is a Bundle, whatever is wrong with it otherwise."""
+    return isinstance(content, dict) and content.get("resourceType") == "Bundle"
+
+
+def explode(bundle: dict[str, Any], limit: int) -> Iterator[Row]:
+    """Yield a row per entry, in order.
+
+    Parameters
+    ----------
+    bundle
+        As ``resources.load`` gives it.
+    limit
+        Most bytes of one resource.
+    """
+    entries = bundle.get("entry", [])
+    if bundle.get("type") not in TYPES or not isinstance(entries, list):
+        yield set_aside(Reason.UNSUPPORTED_ENTRY, "Bundle.type is not one of " + ", ".join(TYPES))
+        return
+    for entry in entries:
+        yield _row(entry if isinstance(entry, dict) else {}, limit)
+
+
+def _row(entry: dict[str, Any], limit: int) -> Row:
+    resource, request = entry.get("resource"), entry.get("request")
+    request = request if isinstance(request, dict) else {}
+    if not isinstance(resource, dict):
+        return set_aside(Reason.UNSUPPORTED_ENTRY, "an entry without a resource")
+    if request.get("method", "PUT") not in _STORING:
+        return set_aside(Reason.UNSUPPORTED_ENTRY, "request.method is neither POST nor PUT")
+    full_url = entry.get("fullUrl")
+    full_url = storable(full_url) if isinstance(full_url, str) else None
+    named = resource if "id" in resource else resource | _id_of(resource, request, full_url)
+    try:
+        body = dump(named)
+    except RecursionError:
+        return set_aside(Reason.NOT_JSON, "nested too deeply")
+    if len(body) > limit:
+        return set_aside(Reason.RESOURCE_TOO_LARGE, f"{len(body)} bytes")
+    return describe(named, body, full_url)
+
+
+def _id_of(resource: dict[str, Any], request: dict[str, Any], full_url: str | None) -> dict[str, str]:
+    """Return the id that an entry gives its resource elsewhere: in request.url of an update, or as a urn:uuid."""
+    kind, _, name = str(request.get("url", "")).partition("/")
+    if request.get("method") == "PUT" and kind == resource.get("resourceType") and RESOURCE_ID.fullmatch(name):
+        return {"id": name}
+    uuid = (full_url or "").lower()
+    named = uuid.startswith(_URN_UUID) and RESOURCE_ID.fullmatch(uuid.removeprefix(_URN_UUID))
+    return {"id": uuid.removeprefix(_URN_UUID)} if named else {}

@@ -1,0 +1,299 @@
+"""Parse: every file of a shard taken apart into resources, as a stream: memory does not grow with the file.
+
+Writes ``resources/<shard>/<chunk>`` as the files are read, ``files/<shard>`` with one row per arrival, and last
+``resources/<shard>/index.json``, which makes the chunks count. What is wrong with one line or entry is its row's
+reason; what is wrong with a whole file is the file's; what is wrong with S3 ends the task, so that it can be retried.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from botocore.exceptions import BotoCoreError, ClientError
+
+from airlock.clinical.bundles import explode, is_bundle
+from airlock.clinical.lines import BrokenGzipError, split, unpacked
+from airlock.clinical.records import FILES, RESOURCES
+from airlock.clinical.resources import NotJsonError, Row, describe, load, set_aside
+from airlock.parse import sidecar_pattern
+from airlock.reasons import Reason
+from airlock.records import ARRIVALS
+from airlock.s3uri import S3Uri
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from airlock.pipelines import ClinicalParse, ClinicalPipeline
+    from airlock.run import Run
+
+    Progress = Callable[[int, int, int], None]
+
+MIB = 1024**2
+_LINES = re.compile(r"\.(ndjson|jsonl)(\.gz)?", re.IGNORECASE)
+_NOTHING = (Reason.NOT_FHIR, Reason.EMPTY_OBJECT)
+_REFUSALS = {  # by S3's error code, or the status where a server gives no code
+    "NoSuchKey": Reason.OBJECT_GONE,
+    "NoSuchVersion": Reason.OBJECT_GONE,
+    "404": Reason.OBJECT_GONE,
+    "MethodNotAllowed": Reason.OBJECT_GONE,  # the version is a delete marker
+    "PreconditionFailed": Reason.OBJECT_CHANGED,
+    "412": Reason.OBJECT_CHANGED,
+    "InvalidRange": Reason.OBJECT_CHANGED,  # in the middle of a file: it has become shorter
+    "416": Reason.OBJECT_CHANGED,
+    "AccessDenied": Reason.ACCESS_DENIED,
+    "403": Reason.ACCESS_DENIED,
+    "InvalidObjectState": Reason.ACCESS_DENIED,  # archived in Glacier and not restored
+}
+
+
+class FileError(ValueError):
+    """A whole file cannot be read; the reason says why."""
+
+    def __init__(self, reason: Reason, detail: str | None = None) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+        self.detail = detail
+
+
+class SourceUnavailableError(RuntimeError):
+    """S3 cannot be read, for a reason that is not one object's."""
+
+
+def parse(run: Run[ClinicalPipeline], shard: str, progress: Progress | None = None) -> dict[str, int]:
+    """Read the files of one shard.
+
+    Parameters
+    ----------
+    run
+        The run; its dataset ``arrivals/<shard>`` says which files.
+    shard
+        The shard's name, from buffer.
+    progress
+        Is told after each file how many of how many are done, and how many units they had.
+
+    Returns
+    -------
+    dict
+        Counts of ``arrivals``, ``unread`` files, ``units`` and ``bytes_read``.
+
+    Raises
+    ------
+    SourceUnavailableError
+        If S3 cannot be read at all.
+    """
+    arrivals = run.workspace.read(f"arrivals/{shard}", ARRIVALS)
+    chunks = _Chunks(run, shard)
+    reader = _Reader(run, chunks, run.pipeline.parse)
+    files: list[Row] = []
+    for arrival in arrivals.iter_rows(named=True):
+        files.append(reader.read(arrival))
+        if progress:
+            progress(len(files), arrivals.height, chunks.units)
+    frame = pl.DataFrame(files, schema=FILES)
+    run.workspace.write(f"files/{shard}", FILES, frame)
+    chunks.close()
+    return {
+        "arrivals": frame.height,
+        "unread": int(frame["reason"].is_not_null().sum()),
+        "units": chunks.units,
+        "bytes_read": int(frame["bytes_read"].sum()),
+    }
+
+
+def read_chunks(run: Run[Any], shards: Iterable[str]) -> list[str]:
+    """Return the names of the resources datasets of these shards, in order; none of a shard that was not parsed."""
+    names: list[str] = []
+    for shard in shards:
+        try:
+            index = json.loads(run.s3.get(run.workspace.root.join(_index(shard))))
+        except FileNotFoundError:
+            continue
+        names += [f"resources/{shard}/{chunk}" for chunk in index["chunks"]]
+    return names
+
+
+def _index(shard: str) -> str:
+    return f"resources/{shard}/index.json"
+
+
+@dataclass
+class _Chunks:
+    """The rows of a shard as they fill, written whenever they are many."""
+
+    run: Run[ClinicalPipeline]
+    shard: str
+    units: int = 0
+    _names: list[str] = field(default_factory=list)
+    _rows: list[Row] = field(default_factory=list)
+    _size: int = 0
+
+    def add(self, row: Row) -> None:
+        self._rows.append(row)
+        self._size += row.get("size") or 0
+        self.units += 1
+        # Rows without a body take memory too.
+        if self._size + 200 * len(self._rows) > self.run.pipeline.parse.chunk_mib * MIB:
+            self._write()
+
+    def close(self) -> None:
+        if self._rows:
+            self._write()
+        self.run.workspace.write_json(_index(self.shard), {"chunks": self._names})
+
+    def _write(self) -> None:
+        name = f"{len(self._names):05}"
+        frame = pl.DataFrame(self._rows, schema=RESOURCES)
+        self.run.workspace.write(f"resources/{self.shard}/{name}", RESOURCES, frame)
+        self._names.append(name)
+        self._rows, self._size = [], 0
+
+
+class _Counted:
+    """Counts the bytes of a stream as they pass."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = pieces
+        self.bytes = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._pieces:
+            self.bytes += len(piece)
+            yield piece
+
+
+class _Reader:
+    """Takes files apart, one after the other."""
+
+    def __init__(self, run: Run[ClinicalPipeline], chunks: _Chunks, settings: ClinicalParse) -> None:
+        self._run = run
+        self._chunks = chunks
+        self._resource_limit = round(settings.resource_mib * MIB)
+        self._bundle_limit = round(settings.bundle_mib * MIB)
+        self._sidecar = sidecar_pattern(settings.sidecars)
+
+    def read(self, arrival: dict[str, Any]) -> Row:
+        """Read one file; its row says what became of it."""
+        before, name = self._chunks.units, arrival["key"].rpartition("/")[2]
+        stored = _Counted(self._run.s3.stream(S3Uri(arrival["bucket"], arrival["key"]), arrival["etag"]))
+        reason, detail = None, None
+        self._last = 0
+        try:
+            for row in self._some(self._rows(unpacked(stored), name)):
+                self._chunks.add(row | {"arrival_id": arrival["arrival_id"]})
+        except FileError as error:
+            sidecar = error.reason in _NOTHING and self._sidecar.fullmatch(name.lower())
+            reason, detail = Reason.SIDECAR if sidecar else error.reason, error.detail
+        except BrokenGzipError as error:
+            reason, detail = Reason.TRUNCATED, str(error)
+        except ClientError as error:
+            reason, detail = self._refusal(error, arrival["bucket"])
+        except (BotoCoreError, SourceUnavailableError):
+            raise
+        except Exception as error:  # noqa: BLE001  (nothing about one file ends the task)
+            reason, detail = Reason.UNREADABLE, type(error).__name__
+        return {
+            "arrival_id": arrival["arrival_id"],
+            "reason": None if reason is None else str(reason),
+            "detail": detail,
+            "units": self._chunks.units - before,
+            "bytes_read": stored.bytes,
+        }
+
+    @staticmethod
+    def _some(rows: Iterator[Row]) -> Iterator[Row]:
+        """Yield the rows, of which there must be one."""
+        first = next(rows, None)
+        if first is None:
+            raise FileError(Reason.EMPTY_OBJECT)
+        yield from chain([first], rows)
+
+    @staticmethod
+    def _refusal(error: ClientError, bucket: str) -> tuple[Reason, str]:
+        code = error.response["Error"]["Code"]
+        reason = Reason.ACCESS_DENIED if code.startswith("KMS.") else _REFUSALS.get(code)
+        if reason is None:
+            raise SourceUnavailableError(
+                f"reading of bucket {bucket} failed with {code}: check the endpoint, the credentials and the bucket, "
+                f"then clear the task"
+            ) from None  # S3's own text may name the key
+        return reason, code
+
+    def _rows(self, content: Iterator[bytes], name: str) -> Iterator[Row]:
+        """Tell lines from a document: of lines, the first that is not blank is whole by itself."""
+        head = b""
+        for piece in content:
+            head += piece
+            if b"\n" in head.lstrip() or len(head) > self._resource_limit:
+                break
+        first = head.lstrip().partition(b"\n")[0].strip()
+        by_name = bool(_LINES.search(name))
+        if first in {b"{", b"["} or not (by_name or _is_object(first)):
+            yield from self._document(head, content, by_name)
+        else:
+            yield from self._lines(chain([head], content))
+
+    def _document(self, head: bytes, content: Iterator[bytes], by_name: bool) -> Iterator[Row]:
+        """Read a file that is one JSON text, or else lines after all if its name says so."""
+        body = bytearray(head)
+        for piece in content:
+            body += piece
+            if len(body) > self._bundle_limit:
+                if by_name:
+                    yield from self._lines(chain([bytes(body)], content))
+                    return
+                raise FileError(Reason.FILE_TOO_LARGE, "as one JSON text it is larger than parse.bundle_mib")
+        try:
+            document = load(bytes(body).removeprefix(b"\xef\xbb\xbf"))
+        except NotJsonError as error:
+            if not by_name:
+                raise FileError(Reason.NOT_FHIR if body.strip() else Reason.EMPTY_OBJECT, str(error)) from None
+            yield from self._lines([bytes(body)])
+            return
+        if not isinstance(document, dict) or "resourceType" not in document:
+            raise FileError(Reason.NOT_FHIR, "JSON without a resourceType")
+        yield from self._of(1, bytes(body).removeprefix(b"\xef\xbb\xbf").strip(), document)
+
+    def _lines(self, content: Iterable[bytes]) -> Iterator[Row]:
+        """Read lines; what the first one is, a Bundle or a resource, the others must be too."""
+        bundles: bool | None = None
+        for line in split(content, self._resource_limit):
+            try:
+                if line.text is None:
+                    yield self._numbered(line.number, set_aside(Reason.RESOURCE_TOO_LARGE, f"{line.size} bytes"))
+                    continue
+                loaded = load(line.text)
+            except NotJsonError as error:
+                yield self._numbered(line.number, set_aside(Reason.NOT_JSON, str(error)))
+                continue
+            bundles = is_bundle(loaded) if bundles is None else bundles
+            if is_bundle(loaded) == bundles:
+                yield from self._of(line.number, line.text, loaded)
+            else:
+                yield self._numbered(line.number, set_aside(Reason.MIXED_FILE))
+
+    def _of(self, number: int, text: bytes, content: Any) -> Iterator[Row]:
+        """Yield the rows of one JSON text; the entries of a Bundle are counted through the file."""
+        if is_bundle(content):
+            for row in explode(content, self._resource_limit):
+                yield self._numbered(self._last + 1, row)
+        elif len(text) > self._resource_limit:
+            yield self._numbered(number, set_aside(Reason.RESOURCE_TOO_LARGE, f"{len(text)} bytes"))
+        else:
+            yield self._numbered(number, describe(content, text.decode()))
+
+    def _numbered(self, number: int, row: Row) -> Row:
+        """Give a row its line; no two of a file have one."""
+        self._last = max(number, self._last + 1)
+        return row | {"line": self._last}
+
+
+def _is_object(text: bytes) -> bool:
+    try:
+        return isinstance(load(text.removeprefix(b"\xef\xbb\xbf")), dict)
+    except NotJsonError:
+        return False

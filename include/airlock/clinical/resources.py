@@ -1,0 +1,155 @@
+"""One FHIR resource, as parse keeps it: what it is, whose it is, what it refers to, and a digest of its content.
+
+Sources: FHIR R4, "Resource" (id), "References", "JSON Representation of Resources".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from typing import Any
+
+import fhirkit
+
+from airlock.reasons import Reason
+
+RESOURCE_TYPES = frozenset(fhirkit.RESOURCE_TYPES)
+RESOURCE_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
+# Where a resource says whose it is; the first that is there counts.
+_PATIENT_ELEMENTS = ("subject", "patient", "beneficiary", "for", "individual")
+_GIVEN_BY_THE_STORE = ("versionId", "lastUpdated")
+# A decimal keeps its digits: 70.10 is not 70.1 (FHIR R4, "Datatypes", decimal). They travel as marked texts.
+_MARK = f"decimal:{secrets.token_hex(8)}:"
+_MARKED = re.compile(rf'"{_MARK}([^"]*)"')
+
+Row = dict[str, Any]
+
+
+class NotJsonError(ValueError):
+    """A text that is no JSON as FHIR means it; the message names the fault and no value."""
+
+
+def load(text: bytes) -> Any:
+    """Read JSON with decimals as marked texts; `dump` writes them as they were.
+
+    Raises
+    ------
+    NotJsonError
+        If it is no UTF-8, no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text.decode(), parse_float=_marked, parse_constant=_refuse)
+    except UnicodeDecodeError:
+        raise NotJsonError("no UTF-8") from None
+    except RecursionError:
+        raise NotJsonError("nested too deeply") from None
+    except ValueError:
+        raise NotJsonError("no JSON") from None
+
+
+def _marked(digits: str) -> str:
+    return _MARK + digits
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def dump(content: Any) -> str:
+    """Write what `load` read, in ASCII, without insignificant blanks."""
+    return _MARKED.sub(r"\1", json.dumps(content, separators=(",", ":")))
+
+
+def content_digest(resource: dict[str, Any]) -> str:
+    """Return what tells two contents of a resource apart, whatever its layout: 64 hex digits.
+
+    meta.versionId and meta.lastUpdated do not count: every store gives its own.
+    """
+    meta = resource.get("meta")
+    if isinstance(meta, dict):
+        kept = {name: value for name, value in meta.items() if name not in _GIVEN_BY_THE_STORE}
+        resource = {**resource, "meta": kept}
+    return hashlib.sha256(json.dumps(resource, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def set_aside(reason: Reason, detail: str | None = None, **known: Any) -> Row:
+    """Return the row of a line or entry that is no resource to be had."""
+    return {"reason": str(reason), "detail": detail, **known}
+
+
+def describe(resource: Any, body: str, full_url: str | None = None) -> Row:
+    """Return the row of a resource, without its place; with a reason where its type or id cannot be used.
+
+    Parameters
+    ----------
+    resource
+        As `load` gives it.
+    body
+        The resource's text, which is what will be imported.
+    full_url
+        Of the Bundle's entry that holds it.
+    """
+    if not isinstance(resource, dict):
+        return set_aside(Reason.NOT_JSON, "no JSON object")
+    kind, name = resource.get("resourceType"), resource.get("id")
+    if not isinstance(kind, str) or kind not in RESOURCE_TYPES:
+        return set_aside(Reason.UNKNOWN_RESOURCE_TYPE, None)
+    if name is None:
+        return set_aside(Reason.MISSING_RESOURCE_ID, None, resource_type=kind)
+    if not isinstance(name, str) or not RESOURCE_ID.fullmatch(name):
+        return set_aside(Reason.INVALID_RESOURCE_ID, None, resource_type=kind)
+    try:
+        digest = content_digest(resource)
+    except RecursionError:
+        return set_aside(Reason.NOT_JSON, "nested too deeply", resource_type=kind, resource_id=name)
+    references, identifiers = _found_in(resource)
+    return {
+        "resource_type": kind,
+        "resource_id": name,
+        "content_digest": digest,
+        "size": len(body.encode()),
+        "patient": f"Patient/{name}" if kind == "Patient" else _patient(resource),
+        "full_url": full_url,
+        "references": references,
+        "identifiers": identifiers,
+        "body": body,
+    }
+
+
+def _patient(resource: dict[str, Any]) -> str | None:
+    for element in _PATIENT_ELEMENTS:
+        value = resource.get(element)
+        reference = value.get("reference") if isinstance(value, dict) else None
+        if isinstance(reference, str):
+            return storable(reference)
+    return None
+
+
+def _found_in(resource: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the references of a resource, each once, and the identifiers that a conditional reference may mean."""
+    references: dict[str, None] = {}
+    waiting: list[Any] = [resource]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            reference = value.get("reference")
+            if isinstance(reference, str) and not reference.startswith("#"):
+                references[storable(reference)] = None
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+    given = resource.get("identifier")
+    identifiers = [item for item in (given if isinstance(given, list) else [given]) if isinstance(item, dict)]
+    return list(references), [f"{_text(item, 'system')}|{_text(item, 'value')}" for item in identifiers]
+
+
+def _text(item: dict[str, Any], name: str) -> str:
+    value = item.get(name)
+    return storable(value) if isinstance(value, str) else ""
+
+
+def storable(text: str) -> str:
+    """Return a text; half a surrogate pair, which JSON can write and no frame can hold, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,65 @@
+"""Pipelines: one YAML file each under include/pipelines/, read into typed settings before any run starts.
+
+An error names the file, the field, the value and the fix. ``json_schema()`` is published as docs/pipeline.schema.json,
+so that an editor can check a file while it is written.
+"""
+
+from airlock.pipelines.ccda import CcdaPipeline, Transformation
+from airlock.pipelines.clinical import (
+    ClinicalAudit,
+    ClinicalParse,
+    ClinicalPipeline,
+    ClinicalValidate,
+    Review,
+    Risk,
+    ValidationLevel,
+    Workflow,
+)
+from airlock.pipelines.files import PipelineError, json_schema, load_pipeline, load_pipelines
+from airlock.pipelines.healthlake import HealthLake, Publish
+from airlock.pipelines.imaging import (
+    ELEMENT_LENGTHS,
+    SOFT_REASONS,
+    Audit,
+    HealthImaging,
+    ImagingPipeline,
+    Limits,
+    ParseSettings,
+    Validate,
+)
+from airlock.pipelines.parts import NAME, Pipeline, Prefix, Receive, Route, Schedule, Source, Staging
+
+__all__ = [
+    "ELEMENT_LENGTHS",
+    "NAME",
+    "SOFT_REASONS",
+    "Audit",
+    "CcdaPipeline",
+    "ClinicalAudit",
+    "ClinicalParse",
+    "ClinicalPipeline",
+    "ClinicalValidate",
+    "HealthImaging",
+    "HealthLake",
+    "ImagingPipeline",
+    "Limits",
+    "ParseSettings",
+    "Pipeline",
+    "PipelineError",
+    "Prefix",
+    "Publish",
+    "Receive",
+    "Review",
+    "Risk",
+    "Route",
+    "Schedule",
+    "Source",
+    "Staging",
+    "Transformation",
+    "Validate",
+    "ValidationLevel",
+    "Workflow",
+    "json_schema",
+    "load_pipeline",
+    "load_pipelines",
+]

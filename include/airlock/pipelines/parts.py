@@ -1,0 +1,198 @@
+"""What pipelines of every kind have: where arrivals come from, when they are complete, where contracts go."""
+
+from __future__ import annotations
+
+import re
+from datetime import date, timedelta
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from airlock.s3uri import S3Uri, S3UriError
+
+NAME = r"[a-z][a-z0-9_-]{0,63}"
+ROLE_ARN = r"^arn:aws(-[^:]+)?:iam::[0-9]{12}:role/.+$"
+
+
+def _prefix(text: str) -> str:
+    try:
+        uri = S3Uri.parse(text)
+    except S3UriError as error:
+        raise ValueError(str(error)) from error
+    if not uri.key:
+        raise ValueError(f"{text!r} is a bare bucket: give a prefix below it, ending in '/'")
+    if not uri.key.endswith("/"):
+        raise ValueError(f"{text!r} must end in '/': without it, .../1.2.3 would take in .../1.2.34/ too")
+    return text
+
+
+def check_timezone(text: str) -> str:
+    """Return an IANA name, or refuse it."""
+    try:
+        ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"{text!r} is no time zone: write one as Europe/Berlin or UTC") from None
+    return text
+
+
+Prefix = Annotated[str, AfterValidator(_prefix)]
+
+
+class Settings(BaseModel):
+    """Settings that cannot be changed, and that refuse a field they do not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(Settings):
+    """Where arrivals come from, and which of them belong to a data interval."""
+
+    uri: Prefix = Field(description="s3://bucket/prefix/ that holds the archive")
+    aws_conn_id: str = Field("aws_default", description="Airflow connection for the source and the workspace")
+    window: Literal["last_modified", "key_date"] = Field(
+        "last_modified",
+        description="what places an arrival in a data interval: S3's last-modified, or a date in the key",
+    )
+    key_date_pattern: str = Field(
+        r"(?P<year>\d{4})/(?P<month>\d{2})/(?P<day>\d{2})/",
+        description="with window: key_date, a regular expression with the groups year, month and day",
+    )
+    lookback_hours: float = Field(
+        24,
+        ge=0,
+        description="with window: last_modified, how far before its interval a run also looks for unsettled arrivals: "
+        "an upload in parts carries the time it began, and shows up only when it ends",
+    )
+
+    @model_validator(mode="after")
+    def _pattern_has_its_groups(self) -> Source:
+        try:
+            groups = set(re.compile(self.key_date_pattern).groupindex)
+        except re.error as error:
+            raise ValueError(f"key_date_pattern is no regular expression: {error}") from error
+        if not {"year", "month", "day"} <= groups:
+            raise ValueError("key_date_pattern needs the named groups year, month and day")
+        return self
+
+
+class Receive(Settings):
+    """When a delivery counts as complete."""
+
+    mode: Literal["quiet_period", "marker", "manifest"] = Field(
+        "quiet_period", description="what says that a delivery is complete"
+    )
+    quiet_seconds: float = Field(300, ge=0, description="quiet_period: no object newer than this")
+    marker: str = Field("_SUCCESS", min_length=1, description="marker: the object's name below the prefix")
+    manifest: str = Field(
+        "delivery.json",
+        min_length=1,
+        description='manifest: a JSON object below the prefix, {"objects": 1200, "bytes": 5}',
+    )
+    poll_seconds: float = Field(30, gt=0, description="between two looks at the delivery")
+    timeout_minutes: float = Field(720, gt=0, description="a delivery that is not complete by then fails the run")
+
+
+class Staging(Settings):
+    """How a batch gets a prefix of its own."""
+
+    uri: Prefix = Field(description="s3://bucket/prefix/ for the batches' copies")
+    mode: Literal["copy", "in_place"] = Field(
+        "copy",
+        description="in_place imports a prefix without copying where it holds exactly one batch's files, else copies",
+    )
+    copies_in_flight: int = Field(16, ge=1, le=256, description="server-side copies at a time")
+
+
+class Route(Settings):
+    """One destination of released contracts."""
+
+    name: str = Field(pattern=rf"^{NAME}$", description="shown in logs")
+    uri: Prefix = Field(
+        description="s3://bucket/prefix/ that receives a JSON contract per study or patient, and revision"
+    )
+    aws_conn_id: str = Field("aws_default", description="Airflow connection for this bucket")
+
+
+class Schedule(Settings):
+    """When runs start by themselves."""
+
+    cron: str | None = Field(
+        "0 2 * * *",
+        pattern=r"^(@[a-z]+|\S+( +\S+){4,5})$",
+        description="nightly by default; null runs only by hand, backfill or event",
+    )
+    timezone: Annotated[str, AfterValidator(check_timezone)] = Field(
+        "UTC", description="of cron and start_date, an IANA name"
+    )
+    start_date: date = Field(date(2026, 1, 1), description="the first interval; backfills cannot begin before it")
+    catchup: bool = Field(False, description="run every interval since start_date by itself, once switched on")
+    max_active_runs: int = Field(1, ge=1, description="runs of this pipeline at a time")
+
+
+class Pipeline(Settings):
+    """What every pipeline has, whatever travels through it."""
+
+    version: Literal["airlock.pipeline/1"] = Field(alias="schema")
+    name: str = Field(pattern=rf"^{NAME}$", description="also the DAG's id")
+    kind: str = Field(description="what travels")
+    description: str = Field("", description="shown in the UI")
+    tags: tuple[str, ...] = Field((), description="of the DAG")
+    source: Source
+    receive: Receive = Receive()
+    staging: Staging
+    routes: tuple[Route, ...] = Field((), description="where contracts go, see below")
+    workspace: Prefix = Field(description="s3://bucket/prefix/ for the runs' datasets and reports")
+    schedule: Schedule = Schedule()
+    retries: int = Field(3, ge=2, description="of every task; fewer than 2 lose to a race in Airflow's scheduler")
+    retry_delay_seconds: float = Field(60, ge=0, description="before a task's next try")
+
+    @model_validator(mode="after")
+    def _own_folders_are_apart(self) -> Pipeline:
+        for field, uri in self.own_prefixes().items():
+            # Runs and batches lie in folders of the pipeline's name.
+            if f"{uri}{self.name}/".startswith(self.source.uri):
+                raise ValueError(
+                    f"{field} {uri!r} lies below the source {self.source.uri!r}: its files would arrive again"
+                )
+        names = [route.name for route in self.routes]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two routes have one name: {', '.join(sorted(names))}")
+        return self
+
+    def __str__(self) -> str:
+        """Return the name: Airflow writes what a mapped task is given into the serialized DAG."""
+        return self.name
+
+    @property
+    def datastore_id(self) -> str:
+        """The data store that holds what the pipeline releases."""
+        raise NotImplementedError(f"a pipeline of kind {self.kind!r} names no data store")
+
+    @property
+    def retry_delay(self) -> timedelta:
+        """The delay before a task's next try."""
+        return timedelta(seconds=self.retry_delay_seconds)
+
+    def own_prefixes(self) -> dict[str, str]:
+        """Return the prefixes that the pipeline writes below, by the field that names each."""
+        ours = {"workspace": self.workspace, "staging.uri": self.staging.uri}
+        return ours | {f"routes.{route.name}": route.uri for route in self.routes}
+
+    def connections(self) -> set[str]:
+        """Return the Airflow connections that the pipeline names."""
+        return {self.source.aws_conn_id} | {route.aws_conn_id for route in self.routes}
+
+    def check_generations(self, field: str, max_generations: int) -> None:
+        """Refuse more generations of a job than the tries of its task can start.
+
+        Raises
+        ------
+        ValueError
+            With the number of retries that would do.
+        """
+        if max_generations > self.retries + 1:
+            raise ValueError(
+                f"{field} is {max_generations}, but {self.retries} retries make {self.retries + 1} "
+                f"generations at most: set retries to {max_generations - 1} or more"
+            )
