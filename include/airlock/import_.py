@@ -6,7 +6,7 @@ The job itself is run by the operator (plugins/airlock_tasks), on top of plugins
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -15,6 +15,8 @@ from airlock.records import BATCHES, JOBS, VERDICTS
 from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from airlock.ledger import Job
     from airlock.normalize import Batch
     from airlock.run import Run
@@ -52,8 +54,19 @@ def _replaced(run: Run, batch: Batch, rows: pl.DataFrame, listed: dict[str, str]
     return sum(listed.get(key, etag) != etag for key, etag in read.select("key", "etag").iter_rows())
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended, in the words that both services share."""
+
+    job_id: str
+    status: str
+    message: str
+    submitted_at: datetime | None
+    ended_at: datetime | None
+
+
 def record(run: Run, job: Job, properties: dict[str, Any], output_uri: str) -> dict[str, Any]:
-    """Keep how a job ended, in the ledger and as the dataset ``jobs/<batch id>``; return what goes to XCom.
+    """Keep how a job ended; return what goes to XCom.
 
     Parameters
     ----------
@@ -66,25 +79,25 @@ def record(run: Run, job: Job, properties: dict[str, Any], output_uri: str) -> d
     output_uri
         The job's own folder.
     """
-    message = properties.get("message") or ""
-    status = properties["jobStatus"]
-    run.ledger.record_job(
-        replace(
-            job,
-            job_id=properties["jobId"],
-            status=status,
-            message=message,
-            output_uri=output_uri,
-            submitted_at=properties.get("submittedAt"),
-            ended_at=properties.get("endedAt"),
-        )
+    ended = Ended(
+        properties["jobId"],
+        properties["jobStatus"],
+        properties.get("message") or "",
+        properties.get("submittedAt"),
+        properties.get("endedAt"),
     )
+    return keep(run, job, ended, output_uri)
+
+
+def keep(run: Run[Any], job: Job, ended: Ended, output_uri: str) -> dict[str, Any]:
+    """Write how a job ended to the ledger and as the dataset ``jobs/<batch id>``; return what goes to XCom."""
+    run.ledger.record_job(replace(job, **vars(ended), output_uri=output_uri))
     row = {
         "batch_id": job.batch_id,
         "generation": job.generation,
-        "job_id": properties["jobId"],
-        "status": status,
-        "message": message,
+        "job_id": ended.job_id,
+        "status": ended.status,
+        "message": ended.message,
         "input_uri": job.input_uri,
         "output_uri": output_uri,
     }

@@ -13,6 +13,7 @@ from typing import Any
 
 import fhirkit
 
+from airlock.clinical.structure import OTHER_TYPES
 from airlock.reasons import Reason
 
 RESOURCE_TYPES = frozenset(fhirkit.RESOURCE_TYPES)
@@ -79,6 +80,9 @@ def set_aside(reason: Reason, detail: str | None = None, **known: Any) -> Row:
     return {"reason": str(reason), "detail": detail, **known}
 
 
+_UNKNOWN_TYPE = set_aside(Reason.UNKNOWN_RESOURCE_TYPE)
+
+
 def describe(resource: Any, body: str, full_url: str | None = None) -> Row:
     """Return the row of a resource, without its place; with a reason where its type or id cannot be used.
 
@@ -95,7 +99,8 @@ def describe(resource: Any, body: str, full_url: str | None = None) -> Row:
         return set_aside(Reason.NOT_JSON, "no JSON object")
     kind, name = resource.get("resourceType"), resource.get("id")
     if not isinstance(kind, str) or kind not in RESOURCE_TYPES:
-        return set_aside(Reason.UNKNOWN_RESOURCE_TYPE, None)
+        version = OTHER_TYPES.get(kind) if isinstance(kind, str) else None
+        return set_aside(Reason.FHIR_VERSION, f"{kind} is a type of {version}") if version else _UNKNOWN_TYPE
     if name is None:
         return set_aside(Reason.MISSING_RESOURCE_ID, None, resource_type=kind)
     if not isinstance(name, str) or not RESOURCE_ID.fullmatch(name):

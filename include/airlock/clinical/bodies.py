@@ -1,0 +1,61 @@
+"""The resources' texts, chunk by chunk, written as they are sent: with the references that had to change."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from airlock.clinical.records import RESOURCES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airlock.run import Run
+
+_KEY = ["arrival_id", "line"]
+_REFERENCE = re.compile(r'("reference"\s*:\s*)("(?:[^"\\]|\\.)*")')
+_BREAKS = re.compile(r"[\r\n]+")
+
+
+def read_bodies(run: Run[Any], units: pl.DataFrame, rewrites: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Yield the units of each chunk with their ``body``, in the units' order within the chunk.
+
+    Parameters
+    ----------
+    run
+        Whose dataset it is.
+    units
+        Rows with arrival_id, line and chunk.
+    rewrites
+        `REWRITES`.
+    """
+    meant: dict[tuple[str, int], dict[str, str]] = {}
+    for arrival, line, found, reference in rewrites.iter_rows():
+        meant.setdefault((arrival, line), {})[found] = reference
+    for (chunk,), rows in units.group_by("chunk", maintain_order=True):
+        texts = run.workspace.read(str(chunk), RESOURCES).select(*_KEY, "body")
+        joined = rows.join(texts, on=_KEY, how="left", maintain_order="left")
+        keys = joined.select(_KEY).iter_rows()
+        bodies = [
+            _one_line(rewritten(body, meant[key]) if key in meant else body)
+            for key, body in zip(keys, joined["body"], strict=True)
+        ]
+        yield joined.with_columns(body=pl.Series(bodies, dtype=pl.String))
+
+
+def rewritten(body: str, meant: dict[str, str]) -> str:
+    """Return a resource's text with some references replaced, and nothing else touched: decimals keep their digits."""
+
+    def replace(match: re.Match[str]) -> str:
+        found = json.loads(match[2])
+        return f"{match[1]}{json.dumps(meant[found])}" if found in meant else match[0]
+
+    return _REFERENCE.sub(replace, body)
+
+
+def _one_line(body: str) -> str:
+    """Return a text that NDJSON can hold; a line break in JSON is only ever layout."""
+    return _BREAKS.sub(" ", body)

@@ -1,0 +1,71 @@
+"""$validate: what the data store says of resources before anything is stored, as the pipeline's policy asks for.
+
+Source: HealthLake developer guide, "Validating resources with $validate"; FHIR R4, "Operation $validate on Resource".
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from airlock.clinical.structure import Finding
+from airlock.reasons import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from airlock.clinical.references import FhirStore
+    from airlock.pipelines import ClinicalValidate
+
+_WRONG = ("error", "fatal")
+
+
+def chosen(units: pl.DataFrame, settings: ClinicalValidate) -> pl.DataFrame:
+    """Return the arrival_id and line of the units to ask about.
+
+    A sample is spread over all types, and the same delivery gives the same sample: the digests decide.
+    """
+    if settings.service_check == "none":
+        return units.select("arrival_id", "line").clear()
+    if settings.service_check == "sample":
+        rank = pl.col("content_digest").rank("ordinal").over("resource_type")
+        units = units.with_columns(rank=rank).sort("rank", "resource_type", "content_digest").head(settings.sample_size)
+    return units.select("arrival_id", "line")
+
+
+def ask(store: FhirStore, bodies: Iterable[tuple[str, int, str]], in_flight: int) -> Iterator[tuple[str, int, Finding]]:
+    """Yield what the data store finds wrong.
+
+    Parameters
+    ----------
+    store
+        Whose $validate is asked.
+    bodies
+        arrival_id, line and JSON.
+    in_flight
+        Calls at a time.
+    """
+    todo = list(bodies)
+    with ThreadPoolExecutor(in_flight) as pool:
+        outcomes = pool.map(lambda item: store.validate(json.loads(item[2])), todo)
+        for (arrival, line, _), outcome in zip(todo, outcomes, strict=True):
+            wrong = [issue for issue in _issues(outcome) if issue.get("severity") in _WRONG]
+            if wrong:
+                yield arrival, line, Finding(Reason.SERVICE_FINDS_INVALID, first_words(wrong[0]), json.dumps(outcome))
+
+
+def _issues(outcome: dict[str, Any]) -> list[dict[str, Any]]:
+    issues = outcome.get("issue")
+    return [issue for issue in issues if isinstance(issue, dict)] if isinstance(issues, list) else []
+
+
+def first_words(issue: dict[str, Any], length: int = 500) -> str:
+    """Return where and what an OperationOutcome's issue is, in so many characters at most."""
+    where = issue.get("expression") or issue.get("location") or []
+    details = issue.get("details")
+    said = issue.get("diagnostics") or (details.get("text") if isinstance(details, dict) else None) or issue.get("code")
+    place = where[0] if isinstance(where, list) and where else ""
+    return ": ".join(str(part) for part in (place, said) if part)[:length]

@@ -1,0 +1,106 @@
+"""The local structure check: FHIR R4 by the fhirkit library, before anything is sent; and whose version it is instead.
+
+It finds what breaks the structure: types, cardinality, unknown elements, formats. Bindings, reference targets,
+invariants and profiles are the data store's to judge.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+import fhirkit
+
+from airlock.reasons import Reason
+
+# Types that R4 does not have (resource lists of FHIR STU3 and R5).
+OTHER_TYPES = {
+    **dict.fromkeys(
+        (
+            "BodySite", "DataElement", "DeviceComponent", "EligibilityRequest", "EligibilityResponse",
+            "ExpansionProfile", "ImagingManifest", "ProcedureRequest", "ProcessRequest", "ProcessResponse",
+            "ReferralRequest", "Sequence", "ServiceDefinition",
+        ),
+        "STU3",
+    ),
+    **dict.fromkeys(
+        (
+            "ActorDefinition", "AdministrableProductDefinition", "ArtifactAssessment",
+            "BiologicallyDerivedProductDispense", "Citation", "ClinicalUseDefinition", "ConditionDefinition",
+            "DeviceAssociation", "DeviceDispense", "DeviceUsage", "EncounterHistory", "FormularyItem", "GenomicStudy",
+            "ImagingSelection", "Ingredient", "InventoryItem", "InventoryReport", "ManufacturedItemDefinition",
+            "NutritionIntake", "NutritionProduct", "PackagedProductDefinition", "Permission",
+            "RegulatedAuthorization", "Requirements", "SubscriptionStatus", "SubscriptionTopic",
+            "SubstanceDefinition", "TestPlan", "Transport",
+        ),
+        "R5",
+    ),
+}  # fmt: skip
+# Elements that R4 does not have, or has otherwise, and another version does (change logs of FHIR R4 and R5).
+OTHER_ELEMENTS = {
+    **dict.fromkeys(
+        (
+            "AllergyIntolerance.assertedDate", "Condition.assertedDate", "Condition.context",
+            "DiagnosticReport.codedDiagnosis", "DiagnosticReport.context", "DiagnosticReport.image",
+            "DocumentReference.class", "DocumentReference.indexed", "Encounter.incomingReferral",
+            "ImagingStudy.accession", "ImagingStudy.availability", "ImagingStudy.context", "ImagingStudy.patient",
+            "ImagingStudy.uid", "Immunization.date", "Immunization.notGiven", "MedicationRequest.context",
+            "Observation.comment", "Observation.context", "Observation.related", "Patient.animal",
+            "Procedure.context", "Procedure.notDone", "Procedure.notDoneReason",
+        ),
+        "STU3",
+    ),
+    **dict.fromkeys(
+        (
+            "AllergyIntolerance.participant", "Condition.participant", "DiagnosticReport.composition",
+            "DocumentReference.attester", "DocumentReference.modality", "Encounter.actualPeriod",
+            "Encounter.admission", "Encounter.plannedStartDate", "Encounter.virtualService",
+            "ImagingStudy.series.bodySite.concept", "ImagingStudy.series.modality.coding",
+            "Immunization.administeredProduct", "MedicationRequest.medication", "Observation.bodyStructure",
+            "Observation.instantiatesCanonical", "Observation.triggeredBy", "Procedure.occurrenceDateTime",
+            "Procedure.occurrencePeriod", "Procedure.reportedBoolean",
+        ),
+        "R5",
+    ),
+}  # fmt: skip
+_INDEX = re.compile(r"\[\d+\]")
+_KEPT = 20  # issues of one resource
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Why a resource is stopped, and its OperationOutcome (JSON)."""
+
+    reason: Reason
+    detail: str
+    outcome: str
+
+
+def check(body: str) -> Finding | None:
+    """Hold a resource's text against the structure of FHIR R4; None where it keeps to it."""
+    try:
+        issues = [(issue.path, issue.message) for issue in fhirkit.validate(body) if issue.severity == "error"]
+    except fhirkit.ParseError as error:
+        issues = [("", str(error))]
+    if not issues:
+        return None
+    path, message = issues[0]
+    other = next((version for place, _ in issues if (version := OTHER_ELEMENTS.get(_INDEX.sub("", place)))), None)
+    if other:
+        return Finding(Reason.FHIR_VERSION, f"it has elements of {other}: {path}", _outcome(issues))
+    return Finding(Reason.INVALID_RESOURCE, f"{path}: {message}" if path else message, _outcome(issues))
+
+
+def _outcome(issues: list[tuple[str, str]]) -> str:
+    """Return the findings as an OperationOutcome (FHIR R4)."""
+    return json.dumps(
+        {
+            "resourceType": "OperationOutcome",
+            "issue": [
+                {"severity": "error", "code": "structure", "diagnostics": message}
+                | ({"expression": [path]} if path else {})
+                for path, message in issues[:_KEPT]
+            ],
+        }
+    )
