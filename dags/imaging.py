@@ -5,17 +5,14 @@ Wiring only. A pipeline file that is wrong makes no DAG here; dags/pipelines.py 
 
 from __future__ import annotations
 
-import os
-from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, Param
-from dateutil.tz import gettz
+from airflow.sdk import Asset
 
-from airlock.pipelines import load_pipelines
+from airlock.pipelines import ImagingPipeline, load_pipelines
 from airlock_tasks.audit import AuditOperator
 from airlock_tasks.buffer import BufferOperator
+from airlock_tasks.dag import PIPELINES, new_dag
 from airlock_tasks.import_ import ImportOperator
 from airlock_tasks.normalize import NormalizeOperator
 from airlock_tasks.parse import ParseOperator
@@ -24,51 +21,12 @@ from airlock_tasks.route import RouteOperator
 from airlock_tasks.validate import ValidateOperator
 
 if TYPE_CHECKING:
-    from airlock.pipelines import ImagingPipeline
-
-PIPELINES = Path(os.environ.get("AIRLOCK_PIPELINES", Path(__file__).parents[1] / "include" / "pipelines"))
-
-PARAMS = {
-    "prefix": Param(
-        None,
-        type=["null", "string"],
-        title="Prefix",
-        description="Take in only what lies below this prefix, from the bucket on, as deliveries/2026/: it lies "
-        "below the pipeline's source.uri and ends in '/'.",
-    ),
-    "window_start": Param(
-        None,
-        type=["null", "string"],
-        format="date-time",
-        title="Window start",
-        description="Take in arrivals from this moment on, and by last-modified also those of the lookback before it "
-        "that no run has taken; for runs that are started by hand.",
-    ),
-    "window_end": Param(
-        None,
-        type=["null", "string"],
-        format="date-time",
-        title="Window end",
-        description="Take in only arrivals before this moment.",
-    ),
-}
+    from airflow.sdk import DAG
 
 
 def build(pipeline: ImagingPipeline) -> DAG:
     """Return a pipeline's DAG."""
-    schedule = pipeline.schedule
-    dag = DAG(
-        dag_id=pipeline.name,
-        description=pipeline.description or None,
-        schedule=CronDataIntervalTimetable(schedule.cron, timezone=schedule.timezone) if schedule.cron else None,
-        start_date=datetime.combine(schedule.start_date, datetime.min.time(), tzinfo=gettz(schedule.timezone)),
-        catchup=schedule.catchup,
-        max_active_runs=schedule.max_active_runs,
-        params=PARAMS,
-        tags=["airlock", pipeline.kind, *pipeline.tags],
-        default_args={"retries": pipeline.retries, "retry_delay": pipeline.retry_delay},
-    )
-    with dag:
+    with new_dag(pipeline) as dag:
         receive = ReceiveSensor(task_id="receive", pipeline=pipeline)
         buffer = BufferOperator(task_id="buffer", pipeline=pipeline)
         parse = ParseOperator.partial(
@@ -91,5 +49,7 @@ def build(pipeline: ImagingPipeline) -> DAG:
     return dag
 
 
-pipelines, _problems = load_pipelines(PIPELINES)
+pipelines = {
+    name: pipeline for name, pipeline in load_pipelines(PIPELINES)[0].items() if isinstance(pipeline, ImagingPipeline)
+}
 dags = {name: build(pipeline) for name, pipeline in pipelines.items()}  # Airflow finds them as they are built

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from airlock.pipelines import PipelineError, load_pipelines
-
-PIPELINES = Path(os.environ.get("AIRLOCK_PIPELINES", Path(__file__).parents[1] / "include" / "pipelines"))
+from airlock_tasks.dag import PIPELINES
 
 _, problems = load_pipelines(PIPELINES)
 if problems:

@@ -1,4 +1,4 @@
-"""Audit: prove, file by file, what arrived, and decide on every study."""
+"""Audit: prove, file by file or resource by resource, what arrived, and decide what is released."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
+from airlock_tasks.datastores import fhir_store
 from airlock_tasks.stage import StageOperator
 from healthaws.hooks.healthimaging import HealthImagingHook
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from airflow.sdk import Context
 
+    from airlock.audit import Audited
     from airlock.run import Run
 
 
-class AuditOperator(StageOperator):
-    """Reads every manifest, balances the books, decides release or hold; runs whatever became of the tasks before."""
+class _AuditOperator(StageOperator):
+    """An operator whose result is a report, which must be had most of all when the books do not balance."""
 
-    def run_stage(self, run: Run, context: Context) -> dict[str, Any]:
+    reported: Sequence[str] = ()  # what of the report goes to XCom
+
+    def conclude(self, audited: Audited, context: Context) -> dict[str, Any]:
         """Return the report's address and counts.
 
         Raises
@@ -26,19 +32,12 @@ class AuditOperator(StageOperator):
         AirflowFailException
             If the books do not balance; the report is written all the same, and everything is held.
         """
-        from airlock.audit import audit
-
-        store = run.pipeline.healthimaging
-        imaging = HealthImagingHook(aws_conn_id=store.aws_conn_id, region_name=store.region_name).conn
-        audited = audit(run, imaging)
         summary = {
             "report_uri": audited.report_uri,
             "dispositions_uri": audited.dispositions_uri,
             "balanced": audited.balanced,
             "open_arrivals": audited.open_arrivals,
-            "arrivals": audited.report["arrivals"],
-            "dispositions": audited.report["dispositions"],
-            "studies": audited.report["studies"],
+            **{name: audited.report[name] for name in self.reported},
         }
         self.log.info("audit: %s", summary)
         if not audited.balanced:
@@ -47,3 +46,29 @@ class AuditOperator(StageOperator):
             problems = "; ".join(audited.report["problems"])
             raise AirflowFailException(f"the books do not balance, so everything is held: {problems}; see the report")
         return summary
+
+
+class AuditOperator(_AuditOperator):
+    """Reads every manifest, balances the books, decides release or hold; runs whatever became of the tasks before."""
+
+    reported = ("arrivals", "dispositions", "studies")
+
+    def run_stage(self, run: Run, context: Context) -> dict[str, Any]:
+        """Audit the import of images."""
+        from airlock.audit import audit
+
+        store = run.pipeline.healthimaging
+        imaging = HealthImagingHook(aws_conn_id=store.aws_conn_id, region_name=store.region_name).conn
+        return self.conclude(audit(run, imaging), context)
+
+
+class FhirAuditOperator(_AuditOperator):
+    """The same for FHIR resources: every line of every manifest, per patient and per file."""
+
+    reported = ("arrivals", "resources", "dispositions", "patients", "files")
+
+    def run_stage(self, run: Run[Any], context: Context) -> dict[str, Any]:
+        """Audit the import of resources."""
+        from airlock.clinical.audit import audit
+
+        return self.conclude(audit(run, fhir_store(run.pipeline.healthlake)), context)

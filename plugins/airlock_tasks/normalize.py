@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airlock_tasks.stage import StageOperator
 
@@ -23,3 +23,15 @@ class NormalizeOperator(StageOperator):
         self.log.info("%d files in %d batches", sum(batch.files for batch in batches), len(batches))
         # A batch all of whose objects are gone or changed by now has nothing to import; audit accounts for its files.
         return [batch.batch_id for batch in batches if batch.files]
+
+
+class FhirNormalizeOperator(StageOperator):
+    """Writes import files of one resource type each, every reference as it must be; returns the batches' ids."""
+
+    def run_stage(self, run: Run[Any], context: Context) -> list[str]:  # noqa: ARG002
+        """Return the batches that import is mapped over."""
+        from airlock.clinical.normalize import normalize
+
+        batches = normalize(run, run.pipeline.healthlake)
+        self.log.info("%d import files in %d batches", sum(batch.files for batch in batches), len(batches))
+        return [batch.batch_id for batch in batches]

@@ -12,15 +12,16 @@ from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
-from airlock.pipelines import Pipeline, Receive
+from airlock.pipelines import Receive
+from airlock_tasks.datastores import check_datastores
 from airlock_tasks.stage import connect_s3
-from healthaws.hooks.healthimaging import HealthImagingHook
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from airflow.sdk import Context
 
+    from airlock.pipelines import Pipeline
     from airlock.receive import Delivery
 
 
@@ -30,27 +31,6 @@ def look_once(aws_conn_id: str, prefix: str, settings: Receive) -> Delivery:
     from airlock.s3uri import S3Uri
 
     return look(connect_s3(aws_conn_id), S3Uri.parse(prefix), settings, datetime.now(UTC))
-
-
-def check_datastore(pipeline: Pipeline) -> None:
-    """Refuse a data store that cannot be imported into, before four stages have worked for it.
-
-    Raises
-    ------
-    AirflowFailException
-        If it does not exist or is not ACTIVE.
-    """
-    store = pipeline.healthimaging
-    hook = HealthImagingHook(aws_conn_id=store.aws_conn_id, region_name=store.region_name)
-    try:
-        status = hook.conn.get_datastore(datastoreId=store.datastore_id)["datastoreProperties"]["datastoreStatus"]
-    except hook.conn.exceptions.ResourceNotFoundException:
-        status = "not there"
-    if status != "ACTIVE":
-        raise AirflowFailException(
-            f"the data store {store.datastore_id} is {status}: correct healthimaging.datastore_id of the pipeline "
-            f"{pipeline.name!r}, or its connection {store.aws_conn_id!r} and region, and clear this task"
-        )
 
 
 class DeliveryCompleteTrigger(BaseTrigger):
@@ -117,7 +97,7 @@ class ReceiveSensor(BaseSensorOperator):
         """Return the number of objects and bytes seen."""
         from airlock.run import PrefixOutsideSourceError, source_prefix
 
-        check_datastore(self.pipeline)
+        check_datastores(self.pipeline)
         source, settings = self.pipeline.source, self.pipeline.receive
         try:
             prefix = str(source_prefix(self.pipeline, context["params"].get("prefix")))

@@ -1,4 +1,4 @@
-"""Route: send released study contracts to their destinations, and tell Airflow's assets."""
+"""Route: send released contracts to their destinations, and tell Airflow's assets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class RouteOperator(StageOperator):
-    """Delivers the contracts of released studies through the ledger's outbox.
+    """Delivers the contracts that were released through the ledger's outbox.
 
     Parameters
     ----------

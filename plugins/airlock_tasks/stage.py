@@ -89,8 +89,17 @@ def _moment(name: str, text: str) -> datetime:
     return moment
 
 
-def open_run(pipeline: Pipeline, context: Context) -> Run:
+def open_run(pipeline: Pipeline, context: Context, folder: str = "") -> Run[Any]:
     """Open the run that a task is part of, with its S3 and its ledger.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline whose run this is.
+    context
+        The task's context.
+    folder
+        Of the workspace, where the task belongs to a second chain of stages within the run.
 
     Raises
     ------
@@ -105,7 +114,7 @@ def open_run(pipeline: Pipeline, context: Context) -> Run:
     except PrefixOutsideSourceError as error:
         raise AirflowFailException(str(error)) from None
     s3 = connect_s3(pipeline.source.aws_conn_id)
-    return Run(pipeline, context["run_id"], run_window(context), prefix, s3, Ledger.open(ledger_url()))
+    return Run(pipeline, context["run_id"], run_window(context), prefix, s3, Ledger.open(ledger_url()), folder)
 
 
 class StageOperator(BaseOperator):
@@ -115,20 +124,23 @@ class StageOperator(BaseOperator):
     ----------
     pipeline
         The pipeline whose run this is.
+    folder
+        Of the workspace, where the stage belongs to a second chain of stages within the run.
     **kwargs
         Of :class:`airflow.sdk.BaseOperator`.
     """
 
-    def __init__(self, *, pipeline: Pipeline, **kwargs: Any) -> None:
+    def __init__(self, *, pipeline: Pipeline, folder: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.pipeline = pipeline
+        self.folder = folder
 
     def execute(self, context: Context) -> Any:
         """Run the stage; what it returns goes to XCom: counts, names of our own and addresses in the workspace."""
-        run = open_run(self.pipeline, context)
+        run = open_run(self.pipeline, context, self.folder)
         with run.ledger:
             return self.run_stage(run, context)
 
     @abstractmethod
-    def run_stage(self, run: Run, context: Context) -> Any:
+    def run_stage(self, run: Run[Any], context: Context) -> Any:
         """Call the library."""

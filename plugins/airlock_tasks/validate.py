@@ -1,9 +1,10 @@
-"""Validate: decide on every arrival before import."""
+"""Validate: decide on every arrival, or every resource, before import."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from airlock_tasks.datastores import fhir_store
 from airlock_tasks.stage import StageOperator
 
 if TYPE_CHECKING:
@@ -20,5 +21,17 @@ class ValidateOperator(StageOperator):
         from airlock.validate import validate
 
         verdicts = validate(run)
+        self.log.info("verdicts: %s", verdicts)
+        return verdicts
+
+
+class FhirValidateOperator(StageOperator):
+    """Applies the rules of lines, structure, twins and references, and asks $validate as far as the policy says."""
+
+    def run_stage(self, run: Run[Any], context: Context) -> dict[str, int]:  # noqa: ARG002
+        """Return the number of resources and lines by verdict."""
+        from airlock.clinical.validate import validate
+
+        verdicts = validate(run, fhir_store(run.pipeline.healthlake))
         self.log.info("verdicts: %s", verdicts)
         return verdicts

@@ -1,0 +1,59 @@
+"""One DAG per ``kind: clinical`` pipeline: receive, buffer, parse, validate, normalize, import, audit, route.
+
+Wiring only. A pipeline file that is wrong makes no DAG here; dags/pipelines.py shows why in the UI.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow.sdk import Asset
+
+from airlock.pipelines import CcdaPipeline, ClinicalPipeline, load_pipelines
+from airlock_tasks.audit import FhirAuditOperator
+from airlock_tasks.buffer import BufferOperator
+from airlock_tasks.dag import PIPELINES, new_dag
+from airlock_tasks.import_ import FhirImportOperator
+from airlock_tasks.normalize import FhirNormalizeOperator
+from airlock_tasks.parse import FhirParseOperator
+from airlock_tasks.receive import ReceiveSensor
+from airlock_tasks.route import RouteOperator
+from airlock_tasks.validate import FhirValidateOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
+
+
+def build(pipeline: ClinicalPipeline) -> DAG:
+    """Return a pipeline's DAG."""
+    with new_dag(pipeline) as dag:
+        receive = ReceiveSensor(task_id="receive", pipeline=pipeline)
+        buffer = BufferOperator(task_id="buffer", pipeline=pipeline)
+        parse = FhirParseOperator.partial(
+            task_id="parse", pipeline=pipeline, map_index_template="shard {{ task.shard }}"
+        ).expand(shard=buffer.output)
+        # An empty delivery maps nothing: what is skipped for want of work must not stop the report.
+        validate = FhirValidateOperator(task_id="validate", pipeline=pipeline, trigger_rule="none_failed")
+        normalize = FhirNormalizeOperator(task_id="normalize", pipeline=pipeline)
+        import_ = FhirImportOperator.partial(
+            task_id="import",
+            pipeline=pipeline,
+            healthlake=pipeline.healthlake,
+            validation_level=str(pipeline.risk.validation_level),
+            map_index_template="batch {{ task.batch_id[:12] }}",
+            pool=pipeline.healthlake.pool,
+        ).expand(batch_id=normalize.output)
+        audit = FhirAuditOperator(task_id="audit", pipeline=pipeline, trigger_rule="all_done")
+        route = RouteOperator(task_id="route", pipeline=pipeline, asset=Asset(f"airlock-{pipeline.name}-contracts"))
+        receive >> buffer
+        parse >> validate >> normalize
+        import_ >> audit >> route
+    return dag
+
+
+pipelines = {
+    name: pipeline
+    for name, pipeline in load_pipelines(PIPELINES)[0].items()
+    if isinstance(pipeline, ClinicalPipeline) and not isinstance(pipeline, CcdaPipeline)
+}
+dags = {name: build(pipeline) for name, pipeline in pipelines.items()}  # Airflow finds them as they are built

@@ -1,0 +1,63 @@
+"""The data stores that a pipeline imports into: are they ready, and the REST API of the HealthLake one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from airlock.pipelines import ClinicalPipeline, ImagingPipeline
+from healthaws.hooks.healthimaging import HealthImagingHook
+from healthaws.hooks.healthlake import HealthLakeHook
+from healthaws.hooks.healthlake_fhir import HealthLakeFhirHook
+
+if TYPE_CHECKING:
+    from airlock.pipelines import HealthImaging, HealthLake, Pipeline
+
+READY = "ACTIVE"
+
+
+def fhir_store(healthlake: HealthLake) -> HealthLakeFhirHook:
+    """Return the REST API of a HealthLake data store."""
+    return HealthLakeFhirHook(
+        healthlake.datastore_id, aws_conn_id=healthlake.aws_conn_id, region_name=healthlake.region_name
+    )
+
+
+def check_datastores(pipeline: Pipeline) -> None:
+    """Refuse a data store that cannot be imported into, before four stages have worked for it.
+
+    Raises
+    ------
+    AirflowFailException
+        If one does not exist or is not ACTIVE.
+    """
+    if isinstance(pipeline, ImagingPipeline):
+        _require(pipeline, "healthimaging", pipeline.healthimaging, _imaging_status(pipeline.healthimaging))
+    if isinstance(pipeline, ImagingPipeline | ClinicalPipeline) and pipeline.healthlake is not None:
+        _require(pipeline, "healthlake", pipeline.healthlake, _clinical_status(pipeline.healthlake))
+
+
+def _imaging_status(store: HealthImaging) -> str:
+    hook = HealthImagingHook(aws_conn_id=store.aws_conn_id, region_name=store.region_name)
+    try:
+        return str(hook.conn.get_datastore(datastoreId=store.datastore_id)["datastoreProperties"]["datastoreStatus"])
+    except hook.conn.exceptions.ResourceNotFoundException:
+        return "not there"
+
+
+def _clinical_status(store: HealthLake) -> str:
+    hook = HealthLakeHook(aws_conn_id=store.aws_conn_id, region_name=store.region_name)
+    try:
+        reply = hook.conn.describe_fhir_datastore(DatastoreId=store.datastore_id)
+    except hook.conn.exceptions.ResourceNotFoundException:
+        return "not there"
+    return str(reply["DatastoreProperties"]["DatastoreStatus"])
+
+
+def _require(pipeline: Pipeline, field: str, store: HealthImaging | HealthLake, status: str) -> None:
+    if status != READY:
+        raise AirflowFailException(
+            f"the data store {store.datastore_id} is {status}: correct {field}.datastore_id of the pipeline "
+            f"{pipeline.name!r}, or its connection {store.aws_conn_id!r} and region, and clear this task"
+        )
