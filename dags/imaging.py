@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow.sdk import Asset
+from airflow.sdk import Asset, TaskGroup
 
 from airlock.pipelines import ImagingPipeline, load_pipelines
-from airlock_tasks.audit import AuditOperator
+from airlock_tasks.audit import AuditOperator, PublicationAuditOperator
 from airlock_tasks.buffer import BufferOperator
 from airlock_tasks.dag import PIPELINES, new_dag
-from airlock_tasks.import_ import ImportOperator
-from airlock_tasks.normalize import NormalizeOperator
+from airlock_tasks.import_ import FhirImportOperator, ImportOperator
+from airlock_tasks.normalize import NormalizeOperator, PublicationNormalizeOperator
 from airlock_tasks.parse import ParseOperator
 from airlock_tasks.receive import ReceiveSensor
 from airlock_tasks.route import RouteOperator
@@ -22,6 +22,8 @@ from airlock_tasks.validate import ValidateOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
+
+    from airlock.pipelines import HealthLake
 
 
 def build(pipeline: ImagingPipeline) -> DAG:
@@ -42,11 +44,33 @@ def build(pipeline: ImagingPipeline) -> DAG:
             pool=pipeline.healthimaging.pool,
         ).expand(batch_id=normalize.output)
         audit = AuditOperator(task_id="audit", pipeline=pipeline, trigger_rule="all_done")
-        route = RouteOperator(task_id="route", pipeline=pipeline, asset=Asset(f"airlock-{pipeline.name}-contracts"))
+        asset = Asset(f"airlock-{pipeline.name}-contracts")
         receive >> buffer
         parse >> validate >> normalize
-        import_ >> audit >> route
+        import_ >> audit
+        if pipeline.healthlake is None:
+            audit >> RouteOperator(task_id="route", pipeline=pipeline, asset=asset)
+        else:
+            group = publish(pipeline, pipeline.healthlake)
+            audit >> group >> RouteOperator(task_id="route", pipeline=pipeline, asset=asset, audited_by="fhir.audit")
     return dag
+
+
+def publish(pipeline: ImagingPipeline, healthlake: HealthLake) -> TaskGroup:
+    """Return the stages that publish released studies as FHIR, audited in the same way."""
+    with TaskGroup("fhir") as group:
+        normalize = PublicationNormalizeOperator(task_id="normalize", pipeline=pipeline)
+        import_ = FhirImportOperator.partial(
+            task_id="import",
+            pipeline=pipeline,
+            folder="fhir",
+            healthlake=healthlake,
+            validation_level="strict",
+            map_index_template="batch {{ task.batch_id[:12] }}",
+            pool=healthlake.pool,
+        ).expand(batch_id=normalize.output)
+        import_ >> PublicationAuditOperator(task_id="audit", pipeline=pipeline, trigger_rule="all_done")
+    return group
 
 
 pipelines = {

@@ -52,6 +52,16 @@ class ContractSeries(_Record):
     instances: tuple[ContractInstance, ...]
 
 
+class FhirReferences(_Record):
+    """Where a study is in HealthLake, each as ``Type/id``."""
+
+    datastore_id: str = Field(description="the HealthLake data store")
+    Patient: str
+    ImagingStudy: str
+    Endpoint: tuple[str, ...] = Field(description="first the study's, then one per image set")
+    ServiceRequest: str | None = None
+
+
 class StudyContract(_Record):
     """One study."""
 
@@ -78,10 +88,12 @@ class StudyContract(_Record):
     NumberOfStudyRelatedSeries: int = Field(description="series in this contract")
     NumberOfStudyRelatedInstances: int = Field(description="instances in this contract")
     series: tuple[ContractSeries, ...]
+    fhir: FhirReferences | None = Field(None, description="where the study is published; left out where it is not")
 
     def to_json(self) -> str:
         """Return the contract as the JSON that is stored and routed."""
-        return self.model_dump_json(by_alias=True, indent=1)
+        # Without the field where there is nothing in it: contracts from before it must keep their content digest.
+        return self.model_dump_json(by_alias=True, indent=1, exclude={"fhir"} if self.fhir is None else None)
 
     @property
     def content_digest(self) -> str:

@@ -11,6 +11,8 @@ from airlock.reasons import Reason
 from airlock.records import DISPOSITIONS, GATES, Disposition, Gate, Outcome, Stage, Verdict, study_key
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from airlock.pipelines import Audit
 
 IMPORTED = (Outcome.IMPORTED.value, Outcome.IMPORTED_WITH_WARNING.value)
@@ -29,6 +31,10 @@ PARSE_REASONS = (
     Reason.OBJECT_GONE,
     Reason.ACCESS_DENIED,
 )
+# An accepted file with one of these was not there any more when it was to be staged. Its duplicates have not come in
+# either then; they get the same reason, with which the ledger lets them come again.
+GONE_AT_STAGING = (Reason.OBJECT_CHANGED, Reason.OBJECT_GONE)
+_TAKEN_LATER = "said of the equal copy that was to be imported: the next run takes this one"
 
 
 def blocking(outcomes: pl.DataFrame, settings: Audit, suspect_batches: list[str]) -> pl.DataFrame:
@@ -101,12 +107,36 @@ def decide(
     return decided.select(GATES.names()).cast(GATES)
 
 
+def hold_unpublished(gates: pl.DataFrame, published: Collection[str]) -> pl.DataFrame:
+    """Hold what would be released but is not proven to be in HealthLake.
+
+    Parameters
+    ----------
+    gates
+        Rows of the gates dataset.
+    published
+        The study keys that are proven.
+    """
+    waits = (pl.col("gate") == Gate.RELEASE) & ~pl.col("study_key").is_in(sorted(published))
+    return gates.with_columns(
+        gate=pl.when(waits).then(pl.lit(Gate.HOLD.value)).otherwise("gate"),
+        reason=pl.when(waits).then(pl.lit(str(Reason.NOT_PUBLISHED))).otherwise("reason"),
+    )
+
+
 def last_words(
     arrivals: pl.DataFrame, verdicts: pl.DataFrame, outcomes: pl.DataFrame, gates: pl.DataFrame
 ) -> pl.DataFrame:
     """Give every arrival its disposition: exactly one row per arrival, whatever is missing of the rest."""
     known = verdicts.select(
-        "arrival_id", "verdict", "reason", "detail", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"
+        "arrival_id",
+        "verdict",
+        "reason",
+        "detail",
+        "duplicate_of",
+        "SOPInstanceUID",
+        "SeriesInstanceUID",
+        "StudyInstanceUID",
     )
     after = outcomes.select(
         "arrival_id",
@@ -118,10 +148,13 @@ def last_words(
         outcome_reason="reason",
         outcome_detail="detail",
     )
+    gone = pl.col("reason").is_in([str(reason) for reason in GONE_AT_STAGING])
+    lost = outcomes.filter(gone).select(duplicate_of="arrival_id", copy_reason="reason")
     rows = (
         arrivals.select("arrival_id", "key", "size")
         .join(known, on="arrival_id", how="left", maintain_order="left")
         .join(after, on="arrival_id", how="left", maintain_order="left")
+        .join(lost, on="duplicate_of", how="left", maintain_order="left")
         .join(gates.select("StudyInstanceUID", "gate", gate_reason="reason"), on="StudyInstanceUID", how="left")
     )
     words = rows.with_columns(
@@ -135,6 +168,11 @@ def last_words(
     return words.select(DISPOSITIONS.names()).cast(DISPOSITIONS).sort("key", "arrival_id")
 
 
+def _copy_lost() -> pl.Expr:
+    """Find the duplicates of a copy that could not be staged: nothing of their content came in."""
+    return (pl.col("verdict") == Verdict.DUPLICATE) & pl.col("copy_reason").is_not_null()
+
+
 def _disposition() -> pl.Expr:
     before_import = {
         Verdict.QUARANTINE.value: Disposition.QUARANTINED.value,
@@ -144,6 +182,7 @@ def _disposition() -> pl.Expr:
     released = pl.col("outcome").is_in(IMPORTED) & (pl.col("gate") == Gate.RELEASE)
     in_store = pl.col("outcome").is_in((*IMPORTED, Outcome.NON_PRIMARY.value))
     return pl.coalesce(
+        pl.when(_copy_lost()).then(pl.lit(Disposition.FAILED.value)),
         pl.col("verdict").replace_strict(before_import, default=None, return_dtype=pl.String),
         pl.when(released).then(pl.lit(Disposition.RELEASED.value)),
         pl.when(in_store).then(pl.lit(Disposition.HELD.value)),
@@ -154,7 +193,7 @@ def _disposition() -> pl.Expr:
 def _stage() -> pl.Expr:
     accepted = pl.col("verdict") == Verdict.ACCEPT
     return (
-        pl.when(accepted)
+        pl.when(accepted | _copy_lost())
         .then(pl.lit(Stage.AUDIT.value))
         .when(pl.col("reason").is_in([str(reason) for reason in PARSE_REASONS]))
         .then(pl.lit(Stage.PARSE.value))
@@ -174,11 +213,21 @@ def _reason_and_detail() -> dict[str, pl.Expr]:
     reason = (
         pl.when(undecided)
         .then(pl.lit(str(Reason.UNDECIDED)))
+        .when(_copy_lost())
+        .then("copy_reason")
         .when(held_for_study)
         .then("gate_reason")
         .when(own)
         .then("outcome_reason")
         .otherwise("reason")
     )
-    detail = pl.when(held_for_study).then(pl.lit(None, pl.String)).when(own).then("outcome_detail").otherwise("detail")
+    detail = (
+        pl.when(held_for_study)
+        .then(pl.lit(None, pl.String))
+        .when(_copy_lost())
+        .then(pl.lit(_TAKEN_LATER))
+        .when(own)
+        .then("outcome_detail")
+        .otherwise("detail")
+    )
     return {"reason": reason, "detail": detail}

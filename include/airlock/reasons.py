@@ -212,7 +212,7 @@ class Reason(StrEnum):
     # Why a whole study, patient or file is held
     NOT_PUBLISHED = (
         "not_published",
-        "The study is in HealthImaging, but its FHIR resources are not proven in HealthLake: see the report, and clear its import.",
+        "The study is imported, but its FHIR resources are not proven in HealthLake: see the tasks of the group fhir.",
     )
     AWAITING_REVIEW = "awaiting_review", "A person has to approve it before it goes downstream: answer the review."
     PATIENT_HELD = "patient_held", "Another resource of the patient needs a decision first: see that one's reason."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Generic
 
@@ -74,6 +74,10 @@ class Run(Generic[PipelineT_co]):
     s3: S3
     ledger: Ledger
     folder: str = ""  # of the workspace, where a run has a second chain of stages: "fhir"
+
+    def within(self, folder: str) -> Run[PipelineT_co]:
+        """Return the same run in a folder of its workspace, where it has a second chain of stages."""
+        return replace(self, folder=folder)
 
     @cached_property
     def key(self) -> str:

@@ -55,11 +55,27 @@ class AuditOperator(_AuditOperator):
 
     def run_stage(self, run: Run, context: Context) -> dict[str, Any]:
         """Audit the import of images."""
+        return self.conclude(self._audited(run), context)
+
+    @staticmethod
+    def _audited(run: Run) -> Audited:
         from airlock.audit import audit
+        from airlock.publication import published_studies
 
         store = run.pipeline.healthimaging
         imaging = HealthImagingHook(aws_conn_id=store.aws_conn_id, region_name=store.region_name).conn
-        return self.conclude(audit(run, imaging), context)
+        return audit(run, imaging, published_studies(run))
+
+
+class PublicationAuditOperator(AuditOperator):
+    """Audits what was published as FHIR, and then the run again: only a study that is published is released."""
+
+    def run_stage(self, run: Run, context: Context) -> dict[str, Any]:
+        """Audit the publication, then the import of images again."""
+        from airlock.publication import audit
+
+        self.log.info("studies: %s", audit(run))
+        return super().run_stage(run, context)
 
 
 class FhirAuditOperator(_AuditOperator):

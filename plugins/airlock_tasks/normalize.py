@@ -35,3 +35,15 @@ class FhirNormalizeOperator(StageOperator):
         batches = normalize(run, run.pipeline.healthlake)
         self.log.info("%d import files in %d batches", sum(batch.files for batch in batches), len(batches))
         return [batch.batch_id for batch in batches]
+
+
+class PublicationNormalizeOperator(StageOperator):
+    """Writes the import files of released studies as FHIR; returns the batches' ids."""
+
+    def run_stage(self, run: Run, context: Context) -> list[str]:  # noqa: ARG002
+        """Return the batches that import is mapped over."""
+        from airlock.publication import normalize
+
+        batches = normalize(run)
+        self.log.info("%d import files in %d batches", sum(batch.files for batch in batches), len(batches))
+        return [batch.batch_id for batch in batches]

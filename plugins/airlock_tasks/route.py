@@ -21,13 +21,16 @@ class RouteOperator(StageOperator):
     ----------
     asset
         The asset that gets an event with the number of routed contracts.
+    audited_by
+        The task whose audit is the last.
     **kwargs
         Of :class:`StageOperator`.
     """
 
-    def __init__(self, *, asset: Asset, **kwargs: Any) -> None:
+    def __init__(self, *, asset: Asset, audited_by: str = "audit", **kwargs: Any) -> None:
         super().__init__(outlets=[asset], **kwargs)
         self.asset = asset
+        self.audited_by = audited_by
 
     def run_stage(self, run: Run, context: Context) -> dict[str, int]:
         """Return the number of contracts sent by destination.
@@ -42,7 +45,7 @@ class RouteOperator(StageOperator):
         sent = route(run, {item.name: connect_s3(item.aws_conn_id) for item in run.pipeline.routes})
         self.log.info("contracts sent: %s", sent)
         context["outlet_events"][self.asset].extra = {"run_key": run.key, "contracts": sum(sent.values())}
-        summary = context["ti"].xcom_pull(task_ids="audit")
+        summary = context["ti"].xcom_pull(task_ids=self.audited_by)
         if summary["open_arrivals"]:
             raise AirflowFailException(
                 f"{summary['open_arrivals']} arrivals are not decided, since a task before failed: "

@@ -1,0 +1,166 @@
+"""DICOM values as FHIR R4 data types. What does not fit is left out, never invented.
+
+The values come as a study contract has them: text as stored, without padding (PS3.5 section 6.2). FHIR's rules are
+those of hl7.org/fhir/R4/datatypes.html.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LONGEST_TEXT = 1024  # characters; LO, PN and SH hold 64 (PS3.5 table 6.2-1), what is longer than this is damage
+# control characters, spaces other than the space, and what is no character
+_NO_TEXT = re.compile(r"[^\S ]|[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff\ufffe\uffff]")
+_UNDECODABLE = "\ufffd"
+_DATE = re.compile(r"([0-9]{4})(\.?)([0-9]{2})\2([0-9]{2})")  # with dots before DICOM 3.0
+_TIME = re.compile(r"([0-9]{2})(:?)([0-9]{2})(?:\2([0-9]{2})(\.[0-9]{1,6})?)?")  # with colons before DICOM 3.0
+_INTEGER = re.compile(r"\+?[0-9]{1,12}")  # IS
+_OID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")  # the FHIR type oid, less its urn:oid:
+_ID = re.compile(r"[A-Za-z0-9.-]{1,64}")
+_DEFINED_TERM = re.compile(r"[A-Z0-9_]+( [A-Z0-9_]+)*")  # CS, less runs of spaces, which a FHIR code may not have
+_LARGEST_INTEGER = 2**31 - 1
+_FARTHEST_ZONE = "1400"  # FHIR's dateTime goes no farther from UTC
+
+_GENDERS = {"M": "male", "F": "female", "O": "other"}
+_REPRESENTATION = "http://hl7.org/fhir/StructureDefinition/iso21090-EN-representation"
+_REPRESENTATIONS = (None, "IDE", "SYL")  # of PN's component groups; the first, alphabetic, needs no saying
+
+
+def filled(element: dict[str, Any]) -> dict[str, Any]:
+    """Return an element without the parts that have no value: FHIR's JSON knows no null and nothing empty."""
+    return {name: value for name, value in element.items() if value not in (None, "", [], {})}
+
+
+def text(value: str | None) -> str | None:
+    """Return a value for people to read: control characters and odd spaces as single spaces, cut where it is damage."""
+    words = _NO_TEXT.sub(" ", value or "").split()
+    return " ".join(words)[:LONGEST_TEXT].strip() or None
+
+
+def exact(value: str | None) -> str | None:
+    """Return a value that stands for something, such as an identifier: as stored, or not at all.
+
+    A changed identifier would be another one. So would one that holds a replacement character: what it stood for in
+    the file is not known, and other bytes may have become the same.
+    """
+    stripped = (value or "").strip(" ")
+    if len(stripped) > LONGEST_TEXT or _UNDECODABLE in stripped or _NO_TEXT.search(stripped):
+        return None
+    return stripped or None
+
+
+def is_blank(value: str | None) -> bool:
+    """Say whether a value is absent, empty or spaces only."""
+    return not (value or "").strip(" ")
+
+
+def is_oid(value: str) -> bool:
+    """Say whether a UID may follow ``urn:oid:``."""
+    return _OID.fullmatch(value) is not None
+
+
+def is_id(value: str) -> bool:
+    """Say whether a value is legal for FHIR's type id, which ImagingStudy's series and instance UIDs have."""
+    return _ID.fullmatch(value) is not None
+
+
+def defined_term(value: str | None) -> str | None:
+    """Return a CS value that is legal in DICOM and as a FHIR code."""
+    stripped = (value or "").strip(" ")
+    return stripped if _DEFINED_TERM.fullmatch(stripped) else None
+
+
+def unsigned(value: str | None) -> int | None:
+    """Return an IS value that fits FHIR's unsignedInt: SeriesNumber and InstanceNumber may be negative, it may not."""
+    stripped = (value or "").strip(" ")
+    if not _INTEGER.fullmatch(stripped) or int(stripped) > _LARGEST_INTEGER:
+        return None
+    return int(stripped)
+
+
+def gender(value: str | None) -> str | None:
+    """Return PatientSex as AdministrativeGender; only DICOM's three values say anything."""
+    return _GENDERS.get((value or "").strip(" "))
+
+
+def day(value: str | None) -> str | None:
+    """Return a DA value as FHIR date; a partial or impossible one is none."""
+    match = _DATE.fullmatch((value or "").strip(" "))
+    if match is None:
+        return None
+    try:
+        return date(int(match[1]), int(match[3]), int(match[4])).isoformat()
+    except ValueError:
+        return None
+
+
+def moment(date_value: str | None, time_value: str | None, timezone: str | None) -> str | None:
+    """Return DA and TM as FHIR dateTime.
+
+    FHIR wants a time zone wherever there is a time, and DICOM's times have none: without a zone, or without at least
+    hours and minutes, it is the date alone.
+
+    Parameters
+    ----------
+    date_value, time_value
+        Such as StudyDate and StudyTime.
+    timezone
+        IANA name of the zone that the time is in.
+    """
+    on = day(date_value)
+    match = _TIME.fullmatch((time_value or "").strip(" "))
+    if on is None or match is None or timezone is None:
+        return on
+    seconds = match[4] or "00"  # FHIR: may be zero-filled
+    if not (match[1] < "24" and match[3] < "60" and seconds <= "60"):
+        return on
+    zone = _offset(f"{on}T{match[1]}:{match[3]}", timezone)
+    return f"{on}T{match[1]}:{match[3]}:{seconds}{match[5] or ''}{zone}" if zone else on
+
+
+def _offset(minute: str, timezone: str) -> str | None:
+    """Return the zone's offset at a minute of local time, if FHIR can write it: local mean times have seconds."""
+    zone = datetime.fromisoformat(minute).replace(tzinfo=ZoneInfo(timezone)).strftime("%z")
+    return f"{zone[:3]}:{zone[3:]}" if len(zone) == len("+0000") and zone[1:] <= _FARTHEST_ZONE else None
+
+
+def human_names(value: str | None) -> list[dict[str, Any]]:
+    """Return a PN value as HumanName: one for each representation that says anything (PS3.5 section 6.2.1)."""
+    groups = (value or "").split("\\")[0].split("=")
+    names = (_human_name(group, code) for group, code in zip(groups, _REPRESENTATIONS, strict=False))
+    return [name for name in names if name]
+
+
+def _human_name(group: str, representation: str | None) -> dict[str, Any]:
+    family, given, middle, prefix, suffix = _components(group)
+    name = filled(
+        {
+            "family": family,
+            "given": [part for part in (given, middle) if part],
+            "prefix": [prefix] if prefix else [],
+            "suffix": [suffix] if suffix else [],
+        }
+    )
+    if not name or representation is None:
+        return name
+    return {"extension": [{"url": _REPRESENTATION, "valueCode": representation}]} | name
+
+
+def _components(group: str) -> Iterator[str | None]:
+    """Yield family, given, middle, prefix and suffix; there are never more."""
+    parts = group.split("^")
+    return (text(parts[index]) if index < len(parts) else None for index in range(5))
+
+
+def spoken_name(value: str | None) -> str | None:
+    """Return a PN value as one line of text, in the order in which it is said."""
+    for name in human_names(value):
+        parts = (*name.get("prefix", ()), *name.get("given", ()), name.get("family"), *name.get("suffix", ()))
+        return " ".join(part for part in parts if part)
+    return None
