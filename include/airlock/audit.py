@@ -14,8 +14,9 @@ import polars as pl
 
 from airlock import gate, report
 from airlock.buffer import find_index, read_arrivals
-from airlock.contracts import StudyContract, complete
-from airlock.ledger import contracts as ledger_contracts
+from airlock.contracts import FhirReferences, StudyContract, complete
+from airlock.fhir.publishing import publishing
+from airlock.fhir.study import references
 from airlock.manifests import is_final, keep, proves_more, read_kept, read_output
 from airlock.normalize import find_batches, read_batches
 from airlock.outcomes import account, discrepancies
@@ -36,6 +37,8 @@ from airlock.records import (
 from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from airlock.ledger import Job
     from airlock.manifests import JobOutput
     from airlock.normalize import Batch
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
 
 # The run itself has not come to an end with these: their arrivals stay claimed by it, until the failed task is cleared.
 OPEN_REASONS = (Reason.UNDECIDED, Reason.JOB_NOT_STARTED, Reason.JOB_UNFINISHED)
+# What the ledger's gates are of is a study here.
+_SUBJECT = {"StudyInstanceUID": "subject", "study_key": "subject_key"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Audited:
         return bool(self.report["balanced"])
 
 
-def audit(run: Run, imaging: Any) -> Audited:
+def audit(run: Run, imaging: Any, published: Collection[str] = ()) -> Audited:
     """Audit a run.
 
     Parameters
@@ -69,6 +74,8 @@ def audit(run: Run, imaging: Any) -> Audited:
         The run.
     imaging
         A boto3 ``medical-imaging`` client, for read-back.
+    published
+        Study keys of what is proven to be in HealthLake, where the pipeline publishes studies: only these are released.
     """
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)  # where buffer never came to do it
     arrivals = read_arrivals(run)
@@ -83,13 +90,13 @@ def audit(run: Run, imaging: Any) -> Audited:
         "outcomes": outcomes,
         "held": run.ledger.held_by(run.pipeline.name, run.key),
     }
-    books["gates"] = _decide(run, verdicts, outcomes, balanced=True)
+    books["gates"] = _decide(run, verdicts, outcomes, published, balanced=True)
     books["dispositions"] = gate.last_words(arrivals, verdicts, outcomes, books["gates"])
     problems = report.imbalances(books)
     if find_index(run) is None:
         problems = ["buffer has not frozen a delivery: cure what stopped it or receive, and clear that task", *problems]
     if problems:
-        books["gates"] = _decide(run, verdicts, outcomes, balanced=False)
+        books["gates"] = _decide(run, verdicts, outcomes, published, balanced=False)
         books["dispositions"] = gate.last_words(arrivals, verdicts, outcomes, books["gates"])
     audited = _write(run, books, jobs, problems)
     _record(run, books, audited)
@@ -213,7 +220,9 @@ def _read_back(run: Run, imaging: Any, outcomes: pl.DataFrame) -> pl.DataFrame:
     return read_back(imaging, run.pipeline.healthimaging.datastore_id, outcomes, frames, fraction)
 
 
-def _decide(run: Run, verdicts: pl.DataFrame, outcomes: pl.DataFrame, *, balanced: bool) -> pl.DataFrame:
+def _decide(
+    run: Run, verdicts: pl.DataFrame, outcomes: pl.DataFrame, published: Collection[str], *, balanced: bool
+) -> pl.DataFrame:
     unresolved = run.ledger.unresolved_studies(
         run.pipeline.healthimaging.datastore_id,
         run.pipeline.name,
@@ -221,7 +230,8 @@ def _decide(run: Run, verdicts: pl.DataFrame, outcomes: pl.DataFrame, *, balance
         except_run=run.key,
         missing=run.pipeline.audit.hold_incomplete_studies,
     )
-    return gate.decide(verdicts, outcomes, set(unresolved), run.pipeline.audit, balanced=balanced)
+    gates = gate.decide(verdicts, outcomes, set(unresolved), run.pipeline.audit, balanced=balanced)
+    return gates if run.pipeline.healthlake is None else gate.hold_unpublished(gates, published)
 
 
 def _write(run: Run, books: dict[str, pl.DataFrame], jobs: list[dict[str, Any]], problems: list[str]) -> Audited:
@@ -241,7 +251,7 @@ def _write(run: Run, books: dict[str, pl.DataFrame], jobs: list[dict[str, Any]],
 def _record(run: Run, books: dict[str, pl.DataFrame], audited: Audited) -> None:
     """Tell the ledger: what was decided, the contracts, and last the arrivals' final words."""
     datastore = run.pipeline.healthimaging.datastore_id
-    run.ledger.record_gates(datastore, run.key, books["gates"])
+    run.ledger.record_gates(datastore, run.key, books["gates"].rename(_SUBJECT))
     _write_contracts(run, books)
     if audited.balanced:
         run.ledger.settle(run.pipeline.name, run.key, books["dispositions"].filter(~_is_open()))
@@ -250,11 +260,16 @@ def _record(run: Run, books: dict[str, pl.DataFrame], audited: Audited) -> None:
 
 
 def _write_contracts(run: Run, books: dict[str, pl.DataFrame]) -> None:
-    """Complete the contract of every study with imported instances; only released ones become the dataset."""
+    """Complete the contract of every study with imported instances; released ones become ``contracts``.
+
+    ``publishable`` has those too that only wait for their publication in HealthLake.
+    """
     completed = _complete_contracts(run, books["outcomes"].filter(pl.col("outcome").is_in(gate.IMPORTED)))
-    released = books["gates"].filter(pl.col("gate") == Gate.RELEASE)["StudyInstanceUID"]
-    rows = completed.filter(pl.col("StudyInstanceUID").is_in(released.implode()))
-    run.workspace.write("contracts", CONTRACTS, rows.select(CONTRACTS.names()))
+    release = pl.col("gate") == Gate.RELEASE
+    ready = release | (pl.col("reason") == Reason.NOT_PUBLISHED)
+    for dataset, where in (("contracts", release), ("publishable", ready)):
+        studies = books["gates"].filter(where)["StudyInstanceUID"]
+        run.workspace.write(dataset, CONTRACTS, completed.filter(pl.col("subject").is_in(studies.implode())))
 
 
 def _complete_contracts(run: Run, imported: pl.DataFrame) -> pl.DataFrame:
@@ -263,25 +278,30 @@ def _complete_contracts(run: Run, imported: pl.DataFrame) -> pl.DataFrame:
     drafts = drafts.filter(pl.col("StudyInstanceUID").is_in(imported["StudyInstanceUID"].implode()))
 
     def revise(known: pl.DataFrame) -> pl.DataFrame:
-        earlier = {row["StudyInstanceUID"]: row for row in known.iter_rows(named=True)}
+        earlier = {row["subject"]: row for row in known.iter_rows(named=True)}
         rows = [
-            _revise(StudyContract.model_validate_json(text), image_sets, earlier.get(uid))
+            _revise(run, StudyContract.model_validate_json(text), image_sets, earlier.get(uid))
             for uid, text in drafts.select("StudyInstanceUID", "contract").iter_rows()
         ]
-        return pl.DataFrame(rows, schema=ledger_contracts.CONTRACTS)
+        return pl.DataFrame(rows, schema=CONTRACTS)
 
     datastore, studies = run.pipeline.healthimaging.datastore_id, drafts["StudyInstanceUID"]
     return run.ledger.revise_contracts(datastore, run.key, studies, revise)
 
 
-def _revise(planned: StudyContract, image_sets: dict[str, str | None], before: dict[str, Any] | None) -> dict[str, Any]:
+def _revise(
+    run: Run, planned: StudyContract, image_sets: dict[str, str | None], before: dict[str, Any] | None
+) -> dict[str, Any]:
     """Complete one contract; its revision is the one before where the content is, else the next."""
     contract = complete(planned, image_sets, StudyContract.model_validate_json(before["contract"]) if before else None)
+    if run.pipeline.healthlake is not None:
+        where = FhirReferences(**references(contract, publishing(run.pipeline, run.pipeline.healthlake)))
+        contract = contract.model_copy(update={"fhir": where})
     content = contract.content_digest
     revision = 1 if before is None else before["revision"] + (before["content_digest"] != content)
     return {
-        "StudyInstanceUID": contract.StudyInstanceUID,
-        "study_key": contract.study_key,
+        "subject": contract.StudyInstanceUID,
+        "subject_key": contract.study_key,
         "revision": revision,
         "content_digest": content,
         "contract": contract.model_copy(update={"revision": revision}).to_json(),

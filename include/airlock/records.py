@@ -253,12 +253,13 @@ DISPOSITIONS = pl.Schema(
     }
 )
 
+# The unit of the gate is the subject: a StudyInstanceUID here, a patient or a file in a clinical pipeline.
 CONTRACTS = pl.Schema(
     {
-        "study_key": pl.String,
-        "StudyInstanceUID": pl.String,
+        "subject": pl.String,
+        "subject_key": pl.String,  # of a study its study_key
         "revision": pl.Int64,
         "content_digest": pl.String,
-        "contract": pl.String,  # JSON of contracts.StudyContract, with image sets and every released instance
+        "contract": pl.String,  # JSON; of a study contracts.StudyContract, with image sets and every imported instance
     }
 )

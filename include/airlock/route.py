@@ -1,4 +1,4 @@
-"""Route: hand released study contracts to their destinations through the ledger's outbox.
+"""Route: hand released contracts to their destinations through the ledger's outbox.
 
 A contract's content goes to a destination once: the outbox knows it by its digest, whatever run brings it again. Each
 data store has a folder of its own below a route's prefix.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airlock.ledger import OutboxMessage
-    from airlock.pipelines import Route
+    from airlock.pipelines import Pipeline, Route
     from airlock.run import Run
     from airlock.s3 import S3
 
@@ -32,7 +32,7 @@ class RouteError(RuntimeError):
     """A destination did not take every contract; the outbox keeps the rest for the next try."""
 
 
-def route(run: Run, destinations: Mapping[str, S3]) -> dict[str, int]:
+def route(run: Run[Pipeline], destinations: Mapping[str, S3]) -> dict[str, int]:
     """Send what was released, and what earlier tries could not send.
 
     Parameters
@@ -64,24 +64,24 @@ def route(run: Run, destinations: Mapping[str, S3]) -> dict[str, int]:
     return sent
 
 
-def address(run: Run, item: Route) -> S3Uri:
+def address(run: Run[Pipeline], item: Route) -> S3Uri:
     """Return the folder that a run's contracts go to by a route; the outbox knows the destination by it."""
-    return S3Uri.parse(item.uri).join(run.pipeline.healthimaging.datastore_id, "")
+    return S3Uri.parse(item.uri).join(run.pipeline.datastore_id, "")
 
 
-def _payloads(run: Run) -> pl.DataFrame:
+def _payloads(run: Run[Pipeline]) -> pl.DataFrame:
     """Write each released contract as an object of its own and return the outbox's messages."""
     contracts = run.workspace.read("contracts", CONTRACTS)
     addresses = [
         run.workspace.write_text(f"contracts/{_name(key, revision)}", text, "application/json")
-        for key, revision, text in contracts.select("study_key", "revision", "contract").iter_rows()
+        for key, revision, text in contracts.select("subject_key", "revision", "contract").iter_rows()
     ]
-    return contracts.select("study_key", "revision", "content_digest").with_columns(
+    return contracts.select("subject_key", "revision", "content_digest").with_columns(
         payload_uri=pl.Series(addresses, dtype=pl.String)
     )
 
 
-def _deliver(run: Run, destination: Route, target: S3) -> tuple[int, int]:
+def _deliver(run: Run[Pipeline], destination: Route, target: S3) -> tuple[int, int]:
     """Send every due message once; return how many went and how many did not."""
     sent = failed = 0
     moment = datetime.now(UTC)
@@ -101,7 +101,7 @@ def _deliver(run: Run, destination: Route, target: S3) -> tuple[int, int]:
     return sent, failed
 
 
-def _error_of(run: Run, destination: Route, target: S3, message: OutboxMessage) -> str | None:
+def _error_of(run: Run[Pipeline], destination: Route, target: S3, message: OutboxMessage) -> str | None:
     try:
         _put(run, destination, target, message)
     except (ClientError, BotoCoreError, FileNotFoundError) as error:
@@ -109,12 +109,12 @@ def _error_of(run: Run, destination: Route, target: S3, message: OutboxMessage) 
     return None
 
 
-def _put(run: Run, destination: Route, target: S3, message: OutboxMessage) -> None:
+def _put(run: Run[Pipeline], destination: Route, target: S3, message: OutboxMessage) -> None:
     payload = run.s3.get(S3Uri.parse(message.payload_uri))
-    where = address(run, destination).join(_name(message.study_key, message.revision))
+    where = address(run, destination).join(_name(message.subject_key, message.revision))
     target.put(where, payload, "application/json")
 
 
-def _name(study_key: str, revision: int) -> str:
+def _name(subject_key: str, revision: int) -> str:
     """Return a contract's key below a prefix; a message that still waits must find its own revision there."""
-    return f"{study_key}/revision-{revision:06}.json"
+    return f"{subject_key}/revision-{revision:06}.json"

@@ -1,8 +1,8 @@
 """The database of record, on SQLite or PostgreSQL.
 
 ``Ledger`` is the door; its methods live one module per concern: ``runs``, ``arrivals``, ``instances``, ``studies``,
-``jobs``, ``gates``, ``outbox``. ``tables`` is the schema, ``migrations`` the steps to it, and
-``python -m airlock.ledger upgrade --url URL`` takes them.
+``resources``, ``jobs``, ``gates``, ``contracts``, ``outbox``, ``release``. ``tables`` is the schema, ``migrations`` the
+steps to it, and ``python -m airlock.ledger upgrade --url URL`` takes them.
 """
 
 from __future__ import annotations

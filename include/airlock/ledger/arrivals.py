@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import polars as pl
-from sqlalchemy import and_, case, delete, exists, func, select, update
+from sqlalchemy import case, exists, func, select, update
 
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, insert_missing, shaped, stage
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import InstanceState, arrivals, instances, jobs
+from airlock.ledger.tables import arrivals
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, DISPOSITIONS, Disposition, digest, study_key
 
@@ -33,8 +33,9 @@ def scope(pipeline: str) -> str:
     return f"arrivals of {pipeline}"
 
 
-# Settled without a look at the content: the object may be there and readable by the next run, under the same etag.
-COME_AGAIN = (Reason.ACCESS_DENIED, Reason.OBJECT_GONE, Reason.INSTANCE_CLAIMED)
+# Settled without the content: the object may be there and readable by the next run, under the same etag. A duplicate
+# has the reason of the copy that was to come in its place.
+COME_AGAIN = (Reason.ACCESS_DENIED, Reason.OBJECT_CHANGED, Reason.OBJECT_GONE, Reason.INSTANCE_CLAIMED)
 
 
 @dataclass(frozen=True)
@@ -147,35 +148,6 @@ class Arrivals(Store):
         """Return all arrivals that a run holds, settled or not, as `records.ARRIVALS`."""
         with self._reading() as connection:
             return _held(connection, pipeline, run_key)
-
-    def release_claims(self, pipeline: str, run_key: str) -> int:
-        """Give back the arrivals that a run holds and has not settled, for a later run to take: an operator's tool.
-
-        Returns
-        -------
-        int
-            How many were given back.
-
-        Raises
-        ------
-        LedgerError
-            If the run has import jobs: what they brought in only its audit can tell.
-        """
-        with self._writing(scope(pipeline), "instances") as connection:
-            need_run(connection, run_key, pipeline)
-            jobs_of_run = select(func.count()).select_from(jobs).where(jobs.c.run_key == run_key)
-            started = connection.execute(jobs_of_run).scalar_one()
-            if started:
-                raise LedgerError(
-                    f"run {run_key!r} has {started} import jobs: clear its audit task, which settles them"
-                )
-            unsettled = and_(
-                arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key, arrivals.c.settled_at.is_(None)
-            )
-            claimed = and_(instances.c.pipeline == pipeline, instances.c.state == InstanceState.CLAIMED)
-            of_run = instances.c.arrival_id.in_(select(arrivals.c.arrival_id).where(unsettled))
-            connection.execute(delete(instances).where(claimed, of_run))
-            return connection.execute(delete(arrivals).where(unsettled)).rowcount
 
     def settle(self, pipeline: str, run_key: str, dispositions: pl.DataFrame) -> None:
         """Write the final word on arrivals that a run holds, over an earlier word of the same run.

@@ -1,4 +1,4 @@
-"""Study contracts, as far as each data store has come with each study; and what still keeps a study back."""
+"""Contracts, as far as each data store has come with each subject; and what still keeps a study back."""
 
 from __future__ import annotations
 
@@ -13,23 +13,14 @@ from airlock.ledger.frames import fetch, insert_missing, stage, uid_frame
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import InstanceState, arrivals, contracts, gates, instances
 from airlock.reasons import Reason
-from airlock.records import Disposition
+from airlock.records import CONTRACTS, Disposition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sqlalchemy import Column, ColumnElement, Connection, Select, Table
 
-CONTRACTS = pl.Schema(
-    {
-        "StudyInstanceUID": pl.String,
-        "study_key": pl.String,
-        "revision": pl.Int64,
-        "content_digest": pl.String,
-        "contract": pl.String,
-    }
-)
-_STUDIES = pl.Schema({"StudyInstanceUID": pl.String})
+_SUBJECTS = pl.Schema({"subject": pl.String})
 _STUDY_KEYS = pl.Schema({"StudyInstanceUID": pl.String, "study_key": pl.String})
 SCOPE = "contracts"
 # A file held for its study's sake comes free with the study; any other held file needs a person.
@@ -41,15 +32,15 @@ _WAITS_FOR_A_PERSON = and_(
 
 
 class Contracts(Store):
-    """The ledger's part about study contracts."""
+    """The ledger's part about contracts."""
 
-    def contracts(self, datastore_id: str, uids: pl.Series) -> pl.DataFrame:
-        """Return the latest contract of each of these studies, `CONTRACTS`; no row for an unknown one."""
+    def contracts(self, datastore_id: str, subjects: pl.Series) -> pl.DataFrame:
+        """Return the latest contract of each of these subjects, `records.CONTRACTS`; no row for an unknown one."""
         with self._reading() as connection:
-            return _latest(connection, datastore_id, uids)
+            return _latest(connection, datastore_id, subjects)
 
     def revise_contracts(
-        self, datastore_id: str, run_key: str, uids: pl.Series, revise: Callable[[pl.DataFrame], pl.DataFrame]
+        self, datastore_id: str, run_key: str, subjects: pl.Series, revise: Callable[[pl.DataFrame], pl.DataFrame]
     ) -> pl.DataFrame:
         """Put contracts in place of what was there; of two runs at once the later one revises the earlier one's.
 
@@ -57,10 +48,10 @@ class Contracts(Store):
         ----------
         datastore_id, run_key
             The data store, and the run that completes the contracts.
-        uids
-            Study Instance UIDs.
+        subjects
+            Whose contracts.
         revise
-            Given what is there of them, `CONTRACTS`, returns what is to be there, one row per study.
+            Given what is there of them, `records.CONTRACTS`, returns what is to be there, one row per subject.
 
         Returns
         -------
@@ -69,20 +60,12 @@ class Contracts(Store):
         """
         with self._writing(SCOPE) as connection:
             need_run(connection, run_key)
-            completed = revise(_latest(connection, datastore_id, uids))
-            rows = stage(connection, completed, CONTRACTS, ["StudyInstanceUID"])
-            twin = and_(
-                contracts.c.datastore_id == datastore_id, contracts.c.StudyInstanceUID == rows.c.StudyInstanceUID
-            )
-            connection.execute(delete(contracts).where(exists(select(rows.c.StudyInstanceUID).where(twin))))
-            insert_missing(
-                connection,
-                contracts,
-                rows,
-                ["datastore_id", "StudyInstanceUID"],
-                datastore_id=datastore_id,
-                run_key=run_key,
-            )
+            completed = revise(_latest(connection, datastore_id, subjects))
+            rows = stage(connection, completed, CONTRACTS, ["subject"])
+            twin = and_(contracts.c.datastore_id == datastore_id, contracts.c.subject == rows.c.subject)
+            connection.execute(delete(contracts).where(exists(select(rows.c.subject).where(twin))))
+            constants = {"datastore_id": datastore_id, "run_key": run_key}
+            insert_missing(connection, contracts, rows, ["datastore_id", "subject"], **constants)
             return completed
 
     def unresolved_studies(
@@ -112,14 +95,14 @@ class Contracts(Store):
             return sorted({uid for statement in others for uid in connection.execute(statement).scalars()})
 
 
-def _latest(connection: Connection, datastore_id: str, uids: pl.Series) -> pl.DataFrame:
-    rows = stage(connection, uid_frame(uids, "StudyInstanceUID"), _STUDIES, ["StudyInstanceUID"])
+def _latest(connection: Connection, datastore_id: str, subjects: pl.Series) -> pl.DataFrame:
+    rows = stage(connection, uid_frame(subjects, "subject"), _SUBJECTS, ["subject"])
     statement = (
         select(*(contracts.c[name] for name in CONTRACTS))
-        .join(rows, contracts.c.StudyInstanceUID == rows.c.StudyInstanceUID)
+        .join(rows, contracts.c.subject == rows.c.subject)
         .where(contracts.c.datastore_id == datastore_id)
     )
-    return fetch(connection, statement, CONTRACTS).sort("StudyInstanceUID")
+    return fetch(connection, statement, CONTRACTS).sort("subject")
 
 
 def _waiting(rows: Table, datastore_id: str, pipeline: str) -> Iterator[tuple[Select[str], Column[str]]]:
@@ -129,7 +112,7 @@ def _waiting(rows: Table, datastore_id: str, pipeline: str) -> Iterator[tuple[Se
     files = select(uid).join(arrivals, arrivals.c.study_key == rows.c.study_key)
     yield files.where(_WAITS_FOR_A_PERSON, or_(arrivals.c.pipeline == pipeline, there)), arrivals.c.run_key
     unbalanced = and_(gates.c.datastore_id == datastore_id, gates.c.reason == Reason.RUN_UNBALANCED.value)
-    yield select(uid).join(gates, gates.c.StudyInstanceUID == uid).where(unbalanced), gates.c.run_key
+    yield select(uid).join(gates, gates.c.subject == uid).where(unbalanced), gates.c.run_key
 
 
 def _missing(rows: Table, datastore_id: str, pipeline: str) -> Iterator[tuple[Select[str], Column[str]]]:

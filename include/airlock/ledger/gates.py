@@ -1,4 +1,7 @@
-"""The gates: what an audit decided per study, and the holds that a person overrode."""
+"""The gates: what an audit decided per subject, and the holds that a person overrode.
+
+A subject is a study by its StudyInstanceUID, or a patient or a file of a clinical pipeline.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +16,33 @@ from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, insert_missing, shaped, stage, uid_frame
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import gates, overrides
-from airlock.records import GATES, TIMESTAMP, Gate
+from airlock.records import TIMESTAMP, Gate, schema
 
 if TYPE_CHECKING:
     from sqlalchemy import Table
 
-_COLUMNS: dict[str, pl.DataType] = {
-    "study_key": pl.String(),
-    "StudyInstanceUID": pl.String(),
-    "run_key": pl.String(),
-    "gate": pl.String(),
-    "reason": pl.String(),
-    "released": pl.Boolean(),  # by the gate, or by a person
-    "decided_at": TIMESTAMP,
-}
-DECISIONS = pl.Schema(_COLUMNS)
+GATES = pl.Schema(
+    {
+        "subject": pl.String,
+        "subject_key": pl.String,
+        "gate": pl.String,
+        "reason": pl.String,  # a Reason where the gate is hold, else null
+    }
+)
+DECISIONS = schema(
+    GATES,
+    {
+        "run_key": pl.String,
+        "released": pl.Boolean,  # by the gate, or by a person
+        "decided_at": TIMESTAMP,
+    },
+)
+_SUBJECTS = pl.Schema({"subject": pl.String})
 SCOPE = "gates"
 
 _OVERRIDDEN = exists().where(
     overrides.c.datastore_id == gates.c.datastore_id,
-    overrides.c.StudyInstanceUID == gates.c.StudyInstanceUID,
+    overrides.c.subject == gates.c.subject,
     overrides.c.run_key == gates.c.run_key,
     overrides.c.held_reason.is_not_distinct_from(gates.c.reason),
 )
@@ -44,10 +54,10 @@ def _checked(decisions: pl.DataFrame) -> pl.DataFrame:
     frame = shaped(decisions, GATES)
     unknown = frame.filter(~pl.col("gate").is_in(list(Gate)).fill_null(value=False)).height
     if unknown:
-        raise LedgerError(f"{unknown} studies have no known gate: use one of {', '.join(Gate)}")
-    doubled = frame.height - frame["StudyInstanceUID"].n_unique()
+        raise LedgerError(f"{unknown} subjects have no known gate: use one of {', '.join(Gate)}")
+    doubled = frame.height - frame["subject"].n_unique()
     if doubled:
-        raise LedgerError(f"{doubled} studies have more than one gate: give each exactly one")
+        raise LedgerError(f"{doubled} subjects have more than one gate: give each exactly one")
     return frame
 
 
@@ -55,7 +65,7 @@ def _own(datastore_id: str, run_key: str, rows: Table) -> Any:
     return and_(
         gates.c.datastore_id == datastore_id,
         gates.c.run_key == run_key,
-        gates.c.StudyInstanceUID == rows.c.StudyInstanceUID,
+        gates.c.subject == rows.c.subject,
     )
 
 
@@ -70,84 +80,83 @@ class Gates(Store):
         datastore_id, run_key
             The data store and the run.
         decisions
-            `records.GATES`.
+            `GATES`.
 
         Raises
         ------
         LedgerError
-            If a study has no known gate or more than one, or the run is unknown.
+            If a subject has no known gate or more than one, or the run is unknown.
         """
         frame = _checked(decisions)
         with self._writing(SCOPE) as connection:
             need_run(connection, run_key)
-            rows = stage(connection, frame, GATES, ["StudyInstanceUID"])
+            rows = stage(connection, frame, GATES, ["subject"])
             now = datetime.now(UTC)
             same = and_(gates.c.gate == rows.c.gate, gates.c.reason.is_not_distinct_from(rows.c.reason))
-            values = {"gate": rows.c.gate, "reason": rows.c.reason, "study_key": rows.c.study_key}
+            values = {"gate": rows.c.gate, "reason": rows.c.reason, "subject_key": rows.c.subject_key}
             decided = case((same, gates.c.decided_at), else_=now)
             connection.execute(
                 update(gates).where(_own(datastore_id, run_key, rows)).values(values | {"decided_at": decided})
             )
             constants = {"datastore_id": datastore_id, "run_key": run_key, "decided_at": now}
-            insert_missing(connection, gates, rows, ["datastore_id", "run_key", "StudyInstanceUID"], **constants)
+            insert_missing(connection, gates, rows, ["datastore_id", "run_key", "subject"], **constants)
 
-    def override_hold(self, datastore_id: str, run_key: str, study_uid: str, person: str, why: str) -> None:
-        """Release a held study on a person's word. It counts as long as the run holds the study for the same reason.
+    def override_hold(self, datastore_id: str, run_key: str, subject: str, person: str, why: str) -> None:
+        """Release a hold on a person's word. It counts as long as the run holds the subject for the same reason.
 
         Parameters
         ----------
-        datastore_id, run_key, study_uid
-            The data store, the run and the Study Instance UID.
+        datastore_id, run_key, subject
+            The data store, the run and what it holds.
         person, why
             Who decided, and their words.
 
         Raises
         ------
         LedgerError
-            If the run does not hold the study, or who or why is empty.
+            If the run does not hold the subject, or who or why is empty.
         """
         if not person.strip() or not why.strip():
             raise LedgerError("an override needs a person and a reason: give both")
-        key = {"datastore_id": datastore_id, "StudyInstanceUID": study_uid, "run_key": run_key}
+        key = {"datastore_id": datastore_id, "subject": subject, "run_key": run_key}
         with self._writing(SCOPE) as connection:
             statement = select(gates.c.reason).where(*(gates.c[name] == value for name, value in key.items()))
             held = connection.execute(statement.where(gates.c.gate == Gate.HOLD)).one_or_none()
             if held is None:
-                raise LedgerError(f"run {run_key!r} does not hold this study: look at its gates")
+                raise LedgerError(f"run {run_key!r} does not hold this subject: look at its gates")
             word = {"overridden_by": person, "override_reason": why, "overridden_at": datetime.now(UTC)}
             connection.execute(insert(overrides).values(key | word | {"held_reason": held.reason}))
 
     def gates_of(self, datastore_id: str, run_key: str) -> pl.DataFrame:
-        """Return a run's decisions with what people made of them, `DECISIONS`, sorted by study key."""
+        """Return a run's decisions with what people made of them, `DECISIONS`, sorted by subject key."""
         statement = select(*_DECISION).where(gates.c.datastore_id == datastore_id, gates.c.run_key == run_key)
         with self._reading() as connection:
-            return fetch(connection, statement, DECISIONS).sort("study_key")
+            return fetch(connection, statement, DECISIONS).sort("subject_key")
 
-    def released_before(self, datastore_id: str, study_uids: pl.Series, except_run: str | None = None) -> pl.DataFrame:
-        """Return by which runs these studies have been released.
+    def released_before(self, datastore_id: str, subjects: pl.Series, except_run: str | None = None) -> pl.DataFrame:
+        """Return by which runs these subjects have been released.
 
         Parameters
         ----------
         datastore_id
             The data store.
-        study_uids
-            Study Instance UIDs.
+        subjects
+            Which.
         except_run
             A run whose own releases are left out.
 
         Returns
         -------
         polars.DataFrame
-            `DECISIONS`, one row per study and releasing run, the earliest first.
+            `DECISIONS`, one row per subject and releasing run, the earliest first.
         """
-        schema = pl.Schema({"StudyInstanceUID": pl.String})
         with self._reading() as connection:
-            rows = stage(connection, uid_frame(study_uids, "StudyInstanceUID"), schema, ["StudyInstanceUID"])
+            rows = stage(connection, uid_frame(subjects, "subject"), _SUBJECTS, ["subject"])
             statement = (
                 select(*_DECISION)
-                .join(rows, rows.c.StudyInstanceUID == gates.c.StudyInstanceUID)
+                .join(rows, rows.c.subject == gates.c.subject)
                 .where(gates.c.datastore_id == datastore_id, _RELEASED)
             )
             if except_run is not None:
                 statement = statement.where(gates.c.run_key != except_run)
-            return fetch(connection, statement, DECISIONS).sort("decided_at", "study_key")
+            return fetch(connection, statement, DECISIONS).sort("decided_at", "subject_key")

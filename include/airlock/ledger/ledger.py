@@ -11,6 +11,8 @@ from airlock.ledger.gates import Gates
 from airlock.ledger.instances import Instances
 from airlock.ledger.jobs import Jobs
 from airlock.ledger.outbox import Outbox
+from airlock.ledger.release import Release
+from airlock.ledger.resources import Resources
 from airlock.ledger.runs import Runs
 from airlock.ledger.schema import check
 from airlock.ledger.studies import Studies
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-class Ledger(Runs, Arrivals, Instances, Studies, Jobs, Gates, Contracts, Outbox):
+class Ledger(Runs, Arrivals, Instances, Resources, Studies, Jobs, Release, Gates, Contracts, Outbox):
     """The database of record: what was seen, decided, imported, audited and routed.
 
     Each method is one transaction: done wholly, or not at all and a `LedgerError`. No error names a key, a UID or

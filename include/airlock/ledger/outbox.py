@@ -1,7 +1,7 @@
-"""The outbox: what released studies are to be sent where, and what has been.
+"""The outbox: which released contracts are to be sent where, and which have been.
 
-A content is queued once per destination and study, whoever queues it again. The *destination* is the address itself, so
-that two pipelines with one address do not send it the same content twice.
+A content is queued once per destination and subject, whoever queues it again. The *destination* is the address itself,
+so that two pipelines with one address do not send it the same content twice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, FromClause, Row
 
 MESSAGES = pl.Schema(
-    {"study_key": pl.String, "revision": pl.Int64, "content_digest": pl.String, "payload_uri": pl.String}
+    {"subject_key": pl.String, "revision": pl.Int64, "content_digest": pl.String, "payload_uri": pl.String}
 )
 LEASE = timedelta(minutes=10)
 _ERROR_LENGTH = 2_000
@@ -37,7 +37,7 @@ class OutboxMessage:
     id: int
     pipeline: str
     destination: str
-    study_key: str
+    subject_key: str
     run_key: str
     revision: int
     content_digest: str
@@ -64,16 +64,16 @@ class Outbox(Store):
     """The ledger's part about sending."""
 
     def enqueue(self, pipeline: str, run_key: str, destination: str, messages: pl.DataFrame) -> int:
-        """Queue messages, except those whose content was ever queued for the same destination and study.
+        """Queue messages, except those whose content was ever queued for the same destination and subject.
 
         Parameters
         ----------
         pipeline, run_key
-            The run that released the studies.
+            The run that released the subjects.
         destination
             The address.
         messages
-            Columns ``study_key``, ``revision``, ``content_digest``, ``payload_uri``.
+            Columns ``subject_key``, ``revision``, ``content_digest``, ``payload_uri``.
 
         Returns
         -------
@@ -85,17 +85,17 @@ class Outbox(Store):
         LedgerError
             If another run has given the revision to another content meanwhile, or the run is unknown.
         """
-        frame = shaped(messages, MESSAGES).unique(["study_key", "content_digest"], keep="first")
+        frame = shaped(messages, MESSAGES).unique(["subject_key", "content_digest"], keep="first")
         now = datetime.now(UTC)
         constants: dict[str, Any] = {"pipeline": pipeline, "run_key": run_key, "destination": destination}
         constants |= {"state": MessageState.PENDING.value, "attempts": 0, "next_attempt_at": now, "created_at": now}
         # Two pipelines may share a destination, so its name is locked as well.
         with self._writing(scope(pipeline), f"destination {destination}") as connection:
             need_run(connection, run_key, pipeline)
-            rows = stage(connection, frame.sort("study_key", "revision"), MESSAGES, ["study_key", "content_digest"])
+            rows = stage(connection, frame.sort("subject_key", "revision"), MESSAGES, ["subject_key", "content_digest"])
             try:
                 return insert_missing(
-                    connection, outbox, rows, ["destination", "study_key", "content_digest"], **constants
+                    connection, outbox, rows, ["destination", "subject_key", "content_digest"], **constants
                 )
             except IntegrityError:
                 raise LedgerError(
@@ -105,7 +105,7 @@ class Outbox(Store):
     def due(
         self, pipeline: str, destination: str, now: datetime, limit: int, owner: str | None = None
     ) -> list[OutboxMessage]:
-        """Return the messages to send now, in order; a study's later revision waits for its earlier one.
+        """Return the messages to send now, in order; a subject's later revision waits for its earlier one.
 
         Parameters
         ----------
@@ -124,7 +124,7 @@ class Outbox(Store):
             select(earlier.c.id)
             .where(
                 earlier.c.destination == outbox.c.destination,
-                earlier.c.study_key == outbox.c.study_key,
+                earlier.c.subject_key == outbox.c.subject_key,
                 earlier.c.id < outbox.c.id,
                 earlier.c.state == MessageState.PENDING,
                 ~_free(earlier, now, owner),

@@ -148,6 +148,27 @@ instances = Table(
     Index("ix_instances_study", "StudyInstanceUID", "datastore_id"),
 )
 
+# A FHIR resource has one row per data store: the content that was imported last, and the claim of a run on the next.
+resources = Table(
+    "resources",
+    metadata,
+    Column("resource_id", Text, primary_key=True),
+    Column("resource_type", Text, primary_key=True),
+    Column("datastore_id", Text, primary_key=True),
+    Column("content_digest", Text),  # of what was imported; null until then, as all up to batch_id
+    Column("run_key", Text, ForeignKey("runs.run_key")),
+    Column("pipeline", Text),
+    Column("arrival_id", Text),  # null for a resource that Airlock itself has built
+    Column("batch_id", Text),
+    Column("claimed_by", Text, ForeignKey("runs.run_key"), index=True),
+    Column("claimed_digest", Text),
+    Column("claimed_arrival_id", Text),
+    CheckConstraint("(content_digest IS NULL) = (run_key IS NULL)", name="imported_by_a_run"),
+    CheckConstraint("content_digest IS NOT NULL OR claimed_by IS NOT NULL", name="imported_or_claimed"),
+    ForeignKeyConstraint(["arrival_id", "pipeline"], ["arrivals.arrival_id", "arrivals.pipeline"]),
+    Index("ix_resources_arrival", "arrival_id", "pipeline"),
+)
+
 # The grouping elements of what a data store holds, as the first run that imported some of it found them.
 studies = Table(
     "studies",
@@ -189,13 +210,15 @@ jobs = Table(
 )
 
 # What the audit decided, and beside it what people decided about its holds: no override is ever lost or rewritten.
+# The subject of a gate is a StudyInstanceUID, or "Patient/<id>" or "file/<arrival_id>" in a clinical pipeline; the
+# subject_key stands for it where the subject itself must not be seen.
 gates = Table(
     "gates",
     metadata,
-    Column("study_instance_uid", Text, primary_key=True, key="StudyInstanceUID"),
+    Column("subject", Text, primary_key=True),
     Column("datastore_id", Text, primary_key=True),
     Column("run_key", Text, ForeignKey("runs.run_key"), primary_key=True),
-    Column("study_key", Text, nullable=False),
+    Column("subject_key", Text, nullable=False),
     Column("gate", Text, nullable=False),
     Column("reason", Text),
     Column("decided_at", UtcDateTime, nullable=False),
@@ -208,13 +231,13 @@ overrides = Table(
     metadata,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
     Column("datastore_id", Text, nullable=False),
-    Column("study_instance_uid", Text, nullable=False, key="StudyInstanceUID"),
+    Column("subject", Text, nullable=False),
     Column("run_key", Text, ForeignKey("runs.run_key"), nullable=False),
     Column("held_reason", Text),  # the hold that the person looked at; a hold for another reason stays held
     Column("overridden_by", Text, nullable=False),
     Column("override_reason", Text, nullable=False),
     Column("overridden_at", UtcDateTime, nullable=False),
-    Index("ix_overrides_study", "StudyInstanceUID", "datastore_id"),
+    Index("ix_overrides_subject", "subject", "datastore_id"),
 )
 
 outbox = Table(
@@ -223,7 +246,7 @@ outbox = Table(
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
     Column("pipeline", Text, nullable=False),
     Column("destination", Text, nullable=False),
-    Column("study_key", Text, nullable=False),
+    Column("subject_key", Text, nullable=False),
     Column("run_key", Text, ForeignKey("runs.run_key"), nullable=False, index=True),
     Column("revision", BigInteger, nullable=False),
     Column("content_digest", Text, nullable=False),
@@ -237,21 +260,21 @@ outbox = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("sent_at", UtcDateTime),
     one_of("state", MessageState),
-    UniqueConstraint("study_key", "content_digest", "destination"),
-    UniqueConstraint("study_key", "revision", "pipeline", "destination"),
+    UniqueConstraint("subject_key", "content_digest", "destination"),
+    UniqueConstraint("subject_key", "revision", "pipeline", "destination"),
     Index("ix_outbox_pending", "pipeline", "destination", "state"),
-    Index("ix_outbox_study", "study_key", "pipeline"),
+    Index("ix_outbox_subject", "subject_key", "pipeline"),
 )
 
-# The latest contract of each study with imported instances, released or not; a released one is routed by the outbox.
+# The latest contract of each subject with something imported, released or not; a released one is routed by the outbox.
 contracts = Table(
     "contracts",
     metadata,
-    Column("study_instance_uid", Text, primary_key=True, key="StudyInstanceUID"),
+    Column("subject", Text, primary_key=True),
     Column("datastore_id", Text, primary_key=True),
-    Column("study_key", Text, nullable=False),
+    Column("subject_key", Text, nullable=False),
     Column("revision", BigInteger, nullable=False),
     Column("content_digest", Text, nullable=False),
-    Column("contract", Text, nullable=False),  # JSON of airlock.study/1
+    Column("contract", Text, nullable=False),  # JSON, of airlock.study/1 for a study
     Column("run_key", Text, ForeignKey("runs.run_key"), nullable=False),
 )

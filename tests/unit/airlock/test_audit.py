@@ -20,7 +20,7 @@ from airlock.records import ARRIVALS, BATCHES, CONTRACTS, DISPOSITIONS, GATES, O
 from airlock.s3uri import S3Uri
 from airlock.validate import validate
 from tests.unit.airlock.job_output import FILES, failure, success, summary, warning
-from tests.unit.airlock.world import STORE, dicom, pipeline, unread
+from tests.unit.airlock.world import STORE, dicom, frame, pipeline, unread
 
 if TYPE_CHECKING:
     from airlock.manifests import JobOutput
@@ -97,8 +97,7 @@ def words(run: Run) -> dict[str, tuple[str, str | None]]:
 def contracts(run: Run) -> dict[str, StudyContract]:
     rows = run.workspace.read("contracts", CONTRACTS)
     return {
-        uid: StudyContract.model_validate_json(text)
-        for uid, text in rows.select("StudyInstanceUID", "contract").iter_rows()
+        uid: StudyContract.model_validate_json(text) for uid, text in rows.select("subject", "contract").iter_rows()
     }
 
 
@@ -250,6 +249,24 @@ class TestBadOutput:
         audited = audit(run, None)
         assert words(run) == {"a": ("held", "study_incomplete"), "b": ("failed", "object_changed")}
         assert audited.report["jobs"][0]["discrepancies"] == []
+
+    def test_the_equal_copy_of_an_object_that_changed_before_it_was_staged_is_there_for_the_next_run(
+        self, world: World
+    ) -> None:
+        run = world.run("one", pipeline(audit=NO_WAIT))
+        etag, _ = (world.put(f"s3://archive/in/{name}", b"same") for name in "ab")
+        files = [dicom("", **(A | {"key": f"in/{name}", "etag": etag, "size": 4})) for name in "ab"]
+        world.buffered(run, *files)
+        validate(run)
+        world.put("s3://archive/in/a", b"new content")
+        normalize(run)
+        assert audit(run, None).balanced
+        assert words(run) == dict.fromkeys("ab", ("failed", "object_changed"))
+        next_run = world.run("two")
+        world.ledger.open_run(next_run.key, next_run.pipeline.name, next_run.run_id, None)
+        listing = frame(files[1:], ARRIVALS)
+        assert world.ledger.claim(next_run.pipeline.name, next_run.key, listing).held["key"].to_list() == ["in/b"]
+        assert world.ledger.known_instances(STORE, pl.Series([A["SOPInstanceUID"]])).is_empty()
 
 
 class TestBrokenOff:

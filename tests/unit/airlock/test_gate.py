@@ -208,6 +208,22 @@ class TestLastWords:
         row = self.words(frame([A], ARRIVALS), verdicts(noted), outcomes(A), gates)["a"]
         assert (row["disposition"], row["reason"], row["detail"]) == ("released", "invalid_uid", "SOPInstanceUID")
 
+    @pytest.mark.parametrize("reason", ["object_changed", "object_gone"])
+    def test_a_duplicate_of_what_could_not_be_staged_has_not_come_in_either(self, reason: str) -> None:
+        twin = dicom("z", SOPInstanceUID=A["SOPInstanceUID"])
+        decided = verdicts(A, twin | {"verdict": "duplicate", "reason": "duplicate_same_content"}).with_columns(
+            duplicate_of=pl.when(pl.col("verdict") == "duplicate").then(pl.lit(A["arrival_id"]))
+        )
+        lost = outcomes(A, outcome="unaccounted", reason=reason, job_id=None, image_set_id=None)
+        rows = self.words(frame([A, twin], ARRIVALS), decided, lost, GATES.to_frame())
+        assert {(row["disposition"], row["stage"], row["reason"]) for row in rows.values()} == {
+            ("failed", "audit", reason)
+        }
+        assert "the next run takes this one" in rows["z"]["detail"]
+        refused = outcomes(A, outcome="rejected", reason="rejected", image_set_id=None)
+        rows = self.words(frame([A, twin], ARRIVALS), decided, refused, GATES.to_frame())
+        assert rows["z"]["disposition"] == "duplicate", "the same content would be refused again"
+
     def test_without_verdicts_every_arrival_is_undecided(self) -> None:
         rows = self.words(frame([A, B], ARRIVALS), VERDICTS.to_frame(), OUTCOMES.to_frame(), GATES.to_frame())
         assert {(row["disposition"], row["reason"], row["stage"]) for row in rows.values()} == {

@@ -32,7 +32,7 @@ def released(
     run = world.run(run_id, pipeline(routes=routes))
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, None)
     rows = [
-        (study_key(uid), uid, revision, digest(text), json.dumps({"content": text, "revision": revision}))
+        (uid, study_key(uid), revision, digest(text), json.dumps({"content": text, "revision": revision}))
         for uid, revision, text in contents
     ]
     run.workspace.write("contracts", CONTRACTS, pl.DataFrame(rows, schema=CONTRACTS, orient="row"))

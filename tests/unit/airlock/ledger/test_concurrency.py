@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from airlock.ledger import Ledger, upgrade
-from airlock.ledger.contracts import CONTRACTS
+from airlock.records import CONTRACTS
 from tests.unit.airlock.ledger.samples import (
     NIGHTLY,
     SEEN_AT,
@@ -83,6 +83,29 @@ def test_processes_that_claim_the_same_instances_share_them_out_without_one_to_s
         refused = at_once(_claim_instances, *((url, run, run) for run in runs))
         assert sorted(refused) == [0, 500, 500]
         assert ledger.instance_states(STORE) == {"claimed": 500}
+
+
+def _claim_resources(url: str, run: str) -> dict[str, int]:
+    with Ledger.open(url) as ledger:
+        wanted = pl.select(resource_id=pl.int_range(500).cast(pl.String)).select(
+            "resource_id",
+            resource_type=pl.lit("Patient"),
+            arrival_id=pl.lit(ids(arrivals(run)).pop()),
+            content_digest=pl.lit(run),
+        )
+        taken = ledger.claim_resources(STORE, NIGHTLY, run, wanted)
+        return dict(taken["claimed_by"].value_counts().iter_rows())
+
+
+def test_of_processes_that_claim_the_same_resources_one_gets_them_all(url: str) -> None:
+    runs = [f"run{number}" for number in range(PROCESSES)]
+    with Ledger.open(url) as ledger:
+        begin(ledger, *runs)
+        for run in runs:
+            ledger.claim(NIGHTLY, run, arrivals(run))
+        told = at_once(_claim_resources, *((url, run) for run in runs))
+        winner = next(run for run in runs if {run: 500} in told)
+        assert sorted(told, key=len) == [{}, {winner: 500}, {winner: 500}]
 
 
 def _revise(url: str, run: str) -> int:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 
-from airlock.ledger.contracts import CONTRACTS
-from airlock.records import GATES, study_key
+from airlock.ledger.gates import GATES
+from airlock.records import CONTRACTS, study_key
 from tests.unit.airlock.ledger.samples import (
     NIGHTLY,
     STORE,
@@ -37,7 +37,7 @@ def opened(ledger: Ledger) -> Ledger:
 
 
 def record(ledger: Ledger, store: str, run: str, rows: pl.DataFrame) -> None:
-    ledger.revise_contracts(store, run, rows["StudyInstanceUID"], lambda _known: rows)
+    ledger.revise_contracts(store, run, rows["subject"], lambda _known: rows)
 
 
 def settle(ledger: Ledger, word: str, reason: str | None = None, *, missing: bool = True) -> list[str]:
@@ -119,7 +119,7 @@ def test_a_file_on_its_way_in_another_run_keeps_its_study_back(opened: Ledger) -
 
 
 def test_a_run_whose_books_do_not_balance_keeps_its_studies_back(opened: Ledger) -> None:
-    held = pl.DataFrame([(study_key("1.study"), "1.study", "hold", "run_unbalanced")], schema=GATES, orient="row")
+    held = pl.DataFrame([("1.study", study_key("1.study"), "hold", "run_unbalanced")], schema=GATES, orient="row")
     opened.record_gates(STORE, "a", held)
     assert opened.unresolved_studies(STORE, NIGHTLY, uids("1.study"), "b", missing=False) == ["1.study"]
     assert opened.unresolved_studies(STORE, NIGHTLY, uids("1.study"), "a") == []

@@ -4,13 +4,13 @@ import polars as pl
 import pytest
 
 from airlock.ledger import Ledger, LedgerError
-from airlock.ledger.gates import DECISIONS
-from airlock.records import GATES, study_key
+from airlock.ledger.gates import DECISIONS, GATES
+from airlock.records import study_key
 from tests.unit.airlock.ledger.samples import STORE, begin, uids
 
 
 def gates(**decided: tuple[str, str | None]) -> pl.DataFrame:
-    rows = [(study_key(uid), uid, gate, reason) for uid, (gate, reason) in decided.items()]
+    rows = [(subject, study_key(subject), gate, reason) for subject, (gate, reason) in decided.items()]
     return pl.DataFrame(rows, schema=GATES, orient="row")
 
 
@@ -21,14 +21,14 @@ def opened(ledger: Ledger) -> Ledger:
 
 
 def released(ledger: Ledger, run: str) -> dict[str, bool]:
-    return dict(ledger.gates_of(STORE, run).select("StudyInstanceUID", "released").rows())
+    return dict(ledger.gates_of(STORE, run).select("subject", "released").rows())
 
 
 def test_decisions_come_back_with_their_reasons(opened: Ledger) -> None:
     opened.record_gates(STORE, "a", gates(s1=("release", None), s2=("hold", "study_incomplete")))
     found = opened.gates_of(STORE, "a")
     assert found.schema == DECISIONS
-    assert set(found.select("StudyInstanceUID", "gate", "reason", "released").rows()) == {
+    assert set(found.select("subject", "gate", "reason", "released").rows()) == {
         ("s1", "release", None, True),
         ("s2", "hold", "study_incomplete", False),
     }
@@ -41,8 +41,8 @@ def test_an_audit_run_again_keeps_the_time_of_what_it_decides_alike(opened: Ledg
     assert opened.gates_of(STORE, "a").equals(first)
     opened.record_gates(STORE, "a", gates(s2=("release", None)))
     assert released(opened, "a") == {"s1": True, "s2": True}
-    changed = opened.gates_of(STORE, "a").join(first, on=["StudyInstanceUID", "decided_at"], how="anti")
-    assert changed["StudyInstanceUID"].to_list() == ["s2"]
+    changed = opened.gates_of(STORE, "a").join(first, on=["subject", "decided_at"], how="anti")
+    assert changed["subject"].to_list() == ["s2"]
 
 
 def test_a_person_releases_a_hold_and_an_audit_run_again_does_not_undo_it(opened: Ledger) -> None:
@@ -63,26 +63,26 @@ def test_a_hold_for_another_reason_is_not_what_the_person_released(opened: Ledge
 
 def test_only_a_hold_can_be_overridden_and_only_with_a_name_and_a_reason(opened: Ledger) -> None:
     opened.record_gates(STORE, "a", gates(s1=("release", None), s2=("hold", "rejected")))
-    with pytest.raises(LedgerError, match="run 'a' does not hold this study"):
+    with pytest.raises(LedgerError, match="run 'a' does not hold this subject"):
         opened.override_hold(STORE, "a", "s1", "ada", "why not")
-    with pytest.raises(LedgerError, match="run 'b' does not hold this study"):
+    with pytest.raises(LedgerError, match="run 'b' does not hold this subject"):
         opened.override_hold(STORE, "b", "s2", "ada", "why not")
     with pytest.raises(LedgerError, match="needs a person and a reason"):
         opened.override_hold(STORE, "a", "s2", "ada", " ")
 
 
-def test_earlier_releases_of_a_study_are_found(opened: Ledger) -> None:
+def test_earlier_releases_of_a_subject_are_found(opened: Ledger) -> None:
     opened.record_gates(STORE, "a", gates(s1=("release", None), s2=("hold", "rejected"), s3=("hold", "rejected")))
     opened.override_hold(STORE, "a", "s3", "ada", "seen")
     opened.record_gates(STORE, "b", gates(s1=("release", None)))
     found = opened.released_before(STORE, uids("s1", "s2", "s3", "s4"))
-    assert set(found.select("StudyInstanceUID", "run_key").rows()) == {("s1", "a"), ("s1", "b"), ("s3", "a")}
+    assert set(found.select("subject", "run_key").rows()) == {("s1", "a"), ("s1", "b"), ("s3", "a")}
     assert opened.released_before(STORE, uids("s1"), except_run="b")["run_key"].to_list() == ["a"]
     assert opened.released_before("f" * 32, uids("s1")).is_empty()
 
 
-def test_a_study_gets_one_known_gate(opened: Ledger) -> None:
-    with pytest.raises(LedgerError, match="1 studies have no known gate: use one of release, hold"):
+def test_a_subject_gets_one_known_gate(opened: Ledger) -> None:
+    with pytest.raises(LedgerError, match="1 subjects have no known gate: use one of release, hold"):
         opened.record_gates(STORE, "a", gates(s1=("open", None)))
-    with pytest.raises(LedgerError, match="1 studies have more than one gate"):
+    with pytest.raises(LedgerError, match="1 subjects have more than one gate"):
         opened.record_gates(STORE, "a", pl.concat([gates(s1=("hold", None)), gates(s1=("release", None))]))

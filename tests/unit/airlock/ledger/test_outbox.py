@@ -29,7 +29,7 @@ def due(ledger: Ledger, now: datetime = LATER, limit: int = 100, owner: str | No
 
 
 def names(found: list[OutboxMessage]) -> list[tuple[str, int]]:
-    return [(message.study_key, message.revision) for message in found]
+    return [(message.subject_key, message.revision) for message in found]
 
 
 def test_a_content_is_queued_once_per_destination(opened: Ledger) -> None:
@@ -66,7 +66,7 @@ def test_a_failed_message_waits_for_its_time(opened: Ledger) -> None:
     assert (opened.unsent(NIGHTLY), opened.unsent(NIGHTLY, "a"), opened.unsent(NIGHTLY, "b")) == (1, 1, 0)
 
 
-def test_a_later_revision_waits_for_the_earlier_one_of_its_study(opened: Ledger) -> None:
+def test_a_later_revision_waits_for_the_earlier_one_of_its_subject(opened: Ledger) -> None:
     opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1"), ("k2", 1, "d9")))
     opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 2, "d2")))
     assert names(due(opened)) == [("k1", 1), ("k2", 1), ("k1", 2)]

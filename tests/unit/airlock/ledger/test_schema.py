@@ -4,21 +4,26 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import MetaData, Table, insert, text
+from sqlalchemy.exc import IntegrityError
 
 import airlock.ledger.migrations
 from airlock.ledger import Ledger, LedgerError, upgrade
 from airlock.ledger.__main__ import main
-from airlock.ledger.database import engine_for, parse_url
+from airlock.ledger.database import engine_for, parse_url, writing
 from airlock.ledger.schema import REVISION, VERSION_TABLE
 from airlock.ledger.tables import metadata
-from tests.unit.airlock.ledger.samples import arrivals, begin
+from airlock.records import CONTRACTS
+from tests.unit.airlock.ledger.samples import NIGHTLY, SEEN_AT, STORE, arrivals, begin, uids
 
 
 def execute(url: str, statement: str) -> None:
@@ -26,6 +31,83 @@ def execute(url: str, statement: str) -> None:
     with engine.begin() as connection:
         connection.execute(text(statement))
     engine.dispose()
+
+
+def upgrade_to(url: str, revision: str) -> None:
+    """Make a ledger as an older Airlock did."""
+    engine = engine_for(parse_url(url))
+    with writing(engine, "schema") as connection:
+        config = Config()
+        config.set_main_option("script_location", "airlock.ledger:migrations")
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    engine.dispose()
+
+
+# What revision 0002 held of two studies: s1 was sent; s2 is held, overridden, and waits to be sent.
+FILLED_0002: list[tuple[str, dict[str, Any]]] = [
+    ("runs", {"run_key": "a", "pipeline": NIGHTLY, "run_id": "one", "started_at": SEEN_AT, "state": "audited"}),
+    ("gates", {"study_instance_uid": "s1", "study_key": "k1", "gate": "release", "reason": None}),
+    ("gates", {"study_instance_uid": "s2", "study_key": "k2", "gate": "hold", "reason": "rejected"}),
+    ("overrides", {"study_instance_uid": "s2", "held_reason": "rejected"}),
+    ("contracts", {"study_instance_uid": "s1", "study_key": "k1", "revision": 3, "content_digest": "d1"}),
+    ("outbox", {"study_key": "k1", "revision": 3, "content_digest": "d1", "state": "sent", "attempts": 1}),
+    ("outbox", {"study_key": "k2", "revision": 1, "content_digest": "d2", "state": "pending", "attempts": 2}),
+]
+COMMON_0002: dict[str, dict[str, Any]] = {
+    "runs": {},
+    "gates": {"datastore_id": STORE, "run_key": "a", "decided_at": SEEN_AT},
+    "overrides": {"datastore_id": STORE, "run_key": "a", "overridden_by": "ada", "override_reason": "seen"}
+    | {"overridden_at": SEEN_AT},
+    "contracts": {"datastore_id": STORE, "run_key": "a", "contract": "{}"},
+    "outbox": {"pipeline": NIGHTLY, "destination": "s3://to/", "run_key": "a", "payload_uri": "s3://work/payload"}
+    | {"next_attempt_at": SEEN_AT, "created_at": SEEN_AT},
+}
+
+
+@pytest.fixture
+def filled_0002(empty_url: str) -> str:
+    """The URL of a ledger that was filled before gates had subjects."""
+    upgrade_to(empty_url, "0002")
+    engine = engine_for(parse_url(empty_url))
+    with engine.begin() as connection:
+        for name, values in FILLED_0002:
+            connection.execute(insert(Table(name, MetaData(), autoload_with=connection)), COMMON_0002[name] | values)
+    engine.dispose()
+    return empty_url
+
+
+def test_studies_of_an_older_ledger_become_subjects_and_nothing_is_lost(filled_0002: str) -> None:
+    upgrade(filled_0002)
+    with Ledger.open(filled_0002) as ledger:
+        gates = ledger.gates_of(STORE, "a")
+        assert gates.select("subject", "subject_key", "gate", "reason", "released", "decided_at").rows() == [
+            ("s1", "k1", "release", None, True, SEEN_AT),
+            ("s2", "k2", "hold", "rejected", True, SEEN_AT),
+        ]
+        contracts = ledger.contracts(STORE, uids("s1", "s2"))
+        assert contracts.equals(pl.DataFrame([("s1", "k1", 3, "d1", "{}")], schema=CONTRACTS, orient="row"))
+        (waiting,) = ledger.due(NIGHTLY, "s3://to/", SEEN_AT, 10)
+        assert (waiting.subject_key, waiting.revision, waiting.attempts) == ("k2", 1, 2)
+
+
+def test_an_upgraded_outbox_refuses_what_it_refused_before(filled_0002: str) -> None:
+    upgrade(filled_0002)
+    columns = "SELECT pipeline, destination, subject_key, run_key"
+    rest = "payload_uri, 'pending', 0, next_attempt_at, created_at FROM outbox WHERE subject_key = 'k1'"
+    into = (
+        "INSERT INTO outbox (pipeline, destination, subject_key, run_key, revision, content_digest, payload_uri, state,"
+        " attempts, next_attempt_at, created_at)"
+    )
+    for statement in (
+        f"{into} {columns}, 4, content_digest, {rest}",  # the same content once more
+        f"{into} {columns}, revision, 'd9', {rest}",  # the same revision for another content
+        "UPDATE outbox SET state = 'lost'",
+        "UPDATE outbox SET run_key = 'nobody'",
+    ):
+        with pytest.raises(IntegrityError):
+            execute(filled_0002, statement)
+    execute(filled_0002, f"{into} {columns}, 4, 'd9', {rest}")
 
 
 @pytest.fixture
