@@ -1,0 +1,200 @@
+"""A C-CDA document, read as far as its header tells what it is; the rest is only held to be XML.
+
+No entity is expanded and nothing is fetched: a document type declaration ends the reading where it begins.
+Sources: HL7 CDA R2 (POCD_HD000040, header), HL7 C-CDA R2.1 (US Realm Header), XML 1.0, RFC 1952.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from xml.parsers.expat import errors as expat
+from xml.sax import ContentHandler, SAXParseException
+
+from defusedxml.common import DefusedXmlException
+from defusedxml.expatreader import create_parser
+
+from airlock.clinical.lines import BrokenGzipError, unpacked
+from airlock.reasons import Reason
+
+if TYPE_CHECKING:
+    from xml.sax.xmlreader import AttributesNSImpl
+
+GZIP = b"\x1f\x8b"
+NAMESPACE = "urn:hl7-org:v3"
+C_CDA_TEMPLATES = "2.16.840.1.113883.10.20.22."
+
+_HEADER_DEPTH = 2  # children of ClinicalDocument
+_EXPECTED = {"effectiveTime": _HEADER_DEPTH, "recordTarget": _HEADER_DEPTH, "structuredBody": _HEADER_DEPTH + 1}
+_MOST_NOTED = 100  # of one header element, so that a hostile header does not grow in memory
+_AT_ONCE = 1024**2  # bytes
+_ENDS_EARLY = {
+    expat.codes[text]
+    for text in (
+        expat.XML_ERROR_NO_ELEMENTS,
+        expat.XML_ERROR_UNCLOSED_TOKEN,
+        expat.XML_ERROR_UNCLOSED_CDATA_SECTION,
+        expat.XML_ERROR_PARTIAL_CHAR,
+    )
+}
+
+
+class DocumentError(Exception):
+    """An object is no C-CDA document that may be converted.
+
+    Parameters
+    ----------
+    reason
+        The code that becomes the arrival's.
+    detail
+        A few words beside it; they never hold a value of the document or a key.
+    """
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason.value}: {self.detail}"
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a document's header says.
+
+    Parameters
+    ----------
+    document_id
+        ClinicalDocument.id: its root, and after ``|`` its extension where it has one.
+    template_ids
+        ClinicalDocument.templateId in the same form, in order.
+    code
+        ClinicalDocument.code, the LOINC code of the kind of document; None without one.
+    problems
+        What C-CDA asks of the header or body and is not there; none stops the document.
+    size
+        Bytes of the document once unpacked.
+    is_gzip
+        Whether the object is packed; AWS documents no packed input, so the document itself has to be sent.
+    """
+
+    document_id: str
+    template_ids: tuple[str, ...]
+    code: str | None
+    problems: tuple[str, ...]
+    size: int
+    is_gzip: bool
+
+
+def read_document(body: bytes, limit: int) -> Document:
+    """Read an object's bytes, gzip or not; memory does not grow with what a gzip stream holds.
+
+    Parameters
+    ----------
+    body
+        The whole object.
+    limit
+        Most bytes of the document, as stored and unpacked.
+
+    Raises
+    ------
+    DocumentError
+        With the reason why it is no document to be converted.
+    """
+    if not body:
+        raise DocumentError(Reason.EMPTY_OBJECT)
+    if len(body) > limit:
+        raise DocumentError(Reason.FILE_TOO_LARGE, f"more than {limit} bytes")
+    header = _Header()
+    try:
+        size = _parse(body, limit, header)
+    except BrokenGzipError as error:
+        raise DocumentError(Reason.UNREADABLE, str(error)) from None
+    except DefusedXmlException:
+        raise DocumentError(Reason.XML_ENTITY, "a document type declaration") from None
+    except SAXParseException as error:
+        raise _not_well_formed(error, header) from None
+    except (LookupError, ValueError):
+        raise DocumentError(Reason.NOT_XML, "the declared encoding is unknown or is not the document's") from None
+    return header.document(size, is_gzip=body.startswith(GZIP))
+
+
+def _parse(body: bytes, limit: int, header: _Header) -> int:
+    parser = create_parser(namespaceHandling=1, forbid_dtd=True)
+    parser.setContentHandler(header)
+    size = 0
+    for piece in unpacked(body[start : start + _AT_ONCE] for start in range(0, len(body), _AT_ONCE)):
+        size += len(piece)
+        if size > limit:
+            raise DocumentError(Reason.FILE_TOO_LARGE, f"more than {limit} bytes when unpacked")
+        parser.feed(piece)
+    if not size:
+        raise DocumentError(Reason.EMPTY_OBJECT, "nothing is in the gzip stream")
+    parser.close()
+    return size
+
+
+def _not_well_formed(error: SAXParseException, header: _Header) -> DocumentError:
+    """Tell a document that was cut from one that is no XML."""
+    code = getattr(error.getException(), "code", None)
+    if header.is_open and code in _ENDS_EARLY:
+        return DocumentError(Reason.TRUNCATED, "the document ends inside an element")
+    return DocumentError(Reason.NOT_XML, f"line {error.getLineNumber()}")
+
+
+@dataclass
+class _Header(ContentHandler):
+    """Listens to a document: keeps a few attributes of its header, and nothing else."""
+
+    depth: int = 0
+    ids: list[str] = field(default_factory=list)
+    templates: list[str] = field(default_factory=list)
+    codes: list[str] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        ContentHandler.__init__(self)
+
+    @property
+    def is_open(self) -> bool:
+        return self.depth > 0
+
+    def startElementNS(  # noqa: N802 - named by xml.sax
+        self, name: tuple[str | None, str], _qname: Any, attributes: AttributesNSImpl
+    ) -> None:
+        self.depth += 1
+        if self.depth == 1 and name != (NAMESPACE, "ClinicalDocument"):
+            raise DocumentError(Reason.NOT_CCDA, f"the root is no ClinicalDocument in the namespace {NAMESPACE}")
+        if name[0] != NAMESPACE:
+            return
+        if self.depth == _EXPECTED.get(name[1]):
+            self.seen.add(name[1])
+        elif self.depth == _HEADER_DEPTH:
+            self._note(name[1], {local: value for (space, local), value in attributes.items() if space is None})
+
+    def endElementNS(self, _name: tuple[str | None, str], _qname: Any) -> None:  # noqa: N802 - named by xml.sax
+        self.depth -= 1
+
+    def _note(self, name: str, attributes: dict[str, str]) -> None:
+        identified = "|".join(filter(None, (attributes.get("root"), attributes.get("extension"))))
+        known = {"id": self.ids, "templateId": self.templates, "code": self.codes}.get(name)
+        value = attributes.get("code") if name == "code" else identified if attributes.get("root") else None
+        if known is not None and value and len(known) < _MOST_NOTED:
+            known.append(value)
+
+    def document(self, size: int, *, is_gzip: bool) -> Document:
+        if not self.ids:
+            raise DocumentError(Reason.DOCUMENT_WITHOUT_ID)
+        code = next(iter(self.codes), None)
+        return Document(self.ids[0], tuple(self.templates), code, tuple(self._problems()), size, is_gzip)
+
+    def _problems(self) -> list[str]:
+        found = {
+            "no templateId of C-CDA": not any(name.startswith(C_CDA_TEMPLATES) for name in self.templates),
+            "no code": not self.codes,
+            "no effectiveTime": "effectiveTime" not in self.seen,
+            "no recordTarget": "recordTarget" not in self.seen,
+            "no structuredBody, so that little can be converted": "structuredBody" not in self.seen,
+        }
+        return [problem for problem, is_there in found.items() if is_there]

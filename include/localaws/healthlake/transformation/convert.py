@@ -1,0 +1,222 @@
+"""One C-CDA document to FHIR resources, by the package ccda-to-fhir and not by AWS's agent: every resource says so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import threading
+import uuid
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import fhirkit
+
+from localaws.healthlake.transformation.documents import UnconvertibleError, document_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Resource = dict[str, Any]
+
+PACKAGE = "ccda-to-fhir"
+CONVERSION = f"local conversion by {PACKAGE} {version(PACKAGE)}, not by AWS HealthLake"
+TAG = {"system": "urn:localaws", "code": "local-conversion", "display": CONVERSION}
+PROVENANCE = "Provenance"
+PARTICIPANT_TYPES = "http://terminology.hl7.org/CodeSystem/provenance-participant-type"
+ASSEMBLER = {"coding": [{"system": PARTICIPANT_TYPES, "code": "assembler"}]}
+IDS = uuid.uuid5(uuid.NAMESPACE_URL, "urn:localaws:local-conversion")
+QUOTED = re.compile(r'"[^"]*"')
+RULE = re.compile(r"SHALL contain [a-z ]+ \[[\d.*]+\] \w+")
+"""How the package words a broken rule of C-CDA's header; the one part of its messages that never holds a value."""
+
+_one_at_a_time = threading.Lock()
+"""ccda-to-fhir keeps the identifiers of the document under way in a global variable."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a document comes from, for its Provenance.
+
+    Parameters
+    ----------
+    uri : str
+        S3 URI of the input file.
+    recorded : str
+        The instant of the conversion, as FHIR writes it.
+    """
+
+    uri: str
+    recorded: str
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What came out of a document.
+
+    Parameters
+    ----------
+    resources : list of dict
+        FHIR resources with identifiers of their own, references between them as ``Type/id``.
+    issues : list of dict
+        What fhirkit finds wrong in them, and references to nothing: ``resource``, ``severity``, ``path``, ``message``.
+    processed : int
+        Entries with a template that were converted.
+    skipped : dict
+        How often each template without a mapping occurs.
+    failed : dict
+        Templates whose conversion failed, with the name of the error.
+    """
+
+    resources: list[Resource]
+    issues: list[dict[str, str]]
+    processed: int
+    skipped: dict[str, int]
+    failed: dict[str, str]
+
+    @property
+    def ndjson(self) -> bytes:
+        """The resources, one per line."""
+        return b"".join(json.dumps(resource).encode() + b"\n" for resource in self.resources)
+
+    @property
+    def resources_with_issues(self) -> int:
+        """How many resources have an issue."""
+        return len({issue["resource"] for issue in self.issues})
+
+
+def fingerprint(body: bytes) -> str:
+    """Return what tells documents apart; the identifiers of a document's resources follow from it."""
+    return hashlib.sha256(body).hexdigest()
+
+
+def convert(body: bytes, seed: str, origin: Origin | None) -> Conversion:
+    """Convert a document.
+
+    Parameters
+    ----------
+    body : bytes
+    seed : str
+        The same document and seed give the same identifiers; another seed gives others.
+    origin : Origin, optional
+        Describe the conversion in a Provenance. Without it, no Provenance comes out at all.
+
+    Raises
+    ------
+    UnconvertibleError
+    """
+    result = _converted(document_text(body))
+    entries = [
+        entry
+        for entry in result["bundle"].get("entry", ())
+        if origin or entry["resource"]["resourceType"] != PROVENANCE
+    ]
+    resources = renamed(entries, seed)
+    if origin:
+        resources.append(_provenance(resources, seed, origin))
+    for resource in resources:
+        resource.setdefault("meta", {}).setdefault("tag", []).append(TAG)
+    return _conversion(resources, result["metadata"])
+
+
+@cache
+def _converter() -> Callable[[str], Any]:
+    """Import the package when the first document comes: it takes half a second."""
+    from ccda_to_fhir import convert_document  # noqa: PLC0415 - see above
+
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "ccda_to_fhir":
+            # Each logger writes to stdout by itself, names and values included.
+            logging.getLogger(name).disabled = True
+    return convert_document  # type: ignore[no-any-return]
+
+
+def _converted(text: str) -> Any:
+    try:
+        with _one_at_a_time:
+            return _converter()(text)
+    except Exception as error:  # noqa: BLE001 - RecursionError, MemoryError: one document must not cost the job
+        # The messages quote values; only the rule that was broken is taken from them.
+        rule = RULE.search(str(error))
+        cause = f"{type(error).__name__}, {rule[0]}" if rule else type(error).__name__
+        raise UnconvertibleError(f"The document could not be converted: {cause}.") from None
+
+
+def renamed(entries: list[dict[str, Any]], seed: str) -> list[Resource]:
+    """Give resources identifiers that follow from the document (the package's are random), and relative references."""
+    resources = [dict(entry["resource"]) for entry in entries]
+    names: dict[str, str] = {}
+    for index, (entry, resource) in enumerate(zip(entries, resources, strict=True)):
+        old, kind = resource.get("id", ""), resource["resourceType"]
+        resource["id"] = _new_id(seed, kind, index)
+        names |= dict.fromkeys(
+            (entry.get("fullUrl", ""), f"urn:uuid:{old}", f"{kind}/{old}"), f"{kind}/{resource['id']}"
+        )
+    return [_with_references(resource, names, seed) for resource in resources]
+
+
+def _new_id(seed: str, kind: str, index: int) -> str:
+    return str(uuid.uuid5(IDS, f"{seed}/{kind}/{index}"))
+
+
+def _with_references(value: Any, names: dict[str, str], seed: str) -> Any:
+    if isinstance(value, list):
+        return [_with_references(item, names, seed) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: _target(item, names, seed)
+        if name == "reference" and isinstance(item, str)
+        else _with_references(item, names, seed)
+        for name, item in value.items()
+    }
+
+
+def _target(reference: str, names: dict[str, str], seed: str) -> str:
+    """Return the new reference; one to nothing stays so, under a name that does not change from run to run."""
+    if reference.startswith("urn:uuid:"):
+        return names.setdefault(reference, f"urn:uuid:{_new_id(seed, 'missing', len(names))}")
+    return names.get(reference, reference)
+
+
+def _provenance(resources: list[Resource], seed: str, origin: Origin) -> Resource:
+    return {
+        "resourceType": PROVENANCE,
+        "id": _new_id(seed, PROVENANCE, len(resources)),
+        "target": [{"reference": f"{resource['resourceType']}/{resource['id']}"} for resource in resources],
+        "recorded": origin.recorded,
+        "agent": [{"type": ASSEMBLER, "who": {"display": CONVERSION}}],
+        "entity": [{"role": "source", "what": {"identifier": {"system": "urn:localaws:input", "value": origin.uri}}}],
+    }
+
+
+def _conversion(resources: list[Resource], metadata: dict[str, Any]) -> Conversion:
+    skipped = {name: item["count"] for name, item in sorted(metadata["skipped_templates"].items())}
+    processed = sum(item["count"] for item in metadata["processed_templates"].values())
+    failed = {error["template_id"] or "unknown": error["error_type"] for error in metadata["errors"]}
+    found = [issue for resource in resources for issue in issues(resource)]
+    return Conversion(resources, found, processed, skipped, failed)
+
+
+def issues(resource: Resource) -> Iterator[dict[str, str]]:
+    """Yield what is wrong with a resource, without its values: the package writes R4B, and HealthLake takes R4."""
+    name = f"{resource['resourceType']}/{resource['id']}"
+    for issue in fhirkit.validate(resource):
+        message = QUOTED.sub("the value", issue.message)
+        yield {"resource": name, "severity": issue.severity, "path": issue.path, "message": message}
+    for path in _dangling(resource, resource["resourceType"]):
+        yield {"resource": name, "severity": "error", "path": path, "message": "refers to a resource that is not there"}
+
+
+def _dangling(value: Any, path: str) -> Iterator[str]:
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _dangling(item, f"{path}[{index}]")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if name == "reference" and isinstance(item, str) and item.startswith("urn:uuid:"):
+                yield f"{path}.reference"
+            yield from _dangling(item, f"{path}.{name}")

@@ -1,0 +1,186 @@
+"""Data-transformation jobs as the API shows them: start, describe, list."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from localaws.errors import invalid, not_found
+from localaws.healthlake.resources import new_id
+from localaws.healthlake.transformation.profiles import DRAFT, latest_version, profile_row
+from localaws.healthlake.transformation.results import Results
+from localaws.paging import page
+from localaws.shapes import without_none
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from localaws.protocol import Params, Result
+    from localaws.runtime import Runtime
+    from localaws.settings import Settings
+
+ADVANCE = "transformation"
+INSERT = """
+INSERT INTO transformation_job (
+    id, name, status, role_arn, profile_id, profile_name, source_format, input_uri, output_uri, kms_key_id,
+    client_token, drift, provenance, submitted_at, phase, faults, results
+) VALUES (
+    :id, :name, 'SUBMITTED', :role, :profile, :profile_name, :format, :input, :output, :key,
+    :token, :drift, :provenance, :now, 'waiting', :faults, :results
+)
+"""
+MATCHING = """
+SELECT * FROM transformation_job
+WHERE status LIKE :status AND (:name IS NULL OR name = :name) AND submitted_at > :after AND submitted_at < :before
+ORDER BY number DESC
+"""
+
+
+def job_folder(job: sqlite3.Row) -> str:
+    """Return the S3 URI of a job's own output folder, with its trailing slash."""
+    return f"{job['output_uri'].rstrip('/')}/{job['id']}/"
+
+
+def job_row(connection: sqlite3.Connection, job_id: str) -> sqlite3.Row | None:
+    """Return the row of a job, if there is one."""
+    query = "SELECT * FROM transformation_job WHERE id = ?"
+    row: sqlite3.Row | None = connection.execute(query, (job_id,)).fetchone()
+    return row
+
+
+def properties(settings: Settings, job: sqlite3.Row) -> dict[str, Any]:
+    """Return a job as DescribeDataTransformationJob answers it; counters come with the first file."""
+    output = job_folder(job) if settings.expanded_output_uri else job["output_uri"]
+    results = Results.load(job["results"])
+    members = {
+        "JobId": job["id"],
+        "JobName": job["name"],
+        "JobStatus": job["status"],
+        "InputDataConfig": {"S3Uri": job["input_uri"], "SourceFormat": job["source_format"]},
+        "OutputDataConfig": {"S3Configuration": {"S3Uri": output, "KmsKeyId": job["kms_key_id"]}},
+        "DataAccessRoleArn": job["role_arn"],
+        "SubmitTime": job["submitted_at"],
+        "EndTime": job["ended_at"],
+        "ProfileId": job["profile_id"],
+        "ProfileName": job["profile_name"],
+        "ProfileVersion": job["profile_version"],
+        "DriftDetectionEnabled": bool(job["drift"]),
+        "ProvenanceEnabled": bool(job["provenance"]),
+        "Message": job["message"],
+        "JobProgressReport": results.progress() if results.scanned else None,
+    }
+    return without_none(members)
+
+
+class TransformationJobs:
+    """The three operations on data-transformation jobs."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def start(self, params: Params) -> Result:
+        """Answer StartDataTransformationJob; a client token that was used before answers its job, as AWS says."""
+        query = "SELECT * FROM transformation_job WHERE client_token = ?"
+        with self._runtime.state.write() as connection:
+            job = connection.execute(query, (params["ClientToken"],)).fetchone()
+            if job is None:
+                job = self._insert(connection, params)
+                self._runtime.schedule.add(connection, ADVANCE, job["id"], self._runtime.settings.submitted_seconds)
+        self._runtime.schedule.wake()
+        return {"JobId": job["id"], "JobStatus": job["status"]}
+
+    def _insert(self, connection: sqlite3.Connection, params: Params) -> sqlite3.Row:
+        profile = profile_row(connection, params["ProfileId"])
+        self._check(connection, profile, params["InputDataConfig"])
+        job_id, input_uri = new_id(), params["InputDataConfig"]["S3Uri"]
+        output = params["OutputDataConfig"]["S3Configuration"]
+        faults = self._runtime.faults.for_job(connection, params.get("JobName", ""), input_uri)
+        values = {
+            "id": job_id,
+            "name": params.get("JobName"),
+            "role": params["DataAccessRoleArn"],
+            "profile": profile["id"],
+            "profile_name": profile["name"],
+            "format": profile["source_format"],
+            "input": input_uri,
+            "output": output["S3Uri"],
+            "key": output["KmsKeyId"],
+            "token": params["ClientToken"],
+            "drift": params.get("DriftDetectionEnabled", False),
+            "provenance": params.get("ProvenanceEnabled", True),
+            "now": time.time(),
+            "faults": json.dumps([asdict(fault) for fault in faults]),
+            "results": Results().dump(),
+        }
+        connection.execute(INSERT, values)
+        row: sqlite3.Row | None = job_row(connection, job_id)
+        if row is None:
+            raise not_found("data transformation job", job_id)
+        return row
+
+    @staticmethod
+    def _check(connection: sqlite3.Connection, profile: sqlite3.Row, source: Params) -> None:
+        if latest_version(connection, profile["id"]) == DRAFT:
+            raise invalid(f"$.ProfileId: the profile {profile['id']} has no published version; publish it first")
+        if source.get("SourceFormat", profile["source_format"]) != profile["source_format"]:
+            wanted = profile["source_format"]
+            raise invalid(f"$.InputDataConfig.SourceFormat: the profile {profile['id']} is for {wanted}")
+        if "/" not in source["S3Uri"].removeprefix("s3://"):
+            raise invalid("$.InputDataConfig.S3Uri: must name a prefix, not a whole bucket")
+
+    def describe(self, params: Params) -> Result:
+        """Answer DescribeDataTransformationJob."""
+        with self._runtime.state.read() as connection:
+            job = job_row(connection, params["JobId"])
+        if job is None:
+            raise not_found("data transformation job", params["JobId"])
+        return {"TransformationJobProperties": properties(self._runtime.settings, job)}
+
+    def list_jobs(self, params: Params) -> Result:
+        """Answer ListDataTransformationJobs, newest first."""
+        filters = {
+            "status": params.get("JobStatus", "%"),
+            "name": params.get("JobName"),
+            "after": params.get("SubmittedAfter", float("-inf")),
+            "before": params.get("SubmittedBefore", float("inf")),
+        }
+        with self._runtime.state.read() as connection:
+            jobs = connection.execute(MATCHING, filters).fetchall()
+        shown, token = page(jobs, params, "MaxResults", "NextToken")
+        return {"Items": [_summary(job) for job in shown], **token}
+
+    def started(self) -> list[dict[str, str]]:
+        """Return every job, oldest first, with what tells jobs apart."""
+        with self._runtime.state.read() as connection:
+            jobs = connection.execute("SELECT * FROM transformation_job ORDER BY number").fetchall()
+        return [
+            {
+                "jobId": job["id"],
+                "jobName": job["name"] or "",
+                "datastoreId": "",
+                "jobStatus": job["status"],
+                "clientToken": job["client_token"],
+                "inputS3Uri": job["input_uri"],
+            }
+            for job in jobs
+        ]
+
+    def subject(self, params: Params) -> tuple[str, str]:
+        """Return name and input URI of the job that a call asks about, for matching faults; empty for other calls."""
+        with self._runtime.state.read() as connection:
+            job = job_row(connection, params.get("JobId", ""))
+        return (job["name"] or "", job["input_uri"]) if job else ("", "")
+
+
+def _summary(job: sqlite3.Row) -> Result:
+    members = {
+        "JobId": job["id"],
+        "JobName": job["name"],
+        "JobStatus": job["status"],
+        "SubmitTime": job["submitted_at"],
+        "EndTime": job["ended_at"],
+        "SourceFormat": job["source_format"],
+    }
+    return without_none(members)
