@@ -27,7 +27,7 @@ help: ## what there is
 	@echo "Settings, in the environment or behind make (make run AIRLOCK_API_PORT=8081):"
 	@echo "  AIRLOCK_API_PORT=8080      the Airflow UI and REST API"
 	@echo "  AIRLOCK_S3_PORT=4566       the local S3, SQS, EventBridge, STS and IAM"
-	@echo "  AIRLOCK_HEALTH_PORT=4567   the local HealthImaging"
+	@echo "  AIRLOCK_HEALTH_PORT=4567   the local HealthImaging and HealthLake"
 	@echo "  AIRLOCK_PARALLELISM=4      tasks at a time"
 	@echo "  AIRLOCK_STALL_MINUTES=15   how long a run may show no change before make run gives up watching it"
 	@echo "  AIRLOCK_PIPELINES=include/pipelines   the folder of the pipeline files"

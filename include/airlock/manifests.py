@@ -10,7 +10,7 @@ import json
 import re
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
 
@@ -94,10 +94,25 @@ def read_output(
     clock, pause
         Monotonic seconds, and how to wait for some.
     """
+    return until_whole(lambda: _read_once(s3, folder), _is_whole, wait_seconds, clock=clock, pause=pause)
+
+
+OutputT = TypeVar("OutputT")
+
+
+def until_whole(
+    read: Callable[[], OutputT],
+    is_whole: Callable[[OutputT], bool],
+    wait_seconds: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> OutputT:
+    """Read again and again until what was read is whole or the wait is over, and return the last reading."""
     deadline = clock() + wait_seconds
     while True:
-        output = _read_once(s3, folder)
-        if _is_whole(output) or clock() >= deadline:
+        output = read()
+        if is_whole(output) or clock() >= deadline:
             return output
         pause(min(POLL_SECONDS, max(0.0, deadline - clock())))
 
@@ -165,7 +180,7 @@ def _read_once(s3: S3, folder: S3Uri) -> JobOutput:
             else:
                 rows.append(row)
     sets = _image_sets(summary or {})
-    versions = {name: _whole_number(item.get("imageSetVersion")) for name, item in sets.items()}
+    versions = {name: whole_number(item.get("imageSetVersion")) for name, item in sets.items()}
     return JobOutput(
         manifest_found=summary is not None,
         counters=_counters(summary or {}),
@@ -181,7 +196,7 @@ def _summary(s3: S3, folder: S3Uri) -> dict[str, Any] | None:
         content = _parsed(s3.get(folder.join(MANIFEST)))
     except FileNotFoundError:
         content = None
-    summary = _object(content).get("jobSummary")
+    summary = mapping(content).get("jobSummary")
     # Not there, or not whole yet: the caller waits, and then accounts for every file without it.
     return summary if isinstance(summary, dict) else None
 
@@ -200,15 +215,16 @@ def _counters(summary: dict[str, Any]) -> Counters:
         "numberOfFilesWithCustomerError",
         "numberOfFilesWithServerError",
     )
-    return Counters(*(_whole_number(summary.get(name)) for name in names))
+    return Counters(*(whole_number(summary.get(name)) for name in names))
 
 
-def _whole_number(value: object) -> int | None:
+def whole_number(value: object) -> int | None:
+    """Return a number that a frame can hold, None for anything else."""
     return value if type(value) is int and abs(value) < 2**63 else None
 
 
 def _image_sets(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    named = ((_text(item.get("imageSetId")), item) for item in _objects(summary.get("imageSetsSummary")))
+    named = ((text(item.get("imageSetId")), item) for item in mappings(summary.get("imageSetsSummary")))
     return {name: item for name, item in named if name is not None}
 
 
@@ -221,35 +237,37 @@ def _lines(s3: S3, where: S3Uri) -> Iterator[bytes]:
 
 
 def _row(kind: str, line: bytes) -> dict[str, Any] | None:
-    content = _object(_parsed(line))
-    key = _text(content.get("inputFile"))
+    content = mapping(_parsed(line))
+    key = text(content.get("inputFile"))
     if key is None:
         return None
-    response, failure = _object(content.get("importResponse")), _object(content.get("exception"))
-    warnings = _objects(response.get("warnings"))
-    types = [warning_type(_text(item.get("type")) or OTHER) for item in warnings]
+    response, failure = mapping(content.get("importResponse")), mapping(content.get("exception"))
+    warnings = mappings(response.get("warnings"))
+    types = [warning_type(text(item.get("type")) or OTHER) for item in warnings]
     message = failure.get("message") or "; ".join(str(item.get("message", "")) for item in warnings)
     return {
         "staged_key": key,
         "kind": kind,
-        "image_set_id": _text(response.get("imageSetId")),
-        "image_set_version": _whole_number(response.get("imageSetVersion")),
+        "image_set_id": text(response.get("imageSetId")),
+        "image_set_version": whole_number(response.get("imageSetVersion")),
         "is_primary": response["isPrimary"] if isinstance(response.get("isPrimary"), bool) else None,
-        "exception_type": _text(failure.get("exceptionType")),
-        "detail": _text(str(message)[:DETAIL_LENGTH]) or None,
+        "exception_type": text(failure.get("exceptionType")),
+        "detail": text(str(message)[:DETAIL_LENGTH]) or None,
         "warnings": types or [OTHER] * (kind == "warning"),
     }
 
 
-def _object(value: object) -> dict[str, Any]:
+def mapping(value: object) -> dict[str, Any]:
+    """Return a JSON object, an empty one for anything else."""
     return value if isinstance(value, dict) else {}
 
 
-def _objects(value: object) -> list[dict[str, Any]]:
+def mappings(value: object) -> list[dict[str, Any]]:
+    """Return the JSON objects of a list, none for anything else."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def _text(value: object) -> str | None:
+def text(value: object) -> str | None:
     """Return a text; half a surrogate pair, which JSON can write and no frame can hold, becomes a question mark."""
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
 

@@ -22,7 +22,7 @@ class Reason(StrEnum):
 
     # What parse finds out about the object itself
     EMPTY_OBJECT = "empty_object", "The object has no bytes: ask the sender for the file again."
-    SIDECAR = "sidecar", "A file that lies beside an archive and was never DICOM: nothing to do."
+    SIDECAR = "sidecar", "A file that lies beside a delivery and was never part of it: nothing to do."
     DICOMDIR = (
         "dicomdir",
         "A media directory, not an instance: nothing to do, the files it names are taken by themselves.",
@@ -57,7 +57,7 @@ class Reason(StrEnum):
     NOT_JSON = "not_json", "The line is no JSON object that FHIR could read: ask the sender for the resource again."
     RESOURCE_TOO_LARGE = (
         "resource_too_large",
-        "The resource has more bytes than limits.resource_mib allows: raise it, if the data store takes such a one.",
+        "The resource has more bytes than parse.resource_mib allows: raise it, if the data store takes such a one.",
     )
     MIXED_FILE = (
         "mixed_file",
@@ -206,6 +206,10 @@ class Reason(StrEnum):
     CONVERSION_MISSING = (
         "conversion_missing",
         "The conversion job left neither a result nor an error for the document: take it through again.",
+    )
+    CONVERSION_DRIFT = (
+        "conversion_drift",
+        "The conversion covers less of the document than transformation.min_coverage asks: have the profile extended.",
     )
     UNDECIDED = "undecided", "The run stopped before it decided on the file: see the failed task and clear it."
 

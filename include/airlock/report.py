@@ -16,6 +16,8 @@ from airlock.reasons import SENTENCES
 from airlock.records import DISPOSITIONS, Gate, Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from airlock.run import Run
 
 CSV_COLUMNS = (*(name for name in DISPOSITIONS.names() if name != "arrival_id"), "what_to_do")
@@ -50,7 +52,7 @@ def build(run: Run, books: dict[str, pl.DataFrame], jobs: list[dict[str, Any]], 
         "verdicts": counts(verdicts["verdict"]),
         "outcomes": counts(books["outcomes"]["outcome"]),
         "dispositions": counts(dispositions["disposition"]),
-        "reasons": _reasons(dispositions),
+        "reasons": reasons(dispositions),
         "studies": {
             "released": gated.get(Gate.RELEASE.value, 0),
             "held": gated.get(Gate.HOLD.value, 0),
@@ -69,23 +71,23 @@ def counts(column: pl.Series) -> dict[str, int]:
     return dict(table.sort(["count", column.name], descending=[True, False]).iter_rows())
 
 
-def _reasons(dispositions: pl.DataFrame) -> dict[str, dict[str, Any]]:
+def reasons(dispositions: pl.DataFrame, counted: str = "arrivals") -> dict[str, dict[str, Any]]:
+    """Return how often each reason occurs, most frequent first, with what to do about it."""
     return {
-        code: {"arrivals": number, "sentence": SENTENCES[code]}
-        for code, number in counts(dispositions["reason"]).items()
+        code: {counted: number, "sentence": SENTENCES[code]} for code, number in counts(dispositions["reason"]).items()
     }
 
 
-def to_csv(dispositions: pl.DataFrame) -> str:
-    """Return the per-file list as CSV (RFC 4180), with cells that a spreadsheet would run as a formula made harmless.
+def to_csv(dispositions: pl.DataFrame, columns: Sequence[str] = CSV_COLUMNS) -> str:
+    """Return these columns as CSV (RFC 4180), with cells that a spreadsheet would run as a formula made harmless.
 
     Such a cell starts with an apostrophe, which is not part of the value.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(CSV_COLUMNS)
+    writer.writerow(columns)
     advice = pl.col("reason").replace_strict(SENTENCES, default=None, return_dtype=pl.String)
-    for row in dispositions.with_columns(what_to_do=advice).select(CSV_COLUMNS).iter_rows():
+    for row in dispositions.with_columns(what_to_do=advice).select(columns).iter_rows():
         writer.writerow([_harmless(value) for value in row])
     return text.getvalue()
 
@@ -116,13 +118,14 @@ def imbalances(books: dict[str, pl.DataFrame]) -> list[str]:
         ("dispositions", arrivals, books["dispositions"]),
         ("the ledger", arrivals, books["held"]),
     ):
-        found += _differences(step, expected["arrival_id"], actual["arrival_id"])
+        found += differences(step, expected["arrival_id"], actual["arrival_id"])
     return found
 
 
-def _differences(step: str, expected: pl.Series, actual: pl.Series) -> list[str]:
+def differences(step: str, expected: pl.Series, actual: pl.Series, counted: str = "arrivals") -> list[str]:
+    """Say how what a step has differs from what it must have, as `imbalances` does."""
     missing = expected.len() - expected.is_in(actual.implode()).sum()
     strange = actual.len() - actual.is_in(expected.implode()).sum()
     repeated = actual.len() - actual.n_unique()
     problems = {"are missing": missing, "do not belong there": strange, "occur more than once": repeated}
-    return [f"{step}: {number} arrivals {what}" for what, number in problems.items() if number]
+    return [f"{step}: {number} {counted} {what}" for what, number in problems.items() if number]

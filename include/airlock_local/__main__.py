@@ -88,7 +88,7 @@ def _status(settings: Settings) -> int:
         say(f"{name:<14} {'up' if alive else 'has ended by itself'}")
     if not found:
         say("nothing runs: make run starts the stack")
-    return 0 if found and all(found.values()) else FAILED
+    return 0 if all(found.values()) else FAILED
 
 
 if __name__ == "__main__":

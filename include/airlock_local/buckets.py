@@ -20,25 +20,15 @@ if TYPE_CHECKING:
     from airlock.pipelines import Pipeline
 
 
-def connections(pipeline: Pipeline) -> set[str]:
-    """Return the Airflow connections that a pipeline names."""
-    named = {pipeline.source.aws_conn_id, pipeline.healthimaging.aws_conn_id}
-    return named | {route.aws_conn_id for route in pipeline.routes}
-
-
 def is_local(pipeline: Pipeline) -> bool:
     """Say whether a pipeline reaches nothing but the local stack."""
-    return connections(pipeline) == {LOCAL_CONNECTION}
+    return pipeline.connections() == {LOCAL_CONNECTION}
 
 
 def buckets_of(pipelines: Iterable[Pipeline]) -> list[str]:
     """Return the names of the buckets that pipelines read and write, each once."""
-    return sorted({S3Uri.parse(uri).bucket for pipeline in pipelines for uri in _uris(pipeline)})
-
-
-def _uris(pipeline: Pipeline) -> list[str]:
-    own = [pipeline.source.uri, pipeline.workspace, pipeline.staging.uri, pipeline.healthimaging.output_uri]
-    return own + [route.uri for route in pipeline.routes]
+    uris = (uri for pipeline in pipelines for uri in (pipeline.source.uri, *pipeline.own_prefixes().values()))
+    return sorted({S3Uri.parse(uri).bucket for uri in uris})
 
 
 def local_client(endpoint: str) -> Any:

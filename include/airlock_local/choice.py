@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 from airlock.pipelines import PipelineError, load_pipelines
 from airlock.s3uri import S3Uri, S3UriError
-from airlock_local.buckets import buckets_of, connections, is_local
+from airlock_local.buckets import buckets_of, is_local
 from airlock_local.deliver import LocalFile, SourceError, files_below, prefix_of
 from airlock_local.environment import LOCAL_CONNECTION, connection_variable
+from airlock_local.stores import pools_of, stores_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airlock.pipelines import Pipeline
+    from airlock_local.stores import AwsService, Store
 
 SAMPLE = "sample/"
 
@@ -49,12 +51,15 @@ class Choice:
     @property
     def uses_local(self) -> bool:
         """Whether the pipeline reaches the local stack."""
-        return LOCAL_CONNECTION in connections(self.pipeline)
+        return LOCAL_CONNECTION in self.pipeline.connections()
 
-    def datastores(self) -> list[str]:
-        """Return the local data stores as ``id:name``."""
-        stores = {item.healthimaging.datastore_id: item.name for item in reversed(self.locals_)}
-        return [f"{store}:{name}" for store, name in stores.items()]
+    def datastores(self) -> list[Store]:
+        """Return the data stores of the local pipelines."""
+        return stores_of(self.locals_)
+
+    def pools(self) -> dict[str, AwsService]:
+        """Return the import pools of the chosen and the local pipelines, each with its service."""
+        return pools_of((self.pipeline, *self.locals_))
 
     def buckets(self) -> list[str]:
         """Return the buckets of the local pipelines."""
@@ -94,7 +99,7 @@ def choose(folder: Path, name: str, source: str, environment: Mapping[str, str])
 
 
 def _check_connections(pipeline: Pipeline, environment: Mapping[str, str]) -> None:
-    unknown = sorted(connections(pipeline) - {LOCAL_CONNECTION})
+    unknown = sorted(pipeline.connections() - {LOCAL_CONNECTION})
     for connection in unknown:
         if connection_variable(connection) not in environment:
             raise PipelineError(

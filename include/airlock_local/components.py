@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from airlock_local.settings import Settings
+    from airlock_local.stores import AwsService, Store
 
-S3, HEALTHIMAGING, API_SERVER = "s3", "healthimaging", "api-server"
+S3, HEALTH, API_SERVER = "s3", "health", "api-server"
+SEED_FLAGS: dict[AwsService, str] = {"medical-imaging": "--datastore", "healthlake": "--healthlake-datastore"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ class Plan:
     preparations: tuple[Preparation, ...]
 
 
-def plan(settings: Settings, own: Mapping[str, str], datastores: Iterable[str], *, local: bool, account: bool) -> Plan:
+def plan(
+    settings: Settings, own: Mapping[str, str], datastores: Iterable[Store], *, local: bool, account: bool
+) -> Plan:
     """Lay out the stack.
 
     Parameters
@@ -105,7 +109,7 @@ def plan(settings: Settings, own: Mapping[str, str], datastores: Iterable[str], 
     own
         The caller's environment.
     datastores
-        The local data stores, each as ``id:name``.
+        What the local servers are to have.
     local
         Whether the local AWS servers are wanted.
     account
@@ -113,17 +117,17 @@ def plan(settings: Settings, own: Mapping[str, str], datastores: Iterable[str], 
     """
     known = read_secrets(settings)
     airflow = inherited(own, account=account) | airflow_variables(settings, known)
-    servers = _local_servers(settings, inherited(own, account=False), sorted(set(datastores))) if local else ()
+    servers = _local_servers(settings, inherited(own, account=False), datastores) if local else ()
     return Plan(servers + _airflow(settings, airflow), _preparations(settings, airflow))
 
 
-def _local_servers(settings: Settings, environment: dict[str, str], datastores: list[str]) -> tuple[Service, ...]:
+def _local_servers(settings: Settings, environment: dict[str, str], datastores: Iterable[Store]) -> tuple[Service, ...]:
     s3 = (sys.executable, "-m", "airlock_local.s3_server", "-H", LOOPBACK, "-p", str(settings.s3_port))
     health = (
         *(sys.executable, "-m", "localaws", "--host", LOOPBACK, "--port", str(settings.health_port)),
         *("--state", str(settings.var / "localaws/state.db")),
         *("--s3-endpoint", settings.s3_url, "--events-endpoint", settings.s3_url),
-        *(part for store in datastores for part in ("--datastore", store)),
+        *(part for store in datastores for part in (SEED_FLAGS[store.service], f"{store.datastore_id}:{store.name}")),
     )
     return (
         Service(
@@ -137,8 +141,8 @@ def _local_servers(settings: Settings, environment: dict[str, str], datastores: 
             setting="AIRLOCK_S3_PORT",
         ),
         Service(
-            name=HEALTHIMAGING,
-            title="local HealthImaging",
+            name=HEALTH,
+            title="local HealthImaging and HealthLake",
             argv=health,
             environment=environment,
             fingerprint=_digest(*health, _sources("include/localaws")),

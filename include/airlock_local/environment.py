@@ -114,7 +114,10 @@ def local_connection(settings: Settings) -> str:
         "endpoint_url": settings.s3_url,
         # At the top level: below service_config it has no effect, and calls would go to runtime-127.0.0.1.
         "config_kwargs": {"inject_host_prefix": False},
-        "service_config": {"medical-imaging": {"endpoint_url": settings.health_url}},
+        "service_config": {
+            "medical-imaging": {"endpoint_url": settings.health_url},
+            "healthlake": {"endpoint_url": settings.health_url},
+        },
     }
     return json.dumps({"conn_type": "aws", "login": LOCAL_KEY, "password": LOCAL_SECRET, "extra": extra})
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+_SUBJECTS = ("studies", "patients", "files")  # what a report counts releases of, by its kind
+
 
 def audit_lines(report: dict[str, Any], delivered: int) -> list[str]:
     """Lay out the audit of a run.
@@ -15,19 +17,31 @@ def audit_lines(report: dict[str, Any], delivered: int) -> list[str]:
     delivered
         How many files the delivery has; when none of them is an arrival, earlier runs settled them.
     """
-    studies = report["studies"]
-    lines = ["", f"audit: {report['arrivals']} arrivals, {_balance(report)}"]
+    lines = ["", f"audit: {_arrived(report)}, {_balance(report)}"]
     if not report["arrivals"]:
         lines.append(f"nothing new: {delivered} files were settled by earlier runs")
     elif delivered > report["arrivals"]:
         lines.append(f"{delivered - report['arrivals']} of {delivered} files were settled by earlier runs")
-    lines += [f"  {title:<13} {_counts(report[title])}" for title in ("verdicts", "outcomes", "dispositions")]
-    lines.append(f"  {'studies':<13} {_counts(studies)}")
+    titles = ("verdicts", "outcomes", "dispositions", *_SUBJECTS)
+    lines += [f"  {title:<13} {_counts(report[title])}" for title in titles if title in report]
+    if "validation_level" in report:
+        lines.append(f"  {'validation':<13} {report['validation_level']}")
     lines.append(f"  {'import jobs':<13} {len(report['jobs'])}")
     if report["reasons"]:
         lines.append("  reasons")
-    lines += [f"  {reason['arrivals']:>5}  {code}: {reason['sentence']}" for code, reason in report["reasons"].items()]
+    lines += [f"  {_number(reason):>5}  {code}: {reason['sentence']}" for code, reason in report["reasons"].items()]
     return lines
+
+
+def _arrived(report: dict[str, Any]) -> str:
+    if "resources" not in report:
+        return f"{report['arrivals']} arrivals"
+    return f"{report['resources']} resources in {report['arrivals']} files"
+
+
+def _number(reason: dict[str, Any]) -> int:
+    number: int = reason["arrivals"] if "arrivals" in reason else reason["units"]
+    return number
 
 
 def _balance(report: dict[str, Any]) -> str:

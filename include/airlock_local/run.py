@@ -31,6 +31,7 @@ from airlock_local.environment import (
 from airlock_local.progress import say
 from airlock_local.report import audit_lines
 from airlock_local.stack import Stack, StackError
+from airlock_local.stores import SLOTS
 from airlock_local.watch import failures, follow
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
     from airlock_local.settings import Settings
 
-IMPORTS_AT_A_TIME = 20  # slots of a new import pool; a pool that is there keeps its own
 _DAG_APPEARS_WITHIN = 90.0  # seconds
 
 
@@ -145,8 +145,8 @@ def _through_the_stages(settings: Settings, choice: Choice, delivered: int) -> i
     password, dag = read_secrets(settings).password, choice.pipeline.name
     with AirflowApi(settings.api_url, USER, password) as api:
         api.log_in()
-        for pool in {item.healthimaging.pool for item in (choice.pipeline, *choice.locals_)}:
-            api.make_pool(pool, IMPORTS_AT_A_TIME, "HealthImaging import jobs at a time")
+        for pool, service in choice.pools().items():
+            api.make_pool(pool, SLOTS[service], f"{service} import jobs at a time")
         _await_dag(api, choice, settings)
         api.unpause(dag)
         for other in api.unfinished_runs(dag):

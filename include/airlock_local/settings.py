@@ -25,7 +25,7 @@ class Settings:
     ----------
     api_port, s3_port, health_port
         TCP ports on the loopback address: the Airflow UI and REST API, the local S3 (with SQS, EventBridge, STS and
-        IAM), the local HealthImaging.
+        IAM), the local HealthImaging and HealthLake.
     parallelism
         Tasks at a time.
     stall_minutes
@@ -57,7 +57,7 @@ class Settings:
 
     @property
     def health_url(self) -> str:
-        """The local HealthImaging's address."""
+        """The address of the local HealthImaging and HealthLake."""
         return f"http://{LOOPBACK}:{self.health_port}"
 
     @property

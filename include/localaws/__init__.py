@@ -1,1 +1,1 @@
-"""A local emulator of AWS HealthImaging, driven by botocore's own service model; see docs/localaws.md."""
+"""A local emulator of AWS HealthImaging and AWS HealthLake, driven by botocore's own models; see docs/localaws.md."""

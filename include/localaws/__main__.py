@@ -9,7 +9,7 @@ import warnings
 
 import uvicorn
 
-from localaws.server import uvicorn_config
+from localaws.server import bound, uvicorn_config
 from localaws.settings import read_settings
 
 log = logging.getLogger("localaws")
@@ -23,15 +23,15 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="pydicom")
     for library in ("botocore", "boto3", "urllib3", "s3transfer"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    settings = read_settings(sys.argv[1:], os.environ)
-    server = uvicorn.Server(uvicorn_config(settings))
-    log.info("localaws starts on http://%s:%s", settings.host, settings.port)
+    wanted = read_settings(sys.argv[1:], os.environ)
     try:
-        server.run()
-    except SystemExit:
-        message = "Port %s cannot be used on %s; choose another with --port or LOCALAWS_PORT"
-        log.error(message, settings.port, settings.host)  # noqa: TRY400 - uvicorn has logged the cause
-        raise
+        settings, listener = bound(wanted)
+    except OSError as error:
+        message = "Port %s cannot be used on %s (%s); choose another with --port or LOCALAWS_PORT"
+        log.error(message, wanted.port, wanted.host, error.strerror)  # noqa: TRY400 - the sentence says it all
+        sys.exit(3)
+    log.info("localaws starts on http://%s:%s", settings.host, settings.port)
+    uvicorn.Server(uvicorn_config(settings)).run([listener])
 
 
 if __name__ == "__main__":

@@ -16,8 +16,13 @@ from localaws.control import Calls, Control
 from localaws.errors import AwsError, log_defect
 from localaws.events import Events
 from localaws.faults import Fault, FaultBoard
+from localaws.healthlake import tables as healthlake
+from localaws.healthlake.plane import FHIR_PATH
+from localaws.healthlake.service import HealthLake
+from localaws.healthlake.store import STORE_TABLES
+from localaws.healthlake.transformation import tables as transformation
+from localaws.imaging import tables as imaging
 from localaws.imaging.service import Imaging
-from localaws.imaging.tables import TABLES
 from localaws.protocol import Call, error_response
 from localaws.runtime import Runtime
 from localaws.schedule import Schedule
@@ -30,7 +35,7 @@ if TYPE_CHECKING:
     from botocore.model import OperationModel
     from starlette.types import Receive, Scope, Send
 
-    from localaws.protocol import Params, Service
+    from localaws.protocol import Params, Plane, Service
     from localaws.settings import Settings
 
 
@@ -50,39 +55,43 @@ class Gateway:
         call = Call.of(scope, await _body(receive))
         service = self._services.get(call.signing_name or "")
         if service is None:
-            message = f"Sign the request for one of these services: {', '.join(self._services)}."
-            await error_response(AwsError("MissingAuthenticationTokenException", message), 403)(scope, receive, send)
-            return
-        answer = await self._answer(service, call)
+            answer = self._unsigned(call)
+        else:
+            answer = await self._answer(service.plane(call), call)
         await answer(scope, receive, send)
 
-    async def _answer(self, service: Service, call: Call) -> Response:
+    def _unsigned(self, call: Call) -> Response:
+        message = f"Sign the request for one of these services: {', '.join(self._services)}."
+        status = 401 if FHIR_PATH.match(call.raw_path) else 403
+        return error_response(AwsError("MissingAuthenticationTokenException", message), status)
+
+    async def _answer(self, plane: Plane, call: Call) -> Response:
         try:
-            operation, labels = service.find(call)
+            operation, labels = plane.find(call)
         except AwsError as error:
-            return service.error(error)
-        answer = await self._operate(service, operation, labels, call)
+            return plane.error(error)
+        answer = await self._operate(plane, operation, labels, call)
         self._calls.count(operation.name, 0 if isinstance(answer, DroppedResponse) else answer.status_code)
         return answer
 
     async def _operate(
-        self, service: Service, operation: OperationModel, labels: Mapping[str, str], call: Call
+        self, plane: Plane, operation: OperationModel, labels: Mapping[str, str], call: Call
     ) -> Response:
         try:
             self._throttle.admit(operation.name)
-            params = service.parse(operation, labels, call)
-            faults = await run_in_threadpool(self._struck_by, service, operation.name, params)
+            params = plane.parse(operation, labels, call)
+            faults = await run_in_threadpool(self._struck_by, plane, operation.name, params)
             await _before(faults)
-            answer = await run_in_threadpool(service.handle, operation, params)
+            answer = await run_in_threadpool(plane.handle, operation, params)
         except AwsError as error:
-            return service.error(error)
+            return plane.error(error)
         except Exception as error:  # noqa: BLE001 - whatever breaks is the service's own 500
             log_defect(operation.name, error)
-            return service.error(AwsError("InternalServerException", "Internal server error"))
-        return _after(faults, answer, service)
+            return plane.error(AwsError("InternalServerException", "Internal server error"))
+        return _after(faults, answer, plane)
 
-    def _struck_by(self, service: Service, operation: str, params: Params) -> list[Fault]:
-        return self._faults.for_call(operation, *service.subject(params)) if self._faults.any_for_calls else []
+    def _struck_by(self, plane: Plane, operation: str, params: Params) -> list[Fault]:
+        return self._faults.for_call(operation, *plane.subject(params)) if self._faults.any_for_calls else []
 
 
 async def _before(faults: list[Fault]) -> None:
@@ -94,14 +103,16 @@ async def _before(faults: list[Fault]) -> None:
             raise AwsError("ThrottlingException", "Rate exceeded")
         elif fault.kind == "quota_storm":
             raise AwsError("ServiceQuotaExceededException", "Service quota exceeded")
+        elif fault.kind == "role_not_assumable":
+            raise AwsError(fault.chosen_answer, "The service cannot assume the data access role.")
 
 
-def _after(faults: list[Fault], answer: Response, service: Service) -> Response:
+def _after(faults: list[Fault], answer: Response, plane: Plane) -> Response:
     """Lose the answer of a call that was carried out."""
     for fault in faults:
         if fault.kind == "lost_response":
-            if fault.answer == "500":
-                return service.error(AwsError("InternalServerException", "Internal server error"))
+            if fault.chosen_answer == "500":
+                return plane.error(AwsError("InternalServerException", "Internal server error"))
             return DroppedResponse()
     return answer
 
@@ -130,12 +141,12 @@ def build_app(settings: Settings) -> Starlette:
 
     Unfinished jobs go on when the application starts (ASGI lifespan).
     """
-    state = State(settings.state, [TABLES])
+    state = State(settings.state, [imaging.TABLES, healthlake.TABLES, STORE_TABLES, transformation.TABLES])
     workers = ThreadPoolExecutor(settings.jobs_at_once, thread_name_prefix="localaws-job")
     schedule, faults, events = Schedule(state, workers), FaultBoard(state), Events(settings)
     calls = Calls()
-    imaging = Imaging(Runtime(settings, state, schedule, faults, events))
-    services: dict[str, Service] = {imaging.name: imaging}
+    runtime = Runtime(settings, state, schedule, faults, events)
+    services: dict[str, Service] = {service.name: service for service in (Imaging(runtime), HealthLake(runtime))}
     gateway = Gateway(services, faults, Throttle(settings.rates()), calls)
 
     @asynccontextmanager

@@ -86,7 +86,7 @@ class Control:
 
     def get_calls(self, _request: Request) -> Response:
         """Say which operations were called how often, and which jobs exist."""
-        jobs = [job for service in self._services.values() for job in service.jobs()]
+        jobs = [{"service": service.name, **job} for service in self._services.values() for job in service.jobs()]
         return JSONResponse({"operations": self._calls.counted(), "jobs_started": len(jobs), "jobs": jobs})
 
     def delete_calls(self, _request: Request) -> Response:

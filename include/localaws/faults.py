@@ -18,20 +18,31 @@ if TYPE_CHECKING:
 
     from localaws.state import State
 
-CALL_KINDS = frozenset({"throttle_storm", "quota_storm", "slow_responses", "lost_response"})
+CALL_KINDS = frozenset({"throttle_storm", "quota_storm", "slow_responses", "lost_response", "role_not_assumable"})
 JOB_KINDS = frozenset(
     {
         "all_files_rejected",
+        "all_resources_rejected",
         "server_error_on_files",
+        "server_error_on_resources",
         "manifest_late",
         "manifest_partial",
         "manifest_missing",
         "job_failed_with_output",
         "job_failed_without_output",
         "stuck_in_progress",
+        "queued_long",
+        "completed_with_errors",
+        "cancelled",
     }
 )
-FILE_KINDS = frozenset({"all_files_rejected", "server_error_on_files", "manifest_partial"})
+RESOURCE_KINDS = frozenset({"all_resources_rejected", "server_error_on_resources"})
+FILE_KINDS = frozenset({"all_files_rejected", "server_error_on_files", "manifest_partial"}) | RESOURCE_KINDS
+ANSWERS: dict[str, tuple[str, ...]] = {
+    "lost_response": ("drop", "500"),
+    "role_not_assumable": ("AccessDeniedException", "ValidationException"),
+}
+"""What a kind of call fault can answer; the first is the default."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +56,21 @@ class Fault:
     job_name, input_s3_uri : str
         Patterns for the import job (for call faults: of the job that the call starts or asks about).
     key : str
-        Pattern for object keys; only for the kinds that touch single files.
+        Pattern for object keys, or for ``<resource type>/<id>``; only for the kinds that touch single files or
+        resources.
     operation : str
         Pattern for the operation; only for call faults.
     times : int, optional
         After so many jobs or calls the fault is spent; without it, it lasts until it is taken away.
     seconds : float, optional
-        Length of ``manifest_late``, ``slow_responses`` (default 1) and ``stuck_in_progress`` (default: until the
-        fault is taken away).
+        Length of ``manifest_late``, ``slow_responses`` (default 1), ``stuck_in_progress`` and ``queued_long``
+        (default: until the fault is taken away).
     share : float
-        Fraction of the matching files that is touched, 0 to 1; which ones depends on the keys alone.
+        Fraction of the matching files or resources that is touched, 0 to 1; which ones depends on the keys alone.
     keep_results : bool
-        ``manifest_missing`` only: write the ndjson files, leave out job-output-manifest.json alone.
-    answer : str
-        ``lost_response`` only: ``drop`` the connection, or answer ``500``.
+        ``manifest_missing`` only: write the ndjson files, leave out the manifest alone.
+    answer : str, optional
+        One of `ANSWERS`: what a lost response looks like, or the error of a role that cannot be assumed.
     """
 
     kind: str
@@ -70,16 +82,26 @@ class Fault:
     seconds: float | None = None
     share: float = 1.0
     keep_results: bool = False
-    answer: str = "drop"
+    answer: str | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def touches(self, key: str) -> bool:
-        """Say whether this fault touches the file `key`."""
+        """Say whether this fault touches the file or resource `key`."""
         return fnmatchcase(key, self.key) and zlib.crc32(key.encode()) < self.share * (1 << 32)
 
     def matches_job(self, job_name: str, input_s3_uri: str) -> bool:
         """Say whether this fault is meant for such a job."""
         return fnmatchcase(job_name, self.job_name) and fnmatchcase(input_s3_uri, self.input_s3_uri)
+
+    def strikes(self, operation: str) -> bool:
+        """Say whether this call fault is meant for `operation`; only what starts a job needs a role."""
+        starts = self.kind != "role_not_assumable" or operation.startswith("Start")
+        return starts and fnmatchcase(operation, self.operation)
+
+    @property
+    def chosen_answer(self) -> str:
+        """What the client gets."""
+        return self.answer or ANSWERS[self.kind][0]
 
     @property
     def duration(self) -> float:
@@ -117,8 +139,8 @@ def _problems(fault: Fault, body: dict[str, Any]) -> Iterable[str]:
             yield f"{name} must be a number."
         elif value is not None and not low <= value <= high:
             yield f"{name} must lie between {low} and {high}."
-    if fault.answer not in {"drop", "500"}:
-        yield "answer must be drop or 500."
+    if fault.answer is not None and fault.answer not in ANSWERS.get(fault.kind, ()):
+        yield f"answer must be {' or '.join(ANSWERS.get(fault.kind, ('left out',)))}."
     if "key" in body and fault.kind not in FILE_KINDS:
         yield f"key only makes sense for {', '.join(sorted(FILE_KINDS))}."
     if "operation" in body and fault.kind not in CALL_KINDS:
@@ -174,9 +196,7 @@ class FaultBoard:
         candidates = [
             fault
             for fault in self._faults
-            if fault.kind in CALL_KINDS
-            and fnmatchcase(operation, fault.operation)
-            and fault.matches_job(job_name, input_s3_uri)
+            if fault.kind in CALL_KINDS and fault.strikes(operation) and fault.matches_job(job_name, input_s3_uri)
         ]
         if not candidates:
             return []

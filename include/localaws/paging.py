@@ -15,7 +15,9 @@ Item = TypeVar("Item")
 LARGEST_PAGE = 50
 
 
-def page(items: Sequence[Item], params: dict[str, Any]) -> tuple[Sequence[Item], dict[str, str]]:
+def page(
+    items: Sequence[Item], params: dict[str, Any], size: str = "maxResults", following: str = "nextToken"
+) -> tuple[Sequence[Item], dict[str, str]]:
     """Cut one page out of `items`.
 
     Parameters
@@ -23,32 +25,34 @@ def page(items: Sequence[Item], params: dict[str, Any]) -> tuple[Sequence[Item],
     items : sequence
         The whole listing.
     params : dict
-        ``maxResults`` (50 if absent) and ``nextToken`` of the request.
+        Size (50 if absent) and token of the request.
+    size, following : str
+        The service's names for them.
 
     Returns
     -------
     tuple
-        The page, and ``{"nextToken": ...}`` if more follows, else ``{}``.
+        The page, and the token of the next one as a member if more follows, else ``{}``.
 
     Raises
     ------
     AwsError
         ValidationException: not a token of ours.
     """
-    start = _offset(params["nextToken"]) if "nextToken" in params else 0
-    end = start + params.get("maxResults", LARGEST_PAGE)
-    return items[start:end], {"nextToken": _token(end)} if end < len(items) else {}
+    start = _offset(params[following], following) if following in params else 0
+    end = start + params.get(size, LARGEST_PAGE)
+    return items[start:end], {following: _token(end)} if end < len(items) else {}
 
 
 def _token(offset: int) -> str:
     return base64.urlsafe_b64encode(f"offset={offset}".encode()).decode()
 
 
-def _offset(token: str) -> int:
+def _offset(token: str, member: str) -> int:
     try:
         name, _, number = base64.b64decode(token, altchars=b"-_", validate=True).decode().partition("=")
         if name == "offset" and number.isascii() and number.isdigit():
             return int(number)
     except (binascii.Error, UnicodeDecodeError, ValueError):
         pass
-    raise invalid("$.nextToken: is not a token that this operation returned")
+    raise invalid(f"$.{member}: is not a token that this operation returned")

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote
 
 from botocore.loaders import Loader
@@ -75,6 +75,25 @@ class Route:
         return f"(?P<{name[:-1]}>.+)" if name.endswith("+") else f"(?P<{name}>[^/]+)"
 
 
+class Plane(Protocol):
+    """What recognises calls, carries them out, and words its own errors."""
+
+    def find(self, call: Call) -> tuple[OperationModel, Mapping[str, str]]:
+        """Return the operation that `call` names (its ``name`` is what is counted and throttled) and its labels."""
+
+    def parse(self, operation: OperationModel, labels: Mapping[str, str], call: Call) -> Params:
+        """Return the checked parameters."""
+
+    def subject(self, params: Params) -> tuple[str, str]:
+        """Return name and input URI of the job that a call is about; empty for other calls."""
+
+    def handle(self, operation: OperationModel, params: Params) -> Response:
+        """Carry the call out."""
+
+    def error(self, error: AwsError) -> Response:
+        """Serialise an error."""
+
+
 class Service:
     """One rest-json service: its model and the handlers of the operations that are emulated.
 
@@ -96,6 +115,10 @@ class Service:
         self.handlers = dict(handlers)
         routes = [Route.of(self.model.operation_model(operation)) for operation in self.model.operation_names]
         self.routes = sorted(routes, key=lambda route: -len(route.pattern.pattern))
+
+    def plane(self, _call: Call) -> Plane:
+        """Return what answers `call`: the operations of the model, unless the service has another plane too."""
+        return self
 
     def subject(self, _params: Params) -> tuple[str, str]:
         """Return name and input URI of the job that a call is about, for fault switches; empty for other calls."""
@@ -199,8 +222,11 @@ class Service:
         if payload and shape.members[payload].type_name == "blob":
             return Response(result[payload], status, headers)
         body: Shape = shape.members[payload] if payload else shape
-        document = to_json(body, result[payload] if payload else result)
-        return Response(json.dumps(document), status, headers, media_type="application/json")
+        return self.serialised(to_json(body, result[payload] if payload else result), status, headers)
+
+    def serialised(self, document: Any, status: int, headers: Mapping[str, str]) -> Response:
+        """Return a document as this protocol sends it."""
+        return Response(json.dumps(document), status, dict(headers), media_type="application/json")
 
     @staticmethod
     def _headers(shape: StructureShape, result: Result) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import socket
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
@@ -54,6 +55,27 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def bound(settings: Settings) -> tuple[Settings, socket.socket]:
+    """Take the port; returns the settings with its number, and the socket to serve on.
+
+    The number has to be known before the application is built: HealthLake answers it in data store endpoints.
+
+    Raises
+    ------
+    OSError
+        The port is taken, or the address is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+    except OSError:
+        listener.close()
+        raise
+    return replace(settings, port=listener.getsockname()[1]), listener
+
+
 class _Server(uvicorn.Server):
     """A server that says when it listens."""
 
@@ -65,12 +87,9 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.listening.set()
 
-    def run_until_stopped(self) -> None:
+    def run_until_stopped(self, listener: socket.socket) -> None:
         try:
-            self.run()
-        except SystemExit:
-            # uvicorn's way to say that it could not listen; serve() turns it into an error of its own.
-            log.warning("localaws ended before it listened")
+            self.run([listener])
         finally:
             self.listening.set()
 
@@ -98,19 +117,23 @@ def serve(settings: Settings | None = None, **changes: Any) -> Iterator[str]:
     """
     with TemporaryDirectory(prefix="localaws-") as folder:
         base = settings or Settings(port=0, state=Path(folder) / "localaws.db")
-        chosen = replace(base, **changes)
+        chosen, listener = _taken(replace(base, **changes))
         server = _Server(uvicorn_config(chosen))
-        thread = threading.Thread(target=server.run_until_stopped, name="localaws", daemon=True)
+        thread = threading.Thread(target=server.run_until_stopped, args=(listener,), name="localaws", daemon=True)
         thread.start()
         try:
-            yield _url(server, chosen)
+            if not server.listening.wait(START_SECONDS) or not server.started:
+                raise RuntimeError(f"localaws did not start on {chosen.host}:{chosen.port}.")
+            yield f"http://{chosen.host}:{chosen.port}"
         finally:
             server.should_exit = True
             thread.join(START_SECONDS)
+            listener.close()
 
 
-def _url(server: _Server, settings: Settings) -> str:
-    if not server.listening.wait(START_SECONDS) or not server.started:
-        raise RuntimeError(f"localaws did not start on {settings.host}:{settings.port}: is the port taken?")
-    port = server.servers[0].sockets[0].getsockname()[1]
-    return f"http://{settings.host}:{port}"
+def _taken(settings: Settings) -> tuple[Settings, socket.socket]:
+    try:
+        return bound(settings)
+    except OSError as error:
+        message = f"localaws did not start on {settings.host}:{settings.port}: is the port taken?"
+        raise RuntimeError(message) from error

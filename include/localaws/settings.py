@@ -7,7 +7,7 @@ import dataclasses
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from localaws.throttles import Rate
 
@@ -27,10 +27,17 @@ AWS_RATES: dict[str, Rate] = {
     **dict.fromkeys(("UpdateImageSetMetadata", "CopyImageSet", "DeleteImageSet"), Rate(0.25, 1)),
     **dict.fromkeys(("CreateDatastore", "DeleteDatastore"), Rate(0.085, 1)),
     "ListDatastores": Rate(5, 10),
+    **dict.fromkeys(("StartFHIRImportJob", "StartFHIRExportJob"), Rate(25, 25)),
+    **dict.fromkeys(("DescribeFHIRImportJob", "ListFHIRImportJobs"), Rate(10, 10)),
+    **dict.fromkeys(("DescribeFHIRExportJob", "ListFHIRExportJobs"), Rate(10, 10)),
+    "ValidateResource": Rate(1000, 1000),
 }
-"""Calls per second and burst as AWS documents them (HealthImaging endpoints and quotas)."""
+"""Calls per second and burst as AWS documents them (HealthImaging and HealthLake endpoints and quotas).
 
-LOCAL_RATES: dict[str, Rate] = {"StartDICOMImportJob": Rate(20, 40)}
+HealthLake's older pages allow one StartFHIRImportJob per minute; AWS names no bursts for HealthLake.
+"""
+
+LOCAL_RATES: dict[str, Rate] = dict.fromkeys(("StartDICOMImportJob", "StartFHIRImportJob"), Rate(20, 40))
 """What applies unless told otherwise: enough to notice a runaway loop, too much to slow down a local run."""
 
 LENGTH_LIMITS: dict[str, int] = {
@@ -60,6 +67,14 @@ class Seed:
         return cls(datastore_id, name or datastore_id)
 
 
+def _hex_seeds(text: str) -> tuple[Seed, ...]:
+    seeds = _seeds(text)
+    for seed in seeds:
+        if not re.fullmatch("[0-9a-f]{32}", seed.datastore_id):
+            raise ValueError(f"{seed.datastore_id!r} is no HealthLake data store: write 32 hexadecimal digits")
+    return seeds
+
+
 def _pairs(text: str) -> list[tuple[str, str]]:
     return [(name.strip(), value) for name, _, value in (part.partition("=") for part in text.split(",")) if name]
 
@@ -82,6 +97,12 @@ def _flag(text: str) -> bool:
     return text.lower() in {"true", "1"}
 
 
+def _structure_only(text: str) -> str:
+    if text not in {"base", "structure"}:
+        raise ValueError(f"{text!r} is neither base nor structure")
+    return text
+
+
 def _read_by(read: Callable[[str], Any], text: str) -> dict[str, Any]:
     """Return a field's metadata: how its text is read, and its line of ``--help``."""
     return {"read": read, "help": text}
@@ -95,6 +116,12 @@ class Settings:
         default="127.0.0.1", metadata=_read_by(str, "address to listen on; anything but loopback is warned about")
     )
     port: int = field(default=4567, metadata=_read_by(int, "TCP port; 0 takes a free one"))
+    public_url: str | None = field(
+        default=None,
+        metadata=_read_by(
+            str, "address that clients reach it at, in data store endpoints; http://<host>:<port> if unset"
+        ),
+    )
     state: Path = field(
         default=Path("localaws.db"), metadata=_read_by(Path, "SQLite file; pixel data lies in a folder beside it")
     )
@@ -111,6 +138,10 @@ class Settings:
     event_bus: str = field(default="default", metadata=_read_by(str, "name of the event bus"))
     datastore: tuple[Seed, ...] = field(
         default=(), metadata=_read_by(_seeds, "data store to make at start, <32 characters>:<name>; repeatable")
+    )
+    healthlake_datastore: tuple[Seed, ...] = field(
+        default=(),
+        metadata=_read_by(_hex_seeds, "HealthLake data store to make at start, <32 hex digits>:<name>; repeatable"),
     )
 
     submitted_seconds: float = field(default=0.2, metadata=_read_by(float, "how long a job stays SUBMITTED"))
@@ -153,6 +184,43 @@ class Settings:
         default=True, metadata=_read_by(_flag, "answer outputS3Uri as the job's own folder, not as it was given")
     )
 
+    max_fhir_files_per_job: int = field(default=10_000, metadata=_read_by(int, "more input files: the import fails"))
+    max_fhir_bytes_per_job: int = field(
+        default=5000 * GIB, metadata=_read_by(int, "more input bytes: the import fails")
+    )
+    max_fhir_file_bytes: int = field(default=50 * GIB, metadata=_read_by(int, "a larger file is not read"))
+    max_resource_bytes: int = field(default=10_000_000, metadata=_read_by(int, "a longer line is a customer error"))
+    max_queued_imports: int = field(
+        default=25, metadata=_read_by(int, "more waiting imports per data store: StartFHIRImportJob is refused")
+    )
+    max_batch_entries: int = field(default=500, metadata=_read_by(int, "most entries of a batch Bundle"))
+    max_transaction_entries: int = field(
+        default=100, metadata=_read_by(int, "most entries of a transaction Bundle that is answered at once")
+    )
+    max_async_entries: int = field(
+        default=500, metadata=_read_by(int, "most entries of a transaction Bundle with Prefer: respond-async")
+    )
+    search_lag: float = field(
+        default=0.0, metadata=_read_by(float, "seconds until a FHIR search finds what was written")
+    )
+    structure_only: Literal["base", "structure"] = field(
+        default="base",
+        metadata=_read_by(_structure_only, "what structure-only checks: base (base R4 as a whole) or structure"),
+    )
+    fhir_manifest: str = field(
+        default="Manifest.json",
+        metadata=_read_by(str, "name of the import manifest; AWS's pages also say manifest.json"),
+    )
+    export_resources_per_file: int = field(
+        default=10_000, metadata=_read_by(int, "most resources in one file of an export")
+    )
+
+    @property
+    def base_url(self) -> str:
+        """The address that clients reach the emulator at, without a slash at its end."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return (self.public_url or f"http://{host}:{self.port}").rstrip("/")
+
     def rates(self) -> dict[str, Rate]:
         """Return the throttle of each operation that has one."""
         return {**(AWS_RATES if self.aws_quotas else LOCAL_RATES), **self.throttles}
@@ -177,7 +245,9 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     SystemExit
         A flag or variable that cannot be read; the message names it.
     """
-    parser = argparse.ArgumentParser(prog="localaws", description="Local emulator of AWS HealthImaging.")
+    parser = argparse.ArgumentParser(
+        prog="localaws", description="Local emulator of AWS HealthImaging and AWS HealthLake."
+    )
     for item in dataclasses.fields(Settings):
         _add_flag(parser, item)
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
@@ -195,7 +265,7 @@ def _add_flag(parser: argparse.ArgumentParser, item: dataclasses.Field[Any]) -> 
     default = "" if item.default in (None, (), dataclasses.MISSING) else f" (default {item.default})"
     if item.metadata["read"] is _flag:
         parser.add_argument(flag, nargs="?", const="true", metavar="true|false", help=text + default)
-    elif item.metadata["read"] in (_seeds, _rates, _lengths):
+    elif item.metadata["read"] in (_seeds, _hex_seeds, _rates, _lengths):
         parser.add_argument(flag, action="append", metavar="...", help=text + default)
     else:
         parser.add_argument(flag, help=text + default)

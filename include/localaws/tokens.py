@@ -10,33 +10,47 @@ from localaws.errors import conflict
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Callable
+
+    from localaws.errors import AwsError
+
+TOKEN_MEMBERS = ("clientToken", "ClientToken")
 
 
-def replayed(connection: sqlite3.Connection, operation: str, params: dict[str, Any]) -> str | None:
-    """Return what an earlier call with this client token made, or None if the token is new.
+def replayed(
+    connection: sqlite3.Connection,
+    operation: str,
+    params: dict[str, Any],
+    refused: Callable[[str], AwsError] = conflict,
+) -> str | None:
+    """Return what an earlier call with this client token made, or None if the token is new or absent.
 
     Raises
     ------
     AwsError
-        ConflictException: the token came with other parameters before.
+        What `refused` makes, by default a ConflictException: the token came with other parameters before.
     """
     row = connection.execute(
         "SELECT fingerprint, subject FROM client_token WHERE operation = ? AND token = ?",
-        (operation, params["clientToken"]),
+        (operation, _token(params)),
     ).fetchone()
     if row is None:
         return None
     if row["fingerprint"] != _fingerprint(params):
-        raise conflict("This client token was used before, with other parameters; use a new token for a new request.")
+        raise refused("This client token was used before, with other parameters; use a new token for a new request.")
     return str(row["subject"])
 
 
 def remember(connection: sqlite3.Connection, operation: str, params: dict[str, Any], subject: str) -> None:
-    """Record that this call made `subject`, in the transaction that makes it."""
-    connection.execute(
-        "INSERT INTO client_token VALUES (?, ?, ?, ?)",
-        (operation, params["clientToken"], _fingerprint(params), subject),
-    )
+    """Record that this call made `subject`, in the transaction that makes it; nothing without a token."""
+    if _token(params) is not None:
+        connection.execute(
+            "INSERT INTO client_token VALUES (?, ?, ?, ?)", (operation, _token(params), _fingerprint(params), subject)
+        )
+
+
+def _token(params: dict[str, Any]) -> str | None:
+    return next((params[member] for member in TOKEN_MEMBERS if member in params), None)
 
 
 def _fingerprint(params: dict[str, Any]) -> str:

@@ -1,15 +1,24 @@
-"""What a task remembers of the job that it started."""
+"""Jobs: what a task remembers of the one it started, and what the service says of it."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+COMPLETED = "COMPLETED"
+COMPLETED_WITH_ERRORS = "COMPLETED_WITH_ERRORS"
+FAILED = "FAILED"
+CANCELLED = frozenset({"CANCEL_COMPLETED", "CANCEL_FAILED"})
 
 
 @dataclass(frozen=True)
 class ImportJob:
     """
-    One import job, as far as later tries of the task must know it.
+    One job, as far as later tries of the task must know it.
 
     Attributes
     ----------
@@ -33,3 +42,101 @@ class ImportJob:
     def next(self) -> ImportJob:
         """Return the job to start after this one has failed."""
         return ImportJob(self.idempotency_key, self.generation + 1)
+
+
+@dataclass(frozen=True)
+class JobKind:
+    """
+    What is particular to one kind of job: its name, the members of its properties, its statuses.
+
+    Attributes
+    ----------
+    name : str
+        As in "DICOM import job".
+    service : str
+        As in "HealthImaging".
+    members : tuple of str
+        Under which names the properties hold the job's id, its status, its message and its data store.
+    queued : frozenset of str
+        Statuses of a job that waits for others.
+    running : frozenset of str
+        Statuses of a job that is being worked on.
+    ended : frozenset of str
+        Statuses that do not change again.
+    """
+
+    name: str
+    service: str
+    members: tuple[str, str, str, str]
+    queued: frozenset[str]
+    running: frozenset[str]
+    ended: frozenset[str]
+
+    @property
+    def active(self) -> frozenset[str]:
+        """Statuses of a job that has not ended."""
+        return self.queued | self.running
+
+    @property
+    def statuses(self) -> frozenset[str]:
+        """Every status that this package knows."""
+        return self.active | self.ended
+
+    def report(self, properties: Mapping[str, Any]) -> JobReport:
+        """
+        Read what the service says of a job.
+
+        Parameters
+        ----------
+        properties : Mapping
+            The job's properties, as the service returns them.
+        """
+        job_id, status, message, datastore_id = self.members
+        return JobReport(
+            kind=self,
+            job_id=properties[job_id],
+            status=properties[status],
+            message=properties.get(message),
+            datastore_id=properties.get(datastore_id),
+            properties=dict(properties),
+        )
+
+
+@dataclass(frozen=True)
+class JobReport:
+    """
+    What the service says of a job.
+
+    Attributes
+    ----------
+    kind : JobKind
+        The kind of job.
+    job_id : str
+        The job.
+    status : str
+        Its status.
+    message : str or None
+        The service's own words about it.
+    datastore_id : str or None
+        Its data store, if it has one.
+    properties : dict
+        All that the service returned.
+    """
+
+    kind: JobKind
+    job_id: str
+    status: str
+    message: str | None
+    datastore_id: str | None
+    properties: dict[str, Any]
+
+    @property
+    def active(self) -> bool:
+        """Whether the job has not ended."""
+        return self.status in self.kind.active
+
+    @property
+    def subject(self) -> str:
+        """The job, named as the subject of a sentence."""
+        of_store = f" of data store {self.datastore_id}" if self.datastore_id else ""
+        return f"{self.kind.name} {self.job_id}{of_store}"

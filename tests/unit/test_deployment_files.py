@@ -8,7 +8,9 @@ import yaml
 
 from airlock.pipelines import load_pipelines
 from airlock_local.buckets import is_local
+from airlock_local.components import SEED_FLAGS
 from airlock_local.settings import ROOT
+from airlock_local.stores import SLOTS, pools_of, stores_of
 
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 
@@ -51,9 +53,25 @@ def test_compose_publishes_on_loopback_only(compose):
 def test_compose_makes_the_data_store_of_every_local_pipeline(compose):
     pipelines, problems = load_pipelines(ROOT / "include/pipelines")
     assert problems == []
-    made = {part.removeprefix("--datastore=") for part in compose["healthimaging"]["command"]}
-    wanted = {f"{item.healthimaging.datastore_id}:{name}" for name, item in pipelines.items() if is_local(item)}
-    assert wanted <= made
+    stores = stores_of(item for item in pipelines.values() if is_local(item))
+    assert {store.service for store in stores} == {"medical-imaging", "healthlake"}
+    flags = [f"{SEED_FLAGS[store.service]}={store.datastore_id}:{store.name}" for store in stores]
+    assert set(flags) <= set(compose["health"]["command"])
+
+
+def test_compose_makes_the_pool_of_every_pipeline(compose):
+    pipelines, _ = load_pipelines(ROOT / "include/pipelines")
+    script = compose["airflow-init"]["command"][-1]
+    for pool, service in pools_of(pipelines.values()).items():
+        assert f"airflow pools set {pool} {SLOTS[service]} " in script
+
+
+def test_compose_names_the_local_servers_as_they_reach_each_other(compose):
+    """HealthLake's FHIR address is the one in its answers, so it has to lead back to the same server."""
+    given = dict(re.findall(r"^([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    local = json.loads(given["AIRFLOW_CONN_AWS_DEFAULT"])["extra"]["service_config"]
+    assert local == {store: {"endpoint_url": "http://health:4567"} for store in SLOTS}
+    assert "--public-url=http://health:4567" in compose["health"]["command"]
 
 
 def test_the_example_environment_sets_all_that_compose_asks_for():

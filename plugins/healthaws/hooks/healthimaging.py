@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 
-from healthaws.exceptions import IncompleteReplyError
+from healthaws.jobs import COMPLETED, FAILED, JobKind
+from healthaws.replies import member
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-JOB_COMPLETED = "COMPLETED"
-JOB_FAILED = "FAILED"
-ACTIVE_JOB_STATUS = frozenset({"SUBMITTED", "IN_PROGRESS"})
+DICOM_IMPORT_JOB = JobKind(
+    name="DICOM import job",
+    service="HealthImaging",
+    members=("jobId", "jobStatus", "message", "datastoreId"),
+    queued=frozenset(),
+    running=frozenset({"SUBMITTED", "IN_PROGRESS"}),
+    ended=frozenset({COMPLETED, FAILED}),
+)
 
 
 class HealthImagingHook(AwsBaseHook):
@@ -98,7 +104,7 @@ class HealthImagingHook(AwsBaseHook):
             clientToken=client_token,
             **{name: value for name, value in optional.items() if value},
         )
-        return str(_member(reply, "jobId", "StartDICOMImportJob"))
+        return str(member(reply, "jobId", "StartDICOMImportJob"))
 
     def get_dicom_import_job(self, datastore_id: str, job_id: str) -> dict[str, Any]:
         """
@@ -122,7 +128,7 @@ class HealthImagingHook(AwsBaseHook):
         https://docs.aws.amazon.com/healthimaging/latest/APIReference/API_GetDICOMImportJob.html
         """
         reply = self.conn.get_dicom_import_job(datastoreId=datastore_id, jobId=job_id)
-        properties: dict[str, Any] = _member(reply, "jobProperties", "GetDICOMImportJob")
+        properties: dict[str, Any] = member(reply, "jobProperties", "GetDICOMImportJob")
         return properties
 
     def get_dicom_import_job_status(self, datastore_id: str, job_id: str) -> str:
@@ -164,10 +170,3 @@ class HealthImagingHook(AwsBaseHook):
         uri = str(properties["outputS3Uri"]).rstrip("/")
         suffix = f"-DicomImport-{properties['jobId']}"
         return f"{uri}/" if suffix in uri else f"{uri}/{properties['datastoreId']}{suffix}/"
-
-
-def _member(reply: Mapping[str, Any], name: str, operation: str) -> Any:
-    # botocore parses a body that broke off without complaint: what is required is then missing.
-    if name not in reply:
-        raise IncompleteReplyError(f"The reply to {operation} broke off: it has no {name}.")
-    return reply[name]

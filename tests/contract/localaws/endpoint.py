@@ -64,16 +64,7 @@ class Endpoint:
     answered: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.imaging.meta.events.register("after-call.medical-imaging", self._hold_to_model)
-
-    def _hold_to_model(self, http_response: Any, parsed: dict[str, Any], model: OperationModel, **_: Any) -> None:
-        if http_response.status_code >= 300:
-            return
-        self.answered.add(model.name)
-        answer = {name: value for name, value in parsed.items() if name != "ResponseMetadata"}
-        report = ParamValidator().validate(answer, model.output_shape)
-        assert not report.has_errors(), report.generate_report()
-        assert not list(broken_rules(model.output_shape, answer)), model.name
+        hold_to_model(self.imaging, self.answered)
 
     def upload(self, files: Mapping[str, bytes], **arguments: Any) -> str:
         """Put files under a prefix of their own; returns its URI."""
@@ -144,6 +135,21 @@ class Endpoint:
         request = urllib.request.Request(f"{self.url}/_localaws/{name}", data, method=method)
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.loads(answer.read() or b"null")
+
+
+def hold_to_model(client: Any, answered: set[str]) -> None:
+    """Hold every answer that `client` gets against the output shape, and note the operation."""
+
+    def check(http_response: Any, parsed: dict[str, Any], model: OperationModel, **_: Any) -> None:
+        if http_response.status_code >= 300:
+            return
+        answered.add(model.name)
+        answer = {name: value for name, value in parsed.items() if name != "ResponseMetadata"}
+        report = ParamValidator().validate(answer, model.output_shape)
+        assert not report.has_errors(), report.generate_report()
+        assert not list(broken_rules(model.output_shape, answer)), model.name
+
+    client.meta.events.register(f"after-call.{client.meta.service_model.service_name}", check)
 
 
 def broken_rules(shape: Shape, value: Any, path: str = "$") -> Iterator[str]:

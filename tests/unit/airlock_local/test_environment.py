@@ -48,7 +48,8 @@ def test_another_airflows_settings_are_left_out():
 def test_the_local_connection_names_the_local_servers_only(settings):
     extra = json.loads(local_connection(settings))["extra"]
     assert extra["endpoint_url"] == "http://127.0.0.1:4566"
-    assert extra["service_config"]["medical-imaging"]["endpoint_url"] == "http://127.0.0.1:4567"
+    local = {"endpoint_url": "http://127.0.0.1:4567"}
+    assert extra["service_config"] == {"medical-imaging": local, "healthlake": local}
     assert extra["config_kwargs"]["inject_host_prefix"] is False
 
 

@@ -79,6 +79,29 @@ def test_the_audit_names_every_count_and_each_reason_with_its_sentence():
     assert "settled by earlier runs" not in text
 
 
+CLINICAL = {
+    "arrivals": 2,
+    "resources": 5,
+    "verdicts": {"accept": 4, "quarantine": 2},
+    "outcomes": {"imported": 4},
+    "dispositions": {"released": 4, "quarantined": 2},
+    "patients": {"released": 1, "held": 1},
+    "files": {"released": 1, "held": 0, "quarantined": 1},
+    "jobs": [{"job_id": "a"}],
+    "reasons": {"not_json": {"units": 1, "sentence": "Ask again."}},
+    "validation_level": "strict",
+    "balanced": True,
+    "problems": [],
+}
+
+
+def test_a_clinical_audit_counts_resources_patients_and_files():
+    lines = [" ".join(line.split()) for line in audit_lines(CLINICAL, 2)]
+    assert "audit: 5 resources in 2 files, the books balance" in lines
+    assert {"patients 1 released, 1 held", "files 1 released, 1 quarantined", "validation strict"} <= set(lines)
+    assert "1 not_json: Ask again." in lines
+
+
 def test_a_delivery_of_which_nothing_is_new_says_so():
     nothing = REPORT | {name: {} for name in ("verdicts", "outcomes", "dispositions", "reasons")}
     assert "nothing new: 7 files were settled by earlier runs" in audit_lines(nothing | {"arrivals": 0, "jobs": []}, 7)

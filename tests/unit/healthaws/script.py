@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
@@ -12,7 +12,7 @@ from botocore.stub import Stubber
 
 from healthaws.jobs import ImportJob
 from healthaws.operators.healthimaging import JOB_KEY, HealthImagingStartDicomImportJobOperator
-from healthaws.triggers.healthimaging import HealthImagingDicomImportJobCompletedTrigger
+from healthaws.triggers.jobs import JobCompletedTrigger
 from healthaws.triggers.pause import PauseTrigger
 from tests.unit.healthaws.service import (
     DATASTORE,
@@ -29,6 +29,7 @@ from tests.unit.healthaws.service import (
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from healthaws.operators.jobs import StartJobOperator
     from tests.unit.healthaws.conftest import Store
 
 KEY = "batch-1"
@@ -52,11 +53,34 @@ def operator(**more: Any) -> HealthImagingStartDicomImportJobOperator:
     return HealthImagingStartDicomImportJobOperator(**given | more)
 
 
-class Script:
-    """What the service is asked, and what it answers, in order; all of it must happen."""
+class BaseScript:
+    """What a service is asked, and what it answers, in order; all of it must happen."""
 
-    def __init__(self, task: HealthImagingStartDicomImportJobOperator) -> None:
+    def __init__(self, task: Any) -> None:
         self.stub = Stubber(task.hook.conn)
+
+    def answer(
+        self, operation: str, request: dict[str, Any], reply: dict[str, Any] | str, text: str = "because"
+    ) -> Self:
+        """Add one line: a reply, or the name of an error."""
+        if isinstance(reply, str):
+            self.stub.add_client_error(operation, reply, text, HTTP_STATUS[reply], expected_params=request)
+        else:
+            self.stub.add_response(operation, reply, request)
+        return self
+
+    def __enter__(self) -> Self:
+        self.stub.activate()
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self.stub.deactivate()
+        if error is None:
+            self.stub.assert_no_pending_responses()
+
+
+class Script(BaseScript):
+    """The DICOM import jobs of HealthImaging."""
 
     def start(self, answer: str = JOB, *, generation: int = 0, key: str = KEY, text: str = "because") -> Script:
         request = {
@@ -67,40 +91,22 @@ class Script:
             "inputS3Uri": INPUT,
             "outputS3Uri": OUTPUT,
         }
-        if answer in HTTP_STATUS:
-            return self._error("start_dicom_import_job", answer, text, request)
-        self.stub.add_response("start_dicom_import_job", start_reply(answer), request)
-        return self
+        reply = answer if answer in HTTP_STATUS else start_reply(answer)
+        return self.answer("start_dicom_import_job", request, reply, text)
 
     def get(self, answer: str, job_id: str = JOB) -> Script:
-        request = {**WHERE, "jobId": job_id}
-        if answer in HTTP_STATUS:
-            return self._error("get_dicom_import_job", answer, "because", request)
-        self.stub.add_response("get_dicom_import_job", get_reply(answer, job_id, message="why"), request)
-        return self
-
-    def _error(self, operation: str, code: str, text: str, request: dict[str, Any]) -> Script:
-        self.stub.add_client_error(operation, code, text, HTTP_STATUS[code], expected_params=request)
-        return self
-
-    def __enter__(self) -> Script:
-        self.stub.activate()
-        return self
-
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        self.stub.deactivate()
-        if error is None:
-            self.stub.assert_no_pending_responses()
+        reply = answer if answer in HTTP_STATUS else get_reply(answer, job_id, message="why")
+        return self.answer("get_dicom_import_job", {**WHERE, "jobId": job_id}, reply)
 
 
-def deferred(task: HealthImagingStartDicomImportJobOperator, context: Context) -> TaskDeferred:
+def deferred(task: StartJobOperator[Any], context: Context) -> TaskDeferred:
     with pytest.raises(TaskDeferred) as caught:
         task.execute(context)
     return caught.value
 
 
 def awaited_job(deferral: TaskDeferred) -> Any:
-    assert isinstance(deferral.trigger, HealthImagingDicomImportJobCompletedTrigger)
+    assert isinstance(deferral.trigger, JobCompletedTrigger)
     assert deferral.method_name == "execute_complete"
     return deferral.trigger.return_value
 
@@ -110,11 +116,11 @@ def pause(deferral: TaskDeferred) -> PauseTrigger:
     return deferral.trigger
 
 
-def resume(task: HealthImagingStartDicomImportJobOperator, context: Context, deferral: TaskDeferred) -> Any:
+def resume(task: StartJobOperator[Any], context: Context, deferral: TaskDeferred) -> Any:
     """Resume as Airflow does after a pause: with the trigger's event, which has been through JSON."""
     event = json.loads(json.dumps(pause(deferral).event))
     return task.resume_execution(deferral.method_name, {"event": event}, context)
 
 
-def remember(store: Store, job_id: str | None, generation: int = 0, key: str = KEY) -> None:
-    store.set(JOB_KEY, asdict(ImportJob(key, generation, job_id)))
+def remember(store: Store, job_id: str | None, generation: int = 0, key: str = KEY, under: str = JOB_KEY) -> None:
+    store.set(under, asdict(ImportJob(key, generation, job_id)))

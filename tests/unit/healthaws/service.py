@@ -78,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(HTTP_STATUS[error] if error else 200)
         if error:
             self.send_header("x-amzn-ErrorType", error)
-        payload = json.dumps({"message": "because"} if error else line).encode()
+        payload = json.dumps({"__type": error, "message": "because"} if error else line).encode()
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(payload)))
         self.end_headers()

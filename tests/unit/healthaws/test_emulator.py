@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import TaskDeferred
 from botocore.exceptions import ClientError, ConnectionClosedError
 from pydicom.data import get_testdata_file
 
-from healthaws.exceptions import HealthImagingImportJobFailedError, RequestRejectedError
+from healthaws.exceptions import JobFailedError, RequestRejectedError
 from healthaws.hooks.healthimaging import HealthImagingHook
 from healthaws.operators.healthimaging import HealthImagingStartDicomImportJobOperator
 from localaws.server import serve
@@ -132,7 +132,7 @@ def test_storms_delay_the_import_only(kind: str, deferrable: bool, emulator: Emu
 
 def test_failed_job_is_followed_by_the_next_generation(emulator: Emulator, context: Context) -> None:
     emulator.fault("job_failed_without_output", times=1)
-    with pytest.raises(HealthImagingImportJobFailedError, match="FAILED"):
+    with pytest.raises(JobFailedError, match="FAILED"):
         run(operator(deferrable=True), context)
     task = operator(deferrable=True)
     job_id = run(task, context)

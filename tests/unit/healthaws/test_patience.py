@@ -9,8 +9,8 @@ from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from healthaws.exceptions import (
-    HealthImagingImportJobFailedError,
     IncompleteReplyError,
+    JobFailedError,
     RequestRejectedError,
     ServiceBusyError,
 )
@@ -71,7 +71,7 @@ class TestRefusals:
         with Script(task).get("ServiceQuotaExceededException").get("FAILED"):
             with pytest.raises(TaskDeferred) as caught:
                 task.execute_complete(context, {"status": "error", "message": "m", "job_id": JOB})
-            with pytest.raises(HealthImagingImportJobFailedError):
+            with pytest.raises(JobFailedError):
                 resume(task, context, caught.value)
 
     def test_pauses_grow_and_are_never_close_to_zero(self, context: Context) -> None:

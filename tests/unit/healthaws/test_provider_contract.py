@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook, AwsGenericHook
 from airflow.providers.amazon.aws.links.base_aws import BASE_AWS_CONSOLE_LINK, BaseAwsLink
 from airflow.providers.amazon.aws.operators.base_aws import AwsBaseOperator
 from airflow.providers.amazon.aws.sensors.base_aws import AwsBaseSensor
 from airflow.providers.amazon.aws.triggers.base import AwsBaseWaiterTrigger
 from airflow.providers.amazon.aws.utils import validate_execute_complete_event
-from airflow.providers.amazon.aws.utils.mixins import aws_template_fields
+from airflow.providers.amazon.aws.utils.mixins import AwsHookType, aws_template_fields
 from airflow.providers.amazon.aws.utils.waiter_with_logging import RETRIABLE_ERROR_CODES, async_wait
 
 import healthaws
@@ -39,7 +39,15 @@ def test_waiter_trigger() -> None:
 
 def test_hook() -> None:
     assert parameters(AwsBaseHook.get_waiter) >= {"waiter_name", "deferrable", "client"}
-    for name in ("waiter_path", "conn", "conn_region_name", "conn_partition", "get_async_conn"):
+    for name in (
+        "waiter_path",
+        "conn",
+        "conn_region_name",
+        "conn_partition",
+        "get_async_conn",
+        "get_session",
+        "conn_client_meta",
+    ):
         assert hasattr(AwsBaseHook, name)
 
 
@@ -62,6 +70,7 @@ def test_link() -> None:
 
 
 def test_functions() -> None:
+    assert AwsHookType.__bound__ is AwsGenericHook
     assert aws_template_fields("x") == ("aws_conn_id", "region_name", "verify", "x")
     assert validate_execute_complete_event({"status": "success"}) == {"status": "success"}
 

@@ -52,7 +52,10 @@ def test_each_kind_is_enough_by_itself(kind: str) -> None:
         ({"kind": "manifest_late", "operation": "Get*"}, "operation"),
         ({"kind": "manifest_partial", "share": 2}, "share"),
         ({"kind": "manifest_partial", "key": 5}, "key"),
-        ({"kind": "lost_response", "answer": "404"}, "answer"),
+        ({"kind": "lost_response", "answer": "404"}, "drop or 500"),
+        ({"kind": "role_not_assumable", "answer": "drop"}, "AccessDeniedException or ValidationException"),
+        ({"kind": "manifest_late", "answer": "drop"}, "answer must be left out"),
+        ({"kind": "queued_long", "key": "*"}, "key"),
         ({"kind": "lost_response", "id": "mine"}, "id"),
     ],
 )
@@ -115,3 +118,24 @@ def test_a_share_touches_about_that_share_of_the_keys() -> None:
     assert 220 < len(touched) < 380
     assert touched == [number for number in range(1000) if fault.touches(f"a/{number}.dcm")]
     assert all(read_fault({"kind": "server_error_on_files"}).touches(f"{number}") for number in range(100))
+
+
+def test_only_what_starts_a_job_needs_a_role(state: State) -> None:
+    board = FaultBoard(state)
+    board.replace([{"kind": "role_not_assumable"}])
+    operations = ("StartFHIRImportJob", "StartDataTransformationJob", "DescribeFHIRImportJob", "ListFHIRImportJobs")
+    struck = [name for name in operations if board.for_call(name, "", "")]
+    assert struck == ["StartFHIRImportJob", "StartDataTransformationJob"]
+
+
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [
+        ({"kind": "lost_response"}, "drop"),
+        ({"kind": "lost_response", "answer": "500"}, "500"),
+        ({"kind": "role_not_assumable"}, "AccessDeniedException"),
+        ({"kind": "role_not_assumable", "answer": "ValidationException"}, "ValidationException"),
+    ],
+)
+def test_the_first_answer_of_a_kind_is_its_default(body: dict[str, str], answer: str) -> None:
+    assert read_fault(body).chosen_answer == answer

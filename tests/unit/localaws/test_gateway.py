@@ -48,7 +48,7 @@ def refused(caught: pytest.ExceptionInfo[ClientError]) -> Any:
 
 
 def test_it_says_when_it_is_ready(endpoint: Endpoint) -> None:
-    assert endpoint.control("GET", "health") == {"status": "ready", "services": ["medical-imaging"]}
+    assert endpoint.control("GET", "health") == {"status": "ready", "services": ["medical-imaging", "healthlake"]}
 
 
 def test_an_unsigned_request_is_refused(endpoint: Endpoint) -> None:
@@ -57,6 +57,16 @@ def test_an_unsigned_request_is_refused(endpoint: Endpoint) -> None:
     with pytest.raises(ClientError) as caught:
         client.list_datastores()
     assert refused(caught) == ("MissingAuthenticationTokenException", 403)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/", 403), ("/datastore", 403), (f"/datastore/{DATASTORE}", 403), (f"/datastore/{DATASTORE}/r4/Patient/p0", 401)],
+)
+def test_an_unsigned_request_to_the_fhir_rest_plane_is_401(endpoint: Endpoint, path: str, status: int) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"{endpoint.url}{path}", timeout=10)
+    assert caught.value.code == status
 
 
 def test_a_request_beyond_the_rate_is_throttled_and_counted(endpoint: Endpoint) -> None:

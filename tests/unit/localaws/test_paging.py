@@ -34,3 +34,11 @@ def test_the_largest_page_is_the_default() -> None:
 def test_a_foreign_token_is_refused(token: str) -> None:
     with pytest.raises(AwsError, match="nextToken"):
         page(range(3), {"nextToken": token})
+
+
+def test_a_service_may_name_size_and_token_otherwise() -> None:
+    part, token = page(range(5), {"MaxResults": 3, "maxResults": 1}, "MaxResults", "NextToken")
+    assert (list(part), list(token)) == ([0, 1, 2], ["NextToken"])
+    assert page(range(5), token, "MaxResults", "NextToken") == (range(3, 5), {})
+    with pytest.raises(AwsError, match="NextToken"):
+        page(range(5), {"NextToken": "x"}, "MaxResults", "NextToken")

@@ -27,6 +27,23 @@ def test_data_stores_repeat() -> None:
     assert read_settings([], {"LOCALAWS_DATASTORE": f"{ONE}:x,{TWO}:y"}).datastore == (Seed(ONE, "x"), Seed(TWO, "y"))
 
 
+def test_data_stores_of_the_two_services_are_told_apart() -> None:
+    settings = read_settings(["--healthlake-datastore", f"{ONE}:records", "--datastore", f"{TWO}:images"], {})
+    assert (settings.healthlake_datastore, settings.datastore) == ((Seed(ONE, "records"),), (Seed(TWO, "images"),))
+
+
+@pytest.mark.parametrize(
+    ("settings", "url"),
+    [
+        (Settings(port=81), "http://127.0.0.1:81"),
+        (Settings(host="::1", port=81), "http://[::1]:81"),
+        (Settings(public_url="https://aws.example.org/"), "https://aws.example.org"),
+    ],
+)
+def test_clients_reach_it_at_its_address_or_at_the_public_one(settings: Settings, url: str) -> None:
+    assert settings.base_url == url
+
+
 def test_a_switch_needs_no_value() -> None:
     assert read_settings(["--aws-quotas"], {}).aws_quotas is True
     assert read_settings(["--expanded-output-uri", "false"], {}).expanded_output_uri is False
@@ -36,6 +53,9 @@ def test_a_switch_needs_no_value() -> None:
     ("arguments", "named"),
     [
         (["--datastore", "short:name"], "--datastore"),
+        (["--healthlake-datastore", "short:name"], "--healthlake-datastore"),
+        (["--healthlake-datastore", "z" * 32], "32 hexadecimal digits"),
+        (["--structure-only", "profiles"], "--structure-only"),
         (["--port", "many"], "--port"),
         (["--throttles", "GetImageSet=0"], "--throttles"),
         (["--aws-quotas", "perhaps"], "--aws-quotas"),
@@ -52,6 +72,7 @@ def test_single_rates_replace_those_of_the_preset() -> None:
     rates = settings.rates()
     assert rates["StartDICOMImportJob"] == Rate(5, 9)
     assert rates["GetImageSet"] == Rate(3, 3)
+    assert rates["DescribeFHIRImportJob"] == Rate(10, 10)
     assert rates["DeleteImageSet"] == AWS_RATES["DeleteImageSet"] == Rate(0.25, 1)
 
 

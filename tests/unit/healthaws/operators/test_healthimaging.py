@@ -8,11 +8,11 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from botocore.exceptions import ClientError
 
 from healthaws.exceptions import (
-    HealthImagingImportJobFailedError,
-    HealthImagingImportJobFinallyFailedError,
-    HealthImagingImportJobUnfinishedError,
-    HealthImagingUnknownJobStatusError,
+    JobFailedError,
+    JobFinallyFailedError,
+    JobUnfinishedError,
     RequestRejectedError,
+    UnknownJobStatusError,
 )
 from healthaws.operators.healthimaging import HealthImagingStartDicomImportJobOperator
 from healthaws.triggers.healthimaging import HealthImagingDicomImportJobCompletedTrigger
@@ -135,7 +135,7 @@ class TestFailedJob:
         remember(store, JOB)
         with (
             Script(task).get("FAILED"),
-            pytest.raises(HealthImagingImportJobFailedError, match=f"{JOB}.*FAILED: why") as caught,
+            pytest.raises(JobFailedError, match=f"{JOB}.*FAILED: why") as caught,
         ):
             task.execute_complete(context, FAILED_EVENT)
         assert not isinstance(caught.value, AirflowFailException)
@@ -146,7 +146,7 @@ class TestFailedJob:
         remember(store, JOB, generation=generation + 2)
         with (
             Script(task).get("FAILED"),
-            pytest.raises(HealthImagingImportJobFinallyFailedError, match=r"FAILED: why.*clear the task") as caught,
+            pytest.raises(JobFinallyFailedError, match=r"FAILED: why.*clear the task") as caught,
         ):
             task.execute_complete(context, FAILED_EVENT)
         assert isinstance(caught.value, AirflowFailException)
@@ -154,20 +154,20 @@ class TestFailedJob:
     def test_retry_that_finds_the_last_generation_failed_starts_nothing(self, context: Context, store: Store) -> None:
         task = operator(max_generations=1)
         remember(store, JOB)
-        with Script(task).get("FAILED"), pytest.raises(HealthImagingImportJobFinallyFailedError):
+        with Script(task).get("FAILED"), pytest.raises(JobFinallyFailedError):
             task.execute(context)
 
     def test_person_who_clears_the_finally_failed_task_gets_one_more_job(self, context: Context, store: Store) -> None:
         task = operator(max_generations=1)
         remember(store, JOB)
-        with Script(task).get("FAILED"), pytest.raises(HealthImagingImportJobFinallyFailedError):
+        with Script(task).get("FAILED"), pytest.raises(JobFinallyFailedError):
             task.execute_complete(context, FAILED_EVENT)
         with Script(task).start(NEXT_JOB, generation=1):
             assert awaited_job(deferred(task, context)) == NEXT_JOB
 
     def test_without_a_note_of_the_job_the_try_fails_all_the_same(self, context: Context) -> None:
         task = operator()
-        with Script(task).get("FAILED"), pytest.raises(HealthImagingImportJobFailedError):
+        with Script(task).get("FAILED"), pytest.raises(JobFailedError):
             task.execute_complete(context, FAILED_EVENT)
 
 
@@ -203,7 +203,7 @@ class TestDeferrable:
         event = {"status": "error", "message": "max attempts reached", "job_id": JOB}
         with (
             Script(task).get("IN_PROGRESS"),
-            pytest.raises(HealthImagingImportJobUnfinishedError, match=f"{JOB}.*IN_PROGRESS.*max attempts") as caught,
+            pytest.raises(JobUnfinishedError, match=f"{JOB}.*IN_PROGRESS.*max attempts") as caught,
         ):
             task.execute_complete(context, event)
         assert not isinstance(caught.value, AirflowFailException)
@@ -211,7 +211,7 @@ class TestDeferrable:
     def test_unknown_status(self, context: Context) -> None:
         task = operator()
         event = {"status": "error", "message": "terminal failure", "job_id": JOB}
-        with Script(task).get("CANCELLED"), pytest.raises(HealthImagingUnknownJobStatusError, match="'CANCELLED'"):
+        with Script(task).get("CANCELLED"), pytest.raises(UnknownJobStatusError, match="'CANCELLED'"):
             task.execute_complete(context, event)
 
     def test_event_is_required(self, context: Context) -> None:
@@ -229,13 +229,13 @@ class TestOtherModes:
         task = operator(deferrable=False, waiter_max_attempts=2)
         with (
             Script(task).start().get("SUBMITTED").get("IN_PROGRESS"),
-            pytest.raises(HealthImagingImportJobUnfinishedError, match="2 polls are used up"),
+            pytest.raises(JobUnfinishedError, match="2 polls are used up"),
         ):
             task.execute(context)
 
     @pytest.mark.parametrize(
         ("status", "error"),
-        [("FAILED", HealthImagingImportJobFailedError), ("CANCELLED", HealthImagingUnknownJobStatusError)],
+        [("FAILED", JobFailedError), ("CANCELLED", UnknownJobStatusError)],
     )
     def test_wait_in_the_worker_for_a_bad_end(self, status: str, error: type[Exception], context: Context) -> None:
         task = operator(deferrable=False)

@@ -9,10 +9,10 @@ from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
 from healthaws.exceptions import (
-    HealthImagingImportJobFailedError,
-    HealthImagingImportJobUnfinishedError,
-    HealthImagingUnknownJobStatusError,
+    JobFailedError,
+    JobUnfinishedError,
     RequestRejectedError,
+    UnknownJobStatusError,
 )
 from healthaws.sensors.healthimaging import HealthImagingDicomImportJobSensor
 from healthaws.triggers.healthimaging import HealthImagingDicomImportJobCompletedTrigger
@@ -59,7 +59,7 @@ class TestPoke:
         task = sensor()
         with Stubber(task.hook.conn) as stub:
             script(stub, "FAILED")
-            with pytest.raises(HealthImagingImportJobFailedError, match=f"{JOB}.*FAILED: why") as caught:
+            with pytest.raises(JobFailedError, match=f"{JOB}.*FAILED: why") as caught:
                 task.execute(context)
         assert isinstance(caught.value, AirflowFailException)
 
@@ -67,7 +67,7 @@ class TestPoke:
         task = sensor()
         with Stubber(task.hook.conn) as stub:
             script(stub, "CANCELLED")
-            with pytest.raises(HealthImagingUnknownJobStatusError, match="CANCELLED"):
+            with pytest.raises(UnknownJobStatusError, match="CANCELLED"):
                 task.execute(context)
 
     def test_rejection_fails_at_once_with_the_service_s_message(self, context: Context) -> None:
@@ -123,9 +123,9 @@ class TestDeferrable:
     @pytest.mark.parametrize(
         ("status", "error"),
         [
-            ("FAILED", HealthImagingImportJobFailedError),
-            ("IN_PROGRESS", HealthImagingImportJobUnfinishedError),
-            ("CANCELLED", HealthImagingUnknownJobStatusError),
+            ("FAILED", JobFailedError),
+            ("IN_PROGRESS", JobUnfinishedError),
+            ("CANCELLED", UnknownJobStatusError),
         ],
     )
     def test_error_event_is_explained_by_the_service(

@@ -1,0 +1,247 @@
+"""Audit: read every manifest, match every line to the batch's list, balance the books, decide release or hold.
+
+Writes ``outcomes``, ``gates``, ``dispositions`` and ``contracts``, and always audit/report.json, audit/dispositions.csv
+and audit/operation-outcomes.ndjson, whatever broke off before. Auditing again gives the same result.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from airlock.audit import OPEN_REASONS, Audited
+from airlock.buffer import find_index, read_arrivals
+from airlock.clinical import gate, report
+from airlock.clinical.contracts import ClinicalContract, complete, draft, with_subjects
+from airlock.clinical.manifests import is_final, keep, proves_more, read_kept, read_output, read_progress
+from airlock.clinical.outcomes import IMPORTED, account, discrepancies, operation_outcomes
+from airlock.clinical.read_back import read_back
+from airlock.clinical.records import BATCHES, DISPOSITIONS, FILES, GATES, OPERATION_OUTCOMES, OUTCOMES, VERDICTS
+from airlock.normalize import find_batches
+from airlock.pipelines import CcdaPipeline
+from airlock.reasons import Reason
+from airlock.records import CONTRACTS, JOBS, Disposition
+from airlock.s3uri import S3Uri
+
+if TYPE_CHECKING:
+    from airlock.clinical.manifests import JobOutput
+    from airlock.clinical.read_back import FhirReader
+    from airlock.ledger import Job
+    from airlock.normalize import Batch
+    from airlock.pipelines import ClinicalPipeline
+    from airlock.run import Run
+
+_RESOURCE = ["resource_type", "resource_id"]
+
+
+@dataclass(frozen=True)
+class Accounts:
+    """What the jobs of a run did with the resources they were sent."""
+
+    outcomes: pl.DataFrame
+    jobs: list[dict[str, Any]]  # an entry per job for the report
+    suspect: list[str]  # the batches whose counts disagree
+    operation_outcomes: pl.DataFrame
+
+
+def account_batches(run: Run[Any]) -> Accounts:
+    """Account for every resource of every batch of a run, whatever kind of pipeline it is of."""
+    frames, said = [OUTCOMES.to_frame()], [OPERATION_OUTCOMES.to_frame()]
+    jobs: list[dict[str, Any]] = []
+    suspect: list[str] = []
+    # One wait for all: the jobs have ended by now, and a hundred without output must not cost a hundred waits.
+    until = time.monotonic() + run.pipeline.audit.manifest_wait_seconds
+    for batch in find_batches(run):
+        sent = run.workspace.read(f"batches/{batch.batch_id}", BATCHES)
+        rows = run.workspace.find(f"jobs/{batch.batch_id}", JOBS).to_dicts()
+        if not rows:
+            known = run.ledger.job(batch.batch_id)
+            frames.append(account(sent, None, None, _absent(known)))
+            jobs += [] if known is None else [_entry(batch, sent, vars(known), [])]
+            continue
+        job = rows[0]
+        output = _output(run, job, max(0.0, until - time.monotonic()))
+        found = discrepancies(sent, job, output, read_progress(run.workspace, batch.batch_id))
+        frames.append(account(sent, job, output))
+        said.append(operation_outcomes(sent, job, output))
+        jobs.append(_entry(batch, sent, job, found))
+        if found:
+            suspect.append(batch.batch_id)
+    return Accounts(pl.concat(frames), jobs, suspect, pl.concat(said))
+
+
+def _output(run: Run[Any], job: dict[str, Any], wait_seconds: float) -> JobOutput:
+    """Read a job's output, or what an earlier audit saw of it, whichever proves more.
+
+    So a later audit, when the bucket's lifecycle has taken the output away, does not unsay what was released on it.
+    """
+    kept = read_kept(run.workspace, job["batch_id"], job["job_id"])
+    if kept is not None and is_final(kept):
+        return kept
+    output = read_output(run.s3, S3Uri.parse(job["output_uri"]), wait_seconds)
+    if kept is not None and proves_more(kept, output):
+        return kept
+    keep(run.workspace, job["batch_id"], job["job_id"], output)
+    return output
+
+
+def _absent(known: Job | None) -> Reason:
+    return Reason.JOB_NOT_STARTED if known is None or known.job_id is None else Reason.JOB_UNFINISHED
+
+
+def _entry(batch: Batch, sent: pl.DataFrame, job: dict[str, Any], found: list[str]) -> dict[str, Any]:
+    return {
+        "batch_id": batch.batch_id,
+        "files": batch.files,
+        "resources": sent.height,
+        "bytes": batch.bytes,
+        "job_id": job["job_id"],
+        "generation": job["generation"],
+        "status": job["status"],
+        "discrepancies": found,
+    }
+
+
+def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: bool | None = None) -> Audited:
+    """Audit a run.
+
+    Parameters
+    ----------
+    run
+        The run.
+    reader
+        Reads the data store, for read-back.
+    approved
+        What a person said of a run that has to be reviewed (kind ``ccda``); None before that.
+    """
+    run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)  # where buffer never came to do it
+    accounts = account_batches(run)
+    outcomes = gate.doubt(accounts.outcomes, accounts.suspect)
+    outcomes = _read_back(run, reader, outcomes)
+    books = _books(run) | {"outcomes": outcomes}
+    reviewed = approved is True or not isinstance(run.pipeline, CcdaPipeline)
+    _close(run, books, balanced=True, reviewed=reviewed)
+    problems = report.imbalances(books)
+    if not _is_frozen(run):
+        problems = ["buffer has not frozen a delivery: cure what stopped it or receive, and clear that task", *problems]
+    if problems:
+        _close(run, books, balanced=False, reviewed=reviewed)
+    audited = _write(run, books, accounts, problems)
+    _record(run, books, audited)
+    return audited
+
+
+def _is_frozen(run: Run[Any]) -> bool:
+    return find_index(run) is not None
+
+
+def _books(run: Run[Any]) -> dict[str, pl.DataFrame]:
+    """Read what the stages before have written, as far as they came."""
+    index = find_index(run)
+    files = [run.workspace.find(f"files/{shard}", FILES) for shard in (index["shards"] if index else [])]
+    return {
+        "arrivals": read_arrivals(run),
+        "files": pl.concat([FILES.to_frame(), *files]),
+        "verdicts": run.workspace.find("verdicts", VERDICTS),
+        "held": run.ledger.held_by(run.pipeline.name, run.key),
+    }
+
+
+def _read_back(run: Run[Any], reader: FhirReader, outcomes: pl.DataFrame) -> pl.DataFrame:
+    sample = run.pipeline.audit.read_back_sample
+    if not sample:
+        return outcomes
+    batches = run.workspace.read_all([f"batches/{batch.batch_id}" for batch in find_batches(run)], BATCHES)
+    return read_back(reader, run.s3, outcomes, batches, sample)
+
+
+def _close(run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame], *, balanced: bool, reviewed: bool) -> None:
+    """Decide, and give every unit and every file its last word."""
+    arrivals, verdicts, outcomes = books["arrivals"], books["verdicts"], books["outcomes"]
+    books["gates"] = gate.decide(
+        run.pipeline.datastore_id, verdicts, outcomes, run.pipeline.audit, balanced=balanced, reviewed=reviewed
+    )
+    books["dispositions"] = gate.last_words(arrivals, verdicts, outcomes, books["gates"])
+    books["file_words"] = gate.file_words(arrivals, books["dispositions"])
+
+
+def _write(
+    run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame], accounts: Accounts, problems: list[str]
+) -> Audited:
+    workspace = run.workspace
+    workspace.write("outcomes", OUTCOMES, books["outcomes"].select(OUTCOMES.names()))
+    workspace.write("gates", GATES, books["gates"])
+    workspace.write("dispositions", DISPOSITIONS, books["dispositions"])
+    found = pl.concat([workspace.find("operation_outcomes", OPERATION_OUTCOMES), accounts.operation_outcomes])
+    workspace.write_text(
+        "audit/operation-outcomes.ndjson", report.operation_outcomes(found, books["arrivals"]), "application/x-ndjson"
+    )
+    dispositions_uri = workspace.write_text(
+        "audit/dispositions.csv", report.dispositions_csv(books["dispositions"]), "text/csv"
+    )
+    content = report.build(run, books, accounts.jobs, problems)
+    report_uri = workspace.write_json("audit/report.json", content)
+    return Audited(content, report_uri, dispositions_uri, _open_files(books).len())
+
+
+def _open_files(books: dict[str, pl.DataFrame]) -> pl.Series:
+    """Return the files with a unit on which the run has not decided yet."""
+    return books["dispositions"].filter(_is_open())["arrival_id"].unique()
+
+
+def _is_open() -> pl.Expr:
+    return pl.col("reason").is_in([str(reason) for reason in OPEN_REASONS]).fill_null(value=False)
+
+
+def _record(run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame], audited: Audited) -> None:
+    """Tell the ledger: what is in the store, what was decided, the contracts, and last the files' final words."""
+    datastore = run.pipeline.datastore_id
+    imported = pl.col("outcome").is_in(IMPORTED)
+    run.ledger.record_imported_resources(datastore, run.key, books["outcomes"].filter(imported))
+    # What the service did not import gives up its claim, so that a later delivery may bring it.
+    lost = books["outcomes"].filter(~imported & ~_is_open())
+    run.ledger.drop_resource_claims(datastore, run.key, lost.select(_RESOURCE))
+    run.ledger.record_gates(datastore, run.key, books["gates"])
+    _write_contracts(run, books)
+    if audited.balanced:
+        settled = ~pl.col("arrival_id").is_in(_open_files(books).implode())
+        run.ledger.settle(run.pipeline.name, run.key, books["file_words"].filter(settled))
+    state = "audited" if audited.balanced and not audited.open_arrivals else "open"
+    run.ledger.close_run(run.key, state, audited.report)
+
+
+def _write_contracts(run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame]) -> None:
+    """Complete the contract of every patient and file with released resources."""
+    pipeline = run.pipeline
+    released = with_subjects(_released(run, books))
+    level = pipeline.risk.validation_level
+
+    def revise(known: pl.DataFrame) -> pl.DataFrame:
+        before = dict(known.select("subject", "contract").iter_rows())
+        planned = draft(released, pipeline.name, pipeline.datastore_id, level)
+        rows = [_row(subject, contract, before.get(subject)) for subject, contract in planned]
+        return pl.DataFrame(rows, schema=CONTRACTS, orient="row")
+
+    completed = run.ledger.revise_contracts(pipeline.datastore_id, run.key, released["subject"].unique(), revise)
+    run.workspace.write("contracts", CONTRACTS, completed)
+
+
+def _released(run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame]) -> pl.DataFrame:
+    """Return what was released, but for what a later run has brought anew: that run's contract has it."""
+    released = books["dispositions"].filter(pl.col("disposition") == Disposition.RELEASED)
+    later = run.ledger.known_resources(run.pipeline.datastore_id, released.select(_RESOURCE), except_run=run.key)
+    digests = books["outcomes"].select("arrival_id", "line", "content_digest")
+    return (
+        released.join(later, on=_RESOURCE, how="anti")
+        .join(digests, on=["arrival_id", "line"], how="left", nulls_equal=True)
+        .join(books["arrivals"].select("arrival_id", "bucket"), on="arrival_id", how="left")
+    )
+
+
+def _row(subject: str, planned: ClinicalContract, before: str | None) -> tuple[Any, ...]:
+    earlier = None if before is None else ClinicalContract.model_validate_json(before)
+    contract = complete(planned, earlier)
+    return subject, contract.subject_key, contract.revision, contract.content_digest, contract.to_json()

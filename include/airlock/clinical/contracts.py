@@ -1,0 +1,154 @@
+"""The clinical contract ``airlock.clinical/1``: what of one patient, or of one file, has been released.
+
+Resources that belong to no patient (an Organization, a Practitioner) are in the contract of the file they came in.
+``json_schema()`` is published as docs/clinical-contract.schema.json. A contract is cumulative: it names every resource
+that was released so far, each with its latest content, and its revision rises when, and only when, that changes.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Literal
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field
+
+from airlock.clinical.records import file_subject, subject_key
+from airlock.pipelines import ValidationLevel
+from airlock.records import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+class _Record(BaseModel):
+    # Values are patients' data: an error names the field only.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class ContractResource(_Record):
+    """One released resource and where it came from."""
+
+    reference: str = Field(description="as ResourceType/id, in the data store")
+    content_digest: str = Field(description="64 hex digits, equal where the content is")
+    source: str = Field(description="s3:// address of the file that brought it")
+    line: int | None = Field(None, description="in that file, from 1; of a Bundle the entry")
+
+
+class ContractSubject(_Record):
+    """Whose resources these are."""
+
+    kind: Literal["patient", "file"]
+    reference: str | None = Field(None, description="of the patient, as Patient/id")
+
+
+class ClinicalContract(_Record):
+    """What of one patient or file has been released."""
+
+    version: Literal["airlock.clinical/1"] = Field("airlock.clinical/1", alias="schema")
+    subject_key: str = Field(description="Airlock's own name for the patient or file; reveals no identifier")
+    revision: int = Field(0, ge=0, description="rises when the content changes")
+    pipeline: str = Field(description="the pipeline that brought the first resource")
+    datastore_id: str
+    subject: ContractSubject
+    validation_level: ValidationLevel = Field(description="with which the latest resources were imported")
+    resources: tuple[ContractResource, ...] = Field(description="in the order of their references")
+
+    def to_json(self) -> str:
+        """Return the contract as the JSON that is stored and routed."""
+        return self.model_dump_json(by_alias=True, indent=1)
+
+    @property
+    def content_digest(self) -> str:
+        """What tells two contents apart, whatever their revision: 64 hex digits."""
+        return digest(self.model_copy(update={"revision": 0}).to_json(), length=64)
+
+
+def draft(
+    released: pl.DataFrame, pipeline: str, datastore_id: str, level: ValidationLevel
+) -> Iterator[tuple[str, ClinicalContract]]:
+    """Yield each subject with the contract of what a run has released of it.
+
+    Parameters
+    ----------
+    released
+        Columns ``subject``, ``line``, ``resource_type``, ``resource_id``, ``content_digest``, ``bucket``, ``key``.
+    pipeline, datastore_id, level
+        What the contracts say of the run.
+    """
+    # Subject by subject: a delivery's resources as objects are many times their rows.
+    rows = released.sort("subject", "resource_type", "resource_id").iter_rows(named=True)
+    for subject, group in groupby(rows, key=itemgetter("subject")):
+        yield (
+            subject,
+            ClinicalContract(
+                subject_key=subject_key(datastore_id, subject),
+                pipeline=pipeline,
+                datastore_id=datastore_id,
+                subject=_subject(subject),
+                validation_level=level,
+                resources=_sorted(map(_resource, group)),
+            ),
+        )
+
+
+def with_subjects(resources: pl.DataFrame) -> pl.DataFrame:
+    """Add the subject that each resource belongs to."""
+    return resources.with_columns(subject=pl.coalesce("patient", pl.lit(file_subject("")) + pl.col("arrival_id")))
+
+
+def _resource(row: dict[str, Any]) -> ContractResource:
+    return ContractResource(
+        reference=f"{row['resource_type']}/{row['resource_id']}",
+        content_digest=row["content_digest"],
+        source=f"s3://{row['bucket']}/{row['key']}",
+        line=row["line"],
+    )
+
+
+def _subject(subject: str) -> ContractSubject:
+    if subject.startswith(file_subject("")):
+        return ContractSubject(kind="file")
+    return ContractSubject(kind="patient", reference=subject)
+
+
+def _sorted(resources: Iterable[ContractResource]) -> tuple[ContractResource, ...]:
+    return tuple(sorted(resources, key=lambda one: one.reference))
+
+
+def complete(planned: ClinicalContract, earlier: ClinicalContract | None) -> ClinicalContract:
+    """Return the contract with what earlier deliveries released, and with the revision that its content calls for.
+
+    A resource that comes again with the same content stays as it is known, so that auditing an older delivery again
+    changes nothing.
+
+    Parameters
+    ----------
+    planned
+        This delivery's draft.
+    earlier
+        The contract as an earlier delivery, or an earlier audit of this one, left it.
+    """
+    if earlier is None:
+        return planned.model_copy(update={"revision": 1})
+    known = {one.reference: one for one in earlier.resources}
+    changed = [one for one in planned.resources if not _is_known(one, known.get(one.reference))]
+    if not changed:
+        return earlier
+    merged = known | {one.reference: one for one in changed}
+    update = {
+        "pipeline": earlier.pipeline,
+        "revision": earlier.revision + 1,
+        "resources": _sorted(merged.values()),
+    }
+    return planned.model_copy(update=update)
+
+
+def _is_known(one: ContractResource, known: ContractResource | None) -> bool:
+    return known is not None and known.content_digest == one.content_digest
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the contract's JSON Schema."""
+    return ClinicalContract.model_json_schema(by_alias=True)

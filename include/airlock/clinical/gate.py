@@ -1,0 +1,289 @@
+"""The gate: release or hold, per patient and per file, by the pipeline's policy; and the last word on every unit.
+
+A resource goes downstream if it is in the data store, nothing is wrong with it, and neither its patient nor its file is
+held.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from airlock.clinical.outcomes import IMPORTED
+from airlock.clinical.records import DISPOSITIONS, GATES, file_subject, subject_key
+from airlock.reasons import Reason
+from airlock.records import DISPOSITIONS as FILE_DISPOSITIONS
+from airlock.records import Disposition, Gate, Outcome, Stage, Verdict
+
+if TYPE_CHECKING:
+    from airlock.pipelines import ClinicalAudit
+
+UNIT = ["arrival_id", "line"]
+_FILE = pl.lit(file_subject(""))
+# Reasons that parse finds; any other one of a quarantined or ignored unit was found by validate.
+PARSE_REASONS = (
+    Reason.EMPTY_OBJECT,
+    Reason.SIDECAR,
+    Reason.NOT_FHIR,
+    Reason.TRUNCATED,
+    Reason.UNREADABLE,
+    Reason.FILE_TOO_LARGE,
+    Reason.OBJECT_CHANGED,
+    Reason.OBJECT_GONE,
+    Reason.ACCESS_DENIED,
+    Reason.NOT_JSON,
+    Reason.RESOURCE_TOO_LARGE,
+    Reason.MIXED_FILE,
+    Reason.UNKNOWN_RESOURCE_TYPE,
+    Reason.MISSING_RESOURCE_ID,
+    Reason.INVALID_RESOURCE_ID,
+    Reason.FHIR_VERSION,
+    Reason.UNSUPPORTED_ENTRY,
+    Reason.NOT_XML,
+    Reason.XML_ENTITY,
+    Reason.NOT_CCDA,
+    Reason.DOCUMENT_WITHOUT_ID,
+)
+# Of a file's units the gravest gives the file its word.
+GRAVEST_FIRST = (
+    Disposition.FAILED,
+    Disposition.HELD,
+    Disposition.QUARANTINED,
+    Disposition.RELEASED,
+    Disposition.DUPLICATE,
+    Disposition.IGNORED,
+)
+_SET_ASIDE = (Disposition.FAILED.value, Disposition.HELD.value, Disposition.QUARANTINED.value)
+
+
+def doubt(outcomes: pl.DataFrame, suspect_batches: list[str]) -> pl.DataFrame:
+    """Add the column ``uncertain``: true where nobody can say what the data store holds, or whose counts to believe."""
+    unknown = pl.col("outcome").is_in([Outcome.UNACCOUNTED.value, Outcome.SERVER_ERROR.value])
+    suspect = pl.col("batch_id").is_in(suspect_batches)
+    disagree = suspect & pl.col("outcome").is_in(IMPORTED)
+    return outcomes.with_columns(
+        reason=pl.when(disagree).then(pl.lit(str(Reason.JOB_COUNTS_DISAGREE))).otherwise("reason"),
+        uncertain=unknown | suspect,
+    )
+
+
+def decide(
+    datastore_id: str,
+    verdicts: pl.DataFrame,
+    outcomes: pl.DataFrame,
+    settings: ClinicalAudit,
+    *,
+    balanced: bool,
+    reviewed: bool = True,
+) -> pl.DataFrame:
+    """Decide on every patient and every file with accepted resources; of what did not come in nothing is released.
+
+    Parameters
+    ----------
+    datastore_id
+        The data store.
+    verdicts
+        Rows of the verdicts dataset.
+    outcomes
+        Rows of the outcomes dataset with ``uncertain``.
+    settings
+        The policy.
+    balanced
+        Whether the run's books balance; if not, everything is held.
+    reviewed
+        Whether a person has approved the run, or none has to; if not, everything is held.
+
+    Returns
+    -------
+    polars.DataFrame
+        Rows of the gates dataset.
+    """
+    patients = _holds(verdicts, outcomes, pl.col("patient"), incomplete=settings.hold_incomplete_patients)
+    files = _holds(verdicts, outcomes, _FILE + pl.col("arrival_id"), incomplete=settings.hold_incomplete_files)
+    missing = pl.col("lost") | pl.col("nothing")
+    doubtful_file = missing | (pl.col("uncertain") & settings.hold_incomplete_files)
+    held = [
+        patients.select("subject", reason=_when(missing | pl.col("uncertain"), Reason.PATIENT_HELD)),
+        files.select("subject", reason=_when(doubtful_file, Reason.FILE_HELD)),
+    ]
+    reason = pl.coalesce(
+        _when(pl.lit(not balanced), Reason.RUN_UNBALANCED),
+        pl.col("reason"),
+        _when(pl.lit(not reviewed), Reason.AWAITING_REVIEW),
+    )
+    rows = pl.concat(held).sort("subject").with_columns(reason=reason)
+    keys = pl.Series([subject_key(datastore_id, subject) for subject in rows["subject"]], dtype=pl.String)
+    gate = pl.when(pl.col("reason").is_null()).then(pl.lit(Gate.RELEASE.value)).otherwise(pl.lit(Gate.HOLD.value))
+    return rows.with_columns(subject_key=keys, gate=gate).select(GATES.names()).cast(GATES)
+
+
+def _when(condition: pl.Expr, reason: Reason) -> pl.Expr:
+    return pl.when(condition).then(pl.lit(str(reason)))
+
+
+def _holds(verdicts: pl.DataFrame, outcomes: pl.DataFrame, subject: pl.Expr, *, incomplete: bool) -> pl.DataFrame:
+    """Say of each subject whether any of it is uncertain, nothing of it came in, or, if that counts, not all of it."""
+    stopped = verdicts.filter(pl.col("verdict") == Verdict.QUARANTINE).select(subject=subject)
+    rejected = outcomes.filter(pl.col("outcome") == Outcome.REJECTED).select(subject=subject)
+    lost = pl.concat([stopped, rejected])["subject"].drop_nulls().unique()
+    return (
+        outcomes.filter(subject.is_not_null())
+        .group_by(subject=subject)
+        .agg(uncertain=pl.col("uncertain").any(), nothing=~pl.col("outcome").is_in(IMPORTED).any())
+        .with_columns(lost=pl.lit(incomplete) & pl.col("subject").is_in(lost.implode()))
+    )
+
+
+def last_words(
+    arrivals: pl.DataFrame, verdicts: pl.DataFrame, outcomes: pl.DataFrame, gates: pl.DataFrame
+) -> pl.DataFrame:
+    """Give every unit its disposition, and every file without one a row of its own, whatever is missing of the rest.
+
+    Parameters
+    ----------
+    arrivals
+        The delivery's files, rows of the arrivals dataset.
+    verdicts, outcomes, gates
+        Rows of these datasets.
+
+    Returns
+    -------
+    polars.DataFrame
+        Rows of the dispositions dataset, one per unit, in the order of keys and lines.
+    """
+    files = arrivals.select("arrival_id", "key", file_size="size")
+    units = files.join(verdicts, on="arrival_id", how="left", maintain_order="left")
+    after = outcomes.select(*UNIT, "outcome", "batch_id", "job_id", outcome_reason="reason", outcome_detail="detail")
+    rows = units.join(after, on=UNIT, how="left", nulls_equal=True, maintain_order="left")
+    rows = _with_first_copies(_with_gates(rows, gates), outcomes)
+    words = rows.with_columns(
+        size=pl.coalesce("size", pl.when(pl.col("line").is_null()).then("file_size")),
+        disposition=_disposition(),
+        stage=_stage(),
+        **_reason_and_detail(),
+    )
+    return words.select(DISPOSITIONS.names()).cast(DISPOSITIONS).sort("key", "arrival_id", "line")
+
+
+def _with_gates(rows: pl.DataFrame, gates: pl.DataFrame) -> pl.DataFrame:
+    """Add ``held_by``: the reason why the unit's patient, or else its file, is held."""
+    held = gates.filter(pl.col("gate") == Gate.HOLD)
+    of_patient = held.select(patient="subject", patient_reason="reason")
+    of_file = held.select(file="subject", file_reason="reason")
+    return (
+        rows.with_columns(file=_FILE + pl.col("arrival_id"))
+        .join(of_patient, on="patient", how="left", maintain_order="left")
+        .join(of_file, on="file", how="left", maintain_order="left")
+        .with_columns(held_by=pl.coalesce("patient_reason", "file_reason"))
+    )
+
+
+def _with_first_copies(rows: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
+    """Add ``copy_reason`` to a duplicate whose counted copy did not come in: it shares that one's fate."""
+    lost = outcomes.filter(~pl.col("outcome").is_in(IMPORTED))
+    fates = lost.select("resource_type", "resource_id", copy_reason="reason").unique(["resource_type", "resource_id"])
+    joined = rows.join(fates, on=["resource_type", "resource_id"], how="left", maintain_order="left")
+    duplicate = pl.col("verdict") == Verdict.DUPLICATE
+    return joined.with_columns(copy_reason=pl.when(duplicate).then("copy_reason"))
+
+
+def _disposition() -> pl.Expr:
+    before_import = {
+        Verdict.QUARANTINE.value: Disposition.QUARANTINED.value,
+        Verdict.IGNORE.value: Disposition.IGNORED.value,
+        Verdict.DUPLICATE.value: Disposition.DUPLICATE.value,
+    }
+    in_store = pl.col("outcome").is_in(IMPORTED)
+    free = pl.col("outcome_reason").is_null() & pl.col("held_by").is_null()
+    return pl.coalesce(
+        pl.when(pl.col("copy_reason").is_not_null()).then(pl.lit(Disposition.FAILED.value)),
+        pl.col("verdict").replace_strict(before_import, default=None, return_dtype=pl.String),
+        pl.when(in_store & free).then(pl.lit(Disposition.RELEASED.value)),
+        pl.when(in_store).then(pl.lit(Disposition.HELD.value)),
+        pl.lit(Disposition.FAILED.value),
+    )
+
+
+def _stage() -> pl.Expr:
+    accepted = pl.col("verdict") == Verdict.ACCEPT
+    return (
+        pl.when(accepted | pl.col("copy_reason").is_not_null() | pl.col("verdict").is_null())
+        .then(pl.lit(Stage.AUDIT.value))
+        .when(pl.col("reason").is_in([str(reason) for reason in PARSE_REASONS]))
+        .then(pl.lit(Stage.PARSE.value))
+        .otherwise(pl.lit(Stage.VALIDATE.value))
+    )
+
+
+def _reason_and_detail() -> dict[str, pl.Expr]:
+    """Pick the reason nearest to the decision: the resource's own outcome, else the gate's, else what was noted."""
+    accepted = pl.col("verdict") == Verdict.ACCEPT
+    undecided = pl.col("verdict").is_null() | (accepted & pl.col("outcome").is_null())
+    own = pl.col("outcome_reason").is_not_null()
+    held = pl.col("outcome").is_in(IMPORTED) & pl.col("held_by").is_not_null()
+    unbalanced = held & (pl.col("held_by") == Reason.RUN_UNBALANCED)
+    reason = (
+        pl.when(undecided)
+        .then(pl.lit(str(Reason.UNDECIDED)))
+        .when(unbalanced)
+        .then("held_by")
+        .when(own)
+        .then("outcome_reason")
+        .when(held)
+        .then("held_by")
+        .otherwise(pl.coalesce("copy_reason", "reason"))
+    )
+    detail = pl.when(own).then("outcome_detail").when(held).then(pl.lit(None, pl.String)).otherwise("detail")
+    return {"reason": reason, "detail": detail}
+
+
+def file_words(arrivals: pl.DataFrame, dispositions: pl.DataFrame) -> pl.DataFrame:
+    """Give every file the gravest word of its units, for the ledger, whose arrivals are files.
+
+    Parameters
+    ----------
+    arrivals
+        Rows of the arrivals dataset.
+    dispositions
+        Rows of the clinical dispositions dataset.
+
+    Returns
+    -------
+    polars.DataFrame
+        Rows of ``records.DISPOSITIONS``.
+    """
+    gravity = {word.value: number for number, word in enumerate(GRAVEST_FIRST)}
+    rank = pl.col("disposition").replace_strict(gravity, return_dtype=pl.Int64)
+    gravest = pl.col("rank") == pl.col("rank").min()
+    claimed = pl.col("reason") == Reason.INSTANCE_CLAIMED
+    per_file = (
+        dispositions.with_columns(rank=rank)
+        .group_by("arrival_id")
+        .agg(
+            disposition=pl.col("disposition").sort_by("rank").first(),
+            stage=pl.col("stage").sort_by("rank").first(),
+            own=pl.col("reason").filter(gravest).first(),
+            reasons=pl.col("reason").n_unique(),
+            units=pl.len(),
+            own_detail=pl.col("detail").first(),
+            claimed=claimed.any(),
+        )
+        .with_columns(reason=_file_reason(), detail=pl.when(pl.col("units") == 1).then("own_detail"))
+    )
+    files = arrivals.select("arrival_id", "key", "size").join(per_file, on="arrival_id", how="left")
+    missing = [name for name in FILE_DISPOSITIONS if name not in files.columns]
+    rows = files.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
+    return rows.select(FILE_DISPOSITIONS.names()).cast(FILE_DISPOSITIONS).sort("key", "arrival_id")
+
+
+def _file_reason() -> pl.Expr:
+    """Return what the units agree on; one that another run claims has the whole file come again."""
+    several = pl.col("disposition").is_in(_SET_ASIDE) & (pl.col("reasons") > 1)
+    return (
+        pl.when("claimed")
+        .then(pl.lit(str(Reason.INSTANCE_CLAIMED)))
+        .when(several)
+        .then(pl.lit(str(Reason.RESOURCES_SET_ASIDE)))
+        .otherwise("own")
+    )

@@ -1,0 +1,297 @@
+"""What a FHIR import job left in its output folder: the manifest, and the result lines, one per resource.
+
+Nothing here is trusted beyond its declared fields. A file that is not there is an empty one; a line that cannot be read
+is counted. Source: HealthLake developer guide, "Importing FHIR data" (output of an import job). The shape of the result
+lines is on no AWS page; it is read as live clients found it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from airlock.clinical.lines import split
+from airlock.manifests import DETAIL_LENGTH, mapping, mappings, text, until_whole, whole_number
+from airlock.records import schema
+from airlock.s3uri import S3Uri
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from airlock.s3 import S3, ListedObject
+    from airlock.workspace import Workspace
+
+# AWS's pages have the name in lower case, live stores write the capital.
+MANIFESTS = ("Manifest.json", "manifest.json")
+RESULTS = {
+    "success": "SUCCESS/",
+    "failure": "FAILURE/",
+    "warning": "SUCCESS_WITH_SEARCH_VALIDATION_FAILURES/",  # minimal validation only
+}
+LINE_BYTES = 16 * 1024**2  # of the longest result line that is read
+OUTCOME_LENGTH = 64 * 1024  # characters of an OperationOutcome that are kept; the whole of it stays in the job's folder
+_AT_ONCE = 20_000  # lines that are held as Python objects
+_TOO_LONG = {"severity": "error", "code": "too-long", "diagnostics": "see the result line in the job's output folder"}
+
+LINES = schema(
+    {
+        "kind": pl.String,  # success, failure or warning
+        "file": pl.String,  # the import file, as the result file's place below its folder has it
+        "resource_type": pl.String,
+        "resource_id": pl.String,
+        "status_code": pl.Int64,
+        "detail": pl.String,
+        "outcome": pl.String,  # JSON of the OperationOutcome; null for a success
+    }
+)
+Seen = dict[tuple[str, str], tuple[pl.DataFrame, int]]  # by key and etag: the rows, and how many lines are unreadable
+
+
+@dataclass(frozen=True)
+class Counters:
+    """The service's own counts; None where it gives none."""
+
+    scanned: int | None = None
+    imported: int | None = None
+    customer_errors: int | None = None
+    server_errors: int | None = None
+    files_scanned: int | None = None
+
+
+@dataclass(frozen=True)
+class JobOutput:
+    """One job's output folder as it was found."""
+
+    manifest_found: bool
+    counters: Counters
+    lines: pl.DataFrame
+    unreadable_lines: int
+
+    @property
+    def named(self) -> int:
+        """How many resources the lines name."""
+        return self.lines.select("file", "resource_type", "resource_id").n_unique()
+
+
+def read_output(
+    s3: S3,
+    folder: S3Uri,
+    wait_seconds: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> JobOutput:
+    """Read a job's output, again and again until it is whole or the wait is over: it may come after COMPLETED.
+
+    Parameters
+    ----------
+    s3
+        Where the output bucket is.
+    folder
+        The job's own folder, ending in ``/``.
+    wait_seconds
+        How long to wait for a manifest, and for as many lines as it counts.
+    clock, pause
+        Monotonic seconds, and how to wait for some.
+    """
+    seen: Seen = {}
+    return until_whole(lambda: _read_once(s3, folder, seen), _is_whole, wait_seconds, clock=clock, pause=pause)
+
+
+def read_kept(workspace: Workspace, batch_id: str, job_id: str) -> JobOutput | None:
+    """Return what `keep` wrote of this job, None if it never did."""
+    try:
+        content = json.loads(workspace.s3.get(workspace.root.join(_kept_name(batch_id))))
+    except FileNotFoundError:
+        return None
+    if content["job_id"] != job_id:
+        return None
+    lines = workspace.read(content["lines"], LINES)
+    return JobOutput(content["manifest_found"], Counters(**content["counters"]), lines, content["unreadable_lines"])
+
+
+def keep(workspace: Workspace, batch_id: str, job_id: str, output: JobOutput) -> None:
+    """Keep in the workspace what a job's output proved: the output bucket may forget it, the audit must not."""
+    lines = f"outputs/{batch_id}/{job_id}"
+    workspace.write(lines, LINES, output.lines)
+    kept = {
+        "job_id": job_id,
+        "manifest_found": output.manifest_found,
+        "counters": asdict(output.counters),
+        "unreadable_lines": output.unreadable_lines,
+        "lines": lines,
+    }
+    workspace.write_json(_kept_name(batch_id), kept)
+
+
+def _kept_name(batch_id: str) -> str:
+    return f"outputs/{batch_id}.json"
+
+
+def keep_progress(workspace: Workspace, batch_id: str, properties: dict[str, Any]) -> None:
+    """Keep the counts of a job that has ended, for `read_progress`.
+
+    Parameters
+    ----------
+    workspace
+        The run's.
+    batch_id
+        Whose job it is.
+    properties
+        ``ImportJobProperties`` of DescribeFHIRImportJob.
+    """
+    report = mapping(properties.get("JobProgressReport"))
+    names = (
+        "TotalNumberOfResourcesScanned",
+        "TotalNumberOfResourcesImported",
+        "TotalNumberOfResourcesWithCustomerError",
+        None,  # there is none for the service's own errors
+        "TotalNumberOfScannedFiles",
+    )
+    workspace.write_json(_progress_name(batch_id), asdict(_counters(report, names)))
+
+
+def read_progress(workspace: Workspace, batch_id: str) -> Counters:
+    """Return the job's own report of its progress, as far as `keep_progress` was given it."""
+    try:
+        return Counters(**json.loads(workspace.s3.get(workspace.root.join(_progress_name(batch_id)))))
+    except FileNotFoundError:
+        return Counters()
+
+
+def _progress_name(batch_id: str) -> str:
+    return f"progress/{batch_id}.json"
+
+
+def is_final(output: JobOutput) -> bool:
+    """Say whether nothing can follow: the manifest counts the resources, and as many are named."""
+    counted = output.counters.scanned
+    return output.manifest_found and not output.unreadable_lines and counted is not None and output.named >= counted
+
+
+def proves_more(one: JobOutput, other: JobOutput) -> bool:
+    """Say whether one reading of a job's output holds more than another."""
+    return (one.manifest_found, one.lines.height) > (other.manifest_found, other.lines.height)
+
+
+def _is_whole(output: JobOutput) -> bool:
+    counted = output.counters
+    if not output.manifest_found or output.unreadable_lines:
+        return False
+    # What the service lost by its own fault may have no line at all.
+    return counted.scanned is None or output.named >= counted.scanned - (counted.server_errors or 0)
+
+
+def _read_once(s3: S3, folder: S3Uri, seen: Seen) -> JobOutput:
+    manifest = _manifest(s3, folder)
+    frames, unreadable = [LINES.to_frame()], 0
+    for kind, name in RESULTS.items():
+        below = folder.join(name)
+        for item in s3.list_objects(below):
+            place = item.key, item.etag
+            if place not in seen:
+                seen[place] = _read_results(s3, below, item, kind)
+            frames.append(seen[place][0])
+            unreadable += seen[place][1]
+    names = (
+        "numberOfResourcesScanned",
+        "numberOfResourcesImportedSuccessfully",
+        "numberOfResourcesWithCustomerError",
+        "numberOfResourcesWithServerError",
+        "numberOfScannedFiles",
+    )
+    return JobOutput(manifest is not None, _counters(manifest or {}, names), pl.concat(frames), unreadable)
+
+
+def _manifest(s3: S3, folder: S3Uri) -> dict[str, Any] | None:
+    for name in MANIFESTS:
+        try:
+            content = _parsed(s3.get(folder.join(name)))
+        except FileNotFoundError:
+            continue
+        if isinstance(content, dict):
+            return content
+    return None  # not there, or not whole yet: the caller waits, and then accounts for every resource without it
+
+
+def _counters(content: dict[str, Any], names: tuple[str | None, ...]) -> Counters:
+    return Counters(*(whole_number(content.get(name)) if name else None for name in names))
+
+
+def _parsed(content: bytes | str) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None  # as a line that names no resource
+
+
+def _read_results(s3: S3, below: S3Uri, item: ListedObject, kind: str) -> tuple[pl.DataFrame, int]:
+    """Read one result file: its rows, and how many of its lines name no resource."""
+    file = item.key.removeprefix(below.key)
+    frames, unreadable = [LINES.to_frame()], 0
+    for rows, bad in _portions(s3, S3Uri(below.bucket, item.key), kind, file):
+        frames.append(pl.DataFrame(rows, schema=LINES, orient="row"))
+        unreadable += bad
+    return pl.concat(frames), unreadable
+
+
+def _portions(s3: S3, where: S3Uri, kind: str, file: str) -> Iterator[tuple[list[tuple[Any, ...]], int]]:
+    rows: list[tuple[Any, ...]] = []
+    unreadable = 0
+    for line in split(s3.stream(where), LINE_BYTES):
+        found = None if line.text is None else _row(kind, file, mapping(_parsed(line.text)))
+        if found is None:
+            unreadable += 1
+            continue
+        rows.append(found)
+        if len(rows) == _AT_ONCE:
+            yield rows, unreadable
+            rows, unreadable = [], 0
+    yield rows, unreadable
+
+
+def _row(kind: str, file: str, line: dict[str, Any]) -> tuple[Any, ...] | None:
+    """Return a line's row; lineId is left alone, since nobody says whether it counts from 0 or 1."""
+    resource_type, resource_id = text(line.get("resourceType")), text(line.get("resourceId"))
+    if resource_type is None or resource_id is None:
+        return None
+    response = mapping(line.get("UpdateResourceResponse"))
+    status = whole_number(response.get("statusCode"))
+    outcome = {} if kind == "success" else _outcome(response.get("jsonBlob"))
+    return kind, file, resource_type, resource_id, status, _detail(outcome), _kept_outcome(outcome)
+
+
+def _outcome(blob: object) -> dict[str, Any]:
+    """Return the OperationOutcome, which may be an object or the text of one."""
+    content = mapping(_parsed(blob) if isinstance(blob, str) else blob)
+    return content if content.get("resourceType") == "OperationOutcome" else {}
+
+
+def _detail(outcome: dict[str, Any]) -> str | None:
+    """Return what the first error says, and where."""
+    issues = mappings(outcome.get("issue"))
+    errors = [issue for issue in issues if issue.get("severity") in {"fatal", "error"}]
+    for issue in errors or issues:
+        said = text(issue.get("diagnostics")) or text(mapping(issue.get("details")).get("text"))
+        # HealthLake documents `location` where FHIR R4 prefers `expression`.
+        place = next((text(each) for each in _list(issue.get("expression")) or _list(issue.get("location"))), None)
+        if said or place:
+            return ": ".join(part for part in (place, said) if part)[:DETAIL_LENGTH]
+    return None
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _kept_outcome(outcome: dict[str, Any]) -> str | None:
+    if not outcome:
+        return None
+    kept = json.dumps(outcome, separators=(",", ":"))
+    if len(kept) <= OUTCOME_LENGTH:
+        return kept
+    return json.dumps({"resourceType": "OperationOutcome", "issue": [_TOO_LONG]}, separators=(",", ":"))

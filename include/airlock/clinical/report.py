@@ -1,0 +1,157 @@
+"""The report of a clinical run, counted in units: report.json, dispositions.csv and the OperationOutcomes.
+
+All are written for every run, successful or not. report.json names no key and no identifier. dispositions.csv has a row
+for each unit that is not simply released, which is the list that people fix and resubmit; operation-outcomes.ndjson has
+what the validators said of them. Both stay in the workspace.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from airlock.records import Disposition, Gate, Verdict
+from airlock.report import counts, differences, reasons, to_csv
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airlock.pipelines import ClinicalPipeline
+    from airlock.run import Run
+
+CSV_COLUMNS = (
+    "key",
+    "line",
+    "resource_type",
+    "resource_id",
+    "disposition",
+    "stage",
+    "reason",
+    "detail",
+    "batch_id",
+    "job_id",
+    "what_to_do",
+)
+_NONE = {"released": 0, "held": 0}
+
+
+def build(
+    run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame], jobs: list[dict[str, Any]], problems: list[str]
+) -> dict[str, Any]:
+    """Count a run's books.
+
+    Parameters
+    ----------
+    run
+        Whose report this is.
+    books
+        The frames ``arrivals``, ``verdicts``, ``outcomes``, ``gates``, ``dispositions`` and ``file_words``.
+    jobs
+        One entry per import job.
+    problems
+        What keeps the books from balancing; empty when they do.
+    """
+    verdicts, gates, dispositions = books["verdicts"], books["gates"], books["dispositions"]
+    of_patient = pl.col("subject").str.starts_with("Patient/")
+    return {
+        "schema": "airlock.report/1",
+        "kind": run.pipeline.kind,
+        "pipeline": run.pipeline.name,
+        "run_id": run.run_id,
+        "run_key": run.key,
+        "window": None if run.window is None else [run.window.start.isoformat(), run.window.end.isoformat()],
+        "arrivals": books["arrivals"].height,
+        "bytes": int(books["arrivals"]["size"].sum()),
+        "resources": verdicts["content_digest"].count(),
+        "verdicts": counts(verdicts["verdict"]),
+        "outcomes": counts(books["outcomes"]["outcome"]),
+        "dispositions": counts(dispositions["disposition"]),
+        "reasons": reasons(dispositions, "units"),
+        "patients": _gated(gates.filter(of_patient)),
+        "files": _NONE | counts(books["file_words"]["disposition"]),
+        "held": gates.filter(pl.col("gate") == Gate.HOLD).select("subject_key", "reason").to_dicts(),
+        "jobs": jobs,
+        "validation_level": run.pipeline.risk.validation_level.value,
+        "balanced": not problems,
+        "problems": problems,
+    }
+
+
+def _gated(gates: pl.DataFrame) -> dict[str, int]:
+    words = {Gate.RELEASE.value: "released", Gate.HOLD.value: "held"}
+    return _NONE | {words[gate]: number for gate, number in counts(gates["gate"]).items()}
+
+
+def dispositions_csv(dispositions: pl.DataFrame) -> str:
+    """Return the list of all units that are not simply released."""
+    return to_csv(dispositions.filter(pl.col("disposition") != Disposition.RELEASED), CSV_COLUMNS)
+
+
+def operation_outcomes(found: pl.DataFrame, arrivals: pl.DataFrame) -> str:
+    """Return the OperationOutcomes as lines of JSON, in the order of keys and lines.
+
+    Parameters
+    ----------
+    found
+        Rows of the operation_outcomes dataset.
+    arrivals
+        The delivery, for the files' keys.
+    """
+    keys = arrivals.select("arrival_id", "key")
+    rows = found.join(keys, on="arrival_id", how="inner").sort("key", "line", "source")
+    return "".join(_outcome_lines(rows))
+
+
+def _outcome_lines(rows: pl.DataFrame) -> Iterator[str]:
+    names = ("key", "line", "resource_type", "resource_id", "source")
+    for *values, outcome in rows.select(*names, "outcome").iter_rows():
+        head = json.dumps(dict(zip(names, values, strict=True)))
+        # JSON in JSON: a line break can only be layout there.
+        yield f'{head[:-1]}, "outcome": {outcome.replace(chr(10), " ")}}}\n'
+
+
+def imbalances(books: dict[str, pl.DataFrame]) -> list[str]:
+    """Hold the books against each other: conservation, unit by unit, at each step.
+
+    Parameters
+    ----------
+    books
+        The frames ``arrivals``, ``files``, ``verdicts``, ``outcomes``, ``dispositions`` and ``held``.
+
+    Returns
+    -------
+    list of str
+        One sentence per imbalance, without identifiers; empty when every unit of every file that was parsed is in
+        exactly one place at each step. A file that was not parsed yet is open, which is no imbalance.
+    """
+    arrivals, files, verdicts = books["arrivals"], books["files"], books["verdicts"]
+    accepted = verdicts.filter(pl.col("verdict") == Verdict.ACCEPT)
+    open_files = arrivals.join(verdicts, on="arrival_id", how="anti").with_columns(line=pl.lit(None, pl.Int64))
+    decided = pl.concat([_names(verdicts), _names(open_files)])
+    ids = arrivals["arrival_id"]
+    return [
+        *differences("arrivals", ids, ids),
+        *differences("files", files["arrival_id"], files["arrival_id"]),
+        *differences("files", pl.concat([ids, files["arrival_id"]]).unique(), ids),
+        *_miscounted(files, verdicts),
+        *differences("verdicts", _names(verdicts), _names(verdicts), "units"),
+        *differences("outcomes", _names(accepted), _names(books["outcomes"]), "units"),
+        *differences("dispositions", decided, _names(books["dispositions"]), "units"),
+        *differences("the ledger", ids, books["held"]["arrival_id"]),
+    ]
+
+
+def _names(units: pl.DataFrame) -> pl.Series:
+    """Name each unit by its file and line."""
+    line = pl.col("line").cast(pl.String).fill_null("")
+    return units.select(unit=pl.format("{}:{}", pl.col("arrival_id"), line))["unit"]
+
+
+def _miscounted(files: pl.DataFrame, verdicts: pl.DataFrame) -> list[str]:
+    """Compare how many units parse found in each file with how many were decided on; a file without any is one."""
+    decided = verdicts.group_by("arrival_id").agg(decided=pl.len())
+    both = files.select("arrival_id", "units").join(decided, on="arrival_id", how="full", coalesce=True)
+    wrong = both.filter(pl.max_horizontal("units", 1).ne_missing(pl.col("decided"))).height
+    return [f"verdicts: {wrong} files have another number of units than parse found"] if wrong else []

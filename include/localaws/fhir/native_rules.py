@@ -1,0 +1,96 @@
+"""Invariants in Python: those that every resource meets, too often for FHIRPath, and rng-2, which fhirpathpy cannot do.
+
+Each says what the published expression says; where that expression is known to be wrong (dom-3 casts what it cannot),
+what its text says. Tests hold them against fhirpathpy.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from localaws.fhir.structure import Scope
+
+
+def _contained(value: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = value.get("contained", [])
+    return found
+
+
+def _metas(value: dict[str, Any]) -> list[dict[str, Any]]:
+    return [item.get("meta", {}) for item in _contained(value)]
+
+
+def ext_1(value: dict[str, Any], _: Scope) -> bool:
+    """Say whether an extension has either a value or extensions."""
+    has_value = any(name.lstrip("_").startswith("value") for name in value)
+    return has_value != ("extension" in value)
+
+
+def dom_2(value: dict[str, Any], _: Scope) -> bool:
+    """Say whether no contained resource contains resources."""
+    return not any(_contained(item) for item in _contained(value))
+
+
+def dom_3(value: dict[str, Any], _: Scope) -> bool:
+    """Say whether every contained resource is referred to from elsewhere, or refers to its container."""
+    contained = [item for item in _contained(value) if "id" in item]
+    if not contained:
+        return True
+    uses = Counter(_fragments(value))
+    for item in contained:
+        own = Counter(_fragments(item))
+        name = f"#{item['id']}"
+        if uses[name] == own[name] and not own["#"]:
+            return False
+    return True
+
+
+def dom_4(value: dict[str, Any], _: Scope) -> bool:
+    """Say whether no contained resource has a version or a time of its own."""
+    return not any("versionId" in meta or "lastUpdated" in meta for meta in _metas(value))
+
+
+def dom_5(value: dict[str, Any], _: Scope) -> bool:
+    """Say whether no contained resource has a security label."""
+    return not any("security" in meta for meta in _metas(value))
+
+
+def ref_1(value: dict[str, Any], scope: Scope) -> bool:
+    """Say whether a local reference leads to a contained resource; ``#`` is the container itself."""
+    literal = value.get("reference", "")
+    return not literal.startswith("#") or literal in scope.known
+
+
+def rng_2(value: dict[str, Any], _: Scope) -> bool:
+    """Say whether a range's low is not above its high; Quantities of different units are not compared."""
+    low, high = value.get("low", {}), value.get("high", {})
+    comparable = all(low.get(name) == high.get(name) for name in ("system", "code", "unit"))
+    return not comparable or "value" not in low or "value" not in high or bool(low["value"] <= high["value"])
+
+
+def _fragments(value: Any) -> Iterator[str]:
+    """Yield the strings in a value that lead to something inside the resource."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            waiting.extend(item.values())
+        elif isinstance(item, list):
+            waiting.extend(item)
+        elif isinstance(item, str) and item.startswith("#"):
+            yield item
+
+
+NATIVE: dict[str, Callable[[Any, Scope], bool]] = {
+    "ext-1": ext_1,
+    "dom-2": dom_2,
+    "dom-3": dom_3,
+    "dom-4": dom_4,
+    "dom-5": dom_5,
+    "ref-1": ref_1,
+    "rng-2": rng_2,
+}

@@ -1,0 +1,1 @@
+"""The HealthLake emulator: control plane, FHIR store and FHIR REST plane."""

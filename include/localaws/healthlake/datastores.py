@@ -1,0 +1,226 @@
+"""FHIR data stores and their life: CREATING, ACTIVE, UPDATING, DELETING, DELETED."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+from localaws.errors import AwsError, conflict, invalid, not_found
+from localaws.healthlake.announcements import announce_datastore
+from localaws.healthlake.resources import PAGE_MEMBERS, datastore_arn, datastore_endpoint, new_id
+from localaws.healthlake.tags import as_mapping
+from localaws.imaging.tags import put_tags
+from localaws.paging import page
+from localaws.shapes import without_none
+from localaws.tokens import remember, replayed
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Mapping
+    from typing import Any
+
+    from localaws.protocol import Params, Result
+    from localaws.runtime import Runtime
+    from localaws.settings import Seed
+
+SETTLE = "fhir-datastore"
+CONFIGURATION = (
+    "SseConfiguration",
+    "IdentityProviderConfiguration",
+    "AnalyticsConfiguration",
+    "NlpConfiguration",
+    "ProfileConfiguration",
+    "BackupConfiguration",
+)
+DEFAULTS: Mapping[str, Any] = {
+    "SseConfiguration": {"KmsEncryptionConfig": {"CmkType": "AWS_OWNED_KMS_KEY"}},
+    "IdentityProviderConfiguration": {"AuthorizationStrategy": "AWS_AUTH", "FineGrainedAuthorizationEnabled": False},
+}
+SETTLED = {"CREATING": ("ACTIVE", "Active"), "UPDATING": ("ACTIVE", ""), "DELETING": ("DELETED", "Deleted")}
+"""Status that follows by itself, and the word of its event; AWS documents none for an update."""
+
+
+def existing(connection: sqlite3.Connection, datastore_id: str) -> sqlite3.Row:
+    """Return the row of a data store, deleted ones too.
+
+    Raises
+    ------
+    AwsError
+        ResourceNotFoundException.
+    """
+    query = "SELECT * FROM fhir_datastore WHERE id = ?"
+    row: sqlite3.Row | None = connection.execute(query, (datastore_id,)).fetchone()
+    if row is None:
+        raise not_found("data store", datastore_id)
+    return row
+
+
+def active(connection: sqlite3.Connection, datastore_id: str) -> sqlite3.Row:
+    """Return the row of a data store that can be worked with.
+
+    Raises
+    ------
+    AwsError
+        ResourceNotFoundException for an unknown or deleted one, ValidationException while it is made or deleted.
+    """
+    row = existing(connection, datastore_id)
+    if row["status"] == "DELETED":
+        raise not_found("data store", datastore_id)
+    if row["status"] != "ACTIVE":
+        raise invalid(f"The data store {datastore_id} is {row['status']}; wait until it is ACTIVE.")
+    return row
+
+
+class Datastores:
+    """The operations on data stores."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        runtime.schedule.on(SETTLE, self.settle)
+
+    def seed(self, seed: Seed) -> None:
+        """Make an ACTIVE data store with a fixed identifier, unless it exists."""
+        with self._runtime.state.write() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO fhir_datastore VALUES (?, ?, 'ACTIVE', ?, ?)",
+                (seed.datastore_id, seed.name, time.time(), json.dumps(DEFAULTS)),
+            )
+
+    def is_active(self, datastore_id: str) -> bool:
+        """Say whether the FHIR REST plane answers for this data store."""
+        query = "SELECT 1 FROM fhir_datastore WHERE id = ? AND status IN ('ACTIVE', 'UPDATING')"
+        with self._runtime.state.read() as connection:
+            return connection.execute(query, (datastore_id,)).fetchone() is not None
+
+    def create(self, params: Params) -> Result:
+        """Answer CreateFHIRDatastore."""
+        _check_configuration(params)
+        with self._runtime.state.write() as connection:
+            datastore_id = replayed(connection, "CreateFHIRDatastore", params, invalid)
+            is_new = datastore_id is None
+            if datastore_id is None:
+                datastore_id = self._insert(connection, params)
+                remember(connection, "CreateFHIRDatastore", params, datastore_id)
+                self._runtime.schedule.add(connection, SETTLE, datastore_id, self._runtime.settings.change_seconds)
+            row = existing(connection, datastore_id)
+        self._runtime.schedule.wake()
+        if is_new:
+            announce_datastore(self._runtime, row, "Creating")
+        return self._answer(row)
+
+    def _insert(self, connection: sqlite3.Connection, params: Params) -> str:
+        datastore_id = new_id()
+        chosen = {name: params[name] for name in CONFIGURATION if name in params}
+        connection.execute(
+            "INSERT INTO fhir_datastore VALUES (?, ?, 'CREATING', ?, ?)",
+            (datastore_id, params.get("DatastoreName"), time.time(), json.dumps({**DEFAULTS, **chosen})),
+        )
+        put_tags(connection, datastore_arn(self._runtime.settings, datastore_id), as_mapping(params.get("Tags", [])))
+        return datastore_id
+
+    def _answer(self, row: sqlite3.Row) -> Result:
+        names = ("DatastoreId", "DatastoreArn", "DatastoreStatus", "DatastoreEndpoint")
+        return {name: value for name, value in self._properties(row).items() if name in names}
+
+    def _properties(self, row: sqlite3.Row) -> Result:
+        configuration = json.loads(row["configuration"])
+        backup = configuration.pop("BackupConfiguration", None)
+        members = {
+            "DatastoreId": row["id"],
+            "DatastoreArn": datastore_arn(self._runtime.settings, row["id"]),
+            "DatastoreName": row["name"],
+            "DatastoreStatus": row["status"],
+            "CreatedAt": row["created_at"],
+            "DatastoreTypeVersion": "R4",
+            "DatastoreEndpoint": datastore_endpoint(self._runtime.settings, row["id"]),
+            "BackupStatusInfo": {"Configuration": backup} if backup else None,
+            **configuration,
+        }
+        return without_none(members)
+
+    def describe(self, params: Params) -> Result:
+        """Answer DescribeFHIRDatastore; a deleted data store is answered as DELETED."""
+        with self._runtime.state.read() as connection:
+            return {"DatastoreProperties": self._properties(existing(connection, params["DatastoreId"]))}
+
+    def list_datastores(self, params: Params) -> Result:
+        """Answer ListFHIRDatastores, newest first."""
+        with self._runtime.state.read() as connection:
+            rows = connection.execute("SELECT * FROM fhir_datastore ORDER BY created_at DESC, id").fetchall()
+        wanted = [row for row in rows if _passes(row, params.get("Filter", {}))]
+        shown, token = page(wanted, params, *PAGE_MEMBERS)
+        return {"DatastorePropertiesList": [self._properties(row) for row in shown], **token}
+
+    def update(self, params: Params) -> Result:
+        """Answer UpdateFHIRDatastore: name and configurations that are given replace those that were."""
+        _check_configuration(params)
+        with self._runtime.state.write() as connection:
+            row = self._free(connection, params["DatastoreId"])
+            chosen = {name: params[name] for name in CONFIGURATION if name in params}
+            connection.execute(
+                "UPDATE fhir_datastore SET name = ?, configuration = ?, status = 'UPDATING' WHERE id = ?",
+                (
+                    params.get("DatastoreName", row["name"]),
+                    json.dumps({**json.loads(row["configuration"]), **chosen}),
+                    row["id"],
+                ),
+            )
+            self._runtime.schedule.add(connection, SETTLE, row["id"], self._runtime.settings.change_seconds)
+            changed = existing(connection, row["id"])
+        self._runtime.schedule.wake()
+        return {"DatastoreProperties": self._properties(changed)}
+
+    def delete(self, params: Params) -> Result:
+        """Answer DeleteFHIRDatastore; the same call again changes nothing."""
+        with self._runtime.state.write() as connection:
+            row = existing(connection, params["DatastoreId"])
+            begins = row["status"] not in {"DELETING", "DELETED"}
+            if begins:
+                self._free(connection, row["id"])
+                connection.execute("UPDATE fhir_datastore SET status = 'DELETING' WHERE id = ?", (row["id"],))
+                self._runtime.schedule.add(connection, SETTLE, row["id"], self._runtime.settings.change_seconds)
+                row = existing(connection, row["id"])
+        self._runtime.schedule.wake()
+        if begins:
+            announce_datastore(self._runtime, row, "Deleting")
+        return self._answer(row)
+
+    @staticmethod
+    def _free(connection: sqlite3.Connection, datastore_id: str) -> sqlite3.Row:
+        """Return the row of a data store that nothing works on; the two operations know a ConflictException."""
+        row = existing(connection, datastore_id)
+        if row["status"] == "DELETED":
+            raise not_found("data store", datastore_id)
+        if row["status"] != "ACTIVE":
+            raise conflict(f"The data store {datastore_id} is {row['status']}; wait until it is ACTIVE.")
+        jobs = "SELECT count(*) FROM fhir_job WHERE datastore_id = ? AND ended_at IS NULL"
+        (count,) = connection.execute(jobs, (datastore_id,)).fetchone()
+        if count:
+            raise conflict(f"The data store {datastore_id} has {count} unfinished jobs; wait until they have ended.")
+        return row
+
+    def settle(self, datastore_id: str) -> None:
+        """Finish what was begun."""
+        with self._runtime.state.write() as connection:
+            status, word = SETTLED[existing(connection, datastore_id)["status"]]
+            connection.execute("UPDATE fhir_datastore SET status = ? WHERE id = ?", (status, datastore_id))
+            row = existing(connection, datastore_id)
+        if word:
+            announce_datastore(self._runtime, row, word)
+
+
+def _check_configuration(params: Params) -> None:
+    if "PreloadDataConfig" in params:
+        raise AwsError("NotImplementedException", "PreloadDataConfig is not emulated by localaws.", 501)
+    if params.get("AnalyticsConfiguration", {}).get("Status") == "DISABLED":
+        raise invalid("$.AnalyticsConfiguration.Status: must not be DISABLED")
+
+
+def _passes(row: sqlite3.Row, wanted: Mapping[str, Any]) -> bool:
+    return (
+        wanted.get("DatastoreName") in (None, row["name"])
+        and wanted.get("DatastoreStatus") in (None, row["status"])
+        and row["created_at"] < wanted.get("CreatedBefore", float("inf"))
+        and row["created_at"] > wanted.get("CreatedAfter", float("-inf"))
+    )

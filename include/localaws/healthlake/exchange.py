@@ -1,0 +1,156 @@
+"""One FHIR interaction: what is asked, what is answered, and the error that becomes an OperationOutcome."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from localaws.fhir import Issue, Level, operation_outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LEVEL_HEADER = "x-amzn-healthlake-fhir-validation-level"
+ISSUES_HEADER = "x-amzn-healthlake-validation-issues"
+MISSPELT = "x-amz-healthlake-fhir-validation-level"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A data store and the address of its FHIR REST plane, without a slash at its end."""
+
+    datastore_id: str
+    base: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """One interaction, sent on its own or as an entry of a Bundle.
+
+    Parameters
+    ----------
+    place : Place
+        Whose resources.
+    method : str
+        HTTP method.
+    path : str
+        What follows the base address, decoded, without slashes at its ends.
+    query : list of (name, value)
+        Search parameters or conditions.
+    headers : mapping
+        By lower-case name.
+    body : object
+        The JSON document that came with it, None without one.
+    new_id : str, optional
+        The id of what is created, where a transaction had to know it before.
+    """
+
+    place: Place
+    method: str
+    path: str
+    query: tuple[tuple[str, str], ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+    new_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What is answered; `issues` are those that a resource was stored with in spite of (level ``minimal``)."""
+
+    status: int
+    body: dict[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    issues: tuple[Issue, ...] = ()
+
+
+class FhirError(Exception):
+    """An interaction that is refused.
+
+    Parameters
+    ----------
+    status : int
+        HTTP status.
+    code : str
+        A code of https://hl7.org/fhir/R4/valueset-issue-type.html.
+    diagnostics : str
+        One sentence; never holds a value of a resource.
+    issues : tuple of Issue
+        What was found, where it is more than that sentence.
+    headers : mapping, optional
+        Headers of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        diagnostics: str,
+        issues: tuple[Issue, ...] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(diagnostics)
+        self.status = status
+        self.issues = issues or (Issue("error", code, diagnostics),)
+        self.headers = dict(headers or {})
+
+    @property
+    def reply(self) -> Reply:
+        """The error as it is answered."""
+        return Reply(self.status, operation_outcome(self.issues), self.headers)
+
+
+def refused(diagnostics: str, code: str = "invalid") -> FhirError:
+    """Return the error for a request that is malformed: 400."""
+    return FhirError(400, code, diagnostics)
+
+
+def not_emulated(what: str) -> FhirError:
+    """Return the error for what HealthLake has and this emulator has not: 501."""
+    return FhirError(501, "not-supported", f"{what} is not emulated by localaws.")
+
+
+def read_json(body: bytes) -> Any:
+    """Parse a document, as JSON has it: no NaN, no Infinity, no number beyond a double.
+
+    Raises
+    ------
+    FhirError
+        400: no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(body, parse_constant=_no_number, parse_float=_finite)
+    except RecursionError:
+        raise refused("The body is nested too deeply.", "too-costly") from None
+    except ValueError:
+        # Without the cause: its text may quote the body.
+        raise refused("The body is not valid JSON.") from None
+
+
+def _no_number(_text: str) -> float:
+    raise ValueError("JSON has no such number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("the number is too large")
+    return number
+
+
+def level_of(headers: Mapping[str, str]) -> Level:
+    """Return the validation level that the headers ask for; strict without one.
+
+    Raises
+    ------
+    FhirError
+        400: no level, or a header that is almost the right one, which AWS would pass over in silence.
+    """
+    if MISSPELT in headers:
+        raise refused(f"The header is called {LEVEL_HEADER}; {MISSPELT} is not a header of HealthLake.")
+    text = headers.get(LEVEL_HEADER, Level.STRICT)
+    if text not in list(Level):
+        raise refused(f"{LEVEL_HEADER} must be one of {', '.join(Level)}.")
+    return Level(text)

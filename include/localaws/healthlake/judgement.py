@@ -1,0 +1,108 @@
+"""What becomes of one line of an import: a resource to store, or the reason why not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from localaws.faults import RESOURCE_KINDS
+from localaws.fhir import Issue, Level
+from localaws.healthlake.counts import FLAGGED, IMPORTED, REJECTED, SERVER_ERROR, UNREADABLE
+from localaws.healthlake.validation import marked
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from localaws.faults import Fault
+    from localaws.fhir import Validator
+    from localaws.healthlake.ndjson import Line
+
+WITHOUT_ID = Issue("error", "required", "The resource has no id; HealthLake imports resources under their own id")
+REFUSED = Issue("error", "processing", "The resource could not be imported")
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The outcome of a line so far, and the resource if it is to be stored.
+
+    Parameters
+    ----------
+    outcome : str
+        One of the outcomes of `localaws.healthlake.counts`.
+    issues : tuple of Issue
+        Why it was refused, or what was found though it is stored.
+    message : str
+        Why the line holds no resource at all.
+    """
+
+    line: Line
+    outcome: str
+    resource_type: str | None = None
+    resource_id: str | None = None
+    issues: tuple[Issue, ...] = ()
+    message: str = ""
+    resource: dict[str, Any] | None = None
+
+
+class Judge:
+    """Judges lines at one validation level, under the faults of one job.
+
+    Parameters
+    ----------
+    validator : Validator
+    level : Level
+    faults : sequence of Fault
+        Those of the job.
+    key : str
+        The input file's key.
+    """
+
+    def __init__(self, validator: Validator, level: Level, faults: Sequence[Fault], key: str) -> None:
+        self._validator = validator
+        self._level = level
+        self._file_kinds = {fault.kind for fault in faults if fault.kind not in RESOURCE_KINDS and fault.touches(key)}
+        self._resource_faults = [fault for fault in faults if fault.kind in RESOURCE_KINDS]
+
+    def judge(self, line: Line) -> Judgement:
+        """Return what becomes of a line; nothing that it holds raises."""
+        if line.body is None:
+            return Judgement(line, UNREADABLE, message=f"The line has {line.size} bytes, which is too long")
+        try:
+            document = json.loads(line.body.decode(), parse_constant=_no_number)
+        except (ValueError, RecursionError):
+            return Judgement(line, UNREADABLE, message="The line is not valid JSON")
+        if not isinstance(document, dict):
+            return Judgement(line, UNREADABLE, message="The line is not a JSON object")
+        return self._resource(line, document)
+
+    def _resource(self, line: Line, resource: dict[str, Any]) -> Judgement:
+        name = (_text(resource.get("resourceType")), _text(resource.get("id")))
+        if "id" not in resource:
+            return Judgement(line, REJECTED, *name, (WITHOUT_ID,))
+        struck = self._struck(f"{name[0]}/{name[1]}")
+        if struck == SERVER_ERROR:
+            return Judgement(line, SERVER_ERROR, *name)
+        if struck == REJECTED:
+            return Judgement(line, REJECTED, *name, (REFUSED,))
+        findings = self._validator.check(resource, self._level)
+        if findings.rejected:
+            return Judgement(line, REJECTED, *name, findings.issues)
+        issues = findings.issues if self._level is Level.MINIMAL else ()
+        return Judgement(line, FLAGGED if issues else IMPORTED, *name, issues, resource=marked(resource, issues))
+
+    def _struck(self, key: str) -> str | None:
+        """Return the outcome that a fault gives the resource `key`."""
+        kinds = self._file_kinds | {fault.kind for fault in self._resource_faults if fault.touches(key)}
+        if kinds & {"server_error_on_files", "server_error_on_resources"}:
+            return SERVER_ERROR
+        return REJECTED if kinds & {"all_files_rejected", "all_resources_rejected"} else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _no_number(_name: str) -> NoReturn:
+    """Refuse NaN and Infinity, which Python reads and JSON does not know."""
+    raise ValueError

@@ -1,0 +1,65 @@
+"""The S3 side of HealthLake's jobs: check the buckets, stream the input, write the output."""
+
+from __future__ import annotations
+
+from typing import IO, TYPE_CHECKING, Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from localaws.errors import AwsError, invalid
+from localaws.imaging.objects import Objects as ImagingObjects
+from localaws.imaging.objects import split_uri
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ACCESS_CHECK = ".healthlake_write_access_check_file.temp"
+MISSING, DENIED = frozenset({"404", "NoSuchBucket"}), frozenset({"403", "AccessDenied"})
+
+
+class Objects(ImagingObjects):
+    """S3 through boto3, as the service reaches it with the job's role."""
+
+    def check(self, inputs: Iterable[str], output_uri: str) -> None:
+        """Look at the buckets of a job, and write the empty object that proves the output's to be writable.
+
+        Raises
+        ------
+        AwsError
+            ValidationException: a bucket does not exist. AccessDeniedException: it may not be used.
+            FailedDependencyException: S3 does not answer.
+        """
+        for uri in (*inputs, output_uri):
+            self._tried(uri, lambda bucket: self._client.head_bucket(Bucket=bucket))
+        key = f"{split_uri(output_uri)[1].rstrip('/')}/{ACCESS_CHECK}".lstrip("/")
+        self._tried(output_uri, lambda bucket: self._client.put_object(Bucket=bucket, Key=key, Body=b""))
+
+    @staticmethod
+    def _tried(uri: str, call: Any) -> None:
+        bucket = split_uri(uri)[0]
+        try:
+            call(bucket)
+        except ClientError as error:
+            raise _refusal(bucket, str(error.response["Error"]["Code"])) from error
+        except BotoCoreError as error:
+            message = f"Amazon S3 did not answer for the bucket {bucket}: {type(error).__name__}."
+            raise AwsError("FailedDependencyException", message) from error
+
+    def open(self, uri: str, key: str) -> tuple[IO[bytes], str]:
+        """Return the stream and the Content-Encoding of an object in the bucket of `uri`."""
+        answer = self._client.get_object(Bucket=split_uri(uri)[0], Key=key)
+        return answer["Body"], answer.get("ContentEncoding", "")
+
+    def upload(self, uri: str, body: IO[bytes]) -> None:
+        """Write an object from a file, in parts if it is large."""
+        bucket, key = split_uri(uri)
+        self._client.upload_fileobj(body, bucket, key)
+
+
+def _refusal(bucket: str, code: str) -> AwsError:
+    if code in MISSING:
+        return invalid(f"The bucket {bucket} does not exist; make it, or correct the S3 URI.")
+    if code in DENIED:
+        message = f"The data access role may not use the bucket {bucket}; grant it what HealthLake's guide lists."
+        return AwsError("AccessDeniedException", message)
+    return AwsError("FailedDependencyException", f"Amazon S3 refused the bucket {bucket}: {code}.")

@@ -1,0 +1,271 @@
+"""Search parameters as SQL: one condition per parameter, over the rows of ``search_index``."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from localaws.healthlake.exchange import not_emulated, refused
+from localaws.healthlake.search_parameters import resource_types
+from localaws.healthlake.search_sql import Sql, compared
+from localaws.healthlake.search_values import moments, numbers, plain_reference, prefixed
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable
+
+    from localaws.healthlake.search_parameters import Parameter, ResourceType
+    from localaws.healthlake.search_sql import Scope
+    from localaws.healthlake.search_values import Span
+
+MOST_CHAINED = 100
+MODIFIERS: dict[str, frozenset[str]] = {
+    "string": frozenset({"exact", "contains", "missing"}),
+    "token": frozenset({"not", "text", "missing"}),
+    "reference": frozenset({"identifier", "missing"}),
+    "uri": frozenset({"below", "missing"}),
+    "date": frozenset({"missing"}),
+    "number": frozenset({"missing"}),
+    "quantity": frozenset({"missing"}),
+}
+"""Those of HealthLake, by kind of parameter; a reference also takes a resource type."""
+
+TIMES = {"_lastUpdated": "updated_at", "createdAt": "created_at"}
+"""Parameters that look at when a version or the resource itself was made."""
+
+ALTERNATIVES = re.compile(r"((?:[^,\\]|\\.)*)(?:,|$)")
+BAR = re.compile(r"(?<!\\)\|")
+ESCAPED = re.compile(r"\\([,|$\\])")
+
+
+class Conditions:
+    """Turns the parameters of one search into conditions on ``fhir_version``."""
+
+    def __init__(self, connection: sqlite3.Connection, scope: Scope) -> None:
+        self._connection = connection
+        self._scope = scope
+
+    def matching(self, resource_type: str, pairs: Iterable[tuple[str, str]]) -> Sql:
+        """Return the condition for what all parameters find.
+
+        Raises
+        ------
+        FhirError
+            400: an unknown parameter, modifier or value; 501: a kind of parameter that is not emulated.
+        """
+        return Sql.all_of(self._condition(resource_type, name, text) for name, text in pairs)
+
+    def _condition(self, resource_type: str, name: str, text: str) -> Sql:
+        if name.startswith("_has:"):
+            return self._reverse_chain(resource_type, name, text)
+        first, dot, rest = name.partition(".")
+        code, _, modifier = first.partition(":")
+        if dot:
+            return self._chain(resource_type, code, modifier, (rest, text))
+        if code in TIMES or code == "_id":
+            return _column(code, modifier, text)
+        parameter = parameter_of(resource_type, code)
+        if parameter.kind not in MODIFIERS:
+            raise not_emulated(f"The search parameter {code} ({parameter.kind})")
+        if modifier == "missing":
+            return _missing(parameter, text)
+        return _rows(parameter, modifier, text)
+
+    def _chain(self, resource_type: str, code: str, modifier: str, rest: tuple[str, str]) -> Sql:
+        """``subject:Patient.name=peter``: what refers to a resource that the rest finds."""
+        parameter = reference_of(resource_type, code)
+        targets = _targets(parameter, modifier)
+        capable = [target for target in targets if modifier or _has_parameter(target, rest[0])]
+        if not capable:
+            raise refused(f"No resource type that {code} refers to can be searched like that.", "not-supported")
+        references = [found for target in capable for found in self._references(target, rest)]
+        return Sql.one_of("value", references).found_by(code)
+
+    def _reverse_chain(self, resource_type: str, name: str, text: str) -> Sql:
+        """``_has:Observation:patient:code=1234-5``: what a resource refers to that the rest finds."""
+        parts = name.split(":", 3)
+        if len(parts) != 4 or parts[1] not in resource_types():
+            raise refused("_has is written _has:<type>:<reference parameter>:<parameter>.")
+        reference_of(parts[1], parts[2])
+        where = Sql.all_of([self._scope.of(parts[1]), self.matching(parts[1], [(parts[3], text)])])
+        query = (
+            "SELECT DISTINCT value FROM fhir_search WHERE parameter = ? AND number IN "  # noqa: S608 - our own text
+            f"(SELECT number FROM fhir_version WHERE {where.text}) LIMIT ?"
+        )
+        rows = self._connection.execute(query, (parts[2], *where.values, MOST_CHAINED + 1)).fetchall()
+        prefix = f"{resource_type}/"
+        names = [row["value"] for row in _not_too_many(rows)]
+        return Sql.one_of("id", [name.removeprefix(prefix) for name in names if name.startswith(prefix)])
+
+    def _references(self, resource_type: str, rest: tuple[str, str]) -> list[str]:
+        where = Sql.all_of([self._scope.of(resource_type), self.matching(resource_type, [rest])])
+        query = f"SELECT id FROM fhir_version WHERE {where.text} LIMIT ?"  # noqa: S608 - our own text
+        rows = self._connection.execute(query, (*where.values, MOST_CHAINED + 1)).fetchall()
+        return [f"{resource_type}/{row['id']}" for row in _not_too_many(rows)]
+
+
+def _not_too_many(rows: list[sqlite3.Row]) -> list[sqlite3.Row]:
+    if len(rows) > MOST_CHAINED:
+        raise refused(f"A level of the chain finds more than {MOST_CHAINED} resources; narrow it.", "too-costly")
+    return rows
+
+
+def known_type(resource_type: str) -> ResourceType:
+    """Return what searches know of a type.
+
+    Raises
+    ------
+    FhirError
+        400: R4 has no such type.
+    """
+    known = resource_types().get(resource_type)
+    if known is None:
+        raise refused("A parameter names a resource type that R4 does not have.", "not-supported")
+    return known
+
+
+def parameter_of(resource_type: str, code: str) -> Parameter:
+    """Return a search parameter of a type.
+
+    Raises
+    ------
+    FhirError
+        400: the type has no such parameter.
+    """
+    parameter = known_type(resource_type).parameters.get(code)
+    if parameter is None:
+        shown = code if re.fullmatch(r"[\w\-]{1,64}", code, re.ASCII) else "(not a parameter's name)"
+        raise refused(f"{resource_type} has no search parameter {shown}.", "not-supported")
+    return parameter
+
+
+def reference_of(resource_type: str, code: str) -> Parameter:
+    """Return a search parameter that looks at references.
+
+    Raises
+    ------
+    FhirError
+        400: it is another kind of parameter, or none.
+    """
+    parameter = parameter_of(resource_type, code)
+    if parameter.kind != "reference":
+        raise refused(f"The search parameter {code} of {resource_type} is no reference.", "not-supported")
+    return parameter
+
+
+def _has_parameter(resource_type: str, name: str) -> bool:
+    code = re.split("[:.]", name)[0]
+    known = resource_types().get(resource_type)
+    return name.startswith("_has:") or code in TIMES or (known is not None and code in known.parameters)
+
+
+def _targets(parameter: Parameter, modifier: str) -> tuple[str, ...]:
+    if not modifier:
+        return parameter.targets
+    if modifier not in parameter.targets:
+        raise refused(f"{parameter.code} does not refer to resources of the type after the colon.")
+    return (modifier,)
+
+
+def _column(code: str, modifier: str, text: str) -> Sql:
+    if modifier:
+        raise refused(f"{code} takes no modifier.", "not-supported")
+    if code == "_id":
+        return Sql.one_of("id", alternatives(text))
+    low = f"CAST(round({TIMES[code]} * 1000) AS INTEGER)"
+    return Sql.any_of(compared(*_asked(code, "date", item), low, f"({low} + 1)") for item in alternatives(text))
+
+
+def _missing(parameter: Parameter, text: str) -> Sql:
+    if text not in {"true", "false"}:
+        raise refused(f"{parameter.code}:missing must be true or false.")
+    there = Sql("1").found_by(parameter.code)
+    return there.inverted() if text == "true" else there
+
+
+def _rows(parameter: Parameter, modifier: str, text: str) -> Sql:
+    is_type = parameter.kind == "reference" and modifier in parameter.targets
+    if modifier and not is_type and modifier not in MODIFIERS[parameter.kind]:
+        raise refused(f"The modifier of {parameter.code} is not supported.", "not-supported")
+    matched = Sql.any_of(_matched(parameter, modifier, item) for item in alternatives(text))
+    row = f"{parameter.code}:{modifier}" if modifier in {"text", "identifier"} else parameter.code
+    found = matched.found_by(row)
+    return found.inverted() if modifier == "not" else found
+
+
+def alternatives(text: str) -> list[str]:
+    """Split a value at its commas, but not at escaped ones."""
+    return ALTERNATIVES.findall(text)[:-1] if text else [""]
+
+
+def _plain(text: str) -> str:
+    return ESCAPED.sub(r"\1", text)
+
+
+def _matched(parameter: Parameter, modifier: str, text: str) -> Sql:
+    if not text:
+        raise refused(f"The search parameter {parameter.code} has an empty value.")
+    if parameter.kind == "token" or modifier == "identifier":
+        return _begins(text) if modifier == "text" else _token(text)
+    if parameter.kind == "string":
+        return {"exact": _equal, "contains": _contains}.get(modifier, _begins)(text)
+    if parameter.kind == "reference":
+        return _reference(parameter, modifier, _plain(text))
+    if parameter.kind == "uri":
+        return _below(text) if modifier == "below" else _equal(text)
+    if parameter.kind == "quantity":
+        return _quantity(parameter, text)
+    return compared(*_asked(parameter.code, parameter.kind, text))
+
+
+def _equal(text: str) -> Sql:
+    return Sql("value = ?", (_plain(text),))
+
+
+def _begins(text: str) -> Sql:
+    return Sql("substr(value, 1, length(?)) = ?", (_plain(text), _plain(text)))
+
+
+def _contains(text: str) -> Sql:
+    return Sql("instr(value, ?) > 0", (_plain(text),))
+
+
+def _below(text: str) -> Sql:
+    return Sql.any_of([_equal(text), _begins(text.rstrip("/") + "/")])
+
+
+def _token(text: str) -> Sql:
+    parts = [_plain(part) for part in BAR.split(text, maxsplit=1)]
+    if len(parts) == 1:
+        return Sql("value = ?", (parts[0],))
+    system, code = parts
+    if not code:
+        return Sql("system = ?", (system,))
+    return Sql("coalesce(system, '') = ? AND value = ?", (system, code))
+
+
+def _reference(parameter: Parameter, modifier: str, text: str) -> Sql:
+    plain = plain_reference(text)
+    if "/" in plain or ":" in plain:
+        return Sql("value = ?", (plain,))
+    return Sql.one_of("value", [f"{target}/{plain}" for target in _targets(parameter, modifier)])
+
+
+def _quantity(parameter: Parameter, text: str) -> Sql:
+    number, *unit = (_plain(part) for part in BAR.split(text))
+    asked = compared(*_asked(parameter.code, "number", number))
+    if not any(unit):
+        return asked
+    if len(unit) != 2:
+        raise refused(f"{parameter.code} is written <number>|<system>|<code>.")
+    same_system = [Sql("system = ?", (unit[0],))] if unit[0] else []
+    return Sql.all_of([asked, Sql("value = ?", (unit[1],)), *same_system])
+
+
+def _asked(code: str, kind: str, text: str) -> tuple[str, Span]:
+    """Return the prefix and the range of a value."""
+    prefix, value = prefixed(text)
+    span = moments(value) if kind == "date" else numbers(value, exact=prefix not in {"eq", "ne"})
+    if span is None:
+        raise refused(f"The value of {code} must be a {kind}, after a prefix like eq or ge if need be.")
+    return prefix, span

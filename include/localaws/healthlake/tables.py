@@ -1,0 +1,31 @@
+"""Tables of HealthLake's control plane; what is stored in a data store lies in tables of its own."""
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS fhir_datastore (
+    id TEXT PRIMARY KEY, name TEXT, status TEXT NOT NULL, created_at REAL NOT NULL, configuration TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS fhir_job (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL,
+    datastore_id TEXT NOT NULL REFERENCES fhir_datastore, name TEXT, status TEXT NOT NULL, role_arn TEXT NOT NULL,
+    input_uri TEXT, output_uri TEXT NOT NULL, kms_key_id TEXT NOT NULL, validation_level TEXT, client_token TEXT,
+    submitted_at REAL NOT NULL, started_at REAL, ended_at REAL, message TEXT, phase TEXT NOT NULL, faults TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS fhir_job_by_datastore ON fhir_job (datastore_id, kind, number);
+CREATE INDEX IF NOT EXISTS fhir_job_by_phase ON fhir_job (kind, phase, number);
+CREATE TABLE IF NOT EXISTS fhir_import_file (
+    job_id TEXT NOT NULL, number INTEGER NOT NULL, key TEXT NOT NULL, size INTEGER NOT NULL,
+    state TEXT NOT NULL, imported_bytes INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (job_id, number)
+);
+CREATE TABLE IF NOT EXISTS fhir_import_line (
+    job_id TEXT NOT NULL, file INTEGER NOT NULL, line INTEGER NOT NULL, outcome TEXT NOT NULL,
+    resource_type TEXT, resource_id TEXT, detail TEXT, PRIMARY KEY (job_id, file, line)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS fhir_import_count (
+    job_id TEXT NOT NULL, outcome TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (job_id, outcome)
+);
+"""
+"""`fhir_job.phase`: ``waiting``, ``held``, ``queued``, ``reading``, ``writing``, ``late`` or ``done``: what comes next.
+
+`fhir_import_file.state`: ``waiting``, ``read`` or ``unreadable``. `fhir_import_line` holds the outcome of each line
+until the output folder is written; `fhir_import_count` keeps their number for ever.
+"""

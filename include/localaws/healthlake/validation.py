@@ -1,0 +1,64 @@
+"""Validation before something is stored, and what the level ``minimal`` leaves behind in a resource."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Protocol
+
+from localaws.fhir import Findings, Issue, Level, operation_outcome
+from localaws.healthlake.exchange import FhirError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Resource = dict[str, Any]
+
+ISSUE_EXTENSION = "http://healthlake.amazonaws.com/fhir/StructureDefinition/validation-issue"
+REJECTED = "FHIR resource in payload failed FHIR validation rules."
+
+
+class Checker(Protocol):
+    """What a validator has to be able to do; `localaws.fhir.Validator` can."""
+
+    def check(self, resource: object, level: Level, profile: str | None = None) -> Findings:
+        """Return the verdict on a resource."""
+
+    def knows_type(self, resource_type: str) -> bool:
+        """Say whether R4 has this resource type."""
+
+    def knows_profile(self, canonical: str) -> bool:
+        """Say whether a profile can be checked."""
+
+
+def checked(validator: Checker, resource: Resource, level: Level) -> tuple[Resource, tuple[Issue, ...]]:
+    """Return a resource as it is stored at `level`, and the issues that it is stored with.
+
+    Raises
+    ------
+    FhirError
+        400: the resource is refused at this level.
+    """
+    findings = validator.check(resource, level)
+    if findings.rejected:
+        raise FhirError(400, "processing", REJECTED, findings.issues)
+    issues = findings.issues if level is Level.MINIMAL else ()
+    return marked(resource, issues), issues
+
+
+def marked(resource: Resource, issues: Iterable[Issue]) -> Resource:
+    """Return the resource with an extension that says what is wrong with it, in place of an earlier one.
+
+    See https://docs.aws.amazon.com/healthlake/latest/devguide/managing-fhir-resources-create.html.
+    """
+    found, there = tuple(issues), resource.get("extension", [])
+    others = [item for item in there if not _is_mark(item)] if isinstance(there, list) else [there]
+    mark = {"url": ISSUE_EXTENSION, "valueString": json.dumps(operation_outcome(found))}
+    extension = [*others, mark] if found else others
+    if extension == there or not (found or "extension" in resource):
+        return resource
+    rest = {name: value for name, value in resource.items() if name != "extension"}
+    return {**rest, "extension": extension} if extension else rest
+
+
+def _is_mark(extension: Any) -> bool:
+    return isinstance(extension, dict) and extension.get("url") == ISSUE_EXTENSION

@@ -1,0 +1,271 @@
+"""Signed requests to the FHIR interface of a data store."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote, urlencode, urlsplit
+
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.exceptions import ConnectionError as BrokenConnection
+from botocore.exceptions import HTTPClientError
+from botocore.httpsession import URLLib3Session
+from botocore.utils import get_environ_proxies
+
+from healthaws.exceptions import FhirConflictError, FhirRejectedError, FhirUnavailableError
+from healthaws.outcomes import issues_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from botocore.config import Config
+    from botocore.credentials import Credentials
+
+    from healthaws.refusals import Backoff
+
+SERVICE = "healthlake"
+MEDIA_TYPE = "application/fhir+json"
+RESOURCE_TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}")
+# https://hl7.org/fhir/R4/datatypes.html#id, without what a URL takes for this folder and the one above
+RESOURCE_ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9.-]{1,64}")
+TOO_MANY_REQUESTS = 429
+SERVER_ERROR = 500
+CONFLICTS = frozenset({409, 412})
+
+
+@dataclass(frozen=True)
+class FhirReply:
+    """
+    An answer, whatever its status.
+
+    Attributes
+    ----------
+    status : int
+        The HTTP status.
+    headers : Mapping
+        The headers; their names are case-insensitive.
+    body : Any
+        The parsed JSON; None if there is none.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: Any
+
+    def require(self, interaction: str, *statuses: int) -> FhirReply:
+        """
+        Return this answer if it has one of the statuses.
+
+        Parameters
+        ----------
+        interaction : str
+            What was asked, without anything that may tell who the patient is.
+        *statuses : int
+            The statuses that are an answer.
+
+        Raises
+        ------
+        FhirConflictError
+            For HTTP 409 and 412.
+        FhirRejectedError
+            For any other status.
+        """
+        if self.status in statuses:
+            return self
+        kind = FhirConflictError if self.status in CONFLICTS else FhirRejectedError
+        raise kind(interaction, self.status, issues_of(self.body))
+
+
+class FhirEndpoint:
+    """
+    The FHIR interface of one data store, over botocore's HTTP session, signed as boto3 would sign.
+
+    Throttled requests are repeated. Requests that fail with 5xx, or whose connection breaks, may have been carried
+    out, and are repeated if that does no harm.
+
+    Parameters
+    ----------
+    url : str
+        The base, as DescribeFHIRDatastore returns it.
+    credentials : botocore.credentials.Credentials
+        With what to sign; asked anew for each request, so that they may expire meanwhile.
+    region : str
+        The region of the data store.
+    config : botocore.config.Config
+        Timeouts, proxies and pool size of the client.
+    verify : bool or str, optional
+        Whether to verify SSL certificates, or the path of a CA bundle.
+    max_attempts : int
+        How often a request is sent at most.
+    backoff : Backoff
+        Pauses between the attempts.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        credentials: Credentials,
+        region: str,
+        *,
+        config: Config,
+        verify: bool | str | None,
+        max_attempts: int,
+        backoff: Backoff,
+    ) -> None:
+        self.url = url
+        self._credentials = credentials
+        self._region = region
+        self._max_attempts = max_attempts
+        self._backoff = backoff
+        if verify is None:
+            verify = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE") or True
+        self._session = URLLib3Session(
+            verify=verify,
+            proxies=config.proxies or get_environ_proxies(url),
+            proxies_config=config.proxies_config,
+            timeout=(config.connect_timeout, config.read_timeout),
+            max_pool_connections=config.max_pool_connections,
+        )
+
+    def send(
+        self,
+        interaction: str,
+        method: str,
+        path: str = "",
+        *,
+        query: str = "",
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str | None] | None = None,
+        repeatable: bool = True,
+    ) -> FhirReply:
+        """
+        Send a request, again if need be.
+
+        Parameters
+        ----------
+        interaction : str
+            What is asked, for messages; without anything that may tell who the patient is.
+        method : str
+            The HTTP method.
+        path : str
+            Below the base, from :func:`resource_path`.
+        query : str
+            From :func:`encode_query`.
+        body : Mapping, optional
+            Sent as JSON.
+        headers : Mapping, optional
+            Further headers; those without a value are left out.
+        repeatable : bool
+            Whether a request that may have been carried out may be sent again. (default: True)
+
+        Returns
+        -------
+        FhirReply
+            The answer, which may be an error of the caller's (4xx).
+
+        Raises
+        ------
+        FhirUnavailableError
+            If there was no other answer than refusals, server errors or none at all.
+        """
+        attempt = 0
+        while True:
+            attempt += 1
+            reply, failure = self._try(interaction, self._signed(method, path, query, body, headers or {}))
+            if reply is not None:
+                return reply
+            if attempt >= self._max_attempts or not (repeatable or failure.status == TOO_MANY_REQUESTS):
+                raise failure
+            time.sleep(self._backoff.delay(attempt))
+
+    def _signed(
+        self, method: str, path: str, query: str, body: Mapping[str, Any] | None, headers: Mapping[str, str | None]
+    ) -> AWSRequest:
+        request = AWSRequest(
+            method=method,
+            url=f"{self.url}{path}{'?' if query else ''}{query}",
+            data=None if body is None else json.dumps(body, ensure_ascii=False).encode(),
+            headers={"Accept": MEDIA_TYPE, **{name: value for name, value in headers.items() if value}},
+        )
+        if body is not None:
+            request.headers["Content-Type"] = MEDIA_TYPE
+        SigV4Auth(self._credentials.get_frozen_credentials(), SERVICE, self._region).add_auth(request)
+        return request.prepare()
+
+    def _try(self, interaction: str, request: AWSRequest) -> tuple[FhirReply | None, FhirUnavailableError]:
+        try:
+            response = self._session.send(request)
+            body = json.loads(response.content) if response.content and _is_json(response.headers) else None
+        except (BrokenConnection, HTTPClientError) as error:
+            # The error itself tells the address, and so may tell the patient.
+            return None, FhirUnavailableError(interaction, reason=type(error).__name__)
+        except ValueError:
+            return None, FhirUnavailableError(interaction, reason="the reply broke off")
+        if response.status_code == TOO_MANY_REQUESTS or response.status_code >= SERVER_ERROR:
+            return None, FhirUnavailableError(interaction, response.status_code, issues_of(body))
+        return FhirReply(response.status_code, response.headers, body), FhirUnavailableError(interaction)
+
+
+def resource_path(resource_type: str, resource_id: str | None = None, *more: str) -> str:
+    """
+    Make the path of a resource below the base.
+
+    Parameters
+    ----------
+    resource_type : str
+        As in ``Patient``.
+    resource_id : str, optional
+        Its id.
+    *more : str
+        Further parts, which are sent as they are.
+
+    Raises
+    ------
+    ValueError
+        If type or id are none; the message does not repeat the id.
+    """
+    if not RESOURCE_TYPE.fullmatch(resource_type):
+        raise ValueError(f"{resource_type!r} is no resource type of FHIR, such as Patient")
+    if resource_id is not None and not RESOURCE_ID.fullmatch(resource_id):
+        raise ValueError(f"The id of the {resource_type} is none of FHIR's: 1 to 64 letters, digits, '-' and '.'.")
+    return "/".join(part for part in (resource_type, resource_id, *more) if part)
+
+
+def encode_query(params: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:
+    """
+    Encode search parameters as a signature needs them: every character but the unreserved ones by percent.
+
+    Parameters
+    ----------
+    params : Mapping or Iterable
+        Names and values; a sequence as value repeats the name, which means "and". What is None is left out.
+    """
+    pairs = params.items() if hasattr(params, "items") else params
+    return urlencode(
+        [(name, value) for name, value in pairs if value is not None], doseq=True, quote_via=quote, safe=""
+    )
+
+
+def query_of_link(url: str) -> str:
+    """
+    Take the query out of a link of a Bundle, and encode it as a signature needs it.
+
+    HealthLake's ``next`` links hold a token that ends in a raw ``==``.
+
+    Parameters
+    ----------
+    url : str
+        The link.
+    """
+    pairs = (pair.partition("=") for pair in urlsplit(url).query.split("&") if pair)
+    # unquote, not unquote_plus: a raw "+" is the token's own, as its raw "=" is.
+    return encode_query([(unquote(name), unquote(value)) for name, _, value in pairs])
+
+
+def _is_json(headers: Mapping[str, str]) -> bool:
+    return "json" in headers.get("Content-Type", "")

@@ -1,0 +1,493 @@
+"""One job for one piece of work: what the operators that start jobs have in common."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from abc import abstractmethod
+from dataclasses import asdict, replace
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.providers.amazon.aws.operators.base_aws import AwsBaseOperator
+from airflow.providers.amazon.aws.utils import validate_execute_complete_event
+from airflow.providers.amazon.aws.utils.mixins import AwsHookType
+from airflow.providers.common.compat.sdk import conf
+from airflow.sdk.exceptions import AirflowFailException
+
+from healthaws.exceptions import (
+    JobCancelledError,
+    JobCompletedWithErrorsError,
+    JobFailedError,
+    JobFinallyFailedError,
+    JobUnfinishedError,
+    UnknownJobStatusError,
+)
+from healthaws.jobs import COMPLETED, COMPLETED_WITH_ERRORS, FAILED, ImportJob, JobKind, JobReport
+from healthaws.patience import PatientOperator
+
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Callable
+
+    from airflow.providers.amazon.aws.links.base_aws import BaseAwsLink
+    from airflow.sdk import Context
+    from airflow.triggers.base import BaseTrigger
+
+
+class StartJobOperator(PatientOperator, AwsBaseOperator[AwsHookType]):
+    """
+    Base of operators that start a job and wait for it.
+
+    Not to be used in DAGs directly.
+
+    One piece of work makes one job. The job is remembered in the task state store, which outlives retries and
+    clearing: a later try reconnects to a running job, takes the result of a finished one, and starts another only
+    after FAILED or when ``generation`` was raised. A worker that dies between the start and the note of the job's id
+    repeats the same client token, and so gets the same job.
+
+    Throttling and quota refusals are waited out with growing pauses, in the triggerer if ``deferrable``, and use up
+    none of the task's retries. Validation, access and not-found errors fail the task at once.
+
+    Give a deferrable task ``retries`` of 2 or more: Airflow may fail a task whose trigger fires soon after the
+    deferral, and the next try reconnects.
+
+    Parameters
+    ----------
+    job_name : str, optional
+        Name of the job. What the service does not allow becomes ``-``, and 64 characters are kept.
+        (default: DAG id, task id and map index) (templated)
+    idempotency_key : str, optional
+        Names the work, so that another key means other work and another job. Keep patient identifiers out of it.
+        (default: the task instance and a hash of what is read and where it goes) (templated)
+    generation : int or str
+        The lowest generation to use. Jobs are counted from 0 for each key, and each FAILED job that a retry replaces
+        raises the count; set it above the last to ask for a new job though the old one was good. The logs name the
+        generation in use. (default: 0) (templated)
+    max_generations : int
+        Most jobs started for one ``generation``: the first and those that retries start after FAILED. Then the task
+        fails at once; a person who clears it asks for one more. (default: 3)
+    wait_for_completion : bool
+        Whether to wait for the job; without it the task ends once the job is started. (default: True)
+    deferrable : bool
+        Whether to wait in the triggerer. This implies waiting for completion and needs aiobotocore.
+        (default: ``[operators] default_deferrable``)
+    waiter_delay : int
+        Seconds between polls. (default: 30)
+    waiter_max_attempts : int
+        Polls of a running job before the try gives up; the next one reconnects. (default: 480)
+    queued_timeout : float
+        How long a job may wait for others before the try gives up, in seconds; it comes on top of the above. Jobs of
+        a service without a queue never do. (default: 0)
+    **kwargs
+        Of :class:`healthaws.patience.PatientOperator`, of the amazon provider's operators (``aws_conn_id``,
+        ``region_name``, ``verify``, ``botocore_config``) and of :class:`airflow.sdk.BaseOperator`.
+
+    Notes
+    -----
+    A subclass may keep the job elsewhere (:meth:`load_job`, :meth:`save_job`), return something else
+    (:meth:`complete`), or take a bad end for a result (:meth:`job_failed`, :meth:`job_completed_with_errors`,
+    :meth:`job_cancelled`).
+    """
+
+    job_kind: ClassVar[JobKind]
+    job_key: ClassVar[str]
+    job_link: ClassVar[type[BaseAwsLink]]
+    illegal_in_job_name: ClassVar[re.Pattern[str]]
+    ui_color = "#66c3ff"
+
+    def __init__(
+        self,
+        *,
+        job_name: str | None = None,
+        idempotency_key: str | None = None,
+        generation: int | str = 0,
+        max_generations: int = 3,
+        wait_for_completion: bool = True,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        waiter_delay: int = 30,
+        waiter_max_attempts: int = 480,
+        queued_timeout: float = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(deferrable=deferrable, **kwargs)
+        self.job_name = job_name
+        self.idempotency_key = idempotency_key
+        self.generation = generation
+        self.max_generations = max_generations
+        self.wait_for_completion = wait_for_completion
+        self.waiter_delay = waiter_delay
+        self.waiter_max_attempts = waiter_max_attempts
+        self.queued_timeout = queued_timeout
+        self._job_id: str | None = None
+
+    @abstractmethod
+    def start_job(self, client_token: str, job_name: str) -> str:
+        """
+        Ask the service to start the job.
+
+        Parameters
+        ----------
+        client_token : str
+            Names the request: the service answers a repeated token with the job that the first one made.
+        job_name : str
+            A name that the service allows.
+
+        Returns
+        -------
+        str
+            The job id.
+        """
+
+    @abstractmethod
+    def describe_job(self, job_id: str) -> dict[str, Any]:
+        """
+        Ask the service for the properties of a job.
+
+        Parameters
+        ----------
+        job_id : str
+            The job.
+        """
+
+    @abstractmethod
+    def completed_trigger(self, job_id: str, **settings: Any) -> BaseTrigger:
+        """
+        Make the trigger that fires when the job has ended.
+
+        Parameters
+        ----------
+        job_id : str
+            The job.
+        **settings
+            What all such triggers take: how often to poll, and the connection.
+        """
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """What is read, and where it goes; names the work if ``idempotency_key`` does not."""
+
+    def execute(self, context: Context) -> Any:
+        """
+        Reconnect to the job or start it, and wait as told.
+
+        Parameters
+        ----------
+        context : Context
+            The task's context.
+
+        Returns
+        -------
+        Any
+            What :meth:`complete` returns; the job id if the job is not waited for.
+
+        Raises
+        ------
+        JobFailedError
+            If the job is FAILED; a retry starts the next generation.
+        JobFinallyFailedError
+            If the job is FAILED and ``max_generations`` are used up.
+        JobCancelledError
+            If the job was cancelled.
+        JobCompletedWithErrorsError
+            If part of the input was refused.
+        JobUnfinishedError
+            If ``waiter_max_attempts`` or ``queued_timeout`` are used up.
+        UnknownJobStatusError
+            If the service reports an unknown status.
+        RequestRejectedError
+            If the service rejects a request for its content or for want of access.
+        ServiceBusyError
+            If throttling or a quota refusal outlasts ``backoff_timeout``.
+        """
+        return self.take_up(context)
+
+    def take_up(self, context: Context, event: dict[str, Any] | None = None) -> Any:
+        """
+        Do what :meth:`execute` says; a pause after a refusal resumes here.
+
+        Parameters
+        ----------
+        context : Context
+            The task's context.
+        event : dict, optional
+            The event of the pause.
+        """
+        job_id, report = self.ask_patiently(partial(self._reconnect_or_start, context), "take_up", event or {})
+        self._announce(context, job_id)
+        if report and not report.active:
+            return self._settle(context, report, waited="")
+        if self.deferrable:
+            self._defer_until_complete(job_id)
+        if self.wait_for_completion:
+            return self._settle(context, *self._wait(job_id))
+        return job_id
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
+        """
+        Ask what became of the job after the trigger has fired; a pause after a refusal resumes here, too.
+
+        Parameters
+        ----------
+        context : Context
+            The task's context.
+        event : dict
+            The trigger's event. It is only a wake-up; what became of the job, the service says.
+        """
+        event = validate_execute_complete_event(event)
+        report = self.ask_patiently(partial(self._report, event["job_id"]), "execute_complete", event)
+        return self._settle(context, report, waited=event.get("message", "the trigger ended early"))
+
+    def load_job(self, context: Context) -> ImportJob | None:
+        """
+        Read what an earlier try noted about the job.
+
+        Parameters
+        ----------
+        context : Context
+            The task's context.
+
+        Returns
+        -------
+        ImportJob or None
+            None if there was no earlier try, or it noted nothing.
+        """
+        stored: Any = context["task_state_store"].get(self.job_key)
+        return ImportJob(**stored) if stored else None
+
+    def save_job(self, context: Context, job: ImportJob) -> None:
+        """
+        Note the job for later tries: before the start without its id, after it with the id.
+
+        Parameters
+        ----------
+        context : Context
+            The task's context.
+        job : ImportJob
+            The job.
+        """
+        # One value under one key: a crash between two writes could pair an old job with a new generation.
+        context["task_state_store"].set(self.job_key, asdict(job))
+
+    def complete(self, context: Context, properties: dict[str, Any]) -> Any:  # noqa: ARG002 - for subclasses
+        """
+        Make the task's result from a job that has done its work.
+
+        Parameters
+        ----------
+        context : Context
+            The task's context.
+        properties : dict
+            The job's properties.
+
+        Returns
+        -------
+        Any
+            Goes to XCom; here the job id.
+        """
+        return self.job_kind.report(properties).job_id
+
+    def job_failed(self, context: Context, properties: dict[str, Any]) -> Any:
+        """
+        Fail the task because of a FAILED job, at once if no further job may be started.
+
+        Parameters
+        ----------
+        context : Context
+            The task's context.
+        properties : dict
+            The job's properties.
+
+        Returns
+        -------
+        Any
+            A subclass may return a result instead of raising.
+        """
+        report = self.job_kind.report(properties)
+        job = self.load_job(context)
+        if job is None or not self._is_last(job):
+            raise JobFailedError.of(report)
+        # No retry follows. Whoever clears the task later asks for one more job, and this is its generation.
+        self.save_job(context, job.next())
+        raise JobFinallyFailedError.of(
+            report,
+            f"It was generation {job.generation}, the last that retries may start. "
+            "Cure the cause and clear the task to start one more job.",
+        )
+
+    def job_completed_with_errors(self, context: Context, properties: dict[str, Any]) -> Any:  # noqa: ARG002
+        """
+        Fail the task because part of the job's input was refused.
+
+        Parameters
+        ----------
+        context : Context
+            The task's context.
+        properties : dict
+            The job's properties.
+
+        Returns
+        -------
+        Any
+            A subclass may return a result instead of raising.
+        """
+        raise JobCompletedWithErrorsError.of(
+            self.job_kind.report(properties),
+            "The output folder says what was refused. Correct that and raise generation for a new job.",
+        )
+
+    def job_cancelled(self, context: Context, properties: dict[str, Any]) -> Any:  # noqa: ARG002
+        """
+        Fail the task because the job was cancelled.
+
+        Parameters
+        ----------
+        context : Context
+            The task's context.
+        properties : dict
+            The job's properties.
+
+        Returns
+        -------
+        Any
+            A subclass may return a result instead of raising.
+        """
+        raise JobCancelledError.of(
+            self.job_kind.report(properties), "No retry starts another; raise generation for a new job."
+        )
+
+    def on_kill(self) -> None:
+        """Leave a trace: the service cannot cancel such a job."""
+        if self._job_id:
+            self.log.warning(
+                "The task was killed. %s has no cancel: %s %s goes on, and the next try reconnects to it.",
+                self.job_kind.service,
+                self.job_kind.name,
+                self._job_id,
+            )
+
+    def work_key(self, context: Context) -> str:
+        """
+        Name the work.
+
+        Parameters
+        ----------
+        context : Context
+            The task's context.
+
+        Returns
+        -------
+        str
+            ``idempotency_key``, or the task instance with a hash of :attr:`place`: a mapped task that is cleared
+            together with what it is mapped over may get other work under the same map index.
+        """
+        if self.idempotency_key:
+            return self.idempotency_key
+        ti = context["ti"]
+        place = hashlib.sha256(self.place.encode()).hexdigest()[:16]
+        return f"{ti.dag_id}|{ti.run_id}|{ti.task_id}|{ti.map_index}|{place}"
+
+    def _current_job(self, context: Context) -> ImportJob:
+        key, lowest = self.work_key(context), self._lowest_generation()
+        job = self.load_job(context)
+        if job is None or job.idempotency_key != key or job.generation < lowest:
+            return ImportJob(key, lowest)
+        return job
+
+    def _lowest_generation(self) -> int:
+        if not str(self.generation).strip().isdecimal():
+            raise AirflowFailException(f"generation must be a whole number from 0, not {self.generation!r}")
+        return int(self.generation)
+
+    def _is_last(self, job: ImportJob) -> bool:
+        return job.generation >= self._lowest_generation() + self.max_generations - 1
+
+    def _report(self, job_id: str) -> JobReport:
+        return self.job_kind.report(self.describe_job(job_id))
+
+    def _reconnect_or_start(self, context: Context) -> tuple[str, JobReport | None]:
+        """Return the job id, with what the service says of the job if it was known before."""
+        job = self._current_job(context)
+        if job.job_id:
+            report = self._report(job.job_id)
+            self.log.info("Found %s, generation %s: %s", report.subject, job.generation, report.status)
+            if report.status != FAILED or self._is_last(job):
+                return job.job_id, report
+            job = job.next()
+        return self._start(context, job), None
+
+    def _start(self, context: Context, job: ImportJob) -> str:
+        self.save_job(context, job)  # before the start, so that a crash in between repeats this token
+        job_id = self.start_job(job.client_token, self._legal_job_name(context))
+        self.save_job(context, replace(job, job_id=job_id))
+        self.log.info("Started %s %s, generation %s", self.job_kind.name, job_id, job.generation)
+        return job_id
+
+    def _legal_job_name(self, context: Context) -> str:
+        ti = context["ti"]
+        index = "" if ti.map_index is None or ti.map_index < 0 else f".{ti.map_index}"
+        return self.illegal_in_job_name.sub("-", self.job_name or f"{ti.dag_id}.{ti.task_id}{index}")[:64]
+
+    def _announce(self, context: Context, job_id: str) -> None:
+        self._job_id = job_id
+        self.job_link.persist(
+            context=context,
+            operator=self,
+            region_name=self.hook.conn_region_name,
+            aws_partition=self.hook.conn_partition,
+            datastore_id=getattr(self, "datastore_id", None),
+            job_id=job_id,
+        )
+
+    def _queued_polls(self) -> int:
+        return math.ceil(self.queued_timeout / max(1, self.waiter_delay))
+
+    def _defer_until_complete(self, job_id: str) -> None:
+        queue = {"queued_max_attempts": self._queued_polls()} if self.job_kind.queued else {}
+        self.defer(
+            trigger=self.completed_trigger(
+                job_id,
+                **queue,
+                waiter_delay=self.waiter_delay,
+                waiter_max_attempts=self.waiter_max_attempts,
+                aws_conn_id=self.aws_conn_id,
+                region_name=self.region_name,
+                verify=self.verify,
+                botocore_config=self.botocore_config,
+            ),
+            method_name="execute_complete",
+            # Refused polls use up no attempt, so the patience for them comes on top.
+            timeout=timedelta(
+                seconds=self.waiter_delay * self.waiter_max_attempts + self.queued_timeout + self.backoff.timeout
+            ),
+        )
+
+    def _wait(self, job_id: str) -> tuple[JobReport, str]:
+        """Poll in the worker, and return what the service said last, with the reason why waiting ended."""
+        polls_left = {True: self._queued_polls(), False: self.waiter_max_attempts}
+        while True:
+            report = self.ask_patiently(partial(self._report, job_id), "execute_complete", {})
+            if not report.active:
+                return report, ""
+            queued = report.status in self.job_kind.queued
+            polls_left[queued] -= 1
+            if polls_left[queued] <= 0:
+                return report, "queued_timeout is over" if queued else f"{self.waiter_max_attempts} polls are used up"
+            self.log.info("Status of %s: %s", report.subject, report.status)
+            time.sleep(self.waiter_delay)
+
+    def _settle(self, context: Context, report: JobReport, waited: str) -> Any:
+        self.log.info("%s is %s", report.subject, report.status)
+        if report.active:
+            raise JobUnfinishedError.of(report, waited)
+        if report.status not in self.job_kind.statuses:
+            raise UnknownJobStatusError.of(report)
+        ends: dict[str, Callable[[Context, dict[str, Any]], Any]] = {
+            COMPLETED: self.complete,
+            COMPLETED_WITH_ERRORS: self.job_completed_with_errors,
+            FAILED: self.job_failed,
+        }
+        return ends.get(report.status, self.job_cancelled)(context, report.properties)

@@ -1,0 +1,112 @@
+"""Waiting for the end of a job in the triggerer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+from airflow.providers.amazon.aws.triggers.base import AwsBaseWaiterTrigger
+from airflow.providers.amazon.aws.utils.waiter_with_logging import async_wait
+from airflow.sdk.exceptions import AirflowException
+from airflow.triggers.base import TriggerEvent
+from botocore.exceptions import WaiterError
+
+from healthaws.refusals import Backoff, Refusals, is_busy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from healthaws.jobs import JobKind
+
+
+class JobCompletedTrigger(AwsBaseWaiterTrigger):
+    """
+    Base of triggers that fire when a job has ended.
+
+    The event is ``{"status": "success", "job_id": ...}`` for COMPLETED, else ``{"status": "error", "message": ...,
+    "job_id": ...}``: for any other end, for an unknown status, for a rejected request, and when the attempts are used
+    up. Throttled and quota-refused polls back off and use up no attempt, so pass ``timeout`` to ``defer``.
+
+    Parameters
+    ----------
+    job_id : str
+        The job.
+    queued_max_attempts : int
+        Polls of a job that waits for others before giving up; only for a :attr:`job_kind` that queues. (default: 0)
+    **kwargs
+        Of the amazon provider's base class.
+    """
+
+    aws_hook_class = AwsBaseHook
+    job_kind: ClassVar[JobKind]
+    # The waiter for a job's first sign of work; empty for a service without a queue.
+    begun_waiter: ClassVar[str] = ""
+
+    def __init__(self, *, job_id: str, queued_max_attempts: int = 0, **kwargs: Any) -> None:
+        super().__init__(
+            failure_message=f"Waiting for {self.job_kind.name} {job_id} failed",
+            status_message=f"Status of {self.job_kind.name} {job_id}",
+            return_key="job_id",
+            return_value=job_id,
+            **kwargs,
+        )
+        self.queued_attempts = queued_max_attempts
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait as the base class does, but back off while the service refuses to be asked."""
+        hook = self.hook()
+        async with await hook.get_async_conn() as client:  # type: ignore[no-untyped-call]
+            try:
+                for waiter_name, attempts in self._waits():
+                    await self._wait(hook.get_waiter(waiter_name, deferrable=True, client=client), attempts)
+            except AirflowException as error:
+                yield self._event_from_exception(error)
+            else:
+                yield TriggerEvent({"status": "success", "job_id": self.return_value})  # type: ignore[no-untyped-call]
+
+    def _waits(self) -> list[tuple[str, int]]:
+        queue = [(self.begun_waiter, self.queued_attempts)] if self.begun_waiter else []
+        return [*queue, (self.waiter_name, self.attempts)]
+
+    async def _wait(self, waiter: Any, attempts: int) -> None:
+        await async_wait(
+            _PatientWaiter(waiter, Backoff(initial=self.waiter_delay, maximum=20 * self.waiter_delay)),
+            self.waiter_delay,
+            attempts,
+            self.waiter_args,
+            self.failure_message,
+            self.status_message,
+            self.status_queries,
+        )
+
+    async def on_kill(self) -> None:
+        """Leave a trace: the service cannot cancel such a job. Airflow calls this when a person ends the task."""
+        self.log.warning(
+            "The task was ended while it waited for %s %s. %s has no cancel: the job goes on, and clearing the task "
+            "reconnects to it.",
+            self.job_kind.name,
+            self.return_value,
+            self.job_kind.service,
+        )
+
+
+class _PatientWaiter:
+    """A waiter that answers a refused poll with a pause; ``async_wait`` would take a quota refusal for the end."""
+
+    def __init__(self, waiter: Any, backoff: Backoff) -> None:
+        self._waiter = waiter
+        self._backoff = backoff
+
+    async def wait(self, **kwargs: Any) -> None:
+        refusals = Refusals()
+        while True:
+            try:
+                await self._waiter.wait(**kwargs)
+            except WaiterError as error:
+                if not is_busy(error.last_response):
+                    raise
+                refusals = refusals.one_more()
+            else:
+                return
+            await asyncio.sleep(self._backoff.delay(refusals.count))

@@ -1,0 +1,138 @@
+"""Invariants in Python: they say what fhirpathpy says of the published expressions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fhirpathpy
+import pytest
+from fhirpathpy.engine.nodes import ResourceNode
+from fhirpathpy.models import models
+
+from localaws.fhir.invariants import OPTIONS
+from localaws.fhir.native_rules import NATIVE
+from localaws.fhir.schema import schema
+from localaws.fhir.structure import Walk
+
+INSIDE: dict[str, Any] = {"resourceType": "Organization", "id": "in", "name": "Inside"}
+TO_IT = {"reference": "#in"}
+RULES = {key: [rule for rule in schema().rules if rule.key == key] for key in NATIVE}
+
+
+def patient(contained: dict[str, Any], **elements: Any) -> dict[str, Any]:
+    return {"resourceType": "Patient", "id": "p1", "contained": [contained], **elements}
+
+
+RESOURCES = {
+    "nothing contained": {"resourceType": "Patient", "id": "p1"},
+    "contained and used": patient(INSIDE, managingOrganization=TO_IT),
+    "contained and not used": patient(INSIDE),
+    "used by itself only": patient(INSIDE | {"partOf": TO_IT}),
+    "contained in contained": patient(INSIDE | {"contained": [INSIDE]}, managingOrganization=TO_IT),
+    "with a version": patient(INSIDE | {"meta": {"versionId": "1"}}, managingOrganization=TO_IT),
+    "with a time": patient(INSIDE | {"meta": {"lastUpdated": "2024-01-01T00:00:00Z"}}, managingOrganization=TO_IT),
+    "with a label": patient(INSIDE | {"meta": {"security": [{"code": "R"}]}}, managingOrganization=TO_IT),
+    "with other metadata": patient(INSIDE | {"meta": {"tag": [{"code": "R"}]}}, managingOrganization=TO_IT),
+    "without an id": patient({"resourceType": "Organization", "name": "Inside"}),
+    "a dangling reference": {"resourceType": "Patient", "managingOrganization": {"reference": "#nowhere"}},
+    "a reference to elsewhere": {"resourceType": "Patient", "managingOrganization": {"reference": "Organization/1"}},
+}
+EXTENSIONS: list[dict[str, Any]] = [
+    {"url": "x"},
+    {"url": "x", "valueString": "y"},
+    {"url": "x", "valueBoolean": False},
+    {"url": "x", "extension": [{"url": "y", "valueString": "z"}]},
+    {"url": "x", "valueString": "y", "extension": [{"url": "y", "valueString": "z"}]},
+]
+
+
+def published(key: str, value: Any, definition: str, resource: Any, root: Any) -> bool:
+    (rule,) = RULES[key]
+    evaluate = fhirpathpy.compile(rule.expression, models["r4"], OPTIONS)
+    node = ResourceNode(value, definition)
+    return evaluate(node, {"resource": resource, "rootResource": root}) != [False]
+
+
+def native(walk: Walk, key: str) -> list[bool]:
+    return [
+        NATIVE[key](place.value, scope)
+        for scope in walk.scopes
+        for place in scope.places
+        if key in {rule.key for rule in place.rules}
+    ]
+
+
+def by_fhirpath(walk: Walk, key: str) -> list[bool]:
+    return [
+        published(key, place.value, place.definition, scope.resource, scope.root)
+        for scope in walk.scopes
+        for place in scope.places
+        if key in {rule.key for rule in place.rules}
+    ]
+
+
+@pytest.mark.parametrize("key", NATIVE)
+def test_each_key_is_one_rule(key: str) -> None:
+    assert len(RULES[key]) == 1
+
+
+@pytest.mark.parametrize("key", ["dom-2", "dom-4", "dom-5", "ref-1"])
+@pytest.mark.parametrize("name", RESOURCES)
+def test_as_fhirpathpy_says(key: str, name: str) -> None:
+    walk = Walk()
+    walk.start(RESOURCES[name])
+    assert native(walk, key) == by_fhirpath(walk, key)
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_ext_1_as_fhirpathpy_says(extension: dict[str, Any]) -> None:
+    walk = Walk()
+    walk.start({"resourceType": "Patient", "extension": [extension]})
+    assert native(walk, "ext-1") == by_fhirpath(walk, "ext-1")
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("nothing contained", True),
+        ("contained and used", True),
+        ("contained and not used", False),
+        ("used by itself only", False),
+        ("without an id", True),
+    ],
+)
+def test_dom_3(name: str, kept: bool) -> None:
+    walk = Walk()
+    walk.start(RESOURCES[name])
+    assert native(walk, "dom-3")[-1] is kept
+
+
+def test_dom_3_a_contained_resource_may_refer_to_its_container() -> None:
+    walk = Walk()
+    provenance = {
+        "resourceType": "Provenance",
+        "id": "in",
+        "target": [{"reference": "#"}],
+        "recorded": "2024-01-01T00:00:00Z",
+        "agent": [{"who": {"display": "x"}}],
+    }
+    walk.start(patient(provenance))
+    assert native(walk, "dom-3") == [True, True]
+    assert native(walk, "ref-1") == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "kept"),
+    [
+        ({"value": 1, "code": "kg"}, {"value": 2, "code": "kg"}, True),
+        ({"value": 2, "code": "kg"}, {"value": 2, "code": "kg"}, True),
+        ({"value": 3, "code": "kg"}, {"value": 2, "code": "kg"}, False),
+        ({"value": 3, "code": "g"}, {"value": 2, "code": "kg"}, True),
+        ({"value": 3}, {"value": 2}, False),
+        ({"unit": "kg"}, {"value": 2, "unit": "kg"}, True),
+    ],
+)
+def test_rng_2(low: dict[str, Any], high: dict[str, Any], kept: bool) -> None:
+    walk = Walk()
+    walk.start({"resourceType": "Condition", "subject": {"display": "x"}, "onsetRange": {"low": low, "high": high}})
+    assert native(walk, "rng-2") == [kept]
