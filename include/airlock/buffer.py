@@ -38,7 +38,7 @@ class Buffered:
     undated: int  # in the listing, but without the date that window: key_date asks for
 
 
-def buffer(run: Run) -> Buffered:
+def buffer(run: Run[Any]) -> Buffered:
     """Claim and freeze a run's delivery."""
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)
     index = find_index(run)
@@ -55,7 +55,7 @@ def buffer(run: Run) -> Buffered:
     return buffered
 
 
-def find_index(run: Run) -> dict[str, Any] | None:
+def find_index(run: Run[Any]) -> dict[str, Any] | None:
     """Return what an earlier try of this run froze, if any."""
     try:
         return json.loads(run.s3.get(run.workspace.root.join(INDEX)))  # type: ignore[no-any-return]
@@ -63,13 +63,13 @@ def find_index(run: Run) -> dict[str, Any] | None:
         return None
 
 
-def read_arrivals(run: Run) -> pl.DataFrame:
+def read_arrivals(run: Run[Any]) -> pl.DataFrame:
     """Return the run's whole delivery; empty when buffer has not ended."""
     index = find_index(run)
     return run.workspace.read_all([f"arrivals/{shard}" for shard in index["shards"]] if index else [], ARRIVALS)
 
 
-def list_window(run: Run) -> tuple[pl.DataFrame, int]:
+def list_window(run: Run[Any]) -> tuple[pl.DataFrame, int]:
     """List the source.
 
     Returns
@@ -91,14 +91,14 @@ def list_window(run: Run) -> tuple[pl.DataFrame, int]:
     return pl.DataFrame(rows, schema=ARRIVALS, orient="row"), undated
 
 
-def _dated(run: Run) -> Iterator[tuple[ListedObject, datetime | None]]:
+def _dated(run: Run[Any]) -> Iterator[tuple[ListedObject, datetime | None]]:
     source = run.pipeline.source
     pattern = re.compile(source.key_date_pattern)
     for item in run.s3.list_objects(run.prefix):
         yield item, item.last_modified if source.window == "last_modified" else _key_date(pattern, item.key)
 
 
-def _membership(run: Run) -> Callable[[datetime | None], bool]:
+def _membership(run: Run[Any]) -> Callable[[datetime | None], bool]:
     window, source = run.window, run.pipeline.source
     if window is None:
         return lambda _when: True
@@ -116,7 +116,7 @@ def _key_date(pattern: re.Pattern[str], key: str) -> datetime | None:
         return None
 
 
-def _write_shards(run: Run, held: pl.DataFrame) -> list[str]:
+def _write_shards(run: Run[Any], held: pl.DataFrame) -> list[str]:
     settings = run.pipeline.parse
     size = max(settings.shard_size, -(-held.height // settings.max_shards))
     names = [f"{number:04}" for number in range(-(-held.height // size))]

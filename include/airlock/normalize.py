@@ -139,7 +139,7 @@ def _within(rows: pl.DataFrame, limits: Limits) -> Iterator[pl.DataFrame]:
     yield rows.slice(first)
 
 
-def find_batches(run: Run) -> list[Batch]:
+def find_batches(run: Run[Any]) -> list[Batch]:
     """Return the run's staged batches; none when normalize has not ended."""
     try:
         content = json.loads(run.s3.get(run.workspace.root.join(INDEX)))

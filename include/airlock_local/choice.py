@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from airlock_local.stores import AwsService, Store
 
 SAMPLE = "sample/"
+_SAMPLED = ("imaging", "clinical")  # kinds of pipeline that there is a sample for
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def _delivery(pipeline: Pipeline, source: str) -> tuple[S3Uri, tuple[LocalFile, 
     if source:
         folder = Path(source).expanduser().absolute()
         return base.join(prefix_of(folder)), tuple(files_below(folder))
-    if is_local(pipeline):
+    if is_local(pipeline) and pipeline.kind in _SAMPLED:
         return base.join(SAMPLE), None
     return base, ()
 

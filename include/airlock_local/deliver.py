@@ -19,7 +19,7 @@ import psutil
 from airlock_local.progress import say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from airlock.s3uri import S3Uri
 
@@ -178,25 +178,36 @@ def _put(client: Any, file: LocalFile, target: S3Uri) -> None:
         _refuse(error)
 
 
-def sample_files(folder: Path) -> list[LocalFile]:
-    """Return the sample delivery: the generated archive, made in ``folder`` at the first call, and pydicom's files."""
-    from airlock_local.sample import pydicom_files, write_sample  # noqa: PLC0415  # pydicom takes its time
+def sample_files(folder: Path, kind: str) -> list[LocalFile]:
+    """Return the sample delivery for a kind of pipeline, made in ``folder`` at the first call.
 
-    whole = folder / _sample_version()
-    if not whole.is_dir():
-        say("writing the sample archive")
-        unfinished = folder / "unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        write_sample(unfinished)
-        unfinished.rename(whole)
+    For ``imaging`` it is the generated archive and pydicom's files, for ``clinical`` generated FHIR.
+    """
+    from airlock_local.sample import pydicom_files, write_sample  # noqa: PLC0415  # pydicom takes its time
+    from airlock_local.sample.clinical import write_clinical_sample  # noqa: PLC0415
+
+    if kind == "clinical":
+        return _written(folder / kind, write_clinical_sample)
     real: Iterable[tuple[str, Path]] = pydicom_files()
     foreign = [LocalFile(path, f"pydicom/{name}", path.stat().st_size) for name, path in real]
-    archive = [LocalFile(file.path, f"archive/{file.name}", file.size) for file in files_below(whole)]
-    return archive + foreign
+    generated = _written(folder / kind, write_sample)
+    return [LocalFile(file.path, f"archive/{file.name}", file.size) for file in generated] + foreign
+
+
+def _written(folder: Path, write: Callable[[Path], object]) -> list[LocalFile]:
+    """Return the files of a sample, which is written only where this code has not written it yet."""
+    whole = folder / _sample_version()
+    if not whole.is_dir():
+        say("writing the sample")
+        unfinished = folder / "unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        write(unfinished)
+        unfinished.rename(whole)
+    return files_below(whole)
 
 
 def _sample_version() -> str:
     digest = hashlib.sha256()
-    for source in sorted((Path(__file__).parent / "sample").glob("*.py")):
+    for source in sorted((Path(__file__).parent / "sample").rglob("*.py")):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:12]

@@ -100,7 +100,7 @@ def _deliver(settings: Settings, choice: Choice) -> int:
     client = s3_client(settings, choice)
     if choice.uses_local:
         make_buckets(local_client(settings.s3_url), choice.buckets())
-    files = sample_files(settings.var / "sample") if choice.files is None else list(choice.files)
+    files = sample_files(settings.var / "sample", choice.pipeline.kind) if choice.files is None else list(choice.files)
     if not files:
         _check_bucket(client, choice)  # the local S3 can be asked only now
         return 0

@@ -88,3 +88,29 @@ class FhirAuditOperator(_AuditOperator):
         from airlock.clinical.audit import audit
 
         return self.conclude(audit(run, fhir_store(run.pipeline.healthlake)), context)
+
+
+class CcdaAuditOperator(StageOperator):
+    """Accounts for every document's conversion; returns the shards of converted resources that go on."""
+
+    def run_stage(self, run: Run[Any], context: Context) -> list[str]:  # noqa: ARG002
+        """Return the shards that fhir.parse is mapped over."""
+        from airlock.ccda.audit import audit
+
+        shards = audit(run)
+        self.log.info("%d shards of converted resources", len(shards))
+        return shards
+
+
+class ConvertedAuditOperator(FhirAuditOperator):
+    """Audits the import of converted resources, which stay held until a person has approved them."""
+
+    def run_stage(self, run: Run[Any], context: Context) -> dict[str, Any]:
+        """Audit the import as far as it has been approved."""
+        from airlock.ccda.release import find_review, record_documents
+        from airlock.clinical.audit import audit
+
+        review = find_review(run)
+        audited = audit(run, fhir_store(run.pipeline.healthlake), None if review is None else review.approved)
+        record_documents(run.within(""))
+        return self.conclude(audited, context)

@@ -1,4 +1,4 @@
-"""Import: one HealthImaging or HealthLake job per batch; mapped over the batches."""
+"""Import: one HealthImaging, HealthLake or data-transformation job per batch; mapped over the batches."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from airlock_tasks.batch_job import BatchJobOperator
 from healthaws.hooks.healthimaging import HealthImagingHook
 from healthaws.hooks.healthlake import HealthLakeHook
 from healthaws.operators.healthimaging import HealthImagingStartDicomImportJobOperator
-from healthaws.operators.healthlake import HealthLakeStartFhirImportJobOperator
+from healthaws.operators.healthlake import (
+    HealthLakeStartDataTransformationJobOperator,
+    HealthLakeStartFhirImportJobOperator,
+)
 
 if TYPE_CHECKING:
     from airlock.ledger import Job
     from airlock.normalize import Batch
-    from airlock.pipelines import HealthLake, ImagingPipeline
+    from airlock.pipelines import CcdaPipeline, HealthLake, ImagingPipeline
     from airlock.run import Run
 
 
@@ -102,5 +105,52 @@ class FhirImportOperator(BatchJobOperator[HealthLakeHook], HealthLakeStartFhirIm
     def record(self, run: Run[Any], job: Job, properties: dict[str, Any], output_uri: str) -> dict[str, Any]:
         """Keep how the job ended, and return what goes to XCom."""
         from airlock.clinical.import_ import record
+
+        return record(run, job, properties, output_uri)
+
+
+class CcdaImportOperator(BatchJobOperator[HealthLakeHook], HealthLakeStartDataTransformationJobOperator):
+    """Converts one batch of C-CDA documents with the profile version that the pipeline names, and no other.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline whose run this is.
+    **kwargs
+        Of :class:`BatchJobOperator`.
+    """
+
+    def __init__(self, *, pipeline: CcdaPipeline, **kwargs: Any) -> None:
+        store, settings = pipeline.healthlake, pipeline.transformation
+        super().__init__(
+            pipeline=pipeline,
+            profile_id=settings.profile_id,
+            profile_version=settings.profile_version,
+            source_format="CCDA",
+            drift_detection=settings.drift_detection,
+            data_access_role_arn=store.data_access_role_arn,
+            input_s3_uri="",  # known once the run is open
+            output_s3_uri=settings.output_uri,
+            kms_key_id=store.kms_key_id,
+            completed_with_errors="return",
+            queued_timeout=store.queued_timeout_minutes * 60,
+            max_generations=settings.max_generations,
+            waiter_delay=settings.poll_seconds,
+            waiter_max_attempts=max(1, round(settings.job_timeout_minutes * 60 / settings.poll_seconds)),
+            backoff_initial_delay=store.backoff_seconds,
+            aws_conn_id=store.aws_conn_id,
+            region_name=store.region_name,
+            **kwargs,
+        )
+
+    def check_prefix(self, run: Run[Any], batch: Batch) -> None:
+        """Refuse a prefix that does not hold the batch."""
+        from airlock.ccda.import_ import check_prefix
+
+        check_prefix(run, batch)
+
+    def record(self, run: Run[Any], job: Job, properties: dict[str, Any], output_uri: str) -> dict[str, Any]:
+        """Keep how the job ended, and return what goes to XCom."""
+        from airlock.ccda.import_ import record
 
         return record(run, job, properties, output_uri)

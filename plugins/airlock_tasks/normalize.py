@@ -47,3 +47,15 @@ class PublicationNormalizeOperator(StageOperator):
         batches = normalize(run)
         self.log.info("%d import files in %d batches", sum(batch.files for batch in batches), len(batches))
         return [batch.batch_id for batch in batches]
+
+
+class CcdaNormalizeOperator(StageOperator):
+    """Stages the documents that are to be converted; returns the batches' ids."""
+
+    def run_stage(self, run: Run[Any], context: Context) -> list[str]:  # noqa: ARG002
+        """Return the batches that import is mapped over."""
+        from airlock.ccda.normalize import normalize
+
+        batches = normalize(run)
+        self.log.info("%d documents in %d batches", sum(batch.files for batch in batches), len(batches))
+        return [batch.batch_id for batch in batches if batch.files]

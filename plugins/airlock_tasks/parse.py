@@ -1,4 +1,4 @@
-"""Parse: read the headers, or the resources, of one shard; mapped over the shards."""
+"""Parse: read the headers, resources or documents of one shard; mapped over the shards."""
 
 from __future__ import annotations
 
@@ -44,6 +44,31 @@ class ParseOperator(StageOperator):
 
     def _progress(self, done: int, total: int) -> None:
         self.log.info("shard %s: %d of %d headers", self.shard, done, total)
+
+
+class CcdaParseOperator(StageOperator):
+    """Reads the headers of a shard's C-CDA documents.
+
+    Parameters
+    ----------
+    shard
+        The shard's name, from buffer.
+    **kwargs
+        Of :class:`StageOperator`.
+    """
+
+    def __init__(self, *, shard: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.shard = shard
+
+    def run_stage(self, run: Run[Any], context: Context) -> dict[str, int]:  # noqa: ARG002
+        """Return counts of what was read."""
+        from airlock.ccda.parse import parse
+
+        return parse(run, self.shard, self._progress)
+
+    def _progress(self, done: int, total: int) -> None:
+        self.log.info("shard %s: %d of %d documents", self.shard, done, total)
 
 
 class FhirParseOperator(StageOperator):

@@ -35,3 +35,15 @@ class FhirValidateOperator(StageOperator):
         verdicts = validate(run, fhir_store(run.pipeline.healthlake))
         self.log.info("verdicts: %s", verdicts)
         return verdicts
+
+
+class CcdaValidateOperator(StageOperator):
+    """Decides on every C-CDA document before it is converted."""
+
+    def run_stage(self, run: Run[Any], context: Context) -> dict[str, int]:  # noqa: ARG002
+        """Return the number of documents by verdict."""
+        from airlock.ccda.validate import validate
+
+        verdicts = validate(run)
+        self.log.info("verdicts: %s", verdicts)
+        return verdicts

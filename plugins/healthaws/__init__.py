@@ -1,1 +1,1 @@
-"""Hooks, operators, sensors and triggers for AWS HealthImaging, shaped like a service of Airflow's amazon provider."""
+"""Hooks, operators, sensors and triggers for AWS HealthImaging and HealthLake, in the shape of the amazon provider."""

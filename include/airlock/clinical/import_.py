@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from airlock.clinical.manifests import keep_progress
 from airlock.clinical.records import BATCHES
 from airlock.import_ import Ended, StagedPrefixError, keep
 from airlock.s3uri import S3Uri
@@ -52,6 +53,7 @@ def record(run: Run[Any], job: Job, properties: dict[str, Any], output_uri: str)
     output_uri
         The job's own folder.
     """
+    keep_progress(run.workspace, job.batch_id, properties)
     ended = Ended(
         properties["JobId"],
         properties["JobStatus"],

@@ -64,6 +64,24 @@ class SourceUnavailableError(RuntimeError):
     """S3 cannot be read, for a reason that is not one object's."""
 
 
+def refusal(error: ClientError, bucket: str) -> tuple[Reason, str]:
+    """Return the reason and S3's code, where S3 refuses one object.
+
+    Raises
+    ------
+    SourceUnavailableError
+        If it refuses for another reason; S3's own text may name the key and is left out.
+    """
+    code = error.response["Error"]["Code"]
+    reason = Reason.ACCESS_DENIED if code.startswith("KMS.") else _REFUSALS.get(code)
+    if reason is None:
+        raise SourceUnavailableError(
+            f"reading of bucket {bucket} failed with {code}: check the endpoint, the credentials and the bucket, "
+            f"then clear the task"
+        ) from None
+    return reason, code
+
+
 def parse(run: Run[ClinicalPipeline], shard: str, progress: Progress | None = None) -> dict[str, int]:
     """Read the files of one shard.
 
@@ -191,7 +209,7 @@ class _Reader:
         except BrokenGzipError as error:
             reason, detail = Reason.TRUNCATED, str(error)
         except ClientError as error:
-            reason, detail = self._refusal(error, arrival["bucket"])
+            reason, detail = refusal(error, arrival["bucket"])
         except (BotoCoreError, SourceUnavailableError):
             raise
         except Exception as error:  # noqa: BLE001  (nothing about one file ends the task)
@@ -211,17 +229,6 @@ class _Reader:
         if first is None:
             raise FileError(Reason.EMPTY_OBJECT)
         yield from chain([first], rows)
-
-    @staticmethod
-    def _refusal(error: ClientError, bucket: str) -> tuple[Reason, str]:
-        code = error.response["Error"]["Code"]
-        reason = Reason.ACCESS_DENIED if code.startswith("KMS.") else _REFUSALS.get(code)
-        if reason is None:
-            raise SourceUnavailableError(
-                f"reading of bucket {bucket} failed with {code}: check the endpoint, the credentials and the bucket, "
-                f"then clear the task"
-            ) from None  # S3's own text may name the key
-        return reason, code
 
     def _rows(self, content: Iterator[bytes], name: str) -> Iterator[Row]:
         """Tell lines from a document: of lines, the first that is not blank is whole by itself."""

@@ -131,10 +131,10 @@ def imbalances(books: dict[str, pl.DataFrame]) -> list[str]:
     open_files = arrivals.join(verdicts, on="arrival_id", how="anti").with_columns(line=pl.lit(None, pl.Int64))
     decided = pl.concat([_names(verdicts), _names(open_files)])
     ids = arrivals["arrival_id"]
+    parsed = ids.filter(ids.is_in(files["arrival_id"].implode()))
     return [
         *differences("arrivals", ids, ids),
-        *differences("files", files["arrival_id"], files["arrival_id"]),
-        *differences("files", pl.concat([ids, files["arrival_id"]]).unique(), ids),
+        *differences("files", parsed, files["arrival_id"]),
         *_miscounted(files, verdicts),
         *differences("verdicts", _names(verdicts), _names(verdicts), "units"),
         *differences("outcomes", _names(accepted), _names(books["outcomes"]), "units"),

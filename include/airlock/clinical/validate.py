@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from airlock.pipelines import ClinicalPipeline
     from airlock.run import Run
 
-_IGNORED = (Reason.SIDECAR,)
+_MILDER = {  # verdicts of files that are no resources, other than quarantine
+    str(Reason.SIDECAR): Verdict.IGNORE.value,
+    str(Reason.DUPLICATE_SAME_CONTENT): Verdict.DUPLICATE.value,  # a document that was converted before
+}
 _KEY = ["arrival_id", "line"]
 _SLIM = [name for name in RESOURCES.names() if name != "body"]
 _OWN = ["resource_type", "resource_id"]
@@ -95,8 +98,7 @@ def _lines_and_structure(run: Run[ClinicalPipeline], findings: list[dict[str, An
         reason=pl.coalesce("file_reason", "reason"),
         detail=pl.when(of_file).then("file_detail").otherwise("detail"),
     )
-    ignored = pl.col("reason").is_in([str(reason) for reason in _IGNORED])
-    stopped = pl.when(ignored).then(pl.lit(Verdict.IGNORE.value)).otherwise(pl.lit(Verdict.QUARANTINE.value))
+    stopped = pl.col("reason").replace_strict(_MILDER, default=Verdict.QUARANTINE.value, return_dtype=pl.String)
     verdict = pl.when(pl.col("reason").is_null()).then(pl.lit(Verdict.ACCEPT.value)).otherwise(stopped)
     return units.with_columns(verdict=verdict)
 

@@ -12,7 +12,7 @@ from fhirpathpy.engine.nodes import ResourceNode
 from fhirpathpy.models import models
 
 from localaws.fhir.findings import Issue
-from localaws.fhir.native_rules import NATIVE
+from localaws.fhir.native_rules import native
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,8 +65,8 @@ def broken_rule(rule: Rule, place: Place, scope: Scope) -> Issue | None:
     if rule.key in NOT_EVALUATED or rule.key in BEYOND_FHIRPATHPY:
         return None
     at = (place.location,)
-    if rule.key in NATIVE:
-        kept = NATIVE[rule.key](place.value, scope)
+    if in_python := native(rule):
+        kept = in_python(place.value, scope)
     elif _is_large(place.value):
         return Issue("information", "too-costly", f"{rule.key} was not evaluated: there is too much here", at)
     else:

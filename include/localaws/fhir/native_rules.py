@@ -1,5 +1,6 @@
-"""Invariants in Python: those that every resource meets, too often for FHIRPath, and rng-2, which fhirpathpy cannot do.
+"""Invariants in Python: those that every resource meets, too often for FHIRPath, and those that fhirpathpy gets wrong.
 
+It cannot compare Quantities (rng-2), and compares times without their zones (per-1 and its like).
 Each says what the published expression says; where that expression is known to be wrong (dom-3 casts what it cannot),
 what its text says. Tests hold them against fhirpathpy.
 """
@@ -7,12 +8,17 @@ what its text says. Tests hold them against fhirpathpy.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
+    from localaws.fhir.schema import Rule
     from localaws.fhir.structure import Scope
+
+Check = Callable[[Any, "Scope"], bool]
 
 
 def _contained(value: dict[str, Any]) -> list[dict[str, Any]]:
@@ -85,7 +91,26 @@ def _fragments(value: Any) -> Iterator[str]:
             yield item
 
 
-NATIVE: dict[str, Callable[[Any, Scope], bool]] = {
+def are_in_order(earlier: str, later: str) -> bool:
+    """Return whether two dates or times are in order, as far as their precision goes."""
+    if len(earlier) > 10 and len(later) > 10:
+        return _moment(earlier) <= _moment(later)
+    common = min(len(earlier), len(later), 10)
+    return earlier[:common] <= later[:common]
+
+
+def _moment(value: str) -> datetime:
+    return datetime.fromisoformat(value.replace(":60", ":59"))  # a leap second is none to datetime
+
+
+def _in_order(earlier: str, later: str) -> Check:
+    def check(value: dict[str, Any], _: Scope) -> bool:
+        return earlier not in value or later not in value or are_in_order(value[earlier], value[later])
+
+    return check
+
+
+BY_KEY: dict[str, Check] = {
     "ext-1": ext_1,
     "dom-2": dom_2,
     "dom-3": dom_3,
@@ -94,3 +119,18 @@ NATIVE: dict[str, Callable[[Any, Scope], bool]] = {
     "ref-1": ref_1,
     "rng-2": rng_2,
 }
+# By expression, since inv-1 is another rule in Parameters.
+BY_EXPRESSION: dict[str, Check] = {
+    "start.hasValue().not() or end.hasValue().not() or (start <= end)": _in_order("start", "end"),
+    "whenHandedOver.empty() or whenPrepared.empty() or whenHandedOver >= whenPrepared": _in_order(
+        "whenPrepared", "whenHandedOver"
+    ),
+    "lastModified.exists().not() or authoredOn.exists().not() or lastModified >= authoredOn": _in_order(
+        "authoredOn", "lastModified"
+    ),
+}
+
+
+def native(rule: Rule) -> Check | None:
+    """Return the check of a rule in Python, or None where FHIRPath is to evaluate it."""
+    return BY_KEY.get(rule.key) or BY_EXPRESSION.get(rule.expression)

@@ -14,15 +14,15 @@ EXTENSIONS = {"extension", "modifierExtension"}
 
 def reduced_profile(definition: Json, structures: Json, rules: Rules) -> Json:
     """Return a profile as ``{"type", "version", "root": node}``; a node has children, slices and its own demands."""
-    known = {number for structure in structures.values() for number in _numbers(structure)}
+    numbers = set[int]().union(*map(_numbers, structures.values()))
+    known = REPEATED_EVERYWHERE | {rules.listed[number]["key"] for number in numbers}
     elements = definition["snapshot"]["element"]
     root: Json = {}
     for element in elements:
         node = _place(root, element["id"].split(".")[1:])
         node |= _demands(element, node, rules, known)
-    root.pop("min")
-    root.pop("max")
-    root.pop("types")
+    for name in ("min", "max", "types"):  # a resource is one, and of its type
+        root.pop(name)
     _without_base(root, structures, definition["type"])
     _prune(root)
     return {"root": root, "type": definition["type"], "version": definition.get("version", "")}
@@ -41,7 +41,7 @@ def _place(node: Json, steps: list[str]) -> Json:
     return node
 
 
-def _demands(element: Json, node: Json, rules: Rules, known: set[int]) -> Json:
+def _demands(element: Json, node: Json, rules: Rules, known: frozenset[str]) -> Json:
     demands: Json = {"max": element["max"], "min": element["min"], "types": []}
     if not element["path"].endswith(".id"):  # of which the snapshots say string
         demands["types"] = [reduced_type(kind) for kind in element.get("type", [])]
@@ -54,9 +54,7 @@ def _demands(element: Json, node: Json, rules: Rules, known: set[int]) -> Json:
     if "slicing" in element and element["slicing"].get("discriminator"):
         slicing = element["slicing"]
         demands["slicing"] = {"discriminators": slicing["discriminator"], "rules": slicing["rules"]}
-    numbers = [
-        number for number in rules.numbers(element.get("constraint", []), REPEATED_EVERYWHERE) if number not in known
-    ]
+    numbers = rules.numbers(element.get("constraint", []), known)
     if numbers:
         demands["rules"] = numbers
     if "sliceName" in element and element["path"].rpartition(".")[2] in EXTENSIONS:
@@ -77,41 +75,39 @@ def _without_base(node: Json, structures: Json, type_name: str) -> None:
     """Take out of a tree what the base definition of `type_name` demands already."""
     elements = structures.get(type_name, {}).get("elements", {})
     for name, child in node.get("children", {}).items():
-        base = elements.get(name)
-        if base is None:
+        if name not in elements:
             continue
         for item in (child, *child.get("slices", {}).values()):
-            sliced = item is not child
-            if sliced and item.get("rules") == child.get("rules"):
-                item.pop("rules", None)
-            codes = {kind["code"] for kind in base["types"]}
-            below = _only(item, base)
-            _drop(item, base, codes, sliced=sliced)
+            below = _structure_below(item, elements[name])
+            if item is child:
+                _drop(item, elements[name], "min", "max", "binding")
+            else:
+                # A slice has a cardinality of its own, and repeats the rules of what is sliced.
+                _drop(item, elements[name], "binding")
+                _drop(item, child, "rules")
+            if _are_those_of_base(item.get("types", []), elements[name]["types"]):
+                item.pop("types", None)
             _without_base(item, structures, below)
 
 
-def _only(item: Json, base: Json) -> str:
-    codes = [kind["code"] for kind in base["types"]]
-    narrowed = [kind["code"] for kind in item.get("types", ())]
-    if len(codes) == 1 and narrowed in (["BackboneElement"], ["Element"], []):
-        return str(codes[0])
-    return str(narrowed[0]) if len(narrowed) == 1 else ""
+def _structure_below(item: Json, base: Json) -> str:
+    """Return the structure that defines the children of an element; none for a choice that is still open."""
+    codes = {kind["code"] for kind in base["types"]}
+    narrowed = {kind["code"] for kind in item.get("types", ())}
+    if len(codes) > 1:
+        codes = narrowed
+    return str(codes.pop()) if len(codes) == 1 else ""
 
 
-def _drop(item: Json, base: Json, codes: set[str], *, sliced: bool) -> None:
-    if not sliced and item.get("min") == base["min"]:
-        item.pop("min", None)
-    if not sliced and item.get("max") == base["max"]:
-        item.pop("max", None)
-    if item.get("binding") == base.get("binding"):
-        item.pop("binding", None)
-    if item.get("types") == base["types"]:
-        item.pop("types")
-    same = {kind["code"] for kind in item.get("types", ())} in (codes, {"BackboneElement"}, {"Element"})
-    plain = not any("profiles" in kind for kind in item.get("types", ()))
-    targets = [kind.get("targets") for kind in item.get("types", ())] == [kind.get("targets") for kind in base["types"]]
-    if same and plain and (targets or codes & {"BackboneElement"}):
-        item.pop("types", None)
+def _drop(item: Json, known: Json, *names: str) -> None:
+    for name in names:
+        if name in item and item[name] == known.get(name):
+            item.pop(name)
+
+
+def _are_those_of_base(types: list[Json], base: list[Json]) -> bool:
+    # The type of a backbone element is its path in a reduced base, and these in a profile.
+    return types == base or types in ([], [{"code": "BackboneElement"}], [{"code": "Element"}])
 
 
 def _prune(node: Json) -> bool:

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, unquote
 
 from localaws.fhir import Issue, operation_outcome
 from localaws.healthlake.exchange import (
+    CONSISTENCY_HEADER,
     ISSUES_HEADER,
     LEVEL_HEADER,
     FhirError,
@@ -22,7 +23,7 @@ from localaws.healthlake.exchange import (
     not_emulated,
     refused,
 )
-from localaws.healthlake.search import CONSISTENCY_HEADER
+from localaws.healthlake.routes import route_of
 from localaws.healthlake.store import instant
 from localaws.healthlake.validation import checked
 
@@ -95,12 +96,14 @@ class Bundles:
         if request.body["type"] != "transaction":
             raise refused("Only a transaction can be sent with Prefer: respond-async.", "not-supported")
         _limit(entries, self._limits.asynchronous, "An asynchronous transaction")
+        level = level_of(request.headers)
         for index, entry in enumerate(_transaction(request)):
-            if isinstance(entry.body, dict) and entry.method in {"POST", "PUT"}:
-                try:
-                    checked(self._validator, entry.body, level_of(request.headers))
-                except FhirError as error:
-                    raise _located(error, index) from None
+            try:
+                interaction, _ = route_of(entry.method, entry.path)
+                if interaction in {"create", "update"}:
+                    checked(self._validator, entry.body, level)
+            except FhirError as error:
+                raise _located(error, index) from None
 
     def _alone(self, connection: sqlite3.Connection, request: Request, entry: Any) -> tuple[Request, Reply]:
         connection.execute("SAVEPOINT entry")
@@ -153,7 +156,8 @@ def entry_request(request: Request, entry: Any) -> Request:
     asked = entry.get("request") if isinstance(entry, dict) else None
     if not isinstance(asked, dict) or not all(isinstance(asked.get(name), str) for name in ("method", "url")):
         raise refused("Each entry of the Bundle needs a request with method and url.", "required")
-    url = asked["url"].removeprefix(f"{request.place.base}/").removeprefix("/")
+    url = str(asked["url"]).encode("utf-8", "replace").decode()
+    url = url.removeprefix(f"{request.place.base}/").removeprefix("/")
     if ":" in url.partition("?")[0]:
         raise refused("The url of an entry must be relative to the data store.")
     path, _, query = url.partition("?")
@@ -247,7 +251,7 @@ def _response(asked: Request, reply: Reply) -> dict[str, Any]:
     body = reply.body or {}
     if reply.status >= 400:
         return {"response": {**response, "outcome": body}}
-    if asked.method == "GET":
+    if asked.method == "GET" or (body and "etag" not in reply.headers):
         return {"resource": body, "response": response}
     if body:
         meta = body["meta"]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 LEVEL_HEADER = "x-amzn-healthlake-fhir-validation-level"
 ISSUES_HEADER = "x-amzn-healthlake-validation-issues"
+CONSISTENCY_HEADER = "x-amz-fhir-history-consistency-level"
 MISSPELT = "x-amz-healthlake-fhir-validation-level"
 
 
@@ -138,6 +139,20 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError("the number is too large")
     return number
+
+
+def is_strong(headers: Mapping[str, str]) -> bool:
+    """Say whether the headers ask for strong consistency of searches.
+
+    Raises
+    ------
+    FhirError
+        400: neither ``strong`` nor ``eventual``.
+    """
+    text = headers.get(CONSISTENCY_HEADER, "eventual")
+    if text not in {"eventual", "strong"}:
+        raise refused(f"{CONSISTENCY_HEADER} must be eventual or strong.")
+    return text == "strong"
 
 
 def level_of(headers: Mapping[str, str]) -> Level:

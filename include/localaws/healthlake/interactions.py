@@ -9,7 +9,7 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
 from localaws.fhir import Level
-from localaws.healthlake.exchange import ISSUES_HEADER, FhirError, Reply, level_of, refused
+from localaws.healthlake.exchange import ISSUES_HEADER, FhirError, Reply, is_strong, level_of, refused
 from localaws.healthlake.routes import route_of
 from localaws.healthlake.validation import checked
 
@@ -170,7 +170,8 @@ class Interactions:
     ) -> tuple[Stored, Reply]:
         level = level_of(request.headers)
         resource, issues = checked(self._validator, resource, level)
-        stored = self._store.put(connection, request.place.datastore_id, resource)
+        strong = is_strong(request.headers)
+        stored = self._store.put(connection, request.place.datastore_id, resource, strong=strong)
         headers = {**_headers(stored), **({ISSUES_HEADER: "true"} if issues and level is Level.MINIMAL else {})}
         return stored, Reply(status, stored.body, headers, issues)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from localaws.healthlake.exchange import Reply, refused
+from localaws.healthlake.exchange import Reply, is_strong
 from localaws.healthlake.search_conditions import TIMES, Conditions, parameter_of
 from localaws.healthlake.search_request import Page, read_search
 from localaws.healthlake.search_sql import Scope, Sql
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from localaws.healthlake.search_request import Asked, Include
     from localaws.healthlake.store import Resource, ResourceStore
 
-CONSISTENCY_HEADER = "x-amz-fhir-history-consistency-level"
 SUBSETTED = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}
 SORTED_BY = "(SELECT min(coalesce({}, value)) FROM fhir_search WHERE number = fhir_version.number AND parameter = ?)"
 
@@ -60,11 +59,8 @@ class Search:
         return Reply(200, {**bundle, "entry": entries} if entries else bundle)
 
     def _scope(self, request: Request, page: Page | None) -> Scope:
-        level = request.headers.get(CONSISTENCY_HEADER, "eventual")
-        if level not in {"eventual", "strong"}:
-            raise refused(f"{CONSISTENCY_HEADER} must be eventual or strong.")
         until = page.until if page else self._store.indexed_until()
-        return Scope(request.place.datastore_id, until, strong=level == "strong")
+        return Scope(request.place.datastore_id, until, strong=is_strong(request.headers))
 
     @staticmethod
     def _page(connection: sqlite3.Connection, where: Sql, asked: Asked, page: Page) -> list[sqlite3.Row]:

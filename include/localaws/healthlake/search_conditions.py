@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from localaws.healthlake.search_values import Span
 
 MOST_CHAINED = 100
+MOST_VALUES = 500
+"""Conditions of one search; SQLite takes no expression that is much deeper."""
 MODIFIERS: dict[str, frozenset[str]] = {
     "string": frozenset({"exact", "contains", "missing"}),
     "token": frozenset({"not", "text", "missing"}),
@@ -53,7 +55,7 @@ class Conditions:
         FhirError
             400: an unknown parameter, modifier or value; 501: a kind of parameter that is not emulated.
         """
-        return Sql.all_of(self._condition(resource_type, name, text) for name, text in pairs)
+        return Sql.all_of(_few([self._condition(resource_type, name, text) for name, text in pairs]))
 
     def _condition(self, resource_type: str, name: str, text: str) -> Sql:
         if name.startswith("_has:"):
@@ -102,6 +104,12 @@ class Conditions:
         query = f"SELECT id FROM fhir_version WHERE {where.text} LIMIT ?"  # noqa: S608 - our own text
         rows = self._connection.execute(query, (*where.values, MOST_CHAINED + 1)).fetchall()
         return [f"{resource_type}/{row['id']}" for row in _not_too_many(rows)]
+
+
+def _few(conditions: list[Sql]) -> list[Sql]:
+    if len(conditions) > MOST_VALUES:
+        raise refused(f"A search takes up to {MOST_VALUES} parameters, and as many values of one.", "too-costly")
+    return conditions
 
 
 def _not_too_many(rows: list[sqlite3.Row]) -> list[sqlite3.Row]:
@@ -173,7 +181,8 @@ def _column(code: str, modifier: str, text: str) -> Sql:
     if code == "_id":
         return Sql.one_of("id", alternatives(text))
     low = f"CAST(round({TIMES[code]} * 1000) AS INTEGER)"
-    return Sql.any_of(compared(*_asked(code, "date", item), low, f"({low} + 1)") for item in alternatives(text))
+    spans = [_asked(code, "date", item) for item in alternatives(text)]
+    return Sql.any_of(_few([compared(*span, low, f"({low} + 1)") for span in spans]))
 
 
 def _missing(parameter: Parameter, text: str) -> Sql:
@@ -187,7 +196,7 @@ def _rows(parameter: Parameter, modifier: str, text: str) -> Sql:
     is_type = parameter.kind == "reference" and modifier in parameter.targets
     if modifier and not is_type and modifier not in MODIFIERS[parameter.kind]:
         raise refused(f"The modifier of {parameter.code} is not supported.", "not-supported")
-    matched = Sql.any_of(_matched(parameter, modifier, item) for item in alternatives(text))
+    matched = Sql.any_of(_few([_matched(parameter, modifier, item) for item in alternatives(text)]))
     row = f"{parameter.code}:{modifier}" if modifier in {"text", "identifier"} else parameter.code
     found = matched.found_by(row)
     return found.inverted() if modifier == "not" else found

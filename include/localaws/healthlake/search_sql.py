@@ -79,7 +79,7 @@ class Scope:
         Only versions of this moment or before, in seconds since the epoch.
     strong : bool
         Also see the version before one that is not indexed yet ("FHIR Search Consistency Levels" of HealthLake's
-        developer guide); without it such a resource is not found at all.
+        developer guide); without it such a resource is not found at all, unless it was written like that.
     """
 
     datastore_id: str
@@ -90,6 +90,5 @@ class Scope:
         """Return the condition for the versions of a type that are seen; a total counts what lately went, too."""
         text = "datastore_id = ? AND resource_type = ? AND NOT deleted AND updated_at <= ?"
         values = (self.datastore_id, resource_type, self.until)
-        if self.strong or counted:
-            return Sql(f"{text} AND (superseded_at IS NULL OR superseded_at > ?)", (*values, self.until))
-        return Sql(f"{text} AND superseded_at IS NULL", values)
+        condition = "" if self.strong or counted else "kept AND "
+        return Sql(f"{text} AND (superseded_at IS NULL OR ({condition}superseded_at > ?))", (*values, self.until))

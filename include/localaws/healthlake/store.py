@@ -23,7 +23,8 @@ STORE_TABLES = """
 CREATE TABLE IF NOT EXISTS fhir_version (
     number INTEGER PRIMARY KEY, datastore_id TEXT NOT NULL, resource_type TEXT NOT NULL, id TEXT NOT NULL,
     version INTEGER NOT NULL, created_at REAL NOT NULL, updated_at REAL NOT NULL, superseded_at REAL,
-    deleted INTEGER NOT NULL, body TEXT NOT NULL, UNIQUE (datastore_id, resource_type, id, version)
+    kept INTEGER NOT NULL, deleted INTEGER NOT NULL, body TEXT NOT NULL,
+    UNIQUE (datastore_id, resource_type, id, version)
 );
 CREATE UNIQUE INDEX IF NOT EXISTS fhir_current ON fhir_version (datastore_id, resource_type, id)
     WHERE superseded_at IS NULL;
@@ -41,7 +42,10 @@ CREATE TABLE IF NOT EXISTS fhir_transaction (
     status TEXT NOT NULL, answer_status INTEGER, answer TEXT
 );
 """
-"""`fhir_version.number` counts versions of all resources; `fhir_search` holds what each version is found by."""
+"""`fhir_version.number` counts versions of all resources; `fhir_search` holds what each version is found by.
+
+`fhir_version.kept`: searches find this version until the one that superseded it is indexed (strong consistency).
+"""
 
 CURRENT = "datastore_id = ? AND resource_type = ? AND id = ? AND superseded_at IS NULL"
 
@@ -90,14 +94,17 @@ class ResourceStore:
         """Return the moment up to which searches know the store."""
         return self._clock() - self._search_lag
 
-    def put(self, connection: sqlite3.Connection, datastore_id: str, resource: Resource) -> Stored:
+    def put(
+        self, connection: sqlite3.Connection, datastore_id: str, resource: Resource, *, strong: bool = False
+    ) -> Stored:
         """Store a resource under its own ``resourceType`` and ``id``; one that is there gets a new version.
 
-        Equal content makes a new version too, as it does at AWS.
+        Equal content makes a new version too, as it does at AWS. With `strong`, searches find the version before
+        until this one is indexed.
         """
         now = self._now()
         name = (datastore_id, resource["resourceType"], resource["id"])
-        version, created_at = self._supersede(connection, name, now)
+        version, created_at = self._supersede(connection, name, now, kept=strong)
         meta = resource.get("meta")
         meta = {**(meta if isinstance(meta, dict) else {}), "versionId": str(version), "lastUpdated": instant(now)}
         body = {**resource, "meta": meta}
@@ -178,7 +185,7 @@ class ResourceStore:
         return math.floor(self._clock() * 1000) / 1000
 
     def _supersede(
-        self, connection: sqlite3.Connection, name: tuple[str, str, str], now: float
+        self, connection: sqlite3.Connection, name: tuple[str, str, str], now: float, *, kept: bool = False
     ) -> tuple[int, float | None]:
         """End the current version; returns the number of the next one and when the resource was first made."""
         row = connection.execute(
@@ -187,7 +194,9 @@ class ResourceStore:
         ).fetchone()
         if row is None:
             return 1, None
-        connection.execute("UPDATE fhir_version SET superseded_at = ? WHERE number = ?", (now, row["number"]))
+        connection.execute(
+            "UPDATE fhir_version SET superseded_at = ?, kept = ? WHERE number = ?", (now, kept, row["number"])
+        )
         self._forget_unfindable(connection, name, now)
         return row["version"] + 1, row["created_at"]
 
@@ -209,7 +218,7 @@ class ResourceStore:
     ) -> int | None:
         text = json.dumps(body or {}, separators=(",", ":"))
         return connection.execute(
-            "INSERT INTO fhir_version VALUES (NULL, ?, ?, ?, ?, ?, ?, NULL, ?, ?)",
+            "INSERT INTO fhir_version VALUES (NULL, ?, ?, ?, ?, ?, ?, NULL, 0, ?, ?)",
             (*name, version, *times, body is None, text),
         ).lastrowid
 

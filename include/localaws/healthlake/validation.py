@@ -51,11 +51,12 @@ def marked(resource: Resource, issues: Iterable[Issue]) -> Resource:
     See https://docs.aws.amazon.com/healthlake/latest/devguide/managing-fhir-resources-create.html.
     """
     found, there = tuple(issues), resource.get("extension", [])
-    others = [item for item in there if not _is_mark(item)] if isinstance(there, list) else [there]
+    listed = there if isinstance(there, list) else [there]
+    others = [item for item in listed if not _is_mark(item)]
+    if not found and len(others) == len(listed):
+        return resource
     mark = {"url": ISSUE_EXTENSION, "valueString": json.dumps(operation_outcome(found))}
     extension = [*others, mark] if found else others
-    if extension == there or not (found or "extension" in resource):
-        return resource
     rest = {name: value for name, value in resource.items() if name != "extension"}
     return {**rest, "extension": extension} if extension else rest
 

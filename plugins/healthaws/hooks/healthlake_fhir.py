@@ -19,7 +19,7 @@ from healthaws.refusals import Backoff
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-VALIDATION_LEVEL_HEADER = "x-amz-healthlake-fhir-validation-level"
+VALIDATION_LEVEL_HEADER = "x-amzn-healthlake-fhir-validation-level"
 IDEMPOTENCY_HEADER = "x-amz-fhir-idempotency-key"
 PLACE = re.compile(rf"([A-Za-z]+)/({RESOURCE_ID.pattern})(?:/_history/[^/]+)?/?$")
 TRANSACTION = re.compile(r"Transaction/[A-Za-z0-9-]+$")

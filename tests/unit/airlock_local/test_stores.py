@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +14,8 @@ from airlock_local.settings import ROOT, read_settings
 from airlock_local.stores import SLOTS, Store, pools_of, stores_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from airlock.pipelines import Pipeline
 
 SHIPPED = ROOT / "include/pipelines"

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import urllib.request
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import boto3
 import pytest
-from airflow.sdk.exceptions import TaskDeferred
 from botocore.exceptions import ClientError, ConnectionClosedError
 from pydicom.data import get_testdata_file
 
@@ -21,6 +17,7 @@ from healthaws.operators.healthimaging import HealthImagingStartDicomImportJobOp
 from localaws.server import serve
 from localaws.settings import Seed
 from tests.servers.moto import moto_server
+from tests.unit.healthaws.emulator import ONE_TRY, Emulator, run
 from tests.unit.healthaws.service import DATASTORE, ROLE
 
 if TYPE_CHECKING:
@@ -29,23 +26,6 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 BUCKET = "imaging"
-ONE_TRY = {"retries": {"total_max_attempts": 1}}
-
-
-@dataclass(frozen=True)
-class Emulator:
-    url: str
-    s3: Any
-
-    def jobs_started(self) -> int:
-        with urllib.request.urlopen(f"{self.url}/_localaws/calls", timeout=10) as reply:
-            return int(json.load(reply)["jobs_started"])
-
-    def fault(self, kind: str, **more: Any) -> None:
-        body = json.dumps([{"kind": kind, **more}]).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.url}/_localaws/faults", body, headers, method="PUT")
-        urllib.request.urlopen(request, timeout=10).close()
 
 
 @pytest.fixture(scope="module")
@@ -78,23 +58,6 @@ def operator(**more: Any) -> HealthImagingStartDicomImportJobOperator:
         "botocore_config": ONE_TRY,
     }
     return HealthImagingStartDicomImportJobOperator(**given | more)
-
-
-def run(task: HealthImagingStartDicomImportJobOperator, context: Context) -> Any:
-    """Run a deferrable task to its end: execute, trigger, resume."""
-    try:
-        return task.execute(context)
-    except TaskDeferred as deferral:
-        while True:
-            event = asyncio.run(_first(deferral.trigger.run()))
-            try:
-                return task.resume_execution(deferral.method_name, {"event": event}, context)
-            except TaskDeferred as again:
-                deferral = again
-
-
-async def _first(events: Any) -> Any:
-    return (await anext(events)).payload
 
 
 def test_deferrable_import_ends_with_a_manifest_in_the_output_folder(emulator: Emulator, context: Context) -> None:

@@ -22,6 +22,9 @@ EMPTY = {"arrival_id": "e", "line": None, "verdict": "quarantine", "reason": "em
 ARRIVED = frame([{"arrival_id": name, "key": f"in/{name}", "size": 1000} for name in ("a", "e")], ARRIVALS)
 
 
+MISCOUNTED = "verdicts: 1 files have another number of units than parse found"
+
+
 def books(**changes: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """Return the books of a run with three units in one file and none in another."""
     whole = {
@@ -48,14 +51,14 @@ class TestImbalances:
     @pytest.mark.parametrize(
         ("changes", "problem"),
         [
-            ({"verdicts": verdicts(P1, LINE, EMPTY)}, "verdicts: 1 files have another number of units than parse found"),
+            ({"verdicts": verdicts(P1, LINE, EMPTY)}, MISCOUNTED),
             ({"verdicts": twice(verdicts(P1, O2, EMPTY))}, "verdicts: 1 units occur more than once"),
-            ({"verdicts": verdicts(P1, O2, LINE)}, "verdicts: 1 files have another number of units than parse found"),
+            ({"verdicts": verdicts(P1, O2, LINE)}, MISCOUNTED),
             ({"outcomes": outcomes(P1)}, "outcomes: 1 units are missing"),
             ({"outcomes": outcomes(P1, O2, LINE)}, "outcomes: 1 units do not belong there"),
             ({"outcomes": outcomes(P1, O2, O2)}, "outcomes: 1 units occur more than once"),
             ({"dispositions": frame([P1, O2, LINE], DISPOSITIONS)}, "dispositions: 1 units are missing"),
-            ({"dispositions": frame([P1, O2, LINE, EMPTY, EMPTY], DISPOSITIONS)}, "dispositions: 1 units occur more than once"),
+            ({"dispositions": twice(books()["dispositions"])}, "dispositions: 1 units occur more than once"),
             ({"held": ARRIVED[:1]}, "the ledger: 1 arrivals are missing"),
             ({"arrivals": twice(ARRIVED)}, "arrivals: 1 arrivals occur more than once"),
             ({"files": twice(books()["files"])}, "files: 1 arrivals occur more than once"),
@@ -102,10 +105,8 @@ class TestOperationOutcomes:
         said = [each | {"source": "local", "outcome": text} for each in (O2, P1)]
         lines = operation_outcomes(frame(said, OPERATION_OUTCOMES), ARRIVED).splitlines()
         assert [json.loads(line)["resource_id"] for line in lines] == ["p1", "o2"]
-        assert json.loads(lines[0]) == {
-            **{"key": "in/a", "line": 1, "resource_type": "Patient", "resource_id": "p1", "source": "local"},
-            "outcome": {"resourceType": "OperationOutcome", "issue": []},
-        }
+        named = {"key": "in/a", "line": 1, "resource_type": "Patient", "resource_id": "p1", "source": "local"}
+        assert json.loads(lines[0]) == named | {"outcome": {"resourceType": "OperationOutcome", "issue": []}}
 
     def test_none_is_nothing(self) -> None:
         assert operation_outcomes(OPERATION_OUTCOMES.to_frame(), ARRIVED) == ""

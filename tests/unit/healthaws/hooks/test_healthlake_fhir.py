@@ -108,7 +108,7 @@ class TestCreate:
         asked = service.asked[0]
         assert (asked.method, asked.path, asked.body) == ("POST", "Patient", PATIENT)
         assert asked.headers["Content-Type"] == "application/fhir+json"
-        assert asked.headers["x-amz-healthlake-fhir-validation-level"] == "structure-only"
+        assert asked.headers["x-amzn-healthlake-fhir-validation-level"] == "structure-only"
 
     def test_names_each_request_anew(self, hook: HealthLakeFhirHook, service: FhirService) -> None:
         service.says(Answer(201, STORED), Answer(201, STORED))
@@ -185,6 +185,7 @@ class TestUpdate:
         service.says(lost)
         with pytest.raises(FhirUnavailableError):
             hook.update(PATIENT, if_match="1")
+        assert len(service.asked) == 1
 
     def test_throttled_request_is_repeated_even_then(self, hook: HealthLakeFhirHook, service: FhirService) -> None:
         service.says(BUSY, Answer(200, STORED))
@@ -260,7 +261,7 @@ class TestBundle:
         assert hook.bundle(bundle("PUT"), validation_level="minimal") == self.ANSWERED
         asked = service.asked[0]
         assert (asked.method, asked.path, asked.body) == ("POST", "", bundle("PUT"))
-        assert asked.headers["x-amz-healthlake-fhir-validation-level"] == "minimal"
+        assert asked.headers["x-amzn-healthlake-fhir-validation-level"] == "minimal"
         assert "Prefer" not in asked.headers
 
     def test_is_asked_for_until_it_is_done(self, hook: HealthLakeFhirHook, service: FhirService) -> None:
@@ -305,6 +306,7 @@ class TestBundle:
         service.says(DROPPED)
         with pytest.raises(FhirUnavailableError, match="batch Bundle"):
             hook.bundle(asked)
+        assert len(service.asked) == 1
 
 
 class TestValidate:

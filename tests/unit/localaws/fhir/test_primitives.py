@@ -36,7 +36,7 @@ GOOD: list[tuple[str, Any]] = [
     ("base64Binary", "QUJD RA=="),
 ]
 BAD: list[tuple[str, Any]] = [
-    ("boolean", "true"),
+    ("boolean", "yes"),
     ("boolean", 1),
     ("integer", True),
     ("integer", 1.0),

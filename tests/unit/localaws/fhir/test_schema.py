@@ -9,7 +9,7 @@ import pytest
 
 from localaws.fhir.schema import read, schema
 
-INTERFACES = 148  # resource types of FHIR R4, the abstract Resource and DomainResource included
+ALL = 148  # resource types of FHIR R4, the abstract Resource and DomainResource included
 
 
 def test_where_they_come_from_is_said() -> None:
@@ -18,7 +18,7 @@ def test_where_they_come_from_is_said() -> None:
 
 
 def test_every_resource_type_of_r4_is_there() -> None:
-    assert len(schema().resource_types) == INTERFACES - 2
+    assert len(schema().resource_types) == ALL - 2
     assert schema().resource_types == set(fhirkit.RESOURCE_TYPES)
 
 
@@ -38,8 +38,15 @@ def test_every_structure_can_be_built_and_leads_to_types_that_exist() -> None:
 
 def test_nothing_of_other_versions_or_makers_is_in_them() -> None:
     """The npm package that the value sets come from has its own elements in Meta, and R5's in ResearchStudy."""
-    assert {element for element in schema().structure("Meta").fields} == {
-        *("id", "extension", "versionId", "lastUpdated", "source", "profile", "security", "tag")
+    assert set(schema().structure("Meta").fields) == {
+        "id",
+        "extension",
+        "versionId",
+        "lastUpdated",
+        "source",
+        "profile",
+        "security",
+        "tag",
     }
     assert "region" not in schema().structure("ResearchStudy").fields
 

@@ -69,6 +69,8 @@ def test_a_conflict_shows_when_it_is_polled_and_nothing_is_stored(plane: Plane) 
     [
         ((entry("POST", "Patient", changed(PATIENT, gender="M")),), "transaction", 400),
         ((entry("PUT", "Patient?_id=p1", PATIENT),), "transaction", 400),
+        ((entry("POST", "Patient", None),), "transaction", 400),
+        ((entry("PATCH", "Patient/p1", {}),), "transaction", 501),
         ((CREATE,), "batch", 400),
         ((CREATE,) * 4, "transaction", 422),
     ],

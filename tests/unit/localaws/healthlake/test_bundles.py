@@ -205,6 +205,20 @@ class TestConditionalUpdateInABatch:
         assert self.batch(plane, f"Patient?{criteria}", PATIENT) == "400"
 
 
+def test_a_search_by_post_in_a_batch_is_answered_like_one_by_get(plane: Plane) -> None:
+    plane.put(PATIENT)
+    asked = bundle("batch", entry("POST", "Patient/_search?gender=female"), entry("GET", "Patient?family=\ud800"))
+    found, nothing = plane.send("POST", "", asked).body["entry"]
+    assert [item["resource"]["id"] for item in found["resource"]["entry"]] == ["p1"]
+    assert nothing["response"]["status"] == "200"
+
+
+def test_a_document_in_a_batch_is_a_resource_like_any_other(plane: Plane) -> None:
+    document = {"resourceType": "Bundle", "type": "collection"}
+    (created,) = plane.send("POST", "", bundle("batch", entry("POST", "Bundle", document))).body["entry"]
+    assert created["response"]["location"].startswith("Bundle/")
+
+
 def test_an_idempotency_key_of_the_request_is_not_one_of_its_entries(plane: Plane) -> None:
     key = "123e4567-e89b-12d3-a456-426614174000"
     body = bundle("batch", entry("POST", "Patient", PATIENT), entry("POST", "Patient", PATIENT))

@@ -318,6 +318,19 @@ def test_a_chain_through_more_than_a_hundred_resources_is_refused(plane: Plane) 
         assert (answer.status, answer.codes) == (400, ["too-costly"])
 
 
+def test_more_values_than_a_search_takes_are_refused_and_ids_are_not(clinic: Plane) -> None:
+    form, many = "application/x-www-form-urlencoded", ",".join(f"v{number}" for number in range(5000))
+    for search in (f"identifier={many}", f"family={many}", "&".join(["family=Doe"] * 5000)):
+        answer = clinic.send("POST", "Patient/_search", search.encode(), content_type=form)
+        assert (answer.status, answer.codes) == (400, ["too-costly"])
+    assert clinic.send("POST", "Patient/_search", f"_id=p1,{many}".encode(), content_type=form).ids == ["p1"]
+
+
+@pytest.mark.parametrize("name", ["subject:Patient." * 2000 + "family", "_has:Observation:subject:" * 2000 + "code"])
+def test_an_endless_chain_is_refused(clinic: Plane, name: str) -> None:
+    assert clinic.get(f"Patient?{name}=x").status == 400
+
+
 def test_tags_and_profiles_are_searched_in_every_type(plane: Plane) -> None:
     profile = "http://example.org/StructureDefinition/a"
     meta = {"tag": [{"system": "urn:run", "code": "r1"}], "profile": [f"{profile}|1.0"], "source": "urn:here"}

@@ -89,6 +89,18 @@ def test_an_updated_resource_is_not_found_until_it_is_indexed_unless_strong_is_a
     assert plane.get("Patient?gender=female").ids == []
 
 
+def test_a_strong_write_keeps_the_version_before_it_findable(tmp_path: Path) -> None:
+    clock = Clock()
+    plane = Plane.open(tmp_path, search_lag=20.0, clock=clock)
+    plane.fill([PATIENT])
+    clock.now += 21
+    plane.put(changed(PATIENT, gender="male"), x_amz_fhir_history_consistency_level="strong")
+    assert plane.get("Patient?gender=female").ids == ["p1"]
+    clock.now += 21
+    assert plane.get("Patient?gender=female").ids == []
+    assert plane.put(PATIENT, x_amz_fhir_history_consistency_level="perfect").status == 400
+
+
 def test_a_total_counts_a_deleted_resource_for_the_length_of_the_lag(tmp_path: Path) -> None:
     clock = Clock()
     plane = Plane.open(tmp_path, search_lag=20.0, clock=clock)

@@ -1,0 +1,91 @@
+"""One DAG per ``kind: ccda`` pipeline, a preview: documents through the eight stages, where import is a conversion.
+
+What was converted then goes through the stages of the group ``fhir``, and waits for a person before route. Wiring only;
+a pipeline file that is wrong makes no DAG here; dags/pipelines.py shows why in the UI.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow.sdk import Asset, TaskGroup
+
+from airlock.pipelines import CcdaPipeline, load_pipelines
+from airlock_tasks.audit import CcdaAuditOperator, ConvertedAuditOperator
+from airlock_tasks.buffer import BufferOperator
+from airlock_tasks.dag import PIPELINES, new_dag
+from airlock_tasks.import_ import CcdaImportOperator, FhirImportOperator
+from airlock_tasks.normalize import CcdaNormalizeOperator, FhirNormalizeOperator
+from airlock_tasks.parse import CcdaParseOperator, FhirParseOperator
+from airlock_tasks.receive import ReceiveSensor
+from airlock_tasks.review import ReleaseOperator, ReviewOperator
+from airlock_tasks.route import RouteOperator
+from airlock_tasks.validate import CcdaValidateOperator, FhirValidateOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
+
+FHIR = "fhir"  # the group, and the folder of the workspace
+
+
+def build(pipeline: CcdaPipeline) -> DAG:
+    """Return a pipeline's DAG."""
+    with new_dag(pipeline) as dag:
+        receive = ReceiveSensor(task_id="receive", pipeline=pipeline)
+        buffer = BufferOperator(task_id="buffer", pipeline=pipeline)
+        parse = CcdaParseOperator.partial(
+            task_id="parse", pipeline=pipeline, map_index_template="shard {{ task.shard }}"
+        ).expand(shard=buffer.output)
+        validate = CcdaValidateOperator(task_id="validate", pipeline=pipeline, trigger_rule="none_failed")
+        normalize = CcdaNormalizeOperator(task_id="normalize", pipeline=pipeline)
+        import_ = CcdaImportOperator.partial(
+            task_id="import",
+            pipeline=pipeline,
+            map_index_template="batch {{ task.batch_id[:12] }}",
+            pool=pipeline.healthlake.pool,
+        ).expand(batch_id=normalize.output)
+        # A conversion that failed stops the run here: another profile version must not go on, not even in part.
+        audit = CcdaAuditOperator(task_id="audit", pipeline=pipeline, trigger_rule="none_failed")
+        fhir = converted(pipeline, audit)
+        review = ReviewOperator(task_id="review", pipeline=pipeline, audited_by="fhir.audit")
+        release = ReleaseOperator(task_id="release", pipeline=pipeline, folder=FHIR, answered_by="review")
+        route = RouteOperator(
+            task_id="route",
+            pipeline=pipeline,
+            folder=FHIR,
+            asset=Asset(f"airlock-{pipeline.name}-contracts"),
+            audited_by="release",
+        )
+        receive >> buffer
+        parse >> validate >> normalize
+        import_ >> audit
+        fhir >> review >> release >> route
+    return dag
+
+
+def converted(pipeline: CcdaPipeline, audit: CcdaAuditOperator) -> TaskGroup:
+    """Return the stages that take what was converted into HealthLake, like any other FHIR."""
+    with TaskGroup(FHIR) as group:
+        parse = FhirParseOperator.partial(
+            task_id="parse", pipeline=pipeline, folder=FHIR, map_index_template="shard {{ task.shard }}"
+        ).expand(shard=audit.output)
+        validate = FhirValidateOperator(task_id="validate", pipeline=pipeline, folder=FHIR, trigger_rule="none_failed")
+        normalize = FhirNormalizeOperator(task_id="normalize", pipeline=pipeline, folder=FHIR)
+        import_ = FhirImportOperator.partial(
+            task_id="import",
+            pipeline=pipeline,
+            folder=FHIR,
+            healthlake=pipeline.healthlake,
+            validation_level=str(pipeline.risk.validation_level),
+            map_index_template="batch {{ task.batch_id[:12] }}",
+            pool=pipeline.healthlake.pool,
+        ).expand(batch_id=normalize.output)
+        parse >> validate >> normalize
+        import_ >> ConvertedAuditOperator(task_id="audit", pipeline=pipeline, folder=FHIR, trigger_rule="all_done")
+    return group
+
+
+pipelines = {
+    name: pipeline for name, pipeline in load_pipelines(PIPELINES)[0].items() if isinstance(pipeline, CcdaPipeline)
+}
+dags = {name: build(pipeline) for name, pipeline in pipelines.items()}  # Airflow finds them as they are built

@@ -1,0 +1,85 @@
+"""Normalize: the accepted documents under a prefix per batch, unpacked, under names that say nothing.
+
+Writes one ``batches/<batch id>`` dataset per batch, then ``batches/index.json``, which makes them count.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from botocore.exceptions import ClientError
+
+from airlock.ccda.parse import read_object
+from airlock.ccda.records import BATCHES, VERDICTS
+from airlock.clinical.lines import unpacked
+from airlock.clinical.parse import MIB, refusal
+from airlock.clinical.validate import is_begun
+from airlock.normalize import INDEX, Batch, find_batches
+from airlock.reasons import Reason
+from airlock.records import Verdict, digest
+from airlock.s3 import ObjectChangedError
+from airlock.s3uri import S3Uri
+
+if TYPE_CHECKING:
+    from airlock.pipelines import CcdaPipeline
+    from airlock.run import Run
+
+
+def normalize(run: Run[CcdaPipeline]) -> list[Batch]:
+    """Stage the documents that are to be converted; once a conversion was begun, the batches stand."""
+    if is_begun(run):
+        return find_batches(run)
+    accepted = run.workspace.read("verdicts", VERDICTS).filter(pl.col("verdict") == Verdict.ACCEPT)
+    batches = [_stage(run, rows) for rows in _plan(run, accepted.sort("key", "arrival_id"))]
+    run.workspace.write_json(INDEX, [asdict(batch) for batch in batches])
+    return batches
+
+
+def _plan(run: Run[CcdaPipeline], documents: pl.DataFrame) -> list[pl.DataFrame]:
+    limits = run.pipeline.transformation
+    numbers, number, count, size = [], 0, 0, 0
+    for more in documents["size"]:
+        if count and (count == limits.documents_per_job or size + more > limits.bytes_per_job):
+            number, count, size = number + 1, 0, 0
+        numbers.append(number)
+        count, size = count + 1, size + more
+    planned = documents.with_columns(number=pl.Series(numbers, dtype=pl.Int64))
+    return planned.partition_by("number", maintain_order=True, include_key=False) if planned.height else []
+
+
+def _stage(run: Run[CcdaPipeline], documents: pl.DataFrame) -> Batch:
+    batch_id = digest(run.pipeline.transformation.profile_id, run.key, *documents["arrival_id"].sort())
+    prefix = S3Uri.parse(run.pipeline.staging.uri).join(run.pipeline.name, run.key, batch_id, "")
+    run.s3.delete(prefix.bucket, [item.key for item in run.s3.list_objects(prefix, placeholders=True)])
+    names = [prefix.join(f"{number:06}.xml") for number in range(documents.height)]
+    with ThreadPoolExecutor(run.pipeline.staging.copies_in_flight) as pool:
+        placed = list(pool.map(lambda row, name: _put(run, row, name), documents.iter_rows(named=True), names))
+    rows = documents.select(
+        "arrival_id",
+        batch_id=pl.lit(batch_id),
+        staged_bucket=pl.lit(prefix.bucket),
+        staged_key=pl.Series([name.key for name in names], dtype=pl.String),
+        reason=pl.Series([reason and str(reason) for reason in placed], dtype=pl.String),
+        size=pl.col("size"),
+    )
+    run.workspace.write(f"batches/{batch_id}", BATCHES, rows.select(BATCHES.names()).cast(BATCHES))
+    sent = rows.filter(pl.col("reason").is_null())
+    return Batch(batch_id, str(prefix), sent.height, int(sent["size"].sum()))
+
+
+def _put(run: Run[CcdaPipeline], row: dict[str, Any], target: S3Uri) -> Reason | None:
+    """Put one document where its job finds it; the reason says why it cannot be sent any more."""
+    try:
+        if row["is_gzip"]:  # AWS documents no packed input
+            body = read_object(run, row, round(run.pipeline.transformation.document_mib * MIB))
+            run.s3.put(target, b"".join(unpacked([body])), "application/xml")
+        else:
+            run.s3.copy({"Bucket": row["bucket"], "Key": row["key"]}, row["etag"], row["size"], target)
+    except ObjectChangedError:
+        return Reason.OBJECT_CHANGED
+    except ClientError as error:
+        return refusal(error, row["bucket"])[0]
+    return None

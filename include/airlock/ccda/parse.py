@@ -1,0 +1,98 @@
+"""Parse: the header of every document of a shard, and whether the rest of it is XML; no entity is ever expanded."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from botocore.exceptions import BotoCoreError, ClientError
+
+from airlock.ccda.documents import DocumentError, read_document
+from airlock.ccda.records import DOCUMENTS
+from airlock.clinical.lines import unpacked
+from airlock.clinical.parse import MIB, SourceUnavailableError, refusal
+from airlock.parse import sidecar_pattern
+from airlock.reasons import Reason
+from airlock.records import ARRIVALS
+from airlock.s3uri import S3Uri
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airlock.pipelines import CcdaPipeline
+    from airlock.run import Run
+
+_NOTHING = (Reason.NOT_XML, Reason.NOT_CCDA, Reason.EMPTY_OBJECT)
+
+
+def parse(run: Run[CcdaPipeline], shard: str, progress: Callable[[int, int], None] | None = None) -> dict[str, int]:
+    """Read the documents of one shard and write ``documents/<shard>``.
+
+    Parameters
+    ----------
+    run
+        The run; its dataset ``arrivals/<shard>`` says which objects.
+    shard
+        The shard's name, from buffer.
+    progress
+        Is told after each document how many of how many are done.
+
+    Raises
+    ------
+    SourceUnavailableError
+        If S3 cannot be read at all.
+    """
+    arrivals = run.workspace.read(f"arrivals/{shard}", ARRIVALS)
+    rows: list[dict[str, Any]] = []
+    for arrival in arrivals.iter_rows(named=True):
+        rows.append(_row(run, arrival) | {"arrival_id": arrival["arrival_id"]})
+        if progress:
+            progress(len(rows), arrivals.height)
+    documents = pl.DataFrame(rows, schema=DOCUMENTS)
+    run.workspace.write(f"documents/{shard}", DOCUMENTS, documents)
+    return {"arrivals": documents.height, "unread": int(documents["reason"].is_not_null().sum())}
+
+
+def _row(run: Run[CcdaPipeline], arrival: dict[str, Any]) -> dict[str, Any]:
+    settings = run.pipeline
+    name = arrival["key"].rpartition("/")[2].lower()
+    try:
+        body = read_object(run, arrival, round(settings.transformation.document_mib * MIB))
+        document = read_document(body, round(settings.transformation.document_mib * MIB))
+    except DocumentError as error:
+        sidecar = error.reason in _NOTHING and sidecar_pattern(settings.parse.sidecars).fullmatch(name)
+        return {"reason": str(Reason.SIDECAR if sidecar else error.reason), "detail": error.detail or None}
+    except ClientError as error:
+        reason, detail = refusal(error, arrival["bucket"])
+        return {"reason": str(reason), "detail": detail}
+    except (BotoCoreError, SourceUnavailableError):
+        raise
+    except Exception as error:  # noqa: BLE001  (nothing about one document ends the task)
+        return {"reason": str(Reason.UNREADABLE), "detail": type(error).__name__}
+    digest = hashlib.sha256()
+    for piece in unpacked([body]):
+        digest.update(piece)
+    return {
+        "document_id": document.document_id,
+        "code": document.code,
+        "content_digest": digest.hexdigest(),
+        "is_gzip": document.is_gzip,
+        "detail": "; ".join(document.problems) or None,
+    }
+
+
+def read_object(run: Run[CcdaPipeline], arrival: dict[str, Any], limit: int) -> bytes:
+    """Return an object's bytes, as it was when it was listed.
+
+    Raises
+    ------
+    DocumentError
+        If it is larger than the limit.
+    """
+    body = bytearray()
+    for piece in run.s3.stream(S3Uri(arrival["bucket"], arrival["key"]), arrival["etag"]):
+        body += piece
+        if len(body) > limit:
+            raise DocumentError(Reason.FILE_TOO_LARGE, f"more than {limit} bytes")
+    return bytes(body)

@@ -1,0 +1,78 @@
+"""The rows of the datasets about C-CDA documents, up to their conversion; then they are FHIR like any other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from airlock.records import ARRIVALS, TIMESTAMP, schema
+
+if TYPE_CHECKING:
+    from airlock.pipelines import CcdaPipeline
+
+FOLDER = "fhir"  # of the workspace: the chain of stages that takes what was converted
+DOCUMENT = "ClinicalDocument"  # what stands for a document's type among the ledger's resources
+
+
+def converted_by(pipeline: CcdaPipeline) -> str:
+    """Return what stands for the data store where the ledger keeps documents: what one version of a profile converted.
+
+    Another version may convert a document again.
+    """
+    return f"{pipeline.transformation.profile_id}/{pipeline.transformation.profile_version}"
+
+
+# parse, one row per arrival: documents/<shard>
+DOCUMENTS = schema(
+    {
+        "arrival_id": pl.String,
+        "reason": pl.String,  # a Reason when it is no document to be converted, else null
+        "detail": pl.String,
+        "document_id": pl.String,  # ClinicalDocument.id as root|extension
+        "code": pl.String,  # ClinicalDocument.code
+        "content_digest": pl.String,  # SHA-256 of the document, unpacked
+        "is_gzip": pl.Boolean,
+    }
+)
+
+# validate, one row per arrival
+VERDICTS = schema(
+    ARRIVALS,
+    {
+        "verdict": pl.String,
+        "reason": pl.String,
+        "detail": pl.String,
+        "document_id": pl.String,
+        "content_digest": pl.String,
+        "is_gzip": pl.Boolean,
+    },
+)
+
+# normalize, one row per document: batches/<batch id>
+BATCHES = pl.Schema(
+    {
+        "batch_id": pl.String,
+        "arrival_id": pl.String,
+        "staged_bucket": pl.String,
+        "staged_key": pl.String,
+        "reason": pl.String,  # a Reason where the document could not be staged, else null
+        "size": pl.Int64,
+    }
+)
+
+# audit, one row per arrival
+CONVERSIONS = schema(
+    {
+        "arrival_id": pl.String,
+        "batch_id": pl.String,
+        "reason": pl.String,  # a Reason where no resources of the document go on, else null
+        "detail": pl.String,
+        "coverage": pl.Float64,  # of the drift report, 0 to 1; null without one
+        "bucket": pl.String,
+        "key": pl.String,  # the converted NDJSON
+        "etag": pl.String,
+        "size": pl.Int64,
+        "last_modified": TIMESTAMP,
+    }
+)

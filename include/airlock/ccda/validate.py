@@ -1,0 +1,76 @@
+"""Validate: decide on every document before it is converted: what parse found, and twins by ClinicalDocument.id.
+
+Writes ``verdicts``, one row per arrival. The resources that come out of the conversion are validated after it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from airlock.buffer import read_arrivals
+from airlock.ccda.records import DOCUMENT, DOCUMENTS, VERDICTS, converted_by
+from airlock.clinical.validate import is_begun, shards_of
+from airlock.reasons import Reason
+from airlock.records import Verdict
+
+if TYPE_CHECKING:
+    from airlock.pipelines import CcdaPipeline
+    from airlock.run import Run
+
+
+def validate(run: Run[CcdaPipeline]) -> dict[str, int]:
+    """Decide on every document; what is decided stands once a conversion was begun. Return documents by verdict."""
+    if is_begun(run):
+        verdicts = run.workspace.read("verdicts", VERDICTS)
+    else:
+        verdicts = _claim(run, _duplicates(run, _read(run))).select(VERDICTS.names()).cast(VERDICTS)
+        run.workspace.write("verdicts", VERDICTS, verdicts)
+    return dict(verdicts["verdict"].value_counts().sort("verdict").iter_rows())
+
+
+def _read(run: Run[CcdaPipeline]) -> pl.DataFrame:
+    documents = run.workspace.read_all([f"documents/{shard}" for shard in shards_of(run)], DOCUMENTS)
+    rows = read_arrivals(run).join(documents, on="arrival_id", how="left", maintain_order="left")
+    stopped = pl.when(pl.col("reason") == Reason.SIDECAR).then(pl.lit(Verdict.IGNORE.value))
+    verdict = pl.when(pl.col("reason").is_null()).then(pl.lit(Verdict.ACCEPT.value))
+    return rows.with_columns(verdict=verdict.otherwise(stopped.otherwise(pl.lit(Verdict.QUARANTINE.value))))
+
+
+def _decide(rows: pl.DataFrame, where: pl.Expr, verdict: Verdict, reason: Reason, detail: str | None) -> pl.DataFrame:
+    hit = (pl.col("verdict") == Verdict.ACCEPT) & where.fill_null(value=False)
+    return rows.with_columns(
+        verdict=pl.when(hit).then(pl.lit(verdict.value)).otherwise("verdict"),
+        reason=pl.when(hit).then(pl.lit(str(reason))).otherwise("reason"),
+        detail=pl.when(hit).then(pl.lit(detail, pl.String)).otherwise("detail"),
+    )
+
+
+def _duplicates(run: Run[CcdaPipeline], rows: pl.DataFrame) -> pl.DataFrame:
+    """Stop twins: of equal ones all but the first, of unequal ones with one id all of them."""
+    twins = rows.filter(pl.col("verdict") == Verdict.ACCEPT).group_by("document_id")
+    rows = rows.join(twins.agg(contents=pl.col("content_digest").n_unique()), on="document_id", how="left")
+    rows = rows.sort("key", "arrival_id")
+    other = "the delivery brings this ClinicalDocument.id with several contents"
+    rows = _decide(rows, pl.col("contents") > 1, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, other)
+    again = (pl.col("verdict") == Verdict.ACCEPT).cum_sum().over("document_id") > 1
+    rows = _decide(rows, again, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, "within the delivery")
+    known = run.ledger.known_resources(converted_by(run.pipeline), _keys(rows), except_run=run.key)
+    stored = known.select(document_id="resource_id", stored="content_digest")
+    rows = rows.join(stored, on="document_id", how="left", maintain_order="left")
+    same = pl.col("stored") == pl.col("content_digest")
+    return _decide(rows, same, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, "by an earlier delivery")
+
+
+def _keys(rows: pl.DataFrame) -> pl.DataFrame:
+    accepted = rows.filter(pl.col("verdict") == Verdict.ACCEPT)
+    return accepted.select(
+        "arrival_id", "content_digest", resource_type=pl.lit(DOCUMENT), resource_id=pl.col("document_id")
+    )
+
+
+def _claim(run: Run[CcdaPipeline], rows: pl.DataFrame) -> pl.DataFrame:
+    taken = run.ledger.claim_resources(converted_by(run.pipeline), run.pipeline.name, run.key, _keys(rows))
+    held = pl.col("document_id").is_in(taken["resource_id"].implode())
+    return _decide(rows, held, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, None)

@@ -1,0 +1,38 @@
+"""A sample clinical delivery of the three invented sites, with every trouble, and what must become of each line.
+
+Everything in it is invented; the same code writes the same resources on every machine.
+"""
+
+from pathlib import Path
+
+from airlock_local.sample.clinical.delivery import Delivery, SampleUnit
+from airlock_local.sample.clinical.exports import add_bundles, add_files_by_type, add_one_file
+from airlock_local.sample.clinical.troubles import add_troubles
+
+__all__ = ["SampleUnit", "write_clinical_sample"]
+
+
+def write_clinical_sample(folder: Path) -> list[SampleUnit]:
+    """Write the sample delivery below `folder`.
+
+    Parameters
+    ----------
+    folder
+        Made where it does not exist; files that the delivery does not have are left alone.
+
+    Returns
+    -------
+    list of SampleUnit
+        Every line, Bundle entry and whole file that a run decides on, in the order of files and lines.
+
+    Raises
+    ------
+    OSError
+        The folder or a file cannot be written.
+    """
+    delivery = Delivery()
+    add_files_by_type(delivery)
+    add_one_file(delivery)
+    add_bundles(delivery)
+    add_troubles(delivery)
+    return delivery.write(folder)

@@ -1,0 +1,108 @@
+"""Review: a person approves, in Airflow's own form, what is held for it; and what the answer does."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.standard.operators.hitl import HITLOperator
+from airflow.sdk import Param
+from airflow.sdk.exceptions import AirflowFailException
+
+from airlock_tasks.audit import ConvertedAuditOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airlock.pipelines import CcdaPipeline
+    from airlock.run import Run
+
+APPROVE, KEEP_HELD = "Approve", "Keep held"
+
+
+class ReviewOperator(HITLOperator):
+    """Waits for a person's answer, without a slot; asks nothing when nothing waits for it.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline whose run this is; its ``review`` says who is asked, and for how long.
+    audited_by
+        The task whose counts are shown.
+    **kwargs
+        Of :class:`airflow.providers.standard.operators.hitl.HITLOperator`.
+    """
+
+    def __init__(self, *, pipeline: CcdaPipeline, audited_by: str, **kwargs: Any) -> None:
+        counts = f"(ti.xcom_pull(task_ids='{audited_by}') or {{}})"
+        super().__init__(
+            subject=f"{pipeline.name}: release what was converted from C-CDA?",
+            body=(
+                f"For: {pipeline.review.by}.\n\n"
+                "The conversion is a preview of AWS's and its output needs clinical review. "
+                f"Files: {{{{ {counts}.get('arrivals') }}}}. Resources: {{{{ {counts}.get('resources') }}}}. "
+                f"By disposition: {{{{ {counts}.get('dispositions') }}}}.\n\n"
+                f"Report: {{{{ {counts}.get('report_uri') }}}}"
+            ),
+            options=[APPROVE, KEEP_HELD],
+            defaults=[KEEP_HELD],
+            params={
+                "reason": Param(
+                    None,
+                    type=["null", "string"],
+                    title="Reason",
+                    description="what was looked at and why it may go downstream; an approval needs it",
+                )
+            },
+            response_timeout=timedelta(hours=pipeline.review.timeout_hours),
+            **kwargs,
+        )
+        self.audited_by = audited_by
+
+    def execute(self, context: Context) -> Any:
+        """Ask, unless nothing is held."""
+        audited = context["ti"].xcom_pull(task_ids=self.audited_by) or {}
+        if not audited.get("dispositions", {}).get("held"):
+            self.log.info("nothing is held for a review")
+            return {"chosen_options": [KEEP_HELD], "params_input": {}, "responded_by_user": None}
+        return super().execute(context)
+
+
+class ReleaseOperator(ConvertedAuditOperator):
+    """Records a person's answer, in the ledger too, and audits the run again with it.
+
+    Parameters
+    ----------
+    answered_by
+        The review task.
+    **kwargs
+        Of :class:`ConvertedAuditOperator`.
+    """
+
+    def __init__(self, *, answered_by: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.answered_by = answered_by
+
+    def run_stage(self, run: Run[Any], context: Context) -> dict[str, Any]:
+        """Record the answer and audit again.
+
+        Raises
+        ------
+        AirflowFailException
+            If an approval gives no reason.
+        """
+        from airlock.ccda.release import Review, ReviewError, record_review
+
+        answer = context["ti"].xcom_pull(task_ids=self.answered_by)
+        person = answer.get("responded_by_user") or {}
+        review = Review(
+            approved=answer["chosen_options"] == [APPROVE],
+            person=str(person.get("name") or person.get("id") or ""),
+            why=str((answer.get("params_input") or {}).get("reason") or ""),
+            answered_at=str(answer.get("responded_at") or ""),
+        )
+        try:
+            record_review(run.within(""), review)
+        except ReviewError as error:
+            raise AirflowFailException(str(error)) from None
+        return super().run_stage(run, context)
