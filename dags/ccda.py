@@ -44,8 +44,8 @@ def build(pipeline: CcdaPipeline) -> DAG:
             map_index_template="batch {{ task.batch_id[:12] }}",
             pool=pipeline.healthlake.pool,
         ).expand(batch_id=normalize.output)
-        # A conversion that failed stops the run here: another profile version must not go on, not even in part.
-        audit = CcdaAuditOperator(task_id="audit", pipeline=pipeline, trigger_rule="none_failed")
+        # Whatever became of the conversion, the run gets its report; of a failed one nothing goes on.
+        audit = CcdaAuditOperator(task_id="audit", pipeline=pipeline, trigger_rule="all_done")
         fhir = converted(pipeline, audit)
         review = ReviewOperator(task_id="review", pipeline=pipeline, audited_by="fhir.audit")
         release = ReleaseOperator(task_id="release", pipeline=pipeline, folder=FHIR, answered_by="review")

@@ -176,11 +176,11 @@ class FhirEndpoint:
         attempt = 0
         while True:
             attempt += 1
-            reply, failure = self._try(interaction, self._signed(method, path, query, body, headers or {}))
-            if reply is not None:
-                return reply
-            if attempt >= self._max_attempts or not (repeatable or failure.status == TOO_MANY_REQUESTS):
-                raise failure
+            answer = self._try(interaction, self._signed(method, path, query, body, headers or {}))
+            if isinstance(answer, FhirReply):
+                return answer
+            if attempt >= self._max_attempts or not (repeatable or answer.status == TOO_MANY_REQUESTS):
+                raise answer
             time.sleep(self._backoff.delay(attempt))
 
     def _signed(
@@ -197,18 +197,18 @@ class FhirEndpoint:
         SigV4Auth(self._credentials.get_frozen_credentials(), SERVICE, self._region).add_auth(request)
         return request.prepare()
 
-    def _try(self, interaction: str, request: AWSRequest) -> tuple[FhirReply | None, FhirUnavailableError]:
+    def _try(self, interaction: str, request: AWSRequest) -> FhirReply | FhirUnavailableError:
         try:
             response = self._session.send(request)
             body = json.loads(response.content) if response.content and _is_json(response.headers) else None
         except (BrokenConnection, HTTPClientError) as error:
             # The error itself tells the address, and so may tell the patient.
-            return None, FhirUnavailableError(interaction, reason=type(error).__name__)
+            return FhirUnavailableError(interaction, reason=type(error).__name__)
         except ValueError:
-            return None, FhirUnavailableError(interaction, reason="the reply broke off")
+            return FhirUnavailableError(interaction, reason="the reply broke off")
         if response.status_code == TOO_MANY_REQUESTS or response.status_code >= SERVER_ERROR:
-            return None, FhirUnavailableError(interaction, response.status_code, issues_of(body))
-        return FhirReply(response.status_code, response.headers, body), FhirUnavailableError(interaction)
+            return FhirUnavailableError(interaction, response.status_code, issues_of(body))
+        return FhirReply(response.status_code, response.headers, body)
 
 
 def resource_path(resource_type: str, resource_id: str | None = None, *more: str) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from airlock.run import Run
 
 _REVIEW = "review.json"
+_IN_STORE = (Disposition.RELEASED, Disposition.HELD, Disposition.DUPLICATE)
 
 
 class ReviewError(ValueError):
@@ -43,9 +44,7 @@ def record_review(run: Run[CcdaPipeline], review: Review) -> None:
         If an approval names no person or no reason.
     """
     if review.approved and not (review.person.strip() and review.why.strip()):
-        raise ReviewError(
-            "an approval needs a person and a reason: clear the task review and answer it again with both"
-        )
+        raise ReviewError("an approval needs a person and a reason: clear review and answer it again with both")
     if review.approved:
         gates = run.ledger.gates_of(run.pipeline.datastore_id, run.key)
         waiting = gates.filter((pl.col("gate") == Gate.HOLD) & (pl.col("reason") == Reason.AWAITING_REVIEW))
@@ -65,9 +64,7 @@ def find_review(run: Run[CcdaPipeline]) -> Review | None:
 def record_documents(run: Run[CcdaPipeline]) -> None:
     """Tell the ledger which documents are in the data store as resources, and give up the claims on the others."""
     units = run.within(FOLDER).workspace.find("dispositions", DISPOSITIONS)
-    there = pl.col("disposition").is_in(
-        [Disposition.RELEASED.value, Disposition.HELD.value, Disposition.DUPLICATE.value]
-    )
+    there = pl.col("disposition").is_in([str(word) for word in _IN_STORE])
     whole = units.group_by("arrival_id").agg(brought=there.all() & pl.col("line").is_not_null().all())
     documents = run.workspace.find("verdicts", VERDICTS).filter(pl.col("verdict") == Verdict.ACCEPT)
     rows = documents.join(whole, on="arrival_id", how="left").select(

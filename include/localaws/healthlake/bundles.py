@@ -106,16 +106,12 @@ class Bundles:
                 raise _located(error, index) from None
 
     def _alone(self, connection: sqlite3.Connection, request: Request, entry: Any) -> tuple[Request, Reply]:
-        connection.execute("SAVEPOINT entry")
         asked = request
         try:
             asked = _conditional(entry_request(request, entry))
-            reply = self._interactions.carry_out(connection, asked)
+            return asked, self._interactions.carry_out(connection, asked)
         except FhirError as error:
-            connection.execute("ROLLBACK TO entry")
-            reply = error.reply
-        connection.execute("RELEASE entry")
-        return asked, reply
+            return asked, error.reply
 
 
 def entries_of(request: Request) -> list[Any]:

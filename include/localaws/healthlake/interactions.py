@@ -42,7 +42,7 @@ class Interactions:
         Raises
         ------
         FhirError
-            What refuses it; the caller's transaction must then be rolled back.
+            What refuses it, before it has written anything.
         """
         interaction, labels = route_of(request.method, request.path)
         handlers: dict[str, Callable[..., Reply]] = {

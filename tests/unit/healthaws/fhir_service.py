@@ -26,11 +26,12 @@ AUTHORIZATION = re.compile(
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer of the script: JSON, or raw bytes; no status breaks the connection."""
+    """One answer of the script: JSON, or raw bytes; no status breaks the connection, and late is never in time."""
 
     status: int | None = 200
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    late: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class FhirService(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.script: list[Answer] = []
         self.asked: list[Asked] = []
+        self.patience_is_over = threading.Event()
 
     @property
     def url(self) -> str:
@@ -81,7 +83,9 @@ class _Handler(BaseHTTPRequestHandler):
         asked = Asked(self.command, path.removeprefix(BASE), query, self.headers, json.loads(body or b"null"), valid)
         self.server.asked.append(asked)
         answer = self.server.script.pop(0)
-        if answer.status is None:
+        if answer.late:
+            self.server.patience_is_over.wait(timeout=10)
+        if answer.status is None or answer.late:
             self.close_connection = True
             return
         payload = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()

@@ -40,15 +40,13 @@ def service(server: FhirService) -> Iterator[FhirService]:
     assert all(asked.signature_is_valid for asked in server.asked)
 
 
-@pytest.fixture(scope="module")
-def one_hook(server: FhirService) -> HealthLakeFhirHook:
-    """A hook that has asked for its endpoint already."""
+def hook_for(server: FhirService, **more: Any) -> HealthLakeFhirHook:
+    """Make a hook that has asked for its endpoint already."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
         environment.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-        hook = HealthLakeFhirHook(
-            STORE, aws_conn_id=None, region_name="eu-west-1", max_attempts=ATTEMPTS, backoff=Backoff(0, 0)
-        )
+        given = {"aws_conn_id": None, "region_name": "eu-west-1", "max_attempts": ATTEMPTS, "backoff": Backoff(0, 0)}
+        hook = HealthLakeFhirHook(STORE, **{**given, **more})
         properties = {
             "DatastoreId": STORE,
             "DatastoreArn": f"arn:aws:healthlake:eu-west-1:123456789012:datastore/fhir/{STORE}",
@@ -60,6 +58,11 @@ def one_hook(server: FhirService) -> HealthLakeFhirHook:
             stub.add_response("describe_fhir_datastore", {"DatastoreProperties": properties}, {"DatastoreId": STORE})
             assert hook.endpoint.url == server.url
     return hook
+
+
+@pytest.fixture(scope="module")
+def one_hook(server: FhirService) -> HealthLakeFhirHook:
+    return hook_for(server)
 
 
 @pytest.fixture
@@ -359,6 +362,13 @@ class TestAttempts:
             read(hook)
         assert str(caught.value) == f"read Patient: {told}"
         assert not isinstance(caught.value, AirflowFailException)
+
+    def test_last_as_long_as_the_botocore_client_is_told(self, service: FhirService) -> None:
+        hook = hook_for(service, config={"read_timeout": 0.1}, max_attempts=1)
+        service.says(Answer(late=True))
+        with pytest.raises(FhirUnavailableError, match="read Patient: no answer: ReadTimeoutError"):
+            read(hook)
+        service.patience_is_over.set()
 
     def test_reply_without_a_resource(self, hook: HealthLakeFhirHook, service: FhirService) -> None:
         service.says(Answer(200))

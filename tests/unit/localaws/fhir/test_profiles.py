@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from localaws.fhir.items import resource_item
-from localaws.fhir.profile_nodes import Discriminator, Node, Profile
+from localaws.fhir.profile_nodes import Allowed, Discriminator, Node, Profile
 from localaws.fhir.profiles import Conformance, conformance, knows
 from localaws.fhir.structure import Walk
 from tests.oracles.harmless import US_CORE, VITALS, blood_pressure, body_weight, us_core_patient
@@ -167,14 +167,32 @@ def test_a_closed_slicing_allows_no_others() -> None:
     assert problems(root) == [("required", "Patient.name")]
 
 
-def test_slices_told_by_presence_and_by_type() -> None:
+def test_slices_told_by_presence() -> None:
     by_presence = Node(
         discriminators=(Discriminator("exists", "family"),),
-        slices={"family": Node(maximum=1, children={"family": Node(minimum=1)})},
+        slices={
+            "family": Node(maximum=1, children={"family": Node(minimum=1)}),
+            "none": Node(maximum=1, children={"family": Node(maximum=0)}),
+        },
     )
     root = Node(children={"name": by_presence})
-    assert problems(root, name=[{"family": "x"}, {"text": "y"}, {"text": "z"}]) == []
-    assert problems(root, name=[{"family": "x"}, {"family": "y"}]) == [("structure", "Patient.name")]
+    with_family, without = {"family": "x"}, {"text": "y"}
+    assert problems(root, name=[with_family, without]) == []
+    assert problems(root, name=[with_family, with_family]) == [("structure", "Patient.name")]
+    assert problems(root, name=[without, without]) == [("structure", "Patient.name")]
+
+
+def test_slices_told_by_type() -> None:
+    quantity = Node(types=(Allowed("Quantity", (), ()),), children={"unit": Node(minimum=1)})
+    by_type = Node(discriminators=(Discriminator("type", "$this"),), slices={"valueQuantity": quantity})
+    root = Node(children={"extension": Node(children={"value[x]": by_type})})
+
+    def value(**given: Any) -> list[tuple[str, str]]:
+        return problems(root, extension=[{"url": "http://x.example", **given}])
+
+    assert value(valueString="x") == []
+    assert value(valueQuantity={"value": 1, "unit": "kg"}) == []
+    assert value(valueQuantity={"value": 1}) == [("required", "Patient.extension[0].valueQuantity.unit")]
 
 
 def test_a_slice_that_cannot_be_told_is_left_alone() -> None:

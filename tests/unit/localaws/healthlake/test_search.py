@@ -289,6 +289,8 @@ def test_sorting_by_last_updated(tmp_path: Path) -> None:
 def test_included_resources_come_once_and_beside_the_matches(clinic: Plane) -> None:
     forward = clinic.get("ImagingStudy?_include=ImagingStudy:subject&_include=ImagingStudy:endpoint&_total=accurate")
     assert (forward.ids, forward.included, forward.body["total"]) == (["s1"], ["p1", "e1"], 1)
+    twice = clinic.get("Observation?_id=o1&_include=Observation:subject&_include=Observation:patient")
+    assert twice.included == ["p1"]
     narrowed = clinic.get("Observation?_id=o1,o3&_include=Observation:subject:Patient")
     assert narrowed.included == ["p1"]
     backward = clinic.get("Patient?_id=p1&_revinclude=Observation:subject&_revinclude=ImagingStudy:patient")
@@ -305,9 +307,16 @@ def test_elements_and_summaries_are_marked_as_not_whole(clinic: Plane) -> None:
     assert "birthDate" in summary
     assert "text" not in summary
     assert "gender" not in clinic.get("Patient?_id=p1&_summary=text").body["entry"][0]["resource"]
-    assert "meta" in clinic.get("Patient?_id=p1&_summary=data").body["entry"][0]["resource"]
     whole = clinic.get("Patient?_id=p1&_summary=false").body["entry"][0]["resource"]
     assert "tag" not in whole["meta"]
+
+
+def test_narrative_can_be_left_out_or_asked_for(plane: Plane) -> None:
+    narrative = {"status": "generated", "div": '<div xmlns="http://www.w3.org/1999/xhtml">x</div>'}
+    plane.fill([changed(PATIENT, text=narrative)])
+    data, text = (plane.get(f"Patient?_summary={word}").body["entry"][0]["resource"] for word in ("data", "text"))
+    assert set(data) == set(PATIENT) | {"meta"}
+    assert set(text) == {"resourceType", "id", "meta", "text"}
 
 
 def test_a_chain_through_more_than_a_hundred_resources_is_refused(plane: Plane) -> None:
