@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 SOURCE ?=
+RESOURCES ?= 200000
 PIPELINE ?= sample
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --universal --python-version 3.11 \
   --generate-hashes --no-emit-index-url --no-emit-find-links --quiet
@@ -16,7 +17,7 @@ COMPOSE_FILE := docker-compose.yaml
 # `make run SOURCE=... PIPELINE=...`; they reach the program through the environment, so that no name needs quoting.
 export SOURCE PIPELINE
 
-.PHONY: help run stop status airflow test test-fast lint format lock clean
+.PHONY: help run stop status airflow test test-fast bench-clinical lint format lock clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -51,6 +52,9 @@ test: $(STAMP) ## every test
 
 test-fast: $(STAMP) ## the tests that need no servers
 	$(BIN)/python -m pytest -m "not slow"
+
+bench-clinical: $(STAMP) ## seconds and memory of a large FHIR delivery: make bench-clinical RESOURCES=200000
+	@RESOURCES=$(RESOURCES) $(BIN)/python -m benchmarks.clinical
 
 lint: $(STAMP) ## ruff, mypy and, where it is installed, docker-compose config
 	$(BIN)/ruff check .

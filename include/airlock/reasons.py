@@ -63,7 +63,7 @@ class Reason(StrEnum):
         "mixed_file",
         "Bundles and single resources are mixed in one file: send the Bundles in files of their own.",
     )
-    UNKNOWN_RESOURCE_TYPE = "unknown_resource_type", "resourceType is missing or no type of FHIR R4: correct it."
+    UNKNOWN_RESOURCE_TYPE = "unknown_resource_type", "The resourceType is missing or no type of FHIR R4: correct it."
     MISSING_RESOURCE_ID = "missing_resource_id", "The resource has no id to be kept under: have the sender give it one."
     INVALID_RESOURCE_ID = (
         "invalid_resource_id",
