@@ -121,8 +121,18 @@ def _resources(run: Run) -> pl.DataFrame:
     for contract in contracts:
         for name in _names(contract, settings):
             bringer.setdefault(name, brought_by[contract.StudyInstanceUID])
-    rows = [_row(resource, bringer) for resource in publication(contracts, settings)]
+    rows = [_row(resource, bringer) for resource in publication(contracts, settings, _earlier(run, contracts))]
     return pl.DataFrame(rows, schema=RESOURCES)
+
+
+def _earlier(run: Run, contracts: list[StudyContract]) -> list[StudyContract]:
+    """Return what is released of the same patients already: a Patient tells of all of them, not of this run's alone."""
+    datastore = run.pipeline.healthimaging.datastore_id
+    patients = pl.Series([one.fhir.Patient for one in contracts if one.fhir], dtype=pl.String)
+    known = run.ledger.contracts_of_patients(datastore, patients)
+    released = run.ledger.released_before(datastore, known["subject"], except_run=run.key)
+    texts = known.filter(pl.col("subject").is_in(released["subject"].implode()))["contract"]
+    return [StudyContract.model_validate_json(text) for text in texts]
 
 
 def _names(contract: StudyContract, settings: Publishing) -> Iterable[str]:

@@ -85,7 +85,7 @@ def _tell(tasks: Iterable[dict[str, Any]], shown: dict[str, str]) -> None:
         text = stage_line(instances)
         if text and shown.get(task) != text:
             shown[task] = text
-            say(f"  {task:<12} {text}")
+            say(f"  {task:<15} {text}")
 
 
 def _by_task(tasks: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

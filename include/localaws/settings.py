@@ -53,25 +53,25 @@ LENGTH_LIMITS: dict[str, int] = {
 
 @dataclass(frozen=True)
 class Seed:
-    """A data store that is made at start if it does not exist: ``<32 characters>:<name>``."""
+    """A data store or profile that is made at start if it does not exist: ``<32 characters>:<name>``."""
 
-    datastore_id: str
+    id: str
     name: str
 
     @classmethod
     def read(cls, text: str) -> Seed:
         """Parse ``id:name``; the name may be left out."""
-        datastore_id, _, name = text.partition(":")
-        if not re.fullmatch("[0-9a-z]{32}", datastore_id):
-            raise ValueError(f"{text!r} is no data store: write 32 characters of 0-9 and a-z, then ':' and a name")
-        return cls(datastore_id, name or datastore_id)
+        identifier, _, name = text.partition(":")
+        if not re.fullmatch("[0-9a-z]{32}", identifier):
+            raise ValueError(f"{text!r} has no identifier: write 32 characters of 0-9 and a-z, then ':' and a name")
+        return cls(identifier, name or identifier)
 
 
 def _hex_seeds(text: str) -> tuple[Seed, ...]:
     seeds = _seeds(text)
     for seed in seeds:
-        if not re.fullmatch("[0-9a-f]{32}", seed.datastore_id):
-            raise ValueError(f"{seed.datastore_id!r} is no HealthLake data store: write 32 hexadecimal digits")
+        if not re.fullmatch("[0-9a-f]{32}", seed.id):
+            raise ValueError(f"{seed.id!r} is no identifier of HealthLake: write 32 hexadecimal digits")
     return seeds
 
 
@@ -143,6 +143,12 @@ class Settings:
         default=(),
         metadata=_read_by(_hex_seeds, "HealthLake data store to make at start, <32 hex digits>:<name>; repeatable"),
     )
+    transformation_profile: tuple[Seed, ...] = field(
+        default=(),
+        metadata=_read_by(
+            _hex_seeds, "C-CDA profile to make and publish at start as version 1, <32 hex digits>:<name>; repeatable"
+        ),
+    )
 
     submitted_seconds: float = field(default=0.2, metadata=_read_by(float, "how long a job stays SUBMITTED"))
     seconds_per_file: float = field(
@@ -213,6 +219,20 @@ class Settings:
     )
     export_resources_per_file: int = field(
         default=10_000, metadata=_read_by(int, "most resources in one file of an export")
+    )
+
+    max_profiles: int = field(
+        default=20,
+        metadata=_read_by(int, "more data-transformation profiles: CreateDataTransformationProfile is refused"),
+    )
+    max_versions_per_profile: int = field(
+        default=99, metadata=_read_by(int, "more publications of a profile are refused; the model ends at 99")
+    )
+    max_ccda_bytes_per_job: int = field(
+        default=GIB, metadata=_read_by(int, "more input bytes: the data transformation job fails")
+    )
+    max_ccda_document_bytes: int = field(
+        default=20 << 20, metadata=_read_by(int, "a larger C-CDA document gets an error file")
     )
 
     @property

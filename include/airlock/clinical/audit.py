@@ -202,7 +202,7 @@ def _record(run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame], audited:
     imported = pl.col("outcome").is_in(IMPORTED)
     run.ledger.record_imported_resources(datastore, run.key, books["outcomes"].filter(imported))
     # What the service did not import gives up its claim, so that a later delivery may bring it.
-    lost = books["outcomes"].filter(imported)
+    lost = books["outcomes"].filter(~imported & ~_is_open())
     run.ledger.drop_resource_claims(datastore, run.key, lost.select(_RESOURCE))
     run.ledger.record_gates(datastore, run.key, books["gates"])
     _write_contracts(run, books)

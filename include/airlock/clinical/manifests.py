@@ -224,9 +224,13 @@ def _counters(content: dict[str, Any], names: tuple[str | None, ...]) -> Counter
 
 def _parsed(content: bytes | str) -> Any:
     try:
-        return json.loads(content)
+        return json.loads(content, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return None  # as a line that names no resource
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _read_results(s3: S3, below: S3Uri, item: ListedObject, kind: str) -> tuple[pl.DataFrame, int]:

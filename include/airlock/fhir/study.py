@@ -34,10 +34,21 @@ class References(TypedDict):
     ServiceRequest: str | None
 
 
-def publication(contracts: Iterable[StudyContract], settings: Publishing) -> list[dict[str, Any]]:
+def publication(
+    contracts: Iterable[StudyContract], settings: Publishing, published: Iterable[StudyContract] = ()
+) -> list[dict[str, Any]]:
     """Build the resources of a set of released studies: each once, ordered by type and id.
 
     The order of the contracts decides nothing; of two contracts of one study the later revision counts.
+
+    Parameters
+    ----------
+    contracts
+        Of the studies.
+    settings
+        How to publish.
+    published
+        Contracts of other released studies of the same patients, whose Patients tell of all of them.
 
     Raises
     ------
@@ -49,6 +60,9 @@ def publication(contracts: Iterable[StudyContract], settings: Publishing) -> lis
     for study in studies.values():
         _check(study, settings)
         by_patient.setdefault(patient_id(study, settings), []).append(study)
+    for study in published:
+        if study.StudyInstanceUID not in studies:
+            by_patient.get(patient_id(study, settings), []).append(study)
     resources = [patient(group, settings) for group in by_patient.values()]
     for study in studies.values():
         resources += _resources(study, settings)

@@ -13,7 +13,7 @@ from airlock.ledger.frames import fetch, insert_missing, stage, uid_frame
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import InstanceState, arrivals, contracts, gates, instances
 from airlock.reasons import Reason
-from airlock.records import CONTRACTS, Disposition
+from airlock.records import CONTRACTS, Disposition, schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Column, ColumnElement, Connection, Select, Table
 
 _SUBJECTS = pl.Schema({"subject": pl.String})
+_PATIENTS = pl.Schema({"patient": pl.String})
+_KEPT = schema(CONTRACTS, _PATIENTS)
 _STUDY_KEYS = pl.Schema({"StudyInstanceUID": pl.String, "study_key": pl.String})
 SCOPE = "contracts"
 # A file held for its study's sake comes free with the study; any other held file needs a person.
@@ -61,12 +63,37 @@ class Contracts(Store):
         with self._writing(SCOPE) as connection:
             need_run(connection, run_key)
             completed = revise(_latest(connection, datastore_id, subjects))
-            rows = stage(connection, completed, CONTRACTS, ["subject"])
+            kept = completed.with_columns(patient=pl.col("contract").str.json_path_match("$.fhir.Patient"))
+            rows = stage(connection, kept, _KEPT, ["subject"])
             twin = and_(contracts.c.datastore_id == datastore_id, contracts.c.subject == rows.c.subject)
             connection.execute(delete(contracts).where(exists(select(rows.c.subject).where(twin))))
             constants = {"datastore_id": datastore_id, "run_key": run_key}
             insert_missing(connection, contracts, rows, ["datastore_id", "subject"], **constants)
             return completed
+
+    def contracts_of_patients(self, datastore_id: str, patients: pl.Series) -> pl.DataFrame:
+        """Return the latest contract of every study that is published for one of these patients.
+
+        Parameters
+        ----------
+        datastore_id
+            The data store of the studies.
+        patients
+            As the contracts name them: ``Patient/<id>``.
+
+        Returns
+        -------
+        polars.DataFrame
+            `records.CONTRACTS`, sorted by subject.
+        """
+        with self._reading() as connection:
+            rows = stage(connection, uid_frame(patients, "patient"), _PATIENTS, ["patient"])
+            statement = (
+                select(*(contracts.c[name] for name in CONTRACTS))
+                .join(rows, contracts.c.patient == rows.c.patient)
+                .where(contracts.c.datastore_id == datastore_id)
+            )
+            return fetch(connection, statement, CONTRACTS).sort("subject")
 
     def unresolved_studies(
         self, datastore_id: str, pipeline: str, uids: pl.Series, except_run: str, *, missing: bool = True

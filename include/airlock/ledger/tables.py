@@ -277,4 +277,6 @@ contracts = Table(
     Column("content_digest", Text, nullable=False),
     Column("contract", Text, nullable=False),  # JSON, of airlock.study/1 for a study
     Column("run_key", Text, ForeignKey("runs.run_key"), nullable=False),
+    Column("patient", Text),  # Patient/<id>, of a study that is published as FHIR
+    Index("ix_contracts_patient", "patient", "datastore_id"),
 )

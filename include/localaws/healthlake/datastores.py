@@ -84,7 +84,7 @@ class Datastores:
         with self._runtime.state.write() as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO fhir_datastore VALUES (?, ?, 'ACTIVE', ?, ?)",
-                (seed.datastore_id, seed.name, time.time(), json.dumps(DEFAULTS)),
+                (seed.id, seed.name, time.time(), json.dumps(DEFAULTS)),
             )
 
     def is_active(self, datastore_id: str) -> bool:

@@ -8,7 +8,6 @@ from datetime import datetime
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
-from localaws.fhir import Level
 from localaws.healthlake.exchange import ISSUES_HEADER, FhirError, Reply, is_strong, level_of, refused
 from localaws.healthlake.routes import route_of
 from localaws.healthlake.validation import checked
@@ -168,11 +167,10 @@ class Interactions:
     def _put(
         self, connection: sqlite3.Connection, request: Request, resource: Resource, status: int
     ) -> tuple[Stored, Reply]:
-        level = level_of(request.headers)
-        resource, issues = checked(self._validator, resource, level)
+        resource, issues = checked(self._validator, resource, level_of(request.headers))
         strong = is_strong(request.headers)
         stored = self._store.put(connection, request.place.datastore_id, resource, strong=strong)
-        headers = {**_headers(stored), **({ISSUES_HEADER: "true"} if issues and level is Level.MINIMAL else {})}
+        headers = {**_headers(stored), **({ISSUES_HEADER: "true"} if issues else {})}
         return stored, Reply(status, stored.body, headers, issues)
 
 

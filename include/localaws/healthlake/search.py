@@ -46,11 +46,7 @@ class Search:
         shown = found[: asked.count]
         bundle: dict[str, Any] = {"resourceType": "Bundle", "type": "searchset"}
         if asked.total:
-            counted = Sql.all_of(
-                [scope.of(resource_type, counted=True), conditions.matching(resource_type, asked.criteria)]
-            )
-            query = f"SELECT count(*) FROM fhir_version WHERE {counted.text}"  # noqa: S608 - our own text
-            (bundle["total"],) = connection.execute(query, counted.values).fetchone()
+            bundle["total"] = _count(connection, conditions, scope, asked)
         following = Page(page.until, page.offset + asked.count) if len(found) > asked.count else None
         bundle["link"] = list(_links(request, resource_type, asked, following))
         base = request.place.base
@@ -74,6 +70,15 @@ class Search:
 
 def _where(conditions: Conditions, scope: Scope, resource_type: str, criteria: Iterable[tuple[str, str]]) -> Sql:
     return Sql.all_of([scope.of(resource_type), conditions.matching(resource_type, criteria)])
+
+
+def _count(connection: sqlite3.Connection, conditions: Conditions, scope: Scope, asked: Asked) -> int:
+    """Return the number of all matches, with those that are gone but not yet out of the index."""
+    seen = scope.of(asked.type.name, counted=True)
+    where = Sql.all_of([seen, conditions.matching(asked.type.name, asked.criteria)])
+    query = f"SELECT count(*) FROM fhir_version WHERE {where.text}"  # noqa: S608 - our own text
+    (count,) = connection.execute(query, where.values).fetchone()
+    return int(count)
 
 
 def _order(code: str, descending: bool) -> Sql:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from localaws.healthlake.exchange import refused
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     from localaws.healthlake.search_parameters import ResourceType
 
+CONTROLS = frozenset(
+    {"_count", "_total", "_sort", "_include", "_revinclude", "_elements", "_summary", "_format", "_pretty", "page"}
+)
+"""Parameters that are no criteria."""
 LARGEST_PAGE = 100
 DEFAULT_PAGE = 10
 MOST_SORT_RULES = 5
@@ -100,10 +104,14 @@ class Asked:
         Whether all matches are counted.
     sort : tuple of (parameter, descending)
         Order of the matches.
+    include, revinclude : tuple of Include
+        What the matches refer to, and what refers to them.
     elements : frozenset of str, optional
         Elements that are answered; None for all of them.
     without_text : bool
         Whether ``text`` is left out (``_summary=data``).
+    kept : tuple of (name, value)
+        All parameters but the page, for the links to other pages.
     """
 
     type: ResourceType
@@ -116,8 +124,7 @@ class Asked:
     revinclude: tuple[Include, ...] = ()
     elements: frozenset[str] | None = None
     without_text: bool = False
-    kept: tuple[tuple[str, str], ...] = field(default=())
-    """All parameters but the page, for the links to other pages."""
+    kept: tuple[tuple[str, str], ...] = ()
 
 
 def read_search(resource_type: str, pairs: Iterable[tuple[str, str]]) -> Asked:
@@ -136,7 +143,6 @@ def read_search(resource_type: str, pairs: Iterable[tuple[str, str]]) -> Asked:
     known = known_type(resource_type)
     single = {name: values[0] for name, values in controls.items() if name not in {"_include", "_revinclude"}}
     _check(controls)
-    elements = _elements(known, single)
     return Asked(
         known,
         tuple(pair for pair in given if pair[0] not in CONTROLS),
@@ -146,15 +152,10 @@ def read_search(resource_type: str, pairs: Iterable[tuple[str, str]]) -> Asked:
         sort=_sort(resource_type, single.get("_sort", "")),
         include=_includes(controls.get("_include", []), resource_type),
         revinclude=_includes(controls.get("_revinclude", [])),
-        elements=elements,
+        elements=_elements(known, single),
         without_text=single.get("_summary") == "data",
         kept=tuple(pair for pair in given if pair[0] != "page"),
     )
-
-
-CONTROLS = frozenset(
-    {"_count", "_total", "_sort", "_include", "_revinclude", "_elements", "_summary", "_format", "_pretty", "page"}
-)
 
 
 def _check(controls: dict[str, list[str]]) -> None:

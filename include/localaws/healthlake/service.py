@@ -15,6 +15,7 @@ from localaws.healthlake.plane import FhirPlane
 from localaws.healthlake.rest import FhirEndpoint
 from localaws.healthlake.store import ResourceStore
 from localaws.healthlake.tags import Tags
+from localaws.healthlake.transformation.jobs import TransformationJobs
 from localaws.healthlake.transformation.service import handlers as transformation_handlers
 from localaws.json_protocol import JsonService
 
@@ -33,7 +34,7 @@ class HealthLake(JsonService):
         datastores, tags, objects = Datastores(runtime), Tags(runtime), Objects(settings)
         store = ResourceStore(runtime.state, settings.search_lag)
         validator = Validator(settings.structure_only)
-        self._jobs = Jobs(runtime, objects)
+        self._jobs, self._transformations = Jobs(runtime, objects), TransformationJobs(runtime)
         Importer(runtime, objects, store, validator)
         Exporter(runtime, objects, store)
         endpoint = FhirEndpoint(
@@ -65,7 +66,7 @@ class HealthLake(JsonService):
                 "TagResource": tags.tag,
                 "ListTagsForResource": tags.list_tags,
                 "UntagResource": tags.untag,
-                **transformation_handlers(runtime),
+                **transformation_handlers(runtime, self._transformations),
             },
         )
 
@@ -74,9 +75,10 @@ class HealthLake(JsonService):
         return self._fhir if call.raw_path.startswith("/datastore/") else self
 
     def subject(self, params: Params) -> tuple[str, str]:
-        """Return name and S3 URI of the import or export job that a call is about."""
-        return self._jobs.subject(params)
+        """Return name and S3 URI of the job that a call is about."""
+        name, uri = self._jobs.subject(params)
+        return (name, uri) if uri else self._transformations.subject(params)
 
     def jobs(self) -> list[dict[str, str]]:
-        """Return every import and export job that was ever started."""
-        return self._jobs.started()
+        """Return every import, export and data-transformation job that was ever started."""
+        return [*self._jobs.started(), *self._transformations.started()]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from localaws.errors import not_found
 from localaws.healthlake.resources import datastore_arn
+from localaws.healthlake.transformation.profiles import profile_arn
 from localaws.imaging.tags import put_tags
 
 if TYPE_CHECKING:
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
 
     from localaws.protocol import Params, Result
     from localaws.runtime import Runtime
+
+TAGGED = (
+    (datastore_arn, "SELECT id FROM fhir_datastore WHERE id = ? AND status != 'DELETED'"),
+    (profile_arn, "SELECT id FROM transformation_profile WHERE id = ?"),
+)
+"""What can have tags: how its ARN is made, and what finds it by its identifier."""
 
 
 def as_mapping(tags: list[dict[str, str]]) -> dict[str, str]:
@@ -27,10 +34,13 @@ class Tags:
         self._runtime = runtime
 
     def _check_resource(self, connection: sqlite3.Connection, arn: str) -> None:
-        datastore_id = arn.rpartition("/")[2]
-        query = "SELECT 1 FROM fhir_datastore WHERE id = ? AND status != 'DELETED'"
-        found = connection.execute(query, (datastore_id,)).fetchone()
-        if found is None or arn != datastore_arn(self._runtime.settings, datastore_id):
+        identifier = arn.rpartition("/")[2]
+        arns = {
+            arn_of(self._runtime.settings, row["id"])
+            for arn_of, query in TAGGED
+            for row in connection.execute(query, (identifier,))
+        }
+        if arn not in arns:
             raise not_found("resource", arn)
 
     def tag(self, params: Params) -> Result:

@@ -66,7 +66,7 @@ class Datastores:
         with self._runtime.state.write() as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO datastore (id, name, status, created_at, updated_at) VALUES (?, ?, ?, ?, ?)",
-                (seed.datastore_id, seed.name, "ACTIVE", now, now),
+                (seed.id, seed.name, "ACTIVE", now, now),
             )
 
     def create(self, params: Params) -> Result:

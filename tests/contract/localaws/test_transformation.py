@@ -159,6 +159,39 @@ def test_the_agent_is_not_emulated(healthlake: HealthLakeEndpoint, profile_id: s
     assert "UpdateProfileWithAgent" in caught.value.response["Error"]["Message"]
 
 
+def test_profiles_have_tags(healthlake: HealthLakeEndpoint) -> None:
+    client = healthlake.client
+    made = client.create_data_transformation_profile(
+        SourceFormat="CCDA", Source=STARTER, ProfileName="tagged", Tags={"team": "intake"}
+    )
+    store = client.describe_fhir_datastore(DatastoreId=healthlake.datastore_id)["DatastoreProperties"]["DatastoreArn"]
+    arn = f"{store.rpartition(':')[0]}:dataTransformationProfile/{made['ProfileId']}"
+    client.tag_resource(ResourceARN=arn, Tags=[{"Key": "cost", "Value": "1"}])
+    client.untag_resource(ResourceARN=arn, TagKeys=["team"])
+    assert client.list_tags_for_resource(ResourceARN=arn)["Tags"] == [{"Key": "cost", "Value": "1"}]
+    client.delete_data_transformation_profile(ProfileId=made["ProfileId"])
+    with pytest.raises(client.exceptions.ResourceNotFoundException):
+        client.list_tags_for_resource(ResourceARN=arn)
+
+
+def test_jobs_are_told_apart_by_call_faults_and_counted(ill: HealthLakeEndpoint, profile_id: str) -> None:
+    storm = {"kind": "throttle_storm", "operation": "DescribeDataTransformationJob", "job_name": "struck"}
+    uri = ill.places.upload({"a.xml": ccd()})
+    struck, spared = (start(ill, profile_id, uri, JobName=name) for name in ("struck", "spared"))
+    for job_id in (struck, spared):
+        ended(ill, job_id)
+    ill.places.faults(storm)
+    with pytest.raises(ClientError, match="ThrottlingException"):
+        described(ill, struck)
+    assert described(ill, spared)["JobName"] == "spared"
+    jobs = {job["jobId"]: job for job in ill.places.calls()["jobs"]}
+    assert (jobs[struck]["service"], jobs[struck]["jobStatus"], jobs[struck]["inputS3Uri"]) == (
+        "healthlake",
+        "COMPLETED",
+        uri,
+    )
+
+
 def test_a_queued_job_runs_in_its_turn(ill: HealthLakeEndpoint, profile_id: str) -> None:
     ill.places.faults({"kind": "stuck_in_progress", "job_name": "first"})
     uri = ill.places.upload({"a.xml": ccd()})

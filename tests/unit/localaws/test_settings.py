@@ -32,6 +32,13 @@ def test_data_stores_of_the_two_services_are_told_apart() -> None:
     assert (settings.healthlake_datastore, settings.datastore) == ((Seed(ONE, "records"),), (Seed(TWO, "images"),))
 
 
+def test_profiles_to_publish_repeat() -> None:
+    flags = ["--transformation-profile", f"{ONE}:intake", "--transformation-profile", TWO]
+    assert read_settings(flags, {}).transformation_profile == (Seed(ONE, "intake"), Seed(TWO, TWO))
+    environment = {"LOCALAWS_TRANSFORMATION_PROFILE": f"{ONE}:intake"}
+    assert read_settings([], environment).transformation_profile == (Seed(ONE, "intake"),)
+
+
 @pytest.mark.parametrize(
     ("settings", "url"),
     [
@@ -55,6 +62,7 @@ def test_a_switch_needs_no_value() -> None:
         (["--datastore", "short:name"], "--datastore"),
         (["--healthlake-datastore", "short:name"], "--healthlake-datastore"),
         (["--healthlake-datastore", "z" * 32], "32 hexadecimal digits"),
+        (["--transformation-profile", "z" * 32], "32 hexadecimal digits"),
         (["--structure-only", "profiles"], "--structure-only"),
         (["--port", "many"], "--port"),
         (["--throttles", "GetImageSet=0"], "--throttles"),

@@ -1,6 +1,7 @@
 """What goes wrong in clinical deliveries: files that are no FHIR, lines that are nothing, invalid resources."""
 
 import gzip
+from dataclasses import replace
 from typing import Any
 
 from airlock_local.sample.archive import CLEAN, expect
@@ -16,7 +17,8 @@ DUPLICATE = frozenset({"duplicate"})
 US_CORE_PATIENT = "http://hl7.org/fhir/us/core/StructureDefinition/us-core-patient"
 _TOO_LARGE = 11 * 1024**2  # bytes; parse.resource_mib is 10 unless the pipeline says otherwise
 _WEIGHT = next(item for item in visit(NORDHAVEN, 0) if item["resourceType"] == "Observation")
-_PERSON = patient(NORDHAVEN, NORDHAVEN.patients[0])
+_KNOWN = patient(NORDHAVEN, NORDHAVEN.patients[0])
+_PERSON = patient(NORDHAVEN, replace(NORDHAVEN.patients[0], PatientID="NH-199999"))
 
 
 def _changed(resource: Resource, trouble: str, changes: Resource) -> Resource:
@@ -133,7 +135,7 @@ def _add_references(delivery: Delivery) -> None:
     """Add references to what is nowhere, and one by identifier that leads somewhere."""
     nowhere = {"reference": "Patient/trouble-nobody"}
     lost = expect("reference_to_nothing", QUARANTINED, "unresolved_reference")
-    one = _PERSON["identifier"][0]
+    one = _KNOWN["identifier"][0]
     found = {"reference": f"Patient?identifier={one['system']}|{one['value']}"}
     delivery.add_lines(
         "nordhaven/references.ndjson",

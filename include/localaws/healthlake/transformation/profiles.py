@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Mapping
 
-    from localaws.healthlake.transformation.limits import Limits
     from localaws.protocol import Params, Result
     from localaws.runtime import Runtime
     from localaws.settings import Seed, Settings
@@ -80,9 +79,8 @@ def version_row(connection: sqlite3.Connection, profile_id: str, version: int) -
 class Profiles:
     """The seven operations on profiles that need no agent."""
 
-    def __init__(self, runtime: Runtime, limits: Limits) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._limits = limits
         self._sources: dict[str, Callable[[sqlite3.Connection, str, Params], Mapping[str, str]]] = {
             "StarterProfile": _starter,
             "ExistingVersionedProfileId": _clone,
@@ -92,7 +90,7 @@ class Profiles:
 
     def seed(self, seed: Seed) -> None:
         """Make a profile with a fixed identifier, its version 1 published from the starter, unless it exists."""
-        profile_id, now = seed.datastore_id, time.time()
+        profile_id, now = seed.id, time.time()
         with self._runtime.state.write() as connection:
             made = connection.execute(
                 "INSERT OR IGNORE INTO transformation_profile VALUES (?, ?, NULL, 'CCDA', NULL, ?)",
@@ -113,8 +111,10 @@ class Profiles:
 
     def _insert(self, connection: sqlite3.Connection, params: Params) -> str:
         (count,) = connection.execute("SELECT count(*) FROM transformation_profile").fetchone()
-        if count >= self._limits.profiles:
-            message = f"This account has its {self._limits.profiles} data transformation profiles already."
+        if count >= self._runtime.settings.max_profiles:
+            message = (
+                f"This account has its {self._runtime.settings.max_profiles} data transformation profiles already."
+            )
             raise AwsError("ServiceQuotaExceededException", message)
         source_format = params["SourceFormat"]
         ((kind, source),) = params["Source"].items()
@@ -142,8 +142,8 @@ class Profiles:
             _check_format(profile_row(connection, profile_id), params["SourceFormat"])
             source = version_row(connection, profile_id, params.get("FromExistingVersion", DRAFT))
             version = latest_version(connection, profile_id) + 1
-            if version > self._limits.versions:
-                message = f"The profile {profile_id} has its {self._limits.versions} versions already."
+            if version > self._runtime.settings.max_versions_per_profile:
+                message = f"The profile {profile_id} has its {version - 1} versions already."
                 raise AwsError("ServiceQuotaExceededException", message)
             changed = params.get("ChangeDescription", source["change_description"])
             _write_version(connection, profile_id, version, _mapping(source), changed)

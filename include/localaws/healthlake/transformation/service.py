@@ -4,37 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from localaws.healthlake.transformation.jobs import TransformationJobs
-from localaws.healthlake.transformation.limits import Limits
 from localaws.healthlake.transformation.profiles import Profiles
 from localaws.healthlake.transformation.transformer import Transformer
 from localaws.imaging.objects import Objects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
+    from localaws.healthlake.transformation.jobs import TransformationJobs
     from localaws.protocol import Handler
     from localaws.runtime import Runtime
-    from localaws.settings import Seed
 
 
-def handlers(runtime: Runtime, limits: Limits | None = None, seeds: Iterable[Seed] = ()) -> dict[str, Handler]:
-    """Return the handlers of data transformation, and have its jobs worked on.
+def handlers(runtime: Runtime, jobs: TransformationJobs) -> dict[str, Handler]:
+    """Return the handlers of data transformation, make the profiles of the settings, and have the jobs worked on.
 
     ``UpdateProfileWithAgent`` has none: its answer is the event stream of a language model.
-
-    Parameters
-    ----------
-    runtime : Runtime
-    limits : Limits, optional
-    seeds : iterable of Seed
-        Profiles to make at start, each with a published version.
     """
-    allowed = limits or Limits()
-    profiles, jobs = Profiles(runtime, allowed), TransformationJobs(runtime)
-    for seed in seeds:
+    profiles = Profiles(runtime)
+    for seed in runtime.settings.transformation_profile:
         profiles.seed(seed)
-    Transformer(runtime, Objects(runtime.settings), allowed)
+    Transformer(runtime, Objects(runtime.settings))
     return {
         "CreateDataTransformationProfile": profiles.create,
         "UpdateDataTransformationProfile": profiles.update,

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
     from localaws.faults import Fault
     from localaws.healthlake.transformation.convert import Conversion
-    from localaws.healthlake.transformation.limits import Limits
     from localaws.imaging.objects import InputFile, Objects
     from localaws.runtime import Runtime
 
@@ -53,10 +52,9 @@ PROGRESS_SECONDS = 1.0
 class Transformer:
     """Advances data-transformation jobs."""
 
-    def __init__(self, runtime: Runtime, objects: Objects, limits: Limits) -> None:
+    def __init__(self, runtime: Runtime, objects: Objects) -> None:
         self._runtime = runtime
         self._objects = objects
-        self._limits = limits
         runtime.schedule.on(ADVANCE, self.advance)
 
     def advance(self, job_id: str) -> float | None:
@@ -120,7 +118,7 @@ class Transformer:
 
     def _listing(self, job: sqlite3.Row) -> list[InputFile]:
         files = sorted(self._objects.list(job["input_uri"], None), key=lambda file: file.key)
-        size, limit = sum(file.size for file in files), self._limits.bytes_per_job
+        size, limit = sum(file.size for file in files), self._runtime.settings.max_ccda_bytes_per_job
         if size > limit:
             raise JobFailedError(f"The input has {size} bytes and {limit} are allowed per data transformation job")
         return files
@@ -149,8 +147,9 @@ class Transformer:
     ) -> Conversion:
         """Convert one file; `documents` counts how often each document came before, so that no identifier recurs."""
         _strike(faults, file)
-        if file.size > self._limits.bytes_per_document:
-            raise UnconvertibleError(f"The document has more than {self._limits.bytes_per_document} bytes.")
+        limit = self._runtime.settings.max_ccda_document_bytes
+        if file.size > limit:
+            raise UnconvertibleError(f"The document has more than {limit} bytes.")
         body, _encoding = self._objects.read(job["input_uri"], file.key)
         document = fingerprint(body)
         conversion = convert(body, f"{document}/{documents[document]}", _origin(job, file))

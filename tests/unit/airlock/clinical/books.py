@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airlock.buffer import buffer
 from airlock.clinical.audit import audit
 from airlock.clinical.import_ import record
-from airlock.clinical.manifests import LINES, RESULTS, Counters, JobOutput, keep_progress
+from airlock.clinical.manifests import LINES, RESULTS, Counters, JobOutput
 from airlock.clinical.normalize import normalize
 from airlock.clinical.parse import parse
 from airlock.clinical.records import BATCHES, DISPOSITIONS, OUTCOMES, VERDICTS
@@ -171,7 +171,6 @@ def ended(
         run.ledger.record_job(job)
         properties = {"JobId": job_id, "JobStatus": status, "Message": message, "JobProgressReport": progress or {}}
         record(run, job, properties, str(folder))
-        keep_progress(run.workspace, batch.batch_id, properties)
 
 
 def _told(run: Run[ClinicalPipeline], batch_id: str, lines: dict[str, Line | None]) -> Any:

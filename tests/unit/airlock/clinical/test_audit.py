@@ -190,6 +190,12 @@ class TestBadOutput:
         world.s3.delete("work", [item.key for item in world.s3.list_objects(S3Uri("work", "output/"))])
         assert audit(run, Store()) == first
 
+    def test_an_output_that_was_whole_is_not_unsaid_by_what_comes_to_lie_there(self, world: World) -> None:
+        run, first = audited(world, "one", {"a.ndjson": [P1]})
+        (line,) = [item for item in world.s3.list_objects(S3Uri("work", "output/")) if "SUCCESS" in item.key]
+        world.s3.put(S3Uri("work", line.key.replace("SUCCESS", "FAILURE")), world.s3.get(S3Uri("work", line.key)))
+        assert audit(run, Store()) == first
+
     def test_what_came_late_is_found_by_the_next_audit(self, world: World) -> None:
         run = delivered(world, "one", FILES_OF_TWO, audit=NO_READ_BACK)
         ended(world, run, dict.fromkeys(ALL), written=None)

@@ -6,9 +6,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from airlock.clinical import manifests
 from airlock.clinical.manifests import (
+    RESULTS,
     Counters,
     JobOutput,
     is_final,
@@ -19,10 +22,11 @@ from airlock.clinical.manifests import (
     read_output,
     read_progress,
 )
+from airlock.clinical.outcomes import account, discrepancies, operation_outcomes
 from airlock.s3 import S3
 from airlock.s3uri import S3Uri
 from airlock.workspace import Workspace
-from tests.unit.airlock.clinical.books import manifest, ndjson, outcome, output, result
+from tests.unit.airlock.clinical.books import JOB, batch, manifest, ndjson, outcome, output, result, unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,6 +152,7 @@ class TestLines:
             '{"lineId": 1, "resourceId": "p1", "resou',
             "[]",
             "null",
+            '{"resourceId": "p1", "resourceType": "Patient", "lineId": NaN}',
             '{"lineId": 1, "errorMessage": "no JSON"}',
             '{"resourceId": 5, "resourceType": "Patient"}',
             '{"resourceId": "p1"}',
@@ -282,3 +287,35 @@ class TestProgress:
         assert read_progress(workspace, "b1") == Counters()
         keep_progress(workspace, "b1", properties)
         assert read_progress(workspace, "b1") == Counters()
+
+
+FIELDS = [
+    *("lineId", "resourceId", "resourceType", "UpdateResourceResponse", "jsonBlob", "statusCode", "issue", "severity"),
+    *("diagnostics", "details", "text", "location", "expression", *manifest(0)),
+]
+WORDS = ["Patient", "p1", "OperationOutcome", "error"]
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(WORDS),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=5)
+        | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=5).map(lambda one: result("Patient/p1") | one)
+    ),
+    max_leaves=12,
+)
+garbage = st.binary(max_size=30) | json_values.map(lambda value: json.dumps(value).encode())
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(written=garbage, lines=st.dictionaries(st.sampled_from([*RESULTS]), st.lists(garbage, max_size=3)))
+def test_no_garbage_breaks_the_account(s3: S3, written: bytes, lines: dict[str, list[bytes]]) -> None:
+    leave(s3, MANIFEST, written)
+    for kind, each in lines.items():
+        leave(s3, f"{RESULTS[kind]}Patient.ndjson", b"\n".join(each))
+    found = read(s3)
+    sent = batch(unit("Patient/p1"), unit("Patient/p2"))
+    accounted = account(sent, JOB, found)
+    assert accounted["resource_id"].to_list() == ["p1", "p2"]
+    assert accounted["outcome"].null_count() == 0
+    assert operation_outcomes(sent, JOB, found).height <= 2
+    assert all(isinstance(each, str) for each in discrepancies(sent, JOB, found, Counters()))

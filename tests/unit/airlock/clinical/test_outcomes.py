@@ -70,6 +70,13 @@ class TestAccount:
         moved = type(results)(True, results.counters, results.lines.with_columns(file=pl.lit(place)), 0)
         assert account(sent, JOB, moved)["outcome"].to_list() == ["imported"]
 
+    @pytest.mark.parametrize("place", ["Patient.ndjson", "v2/Patient.ndjson", "staging/b2/v1/Patient.ndjson"])
+    def test_a_file_of_the_same_name_elsewhere_is_another_file(self, place: str) -> None:
+        results = output(OK)
+        sent = batch(unit("Patient/p1", staged_key="staging/b1/v1/Patient.ndjson"))
+        moved = type(results)(True, results.counters, results.lines.with_columns(file=pl.lit(place)), 0)
+        assert account(sent, JOB, moved)["outcome"].to_list() == ["unaccounted"]
+
     @pytest.mark.parametrize("status", ["COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED"])
     def test_the_jobs_status_changes_nothing_for_what_is_named(self, status: str) -> None:
         assert found(OK, status=status) == ("imported", None)

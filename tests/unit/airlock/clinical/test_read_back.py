@@ -95,7 +95,7 @@ class TestChoice:
 
 
 PATIENTS = [patient("p1"), patient("p2", multipleBirthInteger=3)]
-WEIGHT = observation("o1", "p1", valueQuantity={"value": 70.5})
+WEIGHT = observation("o1", "p1", valueQuantity={"value": 70.1})
 UNITS = (unit("Patient/p1"), unit("Patient/p2"), unit("Observation/o1"))
 
 

@@ -17,6 +17,8 @@ def upgrade() -> None:
     """Rename what named a study, keeping all rows, and create the table of resources."""
     _rename("gates", study_instance_uid="subject", study_key="subject_key")
     _rename("contracts", study_instance_uid="subject", study_key="subject_key")
+    op.add_column("contracts", sa.Column("patient", sa.Text()))
+    op.create_index("ix_contracts_patient", "contracts", ["patient", "datastore_id"])
     _rename("overrides", study_instance_uid="subject")
     op.drop_index("ix_overrides_study", "overrides")
     op.create_index("ix_overrides_subject", "overrides", ["subject", "datastore_id"])

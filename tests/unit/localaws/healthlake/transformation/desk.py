@@ -20,12 +20,8 @@ from localaws.shapes import problems
 from localaws.state import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from concurrent.futures import Executor
     from pathlib import Path
-
-    from localaws.healthlake.transformation.limits import Limits
-    from localaws.settings import Seed
 
 ROLE = "arn:aws:iam::123456789012:role/transform"
 KEY = "arn:aws:kms:us-east-1:123456789012:key/1"
@@ -57,22 +53,14 @@ class Desk:
         The state file; two desks on one file are an emulator before and after a restart.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        executor: Executor,
-        s3: Any = None,
-        limits: Limits | None = None,
-        seeds: Iterable[Seed] = (),
-        **changes: Any,
-    ) -> None:
+    def __init__(self, path: Path, executor: Executor, s3: Any = None, **changes: Any) -> None:
         settings = replace(Settings(state=path, submitted_seconds=0.0), **changes)
         self.state = State(path, [SHARED_WITH_IMAGING, TABLES])
         self.schedule = StepByStep(self.state, executor)
         self.faults = FaultBoard(self.state)
         runtime = Runtime(settings, self.state, self.schedule, self.faults, Events(settings))
-        self.service = JsonService("healthlake", handlers(runtime, limits, seeds))
         self.jobs = TransformationJobs(runtime)
+        self.service = JsonService("healthlake", handlers(runtime, self.jobs))
         self.s3 = s3
 
     def call(self, operation: str, **params: Any) -> Any:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from localaws.errors import AwsError
-from localaws.healthlake.transformation.limits import Limits
 from localaws.settings import Seed
 from tests.unit.localaws.healthlake.transformation.desk import STARTER, Desk
 
@@ -22,7 +21,7 @@ ONE, TWO = {"a.vtl": "one"}, {"a.vtl": "two", "b.vtl": ""}
 
 @pytest.fixture
 def desk(tmp_path: Path, executor: ThreadPoolExecutor) -> Iterator[Desk]:
-    found = Desk(tmp_path / "state.db", executor, limits=Limits(profiles=4, versions=3))
+    found = Desk(tmp_path / "state.db", executor, max_profiles=4, max_versions_per_profile=3)
     yield found
     found.state.close()
 
@@ -170,11 +169,11 @@ def test_versions_and_formats_that_are_not_there_are_refused(desk: Desk) -> None
 def test_a_seed_is_published_once_and_then_left_alone(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
     seed = Seed("e" * 32, "pinned")
     for changed in (False, True):
-        desk = Desk(tmp_path / "seeded.db", executor, seeds=[seed])
-        versions = desk.call("ListDataTransformationProfileVersions", ProfileId=seed.datastore_id)["Items"]
+        desk = Desk(tmp_path / "seeded.db", executor, transformation_profile=(seed,))
+        versions = desk.call("ListDataTransformationProfileVersions", ProfileId=seed.id)["Items"]
         assert [(item["Version"], item["ProfileName"]) for item in versions] == [(1, "pinned"), (0, "pinned")]
-        assert (mapping(desk, seed.datastore_id, ProfileVersion=0) == ONE) is changed
-        update(desk, seed.datastore_id, ONE)
+        assert (mapping(desk, seed.id, ProfileVersion=0) == ONE) is changed
+        update(desk, seed.id, ONE)
         desk.state.close()
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from localaws.errors import AwsError
 from localaws.healthlake.transformation.convert import convert
-from localaws.healthlake.transformation.limits import Limits
 from localaws.schedule import InterruptedStepError
 from tests.ccda_documents import allergies, ccd, entity_bomb, external_entity, unmapped_section
 
@@ -189,9 +188,9 @@ def test_a_bucket_that_is_not_there_fails_the_job(desk: Desk) -> None:
 
 def test_the_limits_hold(desks: Callable[..., Desk]) -> None:
     document = ccd()
-    small = desks(limits=Limits(bytes_per_document=len(document) - 1))
+    small = desks(max_ccda_document_bytes=len(document) - 1)
     assert small.convert({"a.xml": document})["JobProgressReport"]["TotalFilesFailed"] == 1
-    tight = desks(limits=Limits(bytes_per_job=2 * len(document) - 1))
+    tight = desks(max_ccda_bytes_per_job=2 * len(document) - 1)
     profile_id = tight.profile(ProfileName="tight")
     job = tight.run(tight.start(profile_id, tight.upload({"a.xml": document, "b.xml": document}), token="tight"))
     assert (job["JobStatus"], "bytes" in job["Message"]) == ("FAILED", True)

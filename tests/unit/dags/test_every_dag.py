@@ -1,0 +1,80 @@
+"""What the DAGs of all kinds of pipelines have in common: their patience, their form, what their files cost to read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airlock.pipelines import load_pipelines
+from airlock_tasks.dag import PIPELINES as FOLDER
+from tests.unit.dags.shipped import DAGS, PIPELINES
+
+ROOT = Path(__file__).parents[3]
+FILES = ("imaging", "clinical", "ccda")
+
+
+@pytest.fixture(params=sorted(DAGS))
+def dag(request: pytest.FixtureRequest) -> Any:
+    return DAGS[request.param]
+
+
+def test_every_shipped_pipeline_makes_one_dag() -> None:
+    names, problems = load_pipelines(FOLDER)
+    assert problems == []
+    assert set(DAGS) == set(names) == {"sample", "nightly", "clinical"}
+
+
+def test_dag_folder_and_plugins_load_without_errors() -> None:
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(dag_folder=str(ROOT / "dags"))
+    assert bag.import_errors == {}
+    assert set(DAGS) <= set(bag.dags)
+
+
+def test_every_task_retries_at_least_twice(dag: Any) -> None:
+    """Airflow 3.3.2 can fail a deferrable task whose trigger fires early; the retry reconnects."""
+    assert all(task.retries >= 2 for task in dag.tasks)
+
+
+def test_report_is_written_whatever_failed(dag: Any) -> None:
+    assert dag.get_task("audit").trigger_rule == "all_done"
+    assert dag.get_task("route").trigger_rule == "all_success"
+
+
+def test_form_offers_prefix_and_window(dag: Any) -> None:
+    assert set(dag.params) == {"prefix", "window_start", "window_end"}
+
+
+def test_dag_can_be_serialized_and_holds_no_settings_of_the_pipeline(dag: Any) -> None:
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    text = json.dumps(DagSerialization.to_dict(dag))
+    assert PIPELINES[dag.dag_id].staging.uri not in text
+
+
+def test_retry_delay_is_the_pipelines(dag: Any) -> None:
+    seconds = PIPELINES[dag.dag_id].retry_delay_seconds
+    assert all(task.retry_delay == timedelta(seconds=seconds) for task in dag.tasks)
+
+
+def test_only_what_has_a_schedule_runs_by_itself() -> None:
+    assert {name for name, dag in DAGS.items() if dag.timetable.can_be_scheduled} == {"nightly"}
+    assert not any(dag.catchup for dag in DAGS.values())
+
+
+def test_reading_the_files_loads_nothing_heavy() -> None:
+    """What is counted are modules, since seconds depend on the machine; `python -X importtime` shows the seconds."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'plugins'}{os.pathsep}{ROOT / 'dags'}"}
+    heavy = ("polars", "pydicom", "obstore", "alembic", "moto", "fhirkit", "airlock.ledger", "airlock.s3")
+    code = f"import sys, {', '.join(FILES)}; print([name for name in {heavy!r} if name in sys.modules])"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    assert said.strip().splitlines()[-1] == "[]"
