@@ -135,7 +135,7 @@ def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: bool | None 
 
 
 def _is_frozen(run: Run[Any]) -> bool:
-    return find_index(run) is not None
+    return find_index(run.within("")) is not None
 
 
 def _books(run: Run[Any]) -> dict[str, pl.DataFrame]:
@@ -143,7 +143,7 @@ def _books(run: Run[Any]) -> dict[str, pl.DataFrame]:
     index = find_index(run)
     files = [run.workspace.find(f"files/{shard}", FILES) for shard in (index["shards"] if index else [])]
     return {
-        "arrivals": read_arrivals(run),
+        "arrivals": read_arrivals(run.within("")),  # documents are reported by their own keys, not those of conversions
         "files": pl.concat([FILES.to_frame(), *files]),
         "verdicts": run.workspace.find("verdicts", VERDICTS),
         "held": run.ledger.held_by(run.pipeline.name, run.key),
@@ -176,6 +176,7 @@ def _write(
     workspace.write("gates", GATES, books["gates"])
     workspace.write("dispositions", DISPOSITIONS, books["dispositions"])
     found = pl.concat([workspace.find("operation_outcomes", OPERATION_OUTCOMES), accounts.operation_outcomes])
+    workspace = run.within("").workspace
     workspace.write_text(
         "audit/operation-outcomes.ndjson", report.operation_outcomes(found, books["arrivals"]), "application/x-ndjson"
     )

@@ -74,6 +74,7 @@ def build(
         "held": gates.filter(pl.col("gate") == Gate.HOLD).select("subject_key", "reason").to_dicts(),
         "jobs": jobs,
         "validation_level": run.pipeline.risk.validation_level.value,
+        **_conversion(run),
         "balanced": not problems,
         "problems": problems,
     }
@@ -82,6 +83,14 @@ def build(
 def _gated(gates: pl.DataFrame) -> dict[str, int]:
     words = {Gate.RELEASE.value: "released", Gate.HOLD.value: "held"}
     return _NONE | {words[gate]: number for gate, number in counts(gates["gate"]).items()}
+
+
+def _conversion(run: Run[ClinicalPipeline]) -> dict[str, Any]:
+    """Return what the audit of a conversion has summed up, where there was one."""
+    try:
+        return {"conversion": json.loads(run.s3.get(run.within("").workspace.root.join("conversion.json")))}
+    except FileNotFoundError:
+        return {}
 
 
 def dispositions_csv(dispositions: pl.DataFrame) -> str:
