@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -104,3 +106,9 @@ class TestRecord:
             *("schema", "subject_key", "revision", "pipeline", "datastore_id", "subject"),
             *("validation_level", "resources"),
         }
+
+
+def test_the_schema_is_the_one_in_the_docs() -> None:
+    """docs/schemas.md has the command that writes it."""
+    page = Path(__file__).parents[4] / "docs" / "clinical-contract.schema.json"
+    assert json.loads(page.read_text(encoding="utf-8")) == json_schema()
