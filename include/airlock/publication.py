@@ -84,7 +84,7 @@ def audit(run: Run) -> dict[str, int]:
         store.datastore_id, run.key, imported.select("arrival_id", *_KEY, "content_digest", "batch_id")
     )
     run.ledger.drop_resource_claims(store.datastore_id, run.key, missing.select(_KEY))
-    published = _published(run, leg.workspace.find("resources", RESOURCES))
+    published = _published(run, leg.workspace.find("resources", RESOURCES), imported)
     leg.workspace.write("published", PUBLISHED, published)
     proven = int(published["published"].sum())
     return {"published": proven, "not_published": published.height - proven}
@@ -161,9 +161,10 @@ def _proven(run: Run, resources: pl.DataFrame, except_run: str | None = None) ->
     return known.select(*_KEY, "content_digest")
 
 
-def _published(run: Run, resources: pl.DataFrame) -> pl.DataFrame:
+def _published(run: Run, resources: pl.DataFrame, imported: pl.DataFrame) -> pl.DataFrame:
+    """Say of each study whether all of it is proven: by this run's own jobs, or in the data store as it is."""
     settings = _settings(run)
     proven = resources.join(_proven(run, resources), on=[*_KEY, "content_digest"], how="semi")
-    there = set(proven.select(pl.format("{}/{}", *_KEY)).to_series())
+    there = set(pl.concat([frame.select(pl.format("{}/{}", *_KEY)) for frame in (proven, imported)]).to_series())
     rows = [(one.study_key, there.issuperset(_names(one, settings))) for one in _contracts(run)]
     return pl.DataFrame(rows, schema=PUBLISHED, orient="row")

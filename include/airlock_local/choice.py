@@ -11,13 +11,13 @@ from airlock.s3uri import S3Uri, S3UriError
 from airlock_local.buckets import buckets_of, is_local
 from airlock_local.deliver import LocalFile, SourceError, files_below, prefix_of
 from airlock_local.environment import LOCAL_CONNECTION, connection_variable
-from airlock_local.stores import pools_of, stores_of
+from airlock_local.stores import pools_of, seeds_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airlock.pipelines import Pipeline
-    from airlock_local.stores import AwsService, Store
+    from airlock_local.stores import AwsService
 
 SAMPLE = "sample/"
 _SAMPLED = ("imaging", "clinical")  # kinds of pipeline that there is a sample for
@@ -54,9 +54,9 @@ class Choice:
         """Whether the pipeline reaches the local stack."""
         return LOCAL_CONNECTION in self.pipeline.connections()
 
-    def datastores(self) -> list[Store]:
-        """Return the data stores of the local pipelines."""
-        return stores_of(self.locals_)
+    def seeds(self) -> list[str]:
+        """Return the emulator's flags that make what the local pipelines name."""
+        return seeds_of(self.locals_)
 
     def pools(self) -> dict[str, AwsService]:
         """Return the import pools of the chosen and the local pipelines, each with its service."""

@@ -15,14 +15,12 @@ from airlock_local.environment import airflow_variables, inherited, read_secrets
 from airlock_local.settings import LOOPBACK, ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from airlock_local.settings import Settings
-    from airlock_local.stores import AwsService, Store
 
 S3, HEALTH, API_SERVER = "s3", "health", "api-server"
-SEED_FLAGS: dict[AwsService, str] = {"medical-imaging": "--datastore", "healthlake": "--healthlake-datastore"}
 
 
 @dataclass(frozen=True)
@@ -97,9 +95,7 @@ class Plan:
     preparations: tuple[Preparation, ...]
 
 
-def plan(
-    settings: Settings, own: Mapping[str, str], datastores: Iterable[Store], *, local: bool, account: bool
-) -> Plan:
+def plan(settings: Settings, own: Mapping[str, str], seeds: Sequence[str], *, local: bool, account: bool) -> Plan:
     """Lay out the stack.
 
     Parameters
@@ -108,8 +104,8 @@ def plan(
         Ports and folders.
     own
         The caller's environment.
-    datastores
-        What the local servers are to have.
+    seeds
+        The emulator's flags that make data stores and the like.
     local
         Whether the local AWS servers are wanted.
     account
@@ -117,17 +113,17 @@ def plan(
     """
     known = read_secrets(settings)
     airflow = inherited(own, account=account) | airflow_variables(settings, known)
-    servers = _local_servers(settings, inherited(own, account=False), datastores) if local else ()
+    servers = _local_servers(settings, inherited(own, account=False), seeds) if local else ()
     return Plan(servers + _airflow(settings, airflow), _preparations(settings, airflow))
 
 
-def _local_servers(settings: Settings, environment: dict[str, str], datastores: Iterable[Store]) -> tuple[Service, ...]:
+def _local_servers(settings: Settings, environment: dict[str, str], seeds: Sequence[str]) -> tuple[Service, ...]:
     s3 = (sys.executable, "-m", "airlock_local.s3_server", "-H", LOOPBACK, "-p", str(settings.s3_port))
     health = (
         *(sys.executable, "-m", "localaws", "--host", LOOPBACK, "--port", str(settings.health_port)),
         *("--state", str(settings.var / "localaws/state.db")),
         *("--s3-endpoint", settings.s3_url, "--events-endpoint", settings.s3_url),
-        *(part for store in datastores for part in (SEED_FLAGS[store.service], f"{store.datastore_id}:{store.name}")),
+        *seeds,
     )
     return (
         Service(

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from airlock_local.settings import Settings
 
 _DAG_APPEARS_WITHIN = 90.0  # seconds
+_REPORTS = ("report.json", "dispositions.csv")
+_CLINICAL_REPORTS = (*_REPORTS, "operation-outcomes.ndjson")
 
 
 class RunError(RuntimeError):
@@ -81,7 +83,7 @@ def _up_and_deliver(settings: Settings, choice: Choice, environment: Mapping[str
     """Bring the stack up, deliver meanwhile, and return how many files the delivery has."""
     s3_answers = Event()
     stack = Stack(settings, on_ready=lambda name: s3_answers.set() if name == S3 else None)
-    parts = plan(settings, environment, choice.datastores(), local=choice.uses_local, account=choice.uses_account)
+    parts = plan(settings, environment, choice.seeds(), local=choice.uses_local, account=choice.uses_account)
     with ThreadPoolExecutor(1) as pool:
         up = pool.submit(stack.up, parts)
         up.add_done_callback(lambda _: s3_answers.set())
@@ -205,10 +207,11 @@ def _fetch_report(settings: Settings, client: Any, choice: Choice, run_id: str) 
     """Copy the run's report from the workspace to var/; None if the run did not come to write one."""
     pipeline = choice.pipeline
     audit = S3Uri.parse(pipeline.workspace).join(pipeline.name, run_key(pipeline.name, run_id), "audit", "")
-    for name in ("report.json", "dispositions.csv"):
+    for name in _CLINICAL_REPORTS:
         (settings.var / name).unlink(missing_ok=True)  # an earlier run's must not pass for this one's
+    reports = _REPORTS if pipeline.kind == "imaging" else _CLINICAL_REPORTS
     try:
-        for name in ("report.json", "dispositions.csv"):
+        for name in reports:
             where = audit.join(name)
             body = client.get_object(Bucket=where.bucket, Key=where.key)["Body"].read()
             (settings.var / name).write_bytes(body)
@@ -217,7 +220,7 @@ def _fetch_report(settings: Settings, client: Any, choice: Choice, run_id: str) 
         return None
     kept = settings.var / "reports" / run_key(pipeline.name, run_id)  # the next run writes over the copies above
     kept.mkdir(parents=True, exist_ok=True)
-    for name in ("report.json", "dispositions.csv"):
+    for name in reports:
         shutil.copy(settings.var / name, kept / name)
     report: dict[str, Any] = json.loads((settings.var / "report.json").read_bytes())
     return report

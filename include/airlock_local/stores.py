@@ -1,11 +1,10 @@
-"""The data stores that pipelines name, and the pools that hold a slot for each of their import jobs."""
+"""What pipelines name that has to be there before a run: data stores, conversion profiles, pools of import jobs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from airlock.pipelines import ClinicalPipeline, ImagingPipeline
+from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -17,23 +16,23 @@ AwsService = Literal["medical-imaging", "healthlake"]
 SLOTS: dict[AwsService, int] = {"medical-imaging": 20, "healthlake": 1}
 """Slots of a new pool; a pool that is there keeps its own. HealthLake runs one import of an account at a time."""
 
-
-@dataclass(frozen=True)
-class Store:
-    """A data store, as botocore calls its service, and the name that it gets where it is made."""
-
-    service: AwsService
-    datastore_id: str
-    name: str
+_FLAGS: dict[AwsService, str] = {"medical-imaging": "--datastore", "healthlake": "--healthlake-datastore"}
 
 
-def stores_of(pipelines: Iterable[Pipeline]) -> list[Store]:
-    """Return the data stores of pipelines, each once, under the name of the first pipeline that has it."""
-    found: dict[tuple[AwsService, str], Store] = {}
+def seeds_of(pipelines: Iterable[Pipeline]) -> list[str]:
+    """Return the emulator's flags that make what pipelines name, each thing once and called after its users."""
+    users: dict[str, list[str]] = {}
     for pipeline in pipelines:
-        for service, section in _sections(pipeline):
-            found.setdefault((service, section.datastore_id), Store(service, section.datastore_id, pipeline.name))
-    return sorted(found.values(), key=lambda store: (store.service, store.datastore_id))
+        for wanted in _wanted(pipeline):
+            users.setdefault(wanted, []).append(pipeline.name)
+    return [f"{wanted}:{'-'.join(names)}" for wanted, names in sorted(users.items())]
+
+
+def _wanted(pipeline: Pipeline) -> Iterator[str]:
+    for service, section in _sections(pipeline):
+        yield f"{_FLAGS[service]}={section.datastore_id}"
+    if isinstance(pipeline, CcdaPipeline):
+        yield f"--transformation-profile={pipeline.transformation.profile_id}"
 
 
 def pools_of(pipelines: Iterable[Pipeline]) -> dict[str, AwsService]:

@@ -20,6 +20,7 @@ _LOOK_EVERY = 1.0  # seconds
 _FINISHED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 _WORDS = {
     "deferred": "waiting",
+    "awaiting_input": "waiting for a person: answer it in the UI, under Required Actions",
     "up_for_retry": "will be tried again",
     "up_for_reschedule": "waiting",
     "upstream_failed": "not started, a stage before it failed",

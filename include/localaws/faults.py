@@ -14,35 +14,34 @@ from localaws.errors import invalid
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from localaws.state import State
 
 CALL_KINDS = frozenset({"throttle_storm", "quota_storm", "slow_responses", "lost_response", "role_not_assumable"})
-JOB_KINDS = frozenset(
+EVERY_JOB = frozenset(
     {
-        "all_files_rejected",
-        "all_resources_rejected",
-        "server_error_on_files",
-        "server_error_on_resources",
         "manifest_late",
-        "manifest_partial",
         "manifest_missing",
         "job_failed_with_output",
         "job_failed_without_output",
         "stuck_in_progress",
-        "queued_long",
-        "completed_with_errors",
-        "cancelled",
     }
 )
-RESOURCE_KINDS = frozenset({"all_resources_rejected", "server_error_on_resources"})
+RESOURCE_KINDS = frozenset({"all_resources_rejected", "server_error_on_resources", "cancelled"})
 FILE_KINDS = frozenset({"all_files_rejected", "server_error_on_files", "manifest_partial"}) | RESOURCE_KINDS
+DICOM_IMPORT = EVERY_JOB | FILE_KINDS - RESOURCE_KINDS
+FHIR_EXPORT = EVERY_JOB | {"queued_long", "completed_with_errors", "cancelled"}
+DATA_TRANSFORMATION = DICOM_IMPORT | {"queued_long", "completed_with_errors"}
+JOB_KINDS = FHIR_IMPORT = DATA_TRANSFORMATION | RESOURCE_KINDS
+"""The kinds that each sort of job knows; others strike it not, and stay unused."""
+
 ANSWERS: dict[str, tuple[str, ...]] = {
     "lost_response": ("drop", "500"),
     "role_not_assumable": ("AccessDeniedException", "ValidationException"),
+    "cancelled": ("CANCEL_COMPLETED", "CANCEL_FAILED"),
 }
-"""What a kind of call fault can answer; the first is the default."""
+"""What a kind of fault can answer; the first is the default."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,8 @@ class Fault:
     keep_results : bool
         ``manifest_missing`` only: write the ndjson files, leave out the manifest alone.
     answer : str, optional
-        One of `ANSWERS`: what a lost response looks like, or the error of a role that cannot be assumed.
+        One of `ANSWERS`: what a lost response looks like, the error of a role that cannot be assumed, or the status of
+        a cancelled job.
     """
 
     kind: str
@@ -88,6 +88,11 @@ class Fault:
     def touches(self, key: str) -> bool:
         """Say whether this fault touches the file or resource `key`."""
         return fnmatchcase(key, self.key) and zlib.crc32(key.encode()) < self.share * (1 << 32)
+
+    @property
+    def touches_all(self) -> bool:
+        """Whether every file or resource is touched."""
+        return self.key == "*" and self.share >= 1
 
     def matches_job(self, job_name: str, input_s3_uri: str) -> bool:
         """Say whether this fault is meant for such a job."""
@@ -203,10 +208,20 @@ class FaultBoard:
         with self._state.write() as connection:
             return self._used(connection, candidates)
 
-    def for_job(self, connection: sqlite3.Connection, job_name: str, input_s3_uri: str) -> list[Fault]:
-        """Return the faults that a new job gets, counted as used in the transaction that makes the job."""
+    def for_job(
+        self, connection: sqlite3.Connection, kinds: Collection[str], job_name: str, input_s3_uri: str
+    ) -> list[Fault]:
+        """Return the faults that a new job gets, counted as used in the transaction that makes the job.
+
+        Parameters
+        ----------
+        connection : sqlite3.Connection
+        kinds : collection of str
+            Those that this sort of job knows, as `FHIR_IMPORT`.
+        job_name, input_s3_uri : str
+        """
         candidates = [
-            fault for fault in self._faults if fault.kind in JOB_KINDS and fault.matches_job(job_name, input_s3_uri)
+            fault for fault in self._faults if fault.kind in kinds and fault.matches_job(job_name, input_s3_uri)
         ]
         return self._used(connection, candidates)
 

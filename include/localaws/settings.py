@@ -232,7 +232,7 @@ class Settings:
         default=GIB, metadata=_read_by(int, "more input bytes: the data transformation job fails")
     )
     max_ccda_document_bytes: int = field(
-        default=20 << 20, metadata=_read_by(int, "a larger C-CDA document gets an error file")
+        default=10 << 20, metadata=_read_by(int, "a larger C-CDA document gets an error file")
     )
 
     @property

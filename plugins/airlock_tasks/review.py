@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from airlock.run import Run
 
 APPROVE, KEEP_HELD = "Approve", "Keep held"
+PARAMS = {
+    "reason": Param(
+        None,
+        type=["null", "string"],
+        title="Reason",
+        description="what was looked at and why it may go downstream; an approval needs it",
+    )
+}
 
 
 class ReviewOperator(HITLOperator):
@@ -46,16 +54,9 @@ class ReviewOperator(HITLOperator):
             ),
             options=[APPROVE, KEEP_HELD],
             defaults=[KEEP_HELD],
-            params={
-                "reason": Param(
-                    None,
-                    type=["null", "string"],
-                    title="Reason",
-                    description="what was looked at and why it may go downstream; an approval needs it",
-                )
-            },
             response_timeout=timedelta(hours=pipeline.review.timeout_hours),
-            **kwargs,
+            # Airflow hands the DAG's params to every operator; those of the form take their place.
+            **(kwargs | {"params": PARAMS}),
         )
         self.audited_by = audited_by
 

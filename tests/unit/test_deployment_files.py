@@ -8,9 +8,8 @@ import yaml
 
 from airlock.pipelines import load_pipelines
 from airlock_local.buckets import is_local
-from airlock_local.components import SEED_FLAGS
 from airlock_local.settings import ROOT
-from airlock_local.stores import SLOTS, pools_of, stores_of
+from airlock_local.stores import SLOTS, pools_of, seeds_of
 
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 
@@ -50,13 +49,12 @@ def test_compose_publishes_on_loopback_only(compose):
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
-def test_compose_makes_the_data_store_of_every_local_pipeline(compose):
+def test_compose_makes_what_every_local_pipeline_names(compose):
     pipelines, problems = load_pipelines(ROOT / "include/pipelines")
     assert problems == []
-    stores = stores_of(item for item in pipelines.values() if is_local(item))
-    assert {store.service for store in stores} == {"medical-imaging", "healthlake"}
-    flags = [f"{SEED_FLAGS[store.service]}={store.datastore_id}:{store.name}" for store in stores]
-    assert set(flags) <= set(compose["health"]["command"])
+    wanted = seeds_of(item for item in pipelines.values() if is_local(item))
+    assert wanted
+    assert [part for part in compose["health"]["command"] if "store=" in part or "profile=" in part] == wanted
 
 
 def test_compose_makes_the_pool_of_every_pipeline(compose):

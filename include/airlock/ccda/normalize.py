@@ -41,7 +41,7 @@ def normalize(run: Run[CcdaPipeline]) -> list[Batch]:
 def _plan(run: Run[CcdaPipeline], documents: pl.DataFrame) -> list[pl.DataFrame]:
     limits = run.pipeline.transformation
     numbers, number, count, size = [], 0, 0, 0
-    for more in documents["size"]:
+    for more in documents["unpacked"]:
         if count and (count == limits.documents_per_job or size + more > limits.bytes_per_job):
             number, count, size = number + 1, 0, 0
         numbers.append(number)
@@ -63,7 +63,7 @@ def _stage(run: Run[CcdaPipeline], documents: pl.DataFrame) -> Batch:
         staged_bucket=pl.lit(prefix.bucket),
         staged_key=pl.Series([name.key for name in names], dtype=pl.String),
         reason=pl.Series([reason and str(reason) for reason in placed], dtype=pl.String),
-        size=pl.col("size"),
+        size=pl.col("unpacked"),
     )
     run.workspace.write(f"batches/{batch_id}", BATCHES, rows.select(BATCHES.names()).cast(BATCHES))
     sent = rows.filter(pl.col("reason").is_null())

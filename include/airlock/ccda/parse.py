@@ -78,6 +78,7 @@ def _row(run: Run[CcdaPipeline], arrival: dict[str, Any]) -> dict[str, Any]:
         "code": document.code,
         "content_digest": digest.hexdigest(),
         "is_gzip": document.is_gzip,
+        "unpacked": document.size,
         "detail": "; ".join(document.problems) or None,
     }
 

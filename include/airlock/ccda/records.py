@@ -33,6 +33,7 @@ DOCUMENTS = schema(
         "code": pl.String,  # ClinicalDocument.code
         "content_digest": pl.String,  # SHA-256 of the document, unpacked
         "is_gzip": pl.Boolean,
+        "unpacked": pl.Int64,  # bytes of the document, which are those that are sent
     }
 )
 
@@ -46,6 +47,7 @@ VERDICTS = schema(
         "document_id": pl.String,
         "content_digest": pl.String,
         "is_gzip": pl.Boolean,
+        "unpacked": pl.Int64,
     },
 )
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _GZIP = b"\x1f\x8b"
-_UTF8_BOM = b"\xef\xbb\xbf"
+UTF8_BOM = b"\xef\xbb\xbf"
 _UNPACKED_AT_ONCE = 1024**2  # bytes
 
 
@@ -52,8 +52,9 @@ def _gunzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
         left = piece
         while left:
             if member.eof:
-                if not left.strip(b"\0"):
-                    break  # padding after the last member, as tape and block stores leave it
+                left = left.lstrip(b"\0")  # padding after a member, as tape and block stores leave it
+                if not left:
+                    break
                 member = zlib.decompressobj(wbits=31)
             try:
                 yield member.decompress(left, _UNPACKED_AT_ONCE)
@@ -101,7 +102,7 @@ def _without_mark(pieces: Iterable[bytes]) -> Iterator[bytes]:
     head = b""
     for piece in stream:
         head += piece
-        if len(head) >= len(_UTF8_BOM):
+        if len(head) >= len(UTF8_BOM):
             break
-    yield head.removeprefix(_UTF8_BOM)
+    yield head.removeprefix(UTF8_BOM)
     yield from stream

@@ -90,8 +90,10 @@ def _empty(run: Run[Any], batch_id: str) -> None:
 def _placed(run: Run[Any], healthlake: HealthLake, resources: pl.DataFrame) -> pl.DataFrame:
     """Give each resource its batch, its file and its line there, by sizes alone."""
     # A file takes resources of one type in the order of the delivery, so one pass over the bodies fills all files.
-    before = pl.col("size").cum_sum().over("resource_type") - pl.col("size")
-    placed = resources.with_columns(file=before // healthlake.bytes_per_file)
+    sizes = pl.col("size") + 1  # with the line's end
+    placed = resources.with_columns(
+        file=_files(resources.select("resource_type", sizes), healthlake.bytes_per_file), size=sizes
+    )
     files = placed.group_by(_FILE, maintain_order=True).agg(bytes=pl.col("size").sum()).sort(_FILE)
     numbers, number, count, size = [], 0, 0, 0
     for more in files["bytes"]:
@@ -106,6 +108,17 @@ def _placed(run: Run[Any], healthlake: HealthLake, resources: pl.DataFrame) -> p
         batch_id=pl.col("batch").replace_strict(ids, default=None, return_dtype=pl.String),
         staged_line=pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over(_FILE),
     ).drop("batch")
+
+
+def _files(sizes: pl.DataFrame, limit: int) -> pl.Series:
+    """Return the number of each resource's file among those of its type; a file is full before it passes the limit."""
+    filled: dict[str, tuple[int, int]] = {}  # the file that is open for a type, and its bytes
+    numbers = []
+    for kind, more in sizes.iter_rows():
+        number, size = filled.get(kind, (0, 0))
+        filled[kind] = (number, size + more) if not size or size + more <= limit else (number + 1, more)
+        numbers.append(filled[kind][0])
+    return pl.Series(numbers, dtype=pl.Int64)
 
 
 def _batch_id(run: Run[Any], healthlake: HealthLake, rows: pl.DataFrame) -> str:

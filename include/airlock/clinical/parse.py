@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from botocore.exceptions import BotoCoreError, ClientError
 
 from airlock.clinical.bundles import explode, is_bundle
-from airlock.clinical.lines import BrokenGzipError, split, unpacked
+from airlock.clinical.lines import UTF8_BOM, BrokenGzipError, split, unpacked
 from airlock.clinical.records import FILES, RESOURCES
 from airlock.clinical.resources import NotJsonError, Row, describe, load, set_aside
 from airlock.parse import sidecar_pattern
@@ -26,8 +26,9 @@ from airlock.records import ARRIVALS
 from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
+    from airlock.clinical.lines import Line
     from airlock.pipelines import ClinicalParse, ClinicalPipeline
     from airlock.run import Run
 
@@ -237,51 +238,47 @@ class _Reader:
             head += piece
             if b"\n" in head.lstrip() or len(head) > self._resource_limit:
                 break
-        first = head.lstrip().partition(b"\n")[0].strip()
-        by_name = bool(_LINES.search(name))
-        if first in {b"{", b"["} or not (by_name or _is_object(first)):
-            yield from self._document(head, content, by_name)
-        else:
+        first = head.removeprefix(UTF8_BOM).lstrip().partition(b"\n")[0].strip()
+        by_name, names = bool(_LINES.search(name)), _names(first)
+        if "resourceType" in names or (by_name and first not in {b"{", b"["}):
             yield from self._lines(chain([head], content))
+        else:
+            yield from self._document(head, content, by_name or bool(names))
 
-    def _document(self, head: bytes, content: Iterator[bytes], by_name: bool) -> Iterator[Row]:
-        """Read a file that is one JSON text, or else lines after all if its name says so."""
+    def _document(self, head: bytes, content: Iterator[bytes], may_be_lines: bool) -> Iterator[Row]:
+        """Read a file that is one JSON text, or else lines after all where it looks like them."""
         body = bytearray(head)
         for piece in content:
             body += piece
             if len(body) > self._bundle_limit:
-                if by_name:
+                if may_be_lines:
                     yield from self._lines(chain([bytes(body)], content))
                     return
                 raise FileError(Reason.FILE_TOO_LARGE, "as one JSON text it is larger than parse.bundle_mib")
         try:
-            document = load(bytes(body).removeprefix(b"\xef\xbb\xbf"))
+            document = load(bytes(body).removeprefix(UTF8_BOM))
         except NotJsonError as error:
-            if not by_name:
+            if not may_be_lines:
                 raise FileError(Reason.NOT_FHIR if body.strip() else Reason.EMPTY_OBJECT, str(error)) from None
             yield from self._lines([bytes(body)])
             return
         if not isinstance(document, dict) or "resourceType" not in document:
             raise FileError(Reason.NOT_FHIR, "JSON without a resourceType")
-        yield from self._of(1, bytes(body).removeprefix(b"\xef\xbb\xbf").strip(), document)
+        yield from self._of(1, bytes(body).removeprefix(UTF8_BOM).strip(), document)
 
     def _lines(self, content: Iterable[bytes]) -> Iterator[Row]:
-        """Read lines; what the first one is, a Bundle or a resource, the others must be too."""
-        bundles: bool | None = None
-        for line in split(content, self._resource_limit):
-            try:
-                if line.text is None:
-                    yield self._numbered(line.number, set_aside(Reason.RESOURCE_TOO_LARGE, f"{line.size} bytes"))
-                    continue
-                loaded = load(line.text)
-            except NotJsonError as error:
-                yield self._numbered(line.number, set_aside(Reason.NOT_JSON, str(error)))
-                continue
-            bundles = is_bundle(loaded) if bundles is None else bundles
-            if is_bundle(loaded) == bundles:
-                yield from self._of(line.number, line.text, loaded)
-            else:
+        """Read lines; a file is one of Bundles when those of its first two lines that can be read are Bundles."""
+        lines = _loaded(split(content, self._resource_limit))
+        opening = list(islice(lines, 2))
+        objects = [loaded for _, loaded, _ in opening if isinstance(loaded, dict)]
+        bundles = bool(objects) and all(map(is_bundle, objects))
+        for line, loaded, fault in chain(opening, lines):
+            if fault is not None:
+                yield self._numbered(line.number, fault)
+            elif isinstance(loaded, dict) and is_bundle(loaded) != bundles:
                 yield self._numbered(line.number, set_aside(Reason.MIXED_FILE))
+            else:
+                yield from self._of(line.number, line.text or b"", loaded)
 
     def _of(self, number: int, text: bytes, content: Any) -> Iterator[Row]:
         """Yield the rows of one JSON text; the entries of a Bundle are counted through the file."""
@@ -299,8 +296,22 @@ class _Reader:
         return row | {"line": self._last}
 
 
-def _is_object(text: bytes) -> bool:
+def _loaded(lines: Iterable[Line]) -> Iterator[tuple[Line, Any, Row | None]]:
+    """Yield each line with its content, or with the row that says why there is none."""
+    for line in lines:
+        if line.text is None:
+            yield line, None, set_aside(Reason.RESOURCE_TOO_LARGE, f"{line.size} bytes")
+            continue
+        try:
+            yield line, load(line.text), None
+        except NotJsonError as error:
+            yield line, None, set_aside(Reason.NOT_JSON, str(error))
+
+
+def _names(text: bytes) -> Collection[str]:
+    """Return the names in a JSON object; none of what is no object."""
     try:
-        return isinstance(load(text.removeprefix(b"\xef\xbb\xbf")), dict)
+        content = load(text)
     except NotJsonError:
-        return False
+        return ()
+    return content.keys() if isinstance(content, dict) else ()

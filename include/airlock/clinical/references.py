@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http import HTTPStatus
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
@@ -22,13 +24,18 @@ _LITERAL = r"^([A-Za-z]+/[A-Za-z0-9\-.]{1,64})(?:/_history/[A-Za-z0-9\-.]{1,64})
 _CONDITIONAL = r"^[A-Z][A-Za-z]+\?.+$"
 _URN = r"^urn:(?:uuid|oid):"
 _BY_IDENTIFIER = "identifier="
+_REFUSED = (  # statuses that speak of one request's content, not of the data store
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+)
 
 EDGES = pl.Schema(UNIT | {"target": pl.String()})
 LOST = pl.Schema(UNIT | {"why": pl.String()})
 
 
 class FhirStore(Protocol):
-    """What is asked of the data store's REST API."""
+    """What is asked of the data store's REST API; its errors have a ``status``, which is the HTTP status."""
 
     def read(self, resource_type: str, resource_id: str) -> dict[str, Any] | None:
         """Return a resource, None if there is none."""
@@ -40,6 +47,11 @@ class FhirStore(Protocol):
         """Return $validate's OperationOutcome."""
 
 
+def is_refused(error: Exception) -> bool:
+    """Say whether the data store refuses one request for its content, which is that resource's fault alone."""
+    return getattr(error, "status", None) in _REFUSED
+
+
 @dataclass(frozen=True)
 class References:
     """What the references of a delivery mean."""
@@ -49,14 +61,16 @@ class References:
     lost: pl.DataFrame  # LOST: units with a reference that can lead nowhere
 
 
-def resolve(units: pl.DataFrame, store: FhirStore | None) -> References:
+def resolve(units: pl.DataFrame, named: pl.DataFrame, store: FhirStore | None) -> References:
     """Find out what every reference of these units means.
 
     Parameters
     ----------
     units
-        Accepted rows of the resources dataset: columns arrival_id, line, resource_type, resource_id, full_url,
-        references, identifiers.
+        Accepted rows of the resources dataset: columns arrival_id, line, references.
+    named
+        All resources of the delivery, to which they may refer: arrival_id, resource_type, resource_id, full_url,
+        identifiers. Twins count: a Bundle's fullUrl means its resource, whichever file brought it first.
     store
         Is searched for the conditional references that nothing in the delivery answers.
 
@@ -64,7 +78,7 @@ def resolve(units: pl.DataFrame, store: FhirStore | None) -> References:
     -----
     A reference to another server is left as it is.
     """
-    own = units.with_columns(target=_target(units))
+    own = named.with_columns(target=_target(named))
     found = (
         units.select("arrival_id", "line", found="references")
         .explode("found")
@@ -112,15 +126,24 @@ def _answers(asked: list[str], own: pl.DataFrame, store: FhirStore | None) -> di
     for reference in asked:
         kind, _, query = reference.partition("?")
         identifier = unquote(query.removeprefix(_BY_IDENTIFIER)) if query.startswith(_BY_IDENTIFIER) else None
-        targets = known.get((kind, identifier)) or (_searched(store, kind, query) if store else [])
+        targets = known.get((kind, identifier)) or _searched(store, kind, query)
         if len(targets) == 1:
             answers[reference] = targets[0]
     return answers
 
 
-def _searched(store: FhirStore, kind: str, query: str) -> list[str]:
-    params = {name: unquote(value) for name, _, value in (part.partition("=") for part in query.split("&"))}
-    return [f"{kind}/{item['id']}" for item in store.search(kind, params)]
+def _searched(store: FhirStore | None, kind: str, query: str) -> list[str]:
+    """Return what the data store finds, two at most: more than one is none."""
+    pairs = [part.partition("=") for part in query.split("&")]
+    params = {name: unquote(value) for name, _, value in pairs}
+    if store is None or kind not in RESOURCE_TYPES or len(params) < len(pairs):
+        return []
+    try:
+        return [f"{kind}/{item['id']}" for item in islice(store.search(kind, params), 2)]
+    except Exception as error:
+        if is_refused(error):  # it does not know the parameter, or its value is none
+            return []
+        raise
 
 
 def missing(

@@ -38,10 +38,14 @@ def load(text: bytes) -> Any:
     Raises
     ------
     NotJsonError
-        If it is no UTF-8, no JSON, or nested too deeply.
+        If it is no UTF-8, no JSON, nested too deeply, or has a name twice in one object.
     """
     try:
-        return json.loads(text.decode(), parse_float=_marked, parse_constant=_refuse)
+        return json.loads(
+            text.decode(), parse_float=_marked, parse_constant=_refuse, object_pairs_hook=_with_names_once
+        )
+    except NotJsonError:
+        raise
     except UnicodeDecodeError:
         raise NotJsonError("no UTF-8") from None
     except RecursionError:
@@ -55,12 +59,20 @@ def _marked(digits: str) -> str:
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+    raise NotJsonError(f"{constant} is no JSON")
 
 
-def dump(content: Any) -> str:
+def _with_names_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; of a name that comes twice, readers keep now the first and now the last."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise NotJsonError("a name comes twice in one object")
+    return found
+
+
+def dump(content: Any, *, sort_keys: bool = False) -> str:
     """Write what `load` read, in ASCII, without insignificant blanks."""
-    return _MARKED.sub(r"\1", json.dumps(content, separators=(",", ":")))
+    return _MARKED.sub(r"\1", json.dumps(content, separators=(",", ":"), sort_keys=sort_keys))
 
 
 def content_digest(resource: dict[str, Any]) -> str:
@@ -72,7 +84,7 @@ def content_digest(resource: dict[str, Any]) -> str:
     if isinstance(meta, dict):
         kept = {name: value for name, value in meta.items() if name not in _GIVEN_BY_THE_STORE}
         resource = {**resource, "meta": kept}
-    return hashlib.sha256(json.dumps(resource, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(dump(resource, sort_keys=True).encode()).hexdigest()
 
 
 def set_aside(reason: Reason, detail: str | None = None, **known: Any) -> Row:

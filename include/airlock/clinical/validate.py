@@ -53,7 +53,7 @@ def validate(run: Run[ClinicalPipeline], store: FhirStore | None) -> dict[str, i
         return _counts(run.workspace.read("verdicts", VERDICTS))
     findings: list[dict[str, Any]] = []
     units = _against_ledger(run, _duplicates(_lines_and_structure(run, findings)))
-    known = references.resolve(_accepted(units), store)
+    known = references.resolve(_accepted(units), units.filter(pl.col("resource_id").is_not_null()), store)
     units = _lost(units, known)
     units = _ask_service(run, units, known, store, findings)
     units = _dangling(run, units, known, store)

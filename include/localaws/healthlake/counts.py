@@ -17,7 +17,10 @@ FLAGGED = "flagged"
 REJECTED = "rejected"
 UNREADABLE = "unreadable"
 SERVER_ERROR = "server_error"
-"""Outcomes of a line: stored; stored with validation issues; refused; no resource at all; lost by the service."""
+UNREACHED = "unreached"
+"""Outcomes of a line: stored; stored with validation issues; refused; no resource at all; lost by the service; left
+when the job was cancelled, and then neither counted nor listed.
+"""
 
 
 @dataclass(frozen=True)

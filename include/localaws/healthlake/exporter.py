@@ -12,7 +12,7 @@ from localaws.healthlake.steps import JobSteps
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from localaws.faults import Fault
     from localaws.healthlake.objects import Objects
@@ -47,7 +47,7 @@ class Exporter(JobSteps):
             return
         folder = job_folder(job)
         with self.runtime.state.read() as connection:
-            resources = self._store.each(connection, job["datastore_id"])
+            resources = reached(self._store.each(connection, job["datastore_id"]), faults)
             by_type = groupby(resources, key=lambda resource: resource.resource_type)
             files = [file for name, found in by_type for file in self._write_type(folder, name, found)]
         if missing:
@@ -71,3 +71,11 @@ class Exporter(JobSteps):
                     self.objects.upload(uri, body)
             yield {"type": name, "url": uri, "count": len(part)}
             number += 1
+
+
+def reached(resources: Iterable[Stored], faults: Sequence[Fault]) -> Iterator[Stored]:
+    """Yield what is exported before a fault cancels the job."""
+    ends = [fault for fault in faults if fault.kind == "cancelled"]
+    for resource in resources:
+        if not any(end.touches(f"{resource.resource_type}/{resource.id}") for end in ends):
+            yield resource

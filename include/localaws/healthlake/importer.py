@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from localaws.fhir import Level, operation_outcome
-from localaws.healthlake.counts import FLAGGED, IMPORTED, SERVER_ERROR, UNREADABLE, counts_of
+from localaws.healthlake.counts import FLAGGED, IMPORTED, SERVER_ERROR, UNREACHED, UNREADABLE, counts_of
 from localaws.healthlake.jobs import IMPORT, job_folder
 from localaws.healthlake.judgement import Judge
 from localaws.healthlake.ndjson import batches, lines, ndjson_file
@@ -99,7 +99,8 @@ class Importer(JobSteps):
         done = self._last_line(file)
         for batch in batches(line for line in found if line.number > done):
             self.runtime.schedule.check()
-            self._store_batch(job, file, [judge.judge(line) for line in batch])
+            judgements = [judge.judge(line) for line in batch]
+            self._store_batch(job, file, [found for found in judgements if found.outcome != UNREACHED])
 
     def _last_line(self, file: sqlite3.Row) -> int:
         query = "SELECT max(line) FROM fhir_import_line WHERE job_id = ? AND file = ?"

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from localaws.errors import AwsError, invalid, not_found
+from localaws.faults import FHIR_EXPORT, FHIR_IMPORT
 from localaws.healthlake.announcements import announce_job
 from localaws.healthlake.counts import counts_of, progress_report
 from localaws.healthlake.datastores import active, existing
@@ -125,7 +126,8 @@ class Jobs:
         active(connection, params["DatastoreId"])
         self._check_queue(connection, kind, params["DatastoreId"])
         job_id, input_uri = new_id(), params.get("InputDataConfig", {}).get("S3Uri")
-        faults = self._runtime.faults.for_job(connection, *subject_of(params))
+        kinds = FHIR_IMPORT if kind == IMPORT else FHIR_EXPORT
+        faults = self._runtime.faults.for_job(connection, kinds, *subject_of(params))
         values = {
             "id": job_id,
             "kind": kind,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from localaws.faults import RESOURCE_KINDS
 from localaws.fhir import Issue, Level
-from localaws.healthlake.counts import FLAGGED, IMPORTED, REJECTED, SERVER_ERROR, UNREADABLE
+from localaws.healthlake.counts import FLAGGED, IMPORTED, REJECTED, SERVER_ERROR, UNREACHED, UNREADABLE
 from localaws.healthlake.validation import marked
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ class Judge:
         if "id" not in resource:
             return Judgement(line, REJECTED, *name, (WITHOUT_ID,))
         struck = self._struck(f"{name[0]}/{name[1]}")
-        if struck == SERVER_ERROR:
-            return Judgement(line, SERVER_ERROR, *name)
+        if struck in {SERVER_ERROR, UNREACHED}:
+            return Judgement(line, struck, *name)
         if struck == REJECTED:
             return Judgement(line, REJECTED, *name, (REFUSED,))
         findings = self._validator.check(resource, self._level)
@@ -94,6 +94,8 @@ class Judge:
     def _struck(self, key: str) -> str | None:
         """Return the outcome that a fault gives the resource `key`."""
         kinds = self._file_kinds | {fault.kind for fault in self._resource_faults if fault.touches(key)}
+        if "cancelled" in kinds:
+            return UNREACHED
         if kinds & {"server_error_on_files", "server_error_on_resources"}:
             return SERVER_ERROR
         return REJECTED if kinds & {"all_files_rejected", "all_resources_rejected"} else None

@@ -144,8 +144,8 @@ class JobSteps(ABC):
             return LOOK_SECONDS
         if any(fault.kind == "job_failed_without_output" for fault in faults):
             raise JobFailedError(f"The {self.kind.lower()} job failed")
-        if any(fault.kind == "cancelled" for fault in faults):
-            self._end(job, "CANCEL_COMPLETED", f"The {self.kind.lower()} job was cancelled")
+        if any(fault.kind == "cancelled" and fault.touches_all for fault in faults):
+            self._end(job, *self._outcome(job, faults))
             return None
         seconds = self.read(job, faults)
         self.update(job, announce=False, phase="writing")
@@ -169,7 +169,9 @@ class JobSteps(ABC):
         return late.duration if late else None
 
     def _outcome(self, job: sqlite3.Row, faults: Sequence[Fault]) -> tuple[str, str | None]:
-        kinds = {fault.kind for fault in faults}
+        kinds = {fault.kind: fault for fault in faults}
+        if "cancelled" in kinds:
+            return kinds["cancelled"].chosen_answer, f"The {self.kind.lower()} job was cancelled"
         if "job_failed_with_output" in kinds:
             return "FAILED", f"The {self.kind.lower()} job failed after some resources were processed"
         if "completed_with_errors" in kinds:
@@ -220,5 +222,7 @@ def faults_of(job: sqlite3.Row) -> list[Fault]:
 
 
 def reason(error: BotoCoreError | ClientError) -> str:
-    """Return the code of an error, without its text: that may hold a key."""
-    return str(error.response["Error"]["Code"]) if isinstance(error, ClientError) else type(error).__name__
+    """Return the code of an error and the call that got it, without its text: that may hold a key."""
+    if isinstance(error, ClientError):
+        return f"{error.response['Error']['Code']} at {error.operation_name}"
+    return type(error).__name__

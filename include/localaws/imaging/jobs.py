@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from localaws.errors import AwsError, not_found
+from localaws.faults import DICOM_IMPORT
 from localaws.imaging.announcements import announce_job
 from localaws.imaging.datastores import active, existing
 from localaws.imaging.resources import new_id
@@ -104,7 +105,7 @@ class ImportJobs:
     def _insert(self, connection: sqlite3.Connection, params: Params) -> str:
         job_id = new_id()
         name = params.get("jobName", job_id)
-        faults = self._runtime.faults.for_job(connection, name, params["inputS3Uri"])
+        faults = self._runtime.faults.for_job(connection, DICOM_IMPORT, name, params["inputS3Uri"])
         values = {
             "id": job_id,
             "datastoreId": params["datastoreId"],

@@ -136,7 +136,7 @@ def test_a_lost_answer_does_not_start_a_second_job(faulty: Endpoint, answer: str
     job_id = faulty.start(uri, clientToken=token)
     calls = faulty.calls()
     assert calls["jobs_started"] == before + 1
-    assert calls["jobs"][-1]["jobId"] == job_id
+    assert [job["jobId"] for job in calls["jobs"] if job["clientToken"] == token] == [job_id]
     faulty.ended(job_id)
 
 

@@ -79,6 +79,15 @@ def test_exports_are_listed_and_their_tokens_remembered(healthlake: HealthLakeEn
     assert [job["JobId"] for job in found["ExportJobPropertiesList"]] == [job_id]
 
 
+@pytest.mark.parametrize(("uri", "key"), [("s3://no-such-bucket-at-all/x/", "a"), ("s3://contract-output/x/", "a b")])
+def test_an_output_that_cannot_be_used_is_refused(
+    healthlake: HealthLakeEndpoint, filled: str, uri: str, key: str
+) -> None:
+    output = {"S3Configuration": {"S3Uri": uri, "KmsKeyId": key}}
+    with pytest.raises(healthlake.client.exceptions.ValidationException):
+        started(healthlake, filled, OutputDataConfig=output)
+
+
 def test_an_export_is_no_import(healthlake: HealthLakeEndpoint, filled: str) -> None:
     job_id = started(healthlake, filled)
     ended(healthlake, filled, job_id)
@@ -94,6 +103,7 @@ def test_an_export_is_no_import(healthlake: HealthLakeEndpoint, filled: str) -> 
         ({"kind": "job_failed_with_output"}, "FAILED", 3),
         ({"kind": "completed_with_errors"}, "COMPLETED_WITH_ERRORS", 3),
         ({"kind": "cancelled"}, "CANCEL_COMPLETED", 0),
+        ({"kind": "cancelled", "key": "Patient/*"}, "CANCEL_COMPLETED", 2),
         ({"kind": "manifest_missing"}, "COMPLETED", 0),
         ({"kind": "manifest_missing", "keep_results": True}, "COMPLETED", 2),
     ],

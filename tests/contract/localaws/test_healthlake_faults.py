@@ -97,10 +97,18 @@ def test_a_job_completes_with_errors_though_all_is_in(ill: HealthLakeEndpoint) -
     assert (job.status, job.numbers()) == ("COMPLETED_WITH_ERRORS", (4, 4, 0, 0))
 
 
-def test_a_job_is_cancelled(ill: HealthLakeEndpoint) -> None:
-    ill.places.faults({"kind": "cancelled"})
+@pytest.mark.parametrize("status", ["CANCEL_COMPLETED", "CANCEL_FAILED"])
+def test_a_job_is_cancelled(ill: HealthLakeEndpoint, status: str) -> None:
+    ill.places.faults({"kind": "cancelled", "answer": status})
     job = ill.ended(ill.start(ill.places.upload(FILES)))
-    assert (job["JobStatus"], ill.listed(folder_of(job))) == ("CANCEL_COMPLETED", [])
+    assert (job["JobStatus"], ill.listed(folder_of(job))) == (status, [])
+
+
+def test_a_job_is_cancelled_when_a_part_is_in(ill: HealthLakeEndpoint) -> None:
+    ill.places.faults({"kind": "cancelled", "key": "Patient/p[23]"})
+    job = ill.import_files(FILES)
+    assert (job.status, job.numbers()) == ("CANCEL_COMPLETED", (2, 2, 0, 0))
+    assert job.ids("SUCCESS/a.ndjson") == ["p0", "p1"]
 
 
 def test_one_import_runs_and_the_others_wait_in_their_order(ill: HealthLakeEndpoint) -> None:
@@ -173,6 +181,12 @@ def test_a_lost_answer_does_not_start_a_second_job(ill: HealthLakeEndpoint, answ
     assert [(job["service"], job["jobId"]) for job in started] == [("healthlake", job_id)]
     assert ill.places.calls()["jobs_started"] == before + 1
     ill.ended(job_id)
+
+
+def test_a_fault_that_the_other_service_does_not_know_is_not_used_up(ill: HealthLakeEndpoint) -> None:
+    ill.places.faults({"kind": "cancelled", "times": 1})
+    assert ill.places.import_files({"a.txt": b"no image"}).properties["jobStatus"] == "COMPLETED"
+    assert ill.ended(ill.start(ill.places.upload(FILES)))["JobStatus"] == "CANCEL_COMPLETED"
 
 
 def test_a_fault_of_the_other_service_s_jobs_can_be_told_apart_by_its_place(ill: HealthLakeEndpoint) -> None:

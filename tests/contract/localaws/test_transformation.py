@@ -140,6 +140,10 @@ def test_botocore_makes_up_no_token_for_a_job(healthlake: HealthLakeEndpoint, pr
         ({"JobName": "semi;colon"}, "ValidationException"),
         ({"InputDataConfig": {"S3Uri": "s3://contract-input"}}, "ValidationException"),
         ({"DataAccessRoleArn": "arn:aws:iam::123:role/too-short"}, "ValidationException"),
+        (
+            {"OutputDataConfig": {"S3Configuration": {"S3Uri": "s3://contract-output/x/", "KmsKeyId": "a b"}}},
+            "ValidationException",
+        ),
     ],
 )
 def test_a_refused_start_names_its_reason(

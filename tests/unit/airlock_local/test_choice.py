@@ -95,6 +95,6 @@ def test_only_local_pipelines_get_local_buckets_and_data_stores(pipelines):
     on_account(pipelines, "real")
     add(pipelines, "second", healthimaging={"datastore_id": "b" * 32}, workspace="s3://second-workspace/runs/")
     choice = choose(pipelines, "sample", "", {})
-    imaging = {store.name for store in choice.datastores() if store.service == "medical-imaging"}
-    assert imaging == {"sample", "second"}
+    imaging = [seed for seed in choice.seeds() if seed.startswith("--datastore=")]
+    assert {seed.rpartition(":")[2] for seed in imaging} == {"sample", "second"}
     assert "second-workspace" in choice.buckets()

@@ -11,7 +11,10 @@ from airlock.pipelines import load_pipelines
 from airlock_local.buckets import buckets_of
 from airlock_local.components import plan
 from airlock_local.settings import ROOT, read_settings
-from airlock_local.stores import SLOTS, Store, pools_of, stores_of
+from airlock_local.stores import SLOTS, pools_of, seeds_of
+from localaws.settings import read_settings as localaws_settings
+from tests.unit.airlock.clinical.books import CCDA
+from tests.unit.airlock.clinical.books import pipeline as ccda_pipeline
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,16 +48,21 @@ def pipelines(tmp_path: Path) -> list[Pipeline]:
     return list(found.values())
 
 
-def test_each_data_store_is_made_once(pipelines: list[Pipeline]) -> None:
-    assert stores_of(pipelines) == [
-        Store("healthlake", CLINICAL, "a-records"),
-        Store("medical-imaging", IMAGING, "b-images"),
+def test_each_data_store_is_made_once_and_called_after_its_users(pipelines: list[Pipeline]) -> None:
+    assert seeds_of(pipelines) == [
+        f"--datastore={IMAGING}:b-images",
+        f"--healthlake-datastore={CLINICAL}:a-records-b-images",
     ]
 
 
 def test_an_imaging_pipeline_without_healthlake_has_one_store(pipelines: list[Pipeline]) -> None:
     alone = pipelines[1].model_copy(update={"healthlake": None})
-    assert [store.service for store in stores_of([alone])] == ["medical-imaging"]
+    assert seeds_of([alone]) == [f"--datastore={IMAGING}:b-images"]
+
+
+def test_a_conversion_profile_is_made_too() -> None:
+    documents = ccda_pipeline(name="documents", **CCDA)
+    assert f"--transformation-profile={documents.transformation.profile_id}:documents" in seeds_of([documents])
 
 
 def test_each_pool_has_the_slots_of_its_service(pipelines: list[Pipeline]) -> None:
@@ -62,15 +70,13 @@ def test_each_pool_has_the_slots_of_its_service(pipelines: list[Pipeline]) -> No
     assert SLOTS["healthlake"] == 1  # an account runs one import; what waits in Airflow does not fill the queue
 
 
-def test_the_emulator_is_told_of_each_store_by_the_flag_of_its_service(
-    pipelines: list[Pipeline], tmp_path: Path
-) -> None:
+def test_the_emulator_understands_what_it_is_told(pipelines: list[Pipeline], tmp_path: Path) -> None:
     settings = read_settings({"AIRLOCK_VAR": str(tmp_path / "var")})
-    parts = plan(settings, {}, stores_of(pipelines), local=True, account=False)
+    parts = plan(settings, {}, seeds_of(pipelines), local=True, account=False)
     (emulator,) = [part for part in parts.services if part.name == "health"]
-    flags = " ".join(emulator.argv)
-    assert f"--healthlake-datastore {CLINICAL}:a-records" in flags
-    assert f"--datastore {IMAGING}:b-images" in flags
+    read = localaws_settings(emulator.argv[3:], {})  # behind python -m localaws
+    assert [seed.name for seed in read.datastore] == ["b-images"]
+    assert [seed.name for seed in read.healthlake_datastore] == ["a-records-b-images"]
 
 
 def test_the_jobs_output_has_its_bucket_too(pipelines: list[Pipeline]) -> None:
@@ -81,6 +87,7 @@ def test_the_shipped_pipelines_are_all_for_one_machine() -> None:
     found, problems = load_pipelines(SHIPPED)
     assert problems == []
     assert {name: pipeline.kind for name, pipeline in found.items()} == {
+        "ccda": "ccda",
         "clinical": "clinical",
         "nightly": "imaging",
         "sample": "imaging",

@@ -26,6 +26,7 @@ def instance(state, *, task="parse", index=-1, tries=1, start="2026-11-24T10:00:
         (["queued", "scheduled"], ""),
         (["running"], "running"),
         (["deferred"], "waiting"),
+        (["awaiting_input"], "waiting for a person: answer it in the UI, under Required Actions"),
         (["success", "running", "queued"], "1 of 3 done, 1 running"),
         (["up_for_retry"], "will be tried again"),
         (["skipped"], "skipped"),

@@ -28,7 +28,7 @@ def dag(request: pytest.FixtureRequest) -> Any:
 def test_every_shipped_pipeline_makes_one_dag() -> None:
     names, problems = load_pipelines(FOLDER)
     assert problems == []
-    assert set(DAGS) == set(names) == {"sample", "nightly", "clinical"}
+    assert set(DAGS) == set(names) == {"sample", "nightly", "clinical", "ccda"}
 
 
 def test_dag_folder_and_plugins_load_without_errors() -> None:

@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from localaws.errors import AwsError
-from localaws.faults import CALL_KINDS, JOB_KINDS, FaultBoard, read_fault
+from localaws.faults import (
+    CALL_KINDS,
+    DATA_TRANSFORMATION,
+    DICOM_IMPORT,
+    FHIR_IMPORT,
+    JOB_KINDS,
+    FaultBoard,
+    read_fault,
+)
 from localaws.state import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
 
@@ -23,14 +31,20 @@ def state(tmp_path: Path) -> Iterator[State]:
         yield opened
 
 
-def claimed(board: FaultBoard, state: State, name: str = "night-1", uri: str = "s3://bucket/a/") -> list[str]:
+def claimed(
+    board: FaultBoard,
+    state: State,
+    name: str = "night-1",
+    uri: str = "s3://bucket/a/",
+    kinds: Collection[str] = JOB_KINDS,
+) -> list[str]:
     with state.write() as connection:
-        return [fault.kind for fault in board.for_job(connection, name, uri)]
+        return [fault.kind for fault in board.for_job(connection, kinds, name, uri)]
 
 
 def claim_and_fail(board: FaultBoard, state: State) -> None:
     with state.write() as connection:
-        assert board.for_job(connection, "j", "s3://bucket/")
+        assert board.for_job(connection, JOB_KINDS, "j", "s3://bucket/")
         connection.execute("INSERT INTO no_such_table VALUES (1)")
 
 
@@ -104,6 +118,13 @@ def test_a_fault_of_a_job_that_was_not_made_is_not_used_up(state: State) -> None
     assert claimed(board, state) == ["manifest_late"]
 
 
+def test_a_job_that_does_not_know_a_kind_leaves_it_for_one_that_does(state: State) -> None:
+    board = FaultBoard(state)
+    board.replace([{"kind": "cancelled", "times": 1}, {"kind": "queued_long", "times": 1}])
+    claims = [claimed(board, state, kinds=kinds) for kinds in (DICOM_IMPORT, DATA_TRANSFORMATION, FHIR_IMPORT)]
+    assert claims == [[], ["queued_long"], ["cancelled"]]
+
+
 def test_call_faults_choose_the_operation(state: State) -> None:
     board = FaultBoard(state)
     board.replace([{"kind": "throttle_storm", "operation": "Get*", "times": 1}])
@@ -133,6 +154,8 @@ def test_only_what_starts_a_job_needs_a_role(state: State) -> None:
     [
         ({"kind": "lost_response"}, "drop"),
         ({"kind": "lost_response", "answer": "500"}, "500"),
+        ({"kind": "cancelled"}, "CANCEL_COMPLETED"),
+        ({"kind": "cancelled", "answer": "CANCEL_FAILED"}, "CANCEL_FAILED"),
         ({"kind": "role_not_assumable"}, "AccessDeniedException"),
         ({"kind": "role_not_assumable", "answer": "ValidationException"}, "ValidationException"),
     ],

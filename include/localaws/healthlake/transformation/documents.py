@@ -6,6 +6,8 @@ import re
 from xml.parsers import expat
 
 ROOT = "urn:hl7-org:v3 ClinicalDocument"
+MOST_ELEMENTS = 250_000
+"""ccda-to-fhir takes up to 2.5 kB of memory for an element, were it empty; a summary of a lifetime has some 50,000."""
 DECLARATION = re.compile(r"\s*<\?xml\s.*?\?>", re.DOTALL)
 
 
@@ -24,6 +26,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.root = ""
+        self.elements = 0
         self.encoding = "utf-8"
         self._parser = expat.ParserCreate(namespace_separator=" ")
         self._parser.XmlDeclHandler = self._declaration
@@ -43,6 +46,9 @@ class _Reader:
         self.root = self.root or name
         if self.root != ROOT:
             raise UnconvertibleError("The document is not a ClinicalDocument in the namespace urn:hl7-org:v3.")
+        self.elements += 1
+        if self.elements > MOST_ELEMENTS:
+            raise UnconvertibleError(f"The document has more than {MOST_ELEMENTS} elements.")
 
 
 def document_text(body: bytes) -> str:
@@ -51,7 +57,7 @@ def document_text(body: bytes) -> str:
     Raises
     ------
     UnconvertibleError
-        Not well-formed XML, a DTD, or another kind of document.
+        Not well-formed XML, a DTD, too many elements, or another kind of document.
     """
     reader = _Reader()
     try:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from localaws.errors import invalid, not_found
+from localaws.faults import DATA_TRANSFORMATION
 from localaws.healthlake.resources import new_id
 from localaws.healthlake.transformation.profiles import DRAFT, latest_version, profile_row
 from localaws.healthlake.transformation.results import Results
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from localaws.settings import Settings
 
 ADVANCE = "transformation"
+KMS_KEY = re.compile(r"(arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:)?((key/)?[A-Za-z0-9-]+|alias/[A-Za-z0-9:/_-]+)")
+"""What names a key (AWS KMS, "Key identifiers"): the model has no pattern here, as it has for imports."""
+
 INSERT = """
 INSERT INTO transformation_job (
     id, name, status, role_arn, profile_id, profile_name, source_format, input_uri, output_uri, kms_key_id,
@@ -93,10 +98,11 @@ class TransformationJobs:
 
     def _insert(self, connection: sqlite3.Connection, params: Params) -> sqlite3.Row:
         profile = profile_row(connection, params["ProfileId"])
-        self._check(connection, profile, params["InputDataConfig"])
-        job_id, input_uri = new_id(), params["InputDataConfig"]["S3Uri"]
         output = params["OutputDataConfig"]["S3Configuration"]
-        faults = self._runtime.faults.for_job(connection, params.get("JobName", ""), input_uri)
+        self._check(connection, profile, params["InputDataConfig"], output["KmsKeyId"])
+        job_id, input_uri = new_id(), params["InputDataConfig"]["S3Uri"]
+        name = params.get("JobName", "")
+        faults = self._runtime.faults.for_job(connection, DATA_TRANSFORMATION, name, input_uri)
         values = {
             "id": job_id,
             "name": params.get("JobName"),
@@ -121,7 +127,7 @@ class TransformationJobs:
         return row
 
     @staticmethod
-    def _check(connection: sqlite3.Connection, profile: sqlite3.Row, source: Params) -> None:
+    def _check(connection: sqlite3.Connection, profile: sqlite3.Row, source: Params, key: str) -> None:
         if latest_version(connection, profile["id"]) == DRAFT:
             raise invalid(f"$.ProfileId: the profile {profile['id']} has no published version; publish it first")
         if source.get("SourceFormat", profile["source_format"]) != profile["source_format"]:
@@ -129,6 +135,10 @@ class TransformationJobs:
             raise invalid(f"$.InputDataConfig.SourceFormat: the profile {profile['id']} is for {wanted}")
         if "/" not in source["S3Uri"].removeprefix("s3://"):
             raise invalid("$.InputDataConfig.S3Uri: must name a prefix, not a whole bucket")
+        if not KMS_KEY.fullmatch(key):
+            raise invalid(
+                "$.OutputDataConfig.S3Configuration.KmsKeyId: must be ID or ARN of a key, or name or ARN of an alias"
+            )
 
     def describe(self, params: Params) -> Result:
         """Answer DescribeDataTransformationJob."""

@@ -94,6 +94,8 @@ def test_minimal_stores_it_with_what_is_wrong() -> None:
         (Fault("server_error_on_resources", key="Patient/p1"), "server_error"),
         (Fault("server_error_on_files"), "server_error"),
         (Fault("server_error_on_resources", share=0), "imported"),
+        (Fault("cancelled", key="Patient/*"), "unreached"),
+        (Fault("cancelled", key="Observation/*"), "imported"),
         (Fault("manifest_late"), "imported"),
     ],
 )

@@ -150,6 +150,7 @@ def test_a_reference_to_nothing_stays_and_is_said() -> None:
             DOCUMENT.replace(b"<text>", b"<text>" + b"<b>" * 400).replace(b"</text>", b"</b>" * 400 + b"</text>"),
             "The document could not be converted: MalformedXMLError.",
         ),
+        (DOCUMENT.replace(b"<text>", b"<text>" + b"<br/>" * 250_001), "more than 250000 elements"),
     ],
 )
 def test_what_cannot_be_converted_is_told_in_one_sentence(body: bytes, message: str) -> None:

@@ -64,7 +64,8 @@ def test_an_object_that_s3_refuses_is_an_error_of_its_own(desk: Desk) -> None:
     key = f"{uri.removeprefix('s3://documents/')}b.xml"
     desk.s3.put_object(Bucket="documents", Key=key, Body=ccd(), StorageClass="GLACIER")
     job = desk.run(desk.start(desk.profile(), uri))
-    assert read(desk.output(job)["ERROR/b.json"])["errorMessage"] == "The object could not be read: InvalidObjectState"
+    message = "The object could not be read: InvalidObjectState at GetObject"
+    assert read(desk.output(job)["ERROR/b.json"])["errorMessage"] == message
     assert job["JobProgressReport"]["TotalFilesConverted"] == 1
 
 
@@ -83,7 +84,7 @@ def test_a_defect_costs_one_file_and_is_not_hidden(desk: Desk, monkeypatch: pyte
 def test_an_output_that_cannot_be_written_fails_the_job(desk: Desk) -> None:
     output = {"S3Configuration": {"S3Uri": "s3://nowhere-to-be-found/out/", "KmsKeyId": "alias/x"}}
     job = desk.convert({"a.xml": ccd()}, OutputDataConfig=output)
-    assert (job["JobStatus"], job["Message"]) == ("FAILED", "Amazon S3 could not be used - NoSuchBucket")
+    assert (job["JobStatus"], job["Message"]) == ("FAILED", "Amazon S3 could not be used - NoSuchBucket at PutObject")
 
 
 def test_the_manifest_says_what_became_of_each_file_and_that_aws_did_not_do_it(desk: Desk) -> None:
@@ -183,7 +184,8 @@ def test_csv_fails_with_a_message(desk: Desk) -> None:
 
 def test_a_bucket_that_is_not_there_fails_the_job(desk: Desk) -> None:
     job = desk.run(desk.start(desk.profile(), "s3://nowhere-to-be-found/in/"))
-    assert (job["JobStatus"], job["Message"]) == ("FAILED", "Amazon S3 could not be used - NoSuchBucket")
+    message = "Amazon S3 could not be used - NoSuchBucket at ListObjectsV2"
+    assert (job["JobStatus"], job["Message"]) == ("FAILED", message)
 
 
 def test_the_limits_hold(desks: Callable[..., Desk]) -> None:
