@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.reasons import SENTENCES
+from airlock.reasons import SENTENCES, Reason
 from airlock.records import DISPOSITIONS, Gate, Verdict
 
 if TYPE_CHECKING:
@@ -58,11 +58,20 @@ def build(run: Run, books: dict[str, pl.DataFrame], jobs: list[dict[str, Any]], 
             "held": gated.get(Gate.HOLD.value, 0),
             "stopped": studies - gates.height,  # none of whose files were accepted
         },
+        **_publication(run, gates),
         "held": gates.filter(pl.col("gate") == Gate.HOLD).select("study_key", "reason").to_dicts(),
         "jobs": jobs,
         "balanced": not problems,
         "problems": problems,
     }
+
+
+def _publication(run: Run, gates: pl.DataFrame) -> dict[str, Any]:
+    """Count the studies that are proven in HealthLake, and those that wait for it, where the pipeline publishes."""
+    if run.pipeline.healthlake is None:
+        return {}
+    waiting = gates.filter(pl.col("reason") == Reason.NOT_PUBLISHED).height
+    return {"publication": {"published": gates.filter(pl.col("gate") == Gate.RELEASE).height, "waiting": waiting}}
 
 
 def counts(column: pl.Series) -> dict[str, int]:

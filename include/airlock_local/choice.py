@@ -117,9 +117,14 @@ def _delivery(pipeline: Pipeline, source: str) -> tuple[S3Uri, tuple[LocalFile, 
     if source:
         folder = Path(source).expanduser().absolute()
         return base.join(prefix_of(folder)), tuple(files_below(folder))
-    if is_local(pipeline) and pipeline.kind in _SAMPLED:
-        return base.join(SAMPLE), None
-    return base, ()
+    if not is_local(pipeline):
+        return base, ()
+    if pipeline.kind not in _SAMPLED:
+        raise SourceError(
+            f"there is no sample for kind {pipeline.kind!r}: name a folder of your own, as in make run "
+            f"PIPELINE={pipeline.name} SOURCE=/any/folder"
+        )
+    return base.join(SAMPLE), None
 
 
 def _on_s3(pipeline: Pipeline, source: str) -> S3Uri:

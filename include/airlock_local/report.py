@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_SUBJECTS = ("studies", "patients", "files")  # what a report counts releases of, by its kind
+_SUBJECTS = ("studies", "publication", "patients", "files")  # what a report counts releases of, by its kind
 
 
 def audit_lines(report: dict[str, Any], delivered: int) -> list[str]:

@@ -162,6 +162,8 @@ def _through_the_stages(settings: Settings, choice: Choice, delivered: int) -> i
         for line in audit_lines(report, delivered):
             say(line)
         say(f"\nreport: {settings.var / 'report.json'}\nfiles:  {settings.var / 'dispositions.csv'}")
+        if choice.pipeline.kind != "imaging":
+            say(f"said:   {settings.var / 'operation-outcomes.ndjson'}")
         say(f"kept:   {settings.var / 'reports' / run_key(dag, run_id)}")
     say(f"UI:     {settings.api_url} (user {USER}, password {password}); make stop ends it")
     problems = failures(tasks, settings.airflow_home / "logs")

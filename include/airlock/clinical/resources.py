@@ -83,7 +83,8 @@ def content_digest(resource: dict[str, Any]) -> str:
     meta = resource.get("meta")
     if isinstance(meta, dict):
         kept = {name: value for name, value in meta.items() if name not in _GIVEN_BY_THE_STORE}
-        resource = {**resource, "meta": kept}
+        rest = {name: value for name, value in resource.items() if name != "meta"}
+        resource = rest | ({"meta": kept} if kept else {})
     return hashlib.sha256(dump(resource, sort_keys=True).encode()).hexdigest()
 
 

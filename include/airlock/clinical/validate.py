@@ -215,7 +215,7 @@ def _dangling(
         run.pipeline.validation.checks_in_flight,
     )
     stopped = references.cascade(accepted, edges, missing)
-    said = {key: f"a reference to a {kind} that is nowhere" for key, kind in stopped.items()}
+    said = {key: f"the one that is nowhere is of type {kind}" for key, kind in stopped.items()}
     return _stop(units, said, Reason.UNRESOLVED_REFERENCE)
 
 

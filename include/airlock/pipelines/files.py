@@ -47,7 +47,7 @@ def load_pipeline(path: Path) -> Pipeline:
 
 
 def _problem(item: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"][1:]) or "pipeline"  # the first part is the kind
+    where = ".".join(str(part) for part in item["loc"][1:])  # the first part is the kind
     if item["type"] in {"union_tag_invalid", "union_tag_not_found"}:
         return "field 'kind' must be imaging, clinical or ccda: it says what travels"
     if item["type"] == "extra_forbidden":
@@ -55,6 +55,10 @@ def _problem(item: Any) -> str:
     if item["type"] == "missing":
         return f"field {where!r} is missing: add it"
     message = item["msg"].removeprefix("Value error, ")
+    if not item["loc"][1:]:
+        return message  # of a rule about several fields, which names them
+    if item["type"] == "string_type" and isinstance(item["input"], int | float):
+        message += "; put it in quotes, since YAML reads digits as a number"
     value = item.get("input")
     shown = f" (it is {value!r})" if isinstance(value, str | int | float | bool) else ""
     return f"field {where!r}: {message}{shown}"

@@ -12,7 +12,7 @@ from airlock.pipelines.parts import ROLE_ARN, Prefix, Settings, check_timezone
 class HealthLake(Settings):
     """The data store and how import jobs are run against it."""
 
-    datastore_id: str = Field(pattern=r"^[0-9a-z]{1,32}$", description="up to 32 characters")
+    datastore_id: str = Field(pattern=r"^[0-9a-z]{32}$", description="32 characters")
     data_access_role_arn: str = Field(pattern=ROLE_ARN, description="role that HealthLake assumes, see iam/")
     output_uri: Prefix = Field(description="s3://bucket/prefix/ for the jobs' manifests")
     kms_key_id: str = Field(

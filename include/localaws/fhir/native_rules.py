@@ -78,6 +78,36 @@ def rng_2(value: dict[str, Any], _: Scope) -> bool:
     return not comparable or "value" not in low or "value" not in high or bool(low["value"] <= high["value"])
 
 
+def _has(value: dict[str, Any], name: str) -> bool:
+    return name in value or f"_{name}" in value  # the second one holds the extensions of a primitive
+
+
+def _needs_system(name: str) -> Check:
+    def check(value: dict[str, Any], _: Scope) -> bool:
+        return not _has(value, name) or _has(value, "system")
+
+    return check
+
+
+def _has_value(observation: dict[str, Any]) -> bool:
+    return any(name.lstrip("_").startswith("value") for name in observation)
+
+
+def obs_6(value: dict[str, Any], _: Scope) -> bool:
+    """Say whether an observation does not both have a value and say why it has none."""
+    return "dataAbsentReason" not in value or not _has_value(value)
+
+
+def obs_7(value: dict[str, Any], scope: Scope) -> bool:
+    """Say whether an observation with a value has no component of the same code."""
+    if "component" not in value or not _has_value(value):
+        return True
+    codings = scope.resource.get("code", {}).get("coding", [])
+    return not any(
+        coding in codings for component in value["component"] for coding in component.get("code", {}).get("coding", [])
+    )
+
+
 def _fragments(value: Any) -> Iterator[str]:
     """Yield the strings in a value that lead to something inside the resource."""
     waiting = [value]
@@ -118,6 +148,10 @@ BY_KEY: dict[str, Check] = {
     "dom-5": dom_5,
     "ref-1": ref_1,
     "rng-2": rng_2,
+    "qty-3": _needs_system("code"),
+    "cpt-2": _needs_system("value"),
+    "obs-6": obs_6,
+    "obs-7": obs_7,
 }
 # By expression, since inv-1 is another rule in Parameters.
 BY_EXPRESSION: dict[str, Check] = {

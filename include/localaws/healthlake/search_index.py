@@ -33,7 +33,8 @@ def rows_of(resource: dict[str, Any]) -> Iterator[Row]:
     """Yield the rows of one resource."""
     known = resource_types().get(resource["resourceType"])
     for parameter in known.parameters.values() if known else ():
-        if parameter.code not in COLUMNS:
+        is_possible = not parameter.needs or not parameter.needs.isdisjoint(resource)
+        if is_possible and parameter.code not in COLUMNS:
             yield from _rows(parameter, resource)
 
 

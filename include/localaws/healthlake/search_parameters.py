@@ -6,7 +6,7 @@ import gzip
 import json
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,12 @@ class Parameter:
     kind: str
     paths: tuple[ElementPath, ...]
     targets: tuple[str, ...]
+
+    @cached_property
+    def needs(self) -> frozenset[str]:
+        """The elements at the top of a resource of which one must be there; empty if their absence is found too."""
+        absence_counts = any(path.type == "exists" for path in self.paths)
+        return frozenset() if absence_counts else frozenset(path.steps[0].key for path in self.paths)
 
 
 @dataclass(frozen=True)

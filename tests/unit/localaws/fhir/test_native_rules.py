@@ -107,6 +107,43 @@ def test_ext_1_as_fhirpathpy_says(extension: dict[str, Any]) -> None:
     assert native(walk, "ext-1") == by_fhirpath(walk, "ext-1")
 
 
+HEART, BREATH = ({"system": "http://loinc.org", "code": code} for code in ("8867-4", "9279-1"))
+EMPTY: dict[str, Any] = {"extension": [{"url": "x", "valueString": "y"}]}
+QUANTITY = {"value": 70, "system": "http://unitsofmeasure.org", "code": "/min"}
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {},
+        {"valueQuantity": QUANTITY},
+        {"valueQuantity": {"value": 70, "code": "/min"}},
+        {"valueQuantity": {"value": 70, "_code": EMPTY}},
+        {"valueQuantity": {"value": 70, "code": "/min", "_system": EMPTY}},
+        {"valueBoolean": False, "dataAbsentReason": {"text": "asleep"}},
+        {"_valueString": EMPTY, "dataAbsentReason": {"text": "asleep"}},
+        {"dataAbsentReason": {"text": "asleep"}},
+        {"valueString": "x", "component": [{"code": {"coding": [HEART]}}]},
+        {"valueString": "x", "component": [{"code": {"coding": [BREATH]}}, {"code": {"text": "none"}}]},
+        {"valueString": "x", "component": [{"code": {"coding": [BREATH, {**HEART, "display": "Heart rate"}]}}]},
+        {"component": [{"code": {"coding": [HEART]}}]},
+    ],
+)
+def test_an_observation_as_fhirpathpy_says(elements: dict[str, Any]) -> None:
+    walk = Walk()
+    walk.start({"resourceType": "Observation", "status": "final", "code": {"coding": [HEART]}, **elements})
+    assert walk.scopes[0].sound
+    for key in ("qty-3", "obs-6", "obs-7"):
+        assert native(walk, key) == by_fhirpath(walk, key)
+
+
+@pytest.mark.parametrize("contact", [{"value": "1"}, {"system": "phone", "value": "1"}, {"_value": EMPTY}, {"rank": 1}])
+def test_cpt_2_as_fhirpathpy_says(contact: dict[str, Any]) -> None:
+    walk = Walk()
+    walk.start({"resourceType": "Patient", "telecom": [contact]})
+    assert native(walk, "cpt-2") == by_fhirpath(walk, "cpt-2")
+
+
 @pytest.mark.parametrize(
     ("name", "kept"),
     [
