@@ -1,6 +1,7 @@
-"""Runs the eight stages' own operators and triggers in the test process, against real servers, without a scheduler.
+"""Runs a pipeline's own DAG, its operators and triggers, in the test process, against real servers, without a scheduler.
 
-What stands in for Airflow is only the context: retries, deferral and XCom as the scheduler would give them.
+What stands in for Airflow is only the context: order, trigger rules, retries, deferral, XCom and a person's answer to a
+review, as the scheduler would give them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import io
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -18,45 +20,60 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import httpx
 import yaml
-from airflow.sdk import Asset
-from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from airflow.sdk.definitions.mappedoperator import MappedOperator
+from airflow.sdk.exceptions import AirflowFailException, TaskAwaitingInput, TaskDeferred
+from botocore.config import Config
 
+import ccda
+import clinical
+import imaging
 from airlock.ledger import Ledger
-from airlock.pipelines import ImagingPipeline
+from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
 from airlock.s3 import S3
 from airlock.s3uri import S3Uri
-from airlock_tasks.audit import AuditOperator
-from airlock_tasks.buffer import BufferOperator
-from airlock_tasks.import_ import ImportOperator
-from airlock_tasks.normalize import NormalizeOperator
-from airlock_tasks.parse import ParseOperator
-from airlock_tasks.receive import ReceiveSensor
-from airlock_tasks.route import RouteOperator
-from airlock_tasks.validate import ValidateOperator
+from healthaws.hooks.healthlake_fhir import HealthLakeFhirHook
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from airflow.sdk import BaseOperator
+    from airflow.sdk import DAG, BaseOperator
 
+    from airlock.pipelines import Pipeline
     from airlock.records import Window
 
 DATASTORE = "d" * 32
+RECORDS = "f" * 32  # the HealthLake data store
+PROFILE = "c" * 32  # a published C-CDA profile
 ROLE = "arn:aws:iam::123456789012:role/import"
 BUCKETS = ("archive", "workspace", "staging", "output", "contracts")
 SAMPLE = Path(__file__).parents[1] / "include" / "pipelines" / "sample.yaml"
 
+HEALTHLAKE: dict[str, Any] = {
+    "datastore_id": RECORDS,
+    "data_access_role_arn": ROLE,
+    "output_uri": "s3://output/fhir/",
+    "kms_key_id": "alias/airlock",
+    "region_name": "us-east-1",
+    "poll_seconds": 1,
+    "job_timeout_minutes": 1,
+    "queued_timeout_minutes": 1,
+    "backoff_seconds": 0.1,
+}
+CONTRACT = {"workflow": "contract", "why": "the tests of what may go downstream"}
+PLACES: dict[str, Any] = {
+    "schema": "airlock.pipeline/1",
+    "source": {"uri": "s3://archive/in/"},
+    "receive": {"mode": "quiet_period", "quiet_seconds": 0},
+    "workspace": "s3://workspace/runs/",
+    "staging": {"uri": "s3://staging/batches/"},
+}
+
 
 def pipeline(name: str = "nightly", **changes: Any) -> ImagingPipeline:
     """Return a pipeline over the test buckets; ``changes`` replace whole sections."""
-    content: dict[str, Any] = {
-        "schema": "airlock.pipeline/1",
+    content: dict[str, Any] = PLACES | {
         "name": name,
         "kind": "imaging",
-        "source": {"uri": "s3://archive/in/"},
-        "receive": {"mode": "quiet_period", "quiet_seconds": 0},
-        "workspace": "s3://workspace/runs/",
-        "staging": {"uri": "s3://staging/batches/"},
         "healthimaging": {
             "datastore_id": DATASTORE,
             "data_access_role_arn": ROLE,
@@ -71,9 +88,52 @@ def pipeline(name: str = "nightly", **changes: Any) -> ImagingPipeline:
     return ImagingPipeline.model_validate(yaml.safe_load(yaml.safe_dump(content | changes)))
 
 
+def clinical_pipeline(name: str = "records", **changes: Any) -> ClinicalPipeline:
+    """Return a pipeline of FHIR over the same buckets; ``changes`` replace whole sections."""
+    return ClinicalPipeline.model_validate(_clinical(name) | changes)
+
+
+def ccda_pipeline(name: str = "documents", **changes: Any) -> CcdaPipeline:
+    """Return a pipeline of C-CDA documents; ``changes`` replace whole sections."""
+    content = _clinical(name) | {
+        "kind": "ccda",
+        "preview": True,
+        "transformation": {
+            "profile_id": PROFILE,
+            "profile_version": 1,
+            "output_uri": "s3://output/converted/",
+            "poll_seconds": 1,
+            "job_timeout_minutes": 1,
+        },
+        "review": {"by": "the clinical review team"},
+    }
+    return CcdaPipeline.model_validate(content | changes)
+
+
+def _clinical(name: str) -> dict[str, Any]:
+    return PLACES | {
+        "name": name,
+        "kind": "clinical",
+        "risk": CONTRACT,
+        "healthlake": HEALTHLAKE,
+        "audit": {"manifest_wait_seconds": 3},
+        "routes": [{"name": "contracts", "uri": "s3://contracts/patients/"}],
+    }
+
+
+def build(pipeline: Pipeline) -> DAG:
+    """Return a pipeline's DAG, as dags/ wires it."""
+    if isinstance(pipeline, ImagingPipeline):
+        return imaging.build(pipeline)
+    if isinstance(pipeline, CcdaPipeline):
+        return ccda.build(pipeline)
+    assert isinstance(pipeline, ClinicalPipeline)
+    return clinical.build(pipeline)
+
+
 @dataclass
 class Place:
-    """The servers and the ledger that chains run against."""
+    """The servers and the ledger that chains run against; the emulator answers for HealthLake too."""
 
     s3_endpoint: str
     imaging_endpoint: str
@@ -115,6 +175,38 @@ class Place:
         """Return every import job that the emulator ever started."""
         return httpx.get(f"{self.imaging_endpoint}/_localaws/calls").json()["jobs"]
 
+    def calls(self, operation: str) -> int:
+        """Return how often an operation was answered, whatever the answer was."""
+        counted = httpx.get(f"{self.imaging_endpoint}/_localaws/calls").json()["operations"]
+        return sum(counted.get(operation, {}).values())
+
+    def healthlake(self) -> Any:
+        """Return a plain boto3 client of HealthLake's control plane."""
+        config = Config(inject_host_prefix=False)
+        return boto3.client("healthlake", endpoint_url=self.imaging_endpoint, region_name="us-east-1", config=config)
+
+    def fhir(self) -> HealthLakeFhirHook:
+        """Return the FHIR REST API of the HealthLake data store."""
+        return HealthLakeFhirHook(RECORDS, aws_conn_id="aws_default", region_name="us-east-1")
+
+    def stored(self, name: str) -> dict[str, Any] | None:
+        """Read a resource by its name, ``Patient/p1``; None if it is not there."""
+        return self.fhir().read(*name.split("/"))
+
+    def version(self, name: str) -> int:
+        """Return how many versions of a resource there are; 0 if it is not there."""
+        found = self.stored(name)
+        return int(found["meta"]["versionId"]) if found else 0
+
+    def contracts(self) -> list[dict[str, Any]]:
+        """Return the contracts that were routed, in the order of their keys."""
+        bodies = (self.s3().get_object(Bucket="contracts", Key=key)["Body"].read() for key in self.keys("contracts"))
+        return [json.loads(body) for body in bodies]
+
+    def routed(self) -> set[str]:
+        """Return the references of the FHIR resources that were routed, ``Patient/p1``."""
+        return {resource["reference"] for contract in self.contracts() for resource in contract["resources"]}
+
     def ledger(self) -> Ledger:
         """Open the ledger."""
         return Ledger.open(self.ledger_url)
@@ -133,56 +225,69 @@ class Chain:
     """One DAG run of a pipeline."""
 
     place: Place
-    pipeline: ImagingPipeline
+    pipeline: Pipeline
     run_id: str = "manual__2026-11-24T00:00:00+00:00"
     params: dict[str, Any] = field(default_factory=dict)
     window: Window | None = None
     tries: int = 4
+    answer: dict[str, Any] | None = None  # a person's, to a review
     xcom: dict[tuple[str, int], Any] = field(default_factory=dict)
     stores: dict[tuple[str, int], StateStore] = field(default_factory=lambda: defaultdict(StateStore))
     errors: list[BaseException] = field(default_factory=list)
+    states: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def dag(self) -> DAG:
+        """The pipeline's DAG; anew, since a test may change the pipeline between two stages."""
+        return build(self.pipeline)
 
     def run(self) -> dict[str, Any]:
-        """Run all eight stages, stop where a stage fails as Airflow would, audit all the same; return the report."""
-        try:
-            self.until("import")
-        except Exception as error:  # noqa: BLE001  (as Airflow: the audit runs whatever failed before)
-            self.errors.append(error)
-        self.stage("audit")
-        self.stage("route")
+        """Run the whole DAG by its trigger rules and return the report; raise what failed last if the run failed."""
+        return self.onward()
+
+    def onward(self, first: str | None = None) -> dict[str, Any]:
+        """Run a stage and all that follow it, as Airflow does when a task is cleared with its downstream."""
+        tasks = self.dag.topological_sort()
+        names = [task.task_id for task in tasks]
+        for task in tasks[names.index(first) if first else 0 :]:
+            if not self._is_due(task):
+                self.states[task.task_id] = "upstream_failed"
+                continue
+            try:
+                self.stage(task.task_id)
+            except Exception as error:  # noqa: BLE001  (as Airflow: the audit runs whatever failed before)
+                self.errors.append(error)
+                self.states[task.task_id] = "failed"
+        if "failed" in self.states[names[-1]]:
+            raise self.errors[-1]
         return self.report
+
+    def _is_due(self, task: Any) -> bool:
+        before = {self.states[name] for name in task.upstream_task_ids}
+        if task.trigger_rule == "all_done":
+            return True
+        assert task.trigger_rule in {"all_success", "none_failed"}
+        return not before & {"failed", "upstream_failed"}
 
     def until(self, last: str) -> None:
         """Run the stages up to this one."""
-        for name in ("receive", "buffer", "parse", "validate", "normalize", "import"):
-            self.stage(name)
-            if name == last:
+        for task in self.dag.topological_sort():
+            self.stage(task.task_id)
+            if task.task_id == last:
                 return
 
     def stage(self, name: str) -> None:
         """Run one stage, all its mapped tasks."""
         for index, operator in enumerate(self._operators(name)):
             self.xcom[name, index] = self.task(operator, index)
+        self.states[name] = "success"
 
     def _operators(self, name: str) -> Iterable[BaseOperator]:
-        plain = {
-            "receive": ReceiveSensor,
-            "buffer": BufferOperator,
-            "validate": ValidateOperator,
-            "normalize": NormalizeOperator,
-            "audit": AuditOperator,
-        }
-        if name in plain:
-            return [plain[name](task_id=name, pipeline=self.pipeline)]
-        if name == "parse":
-            shards = self.xcom["buffer", 0]
-            return [ParseOperator(task_id=name, pipeline=self.pipeline, shard=shard) for shard in shards]
-        if name == "import":
-            return [
-                ImportOperator(task_id=name, pipeline=self.pipeline, batch_id=batch)
-                for batch in self.xcom["normalize", 0]
-            ]
-        return [RouteOperator(task_id=name, pipeline=self.pipeline, asset=Asset("contracts"))]
+        task = self.dag.get_task(name)
+        if not isinstance(task, MappedOperator):
+            return [task]
+        ((argument, source),) = task._get_specified_expand_input().value.items()
+        return [task.unmap({argument: value}) for value in self.xcom[source.operator.task_id, 0]]
 
     def task(self, operator: BaseOperator, index: int) -> Any:
         """Run one task with retries and deferrals."""
@@ -207,10 +312,14 @@ class Chain:
                 event = asyncio.run(_first_event(deferred.trigger))
                 method = getattr(operator, deferred.method_name)
                 arguments = {**(deferred.kwargs or {}), "event": event}
+            except TaskAwaitingInput as asked:
+                assert self.answer, f"{operator.task_id} asks a person, and the test has no answer"
+                method, arguments = getattr(operator, asked.method_name), {"event": self.answer}
 
     def context(self, task_id: str, index: int) -> dict[str, Any]:
         """Return what Airflow would hand to the task."""
         interval = self.window
+        instance = _TaskInstance(self, task_id, index)
         return {
             "params": {"prefix": None, "window_start": None, "window_end": None, **self.params},
             "run_id": self.run_id,
@@ -219,7 +328,8 @@ class Chain:
                 data_interval_start=interval.start if interval else None,
                 data_interval_end=interval.end if interval else None,
             ),
-            "ti": _TaskInstance(self, task_id, index),
+            "ti": instance,
+            "task_instance": instance,
             "task_state_store": self.stores[task_id, index],
             "outlet_events": defaultdict(SimpleNamespace),
         }
@@ -232,12 +342,38 @@ class Chain:
     @property
     def rows(self) -> dict[str, dict[str, str]]:
         """The rows of the run's dispositions.csv by key below the source."""
-        text = self._audited("dispositions_uri").decode()
-        return {row["key"].removeprefix("in/"): row for row in csv.DictReader(io.StringIO(text))}
+        return {row["key"].removeprefix("in/"): row for row in self.lines}
+
+    @property
+    def lines(self) -> list[dict[str, str]]:
+        """The rows of the run's dispositions.csv."""
+        return list(csv.DictReader(io.StringIO(self._audited("dispositions_uri").decode())))
+
+    @property
+    def words(self) -> dict[str, tuple[str, str]]:
+        """Disposition and reason of what is not simply released, by ``Type/id``, else by file and line."""
+        return {_name(row): (row["disposition"], row["reason"]) for row in self.lines}
 
     def _audited(self, name: str) -> bytes:
-        uri = S3Uri.parse(self.xcom["audit", 0][name])
+        last = next(stage for stage in ("release", "fhir.audit", "audit") if (stage, 0) in self.xcom)
+        uri = S3Uri.parse(self.xcom[last, 0][name])
         return self.place.s3().get_object(Bucket=uri.bucket, Key=uri.key)["Body"].read()
+
+
+def _name(row: dict[str, str]) -> str:
+    if row["resource_id"] and row["disposition"] != "duplicate":
+        return f"{row['resource_type']}/{row['resource_id']}"
+    return f"{row['key'].removeprefix('in/')}:{row['line']}".removesuffix(":")
+
+
+def answer(choice: str, reason: str | None = None, person: str = "a clinician") -> dict[str, Any]:
+    """Return what Airflow hands to a review that a person has answered."""
+    return {
+        "chosen_options": [choice],
+        "params_input": {"reason": reason},
+        "responded_at": datetime.now(UTC),
+        "responded_by_user": {"id": "1", "name": person},
+    }
 
 
 class _TaskInstance:
@@ -245,15 +381,16 @@ class _TaskInstance:
 
     def __init__(self, chain: Chain, task_id: str, index: int) -> None:
         self.chain = chain
+        self.id = f"{task_id}-{index}"
         self.dag_id, self.run_id, self.task_id = chain.pipeline.name, chain.run_id, task_id
-        self.map_index = index if task_id in {"parse", "import"} else -1
+        self.map_index = index if task_id.rpartition(".")[2] in {"parse", "import"} else -1
 
     def xcom_push(self, key: str, value: Any, **_: Any) -> None:
         if key == "return_value":
             self.chain.xcom[self.task_id, max(self.map_index, 0)] = value
 
     def xcom_pull(self, task_ids: str, **_: Any) -> Any:
-        return self.chain.xcom[task_ids, 0]
+        return self.chain.xcom.get((task_ids, 0))
 
 
 async def _first_event(trigger: Any) -> Any:

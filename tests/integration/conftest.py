@@ -1,4 +1,4 @@
-"""The servers of the chain: S3 (moto), the HealthImaging emulator, a ledger."""
+"""The servers of the chain: S3 (moto), the emulator of HealthImaging and HealthLake, a ledger."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from airlock.ledger import upgrade
 from localaws.server import serve
 from localaws.settings import Seed
-from tests.chain import BUCKETS, DATASTORE, Place
+from tests.chain import BUCKETS, DATASTORE, PROFILE, RECORDS, Place
 from tests.servers.moto import moto_server
 
 if TYPE_CHECKING:
@@ -31,7 +31,12 @@ def place(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     reset_moto(s3_endpoint)
     ledger_url = f"sqlite:///{tmp_path}/ledger.db"
     upgrade(ledger_url)
-    with serve(s3_endpoint=s3_endpoint, datastore=(Seed(DATASTORE, "test"),)) as imaging:
+    seeds = {
+        "datastore": (Seed(DATASTORE, "test"),),
+        "healthlake_datastore": (Seed(RECORDS, "test"),),
+        "transformation_profile": (Seed(PROFILE, "test"),),
+    }
+    with serve(s3_endpoint=s3_endpoint, **seeds) as emulator:
         connection = {
             "conn_type": "aws",
             "login": "testing",
@@ -40,12 +45,15 @@ def place(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
                 "region_name": "us-east-1",
                 "endpoint_url": s3_endpoint,
                 "config_kwargs": {"inject_host_prefix": False},
-                "service_config": {"medical-imaging": {"endpoint_url": imaging}},
+                "service_config": {
+                    "medical-imaging": {"endpoint_url": emulator},
+                    "healthlake": {"endpoint_url": emulator},
+                },
             },
         }
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
         monkeypatch.setenv("AIRLOCK_LEDGER_URL", ledger_url)
-        made = Place(s3_endpoint, imaging, ledger_url)
+        made = Place(s3_endpoint, emulator, ledger_url)
         for bucket in BUCKETS:
             made.s3().create_bucket(Bucket=bucket)
         yield made
