@@ -11,6 +11,7 @@ import uvicorn
 
 from localaws.server import bound, uvicorn_config
 from localaws.settings import read_settings
+from localaws.state import StateError
 
 log = logging.getLogger("localaws")
 
@@ -31,7 +32,12 @@ def main() -> None:
         log.error(message, wanted.port, wanted.host, error.strerror)  # noqa: TRY400 - the sentence says it all
         sys.exit(3)
     log.info("localaws starts on http://%s:%s", settings.host, settings.port)
-    uvicorn.Server(uvicorn_config(settings)).run([listener])
+    try:
+        config = uvicorn_config(settings)
+    except StateError as error:
+        log.error("%s", error)  # noqa: TRY400 - the sentence says it all
+        sys.exit(4)
+    uvicorn.Server(config).run([listener])
 
 
 if __name__ == "__main__":

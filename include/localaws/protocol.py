@@ -37,13 +37,15 @@ class Call:
     query: Mapping[str, list[str]]
     headers: Mapping[str, str]
     body: bytes
+    raw_query: str = ""
 
     @classmethod
     def of(cls, scope: Mapping[str, Any], body: bytes) -> Call:
         """Read an ASGI scope. The raw path is kept: an ARN in a path carries its slashes as ``%2F``."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        return cls(scope["method"], scope["raw_path"].decode("latin-1"), query, headers, body)
+        raw_query = scope["query_string"].decode("latin-1")
+        query = parse_qs(raw_query, keep_blank_values=True)
+        return cls(scope["method"], scope["raw_path"].decode("latin-1"), query, headers, body, raw_query)
 
     @cached_property
     def signing_name(self) -> str | None:

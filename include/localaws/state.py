@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import weakref
+import zlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,10 @@ CREATE TABLE IF NOT EXISTS fault (id TEXT PRIMARY KEY, body TEXT NOT NULL, remai
 """
 
 
+class StateError(RuntimeError):
+    """The file was made by another version of the emulator."""
+
+
 class ThreadConnection(sqlite3.Connection):
     """A connection that can be referred to weakly: it closes when the thread that it belongs to ends."""
 
@@ -39,6 +44,11 @@ class State:
         The SQLite file; made if missing.
     tables : sequence of str
         ``CREATE TABLE IF NOT EXISTS`` scripts of the services.
+
+    Raises
+    ------
+    StateError
+        If the file has other tables than these.
     """
 
     def __init__(self, path: Path, tables: Sequence[str]) -> None:
@@ -47,8 +57,21 @@ class State:
         self._opened: weakref.WeakSet[ThreadConnection] = weakref.WeakSet()
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
-        for script in (SHARED_TABLES, *tables):
+        scripts = (SHARED_TABLES, *tables)
+        self._check_version(zlib.crc32("\n".join(scripts).encode()) & 0x7FFFFFFF)
+        for script in scripts:
             self._connection().executescript(script)
+
+    def _check_version(self, version: int) -> None:
+        """Refuse a file with other tables: they are made anew with every version, never converted."""
+        connection = self._connection()
+        is_new = not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if not is_new and connection.execute("PRAGMA user_version").fetchone()[0] != version:
+            raise StateError(
+                f"{self.path} was made by another version of localaws: remove it (make clean, in the one-machine "
+                f"stack), or name another file with --state"
+            )
+        connection.execute(f"PRAGMA user_version = {version}")
 
     def _connection(self) -> sqlite3.Connection:
         existing: sqlite3.Connection | None = getattr(self._local, "connection", None)

@@ -239,7 +239,7 @@ class _Reader:
             if b"\n" in head.lstrip() or len(head) > self._resource_limit:
                 break
         first = head.removeprefix(UTF8_BOM).lstrip().partition(b"\n")[0].strip()
-        by_name, names = bool(_LINES.search(name)), _names(first)
+        by_name, names = bool(_LINES.search(name)), _names(first) if len(first) <= self._resource_limit else ()
         if "resourceType" in names or (by_name and first not in {b"{", b"["}):
             yield from self._lines(chain([head], content))
         else:
@@ -247,8 +247,8 @@ class _Reader:
 
     def _document(self, head: bytes, content: Iterator[bytes], may_be_lines: bool) -> Iterator[Row]:
         """Read a file that is one JSON text, or else lines after all where it looks like them."""
-        body = bytearray(head)
-        for piece in content:
+        body = bytearray()
+        for piece in chain([head], content):
             body += piece
             if len(body) > self._bundle_limit:
                 if may_be_lines:

@@ -29,7 +29,7 @@ class Transformation(Settings):
     max_generations: int = Field(3, ge=1, description="jobs started for one batch when they end FAILED")
     documents_per_job: int = Field(1_000, ge=1, description="most documents in one batch")
     bytes_per_job: int = Field(1_000**3, ge=1, description="most bytes in one batch (AWS: 1 GB)")
-    document_mib: float = Field(20, gt=0, description="largest document")
+    document_mib: float = Field(10, gt=0, description="largest document")
 
 
 class CcdaPipeline(ClinicalPipeline):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from localaws.schedule import Schedule
     from localaws.state import State
 
+_UNENCODED = re.compile(r"(?:^|&)page=[^&]*=")
 PATH = re.compile(r"/datastore/(?P<datastore_id>[^/]+)/r4(?:/(?P<path>.*))?", re.DOTALL)
 FHIR_JSON = "application/fhir+json"
 FORM = "application/x-www-form-urlencoded"
@@ -91,6 +92,9 @@ class FhirEndpoint:
 
     def _reply(self, call: Call) -> Reply:
         datastore_id, path = _located(call)
+        if _UNENCODED.search(call.raw_query):
+            # AWS signs the value as %3D%3D, so a link that is followed as it stands has another signature.
+            raise FhirError(403, "forbidden", "The signature does not match: encode the = of the next link's page.")
         if not self._exists(datastore_id):
             raise FhirError(404, "not-found", "There is no such data store, or it is not ACTIVE.")
         interaction, labels = route_of(call.method, path)

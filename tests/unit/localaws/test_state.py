@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from localaws.errors import AwsError
-from localaws.state import State
+from localaws.state import State, StateError
 from localaws.tokens import remember, replayed
 
 if TYPE_CHECKING:
@@ -53,3 +53,10 @@ def test_a_client_token_stands_for_one_request(tmp_path: Path) -> None:
         with pytest.raises(AwsError) as caught:
             replayed(connection, "Start", {**request, "jobName": "b"})
         assert caught.value.code == "ConflictException"
+
+
+def test_a_file_of_another_version_is_refused_with_the_fix(tmp_path: Path) -> None:
+    State(tmp_path / "state.db", ["CREATE TABLE IF NOT EXISTS thing (a TEXT)"]).close()
+    State(tmp_path / "state.db", ["CREATE TABLE IF NOT EXISTS thing (a TEXT)"]).close()
+    with pytest.raises(StateError, match=r"state\.db was made by another version of localaws: remove it"):
+        State(tmp_path / "state.db", ["CREATE TABLE IF NOT EXISTS thing (a TEXT, b TEXT)"])

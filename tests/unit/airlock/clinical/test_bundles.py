@@ -108,9 +108,10 @@ def test_the_same_bundle_gives_the_same_ids_and_digests_again() -> None:
 
 
 def test_decimals_keep_their_digits() -> None:
-    text = b'{"resourceType":"Bundle","type":"batch","entry":[{"resource":{"resourceType":"Observation","id":"o","v":7.10}}]}'
-    (row,) = explode(load(text), LIMIT)
-    assert row["body"] == '{"resourceType":"Observation","id":"o","v":7.10}'
+    weight = '{"resourceType":"Observation","id":"o1","valueDecimal":7.10}'
+    text = f'{{"resourceType":"Bundle","type":"batch","entry":[{{"resource":{weight}}}]}}'
+    (row,) = explode(load(text.encode()), LIMIT)
+    assert row["body"] == weight
 
 
 def test_an_entry_that_is_too_large_is_its_own_row_alone() -> None:

@@ -1,6 +1,6 @@
 """Files taken through the clinical stages before import, and a data store that answers from memory.
 
-A unit is told by ``Type/id`` where it is a resource, else by its file and line: ``a.ndjson:3``, ``a.ndjson`` for a file.
+A unit is told by ``Type/id`` where it is a resource, else by file and line, ``a.ndjson:3``; a file by its name.
 """
 
 from __future__ import annotations
@@ -9,10 +9,15 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from airlock.buffer import buffer, read_arrivals
 from airlock.clinical.parse import parse, read_chunks
 from airlock.clinical.records import FILES, RESOURCES, VERDICTS
 from airlock.clinical.validate import shards_of, validate
+from airlock.ledger import Job
+from airlock.normalize import find_batches
+from airlock.records import Verdict
 from airlock.run import Run
 from airlock.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import ndjson, pipeline
@@ -144,3 +149,16 @@ def entry(resource: Any, full_url: str | None = None, method: str | None = None,
 
 def pretty(content: Any) -> bytes:
     return json.dumps(content, indent=1).encode()
+
+
+def imported(run: Run[ClinicalPipeline]) -> None:
+    """Tell the ledger that all that was accepted came in, as an audit does."""
+    rows = run.workspace.read("verdicts", VERDICTS).filter(pl.col("verdict") == Verdict.ACCEPT)
+    batch = pl.lit(None, pl.String)
+    run.ledger.record_imported_resources(run.pipeline.datastore_id, run.key, rows.with_columns(batch_id=batch))
+
+
+def begun(run: Run[ClinicalPipeline]) -> None:
+    """Tell the ledger that a job was begun for a batch of the run."""
+    batch = find_batches(run)[0]
+    run.ledger.record_job(Job(batch.batch_id, 0, run.key, "token", "job-1", input_uri=batch.input_uri))

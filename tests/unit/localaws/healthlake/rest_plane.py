@@ -114,10 +114,16 @@ class Answer:
         return [entry["resource"]["id"] for entry in entries if entry["search"]["mode"] == mode]
 
     @property
-    def next(self) -> str | None:
-        """What follows the base address in the next link."""
+    def next_link(self) -> str | None:
+        """What follows the base address in the next link, as it stands."""
         urls = [link["url"] for link in self.body["link"] if link["relation"] == "next"]
         return urls[0].partition("/r4/")[2] if urls else None
+
+    @property
+    def next(self) -> str | None:
+        """The next link as a client has to send it: its bare equals signs encoded."""
+        link = self.next_link
+        return link and f"{link.rstrip('=')}{'%3D' * (len(link) - len(link.rstrip('=')))}"
 
 
 @dataclass
@@ -152,7 +158,7 @@ class Plane:
         address, _, query = path.partition("?")
         raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         raw_path = f"/datastore/{self.datastore_id}/r4/{quote(address, safe='/$%')}"
-        return Call(method, raw_path, parse_qs(query, keep_blank_values=True), headers or {}, raw)
+        return Call(method, raw_path, parse_qs(query, keep_blank_values=True), headers or {}, raw, query)
 
     def send(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         named = {name.replace("_", "-"): text for name, text in headers.items()}

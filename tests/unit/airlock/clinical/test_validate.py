@@ -1,0 +1,354 @@
+"""Validate: one verdict per unit, and a reason where it is not accepted."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airlock.clinical.normalize import normalize
+from airlock.clinical.records import OPERATION_OUTCOMES, REWRITES, VERDICTS
+from airlock.clinical.validate import validate
+from airlock.run import Run
+from tests.unit.airlock.clinical.books import ndjson, observation, organization, patient, pipeline
+from tests.unit.airlock.clinical.world import (
+    Store,
+    begun,
+    bundle,
+    entry,
+    imported,
+    pretty,
+    validated,
+    verdicts,
+    words,
+)
+
+if TYPE_CHECKING:
+    from airlock.pipelines import ClinicalPipeline
+    from tests.unit.airlock.world import World
+
+P1, P2, O1 = patient("p1"), patient("p2"), observation("o1", "p1")
+URN = "urn:uuid:11111111-2222-4333-8444-555555555555"
+ACCEPTED, LOST = ("accept", None), ("quarantine", "unresolved_reference")
+TWICE = ("duplicate", "duplicate_same_content")
+OTHERWISE = ("quarantine", "duplicate_other_content")
+
+
+def outcomes(run: Run[Any]) -> list[dict[str, Any]]:
+    return run.workspace.read("operation_outcomes", OPERATION_OUTCOMES).to_dicts()
+
+
+def with_reference(reference: str, name: str = "o1", **more: Any) -> dict[str, Any]:
+    return observation(name, "", subject={"reference": reference}, **more)
+
+
+class TestUnits:
+    def test_every_line_entry_and_empty_file_has_one_verdict(self, world: World) -> None:
+        files = {
+            "a.ndjson": [P1, "x", "", O1, {"resourceType": "Patient"}],
+            "b.json": pretty(bundle("batch", entry(P2), {}, entry(organization("g1"), method="DELETE"))),
+            "c.ndjson": b"",
+            "notes.txt": b"left by the exporter",
+            "cut.ndjson.gz": gzip.compress(ndjson([patient("p7")]))[:-9],
+        }
+        run = validated(world, files)
+        assert words(run) == {
+            "Patient/p1": ACCEPTED,
+            "a.ndjson:2": ("quarantine", "not_json"),
+            "Observation/o1": ACCEPTED,
+            "a.ndjson:5": ("quarantine", "missing_resource_id"),
+            "Patient/p2": ACCEPTED,
+            "b.json:2": ("quarantine", "unsupported_entry"),
+            "b.json:3": ("quarantine", "unsupported_entry"),
+            "c.ndjson": ("quarantine", "empty_object"),
+            "notes.txt": ("ignore", "sidecar"),
+            "cut.ndjson.gz": ("quarantine", "truncated"),
+        }
+        assert validate(run, None) == {"accept": 3, "ignore": 1, "quarantine": 6}
+
+    def test_a_run_that_has_nothing_has_no_verdicts(self, world: World) -> None:
+        run = validated(world, {})
+        assert words(run) == {}
+        assert validate(run, None) == {}
+
+    def test_a_file_that_cannot_be_trusted_takes_its_resources_with_it(self, world: World) -> None:
+        body = gzip.compress(ndjson([P1, P2, "x" * 3_000_000]), 0)[:-100]
+        run = validated(world, {"a.ndjson.gz": body, "b.ndjson": [O1]})
+        assert words(run)["Patient/p1"] == words(run)["Patient/p2"] == ("quarantine", "truncated")
+        assert words(run)["Observation/o1"] == LOST
+
+    @pytest.mark.parametrize(
+        ("resource", "reason", "detail"),
+        [
+            (patient("p9", birthDate="19500101"), "invalid_resource", "Patient.birthDate: "),
+            (
+                observation("o9", "p1", context={"reference": "Encounter/e"}),
+                "fhir_version",
+                "it has elements of STU3: ",
+            ),
+            ({"resourceType": "Sequence", "id": "s"}, "fhir_version", "Sequence is a type of STU3"),
+        ],
+    )
+    def test_a_resource_that_breaks_the_structure_is_stopped(
+        self, world: World, resource: dict[str, Any], reason: str, detail: str
+    ) -> None:
+        run = validated(world, {"a.ndjson": [P1, resource, O1]})
+        (wrong,) = (row for row in verdicts(run) if row["verdict"] != "accept")
+        assert (wrong["line"], wrong["reason"]) == (2, reason)
+        assert wrong["detail"].startswith(detail)
+
+    def test_what_the_structure_check_said_is_kept(self, world: World) -> None:
+        run = validated(world, {"a.ndjson": [patient("p9", colour="blue"), P1]})
+        (kept,) = outcomes(run)
+        assert (kept["source"], kept["resource_id"], kept["line"]) == ("local", "p9", 1)
+        assert json.loads(kept["outcome"])["issue"][0]["expression"] == ["Patient.colour"]
+
+    @pytest.mark.parametrize(
+        ("reference", "whose"),
+        [("Patient/p1", "Patient/p1"), ("Patient/p1/_history/2", "Patient/p1"), ("Organization/g1", None)],
+    )
+    def test_a_resource_is_its_patients(self, world: World, reference: str, whose: str | None) -> None:
+        run = validated(world, {"a.ndjson": [P1, organization("g1"), with_reference(reference)]})
+        assert {row["name"]: row["patient"] for row in verdicts(run)}["Observation/o1"] == whose
+
+
+class TestTwins:
+    def test_of_equal_ones_the_first_is_taken(self, world: World) -> None:
+        run = validated(world, {"a.ndjson": [P1, json.dumps(P1, indent=None, separators=(",", ":"))], "b.ndjson": [P1]})
+        assert words(run) == {"Patient/p1": ACCEPTED, "a.ndjson:2": TWICE, "b.ndjson:1": TWICE}
+        assert {row["detail"] for row in verdicts(run)} == {None, "within the delivery"}
+
+    def test_of_unequal_ones_none(self, world: World) -> None:
+        run = validated(world, {"a.ndjson": [P1, patient("p1", gender="other")], "b.ndjson": [P1, P2]})
+        counts = Counter((row["verdict"], row["reason"]) for row in verdicts(run))
+        assert counts == {OTHERWISE: 3, ACCEPTED: 1}
+
+    def test_a_decimals_digits_are_content(self, world: World) -> None:
+        weight = json.dumps(observation("o1", "p1", valueQuantity={"value": 70.1}))
+        lines = [P1, weight, weight.replace("70.1}", "70.10}")]
+        assert words(validated(world, {"a.ndjson": lines}))["Observation/o1"] == OTHERWISE
+
+    def test_one_that_is_broken_does_not_count(self, world: World) -> None:
+        run = validated(world, {"a.ndjson": [patient("p1", colour="blue"), P1]})
+        assert [(row["verdict"], row["reason"]) for row in verdicts(run)] == [
+            ("quarantine", "invalid_resource"),
+            ACCEPTED,
+        ]
+
+    def test_one_id_in_two_types_is_no_twin(self, world: World) -> None:
+        run = validated(world, {"a.ndjson": [patient("x"), organization("x")]})
+        assert set(words(run).values()) == {ACCEPTED}
+
+
+class TestAgainstTheLedger:
+    def test_the_same_content_is_not_taken_again(self, world: World) -> None:
+        imported(validated(world, {"a.ndjson": [P1, O1]}))
+        run = validated(world, {"b.ndjson": [O1, P1 | {"meta": {"versionId": "1"}}, P2]}, "two")
+        assert words(run) == {"b.ndjson:1": TWICE, "b.ndjson:2": TWICE, "Patient/p2": ACCEPTED}
+        assert "by an earlier delivery" in {row["detail"] for row in verdicts(run)}
+
+    @pytest.mark.parametrize(("policy", "word"), [("update", ACCEPTED), ("quarantine", OTHERWISE)])
+    def test_other_content_is_taken_or_stopped_as_the_policy_says(
+        self, world: World, policy: str, word: tuple[str, str | None]
+    ) -> None:
+        imported(validated(world, {"a.ndjson": [P1]}))
+        changes = {"validation": {"changed_resource": policy}}
+        run = validated(world, {"b.ndjson": [P1 | {"gender": "other"}, P2]}, "two", **changes)
+        assert words(run) == {"Patient/p1": word, "Patient/p2": ACCEPTED}
+
+    def test_a_run_does_not_take_its_own_imports_for_anothers(self, world: World) -> None:
+        run = validated(world, {"a.ndjson": [P1]})
+        imported(run)
+        assert validate(run, None) == {"accept": 1}
+
+    def test_what_another_run_is_bringing_stays_out(self, world: World) -> None:
+        validated(world, {"a.ndjson": [P1, P2]})
+        run = validated(world, {"b.ndjson": [P1 | {"gender": "other"}, O1]}, "two")
+        assert words(run) == {"Patient/p1": ("quarantine", "instance_claimed"), "Observation/o1": ACCEPTED}
+
+    def test_a_rerun_keeps_its_claims_and_gives_back_the_others(self, world: World) -> None:
+        run = validated(world, {"a.ndjson": [P1, P2]})
+        assert validate(run, None) == {"accept": 2}
+        stricter = Run(
+            pipeline(validation={"service_check": "all"}), run.run_id, None, run.prefix, world.s3, world.ledger
+        )
+        assert validate(stricter, Store(invalid={"p1": "no"})) == {"accept": 1, "quarantine": 1}
+        assert words(validated(world, {"b.ndjson": [P1, P2]}, "two"))["Patient/p1"] == ACCEPTED
+
+
+def mother(reference: str = URN) -> dict[str, Any]:
+    """Return a Bundle of a Patient and an Observation that knows it by its fullUrl."""
+    return bundle("transaction", entry(P1, URN, "PUT", "Patient/p1"), entry(with_reference(reference), method="POST"))
+
+
+class TestReferences:
+    def test_a_bundles_full_urls_are_written_as_ids(self, world: World) -> None:
+        run = validated(world, {"a.json": pretty(mother())})
+        assert set(words(run).values()) == {ACCEPTED}
+        assert run.workspace.read("rewrites", REWRITES).select("found", "reference").rows() == [(URN, "Patient/p1")]
+        assert {row["patient"] for row in verdicts(run)} == {"Patient/p1"}
+
+    def test_a_patient_who_comes_in_every_bundle_is_known_in_each(self, world: World) -> None:
+        second = bundle("transaction", entry(P1, URN), entry(with_reference(URN, "o2")))
+        run = validated(world, {"a.json": pretty(mother()), "b.json": pretty(second)})
+        assert words(run) == {
+            "Patient/p1": ACCEPTED,
+            "Observation/o1": ACCEPTED,
+            "b.json:1": TWICE,
+            "Observation/o2": ACCEPTED,
+        }
+
+    @pytest.mark.parametrize("policy", ["update", "quarantine"])
+    @pytest.mark.parametrize("change", [{}, {"gender": "other"}])
+    def test_and_in_those_of_later_deliveries(self, world: World, policy: str, change: dict[str, Any]) -> None:
+        imported(validated(world, {"a.json": pretty(mother())}))
+        second = bundle("transaction", entry(P1 | change, URN), entry(with_reference(URN, "o2")))
+        changes = {"validation": {"changed_resource": policy}}
+        run = validated(world, {"b.json": pretty(second)}, "two", **changes)
+        assert words(run)["Observation/o2"] == ACCEPTED
+
+    @pytest.mark.parametrize("policy", ["quarantine", "accept"])
+    @pytest.mark.parametrize("reference", ["urn:uuid:nobody", "Patient?identifier=s|1"])
+    def test_one_that_leads_nowhere_is_stopped_in_any_case(self, world: World, policy: str, reference: str) -> None:
+        run = validated(
+            world, {"a.json": pretty(mother(reference))}, store=Store(), validation={"unknown_reference": policy}
+        )
+        assert words(run) == {"Patient/p1": ACCEPTED, "Observation/o1": LOST}
+
+    @pytest.mark.parametrize("where", ["delivery", "store"])
+    def test_a_conditional_one_is_resolved(self, world: World, where: str) -> None:
+        bearer = patient("p5", identifier=[{"system": "s", "value": "1"}])
+        lines = [with_reference("Patient?identifier=s|1"), *([bearer] if where == "delivery" else [])]
+        store = Store(held={"Patient/p5"}, found={"Patient?identifier=s|1": ["p5"]} if where == "store" else {})
+        run = validated(world, {"a.ndjson": lines}, store=store)
+        assert words(run)["Observation/o1"] == ACCEPTED
+        assert {row["patient"] for row in verdicts(run)} == {"Patient/p5"}
+
+    @pytest.mark.parametrize(
+        "reference", ["#inside", "http://elsewhere/Patient/1", "Patient/p1/_history/2", "urn:oid:1.2.3"]
+    )
+    def test_those_that_need_nobody_pass(self, world: World, reference: str) -> None:
+        run = validated(world, {"a.ndjson": [P1, with_reference(reference)]}, store=Store())
+        assert words(run)["Observation/o1"] == (LOST if reference.startswith("urn") else ACCEPTED)
+
+    def test_the_ledger_and_the_data_store_are_asked(self, world: World) -> None:
+        imported(validated(world, {"a.ndjson": [P1]}))
+        store = Store(held={"Patient/p2"})
+        lines = [observation("o1", "p1"), observation("o2", "p2"), observation("o3", "p3")]
+        run = validated(world, {"b.ndjson": lines}, "two", store)
+        assert words(run) == {"Observation/o1": ACCEPTED, "Observation/o2": ACCEPTED, "Observation/o3": LOST}
+        assert sorted(store.asked) == ["Patient/p2", "Patient/p3"]
+
+    def test_what_refers_to_what_is_stopped_is_stopped(self, world: World) -> None:
+        encounter = {
+            "resourceType": "Encounter",
+            "id": "e1",
+            "status": "finished",
+            "class": {"code": "AMB"},
+            "subject": {"reference": "Patient/nobody"},
+        }
+        later = observation("o1", "p1", encounter={"reference": "Encounter/e1"})
+        run = validated(world, {"a.ndjson": [later, encounter, P1, patient("p3", x=1), observation("o3", "p3")]})
+        assert words(run) == {
+            "Observation/o1": LOST,
+            "Encounter/e1": LOST,
+            "Patient/p1": ACCEPTED,
+            "Patient/p3": ("quarantine", "invalid_resource"),
+            "Observation/o3": LOST,
+        }
+        details = {row["name"]: row["detail"] for row in verdicts(run)}
+        assert details["Observation/o1"] == "the one that is nowhere is of type Encounter"
+        assert details["Encounter/e1"] == details["Observation/o3"] == "the one that is nowhere is of type Patient"
+
+    def test_unknown_ones_pass_where_the_policy_lets_them(self, world: World) -> None:
+        run = validated(world, {"a.ndjson": [O1]}, store=Store(), validation={"unknown_reference": "accept"})
+        assert words(run) == {"Observation/o1": ACCEPTED}
+
+
+class TestTheServicesWord:
+    LINES = (P1, O1, observation("o2", "p1"), P2)
+
+    def checked(self, world: World, check: str, store: Store | None, **more: Any) -> Run[ClinicalPipeline]:
+        return validated(
+            world, {"a.ndjson": list(self.LINES)}, store=store, validation={"service_check": check, **more}
+        )
+
+    def test_none_is_asked_about_unless_the_policy_says_so(self, world: World) -> None:
+        store = Store(invalid={"o1": "wrong"})
+        assert set(words(self.checked(world, "none", store)).values()) == {ACCEPTED}
+        assert store.validated == []
+
+    def test_without_a_data_store_nobody_is_asked(self, world: World) -> None:
+        assert set(words(self.checked(world, "all", None)).values()) == {ACCEPTED}
+
+    def test_what_it_finds_wrong_is_stopped_and_its_outcome_kept(self, world: World) -> None:
+        run = self.checked(world, "all", Store(invalid={"o1": "the code is none"}))
+        assert words(run)["Observation/o1"] == ("quarantine", "service_finds_invalid")
+        assert Counter(words(run).values())[ACCEPTED] == 3
+        (kept,) = outcomes(run)
+        assert (kept["source"], kept["resource_type"], kept["resource_id"]) == ("$validate", "Observation", "o1")
+        assert json.loads(kept["outcome"])["issue"][0]["diagnostics"] == "the code is none"
+
+    def test_what_refers_to_it_falls_with_it(self, world: World) -> None:
+        run = self.checked(world, "all", Store(invalid={"p1": "no"}))
+        assert words(run)["Observation/o1"] == words(run)["Observation/o2"] == LOST
+
+    def test_a_sample_has_its_size(self, world: World) -> None:
+        store = Store()
+        self.checked(world, "sample", store, sample_size=2)
+        assert sorted(each["resourceType"] for each in store.validated) == ["Observation", "Patient"]
+
+    def test_it_is_asked_about_what_would_be_sent(self, world: World) -> None:
+        store = Store()
+        validated(world, {"a.json": pretty(mother())}, store=store, validation={"service_check": "all"})
+        (weight,) = (each for each in store.validated if each["resourceType"] == "Observation")
+        assert weight["subject"] == {"reference": "Patient/p1"}
+
+    def test_it_is_not_asked_about_what_is_stopped_already(self, world: World) -> None:
+        store = Store()
+        lines = [patient("p9", colour="blue"), P1, P1, patient("p2"), patient("p2", gender="other")]
+        validated(world, {"a.ndjson": lines}, store=store, validation={"service_check": "all"})
+        assert [each["id"] for each in store.validated] == ["p1"]
+
+
+class TestReruns:
+    def test_validating_again_gives_the_same(self, world: World) -> None:
+        run = validated(world, {"a.ndjson": [P1, "x", O1, P1], "b.json": pretty(mother())})
+        names = ("verdicts", VERDICTS), ("rewrites", REWRITES), ("operation_outcomes", OPERATION_OUTCOMES)
+        first = [run.workspace.read(*name) for name in names]
+        validate(run, None)
+        assert [run.workspace.read(*name).equals(frame) for name, frame in zip(names, first, strict=True)] == [True] * 3
+
+    def test_what_is_decided_stands_once_a_job_was_begun(self, world: World) -> None:
+        run = validated(world, {"a.ndjson": [P1, O1]}, store=Store())
+        normalize(run, run.pipeline.healthlake)
+        begun(run)
+        stricter = Run(
+            pipeline(validation={"service_check": "all"}), run.run_id, None, run.prefix, world.s3, world.ledger
+        )
+        store = Store(invalid={"p1": "wrong"})
+        assert validate(stricter, store) == {"accept": 2}
+        assert store.validated == []
+        assert set(words(run).values()) == {ACCEPTED}
+
+    def test_batches_alone_do_not_make_it_stand(self, world: World) -> None:
+        run = validated(world, {"a.ndjson": [P1, O1]})
+        normalize(run, run.pipeline.healthlake)
+        stricter = Run(
+            pipeline(validation={"service_check": "all"}), run.run_id, None, run.prefix, world.s3, world.ledger
+        )
+        assert validate(stricter, Store(invalid={"o1": "wrong"})) == {"accept": 1, "quarantine": 1}
+
+
+def test_shards_make_no_difference(world: World) -> None:
+    files = {f"{number}.ndjson": [patient(f"p{number}"), P1, observation(f"o{number}", "p1")] for number in range(5)}
+    run = validated(world, files)
+    one = words(run)
+    assert Counter(one.values()) == {ACCEPTED: 11, TWICE: 4}
+    world.ledger.drop_resource_claims(
+        run.pipeline.datastore_id, run.key, run.workspace.read("verdicts", VERDICTS).drop_nulls("resource_id")
+    )
+    assert words(validated(world, files, "two", parse={"shard_size": 2})) == one
