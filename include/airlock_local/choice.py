@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from airlock_local.stores import AwsService
 
 SAMPLE = "sample/"
-_SAMPLED = ("imaging", "clinical")  # kinds of pipeline that there is a sample for
 
 
 @dataclass(frozen=True)
@@ -119,11 +118,6 @@ def _delivery(pipeline: Pipeline, source: str) -> tuple[S3Uri, tuple[LocalFile, 
         return base.join(prefix_of(folder)), tuple(files_below(folder))
     if not is_local(pipeline):
         return base, ()
-    if pipeline.kind not in _SAMPLED:
-        raise SourceError(
-            f"there is no sample for kind {pipeline.kind!r}: name a folder of your own, as in make run "
-            f"PIPELINE={pipeline.name} SOURCE=/any/folder"
-        )
     return base.join(SAMPLE), None
 
 

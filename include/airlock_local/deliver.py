@@ -181,13 +181,17 @@ def _put(client: Any, file: LocalFile, target: S3Uri) -> None:
 def sample_files(folder: Path, kind: str) -> list[LocalFile]:
     """Return the sample delivery for a kind of pipeline, made in ``folder`` at the first call.
 
-    For ``imaging`` it is the generated archive and pydicom's files, for ``clinical`` generated FHIR.
+    For ``imaging`` it is the generated archive and pydicom's files, for ``clinical`` generated FHIR, for ``ccda``
+    generated documents.
     """
     from airlock_local.sample import pydicom_files, write_sample  # noqa: PLC0415  # pydicom takes its time
+    from airlock_local.sample.ccda import write_ccda_sample  # noqa: PLC0415
     from airlock_local.sample.clinical import write_clinical_sample  # noqa: PLC0415
 
     if kind == "clinical":
         return _written(folder / kind, write_clinical_sample)
+    if kind == "ccda":
+        return _written(folder / kind, write_ccda_sample)
     real: Iterable[tuple[str, Path]] = pydicom_files()
     foreign = [LocalFile(path, f"pydicom/{name}", path.stat().st_size) for name, path in real]
     generated = _written(folder / kind, write_sample)

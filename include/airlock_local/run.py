@@ -32,7 +32,7 @@ from airlock_local.progress import say
 from airlock_local.report import audit_lines
 from airlock_local.stack import Stack, StackError
 from airlock_local.stores import SLOTS
-from airlock_local.watch import failures, follow
+from airlock_local.watch import WAITS, failures, follow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +54,7 @@ def run(settings: Settings, pipeline: str, source: str, environment: Mapping[str
     Returns
     -------
     int
-        0 if the DAG run succeeded and its books balance, else 1.
+        0 if the DAG run succeeded, or waits for a person, and its books balance; else 1.
 
     Raises
     ------
@@ -169,9 +169,11 @@ def _through_the_stages(settings: Settings, choice: Choice, delivered: int) -> i
     problems = failures(tasks, settings.airflow_home / "logs")
     for problem in problems:
         say(problem)
-    if state != "success" and not problems:
+    if state == WAITS:
+        say(f"the run waits for a person, and holds everything until then: {settings.api_url}/required_actions")
+    elif state != "success" and not problems:
         say(f"the run ended as {state}: see {settings.api_url}/dags/{dag}/runs/{run_id}")
-    return 0 if state == "success" and report is not None and report.get("balanced") is True else 1
+    return 0 if state in {"success", WAITS} and report is not None and report.get("balanced") is True else 1
 
 
 def _await_dag(api: AirflowApi, choice: Choice, settings: Settings) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from airlock_local.airflow_api import AirflowApi
 
 _LOOK_EVERY = 1.0  # seconds
+WAITS = "awaiting_input"
 _FINISHED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 _WORDS = {
     "deferred": "waiting",
@@ -35,7 +36,7 @@ class StalledError(RuntimeError):
 def follow(
     api: AirflowApi, dag: str, run: str, stall_minutes: float, check: Callable[[], None]
 ) -> tuple[str, list[dict[str, Any]]]:
-    """Print a run's progress until it ends.
+    """Print a run's progress until it ends, or until only a person can move it on.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ def follow(
     Returns
     -------
     state
-        ``success`` or ``failed``.
+        ``success``, ``failed`` or `WAITS`.
     task_instances
         As the REST API shows them at the end.
 
@@ -70,6 +71,8 @@ def follow(
         _tell(tasks, shown)
         if state in {"success", "failed"}:
             return state, tasks
+        if waits_for_a_person(tasks):
+            return WAITS, tasks
         now = sorted((task["task_id"], task["map_index"], task["state"] or "", task["try_number"]) for task in tasks)
         if now != before:
             before, changed = now, time.monotonic()
@@ -79,6 +82,12 @@ def follow(
                 "still go on: look at it in the UI, or allow more with AIRLOCK_STALL_MINUTES"
             )
         time.sleep(_LOOK_EVERY)
+
+
+def waits_for_a_person(tasks: Iterable[dict[str, Any]]) -> bool:
+    """Say whether a task awaits an answer and no other one moves."""
+    moving = {task["state"] for task in tasks} - _FINISHED - {None}
+    return moving == {WAITS}
 
 
 def _tell(tasks: Iterable[dict[str, Any]], shown: dict[str, str]) -> None:

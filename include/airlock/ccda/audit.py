@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ASIDE = "aside"  # the shard of the documents from which nothing goes on
 _CONVERTED, _ERRORS = "converted/", "ERROR/"
 _DRIFT = "driftDetectionPerFileResults/"
+_FAILED = "FAILED"  # the service's word
 _DETAIL_LENGTH = 500  # characters of the service's free text
 
 
@@ -56,7 +57,7 @@ def _account(run: Run[CcdaPipeline], batch: Batch) -> pl.DataFrame:
     if jobs:
         output = _Output(run.s3, S3Uri.parse(jobs[0]["output_uri"]))
         disagree = _counts_disagree(run, batch, documents, output)
-        found = [_outcome(run, row, output, disagree) for row in documents.iter_rows(named=True)]
+        found = [_outcome(run, row, output, jobs[0], disagree) for row in documents.iter_rows(named=True)]
     else:
         known = run.ledger.job(batch.batch_id)
         absent = Reason.JOB_NOT_STARTED if known is None or known.job_id is None else Reason.JOB_UNFINISHED
@@ -107,7 +108,9 @@ def _counts_disagree(run: Run[CcdaPipeline], batch: Batch, documents: pl.DataFra
     return any(name in progress and progress[name] != number for name, number in expected.items())
 
 
-def _outcome(run: Run[CcdaPipeline], row: dict[str, Any], output: _Output, disagree: bool) -> dict[str, Any]:
+def _outcome(
+    run: Run[CcdaPipeline], row: dict[str, Any], output: _Output, job: dict[str, Any], disagree: bool
+) -> dict[str, Any]:
     stem = PurePosixPath(row["staged_key"]).stem
     converted = output.about(_CONVERTED, stem, ".ndjson", ".xml.ndjson")
     error = output.about(_ERRORS, stem, ".json", ".xml.json")
@@ -119,6 +122,8 @@ def _outcome(run: Run[CcdaPipeline], row: dict[str, Any], output: _Output, disag
     if error is not None:
         message = str(output.json(error).get("errorMessage") or "")[:_DETAIL_LENGTH]
         return outcome | {"reason": str(Reason.CONVERSION_FAILED), "detail": message or None}
+    if converted is None and job["status"] == _FAILED:
+        return outcome | {"reason": str(Reason.JOB_FAILED), "detail": job["message"][:_DETAIL_LENGTH] or None}
     if converted is None:
         return outcome | {"reason": str(Reason.CONVERSION_MISSING)}
     if disagree:

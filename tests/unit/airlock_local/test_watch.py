@@ -3,7 +3,7 @@ import json
 import pytest
 
 from airlock_local.report import audit_lines
-from airlock_local.watch import failures, last_error, stage_line
+from airlock_local.watch import failures, last_error, stage_line, waits_for_a_person
 
 
 def instance(state, *, task="parse", index=-1, tries=1, start="2026-11-24T10:00:00Z", end=None):
@@ -111,3 +111,16 @@ def test_a_delivery_of_which_nothing_is_new_says_so():
 def test_books_that_do_not_balance_are_cried_out():
     text = "\n".join(audit_lines(REPORT | {"balanced": False, "problems": ["one arrival has no verdict"]}, 3))
     assert "THE BOOKS DO NOT BALANCE, so nothing is released: one arrival has no verdict" in text
+
+
+@pytest.mark.parametrize(
+    ("states", "waits"),
+    [
+        (["success", "awaiting_input", None], True),
+        (["success", "awaiting_input", "running"], False),
+        (["success", "deferred", None], False),
+        (["success", "success"], False),
+    ],
+)
+def test_a_run_waits_for_a_person_when_nothing_else_moves(states, waits):
+    assert waits_for_a_person([{"state": state} for state in states]) is waits

@@ -14,6 +14,7 @@ from airlock.import_ import StagedPrefixError
 from airlock.ledger import Job
 from airlock.normalize import Batch, find_batches
 from airlock.records import JOBS
+from airlock.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import observation, patient
 from tests.unit.airlock.clinical.world import validated
 
@@ -57,25 +58,24 @@ class TestThePrefix:
 
 
 def _keys(run: Run[Any], batch: Batch) -> list[str]:
-    from airlock.s3uri import S3Uri
-
     return [item.key for item in run.s3.list_objects(S3Uri.parse(batch.input_uri))]
 
 
-class TestTheEnd:
-    PROPERTIES: dict[str, Any] = {
-        "JobId": "job-1",
-        "JobStatus": "COMPLETED_WITH_ERRORS",
-        "SubmitTime": datetime(2026, 11, 24, 2, tzinfo=UTC),
-        "EndTime": datetime(2026, 11, 24, 3, tzinfo=UTC),
-        "JobProgressReport": {"TotalNumberOfScannedFiles": 2, "TotalNumberOfResourcesImported": 3},
-    }
+PROPERTIES: dict[str, Any] = {
+    "JobId": "job-1",
+    "JobStatus": "COMPLETED_WITH_ERRORS",
+    "SubmitTime": datetime(2026, 11, 24, 2, tzinfo=UTC),
+    "EndTime": datetime(2026, 11, 24, 3, tzinfo=UTC),
+    "JobProgressReport": {"TotalNumberOfScannedFiles": 2, "TotalNumberOfResourcesImported": 3},
+}
 
+
+class TestTheEnd:
     def test_it_is_kept_in_the_ledger_and_the_workspace(self, world: World) -> None:
         run, batch = staged(world)
         job = Job(batch.batch_id, 0, run.key, "token", "job-1", input_uri=batch.input_uri)
         world.ledger.record_job(job)
-        record(run, job, self.PROPERTIES, "s3://work/output/job-1/")
+        record(run, job, PROPERTIES, "s3://work/output/job-1/")
         kept = world.ledger.job(batch.batch_id)
         assert kept is not None
         assert (kept.job_id, kept.status) == ("job-1", "COMPLETED_WITH_ERRORS")
@@ -94,5 +94,5 @@ class TestTheEnd:
         run, batch = staged(world)
         job = Job(batch.batch_id, 0, run.key, "token", "job-1", input_uri=batch.input_uri)
         world.ledger.record_job(job)
-        answer = record(run, job, self.PROPERTIES, "s3://work/output/job-1/")
+        answer = record(run, job, PROPERTIES, "s3://work/output/job-1/")
         assert "p1" not in json.dumps(answer, default=str)

@@ -344,7 +344,7 @@ class TestReruns:
 
 
 def test_shards_make_no_difference(world: World) -> None:
-    files = {f"{number}.ndjson": [patient(f"p{number}"), P1, observation(f"o{number}", "p1")] for number in range(5)}
+    files = {f"{number}.ndjson": [patient(f"q{number}"), P1, observation(f"o{number}", "p1")] for number in range(5)}
     run = validated(world, files)
     one = words(run)
     assert Counter(one.values()) == {ACCEPTED: 11, TWICE: 4}
