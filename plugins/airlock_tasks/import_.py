@@ -16,8 +16,26 @@ from healthaws.operators.healthlake import (
 if TYPE_CHECKING:
     from airlock.ledger import Job
     from airlock.normalize import Batch
-    from airlock.pipelines import CcdaPipeline, HealthLake, ImagingPipeline
+    from airlock.pipelines import CcdaPipeline, HealthImaging, HealthLake, ImagingPipeline, Transformation
     from airlock.run import Run
+
+
+def _reaching(store: HealthImaging | HealthLake) -> dict[str, Any]:
+    """Return how the service is reached, and how patiently."""
+    return {
+        "aws_conn_id": store.aws_conn_id,
+        "region_name": store.region_name,
+        "backoff_initial_delay": store.backoff_seconds,
+    }
+
+
+def _waiting(job: HealthImaging | HealthLake | Transformation) -> dict[str, Any]:
+    """Return how long a job is waited for, and how often it is started."""
+    return {
+        "max_generations": job.max_generations,
+        "waiter_delay": job.poll_seconds,
+        "waiter_max_attempts": max(1, round(job.job_timeout_minutes * 60 / job.poll_seconds)),
+    }
 
 
 class ImportOperator(BatchJobOperator[HealthImagingHook], HealthImagingStartDicomImportJobOperator):
@@ -42,12 +60,8 @@ class ImportOperator(BatchJobOperator[HealthImagingHook], HealthImagingStartDico
             input_s3_uri="",  # known once the run is open; may hold names, so it is not rendered
             output_s3_uri=store.output_uri,
             input_owner_account_id=store.input_owner_account_id,
-            max_generations=store.max_generations,
-            waiter_delay=store.poll_seconds,
-            waiter_max_attempts=max(1, round(store.job_timeout_minutes * 60 / store.poll_seconds)),
-            backoff_initial_delay=store.backoff_seconds,
-            aws_conn_id=store.aws_conn_id,
-            region_name=store.region_name,
+            **_reaching(store),
+            **_waiting(store),
             **kwargs,
         )
 
@@ -87,12 +101,8 @@ class FhirImportOperator(BatchJobOperator[HealthLakeHook], HealthLakeStartFhirIm
             validation_level=validation_level,
             completed_with_errors="return",
             queued_timeout=healthlake.queued_timeout_minutes * 60,
-            max_generations=healthlake.max_generations,
-            waiter_delay=healthlake.poll_seconds,
-            waiter_max_attempts=max(1, round(healthlake.job_timeout_minutes * 60 / healthlake.poll_seconds)),
-            backoff_initial_delay=healthlake.backoff_seconds,
-            aws_conn_id=healthlake.aws_conn_id,
-            region_name=healthlake.region_name,
+            **_reaching(healthlake),
+            **_waiting(healthlake),
             **kwargs,
         )
 
@@ -134,12 +144,8 @@ class CcdaImportOperator(BatchJobOperator[HealthLakeHook], HealthLakeStartDataTr
             kms_key_id=store.kms_key_id,
             completed_with_errors="return",
             queued_timeout=store.queued_timeout_minutes * 60,
-            max_generations=settings.max_generations,
-            waiter_delay=settings.poll_seconds,
-            waiter_max_attempts=max(1, round(settings.job_timeout_minutes * 60 / settings.poll_seconds)),
-            backoff_initial_delay=store.backoff_seconds,
-            aws_conn_id=store.aws_conn_id,
-            region_name=store.region_name,
+            **_reaching(store),
+            **_waiting(settings),
             **kwargs,
         )
 
