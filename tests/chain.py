@@ -1,4 +1,4 @@
-"""Runs a pipeline's own DAG, its operators and triggers, in the test process, against real servers, without a scheduler.
+"""Runs a pipeline's own DAG, operators and triggers, in the test process, against real servers, without a scheduler.
 
 What stands in for Airflow is only the context: order, trigger rules, retries, deferral, XCom and a person's answer to a
 review, as the scheduler would give them.
@@ -263,7 +263,7 @@ class Chain:
         return self.report
 
     def _is_due(self, task: Any) -> bool:
-        before = {self.states[name] for name in task.upstream_task_ids}
+        before = {self.states.get(name) for name in task.upstream_task_ids}
         if task.trigger_rule == "all_done":
             return True
         assert task.trigger_rule in {"all_success", "none_failed"}

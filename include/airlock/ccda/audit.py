@@ -122,16 +122,21 @@ def _outcome(
     if error is not None:
         message = str(output.json(error).get("errorMessage") or "")[:_DETAIL_LENGTH]
         return outcome | {"reason": str(Reason.CONVERSION_FAILED), "detail": message or None}
-    if converted is None and job["status"] == _FAILED:
-        return outcome | {"reason": str(Reason.JOB_FAILED), "detail": job["message"][:_DETAIL_LENGTH] or None}
     if converted is None:
-        return outcome | {"reason": str(Reason.CONVERSION_MISSING)}
+        return outcome | _without_result(job)
     if disagree:
         return outcome | {"reason": str(Reason.JOB_COUNTS_DISAGREE)}
     if not _covers(outcome["coverage"], run.pipeline.transformation.min_coverage):
         return outcome | {"reason": str(Reason.CONVERSION_DRIFT), "detail": f"coverage {outcome['coverage']}"}
     place = {"bucket": output.folder.bucket, "key": converted.key, "etag": converted.etag, "size": converted.size}
     return outcome | place | {"last_modified": converted.last_modified}
+
+
+def _without_result(job: dict[str, Any]) -> dict[str, Any]:
+    """Say why a document has neither a result nor an error."""
+    if job["status"] == _FAILED:
+        return {"reason": str(Reason.JOB_FAILED), "detail": job["message"][:_DETAIL_LENGTH] or None}
+    return {"reason": str(Reason.CONVERSION_MISSING)}
 
 
 def _covers(coverage: float | None, least: float) -> bool:

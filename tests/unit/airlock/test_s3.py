@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ReadTimeoutError
 
 import airlock.s3
 from airlock.s3 import BucketError
 from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airlock.s3 import S3
 
 ODD_NAMES = ["a b", "a+b", "é ü", "//", "x//y", "%41", "100%", "q?#{}", "../up", "back\\slash", "_", "~'\""]
@@ -30,6 +32,87 @@ def test_an_odd_key_is_listed_read_copied_and_deleted_as_it_is(s3: S3, name: str
     assert s3.get(S3Uri("work", "copy")) == b"content"
     s3.delete("archive", [listed.key])
     assert list(s3.list_objects(S3Uri("archive", ""))) == []
+
+
+class TestStream:
+    BODY = bytes(range(256)) * 12_000  # three pieces
+
+    def test_an_object_comes_in_pieces(self, s3: S3) -> None:
+        s3.put(S3Uri("archive", "x"), self.BODY)
+        pieces = list(s3.stream(S3Uri("archive", "x")))
+        assert b"".join(pieces) == self.BODY
+        assert len(pieces) == 3
+
+    @pytest.mark.parametrize("name", ODD_NAMES)
+    def test_under_any_key(self, s3: S3, name: str) -> None:
+        s3.put(S3Uri("archive", f"odd/{name}"), b"content")
+        assert b"".join(s3.stream(S3Uri("archive", f"odd/{name}"))) == b"content"
+
+    def test_an_empty_one_has_none(self, s3: S3) -> None:
+        s3.put(S3Uri("archive", "x"), b"")
+        assert b"".join(s3.stream(S3Uri("archive", "x"))) == b""
+
+    def test_one_that_was_replaced_is_refused(self, s3: S3) -> None:
+        s3.put(S3Uri("archive", "x"), b"old")
+        (old,) = s3.list_objects(S3Uri("archive", "x"))
+        assert b"".join(s3.stream(S3Uri("archive", "x"), old.etag)) == b"old"
+        s3.put(S3Uri("archive", "x"), b"new")
+        with pytest.raises(ClientError, match=r"412|PreconditionFailed"):
+            list(s3.stream(S3Uri("archive", "x"), old.etag))
+
+    def test_one_that_is_not_there_is_refused(self, s3: S3) -> None:
+        with pytest.raises(ClientError, match="NoSuchKey"):
+            list(s3.stream(S3Uri("archive", "nothing")))
+
+    def test_a_connection_that_breaks_is_taken_up_where_it_broke(self, s3: S3) -> None:
+        s3.put(S3Uri("archive", "x"), self.BODY)
+        client = Breaking(s3.client, good=1)
+        assert b"".join(airlock.s3.S3(s3.session, client).stream(S3Uri("archive", "x"))) == self.BODY
+        (etag,) = {item.etag for item in s3.list_objects(S3Uri("archive", "x"))}
+        assert client.asked == [
+            {},
+            {"IfMatch": etag, "Range": f"bytes={1024**2}-"},
+            {"IfMatch": etag, "Range": f"bytes={2 * 1024**2}-"},
+        ]
+
+    def test_one_that_was_replaced_while_it_was_broken_is_refused(self, s3: S3) -> None:
+        s3.put(S3Uri("archive", "x"), self.BODY)
+        stream = airlock.s3.S3(s3.session, Breaking(s3.client, good=1)).stream(S3Uri("archive", "x"))
+        assert next(stream)
+        s3.put(S3Uri("archive", "x"), self.BODY[::-1])
+        with pytest.raises(ClientError, match=r"412|PreconditionFailed"):
+            list(stream)
+
+    def test_one_that_breaks_without_a_byte_is_given_up(self, s3: S3) -> None:
+        s3.put(S3Uri("archive", "x"), self.BODY)
+        client = Breaking(s3.client, good=0)
+        with pytest.raises(ReadTimeoutError):
+            list(airlock.s3.S3(s3.session, client).stream(S3Uri("archive", "x")))
+        assert len(client.asked) == 6
+
+
+class Breaking:
+    """A client whose answers break off after so many pieces, unless they are at their end."""
+
+    def __init__(self, client: Any, good: int) -> None:
+        self.client = client
+        self.good = good
+        self.asked: list[dict[str, str]] = []
+
+    def get_object(self, Bucket: str, Key: str, **more: str) -> dict[str, Any]:
+        self.asked.append(more)
+        reply = self.client.get_object(Bucket=Bucket, Key=Key, **more)
+        body = reply["Body"]
+
+        class Body:
+            @staticmethod
+            def iter_chunks(size: int) -> Iterator[bytes]:
+                pieces = list(body.iter_chunks(size))
+                yield from pieces[: self.good]
+                if len(pieces) > self.good:
+                    raise ReadTimeoutError(endpoint_url="http://s3")
+
+        return reply | {"Body": Body}
 
 
 def test_a_prefix_that_ends_in_a_slash_takes_no_longer_name_in(s3: S3) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from airlock.ccda.normalize import normalize
-from airlock.ccda.records import DOCUMENT, VERDICTS
+from airlock.ccda.records import DOCUMENT, DOCUMENTS, VERDICTS
 from airlock.ccda.validate import validate
 from airlock.records import Verdict
 from tests.ccda_documents import ccd, entity_bomb
@@ -91,7 +91,5 @@ def test_what_is_decided_stands_once_a_conversion_was_begun(world: World) -> Non
 
 
 def _unreadable(run: Run[Any]) -> tuple[pl.Schema, pl.DataFrame]:
-    from airlock.ccda.records import DOCUMENTS
-
     rows = run.workspace.read("documents/0000", DOCUMENTS).with_columns(reason=pl.lit("not_xml"))
     return DOCUMENTS, rows

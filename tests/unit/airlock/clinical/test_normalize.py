@@ -67,7 +67,7 @@ LIMITS += [{"files_per_job": 1}, {"bytes_per_file": 400, "files_per_job": 3}, {"
 
 
 @pytest.mark.parametrize("limits", LIMITS)
-def test_every_accepted_resource_is_on_exactly_one_line(world: World, limits: dict[str, int]) -> None:
+def test_every_accepted_resource_is_on_exactly_one_line_within_the_limits(world: World, limits: dict[str, int]) -> None:
     run = normalized(world, **limits)
     accepted = sorted((row["arrival_id"], row["line"]) for row in verdicts(run) if row["verdict"] == "accept")
     placed = rows(run)
@@ -81,11 +81,12 @@ def test_every_accepted_resource_is_on_exactly_one_line(world: World, limits: di
         resource = json.loads(lines(files[row["staged_key"]])[row["staged_line"] - 1])
         assert (resource["resourceType"], resource["id"]) == (row["resource_type"], row["resource_id"])
 
+    _check_limits(run, files)
 
-@pytest.mark.parametrize("limits", LIMITS)
-def test_files_are_of_one_type_and_within_the_limits(world: World, limits: dict[str, int]) -> None:
-    run = normalized(world, **limits)
-    store, files = run.pipeline.healthlake, import_files(run)
+
+def _check_limits(run: Run[ClinicalPipeline], files: dict[str, bytes]) -> None:
+    """Files are of one type, and files and batches within the limits."""
+    store = run.pipeline.healthlake
     for key, body in files.items():
         kind = key.rpartition("/")[2].partition(".")[0]
         assert {json.loads(line)["resourceType"] for line in lines(body)} == {kind}

@@ -44,17 +44,59 @@ def told(run: Run[Any], name: str) -> list[tuple[int, str]]:
     return [(row["line"], row["reason"] or row["resource_id"]) for row in rows]
 
 
+class Shelf:
+    """An S3 of one bucket in memory, whose objects come in pieces of a few bytes, or made as they are read."""
+
+    def __init__(self, objects: dict[str, Any], piece: int = 1024**2) -> None:
+        self.objects: dict[str, Any] = objects
+        self.piece = piece
+
+    def stream(self, uri: S3Uri, etag: str | None = None) -> Iterator[bytes]:
+        content = self.objects[uri.key]
+        if not isinstance(content, bytes):
+            yield from content()
+            return
+        for start in range(0, len(content), self.piece):
+            yield content[start : start + self.piece]
+
+    def put(self, uri: S3Uri, body: bytes, content_type: str = "") -> None:
+        self.objects[uri.key] = body
+
+    def get(self, uri: S3Uri) -> bytes:
+        if uri.key not in self.objects:
+            raise FileNotFoundError
+        return cast("bytes", self.objects[uri.key])
+
+
+def on_shelf(shelf: Shelf, **changes: Any) -> Run[Any]:
+    """Return a run whose delivery is what lies on a shelf."""
+    run = Run(pipeline(**changes), "one", None, S3Uri("archive", ""), cast("S3", shelf), cast("Any", None))
+    base = {"bucket": "archive", "etag": "e", "size": 1, "last_modified": NIGHT}
+    arrivals = [{"arrival_id": key, "key": key, **base} for key in sorted(shelf.objects)]
+    run.workspace.write("arrivals/0000", ARRIVALS, frame(arrivals, ARRIVALS))
+    run.workspace.write_json(INDEX, {"shards": ["0000"]})
+    return run
+
+
+def taken(files: dict[str, Any], **changes: Any) -> Run[Any]:
+    """Parse files, bytes or lists of resources and raw lines, without a server."""
+    shelf = Shelf({name: content if isinstance(content, bytes) else ndjson(content) for name, content in files.items()})
+    run = on_shelf(shelf, **changes)
+    parse(run, "0000")
+    return run
+
+
 class TestLines:
     @pytest.mark.parametrize("line", [json.dumps(P1), json.dumps(P1, separators=(" , ", " : "))])
     @pytest.mark.parametrize(
         "name", ["a.ndjson", "a.NDJSON", "a.jsonl", "a.json", "part-00000", "Patient.ndjson.part1"]
     )
-    def test_every_name_will_do(self, world: World, name: str, line: str) -> None:
-        assert told(parsed(world, {name: [line, P2]}), name) == [(1, "p1"), (2, "p2")]
+    def test_every_name_will_do(self, name: str, line: str) -> None:
+        assert told(taken({name: [line, P2]}), name) == [(1, "p1"), (2, "p2")]
 
-    def test_a_line_is_kept_as_it_stands(self, world: World) -> None:
+    def test_a_line_is_kept_as_it_stands(self) -> None:
         line = '{ "resourceType" : "Observation","id":"o1" , "valueDecimal": 70.10, "note": "é\\u00e9" }'
-        (row,) = units(parsed(world, {"a.ndjson": [f"  {line}\t\r"]}))
+        (row,) = units(taken({"a.ndjson": [f"  {line}\t\r"]}))
         assert row["body"] == line
 
     @pytest.mark.parametrize("name", ["a.ndjson", "a.json"])
@@ -69,11 +111,11 @@ class TestLines:
             gzip.compress(json.dumps(P1).encode()) + bytes(3) + gzip.compress(b"\n" + json.dumps(P2).encode()),
         ],
     )
-    def test_marks_line_ends_and_gzip_do_not_matter(self, world: World, name: str, body: bytes) -> None:
-        assert told(parsed(world, {name: body}), name) == [(1, "p1"), (2, "p2")]
+    def test_marks_line_ends_and_gzip_do_not_matter(self, name: str, body: bytes) -> None:
+        assert told(taken({name: body}), name) == [(1, "p1"), (2, "p2")]
 
-    def test_blank_lines_are_no_units_and_count(self, world: World) -> None:
-        assert told(parsed(world, {"a.ndjson": ["", P1, " ", "\r", P2]}), "a.ndjson") == [(2, "p1"), (5, "p2")]
+    def test_blank_lines_are_no_units_and_count(self) -> None:
+        assert told(taken({"a.ndjson": ["", P1, " ", "\r", P2]}), "a.ndjson") == [(2, "p1"), (5, "p2")]
 
     @pytest.mark.parametrize(
         ("line", "reason", "detail"),
@@ -98,34 +140,34 @@ class TestLines:
     )
     @pytest.mark.parametrize("place", [0, 1, 2])
     def test_a_line_that_is_nothing_costs_itself_alone(
-        self, world: World, line: str, reason: str, detail: str | None, place: int
+        self, line: str, reason: str, detail: str | None, place: int
     ) -> None:
         lines: list[Any] = [P1, P2]
         lines.insert(place, line)
-        run = parsed(world, {"a.ndjson": lines}, f"at-{place}")
+        run = taken({"a.ndjson": lines})
         rows = {row["line"]: row for row in units(run)}
         wrong = rows.pop(place + 1)
         assert (wrong["reason"], wrong["detail"], wrong["body"]) == (reason, detail, None)
         assert [row["resource_id"] for row in rows.values()] == ["p1", "p2"]
         assert files(run)["a.ndjson"]["reason"] is None
 
-    def test_bytes_that_are_no_utf_8_cost_their_line(self, world: World) -> None:
+    def test_bytes_that_are_no_utf_8_cost_their_line(self) -> None:
         body = ndjson([P1]) + b'{"resourceType":"Patient","id":"a","x":"\xe9"}\n' + ndjson([P2])
-        run = parsed(world, {"a.ndjson": body})
+        run = taken({"a.ndjson": body})
         assert told(run, "a.ndjson") == [(1, "p1"), (2, "not_json"), (3, "p2")]
 
     @pytest.mark.parametrize("place", [0, 1, 2])
-    def test_a_line_that_is_too_long_is_told_with_its_size(self, world: World, place: int) -> None:
+    def test_a_line_that_is_too_long_is_told_with_its_size(self, place: int) -> None:
         lines: list[Any] = [P1, P2]
         lines.insert(place, LONG)
-        rows = units(parsed(world, {"a.ndjson": lines}, f"at-{place}", parse=SMALL))
+        rows = units(taken({"a.ndjson": lines}, parse=SMALL))
         assert [row["reason"] for row in rows].count("resource_too_large") == 1
         assert rows[place]["detail"] == f"{len(json.dumps(LONG))} bytes"
         assert (rows[place]["line"], rows[place]["body"]) == (place + 1, None)
 
-    def test_60_mb_in_a_line_are_read_past(self, world: World) -> None:
+    def test_60_mb_in_a_line_are_read_past(self) -> None:
         body = b'{"resourceType":"Patient","id":"a","x":"' + b"x" * 60_000_000 + b'"}\n' + ndjson([P2])
-        run = parsed(world, {"a.ndjson.gz": gzip.compress(body, 1)})
+        run = taken({"a.ndjson.gz": gzip.compress(body, 1)})
         assert told(run, "a.ndjson.gz") == [(1, "resource_too_large"), (2, "p2")]
 
 
@@ -134,15 +176,15 @@ class TestBundles:
         "body", [json.dumps(TWO).encode(), pretty(TWO), BOM + pretty(TWO), gzip.compress(pretty(TWO))]
     )
     @pytest.mark.parametrize("name", ["bundle.json", "bundle.ndjson", "bundle"])
-    def test_a_file_that_is_one_bundle(self, world: World, name: str, body: bytes) -> None:
-        run = parsed(world, {name: body})
+    def test_a_file_that_is_one_bundle(self, name: str, body: bytes) -> None:
+        run = taken({name: body})
         assert told(run, name) == [(1, "p1"), (2, "o1")]
         assert files(run)[name]["units"] == 2
 
     @pytest.mark.parametrize("name", ["a.ndjson", "a.json"])
-    def test_a_file_of_bundles_counts_its_entries_through(self, world: World, name: str) -> None:
+    def test_a_file_of_bundles_counts_its_entries_through(self, name: str) -> None:
         wrong = bundle("batch", entry(P1, method="DELETE"), {}, entry(P2))
-        run = parsed(world, {name: [TWO, "", wrong, "nonsense", bundle("history", entry(P1)), 7, P1, bundle("batch")]})
+        run = taken({name: [TWO, "", wrong, "nonsense", bundle("history", entry(P1)), 7, P1, bundle("batch")]})
         assert told(run, name) == [
             (1, "p1"),
             (2, "o1"),
@@ -155,30 +197,30 @@ class TestBundles:
             (9, "mixed_file"),
         ]
 
-    def test_a_name_that_comes_twice_within_a_bundle_stops_it(self, world: World) -> None:
+    def test_a_name_that_comes_twice_within_a_bundle_stops_it(self) -> None:
         twice = json.dumps(TWO).replace('"active": true', '"active": true, "active": false')
-        assert told(parsed(world, {"a.ndjson": [twice]}), "a.ndjson") == [(1, "not_json")]
+        assert told(taken({"a.ndjson": [twice]}), "a.ndjson") == [(1, "not_json")]
 
-    def test_a_bundle_may_be_larger_than_a_resource_may(self, world: World) -> None:
+    def test_a_bundle_may_be_larger_than_a_resource_may(self) -> None:
         many = bundle("collection", *(entry(patient(f"p{number}")) for number in range(60)))
-        run = parsed(world, {"one-line.json": json.dumps(many).encode(), "b.json": pretty(many)}, parse=SMALL)
+        run = taken({"one-line.json": json.dumps(many).encode(), "b.json": pretty(many)}, parse=SMALL)
         assert len(told(run, "one-line.json")) == len(told(run, "b.json")) == 60
 
-    def test_but_not_without_end(self, world: World) -> None:
+    def test_but_not_without_end(self) -> None:
         many = bundle("collection", *(entry(patient(f"p{number}")) for number in range(60)))
-        run = parsed(world, {"b.json": pretty(many)}, parse=SMALL | {"bundle_mib": 0.002})
+        run = taken({"b.json": pretty(many)}, parse=SMALL | {"bundle_mib": 0.002})
         row = files(run)["b.json"]
         assert (row["reason"], row["units"]) == ("file_too_large", 0)
 
 
 class TestFiles:
     @pytest.mark.parametrize("name", ["p.json", "p.ndjson", "p"])
-    def test_one_resource_over_several_lines(self, world: World, name: str) -> None:
-        (row,) = units(parsed(world, {name: BOM + pretty(P1)}))
+    def test_one_resource_over_several_lines(self, name: str) -> None:
+        (row,) = units(taken({name: BOM + pretty(P1)}))
         assert (row["line"], row["resource_id"], json.loads(row["body"])) == (1, "p1", P1)
 
-    def test_one_resource_over_several_lines_may_be_too_large(self, world: World) -> None:
-        run = parsed(world, {"p.json": pretty(LONG)}, parse=SMALL)
+    def test_one_resource_over_several_lines_may_be_too_large(self) -> None:
+        run = taken({"p.json": pretty(LONG)}, parse=SMALL)
         assert told(run, "p.json") == [(1, "resource_too_large")]
 
     @pytest.mark.parametrize(
@@ -208,29 +250,29 @@ class TestFiles:
             ("damaged.ndjson.gz", gzip.compress(ndjson([P1])) + b"\x1f\x8b garbage", "truncated"),
         ],
     )
-    def test_a_file_that_is_nothing_has_one_reason(self, world: World, name: str, body: bytes, reason: str) -> None:
-        run = parsed(world, {name: body, "good.ndjson": [P1]})
+    def test_a_file_that_is_nothing_has_one_reason(self, name: str, body: bytes, reason: str) -> None:
+        run = taken({name: body, "good.ndjson": [P1]})
         assert files(run)[name]["reason"] == reason
         assert files(run)["good.ndjson"]["reason"] is None
 
-    def test_a_sidecars_name_hides_no_resources(self, world: World) -> None:
-        run = parsed(world, {"manifest.json": [P1], "list.txt": [P2]})
+    def test_a_sidecars_name_hides_no_resources(self) -> None:
+        run = taken({"manifest.json": [P1], "list.txt": [P2]})
         assert [row["resource_id"] for row in units(run)] == ["p2", "p1"]
 
-    def test_an_object_without_a_type_may_be_the_first_line(self, world: World) -> None:
-        run = parsed(world, {"a.json": ['{"id":"a"}', P1]})
+    def test_an_object_without_a_type_may_be_the_first_line(self) -> None:
+        run = taken({"a.json": ['{"id":"a"}', P1]})
         assert told(run, "a.json") == [(1, "unknown_resource_type"), (2, "p1")]
 
-    def test_what_came_before_a_cut_is_counted(self, world: World) -> None:
+    def test_what_came_before_a_cut_is_counted(self) -> None:
         noise = random.Random(1).randbytes(3_000_000).hex()
         body = gzip.compress(ndjson([P1, P2, f'"{noise}"']), 1)[:-1000]
-        run = parsed(world, {"a.ndjson.gz": body})
+        run = taken({"a.ndjson.gz": body})
         assert files(run)["a.ndjson.gz"]["reason"] == "truncated"
         assert [row["resource_id"] for row in units(run)][:2] == ["p1", "p2"]
 
-    def test_bytes_are_counted_as_stored(self, world: World) -> None:
+    def test_bytes_are_counted_as_stored(self) -> None:
         body = gzip.compress(ndjson([P1] * 1000))
-        assert files(parsed(world, {"a.ndjson.gz": body}))["a.ndjson.gz"]["bytes_read"] == len(body)
+        assert files(taken({"a.ndjson.gz": body}))["a.ndjson.gz"]["bytes_read"] == len(body)
 
     def test_counts_are_returned_and_progress_told(self, world: World) -> None:
         run = delivery(world, {"a.ndjson": [P1, "x"], "b.ndjson": b""})
@@ -314,46 +356,12 @@ LINES = st.sampled_from(
 NAMES = st.sampled_from(["a.ndjson", "a.json", "a.ndjson.gz", "_SUCCESS", "manifest.json"])
 
 
-class Shelf:
-    """An S3 of one bucket in memory, whose objects come in pieces of a few bytes, or made as they are read."""
-
-    def __init__(self, objects: dict[str, Any], piece: int = 1024**2) -> None:
-        self.objects: dict[str, Any] = objects
-        self.piece = piece
-
-    def stream(self, uri: S3Uri, etag: str | None = None) -> Iterator[bytes]:
-        content = self.objects[uri.key]
-        if not isinstance(content, bytes):
-            yield from content()
-            return
-        for start in range(0, len(content), self.piece):
-            yield content[start : start + self.piece]
-
-    def put(self, uri: S3Uri, body: bytes, content_type: str = "") -> None:
-        self.objects[uri.key] = body
-
-    def get(self, uri: S3Uri) -> bytes:
-        if uri.key not in self.objects:
-            raise FileNotFoundError
-        return cast("bytes", self.objects[uri.key])
-
-
 class Full(Shelf):
     """One that forgets the rows it is given: what is measured is parse alone."""
 
     def put(self, uri: S3Uri, body: bytes, content_type: str = "") -> None:
         if "/resources/" not in uri.key or uri.key.endswith(".json"):
             super().put(uri, body, content_type)
-
-
-def on_shelf(shelf: Shelf, **changes: Any) -> Run[Any]:
-    """Return a run whose delivery is what lies on a shelf."""
-    run = Run(pipeline(**changes), "one", None, S3Uri("archive", ""), cast("S3", shelf), cast("Any", None))
-    base = {"bucket": "archive", "etag": "e", "size": 1, "last_modified": NIGHT}
-    arrivals = [{"arrival_id": key, "key": key, **base} for key in sorted(shelf.objects)]
-    run.workspace.write("arrivals/0000", ARRIVALS, frame(arrivals, ARRIVALS))
-    run.workspace.write_json(INDEX, {"shards": ["0000"]})
-    return run
 
 
 def keyed(run: Run[Any]) -> list[tuple[Any, ...]]:

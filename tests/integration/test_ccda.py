@@ -1,0 +1,146 @@
+"""C-CDA documents through the whole chain: converted, imported strictly, and held until a person has approved them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from airlock_tasks.review import APPROVE, KEEP_HELD
+from tests.ccda_documents import ccd, entity_bomb, external_entity, without_namespace
+from tests.chain import PROFILE, Chain, answer, ccda_pipeline
+
+if TYPE_CHECKING:
+    from tests.chain import Place
+
+pytestmark = pytest.mark.slow
+
+TWO = {"1.xml": ccd(1), "2.xml": ccd(2)}
+
+
+@pytest.fixture(autouse=True)
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What Airflow is told to ask people; its API server, which keeps the questions, is not here."""
+    questions: list[dict[str, Any]] = []
+    place = "airflow.providers.standard.operators.hitl.upsert_hitl_detail"
+    monkeypatch.setattr(place, lambda **question: questions.append(question))
+    return questions
+
+
+def converted(place: Place, files: dict[str, bytes], run_id: str = "manual__1") -> Chain:
+    """Deliver documents and take them up to the person."""
+    place.put(files)
+    chain = Chain(place, ccda_pipeline(), run_id=run_id)
+    chain.until("fhir.audit")
+    return chain
+
+
+def answered(chain: Chain, choice: str, reason: str | None = None) -> None:
+    chain.answer = answer(choice, reason)
+    chain.onward("review")
+
+
+def stored(place: Place) -> int:
+    return sum(1 for kind in ("Patient", "Condition", "Practitioner") for _ in place.fhir().search(kind, {}))
+
+
+def test_converted_resources_wait_for_a_person_and_an_approval_with_a_reason_routes_them(
+    place: Place, asked: list[dict[str, Any]]
+) -> None:
+    chain = converted(place, TWO)
+    waiting = chain.report["dispositions"]
+    assert waiting.keys() == {"held"}
+    assert chain.report["reasons"].keys() == {"awaiting_review"}
+    assert place.contracts() == []
+    assert stored(place)
+
+    answered(chain, APPROVE, "ten of them were compared with their documents")
+    assert chain.report["dispositions"] == {"released": waiting["held"]}
+    assert chain.report["balanced"]
+    assert len(place.routed()) == waiting["held"]
+    (question,) = asked
+    assert question["options"] == [APPROVE, KEEP_HELD]
+    assert question["defaults"] == [KEEP_HELD]
+
+
+def test_approval_without_a_reason_is_refused_and_may_be_given_again(place: Place) -> None:
+    chain = converted(place, {"1.xml": ccd(1)})
+    with pytest.raises(AirflowFailException, match="an approval needs a person and a reason: clear review"):
+        answered(chain, APPROVE)
+    assert place.contracts() == []
+
+    answered(chain, APPROVE, "compared with the document")
+    assert chain.report["dispositions"].keys() == {"released"}
+    assert place.contracts()
+
+
+def test_what_a_person_keeps_held_stays_held(place: Place) -> None:
+    chain = converted(place, {"1.xml": ccd(1)})
+    answered(chain, KEEP_HELD, "the medications are wrong")
+    assert chain.report["dispositions"].keys() == {"held"}
+    assert place.contracts() == []
+
+
+def test_every_bad_document_costs_itself_alone(place: Place) -> None:
+    bad = {
+        "cut.xml": ccd(3)[:-200],
+        "text.xml": b"dear colleague",
+        "bomb.xml": entity_bomb(),
+        "external.xml": external_entity(f"{place.s3_endpoint}/archive/in/1.xml"),
+        "other.xml": without_namespace(),
+        "nameless.xml": ccd(4, document_id=""),
+        "readme.txt": b"exported",
+    }
+    chain = converted(place, {"1.xml": ccd(1)} | bad)
+    words = {row["key"].removeprefix("in/"): (row["disposition"], row["reason"]) for row in chain.lines}
+    assert {name: words[name] for name in bad} == {
+        "cut.xml": ("quarantined", "truncated"),
+        "text.xml": ("quarantined", "not_xml"),
+        "bomb.xml": ("quarantined", "xml_entity"),
+        "external.xml": ("quarantined", "xml_entity"),
+        "other.xml": ("quarantined", "not_ccda"),
+        "nameless.xml": ("quarantined", "document_without_id"),
+        "readme.txt": ("ignored", "sidecar"),
+    }
+    assert chain.report["balanced"]
+    assert chain.report["arrivals"] == 1 + len(bad)
+
+    answered(chain, APPROVE, "compared with the document")
+    assert chain.report["dispositions"]["released"] == len(place.routed()) > 0
+
+
+def test_another_version_of_the_profile_fails_the_run_and_nothing_goes_on(place: Place) -> None:
+    place.healthlake().publish_data_transformation_profile(ProfileId=PROFILE, SourceFormat="CCDA")
+    place.put(TWO)
+    chain = Chain(place, ccda_pipeline())
+    with pytest.raises(AirflowFailException, match="2 arrivals are not decided"):
+        chain.run()
+    assert chain.states["import"] == "failed"
+    assert "ran version 2 of profile" in str(chain.errors[0])
+    assert chain.report["dispositions"] == {"failed": 2}
+    assert place.contracts() == []
+    assert stored(place) == 0
+    assert [job["service"] for job in place.jobs()] == ["healthlake"]
+
+
+def test_document_that_the_service_cannot_convert_is_set_aside(place: Place) -> None:
+    place.faults({"kind": "all_files_rejected", "key": "*/000000.xml"})
+    chain = converted(place, TWO)
+    assert chain.words["1.xml"] == ("quarantined", "conversion_failed")
+    assert chain.report["balanced"]
+    answered(chain, APPROVE, "compared with the documents")
+    assert chain.report["dispositions"]["released"] == len(place.routed()) > 0
+
+
+def test_the_same_documents_again_are_duplicates(place: Place) -> None:
+    chain = converted(place, TWO)
+    answered(chain, APPROVE, "compared with the documents")
+    contracts, jobs = place.contracts(), len(place.jobs())
+
+    place.put(TWO, "in/again/")
+    again = Chain(place, ccda_pipeline(), run_id="manual__2")
+    again.run()  # nothing is held, so nobody is asked
+    assert again.report["dispositions"] == {"duplicate": 2}
+    assert place.contracts() == contracts
+    assert len(place.jobs()) == jobs
