@@ -235,11 +235,14 @@ class Chain:
     stores: dict[tuple[str, int], StateStore] = field(default_factory=lambda: defaultdict(StateStore))
     errors: list[BaseException] = field(default_factory=list)
     states: dict[str, str] = field(default_factory=dict)
+    built: tuple[Pipeline, DAG] | None = None
 
     @property
     def dag(self) -> DAG:
-        """The pipeline's DAG; anew, since a test may change the pipeline between two stages."""
-        return build(self.pipeline)
+        """The pipeline's DAG; a test may change the pipeline between two stages."""
+        if self.built is None or self.built[0] is not self.pipeline:
+            self.built = self.pipeline, build(self.pipeline)
+        return self.built[1]
 
     def run(self) -> dict[str, Any]:
         """Run the whole DAG by its trigger rules and return the report; raise what failed last if the run failed."""
@@ -285,7 +288,7 @@ class Chain:
     def _operators(self, name: str) -> Iterable[BaseOperator]:
         task = self.dag.get_task(name)
         if not isinstance(task, MappedOperator):
-            return [task]
+            return [task.prepare_for_execution()]
         ((argument, source),) = task._get_specified_expand_input().value.items()
         return [task.unmap({argument: value}) for value in self.xcom[source.operator.task_id, 0]]
 

@@ -139,7 +139,7 @@ class FhirEndpoint:
         path: str = "",
         *,
         query: str = "",
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | str | None = None,
         headers: Mapping[str, str | None] | None = None,
         repeatable: bool = True,
     ) -> FhirReply:
@@ -156,7 +156,7 @@ class FhirEndpoint:
             Below the base, from :func:`resource_path`.
         query : str
             From :func:`encode_query`.
-        body : Mapping, optional
+        body : Mapping or str, optional
             Sent as JSON.
         headers : Mapping, optional
             Further headers; those without a value are left out.
@@ -184,12 +184,17 @@ class FhirEndpoint:
             time.sleep(self._backoff.delay(attempt))
 
     def _signed(
-        self, method: str, path: str, query: str, body: Mapping[str, Any] | None, headers: Mapping[str, str | None]
+        self,
+        method: str,
+        path: str,
+        query: str,
+        body: Mapping[str, Any] | str | None,
+        headers: Mapping[str, str | None],
     ) -> AWSRequest:
         request = AWSRequest(
             method=method,
             url=f"{self.url}{path}{'?' if query else ''}{query}",
-            data=None if body is None else json.dumps(body, ensure_ascii=False).encode(),
+            data=None if body is None else _text(body).encode(),
             headers={"Accept": MEDIA_TYPE, **{name: value for name, value in headers.items() if value}},
         )
         if body is not None:
@@ -269,3 +274,7 @@ def query_of_link(url: str) -> str:
 
 def _is_json(headers: Mapping[str, str]) -> bool:
     return "json" in headers.get("Content-Type", "")
+
+
+def _text(body: Mapping[str, Any] | str) -> str:
+    return body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)

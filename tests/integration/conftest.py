@@ -57,3 +57,16 @@ def place(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         for bucket in BUCKETS:
             made.s3().create_bucket(Bucket=bucket)
         yield made
+
+
+@pytest.fixture(scope="session", autouse=True)
+def models() -> Iterator[None]:
+    import functools
+
+    from botocore.loaders import JSONFileLoader
+    patch = pytest.MonkeyPatch()
+    load = JSONFileLoader.load_file
+    cached = functools.cache(lambda path: load(JSONFileLoader(), path))
+    patch.setattr(JSONFileLoader, "load_file", lambda self, path: cached(path))
+    yield
+    patch.undo()

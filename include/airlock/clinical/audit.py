@@ -17,13 +17,13 @@ from airlock.buffer import find_index, read_arrivals
 from airlock.clinical import gate, report
 from airlock.clinical.contracts import ClinicalContract, complete, draft, with_subjects
 from airlock.clinical.manifests import is_final, keep, proves_more, read_kept, read_output, read_progress
-from airlock.clinical.outcomes import IMPORTED, account, discrepancies, operation_outcomes
+from airlock.clinical.outcomes import account, discrepancies, operation_outcomes
 from airlock.clinical.read_back import read_back
 from airlock.clinical.records import BATCHES, DISPOSITIONS, FILES, GATES, OPERATION_OUTCOMES, OUTCOMES, VERDICTS
 from airlock.normalize import find_batches
 from airlock.pipelines import CcdaPipeline
 from airlock.reasons import Reason
-from airlock.records import CONTRACTS, JOBS, Disposition
+from airlock.records import CONTRACTS, JOBS, Disposition, Outcome
 from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from airlock.run import Run
 
 _RESOURCE = ["resource_type", "resource_id"]
+_UNIT = ["arrival_id", "line"]
 
 
 @dataclass(frozen=True)
@@ -200,11 +201,16 @@ def _is_open() -> pl.Expr:
 def _record(run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame], audited: Audited) -> None:
     """Tell the ledger: what is in the store, what was decided, the contracts, and last the files' final words."""
     datastore = run.pipeline.datastore_id
-    imported = pl.col("outcome").is_in(IMPORTED)
-    run.ledger.record_imported_resources(datastore, run.key, books["outcomes"].filter(imported))
-    # What the service did not import gives up its claim, so that a later delivery may bring it.
-    lost = books["outcomes"].filter(~imported & ~_is_open())
-    run.ledger.drop_resource_claims(datastore, run.key, lost.select(_RESOURCE))
+    words = books["dispositions"].select(*_UNIT, "disposition", word="reason")
+    sent = books["outcomes"].join(words, on=_UNIT, how="left", nulls_equal=True)
+    known = (pl.col("disposition") == Disposition.RELEASED) | (pl.col("word") == Reason.STORED_WITH_ISSUES)
+    refused = pl.col("outcome") == Outcome.REJECTED
+    waits = _is_open() | (pl.col("word") == Reason.AWAITING_REVIEW)
+    known, waits = known.fill_null(value=False), waits.fill_null(value=False)
+    run.ledger.record_imported_resources(datastore, run.key, sent.filter(known))
+    run.ledger.drop_resource_claims(datastore, run.key, sent.filter(refused).select(_RESOURCE))
+    # What is in doubt, and what is held for its sake, is not known: brought again, it is imported and decided on anew.
+    run.ledger.forget_resources(datastore, run.key, sent.filter(~known & ~refused & ~waits).select(_RESOURCE))
     run.ledger.record_gates(datastore, run.key, books["gates"])
     _write_contracts(run, books)
     if audited.balanced:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from airlock.clinical.records import RESOURCES
+from airlock.clinical.resources import dump, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,12 +49,32 @@ def read_bodies(run: Run[Any], units: pl.DataFrame, rewrites: pl.DataFrame) -> I
 
 def rewritten(body: str, meant: dict[str, str]) -> str:
     """Return a resource's text with some references replaced, and nothing else touched: decimals keep their digits."""
+    left = set(meant)
 
     def replace(match: re.Match[str]) -> str:
         found = json.loads(match[2])
+        left.discard(found)
         return f"{match[1]}{json.dumps(meant[found])}" if found in meant else match[0]
 
-    return _REFERENCE.sub(replace, body)
+    text = _REFERENCE.sub(replace, body)
+    return _written_anew(body, meant) if left else text  # the name may be spelt with escapes
+
+
+def _written_anew(body: str, meant: dict[str, str]) -> str:
+    content = load(body.encode())
+    waiting: list[Any] = [content]
+    is_changed = False
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            reference = value.get("reference")
+            if isinstance(reference, str) and reference in meant:
+                value["reference"] = meant[reference]
+                is_changed = True
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+    return dump(content) if is_changed else body
 
 
 def _one_line(body: str) -> str:

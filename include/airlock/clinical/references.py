@@ -20,7 +20,9 @@ from airlock.clinical.resources import RESOURCE_TYPES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-_LITERAL = r"^([A-Za-z]+/[A-Za-z0-9\-.]{1,64})(?:/_history/[A-Za-z0-9\-.]{1,64})?$"
+# An id of FHIR, less "." and ".." (the expressions of polars cannot look ahead).
+_ID = r"(?:[A-Za-z0-9\-.]{3,64}|[A-Za-z0-9\-]\.?|\.[A-Za-z0-9\-]|[A-Za-z0-9\-]{2})"
+_LITERAL = rf"^([A-Za-z]+/{_ID})(?:/_history/[A-Za-z0-9\-.]{{1,64}})?$"
 _CONDITIONAL = r"^[A-Z][A-Za-z]+\?.+$"
 _URN = r"^urn:(?:uuid|oid):"
 _BY_IDENTIFIER = "identifier="
@@ -43,8 +45,8 @@ class FhirStore(Protocol):
     def search(self, resource_type: str, params: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         """Yield the resources that match."""
 
-    def validate(self, resource: dict[str, Any]) -> dict[str, Any]:
-        """Return $validate's OperationOutcome."""
+    def validate(self, resource: str) -> dict[str, Any]:
+        """Return $validate's OperationOutcome on a resource's text, whose decimals keep their digits."""
 
 
 def is_refused(error: Exception) -> bool:
@@ -126,10 +128,17 @@ def _answers(asked: list[str], own: pl.DataFrame, store: FhirStore | None) -> di
     for reference in asked:
         kind, _, query = reference.partition("?")
         identifier = unquote(query.removeprefix(_BY_IDENTIFIER)) if query.startswith(_BY_IDENTIFIER) else None
+        if identifier is not None and not _has_system(identifier):
+            continue  # a number may be anybody's without the system that gave it
         targets = known.get((kind, identifier)) or _searched(store, kind, query)
         if len(targets) == 1:
             answers[reference] = targets[0]
     return answers
+
+
+def _has_system(identifier: str) -> bool:
+    system, bar, _ = identifier.partition("|")
+    return bool(bar and system)
 
 
 def _searched(store: FhirStore | None, kind: str, query: str) -> list[str]:

@@ -17,7 +17,8 @@ from airlock.clinical.structure import OTHER_TYPES
 from airlock.reasons import Reason
 
 RESOURCE_TYPES = frozenset(fhirkit.RESOURCE_TYPES)
-RESOURCE_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
+RESOURCE_ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9\-.]{1,64}")  # "." and ".." are no names in an address
+_LARGEST_EXPONENT = 400  # beyond it a number is an attack: no reader of JSON holds it
 # Where a resource says whose it is; the first that is there counts.
 _PATIENT_ELEMENTS = ("subject", "patient", "beneficiary", "for", "individual")
 _GIVEN_BY_THE_STORE = ("versionId", "lastUpdated")
@@ -55,6 +56,9 @@ def load(text: bytes) -> Any:
 
 
 def _marked(digits: str) -> str:
+    exponent = digits.lower().partition("e")[2]
+    if exponent and (len(exponent) > 5 or abs(int(exponent)) > _LARGEST_EXPONENT):
+        raise NotJsonError("a number out of all range")
     return _MARK + digits
 
 
@@ -128,7 +132,7 @@ def describe(resource: Any, body: str, full_url: str | None = None) -> Row:
         "resource_id": name,
         "content_digest": digest,
         "size": len(body.encode()),
-        "patient": f"Patient/{name}" if kind == "Patient" else _patient(resource),
+        "patient": f"Patient/{name}" if kind == "Patient" else _patient(resource, references),
         "full_url": full_url,
         "references": references,
         "identifiers": identifiers,
@@ -136,13 +140,16 @@ def describe(resource: Any, body: str, full_url: str | None = None) -> Row:
     }
 
 
-def _patient(resource: dict[str, Any]) -> str | None:
+def _patient(resource: dict[str, Any], references: list[str]) -> str | None:
+    """Return whose a resource is: what it says, or else the only Patient that it refers to."""
     for element in _PATIENT_ELEMENTS:
         value = resource.get(element)
-        reference = value.get("reference") if isinstance(value, dict) else None
-        if isinstance(reference, str):
-            return storable(reference)
-    return None
+        for item in value if isinstance(value, list) else [value]:
+            reference = item.get("reference") if isinstance(item, dict) else None
+            if isinstance(reference, str):
+                return storable(reference)
+    patients = [reference for reference in references if reference.startswith("Patient/")]
+    return patients[0] if len(patients) == 1 else None
 
 
 def _found_in(resource: dict[str, Any]) -> tuple[list[str], list[str]]:

@@ -51,14 +51,14 @@ def ask(store: FhirStore, bodies: Iterable[tuple[str, int, str]], in_flight: int
     """
     todo = list(bodies)
     with ThreadPoolExecutor(in_flight) as pool:
-        outcomes = pool.map(lambda item: _outcome(store, json.loads(item[2])), todo)
+        outcomes = pool.map(lambda item: _outcome(store, item[2]), todo)
         for (arrival, line, _), outcome in zip(todo, outcomes, strict=True):
             wrong = [issue for issue in _issues(outcome) if issue.get("severity") in _WRONG]
             if wrong:
                 yield arrival, line, Finding(Reason.SERVICE_FINDS_INVALID, first_words(wrong[0]), json.dumps(outcome))
 
 
-def _outcome(store: FhirStore, resource: dict[str, Any]) -> dict[str, Any]:
+def _outcome(store: FhirStore, resource: str) -> dict[str, Any]:
     """Return what $validate answers, or that it will not look at such a resource."""
     try:
         return store.validate(resource)

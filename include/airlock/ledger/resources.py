@@ -186,6 +186,29 @@ class Resources(Store):
             connection.execute(update(resources).where(own).values(values))
             insert_missing(connection, resources, staged, _KEY, datastore_id=datastore_id, **facts)
 
+    def forget_resources(self, datastore_id: str, run_key: str, keys: pl.DataFrame) -> int:
+        """Forget what a run may have brought, since nobody has proven it: whatever comes next is imported anew.
+
+        What the data store held of it before is forgotten too: the run may have written over it.
+
+        Parameters
+        ----------
+        datastore_id, run_key
+            The data store and the run; what other runs hold or have brought since is left alone.
+        keys
+            Columns ``resource_type``, ``resource_id``.
+
+        Returns
+        -------
+        int
+            How many were forgotten.
+        """
+        brought = and_(resources.c.claimed_by.is_(None), resources.c.run_key == run_key)
+        with self._writing(SCOPE) as connection:
+            rows = _stage_resources(connection, keys)
+            ours = or_(resources.c.claimed_by == run_key, brought)
+            return connection.execute(delete(resources).where(ours, _named(rows, datastore_id))).rowcount
+
     def drop_resource_claims(self, datastore_id: str, run_key: str, keys: pl.DataFrame) -> int:
         """Give back a run's claims on resources that its jobs did not import: a later delivery may bring them.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 import uuid
@@ -288,15 +289,15 @@ class HealthLakeFhirHook(HealthLakeHook):
         return _resource(reply.require(interaction, HTTPStatus.OK), interaction)
 
     def validate(
-        self, resource: Mapping[str, Any], profile: str | None = None, mode: str | None = None
+        self, resource: Mapping[str, Any] | str, profile: str | None = None, mode: str | None = None
     ) -> dict[str, Any]:
         """
         Let the service validate a resource without storing it.
 
         Parameters
         ----------
-        resource : Mapping
-            The resource.
+        resource : Mapping or str
+            The resource, or its JSON text, which is sent as it is: its decimals keep their digits.
         profile : str, optional
             The canonical URL of a profile. (default: those in ``meta.profile``, else the base definition)
         mode : str, optional
@@ -312,8 +313,9 @@ class HealthLakeFhirHook(HealthLakeHook):
         --------
         https://docs.aws.amazon.com/healthlake/latest/devguide/reference-fhir-operations-validate.html
         """
-        interaction = f"validate {resource['resourceType']}"
-        path = resource_path(resource["resourceType"], None, "$validate")
+        resource_type = (json.loads(resource) if isinstance(resource, str) else resource)["resourceType"]
+        interaction = f"validate {resource_type}"
+        path = resource_path(resource_type, None, "$validate")
         query = encode_query({"profile": profile, "mode": mode})
         reply = self.endpoint.send(interaction, "POST", path, query=query, body=resource)
         return _resource(reply.require(interaction, HTTPStatus.OK), interaction)

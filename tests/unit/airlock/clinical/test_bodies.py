@@ -53,7 +53,9 @@ def test_references_are_replaced_and_nothing_else(
     assert rewritten(text, {OLD: NEW}) == expected
 
 
-@pytest.mark.parametrize("text", [r'{"reference":"urn\u003auuid:1"}', '{"reference" :\n"urn:uuid:1"}'])
+@pytest.mark.parametrize(
+    "text", [r'{"reference":"urn\u003auuid:1"}', r'{"\u0072eference":"urn:uuid:1"}', '{"reference" :\n"urn:uuid:1"}']
+)
 def test_a_reference_is_known_however_it_is_written(text: str) -> None:
     assert json.loads(rewritten(text, {OLD: NEW})) == {"reference": NEW}
 

@@ -112,6 +112,12 @@ def test_a_file_is_left_only_when_the_next_resource_does_not_fit(sizes: list[tup
         assert all(sum(before) + after[0] > limit for before, after in pairwise(filled))
 
 
+def test_the_ends_of_the_lines_count(world: World) -> None:
+    size = len(json.dumps(patient("p1")))
+    run = normalized(world, {"a.ndjson": [patient("p1"), patient("p2")]}, bytes_per_file=2 * size + 1)
+    assert [len(body) for body in import_files(run).values()] == [size + 1, size + 1]
+
+
 class TestContent:
     def test_a_line_is_what_was_delivered_with_references_as_they_must_be(self, world: World) -> None:
         weight = (

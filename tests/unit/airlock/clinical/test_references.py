@@ -45,7 +45,9 @@ P1 = unit("Patient/p1", full_url=URN, identifiers=["s|1", "|plain", "a b|c"])
 
 
 class TestLiteral:
-    @pytest.mark.parametrize("reference", ["Patient/p1", "Patient/nobody", "Patient/p1/_history/3"])
+    @pytest.mark.parametrize(
+        "reference", ["Patient/p1", "Patient/x", "Patient/x.", "Patient/.x", "Patient/p1/_history/3"]
+    )
     def test_it_stays_as_it_is(self, reference: str) -> None:
         assert meaning(reference) == (None, reference.removesuffix("/_history/3"), None)
 
@@ -55,6 +57,8 @@ class TestLiteral:
             ABSOLUTE,
             "http://there/fhir/Patient/1",
             "Patient/a_b",
+            "Patient/.",
+            "Patient/..",
             "Patient",
             "",
             "#inside",
@@ -97,17 +101,18 @@ class TestConditional:
 
     @pytest.mark.parametrize(
         "reference",
-        [
-            "Patient?identifier=s|1",
-            "Patient?identifier=s%7C1",
-            "Patient?identifier=|plain",
-            "Patient?identifier=a%20b|c",
-        ],
+        ["Patient?identifier=s|1", "Patient?identifier=s%7C1", "Patient?identifier=a%20b|c"],
     )
     def test_it_means_who_bears_the_identifier_in_any_file(self, reference: str) -> None:
         store = Store()
         assert meaning(reference, P1 | {"arrival_id": "b"}, store=store) == ("Patient/p1", "Patient/p1", None)
         assert store.asked == []
+
+    @pytest.mark.parametrize("reference", ["Patient?identifier=1", "Patient?identifier=|plain"])
+    def test_a_number_without_its_system_means_nobody(self, reference: str) -> None:
+        store = Store()
+        assert meaning(reference, P1, store=store)[2] == self.LOST
+        assert store.asked == [], "the data store may know another patient by it"
 
     def test_of_its_type_alone(self) -> None:
         assert meaning("Practitioner?identifier=s|1", P1) == (None, None, self.LOST)

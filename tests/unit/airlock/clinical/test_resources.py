@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from airlock.clinical.records import RESOURCES
@@ -17,7 +18,7 @@ from airlock.clinical.resources import NotJsonError, content_digest, describe, d
 from tests.unit.airlock.clinical.books import observation, patient
 
 WEIGHT = b'{"resourceType":"Observation","id":"o1","valueQuantity":{"value":70.10}}'
-NUMBERS = st.from_regex(r"\A-?(0|[1-9][0-9]{0,25})(\.[0-9]{1,25})?([eE][+-]?[0-9]{1,4})?\Z").filter(lambda n: n != "-0")
+NUMBERS = st.from_regex(r"\A-?(0|[1-9][0-9]{0,25})(\.[0-9]{1,25})?([eE][+-]?[0-9]{1,2})?\Z").filter(lambda n: n != "-0")
 NAMES = st.sampled_from(["a", "b", "id", "meta", "reference", "é", "\ud800", 'q"', "resourceType"])
 
 
@@ -50,7 +51,10 @@ class TestLoadAndDump:
     @given(JSON_TEXTS)
     @example("70.10")
     @example("1E400")
+    @example("-1.5e-0400")
     def test_no_digit_is_lost(self, text: str) -> None:
+        exponents = [abs(int(digits)) for digits in re.findall(r"\de([+-]?\d+)", text, re.IGNORECASE)]
+        assume(all(exponent <= 400 for exponent in exponents))
         assert dump(load(text.encode())) == text
 
     @pytest.mark.parametrize(
@@ -65,6 +69,10 @@ class TestLoadAndDump:
             (b"1" * 5000, "no JSON"),  # more digits than Python reads
             (b"\xff\xfe{\0}\0", "no UTF-8"),
             (b'{"a":NaN}', "NaN is no JSON"),
+            (b'{"a":1e9999999999999999999999}', "a number out of all range"),
+            (b'{"a":1.0E-401}', "a number out of all range"),
+            (b'{"a":1E401}', "a number out of all range"),
+            (b'{"a":0.1e-99999999999999999999}', "a number out of all range"),
             (b'{"a":-Infinity}', "-Infinity is no JSON"),
             (b"[" * 200_000, "nested too deeply"),
             (b'{"a":' * 200_000, "nested too deeply"),
@@ -148,6 +156,8 @@ class TestDescribe:
             ({"resourceType": "Patient", "id": 7}, "invalid_resource_id", None),
             ({"resourceType": "Patient", "id": "a_b"}, "invalid_resource_id", None),
             ({"resourceType": "Patient", "id": "a\n"}, "invalid_resource_id", None),
+            ({"resourceType": "Patient", "id": "."}, "invalid_resource_id", None),
+            ({"resourceType": "Patient", "id": ".."}, "invalid_resource_id", None),
             ({"resourceType": "Patient", "id": "x" * 65}, "invalid_resource_id", None),
         ],
     )
@@ -178,6 +188,12 @@ class TestDescribe:
             ({"resourceType": "Task", "id": "a", "for": {"reference": "urn:uuid:4"}}, "urn:uuid:4"),
             ({"resourceType": "ResearchSubject", "id": "a", "individual": {"reference": "Patient/5"}}, "Patient/5"),
             ({"resourceType": "Observation", "id": "a", "subject": {"display": "somebody"}}, None),
+            ({"resourceType": "Account", "id": "a", "subject": [{"reference": "Patient/6"}]}, "Patient/6"),
+            ({"resourceType": "Provenance", "id": "a", "target": [{"reference": "Patient/7"}]}, "Patient/7"),
+            (
+                {"resourceType": "List", "id": "a", "entry": [{"item": {"reference": f"Patient/{n}"}} for n in "89"]},
+                None,
+            ),
             ({"resourceType": "Organization", "id": "a"}, None),
         ],
     )

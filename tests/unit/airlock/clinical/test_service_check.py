@@ -72,7 +72,7 @@ class TestAsk:
     )
     def test_warnings_are_none(self, outcome: dict[str, Any], wrong: bool) -> None:
         class Answers(Store):
-            def validate(self, resource: Any) -> dict[str, Any]:
+            def validate(self, resource: str) -> dict[str, Any]:
                 return {"resourceType": "OperationOutcome", **outcome}
 
         assert bool(findings(Answers(), patient("p1"))) == wrong
@@ -82,6 +82,16 @@ class TestAsk:
         ((_, line, finding),) = findings(Store(invalid={"p2": status}), patient("p1"), patient("p2"), patient("p3"))
         assert (line, finding.detail) == (2, f"$validate refuses it: HTTP {status}")
         assert json.loads(finding.outcome)["resourceType"] == "OperationOutcome"
+
+    def test_it_is_sent_the_text_with_all_its_digits(self) -> None:
+        class Keeps(Store):
+            def validate(self, resource: str) -> dict[str, Any]:
+                self.asked.append(resource)
+                return {}
+
+        store, text = Keeps(), '{"resourceType":"Observation","id":"o1","valueDecimal":70.10}'
+        assert list(ask(store, [("a", 1, text)], 1)) == []
+        assert store.asked == [text]
 
     @pytest.mark.parametrize("status", [403, 404, 429, 503])
     def test_a_data_store_that_does_not_answer_ends_the_task(self, status: int) -> None:

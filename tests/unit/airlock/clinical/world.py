@@ -62,9 +62,10 @@ class Store:
             raise RefusedError(found)
         yield from ({"resourceType": resource_type, "id": name} for name in found)
 
-    def validate(self, resource: Row) -> Row:
-        self.validated.append(resource)
-        wrong = self.invalid.get(resource["id"])
+    def validate(self, resource: str) -> Row:
+        content = json.loads(resource)
+        self.validated.append(content)
+        wrong = self.invalid.get(content["id"])
         if isinstance(wrong, int):
             raise RefusedError(wrong)
         issue = {"severity": "error", "code": "invalid", "diagnostics": wrong, "expression": ["Observation.code"]}
