@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from airlock.ledger import upgrade
 from localaws.server import serve
@@ -16,6 +18,19 @@ from tests.servers.moto import moto_server
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def service_models() -> Iterator[None]:
+    """Read each of AWS's service models once: every task opens a session of its own, which would read them anew."""
+    loader, read = JSONFileLoader(), cache(JSONFileLoader.load_file)
+
+    def load_file(_: JSONFileLoader, path: str) -> Any:
+        return read(loader, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", load_file)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -57,16 +72,3 @@ def place(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         for bucket in BUCKETS:
             made.s3().create_bucket(Bucket=bucket)
         yield made
-
-
-@pytest.fixture(scope="session", autouse=True)
-def models() -> Iterator[None]:
-    import functools
-
-    from botocore.loaders import JSONFileLoader
-    patch = pytest.MonkeyPatch()
-    load = JSONFileLoader.load_file
-    cached = functools.cache(lambda path: load(JSONFileLoader(), path))
-    patch.setattr(JSONFileLoader, "load_file", lambda self, path: cached(path))
-    yield
-    patch.undo()

@@ -119,6 +119,6 @@ class TestPreconditions:
         chain.until("normalize")
         (operator,) = chain._operators("import")
         operator.role_timeout = 0  # a role may be new; here it is wrong
-        with pytest.raises(AirflowFailException, match="^StartFHIRImportJob was rejected: .* cannot assume"):
+        with pytest.raises(AirflowFailException, match=r"^StartFHIRImportJob was rejected: .* cannot assume"):
             chain.task(operator, 0)
         assert place.jobs() == []

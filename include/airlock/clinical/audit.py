@@ -6,6 +6,7 @@ and audit/operation-outcomes.ndjson, whatever broke off before. Auditing again g
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,10 @@ from airlock.audit import OPEN_REASONS, Audited
 from airlock.buffer import find_index, read_arrivals
 from airlock.clinical import gate, report
 from airlock.clinical.contracts import ClinicalContract, complete, draft, with_subjects
+from airlock.clinical.import_ import strangers
 from airlock.clinical.manifests import is_final, keep, proves_more, read_kept, read_output, read_progress
 from airlock.clinical.outcomes import account, discrepancies, operation_outcomes
-from airlock.clinical.read_back import read_back
+from airlock.clinical.read_back import marked, read_back
 from airlock.clinical.records import BATCHES, DISPOSITIONS, FILES, GATES, OPERATION_OUTCOMES, OUTCOMES, VERDICTS
 from airlock.normalize import find_batches
 from airlock.pipelines import CcdaPipeline
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from airlock.pipelines import ClinicalPipeline
     from airlock.run import Run
 
+_READ_BACK = "read-back.json"
 _RESOURCE = ["resource_type", "resource_id"]
 _UNIT = ["arrival_id", "line"]
 
@@ -126,6 +129,7 @@ def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: bool | None 
     reviewed = approved is True or not isinstance(run.pipeline, CcdaPipeline)
     _close(run, books, balanced=True, reviewed=reviewed)
     problems = report.imbalances(books)
+    problems += strangers(run, run.pipeline.datastore_id, str(run.pipeline.risk.validation_level))
     if not _is_frozen(run):
         problems = ["buffer has not frozen a delivery: cure what stopped it or receive, and clear that task", *problems]
     if problems:
@@ -152,11 +156,25 @@ def _books(run: Run[Any]) -> dict[str, pl.DataFrame]:
 
 
 def _read_back(run: Run[Any], reader: FhirReader, outcomes: pl.DataFrame) -> pl.DataFrame:
-    sample = run.pipeline.audit.read_back_sample
-    if not sample:
+    """Read a sample back, until it has proven these jobs once: staging may be cleaned up after that."""
+    sample, jobs = run.pipeline.audit.read_back_sample, outcomes["job_id"].drop_nulls().unique().sort().to_list()
+    if not sample or _proven_jobs(run) == jobs:
         return outcomes
+    # What a later run has brought anew is not this run's to compare.
+    later = run.ledger.known_resources(run.pipeline.datastore_id, outcomes.select(_RESOURCE), except_run=run.key)
+    own = outcomes.join(later, on=_RESOURCE, how="anti", maintain_order="left")
     batches = run.workspace.read_all([f"batches/{batch.batch_id}" for batch in find_batches(run)], BATCHES)
-    return read_back(reader, run.s3, outcomes, batches, sample)
+    wrong = read_back(reader, run.s3, own, batches, sample).filter(pl.col("reason") == Reason.READ_BACK_MISMATCH)
+    if not wrong.height and not outcomes.filter(_is_open()).height:
+        run.workspace.write_json(_READ_BACK, {"jobs": jobs})
+    return marked(outcomes, wrong.select(_RESOURCE))
+
+
+def _proven_jobs(run: Run[Any]) -> list[str] | None:
+    try:
+        return list(json.loads(run.s3.get(run.workspace.root.join(_READ_BACK)))["jobs"])
+    except FileNotFoundError:
+        return None
 
 
 def _close(run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame], *, balanced: bool, reviewed: bool) -> None:

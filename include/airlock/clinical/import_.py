@@ -5,6 +5,7 @@ The module's name has an underscore since ``import`` is a word of the language; 
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -12,6 +13,7 @@ import polars as pl
 from airlock.clinical.manifests import keep_progress
 from airlock.clinical.records import BATCHES
 from airlock.import_ import Ended, StagedPrefixError, keep
+from airlock.normalize import find_batches
 from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ def record(run: Run[Any], job: Job, properties: dict[str, Any], output_uri: str)
         The job's own folder.
     """
     keep_progress(run.workspace, job.batch_id, properties)
+    made = {name: properties.get(name) for name in ("DatastoreId", "ValidationLevel")}
+    run.workspace.write_json(_made(job.batch_id), made)
     ended = Ended(
         properties["JobId"],
         properties["JobStatus"],
@@ -62,3 +66,27 @@ def record(run: Run[Any], job: Job, properties: dict[str, Any], output_uri: str)
         properties.get("EndTime"),
     )
     return keep(run, job, ended, output_uri)
+
+
+def strangers(run: Run[Any], datastore_id: str, level: str) -> list[str]:
+    """Say which of a run's jobs went into another data store, or at another level, than the pipeline names by now.
+
+    Such a job proves nothing of what the pipeline names.
+    """
+    found: list[str] = []
+    for batch in find_batches(run):
+        try:
+            made = json.loads(run.s3.get(run.workspace.root.join(_made(batch.batch_id))))
+        except FileNotFoundError:
+            continue  # its job has not ended
+        for name, wanted in (("DatastoreId", datastore_id), ("ValidationLevel", level)):
+            if made[name] not in {None, wanted}:
+                found.append(
+                    f"batch {batch.batch_id} was imported with {name} {made[name]}, and the pipeline names {wanted} by "
+                    f"now: put that back, or take the delivery through anew"
+                )
+    return found
+
+
+def _made(batch_id: str) -> str:
+    return f"made/{batch_id}.json"

@@ -21,7 +21,7 @@ from airlock.records import Verdict, digest
 from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from airlock.pipelines import HealthLake, Pipeline
     from airlock.run import Run
@@ -39,7 +39,9 @@ def normalize(run: Run[Any], healthlake: HealthLake) -> list[Batch]:
     return stage(run, healthlake, verdicts, lambda placed: read_bodies(run, placed, rewrites))
 
 
-def stage(run: Run[Any], healthlake: HealthLake, resources: pl.DataFrame, bodies: Any) -> list[Batch]:
+def stage(
+    run: Run[Any], healthlake: HealthLake, resources: pl.DataFrame, bodies: Any, standing: Sequence[Batch] = ()
+) -> list[Batch]:
     """Write the import files of these resources, and the datasets that say what is where.
 
     Parameters
@@ -52,19 +54,21 @@ def stage(run: Run[Any], healthlake: HealthLake, resources: pl.DataFrame, bodies
         arrival_id, line, resource_type, resource_id, content_digest, size, patient, and what *bodies* needs.
     bodies
         Gives the placed resources again with their ``body``, piece by piece, in the order of *resources*.
+    standing
+        Batches that stay as they are, before those of these resources.
     """
     placed = _placed(run, healthlake, resources)
     batches = placed["batch_id"].unique(maintain_order=True).to_list()
-    if len(batches) > MAX_BATCHES:
+    if len(standing) + len(batches) > MAX_BATCHES:
         raise TooManyBatchesError(
-            f"the delivery needs {len(batches)} import jobs, one run maps at most {MAX_BATCHES}: "
+            f"the delivery needs {len(standing) + len(batches)} import jobs, one run maps at most {MAX_BATCHES}: "
             f"take it in by smaller windows or prefixes"
         )
     for batch_id in batches:
         _empty(run, batch_id)
     written = _write_files(run, placed, bodies(placed))
     rows = placed.drop("size").join(written, on=["batch_id", *_FILE, "staged_line"], how="left", maintain_order="left")
-    found = []
+    found = [*standing]
     for batch_id in batches:
         sent = rows.filter(pl.col("batch_id") == batch_id).with_columns(
             staged_bucket=pl.lit(_prefix(run, batch_id).bucket)

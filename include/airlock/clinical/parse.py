@@ -193,6 +193,7 @@ class _Reader:
         self._chunks = chunks
         self._resource_limit = round(settings.resource_mib * MIB)
         self._bundle_limit = round(settings.bundle_mib * MIB)
+        self._max_faulty = settings.max_faulty
         self._sidecar = sidecar_pattern(settings.sidecars)
 
     def read(self, arrival: dict[str, Any]) -> Row:
@@ -202,7 +203,7 @@ class _Reader:
         reason, detail = None, None
         self._last = 0
         try:
-            for row in self._some(self._rows(unpacked(stored), name)):
+            for row in self._some(self._bearable(self._rows(unpacked(stored), name))):
                 self._chunks.add(row | {"arrival_id": arrival["arrival_id"]})
         except FileError as error:
             sidecar = error.reason in _NOTHING and self._sidecar.fullmatch(name.lower())
@@ -222,6 +223,17 @@ class _Reader:
             "units": self._chunks.units - before,
             "bytes_read": stored.bytes,
         }
+
+    def _bearable(self, rows: Iterator[Row]) -> Iterator[Row]:
+        """Yield the rows; a file of almost nothing but faults is none of FHIR's, and would cost a row for each."""
+        faulty = 0
+        for row in rows:
+            faulty += row.get("reason") is not None
+            if faulty > self._max_faulty:
+                raise FileError(
+                    Reason.NOT_FHIR, f"more than {self._max_faulty} of its lines or entries are no resources"
+                )
+            yield row
 
     @staticmethod
     def _some(rows: Iterator[Row]) -> Iterator[Row]:

@@ -74,7 +74,7 @@ def read_back(
         schema={"resource_type": pl.String, "resource_id": pl.String},
         orient="row",
     )
-    return _marked(outcomes, wrong)
+    return marked(outcomes, wrong)
 
 
 def choose(outcomes: pl.DataFrame, sample: int) -> pl.DataFrame:
@@ -84,7 +84,8 @@ def choose(outcomes: pl.DataFrame, sample: int) -> pl.DataFrame:
     return imported.with_columns(turn=turn).sort("turn", "content_digest").head(sample).drop("turn")
 
 
-def _marked(outcomes: pl.DataFrame, wrong: pl.DataFrame) -> pl.DataFrame:
+def marked(outcomes: pl.DataFrame, wrong: pl.DataFrame) -> pl.DataFrame:
+    """Mark the outcomes of these resources (resource_type, resource_id) as not what the data store holds."""
     found = wrong.unique().with_columns(differs=pl.lit(value=True))
     rows = outcomes.join(found, on=["resource_type", "resource_id"], how="left", maintain_order="left")
     differs = pl.col("differs").fill_null(value=False) & pl.col("outcome").is_in(IMPORTED)

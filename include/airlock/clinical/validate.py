@@ -29,6 +29,7 @@ _MILDER = {  # verdicts of files that are no resources, other than quarantine
     str(Reason.SIDECAR): Verdict.IGNORE.value,
     str(Reason.DUPLICATE_SAME_CONTENT): Verdict.DUPLICATE.value,  # a document that was converted before
 }
+_WITHIN = "within the delivery"
 _KEY = ["arrival_id", "line"]
 _SLIM = [name for name in RESOURCES.names() if name != "body"]
 _OWN = ["resource_type", "resource_id"]
@@ -57,12 +58,35 @@ def validate(run: Run[ClinicalPipeline], store: FhirStore | None) -> dict[str, i
     units = _lost(units, known)
     units = _ask_service(run, units, known, store, findings)
     units = _dangling(run, units, known, store)
-    units = _claim(run, _with_patients(units, known))
+    units = _with_their_copies(_claim(run, _with_patients(units, known)))
     verdicts = units.select(VERDICTS.names()).cast(VERDICTS)
     run.workspace.write("rewrites", REWRITES, known.rewrites)
     run.workspace.write("operation_outcomes", OPERATION_OUTCOMES, pl.DataFrame(findings, schema=OPERATION_OUTCOMES))
     run.workspace.write("verdicts", VERDICTS, verdicts)
     return _counts(verdicts)
+
+
+def _with_their_copies(units: pl.DataFrame) -> pl.DataFrame:
+    """Stop what was set aside as the twin of a resource that was stopped later: it is not in the store either."""
+    twin = (pl.col("verdict") == Verdict.DUPLICATE) & (pl.col("detail") == _WITHIN)
+    of_twins = units.filter(twin).select(_OWN).unique()
+    fates = (
+        units.join(of_twins, on=_OWN, how="semi")
+        .filter(~twin.fill_null(value=False))
+        .group_by(_OWN)
+        .agg(
+            accepted=(pl.col("verdict") == Verdict.ACCEPT).any(),
+            copy_reason=pl.col("reason").drop_nulls().last(),
+            copy_detail=pl.col("detail").drop_nulls().last(),
+        )
+    )
+    units = units.join(fates.filter(~pl.col("accepted")), on=_OWN, how="left", maintain_order="left")
+    falls = twin & pl.col("copy_reason").is_not_null()
+    return units.with_columns(
+        verdict=pl.when(falls).then(pl.lit(Verdict.QUARANTINE.value)).otherwise("verdict"),
+        reason=pl.when(falls).then("copy_reason").otherwise("reason"),
+        detail=pl.when(falls).then("copy_detail").otherwise("detail"),
+    ).drop("accepted", "copy_reason", "copy_detail")
 
 
 def is_begun(run: Run[Any]) -> bool:
@@ -142,7 +166,7 @@ def _duplicates(units: pl.DataFrame) -> pl.DataFrame:
     other = pl.lit("the delivery brings this type and id with several contents")
     units = _decide(units, pl.col("contents") > 1, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, other)
     again = (pl.col("verdict") == Verdict.ACCEPT).cum_sum().over(_OWN) > 1
-    units = _decide(units, again, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, pl.lit("within the delivery"))
+    units = _decide(units, again, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, pl.lit(_WITHIN))
     return units.drop("contents")
 
 

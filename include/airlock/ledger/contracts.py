@@ -26,7 +26,7 @@ _KEPT = schema(CONTRACTS, _PATIENTS)
 _STUDY_KEYS = pl.Schema({"StudyInstanceUID": pl.String, "study_key": pl.String})
 SCOPE = "contracts"
 # A file held for its study's sake comes free with the study; any other held file needs a person.
-_HELD_FOR_THE_STUDY = (Reason.STUDY_INCOMPLETE.value, Reason.STUDY_HELD.value)
+_HELD_FOR_THE_STUDY = (Reason.STUDY_INCOMPLETE.value, Reason.STUDY_HELD.value, Reason.NOT_PUBLISHED.value)
 _ARRIVAL = and_(arrivals.c.pipeline == instances.c.pipeline, arrivals.c.arrival_id == instances.c.arrival_id)
 _WAITS_FOR_A_PERSON = and_(
     arrivals.c.disposition == Disposition.HELD.value, arrivals.c.reason.not_in(_HELD_FOR_THE_STUDY)

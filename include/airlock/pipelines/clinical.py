@@ -67,6 +67,9 @@ class ClinicalParse(Settings):
     chunk_mib: int = Field(16, ge=1, description="of resources held in memory before they are written")
     resource_mib: float = Field(10, gt=0, description="largest resource; a longer line is set aside without being held")
     bundle_mib: float = Field(50, gt=0, description="largest Bundle that is not one line; it is read as a whole")
+    max_faulty: int = Field(
+        10_000, ge=1, description="lines or entries of a file that are no resources; with more, the file is set aside"
+    )
     sidecars: tuple[str, ...] = Field(
         (
             ".DS_Store", "._*", "Thumbs.db", "desktop.ini", "_SUCCESS", "manifest.json", "delivery.json", "*.txt",

@@ -54,7 +54,7 @@ def _problem(item: Any) -> str:
         return f"unknown field {where!r}: remove it, or see docs/pipelines.md for the right name"
     if item["type"] == "missing":
         return f"field {where!r} is missing: add it"
-    message = item["msg"].removeprefix("Value error, ")
+    message: str = item["msg"].removeprefix("Value error, ")
     if not item["loc"][1:]:
         return message  # of a rule about several fields, which names them
     if item["type"] == "string_type" and isinstance(item["input"], int | float):

@@ -368,3 +368,42 @@ class TestAccountBatches:
     def test_a_run_without_batches_has_none(self, world: World) -> None:
         accounts = account_batches(delivered(world, "one", {}))
         assert (accounts.outcomes.height, accounts.jobs, accounts.suspect) == (0, [], [])
+
+
+class TestWhatTheProofIsOf:
+    @pytest.mark.parametrize(
+        ("made", "says"),
+        [({"DatastoreId": "9" * 32}, "DatastoreId"), ({"ValidationLevel": "minimal"}, "ValidationLevel")],
+    )
+    def test_a_job_of_another_store_or_level_proves_nothing(self, world: World, made: Any, says: str) -> None:
+        run = delivered(world, "one", FILES_OF_TWO, audit=NO_READ_BACK)
+        ended(world, run)
+        for batch in find_batches(run):
+            content = {"DatastoreId": STORE, "ValidationLevel": "strict"} | made
+            run.workspace.write_json(f"made/{batch.batch_id}.json", content)
+        found = audit(run, Store())
+        assert not found.balanced
+        assert says in found.report["problems"][0]
+        assert {word for word, _ in words(run).values()} == {"held"}
+
+    def test_what_a_later_run_brought_anew_is_not_compared(self, world: World) -> None:
+        first = delivered(world, "one", {"a.ndjson": [P1]})
+        ended(world, first)
+        store = Store({"Patient/p1": P1})
+        audit(first, store)
+        changed = P1 | {"active": False}
+        second = delivered(world, "two", {"a.ndjson": [changed]})
+        ended(world, second)
+        audit(second, Store({"Patient/p1": changed}))
+        first.s3.delete("work", [item.key for item in first.s3.list_objects(S3Uri("work", "staging/"))])
+        first.s3.delete("work", [first.workspace.root.join("read-back.json").key])
+        audit(first, Store({"Patient/p1": changed}))
+        assert words(first)["Patient/p1"] == RELEASED
+
+    def test_what_was_read_back_once_needs_no_staging_any_more(self, world: World) -> None:
+        run = delivered(world, "one", {"a.ndjson": [P1]})
+        ended(world, run)
+        audit(run, Store({"Patient/p1": P1}))
+        run.s3.delete("work", [item.key for item in run.s3.list_objects(S3Uri("work", "staging/"))])
+        audit(run, Store())
+        assert words(run)["Patient/p1"] == RELEASED

@@ -480,3 +480,10 @@ class TestBrokenOff:
         run = on_shelf(Broken({"a.ndjson": ndjson([P1])}, EndpointConnectionError(endpoint_url="http://s3")))
         with pytest.raises(EndpointConnectionError):
             parse(run, "0000")
+
+
+def test_a_file_of_nothing_but_faults_is_set_aside_as_a_whole(world: World) -> None:
+    run = parsed(world, {"a.ndjson": b"1\n" * 50, "b.ndjson": b"1\n" * 3}, parse={"max_faulty": 10})
+    found = files(run)
+    assert (found["a.ndjson"]["reason"], found["a.ndjson"]["units"]) == ("not_fhir", 10)
+    assert (found["b.ndjson"]["reason"], found["b.ndjson"]["units"]) == (None, 3)

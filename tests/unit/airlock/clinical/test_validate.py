@@ -131,6 +131,13 @@ class TestTwins:
         lines = [P1, weight, weight.replace("70.1}", "70.10}")]
         assert words(validated(world, {"a.ndjson": lines}))["Observation/o1"] == OTHERWISE
 
+    def test_the_twin_of_one_that_is_stopped_later_falls_with_it(self, world: World) -> None:
+        lost = {"resourceType": "Observation", "id": "o", "status": "final", "code": {"text": "x"}}
+        lost |= {"subject": {"reference": "Patient/nowhere"}}
+        run = validated(world, {"a.ndjson": [lost], "b.ndjson": [lost]})
+        assert {row["verdict"] for row in verdicts(run)} == {"quarantine"}
+        assert {row["reason"] for row in verdicts(run)} == {"unresolved_reference"}
+
     def test_one_that_is_broken_does_not_count(self, world: World) -> None:
         run = validated(world, {"a.ndjson": [patient("p1", colour="blue"), P1]})
         assert [(row["verdict"], row["reason"]) for row in verdicts(run)] == [
