@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 SOURCE ?=
 RESOURCES ?= 200000
+PROCESSES ?= 2
 PIPELINE ?= sample
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --universal --python-version 3.11 \
   --generate-hashes --no-emit-index-url --no-emit-find-links --quiet
@@ -47,11 +48,11 @@ status: $(STAMP) ## say which parts of the local stack run
 airflow: $(STAMP) ## Airflow's own command line on the local stack: make airflow CMD="dags list"
 	@$(BIN)/python -m airlock_local airflow $(CMD)
 
-test: $(STAMP) ## every test
-	$(BIN)/python -m pytest
+test: $(STAMP) ## every test, in two processes (PROCESSES=1 for one)
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup
 
 test-fast: $(STAMP) ## the tests that need no servers
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(PROCESSES) --dist loadgroup
 
 bench-clinical: $(STAMP) ## seconds and memory of a large FHIR delivery: make bench-clinical RESOURCES=200000
 	@RESOURCES=$(RESOURCES) $(BIN)/python -m benchmarks.clinical

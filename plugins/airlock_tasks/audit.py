@@ -107,10 +107,9 @@ class ConvertedAuditOperator(FhirAuditOperator):
 
     def run_stage(self, run: Run[Any], context: Context) -> dict[str, Any]:
         """Audit the import as far as it has been approved."""
-        from airlock.ccda.release import find_review, record_documents
+        from airlock.ccda.release import find_approved, record_documents
         from airlock.clinical.audit import audit
 
-        review = find_review(run)
-        audited = audit(run, fhir_store(run.pipeline.healthlake), None if review is None else review.approved)
+        audited = audit(run, fhir_store(run.pipeline.healthlake), find_approved(run))
         record_documents(run.within(""))
         return self.conclude(audited, context)

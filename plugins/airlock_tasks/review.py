@@ -10,14 +10,17 @@ from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException
 
 from airlock_tasks.audit import ConvertedAuditOperator
+from airlock_tasks.stage import open_run
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airlock.ccda.release import Review
     from airlock.pipelines import CcdaPipeline
     from airlock.run import Run
 
 APPROVE, KEEP_HELD = "Approve", "Keep held"
+NOT_ASKED: dict[str, Any] = {"chosen_options": []}  # instead of an answer
 PARAMS = {
     "reason": Param(
         None,
@@ -58,19 +61,23 @@ class ReviewOperator(HITLOperator):
             # Airflow hands the DAG's params to every operator; those of the form take their place.
             **(kwargs | {"params": PARAMS}),
         )
-        self.audited_by = audited_by
+        self.pipeline = pipeline
 
     def execute(self, context: Context) -> Any:
-        """Ask, unless nothing is held."""
-        audited = context["ti"].xcom_pull(task_ids=self.audited_by) or {}
-        if not audited.get("dispositions", {}).get("held"):
-            self.log.info("nothing is held for a review")
-            return {"chosen_options": [KEEP_HELD], "params_input": {}, "responded_by_user": None}
-        return super().execute(context)
+        """Ask, unless nothing waits for it."""
+        from airlock.ccda.release import record_question
+
+        run = open_run(self.pipeline, context)
+        with run.ledger:
+            waiting = record_question(run)
+        self.log.info("%d resources wait for a review", waiting)
+        return super().execute(context) if waiting else NOT_ASKED
 
 
 class ReleaseOperator(ConvertedAuditOperator):
     """Records a person's answer, in the ledger too, and audits the run again with it.
+
+    Where nobody was asked, an earlier answer stands.
 
     Parameters
     ----------
@@ -90,20 +97,26 @@ class ReleaseOperator(ConvertedAuditOperator):
         Raises
         ------
         AirflowFailException
-            If an approval gives no reason.
+            If an approval gives no reason, or more waits now than was asked about.
         """
-        from airlock.ccda.release import Review, ReviewError, record_review
+        from airlock.ccda.release import ReviewError, record_review
 
         answer = context["ti"].xcom_pull(task_ids=self.answered_by)
-        person = answer.get("responded_by_user") or {}
-        review = Review(
-            approved=answer["chosen_options"] == [APPROVE],
-            person=str(person.get("name") or person.get("id") or ""),
-            why=str((answer.get("params_input") or {}).get("reason") or ""),
-            answered_at=str(answer.get("responded_at") or ""),
-        )
-        try:
-            record_review(run.within(""), review)
-        except ReviewError as error:
-            raise AirflowFailException(str(error)) from None
+        if answer["chosen_options"]:
+            try:
+                record_review(run.within(""), _review(answer))
+            except ReviewError as error:
+                raise AirflowFailException(str(error)) from None
         return super().run_stage(run, context)
+
+
+def _review(answer: dict[str, Any]) -> Review:
+    from airlock.ccda.release import Review
+
+    person = answer.get("responded_by_user") or {}
+    return Review(
+        approved=answer["chosen_options"] == [APPROVE],
+        person=str(person.get("name") or person.get("id") or ""),
+        why=str((answer.get("params_input") or {}).get("reason") or ""),
+        answered_at=str(answer.get("responded_at") or ""),
+    )

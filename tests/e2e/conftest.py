@@ -95,13 +95,13 @@ class Machine:
         """Return how often each switched fault will still strike."""
         return [fault["remaining"] for fault in httpx.get(f"{self.settings.health_url}/_localaws/faults").json()]
 
-    def jobs(self, run_key: str) -> list[dict[str, Any]]:
-        """Return the import jobs that were ever started for a run."""
+    def jobs(self, run_key: str, service: str = "medical-imaging") -> list[dict[str, Any]]:
+        """Return the import jobs that were ever started for a run at one of the services."""
         jobs = httpx.get(f"{self.settings.health_url}/_localaws/calls").json()["jobs"]
-        return [job for job in jobs if f"/{run_key}/" in job["inputS3Uri"]]
+        return [job for job in jobs if job["service"] == service and f"/{run_key}/" in job["inputS3Uri"]]
 
     def calls(self, operation: str) -> int:
-        """Return how often an operation of HealthImaging was answered."""
+        """Return how often an operation of either service was answered."""
         counted = httpx.get(f"{self.settings.health_url}/_localaws/calls").json()["operations"]
         return sum(counted.get(operation, {}).values())
 
@@ -140,14 +140,18 @@ def _free_ports(number: int) -> list[int]:
     return ports
 
 
-def _pipeline(folder: Path, name: str, store: str, **changes: Any) -> None:
-    content = yaml.safe_load((ROOT / "include/pipelines/sample.yaml").read_text())
+def _imaging(folder: Path, name: str, store: str, **changes: Any) -> None:
+    _pipeline(folder, "sample", name, healthimaging={"datastore_id": store * 32}, **changes)
+
+
+def _pipeline(folder: Path, shipped: str, name: str, **changes: Any) -> None:
+    """Write a pipeline like one that ships, with a source of its own; a changed section of None is left out."""
+    content = yaml.safe_load((ROOT / f"include/pipelines/{shipped}.yaml").read_text())
     content["name"] = name
     content["source"]["uri"] = f"s3://airlock-archive/{name}/"
-    content["healthimaging"]["datastore_id"] = store * 32
     content["retry_delay_seconds"] = 1
     for section, values in changes.items():
-        content[section] = content.get(section, {}) | values
+        content[section] = None if values is None else content.get(section, {}) | values
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
 
 
@@ -157,12 +161,14 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     folder = tmp_path_factory.mktemp("machine")
     pipelines = folder / "pipelines"
     pipelines.mkdir()
-    _pipeline(pipelines, "first", "1")
-    _pipeline(pipelines, "kills", "2", receive={"quiet_seconds": 0})
-    _pipeline(
+    _imaging(pipelines, "first", "1")
+    _imaging(pipelines, "kills", "2", receive={"quiet_seconds": 0}, healthlake=None)
+    _pipeline(pipelines, "clinical", "records")
+    _imaging(
         pipelines,
         "dated",
         "3",
+        healthlake=None,
         source={"window": "key_date"},
         receive={"quiet_seconds": 0},
         schedule={"cron": "0 0 * * *", "start_date": "2026-10-01", "max_active_runs": 2},

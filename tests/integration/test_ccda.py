@@ -59,6 +59,9 @@ def test_converted_resources_wait_for_a_person_and_an_approval_with_a_reason_rou
     assert chain.report["dispositions"] == {"released": waiting["held"]}
     assert chain.report["balanced"]
     assert len(place.routed()) == waiting["held"]
+
+    chain.onward("fhir.audit")  # as one clears it: the answer stands, and nobody is asked again
+    assert chain.report["dispositions"] == {"released": waiting["held"]}
     (question,) = asked
     assert question["options"] == [APPROVE, KEEP_HELD]
     assert question["defaults"] == [KEEP_HELD]
@@ -119,6 +122,7 @@ def test_another_version_of_the_profile_fails_the_run_and_nothing_goes_on(place:
     assert chain.states["import"] == "failed"
     assert "ran version 2 of profile" in str(chain.errors[0])
     assert chain.report["dispositions"] == {"failed": 2}
+    assert chain.report["reasons"].keys() == {"job_unfinished"}
     assert place.contracts() == []
     assert stored(place) == 0
     assert [job["service"] for job in place.jobs()] == ["healthlake"]

@@ -2,7 +2,8 @@
 
 Writes ``conversions`` and ``conversion.json`` and, in the workspace's folder ``fhir``, the datasets that a buffer would
 have frozen: the converted NDJSON files stand there for their documents, under the documents' arrival ids, and what was
-not converted stands there with its reason. So the books of the run close over every document.
+not converted stands there with its reason. So the books of the run close over every document. Nothing goes on before
+every conversion has ended, since what is decided in that folder stands once its import was begun.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from airlock.audit import OPEN_REASONS
 from airlock.buffer import INDEX, find_index, read_arrivals
 from airlock.ccda.records import BATCHES, CONVERSIONS, FOLDER, VERDICTS
 from airlock.clinical.records import FILES
+from airlock.clinical.validate import is_begun, shards_of
 from airlock.normalize import find_batches
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, JOBS, Verdict
@@ -35,13 +38,16 @@ _DETAIL_LENGTH = 500  # characters of the service's free text
 
 
 def audit(run: Run[CcdaPipeline]) -> list[str]:
-    """Account for every document of a run.
+    """Account for every document of a run; what went on stands once its import was begun.
 
     Returns
     -------
     list of str
         The shards of the folder ``fhir`` that are to be parsed.
     """
+    leg = run.within(FOLDER)
+    if is_begun(leg):
+        return [shard for shard in shards_of(leg) if shard != ASIDE]
     arrivals = read_arrivals(run)
     frames = [CONVERSIONS.to_frame(), *(_account(run, batch) for batch in find_batches(run))]
     conversions = pl.concat(frames)
@@ -163,9 +169,7 @@ def _freeze(
 ) -> list[str]:
     """Write what the stages of the folder ``fhir`` find instead of a delivery."""
     leg = run.within(FOLDER)
-    names = ["bucket", "key", "etag", "size", "last_modified"]
-    goes_on = conversions.filter(pl.col("reason").is_null()).select("arrival_id", *names)
-    files = goes_on.with_columns(version_id=pl.lit(None, pl.String)).select(ARRIVALS.names()).cast(ARRIVALS)
+    files = _converted(conversions)
     size = run.pipeline.parse.shard_size
     shards = [f"{number:04}" for number in range(-(-files.height // size))]
     for number, shard in enumerate(shards):
@@ -177,6 +181,13 @@ def _freeze(
     index = find_index(run) or {}
     leg.workspace.write_json(INDEX, index | {"shards": [*shards, ASIDE]})
     return shards
+
+
+def _converted(conversions: pl.DataFrame) -> pl.DataFrame:
+    """Return the converted files as arrivals; none while a conversion is open, so that those that ended wait for it."""
+    is_open = conversions["reason"].is_in([str(reason) for reason in OPEN_REASONS]).any()
+    converted = conversions.clear() if is_open else conversions.filter(pl.col("reason").is_null())
+    return converted.with_columns(version_id=pl.lit(None, pl.String)).select(ARRIVALS.names()).cast(ARRIVALS)
 
 
 def _set_aside(aside: pl.DataFrame, verdicts: pl.DataFrame, conversions: pl.DataFrame) -> pl.DataFrame:

@@ -1,4 +1,8 @@
-"""Release: what a person said of a run's converted resources, kept in the workspace and the ledger."""
+"""Release: what a person was asked and said of a run's converted resources, kept in the workspace and the ledger.
+
+``asked`` is what the question is about, ``approved`` what an approval is worth: these resources with this content. What
+comes in after it waits for another.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,18 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from airlock.audit import OPEN_REASONS
 from airlock.ccda.records import DOCUMENT, FOLDER, VERDICTS, converted_by
-from airlock.clinical.records import DISPOSITIONS
+from airlock.clinical.audit import contents
+from airlock.clinical.records import DISPOSITIONS, IDENTITY, OUTCOMES
 from airlock.reasons import Reason
-from airlock.records import Disposition, Gate, Verdict
+from airlock.records import Disposition, Gate, Verdict, schema
 
 if TYPE_CHECKING:
     from airlock.pipelines import CcdaPipeline
     from airlock.run import Run
 
+REVIEWED = schema(IDENTITY, {"content_digest": pl.String})
 _REVIEW = "review.json"
 _IN_STORE = (Disposition.RELEASED, Disposition.HELD, Disposition.DUPLICATE)
 
@@ -35,22 +42,45 @@ class Review:
     answered_at: str  # ISO 8601
 
 
+def record_question(run: Run[CcdaPipeline]) -> int:
+    """Keep what a person is asked about, and return how many resources wait for the answer."""
+    waiting = _waiting(run)
+    run.workspace.write("asked", REVIEWED, waiting)
+    return waiting.height
+
+
 def record_review(run: Run[CcdaPipeline], review: Review) -> None:
     """Keep an answer; an approval is written to the ledger as an override of every hold that waited for it.
 
     Raises
     ------
     ReviewError
-        If an approval names no person or no reason.
+        If an approval names no person or no reason, or if more waits now than it was asked for.
     """
-    if review.approved and not (review.person.strip() and review.why.strip()):
-        raise ReviewError("an approval needs a person and a reason: clear review and answer it again with both")
     if review.approved:
-        gates = run.ledger.gates_of(run.pipeline.datastore_id, run.key)
-        waiting = gates.filter((pl.col("gate") == Gate.HOLD) & (pl.col("reason") == Reason.AWAITING_REVIEW))
-        for subject in waiting["subject"]:
-            run.ledger.override_hold(run.pipeline.datastore_id, run.key, subject, review.person, review.why)
+        _approve(run, review)
     run.workspace.write_json(_REVIEW, asdict(review))
+
+
+def _approve(run: Run[CcdaPipeline], review: Review) -> None:
+    if not (review.person.strip() and review.why.strip()):
+        raise ReviewError("an approval needs a person and a reason: clear review and answer it again with both")
+    asked = run.workspace.find("asked", REVIEWED)
+    unseen = _waiting(run).join(asked, on=asked.columns, how="anti").height
+    if unseen:
+        raise ReviewError(f"{unseen} resources have come in since review asked: clear review and answer it again")
+    run.workspace.write("approved", REVIEWED, asked)
+    datastore = run.pipeline.datastore_id
+    gates = run.ledger.gates_of(datastore, run.key)
+    held = gates.filter((pl.col("gate") == Gate.HOLD) & (pl.col("reason") == Reason.AWAITING_REVIEW))
+    run.ledger.override_holds(datastore, run.key, held["subject"], review.person, review.why)
+
+
+def _waiting(run: Run[CcdaPipeline]) -> pl.DataFrame:
+    """Return the resources that a review would release, as the last audit saw them."""
+    workspace = run.within(FOLDER).workspace
+    units = workspace.find("dispositions", DISPOSITIONS).filter(pl.col("reason") == Reason.AWAITING_REVIEW)
+    return contents(units, workspace.find("outcomes", OUTCOMES))
 
 
 def find_review(run: Run[CcdaPipeline]) -> Review | None:
@@ -61,20 +91,34 @@ def find_review(run: Run[CcdaPipeline]) -> Review | None:
         return None
 
 
+def find_approved(run: Run[CcdaPipeline]) -> pl.DataFrame | None:
+    """Return the resources that the last answer approved, `REVIEWED`; None if it approved none."""
+    review = find_review(run)
+    if review is None or not review.approved:
+        return None
+    return run.within("").workspace.find("approved", REVIEWED)
+
+
 def record_documents(run: Run[CcdaPipeline]) -> None:
-    """Tell the ledger which documents are in the data store as resources, and give up the claims on the others."""
+    """Tell the ledger which documents are in the data store as resources, and give up the claims on the others.
+
+    A document on which the run has not decided stays claimed.
+    """
     units = run.within(FOLDER).workspace.find("dispositions", DISPOSITIONS)
     there = pl.col("disposition").is_in([str(word) for word in _IN_STORE])
-    whole = units.group_by("arrival_id").agg(brought=there.all() & pl.col("line").is_not_null().all())
+    undecided = pl.col("reason").is_in([str(reason) for reason in OPEN_REASONS])
+    whole = units.group_by("arrival_id").agg(
+        brought=there.all() & pl.col("line").is_not_null().all(), undecided=undecided.any()
+    )
     documents = run.workspace.find("verdicts", VERDICTS).filter(pl.col("verdict") == Verdict.ACCEPT)
     rows = documents.join(whole, on="arrival_id", how="left").select(
         "arrival_id",
         "content_digest",
-        pl.col("brought").fill_null(value=False),
+        pl.col("brought", "undecided").fill_null(value=False),
         resource_type=pl.lit(DOCUMENT),
         resource_id=pl.col("document_id"),
         batch_id=pl.lit(None, pl.String),
     )
     store = converted_by(run.pipeline)
     run.ledger.record_imported_resources(store, run.key, rows.filter("brought"))
-    run.ledger.drop_resource_claims(store, run.key, rows.filter(~pl.col("brought")))
+    run.ledger.drop_resource_claims(store, run.key, rows.filter(~pl.col("brought") & ~pl.col("undecided")))

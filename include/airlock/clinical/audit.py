@@ -109,7 +109,7 @@ def _entry(batch: Batch, sent: pl.DataFrame, job: dict[str, Any], found: list[st
     }
 
 
-def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: bool | None = None) -> Audited:
+def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: pl.DataFrame | None = None) -> Audited:
     """Audit a run.
 
     Parameters
@@ -119,24 +119,48 @@ def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: bool | None 
     reader
         Reads the data store, for read-back.
     approved
-        What a person said of a run that has to be reviewed (kind ``ccda``); None before that.
+        What a person has approved of a run that has to be reviewed (kind ``ccda``): columns ``resource_type``,
+        ``resource_id``, ``content_digest``; None before that.
     """
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)  # where buffer never came to do it
     accounts = account_batches(run)
     outcomes = gate.doubt(accounts.outcomes, accounts.suspect)
     outcomes = _read_back(run, reader, outcomes)
     books = _books(run) | {"outcomes": outcomes}
-    reviewed = approved is True or not isinstance(run.pipeline, CcdaPipeline)
-    _close(run, books, balanced=True, reviewed=reviewed)
+    _close(run, books, balanced=True, reviewed=True)
     problems = report.imbalances(books)
     problems += strangers(run, run.pipeline.datastore_id, str(run.pipeline.risk.validation_level))
     if not _is_frozen(run):
         problems = ["buffer has not frozen a delivery: cure what stopped it or receive, and clear that task", *problems]
-    if problems:
-        _close(run, books, balanced=False, reviewed=reviewed)
+    reviewed = _is_reviewed(run, books, approved)
+    if problems or not reviewed:
+        _close(run, books, balanced=not problems, reviewed=reviewed)
     audited = _write(run, books, accounts, problems)
     _record(run, books, audited)
     return audited
+
+
+def _is_reviewed(run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame], approved: pl.DataFrame | None) -> bool:
+    """Say whether a person has approved all that would be released, or none has to."""
+    if not isinstance(run.pipeline, CcdaPipeline):
+        return True
+    released = books["dispositions"].filter(pl.col("disposition") == Disposition.RELEASED)
+    found = contents(released, books["outcomes"])
+    return approved is not None and found.join(approved, on=found.columns, how="anti").is_empty()
+
+
+def contents(units: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
+    """Return the ``resource_type``, ``resource_id`` and ``content_digest`` of units that were sent.
+
+    Parameters
+    ----------
+    units
+        Rows of the dispositions dataset.
+    outcomes
+        Rows of the outcomes dataset.
+    """
+    digests = outcomes.select(*_UNIT, "content_digest")
+    return units.join(digests, on=_UNIT, how="left", nulls_equal=True).select(*_RESOURCE, "content_digest")
 
 
 def _is_frozen(run: Run[Any]) -> bool:

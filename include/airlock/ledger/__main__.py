@@ -1,6 +1,7 @@
 """``python -m airlock.ledger upgrade|check|release --url URL``: look after a ledger.
 
-``release`` gives back what a run that will never go on still holds, so that the next run takes it.
+``release`` gives back what a run that will never go on still holds, so that the next run takes it: first the FHIR
+resources, then the arrivals.
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "action",
         choices=["upgrade", "check", "release"],
-        help="create or migrate the ledger, only look at it, or give back the arrivals of a run that will never go on",
+        help="create or migrate the ledger, only look at it, or give back what a run that will never go on holds",
     )
     parser.add_argument("--url", required=True, help="sqlite:////folder/ledger.db or postgresql://user@host/database")
     parser.add_argument("--pipeline", help="with release: the pipeline's name")
     parser.add_argument("--run", help="with release: the run's key, as in its report")
+    parser.add_argument(
+        "--jobs-ended", action="store_true", help="with release: you have seen in AWS that the run's jobs have ended"
+    )
     given = parser.parse_args(arguments)
     if given.action == "release" and not (given.pipeline and given.run):
         parser.error("release needs --pipeline and --run")
@@ -43,13 +47,19 @@ def main(arguments: list[str] | None = None) -> int:
             upgrade(given.url)
         with Ledger.open(given.url) as ledger:
             if given.action == "release":
-                released = ledger.release_claims(given.pipeline, given.run)
-                print(f"{released} arrivals given back; the next run takes them")  # noqa: T201
+                _release(ledger, given)
     except LedgerError as error:
         print(error, file=sys.stderr)  # noqa: T201  # this is a command
         return 1
     print(f"the ledger is at schema {REVISION}")  # noqa: T201
     return 0
+
+
+def _release(ledger: Ledger, given: argparse.Namespace) -> None:
+    resources = ledger.release_resources(given.pipeline, given.run, jobs_ended=given.jobs_ended)
+    print(f"{resources} FHIR resources given back; the next run that has one brings it")  # noqa: T201
+    released = ledger.release_claims(given.pipeline, given.run)
+    print(f"{released} arrivals given back; the next run takes them")  # noqa: T201
 
 
 if __name__ == "__main__":

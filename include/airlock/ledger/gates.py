@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, case, exists, insert, or_, select, update
+from sqlalchemy import and_, case, exists, func, insert, literal, or_, select, update
 
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
@@ -45,6 +45,7 @@ _OVERRIDDEN = exists().where(
     overrides.c.subject == gates.c.subject,
     overrides.c.run_key == gates.c.run_key,
     overrides.c.held_reason.is_not_distinct_from(gates.c.reason),
+    overrides.c.overridden_at >= gates.c.decided_at,  # a hold that went and came again is another one
 )
 _RELEASED = or_(gates.c.gate == Gate.RELEASE, _OVERRIDDEN)
 _DECISION: list[Any] = [_RELEASED if name == "released" else gates.c[name] for name in DECISIONS]
@@ -102,11 +103,17 @@ class Gates(Store):
             insert_missing(connection, gates, rows, ["datastore_id", "run_key", "subject"], **constants)
 
     def override_hold(self, datastore_id: str, run_key: str, subject: str, person: str, why: str) -> None:
-        """Release a hold on a person's word. It counts as long as the run holds the subject for the same reason.
+        """Release a hold on a person's word: `override_holds` of one subject."""
+        self.override_holds(datastore_id, run_key, pl.Series([subject]), person, why)
+
+    def override_holds(self, datastore_id: str, run_key: str, subjects: pl.Series, person: str, why: str) -> None:
+        """Release holds on a person's word. It counts as long as the run holds the subject for the same reason.
+
+        The same word on the same hold is written once, however often it is given.
 
         Parameters
         ----------
-        datastore_id, run_key, subject
+        datastore_id, run_key, subjects
             The data store, the run and what it holds.
         person, why
             Who decided, and their words.
@@ -114,18 +121,26 @@ class Gates(Store):
         Raises
         ------
         LedgerError
-            If the run does not hold the subject, or who or why is empty.
+            If the run does not hold one of the subjects, or who or why is empty. Nothing is written.
         """
         if not person.strip() or not why.strip():
             raise LedgerError("an override needs a person and a reason: give both")
-        key = {"datastore_id": datastore_id, "subject": subject, "run_key": run_key}
+        word = {"overridden_by": person, "override_reason": why}
         with self._writing(SCOPE) as connection:
-            statement = select(gates.c.reason).where(*(gates.c[name] == value for name, value in key.items()))
-            held = connection.execute(statement.where(gates.c.gate == Gate.HOLD)).one_or_none()
-            if held is None:
-                raise LedgerError(f"run {run_key!r} does not hold this subject: look at its gates")
-            word = {"overridden_by": person, "override_reason": why, "overridden_at": datetime.now(UTC)}
-            connection.execute(insert(overrides).values(key | word | {"held_reason": held.reason}))
+            rows = stage(connection, uid_frame(subjects, "subject"), _SUBJECTS, ["subject"])
+            held = and_(_own(datastore_id, run_key, rows), gates.c.gate == Gate.HOLD)
+            lost = connection.scalar(select(func.count()).select_from(rows).where(~exists().where(held)))
+            if lost:
+                raise LedgerError(f"run {run_key!r} does not hold {lost} of these subjects: look at its gates")
+            again = _OVERRIDDEN.where(*(overrides.c[name] == value for name, value in word.items()))
+            values = {
+                **{name: gates.c[name] for name in ("datastore_id", "subject", "run_key")},
+                "held_reason": gates.c.reason,
+                **{name: literal(value) for name, value in word.items()},
+                "overridden_at": literal(datetime.now(UTC), overrides.c.overridden_at.type),
+            }
+            fresh = select(*values.values()).join(rows, held).where(~again)
+            connection.execute(insert(overrides).from_select(list(values), fresh))
 
     def gates_of(self, datastore_id: str, run_key: str) -> pl.DataFrame:
         """Return a run's decisions with what people made of them, `DECISIONS`, sorted by subject key."""

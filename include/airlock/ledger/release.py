@@ -15,14 +15,24 @@ from airlock.ledger.runs import need_run
 from airlock.ledger.tables import InstanceState, arrivals, instances, jobs, resources
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import ColumnElement, Connection
 
 
-def _need_no_jobs(connection: Connection, run_key: str) -> None:
-    jobs_of_run = select(func.count()).select_from(jobs).where(jobs.c.run_key == run_key)
-    started = connection.execute(jobs_of_run).scalar_one()
-    if started:
-        raise LedgerError(f"run {run_key!r} has {started} import jobs: clear its audit task, which settles them")
+def _count(connection: Connection, *conditions: ColumnElement[bool]) -> int:
+    return int(connection.execute(select(func.count()).where(*conditions)).scalar_one())
+
+
+def _need_ended(connection: Connection, run_key: str) -> None:
+    # A batch's last job counts; its status is written when it has ended.
+    statement = select(jobs.c.batch_id, jobs.c.job_id, jobs.c.status).where(jobs.c.run_key == run_key)
+    last = {row.batch_id: row for row in connection.execute(statement.order_by(jobs.c.generation))}
+    running = sorted(row.job_id or f"one of batch {row.batch_id}" for row in last.values() if row.status is None)
+    if running:
+        raise LedgerError(
+            f"{len(running)} import jobs of run {run_key!r} have not ended for all the ledger knows: "
+            f"{', '.join(running)}; clear the run's import task, or if its DAG run is gone, see in AWS that they have "
+            f"ended and repeat with --jobs-ended"
+        )
 
 
 class Release(Store):
@@ -39,16 +49,53 @@ class Release(Store):
         Raises
         ------
         LedgerError
-            If the run has import jobs: what they brought in only its audit can tell.
+            If the run has import jobs and arrivals that are not settled: what came in only its audit can tell.
         """
         with self._writing(scope(pipeline), of_instances.SCOPE, of_resources.SCOPE) as connection:
             need_run(connection, run_key, pipeline)
-            _need_no_jobs(connection, run_key)
             unsettled = and_(
                 arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key, arrivals.c.settled_at.is_(None)
             )
+            started = _count(connection, jobs.c.run_key == run_key)
+            if started and _count(connection, unsettled):
+                raise LedgerError(
+                    f"run {run_key!r} has {started} import jobs: clear its audit task, which settles them"
+                )
             claimed = and_(instances.c.pipeline == pipeline, instances.c.state == InstanceState.CLAIMED)
             of_run = instances.c.arrival_id.in_(select(arrivals.c.arrival_id).where(unsettled))
             connection.execute(delete(instances).where(claimed, of_run))
-            of_resources.give_back(connection, resources.c.claimed_by == run_key)
+            if not started:
+                of_resources.give_back(connection, resources.c.claimed_by == run_key)
             return connection.execute(delete(arrivals).where(unsettled)).rowcount
+
+    def release_resources(self, pipeline: str, run_key: str, *, jobs_ended: bool = False) -> int:
+        """Give back the FHIR resources that a run claims, whatever became of its arrivals.
+
+        Where the run has jobs, what the data store held of these resources is forgotten: one may have written over it.
+        The next run that has one of them imports it anew.
+
+        Parameters
+        ----------
+        pipeline, run_key
+            The run.
+        jobs_ended
+            Whether a person has seen that all its jobs have ended, even those of which the ledger does not know it.
+
+        Returns
+        -------
+        int
+            How many were given back.
+
+        Raises
+        ------
+        LedgerError
+            If a job may still be running: it would write over what another run imports meanwhile.
+        """
+        with self._writing(of_resources.SCOPE) as connection:
+            need_run(connection, run_key, pipeline)
+            claims = resources.c.claimed_by == run_key
+            if not jobs_ended and _count(connection, claims):
+                _need_ended(connection, run_key)
+            if _count(connection, jobs.c.run_key == run_key):
+                return connection.execute(delete(resources).where(claims)).rowcount
+            return of_resources.give_back(connection, claims)

@@ -12,6 +12,7 @@ from airlock.clinical.records import BATCHES, GATES
 from airlock.contracts import FhirReferences
 from airlock.fhir.publishing import publishing
 from airlock.fhir.study import references
+from airlock.ledger import Job
 from airlock.normalize import find_batches
 from airlock.publication import FOLDER, PublicationBusyError, audit, normalize, published_studies
 from airlock.records import CONTRACTS, OUTCOMES
@@ -36,12 +37,32 @@ PATIENT, STUDY = NAMED["Patient"], NAMED["ImagingStudy"]
 def released(world: World, *contracts: StudyContract, name: str = "one", line: Any = LINE) -> Run:
     """Return a run whose imaging audit has found these studies fit to be published."""
     run = Run(line, name, None, S3Uri.parse(line.source.uri), world.s3, world.ledger)
-    files = [dicom(f"{name}-{each.StudyInstanceUID}", StudyInstanceUID=each.StudyInstanceUID) for each in contracts]
-    world.buffered(run, *files)
+    world.buffered(run, *files_of(name, HEAD, CHEST, OTHER, *contracts))
+    publishable(run, *contracts)
+    return run
+
+
+def files_of(name: str, *contracts: StudyContract) -> list[dict[str, Any]]:
+    """Return one file of each study."""
+    studies = dict.fromkeys(each.StudyInstanceUID for each in contracts)
+    return [dicom(f"{name}-{uid}", StudyInstanceUID=uid) for uid in studies]
+
+
+def publishable(run: Run, *contracts: StudyContract) -> None:
+    """Write what the imaging audit leaves of these studies; a later one may find others than the first."""
     rows = [(each.StudyInstanceUID, each.study_key, 1, "digest", each.to_json()) for each in contracts]
     run.workspace.write("publishable", CONTRACTS, pl.DataFrame(rows, schema=CONTRACTS, orient="row"))
-    run.workspace.write("outcomes", OUTCOMES, outcomes(*files))
-    return run
+    run.workspace.write("outcomes", OUTCOMES, outcomes(*files_of(run.run_id, *contracts)))
+
+
+def routed(world: World, run: Run, contract: StudyContract) -> None:
+    """Tell the ledger that a run has released a study of `PATIENT`."""
+    known = contract.model_copy(update={"fhir": FhirReferences(**NAMED), "revision": 1})
+    row = (known.StudyInstanceUID, known.study_key, 1, "digest", known.to_json())
+    rows = pl.DataFrame([row], schema=CONTRACTS, orient="row")
+    world.ledger.revise_contracts(known.datastore_id, run.key, rows["subject"], lambda _: rows)
+    gate = {"subject": known.StudyInstanceUID, "subject_key": known.study_key, "gate": "release"}
+    world.ledger.record_gates(known.datastore_id, run.key, frame([gate], GATES))
 
 
 def sent(run: Run) -> list[str]:
@@ -60,6 +81,12 @@ def bodies(run: Run) -> dict[str, dict[str, Any]]:
                 resource = json.loads(line)
                 found[f"{resource['resourceType']}/{resource['id']}"] = resource
     return found
+
+
+def submitted(run: Run) -> None:
+    """Begin the job of each batch; how it ends is not known yet."""
+    for number, batch in enumerate(find_batches(run.within(FOLDER))):
+        run.ledger.record_job(Job(batch.batch_id, 0, run.key, "token", f"job-{run.run_id}-{number}"))
 
 
 def published(world: World, run: Run, lines: Any = None, **more: Any) -> dict[str, int]:
@@ -108,18 +135,12 @@ class TestSending:
         assert sent(run) == [STUDY]
 
     def test_a_patient_tells_of_the_studies_released_before(self, world: World) -> None:
-        where = FhirReferences(**NAMED)
         first = released(world, HEAD)
-        known = HEAD.model_copy(update={"fhir": where, "revision": 1})
-        row = (known.StudyInstanceUID, known.study_key, 1, "digest", known.to_json())
-        contract = pl.DataFrame([row], schema=CONTRACTS, orient="row")
-        world.ledger.revise_contracts(HEAD.datastore_id, first.key, contract["subject"], lambda _: contract)
-        gate = {"subject": "1.2.1", "subject_key": HEAD.study_key, "gate": "release"}
-        world.ledger.record_gates(HEAD.datastore_id, first.key, frame([gate], GATES))
+        routed(world, first, HEAD)
         published(world, first)
         assert bodies(first)[PATIENT]["gender"] == "female"
         later = study(StudyInstanceUID="1.2.2", PatientSex="M")
-        run = released(world, later.model_copy(update={"fhir": where}), name="two")
+        run = released(world, later.model_copy(update={"fhir": FhirReferences(**NAMED)}), name="two")
         normalize(run)
         assert "gender" not in bodies(run)[PATIENT]  # a contradiction is not told
 
@@ -129,12 +150,31 @@ class TestSending:
         assert audit(run) == {"published": 0, "not_published": 0}
 
     def test_what_another_run_is_publishing_has_to_wait(self, world: World) -> None:
-        normalize(released(world, HEAD))
-        run = released(world, CHEST, name="two")
-        with pytest.raises(PublicationBusyError, match=r"1 resources .* airlock\.ledger release") as caught:
+        first, run = released(world, HEAD), released(world, CHEST, name="two")
+        normalize(first)
+        with pytest.raises(PublicationBusyError, match=r"1 resources .* python -m airlock\.ledger release") as caught:
             normalize(run)
+        assert f"--pipeline nightly --run {first.key}" in str(caught.value)
         assert "P1" not in str(caught.value)
         assert find_batches(run.within(FOLDER)) == []
+
+    def test_a_run_that_has_to_wait_holds_nothing_itself(self, world: World) -> None:
+        normalize(released(world, HEAD))
+        with pytest.raises(PublicationBusyError):
+            normalize(released(world, CHEST, OTHER, name="two"))
+        run = released(world, OTHER, name="three")
+        normalize(run)
+        assert len(sent(run)) == 4
+
+    def test_and_what_it_waits_for_is_free_once_that_run_is_released(self, world: World) -> None:
+        first, run = released(world, HEAD), released(world, CHEST, name="two")
+        world.ledger.record_job(Job("images", 0, first.key, "token", "job", "COMPLETED"))
+        normalize(first)
+        with pytest.raises(PublicationBusyError):
+            normalize(run)
+        world.ledger.release_resources("nightly", first.key)
+        normalize(run)
+        assert PATIENT in sent(run)
 
     def test_until_that_run_has_ended(self, world: World) -> None:
         first, run = released(world, HEAD), released(world, CHEST, name="two")
@@ -234,3 +274,158 @@ class TestReruns:
         published(world, first)
         published(world, released(world, study(StudyInstanceUID="1.2.1", PatientName="Roe^Jane"), name="two"))
         assert audit(first) == {"published": 1, "not_published": 0}
+
+    def test_a_patient_that_a_later_run_changes_unsays_nothing_of_a_study_that_found_it_there(
+        self, world: World
+    ) -> None:
+        published(world, released(world, HEAD))
+        second = released(world, CHEST, name="two")
+        published(world, second)
+        assert PATIENT not in sent(second)
+        later = study(StudyInstanceUID="1.2.1", StudyDate="20301231", PatientName="New^Name")
+        third = released(world, later, name="three")
+        published(world, third)
+        assert PATIENT in sent(third)
+        assert audit(second) == audit(second) == {"published": 1, "not_published": 0}
+        publishable(second)
+        audit(second)
+        assert proven(second) == {"1.2.2"}, "even if an audit in between did not find it"
+
+    def test_a_study_released_later_does_not_make_an_older_run_send_the_patient_again(self, world: World) -> None:
+        first = released(world, HEAD.model_copy(update={"fhir": FhirReferences(**NAMED)}))
+        published(world, first)
+        later = study(StudyInstanceUID="1.2.2", StudyDate="20301231", PatientName="New^Name")
+        routed(world, released(world, later, name="two"), later)
+        assert normalize(first) == find_batches(first.within(FOLDER))
+        assert sent(first).count(PATIENT) == 1
+
+
+class TestFurtherBatches:
+    """A study may become publishable after the first jobs were begun: its images came in late."""
+
+    def test_it_is_sent_alone_in_a_batch_of_its_own(self, world: World) -> None:
+        run = released(world, HEAD)
+        published(world, run)
+        first, before = find_batches(run.within(FOLDER)), bodies(run)
+        publishable(run, HEAD, OTHER)
+        batches = normalize(run)
+        assert batches[:-1] == first == find_batches(run.within(FOLDER))[:-1]
+        assert len(sent(run)) == len(set(sent(run))) == 8
+        assert before.items() <= bodies(run).items()
+
+    def test_and_it_is_published_with_the_others(self, world: World) -> None:
+        run = released(world, HEAD)
+        published(world, run)
+        publishable(run, HEAD, OTHER)
+        assert published(world, run) == {"published": 2, "not_published": 0}
+        assert normalize(run) == find_batches(run.within(FOLDER))
+
+    def test_what_the_first_batch_did_not_bring_is_not_sent_again_unasked(self, world: World) -> None:
+        run = released(world, HEAD)
+        published(world, run, {STUDY: rejected()})
+        publishable(run, HEAD, OTHER)
+        normalize(run)
+        assert sent(run).count(STUDY) == 1
+        assert published(world, run, {STUDY: rejected()}) == {"published": 1, "not_published": 1}
+
+    def test_a_patient_that_reads_otherwise_by_then_is_sent_again_and_the_later_one_counts(self, world: World) -> None:
+        run, later = released(world, HEAD), study(StudyInstanceUID="1.2.2", StudyDate="20301231", PatientName="N^N")
+        published(world, run)
+        publishable(run, HEAD, later)
+        normalize(run)
+        assert sent(run).count(PATIENT) == 2
+        assert published(world, run) == {"published": 2, "not_published": 0}
+        again = released(world, HEAD, later, name="two")
+        assert normalize(again) == []
+
+    def test_one_that_is_refused_then_leaves_the_earlier_one_in_the_store(self, world: World) -> None:
+        run, later = released(world, HEAD), study(StudyInstanceUID="1.2.2", StudyDate="20301231", PatientName="N^N")
+        published(world, run)
+        publishable(run, HEAD, later)
+        assert published(world, run, {PATIENT: rejected()}) == {"published": 1, "not_published": 1}
+        assert proven(run) == {"1.2.1"}, "what the first audit saw of the first job stands"
+        assert normalize(released(world, HEAD, name="two")) == []
+
+    def test_a_batch_whose_job_was_never_begun_is_planned_anew(self, world: World) -> None:
+        run = released(world, HEAD)
+        (never,) = normalize(run)
+        publishable(run, HEAD, OTHER)
+        (batch,) = normalize(run)
+        assert batch.batch_id != never.batch_id
+        assert len(sent(run)) == 8
+
+
+class TestClaims:
+    def test_what_a_job_may_still_bring_stays_claimed(self, world: World) -> None:
+        run = released(world, HEAD)
+        normalize(run)
+        submitted(run)
+        assert audit(run) == {"published": 0, "not_published": 1}
+        with pytest.raises(PublicationBusyError):
+            normalize(released(world, CHEST, name="two"))
+
+    def test_also_while_more_is_planned(self, world: World) -> None:
+        run = released(world, HEAD)
+        normalize(run)
+        submitted(run)
+        audit(run)
+        publishable(run, HEAD, OTHER)
+        normalize(run)
+        with pytest.raises(PublicationBusyError):
+            normalize(released(world, CHEST, name="two"))
+
+    def test_and_while_more_has_to_wait(self, world: World) -> None:
+        run = released(world, HEAD)
+        normalize(run)
+        submitted(run)
+        normalize(released(world, OTHER, name="two"))
+        publishable(run, HEAD, OTHER)
+        with pytest.raises(PublicationBusyError):
+            normalize(run)
+        with pytest.raises(PublicationBusyError):
+            normalize(released(world, CHEST, name="three"))
+
+    def test_a_further_job_that_may_still_bring_a_resource_keeps_it_claimed(self, world: World) -> None:
+        run, later = released(world, HEAD), study(StudyInstanceUID="1.2.2", StudyDate="20301231", PatientName="N^N")
+        published(world, run)
+        publishable(run, HEAD, later)
+        normalize(run)
+        submitted(run)
+        assert audit(run) == {"published": 1, "not_published": 1}
+        with pytest.raises(PublicationBusyError):
+            normalize(released(world, study(StudyInstanceUID="1.2.4"), name="two"))  # of the same patient
+
+    def test_a_resource_on_its_way_stays_claimed_though_its_next_content_has_to_wait(self, world: World) -> None:
+        run, later = released(world, HEAD), study(StudyInstanceUID="1.2.2", StudyDate="20301231", PatientName="N^N")
+        normalize(run)
+        submitted(run)
+        normalize(released(world, OTHER, name="two"))
+        publishable(run, HEAD, later, OTHER)
+        with pytest.raises(PublicationBusyError):
+            normalize(run)
+        with pytest.raises(PublicationBusyError):
+            normalize(released(world, study(StudyInstanceUID="1.2.4"), name="three"))
+
+    def test_what_is_in_may_be_changed_by_another_run_while_more_is_planned(self, world: World) -> None:
+        run = released(world, HEAD)
+        published(world, run)
+        later = study(StudyInstanceUID="1.2.1", StudyDate="20301231", PatientName="New^Name")
+        normalize(released(world, later, name="two"))
+        publishable(run, HEAD, OTHER)
+        normalize(run)
+        assert len(sent(run)) == 8
+
+    @pytest.mark.parametrize("line", [rejected(), rejected(500), None])
+    def test_what_did_not_come_in_is_free_for_the_next_run(self, world: World, line: Any) -> None:
+        published(world, released(world, HEAD), {PATIENT: line})
+        run = released(world, CHEST, name="two")
+        normalize(run)
+        assert PATIENT in sent(run)
+
+    def test_what_may_have_been_written_over_is_sent_again(self, world: World) -> None:
+        published(world, released(world, HEAD))
+        later = study(StudyInstanceUID="1.2.1", StudyDate="20301231", PatientName="New^Name")
+        published(world, released(world, later, name="two"), {PATIENT: None})  # of which nobody knows what became
+        run = released(world, HEAD, name="three")
+        normalize(run)
+        assert PATIENT in sent(run)

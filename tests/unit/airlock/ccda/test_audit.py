@@ -10,6 +10,8 @@ import pytest
 from airlock.ccda.audit import ASIDE, audit
 from airlock.ccda.normalize import normalize
 from airlock.ccda.records import CONVERSIONS, FOLDER
+from airlock.clinical.audit import audit as audit_units
+from airlock.clinical.normalize import normalize as normalize_units
 from airlock.clinical.parse import parse
 from airlock.clinical.records import FILES
 from airlock.clinical.records import VERDICTS as UNITS
@@ -19,11 +21,14 @@ from airlock.normalize import find_batches
 from airlock.records import ARRIVALS
 from tests.ccda_documents import ccd
 from tests.unit.airlock.ccda.world import Left, ended, names, normalized, parsed
-from tests.unit.airlock.clinical.books import observation, patient
+from tests.unit.airlock.clinical.books import Store, observation, patient
+from tests.unit.airlock.clinical.books import ended as imported
+from tests.unit.airlock.clinical.books import words as unit_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from airlock.audit import Audited
     from airlock.pipelines import CcdaPipeline
     from airlock.run import Run
     from tests.unit.airlock.world import World
@@ -148,6 +153,7 @@ class TestDocuments:
         }
 
 
+NO_READ_BACK = {"read_back_sample": 0, "manifest_wait_seconds": 0}
 FILES_OF_ALL_KINDS = {
     "a.xml": ccd(1),
     "b.xml": ccd(2),
@@ -168,6 +174,17 @@ def handed_on(run: Run[CcdaPipeline]) -> tuple[dict[str, str], dict[str, str | N
     }
     aside = leg.workspace.read(f"files/{ASIDE}", FILES)
     return shards, {named[arrival]: reason for arrival, reason in aside.select("arrival_id", "reason").iter_rows()}
+
+
+def carried_on(world: World, run: Run[CcdaPipeline]) -> Audited:
+    """Audit the conversions, and take what goes on through its own stages; its jobs bring in all they are sent."""
+    leg = run.within(FOLDER)
+    for shard in audit(run):
+        parse(leg, shard)
+    validate(leg, None)
+    normalize_units(leg, run.pipeline.healthlake)
+    imported(world, leg)
+    return audit_units(leg, Store())
 
 
 class TestTheLeg:
@@ -218,6 +235,46 @@ class TestTheLeg:
         run = parsed(world, {"a.xml": ccd(1)})
         assert audit(run) == []
         assert handed_on(run)[1] == {"a.xml": "undecided"}
+
+    @pytest.mark.parametrize(("job_id", "reason"), [("job-one-1", "job_unfinished"), (None, "job_not_started")])
+    def test_nothing_goes_on_before_every_conversion_has_ended(
+        self, world: World, job_id: str | None, reason: str
+    ) -> None:
+        files = {"a.xml": ccd(1), "b.xml": ccd(2), "bad.xml": b"x"}
+        run = normalized(world, files, transformation={"documents_per_job": 1}, audit=NO_READ_BACK)
+        ended(world, run, {"a.xml": Left([patient("p1")])}, batches=1)
+        late = find_batches(run)[1]
+        world.ledger.record_job(Job(late.batch_id, 0, run.key, "token", job_id, input_uri=late.input_uri))
+        first = carried_on(world, run)
+        assert handed_on(run) == (
+            dict.fromkeys(files, ASIDE),
+            {"a.xml": "undecided", "b.xml": reason, "bad.xml": "not_xml"},
+        )
+        assert (first.balanced, first.open_arrivals) == (True, 2)
+        assert unit_words(run.within(FOLDER)) == {
+            "a.xml:": ("failed", "undecided"),
+            "b.xml:": ("failed", reason),
+            "bad.xml:": ("quarantined", "not_xml"),
+        }
+        assert world.ledger.states("records") == {"claimed": 2, "quarantined": 1}
+
+        ended(world, run, {"a.xml": Left([patient("p1")]), "b.xml": Left([patient("p2")])})
+        last = carried_on(world, run)
+        assert (last.balanced, last.open_arrivals) == (True, 0)
+        assert unit_words(run.within(FOLDER)) == {
+            "Patient/p1": ("held", "awaiting_review"),
+            "Patient/p2": ("held", "awaiting_review"),
+            "bad.xml:": ("quarantined", "not_xml"),
+        }
+
+    def test_what_went_on_stands_once_its_import_was_begun(self, world: World) -> None:
+        run = normalized(world, {"a.xml": ccd(1), "b.xml": ccd(2)}, audit=NO_READ_BACK)
+        ended(world, run, {"a.xml": Left([patient("p1")]), "b.xml": Left(None, "broken")})
+        carried_on(world, run)
+        before = handed_on(run), conversions(run)
+        ended(world, run, {"a.xml": Left(None, "broken"), "b.xml": Left([patient("p2")])})
+        assert carried_on(world, run).balanced
+        assert (handed_on(run), conversions(run)) == before
 
     def test_auditing_again_gives_the_same(self, world: World) -> None:
         run = normalized(world, FILES_OF_ALL_KINDS)

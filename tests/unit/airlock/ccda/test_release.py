@@ -7,11 +7,28 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
+from airlock.ccda.audit import audit as audit_conversions
 from airlock.ccda.records import FOLDER
-from airlock.ccda.release import Review, ReviewError, find_review, record_documents, record_review
-from airlock.clinical.records import DISPOSITIONS, GATES
+from airlock.ccda.release import (
+    Review,
+    ReviewError,
+    find_approved,
+    find_review,
+    record_documents,
+    record_question,
+    record_review,
+)
+from airlock.clinical.audit import audit
+from airlock.clinical.normalize import normalize
+from airlock.clinical.parse import parse
+from airlock.clinical.records import DISPOSITIONS
+from airlock.clinical.validate import validate
 from tests.ccda_documents import ccd
-from tests.unit.airlock.ccda.world import names, normalized, validated, words
+from tests.unit.airlock.ccda.world import Left, names, normalized, validated, words
+from tests.unit.airlock.ccda.world import ended as converted
+from tests.unit.airlock.clinical.books import Store, patient, rejected
+from tests.unit.airlock.clinical.books import ended as imported
+from tests.unit.airlock.clinical.books import words as unit_words
 from tests.unit.airlock.world import frame
 
 if TYPE_CHECKING:
@@ -22,58 +39,135 @@ if TYPE_CHECKING:
 YES = Review(True, "A. Clinician", "read all of them", "2026-11-24T02:00:00+00:00")
 
 
-def waiting(world: World) -> Run[CcdaPipeline]:
-    """Return a run two of whose patients wait for a review, while a third is held for another reason."""
-    run = normalized(world, {"a.xml": ccd(1)})
-    rows = [
-        {"subject": "Patient/p1", "gate": "hold", "reason": "awaiting_review"},
-        {"subject": "Patient/p2", "gate": "hold", "reason": "awaiting_review"},
-        {"subject": "Patient/p3", "gate": "hold", "reason": "patient_held"},
-    ]
-    gates = [row | {"subject_key": f"key of {row['subject']}"} for row in rows]
-    run.ledger.record_gates(run.pipeline.datastore_id, run.key, frame(gates, GATES))
+def held(world: World, *resources: Any) -> Run[CcdaPipeline]:
+    """Return a run whose document became these resources (two patients unless given), of which p3 fails at first."""
+    audit = {"read_back_sample": 0, "manifest_wait_seconds": 0}
+    run = normalized(world, {"a.xml": ccd(1)}, audit=audit)
+    converted(world, run, {"a.xml": Left(list(resources) or [patient("p1"), patient("p2")])})
+    leg = run.within(FOLDER)
+    for shard in audit_conversions(run):
+        parse(leg, shard)
+    validate(leg, None)
+    normalize(leg, run.pipeline.healthlake)
+    imported(world, leg, {"Patient/p3": rejected(500)})
+    audited(run)
     return run
 
 
-def released(run: Run[CcdaPipeline]) -> dict[str, bool]:
-    return dict(run.ledger.gates_of(run.pipeline.datastore_id, run.key).select("subject", "released").iter_rows())
+def audited(run: Run[CcdaPipeline]) -> dict[str, tuple[str, str | None]]:
+    """Audit a run again, with what has been approved of it, and return the words on its resources."""
+    leg = run.within(FOLDER)
+    assert audit(leg, Store(), find_approved(leg)).balanced
+    return unit_words(leg)
+
+
+def approved(run: Run[CcdaPipeline]) -> None:
+    record_question(run)
+    record_review(run, YES)
+
+
+def completed(world: World, run: Run[CcdaPipeline]) -> None:
+    """Import what had failed by a further job."""
+    imported(world, run.within(FOLDER), generation=1)
+
+
+def overridden(run: Run[CcdaPipeline]) -> dict[str, bool]:
+    decisions = run.ledger.gates_of(run.pipeline.datastore_id, run.key)
+    rows = decisions.filter(pl.col("subject").str.starts_with("Patient/")).select("subject", "released")
+    return dict(rows.sort("subject").iter_rows())
+
+
+WAITS = ("held", "awaiting_review")
+RELEASED = ("released", None)
+THREE = [patient("p1"), patient("p2"), patient("p3")]
 
 
 class TestAnswers:
     def test_an_approval_overrides_what_waited_for_it_and_nothing_else(self, world: World) -> None:
-        run = waiting(world)
-        assert find_review(run) is None
-        record_review(run, YES)
-        assert released(run) == {"Patient/p1": True, "Patient/p2": True, "Patient/p3": False}
+        run = held(world, *THREE)
+        assert (find_review(run), find_approved(run)) == (None, None)
+        approved(run)
+        assert overridden(run) == {"Patient/p1": True, "Patient/p2": True, "Patient/p3": False}
         assert find_review(run) == find_review(run.within(FOLDER)) == YES
+        assert audited(run) == {
+            "Patient/p1": RELEASED,
+            "Patient/p2": RELEASED,
+            "Patient/p3": ("failed", "server_error"),
+        }
 
     @pytest.mark.parametrize(("person", "why"), [("", "read"), ("A. Clinician", ""), (" ", "\n"), ("A", " ")])
     def test_an_approval_without_a_person_or_a_reason_is_none(self, world: World, person: str, why: str) -> None:
-        run = waiting(world)
+        run = held(world)
+        record_question(run)
         with pytest.raises(ReviewError, match="needs a person and a reason: clear review and answer it again"):
             record_review(run, Review(True, person, why, "2026-11-24T02:00:00+00:00"))
-        assert set(released(run).values()) == {False}
-        assert find_review(run) is None
+        assert set(overridden(run).values()) == {False}
+        assert find_review(run) is find_approved(run) is None
 
     def test_a_refusal_is_kept_and_releases_nothing(self, world: World) -> None:
-        run = waiting(world)
+        run = held(world)
         no = Review(False, "", "", "2026-11-24T02:00:00+00:00")
+        record_question(run)
         record_review(run, no)
-        assert set(released(run).values()) == {False}
+        assert set(overridden(run).values()) == {False}
         assert find_review(run) == no
+        assert set(audited(run).values()) == {WAITS}
+
+    def test_a_refusal_ends_an_earlier_approval(self, world: World) -> None:
+        run = held(world)
+        approved(run)
+        record_review(run, Review(False, "", "", "2026-11-24T03:00:00+00:00"))
+        assert set(audited(run).values()) == {WAITS}
 
     def test_an_answer_given_twice_counts_once(self, world: World) -> None:
-        run = waiting(world)
-        record_review(run, YES)
-        record_review(run, YES)
-        assert released(run) == {"Patient/p1": True, "Patient/p2": True, "Patient/p3": False}
+        run = held(world)
+        record_question(run)
+        first = None
+        for _ in range(2):
+            record_review(run, YES)
+            words, decisions = audited(run), run.ledger.gates_of(run.pipeline.datastore_id, run.key)
+            assert set(words.values()) == {RELEASED}
+            assert first is None or decisions.equals(first)
+            first = decisions
 
 
-def decided(run: Run[CcdaPipeline], **units: list[tuple[int | None, str]]) -> None:
-    """Write the last words on each document's units: line and disposition."""
+class TestWhatIsApproved:
+    def test_nothing_is_asked_where_nothing_waits(self, world: World) -> None:
+        run = held(world, *THREE)
+        assert record_question(run) == 2
+        record_review(run, YES)
+        audited(run)
+        assert record_question(run) == 0
+        assert find_approved(run).height == 2, "what was approved stays"
+
+    def test_what_comes_in_after_an_approval_has_all_wait_for_another(self, world: World) -> None:
+        run = held(world, *THREE)
+        approved(run)
+        audited(run)
+        completed(world, run)
+        assert audited(run) == {"Patient/p1": WAITS, "Patient/p2": WAITS, "Patient/p3": WAITS}
+        assert set(overridden(run).values()) == {False}
+        assert record_question(run) == 3
+        assert set(audited(run).values()) == {WAITS}, "asked is not answered"
+        record_review(run, YES)
+        assert set(audited(run).values()) == {RELEASED}
+
+    def test_an_approval_is_refused_where_more_waits_than_it_was_asked_for(self, world: World) -> None:
+        run = held(world, *THREE)
+        record_question(run)
+        completed(world, run)
+        audited(run)
+        with pytest.raises(ReviewError, match="1 resources have come in since review asked: clear review"):
+            record_review(run, YES)
+        assert find_approved(run) is None
+        assert set(overridden(run).values()) == {False}
+
+
+def decided(run: Run[CcdaPipeline], reason: str | None = None, **units: list[tuple[int | None, str]]) -> None:
+    """Write the last words on each document's units: line and disposition; all have the same reason."""
     arrival = {name.removesuffix(".xml"): key for key, name in names(run).items()}
     rows: list[dict[str, Any]] = [
-        {"arrival_id": arrival[name], "line": line, "disposition": word}
+        {"arrival_id": arrival[name], "line": line, "disposition": word, "reason": reason}
         for name, each in units.items()
         for line, word in each
     ]
@@ -114,6 +208,12 @@ class TestDocuments:
         run = normalized(world, {"a.xml": ccd(1)})
         record_documents(run)
         assert later(world, 1) == {"1.xml": ("accept", None)}
+
+    @pytest.mark.parametrize("reason", ["job_unfinished", "job_not_started", "undecided"])
+    def test_one_on_which_the_run_has_not_decided_stays_claimed(self, world: World, reason: str) -> None:
+        run = normalized(world, {"a.xml": ccd(1)})
+        decided(run, reason, a=[(None, "failed")])
+        assert later(world, 1) == {"1.xml": ("quarantine", "instance_claimed")}
 
     def test_telling_it_again_changes_nothing(self, world: World) -> None:
         run = normalized(world, {"a.xml": ccd(1), "b.xml": ccd(2)})

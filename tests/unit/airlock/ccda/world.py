@@ -105,10 +105,14 @@ def ended(
     *,
     status: str = "COMPLETED",
     message: str = "",
+    batches: int | None = None,
     **progress: int,
 ) -> None:
-    """End each batch's job; of a document that is not named it leaves one Patient. Counts are right unless given."""
-    for number, batch in enumerate(find_batches(run)):
+    """End each batch's job, or those of the first *batches*.
+
+    Of a document that is not named a job leaves one Patient. Counts are right unless given.
+    """
+    for number, batch in enumerate(find_batches(run)[:batches]):
         job_id = f"job-{run.run_id}-{number}"
         folder = S3Uri.parse(run.pipeline.transformation.output_uri).join(job_id, "")
         rows = {name: row for name, row in staged(run).items() if row["batch_id"] == batch.batch_id}

@@ -152,13 +152,14 @@ def ended(
     message: str = "",
     written: Any = ...,
     progress: dict[str, int] | None = None,
+    generation: int = 0,
 ) -> None:
     """End each batch's job: resources succeed unless there is a line (None for no line at all) under their name.
 
     The manifest counts the lines unless one is given as ``written``; None writes no manifest.
     """
     for number, batch in enumerate(find_batches(run)):
-        job_id = f"job-{run.run_id}-{number}"
+        job_id = f"job-{run.run_id}-{number}-{generation}"
         folder = S3Uri.parse(run.pipeline.healthlake.output_uri).join(f"{STORE}-FHIR_IMPORT-{job_id}", "")
         told = list(_told(run, batch.batch_id, lines or {}))
         for place in {place for place, _ in told}:
@@ -167,7 +168,7 @@ def ended(
         counted = _manifest([line for _, line in told]) if written is ... else written
         if counted is not None:
             world.s3.put(folder.join("Manifest.json"), json.dumps(counted).encode())
-        job = Job(batch.batch_id, 0, run.key, "token", job_id, input_uri=batch.input_uri)
+        job = Job(batch.batch_id, generation, run.key, f"token-{generation}", job_id, input_uri=batch.input_uri)
         run.ledger.record_job(job)
         properties = {"JobId": job_id, "JobStatus": status, "Message": message, "JobProgressReport": progress or {}}
         record(run, job, properties, str(folder))

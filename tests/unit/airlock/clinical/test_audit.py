@@ -342,11 +342,14 @@ class TestReview:
     def test_converted_data_is_held_until_it_is_approved(self, world: World) -> None:
         run = delivered(world, "one", {"a.ndjson": [P1, O1]}, **CCDA, audit=NO_READ_BACK)
         ended(world, run)
-        for approved in (None, False):
+        audit(run, Store())
+        whole = run.workspace.read("outcomes", OUTCOMES)
+        other = whole.with_columns(content_digest=pl.lit("of other content"))
+        for approved in (None, OUTCOMES.to_frame(), whole.head(1), other):
             assert audit(run, Store(), approved).balanced
             assert set(words(run).values()) == {("held", "awaiting_review")}
             assert contracts(run) == {}
-        audit(run, Store(), approved=True)
+        audit(run, Store(), whole)
         assert set(words(run).values()) == {RELEASED}
         assert references(run, "Patient/p1") == ["Observation/o1", "Patient/p1"]
 

@@ -106,9 +106,11 @@ class TestLines:
             BOM + ndjson([P1, P2]),
             ndjson([P1, P2]).replace(b"\n", b"\r\n"),
             ndjson([P1, P2]).rstrip(b"\n"),
-            gzip.compress(ndjson([P1, P2])),
-            gzip.compress(BOM + ndjson([P1])) + gzip.compress(ndjson([P2])) + bytes(512),
-            gzip.compress(json.dumps(P1).encode()) + bytes(3) + gzip.compress(b"\n" + json.dumps(P2).encode()),
+            gzip.compress(ndjson([P1, P2]), mtime=0),
+            gzip.compress(BOM + ndjson([P1]), mtime=0) + gzip.compress(ndjson([P2]), mtime=0) + bytes(512),
+            gzip.compress(json.dumps(P1).encode(), mtime=0)
+            + bytes(3)
+            + gzip.compress(b"\n" + json.dumps(P2).encode(), mtime=0),
         ],
     )
     def test_marks_line_ends_and_gzip_do_not_matter(self, name: str, body: bytes) -> None:
@@ -173,7 +175,7 @@ class TestLines:
 
 class TestBundles:
     @pytest.mark.parametrize(
-        "body", [json.dumps(TWO).encode(), pretty(TWO), BOM + pretty(TWO), gzip.compress(pretty(TWO))]
+        "body", [json.dumps(TWO).encode(), pretty(TWO), BOM + pretty(TWO), gzip.compress(pretty(TWO), mtime=0)]
     )
     @pytest.mark.parametrize("name", ["bundle.json", "bundle.ndjson", "bundle"])
     def test_a_file_that_is_one_bundle(self, name: str, body: bytes) -> None:
@@ -230,7 +232,7 @@ class TestFiles:
             ("blank.ndjson", b" \r\n\n", "empty_object"),
             ("blank.json", b"\n", "empty_object"),
             ("mark.ndjson", BOM, "empty_object"),
-            ("empty.ndjson.gz", gzip.compress(b""), "empty_object"),
+            ("empty.ndjson.gz", gzip.compress(b"", mtime=0), "empty_object"),
             ("no-entries.json", pretty(bundle("searchset")), "empty_object"),
             ("image.dcm", bytes(128) + b"DICM" + bytes(100), "not_fhir"),
             ("page.xml", b"<ClinicalDocument/>", "not_fhir"),
@@ -246,8 +248,8 @@ class TestFiles:
             ("manifest.json", b'{"transactionTime":"2026-01-01","output":[]}', "sidecar"),
             ("manifest.json", pretty({"output": []}), "sidecar"),
             ("delivery.json", b'{"files": 3}\n', "sidecar"),
-            ("cut.ndjson.gz", gzip.compress(ndjson([P1]))[:-9], "truncated"),
-            ("damaged.ndjson.gz", gzip.compress(ndjson([P1])) + b"\x1f\x8b garbage", "truncated"),
+            ("cut.ndjson.gz", gzip.compress(ndjson([P1]), mtime=0)[:-9], "truncated"),
+            ("damaged.ndjson.gz", gzip.compress(ndjson([P1]), mtime=0) + b"\x1f\x8b garbage", "truncated"),
         ],
     )
     def test_a_file_that_is_nothing_has_one_reason(self, name: str, body: bytes, reason: str) -> None:
@@ -375,7 +377,7 @@ class TestWhateverComes:
         self, lines: list[str], name: str, piece: int
     ) -> None:
         body = "\n".join(lines).encode()
-        runs = [on_shelf(Shelf({name: body}, piece)), on_shelf(Shelf({name: gzip.compress(body)}))]
+        runs = [on_shelf(Shelf({name: body}, piece)), on_shelf(Shelf({name: gzip.compress(body, mtime=0)}))]
         for run in runs:
             parse(run, "0000")
         rows, file = units(runs[0]), files(runs[0])[name]

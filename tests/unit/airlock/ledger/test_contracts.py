@@ -78,6 +78,7 @@ def test_another_store_keeps_its_own(opened: Ledger) -> None:
         ("held", "non_primary", True),
         ("held", "study_incomplete", False),  # held for the study's sake only
         ("held", "study_held", False),
+        ("held", "not_published", False),  # a later delivery publishes it
         ("released", None, False),
         ("duplicate", "duplicate_same_content", False),
         ("ignored", "sidecar", False),

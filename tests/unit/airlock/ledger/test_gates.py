@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
+from sqlalchemy import select
 
-from airlock.ledger import Ledger, LedgerError
+from airlock.ledger import Ledger, LedgerError, tables
 from airlock.ledger.gates import DECISIONS, GATES
 from airlock.records import study_key
 from tests.unit.airlock.ledger.samples import STORE, begin, uids
@@ -22,6 +23,13 @@ def opened(ledger: Ledger) -> Ledger:
 
 def released(ledger: Ledger, run: str) -> dict[str, bool]:
     return dict(ledger.gates_of(STORE, run).select("subject", "released").rows())
+
+
+def overrides(ledger: Ledger) -> list[tuple[str, str | None, str, str]]:
+    columns = (getattr(tables.overrides.c, name) for name in ("subject", "held_reason", "overridden_by"))
+    with ledger._reading() as connection:
+        rows = connection.execute(select(*columns, tables.overrides.c.override_reason))
+        return sorted(tuple(row) for row in rows)
 
 
 def test_decisions_come_back_with_their_reasons(opened: Ledger) -> None:
@@ -61,11 +69,43 @@ def test_a_hold_for_another_reason_is_not_what_the_person_released(opened: Ledge
     assert released(opened, "a") == {"s1": False}
 
 
+def test_a_hold_that_went_and_came_again_is_not_what_the_person_released(opened: Ledger) -> None:
+    held, free = gates(s1=("hold", "awaiting_review")), gates(s1=("release", None))
+    opened.record_gates(STORE, "a", held)
+    opened.override_hold(STORE, "a", "s1", "ada", "seen")
+    assert released(opened, "a") == {"s1": True}
+    for decided in (free, held):
+        opened.record_gates(STORE, "a", decided)
+    assert released(opened, "a") == {"s1": False}
+    opened.override_hold(STORE, "a", "s1", "ada", "seen")
+    assert released(opened, "a") == {"s1": True}
+    assert len(overrides(opened)) == 2
+
+
+def test_many_holds_are_released_at_once_and_the_same_word_counts_once(opened: Ledger) -> None:
+    opened.record_gates(STORE, "a", gates(s1=("hold", "rejected"), s2=("hold", None), s3=("hold", "rejected")))
+    for _ in range(2):
+        opened.override_holds(STORE, "a", uids("s1", "s2"), "ada", "seen")
+    assert released(opened, "a") == {"s1": True, "s2": True, "s3": False}
+    seen = [("s1", "rejected", "ada", "seen"), ("s2", None, "ada", "seen")]
+    assert overrides(opened) == seen
+    opened.override_holds(STORE, "a", uids("s1"), "bob", "seen too")
+    opened.override_holds(STORE, "a", uids(), "ada", "nothing to see")
+    assert overrides(opened) == [seen[0], ("s1", "rejected", "bob", "seen too"), seen[1]]
+
+
+def test_of_many_holds_none_is_released_unless_all_of_them_are_holds(opened: Ledger) -> None:
+    opened.record_gates(STORE, "a", gates(s1=("hold", "rejected"), s2=("release", None)))
+    with pytest.raises(LedgerError, match="run 'a' does not hold 2 of these subjects"):
+        opened.override_holds(STORE, "a", uids("s1", "s2", "s3"), "ada", "seen")
+    assert overrides(opened) == []
+
+
 def test_only_a_hold_can_be_overridden_and_only_with_a_name_and_a_reason(opened: Ledger) -> None:
     opened.record_gates(STORE, "a", gates(s1=("release", None), s2=("hold", "rejected")))
-    with pytest.raises(LedgerError, match="run 'a' does not hold this subject"):
+    with pytest.raises(LedgerError, match="run 'a' does not hold 1 of these subjects"):
         opened.override_hold(STORE, "a", "s1", "ada", "why not")
-    with pytest.raises(LedgerError, match="run 'b' does not hold this subject"):
+    with pytest.raises(LedgerError, match="run 'b' does not hold 1 of these subjects"):
         opened.override_hold(STORE, "b", "s2", "ada", "why not")
     with pytest.raises(LedgerError, match="needs a person and a reason"):
         opened.override_hold(STORE, "a", "s2", "ada", " ")
