@@ -13,6 +13,7 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -139,9 +140,17 @@ class Place:
     imaging_endpoint: str
     ledger_url: str
 
+    @cached_property
+    def _s3(self) -> Any:
+        return boto3.client("s3", endpoint_url=self.s3_endpoint, region_name="us-east-1")
+
+    @cached_property
+    def _fhir(self) -> HealthLakeFhirHook:
+        return HealthLakeFhirHook(RECORDS, aws_conn_id="aws_default", region_name="us-east-1")
+
     def s3(self) -> Any:
         """Return a plain boto3 client of the S3 server."""
-        return boto3.client("s3", endpoint_url=self.s3_endpoint, region_name="us-east-1")
+        return self._s3
 
     def put(self, files: dict[str, bytes], prefix: str = "in/") -> None:
         """Deliver files."""
@@ -187,7 +196,7 @@ class Place:
 
     def fhir(self) -> HealthLakeFhirHook:
         """Return the FHIR REST API of the HealthLake data store."""
-        return HealthLakeFhirHook(RECORDS, aws_conn_id="aws_default", region_name="us-east-1")
+        return self._fhir
 
     def stored(self, name: str) -> dict[str, Any] | None:
         """Read a resource by its name, ``Patient/p1``; None if it is not there."""

@@ -25,6 +25,7 @@ os.environ.update(
 )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep together, where several processes test, what shares a server or a stack: else each file by itself."""
     for item in items:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
+from airlock.clinical.audit import account_batches
 from airlock.clinical.records import BATCHES, GATES
 from airlock.contracts import FhirReferences
 from airlock.fhir.publishing import publishing
@@ -84,9 +85,10 @@ def bodies(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def submitted(run: Run) -> None:
-    """Begin the job of each batch; how it ends is not known yet."""
-    for number, batch in enumerate(find_batches(run.within(FOLDER))):
-        run.ledger.record_job(Job(batch.batch_id, 0, run.key, "token", f"job-{run.run_id}-{number}"))
+    """Begin the job of each batch that has none; how it ends is not known yet."""
+    for batch in find_batches(run.within(FOLDER)):
+        if run.ledger.job(batch.batch_id) is None:
+            run.ledger.record_job(Job(batch.batch_id, 0, run.key, "token", "job"))
 
 
 def published(world: World, run: Run, lines: Any = None, **more: Any) -> dict[str, int]:
@@ -345,6 +347,17 @@ class TestFurtherBatches:
         assert published(world, run, {PATIENT: rejected()}) == {"published": 1, "not_published": 1}
         assert proven(run) == {"1.2.1"}, "what the first audit saw of the first job stands"
         assert normalize(released(world, HEAD, name="two")) == []
+
+    def test_also_if_both_are_audited_at_once(self, world: World) -> None:
+        published(world, released(world, study(StudyInstanceUID="1.2.1", PatientName="Old^Name"), name="before"))
+        run, later = released(world, HEAD), study(StudyInstanceUID="1.2.2", StudyDate="20301231", PatientName="N^N")
+        normalize(run)
+        ended(world, run.within(FOLDER))  # type: ignore[arg-type]  # as above
+        account_batches(run.within(FOLDER))  # by an audit that broke off
+        publishable(run, HEAD, later)
+        published(world, run, {PATIENT: rejected()})
+        again = released(world, HEAD, name="two")
+        assert normalize(again) == [], "the ledger knows the first batch's Patient"
 
     def test_a_batch_whose_job_was_never_begun_is_planned_anew(self, world: World) -> None:
         run = released(world, HEAD)
