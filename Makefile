@@ -48,11 +48,14 @@ status: $(STAMP) ## say which parts of the local stack run
 airflow: $(STAMP) ## Airflow's own command line on the local stack: make airflow CMD="dags list"
 	@$(BIN)/python -m airlock_local airflow $(CMD)
 
-test: $(STAMP) ## every test, in two processes (PROCESSES=1 for one)
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup
+# Files that share no server run side by side; one emulator serves all contract tests, one stack those of the scheduler.
+test: $(STAMP) ## every test; most files in two processes (PROCESSES=1 for one)
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile tests/unit tests/integration tests/oracles tests/test_*.py
+	$(BIN)/python -m pytest tests/contract
+	$(BIN)/python -m pytest tests/e2e
 
 test-fast: $(STAMP) ## the tests that need no servers
-	$(BIN)/python -m pytest -m "not slow" -n $(PROCESSES) --dist loadgroup
+	$(BIN)/python -m pytest -m "not slow" -n $(PROCESSES) --dist loadfile --ignore tests/contract
 
 bench-clinical: $(STAMP) ## seconds and memory of a large FHIR delivery: make bench-clinical RESOURCES=200000
 	@RESOURCES=$(RESOURCES) $(BIN)/python -m benchmarks.clinical

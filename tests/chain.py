@@ -145,6 +145,10 @@ class Place:
         return boto3.client("s3", endpoint_url=self.s3_endpoint, region_name="us-east-1")
 
     @cached_property
+    def _wrapped(self) -> S3:
+        return S3(boto3.Session(region_name="us-east-1"), self._s3)
+
+    @cached_property
     def _fhir(self) -> HealthLakeFhirHook:
         return HealthLakeFhirHook(RECORDS, aws_conn_id="aws_default", region_name="us-east-1")
 
@@ -160,8 +164,7 @@ class Place:
 
     def keys(self, bucket: str, prefix: str = "") -> list[str]:
         """List a bucket."""
-        wrapped = S3(boto3.Session(region_name="us-east-1"), self.s3())
-        return [item.key for item in wrapped.list_objects(S3Uri(bucket, prefix))]
+        return [item.key for item in self._wrapped.list_objects(S3Uri(bucket, prefix))]
 
     def take(self, bucket: str) -> dict[str, bytes]:
         """Empty a bucket and return what was in it."""

@@ -8,8 +8,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 HOME = tempfile.mkdtemp(prefix="airlock-airflow-")
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
@@ -23,12 +21,3 @@ os.environ.update(
     AWS_SECRET_ACCESS_KEY="testing",
     AWS_DEFAULT_REGION="us-east-1",
 )
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together, where several processes test, what shares a server or a stack: else each file by itself."""
-    for item in items:
-        place = item.path.relative_to(ROOT / "tests")
-        group = place.parts[0] if place.parts[0] in {"contract", "e2e"} else str(place)
-        item.add_marker(pytest.mark.xdist_group(group))

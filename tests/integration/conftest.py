@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from botocore.loaders import JSONFileLoader
+from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+from botocore.loaders import JSONFileLoader, Loader
 
 from airlock.ledger import upgrade
 from localaws.server import serve
@@ -16,27 +16,35 @@ from tests.chain import BUCKETS, DATASTORE, PROFILE, RECORDS, Place
 from tests.servers.moto import moto_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
 @pytest.fixture(scope="session", autouse=True)
-def service_models() -> Iterator[None]:
-    """Read each of AWS's service models once: every task opens a session of its own, which would read them anew."""
-    loader, read = JSONFileLoader(), cache(JSONFileLoader.load_file)
+def quick_clients() -> Iterator[None]:
+    """Do once what AWS's libraries do for every new client: tasks open many, and it took half of the tests' time."""
+    known: dict[Any, Any] = {}
 
-    def load_file(_: JSONFileLoader, path: str) -> Any:
-        return read(loader, path)
+    def once(owner: type, name: str, key: Callable[..., Any]) -> None:
+        method = getattr(owner, name)
+
+        def recalled(self: Any, argument: str) -> Any:
+            place = name, argument, key(self)
+            if place not in known:
+                known[place] = method(self, argument)
+            return known[place]
+
+        patch.setattr(owner, name, recalled)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(JSONFileLoader, "load_file", load_file)
+        once(JSONFileLoader, "load_file", lambda _: None)
+        once(Loader, "list_available_services", lambda loader: tuple(loader.search_paths))
+        # Only for the user agent, and found by inspecting the whole stack.
+        patch.setattr(AwsBaseHook, "_find_operator_class_name", staticmethod(lambda _: "test"))
         yield
 
 
-@pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    with moto_server() as endpoint:
-        yield endpoint
+ield endpoint
 
 
 @pytest.fixture
