@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,35 +17,35 @@ from tests.chain import BUCKETS, DATASTORE, PROFILE, RECORDS, Place
 from tests.servers.moto import moto_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_clients() -> Iterator[None]:
-    """Do once what AWS's libraries do for every new client: tasks open many, and it took half of the tests' time."""
+    """Do once what AWS's libraries do anew for every client: tasks open many, and it took half of the tests' time."""
+    load_file, list_services = cache(JSONFileLoader.load_file), Loader.list_available_services
     known: dict[Any, Any] = {}
 
-    def once(owner: type, name: str, key: Callable[..., Any]) -> None:
-        method = getattr(owner, name)
+    def listed(loader: Loader, type_name: str) -> Any:
+        place = type_name, *loader.search_paths
+        if place not in known:
+            known[place] = list_services(loader, type_name)
+        return known[place]
 
-        def recalled(self: Any, argument: str) -> Any:
-            place = name, argument, key(self)
-            if place not in known:
-                known[place] = method(self, argument)
-            return known[place]
-
-        patch.setattr(owner, name, recalled)
-
+    one = JSONFileLoader()
     with pytest.MonkeyPatch.context() as patch:
-        once(JSONFileLoader, "load_file", lambda _: None)
-        once(Loader, "list_available_services", lambda loader: tuple(loader.search_paths))
-        # Only for the user agent, and found by inspecting the whole stack.
-        patch.setattr(AwsBaseHook, "_find_operator_class_name", staticmethod(lambda _: "test"))
+        patch.setattr(JSONFileLoader, "load_file", lambda _, path: load_file(one, path))
+        patch.setattr(Loader, "list_available_services", listed)
+        # It is for the user agent, and found by inspecting the whole stack.
+        patch.setattr(AwsBaseHook, "_find_operator_class_name", lambda *_: "test")
         yield
 
 
-ield endpoint
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    with moto_server() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture
@@ -59,7 +60,8 @@ def place(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "healthlake_datastore": (Seed(RECORDS, "test"),),
         "transformation_profile": (Seed(PROFILE, "test"),),
     }
-    with serve(s3_endpoint=s3_endpoint, **seeds) as emulator:
+    # Most jobs have ended when they are first looked at, a second before the next look.
+    with serve(s3_endpoint=s3_endpoint, submitted_seconds=0.0, **seeds) as emulator:
         connection = {
             "conn_type": "aws",
             "login": "testing",

@@ -110,7 +110,6 @@ class TestResources:
         assert reasons(chain) == {"rejected": 1, "patient_held": 2}
         assert place.routed() == OF_P2
 
-    @pytest.mark.xfail(reason="audit looks at each resource by itself, not at what it refers to")
     def test_what_refers_to_a_rejected_resource_does_not_go_downstream(self, place: Place) -> None:
         run_with(place, {"kind": "all_resources_rejected", "key": "Patient/p1"})
         assert place.routed() == OF_P2

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
+from airlock.pipelines import Limits
 from healthaws.exceptions import JobUnfinishedError
 from tests.chain import HEALTHLAKE, Chain, pipeline
 from tests.dicom_files import ct, delivery
@@ -114,6 +115,40 @@ def test_publication_that_has_not_ended_holds_its_studies_and_is_taken_up_again(
     chain.onward("fhir.import")
     assert chain.report["dispositions"] == {"released": 2}
     assert len(fhir_jobs(place)) == 1
+
+
+def test_study_whose_images_come_in_late_is_published_after_the_others(place: Place) -> None:
+    place.put(delivery(studies=2, instances=1))
+    steady = published(place).pipeline.model_copy(update={"limits": Limits(files_per_job=1)})
+    store = steady.healthimaging.model_copy(update={"job_timeout_minutes": 1 / 60})
+    chain = Chain(place, steady.model_copy(update={"healthimaging": store}))
+    chain.until("normalize")
+    _, second = chain.xcom["normalize", 0]
+    place.faults({"kind": "stuck_in_progress", "input_s3_uri": f"*{second}*"})
+    with pytest.raises(AirflowFailException, match="1 arrivals are not decided"):
+        chain.onward("import")
+    assert len(place.contracts()) == 1
+
+    place.faults()  # the job goes on
+    chain.pipeline = steady
+    assert chain.onward("import")["dispositions"] == {"released": 2}
+    assert len(place.contracts()) == 2
+    assert len(fhir_jobs(place)) == 2
+    assert {place.version(name) for contract in place.contracts() for name in references(contract)} == {1}
+
+
+def test_later_delivery_of_a_study_that_was_not_published_publishes_all_of_it(place: Place) -> None:
+    place.put({"1.dcm": ct(1, 1, 1)})
+    place.faults({"kind": "all_resources_rejected", "key": "ImagingStudy/*"})
+    assert published(place).run()["reasons"].keys() == {"not_published"}
+
+    place.faults()
+    place.put({"2.dcm": ct(1, 1, 2)})
+    assert published(place, "manual__2").run()["dispositions"] == {"released": 1}
+    (contract,) = place.contracts()
+    study = place.stored(contract["fhir"]["ImagingStudy"])
+    assert study
+    assert study["numberOfInstances"] == contract["NumberOfStudyRelatedInstances"] == 2
 
 
 def test_the_same_images_again_publish_nothing_new(place: Place) -> None:

@@ -131,9 +131,17 @@ def _holds(verdicts: pl.DataFrame, outcomes: pl.DataFrame, subject: pl.Expr, *, 
     return (
         outcomes.filter(subject.is_not_null())
         .group_by(subject=subject)
-        .agg(uncertain=pl.col("uncertain").any(), nothing=~pl.col("outcome").is_in(IMPORTED).any())
+        .agg(
+            # What belongs to a Patient whom the service refused refers to nobody.
+            uncertain=(pl.col("uncertain") | _is_refused_patient()).any(),
+            nothing=~pl.col("outcome").is_in(IMPORTED).any(),
+        )
         .with_columns(lost=pl.lit(incomplete) & pl.col("subject").is_in(lost.implode()))
     )
+
+
+def _is_refused_patient() -> pl.Expr:
+    return (pl.col("resource_type") == "Patient") & (pl.col("outcome") == Outcome.REJECTED)
 
 
 def last_words(

@@ -406,7 +406,7 @@ class TestClaims:
         submitted(run)
         assert audit(run) == {"published": 1, "not_published": 1}
         with pytest.raises(PublicationBusyError):
-            normalize(released(world, study(StudyInstanceUID="1.2.4"), name="two"))  # of the same patient
+            normalize(released(world, study(StudyInstanceUID="1.2.4", PatientName="M^M"), name="two"))
 
     def test_a_resource_on_its_way_stays_claimed_though_its_next_content_has_to_wait(self, world: World) -> None:
         run, later = released(world, HEAD), study(StudyInstanceUID="1.2.2", StudyDate="20301231", PatientName="N^N")
