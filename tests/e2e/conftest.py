@@ -53,7 +53,7 @@ class Machine:
     def restart(self) -> None:
         """Bring back whatever has died, as the next make run would."""
         choice = choose(self.settings.pipelines, "first", "", self.environment)
-        parts = plan(self.settings, self.environment, choice.datastores(), local=True, account=False)
+        parts = plan(self.settings, self.environment, choice.seeds(), local=True, account=False)
         Stack(self.settings).up(parts)
 
     def kill(self, part: str) -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
+from airlock_local.sample.ccda.documents import ccd, entity_bomb, external_entity, without_namespace
 from airlock_tasks.review import APPROVE, KEEP_HELD
-from tests.ccda_documents import ccd, entity_bomb, external_entity, without_namespace
 from tests.chain import PROFILE, Chain, answer, ccda_pipeline
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ClientError, ParamValidationError
 
-from tests.ccda_documents import ccd, entity_bomb
+from airlock_local.sample.ccda.documents import ccd, entity_bomb
 from tests.contract.localaws.endpoint import ON_AWS, until
 
 if TYPE_CHECKING:

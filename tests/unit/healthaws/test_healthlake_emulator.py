@@ -11,6 +11,7 @@ import boto3
 import pytest
 from botocore.exceptions import ConnectionClosedError
 
+from airlock_local.sample.ccda.documents import ccd
 from healthaws.exceptions import (
     FhirConflictError,
     JobCancelledError,
@@ -32,7 +33,6 @@ from healthaws.operators.healthlake import (
 from healthaws.refusals import Backoff
 from localaws.server import serve
 from localaws.settings import Seed
-from tests.ccda_documents import ccd
 from tests.servers.moto import moto_server
 from tests.unit.healthaws.emulator import ONE_TRY, Emulator, run
 from tests.unit.healthaws.healthlake import STORE

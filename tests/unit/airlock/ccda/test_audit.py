@@ -19,7 +19,7 @@ from airlock.clinical.validate import shards_of, validate
 from airlock.ledger import Job
 from airlock.normalize import find_batches
 from airlock.records import ARRIVALS
-from tests.ccda_documents import ccd
+from airlock_local.sample.ccda.documents import ccd
 from tests.unit.airlock.ccda.world import Left, ended, names, normalized, parsed
 from tests.unit.airlock.clinical.books import Store, observation, patient
 from tests.unit.airlock.clinical.books import ended as imported

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from airlock.ccda.documents import Document, DocumentError, read_document
 from airlock.reasons import Reason
-from tests.ccda_documents import (
+from airlock_local.sample.ccda.documents import (
     CCD,
     CCDA_2015,
     DOCUMENT_ROOT,

@@ -11,7 +11,7 @@ from airlock.ccda.import_ import check_prefix
 from airlock.import_ import StagedPrefixError
 from airlock.normalize import find_batches
 from airlock.records import JOBS
-from tests.ccda_documents import ccd
+from airlock_local.sample.ccda.documents import ccd
 from tests.unit.airlock.ccda.world import ended, normalized, staged
 
 if TYPE_CHECKING:

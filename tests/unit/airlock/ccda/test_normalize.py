@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from airlock.ccda.normalize import normalize
 from airlock.normalize import find_batches
 from airlock.s3uri import S3Uri
-from tests.ccda_documents import ccd
+from airlock_local.sample.ccda.documents import ccd
 from tests.unit.airlock.ccda.world import ended, normalized, staged, validated
 
 if TYPE_CHECKING:

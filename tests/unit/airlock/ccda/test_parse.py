@@ -10,7 +10,14 @@ import pytest
 
 from airlock.ccda.parse import parse
 from airlock.clinical.parse import SourceUnavailableError
-from tests.ccda_documents import DOCUMENT_ROOT, ccd, entity_bomb, external_entity, vital_signs, without_namespace
+from airlock_local.sample.ccda.documents import (
+    DOCUMENT_ROOT,
+    ccd,
+    entity_bomb,
+    external_entity,
+    vital_signs,
+    without_namespace,
+)
 from tests.unit.airlock.ccda.world import delivery, documents, parsed
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from airlock.clinical.normalize import normalize
 from airlock.clinical.parse import parse
 from airlock.clinical.records import DISPOSITIONS
 from airlock.clinical.validate import validate
-from tests.ccda_documents import ccd
+from airlock_local.sample.ccda.documents import ccd
 from tests.unit.airlock.ccda.world import Left, names, normalized, validated, words
 from tests.unit.airlock.ccda.world import ended as converted
 from tests.unit.airlock.clinical.books import Store, patient, rejected

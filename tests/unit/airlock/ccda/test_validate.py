@@ -11,7 +11,7 @@ from airlock.ccda.normalize import normalize
 from airlock.ccda.records import DOCUMENT, DOCUMENTS, VERDICTS
 from airlock.ccda.validate import validate
 from airlock.records import Verdict
-from tests.ccda_documents import ccd, entity_bomb
+from airlock_local.sample.ccda.documents import ccd, entity_bomb
 from tests.unit.airlock.ccda.world import PROFILE, ended, parsed, validated, words
 
 if TYPE_CHECKING:

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from localaws.healthlake.transformation.convert import TAG, Conversion, Origin, convert, issues, renamed
-from localaws.healthlake.transformation.documents import UnconvertibleError
-from tests.ccda_documents import (
+from airlock_local.sample.ccda.documents import (
     allergies,
     ccd,
     entity_bomb,
@@ -20,6 +18,8 @@ from tests.ccda_documents import (
     vital_signs,
     without_namespace,
 )
+from localaws.healthlake.transformation.convert import TAG, Conversion, Origin, convert, issues, renamed
+from localaws.healthlake.transformation.documents import UnconvertibleError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -172,7 +172,7 @@ def test_the_declared_encoding_is_the_one_that_is_read(declared: str, encoding: 
 def test_the_package_writes_nothing_of_a_document_to_the_console() -> None:
     script = (
         "import logging; logging.basicConfig(level=0)\n"
-        "from tests.ccda_documents import *\n"
+        "from airlock_local.sample.ccda.documents import *\n"
         "from localaws.healthlake.transformation.convert import convert\n"
         "convert(ccd(sections=[allergies(), vital_signs().replace('170', 'tall')]), 'seed', None)\n"
     )

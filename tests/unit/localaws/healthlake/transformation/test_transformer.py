@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airlock_local.sample.ccda.documents import allergies, ccd, entity_bomb, external_entity, unmapped_section
 from localaws.errors import AwsError
 from localaws.healthlake.transformation.convert import convert
 from localaws.schedule import InterruptedStepError
-from tests.ccda_documents import allergies, ccd, entity_bomb, external_entity, unmapped_section
 
 if TYPE_CHECKING:
     from collections.abc import Callable
