@@ -21,7 +21,7 @@ from airlock.contracts import StudyContract
 from airlock.fhir.imaging_study import line
 from airlock.fhir.publishing import publishing
 from airlock.fhir.study import publication, references
-from airlock.normalize import Batch, find_batches
+from airlock.normalize import INDEX, Batch, find_batches
 from airlock.records import CONTRACTS, OUTCOMES, Outcome
 
 if TYPE_CHECKING:
@@ -125,6 +125,14 @@ def _on_the_way(leg: Run, sent: pl.DataFrame) -> pl.DataFrame:
     """Return what of this the audit has not decided on: a job may still bring it."""
     outcomes = leg.workspace.find("outcomes", RESOURCE_OUTCOMES)
     return sent.join(outcomes.filter(~_is_open()), on=["batch_id", *_KEY], how="anti")
+
+
+def undecided(run: Run) -> int:
+    """Return how many resources of a publication have no end yet; where nothing was written to be sent, all studies."""
+    leg = run.within(FOLDER)
+    if not run.s3.exists(leg.workspace.root.join(INDEX)):
+        return run.workspace.find("publishable", CONTRACTS).height
+    return leg.workspace.find("outcomes", RESOURCE_OUTCOMES).filter(_is_open()).height
 
 
 def _is_open() -> pl.Expr:

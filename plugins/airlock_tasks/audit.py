@@ -71,11 +71,12 @@ class PublicationAuditOperator(AuditOperator):
     """Audits what was published as FHIR, and then the run again: only a study that is published is released."""
 
     def run_stage(self, run: Run, context: Context) -> dict[str, Any]:
-        """Audit the publication, then the import of images again."""
-        from airlock.publication import audit
+        """Audit the publication, then the import of images again; what has no end yet shows the run as failed."""
+        from airlock.publication import audit, undecided
 
         self.log.info("studies: %s", audit(run))
-        return super().run_stage(run, context)
+        summary = super().run_stage(run, context)
+        return summary | {"open_arrivals": summary["open_arrivals"] + undecided(run)}
 
 
 class FhirAuditOperator(_AuditOperator):
