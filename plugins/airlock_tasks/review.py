@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param
@@ -67,7 +67,9 @@ class ReviewOperator(HITLOperator):
         """Ask, unless nothing waits for it."""
         from airlock.ccda.release import record_question
 
-        run = open_run(self.pipeline, context)
+        # The form's own params stand among the run's here.
+        of_the_run = {name: value for name, value in context["params"].items() if name not in PARAMS}
+        run = open_run(self.pipeline, cast("Context", {**context, "params": of_the_run}))
         with run.ledger:
             waiting = record_question(run)
         self.log.info("%d resources wait for a review", waiting)
