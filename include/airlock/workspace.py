@@ -1,8 +1,9 @@
 """A run's folder on S3, holding each stage's dataset; a dataset is visible whole or not at all.
 
-A dataset is a folder with one Parquet part and a marker ``_COMMITTED.json`` that names the part. The part's name is new
-with every write, so that writing a dataset again swaps it in one step: readers see the old rows or the new ones.
-Mapped stages write one dataset per shard or batch, under a common folder.
+A dataset is a folder with Parquet parts and a marker ``_COMMITTED.json`` that names them. A part's name is that of its
+content, so that writing a dataset again swaps it in one step: readers see the old rows or the new ones. It can be
+written and read part by part: a task's memory does not grow with the delivery. Mapped stages write one dataset per
+shard or batch, under a common folder.
 """
 
 from __future__ import annotations
@@ -10,22 +11,74 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from airlock.s3 import S3
     from airlock.s3uri import S3Uri
 
 MARKER = "_COMMITTED.json"
+PART_ROWS = 50_000
 
 
 class DatasetMissingError(LookupError):
     """A stage asks for a dataset that the stage before it has not committed."""
+
+
+class DatasetWriter:
+    """A dataset as it grows; `Workspace.writer` makes one."""
+
+    def __init__(self, workspace: Workspace, dataset: str, schema: pl.Schema, part_rows: int | None) -> None:
+        self.rows = 0
+        self._part_rows = part_rows
+        self._workspace = workspace
+        self._dataset = dataset
+        self._schema = schema
+        self._pending: list[pl.DataFrame] = []
+        self._parts: list[str] = []
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Append rows.
+
+        Raises
+        ------
+        polars.exceptions.SchemaError
+            If the rows have other columns or types than the schema.
+        """
+        if rows.schema != self._schema:
+            raise pl.exceptions.SchemaError(f"dataset {self._dataset}: columns are {rows.schema}, not {self._schema}")
+        self.rows += rows.height
+        self._pending.append(rows)
+        if self._part_rows is not None and sum(frame.height for frame in self._pending) >= self._part_rows:
+            self.end_part()
+
+    def end_part(self) -> None:
+        """Write what was added since the last part; nothing where that is nothing."""
+        pending = pl.concat([self._schema.to_frame(), *self._pending])
+        self._pending = []
+        for rows in pending.iter_slices(self._part_rows or max(1, pending.height)):
+            if rows.height:
+                self._put(rows)
+
+    def commit(self) -> None:
+        """Make the dataset what was added, in place of what it was."""
+        self.end_part()
+        self._workspace.write_json(f"{self._dataset}/{MARKER}", {"parts": self._parts, "rows": self.rows})
+
+    def _put(self, rows: pl.DataFrame) -> None:
+        body = io.BytesIO()
+        rows.write_parquet(body, compression="zstd")
+        content = hashlib.sha256(body.getbuffer()).hexdigest()[:16]
+        part = f"part-{len(self._parts):05}-{content}.parquet"
+        where = self._workspace.root.join(self._dataset, part)
+        self._workspace.s3.put(where, body.getvalue(), "application/vnd.apache.parquet")
+        self._parts.append(part)
 
 
 @dataclass(frozen=True)
@@ -65,17 +118,41 @@ class Workspace:
         polars.exceptions.SchemaError
             If the rows have other columns or types than the schema.
         """
-        if rows.schema != schema:
-            raise pl.exceptions.SchemaError(f"dataset {dataset}: columns are {rows.schema}, not {schema}")
-        body = io.BytesIO()
-        rows.write_parquet(body, compression="zstd")
-        part = f"part-{hashlib.sha256(body.getbuffer()).hexdigest()[:16]}.parquet"
-        self.s3.put(self.root.join(dataset, part), body.getvalue(), "application/vnd.apache.parquet")
-        self.write_json(f"{dataset}/{MARKER}", {"part": part, "rows": rows.height})
+        with self.writer(dataset, schema) as writer:
+            writer.add(rows)
         return str(self.root.join(dataset, ""))
 
-    def read(self, dataset: str, schema: pl.Schema) -> pl.DataFrame:
-        """Read a committed dataset.
+    @contextmanager
+    def writer(self, dataset: str, schema: pl.Schema, part_rows: int | None = PART_ROWS) -> Iterator[DatasetWriter]:
+        """Write a dataset frame by frame; it is committed when the block ends, and not if the block raises.
+
+        Parameters
+        ----------
+        dataset, schema
+            As in `write`.
+        part_rows
+            Rows in a part; None where the writer itself ends each part, so that readers find its rows together.
+        """
+        writer = DatasetWriter(self, dataset, schema, part_rows)
+        yield writer
+        writer.commit()
+
+    def parts(self, dataset: str, schema: pl.Schema) -> Iterator[pl.DataFrame]:
+        """Yield a committed dataset's rows part by part, in their order; at least one frame, empty where it is empty.
+
+        Raises
+        ------
+        DatasetMissingError
+            If it was never committed.
+        """
+        names = self.part_names(dataset)
+        if not names:
+            yield schema.to_frame()
+        for name in names:
+            yield self.read_part(dataset, name, schema)
+
+    def part_names(self, dataset: str) -> list[str]:
+        """Return the names of a committed dataset's parts, in the order of their rows, for `read_part`.
 
         Raises
         ------
@@ -88,8 +165,21 @@ class Workspace:
             raise DatasetMissingError(
                 f"dataset {dataset!r} of the run is not there: clear the stage that writes it, then this one"
             ) from None
-        body = self.s3.get(self.root.join(dataset, marker["part"]))
-        return pl.read_parquet(io.BytesIO(body), schema=schema)
+        return list(marker["parts"])
+
+    def read_part(self, dataset: str, part: str, schema: pl.Schema) -> pl.DataFrame:
+        """Read one part of a dataset, by its name."""
+        return pl.read_parquet(io.BytesIO(self.s3.get(self.root.join(dataset, part))), schema=schema)
+
+    def read(self, dataset: str, schema: pl.Schema) -> pl.DataFrame:
+        """Read a whole committed dataset.
+
+        Raises
+        ------
+        DatasetMissingError
+            If it was never committed.
+        """
+        return pl.concat(self.parts(dataset, schema))
 
     def read_all(self, datasets: Sequence[str], schema: pl.Schema) -> pl.DataFrame:
         """Read the datasets of a mapped stage as one frame; all of them must be there."""

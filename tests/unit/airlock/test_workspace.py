@@ -114,3 +114,47 @@ def test_documents_lie_below_the_runs_folder(world: World, workspace: Workspace)
     assert json.loads(workspace.s3.get(workspace.root.join("audit/report.json"))) == {"arrivals": 1}
     workspace.write_text("audit/x.csv", "é", "text/csv")
     assert workspace.s3.get(workspace.root.join("audit/x.csv")) == "é".encode()
+
+
+def test_a_dataset_grows_part_by_part_and_counts_only_when_it_is_whole(world: World, workspace: Workspace) -> None:
+    with workspace.writer("arrivals/0000", ARRIVALS, part_rows=2) as writer:
+        writer.add(OLD)
+        assert not world.keys(f"{workspace.root}arrivals/0000/")
+        writer.add(NEW)
+        assert not workspace.is_committed("arrivals/0000")
+        writer.add(OLD)
+    parts = list(workspace.parts("arrivals/0000", ARRIVALS))
+    assert [part.height for part in parts] == [2, 1, 1]
+    assert pl.concat(parts).equals(pl.concat([OLD, NEW, OLD]))
+    assert workspace.read("arrivals/0000", ARRIVALS).equals(pl.concat(parts))
+
+
+def test_the_writer_may_say_which_rows_are_found_together(workspace: Workspace) -> None:
+    with workspace.writer("arrivals/0000", ARRIVALS, part_rows=None) as writer:
+        for rows in (OLD, NEW):
+            writer.add(rows)
+            writer.end_part()
+        writer.add(NEW)
+        writer.add(OLD)
+    names = workspace.part_names("arrivals/0000")
+    assert [workspace.read_part("arrivals/0000", name, ARRIVALS).height for name in names] == [1, 2, 3]
+
+
+def _write_and_break_off(workspace: Workspace) -> None:
+    with workspace.writer("arrivals/0000", ARRIVALS, part_rows=1) as writer:
+        writer.add(NEW)
+        raise RuntimeError
+
+
+def test_a_writer_that_breaks_off_leaves_the_old_rows(workspace: Workspace) -> None:
+    workspace.write("arrivals/0000", ARRIVALS, OLD)
+    with pytest.raises(RuntimeError):
+        _write_and_break_off(workspace)
+    assert workspace.read("arrivals/0000", ARRIVALS).equals(OLD)
+
+
+def test_an_empty_dataset_has_one_empty_part(workspace: Workspace) -> None:
+    workspace.write("gates", GATES, GATES.to_frame())
+    assert [part.height for part in workspace.parts("gates", GATES)] == [0]
+    with pytest.raises(DatasetMissingError):
+        next(workspace.parts("arrivals", ARRIVALS))

@@ -1,0 +1,66 @@
+"""Rows set aside come back by groups: each row once, the rows of one value together and in their order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airlock import spool
+from airlock.spool import PARTITION_ROWS, Spool, partitions_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROWS = pl.DataFrame({"study": ["a", "b", None, "a", "c", "b"], "row": range(6)})
+
+
+@pytest.fixture(autouse=True)
+def _small_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "PARTITION_ROWS", 2)
+
+
+@given(values=st.lists(st.one_of(st.none(), st.sampled_from("abcdefgh")), max_size=30), partitions=st.integers(1, 5))
+def test_every_row_comes_back_once_with_those_of_its_value(values: list[str | None], partitions: int) -> None:
+    rows = pl.DataFrame({"study": values, "row": range(len(values))}, schema={"study": pl.String, "row": pl.Int64})
+    with Spool(pl.col("study"), partitions) as aside:
+        for piece in rows.iter_slices(3):
+            aside.add(piece)
+        found = list(aside)
+    assert sorted(row for part in found for row in part["row"]) == list(range(len(values)))
+    for part in found:
+        assert part["row"].is_sorted() or part.group_by("study").agg(pl.col("row").is_sorted().all())["row"].all()
+    seen = [study for part in found for study in part["study"].unique()]
+    assert len(seen) == len(set(seen))
+
+
+def test_it_can_be_read_again_and_added_to() -> None:
+    with Spool(pl.col("study"), 3) as aside:
+        aside.add(ROWS)
+        first = [part.rows() for part in aside]
+        assert [part.rows() for part in aside] == first
+        aside.add(ROWS)
+        assert sum(part.height for part in aside) == aside.rows == 12
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_nothing_added_is_no_partition(partitions: int) -> None:
+    with Spool(pl.col("study"), partitions) as aside:
+        aside.add(ROWS.clear())
+        assert list(aside) == []
+
+
+def test_nothing_is_left_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool.tempfile, "tempdir", str(tmp_path))
+    with Spool(pl.col("study"), 3) as aside:
+        aside.add(ROWS)
+        assert any(tmp_path.rglob("*.arrow"))
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_number_of_partitions_follows_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "PARTITION_ROWS", PARTITION_ROWS)
+    assert [partitions_for(rows) for rows in (0, 1, 100_000, 100_001, 5_000_000)] == [1, 1, 1, 2, 50]
