@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import boto3
 import httpx
@@ -110,6 +111,17 @@ class Machine:
         key = f"runs/{pipeline}/{run_key}/audit/report.json"
         return json.loads(self.s3().get_object(Bucket="airlock-workspace", Key=key)["Body"].read())
 
+    def question(self, dag: str, run: str, task: str) -> dict[str, Any] | None:
+        """Return what a task asks people, None while it does not."""
+        with self.api() as api:
+            found: dict[str, Any] = api._call("GET", _question(dag, run, task), missing={})
+        return found or None
+
+    def answer(self, dag: str, run: str, task: str, option: str, params: dict[str, Any]) -> None:
+        """Answer a task's question as Airflow's form does."""
+        with self.api() as api:
+            api._call("PATCH", _question(dag, run, task), json={"chosen_options": [option], "params_input": params})
+
     def airflow(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Call Airflow's command line."""
         known = read_secrets(self.settings)
@@ -118,6 +130,10 @@ class Machine:
         return subprocess.run(
             command, check=False, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
         )
+
+
+def _question(dag: str, run: str, task: str) -> str:
+    return f"/api/v2/dags/{dag}/dagRuns/{quote(run, safe='')}/taskInstances/{task}/-1/hitlDetails"
 
 
 def _kill(process: psutil.Process) -> None:
@@ -164,6 +180,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     _imaging(pipelines, "first", "1")
     _imaging(pipelines, "kills", "2", receive={"quiet_seconds": 0}, healthlake=None)
     _pipeline(pipelines, "clinical", "records")
+    _pipeline(pipelines, "ccda", "documents")
     _imaging(
         pipelines,
         "dated",
