@@ -133,14 +133,14 @@ class _Shard:
         name = arrival.key.rstrip("/").rpartition("/")[2]
         sidecar = error.reason in _NO_DICOM and self._sidecar.fullmatch(name.lower())
         reason = Reason.SIDECAR if sidecar else error.reason
-        return error.values | {"reason": reason.value, "detail": error.detail or None}
+        return error.values | {"reason": reason.value, "detail": error.detail or None, "fallback": error.doubt}
 
 
 def _found(header: Header) -> dict[str, Any]:
+    found = header.values | {"fallback": header.doubt}
     if not header.undecodable:
-        return dict(header.values)
-    noted = {"warning": Reason.UNDECODABLE_TEXT.value, "detail": ", ".join(header.undecodable)}
-    return header.values | noted
+        return found
+    return found | {"warning": Reason.UNDECODABLE_TEXT.value, "detail": ", ".join(header.undecodable)}
 
 
 def sidecar_pattern(names: tuple[str, ...]) -> re.Pattern[str]:

@@ -158,6 +158,7 @@ HEADERS = schema(
     },
     ATTRIBUTE_COLUMNS,
     {
+        "fallback": pl.String,  # a Doubt where the scanner left the header to pydicom, else null
         "bytes_read": pl.Int64,
         "requests": pl.Int64,
     },

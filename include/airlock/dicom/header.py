@@ -1,7 +1,8 @@
 """Reading the wanted attributes of one DICOM object from as few of its bytes as possible.
 
 ``header_plan`` does no I/O: it yields the byte range that it needs next, is sent the bytes and returns the header. So
-one planner serves asyncio, threads, local files and tests. pydicom is the parser; another one would replace ``_read``.
+one planner serves asyncio, threads, local files and tests. The scanner reads what is plain; what it doubts, pydicom
+reads under an ``ElementGuard``.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ from __future__ import annotations
 import logging
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.filereader import read_dataset, read_partial
 from pydicom.multival import MultiValue
@@ -21,11 +21,19 @@ from pydicom.values import convert_SQ
 
 from airlock.dicom import magic
 from airlock.dicom.elements import VALUE_LIMIT, ElementGuard
-from airlock.dicom.errors import HeaderError
-from airlock.dicom.ranged import BlockFile, EndOfObject, InflatedFile, NeedBytes, Range, WholeRestWanted
+from airlock.dicom.errors import Doubt, HeaderError
+from airlock.dicom.ranged import (
+    INFLATE_LIMIT,
+    BlockFile,
+    EndOfObject,
+    InflatedFile,
+    NeedBytes,
+    Range,
+    WholeRestWanted,
+)
+from airlock.dicom.scanner import GOVERNED, NAMES, TAGS, Scanner
 from airlock.dicom.text import decode, decode_default, strip
 from airlock.reasons import Reason
-from airlock.records import ATTRIBUTES
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -42,27 +50,7 @@ _GROWTH = 4  # the third range of an object, and each further one, is so many ti
 
 _TRANSFER_SYNTAX = "TransferSyntaxUID"  # in the file meta group, all others in the data set
 _REQUESTED_PROCEDURE = "RequestedProcedureID"
-TAGS = {keyword: cast("int", tag_for_keyword(keyword)) for keyword in ATTRIBUTES}
 _WANTED = frozenset(tag for keyword, tag in TAGS.items() if keyword != _TRANSFER_SYNTAX)
-# the attributes whose VR (LO, PN, SH) follows SpecificCharacterSet
-_GOVERNED = frozenset(
-    {
-        "AccessionNumber",
-        "InstitutionName",
-        "IssuerOfPatientID",
-        "PatientID",
-        "PatientName",
-        "ReferringPhysicianName",
-        "RequestedProcedureID",
-        "SeriesDescription",
-        "StationName",
-        "StudyDescription",
-        "StudyID",
-    }
-)
-
-
-_NAMES = frozenset({"PatientName", "ReferringPhysicianName"})
 
 
 @dataclass(frozen=True)
@@ -76,10 +64,13 @@ class Header:
         it, an empty one is "".
     undecodable
         Keywords whose bytes do not fit the declared character set.
+    doubt
+        What made the scanner leave the header to pydicom; None where the scanner read it.
     """
 
     values: dict[str, str]
-    undecodable: tuple[str, ...]
+    undecodable: tuple[str, ...] = ()
+    doubt: Doubt | None = None
 
 
 class Source(Protocol):
@@ -143,13 +134,14 @@ def header_plan(
     if size == 0:
         raise HeaderError(Reason.EMPTY_OBJECT)
     file = BlockFile(size)
+    scanner = Scanner(file)
     span = Range(0, min(size, first_range))
     step, left = first_range, max_bytes
     while True:
         file.add(span.start, (yield span))
         left -= span.length
         try:
-            return _parse_as_found(file)
+            return _parse_as_found(file, scanner)
         except NeedBytes as need:
             span = _next_range(file, need.span, step, left)
             step *= _GROWTH
@@ -162,17 +154,30 @@ def _next_range(file: BlockFile, needed: Range, step: int, left: int) -> Range:
     return Range(start, min(max(needed.end, start + step), start + left, file.size))
 
 
-def _parse_as_found(file: BlockFile) -> Header:
-    """Parse what is here, or say why it is no Part 10 file."""
-    file.rewind()
+def _parse_as_found(file: BlockFile, scanner: Scanner) -> Header:
+    """Read what is here, or say why it is no Part 10 file."""
     first = file.take(0, min(file.size, KIB))
     if magic.is_part10(first):
-        return _parse(file)
+        return _scan_or_parse(file, scanner)
     if magic.is_gzip(first):
         raise HeaderError(Reason.GZIP_ENCODED, "gzip stream")
     if not (magic.looks_like_data_set(first, file.size) or first.startswith(magic.PREFIX)):
         raise HeaderError(Reason.NOT_DICOM, magic.name_content(first))
-    raise HeaderError(Reason.NO_PREAMBLE, "", _values_without_preamble(file))
+    error = HeaderError(Reason.NO_PREAMBLE, "", _values_without_preamble(file))
+    error.doubt = Doubt.NO_PREAMBLE
+    raise error
+
+
+def _scan_or_parse(file: BlockFile, scanner: Scanner) -> Header:
+    """Read the header with the scanner, and with pydicom from its first doubt on."""
+    values = None if scanner.doubt else scanner.values()
+    if values is not None:
+        return Header(values)
+    try:
+        return replace(_parse(file), doubt=scanner.doubt)
+    except HeaderError as error:
+        error.doubt = scanner.doubt
+        raise
 
 
 def _values_without_preamble(file: BlockFile) -> dict[str, str]:
@@ -185,6 +190,7 @@ def _values_without_preamble(file: BlockFile) -> dict[str, str]:
 
 def _parse(file: BlockFile) -> Header:
     """Read the header with pydicom, and turn whatever it raises into a reason."""
+    file.rewind()
     try:
         return _read(file)
     except (HeaderError, NeedBytes):
@@ -219,7 +225,7 @@ def _read(file: BlockFile) -> Header:
         if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
             raise HeaderError(Reason.DICOMDIR)
     except WholeRestWanted as deflated:
-        inflated = InflatedFile(file, deflated.offset, limit=16 * MIB)
+        inflated = InflatedFile(file, deflated.offset, limit=INFLATE_LIMIT)
         guard = ElementGuard(inflated, _WANTED)
         dataset = read_dataset(
             cast("BinaryIO", inflated), False, True, stop_when=guard, defer_size=VALUE_LIMIT, specific_tags=list(tags)
@@ -236,10 +242,10 @@ def _header(dataset: Dataset, guard: ElementGuard, syntax: str | None) -> Header
     undecodable: list[str] = []
     encodings = _encodings(dataset)
     for keyword, raw in _raw_values(dataset, guard, encodings):
-        values[keyword], fits = decode(raw, encodings) if keyword in _GOVERNED else (decode_default(raw), True)
+        values[keyword], fits = decode(raw, encodings) if keyword in GOVERNED else (decode_default(raw), True)
         if not fits:
             undecodable.append(keyword)
-    for keyword in _NAMES & values.keys():
+    for keyword in NAMES & values.keys():
         values[keyword] = values[keyword].rstrip("=")  # component groups that are empty (PS3.5 section 6.2)
     if complaint:
         complaint.values = values

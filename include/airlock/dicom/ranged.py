@@ -17,6 +17,7 @@ from airlock.reasons import Reason
 
 _ENDLESS = 1 << 62  # the size of what is still being inflated
 _INFLATE_STEP = 1 << 16
+INFLATE_LIMIT = 1 << 24  # bytes of a deflated data set that are inflated at most
 
 
 class Range(NamedTuple):
@@ -83,6 +84,16 @@ class HeaderFile(ABC):
             If they are not here yet.
         EndOfObject
             If the object has not so many.
+        """
+
+    @abstractmethod
+    def stretch(self, start: int, end: int) -> tuple[bytes, int]:
+        """Return all that is here in one piece around these bytes, and its offset.
+
+        Raises
+        ------
+        NeedBytes, EndOfObject
+            As ``take`` does.
         """
 
     @abstractmethod
@@ -154,11 +165,16 @@ class BlockFile(HeaderFile):
 
     def take(self, start: int, end: int) -> bytes:
         """Return exactly these bytes, or ask for them."""
+        block, offset = self.stretch(start, end)
+        return block[start - offset : end - offset]
+
+    def stretch(self, start: int, end: int) -> tuple[bytes, int]:
+        """Return the block that has these bytes, and its offset, or ask for them."""
         if end > self._size:
             raise EndOfObject
         for offset, block in self._blocks.items():
             if offset <= start and end <= offset + len(block):
-                return block[start - offset : end - offset]
+                return block, offset
         raise NeedBytes(Range(start, end))
 
 
@@ -206,6 +222,11 @@ class InflatedFile(HeaderFile):
         if self.reach(end) < end:
             raise EndOfObject
         return bytes(self._out[start:end])
+
+    def stretch(self, start: int, end: int) -> tuple[bytes, int]:
+        """Return everything inflated so far, these bytes at least."""
+        self.take(start, end)
+        return bytes(self._out), 0
 
     def _deflated(self) -> bytes:
         if self._inflater.unconsumed_tail:
