@@ -131,20 +131,12 @@ def draft(accepted: pl.DataFrame, pipeline: ImagingPipeline) -> Iterator[StudyCo
         Whose contracts these are.
     """
     ordered = accepted.sort("StudyInstanceUID", "SeriesInstanceUID", "key", "arrival_id")
-    for (uid,), rows in ordered.group_by("StudyInstanceUID", maintain_order=True):
-        series = tuple(
-            _series(str(name), part) for (name,), part in rows.group_by("SeriesInstanceUID", maintain_order=True)
-        )
-        yield _study(
-            {
-                "study_key": study_key(str(uid)),
-                "pipeline": pipeline.name,
-                "datastore_id": pipeline.healthimaging.datastore_id,
-                "StudyInstanceUID": uid,
-            }
-            | {keyword: _first(rows, keyword) for keyword in STUDY_ATTRIBUTES},
-            series,
-        )
+    studies = ordered.group_by("StudyInstanceUID", maintain_order=True).agg(map(_first, STUDY_ATTRIBUTES))
+    rows = studies.join(_series_of(ordered), on="StudyInstanceUID", how="left", maintain_order="left")
+    for row in rows.iter_rows(named=True):
+        series = tuple(map(ContractSeries.model_validate, row.pop("series")))
+        whose = {"pipeline": pipeline.name, "datastore_id": pipeline.healthimaging.datastore_id}
+        yield _study(row | whose | {"study_key": study_key(row["StudyInstanceUID"])}, series)
 
 
 def complete(
@@ -198,25 +190,21 @@ def _study(values: dict[str, Any], series: tuple[ContractSeries, ...]) -> StudyC
     return StudyContract(**(values | counted))
 
 
-def _series(uid: str, rows: pl.DataFrame) -> ContractSeries:
-    instances = tuple(
-        ContractInstance(
-            SOPInstanceUID=row["SOPInstanceUID"],
-            source=f"s3://{row['bucket']}/{row['key']}",
-            etag=row["etag"],
-            size=row["size"],
-            **{keyword: row[keyword] for keyword in INSTANCE_ATTRIBUTES},
-        )
-        for row in rows.sort("SOPInstanceUID").iter_rows(named=True)
+def _series_of(ordered: pl.DataFrame) -> pl.DataFrame:
+    """Return the series of each StudyInstanceUID as a list of structs, which have the fields of `ContractSeries`."""
+    source = pl.concat_str(pl.lit("s3://"), "bucket", pl.lit("/"), "key").alias("source")
+    instance = pl.struct("SOPInstanceUID", *INSTANCE_ATTRIBUTES, source, "etag", "size").sort_by("SOPInstanceUID")
+    return (
+        ordered.group_by("StudyInstanceUID", "SeriesInstanceUID", maintain_order=True)
+        .agg(*map(_first, SERIES_ATTRIBUTES), instances=instance)
+        .group_by("StudyInstanceUID", maintain_order=True)
+        .agg(series=pl.struct("SeriesInstanceUID", *SERIES_ATTRIBUTES, "instances"))
     )
-    attributes = {keyword: _first(rows, keyword) for keyword in SERIES_ATTRIBUTES}
-    return ContractSeries(SeriesInstanceUID=uid, instances=instances, **attributes)
 
 
-def _first(rows: pl.DataFrame, keyword: str) -> str | None:
-    """Return the first value that is there; rows are in a fixed order, so this is the same one every time."""
-    values = rows.filter(pl.col(keyword).fill_null("") != "")[keyword]
-    return values[0] if values.len() else None
+def _first(keyword: str) -> pl.Expr:
+    """Give a group's first value that is there; rows are in a fixed order, so this is the same one every time."""
+    return pl.col(keyword).filter(pl.col(keyword) != "").first()
 
 
 def json_schema() -> dict[str, Any]:

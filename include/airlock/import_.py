@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.records import BATCHES, JOBS, VERDICTS
+from airlock.records import BATCHES, JOBS
 from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ def _replaced(run: Run, batch: Batch, rows: pl.DataFrame, listed: dict[str, str]
     """Count the objects of a batch imported in place that are not those that parse read; copies are Airlock's own."""
     if batch.input_uri.startswith(run.pipeline.staging.uri):
         return 0
-    read = run.workspace.read("verdicts", VERDICTS).join(rows.select("arrival_id"), on="arrival_id", how="semi")
-    return sum(listed.get(key, etag) != etag for key, etag in read.select("key", "etag").iter_rows())
+    return sum(listed.get(key, etag) != etag for key, etag in rows.select("key", "etag").iter_rows())
 
 
 @dataclass(frozen=True)

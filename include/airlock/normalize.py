@@ -18,9 +18,10 @@ from airlock.reasons import Reason
 from airlock.records import BATCHES, STUDIES, VERDICTS, Verdict, digest
 from airlock.s3 import ObjectChangedError
 from airlock.s3uri import S3Uri
+from airlock.spool import place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from airlock.pipelines import Limits
     from airlock.run import Run
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 INDEX = "batches/index.json"
 MAX_BATCHES = 1_000  # Airflow maps at most 1,024 tasks
+_ORDER = ("StudyInstanceUID", "SeriesInstanceUID", "key", "arrival_id")
 _GONE = {
     "PreconditionFailed": Reason.OBJECT_CHANGED,
     "412": Reason.OBJECT_CHANGED,
@@ -59,15 +61,15 @@ def normalize(run: Run) -> list[Batch]:
 
     Once a job was begun, the plan stands, whatever limits say by now: other batches would import the same files again.
     """
-    accepted = run.workspace.read("verdicts", VERDICTS).filter(pl.col("verdict") == Verdict.ACCEPT)
-    _write_studies(run, accepted)
-    planned = _planned_before(run, accepted) or plan(accepted, run.pipeline.limits)
-    if len(planned) > MAX_BATCHES:
+    needed = sum(1 for _ in plan(_with_studies(run), run.pipeline.limits))
+    stands = is_begun(run)
+    if needed > MAX_BATCHES and not stands:
         raise TooManyBatchesError(
-            f"the delivery needs {len(planned)} import jobs, one run maps at most {MAX_BATCHES}: "
+            f"the delivery needs {needed} import jobs, one run maps at most {MAX_BATCHES}: "
             f"take it in by smaller windows or prefixes"
         )
     known = {batch.batch_id: batch for batch in find_batches(run)}
+    planned = _planned_before(run, known) if stands else plan(_accepted(run), run.pipeline.limits)
     batches = [_stage(run, files, known) for files in planned]
     run.workspace.write_json(INDEX, [asdict(batch) for batch in batches])
     return batches
@@ -75,68 +77,84 @@ def normalize(run: Run) -> list[Batch]:
 
 def is_begun(run: Run) -> bool:
     """Say whether a job was begun for one of the run's batches, into the data store that the pipeline names today."""
-    begun = pl.Series([job.batch_id for job in run.ledger.jobs_of(run.key)], dtype=pl.String)
-    files = read_batches(run).filter(pl.col("batch_id").is_in(begun.implode()))
-    return any(name == _batch_id(run, rows) for (name,), rows in files.group_by("batch_id"))
+    begun = {job.batch_id for job in run.ledger.jobs_of(run.key)}
+    if not begun:
+        return False
+    planned = _planned_before(run, [batch.batch_id for batch in find_batches(run) if batch.batch_id in begun])
+    return any(_batch_id(run, files) in begun for files in planned)
 
 
 def _batch_id(run: Run, files: pl.DataFrame) -> str:
     return digest(run.pipeline.healthimaging.datastore_id, run.key, *files["arrival_id"].sort())
 
 
-def _planned_before(run: Run, accepted: pl.DataFrame) -> list[pl.DataFrame]:
-    if not is_begun(run):
-        return []
-    before = read_batches(run).select("batch_id", "arrival_id")
-    rows = before.join(accepted, on="arrival_id", how="inner", maintain_order="left")
-    return [files.drop("batch_id") for _, files in rows.group_by("batch_id", maintain_order=True)]
+def _planned_before(run: Run, batch_ids: Iterable[str]) -> Iterator[pl.DataFrame]:
+    return (run.workspace.read(f"batches/{batch_id}", BATCHES) for batch_id in batch_ids)
 
 
-def _write_studies(run: Run, accepted: pl.DataFrame) -> None:
-    rows = [(item.study_key, item.StudyInstanceUID, item.to_json()) for item in draft(accepted, run.pipeline)]
-    run.workspace.write("studies", STUDIES, pl.DataFrame(rows, schema=STUDIES, orient="row"))
+def _accepted(run: Run) -> Iterator[pl.DataFrame]:
+    """Yield the accepted arrivals by the parts of ``verdicts``, in which studies are whole."""
+    for part in run.workspace.parts("verdicts", VERDICTS):
+        yield part.filter(pl.col("verdict") == Verdict.ACCEPT)
 
 
-def plan(accepted: pl.DataFrame, limits: Limits) -> list[pl.DataFrame]:
+def _with_studies(run: Run) -> Iterator[pl.DataFrame]:
+    """Yield the accepted arrivals and write the contracts of their studies by the way, in parts of their own."""
+    with run.workspace.writer("studies", STUDIES, part_rows=None) as studies:
+        for accepted in _accepted(run):
+            rows = [(item.study_key, item.StudyInstanceUID, item.to_json()) for item in draft(accepted, run.pipeline)]
+            studies.add(pl.DataFrame(rows, schema=STUDIES, orient="row"))
+            studies.end_part()
+            yield accepted
+
+
+def plan(parts: Iterable[pl.DataFrame], limits: Limits) -> Iterator[pl.DataFrame]:
     """Split accepted arrivals into batches.
 
     Series stay whole, and the series of a study stay together as far as the limits allow. A series that is larger than
-    one job by itself is split: the service joins a series across jobs.
+    one job by itself is split: the service joins a series across jobs. Where the parts were cut makes no difference.
 
     Parameters
     ----------
-    accepted
-        Rows of the verdicts dataset.
+    parts
+        Rows of the verdicts dataset; studies are whole in a part, and the parts in the order of `spool.place`.
     limits
         Files and bytes per job.
     """
-    batches: list[pl.DataFrame] = []
     pending: list[pl.DataFrame] = []
     files = size = 0
-    ordered = accepted.sort("StudyInstanceUID", "SeriesInstanceUID", "key", "arrival_id")
-    for (_study, _series), rows in ordered.group_by("StudyInstanceUID", "SeriesInstanceUID", maintain_order=True):
-        for piece in _within(rows, limits):
-            more = int(piece["size"].sum())
-            if pending and (files + piece.height > limits.files_per_job or size + more > limits.bytes_per_job):
-                batches.append(pl.concat(pending))
-                pending, files, size = [], 0, 0
-            pending.append(piece)
-            files, size = files + piece.height, size + more
-    return [*batches, pl.concat(pending)] if pending else batches
+    for part in parts:
+        ordered = part.sort(place(pl.col("StudyInstanceUID")), *_ORDER)
+        first = end = 0
+        for more_files, more_bytes in _pieces(ordered, limits):
+            if files and (files + more_files > limits.files_per_job or size + more_bytes > limits.bytes_per_job):
+                yield pl.concat([*pending, ordered[first:end]])
+                pending, files, size, first = [], 0, 0, end
+            files, size, end = files + more_files, size + more_bytes, end + more_files
+        pending.append(ordered[first:])
+    if files:
+        yield pl.concat(pending)
 
 
-def _within(rows: pl.DataFrame, limits: Limits) -> Iterator[pl.DataFrame]:
-    if rows.height <= limits.files_per_job and rows["size"].sum() <= limits.bytes_per_job:
-        yield rows
-        return
-    first = size = 0
-    for position, more in enumerate(rows["size"]):
-        full = position - first == limits.files_per_job or size + more > limits.bytes_per_job
-        if position > first and full:
-            yield rows.slice(first, position - first)
-            first, size = position, 0
-        size += more
-    yield rows.slice(first)
+def _pieces(ordered: pl.DataFrame, limits: Limits) -> Iterator[tuple[int, int]]:
+    """Yield files and bytes of each series in turn; of one that is larger than a job, of each piece that fits."""
+    series = ordered.group_by("StudyInstanceUID", "SeriesInstanceUID", maintain_order=True).agg("size")
+    sums = series.select(pl.col("size").list.len(), pl.col("size").list.sum().alias("bytes"))
+    for number, (files, total) in enumerate(sums.iter_rows()):
+        if files <= limits.files_per_job and total <= limits.bytes_per_job:
+            yield files, total
+        else:
+            yield from _within(series["size"][number], limits)
+
+
+def _within(sizes: Iterable[int], limits: Limits) -> Iterator[tuple[int, int]]:
+    files = total = 0
+    for more in sizes:
+        if files and (files == limits.files_per_job or total + more > limits.bytes_per_job):
+            yield files, total
+            files = total = 0
+        files, total = files + 1, total + more
+    yield files, total
 
 
 def find_batches(run: Run[Any]) -> list[Batch]:

@@ -179,6 +179,10 @@ BATCHES = pl.Schema(
     {
         "batch_id": pl.String,
         "arrival_id": pl.String,
+        "bucket": pl.String,  # where the file comes from, as all up to etag
+        "key": pl.String,
+        "version_id": pl.String,
+        "etag": pl.String,
         "staged_bucket": pl.String,
         "staged_key": pl.String,  # the key that the job's result lines will name
         "reason": pl.String,  # a Reason where the file could not be staged and is not part of the job, else null

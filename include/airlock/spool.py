@@ -1,6 +1,7 @@
 """Rows set aside on the local disk and taken up again by groups: a task's memory does not grow with the delivery.
 
-What must be seen together (the copies of an instance, the files of a study) comes out in one partition.
+What must be seen together (the copies of an instance, the files of a study) comes out in one partition. The partitions
+are consecutive in one order of the values, `place`, that does not depend on how many there are.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ _PARTITION = "_partition"
 def partitions_for(rows: int) -> int:
     """Return into how many partitions so many rows go."""
     return max(1, -(-rows // PARTITION_ROWS))
+
+
+def place(value: pl.Expr) -> pl.Expr:
+    """Return where a value stands in the order of the partitions: 64 bits, the same wherever polars has one version."""
+    return value.hash(seed=0)
 
 
 class Spool:
@@ -80,7 +86,7 @@ class Spool:
             return
         rows = pl.concat(self._pending)
         self._pending, self._pending_rows = [], 0
-        rows = rows.with_columns((self._by.hash(seed=0) % self.partitions).alias(_PARTITION))
+        rows = rows.with_columns((place(self._by) // (2**64 // self.partitions + 1)).alias(_PARTITION))
         pieces = rows.partition_by(_PARTITION, include_key=False, maintain_order=True, as_dict=True)
         for (number,), piece in pieces.items():
             file = Path(self._folder.name) / f"{number}-{len(self._files[number])}.arrow"

@@ -1,21 +1,27 @@
 """Validate: decide on every arrival before import: file rules, duplicate rules, study rules, in this order.
 
 A decision, once made, stands: later rules see only what is still accepted. Writes ``verdicts``, one row per arrival.
+Rules that compare files see them by partitions, in which what they compare is whole: by instance, then by series, then
+by study. So memory does not grow with the delivery, and a study's verdicts end in one part of ``verdicts``.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from airlock.buffer import find_index, read_arrivals
+from airlock.buffer import find_index
 from airlock.dicom.preconditions import file_rules
 from airlock.normalize import is_begun
 from airlock.reasons import Reason
-from airlock.records import HEADERS, VERDICTS, Verdict
+from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, VERDICTS, Verdict
+from airlock.spool import Spool, partitions_for
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from airlock.dicom.preconditions import FileRule
     from airlock.pipelines import Validate
     from airlock.run import Run
@@ -37,6 +43,18 @@ SERIES_ELEMENTS = {
 }
 
 
+GROUPING_ELEMENTS = {"SeriesInstanceUID": SERIES_ELEMENTS, "StudyInstanceUID": STUDY_ELEMENTS}
+
+_FACTS = (*ARRIVALS, *ATTRIBUTES)
+_DECISION = ("verdict", "reason", "detail", "duplicate_of")
+# What the rules that compare files look at; the other facts go to the verdicts without them.
+_COMPARED = (
+    *("arrival_id", "key", "etag", "size", "SOPInstanceUID", "SeriesInstanceUID"),
+    *(element for elements in GROUPING_ELEMENTS.values() for element in elements),
+    *_DECISION,
+)
+
+
 class HeadersIncompleteError(RuntimeError):
     """Parse has not given every arrival exactly one header row."""
 
@@ -47,33 +65,76 @@ def validate(run: Run) -> dict[str, int]:
     Once an import job was begun, the verdicts stand: they have been acted on, whatever policy or archive say by now.
     """
     if is_begun(run):
-        return _counts(run.workspace.read("verdicts", VERDICTS))
-    rows = apply_file_rules(_read_rows(run), list(file_rules(run.pipeline.limits)), run.pipeline.validation)
-    rows = apply_duplicate_rules(rows)
-    rows = _against_ledger_instances(run, rows)
-    rows = apply_study_rules(rows, run.pipeline.validation)
-    rows = _against_ledger_studies(run, rows)
-    rows = _claim(run, rows)
-    verdicts = rows.select(VERDICTS.names()).cast(VERDICTS)
-    run.workspace.write("verdicts", VERDICTS, verdicts)
-    return _counts(verdicts)
-
-
-def _counts(verdicts: pl.DataFrame) -> dict[str, int]:
-    return dict(verdicts["verdict"].value_counts().iter_rows())
-
-
-def _read_rows(run: Run) -> pl.DataFrame:
-    arrivals = read_arrivals(run)
+        return _counts(run.workspace.parts("verdicts", VERDICTS))
     index = find_index(run)
     shards = index["shards"] if index else []
-    headers = run.workspace.read_all([f"headers/{shard}" for shard in shards], HEADERS)
-    rows = arrivals.join(headers, on="arrival_id", how="inner", validate="1:1", maintain_order="left")
-    if not rows.height == arrivals.height == headers.height:
-        raise HeadersIncompleteError(
-            f"{arrivals.height} arrivals, {headers.height} header rows, {rows.height} of them matched: clear parse"
-        )
-    return rows
+    partitions = partitions_for(index["arrivals"] if index else 0)
+    with Spool(_by("StudyInstanceUID"), partitions) as facts, Spool(_by("StudyInstanceUID"), partitions) as decided:
+        for part in _decide_all(run, shards, facts, partitions):
+            decided.add(part)
+        return _counts(_write(run, facts, decided))
+
+
+def _counts(parts: Iterable[pl.DataFrame]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for part in parts:
+        counts.update(dict(part["verdict"].value_counts().iter_rows()))
+    return dict(counts)
+
+
+def _by(uid: str) -> pl.Expr:
+    """Partition by a UID; files without one are spread, since they have nothing to do with each other."""
+    return pl.when(pl.col(uid) != "").then(pl.col(uid)).otherwise(pl.col("arrival_id"))
+
+
+def _regrouped(parts: Iterable[pl.DataFrame], uid: str, partitions: int) -> Iterator[pl.DataFrame]:
+    with Spool(_by(uid), partitions) as aside:
+        for part in parts:
+            aside.add(part)
+        yield from aside
+
+
+def _decide_all(run: Run, shards: list[str], facts: Spool, partitions: int) -> Iterator[pl.DataFrame]:
+    """Yield what the rules say, by partitions of studies; what they do not compare goes to ``facts``."""
+    settings = run.pipeline.validation
+    parts = _file_verdicts(run, shards, facts)
+    parts = (
+        _against_ledger_instances(run, apply_duplicate_rules(part))
+        for part in _regrouped(parts, "SOPInstanceUID", partitions)
+    )
+    parts = (
+        apply_grouping_rules(part, "SeriesInstanceUID", settings)
+        for part in _regrouped(parts, "SeriesInstanceUID", partitions)
+    )
+    for part in _regrouped(parts, "StudyInstanceUID", partitions):
+        yield _against_ledger_studies(run, apply_grouping_rules(part, "StudyInstanceUID", settings))
+
+
+def _file_verdicts(run: Run, shards: list[str], facts: Spool) -> Iterator[pl.DataFrame]:
+    rules = list(file_rules(run.pipeline.limits))
+    for shard in _read_shards(run, shards):
+        rows = apply_file_rules(shard, rules, run.pipeline.validation)
+        facts.add(rows.select(_FACTS))
+        yield rows.select(_COMPARED)
+
+
+def _read_shards(run: Run, shards: list[str]) -> Iterator[pl.DataFrame]:
+    """Yield the arrivals of each shard with their headers.
+
+    Raises
+    ------
+    HeadersIncompleteError
+        After the last, with the counts of all.
+    """
+    counts = [0, 0, 0]
+    for shard in shards:
+        arrivals = run.workspace.read(f"arrivals/{shard}", ARRIVALS)
+        headers = run.workspace.read(f"headers/{shard}", HEADERS)
+        rows = arrivals.join(headers, on="arrival_id", how="inner", validate="1:1", maintain_order="left")
+        counts = [count + frame.height for count, frame in zip(counts, (arrivals, headers, rows), strict=True)]
+        yield rows
+    if len(set(counts)) > 1:
+        raise HeadersIncompleteError("{} arrivals, {} header rows, {} of them matched: clear parse".format(*counts))
 
 
 def apply_file_rules(rows: pl.DataFrame, rules: list[FileRule], settings: Validate) -> pl.DataFrame:
@@ -125,9 +186,9 @@ def apply_duplicate_rules(rows: pl.DataFrame) -> pl.DataFrame:
     Content is known to be equal by etag and size. Equal content under different etags (multipart, SSE-KMS) cannot be
     told from other content without reading pixels, and is treated as other content.
     """
-    accepted = pl.col("verdict") == Verdict.ACCEPT
+    accepted = _accepted(rows)
     per_uid = (
-        rows.filter(accepted)
+        accepted.filter(pl.col("SOPInstanceUID").is_duplicated())
         .sort("key", "arrival_id")
         .group_by("SOPInstanceUID", maintain_order=True)
         .agg(
@@ -135,11 +196,10 @@ def apply_duplicate_rules(rows: pl.DataFrame) -> pl.DataFrame:
             copies=pl.len(),
             contents=pl.struct("etag", "size").n_unique(),
         )
-        .filter(pl.col("copies") > 1)
     )
     rows = rows.join(per_uid, on="SOPInstanceUID", how="left", maintain_order="left")
-    differs = accepted & (pl.col("contents") > 1)
-    repeats = accepted & (pl.col("contents") == 1) & (pl.col("first") != pl.col("arrival_id"))
+    differs = pl.col("contents") > 1
+    repeats = (pl.col("contents") == 1) & (pl.col("first") != pl.col("arrival_id"))
     detail = pl.format("{} copies in this delivery", pl.col("copies"))
     rows = _decide(rows, differs, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, detail)
     rows = _decide(
@@ -196,41 +256,57 @@ def _against_ledger_instances(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
     return _against_owners(rows, owners)
 
 
-def _claim(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
-    """Own the accepted instances; what another run came to own meanwhile is decided like any duplicate."""
-    owners = run.ledger.claim_instances(
-        run.pipeline.healthimaging.datastore_id, run.pipeline.name, run.key, _accepted(rows)
-    )
-    return _against_owners(rows, owners)
+def _write(run: Run, facts: Spool, decided: Spool) -> Iterator[pl.DataFrame]:
+    """Own the accepted instances and write the verdicts, one part per partition of studies.
+
+    What another run came to own meanwhile is decided like any duplicate.
+    """
+    accepted = (_accepted(part) for part in decided)
+    owners = run.ledger.claim_instances(run.pipeline.healthimaging.datastore_id, run.pipeline.name, run.key, accepted)
+    with run.workspace.writer("verdicts", VERDICTS, part_rows=None) as verdicts:
+        for known, part in zip(facts, decided, strict=True):  # both have their rows in the same partitions
+            words = _against_owners(part, owners).select("arrival_id", *_DECISION)
+            rows = known.join(words, on="arrival_id", how="inner", validate="1:1", maintain_order="left")
+            verdicts.add(rows.select(VERDICTS.names()).cast(VERDICTS))
+            verdicts.end_part()
+            yield rows
 
 
 def _accepted(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.filter(pl.col("verdict") == Verdict.ACCEPT)
 
 
-def apply_study_rules(rows: pl.DataFrame, settings: Validate) -> pl.DataFrame:
-    """Within the delivery: hold the grouping elements of each study and series to one value, by the policy."""
-    for group, elements in (("SeriesInstanceUID", SERIES_ELEMENTS), ("StudyInstanceUID", STUDY_ELEMENTS)):
-        for element, reason in elements.items():
-            rows = _one_value(rows, group, element, reason, settings)
+def apply_grouping_rules(rows: pl.DataFrame, group: str, settings: Validate) -> pl.DataFrame:
+    """Within the delivery: hold the grouping elements of each series or study to one value, by the policy.
+
+    Parameters
+    ----------
+    rows
+        With every file of each of the groups.
+    group
+        ``SeriesInstanceUID`` or ``StudyInstanceUID``.
+    settings
+        The policy.
+    """
+    for element, reason in GROUPING_ELEMENTS[group].items():
+        rows = _one_value(rows, group, element, reason, settings)
     return rows
 
 
 def _one_value(rows: pl.DataFrame, group: str, element: str, reason: Reason, settings: Validate) -> pl.DataFrame:
     value = _comparable(element)
     counts = _accepted(rows).group_by(group, value=value).agg(files=pl.len())
-    groups = counts.group_by(group).agg(
-        values=pl.len(),
-        top=pl.col("files").max(),
-        usual=pl.col("value").sort_by("files", descending=True).first(),
-    )
-    ties = counts.join(groups, on=group).filter(pl.col("files") == pl.col("top")).group_by(group).agg(winners=pl.len())
-    rows = rows.join(groups.join(ties, on=group), on=group, how="left", maintain_order="left")
-    differs = pl.col("values") > 1
+    counts = counts.filter(pl.col(group).is_duplicated())
+    if counts.is_empty():
+        return rows
+    top = pl.col("files") == pl.col("files").max()
+    groups = counts.group_by(group).agg(values=pl.len(), winners=top.sum(), usual=pl.col("value").filter(top).first())
+    rows = rows.join(groups, on=group, how="left", maintain_order="left")
+    differs = pl.col("values").is_not_null()
     if settings.grouping_conflict == "majority":
         differs &= (pl.col("winners") > 1) | (value != pl.col("usual"))
     detail = pl.format("{} values of {} in this delivery", pl.col("values"), pl.lit(element))
-    return _conflict(rows, differs, reason, detail, settings).drop("values", "top", "usual", "winners")
+    return _conflict(rows, differs, reason, detail, settings).drop("values", "winners", "usual")
 
 
 def _comparable(element: str) -> pl.Expr:
@@ -251,11 +327,8 @@ def _against_ledger_studies(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
     accepted = _accepted(rows)
     studies = run.ledger.known_studies(datastore, accepted["StudyInstanceUID"].unique(), except_run=run.key)
     series = run.ledger.known_series(datastore, accepted["SeriesInstanceUID"].unique(), except_run=run.key)
-    for group, elements, known in (
-        ("SeriesInstanceUID", SERIES_ELEMENTS, series),
-        ("StudyInstanceUID", STUDY_ELEMENTS, studies),
-    ):
-        for element, reason in elements.items():
+    for group, known in (("SeriesInstanceUID", series), ("StudyInstanceUID", studies)):
+        for element, reason in GROUPING_ELEMENTS[group].items() if known.height else ():
             stored = known.select(group, stored=_comparable(element))
             rows = rows.join(stored, on=group, how="left", maintain_order="left")
             differs = pl.col("stored").is_not_null() & (pl.col("stored") != _comparable(element))

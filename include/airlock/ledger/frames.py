@@ -30,9 +30,9 @@ from airlock.ledger.tables import UtcDateTime
 from airlock.records import TIMESTAMP
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import Select
+    from sqlalchemy import FromClause, Select
 
 CHUNK = 10_000
 _TYPES: dict[Any, Any] = {pl.String: Text, pl.Int64: BigInteger, TIMESTAMP: UtcDateTime}
@@ -68,15 +68,17 @@ def uid_frame(uids: pl.Series, name: str) -> pl.DataFrame:
     return pl.DataFrame({name: uids.cast(pl.String).drop_nulls().unique()})
 
 
-def stage(connection: Connection, frame: pl.DataFrame, schema: pl.Schema, key: Sequence[str]) -> Table:
-    """Put a frame into a temporary table of the transaction, for queries to join with.
+def stage(
+    connection: Connection, frames: pl.DataFrame | Iterable[pl.DataFrame], schema: pl.Schema, key: Sequence[str]
+) -> Table:
+    """Put rows into a temporary table of the transaction, for queries to join with.
 
     Parameters
     ----------
     connection
         In a transaction; the table goes with it.
-    frame, schema
-        The rows, and which of their columns are wanted.
+    frames, schema
+        The rows, in one frame or frame by frame, and which of their columns are wanted.
     key
         The columns that queries join on.
     """
@@ -88,14 +90,17 @@ def stage(connection: Connection, frame: pl.DataFrame, schema: pl.Schema, key: S
         postgresql_on_commit="DROP",
     )
     table.create(connection)
-    if connection.dialect.name == "postgresql":
-        _copy(connection, table, shaped(frame, schema))
-    else:
-        for chunk in shaped(frame, schema).iter_slices(CHUNK):
-            connection.execute(insert(table), chunk.to_dicts())
+    fill = _copy if connection.dialect.name == "postgresql" else _insert
+    for frame in (frames,) if isinstance(frames, pl.DataFrame) else frames:
+        fill(connection, table, shaped(frame, schema))
     Index(f"ix_{table.name}", *(table.c[name] for name in key)).create(connection)
     connection.exec_driver_sql(f"ANALYZE {table.name}")  # without it the planner guesses how many rows there are
     return table
+
+
+def _insert(connection: Connection, table: Table, frame: pl.DataFrame) -> None:
+    for chunk in frame.iter_slices(CHUNK):
+        connection.execute(insert(table), chunk.to_dicts())
 
 
 def _copy(connection: Connection, table: Table, frame: pl.DataFrame) -> None:
@@ -122,7 +127,7 @@ def fetch(connection: Connection, statement: Select[Any], schema: pl.Schema) -> 
     return pl.concat(chunks) if chunks else schema.to_frame()
 
 
-def insert_missing(connection: Connection, table: Table, rows: Table, on: Sequence[str], **constants: Any) -> int:
+def insert_missing(connection: Connection, table: Table, rows: FromClause, on: Sequence[str], **constants: Any) -> int:
     """Insert the staged rows whose key the table does not have yet; the caller is alone in the table's scope.
 
     Parameters
@@ -130,7 +135,7 @@ def insert_missing(connection: Connection, table: Table, rows: Table, on: Sequen
     connection
         In a transaction that writes.
     table, rows
-        Where to, and the staged rows: their columns have the keys of the table's.
+        Where to, and the staged rows or a choice of them: their columns have the keys of the table's.
     on
         The columns that make up the table's key.
     constants

@@ -14,8 +14,11 @@ from airlock.ledger.frames import fetch, insert_missing, shaped, stage, uid_fram
 from airlock.ledger.runs import need_run
 from airlock.ledger.studies import SERIES, STUDIES, insert_elements
 from airlock.ledger.tables import InstanceState, arrivals, instances
+from airlock.records import schema as schema_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from sqlalchemy import ColumnElement, Select
 
 SCOPE = "instances"
@@ -74,6 +77,8 @@ IMPORTS = pl.Schema(
     }
 )
 
+_NUMBERED_CLAIMS = schema_of(CLAIMS, {"position": pl.Int64})
+_KEY = ("datastore_id", "SOPInstanceUID")
 _SOPS = pl.Schema({"SOPInstanceUID": pl.String})
 _STUDIES = pl.Schema({"StudyInstanceUID": pl.String})
 _ARRIVAL = and_(arrivals.c.pipeline == instances.c.pipeline, arrivals.c.arrival_id == instances.c.arrival_id)
@@ -95,12 +100,21 @@ def _owned_by_others(connection: Connection, datastore_id: str, pipeline: str, r
     return fetch(connection, statement, OWNERS).sort("SOPInstanceUID", "arrival_id")
 
 
-def _insert_claims(connection: Connection, datastore_id: str, pipeline: str, claims: pl.DataFrame) -> None:
+def _numbered(claims: pl.DataFrame | Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Give each claim its position, so that the database knows which of several on one instance came first."""
+    first = 0
+    for frame in (claims,) if isinstance(claims, pl.DataFrame) else claims:
+        yield shaped(frame, CLAIMS).with_columns(position=pl.int_range(first, first + pl.len(), dtype=pl.Int64))
+        first += frame.height
+
+
+def _insert_claims(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> None:
     """Insert the claims on instances that nobody owns; of several arrivals with one instance the first is the owner."""
-    first = claims.unique("SOPInstanceUID", keep="first", maintain_order=True)
-    rows = stage(connection, first, CLAIMS, ["SOPInstanceUID"])
+    before = rows.alias()
+    doubled = exists().where(before.c.SOPInstanceUID == rows.c.SOPInstanceUID, before.c.position < rows.c.position)
+    first = select(*(rows.c[name] for name in CLAIMS)).where(~doubled).subquery()
     constants = {"datastore_id": datastore_id, "pipeline": pipeline, "state": InstanceState.CLAIMED.value}
-    insert_missing(connection, instances, rows, ["datastore_id", "SOPInstanceUID"], **constants)
+    insert_missing(connection, instances, first, _KEY, **constants)
 
 
 def _drop_other_claims(connection: Connection, datastore_id: str, pipeline: str, run_key: str, rows: Table) -> None:
@@ -139,7 +153,9 @@ def _checked(outcomes: pl.DataFrame) -> pl.DataFrame:
 class Instances(Store):
     """The ledger's part about SOP instances. Extra columns in the frames given are ignored."""
 
-    def claim_instances(self, datastore_id: str, pipeline: str, run_key: str, claims: pl.DataFrame) -> pl.DataFrame:
+    def claim_instances(
+        self, datastore_id: str, pipeline: str, run_key: str, claims: pl.DataFrame | Iterable[pl.DataFrame]
+    ) -> pl.DataFrame:
         """Take the ownership of SOP instances for arrivals, where nobody has it.
 
         The run's earlier claims stay if they are among these, and are dropped if not, unless they are imported already;
@@ -152,8 +168,8 @@ class Instances(Store):
         pipeline, run_key
             The run that holds the arrivals.
         claims
-            Columns ``arrival_id``, ``SOPInstanceUID``, ``SeriesInstanceUID``, ``StudyInstanceUID``. Of several arrivals
-            with one instance the first gets it.
+            Columns ``arrival_id``, ``SOPInstanceUID``, ``SeriesInstanceUID``, ``StudyInstanceUID``; one frame, or
+            frame by frame. Of several arrivals with one instance the first gets it.
 
         Returns
         -------
@@ -168,10 +184,10 @@ class Instances(Store):
         """
         with self._writing(SCOPE) as connection:
             need_run(connection, run_key, pipeline)
-            rows = stage(connection, claims, CLAIMS, ["SOPInstanceUID", "arrival_id"])
+            rows = stage(connection, _numbered(claims), _NUMBERED_CLAIMS, ["SOPInstanceUID", "arrival_id"])
             need_held(connection, pipeline, run_key, rows)
             _drop_other_claims(connection, datastore_id, pipeline, run_key, rows)
-            _insert_claims(connection, datastore_id, pipeline, claims)
+            _insert_claims(connection, datastore_id, pipeline, rows)
             return _owned_by_others(connection, datastore_id, pipeline, rows).unique(maintain_order=True)
 
     def known_instances(self, datastore_id: str, uids: pl.Series, except_run: str | None = None) -> pl.DataFrame:
@@ -237,7 +253,7 @@ class Instances(Store):
             pipeline = need_run(connection, run_key).pipeline
             rows = stage(connection, frame, IMPORTS, ["SOPInstanceUID"])
             need_held(connection, pipeline, run_key, rows)
-            _insert_claims(connection, datastore_id, pipeline, frame)
+            insert_missing(connection, instances, rows, _KEY, datastore_id=datastore_id, pipeline=pipeline)
             own = and_(
                 instances.c.datastore_id == datastore_id,
                 instances.c.SOPInstanceUID == rows.c.SOPInstanceUID,

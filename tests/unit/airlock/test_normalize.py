@@ -50,7 +50,7 @@ def series(name: str, number: int, size: int = 10, study: str = "1.1") -> list[d
 
 
 def planned(files: list[dict[str, Any]], **limits: int) -> list[list[str]]:
-    return [[key.removeprefix("in/") for key in batch["key"]] for batch in plan(verdicts(*files), Limits(**limits))]
+    return [[key.removeprefix("in/") for key in batch["key"]] for batch in plan([verdicts(*files)], Limits(**limits))]
 
 
 class TestPlan:
@@ -93,7 +93,7 @@ class TestPlan:
             for number, (study, name, size) in enumerate(shape)
         ]
         limits = Limits(files_per_job=most, bytes_per_job=heaviest)
-        batches = plan(verdicts(*files), limits)
+        batches = list(plan([verdicts(*files)], limits))
         assert sorted(each for batch in batches for each in batch["arrival_id"]) == sorted(
             f["arrival_id"] for f in files
         )
@@ -104,7 +104,7 @@ class TestPlan:
             parts = sum(batch["SeriesInstanceUID"].is_in(list(name)).any() for batch in batches)
             assert parts == 1 or rows.height > most or rows["size"].sum() > heaviest
         random.shuffle(files)
-        again = plan(verdicts(*files), limits)
+        again = plan([verdicts(*files)], limits)
         assert [batch["arrival_id"].to_list() for batch in again] == [
             batch["arrival_id"].to_list() for batch in batches
         ]

@@ -22,7 +22,7 @@ from airlock.validate import (
     HeadersIncompleteError,
     apply_duplicate_rules,
     apply_file_rules,
-    apply_study_rules,
+    apply_grouping_rules,
     validate,
 )
 from tests.unit.airlock.world import STORE, by_name, dicom, frame, joined, pipeline, unread
@@ -40,7 +40,10 @@ GROUPING = [(element, str(reason)) for elements in ELEMENTS.values() for element
 def decided(*files: dict[str, Any], **policy: Any) -> pl.DataFrame:
     """Decide on a delivery by itself, in the stage's own order of rules."""
     rules, choice = list(file_rules(Limits())), Validate(**policy)
-    return apply_study_rules(apply_duplicate_rules(apply_file_rules(joined(*files), rules, choice)), choice)
+    rows = apply_duplicate_rules(apply_file_rules(joined(*files), rules, choice))
+    for group in ("SeriesInstanceUID", "StudyInstanceUID"):
+        rows = apply_grouping_rules(rows, group, choice)
+    return rows
 
 
 def verdict(*files: dict[str, Any], **policy: Any) -> dict[str, str]:

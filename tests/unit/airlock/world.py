@@ -143,4 +143,5 @@ class World:
         assert run.ledger.claim(run.pipeline.name, run.key, arrivals).held.height == arrivals.height
         run.workspace.write("arrivals/0000", ARRIVALS, arrivals)
         run.workspace.write("headers/0000", HEADERS, frame(list(files), HEADERS))
-        run.workspace.write_json(INDEX, {"shards": ["0000"], "settled": 0, "claimed_elsewhere": 0, "undated": 0})
+        index = {"shards": ["0000"], "arrivals": len(files), "settled": 0, "claimed_elsewhere": 0, "undated": 0}
+        run.workspace.write_json(INDEX, index)
