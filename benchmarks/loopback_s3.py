@@ -1,0 +1,137 @@
+"""A small S3 on loopback, its objects plain files: PUT, GET with ranges, HEAD, DELETE, DeleteObjects, ListObjectsV2.
+
+It costs next to nothing, so that a stage's seconds are the stage's. It checks no signature, keeps no versions and pages
+no listing: whole figures of S3 come from a real server, in the other half of the benchmarks.
+``python -m benchmarks.loopback_s3 FOLDER`` prints its address and serves until it is ended.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else a small answer waits 40 ms for the client's acknowledgement of its headers
+    wbufsize = 1 << 16
+    folder: Path
+
+    def do_PUT(self) -> None:  # http.server's name
+        path = self._path()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
+            file.write(self._body())
+        Path(file.name).replace(path)
+        self._answer(200, ETag=_etag(path))
+
+    def do_GET(self) -> None:
+        query = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
+        if "list-type" in query:
+            return self._list(query.get("prefix", [""])[0])
+        path = self._path()
+        if not path.is_file():
+            return self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+        first, last = self._range(path.stat().st_size)
+        with path.open("rb") as file:
+            file.seek(first)
+            body = file.read(last + 1 - first)
+        return self._answer(206 if "Range" in self.headers else 200, body, ETag=_etag(path))
+
+    def do_HEAD(self) -> None:
+        path = self._path()
+        if not path.is_file():
+            return self._answer(404)
+        return self._answer(200, ETag=_etag(path), length=path.stat().st_size)
+
+    def do_DELETE(self) -> None:
+        self._path().unlink(missing_ok=True)
+        self._answer(204)
+
+    def do_POST(self) -> None:
+        for key in ElementTree.fromstring(self._body()).iter(f"{_NAMESPACE}Key"):  # noqa: S314  # our own process wrote it
+            (self._path() / (key.text or "")).unlink(missing_ok=True)
+        self._answer(200, b"<DeleteResult/>")
+
+    def _list(self, prefix: str) -> None:
+        bucket = self._path()
+        below = bucket / prefix.rpartition("/")[0]
+        files = [file for file in below.rglob("*") if file.is_file()]
+        keys = sorted(str(file.relative_to(bucket)) for file in files)
+        contents = "".join(
+            f"<Contents><Key>{escape(key)}</Key><ETag>{_etag(bucket / key)}</ETag><Size>{(bucket / key).stat().st_size}"
+            f"</Size><LastModified>2026-11-24T02:00:00.000Z</LastModified></Contents>"
+            for key in keys
+            if key.startswith(prefix)
+        )
+        self._answer(200, f"<ListBucketResult><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>".encode())
+
+    def _path(self) -> Path:
+        return self.folder / unquote(urlsplit(self.path).path).strip("/")
+
+    def _body(self) -> bytes:
+        if "chunked" in self.headers.get("Content-Encoding", "") + self.headers.get("Transfer-Encoding", ""):
+            raise NotImplementedError("this S3 takes bodies of a known length only")
+        return self.rfile.read(int(self.headers["Content-Length"]))
+
+    def _range(self, size: int) -> tuple[int, int]:
+        first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        return int(first), min(int(last), size - 1) if last else size - 1
+
+    def _answer(self, status: int, body: bytes = b"", length: int | None = None, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Keep no access log."""
+
+
+def _etag(path: Path) -> str:
+    found = path.stat()
+    return f'"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"'
+
+
+@contextmanager
+def loopback_s3(folder: Path) -> Iterator[str]:
+    """Serve a folder, whose folders are the buckets, from a process of its own; yield the endpoint."""
+    command = [sys.executable, "-m", "benchmarks.loopback_s3", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:  # noqa: S603  # ourselves
+        try:
+            assert server.stdout is not None  # noqa: S101  # for mypy: it is a pipe
+            yield server.stdout.readline().strip()
+        finally:
+            server.terminate()
+
+
+def main(folder: str) -> None:
+    """Serve until ended."""
+    handler = type("Handler", (_Handler,), {"folder": Path(folder)})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    sys.stdout.write(f"http://127.0.0.1:{server.server_address[1]}\n")
+    sys.stdout.flush()
+    os.umask(0o077)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
