@@ -46,6 +46,20 @@ class Doubt(StrEnum):
     DEFLATE = "deflate", "The deflated stream is damaged or inflates to too much."
 
 
+class DoubtError(Exception):
+    """The scanner does not understand the object.
+
+    Parameters
+    ----------
+    doubt
+        What it met.
+    """
+
+    def __init__(self, doubt: Doubt) -> None:
+        super().__init__(doubt.value)
+        self.doubt = doubt
+
+
 class HeaderError(Exception):
     """An object gave no header that may be trusted.
 

@@ -16,7 +16,7 @@ from airlock.dicom.errors import HeaderError
 from airlock.reasons import Reason
 
 _ENDLESS = 1 << 62  # the size of what is still being inflated
-_INFLATE_STEP = 1 << 16
+_INFLATE_STEP = 1 << 13
 INFLATE_LIMIT = 1 << 24  # bytes of a deflated data set that are inflated at most
 
 

@@ -1,0 +1,354 @@
+"""A walk from element to element of a data set, which keeps the values that are wanted and jumps over all others.
+
+It knows what a well-formed data set looks like (PS3.5 section 7) and nothing more: whatever is not plainly so is a
+``Doubt``. So it needs no rule for any broken file; it needs to see that the file is broken.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+from pydicom.datadict import dictionary_VR
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
+
+from airlock.dicom.elements import ELEMENT_LIMIT, VALUE_LIMIT, end_of_undefined
+from airlock.dicom.errors import Doubt, DoubtError, HeaderError
+from airlock.dicom.ranged import NeedBytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airlock.dicom.ranged import HeaderFile
+
+NESTING_LIMIT = 32  # sequences and items open at a time; pydicom takes it from here
+LAST_TAG = 0xFFFCFFFF  # behind it are items and delimiters
+DELIMITERS = 0xFFFE  # their group
+ITEM, ITEM_END, SEQUENCE_END = 0xE000, 0xE00D, 0xE0DD
+UNDEFINED = 0xFFFFFFFF  # a length
+
+_DIRECTORY_GROUP = 0x0004
+_FLOAT_PIXEL_DATA = 0x7FE00008  # the two other kinds of pixels follow
+
+
+class Order:
+    """How the heads of elements are unpacked in one byte order; a VR is a number here, which costs less than text.
+
+    Attributes
+    ----------
+    element
+        Group, element, VR and 16-bit length of an explicit element.
+    item
+        Group, element and 32-bit length of an implicit element or an item.
+    length
+        A 32-bit length.
+    short, long
+        The VRs with a length of 16 bits, and those with two reserved bytes and one of 32 bits (PS3.5 section 7.1.2).
+    sequence
+        The VR of sequences.
+    undefinable
+        The VRs whose length may be undefined.
+    """
+
+    def __init__(self, sign: str) -> None:
+        self.little = sign == "<"
+        self.element = Struct(sign + "HHHH").unpack_from
+        self.item = Struct(sign + "HHI").unpack_from
+        self.length = Struct(sign + "I").unpack_from
+        self._vr = Struct(sign + "H").unpack
+        self._tag = Struct(sign + "HH").pack
+        self.short = frozenset(map(self.vr, EXPLICIT_VR_LENGTH_16))
+        self.long = frozenset(map(self.vr, EXPLICIT_VR_LENGTH_32))
+        self.sequence = self.vr("SQ")
+        self.undefinable = frozenset(map(self.vr, ("SQ", "UN", "OB", "OW")))
+
+    def vr(self, name: str) -> int:
+        """Return the number that stands for a VR."""
+        return cast("int", self._vr(name.encode())[0])
+
+    def tag(self, tag: int) -> bytes:
+        """Return the four bytes of a tag."""
+        return self._tag(tag >> 16, tag & 0xFFFF)
+
+    def wanted(self, *tags: int) -> dict[int, int]:
+        """Return the VRs that the dictionary (PS3.6) gives these tags."""
+        return {tag: self.vr(dictionary_VR(tag)) for tag in tags}
+
+
+LITTLE, BIG = Order("<"), Order(">")
+
+
+class Walk:
+    """A walk over the elements of a data set, a file meta group or an item; after ``NeedBytes`` it can go on.
+
+    Parameters
+    ----------
+    file
+        Where they lie.
+    position
+        Offset of the first element.
+    wanted
+        The tags whose values are kept, each with its VR: texts, and sequences as they stand, delimiters included.
+    last
+        It ends before the first tag behind this one.
+    previous
+        Every tag is to be greater than this one.
+    order, explicit
+        How the elements are encoded.
+
+    Attributes
+    ----------
+    position
+        Offset of the element that it stands before.
+    passed
+        Whether that one is behind ``last``; otherwise the elements end here.
+    values
+        Of the wanted elements, as stored, by tag.
+    """
+
+    def __init__(
+        self,
+        file: HeaderFile,
+        position: int,
+        wanted: Mapping[int, int],
+        *,
+        last: int,
+        previous: int = -1,
+        order: Order = LITTLE,
+        explicit: bool = True,
+    ) -> None:
+        self.position = position
+        self.passed = False
+        self.values: dict[int, bytes] = {}
+        self._file = file
+        self._wanted = wanted
+        self._last = last
+        self._previous = previous
+        self._order = order
+        self._explicit = explicit
+        self._turns = iter(range(ELEMENT_LIMIT))  # one per element, over all runs
+
+    def run(self) -> None:
+        """Walk until ``last`` was passed or the elements end.
+
+        Raises
+        ------
+        NeedBytes
+            If the bytes that it needs next are not here.
+        DoubtError, EndOfObject
+            If what is here is no plain data set.
+        """
+        over = self._over_explicit if self._explicit else self._over_implicit
+        while not self.passed and self._goes_on():
+            over(*self._file.stretch(self.position, self.position + 8))
+
+    def _goes_on(self) -> bool:
+        """Say whether an element can begin here; if not, the elements end here, all of them whole."""
+        left = self._file.reach(self.position + 8) - self.position
+        if 0 < left < 8 or left < 0:
+            raise DoubtError(Doubt.OBJECT_ENDS)
+        return left > 0
+
+    # The two loops below are what reading a header costs: names are local, nothing is called that can be done in place.
+
+    def _over_explicit(self, block: bytes, base: int) -> None:
+        """Walk over the explicit elements whose heads are in a block; ``base`` is the block's offset."""
+        file, wanted, values, last, order = self._file, self._wanted, self.values, self._last, self._order
+        element_at, length_at, short, long, size = order.element, order.length, order.short, order.long, len(block)
+        at, previous, final = self.position - base, self._previous, size - 8  # ``at`` counts from the block's start
+        try:
+            for _ in self._turns:
+                if at > final:
+                    return
+                group, number, vr, length = element_at(block, at)
+                tag = group << 16 | number
+                if not previous < tag <= last:
+                    self._pass(tag)
+                    return
+                if vr in short:
+                    end = at + 8 + length
+                    if tag in wanted:
+                        if vr != wanted[tag]:
+                            raise DoubtError(Doubt.OTHER_VR)
+                        values[tag] = block[at + 8 : end] if end <= size else file.take(base + at + 8, base + end)
+                elif vr in long:
+                    rest = block[at + 8 : at + 12] if at + 12 <= size else file.take(base + at + 8, base + at + 12)
+                    (length,) = length_at(rest)
+                    end = at + 12 + length
+                    if length == UNDEFINED or tag in wanted:
+                        end = self._end_of_long(tag, vr, base + at + 12, length) - base
+                else:
+                    raise DoubtError(Doubt.UNKNOWN_VR)
+                at, previous = end, tag
+        finally:
+            self.position, self._previous = base + at, previous
+        raise DoubtError(Doubt.TOO_MANY_ELEMENTS)
+
+    def _over_implicit(self, block: bytes, base: int) -> None:
+        """Walk over the implicit elements whose heads are in a block; ``base`` is the block's offset."""
+        file, wanted, values, last, order = self._file, self._wanted, self.values, self._last, self._order
+        element_at, sequence, size = order.item, order.sequence, len(block)
+        at, previous, final = self.position - base, self._previous, size - 8
+        try:
+            for _ in self._turns:
+                if at > final:
+                    return
+                group, number, length = element_at(block, at)
+                tag = group << 16 | number
+                if not previous < tag <= last:
+                    self._pass(tag)
+                    return
+                end = at + 8 + length
+                if tag in wanted and length <= VALUE_LIMIT:
+                    values[tag] = block[at + 8 : end] if end <= size else file.take(base + at + 8, base + end)
+                elif length == UNDEFINED or tag in wanted:
+                    end = self._end_of_long(tag, wanted.get(tag, sequence), base + at + 8, length) - base
+                at, previous = end, tag
+        finally:
+            self.position, self._previous = base + at, previous
+        raise DoubtError(Doubt.TOO_MANY_ELEMENTS)
+
+    def _pass(self, tag: int) -> None:
+        if tag <= self._last:
+            raise DoubtError(Doubt.DICOMDIR if tag >> 16 == _DIRECTORY_GROUP else Doubt.OUT_OF_ORDER)
+        self.passed = True
+
+    def _end_of_long(self, tag: int, vr: int, start: int, length: int) -> int:
+        """Return the offset behind a value that cannot just be jumped over, and keep it if it is wanted."""
+        if vr != self._wanted.get(tag, vr):
+            raise DoubtError(Doubt.OTHER_VR)
+        end = start + length
+        if length == UNDEFINED:
+            if vr not in self._order.undefinable:
+                raise DoubtError(Doubt.UNDEFINED_LENGTH)
+            end = end_of_items(self._file, start, self._order, explicit=self._explicit)
+        if tag in self._wanted:
+            if end - start > VALUE_LIMIT:
+                raise DoubtError(Doubt.LONG_VALUE)
+            self.values[tag] = self._file.take(start, end)
+        return end
+
+    def look_behind(self) -> None:
+        """Look at the heads of the elements from ``position`` on that are here, up to the pixels.
+
+        Raises
+        ------
+        DoubtError, EndOfObject
+            If one does not belong there, or goes beyond the end of the object.
+        """
+        position, previous, size = self.position, self._last, self._file.size
+        for _ in self._turns:
+            head = self._head(position) if position != size else None
+            if head is None:
+                return
+            if head.tag <= previous:
+                raise DoubtError(Doubt.OUT_OF_ORDER)
+            if head.tag > LAST_TAG:
+                raise DoubtError(Doubt.NOT_AN_ITEM)
+            if head.length == UNDEFINED:
+                self._follow(head.start)
+                return
+            position, previous = head.start + head.length, head.tag
+            if position > size:
+                raise DoubtError(Doubt.OBJECT_ENDS)
+            if head.tag >= _FLOAT_PIXEL_DATA:
+                return
+        raise DoubtError(Doubt.TOO_MANY_ELEMENTS)
+
+    def _head(self, position: int) -> _Head | None:
+        """Return what stands at the beginning of an element, or None where it is not here."""
+        head = self._here(position, position + 8)
+        if head is None:
+            return None
+        group, number, length = self._order.item(head)
+        if not self._explicit:
+            return _Head(group << 16 | number, position + 8, length)
+        _, _, vr, length = self._order.element(head)
+        if vr in self._order.short:
+            return _Head(group << 16 | number, position + 8, length)
+        if vr not in self._order.long:
+            raise DoubtError(Doubt.UNKNOWN_VR)
+        rest = self._here(position + 8, position + 12)
+        return None if rest is None else _Head(group << 16 | number, position + 12, *self._order.length(rest))
+
+    def _here(self, start: int, end: int) -> bytes | None:
+        """Return bytes of the object that may not be here yet."""
+        return self._file.take(start, end) if end > self._file.size or self._file.holds(start, end) else None
+
+    def _follow(self, start: int) -> None:
+        """Follow pixel fragments, or items, as far as their heads are here."""
+        try:
+            end_of_undefined(self._file, start, implicit=not self._explicit, little=self._order.little)
+        except (NeedBytes, HeaderError):  # what they are and where they end concerns no wanted value
+            return
+
+
+class _Head(NamedTuple):
+    """The beginning of an element: its tag, the offset of its value and the length that it declares."""
+
+    tag: int
+    start: int
+    length: int
+
+
+def end_of_items(file: HeaderFile, start: int, order: Order, *, explicit: bool) -> int:
+    """Return the offset behind the delimiter of a sequence of undefined length (PS3.5 section 7.5).
+
+    Parameters
+    ----------
+    file
+        Where it lies.
+    start
+        Offset of its value.
+    order, explicit
+        How the elements in its items are encoded.
+
+    Raises
+    ------
+    NeedBytes
+        If the bytes that it needs next are not here.
+    DoubtError, EndOfObject
+        If it is no plain sequence.
+    """
+    item_at, element_at, short = order.item, order.element, order.short
+    in_item = [False]  # what is open, the outermost first: a sequence (False) or an item of undefined length (True)
+    block, base, at, final = b"", 0, start, -1
+    for _ in range(ELEMENT_LIMIT):
+        if at > final:
+            block, offset = file.stretch(base + at, base + at + 8)
+            at, base, final = base + at - offset, offset, len(block) - 8
+        group, number, length = item_at(block, at)
+        if group == DELIMITERS and number != ITEM:
+            if number != (ITEM_END if in_item.pop() else SEQUENCE_END):
+                raise DoubtError(Doubt.NOT_AN_ITEM)
+            if not in_item:
+                return base + at + 8
+            length = 0
+        elif in_item[-1] is (group == DELIMITERS):  # items are in sequences, elements in items
+            raise DoubtError(Doubt.NOT_AN_ITEM)
+        elif explicit and group != DELIMITERS:
+            _, _, vr, length = element_at(block, at)
+            if vr not in short:
+                length = _long_length(file, base + at, vr, order)
+                at += 4
+        at += 8
+        if length == UNDEFINED:
+            _open(in_item, item=group == DELIMITERS)
+        else:
+            at += length
+    raise DoubtError(Doubt.TOO_MANY_ELEMENTS)
+
+
+def _open(in_item: list[bool], *, item: bool) -> None:
+    if len(in_item) == NESTING_LIMIT:
+        raise DoubtError(Doubt.NESTED_TOO_DEEP)
+    in_item.append(item)
+
+
+def _long_length(file: HeaderFile, position: int, vr: int, order: Order) -> int:
+    if vr not in order.long:
+        raise DoubtError(Doubt.UNKNOWN_VR)
+    (length,) = order.length(file.take(position + 8, position + 12))
+    if length == UNDEFINED and vr not in order.undefinable:
+        raise DoubtError(Doubt.UNDEFINED_LENGTH)
+    return cast("int", length)
