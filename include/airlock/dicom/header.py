@@ -174,7 +174,7 @@ def _scan_or_parse(file: BlockFile, scanner: Scanner) -> Header:
     if values is not None:
         return Header(values)
     try:
-        return replace(_parse(file), doubt=scanner.doubt)
+        return replace(parse(file), doubt=scanner.doubt)
     except HeaderError as error:
         error.doubt = scanner.doubt
         raise
@@ -183,13 +183,21 @@ def _scan_or_parse(file: BlockFile, scanner: Scanner) -> Header:
 def _values_without_preamble(file: BlockFile) -> dict[str, str]:
     """Return what can be read all the same; it tells which study misses the file."""
     try:
-        return _parse(file).values
+        return parse(file).values
     except HeaderError as error:
         return error.values
 
 
-def _parse(file: BlockFile) -> Header:
-    """Read the header with pydicom, and turn whatever it raises into a reason."""
+def parse(file: BlockFile) -> Header:
+    """Read the header with pydicom, which turns whatever it raises into a reason.
+
+    Raises
+    ------
+    NeedBytes
+        If the bytes that it needs next are not here.
+    HeaderError
+        If it gives no header.
+    """
     file.rewind()
     try:
         return _read(file)

@@ -161,7 +161,10 @@ class BlockFile(HeaderFile):
 
     def holds(self, start: int, end: int) -> bool:
         """Say whether one fetched block has all of these bytes."""
-        return any(offset <= start and end <= offset + len(block) for offset, block in self._blocks.items())
+        for offset, block in self._blocks.items():  # noqa: SIM110  (``any`` costs twice as much, for every object)
+            if offset <= start and end <= offset + len(block):
+                return True
+        return False
 
     def take(self, start: int, end: int) -> bytes:
         """Return exactly these bytes, or ask for them."""

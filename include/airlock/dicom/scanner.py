@@ -41,9 +41,10 @@ META_LIMIT = 1 << 14  # bytes of the file meta group, which has some hundreds
 TAGS = {keyword: cast("int", tag_for_keyword(keyword)) for keyword in ATTRIBUTES}
 # the attributes whose text follows SpecificCharacterSet
 GOVERNED = frozenset(keyword for keyword, tag in TAGS.items() if dictionary_VR(tag) in {"LO", "PN", "SH"})
+_GOVERNED_TAGS = {TAGS[keyword] for keyword in GOVERNED}
 NAMES = frozenset(keyword for keyword, tag in TAGS.items() if dictionary_VR(tag) == "PN")
 
-_KEYWORDS = {tag: keyword for keyword, tag in TAGS.items()}
+_KEYWORD_OF = {tag: keyword for keyword, tag in TAGS.items()}.__getitem__
 _GROUP_LENGTH, _MEDIA_STORAGE_CLASS, _TRANSFER_SYNTAX = 0x00020000, 0x00020002, 0x00020010
 _FIRST_TAG = 0x00080000  # of a data set that is no directory (PS3.6)
 _REQUESTED_PROCEDURE = TAGS["RequestedProcedureID"]
@@ -84,9 +85,11 @@ class _Encoding(NamedTuple):
             file, start, self.wanted, last=_LAST, previous=_FIRST_TAG - 1, order=self.order, explicit=self.explicit
         )
 
-    def walk_in_request(self, file: HeaderFile, start: int) -> Walk:
-        """Return the walk over an item of Request Attributes Sequence whose elements start there."""
-        return Walk(file, start, self.in_request, last=LAST_TAG, order=self.order, explicit=self.explicit)
+    def walk_in_request(self, content: bytes) -> Walk:
+        """Return the walk over an item of Request Attributes Sequence."""
+        file = BlockFile(len(content))
+        file.add(0, content)
+        return Walk(file, 0, self.in_request, last=LAST_TAG, order=self.order, explicit=self.explicit)
 
 
 _EXPLICIT = _Encoding.of(LITTLE)  # of every transfer syntax that is not named here, private ones too
@@ -195,7 +198,6 @@ def _requested_procedure(value: bytes, encoding: _Encoding) -> dict[int, bytes]:
     """
     if encoding.order.tag(SPECIFIC_CHARACTER_SET) in value:
         raise DoubtError(Doubt.CHARACTER_SET)
-    whole = _file_of(value)
     found: dict[int, bytes] = {}
     position = 0
     while position < len(value):
@@ -205,47 +207,41 @@ def _requested_procedure(value: bytes, encoding: _Encoding) -> dict[int, bytes]:
             break
         if (group, number) != (DELIMITERS, ITEM):
             raise DoubtError(Doubt.NOT_AN_ITEM)
-        if length == UNDEFINED:
-            walk = encoding.walk_in_request(whole, position)
-            walk.run()
-            if _item_head(value, walk.position, encoding.order)[:2] != (DELIMITERS, ITEM_END):
-                raise DoubtError(Doubt.NOT_AN_ITEM)
-            position = walk.position + 8
-        else:
-            walk = encoding.walk_in_request(_file_of(whole.take(position, position + length)), 0)
-            walk.run()
-            if walk.passed:
-                raise DoubtError(Doubt.NOT_AN_ITEM)
-            position += length
+        content = value[position:] if length == UNDEFINED else value[position : position + length]
+        walk = encoding.walk_in_request(content)
+        walk.run()
         found = found or walk.values
+        position += walk.position
+        if length == UNDEFINED:
+            if _item_head(value, position, encoding.order)[:2] != (DELIMITERS, ITEM_END):
+                raise DoubtError(Doubt.NOT_AN_ITEM)
+            position += 8
+        elif walk.position != length:
+            raise DoubtError(Doubt.NOT_AN_ITEM)
     return found
 
 
 def _item_head(value: bytes, position: int, order: Order) -> tuple[int, int, int]:
     if position + 8 > len(value):
         raise DoubtError(Doubt.NOT_AN_ITEM)
-    return cast("tuple[int, int, int]", order.item(value, position))
-
-
-def _file_of(content: bytes) -> BlockFile:
-    file = BlockFile(len(content))
-    file.add(0, content)
-    return file
+    return order.item(value, position)
 
 
 def _texts(raw: Mapping[int, bytes]) -> dict[str, str]:
     """Return the text of the values by keyword, where all of it is plain (PS3.5 section 6.1)."""
-    if not all(map(raw.get, _MANDATORY)):
+    uids = [raw.get(tag, b"") for tag in _MANDATORY]
+    if not all(uids):
         raise DoubtError(Doubt.MISSING_UID)
-    for tag in _MANDATORY:
-        _uid(raw[tag])
+    if not all(map(_UID, uids)):
+        raise DoubtError(Doubt.ODD_UID)
     texts = [text.rstrip("\0 ") for text in _decoded(raw)]
     everything = "".join(texts)
     if "\\" in everything or "\0" in everything:
         texts = list(map(strip, texts))
-    found = dict(zip(map(_KEYWORDS.__getitem__, raw), texts, strict=True))
-    for keyword in NAMES & found.keys():
-        found[keyword] = found[keyword].rstrip("=")  # component groups that are empty (PS3.5 section 6.2)
+    found = dict(zip(map(_KEYWORD_OF, raw), texts, strict=True))
+    if "=" in everything:
+        for keyword in NAMES & found.keys():
+            found[keyword] = found[keyword].rstrip("=")  # component groups that are empty (PS3.5 section 6.2)
     return found
 
 
@@ -256,8 +252,8 @@ def _decoded(raw: Mapping[int, bytes]) -> list[str]:
         raise DoubtError(Doubt.CHARACTER_SET)
     joined = _ESCAPE.join(raw.values())
     if not joined.isascii():
-        governed = all(_KEYWORDS[tag] in GOVERNED or value.isascii() for tag, value in raw.items())
-        if encoding == default_encoding or not governed:
+        tags = {tag for tag, value in raw.items() if not value.isascii()}
+        if encoding == default_encoding or not tags <= _GOVERNED_TAGS:
             raise DoubtError(Doubt.TEXT)
     try:
         text = joined.decode(encoding)

@@ -6,8 +6,8 @@ It knows what a well-formed data set looks like (PS3.5 section 7) and nothing mo
 
 from __future__ import annotations
 
-from struct import Struct
-from typing import TYPE_CHECKING, NamedTuple, cast
+import struct
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydicom.datadict import dictionary_VR
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
@@ -17,7 +17,7 @@ from airlock.dicom.errors import Doubt, DoubtError, HeaderError
 from airlock.dicom.ranged import NeedBytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from airlock.dicom.ranged import HeaderFile
 
@@ -27,6 +27,7 @@ DELIMITERS = 0xFFFE  # their group
 ITEM, ITEM_END, SEQUENCE_END = 0xE000, 0xE00D, 0xE0DD
 UNDEFINED = 0xFFFFFFFF  # a length
 
+_HEAD, _LONG_HEAD = 8, 12  # bytes before a value (PS3.5 section 7.1.2)
 _DIRECTORY_GROUP = 0x0004
 _FLOAT_PIXEL_DATA = 0x7FE00008  # the two other kinds of pixels follow
 
@@ -52,11 +53,11 @@ class Order:
 
     def __init__(self, sign: str) -> None:
         self.little = sign == "<"
-        self.element = Struct(sign + "HHHH").unpack_from
-        self.item = Struct(sign + "HHI").unpack_from
-        self.length = Struct(sign + "I").unpack_from
-        self._vr = Struct(sign + "H").unpack
-        self._tag = Struct(sign + "HH").pack
+        self.element: Callable[[bytes, int], tuple[int, int, int, int]] = struct.Struct(sign + "HHHH").unpack_from
+        self.item: Callable[[bytes, int], tuple[int, int, int]] = struct.Struct(sign + "HHI").unpack_from
+        self.length: Callable[..., tuple[int]] = struct.Struct(sign + "I").unpack_from
+        self._vr = struct.Struct(sign + "H").unpack
+        self._tag = struct.Struct(sign + "HH").pack
         self.short = frozenset(map(self.vr, EXPLICIT_VR_LENGTH_16))
         self.long = frozenset(map(self.vr, EXPLICIT_VR_LENGTH_32))
         self.sequence = self.vr("SQ")
@@ -64,7 +65,7 @@ class Order:
 
     def vr(self, name: str) -> int:
         """Return the number that stands for a VR."""
-        return cast("int", self._vr(name.encode())[0])
+        return int(self._vr(name.encode())[0])
 
     def tag(self, tag: int) -> bytes:
         """Return the four bytes of a tag."""
@@ -126,7 +127,7 @@ class Walk:
         self._previous = previous
         self._order = order
         self._explicit = explicit
-        self._turns = iter(range(ELEMENT_LIMIT))  # one per element, over all runs
+        self._walked = 0  # bytes of all blocks, as far as it went over them
 
     def run(self) -> None:
         """Walk until ``last`` was passed or the elements end.
@@ -139,74 +140,96 @@ class Walk:
             If what is here is no plain data set.
         """
         over = self._over_explicit if self._explicit else self._over_implicit
+        needed = _HEAD
         while not self.passed and self._goes_on():
-            over(*self._file.stretch(self.position, self.position + 8))
+            needed = over(*self._file.stretch(self.position, self.position + needed))
+            if self._walked > _HEAD * ELEMENT_LIMIT:
+                raise DoubtError(Doubt.TOO_MANY_ELEMENTS)
 
     def _goes_on(self) -> bool:
         """Say whether an element can begin here; if not, the elements end here, all of them whole."""
-        left = self._file.reach(self.position + 8) - self.position
-        if 0 < left < 8 or left < 0:
+        left = self._file.reach(self.position + _HEAD) - self.position
+        if 0 < left < _HEAD or left < 0:
             raise DoubtError(Doubt.OBJECT_ENDS)
         return left > 0
 
-    # The two loops below are what reading a header costs: names are local, nothing is called that can be done in place.
+    # The two loops below are what reading a header costs: names are local, nothing is called that can be done in place,
+    # and that a head lies behind the block's end is left to ``struct`` to find.
 
-    def _over_explicit(self, block: bytes, base: int) -> None:
-        """Walk over the explicit elements whose heads are in a block; ``base`` is the block's offset."""
-        file, wanted, values, last, order = self._file, self._wanted, self.values, self._last, self._order
-        element_at, length_at, short, long, size = order.element, order.length, order.short, order.long, len(block)
-        at, previous, final = self.position - base, self._previous, size - 8  # ``at`` counts from the block's start
+    def _over_explicit(self, block: bytes, base: int) -> int:
+        """Walk over explicit elements as far as a block has them.
+
+        Parameters
+        ----------
+        block, base
+            Bytes of the file, and their offset in it.
+
+        Returns
+        -------
+        int
+            The bytes from ``position`` on without which it cannot go on.
+        """
+        wanted, values, last, order, size = self._wanted, self.values, self._last, self._order, len(block)
+        element_at, length_at, short, long = order.element, order.length, order.short, order.long
+        first = at = self.position - base  # counted from the block's start
+        previous = self._previous
         try:
-            for _ in self._turns:
-                if at > final:
-                    return
+            while True:
                 group, number, vr, length = element_at(block, at)
                 tag = group << 16 | number
-                if not previous < tag <= last:
+                if tag <= previous or tag > last:
                     self._pass(tag)
-                    return
+                    return _HEAD
                 if vr in short:
                     end = at + 8 + length
                     if tag in wanted:
                         if vr != wanted[tag]:
                             raise DoubtError(Doubt.OTHER_VR)
-                        values[tag] = block[at + 8 : end] if end <= size else file.take(base + at + 8, base + end)
+                        if end > size:
+                            return end - at
+                        values[tag] = block[at + 8 : end]
                 elif vr in long:
-                    rest = block[at + 8 : at + 12] if at + 12 <= size else file.take(base + at + 8, base + at + 12)
-                    (length,) = length_at(rest)
+                    (length,) = length_at(block, at + 8)
                     end = at + 12 + length
                     if length == UNDEFINED or tag in wanted:
                         end = self._end_of_long(tag, vr, base + at + 12, length) - base
                 else:
                     raise DoubtError(Doubt.UNKNOWN_VR)
-                at, previous = end, tag
+                previous = tag
+                at = end
+        except struct.error:
+            return _HEAD if at > size - _HEAD else _LONG_HEAD
         finally:
             self.position, self._previous = base + at, previous
-        raise DoubtError(Doubt.TOO_MANY_ELEMENTS)
+            self._walked += min(at, size) - first
 
-    def _over_implicit(self, block: bytes, base: int) -> None:
-        """Walk over the implicit elements whose heads are in a block; ``base`` is the block's offset."""
-        file, wanted, values, last, order = self._file, self._wanted, self.values, self._last, self._order
-        element_at, sequence, size = order.item, order.sequence, len(block)
-        at, previous, final = self.position - base, self._previous, size - 8
+    def _over_implicit(self, block: bytes, base: int) -> int:
+        """Walk over implicit elements as far as a block has them, as ``_over_explicit`` does."""
+        wanted, values, last, order, size = self._wanted, self.values, self._last, self._order, len(block)
+        element_at, sequence = order.item, order.sequence
+        first = at = self.position - base
+        previous = self._previous
         try:
-            for _ in self._turns:
-                if at > final:
-                    return
+            while True:
                 group, number, length = element_at(block, at)
                 tag = group << 16 | number
-                if not previous < tag <= last:
+                if tag <= previous or tag > last:
                     self._pass(tag)
-                    return
+                    return _HEAD
                 end = at + 8 + length
                 if tag in wanted and length <= VALUE_LIMIT:
-                    values[tag] = block[at + 8 : end] if end <= size else file.take(base + at + 8, base + end)
+                    if end > size:
+                        return end - at
+                    values[tag] = block[at + 8 : end]
                 elif length == UNDEFINED or tag in wanted:
                     end = self._end_of_long(tag, wanted.get(tag, sequence), base + at + 8, length) - base
-                at, previous = end, tag
+                previous = tag
+                at = end
+        except struct.error:
+            return _HEAD
         finally:
             self.position, self._previous = base + at, previous
-        raise DoubtError(Doubt.TOO_MANY_ELEMENTS)
+            self._walked += min(at, size) - first
 
     def _pass(self, tag: int) -> None:
         if tag <= self._last:
@@ -237,7 +260,7 @@ class Walk:
             If one does not belong there, or goes beyond the end of the object.
         """
         position, previous, size = self.position, self._last, self._file.size
-        for _ in self._turns:
+        for _ in range(ELEMENT_LIMIT - self._walked // _HEAD):
             head = self._head(position) if position != size else None
             if head is None:
                 return
@@ -257,23 +280,22 @@ class Walk:
 
     def _head(self, position: int) -> _Head | None:
         """Return what stands at the beginning of an element, or None where it is not here."""
-        head = self._here(position, position + 8)
-        if head is None:
+        file, order = self._file, self._order
+        if position + 8 <= file.size and not file.holds(position, position + 8):
             return None
-        group, number, length = self._order.item(head)
-        if not self._explicit:
-            return _Head(group << 16 | number, position + 8, length)
-        _, _, vr, length = self._order.element(head)
-        if vr in self._order.short:
-            return _Head(group << 16 | number, position + 8, length)
-        if vr not in self._order.long:
-            raise DoubtError(Doubt.UNKNOWN_VR)
-        rest = self._here(position + 8, position + 12)
-        return None if rest is None else _Head(group << 16 | number, position + 12, *self._order.length(rest))
-
-    def _here(self, start: int, end: int) -> bytes | None:
-        """Return bytes of the object that may not be here yet."""
-        return self._file.take(start, end) if end > self._file.size or self._file.holds(start, end) else None
+        block, offset = file.stretch(position, position + 8)
+        group, number, length = order.item(block, position - offset)
+        start = position + 8
+        if self._explicit:
+            _, _, vr, length = order.element(block, position - offset)
+            if vr in order.long:
+                if start + 4 <= file.size and not file.holds(start, start + 4):
+                    return None
+                start += 4
+                (length,) = order.length(file.take(start - 4, start))
+            elif vr not in order.short:
+                raise DoubtError(Doubt.UNKNOWN_VR)
+        return _Head(group << 16 | number, start, length)
 
     def _follow(self, start: int) -> None:
         """Follow pixel fragments, or items, as far as their heads are here."""
@@ -310,33 +332,44 @@ def end_of_items(file: HeaderFile, start: int, order: Order, *, explicit: bool) 
     DoubtError, EndOfObject
         If it is no plain sequence.
     """
-    item_at, element_at, short = order.item, order.element, order.short
+    item_at, element_at, length_at, short = order.item, order.element, order.length, order.short
     in_item = [False]  # what is open, the outermost first: a sequence (False) or an item of undefined length (True)
-    block, base, at, final = b"", 0, start, -1
+    block, base, at, final, vr = b"", 0, start, -1, order.sequence
     for _ in range(ELEMENT_LIMIT):
         if at > final:
             block, offset = file.stretch(base + at, base + at + 8)
             at, base, final = base + at - offset, offset, len(block) - 8
-        group, number, length = item_at(block, at)
-        if group == DELIMITERS and number != ITEM:
-            if number != (ITEM_END if in_item.pop() else SEQUENCE_END):
-                raise DoubtError(Doubt.NOT_AN_ITEM)
+        if explicit:
+            group, number, vr, length = element_at(block, at)
+        else:
+            group, number, length = item_at(block, at)
+        if group == DELIMITERS:
+            at += 8 + _after_delimiter(in_item, number, *length_at(block, at + 4))
             if not in_item:
-                return base + at + 8
-            length = 0
-        elif in_item[-1] is (group == DELIMITERS):  # items are in sequences, elements in items
+                return base + at
+            continue
+        if not in_item[-1]:
             raise DoubtError(Doubt.NOT_AN_ITEM)
-        elif explicit and group != DELIMITERS:
-            _, _, vr, length = element_at(block, at)
-            if vr not in short:
-                length = _long_length(file, base + at, vr, order)
-                at += 4
+        if explicit and vr not in short:
+            length = _long_length(file, base + at, vr, order)
+            at += 4
         at += 8
         if length == UNDEFINED:
-            _open(in_item, item=group == DELIMITERS)
+            _open(in_item, item=False)
         else:
             at += length
     raise DoubtError(Doubt.TOO_MANY_ELEMENTS)
+
+
+def _after_delimiter(in_item: list[bool], number: int, length: int) -> int:
+    """Open an item, or close what is open; return the bytes to jump over."""
+    if number == ITEM and not in_item[-1]:
+        if length != UNDEFINED:
+            return length
+        _open(in_item, item=True)
+    elif number != (ITEM_END if in_item.pop() else SEQUENCE_END):
+        raise DoubtError(Doubt.NOT_AN_ITEM)
+    return 0
 
 
 def _open(in_item: list[bool], *, item: bool) -> None:
@@ -351,4 +384,4 @@ def _long_length(file: HeaderFile, position: int, vr: int, order: Order) -> int:
     (length,) = order.length(file.take(position + 8, position + 12))
     if length == UNDEFINED and vr not in order.undefinable:
         raise DoubtError(Doubt.UNDEFINED_LENGTH)
-    return cast("int", length)
+    return length
