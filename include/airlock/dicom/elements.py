@@ -27,7 +27,8 @@ CHARACTER_SET_LIMIT = 1024  # bytes of SpecificCharacterSet, each of whose value
 SPECIFIC_CHARACTER_SET = 0x00080005
 DIRECTORY_RECORD_SEQUENCE = 0x00041220
 REQUEST_ATTRIBUTES_SEQUENCE = 0x00400275
-_PIXEL_DATA = 0x7FE00008  # Float Pixel Data; the two others follow
+FUNCTIONAL_GROUPS = 0x52009229  # the shared ones; those of each frame follow
+PIXEL_DATA = 0x7FE00008  # Float Pixel Data; the two others follow
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xE000, 0xE00D, 0xE0DD  # in group FFFE
 _HEADER = {True: Struct("<HHI").unpack, False: Struct(">HHI").unpack}  # by "little endian"
@@ -97,6 +98,25 @@ def _explicit_length(file: HeaderFile, position: int, head: bytes, length: int, 
     if vr in _VRS or (vr.isalpha() and vr.isupper()):
         return position, _SHORT_LENGTH[little](head[6:8])[0]
     return position, length
+
+
+def end_if_here(file: HeaderFile, tag: int, position: int, *, implicit: bool, little: bool) -> int | None:
+    """Return what ``end_of_undefined`` does for an element behind the last wanted one, or None if it cannot be known.
+
+    Functional groups are not followed if they go on behind what is here: they have thousands of elements, and nothing
+    but pixels follows them.
+
+    Raises
+    ------
+    EndOfObject
+        If the object ends before the delimiter.
+    """
+    if FUNCTIONAL_GROUPS <= tag < PIXEL_DATA and not file.holds(position, file.size):
+        return None
+    try:
+        return end_of_undefined(file, position, implicit=implicit, little=little)
+    except (NeedBytes, HeaderError):  # what they are and where they end concerns no wanted value
+        return None
 
 
 class ElementGuard:
@@ -171,7 +191,7 @@ class ElementGuard:
         if tag == REQUEST_ATTRIBUTES_SEQUENCE:
             self._keep_request_attributes(start, end, vr)
         next_header = min(end + 12, self.file.size)
-        return self.passed and (tag >= _PIXEL_DATA or not self.file.holds(start, next_header))
+        return self.passed and (tag >= PIXEL_DATA or not self.file.holds(start, next_header))
 
     def _refuse(self, tag: int, length: int) -> None:
         """Raise if no data set that may be read on has this element here."""
@@ -188,9 +208,7 @@ class ElementGuard:
 
     def _stops_at_undefined(self, tag: int, vr: str | None, start: int) -> bool:
         if self.passed:
-            self.cut = self._ends_beyond_object(vr, start)
-            self.end = start
-            return True
+            return self._stops_behind(tag, vr, start)
         if tag in self._wanted:
             raise HeaderError(Reason.UNREADABLE, "a text element of undefined length")
         little = self._is_little(tag, vr, start)
@@ -200,14 +218,18 @@ class ElementGuard:
         self.file.seek(end - 8)  # the reader finds the delimiter next, and thus an empty sequence
         return False
 
-    def _ends_beyond_object(self, vr: str | None, start: int) -> bool:
-        """Follow pixel fragments (or items) as far as their headers are here."""
+    def _stops_behind(self, tag: int, vr: str | None, start: int) -> bool:
+        """Follow pixel fragments, or items, as far as their headers are here; go on behind items that end here."""
+        self.end = start
         try:
-            end_of_undefined(self.file, start, implicit=vr is None, little=True)
+            end = end_if_here(self.file, tag, start, implicit=vr is None, little=self._is_little(tag, vr, start))
         except EndOfObject:
+            self.cut = True
             return True
-        except (NeedBytes, HeaderError):
-            return False
+        if end is None or tag >= PIXEL_DATA or not self.file.holds(end - 8, min(end + 12, self.file.size)):
+            return True
+        self.end = end
+        self.file.seek(end - 8)
         return False
 
     def _keep_request_attributes(self, start: int, end: int, vr: str | None) -> None:

@@ -42,7 +42,7 @@ class Doubt(StrEnum):
     MISSING_UID = "missing_uid", "One of the UIDs that every instance has is absent or empty."
     ODD_UID = "odd_uid", "A UID has bytes other than digits and points."
     CHARACTER_SET = "character_set", "The character set is unknown, has code extensions, or stands within an item."
-    TEXT = "text", "A text has bytes that the declared character set does not give, or an escape sequence."
+    TEXT = "text", "A text has bytes that the declared character set does not give, a NUL, or an escape sequence."
     DEFLATE = "deflate", "The deflated stream is damaged or inflates to too much."
 
 

@@ -249,7 +249,7 @@ def _header(dataset: Dataset, guard: ElementGuard, syntax: str | None) -> Header
     values = {} if syntax is None else {_TRANSFER_SYNTAX: syntax}
     undecodable: list[str] = []
     encodings = _encodings(dataset)
-    for keyword, raw in _raw_values(dataset, guard, encodings):
+    for keyword, raw in dict(_raw_values(dataset, guard, encodings)).items():
         values[keyword], fits = decode(raw, encodings) if keyword in GOVERNED else (decode_default(raw), True)
         if not fits:
             undecodable.append(keyword)
@@ -267,6 +267,7 @@ def _encodings(dataset: Dataset) -> list[str]:
 
 
 def _raw_values(dataset: Dataset, guard: ElementGuard, encodings: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the values by keyword; where a keyword comes twice, the second one counts."""
     for keyword, tag in TAGS.items():
         if tag in dataset:
             yield keyword, _raw_value(dataset.get_item(tag, keep_deferred=True), guard.file)

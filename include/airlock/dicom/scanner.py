@@ -23,11 +23,11 @@ from pydicom.uid import (
 )
 
 from airlock.dicom import magic
-from airlock.dicom.elements import REQUEST_ATTRIBUTES_SEQUENCE, SPECIFIC_CHARACTER_SET
+from airlock.dicom.elements import PIXEL_DATA, REQUEST_ATTRIBUTES_SEQUENCE, SPECIFIC_CHARACTER_SET
 from airlock.dicom.errors import Doubt, DoubtError, HeaderError
 from airlock.dicom.ranged import INFLATE_LIMIT, BlockFile, EndOfObject, InflatedFile
 from airlock.dicom.text import strip
-from airlock.dicom.walk import BIG, DELIMITERS, ITEM, ITEM_END, LAST_TAG, LITTLE, SEQUENCE_END, UNDEFINED, Walk
+from airlock.dicom.walk import BIG, DELIMITERS, ITEM, ITEM_END, LITTLE, SEQUENCE_END, UNDEFINED, Walk
 from airlock.records import ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class _Encoding(NamedTuple):
         """Return the walk over an item of Request Attributes Sequence."""
         file = BlockFile(len(content))
         file.add(0, content)
-        return Walk(file, 0, self.in_request, last=LAST_TAG, order=self.order, explicit=self.explicit)
+        return Walk(file, 0, self.in_request, last=PIXEL_DATA - 1, order=self.order, explicit=self.explicit)
 
 
 _EXPLICIT = _Encoding.of(LITTLE)  # of every transfer syntax that is not named here, private ones too
@@ -236,7 +236,9 @@ def _texts(raw: Mapping[int, bytes]) -> dict[str, str]:
         raise DoubtError(Doubt.ODD_UID)
     texts = [text.rstrip("\0 ") for text in _decoded(raw)]
     everything = "".join(texts)
-    if "\\" in everything or "\0" in everything:
+    if "\0" in everything:
+        raise DoubtError(Doubt.TEXT)
+    if "\\" in everything:
         texts = list(map(strip, texts))
     found = dict(zip(map(_KEYWORD_OF, raw), texts, strict=True))
     if "=" in everything:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydicom.datadict import dictionary_VR
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
-from airlock.dicom.elements import ELEMENT_LIMIT, VALUE_LIMIT, end_of_undefined
-from airlock.dicom.errors import Doubt, DoubtError, HeaderError
-from airlock.dicom.ranged import NeedBytes
+from airlock.dicom.elements import ELEMENT_LIMIT, PIXEL_DATA, VALUE_LIMIT, end_if_here
+from airlock.dicom.errors import Doubt, DoubtError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,7 +28,6 @@ UNDEFINED = 0xFFFFFFFF  # a length
 
 _HEAD, _LONG_HEAD = 8, 12  # bytes before a value (PS3.5 section 7.1.2)
 _DIRECTORY_GROUP = 0x0004
-_FLOAT_PIXEL_DATA = 0x7FE00008  # the two other kinds of pixels follow
 
 
 class Order:
@@ -268,14 +266,14 @@ class Walk:
                 raise DoubtError(Doubt.OUT_OF_ORDER)
             if head.tag > LAST_TAG:
                 raise DoubtError(Doubt.NOT_AN_ITEM)
-            if head.length == UNDEFINED:
-                self._follow(head.start)
+            end = self._end_if_here(head)
+            if end is None:
                 return
-            position, previous = head.start + head.length, head.tag
-            if position > size:
+            if end > size:
                 raise DoubtError(Doubt.OBJECT_ENDS)
-            if head.tag >= _FLOAT_PIXEL_DATA:
+            if head.tag >= PIXEL_DATA:
                 return
+            position, previous = end, head.tag
         raise DoubtError(Doubt.TOO_MANY_ELEMENTS)
 
     def _head(self, position: int) -> _Head | None:
@@ -297,12 +295,11 @@ class Walk:
                 raise DoubtError(Doubt.UNKNOWN_VR)
         return _Head(group << 16 | number, start, length)
 
-    def _follow(self, start: int) -> None:
-        """Follow pixel fragments, or items, as far as their heads are here."""
-        try:
-            end_of_undefined(self._file, start, implicit=not self._explicit, little=self._order.little)
-        except (NeedBytes, HeaderError):  # what they are and where they end concerns no wanted value
-            return
+    def _end_if_here(self, head: _Head) -> int | None:
+        if head.length != UNDEFINED:
+            return head.start + head.length
+        little = self._order.little
+        return end_if_here(self._file, head.tag, head.start, implicit=not self._explicit, little=little)
 
 
 class _Head(NamedTuple):

@@ -1,0 +1,49 @@
+"""What pydicom's own ``dcmread`` finds in an object, as text; and the files that pydicom and pydicom-data ship."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import data_store
+import pydicom
+from pydicom.multival import MultiValue
+from pydicom.valuerep import IS
+
+from airlock.dicom.header import TAGS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pydicom.dataset import Dataset
+
+ROOTS = (Path(pydicom.__file__).parent / "data", Path(data_store.__file__).parent)
+FILES = [path for root in ROOTS for path in sorted(root.rglob("*")) if path.is_file() and path.suffix != ".pyc"]
+
+
+def pydicom_values(data: bytes, *, stop_before_pixels: bool = True) -> dict[str, str]:
+    """Return the text of the attributes; RequestedProcedureID is that of the first request which has one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=stop_before_pixels)
+        found = dict(_values(dataset))
+        for request in dataset.get("RequestAttributesSequence") or ():
+            if "RequestedProcedureID" in request:
+                return found | {"RequestedProcedureID": _text(request.RequestedProcedureID)}
+        return found
+
+
+def _values(dataset: Dataset) -> Iterator[tuple[str, str]]:
+    for keyword, tag in TAGS.items():
+        source: Any = dataset.file_meta if keyword == "TransferSyntaxUID" else dataset
+        if tag in source:
+            yield keyword, _text(source[tag].value)
+
+
+def _text(value: object) -> str:
+    """Return what pydicom made of a value as it was stored."""
+    if isinstance(value, MultiValue):
+        return "\\".join(map(_text, value))
+    return value.original_string if isinstance(value, IS) else str("" if value is None else value)
