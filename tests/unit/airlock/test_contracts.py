@@ -134,6 +134,23 @@ class TestDigest:
         assert bit_by_bit.content_digest == at_once.content_digest
 
 
+def test_the_bytes_of_a_draft_are_those_of_the_contracts_that_are_out() -> None:
+    """Else every study's revision would rise by itself."""
+    one = dicom(
+        'b "é"', SOPInstanceUID="1.1.1.2", PatientName="Müller^É=山田\\x", StudyDescription="", InstanceNumber="2"
+    )
+    two = dicom(
+        "a",
+        SOPInstanceUID="1.1.2.1",
+        SeriesInstanceUID="1.1.2",
+        StudyDescription="Kopf",
+        Modality=None,
+        TransferSyntaxUID=None,
+    )
+    expected = "e257502d1a5beb73345d38230a3865f85986c187f3f6cc7ff04ee81ed1c5e9b3"
+    assert the_draft(one, two).content_digest == the_draft(two, one).content_digest == expected
+
+
 class TestJson:
     def test_it_comes_back_as_it_was(self) -> None:
         done = complete(

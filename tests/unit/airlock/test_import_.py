@@ -58,6 +58,15 @@ class TestCheckPrefix:
         with pytest.raises(StagedPrefixError, match="1 of its 2 files are missing, 0 were replaced and 0 others"):
             check_prefix(run, BATCH)
 
+    def test_an_object_imported_in_place_is_the_one_that_parse_read(self, world: World) -> None:
+        etag = world.put("s3://archive/in/x/a", b"as it was")
+        row = {"key": "in/x/a", "staged_key": "in/x/a", "etag": etag}
+        run, batch = batch_of(world, row), Batch("b1", "s3://archive/in/x/", 1, 9)
+        check_prefix(run, batch)
+        world.put("s3://archive/in/x/a", b"as it is now")
+        with pytest.raises(StagedPrefixError, match="0 of its 1 files are missing, 1 were replaced and 0 others"):
+            check_prefix(run, batch)
+
     def test_no_key_is_in_the_error(self, world: World) -> None:
         run = self.run(world)
         world.put(f"{PREFIX}MUELLER.dcm")

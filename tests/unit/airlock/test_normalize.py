@@ -15,13 +15,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airlock import normalize as stage
+from airlock import spool
 from airlock.contracts import StudyContract
 from airlock.ledger import Job
-from airlock.normalize import Batch, StagingError, TooManyBatchesError, find_batches, normalize, plan, read_batches
+from airlock.normalize import (
+    INDEX,
+    Batch,
+    StagingError,
+    TooManyBatchesError,
+    find_batches,
+    is_begun,
+    normalize,
+    plan,
+    read_batches,
+)
 from airlock.pipelines import Limits
 from airlock.records import STUDIES, VERDICTS
 from airlock.s3 import S3
 from airlock.s3uri import S3Uri
+from airlock.spool import Spool
+from airlock.validate import validate
 from airlock.workspace import DatasetMissingError
 from tests.unit.airlock.world import dicom, pipeline, verdicts
 
@@ -29,6 +42,7 @@ if TYPE_CHECKING:
     from airlock.run import Run
     from tests.unit.airlock.world import World
 
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID")
 ODD = ["a b", "a+b", "é ü", "x//y", "%41", "100%", "q?#{}", "../up", "back\\slash", "~'\""]
 
 
@@ -104,10 +118,18 @@ class TestPlan:
             parts = sum(batch["SeriesInstanceUID"].is_in(list(name)).any() for batch in batches)
             assert parts == 1 or rows.height > most or rows["size"].sum() > heaviest
         random.shuffle(files)
-        again = plan([verdicts(*files)], limits)
+        with Spool(pl.col("StudyInstanceUID"), 3) as parts:
+            parts.add(verdicts(*files))
+            again = list(plan(parts, limits))
         assert [batch["arrival_id"].to_list() for batch in again] == [
             batch["arrival_id"].to_list() for batch in batches
         ]
+
+
+def test_before_a_job_was_begun_no_batch_is_read_to_know_it(world: World) -> None:
+    run = world.run()
+    run.workspace.write_json(INDEX, [{"batch_id": "gone", "input_uri": "s3://work/x/", "files": 1, "bytes": 1}])
+    assert not is_begun(run)
 
 
 class TestStage:
@@ -335,6 +357,27 @@ class TestInPlace:
 def started(run: Run, batch: Batch, status: str | None = None) -> None:
     """Write a batch's job down as import does."""
     run.ledger.record_job(Job(batch.batch_id, 0, run.key, "token", "job", status, input_uri=batch.input_uri))
+
+
+def test_how_a_delivery_is_partitioned_changes_no_batch_and_no_study(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    files = [
+        dicom(f"{number:02}", SOPInstanceUID=f"2.{number}", **dict.fromkeys(UIDS, f"1.{number % 7}"))
+        for number in range(25)
+    ]
+    run = delivered(world, *files)
+    world.buffered(run, *run.workspace.read("verdicts", VERDICTS).to_dicts())
+    small = replace(run, pipeline=pipeline(limits={"files_per_job": 6}))
+    for rows in (spool.PARTITION_ROWS, 1):
+        monkeypatch.setattr(spool, "PARTITION_ROWS", rows)
+        validate(small)
+        batches = normalize(small)
+        found.append((batches, read_batches(small).rows(), sorted(small.workspace.read("studies", STUDIES).rows())))
+    assert len(list(small.workspace.parts("verdicts", VERDICTS))) > 1
+    assert len(found[0][0]) > 1
+    assert found[0] == found[1]
 
 
 def test_the_studies_are_written_as_contracts_to_be(world: World) -> None:

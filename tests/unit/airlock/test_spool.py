@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airlock import spool
-from airlock.spool import PARTITION_ROWS, Spool, partitions_for
+from airlock.spool import PARTITION_ROWS, Spool, partitions_for, place
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +35,17 @@ def test_every_row_comes_back_once_with_those_of_its_value(values: list[str | No
         assert part["row"].is_sorted() or part.group_by("study").agg(pl.col("row").is_sorted().all())["row"].all()
     seen = [study for part in found for study in part["study"].unique()]
     assert len(seen) == len(set(seen))
+
+
+def test_the_partitions_are_pieces_of_one_order_however_many_there_are() -> None:
+    rows = pl.DataFrame({"study": [f"{number}" for number in range(50)]})
+    expected = rows.sort(place(pl.col("study")))["study"].to_list()
+    for partitions in (2, 3, 7):
+        with Spool(pl.col("study"), partitions) as aside:
+            aside.add(rows)
+            parts = [part.sort(place(pl.col("study"))) for part in aside]
+        assert len(parts) == partitions
+        assert pl.concat(parts)["study"].to_list() == expected
 
 
 def test_it_can_be_read_again_and_added_to() -> None:

@@ -9,7 +9,9 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
+from airlock import spool
 from airlock.dicom.preconditions import file_rules
 from airlock.gate import last_words
 from airlock.ledger import Job
@@ -484,6 +486,33 @@ def test_two_deliveries_after_each_other_never_bring_one_instance_twice(
     validate(runs["one"])  # what it could not accept, the other run may have brought in meanwhile
     after = assert_sound_together(runs.values(), len(first) + len(second))
     assert set(before["arrival_id"]) <= set(after["arrival_id"])
+
+
+@settings(
+    max_examples=5, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(deliveries(), st.sampled_from(["reject", "majority", "accept"]))
+def test_how_a_delivery_is_partitioned_decides_nothing(world: World, files: list[dict[str, Any]], policy: str) -> None:
+    serial = next(example)
+    changes = {"name": f"n{serial}", "healthimaging": {"datastore_id": f"{serial:032}"}}
+    run = world.run("one", pipeline(validation={"grouping_conflict": policy}, **changes))
+    world.buffered(run, *files)
+    expected = decided(*files, grouping_conflict=policy).select(VERDICTS.names()).cast(VERDICTS)
+    for rows in (spool.PARTITION_ROWS, 1):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(spool, "PARTITION_ROWS", rows)
+            validate(run)
+        assert_frame_equal(run.workspace.read("verdicts", VERDICTS), expected, check_row_order=False)
+
+
+def test_a_studys_verdicts_are_in_one_part(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "PARTITION_ROWS", 1)
+    run = world.run()
+    world.buffered(run, *(dicom(f"{number}", StudyInstanceUID=f"1.{number % 5}") for number in range(20)))
+    validate(run)
+    parts = [set(part["StudyInstanceUID"]) for part in run.workspace.parts("verdicts", VERDICTS)]
+    assert len(parts) > 1
+    assert sum(map(len, parts)) == len(set().union(*parts)) == 5
 
 
 def assert_sound_together(runs: Iterable[Run], arrivals: int) -> pl.DataFrame:

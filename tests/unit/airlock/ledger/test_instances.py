@@ -61,6 +61,20 @@ def test_of_two_arrivals_of_one_run_the_first_owns_the_instance_every_time(two_r
         assert taken["arrival_id"].to_list() == [id_of("2")]
 
 
+def test_claims_frame_by_frame_are_those_of_one_frame(two_runs: Ledger) -> None:
+    for _ in range(2):
+        frames = (claims(("2", "1.1")), claims(), claims(("1", "1.1"), ("1", "1.2")))
+        taken = two_runs.claim_instances(STORE, NIGHTLY, "a", iter(frames))
+        assert taken["SOPInstanceUID"].to_list() == ["1.1"]
+        assert owners(two_runs, "1.1", "1.2") == {"1.1": (id_of("2"), "claimed"), "1.2": (id_of("1"), "claimed")}
+
+
+def test_of_claims_frame_by_frame_all_stay_or_none(two_runs: Ledger) -> None:
+    with pytest.raises(LedgerError, match="does not hold 1 of these arrivals"):
+        two_runs.claim_instances(STORE, NIGHTLY, "a", [claims(("1", "1.1")), claims(("3", "1.3"))])
+    assert owners(two_runs, "1.1", "1.3") == {}
+
+
 def test_stores_are_apart(two_runs: Ledger) -> None:
     two_runs.claim_instances(STORE, NIGHTLY, "a", claims(("1", "1.1")))
     assert two_runs.claim_instances("f" * 32, NIGHTLY, "b", claims(("3", "1.1"))).is_empty()
