@@ -31,6 +31,12 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = 1 << 16
     folder: Path
 
+    def handle_expect_100(self) -> bool:
+        """Ask for the body at once: botocore waits a second for it, and the answer would lie in the buffer."""
+        asked = super().handle_expect_100()
+        self.wfile.flush()
+        return asked
+
     def do_PUT(self) -> None:  # http.server's name
         path = self._path()
         path.parent.mkdir(parents=True, exist_ok=True)
