@@ -1,7 +1,8 @@
 """S3 as the stages use it: listing, whole objects, ranged reads, server-side copies.
 
 boto3 lists and copies: obstore refuses to list past a key with an empty or ``..`` segment, which archives do hold, and
-has neither copies between buckets nor ``CopySourceIfMatch``. obstore reads the headers, where speed counts.
+has neither copies between buckets nor ``CopySourceIfMatch``. obstore reads the headers, where speed counts. Of a
+listing boto3 does all but the reading of the rows, which took nearly all of its time: `airlock.listing` does that.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
+import polars as pl
 from botocore.exceptions import ClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.store import S3Store
+
+from airlock.listing import Page, frame_of, frames_of, list_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,22 +84,50 @@ class S3:
             If S3 has no such bucket or refuses to list it.
         """
         for page in self._pages(uri):
-            for item in page.get("Contents", ()):
-                if not placeholders and item["Key"].endswith("/") and not item["Size"]:
-                    continue
-                yield ListedObject(item["Key"], item["ETag"].strip('"'), item["Size"], item["LastModified"])
+            for key, _, etag, size, last_modified in _kept(frame_of([page]), placeholders).iter_rows():
+                yield ListedObject(key, etag, size, last_modified)
 
-    def _pages(self, uri: S3Uri) -> Iterator[dict[str, Any]]:
+    def list_frames(self, uri: S3Uri) -> Iterator[pl.DataFrame]:
+        """Yield the objects below a prefix in key order, as frames of `listing.LISTED`; without folder placeholders.
+
+        Parameters
+        ----------
+        uri
+            The prefix.
+
+        Raises
+        ------
+        BucketError
+            If S3 has no such bucket or refuses to list it.
+        """
+        for rows in frames_of(self._pages(uri)):
+            yield _kept(rows, placeholders=False)
+
+    def _pages(self, uri: S3Uri) -> Iterator[Page]:
+        """Yield what each answer of S3 names."""
+        where = {"Bucket": uri.bucket, "Prefix": uri.key}
+        token: str | None = ""
+        while token is not None:
+            try:
+                page, token = list_page(self.client, **where, **({"ContinuationToken": token} if token else {}))
+            except ClientError as error:
+                raise _unlistable(uri.bucket, error) from error
+            yield page
+
+    def list_folders(self, uri: S3Uri) -> list[str]:
+        """Return the names of the folders right below a prefix, without their slash, in order.
+
+        Raises
+        ------
+        BucketError
+            If S3 has no such bucket or refuses to list it.
+        """
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=uri.bucket, Prefix=uri.key, Delimiter="/")
         try:
-            yield from self.client.get_paginator("list_objects_v2").paginate(Bucket=uri.bucket, Prefix=uri.key)
+            found = [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", ())]
         except ClientError as error:
-            code = error.response["Error"]["Code"]
-            if code not in _REFUSALS:
-                raise
-            raise BucketError(
-                f"bucket {uri.bucket!r} cannot be listed ({code}): correct the address in the pipeline file, its "
-                f"aws_conn_id, or give the role s3:ListBucket there"
-            ) from error
+            raise _unlistable(uri.bucket, error) from error
+        return [name.removeprefix(uri.key).removesuffix("/") for name in found]
 
     def get(self, uri: S3Uri) -> bytes:
         """Return a whole (small) object.
@@ -244,6 +276,21 @@ class S3:
             credential_provider=Boto3CredentialProvider(self.session),
             client_options={"allow_http": endpoint.startswith("http://")},
         )
+
+
+def _kept(rows: pl.DataFrame, placeholders: bool) -> pl.DataFrame:
+    return rows if placeholders else rows.filter(~pl.col("key").str.ends_with("/") | (pl.col("size") > 0))
+
+
+def _unlistable(bucket: str, error: ClientError) -> ClientError | BucketError:
+    """Return the error to raise in place of S3's own."""
+    code: str = error.response["Error"]["Code"]
+    if code not in _REFUSALS:
+        return error
+    return BucketError(
+        f"bucket {bucket!r} cannot be listed ({code}): correct the address in the pipeline file, its "
+        f"aws_conn_id, or give the role s3:ListBucket there"
+    )
 
 
 def _check_copied(reply: dict[str, Any], etag: str) -> None:

@@ -1,0 +1,167 @@
+"""An S3 listing as columns: boto3 asks, and this reads the answer's rows in its place.
+
+botocore makes some ten objects of every listed key, in Python; a listing of an archive is nothing but keys. So the rows
+are taken out of the answer before botocore parses it (its event ``before-parse``), by the standard library's XML
+parser, into columns. All else stays botocore's: credentials, retries, redirects, errors.
+
+The answer is that of ListObjectsV2 (Amazon S3 API Reference) with ``EncodingType=url``, which boto3 asks for.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote_plus
+from xml.etree import ElementTree as ET
+
+import polars as pl
+
+from airlock.records import TIMESTAMP, schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+LISTED = schema(
+    {
+        "key": pl.String,
+        "version_id": pl.String,  # null in a listing, which names current versions only
+        "etag": pl.String,  # without its quotes
+        "size": pl.Int64,  # bytes
+        "last_modified": TIMESTAMP,
+    }
+)
+FRAME_ROWS = 50_000
+# Of an event's handlers botocore calls first those that name no service: before its own, which parses a whole answer to
+# see whether it is an error.
+_EVENT = "before-parse.*.ListObjectsV2"
+_PAGE = "Page"
+_TIME = "%Y-%m-%dT%H:%M:%S%.f%#z"
+_wanted: ContextVar[bool] = ContextVar("airlock_page_wanted", default=False)
+
+
+class ListingError(OSError):
+    """An answer that is no listing, or not a whole one: to go on would be to overlook objects."""
+
+
+class Page(NamedTuple):
+    """A thousand listed objects at most, column by column: the keys decoded, all else as S3 writes it."""
+
+    keys: list[str]
+    etags: list[str | None]
+    sizes: list[str | None]
+    times: list[str | None]
+
+
+def list_page(client: Any, **request: str) -> tuple[Page, str | None]:
+    """Ask for one page of a listing.
+
+    Parameters
+    ----------
+    client
+        boto3's client of S3; other calls of it are none the wiser.
+    **request
+        Of ListObjectsV2.
+
+    Returns
+    -------
+    page
+        The objects, as S3 orders them.
+    token
+        The ContinuationToken of the next page, None after the last.
+
+    Raises
+    ------
+    ListingError
+        If the answer is none that S3 gives.
+    botocore.exceptions.ClientError
+        As S3 answers.
+    """
+    client.meta.events.register(_EVENT, _take_page, unique_id="airlock-listing")
+    reset = _wanted.set(True)
+    try:
+        reply = client.list_objects_v2(**request)
+    finally:
+        _wanted.reset(reset)
+    if _PAGE not in reply:
+        raise ListingError("what answers a listing is not S3: check the endpoint of the Airflow connection")
+    token = reply.get("NextContinuationToken")
+    if reply.get("IsTruncated") and token in {None, request.get("ContinuationToken")}:
+        raise ListingError(
+            "S3 says that a listing goes on, but not where: check the endpoint of the Airflow connection"
+        )
+    return reply[_PAGE], token if reply.get("IsTruncated") else None
+
+
+def frames_of(pages: Iterable[Page]) -> Iterator[pl.DataFrame]:
+    """Join pages into frames of `LISTED` of about `FRAME_ROWS` rows; a listing of nothing yields nothing."""
+    pending: list[Page] = []
+    for page in pages:
+        pending.append(page)
+        if len(pending) * 1000 >= FRAME_ROWS:
+            yield frame_of(pending)
+            pending = []
+    if any(page.keys for page in pending):
+        yield frame_of(pending)
+
+
+def frame_of(pages: Sequence[Page]) -> pl.DataFrame:
+    """Return the objects of some pages as `LISTED`.
+
+    Raises
+    ------
+    ListingError
+        If one of them has no etag, size or time that can be read.
+    """
+    keys, etags, sizes, times = (list(chain.from_iterable(columns)) for columns in zip(*pages, strict=True))
+    columns = {"key": keys, "version_id": [None] * len(keys), "etag": etags, "size": sizes, "last_modified": times}
+    rows = pl.DataFrame(columns, schema=dict.fromkeys(LISTED, pl.String)).with_columns(
+        pl.col("etag").str.strip_chars('"'),
+        pl.col("size").cast(pl.Int64, strict=False),
+        pl.col("last_modified").str.to_datetime(_TIME, time_unit="us", time_zone="UTC", strict=False),
+    )
+    for name in ("etag", "size", "last_modified"):
+        if lacking := rows[name].null_count():
+            raise ListingError(f"S3 lists {lacking} objects without a {name} that can be read: check the endpoint")
+    return rows
+
+
+def decoded(keys: list[str]) -> list[str]:
+    """Undo the URL encoding of keys as S3 does it, a space as ``+``: of all at once, unless one has a line feed."""
+    together = unquote_plus("\n".join(keys)).split("\n")
+    return together if len(together) == len(keys) else [unquote_plus(key) for key in keys]
+
+
+def _take_page(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
+    """Move the objects of an answer out of botocore's sight, if `list_page` has asked for them."""
+    body = response_dict["body"]
+    if not _wanted.get() or response_dict["status_code"] >= 300:
+        return
+    if b"<!DOCTYPE" in body:  # in UTF-8, which the parser is told to read, there is no other way to write it
+        raise ListingError("what answers a listing with an XML document type is not S3: check the endpoint")
+    try:
+        result = ET.XML(body, ET.XMLParser(encoding="utf-8"))  # noqa: S314  # no document type: nothing to expand
+    except ET.ParseError:
+        return  # botocore asks again
+    if result.tag.rpartition("}")[2] != "ListBucketResult":
+        return  # S3 may answer with an error under the status of a success: that is botocore's
+    customized_response_dict[_PAGE] = _page(result)
+    contents = _tag(result, "Contents")
+    result[:] = [element for element in result if element.tag != contents]
+    response_dict["body"] = ET.tostring(result)
+
+
+def _tag(result: ET.Element, name: str) -> str:
+    """Return an element's name in the namespace that this server uses."""
+    return result.tag.replace("ListBucketResult", name)
+
+
+def _page(result: ET.Element) -> Page:
+    items = result.findall(_tag(result, "Contents"))
+    names = [_tag(result, name) for name in ("Key", "ETag", "Size", "LastModified")]
+    keys, etags, sizes, times = ([item.findtext(name) for item in items] for name in names)
+    named = [key for key in keys if key is not None]
+    if len(named) < len(keys):
+        raise ListingError("S3 lists an object without a key: check the endpoint of the Airflow connection")
+    is_encoded = result.findtext(_tag(result, "EncodingType")) == "url"
+    return Page(decoded(named) if is_encoded else named, etags, sizes, times)
