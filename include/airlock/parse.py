@@ -1,7 +1,8 @@
 """The parse stage: the wanted attributes of each arrival, from as few bytes of it as possible; never its pixels.
 
 Every arrival gives exactly one row. What is wrong with one object is its row's reason; what is wrong with S3 as a whole
-ends the task, so that it can be retried.
+ends the task, so that it can be retried. Rows are written as they come, so that a task's memory does not grow with its
+shard.
 """
 
 from __future__ import annotations
@@ -9,138 +10,286 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from dataclasses import asdict, dataclass
+from itertools import chain
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
+import uvloop
 
 from airlock.dicom.errors import HeaderError
 from airlock.dicom.fetch import Arrival, RangeReader, S3UnavailableError
-from airlock.dicom.header import KIB, MIB, Header, header_plan, quiet_pydicom
+from airlock.dicom.header import KIB, MIB, header_plan, quiet_pydicom
 from airlock.reasons import Reason
-from airlock.records import HEADERS
+from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 
+    from airlock.dicom.errors import Doubt
+    from airlock.dicom.header import Header
+    from airlock.dicom.ranged import Range
     from airlock.pipelines import ParseSettings
+    from airlock.run import Run
     from airlock.s3 import S3
 
-    Progress = Callable[[int, int], None]
+    Progress = Callable[[int], None]
+    Row = tuple[Any, ...]  # of records.HEADERS
 
-_PROGRESS_EVERY = 100  # arrivals
+FRAME_ROWS = 5_000  # rows kept as Python objects, about 2 KB each
+_PART_ROWS = 10_000
+_PROGRESS_EVERY = 1_000  # arrivals
 _NO_DICOM = frozenset({Reason.EMPTY_OBJECT, Reason.NOT_DICOM, Reason.GZIP_ENCODED})
+_ARRIVAL = ("arrival_id", *Arrival._fields)
 
 
-def parse(arrivals: pl.DataFrame, s3: S3, settings: ParseSettings, progress: Progress | None = None) -> pl.DataFrame:
-    """Read the headers of a shard's arrivals.
+@dataclass
+class Reading:
+    """What reading the headers of a shard has cost."""
+
+    arrivals: int = 0
+    unread: int = 0  # arrivals whose header could not be read
+    fallbacks: int = 0  # headers that the scanner left to pydicom
+    requests: int = 0
+    bytes_read: int = 0
+
+    def add(self, found: _Found, read: _Object) -> None:
+        """Count one arrival."""
+        self.arrivals += 1
+        self.unread += found.reason is not None
+        self.fallbacks += found.doubt is not None
+        self.requests += read.requests
+        self.bytes_read += read.bytes_read
+
+
+def parse_shard(run: Run, shard: str, progress: Progress | None = None) -> dict[str, int]:
+    """Read the headers of a shard's arrivals: ``arrivals/<shard>`` to ``headers/<shard>``.
 
     Parameters
     ----------
-    arrivals
-        Rows of ``records.ARRIVALS``.
-    s3
-        Where they lie.
-    settings
-        Requests in flight, sizes of ranges, names of sidecars.
+    run
+        The run.
+    shard
+        The shard's name.
     progress
-        Is told now and then how many of how many arrivals are done.
+        Is told now and then how many arrivals are done.
 
     Returns
     -------
-    pl.DataFrame
-        Of ``records.HEADERS``: one row per arrival, in their order.
+    dict of str to int
+        The counts of `Reading`.
 
     Raises
     ------
     S3UnavailableError
         If S3 cannot be read at all: no connection, refused credentials, no such bucket.
     """
-    shard = _Shard(arrivals, RangeReader(s3, settings), settings, progress)
-    with quiet_pydicom():
-        asyncio.run(shard.read())
-    return pl.DataFrame(shard.columns, schema=HEADERS)
+    arrivals = run.workspace.parts(f"arrivals/{shard}", ARRIVALS)
+    with run.workspace.writer(f"headers/{shard}", HEADERS, _PART_ROWS) as writer:
+        return asdict(read_headers(arrivals, run.s3, run.pipeline.parse, writer.add, progress))
 
 
-@dataclass
-class _Cost:
-    """What one arrival has cost so far."""
+def parse(arrivals: pl.DataFrame, s3: S3, settings: ParseSettings, progress: Progress | None = None) -> pl.DataFrame:
+    """Return the headers of a few arrivals, in their order; the other parameters are those of `read_headers`."""
+    frames = [HEADERS.to_frame()]
+    read_headers([arrivals], s3, settings, frames.append, progress)
+    return arrivals.select("arrival_id").join(pl.concat(frames), on="arrival_id", how="left", maintain_order="left")
 
-    requests: int = 0
-    bytes_read: int = 0
+
+def read_headers(
+    arrivals: Iterable[pl.DataFrame],
+    s3: S3,
+    settings: ParseSettings,
+    write: Callable[[pl.DataFrame], None],
+    progress: Progress | None = None,
+) -> Reading:
+    """Read the headers of arrivals.
+
+    Parameters
+    ----------
+    arrivals
+        Rows of ``records.ARRIVALS``, frame by frame.
+    s3
+        Where they lie.
+    settings
+        Requests in flight, sizes of ranges, names of sidecars.
+    write
+        Takes rows of ``records.HEADERS``, one per arrival, about in the order of the arrivals.
+    progress
+        Is told now and then how many arrivals are done.
+
+    Raises
+    ------
+    S3UnavailableError
+        If S3 cannot be read at all.
+    """
+    shard = _Shard(arrivals, RangeReader(s3, settings), settings, write, progress)
+    # uvloop takes half the time of asyncio's own loop to hand over what obstore's threads have read.
+    with quiet_pydicom(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(shard.read())
+    return shard.reading
+
+
+class _Object:
+    """One arrival whose header is being read."""
+
+    __slots__ = ("answer", "arrival", "arrival_id", "bytes_read", "plan", "requests", "span")
+
+    answer: Awaitable[bytes]  # of the range that was asked for last
+    span: Range
+
+    def __init__(self, arrival_id: str, arrival: Arrival, plan: Generator[Range, bytes, Header]) -> None:
+        self.arrival_id = arrival_id
+        self.arrival = arrival
+        self.plan = plan
+        self.requests = 0
+        self.bytes_read = 0
+
+
+class _Found(NamedTuple):
+    """What became of one arrival."""
+
+    reason: Reason | None = None
+    detail: str | None = None
+    warning: Reason | None = None
+    values: Mapping[str, str] = MappingProxyType({})
+    doubt: Doubt | None = None
 
 
 class _Shard:
-    """The rows of a shard as they fill, column by column."""
+    """The headers of a shard as they come in.
+
+    The workers ask for the next range before they parse the one that came: so many requests are in the air all the
+    time, and never more. An object that needs a second range gets it before a new object is begun.
+    """
 
     def __init__(
-        self, arrivals: pl.DataFrame, reader: RangeReader, settings: ParseSettings, progress: Progress | None
+        self,
+        arrivals: Iterable[pl.DataFrame],
+        reader: RangeReader,
+        settings: ParseSettings,
+        write: Callable[[pl.DataFrame], None],
+        progress: Progress | None,
     ) -> None:
-        self.columns: dict[str, list[Any]] = {name: [None] * arrivals.height for name in HEADERS}
-        self._todo: Iterator[tuple[int, dict[str, Any]]] = enumerate(arrivals.iter_rows(named=True))
-        self._total = arrivals.height
+        self.reading = Reading()
+        self._todo: Iterator[Row] = chain.from_iterable(frame.select(_ARRIVAL).iter_rows() for frame in arrivals)
+        self._further: deque[_Object] = deque()  # that need another range
+        self._rows: list[Row] = []
         self._reader = reader
-        self._settings = settings
-        self._progress = progress
-        self._done = 0
+        self._in_flight = settings.in_flight
+        self._first_range = first_range_by_key(settings)
+        self._max_bytes = settings.max_header_mib * MIB
         self._sidecar = sidecar_pattern(settings.sidecars)
+        self._write = write
+        self._progress = progress
 
     async def read(self) -> None:
-        """Read every arrival, as many at a time as the settings allow."""
+        """Read every arrival."""
         try:
             async with asyncio.TaskGroup() as workers:
-                for _ in range(min(self._settings.in_flight, self._total)):
+                for _ in range(self._in_flight):
                     workers.create_task(self._work())
         except ExceptionGroup as failures:  # the others were cancelled: the first says why
             raise failures.exceptions[0] from None
+        self._flush()
+        if self._progress and self.reading.arrivals % _PROGRESS_EVERY:
+            self._progress(self.reading.arrivals)
 
     async def _work(self) -> None:
-        for index, arrival in self._todo:
-            row = await self._row(Arrival(*(arrival[name] for name in Arrival._fields)))
-            for name, value in (row | {"arrival_id": arrival["arrival_id"]}).items():
-                self.columns[name][index] = value
-            self._done += 1
-            if self._progress and (self._done % _PROGRESS_EVERY == 0 or self._done == self._total):
-                self._progress(self._done, self._total)
-
-    async def _row(self, arrival: Arrival) -> dict[str, Any]:
-        cost = _Cost()
-        try:
-            found = _found(await self._header(arrival, cost))
-        except S3UnavailableError:
-            raise
-        except HeaderError as error:
-            found = self._not_found(error, arrival)
-        except Exception as error:  # noqa: BLE001  (nothing about one object ends the task)
-            found = {"reason": Reason.UNREADABLE.value, "detail": type(error).__name__}
-        return found | {"requests": cost.requests, "bytes_read": cost.bytes_read}
-
-    async def _header(self, arrival: Arrival, cost: _Cost) -> Header:
-        first, most = self._settings.first_range_kib * KIB, self._settings.max_header_mib * MIB
-        plan = header_plan(arrival.size, first_range=first, max_bytes=most)
-        span = next(plan)
-        while True:
-            cost.requests += 1
-            data = await self._reader.read(arrival, span)
-            cost.bytes_read += len(data)
+        current = self._ask()
+        while current is not None:
+            data, trouble = b"", None
             try:
-                span = plan.send(data)
-            except StopIteration as end:
-                header: Header = end.value
-                return header
+                data = await current.answer
+            except S3UnavailableError:
+                raise
+            except Exception as error:  # noqa: BLE001  (nothing about one object ends the task)
+                trouble = error
+            following = self._ask()
+            if trouble is None:
+                self._advance(current, data)
+            else:
+                self._fail(current, trouble)
+            current = following or self._ask()
 
-    def _not_found(self, error: HeaderError, arrival: Arrival) -> dict[str, Any]:
-        name = arrival.key.rstrip("/").rpartition("/")[2]
+    def _ask(self) -> _Object | None:
+        """Send the next request, if there is one to send."""
+        current = self._further.popleft() if self._further else self._begin()
+        if current is not None:
+            current.requests += 1
+            current.answer = self._reader.read(current.arrival, current.span)
+        return current
+
+    def _begin(self) -> _Object | None:
+        for arrival_id, *fields in self._todo:
+            arrival = Arrival(*fields)
+            first = self._first_range(arrival.key)
+            plan = header_plan(arrival.size, first_range=first, max_bytes=self._max_bytes)
+            current = _Object(arrival_id, arrival, plan)
+            try:
+                current.span = next(plan)
+            except HeaderError as error:  # an empty object: there is nothing to ask for
+                self._fail(current, error)
+            else:
+                return current
+        return None
+
+    def _advance(self, current: _Object, data: bytes) -> None:
+        """Parse what has come: the header, or the range that is needed next."""
+        current.bytes_read += len(data)
+        try:
+            current.span = current.plan.send(data)
+        except StopIteration as end:
+            self._add(current, _found(end.value))
+        except Exception as error:  # noqa: BLE001  (nothing about one object ends the task)
+            self._fail(current, error)
+        else:
+            self._further.append(current)
+
+    def _fail(self, current: _Object, error: Exception) -> None:
+        if isinstance(error, HeaderError):
+            self._add(current, self._not_found(error, current.arrival.key))
+        else:
+            self._add(current, _Found(Reason.UNREADABLE, type(error).__name__))
+
+    def _not_found(self, error: HeaderError, key: str) -> _Found:
+        name = key.rstrip("/").rpartition("/")[2]
         sidecar = error.reason in _NO_DICOM and self._sidecar.fullmatch(name.lower())
         reason = Reason.SIDECAR if sidecar else error.reason
-        return error.values | {"reason": reason.value, "detail": error.detail or None, "fallback": error.doubt}
+        return _Found(reason, error.detail or None, values=error.values, doubt=error.doubt)
+
+    def _add(self, current: _Object, found: _Found) -> None:
+        reason, detail, warning, values, doubt = found
+        cost = (current.bytes_read, current.requests)
+        self._rows.append((current.arrival_id, reason, detail, warning, *map(values.get, ATTRIBUTES), doubt, *cost))
+        self.reading.add(found, current)
+        if len(self._rows) == FRAME_ROWS:
+            self._flush()
+        if self._progress and self.reading.arrivals % _PROGRESS_EVERY == 0:
+            self._progress(self.reading.arrivals)
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._write(pl.DataFrame(dict(zip(HEADERS, zip(*self._rows, strict=True), strict=True)), schema=HEADERS))
+            self._rows.clear()
 
 
-def _found(header: Header) -> dict[str, Any]:
-    found = header.values | {"fallback": header.doubt}
+def _found(header: Header) -> _Found:
     if not header.undecodable:
-        return found
-    return found | {"warning": Reason.UNDECODABLE_TEXT.value, "detail": ", ".join(header.undecodable)}
+        return _Found(values=header.values, doubt=header.doubt)
+    return _Found(None, ", ".join(header.undecodable), Reason.UNDECODABLE_TEXT, header.values, header.doubt)
+
+
+def first_range_by_key(settings: ParseSettings) -> Callable[[str], int]:
+    """Return what gives the bytes of an object's first range, by its key: those of the longest prefix that it has."""
+    default = settings.first_range_kib * KIB
+    by_prefix = sorted(settings.first_ranges, key=lambda first: len(first.prefix), reverse=True)
+    sizes = [(first.prefix, first.kib * KIB) for first in by_prefix]
+    if not sizes:
+        return lambda _key: default
+    return lambda key: next((size for prefix, size in sizes if key.startswith(prefix)), default)
 
 
 def sidecar_pattern(names: tuple[str, ...]) -> re.Pattern[str]:

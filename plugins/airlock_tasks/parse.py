@@ -29,21 +29,12 @@ class ParseOperator(StageOperator):
 
     def run_stage(self, run: Run, context: Context) -> dict[str, int]:  # noqa: ARG002
         """Return counts of what was read."""
-        from airlock.parse import parse
-        from airlock.records import ARRIVALS, HEADERS
+        from airlock.parse import parse_shard
 
-        arrivals = run.workspace.read(f"arrivals/{self.shard}", ARRIVALS)
-        headers = parse(arrivals, run.s3, run.pipeline.parse, self._progress)
-        run.workspace.write(f"headers/{self.shard}", HEADERS, headers)
-        return {
-            "arrivals": arrivals.height,
-            "unread": int(headers["reason"].is_not_null().sum()),
-            "requests": int(headers["requests"].sum()),
-            "bytes_read": int(headers["bytes_read"].sum()),
-        }
+        return parse_shard(run, self.shard, self._progress)
 
-    def _progress(self, done: int, total: int) -> None:
-        self.log.info("shard %s: %d of %d headers", self.shard, done, total)
+    def _progress(self, done: int) -> None:
+        self.log.info("shard %s: %d headers so far", self.shard, done)
 
 
 class CcdaParseOperator(StageOperator):

@@ -9,22 +9,30 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import obstore
-from botocore.exceptions import ClientError
-from obstore.exceptions import PermissionDeniedError, PreconditionError
+from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+from obstore.exceptions import GenericError, PermissionDeniedError, PreconditionError, UnauthenticatedError
+from obstore.store import S3Store
 
 from airlock.dicom.errors import HeaderError
 from airlock.reasons import Reason
 
 if TYPE_CHECKING:
-    from obstore import GetOptions
+    from collections.abc import Awaitable, Callable
+
+    import boto3
+    from obstore import GetOptions, GetResult
+    from obstore.store import S3Credential
 
     from airlock.dicom.ranged import Range
     from airlock.s3 import S3
 
 _CODE = re.compile(r"<Code>([\w.]+)</Code>")
+_STATUS = re.compile(r"non-2xx status code: (\d{3})")
 _REASONS = {  # by S3's error code, or the status where a server gives no code
     "NoSuchKey": Reason.OBJECT_GONE,
     "NoSuchVersion": Reason.OBJECT_GONE,
@@ -36,9 +44,27 @@ _REASONS = {  # by S3's error code, or the status where a server gives no code
     "416": Reason.OBJECT_CHANGED,
     "AccessDenied": Reason.ACCESS_DENIED,
     "403": Reason.ACCESS_DENIED,
-    "InvalidObjectState": Reason.ACCESS_DENIED,  # archived in Glacier and not restored
+    "InvalidObjectState": Reason.ACCESS_DENIED,
+    "InvalidRequest": Reason.ACCESS_DENIED,
+    "InvalidArgument": Reason.UNREADABLE,  # the version id or the key is none that this server knows
+    "InvalidURI": Reason.UNREADABLE,
+    "KeyTooLongError": Reason.UNREADABLE,
+}
+_EXPLAINED = {
+    "InvalidObjectState": "InvalidObjectState: the object is archived and not restored",
+    "InvalidRequest": "InvalidRequest: S3's answer for an object under a key of the customer's own (SSE-C)",
 }
 _UNNAMED = {FileNotFoundError: "404", PreconditionError: "412", PermissionDeniedError: "403"}
+_THROTTLED = frozenset({"SlowDown", "503", "ServiceUnavailable", "TooManyRequests", "429", "RequestLimitExceeded"})
+_NO_ANSWER = "no answer"
+_NO_CREDENTIALS = "no valid credentials"
+_ODD_SEGMENT = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
+
+# obstore asks again for credentials that are to end within five minutes, ten times a second at most. botocore renews
+# its own ten minutes or more before their end; any longer life given here would outlive them.
+_CREDENTIAL_LIFE = timedelta(minutes=4)
+_RETRIES_END = timedelta(minutes=5)  # retries keep the credentials of the first try
+_BACKOFF = timedelta(milliseconds=100), timedelta(seconds=15)  # first and longest pause
 
 
 class S3UnavailableError(RuntimeError):
@@ -60,94 +86,280 @@ class FetchSettings(Protocol):
 
     @property
     def request_timeout_seconds(self) -> float:
-        """For one request."""
+        """For one try of a request, its body included."""
 
     @property
     def retries(self) -> int:
         """Of one request."""
 
+    @property
+    def requests_per_second(self) -> float | None:
+        """At most, retries left aside; None for no limit."""
+
+
+class RequestRate:
+    """Spaces requests evenly.
+
+    Parameters
+    ----------
+    per_second
+        Requests at most.
+    clock
+        Seconds that only go forward.
+    """
+
+    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._interval = 1 / per_second
+        self._clock = clock
+        self._free_from = clock()
+
+    def reserve(self) -> float:
+        """Take the next turn, and return the seconds until it comes."""
+        now = self._clock()
+        turn = max(now, self._free_from)
+        self._free_from = turn + self._interval
+        return turn - now
+
 
 class RangeReader:
     """Reads ranges of objects, as long as they are the versions that were listed.
+
+    obstore does the reading, with its own retries: on 5xx, 429, broken connections and timeouts, with backoff; a body
+    that breaks off is taken up where it broke, with the same If-Match. The few objects that obstore cannot read go
+    through boto3, whose client backs off as the Airflow connection says.
 
     Parameters
     ----------
     s3
         Whose objects.
     settings
-        How long one range may take, its retries included. The clients back off and retry by themselves.
+        Timeout, retries and rate of requests.
     """
 
     def __init__(self, s3: S3, settings: FetchSettings) -> None:
         self._s3 = s3
+        self._settings = settings
         self._patience = settings.request_timeout_seconds * (settings.retries + 1)
+        self._rate = RequestRate(settings.requests_per_second) if settings.requests_per_second else None
+        self._stores: dict[str, S3Store] = {}
 
-    async def read(self, arrival: Arrival, span: Range) -> bytes:
-        """Return exactly these bytes of the object.
+    def read(self, arrival: Arrival, span: Range) -> Awaitable[bytes]:
+        """Ask for exactly these bytes of the object.
+
+        Returns
+        -------
+        Awaitable[bytes]
+            To be awaited; where no rate is set, the request is on its way already.
 
         Raises
         ------
         HeaderError
-            If the object is gone, was changed, is forbidden, or is gzip-encoded.
+            When awaited, if the object is gone, was changed, is forbidden, or is gzip-encoded.
         S3UnavailableError
-            If no object can be read now.
+            When awaited, if no object can be read now.
         """
-        through = self._through_boto3 if needs_boto3(arrival.key) else self._through_obstore
-        try:
-            async with asyncio.timeout(self._patience):
-                data, size, encoding = await through(arrival, span)
-        except Exception as error:  # noqa: BLE001  (client libraries; each is named, as a reason or as the task's end)
-            raise _meaning(error, arrival) from None
-        if "gzip" in encoding.lower():
-            raise HeaderError(Reason.GZIP_ENCODED, f"Content-Encoding {encoding}")
-        if size != arrival.size or len(data) != span.length:
-            raise HeaderError(Reason.OBJECT_CHANGED, "its size differs from the listing's")
-        return data
+        if needs_boto3(arrival.key):
+            return self._paced(arrival, span, self._through_boto3)
+        if self._rate:
+            return self._paced(arrival, span, self._through_obstore)
+        return self._through_obstore(arrival, span, self._ask(arrival, span))
 
-    async def _through_obstore(self, arrival: Arrival, span: Range) -> tuple[bytes, int, str]:
-        options: GetOptions = {"range": (span.start, span.end)}
-        if arrival.etag:
-            options["if_match"] = f'"{arrival.etag}"'
+    async def _paced(
+        self, arrival: Arrival, span: Range, through: Callable[[Arrival, Range], Awaitable[bytes]]
+    ) -> bytes:
+        if self._rate and (wait := self._rate.reserve()):
+            await asyncio.sleep(wait)
+        return await through(arrival, span)
+
+    def _ask(self, arrival: Arrival, span: Range) -> Awaitable[GetResult]:
+        options: GetOptions = {"range": span}
+        if condition := _if_match(arrival.etag):
+            options["if_match"] = condition
         if arrival.version_id:
             options["version"] = arrival.version_id
-        result = await obstore.get_async(self._s3.store(arrival.bucket), arrival.key, options=options)
-        data = bytes(await result.bytes_async())
-        return data, result.meta["size"], str(result.attributes.get("Content-Encoding", ""))
+        try:
+            return obstore.get_async(self._store(arrival.bucket), arrival.key, options=options)
+        except ValueError as error:  # a key that obstore cannot address, which `needs_boto3` did not foresee
+            return _failed(error)
 
-    async def _through_boto3(self, arrival: Arrival, span: Range) -> tuple[bytes, int, str]:
+    async def _through_obstore(
+        self, arrival: Arrival, span: Range, answer: Awaitable[GetResult] | None = None
+    ) -> bytes:
+        try:
+            result = await (answer or self._ask(arrival, span))
+            data = bytes(await result.bytes_async())
+        except Exception as error:  # noqa: BLE001  (obstore's many; each is named, as a reason or as the task's end)
+            if not _is_baffled(error):
+                raise _meaning(error, arrival) from None
+            return await self._through_boto3(arrival, span)
+        meta, encoding = result.meta, result.attributes.get("Content-Encoding", "")
+        return _checked(_Answer(data, meta["size"], meta["e_tag"] or "", encoding), arrival, span)
+
+    async def _through_boto3(self, arrival: Arrival, span: Range) -> bytes:
         request = {"Bucket": arrival.bucket, "Key": arrival.key, "Range": f"bytes={span.start}-{span.end - 1}"}
-        if arrival.etag:
-            request["IfMatch"] = f'"{arrival.etag}"'
+        if condition := _if_match(arrival.etag):
+            request["IfMatch"] = condition
         if arrival.version_id:
             request["VersionId"] = arrival.version_id
-        return await asyncio.to_thread(_get, self._s3.client, request)
+        try:
+            async with asyncio.timeout(self._patience):
+                answer = await asyncio.to_thread(_get, self._s3.client, request, self._settings.retries)
+        except Exception as error:  # noqa: BLE001  (as above, botocore's)
+            raise _meaning(error, arrival) from None
+        return _checked(answer, arrival, span)
+
+    def _store(self, bucket: str) -> S3Store:
+        store = self._stores.get(bucket)
+        if store is None:
+            store = self._stores[bucket] = open_store(self._s3, bucket, self._settings)
+        return store
+
+
+async def _failed(error: Exception) -> GetResult:
+    raise error
+
+
+def open_store(s3: S3, bucket: str, settings: FetchSettings) -> S3Store:
+    """Return an obstore store of one bucket: with the session's credentials, the client's endpoint and these settings.
+
+    Raises
+    ------
+    S3UnavailableError
+        If the session has no credentials.
+    """
+    endpoint = s3.client.meta.endpoint_url
+    patience = timedelta(seconds=settings.request_timeout_seconds * (settings.retries + 1))
+    return S3Store(
+        bucket,
+        endpoint=endpoint,
+        region=s3.client.meta.region_name,
+        virtual_hosted_style_request=False,
+        credential_provider=SessionCredentials(s3.session, bucket),
+        client_options={
+            "allow_http": endpoint.startswith("http://"),
+            "timeout": timedelta(seconds=settings.request_timeout_seconds),
+        },
+        retry_config={
+            "max_retries": settings.retries,
+            "retry_timeout": min(patience, _RETRIES_END),
+            "backoff": {"init_backoff": _BACKOFF[0], "max_backoff": _BACKOFF[1], "base": 2},
+        },
+    )
+
+
+class SessionCredentials:
+    """A boto3 session's credentials for obstore, as they are now: botocore renews them in time.
+
+    Parameters
+    ----------
+    session
+        Whose credentials.
+    bucket
+        What they are for, to be named in the error.
+
+    Raises
+    ------
+    S3UnavailableError
+        If the session has none.
+    """
+
+    def __init__(self, session: boto3.Session, bucket: str) -> None:
+        credentials = session.get_credentials()
+        if credentials is None:
+            raise _unavailable(bucket, _NO_CREDENTIALS)
+        self._credentials = credentials
+
+    def __call__(self) -> S3Credential:
+        """Return the credentials to sign with, for the next minutes."""
+        now = self._credentials.get_frozen_credentials()
+        return {
+            "access_key_id": now.access_key,
+            "secret_access_key": now.secret_key,
+            "token": now.token,
+            "expires_at": datetime.now(UTC) + _CREDENTIAL_LIFE,
+        }
 
 
 def needs_boto3(key: str) -> bool:
     """Say whether obstore cannot address a key: it refuses dot segments, and drops or refuses empty ones."""
-    return not key.isprintable() or any(part in {"", ".", ".."} for part in key.split("/"))
+    return not key.isprintable() or _ODD_SEGMENT.search(key) is not None
 
 
-def _get(client: Any, request: dict[str, str]) -> tuple[bytes, int, str]:
-    reply = client.get_object(**request)
-    size = int(reply["ContentRange"].rpartition("/")[2])
-    return cast("bytes", reply["Body"].read()), size, reply.get("ContentEncoding", "")
+def _if_match(etag: str) -> str | None:
+    """Return the condition for an etag, which the listing gives without its quotes.
+
+    A weak one (``W/"...``) matches nothing (RFC 9110 section 13.1.1), and one that no header can hold is none: those
+    are compared with the answer's alone.
+    """
+    return f'"{etag}"' if etag and etag.isascii() and etag.isprintable() and '"' not in etag else None
+
+
+def _opaque(etag: str) -> str:
+    return etag.removeprefix("W/").strip('"')
+
+
+class _Answer(NamedTuple):
+    data: bytes
+    size: int  # of the whole object
+    etag: str
+    encoding: str
+
+
+def _checked(answer: _Answer, arrival: Arrival, span: Range) -> bytes:
+    if "gzip" in answer.encoding.lower():
+        raise HeaderError(Reason.GZIP_ENCODED, f"Content-Encoding {answer.encoding}")
+    if answer.size != arrival.size or len(answer.data) != span.length:
+        raise HeaderError(Reason.OBJECT_CHANGED, "its size differs from the listing's")
+    if answer.etag and arrival.etag and _opaque(answer.etag) != _opaque(arrival.etag):
+        raise HeaderError(Reason.OBJECT_CHANGED, "its etag differs from the listing's")
+    return answer.data
+
+
+def _get(client: Any, request: dict[str, str], retries: int) -> _Answer:
+    """Get a range; a body that breaks off is asked for again, since botocore retries no body."""
+    for tries_left in range(retries, -1, -1):
+        reply = client.get_object(**request)
+        try:
+            data = cast("bytes", reply["Body"].read())
+        except (HTTPClientError, IncompleteReadError):
+            if not tries_left:
+                raise
+        else:
+            size = int(reply["ContentRange"].rpartition("/")[2])
+            return _Answer(data, size, reply.get("ETag", ""), reply.get("ContentEncoding", ""))
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _is_baffled(error: Exception) -> bool:
+    """Say whether it is obstore that cannot go on, not S3: at a key, or at an answer (header values beyond ASCII)."""
+    if isinstance(error, GenericError):
+        return _outcome(error, "") == type(error).__name__
+    return isinstance(error, ValueError)
 
 
 def _meaning(error: Exception, arrival: Arrival) -> Exception:
-    code = _code(error, arrival.key)
+    if isinstance(error, S3UnavailableError):
+        return error
+    code = _outcome(error, arrival.key)
     reason = Reason.ACCESS_DENIED if code.startswith("KMS.") else _REASONS.get(code)
-    if reason:
-        return HeaderError(reason, code)
-    return S3UnavailableError(
-        f"a ranged read of bucket {arrival.bucket} failed with {code}: check the endpoint, the credentials and the "
-        "bucket, then clear the task"
-    )
+    return HeaderError(reason, _EXPLAINED.get(code, code)) if reason else _unavailable(arrival.bucket, code)
 
 
-def _code(error: Exception, key: str) -> str:
-    """Return S3's code for what went wrong, or the class of an error that is not S3's."""
+def _unavailable(bucket: str, code: str) -> S3UnavailableError:
+    fix = "check the endpoint, the credentials and the bucket"
+    if code in _THROTTLED:
+        fix = "lower parse.in_flight, or set parse.requests_per_second"
+    return S3UnavailableError(f"a ranged read of bucket {bucket} failed with {code}: {fix}, then clear the task")
+
+
+def _outcome(error: Exception, key: str) -> str:
+    """Return S3's code for what went wrong, or its status, or the class of an error that is not S3's."""
     if isinstance(error, ClientError):
         return str(error.response["Error"]["Code"])
-    found = _CODE.search(str(error).replace(key, ""))
-    return found[1] if found else _UNNAMED.get(type(error), type(error).__name__)
+    if isinstance(error, UnauthenticatedError):
+        return _NO_CREDENTIALS
+    text = str(error).partition("\n\nDebug source:")[0]
+    found = _CODE.search(text.replace(key, "") if key else text)
+    status = _STATUS.search(text)
+    named = found[1] if found else _UNNAMED.get(type(error)) or (status[1] if status else "")
+    return named or (_NO_ANSWER if "HTTP error: " in text else type(error).__name__)

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from airlock.pipelines.healthlake import HealthLake, Publish
 from airlock.pipelines.parts import ROLE_ARN, Pipeline, Prefix, Settings
 from airlock.reasons import Reason
+from airlock.s3uri import S3Uri
 
 
 def _lengths(given: dict[str, int]) -> dict[str, int]:
@@ -35,6 +36,16 @@ ELEMENT_LENGTHS = {
 }
 
 
+_IN_FLIGHT_KIB = 256 * 1024  # of first ranges that one task may ask for at a time: they lie in its memory
+
+
+class FirstRange(Settings):
+    """The first request of each object whose key starts so: for archives with large values before the wanted ones."""
+
+    prefix: str = Field(min_length=1, description="of whole keys, from the bucket on, as archive/mr/")
+    kib: int = Field(ge=1, le=4_096, description="of each object, in the first request")
+
+
 class ParseSettings(Settings):
     """How headers are read."""
 
@@ -43,10 +54,20 @@ class ParseSettings(Settings):
         1_000, ge=1, le=1_000, description="shards grow rather than exceed this (Airflow maps 1,024)"
     )
     in_flight: int = Field(64, ge=1, le=512, description="requests at a time in one task")
-    first_range_kib: int = Field(16, ge=1, description="of each object, in the first request; most headers end in it")
-    max_header_mib: int = Field(16, ge=1, description="bytes read of one object before it is given up")
-    request_timeout_seconds: float = Field(60, gt=0, description="of one try to read a range")
-    retries: int = Field(5, ge=0, description="of reading a range, with backoff, within (retries + 1) timeouts in all")
+    requests_per_second: float | None = Field(
+        None, gt=0, le=100_000, description="begun by one task at most, repeated ones not counted; null for no limit"
+    )
+    first_range_kib: int = Field(
+        16, ge=1, le=4_096, description="of each object, in the first request; most headers end in it"
+    )
+    first_ranges: tuple[FirstRange, ...] = Field(
+        (), description="other first ranges by prefix, see below; the longest prefix of a key counts"
+    )
+    max_header_mib: int = Field(16, ge=1, le=256, description="bytes read of one object before it is given up")
+    request_timeout_seconds: float = Field(60, gt=0, le=3_600, description="of one try to read a range")
+    retries: int = Field(
+        5, ge=0, le=100, description="of reading a range, with backoff, within (retries + 1) timeouts in all"
+    )
     sidecars: tuple[str, ...] = Field(
         (
             ".DS_Store", "._*", "Thumbs.db", "desktop.ini", "_SUCCESS", "*.txt", "*.md", "*.csv", "*.tsv", "*.json",
@@ -55,6 +76,28 @@ class ParseSettings(Settings):
         ),
         description="names (shell patterns) of files that lie beside an archive and were never DICOM",
     )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _prefixes_differ(self) -> ParseSettings:
+        prefixes = [first.prefix for first in self.first_ranges]
+        twice = sorted({prefix for prefix in prefixes if prefixes.count(prefix) > 1})
+        if twice:
+            raise ValueError(f"first_ranges has the prefix {twice[0]!r} twice: remove one")
+        return self
+
+    @model_validator(mode="after")
+    def _first_ranges_fit(self) -> ParseSettings:
+        largest = max([self.first_range_kib, *(first.kib for first in self.first_ranges)])
+        if largest > self.max_header_mib * 1024:
+            raise ValueError(
+                f"first ranges of {largest} KiB are above max_header_mib ({self.max_header_mib}): lower them"
+            )
+        if largest * self.in_flight > _IN_FLIGHT_KIB:
+            raise ValueError(
+                f"in_flight {self.in_flight} first ranges of {largest} KiB are more than {_IN_FLIGHT_KIB // 1024} MiB "
+                f"at a time: set in_flight to {_IN_FLIGHT_KIB // largest} or lower, or ask for less"
+            )
+        return self
 
 
 class Limits(Settings):
@@ -161,6 +204,17 @@ class ImagingPipeline(Pipeline):
         self.check_generations("healthimaging.max_generations", self.healthimaging.max_generations)
         if self.healthlake is not None:
             self.check_generations("healthlake.max_generations", self.healthlake.max_generations)
+        return self
+
+    @model_validator(mode="after")
+    def _first_ranges_are_of_the_source(self) -> ImagingPipeline:
+        source = S3Uri.parse(self.source.uri).key
+        for first in self.parse.first_ranges:
+            if not first.prefix.startswith(source):
+                raise ValueError(
+                    f"parse.first_ranges: no key of the source starts with {first.prefix!r}: write it from the bucket "
+                    f"on, as {source + first.prefix.lstrip('/')!r}"
+                )
         return self
 
     @property

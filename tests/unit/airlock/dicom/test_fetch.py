@@ -57,7 +57,11 @@ def read(endpoint: str, key: str, **settings: float) -> bytes:
     session = boto3.Session("testing", "testing", region_name="us-east-1")
     client = session.client("s3", endpoint_url=endpoint, config=Config(retries={"total_max_attempts": 1}))
     reader = RangeReader(S3(session, client), ParseSettings.model_validate(settings))
-    return asyncio.run(reader.read(Arrival("bucket", key, None, "etag", 100), Range(0, 10)))
+
+    async def once() -> bytes:
+        return await reader.read(Arrival("bucket", key, None, "etag", 100), Range(0, 10))
+
+    return asyncio.run(once())
 
 
 @pytest.mark.parametrize("prefix", ["CANARY/", "CANARY//"], ids=["obstore", "boto3"])
