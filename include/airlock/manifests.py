@@ -6,6 +6,7 @@ is counted. Source: HealthImaging developer guide, "Understanding import jobs" (
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import time
@@ -17,7 +18,7 @@ import polars as pl
 from airlock.records import schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from airlock.s3 import S3
     from airlock.s3uri import S3Uri
@@ -31,7 +32,20 @@ RESULTS = {
 }
 DETAIL_LENGTH = 500  # characters of the service's free text that are kept; the whole of it stays in the job's folder
 POLL_SECONDS = 2.0
+_ABOUT = "airlock.output"  # of a kept output's file: its metadata
 OTHER = "OTHER"  # the service's own type for a warning that has no other
+
+# The usual line: a success with these fields and no escape in its texts, which is read a file at a time.
+_SPACE, _TEXT = r"[ \t]*", r'"[^"\\\x00-\x1f]*"'
+_COLON, _COMMA = f"{_SPACE}:{_SPACE}", f"{_SPACE},{_SPACE}"
+_FIELD = (
+    f'(?:"imageSetId"{_COLON}{_TEXT}|"imageSetVersion"{_COLON}(?:0|[1-9][0-9]{{0,17}})'
+    f'|"isPrimary"{_COLON}(?:true|false|True|False))'
+)
+_RESPONSE = rf"\{{{_SPACE}{_FIELD}(?:{_COMMA}{_FIELD})*{_SPACE}\}}"
+_PLAIN = (
+    rf'^{_SPACE}\{{{_SPACE}"inputFile"{_COLON}{_TEXT}{_COMMA}"importResponse"{_COLON}{_RESPONSE}{_SPACE}\}}{_SPACE}$'
+)
 
 # AWS's own sample of a success line prints Python's True.
 _PYTHON = re.compile(rb'("isPrimary"\s*:\s*)(True|False)')
@@ -120,34 +134,48 @@ def until_whole(
 def read_kept(workspace: Workspace, batch_id: str, job_id: str) -> JobOutput | None:
     """Return what `keep` wrote of this job, None if it never did."""
     try:
-        content = json.loads(workspace.s3.get(workspace.root.join(_kept_name(batch_id))))
+        content = workspace.s3.get(workspace.root.join(_kept_name(batch_id)))
+    except FileNotFoundError:
+        return _read_kept_json(workspace, batch_id, job_id)
+    about = json.loads(pl.read_parquet_metadata(io.BytesIO(content))[_ABOUT])
+    return _kept(about, pl.read_parquet(io.BytesIO(content), schema=LINES), job_id)
+
+
+def _read_kept_json(workspace: Workspace, batch_id: str, job_id: str) -> JobOutput | None:
+    """Read the older form: all of it in one JSON document."""
+    try:
+        content = json.loads(workspace.s3.get(workspace.root.join(f"outputs/{batch_id}.json")))
     except FileNotFoundError:
         return None
-    if content.pop("job_id") != job_id:
+    return _kept(content, pl.DataFrame(content.pop("lines"), schema=LINES), job_id)
+
+
+def _kept(about: dict[str, Any], lines: pl.DataFrame, job_id: str) -> JobOutput | None:
+    if about.pop("job_id") != job_id:
         return None
-    return JobOutput(
-        **content
-        | {
-            "counters": Counters(**content["counters"]),
-            "lines": pl.DataFrame(content["lines"], schema=LINES),
-            "non_primary_sets": frozenset(content["non_primary_sets"]),
-        }
-    )
+    counters, non_primary = Counters(**about.pop("counters")), frozenset(about.pop("non_primary_sets"))
+    return JobOutput(**about, counters=counters, lines=lines, non_primary_sets=non_primary)
 
 
 def keep(workspace: Workspace, batch_id: str, job_id: str, output: JobOutput) -> None:
-    """Keep in the workspace what a job's output proved: the output bucket may forget it, the audit must not."""
-    kept = vars(output) | {
+    """Keep in the workspace what a job's output proved: the output bucket may forget it, the audit must not.
+
+    The lines are the rows of a Parquet file, the rest of the output its metadata: one object, so never half of it.
+    """
+    about = vars(output) | {
         "job_id": job_id,
         "counters": vars(output.counters),
-        "lines": output.lines.to_dicts(),
         "non_primary_sets": sorted(output.non_primary_sets),
     }
-    workspace.write_json(_kept_name(batch_id), kept)
+    del about["lines"]
+    body = io.BytesIO()
+    output.lines.write_parquet(body, compression="zstd", metadata={_ABOUT: json.dumps(about)})
+    where = workspace.root.join(_kept_name(batch_id))
+    workspace.s3.put(where, body.getvalue(), "application/vnd.apache.parquet")
 
 
 def _kept_name(batch_id: str) -> str:
-    return f"outputs/{batch_id}.json"
+    return f"outputs/{batch_id}.parquet"
 
 
 def is_final(output: JobOutput) -> bool:
@@ -170,22 +198,15 @@ def _is_whole(output: JobOutput) -> bool:
 
 def _read_once(s3: S3, folder: S3Uri) -> JobOutput:
     summary = _summary(s3, folder)
-    rows: list[dict[str, Any]] = []
-    unreadable = 0
-    for kind, name in RESULTS.items():
-        for line in _lines(s3, folder.join(name)):
-            row = _row(kind, line)
-            if row is None:
-                unreadable += 1
-            else:
-                rows.append(row)
+    results = pl.concat(_results(kind, _lines(s3, folder.join(name))) for kind, name in RESULTS.items())
+    lines = results.filter(pl.col("staged_key").is_not_null())
     sets = _image_sets(summary or {})
     versions = {name: whole_number(item.get("imageSetVersion")) for name, item in sets.items()}
     return JobOutput(
         manifest_found=summary is not None,
         counters=_counters(summary or {}),
-        lines=pl.DataFrame(rows, schema=LINES),
-        unreadable_lines=unreadable,
+        lines=lines,
+        unreadable_lines=results.height - lines.height,
         image_set_versions={name: version for name, version in versions.items() if version is not None},
         non_primary_sets=frozenset(name for name, item in sets.items() if item.get("isPrimary") is False),
     )
@@ -228,12 +249,47 @@ def _image_sets(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: item for name, item in named if name is not None}
 
 
-def _lines(s3: S3, where: S3Uri) -> Iterator[bytes]:
+def _lines(s3: S3, where: S3Uri) -> list[bytes]:
     try:
         body = s3.get(where)
     except FileNotFoundError:
-        return
-    yield from (line for line in body.splitlines() if line.strip())
+        return []
+    return [line for line in body.splitlines() if line.strip()]
+
+
+def _results(kind: str, lines: list[bytes]) -> pl.DataFrame:
+    """Return a row of `LINES` per line, in their order; one that names no file has no staged key."""
+    texts = pl.DataFrame({"text": _texts(lines)}).with_row_index("line")
+    is_plain = pl.col("text").str.contains(_PLAIN).fill_null(value=False)
+    plain = texts.filter(is_plain).select("line", **_of_plain(kind))
+    others = texts.filter(~is_plain)["line"]
+    rows = [{"line": number} | (_row(kind, lines[number]) or {}) for number in others]
+    schema_ = pl.Schema({"line": texts.schema["line"]} | LINES)
+    found = pl.concat([plain.cast(schema_), pl.DataFrame(rows, schema=schema_)])
+    return found.sort("line").drop("line")
+
+
+def _texts(lines: list[bytes]) -> pl.Series:
+    try:
+        return pl.Series(lines, dtype=pl.Binary).cast(pl.String)
+    except pl.exceptions.ComputeError:  # some are no UTF-8
+        return pl.Series([None] * len(lines), dtype=pl.String)
+
+
+def _of_plain(kind: str) -> dict[str, pl.Expr]:
+    """Return what `_row` does for a plain line; of a field that is there twice JSON's last one counts."""
+    line = pl.col("text")
+    none = pl.lit(None, pl.String)
+    return {
+        "staged_key": line.str.extract(f'"inputFile"{_COLON}"([^"]*)"'),
+        "kind": pl.lit(kind),
+        "image_set_id": line.str.extract(f'.*"imageSetId"{_COLON}"([^"]*)"'),
+        "image_set_version": line.str.extract(f'.*"imageSetVersion"{_COLON}([0-9]+)').cast(pl.Int64),
+        "is_primary": line.str.extract(f'.*"isPrimary"{_COLON}([A-Za-z]+)').str.to_lowercase() == "true",
+        "exception_type": none,
+        "detail": none,
+        "warnings": pl.lit([OTHER] * (kind == "warning"), pl.List(pl.String)),
+    }
 
 
 def _row(kind: str, line: bytes) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from airlock import manifests
 from airlock.manifests import (
     DETAIL_LENGTH,
     LINES,
@@ -336,6 +337,53 @@ def lines_of() -> pl.DataFrame:
     return output(one, {"staged_key": "b", "kind": "failure", "detail": "no\n\u00e9"}).lines
 
 
+SPELLINGS = st.sampled_from(
+    [
+        '"inputFile"', '"importResponse"', '"imageSetId"', '"imageSetVersion"', '"isPrimary"', '"i1"', '"\u00e9 /+"',
+        '""', '"a\\n"', '"tab\tin"', '"x\\""', "true", "True", "false", "null", "0", "7", "-1", "01", "1.5",
+        "9" * 18, "9" * 19,
+        "{", "}", "[", "]", ":", ":", ",", " ", "\t", "\r",
+    ]
+)  # fmt: skip
+FIELDS = st.lists(
+    st.sampled_from(
+        [
+            '"imageSetId": "i1"', '"imageSetId":"i2"', '"imageSetId": "imageSetId"', '"imageSetId": ""',
+            '"imageSetId": null', '"imageSetVersion" : 3', '"imageSetVersion": 10', '"imageSetVersion": "3"',
+            '"isPrimary": True', '"isPrimary":\tfalse', '"isPrimary": "true"', '"warnings": []', '"more": 1',
+        ]
+    ),
+    max_size=5,
+).map(lambda fields: '{"inputFile": "a", "importResponse": {' + ", ".join(fields) + "}}")  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lines=st.lists(FIELDS | st.lists(SPELLINGS, max_size=12).map("".join), max_size=4), kind=st.sampled_from([*FILES])
+)
+def test_usual_lines_say_read_together_what_they_say_one_by_one(world: World, lines: list[str], kind: str) -> None:
+    leave(world, summary(1), **{kind: "\n".join(lines).encode()})
+    together = read(world)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifests, "_PLAIN", "[^\\s\\S]")  # matches nothing
+        one_by_one = read(world)
+    assert together.lines.equals(one_by_one.lines)
+    assert together.unreadable_lines == one_by_one.unreadable_lines
+
+
+def test_usual_lines_are_read_without_looking_at_each(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = [success(f"in/{n} \u00e9", imageSetVersion=n) for n in range(3)]
+    leave(world, summary(4), success=[*usual, success('in/"odd"')], failure=b"\xff")
+    seen: list[bytes] = []
+    monkeypatch.setattr(manifests, "_row", lambda _kind, line: seen.append(line))
+    assert read(world).lines["staged_key"].to_list() == []  # json.dumps has escaped their letter
+    assert len(seen) == 5
+    seen.clear()
+    leave(world, success="\n".join(json.dumps(line, ensure_ascii=False) for line in usual).encode())
+    assert read(world).lines["image_set_version"].to_list() == [0, 1, 2]
+    assert seen == [b"\xff"]
+
+
 class TestKept:
     def test_what_was_read_is_read_again_as_it_was(self, world: World) -> None:
         output = JobOutput(
@@ -349,6 +397,19 @@ class TestKept:
         assert vars(kept) | {"lines": None} == vars(output) | {"lines": None}
         assert read_kept(workspace, "b", "another job") is None
         assert read_kept(workspace, "other", "job") is None
+
+    def test_the_older_form_is_still_read(self, world: World) -> None:
+        workspace, lines = world.run().workspace, lines_of()
+        about = {"manifest_found": True, "unreadable_lines": 1, "image_set_versions": {"i": 2}, "job_id": "job"}
+        counters = {"scanned": 2, "imported": 1, "customer_errors": 1, "server_errors": None}
+        older = about | {"counters": counters, "lines": lines.to_dicts(), "non_primary_sets": ["n"]}
+        workspace.write_json("outputs/b.json", older)
+        kept = read_kept(workspace, "b", "job")
+        assert kept is not None
+        assert kept.lines.equals(lines)
+        assert (kept.counters, kept.non_primary_sets) == (Counters(2, 1, 1), frozenset({"n"}))
+        assert (kept.manifest_found, kept.unreadable_lines, kept.image_set_versions) == (True, 1, {"i": 2})
+        assert read_kept(workspace, "b", "another job") is None
 
     def test_only_a_counted_output_is_final(self) -> None:
         lines = lines_of()
