@@ -6,23 +6,27 @@ audit/dispositions.csv, whatever broke off before. Auditing again gives the same
 
 from __future__ import annotations
 
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from airlock import gate, report
-from airlock.buffer import find_index, read_arrivals
+from airlock.books import ARRIVAL, DECIDED, open_books
+from airlock.buffer import find_index
 from airlock.contracts import FhirReferences, StudyContract, complete
 from airlock.fhir.publishing import publishing
 from airlock.fhir.study import references
 from airlock.manifests import is_final, keep, proves_more, read_kept, read_output
-from airlock.normalize import find_batches, read_batches
+from airlock.normalize import find_batches
 from airlock.outcomes import account, discrepancies
-from airlock.read_back import read_back
+from airlock.read_back import choose, read_back
 from airlock.reasons import Reason
 from airlock.records import (
+    ARRIVALS,
     BATCHES,
     CONTRACTS,
     DISPOSITIONS,
@@ -34,20 +38,26 @@ from airlock.records import (
     Gate,
     Outcome,
 )
+from airlock.report import Tally
 from airlock.s3uri import S3Uri
+from airlock.spool import partitions_for, together
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
+    from airlock.books import Books
     from airlock.ledger import Job
     from airlock.manifests import JobOutput
     from airlock.normalize import Batch
     from airlock.run import Run
+    from airlock.spool import SortedSpool, Spool
 
 # The run itself has not come to an end with these: their arrivals stay claimed by it, until the failed task is cleared.
 OPEN_REASONS = (Reason.UNDECIDED, Reason.JOB_NOT_STARTED, Reason.JOB_UNFINISHED)
 # What the ledger's gates are of is a study here.
 _SUBJECT = {"StudyInstanceUID": "subject", "study_key": "subject_key"}
+_IN_STORE = pl.col("outcome").is_in((*gate.IMPORTED, Outcome.NON_PRIMARY.value))
+_IS_OPEN = pl.col("reason").is_in([str(reason) for reason in OPEN_REASONS]).fill_null(value=False)
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,14 @@ class Audited:
         return bool(self.report["balanced"])
 
 
+class UnbalancedError(RuntimeError):
+    """The dispositions are not one per arrival."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
 def audit(run: Run, imaging: Any, published: Collection[str] = ()) -> Audited:
     """Audit a run.
 
@@ -78,36 +96,41 @@ def audit(run: Run, imaging: Any, published: Collection[str] = ()) -> Audited:
         Study keys of what is proven to be in HealthLake, where the pipeline publishes studies: only these are released.
     """
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)  # where buffer never came to do it
-    arrivals = read_arrivals(run)
-    verdicts = run.workspace.find("verdicts", VERDICTS)
-    outcomes, jobs, suspect = _account_all(run)
-    outcomes = _flag_overwritten(run, verdicts, _flag_versions(run, outcomes, jobs))
-    outcomes = gate.blocking(outcomes, run.pipeline.audit, suspect)
-    outcomes = _read_back(run, imaging, outcomes)
-    books = {
-        "arrivals": arrivals,
-        "verdicts": verdicts,
-        "outcomes": outcomes,
-        "held": run.ledger.held_by(run.pipeline.name, run.key),
-    }
-    books["gates"] = _decide(run, verdicts, outcomes, published, balanced=True)
-    books["dispositions"] = gate.last_words(arrivals, verdicts, outcomes, books["gates"])
-    problems = report.imbalances(books)
-    if find_index(run) is None:
-        problems = ["buffer has not frozen a delivery: cure what stopped it or receive, and clear that task", *problems]
-    if problems:
-        books["gates"] = _decide(run, verdicts, outcomes, published, balanced=False)
-        books["dispositions"] = gate.last_words(arrivals, verdicts, outcomes, books["gates"])
-    audited = _write(run, books, jobs, problems)
-    _record(run, books, audited)
+    index = find_index(run)
+    with open_books(partitions_for(index["arrivals"] if index else 0)) as books:
+        jobs = _account_all(run, books)
+        _take_in(run, books, index["shards"] if index else [])
+        problems = report.sentences(books.balance())
+        if index is None:
+            advice = "buffer has not frozen a delivery: cure what stopped it or receive, and clear that task"
+            problems = [advice, *problems]
+        evidence = _evidence(run, books, jobs, _record_imports(run, books), imaging=imaging, published=published)
+        try:
+            decisions = _decide_all(run, books, evidence, balanced=not problems)
+        except UnbalancedError as error:
+            problems = error.problems
+            decisions = _decide_all(run, books, evidence, balanced=False)
+        audited = _write(run, decisions, jobs, problems)
+        _record(run, books, decisions, audited)
     return audited
 
 
-def _account_all(run: Run) -> tuple[pl.DataFrame, list[dict[str, Any]], list[str]]:
-    """Return the outcomes of all batches, an entry per job for the report, and the batches whose counts disagree."""
-    frames: list[pl.DataFrame] = []
+def _take_in(run: Run, books: Books, shards: list[str]) -> None:
+    """Read what the stages before import have written, as far as they came, and what the ledger holds."""
+    for shard in shards:
+        for rows in run.workspace.parts(f"arrivals/{shard}", ARRIVALS, ARRIVAL):
+            books.add_arrivals(rows)
+    for rows in run.workspace.find_parts("verdicts", VERDICTS, DECIDED):
+        books.add_verdicts(rows)
+    for rows in run.workspace.find_parts("studies", STUDIES):
+        books.drafts.add(rows)
+    for rows in run.ledger.held_ids(run.pipeline.name, run.key):
+        books.held_ids.add(rows)
+
+
+def _account_all(run: Run, books: Books) -> list[dict[str, Any]]:
+    """Enter the outcomes of all batches; return an entry per job for the report."""
     jobs: list[dict[str, Any]] = []
-    suspect: list[str] = []
     # One wait for all: the jobs have ended by now, and a hundred without output must not cost a hundred waits.
     until = time.monotonic() + run.pipeline.audit.manifest_wait_seconds
     for batch in find_batches(run):
@@ -115,7 +138,7 @@ def _account_all(run: Run) -> tuple[pl.DataFrame, list[dict[str, Any]], list[str
         rows = run.workspace.find(f"jobs/{batch.batch_id}", JOBS).to_dicts()
         if not rows:
             known = run.ledger.job(batch.batch_id)
-            frames.append(account(files, None, None, _absent(known)))
+            books.add_outcomes(account(files, None, None, _absent(known)))
             if known is not None:
                 jobs.append(
                     _entry(batch, {"job_id": known.job_id, "generation": known.generation, "status": known.status}, [])
@@ -123,13 +146,9 @@ def _account_all(run: Run) -> tuple[pl.DataFrame, list[dict[str, Any]], list[str
             continue
         job = rows[0]
         output = _output(run, job, max(0.0, until - time.monotonic()))
-        found = discrepancies(files, output)
-        frames.append(account(files, job, output))
-        jobs.append(_entry(batch, job, found))
-        if found:
-            suspect.append(batch.batch_id)
-    outcomes = pl.concat(frames) if frames else OUTCOMES.to_frame()
-    return outcomes, jobs, suspect
+        books.add_outcomes(account(files, job, output))
+        jobs.append(_entry(batch, job, discrepancies(files, output)))
+    return jobs
 
 
 def _output(run: Run, job: dict[str, Any], wait_seconds: float) -> JobOutput:
@@ -163,65 +182,142 @@ def _entry(batch: Batch, job: dict[str, Any], found: list[str]) -> dict[str, Any
     }
 
 
-def _flag_versions(run: Run, outcomes: pl.DataFrame, jobs: list[dict[str, Any]]) -> pl.DataFrame:
-    """Flag image sets with a version above 1 where nothing but one first job of this run had a part in the series."""
-    series = outcomes["SeriesInstanceUID"].drop_nulls().unique()
-    known = run.ledger.known_series(run.pipeline.healthimaging.datastore_id, series, except_run=run.key)
-    batches = outcomes.group_by("SeriesInstanceUID").agg(batches=pl.col("batch_id").n_unique())
-    repeated = [job["batch_id"] for job in jobs if job["generation"]]
-    expected = (
-        pl.col("SeriesInstanceUID").is_in(known["SeriesInstanceUID"].implode())
-        | (pl.col("batches") > 1)
-        | pl.col("batch_id").is_in(repeated)
-    )
-    flagged = (pl.col("image_set_version") > 1) & ~expected & pl.col("outcome").is_in(gate.IMPORTED)
-    return (
-        outcomes.join(batches, on="SeriesInstanceUID", how="left", maintain_order="left")
-        .with_columns(reason=pl.when(flagged).then(pl.lit(str(Reason.VERSION_ABOVE_ONE))).otherwise("reason"))
-        .drop("batches")
-    )
-
-
-def _flag_overwritten(run: Run, verdicts: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
-    """Tell the ledger what is in the store, and flag instances that another run has brought there meanwhile.
+def _record_imports(run: Run, books: Books) -> pl.Series:
+    """Tell the ledger what is in the store; return the instances that another run has brought there meanwhile.
 
     Before the gate, since a study is complete as soon as this run has brought the file that an earlier one could not.
     What the service did not import gives up its claim on the instance, so that a later delivery may bring it.
     """
     datastore = run.pipeline.healthimaging.datastore_id
-    in_store = pl.col("outcome").is_in((*gate.IMPORTED, Outcome.NON_PRIMARY.value))
     state = pl.when(pl.col("outcome") == Outcome.NON_PRIMARY).then(pl.lit("non_primary")).otherwise(pl.lit("imported"))
-    primary = outcomes.filter(pl.col("outcome").is_in(gate.IMPORTED)).select("arrival_id")
-    elements = primary.join(verdicts, on="arrival_id", how="left", maintain_order="left")
-    twice = run.ledger.record_imported(
-        datastore,
-        run.key,
-        outcomes.filter(in_store).with_columns(state=state),
-        elements.unique("StudyInstanceUID", keep="first", maintain_order=True),
-        elements.unique("SeriesInstanceUID", keep="first", maintain_order=True),
-    )
-    lost = outcomes.filter(~in_store & ~_is_open())
-    run.ledger.drop_instances(datastore, run.key, lost["SOPInstanceUID"])
-    overwritten = in_store & pl.col("SOPInstanceUID").is_in(twice["SOPInstanceUID"].implode())
-    return outcomes.with_columns(
-        reason=pl.when(overwritten).then(pl.lit(str(Reason.VERSION_ABOVE_ONE))).otherwise("reason")
-    )
+    twice: list[pl.Series] = []
+    for decided, outcomes in together(books.decided, books.outcomes):
+        primary = outcomes.filter(pl.col("outcome").is_in(gate.IMPORTED)).select("arrival_id")
+        elements = primary.join(decided, on="arrival_id", how="left", maintain_order="left")
+        overwritten = run.ledger.record_imported(
+            datastore,
+            run.key,
+            outcomes.filter(_IN_STORE).with_columns(state=state),
+            elements.unique("StudyInstanceUID", keep="first", maintain_order=True),
+            elements.unique("SeriesInstanceUID", keep="first", maintain_order=True),
+        )
+        twice.append(overwritten["SOPInstanceUID"])
+        run.ledger.drop_instances(datastore, run.key, outcomes.filter(~_IN_STORE & ~_IS_OPEN)["SOPInstanceUID"])
+    return pl.concat(twice)
 
 
-def _is_open() -> pl.Expr:
-    return pl.col("reason").is_in([str(reason) for reason in OPEN_REASONS]).fill_null(value=False)
+@dataclass(frozen=True)
+class _Evidence:
+    """What decisions rest on besides a study's own books."""
+
+    imaging: Any
+    published: Collection[str]  # study keys
+    suspect: list[str]  # batches whose counts disagree
+    repeated: list[str]  # batches whose job was not the first
+    split: pl.Series  # series that more than one batch brings
+    twice: pl.Series  # instances that another run has brought as well
+    to_read_back: list[str]  # image sets
+    strangers: pl.Series  # ids that have a verdict and are no arrivals
 
 
-def _read_back(run: Run, imaging: Any, outcomes: pl.DataFrame) -> pl.DataFrame:
+def _evidence(run: Run, books: Books, jobs: list[dict[str, Any]], twice: pl.Series, **given: Any) -> _Evidence:
     fraction = run.pipeline.audit.read_back_fraction
-    if not fraction:
-        return outcomes
-    frames = read_batches(run).select("arrival_id", "NumberOfFrames")
-    return read_back(imaging, run.pipeline.healthimaging.datastore_id, outcomes, frames, fraction)
+    image_sets = {name for part in books.outcomes for name in part["image_set_id"].drop_nulls()} if fraction else set()
+    return _Evidence(
+        **given,
+        suspect=[job["batch_id"] for job in jobs if job["discrepancies"]],
+        repeated=[job["batch_id"] for job in jobs if job["generation"]],
+        split=books.split_series(),
+        twice=twice,
+        to_read_back=choose(image_sets, fraction),
+        strangers=books.strangers,
+    )
+
+
+@dataclass(frozen=True)
+class _Decisions:
+    """What was decided."""
+
+    gates: Spool  # by study
+    dispositions: SortedSpool  # by key
+    ids: Spool  # of the dispositions, by arrival
+    tally: Tally
+
+    def in_order(self) -> Iterator[pl.DataFrame]:
+        """Yield the dispositions part by part, by key."""
+        for part in self.dispositions:
+            yield part.sort("key", "arrival_id")
+
+
+def _decide_all(run: Run, books: Books, evidence: _Evidence, *, balanced: bool) -> _Decisions:
+    """Decide study by study, and write the datasets ``outcomes`` and ``gates``.
+
+    Raises
+    ------
+    UnbalancedError
+        If the dispositions turn out not to be one per arrival. Nothing is written.
+    """
+    decisions = _Decisions(
+        gates=books.spool(pl.col("StudyInstanceUID"), GATES),
+        dispositions=books.spool_by_key(DISPOSITIONS),
+        ids=books.spool(pl.col("arrival_id"), pl.Schema({"arrival_id": pl.String})),
+        tally=Tally(books.arrivals.rows, books.bytes),
+    )
+    with run.workspace.writer("outcomes", OUTCOMES) as outcomes, run.workspace.writer("gates", GATES) as gates:
+        for decided, facts in together(books.decided, books.outcomes):
+            part = _decide(run, decided, facts, evidence, balanced=balanced)
+            outcomes.add(part["outcomes"].select(OUTCOMES.names()).cast(OUTCOMES))
+            gates.add(part["gates"])
+            decisions.gates.add(part["gates"])
+            decisions.dispositions.add(part["dispositions"])
+            decisions.ids.add(part["dispositions"].select("arrival_id"))
+            decisions.tally.add(part)
+        problems = report.sentences(books.balance_words(decisions.ids)) if balanced else []
+        if problems:
+            raise UnbalancedError(problems)
+    return decisions
 
 
 def _decide(
-    run: Run, verdicts: pl.DataFrame, outcomes: pl.DataFrame, published: Collection[str], *, balanced: bool
+    run: Run, decided: pl.DataFrame, outcomes: pl.DataFrame, evidence: _Evidence, *, balanced: bool
+) -> dict[str, pl.DataFrame]:
+    """Decide on a part, whole studies; return its verdicts, outcomes, gates and dispositions."""
+    outcomes = _flag_overwritten(_flag_versions(run, outcomes, evidence), evidence)
+    outcomes = gate.blocking(outcomes, run.pipeline.audit, evidence.suspect)
+    frames = decided.select("arrival_id", "NumberOfFrames")
+    datastore = run.pipeline.healthimaging.datastore_id
+    outcomes = read_back(evidence.imaging, datastore, outcomes, frames, evidence.to_read_back)
+    gates = _gates(run, decided, outcomes, evidence.published, balanced=balanced)
+    arrivals = decided.filter(~pl.col("arrival_id").is_in(evidence.strangers.implode())).unique("arrival_id")
+    words = gate.last_words(arrivals, decided, outcomes, gates)
+    return {"verdicts": decided, "outcomes": outcomes, "gates": gates, "dispositions": words}
+
+
+def _flag_versions(run: Run, outcomes: pl.DataFrame, evidence: _Evidence) -> pl.DataFrame:
+    """Flag image sets with a version above 1 where nothing but one first job of this run had a part in the series."""
+    above = (pl.col("image_set_version") > 1) & pl.col("outcome").is_in(gate.IMPORTED)
+    series = outcomes.filter(above)["SeriesInstanceUID"].drop_nulls().unique()
+    known = run.ledger.known_series(run.pipeline.healthimaging.datastore_id, series, except_run=run.key)
+    expected = (
+        pl.col("SeriesInstanceUID").is_in(known["SeriesInstanceUID"].implode())
+        | pl.col("SeriesInstanceUID").is_in(evidence.split.implode())
+        | pl.col("batch_id").is_in(evidence.repeated)
+    )
+    return _flagged(outcomes, above & ~expected)
+
+
+def _flag_overwritten(outcomes: pl.DataFrame, evidence: _Evidence) -> pl.DataFrame:
+    """Flag instances that another run has brought into the store meanwhile."""
+    return _flagged(outcomes, _IN_STORE & pl.col("SOPInstanceUID").is_in(evidence.twice.implode()))
+
+
+def _flagged(outcomes: pl.DataFrame, where: pl.Expr) -> pl.DataFrame:
+    flag = pl.when(where).then(pl.lit(str(Reason.VERSION_ABOVE_ONE)))
+    return outcomes.with_columns(reason=flag.otherwise("reason"))
+
+
+def _gates(
+    run: Run, decided: pl.DataFrame, outcomes: pl.DataFrame, published: Collection[str], *, balanced: bool
 ) -> pl.DataFrame:
     unresolved = run.ledger.unresolved_studies(
         run.pipeline.healthimaging.datastore_id,
@@ -230,52 +326,62 @@ def _decide(
         except_run=run.key,
         missing=run.pipeline.audit.hold_incomplete_studies,
     )
-    gates = gate.decide(verdicts, outcomes, set(unresolved), run.pipeline.audit, balanced=balanced)
+    gates = gate.decide(decided, outcomes, set(unresolved), run.pipeline.audit, balanced=balanced)
     return gates if run.pipeline.healthlake is None else gate.hold_unpublished(gates, published)
 
 
-def _write(run: Run, books: dict[str, pl.DataFrame], jobs: list[dict[str, Any]], problems: list[str]) -> Audited:
-    outcomes = books["outcomes"].select(OUTCOMES.names()).cast(OUTCOMES)
-    run.workspace.write("outcomes", OUTCOMES, outcomes)
-    run.workspace.write("gates", GATES, books["gates"])
-    run.workspace.write("dispositions", DISPOSITIONS, books["dispositions"])
-    content = report.build(run, books, jobs, problems)
-    dispositions_uri = run.workspace.write_text(
-        "audit/dispositions.csv", report.to_csv(books["dispositions"]), "text/csv"
-    )
+def _write(run: Run, decisions: _Decisions, jobs: list[dict[str, Any]], problems: list[str]) -> Audited:
+    """Write the dispositions, as a dataset and as a list for people, and last the report."""
+    with (
+        tempfile.TemporaryDirectory(prefix="airlock-") as folder,
+        run.workspace.writer("dispositions", DISPOSITIONS) as writer,
+    ):
+        table = Path(folder) / "dispositions.csv"
+        with table.open("wb") as file:
+            file.write(report.to_csv(DISPOSITIONS.to_frame()).encode())
+            for part in decisions.in_order():
+                writer.add(part)
+                file.write(report.to_csv(part, head=False).encode())
+        dispositions_uri = run.workspace.write_file("audit/dispositions.csv", table, "text/csv")
+    content = report.build(run, decisions.tally, jobs, problems)
     report_uri = run.workspace.write_json("audit/report.json", content)
-    waiting = books["dispositions"].filter(_is_open()).height
+    waiting = sum(decisions.tally.reasons[str(reason)] for reason in OPEN_REASONS)
     return Audited(content, report_uri, dispositions_uri, waiting)
 
 
-def _record(run: Run, books: dict[str, pl.DataFrame], audited: Audited) -> None:
+def _record(run: Run, books: Books, decisions: _Decisions, audited: Audited) -> None:
     """Tell the ledger: what was decided, the contracts, and last the arrivals' final words."""
     datastore = run.pipeline.healthimaging.datastore_id
-    run.ledger.record_gates(datastore, run.key, books["gates"].rename(_SUBJECT))
-    _write_contracts(run, books)
+    for gates in decisions.gates:
+        run.ledger.record_gates(datastore, run.key, gates.rename(_SUBJECT))
+    _write_contracts(run, books, decisions.gates)
     if audited.balanced:
-        run.ledger.settle(run.pipeline.name, run.key, books["dispositions"].filter(~_is_open()))
+        run.ledger.settle(run.pipeline.name, run.key, (part.filter(~_IS_OPEN) for part in decisions.in_order()))
     state = "audited" if audited.balanced and not audited.open_arrivals else "open"
     run.ledger.close_run(run.key, state, audited.report)
 
 
-def _write_contracts(run: Run, books: dict[str, pl.DataFrame]) -> None:
+def _write_contracts(run: Run, books: Books, gates: Spool) -> None:
     """Complete the contract of every study with imported instances; released ones become ``contracts``.
 
     ``publishable`` has those too that only wait for their publication in HealthLake.
     """
-    completed = _complete_contracts(run, books["outcomes"].filter(pl.col("outcome").is_in(gate.IMPORTED)))
     release = pl.col("gate") == Gate.RELEASE
     ready = release | (pl.col("reason") == Reason.NOT_PUBLISHED)
-    for dataset, where in (("contracts", release), ("publishable", ready)):
-        studies = books["gates"].filter(where)["StudyInstanceUID"]
-        run.workspace.write(dataset, CONTRACTS, completed.filter(pl.col("subject").is_in(studies.implode())))
+    with (
+        run.workspace.writer("contracts", CONTRACTS) as contracts,
+        run.workspace.writer("publishable", CONTRACTS) as publishable,
+    ):
+        for outcomes, drafts, decided in together(books.outcomes, books.drafts, gates):
+            completed = _complete_contracts(run, outcomes.filter(pl.col("outcome").is_in(gate.IMPORTED)), drafts)
+            for writer, where in ((contracts, release), (publishable, ready)):
+                studies = decided.filter(where)["StudyInstanceUID"]
+                writer.add(completed.filter(pl.col("subject").is_in(studies.implode())))
 
 
-def _complete_contracts(run: Run, imported: pl.DataFrame) -> pl.DataFrame:
+def _complete_contracts(run: Run, imported: pl.DataFrame, drafts: pl.DataFrame) -> pl.DataFrame:
     image_sets = dict(imported.select("SOPInstanceUID", "image_set_id").iter_rows())
-    drafts = run.workspace.find("studies", STUDIES)
-    drafts = drafts.filter(pl.col("StudyInstanceUID").is_in(imported["StudyInstanceUID"].implode()))
+    drafts = drafts.filter(pl.col("StudyInstanceUID").is_in(imported["StudyInstanceUID"].unique().implode()))
 
     def revise(known: pl.DataFrame) -> pl.DataFrame:
         earlier = {row["subject"]: row for row in known.iter_rows(named=True)}

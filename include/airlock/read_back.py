@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 from airlock.reasons import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 TRIES = 4
 _NOT_THERE = "ResourceNotFoundException"
@@ -28,7 +28,7 @@ def read_back(
     datastore_id: str,
     outcomes: pl.DataFrame,
     frames: pl.DataFrame,
-    fraction: float,
+    chosen: Collection[str],
     *,
     pause: Callable[[float], None] = time.sleep,
 ) -> pl.DataFrame:
@@ -44,17 +44,16 @@ def read_back(
         Rows of the outcomes dataset with ``blocks``.
     frames
         ``arrival_id`` and ``NumberOfFrames`` as the header has it (null where there is none).
-    fraction
-        Share of the image sets to read, 0 to 1. The same sets are chosen every time.
+    chosen
+        The image sets to read, `choose`.
     pause
         How to wait some seconds.
     """
-    chosen = _choose(outcomes["image_set_id"].drop_nulls().unique().to_list(), fraction)
-    rows = outcomes.join(frames, on="arrival_id", how="left", maintain_order="left")
+    there = outcomes.filter(pl.col("image_set_id").is_in(list(chosen))).sort("image_set_id", maintain_order=True)
+    rows = there.join(frames, on="arrival_id", how="left", maintain_order="left")
     wrong: list[str] = []
-    for image_set in chosen:
-        held = _held_frames(_metadata(imaging, datastore_id, image_set, pause))
-        sent = rows.filter(pl.col("image_set_id") == image_set)
+    for (image_set,), sent in rows.group_by("image_set_id", maintain_order=True):
+        held = _held_frames(_metadata(imaging, datastore_id, str(image_set), pause))
         wrong += [row["arrival_id"] for row in sent.iter_rows(named=True) if not _agrees(row, held)]
     mismatch = pl.col("arrival_id").is_in(wrong) & ~pl.col("blocks")
     return outcomes.with_columns(
@@ -63,8 +62,8 @@ def read_back(
     )
 
 
-def _choose(image_sets: list[str], fraction: float) -> list[str]:
-    """Take the first share in the order of the ids, which are random."""
+def choose(image_sets: Collection[str], fraction: float) -> list[str]:
+    """Choose a share of image sets, 0 to 1, the same every time: the first by their ids, which are random."""
     return sorted(image_sets)[: round(len(image_sets) * fraction + 0.4999)] if fraction else []
 
 

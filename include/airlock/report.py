@@ -6,8 +6,9 @@ is the list that people fix and resubmit, and stays in the workspace.
 
 from __future__ import annotations
 
-import csv
-import io
+from collections import Counter
+from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -16,125 +17,167 @@ from airlock.reasons import SENTENCES, Reason
 from airlock.records import DISPOSITIONS, Gate, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from airlock.run import Run
 
 CSV_COLUMNS = (*(name for name in DISPOSITIONS.names() if name != "arrival_id"), "what_to_do")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA = r"^[=+\-@\t\r\n]"
+_TO_QUOTE = r'[",\r\n]'
+_ID = "arrival_id"
+# The steps by the names of their books, as people read them.
+_STEPS = {name: name for name in ("arrivals", "verdicts", "outcomes", "dispositions")} | {"held": "the ledger"}
 
 
-def build(run: Run, books: dict[str, pl.DataFrame], jobs: list[dict[str, Any]], problems: list[str]) -> dict[str, Any]:
-    """Count a run's books.
+@dataclass
+class Tally:
+    """A run's books as counted, part by part: whole studies at a time, so that each study counts once."""
+
+    arrivals: int = 0
+    bytes: int = 0
+    studies: int = 0  # that an arrival names
+    verdicts: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    dispositions: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    gates: Counter[str] = field(default_factory=Counter)
+    held: list[dict[str, Any]] = field(default_factory=list)  # study_key and reason
+
+    def add(self, books: dict[str, pl.DataFrame]) -> None:
+        """Count a part: the frames ``verdicts``, ``outcomes``, ``gates`` and ``dispositions``."""
+        verdicts, gates, dispositions = books["verdicts"], books["gates"], books["dispositions"]
+        self.studies += verdicts.filter(pl.col("StudyInstanceUID") != "")["StudyInstanceUID"].n_unique()
+        for counter, column in (
+            (self.verdicts, verdicts["verdict"]),
+            (self.outcomes, books["outcomes"]["outcome"]),
+            (self.dispositions, dispositions["disposition"]),
+            (self.reasons, dispositions["reason"]),
+            (self.gates, gates["gate"]),
+        ):
+            counter.update(counts(column))
+        self.held += gates.filter(pl.col("gate") == Gate.HOLD).select("study_key", "reason").to_dicts()
+
+
+def build(run: Run, tally: Tally, jobs: list[dict[str, Any]], problems: list[str]) -> dict[str, Any]:
+    """Write a run's report.
 
     Parameters
     ----------
     run
         Whose report this is.
-    books
-        The frames ``arrivals``, ``verdicts``, ``outcomes``, ``gates`` and ``dispositions``.
+    tally
+        Its books, counted.
     jobs
         One entry per import job.
     problems
         What keeps the books from balancing; empty when they do.
     """
-    dispositions, verdicts, gates = books["dispositions"], books["verdicts"], books["gates"]
-    gated = counts(gates["gate"])
-    studies = verdicts.filter(pl.col("StudyInstanceUID") != "")["StudyInstanceUID"].n_unique()
+    released, held = (tally.gates[word.value] for word in (Gate.RELEASE, Gate.HOLD))
     return {
         "schema": "airlock.report/1",
         "pipeline": run.pipeline.name,
         "run_id": run.run_id,
         "run_key": run.key,
         "window": None if run.window is None else [run.window.start.isoformat(), run.window.end.isoformat()],
-        "arrivals": books["arrivals"].height,
-        "bytes": int(books["arrivals"]["size"].sum()),
-        "verdicts": counts(verdicts["verdict"]),
-        "outcomes": counts(books["outcomes"]["outcome"]),
-        "dispositions": counts(dispositions["disposition"]),
-        "reasons": reasons(dispositions),
+        "arrivals": tally.arrivals,
+        "bytes": tally.bytes,
+        "verdicts": _by_number(tally.verdicts),
+        "outcomes": _by_number(tally.outcomes),
+        "dispositions": _by_number(tally.dispositions),
+        "reasons": _explained(tally.reasons),
         "studies": {
-            "released": gated.get(Gate.RELEASE.value, 0),
-            "held": gated.get(Gate.HOLD.value, 0),
-            "stopped": studies - gates.height,  # none of whose files were accepted
+            "released": released,
+            "held": held,
+            "stopped": tally.studies - released - held,  # none of whose files were accepted
         },
-        **_publication(run, gates),
-        "held": gates.filter(pl.col("gate") == Gate.HOLD).select("study_key", "reason").to_dicts(),
+        **_publication(run, tally),
+        "held": sorted(tally.held, key=itemgetter("study_key")),
         "jobs": jobs,
         "balanced": not problems,
         "problems": problems,
     }
 
 
-def _publication(run: Run, gates: pl.DataFrame) -> dict[str, Any]:
+def _publication(run: Run, tally: Tally) -> dict[str, Any]:
     """Count the studies that are proven in HealthLake, and those that wait for it, where the pipeline publishes."""
     if run.pipeline.healthlake is None:
         return {}
-    waiting = gates.filter(pl.col("reason") == Reason.NOT_PUBLISHED).height
-    return {"publication": {"published": gates.filter(pl.col("gate") == Gate.RELEASE).height, "waiting": waiting}}
+    waiting = sum(study["reason"] == Reason.NOT_PUBLISHED for study in tally.held)
+    return {"publication": {"published": tally.gates[Gate.RELEASE.value], "waiting": waiting}}
+
+
+def _by_number(counter: Mapping[str, int]) -> dict[str, int]:
+    """Return the counts, highest first, and then by name."""
+    return dict(sorted(counter.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _explained(counter: Mapping[str, int], counted: str = "arrivals") -> dict[str, dict[str, Any]]:
+    return {code: {counted: number, "sentence": SENTENCES[code]} for code, number in _by_number(counter).items()}
 
 
 def counts(column: pl.Series) -> dict[str, int]:
     """Return how often each value occurs, most frequent first."""
-    table = column.drop_nulls().value_counts(sort=True)
-    return dict(table.sort(["count", column.name], descending=[True, False]).iter_rows())
+    return _by_number(dict(column.drop_nulls().value_counts().iter_rows()))
 
 
 def reasons(dispositions: pl.DataFrame, counted: str = "arrivals") -> dict[str, dict[str, Any]]:
     """Return how often each reason occurs, most frequent first, with what to do about it."""
-    return {
-        code: {counted: number, "sentence": SENTENCES[code]} for code, number in counts(dispositions["reason"]).items()
-    }
+    return _explained(counts(dispositions["reason"]), counted)
 
 
-def to_csv(dispositions: pl.DataFrame, columns: Sequence[str] = CSV_COLUMNS) -> str:
+def to_csv(dispositions: pl.DataFrame, columns: Sequence[str] = CSV_COLUMNS, *, head: bool = True) -> str:
     """Return these columns as CSV (RFC 4180), with cells that a spreadsheet would run as a formula made harmless.
 
-    Such a cell starts with an apostrophe, which is not part of the value.
+    Such a cell starts with an apostrophe, which is not part of the value. Without ``head`` there are the rows only.
     """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(columns)
     advice = pl.col("reason").replace_strict(SENTENCES, default=None, return_dtype=pl.String)
-    for row in dispositions.with_columns(what_to_do=advice).select(columns).iter_rows():
-        writer.writerow([_harmless(value) for value in row])
-    return text.getvalue()
+    table = dispositions.with_columns(what_to_do=advice).select(columns)
+    return table.with_columns(_cell()).write_csv(include_header=head, line_terminator="\r\n", quote_style="never")
 
 
-def _harmless(value: str | int | None) -> str | int:
-    if value is None:
-        return ""
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return f"'{value}"
-    return value
+def _cell() -> pl.Expr:
+    """Write each text as a cell: harmless, and quoted where it must be; what is empty or missing is nothing."""
+    harmless = pl.col(pl.String).str.replace(_FORMULA, "'${0}")
+    quoted = harmless.str.replace_all('"', '""', literal=True).str.replace(r"(?s)\A(.*)\z", '"${1}"')
+    return pl.when(harmless.str.contains(_TO_QUOTE)).then(quoted).otherwise(harmless)
 
 
-def imbalances(books: dict[str, pl.DataFrame]) -> list[str]:
+def imbalances(books: dict[str, pl.DataFrame]) -> Counter[tuple[str, str]]:
     """Hold the books against each other: conservation, arrival by arrival, at each step.
+
+    Parameters
+    ----------
+    books
+        The frame ``arrivals``, and of ``verdicts``, ``outcomes``, ``dispositions`` and ``held`` those that are there:
+        whole, or of each the rows of the same arrivals.
 
     Returns
     -------
-    list of str
-        One sentence per imbalance, without identifiers; empty when every arrival is in exactly one place at each step.
+    Counter
+        How many arrivals are wrong, by the step and in words, for `sentences`; sums over the arrivals are the whole.
     """
-    arrivals, verdicts, outcomes = books["arrivals"], books["verdicts"], books["outcomes"]
-    accepted = verdicts.filter(pl.col("verdict") == Verdict.ACCEPT)
-    found: list[str] = []
-    for step, expected, actual in (
-        ("arrivals", arrivals, arrivals),
-        ("verdicts", arrivals, verdicts),
-        ("outcomes", accepted, outcomes),
-        ("dispositions", arrivals, books["dispositions"]),
-        ("the ledger", arrivals, books["held"]),
-    ):
-        found += differences(step, expected["arrival_id"], actual["arrival_id"])
+    found: Counter[tuple[str, str]] = Counter()
+    for name, step in _STEPS.items():
+        if name in books:
+            expected = books["verdicts"].filter(pl.col("verdict") == Verdict.ACCEPT) if name == "outcomes" else None
+            wrong = _difference((books["arrivals"] if expected is None else expected)[_ID], books[name][_ID])
+            found.update({(step, what): number for what, number in wrong.items()})
     return found
 
 
+def sentences(found: Mapping[tuple[str, str], int], counted: str = "arrivals") -> list[str]:
+    """Say what `imbalances` has found: one sentence each, without identifiers; none where all is in its one place."""
+    return [f"{step}: {number} {counted} {what}" for (step, what), number in found.items() if number]
+
+
 def differences(step: str, expected: pl.Series, actual: pl.Series, counted: str = "arrivals") -> list[str]:
-    """Say how what a step has differs from what it must have, as `imbalances` does."""
-    missing = expected.len() - expected.is_in(actual.implode()).sum()
-    strange = actual.len() - actual.is_in(expected.implode()).sum()
-    repeated = actual.len() - actual.n_unique()
-    problems = {"are missing": missing, "do not belong there": strange, "occur more than once": repeated}
-    return [f"{step}: {number} {counted} {what}" for what, number in problems.items() if number]
+    """Say how what a step has differs from what it must have, as `sentences` does."""
+    return sentences({(step, what): number for what, number in _difference(expected, actual).items()}, counted)
+
+
+def _difference(expected: pl.Series, actual: pl.Series) -> dict[str, int]:
+    return {
+        "are missing": expected.len() - int(expected.is_in(actual.implode()).sum()),
+        "do not belong there": actual.len() - int(actual.is_in(expected.implode()).sum()),
+        "occur more than once": actual.len() - actual.n_unique(),
+    }

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
+from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.store import S3Store
@@ -21,6 +22,7 @@ from airlock.listing import Page, frame_of, frames_of, list_page
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
+    from pathlib import Path
 
     import boto3
     from botocore.client import BaseClient
@@ -31,6 +33,7 @@ _REFUSALS = frozenset({"NoSuchBucket", "AccessDenied", "AllAccessDisabled", "Inv
 _NOT_FOUND = frozenset({"NoSuchKey", "404", "NotFound"})
 COPY_IN_ONE_CALL = 5 * 1024**3  # bytes; CopyObject takes no more
 _COPY_PART = 1024**3
+_PUT_IN_ONE_CALL = 1024**3  # bytes; PutObject takes five times that
 _PIECE = 1024**2  # bytes of a streamed object at a time
 _RECONNECTS = 5  # in a row, without a byte between
 
@@ -203,6 +206,11 @@ class S3:
     def put(self, uri: S3Uri, body: bytes, content_type: str = "application/octet-stream") -> None:
         """Write a whole object; S3 shows it whole or not at all."""
         self.client.put_object(Bucket=uri.bucket, Key=uri.key, Body=body, ContentType=content_type)
+
+    def put_file(self, uri: S3Uri, file: Path, content_type: str) -> None:
+        """Write a file of any size as an object, without reading the whole of it into memory."""
+        whole = TransferConfig(multipart_threshold=_PUT_IN_ONE_CALL)
+        self.client.upload_file(str(file), uri.bucket, uri.key, ExtraArgs={"ContentType": content_type}, Config=whole)
 
     def delete(self, bucket: str, keys: list[str]) -> None:
         """Delete objects, a thousand per request.

@@ -48,6 +48,7 @@ class Spool:
         self.partitions = partitions
         self.rows = 0
         self._by = by
+        self._empty = pl.DataFrame()
         self._pending: list[pl.DataFrame] = []
         self._pending_rows = 0
         self._files: list[list[Path]] = [[] for _ in range(partitions)]
@@ -64,6 +65,7 @@ class Spool:
 
     def add(self, rows: pl.DataFrame) -> None:
         """Set rows aside; all frames must have the same columns."""
+        self._empty = rows.clear()
         self.rows += rows.height
         self._pending.append(rows)
         self._pending_rows += rows.height
@@ -72,23 +74,58 @@ class Spool:
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
         """Yield each partition that has rows, always in the same order; can be done again and again."""
+        yield from (rows for rows in map(self.partition, range(self.partitions)) if rows.height)
+
+    def partition(self, number: int) -> pl.DataFrame:
+        """Return a partition by its number, from 0; it may have no rows, and if none was ever added, no columns."""
         if self.partitions == 1:
-            if self.rows:
-                yield pl.concat(self._pending)
-            return
+            return pl.concat([self._empty, *self._pending])
         self._write()
-        for files in self._files:
-            if files:
-                yield pl.concat([pl.read_ipc(file) for file in files])
+        return pl.concat([self._empty, *map(pl.read_ipc, self._files[number])])
+
+    def _number(self) -> pl.Expr:
+        return place(self._by) // (2**64 // self.partitions + 1)
 
     def _write(self) -> None:
         if not self._pending_rows:
             return
         rows = pl.concat(self._pending)
         self._pending, self._pending_rows = [], 0
-        rows = rows.with_columns((place(self._by) // (2**64 // self.partitions + 1)).alias(_PARTITION))
+        rows = rows.with_columns(self._number().cast(pl.Int64).alias(_PARTITION))
         pieces = rows.partition_by(_PARTITION, include_key=False, maintain_order=True, as_dict=True)
         for (number,), piece in pieces.items():
             file = Path(self._folder.name) / f"{number}-{len(self._files[number])}.arrow"
             piece.write_ipc(file, compression="lz4")
             self._files[number].append(file)
+
+
+class SortedSpool(Spool):
+    """Rows partitioned by ranges of a text: the partitions come in its order, the rows of one as they were added.
+
+    Parameters
+    ----------
+    by
+        The column.
+    bounds
+        Where one range ends and the next begins, in order; `bounds_of` finds them.
+    """
+
+    def __init__(self, by: str, bounds: pl.Series) -> None:
+        super().__init__(pl.col(by), bounds.len() + 1)
+        self._bounds = bounds
+
+    def _number(self) -> pl.Expr:
+        return pl.lit(self._bounds).search_sorted(self._by, side="right")
+
+
+def bounds_of(sample: pl.Series, partitions: int) -> pl.Series:
+    """Return the bounds of so many ranges of about equal size, or of fewer, from some of the texts."""
+    ordered = sample.drop_nulls().sort()
+    steps = [number * ordered.len() // partitions for number in range(1, partitions)]
+    return ordered.gather(steps if ordered.len() else []).unique(maintain_order=True)
+
+
+def together(*spools: Spool) -> Iterator[tuple[pl.DataFrame, ...]]:
+    """Yield, partition by partition, what several spools of equally many partitions have of the same values."""
+    for number in range(spools[0].partitions):
+        yield tuple(spool.partition(number) for spool in spools)

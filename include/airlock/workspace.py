@@ -19,6 +19,7 @@ import polars as pl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from airlock.s3 import S3
     from airlock.s3uri import S3Uri
@@ -137,8 +138,15 @@ class Workspace:
         yield writer
         writer.commit()
 
-    def parts(self, dataset: str, schema: pl.Schema) -> Iterator[pl.DataFrame]:
+    def parts(self, dataset: str, schema: pl.Schema, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
         """Yield a committed dataset's rows part by part, in their order; at least one frame, empty where it is empty.
+
+        Parameters
+        ----------
+        dataset, schema
+            As in `write`.
+        columns
+            Those that are wanted; all without it.
 
         Raises
         ------
@@ -147,9 +155,9 @@ class Workspace:
         """
         names = self.part_names(dataset)
         if not names:
-            yield schema.to_frame()
+            yield schema.to_frame().select(columns or schema.names())
         for name in names:
-            yield self.read_part(dataset, name, schema)
+            yield self.read_part(dataset, name, schema, columns)
 
     def part_names(self, dataset: str) -> list[str]:
         """Return the names of a committed dataset's parts, in the order of their rows, for `read_part`.
@@ -167,9 +175,12 @@ class Workspace:
             ) from None
         return list(marker["parts"])
 
-    def read_part(self, dataset: str, part: str, schema: pl.Schema) -> pl.DataFrame:
-        """Read one part of a dataset, by its name."""
-        return pl.read_parquet(io.BytesIO(self.s3.get(self.root.join(dataset, part))), schema=schema)
+    def read_part(
+        self, dataset: str, part: str, schema: pl.Schema, columns: Sequence[str] | None = None
+    ) -> pl.DataFrame:
+        """Read one part of a dataset, by its name, or some of its columns."""
+        body = io.BytesIO(self.s3.get(self.root.join(dataset, part)))
+        return pl.read_parquet(body, schema=schema, columns=None if columns is None else list(columns))
 
     def read(self, dataset: str, schema: pl.Schema) -> pl.DataFrame:
         """Read a whole committed dataset.
@@ -193,6 +204,15 @@ class Workspace:
         except DatasetMissingError:
             return schema.to_frame()
 
+    def find_parts(
+        self, dataset: str, schema: pl.Schema, columns: Sequence[str] | None = None
+    ) -> Iterator[pl.DataFrame]:
+        """Yield a dataset's parts as `parts` does if it was committed, else one empty frame."""
+        try:
+            yield from self.parts(dataset, schema, columns)
+        except DatasetMissingError:
+            yield schema.to_frame().select(columns or schema.names())
+
     def is_committed(self, dataset: str) -> bool:
         """Say whether the dataset can be read."""
         return self.s3.exists(self.root.join(dataset, MARKER))
@@ -201,6 +221,12 @@ class Workspace:
         """Write a small JSON document below the root and return its address."""
         where = self.root.join(name)
         self.s3.put(where, json.dumps(content, indent=1, default=str).encode(), "application/json")
+        return str(where)
+
+    def write_file(self, name: str, file: Path, content_type: str) -> str:
+        """Write a file below the root and return its address."""
+        where = self.root.join(name)
+        self.s3.put_file(where, file, content_type)
         return str(where)
 
     def write_text(self, name: str, content: str, content_type: str) -> str:

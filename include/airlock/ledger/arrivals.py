@@ -15,13 +15,15 @@ from sqlalchemy import case, exists, func, select, update
 
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import fetch, insert_missing, shaped, stage
+from airlock.ledger.frames import fetch, fetch_chunks, insert_missing, shaped, stage
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import arrivals
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, DISPOSITIONS, Disposition, digest, study_key
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from sqlalchemy import ColumnElement, Connection, Table
 
 _DECIDED = [name for name in DISPOSITIONS if name not in {"arrival_id", "key", "size"}]
@@ -76,16 +78,27 @@ def _words(dispositions: pl.DataFrame) -> pl.DataFrame:
     Raises
     ------
     LedgerError
-        If an arrival has more than one, or a word is not a disposition.
+        If a word is not a disposition.
     """
     frame = shaped(dispositions, DISPOSITIONS)
-    doubled = frame.height - frame["arrival_id"].n_unique()
-    if doubled:
-        raise LedgerError(f"{doubled} arrivals have more than one disposition: give each exactly one")
     unknown = frame.filter(~pl.col("disposition").is_in(list(Disposition)).fill_null(value=False)).height
     if unknown:
         raise LedgerError(f"{unknown} arrivals have no known disposition: use one of {', '.join(Disposition)}")
     return frame.with_columns(study_key_of("study_instance_uid"))
+
+
+def _need_one_each(connection: Connection, rows: Table) -> None:
+    """Refuse staged rows that name an arrival twice.
+
+    Raises
+    ------
+    LedgerError
+        With the number of repetitions.
+    """
+    counted = select(func.count() - func.count(rows.c.arrival_id.distinct())).select_from(rows)
+    doubled = connection.execute(counted).scalar_one()
+    if doubled:
+        raise LedgerError(f"{doubled} arrivals have more than one disposition: give each exactly one")
 
 
 def _study_keys(uids: pl.Series) -> pl.Series:
@@ -149,7 +162,13 @@ class Arrivals(Store):
         with self._reading() as connection:
             return _held(connection, pipeline, run_key)
 
-    def settle(self, pipeline: str, run_key: str, dispositions: pl.DataFrame) -> None:
+    def held_ids(self, pipeline: str, run_key: str) -> Iterator[pl.DataFrame]:
+        """Yield the ``arrival_id`` of all arrivals that a run holds, settled or not, frame by frame."""
+        statement = select(arrivals.c.arrival_id).where(arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key)
+        with self._reading() as connection:
+            yield from fetch_chunks(connection, statement, pl.Schema({"arrival_id": pl.String}))
+
+    def settle(self, pipeline: str, run_key: str, dispositions: pl.DataFrame | Iterable[pl.DataFrame]) -> None:
         """Write the final word on arrivals that a run holds, over an earlier word of the same run.
 
         Parameters
@@ -157,17 +176,18 @@ class Arrivals(Store):
         pipeline, run_key
             The run that holds them.
         dispositions
-            `records.DISPOSITIONS`; the key and the size are the ledger's own.
+            `records.DISPOSITIONS`, in one frame or frame by frame; the key and the size are the ledger's own.
 
         Raises
         ------
         LedgerError
             If the run does not hold one of them, or one has no known disposition or more than one. Nothing is written.
         """
-        words = _words(dispositions)
+        frames = [dispositions] if isinstance(dispositions, pl.DataFrame) else dispositions
         with self._writing(scope(pipeline)) as connection:
             need_run(connection, run_key, pipeline)
-            rows = stage(connection, words, _WORDS, ["arrival_id"])
+            rows = stage(connection, map(_words, frames), _WORDS, ["arrival_id"])
+            _need_one_each(connection, rows)
             need_held(connection, pipeline, run_key, rows)
             values = {name: rows.c[name] for name in (*_DECIDED, "study_key")}
             first = func.coalesce(arrivals.c.settled_at, datetime.now(UTC))

@@ -30,7 +30,7 @@ from airlock.ledger.tables import UtcDateTime
 from airlock.records import TIMESTAMP
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sqlalchemy import FromClause, Select
 
@@ -120,11 +120,14 @@ def _copy(connection: Connection, table: Table, frame: pl.DataFrame) -> None:
 
 def fetch(connection: Connection, statement: Select[Any], schema: pl.Schema) -> pl.DataFrame:
     """Run a query and return its rows, its columns taken by position, as a frame of this schema."""
+    return pl.concat([schema.to_frame(), *fetch_chunks(connection, statement, schema)])
+
+
+def fetch_chunks(connection: Connection, statement: Select[Any], schema: pl.Schema) -> Iterator[pl.DataFrame]:
+    """Run a query and yield its rows as `fetch` returns them, chunk by chunk."""
     result = connection.execute(statement, execution_options={"stream_results": True, "max_row_buffer": CHUNK})
-    chunks = [
-        pl.DataFrame([tuple(row) for row in rows], schema=schema, orient="row") for rows in result.partitions(CHUNK)
-    ]
-    return pl.concat(chunks) if chunks else schema.to_frame()
+    for rows in result.partitions(CHUNK):
+        yield pl.DataFrame([tuple(row) for row in rows], schema=schema, orient="row")
 
 
 def insert_missing(connection: Connection, table: Table, rows: FromClause, on: Sequence[str], **constants: Any) -> int:

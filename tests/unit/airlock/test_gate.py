@@ -285,7 +285,7 @@ def test_the_books_balance_whatever_the_job_left(words: list[str], end: Any, pol
     rows = last_words(arrivals, decided, marked, gates)
 
     books = {"arrivals": arrivals, "verdicts": decided, "outcomes": facts, "dispositions": rows, "held": arrivals}
-    assert report.imbalances(books) == []
+    assert report.sentences(report.imbalances(books)) == []
     assert rows.height == len(words)
     assert facts.height == len(accepted)
     assert rows["disposition"].is_in([*Disposition]).all()

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 
 from airlock.gate import blocking
 from airlock.pipelines import Audit
-from airlock.read_back import TRIES, read_back
+from airlock.read_back import TRIES, choose, read_back
 from localaws.server import serve
 from localaws.settings import Seed
 from tests.dicom_files import ct, sop_uid
@@ -65,7 +65,7 @@ def reasons(
 ) -> list[str | None]:
     facts = blocking(outcomes(*files, image_set_id=image_set, **changes), Audit(), [])
     declared = facts.select("arrival_id", NumberOfFrames=pl.lit(frames, pl.String))
-    rows = read_back(imaging, STORE, facts, declared, fraction, pause=lambda _seconds: None)
+    rows = read_back(imaging, STORE, facts, declared, choose([image_set], fraction), pause=lambda _seconds: None)
     assert rows.columns == facts.columns
     assert rows["arrival_id"].equals(facts["arrival_id"])
     assert (rows["blocks"] == rows["reason"].is_not_null()).all()
@@ -157,5 +157,5 @@ def test_the_same_share_is_read_every_time_and_at_least_one(
             return self.imaging.get_image_set_metadata(datastoreId=datastoreId, imageSetId=image_set)
 
     client = Recording(imaging, "", 0)
-    read_back(client, STORE, facts, declared, fraction)
+    read_back(client, STORE, facts, declared, choose(sets, fraction))
     assert client.asked == ["a", "b", "c", "d"][:number]

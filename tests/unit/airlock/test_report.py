@@ -14,7 +14,7 @@ import pytest
 from airlock.gate import blocking, decide, last_words
 from airlock.pipelines import Audit
 from airlock.records import ARRIVALS, DISPOSITIONS, Window, study_key
-from airlock.report import CSV_COLUMNS, build, counts, imbalances, to_csv
+from airlock.report import CSV_COLUMNS, Tally, build, counts, imbalances, sentences, to_csv
 from airlock.run import Run
 from airlock.s3uri import S3Uri
 from tests.unit.airlock.world import dicom, frame, outcomes, pipeline, unread, verdicts
@@ -60,7 +60,9 @@ def books(*files: dict[str, Any]) -> dict[str, pl.DataFrame]:
 
 def built(*files: dict[str, Any], problems: list[str] | None = None, window: Window | None = None) -> dict[str, Any]:
     run = Run(pipeline(), "manual__1", window, S3Uri("archive", "in/"), None, None)  # type: ignore[arg-type]
-    return build(run, books(*files), [{"batch_id": "b1"}], problems or [])
+    tally = Tally(len(files), sum(each["size"] for each in files))
+    tally.add(books(*files))
+    return build(run, tally, [{"batch_id": "b1"}], problems or [])
 
 
 def rows(dispositions: pl.DataFrame) -> list[dict[str, str]]:
@@ -142,11 +144,11 @@ class TestCsv:
 class TestImbalances:
     def found(self, name: str, change: Any) -> list[str]:
         known = books(*FILES)
-        return imbalances(known | {name: change(known[name])})
+        return sentences(imbalances(known | {name: change(known[name])}))
 
     def test_books_that_balance_have_none(self) -> None:
-        assert imbalances(books(*FILES)) == []
-        assert imbalances(books()) == []
+        assert sentences(imbalances(books(*FILES))) == []
+        assert sentences(imbalances(books())) == []
 
     @pytest.mark.parametrize(
         ("name", "step"),
