@@ -27,8 +27,8 @@ CHARACTER_SET_LIMIT = 1024  # bytes of SpecificCharacterSet, each of whose value
 SPECIFIC_CHARACTER_SET = 0x00080005
 DIRECTORY_RECORD_SEQUENCE = 0x00041220
 REQUEST_ATTRIBUTES_SEQUENCE = 0x00400275
-FUNCTIONAL_GROUPS = 0x52009229  # the shared ones; those of each frame follow
-PIXEL_DATA = 0x7FE00008  # Float Pixel Data; the two others follow
+FUNCTIONAL_GROUPS = frozenset((0x52009229, 0x52009230))  # shared ones, and those of each frame
+PIXELS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))  # Float, Double Float and plain Pixel Data
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xE000, 0xE00D, 0xE0DD  # in group FFFE
 _HEADER = {True: Struct("<HHI").unpack, False: Struct(">HHI").unpack}  # by "little endian"
@@ -111,7 +111,7 @@ def end_if_here(file: HeaderFile, tag: int, position: int, *, implicit: bool, li
     EndOfObject
         If the object ends before the delimiter.
     """
-    if FUNCTIONAL_GROUPS <= tag < PIXEL_DATA and not file.holds(position, file.size):
+    if tag in FUNCTIONAL_GROUPS and not file.holds(position, file.size):
         return None
     try:
         return end_of_undefined(file, position, implicit=implicit, little=little)
@@ -191,7 +191,7 @@ class ElementGuard:
         if tag == REQUEST_ATTRIBUTES_SEQUENCE:
             self._keep_request_attributes(start, end, vr)
         next_header = min(end + 12, self.file.size)
-        return self.passed and (tag >= PIXEL_DATA or not self.file.holds(start, next_header))
+        return self.passed and (tag in PIXELS or not self.file.holds(start, next_header))
 
     def _refuse(self, tag: int, length: int) -> None:
         """Raise if no data set that may be read on has this element here."""
@@ -226,7 +226,7 @@ class ElementGuard:
         except EndOfObject:
             self.cut = True
             return True
-        if end is None or tag >= PIXEL_DATA or not self.file.holds(end - 8, min(end + 12, self.file.size)):
+        if end is None or tag in PIXELS or not self.file.holds(end - 8, min(end + 12, self.file.size)):
             return True
         self.end = end
         self.file.seek(end - 8)

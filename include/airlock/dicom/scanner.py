@@ -23,7 +23,7 @@ from pydicom.uid import (
 )
 
 from airlock.dicom import magic
-from airlock.dicom.elements import PIXEL_DATA, REQUEST_ATTRIBUTES_SEQUENCE, SPECIFIC_CHARACTER_SET
+from airlock.dicom.elements import PIXELS, REQUEST_ATTRIBUTES_SEQUENCE, SPECIFIC_CHARACTER_SET
 from airlock.dicom.errors import Doubt, DoubtError, HeaderError
 from airlock.dicom.ranged import INFLATE_LIMIT, BlockFile, EndOfObject, InflatedFile
 from airlock.dicom.text import strip
@@ -51,6 +51,7 @@ _REQUESTED_PROCEDURE = TAGS["RequestedProcedureID"]
 _MANDATORY = tuple(TAGS[name] for name in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"))
 _DATA_SET_TAGS = tuple(tag for tag in TAGS.values() if tag != _TRANSFER_SYNTAX)
 _LAST = max(_DATA_SET_TAGS)
+_LAST_IN_REQUEST = min(PIXELS) - 1  # pydicom may end a data set at pixels, wherever they stand
 
 _META_START = magic.PREAMBLE + len(magic.PREFIX)
 _META_LENGTH_FROM = _META_START + 12  # the group length counts from behind its own element
@@ -89,7 +90,7 @@ class _Encoding(NamedTuple):
         """Return the walk over an item of Request Attributes Sequence."""
         file = BlockFile(len(content))
         file.add(0, content)
-        return Walk(file, 0, self.in_request, last=PIXEL_DATA - 1, order=self.order, explicit=self.explicit)
+        return Walk(file, 0, self.in_request, last=_LAST_IN_REQUEST, order=self.order, explicit=self.explicit)
 
 
 _EXPLICIT = _Encoding.of(LITTLE)  # of every transfer syntax that is not named here, private ones too
@@ -201,9 +202,10 @@ def _requested_procedure(value: bytes, encoding: _Encoding) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     position = 0
     while position < len(value):
-        group, number, length = _item_head(value, position, encoding.order)
+        head = _item_head(value, position, encoding.order)
+        group, number, length = head
         position += 8
-        if (group, number) == (DELIMITERS, SEQUENCE_END) and position == len(value):
+        if head == (DELIMITERS, SEQUENCE_END, 0) and position == len(value):
             break
         if (group, number) != (DELIMITERS, ITEM):
             raise DoubtError(Doubt.NOT_AN_ITEM)
@@ -213,7 +215,7 @@ def _requested_procedure(value: bytes, encoding: _Encoding) -> dict[int, bytes]:
         found = found or walk.values
         position += walk.position
         if length == UNDEFINED:
-            if _item_head(value, position, encoding.order)[:2] != (DELIMITERS, ITEM_END):
+            if _item_head(value, position, encoding.order) != (DELIMITERS, ITEM_END, 0):
                 raise DoubtError(Doubt.NOT_AN_ITEM)
             position += 8
         elif walk.position != length:

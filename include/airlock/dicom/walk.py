@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydicom.datadict import dictionary_VR
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
-from airlock.dicom.elements import ELEMENT_LIMIT, PIXEL_DATA, VALUE_LIMIT, end_if_here
+from airlock.dicom.elements import ELEMENT_LIMIT, PIXELS, VALUE_LIMIT, end_if_here
 from airlock.dicom.errors import Doubt, DoubtError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Order:
     sequence
         The VR of sequences.
     undefinable
-        The VRs whose length may be undefined.
+        The VRs whose length may be undefined; UN too (PS3.5 section 6.2.2), but what it holds has another encoding.
     """
 
     def __init__(self, sign: str) -> None:
@@ -59,7 +59,7 @@ class Order:
         self.short = frozenset(map(self.vr, EXPLICIT_VR_LENGTH_16))
         self.long = frozenset(map(self.vr, EXPLICIT_VR_LENGTH_32))
         self.sequence = self.vr("SQ")
-        self.undefinable = frozenset(map(self.vr, ("SQ", "UN", "OB", "OW")))
+        self.undefinable = frozenset(map(self.vr, ("SQ", "OB", "OW")))
 
     def vr(self, name: str) -> int:
         """Return the number that stands for a VR."""
@@ -271,7 +271,7 @@ class Walk:
                 return
             if end > size:
                 raise DoubtError(Doubt.OBJECT_ENDS)
-            if head.tag >= PIXEL_DATA:
+            if head.tag in PIXELS:
                 return
             position, previous = end, head.tag
         raise DoubtError(Doubt.TOO_MANY_ELEMENTS)
@@ -364,7 +364,7 @@ def _after_delimiter(in_item: list[bool], number: int, length: int) -> int:
         if length != UNDEFINED:
             return length
         _open(in_item, item=True)
-    elif number != (ITEM_END if in_item.pop() else SEQUENCE_END):
+    elif number != (ITEM_END if in_item.pop() else SEQUENCE_END) or length:
         raise DoubtError(Doubt.NOT_AN_ITEM)
     return 0
 
