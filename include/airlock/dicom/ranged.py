@@ -212,7 +212,7 @@ class InflatedFile(HeaderFile):
         while len(self._out) < end and not self._inflater.eof:
             if len(self._out) >= self._limit:
                 raise HeaderError(Reason.HEADER_TOO_LONG, f"deflated data set, more than {self._limit} bytes inflated")
-            step = min(max(end - len(self._out), len(self._out), _INFLATE_STEP), self._limit)
+            step = min(max(end - len(self._out), len(self._out), _INFLATE_STEP), self._limit - len(self._out))
             self._out += self._inflater.decompress(self._deflated(), step)
         return min(end, len(self._out))
 

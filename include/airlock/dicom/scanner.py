@@ -176,15 +176,16 @@ class Scanner:
         return length
 
     def _data_set_from(self, start: int, syntax: str) -> Walk:
-        first = self._file.take(start, start + 8)
         if syntax == DeflatedExplicitVRLittleEndian:
-            if first.startswith((b"\0\0", b"\xfe\xff\x0d\xe0")):  # pydicom takes it for an element
-                raise DoubtError(Doubt.DEFLATE)
             return _EXPLICIT.walk(InflatedFile(self._file, start, INFLATE_LIMIT), 0)
         self._encoding = _ENCODINGS.get(syntax, _EXPLICIT)
-        if not self._encoding.explicit and first[4:6].isalpha() and first[4:6].isupper():  # a VR
+        if not self._encoding.explicit and self._looks_explicit(start):
             raise DoubtError(Doubt.ENCODING)
         return self._encoding.walk(self._file, start)
+
+    def _looks_explicit(self, start: int) -> bool:
+        vr = self._file.take(start, start + 8)[4:6]
+        return vr.isalpha() and vr.isupper()
 
 
 def _requested_procedure(value: bytes, encoding: _Encoding) -> dict[int, bytes]:
