@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 SOURCE ?=
 RESOURCES ?= 200000
+MUTATIONS ?= 100000
 PROCESSES ?= 2
 PIPELINE ?= sample
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --universal --python-version 3.11 \
@@ -18,7 +19,7 @@ COMPOSE_FILE := docker-compose.yaml
 # `make run SOURCE=... PIPELINE=...`; they reach the program through the environment, so that no name needs quoting.
 export SOURCE PIPELINE
 
-.PHONY: help run stop status airflow test test-fast bench-clinical lint format lock clean
+.PHONY: help run stop status airflow test test-fast fuzz bench-clinical lint format lock clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -56,6 +57,9 @@ test: $(STAMP) ## every test; most files in two processes (PROCESSES=1 for one)
 
 test-fast: $(STAMP) ## the tests that need no servers
 	$(BIN)/python -m pytest -m "not slow" -n $(PROCESSES) --dist loadfile --ignore tests/contract
+
+fuzz: $(STAMP) ## damaged DICOM headers, read by the scanner and by pydicom: make fuzz MUTATIONS=100000 (ONLY=n for one)
+	@MUTATIONS=$(MUTATIONS) $(BIN)/python -m tests.fuzz.headers
 
 bench-clinical: $(STAMP) ## seconds and memory of a large FHIR delivery: make bench-clinical RESOURCES=200000
 	@RESOURCES=$(RESOURCES) $(BIN)/python -m benchmarks.clinical

@@ -108,14 +108,14 @@ def end_if_here(file: HeaderFile, tag: int, position: int, *, implicit: bool, li
 
     Raises
     ------
-    EndOfObject
-        If the object ends before the delimiter.
+    HeaderError, EndOfObject
+        As ``end_of_undefined`` does.
     """
     if tag in FUNCTIONAL_GROUPS and not file.holds(position, file.size):
         return None
     try:
         return end_of_undefined(file, position, implicit=implicit, little=little)
-    except (NeedBytes, HeaderError):  # what they are and where they end concerns no wanted value
+    except NeedBytes:
         return None
 
 
@@ -226,6 +226,10 @@ class ElementGuard:
         except EndOfObject:
             self.cut = True
             return True
+        except HeaderError:  # what it is concerns no wanted value
+            return True
+        if end is not None and tag == REQUEST_ATTRIBUTES_SEQUENCE:
+            self._keep_request_attributes(start, end, vr)
         if end is None or tag in PIXELS or not self.file.holds(end - 8, min(end + 12, self.file.size)):
             return True
         self.end = end

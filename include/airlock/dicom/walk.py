@@ -13,7 +13,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
 from airlock.dicom.elements import ELEMENT_LIMIT, PIXELS, VALUE_LIMIT, end_if_here
-from airlock.dicom.errors import Doubt, DoubtError
+from airlock.dicom.errors import Doubt, DoubtError, HeaderError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -299,7 +299,10 @@ class Walk:
         if head.length != UNDEFINED:
             return head.start + head.length
         little = self._order.little
-        return end_if_here(self._file, head.tag, head.start, implicit=not self._explicit, little=little)
+        try:
+            return end_if_here(self._file, head.tag, head.start, implicit=not self._explicit, little=little)
+        except HeaderError:
+            raise DoubtError(Doubt.NOT_AN_ITEM) from None
 
 
 class _Head(NamedTuple):
