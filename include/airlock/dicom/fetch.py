@@ -167,8 +167,8 @@ class RangeReader:
     async def _paced(
         self, arrival: Arrival, span: Range, through: Callable[[Arrival, Range], Awaitable[bytes]]
     ) -> bytes:
-        if self._rate and (wait := self._rate.reserve()):
-            await asyncio.sleep(wait)
+        if self._rate:
+            await asyncio.sleep(self._rate.reserve())
         return await through(arrival, span)
 
     def _ask(self, arrival: Arrival, span: Range) -> Awaitable[GetResult]:

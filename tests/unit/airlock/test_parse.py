@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import gzip
 import logging
+import threading
+import uuid
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import boto3
 import polars as pl
 import pytest
 
 from airlock.dicom.fetch import S3UnavailableError
-from airlock.parse import parse
+from airlock.parse import FRAME_ROWS, first_range_by_key, parse, parse_shard
 from airlock.pipelines import ParseSettings
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, arrival_id
+from airlock.run import Run
 from airlock.s3 import S3
+from airlock.s3uri import S3Uri
+from tests.servers.faulty_s3 import FaultyS3, cut, faulty_s3, refusal
 from tests.servers.moto import moto_server
 from tests.unit.airlock.dicom.objects import CT_VALUES, ct, element, item, sequence
+from tests.unit.airlock.world import pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from airlock.ledger import Ledger
 
 BUCKET = "archive"
 SETTINGS = ParseSettings()
@@ -48,6 +56,12 @@ def s3() -> Iterator[S3]:
         yield S3(session, client)
 
 
+@pytest.fixture
+def faulty() -> Iterator[FaultyS3]:
+    with faulty_s3() as server:
+        yield server
+
+
 def put(s3: S3, key: str, body: bytes, **extra: str) -> dict[str, Any]:
     """Store an object and return its arrival."""
     reply = s3.client.put_object(Bucket=BUCKET, Key=key, Body=body, **extra)
@@ -67,6 +81,16 @@ def absent(key: str) -> dict[str, Any]:
     """Return an arrival whose object is not there."""
     place = {"arrival_id": arrival_id(BUCKET, key, None, "", 1), "bucket": BUCKET, "key": key, "version_id": None}
     return place | {"etag": "", "size": 1, "last_modified": datetime(2026, 3, 1, tzinfo=UTC)}
+
+
+def served(server: FaultyS3, key: str, body: bytes) -> dict[str, Any]:
+    """Store an object at the server that goes wrong, and return its arrival."""
+    return absent(key) | {"etag": server.put(key, body), "size": len(body)}
+
+
+def at(server: FaultyS3) -> S3:
+    session = boto3.Session("testing", "testing", region_name="us-east-1")
+    return S3(session, session.client("s3", endpoint_url=server.endpoint))
 
 
 def read(s3: S3, arrivals: list[dict[str, Any]], settings: ParseSettings = SETTINGS) -> pl.DataFrame:
@@ -176,6 +200,55 @@ class TestRequests:
         assert read(s3, [arrival], ParseSettings(max_header_mib=2))["reason"].item() is None
 
 
+class TestFirstRange:
+    SETTINGS = ParseSettings.model_validate(
+        {"first_range_kib": 8, "first_ranges": [{"prefix": "a/", "kib": 32}, {"prefix": "a/mr/", "kib": 64}]}
+    )
+
+    @pytest.mark.parametrize(
+        ("key", "kib"), [("a/mr/1.dcm", 64), ("a/ct/1.dcm", 32), ("a/mr.dcm", 32), ("b/a/mr/1.dcm", 8), ("A/1.dcm", 8)]
+    )
+    def test_the_longest_prefix_counts(self, key: str, kib: int) -> None:
+        assert first_range_by_key(self.SETTINGS)(key) == kib * 1024
+
+    def test_it_is_what_is_asked_for_first(self, s3: S3) -> None:
+        big = ct({0x00091010: ("OB", bytes(50_000)), 0x7FE00010: ("OW", bytes(500_000))})
+        headers = read(s3, [put(s3, "a/mr/1.dcm", big), put(s3, "b/1.dcm", big)], self.SETTINGS)
+        assert headers["requests"].to_list() == [1, 2]
+        assert headers["bytes_read"].to_list() == [64 * 1024, 2 * 8 * 1024]
+
+
+class TestInFlight:
+    """A server that answers only when as many requests are there as the settings allow."""
+
+    def test_as_many_as_allowed_all_the_time_and_never_more(self, faulty: FaultyS3) -> None:
+        together, now = threading.Barrier(4), Now()
+        bodies = [ct({0x00091010: ("OB", bytes(50_000 if n < 8 else 50))}) for n in range(24)]
+        arrivals = [served(faulty, f"{n}.dcm", body) for n, body in enumerate(bodies)]
+        faulty.before = lambda _number: now.meet(together)
+        headers = read(at(faulty), arrivals, ParseSettings(in_flight=4))
+        assert headers["requests"].to_list() == [2] * 8 + [1] * 16
+        assert headers["reason"].null_count() == 24
+        assert now.most == 4
+
+
+class Now:
+    """Counts the requests that are being answered."""
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._number = 0
+        self._lock = threading.Lock()
+
+    def meet(self, together: threading.Barrier) -> None:
+        with self._lock:
+            self._number += 1
+            self.most = max(self.most, self._number)
+        together.wait(timeout=20)
+        with self._lock:
+            self._number -= 1
+
+
 class TestReasons:
     @pytest.mark.parametrize(
         ("key", "body", "reason"),
@@ -236,6 +309,81 @@ class TestReasons:
             s3.client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Suspended"})
         assert listed["version_id"]
         assert one(s3, listed)["PatientID"] == "FIRST"
+
+
+class TestOneObject:
+    """What the server does to one object stays with it."""
+
+    def test_one_under_a_key_of_the_customer_s_own(self, faulty: FaultyS3) -> None:
+        faulty.faults.append(refusal(400, "InvalidRequest"))
+        arrivals = [served(faulty, f"{n}.dcm", ct()) for n in range(3)]
+        headers = read(at(faulty), arrivals, ParseSettings(in_flight=1))
+        assert headers["reason"].to_list() == ["access_denied", None, None]
+        assert "SSE-C" in headers["detail"][0]
+
+    def test_one_replaced_between_its_two_ranges(self, faulty: FaultyS3) -> None:
+        big = {0x00091010: ("OB", bytes(900_000))}
+        first, second = ct(big | {0x00100020: ("LO", b"FIRST ")}), ct(big | {0x00100020: ("LO", b"SECOND")})
+        faulty.before = lambda number: faulty.objects.update({"1.dcm": second} if number == 1 else {})
+        row = one(at(faulty), served(faulty, "1.dcm", first))
+        assert (row["reason"], row["requests"]) == ("object_changed", 2)
+        assert row["PatientID"] is None
+
+    def test_what_was_retried_is_read_whole(self, faulty: FaultyS3) -> None:
+        faulty.faults.extend([cut(1000), cut(1)])
+        assert one(at(faulty), served(faulty, "1.dcm", ct()))["PatientID"] == "PID-1"
+
+
+class TestShard:
+    """parse_shard: a dataset of arrivals becomes one of headers, part by part."""
+
+    def test_rows_go_out_in_frames_and_none_is_lost(self, s3: S3) -> None:
+        run = shard_run(s3)
+        rows = [absent(f"shard/{number}") | {"size": 0} for number in range(2 * FRAME_ROWS + 3)]
+        arrivals = pl.DataFrame(rows, schema=ARRIVALS)
+        with run.workspace.writer("arrivals/0000", ARRIVALS, part_rows=FRAME_ROWS - 1) as writer:
+            writer.add(arrivals)
+        counts = parse_shard(run, "0000")
+        assert counts == {"arrivals": arrivals.height, "unread": arrivals.height, "fallbacks": 0} | {
+            "requests": 0,
+            "bytes_read": 0,
+        }
+        assert [part.height for part in run.workspace.parts("headers/0000", HEADERS)] == [2 * FRAME_ROWS, 3]
+        assert run.workspace.read("headers/0000", HEADERS)["arrival_id"].equals(arrivals["arrival_id"])
+
+    def test_its_cost_is_counted(self, s3: S3) -> None:
+        run = shard_run(s3)
+        iso_2022 = {0x00080005: ("CS", b"\\ISO 2022 IR 87"), 0x00100010: ("PN", b"Yamada^Tarou=\x1b$B;3ED\x1b(B")}
+        rows = [
+            put(s3, "shard/plain.dcm", ct()),
+            put(s3, "shard/big.dcm", ct({0x00091010: ("OB", bytes(50_000))})),
+            put(s3, "shard/doubtful.dcm", ct(iso_2022)),
+            put(s3, "shard/note.txt", b"hello"),
+        ]
+        run.workspace.write("arrivals/0000", ARRIVALS, pl.DataFrame(rows, schema=ARRIVALS))
+        counts = parse_shard(run, "0000")
+        headers = run.workspace.read("headers/0000", HEADERS)
+        assert counts == {
+            "arrivals": 4,
+            "unread": 1,
+            "fallbacks": 1,
+            "requests": 5,
+            "bytes_read": headers["bytes_read"].sum(),
+        }
+
+    def test_a_failed_task_leaves_no_dataset(self, s3: S3) -> None:
+        run = shard_run(s3)
+        rows = [absent("shard/1.dcm") | {"bucket": "no-such-bucket"}]
+        run.workspace.write("arrivals/0000", ARRIVALS, pl.DataFrame(rows, schema=ARRIVALS))
+        with pytest.raises(S3UnavailableError):
+            parse_shard(run, "0000")
+        assert not run.workspace.is_committed("headers/0000")
+
+
+def shard_run(s3: S3) -> Run:
+    """Return a run whose workspace is a folder of its own in the archive's bucket; it needs no ledger."""
+    line = pipeline(workspace=f"s3://{BUCKET}/runs/")
+    return Run(line, uuid.uuid4().hex, None, S3Uri.parse(line.source.uri), s3, cast("Ledger", None))
 
 
 class TestWholeTask:

@@ -80,6 +80,10 @@ class TestRefusals:
             ("403-", Reason.ACCESS_DENIED),
             ("403-InvalidObjectState", Reason.ACCESS_DENIED),
             ("400-KMS.DisabledException", Reason.ACCESS_DENIED),
+            ("400-InvalidRequest", Reason.ACCESS_DENIED),  # it lies there under a key of the customer's own (SSE-C)
+            ("400-InvalidArgument", Reason.UNREADABLE),
+            ("400-InvalidURI", Reason.UNREADABLE),
+            ("400-KeyTooLongError", Reason.UNREADABLE),
         ],
     )
     def test_about_one_object(self, endpoint: str, prefix: str, answer: str, reason: Reason) -> None:
@@ -106,6 +110,11 @@ class TestRefusals:
         assert "CANARY" not in str(caught.value)
         assert caught.value.__cause__ is None
         assert caught.value.__suppress_context__
+
+    @pytest.mark.parametrize(("code", "says"), [("InvalidRequest", "SSE-C"), ("InvalidObjectState", "not restored")])
+    def test_what_the_code_does_not_say_is_said(self, endpoint: str, prefix: str, code: str, says: str) -> None:
+        with pytest.raises(HeaderError, match=says):
+            read(endpoint, f"{prefix}400-{code}")
 
     def test_no_answer_in_time(self, endpoint: str, prefix: str) -> None:
         with pytest.raises(S3UnavailableError):
