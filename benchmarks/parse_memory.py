@@ -86,7 +86,7 @@ def _run(endpoint: str, name: str) -> Run:
 
 def _parse(endpoint: str, objects: str) -> dict[str, Any]:
     run, at_start, began = _run(endpoint, objects), _memory("VmRSS"), time.perf_counter()
-    counts = parse_shard(run, _SHARD)
+    counts = parse_shard(run, _SHARD).counts()
     figures = {"objects": int(objects), "seconds": round(time.perf_counter() - began, 1)}
     return figures | {"start_mib": at_start, "peak_mib": _memory("VmHWM")} | counts
 

@@ -24,6 +24,7 @@ from airlock.manifests import is_final, keep, proves_more, read_kept, read_outpu
 from airlock.normalize import find_batches
 from airlock.outcomes import account, discrepancies
 from airlock.read_back import choose, read_back
+from airlock.reading import find as find_reading
 from airlock.reasons import Reason
 from airlock.records import (
     ARRIVALS,
@@ -343,6 +344,8 @@ def _write(run: Run, decisions: _Decisions, jobs: list[dict[str, Any]], problems
                 writer.add(part)
                 file.write(report.to_csv(part, head=False).encode())
         dispositions_uri = run.workspace.write_file("audit/dispositions.csv", table, "text/csv")
+    index = find_index(run)
+    decisions.tally.reading = find_reading(run.workspace, index["shards"] if index else ())
     content = report.build(run, decisions.tally, jobs, problems)
     report_uri = run.workspace.write_json("audit/report.json", content)
     waiting = sum(decisions.tally.reasons[str(reason)] for reason in OPEN_REASONS)

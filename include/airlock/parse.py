@@ -11,7 +11,6 @@ import asyncio
 import fnmatch
 import re
 from collections import deque
-from dataclasses import asdict, dataclass
 from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +21,7 @@ import uvloop
 from airlock.dicom.errors import HeaderError
 from airlock.dicom.fetch import Arrival, RangeReader, S3UnavailableError
 from airlock.dicom.header import KIB, MIB, header_plan, quiet_pydicom
+from airlock.reading import Reading, keep
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS
 
@@ -45,27 +45,8 @@ _NO_DICOM = frozenset({Reason.EMPTY_OBJECT, Reason.NOT_DICOM, Reason.GZIP_ENCODE
 _ARRIVAL = ("arrival_id", *Arrival._fields)
 
 
-@dataclass
-class Reading:
-    """What reading the headers of a shard has cost."""
-
-    arrivals: int = 0
-    unread: int = 0  # arrivals whose header could not be read
-    fallbacks: int = 0  # headers that the scanner left to pydicom
-    requests: int = 0
-    bytes_read: int = 0
-
-    def add(self, found: _Found, read: _Object) -> None:
-        """Count one arrival."""
-        self.arrivals += 1
-        self.unread += found.reason is not None
-        self.fallbacks += found.doubt is not None
-        self.requests += read.requests
-        self.bytes_read += read.bytes_read
-
-
-def parse_shard(run: Run, shard: str, progress: Progress | None = None) -> dict[str, int]:
-    """Read the headers of a shard's arrivals: ``arrivals/<shard>`` to ``headers/<shard>``.
+def parse_shard(run: Run, shard: str, progress: Progress | None = None) -> Reading:
+    """Read the headers of a shard's arrivals: ``arrivals/<shard>`` to ``headers/<shard>``; keep what it has cost.
 
     Parameters
     ----------
@@ -76,11 +57,6 @@ def parse_shard(run: Run, shard: str, progress: Progress | None = None) -> dict[
     progress
         Is told now and then how many arrivals are done.
 
-    Returns
-    -------
-    dict of str to int
-        The counts of `Reading`.
-
     Raises
     ------
     S3UnavailableError
@@ -88,7 +64,9 @@ def parse_shard(run: Run, shard: str, progress: Progress | None = None) -> dict[
     """
     arrivals = run.workspace.parts(f"arrivals/{shard}", ARRIVALS)
     with run.workspace.writer(f"headers/{shard}", HEADERS, _PART_ROWS) as writer:
-        return asdict(read_headers(arrivals, run.s3, run.pipeline.parse, writer.add, progress))
+        reading = read_headers(arrivals, run.s3, run.pipeline.parse, writer.add, progress)
+    keep(run.workspace, shard, reading)
+    return reading
 
 
 def parse(arrivals: pl.DataFrame, s3: S3, settings: ParseSettings, progress: Progress | None = None) -> pl.DataFrame:
@@ -264,11 +242,20 @@ class _Shard:
         reason, detail, warning, values, doubt = found
         cost = (current.bytes_read, current.requests)
         self._rows.append((current.arrival_id, reason, detail, warning, *map(values.get, ATTRIBUTES), doubt, *cost))
-        self.reading.add(found, current)
+        self._count(current, found)
         if len(self._rows) == FRAME_ROWS:
             self._flush()
         if self._progress and self.reading.arrivals % _PROGRESS_EVERY == 0:
             self._progress(self.reading.arrivals)
+
+    def _count(self, current: _Object, found: _Found) -> None:
+        reading = self.reading
+        reading.arrivals += 1
+        reading.unread += found.reason is not None
+        reading.requests += current.requests
+        reading.bytes_read += current.bytes_read
+        if found.doubt is not None:
+            reading.left_to_pydicom(found.doubt.value)
 
     def _flush(self) -> None:
         if self._rows:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from airlock.reading import Reading
 from airlock.reasons import SENTENCES, Reason
 from airlock.records import DISPOSITIONS, Gate, Verdict
 
@@ -42,6 +43,7 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter)
     gates: Counter[str] = field(default_factory=Counter)
     held: list[dict[str, Any]] = field(default_factory=list)  # study_key and reason
+    reading: Reading = field(default_factory=Reading)
 
     def add(self, books: dict[str, pl.DataFrame]) -> None:
         """Count a part: the frames ``verdicts``, ``outcomes``, ``gates`` and ``dispositions``."""
@@ -81,6 +83,7 @@ def build(run: Run, tally: Tally, jobs: list[dict[str, Any]], problems: list[str
         "window": None if run.window is None else [run.window.start.isoformat(), run.window.end.isoformat()],
         "arrivals": tally.arrivals,
         "bytes": tally.bytes,
+        "reading": tally.reading.counts(),
         "verdicts": _by_number(tally.verdicts),
         "outcomes": _by_number(tally.outcomes),
         "dispositions": _by_number(tally.dispositions),

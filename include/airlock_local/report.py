@@ -24,6 +24,8 @@ def audit_lines(report: dict[str, Any], delivered: int) -> list[str]:
         lines.append(f"{delivered - report['arrivals']} of {delivered} files were settled by earlier runs")
     titles = ("verdicts", "outcomes", "dispositions", *_SUBJECTS)
     lines += [f"  {title:<13} {_counts(report[title])}" for title in titles if title in report]
+    if report.get("reading", {}).get("arrivals"):
+        lines.append(f"  {'headers':<13} {_reading(report['reading'])}")
     if "validation_level" in report:
         lines.append(f"  {'validation':<13} {report['validation_level']}")
     lines.append(f"  {'import jobs':<13} {len(report['jobs'])}")
@@ -37,6 +39,12 @@ def _arrived(report: dict[str, Any]) -> str:
     if "resources" not in report:
         return f"{report['arrivals']} arrivals"
     return f"{report['resources']} resources in {report['arrivals']} files"
+
+
+def _reading(reading: dict[str, Any]) -> str:
+    cost = f"{reading['requests_per_arrival']:.2f} requests and {reading['kib_per_arrival']:.1f} KiB each"
+    left = sum(reading["fallbacks"].values())
+    return f"{cost}, {left} left to pydicom" if left else cost
 
 
 def _number(reason: dict[str, Any]) -> int:

@@ -27,11 +27,11 @@ class ParseOperator(StageOperator):
         super().__init__(**kwargs)
         self.shard = shard
 
-    def run_stage(self, run: Run, context: Context) -> dict[str, int]:  # noqa: ARG002
-        """Return counts of what was read."""
+    def run_stage(self, run: Run, context: Context) -> dict[str, Any]:  # noqa: ARG002
+        """Return counts of what was read, and of what that has cost."""
         from airlock.parse import parse_shard
 
-        return parse_shard(run, self.shard, self._progress)
+        return parse_shard(run, self.shard, self._progress).counts()
 
     def _progress(self, done: int) -> None:
         self.log.info("shard %s: %d headers so far", self.shard, done)

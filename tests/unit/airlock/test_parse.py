@@ -17,6 +17,7 @@ import pytest
 from airlock.dicom.fetch import S3UnavailableError
 from airlock.parse import FRAME_ROWS, first_range_by_key, parse, parse_shard
 from airlock.pipelines import ParseSettings
+from airlock.reading import Reading, find
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, arrival_id
 from airlock.run import Run
 from airlock.s3 import S3
@@ -343,11 +344,8 @@ class TestShard:
         arrivals = pl.DataFrame(rows, schema=ARRIVALS)
         with run.workspace.writer("arrivals/0000", ARRIVALS, part_rows=FRAME_ROWS - 1) as writer:
             writer.add(arrivals)
-        counts = parse_shard(run, "0000")
-        assert counts == {"arrivals": arrivals.height, "unread": arrivals.height, "fallbacks": 0} | {
-            "requests": 0,
-            "bytes_read": 0,
-        }
+        reading = parse_shard(run, "0000")
+        assert reading == Reading(arrivals=arrivals.height, unread=arrivals.height)
         assert [part.height for part in run.workspace.parts("headers/0000", HEADERS)] == [2 * FRAME_ROWS, 3]
         assert run.workspace.read("headers/0000", HEADERS)["arrival_id"].equals(arrivals["arrival_id"])
 
@@ -361,15 +359,18 @@ class TestShard:
             put(s3, "shard/note.txt", b"hello"),
         ]
         run.workspace.write("arrivals/0000", ARRIVALS, pl.DataFrame(rows, schema=ARRIVALS))
-        counts = parse_shard(run, "0000")
+        reading = parse_shard(run, "0000")
         headers = run.workspace.read("headers/0000", HEADERS)
-        assert counts == {
+        assert reading.counts() == {
             "arrivals": 4,
             "unread": 1,
-            "fallbacks": 1,
             "requests": 5,
             "bytes_read": headers["bytes_read"].sum(),
+            "fallbacks": {"character_set": 1},
+            "requests_per_arrival": 1.25,
+            "kib_per_arrival": round(headers["bytes_read"].mean() / 1024, 3),
         }
+        assert find(run.workspace, ["0000", "not-read-yet"]) == reading
 
     def test_a_failed_task_leaves_no_dataset(self, s3: S3) -> None:
         run = shard_run(s3)

@@ -80,6 +80,14 @@ def test_the_audit_names_every_count_and_each_reason_with_its_sentence():
     assert "settled by earlier runs" not in text
 
 
+def test_what_reading_the_headers_has_cost_is_one_line():
+    cost = {"arrivals": 3, "requests_per_arrival": 1.084, "kib_per_arrival": 17.06, "fallbacks": {}}
+    doubts = {"fallbacks": {"text": 1, "character_set": 2}}
+    assert "  headers       1.08 requests and 17.1 KiB each" in audit_lines(REPORT | {"reading": cost}, 3)
+    assert any(line.endswith("each, 3 left to pydicom") for line in audit_lines(REPORT | {"reading": cost | doubts}, 3))
+    assert not any("KiB" in line for line in audit_lines(REPORT | {"reading": {"arrivals": 0}}, 3))
+
+
 CLINICAL = {
     "arrivals": 2,
     "resources": 5,
