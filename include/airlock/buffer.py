@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
+from calendar import timegm
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from airlock.records import ARRIVALS, arrival_id
+from airlock.records import ARRIVALS, TIMESTAMP, arrival_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
+    from airlock.pipelines import Source
     from airlock.run import Run
-    from airlock.s3 import ListedObject
 
 INDEX = "arrivals/index.json"
+CLAIM_ROWS = 200_000  # that the ledger takes at a time
 
 
 @dataclass(frozen=True)
@@ -41,18 +48,42 @@ class Buffered:
 def buffer(run: Run[Any]) -> Buffered:
     """Claim and freeze a run's delivery."""
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)
-    index = find_index(run)
-    if index is None:
-        listing, undated = list_window(run)
-        claim = run.ledger.claim(run.pipeline.name, run.key, listing)
-        held, counts = claim.held, (claim.settled, claim.claimed_elsewhere, undated)
-    else:
-        held = run.ledger.held_by(run.pipeline.name, run.key)
-        counts = index["settled"], index["claimed_elsewhere"], index["undated"]
-    shards = _write_shards(run, held.sort("key", "arrival_id"))
-    buffered = Buffered(shards, held.height, int(held["size"].sum()), *counts)
+    counts = _counted_before(run) or _claim(run)
+    arrivals, size = run.ledger.held_total(run.pipeline.name, run.key)
+    buffered = Buffered(_write_shards(run, arrivals), arrivals, size, **counts)
     run.workspace.write_json(INDEX, vars(buffered))
     return buffered
+
+
+def _counted_before(run: Run[Any]) -> dict[str, int] | None:
+    index = find_index(run)
+    return index and {name: index[name] for name in ("settled", "claimed_elsewhere", "undated")}
+
+
+def _claim(run: Run[Any]) -> dict[str, int]:
+    """List the window to the local disk, then claim it: the ledger shall not wait for S3."""
+    listing = Listing(run)
+    with tempfile.TemporaryDirectory(prefix="airlock-") as folder:
+        files = _set_aside(listing, Path(folder))
+        claim = run.ledger.claim(run.pipeline.name, run.key, map(pl.read_ipc, files))
+    return {"settled": claim.settled, "claimed_elsewhere": claim.claimed_elsewhere, "undated": listing.undated}
+
+
+def _set_aside(listing: Iterable[pl.DataFrame], folder: Path) -> list[Path]:
+    files: list[Path] = []
+    pending: list[pl.DataFrame] = []
+
+    def write() -> None:
+        files.append(folder / f"{len(files)}.arrow")
+        pl.concat([ARRIVALS.to_frame(), *pending]).write_ipc(files[-1], compression="lz4")
+        pending.clear()
+
+    for rows in listing:
+        pending.append(rows)
+        if sum(frame.height for frame in pending) >= CLAIM_ROWS:
+            write()
+    write()
+    return files
 
 
 def find_index(run: Run[Any]) -> dict[str, Any] | None:
@@ -69,57 +100,88 @@ def read_arrivals(run: Run[Any]) -> pl.DataFrame:
     return run.workspace.read_all([f"arrivals/{shard}" for shard in index["shards"]] if index else [], ARRIVALS)
 
 
-def list_window(run: Run[Any]) -> tuple[pl.DataFrame, int]:
-    """List the source.
+class Listing:
+    """What lies in a run's window, as frames of `records.ARRIVALS`, each time it is iterated.
 
-    Returns
-    -------
-    arrivals
-        What lies in the run's window.
+    Parameters
+    ----------
+    run
+        The run: its prefix, its window, and by what its pipeline places an arrival in time.
+
+    Attributes
+    ----------
     undated
-        How many objects have no date in their key, where the pipeline goes by key dates.
+        How many objects had no date in their key, where the pipeline goes by key dates.
     """
-    takes = _membership(run)
-    undated = 0
-    rows: list[tuple[Any, ...]] = []
-    for item, when in _dated(run):
-        undated += when is None
-        if takes(when):
-            bucket = run.prefix.bucket
-            key = arrival_id(bucket, item.key, None, item.etag, item.size)
-            rows.append((key, bucket, item.key, None, item.etag, item.size, item.last_modified))
-    return pl.DataFrame(rows, schema=ARRIVALS, orient="row"), undated
+
+    def __init__(self, run: Run[Any]) -> None:
+        self.undated = 0
+        self._run = run
+
+    def __iter__(self) -> Iterator[pl.DataFrame]:
+        """List the source."""
+        self.undated = 0
+        bucket, source, takes = self._run.prefix.bucket, self._run.pipeline.source, _membership(self._run)
+        for listed in self._run.s3.list_frames(self._run.prefix):
+            dated = listed.with_columns(_moments(source, listed))
+            self.undated += dated["moment"].null_count()
+            rows = dated.filter(takes)
+            yield rows.with_columns(arrival_ids(bucket, rows), bucket=pl.lit(bucket)).select(ARRIVALS.names())
 
 
-def _dated(run: Run[Any]) -> Iterator[tuple[ListedObject, datetime | None]]:
-    source = run.pipeline.source
-    pattern = re.compile(source.key_date_pattern)
-    for item in run.s3.list_objects(run.prefix):
-        yield item, item.last_modified if source.window == "last_modified" else _key_date(pattern, item.key)
-
-
-def _membership(run: Run[Any]) -> Callable[[datetime | None], bool]:
+def _membership(run: Run[Any]) -> pl.Expr:
     window, source = run.window, run.pipeline.source
     if window is None:
-        return lambda _when: True
-    lookback = timedelta(hours=source.lookback_hours if source.window == "last_modified" else 0)
-    return lambda when: when is not None and window.start - lookback <= when < window.end
+        return pl.lit(value=True)
+    lookback = round(source.lookback_hours * 3600 * 10**6) if source.window == "last_modified" else 0
+    first, end = _microseconds(window.start) - lookback, _microseconds(window.end)
+    return pl.col("moment").dt.epoch("us").is_between(first, end, closed="left")
 
 
-def _key_date(pattern: re.Pattern[str], key: str) -> datetime | None:
-    match = pattern.search(key)
-    if match is None:
-        return None
+def _microseconds(moment: datetime) -> int:
+    """Return the microseconds from 1970 to an aware moment, of any subclass and in any time zone."""
+    return timegm(moment.utctimetuple()) * 10**6 + moment.microsecond
+
+
+def _moments(source: Source, listed: pl.DataFrame) -> pl.Series:
+    """Return what places each listed object in time, null where nothing does."""
+    if source.window == "last_modified":
+        return listed["last_modified"].alias("moment")
+    search = re.compile(source.key_date_pattern).search
+    matches = (search(key) for key in listed["key"])
+    days = [match and _day(match["year"], match["month"], match["day"]) for match in matches]
+    return pl.Series("moment", days, pl.Int64).cast(TIMESTAMP)
+
+
+@lru_cache(maxsize=1000)
+def _day(year: str | None, month: str | None, day: str | None) -> int | None:
+    """Return the first moment of a day in microseconds since 1970, None if there is no such day."""
     try:
-        return datetime(int(match["year"]), int(match["month"]), int(match["day"]), tzinfo=UTC)
-    except (ValueError, TypeError, OverflowError):  # no such day, a group that took no part, a number beyond all years
+        return _microseconds(datetime(int(year or ""), int(month or ""), int(day or ""), tzinfo=UTC))
+    except (ValueError, OverflowError):  # no such day, a group that took no part, a number beyond all years
         return None
 
 
-def _write_shards(run: Run[Any], held: pl.DataFrame) -> list[str]:
+def _write_shards(run: Run[Any], arrivals: int) -> list[str]:
+    """Write what the run holds, in the order of its keys, and return the names of the shards."""
     settings = run.pipeline.parse
-    size = max(settings.shard_size, -(-held.height // settings.max_shards))
-    names = [f"{number:04}" for number in range(-(-held.height // size))]
-    for number, name in enumerate(names):
-        run.workspace.write(f"arrivals/{name}", ARRIVALS, held.slice(number * size, size))
+    size = max(settings.shard_size, -(-arrivals // settings.max_shards))
+    held = run.ledger.held_frames(run.pipeline.name, run.key)
+    names: list[str] = []
+    for number, pieces in groupby(_cut(held, size), key=itemgetter(0)):
+        names.append(f"{number:04}")
+        with run.workspace.writer(f"arrivals/{names[-1]}", ARRIVALS) as writer:
+            for _, rows in pieces:
+                writer.add(rows)
     return names
+
+
+def _cut(frames: Iterable[pl.DataFrame], size: int) -> Iterator[tuple[int, pl.DataFrame]]:
+    """Yield rows with the number of the shard that they belong to, when each has so many."""
+    first = 0
+    for frame in frames:
+        taken = 0
+        while taken < frame.height:
+            rows = frame.slice(taken, size - first % size)
+            yield first // size, rows
+            taken, first = taken + rows.height, first + rows.height

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
     from airlock.pipelines import Receive
-    from airlock.s3 import S3, ListedObject
+    from airlock.s3 import S3
     from airlock.s3uri import S3Uri
 
 
@@ -39,18 +41,19 @@ def look(s3: S3, prefix: S3Uri, settings: Receive, now: datetime) -> Delivery:
         If the delivery manifest cannot be read as one.
     """
     if settings.mode == "quiet_period":
-        return _quiet(s3.list_objects(prefix), timedelta(seconds=settings.quiet_seconds), now)
+        return _quiet(s3.list_frames(prefix), timedelta(seconds=settings.quiet_seconds), now)
     if settings.mode == "marker":
         there = s3.exists(prefix.join(settings.marker))
         return Delivery(there, 0, 0, "" if there else f"the marker object {settings.marker}")
     return _promised(s3, prefix, settings.manifest)
 
 
-def _quiet(listing: Iterable[ListedObject], quiet: timedelta, now: datetime) -> Delivery:
-    objects, size, newest = 0, 0, None
-    for item in listing:
-        objects, size = objects + 1, size + item.size
-        newest = item.last_modified if newest is None else max(newest, item.last_modified)
+def _quiet(listing: Iterable[pl.DataFrame], quiet: timedelta, now: datetime) -> Delivery:
+    objects, size, times = 0, 0, []
+    for rows in listing:
+        objects, size = objects + rows.height, size + int(rows["size"].sum())
+        times.append(rows["last_modified"].max())
+    newest: Any = max((time for time in times if time is not None), default=None)
     age = None if newest is None else now - newest
     if age is None or age >= quiet:
         return Delivery(True, objects, size, "")
@@ -64,8 +67,8 @@ def _promised(s3: S3, prefix: S3Uri, name: str) -> Delivery:
         expected, expected_bytes = _read_manifest(s3.get(where), name)
     except FileNotFoundError:
         return Delivery(False, 0, 0, f"the delivery manifest {name}")
-    sizes = [item.size for item in s3.list_objects(prefix) if item.key != where.key]
-    objects, size = len(sizes), sum(sizes)
+    sizes = [rows.filter(pl.col("key") != where.key)["size"] for rows in s3.list_frames(prefix)]
+    objects, size = sum(map(len, sizes)), sum(int(column.sum()) for column in sizes)
     if objects != expected:
         return Delivery(False, objects, size, f"{expected} objects; {objects} are there")
     if expected_bytes is not None and size != expected_bytes:

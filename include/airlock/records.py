@@ -91,6 +91,13 @@ def arrival_id(bucket: str, key: str, version_id: str | None, etag: str, size: i
     return digest(bucket, key, version_id, etag, size)
 
 
+def arrival_ids(bucket: str, listed: pl.DataFrame) -> pl.Series:
+    """Return the `arrival_id` of each row of a listing (``key``, ``version_id``, ``etag``, ``size``)."""
+    parts = pl.lit(bucket), "key", pl.col("version_id").fill_null(""), "etag", pl.col("size").cast(pl.String)
+    texts = listed.select(pl.concat_str(*parts, separator="\x1f")).to_series()
+    return pl.Series("arrival_id", [hashlib.sha256(text.encode()).hexdigest()[:32] for text in texts], pl.String)
+
+
 def study_key(study_instance_uid: str) -> str:
     """Return what may stand for a study outside the workspace and the ledger: 16 hex digits."""
     return digest("study", study_instance_uid, length=16)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from sqlalchemy import case, exists, func, select, update
 
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import fetch, fetch_chunks, insert_missing, shaped, stage
+from airlock.ledger.frames import fetch, fetch_frames, insert_missing, restage, shaped, stage
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import arrivals
 from airlock.reasons import Reason
@@ -24,7 +24,7 @@ from airlock.records import ARRIVALS, DISPOSITIONS, Disposition, digest, study_k
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from sqlalchemy import ColumnElement, Connection, Table
+    from sqlalchemy import ColumnElement, Connection, Select, Table
 
 _DECIDED = [name for name in DISPOSITIONS if name not in {"arrival_id", "key", "size"}]
 _WORDS = pl.Schema({name: DISPOSITIONS[name] for name in ("arrival_id", *_DECIDED)} | {"study_key": pl.String})
@@ -42,18 +42,19 @@ COME_AGAIN = (Reason.ACCESS_DENIED, Reason.OBJECT_CHANGED, Reason.OBJECT_GONE, R
 
 @dataclass(frozen=True)
 class Claim:
-    """What became of a listing."""
+    """What became of a listing, beside what the run holds now: `Arrivals.held_by` says that."""
 
-    held: pl.DataFrame  # ARRIVALS: all that the run holds now, whether the listing still names them or not
     settled: int  # in the listing, and settled by another run
     claimed_elsewhere: int  # in the listing, and held by another run that has not settled them
 
 
-def _held(connection: Connection, pipeline: str, run_key: str) -> pl.DataFrame:
-    statement = select(*(arrivals.c[name] for name in ARRIVALS)).where(
-        arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key
-    )
-    return fetch(connection, statement, ARRIVALS).sort("bucket", "key", "arrival_id")
+def _held(connection: Connection, pipeline: str, run_key: str) -> Select[Any]:
+    """Return the query for what a run holds, in the order of the keys' bytes, whatever the database sorts by."""
+    of_run = arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key
+    order: list[ColumnElement[str]] = [arrivals.c[name] for name in ("bucket", "key", "arrival_id")]
+    if connection.dialect.name == "postgresql":
+        order = [column.collate("C") for column in order]
+    return select(*(arrivals.c[name] for name in ARRIVALS)).where(*of_run).order_by(*order)
 
 
 def need_held(connection: Connection, pipeline: str, run_key: str, rows: Table) -> None:
@@ -111,27 +112,25 @@ def study_key_of(column: str) -> pl.Expr:
     return pl.col(column).map_batches(_study_keys, return_dtype=pl.String).alias("study_key")
 
 
-def _come_again(connection: Connection, pipeline: str, run_key: str, listing: pl.DataFrame) -> pl.DataFrame:
+def _come_again(connection: Connection, pipeline: str, run_key: str, rows: Table) -> None:
     """Give another id to what other runs settled without having looked at its content; their own rows stay."""
     reasons = [str(reason) for reason in COME_AGAIN]
-    asked = listing.select("arrival_id")
-    while asked.height:
-        rows = stage(connection, asked, pl.Schema({"arrival_id": pl.String}), ["arrival_id"])
-        statement = (
-            select(arrivals.c.arrival_id)
-            .join(rows, arrivals.c.arrival_id == rows.c.arrival_id)
-            .where(arrivals.c.pipeline == pipeline, arrivals.c.run_key != run_key, arrivals.c.reason.in_(reasons))
-        )
-        next_ids = {name: digest(name, "again") for name in connection.execute(statement).scalars()}
-        listing = listing.with_columns(pl.col("arrival_id").replace(next_ids))
-        asked = pl.DataFrame({"arrival_id": list(next_ids.values())}, schema={"arrival_id": pl.String})
-    return listing
+    statement = (
+        select(arrivals.c.arrival_id)
+        .join(rows, arrivals.c.arrival_id == rows.c.arrival_id)
+        .where(arrivals.c.pipeline == pipeline, arrivals.c.run_key != run_key, arrivals.c.reason.in_(reasons))
+    )
+    while names := connection.execute(statement).scalars().all():
+        pairs = pl.DataFrame({"arrival_id": names, "next_id": [digest(name, "again") for name in names]})
+        again = stage(connection, pairs, pairs.schema, ["arrival_id"])
+        is_one = rows.c.arrival_id == again.c.arrival_id
+        connection.execute(update(rows).where(is_one).values(arrival_id=again.c.next_id))
 
 
 class Arrivals(Store):
     """The ledger's part about arrivals."""
 
-    def claim(self, pipeline: str, run_key: str, listing: pl.DataFrame) -> Claim:
+    def claim(self, pipeline: str, run_key: str, listing: pl.DataFrame | Iterable[pl.DataFrame]) -> Claim:
         """Take for a run all arrivals of a listing that no run has; two runs at once never both get one.
 
         What an earlier run could not get at (`COME_AGAIN`) is there to be taken once more, as an arrival of its own.
@@ -141,32 +140,49 @@ class Arrivals(Store):
         pipeline, run_key
             An open run.
         listing
-            `records.ARRIVALS`; the same arrival twice counts once.
+            `records.ARRIVALS`, in one frame or frame by frame; the same arrival twice counts once. The ledger waits for
+            each frame, and others for the ledger: have them at hand.
 
         Raises
         ------
         LedgerError
-            If the run is not open.
+            If the run is not open. Nothing is claimed.
         """
+        frames = (listing,) if isinstance(listing, pl.DataFrame) else listing
+        settled = claimed = 0
         with self._writing(scope(pipeline)) as connection:
             need_run(connection, run_key, pipeline)
-            wanted = _come_again(connection, pipeline, run_key, listing.unique("arrival_id", keep="first"))
-            rows = stage(connection, wanted, ARRIVALS, ["arrival_id"])
-            constants = {"pipeline": pipeline, "run_key": run_key, "claimed_at": datetime.now(UTC)}
-            insert_missing(connection, arrivals, rows, ["pipeline", "arrival_id"], **constants)
-            settled, claimed = _counted_elsewhere(connection, pipeline, run_key, rows)
-            return Claim(_held(connection, pipeline, run_key), settled, claimed)
+            for rows in _staged(connection, frames):
+                _come_again(connection, pipeline, run_key, rows)
+                constants = {"pipeline": pipeline, "run_key": run_key, "claimed_at": datetime.now(UTC)}
+                insert_missing(connection, arrivals, rows, ["pipeline", "arrival_id"], **constants)
+                done, others = _counted_elsewhere(connection, pipeline, run_key, rows)
+                settled, claimed = settled + done, claimed + others
+        return Claim(settled, claimed)
 
     def held_by(self, pipeline: str, run_key: str) -> pl.DataFrame:
-        """Return all arrivals that a run holds, settled or not, as `records.ARRIVALS`."""
+        """Return all arrivals that a run holds, settled or not, as `records.ARRIVALS` sorted by key."""
+        return pl.concat([ARRIVALS.to_frame(), *self.held_frames(pipeline, run_key)])
+
+    def held_frames(self, pipeline: str, run_key: str) -> Iterator[pl.DataFrame]:
+        """Yield what `held_by` returns frame by frame; none where the run holds nothing."""
         with self._reading() as connection:
-            return _held(connection, pipeline, run_key)
+            yield from fetch_frames(connection, _held(connection, pipeline, run_key), ARRIVALS)
+
+    def held_total(self, pipeline: str, run_key: str) -> tuple[int, int]:
+        """Return how many arrivals a run holds, settled or not, and their bytes."""
+        statement = select(func.count(), func.coalesce(func.sum(arrivals.c.size), 0)).where(
+            arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key
+        )
+        with self._reading() as connection:
+            number, size = connection.execute(statement).one()
+        return int(number), int(size)
 
     def held_ids(self, pipeline: str, run_key: str) -> Iterator[pl.DataFrame]:
         """Yield the ``arrival_id`` of all arrivals that a run holds, settled or not, frame by frame."""
         statement = select(arrivals.c.arrival_id).where(arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key)
         with self._reading() as connection:
-            yield from fetch_chunks(connection, statement, pl.Schema({"arrival_id": pl.String}))
+            yield from fetch_frames(connection, statement, pl.Schema({"arrival_id": pl.String}))
 
     def settle(self, pipeline: str, run_key: str, dispositions: pl.DataFrame | Iterable[pl.DataFrame]) -> None:
         """Write the final word on arrivals that a run holds, over an earlier word of the same run.
@@ -223,6 +239,18 @@ class Arrivals(Store):
         statement = select(word, func.count()).where(arrivals.c.pipeline == pipeline).group_by(word)
         with self._reading() as connection:
             return {state: number for state, number in connection.execute(statement)}  # noqa: C416  # rows, not tuples
+
+
+def _staged(connection: Connection, frames: Iterable[pl.DataFrame]) -> Iterator[Table]:
+    """Stage one frame after the other, in one table; sorted by id, as the ledger's index takes rows in fastest."""
+    rows: Table | None = None
+    for frame in frames:
+        ordered = frame.unique("arrival_id", keep="first").sort("arrival_id")
+        if rows is None:
+            rows = stage(connection, ordered, ARRIVALS, ["arrival_id"])
+        else:
+            restage(connection, rows, ordered, ARRIVALS)
+        yield rows
 
 
 def _counted_elsewhere(connection: Connection, pipeline: str, run_key: str, rows: Table) -> tuple[int, int]:

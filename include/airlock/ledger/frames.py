@@ -118,13 +118,20 @@ def _copy(connection: Connection, table: Table, frame: pl.DataFrame) -> None:
     cursor.close()
 
 
+def restage(connection: Connection, table: Table, frame: pl.DataFrame, schema: pl.Schema) -> None:
+    """Put other rows into a staged table in place of those it has: one table serves a delivery frame by frame."""
+    is_postgres = connection.dialect.name == "postgresql"
+    connection.exec_driver_sql(f"{'TRUNCATE' if is_postgres else 'DELETE FROM'} {table.name}")
+    (_copy if is_postgres else _insert)(connection, table, shaped(frame, schema))
+
+
 def fetch(connection: Connection, statement: Select[Any], schema: pl.Schema) -> pl.DataFrame:
     """Run a query and return its rows, its columns taken by position, as a frame of this schema."""
-    return pl.concat([schema.to_frame(), *fetch_chunks(connection, statement, schema)])
+    return pl.concat([schema.to_frame(), *fetch_frames(connection, statement, schema)])
 
 
-def fetch_chunks(connection: Connection, statement: Select[Any], schema: pl.Schema) -> Iterator[pl.DataFrame]:
-    """Run a query and yield its rows as `fetch` returns them, chunk by chunk."""
+def fetch_frames(connection: Connection, statement: Select[Any], schema: pl.Schema) -> Iterator[pl.DataFrame]:
+    """Run a query and yield its rows in frames of `CHUNK` rows, as `fetch` gives them all at once."""
     result = connection.execute(statement, execution_options={"stream_results": True, "max_row_buffer": CHUNK})
     for rows in result.partitions(CHUNK):
         yield pl.DataFrame([tuple(row) for row in rows], schema=schema, orient="row")

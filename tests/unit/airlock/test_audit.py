@@ -265,7 +265,8 @@ class TestBadOutput:
         next_run = world.run("two")
         world.ledger.open_run(next_run.key, next_run.pipeline.name, next_run.run_id, None)
         listing = frame(files[1:], ARRIVALS)
-        assert world.ledger.claim(next_run.pipeline.name, next_run.key, listing).held["key"].to_list() == ["in/b"]
+        world.ledger.claim(next_run.pipeline.name, next_run.key, listing)
+        assert world.ledger.held_by(next_run.pipeline.name, next_run.key)["key"].to_list() == ["in/b"]
         assert world.ledger.known_instances(STORE, pl.Series([A["SOPInstanceUID"]])).is_empty()
 
 

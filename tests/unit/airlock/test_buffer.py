@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 
-from airlock.buffer import Buffered, buffer, find_index, list_window, read_arrivals
+from airlock.buffer import Buffered, Listing, buffer, find_index, read_arrivals
 from airlock.ledger import Ledger
 from airlock.records import ARRIVALS, DISPOSITIONS, Window, arrival_id
 from airlock.run import Run
@@ -27,6 +27,10 @@ TICK = timedelta(microseconds=1)
 
 def names(rows: pl.DataFrame) -> list[str]:
     return [key.removeprefix("in/") for key in rows["key"]]
+
+
+def listed(run: Run) -> pl.DataFrame:
+    return pl.concat([ARRIVALS.to_frame(), *Listing(run)])
 
 
 def seen_at(world: World) -> datetime:
@@ -53,15 +57,15 @@ class TestWindow:
         moment = seen_at(world)
         line = pipeline(source={"lookback_hours": 0})
         run = world.run(line=line, window=Window(moment + start, moment + end))
-        assert names(list_window(run)[0]) == ["a"] * taken
+        assert names(listed(run)) == ["a"] * taken
 
     def test_two_windows_in_a_row_take_each_object_in_once(self, world: World) -> None:
         for name in "abc":
             world.put(f"s3://archive/in/{name}")
         moment = max(item.last_modified for item in world.s3.list_objects(world.run().prefix))
         line = pipeline(source={"lookback_hours": 0})
-        before = list_window(world.run(line=line, window=Window(moment - HOUR, moment)))[0]
-        after = list_window(world.run(line=line, window=Window(moment, moment + HOUR)))[0]
+        before = listed(world.run(line=line, window=Window(moment - HOUR, moment)))
+        after = listed(world.run(line=line, window=Window(moment, moment + HOUR)))
         assert sorted(names(before) + names(after)) == ["a", "b", "c"]
 
     def test_it_looks_back_for_what_showed_up_late(self, world: World) -> None:
@@ -69,20 +73,20 @@ class TestWindow:
         moment = seen_at(world)
         line = pipeline(source={"lookback_hours": 2.5})
         edge = Window(moment + 2.5 * HOUR, moment + 3 * HOUR)
-        assert names(list_window(world.run(line=line, window=edge))[0]) == ["a"]
+        assert names(listed(world.run(line=line, window=edge))) == ["a"]
         later = Window(edge.start + TICK, edge.end)
-        assert names(list_window(world.run(line=line, window=later))[0]) == []
+        assert names(listed(world.run(line=line, window=later))) == []
 
     def test_without_one_all_below_the_prefix_is_taken_in(self, world: World) -> None:
         for key in ("in/2026/a", "in/2026/b", "in/2027/c", "out/d"):
             world.put(f"s3://archive/{key}")
-        assert names(list_window(world.run())[0]) == ["2026/a", "2026/b", "2027/c"]
-        assert names(list_window(world.run(prefix="s3://archive/in/2026/"))[0]) == ["2026/a", "2026/b"]
+        assert names(listed(world.run())) == ["2026/a", "2026/b", "2027/c"]
+        assert names(listed(world.run(prefix="s3://archive/in/2026/"))) == ["2026/a", "2026/b"]
 
     def test_an_arrival_is_what_s3_lists(self, world: World) -> None:
         etag = world.put("s3://archive/in/é +%41//x", b"12345")
         world.put("s3://archive/in/folder/", b"")
-        (row,) = list_window(world.run())[0].rows(named=True)
+        (row,) = listed(world.run()).rows(named=True)
         key = "in/é +%41//x"
         assert row["arrival_id"] == arrival_id("archive", key, None, etag, 5)
         assert (row["bucket"], row["key"], row["version_id"], row["etag"], row["size"]) == (
@@ -100,8 +104,8 @@ class TestKeyDates:
 
     def taken(self, world: World, window: Window | None, pattern: str | None = None) -> tuple[list[str], int]:
         source = {"window": "key_date", "lookback_hours": 48} | ({"key_date_pattern": pattern} if pattern else {})
-        rows, undated = list_window(world.run(line=pipeline(source=source), window=window))
-        return names(rows), undated
+        listing = Listing(world.run(line=pipeline(source=source), window=window))
+        return names(pl.concat([ARRIVALS.to_frame(), *listing])), listing.undated
 
     def test_the_date_in_the_key_places_an_object(self, world: World) -> None:
         for day in ("2026/11/23", "2026/11/24", "2026/11/25"):

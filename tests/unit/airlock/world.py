@@ -140,7 +140,8 @@ class World:
         """Claim arrivals and freeze them with their headers, as buffer and parse would: one shard of all."""
         arrivals = frame(list(files), ARRIVALS)
         run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)
-        assert run.ledger.claim(run.pipeline.name, run.key, arrivals).held.height == arrivals.height
+        run.ledger.claim(run.pipeline.name, run.key, arrivals)
+        assert run.ledger.held_total(run.pipeline.name, run.key)[0] == arrivals.height
         run.workspace.write("arrivals/0000", ARRIVALS, arrivals)
         run.workspace.write("headers/0000", HEADERS, frame(list(files), HEADERS))
         index = {"shards": ["0000"], "arrivals": len(files), "settled": 0, "claimed_elsewhere": 0, "undated": 0}

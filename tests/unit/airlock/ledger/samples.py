@@ -34,6 +34,12 @@ def arrivals(*names: str) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=ARRIVALS, orient="row")
 
 
+def held_after(ledger: Ledger, run: str, listing: pl.DataFrame, pipeline: str = NIGHTLY) -> pl.DataFrame:
+    """Claim a listing for a run and return all that the run holds then."""
+    ledger.claim(pipeline, run, listing)
+    return ledger.held_by(pipeline, run)
+
+
 def claims(*pairs: tuple[str, str]) -> pl.DataFrame:
     """Pairs of an arrival's name and the SOP Instance UID that it brings."""
     rows = [(id_of(name), uid, f"{uid}.series", "1.study") for name, uid in pairs]

@@ -12,6 +12,7 @@ from tests.unit.airlock.ledger.samples import (
     begin,
     claims,
     dispositions,
+    held_after,
     id_of,
     ids,
     ids_of,
@@ -22,19 +23,20 @@ from tests.unit.airlock.ledger.samples import (
 def test_a_run_gets_every_arrival_that_nobody_has(ledger: Ledger) -> None:
     begin(ledger, "a")
     claim = ledger.claim(NIGHTLY, "a", arrivals("1", "2"))
-    assert claim.held.equals(arrivals("1", "2"))
-    assert claim.held.schema == ARRIVALS
+    held = ledger.held_by(NIGHTLY, "a")
+    assert held.equals(arrivals("1", "2"))
+    assert held.schema == ARRIVALS
     assert (claim.settled, claim.claimed_elsewhere) == (0, 0)
 
 
 def test_an_empty_listing_is_no_trouble(ledger: Ledger) -> None:
     begin(ledger, "a")
-    assert ledger.claim(NIGHTLY, "a", arrivals()).held.is_empty()
+    assert held_after(ledger, "a", arrivals()).is_empty()
 
 
 def test_an_arrival_twice_in_a_listing_counts_once(ledger: Ledger) -> None:
     begin(ledger, "a")
-    assert ledger.claim(NIGHTLY, "a", arrivals("1", "1")).held.height == 1
+    assert held_after(ledger, "a", arrivals("1", "1")).height == 1
 
 
 def test_what_others_have_is_counted_and_left_to_them(ledger: Ledger) -> None:
@@ -42,25 +44,24 @@ def test_what_others_have_is_counted_and_left_to_them(ledger: Ledger) -> None:
     ledger.claim(NIGHTLY, "a", arrivals("1", "2", "3"))
     ledger.settle(NIGHTLY, "a", dispositions("1"))
     claim = ledger.claim(NIGHTLY, "b", arrivals("1", "2", "3", "4"))
-    assert ids(claim.held) == ids_of("4")
+    assert ids(ledger.held_by(NIGHTLY, "b")) == ids_of("4")
     assert (claim.settled, claim.claimed_elsewhere) == (1, 2)
 
 
 def test_a_cleared_buffer_gets_the_same_delivery_though_settled_and_no_longer_listed(ledger: Ledger) -> None:
     begin(ledger, "a")
-    first = ledger.claim(NIGHTLY, "a", arrivals("1", "2"))
+    first = held_after(ledger, "a", arrivals("1", "2"))
     ledger.settle(NIGHTLY, "a", dispositions("1"))
     again = ledger.claim(NIGHTLY, "a", arrivals("2"))
-    assert again.held.equals(first.held)
     assert (again.settled, again.claimed_elsewhere) == (0, 0)
-    assert ledger.held_by(NIGHTLY, "a").equals(first.held)
+    assert ledger.held_by(NIGHTLY, "a").equals(first)
 
 
 def test_pipelines_do_not_take_from_each_other(ledger: Ledger) -> None:
     begin(ledger, "a")
     begin(ledger, "other", pipeline="weekly")
     ledger.claim(NIGHTLY, "a", arrivals("1"))
-    assert ids(ledger.claim("weekly", "other", arrivals("1")).held) == ids_of("1")
+    assert ids(held_after(ledger, "other", arrivals("1"), "weekly")) == ids_of("1")
 
 
 def test_a_claim_needs_an_open_run_of_the_pipeline(ledger: Ledger) -> None:
@@ -83,7 +84,7 @@ def test_a_listing_without_a_column_is_refused_by_name(ledger: Ledger) -> None:
 def test_any_name_of_an_object_comes_back_as_it_was(ledger: Ledger, name: str) -> None:
     begin(ledger, "a")
     listing = arrivals("1").with_columns(key=pl.lit(name), version_id=pl.lit("null"), etag=pl.lit(""))
-    assert ledger.claim(NIGHTLY, "a", listing).held.equals(listing)
+    assert held_after(ledger, "a", listing).equals(listing)
 
 
 def test_a_nul_in_a_text_costs_nothing_but_itself(ledger: Ledger) -> None:
@@ -104,7 +105,7 @@ def test_a_large_delivery_goes_in_chunks(ledger: Ledger) -> None:
         size=pl.lit(1, pl.Int64),
         last_modified=pl.lit(arrivals("1")["last_modified"][0], ARRIVALS["last_modified"]),
     )
-    assert ledger.claim(NIGHTLY, "a", many).held.height == 25_000
+    assert held_after(ledger, "a", many).height == 25_000
 
 
 def test_the_final_word_is_kept_with_all_that_belongs_to_it(ledger: Ledger) -> None:
@@ -162,7 +163,7 @@ def test_released_claims_are_free_for_a_later_run(ledger: Ledger) -> None:
     ledger.claim_instances(STORE, NIGHTLY, "a", claims(("2", "1.2")))
     ledger.settle(NIGHTLY, "a", dispositions("1"))
     assert ledger.release_claims(NIGHTLY, "a") == 1
-    assert ids(ledger.claim(NIGHTLY, "b", arrivals("1", "2")).held) == ids_of("2")
+    assert ids(held_after(ledger, "b", arrivals("1", "2"))) == ids_of("2")
     assert ledger.known_instances(STORE, uids("1.2")).is_empty()
 
 

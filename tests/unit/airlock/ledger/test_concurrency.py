@@ -19,6 +19,7 @@ from tests.unit.airlock.ledger.samples import (
     begin,
     claims,
     dispositions,
+    held_after,
     ids,
     ids_of,
     uids,
@@ -54,7 +55,7 @@ def at_once(work: Callable[..., Any], *calls: tuple[Any, ...]) -> list[Any]:
 def _claim(url: str, run: str, names: list[str]) -> tuple[set[str], int]:
     with Ledger.open(url) as ledger:
         claim = ledger.claim(NIGHTLY, run, arrivals(*names))
-        return ids(claim.held), claim.claimed_elsewhere
+        return ids(ledger.held_by(NIGHTLY, run)), claim.claimed_elsewhere
 
 
 def test_processes_that_claim_one_listing_never_both_get_an_arrival(url: str) -> None:
@@ -173,5 +174,5 @@ def test_a_process_killed_in_a_transaction_leaves_no_trace_and_no_lock(url: str)
         process.start()
         process.join(60)
         assert process.exitcode == -signal.SIGKILL
-        assert ids(ledger.claim(NIGHTLY, "lives", arrivals(*NAMES[:10])).held) == ids_of(NAMES[:10])
+        assert ids(held_after(ledger, "lives", arrivals(*NAMES[:10]))) == ids_of(NAMES[:10])
         assert ledger.held_by(NIGHTLY, "dies").is_empty()

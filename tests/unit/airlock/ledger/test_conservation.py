@@ -48,7 +48,7 @@ class Books:
         elsewhere = [name for name in listed if self.holder[name] != run]
         assert claim.settled == len(self.settled.intersection(elsewhere))
         assert claim.claimed_elsewhere == len(elsewhere) - claim.settled
-        assert ids(claim.held) == self.held(run)
+        assert ids(self.ledger.held_by(self.pipeline, self.key(run))) == self.held(run)
 
     def settle(self, run: str, wanted: list[str]) -> None:
         own = [name for name in wanted if self.holder.get(name) == run]
