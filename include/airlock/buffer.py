@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from airlock.pipelines import Source
+    from airlock.pipelines import ClinicalParse, ParseSettings, Source
     from airlock.run import Run
 
 INDEX = "arrivals/index.json"
-CLAIM_ROWS = 200_000  # that the ledger takes at a time
 
 
 @dataclass(frozen=True)
@@ -70,19 +69,10 @@ def _claim(run: Run[Any]) -> dict[str, int]:
 
 
 def _set_aside(listing: Iterable[pl.DataFrame], folder: Path) -> list[Path]:
-    files: list[Path] = []
-    pending: list[pl.DataFrame] = []
-
-    def write() -> None:
-        files.append(folder / f"{len(files)}.arrow")
-        pl.concat([ARRIVALS.to_frame(), *pending]).write_ipc(files[-1], compression="lz4")
-        pending.clear()
-
-    for rows in listing:
-        pending.append(rows)
-        if sum(frame.height for frame in pending) >= CLAIM_ROWS:
-            write()
-    write()
+    files = []
+    for number, rows in enumerate(listing):
+        files.append(folder / f"{number}.arrow")
+        rows.write_ipc(files[-1], compression="lz4")
     return files
 
 
@@ -162,10 +152,14 @@ def _day(year: str | None, month: str | None, day: str | None) -> int | None:
         return None
 
 
+def shard_rows(settings: ParseSettings | ClinicalParse, arrivals: int) -> int:
+    """Return how many arrivals go into a shard: more than the pipeline says where Airflow could not map the shards."""
+    return max(settings.shard_size, -(-arrivals // settings.max_shards))
+
+
 def _write_shards(run: Run[Any], arrivals: int) -> list[str]:
     """Write what the run holds, in the order of its keys, and return the names of the shards."""
-    settings = run.pipeline.parse
-    size = max(settings.shard_size, -(-arrivals // settings.max_shards))
+    size = shard_rows(run.pipeline.parse, arrivals)
     held = run.ledger.held_frames(run.pipeline.name, run.key)
     names: list[str] = []
     for number, pieces in groupby(_cut(held, size), key=itemgetter(0)):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 
-from airlock.buffer import Buffered, Listing, buffer, find_index, read_arrivals
+from airlock.buffer import Buffered, Listing, buffer, find_index, read_arrivals, shard_rows
 from airlock.ledger import Ledger
 from airlock.records import ARRIVALS, DISPOSITIONS, Window, arrival_id
 from airlock.run import Run
@@ -221,6 +221,25 @@ class TestShards:
         assert [frame.height for frame in frames] == sizes
         assert names(pl.concat(frames)) == [str(number) for number in range(7)]
         assert read_arrivals(run).height == 7
+
+    def test_frames_of_any_size_make_the_same_shards(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        for number in range(7):
+            world.put(f"s3://archive/in/{number}")
+        line = pipeline(parse={"shard_size": 3})
+        whole, pieces = world.run("whole", line), world.run("pieces", line.model_copy(update={"name": "weekly"}))
+        expected = buffer(whole)
+        monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "2")
+        monkeypatch.setattr("airlock.listing.FRAME_ROWS", 1)
+        monkeypatch.setattr("airlock.ledger.frames.CHUNK", 2)
+        assert buffer(pieces) == expected
+        for shard in expected.shards:
+            frames = [run.workspace.read(f"arrivals/{shard}", ARRIVALS) for run in (whole, pieces)]
+            assert frames[0].equals(frames[1])
+
+    def test_fifty_million_arrivals_stay_below_what_airflow_maps(self) -> None:
+        settings = pipeline().parse
+        shards = [-(-arrivals // shard_rows(settings, arrivals)) for arrivals in (1, 5_000, 1_000_000, 50_000_000)]
+        assert shards == [1, 1, 200, 1000]
 
     def test_an_empty_delivery_has_none_and_is_still_a_delivery(self, world: World) -> None:
         run = world.run()

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airlock import listing
@@ -113,6 +113,7 @@ class TestAgainstBoto3:
             list(s3.list_frames(S3Uri("nowhere", "")))
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=5)))
 def test_keys_are_decoded_all_at_once_as_one_by_one(keys: list[str]) -> None:
     assert decoded([quote(key, safe="/").replace("%20", "+") for key in keys]) == keys

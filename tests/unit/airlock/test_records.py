@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, VERDICTS, Stage, arrival_id, digest, study_key
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airlock.listing import LISTED
+from airlock.records import (
+    ARRIVALS,
+    ATTRIBUTES,
+    HEADERS,
+    VERDICTS,
+    Stage,
+    arrival_id,
+    arrival_ids,
+    digest,
+    study_key,
+)
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
 
 def test_the_stages_are_the_eight_of_the_design() -> None:
@@ -16,6 +33,20 @@ def test_another_object_version_is_another_arrival() -> None:
     ids = {arrival_id(*values) for values in (one, *others)}
     assert len(ids) == 6
     assert all(len(key) == 32 for key in ids)
+
+
+def test_an_arrival_id_is_in_ledgers_and_must_never_change() -> None:
+    assert (
+        arrival_id("archive", "in/é +%41//x", None, "5d41402abc4b2a76b9719d911017c592-2", 5)
+        == "2eab2b8553b3eec069208ebb816eb72d"
+    )
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(TEXT, st.none() | TEXT, TEXT, st.integers(0, 2**50)), max_size=5))
+def test_the_ids_of_a_listing_are_those_of_its_rows(rows: list[tuple[str, str | None, str, int]]) -> None:
+    listed = pl.DataFrame([(*row, None) for row in rows], schema=LISTED, orient="row")
+    assert arrival_ids("archive", listed).to_list() == [arrival_id("archive", *row) for row in rows]
 
 
 def test_a_digest_tells_parts_apart_and_takes_any_text() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 
+import imaging
+from airlock.buffer import shard_rows
 from tests.unit.dags.shipped import DAGS
 
 STAGES = ["receive", "buffer", "parse", "validate", "normalize", "import", "audit"]
@@ -40,3 +42,16 @@ def test_mapped_tasks_are_parse_and_the_imports(dag: Any) -> None:
 def test_imports_hold_a_slot_of_their_services_pool(dag: Any) -> None:
     assert dag.get_task("import").pool == "healthimaging_import"
     assert dag.task_dict.get("fhir.import") is None or dag.get_task("fhir.import").pool == "healthlake_import"
+
+
+def test_a_million_objects_are_few_task_instances() -> None:
+    """Airflow's scheduler slows down with their number. From the defaults: a nightly run of whole jobs' batches."""
+    pipeline = imaging.pipelines["nightly"]
+    arrivals = 1_000_000
+    mapped = {
+        "parse": -(-arrivals // shard_rows(pipeline.parse, arrivals)),
+        "import": -(-arrivals // pipeline.limits.files_per_job),
+    }
+    instances = sum(mapped[task.task_id] if isinstance(task, MappedOperator) else 1 for task in DAGS["nightly"].tasks)
+    assert mapped == {"parse": 200, "import": 200}
+    assert instances <= 450

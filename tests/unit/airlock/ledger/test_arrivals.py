@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import polars as pl
 import pytest
 
-from airlock.ledger import Ledger, LedgerError
+from airlock.ledger import Claim, Ledger, LedgerError
 from airlock.records import ARRIVALS, DISPOSITIONS, study_key
 from tests.unit.airlock.ledger.samples import (
     NIGHTLY,
@@ -18,6 +20,9 @@ from tests.unit.airlock.ledger.samples import (
     ids_of,
     uids,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def test_a_run_gets_every_arrival_that_nobody_has(ledger: Ledger) -> None:
@@ -106,6 +111,54 @@ def test_a_large_delivery_goes_in_chunks(ledger: Ledger) -> None:
         last_modified=pl.lit(arrivals("1")["last_modified"][0], ARRIVALS["last_modified"]),
     )
     assert held_after(ledger, "a", many).height == 25_000
+
+
+def test_frame_by_frame_is_as_all_at_once(ledger: Ledger) -> None:
+    begin(ledger, "a", "b", "c")
+    ledger.claim(NIGHTLY, "a", arrivals("1", "2", "3"))
+    ledger.settle(NIGHTLY, "a", dispositions("1"))
+    frames = [arrivals("1", "4"), arrivals("2", "5"), arrivals(), arrivals("4", "3", "6")]
+    claim = ledger.claim(NIGHTLY, "b", iter(frames))
+    assert (claim.settled, claim.claimed_elsewhere) == (1, 2)
+    assert ledger.held_by(NIGHTLY, "b").equals(arrivals("4", "5", "6"))
+    assert ledger.held_total(NIGHTLY, "b") == (3, 300)
+    assert ledger.claim(NIGHTLY, "c", iter([])) == Claim(0, 0)
+    assert ledger.held_total(NIGHTLY, "c") == (0, 0)
+    assert list(ledger.held_frames(NIGHTLY, "c")) == []
+
+
+def test_what_could_not_be_got_at_comes_again_and_again(ledger: Ledger) -> None:
+    begin(ledger, "a", "b", "c")
+    ledger.claim(NIGHTLY, "a", arrivals("1", "2", "3"))
+    gone = dispositions("1", "3").with_columns(reason=pl.lit("object_gone"))
+    ledger.settle(NIGHTLY, "a", pl.concat([gone, dispositions("2")]))
+    assert ledger.claim(NIGHTLY, "b", iter([arrivals("1"), arrivals("2", "3")])) == Claim(
+        settled=1, claimed_elsewhere=0
+    )
+    held = ledger.held_by(NIGHTLY, "b")
+    assert held["key"].to_list() == ["in/1", "in/3"]
+    assert ids(held).isdisjoint(ids_of("13"))
+    again = gone.with_columns(arrival_id=held["arrival_id"])
+    ledger.settle(NIGHTLY, "b", again)
+    assert held_after(ledger, "c", arrivals("1", "3")).height == 2
+    assert held_after(ledger, "b", arrivals("1", "3")).equals(held)
+
+
+def test_a_listing_that_breaks_off_claims_nothing(ledger: Ledger) -> None:
+    def listing() -> Iterator[pl.DataFrame]:
+        yield arrivals("1")
+        raise ConnectionError("S3 is gone")
+
+    begin(ledger, "a")
+    with pytest.raises(ConnectionError):
+        ledger.claim(NIGHTLY, "a", listing())
+    assert ledger.held_total(NIGHTLY, "a") == (0, 0)
+
+
+def test_what_a_run_holds_comes_in_the_order_of_its_bytes(ledger: Ledger) -> None:
+    begin(ledger, "a")
+    names = ["a/b", "a-b", "A", "a", "é", "z", "Z", "_", "a b", "~", "日本", "\U0001f600"]
+    assert held_after(ledger, "a", arrivals(*names))["key"].to_list() == [f"in/{name}" for name in sorted(names)]
 
 
 def test_the_final_word_is_kept_with_all_that_belongs_to_it(ledger: Ledger) -> None:
