@@ -108,13 +108,16 @@ def _numbered(claims: pl.DataFrame | Iterable[pl.DataFrame]) -> Iterator[pl.Data
         first += frame.height
 
 
-def _insert_claims(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> None:
-    """Insert the claims on instances that nobody owns; of several arrivals with one instance the first is the owner."""
+def _insert_claims(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> int:
+    """Insert the claims on instances that nobody owns, and return how many were.
+
+    Of several arrivals with one instance the first is the owner.
+    """
     before = rows.alias()
     doubled = exists().where(before.c.SOPInstanceUID == rows.c.SOPInstanceUID, before.c.position < rows.c.position)
     first = select(*(rows.c[name] for name in CLAIMS)).where(~doubled).subquery()
     constants = {"datastore_id": datastore_id, "pipeline": pipeline, "state": InstanceState.CLAIMED.value}
-    insert_missing(connection, instances, first, _KEY, **constants)
+    return insert_missing(connection, instances, first, _KEY, **constants)
 
 
 def _drop_other_claims(connection: Connection, datastore_id: str, pipeline: str, run_key: str, rows: Table) -> None:
@@ -187,7 +190,9 @@ class Instances(Store):
             rows = stage(connection, _numbered(claims), _NUMBERED_CLAIMS, ["SOPInstanceUID", "arrival_id"])
             need_held(connection, pipeline, run_key, rows)
             _drop_other_claims(connection, datastore_id, pipeline, run_key, rows)
-            _insert_claims(connection, datastore_id, pipeline, rows)
+            inserted = _insert_claims(connection, datastore_id, pipeline, rows)
+            if inserted == connection.execute(select(func.count()).select_from(rows)).scalar_one():
+                return OWNERS.to_frame()  # as a first run finds it: no need to look
             return _owned_by_others(connection, datastore_id, pipeline, rows).unique(maintain_order=True)
 
     def known_instances(self, datastore_id: str, uids: pl.Series, except_run: str | None = None) -> pl.DataFrame:
