@@ -21,7 +21,7 @@ from airlock.s3uri import S3Uri
 from airlock.spool import place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from airlock.pipelines import Limits
     from airlock.run import Run
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 INDEX = "batches/index.json"
 MAX_BATCHES = 1_000  # Airflow maps at most 1,024 tasks
+_PLANNED = ["verdict", *(name for name in VERDICTS if name in BATCHES)]
 COPIES_PER_TURN = 10  # by a thread: to hand over each copy by itself costs a core more than to ask S3 for it
 _ORDER = ("StudyInstanceUID", "SeriesInstanceUID", "key", "arrival_id")
 _GONE = {
@@ -70,7 +71,7 @@ def normalize(run: Run) -> list[Batch]:
             f"take it in by smaller windows or prefixes"
         )
     known = {batch.batch_id: batch for batch in find_batches(run)}
-    planned = _planned_before(run, known) if stands else plan(_accepted(run), run.pipeline.limits)
+    planned = _planned_before(run, known) if stands else plan(_accepted(run, _PLANNED), run.pipeline.limits)
     batches = [_stage(run, files, known) for files in planned]
     run.workspace.write_json(INDEX, [asdict(batch) for batch in batches])
     return batches
@@ -93,9 +94,9 @@ def _planned_before(run: Run, batch_ids: Iterable[str]) -> Iterator[pl.DataFrame
     return (run.workspace.read(f"batches/{batch_id}", BATCHES) for batch_id in batch_ids)
 
 
-def _accepted(run: Run) -> Iterator[pl.DataFrame]:
+def _accepted(run: Run, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
     """Yield the accepted arrivals by the parts of ``verdicts``, in which studies are whole."""
-    for part in run.workspace.parts("verdicts", VERDICTS):
+    for part in run.workspace.parts("verdicts", VERDICTS, columns):
         yield part.filter(pl.col("verdict") == Verdict.ACCEPT)
 
 
