@@ -194,7 +194,9 @@ def _record_imports(run: Run, books: Books) -> pl.Series:
     twice: list[pl.Series] = []
     for decided, outcomes in together(books.decided, books.outcomes):
         primary = outcomes.filter(pl.col("outcome").is_in(gate.IMPORTED)).select("arrival_id")
-        elements = primary.join(decided, on="arrival_id", how="left", maintain_order="left")
+        elements = primary.join(
+            decided.filter(pl.col("verdict").is_not_null()), on="arrival_id", how="inner", maintain_order="left"
+        )
         overwritten = run.ledger.record_imported(
             datastore,
             run.key,

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
+from airlock import spool
 from airlock.audit import Audited, audit
 from airlock.contracts import StudyContract
 from airlock.import_ import record
-from airlock.ledger import Job
+from airlock.ledger import Job, Ledger
 from airlock.manifests import read_output
 from airlock.normalize import find_batches, normalize
 from airlock.records import ARRIVALS, BATCHES, CONTRACTS, DISPOSITIONS, GATES, OUTCOMES, VERDICTS, study_key
@@ -23,6 +24,8 @@ from tests.unit.airlock.job_output import FILES, failure, success, summary, warn
 from tests.unit.airlock.world import STORE, dicom, frame, pipeline, unread
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airlock.manifests import JobOutput
     from airlock.run import Run
     from airlock.s3 import S3
@@ -338,6 +341,123 @@ class TestBrokenOff:
         assert 0 < waits[0] <= 0.2
         assert waits[1:] == [0.0]
         assert {reason for _, reason in words(run).values()} == {"job_failed"}
+
+
+MANY = [
+    dicom(
+        f"{study}-{n}",
+        SOPInstanceUID=f"1.{study}.1.{n}",
+        StudyInstanceUID=f"1.{study}",
+        SeriesInstanceUID=f"1.{study}.1",
+    )
+    for study in range(1, 6)
+    for n in range(1, 4)
+] + [unread(f"odd-{n}", "not_dicom") for n in range(3)]
+LINES: dict[str, Any] = {
+    "1-2": failure(""),
+    "2-1": success("", isPrimary=False),
+    "3-3": None,
+    "4-1": warning("", "ElementsDiscarded", imageSetId="w"),
+    "5-1": success("", imageSetVersion=2),
+}
+WORDS = {
+    "1-1": ("held", "study_incomplete"),
+    "1-2": ("failed", "rejected"),
+    "1-3": ("held", "study_incomplete"),
+    "2-1": ("held", "non_primary"),
+    "2-2": ("held", "study_held"),
+    "2-3": ("held", "study_held"),
+    "3-1": ("held", "job_counts_disagree"),
+    "3-2": ("held", "job_counts_disagree"),
+    "3-3": ("failed", "not_in_manifest"),
+    "4-1": ("released", "service_warning"),
+    "4-2": ("released", None),
+    "4-3": ("released", None),
+    "5-1": ("held", "version_above_one"),
+    "5-2": ("held", "study_held"),
+    "5-3": ("held", "study_held"),
+} | {f"odd-{n}": ("quarantined", "not_dicom") for n in range(3)}
+KEPT = (
+    ("verdicts", VERDICTS),
+    ("outcomes", OUTCOMES),
+    ("gates", GATES),
+    ("dispositions", DISPOSITIONS),
+    ("contracts", CONTRACTS),
+)
+
+
+def kept(world: World, run: Run) -> dict[str, Any]:
+    """Return all that an audit leaves, in the workspace and in the ledger."""
+    names = {name: run.workspace.read(name, schema) for name, schema in KEPT}
+    found: dict[str, Any] = {name: rows.sort(rows.columns[0]).rows() for name, rows in names.items()}
+    found |= {
+        name: world.s3.get(run.workspace.root.join("audit", name)) for name in ("dispositions.csv", "report.json")
+    }
+    found["settled"] = world.ledger.dispositions_of("nightly", run.key).rows()
+    found["decided"] = world.ledger.gates_of(STORE, run.key).drop("decided_at").rows()
+    found["ledger"] = world.ledger.contracts(STORE, pl.Series([f"1.{study}" for study in range(1, 6)])).rows()
+    return found | {"instances": world.ledger.instance_states(STORE)}
+
+
+class TestPartitions:
+    """What is decided does not depend on how much of it is in memory at a time."""
+
+    @pytest.fixture
+    def run(self, world: World) -> Run:
+        run = staged(world, *MANY, limits={"files_per_job": 4})
+        imported(world, run, **LINES)
+        return run
+
+    def test_tiny_ones_give_what_one_gives(self, world: World, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        audit(run, None)
+        one = kept(world, run)
+        assert words(run) == WORDS
+        monkeypatch.setattr(spool, "PARTITION_ROWS", 4)
+        assert audit(run, None).balanced
+        assert kept(world, run) == one
+
+    def test_unbalanced_books_are_found_in_any(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        run.workspace.write(
+            "verdicts", VERDICTS, run.workspace.read("verdicts", VERDICTS).filter(pl.col("key") != "in/odd-1")
+        )
+        one = audit(run, None)
+        monkeypatch.setattr(spool, "PARTITION_ROWS", 4)
+        tiny = audit(run, None)
+        assert tiny.report == one.report
+        assert not tiny.balanced
+        assert tiny.report["problems"][0] == "verdicts: 1 arrivals are missing"
+
+    @pytest.mark.parametrize("method", ["record_imported", "revise_contracts"])
+    def test_broken_off_between_two_it_gives_the_same_when_run_again(
+        self, world: World, run: Run, monkeypatch: pytest.MonkeyPatch, method: str
+    ) -> None:
+        monkeypatch.setattr(spool, "PARTITION_ROWS", 4)
+        with monkeypatch.context() as patch:
+            patch.setattr(Ledger, method, broken_off(getattr(Ledger, method)))
+            with pytest.raises(ConnectionError):
+                audit(run, None)
+        assert world.ledger.states("nightly") == {"claimed": len(MANY)}, "nothing is settled by halves"
+        audit(run, None)
+        again = kept(world, run)
+        assert words(run) == WORDS
+        assert [row[2] for row in again["ledger"]] == [1] * len(again["ledger"]), "no revision is counted twice"
+        monkeypatch.undo()
+        audit(run, None)
+        assert kept(world, run) == again
+
+
+def broken_off(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of the ledger that ends its second call after it has done its work."""
+    calls: list[None] = []
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        result = method(*arguments, **named)
+        calls.append(None)
+        if len(calls) == 2:
+            raise ConnectionError("broken off")
+        return result
+
+    return call
 
 
 class TestContracts:

@@ -10,6 +10,8 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from airlock.gate import blocking, decide, last_words
 from airlock.pipelines import Audit
@@ -109,6 +111,15 @@ class TestReport:
         assert list(counts(pl.Series("x", ["b", "c", "a", "c", None])).items()) == [("c", 2), ("a", 1), ("b", 1)]
 
 
+def test_a_tally_of_parts_is_that_of_the_whole() -> None:
+    whole, parts = Tally(), Tally()
+    whole.add(books(*FILES))
+    for each in FILES:
+        parts.add(books(each))
+    run = Run(pipeline(), "manual__1", None, S3Uri("archive", "in/"), None, None)  # type: ignore[arg-type]
+    assert build(run, parts, [], []) == build(run, whole, [], [])
+
+
 class TestCsv:
     def test_there_is_one_row_per_arrival_with_the_columns_that_people_know(self) -> None:
         table = rows(books(*FILES)["dispositions"])
@@ -136,6 +147,16 @@ class TestCsv:
     def test_a_cell_that_a_spreadsheet_would_run_is_made_harmless(self, column: str, start: str) -> None:
         table = rows(frame([{column: f"{start}HYPERLINK()"}], DISPOSITIONS))
         assert [row[column] for row in table] == [f"'{start}HYPERLINK()"]
+
+    @given(cells=st.lists(st.none() | st.text(st.sampled_from("a=+-@,\"'\t\r\n \u00e9"), max_size=4), max_size=6))
+    def test_it_is_written_as_pythons_csv_writer_does(self, cells: list[str | None]) -> None:
+        table = frame([{"key": cell, "detail": cell, "size": 7} for cell in cells], DISPOSITIONS)
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        for cell in cells:
+            harmless = f"'{cell}" if cell and cell[0] in "=+-@\t\r\n" else cell
+            writer.writerow([harmless, 7, harmless])
+        assert to_csv(table, ("key", "size", "detail"), head=False) == text.getvalue()
 
     def test_a_number_stays_one(self) -> None:
         assert rows(frame([{"key": "a", "size": -1}], DISPOSITIONS))[0]["size"] == "-1"

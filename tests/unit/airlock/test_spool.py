@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airlock import spool
-from airlock.spool import PARTITION_ROWS, Spool, partitions_for, place
+from airlock.spool import PARTITION_ROWS, SortedSpool, Spool, bounds_of, partitions_for, place, together
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,3 +75,32 @@ def test_nothing_is_left_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_number_of_partitions_follows_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "PARTITION_ROWS", PARTITION_ROWS)
     assert [partitions_for(rows) for rows in (0, 1, 100_000, 100_001, 5_000_000)] == [1, 1, 1, 2, 50]
+
+
+@given(keys=st.lists(st.text(max_size=3), max_size=30), partitions=st.integers(1, 6))
+def test_ranges_come_in_the_order_of_their_text(keys: list[str], partitions: int) -> None:
+    rows = pl.DataFrame({"key": keys, "row": range(len(keys))}, schema={"key": pl.String, "row": pl.Int64})
+    with SortedSpool("key", bounds_of(rows["key"][::2], partitions)) as aside:
+        for piece in rows.iter_slices(3):
+            aside.add(piece)
+        found = [part.sort("key", maintain_order=True) for part in aside]
+    assert pl.concat([rows.clear(), *found]).rows() == rows.sort("key", maintain_order=True).rows()
+    assert aside.partitions <= partitions
+
+
+def test_bounds_make_ranges_of_about_one_size() -> None:
+    keys = pl.Series("key", [f"{n:03}" for n in range(100)])
+    with SortedSpool("key", bounds_of(keys, 4)) as aside:
+        aside.add(keys.to_frame())
+        assert [part.height for part in aside] == [25, 25, 25, 25]
+
+
+def test_several_spools_have_a_value_in_the_same_partition() -> None:
+    with Spool(pl.col("study"), 3) as one, Spool(pl.col("study"), 3) as other:
+        one.add(ROWS)
+        other.add(ROWS.filter(pl.col("study") == "a").rename({"row": "more"}))
+        found = list(together(one, other))
+    assert [part.columns for _, part in found] == [["study", "more"]] * 3
+    assert [part.height for _, part in found if part.height] == [2]
+    for rows, part in found:
+        assert part.is_empty() or "a" in rows["study"]
