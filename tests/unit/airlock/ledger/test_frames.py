@@ -87,7 +87,7 @@ def test_many_rows_come_back_in_frames_that_are_all_there_is_in_memory(
     given = rows(TEXTS * 5)
     with reading(engine) as connection:
         staged = frames.stage(connection, given, SCHEMA, ["text"])
-        found = list(frames.fetch_chunks(connection, select(staged).order_by(staged.c.number), SCHEMA))
+        found = list(frames.fetch_frames(connection, select(staged).order_by(staged.c.number), SCHEMA))
     assert len(found) > 5
     assert pl.concat(found).equals(given)
 
