@@ -4,6 +4,9 @@ The scanner has the prefix of each object that the ranged reader would fetch, py
 reads no pixels. Both end with the same attributes as text, RequestedProcedureID within Request Attributes Sequence
 included. The two take turns within one process, so that what else the machine does meets both; the ratio is the median
 of those of the rounds.
+
+``pydicom`` skips a sequence of defined length at once and walks through one of undefined length, so that of enhanced
+multi-frame objects both kinds are told apart; the corpus has as many of either.
 """
 
 from __future__ import annotations
@@ -12,23 +15,26 @@ import json
 import statistics
 import sys
 import time
-import warnings
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import pydicom
 
-from airlock.dicom.header import read_header
+from airlock.dicom.header import header_plan, quiet_pydicom, read_header
 from airlock.dicom.ranged import BlockFile
 from airlock.dicom.scanner import Scanner
 from airlock.records import ATTRIBUTES
-from benchmarks.corpus import Recipe, ct_like, enhanced, spread_kinds, texts
+from benchmarks.corpus import Recipe, enhanced, instance, spread_kinds, texts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from airlock.dicom.header import Header
+
+    Reader: TypeAlias = Callable[["Sample"], Mapping[str, str] | None]
 
 TAGS = [*ATTRIBUTES, "RequestAttributesSequence"]
-FRAMES = Recipe(ct=0, enhanced=0).frames
+FRAMES = Recipe(mixed=0, enhanced=0).frames
 BARS = {"ct_mix": 12, "enhanced": 300}
 
 
@@ -64,12 +70,16 @@ def measure(*, ct: int = 100, rounds: int = 9) -> dict[str, Any]:
         Turns that the readers take.
     """
     kinds = spread_kinds()
-    mix = [_sample(ct_like(kinds[number % len(kinds)], number)) for number in range(ct)]
-    found = {"ct_mix": _compare(mix, rounds, scans=20)}
+    mix = [_sample(instance(kinds[number % len(kinds)], number)) for number in range(ct)]
+    read = [sample for sample in mix if scanned(sample) is not None]
     both = [_sample(enhanced(number, FRAMES)) for number in range(2)]
-    found["enhanced"] = _compare(both, rounds, scans=400)
-    found["enhanced_defined_lengths"] = _compare(both[:1], rounds, scans=400)
-    found["enhanced_undefined_lengths"] = _compare(both[1:], rounds, scans=400)
+    found = {
+        "ct_mix": _compare(scanned, read, rounds, reads=20) | {"left_to_pydicom": len(mix) - len(read)},
+        "ct_mix_all": _compare(found_in, mix, rounds, reads=5),
+        "enhanced": _compare(scanned, both, rounds, reads=400),
+        "enhanced_defined_lengths": _compare(scanned, both[:1], rounds, reads=400),
+        "enhanced_undefined_lengths": _compare(scanned, both[1:], rounds, reads=400),
+    }
     for name, bar in BARS.items():
         found[name] |= {"bar": bar, "met": found[name]["ratio"] >= bar}
     return found
@@ -81,19 +91,20 @@ def _sample(body: bytes) -> Sample:
     return Sample(body, body[: source.reached])
 
 
-def _compare(samples: Sequence[Sample], rounds: int, scans: int) -> dict[str, Any]:
-    times = [(_seconds(scanned, samples, scans), _seconds(parsed, samples, 1)) for _ in range(rounds)]
+def _compare(ours: Reader, samples: Sequence[Sample], rounds: int, reads: int) -> dict[str, Any]:
+    """Compare a reader with pydicom; it reads so many times as often, since it takes so much less."""
+    times = [(_seconds(ours, samples, reads), _seconds(parsed, samples, 1)) for _ in range(rounds)]
     scanner, parser = (statistics.median(column) for column in zip(*times, strict=True))
     return {
         "objects": len(samples),
         "scanner_us": round(scanner * 1e6, 1),
         "pydicom_us": round(parser * 1e6, 1),
         "ratio": round(statistics.median(parser / scanner for scanner, parser in times), 1),
-        "differences": sum(scanned(sample) != parsed(sample) for sample in samples),
+        "differences": sum(ours(sample) != parsed(sample) for sample in samples),
     }
 
 
-def _seconds(read: Callable[[Sample], object], samples: Sequence[Sample], times: int) -> float:
+def _seconds(read: Reader, samples: Sequence[Sample], times: int) -> float:
     """Return the CPU seconds that one object takes."""
     started = time.thread_time()
     for _ in range(times):
@@ -109,12 +120,23 @@ def scanned(sample: Sample) -> dict[str, str] | None:
     return Scanner(file).values()
 
 
+def found_in(sample: Sample) -> dict[str, str]:
+    """Return what Airlock finds: the scanner, and pydicom where the scanner doubts."""
+    plan = header_plan(len(sample.body), first_range=len(sample.prefix))
+    next(plan)
+    try:
+        plan.send(sample.prefix)
+    except StopIteration as done:
+        return cast("Header", done.value).values
+    raise AssertionError("the prefix is what was read before")
+
+
 def parsed(sample: Sample) -> dict[str, str]:
     """Return what pydicom finds."""
     return texts(pydicom.dcmread(BytesIO(sample.body), stop_before_pixels=True, specific_tags=TAGS))
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    json.dump(measure(), sys.stdout, indent=2)
+    with quiet_pydicom():
+        json.dump(measure(), sys.stdout, indent=2)
     sys.stdout.write("\n")
