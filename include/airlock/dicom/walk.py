@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from airlock.dicom.ranged import HeaderFile
 
-NESTING_LIMIT = 32  # sequences and items open at a time; pydicom takes it from here
+NESTING_LIMIT = 16  # sequences in one another; pydicom takes it from here
 LAST_TAG = 0xFFFCFFFF  # behind it are items and delimiters
 DELIMITERS = 0xFFFE  # their group
 ITEM, ITEM_END, SEQUENCE_END = 0xE000, 0xE00D, 0xE0DD
@@ -313,7 +313,9 @@ class _Head(NamedTuple):
     length: int
 
 
-def end_of_items(file: HeaderFile, start: int, order: Order, *, explicit: bool) -> int:
+def end_of_items(  # noqa: C901, PLR0912  (a hot loop: a call costs as much as a head)
+    file: HeaderFile, start: int, order: Order, *, explicit: bool
+) -> int:
     """Return the offset behind the delimiter of a sequence of undefined length (PS3.5 section 7.5).
 
     Parameters
@@ -333,8 +335,8 @@ def end_of_items(file: HeaderFile, start: int, order: Order, *, explicit: bool) 
         If it is no plain sequence.
     """
     item_at, element_at, length_at, short = order.item, order.element, order.length, order.short
-    in_item = [False]  # what is open, the outermost first: a sequence (False) or an item of undefined length (True)
     block, base, at, final, vr = b"", 0, start, -1, order.sequence
+    depth, in_item = 1, False  # how many sequences are open, and whether an item of the innermost one is
     for _ in range(ELEMENT_LIMIT):
         if at > final:
             block, offset = file.stretch(base + at, base + at + 8)
@@ -343,45 +345,38 @@ def end_of_items(file: HeaderFile, start: int, order: Order, *, explicit: bool) 
             group, number, vr, length = element_at(block, at)
         else:
             group, number, length = item_at(block, at)
+        at += 8
         if group == DELIMITERS:
-            at += 8 + _after_delimiter(in_item, number, *length_at(block, at + 4))
-            if not in_item:
-                return base + at
+            (length,) = length_at(block, at - 4)
+            if number == (ITEM_END if in_item else SEQUENCE_END) and not length:
+                depth, in_item = depth - (not in_item), not in_item
+                if not depth:
+                    return base + at
+            elif number != ITEM or in_item:
+                raise DoubtError(Doubt.NOT_AN_ITEM)
+            elif length == UNDEFINED:
+                in_item = True
+            else:
+                at += length
             continue
-        if not in_item[-1]:
+        if not in_item:
             raise DoubtError(Doubt.NOT_AN_ITEM)
         if explicit and vr not in short:
             length = _long_length(file, base + at, vr, order)
             at += 4
-        at += 8
-        if length == UNDEFINED:
-            _open(in_item, item=False)
-        else:
-            at += length
-    raise DoubtError(Doubt.TOO_MANY_ELEMENTS)
-
-
-def _after_delimiter(in_item: list[bool], number: int, length: int) -> int:
-    """Open an item, or close what is open; return the bytes to jump over."""
-    if number == ITEM and not in_item[-1]:
         if length != UNDEFINED:
-            return length
-        _open(in_item, item=True)
-    elif number != (ITEM_END if in_item.pop() else SEQUENCE_END) or length:
-        raise DoubtError(Doubt.NOT_AN_ITEM)
-    return 0
-
-
-def _open(in_item: list[bool], *, item: bool) -> None:
-    if len(in_item) == NESTING_LIMIT:
-        raise DoubtError(Doubt.NESTED_TOO_DEEP)
-    in_item.append(item)
+            at += length
+        elif depth == NESTING_LIMIT:
+            raise DoubtError(Doubt.NESTED_TOO_DEEP)
+        else:
+            depth, in_item = depth + 1, False
+    raise DoubtError(Doubt.TOO_MANY_ELEMENTS)
 
 
 def _long_length(file: HeaderFile, position: int, vr: int, order: Order) -> int:
     if vr not in order.long:
         raise DoubtError(Doubt.UNKNOWN_VR)
-    (length,) = order.length(file.take(position + 8, position + 12))
+    (length,) = order.length(file.take(position, position + 4))
     if length == UNDEFINED and vr not in order.undefinable:
         raise DoubtError(Doubt.UNDEFINED_LENGTH)
     return length
