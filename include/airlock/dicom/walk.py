@@ -7,7 +7,7 @@ It knows what a well-formed data set looks like (PS3.5 section 7) and nothing mo
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pydicom.datadict import dictionary_VR
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
@@ -152,7 +152,7 @@ class Walk:
         return left > 0
 
     # The two loops below are what reading a header costs: names are local, nothing is called that can be done in place,
-    # and that a head lies behind the block's end is left to ``struct`` to find.
+    # a product is cheaper than a shift, and that a head lies behind the block's end is left to ``struct`` to find.
 
     def _over_explicit(self, block: bytes, base: int) -> int:
         """Walk over explicit elements as far as a block has them.
@@ -174,7 +174,7 @@ class Walk:
         try:
             while True:
                 group, number, vr, length = element_at(block, at)
-                tag = group << 16 | number
+                tag = group * 0x10000 + number
                 if tag <= previous or tag > last:
                     self._pass(tag)
                     return _HEAD
@@ -210,7 +210,7 @@ class Walk:
         try:
             while True:
                 group, number, length = element_at(block, at)
-                tag = group << 16 | number
+                tag = group * 0x10000 + number
                 if tag <= previous or tag > last:
                     self._pass(tag)
                     return _HEAD
@@ -262,22 +262,23 @@ class Walk:
             head = self._head(position) if position != size else None
             if head is None:
                 return
-            if head.tag <= previous:
+            tag, start, length = head
+            if tag <= previous:
                 raise DoubtError(Doubt.OUT_OF_ORDER)
-            if head.tag > LAST_TAG:
+            if tag > LAST_TAG:
                 raise DoubtError(Doubt.NOT_AN_ITEM)
-            end = self._end_if_here(head)
+            end = start + length if length != UNDEFINED else self._end_if_here(tag, start)
             if end is None:
                 return
             if end > size:
                 raise DoubtError(Doubt.OBJECT_ENDS)
-            if head.tag in PIXELS:
+            if tag in PIXELS:
                 return
-            position, previous = end, head.tag
+            position, previous = end, tag
         raise DoubtError(Doubt.TOO_MANY_ELEMENTS)
 
-    def _head(self, position: int) -> _Head | None:
-        """Return what stands at the beginning of an element, or None where it is not here."""
+    def _head(self, position: int) -> tuple[int, int, int] | None:
+        """Return the tag of an element, the offset of its value and its length, or None if its head is not here."""
         file, order = self._file, self._order
         if position + 8 <= file.size and not file.holds(position, position + 8):
             return None
@@ -293,24 +294,14 @@ class Walk:
                 (length,) = order.length(file.take(start - 4, start))
             elif vr not in order.short:
                 raise DoubtError(Doubt.UNKNOWN_VR)
-        return _Head(group << 16 | number, start, length)
+        return group << 16 | number, start, length
 
-    def _end_if_here(self, head: _Head) -> int | None:
-        if head.length != UNDEFINED:
-            return head.start + head.length
-        little = self._order.little
+    def _end_if_here(self, tag: int, start: int) -> int | None:
+        """Return the offset behind an element of undefined length, or None if that is not here."""
         try:
-            return end_if_here(self._file, head.tag, head.start, implicit=not self._explicit, little=little)
+            return end_if_here(self._file, tag, start, implicit=not self._explicit, little=self._order.little)
         except HeaderError:
             raise DoubtError(Doubt.NOT_AN_ITEM) from None
-
-
-class _Head(NamedTuple):
-    """The beginning of an element: its tag, the offset of its value and the length that it declares."""
-
-    tag: int
-    start: int
-    length: int
 
 
 def end_of_items(  # noqa: C901, PLR0912  (a hot loop: a call costs as much as a head)
