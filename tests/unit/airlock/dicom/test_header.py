@@ -34,7 +34,7 @@ from tests.unit.airlock.dicom.objects import (
 )
 
 KIB = 1024
-REQUEST_ATTRIBUTES = 0x00400275
+REQUEST_ATTRIBUTES, PIXEL_DATA = 0x00400275, 0x7FE00010
 
 
 def read(data: bytes, **limits: int) -> Header:
@@ -105,6 +105,12 @@ class TestRequestedProcedure:
     def test_without_one_in_the_requests_the_top_level_counts(self) -> None:
         nested = sequence(REQUEST_ATTRIBUTES, [item(element(0x00321060, "LO", b"CT"))])
         assert read(ct({REQUEST_ATTRIBUTES: nested})).values["RequestedProcedureID"] == "RP-TOP"
+
+    def test_a_top_level_one_that_does_not_count_is_not_noted_as_undecodable(self) -> None:
+        nested = sequence(REQUEST_ATTRIBUTES, [item(element(0x00401001, "SH", b"RP-1"))])
+        plain: dict[int, tuple[str, bytes] | bytes | None] = {0x00080005: None, 0x00080080: None, 0x00100010: None}
+        header = read(ct({**plain, REQUEST_ATTRIBUTES: nested, 0x00401001: ("SH", b"\xc9")}))
+        assert (header.values["RequestedProcedureID"], header.undecodable) == ("RP-1", ())
 
     def test_the_same_tag_in_another_sequence_is_none_of_it(self) -> None:
         other = sequence(0x00082112, [item(element(0x00401001, "SH", b"RP-X") + element(0x00100020, "LO", b"P-X"))])
@@ -198,6 +204,23 @@ class TestOrder:
         late = element(0x00420010, "ST", b"Report") + element(0x0020000D, "UI", b"1.2.3\0")
         assert read(ct({0x0020000D: None, 0x00420010: late})).values == CT_VALUES
 
+    @pytest.mark.parametrize("undefined", [True, False])
+    def test_so_is_one_behind_a_sequence(self, undefined: bool) -> None:
+        behind = sequence(0x00540220, [item(b"")], undefined=undefined) + element(0x0020000D, "UI", b"1.2.3\0")
+        assert read(ct({0x0020000D: None, 0x00540220: behind})).values == CT_VALUES
+
+    @pytest.mark.parametrize("undefined", [True, False])
+    def test_and_requests_that_stand_out_of_order(self, undefined: bool) -> None:
+        requests = sequence(REQUEST_ATTRIBUTES, [item(element(0x00401001, "SH", b"RP-1"))], undefined=undefined)
+        late = element(0x00420010, "ST", b"Report") + requests
+        assert read(ct({0x00420010: late})).values["RequestedProcedureID"] == "RP-1"
+
+    def test_nothing_is_looked_for_behind_functional_groups_that_go_on(self) -> None:
+        groups = sequence(0x52009230, [item(element(0x00209111, "OB", bytes(100)))] * 1000)
+        source = Memory(ct({0x52009230: groups, PIXEL_DATA: ("OW", bytes(100_000))}))
+        assert read_header(source).values == CT_VALUES
+        assert len(source.spans) == 1
+
 
 class TestNoPart10:
     def test_nothing(self) -> None:
@@ -264,6 +287,11 @@ class TestCutObjects:
         whole = ct({0x7FE00010: element(0x7FE00010, "OB", table + fragment + end, length=UNDEFINED)}, JPEG)
         assert read(whole).values["PatientID"] == "PID-1"
         assert refusal(whole[:-40_000]).reason is Reason.TRUNCATED
+
+    @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
+    def test_cut_in_a_sequence_behind_the_wanted_attributes(self, syntax: str) -> None:
+        behind = sequence(0x00540220, [item(element(0x00080100, "SH", b"X" * 40, syntax), syntax)], syntax)
+        assert refusal(ct({0x00540220: behind, PIXEL_DATA: None}, syntax)[:-30]).reason is Reason.TRUNCATED
 
     @pytest.mark.parametrize("tag", [0x00091001, 0x00100020, 0x00431001])
     def test_two_gib_declared_in_a_small_object(self, tag: int) -> None:
