@@ -116,8 +116,8 @@ def header_plan(
 ) -> Generator[Range, bytes, Header]:
     """Plan the reads of one object: yields the next range, is sent its bytes, returns the header.
 
-    Big values that are not wanted are jumped over; what is here is parsed anew with each further range, of which few
-    objects need one.
+    Big values that are not wanted are jumped over. With each further range, of which few objects need one, the scanner
+    goes on where it was, and pydicom parses anew what is here.
 
     Parameters
     ----------
