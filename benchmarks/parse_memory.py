@@ -112,5 +112,7 @@ def main(sizes: Sequence[int]) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1].startswith("http"):
         sys.stdout.write(json.dumps(_parse(*sys.argv[1:])) + "\n")
+        sys.stdout.flush()
+        os._exit(0)  # as Airflow ends a task: obstore's threads may abort the interpreter's own end
     else:
         main([int(size) for size in sys.argv[1:]] or SIZES)

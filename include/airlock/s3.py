@@ -1,21 +1,18 @@
-"""S3 as the stages use it: listing, whole objects, ranged reads, server-side copies.
+"""S3 as the stages use it: listing, whole objects, server-side copies.
 
 boto3 lists and copies: obstore refuses to list past a key with an empty or ``..`` segment, which archives do hold, and
-has neither copies between buckets nor ``CopySourceIfMatch``. obstore reads the headers, where speed counts. Of a
+has neither copies between buckets nor ``CopySourceIfMatch``. obstore reads the headers (`airlock.dicom.fetch`), where speed counts. Of a
 listing boto3 does all but the reading of the rows, which took nearly all of its time: `airlock.listing` does that.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
-from obstore.auth.boto3 import Boto3CredentialProvider
-from obstore.store import S3Store
 
 from airlock.listing import Page, frame_of, frames_of, list_page
 
@@ -271,19 +268,6 @@ class S3:
             **copy, UploadId=upload, PartNumber=number, CopySourceRange=f"bytes={first}-{last}"
         )
         return cast("str", reply["CopyPartResult"]["ETag"])
-
-    @lru_cache(maxsize=16)  # noqa: B019  (an S3 lives as long as its task)
-    def store(self, bucket: str) -> S3Store:
-        """Return an obstore store of one bucket, with this session's credentials and this client's endpoint."""
-        endpoint = self.client.meta.endpoint_url
-        return S3Store(
-            bucket,
-            endpoint=endpoint,
-            region=self.client.meta.region_name,
-            virtual_hosted_style_request=False,
-            credential_provider=Boto3CredentialProvider(self.session),
-            client_options={"allow_http": endpoint.startswith("http://")},
-        )
 
 
 def _kept(rows: pl.DataFrame, placeholders: bool) -> pl.DataFrame:

@@ -139,7 +139,6 @@ class RangeReader:
     def __init__(self, s3: S3, settings: FetchSettings) -> None:
         self._s3 = s3
         self._settings = settings
-        self._patience = settings.request_timeout_seconds * (settings.retries + 1)
         self._rate = RequestRate(settings.requests_per_second) if settings.requests_per_second else None
         self._stores: dict[str, S3Store] = {}
 
@@ -202,7 +201,7 @@ class RangeReader:
         if arrival.version_id:
             request["VersionId"] = arrival.version_id
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(_patience(self._settings).total_seconds()):
                 answer = await asyncio.to_thread(_get, self._s3.client, request, self._settings.retries)
         except Exception as error:  # noqa: BLE001  (as above, botocore's)
             raise _meaning(error, arrival) from None
@@ -228,7 +227,6 @@ def open_store(s3: S3, bucket: str, settings: FetchSettings) -> S3Store:
         If the session has no credentials.
     """
     endpoint = s3.client.meta.endpoint_url
-    patience = timedelta(seconds=settings.request_timeout_seconds * (settings.retries + 1))
     return S3Store(
         bucket,
         endpoint=endpoint,
@@ -241,10 +239,15 @@ def open_store(s3: S3, bucket: str, settings: FetchSettings) -> S3Store:
         },
         retry_config={
             "max_retries": settings.retries,
-            "retry_timeout": min(patience, _RETRIES_END),
+            "retry_timeout": _patience(settings),
             "backoff": {"init_backoff": _BACKOFF[0], "max_backoff": _BACKOFF[1], "base": 2},
         },
     )
+
+
+def _patience(settings: FetchSettings) -> timedelta:
+    """Return the time in which all tries of a request must have begun."""
+    return min(timedelta(seconds=settings.request_timeout_seconds * (settings.retries + 1)), _RETRIES_END)
 
 
 class SessionCredentials:

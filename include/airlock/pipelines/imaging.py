@@ -64,9 +64,12 @@ class ParseSettings(Settings):
         (), description="other first ranges by prefix, see below; the longest prefix of a key counts"
     )
     max_header_mib: int = Field(16, ge=1, le=256, description="bytes read of one object before it is given up")
-    request_timeout_seconds: float = Field(60, gt=0, le=3_600, description="of one try to read a range")
+    request_timeout_seconds: float = Field(60, gt=0, le=300, description="of one try to read a range")
     retries: int = Field(
-        5, ge=0, le=100, description="of reading a range, with backoff, within (retries + 1) timeouts in all"
+        5,
+        ge=0,
+        le=100,
+        description="of reading a range, with backoff; none begins after (retries + 1) timeouts, or after five minutes",
     )
     sidecars: tuple[str, ...] = Field(
         (

@@ -17,6 +17,7 @@ from airlock.import_ import record
 from airlock.ledger import Job, Ledger
 from airlock.manifests import read_output
 from airlock.normalize import find_batches, normalize
+from airlock.reading import Reading, keep
 from airlock.records import ARRIVALS, BATCHES, CONTRACTS, DISPOSITIONS, GATES, OUTCOMES, VERDICTS, study_key
 from airlock.s3uri import S3Uri
 from airlock.validate import validate
@@ -131,6 +132,12 @@ class TestGoodRun:
         assert json.loads(world.s3.get(S3Uri.parse(audited.report_uri))) == audited.report
         table = csv.DictReader(io.StringIO(world.s3.get(S3Uri.parse(audited.dispositions_uri)).decode()))
         assert {row["key"]: row["disposition"] for row in table} == {"in/a": "released", "in/bad": "quarantined"}
+
+    def test_the_report_says_what_reading_the_headers_has_cost(self, world: World) -> None:
+        run = staged(world, A, B)
+        keep(run.workspace, "0000", Reading(arrivals=2, requests=3, bytes_read=48 * 1024, fallbacks={"text": 1}))
+        cost = audit(run, None).report["reading"]
+        assert (cost["requests_per_arrival"], cost["kib_per_arrival"], cost["fallbacks"]) == (1.5, 24.0, {"text": 1})
 
     def test_a_released_study_is_a_contract_with_its_image_sets(self, world: World) -> None:
         run, _ = done(world, A, B, C)

@@ -104,6 +104,22 @@ class TestEndOfTheTask:
         assert len(server.requests) == 2
 
 
+class TestOddAnswers:
+    """What obstore cannot read goes through boto3."""
+
+    @pytest.mark.parametrize("name", ["Content-Type", "x-amz-meta-name", "Content-Disposition"])
+    def test_a_header_beyond_ascii(self, server: FaultyS3, name: str) -> None:
+        server.always = lambda handler, head, body: handler.answer(206, body, head | {name: "M\xfcller"})
+        assert read(connect(server), stored(server)) == [BODY[:1024]]
+
+    @BOTH
+    def test_a_weak_etag_is_the_same_etag(self, server: FaultyS3, key: str) -> None:
+        arrival = stored(server, key)
+        weak = {"ETag": f'W/"{arrival.etag}"'}
+        server.always = lambda handler, head, body: handler.answer(206, body, head | weak)
+        assert read(connect(server), arrival._replace(etag=f'W/"{arrival.etag}')) == [BODY[:1024]]
+
+
 class TestOneVersion:
     """What was listed is what is read, or the arrival's reason is ``object_changed``."""
 
