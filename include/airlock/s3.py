@@ -1,8 +1,9 @@
 """S3 as the stages use it: listing, whole objects, server-side copies.
 
 boto3 lists and copies: obstore refuses to list past a key with an empty or ``..`` segment, which archives do hold, and
-has neither copies between buckets nor ``CopySourceIfMatch``. obstore reads the headers (`airlock.dicom.fetch`), where speed counts. Of a
-listing boto3 does all but the reading of the rows, which took nearly all of its time: `airlock.listing` does that.
+has neither copies between buckets nor ``CopySourceIfMatch``. obstore reads the headers (`airlock.dicom.fetch`), where
+speed counts. Of a listing boto3 does all but the reading of the rows, which took nearly all of its time:
+`airlock.listing` does that.
 """
 
 from __future__ import annotations
