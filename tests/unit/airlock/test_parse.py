@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import logging
+import os
+import signal
 import threading
 import uuid
 from contextlib import contextmanager
@@ -387,7 +389,26 @@ def shard_run(s3: S3) -> Run:
     return Run(line, uuid.uuid4().hex, None, S3Uri.parse(line.source.uri), s3, cast("Ledger", None))
 
 
+class TooLongError(BaseException):
+    """As Airflow's AirflowTaskTimeout."""
+
+
 class TestWholeTask:
+    def test_what_a_signal_raises_ends_it_at_once(self, faulty: FaultyS3) -> None:
+        """Airflow raises so in a task that takes longer than its execution_timeout."""
+
+        def too_long(*_: object) -> None:
+            raise TooLongError
+
+        before = signal.signal(signal.SIGUSR1, too_long)
+        faulty.before = lambda number: os.kill(os.getpid(), signal.SIGUSR1) if number == 5 else None
+        try:
+            with pytest.raises(TooLongError):
+                read(at(faulty), [served(faulty, f"{n}.dcm", ct()) for n in range(5000)])
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        assert len(faulty.requests) < 5000
+
     def test_a_bucket_that_is_gone_fails_the_task(self, s3: S3) -> None:
         arrivals = [put(s3, f"bucket/{n}.dcm", ct()) | {"bucket": "no-such-bucket"} for n in range(5)]
         with pytest.raises(S3UnavailableError, match="NoSuchBucket"):
