@@ -154,7 +154,7 @@ class Arrivals(Store):
             need_run(connection, run_key, pipeline)
             for rows in _staged(connection, frames):
                 _come_again(connection, pipeline, run_key, rows)
-                constants = {"pipeline": pipeline, "run_key": run_key, "claimed_at": datetime.now(UTC)}
+                constants: dict[str, Any] = {"pipeline": pipeline, "run_key": run_key, "claimed_at": datetime.now(UTC)}
                 insert_missing(connection, arrivals, rows, ["pipeline", "arrival_id"], **constants)
                 done, others = _counted_elsewhere(connection, pipeline, run_key, rows)
                 settled, claimed = settled + done, claimed + others

@@ -22,12 +22,12 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    and_,
-    exists,
     insert,
     literal,
     select,
+    true,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
 from airlock.ledger.errors import LedgerError
@@ -55,6 +55,7 @@ _ESCAPES = {
     "\f": r"\f",
     "\v": r"\v",
 }
+_INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 _serial = count()
 
 
@@ -218,17 +219,26 @@ def _unescaped(text: pl.Expr) -> pl.Expr:
     return text.str.replace_all("\x00", "\\", literal=True)
 
 
-def insert_missing(connection: Connection, table: Table, rows: FromClause, on: Sequence[str], **constants: Any) -> int:
-    """Insert the staged rows whose key the table does not have yet; the caller is alone in the table's scope.
+def insert_missing(
+    connection: Connection,
+    table: Table,
+    rows: FromClause,
+    on: Sequence[str],
+    order: Sequence[str] = (),
+    **constants: Any,
+) -> int:
+    """Insert the staged rows whose key the table does not have yet.
 
     Parameters
     ----------
     connection
         In a transaction that writes.
     table, rows
-        Where to, and the staged rows or a choice of them: their columns have the keys of the table's.
+        Where to, and the staged rows: their columns have the keys of the table's, or are named in *order* only.
     on
-        The columns that make up the table's key.
+        The columns of the table's primary key, or of another unique constraint.
+    order
+        The columns by which the rows go in; of rows with the same key the first one does.
     constants
         Values of further columns, the same for each row.
 
@@ -237,8 +247,9 @@ def insert_missing(connection: Connection, table: Table, rows: FromClause, on: S
     int
         How many rows were inserted.
     """
-    values: dict[str, Any] = {name: rows.c[name] for name in rows.c.keys()}  # noqa: SIM118  # not a dict
+    values: dict[str, Any] = {name: rows.c[name] for name in rows.c.keys() if name in table.c}  # noqa: SIM118  # no dict
     values |= {name: literal(value, table.c[name].type) for name, value in constants.items()}
-    twin = exists().where(and_(*(table.c[name] == values[name] for name in on)))
-    source = select(*values.values()).where(~twin)
-    return connection.execute(insert(table).from_select(list(values), source)).rowcount
+    # Without a WHERE SQLite would read ON CONFLICT as a join (its documentation of UPSERT, "Parsing Ambiguity").
+    source = select(*values.values()).where(true()).order_by(*(rows.c[name] for name in order))
+    statement = _INSERTS[connection.dialect.name](table).from_select(list(values), source)
+    return connection.execute(statement.on_conflict_do_nothing(index_elements=[table.c[name] for name in on])).rowcount

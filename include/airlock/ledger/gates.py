@@ -99,7 +99,7 @@ class Gates(Store):
             connection.execute(
                 update(gates).where(_own(datastore_id, run_key, rows)).values(values | {"decided_at": decided})
             )
-            constants = {"datastore_id": datastore_id, "run_key": run_key, "decided_at": now}
+            constants: dict[str, Any] = {"datastore_id": datastore_id, "run_key": run_key, "decided_at": now}
             insert_missing(connection, gates, rows, ["datastore_id", "run_key", "subject"], **constants)
 
     def override_hold(self, datastore_id: str, run_key: str, subject: str, person: str, why: str) -> None:

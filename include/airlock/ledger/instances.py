@@ -113,11 +113,8 @@ def _insert_claims(connection: Connection, datastore_id: str, pipeline: str, row
 
     Of several arrivals with one instance the first is the owner.
     """
-    before = rows.alias()
-    doubled = exists().where(before.c.SOPInstanceUID == rows.c.SOPInstanceUID, before.c.position < rows.c.position)
-    first = select(*(rows.c[name] for name in CLAIMS)).where(~doubled).subquery()
     constants = {"datastore_id": datastore_id, "pipeline": pipeline, "state": InstanceState.CLAIMED.value}
-    return insert_missing(connection, instances, first, _KEY, **constants)
+    return insert_missing(connection, instances, rows, _KEY, order=["position"], **constants)
 
 
 def _drop_other_claims(connection: Connection, datastore_id: str, pipeline: str, run_key: str, rows: Table) -> None:
@@ -258,7 +255,6 @@ class Instances(Store):
             pipeline = need_run(connection, run_key).pipeline
             rows = stage(connection, frame, IMPORTS, ["SOPInstanceUID"])
             need_held(connection, pipeline, run_key, rows)
-            insert_missing(connection, instances, rows, _KEY, datastore_id=datastore_id, pipeline=pipeline)
             own = and_(
                 instances.c.datastore_id == datastore_id,
                 instances.c.SOPInstanceUID == rows.c.SOPInstanceUID,
@@ -266,10 +262,16 @@ class Instances(Store):
                 instances.c.arrival_id == rows.c.arrival_id,
             )
             values = {name: rows.c[name] for name in ("state", "image_set_id", "image_set_version", "batch_id")}
-            connection.execute(update(instances).where(own).values(values))
+            written = connection.execute(update(instances).where(own).values(values)).rowcount
+            if written < frame.height:
+                written += insert_missing(
+                    connection, instances, rows, _KEY, datastore_id=datastore_id, pipeline=pipeline
+                )
             insert_elements(
                 connection, datastore_id, run_key, studies.select(list(STUDIES)), series.select(list(SERIES))
             )
+            if written == frame.height:
+                return OWNERS.to_frame()
             return _owned_by_others(connection, datastore_id, pipeline, rows)
 
     def drop_instances(self, datastore_id: str, run_key: str, uids: pl.Series) -> int:

@@ -92,11 +92,10 @@ class Outbox(Store):
         # Two pipelines may share a destination, so its name is locked as well.
         with self._writing(scope(pipeline), f"destination {destination}") as connection:
             need_run(connection, run_key, pipeline)
-            rows = stage(connection, frame.sort("subject_key", "revision"), MESSAGES, ["subject_key", "content_digest"])
+            rows = stage(connection, frame, MESSAGES, ["subject_key", "content_digest"])
+            key, order = ["subject_key", "content_digest", "destination"], ["subject_key", "revision"]
             try:
-                return insert_missing(
-                    connection, outbox, rows, ["destination", "subject_key", "content_digest"], **constants
-                )
+                return insert_missing(connection, outbox, rows, key, order, **constants)
             except IntegrityError:
                 raise LedgerError(
                     f"a revision for {destination!r} was given to another content meanwhile: clear the route task"
