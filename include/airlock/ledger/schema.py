@@ -12,7 +12,7 @@ from airlock.ledger.errors import LedgerError
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-REVISION = "0003"  # the newest in migrations/versions; kept here so that opening a ledger need not load Alembic
+REVISION = "0004"  # the newest in migrations/versions; kept here so that opening a ledger need not load Alembic
 # A name of its own: the database may be shared with others that use Alembic, as Airflow does.
 VERSION_TABLE = "airlock_ledger_version"
 _version = Table(VERSION_TABLE, MetaData(), Column("version_num", String))

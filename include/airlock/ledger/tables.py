@@ -128,7 +128,8 @@ arrivals = Table(
     Index(None, "study_key"),
 )
 
-# A SOP instance has one row per data store, so one owner: the arrival that brings or has brought it.
+# A SOP instance has one row per data store, so one owner: the arrival that brings or has brought it. On PostgreSQL its
+# pages are half empty (migration 0004): no indexed column may change when a claim becomes an import.
 instances = Table(
     "instances",
     metadata,
