@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import cProfile
 import json
+import os
 import pstats
 import resource
 import subprocess
@@ -255,20 +256,22 @@ def _write_profile(profiler: cProfile.Profile, where: Path) -> None:
 # The chain, from outside.
 
 
-class PostgresMemory:
-    """Looks again and again how much memory all processes of the server have, shared pages once."""
+class PostgresUsage:
+    """What all processes of the server take: their CPU, and again and again their memory, shared pages once."""
 
     def __init__(self, folder: Path) -> None:
         self._server = int((folder / "data" / "postmaster.pid").read_text(encoding="ascii").split()[0])
         self._ended = threading.Event()
         self._peak_kib = 0
+        self._seconds_before = self._cpu_seconds()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
-    def take(self) -> int:
-        """Return the peak since the last call, in MiB."""
+    def take(self) -> dict[str, float]:
+        """Return the CPU since the last call in seconds, and the peak of the memory since then in MiB."""
         peak, self._peak_kib = self._peak_kib, 0
-        return peak // 1024
+        before, self._seconds_before = self._seconds_before, self._cpu_seconds()
+        return {"postgres_cpu_seconds": round(self._seconds_before - before, 2), "postgres_mib": peak // 1024}
 
     def end(self) -> None:
         """Look no more."""
@@ -284,6 +287,19 @@ class PostgresMemory:
             children = Path(f"/proc/{self._server}/task/{self._server}/children").read_text(encoding="ascii").split()
             return [Path("/proc") / name for name in (str(self._server), *children)]
         return []
+
+    def _cpu_seconds(self) -> float:
+        """Count the living processes, and with the server itself those that have ended."""
+        server, *others = self._processes()
+        ticks = sum(_times(server)) + sum(sum(_times(process)[:2]) for process in others)
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _times(process: Path) -> list[int]:
+    """Return a process's utime, stime, cutime, cstime (proc(5), /proc/pid/stat)."""
+    with suppress(OSError):
+        return list(map(int, (process / "stat").read_text(encoding="ascii").rpartition(")")[2].split()[11:15]))
+    return []
 
 
 def _pss_kib(process: Path) -> int:
@@ -307,9 +323,10 @@ def measure(arrivals: int, until: str = STAGES[-1], profile: str = "") -> dict[s
     Returns
     -------
     dict
-        ``arrivals``, ``seconds`` (of validate, normalize and audit together), ``peak_mib`` (of the largest of their
-        processes), ``postgres_mib`` (of the server meanwhile) and ``stages``: by name ``seconds``, ``cpu_seconds``,
-        ``peak_mib``, ``postgres_mib``, ``ledger`` (seconds by method) and ``result`` (counts).
+        ``arrivals``, ``seconds`` and ``cpu_seconds`` (of validate, normalize and audit together, the server's share
+        included), ``peak_mib`` (of the largest of their processes), ``postgres_mib`` (of the server meanwhile) and
+        ``stages``: by name ``seconds``, ``cpu_seconds``, ``peak_mib``, ``postgres_cpu_seconds``, ``postgres_mib``,
+        ``ledger`` (seconds by method) and ``result`` (counts).
     """
     stages: dict[str, dict[str, Any]] = {}
     programs = found_programs() or shipped_programs()
@@ -322,15 +339,15 @@ def measure(arrivals: int, until: str = STAGES[-1], profile: str = "") -> dict[s
     ):
         ledger_url = postgres.url(postgres.create_database())
         upgrade(ledger_url)
-        memory = PostgresMemory(postgres.folder)
+        postgres_usage = PostgresUsage(postgres.folder)
         try:
             for stage in STAGES[: STAGES.index(until) + 1]:
                 command = [sys.executable, "-m", "benchmarks.chain", "--child", stage, endpoint, ledger_url, profile]
                 command += ["--arrivals", str(arrivals)]
                 reply = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603  # ourselves
-                stages[stage] = json.loads(reply.stdout) | {"postgres_mib": memory.take()}
+                stages[stage] = json.loads(reply.stdout) | postgres_usage.take()
         finally:
-            memory.end()
+            postgres_usage.end()
     return {"arrivals": arrivals, "stages": stages} | _together(stages)
 
 
@@ -338,6 +355,7 @@ def _together(stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
     measured = [stages[name] for name in MEASURED if name in stages]
     return {
         "seconds": round(sum(stage["seconds"] for stage in measured), 1),
+        "cpu_seconds": round(sum(stage["cpu_seconds"] + stage["postgres_cpu_seconds"] for stage in measured), 1),
         "peak_mib": max((stage["peak_mib"] for stage in measured), default=0),
         "postgres_mib": max((stage["postgres_mib"] for stage in measured), default=0),
     }
@@ -345,17 +363,19 @@ def _together(stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def table(figures: dict[str, Any]) -> str:
     """Return the figures of one size as text."""
-    lines = [f"{figures['arrivals']:,} arrivals           seconds      CPU   peak MiB   PostgreSQL MiB   in the ledger"]
+    lines = [
+        f"{figures['arrivals']:,} arrivals",
+        "                  seconds  CPU s  peak MiB  PostgreSQL CPU s, MiB  in the ledger",
+    ]
     for name, stage in figures["stages"].items():
         ledger = ", ".join(f"{method} {spent:.1f}" for method, spent in stage["ledger"].items() if spent >= 0.1)
-        mark = " " if name in MEASURED else "*"
         lines.append(
-            f" {mark}{name:24} {stage['seconds']:8.1f} {stage['cpu_seconds']:8.1f} {stage['peak_mib']:10}"
-            f" {stage['postgres_mib']:16}   {ledger}"
+            f" {' ' if name in MEASURED else '*'}{name:15} {stage['seconds']:7.1f} {stage['cpu_seconds']:6.1f}"
+            f" {stage['peak_mib']:9} {stage['postgres_cpu_seconds']:16.1f} {stage['postgres_mib']:5}  {ledger}"
         )
     lines.append(
-        f"  together (without *)     {figures['seconds']:8.1f}          {figures['peak_mib']:10}"
-        f" {figures['postgres_mib']:16}"
+        f"  without *       {figures['seconds']:7.1f} {figures['cpu_seconds']:6.1f} {figures['peak_mib']:9}"
+        f" {'(in CPU s)':>16} {figures['postgres_mib']:5}"
     )
     return "\n".join(lines)
 
