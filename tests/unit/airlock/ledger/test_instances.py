@@ -143,6 +143,14 @@ def test_a_cleared_audit_that_finds_a_late_manifest_takes_the_ownership_again(tw
     assert owners(two_runs, "1.1") == {"1.1": (id_of("1"), "imported")}
 
 
+def test_what_was_given_up_is_taken_again_beside_what_stayed(two_runs: Ledger) -> None:
+    two_runs.claim_instances(STORE, NIGHTLY, "a", claims(("1", "1.1"), ("2", "1.2")))
+    two_runs.drop_instances(STORE, "a", uids("1.2"))
+    found = imports(("1", "1.1"), ("2", "1.2"))
+    assert two_runs.record_imported(STORE, "a", found, study(), series()).is_empty()
+    assert owners(two_runs, "1.1", "1.2") == {"1.1": (id_of("1"), "imported"), "1.2": (id_of("2"), "imported")}
+
+
 def test_a_late_manifest_reports_what_another_arrival_owns_by_then(two_runs: Ledger) -> None:
     two_runs.claim_instances(STORE, NIGHTLY, "a", claims(("1", "1.1")))
     two_runs.drop_instances(STORE, "a", uids("1.1"))

@@ -134,6 +134,15 @@ def test_the_migrations_make_exactly_the_tables_that_the_code_expects(own_url: s
     engine.dispose()
 
 
+def test_a_claim_leaves_room_in_its_page_for_the_import_that_it_becomes(postgres_url: str) -> None:
+    upgrade(postgres_url)
+    engine = engine_for(parse_url(postgres_url))
+    with engine.connect() as connection:
+        options = connection.scalar(text("SELECT reloptions FROM pg_class WHERE oid = 'instances'::regclass"))
+    engine.dispose()
+    assert options == ["fillfactor=45"]
+
+
 def test_the_revision_that_a_ledger_is_opened_at_is_the_newest_step() -> None:
     folder = Path(airlock.ledger.migrations.__file__).parent
     assert ScriptDirectory(str(folder)).get_heads() == [REVISION]
