@@ -65,7 +65,7 @@ def validate(run: Run) -> dict[str, int]:
     Once an import job was begun, the verdicts stand: they have been acted on, whatever policy or archive say by now.
     """
     if is_begun(run):
-        return _counts(run.workspace.parts("verdicts", VERDICTS))
+        return _counts(run.workspace.parts("verdicts", VERDICTS, ["verdict"]))
     index = find_index(run)
     shards = index["shards"] if index else []
     partitions = partitions_for(index["arrivals"] if index else 0)

@@ -488,21 +488,41 @@ def test_two_deliveries_after_each_other_never_bring_one_instance_twice(
     assert set(before["arrival_id"]) <= set(after["arrival_id"])
 
 
-@settings(
-    max_examples=5, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(deliveries(), st.sampled_from(["reject", "majority", "accept"]))
-def test_how_a_delivery_is_partitioned_decides_nothing(world: World, files: list[dict[str, Any]], policy: str) -> None:
-    serial = next(example)
-    changes = {"name": f"n{serial}", "healthimaging": {"datastore_id": f"{serial:032}"}}
-    run = world.run("one", pipeline(validation={"grouping_conflict": policy}, **changes))
-    world.buffered(run, *files)
-    expected = decided(*files, grouping_conflict=policy).select(VERDICTS.names()).cast(VERDICTS)
+def clashing() -> list[dict[str, Any]]:
+    """Return files that clash across series and across studies."""
+    same = {"SOPInstanceUID": "1.6", "etag": "e", "size": 7}
+    two = {"StudyInstanceUID": "1.2", "SeriesInstanceUID": "1.2.1"}
+    three = {"StudyInstanceUID": "1.3", "SeriesInstanceUID": "1.3.1"}
+    five = {"StudyInstanceUID": "1.5", "SeriesInstanceUID": "1.5.1"}
+    return [
+        dicom("a", SOPInstanceUID="1.5"),
+        dicom("b", SOPInstanceUID="1.5", **two),
+        dicom("c", **same),
+        dicom("d", **same, **two),
+        dicom("ee", **three),
+        dicom("fff", **three | {"StudyInstanceUID": "1.4"}),
+        dicom("gggg", **three),
+        dicom("hh", **three | {"SeriesInstanceUID": "1.3.2", "PatientID": "P2"}),
+        dicom("i", SeriesNumber="1", **five),
+        dicom("jj", SeriesNumber="2", **five),
+        dicom("kkk", SeriesNumber="2", **five),
+        dicom("l", StudyInstanceUID=None),
+        unread("m", "not_dicom"),
+        unread("n", "sidecar"),
+    ]
+
+
+@pytest.mark.parametrize("policy", ["reject", "majority", "accept"])
+def test_how_a_delivery_is_partitioned_decides_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    run = world.run("one", pipeline(validation={"grouping_conflict": policy}))
+    world.buffered(run, *clashing())
+    at_once = decided(*clashing(), grouping_conflict=policy).select(VERDICTS.names()).cast(VERDICTS)
     for rows in (spool.PARTITION_ROWS, 1):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(spool, "PARTITION_ROWS", rows)
-            validate(run)
-        assert_frame_equal(run.workspace.read("verdicts", VERDICTS), expected, check_row_order=False)
+        monkeypatch.setattr(spool, "PARTITION_ROWS", rows)
+        validate(run)
+        assert_frame_equal(run.workspace.read("verdicts", VERDICTS), at_once, check_row_order=False)
 
 
 def test_a_studys_verdicts_are_in_one_part(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
