@@ -104,8 +104,7 @@ def _with_studies(run: Run) -> Iterator[pl.DataFrame]:
     """Yield the accepted arrivals and write the contracts of their studies by the way, in parts of their own."""
     with run.workspace.writer("studies", STUDIES, part_rows=None) as studies:
         for accepted in _accepted(run):
-            rows = [(item.study_key, item.StudyInstanceUID, item.to_json()) for item in draft(accepted, run.pipeline)]
-            studies.add(pl.DataFrame(rows, schema=STUDIES, orient="row"))
+            studies.add(draft(accepted, run.pipeline))
             studies.end_part()
             yield accepted
 
