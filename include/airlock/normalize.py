@@ -21,7 +21,7 @@ from airlock.s3uri import S3Uri
 from airlock.spool import place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from airlock.pipelines import Limits
     from airlock.run import Run
@@ -70,9 +70,9 @@ def normalize(run: Run) -> list[Batch]:
             f"the delivery needs {needed} import jobs, one run maps at most {MAX_BATCHES}: "
             f"take it in by smaller windows or prefixes"
         )
-    known = {batch.batch_id: batch for batch in find_batches(run)}
-    planned = _planned_before(run, known) if stands else plan(_accepted(run, _PLANNED), run.pipeline.limits)
-    batches = [_stage(run, files, known) for files in planned]
+    planned = _read(run, find_batches(run)) if stands else plan(_accepted(run, _PLANNED), run.pipeline.limits)
+    given = _given(run)
+    batches = [_stage(run, files, given) for files in planned]
     run.workspace.write_json(INDEX, [asdict(batch) for batch in batches])
     return batches
 
@@ -82,16 +82,23 @@ def is_begun(run: Run) -> bool:
     begun = {job.batch_id for job in run.ledger.jobs_of(run.key)}
     if not begun:
         return False
-    planned = _planned_before(run, [batch.batch_id for batch in find_batches(run) if batch.batch_id in begun])
+    planned = _read(run, (batch for batch in find_batches(run) if batch.batch_id in begun))
     return any(_batch_id(run, files) in begun for files in planned)
+
+
+def _given(run: Run) -> dict[str, Batch]:
+    """Return the batches that a job was given, unless it failed, by their ids."""
+    jobs = {job.batch_id: job for job in run.ledger.jobs_of(run.key)}  # of each batch the last generation
+    given = {name for name, job in jobs.items() if job.job_id and job.status != "FAILED"}
+    return {batch.batch_id: batch for batch in find_batches(run) if batch.batch_id in given}
 
 
 def _batch_id(run: Run, files: pl.DataFrame) -> str:
     return digest(run.pipeline.healthimaging.datastore_id, run.key, *files["arrival_id"].sort())
 
 
-def _planned_before(run: Run, batch_ids: Iterable[str]) -> Iterator[pl.DataFrame]:
-    return (run.workspace.read(f"batches/{batch_id}", BATCHES) for batch_id in batch_ids)
+def _read(run: Run, batches: Iterable[Batch]) -> Iterator[pl.DataFrame]:
+    return (run.workspace.read(f"batches/{batch.batch_id}", BATCHES) for batch in batches)
 
 
 def _accepted(run: Run, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
@@ -167,16 +174,10 @@ def find_batches(run: Run[Any]) -> list[Batch]:
     return [Batch(**item) for item in content]
 
 
-def read_batches(run: Run) -> pl.DataFrame:
-    """Return every file of every batch of the run."""
-    return run.workspace.read_all([f"batches/{batch.batch_id}" for batch in find_batches(run)], BATCHES)
-
-
-def _stage(run: Run, files: pl.DataFrame, known: dict[str, Batch]) -> Batch:
+def _stage(run: Run, files: pl.DataFrame, given: Mapping[str, Batch]) -> Batch:
     batch_id = _batch_id(run, files)
-    job = run.ledger.job(batch_id)
-    if batch_id in known and job is not None and job.job_id and job.status != "FAILED":
-        return known[batch_id]  # its job has the files, whatever has come to lie under the prefix since
+    if batch_id in given:
+        return given[batch_id]  # its job has the files, whatever has come to lie under the prefix since
     own = S3Uri.parse(run.pipeline.staging.uri).join(run.pipeline.name, run.key, batch_id, "")
     clean = _clean_prefix(run, files) if run.pipeline.staging.mode == "in_place" else None
     prefix = clean or own

@@ -27,10 +27,9 @@ from airlock.normalize import (
     is_begun,
     normalize,
     plan,
-    read_batches,
 )
 from airlock.pipelines import Limits
-from airlock.records import STUDIES, VERDICTS
+from airlock.records import BATCHES, STUDIES, VERDICTS
 from airlock.s3 import S3
 from airlock.s3uri import S3Uri
 from airlock.spool import Spool
@@ -57,6 +56,11 @@ def delivered(world: World, *files: dict[str, Any], run_id: str = "one", **chang
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, None)
     run.workspace.write("verdicts", VERDICTS, verdicts(*rows))
     return run
+
+
+def read_batches(run: Run) -> pl.DataFrame:
+    """Return every file of every batch of the run."""
+    return run.workspace.read_all([f"batches/{batch.batch_id}" for batch in find_batches(run)], BATCHES)
 
 
 def series(name: str, number: int, size: int = 10, study: str = "1.1") -> list[dict[str, Any]]:
