@@ -17,7 +17,7 @@ import polars as pl
 from airlock import gate, report
 from airlock.books import ARRIVAL, DECIDED, open_books
 from airlock.buffer import find_index
-from airlock.contracts import FhirReferences, StudyContract, complete
+from airlock.contracts import FhirReferences, StudyContract, complete, with_revision
 from airlock.fhir.publishing import publishing
 from airlock.fhir.study import references
 from airlock.manifests import is_final, keep, proves_more, read_kept, read_output
@@ -38,6 +38,7 @@ from airlock.records import (
     VERDICTS,
     Gate,
     Outcome,
+    digest,
 )
 from airlock.report import Tally
 from airlock.s3uri import S3Uri
@@ -391,29 +392,27 @@ def _complete_contracts(run: Run, imported: pl.DataFrame, drafts: pl.DataFrame) 
     def revise(known: pl.DataFrame) -> pl.DataFrame:
         earlier = {row["subject"]: row for row in known.iter_rows(named=True)}
         rows = [
-            _revise(run, StudyContract.model_validate_json(text), image_sets, earlier.get(uid))
-            for uid, text in drafts.select("StudyInstanceUID", "contract").iter_rows()
+            (uid, key, *_revised(_completed(run, text, image_sets, earlier.get(uid)), earlier.get(uid)))
+            for uid, key, text in drafts.select("StudyInstanceUID", "study_key", "contract").iter_rows()
         ]
-        return pl.DataFrame(rows, schema=CONTRACTS)
+        return pl.DataFrame(rows, schema=CONTRACTS, orient="row")
 
     datastore, studies = run.pipeline.healthimaging.datastore_id, drafts["StudyInstanceUID"]
     return run.ledger.revise_contracts(datastore, run.key, studies, revise)
 
 
-def _revise(
-    run: Run, planned: StudyContract, image_sets: dict[str, str | None], before: dict[str, Any] | None
-) -> dict[str, Any]:
-    """Complete one contract; its revision is the one before where the content is, else the next."""
-    contract = complete(planned, image_sets, StudyContract.model_validate_json(before["contract"]) if before else None)
-    if run.pipeline.healthlake is not None:
-        where = FhirReferences(**references(contract, publishing(run.pipeline, run.pipeline.healthlake)))
-        contract = contract.model_copy(update={"fhir": where})
-    content = contract.content_digest
+def _completed(run: Run, planned: str, image_sets: dict[str, str | None], before: dict[str, Any] | None) -> str:
+    """Return a contract of what was imported, and of where it is published; its revision is 0."""
+    text = complete(planned, image_sets, before["contract"] if before else None)
+    if run.pipeline.healthlake is None:
+        return text
+    contract = StudyContract.model_validate_json(text)
+    where = FhirReferences(**references(contract, publishing(run.pipeline, run.pipeline.healthlake)))
+    return contract.model_copy(update={"fhir": where}).to_json()
+
+
+def _revised(text: str, before: dict[str, Any] | None) -> tuple[int, str, str]:
+    """Return revision, content digest and JSON: the revision is the one before where the content is, else the next."""
+    content = digest(text, length=64)
     revision = 1 if before is None else before["revision"] + (before["content_digest"] != content)
-    return {
-        "subject": contract.StudyInstanceUID,
-        "subject_key": contract.study_key,
-        "revision": revision,
-        "content_digest": content,
-        "contract": contract.model_copy(update={"revision": revision}).to_json(),
-    }
+    return revision, content, with_revision(text, revision)

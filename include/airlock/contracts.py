@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from airlock.records import STUDIES, digest, study_key
 
@@ -172,55 +172,61 @@ def _first(keyword: str) -> pl.Expr:
     return pl.col(keyword).filter(pl.col(keyword) != "").first()
 
 
-def complete(
-    planned: StudyContract, image_sets: Mapping[str, str | None], earlier: StudyContract | None
-) -> StudyContract:
-    """Return the contract of what was really imported.
+def complete(planned: str, image_sets: Mapping[str, str | None], earlier: str | None) -> str:
+    """Return the contract of what was really imported, as `StudyContract.to_json` would; its revision is the draft's.
+
+    The JSON of a draft is this version's own, so that it is changed as it is: to make an object of each instance of a
+    large delivery took longer than all else.
 
     Parameters
     ----------
     planned
-        This delivery's draft.
+        The JSON of this delivery's draft.
     image_sets
         Image set id by SOPInstanceUID, for the instances that were imported; the others are left out.
     earlier
-        The contract as an earlier delivery left it, whose other instances are kept.
+        The JSON of the contract as an earlier delivery left it, whose other instances are kept.
     """
-    series: dict[str, ContractSeries] = {item.SeriesInstanceUID: item for item in earlier.series} if earlier else {}
-    for item in planned.series:
+    contract = from_json(planned)
+    before = StudyContract.model_validate_json(earlier).model_dump(mode="json", by_alias=True) if earlier else {}
+    series = {item["SeriesInstanceUID"]: item for item in before.get("series", ())}
+    for item in contract["series"]:
         imported = [
-            one.model_copy(update={"image_set_id": image_sets[one.SOPInstanceUID]})
-            for one in item.instances
-            if one.SOPInstanceUID in image_sets
+            one | {"image_set_id": image_sets[one["SOPInstanceUID"]]}
+            for one in item["instances"]
+            if one["SOPInstanceUID"] in image_sets
         ]
         if imported:
-            series[item.SeriesInstanceUID] = _merged(item, imported, series.get(item.SeriesInstanceUID))
-    values = planned.model_dump(by_alias=True, exclude={"series"}) | _known(earlier, ("pipeline", *STUDY_ATTRIBUTES))
-    return _study(values, tuple(series[uid] for uid in sorted(series)))
+            uid = item["SeriesInstanceUID"]
+            series[uid] = _merged(item, imported, series.get(uid, {}))
+    known = _known(before, ("pipeline", *STUDY_ATTRIBUTES))
+    return to_json(contract | known | _counted([series[uid] for uid in sorted(series)]), indent=1).decode()
 
 
-def _known(earlier: StudyContract | ContractSeries | None, keywords: tuple[str, ...]) -> dict[str, str]:
+def with_revision(contract: str, revision: int) -> str:
+    """Return the JSON of a contract of revision 0 with another one; it stands before anything that a file says."""
+    return contract.replace('\n "revision": 0,', f'\n "revision": {revision},', 1)
+
+
+def _known(earlier: dict[str, Any], keywords: tuple[str, ...]) -> dict[str, Any]:
     """Return what an earlier contract says: it stays, so that auditing an older delivery again changes nothing."""
-    values = {keyword: getattr(earlier, keyword) for keyword in keywords} if earlier else {}
-    return {keyword: value for keyword, value in values.items() if value is not None}
+    return {keyword: earlier[keyword] for keyword in keywords if earlier.get(keyword) is not None}
 
 
-def _merged(item: ContractSeries, imported: list[ContractInstance], earlier: ContractSeries | None) -> ContractSeries:
-    by_uid = {one.SOPInstanceUID: one for one in (*(earlier.instances if earlier else ()), *imported)}
-    instances = tuple(by_uid[uid] for uid in sorted(by_uid))
-    sets = tuple(sorted({one.image_set_id for one in instances if one.image_set_id}))
-    known = _known(earlier, SERIES_ATTRIBUTES)
-    return item.model_copy(update={**known, "instances": instances, "image_set_ids": sets})
+def _merged(item: dict[str, Any], imported: list[dict[str, Any]], earlier: dict[str, Any]) -> dict[str, Any]:
+    by_uid = {one["SOPInstanceUID"]: one for one in (*earlier.get("instances", ()), *imported)}
+    instances = [by_uid[uid] for uid in sorted(by_uid)]
+    sets = sorted({one["image_set_id"] for one in instances if one["image_set_id"]})
+    return item | _known(earlier, SERIES_ATTRIBUTES) | {"instances": instances, "image_set_ids": sets}
 
 
-def _study(values: dict[str, Any], series: tuple[ContractSeries, ...]) -> StudyContract:
-    counted = {
-        "ModalitiesInStudy": tuple(sorted({item.Modality for item in series if item.Modality})),
+def _counted(series: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "ModalitiesInStudy": sorted({item["Modality"] for item in series if item["Modality"]}),
         "NumberOfStudyRelatedSeries": len(series),
-        "NumberOfStudyRelatedInstances": sum(len(item.instances) for item in series),
+        "NumberOfStudyRelatedInstances": sum(len(item["instances"]) for item in series),
         "series": series,
     }
-    return StudyContract(**(values | counted))
 
 
 def json_schema() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from airlock import contracts
-from airlock.contracts import StudyContract, complete, draft
+from airlock.contracts import StudyContract, draft, with_revision
 from airlock.records import study_key
 from tests.unit.airlock.world import STORE, dicom, pipeline, verdicts
 
@@ -29,6 +29,14 @@ def drafts(*files: dict[str, Any]) -> list[StudyContract]:
 def the_draft(*files: dict[str, Any]) -> StudyContract:
     (only,) = drafts(*files)
     return only
+
+
+def complete(planned: StudyContract, image_sets: dict[str, str | None], earlier: StudyContract | None) -> StudyContract:
+    """Complete a draft; what comes out is written as the model itself writes it."""
+    text = contracts.complete(planned.to_json(), image_sets, earlier.to_json() if earlier else None)
+    contract = StudyContract.model_validate_json(text)
+    assert contract.to_json() == text
+    return contract
 
 
 def sets(*uids: str) -> dict[str, str | None]:
@@ -162,6 +170,15 @@ class TestJson:
         )
         assert StudyContract.model_validate_json(done.to_json()) == done
         assert json.loads(done.to_json())["schema"] == "airlock.study/1"
+
+    @given(texts=st.lists(st.text(), min_size=3, max_size=3), revision=st.integers(0, 10**6))
+    def test_a_completed_contract_is_written_as_its_model_is(self, texts: list[str], revision: int) -> None:
+        name, description, key = texts
+        file = dicom(key, SOPInstanceUID="1.1.1.1", PatientName=name, SeriesDescription=description)
+        done = complete(the_draft(file, B), sets("1.1.1.1"), None)
+        numbered = with_revision(done.to_json(), revision)
+        assert numbered == done.model_copy(update={"revision": revision}).to_json()
+        assert complete(the_draft(file), sets("1.1.1.1"), done).to_json() == done.to_json()
 
     def test_an_error_names_the_field_and_no_value(self) -> None:
         content = json.loads(the_draft(A).to_json())
