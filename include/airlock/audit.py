@@ -375,14 +375,15 @@ def _write_contracts(run: Run, books: Books, gates: Spool) -> None:
     release = pl.col("gate") == Gate.RELEASE
     ready = release | (pl.col("reason") == Reason.NOT_PUBLISHED)
     with (
-        run.workspace.writer("contracts", CONTRACTS) as contracts,
-        run.workspace.writer("publishable", CONTRACTS) as publishable,
+        run.workspace.writer("contracts", CONTRACTS, None) as contracts,
+        run.workspace.writer("publishable", CONTRACTS, None) as publishable,
     ):
         for outcomes, drafts, decided in together(books.outcomes, books.drafts, gates):
             completed = _complete_contracts(run, outcomes.filter(pl.col("outcome").is_in(gate.IMPORTED)), drafts)
             for writer, where in ((contracts, release), (publishable, ready)):
                 studies = decided.filter(where)["StudyInstanceUID"]
                 writer.add(completed.filter(pl.col("subject").is_in(studies.implode())))
+                writer.end_part()  # contracts are few, and long
 
 
 def _complete_contracts(run: Run, imported: pl.DataFrame, drafts: pl.DataFrame) -> pl.DataFrame:

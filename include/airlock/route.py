@@ -52,9 +52,10 @@ def route(run: Run[Pipeline], destinations: Mapping[str, S3]) -> dict[str, int]:
     RouteError
         If a destination failed; the others are served all the same.
     """
-    messages = _payloads(run)
-    for item in run.pipeline.routes:
-        run.ledger.enqueue(run.pipeline.name, run.key, str(address(run, item)), messages)
+    for contracts in run.workspace.parts("contracts", CONTRACTS):
+        messages = _payloads(run, contracts)
+        for item in run.pipeline.routes:
+            run.ledger.enqueue(run.pipeline.name, run.key, str(address(run, item)), messages)
     sent, failed = {}, {}
     for item in run.pipeline.routes:
         sent[item.name], failed[item.name] = _deliver(run, item, destinations[item.name])
@@ -69,13 +70,15 @@ def address(run: Run[Pipeline], item: Route) -> S3Uri:
     return S3Uri.parse(item.uri).join(run.pipeline.datastore_id, "")
 
 
-def _payloads(run: Run[Pipeline]) -> pl.DataFrame:
+def _payloads(run: Run[Pipeline], contracts: pl.DataFrame) -> pl.DataFrame:
     """Write each released contract as an object of its own and return the outbox's messages."""
-    contracts = run.workspace.read("contracts", CONTRACTS)
-    addresses = [
-        run.workspace.write_text(f"contracts/{_name(key, revision)}", text, "application/json")
-        for key, revision, text in contracts.select("subject_key", "revision", "contract").iter_rows()
-    ]
+
+    def write(row: tuple[str, int, str]) -> str:
+        subject_key, revision, text = row
+        return run.workspace.write_text(f"contracts/{_name(subject_key, revision)}", text, "application/json")
+
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        addresses = list(pool.map(write, contracts.select("subject_key", "revision", "contract").iter_rows()))
     return contracts.select("subject_key", "revision", "content_digest").with_columns(
         payload_uri=pl.Series(addresses, dtype=pl.String)
     )

@@ -59,6 +59,15 @@ def test_each_destination_gets_each_contract_once(world: World) -> None:
     assert sorted(content(world, "s3://work/first/")) == ["a", "b"]
 
 
+def test_each_part_of_the_contracts_is_sent(world: World) -> None:
+    run = released(world, *((f"1.{number}", 1, str(number)) for number in range(5)))
+    contracts = run.workspace.read("contracts", CONTRACTS)
+    with run.workspace.writer("contracts", CONTRACTS, part_rows=2) as writer:
+        writer.add(contracts)
+    assert routed(run) == {"first": 5, "second": 5}
+    assert sorted(content(world, "s3://work/second/")) == ["0", "1", "2", "3", "4"]
+
+
 def test_a_second_route_sends_nothing(world: World) -> None:
     run = released(world, ("1.1", 1, "a"))
     routed(run)

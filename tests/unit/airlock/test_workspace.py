@@ -13,6 +13,8 @@ from airlock.workspace import MARKER, DatasetMissingError
 from tests.unit.airlock.world import dicom, frame
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from airlock.workspace import Workspace
     from tests.unit.airlock.world import World
 
@@ -106,6 +108,22 @@ def test_the_datasets_of_a_mapped_stage_are_one_frame_and_all_must_be_there(work
         workspace.read_all(["arrivals/0000", "arrivals/0001"], ARRIVALS)
     workspace.write("arrivals/0001", ARRIVALS, NEW)
     assert workspace.read_all(["arrivals/0000", "arrivals/0001"], ARRIVALS).equals(pl.concat([OLD, NEW]))
+
+
+def test_some_columns_of_it_may_be_read_alone(workspace: Workspace) -> None:
+    workspace.write("arrivals/0000", ARRIVALS, NEW)
+    wanted = ("key", "arrival_id")
+    (rows,) = workspace.find_parts("arrivals/0000", ARRIVALS, wanted)
+    assert rows.select(wanted).equals(NEW.select(wanted))
+    assert rows.width == 2
+    assert [part.columns for part in workspace.find_parts("arrivals/0001", ARRIVALS, wanted)] == [list(wanted)]
+
+
+def test_a_file_is_written_as_an_object(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "table").write_bytes(b"a,b")
+    where = workspace.write_file("audit/table.csv", tmp_path / "table", "text/csv")
+    assert where == f"{workspace.root}audit/table.csv"
+    assert workspace.s3.get(workspace.root.join("audit/table.csv")) == b"a,b"
 
 
 def test_documents_lie_below_the_runs_folder(world: World, workspace: Workspace) -> None:

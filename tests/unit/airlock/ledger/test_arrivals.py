@@ -171,6 +171,19 @@ def test_the_final_word_is_kept_with_all_that_belongs_to_it(ledger: Ledger) -> N
     assert ledger.states(NIGHTLY) == {"released": 1, "claimed": 1}
 
 
+def test_words_that_come_frame_by_frame_are_kept_all_or_none(ledger: Ledger) -> None:
+    begin(ledger, "a")
+    ledger.claim(NIGHTLY, "a", arrivals("1", "2"))
+    with pytest.raises(LedgerError, match="does not hold 1 of these arrivals"):
+        ledger.settle(NIGHTLY, "a", iter([dispositions("1"), dispositions("unseen")]))
+    assert ledger.states(NIGHTLY) == {"claimed": 2}
+    ledger.settle(NIGHTLY, "a", iter([dispositions("1"), dispositions("2", word="held")]))
+    assert ledger.states(NIGHTLY) == {"released": 1, "held": 1}
+    found = pl.concat(ledger.held_ids(NIGHTLY, "a"))
+    assert sorted(found["arrival_id"]) == sorted(arrivals("1", "2")["arrival_id"])
+    assert list(ledger.held_ids(NIGHTLY, "b")) == []
+
+
 def test_settling_again_is_harmless_and_a_cleared_audit_may_decide_otherwise(ledger: Ledger) -> None:
     begin(ledger, "a")
     ledger.claim(NIGHTLY, "a", arrivals("1", "2"))
@@ -195,6 +208,8 @@ def test_an_arrival_gets_exactly_one_known_word(ledger: Ledger) -> None:
     ledger.claim(NIGHTLY, "a", arrivals("1"))
     with pytest.raises(LedgerError, match="1 arrivals have more than one disposition"):
         ledger.settle(NIGHTLY, "a", pl.concat([dispositions("1"), dispositions("1", word="held")]))
+    with pytest.raises(LedgerError, match="1 arrivals have more than one disposition"):
+        ledger.settle(NIGHTLY, "a", iter([dispositions("1"), dispositions("1", word="held")]))
     with pytest.raises(LedgerError, match="1 arrivals have no known disposition: use one of released, held"):
         ledger.settle(NIGHTLY, "a", dispositions("1", word="lost"))
 
