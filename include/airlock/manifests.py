@@ -35,7 +35,8 @@ POLL_SECONDS = 2.0
 _ABOUT = "airlock.output"  # of a kept output's file: its metadata
 OTHER = "OTHER"  # the service's own type for a warning that has no other
 
-# The usual line: a success with these fields and no escape in its texts, which is read a file at a time.
+# The usual line: a success with these fields, each once, and no escape in its texts; such lines are read together.
+_RESPONSE_FIELDS = ("imageSetId", "imageSetVersion", "isPrimary")
 _SPACE, _TEXT = r"[ \t]*", r'"[^"\\\x00-\x1f]*"'
 _COLON, _COMMA = f"{_SPACE}:{_SPACE}", f"{_SPACE},{_SPACE}"
 _FIELD = (
@@ -260,7 +261,8 @@ def _lines(s3: S3, where: S3Uri) -> list[bytes]:
 def _results(kind: str, lines: list[bytes]) -> pl.DataFrame:
     """Return a row of `LINES` per line, in their order; one that names no file has no staged key."""
     texts = pl.DataFrame({"text": _texts(lines)}).with_row_index("line")
-    is_plain = pl.col("text").str.contains(_PLAIN).fill_null(value=False)
+    once = (pl.col("text").str.count_matches(f'"{name}"', literal=True) < 2 for name in _RESPONSE_FIELDS)
+    is_plain = (pl.col("text").str.contains(_PLAIN) & pl.all_horizontal(once)).fill_null(value=False)
     plain = texts.filter(is_plain).select("line", **_of_plain(kind))
     others = texts.filter(~is_plain)["line"]
     rows = [{"line": number} | (_row(kind, lines[number]) or {}) for number in others]
@@ -277,15 +279,15 @@ def _texts(lines: list[bytes]) -> pl.Series:
 
 
 def _of_plain(kind: str) -> dict[str, pl.Expr]:
-    """Return what `_row` does for a plain line; of a field that is there twice JSON's last one counts."""
+    """Return what `_row` does for a plain line."""
     line = pl.col("text")
     none = pl.lit(None, pl.String)
     return {
         "staged_key": line.str.extract(f'"inputFile"{_COLON}"([^"]*)"'),
         "kind": pl.lit(kind),
-        "image_set_id": line.str.extract(f'.*"imageSetId"{_COLON}"([^"]*)"'),
-        "image_set_version": line.str.extract(f'.*"imageSetVersion"{_COLON}([0-9]+)').cast(pl.Int64),
-        "is_primary": line.str.extract(f'.*"isPrimary"{_COLON}([A-Za-z]+)').str.to_lowercase() == "true",
+        "image_set_id": line.str.extract(f'"imageSetId"{_COLON}"([^"]*)"'),
+        "image_set_version": line.str.extract(f'"imageSetVersion"{_COLON}([0-9]+)').cast(pl.Int64),
+        "is_primary": line.str.extract(f'"isPrimary"{_COLON}([A-Za-z]+)').str.to_lowercase() == "true",
         "exception_type": none,
         "detail": none,
         "warnings": pl.lit([OTHER] * (kind == "warning"), pl.List(pl.String)),
