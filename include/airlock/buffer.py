@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from airlock.inventory import InventoryError, fresh_inventory, list_inventory
 from airlock.records import ARRIVALS, TIMESTAMP, arrival_ids
 
 if TYPE_CHECKING:
@@ -112,11 +113,31 @@ class Listing:
         """List the source."""
         self.undated = 0
         bucket, source, takes = self._run.prefix.bucket, self._run.pipeline.source, _membership(self._run)
-        for listed in self._run.s3.list_frames(self._run.prefix):
+        for listed in _objects(self._run):
             dated = listed.with_columns(_moments(source, listed))
             self.undated += dated["moment"].null_count()
             rows = dated.filter(takes)
             yield rows.with_columns(arrival_ids(bucket, rows), bucket=pl.lit(bucket)).select(ARRIVALS.names())
+
+
+def _objects(run: Run[Any]) -> Iterator[pl.DataFrame]:
+    """Yield what lies below the run's prefix, from where the pipeline looks it up.
+
+    Raises
+    ------
+    InventoryError
+        If that is an inventory, and it cannot show all of the window.
+    """
+    source = run.pipeline.source
+    if source.listing == "s3":
+        return run.s3.list_frames(run.prefix)
+    inventory = fresh_inventory(run.s3, source, datetime.now(UTC))
+    if source.window == "key_date" and run.window is not None and inventory.begun < run.window.end:
+        raise InventoryError(
+            f"the newest inventory was begun at {inventory.begun:%Y-%m-%d %H:%M} UTC, before the run's window ended, "
+            f"and no later run looks back for key dates: clear buffer when the next inventory is there"
+        )
+    return list_inventory(run.s3, inventory, run.prefix)
 
 
 def _membership(run: Run[Any]) -> pl.Expr:

@@ -36,7 +36,7 @@ FRAME_ROWS = 50_000
 # see whether it is an error.
 _EVENT = "before-parse.*.ListObjectsV2"
 _PAGE = "Page"
-_TIME = "%Y-%m-%dT%H:%M:%S%.f%#z"
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%.f%#z"
 _wanted: ContextVar[bool] = ContextVar("airlock_page_wanted", default=False)
 
 
@@ -118,12 +118,17 @@ def frame_of(pages: Sequence[Page]) -> pl.DataFrame:
     rows = pl.DataFrame(columns, schema=dict.fromkeys(LISTED, pl.String)).with_columns(
         pl.col("etag").str.strip_chars('"'),
         pl.col("size").cast(pl.Int64, strict=False),
-        pl.col("last_modified").str.to_datetime(_TIME, time_unit="us", time_zone="UTC", strict=False),
+        pl.col("last_modified").str.to_datetime(TIME_FORMAT, time_unit="us", time_zone="UTC", strict=False),
     )
     for name in ("etag", "size", "last_modified"):
         if lacking := rows[name].null_count():
             raise ListingError(f"S3 lists {lacking} objects without a {name} that can be read: check the endpoint")
     return rows
+
+
+def without_placeholders(rows: pl.DataFrame) -> pl.DataFrame:
+    """Leave out folder placeholders: empty, their key ending in ``/``."""
+    return rows.filter(~pl.col("key").str.ends_with("/") | (pl.col("size") > 0))
 
 
 def decoded(keys: list[str]) -> list[str]:

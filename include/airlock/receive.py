@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from airlock.inventory import find_inventory, inventory_folder, lacking_inventory
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from airlock.pipelines import Receive
+    from airlock.pipelines import Receive, Source
     from airlock.s3 import S3
     from airlock.s3uri import S3Uri
 
@@ -32,14 +34,22 @@ class Delivery:
     waiting_for: str  # a clause without identifiers, for the log; "" when complete
 
 
-def look(s3: S3, prefix: S3Uri, settings: Receive, now: datetime) -> Delivery:
+def look(s3: S3, prefix: S3Uri, source: Source, settings: Receive, now: datetime) -> Delivery:
     """Look at a delivery once.
+
+    An inventory is a picture of one moment, which a quiet period does not make more complete: it is waited for only
+    until it is young enough.
 
     Raises
     ------
     DeliveryManifestError
         If the delivery manifest cannot be read as one.
+    InventoryError
+        If the manifest of the newest inventory cannot be read as one.
     """
+    if settings.mode == "quiet_period" and source.listing == "inventory":
+        lacking = lacking_inventory(find_inventory(s3, inventory_folder(source)), source, now)
+        return Delivery(not lacking, 0, 0, lacking)
     if settings.mode == "quiet_period":
         return _quiet(s3.list_frames(prefix), timedelta(seconds=settings.quiet_seconds), now)
     if settings.mode == "marker":

@@ -11,11 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-import polars as pl
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
-from airlock.listing import Page, frame_of, frames_of, list_page
+from airlock.listing import Page, frame_of, frames_of, list_page, without_placeholders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import boto3
+    import polars as pl
     from botocore.client import BaseClient
 
     from airlock.s3uri import S3Uri
@@ -85,7 +85,9 @@ class S3:
             If S3 has no such bucket or refuses to list it.
         """
         for page in self._pages(uri):
-            for key, _, etag, size, last_modified in _kept(frame_of([page]), placeholders).iter_rows():
+            rows = frame_of([page])
+            kept = rows if placeholders else without_placeholders(rows)
+            for key, _, etag, size, last_modified in kept.iter_rows():
                 yield ListedObject(key, etag, size, last_modified)
 
     def list_frames(self, uri: S3Uri) -> Iterator[pl.DataFrame]:
@@ -102,7 +104,7 @@ class S3:
             If S3 has no such bucket or refuses to list it.
         """
         for rows in frames_of(self._pages(uri)):
-            yield _kept(rows, placeholders=False)
+            yield without_placeholders(rows)
 
     def _pages(self, uri: S3Uri) -> Iterator[Page]:
         """Yield what each answer of S3 names."""
@@ -269,10 +271,6 @@ class S3:
             **copy, UploadId=upload, PartNumber=number, CopySourceRange=f"bytes={first}-{last}"
         )
         return cast("str", reply["CopyPartResult"]["ETag"])
-
-
-def _kept(rows: pl.DataFrame, placeholders: bool) -> pl.DataFrame:
-    return rows if placeholders else rows.filter(~pl.col("key").str.ends_with("/") | (pl.col("size") > 0))
 
 
 def _unlistable(bucket: str, error: ClientError) -> ClientError | BucketError:

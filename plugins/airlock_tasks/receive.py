@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
-from airlock.pipelines import Receive
+from airlock.pipelines import Receive, Source
 from airlock_tasks.datastores import check_datastores
 from airlock_tasks.stage import connect_s3
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from airlock.receive import Delivery
 
 
-def look_once(aws_conn_id: str, prefix: str, settings: Receive) -> Delivery:
+def look_once(source: Source, prefix: str, settings: Receive) -> Delivery:
     """Look at a delivery once."""
     from airlock.receive import look
     from airlock.s3uri import S3Uri
 
-    return look(connect_s3(aws_conn_id), S3Uri.parse(prefix), settings, datetime.now(UTC))
+    return look(connect_s3(source.aws_conn_id), S3Uri.parse(prefix), source, settings, datetime.now(UTC))
 
 
 class DeliveryCompleteTrigger(BaseTrigger):
@@ -38,8 +38,8 @@ class DeliveryCompleteTrigger(BaseTrigger):
 
     Parameters
     ----------
-    aws_conn_id
-        Airflow connection for the source.
+    source
+        ``Source`` settings as JSON-able values.
     prefix
         ``s3://bucket/prefix/`` of the delivery.
     settings
@@ -48,24 +48,24 @@ class DeliveryCompleteTrigger(BaseTrigger):
         When to give up, ISO 8601.
     """
 
-    def __init__(self, *, aws_conn_id: str, prefix: str, settings: dict[str, Any], deadline: str) -> None:
+    def __init__(self, *, source: dict[str, Any], prefix: str, settings: dict[str, Any], deadline: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.aws_conn_id = aws_conn_id
+        self.source = source
         self.prefix = prefix
         self.settings = settings
         self.deadline = deadline
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what makes an equal trigger in the triggerer."""
-        fields = ("aws_conn_id", "prefix", "settings", "deadline")
+        fields = ("source", "prefix", "settings", "deadline")
         return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in fields}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look at the delivery again and again."""
-        settings = Receive.model_validate(self.settings)
+        source, settings = Source.model_validate(self.source), Receive.model_validate(self.settings)
         while True:
             # Airflow's connections are read in the thread that asgiref makes, which can reach the event loop.
-            delivery = await sync_to_async(look_once)(self.aws_conn_id, self.prefix, settings)
+            delivery = await sync_to_async(look_once)(source, self.prefix, settings)
             seen = {"objects": delivery.objects, "bytes": delivery.bytes}
             if delivery.complete or datetime.now(UTC) >= datetime.fromisoformat(self.deadline):
                 status = "success" if delivery.complete else "timeout"
@@ -103,13 +103,13 @@ class ReceiveSensor(BaseSensorOperator):
             prefix = str(source_prefix(self.pipeline, context["params"].get("prefix")))
         except PrefixOutsideSourceError as error:
             raise AirflowFailException(str(error)) from None
-        delivery = look_once(source.aws_conn_id, prefix, settings)
+        delivery = look_once(source, prefix, settings)
         if delivery.complete:
             return {"objects": delivery.objects, "bytes": delivery.bytes}
         self.log.info("delivery not complete: waiting for %s", delivery.waiting_for)
         patience = timedelta(minutes=settings.timeout_minutes)
         trigger = DeliveryCompleteTrigger(
-            aws_conn_id=source.aws_conn_id,
+            source=source.model_dump(mode="json"),
             prefix=prefix,
             settings=settings.model_dump(mode="json"),
             deadline=(datetime.now(UTC) + patience).isoformat(),

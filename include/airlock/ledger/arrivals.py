@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import case, exists, func, select, update
+from sqlalchemy import and_, case, exists, func, select, update
 
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import fetch, fetch_frames, insert_missing, restage, shaped, stage
+from airlock.ledger.frames import fetch, fetch_frames, insert_missing, shaped, stage
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import arrivals
 from airlock.reasons import Reason
@@ -24,7 +24,7 @@ from airlock.records import ARRIVALS, DISPOSITIONS, Disposition, digest, study_k
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from sqlalchemy import ColumnElement, Connection, Select, Table
+    from sqlalchemy import ColumnElement, Connection, Select, Subquery, Table
 
 _DECIDED = [name for name in DISPOSITIONS if name not in {"arrival_id", "key", "size"}]
 _WORDS = pl.Schema({name: DISPOSITIONS[name] for name in ("arrival_id", *_DECIDED)} | {"study_key": pl.String})
@@ -115,11 +115,7 @@ def study_key_of(column: str) -> pl.Expr:
 def _come_again(connection: Connection, pipeline: str, run_key: str, rows: Table) -> None:
     """Give another id to what other runs settled without having looked at its content; their own rows stay."""
     reasons = [str(reason) for reason in COME_AGAIN]
-    statement = (
-        select(arrivals.c.arrival_id)
-        .join(rows, arrivals.c.arrival_id == rows.c.arrival_id)
-        .where(arrivals.c.pipeline == pipeline, arrivals.c.run_key != run_key, arrivals.c.reason.in_(reasons))
-    )
+    statement = select(arrivals.c.arrival_id).where(_of_others(pipeline, run_key, rows), arrivals.c.reason.in_(reasons))
     while names := connection.execute(statement).scalars().all():
         pairs = pl.DataFrame({"arrival_id": names, "next_id": [digest(name, "again") for name in names]})
         again = stage(connection, pairs, pairs.schema, ["arrival_id"])
@@ -148,17 +144,13 @@ class Arrivals(Store):
         LedgerError
             If the run is not open. Nothing is claimed.
         """
-        frames = (listing,) if isinstance(listing, pl.DataFrame) else listing
-        settled = claimed = 0
         with self._writing(scope(pipeline)) as connection:
             need_run(connection, run_key, pipeline)
-            for rows in _staged(connection, frames):
-                _come_again(connection, pipeline, run_key, rows)
-                constants: dict[str, Any] = {"pipeline": pipeline, "run_key": run_key, "claimed_at": datetime.now(UTC)}
-                insert_missing(connection, arrivals, rows, ["pipeline", "arrival_id"], **constants)
-                done, others = _counted_elsewhere(connection, pipeline, run_key, rows)
-                settled, claimed = settled + done, claimed + others
-        return Claim(settled, claimed)
+            rows = stage(connection, listing, ARRIVALS, ["arrival_id"])
+            _come_again(connection, pipeline, run_key, rows)
+            constants: dict[str, Any] = {"pipeline": pipeline, "run_key": run_key, "claimed_at": datetime.now(UTC)}
+            insert_missing(connection, arrivals, _once(rows), ["pipeline", "arrival_id"], **constants)
+            return _counted_elsewhere(connection, pipeline, run_key, rows)
 
     def held_by(self, pipeline: str, run_key: str) -> pl.DataFrame:
         """Return all arrivals that a run holds, settled or not, as `records.ARRIVALS` sorted by key."""
@@ -241,25 +233,22 @@ class Arrivals(Store):
             return {state: number for state, number in connection.execute(statement)}  # noqa: C416  # rows, not tuples
 
 
-def _staged(connection: Connection, frames: Iterable[pl.DataFrame]) -> Iterator[Table]:
-    """Stage one frame after the other, in one table; sorted by id, as the ledger's index takes rows in fastest."""
-    rows: Table | None = None
-    for frame in frames:
-        ordered = frame.unique("arrival_id", keep="first").sort("arrival_id")
-        if rows is None:
-            rows = stage(connection, ordered, ARRIVALS, ["arrival_id"])
-        else:
-            restage(connection, rows, ordered, ARRIVALS)
-        yield rows
+def _once(rows: Table) -> Subquery:
+    """Return the staged rows without copies: in the order of their ids, as an index takes them in fastest."""
+    copy = func.row_number().over(partition_by=rows.c.arrival_id, order_by=rows.c.last_modified)
+    numbered = select(rows, copy.label("copy")).subquery()
+    return select(*(numbered.c[name] for name in ARRIVALS)).where(numbered.c.copy == 1).subquery()
 
 
-def _counted_elsewhere(connection: Connection, pipeline: str, run_key: str, rows: Table) -> tuple[int, int]:
-    """Count the staged arrivals that other runs have: the settled ones, the others."""
-    settled = func.sum(case((arrivals.c.settled_at.is_not(None), 1), else_=0))
-    statement = (
-        select(func.coalesce(settled, 0), func.count())
-        .join(rows, arrivals.c.arrival_id == rows.c.arrival_id)
-        .where(arrivals.c.pipeline == pipeline, arrivals.c.run_key != run_key)
-    )
+def _of_others(pipeline: str, run_key: str, rows: Table) -> ColumnElement[bool]:
+    """Return the condition that an arrival is among the staged ones, and another run has it."""
+    is_staged = arrivals.c.arrival_id.in_(select(rows.c.arrival_id))
+    return and_(arrivals.c.pipeline == pipeline, arrivals.c.run_key != run_key, is_staged)
+
+
+def _counted_elsewhere(connection: Connection, pipeline: str, run_key: str, rows: Table) -> Claim:
+    """Count the staged arrivals that other runs have."""
+    settled = func.coalesce(func.sum(case((arrivals.c.settled_at.is_not(None), 1), else_=0)), 0)
+    statement = select(settled, func.count()).where(_of_others(pipeline, run_key, rows))
     done, every = connection.execute(statement).one()
-    return int(done), int(every) - int(done)
+    return Claim(settled=int(done), claimed_elsewhere=int(every) - int(done))

@@ -152,13 +152,6 @@ def _copy_in(connection: Connection, table: Table, frame: pl.DataFrame) -> None:
             cursor.copy_expert(f"COPY {table.name} FROM STDIN (ENCODING 'UTF8')", BytesIO(rows.encode()))
 
 
-def restage(connection: Connection, table: Table, frame: pl.DataFrame, schema: pl.Schema) -> None:
-    """Put other rows into a staged table in place of those it has: one table serves a delivery frame by frame."""
-    is_postgres = connection.dialect.name == "postgresql"
-    connection.exec_driver_sql(f"{'TRUNCATE' if is_postgres else 'DELETE FROM'} {table.name}")
-    (_copy_in if is_postgres else _insert)(connection, table, shaped(frame, schema))
-
-
 def fetch(connection: Connection, statement: Select[Any], schema: pl.Schema) -> pl.DataFrame:
     """Run a query and return its rows, its columns taken by position, as a frame of this schema."""
     return pl.concat([schema.to_frame(), *fetch_frames(connection, statement, schema)])

@@ -64,6 +64,19 @@ class Source(Settings):
         description="with window: last_modified, how far before its interval a run also looks for unsettled arrivals: "
         "an upload in parts carries the time it began, and shows up only when it ends",
     )
+    listing: Literal["s3", "inventory"] = Field(
+        "s3",
+        description="where the objects are looked up: in S3 itself, or in the newest S3 Inventory, for an archive too "
+        "large to list every time; what came since the inventory began is seen by a later run",
+    )
+    inventory_uri: Prefix | None = Field(
+        None,
+        description="with listing: inventory, the folder of the inventory's configuration, "
+        "s3://bucket/prefix/source-bucket/configuration/",
+    )
+    inventory_max_age_hours: float = Field(
+        48, gt=0, description="with listing: inventory, an older one is waited for, and never taken"
+    )
 
     @model_validator(mode="after")
     def _pattern_has_its_groups(self) -> Source:
@@ -73,6 +86,22 @@ class Source(Settings):
             raise ValueError(f"key_date_pattern is no regular expression: {error}") from error
         if not {"year", "month", "day"} <= groups:
             raise ValueError("key_date_pattern needs the named groups year, month and day")
+        return self
+
+    @model_validator(mode="after")
+    def _inventory_can_stand_for_a_listing(self) -> Source:
+        if (self.listing == "inventory") != (self.inventory_uri is not None):
+            raise ValueError("listing: inventory and inventory_uri go together: give both or neither")
+        if self.inventory_uri is not None and self.inventory_uri.startswith(self.uri):
+            raise ValueError(
+                f"inventory_uri {self.inventory_uri!r} lies below uri {self.uri!r}: its files would arrive"
+            )
+        late = self.listing == "inventory" and self.window == "last_modified"
+        if late and self.lookback_hours < self.inventory_max_age_hours:
+            raise ValueError(
+                f"an inventory may be {self.inventory_max_age_hours:g} hours old, but lookback_hours is "
+                f"{self.lookback_hours:g}: what came meanwhile would never be taken in; make it at least as many"
+            )
         return self
 
 
@@ -158,6 +187,14 @@ class Pipeline(Settings):
         names = [route.name for route in self.routes]
         if len(set(names)) < len(names):
             raise ValueError(f"two routes have one name: {', '.join(sorted(names))}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_manifest_counts_what_is_there(self) -> Pipeline:
+        if self.source.listing == "inventory" and self.receive.mode == "manifest":
+            raise ValueError(
+                "receive.mode: manifest counts what S3 lists now, which source.listing: inventory does not: use marker"
+            )
         return self
 
     def __str__(self) -> str:

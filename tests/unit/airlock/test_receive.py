@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airlock.pipelines import Receive
+from airlock.pipelines import Receive, Source
 from airlock.receive import Delivery, DeliveryManifestError, look
 from airlock.s3uri import S3Uri
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tests.unit.airlock.world import World
 
 PREFIX = S3Uri("archive", "in/")
+SOURCE = Source(uri="s3://archive/in/")
 NOW = datetime.now(UTC)
 
 
@@ -31,29 +32,29 @@ class TestQuietPeriod:
         world.put("s3://archive/in/b", b"123")
         world.put("s3://archive/other/c", b"not of this delivery")
         quiet = newest(world) + timedelta(seconds=300)
-        assert look(world.s3, PREFIX, self.SETTINGS, quiet) == Delivery(True, 2, 8, "")
-        early = look(world.s3, PREFIX, self.SETTINGS, quiet - timedelta(seconds=40))
+        assert look(world.s3, PREFIX, SOURCE, self.SETTINGS, quiet) == Delivery(True, 2, 8, "")
+        early = look(world.s3, PREFIX, SOURCE, self.SETTINGS, quiet - timedelta(seconds=40))
         assert early == Delivery(False, 2, 8, "40 s more without a new object")
-        assert not look(world.s3, PREFIX, self.SETTINGS, quiet - timedelta(microseconds=1)).complete
+        assert not look(world.s3, PREFIX, SOURCE, self.SETTINGS, quiet - timedelta(microseconds=1)).complete
 
     def test_the_newest_object_counts(self, world: World) -> None:
         world.put("s3://archive/in/z-first")
         then = newest(world) + timedelta(seconds=300)
         while newest(world) + timedelta(seconds=300) == then:  # S3 tells time in seconds
             world.put("s3://archive/in/a-later")
-        assert not look(world.s3, PREFIX, self.SETTINGS, then).complete
+        assert not look(world.s3, PREFIX, SOURCE, self.SETTINGS, then).complete
 
     def test_without_an_object_there_is_nothing_to_wait_for(self, world: World) -> None:
-        assert look(world.s3, PREFIX, self.SETTINGS, NOW) == Delivery(True, 0, 0, "")
+        assert look(world.s3, PREFIX, SOURCE, self.SETTINGS, NOW) == Delivery(True, 0, 0, "")
 
     def test_an_object_from_the_future_is_waited_for(self, world: World) -> None:
         world.put("s3://archive/in/a")
         past = newest(world) - timedelta(hours=1)
-        assert look(world.s3, PREFIX, self.SETTINGS, past).waiting_for == "3900 s more without a new object"
+        assert look(world.s3, PREFIX, SOURCE, self.SETTINGS, past).waiting_for == "3900 s more without a new object"
 
     def test_no_quiet_at_all_is_complete_at_once(self, world: World) -> None:
         world.put("s3://archive/in/a")
-        assert look(world.s3, PREFIX, Receive(quiet_seconds=0), newest(world)).complete
+        assert look(world.s3, PREFIX, SOURCE, Receive(quiet_seconds=0), newest(world)).complete
 
 
 class TestMarker:
@@ -63,15 +64,15 @@ class TestMarker:
         world.put("s3://archive/in/a")
         world.put("s3://archive/in/sub/_READY")
         world.put("s3://archive/in/_READY2")
-        assert look(world.s3, PREFIX, self.SETTINGS, NOW) == Delivery(False, 0, 0, "the marker object _READY")
+        assert look(world.s3, PREFIX, SOURCE, self.SETTINGS, NOW) == Delivery(False, 0, 0, "the marker object _READY")
         world.put("s3://archive/in/_READY", b"")
-        assert look(world.s3, PREFIX, self.SETTINGS, NOW).complete
+        assert look(world.s3, PREFIX, SOURCE, self.SETTINGS, NOW).complete
 
     def test_a_marker_in_a_folder_of_its_own(self, world: World) -> None:
         settings = Receive(mode="marker", marker="done/yes.txt")
-        assert not look(world.s3, PREFIX, settings, NOW).complete
+        assert not look(world.s3, PREFIX, SOURCE, settings, NOW).complete
         world.put("s3://archive/in/done/yes.txt")
-        assert look(world.s3, PREFIX, settings, NOW).complete
+        assert look(world.s3, PREFIX, SOURCE, settings, NOW).complete
 
 
 class TestManifest:
@@ -81,11 +82,11 @@ class TestManifest:
         world.put(
             "s3://archive/in/delivery.json", content if isinstance(content, bytes) else json.dumps(content).encode()
         )
-        return look(world.s3, PREFIX, self.SETTINGS, NOW)
+        return look(world.s3, PREFIX, SOURCE, self.SETTINGS, NOW)
 
     def test_without_one_it_is_waited_for(self, world: World) -> None:
         world.put("s3://archive/in/a")
-        assert look(world.s3, PREFIX, self.SETTINGS, NOW) == Delivery(
+        assert look(world.s3, PREFIX, SOURCE, self.SETTINGS, NOW) == Delivery(
             False, 0, 0, "the delivery manifest delivery.json"
         )
 

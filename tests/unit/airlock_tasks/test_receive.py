@@ -51,7 +51,7 @@ def sensor(**receive: Any) -> ReceiveSensor:
 def trigger(seconds: float) -> DeliveryCompleteTrigger:
     deadline = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
     return DeliveryCompleteTrigger(
-        aws_conn_id="aws_default", prefix="s3://archive/in/", settings=MARKER, deadline=deadline
+        source={"uri": "s3://archive/in/"}, prefix="s3://archive/in/", settings=MARKER, deadline=deadline
     )
 
 
