@@ -18,7 +18,8 @@ import tempfile
 import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import polars as pl
 
@@ -155,21 +156,21 @@ def list_inventory(s3: S3, inventory: Inventory, prefix: S3Uri) -> Iterator[pl.D
     if read is None:
         raise InventoryError(f"the inventory's format is {inventory.file_format!r}: use one of {', '.join(_READERS)}")
     for key, checksum in inventory.files:
-        with tempfile.TemporaryFile(prefix="airlock-") as file:
+        with tempfile.NamedTemporaryFile(prefix="airlock-") as file:
             _fetch(s3, S3Uri(inventory.bucket, key), checksum, file)
-            for rows in _told(key, read(file, inventory)):
+            for rows in _told(key, read(Path(file.name), inventory)):
                 below = _current(rows).filter(pl.col("key").str.starts_with(prefix.key))
                 yield without_placeholders(_listed(below))
 
 
-def _fetch(s3: S3, uri: S3Uri, checksum: str, file: BinaryIO) -> None:
+def _fetch(s3: S3, uri: S3Uri, checksum: str, file: IO[bytes]) -> None:
     found = _md5()
     for piece in s3.stream(uri):
         found.update(piece)
         file.write(piece)
     if found.hexdigest() != checksum:
         raise InventoryError(f"inventory file {_name(uri.key)} does not have the MD5 that its manifest names")
-    file.seek(0)
+    file.flush()
 
 
 def _told(key: str, rows: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
@@ -180,7 +181,7 @@ def _told(key: str, rows: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         raise InventoryError(f"inventory file {_name(key)} cannot be read ({type(error).__name__})") from error
 
 
-def _csv(file: BinaryIO, inventory: Inventory) -> Iterator[pl.DataFrame]:
+def _csv(file: Path, inventory: Inventory) -> Iterator[pl.DataFrame]:
     """Read text by pieces that end with a line; a key is URL-encoded, so that it has no line feed."""
     _need(inventory.columns)
     schema = dict.fromkeys(inventory.columns, pl.String)
@@ -195,22 +196,23 @@ def _csv(file: BinaryIO, inventory: Inventory) -> Iterator[pl.DataFrame]:
             )
 
 
-def _parquet(file: BinaryIO, inventory: Inventory) -> Iterator[pl.DataFrame]:  # noqa: ARG001  # the file knows its columns
+def _parquet(file: Path, inventory: Inventory) -> Iterator[pl.DataFrame]:  # noqa: ARG001  # the file knows its columns
     rows = pl.scan_parquet(file)
     yield from rows.select(_wanted(rows.collect_schema().names())).collect_batches(chunk_size=FRAME_ROWS)
 
 
-def _orc(file: BinaryIO, inventory: Inventory) -> Iterator[pl.DataFrame]:  # noqa: ARG001  # the file knows its columns
+def _orc(file: Path, inventory: Inventory) -> Iterator[pl.DataFrame]:  # noqa: ARG001  # the file knows its columns
     """Read stripe by stripe, which polars does not."""
     from pyarrow.orc import ORCFile  # type: ignore[import-untyped]  # noqa: PLC0415  # large, seldom needed
 
     rows = ORCFile(file)
     wanted = _wanted(rows.schema.names)
     for number in range(rows.nstripes):
-        yield cast("pl.DataFrame", pl.from_arrow(rows.read_stripe(number, columns=wanted)))
+        stripe = cast("pl.DataFrame", pl.from_arrow(rows.read_stripe(number, columns=wanted)))
+        yield from stripe.iter_slices(FRAME_ROWS)
 
 
-_READERS: dict[str, Callable[[BinaryIO, Inventory], Iterator[pl.DataFrame]]] = {
+_READERS: dict[str, Callable[[Path, Inventory], Iterator[pl.DataFrame]]] = {
     "CSV": _csv,
     "ORC": _orc,
     "Parquet": _parquet,
