@@ -1,0 +1,459 @@
+"""The corpus of ``make bench``: synthetic DICOM objects of ten kinds, the same bytes on every run.
+
+The kinds and their shares are invented after what clinical archives hold; requests and bytes per object follow from
+them. Objects are made one at a time and never kept, so that a corpus of gigabytes costs no memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pydicom
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.multival import MultiValue
+from pydicom.uid import (
+    BasicTextSRStorage,
+    ComputedRadiographyImageStorage,
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    MRImageStorage,
+)
+from pydicom.valuerep import IS
+
+from airlock.records import ATTRIBUTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ENHANCED = "enhanced"
+SHARES = {  # of each kind in a hundred objects
+    "explicit": 45,
+    "implicit_undefined": 12,  # implicit VR, sequences and items of undefined length
+    "implicit": 6,
+    "big_endian": 3,
+    "deflated": 3,
+    "jpeg": 4,
+    "jpeg2000": 4,
+    "mr": 6,
+    "csa": 5,  # MR with 12 and 100 KB of private values in group 0029, before the last wanted attribute
+    "private_blob": 3,  # 40 to 300 KB of a private value in group 0009, before most wanted attributes
+    "icon": 4,  # an icon image sequence
+    "cr": 2,  # compressed to 3.5 MB
+    "japanese": 1,  # names in ISO 2022 code extensions
+    "report": 2,  # a structured report: all of it is header
+}
+_CLASSES = {
+    "mr": (MRImageStorage, "MR"),
+    "csa": (MRImageStorage, "MR"),
+    "cr": (ComputedRadiographyImageStorage, "CR"),
+    "report": (BasicTextSRStorage, "SR"),
+}
+_SYNTAXES = {
+    "implicit_undefined": ImplicitVRLittleEndian,
+    "implicit": ImplicitVRLittleEndian,
+    "big_endian": ExplicitVRBigEndian,
+    "deflated": DeflatedExplicitVRLittleEndian,
+    "jpeg": JPEGBaseline8Bit,
+    "jpeg2000": JPEG2000Lossless,
+    "cr": JPEGLosslessSV1,
+}
+_COMPRESSED = {"jpeg": 180_000, "jpeg2000": 180_000, "cr": 3_500_000}  # bytes
+_UNDEFINED = {"implicit_undefined", "icon", *_COMPRESSED}  # sequences and items of undefined length
+_SIDE = {"mr": 256, "csa": 256}  # rows and columns of a frame, 512 else
+_PER_SERIES, _PER_STUDY = 50, 200  # objects
+
+
+class Place(NamedTuple):
+    """Where an object stands in the corpus."""
+
+    study: int
+    series: int
+    number: int
+
+    @classmethod
+    def of(cls, number: int) -> Place:
+        """Return the place of the object of a number."""
+        return cls(number // _PER_STUDY, number % _PER_STUDY // _PER_SERIES + 1, number)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a corpus is made of; equal recipes make equal bytes.
+
+    Parameters
+    ----------
+    mixed
+        Objects of the kinds of ``SHARES``, of about 0.5 MB each.
+    enhanced
+        Enhanced multi-frame objects, of about 0.5 MB per frame.
+    frames
+        Of each enhanced object.
+    version
+        Rises when this module makes other bytes of the same numbers.
+    """
+
+    mixed: int
+    enhanced: int
+    frames: int = 96
+
+
+class Made(NamedTuple):
+    """One object of the corpus."""
+
+    key: str
+    kind: str
+    body: bytes
+
+
+def objects(recipe: Recipe) -> Iterator[Made]:
+    """Yield the corpus, the enhanced objects last."""
+    kinds = spread_kinds()
+    for number in range(recipe.mixed):
+        kind, place = kinds[number % len(kinds)], Place.of(number)
+        yield Made(f"mixed/{place.study:04}/{place.series}/{number:06}.dcm", kind, instance(kind, number))
+    for number in range(recipe.enhanced):
+        yield Made(f"enhanced/{number:04}.dcm", ENHANCED, enhanced(number, recipe.frames))
+
+
+def spread_kinds() -> list[str]:
+    """Return a hundred kinds in their shares, spread so that any short run has most of them."""
+    used = dict.fromkeys(SHARES, 0)
+    order = []
+    for place in range(1, 101):
+        kind = max(SHARES, key=lambda kind: SHARES[kind] * place / 100 - used[kind])
+        used[kind] += 1
+        order.append(kind)
+    return order
+
+
+def instance(kind: str, number: int) -> bytes:
+    """Return the bytes of an object of a kind of ``SHARES``."""
+    noise = random.Random(f"{kind} {number}")  # noqa: S311  (reproducible, not secret)
+    dataset = _header(*_CLASSES.get(kind, (CTImageStorage, "CT")), Place.of(number), noise)
+    if kind == "report":
+        _make_report(dataset)
+    elif size := _COMPRESSED.get(kind):
+        _set_pixels(dataset, encapsulate([noise.randbytes(size)]), "OB")
+        dataset["PixelData"].is_undefined_length = True
+    else:
+        dataset.Rows = dataset.Columns = side = _SIDE.get(kind, 512)
+        _set_pixels(dataset, _pixels(side))
+    if kind == "japanese":
+        dataset.SpecificCharacterSet = ["", "ISO 2022 IR 87"]
+        dataset.PatientName, dataset.InstitutionName = "Yamada^Tarou=山田^太郎=やまだ^たろう", "Hospital"
+    elif kind == "csa":
+        _add_values(dataset, 0x0029, "SIEMENS CSA HEADER", noise.randbytes(12_000), noise.randbytes(100_000))
+    elif kind == "private_blob":
+        _add_values(dataset, 0x0009, "GEMS_BLOB_01", noise.randbytes(noise.choice((40_000, 150_000, 300_000))))
+    elif kind == "icon":
+        dataset.IconImageSequence = [_icon(noise)]
+    if kind in _UNDEFINED:
+        _undefine_lengths(dataset)
+    return _part10(dataset, _SYNTAXES.get(kind, ExplicitVRLittleEndian))
+
+
+def enhanced(number: int, frames: int) -> bytes:
+    """Return the bytes of an enhanced multi-frame object; its functional groups lie behind the wanted attributes."""
+    noise = random.Random(f"{ENHANCED} {number}")  # noqa: S311  (reproducible, not secret)
+    dataset = _header(EnhancedCTImageStorage, "CT", Place(100_000 + number, 1, number), noise)
+    dataset.NumberOfFrames = frames
+    pointers = {"DimensionIndexPointer": 0x00209056, "FunctionalGroupPointer": 0x00209111}
+    organization = {"DimensionOrganizationUID": _uid("dimensions", number)}
+    dataset.DimensionIndexSequence = [_item(**pointers, **organization) for _ in range(3)]
+    dataset.SharedFunctionalGroupsSequence = [_item(CTAcquisitionTypeSequence=[_item(AcquisitionType="SPIRAL")])]
+    dataset.PerFrameFunctionalGroupsSequence = [_functional_groups(frame) for frame in range(frames)]
+    if number % 2:
+        _undefine_lengths(dataset)
+    _set_pixels(dataset, _pixels(dataset.Rows) * frames)
+    return _part10(dataset, ExplicitVRLittleEndian)
+
+
+def texts(dataset: Dataset) -> dict[str, str]:
+    """Return the text of all ``ATTRIBUTES`` that a data set has, through pydicom's own conversion of each value.
+
+    Several values are joined by a backslash; RequestedProcedureID is the one of the first request that has one, before
+    the one at top level, as ``records.ATTRIBUTES`` asks.
+    """
+    found = {}
+    for keyword in ATTRIBUTES:
+        source: Dataset = dataset.file_meta if keyword == "TransferSyntaxUID" else dataset
+        if keyword in source:
+            found[keyword] = _text(source[keyword].value)
+    for request in dataset.get("RequestAttributesSequence") or ():
+        if "RequestedProcedureID" in request:
+            return found | {"RequestedProcedureID": _text(request.RequestedProcedureID)}
+    return found
+
+
+def truth(body: bytes) -> dict[str, str]:
+    """Return what pydicom reads in the whole of an object."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return texts(pydicom.dcmread(BytesIO(body)))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, MultiValue):
+        return "\\".join(map(_text, value))
+    return str(value.original_string if isinstance(value, IS) else "" if value is None else value)
+
+
+@lru_cache
+def _pixels(side: int) -> bytes:
+    """Return one frame of 12-bit noise; it does not compress to nothing."""
+    noise = random.Random("pixels").randbytes(2 * side * side)  # noqa: S311  (reproducible, not secret)
+    mask = int.from_bytes(b"\xff\x0f" * (side * side), "big")
+    return (int.from_bytes(noise, "big") & mask).to_bytes(len(noise), "big")
+
+
+def _set_pixels(dataset: Dataset, pixels: bytes, vr: str = "OW") -> None:
+    dataset.PixelData = pixels
+    dataset["PixelData"].VR = vr
+
+
+def _item(**values: Any) -> Dataset:
+    dataset = Dataset()
+    for keyword, value in values.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+def _code(value: str, scheme: str, meaning: str) -> Dataset:
+    return _item(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
+
+
+def _uid(*what: object) -> str:
+    """Return a UID of its own for each thing (PS3.5 section B.2)."""
+    digest = hashlib.sha256("/".join(map(str, what)).encode()).digest()
+    return f"2.25.{int.from_bytes(digest[:16], 'big')}"
+
+
+def _undefine_lengths(dataset: Dataset) -> None:
+    """Have every sequence and item written with undefined length."""
+    for element in dataset:
+        if element.VR == "SQ":
+            element.is_undefined_length = True
+            for nested in element.value:
+                nested.is_undefined_length_sequence_item = True
+                _undefine_lengths(nested)
+
+
+def _part10(dataset: Dataset, syntax: str) -> bytes:
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
+    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    meta.ImplementationClassUID = pydicom.uid.UID(_uid("implementation"))
+    dataset.file_meta = meta
+    target = BytesIO()
+    pydicom.dcmwrite(target, dataset, enforce_file_format=True)
+    return target.getvalue()
+
+
+def _header(sop_class: str, modality: str, place: Place, noise: random.Random) -> Dataset:
+    """Return the attributes that a scanner of a large vendor writes, about 3 KB of them."""
+    study, series, number = place
+    dataset = _item(**_IDENTITY, **_ACQUISITION, **_IMAGE, Modality=modality, SOPClassUID=sop_class)
+    for prefix in ("Study", "Series", "Acquisition", "Content"):
+        setattr(dataset, f"{prefix}Date", "20240105")
+        setattr(dataset, f"{prefix}Time", "101112.123456")
+    dataset.SOPInstanceUID = _uid("instance", study, series, number)
+    dataset.StudyInstanceUID = _uid("study", study)
+    dataset.SeriesInstanceUID = _uid("series", study, series)
+    dataset.FrameOfReferenceUID = _uid("frame of reference", study)
+    dataset.IrradiationEventUID = _uid("irradiation", study, series)
+    dataset.AccessionNumber = f"A{study * 13 + 1:08}"
+    dataset.PatientID = f"P{study:07}"
+    dataset.SeriesNumber, dataset.InstanceNumber = str(series), str(number)
+    dataset.ImagePositionPatient = ["-175.1", "-320.5", str(-100 - number)]
+    dataset.SliceLocation = str(-100 - number)
+    _add_sequences(dataset, study, number)
+    _add_private(dataset, number, noise)
+    return dataset
+
+
+def _add_sequences(dataset: Dataset, study: int, number: int) -> None:
+    referenced = {"ReferencedSOPClassUID": dataset.SOPClassUID}
+    dataset.ReferencedImageSequence = [
+        _item(**referenced, ReferencedSOPInstanceUID=_uid("referenced", number, place)) for place in range(3)
+    ]
+    dataset.ProcedureCodeSequence = [_code("CTTHX", "L", "CT Thorax with contrast")]
+    dataset.RequestedProcedureCodeSequence = [_code("CTTHX", "L", "CT Thorax")]
+    request = _item(
+        ScheduledProcedureStepDescription="CT Thorax",
+        ScheduledProcedureStepID="SPS1",
+        RequestedProcedureID=f"RP{study:06}",
+        ScheduledProtocolCodeSequence=[_code("X", "L", "Y")],
+    )
+    dataset.RequestAttributesSequence = [request]
+    if study % 2:  # half of the studies have it at top level as well
+        dataset.RequestedProcedureID = f"RP{study:06}"
+
+
+def _add_private(dataset: Dataset, number: int, noise: random.Random) -> None:
+    block = dataset.private_block(0x0019, "SIEMENS CT VA0  COAD", create=True)
+    for place in range(8):
+        block.add_new(0x90 + place, "DS", f"{place}.{number}")
+    block.add_new(0xB0, "SL", 500)
+    block.add_new(0xB1, "OB", noise.randbytes(64))
+    dataset.private_block(0x0021, "SIEMENS MED", create=True).add_new(0x11, "DS", ["0.5", "0.5"])
+    block = dataset.private_block(0x0029, "SIEMENS CSA HEADER", create=True)
+    block.add_new(0x08, "CS", "SOM 5")
+    block.add_new(0x09, "LO", "20240105")
+    block.add_new(0x10, "OB", noise.randbytes(400))
+    block = dataset.private_block(0x0029, "SIEMENS MEDCOM HEADER", create=True)
+    block.add_new(0x31, "LO", "4.0.700536169")
+    block.add_new(0x40, "SQ", [Dataset()])
+
+
+def _add_values(dataset: Dataset, group: int, creator: str, *values: bytes) -> None:
+    block = dataset.private_block(group, creator, create=True)
+    for number, value in enumerate(values, start=1):
+        block.add_new(number << 4, "OB", value)
+
+
+def _make_report(dataset: Dataset) -> None:
+    """Have a structured report instead of an image (PS3.3 section A.35.1)."""
+    for keyword in (*_ACQUISITION, *_IMAGE):
+        del dataset[keyword]
+    text = _item(RelationshipType="CONTAINS", ValueType="TEXT", TextValue="Nothing remarkable. " * 100)
+    text.ConceptNameCodeSequence = [_code("121071", "DCM", "Finding")]
+    dataset.ValueType, dataset.ContinuityOfContent = "CONTAINER", "SEPARATE"
+    dataset.CompletionFlag, dataset.VerificationFlag = "COMPLETE", "UNVERIFIED"
+    dataset.ContentSequence = [text]
+
+
+def _icon(noise: random.Random) -> Dataset:
+    icon = _item(
+        SamplesPerPixel=1,
+        PhotometricInterpretation="MONOCHROME2",
+        Rows=64,
+        Columns=64,
+        BitsAllocated=8,
+        BitsStored=8,
+        HighBit=7,
+        PixelRepresentation=0,
+    )
+    _set_pixels(icon, noise.randbytes(64 * 64), "OB")
+    return icon
+
+
+def _functional_groups(frame: int) -> Dataset:
+    """Return the per-frame functional groups of an Enhanced CT image (PS3.3 section A.38.1)."""
+    source = _item(
+        ReferencedSOPClassUID=CTImageStorage,
+        ReferencedSOPInstanceUID=_uid("source", frame),
+        PurposeOfReferenceCodeSequence=[_code("121322", "DCM", "Source image")],
+    )
+    content = _item(
+        FrameAcquisitionDateTime="20240105101112.000",
+        FrameReferenceDateTime="20240105101112.000",
+        FrameAcquisitionDuration=0.5,
+        DimensionIndexValues=[1, frame + 1, 1],
+        StackID="1",
+        InStackPositionNumber=frame + 1,
+    )
+    return _item(
+        FrameContentSequence=[content],
+        PlanePositionSequence=[_item(ImagePositionPatient=["-175.1", "-320.5", str(-100 - frame)])],
+        PlaneOrientationSequence=[_item(ImageOrientationPatient=["1", "0", "0", "0", "1", "0"])],
+        PixelMeasuresSequence=[_item(SliceThickness="1", PixelSpacing=["0.68", "0.68"])],
+        FrameVOILUTSequence=[_item(WindowCenter="50", WindowWidth="350", WindowCenterWidthExplanation="X")],
+        PixelValueTransformationSequence=[_item(RescaleIntercept="-1024", RescaleSlope="1", RescaleType="HU")],
+        CTExposureSequence=[_item(ExposureTimeInms=500.0, XRayTubeCurrentInmA=120.0, CTDIvol=3.2)],
+        ReferencedImageSequence=[source],
+    )
+
+
+_IDENTITY: dict[str, Any] = {
+    "SpecificCharacterSet": "ISO_IR 100",
+    "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"],
+    "InstanceCreationDate": "20240105",
+    "InstanceCreationTime": "101112.000000",
+    "Manufacturer": "SIEMENS",
+    "InstitutionName": "Universitätsklinikum Irgendwo",
+    "InstitutionAddress": "Street 12, Town, 12345 Country",
+    "InstitutionalDepartmentName": "Radiology",
+    "ReferringPhysicianName": "Doe^John^^Dr",
+    "PerformingPhysicianName": "Roe^Jane",
+    "RequestingPhysician": "REQ^DOC",
+    "OperatorsName": "OP^X",
+    "StationName": "CT-STATION-77",
+    "StudyDescription": "CT Thorax mit KM",
+    "SeriesDescription": "Thorax  1.0  B31f",
+    "StudyID": "1",
+    "PatientName": "Müller^Anna",
+    "IssuerOfPatientID": "HOSPITAL",
+    "PatientBirthDate": "19600102",
+    "PatientSex": "F",
+    "PatientAge": "064Y",
+    "PatientSize": "1.70",
+    "PatientWeight": "70",
+    "NumberOfStudyRelatedSeries": "4",
+    "NumberOfStudyRelatedInstances": "200",
+    "RequestedProcedureDescription": "CT Thorax",
+    "PerformedProcedureStepStartDate": "20240105",
+    "PerformedProcedureStepID": "PPS1",
+}
+_ACQUISITION: dict[str, Any] = {
+    "ManufacturerModelName": "SOMATOM Definition AS",
+    "BodyPartExamined": "CHEST",
+    "SliceThickness": "1",
+    "KVP": "120",
+    "DataCollectionDiameter": "500",
+    "DeviceSerialNumber": "65123",
+    "SoftwareVersions": "syngo CT 2012B",
+    "ProtocolName": "Thorax^ThoraxRoutine (Adult)",
+    "ReconstructionDiameter": "350",
+    "DistanceSourceToDetector": "1085.6",
+    "DistanceSourceToPatient": "595",
+    "GantryDetectorTilt": "0",
+    "TableHeight": "160",
+    "RotationDirection": "CW",
+    "ExposureTime": "500",
+    "XRayTubeCurrent": "120",
+    "Exposure": "60",
+    "FilterType": "0",
+    "GeneratorPower": "14",
+    "FocalSpots": "1.2",
+    "DateOfLastCalibration": "20240105",
+    "TimeOfLastCalibration": "060000",
+    "ConvolutionKernel": "B31f",
+    "PatientPosition": "HFS",
+    "AcquisitionNumber": "1",
+    "ImageOrientationPatient": ["1", "0", "0", "0", "1", "0"],
+    "PositionReferenceIndicator": "",
+    "ImageComments": "Comment text " * 8,
+}
+_IMAGE: dict[str, Any] = {
+    "SamplesPerPixel": 1,
+    "PhotometricInterpretation": "MONOCHROME2",
+    "Rows": 512,
+    "Columns": 512,
+    "PixelSpacing": ["0.68", "0.68"],
+    "BitsAllocated": 16,
+    "BitsStored": 12,
+    "HighBit": 11,
+    "PixelRepresentation": 0,
+    "SmallestImagePixelValue": 0,
+    "LargestImagePixelValue": 4095,
+    "WindowCenter": ["50", "-600"],
+    "WindowWidth": ["350", "1200"],
+    "RescaleIntercept": "-1024",
+    "RescaleSlope": "1",
+    "WindowCenterWidthExplanation": ["WINDOW1", "WINDOW2"],
+}
