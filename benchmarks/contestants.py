@@ -1,0 +1,374 @@
+"""The ways to read the headers of a corpus that ``make bench`` compares, each run in a process of its own.
+
+Every way that parses reads all of ``records.ATTRIBUTES`` as text. Those with pydicom use it as someone would who knows
+it: ``stop_before_pixels`` and ``specific_tags``, one client for all threads, a connection for each. Libraries are
+imported by the contestant that uses them, so that the peak RSS is its own.
+"""
+# ruff: noqa: PLC0415  (a contestant's process loads what it needs itself, and nothing of the others)
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psutil
+
+from benchmarks.machine import cpu_seconds, peak_rss_mib
+from benchmarks.proxy import Dials
+from benchmarks.seaweed import ACCESS_KEY, REGION, SECRET_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from obstore.store import S3Store
+
+    Values = dict[str, str]
+    Read = Callable[["Sequence[Object]"], "list[Values | None]"]
+
+BUCKET = "bench-archive"
+FIRST_RANGE = 16 << 10  # bytes
+IN_FLIGHT = 64  # requests of obstore, threads of boto3 and s3fs
+_WARM_UP = 64  # objects read before the clock starts, so that imports and connections are not in the figures
+_GROWTH = 4
+
+
+class Object(NamedTuple):
+    """One object of the corpus as the server lists it."""
+
+    key: str
+    etag: str  # without quotes
+    size: int  # bytes
+    last_modified: str  # ISO 8601
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one run of a contestant is given.
+
+    Parameters
+    ----------
+    contestant
+        A name of ``CONTESTANTS``.
+    endpoint
+        The proxy's.
+    dials
+        The proxy's file of counters.
+    pids
+        Of the server and of the proxy, whose CPU is part of the figures.
+    index
+        A JSON file with the rows of ``Object``.
+    rows
+        Where what was read goes, as JSON, to be judged by somebody else.
+    """
+
+    contestant: str
+    endpoint: str
+    dials: str
+    pids: dict[str, int]
+    index: str
+    rows: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run has cost; the process prints it as JSON."""
+
+    objects: int
+    seconds: float
+    cpu_seconds: float  # user and system, of the contestant
+    peak_rss_mib: float  # of the contestant since it started
+    requests: int
+    bytes: int
+    connections: int
+    server_cpu_seconds: dict[str, float]  # by the names of Task.pids
+
+
+# --- the floor: requests and nothing else -----------------------------------------------------------------------------
+
+
+def floor_get_range(endpoint: str) -> Read:
+    """Read the first range with obstore's ``get_range_async`` and throw it away."""
+    import obstore
+
+    store = _obstore(endpoint)
+
+    async def one(item: Object) -> None:
+        await obstore.get_range_async(store, item.key, start=0, end=min(FIRST_RANGE, item.size))
+
+    return partial(_in_flight, one)
+
+
+def floor_get_if_match(endpoint: str) -> Read:
+    """Read the first range with obstore's ``get_async``, guarded by the etag, and throw it away."""
+    import obstore
+
+    store = _obstore(endpoint)
+
+    async def one(item: Object) -> None:
+        span = (0, min(FIRST_RANGE, item.size))
+        reply = await obstore.get_async(store, item.key, options={"range": span, "if_match": f'"{item.etag}"'})
+        await reply.bytes_async()
+
+    return partial(_in_flight, one)
+
+
+def _obstore(endpoint: str) -> S3Store:
+    from obstore.store import S3Store
+
+    return S3Store(
+        BUCKET,
+        endpoint=endpoint,
+        region=REGION,
+        access_key_id=ACCESS_KEY,
+        secret_access_key=SECRET_KEY,
+        virtual_hosted_style_request=False,
+        client_options={"allow_http": True},
+    )
+
+
+def _in_flight(one: Callable[[Object], Any], objects: Sequence[Object]) -> list[Values | None]:
+    todo = iter(objects)
+
+    async def work() -> None:
+        for item in todo:
+            await one(item)
+
+    async def together() -> None:
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(IN_FLIGHT):
+                workers.create_task(work())
+
+    asyncio.run(together())
+    return [None] * len(objects)
+
+
+# --- Airlock ----------------------------------------------------------------------------------------------------------
+
+
+def airlock(endpoint: str) -> Read:
+    """Run the parse stage as a mapped task does, on a frame of arrivals."""
+    import polars as pl
+
+    from airlock.parse import parse
+    from airlock.pipelines import ParseSettings
+    from airlock.records import ARRIVALS, ATTRIBUTES, arrival_id
+    from airlock.s3 import S3
+    from benchmarks.seaweed import client, session
+
+    s3, settings = S3(session(), client(endpoint)), ParseSettings(in_flight=IN_FLIGHT)
+
+    def read(objects: Sequence[Object]) -> list[Values | None]:
+        ids = [arrival_id(BUCKET, item.key, None, item.etag, item.size) for item in objects]
+        listed = pl.DataFrame(objects, schema=Object._fields, orient="row")
+        listed = listed.with_columns(pl.col("last_modified").str.to_datetime(time_unit="us", time_zone="UTC"))
+        listed = listed.with_columns(pl.lit(BUCKET).alias("bucket"), pl.lit(None, pl.String).alias("version_id"))
+        arrivals = listed.with_columns(pl.Series("arrival_id", ids)).select(ARRIVALS.names()).cast(ARRIVALS)
+        headers = parse(arrivals, s3, settings).select(ATTRIBUTES)
+        return [{name: text for name, text in row.items() if text is not None} for row in headers.to_dicts()]
+
+    return read
+
+
+# --- pydicom ----------------------------------------------------------------------------------------------------------
+
+
+def boto3_full(endpoint: str) -> Read:
+    """Get whole objects with boto3 and give them to ``dcmread``."""
+    from benchmarks.seaweed import client
+
+    s3, parse = client(endpoint, **_boto_config()), _dcmread()
+
+    def one(item: Object) -> Values:
+        return parse(BytesIO(s3.get_object(Bucket=BUCKET, Key=item.key)["Body"].read()))
+
+    return partial(_in_threads, one)
+
+
+def boto3_ranged(endpoint: str) -> Read:
+    """Give ``dcmread`` a file that gets, with boto3, the ranges that are read of it.
+
+    A prefix would not do: on one that ends before a wanted element, ``dcmread`` raises nothing and leaves it out.
+    """
+    from benchmarks.seaweed import client
+
+    s3, parse = client(endpoint, **_boto_config()), _dcmread()
+
+    def one(item: Object) -> Values:
+        def get(start: int, end: int) -> bytes:
+            reply = s3.get_object(Bucket=BUCKET, Key=item.key, IfMatch=item.etag, Range=f"bytes={start}-{end - 1}")
+            body: bytes = reply["Body"].read()
+            return body
+
+        return parse(RangedFile(get, item.size))
+
+    return partial(_in_threads, one)
+
+
+def s3fs_open(endpoint: str) -> Read:
+    """Give ``dcmread`` what s3fs opens."""
+    import s3fs  # type: ignore[import-untyped]
+
+    parse = _dcmread()
+    files = s3fs.S3FileSystem(
+        key=ACCESS_KEY,
+        secret=SECRET_KEY,
+        client_kwargs={"endpoint_url": endpoint, "region_name": REGION},
+        config_kwargs={"max_pool_connections": IN_FLIGHT},
+    )
+
+    def one(item: Object) -> Values:
+        with files.open(f"{BUCKET}/{item.key}", "rb") as file:
+            return parse(file)
+
+    return partial(_in_threads, one)
+
+
+def _boto_config() -> dict[str, Any]:
+    """Return what makes boto3 quickest: a connection per thread, no checksums of what S3 did not ask for."""
+    return {
+        "max_pool_connections": IN_FLIGHT,
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+    }
+
+
+def _dcmread() -> Callable[[Any], Values]:
+    import pydicom
+
+    from airlock.records import ATTRIBUTES
+    from benchmarks.corpus import texts
+
+    tags = [keyword for keyword in ATTRIBUTES if keyword != "TransferSyntaxUID"] + ["RequestAttributesSequence"]
+
+    def read(file: Any) -> Values:
+        return texts(pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags)))
+
+    return read
+
+
+def _in_threads(one: Callable[[Object], Values], objects: Iterable[Object]) -> list[Values | None]:
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        return list(pool.map(one, objects))
+
+
+class RangedFile:
+    """A file that gets what is read of it, the next range larger than the one before; it keeps the last run of bytes.
+
+    Parameters
+    ----------
+    get
+        Returns the bytes from a start to an end.
+    size
+        Of the whole, in bytes.
+    """
+
+    def __init__(self, get: Callable[[int, int], bytes], size: int) -> None:
+        self._get, self._size = get, size
+        self._start, self._data = 0, b""
+        self._position = 0
+        self._step = FIRST_RANGE
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes, fewer only at the end."""
+        start = self._position
+        end = self._size if size < 0 else min(start + size, self._size)
+        if end <= start:
+            return b""
+        self._fetch(start, end)
+        self._position = end
+        return self._data[start - self._start : end - self._start]
+
+    def _fetch(self, start: int, end: int) -> None:
+        here = self._start + len(self._data)
+        if self._start <= start and end <= here:
+            return
+        follows = self._start <= start <= here
+        first = here if follows else start
+        more = self._get(first, min(max(end, first + self._step), self._size))
+        self._start, self._data = (self._start, self._data + more) if follows else (first, more)
+        self._step *= _GROWTH
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go somewhere; nothing is fetched yet."""
+        self._position = (0, self._position, self._size)[whence] + offset
+        return self._position
+
+    def tell(self) -> int:
+        """Say where the next read starts."""
+        return self._position
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to read headers.
+
+    Parameters
+    ----------
+    title
+        For people.
+    prepare
+        Makes its client; what it returns is measured.
+    parses
+        Whether it returns values.
+    """
+
+    title: str
+    prepare: Callable[[str], Read]
+    parses: bool = True
+
+
+CONTESTANTS = {
+    "floor": Contestant("GET only (get_range)", floor_get_range, parses=False),
+    "floor_if_match": Contestant("GET only (get, If-Match)", floor_get_if_match, parses=False),
+    "airlock": Contestant("Airlock", airlock),
+    "boto3_full": Contestant("boto3 full GET + dcmread", boto3_full),
+    "boto3_ranged": Contestant("boto3 ranges + dcmread", boto3_ranged),
+    "s3fs": Contestant("s3fs + dcmread", s3fs_open),
+}
+
+
+def run(task: Task) -> tuple[Run, list[Values | None]]:
+    """Let a contestant read the corpus once, in this process."""
+    objects = [Object(*row) for row in json.loads(Path(task.index).read_text(encoding="utf-8"))]
+    dials, servers = Dials(Path(task.dials)), {name: psutil.Process(pid) for name, pid in task.pids.items()}
+    read = CONTESTANTS[task.contestant].prepare(task.endpoint)
+    read(objects[:_WARM_UP])
+    counted, used, theirs = (
+        dials.counts(),
+        cpu_seconds(),
+        {name: cpu_seconds(process) for name, process in servers.items()},
+    )
+    began = time.perf_counter()
+    rows = read(objects)
+    seconds = time.perf_counter() - began
+    return (
+        Run(
+            len(objects),
+            seconds,
+            cpu_seconds() - used,
+            peak_rss_mib(),
+            *dials.counts().since(counted),
+            {name: cpu_seconds(process) - theirs[name] for name, process in servers.items()},
+        ),
+        rows,
+    )
+
+
+def main() -> None:
+    """Run the task of the JSON file that is named, and print what it has cost."""
+    task = Task(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    cost, rows = run(task)
+    Path(task.rows).write_text(json.dumps(rows), encoding="utf-8")
+    sys.stdout.write(json.dumps(asdict(cost)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
