@@ -12,6 +12,8 @@ RESOURCES ?= 200000
 MUTATIONS ?= 100000
 PROCESSES ?= 2
 PIPELINE ?= sample
+QUICK ?=
+BENCH ?=
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --universal --python-version 3.11 \
   --generate-hashes --no-emit-index-url --no-emit-find-links --quiet
 COMPOSE_FILE := docker-compose.yaml
@@ -19,7 +21,7 @@ COMPOSE_FILE := docker-compose.yaml
 # `make run SOURCE=... PIPELINE=...`; they reach the program through the environment, so that no name needs quoting.
 export SOURCE PIPELINE
 
-.PHONY: help run stop status airflow test test-fast fuzz bench-clinical lint format lock clean
+.PHONY: help run stop status airflow test test-fast fuzz bench bench-clinical lint format lock clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -60,6 +62,9 @@ test-fast: $(STAMP) ## the tests that need no servers
 
 fuzz: $(STAMP) ## damaged DICOM headers, read by the scanner and by pydicom: make fuzz MUTATIONS=100000 (ONLY=n for one)
 	@MUTATIONS=$(MUTATIONS) $(BIN)/python -m tests.fuzz.headers
+
+bench: $(STAMP) ## what is held to a number, measured beside boto3, s3fs and pydicom: QUICK=1 for less of it
+	@QUICK=$(QUICK) $(BIN)/python -m benchmarks $(BENCH)
 
 bench-clinical: $(STAMP) ## seconds and memory of a large FHIR delivery: make bench-clinical RESOURCES=200000
 	@RESOURCES=$(RESOURCES) $(BIN)/python -m benchmarks.clinical

@@ -1,0 +1,154 @@
+"""``make bench``: everything that is held to a number, in one run; ``QUICK=1`` for less of it.
+
+Prints the figures and the bars, and writes ``var/bench.json`` and the plot ``var/bench.svg``. It ends with 0 unless a
+part breaks; with ``--strict`` a missed bar ends it with 1. It keeps to a quarter of an hour: a size of the stage chain
+that would take longer, by what the size before it took, is left out, and said to be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import headers
+from benchmarks.bars import bars
+from benchmarks.machine import facts
+from benchmarks.plot import plot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from benchmarks.bars import Bar
+
+SIZES = (100_000, 1_000_000, 5_000_000)  # arrivals
+OBJECTS = (10_000, 300_000)  # of a parse task; python -m benchmarks.parse_memory has a million
+QUICK_SIZES, QUICK_OBJECTS = SIZES[:1], (2_000, 20_000)
+MINUTES = 15
+PARTS = ("headers", "scanner", "parse_memory", "chain")
+
+
+def parts(var: Path, until: float, *, quick: bool) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Return what is measured, by name, in order; each part loads its own libraries as it starts.
+
+    Parameters
+    ----------
+    var
+        The folder for what is written.
+    until
+        When to have ended, by ``time.monotonic``.
+    quick
+        Whether less will do.
+    """
+
+    def scanner() -> dict[str, Any]:
+        from benchmarks.scanner import measure  # noqa: PLC0415
+
+        return measure()
+
+    def parse_memory() -> dict[str, Any]:
+        from benchmarks.parse_memory import measure  # noqa: PLC0415
+
+        return measure(QUICK_OBJECTS if quick else OBJECTS)
+
+    def chain() -> dict[str, Any]:
+        from benchmarks.chain import measure  # noqa: PLC0415
+
+        return _growing(measure, QUICK_SIZES if quick else SIZES, until)
+
+    contest = headers.QUICK if quick else headers.FULL
+    return {
+        "headers": lambda: headers.measure(var / "bench", contest),
+        "scanner": scanner,
+        "parse_memory": parse_memory,
+        "chain": chain,
+    }
+
+
+def _growing(measure: Callable[[int], dict[str, Any]], sizes: Sequence[int], until: float) -> dict[str, Any]:
+    """Measure one size after the other, as long as the next is likely to end in time."""
+    found: list[dict[str, Any]] = []
+    took = 0.0  # seconds for each arrival of the size before
+    for arrivals in sizes:
+        if time.monotonic() + took * arrivals > until:
+            left_out = [size for size in sizes if size >= arrivals]
+            sys.stdout.write(f"left out, for want of time: {left_out}; --minutes gives more\n")
+            return {"sizes": found, "left_out": left_out}
+        began = time.monotonic()
+        found.append(measure(arrivals))
+        took = (time.monotonic() - began) / arrivals
+    return {"sizes": found, "left_out": []}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the parts that are asked for; return the exit status."""
+    quick, var = os.environ.get("QUICK", "") not in {"", "0"}, Path(os.environ.get("AIRLOCK_VAR", "var"))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What is held to a number, measured")
+    parser.add_argument("--strict", action="store_true", help="end with 1 if a bar is missed")
+    parser.add_argument("--only", choices=PARTS, action="append", help="a part; all by default")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"to keep to, {MINUTES} by default")
+    given = parser.parse_args(arguments)
+    known = parts(var, time.monotonic() + 60 * given.minutes, quick=quick)
+    (var / "bench").mkdir(parents=True, exist_ok=True)
+    began = datetime.now(UTC).isoformat(timespec="seconds")
+    found: dict[str, Any] = {"schema": "airlock.bench/1", "began": began, "quick": quick, "machine": facts()}
+    broken = [name for name in given.only or PARTS if not _run(name, known[name], found)]
+    lines = bars(found)
+    found["bars"] = [vars(bar) | {"met": bar.met} for bar in lines]
+    (var / "bench.json").write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
+    plot(found, var / "bench.svg")
+    _print(found, lines, var)
+    missed = any(bar.met is False for bar in lines)
+    return 1 if broken or (missed and given.strict) else 0
+
+
+def _run(name: str, measure: Callable[[], dict[str, Any]], found: dict[str, Any]) -> bool:
+    """Add a part's figures to what was found; say whether it did not break."""
+    sys.stdout.write(f"measuring: {name}\n")
+    sys.stdout.flush()
+    began = time.monotonic()
+    try:
+        found[name] = measure()
+    except Exception:  # noqa: BLE001  (the figures of the other parts are worth having)
+        sys.stderr.write(f"{name} broke:\n{traceback.format_exc()}")
+        return False
+    found.setdefault("took_seconds", {})[name] = round(time.monotonic() - began, 1)
+    return True
+
+
+def _print(found: dict[str, Any], lines: Sequence[Bar], var: Path) -> None:
+    machine = found["machine"]
+    text = [f"\n{machine['cores']} cores, {machine['cpu']}, load {machine['load']} at the start, {machine['python']}"]
+    if "headers" in found:
+        text += _table(found["headers"])
+    text += ["", *map(str, lines), "", f"written: {var / 'bench.json'}, {var / 'bench.svg'}", ""]
+    sys.stdout.write("\n".join(text))
+
+
+def _table(found: dict[str, Any]) -> list[str]:
+    """Return the contest, a line per contestant; the ratios are to Airlock."""
+    corpus = found["corpus"]
+    lines = [
+        f"\n{corpus['objects']} objects, {corpus['mib']} MiB; (x) is the ratio to Airlock",
+        f"{found['first_byte_ms']:.0f} ms to first byte (the median, lognormal), {found['in_flight']} in flight",
+        f"{'':26}{'objects/s':>16}{'CPU ms/object':>16}{'requests':>16}{'KiB/object':>16}{'peak MiB':>16}{'differ':>8}",
+    ]
+    for name, row in found["contestants"].items():
+        cells = [_cell(row[figure], found["ratios"][name][figure]) for figure in headers.FIGURES]
+        lines.append(f"{row['title']:26}{''.join(cells)}{'-' if row['differing'] is None else row['differing']:>8}")
+    return lines
+
+
+def _cell(value: float, ratio: float) -> str:
+    amount = f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+    return f"{f'{amount} ({ratio:.2f})':>16}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

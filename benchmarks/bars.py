@@ -1,0 +1,106 @@
+"""The bars that ``make bench`` holds its figures to; a bar that is missed is printed as missed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A figure and what it should be.
+
+    Parameters
+    ----------
+    figure
+        What was measured.
+    value
+        How much it is; None where it was not measured.
+    limit
+        How much it may be.
+    at_least
+        Whether the limit is the least; else it is the most.
+    """
+
+    figure: str
+    value: float | None
+    limit: float
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the value keeps to the limit; None where it was not measured."""
+        if self.value is None:
+            return None
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def __str__(self) -> str:
+        """Return a line of the table."""
+        value = "-" if self.value is None else f"{self.value:,.3g}" if self.value < 1000 else f"{self.value:,.0f}"
+        word = {True: "met", False: "MISSED", None: "not measured"}[self.met]
+        return f"{self.figure:64} {value:>9}   {'>=' if self.at_least else '<='} {self.limit:<7g} {word}"
+
+
+def bars(figures: Mapping[str, Any]) -> list[Bar]:
+    """Return all bars, in the order of the table of docs/performance.md.
+
+    Parameters
+    ----------
+    figures
+        What the parts returned, by part: ``headers``, ``scanner``, ``parse_memory``, ``chain``; missing ones were not
+        measured.
+    """
+    return [
+        *_of_headers(figures.get("headers")),
+        *_of_scanner(figures.get("scanner")),
+        *_of_parse_memory(figures.get("parse_memory")),
+        *_of_chain(figures.get("chain")),
+    ]
+
+
+def _of_headers(found: Mapping[str, Any] | None) -> Iterator[Bar]:
+    ratios = found["ratios"] if found else {}
+    airlock = found["contestants"]["airlock"] if found else {}
+
+    def faster(other: str) -> float | None:
+        return 1 / ratios[other]["objects_per_second"] if ratios else None
+
+    def lighter(other: str) -> float | None:
+        return float(ratios[other]["cpu_ms_per_object"]) if ratios else None
+
+    yield Bar("objects/s against GET only", faster("floor"), 0.90, at_least=True)
+    yield Bar("objects/s against GET only, the same request form", faster("floor_if_match"), 0.90, at_least=True)
+    yield Bar("objects/s against boto3 full GET + pydicom", faster("boto3_full"), 4, at_least=True)
+    yield Bar("CPU against boto3 full GET + pydicom", lighter("boto3_full"), 6, at_least=True)
+    yield Bar("objects/s against s3fs + pydicom", faster("s3fs"), 8, at_least=True)
+    yield Bar("CPU against s3fs + pydicom", lighter("s3fs"), 12, at_least=True)
+    yield Bar("requests per object", airlock.get("requests_per_object"), 1.10)
+    yield Bar("KiB per object", airlock.get("kib_per_object"), 24)
+    yield Bar("objects with a value that is not pydicom's, bench corpus", airlock.get("differing"), 0)
+
+
+def _of_scanner(found: Mapping[str, Any] | None) -> Iterator[Bar]:
+    mix, whole, frames = (found[name]["ratio"] if found else None for name in ("ct_mix", "ct_mix_all", "enhanced"))
+    yield Bar("scanner against dcmread, CT mix", mix, 12, at_least=True)
+    yield Bar("the same with what the scanner leaves to pydicom", whole, 12, at_least=True)
+    yield Bar("scanner against dcmread, enhanced multi-frame", frames, 300, at_least=True)
+
+
+def _of_parse_memory(found: Mapping[str, Any] | None) -> Iterator[Bar]:
+    peak, spread = (found[name] if found else None for name in ("peak_mib", "spread"))
+    yield Bar("peak RSS of a parse task, MiB", peak, 300)
+    yield Bar("peak RSS of a parse task, the highest over the lowest", spread, 1.20)
+
+
+def _of_chain(found: Mapping[str, Any] | None) -> Iterator[Bar]:
+    by_size = {size["arrivals"]: size for size in found["sizes"]} if found else {}
+    one, five = by_size.get(MILLION), by_size.get(5 * MILLION)
+    both = five["seconds"] / one["seconds"] if one and five else None
+    yield Bar("validate + normalize + audit of 1 million arrivals, s", one["seconds"] if one else None, 120)
+    yield Bar("peak RSS of their largest process, MiB", one["peak_mib"] if one else None, 2000)
+    yield Bar("5 million arrivals over 1 million, time", both, 6)
