@@ -219,6 +219,9 @@ class _ClientSide(asyncio.Protocol):
         except OSError:
             self.hang_up()
             return
+        if self._ended:  # the client has not waited
+            server.close()
+            return
         self._server = server
         if self._unsent:
             server.write(bytes(self._unsent))
