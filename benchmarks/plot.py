@@ -24,14 +24,18 @@ _LINES = ("#0b6e99", "#d97706", "#4d7c0f")
 
 
 def plot(found: Mapping[str, Any], target: Path) -> None:
+    """Write what `draw` draws as an SVG file, whose bytes depend on ``found`` alone."""
+    with mpl.rc_context({"svg.hashsalt": "airlock", "svg.fonttype": "none", "font.family": "sans-serif"}):
+        draw(found).savefig(target, format="svg", metadata={"Date": None})
+
+
+def draw(found: Mapping[str, Any]) -> Figure:
     """Draw what was measured.
 
     Parameters
     ----------
     found
         As ``var/bench.json`` holds it; a part that is missing leaves its panels empty.
-    target
-        The SVG file; its bytes depend on ``found`` alone.
     """
     figure = Figure(figsize=(10, 7), layout="constrained")
     (speed, cpu), (seconds, memory) = figure.subplots(2, 2)
@@ -40,11 +44,10 @@ def plot(found: Mapping[str, Any], target: Path) -> None:
         _draw_bars(speed, contest["contestants"], "objects_per_second", "objects read per second")
         _draw_bars(cpu, contest["contestants"], "cpu_ms_per_object", "CPU per object, ms")
         cpu.set_yticklabels([])
-    _draw_stages(seconds, sizes, "seconds", "seconds")
-    _draw_stages(memory, sizes, "peak_mib", "peak memory, MiB")
+    _draw_stages(seconds, sizes, "seconds", "seconds of each stage")
+    _draw_stages(memory, sizes, "peak_mib", "peak memory of each stage, MiB")
     figure.suptitle(_title(found), fontsize=9)
-    with mpl.rc_context({"svg.hashsalt": "airlock", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure.savefig(target, format="svg", metadata={"Date": None})
+    return figure
 
 
 def _title(found: Mapping[str, Any]) -> str:
@@ -74,7 +77,7 @@ def _draw_stages(axes: Axes, sizes: Sequence[Mapping[str, Any]], figure: str, ti
     for stage, colour in zip(STAGES, _LINES, strict=True):
         points = [(size["arrivals"] / 1e6, size["stages"][stage][figure]) for size in sizes]
         axes.plot(*zip(*points, strict=True), marker="o", color=colour, label=stage) if points else None
-    axes.set_title(f"{title} per stage", fontsize=10, loc="left")
+    axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel("million arrivals")
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
