@@ -1,1 +1,4 @@
-"""Benchmarks: they print figures and assert nothing about them; each has a target of its own in the Makefile."""
+"""Benchmarks: they print figures beside their bars, and fail only where something breaks.
+
+``make bench`` runs all but ``clinical``, which has a target of its own; docs/performance.md says how to read them.
+"""

@@ -2,9 +2,9 @@
 
 Every way that parses reads all of ``records.ATTRIBUTES`` as text. Those with pydicom use it as someone would who knows
 it: ``stop_before_pixels`` and ``specific_tags``, one client for all threads, a connection for each. Libraries are
-imported by the contestant that uses them, so that the peak RSS is its own.
+imported by the contestant that uses them, so that the peak RSS is its own; boto3 is in all of them.
 """
-# ruff: noqa: PLC0415  (a contestant's process loads what it needs itself, and nothing of the others)
+# ruff: noqa: PLC0415  (a contestant's process loads what it needs itself)
 
 from __future__ import annotations
 
