@@ -25,7 +25,7 @@ from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 from airlock.dicom.errors import HeaderError
 from airlock.dicom.header import TAGS, parse, quiet_pydicom
 from airlock.dicom.magic import is_part10
-from airlock.dicom.ranged import BlockFile
+from airlock.dicom.ranged import BlockFile, NeedBytes
 from airlock.dicom.scanner import Scanner
 from airlock.dicom.text import strip
 from tests.unit.airlock.dicom.objects import (
@@ -277,6 +277,9 @@ class Tally:
             return
         if header.values != found or header.undecodable:
             self._note(number, "pydicom under the guard", header.values, found)
+        pieces = in_pieces(data, 1 + number % 500, 1 + number % 60)
+        if pieces != found:
+            self._note(number, "itself in pieces", pieces or {}, found)
         self._compare_with_dcmread(number, data, found)
 
     def _compare_with_dcmread(self, number: int, data: bytes, found: dict[str, str]) -> None:
@@ -295,6 +298,21 @@ class Tally:
         differ = [name for name in TAGS if expected.get(name) != found.get(name)]
         told = ", ".join(f"{name} {found.get(name)!r}, not {expected.get(name)!r}" for name in differ)
         self.differences.append(f"mutation {number}: the scanner finds other than {who}: {told or 'undecodable'}")
+
+
+def in_pieces(data: bytes, first: int, step: int) -> dict[str, str] | None:
+    """Return what the scanner reads if at first so many bytes are here, and with each request so many more at least."""
+    file = BlockFile(len(data))
+    file.add(0, data[:first])
+    scanner = Scanner(file)
+    while True:
+        try:
+            return scanner.values()
+        except NeedBytes as need:
+            span = need.span
+        start = file.here_from(span.start)
+        assert start < span.end <= len(data)
+        file.add(start, data[start : max(span.end, start + step)])
 
 
 def comparable(values: Mapping[str, str]) -> dict[str, str]:

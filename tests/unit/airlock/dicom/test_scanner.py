@@ -15,6 +15,7 @@ from airlock.dicom.errors import Doubt, HeaderError
 from airlock.dicom.header import parse, read_header
 from airlock.dicom.ranged import BlockFile, NeedBytes
 from airlock.dicom.scanner import Scanner
+from tests.fuzz.headers import in_pieces
 from tests.unit.airlock.dicom.objects import (
     BIG_ENDIAN,
     CT_VALUES,
@@ -139,26 +140,13 @@ class TestRanges:
     def test_it_goes_on_after_every_cut(self, syntax: str) -> None:
         data = rich(syntax)
         for cut in range(1, len(data)):
-            assert self._read(data, cut, len(data)) == rich_values(syntax)
+            assert in_pieces(data, cut, len(data)) == rich_values(syntax)
 
     @pytest.mark.parametrize("syntax", SYNTAXES)
     def test_it_goes_on_over_many_small_ranges(self, syntax: str) -> None:
         data = rich(syntax)
         for step in (1, 3, 8, 50):
-            assert self._read(data, 1, step) == rich_values(syntax)
-
-    @staticmethod
-    def _read(data: bytes, first: int, step: int) -> dict[str, str] | None:
-        file = file_of(data, here=first)
-        scanner = Scanner(file)
-        while True:
-            try:
-                return scanner.values()
-            except NeedBytes as need:
-                span = need.span
-            start = file.here_from(span.start)
-            assert start < span.end <= len(data)
-            file.add(start, data[start : max(span.end, start + step)])
+            assert in_pieces(data, 1, step) == rich_values(syntax)
 
     def test_it_stops_behind_the_last_wanted_tag_and_asks_for_nothing_more(self) -> None:
         data = ct({0x00420010: ("ST", b"Report"), PIXEL_DATA: ("OW", bytes(100))})
