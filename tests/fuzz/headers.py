@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 SMALL = 40_000  # bytes of the shipped files that are mutated
 HEADER = 4096  # bytes in which most damage is done
-SECONDS = 60  # for one header, before the program gives up and shows where it hangs
+PATIENCE = 60  # seconds, and one more for every twenty mutations, before the program shows where it hangs
 TIMES = (1, 1, 1, 1, 2, 2, 3)  # how much damage of a kind
 NUMBERS = frozenset(keyword for keyword, tag in TAGS.items() if dictionary_VR(tag) == "IS")
 IN_DATA_SET = [tag for keyword, tag in TAGS.items() if keyword != "TransferSyntaxUID"]
@@ -346,7 +346,7 @@ def main() -> int:
     only = os.environ.get("ONLY")
     numbers = range(int(only), int(only) + 1) if only else range(int(os.environ.get("MUTATIONS", "100000")))
     started = time.perf_counter()
-    faulthandler.dump_traceback_later(SECONDS + len(numbers) // 20, exit=True)
+    faulthandler.dump_traceback_later(PATIENCE + len(numbers) // 20, exit=True)
     tally = fuzz(numbers, fall_back=True)
     faulthandler.cancel_dump_traceback_later()
     mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
