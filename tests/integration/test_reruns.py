@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -42,14 +42,19 @@ def test_archive_changed_after_import_changes_nothing(place: Place) -> None:
     place.put(delivery(studies=1, instances=3))
     chain = Chain(place, pipeline())
     chain.run()
-    first = chain.report, chain.rows
+    first = without_reading(chain.report), chain.rows
 
     place.put({"study-1/001.dcm": ct(1, 1, 1, pixel=9)})
     place.s3().delete_object(Bucket="archive", Key="in/study-1/002.dcm")
     again(chain)
 
-    assert (chain.report, chain.rows) == first
+    assert (without_reading(chain.report), chain.rows) == first
     assert len(place.jobs()) == 1
+
+
+def without_reading(report: dict[str, Any]) -> dict[str, Any]:
+    """Return a report without what reading has cost: reading other objects costs something else."""
+    return {name: value for name, value in report.items() if name != "reading"}
 
 
 def test_batches_without_a_job_are_staged_again(place: Place) -> None:
