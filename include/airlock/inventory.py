@@ -203,9 +203,10 @@ def _parquet(file: Path, inventory: Inventory) -> Iterator[pl.DataFrame]:  # noq
 
 def _orc(file: Path, inventory: Inventory) -> Iterator[pl.DataFrame]:  # noqa: ARG001  # the file knows its columns
     """Read stripe by stripe, which polars does not."""
-    from pyarrow.orc import ORCFile  # type: ignore[import-untyped]  # noqa: PLC0415  # large, seldom needed
+    from pyarrow import OSFile  # type: ignore[import-untyped]  # noqa: PLC0415  # large, seldom needed
+    from pyarrow.orc import ORCFile  # type: ignore[import-untyped]  # noqa: PLC0415
 
-    rows = ORCFile(file)
+    rows = ORCFile(OSFile(str(file)))  # by its name alone it would be mapped into memory
     wanted = _wanted(rows.schema.names)
     for number in range(rows.nstripes):
         stripe = cast("pl.DataFrame", pl.from_arrow(rows.read_stripe(number, columns=wanted)))
