@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 CHUNK = 10_000
 COPY_CHUNK = 200_000  # rows
-COPY_BYTES = 64 * 1024**2
+COPY_BYTES = 16 * 1024**2
 HASH_MIB = 256  # what PostgreSQL may take to hash staged rows; with its own 4 MiB it would go to disk and back
 _TYPES: dict[Any, Any] = {pl.String: Text, pl.Int64: BigInteger, TIMESTAMP: UtcDateTime}
 _NULL = r"\N"
