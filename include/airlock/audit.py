@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 # The run itself has not come to an end with these: their arrivals stay claimed by it, until the failed task is cleared.
 OPEN_REASONS = (Reason.UNDECIDED, Reason.JOB_NOT_STARTED, Reason.JOB_UNFINISHED)
+BATCHES_AT_A_TIME = 8  # whose outputs are read: some ten small objects each, which would be waited for one by one
 # What the ledger's gates are of is a study here.
 _SUBJECT = {"StudyInstanceUID": "subject", "study_key": "subject_key"}
 _IN_STORE = pl.col("outcome").is_in((*gate.IMPORTED, Outcome.NON_PRIMARY.value))
@@ -135,22 +137,25 @@ def _account_all(run: Run, books: Books) -> list[dict[str, Any]]:
     jobs: list[dict[str, Any]] = []
     # One wait for all: the jobs have ended by now, and a hundred without output must not cost a hundred waits.
     until = time.monotonic() + run.pipeline.audit.manifest_wait_seconds
-    for batch in find_batches(run):
-        files = run.workspace.read(f"batches/{batch.batch_id}", BATCHES)
-        rows = run.workspace.find(f"jobs/{batch.batch_id}", JOBS).to_dicts()
-        if not rows:
-            known = run.ledger.job(batch.batch_id)
-            books.add_outcomes(account(files, None, None, _absent(known)))
-            if known is not None:
-                jobs.append(
-                    _entry(batch, {"job_id": known.job_id, "generation": known.generation, "status": known.status}, [])
-                )
-            continue
-        job = rows[0]
-        output = _output(run, job, max(0.0, until - time.monotonic()))
-        books.add_outcomes(account(files, job, output))
-        jobs.append(_entry(batch, job, discrepancies(files, output)))
+    batches = find_batches(run)
+    with ThreadPoolExecutor(BATCHES_AT_A_TIME) as pool:
+        for first in range(0, len(batches), BATCHES_AT_A_TIME):
+            turn = batches[first : first + BATCHES_AT_A_TIME]
+            for outcomes, entries in pool.map(lambda batch: _account(run, batch, until), turn):
+                books.add_outcomes(outcomes)
+                jobs += entries
     return jobs
+
+
+def _account(run: Run, batch: Batch, until: float) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    """Return a batch's outcomes, and the entry of its job if one was begun; wait for its output until then."""
+    files = run.workspace.read(f"batches/{batch.batch_id}", BATCHES)
+    rows = run.workspace.find(f"jobs/{batch.batch_id}", JOBS).to_dicts()
+    if rows:
+        output = _output(run, rows[0], max(0.0, until - time.monotonic()))
+        return account(files, rows[0], output), [_entry(batch, rows[0], discrepancies(files, output))]
+    known = run.ledger.job(batch.batch_id)
+    return account(files, None, None, _absent(known)), [] if known is None else [_entry(batch, vars(known), [])]
 
 
 def _output(run: Run, job: dict[str, Any], wait_seconds: float) -> JobOutput:
