@@ -45,7 +45,7 @@ from airlock.pipelines import ImagingPipeline
 from airlock.run import Run
 from airlock.s3 import S3
 from airlock.s3uri import S3Uri
-from benchmarks.deliveries import delivered_before, frames, job_output, split
+from benchmarks.deliveries import CHUNK, delivered_before, frames, job_output, split
 from benchmarks.loopback_s3 import loopback_s3
 
 if TYPE_CHECKING:
@@ -98,27 +98,35 @@ def open_run(endpoint: str, ledger_url: str, name: str = "bench") -> Run:
 def deliver(run: Run, arrivals: int) -> dict[str, Any]:
     """Leave what buffer and parse would: shards of arrivals and headers, and the claims."""
     from airlock.buffer import INDEX  # noqa: PLC0415  # a stage's process loads what the stage needs
-    from airlock.records import ARRIVALS, HEADERS  # noqa: PLC0415
 
     settings = run.pipeline.parse
     size = max(settings.shard_size, -(-arrivals // settings.max_shards))
     shards: list[str] = []
-    claimed: list[pl.DataFrame] = []
     before: list[pl.DataFrame] = []
-    for rows in frames(arrivals, size * max(1, 200_000 // size)):
+    run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)
+    run.ledger.claim(
+        run.pipeline.name, run.key, _written(run, frames(arrivals, size * max(1, CHUNK // size)), size, shards, before)
+    )
+    _record_earlier(run, pl.concat(before))
+    counts = {"arrivals": arrivals, "settled": 0, "claimed_elsewhere": 0, "undated": 0}
+    run.workspace.write_json(INDEX, {"shards": shards} | counts)
+    return {"shards": len(shards), "earlier": sum(frame.height for frame in before)}
+
+
+def _written(
+    run: Run, delivery: Iterable[pl.DataFrame], size: int, shards: list[str], before: list[pl.DataFrame]
+) -> Iterator[pl.DataFrame]:
+    """Write a delivery as shards of a size and yield its arrivals, to be claimed; note what came before it."""
+    from airlock.records import ARRIVALS, HEADERS  # noqa: PLC0415
+
+    for rows in delivery:
         before.append(delivered_before(rows))
         listed, headers = split(rows)
-        claimed.append(listed)
         for part, read in zip(listed.iter_slices(size), headers.iter_slices(size), strict=True):
             shards.append(f"{len(shards):04}")
             run.workspace.write(f"arrivals/{shards[-1]}", ARRIVALS, part)
             run.workspace.write(f"headers/{shards[-1]}", HEADERS, read)
-    _record_earlier(run, pl.concat(before))
-    run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)
-    run.ledger.claim(run.pipeline.name, run.key, pl.concat(claimed))
-    counts = {"arrivals": arrivals, "settled": 0, "claimed_elsewhere": 0, "undated": 0}
-    run.workspace.write_json(INDEX, {"shards": shards} | counts)
-    return {"shards": len(shards), "earlier": sum(frame.height for frame in before)}
+        yield listed
 
 
 def _record_earlier(run: Run, rows: pl.DataFrame) -> None:
