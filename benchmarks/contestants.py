@@ -138,6 +138,8 @@ def _obstore(endpoint: str) -> S3Store:
 
 
 def _in_flight(one: Callable[[Object], Any], objects: Sequence[Object]) -> list[Values | None]:
+    import uvloop
+
     todo = iter(objects)
 
     async def work() -> None:
@@ -149,7 +151,8 @@ def _in_flight(one: Callable[[Object], Any], objects: Sequence[Object]) -> list[
             for _ in range(IN_FLIGHT):
                 workers.create_task(work())
 
-    asyncio.run(together())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as Airlock has it
+        runner.run(together())
     return [None] * len(objects)
 
 

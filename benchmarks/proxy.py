@@ -20,13 +20,14 @@ from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple, cast
 from urllib.parse import urlsplit
 
+import uvloop
+
 from airlock_local.environment import inherited
 from airlock_local.processes import Records, end, launch
 from benchmarks.seaweed import HOST, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
-    from typing import Any
+    from collections.abc import Callable, Iterator
 
 _NAME = "proxy"
 _ROOT = Path(__file__).parents[1]
@@ -300,14 +301,5 @@ async def _serve(upstream: str, port: int, dials: Dials) -> None:
     await server.serve_forever()
 
 
-def _run(main: Coroutine[Any, Any, None]) -> None:
-    try:
-        from uvloop import run  # noqa: PLC0415  (half the CPU; Airflow brings it, no more is needed of it)
-    except ImportError:
-        asyncio.run(main)
-    else:
-        run(main)
-
-
 if __name__ == "__main__":
-    _run(_serve(sys.argv[1], int(sys.argv[2]), Dials(Path(sys.argv[3]))))
+    uvloop.run(_serve(sys.argv[1], int(sys.argv[2]), Dials(Path(sys.argv[3]))))
