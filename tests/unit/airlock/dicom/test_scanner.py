@@ -134,6 +134,9 @@ class TestReading:
         values = scanned(ct({0x00401001: None, PIXEL_DATA: None}))
         assert values == {name: text for name, text in CT_VALUES.items() if name != "RequestedProcedureID"}
 
+    def test_what_follows_the_pixels_is_not_looked_at(self) -> None:
+        assert scanned(ct() + element(0x00100020, "LO", b"PID-2 ") + b"\0\0\0") == CT_VALUES
+
 
 class TestRanges:
     @pytest.mark.parametrize("syntax", SYNTAXES)
@@ -161,6 +164,12 @@ class TestRanges:
         with pytest.raises(NeedBytes) as need:
             Scanner(file_of(data, here=4096)).values()
         assert need.value.span.start > 100_000
+
+    def test_functional_groups_behind_are_not_inflated(self) -> None:
+        groups = sequence(0x52009230, [item(element(0x00209111, "OB", bytes(20 << 20)))])
+        assert scanned(deflated(b"".join(elements({0x52009230: groups})))) == CT_VALUES | {
+            "TransferSyntaxUID": DEFLATED
+        }
 
     @pytest.mark.parametrize("first_range", [1024, 4096, 16384])
     def test_requests_are_those_of_pydicom(self, first_range: int, monkeypatch: pytest.MonkeyPatch) -> None:
