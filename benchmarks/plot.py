@@ -35,17 +35,20 @@ def draw(found: Mapping[str, Any]) -> Figure:
     Parameters
     ----------
     found
-        As ``var/bench.json`` holds it; a part that is missing leaves its panels empty.
+        As ``var/bench.json`` holds it; without the chain's part there is no lower half.
     """
-    figure = Figure(figsize=(10, 7), layout="constrained")
-    (speed, cpu), (seconds, memory) = figure.subplots(2, 2)
     contest, sizes = found.get("headers"), found.get("chain", {}).get("sizes", [])
+    halves = 2 if sizes else 1
+    figure = Figure(figsize=(10, 3.5 * halves), layout="constrained")
+    panels = figure.subplots(halves, 2, squeeze=False)
+    speed, cpu = panels[0]
     if contest:
         _draw_bars(speed, contest["contestants"], "objects_per_second", "objects read per second")
         _draw_bars(cpu, contest["contestants"], "cpu_ms_per_object", "CPU per object, ms")
         cpu.set_yticklabels([])
-    _draw_stages(seconds, sizes, "seconds", "seconds of each stage")
-    _draw_stages(memory, sizes, "peak_mib", "peak memory of each stage, MiB")
+    if sizes:
+        _draw_stages(panels[1][0], sizes, "seconds", "seconds of each stage")
+        _draw_stages(panels[1][1], sizes, "peak_mib", "peak memory of each stage, MiB")
     figure.suptitle(_title(found), fontsize=9)
     return figure
 
@@ -76,14 +79,13 @@ def _colour(contestant: str) -> str:
 def _draw_stages(axes: Axes, sizes: Sequence[Mapping[str, Any]], figure: str, title: str) -> None:
     for stage, colour in zip(STAGES, _LINES, strict=True):
         points = [(size["arrivals"] / 1e6, size["stages"][stage][figure]) for size in sizes]
-        axes.plot(*zip(*points, strict=True), marker="o", color=colour, label=stage) if points else None
+        axes.plot(*zip(*points, strict=True), marker="o", color=colour, label=stage)
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel("million arrivals")
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, axis="y", alpha=0.3)
-    if sizes:
-        axes.legend(frameon=False)
+    axes.legend(frameon=False)
 
 
 if __name__ == "__main__":
