@@ -74,7 +74,7 @@ def _arrivals(objects: int) -> Iterator[pl.DataFrame]:
         numbers = range(start, min(start + PART_ROWS, objects))
         own = {"arrival_id": [f"{number:032x}" for number in numbers], "key": [key(number) for number in numbers]}
         rows = pl.DataFrame(own).with_columns(bucket=pl.lit(ARCHIVE), **{n: pl.lit(v) for n, v in listed.items()})
-        yield rows.select(ARRIVALS.names()).cast(dict(ARRIVALS))
+        yield rows.select(ARRIVALS.names()).cast(ARRIVALS)
 
 
 def _run(endpoint: str, name: str) -> Run:
