@@ -100,9 +100,9 @@ def _initialised(programs: Path, folder: Path, user: str | None) -> Path:
     return data
 
 
-def _settings(folder: Path) -> list[str]:
+def _settings(folder: Path, more: dict[str, str]) -> list[str]:
     values = {"listen_addresses": "", "unix_socket_directories": folder, "fsync": "off", "full_page_writes": "off"}
-    return [part for name, value in values.items() for part in ("-c", f"{name}={value}")]
+    return [part for name, value in (values | more).items() for part in ("-c", f"{name}={value}")]
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], postgres: Postgres, log: Path) -> None:
@@ -115,8 +115,8 @@ def _wait_until_ready(server: subprocess.Popen[bytes], postgres: Postgres, log: 
 
 
 @contextmanager
-def running(programs: Path) -> Iterator[Postgres]:
-    """Start a server in a temporary folder and stop it at the end; its data are gone then."""
+def running(programs: Path, **settings: str) -> Iterator[Postgres]:
+    """Start a server, with further settings, in a temporary folder and stop it at the end; its data are gone then."""
     user = _unprivileged()
     folder = Path(tempfile.mkdtemp(prefix="airlock-pg-"))
     if user is not None:
@@ -127,7 +127,7 @@ def running(programs: Path) -> Iterator[Postgres]:
             programs / "postgres",
             "-D",
             _initialised(programs, folder, user),
-            *_settings(folder),
+            *_settings(folder, settings),
         ]
         log = folder / "log"
         with log.open("wb") as output:
