@@ -58,7 +58,7 @@ SIZES = (100_000, 1_000_000, 5_000_000)
 STAGES = ("deliver", "validate", "normalize", "import", "audit")
 MEASURED = ("validate", "normalize", "audit")
 # As a server of 4 GiB is set up; the defaults are those of a machine with 512 MiB.
-POSTGRES = {"shared_buffers": "1GB", "max_wal_size": "8GB"}
+POSTGRES = {"shared_buffers": "1GB", "max_wal_size": "8GB", "jit": "off", "checkpoint_timeout": "30min"}
 PIPELINE = {
     "schema": "airlock.pipeline/1",
     "name": "bench",
