@@ -114,8 +114,11 @@ def audit(run: Run, imaging: Any, published: Collection[str] = ()) -> Audited:
         except UnbalancedError as error:
             problems = error.problems
             decisions = _decide_all(run, books, evidence, balanced=False)
-        audited = _write(run, decisions, jobs, problems)
-        _record(run, books, decisions, audited)
+        with ThreadPoolExecutor(1) as aside:  # the ledger's machine and this one work at once
+            recorded = aside.submit(_record_decisions, run, books, decisions)
+            audited = _write(run, decisions, jobs, problems)
+            recorded.result()
+        _settle(run, decisions, audited)
     return audited
 
 
@@ -360,12 +363,16 @@ def _write(run: Run, decisions: _Decisions, jobs: list[dict[str, Any]], problems
     return Audited(content, report_uri, dispositions_uri, waiting)
 
 
-def _record(run: Run, books: Books, decisions: _Decisions, audited: Audited) -> None:
-    """Tell the ledger: what was decided, the contracts, and last the arrivals' final words."""
+def _record_decisions(run: Run, books: Books, decisions: _Decisions) -> None:
+    """Tell the ledger what was decided, and the contracts."""
     datastore = run.pipeline.healthimaging.datastore_id
     for gates in decisions.gates:
         run.ledger.record_gates(datastore, run.key, gates.rename(_SUBJECT))
     _write_contracts(run, books, decisions.gates)
+
+
+def _settle(run: Run, decisions: _Decisions, audited: Audited) -> None:
+    """Tell the ledger the arrivals' final words: last of all, so that an audit that broke off before is done again."""
     if audited.balanced:
         run.ledger.settle(run.pipeline.name, run.key, (part.filter(~_IS_OPEN) for part in decisions.in_order()))
     state = "audited" if audited.balanced and not audited.open_arrivals else "open"
