@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _FOLDER = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}-\d{2}Z")
 _CSV_BYTES = 16 * 1024**2  # of text at a time
+_LINE_BYTES = 1024**2  # a key has 1 KiB
+_CLOCKS = timedelta(hours=1)  # that may differ
 # The fields' names in a CSV inventory's fileSchema, and those of its columns in ORC and Parquet.
 _FIELDS = {
     "Key": "key",
@@ -91,9 +93,9 @@ def _described(name: str, manifest: bytes) -> Inventory:
             bucket=content["destinationBucket"].rpartition(":")[2],
             file_format=content["fileFormat"],
             columns=tuple(_FIELDS.get(field.strip(), field.strip()) for field in content["fileSchema"].split(",")),
-            files=tuple((file["key"], file["MD5checksum"].lower()) for file in content["files"]),
+            files=tuple((str(file["key"]), file["MD5checksum"].lower()) for file in content["files"]),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError) as error:
         raise InventoryError(f"inventory {name}: manifest.json is no manifest ({type(error).__name__})") from None
 
 
@@ -129,6 +131,8 @@ def lacking_inventory(inventory: Inventory | None, source: Source, now: datetime
     if inventory is None:
         return f"complete inventory below {source.inventory_uri}"
     age = now - inventory.begun
+    if age < -_CLOCKS:
+        return "inventory of the past; the newest was begun in the future"
     if age <= timedelta(hours=source.inventory_max_age_hours):
         return ""
     hours = age.total_seconds() / 3600
@@ -158,9 +162,13 @@ def list_inventory(s3: S3, inventory: Inventory, prefix: S3Uri) -> Iterator[pl.D
     for key, checksum in inventory.files:
         with tempfile.NamedTemporaryFile(prefix="airlock-") as file:
             _fetch(s3, S3Uri(inventory.bucket, key), checksum, file)
-            for rows in _told(key, read(Path(file.name), inventory)):
-                below = _current(rows).filter(pl.col("key").str.starts_with(prefix.key))
-                yield without_placeholders(_listed(below))
+            yield from _told(key, _below(read(Path(file.name), inventory), prefix))
+
+
+def _below(pieces: Iterator[pl.DataFrame], prefix: S3Uri) -> Iterator[pl.DataFrame]:
+    for rows in pieces:
+        below = _current(rows).filter(pl.col("key").str.starts_with(prefix.key))
+        yield without_placeholders(_listed(below))
 
 
 def _fetch(s3: S3, uri: S3Uri, checksum: str, file: IO[bytes]) -> None:
@@ -174,11 +182,11 @@ def _fetch(s3: S3, uri: S3Uri, checksum: str, file: IO[bytes]) -> None:
 
 
 def _told(key: str, rows: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Say of a reader's own error which file it was."""
+    """Say of a reader's own error which file it was, without its text: that may quote a key."""
     try:
         yield from rows
-    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error, LookupError) as error:
-        raise InventoryError(f"inventory file {_name(key)} cannot be read ({type(error).__name__})") from error
+    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error, LookupError, TypeError) as error:
+        raise InventoryError(f"inventory file {_name(key)} cannot be read ({type(error).__name__})") from None
 
 
 def _csv(file: Path, inventory: Inventory) -> Iterator[pl.DataFrame]:
@@ -187,7 +195,9 @@ def _csv(file: Path, inventory: Inventory) -> Iterator[pl.DataFrame]:
     schema = dict.fromkeys(inventory.columns, pl.String)
     wanted = [name for name in inventory.columns if name in _FIELDS.values()]
     with gzip.open(file) as text:
-        while piece := text.read(_CSV_BYTES) + text.readline():
+        while piece := text.read(_CSV_BYTES) + text.readline(_LINE_BYTES):
+            if len(piece) == _CSV_BYTES + _LINE_BYTES and not piece.endswith(b"\n"):
+                raise EOFError  # a line without end: no inventory's
             rows = pl.read_csv(io.BytesIO(piece), has_header=False, schema=schema).select(wanted)
             yield rows.with_columns(
                 pl.Series("key", decoded(rows["key"].to_list()), pl.String),

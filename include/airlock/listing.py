@@ -158,14 +158,14 @@ def _take_page(response_dict: dict[str, Any], customized_response_dict: dict[str
 
 def _tag(result: ET.Element, name: str) -> str:
     """Return an element's name in the namespace that this server uses."""
-    return result.tag.replace("ListBucketResult", name)
+    return result.tag.removesuffix("ListBucketResult") + name
 
 
 def _page(result: ET.Element) -> Page:
     items = result.findall(_tag(result, "Contents"))
     names = [_tag(result, name) for name in ("Key", "ETag", "Size", "LastModified")]
     keys, etags, sizes, times = ([item.findtext(name) for item in items] for name in names)
-    named = [key for key in keys if key is not None]
+    named = [key for key in keys if key]
     if len(named) < len(keys):
         raise ListingError("S3 lists an object without a key: check the endpoint of the Airflow connection")
     is_encoded = result.findtext(_tag(result, "EncodingType")) == "url"

@@ -191,7 +191,7 @@ class _Shard:
             async with asyncio.TaskGroup() as workers:
                 for _ in range(self._in_flight):
                     workers.create_task(self._work())
-        except ExceptionGroup as failures:  # the others were cancelled: the first says why
+        except BaseExceptionGroup as failures:  # Airflow's timeout is no Exception; the first says why
             raise failures.exceptions[0] from None
         self._flush()
         if self._progress and self.reading.arrivals % _PROGRESS_EVERY:

@@ -49,6 +49,9 @@ _REASONS = {  # by S3's error code, or the status where a server gives no code
     "InvalidArgument": Reason.UNREADABLE,  # the version id or the key is none that this server knows
     "InvalidURI": Reason.UNREADABLE,
     "KeyTooLongError": Reason.UNREADABLE,
+    "InvalidObjectName": Reason.UNREADABLE,
+    "XMinioInvalidObjectName": Reason.UNREADABLE,
+    "ParamValidationError": Reason.UNREADABLE,  # botocore's own, of a key
 }
 _EXPLAINED = {
     "InvalidObjectState": "InvalidObjectState: the object is archived and not restored",
@@ -58,6 +61,7 @@ _UNNAMED = {FileNotFoundError: "404", PreconditionError: "412", PermissionDenied
 _THROTTLED = frozenset({"SlowDown", "503", "ServiceUnavailable", "TooManyRequests", "429", "RequestLimitExceeded"})
 _NO_ANSWER = "no answer"
 _NO_CREDENTIALS = "no valid credentials"
+_THREADS = 5  # asyncio has one more than cores and four; whoever waits for one is not timed yet
 _ODD_SEGMENT = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
 
 # obstore asks again for credentials that are to end within five minutes, ten times a second at most. botocore renews
@@ -141,6 +145,7 @@ class RangeReader:
         self._settings = settings
         self._rate = RequestRate(settings.requests_per_second) if settings.requests_per_second else None
         self._stores: dict[str, S3Store] = {}
+        self._threads = asyncio.Semaphore(_THREADS)
 
     def read(self, arrival: Arrival, span: Range) -> Awaitable[bytes]:
         """Ask for exactly these bytes of the object.
@@ -201,7 +206,7 @@ class RangeReader:
         if arrival.version_id:
             request["VersionId"] = arrival.version_id
         try:
-            async with asyncio.timeout(_patience(self._settings).total_seconds()):
+            async with self._threads, asyncio.timeout(_patience(self._settings).total_seconds()):
                 answer = await asyncio.to_thread(_get, self._s3.client, request, self._settings.retries)
         except Exception as error:  # noqa: BLE001  (as above, botocore's)
             raise _meaning(error, arrival) from None
@@ -310,7 +315,7 @@ class _Answer(NamedTuple):
 
 def _checked(answer: _Answer, arrival: Arrival, span: Range) -> bytes:
     if "gzip" in answer.encoding.lower():
-        raise HeaderError(Reason.GZIP_ENCODED, f"Content-Encoding {answer.encoding}")
+        raise HeaderError(Reason.GZIP_ENCODED, "Content-Encoding gzip")
     if answer.size != arrival.size or len(answer.data) != span.length:
         raise HeaderError(Reason.OBJECT_CHANGED, "its size differs from the listing's")
     if answer.etag and arrival.etag and _opaque(answer.etag) != _opaque(arrival.etag):

@@ -201,6 +201,7 @@ class InflatedFile(HeaderFile):
         self._limit = limit
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         self._out = bytearray()
+        self._whole = b""  # the same, as it was last asked for
 
     @property
     def size(self) -> int:
@@ -226,10 +227,13 @@ class InflatedFile(HeaderFile):
             raise EndOfObject
         return bytes(self._out[start:end])
 
-    def stretch(self, start: int, end: int) -> tuple[bytes, int]:
+    def stretch(self, start: int, end: int) -> tuple[bytes, int]:  # noqa: ARG002  (it begins at the beginning)
         """Return everything inflated so far, these bytes at least."""
-        self.take(start, end)
-        return bytes(self._out), 0
+        if self.reach(end) < end:
+            raise EndOfObject
+        if len(self._whole) < len(self._out):
+            self._whole = bytes(self._out)
+        return self._whole, 0
 
     def _deflated(self) -> bytes:
         if self._inflater.unconsumed_tail:

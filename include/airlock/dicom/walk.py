@@ -299,9 +299,14 @@ class Walk:
     def _end_if_here(self, tag: int, start: int) -> int | None:
         """Return the offset behind an element of undefined length, or None if that is not here."""
         try:
-            return end_if_here(self._file, tag, start, implicit=not self._explicit, little=self._order.little)
+            end = end_if_here(self._file, tag, start, implicit=not self._explicit, little=self._order.little)
         except HeaderError:
             raise DoubtError(Doubt.NOT_AN_ITEM) from None
+        if end is not None and tag not in PIXELS:
+            _, delimiter, _ = self._order.item(self._file.take(end - _HEAD, end), 0)
+            if delimiter != SEQUENCE_END:
+                raise DoubtError(Doubt.NOT_AN_ITEM)
+        return end
 
 
 def end_of_items(  # noqa: C901, PLR0912  (a hot loop: a call costs as much as a head)

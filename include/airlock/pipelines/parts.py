@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from airlock.s3uri import S3Uri, S3UriError
 
 NAME = r"[a-z][a-z0-9_-]{0,63}"
+_UPLOAD_HOURS = 24  # from the beginning of an upload in parts to its end, by default
+_MOST_HOURS = 24 * 366
 ROLE_ARN = r"^arn:aws(-[^:]+)?:iam::[0-9]{12}:role/.+$"
 
 
@@ -59,8 +61,9 @@ class Source(Settings):
         description="with window: key_date, a regular expression with the groups year, month and day",
     )
     lookback_hours: float = Field(
-        24,
+        _UPLOAD_HOURS,
         ge=0,
+        le=_MOST_HOURS,
         description="with window: last_modified, how far before its interval a run also looks for unsettled arrivals: "
         "an upload in parts carries the time it began, and shows up only when it ends",
     )
@@ -75,7 +78,7 @@ class Source(Settings):
         "s3://bucket/prefix/source-bucket/configuration/",
     )
     inventory_max_age_hours: float = Field(
-        48, gt=0, description="with listing: inventory, an older one is waited for, and never taken"
+        48, gt=0, le=_MOST_HOURS, description="with listing: inventory, an older one is waited for, and never taken"
     )
 
     @model_validator(mode="after")
@@ -97,10 +100,11 @@ class Source(Settings):
                 f"inventory_uri {self.inventory_uri!r} lies below uri {self.uri!r}: its files would arrive"
             )
         late = self.listing == "inventory" and self.window == "last_modified"
-        if late and self.lookback_hours < self.inventory_max_age_hours:
+        if late and self.lookback_hours < self.inventory_max_age_hours + _UPLOAD_HOURS:
             raise ValueError(
-                f"an inventory may be {self.inventory_max_age_hours:g} hours old, but lookback_hours is "
-                f"{self.lookback_hours:g}: what came meanwhile would never be taken in; make it at least as many"
+                f"an inventory may be {self.inventory_max_age_hours:g} hours old and an upload in parts begin "
+                f"{_UPLOAD_HOURS} before it ends, but lookback_hours is {self.lookback_hours:g}: what came meanwhile "
+                f"would never be taken in; make it {self.inventory_max_age_hours + _UPLOAD_HOURS:g} or more"
             )
         return self
 
@@ -111,7 +115,9 @@ class Receive(Settings):
     mode: Literal["quiet_period", "marker", "manifest"] = Field(
         "quiet_period", description="what says that a delivery is complete"
     )
-    quiet_seconds: float = Field(300, ge=0, description="quiet_period: no object newer than this")
+    quiet_seconds: float = Field(
+        300, ge=0, le=_MOST_HOURS * 3600, description="quiet_period: no object newer than this"
+    )
     marker: str = Field("_SUCCESS", min_length=1, description="marker: the object's name below the prefix")
     manifest: str = Field(
         "delivery.json",

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import traceback
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus
@@ -42,7 +43,7 @@ FIELDS = {
 }
 TIMES = selectors.by_name("last_modified_date", require_all=False)
 NOW = datetime.now(UTC)
-SETTINGS = {"listing": "inventory", "inventory_uri": str(FOLDER), "lookback_hours": 48}
+SETTINGS = {"listing": "inventory", "inventory_uri": str(FOLDER), "lookback_hours": 72}
 SOURCE = Source.model_validate({"uri": str(ARCHIVE)} | SETTINGS)
 FORMATS = pytest.mark.parametrize("file_format", ["CSV", "ORC", "Parquet"])
 
@@ -263,6 +264,19 @@ class TestNewest:
         closed = Window(open_window.start, begun - timedelta(minutes=1))
         assert pl.concat(Listing(world.run(line=line, window=closed))).height == 1
 
+    @pytest.mark.parametrize("file_format", ["ORC", "Parquet"])
+    def test_what_it_cannot_read_is_not_quoted(self, world: World, file_format: str) -> None:
+        """polars names the values that it cannot convert; here they stand for a key."""
+        world.put("s3://archive/in/a")
+        deliver(world, inventory_rows(world).with_columns(size=pl.lit("CANARY")), file_format=file_format)
+        with pytest.raises(InventoryError) as info:
+            listed(world)
+        assert "CANARY" not in "".join(traceback.format_exception(info.value))
+
+    def test_one_of_the_future_is_refused(self, world: World) -> None:
+        deliver(world, begun=NOW + timedelta(days=400))
+        assert "begun in the future" in refusal(world)
+
 
 class TestReceive:
     def look(self, world: World) -> Delivery:
@@ -284,8 +298,8 @@ class TestSettings:
             ({"listing": "inventory"}, "go together"),
             ({"inventory_uri": str(FOLDER)}, "go together"),
             (SETTINGS | {"inventory_uri": "s3://archive/in/inventory/"}, "its files would arrive"),
-            (SETTINGS | {"lookback_hours": 24}, "make it at least as many"),
-            (SETTINGS | {"inventory_max_age_hours": 200}, "may be 200 hours old, but lookback_hours is 48"),
+            (SETTINGS | {"lookback_hours": 24}, "make it 72 or more"),
+            (SETTINGS | {"inventory_max_age_hours": 200}, "but lookback_hours is 72: .* make it 224 or more"),
         ],
     )
     def test_what_would_pass_objects_over_is_refused(self, changes: dict[str, Any], complaint: str) -> None:

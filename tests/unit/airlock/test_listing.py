@@ -169,6 +169,7 @@ class TestAnswers:
             (answer(more="<IsTruncated>true</IsTruncated>"), "goes on, but not where"),
             (answer(item(), more=truncated("same")), "goes on, but not where"),
             (answer("<Contents><ETag>e</ETag></Contents>"), "an object without a key"),
+            (answer("<Contents><Key></Key><ETag>e</ETag></Contents>"), "an object without a key"),
             (answer("<Contents><Key>MUELLER</Key></Contents>"), "1 objects without a etag"),
             (answer(item("MUELLER", size="")), "1 objects without a size"),
             (answer(item("MUELLER", size="5.5"), item()), "1 objects without a size"),

@@ -409,6 +409,16 @@ class TestWholeTask:
             signal.signal(signal.SIGUSR1, before)
         assert len(faulty.requests) < 5000
 
+    def test_what_it_raises_amid_a_header_comes_out_as_it_is(self, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Not in a group, which Airflow would not take for its timeout."""
+
+        def too_long(*_: object, **__: object) -> None:
+            raise TooLongError
+
+        monkeypatch.setattr("airlock.parse.header_plan", too_long)
+        with pytest.raises(TooLongError):
+            read(s3, [put(s3, "bucket/a.dcm", ct())])
+
     def test_a_bucket_that_is_gone_fails_the_task(self, s3: S3) -> None:
         arrivals = [put(s3, f"bucket/{n}.dcm", ct()) | {"bucket": "no-such-bucket"} for n in range(5)]
         with pytest.raises(S3UnavailableError, match="NoSuchBucket"):

@@ -217,6 +217,7 @@ def many(first_group: int) -> bytes:
 
 ELSEWHERE = {Doubt.NO_PREAMBLE, Doubt.TOO_MANY_ELEMENTS}  # tested apart
 ODD_END = struct.pack("<HHI", 0xFFFE, 0xE00D, 4)
+ITEM_END = struct.pack("<HHI", 0xFFFE, 0xE00D, 0)
 DOUBTFUL = [
     (Doubt.FILE_META, meta()[:140] + b"\xff\0\0\0" + ct()[144:]),
     (Doubt.FILE_META, meta()),
@@ -247,6 +248,7 @@ DOUBTFUL = [
     (Doubt.NOT_AN_ITEM, ct({REQUEST_ATTRIBUTES: element(REQUEST_ATTRIBUTES, "SQ", item(b"")[:8] + ODD_END)})),
     (Doubt.NOT_AN_ITEM, ct({REQUEST_ATTRIBUTES: element(REQUEST_ATTRIBUTES, "SQ", item(b"", undefined=False)[:4])})),
     (Doubt.NOT_AN_ITEM, ct({REQUEST_ATTRIBUTES: element(REQUEST_ATTRIBUTES, "SQ", b"\xfe\xff\0\xe0\x40\0\0\0")})),
+    (Doubt.NOT_AN_ITEM, ct({0x00420013: element(0x00420013, "SQ", ITEM_END, length=UNDEFINED)})),
     (Doubt.NOT_AN_ITEM, ct({0x00420010: element(0xFFFEE000, "", b"", IMPLICIT)}, IMPLICIT)),
     (Doubt.NESTED_TOO_DEEP, ct({0x00091010: nested(40)})),
     (Doubt.LONG_VALUE, ct({0x00100020: ("LO", b"X" * 70_000)}, IMPLICIT)),
