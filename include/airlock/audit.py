@@ -10,7 +10,6 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -345,15 +344,13 @@ def _gates(
 def _write(run: Run, decisions: _Decisions, jobs: list[dict[str, Any]], problems: list[str]) -> Audited:
     """Write the dispositions, as a dataset and as a list for people, and last the report."""
     with (
-        tempfile.TemporaryDirectory(prefix="airlock-") as folder,
+        tempfile.TemporaryFile(prefix="airlock-") as table,  # without a name: it is gone with a task that is killed
         run.workspace.writer("dispositions", DISPOSITIONS) as writer,
     ):
-        table = Path(folder) / "dispositions.csv"
-        with table.open("wb") as file:
-            file.write(report.to_csv(DISPOSITIONS.to_frame()).encode())
-            for part in decisions.in_order():
-                writer.add(part)
-                file.write(report.to_csv(part, head=False).encode())
+        table.write(report.to_csv(DISPOSITIONS.to_frame()).encode())
+        for part in decisions.in_order():
+            writer.add(part)
+            table.write(report.to_csv(part, head=False).encode())
         dispositions_uri = run.workspace.write_file("audit/dispositions.csv", table, "text/csv")
     index = find_index(run)
     decisions.tally.reading = find_reading(run.workspace, index["shards"] if index else ())

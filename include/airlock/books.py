@@ -45,7 +45,7 @@ class Books:
         by_study = pl.when(study != "").then(study).otherwise(arrival)
         self.arrivals = self.spool(arrival, _some(decided, ARRIVAL))
         self.verdict_ids = self.spool(arrival, _some(decided, _VERDICT))
-        self.outcome_ids = self.spool(arrival, _some(decided, [_ID]))
+        self.outcome_ids = self.spool(arrival, _some(decided, [_ID, _STUDY]))
         self.held_ids = self.spool(arrival, _some(decided, [_ID]))
         self.decided = self.spool(by_study, decided)  # every arrival, those without a verdict too
         self.outcomes = self.spool(by_study, OUTCOMES)
@@ -80,7 +80,7 @@ class Books:
 
     def add_outcomes(self, rows: pl.DataFrame) -> None:
         """Take in the outcomes of a batch."""
-        self.outcome_ids.add(rows.select(_ID))
+        self.outcome_ids.add(rows.select(_ID, _STUDY))
         self.outcomes.add(rows)
         self.series.add(rows.select(_SERIES).unique(maintain_order=True))
 
@@ -91,13 +91,15 @@ class Books:
         """
         found: Counter[tuple[str, str]] = Counter()
         strangers: list[pl.Series] = []
-        undecided = {name: pl.lit(None, VERDICTS[name]) for name in DECIDED if name not in ARRIVAL}
+        undecided = {name: pl.lit(None, VERDICTS[name]) for name in DECIDED if name not in (*ARRIVAL, _STUDY)}
         books = (self.arrivals, self.verdict_ids, self.outcome_ids, self.held_ids)
         for arrivals, verdicts, outcomes, held in together(*books):
             part = {"arrivals": arrivals, "verdicts": verdicts, "outcomes": outcomes, "held": held}
             found.update(imbalances(part))
             strangers.append(verdicts.join(arrivals, on=_ID, how="anti")[_ID])
             unknown = arrivals.join(verdicts, on=_ID, how="anti")
+            # Beside its outcome, where it has one: what is in the store is not "failed".
+            unknown = unknown.join(outcomes.unique(_ID, keep="first"), on=_ID, how="left", maintain_order="left")
             self.decided.add(unknown.with_columns(**undecided).select(DECIDED))
         self.strangers = pl.concat(strangers)
         return found

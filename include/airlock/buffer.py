@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from calendar import timegm
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from airlock.inventory import InventoryError, fresh_inventory, list_inventory
 from airlock.records import ARRIVALS, TIMESTAMP, arrival_ids
+from airlock.spool import Aside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -63,18 +62,10 @@ def _counted_before(run: Run[Any]) -> dict[str, int] | None:
 def _claim(run: Run[Any]) -> dict[str, int]:
     """List the window to the local disk, then claim it: the ledger shall not wait for S3."""
     listing = Listing(run)
-    with tempfile.TemporaryDirectory(prefix="airlock-") as folder:
-        files = _set_aside(listing, Path(folder))
-        claim = run.ledger.claim(run.pipeline.name, run.key, map(pl.read_ipc, files))
+    with Aside() as aside:
+        numbers = [aside.add(rows) for rows in listing]
+        claim = run.ledger.claim(run.pipeline.name, run.key, map(aside.read, numbers))
     return {"settled": claim.settled, "claimed_elsewhere": claim.claimed_elsewhere, "undated": listing.undated}
-
-
-def _set_aside(listing: Iterable[pl.DataFrame], folder: Path) -> list[Path]:
-    files = []
-    for number, rows in enumerate(listing):
-        files.append(folder / f"{number}.arrow")
-        rows.write_ipc(files[-1], compression="lz4")
-    return files
 
 
 def find_index(run: Run[Any]) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ speed counts. Of a listing boto3 does all but the reading of the rows, which too
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
@@ -19,7 +19,6 @@ from airlock.listing import Page, frame_of, frames_of, list_page, without_placeh
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
-    from pathlib import Path
 
     import boto3
     import polars as pl
@@ -207,10 +206,11 @@ class S3:
         """Write a whole object; S3 shows it whole or not at all."""
         self.client.put_object(Bucket=uri.bucket, Key=uri.key, Body=body, ContentType=content_type)
 
-    def put_file(self, uri: S3Uri, file: Path, content_type: str) -> None:
-        """Write a file of any size as an object, without reading the whole of it into memory."""
+    def put_file(self, uri: S3Uri, file: IO[bytes], content_type: str) -> None:
+        """Write an open file of any size, from its beginning, as an object; the whole of it is never in memory."""
         whole = TransferConfig(multipart_threshold=_PUT_IN_ONE_CALL)
-        self.client.upload_file(str(file), uri.bucket, uri.key, ExtraArgs={"ContentType": content_type}, Config=whole)
+        file.seek(0)
+        self.client.upload_fileobj(file, uri.bucket, uri.key, ExtraArgs={"ContentType": content_type}, Config=whole)
 
     def delete(self, bucket: str, keys: list[str]) -> None:
         """Delete objects, a thousand per request.

@@ -6,8 +6,8 @@ are consecutive in one order of the values, `place`, that does not depend on how
 
 from __future__ import annotations
 
+import io
 import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -31,6 +31,44 @@ def place(value: pl.Expr) -> pl.Expr:
     return value.hash(seed=0)
 
 
+class Aside:
+    """Frames on the local disk, each to be had back by its number. A context manager: they are gone when it ends.
+
+    The file has no name: frames hold patients' data, and of a task that is killed nobody cleans up.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="airlock-")  # noqa: SIM115  (closed by `close`)
+        self._pieces: list[tuple[int, int]] = []  # where each lies, and its bytes
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of all frames."""
+        self._file.close()
+
+    def add(self, rows: pl.DataFrame) -> int:
+        """Set a frame aside and return its number."""
+        body = io.BytesIO()
+        rows.write_ipc(body, compression="lz4")
+        start = self._file.seek(0, io.SEEK_END)
+        self._file.write(body.getbuffer())
+        self._pieces.append((start, body.getbuffer().nbytes))
+        return len(self._pieces) - 1
+
+    def read(self, number: int) -> pl.DataFrame:
+        """Return a frame."""
+        start, size = self._pieces[number]
+        self._file.seek(start)
+        return pl.read_ipc(self._file.read(size))
+
+
 class Spool:
     """Rows partitioned by a value: those of one value are in one partition, in the order in which they were added.
 
@@ -51,8 +89,8 @@ class Spool:
         self._empty = pl.DataFrame()
         self._pending: list[pl.DataFrame] = []
         self._pending_rows = 0
-        self._files: list[list[Path]] = [[] for _ in range(partitions)]
-        self._folder = tempfile.TemporaryDirectory(prefix="airlock-")
+        self._aside = Aside()
+        self._pieces: list[list[int]] = [[] for _ in range(partitions)]  # of each partition, by their numbers
 
     def __enter__(self) -> Self:
         return self
@@ -61,7 +99,7 @@ class Spool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pending = []
-        self._folder.cleanup()
+        self._aside.close()
 
     def add(self, rows: pl.DataFrame) -> None:
         """Set rows aside; all frames must have the same columns."""
@@ -81,7 +119,7 @@ class Spool:
         if self.partitions == 1:
             return pl.concat([self._empty, *self._pending])
         self._write()
-        return pl.concat([self._empty, *map(pl.read_ipc, self._files[number])])
+        return pl.concat([self._empty, *map(self._aside.read, self._pieces[number])])
 
     def _number(self) -> pl.Expr:
         return place(self._by) // (2**64 // self.partitions + 1)
@@ -94,9 +132,7 @@ class Spool:
         rows = rows.with_columns(self._number().cast(pl.Int64).alias(_PARTITION))
         pieces = rows.partition_by(_PARTITION, include_key=False, maintain_order=True, as_dict=True)
         for (number,), piece in pieces.items():
-            file = Path(self._folder.name) / f"{number}-{len(self._files[number])}.arrow"
-            piece.write_ipc(file, compression="lz4")
-            self._files[number].append(file)
+            self._pieces[number].append(self._aside.add(piece))
 
 
 class SortedSpool(Spool):

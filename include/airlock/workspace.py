@@ -13,13 +13,12 @@ import io
 import json
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import polars as pl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from airlock.s3 import S3
     from airlock.s3uri import S3Uri
@@ -223,8 +222,8 @@ class Workspace:
         self.s3.put(where, json.dumps(content, indent=1, default=str).encode(), "application/json")
         return str(where)
 
-    def write_file(self, name: str, file: Path, content_type: str) -> str:
-        """Write a file below the root and return its address."""
+    def write_file(self, name: str, file: IO[bytes], content_type: str) -> str:
+        """Write an open file below the root and return its address."""
         where = self.root.join(name)
         self.s3.put_file(where, file, content_type)
         return str(where)

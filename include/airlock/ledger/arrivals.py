@@ -159,7 +159,10 @@ class Arrivals(Store):
     def held_frames(self, pipeline: str, run_key: str) -> Iterator[pl.DataFrame]:
         """Yield what `held_by` returns frame by frame; none where the run holds nothing."""
         with self._reading() as connection:
-            yield from fetch_frames(connection, _held(connection, pipeline, run_key), ARRIVALS)
+            rows = fetch_frames(connection, _held(connection, pipeline, run_key), ARRIVALS)
+            if connection.dialect.name == "sqlite":
+                yield from rows
+        yield from rows  # after the transaction: whoever takes them may be slow
 
     def held_total(self, pipeline: str, run_key: str) -> tuple[int, int]:
         """Return how many arrivals a run holds, settled or not, and their bytes."""

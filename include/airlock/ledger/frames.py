@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from itertools import count
 from tempfile import SpooledTemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import polars as pl
 from sqlalchemy import (
@@ -158,24 +158,36 @@ def fetch(connection: Connection, statement: Select[Any], schema: pl.Schema) -> 
 
 
 def fetch_frames(connection: Connection, statement: Select[Any], schema: pl.Schema) -> Iterator[pl.DataFrame]:
-    """Run a query and yield its rows, frame by frame, as `fetch` does; memory does not grow with their number."""
+    """Run a query and yield its rows, frame by frame, as `fetch` does; memory does not grow with their number.
+
+    Of PostgreSQL they are all here when this returns; SQLite gives them as long as the connection is open.
+    """
     if connection.dialect.name == "postgresql":
-        yield from _copy_out(connection, statement, schema)
-        return
+        return _blocks(_copied_out(connection, statement), schema)
+    return _rows_of(connection, statement, schema)
+
+
+def _rows_of(connection: Connection, statement: Select[Any], schema: pl.Schema) -> Iterator[pl.DataFrame]:
     result = connection.execute(statement, execution_options={"stream_results": True, "max_row_buffer": CHUNK})
     for rows in result.partitions(CHUNK):
         yield pl.DataFrame([tuple(row) for row in rows], schema=schema, orient="row")
 
 
-def _copy_out(connection: Connection, statement: Select[Any], schema: pl.Schema) -> Iterator[pl.DataFrame]:
-    """COPY to a file, which is read afterwards: the driver pushes the rows, and waits for nobody to take them."""
+def _copied_out(connection: Connection, statement: Select[Any]) -> IO[bytes]:
+    """COPY to a file, to be read afterwards: the driver pushes the rows, and waits for nobody to take them."""
     query = statement.compile(dialect=connection.dialect).construct_expanded_state()
     values = {name: query.processors.get(name, _unchanged)(value) for name, value in query.parameters.items()}
-    with SpooledTemporaryFile(max_size=COPY_BYTES) as file:
-        with _driver_cursor(connection) as cursor:
-            cursor.execute("SET LOCAL TimeZone TO 'UTC'")
-            text = cursor.mogrify(query.statement, values)
-            cursor.copy_expert(b"COPY (" + text + b") TO STDOUT (ENCODING 'UTF8')", file)
+    file = SpooledTemporaryFile(max_size=COPY_BYTES)  # noqa: SIM115  (whoever reads it closes it)
+    with _driver_cursor(connection) as cursor:
+        cursor.execute("SET LOCAL TimeZone TO 'UTC'")
+        text = cursor.mogrify(query.statement, values)
+        cursor.copy_expert(b"COPY (" + text + b") TO STDOUT (ENCODING 'UTF8')", file)
+    return cast("IO[bytes]", file)
+
+
+def _blocks(file: IO[bytes], schema: pl.Schema) -> Iterator[pl.DataFrame]:
+    """Yield what is in a file that was copied out, and close it."""
+    with file:
         file.seek(0)
         while block := file.read(COPY_BYTES) + file.readline():
             yield _parsed(block, schema)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,6 @@ from airlock.workspace import MARKER, DatasetMissingError
 from tests.unit.airlock.world import dicom, frame
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from airlock.workspace import Workspace
     from tests.unit.airlock.world import World
 
@@ -119,9 +118,8 @@ def test_some_columns_of_it_may_be_read_alone(workspace: Workspace) -> None:
     assert [part.columns for part in workspace.find_parts("arrivals/0001", ARRIVALS, wanted)] == [list(wanted)]
 
 
-def test_a_file_is_written_as_an_object(workspace: Workspace, tmp_path: Path) -> None:
-    (tmp_path / "table").write_bytes(b"a,b")
-    where = workspace.write_file("audit/table.csv", tmp_path / "table", "text/csv")
+def test_a_file_is_written_as_an_object(workspace: Workspace) -> None:
+    where = workspace.write_file("audit/table.csv", io.BytesIO(b"a,b"), "text/csv")
     assert where == f"{workspace.root}audit/table.csv"
     assert workspace.s3.get(workspace.root.join("audit/table.csv")) == b"a,b"
 
