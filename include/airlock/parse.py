@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     Progress = Callable[[int], None]
     Row = tuple[Any, ...]  # of records.HEADERS
 
-FRAME_ROWS = 5_000  # rows kept as Python objects, about 2 KB each
-_PART_ROWS = 10_000
+FRAME_ROWS = 1_000  # rows kept as Python objects, about 2 KB each: few, since no answer is taken while a frame is made
+PART_ROWS = 10_000
 _PROGRESS_EVERY = 1_000  # arrivals
 _NO_DICOM = frozenset({Reason.EMPTY_OBJECT, Reason.NOT_DICOM, Reason.GZIP_ENCODED})
 _ARRIVAL = ("arrival_id", *Arrival._fields)
@@ -63,7 +63,7 @@ def parse_shard(run: Run, shard: str, progress: Progress | None = None) -> Readi
         If S3 cannot be read at all: no connection, refused credentials, no such bucket.
     """
     arrivals = run.workspace.parts(f"arrivals/{shard}", ARRIVALS)
-    with run.workspace.writer(f"headers/{shard}", HEADERS, _PART_ROWS) as writer:
+    with run.workspace.writer(f"headers/{shard}", HEADERS, PART_ROWS) as writer:
         reading = read_headers(arrivals, run.s3, run.pipeline.parse, writer.add, progress)
     keep(run.workspace, shard, reading)
     return reading

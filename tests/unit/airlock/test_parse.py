@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 
 from airlock.dicom.fetch import S3UnavailableError
-from airlock.parse import FRAME_ROWS, first_range_by_key, parse, parse_shard
+from airlock.parse import FRAME_ROWS, PART_ROWS, first_range_by_key, parse, parse_shard
 from airlock.pipelines import ParseSettings
 from airlock.reading import Reading, find
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, arrival_id
@@ -342,13 +342,13 @@ class TestShard:
 
     def test_rows_go_out_in_frames_and_none_is_lost(self, s3: S3) -> None:
         run = shard_run(s3)
-        rows = [absent(f"shard/{number}") | {"size": 0} for number in range(2 * FRAME_ROWS + 3)]
+        rows = [absent(f"shard/{number}") | {"size": 0} for number in range(PART_ROWS + 3)]
         arrivals = pl.DataFrame(rows, schema=ARRIVALS)
         with run.workspace.writer("arrivals/0000", ARRIVALS, part_rows=FRAME_ROWS - 1) as writer:
             writer.add(arrivals)
         reading = parse_shard(run, "0000")
         assert reading == Reading(arrivals=arrivals.height, unread=arrivals.height)
-        assert [part.height for part in run.workspace.parts("headers/0000", HEADERS)] == [2 * FRAME_ROWS, 3]
+        assert [part.height for part in run.workspace.parts("headers/0000", HEADERS)] == [PART_ROWS, 3]
         assert run.workspace.read("headers/0000", HEADERS)["arrival_id"].equals(arrivals["arrival_id"])
 
     def test_its_cost_is_counted(self, s3: S3) -> None:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
+from sqlalchemy import create_engine, text
 
 from airlock.ledger import Claim, Ledger, LedgerError
 from airlock.records import ARRIVALS, DISPOSITIONS, study_key
@@ -125,6 +126,20 @@ def test_frame_by_frame_is_as_all_at_once(ledger: Ledger) -> None:
     assert ledger.claim(NIGHTLY, "c", iter([])) == Claim(0, 0)
     assert ledger.held_total(NIGHTLY, "c") == (0, 0)
     assert list(ledger.held_frames(NIGHTLY, "c")) == []
+
+
+def test_no_transaction_waits_for_who_takes_what_is_held(postgres_ledger: str) -> None:
+    """A server may end one that is idle; the shards that are written meanwhile take longer than it allows."""
+    ledger = Ledger.open(postgres_ledger)
+    begin(ledger, "a")
+    ledger.claim(NIGHTLY, "a", arrivals("1", "2"))
+    frames = ledger.held_frames(NIGHTLY, "a")
+    assert next(frames).height == 2
+    idle = text("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in t%' AND datname = current_database()")
+    engine = create_engine(postgres_ledger)
+    with engine.connect() as connection:
+        assert connection.execute(idle).scalar_one() == 0
+    engine.dispose()
 
 
 def test_what_could_not_be_got_at_comes_again_and_again(ledger: Ledger) -> None:
