@@ -64,12 +64,12 @@ PIPELINE = {
     "name": "bench",
     "kind": "imaging",
     "source": {"uri": "s3://archive/in/"},
-    "workspace": "s3://work/runs/",
-    "staging": {"uri": "s3://work/staging/"},
+    "workspace": "s3://airlock/runs/",
+    "staging": {"uri": "s3://airlock/staging/"},
     "healthimaging": {
         "datastore_id": "d" * 32,
         "data_access_role_arn": "arn:aws:iam::123456789012:role/import",
-        "output_uri": "s3://work/output/",
+        "output_uri": "s3://airlock/output/",
     },
     "audit": {"manifest_wait_seconds": 0},  # some jobs leave out a file: no wait makes their output whole
 }
