@@ -1,4 +1,4 @@
-"""A small S3 on loopback, its objects plain files: PUT, GET with ranges, HEAD, DELETE, DeleteObjects, ListObjectsV2.
+"""A small S3 on loopback, its objects plain files: PUT (in parts too), GET with ranges, HEAD, DELETE, ListObjectsV2.
 
 It costs next to nothing, so that a stage's seconds are the stage's. It checks no signature, keeps no versions and pages
 no listing: whole figures of S3 come from a real server, in the other half of the benchmarks.
@@ -8,6 +8,7 @@ no listing: whole figures of S3 come from a real server, in the other half of th
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from xml.sax.saxutils import escape
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+UPLOAD = ".upload-"  # how the folder of an upload in parts begins
 _NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 
@@ -38,7 +40,8 @@ class _Handler(BaseHTTPRequestHandler):
         return asked
 
     def do_PUT(self) -> None:  # http.server's name
-        path = self._path()
+        query = self._query()
+        path = self._part(query["uploadId"][0], int(query["partNumber"][0])) if "uploadId" in query else self._path()
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
             file.write(self._body())
@@ -46,7 +49,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, ETag=_etag(path))
 
     def do_GET(self) -> None:
-        query = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
+        query = self._query()
         if "list-type" in query:
             return self._list(query.get("prefix", [""])[0])
         path = self._path()
@@ -69,6 +72,37 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(204)
 
     def do_POST(self) -> None:
+        query = self._query()
+        if "uploads" in query:
+            return self._begin_upload()
+        if "uploadId" in query:
+            return self._complete_upload(query["uploadId"][0])
+        return self._delete_objects()
+
+    def _begin_upload(self) -> None:
+        upload = tempfile.mkdtemp(prefix=UPLOAD, dir=self.folder)
+        name = Path(upload).name
+        self._answer(
+            200, f"<InitiateMultipartUploadResult><UploadId>{name}</UploadId></InitiateMultipartUploadResult>".encode()
+        )
+
+    def _complete_upload(self, upload: str) -> None:
+        body = ElementTree.fromstring(self._body())  # noqa: S314  # our own process wrote it
+        parts = [self._part(upload, int(number.text or "")) for number in body.iter(f"{_NAMESPACE}PartNumber")]
+        path = self._path()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with parts[0].open("ab") as whole:
+            for part in parts[1:]:
+                with part.open("rb") as file:
+                    shutil.copyfileobj(file, whole)
+        parts[0].replace(path)
+        shutil.rmtree(self.folder / upload)
+        etag = escape(_etag(path))
+        self._answer(
+            200, f"<CompleteMultipartUploadResult><ETag>{etag}</ETag></CompleteMultipartUploadResult>".encode()
+        )
+
+    def _delete_objects(self) -> None:
         for key in ElementTree.fromstring(self._body()).iter(f"{_NAMESPACE}Key"):  # noqa: S314  # our own process wrote it
             (self._path() / (key.text or "")).unlink(missing_ok=True)
         self._answer(200, b"<DeleteResult/>")
@@ -85,6 +119,12 @@ class _Handler(BaseHTTPRequestHandler):
             if key.startswith(prefix)
         )
         self._answer(200, f"<ListBucketResult><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>".encode())
+
+    def _query(self) -> dict[str, list[str]]:
+        return parse_qs(urlsplit(self.path).query, keep_blank_values=True)
+
+    def _part(self, upload: str, number: int) -> Path:
+        return self.folder / upload / str(number)
 
     def _path(self) -> Path:
         return self.folder / unquote(urlsplit(self.path).path).strip("/")

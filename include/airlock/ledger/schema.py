@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import sqlite3
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Column, MetaData, String, Table, inspect, select
 
-from airlock.ledger.database import engine_for, parse_url, place, reading, sqlite_file, writing
+from airlock.ledger.database import BUSY_TIMEOUT_MS, engine_for, parse_url, place, reading, sqlite_file, writing
 from airlock.ledger.errors import LedgerError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
+    from sqlalchemy.pool import PoolProxiedConnection
 
 REVISION = "0004"  # the newest in migrations/versions; kept here so that opening a ledger need not load Alembic
 # A name of its own: the database may be shared with others that use Alembic, as Airflow does.
 VERSION_TABLE = "airlock_ledger_version"
+_LOCKED_PAUSE_SECONDS = 0.05
 _version = Table(VERSION_TABLE, MetaData(), Column("version_num", String))
 
 
@@ -75,13 +79,24 @@ def _found(connection: Connection) -> str | None:
 
 def _write_ahead(engine: Engine) -> None:
     """Let readers and a writer of a SQLite file work at once; the file keeps the mode."""
-    with writing(engine):
-        pass  # waits until whoever makes the file is done
+    deadline = monotonic() + BUSY_TIMEOUT_MS / 1_000
     connection = engine.raw_connection()
     try:
-        connection.cursor().execute("PRAGMA journal_mode = WAL")
+        while not _writes_ahead(connection, last=monotonic() > deadline):
+            sleep(_LOCKED_PAUSE_SECONDS)
     finally:
         connection.close()
+
+
+def _writes_ahead(connection: PoolProxiedConnection, *, last: bool) -> bool:
+    # SQLite's own timeout does not cover a change of the mode: it fails at once while anybody else is in the file.
+    try:
+        connection.cursor().execute("PRAGMA journal_mode = WAL")
+    except sqlite3.OperationalError as error:
+        if last or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise
+        return False
+    return True
 
 
 def _migrate(connection: Connection, found: str | None) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import traceback
@@ -75,6 +76,26 @@ def filled_0002(empty_url: str) -> str:
             connection.execute(insert(Table(name, MetaData(), autoload_with=connection)), COMMON_0002[name] | values)
     engine.dispose()
     return empty_url
+
+
+def test_waits_for_whoever_is_in_the_file_when_it_changes_how_sqlite_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    reader = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
+    reader.execute("CREATE TABLE other (n)")
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM other").fetchall()
+    waited = []
+
+    def leave_the_file(seconds: float) -> None:
+        waited.append(seconds)
+        reader.close()
+
+    monkeypatch.setattr("airlock.ledger.schema.sleep", leave_the_file)
+    upgrade(url)
+    Ledger.open(url).dispose()
+    assert len(waited) == 1
 
 
 def test_studies_of_an_older_ledger_become_subjects_and_nothing_is_lost(filled_0002: str) -> None:
