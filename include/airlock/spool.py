@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 PARTITION_ROWS = 100_000  # about, in one partition; rows of one value are never parted, however many
+PENDING_BYTES = 64 * 1024**2  # of rows kept in memory before they are written: a draft of a contract is long
 _PARTITION = "_partition"
 
 
@@ -89,6 +90,7 @@ class Spool:
         self._empty = pl.DataFrame()
         self._pending: list[pl.DataFrame] = []
         self._pending_rows = 0
+        self._pending_bytes = 0
         self._aside = Aside()
         self._pieces: list[list[int]] = [[] for _ in range(partitions)]  # of each partition, by their numbers
 
@@ -107,7 +109,9 @@ class Spool:
         self.rows += rows.height
         self._pending.append(rows)
         self._pending_rows += rows.height
-        if self.partitions > 1 and self._pending_rows >= PARTITION_ROWS:
+        self._pending_bytes += int(rows.estimated_size())
+        full = self._pending_rows >= PARTITION_ROWS or self._pending_bytes >= PENDING_BYTES
+        if self.partitions > 1 and full:
             self._write()
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
@@ -128,7 +132,7 @@ class Spool:
         if not self._pending_rows:
             return
         rows = pl.concat(self._pending)
-        self._pending, self._pending_rows = [], 0
+        self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
         rows = rows.with_columns(self._number().cast(pl.Int64).alias(_PARTITION))
         pieces = rows.partition_by(_PARTITION, include_key=False, maintain_order=True, as_dict=True)
         for (number,), piece in pieces.items():

@@ -57,6 +57,17 @@ def test_it_can_be_read_again_and_added_to() -> None:
         assert sum(part.height for part in aside) == aside.rows == 12
 
 
+def test_a_few_long_rows_do_not_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "PARTITION_ROWS", PARTITION_ROWS)
+    monkeypatch.setattr(spool, "PENDING_BYTES", 10_000)
+    drafts = pl.DataFrame({"study": ["a", "b"], "contract": ["x" * 4_000, "y" * 4_000]})
+    with Spool(pl.col("study"), 3) as aside:
+        for _ in range(10):
+            aside.add(drafts)
+            assert sum(rows.estimated_size() for rows in aside._pending) < 10_000
+        assert sum(part.height for part in aside) == 20
+
+
 @pytest.mark.parametrize("partitions", [1, 3])
 def test_nothing_added_is_no_partition(partitions: int) -> None:
     with Spool(pl.col("study"), partitions) as aside:
