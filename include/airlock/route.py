@@ -67,7 +67,7 @@ def route(run: Run[Pipeline], destinations: Mapping[str, S3]) -> dict[str, int]:
 
 def address(run: Run[Pipeline], item: Route) -> S3Uri:
     """Return the folder that a run's contracts go to by a route; the outbox knows the destination by it."""
-    return S3Uri.parse(item.uri).join(run.pipeline.datastore_id, "")
+    return S3Uri.parse(item.address(run.pipeline.datastore_id))
 
 
 def _payloads(run: Run[Pipeline], contracts: pl.DataFrame) -> pl.DataFrame:

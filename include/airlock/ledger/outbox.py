@@ -88,7 +88,8 @@ class Outbox(Store):
         frame = shaped(messages, MESSAGES).unique(["subject_key", "content_digest"], keep="first")
         now = datetime.now(UTC)
         constants: dict[str, Any] = {"pipeline": pipeline, "run_key": run_key, "destination": destination}
-        constants |= {"state": MessageState.PENDING.value, "attempts": 0, "next_attempt_at": now, "created_at": now}
+        constants |= {"state": MessageState.PENDING.value, "attempts": 0, "next_attempt_at": now}
+        constants |= {"created_at": now, "queued_at": now}
         # Two pipelines may share a destination, so its name is locked as well.
         with self._writing(scope(pipeline), f"destination {destination}") as connection:
             need_run(connection, run_key, pipeline)

@@ -46,6 +46,7 @@ class MessageState(StrEnum):
 
     PENDING = "pending"
     SENT = "sent"
+    FAILED = "failed"  # given up, until somebody queues it again
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -259,12 +260,27 @@ outbox = Table(
     Column("leased_until", UtcDateTime),
     Column("last_error", Text),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("queued_at", UtcDateTime, nullable=False),  # as created_at, or when somebody queued it again
     Column("sent_at", UtcDateTime),
     one_of("state", MessageState),
     UniqueConstraint("subject_key", "content_digest", "destination"),
     UniqueConstraint("subject_key", "revision", "pipeline", "destination"),
     Index("ix_outbox_pending", "pipeline", "destination", "state"),
     Index("ix_outbox_subject", "subject_key", "pipeline"),
+)
+
+# Released contracts that no route has taken: of each subject the latest, which holds all that was released before.
+unrouted = Table(
+    "unrouted",
+    metadata,
+    Column("subject_key", Text, primary_key=True),
+    Column("pipeline", Text, primary_key=True),
+    Column("datastore_id", Text, primary_key=True),
+    Column("revision", BigInteger, nullable=False),
+    Column("content_digest", Text, nullable=False),
+    Column("payload_uri", Text, nullable=False),
+    Column("run_key", Text, ForeignKey("runs.run_key"), nullable=False),
+    Column("released_at", UtcDateTime, nullable=False),
 )
 
 # The latest contract of each subject with something imported, released or not; a released one is routed by the outbox.

@@ -28,18 +28,32 @@ from airlock.pipelines.imaging import (
     ParseSettings,
     Validate,
 )
-from airlock.pipelines.parts import NAME, Pipeline, Prefix, Receive, Route, Schedule, Source, Staging
+from airlock.pipelines.parts import Pipeline, Receive, Schedule, Source, Staging
+from airlock.pipelines.routes import (
+    AnyDestination,
+    Delivery,
+    EventBridgeDestination,
+    Route,
+    S3Destination,
+    SnsDestination,
+    SqsDestination,
+    WebhookDestination,
+)
+from airlock.pipelines.settings import NAME, Prefix
 
 __all__ = [
     "ELEMENT_LENGTHS",
     "NAME",
     "SOFT_REASONS",
+    "AnyDestination",
     "Audit",
     "CcdaPipeline",
     "ClinicalAudit",
     "ClinicalParse",
     "ClinicalPipeline",
     "ClinicalValidate",
+    "Delivery",
+    "EventBridgeDestination",
     "FirstRange",
     "HealthImaging",
     "HealthLake",
@@ -54,12 +68,16 @@ __all__ = [
     "Review",
     "Risk",
     "Route",
+    "S3Destination",
     "Schedule",
+    "SnsDestination",
     "Source",
+    "SqsDestination",
     "Staging",
     "Transformation",
     "Validate",
     "ValidationLevel",
+    "WebhookDestination",
     "Workflow",
     "json_schema",
     "load_pipeline",

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from airlock.pipelines.clinical import ClinicalPipeline, Review, ValidationLevel
-from airlock.pipelines.parts import Prefix, Settings
+from airlock.pipelines.settings import Prefix, Settings
 
 
 class Transformation(Settings):

@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from airlock.pipelines.healthlake import HealthLake
-from airlock.pipelines.parts import Pipeline, Settings
+from airlock.pipelines.parts import Pipeline
+from airlock.pipelines.settings import Settings
 
 
 class Workflow(StrEnum):

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from airlock.pipelines.parts import ROLE_ARN, Prefix, Settings, check_timezone
+from airlock.pipelines.parts import ROLE_ARN, check_timezone
+from airlock.pipelines.settings import Prefix, Settings
 
 
 class HealthLake(Settings):

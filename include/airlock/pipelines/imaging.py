@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from airlock.pipelines.healthlake import HealthLake, Publish
-from airlock.pipelines.parts import ROLE_ARN, Pipeline, Prefix, Settings
+from airlock.pipelines.parts import ROLE_ARN, Pipeline
+from airlock.pipelines.settings import Prefix, Settings
 from airlock.reasons import Reason
 from airlock.s3uri import S3Uri
 

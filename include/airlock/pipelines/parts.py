@@ -7,26 +7,15 @@ from datetime import date, timedelta
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from airlock.s3uri import S3Uri, S3UriError
+from airlock.pipelines.routes import Route, Routing, check_routes
+from airlock.pipelines.settings import NAME, Prefix, Settings
 
-NAME = r"[a-z][a-z0-9_-]{0,63}"
+__all__ = ["NAME", "Pipeline", "Prefix", "Receive", "Route", "Schedule", "Settings", "Source", "Staging"]
 _UPLOAD_HOURS = 24  # from the beginning of an upload in parts to its end, by default
 _MOST_HOURS = 24 * 366
 ROLE_ARN = r"^arn:aws(-[^:]+)?:iam::[0-9]{12}:role/.+$"
-
-
-def _prefix(text: str) -> str:
-    try:
-        uri = S3Uri.parse(text)
-    except S3UriError as error:
-        raise ValueError(str(error)) from error
-    if not uri.key:
-        raise ValueError(f"{text!r} is a bare bucket: give a prefix below it, ending in '/'")
-    if not uri.key.endswith("/"):
-        raise ValueError(f"{text!r} must end in '/': without it, .../1.2.3 would take in .../1.2.34/ too")
-    return text
 
 
 def check_timezone(text: str) -> str:
@@ -36,15 +25,6 @@ def check_timezone(text: str) -> str:
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ValueError(f"{text!r} is no time zone: write one as Europe/Berlin or UTC") from None
     return text
-
-
-Prefix = Annotated[str, AfterValidator(_prefix)]
-
-
-class Settings(BaseModel):
-    """Settings that cannot be changed, and that refuse a field they do not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Source(Settings):
@@ -139,16 +119,6 @@ class Staging(Settings):
     copies_in_flight: int = Field(16, ge=1, le=256, description="server-side copies at a time")
 
 
-class Route(Settings):
-    """One destination of released contracts."""
-
-    name: str = Field(pattern=rf"^{NAME}$", description="shown in logs")
-    uri: Prefix = Field(
-        description="s3://bucket/prefix/ that receives a JSON contract per study or patient, and revision"
-    )
-    aws_conn_id: str = Field("aws_default", description="Airflow connection for this bucket")
-
-
 class Schedule(Settings):
     """When runs start by themselves."""
 
@@ -177,6 +147,10 @@ class Pipeline(Settings):
     receive: Receive = Receive()
     staging: Staging
     routes: tuple[Route, ...] = Field((), description="where contracts go, see below")
+    routing: Routing = Field("all", description="whether every route that matches gets a contract, or the first only")
+    default_route: str | None = Field(
+        None, description="name of the route that gets what no other takes; without it that is kept as unrouted"
+    )
     workspace: Prefix = Field(description="s3://bucket/prefix/ for the runs' datasets and reports")
     schedule: Schedule = Schedule()
     retries: int = Field(3, ge=2, description="of every task; fewer than 2 lose to a race in Airflow's scheduler")
@@ -190,9 +164,11 @@ class Pipeline(Settings):
                 raise ValueError(
                     f"{field} {uri!r} lies below the source {self.source.uri!r}: its files would arrive again"
                 )
-        names = [route.name for route in self.routes]
-        if len(set(names)) < len(names):
-            raise ValueError(f"two routes have one name: {', '.join(sorted(names))}")
+        return self
+
+    @model_validator(mode="after")
+    def _routes_agree(self) -> Pipeline:
+        check_routes(self.routes, self.routing, self.default_route, self.contract_schema)
         return self
 
     @model_validator(mode="after")
@@ -213,6 +189,11 @@ class Pipeline(Settings):
         raise NotImplementedError(f"a pipeline of kind {self.kind!r} names no data store")
 
     @property
+    def contract_schema(self) -> str:
+        """The schema of the contracts that are routed."""
+        return "airlock.study/1" if self.kind == "imaging" else "airlock.clinical/1"
+
+    @property
     def retry_delay(self) -> timedelta:
         """The delay before a task's next try."""
         return timedelta(seconds=self.retry_delay_seconds)
@@ -220,11 +201,11 @@ class Pipeline(Settings):
     def own_prefixes(self) -> dict[str, str]:
         """Return the prefixes that the pipeline writes below, by the field that names each."""
         ours = {"workspace": self.workspace, "staging.uri": self.staging.uri}
-        return ours | {f"routes.{route.name}": route.uri for route in self.routes}
+        return ours | {f"routes.{route.name}": route.uri for route in self.routes if route.uri is not None}
 
     def connections(self) -> set[str]:
         """Return the Airflow connections that the pipeline names."""
-        return {self.source.aws_conn_id} | {route.aws_conn_id for route in self.routes}
+        return {self.source.aws_conn_id}.union(*(route.destination.connections() for route in self.routes))
 
     def check_generations(self, field: str, max_generations: int) -> None:
         """Refuse more generations of a job than the tries of its task can start.

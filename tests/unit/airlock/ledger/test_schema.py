@@ -115,10 +115,10 @@ def test_studies_of_an_older_ledger_become_subjects_and_nothing_is_lost(filled_0
 def test_an_upgraded_outbox_refuses_what_it_refused_before(filled_0002: str) -> None:
     upgrade(filled_0002)
     columns = "SELECT pipeline, destination, subject_key, run_key"
-    rest = "payload_uri, 'pending', 0, next_attempt_at, created_at FROM outbox WHERE subject_key = 'k1'"
+    rest = "payload_uri, 'pending', 0, next_attempt_at, created_at, queued_at FROM outbox WHERE subject_key = 'k1'"
     into = (
         "INSERT INTO outbox (pipeline, destination, subject_key, run_key, revision, content_digest, payload_uri, state,"
-        " attempts, next_attempt_at, created_at)"
+        " attempts, next_attempt_at, created_at, queued_at)"
     )
     for statement in (
         f"{into} {columns}, 4, content_digest, {rest}",  # the same content once more

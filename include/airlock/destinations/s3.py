@@ -1,0 +1,54 @@
+"""An S3 folder, which gets the contracts themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from airlock.destinations.message import DestinationError, Message, aws_error
+from airlock.s3 import BucketError
+from airlock.s3uri import S3Uri
+
+if TYPE_CHECKING:
+    from airlock.s3 import S3
+
+
+class S3Folder:
+    """Writes each contract as an object; writing it again changes nothing.
+
+    Parameters
+    ----------
+    source
+        S3 of the workspace, where the contracts lie.
+    target
+        S3 of the folder.
+    folder
+        Where to, one per data store: ``s3://bucket/prefix/<data store>/``.
+    """
+
+    def __init__(self, source: S3, target: S3, folder: S3Uri) -> None:
+        self.source = source
+        self.target = target
+        self.folder = folder
+
+    def send(self, message: Message) -> None:
+        """Copy the contract; see `Destination.send`."""
+        try:
+            contract = self.source.get(S3Uri.parse(message.contract_uri))
+        except FileNotFoundError:
+            raise DestinationError("contract_gone", retryable=False) from None
+        except BucketError:
+            raise DestinationError("workspace_unreadable", retryable=True) from None
+        except (ClientError, BotoCoreError) as error:
+            raise aws_error(error) from error
+        where = self.folder.join(contract_name(message.subject_key, message.revision))
+        try:
+            self.target.put(where, contract, "application/json")
+        except (ClientError, BotoCoreError) as error:
+            raise aws_error(error) from error
+
+
+def contract_name(subject_key: str, revision: int) -> str:
+    """Return a contract's key below a prefix; a message that still waits must find its own revision there."""
+    return f"{subject_key}/revision-{revision:06}.json"

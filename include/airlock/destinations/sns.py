@@ -1,0 +1,44 @@
+"""An SNS topic, standard or FIFO."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from airlock.destinations.message import Message, aws_error
+from airlock.destinations.sqs import attributes, fifo
+
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
+
+# SNS API reference, Publish, "Errors": what it says of a message rather than of the topic.
+_FOR_GOOD = frozenset({"InvalidParameter", "InvalidParameterValue", "ParameterValueInvalid"})
+
+
+class SnsTopic:
+    """Publishes each message to a topic.
+
+    Parameters
+    ----------
+    client
+        Of boto3, for ``sns``.
+    topic_arn
+        The topic; its name ends in ``.fifo`` where it is one.
+    """
+
+    def __init__(self, client: BaseClient, topic_arn: str) -> None:
+        self.client: Any = client
+        self.topic_arn = topic_arn
+
+    def send(self, message: Message) -> None:
+        """Publish the message; see `Destination.send`."""
+        try:
+            self.client.publish(
+                TopicArn=self.topic_arn,
+                Message=message.to_json(),
+                MessageAttributes=attributes(message),
+                **(fifo(message) if self.topic_arn.endswith(".fifo") else {}),
+            )
+        except (ClientError, BotoCoreError) as error:
+            raise aws_error(error, _FOR_GOOD) from error
