@@ -1,38 +1,70 @@
 """Route: hand released contracts to their destinations through the ledger's outbox.
 
-A contract's content goes to a destination once: the outbox knows it by its digest, whatever run brings it again. Each
-data store has a folder of its own below a route's prefix.
+A contract's content goes to a destination once: the outbox knows it by its digest, whatever run brings it again. What
+no route takes is kept in sight, and asked about again when the rules have changed. Each route is served by itself, so
+that a destination that is down or slow delays its own messages only.
 """
 
 from __future__ import annotations
 
+import random
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from botocore.exceptions import BotoCoreError, ClientError
+from pydantic_core import from_json
 
-from airlock.records import CONTRACTS
+from airlock.destinations import DestinationError, Message
+from airlock.destinations.s3 import contract_name
+from airlock.ledger import MessageState
+from airlock.records import CONTRACTS, digest
 from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from airlock.destinations import Destination
     from airlock.ledger import OutboxMessage
-    from airlock.pipelines import Pipeline, Route
+    from airlock.pipelines import Delivery, Pipeline, Route
     from airlock.run import Run
-    from airlock.s3 import S3
 
-DUE_AT_A_TIME = 1_000
-IN_FLIGHT = 16  # objects written at a time
+ASKED_AT_A_TIME = 1_000  # contracts that no route took before
+LOT = 16  # messages leased for each that is on its way
+WRITERS = 16  # contracts written, or read again, at a time
+DOWN_AFTER = 32  # failures in a row: the rest waits for the next try instead of running into the same wall
+REPORT = "routing.json"
 
 
 class RouteError(RuntimeError):
-    """A destination did not take every contract; the outbox keeps the rest for the next try."""
+    """A destination did not take every contract; the outbox keeps the rest."""
 
 
-def route(run: Run[Pipeline], destinations: Mapping[str, S3]) -> dict[str, int]:
+@dataclass(frozen=True)
+class Routed:
+    """What became of contracts, by the route's name.
+
+    Parameters
+    ----------
+    sent
+        By this try.
+    waiting
+        In the outbox, of this run and earlier ones.
+    failed
+        Given up, of this run and earlier ones, until they are requeued.
+    unrouted
+        Subjects of the pipeline that no route takes.
+    """
+
+    sent: dict[str, int]
+    waiting: dict[str, int]
+    failed: dict[str, int]
+    unrouted: int
+
+
+def route(run: Run[Pipeline], destinations: Mapping[str, Destination]) -> Routed:
     """Send what was released, and what earlier tries could not send.
 
     Parameters
@@ -40,34 +72,46 @@ def route(run: Run[Pipeline], destinations: Mapping[str, S3]) -> dict[str, int]:
     run
         The run whose contracts are added.
     destinations
-        S3 by the route's name.
-
-    Returns
-    -------
-    dict
-        Contracts sent now, by the route's name.
+        By the route's name.
 
     Raises
     ------
     RouteError
         If a destination failed; the others are served all the same.
     """
+    routes = run.pipeline.routes
     for contracts in run.workspace.parts("contracts", CONTRACTS):
-        messages = _payloads(run, contracts)
-        for item in run.pipeline.routes:
-            run.ledger.enqueue(run.pipeline.name, run.key, str(address(run, item)), messages)
-    sent, failed = {}, {}
-    for item in run.pipeline.routes:
-        sent[item.name], failed[item.name] = _deliver(run, item, destinations[item.name])
-    if any(failed.values()):
-        waiting = ", ".join(f"{number} to {name}" for name, number in failed.items() if number)
-        raise RouteError(f"contracts not delivered: {waiting}; they stay in the outbox and the next try sends them")
-    return sent
+        _enqueue(run, _payloads(run, contracts), contracts["contract"].to_list())
+    _ask_again(run)
+    with ThreadPoolExecutor(max(1, len(routes))) as pool:
+        done = list(pool.map(lambda item: _deliver(run, item, destinations[item.name]), routes))
+    tries = {item.name: one for item, one in zip(routes, done, strict=True)}
+    routed = _report(run, tries)
+    own = run.ledger.messages_by_state(run.pipeline.name, run.key)
+    trouble = [text for item in routes if (text := _trouble(run, item, tries[item.name], own))]
+    if trouble:
+        raise RouteError(f"contracts not delivered: {'; '.join(trouble)}")
+    return routed
 
 
-def address(run: Run[Pipeline], item: Route) -> S3Uri:
-    """Return the folder that a run's contracts go to by a route; the outbox knows the destination by it."""
-    return S3Uri.parse(item.address(run.pipeline.datastore_id))
+# Which routes
+
+
+def takers(pipeline: Pipeline, contract: str) -> list[Route]:
+    """Return the routes that take a contract, given as JSON."""
+    ruled = any(item.match is not None for item in pipeline.routes)
+    content: dict[str, Any] = from_json(contract) if ruled else {}
+    others = (item for item in pipeline.routes if item.name != pipeline.default_route)
+    found = [item for item in others if item.match is None or item.match.matches(content)]
+    if not found:
+        return [item for item in pipeline.routes if item.name == pipeline.default_route]
+    return found[:1] if pipeline.routing == "first" else found
+
+
+def rules_digest(pipeline: Pipeline) -> str:
+    """Return what tells two sets of rules apart."""
+    rules = [f"{item.name}={item.match and item.match.model_dump_json()}" for item in pipeline.routes]
+    return digest(pipeline.routing, pipeline.default_route, *rules)
 
 
 def _payloads(run: Run[Pipeline], contracts: pl.DataFrame) -> pl.DataFrame:
@@ -75,49 +119,176 @@ def _payloads(run: Run[Pipeline], contracts: pl.DataFrame) -> pl.DataFrame:
 
     def write(row: tuple[str, int, str]) -> str:
         subject_key, revision, text = row
-        return run.workspace.write_text(f"contracts/{_name(subject_key, revision)}", text, "application/json")
+        name = f"contracts/{contract_name(subject_key, revision)}"
+        return run.workspace.write_text(name, text, "application/json")
 
-    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+    with ThreadPoolExecutor(WRITERS) as pool:
         addresses = list(pool.map(write, contracts.select("subject_key", "revision", "contract").iter_rows()))
     return contracts.select("subject_key", "revision", "content_digest").with_columns(
         payload_uri=pl.Series(addresses, dtype=pl.String)
     )
 
 
-def _deliver(run: Run[Pipeline], destination: Route, target: S3) -> tuple[int, int]:
-    """Send every due message once; return how many went and how many did not."""
-    sent = failed = 0
-    moment = datetime.now(UTC)
-    with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        while messages := run.ledger.due(
-            run.pipeline.name, str(address(run, destination)), moment, DUE_AT_A_TIME, run.key
-        ):
-            errors = pool.map(lambda message: _error_of(run, destination, target, message), messages)
-            for message, error in zip(messages, errors, strict=True):
-                if error is None:
-                    run.ledger.mark_sent(message.id, datetime.now(UTC))
-                    sent += 1
-                else:
-                    # Not due again within this try; Airflow's retry delay is the pause.
-                    run.ledger.mark_failed(message.id, error, datetime.now(UTC))
-                    failed += 1
-    return sent, failed
+def _enqueue(run: Run[Pipeline], messages: pl.DataFrame, contracts: Sequence[str]) -> None:
+    rest = _to_routes(run, messages, contracts)
+    if run.pipeline.routes and not rest.is_empty():
+        pipeline = run.pipeline
+        run.ledger.keep_unrouted(pipeline.name, run.key, pipeline.datastore_id, rules_digest(pipeline), rest)
 
 
-def _error_of(run: Run[Pipeline], destination: Route, target: S3, message: OutboxMessage) -> str | None:
+def _ask_again(run: Run[Pipeline]) -> None:
+    """Ask about what no route took before the rules were as they are now."""
+    pipeline, rules = run.pipeline, rules_digest(run.pipeline)
+    whose = pipeline.name, pipeline.datastore_id
+    while not (kept := run.ledger.unrouted(*whose, rules, ASKED_AT_A_TIME)).is_empty():
+        with ThreadPoolExecutor(WRITERS) as pool:
+            read = list(pool.map(lambda uri: _content(run, uri), kept["payload_uri"]))
+        there = pl.Series([text is not None for text in read], dtype=pl.Boolean)
+        rest = _to_routes(run, kept.filter(there), [text for text in read if text is not None])
+        run.ledger.mark_unrouted(*whose, rules, pl.concat([rest, kept.filter(~there)]))
+
+
+def _content(run: Run[Pipeline], uri: str) -> str | None:
+    """Return a contract that was kept; None where the workspace has it no more."""
     try:
-        _put(run, destination, target, message)
-    except (ClientError, BotoCoreError, FileNotFoundError) as error:
-        return type(error).__name__
-    return None
+        return run.s3.get(S3Uri.parse(uri)).decode()
+    except FileNotFoundError:
+        return None
 
 
-def _put(run: Run[Pipeline], destination: Route, target: S3, message: OutboxMessage) -> None:
-    payload = run.s3.get(S3Uri.parse(message.payload_uri))
-    where = address(run, destination).join(_name(message.subject_key, message.revision))
-    target.put(where, payload, "application/json")
+def _to_routes(run: Run[Pipeline], messages: pl.DataFrame, contracts: Sequence[str]) -> pl.DataFrame:
+    """Queue messages for the routes that take them, and return those that none does."""
+    pipeline = run.pipeline
+    found = [[item.name for item in takers(pipeline, contract)] for contract in contracts]
+    for item in pipeline.routes:
+        taken = messages.filter(pl.Series([item.name in names for names in found], dtype=pl.Boolean))
+        run.ledger.enqueue(pipeline.name, run.key, item.address(pipeline.datastore_id), taken)
+    none = pl.Series([not names for names in found], dtype=pl.Boolean)
+    run.ledger.drop_unrouted(pipeline.name, pipeline.datastore_id, messages.filter(~none))
+    return messages.filter(none)
 
 
-def _name(subject_key: str, revision: int) -> str:
-    """Return a contract's key below a prefix; a message that still waits must find its own revision there."""
-    return f"{subject_key}/revision-{revision:06}.json"
+# Sending
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a destination said to one message: nothing where it took it."""
+
+    code: str | None = None
+    given_up: bool = False
+
+
+@dataclass
+class _Try:
+    """What this try did for one route."""
+
+    sent: int = 0
+    refused: Counter[str] = field(default_factory=Counter)  # to be sent again, by code
+    given_up: Counter[str] = field(default_factory=Counter)
+    in_a_row: int = 0
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the destination takes nothing any more."""
+        return self.in_a_row >= DOWN_AFTER
+
+    def count(self, answer: _Answer) -> None:
+        """Add an answer; one thread does, while others look whether the destination is down."""
+        if answer.code is None:
+            self.sent += 1
+        elif answer.given_up:
+            self.given_up[answer.code] += 1
+        else:
+            self.refused[answer.code] += 1
+        self.in_a_row = self.in_a_row + 1 if answer.code is not None and not answer.given_up else 0
+
+
+def _deliver(run: Run[Pipeline], item: Route, destination: Destination) -> _Try:
+    """Send every due message once; stop where the destination takes nothing any more."""
+    name, address = run.pipeline.name, item.address(run.pipeline.datastore_id)
+    done, since = _Try(), datetime.now(UTC)
+    in_flight = item.delivery.in_flight
+    with ThreadPoolExecutor(in_flight) as pool:
+        while not done.is_down:
+            due = run.ledger.due(name, address, datetime.now(UTC), LOT * in_flight, run.key, since=since)
+            if not due:
+                return done
+            queues = defaultdict(list)
+            for message in due:
+                queues[message.subject_key].append(message)
+            for answers in pool.map(lambda queue: _send(run, item, destination, queue, done), queues.values()):
+                for answer in answers:
+                    done.count(answer)
+    run.ledger.hand_back(name, address, run.key)
+    return done
+
+
+def _send(
+    run: Run[Pipeline], item: Route, destination: Destination, queue: Sequence[OutboxMessage], done: _Try
+) -> list[_Answer]:
+    """Send one subject's messages; a later revision waits for its earlier one."""
+    answers: list[_Answer] = []
+    for message in queue:
+        if done.is_down or (answers and answers[-1].code is not None and not answers[-1].given_up):
+            break
+        try:
+            destination.send(Message.of(message))
+        except DestinationError as error:
+            answers.append(_not_taken(run, item.delivery, message, error))
+        else:
+            run.ledger.mark_sent(message.id, datetime.now(UTC))
+            answers.append(_Answer())
+    return answers
+
+
+def _not_taken(run: Run[Pipeline], delivery: Delivery, message: OutboxMessage, error: DestinationError) -> _Answer:
+    """Write that a destination did not take a message: for good, or until its next attempt."""
+    now = datetime.now(UTC)
+    late = now - message.queued_at >= timedelta(hours=delivery.give_up_hours)
+    if not error.retryable or late or message.attempts + 1 >= delivery.max_attempts:
+        run.ledger.give_up(message.id, error.code)
+        return _Answer(error.code, given_up=True)
+    wait = max(pause(delivery, message.attempts), error.retry_after or 0)
+    run.ledger.mark_failed(message.id, error.code, now + timedelta(seconds=wait))
+    return _Answer(error.code)
+
+
+def pause(delivery: Delivery, attempts: int) -> float:
+    """Return the seconds before a message's next attempt, after so many and one more that failed."""
+    longest = min(delivery.backoff_seconds * 2.0 ** min(attempts, 64), delivery.max_backoff_seconds)
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, guards nothing
+
+
+# What became of it
+
+
+def _report(run: Run[Pipeline], tries: Mapping[str, _Try]) -> Routed:
+    """Count what the ledger has by route, and write it beside the run's other reports."""
+    states = run.ledger.messages_by_state(run.pipeline.name)
+    found = {item.name: states.get(item.address(run.pipeline.datastore_id), {}) for item in run.pipeline.routes}
+    routed = Routed(
+        sent={name: one.sent for name, one in tries.items()},
+        waiting={name: by_state.get(MessageState.PENDING, 0) for name, by_state in found.items()},
+        failed={name: by_state.get(MessageState.FAILED, 0) for name, by_state in found.items()},
+        unrouted=run.ledger.count_unrouted(run.pipeline.name),
+    )
+    run.workspace.write_json(REPORT, vars(routed))
+    return routed
+
+
+def _trouble(run: Run[Pipeline], item: Route, one: _Try, own: Mapping[str, Mapping[MessageState, int]]) -> str | None:
+    """Say what is wrong with a route, in counts and codes."""
+    waits = own.get(item.address(run.pipeline.datastore_id), {}).get(MessageState.PENDING, 0)
+    waits = max(waits, one.refused.total())
+    said = []
+    if waits:
+        codes = f" ({', '.join(sorted(one.refused))})" if one.refused else ""
+        said.append(f"{waits} to {item.name}{codes}; they stay in the outbox and the next try sends them")
+    if one.given_up:
+        codes = ", ".join(sorted(one.given_up))
+        said.append(
+            f"{one.given_up.total()} to {item.name} given up ({codes}); cure the cause and requeue them, see "
+            f"docs/routing.md"
+        )
+    return "; ".join(said) or None

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from airlock_tasks.stage import StageOperator, connect_s3
+from airlock_tasks.destinations import connect
+from airlock_tasks.stage import StageOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Asset, Context
@@ -42,13 +43,19 @@ class RouteOperator(StageOperator):
         """
         from airlock.route import route
 
-        sent = route(run, {item.name: connect_s3(item.aws_conn_id) for item in run.pipeline.routes})
-        self.log.info("contracts sent: %s", sent)
-        context["outlet_events"][self.asset].extra = {"run_key": run.key, "contracts": sum(sent.values())}
+        routed = route(run, connect(run))
+        self.log.info(
+            "contracts sent: %s; waiting: %s; given up: %s; unrouted: %d",
+            routed.sent,
+            routed.waiting,
+            routed.failed,
+            routed.unrouted,
+        )
+        context["outlet_events"][self.asset].extra = {"run_key": run.key, "contracts": sum(routed.sent.values())}
         summary = context["ti"].xcom_pull(task_ids=self.audited_by)
         if summary["open_arrivals"]:
             raise AirflowFailException(
                 f"{summary['open_arrivals']} arrivals are not decided, since a task before failed: "
                 f"see the report, cure the cause, and clear the failed task with all that follows"
             )
-        return sent
+        return routed.sent

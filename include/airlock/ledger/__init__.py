@@ -1,7 +1,8 @@
 """The database of record, on SQLite or PostgreSQL.
 
 ``Ledger`` is the door; its methods live one module per concern: ``runs``, ``arrivals``, ``instances``, ``studies``,
-``resources``, ``jobs``, ``gates``, ``contracts``, ``outbox``, ``release``. ``tables`` is the schema, ``migrations`` the
+``resources``, ``jobs``, ``gates``, ``contracts``, ``outbox``, ``unrouted``,
+``release``. ``tables`` is the schema, ``migrations`` the
 steps to it, and ``python -m airlock.ledger upgrade --url URL`` takes them.
 """
 

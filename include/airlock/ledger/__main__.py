@@ -1,7 +1,7 @@
-"""``python -m airlock.ledger upgrade|check|release --url URL``: look after a ledger.
+"""``python -m airlock.ledger upgrade|check|release|requeue --url URL``: look after a ledger.
 
 ``release`` gives back what a run that will never go on still holds, so that the next run takes it: first the FHIR
-resources, then the arrivals.
+resources, then the arrivals. ``requeue`` has messages sent again that a destination did not take.
 """
 
 from __future__ import annotations
@@ -30,24 +30,31 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m airlock.ledger", description="Look after the ledger.")
     parser.add_argument(
         "action",
-        choices=["upgrade", "check", "release"],
-        help="create or migrate the ledger, only look at it, or give back what a run that will never go on holds",
+        choices=["upgrade", "check", "release", "requeue"],
+        help="create or migrate the ledger, only look at it, give back what a run that will never go on holds, or have "
+        "the next run send what a destination did not take",
     )
     parser.add_argument("--url", required=True, help="sqlite:////folder/ledger.db or postgresql://user@host/database")
-    parser.add_argument("--pipeline", help="with release: the pipeline's name")
+    parser.add_argument("--pipeline", help="with release and requeue: the pipeline's name")
     parser.add_argument("--run", help="with release: the run's key, as in its report")
     parser.add_argument(
         "--jobs-ended", action="store_true", help="with release: you have seen in AWS that the run's jobs have ended"
     )
+    parser.add_argument("--destination", help="with requeue: only this one, as the outbox names it")
     given = parser.parse_args(arguments)
     if given.action == "release" and not (given.pipeline and given.run):
         parser.error("release needs --pipeline and --run")
+    if given.action == "requeue" and not given.pipeline:
+        parser.error("requeue needs --pipeline")
     try:
         if given.action == "upgrade":
             upgrade(given.url)
         with Ledger.open(given.url) as ledger:
             if given.action == "release":
                 _release(ledger, given)
+            elif given.action == "requeue":
+                due = ledger.requeue(given.pipeline, given.destination)
+                print(f"{due} messages are due; the pipeline's next run, or its cleared route task, sends them")  # noqa: T201
     except LedgerError as error:
         print(error, file=sys.stderr)  # noqa: T201  # this is a command
         return 1

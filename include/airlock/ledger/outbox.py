@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import and_, exists, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from airlock.ledger.database import Store
@@ -42,7 +42,8 @@ class OutboxMessage:
     revision: int
     content_digest: str
     payload_uri: str
-    attempts: int  # those made
+    attempts: int  # those made since it was queued
+    queued_at: datetime
 
 
 def scope(pipeline: str) -> str:
@@ -52,6 +53,11 @@ def scope(pipeline: str) -> str:
 
 def _message(row: Row[Any]) -> OutboxMessage:
     return OutboxMessage(**{field.name: getattr(row, field.name) for field in fields(OutboxMessage)})
+
+
+def _waiting(pipeline: str, destination: str) -> ColumnElement[bool]:
+    mine = and_(outbox.c.pipeline == pipeline, outbox.c.destination == destination)
+    return and_(mine, outbox.c.state == MessageState.PENDING)
 
 
 def _free(table: FromClause, now: datetime, owner: str | None) -> ColumnElement[bool]:
@@ -103,7 +109,14 @@ class Outbox(Store):
                 ) from None
 
     def due(
-        self, pipeline: str, destination: str, now: datetime, limit: int, owner: str | None = None
+        self,
+        pipeline: str,
+        destination: str,
+        now: datetime,
+        limit: int,
+        owner: str | None = None,
+        *,
+        since: datetime | None = None,
     ) -> list[OutboxMessage]:
         """Return the messages to send now, in order; a subject's later revision waits for its earlier one.
 
@@ -118,6 +131,8 @@ class Outbox(Store):
         owner
             Who sends, as the run's key: nobody else is given these messages for ten minutes (`LEASE`), unless they
             fail before; the owner itself is, so that its retry goes on at once. None takes no such lease.
+        since
+            When the sender began: what became due later, as it has failed since, is not for this try.
         """
         earlier = outbox.alias("earlier")
         blocked = (
@@ -131,11 +146,9 @@ class Outbox(Store):
             )
             .exists()
         )
-        pending = and_(
-            outbox.c.pipeline == pipeline,
-            outbox.c.destination == destination,
-            outbox.c.state == MessageState.PENDING,
-        )
+        pending = _waiting(pipeline, destination)
+        if since is not None:
+            pending = and_(pending, outbox.c.next_attempt_at <= since)
         statement = (
             select(outbox).where(pending, _free(outbox, now, owner), ~blocked).order_by(outbox.c.id).limit(limit)
         )
@@ -171,6 +184,69 @@ class Outbox(Store):
             If there is no such message.
         """
         self._mark(message_id, {"last_error": error[:_ERROR_LENGTH], "next_attempt_at": next_attempt_at})
+
+    def give_up(self, message_id: int, error: str) -> None:
+        """Write that a message is not tried again, until somebody requeues it; one that was sent stays sent.
+
+        Raises
+        ------
+        LedgerError
+            If there is no such message.
+        """
+        self._mark(message_id, {"last_error": error[:_ERROR_LENGTH], "state": MessageState.FAILED.value})
+
+    def hand_back(self, pipeline: str, destination: str, owner: str) -> None:
+        """Let others send what `due` gave this owner and it has not tried."""
+        leased = and_(_waiting(pipeline, destination), outbox.c.leased_by == owner)
+        with self._writing(scope(pipeline)) as connection:
+            connection.execute(update(outbox).where(leased).values(leased_by=None, leased_until=None))
+
+    def requeue(self, pipeline: str, destination: str | None = None) -> int:
+        """Make messages due now that were given up, or that wait for their next attempt.
+
+        One that was given up stays so where a later revision of its subject has been sent meanwhile.
+
+        Parameters
+        ----------
+        pipeline
+            Whose messages.
+        destination
+            As the outbox knows it; without it all of the pipeline's.
+
+        Returns
+        -------
+        int
+            How many are due.
+        """
+        later = outbox.alias("later")
+        overtaken = exists().where(
+            later.c.destination == outbox.c.destination,
+            later.c.subject_key == outbox.c.subject_key,
+            later.c.id > outbox.c.id,
+            later.c.state == MessageState.SENT,
+        )
+        given_up = and_(outbox.c.state == MessageState.FAILED, ~overtaken)
+        chosen = and_(outbox.c.pipeline == pipeline, or_(outbox.c.state == MessageState.PENDING, given_up))
+        if destination is not None:
+            chosen = and_(chosen, outbox.c.destination == destination)
+        now = datetime.now(UTC)
+        fresh = {"state": MessageState.PENDING.value, "attempts": 0, "next_attempt_at": now, "queued_at": now}
+        with self._writing(scope(pipeline)) as connection:
+            return connection.execute(update(outbox).where(chosen).values(fresh)).rowcount
+
+    def messages_by_state(self, pipeline: str, run_key: str | None = None) -> dict[str, dict[MessageState, int]]:
+        """Count the messages of a pipeline, or of one run of it, by destination and state."""
+        conditions = [outbox.c.pipeline == pipeline]
+        if run_key is not None:
+            conditions.append(outbox.c.run_key == run_key)
+        what = (outbox.c.destination, outbox.c.state)
+        counted: dict[str, dict[MessageState, int]] = {}
+        with self._reading() as connection:
+            for destination, state, number in connection.execute(
+                select(*what, func.count()).where(*conditions).group_by(*what)
+            ):
+                counted.setdefault(destination, {})[MessageState(state)] = number
+        return counted
 
     def _mark(self, message_id: int, values: dict[str, Any]) -> None:
         over = {"attempts": outbox.c.attempts + 1, "leased_by": None, "leased_until": None}

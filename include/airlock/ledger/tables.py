@@ -280,7 +280,9 @@ unrouted = Table(
     Column("content_digest", Text, nullable=False),
     Column("payload_uri", Text, nullable=False),
     Column("run_key", Text, ForeignKey("runs.run_key"), nullable=False),
+    Column("rules", Text, nullable=False),  # digest of those that were last asked, and did not take it
     Column("released_at", UtcDateTime, nullable=False),
+    Index("ix_unrouted_pipeline", "pipeline", "datastore_id"),
 )
 
 # The latest contract of each subject with something imported, released or not; a released one is routed by the outbox.

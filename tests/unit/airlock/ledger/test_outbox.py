@@ -43,7 +43,7 @@ def test_a_content_is_queued_once_per_destination(opened: Ledger) -> None:
 def test_a_message_has_all_that_sending_it_needs(opened: Ledger) -> None:
     opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
     (found,) = due(opened)
-    assert found == OutboxMessage(found.id, NIGHTLY, TO, "k1", "a", 1, "d1", "s3://work/d1.json", 0)
+    assert found == OutboxMessage(found.id, NIGHTLY, TO, "k1", "a", 1, "d1", "s3://work/d1.json", 0, found.queued_at)
 
 
 def test_a_sent_message_is_never_due_again_nor_queued_again(opened: Ledger) -> None:

@@ -30,7 +30,9 @@ def upgrade() -> None:
         sa.Column("content_digest", sa.Text(), nullable=False),
         sa.Column("payload_uri", sa.Text(), nullable=False),
         sa.Column("run_key", sa.Text(), nullable=False),
+        sa.Column("rules", sa.Text(), nullable=False),
         sa.Column("released_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["run_key"], ["runs.run_key"], name="fk_unrouted_run_key"),
         sa.PrimaryKeyConstraint("subject_key", "pipeline", "datastore_id", name="pk_unrouted"),
     )
+    op.create_index("ix_unrouted_pipeline", "unrouted", ["pipeline", "datastore_id"])

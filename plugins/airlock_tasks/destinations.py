@@ -1,0 +1,110 @@
+"""The destinations of a pipeline's routes, made from Airflow connections."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
+
+from airlock.pipelines import (
+    EventBridgeDestination,
+    S3Destination,
+    SnsDestination,
+    SqsDestination,
+    WebhookDestination,
+)
+from airlock_tasks.stage import connect_s3
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+    from airlock.destinations import Destination
+    from airlock.pipelines import Pipeline, Route
+    from airlock.run import Run
+
+DEFAULT_AWS = "aws_default"  # without such a connection the amazon provider takes boto3's own credentials
+
+
+def connect(run: Run[Pipeline]) -> dict[str, Destination]:
+    """Return the destination of each route by the route's name; nothing is sent yet.
+
+    Raises
+    ------
+    AirflowFailException
+        If a route's connection is not there or lacks something, naming the route, the connection and the fix.
+    """
+    for route in run.pipeline.routes:
+        for conn_id in sorted(route.destination.connections() - {DEFAULT_AWS}):
+            _connection(route, conn_id)
+    return {route.name: _destination(run, route) for route in run.pipeline.routes}
+
+
+def _connection(route: Route, conn_id: str) -> Connection:
+    try:
+        return BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        raise AirflowFailException(
+            f"route {route.name!r}: there is no Airflow connection {conn_id!r}: define it under Admin > Connections "
+            f"or as AIRFLOW_CONN_{conn_id.upper()}, or correct the route in the pipeline file, and clear this task"
+        ) from None
+
+
+def _destination(run: Run[Pipeline], route: Route) -> Destination:
+    settings = route.destination
+    if isinstance(settings, S3Destination):
+        from airlock.destinations.s3 import S3Folder
+        from airlock.s3uri import S3Uri
+
+        folder = S3Uri.parse(route.address(run.pipeline.datastore_id))
+        return S3Folder(run.s3, connect_s3(settings.aws_conn_id), folder)
+    if isinstance(settings, WebhookDestination):
+        return _webhook(route, settings)
+    return _aws_destination(settings)
+
+
+def _aws_destination(settings: SqsDestination | SnsDestination | EventBridgeDestination) -> Destination:
+    from airlock.destinations.eventbridge import EventBus
+    from airlock.destinations.sns import SnsTopic
+    from airlock.destinations.sqs import SqsQueue
+
+    if isinstance(settings, SqsDestination):
+        return SqsQueue(_client(settings, "sqs"), settings.queue_url)
+    if isinstance(settings, SnsDestination):
+        return SnsTopic(_client(settings, "sns"), settings.topic_arn)
+    return EventBus(_client(settings, "events"), settings.bus, settings.source, settings.detail_type)
+
+
+def _client(settings: SqsDestination | SnsDestination | EventBridgeDestination, service: str) -> Any:
+    hook = AwsBaseHook(aws_conn_id=settings.aws_conn_id, region_name=settings.region_name, client_type=service)
+    return hook.conn
+
+
+def _webhook(route: Route, settings: WebhookDestination) -> Destination:
+    from airlock.destinations.webhook import Webhook, client_for
+
+    connection = _connection(route, settings.conn_id)
+    if not connection.password:
+        raise AirflowFailException(
+            f"route {route.name!r}: the Airflow connection {settings.conn_id!r} has no password, which is the secret "
+            f"that signs requests: set it to the one that the endpoint knows, and clear this task"
+        )
+    return Webhook(client_for(settings.timeout_seconds), _url(route, settings, connection), connection.password)
+
+
+def _url(route: Route, settings: WebhookDestination, connection: Connection) -> str:
+    """Return the endpoint: the setting, else what the connection says, read as Airflow's HTTP hook reads it."""
+    from airlock.pipelines.routes import check_url
+
+    if settings.url is not None:
+        return settings.url
+    host = connection.host or ""
+    port = f":{connection.port}" if connection.port else ""
+    url = host if "://" in host else f"{connection.schema or 'https'}://{host}{port}"
+    try:
+        return check_url(url)
+    except ValueError as error:
+        raise AirflowFailException(
+            f"route {route.name!r}: the host of the Airflow connection {settings.conn_id!r} is no endpoint: {error}"
+        ) from None
