@@ -2,6 +2,7 @@
 
 Writes one ``arrivals/<shard>`` dataset per shard of the delivery, then ``arrivals/index.json``, which makes them count.
 A run that buffers again takes what it holds in the ledger and lists nothing: a cleared task gives the same delivery.
+A plan claims nothing and lists each time: it takes what nobody has yet.
 """
 
 from __future__ import annotations
@@ -45,12 +46,28 @@ class Buffered:
 
 
 def buffer(run: Run[Any]) -> Buffered:
-    """Claim and freeze a run's delivery."""
+    """Claim and freeze a run's delivery; a plan only looks at what it would be."""
+    if run.plan_only:
+        return _foresee(run)
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)
     counts = _counted_before(run) or _claim(run)
     arrivals, size = run.ledger.held_total(run.pipeline.name, run.key)
-    buffered = Buffered(_write_shards(run, arrivals), arrivals, size, **counts)
+    held = run.ledger.held_frames(run.pipeline.name, run.key)
+    buffered = Buffered(_write_shards(run, arrivals, held), arrivals, size, **counts)
     run.workspace.write_json(INDEX, vars(buffered))
+    return buffered
+
+
+def _foresee(run: Run[Any]) -> Buffered:
+    """Write what a run would hold now, and how many objects had to be listed for it."""
+    listing = Listing(run)
+    with Aside() as aside:
+        numbers = [aside.add(rows) for rows in listing]
+        with run.ledger.unclaimed(run.pipeline.name, map(aside.read, numbers)) as free:
+            shards = _write_shards(run, free.arrivals, free.frames)
+    counts = {"settled": free.settled, "claimed_elsewhere": free.claimed_elsewhere, "undated": listing.undated}
+    buffered = Buffered(shards, free.arrivals, free.bytes, **counts)
+    run.workspace.write_json(INDEX, vars(buffered) | {"listed": listing.listed})
     return buffered
 
 
@@ -94,17 +111,20 @@ class Listing:
     ----------
     undated
         How many objects had no date in their key, where the pipeline goes by key dates.
+    listed
+        How many objects lie below the prefix, whatever their window.
     """
 
     def __init__(self, run: Run[Any]) -> None:
-        self.undated = 0
+        self.undated = self.listed = 0
         self._run = run
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
         """List the source."""
-        self.undated = 0
+        self.undated = self.listed = 0
         bucket, source, takes = self._run.prefix.bucket, self._run.pipeline.source, _membership(self._run)
         for listed in _objects(self._run):
+            self.listed += listed.height
             dated = listed.with_columns(_moments(source, listed))
             self.undated += dated["moment"].null_count()
             rows = dated.filter(takes)
@@ -169,10 +189,9 @@ def shard_rows(settings: ParseSettings | ClinicalParse, arrivals: int) -> int:
     return max(settings.shard_size, -(-arrivals // settings.max_shards))
 
 
-def _write_shards(run: Run[Any], arrivals: int) -> list[str]:
+def _write_shards(run: Run[Any], arrivals: int, held: Iterable[pl.DataFrame]) -> list[str]:
     """Write what the run holds, in the order of its keys, and return the names of the shards."""
     size = shard_rows(run.pipeline.parse, arrivals)
-    held = run.ledger.held_frames(run.pipeline.name, run.key)
     names: list[str] = []
     for number, pieces in groupby(_cut(held, size), key=itemgetter(0)):
         names.append(f"{number:04}")

@@ -77,6 +77,13 @@ def normalize(run: Run) -> list[Batch]:
     return batches
 
 
+def foresee(run: Run) -> Iterator[tuple[pl.DataFrame, bool]]:
+    """Yield the files of each batch as it would be staged now, and whether they need no copy; nothing is staged."""
+    in_place = run.pipeline.staging.mode == "in_place"
+    for files in plan(_accepted(run, _PLANNED), run.pipeline.limits):
+        yield files, in_place and _clean_prefix(run, files) is not None
+
+
 def is_begun(run: Run) -> bool:
     """Say whether a job was begun for one of the run's batches, into the data store that the pipeline names today."""
     begun = {job.batch_id for job in run.ledger.jobs_of(run.key)}

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from airlock.s3 import S3
 
 
+PLAN = "plan"  # the folder of the workspace that holds a plan's datasets
+
+
 class PrefixOutsideSourceError(ValueError):
     """A run was asked to take in a prefix that is not the pipeline's."""
 
@@ -74,15 +77,25 @@ class Run(Generic[PipelineT_co]):
     s3: S3
     ledger: Ledger
     folder: str = ""  # of the workspace, where a run has a second chain of stages: "fhir"
+    plan_only: bool = False  # it ends after normalize, and claims, stages and imports nothing
 
     def within(self, folder: str) -> Run[PipelineT_co]:
         """Return the same run in a folder of its workspace, where it has a second chain of stages."""
         return replace(self, folder=folder)
 
+    def as_plan(self) -> Run[PipelineT_co]:
+        """Return the same run as a plan, in a folder of its own: Airflow may repeat it in earnest, under its id."""
+        return replace(self, folder=PLAN, plan_only=True)
+
     @cached_property
     def key(self) -> str:
         """The run's name in S3 keys and in the ledger."""
         return run_key(self.pipeline.name, self.run_id)
+
+    @property
+    def holder(self) -> str | None:
+        """The run whose holdings in the ledger are not another's: this one; None for a plan, which holds nothing."""
+        return None if self.plan_only else self.key
 
     @cached_property
     def workspace(self) -> Workspace:

@@ -273,6 +273,11 @@ class S3:
         return cast("str", reply["CopyPartResult"]["ETag"])
 
 
+def requests_of_copy(size: int) -> int:
+    """Return how many requests a copy of so many bytes takes."""
+    return 1 if size <= COPY_IN_ONE_CALL else 2 + -(-size // _COPY_PART)
+
+
 def _unlistable(bucket: str, error: ClientError) -> ClientError | BucketError:
     """Return the error to raise in place of S3's own."""
     code: str = error.response["Error"]["Code"]

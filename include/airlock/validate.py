@@ -14,6 +14,7 @@ import polars as pl
 
 from airlock.buffer import find_index
 from airlock.dicom.preconditions import file_rules
+from airlock.ledger.instances import OWNERS
 from airlock.normalize import is_begun
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, VERDICTS, Verdict
@@ -252,17 +253,17 @@ def _against_owners(rows: pl.DataFrame, owners: pl.DataFrame) -> pl.DataFrame:
 
 def _against_ledger_instances(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
     uids = _accepted(rows)["SOPInstanceUID"]
-    owners = run.ledger.known_instances(run.pipeline.healthimaging.datastore_id, uids, except_run=run.key)
+    owners = run.ledger.known_instances(run.pipeline.healthimaging.datastore_id, uids, except_run=run.holder)
     return _against_owners(rows, owners)
 
 
 def _write(run: Run, facts: Spool, decided: Spool) -> Iterator[pl.DataFrame]:
     """Own the accepted instances and write the verdicts, one part per partition of studies.
 
-    What another run came to own meanwhile is decided like any duplicate.
+    What another run came to own meanwhile is decided like any duplicate. A plan owns nothing.
     """
     accepted = (_accepted(part) for part in decided)
-    owners = run.ledger.claim_instances(run.pipeline.healthimaging.datastore_id, run.pipeline.name, run.key, accepted)
+    owners = OWNERS.to_frame() if run.plan_only else _claimed(run, accepted)
     with run.workspace.writer("verdicts", VERDICTS, part_rows=None) as verdicts:
         for known, part in zip(facts, decided, strict=True):  # both have their rows in the same partitions
             words = _against_owners(part, owners).select("arrival_id", *_DECISION)
@@ -270,6 +271,12 @@ def _write(run: Run, facts: Spool, decided: Spool) -> Iterator[pl.DataFrame]:
             verdicts.add(rows.select(VERDICTS.names()).cast(VERDICTS))
             verdicts.end_part()
             yield rows
+
+
+def _claimed(run: Run, accepted: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """Own the accepted instances, and return those that another run owns."""
+    store = run.pipeline.healthimaging.datastore_id
+    return run.ledger.claim_instances(store, run.pipeline.name, run.key, accepted)
 
 
 def _accepted(rows: pl.DataFrame) -> pl.DataFrame:
@@ -325,8 +332,8 @@ def _against_ledger_studies(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
     datastore = run.pipeline.healthimaging.datastore_id
     settings = run.pipeline.validation
     accepted = _accepted(rows)
-    studies = run.ledger.known_studies(datastore, accepted["StudyInstanceUID"].unique(), except_run=run.key)
-    series = run.ledger.known_series(datastore, accepted["SeriesInstanceUID"].unique(), except_run=run.key)
+    studies = run.ledger.known_studies(datastore, accepted["StudyInstanceUID"].unique(), except_run=run.holder)
+    series = run.ledger.known_series(datastore, accepted["SeriesInstanceUID"].unique(), except_run=run.holder)
     for group, known in (("SeriesInstanceUID", series), ("StudyInstanceUID", studies)):
         for element, reason in GROUPING_ELEMENTS[group].items() if known.height else ():
             stored = known.select(group, stored=_comparable(element))

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 class BufferOperator(StageOperator):
     """Lists the window, subtracts what the ledger has settled, claims the rest; returns the names of the shards."""
 
+    in_plan = True
+
     def run_stage(self, run: Run, context: Context) -> list[str]:  # noqa: ARG002
         """Return the shards that parse is mapped over."""
         from airlock.buffer import buffer

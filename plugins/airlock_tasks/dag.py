@@ -38,6 +38,13 @@ PARAMS = {
         title="Window end",
         description="Take in only arrivals before this moment.",
     ),
+    "plan_only": Param(
+        False,
+        type="boolean",
+        title="Plan only",
+        description="Of an imaging pipeline: stop after normalize and say what the run would do: nothing is claimed, staged or imported. The "
+        "log of normalize has the plan.",
+    ),
 }
 
 

@@ -15,14 +15,32 @@ if TYPE_CHECKING:
 class NormalizeOperator(StageOperator):
     """Plans batches of whole series and gives each a prefix of its own; returns the batches' ids."""
 
-    def run_stage(self, run: Run, context: Context) -> list[str]:  # noqa: ARG002
-        """Return the batches that import is mapped over; their prefixes may hold names and stay in the workspace."""
+    in_plan = True
+
+    def run_stage(self, run: Run, context: Context) -> list[str]:
+        """Return the batches that import is mapped over; their prefixes may hold names and stay in the workspace.
+
+        A plan has none: what there would be is in the log, and its address goes to XCom under the key ``plan``.
+        """
         from airlock.normalize import normalize
+
+        if run.plan_only:
+            self._plan(run, context)
+            return []
 
         batches = normalize(run)
         self.log.info("%d files in %d batches", sum(batch.files for batch in batches), len(batches))
         # A batch all of whose objects are gone or changed by now has nothing to import; audit accounts for its files.
         return [batch.batch_id for batch in batches if batch.files]
+
+    def _plan(self, run: Run, context: Context) -> None:
+        from airlock.plan import table, write_plan
+
+        plan, uri = write_plan(run)
+        self.log.info("%s", table(plan))
+        context["ti"].xcom_push(
+            key="plan", value={"plan_uri": uri, "arrivals": plan.arrivals, "batches": plan.batches.jobs}
+        )
 
 
 class FhirNormalizeOperator(StageOperator):

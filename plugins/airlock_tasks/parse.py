@@ -23,6 +23,8 @@ class ParseOperator(StageOperator):
         Of :class:`StageOperator`.
     """
 
+    in_plan = True
+
     def __init__(self, *, shard: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.shard = shard

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.sdk import BaseHook, BaseOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
+from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from airlock.run import Run
     from airlock.s3 import S3
 
-PARAMS = frozenset({"prefix", "window_start", "window_end"})  # what a run's conf may say
+PARAMS = frozenset({"prefix", "window_start", "window_end", "plan_only"})  # what a run's conf may say
 LEDGER_CONNECTION = "airlock_ledger"
 LEDGER_VARIABLE = "AIRLOCK_LEDGER_URL"
 
@@ -89,6 +89,24 @@ def _moment(name: str, text: str) -> datetime:
     return moment
 
 
+def is_plan(pipeline: Pipeline, context: Context) -> bool:
+    """Say whether the run is a plan, which ends after normalize.
+
+    Raises
+    ------
+    AirflowFailException
+        If no plan is made of pipelines of this kind.
+    """
+    if not context["params"].get("plan_only"):
+        return False
+    if pipeline.kind != "imaging":
+        raise AirflowFailException(
+            f"plan_only is for pipelines of kind imaging, and {pipeline.name!r} is of kind {pipeline.kind}: what "
+            f"HealthLake bills and how long it takes depends on resources, of which the files say nothing; leave it out"
+        )
+    return True
+
+
 def open_run(pipeline: Pipeline, context: Context, folder: str = "") -> Run[Any]:
     """Open the run that a task is part of, with its S3 and its ledger.
 
@@ -114,11 +132,14 @@ def open_run(pipeline: Pipeline, context: Context, folder: str = "") -> Run[Any]
     except PrefixOutsideSourceError as error:
         raise AirflowFailException(str(error)) from None
     s3 = connect_s3(pipeline.source.aws_conn_id)
-    return Run(pipeline, context["run_id"], run_window(context), prefix, s3, Ledger.open(ledger_url()), folder)
+    run = Run(pipeline, context["run_id"], run_window(context), prefix, s3, Ledger.open(ledger_url()), folder)
+    return run.as_plan() if is_plan(pipeline, context) else run
 
 
 class StageOperator(BaseOperator):
     """An operator that opens its run and calls one stage of the library.
+
+    A plan skips it, unless it says that it takes part in plans.
 
     Parameters
     ----------
@@ -130,13 +151,20 @@ class StageOperator(BaseOperator):
         Of :class:`airflow.sdk.BaseOperator`.
     """
 
+    in_plan: ClassVar[bool] = False  # whether a run with plan_only comes to it
+
     def __init__(self, *, pipeline: Pipeline, folder: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.pipeline = pipeline
         self.folder = folder
 
     def execute(self, context: Context) -> Any:
-        """Run the stage; what it returns goes to XCom: counts, names of our own and addresses in the workspace."""
+        """Run the stage, unless the run is a plan that has no part for it.
+
+        What it returns goes to XCom: counts, names of our own and addresses in the workspace.
+        """
+        if not self.in_plan and is_plan(self.pipeline, context):
+            raise AirflowSkipException("the run is a plan, which ends after normalize")
         run = open_run(self.pipeline, context, self.folder)
         with run.ledger:
             return self.run_stage(run, context)

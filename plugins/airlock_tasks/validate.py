@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class ValidateOperator(StageOperator):
     """Applies the file, duplicate and study rules."""
 
+    in_plan = True
+
     def run_stage(self, run: Run, context: Context) -> dict[str, int]:  # noqa: ARG002
         """Return the number of arrivals by verdict."""
         from airlock.validate import validate

@@ -6,6 +6,7 @@ cleared task finds the same delivery again.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from airlock.records import ARRIVALS, DISPOSITIONS, Disposition, digest, study_k
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from sqlalchemy import ColumnElement, Connection, Select, Subquery, Table
+    from sqlalchemy import ColumnElement, Connection, FromClause, Select, Subquery, Table
 
 _DECIDED = [name for name in DISPOSITIONS if name not in {"arrival_id", "key", "size"}]
 _WORDS = pl.Schema({name: DISPOSITIONS[name] for name in ("arrival_id", *_DECIDED)} | {"study_key": pl.String})
@@ -38,6 +39,7 @@ def scope(pipeline: str) -> str:
 # Settled without the content: the object may be there and readable by the next run, under the same etag. A duplicate
 # has the reason of the copy that was to come in its place.
 COME_AGAIN = (Reason.ACCESS_DENIED, Reason.OBJECT_CHANGED, Reason.OBJECT_GONE, Reason.INSTANCE_CLAIMED)
+_NOBODY = ""  # no run's key
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,26 @@ class Claim:
     claimed_elsewhere: int  # in the listing, and held by another run that has not settled them
 
 
+@dataclass(frozen=True)
+class Unclaimed(Claim):
+    """What a run would hold now if it claimed a listing."""
+
+    arrivals: int
+    bytes: int
+    frames: Iterator[pl.DataFrame]  # of `records.ARRIVALS`, by key
+
+
+def _by_key(connection: Connection, rows: FromClause) -> list[ColumnElement[str]]:
+    """Return the order of the keys' bytes, whatever the database sorts by."""
+    order: list[ColumnElement[str]] = [rows.c[name] for name in ("bucket", "key", "arrival_id")]
+    return [column.collate("C") for column in order] if connection.dialect.name == "postgresql" else order
+
+
 def _held(connection: Connection, pipeline: str, run_key: str) -> Select[Any]:
-    """Return the query for what a run holds, in the order of the keys' bytes, whatever the database sorts by."""
+    """Return the query for what a run holds, by key."""
     of_run = arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key
-    order: list[ColumnElement[str]] = [arrivals.c[name] for name in ("bucket", "key", "arrival_id")]
-    if connection.dialect.name == "postgresql":
-        order = [column.collate("C") for column in order]
-    return select(*(arrivals.c[name] for name in ARRIVALS)).where(*of_run).order_by(*order)
+    columns = (arrivals.c[name] for name in ARRIVALS)
+    return select(*columns).where(*of_run).order_by(*_by_key(connection, arrivals))
 
 
 def need_held(connection: Connection, pipeline: str, run_key: str, rows: Table) -> None:
@@ -151,6 +166,29 @@ class Arrivals(Store):
             constants: dict[str, Any] = {"pipeline": pipeline, "run_key": run_key, "claimed_at": datetime.now(UTC)}
             insert_missing(connection, arrivals, _once(rows), ["pipeline", "arrival_id"], **constants)
             return _counted_elsewhere(connection, pipeline, run_key, rows)
+
+    @contextmanager
+    def unclaimed(self, pipeline: str, listing: pl.DataFrame | Iterable[pl.DataFrame]) -> Iterator[Unclaimed]:
+        """Find what `claim` would take for a new run, and take nothing; its frames last as long as the block.
+
+        Parameters
+        ----------
+        pipeline
+            The pipeline that asks.
+        listing
+            As in `claim`.
+        """
+        with self._reading() as connection:
+            rows = stage(connection, listing, ARRIVALS, ["arrival_id"])
+            _come_again(connection, pipeline, _NOBODY, rows)
+            elsewhere = _counted_elsewhere(connection, pipeline, _NOBODY, rows)
+            once = _once(rows)
+            taken = exists().where(arrivals.c.pipeline == pipeline, arrivals.c.arrival_id == once.c.arrival_id)
+            free = select(once).where(~taken)
+            total = select(func.count(), func.coalesce(func.sum(once.c.size), 0)).where(~taken)
+            number, size = connection.execute(total).one()
+            frames = fetch_frames(connection, free.order_by(*_by_key(connection, once)), ARRIVALS)
+            yield Unclaimed(elsewhere.settled, elsewhere.claimed_elsewhere, int(number), int(size), frames)
 
     def held_by(self, pipeline: str, run_key: str) -> pl.DataFrame:
         """Return all arrivals that a run holds, settled or not, as `records.ARRIVALS` sorted by key."""

@@ -28,7 +28,8 @@ from airlock.pipelines.imaging import (
     ParseSettings,
     Validate,
 )
-from airlock.pipelines.parts import Pipeline, Receive, Schedule, Source, Staging
+from airlock.pipelines.parts import ImportWindow, Pipeline, Receive, Schedule, Source, Staging
+from airlock.pipelines.plan import PlanSettings, Prices
 from airlock.pipelines.routes import (
     AnyDestination,
     Delivery,
@@ -58,11 +59,14 @@ __all__ = [
     "HealthImaging",
     "HealthLake",
     "ImagingPipeline",
+    "ImportWindow",
     "Limits",
     "ParseSettings",
     "Pipeline",
     "PipelineError",
+    "PlanSettings",
     "Prefix",
+    "Prices",
     "Publish",
     "Receive",
     "Review",

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from airlock.pipelines.healthlake import HealthLake, Publish
 from airlock.pipelines.parts import ROLE_ARN, Pipeline
+from airlock.pipelines.plan import PlanSettings
 from airlock.pipelines.settings import Prefix, Settings
 from airlock.reasons import Reason
 from airlock.s3uri import S3Uri
@@ -202,6 +203,7 @@ class ImagingPipeline(Pipeline):
     audit: Audit = Audit()
     healthlake: HealthLake | None = Field(None, description="where released studies are published as FHIR, see below")
     publish: Publish = Publish()
+    plan: PlanSettings = PlanSettings()
 
     @model_validator(mode="after")
     def _tries_reach_the_last_generation(self) -> ImagingPipeline:

@@ -119,6 +119,23 @@ class Staging(Settings):
     copies_in_flight: int = Field(16, ge=1, le=256, description="server-side copies at a time")
 
 
+_CLOCK = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
+
+
+class ImportWindow(Settings):
+    """The hours in which new import jobs are started; outside them import waits, and running jobs go on."""
+
+    start: str = Field(pattern=_CLOCK, description='when it opens, as "20:00", in quotes')
+    end: str = Field(pattern=_CLOCK, description='when it closes, as "06:00"; before start means the next morning')
+    timezone: Annotated[str, AfterValidator(check_timezone)] = Field("UTC", description="of both, an IANA name")
+
+    @model_validator(mode="after")
+    def _is_not_the_whole_day(self) -> ImportWindow:
+        if self.start == self.end:
+            raise ValueError(f"start and end are both {self.start}: leave import_window out to start jobs at any time")
+        return self
+
+
 class Schedule(Settings):
     """When runs start by themselves."""
 
@@ -133,6 +150,9 @@ class Schedule(Settings):
     start_date: date = Field(date(2026, 1, 1), description="the first interval; backfills cannot begin before it")
     catchup: bool = Field(False, description="run every interval since start_date by itself, once switched on")
     max_active_runs: int = Field(1, ge=1, description="runs of this pipeline at a time")
+    import_window: ImportWindow | None = Field(
+        None, description="the hours in which new import jobs are started, see below; without it any"
+    )
 
 
 class Pipeline(Settings):

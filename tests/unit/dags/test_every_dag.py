@@ -49,8 +49,8 @@ def test_report_is_written_whatever_failed(dag: Any) -> None:
     assert dag.get_task("route").trigger_rule == "all_success"
 
 
-def test_form_offers_prefix_and_window(dag: Any) -> None:
-    assert set(dag.params) == {"prefix", "window_start", "window_end"}
+def test_form_offers_prefix_window_and_plan(dag: Any) -> None:
+    assert set(dag.params) == {"prefix", "window_start", "window_end", "plan_only"}
 
 
 def test_dag_can_be_serialized_and_holds_no_settings_of_the_pipeline(dag: Any) -> None:
