@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -178,6 +179,11 @@ class _Answer:
     code: str | None = None
     given_up: bool = False
 
+    @property
+    def to_be_tried_again(self) -> bool:
+        """Whether the message waits for its next attempt."""
+        return self.code is not None and not self.given_up
+
 
 @dataclass
 class _Try:
@@ -187,6 +193,7 @@ class _Try:
     refused: Counter[str] = field(default_factory=Counter)  # to be sent again, by code
     given_up: Counter[str] = field(default_factory=Counter)
     in_a_row: int = 0
+    _lock: Lock = field(default_factory=Lock)
 
     @property
     def is_down(self) -> bool:
@@ -194,52 +201,60 @@ class _Try:
         return self.in_a_row >= DOWN_AFTER
 
     def count(self, answer: _Answer) -> None:
-        """Add an answer; one thread does, while others look whether the destination is down."""
-        if answer.code is None:
-            self.sent += 1
-        elif answer.given_up:
-            self.given_up[answer.code] += 1
-        else:
-            self.refused[answer.code] += 1
-        self.in_a_row = self.in_a_row + 1 if answer.code is not None and not answer.given_up else 0
+        """Add an answer, in whatever thread it came."""
+        with self._lock:
+            self.in_a_row = self.in_a_row + 1 if answer.to_be_tried_again else 0
+            if answer.code is None:
+                self.sent += 1
+            elif answer.given_up:
+                self.given_up[answer.code] += 1
+            else:
+                self.refused[answer.code] += 1
 
 
 def _deliver(run: Run[Pipeline], item: Route, destination: Destination) -> _Try:
     """Send every due message once; stop where the destination takes nothing any more."""
     name, address = run.pipeline.name, item.address(run.pipeline.datastore_id)
-    done, since = _Try(), datetime.now(UTC)
-    in_flight = item.delivery.in_flight
-    with ThreadPoolExecutor(in_flight) as pool:
+    done, since, lot = _Try(), datetime.now(UTC), LOT * item.delivery.in_flight
+    try:
         while not done.is_down:
-            due = run.ledger.due(name, address, datetime.now(UTC), LOT * in_flight, run.key, since=since)
+            due = run.ledger.due(name, address, datetime.now(UTC), lot, run.key, since=since)
             if not due:
-                return done
-            queues = defaultdict(list)
-            for message in due:
-                queues[message.subject_key].append(message)
-            for answers in pool.map(lambda queue: _send(run, item, destination, queue, done), queues.values()):
-                for answer in answers:
-                    done.count(answer)
-    run.ledger.hand_back(name, address, run.key)
+                break
+            _send_lot(run, item, destination, due, done)
+    finally:
+        run.ledger.hand_back(name, address, run.key)  # what was leased and not tried
     return done
+
+
+def _send_lot(
+    run: Run[Pipeline], item: Route, destination: Destination, due: Sequence[OutboxMessage], done: _Try
+) -> None:
+    queues = defaultdict(list)
+    for message in due:
+        queues[message.subject_key].append(message)
+    with ThreadPoolExecutor(item.delivery.in_flight) as pool:
+        for _ in pool.map(lambda queue: _send(run, item, destination, queue, done), queues.values()):
+            pass  # an exception that is none of a destination's comes out here
 
 
 def _send(
     run: Run[Pipeline], item: Route, destination: Destination, queue: Sequence[OutboxMessage], done: _Try
-) -> list[_Answer]:
+) -> None:
     """Send one subject's messages; a later revision waits for its earlier one."""
-    answers: list[_Answer] = []
     for message in queue:
-        if done.is_down or (answers and answers[-1].code is not None and not answers[-1].given_up):
-            break
+        if done.is_down:
+            return
         try:
             destination.send(Message.of(message))
         except DestinationError as error:
-            answers.append(_not_taken(run, item.delivery, message, error))
+            answer = _not_taken(run, item.delivery, message, error)
         else:
             run.ledger.mark_sent(message.id, datetime.now(UTC))
-            answers.append(_Answer())
-    return answers
+            answer = _Answer()
+        done.count(answer)
+        if answer.to_be_tried_again:
+            return
 
 
 def _not_taken(run: Run[Pipeline], delivery: Delivery, message: OutboxMessage, error: DestinationError) -> _Answer:

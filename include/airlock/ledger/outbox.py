@@ -60,10 +60,10 @@ def _waiting(pipeline: str, destination: str) -> ColumnElement[bool]:
     return and_(mine, outbox.c.state == MessageState.PENDING)
 
 
-def _free(table: FromClause, now: datetime, owner: str | None) -> ColumnElement[bool]:
-    """Return the condition that a message may be sent now, by this sender."""
+def _free(table: FromClause, now: datetime, owner: str | None, since: datetime) -> ColumnElement[bool]:
+    """Return the condition that a message may be sent now, by this sender, who began at *since*."""
     lease = or_(table.c.leased_until.is_(None), table.c.leased_until <= now, table.c.leased_by == owner)
-    return and_(table.c.next_attempt_at <= now, lease)
+    return and_(table.c.next_attempt_at <= since, lease)
 
 
 class Outbox(Store):
@@ -142,16 +142,13 @@ class Outbox(Store):
                 earlier.c.subject_key == outbox.c.subject_key,
                 earlier.c.id < outbox.c.id,
                 earlier.c.state == MessageState.PENDING,
-                ~_free(earlier, now, owner),
+                ~_free(earlier, now, owner, since or now),
             )
             .exists()
         )
         pending = _waiting(pipeline, destination)
-        if since is not None:
-            pending = and_(pending, outbox.c.next_attempt_at <= since)
-        statement = (
-            select(outbox).where(pending, _free(outbox, now, owner), ~blocked).order_by(outbox.c.id).limit(limit)
-        )
+        free = _free(outbox, now, owner, since or now)
+        statement = select(outbox).where(pending, free, ~blocked).order_by(outbox.c.id).limit(limit)
         with self._writing(scope(pipeline)) as connection:
             found = [_message(row) for row in connection.execute(statement)]
             if owner is not None and found:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from airlock.ledger import Ledger, LedgerError, OutboxMessage
+from airlock.ledger import Ledger, LedgerError, MessageState, OutboxMessage
 from airlock.ledger.outbox import LEASE, MESSAGES
 from tests.unit.airlock.ledger.samples import NIGHTLY, begin
 
@@ -111,3 +111,64 @@ def test_an_unknown_message_is_refused(opened: Ledger) -> None:
         opened.mark_sent(7, LATER)
     with pytest.raises(LedgerError, match="has no message 7"):
         opened.mark_failed(7, "503", LATER)
+
+
+class TestGivenUp:
+    def test_it_is_neither_due_nor_lost_and_the_next_revision_goes_on(self, opened: Ledger) -> None:
+        opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1"), ("k1", 2, "d2")))
+        opened.give_up(due(opened)[0].id, "http_400")
+        assert names(due(opened)) == [("k1", 2)]
+        assert opened.messages_by_state(NIGHTLY) == {TO: {MessageState.PENDING: 1, MessageState.FAILED: 1}}
+        assert opened.enqueue(NIGHTLY, "b", TO, messages(("k1", 1, "d1"))) == 0
+
+    def test_it_is_due_again_when_somebody_requeues_it(self, opened: Ledger) -> None:
+        opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
+        opened.enqueue(NIGHTLY, "a", "s3://elsewhere/", messages(("k1", 1, "d1")))
+        (before,) = due(opened)
+        opened.give_up(before.id, "http_400")
+        assert opened.requeue(NIGHTLY, "s3://elsewhere/") == 1
+        assert due(opened) == []
+        assert opened.requeue(NIGHTLY, TO) == 1
+        (again,) = due(opened)
+        assert (again.id, again.attempts) == (before.id, 0)
+        assert again.queued_at > before.queued_at
+
+    def test_it_stays_so_where_a_later_revision_was_sent(self, opened: Ledger) -> None:
+        opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1"), ("k1", 2, "d2")))
+        first, second = due(opened)
+        opened.give_up(first.id, "http_400")
+        opened.mark_sent(second.id, LATER)
+        assert opened.requeue(NIGHTLY) == 0
+        assert opened.messages_by_state(NIGHTLY, "a") == {TO: {MessageState.SENT: 1, MessageState.FAILED: 1}}
+        assert opened.messages_by_state(NIGHTLY, "b") == {}
+
+    def test_what_was_sent_cannot_fail(self, opened: Ledger) -> None:
+        opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
+        (found,) = due(opened)
+        opened.mark_sent(found.id, LATER)
+        opened.give_up(found.id, "too late")
+        assert opened.messages_by_state(NIGHTLY) == {TO: {MessageState.SENT: 1}}
+
+
+def test_what_waits_for_its_next_attempt_is_due_at_once_when_requeued(opened: Ledger) -> None:
+    opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
+    opened.mark_failed(due(opened)[0].id, "503", LATER + MINUTE)
+    assert opened.requeue("weekly") == 0
+    assert opened.requeue(NIGHTLY) == 1
+    assert names(due(opened)) == [("k1", 1)]
+
+
+def test_a_sender_that_stops_hands_back_what_it_has_not_tried(opened: Ledger) -> None:
+    opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
+    due(opened, owner="a")
+    opened.hand_back(NIGHTLY, TO, "b")
+    assert due(opened, owner="b") == []
+    opened.hand_back(NIGHTLY, TO, "a")
+    assert names(due(opened, owner="b")) == [("k1", 1)]
+
+
+def test_what_failed_since_a_sender_began_is_not_for_its_try(opened: Ledger) -> None:
+    """Nor is what has to wait for it."""
+    opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1"), ("k1", 2, "d3"), ("k2", 1, "d2")))
+    opened.mark_failed(due(opened)[0].id, "503", LATER)
+    assert names(opened.due(NIGHTLY, TO, LATER + MINUTE, 10, since=LATER - MINUTE)) == [("k2", 1)]
