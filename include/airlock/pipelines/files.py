@@ -46,6 +46,9 @@ def load_pipeline(path: Path) -> Pipeline:
         raise PipelineError(f"{path.name}: {problems}") from None
 
 
+_NOT_SHOWN = "url"  # of a webhook: what is wrong with it may be the password in it
+
+
 def _problem(item: Any) -> str:
     where = ".".join(str(part) for part in item["loc"][1:])  # the first part is the kind
     if item["type"] in {"union_tag_invalid", "union_tag_not_found"}:
@@ -60,7 +63,9 @@ def _problem(item: Any) -> str:
     if item["type"] == "string_type" and isinstance(item["input"], int | float):
         message += "; put it in quotes, since YAML reads digits as a number"
     value = item.get("input")
-    shown = f" (it is {value!r})" if isinstance(value, str | int | float | bool) else ""
+    shown = (
+        f" (it is {value!r})" if isinstance(value, str | int | float | bool) and item["loc"][-1] != _NOT_SHOWN else ""
+    )
     return f"field {where!r}: {message}{shown}"
 
 

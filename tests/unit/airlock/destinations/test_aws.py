@@ -16,7 +16,7 @@ from tests.unit.airlock.destinations.messages import BODY, MESSAGE
 
 if TYPE_CHECKING:
     from airlock.destinations import Destination
-    from tests.unit.airlock.destinations.conftest import Aws
+    from tests.unit.airlock.destinations.aws import Aws
 
 NOBODY = "http://127.0.0.1:9"
 GONE = "arn:aws:sns:us-east-1:123456789012:gone"
