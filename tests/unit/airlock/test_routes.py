@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from airlock.pipelines import PipelineError, load_pipeline
-from tests.unit.airlock.test_pipelines import changed, problem, written
+from tests.unit.airlock.test_pipelines import ROOT, changed, problem, written
 from tests.unit.airlock.world import STORE, pipeline
 
 if TYPE_CHECKING:
@@ -123,3 +124,10 @@ def test_the_outbox_knows_a_destination_by_its_address_and_the_data_store() -> N
         f"eventbridge:default|airlock|Contract Released|{STORE}",
         f"webhook:hospital|{STORE}",
     ]
+
+
+def test_the_example_of_the_page_is_a_pipelines(tmp_path: Path) -> None:
+    page = (ROOT / "docs/routing.md").read_text(encoding="utf-8")
+    example = yaml.safe_load(page.split("```yaml")[1].split("```")[0])
+    line = load_pipeline(written(tmp_path, changed("retries", 3) | example))
+    assert [route.name for route in line.routes] == ["archive", "ct-of-this-year", "viewer", "unsorted"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import date
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -17,6 +18,7 @@ from airlock.contracts import StudyContract
 from airlock.rules import FIELDS, Kind, Rule, check
 
 STUDY = "airlock.study/1"
+PAGE = Path(__file__).parents[3] / "docs/routing.md"
 CONTRACT: dict[str, Any] = {
     "schema": STUDY,
     "StudyDate": "20261123",
@@ -115,6 +117,13 @@ def test_every_field_of_a_contract_can_be_asked_for_and_no_other(model: type[Bas
     assert FIELDS[schema].keys() == found.keys()
     counts = {path for path, annotation in found.items() if int in _types(annotation)}
     assert counts <= {path for path, kind in FIELDS[schema].items() if kind is Kind.NUMBER}
+
+
+@pytest.mark.parametrize("schema", FIELDS)
+@pytest.mark.parametrize("kind", Kind)
+def test_the_page_lists_every_field(schema: str, kind: Kind) -> None:
+    names = ", ".join(f"`{path}`" for path, found in FIELDS[schema].items() if found is kind)
+    assert not names or f"| {kind} | {names} |" in PAGE.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("schema", FIELDS)

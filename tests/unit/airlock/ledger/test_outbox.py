@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from airlock.ledger import Ledger, LedgerError, MessageState, OutboxMessage
+from airlock.ledger.__main__ import main
 from airlock.ledger.outbox import LEASE, MESSAGES
 from tests.unit.airlock.ledger.samples import NIGHTLY, begin
 
@@ -172,3 +173,16 @@ def test_what_failed_since_a_sender_began_is_not_for_its_try(opened: Ledger) -> 
     opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1"), ("k1", 2, "d3"), ("k2", 1, "d2")))
     opened.mark_failed(due(opened)[0].id, "503", LATER)
     assert names(opened.due(NIGHTLY, TO, LATER + MINUTE, 10, since=LATER - MINUTE)) == [("k2", 1)]
+
+
+def test_requeue_is_a_command(opened: Ledger, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
+    opened.give_up(due(opened)[0].id, "http_400")
+    assert main(["requeue", "--url", url, "--pipeline", NIGHTLY, "--destination", "s3://elsewhere/"]) == 0
+    assert main(["requeue", "--url", url, "--pipeline", NIGHTLY]) == 0
+    said = capsys.readouterr().out
+    assert "0 messages are due" in said
+    assert "1 messages are due; the pipeline's next run, or its cleared route task, sends them" in said
+    with pytest.raises(SystemExit):
+        main(["requeue", "--url", url])
+    assert "requeue needs --pipeline" in capsys.readouterr().err
