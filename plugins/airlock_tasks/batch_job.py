@@ -13,6 +13,8 @@ from healthaws.jobs import ImportJob
 from healthaws.operators.jobs import StartJobOperator
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from airflow.sdk import Context
 
     from airlock.ledger import Job
@@ -76,6 +78,13 @@ class BatchJobOperator(StartJobOperator[AwsHookType]):
         """Ask what became of the job after the trigger has fired."""
         self._heed_request(context)
         return super().execute_complete(context, event)
+
+    def starts_at(self, now: datetime) -> datetime:
+        """Keep to the pipeline's night window."""
+        from airlock.import_window import opens_at
+
+        window = self.pipeline.schedule.import_window
+        return now if window is None else opens_at(window, now)
 
     def load_job(self, context: Context) -> ImportJob | None:
         """Read the batch's job from the ledger."""

@@ -190,6 +190,15 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         receive={"quiet_seconds": 0},
         schedule={"cron": "0 0 * * *", "start_date": "2026-10-01", "max_active_runs": 2},
     )
+    _imaging(
+        pipelines,
+        "month",
+        "4",
+        healthlake=None,
+        source={"window": "key_date"},
+        receive={"quiet_seconds": 0},
+        schedule={"cron": "0 0 * * *", "start_date": "2026-09-01", "max_active_runs": 2},
+    )
     api, s3, health = _free_ports(3)
     environment = dict(os.environ) | {
         "AIRLOCK_API_PORT": str(api),

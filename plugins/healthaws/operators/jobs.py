@@ -7,7 +7,7 @@ import math
 import time
 from abc import abstractmethod
 from dataclasses import asdict, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,6 +27,7 @@ from healthaws.exceptions import (
 )
 from healthaws.jobs import COMPLETED, COMPLETED_WITH_ERRORS, FAILED, ImportJob, JobKind, JobReport
 from healthaws.patience import PatientOperator
+from healthaws.triggers.pause import PauseTrigger
 
 if TYPE_CHECKING:
     import re
@@ -87,8 +88,8 @@ class StartJobOperator(PatientOperator, AwsBaseOperator[AwsHookType]):
 
     Notes
     -----
-    A subclass may keep the job elsewhere (:meth:`load_job`, :meth:`save_job`), return something else
-    (:meth:`complete`), or take a bad end for a result (:meth:`job_failed`, :meth:`job_completed_with_errors`,
+    A subclass may keep the job elsewhere (:meth:`load_job`, :meth:`save_job`), start it only at certain times
+    (:meth:`starts_at`), return something else (:meth:`complete`), or take a bad end for a result (:meth:`job_failed`, :meth:`job_completed_with_errors`,
     :meth:`job_cancelled`).
     """
 
@@ -240,6 +241,25 @@ class StartJobOperator(PatientOperator, AwsBaseOperator[AwsHookType]):
         event = validate_execute_complete_event(event)
         report = self.ask_patiently(partial(self._report, event["job_id"]), "execute_complete", event)
         return self._settle(context, report, waited=event.get("message", "the trigger ended early"))
+
+    def starts_at(self, now: datetime) -> datetime:
+        """
+        Say when a job may be started, at the earliest; it is asked before each start.
+
+        Until then the task waits, in the triggerer if ``deferrable``, and uses up none of its retries. A job that is
+        there already is awaited at any time.
+
+        Parameters
+        ----------
+        now : datetime.datetime
+            The time, aware.
+
+        Returns
+        -------
+        datetime.datetime
+            Here ``now``; a subclass may name a later moment.
+        """
+        return now
 
     def load_job(self, context: Context) -> ImportJob | None:
         """
@@ -419,7 +439,16 @@ class StartJobOperator(PatientOperator, AwsBaseOperator[AwsHookType]):
             job = job.next()
         return self._start(context, job), None
 
+    def _wait_to_start(self) -> None:
+        """Wait until a job may be started; a deferral resumes in :meth:`take_up`, which comes here again."""
+        while (moment := self.starts_at(now := datetime.now(UTC))) > now:
+            self.log.info("No job is started before %s", moment.isoformat(timespec="minutes"))
+            if self.deferrable:
+                self.defer(trigger=PauseTrigger(moment.timestamp(), {}), method_name="take_up")
+            time.sleep((moment - now).total_seconds())
+
     def _start(self, context: Context, job: ImportJob) -> str:
+        self._wait_to_start()
         self.save_job(context, job)  # before the start, so that a crash in between repeats this token
         job_id = self.start_job(job.client_token, self._legal_job_name(context))
         self.save_job(context, replace(job, job_id=job_id))

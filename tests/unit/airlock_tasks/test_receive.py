@@ -95,3 +95,9 @@ def test_missing_data_store_is_found_before_anything_is_done() -> None:
     elsewhere = pipeline(healthimaging=STORE | {"datastore_id": "e" * 32})
     with pytest.raises(AirflowFailException, match=r"data store e+ is not there: correct healthimaging\.datastore_id"):
         ReceiveSensor(task_id="receive", pipeline=elsewhere).execute(CONTEXT)
+
+
+def test_a_plan_takes_what_is_there_now(archive: Any) -> None:
+    archive.put_object(Bucket="archive", Key="in/a.dcm", Body=b"12345")
+    asked: Any = {"params": {"prefix": None, "plan_only": True}}
+    assert sensor(quiet_seconds=300).execute(asked) == {"objects": 1, "bytes": 5}

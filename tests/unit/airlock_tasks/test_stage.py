@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airlock.ledger import upgrade
 from airlock.records import Window
+from airlock_tasks.audit import AuditOperator, PublicationAuditOperator
+from airlock_tasks.normalize import PublicationNormalizeOperator
 from airlock_tasks.stage import ledger_url, open_run, run_window
-from tests.chain import pipeline
+from tests.chain import clinical_pipeline, pipeline
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 START, END = datetime(2026, 11, 23, 2, tzinfo=UTC), datetime(2026, 11, 24, 2, tzinfo=UTC)
 
@@ -58,6 +63,32 @@ def test_prefix_outside_the_source_fails_at_once(tmp_path: Any, monkeypatch: pyt
     monkeypatch.setenv("AIRLOCK_LEDGER_URL", url)
     with pytest.raises(AirflowFailException, match="must lie below the source s3://archive/in/"):
         open_run(pipeline(), context(prefix="elsewhere/"))
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    upgrade(url)
+    monkeypatch.setenv("AIRLOCK_LEDGER_URL", url)
+
+
+@pytest.mark.usefixtures("ledger")
+class TestPlan:
+    def test_its_datasets_lie_in_a_folder_of_their_own(self) -> None:
+        planned, real = (open_run(pipeline(), context(plan_only=asked)) for asked in (True, False))
+        assert planned.plan_only
+        assert str(planned.workspace.root) == f"{real.workspace.root}plan/"
+
+    @pytest.mark.parametrize("stage", [AuditOperator, PublicationNormalizeOperator, PublicationAuditOperator])
+    def test_what_follows_normalize_is_skipped(self, stage: Any) -> None:
+        """Audit runs whatever became of the tasks before, so it has to skip itself."""
+        task = stage(task_id="stage", pipeline=pipeline())
+        with pytest.raises(AirflowSkipException, match="ends after normalize"):
+            task.execute(context(plan_only=True))
+
+    def test_of_another_kind_is_refused_by_its_name(self) -> None:
+        with pytest.raises(AirflowFailException, match="for pipelines of kind imaging, and 'records' is of kind clin"):
+            open_run(clinical_pipeline(), context(plan_only=True))
 
 
 def test_without_a_ledger_the_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ FAILED_EVENT = {"status": "error", "message": "terminal failure", "job_id": JOB}
 PATIENCE = {"backoff_initial_delay": 0, "backoff_max_delay": 0}
 
 
-def operator(**more: Any) -> HealthImagingStartDicomImportJobOperator:
+def operator(kind: Any = HealthImagingStartDicomImportJobOperator, **more: Any) -> Any:
     given: dict[str, Any] = {
         "task_id": "import",
         "datastore_id": DATASTORE,
@@ -50,7 +50,7 @@ def operator(**more: Any) -> HealthImagingStartDicomImportJobOperator:
         "aws_conn_id": None,
         "region_name": "us-east-1",
     }
-    return HealthImagingStartDicomImportJobOperator(**given | more)
+    return kind(**given | more)
 
 
 class BaseScript:

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 from botocore.exceptions import ClientError
 
 from healthaws.exceptions import (
@@ -16,6 +16,7 @@ from healthaws.exceptions import (
 )
 from healthaws.operators.healthimaging import HealthImagingStartDicomImportJobOperator
 from healthaws.triggers.healthimaging import HealthImagingDicomImportJobCompletedTrigger
+from healthaws.triggers.pause import PauseTrigger
 from tests.unit.healthaws.script import (
     FAILED_EVENT,
     KEY,
@@ -107,6 +108,65 @@ class TestOneJobForOnePieceOfWork:
         remember(store, JOB)
         with Script(task).get("ResourceNotFoundException"), pytest.raises(RequestRejectedError, match="because"):
             task.execute(context)
+
+
+class Nightly(HealthImagingStartDicomImportJobOperator):
+    """Starts no job before a time."""
+
+    opening = datetime(2100, 1, 1, tzinfo=UTC)
+
+    def starts_at(self, now: datetime) -> datetime:
+        return max(now, self.opening)
+
+
+class TestTimeToStart:
+    def test_before_it_nothing_is_started_nor_noted(self, context: Context, store: Store) -> None:
+        task = operator(Nightly)
+        with Script(task), pytest.raises(TaskDeferred) as paused:
+            task.execute(context)
+        assert isinstance(paused.value.trigger, PauseTrigger)
+        assert paused.value.trigger.until == Nightly.opening.timestamp()
+        assert paused.value.timeout is None
+        assert store.history == []
+
+    def test_when_it_has_come_the_job_is_started(self, context: Context) -> None:
+        task = operator(Nightly)
+        with Script(task), pytest.raises(TaskDeferred) as paused:
+            task.execute(context)
+        task.opening = datetime.now(UTC)
+        with Script(task).start(), pytest.raises(TaskDeferred) as awaited:
+            getattr(task, paused.value.method_name)(context, paused.value.trigger.event)
+        assert awaited_job(awaited.value) == JOB
+
+    def test_a_trigger_that_fires_too_late_waits_for_the_next_time(self, context: Context) -> None:
+        task = operator(Nightly)
+        with Script(task), pytest.raises(TaskDeferred) as again:
+            task.take_up(context, {})
+        assert isinstance(again.value.trigger, PauseTrigger)
+
+    @pytest.mark.parametrize("status", ["SUBMITTED", "IN_PROGRESS"])
+    def test_a_running_job_is_awaited_all_the_same(self, status: str, context: Context, store: Store) -> None:
+        task = operator(Nightly)
+        remember(store, JOB)
+        with Script(task).get(status):
+            assert awaited_job(deferred(task, context)) == JOB
+
+    def test_a_failed_one_is_replaced_when_the_time_has_come(self, context: Context, store: Store) -> None:
+        task = operator(Nightly)
+        remember(store, JOB)
+        with Script(task).get("FAILED"), pytest.raises(TaskDeferred) as paused:
+            task.execute(context)
+        assert isinstance(paused.value.trigger, PauseTrigger)
+        task.opening = datetime.now(UTC)
+        with Script(task).get("FAILED").start(NEXT_JOB, generation=1):
+            assert awaited_job(deferred(task, context)) == NEXT_JOB
+
+    def test_in_the_worker_it_is_waited_for_too(self, context: Context) -> None:
+        task = operator(Nightly, deferrable=False, wait_for_completion=False)
+        task.opening = datetime.now(UTC) + timedelta(seconds=0.2)
+        with Script(task).start():
+            assert task.execute(context) == JOB
+        assert datetime.now(UTC) >= task.opening
 
 
 class TestGeneration:
