@@ -127,7 +127,7 @@ def test_thirty_days_planned_broken_off_and_taken_up_again(machine: Machine) -> 
     found = until("the backfill has ended", lambda: ended(machine, DAYS), PATIENCE)
     took = time.monotonic() - began
 
-    assert list(sorted(found)) == DAYS
+    assert sorted(found) == DAYS
     assert {run["state"] for run in found.values()} == {"success"}
     jobs = Counter[int]()
     for day, run in found.items():

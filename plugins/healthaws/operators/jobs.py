@@ -89,8 +89,8 @@ class StartJobOperator(PatientOperator, AwsBaseOperator[AwsHookType]):
     Notes
     -----
     A subclass may keep the job elsewhere (:meth:`load_job`, :meth:`save_job`), start it only at certain times
-    (:meth:`starts_at`), return something else (:meth:`complete`), or take a bad end for a result (:meth:`job_failed`, :meth:`job_completed_with_errors`,
-    :meth:`job_cancelled`).
+    (:meth:`starts_at`), return something else (:meth:`complete`), or take a bad end for a result (:meth:`job_failed`,
+    :meth:`job_completed_with_errors`, :meth:`job_cancelled`).
     """
 
     job_kind: ClassVar[JobKind]
