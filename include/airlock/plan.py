@@ -401,29 +401,29 @@ def table(plan: Plan) -> str:
 
 
 def _delivery_lines(plan: Plan) -> Iterator[str]:
-    yield f"  {'objects listed':34}{plan.listed:>14,}"
-    yield f"  {'settled by earlier runs':34}{plan.settled:>14,}"
-    yield f"  {'held by other runs':34}{plan.claimed_elsewhere:>14,}"
+    yield f"  {'objects listed':42}{plan.listed:>14,}"
+    yield f"  {'settled by earlier runs':42}{plan.settled:>14,}"
+    yield f"  {'held by other runs':42}{plan.claimed_elsewhere:>14,}"
     if plan.undated:
-        yield f"  {'without a date in their key':34}{plan.undated:>14,}"
-    yield f"  {'arrivals':34}{plan.arrivals:>14,}  {_size(plan.bytes)}"
+        yield f"  {'without a date in their key':42}{plan.undated:>14,}"
+    yield f"  {'arrivals':42}{plan.arrivals:>14,}  {_size(plan.bytes)}"
     for finding in plan.findings:
         name = f"  {finding.verdict}" + (f" {finding.reason}" if finding.reason else "")
         sentence = f"  {finding.sentence}" if finding.sentence else ""
-        yield f"  {name:34}{finding.arrivals:>14,}  {_size(finding.bytes):>10}{sentence}"
+        yield f"  {name:42}{finding.arrivals:>14,}  {_size(finding.bytes):>10}{sentence}"
 
 
 def _work_lines(plan: Plan) -> Iterator[str]:
     batches, hours = plan.batches, plan.hours
-    yield f"  {'studies':34}{plan.studies:>14,}"
-    yield f"  {'series':34}{plan.series:>14,}"
+    yield f"  {'studies':42}{plan.studies:>14,}"
+    yield f"  {'series':42}{plan.series:>14,}"
     largest = f"largest: {batches.most_files:,} files, {_size(batches.most_bytes)}; {batches.in_place:,} without a copy"
-    yield f"  {'batches, one import job each':34}{batches.jobs:>14,}  {largest}"
+    yield f"  {'batches, one import job each':42}{batches.jobs:>14,}  {largest}"
     if batches.too_many:
         yield f"  More jobs than the {MAX_BATCHES:,} that one run maps: take it in by smaller windows or prefixes."
     nights = "" if hours.nights is None else f", in {hours.nights} night(s)"
-    yield f"  {'hours of copies':34}{hours.copies:>14,.2f}"
-    yield f"  {'hours of import':34}{hours.jobs:>14,.2f}  limited by {hours.limited_by}{nights}"
+    yield f"  {'hours of copies':42}{hours.copies:>14,.2f}"
+    yield f"  {'hours of import':42}{hours.jobs:>14,.2f}  limited by {hours.limited_by}{nights}"
 
 
 def _cost_lines(cost: Cost) -> Iterator[str]:

@@ -90,7 +90,7 @@ class TestWhatItSays:
     def test_nothing_to_do_is_said(self, world: World) -> None:
         plan = made(world)
         assert (plan.listed, plan.arrivals, plan.batches.jobs, plan.hours.total) == (0, 0, 0, 0)
-        assert f"{'arrivals':34}{0:>14}" in table(plan)
+        assert f"{'arrivals':42}{0:>14}" in table(plan)
 
     def test_what_others_have_is_counted_and_not_planned(self, world: World) -> None:
         taken(world, dicom("a"), run_id="real")
