@@ -63,6 +63,36 @@ def test_a_cleared_buffer_gets_the_same_delivery_though_settled_and_no_longer_li
     assert ledger.held_by(NIGHTLY, "a").equals(first)
 
 
+def unclaimed(ledger: Ledger, listing: pl.DataFrame) -> tuple[pl.DataFrame, tuple[int, int, int, int]]:
+    """Return what a plan sees, and its counts: settled, held elsewhere, arrivals, bytes."""
+    with ledger.unclaimed(NIGHTLY, listing) as free:
+        rows = pl.concat([ARRIVALS.to_frame(), *free.frames])
+        return rows, (free.settled, free.claimed_elsewhere, free.arrivals, free.bytes)
+
+
+def test_a_plan_sees_what_a_claim_would_get_and_takes_nothing(ledger: Ledger) -> None:
+    begin(ledger, "a")
+    ledger.claim(NIGHTLY, "a", arrivals("1", "2", "3"))
+    ledger.settle(NIGHTLY, "a", dispositions("1"))
+    listing = arrivals("5", "1", "4", "2", "3", "4")
+    for _ in range(2):
+        rows, counts = unclaimed(ledger, listing)
+        assert rows.equals(arrivals("4", "5"))
+        assert counts == (1, 2, 2, 200)
+    begin(ledger, "b")
+    assert held_after(ledger, "b", listing).equals(rows)
+
+
+def test_a_plan_sees_again_what_an_earlier_run_could_not_get_at(ledger: Ledger) -> None:
+    begin(ledger, "a", "b")
+    ledger.claim(NIGHTLY, "a", arrivals("1"))
+    words = dispositions("1", word="quarantined").with_columns(reason=pl.lit("access_denied"))
+    ledger.settle(NIGHTLY, "a", words)
+    rows, counts = unclaimed(ledger, arrivals("1"))
+    assert counts == (0, 0, 1, 100)
+    assert held_after(ledger, "b", arrivals("1")).equals(rows)
+
+
 def test_pipelines_do_not_take_from_each_other(ledger: Ledger) -> None:
     begin(ledger, "a")
     begin(ledger, "other", pipeline="weekly")
