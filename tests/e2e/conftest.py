@@ -156,7 +156,7 @@ def _free_ports(number: int) -> list[int]:
     return ports
 
 
-def _imaging(folder: Path, name: str, store: str, **changes: Any) -> None:
+def imaging_pipeline(folder: Path, name: str, store: str, **changes: Any) -> None:
     _pipeline(folder, "sample", name, healthimaging={"datastore_id": store * 32}, **changes)
 
 
@@ -177,11 +177,11 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     folder = tmp_path_factory.mktemp("machine")
     pipelines = folder / "pipelines"
     pipelines.mkdir()
-    _imaging(pipelines, "first", "1")
-    _imaging(pipelines, "kills", "2", receive={"quiet_seconds": 0}, healthlake=None)
+    imaging_pipeline(pipelines, "first", "1")
+    imaging_pipeline(pipelines, "kills", "2", receive={"quiet_seconds": 0}, healthlake=None)
     _pipeline(pipelines, "clinical", "records")
     _pipeline(pipelines, "ccda", "documents")
-    _imaging(
+    imaging_pipeline(
         pipelines,
         "dated",
         "3",
@@ -190,7 +190,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         receive={"quiet_seconds": 0},
         schedule={"cron": "0 0 * * *", "start_date": "2026-10-01", "max_active_runs": 2},
     )
-    _imaging(
+    imaging_pipeline(
         pipelines,
         "month",
         "4",
