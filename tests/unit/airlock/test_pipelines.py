@@ -156,6 +156,26 @@ def test_the_smallest_file_has_sound_defaults(tmp_path: Path) -> None:
         ("schedule.timezone", "Mars/Base", "'Mars/Base' is no time zone: write one as Europe/Berlin or UTC"),
         ("schedule.timezone", "../etc/passwd", "is no time zone"),
         ("schedule.cron", "every night", "field 'schedule.cron'"),
+        (
+            "schedule.import_window",
+            {"start": 1200, "end": "06:00"},  # what YAML makes of 20:00 without quotes
+            "field 'schedule.import_window.start': Input should be a valid string; put it in quotes",
+        ),
+        ("schedule.import_window", {"start": "24:00", "end": "06:00"}, "(it is '24:00')"),
+        ("schedule.import_window", {"start": "20:00"}, "field 'schedule.import_window.end' is missing: add it"),
+        (
+            "schedule.import_window",
+            {"start": "20:00", "end": "20:00"},
+            "start and end are both 20:00: leave import_window out to start jobs at any time",
+        ),
+        (
+            "schedule.import_window",
+            {"start": "20:00", "end": "06:00", "timezone": "Mars"},
+            "'Mars' is no time zone: write one as Europe/Berlin or UTC",
+        ),
+        ("plan.job_mib_per_second", 0, "field 'plan.job_mib_per_second': Input should be greater than 0 (it is 0)"),
+        ("plan.prices.put_per_1000", -1, "field 'plan.prices.put_per_1000'"),
+        ("plan.prices.storage", 1, "unknown field 'plan.prices.storage': remove it"),
         ("schedule.start_date", "yesterday", "field 'schedule.start_date'"),
     ],
 )
