@@ -49,6 +49,8 @@ def backfill(machine: Machine, days: list[date], reprocess: str, **conf: bool) -
     left of that backfill is cancelled, and it is created again.
     """
 
+    until("no other backfill goes on", lambda: not active(machine))  # Airflow notices its end after a while
+
     def create() -> bool:
         done = machine.airflow(
             *("backfill", "create", "--dag-id", DAG, "--from-date", str(days[0]), "--to-date", str(days[-1])),
@@ -63,15 +65,20 @@ def backfill(machine: Machine, days: list[date], reprocess: str, **conf: bool) -
     until("the backfill is created", create)
 
 
+def active(machine: Machine) -> list[int]:
+    """Return the backfills that go on."""
+    with machine.api() as api:
+        found = api._call("GET", f"/api/v2/backfills?dag_id={DAG}")["backfills"]
+    return [backfill["id"] for backfill in found if not backfill["completed_at"]]
+
+
 def cancel(machine: Machine) -> None:
     """Cancel the backfill that goes on, if any."""
 
     def cancelled() -> bool:
         with machine.api() as api:
-            found = api._call("GET", f"/api/v2/backfills?dag_id={DAG}")["backfills"]
-            active = [backfill["id"] for backfill in found if not backfill["completed_at"]]
             try:
-                for number in active:
+                for number in active(machine):
                     api._call("PUT", f"/api/v2/backfills/{number}/cancel")
             except ApiError as error:
                 if "500" in str(error):  # SQLite again
@@ -83,9 +90,10 @@ def cancel(machine: Machine) -> None:
 
 
 def runs(machine: Machine) -> dict[date, dict[str, Any]]:
-    """Return the DAG runs by the day of their interval."""
+    """Return the backfill's DAG runs by the day of their interval."""
     with machine.api() as api:
-        found = api._call("GET", f"/api/v2/dags/{DAG}/dagRuns?limit=100")["dag_runs"]
+        every = api._call("GET", f"/api/v2/dags/{DAG}/dagRuns?limit=100")["dag_runs"]
+    found = [run for run in every if run["run_type"] == "backfill"]
     by_day = {datetime.fromisoformat(run["data_interval_start"]).date(): run for run in found}
     assert len(by_day) == len(found)
     return by_day
