@@ -1,9 +1,8 @@
 """The database of record, on SQLite or PostgreSQL.
 
 ``Ledger`` is the door; its methods live one module per concern: ``runs``, ``arrivals``, ``instances``, ``studies``,
-``resources``, ``jobs``, ``gates``, ``contracts``, ``outbox``, ``unrouted``,
-``release``. ``tables`` is the schema, ``migrations`` the
-steps to it, and ``python -m airlock.ledger upgrade --url URL`` takes them.
+``resources``, ``jobs``, ``gates``, ``contracts``, ``outbox``, ``unrouted``, ``stow``, ``release``. ``tables`` is the
+schema, ``migrations`` the steps to it, and ``python -m airlock.ledger upgrade --url URL`` takes them.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from airlock.ledger.ledger import Ledger
 from airlock.ledger.outbox import OutboxMessage
 from airlock.ledger.runs import RunRecord
 from airlock.ledger.schema import upgrade
-from airlock.ledger.tables import InstanceState, MessageState
+from airlock.ledger.tables import InstanceState, MessageState, StowState
 
 __all__ = [
     "Claim",
@@ -26,5 +25,6 @@ __all__ = [
     "MessageState",
     "OutboxMessage",
     "RunRecord",
+    "StowState",
     "upgrade",
 ]

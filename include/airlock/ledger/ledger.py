@@ -15,6 +15,7 @@ from airlock.ledger.release import Release
 from airlock.ledger.resources import Resources
 from airlock.ledger.runs import Runs
 from airlock.ledger.schema import check
+from airlock.ledger.stow import Stow
 from airlock.ledger.studies import Studies
 from airlock.ledger.unrouted import Unrouted
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-class Ledger(Runs, Arrivals, Instances, Resources, Studies, Jobs, Release, Gates, Contracts, Outbox, Unrouted):
+class Ledger(Runs, Arrivals, Instances, Resources, Studies, Jobs, Release, Gates, Contracts, Outbox, Unrouted, Stow):
     """The database of record: what was seen, decided, imported, audited and routed.
 
     Each method is one transaction: done wholly, or not at all and a `LedgerError`. No error names a key, a UID or

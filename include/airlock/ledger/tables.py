@@ -49,6 +49,13 @@ class MessageState(StrEnum):
     FAILED = "failed"  # given up, until somebody queues it again
 
 
+class StowState(StrEnum):
+    """Whether a DICOMweb server has an instance, as far as it said so."""
+
+    STORED = "stored"
+    REFUSED = "refused"
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware time: ``timestamptz`` on PostgreSQL, the same instant as naive UTC text on SQLite."""
 
@@ -298,4 +305,19 @@ contracts = Table(
     Column("run_key", Text, ForeignKey("runs.run_key"), nullable=False),
     Column("patient", Text),  # Patient/<id>, of a study that is published as FHIR
     Index("ix_contracts_patient", "patient", "datastore_id"),
+)
+
+# What a DICOMweb server that a route sends instances to said of each, last: sending again leaves out what is stored.
+stow_instances = Table(
+    "stow_instances",
+    metadata,
+    Column("sop_instance_uid", Text, primary_key=True, key="SOPInstanceUID"),
+    Column("destination", Text, primary_key=True),
+    Column("etag", Text, nullable=False),  # of the object that was sent
+    Column("state", Text, nullable=False),
+    Column(
+        "code", Text
+    ),  # the server's warning or failure, or why the object was not sent; null where there is nothing
+    Column("decided_at", UtcDateTime, nullable=False),
+    one_of("state", StowState),
 )

@@ -1,0 +1,19 @@
+"""DICOMweb as a client: Store Transactions (STOW-RS, PS3.18 section 10.5), and what a server answers to them."""
+
+from __future__ import annotations
+
+from airlock.dicomweb.answer import StoreAnswer, is_for_good, may_be_there, read_answer
+from airlock.dicomweb.client import DicomWeb, DicomWebError, RequestRefusedError
+from airlock.dicomweb.multipart import Multipart, Part
+
+__all__ = [
+    "DicomWeb",
+    "DicomWebError",
+    "Multipart",
+    "Part",
+    "RequestRefusedError",
+    "StoreAnswer",
+    "is_for_good",
+    "may_be_there",
+    "read_answer",
+]

@@ -1,0 +1,173 @@
+"""One DICOMweb server: its address, its credentials, and the two transactions that a STOW route needs of it.
+
+httpx writes every request's address into the log, and an address may hold a UID: its loggers are kept to warnings.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Self
+from urllib.parse import quote
+
+import httpx
+
+from airlock.dicomweb.answer import StoreAnswer, read_answer
+from airlock.dicomweb.multipart import Multipart
+
+if TYPE_CHECKING:
+    import ssl
+    from types import TracebackType
+
+    from airlock.dicomweb.multipart import Part
+
+_DICOM_JSON = "application/dicom+json"
+_ANSWERS = f"{_DICOM_JSON}, application/dicom+xml;q=0.5"
+_MOST_BYTES = 32 * 1024**2  # of an answer; one about ten thousand instances has five
+_DIVISIBLE = frozenset({400, 409, 413, 422, 500})  # may be for the sake of one instance of several
+_FOR_GOOD = frozenset({400, 409, 413, 422})
+
+for _name in ("httpx", "httpcore"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+class DicomWebError(RuntimeError):
+    """The server did not do what it was asked; nothing is known of any instance.
+
+    Parameters
+    ----------
+    code
+        One word: ``http_503``, or the class of a broken connection.
+    retry_after
+        Seconds that the server asks to be left alone.
+    """
+
+    def __init__(self, code: str, retry_after: float | None = None) -> None:
+        super().__init__(code)
+        self.code = code
+        self.retry_after = retry_after
+
+
+class RequestRefusedError(DicomWebError):
+    """The server refused a request as a whole, perhaps for the sake of one instance in it.
+
+    Parameters
+    ----------
+    code
+        As ``http_413``.
+    for_good
+        Whether the same request will be refused again.
+    """
+
+    def __init__(self, code: str, *, for_good: bool) -> None:
+        super().__init__(code)
+        self.for_good = for_good
+
+
+class DicomWeb:
+    """A client of one server; several threads may share it.
+
+    Parameters
+    ----------
+    base_url
+        To which ``/studies`` is added, as ``https://pacs.example.org/dicom-web``.
+    auth
+        None for a server that asks for no credentials.
+    verify
+        How the server's certificate is checked: False not at all.
+    timeout_seconds
+        Without a byte sent or received.
+
+    Examples
+    --------
+    >>> with DicomWeb("https://pacs.example.org/dicom-web", httpx.BasicAuth("airlock", "...")) as web:  # doctest: +SKIP
+    ...     web.store([Part(size, pieces)])
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        auth: httpx.Auth | None = None,
+        *,
+        verify: ssl.SSLContext | bool = True,
+        timeout_seconds: float = 120,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._client = httpx.Client(auth=auth, verify=verify, timeout=timeout_seconds, follow_redirects=False)
+
+    def store(self, parts: list[Part]) -> StoreAnswer:
+        """Send files in one Store Transaction (PS3.18 section 10.5), reading them while they are sent.
+
+        Returns
+        -------
+        StoreAnswer
+            What the server says of each instance, whatever the status of its answer; empty if it says nothing.
+
+        Raises
+        ------
+        RequestRefusedError
+            If the server refuses the request and names no instance.
+        DicomWebError
+            If there is no answer, or one that speaks of the server: 401, 404, 429, 503.
+        """
+        body = Multipart(parts)
+        head = {"Content-Type": body.content_type, "Content-Length": str(body.length), "Accept": _ANSWERS}
+        response, content = self._ask("POST", f"{self._base_url}/studies", head, body)
+        answer = read_answer(content)
+        if answer is not None:
+            return answer
+        if response.is_success:
+            return StoreAnswer({}, {})
+        raise _refusal(response)
+
+    def holds(self, study: str, series: str, instance: str) -> bool:
+        """Ask whether the server has an instance (Search Transaction, PS3.18 section 10.6), by its three UIDs.
+
+        Raises
+        ------
+        DicomWebError
+            If the server does not say.
+        """
+        where = f"{self._base_url}/studies/{quote(study, safe='')}/series/{quote(series, safe='')}/instances"
+        response, content = self._ask(
+            "GET", f"{where}?SOPInstanceUID={quote(instance, safe='')}", {"Accept": _DICOM_JSON}
+        )
+        if response.status_code in {204, 404}:
+            return False
+        if response.status_code != 200:
+            raise _refusal(response)
+        return f'"{instance}"'.encode() in content
+
+    def _ask(
+        self, method: str, url: str, head: dict[str, str], body: Multipart | None = None
+    ) -> tuple[httpx.Response, bytes]:
+        """Return the answer and its body, of which no more is taken than an answer may have."""
+        content = bytearray()
+        try:
+            with self._client.stream(method, url, headers=head, content=body) as response:
+                for piece in response.iter_bytes():
+                    content += piece
+                    if len(content) > _MOST_BYTES:
+                        raise DicomWebError("answer_too_long")
+        except (httpx.HTTPError, httpx.InvalidURL) as error:  # its text has the address
+            raise DicomWebError(type(error).__name__) from None
+        return response, bytes(content)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _refusal(response: httpx.Response) -> DicomWebError:
+    code = f"http_{response.status_code}"
+    if response.status_code in _DIVISIBLE:
+        return RequestRefusedError(code, for_good=response.status_code in _FOR_GOOD)
+    seconds = response.headers.get("Retry-After", "")
+    return DicomWebError(code, float(seconds) if seconds.isascii() and seconds.isdigit() else None)

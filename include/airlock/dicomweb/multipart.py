@@ -1,0 +1,65 @@
+"""A multipart body of instances (PS3.18 section 8.6.1.2, RFC 2387) that is made while it is sent."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+@dataclass(frozen=True)
+class Part:
+    """One Part 10 file of a body.
+
+    Parameters
+    ----------
+    size
+        Of the file, in bytes.
+    pieces
+        The file's bytes; asked for once, when the parts before it are sent.
+    """
+
+    size: int
+    pieces: Iterable[bytes]
+
+
+class Multipart:
+    """The body of a Store Transaction; going through it reads the parts piece by piece, as fast as they are taken.
+
+    Its length is known before its content is: servers and proxies without chunked transfer take it too, and a file
+    that breaks off cannot look like a whole one.
+
+    Parameters
+    ----------
+    parts
+        The files.
+    boundary
+        Between them; by default one that no file holds, unless by a chance of one in 2^128.
+    """
+
+    def __init__(self, parts: list[Part], boundary: str = "") -> None:
+        self._parts = parts
+        self._boundary = boundary or f"airlock-{uuid.uuid4().hex}"
+        self._head = f"--{self._boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        self._end = f"--{self._boundary}--\r\n".encode()
+
+    @property
+    def content_type(self) -> str:
+        """The request's Content-Type."""
+        return f'multipart/related; type="application/dicom"; boundary={self._boundary}'
+
+    @property
+    def length(self) -> int:
+        """Bytes of the body."""
+        around = len(self._head) + len(b"\r\n")
+        return sum(part.size + around for part in self._parts) + len(self._end)
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._parts:
+            yield self._head
+            yield from part.pieces
+            yield b"\r\n"
+        yield self._end

@@ -1,0 +1,28 @@
+"""What each DICOMweb server that a route sends instances to said of them.
+
+Revision ID: 0009
+Revises: 0004
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0009"
+down_revision = "0004"
+
+
+def upgrade() -> None:
+    """Create the table."""
+    op.create_table(
+        "stow_instances",
+        sa.Column("sop_instance_uid", sa.Text(), nullable=False),
+        sa.Column("destination", sa.Text(), nullable=False),
+        sa.Column("etag", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("code", sa.Text()),
+        sa.Column("decided_at", sa.DateTime(timezone=True), nullable=False),
+        sa.CheckConstraint("state IN ('stored', 'refused')", name="state_known"),
+        sa.PrimaryKeyConstraint("sop_instance_uid", "destination", name="pk_stow_instances"),
+    )
