@@ -315,9 +315,7 @@ stow_instances = Table(
     Column("destination", Text, primary_key=True),
     Column("etag", Text, nullable=False),  # of the object that was sent
     Column("state", Text, nullable=False),
-    Column(
-        "code", Text
-    ),  # the server's warning or failure, or why the object was not sent; null where there is nothing
+    Column("code", Text),  # the server's warning or failure, or why the object was not sent
     Column("decided_at", UtcDateTime, nullable=False),
     one_of("state", StowState),
 )

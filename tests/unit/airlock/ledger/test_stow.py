@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import polars as pl
 
-from airlock.ledger import Ledger
 from airlock.ledger.stow import STOW_INSTANCES
+
+if TYPE_CHECKING:
+    from airlock.ledger import Ledger
 
 PACS, OTHER = "stow:https://pacs.example.org", "stow:https://other.example.org"
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
