@@ -47,5 +47,5 @@ class Stow(Store):
             connection.execute(
                 delete(stow_instances).where(and_(here, exists(select(rows.c.SOPInstanceUID).where(twin))))
             )
-            constants = {"destination": destination, "decided_at": now}
-            insert_missing(connection, stow_instances, rows, ["SOPInstanceUID", "destination"], **constants)
+            key = ["SOPInstanceUID", "destination"]
+            insert_missing(connection, stow_instances, rows, key, destination=destination, decided_at=now)
