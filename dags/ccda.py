@@ -19,7 +19,7 @@ from airlock_tasks.normalize import CcdaNormalizeOperator, FhirNormalizeOperator
 from airlock_tasks.parse import CcdaParseOperator, FhirParseOperator
 from airlock_tasks.receive import ReceiveSensor
 from airlock_tasks.review import ReleaseOperator, ReviewOperator
-from airlock_tasks.route import RouteOperator
+from airlock_tasks.route import AnnounceOperator, RouteOperator
 from airlock_tasks.validate import CcdaValidateOperator, FhirValidateOperator
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def build(pipeline: CcdaPipeline) -> DAG:
         parse >> validate >> normalize
         import_ >> audit
         fhir >> review >> release >> route
+        if pipeline.tells_assets:
+            release >> AnnounceOperator(task_id="announce", pipeline=pipeline, folder=FHIR)
     return dag
 
 

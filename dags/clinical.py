@@ -17,7 +17,7 @@ from airlock_tasks.import_ import FhirImportOperator
 from airlock_tasks.normalize import FhirNormalizeOperator
 from airlock_tasks.parse import FhirParseOperator
 from airlock_tasks.receive import ReceiveSensor
-from airlock_tasks.route import RouteOperator
+from airlock_tasks.route import AnnounceOperator, RouteOperator
 from airlock_tasks.validate import FhirValidateOperator
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def build(pipeline: ClinicalPipeline) -> DAG:
         receive >> buffer
         parse >> validate >> normalize
         import_ >> audit >> route
+        if pipeline.tells_assets:
+            audit >> AnnounceOperator(task_id="announce", pipeline=pipeline)
     return dag
 
 

@@ -17,11 +17,11 @@ from airlock_tasks.import_ import FhirImportOperator, ImportOperator
 from airlock_tasks.normalize import NormalizeOperator, PublicationNormalizeOperator
 from airlock_tasks.parse import ParseOperator
 from airlock_tasks.receive import ReceiveSensor
-from airlock_tasks.route import RouteOperator
+from airlock_tasks.route import AnnounceOperator, RouteOperator
 from airlock_tasks.validate import ValidateOperator
 
 if TYPE_CHECKING:
-    from airflow.sdk import DAG
+    from airflow.sdk import DAG, BaseOperator
 
     from airlock.pipelines import HealthLake
 
@@ -50,9 +50,12 @@ def build(pipeline: ImagingPipeline) -> DAG:
         import_ >> audit
         if pipeline.healthlake is None:
             audit >> RouteOperator(task_id="route", pipeline=pipeline, asset=asset)
+            last: BaseOperator | TaskGroup = audit
         else:
-            group = publish(pipeline, pipeline.healthlake)
-            audit >> group >> RouteOperator(task_id="route", pipeline=pipeline, asset=asset, audited_by="fhir.audit")
+            last = publish(pipeline, pipeline.healthlake)
+            audit >> last >> RouteOperator(task_id="route", pipeline=pipeline, asset=asset, audited_by="fhir.audit")
+        if pipeline.tells_assets:
+            last >> AnnounceOperator(task_id="announce", pipeline=pipeline)
     return dag
 
 

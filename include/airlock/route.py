@@ -73,17 +73,15 @@ def route(run: Run[Pipeline], destinations: Mapping[str, Destination]) -> Routed
     run
         The run whose contracts are added.
     destinations
-        By the route's name.
+        By the route's name; the messages of a route without one stay in the outbox for `announce`.
 
     Raises
     ------
     RouteError
         If a destination failed; the others are served all the same.
     """
-    routes = run.pipeline.routes
-    for contracts in run.workspace.parts("contracts", CONTRACTS):
-        _enqueue(run, _payloads(run, contracts), contracts["contract"].to_list())
-    _ask_again(run)
+    routes = [item for item in run.pipeline.routes if item.name in destinations]
+    queue(run)
     with ThreadPoolExecutor(max(1, len(routes))) as pool:
         done = list(pool.map(lambda item: _deliver(run, item, destinations[item.name]), routes))
     tries = {item.name: one for item, one in zip(routes, done, strict=True)}
@@ -93,6 +91,28 @@ def route(run: Run[Pipeline], destinations: Mapping[str, Destination]) -> Routed
     if trouble:
         raise RouteError(f"contracts not delivered: {'; '.join(trouble)}")
     return routed
+
+
+def queue(run: Run[Pipeline]) -> None:
+    """Put what was released into the outbox, for every route that takes it; doing so twice changes nothing."""
+    for contracts in run.workspace.parts("contracts", CONTRACTS):
+        _enqueue(run, _payloads(run, contracts), contracts["contract"].to_list())
+    _ask_again(run)
+
+
+def announce(run: Run[Pipeline]) -> dict[str, list[str]]:
+    """Return the subject keys that the run tells Airflow's assets of, by the asset's name, and write that it does.
+
+    An asset's event counts only when the task that emits it succeeds: a later try of the same run tells of the same
+    subjects again, and of what came since.
+    """
+    queue(run)
+    now, whose = datetime.now(UTC), run.pipeline
+    return {
+        item.asset.name: run.ledger.announce(whose.name, item.address(whose.datastore_id), run.key, now)
+        for item in whose.routes
+        if item.asset is not None
+    }
 
 
 # Which routes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
@@ -9,10 +10,12 @@ from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
 
 from airlock.pipelines import (
+    AssetDestination,
     EventBridgeDestination,
     S3Destination,
     SnsDestination,
     SqsDestination,
+    StowDestination,
     WebhookDestination,
 )
 from airlock_tasks.stage import connect_s3
@@ -30,6 +33,8 @@ DEFAULT_AWS = "aws_default"  # without such a connection the amazon provider tak
 def connect(run: Run[Pipeline]) -> dict[str, Destination]:
     """Return the destination of each route by the route's name; nothing is sent yet.
 
+    Routes to assets have none here: their events are the task ``announce``'s.
+
     Raises
     ------
     AirflowFailException
@@ -38,7 +43,7 @@ def connect(run: Run[Pipeline]) -> dict[str, Destination]:
     for route in run.pipeline.routes:
         for conn_id in sorted(route.destination.connections() - {DEFAULT_AWS}):
             _connection(route, conn_id)
-    return {route.name: _destination(run, route) for route in run.pipeline.routes}
+    return {route.name: _destination(run, route) for route in run.pipeline.routes if route.asset is None}
 
 
 def _connection(route: Route, conn_id: str) -> Connection:
@@ -61,6 +66,10 @@ def _destination(run: Run[Pipeline], route: Route) -> Destination:
         return S3Folder(run.s3, connect_s3(settings.aws_conn_id), folder)
     if isinstance(settings, WebhookDestination):
         return _webhook(route, settings)
+    if isinstance(settings, StowDestination):
+        return _stow(run, route, settings)
+    if isinstance(settings, AssetDestination):
+        raise TypeError("an asset is told by the task announce, see AnnounceOperator")
     return _aws_destination(settings)
 
 
@@ -93,7 +102,35 @@ def _webhook(route: Route, settings: WebhookDestination) -> Destination:
     return Webhook(client_for(settings.timeout_seconds), _url(route, settings, connection), connection.password)
 
 
-def _url(route: Route, settings: WebhookDestination, connection: Connection) -> str:
+def _stow(run: Run[Pipeline], route: Route, settings: StowDestination) -> Destination:
+    from airlock.destinations.stow import Stow
+    from airlock.dicomweb import DicomWeb, credentials
+
+    connection = _connection(route, settings.conn_id)
+    web = DicomWeb(
+        _url(route, settings, connection),
+        credentials(connection.login, connection.password),
+        verify=_verify(route, settings, connection),
+        timeout_seconds=settings.timeout_seconds,
+    )
+    return Stow(web, run.s3, run.ledger, route.address(run.pipeline.datastore_id), settings)
+
+
+def _verify(route: Route, settings: StowDestination, connection: Connection) -> ssl.SSLContext | bool:
+    """Return how the server's certificate is checked: the connection's extra ``verify``, a CA bundle or false."""
+    verify = connection.extra_dejson.get("verify", True)
+    if isinstance(verify, bool):
+        return verify
+    try:
+        return ssl.create_default_context(cafile=str(verify))
+    except OSError:
+        raise AirflowFailException(
+            f"route {route.name!r}: verify in the extra of the Airflow connection {settings.conn_id!r} names no CA "
+            f"bundle that can be read: correct its path, and clear this task"
+        ) from None
+
+
+def _url(route: Route, settings: WebhookDestination | StowDestination, connection: Connection) -> str:
     """Return the endpoint: the setting, else what the connection says, read as Airflow's HTTP hook reads it."""
     from airlock.pipelines.routes import check_url
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk import Asset
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airlock_tasks.destinations import connect
 from airlock_tasks.stage import StageOperator
 
 if TYPE_CHECKING:
-    from airflow.sdk import Asset, Context
+    from airflow.sdk import Context
 
+    from airlock.pipelines import Pipeline
     from airlock.run import Run
 
 
@@ -59,3 +61,41 @@ class RouteOperator(StageOperator):
                 f"see the report, cure the cause, and clear the failed task with all that follows"
             )
         return routed.sent
+
+
+class AnnounceOperator(StageOperator):
+    """Emits the asset events of a pipeline's ``asset`` routes, one per subject, with its key as partition.
+
+    It runs beside route: events count only when their task succeeds, and another route's destination that is down
+    must not keep them back.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline whose run this is.
+    **kwargs
+        Of :class:`StageOperator`.
+    """
+
+    def __init__(self, *, pipeline: Pipeline, **kwargs: Any) -> None:
+        self.assets = {route.asset.name: Asset(route.asset.name) for route in pipeline.routes if route.asset}
+        super().__init__(pipeline=pipeline, outlets=list(self.assets.values()), **kwargs)
+
+    def run_stage(self, run: Run, context: Context) -> dict[str, int]:
+        """Return the number of subjects by asset.
+
+        Raises
+        ------
+        AirflowSkipException
+            If there is none: a task that succeeds makes an event of each of its outlets, without a partition.
+        """
+        from airlock.route import announce
+
+        told = announce(run)
+        if not any(told.values()):
+            raise AirflowSkipException("nothing was released that an asset is told of")
+        for name, subject_keys in told.items():
+            event = context["outlet_events"][self.assets[name]]
+            event.extra = {"pipeline": run.pipeline.name, "run_key": run.key}
+            event.add_partitions(subject_keys)
+        return {name: len(subject_keys) for name, subject_keys in told.items()}

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from airlock.dicomweb.answer import StoreAnswer, is_for_good, may_be_there, read_answer
-from airlock.dicomweb.client import DicomWeb, DicomWebError, RequestRefusedError
+from airlock.dicomweb.client import BearerToken, DicomWeb, DicomWebError, RequestRefusedError, credentials
 from airlock.dicomweb.multipart import Multipart, Part
 
 __all__ = [
+    "BearerToken",
     "DicomWeb",
     "DicomWebError",
     "Multipart",
     "Part",
     "RequestRefusedError",
     "StoreAnswer",
+    "credentials",
     "is_for_good",
     "may_be_there",
     "read_answer",

@@ -16,6 +16,7 @@ from airlock.dicomweb.multipart import Multipart
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Generator
     from types import TracebackType
 
     from airlock.dicomweb.multipart import Part
@@ -28,6 +29,25 @@ _FOR_GOOD = frozenset({400, 409, 413, 422})
 
 for _name in ("httpx", "httpcore"):
     logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+def credentials(login: str | None, password: str | None) -> httpx.Auth | None:
+    """Return what goes with each request: HTTP basic authentication, a password alone as bearer token, or nothing."""
+    if login:
+        return httpx.BasicAuth(login, password or "")
+    return BearerToken(password) if password else None
+
+
+class BearerToken(httpx.Auth):
+    """A token in the header Authorization (RFC 6750 section 2.1)."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Add the token."""
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        yield request
 
 
 class DicomWebError(RuntimeError):

@@ -182,6 +182,23 @@ class Outbox(Store):
         """
         self._mark(message_id, {"last_error": error[:_ERROR_LENGTH], "next_attempt_at": next_attempt_at})
 
+    def announce(self, pipeline: str, destination: str, owner: str, now: datetime) -> list[str]:
+        """Write that a run tells of all that waits for a destination; where it did so before, it tells of that again.
+
+        For what counts only when the run's task succeeds, so that no single message can be known to have arrived.
+
+        Returns
+        -------
+        list
+            The subject keys of all that this owner has told of, in order, each once.
+        """
+        sent = {"state": MessageState.SENT.value, "sent_at": now, "attempts": outbox.c.attempts + 1, "leased_by": owner}
+        ours = and_(outbox.c.pipeline == pipeline, outbox.c.destination == destination, outbox.c.leased_by == owner)
+        with self._writing(scope(pipeline)) as connection:
+            connection.execute(update(outbox).where(_waiting(pipeline, destination)).values(sent))
+            told = select(outbox.c.subject_key).where(ours, outbox.c.state == MessageState.SENT)
+            return sorted(set(connection.execute(told).scalars()))
+
     def give_up(self, message_id: int, error: str) -> None:
         """Write that a message is not tried again, until somebody requeues it; one that was sent stays sent.
 

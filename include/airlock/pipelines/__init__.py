@@ -32,12 +32,14 @@ from airlock.pipelines.parts import ImportWindow, Pipeline, Receive, Schedule, S
 from airlock.pipelines.plan import PlanSettings, Prices
 from airlock.pipelines.routes import (
     AnyDestination,
+    AssetDestination,
     Delivery,
     EventBridgeDestination,
     Route,
     S3Destination,
     SnsDestination,
     SqsDestination,
+    StowDestination,
     WebhookDestination,
 )
 from airlock.pipelines.settings import NAME, Prefix
@@ -47,6 +49,7 @@ __all__ = [
     "NAME",
     "SOFT_REASONS",
     "AnyDestination",
+    "AssetDestination",
     "Audit",
     "CcdaPipeline",
     "ClinicalAudit",
@@ -78,6 +81,7 @@ __all__ = [
     "Source",
     "SqsDestination",
     "Staging",
+    "StowDestination",
     "Transformation",
     "Validate",
     "ValidationLevel",

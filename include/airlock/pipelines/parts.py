@@ -209,6 +209,11 @@ class Pipeline(Settings):
         raise NotImplementedError(f"a pipeline of kind {self.kind!r} names no data store")
 
     @property
+    def tells_assets(self) -> bool:
+        """Whether a route goes to an Airflow asset."""
+        return any(route.asset is not None for route in self.routes)
+
+    @property
     def contract_schema(self) -> str:
         """The schema of the contracts that are routed."""
         return "airlock.study/1" if self.kind == "imaging" else "airlock.clinical/1"

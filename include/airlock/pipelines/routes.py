@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _AWS = Field("aws_default", description="Airflow connection with the right to send there")
 _REGION = Field(None, description="AWS region; without it that of the connection")
+_OF_STUDIES = "airlock.study/1"
 _LOOPBACK_NAMES = frozenset({"localhost"})
 
 
@@ -141,6 +142,51 @@ class WebhookDestination(Settings):
         return {self.conn_id}
 
 
+class StowDestination(Settings):
+    """A DICOMweb server that is sent the instances themselves (STOW-RS); of imaging pipelines."""
+
+    conn_id: str = Field(
+        min_length=1,
+        description="Airflow connection (HTTP): login and password, or a password alone as bearer token; its host is "
+        "the address where url is not given",
+    )
+    url: Annotated[str, AfterValidator(check_url)] | None = Field(
+        None, description="https address to which /studies is added; http on loopback only"
+    )
+    instances_per_request: int = Field(20, ge=1, le=1_000, description="at most")
+    mib_per_request: int = Field(256, ge=1, le=4_096, description="at most, unless a single instance is larger")
+    requests_in_flight: int = Field(4, ge=1, le=32, description="at most; a piece of each, 1 MiB, is in memory")
+    timeout_seconds: float = Field(120, gt=0, le=3_600, description="without a byte sent or received")
+    look_up: bool = Field(
+        True,
+        description="ask the server (QIDO-RS) for an instance that its answer leaves open, before sending it again",
+    )
+
+    @property
+    def address(self) -> str:
+        """What the outbox knows the destination by."""
+        return f"stow:{self.url or self.conn_id}"
+
+    def connections(self) -> set[str]:
+        """Return the Airflow connections that are named."""
+        return {self.conn_id}
+
+
+class AssetDestination(Settings):
+    """An Airflow asset that gets an event per contract, with the subject's key as partition."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="of the asset")
+
+    @property
+    def address(self) -> str:
+        """What the outbox knows the destination by."""
+        return f"asset:{self.name}"
+
+    def connections(self) -> set[str]:
+        """Return the Airflow connections that are named: none."""
+        return set()
+
+
 class S3Destination(Settings):
     """An S3 folder that gets the contracts themselves; in a pipeline file its fields stand in the route."""
 
@@ -174,8 +220,16 @@ class Delivery(Settings):
     in_flight: int = Field(16, ge=1, le=64, description="messages on their way at a time")
 
 
-AnyDestination = S3Destination | SqsDestination | SnsDestination | EventBridgeDestination | WebhookDestination
-KINDS = ("sqs", "sns", "eventbridge", "webhook")  # fields of a route, each a destination
+AnyDestination = (
+    S3Destination
+    | SqsDestination
+    | SnsDestination
+    | EventBridgeDestination
+    | WebhookDestination
+    | StowDestination
+    | AssetDestination
+)
+KINDS = ("sqs", "sns", "eventbridge", "webhook", "stow", "asset")  # fields of a route, each a destination
 
 
 class Route(Settings):
@@ -193,6 +247,8 @@ class Route(Settings):
     sns: SnsDestination | None = Field(None, description="a topic that receives a message per contract")
     eventbridge: EventBridgeDestination | None = Field(None, description="a bus that receives an event per contract")
     webhook: WebhookDestination | None = Field(None, description="an endpoint that receives a request per contract")
+    stow: StowDestination | None = Field(None, description="a DICOMweb server that is sent the instances themselves")
+    asset: AssetDestination | None = Field(None, description="an Airflow asset that gets an event per contract")
     delivery: Delivery = Field(Delivery(), description="how patiently messages are sent again")
 
     @model_validator(mode="after")
@@ -243,6 +299,10 @@ def check_routes(routes: Sequence[Route], routing: Routing, default_route: str |
     """
     _check_names(routes)
     for route in routes:
+        if route.stow is not None and schema != _OF_STUDIES:
+            raise ValueError(
+                f"route {route.name!r}: stow sends instances, which only imaging pipelines have: remove it"
+            )
         try:
             if route.match is not None:
                 check(route.match, schema)

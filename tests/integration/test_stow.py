@@ -1,0 +1,141 @@
+"""A real PACS holds exactly the released instances of a STOW route: Orthanc with its DICOMweb plugin.
+
+Small ones run with every test where Orthanc is installed; `make proofs` needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airlock.records import study_key
+from airlock.route import RouteError
+from tests.chain import Chain, pipeline
+from tests.dicom_files import ct, sop_uid, study_uid
+from tests.servers.orthanc import MISSING, PASSWORD, USER, Orthanc, is_installed, orthanc
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.chain import Place
+
+
+@pytest.fixture
+def pacs(request: pytest.FixtureRequest) -> Iterator[Orthanc]:
+    if not is_installed():
+        (pytest.fail if request.node.get_closest_marker("proof") else pytest.skip)(MISSING)
+    with orthanc() as started:
+        yield started
+
+
+@pytest.fixture
+def connected(pacs: Orthanc, monkeypatch: pytest.MonkeyPatch) -> Orthanc:
+    connection = {"conn_type": "http", "host": pacs.url, "login": USER, "password": PASSWORD}
+    monkeypatch.setenv("AIRFLOW_CONN_PACS", json.dumps(connection))
+    return pacs
+
+
+def routed(**stow: Any) -> list[dict[str, Any]]:
+    delivery = {"backoff_seconds": 0, "max_backoff_seconds": 0}
+    return [{"name": "pacs", "stow": {"conn_id": "pacs"} | stow, "delivery": delivery}]
+
+
+def delivery(studies: range, instances: int, pixels: int = 1) -> dict[str, bytes]:
+    """Return files by SOPInstanceUID, each with pixel data of its own."""
+    return {
+        sop_uid(study, 1, number): ct(study, 1, number, PixelData=bytes([study % 250, number % 250]) * 256 * pixels)
+        for study in studies
+        for number in range(1, instances + 1)
+    }
+
+
+def put(place: Place, files: dict[str, bytes]) -> None:
+    place.put({f"{uid}.dcm": body for uid, body in files.items()})
+
+
+def test_the_pacs_holds_the_released_instances_byte_for_byte_and_nothing_of_a_held_study(
+    place: Place, connected: Orthanc
+) -> None:
+    files = delivery(range(1, 3), 3)
+    spoilt = delivery(range(3, 4), 2)
+    put(place, files | spoilt)
+    place.put({"broken.dcm": ct(3, 1, 9, PatientID="x" * 300)})  # quarantined, and so its study is held
+    Chain(place, pipeline(routes=routed(instances_per_request=2))).run()
+    assert connected.instances() == files.keys()
+    assert connected.files() == files
+
+
+def test_a_route_that_is_run_again_sends_nothing_again(place: Place, connected: Orthanc) -> None:
+    files = delivery(range(1, 2), 2)
+    put(place, files)
+    chain = Chain(place, pipeline(routes=routed()))
+    chain.run()
+    before = connected.ask("/changes?limit=1000").json()["Last"]
+    chain.onward("route")
+    assert connected.ask("/changes?limit=1000").json()["Last"] == before
+
+
+def test_the_pacs_has_what_it_was_sent_before_the_ledger_was_told(place: Place, connected: Orthanc) -> None:
+    files = delivery(range(1, 2), 2)
+    put(place, files)
+    chain = Chain(place, pipeline(routes=routed()))
+    chain.until("audit")
+    with place.ledger() as ledger, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(ledger), "decide_stow_instances", _die)
+        with pytest.raises(_Killed):
+            chain.stage("route")
+    assert connected.instances() == files.keys()
+    chain.onward("route")
+    assert connected.files() == files
+
+
+class _Killed(Exception):
+    """Stands for the end of a worker."""
+
+
+def _die(*_: Any) -> None:
+    raise _Killed
+
+
+@pytest.mark.proof
+def test_the_pacs_holds_exactly_the_released_instances_after_it_was_killed_half_way(
+    place: Place, connected: Orthanc
+) -> None:
+    files = delivery(range(1, 41), 10, pixels=8)
+    put(place, files)
+    chain = Chain(place, pipeline(routes=routed(instances_per_request=2, requests_in_flight=1)), tries=1)
+    chain.until("audit")
+    killer = threading.Thread(target=_kill_at, args=(connected, len(files) // 2))
+    killer.start()
+    with pytest.raises(RouteError, match="to pacs"):
+        chain.stage("route")
+    killer.join()
+    connected.start()
+    held = connected.instances()
+    print(f"killed when it held {len(held)} of {len(files)} instances")
+    assert 0 < len(held) < len(files)
+    assert held < files.keys()
+    chain.onward("route")
+    assert connected.instances() == files.keys()
+    assert connected.files() == files
+
+
+def _kill_at(server: Orthanc, instances: int) -> None:
+    until(f"it holds {instances} instances", lambda: server.count() >= instances, patience=120)
+    server.end(signal.SIGKILL)
+
+
+def test_each_released_study_is_told_to_an_asset_once_and_again_by_a_retry(place: Place) -> None:
+    put(place, delivery(range(1, 3), 1))
+    chain = Chain(place, pipeline(routes=[{"name": "studies", "asset": {"name": "released-studies"}}]))
+    chain.run()
+    told = {study_key(study_uid(study)) for study in (1, 2)}
+    assert chain.xcom["announce", 0] == {"released-studies": 2}
+    assert chain.partitions("released-studies") == told
+    chain.stage("announce")
+    assert chain.partitions("released-studies") == told
