@@ -1,8 +1,8 @@
 """Example: one DAG run per released study, started by an Airflow asset event.
 
-A pipeline with the route ``asset: {name: airlock-example-studies}`` tells this asset of every contract it releases, with
-the study_key as partition; Airflow starts one run of this DAG for each, and ``dag_run.partition_key`` is the study_key.
-Copy it, give the asset a name of your own, and put your work in place of the task.
+A pipeline with the route ``asset: {name: airlock-example-studies}`` tells this asset of every contract it releases,
+with the study_key as partition; Airflow starts one run of this DAG for each, whose ``partition_key`` it is. Copy it,
+give the asset a name of your own, and put your work in place of the task.
 
 It comes paused, and runs only if you unpause it and a pipeline names its asset. AIRLOCK_EXAMPLE_DAGS=false in Airflow's
 environment leaves it out altogether.

@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import httpx
 import yaml
+from airflow.sdk import Asset
 from airflow.sdk.definitions.mappedoperator import MappedOperator
-from airflow.sdk.exceptions import AirflowFailException, TaskAwaitingInput, TaskDeferred
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskAwaitingInput, TaskDeferred
+from airflow.sdk.execution_time.context import OutletEventAccessors
 from botocore.config import Config
 
 import ccda
@@ -245,6 +247,7 @@ class Chain:
     answer: dict[str, Any] | None = None  # a person's, to a review
     xcom: dict[tuple[str, int], Any] = field(default_factory=dict)
     stores: dict[tuple[str, int], StateStore] = field(default_factory=lambda: defaultdict(StateStore))
+    outlets: dict[str, OutletEventAccessors] = field(default_factory=lambda: defaultdict(OutletEventAccessors))
     errors: list[BaseException] = field(default_factory=list)
     states: dict[str, str] = field(default_factory=dict)
     built: tuple[Pipeline, DAG] | None = None
@@ -270,10 +273,12 @@ class Chain:
                 continue
             try:
                 self.stage(task.task_id)
+            except AirflowSkipException:
+                self.states[task.task_id] = "skipped"
             except Exception as error:  # noqa: BLE001  (as Airflow: the audit runs whatever failed before)
                 self.errors.append(error)
                 self.states[task.task_id] = "failed"
-        if "failed" in self.states[names[-1]]:
+        if any("failed" in self.states[leaf.task_id] for leaf in self.dag.leaves):
             raise self.errors[-1]
         return self.report
 
@@ -309,7 +314,7 @@ class Chain:
         for left in reversed(range(self.tries)):
             try:
                 return self._attempt(operator, index)
-            except AirflowFailException:
+            except (AirflowFailException, AirflowSkipException):
                 raise
             except Exception as error:
                 self.errors.append(error)
@@ -318,6 +323,7 @@ class Chain:
         raise AssertionError("unreachable")
 
     def _attempt(self, operator: BaseOperator, index: int) -> Any:
+        self.outlets.pop(operator.task_id, None)
         context = self.context(operator.task_id, index)
         method, arguments = operator.execute, {}
         while True:
@@ -346,8 +352,12 @@ class Chain:
             "ti": instance,
             "task_instance": instance,
             "task_state_store": self.stores[task_id, index],
-            "outlet_events": defaultdict(SimpleNamespace),
+            "outlet_events": self.outlets[task_id],
         }
+
+    def partitions(self, asset: str) -> set[str]:
+        """Return the partitions that the task announce has told an asset of, in its last try."""
+        return self.outlets["announce"][Asset(asset)].partition_keys
 
     @property
     def report(self) -> dict[str, Any]:

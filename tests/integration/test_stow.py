@@ -6,10 +6,13 @@ Small ones run with every test where Orthanc is installed; `make proofs` needs i
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from airlock.records import study_key
@@ -65,19 +68,13 @@ def test_the_pacs_holds_the_released_instances_byte_for_byte_and_nothing_of_a_he
     spoilt = delivery(range(3, 4), 2)
     put(place, files | spoilt)
     place.put({"broken.dcm": ct(3, 1, 9, PatientID="x" * 300)})  # quarantined, and so its study is held
-    Chain(place, pipeline(routes=routed(instances_per_request=2))).run()
+    chain = Chain(place, pipeline(routes=routed(instances_per_request=2)))
+    chain.run()
     assert connected.instances() == files.keys()
     assert connected.files() == files
-
-
-def test_a_route_that_is_run_again_sends_nothing_again(place: Place, connected: Orthanc) -> None:
-    files = delivery(range(1, 2), 2)
-    put(place, files)
-    chain = Chain(place, pipeline(routes=routed()))
-    chain.run()
-    before = connected.ask("/changes?limit=1000").json()["Last"]
+    changes = connected.changes()
     chain.onward("route")
-    assert connected.ask("/changes?limit=1000").json()["Last"] == before
+    assert connected.changes() == changes  # what is sent once is not sent again
 
 
 def test_the_pacs_has_what_it_was_sent_before_the_ledger_was_told(place: Place, connected: Orthanc) -> None:
@@ -87,19 +84,19 @@ def test_the_pacs_has_what_it_was_sent_before_the_ledger_was_told(place: Place, 
     chain.until("audit")
     with place.ledger() as ledger, pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(ledger), "decide_stow_instances", _die)
-        with pytest.raises(_Killed):
+        with pytest.raises(_KilledError):
             chain.stage("route")
     assert connected.instances() == files.keys()
     chain.onward("route")
     assert connected.files() == files
 
 
-class _Killed(Exception):
+class _KilledError(Exception):
     """Stands for the end of a worker."""
 
 
 def _die(*_: Any) -> None:
-    raise _Killed
+    raise _KilledError
 
 
 @pytest.mark.proof
@@ -117,7 +114,7 @@ def test_the_pacs_holds_exactly_the_released_instances_after_it_was_killed_half_
     killer.join()
     connected.start()
     held = connected.instances()
-    print(f"killed when it held {len(held)} of {len(files)} instances")
+    logging.getLogger(__name__).warning("killed when it held %d of %d instances", len(held), len(files))
     assert 0 < len(held) < len(files)
     assert held < files.keys()
     chain.onward("route")
@@ -126,8 +123,15 @@ def test_the_pacs_holds_exactly_the_released_instances_after_it_was_killed_half_
 
 
 def _kill_at(server: Orthanc, instances: int) -> None:
-    until(f"it holds {instances} instances", lambda: server.count() >= instances, patience=120)
+    until(f"it holds {instances} instances", lambda: _count(server) >= instances, patience=120)
     server.end(signal.SIGKILL)
+
+
+def _count(server: Orthanc) -> int:
+    """Count what a busy server holds; one that resets a connection is asked again."""
+    with suppress(httpx.TransportError):
+        return server.count()
+    return 0
 
 
 def test_each_released_study_is_told_to_an_asset_once_and_again_by_a_retry(place: Place) -> None:

@@ -94,6 +94,10 @@ class Orthanc:
         """Return how many instances it holds."""
         return int(self.ask("/statistics").json()["CountInstances"])
 
+    def changes(self) -> int:
+        """Return the number of the last change of what it holds."""
+        return int(self.ask("/changes?limit=1&last").json()["Last"])
+
     def files(self) -> dict[str, bytes]:
         """Return the files as they are stored, by SOPInstanceUID."""
         named = {name: self.ask(f"/instances/{name}").json() for name in self.ask("/instances").json()}
@@ -116,5 +120,5 @@ def orthanc(**changes: Any) -> Iterator[Orthanc]:
         server.start()
         yield server
     finally:
-        server.end()
+        server.end(signal.SIGKILL)  # its storage goes with it
         shutil.rmtree(folder)

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
-import pytest
-from airflow.sdk import PartitionedAssetTimetable
+from airflow.sdk import Asset, PartitionedAssetTimetable
 
 import example_study
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def test_a_run_is_started_by_each_partition_of_the_asset() -> None:
     timetable = example_study.dag.timetable
     assert isinstance(timetable, PartitionedAssetTimetable)
-    assert [asset.name for _, asset in timetable.asset_condition.iter_assets()] == [example_study.ASSET]
+    assert timetable.asset_condition == Asset(example_study.ASSET)
 
 
 def test_it_comes_paused() -> None:
