@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import DAG, CronDataIntervalTimetable, Param
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronDataIntervalTimetable, Param
 from dateutil.tz import gettz
+
+from airlock_tasks.arrivals import arrivals_asset
 
 if TYPE_CHECKING:
     from airlock.pipelines import Pipeline
@@ -54,7 +56,7 @@ def new_dag(pipeline: Pipeline) -> DAG:
     return DAG(
         dag_id=pipeline.name,
         description=pipeline.description or None,
-        schedule=CronDataIntervalTimetable(schedule.cron, timezone=schedule.timezone) if schedule.cron else None,
+        schedule=_schedule(pipeline),
         start_date=datetime.combine(schedule.start_date, datetime.min.time(), tzinfo=gettz(schedule.timezone)),
         catchup=schedule.catchup,
         max_active_runs=schedule.max_active_runs,
@@ -62,3 +64,13 @@ def new_dag(pipeline: Pipeline) -> DAG:
         tags=["airlock", pipeline.kind, *pipeline.tags],
         default_args={"retries": pipeline.retries, "retry_delay": pipeline.retry_delay},
     )
+
+
+def _schedule(pipeline: Pipeline) -> Any:
+    """Return when runs start by themselves: nightly, when something arrives, both, or never."""
+    cron = pipeline.schedule.cron
+    nightly = CronDataIntervalTimetable(cron, timezone=pipeline.schedule.timezone) if cron else None
+    if pipeline.arrivals is None:
+        return nightly
+    assets = [arrivals_asset(pipeline, pipeline.arrivals)]
+    return AssetOrTimeSchedule(assets=assets, timetable=nightly) if nightly else assets

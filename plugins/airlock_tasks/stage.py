@@ -52,10 +52,17 @@ def ledger_url() -> str:
     return url
 
 
-def run_window(context: Context) -> Window | None:
+def run_window(context: Context, *, sweep: bool = False) -> Window | None:
     """Return the time that a run takes in: what its params say, else its data interval; None for all there is.
 
     A run that a person or an event started takes in whatever lies below its prefix, unless the params name a window.
+
+    Parameters
+    ----------
+    context
+        The task's context.
+    sweep
+        Whether scheduled runs do the same: they catch what no event announced, however old it is.
     """
     from airlock.records import Window
 
@@ -74,7 +81,8 @@ def run_window(context: Context) -> Window | None:
             raise AirflowFailException("window_start must lie before window_end")
         return window
     dag_run: Any = context["dag_run"]
-    if dag_run.run_type not in {"scheduled", "backfill"} or dag_run.data_interval_start is None:
+    by_interval = {"backfill"} if sweep else {"scheduled", "backfill"}
+    if dag_run.run_type not in by_interval or dag_run.data_interval_start is None:
         return None
     return Window(dag_run.data_interval_start, dag_run.data_interval_end)
 
@@ -132,7 +140,8 @@ def open_run(pipeline: Pipeline, context: Context, folder: str = "") -> Run[Any]
     except PrefixOutsideSourceError as error:
         raise AirflowFailException(str(error)) from None
     s3 = connect_s3(pipeline.source.aws_conn_id)
-    run = Run(pipeline, context["run_id"], run_window(context), prefix, s3, Ledger.open(ledger_url()), folder)
+    window = run_window(context, sweep=pipeline.arrivals is not None)
+    run = Run(pipeline, context["run_id"], window, prefix, s3, Ledger.open(ledger_url()), folder)
     return run.as_plan() if is_plan(pipeline, context) else run
 
 

@@ -4,6 +4,7 @@ An error names the file, the field, the value and the fix. ``json_schema()`` is 
 so that an editor can check a file while it is written.
 """
 
+from airlock.pipelines.arrivals import Arrivals
 from airlock.pipelines.ccda import CcdaPipeline, Transformation
 from airlock.pipelines.clinical import (
     ClinicalAudit,
@@ -49,6 +50,7 @@ __all__ = [
     "NAME",
     "SOFT_REASONS",
     "AnyDestination",
+    "Arrivals",
     "AssetDestination",
     "Audit",
     "CcdaPipeline",

@@ -94,7 +94,29 @@ def load_pipelines(folder: Path) -> tuple[dict[str, Pipeline], list[PipelineErro
             problems.append(
                 PipelineError(f"two pipelines are named {name!r}, in {files}: rename one; neither runs until then")
             )
-    return {name: entries[0][1] for name, entries in found.items() if len(entries) == 1}, problems
+    loaded = {name: entries[0][1] for name, entries in found.items() if len(entries) == 1}
+    shared = _differing_over_a_queue(loaded.values())
+    problems += shared.values()
+    return {name: pipeline for name, pipeline in loaded.items() if name not in shared}, problems
+
+
+def _differing_over_a_queue(pipelines: Iterable[Pipeline]) -> dict[str, PipelineError]:
+    """Return an error per pipeline that reads another one's queue with other settings.
+
+    Two readers of a queue get half of its messages each; with the same settings Airflow reads once for both.
+    """
+    first: dict[str, Pipeline] = {}
+    errors: dict[str, PipelineError] = {}
+    for pipeline in pipelines:
+        if pipeline.arrivals is None:
+            continue
+        other = first.setdefault(pipeline.arrivals.queue_url, pipeline)
+        if other.arrivals != pipeline.arrivals:
+            errors[pipeline.name] = PipelineError(
+                f"pipelines {other.name!r} and {pipeline.name!r} have one arrivals.queue_url and other settings beside "
+                f"it: make the two sections equal, or give each a queue; {pipeline.name!r} does not run until then"
+            )
+    return errors
 
 
 def _files(folder: Path) -> Iterable[Path]:

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, model_validator
 
+from airlock.pipelines.arrivals import Arrivals
 from airlock.pipelines.routes import Route, Routing, check_routes
 from airlock.pipelines.settings import NAME, Prefix, Settings
 
@@ -165,6 +166,7 @@ class Pipeline(Settings):
     tags: tuple[str, ...] = Field((), description="of the DAG")
     source: Source
     receive: Receive = Receive()
+    arrivals: Arrivals | None = Field(None, description="the queue that wakes runs, see below")
     staging: Staging
     routes: tuple[Route, ...] = Field((), description="where contracts go, see below")
     routing: Routing = Field("all", description="whether every route that matches gets a contract, or the first only")
@@ -199,6 +201,15 @@ class Pipeline(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _arrivals_are_listed_at_once(self) -> Pipeline:
+        if self.arrivals is not None and self.source.listing == "inventory":
+            raise ValueError(
+                "arrivals wakes a run when something is new, which an inventory shows a day later: set "
+                "source.listing to s3, or leave arrivals out"
+            )
+        return self
+
     def __str__(self) -> str:
         """Return the name: Airflow writes what a mapped task is given into the serialized DAG."""
         return self.name
@@ -230,7 +241,8 @@ class Pipeline(Settings):
 
     def connections(self) -> set[str]:
         """Return the Airflow connections that the pipeline names."""
-        return {self.source.aws_conn_id}.union(*(route.destination.connections() for route in self.routes))
+        named = {self.source.aws_conn_id}.union(*(route.destination.connections() for route in self.routes))
+        return named if self.arrivals is None else named | {self.arrivals.aws_conn_id}
 
     def check_generations(self, field: str, max_generations: int) -> None:
         """Refuse more generations of a job than the tries of its task can start.

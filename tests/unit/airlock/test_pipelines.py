@@ -300,3 +300,35 @@ def test_a_pipeline_cannot_be_changed_after_it_was_read() -> None:
     loaded = ImagingPipeline.model_validate(SECTIONS)
     with pytest.raises(ValueError, match="frozen"):
         loaded.retries = 5  # type: ignore[misc]
+
+
+QUEUE = {"queue_url": "https://sqs.us-east-1.amazonaws.com/123456789012/arrivals"}
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        ({}, "field 'arrivals.queue_url' is missing"),
+        ({"queue_url": "arn:aws:sqs:us-east-1:123456789012:arrivals"}, "field 'arrivals.queue_url'"),
+        ({"queue_url": f"{QUEUE['queue_url']}.fifo"}, "field 'arrivals.queue_url'"),
+        (QUEUE | {"dead_letter_queue_url": QUEUE["queue_url"]}, "dead_letter_queue_url is queue_url"),
+        (QUEUE | {"gather_messages": 0}, "field 'arrivals.gather_messages'"),
+    ],
+)
+def test_wrong_queue_is_explained(tmp_path: Path, section: dict[str, Any], sentence: str) -> None:
+    assert sentence in problem(tmp_path, changed("arrivals", section))
+
+
+def test_queue_cannot_wake_runs_over_an_inventory(tmp_path: Path) -> None:
+    content = changed("arrivals", QUEUE)
+    content["source"] |= {"listing": "inventory", "inventory_uri": "s3://inventory/a/b/", "window": "key_date"}
+    assert "set source.listing to s3, or leave arrivals out" in problem(tmp_path, content)
+
+
+def test_pipelines_with_one_queue_must_agree_about_it(tmp_path: Path) -> None:
+    for name, seconds in (("one", 5), ("two", 5), ("three", 6)):
+        content = changed("arrivals", QUEUE | {"gather_seconds": seconds}) | {"name": name}
+        written(tmp_path, content, f"{name}.yaml")
+    found, problems = load_pipelines(tmp_path)
+    assert (sorted(found), len(problems)) == (["one", "two"], 1)
+    assert all("have one arrivals.queue_url and other settings beside it" in str(item) for item in problems)

@@ -87,6 +87,7 @@ def test_the_shipped_pipelines_are_all_for_one_machine() -> None:
     found, problems = load_pipelines(SHIPPED)
     assert problems == []
     assert {name: pipeline.kind for name, pipeline in found.items()} == {
+        "arrivals": "imaging",
         "ccda": "ccda",
         "clinical": "clinical",
         "nightly": "imaging",

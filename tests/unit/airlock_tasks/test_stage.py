@@ -32,6 +32,20 @@ def test_scheduled_and_backfill_runs_take_their_data_interval(run_type: str) -> 
     assert run_window(context(run_type)) == Window(START, END)
 
 
+def test_scheduled_sweep_takes_whatever_is_there_and_a_backfill_its_interval() -> None:
+    assert run_window(context("scheduled"), sweep=True) is None
+    assert run_window(context("backfill"), sweep=True) == Window(START, END)
+
+
+def test_scheduled_runs_of_a_pipeline_with_a_queue_are_sweeps(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    upgrade(url)
+    monkeypatch.setenv("AIRLOCK_LEDGER_URL", url)
+    queue = {"queue_url": "https://sqs.eu-central-1.amazonaws.com/123456789012/arrivals"}
+    assert open_run(pipeline(), context("scheduled")).window == Window(START, END)
+    assert open_run(pipeline(arrivals=queue), context("scheduled")).window is None
+
+
 @pytest.mark.parametrize("run_type", ["manual", "asset_triggered"])
 def test_other_runs_take_whatever_is_there(run_type: str) -> None:
     assert run_window(context(run_type)) is None

@@ -1,0 +1,270 @@
+"""Arrivals: the queue that S3 notifies wakes runs, through an asset watcher.
+
+Airflow's ack mode (``airflow.triggers.shared_stream``): messages are gathered into one event, and deleted only when
+that event is in Airflow's database. What is not deleted comes again, and wakes one run more, which finds nothing new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow.configuration import conf
+from airflow.observability.stats import incr
+from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+from airflow.sdk import Asset, AssetWatcher
+from airflow.sdk.exceptions import AirflowException
+from airflow.triggers.base import BaseEventTrigger, TriggerEvent
+from airflow.triggers.shared_stream import SharedStreamProducer
+from botocore.exceptions import BotoCoreError, ClientError
+
+from airlock.notifications import PoisonError, below, read_notification
+from airlock.pipelines import Arrivals
+from airlock.s3uri import S3Uri
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
+
+    from airflow.triggers.shared_stream import AdvanceItem
+
+    from airlock.notifications import Notification, Poison
+    from airlock.pipelines import Pipeline
+
+log = logging.getLogger(__name__)
+
+UNREACHABLE = (BotoCoreError, ClientError, AirflowException, OSError)
+_LONG_POLL = 20  # seconds; the longest that SQS waits for a message
+_IN_ONE_CALL = 10  # messages; the most that SQS receives, deletes or changes at once
+_LONGEST_PAUSE = 60.0  # seconds between two tries to reach the queue
+_LONGEST_INVISIBLE = 12 * 3600  # seconds; SQS allows no more
+_DELETING = 60  # seconds that deleting an event's messages may take
+_TRIES = 3  # of deleting messages that SQS could not delete at once
+
+
+@dataclass(frozen=True)
+class Burst:
+    """What the messages of one gathering said."""
+
+    notifications: tuple[Notification, ...]
+    poison: int  # messages that were no notification
+
+
+class QueueProducer(SharedStreamProducer):
+    """Reads one queue for all pipelines that it wakes; a standard queue has no order, so none of it is kept.
+
+    Parameters
+    ----------
+    settings
+        The pipelines' common ``arrivals``.
+    """
+
+    def __init__(self, settings: Arrivals) -> None:
+        self.settings = settings
+        self._client: Any = None
+        self._connection = AsyncExitStack()
+        self._pause = settings.backoff_seconds
+        self._poison = 0
+        self._received: set[str] = set()  # receipt handles of what is neither deleted nor given back
+
+    async def open_stream(self) -> AsyncIterator[tuple[Burst, tuple[str, ...]]]:
+        """Yield bursts with the receipt handles of their messages, for as long as Airflow asks."""
+        while True:
+            notifications, receipts = await self._gather()
+            burst, self._poison = Burst(tuple(notifications), self._poison), 0
+            yield burst, tuple(receipts)
+
+    def get_advance_lane(self, broker_payload: tuple[str, ...]) -> Hashable:
+        """Return a lane for each burst: none waits for another one."""
+        return broker_payload[0]
+
+    async def advance(self, batch: Sequence[AdvanceItem]) -> None:
+        """Delete the messages of bursts that are in Airflow's database; the others come again by themselves."""
+        for receipts, outcome in batch:
+            if outcome.is_clean or outcome.rejected:
+                for some in _chunks(receipts):
+                    await self._delete(some)
+            self._received.difference_update(receipts)
+
+    async def aclose(self) -> None:
+        """Give back what was received and is not settled, so that the next reader need not wait for it."""
+        if self._client is not None:
+            for some in _chunks(sorted(self._received)):
+                entries = [entry | {"VisibilityTimeout": 0} for entry in _entries(some)]
+                try:
+                    await self._client.change_message_visibility_batch(
+                        QueueUrl=self.settings.queue_url, Entries=entries
+                    )
+                except UNREACHABLE as error:
+                    log.warning("messages were not given back, and come again later: %s", _said(error))
+                    break
+        await self._connection.aclose()
+
+    async def _gather(self) -> tuple[list[Notification], list[str]]:
+        """Receive until there are messages enough, or the time from the first of them is over."""
+        notifications: list[Notification] = []
+        receipts: list[str] = []
+        until = math.inf
+        while len(receipts) < self.settings.gather_messages and (left := until - time.monotonic()) > 0:
+            for message in await self._receive(min(left, _LONG_POLL)):
+                notification = await self._read(message)
+                if notification is not None:
+                    notifications.append(notification)
+                    receipts.append(message["ReceiptHandle"])
+                    until = min(until, time.monotonic() + self.settings.gather_seconds)
+        return notifications, receipts
+
+    async def _receive(self, wait: float) -> list[dict[str, Any]]:
+        """Return messages; none when none came, or when the queue could not be reached and a pause has passed."""
+        try:
+            client = await self._connected()
+            reply = await client.receive_message(
+                QueueUrl=self.settings.queue_url,
+                MaxNumberOfMessages=_IN_ONE_CALL,
+                WaitTimeSeconds=math.ceil(wait),
+                VisibilityTimeout=self._invisible_seconds(),
+            )
+        except UNREACHABLE as error:
+            await self._reconnect_later(error)
+            return []
+        self._pause = self.settings.backoff_seconds
+        messages: list[dict[str, Any]] = reply.get("Messages", [])
+        self._received.update(message["ReceiptHandle"] for message in messages)
+        incr("airlock.arrivals.messages", len(messages))
+        return messages
+
+    def _invisible_seconds(self) -> int:
+        """Return how long nobody else shall get a message: until its event is stored, or Airflow has given it up."""
+        patience = conf.getfloat("triggerer", "shared_stream_ack_timeout", fallback=300.0)
+        return min(math.ceil(self.settings.gather_seconds + patience + _DELETING), _LONGEST_INVISIBLE)
+
+    async def _connected(self) -> Any:
+        if self._client is None:
+            hook = AwsBaseHook(
+                aws_conn_id=self.settings.aws_conn_id, region_name=self.settings.region_name, client_type="sqs"
+            )
+            self._client = await self._connection.enter_async_context(await hook.get_async_conn())  # type: ignore[no-untyped-call]
+        return self._client
+
+    async def _reconnect_later(self, error: Exception) -> None:
+        incr("airlock.arrivals.failures")
+        log.warning("the queue cannot be read, the next try is in %.0f s: %s", self._pause, _said(error))
+        self._client = None
+        await self._connection.aclose()
+        await asyncio.sleep(self._pause)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    async def _read(self, message: dict[str, Any]) -> Notification | None:
+        try:
+            return read_notification(message["Body"])
+        except PoisonError as error:
+            await self._set_aside(message, error.reason)
+            return None
+
+    async def _set_aside(self, message: dict[str, Any], reason: Poison) -> None:
+        """Send what is no notification to the dead-letter queue, and only then delete it.
+
+        Without such a queue it is left to the redrive policy of its own queue, as is what could not be sent.
+        """
+        self._poison += 1
+        incr("airlock.arrivals.poison", tags={"reason": str(reason)})
+        log.warning("a message is no S3 notification: %s", reason)
+        receipt = message["ReceiptHandle"]
+        self._received.discard(receipt)
+        if self.settings.dead_letter_queue_url is None:
+            return
+        try:
+            await (await self._connected()).send_message(
+                QueueUrl=self.settings.dead_letter_queue_url,
+                MessageBody=message["Body"],
+                MessageAttributes={"reason": {"DataType": "String", "StringValue": str(reason)}},
+            )
+        except UNREACHABLE as error:
+            log.warning("the message was not sent to the dead-letter queue, and comes again: %s", _said(error))
+            return
+        await self._delete([receipt])
+
+    async def _delete(self, receipts: Sequence[str]) -> None:
+        """Delete messages; what SQS does not delete comes again, and wakes a run that finds nothing new."""
+        left = list(receipts)
+        for _ in range(_TRIES):
+            try:
+                client = await self._connected()
+                reply = await client.delete_message_batch(QueueUrl=self.settings.queue_url, Entries=_entries(left))
+            except UNREACHABLE as error:
+                log.warning("%d messages were not deleted, and come again: %s", len(left), _said(error))
+                return
+            failed = reply.get("Failed", [])
+            left = [left[int(item["Id"])] for item in failed if not item.get("SenderFault")]
+            if len(left) < len(failed):
+                log.warning("%d messages cannot be deleted any more, and come again", len(failed) - len(left))
+            if not left:
+                return
+        log.warning("%d messages were not deleted at %d tries, and come again", len(left), _TRIES)
+
+
+def _chunks(receipts: Sequence[str]) -> Iterator[Sequence[str]]:
+    for first in range(0, len(receipts), _IN_ONE_CALL):
+        yield receipts[first : first + _IN_ONE_CALL]
+
+
+def _entries(receipts: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"Id": str(number), "ReceiptHandle": receipt} for number, receipt in enumerate(receipts)]
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+class ArrivalsTrigger(BaseEventTrigger):
+    """Fires one event for the messages of a gathering, if they name an object of the source; it carries counts only.
+
+    Parameters
+    ----------
+    source
+        ``s3://bucket/prefix/`` of the pipeline.
+    **settings
+        The fields of `airlock.pipelines.Arrivals`.
+    """
+
+    def __init__(self, *, source: str, **settings: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.source = source
+        self.settings = Arrivals.model_validate(settings)
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what makes an equal trigger in the triggerer."""
+        kwargs = {"source": self.source} | self.settings.model_dump(mode="json")
+        return f"{type(self).__module__}.{type(self).__qualname__}", kwargs
+
+    def shared_stream_key(self) -> Hashable:
+        """Return what pipelines with one queue have in common; `airlock.pipelines` refuses those that differ."""
+        return ("airlock-arrivals", self.settings)
+
+    @classmethod
+    def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> SharedStreamProducer:
+        """Return the reader of the queue."""
+        return QueueProducer(cls(**kwargs).settings)
+
+    async def filter_shared_stream(self, shared_stream: AsyncIterator[Burst]) -> AsyncIterator[TriggerEvent]:
+        """Yield an event for each burst that names an object of the source."""
+        source = S3Uri.parse(self.source)
+        async for burst in shared_stream:
+            objects = below(source, burst.notifications)
+            if objects:
+                counts = {"objects": objects, "messages": len(burst.notifications), "poison": burst.poison}
+                yield TriggerEvent(counts)  # type: ignore[no-untyped-call]
+
+    def run(self) -> AsyncIterator[TriggerEvent]:
+        """Refuse to read the queue alone: Airflow calls this only where there is no shared stream."""
+        raise NotImplementedError("the queue is read through the shared stream only")
+
+
+def arrivals_asset(pipeline: Pipeline, settings: Arrivals) -> Asset:
+    """Return the asset that a pipeline's queue gives events to."""
+    trigger = ArrivalsTrigger(source=pipeline.source.uri, **settings.model_dump(mode="json"))
+    return Asset(f"airlock-{pipeline.name}-arrivals", watchers=[AssetWatcher(name="queue", trigger=trigger)])
