@@ -21,7 +21,7 @@ COMPOSE_FILE := docker-compose.yaml
 # `make run SOURCE=... PIPELINE=...`; they reach the program through the environment, so that no name needs quoting.
 export SOURCE PIPELINE
 
-.PHONY: help run stop status airflow test test-fast fuzz bench bench-clinical lint format lock clean
+.PHONY: help run demo-arrivals stop status airflow test test-fast proofs fuzz bench bench-clinical lint format lock clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ help: ## what there is
 run: $(STAMP) ## start the local stack and take a delivery through the eight stages
 	@$(BIN)/python -m airlock_local run
 
+demo-arrivals: $(STAMP) ## upload a folder piece by piece to the local stack, where runs wake by themselves
+	@$(BIN)/python -m airlock_local demo-arrivals
+
 stop: ## end what make run started, and only that
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m airlock_local stop; else echo "nothing to stop: make run was never called here"; fi
 
@@ -53,12 +56,15 @@ airflow: $(STAMP) ## Airflow's own command line on the local stack: make airflow
 
 # Files that share no server run side by side; one emulator serves all contract tests, one stack those of the scheduler.
 test: $(STAMP) ## every test; most files in two processes (PROCESSES=1 for one)
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile tests/unit tests/integration tests/oracles tests/test_*.py
-	$(BIN)/python -m pytest tests/contract
-	$(BIN)/python -m pytest tests/e2e
+	$(BIN)/python -m pytest -m "not proof" -n $(PROCESSES) --dist loadfile tests/unit tests/integration tests/oracles tests/test_*.py
+	$(BIN)/python -m pytest -m "not proof" tests/contract
+	$(BIN)/python -m pytest -m "not proof" tests/e2e
 
 test-fast: $(STAMP) ## the tests that need no servers
-	$(BIN)/python -m pytest -m "not slow" -n $(PROCESSES) --dist loadfile --ignore tests/contract
+	$(BIN)/python -m pytest -m "not slow and not proof" -n $(PROCESSES) --dist loadfile --ignore tests/contract
+
+proofs: $(STAMP) ## the tests that take minutes: bursts, kills, real servers
+	$(BIN)/python -m pytest -m proof tests
 
 fuzz: $(STAMP) ## damaged DICOM headers, read by the scanner and by pydicom: make fuzz MUTATIONS=100000 (ONLY=n for one)
 	@MUTATIONS=$(MUTATIONS) $(BIN)/python -m tests.fuzz.headers

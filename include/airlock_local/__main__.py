@@ -1,4 +1,4 @@
-"""``python -m airlock_local run|stop|status|airflow``; the Makefile calls it."""
+"""``python -m airlock_local run|demo-arrivals|stop|status|airflow``; the Makefile calls it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from airlock_local.progress import say
 from airlock_local.settings import SettingsError, read_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airlock_local.settings import Settings
 
 WRONG_REQUEST = 2  # exit status: nothing was started
@@ -22,7 +24,7 @@ INTERRUPTED = 130
 def main() -> int:
     """Carry out one command and return its exit status."""
     parser = argparse.ArgumentParser(prog="airlock_local", description="The one-machine stack.")
-    parser.add_argument("command", choices=("run", "stop", "status", "airflow"))
+    parser.add_argument("command", choices=("run", "demo-arrivals", "stop", "status", "airflow"))
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of Airflow's command line, behind airflow")
     given = parser.parse_args()
     command: str = given.command
@@ -33,7 +35,7 @@ def main() -> int:
         return _refuse(error, WRONG_REQUEST)
     if command == "airflow":
         return _airflow(settings, given.arguments)
-    return {"run": _run, "stop": _stop, "status": _status}[command](settings)
+    return {"run": _run, "demo-arrivals": _demonstrate, "stop": _stop, "status": _status}[command](settings)
 
 
 def _refuse(error: Exception, status: int) -> int:
@@ -43,15 +45,29 @@ def _refuse(error: Exception, status: int) -> int:
 
 def _run(settings: Settings) -> int:
     # Stopping and asking for the status need none of these, which take a second to import.
+    from airlock_local.run import run  # noqa: PLC0415
+
+    pipeline, source = os.environ.get("PIPELINE") or "sample", os.environ.get("SOURCE") or ""
+    return _explained(lambda: run(settings, pipeline, source, os.environ))
+
+
+def _demonstrate(settings: Settings) -> int:
+    from airlock_local.arrivals import demonstrate  # noqa: PLC0415
+
+    return _explained(lambda: demonstrate(settings, os.environ.get("SOURCE") or "", os.environ))
+
+
+def _explained(carry_out: Callable[[], int]) -> int:
+    """Carry out a request; what is known to go wrong is said in a sentence."""
     from airlock.pipelines import PipelineError  # noqa: PLC0415
     from airlock_local.airflow_api import ApiError  # noqa: PLC0415
     from airlock_local.deliver import SourceError  # noqa: PLC0415
-    from airlock_local.run import RunError, run  # noqa: PLC0415
+    from airlock_local.run import RunError  # noqa: PLC0415
     from airlock_local.stack import PortInUseError, StackError  # noqa: PLC0415
     from airlock_local.watch import StalledError  # noqa: PLC0415
 
     try:
-        return run(settings, os.environ.get("PIPELINE") or "sample", os.environ.get("SOURCE") or "", os.environ)
+        return carry_out()
     except (PipelineError, SourceError, PortInUseError) as error:
         return _refuse(error, WRONG_REQUEST)
     except (StackError, RunError, ApiError, StalledError) as error:

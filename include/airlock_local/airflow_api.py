@@ -85,17 +85,24 @@ class AirflowApi:
         found = self._call("GET", f"/api/v2/dags/{quote(dag)}/dagRuns", params={"state": ["queued", "running"]})
         return [run["dag_run_id"] for run in found["dag_runs"]]
 
+    def runs(self, dag: str) -> list[dict[str, Any]]:
+        """Return all runs of a DAG, as the REST API shows them."""
+        return self._pages(f"/api/v2/dags/{quote(dag)}/dagRuns", "dag_runs")
+
     def run_state(self, dag: str, run: str) -> str:
         """Return ``queued``, ``running``, ``success`` or ``failed``."""
         return str(self._call("GET", _run(dag, run))["state"])
 
     def task_instances(self, dag: str, run: str) -> list[dict[str, Any]]:
         """Return all task instances of a run."""
+        return self._pages(f"{_run(dag, run)}/taskInstances", "task_instances")
+
+    def _pages(self, path: str, name: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         while True:
-            page = self._call("GET", f"{_run(dag, run)}/taskInstances", params={"limit": _PAGE, "offset": len(found)})
-            found.extend(page["task_instances"])
-            if not page["task_instances"] or len(found) >= page["total_entries"]:
+            page = self._call("GET", path, params={"limit": _PAGE, "offset": len(found)})
+            found.extend(page[name])
+            if not page[name] or len(found) >= page["total_entries"]:
                 return found
 
     def _call(

@@ -31,10 +31,10 @@ def buckets_of(pipelines: Iterable[Pipeline]) -> list[str]:
     return sorted({S3Uri.parse(uri).bucket for uri in uris})
 
 
-def local_client(endpoint: str) -> Any:
-    """Return boto3's client of a local S3; no proxy and no credentials of the machine are used."""
+def local_client(endpoint: str, service: str = "s3") -> Any:
+    """Return boto3's client of a local S3, or SQS; no proxy and no credentials of the machine are used."""
     session = boto3.session.Session(LOCAL_KEY, LOCAL_SECRET, region_name=REGION)
-    return session.client("s3", endpoint_url=endpoint, config=Config(proxies={}, max_pool_connections=16))
+    return session.client(service, endpoint_url=endpoint, config=Config(proxies={}, max_pool_connections=16))
 
 
 def make_buckets(client: Any, buckets: Iterable[str]) -> None:

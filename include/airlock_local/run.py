@@ -149,13 +149,13 @@ def _through_the_stages(settings: Settings, choice: Choice, delivered: int) -> i
         api.log_in()
         for pool, service in choice.pools().items():
             api.make_pool(pool, SLOTS[service], f"{service} import jobs at a time")
-        _await_dag(api, choice, settings)
+        await_dag(api, choice, settings)
         api.unpause(dag)
         for other in api.unfinished_runs(dag):
             say(f"the run {other} is not finished; the new one may have to wait for it")
         run_id = api.trigger(dag, {"prefix": choice.target.key})
         say(f"run {run_id} of pipeline {dag}: {settings.api_url}/dags/{dag}/runs/{run_id}")
-        state, tasks = follow(api, dag, run_id, settings.stall_minutes, lambda: _check_alive(settings))
+        state, tasks = follow(api, dag, run_id, settings.stall_minutes, lambda: check_alive(settings))
     client = s3_client(settings, choice)
     report = _fetch_report(settings, client, choice, run_id)
     if report is not None:
@@ -176,8 +176,14 @@ def _through_the_stages(settings: Settings, choice: Choice, delivered: int) -> i
     return 0 if state in {"success", WAITS} and report is not None and report.get("balanced") is True else 1
 
 
-def _await_dag(api: AirflowApi, choice: Choice, settings: Settings) -> None:
-    """Wait until Airflow has read the DAG from the pipeline file as it is now."""
+def await_dag(api: AirflowApi, choice: Choice, settings: Settings) -> None:
+    """Wait until Airflow has read the DAG from the pipeline file as it is now.
+
+    Raises
+    ------
+    RunError
+        If it does not find it.
+    """
     name = choice.pipeline.name
     edited = min(time.time(), max(path.stat().st_mtime for path in settings.pipelines.iterdir()))
     until, asked = time.monotonic() + _DAG_APPEARS_WITHIN, False
@@ -189,7 +195,7 @@ def _await_dag(api: AirflowApi, choice: Choice, settings: Settings) -> None:
         if token and not asked:
             api.reparse(token)
             asked = True
-        _check_alive(settings)
+        check_alive(settings)
         time.sleep(0.5)
     errors = "\n".join(api.import_errors()) or f"see {settings.var / 'log/dag-processor.log'}"
     raise RunError(f"Airflow did not find the DAG {name!r} within {_DAG_APPEARS_WITHIN:.0f} s: {errors}")
@@ -200,7 +206,14 @@ def _parsed_at(dag: Mapping[str, Any]) -> float:
     return datetime.fromisoformat(parsed).astimezone(UTC).timestamp() if parsed else 0.0
 
 
-def _check_alive(settings: Settings) -> None:
+def check_alive(settings: Settings) -> None:
+    """See that every part of the stack still runs.
+
+    Raises
+    ------
+    StackError
+        With the part that has ended, and its log.
+    """
     stack = Stack(settings)
     for name in stack.dead():
         log = stack.records.read()[name].log
