@@ -19,10 +19,12 @@ import psutil
 import pytest
 import yaml
 
+from airlock.pipelines import Arrivals, load_pipeline
 from airlock_local.airflow_api import AirflowApi
 from airlock_local.choice import choose
 from airlock_local.components import plan
 from airlock_local.environment import USER, airflow_variables, inherited, read_secrets
+from airlock_local.queues import make_queues
 from airlock_local.settings import ROOT, Settings, read_settings
 from airlock_local.stack import Stack
 from tests import waiting
@@ -82,6 +84,17 @@ class Machine:
     def s3(self) -> Any:
         """Return a client of the local S3."""
         return boto3.client("s3", endpoint_url=self.settings.s3_url, region_name="us-east-1")
+
+    def sqs(self) -> Any:
+        """Return a client of the local SQS."""
+        return boto3.client("sqs", endpoint_url=self.settings.s3_url, region_name="us-east-1")
+
+    def arrivals(self, name: str) -> Arrivals:
+        """Make a pipeline's queues, have its bucket notify them, and return its settings of them."""
+        pipeline = load_pipeline(self.settings.pipelines / f"{name}.yaml")
+        assert pipeline.arrivals is not None
+        make_queues(self.sqs(), self.s3(), pipeline, pipeline.arrivals)
+        return pipeline.arrivals
 
     def put(self, files: dict[str, bytes], prefix: str) -> None:
         """Deliver files below the archive's prefix."""
@@ -171,6 +184,13 @@ def _pipeline(folder: Path, shipped: str, name: str, **changes: Any) -> None:
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
 
 
+def _waking(folder: Path, name: str, store: str, port: int, **changes: Any) -> None:
+    """Write a pipeline whose queues lie on the local S3 server."""
+    queue = f"http://127.0.0.1:{port}/123456789012/{name}"
+    arrivals = {"queue_url": queue, "dead_letter_queue_url": f"{queue}-dead", "gather_seconds": 2}
+    _imaging(folder, name, store, healthlake=None, receive={"quiet_seconds": 0}, arrivals=arrivals, **changes)
+
+
 @pytest.fixture(scope="session")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """Start the stack once for all end-to-end tests, with a first small delivery of canary patients."""
@@ -200,6 +220,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         schedule={"cron": "0 0 * * *", "start_date": "2026-09-01", "max_active_runs": 2},
     )
     api, s3, health = _free_ports(3)
+    _waking(pipelines, "arriving", "4", s3, schedule={"cron": None})
+    _waking(pipelines, "bursts", "5", s3, schedule={"cron": "* * * * *", "max_active_runs": 2})
     environment = dict(os.environ) | {
         "AIRLOCK_API_PORT": str(api),
         "AIRLOCK_S3_PORT": str(s3),
