@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import boto3
 import pytest
-from airflow.triggers.shared_stream import AdvanceItem, AdvanceOutcome
+from airflow.triggers.shared_stream import AdvanceItem, AdvanceOutcome, SharedStreamManager
 
 from airlock.pipelines import Arrivals
 from airlock_tasks import arrivals
@@ -200,6 +200,35 @@ def test_what_sqs_could_not_delete_is_tried_again(queues: Queues, caplog: pytest
     asyncio.run(producer.advance([AdvanceItem(("a", "b", "c"), STORED)]))
     assert Failing.asked == [["a", "b", "c"], ["b"]]
     assert "1 messages cannot be deleted any more" in caplog.text
+
+
+def test_airflow_has_a_message_deleted_only_after_it_stored_the_event(queues: Queues) -> None:
+    """Airflow's own manager of shared streams between the reader and two pipelines of one queue."""
+    queues.send(notice("in/a.dcm"), notice("in/b.dcm"))
+    settings = queues.settings(gather_seconds=1).model_dump(mode="json")
+    one, other = (ArrivalsTrigger(source=f"s3://archive/{name}/", **settings) for name in ("in", "elsewhere"))
+    key = one.shared_stream_key()
+
+    async def run() -> None:
+        manager = SharedStreamManager()
+        streams = [
+            trigger.filter_shared_stream(manager.subscribe(trigger_id=number, trigger=trigger, key=key))
+            for number, trigger in enumerate((one, other))
+        ]
+        silent = asyncio.ensure_future(anext(streams[1]))
+        event = await anext(streams[0])
+        assert event.payload == {"objects": 2, "messages": 2, "poison": 0}
+        seq = manager.bind_pending_event(trigger_id=0, key=key)
+        further = asyncio.ensure_future(anext(streams[0]))
+        await asyncio.sleep(0)  # both have asked for what comes next; the event is not stored yet
+        assert await asyncio.to_thread(queues.numbers, queues.url) == (0, 2)
+        manager.confirm_persisted([seq])
+        await asyncio.to_thread(until, "deleted", lambda: queues.numbers(queues.url) == (0, 0), 20)
+        silent.cancel()
+        further.cancel()
+        await manager.stop_all()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def fired(source: str, *bodies: str) -> list[dict[str, int]]:
