@@ -106,6 +106,26 @@ def test_objects_wake_a_run_that_nobody_started_and_the_queue_ends_empty(machine
     assert not any(key in log for key in ("a b+", "a+b%2B", "a%20b%2B"))
 
 
+@pytest.mark.proof
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("first_run")
+def test_events_of_one_moment_strand_no_object(machine: Machine) -> None:
+    """Airflow 3.3.2 can hide the second of two events from its run; the run lists S3 after both, and takes both in."""
+    machine.arrivals("arriving")
+    machine.s3().put_bucket_notification_configuration(Bucket="airlock-archive", NotificationConfiguration={})
+    unpause(machine, "arriving")
+    with machine.api() as api:
+        named = {"name_pattern": "airlock-arriving-arrivals"}
+        (asset,) = until("the asset", lambda: api._call("GET", "/api/v2/assets", params=named)["assets"])
+        for moment in range(4):
+            for number in range(2):
+                machine.put({f"{moment}-{number}.dcm": ct(800 + moment, 1, number)}, "arriving/stranded/")
+                api._call("POST", "/api/v2/assets/events", json={"asset_id": asset["id"], "extra": {}})
+            until("runs end", lambda: ended(machine, "arriving"))
+            wanted = {f"arriving/stranded/{moment}-{number}.dcm" for number in range(2)}
+            until("both are taken", lambda wanted=wanted: wanted <= set(dispositions(machine, "arriving")["key"]))
+
+
 class Teller:
     """Tells the queue of objects as badly as it can: some twice, some never, late, out of order, and nonsense between.
 

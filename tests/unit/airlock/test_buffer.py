@@ -38,6 +38,10 @@ def seen_at(world: World) -> datetime:
     return item.last_modified
 
 
+def seen_at_first(world: World) -> datetime:
+    return min(item.last_modified for item in world.s3.list_objects(world.run().prefix))
+
+
 def settle(run: Run) -> None:
     """End a run: all that it holds is released."""
     rows = read_arrivals(run).select("arrival_id", "key", "size", disposition=pl.lit("released"), stage=pl.lit("audit"))
@@ -183,10 +187,11 @@ class TestClaims:
         buffer(world.run())
         assert buffer(world.run(line=pipeline(name="weekly"))).arrivals == 1
 
-    def test_runs_at_once_never_share(self, world: World) -> None:
+    def test_nightly_and_woken_runs_at_once_never_share(self, world: World) -> None:
         for number in range(30):
             world.put(f"s3://archive/in/{number:02}")
-        runs = [world.run(f"run-{number}") for number in range(4)]
+        night = Window(seen_at_first(world) - HOUR, seen_at_first(world) + HOUR)
+        runs = [world.run(f"run-{number}", window=window) for number, window in enumerate((None, night, None, night))]
         start, url = threading.Barrier(len(runs)), world.ledger._engine.url.render_as_string()
 
         def work(run: Run) -> None:
