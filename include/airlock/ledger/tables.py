@@ -24,6 +24,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.types import TypeDecorator
 
@@ -54,6 +55,22 @@ class StowState(StrEnum):
 
     STORED = "stored"
     REFUSED = "refused"
+
+
+class Resolution(StrEnum):
+    """What a person wants done with a non-primary image set."""
+
+    PROMOTE = "promote"
+    DELETE = "delete"
+
+
+class ResolutionState(StrEnum):
+    """How far that has come; each step is written before the request to the service that makes it."""
+
+    BEGUN = "begun"
+    COPYING = "copying"  # CopyImageSet may have been asked for
+    DELETING = "deleting"  # DeleteImageSet may have been asked for
+    DONE = "done"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -130,10 +147,19 @@ arrivals = Table(
     Column("job_id", Text),
     Column("image_set_id", Text),
     Column("settled_at", UtcDateTime),
+    Column("generation", Integer, nullable=False, server_default="1"),
+    Column("superseded_by", Text),  # the arrival_id of the generation that a redrive put in its place
+    Column("carries", Text),  # the arrival_id of the generation whose import counts for this one too
     one_of("disposition", Disposition),
     CheckConstraint("(settled_at IS NULL) = (disposition IS NULL)", name="settled_with_a_word"),
     Index(None, "run_key"),
     Index(None, "study_key"),
+    Index(
+        "ix_arrivals_superseded_by",
+        "superseded_by",
+        postgresql_where=text("superseded_by IS NOT NULL"),
+        sqlite_where=text("superseded_by IS NOT NULL"),
+    ),
 )
 
 # A SOP instance has one row per data store, so one owner: the arrival that brings or has brought it. On PostgreSQL its
@@ -305,6 +331,35 @@ contracts = Table(
     Column("run_key", Text, ForeignKey("runs.run_key"), nullable=False),
     Column("patient", Text),  # Patient/<id>, of a study that is published as FHIR
     Index("ix_contracts_patient", "patient", "datastore_id"),
+)
+
+# A run that takes through again what other runs have settled: who wanted it, why, and what they chose.
+redrives = Table(
+    "redrives",
+    metadata,
+    Column("run_key", Text, ForeignKey("runs.run_key"), primary_key=True),
+    Column("asked_by", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("choice", Text, nullable=False),  # JSON
+    Column("counts", Text, nullable=False),  # JSON
+    Column("asked_at", UtcDateTime, nullable=False),
+)
+
+# What a redrive did with a non-primary image set.
+resolutions = Table(
+    "resolutions",
+    metadata,
+    Column("image_set_id", Text, primary_key=True),
+    Column("datastore_id", Text, primary_key=True),
+    Column("run_key", Text, ForeignKey("redrives.run_key"), nullable=False, index=True),
+    Column("resolution", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("promoted_id", Text),  # the primary image set that has the instances now
+    Column("promoted_version", BigInteger),
+    Column("begun_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    one_of("resolution", Resolution),
+    one_of("state", ResolutionState),
 )
 
 # What a DICOMweb server that a route sends instances to said of each, last: sending again leaves out what is stored.

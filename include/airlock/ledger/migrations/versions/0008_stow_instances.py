@@ -1,7 +1,7 @@
 """What each DICOMweb server that a route sends instances to said of them.
 
-Revision ID: 0009
-Revises: 0005
+Revision ID: 0008
+Revises: 0006
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0009"
-down_revision = "0005"
+revision = "0008"
+down_revision = "0006"
 
 
 def upgrade() -> None:
