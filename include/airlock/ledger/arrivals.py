@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, case, exists, func, select, update
+from sqlalchemy import and_, case, exists, func, or_, select, update
 
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
@@ -65,9 +65,16 @@ def _by_key(connection: Connection, rows: FromClause) -> list[ColumnElement[str]
     return [column.collate("C") for column in order] if connection.dialect.name == "postgresql" else order
 
 
-def _held(connection: Connection, pipeline: str, run_key: str) -> Select[Any]:
+def next_generation(arrival_id: str) -> str:
+    """Return the id under which the same object version goes through once more."""
+    return digest(arrival_id, "again")
+
+
+def _held(connection: Connection, pipeline: str, run_key: str, carried: bool | None) -> Select[Any]:
     """Return the query for what a run holds, by key."""
-    of_run = arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key
+    of_run = [arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key]
+    if carried is not None:
+        of_run.append(arrivals.c.carries.is_not(None) if carried else arrivals.c.carries.is_(None))
     columns = (arrivals.c[name] for name in ARRIVALS)
     return select(*columns).where(*of_run).order_by(*_by_key(connection, arrivals))
 
@@ -128,11 +135,21 @@ def study_key_of(column: str) -> pl.Expr:
 
 
 def _come_again(connection: Connection, pipeline: str, run_key: str, rows: Table) -> None:
-    """Give another id to what other runs settled without having looked at its content; their own rows stay."""
+    """Give the next generation's id to what other runs settled without having looked at its content; their rows stay.
+
+    So too where a redrive has taken the same object through again: whether it is to come once more says that row.
+    """
     reasons = [str(reason) for reason in COME_AGAIN]
-    statement = select(arrivals.c.arrival_id).where(_of_others(pipeline, run_key, rows), arrivals.c.reason.in_(reasons))
-    while names := connection.execute(statement).scalars().all():
-        pairs = pl.DataFrame({"arrival_id": names, "next_id": [digest(name, "again") for name in names]})
+    may_come = or_(arrivals.c.reason.in_(reasons), arrivals.c.superseded_by.is_not(None))
+    statement = select(arrivals.c.arrival_id, arrivals.c.reason.in_(reasons), arrivals.c.superseded_by).where(
+        _of_others(pipeline, run_key, rows), may_come
+    )
+    while True:
+        found = [(name, next_generation(name), *facts) for name, *facts in connection.execute(statement)]
+        steps = [(name, following) for name, following, again, heir in found if again or heir == following]
+        if not steps:
+            return
+        pairs = pl.DataFrame(steps, schema={"arrival_id": pl.String, "next_id": pl.String}, orient="row")
         again = stage(connection, pairs, pairs.schema, ["arrival_id"])
         is_one = rows.c.arrival_id == again.c.arrival_id
         connection.execute(update(rows).where(is_one).values(arrival_id=again.c.next_id))
@@ -194,10 +211,13 @@ class Arrivals(Store):
         """Return all arrivals that a run holds, settled or not, as `records.ARRIVALS` sorted by key."""
         return pl.concat([ARRIVALS.to_frame(), *self.held_frames(pipeline, run_key)])
 
-    def held_frames(self, pipeline: str, run_key: str) -> Iterator[pl.DataFrame]:
-        """Yield what `held_by` returns frame by frame; none where the run holds nothing."""
+    def held_frames(self, pipeline: str, run_key: str, *, carried: bool | None = None) -> Iterator[pl.DataFrame]:
+        """Yield what `held_by` returns frame by frame; none where the run holds nothing.
+
+        With ``carried`` there are only those that a redrive carries on without importing them, or only the others.
+        """
         with self._reading() as connection:
-            rows = fetch_frames(connection, _held(connection, pipeline, run_key), ARRIVALS)
+            rows = fetch_frames(connection, _held(connection, pipeline, run_key, carried), ARRIVALS)
             if connection.dialect.name == "sqlite":
                 yield from rows
         yield from rows  # after the transaction: whoever takes them may be slow

@@ -10,6 +10,7 @@ from sqlalchemy import and_, delete, exists, or_, select
 from airlock.ledger.arrivals import study_key_of
 from airlock.ledger.database import Store
 from airlock.ledger.frames import fetch, insert_missing, stage, uid_frame
+from airlock.ledger.redrives import HELD_FOR_THE_STUDY, still_owns, superseded
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import InstanceState, arrivals, contracts, gates, instances
 from airlock.reasons import Reason
@@ -26,7 +27,7 @@ _KEPT = schema(CONTRACTS, _PATIENTS)
 _STUDY_KEYS = pl.Schema({"StudyInstanceUID": pl.String, "study_key": pl.String})
 SCOPE = "contracts"
 # A file held for its study's sake comes free with the study; any other held file needs a person.
-_HELD_FOR_THE_STUDY = (Reason.STUDY_INCOMPLETE.value, Reason.STUDY_HELD.value, Reason.NOT_PUBLISHED.value)
+_HELD_FOR_THE_STUDY = tuple(reason.value for reason in HELD_FOR_THE_STUDY)
 _ARRIVAL = and_(arrivals.c.pipeline == instances.c.pipeline, arrivals.c.arrival_id == instances.c.arrival_id)
 _WAITS_FOR_A_PERSON = and_(
     arrivals.c.disposition == Disposition.HELD.value, arrivals.c.reason.not_in(_HELD_FOR_THE_STUDY)
@@ -115,9 +116,9 @@ class Contracts(Store):
         frame = uid_frame(uids, "StudyInstanceUID").with_columns(study_key_of("StudyInstanceUID").alias("study_key"))
         with self._reading() as connection:
             rows = stage(connection, frame, _STUDY_KEYS, ["study_key"])
-            statements = [*_waiting(rows, datastore_id, pipeline)]
+            statements = [*_waiting(rows, datastore_id, pipeline, except_run)]
             if missing:
-                statements += _missing(rows, datastore_id, pipeline)
+                statements += _missing(rows, datastore_id, pipeline, except_run)
             others = [statement.where(run_key != except_run).distinct() for statement, run_key in statements]
             return sorted({uid for statement in others for uid in connection.execute(statement).scalars()})
 
@@ -132,21 +133,24 @@ def _latest(connection: Connection, datastore_id: str, subjects: pl.Series) -> p
     return fetch(connection, statement, CONTRACTS).sort("subject")
 
 
-def _waiting(rows: Table, datastore_id: str, pipeline: str) -> Iterator[tuple[Select[str], Column[str]]]:
+def _waiting(rows: Table, datastore_id: str, pipeline: str, by_run: str) -> Iterator[tuple[Select[str], Column[str]]]:
     """Yield queries, each with its column of run keys, for staged studies that wait for a person in the data store."""
     uid = rows.c.StudyInstanceUID
     there = exists().where(_ARRIVAL, instances.c.datastore_id == datastore_id)
     files = select(uid).join(arrivals, arrivals.c.study_key == rows.c.study_key)
-    yield files.where(_WAITS_FOR_A_PERSON, or_(arrivals.c.pipeline == pipeline, there)), arrivals.c.run_key
+    counts = or_(~superseded(by_run), still_owns(datastore_id))
+    waits = and_(_WAITS_FOR_A_PERSON, counts, or_(arrivals.c.pipeline == pipeline, there))
+    yield files.where(waits), arrivals.c.run_key
     unbalanced = and_(gates.c.datastore_id == datastore_id, gates.c.reason == Reason.RUN_UNBALANCED.value)
     yield select(uid).join(gates, gates.c.subject == uid).where(unbalanced), gates.c.run_key
 
 
-def _missing(rows: Table, datastore_id: str, pipeline: str) -> Iterator[tuple[Select[str], Column[str]]]:
+def _missing(rows: Table, datastore_id: str, pipeline: str, by_run: str) -> Iterator[tuple[Select[str], Column[str]]]:
     """Yield queries, as `_waiting` does, for staged studies of which a file did not come in, or is on its way."""
     uid = rows.c.StudyInstanceUID
     files = select(uid).join(arrivals, arrivals.c.study_key == rows.c.study_key)
-    yield files.where(arrivals.c.pipeline == pipeline, _did_not_come_in(datastore_id)), arrivals.c.run_key
+    lost = and_(_did_not_come_in(datastore_id), ~superseded(by_run))
+    yield files.where(arrivals.c.pipeline == pipeline, lost), arrivals.c.run_key
     claimed = and_(instances.c.datastore_id == datastore_id, instances.c.state == InstanceState.CLAIMED.value)
     brought = select(uid).join(instances, instances.c.StudyInstanceUID == uid).join(arrivals, _ARRIVAL)
     yield brought.where(claimed), arrivals.c.run_key

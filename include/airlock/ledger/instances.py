@@ -11,6 +11,7 @@ from airlock.ledger.arrivals import need_held
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, insert_missing, shaped, stage, uid_frame
+from airlock.ledger.redrives import is_redrive
 from airlock.ledger.runs import need_run
 from airlock.ledger.studies import SERIES, STUDIES, insert_elements
 from airlock.ledger.tables import InstanceState, arrivals, instances
@@ -19,7 +20,7 @@ from airlock.records import schema as schema_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from sqlalchemy import ColumnElement, Select
+    from sqlalchemy import ColumnElement, Select, Subquery
 
 SCOPE = "instances"
 
@@ -96,8 +97,25 @@ def _joined(schema: pl.Schema, rows: Table, on: str) -> Select[Any]:
 
 def _owned_by_others(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> pl.DataFrame:
     other = or_(instances.c.pipeline != pipeline, instances.c.arrival_id != rows.c.arrival_id)
+    before = arrivals.alias("before")
+    inherited = exists().where(
+        before.c.arrival_id == rows.c.arrival_id,
+        before.c.pipeline == instances.c.pipeline,
+        before.c.superseded_by == instances.c.arrival_id,
+    )
+    other = and_(other, ~inherited)
     statement = _joined(OWNERS, rows, "SOPInstanceUID").where(instances.c.datastore_id == datastore_id, other)
     return fetch(connection, statement, OWNERS).sort("SOPInstanceUID", "arrival_id")
+
+
+def _superseded_in(run_key: str) -> ColumnElement[bool]:
+    """Return the condition that a run takes an owner through again, so that it gives its instance up to that run."""
+    successor = arrivals.alias("successor")
+    return exists().where(
+        successor.c.arrival_id == arrivals.c.superseded_by,
+        successor.c.pipeline == arrivals.c.pipeline,
+        successor.c.run_key == run_key,
+    )
 
 
 def _numbered(claims: pl.DataFrame | Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
@@ -115,6 +133,20 @@ def _insert_claims(connection: Connection, datastore_id: str, pipeline: str, row
     """
     constants = {"datastore_id": datastore_id, "pipeline": pipeline, "state": InstanceState.CLAIMED.value}
     return insert_missing(connection, instances, rows, _KEY, order=["position"], **constants)
+
+
+def _inherit(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> None:
+    """Let the staged arrivals own what those own whose place they have taken; it stays in the store meanwhile."""
+    before = arrivals.alias("before")
+    replaced = and_(
+        instances.c.datastore_id == datastore_id,
+        instances.c.pipeline == pipeline,
+        instances.c.SOPInstanceUID == rows.c.SOPInstanceUID,
+        before.c.arrival_id == instances.c.arrival_id,
+        before.c.pipeline == pipeline,
+        before.c.superseded_by == rows.c.arrival_id,
+    )
+    connection.execute(update(instances).where(replaced).values(arrival_id=rows.c.arrival_id))
 
 
 def _drop_other_claims(connection: Connection, datastore_id: str, pipeline: str, run_key: str, rows: Table) -> None:
@@ -148,6 +180,16 @@ def _checked(outcomes: pl.DataFrame) -> pl.DataFrame:
     if doubled:
         raise LedgerError(f"{doubled} outcomes name an instance that another one names: give one per instance")
     return frame
+
+
+def _current(pipeline: str, rows: Table) -> Subquery:
+    """Return the staged rows without those whose place a redrive has given to another arrival."""
+    replaced = exists().where(
+        arrivals.c.arrival_id == rows.c.arrival_id,
+        arrivals.c.pipeline == pipeline,
+        arrivals.c.superseded_by.is_not(None),
+    )
+    return select(rows).where(~replaced).subquery()
 
 
 class Instances(Store):
@@ -187,6 +229,8 @@ class Instances(Store):
             rows = stage(connection, _numbered(claims), _NUMBERED_CLAIMS, ["SOPInstanceUID", "arrival_id"])
             need_held(connection, pipeline, run_key, rows)
             _drop_other_claims(connection, datastore_id, pipeline, run_key, rows)
+            if is_redrive(connection, run_key):
+                _inherit(connection, datastore_id, pipeline, rows)
             inserted = _insert_claims(connection, datastore_id, pipeline, rows)
             if inserted == connection.execute(select(func.count()).select_from(rows)).scalar_one():
                 return OWNERS.to_frame()  # as a first run finds it: no need to look
@@ -213,7 +257,7 @@ class Instances(Store):
             rows = stage(connection, uid_frame(uids, "SOPInstanceUID"), _SOPS, ["SOPInstanceUID"])
             statement = _joined(OWNERS, rows, "SOPInstanceUID").where(instances.c.datastore_id == datastore_id)
             if except_run is not None:
-                statement = statement.where(arrivals.c.run_key != except_run)
+                statement = statement.where(arrivals.c.run_key != except_run, ~_superseded_in(except_run))
             return fetch(connection, statement, OWNERS).sort("SOPInstanceUID")
 
     def record_imported(
@@ -265,7 +309,7 @@ class Instances(Store):
             written = connection.execute(update(instances).where(own).values(values)).rowcount
             if written < frame.height:
                 written += insert_missing(
-                    connection, instances, rows, _KEY, datastore_id=datastore_id, pipeline=pipeline
+                    connection, instances, _current(pipeline, rows), _KEY, datastore_id=datastore_id, pipeline=pipeline
                 )
             insert_elements(
                 connection, datastore_id, run_key, studies.select(list(STUDIES)), series.select(list(SERIES))

@@ -11,6 +11,7 @@ from airlock.ledger.gates import Gates
 from airlock.ledger.instances import Instances
 from airlock.ledger.jobs import Jobs
 from airlock.ledger.outbox import Outbox
+from airlock.ledger.redrives import Redrives
 from airlock.ledger.release import Release
 from airlock.ledger.resources import Resources
 from airlock.ledger.runs import Runs
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-class Ledger(Runs, Arrivals, Instances, Resources, Studies, Jobs, Release, Gates, Contracts, Outbox, Unrouted, Stow):
+class Ledger(
+    Runs, Arrivals, Instances, Resources, Studies, Jobs, Release, Gates, Contracts, Outbox, Unrouted, Stow, Redrives
+):
     """The database of record: what was seen, decided, imported, audited and routed.
 
     Each method is one transaction: done wholly, or not at all and a `LedgerError`. No error names a key, a UID or

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import and_, delete, func, select
+from sqlalchemy import and_, delete, func, select, update
 
 from airlock.ledger import instances as of_instances
 from airlock.ledger import resources as of_resources
@@ -12,7 +12,7 @@ from airlock.ledger.arrivals import scope
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import InstanceState, arrivals, instances, jobs, resources
+from airlock.ledger.tables import InstanceState, arrivals, instances, jobs, redrives, resolutions, resources
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection
@@ -33,6 +33,33 @@ def _need_ended(connection: Connection, run_key: str) -> None:
             f"{', '.join(running)}; clear the run's import task, or if its DAG run is gone, see in AWS that they have "
             f"ended and repeat with --jobs-ended"
         )
+
+
+def _give_places_back(connection: Connection, pipeline: str, run_key: str, unsettled: ColumnElement[bool]) -> None:
+    """Undo what a redrive has taken: the generation before has its place and its instance again.
+
+    Raises
+    ------
+    LedgerError
+        If the redrive has begun to resolve a non-primary image set: what became of it only its own tasks can tell.
+    """
+    if _count(connection, resolutions.c.run_key == run_key):
+        raise LedgerError(f"run {run_key!r} resolves non-primary image sets: clear its validate task, which goes on")
+    before = arrivals.alias("before")
+    given = select(arrivals.c.arrival_id).where(unsettled)
+    owned = and_(
+        instances.c.pipeline == pipeline,
+        instances.c.arrival_id.in_(given),
+        before.c.pipeline == pipeline,
+        before.c.superseded_by == instances.c.arrival_id,
+        before.c.sop_instance_uid == instances.c.SOPInstanceUID,
+    )
+    connection.execute(update(instances).where(owned).values(arrival_id=before.c.arrival_id))
+    linked = select(before.c.arrival_id).where(before.c.pipeline == pipeline, before.c.superseded_by.in_(given))
+    free = and_(arrivals.c.pipeline == pipeline, arrivals.c.arrival_id.in_(linked))
+    connection.execute(update(arrivals).where(free).values(superseded_by=None))
+    if not _count(connection, arrivals.c.run_key == run_key, arrivals.c.settled_at.is_not(None)):
+        connection.execute(delete(redrives).where(redrives.c.run_key == run_key))
 
 
 class Release(Store):
@@ -64,6 +91,7 @@ class Release(Store):
             claimed = and_(instances.c.pipeline == pipeline, instances.c.state == InstanceState.CLAIMED)
             of_run = instances.c.arrival_id.in_(select(arrivals.c.arrival_id).where(unsettled))
             connection.execute(delete(instances).where(claimed, of_run))
+            _give_places_back(connection, pipeline, run_key, unsettled)
             if not started:
                 of_resources.give_back(connection, resources.c.claimed_by == run_key)
             return connection.execute(delete(arrivals).where(unsettled)).rowcount
