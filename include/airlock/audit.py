@@ -16,7 +16,7 @@ import polars as pl
 
 from airlock import gate, report
 from airlock.books import ARRIVAL, DECIDED, open_books
-from airlock.buffer import find_index
+from airlock.buffer import find_index, shards_of
 from airlock.contracts import FhirReferences, StudyContract, complete, with_revision
 from airlock.fhir.publishing import publishing
 from airlock.fhir.study import references
@@ -41,6 +41,7 @@ from airlock.records import (
     digest,
 )
 from airlock.report import Tally
+from airlock.resolve import CARRIED
 from airlock.s3uri import S3Uri
 from airlock.spool import partitions_for, together
 
@@ -102,7 +103,7 @@ def audit(run: Run, imaging: Any, published: Collection[str] = ()) -> Audited:
     index = find_index(run)
     with open_books(partitions_for(index["arrivals"] if index else 0)) as books:
         jobs = _account_all(run, books)
-        _take_in(run, books, index["shards"] if index else [])
+        _take_in(run, books, shards_of(index))
         problems = report.sentences(books.balance())
         if index is None:
             advice = "buffer has not frozen a delivery: cure what stopped it or receive, and clear that task"
@@ -137,6 +138,8 @@ def _take_in(run: Run, books: Books, shards: list[str]) -> None:
 def _account_all(run: Run, books: Books) -> list[dict[str, Any]]:
     """Enter the outcomes of all batches; return an entry per job for the report."""
     jobs: list[dict[str, Any]] = []
+    for carried in run.workspace.find_parts(CARRIED, OUTCOMES):
+        books.add_outcomes(carried)
     # One wait for all: the jobs have ended by now, and a hundred without output must not cost a hundred waits.
     until = time.monotonic() + run.pipeline.audit.manifest_wait_seconds
     batches = find_batches(run)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from calendar import timegm
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import groupby
@@ -21,6 +21,7 @@ import polars as pl
 
 from airlock.inventory import InventoryError, fresh_inventory, list_inventory
 from airlock.records import ARRIVALS, TIMESTAMP, arrival_ids
+from airlock.redrive import redrive
 from airlock.spool import Aside
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from airlock.pipelines import ClinicalParse, ParseSettings, Source
+    from airlock.redrive import Redrive
     from airlock.run import Run
 
 INDEX = "arrivals/index.json"
@@ -43,6 +45,7 @@ class Buffered:
     settled: int  # in the listing, but settled by an earlier run
     claimed_elsewhere: int  # in the listing, but held by a run that has not ended
     undated: int  # in the listing, but without the date that window: key_date asks for
+    carried: list[str] = field(default_factory=list)  # shards that nobody reads: a redrive carries them on
 
 
 def buffer(run: Run[Any]) -> Buffered:
@@ -50,10 +53,10 @@ def buffer(run: Run[Any]) -> Buffered:
     if run.plan_only:
         return _foresee(run)
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)
-    counts = _counted_before(run) or _claim(run)
+    counts = _counted_before(run) or (_claim(run) if run.redrive is None else _redrive(run, run.redrive))
     arrivals, size = run.ledger.held_total(run.pipeline.name, run.key)
-    held = run.ledger.held_frames(run.pipeline.name, run.key)
-    buffered = Buffered(_write_shards(run, arrivals, held), arrivals, size, **counts)
+    shards, carried = (_write_held(run, arrivals, carried=carried) for carried in (False, True))
+    buffered = Buffered(shards, arrivals, size, **counts, carried=carried)
     run.workspace.write_json(INDEX, vars(buffered))
     return buffered
 
@@ -66,7 +69,7 @@ def _foresee(run: Run[Any]) -> Buffered:
         with run.ledger.unclaimed(run.pipeline.name, map(aside.read, numbers)) as free:
             shards = _write_shards(run, free.arrivals, free.frames)
     counts = {"settled": free.settled, "claimed_elsewhere": free.claimed_elsewhere, "undated": listing.undated}
-    buffered = Buffered(shards, free.arrivals, free.bytes, **counts)
+    buffered = Buffered(shards, free.arrivals, free.bytes, **counts, carried=[])
     run.workspace.write_json(INDEX, vars(buffered) | {"listed": listing.listed})
     return buffered
 
@@ -85,6 +88,17 @@ def _claim(run: Run[Any]) -> dict[str, int]:
     return {"settled": claim.settled, "claimed_elsewhere": claim.claimed_elsewhere, "undated": listing.undated}
 
 
+def _redrive(run: Run[Any], asked: Redrive) -> dict[str, int]:
+    """Claim what a person chose; nothing is listed."""
+    redrive(run, asked)
+    return {"settled": 0, "claimed_elsewhere": 0, "undated": 0}
+
+
+def shards_of(index: dict[str, Any] | None) -> list[str]:
+    """Return all shards of a delivery, those too that a redrive carries on."""
+    return [] if index is None else [*index["shards"], *index.get("carried", ())]
+
+
 def find_index(run: Run[Any]) -> dict[str, Any] | None:
     """Return what an earlier try of this run froze, if any."""
     try:
@@ -96,7 +110,7 @@ def find_index(run: Run[Any]) -> dict[str, Any] | None:
 def read_arrivals(run: Run[Any]) -> pl.DataFrame:
     """Return the run's whole delivery; empty when buffer has not ended."""
     index = find_index(run)
-    return run.workspace.read_all([f"arrivals/{shard}" for shard in index["shards"]] if index else [], ARRIVALS)
+    return run.workspace.read_all([f"arrivals/{shard}" for shard in shards_of(index)], ARRIVALS)
 
 
 class Listing:
@@ -189,12 +203,18 @@ def shard_rows(settings: ParseSettings | ClinicalParse, arrivals: int) -> int:
     return max(settings.shard_size, -(-arrivals // settings.max_shards))
 
 
-def _write_shards(run: Run[Any], arrivals: int, held: Iterable[pl.DataFrame]) -> list[str]:
+def _write_held(run: Run[Any], arrivals: int, *, carried: bool) -> list[str]:
+    """Write what the run holds, what is carried or all else, and return the names of the shards."""
+    held = run.ledger.held_frames(run.pipeline.name, run.key, carried=carried)
+    return _write_shards(run, arrivals, held, prefix="carried-" if carried else "")
+
+
+def _write_shards(run: Run[Any], arrivals: int, held: Iterable[pl.DataFrame], prefix: str = "") -> list[str]:
     """Write what the run holds, in the order of its keys, and return the names of the shards."""
     size = shard_rows(run.pipeline.parse, arrivals)
     names: list[str] = []
     for number, pieces in groupby(_cut(held, size), key=itemgetter(0)):
-        names.append(f"{number:04}")
+        names.append(f"{prefix}{number:04}")
         with run.workspace.writer(f"arrivals/{names[-1]}", ARRIVALS) as writer:
             for _, rows in pieces:
                 writer.add(rows)

@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError
 from airlock.contracts import draft
 from airlock.reasons import Reason
 from airlock.records import BATCHES, STUDIES, VERDICTS, Verdict, digest
+from airlock.resolve import carried_ids
 from airlock.s3 import ObjectChangedError
 from airlock.s3uri import S3Uri
 from airlock.spool import place
@@ -63,14 +64,16 @@ def normalize(run: Run) -> list[Batch]:
 
     Once a job was begun, the plan stands, whatever limits say by now: other batches would import the same files again.
     """
-    needed = sum(1 for _ in plan(_with_studies(run), run.pipeline.limits))
+    carried = carried_ids(run)
+    needed = sum(1 for _ in plan(_without(carried, _with_studies(run)), run.pipeline.limits))
     stands = is_begun(run)
     if needed > MAX_BATCHES and not stands:
         raise TooManyBatchesError(
             f"the delivery needs {needed} import jobs, one run maps at most {MAX_BATCHES}: "
             f"take it in by smaller windows or prefixes"
         )
-    planned = _read(run, find_batches(run)) if stands else plan(_accepted(run, _PLANNED), run.pipeline.limits)
+    accepted = _without(carried, _accepted(run, _PLANNED))
+    planned = _read(run, find_batches(run)) if stands else plan(accepted, run.pipeline.limits)
     given = _given(run)
     batches = [_stage(run, files, given) for files in planned]
     run.workspace.write_json(INDEX, [asdict(batch) for batch in batches])
@@ -112,6 +115,11 @@ def _accepted(run: Run, columns: Sequence[str] | None = None) -> Iterator[pl.Dat
     """Yield the accepted arrivals by the parts of ``verdicts``, in which studies are whole."""
     for part in run.workspace.parts("verdicts", VERDICTS, columns):
         yield part.filter(pl.col("verdict") == Verdict.ACCEPT)
+
+
+def _without(carried: pl.Series, parts: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Leave out what is in the data store already."""
+    return (part.filter(~pl.col("arrival_id").is_in(carried.implode())) for part in parts)
 
 
 def _with_studies(run: Run) -> Iterator[pl.DataFrame]:

@@ -162,6 +162,12 @@ class Reason(StrEnum):
         "The same SOPInstanceUID, or resource type and id, comes with other content: find out which one is right.",
     )
 
+    # What a person had done
+    IMAGE_SET_DELETED = (
+        "image_set_deleted",
+        "A person had the non-primary image set with it deleted: put the corrected file under its key if it is wanted.",
+    )
+
     # What audit finds out
     REJECTED = (
         "rejected",

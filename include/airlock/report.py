@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from airlock.run import Run
 
-CSV_COLUMNS = (*(name for name in DISPOSITIONS.names() if name != "arrival_id"), "what_to_do")
+# By its last column a row is known again when people choose what to redrive.
+CSV_COLUMNS = (*(name for name in DISPOSITIONS.names() if name != "arrival_id"), "what_to_do", "arrival_id")
 _FORMULA = r"^[=+\-@\t\r\n]"
 _TO_QUOTE = r'[",\r\n]'
 _ID = "arrival_id"
@@ -94,6 +95,7 @@ def build(run: Run, tally: Tally, jobs: list[dict[str, Any]], problems: list[str
             "stopped": tally.studies - released - held,  # none of whose files were accepted
         },
         **_publication(run, tally),
+        **_redrive(run),
         "held": sorted(tally.held, key=itemgetter("study_key")),
         "jobs": jobs,
         "balanced": not problems,
@@ -107,6 +109,16 @@ def _publication(run: Run, tally: Tally) -> dict[str, Any]:
         return {}
     waiting = sum(study["reason"] == Reason.NOT_PUBLISHED for study in tally.held)
     return {"publication": {"published": tally.gates[Gate.RELEASE.value], "waiting": waiting}}
+
+
+def _redrive(run: Run) -> dict[str, Any]:
+    """Tell who wanted the redrive, why and what, where the run is one."""
+    redrive = run.ledger.redrive_of(run.key)
+    if redrive is None:
+        return {}
+    shown = ("image_set_id", "resolution", "state", "promoted_id")
+    resolved = [{name: getattr(one, name) for name in shown} for one in run.ledger.resolutions_of(run.key)]
+    return {"redrive": redrive | {"resolutions": resolved}}
 
 
 def _by_number(counter: Mapping[str, int]) -> dict[str, int]:

@@ -17,6 +17,7 @@ from airlock.workspace import Workspace
 if TYPE_CHECKING:
     from airlock.ledger import Ledger
     from airlock.records import Window
+    from airlock.redrive import Redrive
     from airlock.s3 import S3
 
 
@@ -78,6 +79,7 @@ class Run(Generic[PipelineT_co]):
     ledger: Ledger
     folder: str = ""  # of the workspace, where a run has a second chain of stages: "fhir"
     plan_only: bool = False  # it ends after normalize, and claims, stages and imports nothing
+    redrive: Redrive | None = None  # what a person wants to take through again, instead of a listing
 
     def within(self, folder: str) -> Run[PipelineT_co]:
         """Return the same run in a folder of its workspace, where it has a second chain of stages."""

@@ -202,6 +202,32 @@ class S3:
             raise
         return True
 
+    def find(self, uri: S3Uri) -> dict[str, Any] | None:
+        """Return what lies under exactly this key, as a row of `listing.LISTED`; None if nothing does.
+
+        Raises
+        ------
+        BucketError
+            If S3 refuses to look; the text of its own names the key.
+        """
+        try:
+            there = self.client.head_object(Bucket=uri.bucket, Key=uri.key)
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            if code in _NOT_FOUND:
+                return None
+            raise BucketError(
+                f"an object in bucket {uri.bucket!r} cannot be looked up ({code}): give the role s3:GetObject there"
+            ) from None
+        version = there.get("VersionId")
+        return {
+            "key": uri.key,
+            "version_id": None if version in {None, "null"} else version,
+            "etag": there["ETag"].strip('"'),
+            "size": there["ContentLength"],
+            "last_modified": there["LastModified"],
+        }
+
     def put(self, uri: S3Uri, body: bytes, content_type: str = "application/octet-stream") -> None:
         """Write a whole object; S3 shows it whole or not at all."""
         self.client.put_object(Bucket=uri.bucket, Key=uri.key, Body=body, ContentType=content_type)

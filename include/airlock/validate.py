@@ -18,6 +18,7 @@ from airlock.ledger.instances import OWNERS
 from airlock.normalize import is_begun
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, VERDICTS, Verdict
+from airlock.resolve import carried_verdicts
 from airlock.spool import Spool, partitions_for
 
 if TYPE_CHECKING:
@@ -73,6 +74,9 @@ def validate(run: Run) -> dict[str, int]:
     with Spool(_by("StudyInstanceUID"), partitions) as facts, Spool(_by("StudyInstanceUID"), partitions) as decided:
         for part in _decide_all(run, shards, facts, partitions):
             decided.add(part)
+        for part in carried_verdicts(run):  # in the data store already: it was let in, and no rule is asked again
+            facts.add(part.select(_FACTS))
+            decided.add(part.select(_COMPARED))
         return _counts(_write(run, facts, decided))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from airflow.sdk.exceptions import AirflowFailException
+
 from airlock_tasks.stage import StageOperator
 
 if TYPE_CHECKING:
@@ -20,8 +22,12 @@ class BufferOperator(StageOperator):
     def run_stage(self, run: Run, context: Context) -> list[str]:  # noqa: ARG002
         """Return the shards that parse is mapped over."""
         from airlock.buffer import buffer
+        from airlock.redrive import RedriveError
 
-        buffered = buffer(run)
+        try:
+            buffered = buffer(run)
+        except RedriveError as error:
+            raise AirflowFailException(str(error)) from None
         self.log.info(
             "%d arrivals (%d bytes) in %d shards; %d were settled by earlier runs, %d are held by other runs, "
             "%d have no date in their key",
@@ -32,4 +38,10 @@ class BufferOperator(StageOperator):
             buffered.claimed_elsewhere,
             buffered.undated,
         )
+        self._tell_redrive(run)
         return buffered.shards
+
+    def _tell_redrive(self, run: Run) -> None:
+        redrive = run.ledger.redrive_of(run.key)
+        if redrive is not None:
+            self.log.info("redrive by %r, since %r: %s", redrive["asked_by"], redrive["why"], redrive["counts"])

@@ -49,6 +49,57 @@ PARAMS = {
     ),
 }
 
+# What takes settled arrivals of an imaging pipeline through again; read by airlock.redrive.
+REDRIVE_PARAMS = {
+    "redrive_run": Param(
+        None,
+        type=["null", "string"],
+        title="Redrive: run",
+        description="Take through again what this run held, quarantined or failed: its run_key or run id, as in its "
+        "report. What is given together must all hold.",
+    ),
+    "redrive_study": Param(
+        None,
+        type=["null", "string"],
+        title="Redrive: study",
+        description="Take through again what is held, quarantined or failed of this study: its study key, 16 hex "
+        "digits; never a UID.",
+    ),
+    "redrive_reasons": Param(
+        None,
+        type=["null", "array"],
+        items={"type": "string"},
+        title="Redrive: reasons",
+        description="Take through again what has one of these reason codes, one a line.",
+    ),
+    "redrive_csv": Param(
+        None,
+        type=["null", "string"],
+        title="Redrive: edited list",
+        description="Take through again the rows that were kept of a run's dispositions.csv: s3://bucket/key.csv.",
+    ),
+    "redrive_non_primary": Param(
+        None,
+        type=["null", "string"],
+        enum=[None, "promote", "delete"],
+        title="Redrive: non-primary image sets",
+        description="promote makes the grouping elements those of the primary image sets and joins them; delete "
+        "deletes the non-primary image set from the data store for good.",
+    ),
+    "redrive_why": Param(
+        None,
+        type=["null", "string"],
+        title="Redrive: why",
+        description="Needed for a redrive. It goes to the ledger and the report: name no patient.",
+    ),
+    "redrive_by": Param(
+        None,
+        type=["null", "string"],
+        title="Redrive: who",
+        description="Who wants it; without it the user that starts the run.",
+    ),
+}
+
 
 def new_dag(pipeline: Pipeline) -> DAG:
     """Return a pipeline's DAG, without tasks yet."""
@@ -60,7 +111,7 @@ def new_dag(pipeline: Pipeline) -> DAG:
         start_date=datetime.combine(schedule.start_date, datetime.min.time(), tzinfo=gettz(schedule.timezone)),
         catchup=schedule.catchup,
         max_active_runs=schedule.max_active_runs,
-        params=PARAMS,
+        params=PARAMS | REDRIVE_PARAMS if pipeline.kind == "imaging" else PARAMS,
         tags=["airlock", pipeline.kind, *pipeline.tags],
         default_args={"retries": pipeline.retries, "retry_delay": pipeline.retry_delay},
     )

@@ -8,8 +8,10 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airlock.pipelines import ClinicalPipeline, ImagingPipeline
 from healthaws.hooks.healthimaging import HealthImagingHook
+from healthaws.hooks.healthimaging_image_sets import HealthImagingImageSetsHook
 from healthaws.hooks.healthlake import HealthLakeHook
 from healthaws.hooks.healthlake_fhir import HealthLakeFhirHook
+from healthaws.refusals import Backoff
 
 if TYPE_CHECKING:
     from airlock.pipelines import HealthImaging, HealthLake, Pipeline
@@ -21,6 +23,17 @@ def fhir_store(healthlake: HealthLake) -> HealthLakeFhirHook:
     """Return the REST API of a HealthLake data store."""
     return HealthLakeFhirHook(
         healthlake.datastore_id, aws_conn_id=healthlake.aws_conn_id, region_name=healthlake.region_name
+    )
+
+
+def image_sets(healthimaging: HealthImaging) -> HealthImagingImageSetsHook:
+    """Return the image sets of a HealthImaging data store."""
+    return HealthImagingImageSetsHook(
+        healthimaging.datastore_id,
+        backoff=Backoff(healthimaging.backoff_seconds, maximum=120),
+        poll_seconds=min(2.0, healthimaging.poll_seconds),
+        aws_conn_id=healthimaging.aws_conn_id,
+        region_name=healthimaging.region_name,
     )
 
 

@@ -14,7 +14,7 @@ from asgiref.sync import sync_to_async
 
 from airlock.pipelines import Receive, Source
 from airlock_tasks.datastores import check_datastores
-from airlock_tasks.stage import connect_s3, is_plan
+from airlock_tasks.stage import connect_s3, is_plan, redrive_request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -99,6 +99,8 @@ class ReceiveSensor(BaseSensorOperator):
 
         plan_only = is_plan(self.pipeline, context)
         check_datastores(self.pipeline)
+        if redrive_request(self.pipeline, context) is not None:
+            return {"objects": 0, "bytes": 0}  # nothing is delivered: buffer takes what was chosen
         source, settings = self.pipeline.source, self.pipeline.receive
         try:
             prefix = str(source_prefix(self.pipeline, context["params"].get("prefix")))

@@ -16,10 +16,18 @@ if TYPE_CHECKING:
 
     from airlock.pipelines import Pipeline
     from airlock.records import Window
+    from airlock.redrive import Redrive
     from airlock.run import Run
     from airlock.s3 import S3
 
-PARAMS = frozenset({"prefix", "window_start", "window_end", "plan_only"})  # what a run's conf may say
+# What a run's conf may say.
+PARAMS = frozenset(
+    {
+        *("prefix", "window_start", "window_end", "plan_only"),
+        *("redrive_run", "redrive_study", "redrive_reasons", "redrive_csv"),
+        *("redrive_non_primary", "redrive_why", "redrive_by"),
+    }
+)
 LEDGER_CONNECTION = "airlock_ledger"
 LEDGER_VARIABLE = "AIRLOCK_LEDGER_URL"
 
@@ -115,6 +123,31 @@ def is_plan(pipeline: Pipeline, context: Context) -> bool:
     return True
 
 
+def redrive_request(pipeline: Pipeline, context: Context) -> Redrive | None:
+    """Return what a run is to take through again, as its params say; None for any other run.
+
+    Raises
+    ------
+    AirflowFailException
+        If the params contradict themselves, or the pipeline is none of images.
+    """
+    from airlock.redrive import RedriveError, read_request
+
+    person = getattr(context["dag_run"], "triggering_user_name", None)
+    try:
+        asked = read_request(context["params"], person)
+    except RedriveError as error:
+        raise AirflowFailException(str(error)) from None
+    if asked is not None and context["params"].get("plan_only"):
+        raise AirflowFailException("a redrive cannot be planned: leave out plan_only or the redrive's params")
+    if asked is not None and pipeline.kind != "imaging":
+        raise AirflowFailException(
+            f"pipeline {pipeline.name!r} is of kind {pipeline.kind}, and only imaging pipelines redrive: "
+            f"deliver the corrected files under new keys"
+        )
+    return asked
+
+
 def open_run(pipeline: Pipeline, context: Context, folder: str = "") -> Run[Any]:
     """Open the run that a task is part of, with its S3 and its ledger.
 
@@ -140,8 +173,8 @@ def open_run(pipeline: Pipeline, context: Context, folder: str = "") -> Run[Any]
     except PrefixOutsideSourceError as error:
         raise AirflowFailException(str(error)) from None
     s3 = connect_s3(pipeline.source.aws_conn_id)
-    window = run_window(context, sweep=pipeline.arrivals is not None)
-    run = Run(pipeline, context["run_id"], window, prefix, s3, Ledger.open(ledger_url()), folder)
+    window, asked = run_window(context, sweep=pipeline.arrivals is not None), redrive_request(pipeline, context)
+    run = Run(pipeline, context["run_id"], window, prefix, s3, Ledger.open(ledger_url()), folder, redrive=asked)
     return run.as_plan() if is_plan(pipeline, context) else run
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airlock_tasks.datastores import fhir_store
+from airlock_tasks.datastores import fhir_store, image_sets
 from airlock_tasks.stage import StageOperator
 
 if TYPE_CHECKING:
@@ -14,14 +14,17 @@ if TYPE_CHECKING:
 
 
 class ValidateOperator(StageOperator):
-    """Applies the file, duplicate and study rules."""
+    """Applies the file, duplicate and study rules; of a redrive, resolves the non-primary image sets before."""
 
     in_plan = True
 
     def run_stage(self, run: Run, context: Context) -> dict[str, int]:  # noqa: ARG002
         """Return the number of arrivals by verdict."""
+        from airlock.resolve import carry
         from airlock.validate import validate
 
+        if run.redrive is not None:
+            carry(run, image_sets(run.pipeline.healthimaging))
         verdicts = validate(run)
         self.log.info("verdicts: %s", verdicts)
         return verdicts

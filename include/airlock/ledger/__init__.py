@@ -1,8 +1,8 @@
 """The database of record, on SQLite or PostgreSQL.
 
 ``Ledger`` is the door; its methods live one module per concern: ``runs``, ``arrivals``, ``instances``, ``studies``,
-``resources``, ``jobs``, ``gates``, ``contracts``, ``outbox``, ``unrouted``, ``stow``, ``release``. ``tables`` is the
-schema, ``migrations`` the steps to it, and ``python -m airlock.ledger upgrade --url URL`` takes them.
+``resources``, ``jobs``, ``gates``, ``contracts``, ``outbox``, ``unrouted``, ``stow``, ``redrives``, ``release``.
+``tables`` is the schema, ``migrations`` the steps to it, and ``python -m airlock.ledger upgrade --url URL`` takes them.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from airlock.ledger.errors import LedgerError
 from airlock.ledger.jobs import Job
 from airlock.ledger.ledger import Ledger
 from airlock.ledger.outbox import OutboxMessage
+from airlock.ledger.redrives import ResolutionRecord
 from airlock.ledger.runs import RunRecord
 from airlock.ledger.schema import upgrade
-from airlock.ledger.tables import InstanceState, MessageState, StowState
+from airlock.ledger.tables import InstanceState, MessageState, Resolution, ResolutionState, StowState
 
 __all__ = [
     "Claim",
@@ -24,6 +25,9 @@ __all__ = [
     "LedgerError",
     "MessageState",
     "OutboxMessage",
+    "Resolution",
+    "ResolutionRecord",
+    "ResolutionState",
     "RunRecord",
     "StowState",
     "upgrade",

@@ -12,14 +12,23 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, exists, func, insert, or_, select, update
+from sqlalchemy import and_, delete, exists, func, insert, or_, select, update
 
 from airlock.ledger.arrivals import next_generation, scope
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, insert_missing, stage, uid_frame
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import InstanceState, arrivals, instances, redrives, runs
+from airlock.ledger.tables import (
+    InstanceState,
+    Resolution,
+    ResolutionState,
+    arrivals,
+    instances,
+    redrives,
+    resolutions,
+    runs,
+)
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, Disposition, schema
 
@@ -78,6 +87,19 @@ _OWNS = and_(
     instances.c.pipeline == arrivals.c.pipeline,
     instances.c.state.in_(_IN_STORE),
 )
+
+
+@dataclass(frozen=True)
+class ResolutionRecord:
+    """How far the resolution of a non-primary image set has come."""
+
+    image_set_id: str
+    datastore_id: str
+    run_key: str
+    resolution: Resolution
+    state: ResolutionState
+    promoted_id: str | None  # the primary image set that has the instances now
+    promoted_version: int | None
 
 
 def is_redrive(connection: Connection, run_key: str) -> bool:
@@ -263,6 +285,55 @@ class Redrives(Store):
         with self._reading() as connection:
             return fetch(connection, statement, CARRIED).unique("arrival_id").sort("arrival_id")
 
+    def begin_resolution(
+        self, datastore_id: str, run_key: str, image_set_id: str, resolution: Resolution
+    ) -> ResolutionRecord:
+        """Note that a redrive resolves an image set; return how far it has come, where it has begun before.
+
+        Raises
+        ------
+        LedgerError
+            If another run resolves it, or resolved it.
+        """
+        values = {"run_key": run_key, "resolution": resolution.value, "state": ResolutionState.BEGUN.value}
+        key = {"image_set_id": image_set_id, "datastore_id": datastore_id}
+        with self._writing("resolutions") as connection:
+            found = select(resolutions).where(*(resolutions.c[name] == value for name, value in key.items()))
+            row = connection.execute(found).mappings().one_or_none()
+            if row is None:
+                connection.execute(insert(resolutions).values(**key, **values, begun_at=datetime.now(UTC)))
+                row = connection.execute(found).mappings().one()
+            if row["run_key"] != run_key:
+                raise LedgerError(f"image set {image_set_id} is resolved by run {row['run_key']!r}: see what it did")
+            return _record(row)
+
+    def advance_resolution(
+        self,
+        record: ResolutionRecord,
+        state: ResolutionState,
+        promoted_id: str | None = None,
+        promoted_version: int | None = None,
+    ) -> ResolutionRecord:
+        """Note the next step of a resolution. An image set that was deleted for good takes its instances along."""
+        this = and_(
+            resolutions.c.image_set_id == record.image_set_id, resolutions.c.datastore_id == record.datastore_id
+        )
+        done = state is ResolutionState.DONE
+        named = {"promoted_id": promoted_id, "promoted_version": promoted_version} if promoted_id else {}
+        with self._writing("resolutions", "instances") as connection:
+            times = {"ended_at": datetime.now(UTC)} if done else {}
+            connection.execute(update(resolutions).where(this).values(state=state.value, **named, **times))
+            if done and record.resolution is Resolution.DELETE:
+                inside = instances.c.image_set_id == record.image_set_id
+                connection.execute(delete(instances).where(inside, instances.c.datastore_id == record.datastore_id))
+            return _record(connection.execute(select(resolutions).where(this)).mappings().one())
+
+    def resolutions_of(self, run_key: str) -> list[ResolutionRecord]:
+        """Return what a redrive did with non-primary image sets, sorted by their ids."""
+        statement = select(resolutions).where(resolutions.c.run_key == run_key).order_by(resolutions.c.image_set_id)
+        with self._reading() as connection:
+            return [_record(row) for row in connection.execute(statement).mappings()]
+
 
 def is_current() -> pl.Expr:
     """Tell of `CANDIDATES` which none has taken the place of, or which still own what lies in the data store."""
@@ -374,3 +445,8 @@ def _link(connection: Connection, pipeline: str, places: list[_Place]) -> None:
     rows = stage(connection, frame, _LINKS, ["arrival_id"])
     is_one = and_(arrivals.c.pipeline == pipeline, arrivals.c.arrival_id == rows.c.arrival_id)
     connection.execute(update(arrivals).where(is_one).values(superseded_by=rows.c.superseded_by))
+
+
+def _record(row: Any) -> ResolutionRecord:
+    states = {"resolution": Resolution(row["resolution"]), "state": ResolutionState(row["state"])}
+    return ResolutionRecord(**{name: row[name] for name in ResolutionRecord.__dataclass_fields__} | states)

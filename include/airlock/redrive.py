@@ -1,0 +1,402 @@
+"""Redrive: what a person wants to take through again, checked, and claimed as new generations.
+
+The choice is by run, by study, by reason codes, or by the rows that were kept of a dispositions.csv; what is given
+together must all hold. The objects are taken as they are now under their keys.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from airlock.ledger import InstanceState, Resolution
+from airlock.ledger.arrivals import next_generation
+from airlock.ledger.redrives import REDRIVABLE, SUCCESSORS, is_current, is_underway
+from airlock.reasons import SENTENCES, Reason
+from airlock.records import ARRIVALS, Disposition, arrival_id
+from airlock.report import CSV_COLUMNS
+from airlock.run import run_key
+from airlock.s3uri import S3Uri, S3UriError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from airlock.run import Run
+
+AT_A_TIME = 32  # objects that are looked up
+TOLD = 5  # lines that an error names
+PARAMS = (
+    *("redrive_run", "redrive_study", "redrive_reasons", "redrive_csv"),
+    *("redrive_non_primary", "redrive_why", "redrive_by"),
+)
+# Held for what happened at the import itself: only another import, with a manifest of its own, can clear them.
+IMPORT_AGAIN = (Reason.VERSION_ABOVE_ONE, Reason.JOB_COUNTS_DISAGREE, Reason.READ_BACK_MISMATCH)
+_STUDY_KEY = re.compile(r"[0-9a-f]{16}")
+_ARRIVAL_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class RedriveError(ValueError):
+    """A redrive that cannot be done as it was asked for; nothing was claimed."""
+
+
+@dataclass(frozen=True)
+class Redrive:
+    """What a person asked for."""
+
+    asked_by: str
+    why: str
+    run: str | None = None  # a run key, or Airflow's run id
+    study: str | None = None  # a study key
+    reasons: tuple[str, ...] = ()
+    csv: str | None = None  # s3:// address
+    non_primary: Resolution | None = None
+
+    @property
+    def choice(self) -> dict[str, Any]:
+        """What was chosen, for the record; the address of a list may hold a name and is left out."""
+        given = {"run": self.run, "study": self.study, "reasons": list(self.reasons) or None}
+        more = {"csv": True if self.csv else None, "non_primary": self.non_primary and self.non_primary.value}
+        return {name: value for name, value in (given | more).items() if value is not None}
+
+
+def read_request(params: Mapping[str, Any], person: str | None) -> Redrive | None:
+    """Return what a run's params ask for; None where they ask for no redrive.
+
+    Parameters
+    ----------
+    params
+        The run's params.
+    person
+        Who started the run, as Airflow knows them.
+
+    Raises
+    ------
+    RedriveError
+        If a value is wrong or one is missing; the text names the param.
+    """
+    given = {name: params.get(name) for name in PARAMS if params.get(name)}
+    if not given:
+        return None
+    misplaced = [name for name in ("prefix", "window_start", "window_end", "plan_only") if params.get(name)]
+    if misplaced:
+        raise RedriveError(f"{', '.join(misplaced)} cannot go with a redrive, which names its arrivals: leave it out")
+    if not {"redrive_run", "redrive_study", "redrive_reasons", "redrive_csv"} & given.keys():
+        raise RedriveError(
+            "the redrive chooses nothing: give redrive_run, redrive_study, redrive_reasons or redrive_csv"
+        )
+    return Redrive(
+        asked_by=_text(given, "redrive_by") or person or "unknown",
+        why=_why(given),
+        run=_text(given, "redrive_run"),
+        study=_study(given),
+        reasons=_reasons(given),
+        csv=_address(given),
+        non_primary=_resolution(given),
+    )
+
+
+def _text(given: Mapping[str, Any], name: str) -> str | None:
+    value = given.get(name)
+    if value is not None and not isinstance(value, str):
+        raise RedriveError(f"{name} is no text: write it as one")
+    return value.strip() or None if value else None
+
+
+def _why(given: Mapping[str, Any]) -> str:
+    why = _text(given, "redrive_why")
+    if not why:
+        raise RedriveError("redrive_why is missing: say in a sentence why these are to go through again")
+    return why
+
+
+def _study(given: Mapping[str, Any]) -> str | None:
+    study = _text(given, "redrive_study")
+    if study is not None and not _STUDY_KEY.fullmatch(study):
+        raise RedriveError("redrive_study is no study key, 16 hex digits as in report.json: give that, never a UID")
+    return study
+
+
+def _reasons(given: Mapping[str, Any]) -> tuple[str, ...]:
+    reasons = given.get("redrive_reasons") or []
+    if not isinstance(reasons, list) or not all(isinstance(reason, str) for reason in reasons):
+        raise RedriveError('redrive_reasons is no list of reason codes: write it as ["truncated", "rejected"]')
+    unknown = sum(reason not in SENTENCES for reason in reasons)
+    if unknown:
+        raise RedriveError(f"redrive_reasons has {unknown} codes that do not exist: use those of docs/reasons.md")
+    return tuple(dict.fromkeys(reasons))
+
+
+def _address(given: Mapping[str, Any]) -> str | None:
+    address = _text(given, "redrive_csv")
+    try:
+        whole = address is None or S3Uri.parse(address).key.endswith(".csv")
+    except S3UriError:
+        whole = False
+    if not whole:
+        raise RedriveError("redrive_csv is no address of a list: write it as s3://bucket/folder/dispositions.csv")
+    return address
+
+
+def _resolution(given: Mapping[str, Any]) -> Resolution | None:
+    word = _text(given, "redrive_non_primary")
+    if word is not None and word not in list(Resolution):
+        raise RedriveError(f"redrive_non_primary is none of {', '.join(Resolution)}: choose one, or leave it out")
+    return None if word is None else Resolution(word)
+
+
+def redrive(run: Run[Any], asked: Redrive) -> dict[str, int]:
+    """Claim what a person chose, as new generations; a run that has done so before does nothing.
+
+    Returns
+    -------
+    dict
+        How many arrivals were ``chosen``, ``taken`` to be read and imported, ``carried`` on without an import, and
+        were ``in_already``, since another arrival brought their object meanwhile.
+
+    Raises
+    ------
+    RedriveError
+        If the choice is empty or holds what cannot be redriven.
+    LedgerError
+        If another redrive was faster, or an open run holds one of the objects.
+    """
+    before = run.ledger.redrive_of(run.key)
+    if before is not None:
+        return dict(before["counts"])
+    chosen = choose(run, asked)
+    record = {"asked_by": asked.asked_by, "why": asked.why, "choice": asked.choice}
+    return run.ledger.redrive(run.pipeline.name, run.key, successors(run, chosen, asked), record) or {}
+
+
+def choose(run: Run[Any], asked: Redrive) -> pl.DataFrame:
+    """Return the chosen arrivals, and with them those that are held for nothing but the same studies' sake.
+
+    Returns
+    -------
+    polars.DataFrame
+        `ledger.redrives.CANDIDATES`.
+    """
+    by_run = _chosen_run(run, asked)
+    datastore, pipeline = run.pipeline.datastore_id, run.pipeline.name
+    if asked.csv:
+        chosen = _listed(run, read_csv(run.s3.get(S3Uri.parse(asked.csv))), asked, by_run)
+    else:
+        chosen = run.ledger.choose_arrivals(datastore, pipeline, by_run, asked.study, asked.reasons)
+    if chosen.is_empty():
+        raise RedriveError("no held, quarantined or failed arrival fits the choice: look at the run's dispositions.csv")
+    _need_ended(chosen)
+    _need_resolved(run, chosen, asked)
+    companions = run.ledger.companions(datastore, pipeline, chosen["study_key"])
+    return pl.concat([chosen, companions]).unique("arrival_id", keep="first", maintain_order=True)
+
+
+def _chosen_run(run: Run[Any], asked: Redrive) -> str | None:
+    if asked.run is None:
+        return None
+    name = run.pipeline.name
+    found = run.ledger.run(asked.run) or run.ledger.run(run_key(name, asked.run))
+    if found is None or found.pipeline != name:
+        raise RedriveError(f"redrive_run is no run of pipeline {name!r}: give its run_key or run_id, as in its report")
+    if found.run_key == run.key:
+        raise RedriveError("redrive_run is this run itself, a cyclic redrive: choose a run that has ended")
+    waiting = run.ledger.unsettled(name, found.run_key)
+    if found.state == "running" or waiting:
+        raise RedriveError(
+            f"run {found.run_key!r} has {waiting} arrivals on which it has not decided: clear its failed task, "
+            f"and redrive when it has ended"
+        )
+    return found.run_key
+
+
+def _need_ended(chosen: pl.DataFrame) -> None:
+    """Refuse what an open run, or another redrive, is still deciding on."""
+    underway = chosen.filter(is_underway())
+    if underway.height:
+        raise RedriveError(
+            f"{underway.height} of these arrivals are being redriven by {_runs(underway['redriven_by'])}, "
+            f"a cyclic redrive: wait until that has ended"
+        )
+    running = chosen.filter(pl.col("run_state") == "running")
+    if running.height:
+        raise RedriveError(f"{running.height} of these arrivals are held by {_runs(running['run_key'])}: let it end")
+
+
+def _runs(keys: pl.Series) -> str:
+    return ", ".join(f"run {key!r}" for key in keys.unique().sort()[:TOLD])
+
+
+def _need_resolved(run: Run[Any], chosen: pl.DataFrame, asked: Redrive) -> None:
+    """Refuse non-primary image sets without a word on them, and such as the choice names only in part."""
+    odd = chosen.filter(pl.col("state") == InstanceState.NON_PRIMARY)
+    if odd.is_empty() and asked.non_primary:
+        raise RedriveError(
+            "redrive_non_primary: none of the chosen arrivals is in a non-primary image set: leave it out"
+        )
+    if odd.height and asked.non_primary is None:
+        raise RedriveError(
+            f"{odd.height} of the chosen arrivals are in non-primary image sets: say promote or delete in "
+            f"redrive_non_primary, or leave them out"
+        )
+    left = run.ledger.left_behind(run.pipeline.datastore_id, odd["image_set_id"], odd["arrival_id"])
+    if left:
+        raise RedriveError(
+            f"the non-primary image sets hold {left} instances of arrivals that were not chosen: choose by the study, "
+            f"or keep their rows too"
+        )
+
+
+def successors(run: Run[Any], chosen: pl.DataFrame, asked: Redrive) -> pl.DataFrame:
+    """Say what is to come in the place of each chosen arrival: the object under its key as it is now.
+
+    What is in the data store is carried on without an import, unless its object was replaced, or only another import
+    can clear it. An object that is gone keeps its description; parse finds that it is gone.
+
+    Returns
+    -------
+    polars.DataFrame
+        `ledger.redrives.SUCCESSORS`.
+    """
+    rows = chosen.to_dicts()
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        found = list(pool.map(lambda row: _now(run, row, asked), rows))
+    came_in = _came_in(run, [row["arrival_id"] for row in found])
+    made = [_successor(row, now, came_in) for row, now in zip(rows, found, strict=True)]
+    return pl.DataFrame(made, schema=SUCCESSORS)
+
+
+def _now(run: Run[Any], row: dict[str, Any], asked: Redrive) -> dict[str, Any]:
+    """Return the description of what lies under an arrival's key; its own where that is the same, or nothing."""
+    own = {name: row[name] for name in ARRIVALS}
+    if row["state"] == InstanceState.NON_PRIMARY and asked.non_primary:
+        return own  # it is about what is in the data store
+    there = run.s3.find(S3Uri(row["bucket"], row["key"]))
+    if there is None or (there["etag"], there["size"]) == (row["etag"], row["size"]):
+        return own
+    version = there["version_id"] if row["version_id"] else None  # a listing names none
+    name = arrival_id(row["bucket"], row["key"], version, there["etag"], there["size"])
+    return own | there | {"version_id": version, "arrival_id": name}
+
+
+def _came_in(run: Run[Any], ids: list[str]) -> set[str]:
+    """Return those of the objects that an arrival has brought in, or that need not come in."""
+    known = run.ledger.find_arrivals(run.pipeline.datastore_id, run.pipeline.name, pl.Series(ids, dtype=pl.String))
+    stopped = (Disposition.QUARANTINED.value, Disposition.FAILED.value)
+    return set(known.filter(pl.col("disposition").is_not_null() & ~pl.col("disposition").is_in(stopped))["arrival_id"])
+
+
+def _successor(row: dict[str, Any], now: dict[str, Any], came_in: set[str]) -> dict[str, Any]:
+    own = {name: row[name] for name in ARRIVALS}
+    facts = {"chosen_id": row["arrival_id"], "generation": row["generation"] + 1}
+    in_store = row["disposition"] == Disposition.HELD and row["state"] is not None
+    replaced = now["arrival_id"] != row["arrival_id"] and now["arrival_id"] not in came_in
+    if in_store and not replaced and (row["reason"] not in IMPORT_AGAIN or now["arrival_id"] != row["arrival_id"]):
+        return own | facts | {"carries": row["arrival_id"], "arrival_id": next_generation(row["arrival_id"])}
+    return now | facts | {"carries": None}
+
+
+@dataclass(frozen=True)
+class ListedRow:
+    """A row that was kept of a dispositions.csv."""
+
+    line: int  # of the file, from 1; the heading is a line too
+    arrival_id: str
+    key: str | None  # as the cell has it
+
+
+def read_csv(body: bytes) -> list[ListedRow]:
+    """Read an edited dispositions.csv: the rows that were kept, in any order, as a spreadsheet may write them.
+
+    A byte order mark, CR LF, and semicolons or tabs between the cells are understood.
+
+    Raises
+    ------
+    RedriveError
+        If it cannot be read as one; the text names the lines.
+    """
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise RedriveError("redrive_csv is not UTF-8: save it as 'CSV UTF-8'") from None
+    rows = _cells(text)
+    heading = next(rows, (0, []))[1]
+    unknown = [name for name in heading if name not in CSV_COLUMNS]
+    if unknown or len(set(heading)) < len(heading):
+        number = len(unknown) or len(heading) - len(set(heading))
+        raise RedriveError(
+            f"redrive_csv has {number} columns in line 1 that a dispositions.csv does not have, or has twice: "
+            f"keep its heading, {', '.join(CSV_COLUMNS)}, or fewer of them"
+        )
+    if "arrival_id" not in heading:
+        raise RedriveError("redrive_csv lacks the column arrival_id, by which a row is known: keep it")
+    return [_row(line, heading, cells) for line, cells in rows]
+
+
+def _cells(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the lines that are not empty, with their numbers."""
+    first = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        for cells in reader:
+            if any(cells):
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error:
+        raise RedriveError(f"redrive_csv cannot be read from line {line} on: save it as CSV (RFC 4180)") from None
+
+
+def _row(line: int, heading: list[str], cells: list[str]) -> ListedRow:
+    if len(cells) != len(heading):
+        raise RedriveError(
+            f"redrive_csv, line {line}: {len(cells)} cells under {len(heading)} columns: take over the whole row"
+        )
+    values = dict(zip(heading, cells, strict=True))
+    if not _ARRIVAL_ID.fullmatch(values["arrival_id"]):
+        raise RedriveError(
+            f"redrive_csv, line {line}: the arrival_id is not 32 hex digits, a spreadsheet may have made a number "
+            f"of it: take it from the run's own dispositions.csv"
+        )
+    return ListedRow(line, values["arrival_id"], values.get("key"))
+
+
+def _listed(run: Run[Any], rows: list[ListedRow], asked: Redrive, by_run: str | None) -> pl.DataFrame:
+    """Return the arrivals of the rows, each of which must be one that can be chosen."""
+    ids = pl.Series([row.arrival_id for row in rows], dtype=pl.String)
+    found = run.ledger.find_arrivals(run.pipeline.datastore_id, run.pipeline.name, ids)
+    known = {row["arrival_id"]: row for row in found.with_columns(current=is_current() | is_underway()).to_dicts()}
+    wrong = [(row.line, fault) for row in rows if (fault := _fault(row, known.get(row.arrival_id), asked, by_run))]
+    if wrong:
+        told = "; ".join(f"line {line}: {fault}" for line, fault in wrong[:TOLD])
+        more = f"; and {len(wrong) - TOLD} lines more" if len(wrong) > TOLD else ""
+        raise RedriveError(f"redrive_csv, {told}{more}: remove these rows, nothing was redriven")
+    return found
+
+
+def _cells_of(key: str) -> tuple[str | None, ...]:
+    """Return what a list may have for a key: nothing, or the key, or a harmless cell of it (`report.to_csv`)."""
+    return None, key, f"'{key}"
+
+
+def _fault(row: ListedRow, there: dict[str, Any] | None, asked: Redrive, by_run: str | None) -> str | None:
+    """Say why a row cannot be redriven, without its values."""
+    if there is None:
+        return "no arrival of this pipeline"
+    faults = {
+        "its key is not that of the arrival": row.key
+        not in {None, there["key"], f"'{there['key']}"},  # a harmless cell
+        "its run has not decided on it": there["disposition"] is None,
+        f"it is {there['disposition']}, and only {', '.join(REDRIVABLE)} can be redriven": there["disposition"]
+        not in {None, *(word.value for word in REDRIVABLE)},
+        "it was redriven before, a later generation stands in its place": not there["current"],
+        "it is of another run than redrive_run": by_run is not None and there["run_key"] != by_run,
+        "it is of another study than redrive_study": asked.study is not None and there["study_key"] != asked.study,
+        "its reason is none of redrive_reasons": bool(asked.reasons) and there["reason"] not in asked.reasons,
+    }
+    return next((fault for fault, is_so in faults.items() if is_so), None)

@@ -1,0 +1,187 @@
+"""Redrive end to end: what was held, quarantined or failed goes through again as a new generation."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from airlock.records import study_key
+from tests.chain import DATASTORE, Chain, pipeline
+from tests.dicom_files import ct, delivery, sop_uid, study_uid
+
+if TYPE_CHECKING:
+    from airlock.pipelines import ImagingPipeline
+    from tests.chain import Place
+
+pytestmark = pytest.mark.slow
+
+ACCEPTS = {"grouping_conflict": "accept"}
+QUICK = {
+    "datastore_id": DATASTORE,
+    "data_access_role_arn": "arn:aws:iam::123456789012:role/import",
+    "output_uri": "s3://output/imports/",
+    "region_name": "us-east-1",
+    "poll_seconds": 1,
+    "backoff_seconds": 0.1,
+    "job_timeout_minutes": 1,
+}
+
+
+def settings(**changes: Any) -> ImagingPipeline:
+    return pipeline(healthimaging=QUICK, **changes)
+
+
+def again(place: Place, number: int = 1, wanted: ImagingPipeline | None = None, **params: Any) -> Chain:
+    """Return a redrive's run."""
+    asked = {"redrive_why": "the cause is cured", "redrive_by": "an operator"} | params
+    return Chain(place, wanted or settings(), run_id=f"manual__redrive_{number}", params=asked)
+
+
+def first_run(place: Place, files: dict[str, bytes], wanted: ImagingPipeline | None = None) -> Chain:
+    place.put(files)
+    chain = Chain(place, wanted or settings(), run_id="manual__first")
+    chain.run()
+    return chain
+
+
+def instances(place: Place) -> dict[str, list[str]]:
+    """Return which SOP instances each living image set has, by whether it is primary."""
+    import gzip
+    import json
+
+    import boto3
+    from botocore.config import Config
+
+    config = Config(inject_host_prefix=False)
+    imaging = boto3.client(
+        "medical-imaging", endpoint_url=place.imaging_endpoint, region_name="us-east-1", config=config
+    )
+    found: dict[str, list[str]] = {"primary": [], "non_primary": []}
+    for item in imaging.search_image_sets(datastoreId=DATASTORE, searchCriteria={})["imageSetsMetadataSummaries"]:
+        names = {"datastoreId": DATASTORE, "imageSetId": item["imageSetId"]}
+        body = imaging.get_image_set_metadata(**names)["imageSetMetadataBlob"].read()
+        kind = "primary" if imaging.get_image_set(**names)["isPrimary"] else "non_primary"
+        for series in json.loads(gzip.decompress(body))["Study"]["Series"].values():
+            found[kind] += series["Instances"]
+    return {kind: sorted(uids) for kind, uids in found.items()}
+
+
+def newest(place: Place) -> dict[str, Any]:
+    return max(place.contracts(), key=lambda contract: contract["revision"])
+
+
+def sops(contract: dict[str, Any]) -> list[str]:
+    return [one["SOPInstanceUID"] for series in contract["series"] for one in series["instances"]]
+
+
+def test_a_fixed_file_under_the_same_key_completes_its_study(place: Place) -> None:
+    files = delivery(studies=1, instances=3)
+    first = first_run(place, files | {"study-1/003.dcm": files["study-1/003.dcm"][:-50]})
+    assert first.report["dispositions"] == {"held": 2, "quarantined": 1}
+
+    place.put({"study-1/003.dcm": files["study-1/003.dcm"]})
+    redrive = again(place, redrive_run="manual__first", redrive_reasons=["truncated"])
+    report = redrive.run()
+
+    assert report["dispositions"] == {"released": 3}
+    assert report["redrive"]["asked_by"] == "an operator"
+    assert report["redrive"]["why"] == "the cause is cured"
+    assert report["redrive"]["counts"] == {"chosen": 3, "taken": 1, "carried": 2, "in_already": 0}
+    assert sops(newest(place)) == [sop_uid(1, 1, number) for number in (1, 2, 3)]
+    assert instances(place) == {"primary": sorted(sops(newest(place))), "non_primary": []}
+    assert len(place.jobs()) == 2
+
+
+def test_nothing_is_left_to_take_afterwards(place: Place) -> None:
+    files = delivery(studies=1, instances=2)
+    first_run(place, files | {"study-1/002.dcm": files["study-1/002.dcm"][:-50]})
+    place.put({"study-1/002.dcm": files["study-1/002.dcm"]})
+    redrive = again(place, redrive_run="manual__first")
+    redrive.run()
+    once = redrive.report, place.contracts()
+
+    for stage in ("receive", "buffer", "parse", "validate", "normalize", "import", "audit", "route"):
+        redrive.stage(stage)
+    nightly = Chain(place, settings(), run_id="manual__nightly")
+
+    assert (redrive.report, place.contracts()) == once
+    assert nightly.run()["arrivals"] == 0
+    assert len(place.jobs()) == 2
+    with pytest.raises(AirflowFailException, match="fits the choice"):
+        again(place, 2, redrive_run="manual__first").run()
+
+
+def test_an_edited_list_as_a_spreadsheet_saves_it(place: Place) -> None:
+    files = delivery(studies=2, instances=2)
+    first = first_run(place, files | {"study-1/002.dcm": b"", "study-2/002.dcm": b""})
+    kept = [row for row in first.lines if row["key"] == "in/study-1/002.dcm"]
+    place.put({"study-1/002.dcm": files["study-1/002.dcm"], "study-2/002.dcm": files["study-2/002.dcm"]})
+    place.s3().put_object(Bucket="workspace", Key="edited.csv", Body=spreadsheet(kept))
+
+    report = again(place, redrive_csv="s3://workspace/edited.csv").run()
+
+    assert report["dispositions"] == {"released": 1}
+    assert report["redrive"]["counts"]["chosen"] == 1
+    assert sops(newest(place)) == [sop_uid(1, 1, 1), sop_uid(1, 1, 2)]
+
+
+def spreadsheet(rows: list[dict[str, str]]) -> bytes:
+    """Write a table as a spreadsheet in a country of decimal commas does: BOM, semicolons, CR LF."""
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, rows[0], delimiter=";")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue().encode("utf-8-sig")
+
+
+def conflict(place: Place) -> Chain:
+    """Let the store put a file into a non-primary image set, which only it can know."""
+    first_run(place, {"1.dcm": ct(1, 1, 1), "2.dcm": ct(1, 1, 2)}, settings(validation=ACCEPTS))
+    place.put({"3.dcm": ct(1, 1, 3, PatientID="SOMEBODY-ELSE", StudyID="77")})
+    chain = Chain(place, settings(validation=ACCEPTS), run_id="manual__second")
+    report = chain.run()
+    assert report["reasons"].keys() == {"non_primary"}
+    assert instances(place)["non_primary"] == [sop_uid(1, 1, 3)]
+    return chain
+
+
+def test_a_non_primary_conflict_is_promoted(place: Place) -> None:
+    conflict(place)
+    redrive = again(place, redrive_study=study_key(study_uid(1)), redrive_non_primary="promote")
+    report = redrive.run()
+
+    assert report["dispositions"] == {"released": 1}
+    assert report["jobs"] == []
+    (resolved,) = report["redrive"]["resolutions"]
+    assert (resolved["resolution"], resolved["state"]) == ("promote", "done")
+    contract = newest(place)
+    assert sops(contract) == [sop_uid(1, 1, number) for number in (1, 2, 3)]
+    assert contract["series"][0]["image_set_ids"] == [resolved["promoted_id"]]
+    assert contract["PatientID"] == "PID-1"
+    assert instances(place) == {"primary": sops(contract), "non_primary": []}
+    assert place.calls("CopyImageSet") == 1
+
+
+def test_a_non_primary_conflict_is_deleted(place: Place) -> None:
+    conflict(place)
+    redrive = again(place, redrive_study=study_key(study_uid(1)), redrive_non_primary="delete")
+    report = redrive.run()
+
+    assert report["dispositions"] == {"ignored": 1}
+    assert report["reasons"].keys() == {"image_set_deleted"}
+    assert instances(place) == {"primary": [sop_uid(1, 1, 1), sop_uid(1, 1, 2)], "non_primary": []}
+
+    place.put({"3.dcm": ct(1, 1, 3)})
+    assert Chain(place, settings(), run_id="manual__third").run()["dispositions"] == {"released": 1}
+    assert sops(newest(place)) == [sop_uid(1, 1, number) for number in (1, 2, 3)]
+
+
+def test_a_non_primary_conflict_needs_a_word(place: Place) -> None:
+    conflict(place)
+    with pytest.raises(AirflowFailException, match="promote or delete"):
+        again(place, redrive_study=study_key(study_uid(1))).until("buffer")
+    assert place.calls("DeleteImageSet") == place.calls("CopyImageSet") == 0
