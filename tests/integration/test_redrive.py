@@ -112,7 +112,7 @@ def test_nothing_is_left_to_take_afterwards(place: Place) -> None:
     assert nightly.run()["arrivals"] == 0
     assert len(place.jobs()) == 2
     with pytest.raises(AirflowFailException, match="fits the choice"):
-        again(place, 2, redrive_run="manual__first").run()
+        again(place, 2, redrive_run="manual__first").until("buffer")
 
 
 def test_an_edited_list_as_a_spreadsheet_saves_it(place: Place) -> None:
