@@ -185,7 +185,7 @@ def choose(run: Run[Any], asked: Redrive) -> pl.DataFrame:
     by_run = _chosen_run(run, asked)
     datastore, pipeline = run.pipeline.datastore_id, run.pipeline.name
     if asked.csv:
-        chosen = _listed(run, read_csv(run.s3.get(S3Uri.parse(asked.csv))), asked, by_run)
+        chosen = _listed(run, read_csv(_body(run, asked.csv)), asked, by_run)
     else:
         chosen = run.ledger.choose_arrivals(datastore, pipeline, by_run, asked.study, asked.reasons)
     if chosen.is_empty():
@@ -194,6 +194,13 @@ def choose(run: Run[Any], asked: Redrive) -> pl.DataFrame:
     _need_resolved(run, chosen, asked)
     companions = run.ledger.companions(datastore, pipeline, chosen["study_key"])
     return pl.concat([chosen, companions]).unique("arrival_id", keep="first", maintain_order=True)
+
+
+def _body(run: Run[Any], address: str) -> bytes:
+    try:
+        return run.s3.get(S3Uri.parse(address))
+    except FileNotFoundError:
+        raise RedriveError("redrive_csv: there is no such object: put the edited list there first") from None
 
 
 def _chosen_run(run: Run[Any], asked: Redrive) -> str | None:

@@ -113,17 +113,19 @@ def _verdicts(verdicts: pl.DataFrame, outcomes: pl.DataFrame, resolved: dict[str
     """Accept what is in the data store, with the grouping elements it has there now; ignore what was deleted."""
     sets = outcomes.select("arrival_id", "image_set_id")
     rows = verdicts.join(sets, on="arrival_id", how="inner", maintain_order="left")
-    deleted = pl.col("image_set_id").is_in([name for name, one in resolved.items() if one.image_set_id is None])
+    here = pl.col("image_set_id")
+    deleted = here.is_in([name for name, one in resolved.items() if one.image_set_id is None])
+    noted = ~here.is_in(list(resolved))  # of an image set that was resolved nothing is to be said any more
     rows = rows.with_columns(
         verdict=pl.when(deleted).then(pl.lit(Verdict.IGNORE.value)).otherwise(pl.lit(Verdict.ACCEPT.value)),
-        reason=pl.when(deleted).then(pl.lit(str(Reason.IMAGE_SET_DELETED))).otherwise("reason"),
-        detail=pl.when(deleted).then(pl.lit(None, pl.String)).otherwise("detail"),
+        reason=pl.when(deleted).then(pl.lit(str(Reason.IMAGE_SET_DELETED))).when(noted).then("reason"),
+        detail=pl.when(noted).then("detail"),
         duplicate_of=pl.lit(None, pl.String),
     )
     for name, one in resolved.items():
-        here = pl.col("image_set_id") == name
         values = {key: pl.lit(value, pl.String) for key, value in (one.elements or {}).items()}
-        rows = rows.with_columns(**{key: pl.when(here).then(value).otherwise(key) for key, value in values.items()})
+        mended = {key: pl.when(here == name).then(value).otherwise(key) for key, value in values.items()}
+        rows = rows.with_columns(**mended)
     return rows.select(VERDICTS.names())
 
 

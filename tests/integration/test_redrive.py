@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
+import json
 from typing import TYPE_CHECKING, Any
 
+import boto3
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
+from botocore.config import Config
 
 from airlock.records import study_key
 from tests.chain import DATASTORE, Chain, pipeline
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-ACCEPTS = {"grouping_conflict": "accept"}
+CHANGES = ("UpdateImageSetMetadata", "CopyImageSet", "DeleteImageSet")
 QUICK = {
     "datastore_id": DATASTORE,
     "data_access_role_arn": "arn:aws:iam::123456789012:role/import",
@@ -50,12 +54,6 @@ def first_run(place: Place, files: dict[str, bytes], wanted: ImagingPipeline | N
 
 def instances(place: Place) -> dict[str, list[str]]:
     """Return which SOP instances each living image set has, by whether it is primary."""
-    import gzip
-    import json
-
-    import boto3
-    from botocore.config import Config
-
     config = Config(inject_host_prefix=False)
     imaging = boto3.client(
         "medical-imaging", endpoint_url=place.imaging_endpoint, region_name="us-east-1", config=config
@@ -93,23 +91,11 @@ def test_a_fixed_file_under_the_same_key_completes_its_study(place: Place) -> No
     assert report["redrive"]["counts"] == {"chosen": 3, "taken": 1, "carried": 2, "in_already": 0}
     assert sops(newest(place)) == [sop_uid(1, 1, number) for number in (1, 2, 3)]
     assert instances(place) == {"primary": sorted(sops(newest(place))), "non_primary": []}
-    assert len(place.jobs()) == 2
-
-
-def test_nothing_is_left_to_take_afterwards(place: Place) -> None:
-    files = delivery(studies=1, instances=2)
-    first_run(place, files | {"study-1/002.dcm": files["study-1/002.dcm"][:-50]})
-    place.put({"study-1/002.dcm": files["study-1/002.dcm"]})
-    redrive = again(place, redrive_run="manual__first")
-    redrive.run()
     once = redrive.report, place.contracts()
 
-    for stage in ("receive", "buffer", "parse", "validate", "normalize", "import", "audit", "route"):
-        redrive.stage(stage)
-    nightly = Chain(place, settings(), run_id="manual__nightly")
-
+    redrive.onward()
     assert (redrive.report, place.contracts()) == once
-    assert nightly.run()["arrivals"] == 0
+    assert Chain(place, settings(), run_id="manual__nightly").run()["arrivals"] == 0
     assert len(place.jobs()) == 2
     with pytest.raises(AirflowFailException, match="fits the choice"):
         again(place, 2, redrive_run="manual__first").until("buffer")
@@ -139,49 +125,91 @@ def spreadsheet(rows: list[dict[str, str]]) -> bytes:
 
 
 def conflict(place: Place) -> Chain:
-    """Let the store put a file into a non-primary image set, which only it can know."""
-    first_run(place, {"1.dcm": ct(1, 1, 1), "2.dcm": ct(1, 1, 2)}, settings(validation=ACCEPTS))
-    place.put({"3.dcm": ct(1, 1, 3, PatientID="SOMEBODY-ELSE", StudyID="77")})
-    chain = Chain(place, settings(validation=ACCEPTS), run_id="manual__second")
-    report = chain.run()
-    assert report["reasons"].keys() == {"non_primary"}
+    """Let the store put a file into a non-primary image set."""
+    files = {"1.dcm": ct(1, 1, 1), "2.dcm": ct(1, 1, 2), "3.dcm": ct(1, 1, 3, PatientID="SOMEBODY-ELSE", StudyID="77")}
+    chain = first_run(place, files, settings(validation={"grouping_conflict": "accept"}))
+    assert chain.report["dispositions"] == {"held": 3}
     assert instances(place)["non_primary"] == [sop_uid(1, 1, 3)]
     return chain
 
 
-def test_a_non_primary_conflict_is_promoted(place: Place) -> None:
+STUDY = study_key(study_uid(1))
+
+
+def test_a_non_primary_conflict_is_promoted_once_though_every_answer_is_lost(place: Place) -> None:
     conflict(place)
-    redrive = again(place, redrive_study=study_key(study_uid(1)), redrive_non_primary="promote")
+    lost = [{"kind": "lost_response", "times": 1, "answer": "drop", "operation": name} for name in CHANGES]
+    place.faults(*lost, {"kind": "throttle_storm", "operation": "GetImageSet", "times": 3})
+    redrive = again(place, redrive_study=STUDY, redrive_non_primary="promote")
     report = redrive.run()
 
-    assert report["dispositions"] == {"released": 1}
+    assert report["dispositions"] == {"released": 3}
     assert report["jobs"] == []
     (resolved,) = report["redrive"]["resolutions"]
     assert (resolved["resolution"], resolved["state"]) == ("promote", "done")
-    contract = newest(place)
+    (contract,) = place.contracts()
     assert sops(contract) == [sop_uid(1, 1, number) for number in (1, 2, 3)]
     assert contract["series"][0]["image_set_ids"] == [resolved["promoted_id"]]
-    assert contract["PatientID"] == "PID-1"
+    assert (contract["PatientID"], contract["StudyID"]) == ("PID-1", "1")
     assert instances(place) == {"primary": sops(contract), "non_primary": []}
     assert place.calls("CopyImageSet") == 1
 
 
-def test_a_non_primary_conflict_is_deleted(place: Place) -> None:
+def test_a_non_primary_conflict_is_deleted_and_the_corrected_file_comes_in(place: Place) -> None:
     conflict(place)
-    redrive = again(place, redrive_study=study_key(study_uid(1)), redrive_non_primary="delete")
-    report = redrive.run()
+    report = again(place, redrive_study=STUDY, redrive_non_primary="delete").run()
 
-    assert report["dispositions"] == {"ignored": 1}
-    assert report["reasons"].keys() == {"image_set_deleted"}
+    assert report["dispositions"] == {"released": 2, "ignored": 1}
+    assert report["reasons"]["image_set_deleted"]["arrivals"] == 1
     assert instances(place) == {"primary": [sop_uid(1, 1, 1), sop_uid(1, 1, 2)], "non_primary": []}
+    assert sops(newest(place)) == [sop_uid(1, 1, 1), sop_uid(1, 1, 2)]
 
     place.put({"3.dcm": ct(1, 1, 3)})
     assert Chain(place, settings(), run_id="manual__third").run()["dispositions"] == {"released": 1}
     assert sops(newest(place)) == [sop_uid(1, 1, number) for number in (1, 2, 3)]
 
 
+def test_what_cannot_be_redriven_is_refused_as_a_whole(place: Place) -> None:
+    first = first_run(place, {**delivery(studies=1, instances=2), "bad.dcm": b""})
+    rows = {row["key"]: row for row in first.lines}
+    bad, good = rows["in/bad.dcm"], rows["in/study-1/001.dcm"]
+    lists = {
+        "released": ([bad, good], "line 3: it is released, and only held"),
+        "unknown": ([bad | {"arrival_id": "0" * 32}], "line 2: no arrival of this pipeline"),
+        "exchanged": ([bad | {"key": good["key"]}], "line 2: its key is not that of the arrival"),
+    }
+    for name, (kept, _) in lists.items():
+        place.s3().put_object(Bucket="workspace", Key=f"{name}.csv", Body=spreadsheet(kept))
+    refused: list[tuple[dict[str, Any], str]] = [
+        *(({"redrive_csv": f"s3://workspace/{name}.csv"}, fault) for name, (_, fault) in lists.items()),
+        ({"redrive_csv": "s3://workspace/none.csv"}, "redrive_csv: there is no such object"),
+        ({"redrive_run": "manual__no_such"}, "redrive_run is no run of pipeline 'nightly'"),
+        ({"redrive_run": "manual__redrive_1"}, "cyclic redrive"),
+        ({"redrive_run": "manual__first", "redrive_reasons": ["rejected"]}, "fits the choice"),
+        ({"redrive_study": "0" * 16}, "fits the choice"),
+        ({"redrive_run": "manual__first", "redrive_non_primary": "delete"}, "none of the chosen arrivals"),
+        ({"redrive_run": "manual__first", "redrive_why": None}, "redrive_why is missing"),
+    ]
+    for params, fault in refused:
+        with pytest.raises(AirflowFailException, match=fault):
+            again(place, **params).until("buffer")
+    with place.ledger() as ledger:
+        assert ledger.states("nightly") == {"released": 2, "quarantined": 1}
+
+
+def test_a_redrive_that_has_not_ended_cannot_be_redriven(place: Place) -> None:
+    first_run(place, {"bad.dcm": b""})
+    underway = again(place, redrive_run="manual__first")
+    underway.until("buffer")
+    for params in ({"redrive_run": "manual__redrive_1"}, {"redrive_reasons": ["empty_object"]}):
+        with pytest.raises(AirflowFailException, match=r"has 1 arrivals on which|a cyclic redrive"):
+            again(place, 2, **params).until("buffer")
+    underway.onward("parse")
+    assert again(place, 2, redrive_reasons=["empty_object"]).run()["dispositions"] == {"quarantined": 1}
+
+
 def test_a_non_primary_conflict_needs_a_word(place: Place) -> None:
     conflict(place)
     with pytest.raises(AirflowFailException, match="promote or delete"):
-        again(place, redrive_study=study_key(study_uid(1))).until("buffer")
-    assert place.calls("DeleteImageSet") == place.calls("CopyImageSet") == 0
+        again(place, redrive_study=STUDY).until("buffer")
+    assert not any(place.calls(operation) for operation in CHANGES)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk.exceptions import AirflowException
+from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from healthaws.exceptions import ServiceBusyError
@@ -193,7 +195,7 @@ class HealthImagingImageSetsHook(HealthImagingHook):
         https://docs.aws.amazon.com/healthimaging/latest/APIReference/API_CopyImageSet.html
         """
         reply = self._ask(
-            lambda: self.conn.copy_image_set(
+            lambda: self._without_retries.copy_image_set(
                 datastoreId=self.datastore_id,
                 sourceImageSetId=image_set_id,
                 copyImageSetInformation={"sourceImageSet": {"latestVersionId": version}},
@@ -216,6 +218,11 @@ class HealthImagingImageSetsHook(HealthImagingHook):
         https://docs.aws.amazon.com/healthimaging/latest/APIReference/API_DeleteImageSet.html
         """
         self._ask(lambda: self.conn.delete_image_set(**self._names(image_set_id)))
+
+    @cached_property
+    def _without_retries(self) -> Any:
+        """A client that does not itself repeat a request whose answer was lost."""
+        return self.get_client_type(config=self.conn.meta.config.merge(Config(retries={"total_max_attempts": 1})))
 
     def _names(self, image_set_id: str) -> dict[str, str]:
         return {"datastoreId": self.datastore_id, "imageSetId": image_set_id}
