@@ -288,7 +288,7 @@ def changes(document: dict[str, Any], primaries: Iterable[dict[str, Any]]) -> tu
 
 
 def _empty() -> dict[str, Any]:
-    return {"SchemaVersion": "1.1"}
+    return {"SchemaVersion": 1.1}
 
 
 def _level(document: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:

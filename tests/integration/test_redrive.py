@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
+STUDY = study_key(study_uid(1))
 CHANGES = ("UpdateImageSetMetadata", "CopyImageSet", "DeleteImageSet")
 QUICK = {
     "datastore_id": DATASTORE,
@@ -91,6 +93,9 @@ def test_a_fixed_file_under_the_same_key_completes_its_study(place: Place) -> No
     assert report["redrive"]["counts"] == {"chosen": 3, "taken": 1, "carried": 2, "in_already": 0}
     assert sops(newest(place)) == [sop_uid(1, 1, number) for number in (1, 2, 3)]
     assert instances(place) == {"primary": sorted(sops(newest(place))), "non_primary": []}
+    with place.ledger() as ledger:  # each generation has its one disposition, each instance its one owner
+        assert ledger.states("nightly") == {"held": 2, "quarantined": 1, "released": 3}
+        assert ledger.instance_states(DATASTORE) == {"imported": 3}
     once = redrive.report, place.contracts()
 
     redrive.onward()
@@ -99,6 +104,23 @@ def test_a_fixed_file_under_the_same_key_completes_its_study(place: Place) -> No
     assert len(place.jobs()) == 2
     with pytest.raises(AirflowFailException, match="fits the choice"):
         again(place, 2, redrive_run="manual__first").until("buffer")
+
+
+def test_a_held_file_that_was_replaced_comes_in_the_place_of_its_instance(place: Place) -> None:
+    first_run(place, {"1.dcm": ct(1, 1, 1), "2.dcm": ct(1, 1, 2)[:-50]})
+    better = ct(1, 1, 1, pixel=9)
+    place.put({"1.dcm": better, "2.dcm": ct(1, 1, 2)})
+    nightly = Chain(place, settings(), run_id="manual__nightly")
+    assert nightly.run()["reasons"]["duplicate_other_content"]["arrivals"] == 1
+
+    redrive = again(place, redrive_study=STUDY)
+    assert redrive.run()["dispositions"] == {"released": 2}
+
+    assert instances(place) == {"primary": [sop_uid(1, 1, 1), sop_uid(1, 1, 2)], "non_primary": []}
+    (one, _) = newest(place)["series"][0]["instances"]
+    assert one["etag"] == hashlib.md5(better, usedforsecurity=False).hexdigest()
+    with place.ledger() as ledger:
+        assert ledger.instance_states(DATASTORE) == {"imported": 2}
 
 
 def test_an_edited_list_as_a_spreadsheet_saves_it(place: Place) -> None:
@@ -131,9 +153,6 @@ def conflict(place: Place) -> Chain:
     assert chain.report["dispositions"] == {"held": 3}
     assert instances(place)["non_primary"] == [sop_uid(1, 1, 3)]
     return chain
-
-
-STUDY = study_key(study_uid(1))
 
 
 def test_a_non_primary_conflict_is_promoted_once_though_every_answer_is_lost(place: Place) -> None:

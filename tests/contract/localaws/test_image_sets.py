@@ -255,6 +255,41 @@ def test_a_non_primary_image_set_is_mended_and_promoted(endpoint: Endpoint) -> N
     assert settled(endpoint, promoted)["isPrimary"] is True
 
 
+def promote(endpoint: Endpoint, image_set_id: str, version: str) -> dict[str, Any]:
+    answer: dict[str, Any] = endpoint.imaging.copy_image_set(
+        datastoreId=endpoint.datastore_id,
+        sourceImageSetId=image_set_id,
+        promoteToPrimary=True,
+        copyImageSetInformation={"sourceImageSet": {"latestVersionId": version}},
+    )
+    return answer
+
+
+def test_a_promotion_that_would_contradict_the_primary_image_sets_is_a_conflict(endpoint: Endpoint) -> None:
+    common = {name: new_uid() for name in ("StudyInstanceUID", "SeriesInstanceUID")}
+    endpoint.import_files({"a.dcm": part10(**common)})
+    (odd_id,) = endpoint.import_files({"b.dcm": part10(**common, StudyID="77")}).image_set_ids
+    with pytest.raises(endpoint.imaging.exceptions.ConflictException):
+        promote(endpoint, odd_id, "1")
+    assert settled(endpoint, odd_id)["imageSetWorkflowStatus"] != "COPIED"
+
+
+def test_a_promotion_leaves_its_source_copied_and_a_copy_of_it_locked(endpoint: Endpoint) -> None:
+    common = {name: new_uid() for name in ("StudyInstanceUID", "SeriesInstanceUID")}
+    endpoint.import_files({"a.dcm": part10(**common)})
+    (odd_id,) = endpoint.import_files({"b.dcm": part10(**common, PatientID="WRONG")}).image_set_ids
+    change = updatable({"Patient": {"DICOM": {"PatientID": "PAT-1"}}})
+    update(endpoint, odd_id, "1", updateImageSetMetadataUpdates=change)
+    with pytest.raises(endpoint.imaging.exceptions.ConflictException):
+        promote(endpoint, odd_id, "1")  # LOCKED, or not the latest version any more
+    answer = promote(endpoint, odd_id, settled(endpoint, odd_id)["versionId"])
+    assert answer["destinationImageSetProperties"]["imageSetState"] == "LOCKED"
+    source = settled(endpoint, odd_id)
+    assert (source["imageSetWorkflowStatus"], source["isPrimary"]) == ("COPIED", False)
+    found = search(endpoint, equal(DICOMStudyInstanceUID=common["StudyInstanceUID"]), equal(isPrimary=True))
+    assert [item["imageSetId"] for item in found] == [answer["destinationImageSetProperties"]["imageSetId"]]
+
+
 def test_a_deleted_image_set_is_gone(endpoint: Endpoint) -> None:
     job = endpoint.import_files({"a.dcm": part10()})
     (image_set_id,) = job.image_set_ids

@@ -31,7 +31,7 @@ def test_what_agrees_is_not_changed() -> None:
 
 def test_only_what_differs_is_made_that_of_the_primary() -> None:
     updates, force = changes(document(PatientID="Q"), [document()])
-    assert read(updates) == {"updatableAttributes": {"SchemaVersion": "1.1", "Patient": {"DICOM": {"PatientID": "P"}}}}
+    assert read(updates) == {"updatableAttributes": {"SchemaVersion": 1.1, "Patient": {"DICOM": {"PatientID": "P"}}}}
     assert not force
 
 
@@ -43,9 +43,7 @@ def test_study_id_needs_force() -> None:
 
 def test_what_the_primary_does_not_have_is_removed() -> None:
     updates, _ = changes(document(AccessionNumber="B"), [document(AccessionNumber="")])
-    assert read(updates) == {
-        "removableAttributes": {"SchemaVersion": "1.1", "Study": {"DICOM": {"AccessionNumber": ""}}}
-    }
+    assert read(updates) == {"removableAttributes": {"SchemaVersion": 1.1, "Study": {"DICOM": {"AccessionNumber": ""}}}}
 
 
 def test_a_series_number_is_that_of_the_same_series() -> None:
