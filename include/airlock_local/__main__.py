@@ -60,11 +60,11 @@ def _demonstrate(settings: Settings) -> int:
 def _explained(carry_out: Callable[[], int]) -> int:
     """Carry out a request; what is known to go wrong is said in a sentence."""
     from airlock.pipelines import PipelineError  # noqa: PLC0415
-    from airlock_local.airflow_api import ApiError  # noqa: PLC0415
+    from airlock_cli.airflow_api import ApiError  # noqa: PLC0415
+    from airlock_cli.watch import StalledError  # noqa: PLC0415
     from airlock_local.deliver import SourceError  # noqa: PLC0415
     from airlock_local.run import RunError  # noqa: PLC0415
     from airlock_local.stack import PortInUseError, StackError  # noqa: PLC0415
-    from airlock_local.watch import StalledError  # noqa: PLC0415
 
     try:
         return carry_out()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from airlock.run import run_key
 from airlock.s3uri import S3Uri
-from airlock_local.airflow_api import AirflowApi
+from airlock_cli.airflow_api import AirflowApi
+from airlock_cli.watch import StalledError
 from airlock_local.buckets import is_local, local_client, make_buckets
 from airlock_local.choice import choose
 from airlock_local.components import plan
@@ -22,7 +23,6 @@ from airlock_local.queues import make_queues
 from airlock_local.run import await_dag, check_alive
 from airlock_local.stack import Stack
 from airlock_local.stores import SLOTS
-from airlock_local.watch import StalledError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

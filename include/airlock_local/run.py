@@ -16,7 +16,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from airlock.run import run_key
 from airlock.s3uri import S3Uri
-from airlock_local.airflow_api import AirflowApi
+from airlock_cli.airflow_api import AirflowApi
+from airlock_cli.watch import WAITS, follow
 from airlock_local.buckets import local_client, make_buckets
 from airlock_local.choice import Choice, choose
 from airlock_local.components import S3, plan
@@ -28,11 +29,11 @@ from airlock_local.environment import (
     connection_variable,
     read_secrets,
 )
+from airlock_local.failures import failures
 from airlock_local.progress import say
 from airlock_local.report import audit_lines
 from airlock_local.stack import Stack, StackError
 from airlock_local.stores import SLOTS
-from airlock_local.watch import WAITS, failures, follow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -155,7 +156,9 @@ def _through_the_stages(settings: Settings, choice: Choice, delivered: int) -> i
             say(f"the run {other} is not finished; the new one may have to wait for it")
         run_id = api.trigger(dag, {"prefix": choice.target.key})
         say(f"run {run_id} of pipeline {dag}: {settings.api_url}/dags/{dag}/runs/{run_id}")
-        state, tasks = follow(api, dag, run_id, settings.stall_minutes, lambda: check_alive(settings))
+        state, tasks = follow(
+            api, dag, run_id, say, lambda: check_alive(settings), stall_minutes=settings.stall_minutes
+        )
     client = s3_client(settings, choice)
     report = _fetch_report(settings, client, choice, run_id)
     if report is not None:

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from airlock.pipelines import Arrivals, load_pipeline
-from airlock_local.airflow_api import AirflowApi
+from airlock_cli.airflow_api import AirflowApi
 from airlock_local.choice import choose
 from airlock_local.components import plan
 from airlock_local.environment import USER, airflow_variables, inherited, read_secrets
@@ -188,7 +188,7 @@ def _waking(folder: Path, name: str, store: str, port: int, **changes: Any) -> N
     """Write a pipeline whose queues lie on the local S3 server."""
     queue = f"http://127.0.0.1:{port}/123456789012/{name}"
     arrivals = {"queue_url": queue, "dead_letter_queue_url": f"{queue}-dead", "gather_seconds": 2}
-    _imaging(folder, name, store, healthlake=None, receive={"quiet_seconds": 0}, arrivals=arrivals, **changes)
+    imaging_pipeline(folder, name, store, healthlake=None, receive={"quiet_seconds": 0}, arrivals=arrivals, **changes)
 
 
 @pytest.fixture(scope="session")

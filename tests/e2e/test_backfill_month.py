@@ -13,7 +13,7 @@ import pytest
 
 from airlock.plan import Plan
 from airlock.run import run_key
-from airlock_local.airflow_api import ApiError
+from airlock_cli.airflow_api import ApiError
 from tests.dicom_files import ct
 from tests.e2e.conftest import until
 

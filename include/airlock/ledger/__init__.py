@@ -1,8 +1,9 @@
 """The database of record, on SQLite or PostgreSQL.
 
 ``Ledger`` is the door; its methods live one module per concern: ``runs``, ``arrivals``, ``instances``, ``studies``,
-``resources``, ``jobs``, ``gates``, ``contracts``, ``outbox``, ``unrouted``, ``stow``, ``redrives``, ``release``.
-``tables`` is the schema, ``migrations`` the steps to it, and ``python -m airlock.ledger upgrade --url URL`` takes them.
+``resources``, ``jobs``, ``gates``, ``contracts``, ``outbox``, ``unrouted``, ``stow``, ``redrives``, ``release``,
+``lookup``. ``tables`` is the schema, ``migrations`` the steps to it, and ``python -m airlock.ledger upgrade --url URL``
+takes them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from airlock.ledger.arrivals import Claim
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.jobs import Job
 from airlock.ledger.ledger import Ledger
+from airlock.ledger.lookup import Found
 from airlock.ledger.outbox import OutboxMessage
 from airlock.ledger.redrives import ResolutionRecord
 from airlock.ledger.runs import RunRecord
@@ -19,6 +21,7 @@ from airlock.ledger.tables import InstanceState, MessageState, Resolution, Resol
 
 __all__ = [
     "Claim",
+    "Found",
     "InstanceState",
     "Job",
     "Ledger",

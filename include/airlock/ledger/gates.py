@@ -19,7 +19,7 @@ from airlock.ledger.tables import gates, overrides
 from airlock.records import TIMESTAMP, Gate, schema
 
 if TYPE_CHECKING:
-    from sqlalchemy import Table
+    from sqlalchemy import ColumnElement, Exists, FromClause, Table
 
 GATES = pl.Schema(
     {
@@ -40,14 +40,24 @@ DECISIONS = schema(
 _SUBJECTS = pl.Schema({"subject": pl.String})
 SCOPE = "gates"
 
-_OVERRIDDEN = exists().where(
-    overrides.c.datastore_id == gates.c.datastore_id,
-    overrides.c.subject == gates.c.subject,
-    overrides.c.run_key == gates.c.run_key,
-    overrides.c.held_reason.is_not_distinct_from(gates.c.reason),
-    overrides.c.overridden_at >= gates.c.decided_at,  # a hold that went and came again is another one
-)
-_RELEASED = or_(gates.c.gate == Gate.RELEASE, _OVERRIDDEN)
+
+def overridden(decisions: FromClause) -> Exists:
+    """Return the condition that a person overrode a hold among these gates."""
+    return exists().where(
+        overrides.c.datastore_id == decisions.c.datastore_id,
+        overrides.c.subject == decisions.c.subject,
+        overrides.c.run_key == decisions.c.run_key,
+        overrides.c.held_reason.is_not_distinct_from(decisions.c.reason),
+        overrides.c.overridden_at >= decisions.c.decided_at,  # a hold that went and came again is another one
+    )
+
+
+def released(decisions: FromClause) -> ColumnElement[bool]:
+    """Return the condition that the gate, or a person, released."""
+    return or_(decisions.c.gate == Gate.RELEASE, overridden(decisions))
+
+
+_RELEASED = released(gates)
 _DECISION: list[Any] = [_RELEASED if name == "released" else gates.c[name] for name in DECISIONS]
 
 
@@ -132,7 +142,7 @@ class Gates(Store):
             lost = connection.scalar(select(func.count()).select_from(rows).where(~exists().where(held)))
             if lost:
                 raise LedgerError(f"run {run_key!r} does not hold {lost} of these subjects: look at its gates")
-            again = _OVERRIDDEN.where(*(overrides.c[name] == value for name, value in word.items()))
+            again = overridden(gates).where(*(overrides.c[name] == value for name, value in word.items()))
             values = {
                 **{name: gates.c[name] for name in ("datastore_id", "subject", "run_key")},
                 "held_reason": gates.c.reason,

@@ -10,6 +10,7 @@ from airlock.ledger.database import engine_for, parse_url
 from airlock.ledger.gates import Gates
 from airlock.ledger.instances import Instances
 from airlock.ledger.jobs import Jobs
+from airlock.ledger.lookup import Lookup
 from airlock.ledger.outbox import Outbox
 from airlock.ledger.redrives import Redrives
 from airlock.ledger.release import Release
@@ -25,7 +26,20 @@ if TYPE_CHECKING:
 
 
 class Ledger(
-    Runs, Arrivals, Instances, Resources, Studies, Jobs, Release, Gates, Contracts, Outbox, Unrouted, Stow, Redrives
+    Runs,
+    Arrivals,
+    Instances,
+    Resources,
+    Studies,
+    Jobs,
+    Release,
+    Gates,
+    Contracts,
+    Outbox,
+    Unrouted,
+    Stow,
+    Redrives,
+    Lookup,
 ):
     """The database of record: what was seen, decided, imported, audited and routed.
 

@@ -34,7 +34,8 @@ class RunRecord:
     report: dict[str, Any] | None
 
 
-def _record(row: Row[Any]) -> RunRecord:
+def record(row: Row[Any]) -> RunRecord:
+    """Return a row of the table as a record."""
     return RunRecord(
         run_key=row.run_key,
         pipeline=row.pipeline,
@@ -50,7 +51,7 @@ def _record(row: Row[Any]) -> RunRecord:
 def find_run(connection: Connection, run_key: str) -> RunRecord | None:
     """Return a run within a transaction."""
     row = connection.execute(select(runs).where(runs.c.run_key == run_key)).one_or_none()
-    return None if row is None else _record(row)
+    return None if row is None else record(row)
 
 
 def need_run(connection: Connection, run_key: str, pipeline: str | None = None) -> RunRecord:
@@ -61,12 +62,12 @@ def need_run(connection: Connection, run_key: str, pipeline: str | None = None) 
     LedgerError
         If there is no such run, or it is another pipeline's.
     """
-    record = find_run(connection, run_key)
-    if record is None:
+    found = find_run(connection, run_key)
+    if found is None:
         raise LedgerError(f"the ledger knows no run {run_key!r}: call open_run first")
-    if pipeline is not None and record.pipeline != pipeline:
-        raise LedgerError(f"run {run_key!r} is one of pipeline {record.pipeline!r}, not {pipeline!r}: name its own")
-    return record
+    if pipeline is not None and found.pipeline != pipeline:
+        raise LedgerError(f"run {run_key!r} is one of pipeline {found.pipeline!r}, not {pipeline!r}: name its own")
+    return found
 
 
 class Runs(Store):

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from airlock_cli.watch import stage_line, waits_for_a_person
+from airlock_local.failures import failures
 from airlock_local.report import audit_lines
-from airlock_local.watch import failures, last_error, stage_line, waits_for_a_person
 
 
 def instance(state, *, task="parse", index=-1, tries=1, start="2026-11-24T10:00:00Z", end=None):
@@ -56,7 +57,8 @@ def test_a_failed_task_is_named_with_its_cause_and_its_log(tmp_path):
 
 
 def test_a_task_without_a_log_has_no_known_cause(tmp_path):
-    assert last_error(tmp_path / "attempt=1.log") is None
+    [text] = failures([instance("failed")], tmp_path)
+    assert text.startswith("parse failed at try 1; its log: ")
 
 
 REPORT = {

@@ -1,4 +1,4 @@
-"""The few calls of Airflow's public REST API that a watched run needs."""
+"""The few calls of Airflow's public REST API that starting and watching a run needs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _PAGE = 100  # the API server's own limit per page
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class ApiError(RuntimeError):
-    """Airflow refused a call or is not there; the message says which and why."""
+    """Airflow refused a call; the message says which and why."""
+
+
+class ApiUnreachableError(ApiError):
+    """Airflow does not answer, fails on its own side, or does not let the user in."""
 
 
 class AirflowApi:
@@ -25,12 +30,17 @@ class AirflowApi:
     url
         The API server's address, without a slash at its end.
     user, password
-        Exchanged for a token at the first call.
+        Exchanged for a token when logging in, and again when it has expired.
+    token
+        In place of a user and a password.
     """
 
-    def __init__(self, url: str, user: str, password: str) -> None:
+    def __init__(self, url: str, user: str = "", password: str = "", *, token: str = "") -> None:
+        self._url = url
         self._login = {"username": user, "password": password}
-        self._client = httpx.Client(base_url=url, timeout=30, trust_env=False)
+        self._token = token
+        near = httpx.URL(url).host in _LOOPBACK
+        self._client = httpx.Client(base_url=url, timeout=30, trust_env=not near)  # no proxy leads to this machine
 
     def __enter__(self) -> Self:
         return self
@@ -41,9 +51,13 @@ class AirflowApi:
         self._client.close()
 
     def log_in(self) -> None:
-        """Fetch a token; the calls after it carry it."""
-        token = self._call("POST", "/auth/token", json=self._login)["access_token"]
+        """Fetch a token, unless one was given; the calls after it carry it."""
+        token = self._token or _content(self._send("POST", "/auth/token", json=self._login))["access_token"]
         self._client.headers["Authorization"] = f"Bearer {token}"
+
+    def run_page(self, dag: str, run: str) -> str:
+        """Return the address of a run's page in the UI."""
+        return f"{self._url}/dags/{quote(dag)}/runs/{quote(run, safe='')}"
 
     def dag(self, dag: str) -> dict[str, Any] | None:
         """Return a DAG's details, or None while Airflow does not know it."""
@@ -105,6 +119,13 @@ class AirflowApi:
             if not page[name] or len(found) >= page["total_entries"]:
                 return found
 
+    def task_log(self, task: dict[str, Any]) -> list[Any]:
+        """Return the log of a task instance's last try: dicts, or plain lines; nothing where there is none."""
+        path = f"{_run(task['dag_id'], task['dag_run_id'])}/taskInstances/{quote(task['task_id'], safe='')}"
+        params = {"map_index": task["map_index"], "full_content": True}
+        found = self._call("GET", f"{path}/logs/{task['try_number']}", params=params, missing={"content": []})
+        return list(found["content"])
+
     def _call(
         self,
         method: str,
@@ -115,25 +136,54 @@ class AirflowApi:
         missing: Any = None,
         conflict: Any = None,
     ) -> Any:
-        try:
-            reply = self._client.request(method, path, json=json, params=params)
-        except httpx.TransportError as error:
-            raise ApiError(f"the Airflow API server does not answer ({error or type(error).__name__})") from error
+        reply = self._send(method, path, json=json, params=params)
+        if reply.status_code == httpx.codes.UNAUTHORIZED and self._login["username"]:  # the token has expired
+            self.log_in()
+            reply = self._send(method, path, json=json, params=params)
         if reply.status_code == httpx.codes.NOT_FOUND and missing is not None:
             return missing
         if reply.status_code == httpx.codes.CONFLICT and conflict is not None:
             return conflict
-        if reply.is_error:
-            raise ApiError(f"Airflow refuses {method} {path} with {reply.status_code}: {_reason(reply)}")
-        return reply.json() if reply.content else {}
+        return _content(reply)
+
+    def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
+        try:
+            return self._client.request(method, path, **content)
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise ApiUnreachableError(
+                f"the Airflow API server at {self._url} does not answer ({error or type(error).__name__})"
+            ) from error
 
 
 def _run(dag: str, run: str) -> str:
     return f"/api/v2/dags/{quote(dag)}/dagRuns/{quote(run, safe='')}"
 
 
+def _content(reply: httpx.Response) -> Any:
+    """Return what an answer says.
+
+    Raises
+    ------
+    ApiError
+        If it is a refusal, or not Airflow's.
+    """
+    call = f"{reply.request.method} {reply.request.url.path}"
+    if reply.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+        raise ApiUnreachableError(f"Airflow does not let this user do {call}: {_reason(reply)}")
+    if reply.is_server_error:
+        raise ApiUnreachableError(f"Airflow fails at {call} with {reply.status_code}: {_reason(reply)}")
+    if reply.is_error:
+        raise ApiError(f"Airflow refuses {call} with {reply.status_code}: {_reason(reply)}")
+    try:
+        return reply.json() if reply.content else {}
+    except ValueError:
+        raise ApiUnreachableError(
+            f"what answers {call} with {reply.status_code} is not Airflow's REST API: correct its address"
+        ) from None
+
+
 def _reason(reply: httpx.Response) -> str:
     try:
         return str(reply.json().get("detail", reply.text))[:500]
-    except ValueError:
+    except (ValueError, AttributeError):
         return reply.text[:500]

@@ -1,22 +1,21 @@
-"""Following one DAG run from the terminal: a line whenever a stage moves on."""
+"""Following one DAG run over REST: a line whenever a stage moves on, and what its failed tasks died of."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from airlock_local.progress import say
+from airlock_cli.airflow_api import ApiUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
-    from airlock_local.airflow_api import AirflowApi
+    from airlock_cli.airflow_api import AirflowApi
 
 _LOOK_EVERY = 1.0  # seconds
+_SILENCE = 120.0  # seconds that the API server may be away: it is restarted, and the run goes on without it
 WAITS = "awaiting_input"
 _FINISHED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 _WORDS = {
@@ -34,9 +33,15 @@ class StalledError(RuntimeError):
 
 
 def follow(
-    api: AirflowApi, dag: str, run: str, stall_minutes: float, check: Callable[[], None]
+    api: AirflowApi,
+    dag: str,
+    run: str,
+    say: Callable[[str], None],
+    check: Callable[[], None],
+    *,
+    stall_minutes: float | None = None,
 ) -> tuple[str, list[dict[str, Any]]]:
-    """Print a run's progress until it ends, or until only a person can move it on.
+    """Tell a run's progress until it ends, or until only a person can move it on.
 
     Parameters
     ----------
@@ -44,10 +49,12 @@ def follow(
         Airflow.
     dag, run
         Which run.
-    stall_minutes
-        How long nothing may change.
+    say
+        Takes each line.
     check
         Called at every look; raises when there is no use in waiting.
+    stall_minutes
+        How long nothing may change; None for any time.
 
     Returns
     -------
@@ -60,23 +67,32 @@ def follow(
     ------
     StalledError
         When nothing changed for ``stall_minutes``.
+    ApiError
+        When Airflow refuses a call, or does not answer for two minutes.
     """
     shown: dict[str, str] = {}
     before: Any = None
-    changed = time.monotonic()
+    changed = answered = time.monotonic()
     while True:
         check()
-        state = api.run_state(dag, run)  # before the tasks, so that the last look shows them all
-        tasks = api.task_instances(dag, run)
-        _tell(tasks, shown)
+        try:
+            state = api.run_state(dag, run)  # before the tasks, so that the last look shows them all
+            tasks = api.task_instances(dag, run)
+        except ApiUnreachableError:
+            if time.monotonic() - answered > _SILENCE:
+                raise
+            time.sleep(_LOOK_EVERY)
+            continue
+        answered = time.monotonic()
+        _tell(tasks, shown, say)
         if state in {"success", "failed"}:
             return state, tasks
         if waits_for_a_person(tasks):
             return WAITS, tasks
         now = sorted((task["task_id"], task["map_index"], task["state"] or "", task["try_number"]) for task in tasks)
         if now != before:
-            before, changed = now, time.monotonic()
-        elif time.monotonic() - changed > 60 * stall_minutes:
+            before, changed = now, answered
+        elif stall_minutes is not None and answered - changed > 60 * stall_minutes:
             raise StalledError(
                 f"nothing has changed in the run for {stall_minutes:g} minutes, so it is no longer watched; it may "
                 "still go on: look at it in the UI, or allow more with AIRLOCK_STALL_MINUTES"
@@ -90,7 +106,7 @@ def waits_for_a_person(tasks: Iterable[dict[str, Any]]) -> bool:
     return moving == {WAITS}
 
 
-def _tell(tasks: Iterable[dict[str, Any]], shown: dict[str, str]) -> None:
+def _tell(tasks: Iterable[dict[str, Any]], shown: dict[str, str], say: Callable[[str], None]) -> None:
     for task, instances in _by_task(tasks).items():
         text = stage_line(instances)
         if text and shown.get(task) != text:
@@ -132,32 +148,23 @@ def _duration(instances: list[dict[str, Any]]) -> float | None:
     return (max(ends) - min(starts)).total_seconds() if starts and ends else None
 
 
-def failures(tasks: Iterable[dict[str, Any]], logs: Path) -> list[str]:
-    """Say of each failed task what it was, what it died of, and where its log lies."""
-    failed = [task for task in tasks if task["state"] == "failed"]
-    return [_failure(task, logs) for task in sorted(failed, key=lambda task: task["end_date"] or "")]
+def causes(api: AirflowApi, tasks: Iterable[dict[str, Any]]) -> list[str]:
+    """Say of each failed task what it was and what it died of, by its log."""
+    failed = sorted((task for task in tasks if task["state"] == "failed"), key=lambda task: task["end_date"] or "")
+    return [_cause(task, last_error(api.task_log(task))) for task in failed]
 
 
-def _failure(task: dict[str, Any], logs: Path) -> str:
-    folder = logs / f"dag_id={task['dag_id']}" / f"run_id={task['dag_run_id']}" / f"task_id={task['task_id']}"
-    name = task["task_id"]
-    if task["map_index"] >= 0:
-        folder /= f"map_index={task['map_index']}"
-        name += f"[{task['map_index']}]"
-    log = folder / f"attempt={task['try_number']}.log"
-    cause = last_error(log)
-    return f"{name} failed at try {task['try_number']}{f' with {cause}' if cause else ''}; its log: {log}"
+def _cause(task: dict[str, Any], error: str | None) -> str:
+    return f"{task_name(task)} failed at try {task['try_number']}{f' with {error}' if error else ''}"
 
 
-def last_error(log: Path) -> str | None:
-    """Return the last exception in a task's log (JSON lines), as ``Class: message``."""
-    if not log.exists():
-        return None
-    for line in reversed(log.read_text(encoding="utf-8", errors="replace").splitlines()):
-        try:
-            details = json.loads(line).get("error_detail")
-        except (ValueError, AttributeError):
-            continue  # a line that some library printed by itself
-        if details:
-            return f"{details[0].get('exc_type')}: {details[0].get('exc_value')}"
-    return None
+def task_name(task: dict[str, Any]) -> str:
+    """Return a task instance's name, with its index where it is mapped."""
+    index = task["map_index"]
+    return f"{task['task_id']}[{index}]" if index >= 0 else str(task["task_id"])
+
+
+def last_error(log: Iterable[Any]) -> str | None:
+    """Return the last exception of a task's log, as ``Class: message``; of its lines those that are dicts count."""
+    found = [line["error_detail"] for line in log if isinstance(line, dict) and line.get("error_detail")]
+    return f"{found[-1][0].get('exc_type')}: {found[-1][0].get('exc_value')}" if found else None

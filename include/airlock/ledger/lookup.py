@@ -1,0 +1,253 @@
+"""What people ask the ledger: where is this, which run was it, what is held."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from sqlalchemy import and_, exists, func, or_, select
+
+from airlock.ledger.database import Store
+from airlock.ledger.frames import fetch, stage, uid_frame
+from airlock.ledger.gates import overridden, released
+from airlock.ledger.runs import RunRecord, record
+from airlock.ledger.tables import arrivals, contracts, gates, instances, outbox, overrides, resources, runs
+from airlock.records import ARRIVALS, TIMESTAMP, Disposition, Gate, schema, study_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from polars._typing import PolarsDataType
+    from sqlalchemy import ColumnElement, Connection, Select, Table
+
+_RUN: dict[str, PolarsDataType] = {"run_key": pl.String, "run_id": pl.String}
+FOUND_ARRIVALS = schema(
+    ARRIVALS,
+    {"pipeline": pl.String},
+    _RUN,
+    {"claimed_at": TIMESTAMP, "settled_at": TIMESTAMP},
+    dict.fromkeys(
+        (
+            "disposition",
+            "stage",
+            "reason",
+            "detail",
+            "sop_instance_uid",
+            "series_instance_uid",
+            "study_instance_uid",
+            "study_key",
+            "batch_id",
+            "job_id",
+            "image_set_id",
+        ),
+        pl.String,
+    ),
+)
+FOUND_INSTANCES = schema(
+    {"SOPInstanceUID": pl.String, "datastore_id": pl.String, "arrival_id": pl.String, "pipeline": pl.String},
+    {"state": pl.String, "image_set_id": pl.String, "image_set_version": pl.Int64},
+)
+FOUND_RESOURCES = schema(
+    {"resource_type": pl.String, "resource_id": pl.String, "datastore_id": pl.String, "pipeline": pl.String},
+    {"arrival_id": pl.String, "batch_id": pl.String, "run_key": pl.String},
+    {"claimed_arrival_id": pl.String, "claimed_by": pl.String},  # the run that brings the next content
+)
+FOUND_GATES = schema(
+    {"subject": pl.String, "subject_key": pl.String, "datastore_id": pl.String, "pipeline": pl.String},
+    _RUN,
+    {"gate": pl.String, "reason": pl.String, "released": pl.Boolean, "decided_at": TIMESTAMP},
+)
+FOUND_OVERRIDES = schema(
+    {"subject": pl.String, "datastore_id": pl.String},
+    _RUN,
+    {"held_reason": pl.String, "overridden_by": pl.String, "override_reason": pl.String, "overridden_at": TIMESTAMP},
+)
+FOUND_CONTRACTS = schema(
+    {"subject": pl.String, "subject_key": pl.String, "datastore_id": pl.String},
+    _RUN,
+    {"revision": pl.Int64, "content_digest": pl.String, "contract": pl.String},
+)
+FOUND_ROUTES = schema(
+    {"subject_key": pl.String, "pipeline": pl.String, "destination": pl.String, "revision": pl.Int64},
+    {"state": pl.String, "attempts": pl.Int64, "next_attempt_at": TIMESTAMP, "sent_at": TIMESTAMP},
+    {"last_error": pl.String, "payload_uri": pl.String},
+    _RUN,
+)
+HELD = schema(
+    {"pipeline": pl.String, "subject": pl.String, "subject_key": pl.String, "datastore_id": pl.String},
+    {"reason": pl.String, "since": TIMESTAMP, "decided_at": TIMESTAMP},
+    _RUN,
+)
+UNRELEASED = pl.Schema({"subject": pl.String, "disposition": pl.String, "reason": pl.String, "arrivals": pl.Int64})
+_SUBJECTS = pl.Schema({"subject": pl.String})
+_KEYS = pl.Schema({"subject_key": pl.String})
+_IDS = pl.Schema({"arrival_id": pl.String})
+_FILE = "file/"
+_NOT_IN = (Disposition.HELD.value, Disposition.QUARANTINED.value, Disposition.FAILED.value)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Everything that the ledger knows of one thing; a frame is empty where it knows nothing."""
+
+    known_as: tuple[str, ...]  # what the text is the name of: `LOOKED_FOR_AS`
+    arrivals: pl.DataFrame
+    instances: pl.DataFrame
+    resources: pl.DataFrame
+    gates: pl.DataFrame
+    overrides: pl.DataFrame
+    contracts: pl.DataFrame
+    routes: pl.DataFrame
+
+
+LOOKED_FOR_AS = ("StudyInstanceUID", "study_key", "SOPInstanceUID", "key", "arrival_id", "resource", "subject")
+
+
+class Lookup(Store):
+    """The ledger's part about questions."""
+
+    def find_run(self, pipeline: str, run: str | None = None) -> RunRecord | None:
+        """Return a pipeline's run, by its key or by Airflow's run id; without a name the one that began last."""
+        statement = select(runs).where(runs.c.pipeline == pipeline)
+        if run is not None:
+            statement = statement.where(or_(runs.c.run_key == run, runs.c.run_id == run))
+        with self._reading() as connection:
+            row = connection.execute(statement.order_by(runs.c.started_at.desc()).limit(1)).one_or_none()
+        return None if row is None else record(row)
+
+    def where(self, text: str) -> Found:
+        """Return everything that is known of a study, an instance, an object, an arrival or a FHIR resource.
+
+        Parameters
+        ----------
+        text
+            A Study Instance UID or study key, a SOP Instance UID, an object's key (with or without
+            ``s3://bucket/``), an arrival id, ``Type/id`` of a resource, or another subject of a gate.
+        """
+        with self._reading() as connection:
+            ways = _ways(text)
+            parts = {way: fetch(connection, _ARRIVALS.where(condition), FOUND_ARRIVALS) for way, condition in ways}
+            files = pl.concat(parts.values()).unique(["arrival_id", "pipeline"])
+            files = files.sort("claimed_at", "key", "arrival_id")
+            ids = stage(connection, uid_frame(files["arrival_id"], "arrival_id"), _IDS, ["arrival_id"])
+            brought = _instances_of(connection, text, ids)
+            held = _resources_of(connection, text, ids)
+            subjects = stage(connection, _subjects(files, text), _SUBJECTS, ["subject"])
+            known = {
+                name: _about(connection, subjects, table, columns) for name, (table, columns) in _ABOUT_SUBJECTS.items()
+            }
+            routes = _routes(connection, files, known)
+        if not held.is_empty() and "/" in text and files.is_empty():
+            parts["resource"] = held
+        if not known["gates"].filter(pl.col("subject") == text).is_empty():
+            parts.setdefault("subject", known["gates"])
+        known_as = tuple(way for way in LOOKED_FOR_AS if way in parts and not parts[way].is_empty())
+        return Found(known_as, files, brought, held, **known, routes=routes)
+
+    def held(self, pipeline: str | None = None) -> pl.DataFrame:
+        """Return what is held now, `HELD`: whose latest gate is a hold that nobody has overridden; oldest first."""
+        later = gates.alias("later")
+        again = and_(
+            later.c.subject == gates.c.subject,
+            later.c.datastore_id == gates.c.datastore_id,
+            later.c.decided_at > gates.c.decided_at,
+            released(later),
+        )
+        statement = _run_columns(gates, HELD, decided_at=gates.c.decided_at, since=gates.c.decided_at)
+        statement = statement.where(gates.c.gate == Gate.HOLD, ~overridden(gates), ~exists().where(again))
+        if pipeline is not None:
+            statement = statement.where(runs.c.pipeline == pipeline)
+        with self._reading() as connection:
+            rows = fetch(connection, statement, HELD).sort("decided_at", "run_key")
+        latest = pl.all().exclude("subject", "datastore_id", "since").last()
+        one_each = rows.group_by("subject", "datastore_id", maintain_order=True).agg(latest, pl.col("since").min())
+        return one_each.select(HELD.names()).sort("since", "subject_key")
+
+    def unreleased(self, subjects: pl.Series) -> pl.DataFrame:
+        """Return how many arrivals of each study or file are held, quarantined or failed, by reason: `UNRELEASED`."""
+        frame = uid_frame(subjects, "subject").with_columns(
+            study_key=pl.col("subject").map_elements(study_key, return_dtype=pl.String),
+            arrival_id=pl.when(pl.col("subject").str.starts_with(_FILE)).then(
+                pl.col("subject").str.strip_prefix(_FILE)
+            ),
+        )
+        with self._reading() as connection:
+            rows = stage(connection, frame, frame.schema, ["study_key"])
+            parts = [
+                fetch(connection, _counted(rows, arrivals.c[name] == rows.c[name]), UNRELEASED)
+                for name in ("study_key", "arrival_id")
+            ]
+        return pl.concat(parts).sort("subject", "arrivals", "reason", descending=[False, True, False])
+
+
+def _counted(rows: Table, same: ColumnElement[bool]) -> Select[Any]:
+    words = rows.c.subject, arrivals.c.disposition, arrivals.c.reason
+    joined = select(*words, func.count()).select_from(rows).join(arrivals, same)
+    return joined.where(arrivals.c.disposition.in_(_NOT_IN)).group_by(*words)
+
+
+def _run_columns(table: Table, columns: Iterable[str], **own: ColumnElement[Any]) -> Select[Any]:
+    """Return the query for a table's columns; what it does not have of a run comes from its run."""
+    found: Mapping[str, Any] = {**runs.c, **table.c, **own}
+    return select(*(found[name] for name in columns)).join_from(table, runs, runs.c.run_key == table.c.run_key)
+
+
+_ARRIVALS = _run_columns(arrivals, FOUND_ARRIVALS)
+_ABOUT_SUBJECTS: dict[str, tuple[Table, pl.Schema]] = {
+    "gates": (gates, FOUND_GATES),
+    "overrides": (overrides, FOUND_OVERRIDES),
+    "contracts": (contracts, FOUND_CONTRACTS),
+}
+
+
+def _ways(text: str) -> list[tuple[str, ColumnElement[bool]]]:
+    """Return each way to look an arrival up by a text."""
+    bucket, _, key = text.removeprefix("s3://").partition("/") if text.startswith("s3://") else ("", "", text)
+    of_key = arrivals.c.key == key
+    return [
+        ("StudyInstanceUID", arrivals.c.study_key == study_key(text)),
+        ("study_key", arrivals.c.study_key == text),
+        ("SOPInstanceUID", arrivals.c.sop_instance_uid == text),
+        ("key", and_(of_key, arrivals.c.bucket == bucket) if bucket else of_key),
+        ("arrival_id", arrivals.c.arrival_id == text),
+    ]
+
+
+def _subjects(files: pl.DataFrame, text: str) -> pl.DataFrame:
+    """Return what gates and contracts may be about: the arrivals' studies and files, and the text itself."""
+    of_files = (_FILE + files["arrival_id"]) if files.height else files["arrival_id"]
+    named = pl.Series([text], dtype=pl.String)
+    return uid_frame(pl.concat([files["study_instance_uid"], of_files, named], rechunk=True), "subject")
+
+
+def _about(connection: Connection, subjects: Table, table: Table, columns: pl.Schema) -> pl.DataFrame:
+    own = {"released": released(gates)} if table is gates else {}
+    statement = _run_columns(table, columns, **own).join(subjects, subjects.c.subject == table.c.subject)
+    order = {"gates": "decided_at", "overrides": "overridden_at"}.get(table.name, "revision")
+    return fetch(connection, statement, columns).sort("subject", "datastore_id", order)
+
+
+def _instances_of(connection: Connection, text: str, ids: Table) -> pl.DataFrame:
+    columns = select(*(instances.c[name] for name in FOUND_INSTANCES))
+    brought = columns.join(ids, ids.c.arrival_id == instances.c.arrival_id)
+    both = [brought, columns.where(instances.c.SOPInstanceUID == text)]
+    found = pl.concat([fetch(connection, statement, FOUND_INSTANCES) for statement in both])
+    return found.unique(["SOPInstanceUID", "datastore_id"]).sort("SOPInstanceUID", "datastore_id")
+
+
+def _resources_of(connection: Connection, text: str, ids: Table) -> pl.DataFrame:
+    columns = select(*(resources.c[name] for name in FOUND_RESOURCES))
+    kind, _, name = text.partition("/")
+    named = and_(resources.c.resource_id == name, resources.c.resource_type == kind)
+    both = [columns.join(ids, ids.c.arrival_id == resources.c.arrival_id), columns.where(named)]
+    found = pl.concat([fetch(connection, statement, FOUND_RESOURCES) for statement in both])
+    key = ["resource_type", "resource_id", "datastore_id"]
+    return found.unique(key).sort(key)
+
+
+def _routes(connection: Connection, files: pl.DataFrame, known: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    keys = pl.concat([files["study_key"], known["gates"]["subject_key"], known["contracts"]["subject_key"]])
+    rows = stage(connection, uid_frame(keys, "subject_key"), _KEYS, ["subject_key"])
+    statement = _run_columns(outbox, FOUND_ROUTES).join(rows, rows.c.subject_key == outbox.c.subject_key)
+    return fetch(connection, statement, FOUND_ROUTES).sort("destination", "revision")
