@@ -21,7 +21,7 @@ COMPOSE_FILE := docker-compose.yaml
 # `make run SOURCE=... PIPELINE=...`; they reach the program through the environment, so that no name needs quoting.
 export SOURCE PIPELINE
 
-.PHONY: help run demo-arrivals stop status airflow test test-fast proofs fuzz bench bench-clinical lint format lock clean
+.PHONY: help run demo-arrivals stop status airflow cli test test-fast proofs fuzz bench bench-clinical lint format lock clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ status: $(STAMP) ## say which parts of the local stack run
 
 airflow: $(STAMP) ## Airflow's own command line on the local stack: make airflow CMD="dags list"
 	@$(BIN)/python -m airlock_local airflow $(CMD)
+
+cli: $(STAMP) ## Airlock's own command line on the local stack: make cli CMD="held"
+	@$(BIN)/python -m airlock_local cli $(CMD)
 
 # Files that share no server run side by side; one emulator serves all contract tests, one stack those of the scheduler.
 test: $(STAMP) ## every test; most files in two processes (PROCESSES=1 for one)

@@ -1,4 +1,4 @@
-"""``python -m airlock_local run|demo-arrivals|stop|status|airflow``; the Makefile calls it."""
+"""``python -m airlock_local run|demo-arrivals|stop|status|airflow|cli``; the Makefile calls it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ INTERRUPTED = 130
 def main() -> int:
     """Carry out one command and return its exit status."""
     parser = argparse.ArgumentParser(prog="airlock_local", description="The one-machine stack.")
-    parser.add_argument("command", choices=("run", "demo-arrivals", "stop", "status", "airflow"))
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of Airflow's command line, behind airflow")
+    parser.add_argument("command", choices=("run", "demo-arrivals", "stop", "status", "airflow", "cli"))
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="behind airflow or cli: those of that command line")
     given = parser.parse_args()
     command: str = given.command
     os.umask(0o077)  # the ledger, the reports and the logs of a delivery are for their owner only
@@ -33,8 +33,8 @@ def main() -> int:
         settings = read_settings(os.environ)
     except SettingsError as error:
         return _refuse(error, WRONG_REQUEST)
-    if command == "airflow":
-        return _airflow(settings, given.arguments)
+    if command in {"airflow", "cli"}:
+        return _command_line(settings, "airflow" if command == "airflow" else "airlock_cli", given.arguments)
     return {"run": _run, "demo-arrivals": _demonstrate, "stop": _stop, "status": _status}[command](settings)
 
 
@@ -77,14 +77,17 @@ def _explained(carry_out: Callable[[], int]) -> int:
         return INTERRUPTED
 
 
-def _airflow(settings: Settings, arguments: list[str]) -> int:
-    """Call Airflow's command line as part of the stack."""
-    from airlock_local.environment import airflow_variables, inherited, read_secrets  # noqa: PLC0415
+def _command_line(settings: Settings, program: str, arguments: list[str]) -> int:
+    """Call Airflow's command line, or Airlock's, as part of the stack."""
+    from airlock_local.environment import airflow_variables, cli_variables, inherited, read_secrets  # noqa: PLC0415
 
     if not (settings.airflow_home / "airflow.db").exists():
         return _refuse(SettingsError("there is no local Airflow yet: call make run first"), WRONG_REQUEST)
-    environment = inherited(os.environ, account=False) | airflow_variables(settings, read_secrets(settings))
-    command = [sys.executable, "-m", "airflow", *arguments]
+    known = read_secrets(settings)
+    environment = inherited(os.environ, account=False) | airflow_variables(settings, known)
+    if program != "airflow":  # whose connections say where S3 is
+        environment |= cli_variables(settings, known)
+    command = [sys.executable, "-m", program, *arguments]
     return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603  # the user's own command
 
 

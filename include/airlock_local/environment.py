@@ -165,3 +165,13 @@ def airflow_variables(settings: Settings, known: Secrets) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         **{f"AIRFLOW__{name.upper()}": str(value) for name, value in options.items()},
     }
+
+
+def cli_variables(settings: Settings, known: Secrets) -> dict[str, str]:
+    """Return what Airlock's command line needs besides `airflow_variables` to find this stack."""
+    return {
+        "AIRLOCK_API_URL": settings.api_url,
+        "AIRLOCK_API_USER": USER,
+        "AIRLOCK_API_PASSWORD": known.password,
+        "AWS_ENDPOINT_URL": settings.s3_url,
+    }

@@ -9,7 +9,7 @@ takes them.
 from __future__ import annotations
 
 from airlock.ledger.arrivals import Claim
-from airlock.ledger.errors import LedgerError
+from airlock.ledger.errors import LedgerError, LedgerSchemaError, LedgerUnreachableError
 from airlock.ledger.jobs import Job
 from airlock.ledger.ledger import Ledger
 from airlock.ledger.lookup import Found
@@ -26,6 +26,8 @@ __all__ = [
     "Job",
     "Ledger",
     "LedgerError",
+    "LedgerSchemaError",
+    "LedgerUnreachableError",
     "MessageState",
     "OutboxMessage",
     "Resolution",

@@ -11,6 +11,7 @@ import sys
 
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.ledger import Ledger
+from airlock.ledger.release import give_back
 from airlock.ledger.schema import REVISION, upgrade
 
 
@@ -51,7 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
             upgrade(given.url)
         with Ledger.open(given.url) as ledger:
             if given.action == "release":
-                _release(ledger, given)
+                for line in give_back(ledger, given.pipeline, given.run, jobs_ended=given.jobs_ended):
+                    print(line)  # noqa: T201
             elif given.action == "requeue":
                 due = ledger.requeue(given.pipeline, given.destination)
                 print(f"{due} messages are due; the pipeline's next run, or its cleared route task, sends them")  # noqa: T201
@@ -60,13 +62,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(f"the ledger is at schema {REVISION}")  # noqa: T201
     return 0
-
-
-def _release(ledger: Ledger, given: argparse.Namespace) -> None:
-    resources = ledger.release_resources(given.pipeline, given.run, jobs_ended=given.jobs_ended)
-    print(f"{resources} FHIR resources given back; the next run that has one brings it")  # noqa: T201
-    released = ledger.release_claims(given.pipeline, given.run)
-    print(f"{released} arrivals given back; the next run takes them")  # noqa: T201
 
 
 if __name__ == "__main__":

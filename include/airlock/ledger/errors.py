@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,6 +13,14 @@ if TYPE_CHECKING:
 
 class LedgerError(Exception):
     """The ledger refuses or cannot do what was asked; the text says why and what to do, and names no row's content."""
+
+
+class LedgerUnreachableError(LedgerError):
+    """The ledger's database does not answer."""
+
+
+class LedgerSchemaError(LedgerError):
+    """There is no ledger where one is looked for, or its schema is not this Airlock's."""
 
 
 def _described(error: DBAPIError) -> str:
@@ -37,7 +45,8 @@ def translated(place: str) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise LedgerError(
+        away = isinstance(error, OperationalError | InterfaceError)
+        raise (LedgerUnreachableError if away else LedgerError)(
             f"the ledger at {place} failed ({_described(error)}): "
             "check that the database is up and reachable, then clear the task"
         ) from None

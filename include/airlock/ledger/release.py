@@ -127,3 +127,19 @@ class Release(Store):
             if _count(connection, jobs.c.run_key == run_key):
                 return connection.execute(delete(resources).where(claims)).rowcount
             return of_resources.give_back(connection, claims)
+
+
+def give_back(ledger: Release, pipeline: str, run_key: str, *, jobs_ended: bool) -> list[str]:
+    """Give back all that a run holds, and say how much: first the FHIR resources, then the arrivals.
+
+    Raises
+    ------
+    LedgerError
+        As the methods of `Release` do.
+    """
+    of_fhir = ledger.release_resources(pipeline, run_key, jobs_ended=jobs_ended)
+    claims = ledger.release_claims(pipeline, run_key)
+    return [
+        f"{of_fhir} FHIR resources given back; the next run that has one brings it",
+        f"{claims} arrivals given back; the next run takes them",
+    ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Column, MetaData, String, Table, inspect, select
 
 from airlock.ledger.database import BUSY_TIMEOUT_MS, engine_for, parse_url, place, reading, sqlite_file, writing
-from airlock.ledger.errors import LedgerError
+from airlock.ledger.errors import LedgerError, LedgerSchemaError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -56,19 +56,21 @@ def check(engine: Engine) -> None:
 
     Raises
     ------
-    LedgerError
+    LedgerSchemaError
         With the command that upgrades it.
     """
     file = sqlite_file(engine.url)
     command = f"run: python -m airlock.ledger upgrade --url '{place(engine)}'"
     if file is not None and not file.exists():  # connecting would make an empty one
-        raise LedgerError(f"there is no ledger at {place(engine)}: {command}")
+        raise LedgerSchemaError(f"there is no ledger at {place(engine)}: {command}")
     with reading(engine) as connection:
         found = _found(connection)
     if found is None:
-        raise LedgerError(f"the database at {place(engine)} holds no ledger yet: {command}")
+        raise LedgerSchemaError(f"the database at {place(engine)} holds no ledger yet: {command}")
     if found != REVISION:
-        raise LedgerError(f"the ledger at {place(engine)} has schema {found}, this Airlock needs {REVISION}: {command}")
+        raise LedgerSchemaError(
+            f"the ledger at {place(engine)} has schema {found}, this Airlock needs {REVISION}: {command}"
+        )
 
 
 def _found(connection: Connection) -> str | None:

@@ -1,0 +1,49 @@
+"""``airlock pipelines check``: what is wrong with each pipeline file, before Airflow reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airlock.pipelines import PipelineError, load_pipelines
+from airlock_cli.errors import RequestError
+from airlock_cli.show import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SCHEMA = "airlock.pipelines/1"
+_COLUMNS = ("name", "kind", "source", "schedule", "connections", "routes")
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """Return the good pipelines of a folder and the problems of the others, schema `SCHEMA`.
+
+    Raises
+    ------
+    RequestError
+        If the folder cannot be read.
+    """
+    try:
+        good, problems = load_pipelines(folder)
+    except PipelineError as error:
+        raise RequestError(str(error)) from None
+    found = [
+        {
+            "name": name,
+            "kind": pipeline.kind,
+            "source": pipeline.source.uri,
+            "schedule": pipeline.schedule.cron,
+            "connections": sorted(pipeline.connections()),
+            "routes": [route.name for route in pipeline.routes],
+        }
+        for name, pipeline in sorted(good.items())
+    ]
+    return {"schema": SCHEMA, "folder": str(folder), "pipelines": found, "problems": [str(item) for item in problems]}
+
+
+def tables(found: dict[str, Any]) -> Iterator[Table]:
+    """Yield the tables of what `check` returned."""
+    rows = [[row[name] for name in _COLUMNS] for row in found["pipelines"]]
+    yield Table(f"pipelines in {found['folder']}", _COLUMNS, rows)
+    yield Table("problems", ("",), [(problem,) for problem in found["problems"]])

@@ -1,0 +1,68 @@
+"""``airlock redrive``: what a person chooses, as the conf of a run; no UID of it leaves this process."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from airlock.records import study_key
+from airlock.s3uri import S3Uri, S3UriError
+from airlock_cli import workspaces
+from airlock_cli.errors import RequestError
+from airlock_cli.held import check_reason
+
+_STUDY_KEY = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is to be taken through again."""
+
+    run: str | None
+    study: str | None
+    reasons: tuple[str, ...]
+    csv: str | None
+    non_primary: str | None
+
+
+def conf_of(pipeline: str, choice: Choice, why: str) -> dict[str, Any]:
+    """Return the conf of the run that redrives; a CSV file of this machine is put into the workspace for it.
+
+    Raises
+    ------
+    RequestError
+        If nothing is chosen, no reason is given, or a part of the choice cannot be meant.
+    """
+    if not why.strip():
+        raise RequestError("--why is empty: say why, for those who read the ledger later")
+    if not (choice.run or choice.study or choice.reasons or choice.csv):
+        raise RequestError("nothing is chosen: give --run, --study, --reason or --csv")
+    for code in choice.reasons:
+        check_reason(code)
+    conf = {
+        "redrive_run": choice.run,
+        "redrive_study": _study(choice.study),
+        "redrive_reasons": list(choice.reasons) or None,
+        "redrive_csv": _csv(pipeline, choice.csv),
+        "redrive_why": why.strip(),
+        "redrive_non_primary": choice.non_primary,
+    }
+    return {name: value for name, value in conf.items() if value}
+
+
+def _study(study: str | None) -> str | None:
+    """Return a study key: Airflow keeps and shows what a run was started with, so no UID may be in it."""
+    return study if study is None or _STUDY_KEY.fullmatch(study) else study_key(study)
+
+
+def _csv(pipeline: str, csv: str | None) -> str | None:
+    if csv is None:
+        return None
+    if not csv.startswith("s3://"):
+        return workspaces.upload(workspaces.pipeline_named(pipeline), Path(csv))
+    try:
+        return str(S3Uri.parse(csv))
+    except S3UriError as error:
+        raise RequestError(f"--csv: {error}") from None

@@ -1,0 +1,151 @@
+"""``airlock where``: everything that is known of a study, an instance, an object, an arrival or a FHIR resource."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from airlock.reasons import SENTENCES
+from airlock_cli.errors import WrongError
+from airlock_cli.ledgers import opened
+from airlock_cli.show import Table, size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import polars as pl
+
+    from airlock.ledger import Found
+
+SCHEMA = "airlock.where/1"
+SHOWN = 50  # rows of a table; --json has all
+_LOOKED_FOR = (
+    "a StudyInstanceUID or study_key, a SOPInstanceUID, the key of an object (as s3://bucket/key too), an arrival_id, "
+    "and a FHIR resource as Type/id"
+)
+
+
+def where(text: str) -> dict[str, Any]:
+    """Return what the ledger knows, schema `SCHEMA`.
+
+    Raises
+    ------
+    WrongError
+        If it knows nothing.
+    """
+    with opened() as ledger:
+        found = ledger.where(text)
+    if not found.known_as:
+        raise WrongError(
+            f"the ledger knows nothing of {text}: it was looked for as {_LOOKED_FOR}. What no run has listed yet, "
+            "and what a run holds without having read it, is found by its key only"
+        )
+    return {
+        "schema": SCHEMA,
+        "asked": text,
+        "known_as": list(found.known_as),
+        "arrivals": [_with_sentence(row) for row in _rows(found.arrivals)],
+        "instances": _rows(found.instances),
+        "gates": [_with_sentence(row) for row in _rows(found.gates)],
+        "overrides": _rows(found.overrides),
+        "contracts": list(_contracts(found)),
+        "routes": _rows(found.routes),
+        "resources": _rows(found.resources),
+    }
+
+
+def _rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    return frame.to_dicts()
+
+
+def _with_sentence(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"what_to_do": SENTENCES.get(row["reason"])}
+
+
+def _contracts(found: Found) -> Iterator[dict[str, Any]]:
+    """Yield what a contract says of itself, without the attributes of a patient."""
+    for row in _rows(found.contracts):
+        content = json.loads(row.pop("contract"))
+        of_series = (name for item in content.get("series", ()) for name in item["image_set_ids"])
+        yield row | {
+            "schema": content["schema"],
+            "instances": content.get("NumberOfStudyRelatedInstances"),
+            "resources": len(content["resources"]) if "resources" in content else None,
+            "image_set_ids": sorted(set(of_series)),
+            "fhir": content.get("fhir"),
+        }
+
+
+def tables(found: dict[str, Any]) -> Iterator[Table]:
+    """Yield the tables of what `where` returned."""
+    yield Table("known as", ("what", "value"), [(found["known_as"], found["asked"])])
+    yield _dispositions(found["arrivals"])
+    yield _listed(
+        "arrivals",
+        found["arrivals"],
+        ("disposition", "reason", "stage", "detail", "what_to_do", "pipeline", "run_id", "settled_at", "size", "key"),
+    )
+    yield _listed(
+        "their UIDs",
+        [row for row in found["arrivals"] if row["study_instance_uid"] or row["sop_instance_uid"]],
+        ("arrival_id", "study_key", "study_instance_uid", "series_instance_uid", "sop_instance_uid"),
+    )
+    yield _listed(
+        "instances in the data store",
+        found["instances"],
+        ("SOPInstanceUID", "state", "image_set_id", "image_set_version", "datastore_id", "arrival_id"),
+    )
+    yield _listed(
+        "gates",
+        found["gates"],
+        ("subject", "gate", "released", "reason", "what_to_do", "decided_at", "pipeline", "run_id"),
+    )
+    yield _listed(
+        "overrides",
+        found["overrides"],
+        ("subject", "held_reason", "overridden_by", "override_reason", "overridden_at", "run_id"),
+    )
+    yield _listed(
+        "contracts", found["contracts"], ("subject", "revision", "instances", "resources", "image_set_ids", "run_id")
+    )
+    yield Table("FHIR references", ("resource", "data store"), list(_references(found["contracts"])))
+    yield _listed(
+        "routes",
+        found["routes"],
+        ("destination", "revision", "state", "attempts", "sent_at", "next_attempt_at", "last_error"),
+    )
+    yield _listed(
+        "FHIR resources",
+        found["resources"],
+        ("resource_type", "resource_id", "datastore_id", "pipeline", "run_key", "batch_id", "claimed_by"),
+    )
+
+
+def _dispositions(arrivals: list[dict[str, Any]]) -> Table:
+    """Count many arrivals; few speak for themselves."""
+    counted = Counter((row["disposition"] or "claimed", row["reason"], row["what_to_do"]) for row in arrivals)
+    rows = [(number, *words) for words, number in counted.most_common()]
+    return Table(
+        "arrivals by disposition", ("arrivals", "disposition", "reason", "what_to_do"), rows if rows[1:] else []
+    )
+
+
+def _listed(title: str, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> Table:
+    """Return rows as a table, of the columns that hold anything."""
+    used = [name for name in columns if any(row[name] is not None and row[name] not in ("", []) for row in rows)]
+    more = f" ({SHOWN} of {len(rows)}; --json has all)" if len(rows) > SHOWN else ""
+    return Table(title + more, used, [[_cell(name, row[name]) for name in used] for row in rows[:SHOWN]])
+
+
+def _cell(name: str, value: Any) -> Any:
+    return size(value) if name == "size" and value is not None else value
+
+
+def _references(contracts: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    for contract in contracts:
+        fhir = contract["fhir"] or {}
+        for name in ("Patient", "ImagingStudy", "Endpoint", "ServiceRequest"):
+            named = fhir.get(name) or ()
+            for reference in [named] if isinstance(named, str) else named:
+                yield reference, fhir["datastore_id"]

@@ -1,0 +1,88 @@
+"""A pipeline's workspace on S3, by boto3's own chain of credentials and ``AWS_ENDPOINT_URL``."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from airlock.pipelines import PipelineError, load_pipelines
+from airlock.s3uri import S3Uri
+from airlock_cli import settings
+from airlock_cli.errors import RequestError, UnreachableError
+from airlock_cli.show import say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from airlock.pipelines import Pipeline
+
+
+def pipeline_named(name: str) -> Pipeline:
+    """Return the pipeline of this name from the folder that the environment names.
+
+    Raises
+    ------
+    RequestError
+        If there is no good one of this name.
+    """
+    try:
+        known, problems = load_pipelines(settings.pipelines())
+    except PipelineError as error:
+        raise RequestError(str(error)) from None
+    for problem in problems:
+        say(str(problem))
+    if name not in known:
+        raise RequestError(
+            f"there is no pipeline {name!r} in {settings.pipelines()}: it has {', '.join(sorted(known)) or 'none'}"
+        )
+    return known[name]
+
+
+def read(pipeline: Pipeline, run_key: str, name: str) -> bytes | None:
+    """Return a file from a run's folder; None where there is none."""
+    where = S3Uri.parse(pipeline.workspace).join(pipeline.name, run_key, name)
+    with _s3(where) as client:
+        try:
+            content: bytes = client.get_object(Bucket=where.bucket, Key=where.key)["Body"].read()
+        except client.exceptions.NoSuchKey:
+            return None
+        return content
+
+
+def upload(pipeline: Pipeline, file: Path) -> str:
+    """Put a local CSV file into the workspace, under ``redrives/`` and the name of its content; return its address.
+
+    Raises
+    ------
+    RequestError
+        If the file cannot be read.
+    """
+    try:
+        body = file.read_bytes()
+    except OSError as error:
+        raise RequestError(f"{file} cannot be read ({error.strerror}): name the edited dispositions.csv") from None
+    name = f"{hashlib.sha256(body).hexdigest()[:16]}.csv"
+    where = S3Uri.parse(pipeline.workspace).join(pipeline.name, "redrives", name)
+    with _s3(where) as client:
+        client.put_object(Bucket=where.bucket, Key=where.key, Body=body, ContentType="text/csv")
+    return str(where)
+
+
+@contextmanager
+def _s3(where: S3Uri) -> Iterator[Any]:
+    import boto3  # noqa: PLC0415  # takes long to import, and most commands need none
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    try:
+        yield boto3.client("s3")
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        raise UnreachableError(
+            f"S3 refuses bucket {where.bucket!r} ({code}): check your AWS credentials and AWS_ENDPOINT_URL"
+        ) from None
+    except BotoCoreError as error:
+        raise UnreachableError(
+            f"S3 cannot be asked ({error}): check your AWS credentials and AWS_ENDPOINT_URL"
+        ) from None
