@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, exists, func, or_, select
+from sqlalchemy import and_, exists, func, literal_column, or_, select
 
 from airlock.ledger.database import Store
 from airlock.ledger.frames import fetch, stage, uid_frame
@@ -84,6 +84,7 @@ _SUBJECTS = pl.Schema({"subject": pl.String})
 _KEYS = pl.Schema({"subject_key": pl.String})
 _IDS = pl.Schema({"arrival_id": pl.String})
 _FILE = "file/"
+_UNRELEASED = arrivals.c.disposition != literal_column("'released'")  # in this form an index is kept of them
 _NOT_IN = (Disposition.HELD.value, Disposition.QUARANTINED.value, Disposition.FAILED.value)
 
 
@@ -126,8 +127,7 @@ class Lookup(Store):
             ``s3://bucket/``), an arrival id, ``Type/id`` of a resource, or another subject of a gate.
         """
         with self._reading() as connection:
-            ways = _ways(text)
-            parts = {way: fetch(connection, _ARRIVALS.where(condition), FOUND_ARRIVALS) for way, condition in ways}
+            parts = {way: _all(connection, statements, FOUND_ARRIVALS) for way, statements in _ways(text).items()}
             files = pl.concat(parts.values()).unique(["arrival_id", "pipeline"])
             files = files.sort("claimed_at", "key", "arrival_id")
             ids = stage(connection, uid_frame(files["arrival_id"], "arrival_id"), _IDS, ["arrival_id"])
@@ -201,17 +201,25 @@ _ABOUT_SUBJECTS: dict[str, tuple[Table, pl.Schema]] = {
 }
 
 
-def _ways(text: str) -> list[tuple[str, ColumnElement[bool]]]:
-    """Return each way to look an arrival up by a text."""
+def _ways(text: str) -> dict[str, list[Select[Any]]]:
+    """Return the queries for each way to look an arrival up by a text; each of them finds it by an index."""
     bucket, _, key = text.removeprefix("s3://").partition("/") if text.startswith("s3://") else ("", "", text)
-    of_key = arrivals.c.key == key
-    return [
-        ("StudyInstanceUID", arrivals.c.study_key == study_key(text)),
-        ("study_key", arrivals.c.study_key == text),
-        ("SOPInstanceUID", arrivals.c.sop_instance_uid == text),
-        ("key", and_(of_key, arrivals.c.bucket == bucket) if bucket else of_key),
-        ("arrival_id", arrivals.c.arrival_id == text),
-    ]
+    of_key = _ARRIVALS.where(arrivals.c.key == key)
+    owner = and_(instances.c.arrival_id == arrivals.c.arrival_id, instances.c.pipeline == arrivals.c.pipeline)
+    return {
+        "StudyInstanceUID": [_ARRIVALS.where(arrivals.c.study_key == study_key(text))],
+        "study_key": [_ARRIVALS.where(arrivals.c.study_key == text)],
+        "SOPInstanceUID": [  # what is released owns its instance
+            _ARRIVALS.join(instances, owner).where(instances.c.SOPInstanceUID == text),
+            _ARRIVALS.where(arrivals.c.sop_instance_uid == text, _UNRELEASED),
+        ],
+        "key": [of_key.where(arrivals.c.bucket == bucket) if bucket else of_key],
+        "arrival_id": [_ARRIVALS.where(arrivals.c.arrival_id == text)],
+    }
+
+
+def _all(connection: Connection, statements: Iterable[Select[Any]], columns: pl.Schema) -> pl.DataFrame:
+    return pl.concat([fetch(connection, statement, columns) for statement in statements])
 
 
 def _subjects(files: pl.DataFrame, text: str) -> pl.DataFrame:
@@ -232,7 +240,7 @@ def _instances_of(connection: Connection, text: str, ids: Table) -> pl.DataFrame
     columns = select(*(instances.c[name] for name in FOUND_INSTANCES))
     brought = columns.join(ids, ids.c.arrival_id == instances.c.arrival_id)
     both = [brought, columns.where(instances.c.SOPInstanceUID == text)]
-    found = pl.concat([fetch(connection, statement, FOUND_INSTANCES) for statement in both])
+    found = _all(connection, both, FOUND_INSTANCES)
     return found.unique(["SOPInstanceUID", "datastore_id"]).sort("SOPInstanceUID", "datastore_id")
 
 
@@ -241,7 +249,7 @@ def _resources_of(connection: Connection, text: str, ids: Table) -> pl.DataFrame
     kind, _, name = text.partition("/")
     named = and_(resources.c.resource_id == name, resources.c.resource_type == kind)
     both = [columns.join(ids, ids.c.arrival_id == resources.c.arrival_id), columns.where(named)]
-    found = pl.concat([fetch(connection, statement, FOUND_RESOURCES) for statement in both])
+    found = _all(connection, both, FOUND_RESOURCES)
     key = ["resource_type", "resource_id", "datastore_id"]
     return found.unique(key).sort(key)
 

@@ -160,6 +160,14 @@ arrivals = Table(
         postgresql_where=text("superseded_by IS NOT NULL"),
         sqlite_where=text("superseded_by IS NOT NULL"),
     ),
+    Index("ix_arrivals_key", "key", postgresql_using="hash"),
+    Index(  # what is released is found by its instance
+        "ix_arrivals_unreleased",
+        "sop_instance_uid",
+        postgresql_using="hash",
+        postgresql_where=text("disposition <> 'released'"),
+        sqlite_where=text("disposition <> 'released'"),
+    ),
 )
 
 # A SOP instance has one row per data store, so one owner: the arrival that brings or has brought it. On PostgreSQL its

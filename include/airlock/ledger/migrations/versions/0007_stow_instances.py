@@ -1,6 +1,6 @@
 """What each DICOMweb server that a route sends instances to said of them.
 
-Revision ID: 0008
+Revision ID: 0007
 Revises: 0006
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0008"
+revision = "0007"
 down_revision = "0006"
 
 
