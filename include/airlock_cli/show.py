@@ -91,9 +91,11 @@ def print_tables(tables: Iterable[Table]) -> None:
     for table in tables:
         if not table.rows:
             continue
-        drawn = Drawn(title=Text(table.title), title_justify="left", header_style="bold", box=None, pad_edge=False)
+        drawn = Drawn(
+            title=Text(harmless(table.title)), title_justify="left", header_style="bold", box=None, pad_edge=False
+        )
         for name in table.columns:
-            drawn.add_column(Text(name), overflow="fold")
+            drawn.add_column(Text(harmless(name)), overflow="fold")
         for row in table.rows:
             drawn.add_row(*(Text(text(value)) for value in row))
         console.print(drawn)

@@ -1,0 +1,70 @@
+"""Airlock's own command line on the real scheduler, as make cli calls it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airlock.records import study_key
+from airlock_local.settings import ROOT
+from tests.dicom_files import ct
+from tests.e2e.conftest import CANARY
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import Machine
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def cli(machine: Machine, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "airlock_local", "cli", *arguments]
+    return subprocess.run(
+        command, check=False, env=machine.environment, cwd=ROOT, capture_output=True, text=True, timeout=200
+    )
+
+
+@pytest.mark.usefixtures("first_run")
+def test_a_run_is_started_followed_and_asked_about(machine: Machine) -> None:
+    files = {f"cli/{n}.dcm": ct(9, 1, n, **CANARY) for n in (1, 2)}
+    files["cli/cut.dcm"] = ct(9, 1, 3, **CANARY)[:-100]
+    machine.put(files, "first/")
+
+    started = cli(machine, "run", "first", "--prefix", "first/cli/", "--json")
+    assert started.returncode == 0, started.stderr
+    assert "audit" in started.stderr, "its stages are told while they go on"
+    run = json.loads(started.stdout)
+    assert run["state"] == "success"
+    assert run["report"]["dispositions"] == {"held": 2, "quarantined": 1}
+
+    report = cli(machine, "report", "first")
+    assert report.returncode == 0, report.stderr
+    assert run["run_key"] in report.stdout
+
+    found = json.loads(cli(machine, "where", "first/cli/cut.dcm", "--json").stdout)
+    [cut] = found["arrivals"]
+    assert (cut["disposition"], cut["reason"], cut["run_id"]) == ("quarantined", "truncated", run["run_id"])
+    [gate] = found["gates"]
+    held = json.loads(cli(machine, "held", "first", "--json").stdout)["held"]
+    assert study_key(gate["subject"]) in {row["subject_key"] for row in held}
+    assert not [text for text in (*CANARY.values(),) if text in started.stdout + started.stderr + report.stdout]
+
+
+@pytest.mark.usefixtures("first_run")
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (("run", "no-such-pipeline"), 2, "Airflow knows no pipeline 'no-such-pipeline'"),
+        (("run", "first", "--prefix", "elsewhere/"), 1, "the prefix must lie below the source"),
+    ],
+)
+def test_what_airflow_or_the_run_refuses_is_told(
+    machine: Machine, arguments: tuple[str, ...], status: int, told: str
+) -> None:
+    result = cli(machine, *arguments)
+    assert result.returncode == status, result.stderr
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr

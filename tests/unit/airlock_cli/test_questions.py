@@ -1,0 +1,133 @@
+"""where, held and report: answers from the ledger, and from the workspace."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airlock.reasons import SENTENCES
+from airlock.records import study_key
+from airlock.run import run_key
+from tests.unit.airlock.ledger.samples import NIGHTLY, begin
+from tests.unit.airlock_cli.conftest import HOSTILE, STUDY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typer.testing import Result
+
+    from airlock.ledger import Ledger
+
+REPORT: dict[str, Any] = {
+    "pipeline": NIGHTLY,
+    "run_id": "scheduled__a",
+    "run_key": "a",
+    "window": None,
+    "arrivals": 2,
+    "bytes": 2048,
+    "verdicts": {"accept": 1, "quarantine": 1},
+    "outcomes": {"imported": 1},
+    "dispositions": {"held": 1, "quarantined": 1},
+    "studies": {"released": 0, "held": 1},
+    "reasons": {"truncated": {"arrivals": 1, "sentence": SENTENCES["truncated"]}},
+    "jobs": [{"batch_id": "b", "job_id": "j", "status": "COMPLETED"}],
+    "balanced": True,
+    "problems": [],
+}
+
+
+class TestWhere:
+    def test_tables_name_the_disposition_the_reason_and_what_to_do(self, told: Ledger, airlock: Any) -> None:
+        result = airlock("where", STUDY)
+        assert result.exit_code == 0
+        shown = ("quarantined", "truncated", SENTENCES["truncated"], "scheduled__a", "image-set", "ImagingStudy/s")
+        assert [text for text in shown if text not in result.stdout] == []
+
+    def test_no_patient_is_named(self, told: Ledger, airlock: Any) -> None:
+        for result in (airlock("where", STUDY), airlock("where", STUDY, "--json")):
+            assert "CANARY" not in result.output
+
+    def test_a_hostile_key_and_detail_cannot_act_on_the_terminal(self, told: Ledger, airlock: Any) -> None:
+        result = airlock("where", f"in/{HOSTILE}")
+        assert result.exit_code == 0
+        assert r"\x1b]0;owned\x07" in result.stdout
+        assert "[red]markup[/red]" in result.stdout
+        assert all(one.isprintable() for one in result.stdout.replace("\n", ""))
+
+    def test_json_has_everything_exactly(self, told: Ledger, airlock: Any) -> None:
+        found = json.loads(airlock("where", study_key(STUDY), "--json").stdout)
+        assert found["schema"] == "airlock.where/1"
+        assert found["known_as"] == ["study_key"]
+        assert {row["key"] for row in found["arrivals"]} == {"in/good", f"in/{HOSTILE}"}
+        assert found["gates"][0]["what_to_do"] == SENTENCES["study_incomplete"]
+        assert found["contracts"][0]["fhir"]["Endpoint"] == ["Endpoint/e"]
+
+    def test_what_is_not_there_is_said_with_what_it_was_looked_for_as(self, told: Ledger, airlock: Any) -> None:
+        result = airlock("where", "9.9.9")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "9.9.9" in result.stderr
+        assert "StudyInstanceUID or study_key" in result.stderr
+
+    def test_a_name_that_no_file_can_have_is_refused(self, told: Ledger, airlock: Any) -> None:
+        result = airlock("where", "in/\udcff")
+        assert result.exit_code == 2
+        assert "UTF-8" in result.stderr
+
+
+class TestHeld:
+    def test_a_study_is_listed_with_the_file_that_holds_it(self, told: Ledger, airlock: Any) -> None:
+        result = airlock("held", NIGHTLY)
+        assert result.exit_code == 0
+        for text in (study_key(STUDY), "study_incomplete", SENTENCES["study_incomplete"], "1 quarantined: truncated"):
+            assert text in result.stdout
+        [row] = json.loads(airlock("held", "--json").stdout)["held"]
+        assert row["subject"] == STUDY
+        assert {"disposition": "quarantined", "reason": "truncated", "arrivals": 1} in row["arrivals"]
+
+    @pytest.mark.parametrize(("reason", "number"), [("study_incomplete", 1), ("truncated", 1), ("non_primary", 0)])
+    def test_a_reason_chooses_by_the_gate_and_by_the_arrivals(
+        self, told: Ledger, airlock: Any, reason: str, number: int
+    ) -> None:
+        found = json.loads(airlock("held", "--reason", reason, "--json").stdout)
+        assert len(found["held"]) == number
+
+    def test_a_code_that_does_not_exist_is_refused_with_those_near_it(self, airlock: Any) -> None:
+        result = airlock("held", "--reason", "non_primry")
+        assert result.exit_code == 2
+        assert "did you mean non_primary" in result.stderr
+
+
+class TestReport:
+    def test_the_newest_run_is_shown_in_tables(self, told: Ledger, airlock: Any) -> None:
+        told.close_run("a", "success", REPORT)
+        result = airlock("report", NIGHTLY)
+        assert result.exit_code == 0
+        for text in ("balance", "2.0 KiB", "quarantined", SENTENCES["truncated"], "COMPLETED"):
+            assert text in result.stdout
+        assert json.loads(airlock("report", NIGHTLY, "scheduled__a", "--json").stdout) == REPORT
+
+    def test_books_that_do_not_balance_are_wrong(self, told: Ledger, airlock: Any) -> None:
+        told.close_run("a", "success", REPORT | {"balanced": False, "problems": ["one arrival is missing"]})
+        result = airlock("report", NIGHTLY)
+        assert result.exit_code == 1
+        assert "DO NOT BALANCE" in result.stdout
+        assert "one arrival is missing" in result.stdout
+
+    def test_a_run_that_goes_on_has_none_yet(self, told: Ledger, airlock: Any) -> None:
+        begin(told, "b")
+        assert airlock("report", NIGHTLY, "b").exit_code == 4
+
+    def test_an_unknown_run_is_not_there(self, told: Ledger, airlock: Any) -> None:
+        result = airlock("report", NIGHTLY, "none")
+        assert result.exit_code == 1
+        assert "no run 'none'" in result.stderr
+
+    @pytest.mark.usefixtures("pipelines")
+    def test_without_a_ledger_the_workspace_is_asked(self, s3: Any, airlock: Callable[..., Result]) -> None:
+        key = f"runs/{NIGHTLY}/{run_key(NIGHTLY, 'scheduled__a')}/audit/report.json"
+        s3.put_object(Bucket="airlock-workspace", Key=key, Body=json.dumps(REPORT))
+        assert json.loads(airlock("report", NIGHTLY, "scheduled__a", "--json").stdout) == REPORT
+        assert airlock("report", NIGHTLY, "another").exit_code == 1
+        assert airlock("report", NIGHTLY).exit_code == 2, "which one is the newest only the ledger knows"

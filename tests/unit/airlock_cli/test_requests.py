@@ -1,0 +1,187 @@
+"""What is refused before anything is started, what cannot be reached, and what a redrive is asked with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airlock.records import study_key
+from airlock_cli.errors import RequestError
+from airlock_cli.redrive import Choice, conf_of
+from airlock_cli.runs import conf_of as conf_of_run
+from tests.unit.airlock.ledger.samples import NIGHTLY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NOTHING = Choice(run=None, study=None, reasons=(), csv=None, non_primary=None)
+UID = "1.2.826.0.1.3680043.8.498.1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable"),
+    [
+        (("where", "1.2"), "AIRLOCK_LEDGER_URL"),
+        (("held",), "AIRLOCK_LEDGER_URL"),
+        (("ledger", "check"), "AIRLOCK_LEDGER_URL"),
+        (("pipelines", "check"), "AIRLOCK_PIPELINES"),
+        (("plan", "nightly"), "AIRLOCK_PIPELINES"),
+        (("run", "nightly", "--no-wait"), "AIRLOCK_API_URL"),
+    ],
+)
+def test_what_is_not_set_is_named_with_what_to_set_it_to(airlock: Any, arguments: Any, variable: str) -> None:
+    result = airlock(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"{variable} is not set: set it to ")
+
+
+@pytest.mark.parametrize("arguments", [("run",), ("no-such-command",), ("held", "--no-such-option"), ("redrive", "x")])
+def test_a_wrong_call_is_a_wrong_request(airlock: Any, arguments: Any) -> None:
+    assert airlock(*arguments).exit_code == 2
+
+
+class TestConfOfARun:
+    def test_a_window_needs_both_ends_with_their_zone(self) -> None:
+        start, end = "2026-11-24T00:00:00+00:00", "2026-11-25T00:00:00Z"
+        assert conf_of_run("a/", start, end) == {"prefix": "a/", "window_start": start, "window_end": end}
+        assert conf_of_run(None, None, None) == {}
+        for wrong in [(start, None), (start, "2026-11-25T00:00:00"), (start, "tomorrow")]:
+            with pytest.raises(RequestError, match="--window-"):
+                conf_of_run(None, *wrong)
+
+
+class TestConfOfARedrive:
+    def test_a_uid_is_hashed_before_it_leaves_the_process(self) -> None:
+        conf = conf_of(NIGHTLY, Choice(None, UID, ("truncated",), None, "promote"), " repaired ")
+        assert conf == {
+            "redrive_study": study_key(UID),
+            "redrive_reasons": ["truncated"],
+            "redrive_why": "repaired",
+            "redrive_non_primary": "promote",
+        }
+        assert conf_of(NIGHTLY, Choice(None, study_key(UID), (), None, None), "x")["redrive_study"] == study_key(UID)
+
+    @pytest.mark.usefixtures("pipelines")
+    def test_a_file_of_this_machine_is_put_into_the_workspace(self, s3: Any, tmp_path: Path) -> None:
+        file = tmp_path / "edited.csv"
+        file.write_text("key\n")
+        address = conf_of(NIGHTLY, Choice(None, None, (), str(file), None), "x")["redrive_csv"]
+        bucket, _, key = address.removeprefix("s3://").partition("/")
+        assert key.startswith(f"runs/{NIGHTLY}/redrives/")
+        assert key.endswith(".csv")
+        assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == b"key\n"
+
+    @pytest.mark.usefixtures("pipelines")
+    @pytest.mark.parametrize(
+        ("choice", "why", "told"),
+        [
+            (NOTHING, "x", "nothing is chosen"),
+            (Choice("a", None, (), None, None), " ", "--why is empty"),
+            (Choice(None, None, ("no_reason",), None, None), "x", "no reason code"),
+            (Choice(None, None, (), "s3://B/x.csv", None), "x", "no S3 address|not an S3 address"),
+            (Choice(None, None, (), "/no/such.csv", None), "x", "/no/such.csv cannot be read"),
+        ],
+    )
+    def test_what_cannot_be_meant_is_refused(self, choice: Choice, why: str, told: str) -> None:
+        with pytest.raises(RequestError, match=told):
+            conf_of(NIGHTLY, choice, why)
+
+
+class TestOutOfReach:
+    def test_a_ledger_that_does_not_answer(
+        self, airlock: Any, closed_port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AIRLOCK_LEDGER_URL", f"postgresql://ada:swordfish@127.0.0.1:{closed_port}/airlock")
+        for arguments in (("where", "1.2"), ("ledger", "check"), ("ledger", "upgrade")):
+            result = airlock(*arguments)
+            assert result.exit_code == 3
+            assert str(closed_port) in result.stderr
+            assert "swordfish" not in result.output
+
+    def test_a_place_without_a_ledger_is_found_wrong_by_check_alone(
+        self, airlock: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AIRLOCK_LEDGER_URL", f"sqlite:///{tmp_path}/none.db")
+        assert airlock("ledger", "check").exit_code == 1
+        assert airlock("held").exit_code == 2
+        assert airlock("ledger", "upgrade").exit_code == 0
+        assert airlock("ledger", "check").exit_code == 0
+
+    def test_an_airflow_that_does_not_answer(
+        self, airlock: Any, closed_port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self._log_in(monkeypatch, f"http://127.0.0.1:{closed_port}")
+        result = airlock("run", "nightly", "--no-wait")
+        assert result.exit_code == 3
+        assert "AIRLOCK_API_URL" in result.stderr
+        assert "swordfish" not in result.output
+
+    def test_a_server_that_is_not_airflow(
+        self, airlock: Any, some_server: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self._log_in(monkeypatch, some_server)
+        assert airlock("run", "nightly", "--no-wait").exit_code == 3
+        monkeypatch.setenv("AIRLOCK_API_TOKEN", "t")
+        assert airlock("run", "nightly", "--no-wait").exit_code == 2, "it knows no such DAG"
+
+    @pytest.mark.usefixtures("pipelines")
+    def test_an_s3_that_does_not_answer(
+        self, airlock: Any, s3: Any, closed_port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed_port}")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        assert airlock("report", NIGHTLY, "a").exit_code == 3
+
+    @staticmethod
+    def _log_in(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+        monkeypatch.setenv("AIRLOCK_LEDGER_URL", "sqlite:////none.db")
+        monkeypatch.setenv("AIRLOCK_API_URL", url)
+        monkeypatch.setenv("AIRLOCK_API_USER", "ada")
+        monkeypatch.setenv("AIRLOCK_API_PASSWORD", "swordfish")
+
+
+@pytest.fixture
+def some_server(tmp_path: Path) -> Iterator[str]:
+    """A web server that knows nothing of Airflow."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+class TestPipelinesCheck:
+    def test_good_files_are_listed_with_their_connections(self, airlock: Any, pipelines: Path) -> None:
+        result = airlock("pipelines", "check")
+        assert result.exit_code == 0
+        assert "aws_default" in result.stdout
+
+    def test_each_bad_file_is_named_and_the_status_says_so(self, airlock: Any, pipelines: Path) -> None:
+        (pipelines / "bad.yaml").write_text("kind: imaging\nname: Bad\n")
+        result = airlock("pipelines", "check", str(pipelines))
+        assert result.exit_code == 1
+        assert "bad.yaml" in result.stdout
+        assert airlock("pipelines", "check", str(pipelines / "none")).exit_code == 2
+
+
+def test_the_ledger_gives_back_what_a_run_holds(told: Any, airlock: Any) -> None:
+    result = airlock("ledger", "release", NIGHTLY, "scheduled__a")
+    assert result.exit_code == 0
+    assert "0 arrivals given back" in result.stderr
+    assert airlock("ledger", "release", NIGHTLY, "none").exit_code == 2
+
+
+def test_help_loads_nothing_that_takes_long() -> None:
+    code = "import sys; from airlock_cli.app import app; app(['--help'], standalone_mode=False); print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    heavy = {"airflow", "boto3", "polars", "sqlalchemy", "httpx", "pydantic", "airlock.records"}
+    assert not heavy & set(shown.stdout.split())
