@@ -12,7 +12,7 @@ import pytest
 from airlock.records import study_key
 from airlock_local.settings import ROOT
 from tests.dicom_files import ct
-from tests.e2e.conftest import CANARY
+from tests.e2e.conftest import CANARY, until
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Machine
@@ -27,38 +27,44 @@ def cli(machine: Machine, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.usefixtures("first_run")
+@pytest.fixture(scope="module", autouse=True)
+def switched_on(machine: Machine, first_run: subprocess.CompletedProcess[str]) -> None:
+    """The pipeline kills, which has no FHIR and waits for nothing, starts runs."""
+    with machine.api() as api:
+        until("the DAG is there", lambda: api.dag("kills"))
+        api.unpause("kills")
+
+
 def test_a_run_is_started_followed_and_asked_about(machine: Machine) -> None:
     files = {f"cli/{n}.dcm": ct(9, 1, n, **CANARY) for n in (1, 2)}
     files["cli/cut.dcm"] = ct(9, 1, 3, **CANARY)[:-100]
-    machine.put(files, "first/")
+    machine.put(files, "kills/")
 
-    started = cli(machine, "run", "first", "--prefix", "first/cli/", "--json")
+    started = cli(machine, "run", "kills", "--prefix", "kills/cli/", "--json")
     assert started.returncode == 0, started.stderr
     assert "audit" in started.stderr, "its stages are told while they go on"
     run = json.loads(started.stdout)
     assert run["state"] == "success"
     assert run["report"]["dispositions"] == {"held": 2, "quarantined": 1}
 
-    report = cli(machine, "report", "first")
+    report = cli(machine, "report", "kills")
     assert report.returncode == 0, report.stderr
     assert run["run_key"] in report.stdout
 
-    found = json.loads(cli(machine, "where", "first/cli/cut.dcm", "--json").stdout)
+    found = json.loads(cli(machine, "where", "kills/cli/cut.dcm", "--json").stdout)
     [cut] = found["arrivals"]
     assert (cut["disposition"], cut["reason"], cut["run_id"]) == ("quarantined", "truncated", run["run_id"])
     [gate] = found["gates"]
-    held = json.loads(cli(machine, "held", "first", "--json").stdout)["held"]
+    held = json.loads(cli(machine, "held", "kills", "--json").stdout)["held"]
     assert study_key(gate["subject"]) in {row["subject_key"] for row in held}
-    assert not [text for text in (*CANARY.values(),) if text in started.stdout + started.stderr + report.stdout]
+    assert not [text for text in CANARY.values() if text in started.stdout + started.stderr + report.stdout]
 
 
-@pytest.mark.usefixtures("first_run")
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [
         (("run", "no-such-pipeline"), 2, "Airflow knows no pipeline 'no-such-pipeline'"),
-        (("run", "first", "--prefix", "elsewhere/"), 1, "the prefix must lie below the source"),
+        (("run", "kills", "--prefix", "elsewhere/"), 1, "the prefix must lie below the source"),
     ],
 )
 def test_what_airflow_or_the_run_refuses_is_told(
@@ -68,3 +74,13 @@ def test_what_airflow_or_the_run_refuses_is_told(
     assert result.returncode == status, result.stderr
     assert told in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_paused_pipeline_starts_nothing(machine: Machine) -> None:
+    with machine.api() as api:
+        api._call("PATCH", "/api/v2/dags/kills", json={"is_paused": True})
+        result = cli(machine, "run", "kills", "--no-wait")
+        runs = len(api.unfinished_runs("kills"))
+        api.unpause("kills")
+    assert (result.returncode, runs) == (2, 0)
+    assert "airflow dags unpause kills" in result.stderr
