@@ -91,9 +91,8 @@ def print_tables(tables: Iterable[Table]) -> None:
     for table in tables:
         if not table.rows:
             continue
-        drawn = Drawn(
-            title=Text(harmless(table.title)), title_justify="left", header_style="bold", box=None, pad_edge=False
-        )
+        console.print(Text(harmless(table.title), style="bold"))
+        drawn = Drawn(show_header=any(table.columns), header_style="italic", box=None, pad_edge=False)
         for name in table.columns:
             drawn.add_column(Text(harmless(name)), overflow="fold")
         for row in table.rows:
