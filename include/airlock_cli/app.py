@@ -219,6 +219,8 @@ def held(
     from airlock_cli import held as holds  # noqa: PLC0415
 
     found = holds.held(pipeline, reason)
+    if not found["held"]:
+        say("nothing of that is held")
     _print(json, found, holds.tables(found))
 
 

@@ -93,6 +93,10 @@ class TestHeld:
         found = json.loads(airlock("held", "--reason", reason, "--json").stdout)
         assert len(found["held"]) == number
 
+    def test_nothing_held_is_said(self, told: Ledger, airlock: Any) -> None:
+        result = airlock("held", "another")
+        assert (result.exit_code, result.stdout, result.stderr) == (0, "", "nothing of that is held\n")
+
     def test_a_code_that_does_not_exist_is_refused_with_those_near_it(self, airlock: Any) -> None:
         result = airlock("held", "--reason", "non_primry")
         assert result.exit_code == 2
