@@ -270,3 +270,14 @@ def ledger_release(
 
     for line in ledgers.release(pipeline, run, jobs_ended=jobs_ended):
         say(line)
+
+
+@ledger_app.command("requeue")
+def ledger_requeue(
+    pipeline: Pipeline,
+    destination: Annotated[str | None, typer.Option(help="Only this one, as the outbox names it.")] = None,
+) -> None:
+    """Have the next run send what a destination did not take."""
+    from airlock_cli import ledgers  # noqa: PLC0415
+
+    say(ledgers.requeue(pipeline, destination))

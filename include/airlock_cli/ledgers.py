@@ -64,3 +64,10 @@ def release(pipeline: str, run: str, *, jobs_ended: bool) -> list[str]:
     with opened() as ledger:
         found = ledger.find_run(pipeline, run)
         return give_back(ledger, pipeline, found.run_key if found else run, jobs_ended=jobs_ended)
+
+
+def requeue(pipeline: str, destination: str | None) -> str:
+    """Do ``airlock ledger requeue``, and return what is to be said."""
+    with opened() as ledger:
+        due = ledger.requeue(pipeline, destination)
+    return f"{due} messages are due; the pipeline's next run, or its cleared route task, sends them"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from airlock.run import run_key
+from airlock.run import PLAN, run_key
 from airlock_cli import settings, workspaces
 from airlock_cli.airflow_api import AirflowApi, ApiError, ApiUnreachableError
 from airlock_cli.errors import RequestError, UndecidedError, UnreachableError, WrongError
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SCHEMA = "airlock.run/1"
-PLAN = "plan/plan.json"
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ def plan_of(started: Started) -> dict[str, Any]:
         If it has left none.
     """
     pipeline = workspaces.pipeline_named(started.pipeline)
-    content = workspaces.read(pipeline, run_key(started.pipeline, started.run_id), PLAN)
+    content = workspaces.read(pipeline, run_key(started.pipeline, started.run_id), f"{PLAN}/plan.json")
     if content is None:
         raise WrongError(f"run {started.run_id} has left no plan in {pipeline.workspace}: see {started.page}")
     plan: dict[str, Any] = json.loads(content)

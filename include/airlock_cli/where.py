@@ -51,6 +51,7 @@ def where(text: str) -> dict[str, Any]:
         "overrides": _rows(found.overrides),
         "contracts": list(_contracts(found)),
         "routes": _rows(found.routes),
+        "unrouted": _rows(found.unrouted),
         "resources": _rows(found.resources),
     }
 
@@ -114,6 +115,9 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
         "routes",
         found["routes"],
         ("destination", "revision", "state", "attempts", "sent_at", "next_attempt_at", "last_error"),
+    )
+    yield _listed(
+        "released, but no rule takes it", found["unrouted"], ("pipeline", "revision", "released_at", "run_id")
     )
     yield _listed(
         "FHIR resources",

@@ -40,6 +40,11 @@ def test_a_run_is_started_followed_and_asked_about(machine: Machine) -> None:
     files["cli/cut.dcm"] = ct(9, 1, 3, **CANARY)[:-100]
     machine.put(files, "kills/")
 
+    planned = cli(machine, "plan", "kills", "--prefix", "kills/cli/", "--json")
+    assert planned.returncode == 0, planned.stderr
+    plan = json.loads(planned.stdout)
+    assert (plan["schema"], plan["arrivals"], plan["batches"]["files"]) == ("airlock.plan/1", 3, 2)
+
     started = cli(machine, "run", "kills", "--prefix", "kills/cli/", "--json")
     assert started.returncode == 0, started.stderr
     assert "audit" in started.stderr, "its stages are told while they go on"

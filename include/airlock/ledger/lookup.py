@@ -12,7 +12,7 @@ from airlock.ledger.database import Store
 from airlock.ledger.frames import fetch, stage, uid_frame
 from airlock.ledger.gates import overridden, released
 from airlock.ledger.runs import RunRecord, record
-from airlock.ledger.tables import arrivals, contracts, gates, instances, outbox, overrides, resources, runs
+from airlock.ledger.tables import arrivals, contracts, gates, instances, outbox, overrides, resources, runs, unrouted
 from airlock.records import ARRIVALS, TIMESTAMP, Disposition, Gate, schema, study_key
 
 if TYPE_CHECKING:
@@ -74,6 +74,11 @@ FOUND_ROUTES = schema(
     {"last_error": pl.String, "payload_uri": pl.String},
     _RUN,
 )
+FOUND_UNROUTED = schema(
+    {"subject_key": pl.String, "pipeline": pl.String, "datastore_id": pl.String, "revision": pl.Int64},
+    _RUN,
+    {"released_at": TIMESTAMP},
+)
 HELD = schema(
     {"pipeline": pl.String, "subject": pl.String, "subject_key": pl.String, "datastore_id": pl.String},
     {"reason": pl.String, "since": TIMESTAMP, "decided_at": TIMESTAMP},
@@ -100,6 +105,7 @@ class Found:
     overrides: pl.DataFrame
     contracts: pl.DataFrame
     routes: pl.DataFrame
+    unrouted: pl.DataFrame  # released, and taken by no rule
 
 
 LOOKED_FOR_AS = ("StudyInstanceUID", "study_key", "SOPInstanceUID", "key", "arrival_id", "resource", "subject")
@@ -137,13 +143,15 @@ class Lookup(Store):
             known = {
                 name: _about(connection, subjects, table, columns) for name, (table, columns) in _ABOUT_SUBJECTS.items()
             }
-            routes = _routes(connection, files, known)
+            keys = stage(connection, _subject_keys(files, known), _KEYS, ["subject_key"])
+            routes = _of_keys(connection, keys, outbox, FOUND_ROUTES).sort("destination", "revision")
+            without = _of_keys(connection, keys, unrouted, FOUND_UNROUTED).sort("pipeline", "subject_key")
         if not held.is_empty() and "/" in text and files.is_empty():
             parts["resource"] = held
         if not known["gates"].filter(pl.col("subject") == text).is_empty():
             parts.setdefault("subject", known["gates"])
         known_as = tuple(way for way in LOOKED_FOR_AS if way in parts and not parts[way].is_empty())
-        return Found(known_as, files, brought, held, **known, routes=routes)
+        return Found(known_as, files, brought, held, **known, routes=routes, unrouted=without)
 
     def held(self, pipeline: str | None = None) -> pl.DataFrame:
         """Return what is held now, `HELD`: whose latest gate is a hold that nobody has overridden; oldest first."""
@@ -254,8 +262,11 @@ def _resources_of(connection: Connection, text: str, ids: Table) -> pl.DataFrame
     return found.unique(key).sort(key)
 
 
-def _routes(connection: Connection, files: pl.DataFrame, known: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+def _subject_keys(files: pl.DataFrame, known: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     keys = pl.concat([files["study_key"], known["gates"]["subject_key"], known["contracts"]["subject_key"]])
-    rows = stage(connection, uid_frame(keys, "subject_key"), _KEYS, ["subject_key"])
-    statement = _run_columns(outbox, FOUND_ROUTES).join(rows, rows.c.subject_key == outbox.c.subject_key)
-    return fetch(connection, statement, FOUND_ROUTES).sort("destination", "revision")
+    return uid_frame(keys, "subject_key")
+
+
+def _of_keys(connection: Connection, keys: Table, table: Table, columns: pl.Schema) -> pl.DataFrame:
+    statement = _run_columns(table, columns).join(keys, keys.c.subject_key == table.c.subject_key)
+    return fetch(connection, statement, columns)

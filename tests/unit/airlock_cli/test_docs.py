@@ -39,7 +39,7 @@ def test_a_command_is_named_with_all_its_options(name: str) -> None:
 
 def test_the_commands_are_those_of_the_design() -> None:
     wanted = {"plan", "run", "report", "where", "held", "redrive"}
-    wanted |= {"ledger upgrade", "ledger check", "ledger release", "pipelines check"}
+    wanted |= {"ledger upgrade", "ledger check", "ledger release", "ledger requeue", "pipelines check"}
     assert wanted == COMMANDS.keys()
 
 

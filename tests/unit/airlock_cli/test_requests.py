@@ -180,6 +180,11 @@ def test_the_ledger_gives_back_what_a_run_holds(told: Any, airlock: Any) -> None
     assert airlock("ledger", "release", NIGHTLY, "none").exit_code == 2
 
 
+def test_what_a_destination_did_not_take_is_due_again(told: Any, airlock: Any) -> None:
+    result = airlock("ledger", "requeue", NIGHTLY)
+    assert (result.exit_code, result.stderr[:21]) == (0, "0 messages are due; t")
+
+
 def test_help_loads_nothing_that_takes_long() -> None:
     code = "import sys; from airlock_cli.app import app; app(['--help'], standalone_mode=False); print(*sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
