@@ -83,9 +83,8 @@ def down(_: Message) -> DestinationError:
     return down_error("http_503")
 
 
-def study(uid: str, modality: str, revision: int = 1) -> tuple[str, int]:
+def study(uid: str, revision: int = 1) -> tuple[str, int]:
     """Return what an inbox has of it."""
-    assert modality
     return study_key(uid), revision
 
 
@@ -140,14 +139,14 @@ class TestUnrouted:
         ct = Inbox()
         routed = route(released(world, self.ONLY_CT, ("1.1", "CT"), ("1.2", "MR")), {"ct": ct})
         assert routed == Routed({"ct": 1}, {"ct": 0}, {"ct": 0}, unrouted=1)
-        assert ct.studies == [study("1.1", "CT")]
+        assert ct.studies == [study("1.1")]
 
     def test_a_later_rule_takes_it_in_the_next_run(self, world: World) -> None:
         route(released(world, self.ONLY_CT, ("1.2", "MR"), ("1.3", "US")), {"ct": Inbox()})
         ct, mr = Inbox(), Inbox()
         routed = route(released(world, self.WITH_MR, run_id="two"), {"ct": ct, "mr": mr})
         assert (routed.sent, routed.unrouted) == ({"ct": 0, "mr": 1}, 1)
-        assert mr.studies == [study("1.2", "MR")]
+        assert mr.studies == [study("1.2")]
         again = route(released(world, self.WITH_MR, run_id="three"), {"ct": ct, "mr": mr})
         assert (again.sent, again.unrouted) == ({"ct": 0, "mr": 0}, 1)
 
@@ -156,13 +155,13 @@ class TestUnrouted:
         assert route(released(world, self.ONLY_CT, ("1.2", "MR", 2), run_id="two"), {"ct": Inbox()}).unrouted == 1
         mr = Inbox()
         route(released(world, self.WITH_MR, run_id="three"), {"ct": Inbox(), "mr": mr})
-        assert mr.studies == [study("1.2", "MR", 2)]
+        assert mr.studies == [study("1.2", 2)]
 
     def test_it_is_forgotten_when_its_later_revision_is_routed(self, world: World) -> None:
         route(released(world, self.ONLY_CT, ("1.2", "MR")), {"ct": Inbox()})
         ct = Inbox()
         assert route(released(world, self.ONLY_CT, ("1.2", "CT", 2), run_id="two"), {"ct": ct}).unrouted == 0
-        assert ct.studies == [study("1.2", "CT", 2)]
+        assert ct.studies == [study("1.2", 2)]
 
     def test_one_whose_contract_the_workspace_has_lost_stays_in_sight(self, world: World) -> None:
         run = released(world, self.ONLY_CT, ("1.2", "MR"))
@@ -238,7 +237,7 @@ class TestPatience:
         line = pipeline(routes=[to("picky")])
         with pytest.raises(RouteError, match=r"1 to picky given up \(http_422\)"):
             route(released(world, line, ("1.1", "CT"), ("1.2", "CT")), {"picky": picky})
-        assert picky.studies == [study("1.2", "CT")]
+        assert picky.studies == [study("1.2")]
 
     def test_a_later_revision_never_overtakes_its_earlier_one(self, world: World) -> None:
         inbox = Inbox(lambda one: down(one) if one.revision == 1 else None)
@@ -249,7 +248,7 @@ class TestPatience:
         assert inbox.got == []
         inbox.refuse = lambda _: None
         route(released(world, line, run_id="four"), {"ordered": inbox})
-        assert inbox.studies == [study("1.1", "CT", number) for number in (1, 2, 3)]
+        assert inbox.studies == [study("1.1", number) for number in (1, 2, 3)]
 
     def test_a_pause_doubles_up_to_the_longest_and_differs(self) -> None:
         delivery = Delivery(backoff_seconds=10, max_backoff_seconds=60)
