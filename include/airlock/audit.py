@@ -357,10 +357,21 @@ def _write(run: Run, decisions: _Decisions, jobs: list[dict[str, Any]], problems
         dispositions_uri = run.workspace.write_file("audit/dispositions.csv", table, "text/csv")
     index = find_index(run)
     decisions.tally.reading = find_reading(run.workspace, index["shards"] if index else ())
+    decisions.tally.redrive = _told(run)
     content = report.build(run, decisions.tally, jobs, problems)
     report_uri = run.workspace.write_json("audit/report.json", content)
     waiting = sum(decisions.tally.reasons[str(reason)] for reason in OPEN_REASONS)
     return Audited(content, report_uri, dispositions_uri, waiting)
+
+
+def _told(run: Run) -> dict[str, Any] | None:
+    """Return who wanted a redrive, why and what, and what became of non-primary image sets."""
+    redrive = run.ledger.redrive_of(run.key)
+    if redrive is None:
+        return None
+    shown = ("image_set_id", "resolution", "state", "promoted_id")
+    resolved = [{name: getattr(one, name) for name in shown} for one in run.ledger.resolutions_of(run.key)]
+    return redrive | {"resolutions": resolved}
 
 
 def _record_decisions(run: Run, books: Books, decisions: _Decisions) -> None:

@@ -45,6 +45,7 @@ class Tally:
     gates: Counter[str] = field(default_factory=Counter)
     held: list[dict[str, Any]] = field(default_factory=list)  # study_key and reason
     reading: Reading = field(default_factory=Reading)
+    redrive: dict[str, Any] | None = None  # who wanted it, why and what, where the run is one
 
     def add(self, books: dict[str, pl.DataFrame]) -> None:
         """Count a part: the frames ``verdicts``, ``outcomes``, ``gates`` and ``dispositions``."""
@@ -95,7 +96,7 @@ def build(run: Run, tally: Tally, jobs: list[dict[str, Any]], problems: list[str
             "stopped": tally.studies - released - held,  # none of whose files were accepted
         },
         **_publication(run, tally),
-        **_redrive(run),
+        **({} if tally.redrive is None else {"redrive": tally.redrive}),
         "held": sorted(tally.held, key=itemgetter("study_key")),
         "jobs": jobs,
         "balanced": not problems,
@@ -109,16 +110,6 @@ def _publication(run: Run, tally: Tally) -> dict[str, Any]:
         return {}
     waiting = sum(study["reason"] == Reason.NOT_PUBLISHED for study in tally.held)
     return {"publication": {"published": tally.gates[Gate.RELEASE.value], "waiting": waiting}}
-
-
-def _redrive(run: Run) -> dict[str, Any]:
-    """Tell who wanted the redrive, why and what, where the run is one."""
-    redrive = run.ledger.redrive_of(run.key)
-    if redrive is None:
-        return {}
-    shown = ("image_set_id", "resolution", "state", "promoted_id")
-    resolved = [{name: getattr(one, name) for name in shown} for one in run.ledger.resolutions_of(run.key)]
-    return {"redrive": redrive | {"resolutions": resolved}}
 
 
 def _by_number(counter: Mapping[str, int]) -> dict[str, int]:

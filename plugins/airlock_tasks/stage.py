@@ -133,7 +133,7 @@ def redrive_request(pipeline: Pipeline, context: Context) -> Redrive | None:
     """
     from airlock.redrive import RedriveError, read_request
 
-    person = getattr(context["dag_run"], "triggering_user_name", None)
+    person = getattr(context.get("dag_run"), "triggering_user_name", None)
     try:
         asked = read_request(context["params"], person)
     except RedriveError as error:

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from airlock.pipelines import load_pipelines
+from airlock.redrive import PARAMS as REDRIVES
 from airlock_tasks.dag import PIPELINES as FOLDER
+from airlock_tasks.stage import PARAMS
 from tests.unit.dags.shipped import DAGS, PIPELINES
 
 ROOT = Path(__file__).parents[3]
@@ -49,8 +51,11 @@ def test_report_is_written_whatever_failed(dag: Any) -> None:
     assert dag.get_task("route").trigger_rule == "all_success"
 
 
-def test_form_offers_prefix_window_and_plan(dag: Any) -> None:
-    assert set(dag.params) == {"prefix", "window_start", "window_end", "plan_only"}
+def test_form_offers_what_a_run_understands(dag: Any) -> None:
+    is_imaging = PIPELINES[dag.dag_id].kind == "imaging"
+    redrive = {name for name in PARAMS if name.startswith("redrive_")}
+    assert set(dag.params) == (set(PARAMS) if is_imaging else set(PARAMS) - redrive)
+    assert set(REDRIVES) == redrive
 
 
 def test_dag_can_be_serialized_and_holds_no_settings_of_the_pipeline(dag: Any) -> None:
