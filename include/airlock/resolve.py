@@ -63,7 +63,7 @@ class ResolutionError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class _Resolved:
+class Resolved:
     """What became of a non-primary image set; without a new image set it was deleted."""
 
     image_set_id: str | None = None
@@ -84,7 +84,7 @@ def carry(run: Run, images: ImageSets) -> None:
         ids = dict(rows.select("carries", "arrival_id").iter_rows())
         found = _before(run, str(key), ids)
         verdicts.append(_verdicts(*found, resolved))
-        outcomes.append(_outcomes(found[1], resolved))
+        outcomes.append(carried_outcomes(found[1], resolved))
     decided = _as_now(run, pl.concat(verdicts))
     _need_all(carried, decided)
     run.workspace.write(CARRIED_VERDICTS, VERDICTS, decided)
@@ -109,7 +109,7 @@ def _before(run: Run, run_key: str, ids: dict[str, str]) -> tuple[pl.DataFrame, 
     return verdicts, outcomes
 
 
-def _verdicts(verdicts: pl.DataFrame, outcomes: pl.DataFrame, resolved: dict[str, _Resolved]) -> pl.DataFrame:
+def _verdicts(verdicts: pl.DataFrame, outcomes: pl.DataFrame, resolved: dict[str, Resolved]) -> pl.DataFrame:
     """Accept what is in the data store, with the grouping elements it has there now; ignore what was deleted."""
     sets = outcomes.select("arrival_id", "image_set_id")
     rows = verdicts.join(sets, on="arrival_id", how="inner", maintain_order="left")
@@ -129,8 +129,16 @@ def _verdicts(verdicts: pl.DataFrame, outcomes: pl.DataFrame, resolved: dict[str
     return rows.select(VERDICTS.names())
 
 
-def _outcomes(outcomes: pl.DataFrame, resolved: dict[str, _Resolved]) -> pl.DataFrame:
-    """Return the facts of the import as they are now; what an audit made of them beyond that it says anew."""
+def carried_outcomes(outcomes: pl.DataFrame, resolved: dict[str, Resolved]) -> pl.DataFrame:
+    """Return the facts of the import as they are now; what an audit made of them beyond that it says anew.
+
+    Parameters
+    ----------
+    outcomes
+        Rows of the outcomes dataset of the runs before.
+    resolved
+        What became of non-primary image sets, by their ids; of a deleted one there is no outcome any more.
+    """
     frame = pl.DataFrame(
         [(name, one.image_set_id, one.version) for name, one in resolved.items()],
         schema={"image_set_id": pl.String, "promoted_id": pl.String, "promoted_version": pl.Int64},
@@ -168,7 +176,7 @@ def _need_all(carried: pl.DataFrame, verdicts: pl.DataFrame) -> None:
         )
 
 
-def _resolve(run: Run, images: ImageSets, image_set_id: str) -> _Resolved | None:
+def _resolve(run: Run, images: ImageSets, image_set_id: str) -> Resolved | None:
     """Do what a person wants done with a non-primary image set, from where an earlier try has left it."""
     asked = run.ledger.redrive_of(run.key)
     word = asked and asked["choice"].get("non_primary")
@@ -179,7 +187,7 @@ def _resolve(run: Run, images: ImageSets, image_set_id: str) -> _Resolved | None
     if record.resolution is Resolution.DELETE:
         if record.state is not ResolutionState.DONE:
             _delete(run, images, record)
-        return _Resolved()
+        return Resolved()
     return _promote(run, images, record)
 
 
@@ -198,7 +206,7 @@ def _there(images: ImageSets, image_set_id: str) -> dict[str, Any] | None:
     return None if found is None or found["imageSetState"] == "DELETED" else found
 
 
-def _promote(run: Run, images: ImageSets, record: ResolutionRecord) -> _Resolved:
+def _promote(run: Run, images: ImageSets, record: ResolutionRecord) -> Resolved:
     promoted_id = record.promoted_id
     if promoted_id is None:
         promoted_id = _copied(run, images, record)
@@ -214,7 +222,7 @@ def _promote(run: Run, images: ImageSets, record: ResolutionRecord) -> _Resolved
         )
     if record.state is not ResolutionState.DONE:
         _delete(run, images, record)
-    return _Resolved(promoted_id, record.promoted_version, _elements(images.metadata(promoted_id)))
+    return Resolved(promoted_id, record.promoted_version, _elements(images.metadata(promoted_id)))
 
 
 def _copied(run: Run, images: ImageSets, record: ResolutionRecord) -> str:
