@@ -196,6 +196,11 @@ class TestItLeavesNoTrace:
         plan = made(world, run_id="one")
         assert (plan.arrivals, plan.claimed_elsewhere) == (0, 1)
 
+    def test_a_plan_counts_what_the_run_of_its_own_name_brought_as_anothers(self, world: World) -> None:
+        taken(world, dicom("a", SOPInstanceUID="1.5"), run_id="one")
+        plan = made(world, dicom("bb", SOPInstanceUID="1.5"), run_id="one")
+        assert found(plan) == {("quarantine", "duplicate_other_content"): 1}
+
     def test_made_again_it_sees_what_has_come(self, world: World) -> None:
         assert made(world, dicom("a")).arrivals == 1
         assert made(world, dicom("a"), dicom("bb")).arrivals == 2
