@@ -6,24 +6,21 @@ Small ones run with every test where Orthanc is installed; `make proofs` needs i
 from __future__ import annotations
 
 import json
-import logging
 import signal
-import threading
-from contextlib import suppress
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 
+from airlock.dicomweb import DicomWeb, Part, StoreAnswer
 from airlock.records import study_key
 from airlock.route import RouteError
 from tests.chain import Chain, pipeline
 from tests.dicom_files import ct, sop_uid, study_uid
 from tests.servers.orthanc import MISSING, PASSWORD, USER, Orthanc, is_installed, orthanc
-from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from tests.chain import Place
 
@@ -100,21 +97,20 @@ def _die(*_: Any) -> None:
 
 
 @pytest.mark.proof
+@pytest.mark.parametrize("within", [False, True], ids=["between two requests", "within a request"])
 def test_the_pacs_holds_exactly_the_released_instances_after_it_was_killed_half_way(
-    place: Place, connected: Orthanc
+    place: Place, connected: Orthanc, monkeypatch: pytest.MonkeyPatch, within: bool
 ) -> None:
-    files = delivery(range(1, 41), 10, pixels=8)
+    files = delivery(range(1, 21), 6, pixels=8)
     put(place, files)
     chain = Chain(place, pipeline(routes=routed(instances_per_request=2, requests_in_flight=1)), tries=1)
     chain.until("audit")
-    killer = threading.Thread(target=_kill_at, args=(connected, len(files) // 2))
-    killer.start()
-    with pytest.raises(RouteError, match="to pacs"):
-        chain.stage("route")
-    killer.join()
+    with monkeypatch.context() as patch:
+        patch.setattr(DicomWeb, "store", killing(connected, before=len(files) // 4, within=within))
+        with pytest.raises(RouteError, match="to pacs"):
+            chain.stage("route")
     connected.start()
     held = connected.instances()
-    logging.getLogger(__name__).warning("killed when it held %d of %d instances", len(held), len(files))
     assert 0 < len(held) < len(files)
     assert held < files.keys()
     chain.onward("route")
@@ -122,16 +118,23 @@ def test_the_pacs_holds_exactly_the_released_instances_after_it_was_killed_half_
     assert connected.files() == files
 
 
-def _kill_at(server: Orthanc, instances: int) -> None:
-    until(f"it holds {instances} instances", lambda: _count(server) >= instances, patience=120)
-    server.end(signal.SIGKILL)
+def killing(server: Orthanc, before: int, within: bool) -> Callable[[DicomWeb, list[Part]], StoreAnswer]:
+    """Return `DicomWeb.store` with a server that is killed before a request of this number, or within it."""
+    store, numbers = DicomWeb.store, count(1)
 
+    def killed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+        server.end(signal.SIGKILL)
+        yield from pieces
 
-def _count(server: Orthanc) -> int:
-    """Count what a busy server holds; one that resets a connection is asked again."""
-    with suppress(httpx.TransportError):
-        return server.count()
-    return 0
+    def stored(web: DicomWeb, parts: list[Part]) -> StoreAnswer:
+        if next(numbers) == before:
+            if within:
+                parts[-1] = Part(parts[-1].size, killed(parts[-1].pieces))
+            else:
+                server.end(signal.SIGKILL)
+        return store(web, parts)
+
+    return stored
 
 
 def test_each_released_study_is_told_to_an_asset_once_and_again_by_a_retry(place: Place) -> None:
