@@ -155,6 +155,7 @@ def redrive(
     non_primary: Annotated[
         NonPrimary | None, typer.Option(help="What to do with non-primary image sets, if they are among the chosen.")
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be chosen; start nothing.")] = False,
     wait: Wait = True,
     timeout_minutes: Minutes = None,
     json: Json = False,
@@ -163,7 +164,12 @@ def redrive(
     from airlock_cli import redrive as redrives  # noqa: PLC0415
 
     choice = redrives.Choice(run, study, tuple(reason or ()), csv, non_primary.value if non_primary else None)
-    _run(pipeline, redrives.conf_of(pipeline, choice, why), wait=wait, minutes=timeout_minutes, json=json)
+    conf = redrives.conf_of(pipeline, choice, why)
+    if dry_run:
+        found = redrives.chosen(pipeline, conf)
+        _print(json, found, redrives.tables(found))
+        return
+    _run(pipeline, conf, wait=wait, minutes=timeout_minutes, json=json)
 
 
 @app.command()

@@ -5,13 +5,22 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from airlock.reasons import SENTENCES
 from airlock.records import study_key
 from airlock.s3uri import S3Uri, S3UriError
 from airlock_cli import workspaces
 from airlock_cli.errors import RequestError
 from airlock_cli.held import check_reason
+from airlock_cli.show import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SCHEMA = "airlock.redrive/1"
+_COLUMNS = ("disposition", "reason", "what_to_do", "study_key", "generation", "key")
+SHOWN = 50  # rows of the table; --json has all
 
 _STUDY_KEY = re.compile(r"[0-9a-f]{16}")
 
@@ -66,3 +75,36 @@ def _csv(pipeline: str, csv: str | None) -> str | None:
         return str(S3Uri.parse(csv))
     except S3UriError as error:
         raise RequestError(f"--csv: {error}") from None
+
+
+def chosen(pipeline: str, conf: dict[str, Any]) -> dict[str, Any]:
+    """Return what a redrive with this conf would take through again, schema `SCHEMA`; nothing is claimed.
+
+    Raises
+    ------
+    RequestError
+        If the choice is empty, or holds what cannot be redriven.
+    """
+    from airlock.redrive import RedriveError, choose, read_request  # noqa: PLC0415  # only a dry run needs these
+    from airlock.run import Run  # noqa: PLC0415
+    from airlock_cli.ledgers import opened  # noqa: PLC0415
+
+    known = workspaces.pipeline_named(pipeline)
+    source = S3Uri.parse(known.source.uri)
+    try:
+        asked = read_request(conf, None)
+        if asked is None:
+            raise RequestError("nothing is chosen: give --run, --study, --reason or --csv")
+        with opened() as ledger, workspaces.s3(S3Uri.parse(known.workspace)) as store:
+            rows = choose(Run(known, "dry run", None, source, store, ledger), asked).to_dicts()
+    except RedriveError as error:
+        raise RequestError(str(error)) from None
+    found = [row | {"what_to_do": SENTENCES.get(row["reason"])} for row in rows]
+    return {"schema": SCHEMA, "pipeline": pipeline, "chosen": found}
+
+
+def tables(found: dict[str, Any]) -> Iterator[Table]:
+    """Yield the table of what `chosen` returned."""
+    rows = [[row[name] for name in _COLUMNS] for row in found["chosen"][:SHOWN]]
+    more = f" ({SHOWN} are shown; --json has all)" if len(found["chosen"]) > SHOWN else ""
+    yield Table(f"{len(found['chosen'])} arrivals would go through again{more}", _COLUMNS, rows)

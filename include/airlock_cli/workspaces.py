@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from airlock.pipelines import Pipeline
+    from airlock.s3 import S3
 
 
 def pipeline_named(name: str) -> Pipeline:
@@ -68,6 +69,20 @@ def upload(pipeline: Pipeline, file: Path) -> str:
     with _s3(where) as client:
         client.put_object(Bucket=where.bucket, Key=where.key, Body=body, ContentType="text/csv")
     return str(where)
+
+
+@contextmanager
+def s3(where: S3Uri) -> Iterator[S3]:
+    """Open S3 as the library has it, for an address there."""
+    import boto3  # noqa: PLC0415  # as in _s3
+
+    from airlock.s3 import S3, BucketError  # noqa: PLC0415
+
+    try:
+        with _s3(where) as client:
+            yield S3(boto3.Session(), client)
+    except BucketError as error:
+        raise UnreachableError(str(error)) from None
 
 
 @contextmanager

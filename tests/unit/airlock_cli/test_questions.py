@@ -135,3 +135,20 @@ class TestReport:
         assert json.loads(airlock("report", NIGHTLY, "scheduled__a", "--json").stdout) == REPORT
         assert airlock("report", NIGHTLY, "another").exit_code == 1
         assert airlock("report", NIGHTLY).exit_code == 2, "which one is the newest only the ledger knows"
+
+
+@pytest.mark.usefixtures("pipelines", "s3")
+class TestRedriveDryRun:
+    def test_what_would_be_chosen_is_shown_and_nothing_claimed(self, told: Ledger, airlock: Any) -> None:
+        told.close_run("a", "success", REPORT)
+        before = told.states(NIGHTLY)
+        result = airlock("redrive", NIGHTLY, "--why", "sent again", "--reason", "truncated", "--dry-run", "--json")
+        assert result.exit_code == 0, result.stderr
+        assert {row["reason"] for row in json.loads(result.stdout)["chosen"]} == {"truncated", "study_incomplete"}
+        assert told.states(NIGHTLY) == before
+
+    def test_a_choice_that_is_refused_says_why(self, told: Ledger, airlock: Any) -> None:
+        told.close_run("a", "success", REPORT)
+        result = airlock("redrive", NIGHTLY, "--why", "x", "--reason", "rejected", "--dry-run")
+        assert result.exit_code == 2
+        assert "no held, quarantined or failed arrival fits the choice" in result.stderr
