@@ -85,12 +85,24 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
     yield _listed(
         "arrivals",
         found["arrivals"],
-        ("disposition", "reason", "stage", "detail", "what_to_do", "pipeline", "run_id", "settled_at", "size", "key"),
+        (
+            "disposition",
+            "reason",
+            "stage",
+            "detail",
+            "what_to_do",
+            "generation",
+            "pipeline",
+            "run_id",
+            "settled_at",
+            "size",
+            "key",
+        ),
     )
     yield _listed(
         "their UIDs",
         [row for row in found["arrivals"] if row["study_instance_uid"] or row["sop_instance_uid"]],
-        ("arrival_id", "study_key", "study_instance_uid", "series_instance_uid", "sop_instance_uid"),
+        ("arrival_id", "superseded_by", "study_key", "study_instance_uid", "series_instance_uid", "sop_instance_uid"),
     )
     yield _listed(
         "instances in the data store",

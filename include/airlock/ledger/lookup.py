@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _RUN: dict[str, PolarsDataType] = {"run_key": pl.String, "run_id": pl.String}
 FOUND_ARRIVALS = schema(
     ARRIVALS,
-    {"pipeline": pl.String},
+    {"pipeline": pl.String, "generation": pl.Int64, "superseded_by": pl.String},
     _RUN,
     {"claimed_at": TIMESTAMP, "settled_at": TIMESTAMP},
     dict.fromkeys(
@@ -192,7 +192,8 @@ class Lookup(Store):
 def _counted(rows: Table, same: ColumnElement[bool]) -> Select[Any]:
     words = rows.c.subject, arrivals.c.disposition, arrivals.c.reason
     joined = select(*words, func.count()).select_from(rows).join(arrivals, same)
-    return joined.where(arrivals.c.disposition.in_(_NOT_IN)).group_by(*words)
+    latest = arrivals.c.superseded_by.is_(None)
+    return joined.where(arrivals.c.disposition.in_(_NOT_IN), latest).group_by(*words)
 
 
 def _run_columns(table: Table, columns: Iterable[str], **own: ColumnElement[Any]) -> Select[Any]:
