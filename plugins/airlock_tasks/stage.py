@@ -111,10 +111,13 @@ def is_plan(pipeline: Pipeline, context: Context) -> bool:
     Raises
     ------
     AirflowFailException
-        If no plan is made of pipelines of this kind.
+        If no plan is made of pipelines of this kind, or of a redrive.
     """
     if not context["params"].get("plan_only"):
         return False
+    redrive = sorted(name for name, value in context["params"].items() if name.startswith("redrive_") and value)
+    if redrive:
+        raise AirflowFailException(f"no plan is made of a redrive: leave out plan_only, or {', '.join(redrive)}")
     if pipeline.kind != "imaging":
         raise AirflowFailException(
             f"plan_only is for pipelines of kind imaging, and {pipeline.name!r} is of kind {pipeline.kind}: what "

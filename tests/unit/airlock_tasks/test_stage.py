@@ -13,7 +13,7 @@ from airlock.ledger import upgrade
 from airlock.records import Window
 from airlock_tasks.audit import AuditOperator, PublicationAuditOperator
 from airlock_tasks.normalize import PublicationNormalizeOperator
-from airlock_tasks.stage import ledger_url, open_run, run_window
+from airlock_tasks.stage import is_plan, ledger_url, open_run, run_window
 from tests.chain import clinical_pipeline, pipeline
 
 if TYPE_CHECKING:
@@ -99,6 +99,11 @@ class TestPlan:
         task = stage(task_id="stage", pipeline=pipeline())
         with pytest.raises(AirflowSkipException, match="ends after normalize"):
             task.execute(context(plan_only=True))
+
+    def test_of_a_redrive_is_refused(self) -> None:
+        asked = context(plan_only=True, redrive_why="repaired", redrive_run="nightly-1", redrive_study=None)
+        with pytest.raises(AirflowFailException, match="leave out plan_only, or redrive_run, redrive_why"):
+            is_plan(pipeline(), asked)
 
     def test_of_another_kind_is_refused_by_its_name(self) -> None:
         with pytest.raises(AirflowFailException, match="for pipelines of kind imaging, and 'records' is of kind clin"):
