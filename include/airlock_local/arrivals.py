@@ -20,7 +20,7 @@ from airlock_local.deliver import SourceError, check_room, sample_files, upload
 from airlock_local.environment import USER, read_secrets
 from airlock_local.progress import say
 from airlock_local.queues import make_queues
-from airlock_local.run import await_dag, check_alive
+from airlock_local.run import RunError, await_dag, check_alive
 from airlock_local.stack import Stack
 from airlock_local.stores import SLOTS
 
@@ -93,7 +93,7 @@ class Woken:
             upload(self.s3, piece, target)
             say(f"piece {number}: {len(piece)} files uploaded to {target}; nobody starts a run")
             self._until(f"run {number} wakes", lambda number=number: len(self._runs()) >= number)  # type: ignore[misc]
-        self._until("every file is decided", lambda: self._taken() >= len(files))
+        self._until("every file is decided", lambda: self._taken() >= len(files) and self._at_rest())
         reports = self._reports()
         dispositions: Counter[str] = Counter()
         for report in reports:
@@ -121,15 +121,27 @@ class Woken:
         runs = [run for run in self.api.runs(PIPELINE) if run["dag_run_id"] not in self.earlier]
         return [run for run in runs if run["run_type"] in {"asset_triggered", "scheduled"}]
 
+    def _at_rest(self) -> bool:
+        return all(run["state"] in _ENDED for run in self._runs())
+
     def _taken(self) -> int:
         return sum(report["arrivals"] for report in self._reports())
 
     def _reports(self) -> list[dict[str, Any]]:
-        """Return the reports of the runs that have ended."""
+        """Return the reports of the runs that have ended.
+
+        Raises
+        ------
+        RunError
+            If one ended without a report.
+        """
         ended = [run["dag_run_id"] for run in self._runs() if run["state"] in _ENDED]
         root = S3Uri.parse(self.choice.pipeline.workspace).join(PIPELINE, "")
         where = [root.join(run_key(PIPELINE, run), "audit/report.json") for run in ended]
-        return [json.loads(self.s3.get_object(Bucket=uri.bucket, Key=uri.key)["Body"].read()) for uri in where]
+        try:
+            return [json.loads(self.s3.get_object(Bucket=uri.bucket, Key=uri.key)["Body"].read()) for uri in where]
+        except self.s3.exceptions.NoSuchKey:
+            raise RunError(f"a run ended without a report: see the DAG {PIPELINE} at {self.settings.api_url}") from None
 
 
 def _pieces(files: Sequence[LocalFile]) -> Iterator[list[LocalFile]]:
