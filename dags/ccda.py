@@ -18,7 +18,7 @@ from airlock_tasks.import_ import CcdaImportOperator, FhirImportOperator
 from airlock_tasks.normalize import CcdaNormalizeOperator, FhirNormalizeOperator
 from airlock_tasks.parse import CcdaParseOperator, FhirParseOperator
 from airlock_tasks.receive import ReceiveSensor
-from airlock_tasks.review import ReleaseOperator, ReviewOperator
+from airlock_tasks.review import ConvertedReleaseOperator, ConvertedReviewOperator
 from airlock_tasks.route import AnnounceOperator, RouteOperator
 from airlock_tasks.validate import CcdaValidateOperator, FhirValidateOperator
 
@@ -47,8 +47,8 @@ def build(pipeline: CcdaPipeline) -> DAG:
         # Whatever became of the conversion, the run gets its report; of a failed one nothing goes on.
         audit = CcdaAuditOperator(task_id="audit", pipeline=pipeline, trigger_rule="all_done")
         fhir = converted(pipeline, audit)
-        review = ReviewOperator(task_id="review", pipeline=pipeline, audited_by="fhir.audit")
-        release = ReleaseOperator(task_id="release", pipeline=pipeline, folder=FHIR, answered_by="review")
+        review = ConvertedReviewOperator(task_id="review", pipeline=pipeline, audited_by="fhir.audit")
+        release = ConvertedReleaseOperator(task_id="release", pipeline=pipeline, folder=FHIR, answered_by="review")
         route = RouteOperator(
             task_id="route",
             pipeline=pipeline,

@@ -1,5 +1,7 @@
 """One DAG per ``kind: clinical`` pipeline: receive, buffer, parse, validate, normalize, import, audit, route.
 
+Where the pipeline asks people about what is held, review and release come after audit.
+
 Wiring only. A pipeline file that is wrong makes no DAG here; dags/pipelines.py shows why in the UI.
 """
 
@@ -17,6 +19,7 @@ from airlock_tasks.import_ import FhirImportOperator
 from airlock_tasks.normalize import FhirNormalizeOperator
 from airlock_tasks.parse import FhirParseOperator
 from airlock_tasks.receive import ReceiveSensor
+from airlock_tasks.review import FhirReleaseOperator, ReviewOperator
 from airlock_tasks.route import AnnounceOperator, RouteOperator
 from airlock_tasks.validate import FhirValidateOperator
 
@@ -44,12 +47,17 @@ def build(pipeline: ClinicalPipeline) -> DAG:
             pool=pipeline.healthlake.pool,
         ).expand(batch_id=normalize.output)
         audit = FhirAuditOperator(task_id="audit", pipeline=pipeline, trigger_rule="all_done")
-        route = RouteOperator(task_id="route", pipeline=pipeline, asset=Asset(f"airlock-{pipeline.name}-contracts"))
         receive >> buffer
         parse >> validate >> normalize
-        import_ >> audit >> route
+        import_ >> audit
+        last: FhirAuditOperator | FhirReleaseOperator = audit
+        if pipeline.audit.on_hold == "review":
+            last = FhirReleaseOperator(task_id="release", pipeline=pipeline)
+            audit >> ReviewOperator(task_id="review", pipeline=pipeline) >> last
+        asset = Asset(f"airlock-{pipeline.name}-contracts")
+        last >> RouteOperator(task_id="route", pipeline=pipeline, asset=asset, audited_by=last.task_id)
         if pipeline.tells_assets:
-            audit >> AnnounceOperator(task_id="announce", pipeline=pipeline)
+            last >> AnnounceOperator(task_id="announce", pipeline=pipeline)
     return dag
 
 

@@ -1,5 +1,7 @@
 """One DAG per ``kind: imaging`` pipeline: receive, buffer, parse, validate, normalize, import, audit, route.
 
+Where the pipeline asks people about what is held, review and release come after audit.
+
 Wiring only. A pipeline file that is wrong makes no DAG here; dags/pipelines.py shows why in the UI.
 """
 
@@ -17,6 +19,7 @@ from airlock_tasks.import_ import FhirImportOperator, ImportOperator
 from airlock_tasks.normalize import NormalizeOperator, PublicationNormalizeOperator
 from airlock_tasks.parse import ParseOperator
 from airlock_tasks.receive import ReceiveSensor
+from airlock_tasks.review import ReleaseOperator, ReviewOperator
 from airlock_tasks.route import AnnounceOperator, RouteOperator
 from airlock_tasks.validate import ValidateOperator
 
@@ -44,16 +47,21 @@ def build(pipeline: ImagingPipeline) -> DAG:
             pool=pipeline.healthimaging.pool,
         ).expand(batch_id=normalize.output)
         audit = AuditOperator(task_id="audit", pipeline=pipeline, trigger_rule="all_done")
-        asset = Asset(f"airlock-{pipeline.name}-contracts")
         receive >> buffer
         parse >> validate >> normalize
         import_ >> audit
-        if pipeline.healthlake is None:
-            audit >> RouteOperator(task_id="route", pipeline=pipeline, asset=asset)
-            last: BaseOperator | TaskGroup = audit
-        else:
-            last = publish(pipeline, pipeline.healthlake)
-            audit >> last >> RouteOperator(task_id="route", pipeline=pipeline, asset=asset, audited_by="fhir.audit")
+        last: BaseOperator | TaskGroup = audit
+        audited_by = "audit"
+        if pipeline.audit.on_hold == "review":
+            release = ReleaseOperator(task_id="release", pipeline=pipeline)
+            last >> ReviewOperator(task_id="review", pipeline=pipeline) >> release
+            last, audited_by = release, "release"
+        if pipeline.healthlake is not None:
+            group = publish(pipeline, pipeline.healthlake)
+            last >> group
+            last, audited_by = group, "fhir.audit"
+        asset = Asset(f"airlock-{pipeline.name}-contracts")
+        last >> RouteOperator(task_id="route", pipeline=pipeline, asset=asset, audited_by=audited_by)
         if pipeline.tells_assets:
             last >> AnnounceOperator(task_id="announce", pipeline=pipeline)
     return dag

@@ -391,11 +391,11 @@ def _name(row: dict[str, str]) -> str:
     return f"{row['key'].removeprefix('in/')}:{row['line']}".removesuffix(":")
 
 
-def answer(choice: str, reason: str | None = None, person: str = "a clinician") -> dict[str, Any]:
-    """Return what Airflow hands to a review that a person has answered."""
+def answer(choice: str, reason: str | None = None, person: str = "a clinician", **fields: Any) -> dict[str, Any]:
+    """Return what Airflow hands to a review that a person has answered; ``fields`` are further ones of the form."""
     return {
         "chosen_options": [choice],
-        "params_input": {"reason": reason},
+        "params_input": {"reason": reason, **fields},
         "responded_at": datetime.now(UTC),
         "responded_by_user": {"id": "1", "name": person},
     }

@@ -32,6 +32,7 @@ from airlock.records import (
     CONTRACTS,
     DISPOSITIONS,
     GATES,
+    HOLDS,
     JOBS,
     OUTCOMES,
     STUDIES,
@@ -42,11 +43,12 @@ from airlock.records import (
 )
 from airlock.report import Tally
 from airlock.resolve import CARRIED
+from airlock.review import overridden_among
 from airlock.s3uri import S3Uri
 from airlock.spool import partitions_for, together
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
     from airlock.books import Books
     from airlock.ledger import Job
@@ -232,6 +234,7 @@ class _Evidence:
     twice: pl.Series  # instances that another run has brought as well
     to_read_back: list[str]  # image sets
     strangers: pl.Series  # ids that have a verdict and are no arrivals
+    overrides: pl.DataFrame  # what people have decided about this run's holds
 
 
 def _evidence(run: Run, books: Books, jobs: list[dict[str, Any]], twice: pl.Series, **given: Any) -> _Evidence:
@@ -245,6 +248,7 @@ def _evidence(run: Run, books: Books, jobs: list[dict[str, Any]], twice: pl.Seri
         twice=twice,
         to_read_back=choose(image_sets, fraction),
         strangers=books.strangers,
+        overrides=run.ledger.overrides_of(run.pipeline.datastore_id, run.key),
     )
 
 
@@ -277,11 +281,16 @@ def _decide_all(run: Run, books: Books, evidence: _Evidence, *, balanced: bool) 
         ids=books.spool(pl.col("arrival_id"), pl.Schema({"arrival_id": pl.String})),
         tally=Tally(books.arrivals.rows, books.bytes),
     )
-    with run.workspace.writer("outcomes", OUTCOMES) as outcomes, run.workspace.writer("gates", GATES) as gates:
+    with (
+        run.workspace.writer("outcomes", OUTCOMES) as outcomes,
+        run.workspace.writer("gates", GATES) as gates,
+        run.workspace.writer("holds", HOLDS) as holds,
+    ):
         for decided, facts in together(books.decided, books.outcomes):
             part = _decide(run, decided, facts, evidence, balanced=balanced)
             outcomes.add(part["outcomes"].select(OUTCOMES.names()).cast(OUTCOMES))
             gates.add(part["gates"])
+            holds.add(part["holds"])
             decisions.gates.add(part["gates"])
             decisions.dispositions.add(part["dispositions"])
             decisions.ids.add(part["dispositions"].select("arrival_id"))
@@ -301,10 +310,10 @@ def _decide(
     frames = decided.select("arrival_id", "NumberOfFrames")
     datastore = run.pipeline.healthimaging.datastore_id
     outcomes = read_back(evidence.imaging, datastore, outcomes, frames, evidence.to_read_back)
-    gates = _gates(run, decided, outcomes, evidence.published, balanced=balanced)
+    decision = _gates(run, decided, outcomes, evidence, balanced=balanced)
     arrivals = decided.filter(~pl.col("arrival_id").is_in(evidence.strangers.implode())).unique("arrival_id")
-    words = gate.last_words(arrivals, decided, outcomes, gates)
-    return {"verdicts": decided, "outcomes": outcomes, "gates": gates, "dispositions": words}
+    words = gate.last_words(arrivals, decided, outcomes, decision["gates"])
+    return decision | {"verdicts": decided, "outcomes": outcomes, "dispositions": words}
 
 
 def _flag_versions(run: Run, outcomes: pl.DataFrame, evidence: _Evidence) -> pl.DataFrame:
@@ -331,17 +340,31 @@ def _flagged(outcomes: pl.DataFrame, where: pl.Expr) -> pl.DataFrame:
 
 
 def _gates(
-    run: Run, decided: pl.DataFrame, outcomes: pl.DataFrame, published: Collection[str], *, balanced: bool
-) -> pl.DataFrame:
-    unresolved = run.ledger.unresolved_studies(
-        run.pipeline.healthimaging.datastore_id,
-        run.pipeline.name,
-        outcomes["StudyInstanceUID"].unique(),
-        except_run=run.key,
-        missing=run.pipeline.audit.hold_incomplete_studies,
-    )
-    gates = gate.decide(decided, outcomes, set(unresolved), run.pipeline.audit, balanced=balanced)
-    return gates if run.pipeline.healthlake is None else gate.hold_unpublished(gates, published)
+    run: Run, decided: pl.DataFrame, outcomes: pl.DataFrame, evidence: _Evidence, *, balanced: bool
+) -> dict[str, pl.DataFrame]:
+    """Decide on the studies; say what is held by which findings, and which holds a person has overridden."""
+    elsewhere = _elsewhere(run, outcomes["StudyInstanceUID"].unique())
+    unresolved = {uid for studies in elsewhere.values() for uid in studies}
+    policy = run.pipeline.audit
+    gates = gate.decide(decided, outcomes, unresolved, policy, balanced=balanced)
+    holds = gate.holds(gates, decided, outcomes, elsewhere, policy)
+    overridden = overridden_among(holds, evidence.overrides)
+    gates = gate.override(gates, overridden["subject"])
+    if run.pipeline.healthlake is not None:
+        gates = gate.hold_unpublished(gates, evidence.published)
+    return {"gates": gates, "holds": holds.join(overridden, on="subject", how="anti"), "overrides": overridden}
+
+
+def _elsewhere(run: Run, studies: pl.Series) -> dict[Reason, list[str]]:
+    """Return the studies of which another run's file waits for a person, or did not come in if the policy asks."""
+
+    def unresolved(*, missing: bool) -> list[str]:
+        store, name = run.pipeline.datastore_id, run.pipeline.name
+        return run.ledger.unresolved_studies(store, name, studies, except_run=run.key, missing=missing)
+
+    found = unresolved(missing=run.pipeline.audit.hold_incomplete_studies)
+    waiting = unresolved(missing=False) if found else []
+    return {Reason.STUDY_HELD: waiting, Reason.STUDY_INCOMPLETE: sorted(set(found) - set(waiting))}
 
 
 def _write(run: Run, decisions: _Decisions, jobs: list[dict[str, Any]], problems: list[str]) -> Audited:
@@ -379,7 +402,7 @@ def _record_decisions(run: Run, books: Books, decisions: _Decisions) -> None:
     datastore = run.pipeline.healthimaging.datastore_id
     for gates in decisions.gates:
         run.ledger.record_gates(datastore, run.key, gates.rename(_SUBJECT))
-    _write_contracts(run, books, decisions.gates)
+    _write_contracts(run, books, decisions)
 
 
 def _settle(run: Run, decisions: _Decisions, audited: Audited) -> None:
@@ -390,7 +413,7 @@ def _settle(run: Run, decisions: _Decisions, audited: Audited) -> None:
     run.ledger.close_run(run.key, state, audited.report)
 
 
-def _write_contracts(run: Run, books: Books, gates: Spool) -> None:
+def _write_contracts(run: Run, books: Books, decisions: _Decisions) -> None:
     """Complete the contract of every study with imported instances; released ones become ``contracts``.
 
     ``publishable`` has those too that only wait for their publication in HealthLake.
@@ -401,22 +424,29 @@ def _write_contracts(run: Run, books: Books, gates: Spool) -> None:
         run.workspace.writer("contracts", CONTRACTS, None) as contracts,
         run.workspace.writer("publishable", CONTRACTS, None) as publishable,
     ):
-        for outcomes, drafts, decided in together(books.outcomes, books.drafts, gates):
-            completed = _complete_contracts(run, outcomes.filter(pl.col("outcome").is_in(gate.IMPORTED)), drafts)
+        for outcomes, drafts, decided in together(books.outcomes, books.drafts, decisions.gates):
+            imported = outcomes.filter(pl.col("outcome").is_in(gate.IMPORTED))
+            completed = _complete_contracts(run, imported, drafts, decisions.tally.overrides)
             for writer, where in ((contracts, release), (publishable, ready)):
                 studies = decided.filter(where)["StudyInstanceUID"]
                 writer.add(completed.filter(pl.col("subject").is_in(studies.implode())))
                 writer.end_part()  # contracts are few, and long
 
 
-def _complete_contracts(run: Run, imported: pl.DataFrame, drafts: pl.DataFrame) -> pl.DataFrame:
+def _complete_contracts(
+    run: Run, imported: pl.DataFrame, drafts: pl.DataFrame, overrides: Mapping[str, dict[str, Any]]
+) -> pl.DataFrame:
     image_sets = dict(imported.select("SOPInstanceUID", "image_set_id").iter_rows())
     drafts = drafts.filter(pl.col("StudyInstanceUID").is_in(imported["StudyInstanceUID"].unique().implode()))
 
     def revise(known: pl.DataFrame) -> pl.DataFrame:
         earlier = {row["subject"]: row for row in known.iter_rows(named=True)}
         rows = [
-            (uid, key, *_revised(_completed(run, text, image_sets, earlier.get(uid)), earlier.get(uid)))
+            (
+                uid,
+                key,
+                *_revised(_completed(run, text, image_sets, earlier.get(uid), overrides.get(key)), earlier.get(uid)),
+            )
             for uid, key, text in drafts.select("StudyInstanceUID", "study_key", "contract").iter_rows()
         ]
         return pl.DataFrame(rows, schema=CONTRACTS, orient="row")
@@ -425,9 +455,15 @@ def _complete_contracts(run: Run, imported: pl.DataFrame, drafts: pl.DataFrame) 
     return run.ledger.revise_contracts(datastore, run.key, studies, revise)
 
 
-def _completed(run: Run, planned: str, image_sets: dict[str, str | None], before: dict[str, Any] | None) -> str:
+def _completed(
+    run: Run,
+    planned: str,
+    image_sets: dict[str, str | None],
+    before: dict[str, Any] | None,
+    override: dict[str, Any] | None,
+) -> str:
     """Return a contract of what was imported, and of where it is published; its revision is 0."""
-    text = complete(planned, image_sets, before["contract"] if before else None)
+    text = complete(planned, image_sets, before["contract"] if before else None, override)
     if run.pipeline.healthlake is None:
         return text
     contract = StudyContract.model_validate_json(text)

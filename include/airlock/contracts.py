@@ -7,6 +7,7 @@ earlier one, and its revision rises when, and only when, that changes.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
@@ -63,6 +64,16 @@ class FhirReferences(_Record):
     ServiceRequest: str | None = None
 
 
+class ContractOverride(_Record):
+    """A person's word on a hold, without which this would not be here."""
+
+    reason: str = Field(description="reason code of the hold")
+    reasons: tuple[str, ...] = Field(description="reason codes of what it was held by")
+    overridden_by: str
+    override_reason: str = Field(description="the person's words")
+    overridden_at: str = Field(description="ISO 8601")
+
+
 class StudyContract(_Record):
     """One study."""
 
@@ -90,11 +101,15 @@ class StudyContract(_Record):
     NumberOfStudyRelatedInstances: int = Field(description="instances in this contract")
     series: tuple[ContractSeries, ...]
     fhir: FhirReferences | None = Field(None, description="where the study is published; left out where it is not")
+    override: ContractOverride | None = Field(
+        None, description="where a person released what the audit held; the latest such word, else left out"
+    )
 
     def to_json(self) -> str:
         """Return the contract as the JSON that is stored and routed."""
-        # Without the field where there is nothing in it: contracts from before it must keep their content digest.
-        return self.model_dump_json(by_alias=True, indent=1, exclude={"fhir"} if self.fhir is None else None)
+        # Without the fields where there is nothing in them: contracts from before them must keep their content digest.
+        absent = {name for name in ("fhir", "override") if getattr(self, name) is None}
+        return self.model_dump_json(by_alias=True, indent=1, exclude=absent)
 
     @property
     def content_digest(self) -> str:
@@ -172,7 +187,12 @@ def _first(keyword: str) -> pl.Expr:
     return pl.col(keyword).filter(pl.col(keyword) != "").first()
 
 
-def complete(planned: str, image_sets: Mapping[str, str | None], earlier: str | None) -> str:
+def complete(
+    planned: str,
+    image_sets: Mapping[str, str | None],
+    earlier: str | None,
+    override: Mapping[str, Any] | None = None,
+) -> str:
     """Return the contract of what was really imported, as `StudyContract.to_json` would; its revision is the draft's.
 
     The JSON of a draft is this version's own, so that it is changed as it is: to make an object of each instance of a
@@ -186,6 +206,8 @@ def complete(planned: str, image_sets: Mapping[str, str | None], earlier: str | 
         Image set id by SOPInstanceUID, for the instances that were imported; the others are left out.
     earlier
         The JSON of the contract as an earlier delivery left it, whose other instances are kept.
+    override
+        The fields of `ContractOverride` where a person released the study; of this and an earlier one the later stays.
     """
     contract = from_json(planned)
     before = StudyContract.model_validate_json(earlier).model_dump(mode="json", by_alias=True) if earlier else {}
@@ -200,7 +222,8 @@ def complete(planned: str, image_sets: Mapping[str, str | None], earlier: str | 
             uid = item["SeriesInstanceUID"]
             series[uid] = _merged(item, imported, series.get(uid, {}))
     known = _known(before, ("pipeline", *STUDY_ATTRIBUTES))
-    return to_json(contract | known | _counted([series[uid] for uid in sorted(series)]), indent=1).decode()
+    counted = _counted([series[uid] for uid in sorted(series)])
+    return to_json(contract | known | counted | _overridden(before, override), indent=1).decode()
 
 
 def with_revision(contract: str, revision: int) -> str:
@@ -211,6 +234,11 @@ def with_revision(contract: str, revision: int) -> str:
 def _known(earlier: dict[str, Any], keywords: tuple[str, ...]) -> dict[str, Any]:
     """Return what an earlier contract says: it stays, so that auditing an older delivery again changes nothing."""
     return {keyword: earlier[keyword] for keyword in keywords if earlier.get(keyword) is not None}
+
+
+def _overridden(earlier: dict[str, Any], override: Mapping[str, Any] | None) -> dict[str, Any]:
+    given = [one for one in (earlier.get("override"), override) if one]
+    return {"override": max(given, key=lambda one: datetime.fromisoformat(one["overridden_at"]))} if given else {}
 
 
 def _merged(item: dict[str, Any], imported: list[dict[str, Any]], earlier: dict[str, Any]) -> dict[str, Any]:

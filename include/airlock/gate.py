@@ -8,10 +8,10 @@ import polars as pl
 
 from airlock.manifests import warning_type
 from airlock.reasons import Reason
-from airlock.records import DISPOSITIONS, GATES, Disposition, Gate, Outcome, Stage, Verdict, study_key
+from airlock.records import DISPOSITIONS, GATES, HOLDS, Disposition, Gate, Outcome, Stage, Verdict, digest, study_key
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from airlock.pipelines import Audit
 
@@ -105,6 +105,89 @@ def decide(
         study_key=uid.map_elements(study_key, return_dtype=pl.String), reason=reason
     ).with_columns(gate=pl.when(pl.col("reason").is_null()).then(pl.lit(Gate.RELEASE)).otherwise(pl.lit(Gate.HOLD)))
     return decided.select(GATES.names()).cast(GATES)
+
+
+def holds(
+    gates: pl.DataFrame,
+    verdicts: pl.DataFrame,
+    outcomes: pl.DataFrame,
+    elsewhere: Mapping[Reason, Collection[str]],
+    settings: Audit,
+) -> pl.DataFrame:
+    """Say of every held study by what findings it is held.
+
+    A file that the service refused, or that never came in, makes its study incomplete; one that nobody can account for
+    is a finding under its own reason, as is each that a person has to look at.
+
+    Parameters
+    ----------
+    gates
+        Rows of the gates dataset.
+    verdicts, outcomes
+        Rows of these datasets, the outcomes with ``blocks``.
+    elsewhere
+        StudyInstanceUIDs that something is wrong with outside this run's outcomes, by what it is.
+    settings
+        The policy.
+
+    Returns
+    -------
+    polars.DataFrame
+        Rows of the holds dataset.
+    """
+    held = gates.filter(pl.col("gate") == Gate.HOLD)
+    stopped = verdicts.filter((pl.col("verdict") == Verdict.QUARANTINE) & settings.hold_incomplete_studies)
+    refused = outcomes.filter(pl.col("outcome").is_in([Outcome.REJECTED.value, Outcome.SERVER_ERROR.value]))
+    to_be_seen = outcomes.filter(pl.col("blocks") | (pl.col("outcome") == Outcome.UNACCOUNTED))
+    incomplete = pl.lit(str(Reason.STUDY_INCOMPLETE))
+    found = pl.concat(
+        [
+            _findings(to_be_seen, pl.col("reason")),
+            _findings(refused, incomplete),
+            _findings(stopped.with_columns(warnings=pl.lit([], pl.List(pl.String))), incomplete),
+            *(_elsewhere(studies, code) for code, studies in elsewhere.items()),
+            held.filter(pl.col("reason") == Reason.RUN_UNBALANCED).select(
+                "StudyInstanceUID", finding="reason", code="reason"
+            ),
+        ]
+    )
+    per_study = found.group_by("StudyInstanceUID").agg(
+        reasons=pl.col("code").unique().sort(),
+        findings=pl.col("finding").sort().str.join("\n"),
+    )
+    rows = held.join(per_study, on="StudyInstanceUID", how="left").rename(
+        {"StudyInstanceUID": "subject", "study_key": "subject_key"}
+    )
+    return (
+        rows.with_columns(pl.col("findings").map_elements(lambda text: digest(text, length=64), pl.String))
+        .select(HOLDS.names())
+        .cast(HOLDS)
+    )
+
+
+def _findings(files: pl.DataFrame, code: pl.Expr) -> pl.DataFrame:
+    """Return files as findings, each with the code that people read."""
+    warnings = pl.col("warnings").list.sort().list.join(",")
+    return files.select(
+        "StudyInstanceUID",
+        finding=pl.concat_str("arrival_id", "reason", warnings, separator=" ", ignore_nulls=True),
+        code=code,
+    )
+
+
+def _elsewhere(studies: Collection[str], code: Reason) -> pl.DataFrame:
+    """Return findings that no file of this run stands for."""
+    uids = pl.DataFrame({"StudyInstanceUID": sorted(studies)}, schema={"StudyInstanceUID": pl.String})
+    return uids.with_columns(finding=pl.lit(str(code)), code=pl.lit(str(code)))
+
+
+def override(gates: pl.DataFrame, subjects: pl.Series) -> pl.DataFrame:
+    """Release these held studies on a person's word."""
+    chosen = pl.col("StudyInstanceUID").is_in(subjects.implode())
+    return gates.with_columns(
+        gate=pl.when(chosen).then(pl.lit(Gate.RELEASE.value)).otherwise("gate"),
+        reason=pl.when(~chosen).then("reason"),
+    )
 
 
 def hold_unpublished(gates: pl.DataFrame, published: Collection[str]) -> pl.DataFrame:

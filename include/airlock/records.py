@@ -247,6 +247,17 @@ GATES = pl.Schema(
     }
 )
 
+# What the audit holds, for a person to decide on. A subject is held by its findings: which files, and why each.
+HOLDS = schema(
+    {
+        "subject": pl.String,  # a StudyInstanceUID, or a patient or a file in a clinical pipeline
+        "subject_key": pl.String,
+        "reason": pl.String,  # of the hold
+    },
+    {"reasons": pl.List(pl.String)},  # of the findings, each once
+    {"findings": pl.String},  # their digest: another finding makes another hold
+)
+
 DISPOSITIONS = pl.Schema(
     {
         "arrival_id": pl.String,

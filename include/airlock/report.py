@@ -16,6 +16,7 @@ import polars as pl
 from airlock.reading import Reading
 from airlock.reasons import SENTENCES, Reason
 from airlock.records import DISPOSITIONS, Gate, Verdict
+from airlock.review import words_by_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,11 +45,12 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter)
     gates: Counter[str] = field(default_factory=Counter)
     held: list[dict[str, Any]] = field(default_factory=list)  # study_key and reason
+    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)  # a person's word by study_key
     reading: Reading = field(default_factory=Reading)
     redrive: dict[str, Any] | None = None  # who wanted it, why and what, where the run is one
 
     def add(self, books: dict[str, pl.DataFrame]) -> None:
-        """Count a part: the frames ``verdicts``, ``outcomes``, ``gates`` and ``dispositions``."""
+        """Count a part: the frames ``verdicts``, ``outcomes``, ``gates``, ``dispositions`` and ``overrides``."""
         verdicts, gates, dispositions = books["verdicts"], books["gates"], books["dispositions"]
         self.studies += verdicts.filter(pl.col("StudyInstanceUID") != "")["StudyInstanceUID"].n_unique()
         for counter, column in (
@@ -60,6 +62,7 @@ class Tally:
         ):
             counter.update(counts(column))
         self.held += gates.filter(pl.col("gate") == Gate.HOLD).select("study_key", "reason").to_dicts()
+        self.overrides |= words_by_key(books["overrides"])
 
 
 def build(run: Run, tally: Tally, jobs: list[dict[str, Any]], problems: list[str]) -> dict[str, Any]:
@@ -98,6 +101,7 @@ def build(run: Run, tally: Tally, jobs: list[dict[str, Any]], problems: list[str
         **_publication(run, tally),
         **({} if tally.redrive is None else {"redrive": tally.redrive}),
         "held": sorted(tally.held, key=itemgetter("study_key")),
+        "overrides": [{"study_key": key, **word} for key, word in sorted(tally.overrides.items())],
         "jobs": jobs,
         "balanced": not problems,
         "problems": problems,

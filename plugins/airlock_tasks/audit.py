@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowFailException
 
 from airlock_tasks.datastores import fhir_store
+from airlock_tasks.notify import held_words, tell_once
 from airlock_tasks.stage import StageOperator
 from healthaws.hooks.healthimaging import HealthImagingHook
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airlock.audit import Audited
+    from airlock.pipelines import ClinicalPipeline, ImagingPipeline
     from airlock.run import Run
 
 
@@ -23,6 +25,9 @@ class _AuditOperator(StageOperator):
     """An operator whose result is a report, which must be had most of all when the books do not balance."""
 
     reported: Sequence[str] = ()  # what of the report goes to XCom
+    publishes = False  # whether what is not published by now is held
+    tells = True  # whether a hold is news
+    pipeline: ImagingPipeline | ClinicalPipeline
 
     def conclude(self, audited: Audited, context: Context) -> dict[str, Any]:
         """Return the report's address and counts.
@@ -40,6 +45,9 @@ class _AuditOperator(StageOperator):
             **{name: audited.report[name] for name in self.reported},
         }
         self.log.info("audit: %s", summary)
+        held = held_words(audited.report, published=self.publishes)
+        if held and self.tells:
+            tell_once(self.pipeline, "hold", context, held)
         if not audited.balanced:
             # Pushed by hand, since a failed task has no return value and the report is wanted most now.
             context["ti"].xcom_push(key="return_value", value=summary)
@@ -69,6 +77,8 @@ class AuditOperator(_AuditOperator):
 
 class PublicationAuditOperator(AuditOperator):
     """Audits what was published as FHIR, and then the run again: only a study that is published is released."""
+
+    publishes = True
 
     def run_stage(self, run: Run, context: Context) -> dict[str, Any]:
         """Audit the publication, then the import of images again; what has no end yet shows the run as failed."""

@@ -11,9 +11,10 @@ from airflow.sdk import DAG, AssetOrTimeSchedule, CronDataIntervalTimetable, Par
 from dateutil.tz import gettz
 
 from airlock_tasks.arrivals import arrivals_asset
+from airlock_tasks.notify import on_failure
 
 if TYPE_CHECKING:
-    from airlock.pipelines import Pipeline
+    from airlock.pipelines import ClinicalPipeline, ImagingPipeline
 
 PIPELINES = Path(os.environ.get("AIRLOCK_PIPELINES", Path(__file__).parents[2] / "include" / "pipelines"))
 
@@ -101,7 +102,7 @@ REDRIVE_PARAMS = {
 }
 
 
-def new_dag(pipeline: Pipeline) -> DAG:
+def new_dag(pipeline: ImagingPipeline | ClinicalPipeline) -> DAG:
     """Return a pipeline's DAG, without tasks yet."""
     schedule = pipeline.schedule
     return DAG(
@@ -112,12 +113,13 @@ def new_dag(pipeline: Pipeline) -> DAG:
         catchup=schedule.catchup,
         max_active_runs=schedule.max_active_runs,
         params=PARAMS | REDRIVE_PARAMS if pipeline.kind == "imaging" else PARAMS,
+        on_failure_callback=on_failure(pipeline),
         tags=["airlock", pipeline.kind, *pipeline.tags],
         default_args={"retries": pipeline.retries, "retry_delay": pipeline.retry_delay},
     )
 
 
-def _schedule(pipeline: Pipeline) -> Any:
+def _schedule(pipeline: ImagingPipeline | ClinicalPipeline) -> Any:
     """Return when runs start by themselves: nightly, when something arrives, both, or never."""
     cron = pipeline.schedule.cron
     nightly = CronDataIntervalTimetable(cron, timezone=pipeline.schedule.timezone) if cron else None

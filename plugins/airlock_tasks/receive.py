@@ -14,6 +14,7 @@ from asgiref.sync import sync_to_async
 
 from airlock.pipelines import Receive, Source
 from airlock_tasks.datastores import check_datastores
+from airlock_tasks.notify import check_connections, tell_once
 from airlock_tasks.stage import connect_s3, is_plan, redrive_request
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-    from airlock.pipelines import Pipeline
+    from airlock.pipelines import ClinicalPipeline, ImagingPipeline
     from airlock.receive import Delivery
 
 
@@ -89,7 +90,7 @@ class ReceiveSensor(BaseSensorOperator):
         Of :class:`airflow.sdk.BaseSensorOperator`.
     """
 
-    def __init__(self, *, pipeline: Pipeline, **kwargs: Any) -> None:
+    def __init__(self, *, pipeline: ImagingPipeline | ClinicalPipeline, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.pipeline = pipeline
 
@@ -99,6 +100,7 @@ class ReceiveSensor(BaseSensorOperator):
 
         plan_only = is_plan(self.pipeline, context)
         check_datastores(self.pipeline)
+        check_connections(self.pipeline)
         if redrive_request(self.pipeline, context) is not None:
             return {"objects": 0, "bytes": 0}  # nothing is delivered: buffer takes what was chosen
         source, settings = self.pipeline.source, self.pipeline.receive
@@ -111,18 +113,30 @@ class ReceiveSensor(BaseSensorOperator):
             self.log.info("delivery not complete: waiting for %s", delivery.waiting_for)
         if delivery.complete or plan_only:  # a plan takes what is there now
             return {"objects": delivery.objects, "bytes": delivery.bytes}
-        patience = timedelta(minutes=settings.timeout_minutes)
-        trigger = DeliveryCompleteTrigger(
-            source=source.model_dump(mode="json"),
-            prefix=prefix,
-            settings=settings.model_dump(mode="json"),
-            deadline=(datetime.now(UTC) + patience).isoformat(),
-        )
-        raise TaskDeferred(trigger=trigger, method_name="execute_complete")
+        end = datetime.now(UTC) + timedelta(minutes=settings.timeout_minutes)
+        first = settings.late_after_minutes or settings.timeout_minutes
+        raise self._wait(prefix, datetime.now(UTC) + timedelta(minutes=first), end)
 
-    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, int]:  # noqa: ARG002
-        """Return what was seen, or fail: a delivery that never completes ends here."""
+    def _wait(self, prefix: str, deadline: datetime, end: datetime) -> TaskDeferred:
+        """Return what waits in the triggerer until one of the two, of which the second is the delivery's end."""
+        trigger = DeliveryCompleteTrigger(
+            source=self.pipeline.source.model_dump(mode="json"),
+            prefix=prefix,
+            settings=self.pipeline.receive.model_dump(mode="json"),
+            deadline=deadline.isoformat(),
+        )
+        after = {"prefix": prefix, "end": end.isoformat()} if deadline < end else {}
+        return TaskDeferred(trigger=trigger, method_name="execute_complete", kwargs=after)
+
+    def execute_complete(
+        self, context: Context, event: dict[str, Any] | None = None, prefix: str = "", end: str = ""
+    ) -> dict[str, int]:
+        """Return what was seen, tell of a late delivery and wait on, or fail: one that never completes ends here."""
         event = validate_execute_complete_event(event)
+        if event["status"] != "success" and end:
+            tell_once(self.pipeline, "late", context, f"Still waiting for {event['message']}.")
+            last = datetime.fromisoformat(end)
+            raise self._wait(prefix, last, last)
         if event["status"] != "success":
             raise AirflowFailException(
                 f"the delivery was not complete after {self.pipeline.receive.timeout_minutes:g} minutes, still waiting "

@@ -1,7 +1,11 @@
-"""Review: a person approves, in Airflow's own form, what is held for it; and what the answer does."""
+"""Review: a person decides, in Airflow's own form, on what is held; and what the answer does.
+
+An answer that does not say enough fails the try, and the next one asks again and says why.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
@@ -9,75 +13,231 @@ from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException
 
-from airlock_tasks.audit import ConvertedAuditOperator
-from airlock_tasks.stage import open_run
+from airlock_tasks.audit import AuditOperator, ConvertedAuditOperator, FhirAuditOperator
+from airlock_tasks.stage import StageOperator, open_run
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airlock.ccda.release import Review
-    from airlock.pipelines import CcdaPipeline
+    from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
+    from airlock.review import Review
     from airlock.run import Run
 
 APPROVE, KEEP_HELD = "Approve", "Keep held"
 NOT_ASKED: dict[str, Any] = {"chosen_options": []}  # instead of an answer
-PARAMS = {
-    "reason": Param(
-        None,
-        type=["null", "string"],
-        title="Reason",
-        description="what was looked at and why it may go downstream; an approval needs it",
-    )
-}
+REASON = Param(
+    None,
+    type=["null", "string"],
+    title="Reason",
+    description="what was looked at and why it may go downstream, without any patient's data: it is kept with your "
+    "name in the ledger, the report and the contract; an approval needs it",
+)
+REASONS = Param(
+    None,
+    type=["null", "array"],
+    items={"type": "string"},
+    title="Reason codes",
+    description="approve only what is held by these reason codes and no others, one a line; empty for all",
+)
+_REFUSED = "refused"  # key of the task state store: why the last answer was not taken
 
 
-class ReviewOperator(HITLOperator):
+class _ReviewOperator(HITLOperator):
     """Waits for a person's answer, without a slot; asks nothing when nothing waits for it.
 
     Parameters
     ----------
     pipeline
         The pipeline whose run this is; its ``review`` says who is asked, and for how long.
+    subject, body
+        Of the form.
+    form
+        What the form asks for besides the choice.
+    **kwargs
+        Of :class:`airflow.sdk.BaseOperator`.
+    """
+
+    def __init__(
+        self,
+        *,
+        pipeline: ImagingPipeline | ClinicalPipeline,
+        subject: str,
+        body: str,
+        form: dict[str, Param],
+        **kwargs: Any,
+    ) -> None:
+        if pipeline.review is None:
+            raise ValueError(f"pipeline {pipeline.name!r} asks nobody: it has no review section")
+        super().__init__(
+            subject=subject,
+            body=f"For: {pipeline.review.by}.\n\n{body}",
+            options=[APPROVE, KEEP_HELD],
+            defaults=[KEEP_HELD],
+            response_timeout=timedelta(hours=pipeline.review.timeout_hours),
+            # Airflow hands the DAG's params to every operator; those of the form take their place.
+            **(kwargs | {"params": form}),
+        )
+        self.pipeline = pipeline
+        self.form = form
+
+    @abstractmethod
+    def ask(self, run: Run[Any]) -> dict[str, int]:
+        """Keep what the question is about; return how many subjects wait for the answer, by reason code."""
+
+    def execute(self, context: Context) -> Any:
+        """Ask, unless nothing waits for it."""
+        # The form's own params stand among the run's here.
+        of_the_run = {name: value for name, value in context["params"].items() if name not in self.form}
+        run = open_run(self.pipeline, cast("Context", {**context, "params": of_the_run}))
+        with run.ledger:
+            waiting = self.ask(run)
+        self.log.info("waiting for a review, by reason code: %s", waiting)
+        if not waiting:
+            return NOT_ASKED
+        refused = context["task_state_store"].get(_REFUSED, None)
+        asked = [f"- {code}: {number}" for code, number in waiting.items()]
+        before = [f"The last answer was not taken: {refused}."] if refused else []
+        self.body = "\n\n".join([*before, str(self.body), "Waiting, by reason code:\n\n" + "\n".join(asked)])
+        return super().execute(context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Return the answer.
+
+        Raises
+        ------
+        ReviewError
+            If it does not say enough; nothing is released, and the next try asks again.
+        """
+        from airlock.review import ReviewError, check_answer
+
+        answer = super().execute_complete(context, event)
+        try:
+            check_answer(_review(answer), _reasons(answer))
+        except ReviewError as error:
+            context["task_state_store"].set(_REFUSED, str(error))
+            raise
+        context["task_state_store"].set(_REFUSED, "")
+        return answer
+
+
+class ReviewOperator(_ReviewOperator):
+    """Asks about studies, patients and files that the audit holds for findings that a person may release.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline whose run this is.
+    **kwargs
+        Of :class:`airflow.sdk.BaseOperator`.
+    """
+
+    def __init__(self, *, pipeline: ImagingPipeline | ClinicalPipeline, **kwargs: Any) -> None:
+        super().__init__(
+            pipeline=pipeline,
+            subject=f"{pipeline.name}: release what the audit holds?",
+            body="What each reason code means is in docs/reasons.md; what is held is in the run's dispositions.csv, "
+            "beside its report: {{ (ti.xcom_pull(task_ids='audit') or {}).get('report_uri') }}",
+            form={"reason": REASON, "reasons": REASONS},
+            **kwargs,
+        )
+
+    def ask(self, run: Run[Any]) -> dict[str, int]:
+        """Keep what the question is about."""
+        from airlock.review import record_question
+
+        return record_question(run)
+
+
+class ConvertedReviewOperator(_ReviewOperator):
+    """Asks about what was converted, all of which waits for it.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline whose run this is.
     audited_by
         The task whose counts are shown.
     **kwargs
-        Of :class:`airflow.providers.standard.operators.hitl.HITLOperator`.
+        Of :class:`airflow.sdk.BaseOperator`.
     """
 
     def __init__(self, *, pipeline: CcdaPipeline, audited_by: str, **kwargs: Any) -> None:
         counts = f"(ti.xcom_pull(task_ids='{audited_by}') or {{}})"
         super().__init__(
+            pipeline=pipeline,
             subject=f"{pipeline.name}: release what was converted from C-CDA?",
             body=(
-                f"For: {pipeline.review.by}.\n\n"
                 "The conversion is a preview of AWS's and its output needs clinical review. "
                 f"Files: {{{{ {counts}.get('arrivals') }}}}. Resources: {{{{ {counts}.get('resources') }}}}. "
                 f"By disposition: {{{{ {counts}.get('dispositions') }}}}.\n\n"
                 f"Report: {{{{ {counts}.get('report_uri') }}}}"
             ),
-            options=[APPROVE, KEEP_HELD],
-            defaults=[KEEP_HELD],
-            response_timeout=timedelta(hours=pipeline.review.timeout_hours),
-            # Airflow hands the DAG's params to every operator; those of the form take their place.
-            **(kwargs | {"params": PARAMS}),
+            form={"reason": REASON},
+            **kwargs,
         )
-        self.pipeline = pipeline
 
-    def execute(self, context: Context) -> Any:
-        """Ask, unless nothing waits for it."""
+    def ask(self, run: Run[Any]) -> dict[str, int]:
+        """Keep what the question is about."""
         from airlock.ccda.release import record_question
+        from airlock.reasons import Reason
 
-        # The form's own params stand among the run's here.
-        of_the_run = {name: value for name, value in context["params"].items() if name not in PARAMS}
-        run = open_run(self.pipeline, cast("Context", {**context, "params": of_the_run}))
-        with run.ledger:
-            waiting = record_question(run)
-        self.log.info("%d resources wait for a review", waiting)
-        return super().execute(context) if waiting else NOT_ASKED
+        waiting = record_question(run)
+        return {str(Reason.AWAITING_REVIEW): waiting} if waiting else {}
 
 
-class ReleaseOperator(ConvertedAuditOperator):
-    """Records a person's answer, in the ledger too, and audits the run again with it.
+class _ReleaseOperator(StageOperator):
+    """Records a person's answer in the ledger and audits the run again with it; the earlier audit stands without one.
+
+    Parameters
+    ----------
+    answered_by
+        The review task.
+    audited_by
+        The task whose audit the answer is about.
+    **kwargs
+        Of :class:`StageOperator`.
+    """
+
+    tells = False
+
+    def __init__(self, *, answered_by: str = "review", audited_by: str = "audit", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.answered_by = answered_by
+        self.audited_by = audited_by
+
+    def run_stage(self, run: Run[Any], context: Context) -> dict[str, Any]:
+        """Return the last audit's summary.
+
+        Raises
+        ------
+        AirflowFailException
+            If more waits now than was asked about.
+        """
+        from airlock.review import ReviewError, record_review
+
+        answer = context["ti"].xcom_pull(task_ids=self.answered_by)
+        released = 0
+        if answer["chosen_options"]:
+            try:
+                released = record_review(run, _review(answer), _reasons(answer))
+            except ReviewError as error:
+                raise AirflowFailException(str(error)) from None
+        self.log.info("released by a person: %d", released)
+        if released:
+            return cast("dict[str, Any]", super().run_stage(run, context))  # type: ignore[safe-super]
+        return cast("dict[str, Any]", context["ti"].xcom_pull(task_ids=self.audited_by))
+
+
+class ReleaseOperator(_ReleaseOperator, AuditOperator):
+    """The same for studies."""
+
+
+class FhirReleaseOperator(_ReleaseOperator, FhirAuditOperator):
+    """The same for patients and files of FHIR resources."""
+
+
+class ConvertedReleaseOperator(ConvertedAuditOperator):
+    """Records a person's answer to what was converted, in the ledger too, and audits the run again with it.
 
     Where nobody was asked, an earlier answer stands.
 
@@ -89,6 +249,8 @@ class ReleaseOperator(ConvertedAuditOperator):
         Of :class:`ConvertedAuditOperator`.
     """
 
+    tells = False
+
     def __init__(self, *, answered_by: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.answered_by = answered_by
@@ -99,9 +261,10 @@ class ReleaseOperator(ConvertedAuditOperator):
         Raises
         ------
         AirflowFailException
-            If an approval gives no reason, or more waits now than was asked about.
+            If more waits now than was asked about.
         """
-        from airlock.ccda.release import ReviewError, record_review
+        from airlock.ccda.release import record_review
+        from airlock.review import ReviewError
 
         answer = context["ti"].xcom_pull(task_ids=self.answered_by)
         if answer["chosen_options"]:
@@ -112,8 +275,12 @@ class ReleaseOperator(ConvertedAuditOperator):
         return super().run_stage(run, context)
 
 
+def _reasons(answer: dict[str, Any]) -> list[str]:
+    return [str(code) for code in (answer.get("params_input") or {}).get("reasons") or ()]
+
+
 def _review(answer: dict[str, Any]) -> Review:
-    from airlock.ccda.release import Review
+    from airlock.review import Review
 
     person = answer.get("responded_by_user") or {}
     return Review(

@@ -180,7 +180,7 @@ def _pipeline(folder: Path, shipped: str, name: str, **changes: Any) -> None:
     content["source"]["uri"] = f"s3://airlock-archive/{name}/"
     content["retry_delay_seconds"] = 1
     for section, values in changes.items():
-        content[section] = None if values is None else content.get(section, {}) | values
+        content[section] = content.get(section, {}) | values if isinstance(values, dict) else values
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
 
 
@@ -222,6 +222,16 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     api, s3, health = _free_ports(3)
     _waking(pipelines, "arriving", "4", s3, schedule={"cron": None})
     _waking(pipelines, "bursts", "5", s3, schedule={"cron": "* * * * *", "max_active_runs": 2})
+    imaging_pipeline(
+        pipelines,
+        "asks",
+        "6",
+        healthlake=None,
+        receive={"quiet_seconds": 0},
+        audit={"on_hold": "review"},
+        review={"by": "the archive team"},
+        notify=[{"sqs": f"http://127.0.0.1:{s3}/123456789012/news", "region_name": "us-east-1"}],
+    )
     environment = dict(os.environ) | {
         "AIRLOCK_API_PORT": str(api),
         "AIRLOCK_S3_PORT": str(s3),

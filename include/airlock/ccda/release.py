@@ -7,7 +7,7 @@ comes in after it waits for another.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -18,6 +18,7 @@ from airlock.clinical.audit import contents
 from airlock.clinical.records import DISPOSITIONS, IDENTITY, OUTCOMES
 from airlock.reasons import Reason
 from airlock.records import Disposition, Gate, Verdict, schema
+from airlock.review import Review, ReviewError, check_answer
 
 if TYPE_CHECKING:
     from airlock.pipelines import CcdaPipeline
@@ -26,20 +27,6 @@ if TYPE_CHECKING:
 REVIEWED = schema(IDENTITY, {"content_digest": pl.String})
 _REVIEW = "review.json"
 _IN_STORE = (Disposition.RELEASED, Disposition.HELD, Disposition.DUPLICATE)
-
-
-class ReviewError(ValueError):
-    """An answer that does not say enough; the message is what the person reads."""
-
-
-@dataclass(frozen=True)
-class Review:
-    """A person's answer."""
-
-    approved: bool
-    person: str
-    why: str
-    answered_at: str  # ISO 8601
 
 
 def record_question(run: Run[CcdaPipeline]) -> int:
@@ -63,8 +50,7 @@ def record_review(run: Run[CcdaPipeline], review: Review) -> None:
 
 
 def _approve(run: Run[CcdaPipeline], review: Review) -> None:
-    if not (review.person.strip() and review.why.strip()):
-        raise ReviewError("an approval needs a person and a reason: clear review and answer it again with both")
+    check_answer(review)
     asked = run.workspace.find("asked", REVIEWED)
     unseen = _waiting(run).join(asked, on=asked.columns, how="anti").height
     if unseen:

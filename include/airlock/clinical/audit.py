@@ -22,10 +22,12 @@ from airlock.clinical.manifests import is_final, keep, proves_more, read_kept, r
 from airlock.clinical.outcomes import account, discrepancies, operation_outcomes
 from airlock.clinical.read_back import marked, read_back
 from airlock.clinical.records import BATCHES, DISPOSITIONS, FILES, GATES, OPERATION_OUTCOMES, OUTCOMES, VERDICTS
+from airlock.contracts import ContractOverride
 from airlock.normalize import find_batches
 from airlock.pipelines import CcdaPipeline
 from airlock.reasons import Reason
-from airlock.records import CONTRACTS, JOBS, Disposition, Outcome
+from airlock.records import CONTRACTS, HOLDS, JOBS, Disposition, Outcome
+from airlock.review import overridden_among, words_by_key
 from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -207,8 +209,20 @@ def _close(run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame], *, balanc
     books["gates"] = gate.decide(
         run.pipeline.datastore_id, verdicts, outcomes, run.pipeline.audit, balanced=balanced, reviewed=reviewed
     )
-    books["dispositions"] = gate.last_words(arrivals, verdicts, outcomes, books["gates"])
+    books |= _overridden(run, outcomes, books["gates"])
+    books["dispositions"] = gate.last_words(arrivals, verdicts, books["outcomes"], books["gates"])
     books["file_words"] = gate.file_words(arrivals, books["dispositions"])
+
+
+def _overridden(run: Run[ClinicalPipeline], outcomes: pl.DataFrame, gates: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Return the ``outcomes`` with what people have released, their ``overrides``, and the ``holds`` that are left."""
+    holds = gate.holds(run.pipeline.datastore_id, outcomes, gates)
+    overridden = overridden_among(holds, run.ledger.overrides_of(run.pipeline.datastore_id, run.key))
+    return {
+        "outcomes": gate.override(outcomes, overridden["subject"]),
+        "overrides": overridden,
+        "holds": holds.join(overridden, on="subject", how="anti"),
+    }
 
 
 def _write(
@@ -217,6 +231,7 @@ def _write(
     workspace = run.workspace
     workspace.write("outcomes", OUTCOMES, books["outcomes"].select(OUTCOMES.names()))
     workspace.write("gates", GATES, books["gates"])
+    workspace.write("holds", HOLDS, books["holds"])
     workspace.write("dispositions", DISPOSITIONS, books["dispositions"])
     found = pl.concat([workspace.find("operation_outcomes", OPERATION_OUTCOMES), accounts.operation_outcomes])
     workspace = run.within("").workspace
@@ -267,11 +282,17 @@ def _write_contracts(run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame])
     pipeline = run.pipeline
     released = with_subjects(_released(run, books))
     level = pipeline.risk.validation_level
+    words = {key: ContractOverride(**word) for key, word in words_by_key(books["overrides"]).items()}
 
     def revise(known: pl.DataFrame) -> pl.DataFrame:
         before = dict(known.select("subject", "contract").iter_rows())
         planned = draft(released, pipeline.name, pipeline.datastore_id, level)
-        rows = [_row(subject, contract, before.get(subject)) for subject, contract in planned]
+        rows = [
+            _row(
+                subject, contract.model_copy(update={"override": words.get(contract.subject_key)}), before.get(subject)
+            )
+            for subject, contract in planned
+        ]
         return pl.DataFrame(rows, schema=CONTRACTS, orient="row")
 
     completed = run.ledger.revise_contracts(pipeline.datastore_id, run.key, released["subject"].unique(), revise)

@@ -15,6 +15,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from airlock.clinical.records import file_subject, subject_key
+from airlock.contracts import ContractOverride
 from airlock.pipelines import ValidationLevel
 from airlock.records import digest
 
@@ -54,10 +55,14 @@ class ClinicalContract(_Record):
     subject: ContractSubject
     validation_level: ValidationLevel = Field(description="with which the latest resources were imported")
     resources: tuple[ContractResource, ...] = Field(description="in the order of their references")
+    override: ContractOverride | None = Field(
+        None, description="where a person released what was stored with issues; the latest such word, else left out"
+    )
 
     def to_json(self) -> str:
         """Return the contract as the JSON that is stored and routed."""
-        return self.model_dump_json(by_alias=True, indent=1)
+        # Without the field where there is nothing in it: contracts from before it must keep their content digest.
+        return self.model_dump_json(by_alias=True, indent=1, exclude={"override"} if self.override is None else None)
 
     @property
     def content_digest(self) -> str:
@@ -141,6 +146,7 @@ def complete(planned: ClinicalContract, earlier: ClinicalContract | None) -> Cli
         "pipeline": earlier.pipeline,
         "revision": earlier.revision + 1,
         "resources": _sorted(merged.values()),
+        "override": planned.override or earlier.override,
     }
     return planned.model_copy(update=update)
 

@@ -15,7 +15,7 @@ from airlock.clinical.outcomes import IMPORTED
 from airlock.clinical.records import DISPOSITIONS, GATES, file_subject, subject_key
 from airlock.reasons import Reason
 from airlock.records import DISPOSITIONS as FILE_DISPOSITIONS
-from airlock.records import Disposition, Gate, Outcome, Stage, Verdict
+from airlock.records import HOLDS, Disposition, Gate, Outcome, Stage, Verdict, digest
 
 if TYPE_CHECKING:
     from airlock.pipelines import ClinicalAudit
@@ -59,14 +59,57 @@ _SET_ASIDE = (Disposition.FAILED.value, Disposition.HELD.value, Disposition.QUAR
 
 
 def doubt(outcomes: pl.DataFrame, suspect_batches: list[str]) -> pl.DataFrame:
-    """Add the column ``uncertain``: true where nobody can say what the data store holds, or whose counts to believe."""
+    """Add the column ``uncertain``: true where nobody can say what the data store holds, or whose counts to believe.
+
+    And the column ``overridden``, see `override`: nothing yet.
+    """
     unknown = pl.col("outcome").is_in([Outcome.UNACCOUNTED.value, Outcome.SERVER_ERROR.value])
     suspect = pl.col("batch_id").is_in(suspect_batches)
     disagree = suspect & pl.col("outcome").is_in(IMPORTED)
     return outcomes.with_columns(
         reason=pl.when(disagree).then(pl.lit(str(Reason.JOB_COUNTS_DISAGREE))).otherwise("reason"),
         uncertain=unknown | suspect,
+        overridden=pl.lit(value=False),
     )
+
+
+def holds(datastore_id: str, outcomes: pl.DataFrame, gates: pl.DataFrame) -> pl.DataFrame:
+    """Say of every patient, or file without one, with which issues its resources were stored.
+
+    Parameters
+    ----------
+    datastore_id
+        The data store.
+    outcomes, gates
+        Rows of these datasets; what a gate holds waits for more than a person.
+
+    Returns
+    -------
+    polars.DataFrame
+        Rows of the holds dataset.
+    """
+    stopped = gates.filter(pl.col("gate") == Gate.HOLD)["subject"].implode()
+    file = _FILE + pl.col("arrival_id")
+    waits = (pl.col("reason") == Reason.STORED_WITH_ISSUES) & ~file.is_in(stopped)
+    finding = pl.format("{}/{} {}", "resource_type", "resource_id", "content_digest")
+    issues = (
+        outcomes.filter(waits.fill_null(value=False))
+        .with_columns(subject=pl.coalesce("patient", file))
+        .filter(~pl.col("subject").is_in(stopped))
+        .group_by("subject")
+        .agg(reason=pl.col("reason").first(), reasons=pl.col("reason").unique(), findings=finding.sort().str.join("\n"))
+        .sort("subject")
+    )
+    keys = pl.Series([subject_key(datastore_id, subject) for subject in issues["subject"]], dtype=pl.String)
+    found = pl.Series([digest(text, length=64) for text in issues["findings"]], dtype=pl.String)
+    return issues.with_columns(subject_key=keys, findings=found).select(HOLDS.names()).cast(HOLDS)
+
+
+def override(outcomes: pl.DataFrame, subjects: pl.Series) -> pl.DataFrame:
+    """Mark as ``overridden`` what of these subjects was stored with issues."""
+    subject = pl.coalesce("patient", _FILE + pl.col("arrival_id"))
+    marked = (pl.col("reason") == Reason.STORED_WITH_ISSUES) & subject.is_in(subjects.implode())
+    return outcomes.with_columns(overridden=marked.fill_null(value=False))
 
 
 def decide(
@@ -163,7 +206,8 @@ def last_words(
     """
     files = arrivals.select("arrival_id", "key", file_size="size")
     units = files.join(verdicts, on="arrival_id", how="left", maintain_order="left")
-    after = outcomes.select(*UNIT, "outcome", "batch_id", "job_id", outcome_reason="reason", outcome_detail="detail")
+    said = [*UNIT, "outcome", "batch_id", "job_id", "overridden"]
+    after = outcomes.select(*said, outcome_reason="reason", outcome_detail="detail")
     rows = units.join(after, on=UNIT, how="left", nulls_equal=True, maintain_order="left")
     rows = _with_first_copies(_with_gates(rows, gates), outcomes)
     words = rows.with_columns(
@@ -204,7 +248,7 @@ def _disposition() -> pl.Expr:
         Verdict.DUPLICATE.value: Disposition.DUPLICATE.value,
     }
     in_store = pl.col("outcome").is_in(IMPORTED)
-    free = pl.col("outcome_reason").is_null() & pl.col("held_by").is_null()
+    free = (pl.col("outcome_reason").is_null() | pl.col("overridden")) & pl.col("held_by").is_null()
     return pl.coalesce(
         pl.when(pl.col("copy_reason").is_not_null() | _is_open()).then(pl.lit(Disposition.FAILED.value)),
         pl.col("verdict").replace_strict(before_import, default=None, return_dtype=pl.String),

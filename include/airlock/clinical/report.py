@@ -14,6 +14,7 @@ import polars as pl
 
 from airlock.records import Disposition, Gate, Verdict
 from airlock.report import counts, differences, reasons, to_csv
+from airlock.review import words_by_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +48,8 @@ def build(
     run
         Whose report this is.
     books
-        The frames ``arrivals``, ``verdicts``, ``outcomes``, ``gates``, ``dispositions`` and ``file_words``.
+        The frames ``arrivals``, ``verdicts``, ``outcomes``, ``gates``, ``dispositions``,
+        ``file_words`` and ``overrides``.
     jobs
         One entry per import job.
     problems
@@ -72,6 +74,7 @@ def build(
         "patients": _gated(gates.filter(of_patient)),
         "files": _NONE | counts(books["file_words"]["disposition"]),
         "held": gates.filter(pl.col("gate") == Gate.HOLD).select("subject_key", "reason").to_dicts(),
+        "overrides": [{"subject_key": key, **word} for key, word in sorted(words_by_key(books["overrides"]).items())],
         "jobs": jobs,
         "validation_level": run.pipeline.risk.validation_level.value,
         **_conversion(run),

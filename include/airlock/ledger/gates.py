@@ -16,7 +16,7 @@ from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, insert_missing, shaped, stage, uid_frame
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import gates, overrides
-from airlock.records import TIMESTAMP, Gate, schema
+from airlock.records import HOLDS, TIMESTAMP, Gate, schema
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Exists, FromClause, Table
@@ -37,13 +37,24 @@ DECISIONS = schema(
         "decided_at": TIMESTAMP,
     },
 )
+_WRITTEN = {"reasons": pl.String}  # joined by commas
+_TEXT = dict.fromkeys(("findings", "overridden_by", "override_reason"), pl.String)
+OVERRIDES = schema(
+    {"subject": pl.String, "reason": pl.String},  # the reason of the hold
+    {"reasons": pl.List(pl.String)},
+    _TEXT,
+    {"overridden_at": TIMESTAMP},
+)
 _SUBJECTS = pl.Schema({"subject": pl.String})
+_HOLDS = schema(HOLDS, _WRITTEN)
 SCOPE = "gates"
 
 
 def overridden(decisions: FromClause) -> Exists:
     """Return the condition that a person overrode a hold among these gates."""
     return exists().where(
+        # With findings it counts in an audit that finds the same ones, and shows then as a release.
+        overrides.c.findings.is_(None),
         overrides.c.datastore_id == decisions.c.datastore_id,
         overrides.c.subject == decisions.c.subject,
         overrides.c.run_key == decisions.c.run_key,
@@ -70,6 +81,11 @@ def _checked(decisions: pl.DataFrame) -> pl.DataFrame:
     if doubled:
         raise LedgerError(f"{doubled} subjects have more than one gate: give each exactly one")
     return frame
+
+
+def _check_word(person: str, why: str) -> None:
+    if not person.strip() or not why.strip():
+        raise LedgerError("an override needs a person and a reason: give both")
 
 
 def _own(datastore_id: str, run_key: str, rows: Table) -> Any:
@@ -133,8 +149,7 @@ class Gates(Store):
         LedgerError
             If the run does not hold one of the subjects, or who or why is empty. Nothing is written.
         """
-        if not person.strip() or not why.strip():
-            raise LedgerError("an override needs a person and a reason: give both")
+        _check_word(person, why)
         word = {"overridden_by": person, "override_reason": why}
         with self._writing(SCOPE) as connection:
             rows = stage(connection, uid_frame(subjects, "subject"), _SUBJECTS, ["subject"])
@@ -151,6 +166,55 @@ class Gates(Store):
             }
             fresh = select(*values.values()).join(rows, held).where(~again)
             connection.execute(insert(overrides).from_select(list(values), fresh))
+
+    def override_findings(
+        self, datastore_id: str, run_key: str, holds: pl.DataFrame, *, person: str, why: str, at: datetime
+    ) -> None:
+        """Release holds on a person's word, for what they are held by. It counts where an audit finds just that again.
+
+        The same answer is written once, however often it is given.
+
+        Parameters
+        ----------
+        datastore_id, run_key
+            The data store and the run.
+        holds
+            What the person saw, `records.HOLDS`.
+        person, why, at
+            Who decided, their words, and when they were given.
+
+        Raises
+        ------
+        LedgerError
+            If who or why is empty, or the run is unknown.
+        """
+        _check_word(person, why)
+        written = holds.with_columns(pl.col("reasons").list.join(","))
+        with self._writing(SCOPE) as connection:
+            need_run(connection, run_key)
+            rows = stage(connection, written, _HOLDS, ["subject"])
+            word = {"overridden_by": person, "override_reason": why, "overridden_at": at}
+            values: dict[str, Any] = {"subject": rows.c.subject, "held_reason": rows.c.reason}
+            values |= {name: rows.c[name] for name in ("reasons", "findings")}
+            given = {"datastore_id": datastore_id, "run_key": run_key} | word
+            values |= {name: literal(value, overrides.c[name].type) for name, value in given.items()}
+            names = ("datastore_id", "run_key", "subject", "findings", "overridden_by", "overridden_at")
+            again = exists().where(*(overrides.c[name] == values[name] for name in names))
+            fresh = select(*values.values()).where(~again)
+            connection.execute(insert(overrides).from_select(list(values), fresh))
+
+    def overrides_of(self, datastore_id: str, run_key: str) -> pl.DataFrame:
+        """Return which findings of a run people have overridden, `OVERRIDES`, the earliest first."""
+        columns: list[Any] = [overrides.c["held_reason" if name == "reason" else name] for name in OVERRIDES]
+        statement = select(*columns).where(
+            overrides.c.datastore_id == datastore_id,
+            overrides.c.run_key == run_key,
+            overrides.c.findings.is_not(None),
+        )
+        with self._reading() as connection:
+            ordered = statement.order_by(overrides.c.overridden_at, overrides.c.id)
+            found = fetch(connection, ordered, schema(OVERRIDES, _WRITTEN))
+        return found.with_columns(pl.col("reasons").str.split(","))
 
     def gates_of(self, datastore_id: str, run_key: str) -> pl.DataFrame:
         """Return a run's decisions with what people made of them, `DECISIONS`, sorted by subject key."""

@@ -280,6 +280,8 @@ overrides = Table(
     Column("overridden_by", Text, nullable=False),
     Column("override_reason", Text, nullable=False),
     Column("overridden_at", UtcDateTime, nullable=False),
+    Column("reasons", Text),  # of what the subject was held by, as a person saw it; codes separated by commas
+    Column("findings", Text),  # their digest: the override counts for these findings only
     Index("ix_overrides_subject", "subject", "datastore_id"),
 )
 

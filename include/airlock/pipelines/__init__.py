@@ -11,7 +11,6 @@ from airlock.pipelines.clinical import (
     ClinicalParse,
     ClinicalPipeline,
     ClinicalValidate,
-    Review,
     Risk,
     ValidationLevel,
     Workflow,
@@ -29,8 +28,10 @@ from airlock.pipelines.imaging import (
     ParseSettings,
     Validate,
 )
+from airlock.pipelines.notify import Event, Notify
 from airlock.pipelines.parts import ImportWindow, Pipeline, Receive, Schedule, Source, Staging
 from airlock.pipelines.plan import PlanSettings, Prices
+from airlock.pipelines.review import Review
 from airlock.pipelines.routes import (
     AnyDestination,
     AssetDestination,
@@ -59,6 +60,7 @@ __all__ = [
     "ClinicalPipeline",
     "ClinicalValidate",
     "Delivery",
+    "Event",
     "EventBridgeDestination",
     "FirstRange",
     "HealthImaging",
@@ -66,6 +68,7 @@ __all__ = [
     "ImagingPipeline",
     "ImportWindow",
     "Limits",
+    "Notify",
     "ParseSettings",
     "Pipeline",
     "PipelineError",

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from airlock.pipelines.clinical import ClinicalPipeline, Review, ValidationLevel
+from airlock.pipelines.clinical import ClinicalPipeline, ValidationLevel
+from airlock.pipelines.review import Review
 from airlock.pipelines.settings import Prefix, Settings
 
 
@@ -48,6 +49,8 @@ class CcdaPipeline(ClinicalPipeline):
                 "kind ccda is a preview of AWS's and stays off: read in docs/clinical.md what that means, then set "
                 "preview: true"
             )
+        if self.audit.on_hold == "review":
+            raise ValueError("converted data waits for its review in any case: leave audit.on_hold out")
         if self.risk.validation_level is not ValidationLevel.STRICT:
             raise ValueError("converted data is validated strictly: set risk.workflow to contract")
         return self

@@ -8,7 +8,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from airlock.pipelines.healthlake import HealthLake
+from airlock.pipelines.notify import Notify
 from airlock.pipelines.parts import Pipeline
+from airlock.pipelines.review import ON_HOLD, OnHold, Review, check_review
 from airlock.pipelines.settings import Settings
 
 
@@ -49,13 +51,6 @@ class Risk(Settings):
     def validation_level(self) -> ValidationLevel:
         """The depth that HealthLake is asked for."""
         return LEVELS[self.workflow]
-
-
-class Review(Settings):
-    """Who looks at what the data store took with issues, or at what was converted, before it goes downstream."""
-
-    by: str = Field(min_length=3, description="the team that answers the review, as people know it")
-    timeout_hours: float = Field(7 * 24, gt=0, description="a review not answered by then leaves everything held")
 
 
 class ClinicalParse(Settings):
@@ -111,6 +106,7 @@ class ClinicalAudit(Settings):
         False, description="hold all of a patient when one of the patient's resources was set aside"
     )
     hold_incomplete_files: bool = Field(False, description="hold all of a file when one of its resources was set aside")
+    on_hold: OnHold = Field("hold", description=ON_HOLD)
 
 
 class ClinicalPipeline(Pipeline):
@@ -120,13 +116,15 @@ class ClinicalPipeline(Pipeline):
     risk: Risk
     parse: ClinicalParse = ClinicalParse()
     validation: ClinicalValidate = ClinicalValidate()
+    notify: tuple[Notify, ...] = Field((), description="who is told of holds, failures and late deliveries, see below")
     healthlake: HealthLake
     audit: ClinicalAudit = ClinicalAudit()
-    review: Review | None = Field(None, description="required where the workflow is throughput")
+    review: Review | None = Field(None, description="required where the workflow is throughput or on_hold is review")
 
     @model_validator(mode="after")
     def _fits_the_risk(self) -> ClinicalPipeline:
         self.check_generations("healthlake.max_generations", self.healthlake.max_generations)
+        check_review(self.audit.on_hold, self.review)
         if self.risk.validation_level is ValidationLevel.MINIMAL and self.review is None:
             raise ValueError(
                 "risk.workflow throughput stores resources that are invalid, so it needs a review: name who looks at "

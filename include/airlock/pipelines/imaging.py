@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from airlock.pipelines.healthlake import HealthLake, Publish
+from airlock.pipelines.notify import Notify
 from airlock.pipelines.parts import ROLE_ARN, Pipeline
 from airlock.pipelines.plan import PlanSettings
+from airlock.pipelines.review import ON_HOLD, OnHold, Review, check_review
 from airlock.pipelines.settings import Prefix, Settings
 from airlock.reasons import Reason
 from airlock.s3uri import S3Uri
@@ -190,6 +192,7 @@ class Audit(Settings):
         ("COERCION_OF_DATA_ELEMENTS", "ELEMENTS_DISCARDED", "INVALID_UID_FORMAT"),
         description="the service's warning types that do not hold a study; any other one does",
     )
+    on_hold: OnHold = Field("hold", description=ON_HOLD)
 
 
 class ImagingPipeline(Pipeline):
@@ -201,6 +204,8 @@ class ImagingPipeline(Pipeline):
     validation: Validate = Validate()
     healthimaging: HealthImaging
     audit: Audit = Audit()
+    review: Review | None = Field(None, description="who answers, where audit.on_hold is review")
+    notify: tuple[Notify, ...] = Field((), description="who is told of holds, failures and late deliveries, see below")
     healthlake: HealthLake | None = Field(None, description="where released studies are published as FHIR, see below")
     publish: Publish = Publish()
     plan: PlanSettings = PlanSettings()
@@ -210,6 +215,11 @@ class ImagingPipeline(Pipeline):
         self.check_generations("healthimaging.max_generations", self.healthimaging.max_generations)
         if self.healthlake is not None:
             self.check_generations("healthlake.max_generations", self.healthlake.max_generations)
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_is_asked(self) -> ImagingPipeline:
+        check_review(self.audit.on_hold, self.review)
         return self
 
     @model_validator(mode="after")

@@ -107,6 +107,20 @@ class Receive(Settings):
     )
     poll_seconds: float = Field(30, gt=0, description="between two looks at the delivery")
     timeout_minutes: float = Field(720, gt=0, description="a delivery that is not complete by then fails the run")
+    late_after_minutes: float | None = Field(
+        None,
+        gt=0,
+        description="a delivery that is not complete by then is told to who is notified of late; null for never",
+    )
+
+    @model_validator(mode="after")
+    def _late_before_its_end(self) -> Receive:
+        if self.late_after_minutes is not None and self.late_after_minutes >= self.timeout_minutes:
+            raise ValueError(
+                f"late_after_minutes {self.late_after_minutes:g} is not before timeout_minutes "
+                f"{self.timeout_minutes:g}, when the run fails: make it shorter"
+            )
+        return self
 
 
 class Staging(Settings):

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airlock.gate import blocking, decide, last_words
+from airlock.ledger.gates import OVERRIDES
 from airlock.pipelines import Audit
-from airlock.records import ARRIVALS, DISPOSITIONS, Window, study_key
+from airlock.records import ARRIVALS, DISPOSITIONS, HOLDS, Window, schema, study_key
 from airlock.report import CSV_COLUMNS, Tally, build, counts, imbalances, sentences, to_csv
 from airlock.run import Run
 from airlock.s3uri import S3Uri
@@ -56,6 +57,7 @@ def books(*files: dict[str, Any]) -> dict[str, pl.DataFrame]:
         "outcomes": facts,
         "gates": gates,
         "dispositions": rows,
+        "overrides": schema(HOLDS, OVERRIDES).to_frame(),
         "held": arrivals,
     }
 

@@ -10,8 +10,6 @@ import pytest
 from airlock.ccda.audit import audit as audit_conversions
 from airlock.ccda.records import FOLDER
 from airlock.ccda.release import (
-    Review,
-    ReviewError,
     find_approved,
     find_review,
     record_documents,
@@ -23,6 +21,7 @@ from airlock.clinical.normalize import normalize
 from airlock.clinical.parse import parse
 from airlock.clinical.records import DISPOSITIONS
 from airlock.clinical.validate import validate
+from airlock.review import Review, ReviewError
 from airlock_local.sample.ccda.documents import ccd
 from tests.unit.airlock.ccda.world import Left, names, normalized, validated, words
 from tests.unit.airlock.ccda.world import ended as converted
@@ -99,7 +98,7 @@ class TestAnswers:
     def test_an_approval_without_a_person_or_a_reason_is_none(self, world: World, person: str, why: str) -> None:
         run = held(world)
         record_question(run)
-        with pytest.raises(ReviewError, match="needs a person and a reason: clear review and answer it again"):
+        with pytest.raises(ReviewError, match="needs a person and a reason: answer review again with both"):
             record_review(run, Review(True, person, why, "2026-11-24T02:00:00+00:00"))
         assert set(overridden(run).values()) == {False}
         assert find_review(run) is find_approved(run) is None

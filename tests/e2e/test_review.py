@@ -1,0 +1,136 @@
+"""A held study on the real scheduler waits for a person, whose word releases it: by the REST API, and in a browser."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import boto3
+import pytest
+
+from airlock.run import run_key
+from airlock_local.environment import USER, read_secrets
+from airlock_tasks.review import APPROVE
+from tests.browser import open_browser
+from tests.dicom_files import ct
+from tests.e2e.conftest import CANARY, until
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import Machine
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("first_run")]
+
+DAG = "asks"
+WHY = "the lost file is a copy of the first, as the site says"
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def deliver(machine: Machine, study: int) -> None:
+    """Deliver a study of which one file is lost."""
+    files = {f"{study}/1.dcm": ct(study, 1, 1, **CANARY), f"{study}/2.dcm": ct(study, 1, 2, **CANARY)[:-100]}
+    machine.put(files, f"{DAG}/")
+
+
+def started(machine: Machine, conf: dict[str, Any] | None = None) -> str:
+    with machine.api() as api:
+        until("the DAG is there", lambda: api.dag(DAG))
+        api.unpause(DAG)
+        return api.trigger(DAG, conf or {})
+
+
+def waiting(machine: Machine, study: int) -> str:
+    """Return a run that asks a person about a study."""
+    deliver(machine, study)
+    run = started(machine)
+    until("the run waits for a person", lambda: machine.question(DAG, run, "review"))
+    return run
+
+
+def ended(machine: Machine, run: str) -> str:
+    with machine.api() as api:
+        state = until("the run ends", lambda: (s := api.run_state(DAG, run)) in {"success", "failed"} and s)
+    return str(state)
+
+
+def check_override(machine: Machine, run: str) -> None:
+    """The override is in the report, the contract and the ledger, and says the same in each."""
+    key = run_key(DAG, run)
+    report = machine.report(DAG, key)
+    assert report["dispositions"] == {"released": 1, "quarantined": 1}
+    (word,) = report["overrides"]
+    assert (word["overridden_by"], word["override_reason"], word["reasons"]) == (USER, WHY, ["study_incomplete"])
+    assert contract_of(machine, word["study_key"])["override"] == {n: v for n, v in word.items() if n != "study_key"}
+    with sqlite3.connect(machine.settings.ledger_url.removeprefix("sqlite:///")) as ledger:
+        who = "SELECT overridden_by, override_reason, reasons FROM overrides WHERE run_key = ?"
+        assert ledger.execute(who, [key]).fetchall() == [(USER, WHY, "study_incomplete")]
+
+
+def contract_of(machine: Machine, study_key: str) -> dict[str, Any]:
+    """Return the latest routed contract of a study."""
+    s3 = machine.s3()
+    found = s3.list_objects_v2(Bucket="airlock-contracts").get("Contents", [])
+    key = max(item["Key"] for item in found if f"/{study_key}/" in item["Key"])
+    return dict(json.loads(s3.get_object(Bucket="airlock-contracts", Key=key)["Body"].read()))
+
+
+@pytest.fixture(scope="module")
+def news(machine: Machine) -> Any:
+    """The queue that the pipeline tells its news to."""
+    client = boto3.client("sqs", endpoint_url=machine.settings.s3_url, region_name="us-east-1")
+    url = client.create_queue(QueueName="news")["QueueUrl"]
+
+    def take() -> list[str]:
+        reply = client.receive_message(QueueUrl=url, MaxNumberOfMessages=10)
+        for message in reply.get("Messages", []):
+            client.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+        return [message["Body"] for message in reply.get("Messages", [])]
+
+    return take
+
+
+def test_an_answer_without_a_reason_is_asked_again_and_one_with_it_releases(machine: Machine, news: Any) -> None:
+    run = waiting(machine, 11)
+    (text,) = news()
+    assert text.startswith(f"Airlock {DAG}: hold\nRun: {run}\nHeld: 1.")
+    assert "CANARY" not in text.upper()
+    machine.answer(DAG, run, "review", APPROVE, {"reason": None, "reasons": None})
+    refused = "The last answer was not taken: an approval needs a person and a reason"
+    question = until(
+        "review asks again", lambda: refused in (q := machine.question(DAG, run, "review") or {}).get("body", "") and q
+    )
+    assert "CANARY" not in json.dumps(question).upper()
+    machine.answer(DAG, run, "review", APPROVE, {"reason": WHY, "reasons": None})
+    assert ended(machine, run) == "success"
+    check_override(machine, run)
+
+
+def test_a_failed_run_is_told(machine: Machine, news: Any) -> None:
+    """Airflow calls it in its DAG processor."""
+    run = started(machine, {"prefix": "elsewhere/"})
+    assert ended(machine, run) == "failed"
+    (text,) = until("the failure is told", news)
+    assert text.startswith(f"Airlock {DAG}: failure\nRun: {run}")
+    assert f"/dags/{DAG}/runs/" in text
+
+
+@pytest.mark.proof
+def test_a_person_releases_a_study_in_the_browser(machine: Machine, tmp_path: Path) -> None:
+    run = waiting(machine, 12)
+    base = machine.settings.api_url
+    with open_browser(tmp_path) as page:
+        page.open(base)
+        page.write("input[name=username]", USER)
+        page.write("input[name=password]", read_secrets(machine.settings).password)
+        page.click("button[type=submit]")
+        page.shows("Dags")
+        page.open(f"{base}/dags/{DAG}/runs/{quote(run, safe='')}/tasks/review/required_actions")
+        page.shows("study_incomplete: 1")
+        assert "CANARY" not in page.text().upper()
+        page.write("#element_reason", WHY)
+        page.screenshot(DOCS / "review.png")
+        page.click("button", APPROVE)
+        assert ended(machine, run) == "success"
+    check_override(machine, run)
