@@ -40,18 +40,6 @@ def test_a_word_counts_for_what_the_person_saw(world: World) -> None:
     assert record_question(run) == {}
 
 
-def test_another_finding_holds_again_and_is_asked_about(world: World) -> None:
-    run = held(world)
-    record_question(run)
-    record_review(run, YES)
-    imported(world, run, generation=1, a=WARNED, b=warning("", "PIXEL_DATA_LOST", imageSetId="set-1"))
-    run.workspace.write_json("unrelated.json", {})
-    audit(run, None)
-    if words(run)["b"][1] == "service_warning":  # what was kept of a final output stands
-        assert words(run)["a"] == ("held", "service_warning")
-        assert record_question(run) == {"service_warning": 1}
-
-
 def test_an_answer_given_twice_is_written_once(world: World) -> None:
     run = held(world)
     record_question(run)
