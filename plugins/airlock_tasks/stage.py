@@ -141,8 +141,6 @@ def redrive_request(pipeline: Pipeline, context: Context) -> Redrive | None:
         asked = read_request(context["params"], person)
     except RedriveError as error:
         raise AirflowFailException(str(error)) from None
-    if asked is not None and context["params"].get("plan_only"):
-        raise AirflowFailException("a redrive cannot be planned: leave out plan_only or the redrive's params")
     if asked is not None and pipeline.kind != "imaging":
         raise AirflowFailException(
             f"pipeline {pipeline.name!r} is of kind {pipeline.kind}, and only imaging pipelines redrive: "
