@@ -34,6 +34,12 @@ class Kind(StrEnum):
     DATE = "date"
 
 
+# What a person said of a hold; both kinds of contract have it.
+_OVERRIDE = tuple(
+    f"override.{name}" for name in ("reason", "reasons", "overridden_by", "override_reason", "overridden_at")
+)
+
+
 def _study_fields() -> dict[str, Kind]:
     text = (
         "schema", "study_key", "pipeline", "datastore_id", "StudyInstanceUID", "StudyTime", "StudyID",
@@ -43,7 +49,7 @@ def _study_fields() -> dict[str, Kind]:
         "series.image_set_ids", "series.instances.SOPInstanceUID", "series.instances.SOPClassUID",
         "series.instances.TransferSyntaxUID", "series.instances.image_set_id", "series.instances.source",
         "series.instances.etag", "fhir.datastore_id", "fhir.Patient", "fhir.ImagingStudy", "fhir.Endpoint",
-        "fhir.ServiceRequest",
+        "fhir.ServiceRequest", *_OVERRIDE,
     )  # fmt: skip
     # Beside the contract's own counts the DICOM attributes of VR IS (PS3.6).
     number = (
@@ -58,6 +64,7 @@ def _clinical_fields() -> dict[str, Kind]:
     text = (
         "schema", "subject_key", "pipeline", "datastore_id", "subject.kind", "subject.reference", "validation_level",
         "resources.reference", "resources.content_digest", "resources.source",
+        *_OVERRIDE,
     )  # fmt: skip
     return dict.fromkeys(text, Kind.TEXT) | dict.fromkeys(("revision", "resources.line"), Kind.NUMBER)
 
