@@ -10,7 +10,7 @@ STAMP := $(VENV)/.set-up
 SOURCE ?=
 RESOURCES ?= 200000
 MUTATIONS ?= 100000
-PROCESSES ?= 2
+PROCESSES ?= 3
 PIPELINE ?= sample
 QUICK ?=
 BENCH ?=
@@ -57,9 +57,9 @@ airflow: $(STAMP) ## Airflow's own command line on the local stack: make airflow
 cli: $(STAMP) ## Airlock's own command line on the local stack: make cli CMD="held"
 	@$(BIN)/python -m airlock_local cli $(CMD)
 
-# Files that share no server run side by side; one emulator serves all contract tests, one stack those of the scheduler.
-test: $(STAMP) ## every test; most files in two processes (PROCESSES=1 for one)
-	$(BIN)/python -m pytest -m "not proof" -n $(PROCESSES) --dist loadfile tests/unit tests/integration tests/oracles tests/test_*.py
+# Files that share no server run side by side, the longest first; one emulator serves all contract tests, one stack those of the scheduler.
+test: $(STAMP) ## every test; most files in three processes (PROCESSES=1 for one)
+	$(BIN)/python -m pytest -m "not proof" -n $(PROCESSES) --dist loadfile tests/integration tests/oracles tests/unit tests/test_*.py
 	$(BIN)/python -m pytest -m "not proof" tests/contract
 	$(BIN)/python -m pytest -m "not proof" tests/e2e
 

@@ -1,6 +1,7 @@
 """Review: a person decides, in Airflow's own form, on what is held; and what the answer does.
 
-An answer that does not say enough fails the try, and the next one asks again and says why.
+An answer that does not say enough fails the try, and the next one asks again. Airflow keeps a question's text from its
+first try on, whatever a later one says, so the form tells beforehand what an approval needs.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ REASONS = Param(
     title="Reason codes",
     description="approve only what is held by these reason codes and no others, one a line; empty for all",
 )
-_REFUSED = "refused"  # key of the task state store: why the last answer was not taken
+NEEDS = "An approval without a reason is not taken: the question comes again, and the task's log says why."
 
 
 class _ReviewOperator(HITLOperator):
@@ -94,10 +95,8 @@ class _ReviewOperator(HITLOperator):
         self.log.info("waiting for a review, by reason code: %s", waiting)
         if not waiting:
             return NOT_ASKED
-        refused = context["task_state_store"].get(_REFUSED, None)
-        asked = [f"- {code}: {number}" for code, number in waiting.items()]
-        before = [f"The last answer was not taken: {refused}."] if refused else []
-        self.body = "\n\n".join([*before, str(self.body), "Waiting, by reason code:\n\n" + "\n".join(asked)])
+        asked = "\n".join(f"- {code}: {number}" for code, number in waiting.items())
+        self.body = f"{self.body}\n\nWaiting when it was first asked, by reason code:\n\n{asked}\n\n{NEEDS}"
         return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
@@ -108,15 +107,10 @@ class _ReviewOperator(HITLOperator):
         ReviewError
             If it does not say enough; nothing is released, and the next try asks again.
         """
-        from airlock.review import ReviewError, check_answer
+        from airlock.review import check_answer
 
         answer = super().execute_complete(context, event)
-        try:
-            check_answer(_review(answer), _reasons(answer))
-        except ReviewError as error:
-            context["task_state_store"].set(_REFUSED, str(error))
-            raise
-        context["task_state_store"].set(_REFUSED, "")
+        check_answer(_review(answer), _reasons(answer))
         return answer
 
 

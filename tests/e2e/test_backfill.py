@@ -13,7 +13,7 @@ from tests.e2e.conftest import until
 if TYPE_CHECKING:
     from tests.e2e.conftest import Machine
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("first_run")]
+pytestmark = [pytest.mark.slow, pytest.mark.proof, pytest.mark.timeout(600), pytest.mark.usefixtures("first_run")]
 
 DAYS = ("2026-10-05", "2026-10-06", "2026-10-07")
 
