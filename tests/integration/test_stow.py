@@ -48,7 +48,9 @@ def routed(**stow: Any) -> list[dict[str, Any]]:
 def delivery(studies: range, instances: int, pixels: int = 1) -> dict[str, bytes]:
     """Return files by SOPInstanceUID, each with pixel data of its own."""
     return {
-        sop_uid(study, 1, number): ct(study, 1, number, PixelData=bytes([study % 250, number % 250]) * 256 * pixels)
+        sop_uid(study, 1, number): ct(
+            study, 1, number, Rows=16 * pixels, Columns=16, PixelData=bytes([study % 250, number % 250]) * 256 * pixels
+        )
         for study in studies
         for number in range(1, instances + 1)
     }
