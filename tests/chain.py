@@ -10,6 +10,7 @@ import asyncio
 import csv
 import io
 import json
+import threading
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -122,6 +123,9 @@ def _clinical(name: str) -> dict[str, Any]:
         "audit": {"manifest_wait_seconds": 3},
         "routes": [{"name": "contracts", "uri": "s3://contracts/patients/"}],
     }
+
+
+_building = threading.Lock()  # a DAG takes in what is made while it is open, in whatever thread
 
 
 def build(pipeline: Pipeline) -> DAG:
@@ -256,7 +260,8 @@ class Chain:
     def dag(self) -> DAG:
         """The pipeline's DAG; a test may change the pipeline between two stages."""
         if self.built is None or self.built[0] is not self.pipeline:
-            self.built = self.pipeline, build(self.pipeline)
+            with _building:
+                self.built = self.pipeline, build(self.pipeline)
         return self.built[1]
 
     def run(self) -> dict[str, Any]:

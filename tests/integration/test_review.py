@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airlock.review import ReviewError
-from airlock_tasks.review import APPROVE, KEEP_HELD
+from airlock_tasks.review import APPROVE, KEEP_HELD, NEEDS
 from tests.chain import CONTRACT, HEALTHLAKE, Chain, answer, clinical_pipeline, pipeline
 from tests.clinical_files import ndjson, patient
 from tests.dicom_files import ct, delivery
@@ -99,8 +99,7 @@ def test_an_approval_without_a_reason_is_refused_and_asked_again(place: Place, a
     chain.tries = 2
     with pytest.raises(ReviewError, match="an approval needs a person and a reason"):
         answered(chain, APPROVE)
-    assert "The last answer was not taken: an approval needs a person and a reason" in asked[1]["body"]
-    assert "The last answer" not in asked[0]["body"]
+    assert [NEEDS in question["body"] for question in asked] == [True, True]
     assert place.contracts() == []
     answered(chain, APPROVE, WHY)
     assert len(place.contracts()) == 1
