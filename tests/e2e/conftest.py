@@ -135,6 +135,22 @@ class Machine:
         with self.api() as api:
             api._call("PATCH", _question(dag, run, task), json={"chosen_options": [option], "params_input": params})
 
+    def decide(self, dag: str, run: str, task: str, option: str, params: dict[str, Any]) -> str:
+        """Answer a task's question until its run has ended, and return the run's state.
+
+        Airflow 3.3.2 may fail a try that is answered before its scheduler has noticed that it waits, and ask again.
+        """
+
+        def ended() -> str | None:
+            question = self.question(dag, run, task)
+            if question and not question["response_received"]:
+                self.answer(dag, run, task, option, params)
+            with self.api() as api:
+                state = api.run_state(dag, run)
+            return state if state in {"success", "failed"} else None
+
+        return str(until("the run ends", ended))
+
     def airflow(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Call Airflow's command line."""
         known = read_secrets(self.settings)

@@ -54,10 +54,7 @@ def test_the_question_names_counts_only(machine: Machine, waiting: str) -> None:
 
 def test_an_approval_with_a_reason_releases_and_is_in_the_ledger(machine: Machine, waiting: str) -> None:
     held = report(machine, waiting)["dispositions"]["held"]
-    machine.answer("documents", waiting, "review", APPROVE, {"reason": REASON})
-    with machine.api() as api:
-        ended = until("the run ends", lambda: (s := api.run_state("documents", waiting)) in {"success", "failed"} and s)
-    assert ended == "success"
+    assert machine.decide("documents", waiting, "review", APPROVE, {"reason": REASON}) == "success"
     assert report(machine, waiting)["dispositions"] == {"released": held}
     with sqlite3.connect(machine.settings.ledger_url.removeprefix("sqlite:///")) as ledger:
         who = "SELECT DISTINCT overridden_by, override_reason FROM overrides WHERE run_key = ?"

@@ -106,8 +106,7 @@ def test_an_answer_without_a_reason_is_asked_again_and_one_with_it_releases(mach
     question = until("review asks again", lambda: unanswered(machine, run))
     assert NEEDS in question["body"]
     assert "CANARY" not in json.dumps(question).upper()
-    machine.answer(DAG, run, "review", APPROVE, {"reason": WHY, "reasons": None})
-    assert ended(machine, run) == "success"
+    assert machine.decide(DAG, run, "review", APPROVE, {"reason": WHY, "reasons": None}) == "success"
     check_override(machine, run)
 
 
