@@ -179,9 +179,9 @@ class TestItLeavesNoTrace:
         assert (tmp_path / "ledger.db").read_bytes() == before
         assert world.ledger.states("nightly") == NOBODY
         assert world.ledger.instance_states(STORE) == NOBODY
-        assert world.keys("s3://work/staging/") == []
-        key = world.run().key
-        assert all(name.startswith(f"nightly/{key}/plan/") for name in world.keys("s3://work/runs/"))
+        run = world.run()
+        assert world.keys(run.pipeline.staging.uri) == []
+        assert all(name.startswith(f"nightly/{run.key}/plan/") for name in world.keys(run.pipeline.workspace))
 
     def test_the_same_run_in_earnest_takes_everything(self, world: World) -> None:
         """Airflow's backfill may reprocess a planned interval: it then has the plan's run id."""
@@ -189,7 +189,7 @@ class TestItLeavesNoTrace:
         made(world, *files, run_id="one")
         real = taken(world, *files, run_id="one")
         assert world.ledger.held_total("nightly", real.key)[0] == 2
-        assert len(world.keys("s3://work/staging/")) == 2
+        assert len(world.keys(real.pipeline.staging.uri)) == 2
 
     def test_a_plan_of_a_run_that_was_done_finds_nothing_left(self, world: World) -> None:
         taken(world, dicom("a"), run_id="one")

@@ -13,6 +13,6 @@ MESSAGE = Message(
     subject_key="0123456789abcdef",
     revision=1,
     content_digest="c" * 64,
-    contract_uri="s3://work/runs/nightly/one-1234/contracts/0123456789abcdef/revision-000001.json",
+    contract_uri="s3://workspace/runs/nightly/one-1234/contracts/0123456789abcdef/revision-000001.json",
 )
 BODY: dict[str, Any] = {"schema": "airlock.message/1"} | vars(MESSAGE)

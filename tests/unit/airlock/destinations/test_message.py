@@ -8,7 +8,9 @@ from airlock.destinations import Message
 from airlock.ledger import OutboxMessage
 from tests.unit.airlock.destinations.messages import BODY, MESSAGE
 
-ROW = OutboxMessage(7, "nightly", "sqs:q", "k1", "a", 1, "d1", "s3://work/d1.json", 0, datetime(2026, 1, 1, tzinfo=UTC))
+ROW = OutboxMessage(
+    7, "nightly", "sqs:q", "k1", "a", 1, "d1", "s3://workspace/d1.json", 0, datetime(2026, 1, 1, tzinfo=UTC)
+)
 
 
 def test_deduplication_id_is_that_of_destination_subject_and_content_alone() -> None:

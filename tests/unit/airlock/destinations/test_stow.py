@@ -85,8 +85,9 @@ class Study:
             NumberOfStudyRelatedInstances=len(instances),
             series=(ContractSeries(SeriesInstanceUID=f"{study_uid(1)}.1", instances=instances),),
         )
-        self.s3.put(S3Uri("work", "contract.json"), contract.to_json().encode())
-        return Message("0" * 64, "nightly", "run", contract.study_key, 1, "0" * 64, "s3://work/contract.json")
+        where = S3Uri("work", "contract.json")
+        self.s3.put(where, contract.to_json().encode())
+        return Message("0" * 64, "nightly", "run", contract.study_key, 1, "0" * 64, str(where))
 
     def send(self, message: Message | None = None, auth: httpx.Auth | None = None, timeout: float = 10) -> None:
         with DicomWeb(self.server.url, auth, timeout_seconds=timeout) as web:

@@ -16,7 +16,7 @@ MINUTE = timedelta(minutes=1)
 
 
 def messages(*rows: tuple[str, int, str]) -> pl.DataFrame:
-    return pl.DataFrame([(*row, f"s3://work/{row[2]}.json") for row in rows], schema=MESSAGES, orient="row")
+    return pl.DataFrame([(*row, f"s3://workspace/{row[2]}.json") for row in rows], schema=MESSAGES, orient="row")
 
 
 @pytest.fixture
@@ -44,7 +44,9 @@ def test_a_content_is_queued_once_per_destination(opened: Ledger) -> None:
 def test_a_message_has_all_that_sending_it_needs(opened: Ledger) -> None:
     opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
     (found,) = due(opened)
-    assert found == OutboxMessage(found.id, NIGHTLY, TO, "k1", "a", 1, "d1", "s3://work/d1.json", 0, found.queued_at)
+    assert found == OutboxMessage(
+        found.id, NIGHTLY, TO, "k1", "a", 1, "d1", "s3://workspace/d1.json", 0, found.queued_at
+    )
 
 
 def test_a_sent_message_is_never_due_again_nor_queued_again(opened: Ledger) -> None:

@@ -11,7 +11,7 @@ TO = f"s3://contracts/{STORE}/"
 
 
 def messages(*rows: tuple[str, int]) -> pl.DataFrame:
-    full = [(key, revision, f"{key}-{revision}", f"s3://work/{key}-{revision}.json") for key, revision in rows]
+    full = [(key, revision, f"{key}-{revision}", f"s3://workspace/{key}-{revision}.json") for key, revision in rows]
     return pl.DataFrame(full, schema=MESSAGES, orient="row")
 
 
