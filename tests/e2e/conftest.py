@@ -131,25 +131,29 @@ class Machine:
         return found or None
 
     def answer(self, dag: str, run: str, task: str, option: str, params: dict[str, Any]) -> None:
-        """Answer a task's question as Airflow's form does."""
+        """Answer a task's question as Airflow's form does, when a person can have read it.
+
+        Airflow 3.3.2 fails a try that is answered before its scheduler has noticed that the try's process ended.
+        """
+        until("the scheduler knows that the task waits", lambda: self._waits(dag, run, task))
         with self.api() as api:
             api._call("PATCH", _question(dag, run, task), json={"chosen_options": [option], "params_input": params})
 
+    def _waits(self, dag: str, run: str, task: str) -> bool:
+        """Return whether the scheduler's log tells the end of the process of the try that waits."""
+        with self.api() as api:
+            instance = api._call("GET", _instance(dag, run, task))
+        marks = f"dag_id={dag}, task_id={task}, run_id={run},", f"try_number={instance['try_number']},"
+        log = (self.settings.var / "log/scheduler.log").read_text(errors="replace").splitlines()
+        told = any("TaskInstance Finished" in line and all(mark in line for mark in marks) for line in log)
+        return told and instance["state"] == "awaiting_input"
+
     def decide(self, dag: str, run: str, task: str, option: str, params: dict[str, Any]) -> str:
-        """Answer a task's question until its run has ended, and return the run's state.
-
-        Airflow 3.3.2 may fail a try that is answered before its scheduler has noticed that it waits, and ask again.
-        """
-
-        def ended() -> str | None:
-            question = self.question(dag, run, task)
-            if question and not question["response_received"]:
-                self.answer(dag, run, task, option, params)
-            with self.api() as api:
-                state = api.run_state(dag, run)
-            return state if state in {"success", "failed"} else None
-
-        return str(until("the run ends", ended))
+        """Answer a task's question and return the state that its run ends in."""
+        self.answer(dag, run, task, option, params)
+        with self.api() as api:
+            state = until("the run ends", lambda: (s := api.run_state(dag, run)) in {"success", "failed"} and s)
+        return str(state)
 
     def airflow(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Call Airflow's command line."""
@@ -161,8 +165,12 @@ class Machine:
         )
 
 
+def _instance(dag: str, run: str, task: str) -> str:
+    return f"/api/v2/dags/{dag}/dagRuns/{quote(run, safe='')}/taskInstances/{task}"
+
+
 def _question(dag: str, run: str, task: str) -> str:
-    return f"/api/v2/dags/{dag}/dagRuns/{quote(run, safe='')}/taskInstances/{task}/-1/hitlDetails"
+    return f"{_instance(dag, run, task)}/-1/hitlDetails"
 
 
 def _kill(process: psutil.Process) -> None:
