@@ -248,6 +248,14 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     _waking(pipelines, "bursts", "5", s3, schedule={"cron": "* * * * *", "max_active_runs": 2})
     imaging_pipeline(
         pipelines,
+        "announces",
+        "7",
+        healthlake=None,
+        receive={"quiet_seconds": 0},
+        routes=[{"name": "per-study", "asset": {"name": "airlock-example-studies"}}],
+    )
+    imaging_pipeline(
+        pipelines,
         "asks",
         "6",
         healthlake=None,

@@ -21,7 +21,7 @@ from tests.dicom_files import ct
 from tests.e2e.conftest import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from airlock.pipelines import Arrivals
     from tests.e2e.conftest import Machine
@@ -30,6 +30,8 @@ pytestmark = pytest.mark.slow
 
 BURSTS, BURST, STUDIES = 10, 1_000, 100
 PATIENCE = 900.0
+_ENDED = frozenset({"success", "failed"})
+_STATES = _ENDED | {"queued", "running"}
 
 
 def runs(machine: Machine, dag: str) -> list[dict[str, Any]]:
@@ -46,7 +48,7 @@ def unpause(machine: Machine, dag: str) -> None:
 def ended(machine: Machine, dag: str) -> list[dict[str, Any]]:
     """Return a DAG's runs when none is under way."""
     found = runs(machine, dag)
-    return found if found and all(run["state"] in {"success", "failed"} for run in found) else []
+    return found if found and all(run["state"] in _ENDED for run in found) else []
 
 
 def in_queue(machine: Machine, url: str) -> int:
@@ -55,10 +57,11 @@ def in_queue(machine: Machine, url: str) -> int:
     return sum(map(int, said.values()))
 
 
-def dispositions(machine: Machine, dag: str) -> pl.DataFrame:
-    """Return the final words of all runs of a pipeline, one row per arrival."""
+def dispositions(machine: Machine, dag: str, states: Collection[str] = _STATES) -> pl.DataFrame:
+    """Return the final words of the runs of a pipeline that are in some states, one row per arrival."""
+    keys = [run_key(dag, run["dag_run_id"]) for run in runs(machine, dag) if run["state"] in states]
     with Ledger.open(machine.settings.ledger_url) as ledger:
-        return pl.concat([ledger.dispositions_of(dag, run_key(dag, run["dag_run_id"])) for run in runs(machine, dag)])
+        return pl.concat([ledger.dispositions_of(dag, key) for key in keys])
 
 
 def routed(machine: Machine, dag: str) -> dict[str, list[int]]:
@@ -210,15 +213,10 @@ def test_ten_thousand_objects_in_bursts_while_everything_is_killed_twice(
             machine.kill("triggerer")
             machine.restart()
 
-    def decided() -> bool:
-        with Ledger.open(machine.settings.ledger_url) as ledger:
-            states = ledger.states("bursts")
-        return sum(states.values()) == len(keys) and "claimed" not in states
-
-    until("every object is decided", decided, PATIENCE)
+    # Nightly runs never cease, and a DAG that is paused ends none: those that took files have to end.
+    until("every object's run ends", lambda: dispositions(machine, "bursts", _ENDED).height >= len(keys), PATIENCE)
     with machine.api() as api:
         api._call("PATCH", "/api/v2/dags/bursts", json={"is_paused": True})
-    done = until("no run is under way", lambda: ended(machine, "bursts"), PATIENCE)
 
     words = dispositions(machine, "bursts")
     assert words.height == words["arrival_id"].n_unique() == len(keys)
@@ -233,8 +231,9 @@ def test_ten_thousand_objects_in_bursts_while_everything_is_killed_twice(
     assert all(numbers == list(range(1, len(numbers) + 1)) for numbers in revisions.values())
     assert sum(instances(machine, "5", study, numbers[-1]) for study, numbers in revisions.items()) == len(keys)
     assert 0 < in_queue(machine, settings.dead_letter_queue_url or "") <= teller.nonsense + 20
+    done = runs(machine, "bursts")
     kinds = Counter((run["run_type"], run["state"]) for run in done)
-    assert {state for _, state in kinds} == {"success"}
+    assert "failed" not in {state for _, state in kinds}
     assert kinds["asset_triggered", "success"] >= 2
     assert len(done) < 60
     with capsys.disabled():
