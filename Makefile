@@ -36,6 +36,7 @@ help: ## what there is
 	@echo "  AIRLOCK_PARALLELISM=4      tasks at a time"
 	@echo "  AIRLOCK_STALL_MINUTES=15   how long a run may show no change before make run gives up watching it"
 	@echo "  AIRLOCK_PIPELINES=include/pipelines   the folder of the pipeline files"
+	@echo "  AIRLOCK_METADATA_URL=       Airflow's own database where SQLite does not do: postgresql+psycopg2://..."
 	@echo "  AIRLOCK_VAR=var            databases, logs and reports of the local stack"
 	@echo "  PYTHON=python3.12          the Python (3.11 to 3.13) that .venv is made with"
 

@@ -81,7 +81,7 @@ def _command_line(settings: Settings, program: str, arguments: list[str]) -> int
     """Call Airflow's command line, or Airlock's, as part of the stack."""
     from airlock_local.environment import airflow_variables, cli_variables, inherited, read_secrets  # noqa: PLC0415
 
-    if not (settings.airflow_home / "airflow.db").exists():
+    if not settings.metadata_marker.exists():
         return _refuse(SettingsError("there is no local Airflow yet: call make run first"), WRONG_REQUEST)
     known = read_secrets(settings)
     environment = inherited(os.environ, account=False) | airflow_variables(settings, known)

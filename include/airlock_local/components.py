@@ -193,9 +193,9 @@ def _preparations(settings: Settings, environment: dict[str, str]) -> tuple[Prep
             title="Airflow's metadata database",
             argv=(sys.executable, "-m", "airflow", "db", "migrate"),
             environment=environment,
-            marker=settings.airflow_home / "migrated",
-            state=version("apache-airflow"),
-            result=settings.airflow_home / "airflow.db",
+            marker=settings.metadata_marker,
+            state=_digest(version("apache-airflow"), settings.metadata_url),
+            result=settings.metadata_marker if settings.metadata_server else settings.airflow_home / "airflow.db",
         ),
         Preparation(
             name="ledger",

@@ -137,7 +137,7 @@ def airflow_variables(settings: Settings, known: Secrets) -> dict[str, str]:
         "core__execution_api_server_url": f"{settings.api_url}/execution/",
         "core__simple_auth_manager_users": f"{USER}:admin",
         "core__simple_auth_manager_passwords_file": password_file(settings),
-        "database__sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}",
+        "database__sql_alchemy_conn": settings.metadata_url,
         "api__host": LOOPBACK,
         "api__port": settings.api_port,
         "api__workers": 1,

@@ -34,6 +34,8 @@ class Settings:
         Folder of databases, logs and reports.
     pipelines, dags
         Folders of the pipeline files and of the DAG files.
+    metadata_server
+        URL of a PostgreSQL database of Airflow's own; empty for a SQLite file below ``var``.
     """
 
     api_port: int = 8080
@@ -44,6 +46,7 @@ class Settings:
     var: Path = ROOT / "var"
     pipelines: Path = ROOT / "include/pipelines"
     dags: Path = ROOT / "dags"
+    metadata_server: str = ""
 
     @property
     def api_url(self) -> str:
@@ -66,6 +69,16 @@ class Settings:
         return self.var / "airflow"
 
     @property
+    def metadata_url(self) -> str:
+        """Airflow's metadata database."""
+        return self.metadata_server or f"sqlite:///{self.airflow_home / 'airflow.db'}"
+
+    @property
+    def metadata_marker(self) -> Path:
+        """The file that says that Airflow's metadata database is made."""
+        return self.airflow_home / "migrated"
+
+    @property
     def ledger_url(self) -> str:
         """The ledger's database."""
         return f"sqlite:///{self.var / 'ledger.db'}"
@@ -77,7 +90,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     Raises
     ------
     SettingsError
-        If a value is no number in its range, or two ports are the same.
+        If a value is no number in its range, two ports are the same, or the metadata database is no PostgreSQL.
     """
     default = Settings()
 
@@ -103,6 +116,12 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     if len(set(chosen.values())) < len(chosen):
         shown = ", ".join(f"{name}={port}" for name, port in chosen.items())
         raise SettingsError(f"two parts of the stack would share a port ({shown}): give each its own")
+    metadata_server = environment.get("AIRLOCK_METADATA_URL", "")
+    if metadata_server and not metadata_server.startswith("postgresql+psycopg2://"):  # it may hold a password
+        raise SettingsError(
+            "AIRLOCK_METADATA_URL does not begin with postgresql+psycopg2://: name an empty database of a PostgreSQL "
+            "server, or leave it out for SQLite"
+        )
     return Settings(
         api_port=chosen["AIRLOCK_API_PORT"],
         s3_port=chosen["AIRLOCK_S3_PORT"],
@@ -112,4 +131,5 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         var=folder("AIRLOCK_VAR", default.var),
         pipelines=folder("AIRLOCK_PIPELINES", default.pipelines),
         dags=folder("AIRLOCK_DAGS", default.dags),
+        metadata_server=metadata_server,
     )

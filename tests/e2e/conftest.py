@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -185,7 +186,7 @@ def until(what: str, holds: Callable[[], Any], patience: float = PATIENCE) -> An
     return waiting.until(what, holds, patience)
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
     ports = [item.getsockname()[1] for item in sockets]
     for item in sockets:
@@ -217,7 +218,7 @@ def _waking(folder: Path, name: str, store: str, port: int, **changes: Any) -> N
 
 @pytest.fixture(scope="session")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """Start the stack once for all end-to-end tests, with a first small delivery of canary patients."""
+    """The stack of the end-to-end tests, which `first_run` starts once for all of them."""
     folder = tmp_path_factory.mktemp("machine")
     pipelines = folder / "pipelines"
     pipelines.mkdir()
@@ -234,16 +235,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         receive={"quiet_seconds": 0},
         schedule={"cron": "0 0 * * *", "start_date": "2026-10-01", "max_active_runs": 2},
     )
-    imaging_pipeline(
-        pipelines,
-        "month",
-        "4",
-        healthlake=None,
-        source={"window": "key_date"},
-        receive={"quiet_seconds": 0},
-        schedule={"cron": "0 0 * * *", "start_date": "2026-09-01", "max_active_runs": 2},
-    )
-    api, s3, health = _free_ports(3)
+    api, s3, health = free_ports(3)
     _waking(pipelines, "arriving", "4", s3, schedule={"cron": None})
     _waking(pipelines, "bursts", "5", s3, schedule={"cron": "* * * * *", "max_active_runs": 2})
     imaging_pipeline(
@@ -264,17 +256,24 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         review={"by": "the archive team"},
         notify=[{"sqs": f"http://127.0.0.1:{s3}/123456789012/news", "region_name": "us-east-1"}],
     )
+    with stopped_after(folder, api, s3, health) as made:
+        yield made
+
+
+@contextmanager
+def stopped_after(folder: Path, api: int, s3: int, health: int, **more: str) -> Iterator[Machine]:
+    """Give the stack of a folder and its pipelines, with these ports; nothing of it is left at the end."""
     environment = dict(os.environ) | {
         "AIRLOCK_API_PORT": str(api),
         "AIRLOCK_S3_PORT": str(s3),
         "AIRLOCK_HEALTH_PORT": str(health),
         "AIRLOCK_VAR": str(folder / "var"),
-        "AIRLOCK_PIPELINES": str(pipelines),
+        "AIRLOCK_PIPELINES": str(folder / "pipelines"),
         "AIRLOCK_PARALLELISM": "3",
+        **more,
     }
-    made = Machine(read_settings(environment), environment)
     try:
-        yield made
+        yield Machine(read_settings(environment), environment)
     finally:
         stop = [sys.executable, "-m", "airlock_local", "stop"]
         subprocess.run(stop, env=environment, cwd=ROOT, capture_output=True, timeout=120, check=True)

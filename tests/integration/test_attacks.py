@@ -349,10 +349,10 @@ class TestSettingsOfTheService:
     )
     def test_forms_that_aws_does_not_settle(self, served: Callable[..., Place], setting: dict[str, bool]) -> None:
         place = served(**setting)
-        place.put(delivery(6, 2) | {"bad-uid.dcm": ct(90, 1, 1, SOPInstanceUID="1.02.3")})
+        place.put(delivery(3, 2) | {"bad-uid.dcm": ct(90, 1, 1, SOPInstanceUID="1.02.3")})
         chain = Chain(place, pipeline(limits={"files_per_job": 2}))
         chain.run()
-        assert chain.report["dispositions"] == {"released": 13}
+        assert chain.report["dispositions"] == {"released": 7}
         assert chain.errors == []
 
 

@@ -91,7 +91,7 @@ def _write_ahead(engine: Engine) -> None:
 
 
 def _writes_ahead(connection: PoolProxiedConnection, *, last: bool) -> bool:
-    # SQLite's own timeout does not cover a change of the mode: it fails at once while anybody else is in the file.
+    # SQLite's own timeout does not cover every change of the mode: it fails at once while another one changes it.
     try:
         connection.cursor().execute("PRAGMA journal_mode = WAL")
     except sqlite3.OperationalError as error:

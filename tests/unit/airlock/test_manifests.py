@@ -357,7 +357,7 @@ FIELDS = st.lists(
 ).map(lambda fields: '{"inputFile": "a", "importResponse": {' + ", ".join(fields) + "}}")  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=75, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lines=st.lists(FIELDS | st.lists(SPELLINGS, max_size=12).map("".join), max_size=4), kind=st.sampled_from([*FILES])
 )

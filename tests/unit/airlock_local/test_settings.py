@@ -28,3 +28,15 @@ def test_a_value_that_is_no_port_is_refused_by_name(value):
 def test_two_parts_cannot_share_a_port():
     with pytest.raises(SettingsError, match="AIRLOCK_S3_PORT=9000, AIRLOCK_HEALTH_PORT=9000"):
         read_settings({"AIRLOCK_S3_PORT": "9000", "AIRLOCK_HEALTH_PORT": "9000"})
+
+
+def test_airflow_keeps_its_metadata_in_sqlite_unless_a_server_is_named(tmp_path):
+    assert read_settings({"AIRLOCK_VAR": str(tmp_path)}).metadata_url == f"sqlite:///{tmp_path}/airflow/airflow.db"
+    url = "postgresql+psycopg2://airlock@/airflow?host=%2Frun%2Fpostgresql"
+    assert read_settings({"AIRLOCK_METADATA_URL": url}).metadata_url == url
+
+
+def test_another_database_is_refused_without_its_password():
+    with pytest.raises(SettingsError, match="AIRLOCK_METADATA_URL") as refused:
+        read_settings({"AIRLOCK_METADATA_URL": "mysql://airlock:SECRET@db/airflow"})
+    assert "SECRET" not in str(refused.value)

@@ -93,6 +93,7 @@ def test_waits_for_whoever_is_in_the_file_when_it_changes_how_sqlite_keeps_it(
         reader.close()
 
     monkeypatch.setattr("airlock.ledger.schema.sleep", leave_the_file)
+    monkeypatch.setattr("airlock.ledger.database.BUSY_TIMEOUT_MS", 10)  # SQLite's own wait for a reader to leave
     upgrade(url)
     Ledger.open(url).dispose()
     assert len(waited) == 1
