@@ -459,6 +459,7 @@ def served(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             f"--s3-endpoint={s3_endpoint}",
             f"--state={tmp_path}/state.db",
             f"--datastore={DATASTORE}:t",
+            "--submitted-seconds=0",
         ]
         with (tmp_path / "localaws.log").open("wb") as log:
             command = [sys.executable, "-m", "localaws", *known, *flags]
