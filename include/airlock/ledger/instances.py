@@ -15,6 +15,7 @@ from airlock.ledger.redrives import is_redrive
 from airlock.ledger.runs import need_run
 from airlock.ledger.studies import SERIES, STUDIES, insert_elements
 from airlock.ledger.tables import InstanceState, arrivals, instances
+from airlock.records import Disposition
 from airlock.records import schema as schema_of
 
 if TYPE_CHECKING:
@@ -147,6 +148,19 @@ def _inherit(connection: Connection, datastore_id: str, pipeline: str, rows: Tab
         before.c.superseded_by == rows.c.arrival_id,
     )
     connection.execute(update(instances).where(replaced).values(arrival_id=rows.c.arrival_id))
+
+
+def give_back(connection: Connection, owned: ColumnElement[bool]) -> int:
+    """Let the generations before own again what lies in the store of theirs; return how many instances that were."""
+    before = arrivals.alias("before")
+    theirs = and_(
+        instances.c.state != InstanceState.CLAIMED,
+        before.c.pipeline == instances.c.pipeline,
+        before.c.superseded_by == instances.c.arrival_id,
+        before.c.sop_instance_uid == instances.c.SOPInstanceUID,
+        before.c.disposition == Disposition.HELD.value,
+    )
+    return connection.execute(update(instances).where(owned, theirs).values(arrival_id=before.c.arrival_id)).rowcount
 
 
 def _drop_other_claims(connection: Connection, datastore_id: str, pipeline: str, run_key: str, rows: Table) -> None:
@@ -299,6 +313,8 @@ class Instances(Store):
             pipeline = need_run(connection, run_key).pipeline
             rows = stage(connection, frame, IMPORTS, ["SOPInstanceUID"])
             need_held(connection, pipeline, run_key, rows)
+            if is_redrive(connection, run_key):
+                _inherit(connection, datastore_id, pipeline, rows)
             own = and_(
                 instances.c.datastore_id == datastore_id,
                 instances.c.SOPInstanceUID == rows.c.SOPInstanceUID,
@@ -321,6 +337,8 @@ class Instances(Store):
     def drop_instances(self, datastore_id: str, run_key: str, uids: pl.Series) -> int:
         """Give up a run's ownership of SOP instances that its jobs did not import: a later delivery may bring them.
 
+        What a redrive could not import anew lies in the store as before: the generation that brought it owns it again.
+
         Parameters
         ----------
         datastore_id, run_key
@@ -337,8 +355,9 @@ class Instances(Store):
             rows = stage(connection, uid_frame(uids, "SOPInstanceUID"), _SOPS, ["SOPInstanceUID"])
             of_run = exists().where(_ARRIVAL, arrivals.c.run_key == run_key)
             named = instances.c.SOPInstanceUID.in_(select(rows.c.SOPInstanceUID))
-            statement = delete(instances).where(instances.c.datastore_id == datastore_id, named, of_run)
-            return connection.execute(statement).rowcount
+            owned = and_(instances.c.datastore_id == datastore_id, named, of_run)
+            given = give_back(connection, owned) if is_redrive(connection, run_key) else 0
+            return given + connection.execute(delete(instances).where(owned)).rowcount
 
     def instances_of(self, datastore_id: str, study_uids: pl.Series) -> pl.DataFrame:
         """Return what a data store holds of these studies, from whatever run, in their primary image sets.

@@ -47,14 +47,7 @@ def _give_places_back(connection: Connection, pipeline: str, run_key: str, unset
         raise LedgerError(f"run {run_key!r} resolves non-primary image sets: clear its validate task, which goes on")
     before = arrivals.alias("before")
     given = select(arrivals.c.arrival_id).where(unsettled)
-    owned = and_(
-        instances.c.pipeline == pipeline,
-        instances.c.arrival_id.in_(given),
-        before.c.pipeline == pipeline,
-        before.c.superseded_by == instances.c.arrival_id,
-        before.c.sop_instance_uid == instances.c.SOPInstanceUID,
-    )
-    connection.execute(update(instances).where(owned).values(arrival_id=before.c.arrival_id))
+    of_instances.give_back(connection, and_(instances.c.pipeline == pipeline, instances.c.arrival_id.in_(given)))
     linked = select(before.c.arrival_id).where(before.c.pipeline == pipeline, before.c.superseded_by.in_(given))
     free = and_(arrivals.c.pipeline == pipeline, arrivals.c.arrival_id.in_(linked))
     connection.execute(update(arrivals).where(free).values(superseded_by=None))

@@ -309,3 +309,17 @@ def test_an_image_set_of_which_not_all_was_chosen(ledger: Ledger) -> None:
     ledger.record_imported(STORE, "a", imports(("1", "1.1"), ("2", "1.2"), state="non_primary"), NO_STUDIES, NO_SERIES)
     assert ledger.left_behind(STORE, uids("image-set"), uids(id_of("1"))) == 1
     assert ledger.left_behind(STORE, uids("image-set"), uids(*ids_of("12"))) == 0
+
+
+def test_what_a_redrive_could_not_import_anew_stays_that_of_the_generation_in_the_store(ledger: Ledger) -> None:
+    held_in_store(ledger, reason="version_above_one")
+    redrive(ledger, "r", to_come("1"))
+    heir = next_generation(id_of("1"))
+    ledger.claim_instances(STORE, NIGHTLY, "r", claims(("1", "1.1")).with_columns(arrival_id=pl.lit(heir)))
+    assert ledger.drop_instances(STORE, "r", uids("1.1")) == 1
+    assert ledger.known_instances(STORE, uids("1.1"))["arrival_id"].to_list() == [id_of("1")]
+    assert ledger.instance_states(STORE) == {"imported": 1}
+    ledger.settle(NIGHTLY, "r", dispositions("1", word="failed").with_columns(arrival_id=pl.lit(heir)))
+    begin(ledger, "b")
+    assert ledger.unresolved_studies(STORE, NIGHTLY, uids("1.study"), except_run="b") == ["1.study"]
+    assert ids(chosen(ledger)) == ids_of("1")
