@@ -34,6 +34,7 @@ _PATIENT = ("PatientID",)
 _STUDY = ("StudyDate", "AccessionNumber", "StudyID")
 _SERIES = ("SeriesNumber",)
 _FAILED = ("COPY_FAILED", "UPDATE_FAILED")
+_INSTEAD = "give the run back with airlock ledger release, and redrive with delete"
 
 
 class ImageSets(Protocol):
@@ -78,6 +79,7 @@ def carry(run: Run, images: ImageSets) -> None:
     datastore = run.pipeline.healthimaging.datastore_id
     carried = run.ledger.carried(datastore, run.pipeline.name, run.key)
     odd = carried.filter(pl.col("state") == "non_primary")["image_set_id"].unique().sort()
+    _need_small(run, images, odd)
     resolved = {str(name): r for name in odd if (r := _resolve(run, images, str(name))) is not None}
     verdicts, outcomes = [VERDICTS.to_frame()], [OUTCOMES.to_frame()]
     for (key,), rows in carried.group_by("run_key", maintain_order=True):
@@ -176,14 +178,38 @@ def _need_all(carried: pl.DataFrame, verdicts: pl.DataFrame) -> None:
         )
 
 
-def _resolve(run: Run, images: ImageSets, image_set_id: str) -> Resolved | None:
-    """Do what a person wants done with a non-primary image set, from where an earlier try has left it."""
+def _asked(run: Run) -> Resolution | None:
     asked = run.ledger.redrive_of(run.key)
     word = asked and asked["choice"].get("non_primary")
-    if not word:
+    return Resolution(word) if word else None
+
+
+def _need_small(run: Run, images: ImageSets, image_set_ids: Iterable[str]) -> None:
+    """Refuse image sets that cannot be copied as a whole before anything is done with one of them.
+
+    Raises
+    ------
+    ResolutionError
+        If one has too many frames, or is not there. The redrive can be given back then, and another one choose delete.
+    """
+    begun = {one.image_set_id for one in run.ledger.resolutions_of(run.key)}
+    for name in [] if _asked(run) is not Resolution.PROMOTE else set(image_set_ids) - begun:
+        if _there(images, name) is None:
+            raise ResolutionError(f"image set {name} was deleted by others: {_INSTEAD}")
+        frames = sum(len(one.get("ImageFrames") or ()) for one in _each(images.metadata(name)).values())
+        if frames > FRAMES_PER_COPY:
+            raise ResolutionError(
+                f"image set {name} has {frames} frames, and CopyImageSet takes {FRAMES_PER_COPY}: {_INSTEAD}"
+            )
+
+
+def _resolve(run: Run, images: ImageSets, image_set_id: str) -> Resolved | None:
+    """Do what a person wants done with a non-primary image set, from where an earlier try has left it."""
+    word = _asked(run)
+    if word is None:
         return None
     datastore = run.pipeline.healthimaging.datastore_id
-    record = run.ledger.begin_resolution(datastore, run.key, image_set_id, Resolution(word))
+    record = run.ledger.begin_resolution(datastore, run.key, image_set_id, word)
     if record.resolution is Resolution.DELETE:
         if record.state is not ResolutionState.DONE:
             _delete(run, images, record)
@@ -229,7 +255,7 @@ def _copied(run: Run, images: ImageSets, record: ResolutionRecord) -> str:
     """Return the image set that the instances were copied into; a copy that an earlier try began is not repeated."""
     source = _there(images, record.image_set_id)
     if source is None:
-        raise ResolutionError(f"image set {record.image_set_id} was deleted by others: choose delete for it")
+        raise ResolutionError(f"image set {record.image_set_id} was deleted by others: {_INSTEAD}")
     document = images.metadata(record.image_set_id)
     if record.state is ResolutionState.COPYING:
         there = _holder(images, document)
@@ -237,12 +263,6 @@ def _copied(run: Run, images: ImageSets, record: ResolutionRecord) -> str:
             return there
         if source["imageSetWorkflowStatus"] == "COPIED":
             raise ResolutionError(f"the copy of image set {record.image_set_id} is not found yet: a later try finds it")
-    frames = sum(len(one.get("ImageFrames") or ()) for one in _each(document).values())
-    if frames > FRAMES_PER_COPY:
-        raise ResolutionError(
-            f"image set {record.image_set_id} has {frames} frames, and CopyImageSet takes {FRAMES_PER_COPY}: "
-            f"copy it by parts in AWS, or choose delete and correct the files"
-        )
     source = _mended(images, source, document)
     run.ledger.advance_resolution(record, ResolutionState.COPYING)
     return images.promote(record.image_set_id, source["versionId"])
@@ -257,7 +277,9 @@ def _mended(images: ImageSets, source: dict[str, Any], document: dict[str, Any])
     images.update(name, source["versionId"], updates, force=force)
     found = _there(images, name)
     if found is None or found["imageSetWorkflowStatus"] in _FAILED:
-        raise ResolutionError(f"image set {name} was not changed: look at it in AWS, then clear validate")
+        raise ResolutionError(
+            f"image set {name} was not changed: look at it in AWS, then clear validate, or {_INSTEAD}"
+        )
     return found
 
 

@@ -14,7 +14,9 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from botocore.config import Config
 
+from airlock import resolve
 from airlock.records import study_key
+from airlock.run import run_key
 from tests.chain import DATASTORE, Chain, pipeline
 from tests.dicom_files import ct, delivery, sop_uid, study_uid
 
@@ -186,6 +188,21 @@ def test_a_non_primary_conflict_is_deleted_and_the_corrected_file_comes_in(place
     place.put({"3.dcm": ct(1, 1, 3)})
     assert Chain(place, settings(), run_id="manual__third").run()["dispositions"] == {"released": 1}
     assert sops(newest(place)) == [sop_uid(1, 1, number) for number in (1, 2, 3)]
+
+
+def test_what_is_too_large_to_promote_is_given_back_and_deleted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    conflict(place)
+    monkeypatch.setattr(resolve, "FRAMES_PER_COPY", 0)
+    stuck = again(place, redrive_study=STUDY, redrive_non_primary="promote")
+    with pytest.raises(
+        resolve.ResolutionError, match=r"CopyImageSet takes 0: give the run back .* redrive with delete"
+    ):
+        stuck.until("validate")
+    with place.ledger() as ledger:
+        ledger.release_claims("nightly", run_key("nightly", "manual__redrive_1"))
+    report = again(place, 2, redrive_study=STUDY, redrive_non_primary="delete").run()
+    assert report["dispositions"] == {"released": 2, "ignored": 1}
+    assert not place.calls("CopyImageSet")
 
 
 def test_what_cannot_be_redriven_is_refused_as_a_whole(place: Place) -> None:

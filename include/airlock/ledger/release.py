@@ -12,7 +12,16 @@ from airlock.ledger.arrivals import scope
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import InstanceState, arrivals, instances, jobs, redrives, resolutions, resources
+from airlock.ledger.tables import (
+    InstanceState,
+    ResolutionState,
+    arrivals,
+    instances,
+    jobs,
+    redrives,
+    resolutions,
+    resources,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection
@@ -41,10 +50,12 @@ def _give_places_back(connection: Connection, pipeline: str, run_key: str, unset
     Raises
     ------
     LedgerError
-        If the redrive has begun to resolve a non-primary image set: what became of it only its own tasks can tell.
+        If the redrive may have had an image set copied or deleted: what became of it only its own tasks can tell.
     """
-    if _count(connection, resolutions.c.run_key == run_key):
+    of_run = resolutions.c.run_key == run_key
+    if _count(connection, of_run, resolutions.c.state != ResolutionState.BEGUN):
         raise LedgerError(f"run {run_key!r} resolves non-primary image sets: clear its validate task, which goes on")
+    connection.execute(delete(resolutions).where(of_run))
     before = arrivals.alias("before")
     given = select(arrivals.c.arrival_id).where(unsettled)
     of_instances.give_back(connection, and_(instances.c.pipeline == pipeline, instances.c.arrival_id.in_(given)))

@@ -323,3 +323,12 @@ def test_what_a_redrive_could_not_import_anew_stays_that_of_the_generation_in_th
     begin(ledger, "b")
     assert ledger.unresolved_studies(STORE, NIGHTLY, uids("1.study"), except_run="b") == ["1.study"]
     assert ids(chosen(ledger)) == ids_of("1")
+
+
+def test_what_has_not_come_to_copy_or_delete_is_given_back_and_another_redrive_resolves_it(ledger: Ledger) -> None:
+    held_in_store(ledger, "non_primary", "non_primary")
+    redrive(ledger, "r", to_come("1", carried=True))
+    ledger.begin_resolution(STORE, "r", "image-set", Resolution.PROMOTE)
+    assert ledger.release_claims(NIGHTLY, "r") == 1
+    redrive(ledger, "s", to_come("1", carried=True))
+    assert ledger.begin_resolution(STORE, "s", "image-set", Resolution.DELETE).run_key == "s"
