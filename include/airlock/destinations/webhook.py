@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 import httpx
 
 from airlock.destinations.message import DestinationError
+from airlock.web import retry_after
 
 if TYPE_CHECKING:
     from airlock.destinations.message import Message
@@ -25,7 +24,6 @@ SIGNATURE = "Airlock-Signature"
 IDEMPOTENCY_KEY = "Idempotency-Key"
 # Of 4xx these tell of the endpoint, or of this moment; any other refuses the message for what it is.
 _LATER = frozenset({401, 402, 403, 404, 405, 407, 408, 409, 421, 423, 425, 429, 451})
-_LONGEST_RETRY_AFTER = 86_400.0  # seconds; a destination cannot put itself to sleep for longer
 
 
 class Webhook:
@@ -57,14 +55,14 @@ class Webhook:
         try:
             # Of the answer nothing but its head is read: the rest may be endless.
             with self.client.stream("POST", self.url, content=body, headers=headers) as reply:
-                status, retry_after = reply.status_code, reply.headers.get("Retry-After")
+                status, wait = reply.status_code, retry_after(reply.headers.get("Retry-After"))
         except httpx.TimeoutException:
             raise DestinationError("timeout", retryable=True) from None
         except httpx.TransportError as error:
             raise DestinationError(type(error).__name__, retryable=True) from None
         if not 200 <= status < 300:
             retryable = status in _LATER or not 400 <= status < 500
-            raise DestinationError(f"http_{status}", retryable=retryable, retry_after=_seconds(retry_after))
+            raise DestinationError(f"http_{status}", retryable=retryable, retry_after=wait)
 
 
 def client_for(timeout_seconds: float) -> httpx.Client:
@@ -82,17 +80,3 @@ def signature(secret: bytes, body: bytes, moment: int) -> str:
     """Return the signature header of a body that is sent at a moment, in seconds since 1970."""
     signed = hmac.new(secret, f"{moment}.".encode() + body, hashlib.sha256).hexdigest()
     return f"t={moment},v1={signed}"
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Read Retry-After, which is seconds or a date (RFC 9110 section 10.2.3); what is neither counts as not there."""
-    if retry_after is None:
-        return None
-    if retry_after.isascii() and retry_after.isdigit():
-        return min(float(retry_after), _LONGEST_RETRY_AFTER)
-    try:
-        moment = parsedate_to_datetime(retry_after)
-    except ValueError:
-        return None
-    wait = (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return min(max(wait, 0.0), _LONGEST_RETRY_AFTER)

@@ -1,11 +1,7 @@
-"""One DICOMweb server: its address, its credentials, and the two transactions that a STOW route needs of it.
-
-httpx writes every request's address into the log, and an address may hold a UID: its loggers are kept to warnings.
-"""
+"""One DICOMweb server: its address, its credentials, and the two transactions that a STOW route needs of it."""
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
@@ -13,6 +9,7 @@ import httpx
 
 from airlock.dicomweb.answer import StoreAnswer, read_answer
 from airlock.dicomweb.multipart import Multipart
+from airlock.web import retry_after
 
 if TYPE_CHECKING:
     import ssl
@@ -26,9 +23,6 @@ _ANSWERS = f"{_DICOM_JSON}, application/dicom+xml;q=0.5"
 _MOST_BYTES = 32 * 1024**2  # of an answer; one about ten thousand instances has five
 _DIVISIBLE = frozenset({400, 409, 413, 422, 500})  # may be for the sake of one instance of several
 _FOR_GOOD = frozenset({400, 409, 413, 422})
-
-for _name in ("httpx", "httpcore"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 def credentials(login: str | None, password: str | None) -> httpx.Auth | None:
@@ -189,5 +183,4 @@ def _refusal(response: httpx.Response) -> DicomWebError:
     code = f"http_{response.status_code}"
     if response.status_code in _DIVISIBLE:
         return RequestRefusedError(code, for_good=response.status_code in _FOR_GOOD)
-    seconds = response.headers.get("Retry-After", "")
-    return DicomWebError(code, float(seconds) if seconds.isascii() and seconds.isdigit() else None)
+    return DicomWebError(code, retry_after(response.headers.get("Retry-After")))

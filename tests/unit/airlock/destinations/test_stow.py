@@ -17,6 +17,7 @@ from airlock.destinations.stow import Stow
 from airlock.dicomweb import DicomWeb, Part, StoreAnswer
 from airlock.records import study_key
 from airlock.s3uri import S3Uri
+from airlock.web import LONGEST_RETRY_AFTER
 from tests.dicom_files import ct, sop_uid, study_uid
 from tests.servers.dicomweb import Server, cut, dicomweb_server, module, refusal
 
@@ -141,6 +142,12 @@ def test_only_what_is_missing_is_sent_after_a_break(study: Study) -> None:
     study.send()
     assert study.server.requests == [study.uids[:4], study.uids[4:], study.uids[4:]]
     assert study.server.held == study.files
+
+
+@pytest.mark.parametrize("asked", ["9" * 400, "99999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_no_server_puts_itself_to_sleep_for_longer_than_a_day(study: Study, asked: str) -> None:
+    study.server.faults.append(refusal(503, Retry_After=asked))
+    assert study.refused().retry_after == LONGEST_RETRY_AFTER
 
 
 def test_an_answer_that_is_lost_costs_no_more_than_its_request_once_again(study: Study) -> None:
