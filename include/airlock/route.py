@@ -10,9 +10,10 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from threading import Lock
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -20,12 +21,13 @@ from pydantic_core import from_json
 
 from airlock.destinations import DestinationError, Message
 from airlock.destinations.s3 import contract_name
-from airlock.ledger import MessageState
+from airlock.ledger import LedgerError, MessageState
+from airlock.ledger.outbox import LEASE
 from airlock.records import CONTRACTS, digest
 from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from airlock.destinations import Destination
     from airlock.ledger import OutboxMessage
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 ASKED_AT_A_TIME = 1_000  # contracts that no route took before
 LOT = 16  # messages leased for each that is on its way
+RENEWED_EVERY = LEASE.total_seconds() / 5
 WRITERS = 16  # contracts written, or read again, at a time
 DOWN_AFTER = 32  # failures in a row: the rest waits for the next try instead of running into the same wall
 REPORT = "routing.json"
@@ -223,7 +226,7 @@ class _Try:
     def count(self, answer: _Answer) -> None:
         """Add an answer, in whatever thread it came."""
         with self._lock:
-            self.in_a_row = self.in_a_row + 1 if answer.to_be_tried_again else 0
+            self.in_a_row = self.in_a_row + 1 if answer.code is not None else 0
             if answer.code is None:
                 self.sent += 1
             elif answer.given_up:
@@ -236,15 +239,33 @@ def _deliver(run: Run[Pipeline], item: Route, destination: Destination) -> _Try:
     """Send every due message once; stop where the destination takes nothing any more."""
     name, address = run.pipeline.name, item.address(run.pipeline.datastore_id)
     done, since, lot = _Try(), datetime.now(UTC), LOT * item.delivery.in_flight
-    try:
+    with _leases(run, name, address):
         while not done.is_down:
             due = run.ledger.due(name, address, datetime.now(UTC), lot, run.key, since=since)
             if not due:
                 break
             _send_lot(run, item, destination, due, done)
-    finally:
-        run.ledger.hand_back(name, address, run.key)  # what was leased and not tried
     return done
+
+
+@contextmanager
+def _leases(run: Run[Pipeline], name: str, address: str) -> Iterator[None]:
+    """Keep what this run has leased from every other run, and hand back in the end what was not tried."""
+    over = Event()
+
+    def renew() -> None:
+        while not over.wait(RENEWED_EVERY):
+            with suppress(LedgerError):  # a ledger that is away now may be back before the lease ends
+                run.ledger.renew(name, address, run.key, datetime.now(UTC))
+
+    renewing = Thread(target=renew, daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        over.set()
+        renewing.join()
+        run.ledger.hand_back(name, address, run.key)
 
 
 def _send_lot(
@@ -255,7 +276,7 @@ def _send_lot(
         queues[message.subject_key].append(message)
     with ThreadPoolExecutor(item.delivery.in_flight) as pool:
         for _ in pool.map(lambda queue: _send(run, item, destination, queue, done), queues.values()):
-            pass  # an exception that is none of a destination's comes out here
+            pass  # the ledger's errors come out here
 
 
 def _send(
@@ -265,16 +286,26 @@ def _send(
     for message in queue:
         if done.is_down:
             return
-        try:
-            destination.send(Message.of(message))
-        except DestinationError as error:
-            answer = _not_taken(run, item.delivery, message, error)
-        else:
+        error = _hand_over(destination, message)
+        if error is None:
             run.ledger.mark_sent(message.id, datetime.now(UTC))
-            answer = _Answer()
+        answer = _Answer() if error is None else _not_taken(run, item.delivery, message, error)
         done.count(answer)
         if answer.to_be_tried_again:
             return
+
+
+def _hand_over(destination: Destination, message: OutboxMessage) -> DestinationError | None:
+    """Return why a destination did not take a message; what nobody foresaw costs its own message, not the route."""
+    try:
+        destination.send(Message.of(message))
+    except DestinationError as error:
+        return error
+    except LedgerError:
+        raise
+    except Exception as error:  # noqa: BLE001  # its text may name a patient
+        return DestinationError(f"unexpected_{type(error).__name__}", retryable=True)
+    return None
 
 
 def _not_taken(run: Run[Pipeline], delivery: Delivery, message: OutboxMessage, error: DestinationError) -> _Answer:

@@ -129,8 +129,9 @@ class Outbox(Store):
         limit
             How many at most.
         owner
-            Who sends, as the run's key: nobody else is given these messages for ten minutes (`LEASE`), unless they
-            fail before; the owner itself is, so that its retry goes on at once. None takes no such lease.
+            Who sends, as the run's key: nobody else is given these messages for ten minutes (`LEASE`) after this or
+            the last `renew`, unless they fail before; the owner itself is, so that its retry goes on at once. None
+            takes no such lease.
         since
             When the sender began: what became due later, as it has failed since, is not for this try.
         """
@@ -208,6 +209,12 @@ class Outbox(Store):
             If there is no such message.
         """
         self._mark(message_id, {"last_error": error[:_ERROR_LENGTH], "state": MessageState.FAILED.value})
+
+    def renew(self, pipeline: str, destination: str, owner: str, now: datetime) -> None:
+        """Lease anew what `due` gave this owner and it has not tried yet: a message may take longer than a lease."""
+        leased = and_(_waiting(pipeline, destination), outbox.c.leased_by == owner)
+        with self._writing(scope(pipeline)) as connection:
+            connection.execute(update(outbox).where(leased).values(leased_until=now + LEASE))
 
     def hand_back(self, pipeline: str, destination: str, owner: str) -> None:
         """Let others send what `due` gave this owner and it has not tried."""

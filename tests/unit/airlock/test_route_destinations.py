@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from contextlib import suppress
+from datetime import UTC, datetime
 from itertools import count
-from threading import Lock
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from airlock.destinations import DestinationError
 from airlock.destinations.webhook import IDEMPOTENCY_KEY, Webhook, client_for
 from airlock.ledger import MessageState
+from airlock.ledger.outbox import LEASE
 from airlock.pipelines import Delivery, ImagingPipeline
 from airlock.records import CONTRACTS, digest, study_key
 from airlock.route import DOWN_AFTER, Routed, RouteError, pause, route, takers
@@ -238,6 +240,45 @@ class TestPatience:
         with pytest.raises(RouteError, match=r"1 to picky given up \(http_422\)"):
             route(released(world, line, ("1.1", "CT"), ("1.2", "CT")), {"picky": picky})
         assert picky.studies == [study("1.2")]
+
+    def test_one_that_takes_longer_than_a_lease_is_sent_by_this_run_alone(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("airlock.route.RENEWED_EVERY", 0.01)
+        line, renewed = pipeline(routes=[to("slow")]), Event()
+        run = released(world, line, ("1.1", "CT"), ("1.2", "CT"))
+        renew = run.ledger.renew
+        monkeypatch.setattr(run.ledger, "renew", lambda *given: (renew(*given), renewed.set()))
+
+        def keep_it_until_the_lease_would_have_ended(_: Message) -> None:
+            ended = datetime.now(UTC) + LEASE
+            for _ in range(2):  # the first may have begun before
+                renewed.clear()
+                assert renewed.wait(30)
+            assert run.ledger.due(line.name, line.routes[0].address(STORE), ended, 10, "two") == []
+
+        assert route(run, {"slow": Inbox(keep_it_until_the_lease_would_have_ended)}).sent == {"slow": 2}
+
+    def test_one_that_refuses_all_for_good_is_down_too(self, world: World) -> None:
+        """An endpoint behind a gateway that answers 400 to everything shall not cost the whole backlog."""
+        refusing = Inbox(lambda _: down_error("http_422"))
+        run = released(world, pipeline(routes=[to("down")]), *((f"1.{number}", "CT") for number in range(80)))
+        with pytest.raises(RouteError, match="given up"):
+            route(run, {"down": refusing})
+        assert DOWN_AFTER <= len(refusing.tried) <= DOWN_AFTER + 16
+        refusing.refuse = lambda _: None
+        assert route(run, {"down": refusing}).sent == {"down": 80 - len(refusing.tried) + len(refusing.got)}
+
+    def test_an_error_that_nobody_foresaw_costs_its_own_message(self, world: World) -> None:
+        def stumble(message: Message) -> None:
+            if message.subject_key == study_key("1.1"):
+                raise KeyError("DOE^JANE")
+
+        run, inbox = released(world, pipeline(routes=[to("odd")]), ("1.1", "CT"), ("1.2", "CT")), Inbox(stumble)
+        with pytest.raises(RouteError, match=r"1 to odd \(unexpected_KeyError\)") as info:
+            route(run, {"odd": inbox})
+        assert "DOE" not in str(info.value)
+        assert inbox.studies == [study("1.2")]
 
     def test_a_later_revision_never_overtakes_its_earlier_one(self, world: World) -> None:
         inbox = Inbox(lambda one: down(one) if one.revision == 1 else None)

@@ -170,6 +170,15 @@ def test_a_sender_that_stops_hands_back_what_it_has_not_tried(opened: Ledger) ->
     assert names(due(opened, owner="b")) == [("k1", 1)]
 
 
+def test_a_sender_that_lives_keeps_what_takes_longer_than_a_lease(opened: Ledger) -> None:
+    opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
+    due(opened, owner="a")
+    opened.renew(NIGHTLY, TO, "b", LATER + LEASE)
+    opened.renew(NIGHTLY, TO, "a", LATER + MINUTE)
+    assert due(opened, LATER + LEASE, owner="b") == []
+    assert names(due(opened, LATER + MINUTE + LEASE, owner="b")) == [("k1", 1)]
+
+
 def test_what_failed_since_a_sender_began_is_not_for_its_try(opened: Ledger) -> None:
     """Nor is what has to wait for it."""
     opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1"), ("k1", 2, "d3"), ("k2", 1, "d2")))
