@@ -14,19 +14,37 @@ def tables(plan: dict[str, Any]) -> Iterator[Table]:
     """Yield the tables of a plan."""
     batches, hours, cost = plan["batches"], plan["hours"], plan["cost"]
     counted = [(name, plan[name]) for name in ("listed", "settled", "claimed_elsewhere", "arrivals")]
-    counted += [("size", size(plan["bytes"])), ("studies", plan["studies"]), ("series", plan["series"])]
+    counted += [("size", size(plan["bytes"])), *_content(plan)]
     counted += [("import jobs", batches["jobs"]), ("files to import", batches["files"])]
     counted += [("hours", f"{hours['total']:.1f}, of which copies {hours['copies']:.1f}"), *_nights(hours)]
     yield Table(f"plan of pipeline {plan['pipeline']}; nothing was imported", ("", ""), counted)
     findings = [
-        (item["arrivals"], size(item["bytes"]), item["verdict"], item["reason"], item["sentence"])
+        (_number(item), size(item["bytes"]), item["verdict"], item["reason"], item["sentence"])
         for item in plan["findings"]
     ]
-    yield Table("findings", ("arrivals", "size", "verdict", "reason", "what_to_do"), findings)
+    yield Table(
+        "findings",
+        ("units" if plan["kind"] == "clinical" else "arrivals", "size", "verdict", "reason", "what_to_do"),
+        findings,
+    )
     yield Table(
         f"cost in {cost['currency']}, by the prices of {cost['as_of']} in {cost['region']}", ("", ""), _cost(cost)
     )
     yield Table("assumptions", ("",), [(text,) for text in plan["assumptions"]])
+
+
+def _number(item: dict[str, Any]) -> int:
+    return int(item["arrivals"] if item["units"] is None else item["units"])
+
+
+def _content(plan: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    if plan["kind"] == "imaging":
+        yield from ((name, plan[name]) for name in ("studies", "series"))
+    elif plan["resources"] is not None:
+        yield from (("resources", plan["resources"]["total"]), *plan["resources"]["by_type"].items())
+        yield "patients", plan["resources"]["patients"]
+    else:
+        yield "resources", "unknown before the documents are converted"
 
 
 def _nights(hours: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -35,8 +53,12 @@ def _nights(hours: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _cost(cost: dict[str, Any]) -> list[tuple[str, str]]:
-    rows = [(f"{item['number']} {item['what']}", f"{item['cost']:.2f}") for item in cost["requests"]]
-    rows += [("requests in all", f"{cost['all_requests']:.2f}"), ("imports", f"{cost['imports']:.2f}")]
-    stored = cost["storage"]
-    rows += [(f"storage per month, {name}", f"{stored[name]:.2f}") for name in ("frequent", "archive", "copies")]
-    return rows
+    rows = [(f"{item['number']} {item['what']}", _money(item["cost"])) for item in cost["requests"]]
+    rows += [("requests in all", _money(cost["all_requests"])), ("imports", _money(cost["imports"]))]
+    tiers = ("frequent", "archive", "healthlake", "copies")
+    stored = {name: cost["storage"][name] for name in tiers if name in cost["storage"]}
+    return rows + [(f"storage per month, {name}", _money(month)) for name, month in stored.items()]
+
+
+def _money(amount: float | None) -> str:
+    return "unknown" if amount is None else f"{amount:.2f}"

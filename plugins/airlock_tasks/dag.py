@@ -45,8 +45,8 @@ PARAMS = {
         False,
         type="boolean",
         title="Plan only",
-        description="Of an imaging pipeline: stop after normalize and say what the run would do. Nothing is claimed, "
-        "staged or imported; the log of normalize has the plan.",
+        description="Stop after normalize and say what the run would do. Nothing is claimed, staged or imported; the "
+        "log of normalize has the plan.",
     ),
 }
 

@@ -9,47 +9,54 @@ from airlock_tasks.stage import StageOperator
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airlock.plan import Plan
     from airlock.run import Run
 
 
-class NormalizeOperator(StageOperator):
-    """Plans batches of whole series and gives each a prefix of its own; returns the batches' ids."""
+class _NormalizeOperator(StageOperator):
+    """An operator that a plan ends with: what there would be is in the log, its address in the XCom ``plan``."""
 
     in_plan = True
 
-    def run_stage(self, run: Run, context: Context) -> list[str]:
-        """Return the batches that import is mapped over; their prefixes may hold names and stay in the workspace.
+    def tell(self, planned: tuple[Plan, str], context: Context) -> list[str]:
+        """Tell of a plan and return its batches: none, so nothing is imported."""
+        from airlock.plan import table
 
-        A plan has none: what there would be is in the log, and its address goes to XCom under the key ``plan``.
-        """
+        plan, uri = planned
+        self.log.info("%s", table(plan))
+        context["ti"].xcom_push(
+            key="plan", value={"plan_uri": uri, "arrivals": plan.arrivals, "batches": plan.batches.jobs}
+        )
+        return []
+
+
+class NormalizeOperator(_NormalizeOperator):
+    """Plans batches of whole series and gives each a prefix of its own; returns the batches' ids."""
+
+    def run_stage(self, run: Run, context: Context) -> list[str]:
+        """Return the batches that import is mapped over; their prefixes may hold names and stay in the workspace."""
         from airlock.normalize import normalize
+        from airlock.plan import write_plan
 
         if run.plan_only:
-            self._plan(run, context)
-            return []
+            return self.tell(write_plan(run), context)
 
         batches = normalize(run)
         self.log.info("%d files in %d batches", sum(batch.files for batch in batches), len(batches))
         # A batch all of whose objects are gone or changed by now has nothing to import; audit accounts for its files.
         return [batch.batch_id for batch in batches if batch.files]
 
-    def _plan(self, run: Run, context: Context) -> None:
-        from airlock.plan import table, write_plan
 
-        plan, uri = write_plan(run)
-        self.log.info("%s", table(plan))
-        context["ti"].xcom_push(
-            key="plan", value={"plan_uri": uri, "arrivals": plan.arrivals, "batches": plan.batches.jobs}
-        )
-
-
-class FhirNormalizeOperator(StageOperator):
+class FhirNormalizeOperator(_NormalizeOperator):
     """Writes import files of one resource type each, every reference as it must be; returns the batches' ids."""
 
-    def run_stage(self, run: Run[Any], context: Context) -> list[str]:  # noqa: ARG002
+    def run_stage(self, run: Run[Any], context: Context) -> list[str]:
         """Return the batches that import is mapped over."""
         from airlock.clinical.normalize import normalize
+        from airlock.clinical.plan import write_plan
 
+        if run.plan_only:
+            return self.tell(write_plan(run), context)
         batches = normalize(run, run.pipeline.healthlake)
         self.log.info("%d import files in %d batches", sum(batch.files for batch in batches), len(batches))
         return [batch.batch_id for batch in batches]
@@ -67,13 +74,16 @@ class PublicationNormalizeOperator(StageOperator):
         return [batch.batch_id for batch in batches]
 
 
-class CcdaNormalizeOperator(StageOperator):
+class CcdaNormalizeOperator(_NormalizeOperator):
     """Stages the documents that are to be converted; returns the batches' ids."""
 
-    def run_stage(self, run: Run[Any], context: Context) -> list[str]:  # noqa: ARG002
+    def run_stage(self, run: Run[Any], context: Context) -> list[str]:
         """Return the batches that import is mapped over."""
         from airlock.ccda.normalize import normalize
+        from airlock.ccda.plan import write_plan
 
+        if run.plan_only:
+            return self.tell(write_plan(run), context)
         batches = normalize(run)
         self.log.info("%d documents in %d batches", sum(batch.files for batch in batches), len(batches))
         return [batch.batch_id for batch in batches if batch.files]

@@ -50,6 +50,8 @@ class CcdaParseOperator(StageOperator):
         Of :class:`StageOperator`.
     """
 
+    in_plan = True
+
     def __init__(self, *, shard: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.shard = shard
@@ -74,6 +76,8 @@ class FhirParseOperator(StageOperator):
     **kwargs
         Of :class:`StageOperator`.
     """
+
+    in_plan = True
 
     def __init__(self, *, shard: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -98,7 +98,7 @@ class ReceiveSensor(BaseSensorOperator):
         """Return the number of objects and bytes seen."""
         from airlock.run import PrefixOutsideSourceError, source_prefix
 
-        plan_only = is_plan(self.pipeline, context)
+        plan_only = is_plan(context)
         check_datastores(self.pipeline)
         check_connections(self.pipeline)
         if redrive_request(self.pipeline, context) is not None:

@@ -105,24 +105,19 @@ def _moment(name: str, text: str) -> datetime:
     return moment
 
 
-def is_plan(pipeline: Pipeline, context: Context) -> bool:
+def is_plan(context: Context) -> bool:
     """Say whether the run is a plan, which ends after normalize.
 
     Raises
     ------
     AirflowFailException
-        If no plan is made of pipelines of this kind, or of a redrive.
+        If it is a redrive, of which no plan is made.
     """
     if not context["params"].get("plan_only"):
         return False
     redrive = sorted(name for name, value in context["params"].items() if name.startswith("redrive_") and value)
     if redrive:
         raise AirflowFailException(f"no plan is made of a redrive: leave out plan_only, or {', '.join(redrive)}")
-    if pipeline.kind != "imaging":
-        raise AirflowFailException(
-            f"plan_only is for pipelines of kind imaging, and {pipeline.name!r} is of kind {pipeline.kind}: what "
-            f"HealthLake bills and how long it takes depends on resources, of which the files say nothing; leave it out"
-        )
     return True
 
 
@@ -176,13 +171,13 @@ def open_run(pipeline: Pipeline, context: Context, folder: str = "") -> Run[Any]
     s3 = connect_s3(pipeline.source.aws_conn_id)
     window, asked = run_window(context, sweep=pipeline.arrivals is not None), redrive_request(pipeline, context)
     run = Run(pipeline, context["run_id"], window, prefix, s3, Ledger.open(ledger_url()), folder, redrive=asked)
-    return run.as_plan() if is_plan(pipeline, context) else run
+    return run.as_plan() if is_plan(context) else run
 
 
 class StageOperator(BaseOperator):
     """An operator that opens its run and calls one stage of the library.
 
-    A plan skips it, unless it says that it takes part in plans.
+    A plan skips it, unless it says that it takes part in plans; a second chain of stages never does.
 
     Parameters
     ----------
@@ -206,7 +201,7 @@ class StageOperator(BaseOperator):
 
         What it returns goes to XCom: counts, names of our own and addresses in the workspace.
         """
-        if not self.in_plan and is_plan(self.pipeline, context):
+        if (self.folder or not self.in_plan) and is_plan(context):
             raise AirflowSkipException("the run is a plan, which ends after normalize")
         run = open_run(self.pipeline, context, self.folder)
         with run.ledger:

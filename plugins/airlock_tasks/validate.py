@@ -33,17 +33,23 @@ class ValidateOperator(StageOperator):
 class FhirValidateOperator(StageOperator):
     """Applies the rules of lines, structure, twins and references, and asks $validate as far as the policy says."""
 
+    in_plan = True
+
     def run_stage(self, run: Run[Any], context: Context) -> dict[str, int]:  # noqa: ARG002
         """Return the number of resources and lines by verdict."""
+        from airlock.clinical.plan import foresee_verdicts
         from airlock.clinical.validate import validate
 
-        verdicts = validate(run, fhir_store(run.pipeline.healthlake))
+        decide = foresee_verdicts if run.plan_only else validate
+        verdicts = decide(run, fhir_store(run.pipeline.healthlake))
         self.log.info("verdicts: %s", verdicts)
         return verdicts
 
 
 class CcdaValidateOperator(StageOperator):
     """Decides on every C-CDA document before it is converted."""
+
+    in_plan = True
 
     def run_stage(self, run: Run[Any], context: Context) -> dict[str, int]:  # noqa: ARG002
         """Return the number of documents by verdict."""

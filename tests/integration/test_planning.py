@@ -6,10 +6,10 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException
 
 from airlock.plan import read_plan
-from tests.chain import DATASTORE, Chain, clinical_pipeline, pipeline
+from tests.chain import DATASTORE, Chain, pipeline
 from tests.dicom_files import ct, delivery
 
 if TYPE_CHECKING:
@@ -59,9 +59,3 @@ def test_nothing_of_a_patient_is_in_xcom_or_the_log(
     said = caplog.text + "".join(capfd.readouterr())
     assert "nothing was claimed, staged or imported" in said
     assert "canary" not in (said + str(dict(chain.xcom))).lower()
-
-
-def test_a_clinical_pipeline_refuses_in_its_first_task(place: Place) -> None:
-    chain = Chain(place, clinical_pipeline(), params={"plan_only": True})
-    with pytest.raises(AirflowFailException, match="plan_only is for pipelines of kind imaging"):
-        chain.stage("receive")

@@ -32,14 +32,15 @@ def normalize(run: Run[CcdaPipeline]) -> list[Batch]:
     """Stage the documents that are to be converted; once a conversion was begun, the batches stand."""
     if is_begun(run):
         return find_batches(run)
-    accepted = run.workspace.read("verdicts", VERDICTS).filter(pl.col("verdict") == Verdict.ACCEPT)
-    batches = [_stage(run, rows) for rows in _plan(run, accepted.sort("key", "arrival_id"))]
+    batches = [_stage(run, rows) for rows in foresee(run)]
     run.workspace.write_json(INDEX, [asdict(batch) for batch in batches])
     return batches
 
 
-def _plan(run: Run[CcdaPipeline], documents: pl.DataFrame) -> list[pl.DataFrame]:
-    limits = run.pipeline.transformation
+def foresee(run: Run[CcdaPipeline]) -> list[pl.DataFrame]:
+    """Return the accepted documents of each batch; nothing is staged."""
+    accepted = run.workspace.read("verdicts", VERDICTS).filter(pl.col("verdict") == Verdict.ACCEPT)
+    documents, limits = accepted.sort("key", "arrival_id"), run.pipeline.transformation
     numbers, number, count, size = [], 0, 0, 0
     for more in documents["unpacked"]:
         if count and (count == limits.documents_per_job or size + more > limits.bytes_per_job):

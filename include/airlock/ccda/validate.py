@@ -11,7 +11,7 @@ import polars as pl
 
 from airlock.buffer import read_arrivals
 from airlock.ccda.records import DOCUMENT, DOCUMENTS, VERDICTS, converted_by
-from airlock.clinical.validate import is_begun, shards_of
+from airlock.clinical.validate import claimed, is_begun, shards_of
 from airlock.reasons import Reason
 from airlock.records import Verdict
 
@@ -56,7 +56,7 @@ def _duplicates(run: Run[CcdaPipeline], rows: pl.DataFrame) -> pl.DataFrame:
     rows = _decide(rows, pl.col("contents") > 1, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, other)
     again = (pl.col("verdict") == Verdict.ACCEPT).cum_sum().over("document_id") > 1
     rows = _decide(rows, again, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, "within the delivery")
-    known = run.ledger.known_resources(converted_by(run.pipeline), _keys(rows), except_run=run.key)
+    known = run.ledger.known_resources(converted_by(run.pipeline), _keys(rows), except_run=run.holder)
     stored = known.select(document_id="resource_id", stored="content_digest")
     rows = rows.join(stored, on="document_id", how="left", maintain_order="left")
     same = pl.col("stored") == pl.col("content_digest")
@@ -71,6 +71,6 @@ def _keys(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _claim(run: Run[CcdaPipeline], rows: pl.DataFrame) -> pl.DataFrame:
-    taken = run.ledger.claim_resources(converted_by(run.pipeline), run.pipeline.name, run.key, _keys(rows))
+    taken = claimed(run, converted_by(run.pipeline), _keys(rows))
     held = pl.col("document_id").is_in(taken["resource_id"].implode())
     return _decide(rows, held, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, None)

@@ -34,9 +34,17 @@ def normalize(run: Run[Any], healthlake: HealthLake) -> list[Batch]:
     """Write a run's import files; once a job was begun, the files stand."""
     if is_begun(run):
         return find_batches(run)
-    verdicts = run.workspace.read("verdicts", VERDICTS).filter(pl.col("verdict") == Verdict.ACCEPT)
     rewrites = run.workspace.read("rewrites", REWRITES)
-    return stage(run, healthlake, verdicts, lambda placed: read_bodies(run, placed, rewrites))
+    return stage(run, healthlake, _accepted(run), lambda placed: read_bodies(run, placed, rewrites))
+
+
+def foresee(run: Run[Any], healthlake: HealthLake) -> pl.DataFrame:
+    """Return each accepted resource with its ``batch_id``, ``file`` and ``size`` there; nothing is written."""
+    return _placed(run, healthlake, _accepted(run))
+
+
+def _accepted(run: Run[Any]) -> pl.DataFrame:
+    return run.workspace.read("verdicts", VERDICTS).filter(pl.col("verdict") == Verdict.ACCEPT)
 
 
 def stage(

@@ -95,6 +95,13 @@ def is_begun(run: Run[Any]) -> bool:
     return any(batch.batch_id in begun for batch in find_batches(run))
 
 
+def claimed(run: Run[Any], datastore_id: str, claims: pl.DataFrame) -> pl.DataFrame:
+    """Claim resources for a run and return those that another one is bringing; a plan only looks."""
+    if run.plan_only:
+        return run.ledger.claimed_resources(datastore_id, claims)
+    return run.ledger.claim_resources(datastore_id, run.pipeline.name, run.key, claims)
+
+
 def _counts(verdicts: pl.DataFrame) -> dict[str, int]:
     return dict(verdicts["verdict"].value_counts().sort("verdict").iter_rows())
 
@@ -172,7 +179,7 @@ def _duplicates(units: pl.DataFrame) -> pl.DataFrame:
 
 def _against_ledger(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
     """Stop what the data store has already, and by policy what it has otherwise."""
-    known = run.ledger.known_resources(run.pipeline.datastore_id, _accepted(units).select(_OWN), except_run=run.key)
+    known = run.ledger.known_resources(run.pipeline.datastore_id, _accepted(units).select(_OWN), except_run=run.holder)
     units = units.join(known.select(*_OWN, stored="content_digest"), on=_OWN, how="left", maintain_order="left")
     same = pl.col("stored") == pl.col("content_digest")
     earlier = pl.lit("by an earlier delivery")
@@ -253,8 +260,7 @@ def _with_patients(units: pl.DataFrame, known: References) -> pl.DataFrame:
 
 def _claim(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
     """Take the resources for this run; what another run is bringing in stays out, and comes again."""
-    claims = _accepted(units).select("arrival_id", *_OWN, "content_digest")
-    taken = run.ledger.claim_resources(run.pipeline.datastore_id, run.pipeline.name, run.key, claims)
+    taken = claimed(run, run.pipeline.datastore_id, _accepted(units).select("arrival_id", *_OWN, "content_digest"))
     units = units.join(taken, on=_OWN, how="left", maintain_order="left")
     held = pl.col("claimed_by").is_not_null()
     return _decide(units, held, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, _nothing()).drop("claimed_by")

@@ -127,6 +127,28 @@ class Resources(Store):
             others = select(*(resources.c[name] for name in CLAIMED)).where(among, ~ours)
             return fetch(connection, others, CLAIMED).sort(_RESOURCE)
 
+    def claimed_resources(self, datastore_id: str, keys: pl.DataFrame) -> pl.DataFrame:
+        """Return which of these resources a run is about to bring; nothing is claimed.
+
+        Parameters
+        ----------
+        datastore_id
+            The HealthLake data store.
+        keys
+            Columns ``resource_type``, ``resource_id``.
+
+        Returns
+        -------
+        polars.DataFrame
+            `CLAIMED`.
+        """
+        with self._reading() as connection:
+            rows = _stage_resources(connection, keys)
+            held = and_(_among(rows, datastore_id), resources.c.claimed_by.is_not(None))
+            return fetch(connection, select(*(resources.c[name] for name in CLAIMED)).where(held), CLAIMED).sort(
+                _RESOURCE
+            )
+
     def known_resources(self, datastore_id: str, keys: pl.DataFrame, except_run: str | None = None) -> pl.DataFrame:
         """Return which of these resources are in a data store, and with which content.
 

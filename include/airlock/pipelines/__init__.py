@@ -30,7 +30,15 @@ from airlock.pipelines.imaging import (
 )
 from airlock.pipelines.notify import Event, Notify
 from airlock.pipelines.parts import ImportWindow, Pipeline, Receive, Schedule, Source, Staging
-from airlock.pipelines.plan import PlanSettings, Prices
+from airlock.pipelines.plan import (
+    CcdaPlanSettings,
+    ClinicalPlanSettings,
+    ConversionPrices,
+    HealthLakePrices,
+    PlanSettings,
+    Prices,
+    S3Prices,
+)
 from airlock.pipelines.review import Review
 from airlock.pipelines.routes import (
     AnyDestination,
@@ -55,16 +63,20 @@ __all__ = [
     "AssetDestination",
     "Audit",
     "CcdaPipeline",
+    "CcdaPlanSettings",
     "ClinicalAudit",
     "ClinicalParse",
     "ClinicalPipeline",
+    "ClinicalPlanSettings",
     "ClinicalValidate",
+    "ConversionPrices",
     "Delivery",
     "Event",
     "EventBridgeDestination",
     "FirstRange",
     "HealthImaging",
     "HealthLake",
+    "HealthLakePrices",
     "ImagingPipeline",
     "ImportWindow",
     "Limits",
@@ -81,6 +93,7 @@ __all__ = [
     "Risk",
     "Route",
     "S3Destination",
+    "S3Prices",
     "Schedule",
     "SnsDestination",
     "Source",

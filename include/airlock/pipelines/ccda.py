@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from airlock.pipelines.clinical import ClinicalPipeline, ValidationLevel
+from airlock.pipelines.plan import CcdaPlanSettings
 from airlock.pipelines.review import Review
 from airlock.pipelines.settings import Prefix, Settings
 
@@ -39,6 +40,7 @@ class CcdaPipeline(ClinicalPipeline):
     kind: Literal["ccda"] = Field(description="what travels")  # type: ignore[assignment]  # narrower than the parent's
     preview: bool = Field(False, description="must be true: AWS's conversion is a preview, see docs/clinical.md")
     transformation: Transformation
+    plan: CcdaPlanSettings = CcdaPlanSettings()  # type: ignore[assignment]  # of conversions, not of imports
     review: Review = Field(description="who approves converted data; there is no way around it")
 
     @model_validator(mode="after")

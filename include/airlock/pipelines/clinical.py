@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from airlock.pipelines.healthlake import HealthLake
 from airlock.pipelines.notify import Notify
 from airlock.pipelines.parts import Pipeline
+from airlock.pipelines.plan import ClinicalPlanSettings
 from airlock.pipelines.review import ON_HOLD, OnHold, Review, check_review
 from airlock.pipelines.settings import Settings
 
@@ -119,6 +120,7 @@ class ClinicalPipeline(Pipeline):
     notify: tuple[Notify, ...] = Field((), description="who is told of holds, failures and late deliveries, see below")
     healthlake: HealthLake
     audit: ClinicalAudit = ClinicalAudit()
+    plan: ClinicalPlanSettings = ClinicalPlanSettings()
     review: Review | None = Field(None, description="required where the workflow is throughput or on_hold is review")
 
     @model_validator(mode="after")

@@ -12,9 +12,10 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airlock.ledger import upgrade
 from airlock.records import Window
 from airlock_tasks.audit import AuditOperator, PublicationAuditOperator
-from airlock_tasks.normalize import PublicationNormalizeOperator
+from airlock_tasks.normalize import FhirNormalizeOperator, PublicationNormalizeOperator
 from airlock_tasks.stage import is_plan, ledger_url, open_run, run_window
-from tests.chain import clinical_pipeline, pipeline
+from airlock_tasks.validate import FhirValidateOperator
+from tests.chain import ccda_pipeline, clinical_pipeline, pipeline
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,11 +104,16 @@ class TestPlan:
     def test_of_a_redrive_is_refused(self) -> None:
         asked = context(plan_only=True, redrive_why="repaired", redrive_run="nightly-1", redrive_study=None)
         with pytest.raises(AirflowFailException, match="leave out plan_only, or redrive_run, redrive_why"):
-            is_plan(pipeline(), asked)
+            is_plan(asked)
 
-    def test_of_another_kind_is_refused_by_its_name(self) -> None:
-        with pytest.raises(AirflowFailException, match="for pipelines of kind imaging, and 'records' is of kind clin"):
-            open_run(clinical_pipeline(), context(plan_only=True))
+    def test_of_any_kind_is_made(self) -> None:
+        assert all(open_run(each, context(plan_only=True)).plan_only for each in (clinical_pipeline(), ccda_pipeline()))
+
+    @pytest.mark.parametrize("stage", [FhirValidateOperator, FhirNormalizeOperator])
+    def test_has_no_part_for_a_second_chain_of_stages(self, stage: Any) -> None:
+        """What was converted is validated whatever became of the tasks before."""
+        with pytest.raises(AirflowSkipException, match="ends after normalize"):
+            stage(task_id="stage", pipeline=ccda_pipeline(), folder="fhir").execute(context(plan_only=True))
 
 
 def test_without_a_ledger_the_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,14 @@ class TestClaims:
         other = claims("p1", file="2").with_columns(resource_type=pl.lit("Observation"))
         assert two_runs.claim_resources(STORE, NIGHTLY, "b", other).is_empty()
 
+    def test_claims_are_looked_at_without_claiming(self, two_runs: Ledger) -> None:
+        refused(two_runs, "a", "p1")
+        two_runs.record_imported_resources(STORE, "b", imports("p2", file="2"))
+        looked = two_runs.claimed_resources(STORE, claims("p1", "p2", "p3"))
+        assert dict(looked.select("resource_id", "claimed_by").iter_rows()) == {"p1": "a"}
+        assert two_runs.claimed_resources(ELSEWHERE, claims("p1")).is_empty()
+        assert refused(two_runs, "b", "p3") == {}
+
     def test_a_claim_is_no_import(self, two_runs: Ledger) -> None:
         refused(two_runs, "a", "p1")
         assert known(two_runs) == {}

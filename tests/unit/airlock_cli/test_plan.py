@@ -1,0 +1,83 @@
+"""The tables of a plan, whatever travels."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from typing import Any
+
+import pytest
+
+from airlock.plan import Batches, Cost, Finding, Hours, Plan, Requests, Resources, ResourceStorage, Storage
+from airlock.records import Verdict
+from airlock_cli.plan import tables
+
+BATCHES = Batches(jobs=2, files=5, bytes=10, most_files=3, most_bytes=6, in_place=0, too_many=False)
+HOURS = Hours(copies=0.5, jobs=1, total=1.5, limited_by="concurrent jobs", nights=None)
+UNPRICED = Requests(what="HealthLake reads", number=7, cost=None, made=True)
+IMAGES = Storage(image_sets=3, billed_bytes=10, frequent=1, archive=0.5, copies=0.25)
+RECORDS = ResourceStorage(billed_bytes=10, healthlake=None, copies=0.25)
+RESOURCES = Resources(total=4, by_type={"Patient": 4}, patients=4, validation_level="strict")
+
+
+def shown(storage: Storage | ResourceStorage, units: int | None = None, **fields: Any) -> dict[str, dict[Any, Any]]:
+    """Return each table's rows by their first cell, under the first word of its title."""
+    found = Finding(verdict=Verdict.ACCEPT, reason=None, sentence=None, arrivals=5, units=units, bytes=10)
+    cost = Cost(
+        currency="USD",
+        region="us-east-1",
+        as_of=date(2026, 10, 7),
+        requests=(UNPRICED,),
+        all_requests=0.5,
+        imports=None,
+        storage=storage,
+    )
+    plan = Plan(
+        schema="airlock.plan/1",
+        pipeline="nightly",
+        run_id="one",
+        made_at=datetime(2026, 11, 24, tzinfo=UTC),
+        window=None,
+        prefix="s3://archive/in/",
+        **dict.fromkeys(("listed", "settled", "claimed_elsewhere", "undated", "arrivals", "bytes"), 5),
+        findings=(found,),
+        batches=BATCHES,
+        hours=HOURS,
+        cost=cost,
+        assumptions=(),
+        **fields,
+    )
+    made = tables(plan.model_dump(mode="json", by_alias=True))
+    return {table.title.partition(" ")[0]: {row[0]: row[1:] for row in table.rows} for table in made}
+
+
+@pytest.mark.parametrize(
+    ("fields", "storage", "there", "not_there"),
+    [
+        ({"studies": 2, "series": 3}, IMAGES, {"studies": (2,), "series": (3,)}, {"patients", "resources"}),
+        (
+            {"kind": "clinical", "resources": RESOURCES},
+            RECORDS,
+            {"resources": (4,), "Patient": (4,), "patients": (4,)},
+            {"studies", "series"},
+        ),
+        ({"kind": "ccda"}, RECORDS, {"resources": ("unknown before the documents are converted",)}, {"studies"}),
+    ],
+    ids=["imaging", "clinical", "ccda"],
+)
+def test_each_kind_shows_what_it_counts(
+    fields: dict[str, Any], storage: Any, there: dict[str, Any], not_there: set[str]
+) -> None:
+    rows = shown(storage, **fields)["plan"]
+    assert there.items() <= rows.items()
+    assert not not_there & rows.keys()
+
+
+def test_findings_of_a_clinical_plan_are_counted_in_units() -> None:
+    assert shown(RECORDS, 9, kind="clinical", resources=RESOURCES)["findings"].keys() == {9}
+    assert shown(IMAGES, studies=1, series=1)["findings"].keys() == {5}
+
+
+def test_what_has_no_price_is_unknown() -> None:
+    cost = shown(RECORDS, kind="ccda")["cost"]
+    assert cost["7 HealthLake reads"] == cost["imports"] == cost["storage per month, healthlake"] == ("unknown",)
+    assert cost["requests in all"] == ("0.50",)
