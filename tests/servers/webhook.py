@@ -19,12 +19,13 @@ class Endpoint:
 
     Parameters
     ----------
-    status, headers
+    status, headers, body
         Of every answer.
     """
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
     silent: bool = False  # takes a request and never answers
     cut: bool = False  # takes a request and hangs up
     requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
@@ -58,9 +59,10 @@ class Endpoint:
             request.connection.shutdown(socket.SHUT_RDWR)
             return
         request.send_response(self.status)
-        for name, value in ({"Content-Length": "0"} | self.headers).items():
+        for name, value in ({"Content-Length": str(len(self.body))} | self.headers).items():
             request.send_header(name, value)
         request.end_headers()
+        request.wfile.write(self.body)
 
 
 class _Server(ThreadingHTTPServer):
