@@ -63,6 +63,11 @@ BATCHES_AT_A_TIME = 8  # whose outputs are read: some ten small objects each, wh
 # What the ledger's gates are of is a study here.
 _SUBJECT = {"StudyInstanceUID": "subject", "study_key": "subject_key"}
 _IN_STORE = pl.col("outcome").is_in((*gate.IMPORTED, Outcome.NON_PRIMARY.value))
+_UNFROZEN = "buffer has not frozen a delivery: cure what stopped it or receive, and clear that task"
+_UNCLAIMED = (
+    "buffer has not claimed what the redrive chose, nothing was redriven: its log names what is wrong with the choice, "
+    "start another redrive with a corrected one; or what stopped it, cure that and clear the task"
+)
 _IS_OPEN = pl.col("reason").is_in([str(reason) for reason in OPEN_REASONS]).fill_null(value=False)
 
 
@@ -108,8 +113,7 @@ def audit(run: Run, imaging: Any, published: Collection[str] = ()) -> Audited:
         _take_in(run, books, shards_of(index))
         problems = report.sentences(books.balance())
         if index is None:
-            advice = "buffer has not frozen a delivery: cure what stopped it or receive, and clear that task"
-            problems = [advice, *problems]
+            problems = [_UNFROZEN if run.redrive is None else _UNCLAIMED, *problems]
         evidence = _evidence(run, books, jobs, _record_imports(run, books), imaging=imaging, published=published)
         try:
             decisions = _decide_all(run, books, evidence, balanced=not problems)
@@ -248,8 +252,17 @@ def _evidence(run: Run, books: Books, jobs: list[dict[str, Any]], twice: pl.Seri
         twice=twice,
         to_read_back=choose(image_sets, fraction),
         strangers=books.strangers,
-        overrides=run.ledger.overrides_of(run.pipeline.datastore_id, run.key),
+        overrides=_overrides(run),
     )
+
+
+def _overrides(run: Run) -> pl.DataFrame:
+    """Return what people have decided about the run's holds; on what a redrive has taken over, its own audit decides.
+
+    Else an answer that comes late would release here what is imported again there.
+    """
+    words = run.ledger.overrides_of(run.pipeline.datastore_id, run.key)
+    return words.filter(~pl.col("subject").is_in(run.ledger.taken_over(run.pipeline.name, run.key).implode()))
 
 
 @dataclass(frozen=True)

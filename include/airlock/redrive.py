@@ -20,7 +20,7 @@ from airlock.ledger.arrivals import next_generation
 from airlock.ledger.redrives import REDRIVABLE, SUCCESSORS, is_current, is_underway
 from airlock.reasons import SENTENCES, Reason
 from airlock.records import ARRIVALS, Disposition, arrival_id
-from airlock.report import CSV_COLUMNS
+from airlock.report import CSV_COLUMNS, harmless_text
 from airlock.run import run_key
 from airlock.s3uri import S3Uri, S3UriError
 
@@ -386,18 +386,13 @@ def _listed(run: Run[Any], rows: list[ListedRow], asked: Redrive, by_run: str | 
     return found
 
 
-def _cells_of(key: str) -> tuple[str | None, ...]:
-    """Return what a list may have for a key: nothing, or the key, or a harmless cell of it (`report.to_csv`)."""
-    return None, key, f"'{key}"
-
-
 def _fault(row: ListedRow, there: dict[str, Any] | None, asked: Redrive, by_run: str | None) -> str | None:
     """Say why a row cannot be redriven, without its values."""
     if there is None:
         return "no arrival of this pipeline"
     faults = {
-        "its key is not that of the arrival": row.key
-        not in {None, there["key"], f"'{there['key']}"},  # a harmless cell
+        "its key is not that of the arrival": row.key not in {None, there["key"]}
+        and row.key != harmless_text(there["key"]),
         "its run has not decided on it": there["disposition"] is None,
         f"it is {there['disposition']}, and only {', '.join(REDRIVABLE)} can be redriven": there["disposition"]
         not in {None, *(word.value for word in REDRIVABLE)},

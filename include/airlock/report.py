@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 # By its last column a row is known again when people choose what to redrive.
 CSV_COLUMNS = (*(name for name in DISPOSITIONS.names() if name != "arrival_id"), "what_to_do", "arrival_id")
-_FORMULA = r"^[=+\-@\t\r\n]"
+# What makes a formula of a cell, and of the rest of one that a spreadsheet with other separators cuts in two.
+_FORMULAS = ((r"^([=+\-@\t\r\n])", "'${1}"), (r"([;\t\r\n])([=+\-@])", "${1}'${2}"))
 _TO_QUOTE = r'[",\r\n]'
 _ID = "arrival_id"
 # The steps by the names of their books, as people read them.
@@ -138,16 +139,28 @@ def reasons(dispositions: pl.DataFrame, counted: str = "arrivals") -> dict[str, 
 def to_csv(dispositions: pl.DataFrame, columns: Sequence[str] = CSV_COLUMNS, *, head: bool = True) -> str:
     """Return these columns as CSV (RFC 4180), with cells that a spreadsheet would run as a formula made harmless.
 
-    Such a cell starts with an apostrophe, which is not part of the value. Without ``head`` there are the rows only.
+    An apostrophe, which is not part of the value, stands there before what would begin a formula: at the cell's start,
+    and after a semicolon, tab or line break, where a spreadsheet may cut it. Without ``head`` there are the rows only.
     """
     advice = pl.col("reason").replace_strict(SENTENCES, default=None, return_dtype=pl.String)
     table = dispositions.with_columns(what_to_do=advice).select(columns)
     return table.with_columns(_cell()).write_csv(include_header=head, line_terminator="\r\n", quote_style="never")
 
 
+def harmless_text(value: str) -> str:
+    """Return what `to_csv` makes of a value before it quotes it."""
+    return str(pl.select(_harmless(pl.lit(value))).item())
+
+
+def _harmless(text: pl.Expr) -> pl.Expr:
+    for start, apart in _FORMULAS:
+        text = text.str.replace_all(start, apart)
+    return text
+
+
 def _cell() -> pl.Expr:
     """Write each text as a cell: harmless, and quoted where it must be; what is empty or missing is nothing."""
-    harmless = pl.col(pl.String).str.replace(_FORMULA, "'${0}")
+    harmless = _harmless(pl.col(pl.String))
     quoted = harmless.str.replace_all('"', '""', literal=True).str.replace(r"(?s)\A(.*)\z", '"${1}"')
     return pl.when(harmless.str.contains(_TO_QUOTE)).then(quoted).otherwise(harmless)
 

@@ -105,6 +105,18 @@ def test_an_approval_without_a_reason_is_refused_and_asked_again(place: Place, a
     assert len(place.contracts()) == 1
 
 
+def test_a_word_that_comes_after_a_redrive_has_taken_the_study_over_releases_nothing(place: Place) -> None:
+    chain = held(place, INCOMPLETE)
+    asked = {"redrive_run": chain.run_id, "redrive_why": "sent again"}
+    redrive = Chain(place, pipeline(), run_id="manual__redrive", params=asked)
+    redrive.until("buffer")
+    answered(chain, APPROVE, WHY)
+    assert chain.report["dispositions"] == {"held": 1, "quarantined": 1}
+    assert place.contracts() == []
+    redrive.onward("parse")
+    assert redrive.report["dispositions"] == {"held": 1, "quarantined": 1}
+
+
 def test_only_what_is_held_by_the_chosen_reasons_is_released(place: Place) -> None:
     chain = held(place, INCOMPLETE)
     answered(chain, APPROVE, WHY, ["service_warning"])

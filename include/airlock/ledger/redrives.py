@@ -254,6 +254,14 @@ class Redrives(Store):
             connection.execute(insert(redrives).values(run_key=run_key, asked_at=datetime.now(UTC), **record))
             return counts
 
+    def taken_over(self, pipeline: str, run_key: str) -> pl.Series:
+        """Return the StudyInstanceUIDs of what a run holds and a redrive has taken, or takes, through again."""
+        held = arrivals.c.disposition == Disposition.HELD.value
+        of_run = arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key
+        statement = select(arrivals.c.study_instance_uid).where(*of_run, held, arrivals.c.superseded_by.is_not(None))
+        with self._reading() as connection:
+            return pl.Series(connection.execute(statement.distinct()).scalars().all(), dtype=pl.String)
+
     def redrive_of(self, run_key: str) -> dict[str, Any] | None:
         """Return who asked for a redrive, when, why, what they chose and how many that were; None for another run."""
         with self._reading() as connection:

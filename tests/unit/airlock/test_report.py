@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +18,7 @@ from airlock.gate import blocking, decide, last_words
 from airlock.ledger.gates import OVERRIDES
 from airlock.pipelines import Audit
 from airlock.records import ARRIVALS, DISPOSITIONS, HOLDS, Window, schema, study_key
-from airlock.report import CSV_COLUMNS, Tally, build, counts, imbalances, sentences, to_csv
+from airlock.report import CSV_COLUMNS, Tally, build, counts, harmless_text, imbalances, sentences, to_csv
 from airlock.run import Run
 from airlock.s3uri import S3Uri
 from tests.unit.airlock.world import dicom, frame, outcomes, pipeline, unread, verdicts
@@ -150,13 +151,20 @@ class TestCsv:
         table = rows(frame([{column: f"{start}HYPERLINK()"}], DISPOSITIONS))
         assert [row[column] for row in table] == [f"'{start}HYPERLINK()"]
 
-    @given(cells=st.lists(st.none() | st.text(st.sampled_from("a=+-@,\"'\t\r\n \u00e9"), max_size=4), max_size=6))
+    @pytest.mark.parametrize("separator", [";", "\t", "\r", "\n"])
+    def test_nor_does_a_spreadsheet_run_what_it_cuts_off_at_its_own_separator(self, separator: str) -> None:
+        key = f"in/a{separator}=HYPERLINK(){separator}-1"
+        table = rows(frame([{"key": key}], DISPOSITIONS))
+        assert [row["key"] for row in table] == [f"in/a{separator}'=HYPERLINK(){separator}'-1"]
+        assert harmless_text(key) == table[0]["key"]
+
+    @given(cells=st.lists(st.none() | st.text(st.sampled_from("a=+-@,;\"'\t\r\n \u00e9"), max_size=4), max_size=6))
     def test_it_is_written_as_pythons_csv_writer_does(self, cells: list[str | None]) -> None:
         table = frame([{"key": cell, "detail": cell, "size": 7} for cell in cells], DISPOSITIONS)
         text = io.StringIO(newline="")
         writer = csv.writer(text)
         for cell in cells:
-            harmless = f"'{cell}" if cell and cell[0] in "=+-@\t\r\n" else cell
+            harmless = cell and re.sub(r"([;\t\r\n])(?=[=+\-@])", r"\1'", re.sub(r"\A(?=[=+\-@\t\r\n])", "'", cell))
             writer.writerow([harmless, 7, harmless])
         assert to_csv(table, ("key", "size", "detail"), head=False) == text.getvalue()
 
