@@ -9,15 +9,18 @@ from airlock_cli.show import Table, size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_TOO_MANY = "more import jobs than one run can map: take it in by smaller windows or prefixes"
+
 
 def tables(plan: dict[str, Any]) -> Iterator[Table]:
     """Yield the tables of a plan."""
     batches, hours, cost = plan["batches"], plan["hours"], plan["cost"]
-    counted = [(name, plan[name]) for name in ("listed", "settled", "claimed_elsewhere", "arrivals")]
+    counted = [(name, plan[name]) for name in ("listed", "settled", "claimed_elsewhere", "undated", "arrivals")]
     counted += [("size", size(plan["bytes"])), *_content(plan)]
     counted += [("import jobs", batches["jobs"]), ("files to import", batches["files"])]
-    counted += [("hours", f"{hours['total']:.1f}, of which copies {hours['copies']:.1f}"), *_nights(hours)]
+    counted += [("hours", _hours(hours)), *_nights(hours)]
     yield Table(f"plan of pipeline {plan['pipeline']}; nothing was imported", ("", ""), counted)
+    yield Table("problems", ("",), [(_TOO_MANY,)] if batches["too_many"] else [])
     findings = [
         (_number(item), size(item["bytes"]), item["verdict"], item["reason"], item["sentence"])
         for item in plan["findings"]
@@ -47,18 +50,22 @@ def _content(plan: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "resources", "unknown before the documents are converted"
 
 
+def _hours(hours: dict[str, Any]) -> str:
+    return f"{hours['total']:.2f}, of which copies {hours['copies']:.2f}; jobs are limited by {hours['limited_by']}"
+
+
 def _nights(hours: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     if hours["nights"] is not None:
         yield "nights", hours["nights"]
 
 
 def _cost(cost: dict[str, Any]) -> list[tuple[str, str]]:
-    rows = [(f"{item['number']} {item['what']}", _money(item["cost"])) for item in cost["requests"]]
-    rows += [("requests in all", _money(cost["all_requests"])), ("imports", _money(cost["imports"]))]
+    rows = [(f"{item['number']} {item['what']}", _money(item["cost"], 4)) for item in cost["requests"]]
+    rows += [("requests in all", _money(cost["all_requests"], 4)), ("imports", _money(cost["imports"]))]
     tiers = ("frequent", "archive", "healthlake", "copies")
     stored = {name: cost["storage"][name] for name in tiers if name in cost["storage"]}
     return rows + [(f"storage per month, {name}", _money(month)) for name, month in stored.items()]
 
 
-def _money(amount: float | None) -> str:
-    return "unknown" if amount is None else f"{amount:.2f}"
+def _money(amount: float | None, digits: int = 2) -> str:
+    return "unknown" if amount is None else f"{amount:.{digits}f}"

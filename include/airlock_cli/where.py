@@ -52,6 +52,8 @@ def where(text: str) -> dict[str, Any]:
         "contracts": list(_contracts(found)),
         "routes": _rows(found.routes),
         "unrouted": _rows(found.unrouted),
+        "redrives": _rows(found.redrives),
+        "resolutions": _rows(found.resolutions),
         "resources": _rows(found.resources),
     }
 
@@ -130,6 +132,12 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
     )
     yield _listed(
         "released, but no rule takes it", found["unrouted"], ("pipeline", "revision", "released_at", "run_id")
+    )
+    yield _listed("redrives", found["redrives"], ("asked_at", "asked_by", "why", "pipeline", "run_id"))
+    yield _listed(
+        "non-primary image sets resolved",
+        found["resolutions"],
+        ("image_set_id", "resolution", "state", "promoted_id", "ended_at", "datastore_id", "run_id"),
     )
     yield _listed(
         "FHIR resources",

@@ -12,7 +12,19 @@ from airlock.ledger.database import Store
 from airlock.ledger.frames import fetch, stage, uid_frame
 from airlock.ledger.gates import overridden, released
 from airlock.ledger.runs import RunRecord, record
-from airlock.ledger.tables import arrivals, contracts, gates, instances, outbox, overrides, resources, runs, unrouted
+from airlock.ledger.tables import (
+    arrivals,
+    contracts,
+    gates,
+    instances,
+    outbox,
+    overrides,
+    redrives,
+    resolutions,
+    resources,
+    runs,
+    unrouted,
+)
 from airlock.records import ARRIVALS, TIMESTAMP, Disposition, Gate, schema, study_key
 
 if TYPE_CHECKING:
@@ -79,6 +91,12 @@ FOUND_UNROUTED = schema(
     _RUN,
     {"released_at": TIMESTAMP},
 )
+FOUND_REDRIVES = schema({"pipeline": pl.String}, _RUN, {"asked_by": pl.String, "why": pl.String, "asked_at": TIMESTAMP})
+FOUND_RESOLUTIONS = schema(
+    dict.fromkeys(("image_set_id", "datastore_id", "resolution", "state", "promoted_id"), pl.String),
+    {"begun_at": TIMESTAMP, "ended_at": TIMESTAMP},
+    _RUN,
+)
 HELD = schema(
     {"pipeline": pl.String, "subject": pl.String, "subject_key": pl.String, "datastore_id": pl.String},
     {"reason": pl.String, "since": TIMESTAMP, "decided_at": TIMESTAMP},
@@ -88,6 +106,7 @@ UNRELEASED = pl.Schema({"subject": pl.String, "disposition": pl.String, "reason"
 _SUBJECTS = pl.Schema({"subject": pl.String})
 _KEYS = pl.Schema({"subject_key": pl.String})
 _IDS = pl.Schema({"arrival_id": pl.String})
+_RUN_KEYS = pl.Schema({"run_key": pl.String})
 _FILE = "file/"
 _UNRELEASED = arrivals.c.disposition != literal_column("'released'")  # in this form an index is kept of them
 _NOT_IN = (Disposition.HELD.value, Disposition.QUARANTINED.value, Disposition.FAILED.value)
@@ -106,6 +125,8 @@ class Found:
     contracts: pl.DataFrame
     routes: pl.DataFrame
     unrouted: pl.DataFrame  # released, and taken by no rule
+    redrives: pl.DataFrame  # that one of the arrivals has gone through
+    resolutions: pl.DataFrame  # of an image set that holds or held one of them
 
 
 LOOKED_FOR_AS = ("StudyInstanceUID", "study_key", "SOPInstanceUID", "key", "arrival_id", "resource", "subject")
@@ -145,13 +166,18 @@ class Lookup(Store):
             }
             keys = stage(connection, _subject_keys(files, known), _KEYS, ["subject_key"])
             routes = _of_keys(connection, keys, outbox, FOUND_ROUTES).sort("destination", "revision")
+            again = stage(connection, uid_frame(files["run_key"], "run_key"), _RUN_KEYS, ["run_key"])
+            asked = _of_runs(connection, again, redrives, FOUND_REDRIVES).sort("asked_at")
+            done = _of_runs(connection, again, resolutions, FOUND_RESOLUTIONS).sort("begun_at", "image_set_id")
             without = _of_keys(connection, keys, unrouted, FOUND_UNROUTED).sort("pipeline", "subject_key")
         if not held.is_empty() and "/" in text and files.is_empty():
             parts["resource"] = held
         if not known["gates"].filter(pl.col("subject") == text).is_empty():
             parts.setdefault("subject", known["gates"])
         known_as = tuple(way for way in LOOKED_FOR_AS if way in parts and not parts[way].is_empty())
-        return Found(known_as, files, brought, held, **known, routes=routes, unrouted=without)
+        theirs = done.filter(pl.col("image_set_id").is_in(files["image_set_id"].drop_nulls().implode()))
+        more = {"routes": routes, "unrouted": without, "redrives": asked, "resolutions": theirs}
+        return Found(known_as, files, brought, held, **known, **more)
 
     def held(self, pipeline: str | None = None) -> pl.DataFrame:
         """Return what is held now, `HELD`: whose latest gate is a hold that nobody has overridden; oldest first."""
@@ -270,4 +296,9 @@ def _subject_keys(files: pl.DataFrame, known: Mapping[str, pl.DataFrame]) -> pl.
 
 def _of_keys(connection: Connection, keys: Table, table: Table, columns: pl.Schema) -> pl.DataFrame:
     statement = _run_columns(table, columns).join(keys, keys.c.subject_key == table.c.subject_key)
+    return fetch(connection, statement, columns)
+
+
+def _of_runs(connection: Connection, keys: Table, table: Table, columns: pl.Schema) -> pl.DataFrame:
+    statement = _run_columns(table, columns).join(keys, keys.c.run_key == table.c.run_key)
     return fetch(connection, statement, columns)

@@ -40,11 +40,10 @@ def shown(storage: Storage | ResourceStorage, units: int | None = None, **fields
         prefix="s3://archive/in/",
         **dict.fromkeys(("listed", "settled", "claimed_elsewhere", "undated", "arrivals", "bytes"), 5),
         findings=(found,),
-        batches=BATCHES,
         hours=HOURS,
         cost=cost,
         assumptions=(),
-        **fields,
+        **({"batches": BATCHES} | fields),
     )
     made = tables(plan.model_dump(mode="json", by_alias=True))
     return {table.title.partition(" ")[0]: {row[0]: row[1:] for row in table.rows} for table in made}
@@ -80,4 +79,17 @@ def test_findings_of_a_clinical_plan_are_counted_in_units() -> None:
 def test_what_has_no_price_is_unknown() -> None:
     cost = shown(RECORDS, kind="ccda")["cost"]
     assert cost["7 HealthLake reads"] == cost["imports"] == cost["storage per month, healthlake"] == ("unknown",)
-    assert cost["requests in all"] == ("0.50",)
+    assert cost["requests in all"] == ("0.5000",)
+
+
+def test_what_no_window_will_take_and_what_makes_jobs_wait_is_shown() -> None:
+    rows = shown(IMAGES, studies=1, series=1)
+    assert rows["plan"]["undated"] == (5,)
+    assert rows["plan"]["hours"] == ("1.50, of which copies 0.50; jobs are limited by concurrent jobs",)
+    assert not rows["problems"]
+
+
+def test_a_plan_that_no_run_can_carry_out_says_so() -> None:
+    rows = shown(IMAGES, batches=BATCHES.model_copy(update={"too_many": True}), studies=1, series=1)
+    (problem,) = rows["problems"]
+    assert problem.startswith("more import jobs than one run can map")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import pytest
 
+from airlock.ledger import Resolution
 from airlock.reasons import SENTENCES
 from airlock.records import study_key
 from airlock.run import run_key
-from tests.unit.airlock.ledger.samples import NIGHTLY, begin
+from tests.unit.airlock.ledger.samples import NIGHTLY, STORE, begin, dispositions
+from tests.unit.airlock.ledger.test_redrives import to_come
 from tests.unit.airlock_cli.conftest import HOSTILE, STUDY
 
 if TYPE_CHECKING:
@@ -63,6 +66,19 @@ class TestWhere:
         assert {row["key"] for row in found["arrivals"]} == {"in/good", f"in/{HOSTILE}"}
         assert found["gates"][0]["what_to_do"] == SENTENCES["study_incomplete"]
         assert found["contracts"][0]["fhir"]["Endpoint"] == ["Endpoint/e"]
+
+    def test_who_redrove_it_and_what_became_of_its_image_set(self, told: Ledger, airlock: Any) -> None:
+        told.settle(NIGHTLY, "a", dispositions("good", word="held").with_columns(image_set_id=pl.lit("image-set")))
+        begin(told, "r")
+        asked = {"asked_by": "ada", "why": "sent \x1b[31magain", "choice": {"run": "a", "non_primary": "promote"}}
+        told.redrive(NIGHTLY, "r", to_come("good"), asked)
+        for image_set in ("image-set", "of another study"):
+            told.begin_resolution(STORE, "r", image_set, Resolution.PROMOTE)
+        found = json.loads(airlock("where", "in/good", "--json").stdout)
+        (redrive,), (resolution,) = found["redrives"], found["resolutions"]
+        assert (redrive["run_id"], redrive["asked_by"], redrive["why"]) == ("scheduled__r", "ada", asked["why"])
+        assert (resolution["image_set_id"], resolution["resolution"]) == ("image-set", "promote")
+        assert r"sent \x1b[31magain" in airlock("where", "in/good").stdout
 
     def test_what_is_not_there_is_said_with_what_it_was_looked_for_as(self, told: Ledger, airlock: Any) -> None:
         result = airlock("where", "9.9.9")
