@@ -1,0 +1,123 @@
+"""Conservation over generations: whatever is delivered, decided, replaced, redriven and given back, nothing is lost."""
+
+from __future__ import annotations
+
+import shutil
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from airlock.ledger import Ledger
+from airlock.ledger.redrives import REDRIVABLE, SUCCESSORS
+from airlock.records import ARRIVALS, DISPOSITIONS, arrival_id
+from tests.unit.airlock.ledger.samples import NIGHTLY, SEEN_AT, STORE, begin
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEYS = "abc"
+WORDS = st.lists(st.sampled_from([*(word.value for word in REDRIVABLE), "released", "ignored"]), min_size=3, max_size=3)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("replace"), st.sampled_from(KEYS)),
+        st.tuples(st.sampled_from(["nightly", "redrive", "give_back"]), WORDS),
+    ),
+    max_size=10,
+)
+ASKED = {"asked_by": "ada", "why": "cured", "choice": {}}
+
+
+class Archive:
+    """Three keys, whose objects are replaced now and then, and the runs that take them."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.etags = dict.fromkeys(KEYS, 0)
+        self.runs: list[str] = []
+        self.said: dict[str, str] = {}  # the dispositions, by arrival
+
+    def replace(self, key: str) -> None:
+        self.etags[key] += 1
+
+    def nightly(self, words: list[str]) -> None:
+        self.ledger.claim(NIGHTLY, self.begun(), self.listing())
+        self.settle(words)
+
+    def redrive(self, words: list[str]) -> None:
+        if self.taken():
+            self.settle(words)
+
+    def give_back(self, _: list[str]) -> None:
+        before = self.rows()
+        if self.taken():
+            self.ledger.release_claims(NIGHTLY, self.runs[-1])
+            assert self.rows()["arrival_id"].to_list() == before["arrival_id"].to_list()
+
+    def begun(self) -> str:
+        self.runs.append(f"run-{len(self.runs)}")
+        begin(self.ledger, self.runs[-1])
+        return self.runs[-1]
+
+    def listing(self) -> pl.DataFrame:
+        rows = [
+            (arrival_id("archive", key, None, str(etag), 1), "archive", key, None, str(etag), 1, SEEN_AT)
+            for key, etag in self.etags.items()
+        ]
+        return pl.DataFrame(rows, schema=ARRIVALS, orient="row")
+
+    def choice(self) -> pl.DataFrame:
+        return self.ledger.choose_arrivals(STORE, NIGHTLY, None, None, ())
+
+    def taken(self) -> dict[str, int] | None:
+        """Redrive all that can be; its objects come as they are now."""
+        now = {row["key"]: row for row in self.listing().to_dicts()}
+        rows = [
+            now[row["key"]] | {"chosen_id": row["arrival_id"], "carries": None, "generation": row["generation"] + 1}
+            for row in self.choice().to_dicts()
+        ]
+        return self.ledger.redrive(NIGHTLY, self.begun(), pl.DataFrame(rows, schema=SUCCESSORS), ASKED)
+
+    def settle(self, words: list[str]) -> None:
+        held = self.ledger.held_by(NIGHTLY, self.runs[-1])
+        said = held.select("arrival_id", "key", "size").with_columns(disposition=pl.Series(words[: held.height]))
+        empty = {name: pl.lit(None, kind) for name, kind in DISPOSITIONS.items() if name not in said.columns}
+        self.ledger.settle(NIGHTLY, self.runs[-1], said.with_columns(**empty))
+        self.ledger.close_run(self.runs[-1], "audited", {})
+        self.said |= dict(said.select("arrival_id", "disposition").iter_rows())
+
+    def rows(self) -> pl.DataFrame:
+        held = [name for run in self.runs for name in self.ledger.held_by(NIGHTLY, run)["arrival_id"]]
+        assert len(held) == len(set(held)), "two runs hold one arrival"
+        return self.ledger.find_arrivals(STORE, NIGHTLY, pl.Series(held, dtype=pl.String))
+
+
+def is_conserved(archive: Archive) -> None:
+    rows = archive.rows()
+    assert dict(rows.select("arrival_id", "disposition").iter_rows()) == archive.said, "a word was lost or changed"
+    assert sum(archive.ledger.states(NIGHTLY).values()) == rows.height
+    released = rows.filter(pl.col("disposition") == "released")
+    assert released["superseded_by"].null_count() == released.height, "what is released was taken through again"
+    heirs = rows["superseded_by"].drop_nulls()
+    assert heirs.is_in(rows["arrival_id"].to_list()).all(), "what stands in its place is not there"
+    latest = rows.filter(pl.col("superseded_by").is_null())
+    assert latest.select("key", "etag").is_unique().all(), "an object stands in two places"
+    for key, etag in released.select("key", "etag").iter_rows():
+        of_object = rows.filter(key=key, etag=etag)
+        assert of_object["generation"].max() == released.filter(key=key, etag=etag)["generation"].item()
+
+
+@given(steps=STEPS)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_each_generation_has_its_one_word_and_each_object_its_one_place(
+    sqlite_template: Path, steps: list[tuple[str, Any]]
+) -> None:
+    with TemporaryDirectory() as folder:
+        file = shutil.copy(sqlite_template, folder)
+        with Ledger.open(f"sqlite:///{file}") as ledger:
+            archive = Archive(ledger)
+            for name, given_to_it in steps:
+                getattr(archive, name)(given_to_it)
+                is_conserved(archive)
