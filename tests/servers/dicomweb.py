@@ -33,6 +33,8 @@ class Server:
         What the next answers are instead of the right ones, one each.
     always
         What every answer is, once ``faults`` is empty.
+    search_status
+        Of the answer to a search.
     authorizations
         As they came, one per request.
     """
@@ -42,6 +44,7 @@ class Server:
         self.held: dict[str, bytes] = {}
         self.requests: list[list[str]] = []
         self.searches: list[str] = []
+        self.search_status = 200
         self.faults: deque[Fault] = deque()
         self.always: Fault | None = None
         self.authorizations: list[str | None] = []
@@ -91,7 +94,7 @@ class Handler(BaseHTTPRequestHandler):
         (uid,) = parse_qs(urlsplit(self.path).query)["SOPInstanceUID"]
         self.server_state.searches.append(uid)
         found = [{"00080018": {"vr": "UI", "Value": [uid]}}] if uid in self.server_state.held else []
-        self.answer(200, json.dumps(found).encode())
+        self.answer(self.server_state.search_status, json.dumps(found).encode())
 
     def answer(self, status: int, body: bytes = b"", **head: str) -> None:
         """Answer whole."""

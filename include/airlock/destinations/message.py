@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Protocol
 from botocore.exceptions import BotoCoreError, ClientError
 
 from airlock.records import digest
+from airlock.s3 import BucketError
+from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from airlock.ledger import OutboxMessage
+    from airlock.s3 import S3
 
 SCHEMA = "airlock.message/1"
 
@@ -112,3 +115,21 @@ def aws_error(error: ClientError | BotoCoreError, for_good: frozenset[str] = fro
         code = str(error.response["Error"]["Code"]).rpartition(".")[2]
         return DestinationError(code, retryable=code not in for_good)
     return DestinationError(type(error).__name__, retryable=True)
+
+
+def read_contract(s3: S3, message: Message) -> bytes:
+    """Return the JSON of the contract that a message is about, from the workspace.
+
+    Raises
+    ------
+    DestinationError
+        If it is there no more, or cannot be read now.
+    """
+    try:
+        return s3.get(S3Uri.parse(message.contract_uri))
+    except FileNotFoundError:
+        raise DestinationError("contract_gone", retryable=False) from None
+    except BucketError:
+        raise DestinationError("workspace_unreadable", retryable=True) from None
+    except (ClientError, BotoCoreError) as error:
+        raise aws_error(error) from None

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from airlock.destinations.message import DestinationError, Message, aws_error
-from airlock.s3 import BucketError
-from airlock.s3uri import S3Uri
+from airlock.destinations.message import Message, aws_error, read_contract
 
 if TYPE_CHECKING:
     from airlock.s3 import S3
+    from airlock.s3uri import S3Uri
 
 
 class S3Folder:
@@ -34,14 +33,7 @@ class S3Folder:
 
     def send(self, message: Message) -> None:
         """Copy the contract; see `Destination.send`."""
-        try:
-            contract = self.source.get(S3Uri.parse(message.contract_uri))
-        except FileNotFoundError:
-            raise DestinationError("contract_gone", retryable=False) from None
-        except BucketError:
-            raise DestinationError("workspace_unreadable", retryable=True) from None
-        except (ClientError, BotoCoreError) as error:
-            raise aws_error(error) from error
+        contract = read_contract(self.source, message)
         where = self.folder.join(contract_name(message.subject_key, message.revision))
         try:
             self.target.put(where, contract, "application/json")

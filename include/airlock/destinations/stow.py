@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import polars as pl
 from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import ValidationError
 
 from airlock.contracts import StudyContract
-from airlock.destinations.message import DestinationError, aws_error
+from airlock.destinations.message import DestinationError, aws_error, read_contract
 from airlock.dicomweb import DicomWebError, Part, RequestRefusedError, is_for_good, may_be_there
 from airlock.ledger import StowState
 from airlock.ledger.stow import STOW_INSTANCES
 from airlock.reasons import Reason
-from airlock.s3 import BucketError
 from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -151,11 +151,9 @@ class Stow:
 
     def _contract(self, message: Message) -> StudyContract:
         try:
-            return StudyContract.model_validate_json(self._s3.get(S3Uri.parse(message.contract_uri)))
-        except (ClientError, BotoCoreError) as error:
-            raise aws_error(error) from None
-        except (FileNotFoundError, BucketError) as error:
-            raise DestinationError(type(error).__name__, retryable=True) from None
+            return StudyContract.model_validate_json(read_contract(self._s3, message))
+        except ValidationError:  # of an Airlock that knew other fields
+            raise DestinationError("contract_unreadable", retryable=False) from None
 
     def _missing(self, instances: list[Instance]) -> tuple[list[Instance], set[str]]:
         """Return the instances to send, and the UIDs of those under which the server has another object's content."""
@@ -214,15 +212,26 @@ class _Sending:
 
     def post(self, batch: list[Instance]) -> list[Decision]:
         """Send instances in one request; where one of them spoils it, the others are sent without that one."""
-        try:
-            answer = self._web.store([self._part(instance) for instance in batch])
-        except SourceError as error:
-            rest = [instance for instance in batch if instance is not error.instance]
-            lost = self._refused(error.instance, error.reason.value, for_good=error.reason != Reason.ACCESS_DENIED)
-            return lost + (self.post(rest) if rest else [])
-        except RequestRefusedError as error:
-            return self._divided(batch, error)
-        return self._kept([self._decision(instance, answer) for instance in batch])
+        lost: list[Decision] = []
+        while batch:
+            try:
+                answer = self._web.store([self._part(instance) for instance in batch])
+            except SourceError as error:
+                code, for_good = error.reason.value, error.reason != Reason.ACCESS_DENIED
+                lost += self._refused(error.instance, code, for_good=for_good)
+                batch = [instance for instance in batch if instance is not error.instance]
+            except RequestRefusedError as error:
+                return lost + self._divided(batch, error)
+            else:
+                return lost + self._decided(batch, answer)
+        return lost
+
+    def _decided(self, batch: list[Instance], answer: StoreAnswer) -> list[Decision]:
+        """Write down what the answer settles before the server is asked for the rest, which may break off."""
+        settled = self._kept([made for instance in batch if (made := self._said(instance, answer))])
+        done = {made.instance.uid for made in settled}
+        open_ = [instance for instance in batch if instance.uid not in done]
+        return settled + [made for instance in open_ for made in self._kept([self._looked_up(instance, answer)])]
 
     def _kept(self, decisions: list[Decision]) -> list[Decision]:
         """Write decisions down; that an instance is refused does not take away what the server has of it."""
@@ -243,13 +252,17 @@ class _Sending:
     def _refused(self, instance: Instance, code: str, *, for_good: bool) -> list[Decision]:
         return self._kept([Decision(instance, StowState.REFUSED, code, for_good)])
 
-    def _decision(self, instance: Instance, answer: StoreAnswer) -> Decision:
+    def _said(self, instance: Instance, answer: StoreAnswer) -> Decision | None:
+        """Return what an answer says of an instance; None where the server is to be asked for it."""
         if instance.uid in answer.stored:
             return Decision(instance, StowState.STORED, _hex(answer.stored[instance.uid]))
         reason = answer.failed.get(instance.uid)
-        code = _hex(reason) or _UNPROVEN
-        if not self._look_up or not may_be_there(reason):
-            return Decision(instance, StowState.REFUSED, code, is_for_good(reason))
+        if self._look_up and may_be_there(reason):
+            return None
+        return Decision(instance, StowState.REFUSED, _hex(reason) or _UNPROVEN, is_for_good(reason))
+
+    def _looked_up(self, instance: Instance, answer: StoreAnswer) -> Decision:
+        code = _hex(answer.failed.get(instance.uid)) or _UNPROVEN
         if not self._web.holds(instance.study, instance.series, instance.uid):
             return Decision(instance, StowState.REFUSED, code)
         if instance.uid in self._held_otherwise:

@@ -82,10 +82,12 @@ def _answer(
 
 
 def _status(value: Any) -> int | None:
+    """Return a DICOM status, which has 16 bits (VR US); what has more is none, and would be as long in the ledger."""
     try:
-        return int(value)
+        status = int(value)
     except (TypeError, ValueError, OverflowError):
         return None
+    return status if 0 <= status <= 0xFFFF else None
 
 
 def _json_items(module: Any, tag: str) -> Iterator[Any]:

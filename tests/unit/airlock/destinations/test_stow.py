@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -196,6 +196,57 @@ def test_an_instance_that_the_server_has_already_is_stored(study: Study, reason:
     study.server.always = lambda handler, all_: handler.answer(409, module(failed=dict.fromkeys(all_, reason)))
     study.send()
     assert study.codes("stored").keys() == study.files.keys()
+
+
+def test_what_an_answer_settles_is_kept_though_the_server_cannot_be_asked_for_the_rest(study: Study) -> None:
+    """Of a server without searches (QIDO-RS) too."""
+    odd = study.uids[0]
+
+    def all_but_one(handler: Any, instances: dict[str, bytes]) -> None:
+        taken = dict.fromkeys(instances.keys() - {odd})
+        handler.answer(202, module(stored=taken, failed={odd: 0x0110} if odd in instances else {}))
+
+    study.server.always, study.server.search_status = all_but_one, 501
+    error = study.refused()
+    assert (error.code, error.retryable) == ("http_501", True)
+    assert study.codes("stored").keys() == set(study.uids[1:4])
+    study.server.search_status = 200
+    study.server.always = None
+    study.send()
+    assert study.server.requests == [study.uids[:4], [odd, *study.uids[4:]]]
+
+
+def test_many_lost_objects_in_one_request_are_as_few(study: Study) -> None:
+    study.settings.instances_per_request = 1_000
+    sent: list[int] = []
+
+    class Counting(Sink):
+        def store(self, parts: list[Part]) -> StoreAnswer:
+            sent.append(len(parts))
+            return super().store(parts)
+
+    gone = tuple(
+        ContractInstance(SOPInstanceUID=f"1.2.{n}", SOPClassUID=CT, source=f"s3://archive/gone/{n}", etag="0", size=1)
+        for n in range(990)
+    )
+    contract = StudyContract.model_validate_json(study.s3.get(S3Uri.parse(study.message().contract_uri)))
+    series = (ContractSeries(SeriesInstanceUID="1.2", instances=gone), *contract.series)
+    where = S3Uri("archive", "contract.json")
+    study.s3.put(where, contract.model_copy(update={"series": series}).to_json().encode())
+    with pytest.raises(DestinationError, match="object_gone"):
+        Stow(Counting(), study.s3, study.ledger, ADDRESS, study.settings).send(
+            replace(study.message(), contract_uri=str(where))
+        )
+    assert sent[-1] == len(study.uids)
+
+
+@pytest.mark.parametrize(("body", "code"), [(None, "contract_gone"), (b'{"schema": "x"}', "contract_unreadable")])
+def test_a_contract_that_cannot_be_read_is_given_up(study: Study, body: bytes | None, code: str) -> None:
+    where = S3Uri("archive", "contract.json")
+    if body:
+        study.s3.put(where, body)
+    error = study.refused(message=replace(study.message(), contract_uri=str(where)))
+    assert (error.code, error.retryable) == (code, False)
 
 
 def test_without_look_up_the_answer_alone_counts(study: Study) -> None:

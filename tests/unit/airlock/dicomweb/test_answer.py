@@ -42,7 +42,7 @@ def test_an_instance_that_is_named_as_both_has_failed() -> None:
     assert read_answer(module({"1.1": None}, {"1.1": 0xA700})) == StoreAnswer({}, {"1.1": 0xA700})
 
 
-@pytest.mark.parametrize("reason", ["no number", None, [], {}, "A700"])
+@pytest.mark.parametrize("reason", ["no number", None, [], {}, "A700", -1, 0x10000, 10**4000])
 def test_a_reason_that_is_no_status_is_none(reason: Any) -> None:
     assert read_answer(module(failed={"1.1": reason})) == StoreAnswer({}, {"1.1": None})
 
