@@ -60,12 +60,15 @@ class Routed:
         Given up, of this run and earlier ones, until they are requeued.
     unrouted
         Subjects of the pipeline that no route takes.
+    without_route
+        In the outbox, by destination, where no route of the pipeline leads any more: nobody sends them.
     """
 
     sent: dict[str, int]
     waiting: dict[str, int]
     failed: dict[str, int]
     unrouted: int
+    without_route: dict[str, int] = field(default_factory=dict)
 
 
 def route(run: Run[Pipeline], destinations: Mapping[str, Destination]) -> Routed:
@@ -99,7 +102,8 @@ def route(run: Run[Pipeline], destinations: Mapping[str, Destination]) -> Routed
 def queue(run: Run[Pipeline]) -> None:
     """Put what was released into the outbox, for every route that takes it; doing so twice changes nothing."""
     for contracts in run.workspace.parts("contracts", CONTRACTS):
-        _enqueue(run, _payloads(run, contracts), contracts["contract"].to_list())
+        found = [_names(run, contract) for contract in contracts["contract"]]
+        _enqueue(run, _payloads(run, contracts), found)
     _ask_again(run)
 
 
@@ -153,8 +157,12 @@ def _payloads(run: Run[Pipeline], contracts: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _enqueue(run: Run[Pipeline], messages: pl.DataFrame, contracts: Sequence[str]) -> None:
-    rest = _to_routes(run, messages, contracts)
+def _names(run: Run[Pipeline], contract: str) -> list[str]:
+    return [item.name for item in takers(run.pipeline, contract)]
+
+
+def _enqueue(run: Run[Pipeline], messages: pl.DataFrame, found: Sequence[Sequence[str]]) -> None:
+    rest = _to_routes(run, messages, found)
     if run.pipeline.routes and not rest.is_empty():
         pipeline = run.pipeline
         run.ledger.keep_unrouted(pipeline.name, run.key, pipeline.datastore_id, rules_digest(pipeline), rest)
@@ -166,24 +174,26 @@ def _ask_again(run: Run[Pipeline]) -> None:
     whose = pipeline.name, pipeline.datastore_id
     while not (kept := run.ledger.unrouted(*whose, rules, ASKED_AT_A_TIME)).is_empty():
         with ThreadPoolExecutor(WRITERS) as pool:
-            read = list(pool.map(lambda uri: _content(run, uri), kept["payload_uri"]))
-        there = pl.Series([text is not None for text in read], dtype=pl.Boolean)
-        rest = _to_routes(run, kept.filter(there), [text for text in read if text is not None])
+            asked = list(pool.map(lambda uri: _asked(run, uri), kept["payload_uri"]))
+        there = pl.Series([found is not None for found in asked], dtype=pl.Boolean)
+        rest = _to_routes(run, kept.filter(there), [found for found in asked if found is not None])
         run.ledger.mark_unrouted(*whose, rules, pl.concat([rest, kept.filter(~there)]))
 
 
-def _content(run: Run[Pipeline], uri: str) -> str | None:
-    """Return a contract that was kept; None where the workspace has it no more."""
+def _asked(run: Run[Pipeline], uri: str) -> list[str] | None:
+    """Return the routes that take a contract that was kept; None where the workspace has it no more.
+
+    Contracts are large: none stays in memory longer than its rules are asked.
+    """
     try:
-        return run.s3.get(S3Uri.parse(uri)).decode()
+        return _names(run, run.s3.get(S3Uri.parse(uri)).decode())
     except FileNotFoundError:
         return None
 
 
-def _to_routes(run: Run[Pipeline], messages: pl.DataFrame, contracts: Sequence[str]) -> pl.DataFrame:
-    """Queue messages for the routes that take them, and return those that none does."""
+def _to_routes(run: Run[Pipeline], messages: pl.DataFrame, found: Sequence[Sequence[str]]) -> pl.DataFrame:
+    """Queue messages for the routes that were found to take them, and return those that none does."""
     pipeline = run.pipeline
-    found = [[item.name for item in takers(pipeline, contract)] for contract in contracts]
     for item in pipeline.routes:
         taken = messages.filter(pl.Series([item.name in names for names in found], dtype=pl.Boolean))
         run.ledger.enqueue(pipeline.name, run.key, item.address(pipeline.datastore_id), taken)
@@ -338,9 +348,16 @@ def _report(run: Run[Pipeline], tries: Mapping[str, _Try]) -> Routed:
         waiting={name: by_state.get(MessageState.PENDING, 0) for name, by_state in found.items()},
         failed={name: by_state.get(MessageState.FAILED, 0) for name, by_state in found.items()},
         unrouted=run.ledger.count_unrouted(run.pipeline.name),
+        without_route=_without_route(run, states),
     )
     run.workspace.write_json(REPORT, vars(routed))
     return routed
+
+
+def _without_route(run: Run[Pipeline], states: Mapping[str, Mapping[MessageState, int]]) -> dict[str, int]:
+    known = {item.address(run.pipeline.datastore_id) for item in run.pipeline.routes}
+    waits = {address: found.get(MessageState.PENDING, 0) for address, found in states.items() if address not in known}
+    return {address: number for address, number in sorted(waits.items()) if number}
 
 
 def _trouble(run: Run[Pipeline], item: Route, one: _Try, own: Mapping[str, Mapping[MessageState, int]]) -> str | None:

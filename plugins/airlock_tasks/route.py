@@ -43,9 +43,14 @@ class RouteOperator(StageOperator):
         AirflowFailException
             If the run left arrivals undecided: what was released is routed, and the run is shown as failed.
         """
-        from airlock.route import route
+        from airlock.route import queue, route
 
-        routed = route(run, connect(run))
+        try:
+            destinations = connect(run)
+        except AirflowFailException:
+            queue(run)  # so that the next run sends what this one released, though nobody clears the task
+            raise
+        routed = route(run, destinations)
         self.log.info(
             "contracts sent: %s; waiting: %s; given up: %s; unrouted: %d",
             routed.sent,
@@ -53,6 +58,12 @@ class RouteOperator(StageOperator):
             routed.failed,
             routed.unrouted,
         )
+        if routed.without_route:
+            self.log.warning(
+                "messages wait for destinations that no route leads to any more: %s; bring the routes back, or see "
+                "docs/routing.md",
+                routed.without_route,
+            )
         context["outlet_events"][self.asset].extra = {"run_key": run.key, "contracts": sum(routed.sent.values())}
         summary = context["ti"].xcom_pull(task_ids=self.audited_by)
         if summary["open_arrivals"]:
@@ -91,9 +102,11 @@ class AnnounceOperator(StageOperator):
         """
         from airlock.route import announce
 
-        told = announce(run)
-        if not any(told.values()):
+        told = {name: subject_keys for name, subject_keys in announce(run).items() if subject_keys}
+        if not told:
             raise AirflowSkipException("nothing was released that an asset is told of")
+        # Airflow makes an event of every outlet, of one that is told of nothing without a partition.
+        self.outlets = [self.assets[name] for name in told]
         for name, subject_keys in told.items():
             event = context["outlet_events"][self.assets[name]]
             event.extra = {"pipeline": run.pipeline.name, "run_key": run.key}

@@ -176,7 +176,26 @@ class TestUnrouted:
         run = released(world, self.ONLY_CT, ("1.1", "CT"), ("1.2", "MR"))
         route(run, {"ct": Inbox()})
         report = json.loads(world.s3.get(run.workspace.root.join("routing.json")))
-        assert report == {"sent": {"ct": 1}, "waiting": {"ct": 0}, "failed": {"ct": 0}, "unrouted": 1}
+        assert report == {
+            "sent": {"ct": 1},
+            "waiting": {"ct": 0},
+            "failed": {"ct": 0},
+            "unrouted": 1,
+            "without_route": {},
+        }
+
+
+def test_what_waits_for_a_destination_that_is_no_routes_any_more_stays_in_sight(world: World) -> None:
+    old, new = pipeline(routes=[to("old")]), pipeline(routes=[to("new")])
+    with pytest.raises(RouteError):
+        route(released(world, old, ("1.1", "CT")), {"old": Inbox(down)})
+    inbox = Inbox()
+    routed = route(released(world, new, ("1.2", "CT"), run_id="two"), {"new": inbox})
+    assert routed.without_route == {old.routes[0].address(STORE): 1}
+    assert inbox.studies == [study("1.2")]
+    back = Inbox()
+    assert route(released(world, old, run_id="three"), {"old": back}).without_route == {}
+    assert back.studies == [study("1.1")]
 
 
 class TestPatience:
