@@ -7,6 +7,7 @@ comparison is enough. An absent value fulfils none.
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from datetime import date, datetime
@@ -80,6 +81,8 @@ FIELDS: dict[str, dict[str, Kind]] = {
 def _operand(value: Any) -> Any:
     if isinstance(value, bool | datetime) or not isinstance(value, str | int | float | date):
         raise ValueError("a value to compare with is a text, a number or a date, as 'CT', 3 or 2026-11-30")  # noqa: TRY004  # pydantic's
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("no value is .nan or .inf: write a number, as 3")
     if isinstance(value, str) and len(value) > MOST_CHARACTERS:
         raise ValueError(f"a value to compare with has {MOST_CHARACTERS:,} characters at most")
     return value
@@ -140,6 +143,14 @@ class Rule(BaseModel):
     gt: Operand | None = Field(None, description="the value is above this number or date")
     lte: Operand | None = Field(None, description="the value is this number or date, or below")
     lt: Operand | None = Field(None, description="the value is below this number or date")
+
+    @model_validator(mode="after")
+    def _says_what_it_names(self) -> Rule:
+        """Refuse what is named and left blank: in YAML that reads as if it were not there, and the rule takes more."""
+        for name in sorted(self.model_fields_set):
+            if getattr(self, name) is None:
+                raise ValueError(f"{name.removesuffix('_')} stands there without a value: give it one, or remove it")
+        return self
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> Rule:

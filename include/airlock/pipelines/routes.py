@@ -260,6 +260,11 @@ class Route(Settings):
             raise ValueError(
                 f"route {self.name!r} has {len(given)} destinations ({', '.join(given)}): make a route of each"
             )
+        if self.match is None and "match" in self.model_fields_set:
+            raise ValueError(
+                f"route {self.name!r}: match stands there without a rule, and the route would take everything: write "
+                f"one, or remove match"
+            )
         if self.uri is None and "aws_conn_id" in self.model_fields_set:
             raise ValueError(f"route {self.name!r}: aws_conn_id goes with uri; write it into the section {given[0]}")
         return self

@@ -40,7 +40,7 @@ AT_ONCE = {"backoff_seconds": 0}
 
 def to(name: str, match: dict[str, Any] | None = None, **delivery: Any) -> dict[str, Any]:
     queue = {"queue_url": f"https://sqs.us-east-1.amazonaws.com/123456789012/{name}"}
-    return {"name": name, "sqs": queue, "match": match, "delivery": AT_ONCE | delivery}
+    return {"name": name, "sqs": queue, "delivery": AT_ONCE | delivery} | ({"match": match} if match else {})
 
 
 class Inbox:

@@ -48,6 +48,7 @@ def named(**content: Any) -> dict[str, Any]:
         (CT | {"match": {"field": "StudyDate", "gte": "x"}}, "the field is a date: write a date, as 2026-11-30"),
         (CT | {"match": {"field": "StudyID", "regex": "("}}, "field 'routes.0.match.regex'"),
         (CT | {"match": "CT"}, "field 'routes.0.match'"),
+        (CT | {"match": None}, "route 'ct': match stands there without a rule, and the route would take everything"),
     ],
 )  # fmt: skip
 def test_a_wrong_route_is_named_with_the_fix(tmp_path: Path, route: dict[str, Any], says: str) -> None:
