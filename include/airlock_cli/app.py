@@ -90,7 +90,7 @@ def plan(
     timeout_minutes: Minutes = None,
     json: Json = False,
 ) -> None:
-    """Say what a run would do, without importing: objects, studies, predicted rejects, hours and cost."""
+    """Say what a run would do, without importing: objects, studies or resources, rejects, hours and cost."""
     from airlock_cli import plan as plans  # noqa: PLC0415
     from airlock_cli import runs, workspaces  # noqa: PLC0415
 

@@ -154,6 +154,10 @@ class TestItLeavesNoTrace:
         assert found(plan)["quarantine", "instance_claimed"] == (1, 1)
         assert validate(validated(world, {"a.ndjson": [patient("p1")]}, "other"), None) == {"accept": 1}
 
+    def test_made_again_it_sees_what_has_come(self, world: World) -> None:
+        made(world, {"a.ndjson": [patient("p1"), observation("o1", "p2")]})
+        assert found(made(world, TWO)) == {("accept", None): (2, 4)}
+
     def test_it_is_read_as_it_was_written(self, world: World) -> None:
         plan = made(world, TWO)
         assert read_plan(world.s3, pipeline(), "one") == plan
