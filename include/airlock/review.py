@@ -7,6 +7,7 @@ there, and it counts as long as the subject is held by just what the person saw.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,6 +34,8 @@ OVERRIDABLE = (
     Reason.STUDY_INCOMPLETE,
     Reason.STORED_WITH_ISSUES,
 )
+LONGEST_REASON = 2000  # characters; every contract repeats it, and SQS and SNS refuse large messages
+_LAYOUT = "\n\r\t"
 WORD = ("reason", "reasons", "overridden_by", "override_reason", "overridden_at")
 _HOLD = ["subject", "findings"]
 
@@ -57,14 +60,32 @@ def check_answer(review: Review, reasons: Collection[str] = ()) -> None:
     Raises
     ------
     ReviewError
-        If an approval names no person or no reason, or a reason code that no review is about.
+        If an approval names no person or no reason, a reason that cannot be kept, or a reason code that no review is
+        about. What the person wrote is not repeated.
     """
     unknown = sorted(set(reasons) - {str(reason) for reason in OVERRIDABLE})
     if unknown:
         known = ", ".join(str(reason) for reason in OVERRIDABLE)
         raise ReviewError(f"{len(unknown)} of the given reason codes cannot be released: use {known}, or none for all")
-    if review.approved and not (review.person.strip() and review.why.strip()):
+    if not review.approved:
+        return
+    if not (_says_something(review.person) and _says_something(review.why)):
         raise ReviewError("an approval needs a person and a reason: answer review again with both")
+    if len(review.why) > LONGEST_REASON:
+        raise ReviewError(
+            f"the reason has {len(review.why)} characters: answer review again with {LONGEST_REASON} at most"
+        )
+    if _unfit(review.person + review.why):
+        raise ReviewError("the reason has characters that are no text: answer review again without them")
+
+
+def _says_something(text: str) -> bool:
+    return any(map(str.isalnum, text))  # blanks that nobody sees are none
+
+
+def _unfit(text: str) -> bool:
+    """Say whether a text has control characters, of which PostgreSQL refuses NUL, or halves of a character."""
+    return any(unicodedata.category(one) in {"Cc", "Cs"} and one not in _LAYOUT for one in text)
 
 
 def record_question(run: Run[Any]) -> dict[str, int]:

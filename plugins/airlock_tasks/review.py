@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, ParamValidationError
 
 from airlock_tasks.audit import AuditOperator, ConvertedAuditOperator, FhirAuditOperator
 from airlock_tasks.stage import StageOperator, open_run
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from airflow.sdk import Context
 
     from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
@@ -112,6 +114,28 @@ class _ReviewOperator(HITLOperator):
         answer = super().execute_complete(context, event)
         check_answer(_review(answer), _reasons(answer))
         return answer
+
+    def validate_params_input(self, params_input: Mapping[str, Any]) -> None:
+        """Refuse what the form does not ask for; a field that is left out is empty.
+
+        Airflow's own refusal repeats what the person wrote, and it would stand in the task's log.
+
+        Raises
+        ------
+        ReviewError
+            With the field.
+        """
+        from airlock.review import ReviewError
+
+        unknown = len(set(params_input) - set(self.form))
+        if unknown:
+            raise ReviewError(f"the answer has {unknown} fields that are not in the form: use {', '.join(self.form)}")
+        for name, param in self.form.items():
+            try:
+                param.resolve(params_input.get(name))
+            except ParamValidationError:
+                types = " or ".join(param.schema["type"])
+                raise ReviewError(f"{name} of the answer is of another type than {types}: correct it") from None
 
 
 class ReviewOperator(_ReviewOperator):
@@ -209,7 +233,7 @@ class _ReleaseOperator(StageOperator):
         """
         from airlock.review import ReviewError, record_review
 
-        answer = context["ti"].xcom_pull(task_ids=self.answered_by)
+        answer = _answer(context, self.answered_by)
         released = 0
         if answer["chosen_options"]:
             try:
@@ -260,13 +284,19 @@ class ConvertedReleaseOperator(ConvertedAuditOperator):
         from airlock.ccda.release import record_review
         from airlock.review import ReviewError
 
-        answer = context["ti"].xcom_pull(task_ids=self.answered_by)
+        answer = _answer(context, self.answered_by)
         if answer["chosen_options"]:
             try:
                 record_review(run.within(""), _review(answer))
             except ReviewError as error:
                 raise AirflowFailException(str(error)) from None
         return super().run_stage(run, context)
+
+
+def _answer(context: Context, task_id: str) -> dict[str, Any]:
+    """Return a review's answer; nobody has answered one that a person marked as success."""
+    answer: dict[str, Any] | None = context["ti"].xcom_pull(task_ids=task_id)
+    return NOT_ASKED if answer is None else answer
 
 
 def _reasons(answer: dict[str, Any]) -> list[str]:

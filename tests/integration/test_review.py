@@ -117,6 +117,16 @@ def test_a_word_that_comes_after_a_redrive_has_taken_the_study_over_releases_not
     assert redrive.report["dispositions"] == {"held": 1, "quarantined": 1}
 
 
+def test_a_review_that_is_marked_as_success_releases_nothing(place: Place) -> None:
+    """Nobody has answered then: Airflow has no answer to hand on."""
+    chain = held(place, delivery(studies=1, instances=2) | INCOMPLETE)
+    chain.xcom["review", 0] = None
+    chain.states["review"] = "success"
+    chain.onward("release")
+    assert chain.report["dispositions"] == {"released": 2, "held": 1, "quarantined": 1}
+    assert len(place.contracts()) == 1
+
+
 def test_only_what_is_held_by_the_chosen_reasons_is_released(place: Place) -> None:
     chain = held(place, INCOMPLETE)
     answered(chain, APPROVE, WHY, ["service_warning"])

@@ -40,6 +40,32 @@ def test_a_word_counts_for_what_the_person_saw(world: World) -> None:
     assert record_question(run) == {}
 
 
+def refused_elsewhere(world: World, name: str, number: int) -> None:
+    """Let another run fail to bring a file of the same study."""
+    other = staged(world, dicom(name, SOPInstanceUID=f"1.1.1.{number}"), run_id=name)
+    imported(world, other, **{name: failure("")})
+    audit(other, None)
+
+
+def test_a_word_does_not_count_for_what_is_found_later(world: World) -> None:
+    run = held(world)
+    record_question(run)
+    record_review(run, YES)
+    audit(run, None)
+    assert words(run)["a"] == ("released", "service_warning")
+    refused_elsewhere(world, "c", 3)
+    audit(run, None)
+    assert words(run) == HELD
+    assert contracts(run) == {}
+    assert record_question(run) == {"service_warning": 1, "study_incomplete": 1}
+    assert record_review(run, Review(True, "grace", "seen both", "2026-11-24T03:00:00+00:00")) == 1
+    audit(run, None)
+    assert words(run) == {"a": ("released", "service_warning"), "b": ("released", None)}
+    override = contracts(run)["1.1"].override
+    assert override is not None
+    assert override.overridden_by == "grace"
+
+
 def test_an_answer_given_twice_is_written_once(world: World) -> None:
     run = held(world)
     record_question(run)
