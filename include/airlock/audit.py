@@ -357,7 +357,7 @@ def _gates(
 ) -> dict[str, pl.DataFrame]:
     """Decide on the studies; say what is held by which findings, and which holds a person has overridden."""
     elsewhere = _elsewhere(run, outcomes["StudyInstanceUID"].unique())
-    unresolved = {uid for studies in elsewhere.values() for uid in studies}
+    unresolved = {uid for files in elsewhere.values() for uid, _ in files}
     policy = run.pipeline.audit
     gates = gate.decide(decided, outcomes, unresolved, policy, balanced=balanced)
     holds = gate.holds(gates, decided, outcomes, elsewhere, policy)
@@ -368,12 +368,12 @@ def _gates(
     return {"gates": gates, "holds": holds.join(overridden, on="subject", how="anti"), "overrides": overridden}
 
 
-def _elsewhere(run: Run, studies: pl.Series) -> dict[Reason, list[str]]:
-    """Return the studies of which another run's file waits for a person, or did not come in if the policy asks."""
+def _elsewhere(run: Run, studies: pl.Series) -> dict[Reason, list[tuple[str, str]]]:
+    """Return other runs' files, by study, that wait for a person, or did not come in if the policy asks."""
 
-    def unresolved(*, missing: bool) -> list[str]:
+    def unresolved(*, missing: bool) -> list[tuple[str, str]]:
         store, name = run.pipeline.datastore_id, run.pipeline.name
-        return run.ledger.unresolved_studies(store, name, studies, except_run=run.key, missing=missing)
+        return run.ledger.unresolved_files(store, name, studies, except_run=run.key, missing=missing)
 
     found = unresolved(missing=run.pipeline.audit.hold_incomplete_studies)
     waiting = unresolved(missing=False) if found else []

@@ -111,7 +111,7 @@ def holds(
     gates: pl.DataFrame,
     verdicts: pl.DataFrame,
     outcomes: pl.DataFrame,
-    elsewhere: Mapping[Reason, Collection[str]],
+    elsewhere: Mapping[Reason, Collection[tuple[str, str]]],
     settings: Audit,
 ) -> pl.DataFrame:
     """Say of every held study by what findings it is held.
@@ -126,7 +126,7 @@ def holds(
     verdicts, outcomes
         Rows of these datasets, the outcomes with ``blocks``.
     elsewhere
-        StudyInstanceUIDs that something is wrong with outside this run's outcomes, by what it is.
+        What is wrong outside this run's outcomes: StudyInstanceUIDs, each with a file or a run, by what it is.
     settings
         The policy.
 
@@ -145,7 +145,7 @@ def holds(
             _findings(to_be_seen, pl.col("reason")),
             _findings(refused, incomplete),
             _findings(stopped.with_columns(warnings=pl.lit([], pl.List(pl.String))), incomplete),
-            *(_elsewhere(studies, code) for code, studies in elsewhere.items()),
+            *(_elsewhere(files, code) for code, files in elsewhere.items()),
             held.filter(pl.col("reason") == Reason.RUN_UNBALANCED).select(
                 "StudyInstanceUID", finding="reason", code="reason"
             ),
@@ -175,10 +175,12 @@ def _findings(files: pl.DataFrame, code: pl.Expr) -> pl.DataFrame:
     )
 
 
-def _elsewhere(studies: Collection[str], code: Reason) -> pl.DataFrame:
-    """Return findings that no file of this run stands for."""
-    uids = pl.DataFrame({"StudyInstanceUID": sorted(studies)}, schema={"StudyInstanceUID": pl.String})
-    return uids.with_columns(finding=pl.lit(str(code)), code=pl.lit(str(code)))
+def _elsewhere(files: Collection[tuple[str, str]], code: Reason) -> pl.DataFrame:
+    """Return findings that no file of this run stands for, each with the file or run that does."""
+    named = pl.DataFrame(sorted(files), schema={"StudyInstanceUID": pl.String, "what": pl.String}, orient="row")
+    return named.select(
+        "StudyInstanceUID", finding=pl.format("{} {}", pl.lit(str(code)), "what"), code=pl.lit(str(code))
+    )
 
 
 def override(gates: pl.DataFrame, subjects: pl.Series) -> pl.DataFrame:

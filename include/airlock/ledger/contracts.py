@@ -99,7 +99,14 @@ class Contracts(Store):
     def unresolved_studies(
         self, datastore_id: str, pipeline: str, uids: pl.Series, except_run: str, *, missing: bool = True
     ) -> list[str]:
-        """Return the studies of which another run has a file that did not come in (yet), or waits for a person.
+        """Return the studies of `unresolved_files`."""
+        files = self.unresolved_files(datastore_id, pipeline, uids, except_run, missing=missing)
+        return sorted({uid for uid, _ in files})
+
+    def unresolved_files(
+        self, datastore_id: str, pipeline: str, uids: pl.Series, except_run: str, *, missing: bool = True
+    ) -> list[tuple[str, str]]:
+        """Return what of these studies did not come in (yet) in another run, or waits there for a person.
 
         Parameters
         ----------
@@ -112,6 +119,11 @@ class Contracts(Store):
             The run that asks; its own files do not count.
         missing
             Whether files that did not come in count; those that came in and wait for a person always do.
+
+        Returns
+        -------
+        list of (str, str)
+            Study Instance UIDs, each with an arrival's id, or with the key of a run whose books do not balance.
         """
         frame = uid_frame(uids, "StudyInstanceUID").with_columns(study_key_of("StudyInstanceUID").alias("study_key"))
         with self._reading() as connection:
@@ -120,7 +132,7 @@ class Contracts(Store):
             if missing:
                 statements += _missing(rows, datastore_id, pipeline, except_run)
             others = [statement.where(run_key != except_run).distinct() for statement, run_key in statements]
-            return sorted({uid for statement in others for uid in connection.execute(statement).scalars()})
+            return sorted({(uid, what) for statement in others for uid, what in connection.execute(statement)})
 
 
 def _latest(connection: Connection, datastore_id: str, subjects: pl.Series) -> pl.DataFrame:
@@ -133,27 +145,31 @@ def _latest(connection: Connection, datastore_id: str, subjects: pl.Series) -> p
     return fetch(connection, statement, CONTRACTS).sort("subject")
 
 
-def _waiting(rows: Table, datastore_id: str, pipeline: str, by_run: str) -> Iterator[tuple[Select[str], Column[str]]]:
+def _waiting(
+    rows: Table, datastore_id: str, pipeline: str, by_run: str
+) -> Iterator[tuple[Select[str, str], Column[str]]]:
     """Yield queries, each with its column of run keys, for staged studies that wait for a person in the data store."""
     uid = rows.c.StudyInstanceUID
     there = exists().where(_ARRIVAL, instances.c.datastore_id == datastore_id)
-    files = select(uid).join(arrivals, arrivals.c.study_key == rows.c.study_key)
+    files = select(uid, arrivals.c.arrival_id).join(arrivals, arrivals.c.study_key == rows.c.study_key)
     counts = or_(~superseded(by_run), still_owns(datastore_id))
     waits = and_(_WAITS_FOR_A_PERSON, counts, or_(arrivals.c.pipeline == pipeline, there))
     yield files.where(waits), arrivals.c.run_key
     unbalanced = and_(gates.c.datastore_id == datastore_id, gates.c.reason == Reason.RUN_UNBALANCED.value)
-    yield select(uid).join(gates, gates.c.subject == uid).where(unbalanced), gates.c.run_key
+    yield select(uid, gates.c.run_key).join(gates, gates.c.subject == uid).where(unbalanced), gates.c.run_key
 
 
-def _missing(rows: Table, datastore_id: str, pipeline: str, by_run: str) -> Iterator[tuple[Select[str], Column[str]]]:
+def _missing(
+    rows: Table, datastore_id: str, pipeline: str, by_run: str
+) -> Iterator[tuple[Select[str, str], Column[str]]]:
     """Yield queries, as `_waiting` does, for staged studies of which a file did not come in, or is on its way."""
     uid = rows.c.StudyInstanceUID
-    files = select(uid).join(arrivals, arrivals.c.study_key == rows.c.study_key)
+    files = select(uid, arrivals.c.arrival_id).join(arrivals, arrivals.c.study_key == rows.c.study_key)
     lost = and_(_did_not_come_in(datastore_id), ~superseded(by_run))
     yield files.where(arrivals.c.pipeline == pipeline, lost), arrivals.c.run_key
     claimed = and_(instances.c.datastore_id == datastore_id, instances.c.state == InstanceState.CLAIMED.value)
-    brought = select(uid).join(instances, instances.c.StudyInstanceUID == uid).join(arrivals, _ARRIVAL)
-    yield brought.where(claimed), arrivals.c.run_key
+    brought = select(uid, arrivals.c.arrival_id).join(instances, instances.c.StudyInstanceUID == uid)
+    yield brought.join(arrivals, _ARRIVAL).where(claimed), arrivals.c.run_key
 
 
 def _did_not_come_in(datastore_id: str) -> ColumnElement[bool]:

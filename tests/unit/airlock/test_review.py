@@ -66,6 +66,20 @@ def test_a_word_does_not_count_for_what_is_found_later(world: World) -> None:
     assert override.overridden_by == "grace"
 
 
+def test_a_word_about_a_file_of_another_run_does_not_count_for_a_second_one(world: World) -> None:
+    """Both make the study incomplete, and the person saw one."""
+    run = held(world)
+    refused_elsewhere(world, "c", 3)
+    audit(run, None)
+    record_question(run)
+    record_review(run, YES)
+    audit(run, None)
+    assert words(run)["a"] == ("released", "service_warning")
+    refused_elsewhere(world, "d", 4)
+    audit(run, None)
+    assert words(run) == HELD
+
+
 def test_an_answer_given_twice_is_written_once(world: World) -> None:
     run = held(world)
     record_question(run)
