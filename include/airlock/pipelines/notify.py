@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from airlock.pipelines.settings import Settings
 
@@ -29,6 +29,14 @@ class Notify(Settings):
         description="Airflow connection; without it aws_default for sns and sqs, smtp_default, slack_api_default",
     )
     region_name: str | None = Field(None, description="of sns and sqs; without it that of the connection")
+
+    @field_validator("sns", "sqs")
+    @classmethod
+    def _not_fifo(cls, value: str | None) -> str | None:
+        """Airflow's notifiers name no message group, without which a FIFO topic or queue takes nothing."""
+        if value is not None and value.endswith(".fifo"):
+            raise ValueError(f"{value} is FIFO, which Airflow's notifiers cannot send to: name a standard one")
+        return value
 
     @model_validator(mode="after")
     def _one_place(self) -> Notify:

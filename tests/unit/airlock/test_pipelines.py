@@ -88,6 +88,8 @@ def test_the_smallest_file_has_sound_defaults(tmp_path: Path) -> None:
             "airlock.pipeline/2",
             "field 'schema': Input should be 'airlock.pipeline/1' (it is 'airlock.pipeline/2')",
         ),
+        ("notify", [{"sqs": "https://sqs.example/123456789012/q.fifo"}], "q.fifo is FIFO, which Airflow's notifiers"),
+        ("notify", [{"sns": "arn:aws:sns:eu-central-1:123456789012:t.fifo"}], "t.fifo is FIFO"),
         ("kind", "video", "field 'kind' must be imaging, clinical or ccda"),
         ("name", "Night Run", "(it is 'Night Run')"),
         ("healthimaging.datastore_id", "ABC", "field 'healthimaging.datastore_id'"),
