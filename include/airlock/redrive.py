@@ -83,7 +83,7 @@ def read_request(params: Mapping[str, Any], person: str | None) -> Redrive | Non
     given = {name: params.get(name) for name in PARAMS if params.get(name)}
     if not given:
         return None
-    misplaced = [name for name in ("prefix", "window_start", "window_end", "plan_only") if params.get(name)]
+    misplaced = [name for name in ("prefix", "window_start", "window_end") if params.get(name)]
     if misplaced:
         raise RedriveError(f"{', '.join(misplaced)} cannot go with a redrive, which names its arrivals: leave it out")
     if not {"redrive_run", "redrive_study", "redrive_reasons", "redrive_csv"} & given.keys():

@@ -70,11 +70,20 @@ def _csv(pipeline: str, csv: str | None) -> str | None:
     if csv is None:
         return None
     if not csv.startswith("s3://"):
-        return workspaces.upload(workspaces.pipeline_named(pipeline), Path(csv))
+        return _upload(pipeline, Path(csv))
     try:
         return str(S3Uri.parse(csv))
     except S3UriError as error:
         raise RequestError(f"--csv: {error}") from None
+
+
+def _upload(pipeline: str, file: Path) -> str:
+    from airlock.redrive import RedriveError, read_csv  # noqa: PLC0415  # only a list needs these
+
+    try:
+        return workspaces.upload(workspaces.pipeline_named(pipeline), file, read_csv)
+    except RedriveError as error:
+        raise RequestError(f"--csv {file}: {error}") from None
 
 
 def chosen(pipeline: str, conf: dict[str, Any]) -> dict[str, Any]:

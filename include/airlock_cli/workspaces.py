@@ -13,7 +13,7 @@ from airlock_cli.errors import RequestError, UnreachableError
 from airlock_cli.show import say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from airlock.pipelines import Pipeline
@@ -52,8 +52,10 @@ def read(pipeline: Pipeline, run_key: str, name: str) -> bytes | None:
         return content
 
 
-def upload(pipeline: Pipeline, file: Path) -> str:
+def upload(pipeline: Pipeline, file: Path, check: Callable[[bytes], object]) -> str:
     """Put a local CSV file into the workspace, under ``redrives/`` and the name of its content; return its address.
+
+    Nothing is put there where ``check`` raises at its content.
 
     Raises
     ------
@@ -64,6 +66,7 @@ def upload(pipeline: Pipeline, file: Path) -> str:
         body = file.read_bytes()
     except OSError as error:
         raise RequestError(f"{file} cannot be read ({error.strerror}): name the edited dispositions.csv") from None
+    check(body)
     name = f"{hashlib.sha256(body).hexdigest()[:16]}.csv"
     where = S3Uri.parse(pipeline.workspace).join(pipeline.name, "redrives", name)
     with _s3(where) as client:

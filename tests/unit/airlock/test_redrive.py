@@ -42,7 +42,6 @@ def test_a_request_has_who_and_why() -> None:
         (WHY | {"redrive_run": 7}, "redrive_run is no text"),
         (WHY | {"redrive_run": "r", "redrive_non_primary": "keep"}, "redrive_non_primary is none of promote, delete"),
         (WHY | {"redrive_run": "r", "prefix": "in/"}, "prefix cannot go with a redrive"),
-        (WHY | {"redrive_run": "r", "plan_only": True}, "plan_only cannot go with a redrive"),
     ],
 )
 def test_a_wrong_request_names_the_param(params: dict[str, Any], fault: str) -> None:

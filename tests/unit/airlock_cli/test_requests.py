@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from functools import partial
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NOTHING = Choice(run=None, study=None, reasons=(), csv=None, non_primary=None)
+LIST = b"arrival_id\n" + b"0" * 32 + b"\n"
 UID = "1.2.826.0.1.3680043.8.498.1"
 
 
@@ -71,12 +73,21 @@ class TestConfOfARedrive:
     @pytest.mark.usefixtures("pipelines")
     def test_a_file_of_this_machine_is_put_into_the_workspace(self, s3: Any, tmp_path: Path) -> None:
         file = tmp_path / "edited.csv"
-        file.write_text("key\n")
+        file.write_bytes(LIST)
         address = conf_of(NIGHTLY, Choice(None, None, (), str(file), None), "x")["redrive_csv"]
         bucket, _, key = address.removeprefix("s3://").partition("/")
         assert key.startswith(f"runs/{NIGHTLY}/redrives/")
         assert key.endswith(".csv")
-        assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == b"key\n"
+        assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == LIST
+
+    @pytest.mark.usefixtures("pipelines")
+    def test_a_file_that_is_no_such_list_is_refused_before_it_is_put_there(self, s3: Any, tmp_path: Path) -> None:
+        file = tmp_path / "edited.csv"
+        file.write_bytes(b"name,arrival_id\n")
+        with pytest.raises(RequestError, match=r"edited\.csv: redrive_csv has 1 columns in line 1"):
+            conf_of(NIGHTLY, Choice(None, None, (), str(file), None), "x")
+        listed = s3.list_objects_v2(Bucket="airlock-workspace", Prefix=f"runs/{NIGHTLY}/redrives/").get("Contents", [])
+        assert hashlib.sha256(file.read_bytes()).hexdigest()[:16] not in str(listed)
 
     @pytest.mark.usefixtures("pipelines")
     @pytest.mark.parametrize(
