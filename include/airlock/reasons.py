@@ -161,6 +161,10 @@ class Reason(StrEnum):
         "duplicate_other_content",
         "The same SOPInstanceUID, or resource type and id, comes with other content: find out which one is right.",
     )
+    NEWER_CONTENT = (
+        "newer_content",
+        "A newer file has brought it with other content, which no redrive writes over: send it anew if it is right.",
+    )
 
     # What a person had done
     IMAGE_SET_DELETED = (

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from airlock.clinical import redrive as clinical
+from airlock.clinical.report import CSV_COLUMNS as CLINICAL_COLUMNS
 from airlock.ledger import InstanceState, Resolution
 from airlock.ledger.arrivals import next_generation
 from airlock.ledger.redrives import REDRIVABLE, SUCCESSORS, is_current, is_underway
@@ -25,7 +27,7 @@ from airlock.run import run_key
 from airlock.s3uri import S3Uri, S3UriError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from airlock.run import Run
 
@@ -35,6 +37,7 @@ PARAMS = (
     *("redrive_run", "redrive_study", "redrive_reasons", "redrive_csv"),
     *("redrive_non_primary", "redrive_why", "redrive_by"),
 )
+OF_STUDIES = ("redrive_study", "redrive_non_primary")
 # Held for what happened at the import itself: only another import, with a manifest of its own, can clear them.
 IMPORT_AGAIN = (Reason.VERSION_ABOVE_ONE, Reason.JOB_COUNTS_DISAGREE, Reason.READ_BACK_MISMATCH)
 _STUDY_KEY = re.compile(r"[0-9a-f]{16}")
@@ -65,7 +68,7 @@ class Redrive:
         return {name: value for name, value in (given | more).items() if value is not None}
 
 
-def read_request(params: Mapping[str, Any], person: str | None) -> Redrive | None:
+def read_request(params: Mapping[str, Any], person: str | None, kind: str = "imaging") -> Redrive | None:
     """Return what a run's params ask for; None where they ask for no redrive.
 
     Parameters
@@ -74,6 +77,8 @@ def read_request(params: Mapping[str, Any], person: str | None) -> Redrive | Non
         The run's params.
     person
         Who started the run, as Airflow knows them.
+    kind
+        What the pipeline takes in.
 
     Raises
     ------
@@ -86,6 +91,7 @@ def read_request(params: Mapping[str, Any], person: str | None) -> Redrive | Non
     misplaced = [name for name in ("prefix", "window_start", "window_end") if params.get(name)]
     if misplaced:
         raise RedriveError(f"{', '.join(misplaced)} cannot go with a redrive, which names its arrivals: leave it out")
+    _need_kind(given, kind)
     if not {"redrive_run", "redrive_study", "redrive_reasons", "redrive_csv"} & given.keys():
         raise RedriveError(
             "the redrive chooses nothing: give redrive_run, redrive_study, redrive_reasons or redrive_csv"
@@ -99,6 +105,16 @@ def read_request(params: Mapping[str, Any], person: str | None) -> Redrive | Non
         csv=_address(given),
         non_primary=_resolution(given),
     )
+
+
+def _need_kind(given: Mapping[str, Any], kind: str) -> None:
+    """Refuse what is about studies in a pipeline that has none."""
+    strange = [name for name in OF_STUDIES if name in given]
+    if strange and kind != "imaging":
+        raise RedriveError(
+            f"{', '.join(strange)} is for pipelines of kind imaging, and this one is of kind {kind}: leave it out, and "
+            f"choose by redrive_run, redrive_reasons or redrive_csv"
+        )
 
 
 def _text(given: Mapping[str, Any], name: str) -> str | None:
@@ -175,7 +191,7 @@ def redrive(run: Run[Any], asked: Redrive) -> dict[str, int]:
 
 
 def choose(run: Run[Any], asked: Redrive) -> pl.DataFrame:
-    """Return the chosen arrivals, and with them those that are held for nothing but the same studies' sake.
+    """Return the chosen arrivals, and those that are held for nothing but the same studies' or patients' sake.
 
     Returns
     -------
@@ -185,14 +201,20 @@ def choose(run: Run[Any], asked: Redrive) -> pl.DataFrame:
     by_run = _chosen_run(run, asked)
     datastore, pipeline = run.pipeline.datastore_id, run.pipeline.name
     if asked.csv:
-        chosen = _listed(run, read_csv(_body(run, asked.csv)), asked, by_run)
+        columns = CSV_COLUMNS if run.pipeline.kind == "imaging" else CLINICAL_COLUMNS
+        chosen = _listed(run, read_csv(_body(run, asked.csv), columns), asked, by_run)
     else:
-        chosen = run.ledger.choose_arrivals(datastore, pipeline, by_run, asked.study, asked.reasons)
+        by_reason = asked.reasons if run.pipeline.kind == "imaging" else ()
+        found = run.ledger.choose_arrivals(datastore, pipeline, by_run, asked.study, by_reason)
+        chosen = _with_reasons(run, found, asked.reasons)
     if chosen.is_empty():
         raise RedriveError("no held, quarantined or failed arrival fits the choice: look at the run's dispositions.csv")
     _need_ended(chosen)
     _need_resolved(run, chosen, asked)
-    companions = run.ledger.companions(datastore, pipeline, chosen["study_key"])
+    if run.pipeline.kind == "imaging":
+        companions = run.ledger.companions(datastore, pipeline, chosen["study_key"])
+    else:
+        companions = clinical.companions(run, chosen)
     return pl.concat([chosen, companions]).unique("arrival_id", keep="first", maintain_order=True)
 
 
@@ -316,10 +338,17 @@ class ListedRow:
     key: str | None  # as the cell has it
 
 
-def read_csv(body: bytes) -> list[ListedRow]:
+def read_csv(body: bytes, columns: Sequence[str] = CSV_COLUMNS) -> list[ListedRow]:
     """Read an edited dispositions.csv: the rows that were kept, in any order, as a spreadsheet may write them.
 
     A byte order mark, CR LF, and semicolons or tabs between the cells are understood.
+
+    Parameters
+    ----------
+    body
+        The file.
+    columns
+        Those that a dispositions.csv of the pipeline's kind has.
 
     Raises
     ------
@@ -332,12 +361,12 @@ def read_csv(body: bytes) -> list[ListedRow]:
         raise RedriveError("redrive_csv is not UTF-8: save it as 'CSV UTF-8'") from None
     rows = _cells(text)
     heading = next(rows, (0, []))[1]
-    unknown = [name for name in heading if name not in CSV_COLUMNS]
+    unknown = [name for name in heading if name not in columns]
     if unknown or len(set(heading)) < len(heading):
         number = len(unknown) or len(heading) - len(set(heading))
         raise RedriveError(
             f"redrive_csv has {number} columns in line 1 that a dispositions.csv does not have, or has twice: "
-            f"keep its heading, {', '.join(CSV_COLUMNS)}, or fewer of them"
+            f"keep its heading, {', '.join(columns)}, or fewer of them"
         )
     if "arrival_id" not in heading:
         raise RedriveError("redrive_csv lacks the column arrival_id, by which a row is known: keep it")
@@ -377,13 +406,22 @@ def _listed(run: Run[Any], rows: list[ListedRow], asked: Redrive, by_run: str | 
     """Return the arrivals of the rows, each of which must be one that can be chosen."""
     ids = pl.Series([row.arrival_id for row in rows], dtype=pl.String)
     found = run.ledger.find_arrivals(run.pipeline.datastore_id, run.pipeline.name, ids)
-    known = {row["arrival_id"]: row for row in found.with_columns(current=is_current() | is_underway()).to_dicts()}
+    fits = _with_reasons(run, found, asked.reasons)["arrival_id"].implode()
+    facts = {"current": is_current() | is_underway(), "fits": pl.col("arrival_id").is_in(fits)}
+    known = {row["arrival_id"]: row for row in found.with_columns(**facts).to_dicts()}
     wrong = [(row.line, fault) for row in rows if (fault := _fault(row, known.get(row.arrival_id), asked, by_run))]
     if wrong:
         told = "; ".join(f"line {line}: {fault}" for line, fault in wrong[:TOLD])
         more = f"; and {len(wrong) - TOLD} lines more" if len(wrong) > TOLD else ""
         raise RedriveError(f"redrive_csv, {told}{more}: remove these rows, nothing was redriven")
     return found
+
+
+def _with_reasons(run: Run[Any], found: pl.DataFrame, reasons: tuple[str, ...]) -> pl.DataFrame:
+    """Return those that have one of the reasons, if any are given; a file of records has those of its resources too."""
+    if run.pipeline.kind != "imaging":
+        return clinical.with_reasons(run, found, reasons)
+    return found.filter(pl.col("reason").is_in(reasons)) if reasons else found
 
 
 def _fault(row: ListedRow, there: dict[str, Any] | None, asked: Redrive, by_run: str | None) -> str | None:
@@ -399,6 +437,6 @@ def _fault(row: ListedRow, there: dict[str, Any] | None, asked: Redrive, by_run:
         "it was redriven before, a later generation stands in its place": not there["current"],
         "it is of another run than redrive_run": by_run is not None and there["run_key"] != by_run,
         "it is of another study than redrive_study": asked.study is not None and there["study_key"] != asked.study,
-        "its reason is none of redrive_reasons": bool(asked.reasons) and there["reason"] not in asked.reasons,
+        "its reason is none of redrive_reasons": not there["fits"],
     }
     return next((fault for fault, is_so in faults.items() if is_so), None)

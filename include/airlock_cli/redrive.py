@@ -101,7 +101,7 @@ def chosen(pipeline: str, conf: dict[str, Any]) -> dict[str, Any]:
     known = workspaces.pipeline_named(pipeline)
     source = S3Uri.parse(known.source.uri)
     try:
-        asked = read_request(conf, None)
+        asked = read_request(conf, None, known.kind)
         if asked is None:
             raise RequestError("nothing is chosen: give --run, --study, --reason or --csv")
         with opened() as ledger, workspaces.s3(S3Uri.parse(known.workspace)) as store:

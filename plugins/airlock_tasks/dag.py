@@ -50,7 +50,8 @@ PARAMS = {
     ),
 }
 
-# What takes settled arrivals of an imaging pipeline through again; read by airlock.redrive.
+# What takes settled arrivals through again; read by airlock.redrive.
+OF_STUDIES = ("redrive_study", "redrive_non_primary")
 REDRIVE_PARAMS = {
     "redrive_run": Param(
         None,
@@ -112,11 +113,17 @@ def new_dag(pipeline: ImagingPipeline | ClinicalPipeline) -> DAG:
         start_date=datetime.combine(schedule.start_date, datetime.min.time(), tzinfo=gettz(schedule.timezone)),
         catchup=schedule.catchup,
         max_active_runs=schedule.max_active_runs,
-        params=PARAMS | REDRIVE_PARAMS if pipeline.kind == "imaging" else PARAMS,
+        params=_params(pipeline.kind),
         on_failure_callback=on_failure(pipeline),
         tags=["airlock", pipeline.kind, *pipeline.tags],
         default_args={"retries": pipeline.retries, "retry_delay": pipeline.retry_delay},
     )
+
+
+def _params(kind: str) -> dict[str, Param]:
+    """Return what the form offers: of studies only where there are some."""
+    others = () if kind == "imaging" else OF_STUDIES
+    return PARAMS | {name: param for name, param in REDRIVE_PARAMS.items() if name not in others}
 
 
 def _schedule(pipeline: ImagingPipeline | ClinicalPipeline) -> Any:

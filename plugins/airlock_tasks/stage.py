@@ -127,21 +127,15 @@ def redrive_request(pipeline: Pipeline, context: Context) -> Redrive | None:
     Raises
     ------
     AirflowFailException
-        If the params contradict themselves, or the pipeline is none of images.
+        If the params contradict themselves, or ask for what pipelines of this kind do not have.
     """
     from airlock.redrive import RedriveError, read_request
 
     person = getattr(context.get("dag_run"), "triggering_user_name", None)
     try:
-        asked = read_request(context["params"], person)
+        return read_request(context["params"], person, pipeline.kind)
     except RedriveError as error:
         raise AirflowFailException(str(error)) from None
-    if asked is not None and pipeline.kind != "imaging":
-        raise AirflowFailException(
-            f"pipeline {pipeline.name!r} is of kind {pipeline.kind}, and only imaging pipelines redrive: "
-            f"deliver the corrected files under new keys"
-        )
-    return asked
 
 
 def open_run(pipeline: Pipeline, context: Context, folder: str = "") -> Run[Any]:

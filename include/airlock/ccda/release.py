@@ -42,7 +42,8 @@ def record_review(run: Run[CcdaPipeline], review: Review) -> None:
     Raises
     ------
     ReviewError
-        If an approval names no person or no reason, or if more waits now than it was asked for.
+        If an approval names no person or no reason, if more waits now than it was asked for, or if a redrive takes
+        some of it through again.
     """
     if review.approved:
         _approve(run, review)
@@ -55,6 +56,12 @@ def _approve(run: Run[CcdaPipeline], review: Review) -> None:
     unseen = _waiting(run).join(asked, on=asked.columns, how="anti").height
     if unseen:
         raise ReviewError(f"{unseen} resources have come in since review asked: clear review and answer it again")
+    redriven = run.ledger.redriven(run.pipeline.name, run.key)
+    if redriven:
+        raise ReviewError(
+            f"{redriven} of the run's documents are taken through again by a redrive, whose own review counts: answer "
+            f"that one, and redrive what else is held here"
+        )
     run.workspace.write("approved", REVIEWED, asked)
     datastore = run.pipeline.datastore_id
     gates = run.ledger.gates_of(datastore, run.key)

@@ -11,9 +11,10 @@ import polars as pl
 
 from airlock.buffer import read_arrivals
 from airlock.ccda.records import DOCUMENT, DOCUMENTS, VERDICTS, converted_by
+from airlock.clinical.redrive import overtaken
 from airlock.clinical.validate import claimed, is_begun, shards_of
 from airlock.reasons import Reason
-from airlock.records import Verdict
+from airlock.records import Disposition, Verdict
 
 if TYPE_CHECKING:
     from airlock.pipelines import CcdaPipeline
@@ -56,7 +57,13 @@ def _duplicates(run: Run[CcdaPipeline], rows: pl.DataFrame) -> pl.DataFrame:
     rows = _decide(rows, pl.col("contents") > 1, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, other)
     again = (pl.col("verdict") == Verdict.ACCEPT).cum_sum().over("document_id") > 1
     rows = _decide(rows, again, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, "within the delivery")
-    known = run.ledger.known_resources(converted_by(run.pipeline), _keys(rows), except_run=run.holder)
+    store, keys = converted_by(run.pipeline), _keys(rows)
+    known = run.ledger.known_resources(store, keys, except_run=run.holder)
+    if run.redrive is not None:
+        late = overtaken(run, store, keys)["arrival_id"].implode()
+        rows = _decide(rows, pl.col("arrival_id").is_in(late), Verdict.IGNORE, Reason.NEWER_CONTENT, None)
+        held = run.ledger.brought_by(store, keys).filter(pl.col("disposition") == Disposition.HELD)
+        known = known.join(held, on="resource_id", how="anti")
     stored = known.select(document_id="resource_id", stored="content_digest")
     rows = rows.join(stored, on="document_id", how="left", maintain_order="left")
     same = pl.col("stored") == pl.col("content_digest")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from airlock.pipelines import ClinicalPipeline
     from airlock.run import Run
 
+# By its last column a row's file is known again when people choose what to redrive.
 CSV_COLUMNS = (
     "key",
     "line",
@@ -34,6 +35,7 @@ CSV_COLUMNS = (
     "batch_id",
     "job_id",
     "what_to_do",
+    "arrival_id",
 )
 _NONE = {"released": 0, "held": 0}
 
@@ -78,6 +80,7 @@ def build(
         "jobs": jobs,
         "validation_level": run.pipeline.risk.validation_level.value,
         **_conversion(run),
+        **_redrive(run),
         "balanced": not problems,
         "problems": problems,
     }
@@ -94,6 +97,12 @@ def _conversion(run: Run[ClinicalPipeline]) -> dict[str, Any]:
         return {"conversion": json.loads(run.s3.get(run.within("").workspace.root.join("conversion.json")))}
     except FileNotFoundError:
         return {}
+
+
+def _redrive(run: Run[ClinicalPipeline]) -> dict[str, Any]:
+    """Return who wanted a redrive, why and what, where the run is one."""
+    redrive = run.ledger.redrive_of(run.key)
+    return {} if redrive is None else {"redrive": redrive}
 
 
 def dispositions_csv(dispositions: pl.DataFrame) -> str:

@@ -15,6 +15,7 @@ from airlock.clinical import references, service_check, structure
 from airlock.clinical.bodies import read_bodies
 from airlock.clinical.parse import read_chunks
 from airlock.clinical.records import FILES, OPERATION_OUTCOMES, RESOURCES, REWRITES, VERDICTS
+from airlock.clinical.redrive import overtaken, without_held
 from airlock.normalize import find_batches
 from airlock.reasons import Reason
 from airlock.records import Verdict
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _MILDER = {  # verdicts of files that are no resources, other than quarantine
     str(Reason.SIDECAR): Verdict.IGNORE.value,
+    str(Reason.NEWER_CONTENT): Verdict.IGNORE.value,  # a document, of a redrive
     str(Reason.DUPLICATE_SAME_CONTENT): Verdict.DUPLICATE.value,  # a document that was converted before
 }
 _WITHIN = "within the delivery"
@@ -75,18 +77,18 @@ def _with_their_copies(units: pl.DataFrame) -> pl.DataFrame:
         .filter(~twin.fill_null(value=False))
         .group_by(_OWN)
         .agg(
-            accepted=(pl.col("verdict") == Verdict.ACCEPT).any(),
+            stands=(pl.col("verdict") != Verdict.QUARANTINE).any(),
             copy_reason=pl.col("reason").drop_nulls().last(),
             copy_detail=pl.col("detail").drop_nulls().last(),
         )
     )
-    units = units.join(fates.filter(~pl.col("accepted")), on=_OWN, how="left", maintain_order="left")
+    units = units.join(fates.filter(~pl.col("stands")), on=_OWN, how="left", maintain_order="left")
     falls = twin & pl.col("copy_reason").is_not_null()
     return units.with_columns(
         verdict=pl.when(falls).then(pl.lit(Verdict.QUARANTINE.value)).otherwise("verdict"),
         reason=pl.when(falls).then("copy_reason").otherwise("reason"),
         detail=pl.when(falls).then("copy_detail").otherwise("detail"),
-    ).drop("accepted", "copy_reason", "copy_detail")
+    ).drop("stands", "copy_reason", "copy_detail")
 
 
 def is_begun(run: Run[Any]) -> bool:
@@ -180,6 +182,9 @@ def _duplicates(units: pl.DataFrame) -> pl.DataFrame:
 def _against_ledger(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
     """Stop what the data store has already, and by policy what it has otherwise."""
     known = run.ledger.known_resources(run.pipeline.datastore_id, _accepted(units).select(_OWN), except_run=run.holder)
+    if run.redrive is not None:
+        units = _overtaken(run, units)
+        known = without_held(run, known)
     units = units.join(known.select(*_OWN, stored="content_digest"), on=_OWN, how="left", maintain_order="left")
     same = pl.col("stored") == pl.col("content_digest")
     earlier = pl.lit("by an earlier delivery")
@@ -188,6 +193,14 @@ def _against_ledger(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataF
         changed = pl.col("stored").is_not_null()
         units = _decide(units, changed, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, earlier)
     return units.drop("stored")
+
+
+def _overtaken(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
+    """Leave out of a redrive what a newer file has brought since."""
+    claims = _accepted(units).select("arrival_id", *_OWN, "content_digest")
+    late = overtaken(run, run.pipeline.datastore_id, claims).with_columns(late=True)
+    units = units.join(late, on=["arrival_id", *_OWN], how="left", maintain_order="left")
+    return _decide(units, pl.col("late"), Verdict.IGNORE, Reason.NEWER_CONTENT, _nothing()).drop("late")
 
 
 def _lost(units: pl.DataFrame, known: References) -> pl.DataFrame:

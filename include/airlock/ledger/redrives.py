@@ -156,6 +156,13 @@ class Redrives(Store):
             counted = select(func.count()).where(*of_run, arrivals.c.settled_at.is_(None))
             return int(connection.execute(counted).scalar_one())
 
+    def redriven(self, pipeline: str, run_key: str) -> int:
+        """Return how many held arrivals of a run have another generation in their place."""
+        of_run = arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key
+        held = arrivals.c.disposition == Disposition.HELD.value, arrivals.c.superseded_by.is_not(None)
+        with self._reading() as connection:
+            return int(connection.execute(select(func.count()).where(*of_run, *held)).scalar_one())
+
     def choose_arrivals(
         self, datastore_id: str, pipeline: str, run_key: str | None, study: str | None, reasons: tuple[str, ...]
     ) -> pl.DataFrame:

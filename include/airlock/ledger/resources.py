@@ -16,8 +16,8 @@ from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, insert_missing, shaped, stage
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import resources
-from airlock.records import schema
+from airlock.ledger.tables import arrivals, resources
+from airlock.records import TIMESTAMP, schema
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Table
@@ -37,6 +37,10 @@ KNOWN = pl.Schema(
     {"resource_type": pl.String, "resource_id": pl.String, "content_digest": pl.String, "run_key": pl.String}
 )
 IMPORTS = schema(CLAIMS, {"batch_id": pl.String})
+BROUGHT = schema(
+    dict.fromkeys(("resource_type", "resource_id", "content_digest"), pl.String),
+    {"bucket": pl.String, "key": pl.String, "last_modified": TIMESTAMP, "disposition": pl.String},  # of the file
+)
 
 _RESOURCE = ("resource_id", "resource_type")
 _RESOURCES = pl.Schema(dict.fromkeys(_RESOURCE, pl.String))
@@ -54,6 +58,16 @@ def _among(rows: Table, datastore_id: str) -> ColumnElement[bool]:
 def _named(rows: Table, datastore_id: str) -> ColumnElement[bool]:
     """Return the same condition for a statement in which the staged rows have no other part."""
     return exists(select(rows.c.resource_id).where(_among(rows, datastore_id)))
+
+
+def _is_given_up() -> ColumnElement[bool]:
+    """Return the condition that a claim is of a settled arrival in whose place a redrive has put another one."""
+    return exists().where(
+        arrivals.c.arrival_id == resources.c.claimed_arrival_id,
+        arrivals.c.run_key == resources.c.claimed_by,
+        arrivals.c.superseded_by.is_not(None),
+        arrivals.c.settled_at.is_not(None),
+    )
 
 
 def _stage_resources(connection: Connection, keys: pl.DataFrame) -> Table:
@@ -90,6 +104,8 @@ class Resources(Store):
     def claim_resources(self, datastore_id: str, pipeline: str, run_key: str, claims: pl.DataFrame) -> pl.DataFrame:
         """Claim resources for a run, where no other run holds a claim on them.
 
+        What a person was to decide on and a redrive takes through again is claimed by nobody any more.
+
         The run's earlier claims that are not among these are given back; so a rerun has the same result, and one with
         other verdicts holds nothing back.
 
@@ -121,7 +137,7 @@ class Resources(Store):
             here = resources.c.datastore_id == datastore_id
             give_back(connection, and_(ours, here, ~_named(rows, datastore_id)))
             values = {name: rows.c[name] for name in _CLAIM.values()} | {"claimed_by": run_key}
-            free = resources.c.claimed_by.is_(None)
+            free = or_(resources.c.claimed_by.is_(None), _is_given_up())
             connection.execute(update(resources).where(among, or_(free, ours)).values(values))
             insert_missing(connection, resources, rows, _KEY, datastore_id=datastore_id, claimed_by=run_key)
             others = select(*(resources.c[name] for name in CLAIMED)).where(among, ~ours)
@@ -174,6 +190,29 @@ class Resources(Store):
             if except_run is not None:
                 statement = statement.where(resources.c.run_key != except_run)
             return fetch(connection, statement, KNOWN).sort(_RESOURCE)
+
+    def brought_by(self, datastore_id: str, keys: pl.DataFrame) -> pl.DataFrame:
+        """Return which files have brought the content that a data store has of these resources.
+
+        Parameters
+        ----------
+        datastore_id
+            The HealthLake data store.
+        keys
+            Columns ``resource_type``, ``resource_id``.
+
+        Returns
+        -------
+        polars.DataFrame
+            `BROUGHT`, no row for a resource that no file has brought.
+        """
+        columns: dict[str, ColumnElement[Any]] = {**dict(arrivals.c.items()), **dict(resources.c.items())}
+        file = and_(arrivals.c.arrival_id == resources.c.arrival_id, arrivals.c.pipeline == resources.c.pipeline)
+        with self._reading() as connection:
+            rows = _stage_resources(connection, keys)
+            brought = select(*(columns[name] for name in BROUGHT)).join_from(resources, arrivals, file)
+            statement = brought.where(_named(rows, datastore_id), resources.c.content_digest.is_not(None))
+            return fetch(connection, statement, BROUGHT).sort(_RESOURCE)
 
     def record_imported_resources(self, datastore_id: str, run_key: str, rows: pl.DataFrame) -> None:
         """Write what an import brought into a data store; the run's claims on it end.

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from airlock.clinical.report import CSV_COLUMNS as CLINICAL_COLUMNS
 from airlock.ledger import Resolution
 from airlock.redrive import RedriveError, read_csv, read_request
 from airlock.report import CSV_COLUMNS
@@ -49,6 +50,15 @@ def test_a_wrong_request_names_the_param(params: dict[str, Any], fault: str) -> 
         read_request(params, "ada")
 
 
+@pytest.mark.parametrize("kind", ["clinical", "ccda"])
+@pytest.mark.parametrize("given", [{"redrive_study": "0" * 16}, {"redrive_run": "r", "redrive_non_primary": "delete"}])
+def test_what_is_about_studies_is_for_images(kind: str, given: dict[str, Any]) -> None:
+    assert read_request(WHY | given | {"redrive_run": "r"}, "ada") is not None
+    with pytest.raises(RedriveError, match=rf"{list(given)[-1]} is for pipelines of kind imaging, .* of kind {kind}:"):
+        read_request(WHY | given, "ada", kind)
+    assert read_request(WHY | {"redrive_run": "r"}, "ada", kind) is not None
+
+
 def test_a_wrong_value_is_not_repeated() -> None:
     with pytest.raises(RedriveError) as error:
         read_request(WHY | {"redrive_study": "1.2.840.1"}, "ada")
@@ -86,6 +96,13 @@ def test_a_whole_list_is_read_in_any_order_of_columns() -> None:
     heading = ";".join(reversed(CSV_COLUMNS))
     (row,) = read_csv(table(";".join([ID, *("" for _ in CSV_COLUMNS[1:])]), heading=heading))
     assert row.arrival_id == ID
+
+
+def test_a_list_of_resources_has_columns_of_its_own() -> None:
+    body = table(f"in/a,7,{ID}", f"in/a,8,{ID}", heading="key,line,arrival_id")
+    assert [row.arrival_id for row in read_csv(body, CLINICAL_COLUMNS)] == [ID, ID]
+    with pytest.raises(RedriveError, match="1 columns in line 1"):
+        read_csv(body)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from airlock.ledger import Ledger, LedgerError
 from airlock.ledger.resources import CLAIMED, CLAIMS, IMPORTS, KNOWN
-from tests.unit.airlock.ledger.samples import NIGHTLY, STORE, arrivals, begin, id_of
+from tests.unit.airlock.ledger.samples import NIGHTLY, STORE, arrivals, begin, dispositions, id_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -180,3 +180,44 @@ class TestImports:
         with pytest.raises(LedgerError, match="does not hold 1 of these arrivals"):
             two_runs.record_imported_resources(STORE, "a", imports("p1", file="2"))
         assert known(two_runs) == {}
+
+
+class TestRedrives:
+    """What a redrive takes through again is claimed by the run before no more."""
+
+    @pytest.fixture
+    def redriven(self, two_runs: Ledger) -> Ledger:
+        refused(two_runs, "a", "p1")
+        two_runs.settle(NIGHTLY, "a", dispositions("1", word="held"))
+        return two_runs
+
+    def redrive(self, ledger: Ledger) -> str:
+        begin(ledger, "r")
+        chosen = arrivals("1").with_columns(
+            chosen_id="arrival_id", carries=pl.lit(None, pl.String), generation=pl.lit(2, pl.Int64)
+        )
+        ledger.redrive(NIGHTLY, "r", chosen, {"asked_by": "ada", "why": "mended", "choice": {}})
+        return str(ledger.held_by(NIGHTLY, "r")["arrival_id"].item())
+
+    def test_a_claim_that_waits_for_a_person_is_the_next_generations(self, redriven: Ledger) -> None:
+        assert refused(redriven, "b", "p1") == {"p1": "a"}
+        own = claims("p1").with_columns(arrival_id=pl.lit(self.redrive(redriven)))
+        assert redriven.claim_resources(STORE, NIGHTLY, "r", own).is_empty()
+        assert refused(redriven, "b", "p1") == {"p1": "r"}
+
+    def test_a_run_says_how_many_of_its_held_arrivals_are_redriven(self, redriven: Ledger) -> None:
+        assert redriven.redriven(NIGHTLY, "a") == 0
+        self.redrive(redriven)
+        assert redriven.redriven(NIGHTLY, "a") == 1
+
+    def test_a_resource_knows_the_file_that_brought_it_and_what_became_of_that(self, redriven: Ledger) -> None:
+        redriven.record_imported_resources(STORE, "a", imports("p1", digest="d7"))
+        (row,) = redriven.brought_by(STORE, keys("p1", "p2")).to_dicts()
+        (file,) = redriven.held_by(NIGHTLY, "a").to_dicts()
+        assert (row["resource_id"], row["content_digest"], row["disposition"]) == ("p1", "d7", "held")
+        assert (row["bucket"], row["key"], row["last_modified"]) == (
+            file["bucket"],
+            file["key"],
+            file["last_modified"],
+        )
+        assert redriven.brought_by(ELSEWHERE, keys("p1")).is_empty()
