@@ -184,6 +184,21 @@ def test_what_is_still_stored_with_issues_is_held_again(place: Place) -> None:
     assert place.routed() == set()
 
 
+@pytest.mark.usefixtures("asked")
+def test_a_word_that_comes_after_a_redrive_has_taken_the_file_over_releases_nothing(place: Place) -> None:
+    minimal = clinical_pipeline(audit={"manifest_wait_seconds": 3, "on_hold": "review"}, **MINIMAL)
+    place.put({"a.ndjson": ndjson(patient(maritalStatus={}))})
+    first = Chain(place, minimal, run_id="manual__first")
+    first.until("audit")
+    redrive = again(place, wanted=clinical_pipeline(**MINIMAL), redrive_run="manual__first")
+    redrive.run()
+
+    first.answer = answer(APPROVE, "read beside its source", reasons=None)
+    first.onward("review")
+    assert first.report["dispositions"] == redrive.report["dispositions"] == {"held": 1}
+    assert place.routed() == set()
+
+
 @pytest.mark.parametrize(
     "params", [{"redrive_study": "0" * 16}, {"redrive_run": "manual__first", "redrive_non_primary": "delete"}]
 )

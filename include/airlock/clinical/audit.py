@@ -217,12 +217,21 @@ def _close(run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame], *, balanc
 def _overridden(run: Run[ClinicalPipeline], outcomes: pl.DataFrame, gates: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """Return the ``outcomes`` with what people have released, their ``overrides``, and the ``holds`` that are left."""
     holds = gate.holds(run.pipeline.datastore_id, outcomes, gates)
-    overridden = overridden_among(holds, run.ledger.overrides_of(run.pipeline.datastore_id, run.key))
+    overridden = overridden_among(holds, _words(run, outcomes))
     return {
         "outcomes": gate.override(outcomes, overridden["subject"]),
         "overrides": overridden,
         "holds": holds.join(overridden, on="subject", how="anti"),
     }
+
+
+def _words(run: Run[ClinicalPipeline], outcomes: pl.DataFrame) -> pl.DataFrame:
+    """Return what people have decided before a redrive took one of the subject's files over; then its audit decides."""
+    words = run.ledger.overrides_of(run.pipeline.datastore_id, run.key)
+    taken = outcomes.join(run.ledger.taken_over_at(run.pipeline.name, run.key), on="arrival_id")
+    subjects = taken.group_by(subject=gate.subject()).agg(pl.col("asked_at").min())
+    in_time = pl.col("asked_at").is_null() | (pl.col("overridden_at") <= pl.col("asked_at"))
+    return words.join(subjects, on="subject", how="left", maintain_order="left").filter(in_time).drop("asked_at")
 
 
 def _write(

@@ -73,6 +73,11 @@ def doubt(outcomes: pl.DataFrame, suspect_batches: list[str]) -> pl.DataFrame:
     )
 
 
+def subject() -> pl.Expr:
+    """Name whom an outcome is about: a patient, or the file of what belongs to none."""
+    return pl.coalesce("patient", _FILE + pl.col("arrival_id"))
+
+
 def holds(datastore_id: str, outcomes: pl.DataFrame, gates: pl.DataFrame) -> pl.DataFrame:
     """Say of every patient, or file without one, with which issues its resources were stored.
 
@@ -94,7 +99,7 @@ def holds(datastore_id: str, outcomes: pl.DataFrame, gates: pl.DataFrame) -> pl.
     finding = pl.format("{}/{} {}", "resource_type", "resource_id", "content_digest")
     issues = (
         outcomes.filter(waits.fill_null(value=False))
-        .with_columns(subject=pl.coalesce("patient", file))
+        .with_columns(subject=subject())
         .filter(~pl.col("subject").is_in(stopped))
         .group_by("subject")
         .agg(reason=pl.col("reason").first(), reasons=pl.col("reason").unique(), findings=finding.sort().str.join("\n"))
@@ -107,8 +112,7 @@ def holds(datastore_id: str, outcomes: pl.DataFrame, gates: pl.DataFrame) -> pl.
 
 def override(outcomes: pl.DataFrame, subjects: pl.Series) -> pl.DataFrame:
     """Mark as ``overridden`` what of these subjects was stored with issues."""
-    subject = pl.coalesce("patient", _FILE + pl.col("arrival_id"))
-    marked = (pl.col("reason") == Reason.STORED_WITH_ISSUES) & subject.is_in(subjects.implode())
+    marked = (pl.col("reason") == Reason.STORED_WITH_ISSUES) & subject().is_in(subjects.implode())
     return outcomes.with_columns(overridden=marked.fill_null(value=False))
 
 

@@ -75,6 +75,7 @@ CARRIED = pl.Schema(
         "state": pl.String,  # an InstanceState
     }
 )
+TAKEN_OVER = schema({"arrival_id": pl.String}, {"asked_at": ARRIVALS["last_modified"]})
 _IDS = pl.Schema({"arrival_id": pl.String})
 _STUDY_KEYS = pl.Schema({"study_key": pl.String})
 _LINKS = pl.Schema({"arrival_id": pl.String, "superseded_by": pl.String})
@@ -268,6 +269,26 @@ class Redrives(Store):
         statement = select(arrivals.c.study_instance_uid).where(*of_run, held, arrivals.c.superseded_by.is_not(None))
         with self._reading() as connection:
             return pl.Series(connection.execute(statement.distinct()).scalars().all(), dtype=pl.String)
+
+    def taken_over_at(self, pipeline: str, run_key: str) -> pl.DataFrame:
+        """Return which of a run's arrivals a redrive has taken, or takes, through again, and when it was asked for.
+
+        Returns
+        -------
+        polars.DataFrame
+            `TAKEN_OVER`.
+        """
+        in_its_place = and_(
+            _successor.c.pipeline == arrivals.c.pipeline, _successor.c.arrival_id == arrivals.c.superseded_by
+        )
+        statement = (
+            select(arrivals.c.arrival_id, redrives.c.asked_at)
+            .join(_successor, in_its_place)
+            .join(redrives, redrives.c.run_key == _successor.c.run_key)
+            .where(arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key)
+        )
+        with self._reading() as connection:
+            return fetch(connection, statement, TAKEN_OVER)
 
     def redrive_of(self, run_key: str) -> dict[str, Any] | None:
         """Return who asked for a redrive, when, why, what they chose and how many that were; None for another run."""
