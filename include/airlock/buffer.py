@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from airlock.pipelines import ClinicalParse, ParseSettings, Source
-    from airlock.redrive import Redrive
+    from airlock.redrive_request import Redrive
     from airlock.run import Run
 
 INDEX = "arrivals/index.json"

@@ -79,7 +79,9 @@ class StudyContract(_Record):
 
     version: Literal["airlock.study/1"] = Field("airlock.study/1", alias="schema")
     study_key: str = Field(description="Airlock's own name for the study; reveals no identifier")
-    revision: int = Field(0, ge=0, description="rises when the content changes; 0 until the study is released")
+    revision: int = Field(
+        0, ge=0, description="rises when the content changes, of a held study too: a number may be left out"
+    )
     pipeline: str = Field(description="the pipeline that brought the study first")
     datastore_id: str
     StudyInstanceUID: str

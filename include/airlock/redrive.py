@@ -1,4 +1,4 @@
-"""Redrive: what a person wants to take through again, checked, and claimed as new generations.
+"""Redrive: what a person wants to take through again, chosen, and claimed as new generations.
 
 The choice is by run, by study, by reason codes, or by the rows that were kept of a dispositions.csv; what is given
 together must all hold. The objects are taken as they are now under their keys.
@@ -17,153 +17,27 @@ import polars as pl
 
 from airlock.clinical import redrive as clinical
 from airlock.clinical.report import CSV_COLUMNS as CLINICAL_COLUMNS
-from airlock.ledger import InstanceState, Resolution
+from airlock.ledger import InstanceState
 from airlock.ledger.arrivals import next_generation
 from airlock.ledger.redrives import REDRIVABLE, SUCCESSORS, is_current, is_underway
-from airlock.reasons import SENTENCES, Reason
+from airlock.reasons import Reason
 from airlock.records import ARRIVALS, Disposition, arrival_id
+from airlock.redrive_request import RedriveError
 from airlock.report import CSV_COLUMNS, harmless_text
 from airlock.run import run_key
-from airlock.s3uri import S3Uri, S3UriError
+from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
+    from airlock.redrive_request import Redrive
     from airlock.run import Run
 
 AT_A_TIME = 32  # objects that are looked up
 TOLD = 5  # lines that an error names
-PARAMS = (
-    *("redrive_run", "redrive_study", "redrive_reasons", "redrive_csv"),
-    *("redrive_non_primary", "redrive_why", "redrive_by"),
-)
-OF_STUDIES = ("redrive_study", "redrive_non_primary")
 # Held for what happened at the import itself: only another import, with a manifest of its own, can clear them.
 IMPORT_AGAIN = (Reason.VERSION_ABOVE_ONE, Reason.JOB_COUNTS_DISAGREE, Reason.READ_BACK_MISMATCH)
-_STUDY_KEY = re.compile(r"[0-9a-f]{16}")
 _ARRIVAL_ID = re.compile(r"[0-9a-f]{32}")
-
-
-class RedriveError(ValueError):
-    """A redrive that cannot be done as it was asked for; nothing was claimed."""
-
-
-@dataclass(frozen=True)
-class Redrive:
-    """What a person asked for."""
-
-    asked_by: str
-    why: str
-    run: str | None = None  # a run key, or Airflow's run id
-    study: str | None = None  # a study key
-    reasons: tuple[str, ...] = ()
-    csv: str | None = None  # s3:// address
-    non_primary: Resolution | None = None
-
-    @property
-    def choice(self) -> dict[str, Any]:
-        """What was chosen, for the record; the address of a list may hold a name and is left out."""
-        given = {"run": self.run, "study": self.study, "reasons": list(self.reasons) or None}
-        more = {"csv": True if self.csv else None, "non_primary": self.non_primary and self.non_primary.value}
-        return {name: value for name, value in (given | more).items() if value is not None}
-
-
-def read_request(params: Mapping[str, Any], person: str | None, kind: str = "imaging") -> Redrive | None:
-    """Return what a run's params ask for; None where they ask for no redrive.
-
-    Parameters
-    ----------
-    params
-        The run's params.
-    person
-        Who started the run, as Airflow knows them.
-    kind
-        What the pipeline takes in.
-
-    Raises
-    ------
-    RedriveError
-        If a value is wrong or one is missing; the text names the param.
-    """
-    given = {name: params.get(name) for name in PARAMS if params.get(name)}
-    if not given:
-        return None
-    misplaced = [name for name in ("prefix", "window_start", "window_end") if params.get(name)]
-    if misplaced:
-        raise RedriveError(f"{', '.join(misplaced)} cannot go with a redrive, which names its arrivals: leave it out")
-    _need_kind(given, kind)
-    if not {"redrive_run", "redrive_study", "redrive_reasons", "redrive_csv"} & given.keys():
-        raise RedriveError(
-            "the redrive chooses nothing: give redrive_run, redrive_study, redrive_reasons or redrive_csv"
-        )
-    return Redrive(
-        asked_by=_text(given, "redrive_by") or person or "unknown",
-        why=_why(given),
-        run=_text(given, "redrive_run"),
-        study=_study(given),
-        reasons=_reasons(given),
-        csv=_address(given),
-        non_primary=_resolution(given),
-    )
-
-
-def _need_kind(given: Mapping[str, Any], kind: str) -> None:
-    """Refuse what is about studies in a pipeline that has none."""
-    strange = [name for name in OF_STUDIES if name in given]
-    if strange and kind != "imaging":
-        raise RedriveError(
-            f"{', '.join(strange)} is for pipelines of kind imaging, and this one is of kind {kind}: leave it out, and "
-            f"choose by redrive_run, redrive_reasons or redrive_csv"
-        )
-
-
-def _text(given: Mapping[str, Any], name: str) -> str | None:
-    value = given.get(name)
-    if value is not None and not isinstance(value, str):
-        raise RedriveError(f"{name} is no text: write it as one")
-    return value.strip() or None if value else None
-
-
-def _why(given: Mapping[str, Any]) -> str:
-    why = _text(given, "redrive_why")
-    if not why:
-        raise RedriveError("redrive_why is missing: say in a sentence why these are to go through again")
-    return why
-
-
-def _study(given: Mapping[str, Any]) -> str | None:
-    study = _text(given, "redrive_study")
-    if study is not None and not _STUDY_KEY.fullmatch(study):
-        raise RedriveError("redrive_study is no study key, 16 hex digits as in report.json: give that, never a UID")
-    return study
-
-
-def _reasons(given: Mapping[str, Any]) -> tuple[str, ...]:
-    reasons = given.get("redrive_reasons") or []
-    if not isinstance(reasons, list) or not all(isinstance(reason, str) for reason in reasons):
-        raise RedriveError('redrive_reasons is no list of reason codes: write it as ["truncated", "rejected"]')
-    unknown = sum(reason not in SENTENCES for reason in reasons)
-    if unknown:
-        raise RedriveError(f"redrive_reasons has {unknown} codes that do not exist: use those of docs/reasons.md")
-    return tuple(dict.fromkeys(reasons))
-
-
-def _address(given: Mapping[str, Any]) -> str | None:
-    address = _text(given, "redrive_csv")
-    try:
-        whole = address is None or S3Uri.parse(address).key.endswith(".csv")
-    except S3UriError:
-        whole = False
-    if not whole:
-        raise RedriveError("redrive_csv is no address of a list: write it as s3://bucket/folder/dispositions.csv")
-    return address
-
-
-def _resolution(given: Mapping[str, Any]) -> Resolution | None:
-    word = _text(given, "redrive_non_primary")
-    if word is not None and word not in list(Resolution):
-        raise RedriveError(f"redrive_non_primary is none of {', '.join(Resolution)}: choose one, or leave it out")
-    return None if word is None else Resolution(word)
 
 
 def redrive(run: Run[Any], asked: Redrive) -> dict[str, int]:

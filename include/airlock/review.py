@@ -7,7 +7,6 @@ there, and it counts as long as the subject is held by just what the person saw.
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +16,7 @@ import polars as pl
 
 from airlock.reasons import Reason
 from airlock.records import HOLDS
+from airlock.words import says_something, unfit
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -34,8 +34,6 @@ OVERRIDABLE = (
     Reason.STUDY_INCOMPLETE,
     Reason.STORED_WITH_ISSUES,
 )
-LONGEST_REASON = 2000  # characters; every contract repeats it, and SQS and SNS refuse large messages
-_LAYOUT = "\n\r\t"
 WORD = ("reason", "reasons", "overridden_by", "override_reason", "overridden_at")
 _HOLD = ["subject", "findings"]
 
@@ -69,23 +67,11 @@ def check_answer(review: Review, reasons: Collection[str] = ()) -> None:
         raise ReviewError(f"{len(unknown)} of the given reason codes cannot be released: use {known}, or none for all")
     if not review.approved:
         return
-    if not (_says_something(review.person) and _says_something(review.why)):
+    if not (says_something(review.person) and says_something(review.why)):
         raise ReviewError("an approval needs a person and a reason: answer review again with both")
-    if len(review.why) > LONGEST_REASON:
-        raise ReviewError(
-            f"the reason has {len(review.why)} characters: answer review again with {LONGEST_REASON} at most"
-        )
-    if _unfit(review.person + review.why):
-        raise ReviewError("the reason has characters that are no text: answer review again without them")
-
-
-def _says_something(text: str) -> bool:
-    return any(map(str.isalnum, text))  # blanks that nobody sees are none
-
-
-def _unfit(text: str) -> bool:
-    """Say whether a text has control characters, of which PostgreSQL refuses NUL, or halves of a character."""
-    return any(unicodedata.category(one) in {"Cc", "Cs"} and one not in _LAYOUT for one in text)
+    fault = unfit(review.why) or unfit(review.person)
+    if fault:
+        raise ReviewError(f"the reason {fault}, and answer review again")
 
 
 def record_question(run: Run[Any]) -> dict[str, int]:

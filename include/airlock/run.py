@@ -17,7 +17,7 @@ from airlock.workspace import Workspace
 if TYPE_CHECKING:
     from airlock.ledger import Ledger
     from airlock.records import Window
-    from airlock.redrive import Redrive
+    from airlock.redrive_request import Redrive
     from airlock.s3 import S3
 
 

@@ -78,7 +78,8 @@ def _csv(pipeline: str, csv: str | None) -> str | None:
 
 
 def _upload(pipeline: str, file: Path) -> str:
-    from airlock.redrive import RedriveError, read_csv  # noqa: PLC0415  # only a list needs these
+    from airlock.redrive import read_csv  # noqa: PLC0415  # only a list needs these
+    from airlock.redrive_request import RedriveError  # noqa: PLC0415
 
     try:
         return workspaces.upload(workspaces.pipeline_named(pipeline), file, read_csv)
@@ -94,7 +95,8 @@ def chosen(pipeline: str, conf: dict[str, Any]) -> dict[str, Any]:
     RequestError
         If the choice is empty, or holds what cannot be redriven.
     """
-    from airlock.redrive import RedriveError, choose, read_request  # noqa: PLC0415  # only a dry run needs these
+    from airlock.redrive import choose  # noqa: PLC0415  # only a dry run needs these
+    from airlock.redrive_request import RedriveError, read_request  # noqa: PLC0415
     from airlock.run import Run  # noqa: PLC0415
     from airlock_cli.ledgers import opened  # noqa: PLC0415
 

@@ -22,7 +22,7 @@ class BufferOperator(StageOperator):
     def run_stage(self, run: Run, context: Context) -> list[str]:  # noqa: ARG002
         """Return the shards that parse is mapped over."""
         from airlock.buffer import buffer
-        from airlock.redrive import RedriveError
+        from airlock.redrive_request import RedriveError
 
         try:
             buffered = buffer(run)

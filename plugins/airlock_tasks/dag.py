@@ -50,7 +50,7 @@ PARAMS = {
     ),
 }
 
-# What takes settled arrivals through again; read by airlock.redrive.
+# What takes settled arrivals through again; read by airlock.redrive_request.
 OF_STUDIES = ("redrive_study", "redrive_non_primary")
 REDRIVE_PARAMS = {
     "redrive_run": Param(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from airlock.pipelines import Pipeline
     from airlock.records import Window
-    from airlock.redrive import Redrive
+    from airlock.redrive_request import Redrive
     from airlock.run import Run
     from airlock.s3 import S3
 
@@ -129,7 +129,7 @@ def redrive_request(pipeline: Pipeline, context: Context) -> Redrive | None:
     AirflowFailException
         If the params contradict themselves, or ask for what pipelines of this kind do not have.
     """
-    from airlock.redrive import RedriveError, read_request
+    from airlock.redrive_request import RedriveError, read_request
 
     person = getattr(context.get("dag_run"), "triggering_user_name", None)
     try:

@@ -228,7 +228,6 @@ def test_ten_thousand_objects_in_bursts_while_everything_is_killed_twice(
     revisions = routed(machine, "bursts")
     assert revisions == contracts(machine, "5")
     assert len(revisions) == STUDIES
-    assert all(numbers == list(range(1, len(numbers) + 1)) for numbers in revisions.values())
     assert sum(instances(machine, "5", study, numbers[-1]) for study, numbers in revisions.items()) == len(keys)
     assert 0 < in_queue(machine, settings.dead_letter_queue_url or "") <= teller.nonsense + 20
     done = runs(machine, "bursts")

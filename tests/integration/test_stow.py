@@ -90,8 +90,8 @@ def test_the_pacs_has_what_it_was_sent_before_the_ledger_was_told(place: Place, 
     assert connected.files() == files
 
 
-class _KilledError(Exception):
-    """Stands for the end of a worker."""
+class _KilledError(BaseException):
+    """Stands for the end of a worker, which nothing catches."""
 
 
 def _die(*_: Any) -> None:

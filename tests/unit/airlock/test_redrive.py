@@ -1,68 +1,13 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from airlock.clinical.report import CSV_COLUMNS as CLINICAL_COLUMNS
-from airlock.ledger import Resolution
-from airlock.redrive import RedriveError, read_csv, read_request
+from airlock.redrive import read_csv
+from airlock.redrive_request import RedriveError
 from airlock.report import CSV_COLUMNS
 
 ID, OTHER = "0" * 31 + "a", "0" * 31 + "b"
-WHY = {"redrive_why": "cured"}
-
-
-def test_params_of_other_runs_ask_for_no_redrive() -> None:
-    assert read_request({"prefix": "in/", "redrive_run": None, "redrive_reasons": []}, "ada") is None
-
-
-def test_a_request_has_who_and_why() -> None:
-    params = WHY | {"redrive_run": "r", "redrive_reasons": ["truncated", "truncated"], "redrive_non_primary": "delete"}
-    asked = read_request(params, "ada")
-    assert asked is not None
-    assert (asked.asked_by, asked.why, asked.reasons) == ("ada", "cured", ("truncated",))
-    assert asked.choice == {"run": "r", "reasons": ["truncated"], "non_primary": "delete"}
-    named = read_request(params | {"redrive_by": "grace"}, "ada")
-    assert named is not None
-    assert (named.asked_by, named.non_primary) == ("grace", Resolution.DELETE)
-
-
-@pytest.mark.parametrize(
-    ("params", "fault"),
-    [
-        ({"redrive_run": "r"}, "redrive_why is missing"),
-        ({"redrive_run": "r", "redrive_why": "  "}, "redrive_why is missing"),
-        (WHY, "chooses nothing"),
-        (WHY | {"redrive_non_primary": "delete"}, "chooses nothing"),
-        (WHY | {"redrive_study": "1.2.840.1"}, "redrive_study is no study key"),
-        (WHY | {"redrive_reasons": ["no_such"]}, "redrive_reasons has 1 codes that do not exist"),
-        (WHY | {"redrive_reasons": "truncated"}, "redrive_reasons is no list"),
-        (WHY | {"redrive_csv": "/tmp/edited.csv"}, "redrive_csv is no address"),
-        (WHY | {"redrive_csv": "s3://work/edited.xlsx"}, "redrive_csv is no address"),
-        (WHY | {"redrive_run": 7}, "redrive_run is no text"),
-        (WHY | {"redrive_run": "r", "redrive_non_primary": "keep"}, "redrive_non_primary is none of promote, delete"),
-        (WHY | {"redrive_run": "r", "prefix": "in/"}, "prefix cannot go with a redrive"),
-    ],
-)
-def test_a_wrong_request_names_the_param(params: dict[str, Any], fault: str) -> None:
-    with pytest.raises(RedriveError, match=fault):
-        read_request(params, "ada")
-
-
-@pytest.mark.parametrize("kind", ["clinical", "ccda"])
-@pytest.mark.parametrize("given", [{"redrive_study": "0" * 16}, {"redrive_run": "r", "redrive_non_primary": "delete"}])
-def test_what_is_about_studies_is_for_images(kind: str, given: dict[str, Any]) -> None:
-    assert read_request(WHY | given | {"redrive_run": "r"}, "ada") is not None
-    with pytest.raises(RedriveError, match=rf"{list(given)[-1]} is for pipelines of kind imaging, .* of kind {kind}:"):
-        read_request(WHY | given, "ada", kind)
-    assert read_request(WHY | {"redrive_run": "r"}, "ada", kind) is not None
-
-
-def test_a_wrong_value_is_not_repeated() -> None:
-    with pytest.raises(RedriveError) as error:
-        read_request(WHY | {"redrive_study": "1.2.840.1"}, "ada")
-    assert "1.2.840" not in str(error.value)
 
 
 def table(*rows: str, heading: str = "key,arrival_id", end: str = "\r\n") -> bytes:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from airlock.review import LONGEST_REASON, ReviewError
+from airlock.review import ReviewError
+from airlock.words import LONGEST
 from airlock_tasks.review import APPROVE, KEEP_HELD, ReviewOperator
 from tests.chain import pipeline
 
@@ -48,7 +49,7 @@ def test_keeping_held_needs_no_reason(fields: Any) -> None:
         ({"reason": f"{CANARY}\0"}, "characters that are no text"),
         ({"reason": f"{CANARY}\ud800"}, "characters that are no text"),
         ({"reason": f"\x1b[2J{CANARY}"}, "characters that are no text"),
-        ({"reason": CANARY + "x" * LONGEST_REASON}, "2011 characters: answer review again with 2000 at most"),
+        ({"reason": CANARY + "x" * LONGEST}, "2011 characters: write 2000 at most, and answer review again"),
         ({"reason": "\u200b \n."}, "needs a person and a reason"),
     ],
 )

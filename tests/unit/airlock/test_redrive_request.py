@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airlock.ledger import Resolution
+from airlock.redrive_request import RedriveError, read_request
+
+WHY = {"redrive_why": "cured"}
+
+
+def test_params_of_other_runs_ask_for_no_redrive() -> None:
+    assert read_request({"prefix": "in/", "redrive_run": None, "redrive_reasons": []}, "ada") is None
+
+
+def test_a_request_has_who_and_why() -> None:
+    params = WHY | {"redrive_run": "r", "redrive_reasons": ["truncated", "truncated"], "redrive_non_primary": "delete"}
+    asked = read_request(params, "ada")
+    assert asked is not None
+    assert (asked.asked_by, asked.why, asked.reasons) == ("ada", "cured", ("truncated",))
+    assert asked.choice == {"run": "r", "reasons": ["truncated"], "non_primary": "delete"}
+    assert asked.non_primary == Resolution.DELETE
+
+
+@pytest.mark.parametrize(
+    ("signed", "person", "asked_by"),
+    [
+        (None, "ada", "ada"),
+        ("ada", "ada", "ada"),
+        ("grace", "ada", "grace (by ada)"),
+        ("grace", None, "grace"),
+        (None, None, "unknown"),
+    ],
+)
+def test_whoever_signs_is_named_beside_whoever_started_the_run(
+    signed: str | None, person: str | None, asked_by: str
+) -> None:
+    asked = read_request(WHY | {"redrive_run": "r", "redrive_by": signed}, person)
+    assert asked is not None
+    assert asked.asked_by == asked_by
+
+
+@pytest.mark.parametrize(
+    ("params", "fault"),
+    [
+        ({"redrive_run": "r"}, "redrive_why is missing"),
+        ({"redrive_run": "r", "redrive_why": "  "}, "redrive_why is missing"),
+        ({"redrive_run": "r", "redrive_why": "\u200b"}, "redrive_why is missing"),
+        (
+            {"redrive_run": "r", "redrive_why": "cured\0"},
+            "redrive_why has characters that are no text: write it without",
+        ),
+        ({"redrive_run": "r", "redrive_why": "x" * 2001}, "redrive_why has 2001 characters: write 2000 at most"),
+        (WHY | {"redrive_run": "r", "redrive_by": "a\x1b[2J"}, "redrive_by has characters that are no text"),
+        (WHY, "chooses nothing"),
+        (WHY | {"redrive_non_primary": "delete"}, "chooses nothing"),
+        (WHY | {"redrive_study": "1.2.840.1"}, "redrive_study is no study key"),
+        (WHY | {"redrive_reasons": ["no_such"]}, "redrive_reasons has 1 codes that do not exist"),
+        (WHY | {"redrive_reasons": "truncated"}, "redrive_reasons is no list"),
+        (WHY | {"redrive_csv": "/tmp/edited.csv"}, "redrive_csv is no address"),
+        (WHY | {"redrive_csv": "s3://archive/edited.xlsx"}, "redrive_csv is no address"),
+        (WHY | {"redrive_run": 7}, "redrive_run is no text"),
+        (WHY | {"redrive_run": "r", "redrive_non_primary": "keep"}, "redrive_non_primary is none of promote, delete"),
+        (WHY | {"redrive_run": "r", "prefix": "in/"}, "prefix cannot go with a redrive"),
+    ],
+)
+def test_a_wrong_request_names_the_param(params: dict[str, Any], fault: str) -> None:
+    with pytest.raises(RedriveError, match=fault):
+        read_request(params, "ada")
+
+
+@pytest.mark.parametrize("kind", ["clinical", "ccda"])
+@pytest.mark.parametrize("given", [{"redrive_study": "0" * 16}, {"redrive_run": "r", "redrive_non_primary": "delete"}])
+def test_what_is_about_studies_is_for_images(kind: str, given: dict[str, Any]) -> None:
+    assert read_request(WHY | given | {"redrive_run": "r"}, "ada") is not None
+    with pytest.raises(RedriveError, match=rf"{list(given)[-1]} is for pipelines of kind imaging, .* of kind {kind}:"):
+        read_request(WHY | given, "ada", kind)
+    assert read_request(WHY | {"redrive_run": "r"}, "ada", kind) is not None
+
+
+def test_a_wrong_value_is_not_repeated() -> None:
+    with pytest.raises(RedriveError) as error:
+        read_request(WHY | {"redrive_study": "1.2.840.1"}, "ada")
+    assert "1.2.840" not in str(error.value)
