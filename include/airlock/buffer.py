@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from airlock.inventory import InventoryError, fresh_inventory, list_inventory
+from airlock.ledger.runs import SCHEDULED
 from airlock.records import ARRIVALS, TIMESTAMP, arrival_ids
 from airlock.redrive import redrive
 from airlock.spool import Aside
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from airlock.pipelines import ClinicalParse, ParseSettings, Source
+    from airlock.records import Window
     from airlock.redrive_request import Redrive
     from airlock.run import Run
 
@@ -170,8 +172,18 @@ def _membership(run: Run[Any]) -> pl.Expr:
     if window is None:
         return pl.lit(value=True)
     lookback = round(source.lookback_hours * 3600 * 10**6) if source.window == "last_modified" else 0
-    first, end = _microseconds(window.start) - lookback, _microseconds(window.end)
+    first, end = _microseconds(_begin(run, window)) - lookback, _microseconds(window.end)
     return pl.col("moment").dt.epoch("us").is_between(first, end, closed="left")
+
+
+def _begin(run: Run[Any], window: Window) -> datetime:
+    """Return from when on a run takes in: what Airflow left out since the scheduled run before is this one's too.
+
+    Without catchup it starts no run for an interval that went by while it was down, or others waited.
+    """
+    leaves_out = run.run_id.startswith(SCHEDULED) and not run.pipeline.schedule.catchup
+    until = run.ledger.scheduled_until(run.pipeline.name, window.start) if leaves_out else None
+    return until or window.start
 
 
 def _microseconds(moment: datetime) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
 RUNNING = "running"
+SCHEDULED = "scheduled__"  # with which Airflow begins the ids of the runs that its schedule starts
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,14 @@ class Runs(Store):
             need_run(connection, run_key)
             values = {"state": state, "report": json.dumps(report), "ended_at": datetime.now(UTC)}
             connection.execute(update(runs).where(runs.c.run_key == run_key).values(values))
+
+    def scheduled_until(self, pipeline: str, before: datetime) -> datetime | None:
+        """Return where the latest window of a pipeline's scheduled runs ends that ends by a moment, if there is one."""
+        ended = runs.c.run_id.startswith(SCHEDULED, autoescape=True), runs.c.window_end <= before
+        with self._reading() as connection:
+            latest = select(func.max(runs.c.window_end)).where(runs.c.pipeline == pipeline, *ended)
+            until: datetime | None = connection.scalar(latest)
+            return until
 
     def run(self, run_key: str) -> RunRecord | None:
         """Return a run, or None if the ledger does not know it."""

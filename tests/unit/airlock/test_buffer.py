@@ -103,6 +103,35 @@ class TestWindow:
         assert row["last_modified"].tzinfo is not None
 
 
+class TestNightsLeftOut:
+    """Airflow starts no run for an interval that went by while it was down, or while other runs waited."""
+
+    def taken(self, world: World, run_id: str, *, catchup: bool = False) -> list[str]:
+        """Return what a run of the fourth night takes in, of which the ledger knows the first."""
+        for day in (1, 2, 3, 4, 5):
+            world.put(f"s3://archive/in/2026/11/0{day}/a")
+        line = pipeline(source={"window": "key_date"}, schedule={"catchup": catchup})
+        buffer(world.run("scheduled__1", line=line, window=self.night(1)))
+        return names(listed(world.run(run_id, line=line, window=self.night(4))))
+
+    def night(self, day: int) -> Window:
+        return Window(datetime(2026, 11, day, tzinfo=UTC), datetime(2026, 11, day + 1, tzinfo=UTC))
+
+    def test_the_next_scheduled_run_takes_them_in(self, world: World) -> None:
+        assert self.taken(world, "scheduled__4") == ["2026/11/02/a", "2026/11/03/a", "2026/11/04/a"]
+
+    def test_a_backfill_keeps_to_its_interval(self, world: World) -> None:
+        assert self.taken(world, "backfill__4") == ["2026/11/04/a"]
+
+    def test_with_catchup_each_has_a_run_of_its_own(self, world: World) -> None:
+        assert self.taken(world, "scheduled__4", catchup=True) == ["2026/11/04/a"]
+
+    def test_the_first_scheduled_run_keeps_to_its_interval(self, world: World) -> None:
+        world.put("s3://archive/in/2026/11/03/a")
+        run = world.run("scheduled__4", line=pipeline(source={"window": "key_date"}), window=self.night(4))
+        assert names(listed(run)) == []
+
+
 class TestKeyDates:
     DAY = Window(datetime(2026, 11, 24, tzinfo=UTC), datetime(2026, 11, 25, tzinfo=UTC))
 

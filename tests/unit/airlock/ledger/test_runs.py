@@ -44,6 +44,17 @@ def test_a_run_key_belongs_to_one_run(ledger: Ledger) -> None:
         ledger.open_run("a", "nightly", "scheduled__2", None)
 
 
+def test_up_to_when_scheduled_runs_have_taken_in(ledger: Ledger) -> None:
+    later = Window(NIGHT.end, NIGHT.end + timedelta(days=1))
+    for number, window in enumerate((NIGHT, later, None)):
+        ledger.open_run(f"s{number}", "nightly", f"scheduled__{number}", window)
+    ledger.open_run("b", "nightly", "backfill__1", Window(later.end, later.end + timedelta(days=1)))
+    ledger.open_run("o", "other", "scheduled__1", Window(later.end, later.end + timedelta(days=1)))
+    assert ledger.scheduled_until("nightly", later.end + timedelta(days=9)) == later.end
+    assert ledger.scheduled_until("nightly", later.end - timedelta(hours=1)) == NIGHT.end
+    assert ledger.scheduled_until("nightly", NIGHT.start) is None
+
+
 def test_an_unknown_run_is_none_and_cannot_be_closed(ledger: Ledger) -> None:
     assert ledger.run("a") is None
     with pytest.raises(LedgerError, match="knows no run 'a'"):
