@@ -58,7 +58,7 @@ def test_whoever_signs_is_named_beside_whoever_started_the_run(
         (WHY | {"redrive_study": "1.2.840.1"}, "redrive_study is no study key"),
         (WHY | {"redrive_reasons": ["no_such"]}, "redrive_reasons has 1 codes that do not exist"),
         (WHY | {"redrive_reasons": "truncated"}, "redrive_reasons is no list"),
-        (WHY | {"redrive_csv": "/tmp/edited.csv"}, "redrive_csv is no address"),
+        (WHY | {"redrive_csv": "file:///edited.csv"}, "redrive_csv is no address"),
         (WHY | {"redrive_csv": "s3://archive/edited.xlsx"}, "redrive_csv is no address"),
         (WHY | {"redrive_run": 7}, "redrive_run is no text"),
         (WHY | {"redrive_run": "r", "redrive_non_primary": "keep"}, "redrive_non_primary is none of promote, delete"),
