@@ -96,13 +96,6 @@ class Contracts(Store):
             )
             return fetch(connection, statement, CONTRACTS).sort("subject")
 
-    def unresolved_studies(
-        self, datastore_id: str, pipeline: str, uids: pl.Series, except_run: str, *, missing: bool = True
-    ) -> list[str]:
-        """Return the studies of `unresolved_files`."""
-        files = self.unresolved_files(datastore_id, pipeline, uids, except_run, missing=missing)
-        return sorted({uid for uid, _ in files})
-
     def unresolved_files(
         self, datastore_id: str, pipeline: str, uids: pl.Series, except_run: str, *, missing: bool = True
     ) -> list[tuple[str, str]]:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from airlock.ledger import Ledger
 
 
+def studies(files: list[tuple[str, str]]) -> list[str]:
+    return sorted({uid for uid, _ in files})
+
+
 def contracts(uid: str, revision: int, digest: str) -> pl.DataFrame:
     return pl.DataFrame([(uid, study_key(uid), revision, digest, "{}")], schema=CONTRACTS, orient="row")
 
@@ -43,7 +47,7 @@ def record(ledger: Ledger, store: str, run: str, rows: pl.DataFrame) -> None:
 def settle(ledger: Ledger, word: str, reason: str | None = None, *, missing: bool = True) -> list[str]:
     """Settle run a's arrival and return the studies that it keeps back from run b."""
     ledger.settle(NIGHTLY, "a", dispositions("1", word=word).with_columns(reason=pl.lit(reason, pl.String)))
-    return ledger.unresolved_studies(STORE, NIGHTLY, uids("1.study", "2.study"), "b", missing=missing)
+    return studies(ledger.unresolved_files(STORE, NIGHTLY, uids("1.study", "2.study"), "b", missing=missing))
 
 
 def test_the_latest_contract_of_a_study_takes_the_place_of_the_one_before(opened: Ledger) -> None:
@@ -101,7 +105,7 @@ def test_what_waits_for_a_person_keeps_its_study_back_though_missing_files_do_no
 
 def test_a_run_is_not_kept_back_by_its_own_files(opened: Ledger) -> None:
     settle(opened, "failed", "rejected")
-    assert opened.unresolved_studies(STORE, NIGHTLY, uids("1.study"), "a") == []
+    assert studies(opened.unresolved_files(STORE, NIGHTLY, uids("1.study"), "a")) == []
 
 
 def test_a_failed_file_that_came_with_a_later_delivery_keeps_nothing_back(opened: Ledger) -> None:
@@ -113,22 +117,22 @@ def test_a_failed_file_that_came_with_a_later_delivery_keeps_nothing_back(opened
 
 def test_a_file_on_its_way_in_another_run_keeps_its_study_back(opened: Ledger) -> None:
     opened.claim_instances(STORE, NIGHTLY, "a", claims(("1", "1.1")))
-    assert opened.unresolved_studies(STORE, NIGHTLY, uids("1.study"), "b") == ["1.study"]
-    assert opened.unresolved_studies(STORE, NIGHTLY, uids("1.study"), "a") == []
-    assert opened.unresolved_studies(STORE, NIGHTLY, uids("1.study"), "b", missing=False) == []
-    assert opened.unresolved_studies("f" * 32, NIGHTLY, uids("1.study"), "b") == []
+    assert studies(opened.unresolved_files(STORE, NIGHTLY, uids("1.study"), "b")) == ["1.study"]
+    assert studies(opened.unresolved_files(STORE, NIGHTLY, uids("1.study"), "a")) == []
+    assert studies(opened.unresolved_files(STORE, NIGHTLY, uids("1.study"), "b", missing=False)) == []
+    assert studies(opened.unresolved_files("f" * 32, NIGHTLY, uids("1.study"), "b")) == []
 
 
 def test_a_run_whose_books_do_not_balance_keeps_its_studies_back(opened: Ledger) -> None:
     held = pl.DataFrame([("1.study", study_key("1.study"), "hold", "run_unbalanced")], schema=GATES, orient="row")
     opened.record_gates(STORE, "a", held)
-    assert opened.unresolved_studies(STORE, NIGHTLY, uids("1.study"), "b", missing=False) == ["1.study"]
-    assert opened.unresolved_studies(STORE, NIGHTLY, uids("1.study"), "a") == []
+    assert studies(opened.unresolved_files(STORE, NIGHTLY, uids("1.study"), "b", missing=False)) == ["1.study"]
+    assert studies(opened.unresolved_files(STORE, NIGHTLY, uids("1.study"), "a")) == []
 
 
 def test_what_another_pipeline_holds_in_the_same_store_keeps_its_study_back(opened: Ledger) -> None:
     opened.claim_instances(STORE, NIGHTLY, "a", claims(("1", "1.1")))
     opened.record_imported(STORE, "a", imports(("1", "1.1")), study(), series())
     opened.settle(NIGHTLY, "a", dispositions("1", word="held").with_columns(reason=pl.lit("service_warning")))
-    assert opened.unresolved_studies(STORE, "another", uids("1.study"), "b") == ["1.study"]
-    assert opened.unresolved_studies("f" * 32, "another", uids("1.study"), "b") == []
+    assert studies(opened.unresolved_files(STORE, "another", uids("1.study"), "b")) == ["1.study"]
+    assert studies(opened.unresolved_files("f" * 32, "another", uids("1.study"), "b")) == []
