@@ -20,6 +20,8 @@ from airlock.buffer import find_index, shards_of
 from airlock.contracts import FhirReferences, StudyContract, complete, with_revision
 from airlock.fhir.publishing import publishing
 from airlock.fhir.study import references
+from airlock.ledger.studies import SERIES as SERIES_ELEMENTS
+from airlock.ledger.studies import STUDIES as STUDY_ELEMENTS
 from airlock.manifests import is_final, keep, proves_more, read_kept, read_output
 from airlock.normalize import find_batches
 from airlock.outcomes import account, discrepancies
@@ -208,22 +210,22 @@ def _record_imports(run: Run, books: Books) -> pl.Series:
     """
     datastore = run.pipeline.healthimaging.datastore_id
     state = pl.when(pl.col("outcome") == Outcome.NON_PRIMARY).then(pl.lit("non_primary")).otherwise(pl.lit("imported"))
-    twice: list[pl.Series] = []
+    in_store = (outcomes.filter(_IN_STORE).with_columns(state=state) for outcomes in books.outcomes)
+    studies, series = _elements(books, STUDY_ELEMENTS), _elements(books, SERIES_ELEMENTS)
+    overwritten = run.ledger.record_imported(datastore, run.key, in_store, studies, series)
+    for outcomes in books.outcomes:
+        run.ledger.drop_instances(datastore, run.key, outcomes.filter(~_IN_STORE & ~_IS_OPEN)["SOPInstanceUID"])
+    return overwritten["SOPInstanceUID"]
+
+
+def _elements(books: Books, schema: pl.Schema) -> Iterator[pl.DataFrame]:
+    """Yield the grouping elements of the studies, or of the series, of which a file is in the store."""
+    names = schema.names()
     for decided, outcomes in together(books.decided, books.outcomes):
         primary = outcomes.filter(pl.col("outcome").is_in(gate.IMPORTED)).select("arrival_id")
-        elements = primary.join(
-            decided.filter(pl.col("verdict").is_not_null()), on="arrival_id", how="inner", maintain_order="left"
-        )
-        overwritten = run.ledger.record_imported(
-            datastore,
-            run.key,
-            outcomes.filter(_IN_STORE).with_columns(state=state),
-            elements.unique("StudyInstanceUID", keep="first", maintain_order=True),
-            elements.unique("SeriesInstanceUID", keep="first", maintain_order=True),
-        )
-        twice.append(overwritten["SOPInstanceUID"])
-        run.ledger.drop_instances(datastore, run.key, outcomes.filter(~_IN_STORE & ~_IS_OPEN)["SOPInstanceUID"])
-    return pl.concat(twice)
+        verdicts = decided.filter(pl.col("verdict").is_not_null()).select("arrival_id", *names)
+        rows = primary.join(verdicts, on="arrival_id", how="inner", maintain_order="left")
+        yield rows.unique(names[0], keep="first", maintain_order=True).select(names)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, insert_missing, shaped, stage, uid_frame
 from airlock.ledger.redrives import is_redrive
 from airlock.ledger.runs import need_run
-from airlock.ledger.studies import SERIES, STUDIES, insert_elements
+from airlock.ledger.studies import insert_elements
 from airlock.ledger.tables import InstanceState, arrivals, instances
 from airlock.records import Disposition
 from airlock.records import schema as schema_of
@@ -127,13 +127,23 @@ def _numbered(claims: pl.DataFrame | Iterable[pl.DataFrame]) -> Iterator[pl.Data
         first += frame.height
 
 
-def _insert_claims(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> int:
-    """Insert the claims on instances that nobody owns, and return how many were.
+def _insert_claims(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> bool:
+    """Insert the claims on instances that nobody owns, and say whether those are all.
 
-    Of several arrivals with one instance the first is the owner.
+    Of several arrivals with one instance the first is the owner. Where no two have one, they come in the order in which
+    the arrivals were inserted: each claim has its arrival looked at, and they lie side by side then.
     """
+    number, distinct = _counted(connection, rows)
+    order = "arrival_id" if number == distinct else "position"
     constants = {"datastore_id": datastore_id, "pipeline": pipeline, "state": InstanceState.CLAIMED.value}
-    return insert_missing(connection, instances, rows, _KEY, order=["position"], **constants)
+    return insert_missing(connection, instances, rows, _KEY, order=[order], **constants) == number
+
+
+def _counted(connection: Connection, rows: Table) -> tuple[int, int]:
+    """Return how many rows are staged, and how many instances they name."""
+    counted = select(func.count(), func.count(rows.c.SOPInstanceUID.distinct())).select_from(rows)
+    number, distinct = connection.execute(counted).one()
+    return int(number), int(distinct)
 
 
 def _inherit(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> None:
@@ -183,17 +193,30 @@ def _checked(outcomes: pl.DataFrame) -> pl.DataFrame:
     Raises
     ------
     LedgerError
-        If a state is not one that an import ends in, or an instance comes twice.
+        If a state is not one that an import ends in.
     """
     frame = shaped(outcomes, IMPORTS)
     ends = [InstanceState.IMPORTED, InstanceState.NON_PRIMARY]
     unknown = frame.filter(~pl.col("state").is_in(ends).fill_null(value=False)).height
     if unknown:
         raise LedgerError(f"{unknown} outcomes have no state of an import: use one of {', '.join(ends)}")
-    doubled = frame.height - frame["SOPInstanceUID"].n_unique()
-    if doubled:
-        raise LedgerError(f"{doubled} outcomes name an instance that another one names: give one per instance")
     return frame
+
+
+def _need_one_each(connection: Connection, rows: Table) -> int:
+    """Return how many rows are staged, and refuse them if one names an instance that another one names.
+
+    Raises
+    ------
+    LedgerError
+        With the number of repetitions.
+    """
+    number, distinct = _counted(connection, rows)
+    if number > distinct:
+        raise LedgerError(
+            f"{number - distinct} outcomes name an instance that another one names: give one per instance"
+        )
+    return number
 
 
 def _current(pipeline: str, rows: Table) -> Subquery:
@@ -245,8 +268,7 @@ class Instances(Store):
             _drop_other_claims(connection, datastore_id, pipeline, run_key, rows)
             if is_redrive(connection, run_key):
                 _inherit(connection, datastore_id, pipeline, rows)
-            inserted = _insert_claims(connection, datastore_id, pipeline, rows)
-            if inserted == connection.execute(select(func.count()).select_from(rows)).scalar_one():
+            if _insert_claims(connection, datastore_id, pipeline, rows):
                 return OWNERS.to_frame()  # as a first run finds it: no need to look
             return _owned_by_others(connection, datastore_id, pipeline, rows).unique(maintain_order=True)
 
@@ -278,9 +300,9 @@ class Instances(Store):
         self,
         datastore_id: str,
         run_key: str,
-        outcomes: pl.DataFrame,
-        studies: pl.DataFrame,
-        series: pl.DataFrame,
+        outcomes: pl.DataFrame | Iterable[pl.DataFrame],
+        studies: pl.DataFrame | Iterable[pl.DataFrame],
+        series: pl.DataFrame | Iterable[pl.DataFrame],
     ) -> pl.DataFrame:
         """Write what an import brought into a data store.
 
@@ -292,10 +314,11 @@ class Instances(Store):
             The data store and the run.
         outcomes
             Columns ``arrival_id``, ``SOPInstanceUID``, ``SeriesInstanceUID``, ``StudyInstanceUID``, ``state``
-            (``imported`` or ``non_primary``), ``image_set_id``, ``image_set_version``, ``batch_id``.
+            (``imported`` or ``non_primary``), ``image_set_id``, ``image_set_version``, ``batch_id``; in one frame or
+            frame by frame, as all three.
         studies, series
             The grouping elements (`studies.STUDIES`, `studies.SERIES`) of what is new in the store; those of a study
-            or series that it held before are not changed.
+            or series that it held before are not changed, and of several rows the first counts.
 
         Returns
         -------
@@ -308,10 +331,11 @@ class Instances(Store):
         LedgerError
             If the run does not hold one of the arrivals, or the outcomes contradict themselves. Nothing is written.
         """
-        frame = _checked(outcomes)
+        frames = [outcomes] if isinstance(outcomes, pl.DataFrame) else outcomes
         with self._writing(SCOPE) as connection:
             pipeline = need_run(connection, run_key).pipeline
-            rows = stage(connection, frame, IMPORTS, ["SOPInstanceUID"])
+            rows = stage(connection, map(_checked, frames), IMPORTS, ["SOPInstanceUID"])
+            number = _need_one_each(connection, rows)
             need_held(connection, pipeline, run_key, rows)
             if is_redrive(connection, run_key):
                 _inherit(connection, datastore_id, pipeline, rows)
@@ -323,14 +347,12 @@ class Instances(Store):
             )
             values = {name: rows.c[name] for name in ("state", "image_set_id", "image_set_version", "batch_id")}
             written = connection.execute(update(instances).where(own).values(values)).rowcount
-            if written < frame.height:
+            if written < number:
                 written += insert_missing(
                     connection, instances, _current(pipeline, rows), _KEY, datastore_id=datastore_id, pipeline=pipeline
                 )
-            insert_elements(
-                connection, datastore_id, run_key, studies.select(list(STUDIES)), series.select(list(SERIES))
-            )
-            if written == frame.height:
+            insert_elements(connection, datastore_id, run_key, studies, series)
+            if written == number:
                 return OWNERS.to_frame()
             return _owned_by_others(connection, datastore_id, pipeline, rows)
 

@@ -15,6 +15,8 @@ from airlock.ledger.frames import fetch, insert_missing, stage, uid_frame
 from airlock.ledger.tables import arrivals, instances, series, studies
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sqlalchemy import ColumnElement, Connection, Table
 
 STUDIES = pl.Schema(
@@ -32,14 +34,18 @@ SERIES = pl.Schema({"SeriesInstanceUID": pl.String, "StudyInstanceUID": pl.Strin
 
 
 def insert_elements(
-    connection: Connection, datastore_id: str, run_key: str, new_studies: pl.DataFrame, new_series: pl.DataFrame
+    connection: Connection,
+    datastore_id: str,
+    run_key: str,
+    new_studies: pl.DataFrame | Iterable[pl.DataFrame],
+    new_series: pl.DataFrame | Iterable[pl.DataFrame],
 ) -> None:
-    """Insert the grouping elements of studies and series that the data store did not hold."""
-    for table, frame, schema, key in (
+    """Insert the grouping elements of studies and series that the data store did not hold; of several the first."""
+    for table, frames, schema, key in (
         (studies, new_studies, STUDIES, "StudyInstanceUID"),
         (series, new_series, SERIES, "SeriesInstanceUID"),
     ):
-        rows = stage(connection, frame.unique(key, keep="first", maintain_order=True), schema, [key])
+        rows = stage(connection, frames, schema, [key])
         insert_missing(connection, table, rows, ["datastore_id", key], datastore_id=datastore_id, run_key=run_key)
 
 

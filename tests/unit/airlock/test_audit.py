@@ -436,13 +436,13 @@ class TestPartitions:
         assert not tiny.balanced
         assert tiny.report["problems"][0] == "verdicts: 1 arrivals are missing"
 
-    @pytest.mark.parametrize("method", ["record_imported", "revise_contracts"])
+    @pytest.mark.parametrize(("method", "at"), [("record_imported", 1), ("drop_instances", 2), ("revise_contracts", 2)])
     def test_broken_off_between_two_it_gives_the_same_when_run_again(
-        self, world: World, run: Run, monkeypatch: pytest.MonkeyPatch, method: str
+        self, world: World, run: Run, monkeypatch: pytest.MonkeyPatch, method: str, at: int
     ) -> None:
         monkeypatch.setattr(spool, "PARTITION_ROWS", 4)
         with monkeypatch.context() as patch:
-            patch.setattr(Ledger, method, broken_off(getattr(Ledger, method)))
+            patch.setattr(Ledger, method, broken_off(getattr(Ledger, method), at))
             with pytest.raises(ConnectionError):
                 audit(run, None)
         assert world.ledger.states("nightly") == {"claimed": len(MANY)}, "nothing is settled by halves"
@@ -455,14 +455,14 @@ class TestPartitions:
         assert kept(world, run) == again
 
 
-def broken_off(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a method of the ledger that ends its second call after it has done its work."""
+def broken_off(method: Callable[..., Any], at: int) -> Callable[..., Any]:
+    """Return a method of the ledger of which that call ends in an error, after it has done its work."""
     calls: list[None] = []
 
     def call(*arguments: Any, **named: Any) -> Any:
         result = method(*arguments, **named)
         calls.append(None)
-        if len(calls) == 2:
+        if len(calls) == at:
             raise ConnectionError("broken off")
         return result
 
