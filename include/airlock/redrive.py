@@ -19,7 +19,7 @@ from airlock.clinical import redrive as clinical
 from airlock.clinical.report import CSV_COLUMNS as CLINICAL_COLUMNS
 from airlock.ledger import InstanceState
 from airlock.ledger.arrivals import next_generation
-from airlock.ledger.redrives import REDRIVABLE, SUCCESSORS, is_current, is_underway
+from airlock.ledger.redrives import REDRIVABLE, STOPPED, SUCCESSORS, is_current, is_underway
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, Disposition, arrival_id
 from airlock.redrive_request import RedriveError
@@ -187,10 +187,17 @@ def _now(run: Run[Any], row: dict[str, Any], asked: Redrive) -> dict[str, Any]:
 
 
 def _came_in(run: Run[Any], ids: list[str]) -> set[str]:
-    """Return those of the objects that an arrival has brought in, or that need not come in."""
-    known = run.ledger.find_arrivals(run.pipeline.datastore_id, run.pipeline.name, pl.Series(ids, dtype=pl.String))
-    stopped = (Disposition.QUARANTINED.value, Disposition.FAILED.value)
-    return set(known.filter(pl.col("disposition").is_not_null() & ~pl.col("disposition").is_in(stopped))["arrival_id"])
+    """Return those of the objects that a current arrival has brought in, of whatever generation, or that need not."""
+    came_in: set[str] = set()
+    looked_for = {name: name for name in ids}  # each object's id, and its generation's
+    while looked_for:
+        names = pl.Series(list(looked_for.values()), dtype=pl.String)
+        known = run.ledger.find_arrivals(run.pipeline.datastore_id, run.pipeline.name, names)
+        settled = known.filter(pl.col("disposition").is_not_null() & ~pl.col("disposition").is_in(STOPPED))
+        there, found = set(known["arrival_id"]), set(settled.filter(is_current())["arrival_id"])
+        came_in |= {name for name, one in looked_for.items() if one in found}
+        looked_for = {name: next_generation(one) for name, one in looked_for.items() if one in there - found}
+    return came_in
 
 
 def _successor(row: dict[str, Any], now: dict[str, Any], came_in: set[str]) -> dict[str, Any]:

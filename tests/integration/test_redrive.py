@@ -125,6 +125,72 @@ def test_a_held_file_that_was_replaced_comes_in_the_place_of_its_instance(place:
         assert ledger.instance_states(DATASTORE) == {"imported": 2}
 
 
+@pytest.mark.parametrize("pixel", [9, None], ids=["better", "as it was"])
+def test_a_replacement_that_did_not_come_in_is_replaced_once_more(place: Place, pixel: int | None) -> None:
+    """Also by the object that was there at first and has lain in the data store all the time: it is carried on."""
+    at_first = ct(1, 1, 1)
+    first_run(place, {"1.dcm": at_first, "2.dcm": ct(1, 1, 2)[:-50]})
+    place.put({"1.dcm": ct(1, 1, 1, pixel=8)[:-50]})
+    assert again(place, redrive_study=STUDY).run()["dispositions"] == {"quarantined": 2}
+
+    wanted = at_first if pixel is None else ct(1, 1, 1, pixel=pixel)
+    place.put({"1.dcm": wanted, "2.dcm": ct(1, 1, 2)})
+    report = again(place, 2, redrive_study=STUDY).run()
+    assert report["dispositions"] == {"released": 2}
+    assert report["redrive"]["counts"]["carried"] == (pixel is None)
+
+    assert instances(place) == {"primary": [sop_uid(1, 1, 1), sop_uid(1, 1, 2)], "non_primary": []}
+    (one, _) = newest(place)["series"][0]["instances"]
+    assert one["etag"] == hashlib.md5(wanted, usedforsecurity=False).hexdigest()
+    with place.ledger() as ledger:
+        assert ledger.instance_states(DATASTORE) == {"imported": 2}
+
+
+def test_an_object_that_was_replaced_and_put_back_comes_in_as_it_is(place: Place) -> None:
+    at_first = ct(1, 1, 1)
+    first_run(place, {"1.dcm": at_first, "2.dcm": ct(1, 1, 2)[:-50]})
+    place.put({"1.dcm": ct(1, 1, 1, pixel=8)})
+    assert again(place, redrive_study=STUDY).run()["dispositions"] == {"held": 1, "quarantined": 1}
+
+    place.put({"1.dcm": at_first, "2.dcm": ct(1, 1, 2)})
+    assert again(place, 2, redrive_study=STUDY).run()["dispositions"] == {"released": 2}
+
+    assert instances(place) == {"primary": [sop_uid(1, 1, 1), sop_uid(1, 1, 2)], "non_primary": []}
+    (one, _) = newest(place)["series"][0]["instances"]
+    assert one["etag"] == hashlib.md5(at_first, usedforsecurity=False).hexdigest()
+    with place.ledger() as ledger:
+        assert ledger.instance_states(DATASTORE) == {"imported": 2}
+
+
+def test_what_was_written_over_by_another_instance_is_carried_on_again_and_again(place: Place) -> None:
+    first_run(place, {"1.dcm": ct(1, 1, 1), "2.dcm": ct(1, 1, 2)[:-50]})
+    place.put({"1.dcm": ct(1, 1, 3)})
+    assert Chain(place, settings(), run_id="manual__nightly").run()["dispositions"] == {"held": 1}
+    assert again(place, redrive_study=STUDY).run()["dispositions"] == {"held": 2, "quarantined": 1}
+
+    place.put({"2.dcm": ct(1, 1, 2)})
+    report = again(place, 2, redrive_study=STUDY).run()
+
+    assert report["dispositions"] == {"released": 3}
+    assert report["redrive"]["counts"] == {"chosen": 3, "taken": 1, "carried": 2, "in_already": 0}
+    assert sops(newest(place)) == [sop_uid(1, 1, number) for number in (1, 2, 3)]
+
+
+def test_an_object_put_back_in_the_place_of_a_failed_replacement_is_found_to_have_come_in(place: Place) -> None:
+    at_first = ct(1, 1, 1)
+    first_run(place, {"1.dcm": at_first, "2.dcm": ct(1, 1, 2)[:-50]})
+    place.put({"1.dcm": b""})
+    again(place, redrive_study=STUDY).run()
+    place.put({"1.dcm": at_first})
+    report = again(place, 2, redrive_run="manual__redrive_1", redrive_reasons=["empty_object"]).run()
+    assert report["redrive"]["counts"] == {"chosen": 1, "taken": 0, "carried": 0, "in_already": 1}
+
+    place.put({"2.dcm": ct(1, 1, 2)})
+    report = again(place, 3, redrive_study=STUDY).run()
+    assert report["dispositions"] == {"released": 2}
+    assert report["redrive"]["counts"] == {"chosen": 2, "taken": 1, "carried": 1, "in_already": 0}
+
+
 def test_an_edited_list_as_a_spreadsheet_saves_it(place: Place) -> None:
     files = delivery(studies=2, instances=2)
     first = first_run(place, files | {"study-1/002.dcm": b"", "study-2/002.dcm": b""})

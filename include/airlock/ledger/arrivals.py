@@ -141,18 +141,30 @@ def _come_again(connection: Connection, pipeline: str, run_key: str, rows: Table
     """
     reasons = [str(reason) for reason in COME_AGAIN]
     may_come = or_(arrivals.c.reason.in_(reasons), arrivals.c.superseded_by.is_not(None))
-    statement = select(arrivals.c.arrival_id, arrivals.c.reason.in_(reasons), arrivals.c.superseded_by).where(
+    statement = select(arrivals.c.arrival_id, arrivals.c.reason.in_(reasons)).where(
         _of_others(pipeline, run_key, rows), may_come
     )
     while True:
-        found = [(name, next_generation(name), *facts) for name, *facts in connection.execute(statement)]
-        steps = [(name, following) for name, following, again, heir in found if again or heir == following]
+        found = [(name, next_generation(name), again) for name, again in connection.execute(statement)]
+        there = _known(connection, pipeline, [following for _, following, again in found if not again])
+        steps = [(name, following) for name, following, again in found if again or following in there]
         if not steps:
             return
         pairs = pl.DataFrame(steps, schema={"arrival_id": pl.String, "next_id": pl.String}, orient="row")
         again = stage(connection, pairs, pairs.schema, ["arrival_id"])
         is_one = rows.c.arrival_id == again.c.arrival_id
         connection.execute(update(rows).where(is_one).values(arrival_id=again.c.next_id))
+
+
+def _known(connection: Connection, pipeline: str, ids: list[str]) -> set[str]:
+    """Return those of the ids that an arrival has."""
+    if not ids:
+        return set()
+    rows = stage(connection, pl.DataFrame({"arrival_id": ids}), pl.Schema({"arrival_id": pl.String}), ["arrival_id"])
+    is_one = arrivals.c.arrival_id.in_(select(rows.c.arrival_id))
+    return set(
+        connection.execute(select(arrivals.c.arrival_id).where(arrivals.c.pipeline == pipeline, is_one)).scalars()
+    )
 
 
 class Arrivals(Store):

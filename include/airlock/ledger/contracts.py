@@ -10,7 +10,7 @@ from sqlalchemy import and_, delete, exists, or_, select
 from airlock.ledger.arrivals import study_key_of
 from airlock.ledger.database import Store
 from airlock.ledger.frames import fetch, insert_missing, stage, uid_frame
-from airlock.ledger.redrives import HELD_FOR_THE_STUDY, still_owns, superseded
+from airlock.ledger.redrives import HELD_FOR_THE_STUDY, STOPPED, still_owns, superseded
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import InstanceState, arrivals, contracts, gates, instances
 from airlock.reasons import Reason
@@ -171,5 +171,4 @@ def _did_not_come_in(datastore_id: str) -> ColumnElement[bool]:
         instances.c.SOPInstanceUID == arrivals.c.sop_instance_uid,
         instances.c.state == InstanceState.IMPORTED.value,
     )
-    stopped = (Disposition.QUARANTINED.value, Disposition.FAILED.value)
-    return and_(arrivals.c.disposition.in_(stopped), ~imported)
+    return and_(arrivals.c.disposition.in_(STOPPED), ~imported)

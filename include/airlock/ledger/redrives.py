@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy import and_, case, delete, exists, func, insert, or_, select, update
 
 from airlock.ledger.arrivals import next_generation, scope
 from airlock.ledger.database import Store
@@ -80,8 +80,9 @@ _IDS = pl.Schema({"arrival_id": pl.String})
 _STUDY_KEYS = pl.Schema({"study_key": pl.String})
 _LINKS = pl.Schema({"arrival_id": pl.String, "superseded_by": pl.String})
 _INSERTED = schema(ARRIVALS, {"carries": pl.String, "generation": pl.Int64})
-_NOT_IN = (Disposition.QUARANTINED.value, Disposition.FAILED.value)
+STOPPED = (Disposition.QUARANTINED.value, Disposition.FAILED.value)  # the words on what did not come in
 _successor = arrivals.alias("successor")
+_REPLACED = and_(_successor.c.arrival_id == arrivals.c.superseded_by, _successor.c.pipeline == arrivals.c.pipeline)
 _IN_STORE = (InstanceState.IMPORTED.value, InstanceState.NON_PRIMARY.value)
 _OWNS = and_(
     instances.c.arrival_id == arrivals.c.arrival_id,
@@ -111,9 +112,7 @@ def is_redrive(connection: Connection, run_key: str) -> bool:
 def superseded(by_run: str) -> ColumnElement[bool]:
     """Return the condition that an arrival does not count any more: the one in its place is settled, or is a run's."""
     ended = or_(_successor.c.settled_at.is_not(None), _successor.c.run_key == by_run)
-    return exists().where(
-        _successor.c.arrival_id == arrivals.c.superseded_by, _successor.c.pipeline == arrivals.c.pipeline, ended
-    )
+    return exists().where(_REPLACED, ended)
 
 
 def still_owns(datastore_id: str) -> ColumnElement[bool]:
@@ -130,12 +129,11 @@ def _candidates(datastore_id: str, pipeline: str, *conditions: ColumnElement[boo
         "redriven_at": _successor.c.settled_at,
         "run_state": runs.c.state,
     }
-    replaced = and_(_successor.c.arrival_id == arrivals.c.superseded_by, _successor.c.pipeline == arrivals.c.pipeline)
     return (
         select(*(columns[name] for name in CANDIDATES))
         .join(runs, runs.c.run_key == arrivals.c.run_key)
         .outerjoin(instances, and_(_OWNS, instances.c.datastore_id == datastore_id))
-        .outerjoin(_successor, replaced)
+        .outerjoin(_successor, _REPLACED)
         .where(arrivals.c.pipeline == pipeline, *conditions)
     )
 
@@ -278,12 +276,9 @@ class Redrives(Store):
         polars.DataFrame
             `TAKEN_OVER`.
         """
-        in_its_place = and_(
-            _successor.c.pipeline == arrivals.c.pipeline, _successor.c.arrival_id == arrivals.c.superseded_by
-        )
         statement = (
             select(arrivals.c.arrival_id, redrives.c.asked_at)
-            .join(_successor, in_its_place)
+            .join(_successor, _REPLACED)
             .join(redrives, redrives.c.run_key == _successor.c.run_key)
             .where(arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key)
         )
@@ -413,23 +408,26 @@ class _Place:
     is_new: bool = False
 
     def goes_on(self, there: Any) -> bool:
-        """Go on to the next generation where the id is that of the chosen one, or of what did not come in either.
+        """Go on to the next generation where the id is that of the chosen one, or of what does not count as come in.
 
-        An id that is taken by anything else says that the object has come in already.
+        An id that is taken by anything else says that the object has come in already. What another generation stands in
+        the place of does not count: an object may be replaced, and then put back as it was.
 
         Raises
         ------
         LedgerError
-            If a run holds it that has not decided on it.
+            If a run holds it, or what is to come in its place, that has not decided on it.
         """
-        if there.disposition is None:
+        if there.undecided is not None:
             raise LedgerError(
-                f"the object of a chosen arrival is held by run {there.run_key!r}, which has not decided on it: "
+                f"the object of a chosen arrival is held by run {there.undecided!r}, which has not decided on it: "
                 f"redrive when that run has ended"
             )
-        if self.arrival_id != self.row["chosen_id"] and there.disposition not in _NOT_IN:
+        counts = there.disposition not in STOPPED and (there.superseded_by is None or there.owns)
+        if counts and self.row["carries"] is None and self.arrival_id != self.row["chosen_id"]:
             return False
-        self.passed.add(self.arrival_id)
+        if there.superseded_by is None:  # else another one has stood in its place before
+            self.passed.add(self.arrival_id)
         self.arrival_id = next_generation(self.arrival_id)
         self.generation = max(self.generation, there.generation + 1)
         return True
@@ -456,18 +454,30 @@ def _placed(connection: Connection, pipeline: str, successors: pl.DataFrame) -> 
 def _known(connection: Connection, pipeline: str, ids: list[str]) -> dict[str, Any]:
     """Return what the ledger has under these ids, by id."""
     rows = stage(connection, pl.DataFrame({"arrival_id": ids}, schema=_IDS).unique(), _IDS, ["arrival_id"])
-    columns = [arrivals.c[name] for name in ("arrival_id", "run_key", "disposition", "generation")]
-    named = arrivals.c.arrival_id.in_(select(rows.c.arrival_id))
-    statement = select(*columns).where(arrivals.c.pipeline == pipeline, named)
+    undecided = case(
+        (arrivals.c.disposition.is_(None), arrivals.c.run_key),
+        (_successor.c.disposition.is_(None), _successor.c.run_key),
+    )
+    columns = [arrivals.c[name] for name in ("arrival_id", "disposition", "generation", "superseded_by")]
+    statement = (
+        select(*columns, undecided.label("undecided"), exists().where(_OWNS).label("owns"))
+        .outerjoin(_successor, _REPLACED)
+        .where(arrivals.c.pipeline == pipeline, arrivals.c.arrival_id.in_(select(rows.c.arrival_id)))
+    )
     return {row.arrival_id: row for row in connection.execute(statement)}
 
 
 def _insert(connection: Connection, pipeline: str, run_key: str, places: list[_Place]) -> dict[str, int]:
-    """Insert the new rows, one per object; return how many are to be read, and how many carry on."""
+    """Insert the new rows, one per object; return how many are to be read, and how many carry on.
+
+    Where one chosen arrival has the object in the data store and another one waits for the same, it is carried on.
+    """
     new = [
         place.row | {"arrival_id": place.arrival_id, "generation": place.generation} for place in places if place.is_new
     ]
-    rows = pl.DataFrame(new, schema=SUCCESSORS).unique("arrival_id", keep="first", maintain_order=True)
+    rows = pl.DataFrame(new, schema=SUCCESSORS).with_columns(pl.col("generation").max().over("arrival_id"))
+    rows = rows.sort("carries", nulls_last=True, maintain_order=True)
+    rows = rows.unique("arrival_id", keep="first", maintain_order=True)
     staged = stage(connection, rows, _INSERTED, ["arrival_id"])
     constants: dict[str, Any] = {"pipeline": pipeline, "run_key": run_key, "claimed_at": datetime.now(UTC)}
     insert_missing(connection, arrivals, staged, ["pipeline", "arrival_id"], **constants)
@@ -476,11 +486,23 @@ def _insert(connection: Connection, pipeline: str, run_key: str, places: list[_P
 
 
 def _link(connection: Connection, pipeline: str, places: list[_Place]) -> None:
-    links = [pair for place in places for pair in place.links.items()]
-    frame = pl.DataFrame(links, schema=_LINKS, orient="row").unique("arrival_id", keep="last", maintain_order=True)
-    rows = stage(connection, frame, _LINKS, ["arrival_id"])
+    """Name in each row the one in its place; what has come in already has its own place back before.
+
+    The name before is kept, for a redrive that is given back.
+    """
+    _name_successors(connection, pipeline, {place.arrival_id: None for place in places if not place.is_new})
+    links: dict[str, str | None] = {}
+    for place in places:
+        links |= place.links
+    _name_successors(connection, pipeline, links)
+
+
+def _name_successors(connection: Connection, pipeline: str, links: dict[str, str | None]) -> None:
+    rows = stage(connection, pl.DataFrame(list(links.items()), schema=_LINKS, orient="row"), _LINKS, ["arrival_id"])
     is_one = and_(arrivals.c.pipeline == pipeline, arrivals.c.arrival_id == rows.c.arrival_id)
-    connection.execute(update(arrivals).where(is_one).values(superseded_by=rows.c.superseded_by))
+    changes = arrivals.c.superseded_by.is_distinct_from(rows.c.superseded_by)
+    values = {"superseded_by": rows.c.superseded_by, "superseded_before": arrivals.c.superseded_by}
+    connection.execute(update(arrivals).where(is_one, changes).values(values))
 
 
 def _record(row: Any) -> ResolutionRecord:

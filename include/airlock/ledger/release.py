@@ -61,7 +61,8 @@ def _give_places_back(connection: Connection, pipeline: str, run_key: str, unset
     of_instances.give_back(connection, and_(instances.c.pipeline == pipeline, instances.c.arrival_id.in_(given)))
     linked = select(before.c.arrival_id).where(before.c.pipeline == pipeline, before.c.superseded_by.in_(given))
     free = and_(arrivals.c.pipeline == pipeline, arrivals.c.arrival_id.in_(linked))
-    connection.execute(update(arrivals).where(free).values(superseded_by=None))
+    again = {"superseded_by": arrivals.c.superseded_before, "superseded_before": None}
+    connection.execute(update(arrivals).where(free).values(again))
     if not _count(connection, arrivals.c.run_key == run_key, arrivals.c.settled_at.is_not(None)):
         connection.execute(delete(redrives).where(redrives.c.run_key == run_key))
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
     from sqlalchemy.pool import PoolProxiedConnection
 
-REVISION = "0009"  # the newest in migrations/versions; kept here so that opening a ledger need not load Alembic
+REVISION = "0010"  # the newest in migrations/versions; kept here so that opening a ledger need not load Alembic
 # A name of its own: the database may be shared with others that use Alembic, as Airflow does.
 VERSION_TABLE = "airlock_ledger_version"
 _LOCKED_PAUSE_SECONDS = 0.05

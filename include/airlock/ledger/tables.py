@@ -149,6 +149,7 @@ arrivals = Table(
     Column("settled_at", UtcDateTime),
     Column("generation", Integer, nullable=False, server_default="1"),
     Column("superseded_by", Text),  # the arrival_id of the generation that a redrive put in its place
+    Column("superseded_before", Text),  # what superseded_by was before: a redrive that is given back restores it
     Column("carries", Text),  # the arrival_id of the generation whose import counts for this one too
     one_of("disposition", Disposition),
     CheckConstraint("(settled_at IS NULL) = (disposition IS NULL)", name="settled_with_a_word"),

@@ -199,6 +199,90 @@ def test_a_fixed_object_that_failed_as_well_is_superseded_too(ledger: Ledger) ->
     assert found["superseded_by"].to_list() == [next_generation(fixed["arrival_id"].item())]
 
 
+class TestAnObjectThatIsPutBack:
+    """Its first generation was superseded by what replaced it, and must not stand in that one's place in turn."""
+
+    FIRST, SECOND, THIRD = id_of("1"), to_come("1", etag="fixed")["arrival_id"].item(), next_generation(id_of("1"))
+
+    @staticmethod
+    def decided(ledger: Ledger, run: str, arrival: str, word: str, reason: str | None = None) -> None:
+        words = dispositions("1", word=word).with_columns(arrival_id=pl.lit(arrival), reason=pl.lit(reason))
+        ledger.settle(NIGHTLY, run, words.with_columns(sop_instance_uid=pl.lit("1.1")))
+        ledger.close_run(run, "audited", {})
+
+    def replaced(self, ledger: Ledger, word: str) -> None:
+        """Let the held object be replaced, and a redrive decide on what replaced it."""
+        held_in_store(ledger)
+        redrive(ledger, "r", to_come("1", etag="fixed"))
+        if word == "held":
+            self.owned(ledger, "r", self.SECOND)
+        self.decided(ledger, "r", self.SECOND, word)
+
+    def owned(self, ledger: Ledger, run: str, arrival: str) -> None:
+        accepted = claims(("1", "1.1")).with_columns(arrival_id=pl.lit(arrival))
+        assert ledger.claim_instances(STORE, NIGHTLY, run, accepted).is_empty()
+
+    def put_back(self, ledger: Ledger, run: str = "s") -> None:
+        redrive(ledger, run, to_come("1").with_columns(chosen_id=pl.lit(self.SECOND)))
+
+    def places(self, ledger: Ledger) -> dict[str, str | None]:
+        found = ledger.find_arrivals(STORE, NIGHTLY, pl.Series([self.FIRST, self.SECOND, self.THIRD]))
+        return dict(found.select("arrival_id", "superseded_by").iter_rows())
+
+    def test_comes_as_its_next_generation(self, ledger: Ledger) -> None:
+        self.replaced(ledger, "held")
+        self.put_back(ledger)
+        assert ids(ledger.held_by(NIGHTLY, "s")) == {self.THIRD}
+        assert self.places(ledger) == {self.FIRST: self.SECOND, self.SECOND: self.THIRD, self.THIRD: None}
+
+    def test_given_back_leaves_the_instance_to_what_lies_in_the_store(self, ledger: Ledger) -> None:
+        self.replaced(ledger, "held")
+        self.put_back(ledger)
+        self.owned(ledger, "s", self.THIRD)
+        ledger.release_claims(NIGHTLY, "s")
+        assert self.places(ledger) == {self.FIRST: self.SECOND, self.SECOND: None}
+        assert ledger.known_instances(STORE, uids("1.1"))["arrival_id"].to_list() == [self.SECOND]
+
+    def test_has_its_place_back_where_it_lies_in_the_store(self, ledger: Ledger) -> None:
+        self.replaced(ledger, "quarantined")
+        self.put_back(ledger)
+        assert ledger.held_by(NIGHTLY, "s").is_empty()
+        assert self.places(ledger) == {self.FIRST: None, self.SECOND: self.FIRST}
+
+    def test_chosen_together_with_what_replaced_it_goes_through_no_circle(self, ledger: Ledger) -> None:
+        self.replaced(ledger, "quarantined")
+        both = [to_come("1", carried=True), to_come("1").with_columns(chosen_id=pl.lit(self.SECOND))]
+        redrive(ledger, "s", pl.concat(both))
+        assert self.places(ledger) == {self.FIRST: self.THIRD, self.SECOND: self.FIRST, self.THIRD: None}
+        ledger.release_claims(NIGHTLY, "s")
+        assert self.places(ledger) == {self.FIRST: None, self.SECOND: self.FIRST}
+
+    def test_that_could_not_be_read_comes_again_by_itself(self, ledger: Ledger) -> None:
+        self.replaced(ledger, "held")
+        self.put_back(ledger)
+        self.decided(ledger, "s", self.THIRD, "failed", "access_denied")
+        begin(ledger, "b")
+        ledger.claim(NIGHTLY, "b", arrivals("1"))
+        assert ids(ledger.held_by(NIGHTLY, "b")) == {next_generation(self.THIRD)}
+
+    def test_waits_for_the_redrive_of_what_replaced_it(self, ledger: Ledger) -> None:
+        held_in_store(ledger)
+        settled(ledger, "2")
+        redrive(ledger, "r", to_come("1", etag="fixed"))
+        same = to_come("1").with_columns(chosen_id=pl.lit(id_of("2")))
+        with pytest.raises(LedgerError, match="held by run 'r', which has not decided"):
+            redrive(ledger, "s", same)
+
+    def test_given_back_twice_has_the_place_that_it_had(self, ledger: Ledger) -> None:
+        """What lies in the store is chosen though another stands in its place, and is superseded by that one still."""
+        self.replaced(ledger, "quarantined")
+        for run in "st":
+            redrive(ledger, run, to_come("1", carried=True))
+            assert self.places(ledger)[self.FIRST] == self.THIRD
+            ledger.release_claims(NIGHTLY, run)
+            assert self.places(ledger) == {self.FIRST: self.SECOND, self.SECOND: None}
+
+
 def test_what_is_being_redriven_is_shown_as_such(ledger: Ledger) -> None:
     settled(ledger, "1")
     redrive(ledger, "r", to_come("1"))
