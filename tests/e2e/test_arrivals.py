@@ -16,6 +16,7 @@ from sqlalchemy import create_engine, select
 from airlock.ledger import Ledger
 from airlock.ledger.tables import outbox
 from airlock.run import run_key
+from airlock_cli.airflow_api import ApiUnreachableError
 from airlock_local.progress import say
 from tests.dicom_files import ct
 from tests.e2e.conftest import until
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from airlock.pipelines import Arrivals
+    from airlock_cli.airflow_api import AirflowApi
     from tests.e2e.conftest import Machine
 
 pytestmark = pytest.mark.slow
@@ -116,6 +118,15 @@ def test_objects_wake_a_run_that_nobody_started_and_the_queue_ends_empty(machine
     assert not any(key in log for key in ("a b+", "a+b%2B", "a%20b%2B"))
 
 
+def taken(api: AirflowApi, asset: int) -> bool:
+    """Say whether Airflow took an event: its SQLite refuses one while another process writes for five seconds."""
+    try:
+        api._call("POST", "/api/v2/assets/events", json={"asset_id": asset, "extra": {}})
+    except ApiUnreachableError:
+        return False
+    return True
+
+
 @pytest.mark.proof
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("first_run")
@@ -130,7 +141,7 @@ def test_events_of_one_moment_strand_no_object(machine: Machine) -> None:
         for moment in range(4):
             for number in range(2):
                 machine.put({f"{moment}-{number}.dcm": ct(800 + moment, 1, number)}, "arriving/stranded/")
-                api._call("POST", "/api/v2/assets/events", json={"asset_id": asset["id"], "extra": {}})
+                until("Airflow takes the event", lambda: taken(api, asset["id"]))
             until("runs end", lambda: ended(machine, "arriving"))
             wanted = {f"arriving/stranded/{moment}-{number}.dcm" for number in range(2)}
             until("both are taken", lambda wanted=wanted: wanted <= set(dispositions(machine, "arriving")["key"]))
