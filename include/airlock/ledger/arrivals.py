@@ -16,7 +16,7 @@ from sqlalchemy import and_, case, exists, func, or_, select, update
 
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import fetch, fetch_frames, insert_missing, shaped, stage
+from airlock.ledger.frames import fetch, fetch_frames, insert_missing, shaped, stage, without
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import arrivals
 from airlock.reasons import Reason
@@ -268,15 +268,20 @@ class Arrivals(Store):
         with self._writing(scope(pipeline)) as connection:
             need_run(connection, run_key, pipeline)
             rows = stage(connection, map(_words, frames), _WORDS, ["arrival_id"])
-            _need_one_each(connection, rows)
-            need_held(connection, pipeline, run_key, rows)
+            held = and_(
+                arrivals.c.pipeline == pipeline,
+                arrivals.c.arrival_id == rows.c.arrival_id,
+                arrivals.c.run_key == run_key,
+            )
             values = {name: rows.c[name] for name in (*_DECIDED, "study_key")}
             first = func.coalesce(arrivals.c.settled_at, datetime.now(UTC))
-            connection.execute(
-                update(arrivals)
-                .where(arrivals.c.pipeline == pipeline, arrivals.c.arrival_id == rows.c.arrival_id)
-                .values(values | {"settled_at": first})
-            )
+            with without(connection, "hashjoin", "nestloop"):
+                written = connection.execute(
+                    update(arrivals).where(held).values(values | {"settled_at": first})
+                ).rowcount
+            if written < connection.execute(select(func.count()).select_from(rows)).scalar_one():
+                _need_one_each(connection, rows)
+                need_held(connection, pipeline, run_key, rows)
 
     def dispositions_of(self, pipeline: str, run_key: str) -> pl.DataFrame:
         """Return the final words of a run's settled arrivals as `records.DISPOSITIONS`, sorted by key."""

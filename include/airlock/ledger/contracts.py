@@ -121,9 +121,10 @@ class Contracts(Store):
         frame = uid_frame(uids, "StudyInstanceUID").with_columns(study_key_of("StudyInstanceUID").alias("study_key"))
         with self._reading() as connection:
             rows = stage(connection, frame, _STUDY_KEYS, ["study_key"])
-            statements = [*_waiting(rows, datastore_id, pipeline, except_run)]
+            settled = _settled_by_others(connection, rows, except_run)
+            statements = [*_waiting(rows, settled, datastore_id, pipeline, except_run)]
             if missing:
-                statements += _missing(rows, datastore_id, pipeline, except_run)
+                statements += _missing(rows, settled, datastore_id, pipeline, except_run)
             others = [statement.where(run_key != except_run).distinct() for statement, run_key in statements]
             return sorted({(uid, what) for statement in others for uid, what in connection.execute(statement)})
 
@@ -138,28 +139,41 @@ def _latest(connection: Connection, datastore_id: str, subjects: pl.Series) -> p
     return fetch(connection, statement, CONTRACTS).sort("subject")
 
 
+def _settled_by_others(connection: Connection, rows: Table, by_run: str) -> Table:
+    """Stage those of the staged studies of which another run has settled a file: few as a rule, and the database knows.
+
+    It would read all arrivals else, as it expects that each study has as many as those that it has seen.
+    """
+    of_others = exists().where(arrivals.c.study_key == rows.c.study_key, arrivals.c.run_key != by_run)
+    found = fetch(connection, select(*(rows.c[name] for name in _STUDY_KEYS)).where(of_others), _STUDY_KEYS)
+    return stage(connection, found, _STUDY_KEYS, ["study_key"])
+
+
+def _files(settled: Table) -> Select[str, str]:
+    uid = settled.c.StudyInstanceUID
+    return select(uid, arrivals.c.arrival_id).join(arrivals, arrivals.c.study_key == settled.c.study_key)
+
+
 def _waiting(
-    rows: Table, datastore_id: str, pipeline: str, by_run: str
+    rows: Table, settled: Table, datastore_id: str, pipeline: str, by_run: str
 ) -> Iterator[tuple[Select[str, str], Column[str]]]:
     """Yield queries, each with its column of run keys, for staged studies that wait for a person in the data store."""
     uid = rows.c.StudyInstanceUID
     there = exists().where(_ARRIVAL, instances.c.datastore_id == datastore_id)
-    files = select(uid, arrivals.c.arrival_id).join(arrivals, arrivals.c.study_key == rows.c.study_key)
     counts = or_(~superseded(by_run), still_owns(datastore_id))
     waits = and_(_WAITS_FOR_A_PERSON, counts, or_(arrivals.c.pipeline == pipeline, there))
-    yield files.where(waits), arrivals.c.run_key
+    yield _files(settled).where(waits), arrivals.c.run_key
     unbalanced = and_(gates.c.datastore_id == datastore_id, gates.c.reason == Reason.RUN_UNBALANCED.value)
     yield select(uid, gates.c.run_key).join(gates, gates.c.subject == uid).where(unbalanced), gates.c.run_key
 
 
 def _missing(
-    rows: Table, datastore_id: str, pipeline: str, by_run: str
+    rows: Table, settled: Table, datastore_id: str, pipeline: str, by_run: str
 ) -> Iterator[tuple[Select[str, str], Column[str]]]:
     """Yield queries, as `_waiting` does, for staged studies of which a file did not come in, or is on its way."""
     uid = rows.c.StudyInstanceUID
-    files = select(uid, arrivals.c.arrival_id).join(arrivals, arrivals.c.study_key == rows.c.study_key)
     lost = and_(_did_not_come_in(datastore_id), ~superseded(by_run))
-    yield files.where(arrivals.c.pipeline == pipeline, lost), arrivals.c.run_key
+    yield _files(settled).where(arrivals.c.pipeline == pipeline, lost), arrivals.c.run_key
     claimed = and_(instances.c.datastore_id == datastore_id, instances.c.state == InstanceState.CLAIMED.value)
     brought = select(uid, arrivals.c.arrival_id).join(instances, instances.c.StudyInstanceUID == uid)
     yield brought.join(arrivals, _ARRIVAL).where(claimed), arrivals.c.run_key

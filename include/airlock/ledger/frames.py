@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import polars as pl
 from sqlalchemy import (
+    CTE,
     BigInteger,
     Column,
     Connection,
@@ -120,6 +121,27 @@ def stage(
         Index(f"ix_{table.name}", *(table.c[name] for name in key)).create(connection)
     connection.exec_driver_sql(f"ANALYZE {table.name}")  # without it the planner guesses how many rows there are
     return table
+
+
+@contextmanager
+def without(connection: Connection, *ways: str) -> Iterator[None]:
+    """Keep PostgreSQL from some ways to join (``hashjoin``, ``nestloop``), within the block.
+
+    By itself it hashes millions of staged rows in pieces, each of which goes to pages all over the other table, or
+    looks each row up where it lies. Merged, both tables' rows come in the order of what they are joined on. It knows
+    the order of ``=`` only: what is compared by ``IS NOT DISTINCT FROM`` is looked at row by row.
+    """
+    ways = ways if connection.dialect.name == "postgresql" else ()
+    for way in ways:
+        connection.exec_driver_sql(f"SET LOCAL enable_{way} TO off")
+    yield
+    for way in ways:
+        connection.exec_driver_sql(f"SET LOCAL enable_{way} TO DEFAULT")
+
+
+def first_of_all(statement: Select[Any]) -> CTE:
+    """Return a query as a table that PostgreSQL makes before it looks at anything else of the statement."""
+    return statement.cte().prefix_with("MATERIALIZED", dialect="postgresql")
 
 
 def _insert(connection: Connection, table: Table, frame: pl.DataFrame) -> None:

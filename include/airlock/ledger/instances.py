@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Table, and_, delete, exists, func, or_, selec
 from airlock.ledger.arrivals import need_held
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import fetch, insert_missing, shaped, stage, uid_frame
+from airlock.ledger.frames import fetch, first_of_all, insert_missing, shaped, stage, uid_frame, without
 from airlock.ledger.redrives import is_redrive
 from airlock.ledger.runs import need_run
 from airlock.ledger.studies import insert_elements
@@ -203,8 +203,8 @@ def _checked(outcomes: pl.DataFrame) -> pl.DataFrame:
     return frame
 
 
-def _need_one_each(connection: Connection, rows: Table) -> int:
-    """Return how many rows are staged, and refuse them if one names an instance that another one names.
+def _need_one_each(connection: Connection, rows: Table) -> None:
+    """Refuse staged rows of which one names an instance that another one names.
 
     Raises
     ------
@@ -216,7 +216,19 @@ def _need_one_each(connection: Connection, rows: Table) -> int:
         raise LedgerError(
             f"{number - distinct} outcomes name an instance that another one names: give one per instance"
         )
-    return number
+
+
+def _write_imported(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> int:
+    """Write the staged outcomes to the instances that their arrivals own, and return how many these are."""
+    own = and_(
+        instances.c.datastore_id == datastore_id,
+        instances.c.pipeline == pipeline,
+        instances.c.arrival_id == rows.c.arrival_id,  # what joins: the claims lie in the order of their arrivals
+        instances.c.SOPInstanceUID.is_not_distinct_from(rows.c.SOPInstanceUID),
+    )
+    values = {name: rows.c[name] for name in ("state", "image_set_id", "image_set_version", "batch_id")}
+    with without(connection, "hashjoin"):
+        return connection.execute(update(instances).where(own).values(values)).rowcount
 
 
 def _current(pipeline: str, rows: Table) -> Subquery:
@@ -291,7 +303,12 @@ class Instances(Store):
         """
         with self._reading() as connection:
             rows = stage(connection, uid_frame(uids, "SOPInstanceUID"), _SOPS, ["SOPInstanceUID"])
-            statement = _joined(OWNERS, rows, "SOPInstanceUID").where(instances.c.datastore_id == datastore_id)
+            named = select(instances).join(rows, instances.c.SOPInstanceUID == rows.c.SOPInstanceUID)
+            # Of a delivery few are known: the arrivals of these are looked up, not those of all in the data store.
+            known = first_of_all(named.where(instances.c.datastore_id == datastore_id))
+            owner = and_(arrivals.c.pipeline == known.c.pipeline, arrivals.c.arrival_id == known.c.arrival_id)
+            columns = (known.c[name] if name in known.c else arrivals.c[name] for name in OWNERS)
+            statement = select(*columns).join_from(known, arrivals, owner)
             if except_run is not None:
                 statement = statement.where(arrivals.c.run_key != except_run, ~_superseded_in(except_run))
             return fetch(connection, statement, OWNERS).sort("SOPInstanceUID")
@@ -335,19 +352,13 @@ class Instances(Store):
         with self._writing(SCOPE) as connection:
             pipeline = need_run(connection, run_key).pipeline
             rows = stage(connection, map(_checked, frames), IMPORTS, ["SOPInstanceUID"])
-            number = _need_one_each(connection, rows)
             need_held(connection, pipeline, run_key, rows)
             if is_redrive(connection, run_key):
                 _inherit(connection, datastore_id, pipeline, rows)
-            own = and_(
-                instances.c.datastore_id == datastore_id,
-                instances.c.SOPInstanceUID == rows.c.SOPInstanceUID,
-                instances.c.pipeline == pipeline,
-                instances.c.arrival_id == rows.c.arrival_id,
-            )
-            values = {name: rows.c[name] for name in ("state", "image_set_id", "image_set_version", "batch_id")}
-            written = connection.execute(update(instances).where(own).values(values)).rowcount
+            number = connection.execute(select(func.count()).select_from(rows)).scalar_one()
+            written = _write_imported(connection, datastore_id, pipeline, rows)
             if written < number:
+                _need_one_each(connection, rows)
                 written += insert_missing(
                     connection, instances, _current(pipeline, rows), _KEY, datastore_id=datastore_id, pipeline=pipeline
                 )

@@ -245,6 +245,8 @@ def test_settling_an_arrival_of_another_run_is_refused_as_a_whole(ledger: Ledger
     with pytest.raises(LedgerError, match="run 'b' does not hold 2 of these arrivals") as refusal:
         ledger.settle(NIGHTLY, "b", dispositions("1", "2", "unseen"))
     assert "in/" not in str(refusal.value)
+    with pytest.raises(LedgerError, match="run 'b' does not hold 1 of these arrivals"):
+        ledger.settle(NIGHTLY, "b", dispositions("1", "2"))
     assert ledger.states(NIGHTLY) == {"claimed": 2}
 
 

@@ -18,7 +18,7 @@ from airlock.records import TIMESTAMP
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine, Select
 
 TEXTS = [
     "plain",
@@ -106,3 +106,30 @@ def test_an_error_of_a_copy_names_no_content(postgres_ledger: str) -> None:
         frames.fetch(connection, no_time, pl.Schema({"time": TIMESTAMP}))
     engine.dispose()
     assert "SECRET" not in str(refused.value)
+
+
+def plan(connection: Connection, statement: Select[Any]) -> str:
+    compiled = statement.compile(connection.engine, compile_kwargs={"literal_binds": True})
+    return "\n".join(connection.exec_driver_sql(f"EXPLAIN {compiled}").scalars())
+
+
+def test_large_tables_are_not_hashed_where_that_is_asked_and_only_there(postgres_ledger: str) -> None:
+    engine = engine_for(parse_url(postgres_ledger))
+    many = rows([f"{number:05}" for number in range(20_000)])
+    with reading(engine) as connection:
+        one, other = (frames.stage(connection, many, SCHEMA, ["text"]) for _ in range(2))
+        both = select(one.c.number, other.c.number).join(other, one.c.text == other.c.text)
+        with frames.without(connection, "hashjoin"):
+            within = plan(connection, both)
+        after = plan(connection, both)
+    engine.dispose()
+    assert ("Hash Join" in within, "Hash Join" in after) == (False, True)
+
+
+def test_what_comes_first_of_all_is_no_part_of_the_plan_around_it(postgres_ledger: str) -> None:
+    engine = engine_for(parse_url(postgres_ledger))
+    with reading(engine) as connection:
+        first = frames.first_of_all(select(runs.c.run_key, runs.c.pipeline))
+        chosen = plan(connection, select(first.c.run_key).where(first.c.pipeline == "nightly"))
+    engine.dispose()
+    assert "CTE Scan" in chosen

@@ -169,6 +169,14 @@ def test_outcomes_that_contradict_themselves_are_refused(two_runs: Ledger) -> No
         two_runs.record_imported(STORE, "a", imports(("3", "1.3")), NO_STUDIES, NO_SERIES)
 
 
+@pytest.mark.parametrize("again", ["1", "2"])
+def test_outcomes_that_contradict_themselves_leave_a_claim_as_it_is(two_runs: Ledger, again: str) -> None:
+    two_runs.claim_instances(STORE, NIGHTLY, "a", claims(("1", "1.1")))
+    with pytest.raises(LedgerError, match="1 outcomes name an instance that another one names"):
+        two_runs.record_imported(STORE, "a", imports(("1", "1.1"), (again, "1.1")), NO_STUDIES, NO_SERIES)
+    assert owners(two_runs, "1.1") == {"1.1": (id_of("1"), "claimed")}
+
+
 def test_a_study_holds_what_every_run_brought_into_primary_image_sets(two_runs: Ledger) -> None:
     two_runs.claim_instances(STORE, NIGHTLY, "a", claims(("1", "1.1"), ("2", "1.2")))
     two_runs.claim_instances(STORE, NIGHTLY, "b", claims(("3", "1.3")))
