@@ -17,9 +17,12 @@ from airlock.reasons import Reason
 from airlock.records import CONTRACTS, Disposition, schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from sqlalchemy import Column, ColumnElement, Connection, Select, Table
+
+    # A query for studies and what of them is not resolved, and the column of its run's key.
+    _Asked = tuple[Select[str, str], Column[str]]
 
 _SUBJECTS = pl.Schema({"subject": pl.String})
 _PATIENTS = pl.Schema({"patient": pl.String})
@@ -121,12 +124,13 @@ class Contracts(Store):
         frame = uid_frame(uids, "StudyInstanceUID").with_columns(study_key_of("StudyInstanceUID").alias("study_key"))
         with self._reading() as connection:
             rows = stage(connection, frame, _STUDY_KEYS, ["study_key"])
+            # First what is on its way: what is settled meanwhile is found then.
+            found = _of_others(connection, _claimed(rows, datastore_id), except_run) if missing else set()
             settled = _settled_by_others(connection, rows, except_run)
-            statements = [*_waiting(rows, settled, datastore_id, pipeline, except_run)]
+            found |= _of_others(connection, _waiting(rows, settled, datastore_id, pipeline, except_run), except_run)
             if missing:
-                statements += _missing(rows, settled, datastore_id, pipeline, except_run)
-            others = [statement.where(run_key != except_run).distinct() for statement, run_key in statements]
-            return sorted({(uid, what) for statement in others for uid, what in connection.execute(statement)})
+                found |= _of_others(connection, _missing(settled, datastore_id, pipeline, except_run), except_run)
+            return sorted(found)
 
 
 def _latest(connection: Connection, datastore_id: str, subjects: pl.Series) -> pl.DataFrame:
@@ -139,10 +143,15 @@ def _latest(connection: Connection, datastore_id: str, subjects: pl.Series) -> p
     return fetch(connection, statement, CONTRACTS).sort("subject")
 
 
-def _settled_by_others(connection: Connection, rows: Table, by_run: str) -> Table:
-    """Stage those of the staged studies of which another run has settled a file: few as a rule, and the database knows.
+def _of_others(connection: Connection, asked: Iterable[_Asked], by_run: str) -> set[tuple[str, str]]:
+    others = [statement.where(run_key != by_run).distinct() for statement, run_key in asked]
+    return {(uid, what) for statement in others for uid, what in connection.execute(statement)}
 
-    It would read all arrivals else, as it expects that each study has as many as those that it has seen.
+
+def _settled_by_others(connection: Connection, rows: Table, by_run: str) -> Table:
+    """Stage those of the staged studies of which another run has settled a file: few as a rule.
+
+    Staged, the database knows how few: else it would read all arrivals, expecting as many of each as of other studies.
     """
     of_others = exists().where(arrivals.c.study_key == rows.c.study_key, arrivals.c.run_key != by_run)
     found = fetch(connection, select(*(rows.c[name] for name in _STUDY_KEYS)).where(of_others), _STUDY_KEYS)
@@ -154,10 +163,16 @@ def _files(settled: Table) -> Select[str, str]:
     return select(uid, arrivals.c.arrival_id).join(arrivals, arrivals.c.study_key == settled.c.study_key)
 
 
-def _waiting(
-    rows: Table, settled: Table, datastore_id: str, pipeline: str, by_run: str
-) -> Iterator[tuple[Select[str, str], Column[str]]]:
-    """Yield queries, each with its column of run keys, for staged studies that wait for a person in the data store."""
+def _claimed(rows: Table, datastore_id: str) -> Iterator[_Asked]:
+    """Yield a query for staged studies of which a file is on its way."""
+    uid = rows.c.StudyInstanceUID
+    claimed = and_(instances.c.datastore_id == datastore_id, instances.c.state == InstanceState.CLAIMED.value)
+    brought = select(uid, arrivals.c.arrival_id).join(instances, instances.c.StudyInstanceUID == uid)
+    yield brought.join(arrivals, _ARRIVAL).where(claimed), arrivals.c.run_key
+
+
+def _waiting(rows: Table, settled: Table, datastore_id: str, pipeline: str, by_run: str) -> Iterator[_Asked]:
+    """Yield queries for staged studies that wait for a person in the data store."""
     uid = rows.c.StudyInstanceUID
     there = exists().where(_ARRIVAL, instances.c.datastore_id == datastore_id)
     counts = or_(~superseded(by_run), still_owns(datastore_id))
@@ -167,16 +182,10 @@ def _waiting(
     yield select(uid, gates.c.run_key).join(gates, gates.c.subject == uid).where(unbalanced), gates.c.run_key
 
 
-def _missing(
-    rows: Table, settled: Table, datastore_id: str, pipeline: str, by_run: str
-) -> Iterator[tuple[Select[str, str], Column[str]]]:
-    """Yield queries, as `_waiting` does, for staged studies of which a file did not come in, or is on its way."""
-    uid = rows.c.StudyInstanceUID
+def _missing(settled: Table, datastore_id: str, pipeline: str, by_run: str) -> Iterator[_Asked]:
+    """Yield a query for staged studies of which a file did not come in."""
     lost = and_(_did_not_come_in(datastore_id), ~superseded(by_run))
     yield _files(settled).where(arrivals.c.pipeline == pipeline, lost), arrivals.c.run_key
-    claimed = and_(instances.c.datastore_id == datastore_id, instances.c.state == InstanceState.CLAIMED.value)
-    brought = select(uid, arrivals.c.arrival_id).join(instances, instances.c.StudyInstanceUID == uid)
-    yield brought.join(arrivals, _ARRIVAL).where(claimed), arrivals.c.run_key
 
 
 def _did_not_come_in(datastore_id: str) -> ColumnElement[bool]:

@@ -15,7 +15,6 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import polars as pl
 from sqlalchemy import (
-    CTE,
     BigInteger,
     Column,
     Connection,
@@ -125,11 +124,11 @@ def stage(
 
 @contextmanager
 def without(connection: Connection, *ways: str) -> Iterator[None]:
-    """Keep PostgreSQL from some ways to join (``hashjoin``, ``nestloop``), within the block.
+    """Keep PostgreSQL from some ways to join (``hashjoin``, ``nestloop``), within the block or until it raises.
 
-    By itself it hashes millions of staged rows in pieces, each of which goes to pages all over the other table, or
-    looks each row up where it lies. Merged, both tables' rows come in the order of what they are joined on. It knows
-    the order of ``=`` only: what is compared by ``IS NOT DISTINCT FROM`` is looked at row by row.
+    By itself it hashes millions of staged rows in batches, each of which goes to pages all over the other table, or
+    looks each row up where it lies. Merged, both tables' rows come in the order of what they are joined on. It merges
+    by ``=`` only: what is compared by ``IS NOT DISTINCT FROM`` is looked at row by row.
     """
     ways = ways if connection.dialect.name == "postgresql" else ()
     for way in ways:
@@ -137,11 +136,6 @@ def without(connection: Connection, *ways: str) -> Iterator[None]:
     yield
     for way in ways:
         connection.exec_driver_sql(f"SET LOCAL enable_{way} TO DEFAULT")
-
-
-def first_of_all(statement: Select[Any]) -> CTE:
-    """Return a query as a table that PostgreSQL makes before it looks at anything else of the statement."""
-    return statement.cte().prefix_with("MATERIALIZED", dialect="postgresql")
 
 
 def _insert(connection: Connection, table: Table, frame: pl.DataFrame) -> None:

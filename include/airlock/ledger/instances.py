@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Table, and_, delete, exists, func, or_, selec
 from airlock.ledger.arrivals import need_held
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import fetch, first_of_all, insert_missing, shaped, stage, uid_frame, without
+from airlock.ledger.frames import fetch, insert_missing, shaped, stage, uid_frame, without
 from airlock.ledger.redrives import is_redrive
 from airlock.ledger.runs import need_run
 from airlock.ledger.studies import insert_elements
@@ -94,6 +94,15 @@ def _joined(schema: pl.Schema, rows: Table, on: str) -> Select[Any]:
         .join_from(instances, arrivals, _ARRIVAL)
         .join(rows, instances.c[on] == rows.c[on])
     )
+
+
+def _known(connection: Connection, rows: Table, in_store: ColumnElement[bool]) -> pl.DataFrame:
+    """Return those of the staged instances that are in a data store: few as a rule; staged, the database knows how few.
+
+    Else it would read the arrivals of all that is in the data store.
+    """
+    named = exists().where(instances.c.SOPInstanceUID == rows.c.SOPInstanceUID, in_store)
+    return fetch(connection, select(rows.c.SOPInstanceUID).where(named), _SOPS)
 
 
 def _owned_by_others(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> pl.DataFrame:
@@ -223,11 +232,11 @@ def _write_imported(connection: Connection, datastore_id: str, pipeline: str, ro
     own = and_(
         instances.c.datastore_id == datastore_id,
         instances.c.pipeline == pipeline,
-        instances.c.arrival_id == rows.c.arrival_id,  # what joins: the claims lie in the order of their arrivals
+        instances.c.arrival_id == rows.c.arrival_id,  # what joins: claims lie in the order of their arrivals, as a rule
         instances.c.SOPInstanceUID.is_not_distinct_from(rows.c.SOPInstanceUID),
     )
     values = {name: rows.c[name] for name in ("state", "image_set_id", "image_set_version", "batch_id")}
-    with without(connection, "hashjoin"):
+    with without(connection, "hashjoin"):  # a small delivery's are looked up
         return connection.execute(update(instances).where(own).values(values)).rowcount
 
 
@@ -303,12 +312,9 @@ class Instances(Store):
         """
         with self._reading() as connection:
             rows = stage(connection, uid_frame(uids, "SOPInstanceUID"), _SOPS, ["SOPInstanceUID"])
-            named = select(instances).join(rows, instances.c.SOPInstanceUID == rows.c.SOPInstanceUID)
-            # Of a delivery few are known: the arrivals of these are looked up, not those of all in the data store.
-            known = first_of_all(named.where(instances.c.datastore_id == datastore_id))
-            owner = and_(arrivals.c.pipeline == known.c.pipeline, arrivals.c.arrival_id == known.c.arrival_id)
-            columns = (known.c[name] if name in known.c else arrivals.c[name] for name in OWNERS)
-            statement = select(*columns).join_from(known, arrivals, owner)
+            in_store = instances.c.datastore_id == datastore_id
+            known = stage(connection, _known(connection, rows, in_store), _SOPS, ["SOPInstanceUID"])
+            statement = _joined(OWNERS, known, "SOPInstanceUID").where(in_store)
             if except_run is not None:
                 statement = statement.where(arrivals.c.run_key != except_run, ~_superseded_in(except_run))
             return fetch(connection, statement, OWNERS).sort("SOPInstanceUID")

@@ -124,12 +124,3 @@ def test_large_tables_are_not_hashed_where_that_is_asked_and_only_there(postgres
         after = plan(connection, both)
     engine.dispose()
     assert ("Hash Join" in within, "Hash Join" in after) == (False, True)
-
-
-def test_what_comes_first_of_all_is_no_part_of_the_plan_around_it(postgres_ledger: str) -> None:
-    engine = engine_for(parse_url(postgres_ledger))
-    with reading(engine) as connection:
-        first = frames.first_of_all(select(runs.c.run_key, runs.c.pipeline))
-        chosen = plan(connection, select(first.c.run_key).where(first.c.pipeline == "nightly"))
-    engine.dispose()
-    assert "CTE Scan" in chosen
