@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-PARTITION_ROWS = 200_000  # about, in one partition; rows of one value are never parted, however many
+PARTITION_ROWS = 100_000  # about, in one partition; rows of one value are never parted, however many
 PENDING_BYTES = 64 * 1024**2  # of rows kept in memory before they are written: a draft of a contract is long
 _PARTITION = "_partition"
 

@@ -85,7 +85,7 @@ def test_nothing_is_left_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_number_of_partitions_follows_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "PARTITION_ROWS", PARTITION_ROWS)
-    assert [partitions_for(rows) for rows in (0, 1, 200_000, 200_001, 5_000_000)] == [1, 1, 1, 2, 25]
+    assert [partitions_for(rows) for rows in (0, 1, 100_000, 100_001, 5_000_000)] == [1, 1, 1, 2, 50]
 
 
 @given(keys=st.lists(st.text(max_size=3), max_size=30), partitions=st.integers(1, 6))
