@@ -7,8 +7,9 @@ import dataclasses
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from localaws.choices import all_choices, check_choices
 from localaws.throttles import Rate
 
 if TYPE_CHECKING:
@@ -87,6 +88,12 @@ def _lengths(text: str) -> dict[str, int]:
     return {name: int(value) for name, value in _pairs(text)}
 
 
+def _choices(text: str) -> dict[str, str]:
+    answers = dict(_pairs(text))
+    check_choices(answers)
+    return answers
+
+
 def _seeds(text: str) -> tuple[Seed, ...]:
     return tuple(Seed.read(part) for part in text.split(",") if part)
 
@@ -95,12 +102,6 @@ def _flag(text: str) -> bool:
     if text.lower() not in {"true", "false", "1", "0"}:
         raise ValueError(f"{text!r} is neither true nor false")
     return text.lower() in {"true", "1"}
-
-
-def _structure_only(text: str) -> str:
-    if text not in {"base", "structure"}:
-        raise ValueError(f"{text!r} is neither base nor structure")
-    return text
 
 
 def _read_by(read: Callable[[str], Any], text: str) -> dict[str, Any]:
@@ -185,9 +186,9 @@ class Settings:
     )
     aws_quotas: bool = field(default=False, metadata=_read_by(_flag, "throttle at the rates that AWS documents"))
 
-    warned_in_success: bool = field(default=False, metadata=_read_by(_flag, "list warned files in success.ndjson too"))
-    expanded_output_uri: bool = field(
-        default=True, metadata=_read_by(_flag, "answer outputS3Uri as the job's own folder, not as it was given")
+    choices: dict[str, str] = field(
+        default_factory=dict,
+        metadata=_read_by(_choices, "what to do where AWS is silent, output_uri=as_given,...; see choices.json"),
     )
 
     max_fhir_files_per_job: int = field(default=10_000, metadata=_read_by(int, "more input files: the import fails"))
@@ -209,14 +210,6 @@ class Settings:
     search_lag: float = field(
         default=0.0, metadata=_read_by(float, "seconds until a FHIR search finds what was written")
     )
-    structure_only: Literal["base", "structure"] = field(
-        default="base",
-        metadata=_read_by(_structure_only, "what structure-only checks: base (base R4 as a whole) or structure"),
-    )
-    fhir_manifest: str = field(
-        default="Manifest.json",
-        metadata=_read_by(str, "name of the import manifest; AWS's pages also say manifest.json"),
-    )
     export_resources_per_file: int = field(
         default=10_000, metadata=_read_by(int, "most resources in one file of an export")
     )
@@ -235,6 +228,9 @@ class Settings:
         default=10 << 20, metadata=_read_by(int, "a larger C-CDA document gets an error file")
     )
 
+    def __post_init__(self) -> None:
+        check_choices(self.choices)
+
     @property
     def base_url(self) -> str:
         """The address that clients reach the emulator at, without a slash at its end."""
@@ -244,6 +240,10 @@ class Settings:
     def rates(self) -> dict[str, Rate]:
         """Return the throttle of each operation that has one."""
         return {**(AWS_RATES if self.aws_quotas else LOCAL_RATES), **self.throttles}
+
+    def choice(self, identifier: str) -> str:
+        """Return the answer that applies to a choice of ``choices.json``."""
+        return self.choices.get(identifier, all_choices()[identifier].default)
 
     def limits(self) -> dict[str, int]:
         """Return the length limit of each attribute that has one."""
@@ -285,7 +285,7 @@ def _add_flag(parser: argparse.ArgumentParser, item: dataclasses.Field[Any]) -> 
     default = "" if item.default in (None, (), dataclasses.MISSING) else f" (default {item.default})"
     if item.metadata["read"] is _flag:
         parser.add_argument(flag, nargs="?", const="true", metavar="true|false", help=text + default)
-    elif item.metadata["read"] in (_seeds, _hex_seeds, _rates, _lengths):
+    elif item.metadata["read"] in (_seeds, _hex_seeds, _rates, _lengths, _choices):
         parser.add_argument(flag, action="append", metavar="...", help=text + default)
     else:
         parser.add_argument(flag, help=text + default)

@@ -345,9 +345,11 @@ class TestOneBadThing:
 
 class TestSettingsOfTheService:
     @pytest.mark.parametrize(
-        "setting", [{"warned_in_success": True}, {"expanded_output_uri": False}, {"aws_quotas": True}], ids=str
+        "setting",
+        [{"choices": "warned_in_success=yes"}, {"choices": "output_uri=as_given"}, {"aws_quotas": "true"}],
+        ids=str,
     )
-    def test_forms_that_aws_does_not_settle(self, served: Callable[..., Place], setting: dict[str, bool]) -> None:
+    def test_forms_that_aws_does_not_settle(self, served: Callable[..., Place], setting: dict[str, str]) -> None:
         place = served(**setting)
         place.put(delivery(3, 2) | {"bad-uid.dcm": ct(90, 1, 1, SOPInstanceUID="1.02.3")})
         chain = Chain(place, pipeline(limits={"files_per_job": 2}))
@@ -448,11 +450,11 @@ def served(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Start the emulator as a process of its own, with settings; its log is localaws.log."""
     processes: list[subprocess.Popen[bytes]] = []
 
-    def start(**settings: bool) -> Place:
+    def start(**settings: str) -> Place:
         reset_moto(s3_endpoint)
         url = f"sqlite:///{tmp_path}/ledger.db"
         upgrade(url)
-        flags = [f"--{name.replace('_', '-')}={str(value).lower()}" for name, value in settings.items()]
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
         port = free_port()
         known = [
             f"--port={port}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from localaws.fhir.findings import Findings, Issue, Level
 from localaws.fhir.invariants import broken_rules
@@ -34,7 +34,7 @@ class Validator:
         invariants.
     """
 
-    def __init__(self, structure_only: Literal["base", "structure"] = "base") -> None:
+    def __init__(self, structure_only: str = "base") -> None:
         self._structure_only = structure_only
 
     def knows_type(self, resource_type: str) -> bool:

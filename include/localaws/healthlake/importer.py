@@ -171,11 +171,11 @@ class Importer(JobSteps):
         if not missing:
             with self.runtime.state.read() as connection:
                 body = manifest(job, counts_of(connection, job["id"]), folder)
-            self.objects.write(f"{folder}{self.runtime.settings.fhir_manifest}", body)
+            self.objects.write(f"{folder}{self.runtime.settings.choice('fhir_manifest')}", body)
 
     def _write_results(self, job: sqlite3.Row, file: sqlite3.Row, faults: Sequence[Fault]) -> None:
         name = result_name(job["input_uri"], file["key"])
-        for sub_folder, outcomes in folders(self.runtime.settings.warned_in_success).items():
+        for sub_folder, outcomes in folders(self.runtime.settings.choice("warned_in_success") == "yes").items():
             self.runtime.schedule.check()
             with self.runtime.state.read() as connection:
                 found = result_lines(connection, job["id"], file["number"], outcomes, faults)

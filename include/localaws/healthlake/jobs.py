@@ -58,7 +58,7 @@ def job_row(connection: sqlite3.Connection, job_id: str) -> sqlite3.Row | None:
 
 def properties(settings: Settings, connection: sqlite3.Connection, job: sqlite3.Row) -> dict[str, Any]:
     """Return a job as its Describe operation answers it."""
-    uri = job_folder(job) if settings.expanded_output_uri else job["output_uri"]
+    uri = job_folder(job) if settings.choice("output_uri") == "job_folder" else job["output_uri"]
     output = {"S3Configuration": {"S3Uri": uri, "KmsKeyId": job["kms_key_id"]}}
     members: dict[str, Any] = {
         "JobId": job["id"],

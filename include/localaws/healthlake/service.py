@@ -33,7 +33,7 @@ class HealthLake(JsonService):
         settings = runtime.settings
         datastores, tags, objects = Datastores(runtime), Tags(runtime), Objects(settings)
         store = ResourceStore(runtime.state, settings.search_lag)
-        validator = Validator(settings.structure_only)
+        validator = Validator(settings.choice("structure_only"))
         self._jobs, self._transformations = Jobs(runtime, objects), TransformationJobs(runtime)
         Importer(runtime, objects, store, validator)
         Exporter(runtime, objects, store)

@@ -54,7 +54,7 @@ def properties(settings: Settings, job: sqlite3.Row) -> dict[str, Any]:
         "submittedAt": job["submitted_at"],
         "endedAt": job["ended_at"],
         "inputS3Uri": job["input_uri"],
-        "outputS3Uri": job_folder(job) if settings.expanded_output_uri else job["output_uri"],
+        "outputS3Uri": job_folder(job) if settings.choice("output_uri") == "job_folder" else job["output_uri"],
         "message": job["message"],
     }
     return without_none(members)

@@ -35,8 +35,7 @@ def endpoint() -> Iterator[Endpoint]:
         max_jobs_per_datastore=2,
         max_datastores=2,
         max_frames_per_copy=1,
-        warned_in_success=True,
-        expanded_output_uri=False,
+        choices={"warned_in_success": "yes", "output_uri": "as_given"},
         **limits,
     ) as found:
         yield found

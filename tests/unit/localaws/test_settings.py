@@ -16,9 +16,9 @@ def test_without_anything_it_listens_on_loopback() -> None:
 
 
 def test_flags_win_over_the_environment() -> None:
-    environment = {"LOCALAWS_PORT": "1", "LOCALAWS_REGION": "eu-west-1", "LOCALAWS_WARNED_IN_SUCCESS": "true"}
+    environment = {"LOCALAWS_PORT": "1", "LOCALAWS_REGION": "eu-west-1", "LOCALAWS_AWS_QUOTAS": "true"}
     settings = read_settings(["--port", "2"], environment)
-    assert (settings.port, settings.region, settings.warned_in_success) == (2, "eu-west-1", True)
+    assert (settings.port, settings.region, settings.aws_quotas) == (2, "eu-west-1", True)
 
 
 def test_data_stores_repeat() -> None:
@@ -53,7 +53,7 @@ def test_clients_reach_it_at_its_address_or_at_the_public_one(settings: Settings
 
 def test_a_switch_needs_no_value() -> None:
     assert read_settings(["--aws-quotas"], {}).aws_quotas is True
-    assert read_settings(["--expanded-output-uri", "false"], {}).expanded_output_uri is False
+    assert read_settings(["--aws-quotas", "false"], {}).aws_quotas is False
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_switch_needs_no_value() -> None:
         (["--healthlake-datastore", "short:name"], "--healthlake-datastore"),
         (["--healthlake-datastore", "z" * 32], "32 hexadecimal digits"),
         (["--transformation-profile", "z" * 32], "32 hexadecimal digits"),
-        (["--structure-only", "profiles"], "--structure-only"),
+        (["--choices", "structure_only=profiles"], "--choices"),
         (["--port", "many"], "--port"),
         (["--throttles", "GetImageSet=0"], "--throttles"),
         (["--aws-quotas", "perhaps"], "--aws-quotas"),

@@ -57,7 +57,7 @@ def job_row(connection: sqlite3.Connection, job_id: str) -> sqlite3.Row | None:
 
 def properties(settings: Settings, job: sqlite3.Row) -> dict[str, Any]:
     """Return a job as DescribeDataTransformationJob answers it; counters come with the first file."""
-    output = job_folder(job) if settings.expanded_output_uri else job["output_uri"]
+    output = job_folder(job) if settings.choice("output_uri") == "job_folder" else job["output_uri"]
     results = Results.load(job["results"])
     members = {
         "JobId": job["id"],

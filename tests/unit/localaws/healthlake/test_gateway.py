@@ -38,10 +38,13 @@ LIMITS = {
     "export_resources_per_file": 2,
 }
 CHOICES = {
-    "warned_in_success": True,
-    "expanded_output_uri": False,
+    "warned_in_success": "yes",
+    "output_uri": "as_given",
     "fhir_manifest": "manifest.json",
     "structure_only": "structure",
+}
+OTHERS = {
+    "choices": CHOICES,
     "public_url": "https://aws.example.org/",
     "throttles": {"ListFHIRDatastores": Rate(0.001, 2)},
 }
@@ -56,7 +59,7 @@ def aws() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def healthlake(aws: str) -> Iterator[HealthLakeEndpoint]:
     seeds = (Seed(DATASTORE, "seeded"),)
-    with serve(s3_endpoint=aws, events_endpoint=aws, healthlake_datastore=seeds, **LIMITS, **CHOICES) as url:
+    with serve(s3_endpoint=aws, events_endpoint=aws, healthlake_datastore=seeds, **LIMITS, **OTHERS) as url:
         places = Endpoint(local_imaging(url), local_s3(aws), DATASTORE, ROLE, *PLACES, url)
         yield HealthLakeEndpoint(local_healthlake(url), places, DATASTORE, ROLE, "alias/test")
 
