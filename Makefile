@@ -60,9 +60,11 @@ cli: $(STAMP) ## Airlock's own command line on the local stack: make cli CMD="he
 
 # Files that share no server run side by side, the longest first; one emulator serves all contract tests, one stack those of the scheduler.
 test: $(STAMP) ## every test; most files in three processes (PROCESSES=1 for one)
-	$(BIN)/python -m pytest -m "not proof" -n $(PROCESSES) --dist loadfile tests/integration tests/oracles tests/unit tests/test_*.py
-	$(BIN)/python -m pytest -m "not proof" tests/contract
-	$(BIN)/python -m pytest -m "not proof" tests/e2e
+	@begin=$$(date +%s); set -e -x; \
+	$(BIN)/python -m pytest -m "not proof" -n $(PROCESSES) --dist loadfile tests/integration tests/oracles tests/unit tests/test_*.py; \
+	$(BIN)/python -m pytest -m "not proof" tests/contract; \
+	$(BIN)/python -m pytest -m "not proof" tests/e2e; \
+	{ set +x; } 2>/dev/null; echo "make test: $$(($$(date +%s) - begin)) seconds"
 
 test-fast: $(STAMP) ## the tests that need no servers
 	$(BIN)/python -m pytest -m "not slow and not proof" -n $(PROCESSES) --dist loadfile --ignore tests/contract

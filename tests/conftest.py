@@ -6,7 +6,16 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from _pytest.terminal import TerminalReporter
 
 ROOT = Path(__file__).parents[1]
 HOME = tempfile.mkdtemp(prefix="airlock-airflow-")
@@ -21,3 +30,29 @@ os.environ.update(
     AWS_SECRET_ACCESS_KEY="testing",
     AWS_DEFAULT_REGION="us-east-1",
 )
+
+
+def group_of(nodeid: str) -> str:
+    """Return the group of a test: its folder below tests, of unit tests with the package."""
+    folders = Path(nodeid.partition("::")[0]).parts[1:-1]
+    return "/".join(folders[: 2 if folders[:1] == ("unit",) else 1]) or "tests"
+
+
+def seconds_by_group(reports: Iterable[pytest.TestReport]) -> dict[str, tuple[int, float]]:
+    """Return the tests of each group and their seconds, set-up and tear-down included, the longest group first."""
+    tests, seconds = Counter[str](), Counter[str]()
+    for report in reports:
+        group = group_of(report.nodeid)
+        tests[group] += report.when == "call"
+        seconds[group] += report.duration
+    return {group: (tests[group], total) for group, total in seconds.most_common()}
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """Print the seconds of each group; groups run side by side, so that their sum is more than the whole run's."""
+    reports = [
+        item for items in terminalreporter.stats.values() for item in items if isinstance(item, pytest.TestReport)
+    ]
+    terminalreporter.section("seconds per group")
+    for group, (tests, seconds) in seconds_by_group(reports).items():
+        terminalreporter.line(f"{seconds:8.1f} s  {tests:5} tests  {group}")
