@@ -1,0 +1,105 @@
+"""What becomes of every file and line of the samples and of the nasty deliveries, row by row.
+
+Each ``<delivery>.csv`` beside this file holds what was last agreed on. A change that moves a row is a change of what
+Airlock does to somebody's data: ``AIRLOCK_WRITE_GOLDEN=1`` writes the files anew, the commit names the rows and why.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airlock_local.sample import pydicom_files, write_sample
+from airlock_local.sample.ccda import write_ccda_sample
+from airlock_local.sample.clinical import write_clinical_sample
+from airlock_tasks.review import APPROVE
+from tests.chain import HEALTHLAKE, Chain, answer, ccda_pipeline, clinical_pipeline, pipeline
+from tests.integration.golden.nasty_images import nasty_images
+from tests.integration.golden.nasty_records import nasty_records
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.chain import Place
+
+pytestmark = pytest.mark.slow
+
+FOLDER = Path(__file__).parent
+COLUMNS = ("key", "line", "disposition", "reason")
+MIB = {"resource_mib": 1}
+
+
+def _written(write: Callable[[Path], Any], folder: Path) -> dict[str, bytes]:
+    """Return what a sample writes below a folder, by relative path."""
+    write(folder)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def _images(place: Place, files: dict[str, bytes]) -> Chain:
+    place.put(files)
+    return Chain(place, pipeline(healthlake=HEALTHLAKE))
+
+
+def _records(place: Place, files: dict[str, bytes]) -> Chain:
+    place.put(files)
+    return Chain(place, clinical_pipeline(parse=MIB))
+
+
+def _documents(place: Place, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Chain:
+    # Airflow's API server, which keeps the questions, is not here.
+    monkeypatch.setattr("airflow.providers.standard.operators.hitl.upsert_hitl_detail", lambda **_: None)
+    place.put(files)
+    return Chain(place, ccda_pipeline(), answer=answer(APPROVE, "compared with the documents"))
+
+
+def _golden(chain: Chain) -> str:
+    """Return a run's rows, and how many units are in no row as they are simply released, as CSV."""
+    report = chain.run()
+    assert report["balanced"]
+    rows = [[row["key"], row.get("line", ""), row["disposition"], row["reason"]] for row in chain.lines]
+    shown = sum(row[2] == "released" for row in rows)
+    unshown = report["dispositions"].get("released", 0) - shown
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows(
+        [
+            COLUMNS,
+            *sorted(rows, key=lambda row: (row[0], int(row[1] or 0))),
+            [f"({unshown} others)", "", "released", ""],
+        ]
+    )
+    return text.getvalue()
+
+
+def _compare(name: str, chain: Chain) -> None:
+    path, found = FOLDER / f"{name}.csv", _golden(chain)
+    if os.environ.get("AIRLOCK_WRITE_GOLDEN"):
+        path.write_text(found, encoding="utf-8")
+    assert found.splitlines() == path.read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+def test_the_sample_archive_and_the_files_of_pydicom(place: Place, tmp_path: Path) -> None:
+    real = {f"pydicom/{name}": path.read_bytes() for name, path in pydicom_files()}
+    _compare("sample", _images(place, _written(write_sample, tmp_path / "sample") | real))
+
+
+def test_the_nasty_images(place: Place) -> None:
+    _compare("nasty_images", _images(place, nasty_images()))
+
+
+def test_the_clinical_sample(place: Place, tmp_path: Path) -> None:
+    _compare("clinical", _records(place, _written(write_clinical_sample, tmp_path / "clinical")))
+
+
+def test_the_nasty_records(place: Place) -> None:
+    _compare("nasty_records", _records(place, nasty_records()))
+
+
+def test_the_ccda_sample(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _compare("ccda", _documents(place, _written(write_ccda_sample, tmp_path / "ccda"), monkeypatch))
