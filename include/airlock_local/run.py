@@ -89,6 +89,8 @@ def _up_and_deliver(settings: Settings, choice: Choice, environment: Mapping[str
         up = pool.submit(stack.up, parts)
         up.add_done_callback(lambda _: s3_answers.set())
         s3_answers.wait()
+        if up.done():
+            up.result()  # a stack that did not come up gets nothing: another program may listen on its ports
         try:
             delivered = _deliver(settings, choice)
         except (ClientError, BotoCoreError, Boto3Error) as error:

@@ -61,8 +61,8 @@ class _Start:
         if status is not None:
             raise StackError(f"{self.part.title} ended while it was starting (exit status {status}): {self.see_log()}")
         port = self.part.port
-        # Somebody else's server may answer on the port: the listener must be ours.
-        return self.part.probe(self.began) and (port is None or self.running.listens_on(port))
+        # Somebody else's server may listen on the port: it is not asked anything.
+        return (port is None or self.running.listens_on(port)) and self.part.probe(self.began)
 
     def _has_prepared(self, part: Preparation, status: int | None) -> bool:
         if status:
@@ -111,14 +111,13 @@ class Stack:
         """
         with self._alone():
             missing = self._missing(plan)
+            _check_ports(missing)  # before a caller is told of any part: a stack that cannot come up takes no delivery
             for service in plan.services:
                 if service not in missing:
                     self.on_ready(service.name)
-            if not missing:
-                return False
-            _check_ports(missing)
-            self._start(missing, [item for item in plan.preparations if not item.is_done()])
-            return True
+            if missing:
+                self._start(missing, [item for item in plan.preparations if not item.is_done()])
+            return bool(missing)
 
     def down(self) -> list[str]:
         """End what was started, and return the names of what still ran."""

@@ -3,16 +3,13 @@
 The parts are small servers of the test's own; that Airflow's parts start in the same way is shown end to end.
 """
 
-import http.server
 import os
 import socket
 import sys
-import threading
 import urllib.request
 
 import pytest
 
-from airlock_local import stack as stack_module
 from airlock_local.components import Plan, Preparation, Service
 from airlock_local.settings import read_settings
 from airlock_local.stack import PortInUseError, Stack, StackError
@@ -138,20 +135,6 @@ def test_when_one_part_fails_the_others_are_stopped_and_its_log_is_shown(stack):
     assert "no such data store" in str(error.value)
     assert not answers(good.port)
     assert stack.records.read() == {}
-
-
-def test_somebody_elses_answer_is_not_taken_for_ours(stack, monkeypatch):
-    monkeypatch.setattr(stack_module, "READY_WITHIN", 1.0)
-    monkeypatch.setattr(stack_module, "_check_ports", lambda services: None)  # it took the port just after the check
-    foreign = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
-    threading.Thread(target=foreign.serve_forever, daemon=True).start()
-    silent = server(port=foreign.server_port, code="import time; time.sleep(60)")
-    try:
-        with pytest.raises(StackError, match="the web server was not ready within 1 s"):
-            stack.up(Plan((silent,), ()))
-    finally:
-        foreign.shutdown()
-        foreign.server_close()
 
 
 def test_a_preparation_is_done_before_what_needs_it_and_only_once(stack, tmp_path):

@@ -1,0 +1,103 @@
+"""What ``make run`` does around the DAG run: nothing of a delivery reaches a server that is not the stack's own."""
+
+from __future__ import annotations
+
+import os
+import socketserver
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airlock_local import stack as stack_module
+from airlock_local.components import Plan
+from airlock_local.run import run
+from airlock_local.settings import read_settings
+from airlock_local.stack import PortInUseError, Stack, StackError
+from tests.unit.airlock_local.test_stack import free_port, server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from airlock_local.settings import Settings
+
+
+class Foreign(socketserver.ThreadingTCPServer):
+    """Somebody else's server, which answers everything with 200 and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.port = self.server_address[1]
+        self.asked: list[bytes] = []
+
+
+class _Answer(socketserver.StreamRequestHandler):
+    server: Foreign
+
+    def handle(self) -> None:
+        self.server.asked.append(self.rfile.readline())
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+
+@pytest.fixture
+def foreign() -> Iterator[Foreign]:
+    with Foreign() as listener:
+        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        yield listener
+        listener.shutdown()
+
+
+@pytest.fixture
+def patients(tmp_path: Path) -> Path:
+    folder = tmp_path / "patients"
+    folder.mkdir()
+    (folder / "DOE^JANE.dcm").write_bytes(b"of a patient")
+    return folder
+
+
+@contextmanager
+def stack_of(tmp_path: Path, **ports: int) -> Iterator[Settings]:
+    """Give the settings of a stack in a folder of its own; what runs at the end is stopped."""
+    names = ("API", "S3", "HEALTH")
+    numbers = {f"AIRLOCK_{name}_PORT": str(ports.get(name.lower()) or free_port()) for name in names}
+    settings = read_settings({"AIRLOCK_VAR": str(tmp_path / "var"), **numbers})
+    try:
+        yield settings
+    finally:
+        Stack(settings).down()
+
+
+@pytest.mark.parametrize("part", ["s3", "health", "api"])
+def test_a_foreign_program_on_a_port_gets_neither_buckets_nor_files(
+    tmp_path: Path, foreign: Foreign, patients: Path, part: str
+) -> None:
+    with stack_of(tmp_path, **{part: foreign.port}) as settings:
+        with pytest.raises(PortInUseError, match=f"port {foreign.port}, .* is used by another program"):
+            run(settings, "sample", str(patients), os.environ)
+        assert Stack(settings).status() == {}
+    assert foreign.asked == []
+
+
+def test_what_is_up_is_ready_only_when_every_missing_part_has_its_port(tmp_path: Path, foreign: Foreign) -> None:
+    """The local S3 of a run before is ours, yet nothing is delivered to a stack that cannot come up."""
+    ready: list[str] = []
+    with stack_of(tmp_path) as settings:
+        s3 = server("s3")
+        Stack(settings).up(Plan((s3,), ()))
+        with pytest.raises(PortInUseError):
+            Stack(settings, on_ready=ready.append).up(Plan((s3, server("api", port=foreign.port)), ()))
+    assert ready == []
+    assert foreign.asked == []
+
+
+def test_a_program_that_takes_the_port_after_the_check_sees_no_request_either(
+    tmp_path: Path, foreign: Foreign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack_module, "READY_WITHIN", 1.0)
+    monkeypatch.setattr(stack_module, "_check_ports", lambda _: None)
+    silent = server(port=foreign.port, code="import time; time.sleep(60)")
+    with stack_of(tmp_path) as settings, pytest.raises(StackError, match="was not ready within 1 s"):
+        Stack(settings).up(Plan((silent,), ()))
+    assert foreign.asked == []
