@@ -60,8 +60,9 @@ class Page:
         self.call("Page.navigate", url=url)
 
     def evaluate(self, script: str) -> Any:
-        """Return the value of a script."""
-        return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+        """Return the value of a script, or what it promises."""
+        found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        return found["result"].get("value")
 
     def text(self) -> str:
         """Return what a person can read on the page."""
@@ -89,11 +90,11 @@ class Page:
 
 
 @contextmanager
-def open_browser(folder: Path, width: int = 1280, height: int = 800) -> Iterator[Page]:
-    """Start the browser with a profile of its own in this folder; it ends with the block."""
+def open_browser(folder: Path, *flags: str, width: int = 1280, height: int = 800) -> Iterator[Page]:
+    """Start the browser with a profile of its own in this folder and these further flags; it ends with the block."""
     assert CHROMIUM, "there is no chromium: install Debian's package chromium"
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage"]
-    command += ["--remote-debugging-port=0", f"--user-data-dir={folder}", f"--window-size={width},{height}"]
+    command += ["--remote-debugging-port=0", f"--user-data-dir={folder}", f"--window-size={width},{height}", *flags]
     with (
         (folder / "log").open("wb") as log,
         subprocess.Popen([*command, "about:blank"], stdout=log, stderr=log) as browser,

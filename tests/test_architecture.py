@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "include/airlock": set(),
     "include/localaws": set(),
     "include/airlock_cli": {"airlock"},
-    "include/airlock_local": {"airlock", "airlock_cli"},
+    "include/airlock_local": {"airlock", "airlock_cli", "localaws"},
 }
 OURS = {"airlock", "airlock_cli", "airlock_local", "airlock_tasks", "healthaws", "localaws", "tests", "dags", "imaging"}
 FOREIGN_TO_THE_LIBRARY = {"airflow"}

@@ -118,7 +118,7 @@ def plan(settings: Settings, own: Mapping[str, str], seeds: Sequence[str], *, lo
 
 
 def _local_servers(settings: Settings, environment: dict[str, str], seeds: Sequence[str]) -> tuple[Service, ...]:
-    s3 = (sys.executable, "-m", "airlock_local.s3_server", "-H", LOOPBACK, "-p", str(settings.s3_port))
+    s3 = (sys.executable, "-m", "airlock_local.s3_server", "--host", LOOPBACK, "--port", str(settings.s3_port))
     health = (
         *(sys.executable, "-m", "localaws", "--host", LOOPBACK, "--port", str(settings.health_port)),
         *("--state", str(settings.var / "localaws/state.db")),

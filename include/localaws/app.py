@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import Mount
 
+from localaws.callers import why_refused
 from localaws.control import Calls, Control
 from localaws.errors import AwsError, log_defect
 from localaws.events import Events
@@ -30,13 +33,27 @@ from localaws.state import State
 from localaws.throttles import Throttle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Collection, Mapping
 
     from botocore.model import OperationModel
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from localaws.protocol import Params, Plane, Service
     from localaws.settings import Settings
+
+
+class OwnCallers:
+    """Refuses the pages of other origins, and every name that is not the server's."""
+
+    def __init__(self, app: ASGIApp, allowed: Collection[str]) -> None:
+        self._app = app
+        self._allowed = allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 403 in the application's place where the caller is not one of ours."""
+        reason = why_refused(Headers(scope=scope).get, self._allowed) if scope["type"] == "http" else None
+        refusal = reason and error_response(AwsError("AccessDeniedException", reason), 403)
+        await (refusal or self._app)(scope, receive, send)
 
 
 class Gateway:
@@ -162,4 +179,5 @@ def build_app(settings: Settings) -> Starlette:
         state.close()
 
     control = Control(services, faults, calls)
-    return Starlette(routes=[*control.routes(), Mount("/", app=gateway)], lifespan=lifespan)
+    routes = [*control.routes(), Mount("/", app=gateway)]
+    return Starlette(routes=routes, middleware=[Middleware(OwnCallers, settings.allowed_host)], lifespan=lifespan)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import socket
 import threading
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from localaws.app import build_app
+from localaws.callers import is_loopback
 from localaws.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,14 +45,6 @@ def uvicorn_config(settings: Settings) -> uvicorn.Config:
         lifespan="on",
         timeout_graceful_shutdown=3,
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether an address can only be reached from this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def bound(settings: Settings) -> tuple[Settings, socket.socket]:

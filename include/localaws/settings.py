@@ -98,6 +98,10 @@ def _seeds(text: str) -> tuple[Seed, ...]:
     return tuple(Seed.read(part) for part in text.split(",") if part)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip().lower() for part in text.split(",") if part.strip())
+
+
 def _flag(text: str) -> bool:
     if text.lower() not in {"true", "false", "1", "0"}:
         raise ValueError(f"{text!r} is neither true nor false")
@@ -122,6 +126,9 @@ class Settings:
         metadata=_read_by(
             str, "address that clients reach it at, in data store endpoints; http://<host>:<port> if unset"
         ),
+    )
+    allowed_host: tuple[str, ...] = field(
+        default=(), metadata=_read_by(_names, "name that the Host header may have besides loopback's; repeatable")
     )
     state: Path = field(
         default=Path("localaws.db"), metadata=_read_by(Path, "SQLite file; pixel data lies in a folder beside it")
@@ -285,7 +292,7 @@ def _add_flag(parser: argparse.ArgumentParser, item: dataclasses.Field[Any]) -> 
     default = "" if item.default in (None, (), dataclasses.MISSING) else f" (default {item.default})"
     if item.metadata["read"] is _flag:
         parser.add_argument(flag, nargs="?", const="true", metavar="true|false", help=text + default)
-    elif item.metadata["read"] in (_seeds, _hex_seeds, _rates, _lengths, _choices):
+    elif item.metadata["read"] in (_seeds, _hex_seeds, _names, _rates, _lengths, _choices):
         parser.add_argument(flag, action="append", metavar="...", help=text + default)
     else:
         parser.add_argument(flag, help=text + default)

@@ -70,6 +70,8 @@ def test_compose_names_the_local_servers_as_they_reach_each_other(compose):
     local = json.loads(given["AIRFLOW_CONN_AWS_DEFAULT"])["extra"]["service_config"]
     assert local == {store: {"endpoint_url": "http://health:4567"} for store in SLOTS}
     assert "--public-url=http://health:4567" in compose["health"]["command"]
+    for server in ("s3", "health"):
+        assert f"--allowed-host={server}" in compose[server]["command"]
 
 
 def test_the_example_environment_sets_all_that_compose_asks_for():

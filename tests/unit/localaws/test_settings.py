@@ -39,6 +39,11 @@ def test_profiles_to_publish_repeat() -> None:
     assert read_settings([], environment).transformation_profile == (Seed(ONE, "intake"),)
 
 
+def test_allowed_hosts_repeat_in_lower_case() -> None:
+    assert read_settings(["--allowed-host", "Health", "--allowed-host", "box"], {}).allowed_host == ("health", "box")
+    assert read_settings([], {"LOCALAWS_ALLOWED_HOST": "health, box"}).allowed_host == ("health", "box")
+
+
 @pytest.mark.parametrize(
     ("settings", "url"),
     [
