@@ -94,7 +94,7 @@ def plan(
     from airlock_cli import plan as plans  # noqa: PLC0415
     from airlock_cli import runs, workspaces  # noqa: PLC0415
 
-    conf = runs.conf_of(prefix, window_start, window_end) | {"plan_only": True}
+    conf = runs.conf_of(pipeline, prefix, window_start, window_end) | {"plan_only": True}
     if wait:
         workspaces.pipeline_named(pipeline)  # the plan is read from its workspace: find out before the run
     started = runs.start(pipeline, conf, wait=wait, minutes=timeout_minutes)
@@ -120,7 +120,8 @@ def run(
     """Start a run and follow it to its report."""
     from airlock_cli import runs  # noqa: PLC0415
 
-    _run(pipeline, runs.conf_of(prefix, window_start, window_end), wait=wait, minutes=timeout_minutes, json=json)
+    conf = runs.conf_of(pipeline, prefix, window_start, window_end)
+    _run(pipeline, conf, wait=wait, minutes=timeout_minutes, json=json)
 
 
 def _run(pipeline: str, conf: dict[str, Any], *, wait: bool, minutes: float | None, json: bool) -> None:

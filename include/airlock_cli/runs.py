@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from airlock.run import PLAN, run_key
+from airlock.run import PLAN, PrefixOutsideSourceError, run_key, source_prefix
 from airlock_cli import settings, workspaces
 from airlock_cli.airflow_api import AirflowApi, ApiError, ApiUnreachableError
 from airlock_cli.errors import RequestError, UndecidedError, UnreachableError, WrongError
@@ -44,20 +44,33 @@ class Started:
         return Table("run", ("", ""), rows)
 
 
-def conf_of(prefix: str | None, window_start: str | None, window_end: str | None) -> dict[str, Any]:
-    """Return the conf of a run that takes in a prefix and a window.
+def conf_of(pipeline: str, prefix: str | None, window_start: str | None, window_end: str | None) -> dict[str, Any]:
+    """Return the conf of a pipeline's run that takes in a prefix and a window.
 
     Raises
     ------
     RequestError
-        If only one end of the window is given, or one is no time with a zone.
+        If the prefix does not end in a slash or, where the pipeline file is at hand, is not below the source; if only
+        one end of the window is given, or one is no time with a zone.
     """
+    _check_prefix(pipeline, prefix)
     if bool(window_start) != bool(window_end):
         raise RequestError("--window-start and --window-end go together: give both or neither")
     given = {"prefix": prefix, "window_start": window_start, "window_end": window_end}
     for name in ("window_start", "window_end"):
         _check_moment(f"--{name.replace('_', '-')}", given[name])
     return {name: value for name, value in given.items() if value}
+
+
+def _check_prefix(pipeline: str, prefix: str | None) -> None:
+    """Refuse what would fail in the run's first task."""
+    if prefix and not prefix.endswith("/"):
+        raise RequestError("--prefix must end in '/': add it, so that nothing else begins with the same letters")
+    if prefix and settings.has_pipelines():
+        try:
+            source_prefix(workspaces.pipeline_named(pipeline), prefix)
+        except PrefixOutsideSourceError as error:
+            raise RequestError(f"--prefix: {error}") from None
 
 
 def _check_moment(option: str, text: str | None) -> None:

@@ -44,6 +44,11 @@ def has_ledger() -> bool:
     return bool(os.environ.get(LEDGER_URL))
 
 
+def has_pipelines() -> bool:
+    """Say whether the folder of the pipeline files is set."""
+    return bool(os.environ.get(PIPELINES))
+
+
 def pipelines() -> Path:
     """Return the folder of the pipeline files."""
     return Path(_need(PIPELINES)).expanduser()

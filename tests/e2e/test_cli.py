@@ -65,11 +65,14 @@ def test_a_run_is_started_followed_and_asked_about(machine: Machine) -> None:
     assert not [text for text in CANARY.values() if text in started.stdout + started.stderr + report.stdout]
 
 
+NO_TIME = ("--window-start", "2026-11-24T00:00:00Z", "--window-end", "2026-11-24T00:00:00Z")
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [
         (("run", "no-such-pipeline"), 2, "Airflow knows no pipeline 'no-such-pipeline'"),
-        (("run", "kills", "--prefix", "elsewhere/"), 1, "the prefix must lie below the source"),
+        (("run", "kills", *NO_TIME), 1, "window_start must lie before window_end"),
     ],
 )
 def test_what_airflow_or_the_run_refuses_is_told(

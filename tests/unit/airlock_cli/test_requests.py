@@ -52,11 +52,30 @@ def test_a_wrong_call_is_a_wrong_request(airlock: Any, arguments: Any) -> None:
 class TestConfOfARun:
     def test_a_window_needs_both_ends_with_their_zone(self) -> None:
         start, end = "2026-11-24T00:00:00+00:00", "2026-11-25T00:00:00Z"
-        assert conf_of_run("a/", start, end) == {"prefix": "a/", "window_start": start, "window_end": end}
-        assert conf_of_run(None, None, None) == {}
+        found = conf_of_run(NIGHTLY, "a/", start, end)
+        assert found == {"prefix": "a/", "window_start": start, "window_end": end}
+        assert conf_of_run(NIGHTLY, None, None, None) == {}
         for wrong in [(start, None), (start, "2026-11-25T00:00:00"), (start, "tomorrow")]:
             with pytest.raises(RequestError, match="--window-"):
-                conf_of_run(None, *wrong)
+                conf_of_run(NIGHTLY, None, *wrong)
+
+    @pytest.mark.parametrize("command", ["run", "plan"])
+    def test_a_prefix_without_its_slash_starts_no_run(self, airlock: Any, command: str) -> None:
+        result = airlock(command, NIGHTLY, "--prefix", "DOE^JANE")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr.startswith("--prefix must end in '/'")
+        assert "DOE" not in result.stderr
+
+    @pytest.mark.usefixtures("pipelines")
+    @pytest.mark.parametrize("prefix", ["elsewhere/DOE^JANE/", "s3://elsewhere/deliveries/"])
+    def test_a_prefix_outside_the_source_starts_no_run_where_the_pipeline_file_is_at_hand(
+        self, airlock: Any, prefix: str
+    ) -> None:
+        result = airlock("run", NIGHTLY, "--prefix", prefix)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "must lie below the source s3://airlock-archive/deliveries/" in result.stderr
+        assert "DOE" not in result.stderr
+        assert conf_of_run(NIGHTLY, "deliveries/a/", None, None) == {"prefix": "deliveries/a/"}
 
 
 class TestConfOfARedrive:
