@@ -82,8 +82,10 @@ class AirflowApi:
 
     def make_pool(self, name: str, slots: int, description: str) -> None:
         """Make a pool whose slots deferred tasks hold too, unless there is one of this name."""
+        if self._call("GET", f"/api/v2/pools/{quote(name, safe='')}", missing={}):
+            return  # Airflow logs the refusal of a second one as an error of its database
         pool = {"name": name, "slots": slots, "description": description, "include_deferred": True}
-        self._call("POST", "/api/v2/pools", json=pool, conflict={})
+        self._call("POST", "/api/v2/pools", json=pool, conflict={})  # another make run may have been faster
 
     def unpause(self, dag: str) -> None:
         """Let a DAG's runs start."""

@@ -18,7 +18,7 @@ from airlock.pipelines import (
     StowDestination,
     WebhookDestination,
 )
-from airlock_tasks.stage import connect_s3
+from airlock_tasks.stage import client_of, connect_s3
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -86,8 +86,9 @@ def _aws_destination(settings: SqsDestination | SnsDestination | EventBridgeDest
 
 
 def _client(settings: SqsDestination | SnsDestination | EventBridgeDestination, service: str) -> Any:
-    hook = AwsBaseHook(aws_conn_id=settings.aws_conn_id, region_name=settings.region_name, client_type=service)
-    return hook.conn
+    return client_of(
+        AwsBaseHook(aws_conn_id=settings.aws_conn_id, region_name=settings.region_name, client_type=service)
+    )
 
 
 def _webhook(route: Route, settings: WebhookDestination) -> Destination:

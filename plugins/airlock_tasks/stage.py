@@ -30,6 +30,7 @@ PARAMS = frozenset(
 )
 LEDGER_CONNECTION = "airlock_ledger"
 LEDGER_VARIABLE = "AIRLOCK_LEDGER_URL"
+CONNECTIONS = 256  # that a client keeps: the most that a stage has in flight, see staging.copies_in_flight
 
 
 def connect_s3(aws_conn_id: str, region_name: str | None = None) -> S3:
@@ -37,7 +38,16 @@ def connect_s3(aws_conn_id: str, region_name: str | None = None) -> S3:
     from airlock.s3 import S3
 
     hook = AwsBaseHook(aws_conn_id=aws_conn_id, region_name=region_name, client_type="s3")
-    return S3(hook.get_session(), hook.conn)
+    return S3(hook.get_session(), client_of(hook))
+
+
+def client_of(hook: AwsBaseHook) -> Any:
+    """Return a hook's client for the threads of a stage; botocore's own discards all but ten connections."""
+    from botocore.config import Config
+
+    kept = max(CONNECTIONS, hook.config.max_pool_connections)
+    config = hook.config.merge(Config(max_pool_connections=kept))
+    return hook.get_client_type(region_name=hook.region_name, config=config)
 
 
 def ledger_url() -> str:

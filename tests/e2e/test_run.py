@@ -85,6 +85,13 @@ class TestFirstRun:
         assert "nothing new" in again.stdout
         assert json.loads((machine.settings.var / "report.json").read_text())["jobs"] == []
 
+    def test_a_second_run_leaves_no_errors_of_pools_and_no_discarded_connections_in_the_logs(
+        self, machine: Machine
+    ) -> None:
+        logs = "\n".join(path.read_text(errors="replace") for path in machine.settings.var.rglob("*.log"))
+        assert "INSERT INTO slot_pool" not in logs
+        assert "Connection pool is full" not in logs
+
     def test_clearing_import_and_what_follows_starts_no_second_job(self, machine: Machine) -> None:
         run = min(_runs(machine, "first"), key=lambda found: found["run_after"])["dag_run_id"]
         key = run_key("first", run)

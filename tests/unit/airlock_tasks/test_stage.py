@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -10,14 +11,19 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airlock.ledger import upgrade
+from airlock.pipelines.parts import Staging
+from airlock.pipelines.routes import Delivery
 from airlock.records import Window
+from airlock.s3uri import S3Uri
 from airlock_tasks.audit import AuditOperator, PublicationAuditOperator
 from airlock_tasks.normalize import FhirNormalizeOperator, PublicationNormalizeOperator
-from airlock_tasks.stage import is_plan, ledger_url, open_run, run_window
+from airlock_tasks.stage import CONNECTIONS, connect_s3, is_plan, ledger_url, open_run, run_window
 from airlock_tasks.validate import FhirValidateOperator
 from tests.chain import ccda_pipeline, clinical_pipeline, pipeline
+from tests.servers.moto import moto_server
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 START, END = datetime(2026, 11, 23, 2, tzinfo=UTC), datetime(2026, 11, 24, 2, tzinfo=UTC)
@@ -114,6 +120,34 @@ class TestPlan:
         """What was converted is validated whatever became of the tasks before."""
         with pytest.raises(AirflowSkipException, match="ends after normalize"):
             stage(task_id="stage", pipeline=ccda_pipeline(), folder="fhir").execute(context(plan_only=True))
+
+
+class TestConnections:
+    @pytest.fixture
+    def s3_server(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+        with moto_server() as endpoint:
+            extra = {"endpoint_url": endpoint, "region_name": "us-east-1", "config_kwargs": {"read_timeout": 7}}
+            connection = {"conn_type": "aws", "login": "testing", "password": "testing", "extra": extra}
+            monkeypatch.setenv("AIRFLOW_CONN_HOSPITAL", json.dumps(connection))
+            yield endpoint
+
+    @pytest.mark.usefixtures("s3_server")
+    def test_a_stage_keeps_every_connection_that_it_has_in_flight(self, caplog: pytest.LogCaptureFixture) -> None:
+        s3 = connect_s3("hospital")
+        s3.client.create_bucket(Bucket="archive")
+        s3.put(S3Uri("archive", "a"), b"x")
+        in_flight = [s3.client.get_object(Bucket="archive", Key="a")["Body"] for _ in range(20)]
+        assert [body.read() for body in in_flight] == [b"x"] * 20
+        assert [text for text in caplog.messages if "Connection pool is full" in text] == []
+
+    def test_the_settings_of_the_connection_stay(self, s3_server: str) -> None:
+        found = connect_s3("hospital").client.meta
+        assert (found.endpoint_url, found.config.read_timeout) == (s3_server, 7)
+
+    @pytest.mark.parametrize(("settings", "name"), [(Staging, "copies_in_flight"), (Delivery, "in_flight")])
+    def test_the_most_that_a_pipeline_may_set_is_kept(self, settings: Any, name: str) -> None:
+        [most] = [bound.le for bound in settings.model_fields[name].metadata if hasattr(bound, "le")]
+        assert most <= CONNECTIONS
 
 
 def test_without_a_ledger_the_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
