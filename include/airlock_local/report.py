@@ -1,9 +1,20 @@
-"""The audit as a person reads it at the terminal, from the run's report.json."""
+"""A run's reports on this machine: the audit as a person reads it at the terminal, and the files that people use."""
 
 from __future__ import annotations
 
-from typing import Any
+import csv
+import filecmp
+import json
+import re
+import shutil
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+REPORTS = "reports"  # the folder below var/ that keeps the reports of every run
+LISTS = ("dispositions.csv", "operation-outcomes.ndjson")  # the second one of clinical pipelines only
+_UID = re.compile(r"[0-9.]{1,64}")
 _SUBJECTS = ("studies", "publication", "patients", "files")  # what a report counts releases of, by its kind
 
 
@@ -60,3 +71,55 @@ def _balance(report: dict[str, Any]) -> str:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{number} {name}" for name, number in counts.items() if number) or "none"
+
+
+def show(var: Path, kept: Path) -> dict[str, Any]:
+    """Copy a run's reports to where people look first, and return report.json.
+
+    A run without arrivals leaves the lists there as they are: people may be at work on them.
+
+    Parameters
+    ----------
+    var
+        Where people look.
+    kept
+        The folder with the run's reports.
+    """
+    report: dict[str, Any] = json.loads((kept / "report.json").read_bytes())
+    shutil.copy2(kept / "report.json", var)
+    if report["arrivals"]:
+        for name in LISTS:
+            (var / name).unlink(missing_ok=True)
+            if (kept / name).exists():
+                shutil.copy2(kept / name, var)  # with its time, by which it is known again
+    return report
+
+
+def place_lines(report: dict[str, Any], var: Path, kept: Path) -> list[str]:
+    """Say where a run's reports lie, once `show` has copied them, and how to ask about a study that is held."""
+    lines = ["", f"report: {var / 'report.json'}"]
+    files, said = (var / name for name in LISTS)
+    if report["arrivals"]:
+        lines += [f"files:  {files}"]
+        lines += [f"said:   {said}"] if said.exists() else []
+        lines += [f'where:  make cli CMD="where {uid}"' for uid in _held_study(files)]
+    elif files.exists():
+        lines.append(f"files:  {files} is left as it is, since nothing arrived in this run{_origin(files, var)}")
+    return [*lines, f"kept:   {kept}"]
+
+
+def _origin(files: Path, var: Path) -> str:
+    """Say which run's list it is; nothing if a person has changed it."""
+    same = [path for path in sorted((var / REPORTS).glob(f"*/{files.name}")) if filecmp.cmp(path, files)]
+    return f"; it is {same[-1]}" if same else ""
+
+
+def _held_study(files: Path) -> list[str]:
+    """Return the StudyInstanceUID of the first held file that has one: a list of one, or of none."""
+    with files.open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            uid = row.get("study_instance_uid") or ""
+            # What a file says of itself is copied into a shell: nothing but a UID may be.
+            if row["disposition"] == "held" and _UID.fullmatch(uid):
+                return [uid]
+    return []

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -31,18 +29,17 @@ from airlock_local.environment import (
 )
 from airlock_local.failures import failures
 from airlock_local.progress import say
-from airlock_local.report import audit_lines
+from airlock_local.report import LISTS, REPORTS, audit_lines, place_lines, show
 from airlock_local.stack import Stack, StackError
 from airlock_local.stores import SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from airlock_local.settings import Settings
 
 _DAG_APPEARS_WITHIN = 90.0  # seconds
-_REPORTS = ("report.json", "dispositions.csv")
-_CLINICAL_REPORTS = (*_REPORTS, "operation-outcomes.ndjson")
 
 
 class RunError(RuntimeError):
@@ -162,14 +159,11 @@ def _through_the_stages(settings: Settings, choice: Choice, delivered: int) -> i
             api, dag, run_id, say, lambda: check_alive(settings), stall_minutes=settings.stall_minutes
         )
     client = s3_client(settings, choice)
-    report = _fetch_report(settings, client, choice, run_id)
+    kept = settings.var / REPORTS / run_key(dag, run_id)
+    report = _fetch_report(settings, client, choice, kept)
     if report is not None:
-        for line in audit_lines(report, delivered):
+        for line in (*audit_lines(report, delivered), *place_lines(report, settings.var, kept)):
             say(line)
-        say(f"\nreport: {settings.var / 'report.json'}\nfiles:  {settings.var / 'dispositions.csv'}")
-        if choice.pipeline.kind != "imaging":
-            say(f"said:   {settings.var / 'operation-outcomes.ndjson'}")
-        say(f"kept:   {settings.var / 'reports' / run_key(dag, run_id)}")
     say(f"UI:     {settings.api_url} (user {USER}, password {password}); make stop ends it")
     problems = failures(tasks, settings.airflow_home / "logs")
     for problem in problems:
@@ -225,24 +219,27 @@ def check_alive(settings: Settings) -> None:
         raise StackError(f"the {name} has ended by itself: see {log}, and call make run again to start it anew")
 
 
-def _fetch_report(settings: Settings, client: Any, choice: Choice, run_id: str) -> dict[str, Any] | None:
-    """Copy the run's report from the workspace to var/; None if the run did not come to write one."""
+def _fetch_report(settings: Settings, client: Any, choice: Choice, kept: Path) -> dict[str, Any] | None:
+    """Copy the run's reports from the workspace to a folder of their own, and to var/ as `show` does.
+
+    Returns
+    -------
+    dict or None
+        report.json; None if the run did not come to write one.
+    """
     pipeline = choice.pipeline
-    audit = S3Uri.parse(pipeline.workspace).join(pipeline.name, run_key(pipeline.name, run_id), "audit", "")
-    for name in _CLINICAL_REPORTS:
-        (settings.var / name).unlink(missing_ok=True)  # an earlier run's must not pass for this one's
-    reports = _REPORTS if pipeline.kind == "imaging" else _CLINICAL_REPORTS
+    audit = S3Uri.parse(pipeline.workspace).join(pipeline.name, kept.name, "audit", "")
+    names = ("report.json", *(LISTS[:1] if pipeline.kind == "imaging" else LISTS))
+    (settings.var / "report.json").unlink(missing_ok=True)  # an earlier run's must not pass for this one's
     try:
-        for name in reports:
-            where = audit.join(name)
-            body = client.get_object(Bucket=where.bucket, Key=where.key)["Body"].read()
-            (settings.var / name).write_bytes(body)
+        bodies = {
+            name: client.get_object(Bucket=audit.bucket, Key=audit.join(name).key)["Body"].read() for name in names
+        }
     except ClientError as error:
-        say(f"no report was found at {audit} ({error.response['Error']['Code']})")
+        code = error.response["Error"]["Code"]
+        say(f"no report was found at {audit} ({code}); lists in {settings.var} are those of earlier runs")
         return None
-    kept = settings.var / "reports" / run_key(pipeline.name, run_id)  # the next run writes over the copies above
     kept.mkdir(parents=True, exist_ok=True)
-    for name in reports:
-        shutil.copy(settings.var / name, kept / name)
-    report: dict[str, Any] = json.loads((settings.var / "report.json").read_bytes())
-    return report
+    for name, body in bodies.items():
+        (kept / name).write_bytes(body)
+    return show(settings.var, kept)

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from airlock_local import stack as stack_module
+from airlock_local.buckets import local_client, make_buckets
+from airlock_local.choice import choose
 from airlock_local.components import Plan
-from airlock_local.run import run
+from airlock_local.run import _fetch_report, run
 from airlock_local.settings import read_settings
 from airlock_local.stack import PortInUseError, Stack, StackError
+from tests.servers.moto import moto_server
 from tests.unit.airlock_local.test_stack import free_port, server
 
 if TYPE_CHECKING:
@@ -101,3 +104,17 @@ def test_a_program_that_takes_the_port_after_the_check_sees_no_request_either(
     with stack_of(tmp_path) as settings, pytest.raises(StackError, match="was not ready within 1 s"):
         Stack(settings).up(Plan((silent,), ()))
     assert foreign.asked == []
+
+
+def test_a_run_without_a_report_leaves_the_list_of_the_run_before(tmp_path: Path) -> None:
+    settings = read_settings({"AIRLOCK_VAR": str(tmp_path / "var")})
+    choice = choose(settings.pipelines, "sample", "", {})
+    audit = "runs/sample/{}/audit/{}"
+    with moto_server() as endpoint:
+        client = local_client(endpoint)
+        make_buckets(client, choice.buckets())
+        for name, body in (("report.json", b'{"arrivals": 1}'), ("dispositions.csv", b"key")):
+            client.put_object(Bucket="airlock-workspace", Key=audit.format("first", name), Body=body)
+        assert _fetch_report(settings, client, choice, settings.var / "reports/first") == {"arrivals": 1}
+        assert _fetch_report(settings, client, choice, settings.var / "reports/failed") is None
+    assert sorted(path.name for path in settings.var.iterdir()) == ["dispositions.csv", "reports"]

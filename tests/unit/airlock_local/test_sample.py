@@ -1,5 +1,6 @@
 """The sample archive: the same bytes every time, clean files that are clean, and each trouble as it is described."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from airlock.records import Disposition
 from airlock_local.sample import SampleFile, pydicom_files, write_sample
 from airlock_local.sample.archive import Archive
 from airlock_local.sample.sites import SITES
+from airlock_local.settings import ROOT
 
 MANDATORY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 PER_STUDY = ("StudyDate", "AccessionNumber", "PatientID", "IssuerOfPatientID", "StudyID", "PatientName")
@@ -52,6 +54,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 # the whole
+
+
+def test_the_readme_asks_where_the_first_held_study_is(folder: Path, files: list[SampleFile]) -> None:
+    """It is the one that make run names: see `test_report`."""
+    with (ROOT / "tests/integration/golden/sample.csv").open(encoding="utf-8", newline="") as lines:
+        held = next(row["key"] for row in csv.DictReader(lines) if row["disposition"] == "held")
+    uid = pydicom.dcmread(folder / held.removeprefix("in/")).StudyInstanceUID
+    assert f'make cli CMD="where {uid}"' in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_same_seed_same_bytes(folder: Path, files: list[SampleFile], tmp_path: Path) -> None:
