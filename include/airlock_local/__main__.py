@@ -79,13 +79,19 @@ def _explained(carry_out: Callable[[], int]) -> int:
 
 def _command_line(settings: Settings, program: str, arguments: list[str]) -> int:
     """Call Airflow's command line, or Airlock's, as part of the stack."""
+    from airlock_local.components import API_SERVER, S3  # noqa: PLC0415
     from airlock_local.environment import airflow_variables, cli_variables, inherited, read_secrets  # noqa: PLC0415
+    from airlock_local.stack import PortInUseError, Stack  # noqa: PLC0415
 
     if not settings.metadata_marker.exists():
         return _refuse(SettingsError("there is no local Airflow yet: call make run first"), WRONG_REQUEST)
     known = read_secrets(settings)
     environment = inherited(os.environ, account=False) | airflow_variables(settings, known)
     if program != "airflow":  # whose connections say where S3 is
+        try:
+            Stack(settings).check_own({API_SERVER: settings.api_port, S3: settings.s3_port})
+        except PortInUseError as error:
+            return _refuse(error, WRONG_REQUEST)
         environment |= cli_variables(settings, known)
     command = [sys.executable, "-m", program, *arguments]
     return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603  # the user's own command

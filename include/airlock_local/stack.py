@@ -17,7 +17,7 @@ from airlock_local.settings import LOOPBACK, ROOT
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from airlock_local.components import Plan
     from airlock_local.settings import Settings
@@ -136,6 +136,22 @@ class Stack:
     def dead(self) -> list[str]:
         """Return the names of parts that ended by themselves."""
         return [name for name, alive in self.status().items() if not alive]
+
+    def check_own(self, ports: Mapping[str, int]) -> None:
+        """See that no other program listens on the ports of these parts.
+
+        Raises
+        ------
+        PortInUseError
+            If one does; it was asked nothing.
+        """
+        known = self.records.read()
+        for name, port in ports.items():
+            if not _is_free(port) and not (name in known and known[name].listens_on(port)):
+                raise PortInUseError(
+                    f"port {port}, where the {name} of the local stack should listen, is used by another program: end "
+                    "that one, or choose the port with which make run was called"
+                )
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

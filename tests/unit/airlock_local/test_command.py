@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from airlock_local.__main__ import main
+from tests.servers.foreign import foreign_server
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def command(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("AIRLOCK_VAR", str(tmp_path / "var"))
 
     def run(verb, **variables):
-        monkeypatch.setattr(sys, "argv", ["airlock_local", verb])
+        monkeypatch.setattr(sys, "argv", ["airlock_local", *verb.split()])
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         return main(), *capsys.readouterr()
@@ -53,6 +54,19 @@ def test_stopping_what_does_not_run_is_no_error(command):
 def test_the_status_of_a_stack_that_is_not_up(command):
     """It is an answer: make would show a failed command as an error of its own."""
     assert command("status") == (0, "nothing runs: make run starts the stack\n", "")
+
+
+@pytest.mark.parametrize("part", ["API", "S3"])
+def test_the_command_line_asks_no_server_of_another_program(command, tmp_path, part):
+    """Neither the password nor a list of a patient's files is for it."""
+    (tmp_path / "var/airflow").mkdir(parents=True)
+    (tmp_path / "var/airflow/migrated").touch()
+    with foreign_server() as foreign:
+        status, _, err = command("cli run sample --no-wait", **{f"AIRLOCK_{part}_PORT": str(foreign.port)})
+    assert foreign.asked == []
+    assert status == 2
+    assert f"port {foreign.port}, " in err
+    assert "is used by another program" in err
 
 
 def test_what_it_writes_is_for_its_owner_only(tmp_path):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import socketserver
-import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,6 +15,7 @@ from airlock_local.components import Plan
 from airlock_local.run import _fetch_report, run
 from airlock_local.settings import read_settings
 from airlock_local.stack import PortInUseError, Stack, StackError
+from tests.servers.foreign import Foreign, foreign_server
 from tests.servers.moto import moto_server
 from tests.unit.airlock_local.test_stack import free_port, server
 
@@ -27,29 +26,10 @@ if TYPE_CHECKING:
     from airlock_local.settings import Settings
 
 
-class Foreign(socketserver.ThreadingTCPServer):
-    """Somebody else's server, which answers everything with 200 and keeps what it was asked."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Answer)
-        self.port = self.server_address[1]
-        self.asked: list[bytes] = []
-
-
-class _Answer(socketserver.StreamRequestHandler):
-    server: Foreign
-
-    def handle(self) -> None:
-        self.server.asked.append(self.rfile.readline())
-        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-
-
 @pytest.fixture
 def foreign() -> Iterator[Foreign]:
-    with Foreign() as listener:
-        threading.Thread(target=listener.serve_forever, daemon=True).start()
+    with foreign_server() as listener:
         yield listener
-        listener.shutdown()
 
 
 @pytest.fixture
