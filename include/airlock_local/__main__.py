@@ -6,6 +6,7 @@ import argparse
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airlock_local.progress import say
@@ -33,9 +34,23 @@ def main() -> int:
         settings = read_settings(os.environ)
     except SettingsError as error:
         return _refuse(error, WRONG_REQUEST)
-    if command in {"airflow", "cli"}:
-        return _command_line(settings, "airflow" if command == "airflow" else "airlock_cli", given.arguments)
-    return {"run": _run, "demo-arrivals": _demonstrate, "stop": _stop, "status": _status}[command](settings)
+    try:
+        if command in {"airflow", "cli"}:
+            return _command_line(settings, "airflow" if command == "airflow" else "airlock_cli", given.arguments)
+        return {"run": _run, "demo-arrivals": _demonstrate, "stop": _stop, "status": _status}[command](settings)
+    except OSError as error:
+        if not _is_of(error, settings.var):
+            raise
+        why = f"{error.filename} cannot be used ({error.strerror}): give it to your user, or name another folder"
+        return _refuse(SettingsError(f"{why} in AIRLOCK_VAR"), WRONG_REQUEST)
+
+
+def _is_of(error: OSError, folder: Path) -> bool:
+    """Say whether an error is about a folder, what lies in it, or what it lies in."""
+    if not isinstance(error.filename, str | os.PathLike):
+        return False
+    path = Path(error.filename)
+    return path.is_relative_to(folder) or folder.is_relative_to(path)
 
 
 def _refuse(error: Exception, status: int) -> int:

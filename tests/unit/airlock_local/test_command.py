@@ -10,6 +10,8 @@ import pytest
 from airlock_local.__main__ import main
 from tests.servers.foreign import foreign_server
 
+SECRETS = "var/airflow/secrets.json"
+
 
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
@@ -45,6 +47,21 @@ def test_a_wrong_request_is_one_sentence_and_does_nothing(command, tmp_path, var
     assert err.count("\n") == 1
     assert out == ""
     assert not (tmp_path / "var").exists()
+
+
+@pytest.mark.parametrize(("verb", "taken"), [("run", "var"), ("stop", "var"), ("run", SECRETS), ("cli held", SECRETS)])
+def test_a_folder_that_cannot_be_used_is_named_with_its_setting(command, tmp_path, verb, taken):
+    """As if it were another user's, which a test that runs as root cannot have."""
+    if taken == "var":
+        (tmp_path / taken).touch()
+    else:
+        (tmp_path / taken).mkdir(parents=True)
+        (tmp_path / "var/airflow/migrated").touch()
+    status, _, err = command(verb)
+    assert status == 2
+    assert str(tmp_path / taken) in err
+    assert err.count("\n") == 1
+    assert err.endswith("name another folder in AIRLOCK_VAR\n")
 
 
 def test_stopping_what_does_not_run_is_no_error(command):
