@@ -68,7 +68,7 @@ def tell(pipeline: Notifying, event: Event, run_id: str, what: str) -> None:
     subject = f"Airlock {pipeline.name}: {event}"
     text = f"{subject}\nRun: {run_id}\n{what}\n{_link(pipeline.name, run_id)}".rstrip()
     for place in pipeline.notify:
-        if event not in place.on:
+        if event not in place.events:
             continue
         try:
             # As it is: not through its templates, and so nothing of the text is rendered.
@@ -93,7 +93,7 @@ def tell_once(pipeline: Notifying, event: Event, context: Context, what: str) ->
 
 def on_failure(pipeline: Notifying) -> Callable[[Context], None] | None:
     """Return what Airflow's DAG processor calls when a run has failed; None where nobody wants to know."""
-    if not any("failure" in place.on for place in pipeline.notify):
+    if not any("failure" in place.events for place in pipeline.notify):
         return None
     return partial(_tell_failure, pipeline)
 

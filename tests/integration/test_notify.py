@@ -95,7 +95,7 @@ def test_a_failed_run_is_told(place: Place, queue: Queue) -> None:
 
 def test_nobody_is_told_of_what_they_did_not_ask_for(place: Place, queue: Queue) -> None:
     place.put(HELD)
-    run = chain(place, queue, notify=[{"on": ["late"], "sqs": queue.url, "region_name": "us-east-1"}])
+    run = chain(place, queue, notify=[{"events": ["late"], "sqs": queue.url, "region_name": "us-east-1"}])
     run.run()
     assert on_failure(run.pipeline) is None
     assert queue.take() == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,7 +15,7 @@ CONNECTIONS = {"sns": "aws_default", "sqs": "aws_default", "email": "smtp_defaul
 class Notify(Settings):
     """One place that is told, with counts and reason codes; exactly one of sns, sqs, email and slack."""
 
-    on: tuple[Event, ...] = Field(
+    events: tuple[Event, ...] = Field(
         ("hold", "failure", "late"),
         min_length=1,
         description="hold: the audit holds something; failure: the run failed; late: late_after_minutes is over",
@@ -29,6 +29,17 @@ class Notify(Settings):
         description="Airflow connection; without it aws_default for sns and sqs, smtp_default, slack_api_default",
     )
     region_name: str | None = Field(None, description="of sns and sqs; without it that of the connection")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_the_old_name(cls, given: Any) -> Any:
+        """Rename ``on``, as ``events`` was called; without quotes YAML 1.1 reads it as true."""
+        if not isinstance(given, dict):
+            return given
+        old = [name for name in given if name == "on" or name is True]
+        if len(old) + ("events" in given) > 1:
+            raise ValueError("events is given twice, since on is its old name: remove on")
+        return {"events" if name in old else name: value for name, value in given.items()}
 
     @field_validator("sns", "sqs")
     @classmethod

@@ -218,6 +218,28 @@ def test_a_file_that_is_no_text_or_not_there_is_named(tmp_path: Path) -> None:
         load_pipeline(path)
 
 
+@pytest.mark.parametrize("name", ["events", '"events"', "on", '"on"', "true", "On", "yes"])
+def test_the_events_of_a_notify_are_read_under_their_old_name_too(tmp_path: Path, name: str) -> None:
+    """YAML 1.1 reads on, without quotes, as true."""
+    text = yaml.safe_dump(SECTIONS) + f"notify:\n- {name}: [hold, failure]\n  slack: '#archive'\n"
+    assert load_pipeline(written(tmp_path, text)).notify[0].events == ("hold", "failure")
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ("events: [hold], on: [late]", "field 'notify.0': events is given twice, since on is its old name: remove on"),
+        ('on: [hold], "on": [late]', "field 'notify.0': events is given twice"),
+        ("on: [hodl]", "field 'notify.0.events.0': Input should be 'hold', 'failure' or 'late' (it is 'hodl')"),
+        ("off: [hold]", "Keys should be strings (it is False)"),
+        ("1: [hold]", "Keys should be strings (it is 1)"),
+    ],
+)
+def test_the_events_of_a_notify_are_given_once_and_are_known(tmp_path: Path, entry: str, says: str) -> None:
+    text = yaml.safe_dump(SECTIONS) + f"notify: [{{{entry}, slack: '#archive'}}]\n"
+    assert says in problem(tmp_path, text)
+
+
 def test_two_routes_with_one_name_are_refused(tmp_path: Path) -> None:
     route = SECTIONS["routes"][0]
     text = problem(tmp_path, changed("routes", [route, route | {"uri": "s3://work/second/"}]))
