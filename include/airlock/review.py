@@ -64,14 +64,14 @@ def check_answer(review: Review, reasons: Collection[str] = ()) -> None:
     unknown = sorted(set(reasons) - {str(reason) for reason in OVERRIDABLE})
     if unknown:
         known = ", ".join(str(reason) for reason in OVERRIDABLE)
-        raise ReviewError(f"{len(unknown)} of the given reason codes cannot be released: use {known}, or none for all")
+        raise ReviewError(f"{len(unknown)} of the given reason codes cannot be released: use {known}, or none for all.")
     if not review.approved:
         return
     if not (says_something(review.person) and says_something(review.why)):
-        raise ReviewError("an approval needs a person and a reason: answer review again with both")
+        raise ReviewError("An approval needs a person and a reason.")
     fault = unfit(review.why) or unfit(review.person)
     if fault:
-        raise ReviewError(f"the reason {fault}, and answer review again")
+        raise ReviewError(f"The reason {fault}.")
 
 
 def record_question(run: Run[Any]) -> dict[str, int]:

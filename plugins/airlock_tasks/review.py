@@ -1,18 +1,22 @@
 """Review: a person decides, in Airflow's own form, on what is held; and what the answer does.
 
-An answer that does not say enough fails the try, and the next one asks again. Airflow keeps a question's text from its
-first try on, whatever a later one says, so the form tells beforehand what an approval needs.
+Airflow's form has no buttons to press before a reason is written; its REST API takes any answer. An answer that cannot
+be taken opens the question again, in the same try. Airflow keeps a question as it was first asked, whatever a
+later try says; so the form tells beforehand what an approval needs.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from copy import copy
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param
-from airflow.sdk.exceptions import AirflowFailException, ParamValidationError
+from airflow.sdk.exceptions import AirflowFailException, ParamValidationError, TaskAwaitingInput
+from airflow.sdk.execution_time.hitl import upsert_hitl_detail
+from airflow.sdk.timezone import utcnow
 
 from airlock_tasks.audit import AuditOperator, ConvertedAuditOperator, FhirAuditOperator
 from airlock_tasks.stage import StageOperator, open_run
@@ -32,17 +36,20 @@ REASON = Param(
     None,
     type=["null", "string"],
     title="Reason",
-    description="what was looked at and why it may go downstream, without any patient's data: it is kept with your "
-    "name in the ledger, the report and the contract; an approval needs it",
+    description="Why this may go downstream, or stays held, and what was looked at. Write no patient's data: an "
+    "approval's reason is kept with your name in the ledger, the report and the contract.",
 )
 REASONS = Param(
     None,
     type=["null", "array"],
     items={"type": "string"},
     title="Reason codes",
-    description="approve only what is held by these reason codes and no others, one a line; empty for all",
+    description="Approve only what is held by these reason codes and no others, one a line. Empty: all.",
 )
-NEEDS = "An approval without a reason is not taken: the question comes again, and the task's log says why."
+NEEDS = (
+    "**Approve needs a reason.** An answer without one is rejected. This question is then open again, and the task's "
+    "log says why."
+)
 
 
 class _ReviewOperator(HITLOperator):
@@ -52,6 +59,8 @@ class _ReviewOperator(HITLOperator):
     ----------
     pipeline
         The pipeline whose run this is; its ``review`` says who is asked, and for how long.
+    audited_by
+        The task whose audit the question is about.
     subject, body
         Of the form.
     form
@@ -64,6 +73,7 @@ class _ReviewOperator(HITLOperator):
         self,
         *,
         pipeline: ImagingPipeline | ClinicalPipeline,
+        audited_by: str,
         subject: str,
         body: str,
         form: dict[str, Param],
@@ -71,21 +81,39 @@ class _ReviewOperator(HITLOperator):
     ) -> None:
         if pipeline.review is None:
             raise ValueError(f"pipeline {pipeline.name!r} asks nobody: it has no review section")
+        self.answer_within = timedelta(hours=pipeline.review.timeout_hours)
         super().__init__(
             subject=subject,
             body=f"For: {pipeline.review.by}.\n\n{body}",
             options=[APPROVE, KEEP_HELD],
             defaults=[KEEP_HELD],
-            response_timeout=timedelta(hours=pipeline.review.timeout_hours),
+            response_timeout=self.answer_within,
             # Airflow hands the DAG's params to every operator; those of the form take their place.
             **(kwargs | {"params": form}),
         )
         self.pipeline = pipeline
+        self.audited_by = audited_by
         self.form = form
 
     @abstractmethod
     def ask(self, run: Run[Any]) -> dict[str, int]:
         """Keep what the question is about; return how many subjects wait for the answer, by reason code."""
+
+    @abstractmethod
+    def describe(self, waiting: dict[str, int], audited: dict[str, Any]) -> str:
+        """Return what waits for the answer and where its report is, in the words of the form."""
+
+    @property
+    def serialized_params(self) -> dict[str, dict[str, Any]]:
+        """The fields as Airflow's form gets them: its buttons are grey while a field that cannot be null is empty.
+
+        The params themselves allow null: Airflow checks their defaults before the task starts.
+        """
+        from airlock.words import LONGEST
+
+        fields = super().serialized_params
+        fields["reason"]["schema"] = fields["reason"]["schema"] | {"type": "string", "maxLength": LONGEST}
+        return fields
 
     def execute(self, context: Context) -> Any:
         """Ask, unless nothing waits for it."""
@@ -94,29 +122,44 @@ class _ReviewOperator(HITLOperator):
         run = open_run(self.pipeline, cast("Context", {**context, "params": of_the_run}))
         with run.ledger:
             waiting = self.ask(run)
-        self.log.info("waiting for a review, by reason code: %s", waiting)
         if not waiting:
+            self.log.info("Nothing waits for a review.")
             return NOT_ASKED
-        asked = "\n".join(f"- {code}: {number}" for code, number in waiting.items())
-        self.body = f"{self.body}\n\nWaiting when it was first asked, by reason code:\n\n{asked}\n\n{NEEDS}"
+        counts = ", ".join(f"{code} {number}" for code, number in waiting.items())
+        self.log.info("These wait for a review, by reason code: %s.", counts)
+        audited = context["ti"].xcom_pull(task_ids=self.audited_by) or {}
+        self.body = f"{self.body}\n\n{self.describe(waiting, audited)}\n\n{NEEDS}"
         return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Return the answer.
+        """Return the answer, or open the question again if the answer cannot be taken; nothing is released then."""
+        from airlock.review import ReviewError, check_answer
 
-        Raises
-        ------
-        ReviewError
-            If it does not say enough; nothing is released, and the next try asks again.
-        """
-        from airlock.review import check_answer
-
-        answer = super().execute_complete(context, event)
-        check_answer(_review(answer), _reasons(answer))
+        try:
+            answer = super().execute_complete(context, event)
+            check_answer(_review(answer), _reasons(answer))
+        except ReviewError as error:
+            self.log.warning("The answer is rejected. %s The question is open again.", error)
+            self._reopen(context)
         return answer
 
+    def _reopen(self, context: Context) -> NoReturn:
+        """Have Airflow forget the answer and wait for another one, until the time that was set for the first."""
+        upsert_hitl_detail(
+            ti_id=context["ti"].id,
+            options=self.options,
+            subject=self.subject,
+            body=self.body,
+            defaults=self.defaults,
+            params=self.serialized_params,
+            assigned_users=self.assigned_users,
+        )
+        # start_date is that of the try's first process: when the question was asked.
+        left = context["ti"].start_date + self.answer_within - utcnow()
+        raise TaskAwaitingInput(method_name="execute_complete", timeout=max(left, timedelta(seconds=1)))
+
     def validate_params_input(self, params_input: Mapping[str, Any]) -> None:
-        """Refuse what the form does not ask for; a field that is left out is empty.
+        """Refuse a value that the form does not ask for; a field that is left out or null is empty.
 
         Airflow's own refusal repeats what the person wrote, and it would stand in the task's log.
 
@@ -127,15 +170,16 @@ class _ReviewOperator(HITLOperator):
         """
         from airlock.review import ReviewError
 
-        unknown = len(set(params_input) - set(self.form))
+        given = {name for name, value in params_input.items() if value is not None}
+        unknown = len(given - set(self.form))
         if unknown:
-            raise ReviewError(f"the answer has {unknown} fields that are not in the form: use {', '.join(self.form)}")
+            raise ReviewError(f"The answer has {unknown} fields that are not in the form: use {', '.join(self.form)}.")
         for name, param in self.form.items():
             try:
-                param.resolve(params_input.get(name))
+                copy(param).resolve(params_input.get(name))  # which keeps the value in the field
             except ParamValidationError:
                 types = " or ".join(param.schema["type"])
-                raise ReviewError(f"{name} of the answer is of another type than {types}: correct it") from None
+                raise ReviewError(f"{name} of the answer is of another type than {types}.") from None
 
 
 class ReviewOperator(_ReviewOperator):
@@ -152,9 +196,9 @@ class ReviewOperator(_ReviewOperator):
     def __init__(self, *, pipeline: ImagingPipeline | ClinicalPipeline, **kwargs: Any) -> None:
         super().__init__(
             pipeline=pipeline,
+            audited_by="audit",
             subject=f"{pipeline.name}: release what the audit holds?",
-            body="What each reason code means is in docs/reasons.md; what is held is in the run's dispositions.csv, "
-            "beside its report: {{ (ti.xcom_pull(task_ids='audit') or {}).get('report_uri') }}",
+            body="docs/reasons.md explains each reason code, and docs/review.md what you can decide.",
             form={"reason": REASON, "reasons": REASONS},
             **kwargs,
         )
@@ -164,6 +208,32 @@ class ReviewOperator(_ReviewOperator):
         from airlock.review import record_question
 
         return record_question(run)
+
+    def describe(self, waiting: dict[str, int], audited: dict[str, Any]) -> str:
+        """Return how many subjects wait, by reason code."""
+        counts = "\n".join(f"- {code}: {number}" for code, number in waiting.items())
+        return (
+            f"Held when this question was first asked, by reason code:\n\n{counts}\n\n"
+            f"The files are listed in {audited.get('dispositions_uri')}."
+        )
+
+
+_VERBS = {  # of a disposition: for one resource, and for several
+    "released": ("is released", "are released"),
+    "held": ("is held for another reason", "are held for other reasons"),
+    "quarantined": ("was rejected", "were rejected"),
+    "failed": ("failed", "failed"),
+    "duplicate": ("is a duplicate", "are duplicates"),
+    "ignored": ("was ignored", "were ignored"),
+}
+
+
+def _count_in_words(waiting: int, dispositions: Mapping[str, int]) -> str:
+    """Return how many resources wait for an answer, and how many others have each disposition."""
+    wait = "1 resource waits" if waiting == 1 else f"{waiting} resources wait"
+    others = {**dispositions, "held": dispositions.get("held", 0) - waiting}
+    said = [f"{number} {verbs[number > 1]}" for name, verbs in _VERBS.items() if (number := others.get(name, 0)) > 0]
+    return f"{wait} for you. {', '.join(said)}{'.' if said else ''}".rstrip()
 
 
 class ConvertedReviewOperator(_ReviewOperator):
@@ -180,16 +250,11 @@ class ConvertedReviewOperator(_ReviewOperator):
     """
 
     def __init__(self, *, pipeline: CcdaPipeline, audited_by: str, **kwargs: Any) -> None:
-        counts = f"(ti.xcom_pull(task_ids='{audited_by}') or {{}})"
         super().__init__(
             pipeline=pipeline,
+            audited_by=audited_by,
             subject=f"{pipeline.name}: release what was converted from C-CDA?",
-            body=(
-                "The conversion is a preview of AWS's and its output needs clinical review. "
-                f"Files: {{{{ {counts}.get('arrivals') }}}}. Resources: {{{{ {counts}.get('resources') }}}}. "
-                f"By disposition: {{{{ {counts}.get('dispositions') }}}}.\n\n"
-                f"Report: {{{{ {counts}.get('report_uri') }}}}"
-            ),
+            body="AWS's conversion is a preview, and its output needs clinical review.",
             form={"reason": REASON},
             **kwargs,
         )
@@ -201,6 +266,12 @@ class ConvertedReviewOperator(_ReviewOperator):
 
         waiting = record_question(run)
         return {str(Reason.AWAITING_REVIEW): waiting} if waiting else {}
+
+    def describe(self, waiting: dict[str, int], audited: dict[str, Any]) -> str:
+        """Return how many resources wait, and what became of the others."""
+        (number,) = waiting.values()
+        counts = _count_in_words(number, audited.get("dispositions") or {})
+        return f"{counts}\n\nReport: {audited.get('report_uri')}"
 
 
 class _ReleaseOperator(StageOperator):

@@ -9,8 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -45,6 +46,7 @@ class Machine:
 
     settings: Settings
     environment: dict[str, str]
+    answers: Counter[tuple[str, str, int]] = field(default_factory=Counter)  # of a task's question, by try
 
     def make_run(self, source: Path | str, pipeline: str = "first") -> subprocess.CompletedProcess[str]:
         """Do what ``make run SOURCE=... PIPELINE=...`` does."""
@@ -137,17 +139,24 @@ class Machine:
         Airflow 3.3.2 fails a try that is answered before its scheduler has noticed that the try's process ended.
         """
         until("the scheduler knows that the task waits", lambda: self._waits(dag, run, task))
+        self.answers[task, run, self.try_number(dag, run, task)] += 1
         with self.api() as api:
             api._call("PATCH", _question(dag, run, task), json={"chosen_options": [option], "params_input": params})
 
     def _waits(self, dag: str, run: str, task: str) -> bool:
-        """Return whether the scheduler's log tells the end of the process of the try that waits."""
+        """Return whether the scheduler knows the end of the process that asked; each answer starts another one."""
         with self.api() as api:
             instance = api._call("GET", _instance(dag, run, task))
-        marks = f"dag_id={dag}, task_id={task}, run_id={run},", f"try_number={instance['try_number']},"
+        number = instance["try_number"]
+        marks = f"dag_id={dag}, task_id={task}, run_id={run},", f"try_number={number},"
         log = (self.settings.var / "log/scheduler.log").read_text(errors="replace").splitlines()
-        told = any("TaskInstance Finished" in line and all(mark in line for mark in marks) for line in log)
-        return told and instance["state"] == "awaiting_input"
+        ends = sum("TaskInstance Finished" in line and all(mark in line for mark in marks) for line in log)
+        return ends > self.answers[task, run, number] and instance["state"] == "awaiting_input"
+
+    def try_number(self, dag: str, run: str, task: str) -> int:
+        """Return the number of a task's try."""
+        with self.api() as api:
+            return int(api._call("GET", _instance(dag, run, task))["try_number"])
 
     def decide(self, dag: str, run: str, task: str, option: str, params: dict[str, Any]) -> str:
         """Answer a task's question and return the state that its run ends in."""

@@ -48,7 +48,7 @@ def test_nothing_goes_on_before_the_answer(machine: Machine, waiting: str) -> No
 def test_the_question_names_counts_only(machine: Machine, waiting: str) -> None:
     question = machine.question("documents", waiting, "review")
     resources = report(machine, waiting)["dispositions"]["held"]
-    assert f"Resources: {resources}" in question["body"]
+    assert f"{resources} resources wait for you." in question["body"]
     assert "Family" not in question["body"]
 
 

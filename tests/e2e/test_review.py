@@ -13,7 +13,7 @@ import pytest
 
 from airlock.run import run_key
 from airlock_local.environment import USER, read_secrets
-from airlock_tasks.review import APPROVE, NEEDS
+from airlock_tasks.review import APPROVE, KEEP_HELD, NEEDS
 from tests.browser import open_browser
 from tests.dicom_files import ct
 from tests.e2e.conftest import CANARY, until
@@ -26,6 +26,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixture
 DAG = "asks"
 WHY = "the lost file is a copy of the first, as the site says"
 DOCS = Path(__file__).parents[2] / "docs"
+_BUTTONS = """Object.fromEntries([...document.querySelectorAll('[data-testid^="hitl-option-"]')].map(
+  button => [button.textContent.trim(), button.disabled]))"""
 
 
 def deliver(machine: Machine, study: int) -> None:
@@ -105,6 +107,7 @@ def test_an_answer_without_a_reason_is_asked_again_and_one_with_it_releases(mach
     machine.answer(DAG, run, "review", APPROVE, {"reason": None, "reasons": None})
     question = until("review asks again", lambda: unanswered(machine, run))
     assert NEEDS in question["body"]
+    assert machine.try_number(DAG, run, "review") == 1
     assert "CANARY" not in json.dumps(question).upper()
     assert machine.decide(DAG, run, "review", APPROVE, {"reason": WHY, "reasons": None}) == "success"
     check_override(machine, run)
@@ -132,6 +135,7 @@ def test_a_person_releases_a_study_in_the_browser(machine: Machine, tmp_path: Pa
         page.open(f"{base}/dags/{DAG}/runs/{quote(run, safe='')}/tasks/review/required_actions")
         page.shows("study_incomplete: 1")
         assert "CANARY" not in page.text().upper()
+        assert page.evaluate(_BUTTONS) == {APPROVE: True, KEEP_HELD: True}
         page.write("#element_reason", WHY)
         page.screenshot(DOCS / "review.png")
         page.click("button", APPROVE)

@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airlock_local.sample.ccda.documents import ccd
 from airlock_tasks.review import APPROVE, KEEP_HELD
-from tests.chain import CONTRACT, Chain, answer, ccda_pipeline, clinical_pipeline
+from tests.chain import CONTRACT, Chain, answer, ccda_pipeline, clinical_pipeline, questions_to_people
 from tests.clinical_files import ndjson, observation, organization, patient
 
 if TYPE_CHECKING:
@@ -209,9 +209,8 @@ def test_what_is_about_studies_is_refused_by_name(place: Place, params: dict[str
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Airflow's API server, which keeps the questions, is not here."""
-    monkeypatch.setattr("airflow.providers.standard.operators.hitl.upsert_hitl_detail", lambda **_: None)
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    return questions_to_people(monkeypatch)
 
 
 @pytest.mark.usefixtures("asked")
