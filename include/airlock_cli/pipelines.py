@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airlock.pipelines import PipelineError, load_pipelines
+from airlock_cli.airflow_users import count_reviewers
 from airlock_cli.errors import RequestError
 from airlock_cli.show import Table
 
@@ -28,6 +29,8 @@ def check(folder: Path) -> dict[str, Any]:
         good, problems = load_pipelines(folder)
     except PipelineError as error:
         raise RequestError(str(error)) from None
+    unassigned = [name for name, pipeline in sorted(good.items()) if pipeline.review and not pipeline.review.users]
+    reviewers = count_reviewers() if unassigned else None
     found = [
         {
             "name": name,
@@ -39,7 +42,22 @@ def check(folder: Path) -> dict[str, Any]:
         }
         for name, pipeline in sorted(good.items())
     ]
-    return {"schema": SCHEMA, "folder": str(folder), "pipelines": found, "problems": [str(item) for item in problems]}
+    return {
+        "schema": SCHEMA,
+        "folder": str(folder),
+        "pipelines": found,
+        "problems": [str(item) for item in problems],
+        "warnings": [_anybody_may_answer(name, reviewers) for name in unassigned] if reviewers != 1 else [],
+    }
+
+
+def _anybody_may_answer(name: str, reviewers: int | None) -> str:
+    """Return the warning of a pipeline whose reviews are for no user in particular."""
+    who = (
+        f"each of Airflow's {reviewers} users who may change runs" if reviewers else "everybody who may change its runs"
+    )
+    known = "" if reviewers else ". Airflow's configuration here does not say how many these are"
+    return f"pipeline {name!r} has no review.users, so {who} may answer its reviews{known}: list the users' ids"
 
 
 def tables(found: dict[str, Any]) -> Iterator[Table]:
@@ -47,3 +65,4 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
     rows = [[row[name] for name in _COLUMNS] for row in found["pipelines"]]
     yield Table(f"pipelines in {found['folder']}", _COLUMNS, rows)
     yield Table("problems", ("",), [(problem,) for problem in found["problems"]])
+    yield Table("warnings", ("",), [(warning,) for warning in found["warnings"]])

@@ -1,8 +1,8 @@
 """Review: a person decides, in Airflow's own form, on what is held; and what the answer does.
 
 Airflow's form has no buttons to press before a reason is written; its REST API takes any answer. An answer that cannot
-be taken opens the question again, in the same try. Airflow keeps a question as it was first asked, whatever a
-later try says; so the form tells beforehand what an approval needs.
+be taken opens the question again, in the same try. Airflow keeps a question as it was first asked, its text and its
+users, whatever a later try says; so the form tells beforehand what an approval needs.
 """
 
 from __future__ import annotations
@@ -81,13 +81,16 @@ class _ReviewOperator(HITLOperator):
     ) -> None:
         if pipeline.review is None:
             raise ValueError(f"pipeline {pipeline.name!r} asks nobody: it has no review section")
+        users = pipeline.review.users
         self.answer_within = timedelta(hours=pipeline.review.timeout_hours)
+        only = f" Only these users may answer: {', '.join(users)}." if users else ""
         super().__init__(
             subject=subject,
-            body=f"For: {pipeline.review.by}.\n\n{body}",
+            body=f"For: {pipeline.review.by}.{only}\n\n{body}",
             options=[APPROVE, KEEP_HELD],
             defaults=[KEEP_HELD],
             response_timeout=self.answer_within,
+            assigned_users=[{"id": user, "name": user} for user in users],
             # Airflow hands the DAG's params to every operator; those of the form take their place.
             **(kwargs | {"params": form}),
         )

@@ -262,7 +262,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         healthlake=None,
         receive={"quiet_seconds": 0},
         audit={"on_hold": "review"},
-        review={"by": "the archive team"},
+        review={"by": "the archive team", "users": [USER]},
         notify=[{"sqs": f"http://127.0.0.1:{s3}/123456789012/news", "region_name": "us-east-1"}],
     )
     with stopped_after(folder, api, s3, health) as made:

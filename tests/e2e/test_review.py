@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import boto3
+import httpx
 import pytest
+from airflow.api_fastapi.auth.tokens import JWTGenerator
 
 from airlock.run import run_key
 from airlock_local.environment import USER, read_secrets
@@ -99,11 +101,27 @@ def news(machine: Machine) -> Any:
     return take
 
 
+def answer_as_another_administrator(machine: Machine, run: str) -> httpx.Response:
+    signer = JWTGenerator(
+        private_key=None, secret_key=read_secrets(machine.settings).jwt_secret, audience="apache-airflow", valid_for=60
+    )
+    token = signer.generate({"sub": "eve", "role": "admin", "teams": None})
+    instance = f"/api/v2/dags/{DAG}/dagRuns/{quote(run, safe='')}/taskInstances/review/-1"
+    return httpx.patch(
+        f"{machine.settings.api_url}{instance}/hitlDetails",
+        headers={"Authorization": f"Bearer {token}"},
+        json={"chosen_options": [APPROVE], "params_input": {"reason": WHY}},
+        timeout=30,
+    )
+
+
 def test_an_answer_without_a_reason_is_asked_again_and_one_with_it_releases(machine: Machine, news: Any) -> None:
     run = waiting(machine, 11)
     (text,) = news()
     assert text.startswith(f"Airlock {DAG}: hold\nRun: {run}\nHeld: 1.")
     assert "CANARY" not in text.upper()
+    refused = answer_as_another_administrator(machine, run)
+    assert (refused.status_code, "is not a respondent" in refused.text) == (403, True)
     machine.answer(DAG, run, "review", APPROVE, {"reason": None, "reasons": None})
     question = until("review asks again", lambda: unanswered(machine, run))
     assert NEEDS in question["body"]

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, Field, model_validator
 
 from airlock.pipelines.arrivals import Arrivals
+from airlock.pipelines.review import Review
 from airlock.pipelines.routes import Route, Routing, check_routes
 from airlock.pipelines.settings import NAME, Prefix, Settings
 
@@ -191,6 +192,7 @@ class Pipeline(Settings):
     schedule: Schedule = Schedule()
     retries: int = Field(3, ge=2, description="of every task; fewer than 2 lose to a race in Airflow's scheduler")
     retry_delay_seconds: float = Field(60, ge=0, description="before a task's next try")
+    review: Review | None = Field(None, description="who answers reviews")
 
     @model_validator(mode="after")
     def _own_folders_are_apart(self) -> Pipeline:

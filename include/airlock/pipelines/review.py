@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,9 @@ class Review(Settings):
     """Who looks at what is held, or at what was converted, before it goes downstream."""
 
     by: str = Field(min_length=3, description="the team that answers the review, as people know it")
+    users: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="ids of the Airflow users who may answer; empty: everybody who may change the pipeline's runs"
+    )
     timeout_hours: float = Field(7 * 24, gt=0, description="a review not answered by then leaves everything held")
 
 

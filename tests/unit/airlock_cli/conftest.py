@@ -41,7 +41,7 @@ CONTRACT = """{"schema": "airlock.study/1", "PatientName": "CANARY^NAME", "Patie
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the caller's own environment may tell the command where things are."""
     for name in os.environ:
-        if name.startswith(("AIRLOCK_", "AWS_")):
+        if name.startswith(("AIRLOCK_", "AIRFLOW", "AWS_")):
             monkeypatch.delenv(name)
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

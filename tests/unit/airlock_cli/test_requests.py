@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 from functools import partial
@@ -11,15 +12,17 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from airlock.records import study_key
 from airlock_cli.errors import RequestError
 from airlock_cli.redrive import Choice, conf_of
 from airlock_cli.runs import conf_of as conf_of_run
+from airlock_local.settings import ROOT
 from tests.unit.airlock.ledger.samples import NIGHTLY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 NOTHING = Choice(run=None, study=None, reasons=(), csv=None, non_primary=None)
@@ -201,6 +204,64 @@ class TestPipelinesCheck:
         assert result.exit_code == 1
         assert "bad.yaml" in result.stdout
         assert airlock("pipelines", "check", str(pipelines / "none")).exit_code == 2
+
+    @pytest.mark.usefixtures("asks")
+    @pytest.mark.parametrize(
+        ("core", "warns"),
+        [
+            ({}, "everybody who may change its runs may answer its reviews. Airflow's configuration here does not say"),
+            ({"simple_auth_manager_users": "admin:admin,ada:op,bob:viewer,eve:user:ward"}, "each of Airflow's 3 users"),
+            ({"simple_auth_manager_users": "admin:admin, bob:Viewer"}, None),
+            ({"auth_manager": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"}, None),
+            ({"auth_manager": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"}, "everybody who"),
+            ({"simple_auth_manager_users": "admin:admin", "simple_auth_manager_all_admins": "True"}, "everybody who"),
+        ],
+    )
+    def test_a_review_that_several_people_may_answer_is_warned_of(
+        self, airlock: Any, configure: Any, core: dict[str, str], warns: str | None
+    ) -> None:
+        configure(core)
+        result = airlock("pipelines", "check", "--json")
+        assert result.exit_code == 0
+        warnings = json.loads(result.stdout)["warnings"]
+        assert len(warnings) == (warns is not None)
+        assert all(text.startswith("pipeline 'asks' has no review.users") and str(warns) in text for text in warnings)
+
+    @pytest.fixture
+    def asks(self, pipelines: Path) -> None:
+        """Two pipelines that ask people: anybody, and a user."""
+        content = yaml.safe_load((ROOT / "include/pipelines/ccda.yaml").read_text())
+        for name, review in (("asks", {"by": "the team"}), ("named", {"by": "the team", "users": ["ada"]})):
+            (pipelines / f"{name}.yaml").write_text(yaml.safe_dump(content | {"name": name, "review": review}))
+
+    @pytest.fixture(params=["environment", "file"])
+    def configure(
+        self, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[[dict[str, str]], None]:
+        """Set options of Airflow's section core, in each of the places where Airflow has them."""
+
+        def to_environment(core: dict[str, str]) -> None:
+            for name, value in core.items():
+                monkeypatch.setenv(f"AIRFLOW__CORE__{name.upper()}", value)
+
+        def to_file(core: dict[str, str]) -> None:
+            lines = [f"{name} = {value}" for name, value in core.items()]
+            (tmp_path / "airflow.cfg").write_text("\n".join(["[core]", *lines]))
+            monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+
+        return to_file if request.param == "file" else to_environment
+
+    @pytest.mark.usefixtures("asks")
+    def test_a_broken_configuration_of_airflow_is_named_and_not_repeated(
+        self, airlock: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = tmp_path / "airflow.cfg"
+        config.write_text("sql_alchemy_conn = CANARY")
+        monkeypatch.setenv("AIRFLOW_CONFIG", str(config))
+        result = airlock("pipelines", "check")
+        assert result.exit_code == 2
+        assert "airflow.cfg cannot be read as Airflow's configuration" in result.stderr
+        assert "CANARY" not in result.stderr
 
 
 def test_the_ledger_gives_back_what_a_run_holds(told: Any, airlock: Any) -> None:

@@ -135,6 +135,14 @@ def test_the_form_has_no_buttons_to_press_before_a_reason_is_written(kind: str) 
     assert reason["schema"]["maxLength"] == LONGEST
 
 
+def test_everybody_may_answer_unless_users_are_named() -> None:
+    assert not images().assigned_users
+    assert "Only" not in images().body
+    review = images(users=["ada", "12"])
+    assert review.assigned_users == [{"id": "ada", "name": "ada"}, {"id": "12", "name": "12"}]
+    assert review.body.startswith("For: the archive team. Only these users may answer: ada, 12.")
+
+
 def test_the_form_says_what_waits_in_sentences() -> None:
     assert documents().describe({"awaiting_review": 2}, HELD) == (
         "2 resources wait for you. 3 are released, 7 were rejected, 1 is a duplicate.\n\nReport: s3://w/report.json"
