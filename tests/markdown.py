@@ -1,4 +1,4 @@
-"""The blocks of code in the README and the pages of docs, fenced or indented."""
+"""The blocks of code and the commands in the README and the pages of docs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _BLOCK = re.compile(
     r"^ *```(?P<language>\w*)\n(?P<fenced>(?s:.*?))^ *```$|(?<=\n\n)(?P<indented> {4}.*\n(?:\n* {4}.*\n)*)",
     re.MULTILINE,
 )
+_COMMAND = re.compile(r"(make|airlock|pip|python -m) \S")
 
 
 @dataclass(frozen=True)
@@ -40,3 +41,12 @@ def blocks(page: str) -> list[Block]:
         )
         for found in _BLOCK.finditer(text)
     ]
+
+
+def commands(page: str) -> set[str]:
+    """Return the commands of a page, in blocks and in the text, without what explains them at the end of the line."""
+    lines = [line for block in blocks(page) for line in re.sub(r" *\\\n *", " ", block.text).splitlines()]
+    prose = _BLOCK.sub("", (ROOT / page).read_text(encoding="utf-8"))
+    spans = re.findall(r"`([^`\n]+)`", prose)
+    found = [re.split(r" {2,}| # ", line)[0] for line in lines] + spans
+    return {command for command in found if _COMMAND.match(command)}

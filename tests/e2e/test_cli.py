@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -11,7 +12,8 @@ import pytest
 
 from airlock.records import study_key
 from airlock_local.settings import ROOT
-from tests.dicom_files import ct
+from tests.dicom_files import ct, study_uid
+from tests.documented_commands import ON_THE_STACK
 from tests.e2e.conftest import CANARY, until
 
 if TYPE_CHECKING:
@@ -25,6 +27,14 @@ def cli(machine: Machine, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, check=False, env=machine.environment, cwd=ROOT, capture_output=True, text=True, timeout=200
     )
+
+
+def documented(command: str) -> list[str]:
+    """Return a documented command's words, with a UID, a pipeline and a prefix that are there."""
+    assert command in ON_THE_STACK
+    for name, here in {"UID": study_uid(9), "nightly": "kills", "archive/2026/": "kills/cli/"}.items():
+        command = command.replace(name, here)
+    return shlex.split(command)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,7 +55,7 @@ def test_a_run_is_started_followed_and_asked_about(machine: Machine) -> None:
     plan = json.loads(planned.stdout)
     assert (plan["schema"], plan["arrivals"], plan["batches"]["files"]) == ("airlock.plan/1", 3, 2)
 
-    started = cli(machine, "run", "kills", "--prefix", "kills/cli/", "--json")
+    started = cli(machine, *documented("airlock run nightly --prefix archive/2026/")[1:], "--json")
     assert started.returncode == 0, started.stderr
     assert "audit" in started.stderr, "its stages are told while they go on"
     run = json.loads(started.stdout)
@@ -56,13 +66,23 @@ def test_a_run_is_started_followed_and_asked_about(machine: Machine) -> None:
     assert report.returncode == 0, report.stderr
     assert run["run_key"] in report.stdout
 
-    found = json.loads(cli(machine, "where", "kills/cli/cut.dcm", "--json").stdout)
-    [cut] = found["arrivals"]
+    where = documented("airlock where UID")[1:]
+    found = json.loads(cli(machine, *where, "--json").stdout)
+    [cut] = [row for row in found["arrivals"] if row["key"].endswith("cut.dcm")]
     assert (cut["disposition"], cut["reason"], cut["run_id"]) == ("quarantined", "truncated", run["run_id"])
     [gate] = found["gates"]
-    held = json.loads(cli(machine, "held", "kills", "--json").stdout)["held"]
+    held = json.loads(cli(machine, *documented("airlock held nightly")[1:], "--json").stdout)["held"]
     assert study_key(gate["subject"]) in {row["subject_key"] for row in held}
     assert not [text for text in CANARY.values() if text in started.stdout + started.stderr + report.stdout]
+
+
+@pytest.mark.parametrize("command", sorted(command for command in ON_THE_STACK if command.startswith("make ")))
+def test_a_documented_command_of_make_runs(machine: Machine, command: str) -> None:
+    result = subprocess.run(
+        documented(command), check=False, env=machine.environment, cwd=ROOT, capture_output=True, text=True, timeout=200
+    )
+    assert result.returncode == 0, result.stderr
+    assert "kills" in result.stdout
 
 
 NO_TIME = ("--window-start", "2026-11-24T00:00:00Z", "--window-end", "2026-11-24T00:00:00Z")

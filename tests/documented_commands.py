@@ -1,0 +1,48 @@
+"""Every command of the README and of docs/cli.md, and how the tests try it; the lists are closed.
+
+A command that is new in a page, or is changed there, has to be put into one of them. UID stands for any UID.
+"""
+
+from __future__ import annotations
+
+PAGES = ("README.md", "docs/cli.md")
+
+# Run by tests/e2e/test_cli.py on the stack that is up, with the pipeline, prefix and UID of a study that is there.
+ON_THE_STACK = {
+    'make cli CMD="held"',
+    'make cli CMD="where UID"',
+    "airlock held nightly",
+    "airlock run nightly --prefix archive/2026/",
+    "airlock where UID",
+}
+
+_STARTS = "starts a stack of its own; the stack of tests/e2e is started and fed by the same program"
+_BUILD = "is a test, a measurement or a check itself"
+
+# tests/unit/test_documented_commands.py checks their form only: make and the called program accept the words. The
+# reason why they are not carried out is beside each.
+FORM_ONLY = {
+    "make run": _STARTS,
+    "make run SOURCE=/any/folder": _STARTS,
+    "make run PIPELINE=clinical": _STARTS,
+    "make run PIPELINE=clinical SOURCE=/any/folder": _STARTS,
+    "make run PIPELINE=ccda": _STARTS,
+    "make run PIPELINE=<name>": _STARTS,
+    "make run PIPELINE=<name> SOURCE=s3://bucket/prefix/": _STARTS,
+    "make demo-arrivals": _STARTS,
+    "make stop": "ends the stack of whoever runs the tests; that of tests/e2e is ended by the same program",
+    "make clean": "deletes what make run has made",
+    'make airflow CMD="backfill create --dag-id nightly --from-date 2026-11-01 --to-date 2026-12-01 '
+    '--max-active-runs 2"': "starts a month of runs; tests/e2e/test_backfill.py runs the same over three days",
+    "make test": _BUILD,
+    "make test-fast": _BUILD,
+    "make proofs": _BUILD,
+    "make fuzz": _BUILD,
+    "make bench": _BUILD,
+    "make bench-clinical": _BUILD,
+    "make lint": _BUILD,
+    "pip install --no-deps .": "changes the environment that the tests run in; the image's build does it",
+}
+
+# Carried out by tests/unit/test_documented_commands.py.
+HERE = {"make help", "python -m airlock.ledger"}
