@@ -155,7 +155,7 @@ def _advice(run: Run, taken: pl.DataFrame) -> str:
     return (
         f"{taken.height} resources are being published by another run ({names}): this task tries again; clear it once "
         f"that run has ended. If that run has a failed task, clear that one first; if its DAG run is gone, give its "
-        f"claims back with: python -m airlock.ledger release --url <the ledger's> and these options"
+        f"claims back with: python -m airlock.ledger release and these options"
     )
 
 

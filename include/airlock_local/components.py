@@ -186,7 +186,7 @@ def _airflow(settings: Settings, environment: dict[str, str]) -> tuple[Service, 
 
 
 def _preparations(settings: Settings, environment: dict[str, str]) -> tuple[Preparation, ...]:
-    upgrade = (sys.executable, "-m", "airlock.ledger", "upgrade", "--url", settings.ledger_url)
+    upgrade = (sys.executable, "-m", "airlock.ledger", "upgrade")
     return (
         Preparation(
             name="metadata",

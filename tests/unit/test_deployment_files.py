@@ -49,6 +49,13 @@ def test_compose_publishes_on_loopback_only(compose):
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
+def test_compose_puts_no_address_of_the_ledger_on_a_command_line(compose):
+    """Every user of the host can read the command lines of the containers' processes."""
+    commands = [str(service.get("command", "")) for service in compose.values()]
+    assert any("airlock.ledger upgrade" in command for command in commands)
+    assert not [command for command in commands if "AIRLOCK_LEDGER_URL" in command or "--url" in command]
+
+
 def test_compose_makes_what_every_local_pipeline_names(compose):
     pipelines, problems = load_pipelines(ROOT / "include/pipelines")
     assert problems == []

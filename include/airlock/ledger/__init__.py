@@ -2,7 +2,7 @@
 
 ``Ledger`` is the door; its methods live one module per concern: ``runs``, ``arrivals``, ``instances``, ``studies``,
 ``resources``, ``jobs``, ``gates``, ``contracts``, ``outbox``, ``unrouted``, ``stow``, ``redrives``, ``release``,
-``lookup``. ``tables`` is the schema, ``migrations`` the steps to it, and ``python -m airlock.ledger upgrade --url URL``
+``lookup``. ``tables`` is the schema, ``migrations`` the steps to it, and ``python -m airlock.ledger upgrade``
 takes them.
 """
 

@@ -1,4 +1,4 @@
-"""``python -m airlock.ledger upgrade|check|release|requeue --url URL``: look after a ledger.
+"""``python -m airlock.ledger upgrade|check|release|requeue``: look after the ledger that ``AIRLOCK_LEDGER_URL`` names.
 
 ``release`` gives back what a run that will never go on still holds, so that the next run takes it: first the FHIR
 resources, then the arrivals. ``requeue`` has messages sent again that a destination did not take.
@@ -7,12 +7,14 @@ resources, then the arrivals. ``requeue`` has messages sent again that a destina
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
+from airlock.ledger.database import has_password, parse_url
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.ledger import Ledger
 from airlock.ledger.release import give_back
-from airlock.ledger.schema import REVISION, upgrade
+from airlock.ledger.schema import LEDGER_URL, REVISION, upgrade
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,7 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
         help="create or migrate the ledger, only look at it, give back what a run that will never go on holds, or have "
         "the next run send what a destination did not take",
     )
-    parser.add_argument("--url", required=True, help="sqlite:////folder/ledger.db or postgresql://user@host/database")
+    parser.add_argument(
+        "--url",
+        help=f"sqlite:////folder/ledger.db or postgresql://user@host/database, without a password, which every user of "
+        f"the machine could read in the process list; by default {LEDGER_URL}",
+    )
     parser.add_argument("--pipeline", help="with release and requeue: the pipeline's name")
     parser.add_argument("--run", help="with release: the run's key, as in its report")
     parser.add_argument(
@@ -48,9 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
     if given.action == "requeue" and not given.pipeline:
         parser.error("requeue needs --pipeline")
     try:
+        url = _address(given.url)
         if given.action == "upgrade":
-            upgrade(given.url)
-        with Ledger.open(given.url) as ledger:
+            upgrade(url)
+        with Ledger.open(url) as ledger:
             if given.action == "release":
                 for line in give_back(ledger, given.pipeline, given.run, jobs_ended=given.jobs_ended):
                     print(line)  # noqa: T201
@@ -62,6 +69,27 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(f"the ledger is at schema {REVISION}")  # noqa: T201
     return 0
+
+
+def _address(given: str | None) -> str:
+    """Return the ledger's address: the given one, else that of the environment.
+
+    Raises
+    ------
+    LedgerError
+        If neither is there, or the given one holds a password.
+    """
+    if given is None:
+        url = os.environ.get(LEDGER_URL, "")
+        if not url:
+            raise LedgerError(f"{LEDGER_URL} is not set: set it to the ledger's address")
+        return url
+    if has_password(parse_url(given)):
+        raise LedgerError(
+            f"--url holds a password, which every user of this machine can read in the process list: set {LEDGER_URL} "
+            f"to the address and leave --url out; change the password if others use this machine"
+        )
+    return given
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ BUSY_TIMEOUT_MS = 60_000
 CACHE_KIB = 65_536  # SQLite's own 2 MiB make a large delivery's inserts slow: their keys come in no order
 _POSTGRES = {"postgres", "postgresql", "postgresql+psycopg2"}
 _SQLITE = {"sqlite", "sqlite+pysqlite"}
+_SECRETS = ("password", "sslpassword")  # libpq takes these from the query of an address as well
 
 
 def parse_url(text: str) -> URL:
@@ -111,7 +112,12 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 def place(engine: Engine) -> str:
     """Return the ledger's address for a message, without its password."""
-    return engine.url.render_as_string(hide_password=True)
+    return engine.url.difference_update_query(_SECRETS).render_as_string(hide_password=True)
+
+
+def has_password(url: URL) -> bool:
+    """Say whether an address holds a password."""
+    return url.password is not None or any(name in url.query for name in _SECRETS)
 
 
 def sqlite_file(url: URL) -> Path | None:

@@ -12,12 +12,15 @@ from airlock.ledger.database import BUSY_TIMEOUT_MS, engine_for, parse_url, plac
 from airlock.ledger.errors import LedgerError, LedgerSchemaError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sqlalchemy import Connection, Engine
     from sqlalchemy.pool import PoolProxiedConnection
 
 REVISION = "0010"  # the newest in migrations/versions; kept here so that opening a ledger need not load Alembic
 # A name of its own: the database may be shared with others that use Alembic, as Airflow does.
 VERSION_TABLE = "airlock_ledger_version"
+LEDGER_URL = "AIRLOCK_LEDGER_URL"  # of the environment, since a command line is open to every user of the machine
 _LOCKED_PAUSE_SECONDS = 0.05
 _version = Table(VERSION_TABLE, MetaData(), Column("version_num", String))
 
@@ -28,7 +31,8 @@ def upgrade(url: str) -> None:
     Parameters
     ----------
     url
-        See `database.parse_url`. The folder of a SQLite file is made; a PostgreSQL database must exist.
+        See `database.parse_url`. A SQLite file and its folder are made for this user alone; a PostgreSQL database must
+        exist.
 
     Raises
     ------
@@ -38,7 +42,7 @@ def upgrade(url: str) -> None:
     parsed = parse_url(url)
     file = sqlite_file(parsed)
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        _make_private(file)
     engine = engine_for(parsed)
     try:
         if file is not None:
@@ -51,6 +55,17 @@ def upgrade(url: str) -> None:
         engine.dispose()
 
 
+def _make_private(file: Path) -> None:
+    """Make a SQLite file that only this user can read; SQLite gives its -wal, -shm and journal the same mode."""
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.touch(mode=0o600)
+    except OSError as error:
+        raise LedgerError(
+            f"the ledger {file} cannot be made ({error.strerror}): name a file in a folder that this user can write to"
+        ) from None
+
+
 def check(engine: Engine) -> None:
     """Refuse a ledger whose schema is not this version's.
 
@@ -60,7 +75,7 @@ def check(engine: Engine) -> None:
         With the command that upgrades it.
     """
     file = sqlite_file(engine.url)
-    command = f"run: python -m airlock.ledger upgrade --url '{place(engine)}'"
+    command = f"run, with {LEDGER_URL} set to its address: python -m airlock.ledger upgrade"
     if file is not None and not file.exists():  # connecting would make an empty one
         raise LedgerSchemaError(f"there is no ledger at {place(engine)}: {command}")
     with reading(engine) as connection:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
 import sqlite3
+import stat
 import subprocess
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
@@ -25,6 +27,9 @@ from airlock.ledger.schema import REVISION, VERSION_TABLE
 from airlock.ledger.tables import metadata
 from airlock.records import CONTRACTS
 from tests.unit.airlock.ledger.samples import NIGHTLY, SEEN_AT, STORE, arrivals, begin, uids
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def execute(url: str, statement: str) -> None:
@@ -171,7 +176,9 @@ def test_the_revision_that_a_ledger_is_opened_at_is_the_newest_step() -> None:
 
 
 def test_a_missing_ledger_is_refused_with_the_command_that_makes_it(empty_url: str) -> None:
-    with pytest.raises(LedgerError, match=r"ledger.*run: python -m airlock.ledger upgrade --url '"):
+    with pytest.raises(
+        LedgerError, match=r"ledger.*: run, with AIRLOCK_LEDGER_URL set .*: python -m airlock.ledger upgrade$"
+    ):
         Ledger.open(empty_url)
     if empty_url.startswith("sqlite"):
         assert not Path(empty_url.removeprefix("sqlite:///")).exists()
@@ -204,17 +211,94 @@ def test_a_failed_upgrade_leaves_nothing_half_done(empty_url: str) -> None:
     Ledger.open(empty_url).dispose()
 
 
-def test_the_command_upgrades_and_checks(empty_url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", "--url", empty_url]) == 1
-    assert "python -m airlock.ledger upgrade --url" in capsys.readouterr().err
-    assert main(["upgrade", "--url", empty_url]) == 0
-    assert main(["check", "--url", empty_url]) == 0
+def test_the_command_upgrades_and_checks_the_ledger_of_the_environment(
+    empty_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRLOCK_LEDGER_URL", empty_url)
+    assert main(["check"]) == 1
+    assert "python -m airlock.ledger upgrade" in capsys.readouterr().err
+    assert main(["upgrade"]) == 0
+    assert main(["check"]) == 0
     assert capsys.readouterr().out == f"the ledger is at schema {REVISION}\n" * 2
+
+
+def test_the_command_names_the_variable_that_is_not_set(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AIRLOCK_LEDGER_URL", raising=False)
+    assert main(["check"]) == 1
+    assert "AIRLOCK_LEDGER_URL is not set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://u:secret@host/db", "postgresql://u@host/db?password=secret", "postgresql:///?sslpassword=secret"],
+)
+def test_an_address_with_a_password_is_refused_on_the_command_line(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "--url", url]) == 1
+    refusal = capsys.readouterr().err
+    assert "--url holds a password" in refusal
+    assert "set AIRLOCK_LEDGER_URL" in refusal
+    assert "secret" not in refusal
+
+
+def test_a_password_in_the_query_of_an_address_is_not_shown() -> None:
+    with pytest.raises(LedgerError, match=r"the ledger at .*127\.0\.0\.1:1/db failed") as refusal:
+        Ledger.open("postgresql://u@127.0.0.1:1/db?password=secret")
+    assert "secret" not in str(refusal.value)
 
 
 def test_the_command_runs_as_a_module(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "airlock.ledger", "upgrade", "--url", f"sqlite:///{tmp_path}/new/folder/ledger.db"]
     assert subprocess.run(command, check=False).returncode == 0
+
+
+def mode(file: Path) -> int:
+    return stat.S_IMODE(file.stat().st_mode)
+
+
+@pytest.fixture
+def anybody() -> Iterator[None]:
+    """A umask that hides nothing."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("anybody")
+def test_a_sqlite_ledger_is_for_its_owner_alone_and_so_is_what_sqlite_puts_beside_it(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    url = f"sqlite:///{folder}/ledger.db"
+    upgrade(url)
+    assert mode(folder) == 0o700
+    engine = engine_for(parse_url(url))
+    with writing(engine, "schema") as connection:
+        connection.execute(text("CREATE TABLE other (n)"))
+        modes = {file.name: mode(file) for file in folder.iterdir()}
+    engine.dispose()
+    assert modes == dict.fromkeys(("ledger.db", "ledger.db-wal", "ledger.db-shm"), 0o600)
+    with sqlite3.connect(folder / "ledger.db", isolation_level=None) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("CREATE TABLE another (n)")
+        assert mode(folder / "ledger.db-journal") == 0o600
+    connection.close()
+
+
+def test_an_upgrade_leaves_the_mode_of_a_ledger_that_is_there(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.db"
+    file.touch()
+    file.chmod(0o660)
+    upgrade(f"sqlite:///{file}")
+    assert mode(file) == 0o660
+
+
+def test_a_ledger_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(LedgerError, match=r"cannot be made .*name a file in a folder that this user can write to"):
+        upgrade(f"sqlite:///{tmp_path}/file/ledger.db")
 
 
 @pytest.mark.parametrize(
