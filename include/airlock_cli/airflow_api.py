@@ -64,6 +64,10 @@ class AirflowApi:
         found = self._call("GET", f"/api/v2/dags/{quote(dag)}", missing={})
         return found or None
 
+    def dags(self) -> list[str]:
+        """Return the ids of all DAGs."""
+        return [item["dag_id"] for item in self._pages("/api/v2/dags", "dags")]
+
     def import_errors(self) -> list[str]:
         """Return why DAG files could not be read, one text per file."""
         return [

@@ -227,7 +227,7 @@ def held(
 
     found = holds.held(pipeline, reason)
     if not found["held"]:
-        say("nothing of that is held")
+        say(holds.nothing(found))
     _print(json, found, holds.tables(found))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from airlock.ledger import Ledger, LedgerError, LedgerSchemaError, LedgerUnreachableError, schema
 from airlock.ledger.release import give_back
-from airlock_cli import settings
+from airlock_cli import settings, workspaces
 from airlock_cli.errors import RequestError, UnreachableError, WrongError
 
 if TYPE_CHECKING:
@@ -30,6 +30,21 @@ def opened() -> Iterator[Ledger]:
     """Open the ledger that the environment names."""
     with translated(), Ledger.open(settings.ledger_url()) as ledger:
         yield ledger
+
+
+def has_run(ledger: Ledger, pipeline: str) -> bool:
+    """Return whether the ledger has a run of a pipeline.
+
+    Raises
+    ------
+    RequestError
+        If it has none and there is no good file of this pipeline either, as far as the environment names the files.
+    """
+    known = ledger.pipelines()
+    if pipeline in known:
+        return True
+    workspaces.need_known(pipeline, known)
+    return False
 
 
 def upgrade() -> str:
@@ -63,6 +78,10 @@ def release(pipeline: str, run: str, *, jobs_ended: bool) -> list[str]:
     """Do ``airlock ledger release``, and return what is to be said."""
     with opened() as ledger:
         found = ledger.find_run(pipeline, run)
+        if found is None and (not has_run(ledger, pipeline) or ledger.run(run) is None):
+            raise RequestError(
+                f"{pipeline} has no run {run!r}: give its run id, as Airflow's UI shows it, or its run key"
+            )
         return give_back(ledger, pipeline, found.run_key if found else run, jobs_ended=jobs_ended)
 
 

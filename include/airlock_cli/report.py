@@ -43,13 +43,14 @@ def need_place() -> None:
 
 
 def _from_ledger(pipeline: str, run: str | None) -> dict[str, Any]:
-    from airlock_cli.ledgers import opened  # noqa: PLC0415  # not where the workspace is asked
+    from airlock_cli.ledgers import has_run, opened  # noqa: PLC0415  # not where the workspace is asked
 
     with opened() as ledger:
+        if not has_run(ledger, pipeline):
+            raise WrongError(f"{pipeline} has not run yet")
         found = ledger.find_run(pipeline, run)
     if found is None:
-        named = f"run {run!r}" if run else "run"
-        raise WrongError(f"the ledger knows no {named} of pipeline {pipeline!r}: check the names in Airflow's UI")
+        raise WrongError(f"{pipeline} has no run {run!r}: give its run id, as Airflow's UI shows it, or its run key")
     if found.report is None:
         raise UndecidedError(f"run {found.run_id!r} is {found.state} and has no report yet: its audit writes it")
     return found.report

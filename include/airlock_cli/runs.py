@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from airlock.nearest import did_you_mean
 from airlock.run import PLAN, PrefixOutsideSourceError, run_key, source_prefix
 from airlock_cli import settings, workspaces
 from airlock_cli.airflow_api import AirflowApi, ApiError, ApiUnreachableError
@@ -135,7 +136,8 @@ def _need_ready(api: AirflowApi, pipeline: str) -> None:
     dag = api.dag(pipeline)
     if dag is None:
         errors = "".join(f"; {error}" for error in api.import_errors())
-        raise RequestError(f"Airflow knows no pipeline {pipeline!r}: see airlock pipelines check{errors}")
+        meant = did_you_mean(pipeline, api.dags(), "see airlock pipelines check")
+        raise RequestError(f"Airflow knows no pipeline {pipeline!r}: {meant}{errors}")
     if dag["is_paused"]:
         raise RequestError(
             f"pipeline {pipeline!r} is paused in Airflow, and a paused one starts no run: switch it on in the UI, or "

@@ -6,6 +6,7 @@ import hashlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from airlock.nearest import did_you_mean
 from airlock.pipelines import PipelineError, load_pipelines
 from airlock.s3uri import S3Uri
 from airlock_cli import settings
@@ -13,7 +14,7 @@ from airlock_cli.errors import RequestError, UnreachableError
 from airlock_cli.show import say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
     from airlock.pipelines import Pipeline
@@ -28,17 +29,45 @@ def pipeline_named(name: str) -> Pipeline:
     RequestError
         If there is no good one of this name.
     """
+    known = _good_files()
+    if name not in known:
+        raise _unknown(name, known)
+    return known[name]
+
+
+def need_known(name: str, others: Collection[str]) -> None:
+    """Refuse a pipeline that no good file is of, where the environment names their folder.
+
+    Parameters
+    ----------
+    name
+        The pipeline's.
+    others
+        Names that may have been meant, beside those of the files.
+
+    Raises
+    ------
+    RequestError
+        With the names that come near it.
+    """
+    files = _good_files() if settings.has_pipelines() else {}
+    if name not in files:
+        raise _unknown(name, {*files, *others})
+
+
+def _good_files() -> dict[str, Pipeline]:
     try:
         known, problems = load_pipelines(settings.pipelines())
     except PipelineError as error:
         raise RequestError(str(error)) from None
     for problem in problems:
         say(str(problem))
-    if name not in known:
-        raise RequestError(
-            f"there is no pipeline {name!r} in {settings.pipelines()}: it has {', '.join(sorted(known)) or 'none'}"
-        )
-    return known[name]
+    return known
+
+
+def _unknown(name: str, known: Collection[str]) -> RequestError:
+    listed = f"there are {', '.join(sorted(known))}" if known else "there are none"
+    return RequestError(f"there is no pipeline {name!r}: {did_you_mean(name, known, listed)}")
 
 
 def read(pipeline: Pipeline, run_key: str, name: str) -> bytes | None:

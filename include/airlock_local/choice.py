@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airlock.nearest import did_you_mean
 from airlock.pipelines import PipelineError, load_pipelines
 from airlock.s3uri import S3Uri, S3UriError
 from airlock_local.buckets import buckets_of, is_local
@@ -91,7 +92,8 @@ def choose(folder: Path, name: str, source: str, environment: Mapping[str, str])
     if problems:
         raise PipelineError("\n".join(str(problem) for problem in problems))
     if name not in pipelines:
-        raise PipelineError(f"there is no pipeline {name!r} in {folder}: choose one of {', '.join(sorted(pipelines))}")
+        others = f"choose one of {', '.join(sorted(pipelines))}"
+        raise PipelineError(f"there is no pipeline {name!r} in {folder}: {did_you_mean(name, pipelines, others)}")
     pipeline = pipelines[name]
     _check_connections(pipeline, environment)
     locals_ = tuple(item for item in pipelines.values() if is_local(item))

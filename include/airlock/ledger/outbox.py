@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import insert_missing, shaped, stage
-from airlock.ledger.runs import need_run
+from airlock.ledger.runs import need_pipeline, need_run
 from airlock.ledger.tables import MessageState, outbox
 
 if TYPE_CHECKING:
@@ -238,6 +238,11 @@ class Outbox(Store):
         -------
         int
             How many are due.
+
+        Raises
+        ------
+        LedgerError
+            If the pipeline has not run.
         """
         later = outbox.alias("later")
         overtaken = exists().where(
@@ -253,6 +258,7 @@ class Outbox(Store):
         now = datetime.now(UTC)
         fresh = {"state": MessageState.PENDING.value, "attempts": 0, "next_attempt_at": now, "queued_at": now}
         with self._writing(scope(pipeline)) as connection:
+            need_pipeline(connection, pipeline)
             return connection.execute(update(outbox).where(chosen).values(fresh)).rowcount
 
     def messages_by_state(self, pipeline: str, run_key: str | None = None) -> dict[str, dict[MessageState, int]]:

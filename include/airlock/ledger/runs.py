@@ -12,6 +12,7 @@ from sqlalchemy import func, insert, select, update
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.tables import runs
+from airlock.nearest import did_you_mean
 from airlock.records import Window
 
 if TYPE_CHECKING:
@@ -69,6 +70,25 @@ def need_run(connection: Connection, run_key: str, pipeline: str | None = None) 
     if pipeline is not None and found.pipeline != pipeline:
         raise LedgerError(f"run {run_key!r} is one of pipeline {found.pipeline!r}, not {pipeline!r}: name its own")
     return found
+
+
+def find_pipelines(connection: Connection) -> set[str]:
+    """Return the names of the pipelines that have run, within a transaction."""
+    return set(connection.scalars(select(runs.c.pipeline).distinct()))
+
+
+def need_pipeline(connection: Connection, pipeline: str) -> None:
+    """Refuse a pipeline that has not run.
+
+    Raises
+    ------
+    LedgerError
+        With the names that come near it.
+    """
+    known = find_pipelines(connection)
+    if pipeline not in known:
+        others = f"there are runs of {', '.join(sorted(known))}" if known else "it has no run at all"
+        raise LedgerError(f"the ledger has no run of pipeline {pipeline!r}: {did_you_mean(pipeline, known, others)}")
 
 
 class Runs(Store):
@@ -135,6 +155,11 @@ class Runs(Store):
             latest = select(func.max(runs.c.window_end)).where(runs.c.pipeline == pipeline, *ended)
             until: datetime | None = connection.scalar(latest)
             return until
+
+    def pipelines(self) -> set[str]:
+        """Return the names of the pipelines that have run."""
+        with self._reading() as connection:
+            return find_pipelines(connection)
 
     def run(self, run_key: str) -> RunRecord | None:
         """Return a run, or None if the ledger does not know it."""

@@ -18,6 +18,7 @@ from tests.unit.airlock_cli.conftest import HOSTILE, STUDY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from typer.testing import Result
 
@@ -109,14 +110,59 @@ class TestHeld:
         found = json.loads(airlock("held", "--reason", reason, "--json").stdout)
         assert len(found["held"]) == number
 
-    def test_nothing_held_is_said(self, told: Ledger, airlock: Any) -> None:
-        result = airlock("held", "another")
-        assert (result.exit_code, result.stdout, result.stderr) == (0, "", "nothing of that is held\n")
+    def test_nothing_held_is_said_with_how_the_last_run_ended(self, told: Ledger, airlock: Any) -> None:
+        began = told.open_run("b", "another", "manual__b", None).started_at.strftime("%Y-%m-%d %H:%M:%SZ")
+        for report, books in ((None, "not audited yet"), (REPORT, "balanced")):
+            if report:
+                told.close_run("b", "audited", report)
+            result = airlock("held", "another")
+            assert (result.exit_code, result.stdout) == (0, "")
+            assert result.stderr == f"another: nothing is held (last run {began}, {books})\n"
+        assert airlock("held", "another", "--reason", "truncated").stderr.startswith(
+            "another: nothing is held for truncated ("
+        )
+        assert airlock("held", "--reason", "non_primary").stderr == "nothing is held for non_primary\n"
+
+    @pytest.mark.usefixtures("pipelines")
+    def test_a_pipeline_that_has_not_run_is_told_from_one_that_is_not_there(
+        self, url: str, airlock: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AIRLOCK_LEDGER_URL", url)
+        result = airlock("held", NIGHTLY)
+        assert (result.exit_code, result.stderr) == (0, "nightly: nothing is held (it has not run yet)\n")
+        result = airlock("report", NIGHTLY)
+        assert (result.exit_code, result.stderr) == (1, "nightly has not run yet\n")
 
     def test_a_code_that_does_not_exist_is_refused_with_those_near_it(self, airlock: Any) -> None:
         result = airlock("held", "--reason", "non_primry")
         assert result.exit_code == 2
         assert "did you mean non_primary" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("held", "nigthly"),
+        ("report", "nigthly"),
+        ("report", "nigthly", "a"),
+        ("ledger", "release", "nigthly", "a"),
+        ("ledger", "requeue", "nigthly"),
+        ("plan", "nigthly"),
+        ("redrive", "nigthly", "--why", "x", "--reason", "truncated", "--dry-run"),
+    ],
+    ids=" ".join,
+)
+def test_a_pipeline_that_is_not_there_is_an_error_with_the_nearest_name(
+    told: Ledger, airlock: Any, pipelines: Path, command: tuple[str, ...]
+) -> None:
+    result = airlock(*command)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "'nigthly': did you mean nightly?" in result.stderr
+
+
+def test_the_ledger_alone_knows_which_pipelines_there_are(told: Ledger, airlock: Any) -> None:
+    assert "there is no pipeline 'nigthly': did you mean nightly?" in airlock("held", "nigthly").stderr
+    assert "there is no pipeline 'x': there are nightly" in airlock("held", "x").stderr
 
 
 class TestReport:

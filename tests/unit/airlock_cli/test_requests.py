@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -117,7 +118,7 @@ class TestConfOfARedrive:
         [
             (NOTHING, "x", "nothing is chosen"),
             (Choice("a", None, (), None, None), " ", "--why is empty"),
-            (Choice(None, None, ("no_reason",), None, None), "x", "no reason code"),
+            (Choice(None, None, ("no_reason",), None, None), "x", "not a reason code"),
             (Choice(None, None, (), "s3://B/x.csv", None), "x", "no S3 address|not an S3 address"),
             (Choice(None, None, (), "/no/such.csv", None), "x", "/no/such.csv cannot be read"),
         ],
@@ -183,13 +184,45 @@ class TestOutOfReach:
 @pytest.fixture
 def some_server(tmp_path: Path) -> Iterator[str]:
     """A web server that knows nothing of Airflow."""
-    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with served(partial(SimpleHTTPRequestHandler, directory=str(tmp_path))) as url:
+        yield url
+
+
+@contextmanager
+def served(handler: Callable[..., SimpleHTTPRequestHandler]) -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+class _Airflow(SimpleHTTPRequestHandler):
+    """Airflow's REST API with one DAG, nightly, which nobody has asked for."""
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        found = {
+            "/api/v2/dags": {"dags": [{"dag_id": NIGHTLY}], "total_entries": 1},
+            "/api/v2/importErrors": {"import_errors": []},
+        }.get(path)
+        self.send_response(200 if found else 404)
+        self.end_headers()
+        self.wfile.write(json.dumps(found or {"detail": "not found"}).encode())
+
+
+@pytest.mark.parametrize("command", [("run", "--no-wait"), ("redrive", "--why", "x", "--reason", "truncated")])
+def test_a_pipeline_that_airflow_does_not_know_is_an_error_with_the_nearest_name(
+    airlock: Any, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("AIRLOCK_LEDGER_URL", "sqlite:////none.db")
+    monkeypatch.setenv("AIRLOCK_API_TOKEN", "t")
+    with served(_Airflow) as url:
+        monkeypatch.setenv("AIRLOCK_API_URL", url)
+        result = airlock(command[0], "nigthly", *command[1:])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Airflow knows no pipeline 'nigthly': did you mean nightly?\n" in result.stderr
 
 
 class TestPipelinesCheck:
@@ -268,7 +301,8 @@ def test_the_ledger_gives_back_what_a_run_holds(told: Any, airlock: Any) -> None
     result = airlock("ledger", "release", NIGHTLY, "scheduled__a")
     assert result.exit_code == 0
     assert "0 arrivals given back" in result.stderr
-    assert airlock("ledger", "release", NIGHTLY, "none").exit_code == 2
+    result = airlock("ledger", "release", NIGHTLY, "none")
+    assert (result.exit_code, result.stderr[:27]) == (2, "nightly has no run 'none': ")
 
 
 def test_what_a_destination_did_not_take_is_due_again(told: Any, airlock: Any) -> None:

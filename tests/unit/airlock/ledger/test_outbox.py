@@ -156,7 +156,8 @@ class TestGivenUp:
 def test_what_waits_for_its_next_attempt_is_due_at_once_when_requeued(opened: Ledger) -> None:
     opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
     opened.mark_failed(due(opened)[0].id, "503", LATER + MINUTE)
-    assert opened.requeue("weekly") == 0
+    with pytest.raises(LedgerError, match="no run of pipeline 'nigthly': did you mean nightly"):
+        opened.requeue("nigthly")
     assert opened.requeue(NIGHTLY) == 1
     assert names(due(opened)) == [("k1", 1)]
 
