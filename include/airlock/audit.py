@@ -359,9 +359,8 @@ def _gates(
 ) -> dict[str, pl.DataFrame]:
     """Decide on the studies; say what is held by which findings, and which holds a person has overridden."""
     elsewhere = _elsewhere(run, outcomes["StudyInstanceUID"].unique())
-    unresolved = {uid for files in elsewhere.values() for uid, _ in files}
     policy = run.pipeline.audit
-    gates = gate.decide(decided, outcomes, unresolved, policy, balanced=balanced)
+    gates = gate.decide(decided, outcomes, elsewhere, policy, balanced=balanced)
     holds = gate.holds(gates, decided, outcomes, elsewhere, policy)
     overridden = overridden_among(holds, evidence.overrides)
     gates = gate.override(gates, overridden["subject"])

@@ -31,6 +31,17 @@ PARSE_REASONS = (
     Reason.OBJECT_GONE,
     Reason.ACCESS_DENIED,
 )
+# What a person has to decide on, the gravest first: what no review can release, and the mildest last.
+TO_DECIDE = (
+    Reason.NON_PRIMARY,
+    Reason.VERSION_ABOVE_ONE,
+    Reason.READ_BACK_MISMATCH,
+    Reason.JOB_COUNTS_DISAGREE,
+    Reason.SERVICE_WARNING,
+)
+_GRAVITY = {str(reason): rank for rank, reason in enumerate(dict.fromkeys((*TO_DECIDE, *Reason)))}
+# A gate's reasons that are no file's own, so that they are the reasons of the study's files too.
+_OF_THE_STUDY = (Reason.STUDY_HELD, Reason.STUDY_INCOMPLETE, Reason.NOT_PUBLISHED, Reason.RUN_UNBALANCED)
 # An accepted file with one of these was not there any more when it was to be staged. Its duplicates have not come in
 # either then; they get the same reason, with which the ledger lets them come again.
 GONE_AT_STAGING = (Reason.OBJECT_CHANGED, Reason.OBJECT_GONE)
@@ -59,9 +70,14 @@ def _only_harmless(settings: Audit) -> pl.Expr:
 
 
 def decide(
-    verdicts: pl.DataFrame, outcomes: pl.DataFrame, unresolved: set[str], settings: Audit, *, balanced: bool
+    verdicts: pl.DataFrame,
+    outcomes: pl.DataFrame,
+    elsewhere: Mapping[Reason, Collection[tuple[str, str]]],
+    settings: Audit,
+    *,
+    balanced: bool,
 ) -> pl.DataFrame:
-    """Decide on every study that has accepted arrivals.
+    """Decide on every study that has accepted arrivals; a hold has the reason of the gravest file that blocks it.
 
     Parameters
     ----------
@@ -69,8 +85,8 @@ def decide(
         Rows of the verdicts dataset.
     outcomes
         Rows of the outcomes dataset with ``blocks``.
-    unresolved
-        StudyInstanceUIDs with files of earlier deliveries that wait for a person or, if the policy asks, never came in.
+    elsewhere
+        What blocks a study outside this run: StudyInstanceUIDs, each with a file or a run, by the hold's reason.
     settings
         The policy.
     balanced
@@ -81,30 +97,30 @@ def decide(
     polars.DataFrame
         Rows of the gates dataset.
     """
-    stopped = verdicts.filter(pl.col("verdict") == Verdict.QUARANTINE)["StudyInstanceUID"].drop_nulls().unique()
-    studies = (
-        outcomes.group_by("StudyInstanceUID")
-        .agg(
-            blocked=pl.col("blocks").any(),
-            lost=(~pl.col("outcome").is_in((*IMPORTED, Outcome.NON_PRIMARY.value))).any(),
-        )
-        .sort("StudyInstanceUID")
-    )
     uid = pl.col("StudyInstanceUID")
-    waits = pl.lit(settings.hold_incomplete_studies) & uid.is_in(stopped.implode())
-    incomplete = pl.col("lost") | waits | uid.is_in(sorted(unresolved))
-    reason = (
-        pl.when(pl.lit(not balanced))
-        .then(pl.lit(str(Reason.RUN_UNBALANCED)))
-        .when(pl.col("blocked"))
-        .then(pl.lit(str(Reason.STUDY_HELD)))
-        .when(incomplete)
-        .then(pl.lit(str(Reason.STUDY_INCOMPLETE)))
+    lost = ~pl.col("outcome").is_in((*IMPORTED, Outcome.NON_PRIMARY.value))
+    stopped = (pl.col("verdict") == Verdict.QUARANTINE) & settings.hold_incomplete_studies
+    blocking_files = pl.concat(
+        rows.select(uid, "reason") for rows in (outcomes.filter(pl.col("blocks") | lost), verdicts.filter(stopped))
     )
+    own = blocking_files.group_by(uid).agg(reason=gravest(Reason.STUDY_INCOMPLETE))
+    studies = outcomes.select(uid).unique().sort(uid).join(own, on=uid, how="left", maintain_order="left")
+    others = [_when(uid.is_in(sorted({study for study, _ in files})), reason) for reason, files in elsewhere.items()]
+    reason = pl.coalesce(_when(pl.lit(not balanced), Reason.RUN_UNBALANCED), "reason", *others)
     decided = studies.with_columns(
         study_key=uid.map_elements(study_key, return_dtype=pl.String), reason=reason
     ).with_columns(gate=pl.when(pl.col("reason").is_null()).then(pl.lit(Gate.RELEASE)).otherwise(pl.lit(Gate.HOLD)))
     return decided.select(GATES.names()).cast(GATES)
+
+
+def gravest(unnamed: Reason) -> pl.Expr:
+    """Return the gravest of a group's reasons; one that is absent counts as ``unnamed``, and never as no reason."""
+    reasons = pl.col("reason").fill_null(str(unnamed))
+    return reasons.sort_by(reasons.replace_strict(_GRAVITY, return_dtype=pl.Int64)).first()
+
+
+def _when(condition: pl.Expr, reason: Reason) -> pl.Expr:
+    return pl.when(condition).then(pl.lit(str(reason)))
 
 
 def holds(
@@ -240,7 +256,7 @@ def last_words(
         .join(known, on="arrival_id", how="left", maintain_order="left")
         .join(after, on="arrival_id", how="left", maintain_order="left")
         .join(lost, on="duplicate_of", how="left", maintain_order="left")
-        .join(gates.select("StudyInstanceUID", "gate", gate_reason="reason"), on="StudyInstanceUID", how="left")
+        .join(gates.select("StudyInstanceUID", "gate", gate_reason=_for_the_study()), on="StudyInstanceUID", how="left")
     )
     words = rows.with_columns(
         sop_instance_uid="SOPInstanceUID",
@@ -251,6 +267,19 @@ def last_words(
         **_reason_and_detail(),
     )
     return words.select(DISPOSITIONS.names()).cast(DISPOSITIONS).sort("key", "arrival_id")
+
+
+def _for_the_study() -> pl.Expr:
+    """Return the reason of a file that is held only because its study is, from the reason of the study's gate."""
+    reason = pl.col("reason")
+    return (
+        pl.when(reason.is_in([str(code) for code in _OF_THE_STUDY]))
+        .then(reason)
+        .when(reason.is_in([str(code) for code in TO_DECIDE]))
+        .then(pl.lit(str(Reason.STUDY_HELD)))
+        .when(reason.is_not_null())
+        .then(pl.lit(str(Reason.STUDY_INCOMPLETE)))
+    )
 
 
 def _copy_lost() -> pl.Expr:

@@ -180,7 +180,7 @@ class Reason(StrEnum):
     SERVER_ERROR = "server_error", "The service failed on its own side: take it through again."
     SERVICE_WARNING = (
         "service_warning",
-        "The service imported the file with a warning, named in the detail: have it looked at.",
+        "HealthImaging imported the file with a warning (see detail): check the image set, then approve it.",
     )
     NON_PRIMARY = (
         "non_primary",
@@ -239,7 +239,7 @@ class Reason(StrEnum):
         "study_incomplete",
         "Another file of the study was not imported: repair that file and put it back, then the study is released.",
     )
-    STUDY_HELD = "study_held", "Another file of the study needs a decision first: see that file's reason."
+    STUDY_HELD = "study_held", "A file of this study needs a decision: see the reason of each file."
     JOB_COUNTS_DISAGREE = (
         "job_counts_disagree",
         "The job's counts differ from the batch's list: look at its output and prefix.",

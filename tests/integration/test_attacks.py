@@ -91,7 +91,7 @@ class TestUnreleased:
         one.stage("audit")
         assert one.report["dispositions"] == {"held": 1}
         two.run()
-        assert two.report["reasons"].keys() == {"study_incomplete"}
+        assert two.report["reasons"].keys() == {"study_held"}
         assert routed(place) == []
 
     def test_study_waits_for_the_part_that_another_run_still_brings(self, place: Place) -> None:

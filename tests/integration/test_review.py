@@ -59,9 +59,7 @@ def test_a_persons_word_releases_a_study_and_stands_in_ledger_report_and_contrac
     assert ["override" in contract for contract in contracts.values()].count(True) == 1
     with place.ledger() as ledger:
         overrides = ledger.overrides_of(chain.pipeline.datastore_id, chain.report["run_key"])
-    assert overrides.select("reason", "overridden_by", "override_reason").rows() == [
-        ("study_incomplete", "a clinician", WHY)
-    ]
+    assert overrides.select("reason", "overridden_by", "override_reason").rows() == [("truncated", "a clinician", WHY)]
 
 
 def test_the_question_names_counts_and_reason_codes_only(place: Place, asked: list[dict[str, Any]]) -> None:

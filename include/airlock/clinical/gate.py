@@ -13,6 +13,7 @@ import polars as pl
 from airlock.audit import OPEN_REASONS
 from airlock.clinical.outcomes import IMPORTED
 from airlock.clinical.records import DISPOSITIONS, GATES, file_subject, subject_key
+from airlock.gate import gravest
 from airlock.reasons import Reason
 from airlock.records import DISPOSITIONS as FILE_DISPOSITIONS
 from airlock.records import HOLDS, Disposition, Gate, Outcome, Stage, Verdict, digest
@@ -127,6 +128,8 @@ def decide(
 ) -> pl.DataFrame:
     """Decide on every patient and every file with accepted resources; of what did not come in nothing is released.
 
+    A hold has the reason of the gravest resource that causes it.
+
     Parameters
     ----------
     datastore_id
@@ -147,20 +150,15 @@ def decide(
     polars.DataFrame
         Rows of the gates dataset.
     """
-    patients = _holds(verdicts, outcomes, pl.col("patient"), incomplete=settings.hold_incomplete_patients)
-    files = _holds(verdicts, outcomes, _FILE + pl.col("arrival_id"), incomplete=settings.hold_incomplete_files)
-    missing = pl.col("lost") | pl.col("nothing")
-    doubtful_file = missing | (pl.col("uncertain") & settings.hold_incomplete_files)
-    held = [
-        patients.select("subject", reason=_when(missing | pl.col("uncertain"), Reason.PATIENT_HELD)),
-        files.select("subject", reason=_when(doubtful_file, Reason.FILE_HELD)),
-    ]
+    whole_files = settings.hold_incomplete_files
+    patients = _held(verdicts, outcomes, pl.col("patient"), incomplete=settings.hold_incomplete_patients, doubtful=True)
+    files = _held(verdicts, outcomes, _FILE + pl.col("arrival_id"), incomplete=whole_files, doubtful=whole_files)
     reason = pl.coalesce(
         _when(pl.lit(not balanced), Reason.RUN_UNBALANCED),
-        pl.col("reason"),
+        "reason",
         _when(pl.lit(not reviewed), Reason.AWAITING_REVIEW),
     )
-    rows = pl.concat(held).sort("subject").with_columns(reason=reason)
+    rows = pl.concat([patients, files]).sort("subject").with_columns(reason=reason)
     keys = pl.Series([subject_key(datastore_id, subject) for subject in rows["subject"]], dtype=pl.String)
     gate = pl.when(pl.col("reason").is_null()).then(pl.lit(Gate.RELEASE.value)).otherwise(pl.lit(Gate.HOLD.value))
     return rows.with_columns(subject_key=keys, gate=gate).select(GATES.names()).cast(GATES)
@@ -170,21 +168,32 @@ def _when(condition: pl.Expr, reason: Reason) -> pl.Expr:
     return pl.when(condition).then(pl.lit(str(reason)))
 
 
-def _holds(verdicts: pl.DataFrame, outcomes: pl.DataFrame, subject: pl.Expr, *, incomplete: bool) -> pl.DataFrame:
-    """Say of each subject whether any of it is uncertain, nothing of it came in, or, if that counts, not all of it."""
-    stopped = verdicts.filter(pl.col("verdict") == Verdict.QUARANTINE).select(subject=subject)
-    rejected = outcomes.filter(pl.col("outcome") == Outcome.REJECTED).select(subject=subject)
-    lost = pl.concat([stopped, rejected])["subject"].drop_nulls().unique()
-    return (
-        outcomes.filter(subject.is_not_null())
-        .group_by(subject=subject)
-        .agg(
-            # What belongs to a Patient whom the service refused refers to nobody.
-            uncertain=(pl.col("uncertain") | _is_refused_patient()).any(),
-            nothing=~pl.col("outcome").is_in(IMPORTED).any(),
-        )
-        .with_columns(lost=pl.lit(incomplete) & pl.col("subject").is_in(lost.implode()))
+def _held(
+    verdicts: pl.DataFrame, outcomes: pl.DataFrame, subject: pl.Expr, *, incomplete: bool, doubtful: bool
+) -> pl.DataFrame:
+    """Return each subject with the reason of the gravest resource that holds it, null where none does.
+
+    Parameters
+    ----------
+    verdicts, outcomes
+        Rows of these datasets.
+    subject
+        Names whom a row is about.
+    incomplete, doubtful
+        Whether a resource that did not come in holds its subject, and one of which nobody can say whether it did. A
+        subject is held in any case if nothing of it came in.
+    """
+    sent = outcomes.with_columns(subject=subject).filter(pl.col("subject").is_not_null())
+    # What belongs to a Patient whom the service refused refers to nobody.
+    in_doubt = (pl.col("uncertain") | _is_refused_patient()) & doubtful
+    refused = (pl.col("outcome") == Outcome.REJECTED) & incomplete
+    nothing = ~pl.col("outcome").is_in(IMPORTED).any().over("subject")
+    stopped = verdicts.filter((pl.col("verdict") == Verdict.QUARANTINE) & incomplete).with_columns(subject=subject)
+    holding = pl.concat(
+        [rows.select("subject", "reason") for rows in (sent.filter(in_doubt | refused | nothing), stopped)]
     )
+    reasons = holding.group_by("subject").agg(reason=gravest(Reason.UNDECIDED))
+    return sent.select("subject").unique().join(reasons, on="subject", how="left")
 
 
 def _is_refused_patient() -> pl.Expr:
@@ -226,14 +235,20 @@ def last_words(
 def _with_gates(rows: pl.DataFrame, gates: pl.DataFrame) -> pl.DataFrame:
     """Add ``held_by``: the reason why the unit's patient, or else its file, is held."""
     held = gates.filter(pl.col("gate") == Gate.HOLD)
-    of_patient = held.select(patient="subject", patient_reason="reason")
-    of_file = held.select(file="subject", file_reason="reason")
+    of_patient = held.select(patient="subject", patient_reason=_for_another(Reason.PATIENT_HELD))
+    of_file = held.select(file="subject", file_reason=_for_another(Reason.FILE_HELD))
     return (
         rows.with_columns(file=_FILE + pl.col("arrival_id"))
         .join(of_patient, on="patient", how="left", maintain_order="left")
         .join(of_file, on="file", how="left", maintain_order="left")
         .with_columns(held_by=pl.coalesce("patient_reason", "file_reason"))
     )
+
+
+def _for_another(reason: Reason) -> pl.Expr:
+    """Return the reason of a resource that another one holds: this one, unless the gate's holds the whole run."""
+    of_the_run = pl.col("reason").is_in([str(Reason.RUN_UNBALANCED), str(Reason.AWAITING_REVIEW)])
+    return pl.when(of_the_run).then("reason").otherwise(pl.lit(str(reason)))
 
 
 def _with_first_copies(rows: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:

@@ -508,7 +508,7 @@ class TestContracts:
         two = staged(world, B, run_id="two", audit=lax)
         imported(world, two)
         audit(two, None)
-        assert words(two) == {"b": ("held", "study_incomplete")}
+        assert words(two) == {"b": ("held", "study_held")}
         assert contracts(two) == {}
 
     def test_by_policy_a_file_that_earlier_did_not_come_in_does_not_hold(self, world: World) -> None:
@@ -525,7 +525,7 @@ class TestContracts:
         two = staged(world, dicom("d", SOPInstanceUID="1.1.1.9"), run_id="two", **lenient)
         imported(world, two)
         audit(two, None)
-        assert words(two) == {"d": ("held", "study_incomplete")}
+        assert words(two) == {"d": ("held", "study_held")}
 
 
 def test_the_report_names_no_key_and_no_uid(world: World) -> None:

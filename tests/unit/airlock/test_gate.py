@@ -27,14 +27,14 @@ def gated(
     arrivals: pl.DataFrame,
     facts: pl.DataFrame,
     *,
-    unresolved: set[str] | None = None,
+    elsewhere: dict[Reason, list[tuple[str, str]]] | None = None,
     balanced: bool = True,
     suspect: list[str] | None = None,
     **policy: Any,
 ) -> tuple[dict[str, tuple[str, str | None]], dict[str, tuple[str, str | None]]]:
     """Return the gate and its reason by study, and the disposition and its reason by file."""
     marked = blocking(facts, Audit(**policy), suspect or [])
-    gates = decide(arrivals, marked, unresolved or set(), Audit(**policy), balanced=balanced)
+    gates = decide(arrivals, marked, elsewhere or {}, Audit(**policy), balanced=balanced)
     words = last_words(arrivals.select(ARRIVALS.names()), arrivals, marked, gates)
     return (
         {uid: (gate, why) for uid, gate, why in gates.select("StudyInstanceUID", "gate", "reason").iter_rows()},
@@ -53,9 +53,7 @@ class TestGate:
         assert words == {"a": ("released", None), "b": ("released", None)}
 
     def test_a_study_has_one_row_with_its_key(self) -> None:
-        gates = decide(
-            verdicts(A, B, OTHER), blocking(outcomes(A, B, OTHER), Audit(), []), set(), Audit(), balanced=True
-        )
+        gates = decide(verdicts(A, B, OTHER), blocking(outcomes(A, B, OTHER), Audit(), []), {}, Audit(), balanced=True)
         assert gates.schema == GATES
         assert gates.select("StudyInstanceUID", "study_key").rows() == [(uid, study_key(uid)) for uid in ("1.1", "1.2")]
 
@@ -82,7 +80,7 @@ class TestGate:
     )
     def test_any_other_warning_holds_an_unknown_one_too(self, harmful: str) -> None:
         gates, words = gated(verdicts(A, B), pl.concat([warned("ELEMENTS_DISCARDED", harmful), outcomes(B)]))
-        assert gates == {"1.1": ("hold", "study_held")}
+        assert gates == {"1.1": ("hold", "service_warning")}
         assert words == {"a": ("held", "service_warning"), "b": ("held", "study_held")}
 
     def test_which_warnings_are_harmless_is_a_setting(self) -> None:
@@ -98,7 +96,7 @@ class TestGate:
         outcome = "non_primary" if finding == "non_primary" else "imported"
         facts = pl.concat([outcomes(A, outcome=outcome, reason=finding), outcomes(B)])
         gates, words = gated(verdicts(A, B), facts)
-        assert gates == {"1.1": ("hold", "study_held")}
+        assert gates == {"1.1": ("hold", finding)}
         assert words == {"a": ("held", finding), "b": ("held", "study_held")}
 
     @pytest.mark.parametrize("outcome", ["rejected", "server_error", "unaccounted"])
@@ -108,13 +106,13 @@ class TestGate:
             [outcomes(A, outcome=outcome, reason="rejected", detail="x", image_set_id=None), outcomes(B, OTHER)]
         )
         gates, words = gated(verdicts(A, B, OTHER), facts, hold_incomplete_studies=policy)
-        assert gates == {"1.1": ("hold", "study_incomplete"), "1.2": ("release", None)}
+        assert gates == {"1.1": ("hold", "rejected"), "1.2": ("release", None)}
         assert words == {"a": ("failed", "rejected"), "b": ("held", "study_incomplete"), "o": ("released", None)}
 
     def test_a_quarantined_sibling_holds_as_the_policy_says(self) -> None:
         stopped = dicom("b", verdict="quarantine", reason="element_too_long", detail="StudyID")
         gates, words = gated(verdicts(A, stopped), outcomes(A))
-        assert gates == {"1.1": ("hold", "study_incomplete")}
+        assert gates == {"1.1": ("hold", "element_too_long")}
         assert words == {"a": ("held", "study_incomplete"), "b": ("quarantined", "element_too_long")}
         assert gated(verdicts(A, stopped), outcomes(A), hold_incomplete_studies=False)[0] == {"1.1": ("release", None)}
 
@@ -130,15 +128,43 @@ class TestGate:
         assert gated(verdicts(A, *siblings), outcomes(A))[0] == {"1.1": ("release", None)}
 
     @pytest.mark.parametrize("policy", [True, False])
-    def test_what_earlier_deliveries_left_unresolved_holds(self, policy: bool) -> None:
+    @pytest.mark.parametrize("reason", [Reason.STUDY_HELD, Reason.STUDY_INCOMPLETE])
+    def test_what_other_runs_left_unresolved_holds_and_says_whether_a_person_or_a_file_is_waited_for(
+        self, reason: Reason, policy: bool
+    ) -> None:
         """What counts as unresolved is the ledger's to say, by the same policy."""
-        found, _ = gated(verdicts(A, OTHER), outcomes(A, OTHER), unresolved={"1.1"}, hold_incomplete_studies=policy)
-        assert found == {"1.1": ("hold", "study_incomplete"), "1.2": ("release", None)}
+        found, words = gated(
+            verdicts(A, OTHER), outcomes(A, OTHER), elsewhere={reason: [("1.1", "x")]}, hold_incomplete_studies=policy
+        )
+        assert found == {"1.1": ("hold", reason), "1.2": ("release", None)}
+        assert words == {"a": ("held", reason), "o": ("released", None)}
+
+    def test_a_study_whose_only_file_blocks_does_not_wait_for_another(self) -> None:
+        gates, words = gated(verdicts(A), warned("INVALID_OFFSET_TABLE"))
+        assert gates == {"1.1": ("hold", "service_warning")}
+        assert words == {"a": ("held", "service_warning")}
+        lost = outcomes(A, outcome="rejected", reason="rejected", image_set_id=None)
+        assert gated(verdicts(A), lost)[0] == {"1.1": ("hold", "rejected")}
+
+    def test_of_several_files_that_block_the_gravest_gives_the_gate_its_reason(self) -> None:
+        c, stopped = dicom("c"), dicom("d", verdict="quarantine", reason="element_too_long")
+        warning, conflict = warned("INVALID_OFFSET_TABLE"), outcomes(B, outcome="non_primary", reason="non_primary")
+        lost = outcomes(c, outcome="rejected", reason="rejected", image_set_id=None)
+        facts = [lost, warning, conflict]
+        for reason in ("non_primary", "service_warning"):
+            gates, _ = gated(verdicts(A, B, c, stopped), pl.concat(facts))
+            assert gates == {"1.1": ("hold", reason)}
+            facts.pop()
+        assert gated(verdicts(c, stopped), lost)[0] == {"1.1": ("hold", "element_too_long")}
+
+    def test_a_file_that_did_not_come_in_holds_even_if_nobody_said_why(self) -> None:
+        lost = outcomes(A, outcome="rejected", reason=None, image_set_id=None)
+        assert gated(verdicts(A), lost)[0] == {"1.1": ("hold", "study_incomplete")}
 
     def test_a_batch_whose_counts_disagree_holds_all_its_studies(self) -> None:
         facts = pl.concat([outcomes(A, B), outcomes(OTHER, batch_id="b2")])
         gates, words = gated(verdicts(A, B, OTHER), facts, suspect=["b1"])
-        assert gates == {"1.1": ("hold", "study_held"), "1.2": ("release", None)}
+        assert gates == {"1.1": ("hold", "job_counts_disagree"), "1.2": ("release", None)}
         assert words == {
             "a": ("held", "job_counts_disagree"),
             "b": ("held", "job_counts_disagree"),
@@ -281,7 +307,7 @@ def test_the_books_balance_whatever_the_job_left(words: list[str], end: Any, pol
     suspect = ["b1"] if left is not None and discrepancies(listed, left) else []
     marked = blocking(facts, Audit(), suspect)
     arrivals, decided = frame(named, ARRIVALS), verdicts(*named)
-    gates = decide(decided, marked, set(), Audit(hold_incomplete_studies=policy), balanced=True)
+    gates = decide(decided, marked, {}, Audit(hold_incomplete_studies=policy), balanced=True)
     rows = last_words(arrivals, decided, marked, gates)
 
     books = {"arrivals": arrivals, "verdicts": decided, "outcomes": facts, "dispositions": rows, "held": arrivals}

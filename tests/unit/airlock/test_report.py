@@ -49,7 +49,7 @@ def books(*files: dict[str, Any]) -> dict[str, pl.DataFrame]:
         ]
     )
     facts = blocking(facts, Audit(), [])
-    gates = decide(decided, facts, set(), Audit(), balanced=True)
+    gates = decide(decided, facts, {}, Audit(), balanced=True)
     arrivals = frame(list(files), ARRIVALS)
     rows = last_words(arrivals, decided, facts, gates)
     return {
@@ -82,7 +82,7 @@ class TestReport:
         assert found["outcomes"] == {"imported": 1, "rejected": 1}
         assert found["dispositions"] == {"quarantined": 3, "failed": 1, "released": 1}
         assert found["studies"] == {"released": 1, "held": 1, "stopped": 1}
-        assert found["held"] == [{"study_key": study_key("1.99.2"), "reason": "study_incomplete"}]
+        assert found["held"] == [{"study_key": study_key("1.99.2"), "reason": "rejected"}]
         assert found["reasons"]["not_dicom"]["arrivals"] == 1
         assert found["reasons"]["not_dicom"]["sentence"].endswith(".")
         assert (found["balanced"], found["problems"], found["jobs"]) == (True, [], [{"batch_id": "b1"}])

@@ -129,5 +129,5 @@ def test_a_held_file_of_another_run_needs_a_word_of_its_own(world: World) -> Non
     later = staged(world, dicom("c", SOPInstanceUID="1.1.1.3"), run_id="two")
     imported(world, later)
     audit(later, None)
-    assert words(later) == {"c": ("held", "study_incomplete")}
+    assert words(later) == {"c": ("held", "study_held")}
     assert record_question(later) == {}

@@ -93,19 +93,20 @@ class TestDecide:
         if what[0] == "imported":
             differs = pl.col("resource_id") == "o2"
             books.outcomes = books.outcomes.with_columns(uncertain=differs)
-        assert books.reasons() == {"Patient/p1": "patient_held", "Patient/p4": None, "file/a": None, "file/b": None}
+        assert books.reasons() == {"Patient/p1": what[1], "Patient/p4": None, "file/a": None, "file/b": None}
 
     def test_a_batch_whose_counts_disagree_holds_its_patients(self) -> None:
         books = Books(P1, P4 | {"batch_id": "b2"}, suspect=("b1",))
-        assert books.reasons()["Patient/p1"] == "patient_held"
+        assert books.reasons()["Patient/p1"] == "job_counts_disagree"
         assert books.reasons()["Patient/p4"] is None
 
     def test_a_rejected_or_quarantined_resource_holds_its_patient_if_the_policy_asks(self) -> None:
         rejected = Books(P1, O2, o2=REJECTED)
         quarantined = Books(P1).and_(stopped(O2))
-        for books in (rejected, quarantined):
+        for books, reason in ((rejected, "rejected"), (quarantined, "invalid_resource")):
             assert books.reasons()["Patient/p1"] is None
-            assert books.reasons(WHOLE_PATIENTS)["Patient/p1"] == "patient_held"
+            assert books.reasons(WHOLE_PATIENTS)["Patient/p1"] == reason
+            assert books.words(WHOLE_PATIENTS)["p1"] == ("held", "patient_held")
 
     def test_a_duplicate_holds_nobody(self) -> None:
         books = Books(P1).and_(stopped(O2, "duplicate_same_content", "duplicate"))
@@ -117,15 +118,15 @@ class TestDecide:
     def test_a_file_is_held_for_one_of_its_resources_if_the_policy_asks(self, what: tuple[str, str]) -> None:
         books = Books(P1, ORG, P4, g5=what)
         assert books.reasons()["file/a"] is None
-        assert books.reasons(WHOLE_FILES)["file/a"] == "file_held"
+        assert books.reasons(WHOLE_FILES)["file/a"] == what[1]
         assert books.reasons(WHOLE_FILES)["file/b"] is None
 
     def test_a_file_is_held_for_a_line_that_is_nothing_if_the_policy_asks(self) -> None:
         books = Books(P1).and_({"arrival_id": "a", "line": 8, "verdict": "quarantine", "reason": "not_json"})
-        assert books.reasons(WHOLE_FILES)["file/a"] == "file_held"
+        assert books.reasons(WHOLE_FILES)["file/a"] == "not_json"
 
     def test_of_what_did_not_come_in_nothing_is_released(self) -> None:
-        assert Books(P1, p1=REJECTED).reasons() == {"Patient/p1": "patient_held", "file/a": "file_held"}
+        assert Books(P1, p1=REJECTED).reasons() == {"Patient/p1": "rejected", "file/a": "rejected"}
 
     def test_books_that_do_not_balance_hold_everything(self) -> None:
         books = Books(P1, O2, P4, o2=UNACCOUNTED)
@@ -134,7 +135,7 @@ class TestDecide:
     def test_without_its_review_everything_waits(self) -> None:
         books = Books(P1, O2, P4, o2=UNACCOUNTED)
         waits = {"Patient/p4": "awaiting_review", "file/a": "awaiting_review", "file/b": "awaiting_review"}
-        assert books.reasons(reviewed=False) == waits | {"Patient/p1": "patient_held"}
+        assert books.reasons(reviewed=False) == waits | {"Patient/p1": "not_in_manifest"}
 
     def test_an_empty_run_has_no_gates(self) -> None:
         assert Books().gates().is_empty()
