@@ -29,6 +29,13 @@ CSV_COLUMNS = (*(name for name in DISPOSITIONS.names() if name != "arrival_id"),
 _FORMULAS = ((r"^([=+\-@\t\r\n])", "'${1}"), (r"([;\t\r\n])([=+\-@])", "${1}'${2}"))
 _TO_QUOTE = r'[",\r\n]'
 _ID = "arrival_id"
+WAITING = "awaiting_publication"
+_IN_WORDS = {
+    "released": "released",
+    WAITING: "waiting for their publication",
+    "duplicate": "duplicates",
+    "stopped": "without an accepted file",
+}
 # The steps by the names of their books, as people read them.
 _STEPS = {name: name for name in ("arrivals", "verdicts", "outcomes", "dispositions")} | {"held": "the ledger"}
 
@@ -115,6 +122,36 @@ def _publication(run: Run, tally: Tally) -> dict[str, Any]:
         return {}
     waiting = sum(study["reason"] == Reason.NOT_PUBLISHED for study in tally.held)
     return {"publication": {"published": tally.gates[Gate.RELEASE.value], "waiting": waiting}}
+
+
+def counted_apart(report: dict[str, Any]) -> dict[str, Any]:
+    """Return a report in which what only waits for its publication in HealthLake is not counted among what is held."""
+    files = report["reasons"].get(str(Reason.NOT_PUBLISHED), {}).get("arrivals", 0)
+    studies = report.get("publication", {}).get("waiting", 0)
+    waiting = {name: number for name, number in (("dispositions", files), ("studies", studies)) if number}
+    apart = {
+        name: report[name] | {"held": report[name]["held"] - number, WAITING: number}
+        for name, number in waiting.items()
+    }
+    return report | apart
+
+
+def summary(report: dict[str, Any]) -> list[str]:
+    """Return what a report comes to, in a few sentences for a log."""
+    books = "The books balance" if report["balanced"] else "The books do not balance, so everything is held"
+    unit, total = ("resources", report["resources"]) if "resources" in report else ("files", report["arrivals"])
+    subjects = [name for name in ("studies", "patients", "files") if name in report]
+    return [
+        f"{books}. Of {total} {unit}: {_counted(report['dispositions'])}.",
+        *(f"{name.capitalize()}: {_counted(report[name])}." for name in subjects),
+    ]
+
+
+def _counted(counts: dict[str, int]) -> str:
+    """Return counts in words: first, in any case, what is released, then what waits, then the rest as it stands."""
+    first = {name: counts.get(name, 0) for name in ("released", WAITING)}
+    named = (first | counts).items()
+    return ", ".join(f"{n} {_IN_WORDS.get(name, name)}" for name, n in named if n or name == "released")
 
 
 def _by_number(counter: Mapping[str, int]) -> dict[str, int]:

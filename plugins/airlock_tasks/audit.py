@@ -37,23 +37,29 @@ class _AuditOperator(StageOperator):
         AirflowFailException
             If the books do not balance; the report is written all the same, and everything is held.
         """
-        summary = {
+        from airlock.report import counted_apart, summary
+
+        report = audited.report if self.publishes else counted_apart(audited.report)
+        result = {
             "report_uri": audited.report_uri,
             "dispositions_uri": audited.dispositions_uri,
             "balanced": audited.balanced,
             "open_arrivals": audited.open_arrivals,
-            **{name: audited.report[name] for name in self.reported},
+            **{name: report[name] for name in self.reported},
         }
-        self.log.info("audit: %s", summary)
+        places = [f"Report: {audited.report_uri}", f"Every file with its reason: {audited.dispositions_uri}"]
+        undecided = [f"{audited.open_arrivals} files are not decided yet."] if audited.open_arrivals else []
+        for line in (*summary(report), *undecided, *places):
+            self.log.info("%s", line)
         held = held_words(audited.report, published=self.publishes)
         if held and self.tells:
             tell_once(self.pipeline, "hold", context, held)
         if not audited.balanced:
             # Pushed by hand, since a failed task has no return value and the report is wanted most now.
-            context["ti"].xcom_push(key="return_value", value=summary)
+            context["ti"].xcom_push(key="return_value", value=result)
             problems = "; ".join(audited.report["problems"])
             raise AirflowFailException(f"the books do not balance, so everything is held: {problems}; see the report")
-        return summary
+        return result
 
 
 class AuditOperator(_AuditOperator):
@@ -84,9 +90,10 @@ class PublicationAuditOperator(AuditOperator):
         """Audit the publication, then the import of images again; what has no end yet shows the run as failed."""
         from airlock.publication import audit, undecided
 
-        self.log.info("studies: %s", audit(run))
-        summary = super().run_stage(run, context)
-        return summary | {"open_arrivals": summary["open_arrivals"] + undecided(run)}
+        studies = audit(run)
+        self.log.info("Of %d studies, %d are proven in HealthLake.", sum(studies.values()), studies["published"])
+        result = super().run_stage(run, context)
+        return result | {"open_arrivals": result["open_arrivals"] + undecided(run)}
 
 
 class FhirAuditOperator(_AuditOperator):

@@ -1,0 +1,75 @@
+"""What the task audit says of a run: in its log a few sentences, in XCom the same numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from structlog.testing import capture_logs
+
+from airlock.audit import Audited
+from airlock_tasks.audit import AuditOperator, FhirAuditOperator, PublicationAuditOperator
+from tests.chain import clinical_pipeline, pipeline
+
+IMAGING: dict[str, Any] = {
+    "arrivals": 509,
+    "dispositions": {"held": 388, "quarantined": 104, "ignored": 15, "duplicate": 2},
+    "reasons": {
+        "not_published": {"arrivals": 369, "sentence": "..."},
+        "study_incomplete": {"arrivals": 19, "sentence": "..."},
+    },
+    "studies": {"released": 0, "held": 161, "stopped": 2},
+    "publication": {"published": 0, "waiting": 154},
+    "balanced": True,
+    "problems": [],
+}
+CLINICAL: dict[str, Any] = {
+    "arrivals": 12,
+    "resources": 222,
+    "dispositions": {"released": 193, "quarantined": 26, "failed": 3},
+    "reasons": {"rejected": {"units": 3, "sentence": "..."}},
+    "patients": {"released": 20, "held": 1},
+    "files": {"released": 11, "held": 1},
+    "balanced": True,
+    "problems": [],
+}
+REST = "19 held, 104 quarantined, 15 ignored, 2 duplicates"
+PLACES = ["Report: s3://w/report.json", "Every file with its reason: s3://w/dispositions.csv"]
+
+
+def concluded(task: Any, report: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return what an audit task returns, and the lines of its log."""
+    audited = Audited(report, "s3://w/report.json", "s3://w/dispositions.csv", 0)
+    task.tells = False
+    with capture_logs() as logged:
+        result = task.conclude(audited, {})
+    return result, [entry["event"] % entry.get("positional_args", ()) for entry in logged]
+
+
+def test_what_waits_for_its_publication_is_told_apart_from_what_is_held() -> None:
+    result, lines = concluded(AuditOperator(task_id="audit", pipeline=pipeline()), IMAGING)
+    assert result["dispositions"] == IMAGING["dispositions"] | {"held": 19, "awaiting_publication": 369}
+    assert result["studies"] == {"released": 0, "held": 7, "stopped": 2, "awaiting_publication": 154}
+    assert lines == [
+        f"The books balance. Of 509 files: 0 released, 369 waiting for their publication, {REST}.",
+        "Studies: 0 released, 154 waiting for their publication, 7 held, 2 without an accepted file.",
+        *PLACES,
+    ]
+
+
+def test_after_the_publication_what_is_not_published_is_held() -> None:
+    task = PublicationAuditOperator(task_id="audit", pipeline=pipeline())
+    result, lines = concluded(task, IMAGING)
+    assert result["dispositions"] == IMAGING["dispositions"]
+    assert lines[1] == "Studies: 0 released, 161 held, 2 without an accepted file."
+
+
+def test_resources_are_counted_with_their_patients_and_files() -> None:
+    task = FhirAuditOperator(task_id="audit", pipeline=clinical_pipeline())
+    result, lines = concluded(task, CLINICAL)
+    assert result["dispositions"] == CLINICAL["dispositions"]
+    assert lines == [
+        "The books balance. Of 222 resources: 193 released, 26 quarantined, 3 failed.",
+        "Patients: 20 released, 1 held.",
+        "Files: 11 released, 1 held.",
+        *PLACES,
+    ]
