@@ -155,7 +155,10 @@ def draft(accepted: pl.DataFrame, pipeline: ImagingPipeline) -> pl.DataFrame:
     polars.DataFrame
         Rows of the studies dataset.
     """
-    ordered = accepted.sort("StudyInstanceUID", "SeriesInstanceUID", "key", "arrival_id")
+    attributes = pl.col(*STUDY_ATTRIBUTES, *SERIES_ATTRIBUTES, *INSTANCE_ATTRIBUTES)
+    ordered = accepted.sort("StudyInstanceUID", "SeriesInstanceUID", "key", "arrival_id").with_columns(
+        _bare(attributes)
+    )
     studies = ordered.group_by("StudyInstanceUID", maintain_order=True).agg(map(_first, STUDY_ATTRIBUTES))
     drafted = studies.join(_series_of(ordered), on="StudyInstanceUID", how="left", maintain_order="left")
     whose = {"pipeline": pipeline.name, "datastore_id": pipeline.healthimaging.datastore_id}
@@ -182,6 +185,11 @@ def _series_of(ordered: pl.DataFrame) -> pl.DataFrame:
         NumberOfStudyRelatedInstances=pl.col("instances").list.len().sum(),
         series=pl.struct("SeriesInstanceUID", *SERIES_ATTRIBUTES, image_sets, "instances"),
     )
+
+
+def _bare(values: pl.Expr) -> pl.Expr:
+    """Return values without the blanks around each of several (PS3.5 section 6.2: they mean nothing)."""
+    return values.str.strip_chars().str.replace_all(r"\s*\\\s*", "\\")
 
 
 def _first(keyword: str) -> pl.Expr:

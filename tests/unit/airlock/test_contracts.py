@@ -77,6 +77,21 @@ class TestDraft:
         assert one.StudyDescription == "x"
         assert the_draft(dicom("a", StudyDescription="")).StudyDescription is None
 
+    def test_no_value_keeps_the_blanks_around_it(self) -> None:
+        blank = {
+            "PatientID": " 4711 ",
+            "PatientName": "  Doe^Jane A",
+            "StudyDescription": "  ",
+            "AccessionNumber": " A-1\\ A-2 ",
+            "SeriesNumber": " 1",
+            "InstanceNumber": " 12 ",
+            "Modality": " CT",
+        }
+        one = the_draft(dicom("a", **blank))
+        assert (one.PatientID, one.PatientName, one.StudyDescription) == ("4711", "Doe^Jane A", None)
+        assert (one.AccessionNumber, one.ModalitiesInStudy) == ("A-1\\A-2", ("CT",))
+        assert (one.series[0].SeriesNumber, one.series[0].instances[0].InstanceNumber) == ("1", "12")
+
     def test_the_order_of_the_delivery_decides_nothing(self) -> None:
         files = [A | {"StudyDescription": "x"}, B | {"StudyDescription": "y"}, OTHER_SERIES]
         assert the_draft(*files) == the_draft(*reversed(files))
