@@ -21,6 +21,7 @@ import uvloop
 from airlock.dicom.errors import HeaderError
 from airlock.dicom.fetch import Arrival, RangeReader, S3UnavailableError
 from airlock.dicom.header import KIB, MIB, header_plan, quiet_pydicom
+from airlock.dicom.sop_classes import is_image
 from airlock.reading import Reading, keep
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS
@@ -286,9 +287,10 @@ class _Shard:
 
 
 def _found(header: Header) -> _Found:
-    if not header.undecodable:
-        return _Found(values=header.values, doubt=header.doubt)
-    return _Found(None, ", ".join(header.undecodable), Reason.UNDECODABLE_TEXT, header.values, header.doubt)
+    if header.undecodable:
+        return _Found(None, ", ".join(header.undecodable), Reason.UNDECODABLE_TEXT, header.values, header.doubt)
+    lacks_pixels = header.ends_without_pixels and is_image(header.values.get("SOPClassUID", ""))
+    return _Found(warning=Reason.NO_PIXEL_DATA if lacks_pixels else None, values=header.values, doubt=header.doubt)
 
 
 def first_range_by_key(settings: ParseSettings) -> Callable[[str], int]:

@@ -115,6 +115,10 @@ class Reason(StrEnum):
         "undecodable_text",
         "Text does not fit SpecificCharacterSet (0008,0005): correct the character set.",
     )
+    NO_PIXEL_DATA = (
+        "no_pixel_data",
+        "The file is of an image SOP class and ends before its pixel data: ask the sender whether it is whole.",
+    )
 
     # Resource rules
     INVALID_RESOURCE = "invalid_resource", "The resource breaks FHIR R4, the detail names where: correct it."

@@ -161,7 +161,7 @@ HEADERS = schema(
         "arrival_id": pl.String,
         "reason": pl.String,  # a Reason when the header could not be read, else null
         "detail": pl.String,
-        "warning": pl.String,  # a Reason that does not stop the file by itself (undecodable_text), else null
+        "warning": pl.String,  # a Reason that does not stop the file by itself (undecodable_text, no_pixel_data)
     },
     ATTRIBUTE_COLUMNS,
     {

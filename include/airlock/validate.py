@@ -157,14 +157,14 @@ def apply_file_rules(rows: pl.DataFrame, rules: list[FileRule], settings: Valida
     unread = pl.col("reason").is_not_null()
     soft = [rule for rule in rules if rule.reason in settings.warn_only]
     hard = [rule for rule in rules if rule.reason not in settings.warn_only]
-    text = pl.when(pl.col("warning").is_not_null()).then(pl.struct(reason=pl.col("warning"), detail=pl.col("detail")))
+    warning = pl.col("warning")
+    warned = pl.struct(reason=warning, detail=pl.col("detail"))
+    text_stops = (warning == Reason.UNDECODABLE_TEXT) & (Reason.UNDECODABLE_TEXT not in settings.warn_only)
     read = pl.struct("reason", "detail")
     nothing = pl.struct(reason=pl.lit(None, pl.String), detail=pl.lit(None, pl.String))
-    stops = pl.coalesce(pl.when(unread).then(read), *map(_finding, hard))
-    text_stops = text if Reason.UNDECODABLE_TEXT not in settings.warn_only else None
     found = rows.with_columns(
-        stopped=stops if text_stops is None else pl.coalesce(stops, text_stops),
-        noted=pl.coalesce(text, *map(_finding, soft), nothing),
+        stopped=pl.coalesce(pl.when(unread).then(read), *map(_finding, hard), pl.when(text_stops).then(warned)),
+        noted=pl.coalesce(pl.when(warning.is_not_null()).then(warned), *map(_finding, soft), nothing),
     )
     is_stopped = pl.col("stopped").is_not_null()
     is_ignored = unread & pl.col("reason").is_in([str(reason) for reason in IGNORED_REASONS])

@@ -267,9 +267,9 @@ class Tally:
                     parse(whole(data))
             return
         self.read += 1
-        self._compare(number, data, found)
+        self._compare(number, data, found, ends_without_pixels=scanner.ends_without_pixels)
 
-    def _compare(self, number: int, data: bytes, found: dict[str, str]) -> None:
+    def _compare(self, number: int, data: bytes, found: dict[str, str], *, ends_without_pixels: bool) -> None:
         try:
             header = parse(whole(data))
         except HeaderError as error:
@@ -277,6 +277,8 @@ class Tally:
             return
         if header.values != found or header.undecodable:
             self._note(number, "pydicom under the guard", header.values, found)
+        if ends_without_pixels and not header.ends_without_pixels:
+            self.differences.append(f"mutation {number}: pydicom under the guard finds pixels, or no end")
         pieces = in_pieces(data, 1 + number % 500, 1 + number % 60)
         if pieces != found:
             self._note(number, "itself in pieces", pieces or {}, found)

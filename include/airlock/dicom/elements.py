@@ -6,9 +6,11 @@ read, so that a value is called missing only where a tag behind it was seen, or 
 
 from __future__ import annotations
 
+import re
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from pydicom.datadict import dictionary_has_tag
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
 from airlock.dicom.errors import HeaderError
@@ -36,6 +38,11 @@ _LENGTH = {True: Struct("<I").unpack, False: Struct(">I").unpack}
 _SHORT_LENGTH = {True: Struct("<H").unpack, False: Struct(">H").unpack}
 _LONG_VRS = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
 _VRS = frozenset(vr.encode() for vr in VR)
+_STRAY_LIMIT = 1 << 14  # bytes behind a head in which the elements are looked for that its length leads past
+_STRAY_BEFORE = 1 << 10  # bytes before it, where the length of the element before may be the wrong one
+_EXPLICIT_HEAD = re.compile(b"(?=.{4}(?:%b))" % b"|".join(sorted(_VRS)), re.DOTALL)
+_ANY_HEAD = re.compile(b"(?=.{8})", re.DOTALL)
+_ITEM_TAG = {True: b"\xfe\xff\x00\xe0", False: b"\xff\xfe\xe0\x00"}  # by "little endian"
 
 
 class RequestAttributes(NamedTuple):
@@ -119,6 +126,61 @@ def end_if_here(file: HeaderFile, tag: int, position: int, *, implicit: bool, li
         return None
 
 
+class Stray(NamedTuple):
+    """Where to look for whole elements behind one that declares more than the object holds.
+
+    A cut object ends within a value. In a whole one with a wrong length other elements follow all the same, with
+    ascending tags, to the pixels or exactly to the object's end.
+
+    Attributes
+    ----------
+    window
+        The bytes in which such elements are looked for.
+    left
+        The bytes of the object from the window's start on.
+    behind
+        A tag that theirs are greater than.
+    implicit, little
+        How the data set is encoded.
+    to_pixels
+        Whether only the pixels count as an end: the elements in a sequence that was cut may end with the object.
+    """
+
+    window: bytes
+    left: int
+    behind: int
+    implicit: bool
+    little: bool
+    to_pixels: bool
+
+    def goes_on(self) -> bool:
+        """Say whether such elements follow."""
+        heads = _ANY_HEAD if self.implicit else _EXPLICIT_HEAD
+        return any(self._leads_to_the_end(head.start()) for head in heads.finditer(self.window))
+
+    def _leads_to_the_end(self, at: int) -> bool:
+        behind = self.behind
+        while at + 12 <= len(self.window):
+            tag, start, length = self._head(at)
+            if tag <= behind or tag >> 16 == 0xFFFE or start is None:
+                return False
+            if tag in PIXELS:
+                return length == _UNDEFINED or start + length <= self.left
+            at, behind = start + length, tag
+        return at == self.left and not self.to_pixels
+
+    def _head(self, at: int) -> tuple[int, int | None, int]:
+        """Return the tag of an element, the offset of its value, None if it is not plainly one, and its length."""
+        head = self.window[at : at + 8]
+        group, element, length = _HEADER[self.little](head)
+        tag = group << 16 | element
+        if self.implicit:  # without a VR, any bytes may look like a head
+            return tag, at + 8 if dictionary_has_tag(tag) else None, length
+        if head[4:6] in _LONG_VRS:
+            return tag, at + 12, _LENGTH[self.little](self.window[at + 8 : at + 12])[0]
+        return tag, at + 8 if head[4:6] in _VRS else None, _SHORT_LENGTH[self.little](head[6:8])[0]
+
+
 class ElementGuard:
     """The ``stop_when`` of a pydicom reader: stops behind the last wanted tag and knows what the scan's end means.
 
@@ -138,6 +200,8 @@ class ElementGuard:
         Whether a tag behind the last wanted one was seen.
     cut
         Whether an element declares more than the object holds.
+    stray
+        Whether whole elements follow such an element, so that the object is whole and the length wrong.
     end
         Offset behind the last element that was seen whole; None before the first.
     request_attributes
@@ -146,8 +210,10 @@ class ElementGuard:
 
     def __init__(self, file: HeaderFile, wanted: frozenset[int]) -> None:
         self.file = file
-        self.passed = self.cut = False
+        self.passed = self.cut = self.stray = False
         self.end: int | None = None
+        self._whole = (0, 0)  # tag and offset of the value of the last element that was seen whole
+        self._pixels = self._padding = False  # whether they were seen
         self.request_attributes: RequestAttributes | None = None
         self._wanted = wanted
         self._last = max(wanted)
@@ -163,7 +229,8 @@ class ElementGuard:
     def verdict(self) -> HeaderError | None:
         """Return what is wrong with the end of the data set, when the reader has ended."""
         if self.cut:
-            return HeaderError(Reason.TRUNCATED, "an element goes beyond the end of the object")
+            beyond = HeaderError(Reason.TRUNCATED, "an element goes beyond the end of the object")
+            return _stray_error() if self.stray else beyond
         if self.end is None:
             return HeaderError(Reason.TRUNCATED, "the object ends before its data set")
         if self._stopped:
@@ -176,18 +243,28 @@ class ElementGuard:
             return HeaderError(Reason.TRUNCATED, "the object ends inside an element")
         return None
 
+    @property
+    def ends_without_pixels(self) -> bool:
+        """Whether the reader came to the end of the data set, and no pixels were there."""
+        at_end = not self._stopped or self._padding or self.end == self.file.size
+        return at_end and not self._pixels and not self.cut
+
     def _stops(self, tag: int, vr: str | None, length: int) -> bool:
         self._refuse(tag, length)
-        if tag == length == 0:  # padding
+        if tag == length == 0:
+            self._padding = True
             return True
         start = self.file.tell()
         self.passed |= tag > self._last
+        self._pixels |= tag in PIXELS
         if length == _UNDEFINED:
             return self._stops_at_undefined(tag, vr, start)
         if start + length > self.file.size:
             self.cut = True
+            self.stray = tag not in PIXELS and self._goes_on(tag, vr, start)
             return True
         self.end = end = start + length
+        self._whole = (tag, start)
         if tag == REQUEST_ATTRIBUTES_SEQUENCE:
             self._keep_request_attributes(start, end, vr)
         next_header = min(end + 12, self.file.size)
@@ -212,11 +289,28 @@ class ElementGuard:
         if tag in self._wanted:
             raise HeaderError(Reason.UNREADABLE, "a text element of undefined length")
         little = self._is_little(tag, vr, start)
-        self.end = end = end_of_undefined(self.file, start, implicit=vr is None, little=little)
+        try:
+            self.end = end = end_of_undefined(self.file, start, implicit=vr is None, little=little)
+        except EndOfObject:
+            if self._goes_on(tag, vr, start):
+                raise _stray_error() from None
+            raise
         if tag == REQUEST_ATTRIBUTES_SEQUENCE:
             self._keep_request_attributes(start, end, vr)
         self.file.seek(end - 8)  # the reader finds the delimiter next, and thus an empty sequence
         return False
+
+    def _goes_on(self, tag: int, vr: str | None, start: int) -> bool:
+        """Say whether whole elements follow one whose length, or that of the one before, leads beyond the object."""
+        behind, first = self._whole
+        first = max(first, start - _STRAY_BEFORE)
+        little = self._is_little(tag, vr, start)
+        window = self.file.take(first, min(self.file.size, start + _STRAY_LIMIT))
+        in_items = window[start - first :].startswith(_ITEM_TAG[little])
+        left = self.file.size - first
+        # pydicom takes an element without a VR for an implicit one, and such is what a wrong length leads to, too.
+        ways = {vr is None, False}
+        return any(Stray(window, left, behind, implicit, little, in_items).goes_on() for implicit in ways)
 
     def _stops_behind(self, tag: int, vr: str | None, start: int) -> bool:
         """Follow pixel fragments, or items, as far as their headers are here; go on behind items that end here."""
@@ -245,3 +339,7 @@ class ElementGuard:
     def _is_little(self, tag: int, vr: str | None, start: int) -> bool:
         header = start - (12 if vr in EXPLICIT_VR_LENGTH_32 else 8)
         return int.from_bytes(self.file.take(header, header + 2), "little") == tag >> 16
+
+
+def _stray_error() -> HeaderError:
+    return HeaderError(Reason.UNREADABLE, "an element declares more bytes than the object holds, and others follow it")

@@ -66,11 +66,14 @@ class Header:
         Keywords whose bytes do not fit the declared character set.
     doubt
         What made the scanner leave the header to pydicom; None where the scanner read it.
+    ends_without_pixels
+        Whether the object is known to end before any pixels.
     """
 
     values: dict[str, str]
     undecodable: tuple[str, ...] = ()
     doubt: Doubt | None = None
+    ends_without_pixels: bool = False
 
 
 class Source(Protocol):
@@ -172,7 +175,7 @@ def _scan_or_parse(file: BlockFile, scanner: Scanner) -> Header:
     """Read the header with the scanner, and with pydicom from its first doubt on."""
     values = None if scanner.doubt else scanner.values()
     if values is not None:
-        return Header(values)
+        return Header(values, ends_without_pixels=scanner.ends_without_pixels)
     try:
         return replace(parse(file), doubt=scanner.doubt)
     except HeaderError as error:
@@ -246,6 +249,7 @@ def _header(dataset: Dataset, guard: ElementGuard, syntax: str | None) -> Header
     complaint = guard.verdict()
     if complaint and guard.end is None:
         raise complaint
+    guard.file.short = False  # the data set has ended where it may: what is wrong in it from here on is not its end
     values = {} if syntax is None else {_TRANSFER_SYNTAX: syntax}
     undecodable: list[str] = []
     encodings = _encodings(dataset)
@@ -258,7 +262,7 @@ def _header(dataset: Dataset, guard: ElementGuard, syntax: str | None) -> Header
     if complaint:
         complaint.values = values
         raise complaint
-    return Header(values, tuple(undecodable))
+    return Header(values, tuple(undecodable), ends_without_pixels=guard.ends_without_pixels)
 
 
 def _encodings(dataset: Dataset) -> list[str]:

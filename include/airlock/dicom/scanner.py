@@ -112,10 +112,13 @@ class Scanner:
     ----------
     doubt
         Why the object is to be given to pydicom; None as long as nothing speaks for it.
+    ends_without_pixels
+        Whether the object is known to end before any pixels.
     """
 
     def __init__(self, file: BlockFile) -> None:
         self.doubt: Doubt | None = None
+        self.ends_without_pixels = False
         self._file = file
         self._syntax = b""
         self._encoding = _EXPLICIT
@@ -146,8 +149,7 @@ class Scanner:
             self._walk = self._data_set()
         walk = self._walk
         walk.run()
-        if walk.passed:
-            walk.look_behind()
+        self.ends_without_pixels = walk.look_behind() if walk.passed else True
         raw = walk.values
         requests = raw.pop(REQUEST_ATTRIBUTES_SEQUENCE, None)
         if requests is not None:

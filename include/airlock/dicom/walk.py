@@ -249,8 +249,13 @@ class Walk:
             self.values[tag] = self._file.take(start, end)
         return end
 
-    def look_behind(self) -> None:
+    def look_behind(self) -> bool:
         """Look at the heads of the elements from ``position`` on that are here, up to the pixels.
+
+        Returns
+        -------
+        bool
+            Whether the object ends with them, and no pixels are there.
 
         Raises
         ------
@@ -261,7 +266,7 @@ class Walk:
         for _ in range(ELEMENT_LIMIT - self._walked // _HEAD):
             head = self._head(position) if position != size else None
             if head is None:
-                return
+                return position == size
             tag, start, length = head
             if tag <= previous:
                 raise DoubtError(Doubt.OUT_OF_ORDER)
@@ -269,11 +274,11 @@ class Walk:
                 raise DoubtError(Doubt.NOT_AN_ITEM)
             end = start + length if length != UNDEFINED else self._end_if_here(tag, start)
             if end is None:
-                return
+                return False
             if end > size:
                 raise DoubtError(Doubt.OBJECT_ENDS)
             if tag in PIXELS:
-                return
+                return False
             position, previous = end, tag
         raise DoubtError(Doubt.TOO_MANY_ELEMENTS)
 

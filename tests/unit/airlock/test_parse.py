@@ -153,6 +153,17 @@ class TestRows:
         assert row["detail"] == "InstitutionName, PatientName"
         assert row["PatientName"] == "M\ufffdller^J\ufffdrg"
 
+    @pytest.mark.parametrize(
+        ("sop_class", "warning"),
+        [(b"1.2.840.10008.5.1.4.1.1.2\0", "no_pixel_data"), (b"1.2.840.10008.5.1.4.1.1.88.22\0", None)],
+    )
+    def test_an_image_that_ends_before_its_pixels_is_a_warning(
+        self, s3: S3, sop_class: bytes, warning: str | None
+    ) -> None:
+        body = ct({0x00080016: ("UI", sop_class), 0x7FE00010: None})
+        row = one(s3, put(s3, "cut.dcm", body))
+        assert (row["reason"], row["warning"], row["requests"]) == (None, warning, 1)
+
     def test_progress_is_told(self, s3: S3) -> None:
         arrivals = [absent(f"progress/{number}") | {"size": 0} for number in range(2500)]
         told: list[int] = []

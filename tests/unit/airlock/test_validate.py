@@ -241,6 +241,12 @@ class TestGroupingElements:
         assert taken_through(world, "four", dicom("d", **{element: "1.8"}), **accepting) == {"d": ("accept", code)}
 
 
+@pytest.mark.parametrize("warn_only", [[], ["undecodable_text"]])
+def test_an_image_without_pixel_data_is_noted_whatever_the_policy(warn_only: list[str]) -> None:
+    rows = decided(dicom("a", warning="no_pixel_data"), warn_only=warn_only)
+    assert rows.select("verdict", "reason").row(0) == ("accept", "no_pixel_data")
+
+
 def test_the_elements_are_those_of_the_service_and_the_issuer() -> None:
     assert {element for element, _ in GROUPING} == {
         "StudyDate",

@@ -12,6 +12,7 @@ import pydicom
 from pydicom.multival import MultiValue
 from pydicom.valuerep import IS
 
+from airlock.dicom.elements import PIXELS
 from airlock.dicom.header import TAGS
 
 if TYPE_CHECKING:
@@ -33,6 +34,13 @@ def pydicom_values(data: bytes, *, stop_before_pixels: bool = True) -> dict[str,
             if "RequestedProcedureID" in request:
                 return found | {"RequestedProcedureID": _text(request.RequestedProcedureID)}
         return found
+
+
+def has_pixels(data: bytes) -> bool:
+    """Say whether the data set has pixels, of whatever kind."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return not PIXELS.isdisjoint(pydicom.dcmread(io.BytesIO(data), defer_size=1024).keys())
 
 
 def _values(dataset: Dataset) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ import struct
 import tracemalloc
 import warnings
 import zlib
+from typing import Any
 
 import pytest
 
@@ -288,7 +289,48 @@ class TestCutObjects:
         behind = sequence(0x00540220, [item(element(0x00080100, "SH", b"X" * 40, syntax), syntax)], syntax)
         assert refusal(ct({0x00540220: behind, PIXEL_DATA: None}, syntax)[:-30]).reason is Reason.TRUNCATED
 
+    @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
     @pytest.mark.parametrize("tag", [0x00091001, 0x00100020, 0x00431001])
+    @pytest.mark.parametrize("last", [None, 0x00401001])
+    def test_a_whole_object_in_which_one_length_is_wrong_is_not_cut(
+        self, tag: int, syntax: str, last: int | None
+    ) -> None:
+        """Behind the element come others, to the pixels or, without any, exactly to the end."""
+        wrong: dict[int, Any] = {tag: element(tag, "UN", b"x" * 10, syntax, length=0x7FFFFFF0)}
+        if last is not None:
+            wrong |= {PIXEL_DATA: None, 0x00420010: ("ST", b"Report")}
+        error = refusal(ct(wrong, syntax))
+        if last is not None and tag == 0x00431001:
+            assert error.reason is Reason.TRUNCATED, "nothing follows"
+            return
+        assert (error.reason, error.detail[:37]) == (Reason.UNREADABLE, "an element declares more bytes than t")
+        assert error.values["SOPInstanceUID"] == "1.2.3.1.1"
+        assert refusal(ct(wrong, syntax), first_range=64).reason is Reason.UNREADABLE
+
+    @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
+    def test_a_length_that_is_one_too_long_does_not_make_a_whole_object_a_cut_one(self, syntax: str) -> None:
+        for length in (3, 5, 7):
+            wrong = ct({0x00100040: element(0x00100040, "CS", b"O ", syntax, length=length)}, syntax)
+            assert refusal(wrong).reason is Reason.UNREADABLE
+
+    @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
+    @pytest.mark.parametrize("undefined", [True, False])
+    def test_a_wrong_length_within_a_sequence_of_a_whole_object(self, syntax: str, undefined: bool) -> None:
+        nested = element(0x00081150, "UI", b"1.2", syntax) + element(0x00081155, "UN", b"", syntax, length=0x7FFFFFF0)
+        inside = sequence(0x00081140, [item(nested, syntax)], syntax, undefined=undefined)
+        found = refusal(ct({0x00081140: inside}, syntax)) if undefined else None
+        assert found is None or found.reason is Reason.UNREADABLE
+        cut = ct({0x00081140: inside, PIXEL_DATA: None}, syntax)[:400]
+        assert refusal(cut).reason is Reason.TRUNCATED
+
+    def test_a_bad_nested_element_of_a_whole_object_without_pixels(self) -> None:
+        """pydicom comes to the object's end, and only then to what it cannot read."""
+        endless = element(0x00401001, "SQ", b"", length=UNDEFINED)
+        request = sequence(0x00400275, [item(endless, undefined=False)], undefined=False)
+        report = ct({0x00400275: request, 0x00401001: None, PIXEL_DATA: None})
+        assert refusal(report).reason is Reason.UNREADABLE
+
+    @pytest.mark.parametrize("tag", [0x00091001, 0x00431001])
     def test_two_gib_declared_in_a_small_object(self, tag: int) -> None:
         broken = ct({tag: element(tag, "UN", b"", length=0x7FFFFFF0)})
         tracemalloc.start()
@@ -297,7 +339,7 @@ class TestCutObjects:
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        assert error.reason is Reason.TRUNCATED
+        assert error.reason is Reason.UNREADABLE
         assert error.values["SOPInstanceUID"] == "1.2.3.1.1"
         assert peak < 4_000_000
 
@@ -328,6 +370,29 @@ class TestCutObjects:
     def test_a_cut_deflated_stream(self) -> None:
         data = deflated({0x00091010: ("OB", random.Random(1).randbytes(5000))})
         assert refusal(data[:-3000]).reason is Reason.TRUNCATED
+
+
+class TestPixels:
+    @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
+    def test_an_object_that_ends_before_them_is_known_to(self, syntax: str) -> None:
+        assert not read(ct(syntax=syntax)).ends_without_pixels
+        assert read(ct({PIXEL_DATA: None}, syntax)).ends_without_pixels
+        assert read(ct({PIXEL_DATA: None, 0x00401001: None}, syntax)).ends_without_pixels
+        assert read(ct({PIXEL_DATA: None, 0x00420010: ("ST", b"Report")}, syntax)).ends_without_pixels
+
+    def test_pydicom_and_the_scanner_say_the_same(self) -> None:
+        odd = {0x00100020: ("LO", b"PID\0\0-1")}  # for pydicom
+        for more in ({}, {PIXEL_DATA: None}):
+            header = read(ct(odd | more))
+            assert header.doubt
+            assert header.ends_without_pixels is bool(more)
+        behind = odd | {PIXEL_DATA: None, 0x00420010: ("ST", b"Report")}
+        assert read(ct(behind) + bytes(20)).ends_without_pixels
+
+    def test_what_is_not_here_is_not_said(self) -> None:
+        """Nothing more is asked for: the pixels may come behind it."""
+        data = ct({0x00431001: ("OB", bytes(90_000)), PIXEL_DATA: None, 0x00540220: ("OB", bytes(10))})
+        assert not read(data).ends_without_pixels
 
 
 class TestHostileObjects:

@@ -11,11 +11,12 @@ from airlock.dicom.errors import HeaderError
 from airlock.dicom.header import read_header
 from airlock.reasons import Reason
 from tests.unit.airlock.dicom.objects import Memory
-from tests.unit.airlock.dicom.oracle import FILES, pydicom_values
+from tests.unit.airlock.dicom.oracle import FILES, has_pixels, pydicom_values
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+FIRST_RANGE = 16 * 1024
 TEXT_OF_CUT_FILES = {"MR_truncated.dcm", "rtplan_truncated.dcm"}
 
 
@@ -43,3 +44,7 @@ def test_values_are_those_of_pydicom(path: Path) -> None:
         return
     assert values == expected
     assert reason == (Reason.TRUNCATED if path.name in TEXT_OF_CUT_FILES else None)
+    if reason is None:
+        ends = read_header(Memory(path.read_bytes())).ends_without_pixels
+        assert not (ends and has_pixels(path.read_bytes()))
+        assert ends or has_pixels(path.read_bytes()) or path.stat().st_size > FIRST_RANGE
