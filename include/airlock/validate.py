@@ -11,6 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import polars as pl
+from pydicom.datadict import dictionary_VR
 
 from airlock.buffer import find_index
 from airlock.dicom.preconditions import file_rules
@@ -46,8 +47,14 @@ SERIES_ELEMENTS = {
 
 
 GROUPING_ELEMENTS = {"SeriesInstanceUID": SERIES_ELEMENTS, "StudyInstanceUID": STUDY_ELEMENTS}
+# The gravest conflicts: whose study it is. A lesser one that the same file has does not hide them.
+PATIENT_CONFLICTS = (Reason.PATIENT_ID_CONFLICT, Reason.ISSUER_CONFLICT)
+_LESSER_CONFLICTS = tuple(
+    reason for elements in GROUPING_ELEMENTS.values() for reason in elements.values() if reason not in PATIENT_CONFLICTS
+)
 
 _FACTS = (*ARRIVALS, *ATTRIBUTES)
+_IS_ACCEPTED = pl.col("verdict") == Verdict.ACCEPT
 _DECISION = ("verdict", "reason", "detail", "duplicate_of")
 # What the rules that compare files look at; the other facts go to the verdicts without them.
 _COMPARED = (
@@ -55,6 +62,9 @@ _COMPARED = (
     *(element for elements in GROUPING_ELEMENTS.values() for element in elements),
     *_DECISION,
 )
+
+
+_INTEGERS = frozenset(element for element in SERIES_ELEMENTS if dictionary_VR(element) == "IS")
 
 
 class HeadersIncompleteError(RuntimeError):
@@ -221,8 +231,9 @@ def _decide(
     detail: pl.Expr,
     *,
     duplicate_of: pl.Expr | None = None,
+    among: pl.Expr = _IS_ACCEPTED,
 ) -> pl.DataFrame:
-    where = (where & (pl.col("verdict") == Verdict.ACCEPT)).fill_null(value=False)
+    where = (where & among).fill_null(value=False)
     return rows.with_columns(
         verdict=pl.when(where).then(pl.lit(verdict)).otherwise("verdict"),
         reason=pl.when(where).then(pl.lit(str(reason))).otherwise("reason"),
@@ -284,7 +295,7 @@ def _claimed(run: Run, accepted: Iterable[pl.DataFrame]) -> pl.DataFrame:
 
 
 def _accepted(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.filter(pl.col("verdict") == Verdict.ACCEPT)
+    return rows.filter(_IS_ACCEPTED)
 
 
 def apply_grouping_rules(rows: pl.DataFrame, group: str, settings: Validate) -> pl.DataFrame:
@@ -306,7 +317,7 @@ def apply_grouping_rules(rows: pl.DataFrame, group: str, settings: Validate) -> 
 
 def _one_value(rows: pl.DataFrame, group: str, element: str, reason: Reason, settings: Validate) -> pl.DataFrame:
     value = _comparable(element)
-    counts = _accepted(rows).group_by(group, value=value).agg(files=pl.len())
+    counts = rows.filter(_compared_for(reason, settings)).group_by(group, value=value).agg(files=pl.len())
     counts = counts.filter(pl.col(group).is_duplicated())
     if counts.is_empty():
         return rows
@@ -321,23 +332,42 @@ def _one_value(rows: pl.DataFrame, group: str, element: str, reason: Reason, set
 
 
 def _comparable(element: str) -> pl.Expr:
-    """Compare an attribute as the service does: absent and empty are one value, padding does not count."""
-    return pl.col(element).fill_null("").str.strip_chars()
+    """Return an attribute as it is compared: absent and empty are one value, padding and zeros before a number none."""
+    text = pl.col(element).fill_null("").str.strip_chars()
+    return pl.coalesce(text.cast(pl.Int64, strict=False).cast(pl.String), text) if element in _INTEGERS else text
+
+
+def _only_warns(reason: Reason, settings: Validate) -> bool:
+    return settings.grouping_conflict == "accept" or reason in settings.warn_only
+
+
+def _compared_for(reason: Reason, settings: Validate) -> pl.Expr:
+    """Find the files that a conflict may stop: the accepted ones, and if patients conflict what a lesser one stops."""
+    if reason not in PATIENT_CONFLICTS or _only_warns(reason, settings):
+        return _IS_ACCEPTED
+    return _IS_ACCEPTED | _has_reason(_LESSER_CONFLICTS)
+
+
+def _has_reason(reasons: Iterable[Reason]) -> pl.Expr:
+    return pl.col("reason").is_in([str(reason) for reason in reasons]).fill_null(value=False)
 
 
 def _conflict(rows: pl.DataFrame, where: pl.Expr, reason: Reason, detail: pl.Expr, settings: Validate) -> pl.DataFrame:
-    only_warns = settings.grouping_conflict == "accept" or reason in settings.warn_only
-    verdict = Verdict.ACCEPT if only_warns else Verdict.QUARANTINE
-    return _decide(rows, where, verdict, reason, detail)
+    among = _compared_for(reason, settings)
+    if not _only_warns(reason, settings):
+        return _decide(rows, where, Verdict.QUARANTINE, reason, detail, among=among)
+    if reason in _LESSER_CONFLICTS:
+        among &= ~_has_reason(PATIENT_CONFLICTS)
+    return _decide(rows, where, Verdict.ACCEPT, reason, detail, among=among)
 
 
 def _against_ledger_studies(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
     """Hold the accepted arrivals to the grouping elements that the data store has from other runs."""
     datastore = run.pipeline.healthimaging.datastore_id
     settings = run.pipeline.validation
-    accepted = _accepted(rows)
-    studies = run.ledger.known_studies(datastore, accepted["StudyInstanceUID"].unique(), except_run=run.holder)
-    series = run.ledger.known_series(datastore, accepted["SeriesInstanceUID"].unique(), except_run=run.holder)
+    compared = rows.filter(_IS_ACCEPTED | _has_reason(_LESSER_CONFLICTS))
+    studies = run.ledger.known_studies(datastore, compared["StudyInstanceUID"].unique(), except_run=run.holder)
+    series = run.ledger.known_series(datastore, compared["SeriesInstanceUID"].unique(), except_run=run.holder)
     for group, known in (("SeriesInstanceUID", series), ("StudyInstanceUID", studies)):
         for element, reason in GROUPING_ELEMENTS[group].items() if known.height else ():
             stored = known.select(group, stored=_comparable(element))

@@ -247,6 +247,61 @@ def test_an_image_without_pixel_data_is_noted_whatever_the_policy(warn_only: lis
     assert rows.select("verdict", "reason").row(0) == ("accept", "no_pixel_data")
 
 
+@pytest.mark.parametrize("other", ["01", " 1", "+1", "001 "])
+def test_a_series_number_is_an_integer_however_it_is_written(world: World, other: str) -> None:
+    files = dicom("a", SeriesNumber="1"), dicom("b", SeriesNumber=other)
+    assert reason(*files) == {"a": None, "b": None}
+    assert taken_through(world, "one", files[0]) == {"a": ("accept", None)}
+    imported(world, "one")
+    assert taken_through(world, "two", files[1]) == {"b": ("accept", None)}
+
+
+def test_a_series_number_that_is_not_an_integer_is_compared_as_it_is_written() -> None:
+    for other in ("1.0", "x", "1" * 30):
+        assert set(reason(dicom("a", SeriesNumber="1"), dicom("b", SeriesNumber=other)).values()) == {
+            "series_number_conflict"
+        }
+
+
+TWO_PATIENTS = [
+    dicom("a", PatientID="1", SeriesNumber="1", StudyDate="20260301"),
+    dicom("b", PatientID="2", SeriesNumber="2", StudyDate="20260302"),
+]
+
+
+class TestPatientConflicts:
+    """Whose study it is, is asked first."""
+
+    @pytest.mark.parametrize("lesser", [{}, {"grouping_conflict": "accept"}])
+    def test_one_is_named_beside_lesser_conflicts_of_the_same_files(self, lesser: dict[str, Any]) -> None:
+        assert reason(*TWO_PATIENTS, **lesser) == dict.fromkeys("ab", "patient_id_conflict")
+
+    def test_one_is_named_of_all_files_of_the_study_though_some_have_a_lesser_conflict(self) -> None:
+        other_series = dicom("c", PatientID="1", SeriesInstanceUID="1.1.9", StudyDate="20260301")
+        assert reason(*TWO_PATIENTS, other_series) == dict.fromkeys("abc", "patient_id_conflict")
+
+    def test_by_majority_a_lesser_conflict_of_other_files_keeps_its_name(self) -> None:
+        files = [*TWO_PATIENTS, dicom("c", PatientID="1", SeriesNumber="1", StudyDate="20260301")]
+        odd = dicom("d", PatientID="1", SeriesNumber="7", StudyDate="20260301")
+        assert reason(*files, odd, grouping_conflict="majority") == {
+            "a": None,
+            "b": "patient_id_conflict",
+            "c": None,
+            "d": "series_number_conflict",
+        }
+
+    def test_one_with_the_store_is_named_beside_a_lesser_conflict(self, world: World) -> None:
+        taken_through(world, "one", dicom("z", PatientID="1", SeriesNumber="1"))
+        imported(world, "one")
+        wrong = {"PatientID": "2", "StudyInstanceUID": "1.1"}
+        files = dicom("a", SeriesNumber="8", **wrong), dicom("b", SeriesNumber="9", **wrong)
+        assert taken_through(world, "two", *files) == dict.fromkeys("ab", ("quarantine", "patient_id_conflict"))
+
+    def test_one_that_only_warns_does_not_let_in_what_a_lesser_one_stops(self) -> None:
+        files = [row | {"PatientID": "1", "IssuerOfPatientID": row["PatientID"]} for row in TWO_PATIENTS]
+        assert verdict(*files, warn_only=["issuer_conflict"]) == dict.fromkeys("ab", "quarantine")
+
+
 def test_the_elements_are_those_of_the_service_and_the_issuer() -> None:
     assert {element for element, _ in GROUPING} == {
         "StudyDate",
