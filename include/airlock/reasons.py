@@ -75,7 +75,7 @@ class Reason(StrEnum):
     )
     UNSUPPORTED_ENTRY = (
         "unsupported_entry",
-        "The Bundle's entry asks for something else than to store its resource: have it sent in another way.",
+        "The Bundle's entry asks for more than to store its resource, see the detail: have it sent as a plain PUT.",
     )
     NOT_XML = "not_xml", "The document is no well-formed XML: ask the sender for it again."
     XML_ENTITY = "xml_entity", "The document declares a DTD or entities, which are never expanded: have them removed."

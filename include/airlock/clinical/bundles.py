@@ -1,7 +1,8 @@
 """A Bundle taken apart into the resources of its entries (FHIR R4, "Bundle").
 
-Only entries that mean to store their resource come in; an id that an entry leaves to the server is made from its
-fullUrl, so that the same Bundle gives the same ids again.
+Only entries that mean to store their resource come in, and under no condition: an import stores what it is given. A
+created resource keeps its own id; one that it leaves to the server is made from the entry's fullUrl, so that the same
+Bundle gives the same ids again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 TYPES = ("transaction", "batch", "collection", "searchset", "document")
 _STORING = ("POST", "PUT")
+_CONDITIONS = ("ifNoneMatch", "ifModifiedSince", "ifMatch", "ifNoneExist")
 _URN_UUID = "urn:uuid:"
 
 
@@ -44,14 +46,13 @@ def explode(bundle: dict[str, Any], limit: int) -> Iterator[Row]:
 
 def _row(entry: dict[str, Any], limit: int) -> Row:
     resource, request = entry.get("resource"), entry.get("request")
-    request = request if isinstance(request, dict) else {}
     if not isinstance(resource, dict):
         return set_aside(Reason.UNSUPPORTED_ENTRY, "an entry without a resource")
-    if request.get("method", "PUT") not in _STORING:
-        return set_aside(Reason.UNSUPPORTED_ENTRY, "request.method is neither POST nor PUT")
     full_url = entry.get("fullUrl")
     full_url = storable(full_url) if isinstance(full_url, str) else None
     named = resource if "id" in resource else resource | _id_of(resource, request, full_url)
+    if "request" in entry and (refusal := _refusal(named, request)):
+        return set_aside(Reason.UNSUPPORTED_ENTRY, refusal)
     try:
         body = dump(named)
     except RecursionError:
@@ -61,11 +62,37 @@ def _row(entry: dict[str, Any], limit: int) -> Row:
     return describe(named, body, full_url)
 
 
-def _id_of(resource: dict[str, Any], request: dict[str, Any], full_url: str | None) -> dict[str, str]:
+def _refusal(resource: dict[str, Any], request: Any) -> str | None:
+    """Return why an entry asks for something else than to store its resource; None if it does not."""
+    if not isinstance(request, dict):
+        return "request is not an object"
+    if request.get("method") not in _STORING:
+        return "request.method is neither POST nor PUT"
+    condition = next((name for name in _CONDITIONS if name in request), None)
+    if condition:
+        return f"request.{condition} is a condition"
+    kind, name = _named_by(request)
+    if "?" in kind or "?" in name:
+        return "request.url is a search"
+    if kind != resource.get("resourceType"):
+        return "request.url has another type than the resource"
+    is_any_id = request["method"] == "POST" and not name
+    return None if is_any_id or name == resource.get("id") else "request.url has another id than the resource"
+
+
+def _named_by(request: dict[str, Any]) -> tuple[str, str]:
+    """Return type and id as request.url has them, empty where it has none."""
+    url = request.get("url")
+    kind, _, name = (url if isinstance(url, str) else "").removeprefix("/").partition("/")
+    return kind, name
+
+
+def _id_of(resource: dict[str, Any], request: Any, full_url: str | None) -> dict[str, str]:
     """Return the id that an entry gives its resource elsewhere: in request.url of an update, or as a urn:uuid."""
-    kind, _, name = str(request.get("url", "")).partition("/")
-    if request.get("method") == "PUT" and kind == resource.get("resourceType") and RESOURCE_ID.fullmatch(name):
-        return {"id": name}
+    if isinstance(request, dict) and request.get("method") == "PUT":
+        kind, name = _named_by(request)
+        if kind == resource.get("resourceType") and RESOURCE_ID.fullmatch(name):
+            return {"id": name}
     uuid = (full_url or "").lower()
     named = uuid.startswith(_URN_UUID) and RESOURCE_ID.fullmatch(uuid.removeprefix(_URN_UUID))
     return {"id": uuid.removeprefix(_URN_UUID)} if named else {}

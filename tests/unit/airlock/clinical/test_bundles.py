@@ -61,21 +61,78 @@ def test_what_is_to_be_stored_comes_in(method: str) -> None:
     assert one(patient("p1"), method=method, url="Patient/p1").get("reason") is None
 
 
-@pytest.mark.parametrize("method", ["DELETE", "GET", "PATCH", "HEAD", "put", 7])
+@pytest.mark.parametrize("method", ["DELETE", "GET", "PATCH", "HEAD", "put", "", 7, None])
 def test_what_is_not_to_be_stored_stays_out(method: Any) -> None:
-    row = one(patient("p1"), method=method, url="Patient/p1")
+    asked = {"method": method, "url": "Patient/p1"}
+    (row,) = rows(bundle("transaction", {"resource": patient("p1"), "request": asked}))
     assert (row["reason"], row["detail"]) == ("unsupported_entry", "request.method is neither POST nor PUT")
+
+
+@pytest.mark.parametrize("asked", [None, [], "PUT Patient/p1"])
+def test_a_request_that_is_no_object_stays_out(asked: Any) -> None:
+    (row,) = rows(bundle("batch", {"resource": patient("p1"), "request": asked}))
+    assert (row["reason"], row["detail"]) == ("unsupported_entry", "request is not an object")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize("condition", ["ifNoneExist", "ifMatch", "ifNoneMatch", "ifModifiedSince"])
+def test_an_entry_under_a_condition_is_refused_since_an_import_would_ignore_it(condition: str, method: str) -> None:
+    asked = {"method": method, "url": "Patient" if method == "POST" else "Patient/p1", condition: 'W/"1"'}
+    (row,) = rows(bundle("transaction", {"resource": patient("p1"), "request": asked}))
+    assert (row["reason"], row["detail"]) == ("unsupported_entry", f"request.{condition} is a condition")
+    assert "resource_id" not in row
+
+
+@pytest.mark.parametrize(
+    ("method", "url"),
+    [
+        ("PUT", "Patient?identifier=s|1"),
+        ("PUT", "Patient?_id=p1"),
+        ("POST", "Patient?identifier=s|1"),
+        ("PUT", "Patient/p1?_id=p1"),
+    ],
+)
+def test_an_update_of_what_a_search_finds_is_refused(method: str, url: str) -> None:
+    row = one(patient("p1"), method=method, url=url)
+    assert (row["reason"], row["detail"]) == ("unsupported_entry", "request.url is a search")
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "detail"),
+    [
+        ("POST", "Observation", "request.url has another type than the resource"),
+        ("PUT", "Observation/p1", "request.url has another type than the resource"),
+        ("PUT", "http://there/fhir/Patient/p1", "request.url has another type than the resource"),
+        ("POST", "", "request.url has another type than the resource"),
+        ("POST", None, "request.url has another type than the resource"),
+        ("PUT", ["Patient/p1"], "request.url has another type than the resource"),
+        ("PUT", "Patient/p2", "request.url has another id than the resource"),
+        ("PUT", "Patient", "request.url has another id than the resource"),
+        ("PUT", "Patient/", "request.url has another id than the resource"),
+        ("PUT", "Patient/p1/_history/2", "request.url has another id than the resource"),
+        ("POST", "Patient/p2", "request.url has another id than the resource"),
+        ("POST", "Patient/$validate", "request.url has another id than the resource"),
+        ("POST", "Patient/_search", "request.url has another id than the resource"),
+    ],
+)
+def test_an_entry_for_another_resource_than_its_own_is_refused(method: str, url: Any, detail: str) -> None:
+    row = one(patient("p1"), method=method, url=url)
+    assert (row["reason"], row["detail"]) == ("unsupported_entry", detail)
+
+
+@pytest.mark.parametrize("url", ["Patient", "/Patient", "Patient/p1"])
+def test_a_resource_that_is_to_be_created_keeps_its_own_id(url: str) -> None:
+    assert one(patient("p1"), f"urn:uuid:{UUID}", "POST", url)["resource_id"] == "p1"
 
 
 @pytest.mark.parametrize(
     ("resource", "full_url", "method", "url", "name"),
     [
-        (patient("own"), f"urn:uuid:{UUID}", "PUT", "Patient/other", "own"),
+        (patient("own"), f"urn:uuid:{UUID}", "PUT", "Patient/own", "own"),
         (nameless(), f"urn:uuid:{UUID}", "PUT", "Patient/of-url", "of-url"),
+        (nameless(), None, "PUT", "/Patient/of-url", "of-url"),
         (nameless(), f"urn:uuid:{UUID}", "POST", "Patient", UUID),
         (nameless(), f"URN:UUID:{UUID.upper()}", "POST", "Patient", UUID),
-        (nameless(), f"urn:uuid:{UUID}", "PUT", "Patient?identifier=s|1", UUID),
-        (nameless(), f"urn:uuid:{UUID}", "PUT", "Observation/of-another-type", UUID),
         (nameless(), f"urn:uuid:{UUID}", None, "", UUID),
     ],
 )

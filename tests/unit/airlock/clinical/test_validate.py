@@ -188,10 +188,20 @@ class TestAgainstTheLedger:
 
 def mother(reference: str = URN) -> dict[str, Any]:
     """Return a Bundle of a Patient and an Observation that knows it by its fullUrl."""
-    return bundle("transaction", entry(P1, URN, "PUT", "Patient/p1"), entry(with_reference(reference), method="POST"))
+    child = entry(with_reference(reference), None, "POST", "Observation")
+    return bundle("transaction", entry(P1, URN, "PUT", "Patient/p1"), child)
 
 
 class TestReferences:
+    def test_what_refers_to_an_entry_under_a_condition_is_stopped_with_it(self, world: World) -> None:
+        content = mother()
+        content["entry"][0]["request"] = {"method": "POST", "url": "Patient", "ifNoneExist": "identifier=s|1"}
+        run = validated(world, {"a.json": pretty(content)})
+        assert words(run) == {
+            "a.json:1": ("quarantine", "unsupported_entry"),
+            "Observation/o1": ("quarantine", "unresolved_reference"),
+        }
+
     def test_a_bundles_full_urls_are_written_as_ids(self, world: World) -> None:
         run = validated(world, {"a.json": pretty(mother())})
         assert set(words(run).values()) == {ACCEPTED}
