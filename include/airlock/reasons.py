@@ -105,7 +105,7 @@ class Reason(StrEnum):
     )
     FILE_TOO_LARGE = (
         "file_too_large",
-        "The file is larger than the service or the limits take in one piece: split it, or raise the limit.",
+        "The file is larger, or holds more, than the service or the settings allow: split it, or raise the setting.",
     )
     UNKNOWN_TRANSFER_SYNTAX = (
         "unknown_transfer_syntax",

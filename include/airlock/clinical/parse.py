@@ -194,6 +194,8 @@ class _Reader:
         self._resource_limit = round(settings.resource_mib * MIB)
         self._bundle_limit = round(settings.bundle_mib * MIB)
         self._max_faulty = settings.max_faulty
+        self._max_units = settings.max_units
+        self._unpacked_mib = settings.unpacked_mib
         self._sidecar = sidecar_pattern(settings.sidecars)
 
     def read(self, arrival: dict[str, Any]) -> Row:
@@ -203,7 +205,8 @@ class _Reader:
         reason, detail = None, None
         self._last = 0
         try:
-            for row in self._some(self._bearable(self._rows(unpacked(stored), name))):
+            content = self._capped(arrival["size"], unpacked(stored))
+            for row in self._some(self._bearable(self._rows(content, name))):
                 self._chunks.add(row | {"arrival_id": arrival["arrival_id"]})
         except FileError as error:
             sidecar = error.reason in _NOTHING and self._sidecar.fullmatch(name.lower())
@@ -220,14 +223,30 @@ class _Reader:
             "arrival_id": arrival["arrival_id"],
             "reason": None if reason is None else str(reason),
             "detail": detail,
-            "units": self._chunks.units - before,
+            # The rows of a file that is too large are left out of what validate reads: the file is one unit.
+            "units": 0 if reason is Reason.FILE_TOO_LARGE else self._chunks.units - before,
             "bytes_read": stored.bytes,
         }
+
+    def _capped(self, size: int, content: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield the content, until it is more than a file may have: 20 KB of gzip may unpack to gigabytes."""
+        most, taken = round(self._unpacked_mib * MIB), 0
+        for piece in chain([b""], content):
+            taken += len(piece)
+            if max(taken, size) > most:
+                raise FileError(
+                    Reason.FILE_TOO_LARGE, f"more than {self._unpacked_mib:g} MiB unpacked, see parse.unpacked_mib"
+                )
+            yield piece
 
     def _bearable(self, rows: Iterator[Row]) -> Iterator[Row]:
         """Yield the rows; a file of almost nothing but faults is none of FHIR's, and would cost a row for each."""
         faulty = 0
-        for row in rows:
+        for number, row in enumerate(rows, 1):
+            if number > self._max_units:
+                raise FileError(
+                    Reason.FILE_TOO_LARGE, f"more than {self._max_units} lines or entries, see parse.max_units"
+                )
             faulty += row.get("reason") is not None
             if faulty > self._max_faulty:
                 raise FileError(

@@ -117,9 +117,9 @@ def shards_of(run: Run[Any]) -> list[str]:
 def _lines_and_structure(run: Run[ClinicalPipeline], findings: list[dict[str, Any]]) -> pl.DataFrame:
     shards = shards_of(run)
     files = run.workspace.read_all([f"files/{shard}" for shard in shards], FILES)
-    frames = [_checked(run, chunk, findings) for chunk in read_chunks(run, shards)]
-    none = RESOURCES.to_frame().select(_SLIM).with_columns(chunk=_nothing())
     without_units = files.filter(pl.col("units") == 0).select("arrival_id")  # one unit each: the file
+    frames = [_checked(run, chunk, without_units, findings) for chunk in read_chunks(run, shards)]
+    none = RESOURCES.to_frame().select(_SLIM).with_columns(chunk=_nothing())
     units = pl.concat([none, without_units, *frames], how="diagonal")
     whole = files.filter(pl.col("reason").is_not_null()).select(
         "arrival_id", file_reason="reason", file_detail="detail"
@@ -136,9 +136,11 @@ def _lines_and_structure(run: Run[ClinicalPipeline], findings: list[dict[str, An
     return units.with_columns(verdict=verdict)
 
 
-def _checked(run: Run[ClinicalPipeline], chunk: str, findings: list[dict[str, Any]]) -> pl.DataFrame:
-    """Return a chunk without its bodies, the structure of each resource checked."""
-    rows = run.workspace.read(chunk, RESOURCES)
+def _checked(
+    run: Run[ClinicalPipeline], chunk: str, without_units: pl.DataFrame, findings: list[dict[str, Any]]
+) -> pl.DataFrame:
+    """Return a chunk without its bodies and without the rows of files too large, each resource's structure checked."""
+    rows = run.workspace.read(chunk, RESOURCES).join(without_units, on="arrival_id", how="anti", maintain_order="left")
     found = [None if body is None else structure.check(body) for body in rows["body"]]
     for row, finding in zip(rows.select(*_KEY, *_OWN).iter_rows(named=True), found, strict=True):
         if finding is not None:

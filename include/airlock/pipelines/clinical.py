@@ -67,6 +67,12 @@ class ClinicalParse(Settings):
     max_faulty: int = Field(
         10_000, ge=1, description="lines or entries of a file that are no resources; with more, the file is set aside"
     )
+    max_units: int = Field(
+        5_000_000, ge=1, description="lines or entries of a file; with more, none of it is imported: split it"
+    )
+    unpacked_mib: float = Field(
+        10_240, gt=0, description="largest file, gzip unpacked; of a larger one nothing is imported: split it"
+    )
     sidecars: tuple[str, ...] = Field(
         (
             ".DS_Store", "._*", "Thumbs.db", "desktop.ini", "_SUCCESS", "manifest.json", "delivery.json", "*.txt",

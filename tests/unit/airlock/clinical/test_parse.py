@@ -484,6 +484,65 @@ class TestBrokenOff:
             parse(run, "0000")
 
 
+MANY = [patient(f"p{number}") for number in range(50)]
+ENTRIES = bundle("batch", *map(entry, MANY))
+
+
+class TestCaps:
+    @pytest.mark.parametrize(
+        ("name", "body"),
+        [
+            ("a.ndjson", ndjson(MANY)),
+            ("a.ndjson.gz", gzip.compress(ndjson(MANY))),
+            ("a.ndjson.gz", b"".join(gzip.compress(ndjson([one])) for one in MANY)),
+            ("a.json", pretty(ENTRIES)),
+            ("a.json.gz", gzip.compress(pretty(ENTRIES))),
+            ("a.ndjson", ndjson([ENTRIES])),
+            ("a.ndjson", ndjson([bundle("batch", entry(one)) for one in MANY])),
+        ],
+        ids=["plain", "gzip", "gzip members", "Bundle", "gzip Bundle", "Bundle in a line", "Bundles in lines"],
+    )
+    @pytest.mark.parametrize(
+        ("limits", "detail"),
+        [
+            ({"max_units": 49}, "more than 49 lines or entries, see parse.max_units"),
+            ({"unpacked_mib": 0.001}, "more than 0.001 MiB unpacked, see parse.unpacked_mib"),
+        ],
+    )
+    def test_a_file_with_more_than_that_is_set_aside_as_a_whole(
+        self, name: str, body: bytes, limits: dict[str, Any], detail: str
+    ) -> None:
+        run = taken({name: body, "b.ndjson": ndjson([P1])}, parse=limits)
+        row = files(run)[name]
+        assert (row["reason"], row["detail"], row["units"]) == ("file_too_large", detail, 0)
+        assert files(run)["b.ndjson"]["reason"] is None
+
+    def test_what_is_at_the_limit_comes_in(self) -> None:
+        body = ndjson(MANY)
+        limits = {"max_units": 50, "unpacked_mib": len(body) / 1024**2}
+        assert files(taken({"a.ndjson.gz": gzip.compress(body)}, parse=limits))["a.ndjson.gz"]["units"] == 50
+
+    @pytest.mark.parametrize("limits", [{"max_units": 5000}, {"unpacked_mib": 0.5}])
+    def test_nothing_is_read_beyond_it(self, limits: dict[str, Any]) -> None:
+        given = 0
+
+        def without_end() -> Iterator[bytes]:
+            nonlocal given
+            packer = zlib.compressobj(wbits=31)
+            while True:
+                given += 1
+                yield packer.compress(ndjson([P1]) * 1000) + packer.flush(zlib.Z_SYNC_FLUSH)
+
+        run = on_shelf(Full({"a.ndjson.gz": without_end}), parse=limits)
+        parse(run, "0000")
+        assert files(run)["a.ndjson.gz"]["reason"] == "file_too_large"
+        assert given < 20
+
+    def test_a_file_that_is_larger_as_it_lies_there_is_not_read_at_all(self, world: World) -> None:
+        run = parsed(world, {"a.ndjson": ndjson(MANY)}, parse={"unpacked_mib": 0.001})
+        assert (files(run)["a.ndjson"]["reason"], files(run)["a.ndjson"]["bytes_read"]) == ("file_too_large", 0)
+
+
 def test_a_file_of_nothing_but_faults_is_set_aside_as_a_whole(world: World) -> None:
     run = parsed(world, {"a.ndjson": b"1\n" * 50, "b.ndjson": b"1\n" * 3}, parse={"max_faulty": 10})
     found = files(run)

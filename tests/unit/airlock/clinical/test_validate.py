@@ -186,6 +186,13 @@ class TestAgainstTheLedger:
         assert words(validated(world, {"b.ndjson": [P1, P2]}, "two"))["Patient/p1"] == ACCEPTED
 
 
+@pytest.mark.parametrize("limits", [{"max_units": 49}, {"unpacked_mib": 0.001}])
+def test_nothing_of_a_file_beyond_its_caps_is_accepted_and_it_is_one_unit(world: World, limits: dict[str, Any]) -> None:
+    many = gzip.compress(ndjson([patient(f"p{number}") for number in range(50)]))
+    run = validated(world, {"a.ndjson.gz": many, "b.ndjson": [P1]}, parse=limits)
+    assert words(run) == {"a.ndjson.gz": ("quarantine", "file_too_large"), "Patient/p1": ACCEPTED}
+
+
 def mother(reference: str = URN) -> dict[str, Any]:
     """Return a Bundle of a Patient and an Observation that knows it by its fullUrl."""
     child = entry(with_reference(reference), None, "POST", "Observation")
