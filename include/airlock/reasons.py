@@ -122,6 +122,10 @@ class Reason(StrEnum):
 
     # Resource rules
     INVALID_RESOURCE = "invalid_resource", "The resource breaks FHIR R4, the detail names where: correct it."
+    CONTROL_CHARACTER = (
+        "control_character",
+        "A text holds a control character that FHIR R4 forbids, the detail names where: have the sender remove it.",
+    )
     SERVICE_FINDS_INVALID = (
         "service_finds_invalid",
         "The data store's $validate finds errors, the detail names where; the OperationOutcome is kept: correct it.",

@@ -1,7 +1,8 @@
 """The local structure check: FHIR R4 by the fhirkit library, before anything is sent; and whose version it is instead.
 
 It finds what breaks the structure: types, cardinality, unknown elements, formats. Bindings, reference targets,
-invariants and profiles are the data store's to judge.
+invariants and profiles are the data store's to judge. The library passes over control characters below 32; R4 forbids
+them but for tab, CR and LF ("Datatypes", string), and JSON can only write them as escapes.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import fhirkit
 
 from airlock.reasons import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Types that R4 does not have (resource lists of FHIR STU3 and R5).
 OTHER_TYPES = {
@@ -66,6 +71,9 @@ OTHER_ELEMENTS = {
 }  # fmt: skip
 _INDEX = re.compile(r"\[\d+\]")
 _KEPT = 20  # issues of one resource
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+_ESCAPED = re.compile(r"\\(?:[bf]|u00[01])")  # what may be one in JSON, or "\\b"
+_HAS_ONE = "a control character below 32"
 
 
 @dataclass(frozen=True)
@@ -83,13 +91,30 @@ def check(body: str) -> Finding | None:
         issues = [(issue.path, issue.message) for issue in fhirkit.validate(body) if issue.severity == "error"]
     except fhirkit.ParseError as error:
         issues = [("", str(error))]
+    if _ESCAPED.search(body):
+        issues += _control_characters(body)
     if not issues:
         return None
     path, message = issues[0]
     other = next((version for place, _ in issues if (version := OTHER_ELEMENTS.get(_INDEX.sub("", place)))), None)
     if other:
         return Finding(Reason.FHIR_VERSION, f"it has elements of {other}: {path}", _outcome(issues))
-    return Finding(Reason.INVALID_RESOURCE, f"{path}: {message}" if path else message, _outcome(issues))
+    reason = Reason.CONTROL_CHARACTER if message == _HAS_ONE else Reason.INVALID_RESOURCE
+    return Finding(reason, f"{path}: {message}" if path else message, _outcome(issues))
+
+
+def _control_characters(body: str) -> Iterator[tuple[str, str]]:
+    """Yield where texts hold control characters, and that they do."""
+    content = json.loads(body)
+    waiting: list[tuple[str, Any]] = [(str(content["resourceType"]), content)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += ((f"{path}.{name}", item) for name, item in value.items())
+        elif isinstance(value, list):
+            waiting += ((f"{path}[{number}]", item) for number, item in enumerate(value))
+        elif isinstance(value, str) and _CONTROL_CHARACTER.search(value):
+            yield path, _HAS_ONE
 
 
 def _outcome(issues: list[tuple[str, str]]) -> str:

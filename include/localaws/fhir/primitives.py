@@ -23,6 +23,7 @@ EXAMPLES = {
     "id": "an id: 1 to 64 letters, digits, '-' and '.'",
     "code": "a code: no blanks at the ends, and single ones inside",
 }
+CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 BASE64 = re.compile(r"[0-9A-Za-z+/]*={0,2}")
 
 
@@ -56,6 +57,8 @@ def _integer(primitive: str, value: object) -> str | None:
 
 
 def _text(primitive: str, value: str) -> str | None:
+    if CONTROL_CHARACTER.search(value):
+        return f"must not hold a control character below 32 other than tab, CR and LF ({primitive})"
     if primitive == "xhtml":
         return narrative_complaint(value)
     if primitive == "base64Binary":

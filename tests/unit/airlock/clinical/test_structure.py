@@ -57,6 +57,33 @@ def test_what_breaks_it_is_told_with_its_place(resource: dict[str, Any], place: 
     assert outcome["issue"][0]["expression"][0].startswith(place)
 
 
+@pytest.mark.parametrize("code", [*range(9), 11, 12, *range(14, 32)])
+def test_a_control_character_in_a_text_is_told_with_its_place(code: int) -> None:
+    found = finding(patient("p1") | {"name": [{"family": "A"}, {"family": "B", "given": [f"C{chr(code)}D"]}]})
+    assert (found.reason, found.detail) == (
+        Reason.CONTROL_CHARACTER,
+        "Patient.name[1].given[0]: a control character below 32",
+    )
+    assert json.loads(found.outcome)["issue"][0]["expression"] == ["Patient.name[1].given[0]"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps(patient("p1") | {"name": [{"family": "tab\t CR\r LF\n DEL\x7f é \u2028 \\u0001 \\b \\\\f"}]}),
+        '{"resourceType":"Patient","id":"p1","name":[{"family":"\\u0009\\u000a\\u000D \\\\u0001"}]}',
+    ],
+)
+def test_tab_cr_and_lf_are_none_nor_is_what_only_looks_like_one(body: str) -> None:
+    assert check(body) is None
+
+
+def test_another_fault_is_told_first_and_the_outcome_has_both() -> None:
+    found = finding(patient("p1") | {"birthDate": "19500101", "name": [{"family": "\x01"}]})
+    assert found.reason == Reason.INVALID_RESOURCE
+    assert len(json.loads(found.outcome)["issue"]) == 2
+
+
 def test_bindings_targets_and_profiles_are_left_to_the_data_store() -> None:
     assert check(json.dumps(patient("p1", gender="M"))) is None
     assert check(json.dumps(observation("o1", "p1", subject={"reference": "Practitioner/p1"}))) is None
