@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -18,6 +17,7 @@ from botocore.httpsession import URLLib3Session
 from botocore.utils import get_environ_proxies
 
 from healthaws.exceptions import FhirConflictError, FhirRejectedError, FhirUnavailableError
+from healthaws.fhir_json import dump, load
 from healthaws.outcomes import issues_of
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class FhirReply:
     headers : Mapping
         The headers; their names are case-insensitive.
     body : Any
-        The parsed JSON; None if there is none.
+        The parsed JSON, decimals as :class:`decimal.Decimal`; None if there is none.
     """
 
     status: int
@@ -205,7 +205,7 @@ class FhirEndpoint:
     def _try(self, interaction: str, request: AWSRequest) -> FhirReply | FhirUnavailableError:
         try:
             response = self._session.send(request)
-            body = json.loads(response.content) if response.content and _is_json(response.headers) else None
+            body = load(response.content) if response.content and _is_json(response.headers) else None
         except (BrokenConnection, HTTPClientError) as error:
             # The error itself tells the address, and so may tell the patient.
             return FhirUnavailableError(interaction, reason=type(error).__name__)
@@ -277,4 +277,4 @@ def _is_json(headers: Mapping[str, str]) -> bool:
 
 
 def _text(body: Mapping[str, Any] | str) -> str:
-    return body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
+    return body if isinstance(body, str) else dump(body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -74,6 +75,34 @@ def test_every_bad_thing_costs_itself_alone(place: Place) -> None:
         "image.dcm": ("quarantined", "not_fhir"),
         "_SUCCESS": ("ignored", "sidecar"),
     }
+
+
+def test_what_could_mislead_downstream_is_stopped_and_every_digit_is_stored(place: Place) -> None:
+    exact = {"value": 0.5, "unit": "kg", "system": "http://unitsofmeasure.org", "code": "kg"}
+    digits = ("100000000000000000000.5", "1.10", "1e2")
+    weights = [
+        json.dumps(observation(f"o{number}", valueQuantity=exact)).replace("0.5", text)
+        for number, text in enumerate(digits)
+    ]
+    conditional = json.loads(transaction(patient("p2"), patient("p3")))
+    conditional["entry"][0]["request"] = {"method": "POST", "url": "Patient", "ifNoneExist": "identifier=s|1"}
+    place.put(
+        {
+            "good.ndjson": ndjson(patient("p1"), *weights),
+            "bomb.ndjson.gz": packed(*(patient(f"b{number}") for number in range(20))),
+            "conditional.json": json.dumps(conditional).encode(),
+            "control.ndjson": ndjson(patient("p4", name=[{"family": "a\x01b"}])),
+        }
+    )
+    chain = Chain(place, clinical_pipeline(parse={"max_units": 10}))
+    report = chain.run()
+    assert report["balanced"]
+    assert chain.words == {
+        "bomb.ndjson.gz": ("quarantined", "file_too_large"),
+        "conditional.json:1": ("quarantined", "unsupported_entry"),
+        "Patient/p4": ("quarantined", "control_character"),
+    }
+    assert place.routed() == {"Patient/p1", "Patient/p3", "Observation/o0", "Observation/o1", "Observation/o2"}
 
 
 def test_empty_delivery_ends_well_and_starts_nothing(place: Place) -> None:

@@ -32,7 +32,7 @@ class FhirReader(Protocol):
     """Reads resources of one data store by their ids."""
 
     def read(self, resource_type: str, resource_id: str) -> dict[str, Any] | None:
-        """Return a resource, None if there is none; decimals best as ``decimal.Decimal``, which rounds nothing."""
+        """Return a resource, None if there is none; decimals as ``decimal.Decimal``, which keeps their digits."""
 
 
 def read_back(
@@ -146,13 +146,16 @@ def _has_value(held: object, sent: object) -> bool:
 
 
 def _equal(sent: object, held: object) -> bool:
-    """Compare JSON values; numbers as numbers, so that 1.10 is 1.1, and true is not 1."""
+    """Compare JSON values; numbers by value and precision, whatever their spelling.
+
+    FHIR R4 ("Datatypes", decimal): the precision has a meaning, so 1.10 is not 1.1, and 1e2 is 1E+2 but not 100.
+    """
     if isinstance(sent, bool) or isinstance(held, bool):
         return sent is held
     if isinstance(sent, dict) and isinstance(held, dict):
         return sent.keys() == held.keys() and all(_equal(value, held[name]) for name, value in sent.items())
     if isinstance(sent, list) and isinstance(held, list):
         return len(sent) == len(held) and all(map(_equal, sent, held))
-    if isinstance(held, float) and isinstance(sent, int | Decimal):
-        return float(sent) == held  # a reader that rounds can be told no more
+    if isinstance(sent, int | Decimal) and isinstance(held, int | Decimal):
+        return Decimal(sent).as_tuple() == Decimal(held).as_tuple()
     return sent == held

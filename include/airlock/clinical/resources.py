@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import secrets
+from decimal import Decimal
 from typing import Any
 
 import fhirkit
@@ -75,8 +76,14 @@ def _with_names_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def dump(content: Any, *, sort_keys: bool = False) -> str:
-    """Write what `load` read, in ASCII, without insignificant blanks."""
-    return _MARKED.sub(r"\1", json.dumps(content, separators=(",", ":"), sort_keys=sort_keys))
+    """Write what `load` or a data store's reader read, in ASCII, without insignificant blanks."""
+    return _MARKED.sub(r"\1", json.dumps(content, separators=(",", ":"), sort_keys=sort_keys, default=_marked_decimal))
+
+
+def _marked_decimal(value: object) -> str:
+    if isinstance(value, Decimal):
+        return _MARK + str(value)
+    raise TypeError(f"JSON has no {type(value).__name__}")
 
 
 def content_digest(resource: dict[str, Any]) -> str:

@@ -5,13 +5,13 @@ Source: HealthLake developer guide, "Validating resources with $validate"; FHIR 
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from airlock.clinical.references import is_refused
+from airlock.clinical.resources import dump
 from airlock.clinical.structure import Finding
 from airlock.reasons import Reason
 
@@ -55,7 +55,7 @@ def ask(store: FhirStore, bodies: Iterable[tuple[str, int, str]], in_flight: int
         for (arrival, line, _), outcome in zip(todo, outcomes, strict=True):
             wrong = [issue for issue in _issues(outcome) if issue.get("severity") in _WRONG]
             if wrong:
-                yield arrival, line, Finding(Reason.SERVICE_FINDS_INVALID, first_words(wrong[0]), json.dumps(outcome))
+                yield arrival, line, Finding(Reason.SERVICE_FINDS_INVALID, first_words(wrong[0]), dump(outcome))
 
 
 def _outcome(store: FhirStore, resource: str) -> dict[str, Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from localaws.fhir import Issue, Level, operation_outcome
+from localaws.healthlake.documents import read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,7 +113,7 @@ def not_emulated(what: str) -> FhirError:
 
 
 def read_json(body: bytes) -> Any:
-    """Parse a document, as JSON has it: no NaN, no Infinity, no number beyond a double.
+    """Parse a body.
 
     Raises
     ------
@@ -122,23 +121,12 @@ def read_json(body: bytes) -> Any:
         400: no JSON, or nested too deeply.
     """
     try:
-        return json.loads(body, parse_constant=_no_number, parse_float=_finite)
+        return read(body)
     except RecursionError:
         raise refused("The body is nested too deeply.", "too-costly") from None
     except ValueError:
         # Without the cause: its text may quote the body.
         raise refused("The body is not valid JSON.") from None
-
-
-def _no_number(_text: str) -> float:
-    raise ValueError("JSON has no such number")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError("the number is too large")
-    return number
 
 
 def is_strong(headers: Mapping[str, str]) -> bool:

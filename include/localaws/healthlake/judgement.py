@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from localaws.faults import RESOURCE_KINDS
 from localaws.fhir import Issue, Level
 from localaws.healthlake.counts import FLAGGED, IMPORTED, REJECTED, SERVER_ERROR, UNREACHED, UNREADABLE
+from localaws.healthlake.documents import read
 from localaws.healthlake.validation import marked
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Judge:
         if line.body is None:
             return Judgement(line, UNREADABLE, message=f"The line has {line.size} bytes, which is too long")
         try:
-            document = json.loads(line.body.decode(), parse_constant=_no_number)
+            document = read(line.body.decode())
         except (ValueError, RecursionError):
             return Judgement(line, UNREADABLE, message="The line is not valid JSON")
         if not isinstance(document, dict):
@@ -103,8 +103,3 @@ class Judge:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
-
-
-def _no_number(_name: str) -> NoReturn:
-    """Refuse NaN and Infinity, which Python reads and JSON does not know."""
-    raise ValueError

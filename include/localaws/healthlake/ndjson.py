@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import IO, TYPE_CHECKING, Any
+
+from localaws.healthlake.documents import written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -80,7 +81,7 @@ def ndjson_file(documents: Iterable[Any]) -> Iterator[IO[bytes] | None]:
     """Give a temporary file with one line per document, at its beginning; None if there is none."""
     with SpooledTemporaryFile(SPOOL_BYTES) as file:
         for document in documents:
-            file.write(json.dumps(document, separators=(",", ":")).encode() + b"\n")
+            file.write(written(document).encode() + b"\n")
         is_empty = not file.tell()
         file.seek(0)
         yield None if is_empty else file

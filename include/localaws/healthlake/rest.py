@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from starlette.responses import Response
 from localaws.healthlake.async_bundles import AsyncBundles
 from localaws.healthlake.bundles import Bundles, Limits
 from localaws.healthlake.capabilities import capability_statement
+from localaws.healthlake.documents import written
 from localaws.healthlake.exchange import FhirError, Place, Reply, Request, read_json, refused
 from localaws.healthlake.interactions import Interactions
 from localaws.healthlake.routes import action_of, route_of
@@ -147,4 +147,4 @@ def _response(reply: Reply) -> Response:
     headers = {"x-amzn-requestid": str(uuid.uuid4()), **reply.headers}
     if reply.body is None:
         return Response(status_code=reply.status, headers=headers)
-    return Response(json.dumps(reply.body), reply.status, headers, media_type=FHIR_JSON)
+    return Response(written(reply.body), reply.status, headers, media_type=FHIR_JSON)

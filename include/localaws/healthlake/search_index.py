@@ -6,6 +6,7 @@ found, and nothing here raises.
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from localaws.healthlake.search_parameters import resource_types
@@ -192,7 +193,7 @@ def _numbers(kind: str, value: Any) -> Iterator[tuple[str, str | None, str | Non
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None
     try:
         return float(value)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from localaws.healthlake.documents import read, written
 from localaws.healthlake.search_index import rows_of
 
 if TYPE_CHECKING:
@@ -216,10 +216,9 @@ class ResourceStore:
         times: tuple[float, float],
         body: Resource | None,
     ) -> int | None:
-        text = json.dumps(body or {}, separators=(",", ":"))
         return connection.execute(
             "INSERT INTO fhir_version VALUES (NULL, ?, ?, ?, ?, ?, ?, NULL, 0, ?, ?)",
-            (*name, version, *times, body is None, text),
+            (*name, version, *times, body is None, written(body or {})),
         ).lastrowid
 
 
@@ -231,7 +230,7 @@ def stored(row: sqlite3.Row) -> Stored:
         row["version"],
         instant(row["updated_at"]),
         deleted=bool(row["deleted"]),
-        body=json.loads(row["body"]),
+        body=read(row["body"]),
     )
 
 

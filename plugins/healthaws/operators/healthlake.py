@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -11,6 +10,7 @@ from airflow.providers.amazon.aws.operators.base_aws import AwsBaseOperator
 from airflow.providers.amazon.aws.utils.mixins import aws_template_fields
 
 from healthaws.exceptions import ProfileVersionError, ResourceInvalidError
+from healthaws.fhir_json import load
 from healthaws.hooks.healthlake import (
     DATA_TRANSFORMATION_JOB,
     FHIR_EXPORT_JOB,
@@ -418,7 +418,7 @@ class HealthLakeValidateResourceOperator(AwsBaseOperator[HealthLakeFhirHook]):
         resource = self.render_template(self.resource, context, self.get_template_env())
         if isinstance(resource, str):
             try:
-                resource = json.loads(resource)
+                resource = load(resource)
             except ValueError:
                 raise ResourceInvalidError("The resource is no JSON.") from None
         if not isinstance(resource, dict) or not isinstance(resource.get("resourceType"), str):

@@ -70,6 +70,25 @@ def test_an_export_writes_the_current_resources_by_type(healthlake: HealthLakeEn
     assert {item["type"]: item["count"] for item in manifest["output"]} == {"Organization": 1, "Patient": 2}
 
 
+def test_decimals_are_exported_with_the_digits_that_were_imported(healthlake: HealthLakeEndpoint) -> None:
+    digits = ("100000000000000000000.5", "1.10", "1e2")
+    lines = [
+        f'{{"resourceType":"Basic","id":"b{number}","code":{{"text":"x"}},'
+        f'"extension":[{{"url":"urn:x","valueDecimal":{text}}}]}}'
+        for number, text in enumerate(digits)
+    ]
+    datastore_id = new_datastore(healthlake.client)
+    healthlake.datastore_id, before = datastore_id, healthlake.datastore_id
+    try:
+        assert healthlake.import_files({"a.ndjson": "\n".join(lines).encode()}).status == "COMPLETED"
+    finally:
+        healthlake.datastore_id = before
+    job = ended(healthlake, datastore_id, started(healthlake, datastore_id))
+    folder = job["OutputDataConfig"]["S3Configuration"]["S3Uri"]
+    exported = (healthlake.places.read(f"{folder}Basic/Basic-1.ndjson") or b"").decode().splitlines()
+    assert [f'"valueDecimal":{text}}}' in line for text, line in zip(digits, exported, strict=True)] == [True] * 3
+
+
 def test_exports_are_listed_and_their_tokens_remembered(healthlake: HealthLakeEndpoint, filled: str) -> None:
     name, token = f"export-{uuid.uuid4().hex}", str(uuid.uuid4())
     job_id = started(healthlake, filled, JobName=name, ClientToken=token)

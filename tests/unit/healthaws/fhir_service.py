@@ -9,6 +9,7 @@ import re
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
@@ -80,7 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path, _, query = self.path.partition("?")
         valid = _is_signed(self.command, path, query, self.headers, body)
-        asked = Asked(self.command, path.removeprefix(BASE), query, self.headers, json.loads(body or b"null"), valid)
+        content = json.loads(body or b"null", parse_float=Decimal)
+        asked = Asked(self.command, path.removeprefix(BASE), query, self.headers, content, valid)
         self.server.asked.append(asked)
         answer = self.server.script.pop(0)
         if answer.late:

@@ -66,9 +66,18 @@ class TestAgreement:
     @pytest.mark.parametrize(
         ("sent", "held", "same"),
         [
-            (Decimal("1.10"), Decimal("1.1"), True),
-            (Decimal("1.0"), 1, True),
-            (Decimal("0.1"), 0.1, True),
+            (Decimal("1.10"), Decimal("1.10"), True),
+            (Decimal("1.10"), Decimal("1.1"), False),
+            (Decimal("1.0"), 1, False),
+            (100, Decimal("1e2"), False),
+            (Decimal("1e2"), Decimal("1E+2"), True),
+            (Decimal("0.0000001"), Decimal("1e-7"), True),
+            (Decimal("100000000000000000000.5"), Decimal("100000000000000000000.5"), True),
+            (Decimal("100000000000000000000.5"), Decimal("1e20"), False),
+            (Decimal("100000000000000000000.5"), 1e20, False),
+            (Decimal("0.1"), 0.1, False),
+            (10**25, 10**25, True),
+            (10**25, 10**25 + 1, False),
             (Decimal("12345678901234567.1"), Decimal("12345678901234567.2"), False),
             (Decimal("1.1"), "1.1", False),
             (1, True, False),
@@ -77,7 +86,9 @@ class TestAgreement:
             (2, 3, False),
         ],
     )
-    def test_numbers_are_compared_as_numbers(self, sent: Any, held: Any, same: bool) -> None:
+    def test_numbers_are_compared_with_their_precision_and_without_their_spelling(
+        self, sent: Any, held: Any, same: bool
+    ) -> None:
         assert agrees(with_value(sent), with_value(held)) == same
 
 

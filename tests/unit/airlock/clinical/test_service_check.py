@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import Any
 
 import polars as pl
@@ -51,6 +52,18 @@ def findings(store: Any, *resources: dict[str, Any]) -> list[tuple[str, int, Any
 
 
 class TestAsk:
+    def test_decimals_of_an_outcome_are_kept_with_their_digits(self) -> None:
+        class Exact(Store):
+            def validate(self, resource: str) -> dict[str, Any]:
+                text = json.dumps(super().validate(resource)).replace(
+                    '"no"', '"no", "extension": [{"valueDecimal": 1.10}]'
+                )
+                found: dict[str, Any] = json.loads(text, parse_float=Decimal)
+                return found
+
+        ((_, _, finding),) = findings(Exact(invalid={"o1": "no"}), observation("o1", "p1"))
+        assert '"valueDecimal":1.10' in finding.outcome
+
     def test_an_error_is_a_finding_and_the_outcome_is_kept(self) -> None:
         store = Store(invalid={"o2": "code is missing"})
         resources = [observation(f"o{number}", "p1") for number in range(1, 6)]

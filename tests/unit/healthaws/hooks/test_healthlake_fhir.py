@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import traceback
 import uuid
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -88,6 +90,25 @@ class TestRead:
     ) -> None:
         service.says(Answer(status, outcome(issue("not-found"))))
         assert hook.read("Patient", SECRET_ID) is None
+
+    @pytest.mark.parametrize("digits", ["100000000000000000000.5", "1.10", "1e2", "0.0000001"])
+    def test_decimals_keep_their_digits(self, digits: str, hook: HealthLakeFhirHook, service: FhirService) -> None:
+        text = f'{{"resourceType":"Observation","id":"o1","valueQuantity":{{"value":{digits}}}}}'
+        service.says(Answer(200, text.encode()), Answer(200, text.encode()))
+        found = hook.read("Observation", "o1")
+        assert found is not None
+        value = found["valueQuantity"]["value"]
+        assert (type(value), value.as_tuple()) == (Decimal, Decimal(digits).as_tuple())
+        hook.update(found)
+        assert service.asked[1].body == json.loads(text, parse_float=Decimal)
+        assert service.asked[1].body["valueQuantity"]["value"].as_tuple() == value.as_tuple()
+
+    def test_a_number_beyond_all_range_breaks_no_task_in_an_unforeseen_way(
+        self, hook: HealthLakeFhirHook, service: FhirService
+    ) -> None:
+        service.says(*[Answer(200, b'{"a":1.5e99999999999999999999}')] * ATTEMPTS)
+        with pytest.raises(FhirUnavailableError):
+            hook.read("Patient", SECRET_ID)
 
     def test_of_an_earlier_version(self, hook: HealthLakeFhirHook, service: FhirService) -> None:
         service.says(Answer(200, STORED))

@@ -408,6 +408,11 @@ class TestValidateResource:
         verdict(issue("informational", "information"), resource=resource, profile="http://p", mode="create")
         assert self.sent == [{"resourceType": "Patient", "birthDate": "2026-11-01"}, "http://p", "create"]
 
+    def test_decimals_of_a_resource_given_as_text_keep_their_digits(self, verdict: Callable[..., Any]) -> None:
+        text = '{"resourceType": "Observation", "valueQuantity": {"value": 1.10}}'
+        verdict(issue("informational", "information"), resource=text)
+        assert str(self.sent[0]["valueQuantity"]["value"]) == "1.10"
+
     def test_and_is_not_kept_by_airflow(self) -> None:
         assert "resource" not in HealthLakeValidateResourceOperator.template_fields
 

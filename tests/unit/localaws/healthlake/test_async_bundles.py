@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 
 from localaws.healthlake.async_bundles import KIND, AsyncBundles
 from localaws.healthlake.bundles import Limits
-from tests.unit.localaws.healthlake.rest_plane import PATIENT, Answer, Plane, changed
+from tests.unit.localaws.healthlake.rest_plane import OBSERVATION, PATIENT, Answer, Plane, changed
 from tests.unit.localaws.healthlake.test_bundles import bundle, entry, statuses
 
 if TYPE_CHECKING:
@@ -50,6 +51,16 @@ def test_it_is_submitted_then_in_progress_then_done(plane: Plane) -> None:
     assert done.body["type"] == "transaction-response"
     assert work.step(name) is None
     assert len(plane.get("Patient").ids) == 2
+
+
+def test_decimals_keep_their_digits_while_they_wait(plane: Plane) -> None:
+    text = json.dumps(bundle("transaction", entry("PUT", "Observation/o1", OBSERVATION))).replace("72.5", "1.10")
+    call = plane.call("POST", "", text.encode(), {"prefer": "respond-async"})
+    name = plane.endpoint.answer(call).headers["content-location"].rpartition("/")[2]
+    plane.endpoint._async_bundles.step(name)
+    plane.endpoint._async_bundles.step(name)
+    stored = plane.endpoint.answer(plane.call("GET", "Observation/o1"))
+    assert b'"value":1.10,' in bytes(stored.body)
 
 
 def test_a_conflict_shows_when_it_is_polled_and_nothing_is_stored(plane: Plane) -> None:

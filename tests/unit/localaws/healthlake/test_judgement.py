@@ -33,6 +33,8 @@ def judged(body: bytes | dict[str, Any] | None, level: Level = Level.STRICT, *fa
         (b"\xff{}", "The line is not valid JSON"),
         (b"\xef\xbb\xbf{}", "The line is not valid JSON"),
         (b'{"a": NaN}', "The line is not valid JSON"),
+        (b'{"a": 1e999}', "The line is not valid JSON"),
+        (b'{"a": 1e-99999999999999999999}', "The line is not valid JSON"),
         (b"[" * 100_000, "The line is not valid JSON"),
         (b"[]", "The line is not a JSON object"),
         (b'"Patient"', "The line is not a JSON object"),
@@ -67,6 +69,12 @@ def test_a_good_resource_is_stored_as_it_came() -> None:
     verdict = judged(PATIENT)
     assert (verdict.outcome, verdict.resource_type, verdict.resource_id) == ("imported", "Patient", "p1")
     assert verdict.resource == PATIENT
+
+
+def test_a_control_character_is_refused_but_at_minimal() -> None:
+    odd = {**PATIENT, "name": [{"family": "a\x01b"}]}
+    outcomes = {level: judged(odd, level).outcome for level in Level}
+    assert outcomes == {Level.STRICT: "rejected", Level.STRUCTURE_ONLY: "rejected", Level.MINIMAL: "flagged"}
 
 
 @pytest.mark.parametrize(("level", "outcome"), [("strict", "rejected"), ("structure-only", "rejected")])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from tests.unit.localaws.healthlake.rest_plane import PATIENT, Plane
+from tests.unit.localaws.healthlake.rest_plane import OBSERVATION, PATIENT, Plane
 
 
 @pytest.mark.parametrize(
@@ -132,3 +134,26 @@ def test_surrogates_and_odd_texts_are_stored_and_searched(plane: Plane) -> None:
     body = b'{"resourceType":"Patient","id":"p1","name":[{"family":"\\ud800x"},{"family":7},[[]],null],"birthDate":{}}'
     assert plane.send("PUT", "Patient/p1", body, x_amzn_healthlake_fhir_validation_level="minimal").status in {201, 400}
     assert plane.get("Patient?family=%3Fx").status == 200
+
+
+@pytest.mark.parametrize("digits", ["100000000000000000000.5", "1.10", "1e2"])
+def test_decimals_are_answered_with_the_digits_that_were_sent(plane: Plane, digits: str) -> None:
+    text = json.dumps(OBSERVATION).replace("72.5", digits)
+    asked = '"request":{"method":"PUT","url":"Observation/o1"}'
+    whole = f'{{"resourceType":"Bundle","type":"%s","entry":[{{"resource":{text},{asked}}}]}}'
+
+    def answer(method: str, path: str, body: str = "") -> str:
+        response = plane.endpoint.answer(plane.call(method, path, body.encode()))
+        assert response.status_code in {200, 201}
+        return bytes(response.body).decode()
+
+    value = f'"value":{digits},'
+    assert value in answer("PUT", "Observation/o1", text)
+    for kind in ("batch", "transaction"):
+        assert '"status":"200"' in answer("POST", "", whole % kind)
+        assert value in answer("GET", "Observation/o1")
+    assert value in answer("GET", "Observation/o1/_history/1")
+    assert answer("GET", "Observation/o1/_history").count(value) == 3
+    assert value in answer("GET", f"Observation?value-quantity={digits}")
+    assert value in answer("GET", "Observation?_elements=valueQuantity")
+    assert "error" not in answer("POST", "Observation/$validate", text)
