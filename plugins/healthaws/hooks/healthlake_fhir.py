@@ -52,6 +52,8 @@ class HealthLakeFhirHook(HealthLakeHook):
 
     Notes
     -----
+    Decimals of resources are :class:`decimal.Decimal`, in what is returned and in what is sent: they keep their digits.
+
     Messages name the interaction, the resource type, the HTTP status and the codes of the OperationOutcome. They hold
     no address, no id and no diagnostics. botocore and urllib3 log addresses at DEBUG.
     """
