@@ -28,6 +28,8 @@ EVERY_JOB = frozenset(
         "stuck_in_progress",
     }
 )
+CHANGE_KINDS = frozenset({"copy_failed", "update_failed", "create_failed"})
+"""Of a change that HealthImaging accepts and then fails: of an image set, or of a new data store."""
 RESOURCE_KINDS = frozenset({"all_resources_rejected", "server_error_on_resources", "cancelled"})
 FILE_KINDS = frozenset({"all_files_rejected", "server_error_on_files", "manifest_partial"}) | RESOURCE_KINDS
 DICOM_IMPORT = EVERY_JOB | FILE_KINDS - RESOURCE_KINDS
@@ -51,7 +53,7 @@ class Fault:
     Parameters
     ----------
     kind : str
-        One of `CALL_KINDS` or `JOB_KINDS`.
+        One of `CALL_KINDS`, `CHANGE_KINDS` or `JOB_KINDS`.
     job_name, input_s3_uri : str
         Patterns for the import job (for call faults: of the job that the call starts or asks about).
     key : str
@@ -60,7 +62,7 @@ class Fault:
     operation : str
         Pattern for the operation; only for call faults.
     times : int, optional
-        After so many jobs or calls the fault is spent; without it, it lasts until it is taken away.
+        After so many jobs, changes or calls the fault is spent; without it, it lasts until it is taken away.
     seconds : float, optional
         Length of ``manifest_late``, ``slow_responses`` (default 1), ``stuck_in_progress`` and ``queued_long``
         (default: until the fault is taken away).
@@ -122,8 +124,9 @@ def read_fault(body: Any) -> Fault:
     AwsError
         ValidationException that names the field and the fix.
     """
-    if not isinstance(body, dict) or body.get("kind") not in CALL_KINDS | JOB_KINDS:
-        raise invalid(f"A fault is an object whose kind is one of {', '.join(sorted(CALL_KINDS | JOB_KINDS))}.")
+    kinds = CALL_KINDS | CHANGE_KINDS | JOB_KINDS
+    if not isinstance(body, dict) or body.get("kind") not in kinds:
+        raise invalid(f"A fault is an object whose kind is one of {', '.join(sorted(kinds))}.")
     known = {item.name for item in fields(Fault)} - {"id"}
     unknown = set(body) - known
     if unknown:
@@ -224,6 +227,10 @@ class FaultBoard:
             fault for fault in self._faults if fault.kind in kinds and fault.matches_job(job_name, input_s3_uri)
         ]
         return self._used(connection, candidates)
+
+    def strikes_change(self, connection: sqlite3.Connection, kind: str) -> bool:
+        """Say whether a change fails, and count the fault as used in the transaction that begins the change."""
+        return bool(self._used(connection, [fault for fault in self._faults if fault.kind == kind]))
 
     @staticmethod
     def _used(connection: sqlite3.Connection, candidates: Sequence[Fault]) -> list[Fault]:

@@ -214,6 +214,10 @@ class Settings:
     max_async_entries: int = field(
         default=500, metadata=_read_by(int, "most entries of a transaction Bundle with Prefer: respond-async")
     )
+    image_set_search_lag: float = field(
+        default=0.0,
+        metadata=_read_by(float, "seconds until SearchImageSets finds a new image set and loses a deleted one"),
+    )
     search_lag: float = field(
         default=0.0, metadata=_read_by(float, "seconds until a FHIR search finds what was written")
     )

@@ -45,12 +45,16 @@ class Copies:
             active(connection, datastore_id)
             source = changeable_row(connection, datastore_id, source_id, request["sourceImageSet"]["latestVersionId"])
             document = self._selected(source, request["sourceImageSet"].get("DICOMCopies", {}))
-            target_id = self._write(connection, params, source, document)
+            destination = self._destination(connection, params, source, document)
+            fails = self._fails(connection, destination, document)
+            if fails:
+                document = _without_instances(document)
+            target_id = _write(connection, params, destination, document)
             share_frames(connection, source_id, target_id, frame_ids(document))
             set_status(connection, source, "LOCKED", "COPYING_WITH_READ_ONLY_ACCESS")
             rows = [version_row(connection, datastore_id, name) for name in (source_id, target_id)]
             for row in rows:
-                settle_later(self._runtime, connection, row)
+                settle_later(self._runtime, connection, row, fails=fails)
         self._runtime.schedule.wake()
         for row in rows:
             announce_image_set(self._runtime, row)
@@ -70,22 +74,30 @@ class Copies:
             raise AwsError("ServiceQuotaExceededException", f"The copy has {count} image frames; {limit} are allowed.")
         return document
 
-    def _write(self, connection: sqlite3.Connection, params: Params, source: sqlite3.Row, document: Document) -> str:
-        """Put the instances where they belong; returns the image set that has them now."""
+    def _fails(self, connection: sqlite3.Connection, destination: sqlite3.Row | None, document: Document) -> bool:
+        """Say whether the copy is accepted and then fails, or refuse it."""
+        overlaps = destination is not None and not _sop_uids(document_of(destination)).isdisjoint(_sop_uids(document))
+        answer = self._runtime.settings.choice("overlapping_copy")
+        if overlaps and answer == "conflict":
+            raise conflict("Source and destination share SOP Instance UIDs, which an image set can have once only.")
+        return self._runtime.faults.strikes_change(connection, "copy_failed") or (overlaps and answer == "fail")
+
+    @staticmethod
+    def _destination(
+        connection: sqlite3.Connection, params: Params, source: sqlite3.Row, document: Document
+    ) -> sqlite3.Row | None:
+        """Return the image set that is to have the instances; None where a new one is."""
         target = params["copyImageSetInformation"].get("destinationImageSet")
         if target and params.get("promoteToPrimary"):
             raise invalid("promoteToPrimary chooses the destination itself; leave destinationImageSet out")
-        forced = params.get("force", False)
         if target:
             if target["imageSetId"] == source["image_set_id"]:
                 raise invalid("$.copyImageSetInformation.destinationImageSet: is the source image set")
             row = changeable_row(connection, source["datastore_id"], target["imageSetId"], target["latestVersionId"])
-            if not forced:
+            if not params.get("force", False):
                 _check_equal(document_of(row), document)
-            return _merge(connection, row, document, forced)
-        if params.get("promoteToPrimary"):
-            return _promote(connection, source, document)
-        return _found(connection, document, is_primary=False, forced=forced)
+            return row
+        return _primary_of(connection, source, document) if params.get("promoteToPrimary") else None
 
 
 def _read_selection(text: str) -> set[tuple[str, str]]:
@@ -108,13 +120,30 @@ def _keep_only(document: Document, wanted: set[tuple[str, str]]) -> None:
     document["Study"]["Series"] = {uid: entry for uid, entry in series.items() if entry["Instances"]}
 
 
-def _merge(connection: sqlite3.Connection, row: sqlite3.Row, document: Document, forced: bool) -> str:
-    target = document_of(row)
+def _sop_uids(document: Document) -> set[str]:
+    return {sop_uid for _, sop_uid, _ in instances(document)}
+
+
+def _without_instances(document: Document) -> Document:
+    series = {uid: {**entry, "Instances": {}} for uid, entry in document["Study"]["Series"].items()}
+    return {**document, "Study": {**document["Study"], "Series": series}}
+
+
+def _write(connection: sqlite3.Connection, params: Params, destination: sqlite3.Row | None, document: Document) -> str:
+    """Put the instances into the destination, or into a new image set; return its id."""
+    promoted = bool(params.get("promoteToPrimary"))
+    status = Status("COPYING", "LOCKED", params.get("force", False) and not promoted)
+    if destination is None:
+        image_set_id = new_id()
+        add_image_set(connection, {**document, "ImageSetID": image_set_id}, promoted, status)
+        return image_set_id
+    target = document_of(destination)
     for series_uid, series in document["Study"]["Series"].items():
-        target["Study"]["Series"].setdefault(series_uid, {**series, "Instances": {}})
-        target["Study"]["Series"][series_uid]["Instances"].update(series["Instances"])
-    add_version(connection, row, target, Status("COPYING", "LOCKED", forced))
-    return str(row["image_set_id"])
+        if series["Instances"]:
+            target["Study"]["Series"].setdefault(series_uid, {**series, "Instances": {}})
+            target["Study"]["Series"][series_uid]["Instances"].update(series["Instances"])
+    add_version(connection, destination, target, status)
+    return str(destination["image_set_id"])
 
 
 def _check_equal(target: Document, source: Document) -> None:
@@ -138,8 +167,8 @@ def _differences(target: Document, source: Document) -> list[str]:
     return sorted(found | ({"SeriesInstanceUID"} if set(source["Study"]["Series"]) - set(known) else set()))
 
 
-def _promote(connection: sqlite3.Connection, source: sqlite3.Row, document: Document) -> str:
-    """Join the primary image set of the series, or found it."""
+def _primary_of(connection: sqlite3.Connection, source: sqlite3.Row, document: Document) -> sqlite3.Row | None:
+    """Return the primary image set of the series, which a promotion joins; None where there is none yet."""
     if source["is_primary"]:
         raise invalid("promoteToPrimary: the source image set is primary already")
     grouping = grouping_of(document)
@@ -149,13 +178,5 @@ def _promote(connection: sqlite3.Connection, source: sqlite3.Row, document: Docu
         raise conflict(f"{message}; make its grouping elements equal by UpdateImageSetMetadata first.")
     for image_set_id, other in others.items():
         if other.series_uid == grouping.series_uid:
-            row = changeable_row(connection, source["datastore_id"], image_set_id)
-            return _merge(connection, row, document, forced=False)
-    return _found(connection, document, is_primary=True, forced=False)
-
-
-def _found(connection: sqlite3.Connection, document: Document, *, is_primary: bool, forced: bool) -> str:
-    image_set_id = new_id()
-    status = Status("COPYING", "LOCKED", forced)
-    add_image_set(connection, {**document, "ImageSetID": image_set_id}, is_primary, status)
-    return image_set_id
+            return changeable_row(connection, source["datastore_id"], image_set_id)
+    return None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from localaws.runtime import Runtime
     from localaws.settings import Seed
 
-SETTLE = "datastore"
+SETTLE, FAIL = "datastore", "datastore-failure"
 
 
 def existing(connection: sqlite3.Connection, datastore_id: str) -> sqlite3.Row:
@@ -59,6 +59,7 @@ class Datastores:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         runtime.schedule.on(SETTLE, self.settle)
+        runtime.schedule.on(FAIL, self.fail)
 
     def seed(self, seed: Seed) -> None:
         """Make an ACTIVE data store with a fixed identifier, unless it exists."""
@@ -77,7 +78,9 @@ class Datastores:
                 self._check_quota(connection)
                 datastore_id = self._insert(connection, params)
                 remember(connection, "CreateDatastore", params, datastore_id)
-                self._runtime.schedule.add(connection, SETTLE, datastore_id, self._runtime.settings.change_seconds)
+                fails = self._runtime.faults.strikes_change(connection, "create_failed")
+                end = FAIL if fails else SETTLE
+                self._runtime.schedule.add(connection, end, datastore_id, self._runtime.settings.change_seconds)
             row = existing(connection, datastore_id)
         self._runtime.schedule.wake()
         announce_datastore(self._runtime, row["id"], row["name"], row["status"], "Creating")
@@ -167,8 +170,15 @@ class Datastores:
 
     def settle(self, datastore_id: str) -> None:
         """Finish what was begun: CREATING becomes ACTIVE, DELETING becomes DELETED."""
+        self._end(datastore_id, {"CREATING": ("ACTIVE", "Created"), "DELETING": ("DELETED", "Deleted")})
+
+    def fail(self, datastore_id: str) -> None:
+        """Let the creation of a data store fail."""
+        self._end(datastore_id, {"CREATING": ("CREATE_FAILED", "Creation Failed")})
+
+    def _end(self, datastore_id: str, ends: dict[str, tuple[str, str]]) -> None:
         with self._runtime.state.write() as connection:
             row = existing(connection, datastore_id)
-            status, word = {"CREATING": ("ACTIVE", "Created"), "DELETING": ("DELETED", "Deleted")}[row["status"]]
+            status, word = ends[row["status"]]
             self._set_status(connection, datastore_id, status)
         announce_datastore(self._runtime, datastore_id, row["name"], status, word)

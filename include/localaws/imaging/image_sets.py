@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from localaws.settings import Settings
 
 SETTLE = "image-set"
+FAIL = "image-set-failure"
 SETTLED = {
     "COPYING": "COPIED",
     "COPYING_WITH_READ_ONLY_ACCESS": "COPIED",
@@ -30,6 +31,9 @@ SETTLED = {
     "DELETING": "DELETED",
 }
 """What a workflow status becomes when the change is through."""
+MESSAGE = "INVALID_REQUEST: The change was accepted and failed."
+FAILED = {"COPIED": "COPY_FAILED", "UPDATED": "UPDATE_FAILED"}
+"""What it becomes where the change fails."""
 
 
 def _version(params: Params) -> int | None:
@@ -48,10 +52,10 @@ def summary(settings: Settings, row: sqlite3.Row) -> Result:
     }
 
 
-def settle_later(runtime: Runtime, connection: sqlite3.Connection, row: sqlite3.Row) -> None:
-    """Let a change of an image set take its time; `ImageSets.settle` ends it."""
+def settle_later(runtime: Runtime, connection: sqlite3.Connection, row: sqlite3.Row, *, fails: bool = False) -> None:
+    """Let a change of an image set take its time; `ImageSets.settle` or `ImageSets.fail` ends it."""
     subject = f"{row['datastore_id']}/{row['image_set_id']}"
-    runtime.schedule.add(connection, SETTLE, subject, runtime.settings.change_seconds)
+    runtime.schedule.add(connection, FAIL if fails else SETTLE, subject, runtime.settings.change_seconds)
 
 
 class ImageSets:
@@ -61,6 +65,7 @@ class ImageSets:
         self._runtime = runtime
         self._pixel_files = pixel_files
         runtime.schedule.on(SETTLE, self.settle)
+        runtime.schedule.on(FAIL, self.fail)
 
     def get(self, params: Params) -> Result:
         """Answer GetImageSet; a deleted image set is answered as DELETED."""
@@ -152,12 +157,20 @@ class ImageSets:
 
     def settle(self, subject: str) -> None:
         """End the change that an image set is in."""
+        self._end(subject, SETTLED)
+
+    def fail(self, subject: str) -> None:
+        """End the change that an image set is in as a failure."""
+        self._end(subject, {name: FAILED[end] for name, end in SETTLED.items() if end in FAILED})
+
+    def _end(self, subject: str, ends: dict[str, str]) -> None:
         datastore_id, image_set_id = subject.split("/")
         with self._runtime.state.write() as connection:
             row = version_row(connection, datastore_id, image_set_id)
-            status = SETTLED.get(row["workflow_status"])
+            status = ends.get(row["workflow_status"])
             if status is None:
                 return
-            set_status(connection, row, "DELETED" if status == "DELETED" else "ACTIVE", status)
+            message = MESSAGE if status in FAILED.values() else None
+            set_status(connection, row, "DELETED" if status == "DELETED" else "ACTIVE", status, message)
             row = version_row(connection, datastore_id, image_set_id)
         announce_image_set(self._runtime, row)

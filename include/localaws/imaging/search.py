@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 from localaws.errors import invalid
@@ -27,7 +28,12 @@ COLUMNS = {
     "DICOMStudyDateAndTime": "study_date || study_time",
 }
 RANGES = frozenset({"createdAt", "updatedAt", "DICOMStudyDateAndTime"})
-SECOND_FILTER = frozenset({"updatedAt", "isPrimary"})
+SECOND_FILTERS: dict[str, frozenset[str]] = {
+    "updated_at": frozenset({"updatedAt"}),
+    "one": frozenset(),
+    "is_primary": frozenset({"updatedAt", "isPrimary"}),
+}
+"""What may stand beside a search attribute, by the answer to the choice `search_image_sets_filters`."""
 SORTS = {"createdAt": "created_at", "updatedAt": "updated_at", "DICOMStudyDateAndTime": "study_date || study_time"}
 DEFAULT_SORT = {"sortField": "updatedAt", "sortOrder": "DESC"}
 LAST_TIME = "235959.999999"
@@ -40,26 +46,30 @@ class Search:
         self._runtime = runtime
 
     def search(self, params: Params) -> Result:
-        """Answer SearchImageSets; deleted image sets are not found."""
+        """Answer SearchImageSets; deleted image sets are not found. New and deleted ones are seen after the lag."""
         criteria = params.get("searchCriteria", {})
         sort = criteria.get("sort", DEFAULT_SORT)
-        conditions, values = _conditions(criteria.get("filters", []))
+        beside = SECOND_FILTERS[self._runtime.settings.choice("search_image_sets_filters")]
+        conditions, values = _conditions(criteria.get("filters", []), beside)
+        seen_until = time.time() - self._runtime.settings.image_set_search_lag
         query = (
-            "SELECT * FROM image_set WHERE datastore_id = ? AND deleted_at IS NULL "  # noqa: S608 - names of our own
+            "SELECT * FROM image_set WHERE datastore_id = ? "  # noqa: S608 - names of our own
+            "AND created_at <= ? AND (deleted_at IS NULL OR deleted_at > ?) "
             f"{''.join(f'AND {condition} ' for condition in conditions)}"
             f"ORDER BY {SORTS[sort['sortField']]} {sort['sortOrder']}, id"
         )
         with self._runtime.state.read() as connection:
             active(connection, params["datastoreId"])
-            rows = connection.execute(query, (params["datastoreId"], *values)).fetchall()
+            rows = connection.execute(query, (params["datastoreId"], seen_until, seen_until, *values)).fetchall()
         shown, token = page(rows, params)
         return {"imageSetsMetadataSummaries": [_found(row) for row in shown], "sort": sort, **token}
 
 
-def _conditions(filters: list[dict[str, Any]]) -> tuple[list[str], list[Any]]:
+def _conditions(filters: list[dict[str, Any]], beside: frozenset[str]) -> tuple[list[str], list[Any]]:
     names = [_name(item) for item in filters]
-    if len(names) == 2 and (len(set(names)) == 1 or not SECOND_FILTER & set(names)):
-        raise invalid("$.searchCriteria.filters: one search attribute, and updatedAt or isPrimary beside it")
+    if len(names) == 2 and (len(set(names)) == 1 or not beside & set(names)):
+        more = f", and {' or '.join(sorted(beside, reverse=True))} beside it" if beside else ""
+        raise invalid(f"$.searchCriteria.filters: one search attribute{more}")
     conditions, values = [], []
     for name, item in zip(names, filters, strict=True):
         condition, found = _condition(name, item)

@@ -45,7 +45,11 @@ class Updates:
             if params.get("includeStudyImageSets"):
                 changed |= self._rest_of_study(connection, row, params)
             self._check_hierarchy(connection, row, changed)
-            rows = [self._write(connection, row, name, document, params) for name, document in changed.items()]
+            fails = self._runtime.faults.strikes_change(connection, "update_failed")
+            rows = [
+                self._write(connection, row, name, None if fails else document, params)
+                for name, document in changed.items()
+            ]
         self._runtime.schedule.wake()
         for changed_row in rows:
             announce_image_set(self._runtime, changed_row)
@@ -89,14 +93,21 @@ class Updates:
             raise conflict(f"{message}; use includeStudyImageSets to change them all.")
 
     def _write(
-        self, connection: sqlite3.Connection, row: sqlite3.Row, image_set_id: str, document: Document, params: Params
+        self,
+        connection: sqlite3.Connection,
+        row: sqlite3.Row,
+        image_set_id: str,
+        document: Document | None,
+        params: Params,
     ) -> sqlite3.Row:
+        """Add a version; without a document it is what the version before was, and the change fails."""
         latest = version_row(connection, row["datastore_id"], image_set_id)
         asked_for = image_set_id == row["image_set_id"]
-        status = "UPDATING" if asked_for else "UPDATING_FOR_STUDY_CONSISTENCY"
-        add_version(connection, latest, document, Status(status, "LOCKED", params.get("force", False)))
+        word = "UPDATING" if asked_for else "UPDATING_FOR_STUDY_CONSISTENCY"
+        status = Status(word, "LOCKED", params.get("force", False))
+        add_version(connection, latest, document_of(latest) if document is None else document, status)
         latest = version_row(connection, row["datastore_id"], image_set_id)
-        settle_later(self._runtime, connection, latest)
+        settle_later(self._runtime, connection, latest, fails=document is None)
         return latest
 
 

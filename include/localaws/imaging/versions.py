@@ -152,14 +152,16 @@ def _insert_version(
     )
 
 
-def set_status(connection: sqlite3.Connection, row: sqlite3.Row, state: str, workflow_status: str) -> None:
-    """Change state and workflow status of a version, in place."""
+def set_status(
+    connection: sqlite3.Connection, row: sqlite3.Row, state: str, workflow_status: str, message: str | None = None
+) -> None:
+    """Change state, workflow status and message of a version, in place."""
     now = time.time()
     deleted_at = now if state == "DELETED" else None
     connection.execute(
-        "UPDATE image_set_version SET state = ?, workflow_status = ?, updated_at = ?, deleted_at = ? "
+        "UPDATE image_set_version SET state = ?, workflow_status = ?, message = ?, updated_at = ?, deleted_at = ? "
         "WHERE image_set_id = ? AND version = ?",
-        (state, workflow_status, now, deleted_at, row["image_set_id"], row["version"]),
+        (state, workflow_status, message, now, deleted_at, row["image_set_id"], row["version"]),
     )
     connection.execute(
         "UPDATE image_set SET updated_at = ?, deleted_at = ? WHERE id = ?", (now, deleted_at, row["image_set_id"])

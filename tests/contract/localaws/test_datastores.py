@@ -41,6 +41,12 @@ def test_a_data_store_is_created_tagged_and_deleted(endpoint: Endpoint) -> None:
     assert imaging.delete_datastore(datastoreId=datastore_id)["datastoreStatus"] in {"DELETING", "DELETED"}
 
 
+def test_the_creation_of_a_data_store_fails(faulty: Endpoint) -> None:
+    faulty.faults({"kind": "create_failed", "times": 1})
+    created = faulty.imaging.create_datastore(datastoreName="failing", clientToken=uuid.uuid4().hex)
+    until(lambda: status_of(faulty, created["datastoreId"]), lambda status: status == "CREATE_FAILED")
+
+
 def test_an_unknown_data_store_is_not_found(endpoint: Endpoint) -> None:
     with pytest.raises(endpoint.imaging.exceptions.ResourceNotFoundException) as caught:
         endpoint.imaging.get_datastore(datastoreId="0" * 32)

@@ -286,8 +286,75 @@ def test_a_promotion_leaves_its_source_copied_and_a_copy_of_it_locked(endpoint: 
     assert answer["destinationImageSetProperties"]["imageSetState"] == "LOCKED"
     source = settled(endpoint, odd_id)
     assert (source["imageSetWorkflowStatus"], source["isPrimary"]) == ("COPIED", False)
-    found = search(endpoint, equal(DICOMStudyInstanceUID=common["StudyInstanceUID"]), equal(isPrimary=True))
-    assert [item["imageSetId"] for item in found] == [answer["destinationImageSetProperties"]["imageSetId"]]
+    found = search(endpoint, equal(DICOMStudyInstanceUID=common["StudyInstanceUID"]))
+    primary = [item["imageSetId"] for item in found if item["isPrimary"]]
+    assert primary == [answer["destinationImageSetProperties"]["imageSetId"]]
+
+
+def frames(endpoint: Endpoint, image_set_id: str) -> dict[str, list[str]]:
+    """Return the frame IDs of each instance."""
+    series = metadata(endpoint, image_set_id)["Study"]["Series"].values()
+    entries = [item for entry in series for item in entry["Instances"].items()]
+    return {sop_uid: [frame["ID"] for frame in entry["ImageFrames"]] for sop_uid, entry in entries}
+
+
+def conflicting(endpoint: Endpoint, **instance: str) -> tuple[str, str]:
+    """Import a primary image set, and a non-primary one that is then made to agree with it; return both ids."""
+    common = {name: new_uid() for name in ("StudyInstanceUID", "SeriesInstanceUID")} | instance
+    (primary_id,) = endpoint.import_files({"a.dcm": part10(**common)}).image_set_ids
+    (odd_id,) = endpoint.import_files({"b.dcm": part10(**common, PatientID="WRONG")}).image_set_ids
+    update(
+        endpoint, odd_id, "1", updateImageSetMetadataUpdates=updatable({"Patient": {"DICOM": {"PatientID": "PAT-1"}}})
+    )
+    settled(endpoint, odd_id)
+    return primary_id, odd_id
+
+
+@pytest.mark.parametrize("joins", [True, False], ids=["a given image set", "a new image set"])
+def test_a_copy_that_fails_moves_nothing_though_a_version_is_added(
+    endpoint: Endpoint, faulty: Endpoint, joins: bool
+) -> None:
+    primary_id, odd_id = conflicting(endpoint)
+    before = frames(endpoint, primary_id), frames(endpoint, odd_id)
+    faulty.faults({"kind": "copy_failed", "times": 1})
+    if joins:
+        target = promote(endpoint, odd_id, "2")["destinationImageSetProperties"]["imageSetId"]
+        assert target == primary_id
+    else:
+        request = {"sourceImageSet": {"latestVersionId": "2"}}
+        answer = endpoint.imaging.copy_image_set(
+            datastoreId=endpoint.datastore_id, sourceImageSetId=odd_id, copyImageSetInformation=request
+        )
+        target = answer["destinationImageSetProperties"]["imageSetId"]
+        assert frames(endpoint, target) == {}
+    there = settled(endpoint, target)
+    assert (there["imageSetState"], there["imageSetWorkflowStatus"]) == ("ACTIVE", "COPY_FAILED")
+    assert (there["versionId"], "message" in there) == ("2" if joins else "1", True)
+    assert settled(endpoint, odd_id)["imageSetWorkflowStatus"] == "COPY_FAILED"
+    assert (frames(endpoint, primary_id), frames(endpoint, odd_id)) == before
+    assert promote(endpoint, odd_id, "2")["destinationImageSetProperties"]["imageSetId"] == primary_id
+    assert settled(endpoint, primary_id)["imageSetWorkflowStatus"] == "COPIED"
+    assert frames(endpoint, primary_id) == before[0] | before[1]
+
+
+def test_a_copy_of_an_instance_that_the_destination_has_fails_after_it_was_accepted(
+    endpoint: Endpoint, faulty: Endpoint
+) -> None:
+    primary_id, odd_id = conflicting(endpoint, SOPInstanceUID=new_uid())
+    before = frames(endpoint, primary_id)
+    promote(endpoint, odd_id, "2")
+    assert settled(endpoint, primary_id)["imageSetWorkflowStatus"] == "COPY_FAILED"
+    assert frames(endpoint, primary_id) == before
+
+
+def test_an_update_that_fails_changes_nothing_though_a_version_is_added(endpoint: Endpoint, faulty: Endpoint) -> None:
+    (image_set_id,) = endpoint.import_files({"a.dcm": part10()}).image_set_ids
+    faulty.faults({"kind": "update_failed", "times": 1})
+    change = updatable({"Study": {"DICOM": {"StudyDescription": "CHANGED"}}})
+    update(endpoint, image_set_id, "1", updateImageSetMetadataUpdates=change)
+    there = settled(endpoint, image_set_id)
+    assert (there["versionId"], there["imageSetWorkflowStatus"]) == ("2", "UPDATE_FAILED")
+    assert metadata(endpoint, image_set_id)["Study"]["DICOM"]["StudyDescription"] == "CT CHEST"
 
 
 def test_a_deleted_image_set_is_gone(endpoint: Endpoint) -> None:

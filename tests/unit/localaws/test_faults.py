@@ -11,6 +11,7 @@ import pytest
 from localaws.errors import AwsError
 from localaws.faults import (
     CALL_KINDS,
+    CHANGE_KINDS,
     DATA_TRANSFORMATION,
     DICOM_IMPORT,
     FHIR_IMPORT,
@@ -48,7 +49,7 @@ def claim_and_fail(board: FaultBoard, state: State) -> None:
         connection.execute("INSERT INTO no_such_table VALUES (1)")
 
 
-@pytest.mark.parametrize("kind", sorted(CALL_KINDS | JOB_KINDS))
+@pytest.mark.parametrize("kind", sorted(CALL_KINDS | CHANGE_KINDS | JOB_KINDS))
 def test_each_kind_is_enough_by_itself(kind: str) -> None:
     assert read_fault({"kind": kind}).kind == kind
 

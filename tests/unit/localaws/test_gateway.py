@@ -7,6 +7,7 @@ import logging
 import urllib.error
 import urllib.request
 import uuid
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -19,6 +20,7 @@ from localaws.imaging.datastores import Datastores
 from localaws.throttles import Rate
 from tests.contract.localaws.dicom_files import new_uid, part10
 from tests.contract.localaws.endpoint import DATASTORE, Endpoint, local_endpoint, until
+from tests.contract.localaws.test_image_sets import conflicting, equal, frames, promote, search, settled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +37,12 @@ def endpoint() -> Iterator[Endpoint]:
         max_jobs_per_datastore=2,
         max_datastores=2,
         max_frames_per_copy=1,
-        choices={"warned_in_success": "yes", "output_uri": "as_given"},
+        choices={
+            "warned_in_success": "yes",
+            "output_uri": "as_given",
+            "overlapping_copy": "conflict",
+            "search_image_sets_filters": "one",
+        },
         **limits,
     ) as found:
         yield found
@@ -289,3 +296,29 @@ def test_no_key_and_no_tag_value_is_logged(endpoint: Endpoint, caplog: pytest.Lo
     ours = [record for record in caplog.records if record.name.startswith(("localaws", "uvicorn"))]
     assert [record.getMessage() for record in ours if "imported" in record.getMessage()]
     assert not [record for record in ours if "CANARY" in record.getMessage()]
+
+
+def test_an_overlapping_copy_can_be_a_conflict(endpoint: Endpoint) -> None:
+    _, odd_id = conflicting(endpoint, SOPInstanceUID=new_uid())
+    with pytest.raises(ClientError) as caught:
+        promote(endpoint, odd_id, "2")
+    assert refused(caught) == ("ConflictException", 409)
+
+
+@pytest.mark.parametrize("beside", [{"isPrimary": True}, {"updatedAt": datetime.now(UTC)}])
+def test_a_search_can_be_held_to_one_filter(endpoint: Endpoint, beside: dict[str, Any]) -> None:
+    values = [{"DICOMPatientId": "P"}], [beside]
+    filters = [{"operator": "EQUAL", "values": value} for value in values]
+    with pytest.raises(ClientError) as caught:
+        endpoint.imaging.search_image_sets(datastoreId=DATASTORE, searchCriteria={"filters": filters})
+    assert refused(caught) == ("ValidationException", 400)
+
+
+def test_copies_can_merge_and_a_search_lag_behind() -> None:
+    choices = {"overlapping_copy": "merge", "search_image_sets_filters": "is_primary"}
+    with local_endpoint(choices=choices, image_set_search_lag=3600) as lenient:
+        primary_id, odd_id = conflicting(lenient, SOPInstanceUID=new_uid())
+        promote(lenient, odd_id, "2")
+        assert settled(lenient, primary_id)["imageSetWorkflowStatus"] == "COPIED"
+        assert frames(lenient, primary_id) == frames(lenient, odd_id)
+        assert search(lenient, equal(isPrimary=True)) == []
