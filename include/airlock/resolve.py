@@ -1,20 +1,18 @@
 """Resolve: what a redrive carries on without an import, and what a person wants done with non-primary image sets.
 
 Writes ``carried-verdicts`` and ``carried``: the verdicts and outcomes of the generations before, under the new
-arrivals' ids. Promotion is the developer guide's: the grouping elements are made those of the primary image sets
-(UpdateImageSetMetadata), the image set is copied with ``promoteToPrimary`` (CopyImageSet), and, beyond the guide, the
-copy's source is deleted, so that no instance is kept twice. Each step is in the ledger before it is asked for.
+arrivals' ids. What was promoted (`airlock.promotion`) is deleted afterwards, so that no instance is kept twice.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from airlock.ledger import Resolution, ResolutionState
+from airlock.promotion import ResolutionError, existing, grouping_elements, need_promotable, promote
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, ATTRIBUTES, OUTCOMES, VERDICTS, Outcome, Verdict
 from airlock.s3uri import S3Uri
@@ -24,43 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from airlock.ledger import ResolutionRecord
+    from airlock.promotion import ImageSets
     from airlock.run import Run
 
 CARRIED = "carried"
 CARRIED_VERDICTS = "carried-verdicts"
-FRAMES_PER_COPY = 1_000  # HealthImaging endpoints and quotas: "Maximum number of image frames per CopyImageSet"
-# The service's grouping elements by the level of the metadata document that has them.
-_PATIENT = ("PatientID",)
-_STUDY = ("StudyDate", "AccessionNumber", "StudyID")
-_SERIES = ("SeriesNumber",)
-_FAILED = ("COPY_FAILED", "UPDATE_FAILED")
-_INSTEAD = "give the run back with airlock ledger release, and redrive with delete"
-
-
-class ImageSets(Protocol):
-    """One data store's image sets; each method waits out throttling."""
-
-    def settled(self, image_set_id: str) -> dict[str, Any] | None:
-        """Return the properties of an image set, as soon as it is not LOCKED; None if it is not there any more."""
-
-    def metadata(self, image_set_id: str) -> dict[str, Any]:
-        """Return the metadata document of an image set."""
-
-    def primaries(self, study_instance_uid: str) -> list[str]:
-        """Return the ids of a study's primary image sets."""
-
-    def update(self, image_set_id: str, version: str, updates: dict[str, bytes], *, force: bool) -> None:
-        """Ask for a change of the metadata."""
-
-    def promote(self, image_set_id: str, version: str) -> str:
-        """Ask for a copy into the primary hierarchy; return the id of the image set that is to have it."""
-
-    def delete(self, image_set_id: str) -> None:
-        """Ask for the deletion."""
-
-
-class ResolutionError(RuntimeError):
-    """A non-primary image set cannot be resolved as it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +45,7 @@ def carry(run: Run, images: ImageSets) -> None:
     datastore = run.pipeline.healthimaging.datastore_id
     carried = run.ledger.carried(datastore, run.pipeline.name, run.key)
     odd = carried.filter(pl.col("state") == "non_primary")["image_set_id"].unique().sort()
-    _need_small(run, images, odd)
+    _need_promotable(run, images, odd)
     resolved = {str(name): r for name in odd if (r := _resolve(run, images, str(name))) is not None}
     verdicts, outcomes = [VERDICTS.to_frame()], [OUTCOMES.to_frame()]
     for (key,), rows in carried.group_by("run_key", maintain_order=True):
@@ -184,23 +150,11 @@ def _asked(run: Run) -> Resolution | None:
     return Resolution(word) if word else None
 
 
-def _need_small(run: Run, images: ImageSets, image_set_ids: Iterable[str]) -> None:
-    """Refuse image sets that cannot be copied as a whole before anything is done with one of them.
-
-    Raises
-    ------
-    ResolutionError
-        If one has too many frames, or is not there. The redrive can be given back then, and another one choose delete.
-    """
+def _need_promotable(run: Run, images: ImageSets, image_set_ids: Iterable[str]) -> None:
+    """Refuse image sets that cannot be promoted before anything is done with one of them."""
     begun = {one.image_set_id for one in run.ledger.resolutions_of(run.key)}
-    for name in [] if _asked(run) is not Resolution.PROMOTE else set(image_set_ids) - begun:
-        if _there(images, name) is None:
-            raise ResolutionError(f"image set {name} was deleted by others: {_INSTEAD}")
-        frames = sum(len(one.get("ImageFrames") or ()) for one in _each(images.metadata(name)).values())
-        if frames > FRAMES_PER_COPY:
-            raise ResolutionError(
-                f"image set {name} has {frames} frames, and CopyImageSet takes {FRAMES_PER_COPY}: {_INSTEAD}"
-            )
+    for name in set(image_set_ids) - begun if _asked(run) is Resolution.PROMOTE else ():
+        need_promotable(images, name)
 
 
 def _resolve(run: Run, images: ImageSets, image_set_id: str) -> Resolved | None:
@@ -220,145 +174,19 @@ def _resolve(run: Run, images: ImageSets, image_set_id: str) -> Resolved | None:
 def _delete(run: Run, images: ImageSets, record: ResolutionRecord) -> None:
     """Delete an image set, if it is still there."""
     run.ledger.advance_resolution(record, ResolutionState.DELETING)
-    if _there(images, record.image_set_id):
+    if existing(images, record.image_set_id):
         images.delete(record.image_set_id)
-        if _there(images, record.image_set_id):
+        if existing(images, record.image_set_id):
             raise ResolutionError(f"image set {record.image_set_id} was not deleted: clear validate, it tries again")
     run.ledger.advance_resolution(record, ResolutionState.DONE)
 
 
-def _there(images: ImageSets, image_set_id: str) -> dict[str, Any] | None:
-    found = images.settled(image_set_id)
-    return None if found is None or found["imageSetState"] == "DELETED" else found
-
-
 def _promote(run: Run, images: ImageSets, record: ResolutionRecord) -> Resolved:
-    promoted_id = record.promoted_id
-    if promoted_id is None:
-        promoted_id = _copied(run, images, record)
-        found = _there(images, promoted_id)
-        if found is None or not _instances(images.metadata(promoted_id)) >= _instances(
-            images.metadata(record.image_set_id)
-        ):
-            raise ResolutionError(
-                f"image set {promoted_id} does not hold all of {record.image_set_id}: look at both, then clear validate"
-            )
-        record = run.ledger.advance_resolution(
-            record, ResolutionState.DELETING, promoted_id=promoted_id, promoted_version=int(found["versionId"])
-        )
     if record.state is not ResolutionState.DONE:
+        record = promote(run.ledger, images, record)
         _delete(run, images, record)
-    return Resolved(promoted_id, record.promoted_version, _elements(images.metadata(promoted_id)))
-
-
-def _copied(run: Run, images: ImageSets, record: ResolutionRecord) -> str:
-    """Return the image set that the instances were copied into; a copy that an earlier try began is not repeated."""
-    source = _there(images, record.image_set_id)
-    if source is None:
-        raise ResolutionError(f"image set {record.image_set_id} was deleted by others: {_INSTEAD}")
-    document = images.metadata(record.image_set_id)
-    if record.state is ResolutionState.COPYING:
-        there = _holder(images, document)
-        if there is not None:
-            return there
-        if source["imageSetWorkflowStatus"] == "COPIED":
-            raise ResolutionError(f"the copy of image set {record.image_set_id} is not found yet: a later try finds it")
-    source = _mended(images, source, document)
-    run.ledger.advance_resolution(record, ResolutionState.COPYING)
-    return images.promote(record.image_set_id, source["versionId"])
-
-
-def _mended(images: ImageSets, source: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
-    """Make the grouping elements those of the study's primary image sets; return the properties afterwards."""
-    updates, force = changes(document, map(images.metadata, images.primaries(document["Study"]["DICOM"][_UID])))
-    if not updates:
-        return source
-    name = source["imageSetId"]
-    images.update(name, source["versionId"], updates, force=force)
-    found = _there(images, name)
-    if found is None or found["imageSetWorkflowStatus"] in _FAILED:
-        raise ResolutionError(
-            f"image set {name} was not changed: look at it in AWS, then clear validate, or {_INSTEAD}"
-        )
-    return found
-
-
-_UID = "StudyInstanceUID"
-
-
-def changes(document: dict[str, Any], primaries: Iterable[dict[str, Any]]) -> tuple[dict[str, bytes], bool]:
-    """Say how an image set's metadata must change to agree with the primary image sets of its study.
-
-    Parameters
-    ----------
-    document
-        Of the non-primary image set.
-    primaries
-        The documents of the primary ones.
-
-    Returns
-    -------
-    tuple
-        ``DICOMUpdates`` (empty where nothing differs), and whether ``force`` is needed: for StudyID.
-    """
-    wanted, unwanted, force = _empty(), _empty(), False
-    for primary in primaries:
-        shared = primary["Study"]["Series"].keys() & document["Study"]["Series"].keys()
-        series = [(("Study", "Series", uid), _SERIES) for uid in sorted(shared)]
-        for path, keywords in [(("Patient",), _PATIENT), (("Study",), _STUDY), *series]:
-            ours, theirs = _level(document, path), _level(primary, path)
-            for keyword in keywords:
-                if _value(ours, keyword) == _value(theirs, keyword):
-                    continue
-                force |= keyword == "StudyID"
-                change = wanted if _value(theirs, keyword) else unwanted
-                _put(change, path, keyword, theirs.get(keyword, ""))
-    named = {"updatableAttributes": wanted, "removableAttributes": unwanted}
-    return {name: json.dumps(change).encode() for name, change in named.items() if len(change) > 1}, force
-
-
-def _empty() -> dict[str, Any]:
-    return {"SchemaVersion": 1.1}
-
-
-def _level(document: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
-    for name in path:
-        document = document[name]
-    return document["DICOM"]  # type: ignore[no-any-return]
-
-
-def _put(change: dict[str, Any], path: tuple[str, ...], keyword: str, value: Any) -> None:
-    for name in path:
-        change = change.setdefault(name, {})
-    change.setdefault("DICOM", {})[keyword] = value
-
-
-def _value(level: dict[str, Any], keyword: str) -> str:
-    """Return a value as the service compares it: absent and empty are one, padding does not count."""
-    value = level.get(keyword)
-    return "" if value is None else str(value).strip()
-
-
-def _elements(document: dict[str, Any]) -> dict[str, str]:
-    """Return the grouping elements of an image set, as parse would have read them."""
-    series = next(iter(document["Study"]["Series"].values()))["DICOM"]
-    levels = ((document["Patient"]["DICOM"], _PATIENT), (document["Study"]["DICOM"], _STUDY), (series, _SERIES))
-    return {keyword: _value(level, keyword) for level, keywords in levels for keyword in keywords}
-
-
-def _each(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    series = document["Study"]["Series"].values()
-    return {uid: one for item in series for uid, one in item["Instances"].items()}
-
-
-def _instances(document: dict[str, Any]) -> set[str]:
-    return set(_each(document))
-
-
-def _holder(images: ImageSets, document: dict[str, Any]) -> str | None:
-    """Find the primary image set that holds all of an image set's instances."""
-    names: Iterator[str] = iter(images.primaries(document["Study"]["DICOM"][_UID]))
-    return next((name for name in names if _instances(images.metadata(name)) >= _instances(document)), None)
+    promoted_id = str(record.promoted_id)
+    return Resolved(promoted_id, record.promoted_version, grouping_elements(images.metadata(promoted_id)))
 
 
 def carried_verdicts(run: Run) -> Iterator[pl.DataFrame]:

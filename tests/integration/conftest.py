@@ -49,7 +49,10 @@ def s3_endpoint() -> Iterator[str]:
 
 
 @pytest.fixture
-def place(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def place(
+    request: pytest.FixtureRequest, s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Place]:
+    """Give a test servers of its own; an indirect parameter is the emulator's settings."""
     from tests.servers.moto import reset_moto
 
     reset_moto(s3_endpoint)
@@ -61,7 +64,8 @@ def place(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "transformation_profile": (Seed(PROFILE, "test"),),
     }
     # Most jobs have ended when they are first looked at, a second before the next look.
-    with serve(s3_endpoint=s3_endpoint, submitted_seconds=0.0, **seeds) as emulator:
+    settings = {"submitted_seconds": 0.0, **seeds, **getattr(request, "param", {})}
+    with serve(s3_endpoint=s3_endpoint, **settings) as emulator:
         connection = {
             "conn_type": "aws",
             "login": "testing",

@@ -14,11 +14,12 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from botocore.config import Config
 
-from airlock import resolve
+from airlock import promotion
 from airlock.records import study_key
 from airlock.run import run_key
 from tests.chain import DATASTORE, Chain, pipeline
 from tests.dicom_files import ct, delivery, sop_uid, study_uid
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from airlock.pipelines import ImagingPipeline
@@ -58,18 +59,27 @@ def first_run(place: Place, files: dict[str, bytes], wanted: ImagingPipeline | N
 
 def instances(place: Place) -> dict[str, list[str]]:
     """Return which SOP instances each living image set has, by whether it is primary."""
-    config = Config(inject_host_prefix=False)
-    imaging = boto3.client(
-        "medical-imaging", endpoint_url=place.imaging_endpoint, region_name="us-east-1", config=config
-    )
     found: dict[str, list[str]] = {"primary": [], "non_primary": []}
+    for kind, uid, _ in frames(place):
+        found[kind].append(uid)
+    return found
+
+
+def frames(place: Place) -> list[tuple[str, str, str]]:
+    """Return kind of image set, SOP Instance UID and frame id of all that lies in the data store, in order."""
+    imaging, found = healthimaging(place), []
     for item in imaging.search_image_sets(datastoreId=DATASTORE, searchCriteria={})["imageSetsMetadataSummaries"]:
         names = {"datastoreId": DATASTORE, "imageSetId": item["imageSetId"]}
         body = imaging.get_image_set_metadata(**names)["imageSetMetadataBlob"].read()
         kind = "primary" if imaging.get_image_set(**names)["isPrimary"] else "non_primary"
         for series in json.loads(gzip.decompress(body))["Study"]["Series"].values():
-            found[kind] += series["Instances"]
-    return {kind: sorted(uids) for kind, uids in found.items()}
+            found += [(kind, uid, one["ImageFrames"][0]["ID"]) for uid, one in series["Instances"].items()]
+    return sorted(found)
+
+
+def healthimaging(place: Place) -> Any:
+    config = Config(inject_host_prefix=False)
+    return boto3.client("medical-imaging", endpoint_url=place.imaging_endpoint, region_name="us-east-1", config=config)
 
 
 def newest(place: Place) -> dict[str, Any]:
@@ -214,12 +224,12 @@ def spreadsheet(rows: list[dict[str, str]]) -> bytes:
     return out.getvalue().encode("utf-8-sig")
 
 
-def conflict(place: Place) -> Chain:
+def conflict(place: Place, wait: bool = True) -> Chain:
     """Let the store put a file into a non-primary image set."""
     files = {"1.dcm": ct(1, 1, 1), "2.dcm": ct(1, 1, 2), "3.dcm": ct(1, 1, 3, PatientID="SOMEBODY-ELSE", StudyID="77")}
     chain = first_run(place, files, settings(validation={"grouping_conflict": "accept"}))
     assert chain.report["dispositions"] == {"held": 3}
-    assert instances(place)["non_primary"] == [sop_uid(1, 1, 3)]
+    assert not wait or instances(place)["non_primary"] == [sop_uid(1, 1, 3)]
     return chain
 
 
@@ -256,12 +266,66 @@ def test_a_non_primary_conflict_is_deleted_and_the_corrected_file_comes_in(place
     assert sops(newest(place)) == [sop_uid(1, 1, number) for number in (1, 2, 3)]
 
 
+@pytest.mark.parametrize("place", [{"image_set_search_lag": 2}], indirect=True)
+def test_a_promotion_outlasts_a_search_that_lags_and_changes_that_fail_after_they_were_accepted(place: Place) -> None:
+    conflict(place, wait=False)
+    place.faults({"kind": "update_failed", "times": 1}, {"kind": "copy_failed", "times": 1})
+    redrive = again(place, redrive_study=STUDY, redrive_non_primary="promote")
+    assert redrive.run()["dispositions"] == {"released": 3}
+    assert [str(error).partition(",")[0].partition(":")[0].split(" ", 3)[3] for error in redrive.errors] == [
+        "was not changed",
+        "was not copied",
+    ]
+    assert place.calls("CopyImageSet") == 2
+    assert len(place.contracts()) == 1
+
+
+@pytest.mark.parametrize("place", [{"choices": {"overlapping_copy": "merge"}}], indirect=True)
+def test_a_promotion_over_an_image_that_others_imported_is_refused_and_loses_neither(place: Place) -> None:
+    imported_by_others(place, ct(1, 1, 3, pixel=1))
+    files = {"1.dcm": ct(1, 1, 3, pixel=2, PatientID="SOMEBODY-ELSE")}
+    chain = first_run(place, files, settings(validation={"grouping_conflict": "accept"}))
+    assert chain.report["dispositions"] == {"held": 1}
+    before = frames(place)
+    assert len(before) == 2
+
+    stuck = again(place, redrive_study=STUDY, redrive_non_primary="promote")
+    with pytest.raises(promotion.ResolutionError, match="share 1 SOP Instance UIDs"):
+        stuck.until("validate")
+
+    assert frames(place) == before
+    assert not place.calls("UpdateImageSetMetadata")
+    with place.ledger() as ledger:
+        ledger.release_claims("nightly", run_key("nightly", "manual__redrive_1"))
+    report = again(place, 2, redrive_study=STUDY, redrive_non_primary="delete").run()
+    assert report["dispositions"] == {"ignored": 1}
+    assert frames(place) == [kept for kept in before if kept[0] == "primary"]
+
+
+def imported_by_others(place: Place, body: bytes) -> None:
+    """Import a file that the ledger knows nothing of."""
+    place.s3().put_object(Bucket="staging", Key="others/1.dcm", Body=body)
+    job = {
+        "jobName": "others",
+        "dataAccessRoleArn": QUICK["data_access_role_arn"],
+        "inputS3Uri": "s3://staging/others/",
+    }
+    imaging = healthimaging(place)
+    job_id = imaging.start_dicom_import_job(datastoreId=DATASTORE, outputS3Uri="s3://output/others/", **job)["jobId"]
+
+    def is_through() -> bool:
+        job = imaging.get_dicom_import_job(datastoreId=DATASTORE, jobId=job_id)["jobProperties"]
+        return bool(job["jobStatus"] == "COMPLETED")
+
+    until("the import by others is COMPLETED", is_through, 20)
+
+
 def test_what_is_too_large_to_promote_is_given_back_and_deleted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     conflict(place)
-    monkeypatch.setattr(resolve, "FRAMES_PER_COPY", 0)
+    monkeypatch.setattr(promotion, "FRAMES_PER_COPY", 0)
     stuck = again(place, redrive_study=STUDY, redrive_non_primary="promote")
     with pytest.raises(
-        resolve.ResolutionError, match=r"CopyImageSet takes 0: give the run back .* redrive with delete"
+        promotion.ResolutionError, match=r"CopyImageSet takes 0: give the run back .* redrive with delete"
     ):
         stuck.until("validate")
     with place.ledger() as ledger:

@@ -102,6 +102,7 @@ class ResolutionRecord:
     state: ResolutionState
     promoted_id: str | None  # the primary image set that has the instances now
     promoted_version: int | None
+    versions_before: dict[str, int]  # of the study's primary image sets, when the copy was asked for
 
 
 def is_redrive(connection: Connection, run_key: str) -> bool:
@@ -344,13 +345,20 @@ class Redrives(Store):
         state: ResolutionState,
         promoted_id: str | None = None,
         promoted_version: int | None = None,
+        versions_before: dict[str, int] | None = None,
     ) -> ResolutionRecord:
-        """Note the next step of a resolution. An image set that was deleted for good takes its instances along."""
+        """Note the next step of a resolution; BEGUN forgets the steps before.
+
+        An image set that was deleted for good takes its instances along.
+        """
         this = and_(
             resolutions.c.image_set_id == record.image_set_id, resolutions.c.datastore_id == record.datastore_id
         )
         done = state is ResolutionState.DONE
-        named = {"promoted_id": promoted_id, "promoted_version": promoted_version} if promoted_id else {}
+        noted = None if versions_before is None else json.dumps(versions_before)
+        named = {"promoted_id": promoted_id, "promoted_version": promoted_version, "versions_before": noted}
+        if state is not ResolutionState.BEGUN:
+            named = {name: value for name, value in named.items() if value is not None}
         with self._writing("resolutions", "instances") as connection:
             times = {"ended_at": datetime.now(UTC)} if done else {}
             connection.execute(update(resolutions).where(this).values(state=state.value, **named, **times))
@@ -506,5 +514,9 @@ def _name_successors(connection: Connection, pipeline: str, links: dict[str, str
 
 
 def _record(row: Any) -> ResolutionRecord:
-    states = {"resolution": Resolution(row["resolution"]), "state": ResolutionState(row["state"])}
-    return ResolutionRecord(**{name: row[name] for name in ResolutionRecord.__dataclass_fields__} | states)
+    read = {
+        "resolution": Resolution(row["resolution"]),
+        "state": ResolutionState(row["state"]),
+        "versions_before": json.loads(row["versions_before"] or "{}"),
+    }
+    return ResolutionRecord(**{name: row[name] for name in ResolutionRecord.__dataclass_fields__} | read)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
     from sqlalchemy.pool import PoolProxiedConnection
 
-REVISION = "0010"  # the newest in migrations/versions; kept here so that opening a ledger need not load Alembic
+REVISION = "0011"  # the newest in migrations/versions; kept here so that opening a ledger need not load Alembic
 # A name of its own: the database may be shared with others that use Alembic, as Airflow does.
 VERSION_TABLE = "airlock_ledger_version"
 LEDGER_URL = "AIRLOCK_LEDGER_URL"  # of the environment, since a command line is open to every user of the machine

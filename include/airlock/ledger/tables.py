@@ -367,6 +367,7 @@ resolutions = Table(
     Column("state", Text, nullable=False),
     Column("promoted_id", Text),  # the primary image set that has the instances now
     Column("promoted_version", BigInteger),
+    Column("versions_before", Text),  # JSON: of the study's primary image sets, when the copy was asked for
     Column("begun_at", UtcDateTime, nullable=False),
     Column("ended_at", UtcDateTime),
     one_of("resolution", Resolution),

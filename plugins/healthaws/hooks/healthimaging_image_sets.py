@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import time
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk.exceptions import AirflowException
@@ -29,6 +29,10 @@ class ImageSetLockedError(AirflowException):
     """A change of an image set takes longer than it was waited for; it goes on, and a later try sees its end."""
 
 
+class ImageSetNotIndexedError(AirflowException):
+    """SearchImageSets does not find an image set that is there: its index lags, and a later try sees more of it."""
+
+
 class HealthImagingImageSetsHook(HealthImagingHook):
     """
     Read, change, promote and delete image sets.
@@ -46,6 +50,8 @@ class HealthImagingImageSetsHook(HealthImagingHook):
         Between two looks at a locked image set. (default: 2)
     lock_timeout : float
         How long an image set may be locked, in seconds. (default: 1800)
+    index_timeout : float
+        How long SearchImageSets may lag behind, in seconds. (default: 300)
     *args, **kwargs
         Of :class:`HealthImagingHook`.
     """
@@ -57,6 +63,7 @@ class HealthImagingImageSetsHook(HealthImagingHook):
         backoff: Backoff | None = None,
         poll_seconds: float = 2,
         lock_timeout: float = 1800,
+        index_timeout: float = 300,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -64,6 +71,7 @@ class HealthImagingImageSetsHook(HealthImagingHook):
         self.backoff = backoff or Backoff(initial=8, maximum=120)
         self.poll_seconds = poll_seconds
         self.lock_timeout = lock_timeout
+        self.index_timeout = index_timeout
 
     def settled(self, image_set_id: str) -> dict[str, Any] | None:
         """
@@ -117,32 +125,72 @@ class HealthImagingImageSetsHook(HealthImagingHook):
         document: dict[str, Any] = json.loads(gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body)
         return document
 
-    def primaries(self, study_instance_uid: str) -> list[str]:
+    def versions(self, image_set_id: str) -> dict[int, str]:
         """
-        Find the primary image sets of a study.
+        Get the workflow status of each version of an image set.
+
+        Parameters
+        ----------
+        image_set_id : str
+            The image set.
+
+        See Also
+        --------
+        https://docs.aws.amazon.com/healthimaging/latest/APIReference/API_ListImageSetVersions.html
+        """
+        listed = self._all("list_image_set_versions", "imageSetPropertiesList", self._names(image_set_id))
+        return {int(item["versionId"]): item.get("ImageSetWorkflowStatus", "") for item in listed}
+
+    def primaries(self, study_instance_uid: str, shown: str) -> list[str]:
+        """
+        Find the primary image sets of a study, as soon as the search's index has caught up.
+
+        AWS documents one search attribute per request: which ones are primary is judged in the answer.
 
         Parameters
         ----------
         study_instance_uid : str
             The study.
+        shown : str
+            An image set of it; as long as the search does not find it, others may be missing too.
 
         Returns
         -------
         list of str
             Their ids, in the order of the service.
+
+        Raises
+        ------
+        ImageSetNotIndexedError
+            If the search does not find ``shown`` within ``index_timeout``.
+
+        See Also
+        --------
+        https://docs.aws.amazon.com/healthimaging/latest/APIReference/API_SearchImageSets.html
         """
-        filters = [
-            {"operator": "EQUAL", "values": [{"DICOMStudyInstanceUID": study_instance_uid}]},
-            {"operator": "EQUAL", "values": [{"isPrimary": True}]},
-        ]
-        request: dict[str, Any] = {"datastoreId": self.datastore_id, "searchCriteria": {"filters": filters}}
-        found: list[str] = []
+        filters = [{"operator": "EQUAL", "values": [{"DICOMStudyInstanceUID": study_instance_uid}]}]
+        request = {"datastoreId": self.datastore_id, "searchCriteria": {"filters": filters}}
+        end = time.monotonic() + self.index_timeout
         while True:
-            reply = self._ask(lambda: self.conn.search_image_sets(**request))
-            found += [item["imageSetId"] for item in reply["imageSetsMetadataSummaries"]]
-            if not reply.get("nextToken"):
+            found = self._all("search_image_sets", "imageSetsMetadataSummaries", request)
+            if any(item["imageSetId"] == shown for item in found):
+                return [item["imageSetId"] for item in found if member(item, "isPrimary", "SearchImageSets")]
+            if time.monotonic() >= end:
+                raise ImageSetNotIndexedError(
+                    f"SearchImageSets does not find image set {shown} after {self.index_timeout:.0f} s, though it is "
+                    f"there: its index lags, and a later try sees more of it"
+                )
+            time.sleep(self.poll_seconds)
+
+    def _all(self, operation: str, items: str, request: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the items of all pages."""
+        ask, found, token = getattr(self.conn, operation), list[dict[str, Any]](), None
+        while True:
+            reply = self._ask(partial(ask, **request, **({"nextToken": token} if token else {})))
+            found += reply[items]
+            token = reply.get("nextToken")
+            if not token:
                 return found
-            request["nextToken"] = reply["nextToken"]
 
     def update(self, image_set_id: str, version: str, updates: dict[str, bytes], *, force: bool) -> None:
         """

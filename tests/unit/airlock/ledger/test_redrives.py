@@ -382,6 +382,20 @@ def test_a_deleted_image_set_takes_its_instances_along(ledger: Ledger) -> None:
     assert [one.state for one in ledger.resolutions_of("r")] == [ResolutionState.DONE]
 
 
+def test_a_copy_that_did_not_come_about_is_forgotten_and_can_be_given_back(ledger: Ledger) -> None:
+    held_in_store(ledger, "non_primary", "non_primary")
+    redrive(ledger, "r", to_come("1", carried=True))
+    record = ledger.begin_resolution(STORE, "r", "image-set", Resolution.PROMOTE)
+    record = ledger.advance_resolution(record, ResolutionState.COPYING, versions_before={"primary": 3})
+    assert ledger.resolutions_of("r") == [record]
+    assert record.versions_before == {"primary": 3}
+    record = ledger.advance_resolution(record, ResolutionState.DELETING, promoted_id="primary", promoted_version=4)
+    assert (record.promoted_id, record.versions_before) == ("primary", {"primary": 3})
+    record = ledger.advance_resolution(record, ResolutionState.BEGUN)
+    assert (record.promoted_id, record.promoted_version, record.versions_before) == (None, None, {})
+    assert ledger.release_claims(NIGHTLY, "r") == 1
+
+
 def test_an_image_set_is_resolved_by_one_run(ledger: Ledger) -> None:
     held_in_store(ledger, "non_primary", "non_primary")
     settled(ledger, "2")

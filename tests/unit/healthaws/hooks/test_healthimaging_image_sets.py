@@ -6,8 +6,12 @@ import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
-from healthaws.exceptions import ServiceBusyError
-from healthaws.hooks.healthimaging_image_sets import HealthImagingImageSetsHook, ImageSetLockedError
+from healthaws.exceptions import IncompleteReplyError, ServiceBusyError
+from healthaws.hooks.healthimaging_image_sets import (
+    HealthImagingImageSetsHook,
+    ImageSetLockedError,
+    ImageSetNotIndexedError,
+)
 from healthaws.refusals import Backoff
 from tests.unit.healthaws.service import DATASTORE
 
@@ -77,19 +81,57 @@ def test_a_conflict_is_no_refusal_to_wait_out() -> None:
             images.delete(IMAGE_SET)
 
 
-def test_a_search_takes_all_pages() -> None:
+SEARCH: dict[str, Any] = {
+    "datastoreId": DATASTORE,
+    "searchCriteria": {"filters": [{"operator": "EQUAL", "values": [{"DICOMStudyInstanceUID": "1.2"}]}]},
+}
+
+
+def found(name: str, **more: Any) -> dict[str, Any]:
+    return {"imageSetsMetadataSummaries": [{"imageSetId": name, **more}]}
+
+
+def test_primary_image_sets_are_searched_by_their_study_alone_and_told_apart_in_the_answer() -> None:
     images = hook()
-    filters = [
-        {"operator": "EQUAL", "values": [{"DICOMStudyInstanceUID": "1.2"}]},
-        {"operator": "EQUAL", "values": [{"isPrimary": True}]},
-    ]
-    request = {"datastoreId": DATASTORE, "searchCriteria": {"filters": filters}}
     with Stubber(images.conn) as stub:
-        first = {"imageSetsMetadataSummaries": [{"imageSetId": IMAGE_SET}], "nextToken": "next"}
-        stub.add_response("search_image_sets", first, request)
-        rest = {"imageSetsMetadataSummaries": [{"imageSetId": TARGET}]}
-        stub.add_response("search_image_sets", rest, request | {"nextToken": "next"})
-        assert images.primaries("1.2") == [IMAGE_SET, TARGET]
+        stub.add_response("search_image_sets", found(IMAGE_SET, isPrimary=False) | {"nextToken": "next"}, SEARCH)
+        stub.add_response("search_image_sets", found(TARGET, isPrimary=True), SEARCH | {"nextToken": "next"})
+        assert images.primaries("1.2", IMAGE_SET) == [TARGET]
+
+
+def test_an_index_that_lags_is_waited_for() -> None:
+    images = hook()
+    with Stubber(images.conn) as stub:
+        stub.add_response("search_image_sets", {"imageSetsMetadataSummaries": []}, SEARCH)
+        stub.add_response("search_image_sets", found(IMAGE_SET, isPrimary=False), SEARCH)
+        assert images.primaries("1.2", IMAGE_SET) == []
+
+
+def test_waiting_for_an_index_ends() -> None:
+    images = hook(index_timeout=0)
+    with Stubber(images.conn) as stub:
+        stub.add_response("search_image_sets", found(TARGET, isPrimary=True), SEARCH)
+        with pytest.raises(ImageSetNotIndexedError, match="its index lags"):
+            images.primaries("1.2", IMAGE_SET)
+
+
+def test_an_answer_that_does_not_say_what_is_primary_is_not_guessed_at() -> None:
+    images = hook()
+    with Stubber(images.conn) as stub:
+        stub.add_response("search_image_sets", found(IMAGE_SET), SEARCH)
+        with pytest.raises(IncompleteReplyError, match="isPrimary"):
+            images.primaries("1.2", IMAGE_SET)
+
+
+def test_each_version_has_its_status() -> None:
+    images = hook()
+    listed = [
+        {"imageSetId": IMAGE_SET, "imageSetState": "ACTIVE", "versionId": version, "ImageSetWorkflowStatus": status}
+        for version, status in (("2", "COPY_FAILED"), ("1", "COPIED"))
+    ]
+    with Stubber(images.conn) as stub:
+        stub.add_response("list_image_set_versions", {"imageSetPropertiesList": listed}, NAMES)
+        assert images.versions(IMAGE_SET) == {1: "COPIED", 2: "COPY_FAILED"}
 
 
 def test_a_promotion_is_asked_for_without_botocore_s_own_retries() -> None:

@@ -1,0 +1,292 @@
+"""Promotion: a non-primary image set is copied into the primary hierarchy, and proven to be there.
+
+The steps are the developer guide's: the grouping elements are made those of the primary image sets
+(UpdateImageSetMetadata), and the image set is copied with ``promoteToPrimary`` (CopyImageSet). Each is in the ledger
+before it is asked for. An accepted copy may fail later, and even then its destination counts a version more (AWS's
+example of list-image-set-versions). So only the outcome is believed: both image sets are COPIED, the destination in a
+version above the one that was noted, and it has each instance with the frames that the source has.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Protocol
+
+from botocore.exceptions import ClientError
+
+from airlock.ledger import ResolutionState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airlock.ledger import Ledger, ResolutionRecord
+
+FRAMES_PER_COPY = 1_000  # HealthImaging endpoints and quotas: "Maximum number of image frames per CopyImageSet"
+# The service's grouping elements by the level of the metadata document that has them.
+_PATIENT = ("PatientID",)
+_STUDY = ("StudyDate", "AccessionNumber", "StudyID")
+_SERIES = ("SeriesNumber",)
+_COPIED, _COPY_FAILED, _UPDATE_FAILED = "COPIED", "COPY_FAILED", "UPDATE_FAILED"
+INSTEAD = "give the run back with airlock ledger release, and redrive with delete"
+
+
+class ImageSets(Protocol):
+    """One data store's image sets; each method waits out throttling."""
+
+    def settled(self, image_set_id: str) -> dict[str, Any] | None:
+        """Return the properties of an image set, as soon as it is not LOCKED; None if it is not there any more."""
+
+    def metadata(self, image_set_id: str) -> dict[str, Any]:
+        """Return the metadata document of an image set."""
+
+    def versions(self, image_set_id: str) -> dict[int, str]:
+        """Return the workflow status of each version of an image set."""
+
+    def primaries(self, study_instance_uid: str, shown: str) -> list[str]:
+        """Return the ids of a study's primary image sets, as soon as the search shows the image set `shown` of it."""
+
+    def update(self, image_set_id: str, version: str, updates: dict[str, bytes], *, force: bool) -> None:
+        """Ask for a change of the metadata."""
+
+    def promote(self, image_set_id: str, version: str) -> str:
+        """Ask for a copy into the primary hierarchy; return the id of the image set that is to have it."""
+
+    def delete(self, image_set_id: str) -> None:
+        """Ask for the deletion."""
+
+
+class ResolutionError(RuntimeError):
+    """A non-primary image set cannot be resolved as it was asked for."""
+
+
+def existing(images: ImageSets, image_set_id: str) -> dict[str, Any] | None:
+    """Return the properties of an image set, as soon as it is not LOCKED; None if it was deleted."""
+    found = images.settled(image_set_id)
+    return None if found is None or found["imageSetState"] == "DELETED" else found
+
+
+def need_promotable(images: ImageSets, image_set_id: str) -> None:
+    """Refuse an image set that cannot be promoted; nothing is changed.
+
+    Raises
+    ------
+    ResolutionError
+        If it is not there, has too many frames for one copy, or shares SOP Instance UIDs with a primary image set.
+    """
+    if existing(images, image_set_id) is None:
+        raise _gone(image_set_id)
+    document = images.metadata(image_set_id)
+    frames = sum(len(one.get("ImageFrames") or ()) for one in _instances(document).values())
+    if frames > FRAMES_PER_COPY:
+        raise ResolutionError(
+            f"image set {image_set_id} has {frames} frames, and CopyImageSet takes {FRAMES_PER_COPY}: {INSTEAD}"
+        )
+    _primaries(images, image_set_id, document)
+
+
+def promote(ledger: Ledger, images: ImageSets, record: ResolutionRecord) -> ResolutionRecord:
+    """Copy an image set into the primary hierarchy, or find the copy of an earlier try; return once it is proven.
+
+    Returns
+    -------
+    ResolutionRecord
+        DELETING, with the image set that has the instances now: the source can be deleted.
+
+    Raises
+    ------
+    ResolutionError
+        If there is no proof. Where no copy is under way any more the record is BEGUN again: the run can be given back.
+    """
+    source = existing(images, record.image_set_id)
+    if source is None and record.state is ResolutionState.DELETING:
+        return record  # an earlier try had the proof, and has deleted it
+    if source is None:
+        ledger.advance_resolution(record, ResolutionState.BEGUN)
+        raise _gone(record.image_set_id)
+    promoted_id = record.promoted_id
+    if record.state is ResolutionState.BEGUN:
+        record, promoted_id = _request(ledger, images, record, source)
+    return _prove(ledger, images, record, promoted_id)
+
+
+def _gone(image_set_id: str) -> ResolutionError:
+    return ResolutionError(f"image set {image_set_id} was deleted by others: {INSTEAD}")
+
+
+def _request(
+    ledger: Ledger, images: ImageSets, record: ResolutionRecord, source: dict[str, Any]
+) -> tuple[ResolutionRecord, str]:
+    """Ask for the copy; return the record that says so, and the image set that is to have the instances."""
+    document = images.metadata(record.image_set_id)
+    primaries = _primaries(images, record.image_set_id, document)
+    source = _mended(images, source, document, [primary for _, primary in primaries.values()])
+    noted = {name: version for name, (version, _) in primaries.items()}
+    record = ledger.advance_resolution(record, ResolutionState.COPYING, versions_before=noted)
+    try:
+        return record, images.promote(record.image_set_id, source["versionId"])
+    except ClientError as error:
+        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500) >= 500:
+            raise  # it may have been carried out
+        code = error.response["Error"]["Code"]
+        raise _given_up(ledger, record, f"was refused by CopyImageSet with {code}") from None
+
+
+def _primaries(images: ImageSets, image_set_id: str, document: dict[str, Any]) -> dict[str, tuple[int, dict[str, Any]]]:
+    """Return version and document of the study's primary image sets.
+
+    Raises
+    ------
+    ResolutionError
+        If one has an instance that the image set has too: which of the two a copy leaves is not known.
+    """
+    found = {}
+    for name in images.primaries(document["Study"]["DICOM"]["StudyInstanceUID"], image_set_id):
+        properties = existing(images, name)
+        if properties is None:
+            continue
+        primary = images.metadata(name)
+        shared = len(_instances(primary).keys() & _instances(document).keys())
+        if shared:
+            raise ResolutionError(
+                f"image set {image_set_id} and the primary image set {name} share {shared} SOP Instance UIDs: a "
+                f"promotion could lose either's instances. Compare both in AWS. To keep those of {name}, {INSTEAD}. To "
+                f"keep those of {image_set_id}, remove these instances from {name} in AWS, then clear validate"
+            )
+        found[name] = int(properties["versionId"]), primary
+    return found
+
+
+def _prove(ledger: Ledger, images: ImageSets, record: ResolutionRecord, promoted_id: str | None) -> ResolutionRecord:
+    """Note the image set that has the instances now; where its id is not known, look for it."""
+    name = record.image_set_id
+    source, document = existing(images, name), images.metadata(name)
+    is_copied = source is not None and source["imageSetWorkflowStatus"] == _COPIED
+    noted = record.versions_before
+    primaries = () if promoted_id else images.primaries(document["Study"]["DICOM"]["StudyInstanceUID"], name)
+    failed = False
+    for candidate in (promoted_id,) if promoted_id else dict.fromkeys((*noted, *primaries)):
+        found = existing(images, candidate)
+        if found is None:
+            continue
+        since = noted.get(candidate, 0)
+        new = {status for version, status in images.versions(candidate).items() if version > since}
+        failed |= _COPY_FAILED in new
+        if is_copied and _COPIED in new and found.get("isPrimary") and _holds(images.metadata(candidate), document):
+            return ledger.advance_resolution(record, ResolutionState.DELETING, candidate, int(found["versionId"]))
+    if is_copied and not failed and record.state is ResolutionState.COPYING:
+        raise ResolutionError(
+            f"image set {name} is COPIED, but no primary image set of its study is proven to hold all of it: a later "
+            f"try looks again. If it stays so, look for its instances in AWS"
+        )
+    raise _given_up(ledger, record, "was not copied")
+
+
+def _given_up(ledger: Ledger, record: ResolutionRecord, what: str) -> ResolutionError:
+    """Note that no copy is under way, and return the error to raise."""
+    ledger.advance_resolution(record, ResolutionState.BEGUN)
+    return ResolutionError(
+        f"image set {record.image_set_id} {what}, and is kept: look at it and its message in AWS, then clear validate, "
+        f"or {INSTEAD}"
+    )
+
+
+def _holds(primary: dict[str, Any], document: dict[str, Any]) -> bool:
+    """Say whether an image set has each instance of another one, with the same frames."""
+    theirs = _instances(primary)
+    return all(uid in theirs and _same_frames(theirs[uid], one) for uid, one in _instances(document).items())
+
+
+def _same_frames(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Say whether two instances have the same frames: by their ids, or else by their sizes and checksums.
+
+    AWS does not say whether a copy's frames keep their ids.
+    """
+    if _frames(one, "ID") == _frames(other, "ID"):
+        return True
+    told = _frames(one, "FrameSizeInBytes", "PixelDataChecksumFromBaseToFullResolution")
+    same = told == _frames(other, "FrameSizeInBytes", "PixelDataChecksumFromBaseToFullResolution")
+    return same and all(all(values) for values in told)
+
+
+def _frames(instance: dict[str, Any], *names: str) -> list[list[Any]]:
+    return [[frame.get(name) for name in names] for frame in instance.get("ImageFrames") or ()]
+
+
+def _mended(
+    images: ImageSets, source: dict[str, Any], document: dict[str, Any], primaries: Iterable[dict[str, Any]]
+) -> dict[str, Any]:
+    """Make the grouping elements those of the study's primary image sets; return the properties afterwards."""
+    updates, force = changes(document, primaries)
+    if not updates:
+        return source
+    name = source["imageSetId"]
+    images.update(name, source["versionId"], updates, force=force)
+    found = existing(images, name)
+    if found is None or found["imageSetWorkflowStatus"] == _UPDATE_FAILED:
+        raise ResolutionError(f"image set {name} was not changed: look at it in AWS, then clear validate, or {INSTEAD}")
+    return found
+
+
+def changes(document: dict[str, Any], primaries: Iterable[dict[str, Any]]) -> tuple[dict[str, bytes], bool]:
+    """Say how an image set's metadata must change to agree with the primary image sets of its study.
+
+    Parameters
+    ----------
+    document
+        Of the non-primary image set.
+    primaries
+        The documents of the primary ones.
+
+    Returns
+    -------
+    tuple
+        ``DICOMUpdates`` (empty where nothing differs), and whether ``force`` is needed: for StudyID.
+    """
+    wanted, unwanted, force = _empty(), _empty(), False
+    for primary in primaries:
+        shared = primary["Study"]["Series"].keys() & document["Study"]["Series"].keys()
+        series = [(("Study", "Series", uid), _SERIES) for uid in sorted(shared)]
+        for path, keywords in [(("Patient",), _PATIENT), (("Study",), _STUDY), *series]:
+            ours, theirs = _level(document, path), _level(primary, path)
+            for keyword in keywords:
+                if _value(ours, keyword) == _value(theirs, keyword):
+                    continue
+                force |= keyword == "StudyID"
+                change = wanted if _value(theirs, keyword) else unwanted
+                _put(change, path, keyword, theirs.get(keyword, ""))
+    named = {"updatableAttributes": wanted, "removableAttributes": unwanted}
+    return {name: json.dumps(change).encode() for name, change in named.items() if len(change) > 1}, force
+
+
+def _empty() -> dict[str, Any]:
+    return {"SchemaVersion": 1.1}
+
+
+def _level(document: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    for name in path:
+        document = document[name]
+    return document["DICOM"]  # type: ignore[no-any-return]
+
+
+def _put(change: dict[str, Any], path: tuple[str, ...], keyword: str, value: Any) -> None:
+    for name in path:
+        change = change.setdefault(name, {})
+    change.setdefault("DICOM", {})[keyword] = value
+
+
+def _value(level: dict[str, Any], keyword: str) -> str:
+    """Return a value as the service compares it: absent and empty are one, padding does not count."""
+    value = level.get(keyword)
+    return "" if value is None else str(value).strip()
+
+
+def grouping_elements(document: dict[str, Any]) -> dict[str, str]:
+    """Return the grouping elements of an image set, as parse would have read them."""
+    series = next(iter(document["Study"]["Series"].values()))["DICOM"]
+    levels = ((document["Patient"]["DICOM"], _PATIENT), (document["Study"]["DICOM"], _STUDY), (series, _SERIES))
+    return {keyword: _value(level, keyword) for level, keywords in levels for keyword in keywords}
+
+
+def _instances(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    series = document["Study"]["Series"].values()
+    return {uid: one for item in series for uid, one in item["Instances"].items()}
