@@ -17,7 +17,6 @@ from airlock.contracts import draft
 from airlock.reasons import Reason
 from airlock.records import BATCHES, STUDIES, VERDICTS, Verdict, digest
 from airlock.resolve import carried_ids
-from airlock.s3 import ObjectChangedError
 from airlock.s3uri import S3Uri
 from airlock.spool import place
 
@@ -250,8 +249,6 @@ def _copy(run: Run, row: dict[str, Any], target: S3Uri, there: ListedObject | No
         source["VersionId"] = row["version_id"]
     try:
         run.s3.copy(source, row["etag"], row["size"], target)
-    except ObjectChangedError:
-        return Reason.OBJECT_CHANGED
     except ClientError as error:
         code = error.response["Error"]["Code"]
         if code not in _GONE:

@@ -17,6 +17,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import run_simple
 from werkzeug.wrappers import Response
 
+from airlock_local.s3_rules import apply_s3_rules
 from localaws.callers import why_refused
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def main() -> None:
     given = parser.parse_args()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # the first process of a container ignores it otherwise
+    apply_s3_rules()
     app = for_own_callers(DomainDispatcherApplication(create_backend_app), given.allowed_host)
     run_simple(given.host, given.port, app, threaded=True, request_handler=MotoRequestHandler)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from airlock.records import Window
 from airlock.run import run_key
 from tests.chain import Chain, pipeline
 from tests.dicom_files import ct, delivery
+from tests.servers.objects import encrypt_bucket, make_replica, put_in_parts
 
 if TYPE_CHECKING:
     from tests.chain import Place
@@ -88,6 +90,22 @@ def test_object_changed_between_listing_and_reading_is_taken_by_the_next_run(pla
     following = Chain(place, pipeline(), run_id="manual__2")
     report = following.run()
     assert report["dispositions"] == {"released": 1}
+
+
+def test_an_archive_under_a_kms_key_with_uploads_in_parts_and_replicas_is_imported(place: Place) -> None:
+    encrypt_bucket(place.s3(), "archive")
+    files = delivery(studies=1, instances=3)
+    place.put({name: files[name] for name in ("study-1/001.dcm", "study-1/002.dcm")})
+    put_in_parts(place.s3(), "archive", "in/study-1/003.dcm", files["study-1/003.dcm"])
+    make_replica("archive", "in/study-1/002.dcm", datetime(2019, 3, 1, 12, 0))  # noqa: DTZ001  (moto's are naive)
+    listed = place.s3().list_objects_v2(Bucket="archive")["Contents"]
+    assert [item["ETag"].strip('"').partition("-")[2] for item in listed] == ["", "", "1"]
+    hashes = {hashlib.md5(body, usedforsecurity=False).hexdigest() for body in files.values()}
+    assert hashes.isdisjoint(item["ETag"].strip('"') for item in listed)
+    assert listed[1]["LastModified"].year == 2019
+
+    assert Chain(place, pipeline()).run()["dispositions"] == {"released": 3}
+    assert Chain(place, pipeline(), run_id="manual__next").run()["arrivals"] == 0
 
 
 def test_object_changed_between_reading_and_staging_is_not_imported(place: Place) -> None:

@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING
 
 from moto.server import ThreadedMotoServer
 
+from airlock_local.s3_rules import apply_s3_rules
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+apply_s3_rules()
 
 
 @contextmanager

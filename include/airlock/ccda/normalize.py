@@ -18,13 +18,12 @@ from airlock.clinical.lines import unpacked
 from airlock.clinical.parse import MIB, refusal
 from airlock.clinical.validate import is_begun
 from airlock.normalize import INDEX, Batch, find_batches
-from airlock.reasons import Reason
 from airlock.records import Verdict, digest
-from airlock.s3 import ObjectChangedError
 from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from airlock.pipelines import CcdaPipeline
+    from airlock.reasons import Reason
     from airlock.run import Run
 
 
@@ -79,8 +78,6 @@ def _put(run: Run[CcdaPipeline], row: dict[str, Any], target: S3Uri) -> Reason |
             run.s3.put(target, b"".join(unpacked([body])), "application/xml")
         else:
             run.s3.copy({"Bucket": row["bucket"], "Key": row["key"]}, row["etag"], row["size"], target)
-    except ObjectChangedError:
-        return Reason.OBJECT_CHANGED
     except ClientError as error:
         return refusal(error, row["bucket"])[0]
     return None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from typing import TYPE_CHECKING
 
 import boto3
 import pytest
@@ -15,7 +13,7 @@ from tests.servers.moto import moto_server, reset_moto
 from tests.unit.airlock.world import BUCKETS, World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -30,23 +28,7 @@ def s3_client(s3_server: str) -> S3:
     """One client for all tests; the buckets are each test's own."""
     session = boto3.Session("testing", "testing", region_name="us-east-1")
     client = session.client("s3", endpoint_url=s3_server)
-    client.meta.events.register("before-call.s3.CopyObject", guard_copies(client))
     return S3(session, client)
-
-
-def guard_copies(client: Any) -> Callable[..., Any]:
-    """Refuse a copy whose source has another etag, as S3 does and moto does not."""
-
-    def refuse(params: dict[str, Any], **_: Any) -> Any:
-        bucket, key = unquote(params["headers"]["x-amz-copy-source"]).split("/", 1)
-        wanted = params["headers"].get("x-amz-copy-source-if-match")
-        found = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
-        if wanted is None or not found or found[0]["Key"] != key or found[0]["ETag"].strip('"') == wanted:
-            return None
-        error = {"Code": "PreconditionFailed", "Message": "At least one of the pre-conditions did not hold"}
-        return SimpleNamespace(status_code=412), {"Error": error, "ResponseMetadata": {"HTTPStatusCode": 412}}
-
-    return refuse
 
 
 @pytest.fixture

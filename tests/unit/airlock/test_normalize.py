@@ -7,7 +7,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import polars as pl
 import pytest
 from botocore.exceptions import ClientError
@@ -30,7 +29,6 @@ from airlock.normalize import (
 )
 from airlock.pipelines import Limits
 from airlock.records import BATCHES, STUDIES, VERDICTS
-from airlock.s3 import S3
 from airlock.s3uri import S3Uri
 from airlock.spool import Spool
 from airlock.validate import validate
@@ -232,14 +230,6 @@ class TestStage:
         }
         assert batch.files == len(world.keys(batch.input_uri)) == 1
         assert batch.bytes == len("content of in/a")
-
-    def test_an_object_that_changed_is_found_on_a_server_that_ignores_the_guard(self, world: World) -> None:
-        run = delivered(world, dicom("a"), dicom("b"))
-        world.put("s3://archive/in/b", b"new content")
-        plain = boto3.client("s3", endpoint_url=world.s3.client.meta.endpoint_url, region_name="us-east-1")
-        (batch,) = normalize(replace(run, s3=S3(world.s3.session, plain)))
-        assert sorted(read_batches(run)["reason"], key=str) == [None, "object_changed"]
-        assert (batch.files, len(world.keys(batch.input_uri))) == (1, 1)
 
     def test_any_other_refusal_fails_the_stage(self, world: World) -> None:
         run = delivered(world, dicom("a"), staging={"uri": "s3://nowhere/staging/"})

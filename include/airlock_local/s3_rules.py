@@ -1,0 +1,48 @@
+"""What moto leaves out of S3 and archives meet: conditions on a copy's source, and etags of objects under a KMS key."""
+
+from __future__ import annotations
+
+import uuid
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, unquote, urlparse
+
+from moto.s3.exceptions import PreconditionFailed
+from moto.s3.models import FakeKey
+from moto.s3.responses import S3Response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_Answer = tuple[int, dict[str, Any], str | bytes]
+_hash_of_content: Any = FakeKey.etag
+
+
+def apply_s3_rules() -> None:
+    """Let this process's moto refuse copies as S3 does, and give objects under a KMS key an etag that is no MD5."""
+    S3Response.copy_object = _guarded(S3Response.copy_object)  # type: ignore[method-assign, assignment]
+    S3Response.upload_part_copy = _guarded(S3Response.upload_part_copy)  # type: ignore[method-assign, assignment]
+    FakeKey.etag = property(_etag)  # type: ignore[method-assign, assignment]
+
+
+def _guarded(copy: Callable[[S3Response], _Answer]) -> Callable[[S3Response], _Answer]:
+    @wraps(copy)
+    def guarded(response: S3Response) -> _Answer:
+        wanted = response.headers.get("x-amz-copy-source-if-match")
+        if wanted is not None:
+            source = urlparse(response.headers["x-amz-copy-source"])
+            bucket, key = unquote(source.path).lstrip("/").split("/", 1)
+            found = response.backend.get_object(
+                bucket, key, version_id=parse_qs(source.query).get("versionId", [None])[0]
+            )
+            if found is not None and found.etag.strip('"') != wanted.strip('"'):
+                raise PreconditionFailed(failed_condition="x-amz-copy-source-If-Match")
+        return copy(response)
+
+    return guarded
+
+
+def _etag(key: FakeKey) -> Any:
+    if key._etag is None and (key.encryption or "").startswith("aws:kms"):  # noqa: SLF001  (moto has no other way)
+        key._etag = uuid.uuid4().hex  # noqa: SLF001
+    return _hash_of_content.fget(key)
