@@ -41,6 +41,8 @@ class FaultyS3:
         Called before each request is looked at, with its number from 0.
     accepts
         The access keys that may read; empty for all.
+    region
+        Of its buckets: HeadBucket names it, and what is signed for another one is refused.
     """
 
     def __init__(self) -> None:
@@ -52,6 +54,8 @@ class FaultyS3:
         self.before: Callable[[int], None] = lambda _number: None
         self.accepts: set[str] = set()
         self.heeds_if_match = True
+        self.region = "us-east-1"
+        self.looked_up = 0  # HeadBucket
         self.lock = threading.Lock()
 
     def put(self, key: str, body: bytes) -> str:
@@ -77,6 +81,10 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     s3: FaultyS3
 
+    def do_HEAD(self) -> None:
+        self.s3.looked_up += 1
+        self.begin(200, 0, {"x-amz-bucket-region": self.s3.region})
+
     def do_GET(self) -> None:
         self.s3.before(len(self.s3.requests))
         request = self._request()
@@ -84,6 +92,8 @@ class Handler(BaseHTTPRequestHandler):
         fault = self.s3.next_fault()
         if self.s3.accepts and request.access_key not in self.s3.accepts:
             return self.refuse(403, "InvalidAccessKeyId")
+        if f"/{self.s3.region}/s3/" not in self.headers["Authorization"]:
+            return self.refuse(400, "AuthorizationHeaderMalformed")
         whole = self.s3.objects.get(request.key)
         if whole is None:
             return self.refuse(404, "NoSuchKey")

@@ -8,6 +8,7 @@ task fails and is retried, and no arrival gets a reason that is not its own.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from airlock.dicom.ranged import Range
     from airlock.s3 import S3
 
+_log = logging.getLogger(__name__)
 _CODE = re.compile(r"<Code>([\w.]+)</Code>")
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
 _REASONS = {  # by S3's error code, or the status where a server gives no code
@@ -62,6 +64,9 @@ _THROTTLED = frozenset({"SlowDown", "503", "ServiceUnavailable", "TooManyRequest
 _NO_ANSWER = "no answer"
 _NO_CREDENTIALS = "no valid credentials"
 _THREADS = 5  # asyncio has one more than cores and four; whoever waits for one is not timed yet
+_AWS_ENDPOINT = re.compile(
+    r"https://s3(?:[.-][a-z0-9-]+)*\.amazonaws\.com(?:\.cn)?"
+)  # not a VPC's, which is of one Region
 _ODD_SEGMENT = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
 
 # obstore asks again for credentials that are to end within five minutes, ten times a second at most. botocore renews
@@ -145,6 +150,7 @@ class RangeReader:
         self._settings = settings
         self._rate = RequestRate(settings.requests_per_second) if settings.requests_per_second else None
         self._stores: dict[str, S3Store] = {}
+        self._regions: dict[str, str] = {}
         self._threads = asyncio.Semaphore(_THREADS)
 
     def read(self, arrival: Arrival, span: Range) -> Awaitable[bytes]:
@@ -194,7 +200,7 @@ class RangeReader:
             data = bytes(await result.bytes_async())
         except Exception as error:  # noqa: BLE001  (obstore's many; each is named, as a reason or as the task's end)
             if not _is_baffled(error):
-                raise _meaning(error, arrival) from None
+                raise self._meaning(error, arrival) from None
             return await self._through_boto3(arrival, span)
         meta, encoding = result.meta, result.attributes.get("Content-Encoding", "")
         return _checked(_Answer(data, meta["size"], meta["e_tag"] or "", encoding), arrival, span)
@@ -209,33 +215,67 @@ class RangeReader:
             async with self._threads, asyncio.timeout(_patience(self._settings).total_seconds()):
                 answer = await asyncio.to_thread(_get, self._s3.client, request, self._settings.retries)
         except Exception as error:  # noqa: BLE001  (as above, botocore's)
-            raise _meaning(error, arrival) from None
+            raise self._meaning(error, arrival) from None
         return _checked(answer, arrival, span)
 
     def _store(self, bucket: str) -> S3Store:
         store = self._stores.get(bucket)
         if store is None:
-            store = self._stores[bucket] = open_store(self._s3, bucket, self._settings)
+            region = self._regions[bucket] = find_region(self._s3, bucket)
+            store = self._stores[bucket] = open_store(self._s3, bucket, region, self._settings)
         return store
+
+    def _meaning(self, error: Exception, arrival: Arrival) -> Exception:
+        if isinstance(error, S3UnavailableError):
+            return error
+        code = _outcome(error, arrival.key)
+        reason = Reason.ACCESS_DENIED if code.startswith("KMS.") else _REASONS.get(code)
+        if reason:
+            return HeaderError(reason, _EXPLAINED.get(code, code))
+        return _unavailable(arrival.bucket, code, self._regions.get(arrival.bucket))
 
 
 async def _failed(error: Exception) -> GetResult:
     raise error
 
 
-def open_store(s3: S3, bucket: str, settings: FetchSettings) -> S3Store:
-    """Return an obstore store of one bucket: with the session's credentials, the client's endpoint and these settings.
+def find_region(s3: S3, bucket: str) -> str:
+    """Return a bucket's Region, or the client's where S3 does not name it.
+
+    S3 names it in the answer to HeadBucket, a refusal too. boto3 follows there by itself, obstore does not.
+    """
+    answer: dict[str, Any] = {}
+    try:
+        answer = s3.client.head_bucket(Bucket=bucket)
+    except ClientError as error:
+        answer = cast("dict[str, Any]", error.response)
+    except Exception as error:  # noqa: BLE001  (no answer or no credentials: the read that follows ends the task)
+        _log.warning("The Region of bucket %s is not known: %s", bucket, type(error).__name__)
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return str(headers.get("x-amz-bucket-region", s3.client.meta.region_name))
+
+
+def _endpoint(s3: S3, region: str) -> str:
+    """Return the client's endpoint, or AWS's of another Region where the client's is AWS's own."""
+    meta = s3.client.meta
+    if region == meta.region_name or not _AWS_ENDPOINT.fullmatch(meta.endpoint_url):
+        return str(meta.endpoint_url)
+    return str(s3.session.client("s3", region_name=region, config=meta.config).meta.endpoint_url)
+
+
+def open_store(s3: S3, bucket: str, region: str, settings: FetchSettings) -> S3Store:
+    """Return an obstore store of one bucket in its Region: with the session's credentials and these settings.
 
     Raises
     ------
     S3UnavailableError
         If the session has no credentials.
     """
-    endpoint = s3.client.meta.endpoint_url
+    endpoint = _endpoint(s3, region)
     return S3Store(
         bucket,
         endpoint=endpoint,
-        region=s3.client.meta.region_name,
+        region=region,
         virtual_hosted_style_request=False,
         credential_provider=SessionCredentials(s3.session, bucket),
         client_options={
@@ -345,19 +385,12 @@ def _is_baffled(error: Exception) -> bool:
     return isinstance(error, ValueError)
 
 
-def _meaning(error: Exception, arrival: Arrival) -> Exception:
-    if isinstance(error, S3UnavailableError):
-        return error
-    code = _outcome(error, arrival.key)
-    reason = Reason.ACCESS_DENIED if code.startswith("KMS.") else _REASONS.get(code)
-    return HeaderError(reason, _EXPLAINED.get(code, code)) if reason else _unavailable(arrival.bucket, code)
-
-
-def _unavailable(bucket: str, code: str) -> S3UnavailableError:
-    fix = "check the endpoint, the credentials and the bucket"
+def _unavailable(bucket: str, code: str, region: str | None = None) -> S3UnavailableError:
+    fix = "check the endpoint, the credentials, the bucket and its Region"
     if code in _THROTTLED:
         fix = "lower parse.in_flight, or set parse.requests_per_second"
-    return S3UnavailableError(f"a ranged read of bucket {bucket} failed with {code}: {fix}, then clear the task")
+    where = f"{bucket} in {region}" if region else bucket
+    return S3UnavailableError(f"a ranged read of bucket {where} failed with {code}: {fix}, then clear the task")
 
 
 def _outcome(error: Exception, key: str) -> str:

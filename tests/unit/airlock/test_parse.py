@@ -106,12 +106,13 @@ def one(s3: S3, arrival: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def gets_counted() -> Iterator[list[str]]:
-    """Collect the server's own access log: a request that is not there was not made."""
+    """Collect what the server's own access log has of GETs: one that is not there was not made."""
     lines: list[str] = []
 
     class Collect(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            lines.append(record.getMessage())
+            if "GET /" in (line := record.getMessage()):
+                lines.append(line)
 
     log, handler = logging.getLogger("werkzeug"), Collect()
     level, propagate = log.level, log.propagate

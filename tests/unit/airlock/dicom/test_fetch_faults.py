@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 BODY = bytes(range(256)) * 8
 SPAN = Range(0, 1024)
+FIPS = Config(use_fips_endpoint=True)
+VPC = "https://bucket.vpce-1a2b.s3.us-east-1.vpce.amazonaws.com"
 BOTH = pytest.mark.parametrize("key", ["a/1.dcm", "a//1.dcm"], ids=["obstore", "boto3"])
 
 
@@ -55,6 +57,47 @@ def read(s3: S3, arrival: Arrival, *spans: Range, **settings: Any) -> list[bytes
 
 def stored(server: FaultyS3, key: str = "a/1.dcm", body: bytes = BODY) -> Arrival:
     return Arrival("bucket", key, None, server.put(key, body), len(body))
+
+
+class TestRegion:
+    def test_a_bucket_of_another_region_is_read_there_and_looked_up_once(self, server: FaultyS3) -> None:
+        server.region = "eu-west-1"
+        reader = RangeReader(connect(server), ParseSettings.model_validate({}))
+        arrivals = [stored(server, key) for key in ("a/1.dcm", "a/2.dcm")]
+
+        async def each() -> list[bytes]:
+            return [await reader.read(arrival, SPAN) for arrival in arrivals]
+
+        assert asyncio.run(each()) == [BODY[:1024]] * 2
+        assert server.looked_up == 1
+
+    def test_an_error_names_it(self, server: FaultyS3) -> None:
+        server.region, server.always = "eu-west-1", refusal(403, "SignatureDoesNotMatch")
+        with pytest.raises(S3UnavailableError, match=r"bucket bucket in eu-west-1 failed with SignatureDoesNotMatch"):
+            read(connect(server), stored(server))
+
+    @pytest.mark.parametrize(
+        ("client", "bucket", "endpoint"),
+        [
+            ({"region_name": "us-east-1"}, "eu-west-1", "https://s3.eu-west-1.amazonaws.com"),
+            ({"region_name": "us-east-1"}, "us-east-1", "https://s3.amazonaws.com"),
+            ({"region_name": "eu-west-1"}, "us-west-2", "https://s3.us-west-2.amazonaws.com"),
+            ({"region_name": "us-east-1", "config": FIPS}, "us-west-2", "https://s3-fips.us-west-2.amazonaws.com"),
+            ({"region_name": "us-east-1", "endpoint_url": VPC}, "eu-west-1", VPC),
+            (
+                {"region_name": "us-east-1", "endpoint_url": "https://s3.hospital.example"},
+                "eu-west-1",
+                "https://s3.hospital.example",
+            ),
+        ],
+        ids=["another", "the same", "from a third", "FIPS", "VPC", "own"],
+    )
+    def test_its_endpoint_is_aws_s_own_of_that_region(
+        self, client: Any, bucket: str, endpoint: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        session = boto3.Session("first", "secret")
+        made = S3(session, session.client("s3", **client))
+        assert fetch.open_store(made, "bucket", bucket, ParseSettings()).config["endpoint"] == endpoint
 
 
 class TestTriedAgain:
