@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from botocore.exceptions import ClientError
 
 from airlock.contracts import draft
 from airlock.reasons import Reason
 from airlock.records import BATCHES, STUDIES, VERDICTS, Verdict, digest
 from airlock.resolve import carried_ids
+from airlock.s3 import S3Error
 from airlock.s3uri import S3Uri
 from airlock.spool import place
 
@@ -42,10 +42,6 @@ _GONE = {
 
 class TooManyBatchesError(ValueError):
     """A delivery needs more jobs than one run may map."""
-
-
-class StagingError(RuntimeError):
-    """S3 does not copy to the staging prefix, for a reason that is not one object's."""
 
 
 @dataclass(frozen=True)
@@ -249,12 +245,8 @@ def _copy(run: Run, row: dict[str, Any], target: S3Uri, there: ListedObject | No
         source["VersionId"] = row["version_id"]
     try:
         run.s3.copy(source, row["etag"], row["size"], target)
-    except ClientError as error:
-        code = error.response["Error"]["Code"]
-        if code not in _GONE:
-            raise StagingError(
-                f"S3 refuses a copy from bucket {row['bucket']} to {target.bucket} with {code}: correct the address, "
-                f"or give the role s3:GetObject on the one and s3:PutObject on the other, and clear normalize"
-            ) from None  # S3's own text may name the key
-        return _GONE[code]
+    except S3Error as error:
+        if error.code not in _GONE:
+            raise
+        return _GONE[error.code]
     return None

@@ -8,16 +8,18 @@ speed counts. Of a listing boto3 does all but the reading of the rows, which too
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from boto3.s3.transfer import TransferConfig
-from botocore.exceptions import ClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
+from airlock.aws import AWS_ERRORS, error_code
 from airlock.listing import Page, frame_of, frames_of, list_page, without_placeholders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from datetime import datetime
 
     import boto3
@@ -26,7 +28,25 @@ if TYPE_CHECKING:
 
     from airlock.s3uri import S3Uri
 
-_REFUSALS = frozenset({"NoSuchBucket", "AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "PermanentRedirect"})
+_REFUSALS = frozenset(
+    {"NoSuchBucket", "AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "PermanentRedirect", "403"}
+)
+_BUSY = frozenset({"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "500", "502", "503", "504"})
+_BROKEN = frozenset({"ReadTimeoutError", "ResponseStreamingError", "IncompleteReadError"})  # bodies
+_FIXES = {
+    "ParamValidationError": "correct the name of the bucket in the pipeline file",
+    "NoCredentialsError": "give the Airflow connection credentials, or the machine a role",
+    "ProxyConnectionError": "correct the proxy that the connection or the environment names",
+    "SSLError": "correct the endpoint, or name the certificate authority in AWS_CA_BUNDLE",
+}
+_PERMISSIONS = {
+    "ListObjectsV2": "s3:ListBucket",
+    "GetObject": "s3:GetObject",
+    "HeadObject": "s3:GetObject",
+    "PutObject": "s3:PutObject",
+    "DeleteObjects": "s3:DeleteObject",
+    "CopyObject": "s3:GetObject on the one and s3:PutObject on the other",
+}
 _NOT_FOUND = frozenset({"NoSuchKey", "404", "NotFound"})
 COPY_IN_ONE_CALL = 5 * 1024**3  # bytes; CopyObject takes no more
 _COPY_PART = 1024**3
@@ -35,8 +55,29 @@ _PIECE = 1024**2  # bytes of a streamed object at a time
 _RECONNECTS = 5  # in a row, without a byte between
 
 
-class BucketError(OSError):
-    """A bucket is not there, or the credentials may not list or read it."""
+class S3Error(OSError):
+    """S3 did not do what it was asked, or gave no answer.
+
+    The text names the bucket, the operation and the code: never a key, a prefix or an address, which may name a
+    patient. It is raised without the library's own error behind it.
+
+    Parameters
+    ----------
+    what
+        What cannot be done with which bucket.
+    operation
+        S3's name of it.
+    code
+        S3's error code, or the class of the library's error.
+    """
+
+    def __init__(self, what: str, operation: str, code: str) -> None:
+        super().__init__(f"{what} ({operation}: {code}): {_fix(operation, code)}")
+        self.code = code
+
+
+class BucketError(S3Error):
+    """A bucket is not there, or the credentials may not use it."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +147,8 @@ class S3:
         where = {"Bucket": uri.bucket, "Prefix": uri.key}
         token: str | None = ""
         while token is not None:
-            try:
+            with _listing(uri.bucket):
                 page, token = list_page(self.client, **where, **({"ContinuationToken": token} if token else {}))
-            except ClientError as error:
-                raise _unlistable(uri.bucket, error) from error
             yield page
 
     def list_folders(self, uri: S3Uri) -> list[str]:
@@ -121,10 +160,8 @@ class S3:
             If S3 has no such bucket or refuses to list it.
         """
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=uri.bucket, Prefix=uri.key, Delimiter="/")
-        try:
+        with _listing(uri.bucket):
             found = [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", ())]
-        except ClientError as error:
-            raise _unlistable(uri.bucket, error) from error
         return [name.removeprefix(uri.key).removesuffix("/") for name in found]
 
     def get(self, uri: S3Uri) -> bytes:
@@ -134,20 +171,15 @@ class S3:
         ------
         FileNotFoundError
             If there is no such object.
-        BucketError
-            If S3 refuses it; the text of its own names the key, which may be a patient's name.
+        S3Error
+            If S3 does not give it.
         """
         try:
-            return cast("bytes", self.client.get_object(Bucket=uri.bucket, Key=uri.key)["Body"].read())
-        except ClientError as error:
-            code = error.response["Error"]["Code"]
-            if code in _NOT_FOUND:
+            with _reading(uri.bucket):
+                return cast("bytes", self.client.get_object(Bucket=uri.bucket, Key=uri.key)["Body"].read())
+        except S3Error as error:
+            if error.code in _NOT_FOUND:
                 raise FileNotFoundError(f"no such object in bucket {uri.bucket}") from None
-            if code in _REFUSALS:
-                raise BucketError(
-                    f"an object in bucket {uri.bucket!r} cannot be read ({code}): correct the address in the pipeline "
-                    f"file, its aws_conn_id, or give the role s3:GetObject there"
-                ) from None
             raise
 
     def stream(self, uri: S3Uri, etag: str | None = None) -> Iterator[bytes]:
@@ -162,22 +194,22 @@ class S3:
 
         Raises
         ------
-        botocore.exceptions.ClientError
-            As S3 answers; NoSuchKey and PreconditionFailed among them.
-        botocore.exceptions.BotoCoreError
-            If the connection breaks again and again without a byte between.
+        S3Error
+            If S3 does not give it, its code NoSuchKey or PreconditionFailed among others; or if the connection breaks
+            again and again without a byte between.
         """
         position, end, broken = 0, None, 0
         while end is None or position < end:
             try:
-                reply = self._open(uri, etag, position)
-                etag, end = reply["ETag"].strip('"'), position + reply["ContentLength"]
-                for piece in reply["Body"].iter_chunks(_PIECE):
-                    yield piece
-                    position, broken = position + len(piece), 0
-            except (ReadTimeoutError, ResponseStreamingError, IncompleteReadError):
+                with _reading(uri.bucket):
+                    reply = self._open(uri, etag, position)
+                    etag, end = reply["ETag"].strip('"'), position + reply["ContentLength"]
+                    for piece in reply["Body"].iter_chunks(_PIECE):
+                        yield piece
+                        position, broken = position + len(piece), 0
+            except S3Error as error:
                 broken += 1
-                if broken > _RECONNECTS:
+                if error.code not in _BROKEN or broken > _RECONNECTS:
                     raise
 
     def _open(self, uri: S3Uri, etag: str | None, position: int) -> dict[str, Any]:
@@ -189,32 +221,26 @@ class S3:
         return cast("dict[str, Any]", self.client.get_object(**wanted))
 
     def exists(self, uri: S3Uri) -> bool:
-        """Say whether there is an object under exactly this key."""
-        try:
-            self.client.head_object(Bucket=uri.bucket, Key=uri.key)
-        except ClientError as error:
-            if error.response["Error"]["Code"] in _NOT_FOUND:
-                return False
-            raise
-        return True
+        """Say whether there is an object under exactly this key.
+
+        Raises
+        ------
+        S3Error
+            If S3 does not say.
+        """
+        return self._head(uri) is not None
 
     def find(self, uri: S3Uri) -> dict[str, Any] | None:
         """Return what lies under exactly this key, as a row of `listing.LISTED`; None if nothing does.
 
         Raises
         ------
-        BucketError
-            If S3 refuses to look; the text of its own names the key.
+        S3Error
+            If S3 does not say.
         """
-        try:
-            there = self.client.head_object(Bucket=uri.bucket, Key=uri.key)
-        except ClientError as error:
-            code = error.response["Error"]["Code"]
-            if code in _NOT_FOUND:
-                return None
-            raise BucketError(
-                f"an object in bucket {uri.bucket!r} cannot be looked up ({code}): give the role s3:GetObject there"
-            ) from None
+        there = self._head(uri)
+        if there is None:
+            return None
         version = there.get("VersionId")
         return {
             "key": uri.key,
@@ -224,15 +250,32 @@ class S3:
             "last_modified": there["LastModified"],
         }
 
+    def _head(self, uri: S3Uri) -> dict[str, Any] | None:
+        try:
+            with _translated(f"an object in bucket {uri.bucket!r} cannot be looked up", "HeadObject"):
+                return cast("dict[str, Any]", self.client.head_object(Bucket=uri.bucket, Key=uri.key))
+        except S3Error as error:
+            if error.code in _NOT_FOUND:
+                return None
+            raise
+
     def put(self, uri: S3Uri, body: bytes, content_type: str = "application/octet-stream") -> None:
-        """Write a whole object; S3 shows it whole or not at all."""
-        self.client.put_object(Bucket=uri.bucket, Key=uri.key, Body=body, ContentType=content_type)
+        """Write a whole object; S3 shows it whole or not at all.
+
+        Raises
+        ------
+        S3Error
+            If S3 does not take it.
+        """
+        with _writing(uri.bucket):
+            self.client.put_object(Bucket=uri.bucket, Key=uri.key, Body=body, ContentType=content_type)
 
     def put_file(self, uri: S3Uri, file: IO[bytes], content_type: str) -> None:
         """Write an open file of any size, from its beginning, as an object; the whole of it is never in memory."""
         whole = TransferConfig(multipart_threshold=_PUT_IN_ONE_CALL)
         file.seek(0)
-        self.client.upload_fileobj(file, uri.bucket, uri.key, ExtraArgs={"ContentType": content_type}, Config=whole)
+        with _writing(uri.bucket):
+            self.client.upload_fileobj(file, uri.bucket, uri.key, ExtraArgs={"ContentType": content_type}, Config=whole)
 
     def delete(self, bucket: str, keys: list[str]) -> None:
         """Delete objects, a thousand per request.
@@ -244,7 +287,8 @@ class S3:
         """
         for start in range(0, len(keys), 1000):
             names = [{"Key": key} for key in keys[start : start + 1000]]
-            reply = self.client.delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
+            with _translated(f"objects in bucket {bucket!r} cannot be deleted", "DeleteObjects"):
+                reply = self.client.delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
             if refused := reply.get("Errors"):
                 codes = ", ".join(sorted({item["Code"] for item in refused}))
                 raise PermissionError(
@@ -266,7 +310,17 @@ class S3:
             In bytes; above 5 GiB the copy is made in parts.
         target
             Where to.
+
+        Raises
+        ------
+        S3Error
+            If S3 does not make the copy, its code PreconditionFailed or NoSuchKey among others.
         """
+        what = f"an object cannot be copied from bucket {source['Bucket']!r} to bucket {target.bucket!r}"
+        with _translated(what, "CopyObject"):
+            self._copy(source, etag, size, target)
+
+    def _copy(self, source: dict[str, str], etag: str, size: int, target: S3Uri) -> None:
         guard = {"CopySource": source, "CopySourceIfMatch": etag}
         where = {"Bucket": target.bucket, "Key": target.key}
         if size <= COPY_IN_ONE_CALL:
@@ -296,12 +350,36 @@ def requests_of_copy(size: int) -> int:
     return 1 if size <= COPY_IN_ONE_CALL else 2 + -(-size // _COPY_PART)
 
 
-def _unlistable(bucket: str, error: ClientError) -> ClientError | BucketError:
-    """Return the error to raise in place of S3's own."""
-    code: str = error.response["Error"]["Code"]
-    if code not in _REFUSALS:
-        return error
-    return BucketError(
-        f"bucket {bucket!r} cannot be listed ({code}): correct the address in the pipeline file, its "
-        f"aws_conn_id, or give the role s3:ListBucket there"
-    )
+@contextmanager
+def _translated(what: str, operation: str) -> Iterator[None]:
+    """Raise a library's error as an `S3Error`; what it quotes is left out."""
+    try:
+        yield
+    except AWS_ERRORS as error:
+        code = error_code(error)
+        raise (BucketError if code in _REFUSALS else S3Error)(what, operation, code) from None
+
+
+def _listing(bucket: str) -> AbstractContextManager[None]:
+    return _translated(f"bucket {bucket!r} cannot be listed", "ListObjectsV2")
+
+
+def _reading(bucket: str) -> AbstractContextManager[None]:
+    return _translated(f"an object in bucket {bucket!r} cannot be read", "GetObject")
+
+
+def _writing(bucket: str) -> AbstractContextManager[None]:
+    return _translated(f"an object in bucket {bucket!r} cannot be written", "PutObject")
+
+
+def _fix(operation: str, code: str) -> str:
+    """Return what a person can do about a code."""
+    if code in _REFUSALS:
+        role = _PERMISSIONS[operation]
+        return f"correct the address in the pipeline file, its aws_conn_id, or give the role {role} there"
+    if code in _BUSY:
+        return "S3 is busy; clear the task later"
+    if not code.endswith("Error"):
+        return f"S3's documentation of {operation} has the code; cure the cause and clear the task"
+    fix = _FIXES.get(code, "check the network and the endpoint of the Airflow connection")
+    return f"{fix}, then clear the task"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airlock.nearest import did_you_mean
 from airlock.pipelines import PipelineError, load_pipelines
@@ -73,12 +73,11 @@ def _unknown(name: str, known: Collection[str]) -> RequestError:
 def read(pipeline: Pipeline, run_key: str, name: str) -> bytes | None:
     """Return a file from a run's folder; None where there is none."""
     where = S3Uri.parse(pipeline.workspace).join(pipeline.name, run_key, name)
-    with _s3(where) as client:
+    with s3(where) as store:
         try:
-            content: bytes = client.get_object(Bucket=where.bucket, Key=where.key)["Body"].read()
-        except client.exceptions.NoSuchKey:
+            return store.get(where)
+        except FileNotFoundError:
             return None
-        return content
 
 
 def upload(pipeline: Pipeline, file: Path, check: Callable[[bytes], object]) -> str:
@@ -98,38 +97,23 @@ def upload(pipeline: Pipeline, file: Path, check: Callable[[bytes], object]) -> 
     check(body)
     name = f"{hashlib.sha256(body).hexdigest()[:16]}.csv"
     where = S3Uri.parse(pipeline.workspace).join(pipeline.name, "redrives", name)
-    with _s3(where) as client:
-        client.put_object(Bucket=where.bucket, Key=where.key, Body=body, ContentType="text/csv")
+    with s3(where) as store:
+        store.put(where, body, "text/csv")
     return str(where)
 
 
 @contextmanager
 def s3(where: S3Uri) -> Iterator[S3]:
     """Open S3 as the library has it, for an address there."""
-    import boto3  # noqa: PLC0415  # as in _s3
-
-    from airlock.s3 import S3, BucketError  # noqa: PLC0415
-
-    try:
-        with _s3(where) as client:
-            yield S3(boto3.Session(), client)
-    except BucketError as error:
-        raise UnreachableError(str(error)) from None
-
-
-@contextmanager
-def _s3(where: S3Uri) -> Iterator[Any]:
     import boto3  # noqa: PLC0415  # takes long to import, and most commands need none
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
 
+    from airlock.s3 import S3, S3Error  # noqa: PLC0415
+
+    fix = "check your AWS credentials and AWS_ENDPOINT_URL"
     try:
-        yield boto3.client("s3")
-    except ClientError as error:
-        code = error.response["Error"]["Code"]
-        raise UnreachableError(
-            f"S3 refuses bucket {where.bucket!r} ({code}): check your AWS credentials and AWS_ENDPOINT_URL"
-        ) from None
-    except BotoCoreError as error:
-        raise UnreachableError(
-            f"S3 cannot be asked ({error}): check your AWS credentials and AWS_ENDPOINT_URL"
-        ) from None
+        yield S3(boto3.Session(), boto3.client("s3"))
+    except S3Error as error:
+        raise UnreachableError(f"S3 refuses bucket {where.bucket!r} ({error.code}): {fix}") from None
+    except BotoCoreError as error:  # no client can be made
+        raise UnreachableError(f"S3 cannot be asked ({error}): {fix}") from None

@@ -21,8 +21,8 @@ from airflow.sdk import Asset, AssetWatcher
 from airflow.sdk.exceptions import AirflowException
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from airflow.triggers.shared_stream import SharedStreamProducer
-from botocore.exceptions import BotoCoreError, ClientError
 
+from airlock.aws import AWS_ERRORS, error_code
 from airlock.notifications import PoisonError, below, read_notification
 from airlock.pipelines import Arrivals
 from airlock.s3uri import S3Uri
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-UNREACHABLE = (BotoCoreError, ClientError, AirflowException, OSError)
+UNREACHABLE = (*AWS_ERRORS, AirflowException, OSError)
 _LONG_POLL = 20  # seconds; the longest that SQS waits for a message
 _IN_ONE_CALL = 10  # messages; the most that SQS receives, deletes or changes at once
 _LONGEST_PAUSE = 60.0  # seconds between two tries to reach the queue
@@ -100,7 +100,7 @@ class QueueProducer(SharedStreamProducer):
                         QueueUrl=self.settings.queue_url, Entries=entries
                     )
                 except UNREACHABLE as error:
-                    log.warning("messages were not given back, and come again later: %s", _said(error))
+                    log.warning("messages were not given back, and come again later: %s", error_code(error))
                     break
         await self._connection.aclose()
 
@@ -152,7 +152,7 @@ class QueueProducer(SharedStreamProducer):
 
     async def _reconnect_later(self, error: Exception) -> None:
         incr("airlock.arrivals.failures")
-        log.warning("the queue cannot be read, the next try is in %.0f s: %s", self._pause, _said(error))
+        log.warning("the queue cannot be read, the next try is in %.0f s: %s", self._pause, error_code(error))
         self._client = None
         await self._connection.aclose()
         await asyncio.sleep(self._pause)
@@ -184,7 +184,7 @@ class QueueProducer(SharedStreamProducer):
                 MessageAttributes={"reason": {"DataType": "String", "StringValue": str(reason)}},
             )
         except UNREACHABLE as error:
-            log.warning("the message was not sent to the dead-letter queue, and comes again: %s", _said(error))
+            log.warning("the message was not sent to the dead-letter queue, and comes again: %s", error_code(error))
             return
         await self._delete([receipt])
 
@@ -196,7 +196,7 @@ class QueueProducer(SharedStreamProducer):
                 client = await self._connected()
                 reply = await client.delete_message_batch(QueueUrl=self.settings.queue_url, Entries=_entries(left))
             except UNREACHABLE as error:
-                log.warning("%d messages were not deleted, and come again: %s", len(left), _said(error))
+                log.warning("%d messages were not deleted, and come again: %s", len(left), error_code(error))
                 return
             failed = reply.get("Failed", [])
             left = [left[int(item["Id"])] for item in failed if not item.get("SenderFault")]
@@ -214,10 +214,6 @@ def _chunks(receipts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 def _entries(receipts: Sequence[str]) -> list[dict[str, Any]]:
     return [{"Id": str(number), "ReceiptHandle": receipt} for number, receipt in enumerate(receipts)]
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 class ArrivalsTrigger(BaseEventTrigger):

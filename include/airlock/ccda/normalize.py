@@ -10,7 +10,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from botocore.exceptions import ClientError
 
 from airlock.ccda.parse import read_object
 from airlock.ccda.records import BATCHES, VERDICTS
@@ -19,6 +18,7 @@ from airlock.clinical.parse import MIB, refusal
 from airlock.clinical.validate import is_begun
 from airlock.normalize import INDEX, Batch, find_batches
 from airlock.records import Verdict, digest
+from airlock.s3 import S3Error
 from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -78,6 +78,6 @@ def _put(run: Run[CcdaPipeline], row: dict[str, Any], target: S3Uri) -> Reason |
             run.s3.put(target, b"".join(unpacked([body])), "application/xml")
         else:
             run.s3.copy({"Bucket": row["bucket"], "Key": row["key"]}, row["etag"], row["size"], target)
-    except ClientError as error:
-        return refusal(error, row["bucket"])[0]
+    except S3Error as error:
+        return refusal(error)[0]
     return None

@@ -6,15 +6,15 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from botocore.exceptions import BotoCoreError, ClientError
 
 from airlock.ccda.documents import DocumentError, read_document
 from airlock.ccda.records import DOCUMENTS
 from airlock.clinical.lines import unpacked
-from airlock.clinical.parse import MIB, SourceUnavailableError, refusal
+from airlock.clinical.parse import MIB, refusal
 from airlock.parse import sidecar_pattern
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS
+from airlock.s3 import S3Error
 from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def parse(run: Run[CcdaPipeline], shard: str, progress: Callable[[int, int], Non
 
     Raises
     ------
-    SourceUnavailableError
+    S3Error
         If S3 cannot be read at all.
     """
     arrivals = run.workspace.read(f"arrivals/{shard}", ARRIVALS)
@@ -63,11 +63,9 @@ def _row(run: Run[CcdaPipeline], arrival: dict[str, Any]) -> dict[str, Any]:
     except DocumentError as error:
         sidecar = error.reason in _NOTHING and sidecar_pattern(settings.parse.sidecars).fullmatch(name)
         return {"reason": str(Reason.SIDECAR if sidecar else error.reason), "detail": error.detail or None}
-    except ClientError as error:
-        reason, detail = refusal(error, arrival["bucket"])
+    except S3Error as error:
+        reason, detail = refusal(error)
         return {"reason": str(reason), "detail": detail}
-    except (BotoCoreError, SourceUnavailableError):
-        raise
     except Exception as error:  # noqa: BLE001  (nothing about one document ends the task)
         return {"reason": str(Reason.UNREADABLE), "detail": type(error).__name__}
     digest = hashlib.sha256()

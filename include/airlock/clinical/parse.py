@@ -14,7 +14,6 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from botocore.exceptions import BotoCoreError, ClientError
 
 from airlock.clinical.bundles import explode, is_bundle
 from airlock.clinical.lines import UTF8_BOM, BrokenGzipError, split, unpacked
@@ -23,6 +22,7 @@ from airlock.clinical.resources import NotJsonError, Row, describe, load, set_as
 from airlock.parse import sidecar_pattern
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS
+from airlock.s3 import S3Error
 from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -61,26 +61,18 @@ class FileError(ValueError):
         self.detail = detail
 
 
-class SourceUnavailableError(RuntimeError):
-    """S3 cannot be read, for a reason that is not one object's."""
-
-
-def refusal(error: ClientError, bucket: str) -> tuple[Reason, str]:
+def refusal(error: S3Error) -> tuple[Reason, str]:
     """Return the reason and S3's code, where S3 refuses one object.
 
     Raises
     ------
-    SourceUnavailableError
-        If it refuses for another reason; S3's own text may name the key and is left out.
+    S3Error
+        The same, if it concerns all objects.
     """
-    code = error.response["Error"]["Code"]
-    reason = Reason.ACCESS_DENIED if code.startswith("KMS.") else _REFUSALS.get(code)
+    reason = Reason.ACCESS_DENIED if error.code.startswith("KMS.") else _REFUSALS.get(error.code)
     if reason is None:
-        raise SourceUnavailableError(
-            f"reading of bucket {bucket} failed with {code}: check the endpoint, the credentials and the bucket, "
-            f"then clear the task"
-        ) from None
-    return reason, code
+        raise error
+    return reason, error.code
 
 
 def parse(run: Run[ClinicalPipeline], shard: str, progress: Progress | None = None) -> dict[str, int]:
@@ -102,7 +94,7 @@ def parse(run: Run[ClinicalPipeline], shard: str, progress: Progress | None = No
 
     Raises
     ------
-    SourceUnavailableError
+    S3Error
         If S3 cannot be read at all.
     """
     arrivals = run.workspace.read(f"arrivals/{shard}", ARRIVALS)
@@ -213,10 +205,8 @@ class _Reader:
             reason, detail = Reason.SIDECAR if sidecar else error.reason, error.detail
         except BrokenGzipError as error:
             reason, detail = Reason.TRUNCATED, str(error)
-        except ClientError as error:
-            reason, detail = refusal(error, arrival["bucket"])
-        except (BotoCoreError, SourceUnavailableError):
-            raise
+        except S3Error as error:
+            reason, detail = refusal(error)
         except Exception as error:  # noqa: BLE001  (nothing about one file ends the task)
             reason, detail = Reason.UNREADABLE, type(error).__name__
         return {

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
+from airlock.aws import AWS_ERRORS
 from airlock.destinations.message import DestinationError, Message, aws_error
 
 if TYPE_CHECKING:
@@ -47,8 +46,8 @@ class EventBus:
         }
         try:
             reply = self.client.put_events(Entries=[entry])
-        except (ClientError, BotoCoreError) as error:
-            raise aws_error(error) from error
+        except AWS_ERRORS as error:
+            raise aws_error(error) from None
         if reply["FailedEntryCount"]:  # PutEvents is a success even then
             code = str(reply["Entries"][0].get("ErrorCode", "refused"))
             raise DestinationError(code, retryable=code not in _FOR_GOOD)

@@ -6,10 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from botocore.exceptions import BotoCoreError, ClientError
-
+from airlock.aws import error_code
 from airlock.records import digest
-from airlock.s3 import BucketError
+from airlock.s3 import BucketError, S3Error
 from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -101,20 +100,19 @@ class Destination(Protocol):
         """
 
 
-def aws_error(error: ClientError | BotoCoreError, for_good: frozenset[str] = frozenset()) -> DestinationError:
+def aws_error(error: Exception, for_good: frozenset[str] = frozenset()) -> DestinationError:
     """Return what an AWS service's refusal means.
 
     Parameters
     ----------
     error
-        Of boto3.
+        One of `airlock.aws.AWS_ERRORS`, or an S3Error.
     for_good
         The service's error codes that refuse the message for what it is.
     """
-    if isinstance(error, ClientError):
-        code = str(error.response["Error"]["Code"]).rpartition(".")[2]
-        return DestinationError(code, retryable=code not in for_good)
-    return DestinationError(type(error).__name__, retryable=True)
+    code = error.code if isinstance(error, S3Error) else error_code(error)
+    code = code.rpartition(".")[2]
+    return DestinationError(code, retryable=code not in for_good)
 
 
 def read_contract(s3: S3, message: Message) -> bytes:
@@ -131,5 +129,5 @@ def read_contract(s3: S3, message: Message) -> bytes:
         raise DestinationError("contract_gone", retryable=False) from None
     except BucketError:
         raise DestinationError("workspace_unreadable", retryable=True) from None
-    except (ClientError, BotoCoreError) as error:
+    except S3Error as error:
         raise aws_error(error) from None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from airlock.destinations.message import Message, aws_error, read_contract
+from airlock.s3 import S3Error
 
 if TYPE_CHECKING:
     from airlock.s3 import S3
@@ -37,8 +36,8 @@ class S3Folder:
         where = self.folder.join(contract_name(message.subject_key, message.revision))
         try:
             self.target.put(where, contract, "application/json")
-        except (ClientError, BotoCoreError) as error:
-            raise aws_error(error) from error
+        except S3Error as error:
+            raise aws_error(error) from None
 
 
 def contract_name(subject_key: str, revision: int) -> str:

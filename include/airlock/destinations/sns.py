@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
+from airlock.aws import AWS_ERRORS
 from airlock.destinations.message import Message, aws_error
 from airlock.destinations.sqs import attributes, fifo
 
@@ -40,5 +39,5 @@ class SnsTopic:
                 MessageAttributes=attributes(message),
                 **(fifo(message) if self.topic_arn.endswith(".fifo") else {}),
             )
-        except (ClientError, BotoCoreError) as error:
-            raise aws_error(error, _FOR_GOOD) from error
+        except AWS_ERRORS as error:
+            raise aws_error(error, _FOR_GOOD) from None

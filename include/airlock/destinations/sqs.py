@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
+from airlock.aws import AWS_ERRORS
 from airlock.destinations.message import Message, aws_error
 
 if TYPE_CHECKING:
@@ -43,8 +42,8 @@ class SqsQueue:
                 MessageAttributes=attributes(message),
                 **(fifo(message) if self.queue_url.endswith(".fifo") else {}),
             )
-        except (ClientError, BotoCoreError) as error:
-            raise aws_error(error, _FOR_GOOD) from error
+        except AWS_ERRORS as error:
+            raise aws_error(error, _FOR_GOOD) from None
 
 
 def attributes(message: Message) -> dict[str, dict[str, str]]:

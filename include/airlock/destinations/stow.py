@@ -13,7 +13,6 @@ from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import polars as pl
-from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
 from airlock.contracts import StudyContract
@@ -22,6 +21,7 @@ from airlock.dicomweb import DicomWebError, Part, RequestRefusedError, is_for_go
 from airlock.ledger import StowState
 from airlock.ledger.stow import STOW_INSTANCES
 from airlock.reasons import Reason
+from airlock.s3 import S3Error
 from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -281,17 +281,14 @@ class _Sending:
                 if left < 0:
                     break
                 yield piece
-        except ClientError as error:
+        except S3Error as error:
             raise _source_error(instance, error) from None
-        except BotoCoreError as error:
-            raise aws_error(error) from None
         if left:
             raise SourceError(instance, Reason.OBJECT_CHANGED)
 
 
-def _source_error(instance: Instance, error: ClientError) -> SourceError | DestinationError:
-    code = str(error.response["Error"]["Code"])
-    reason = Reason.ACCESS_DENIED if code in {"AccessDenied", "403"} else _LOST.get(code)
+def _source_error(instance: Instance, error: S3Error) -> SourceError | DestinationError:
+    reason = Reason.ACCESS_DENIED if error.code in {"AccessDenied", "403"} else _LOST.get(error.code)
     return SourceError(instance, reason) if reason else aws_error(error)
 
 

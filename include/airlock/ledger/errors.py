@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, StatementError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,9 +23,11 @@ class LedgerSchemaError(LedgerError):
     """There is no ledger where one is looked for, or its schema is not this Airlock's."""
 
 
-def _described(error: DBAPIError) -> str:
+def _described(error: StatementError) -> str:
     """Describe a driver's error without the values that its own text may quote (a key, a patient's identifier)."""
     origin = error.orig
+    if not isinstance(error, DBAPIError):  # a value that could not be bound
+        return type(origin).__name__
     state = getattr(origin, "pgcode", None)
     if state is None:  # SQLite, whose texts name tables and columns only, or no connection, so no row either
         return f"{type(origin).__name__}: {str(origin).strip()}"
@@ -44,7 +46,7 @@ def translated(place: str) -> Iterator[None]:
     """
     try:
         yield
-    except DBAPIError as error:
+    except StatementError as error:  # a DBAPIError is one
         away = isinstance(error, OperationalError | InterfaceError)
         raise (LedgerUnreachableError if away else LedgerError)(
             f"the ledger at {place} failed ({_described(error)}): "

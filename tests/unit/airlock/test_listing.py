@@ -12,13 +12,12 @@ import boto3
 import polars as pl
 import pytest
 from botocore.config import Config
-from botocore.exceptions import ClientError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airlock import listing
 from airlock.listing import LISTED, ListingError, decoded
-from airlock.s3 import S3, BucketError
+from airlock.s3 import S3, BucketError, S3Error
 from airlock.s3uri import S3Uri
 from tests.unit.airlock.test_s3 import ODD_NAMES
 
@@ -109,7 +108,7 @@ class TestAgainstBoto3:
         assert s3.list_folders(ARCHIVE) == ["a", "b +"]
 
     def test_a_bucket_that_is_not_there_is_said_so(self, s3: S3) -> None:
-        with pytest.raises(BucketError, match=r"bucket 'nowhere' cannot be listed \(NoSuchBucket\)"):
+        with pytest.raises(BucketError, match=r"bucket 'nowhere' cannot be listed \(ListObjectsV2: NoSuchBucket\)"):
             list(s3.list_frames(S3Uri("nowhere", "")))
 
 
@@ -154,7 +153,7 @@ class TestAnswers:
         error = b"<Error><Code>InternalError</Code><Message>again</Message></Error>"
         with answering((200, error), (200, answer(item()))) as (s3, _):
             assert len(listed(s3)) == 1
-        with answering((200, error)) as (s3, _), pytest.raises(ClientError, match="InternalError"):
+        with answering((200, error)) as (s3, _), pytest.raises(S3Error, match="InternalError"):
             listed(s3)
 
     def test_one_that_breaks_off_is_asked_again(self) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from airlock.ccda.parse import parse
-from airlock.clinical.parse import SourceUnavailableError
+from airlock.s3 import S3Error
 from airlock_local.sample.ccda.documents import (
     DOCUMENT_ROOT,
     ccd,
@@ -101,7 +101,7 @@ def test_a_bucket_that_is_gone_ends_the_task_and_names_no_document(world: World)
     run = delivery(world, {"MUELLER.xml": SOUND})
     world.s3.delete("archive", ["in/one/MUELLER.xml"])
     world.s3.client.delete_bucket(Bucket="archive")
-    with pytest.raises(SourceUnavailableError) as caught:
+    with pytest.raises(S3Error) as caught:
         parse(run, "0000")
     assert "MUELLER" not in str(caught.value)
 

@@ -1,0 +1,27 @@
+"""What may be shown of AWS's client libraries: the codes of their errors, and none of the requests that they quote.
+
+Their texts hold the URL of the request or the body of the answer, and so an object's key, which may be a patient's
+name. The same holds for what the libraries log at DEBUG, and for urllib3's warning of a header that it cannot parse.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
+
+# urllib3's own errors come out of a body that is read after the call.
+AWS_ERRORS = (ClientError, BotoCoreError, Boto3Error, ResponseParserError, HTTPError)
+
+for _name in ("botocore", "boto3", "s3transfer", "aiobotocore", "urllib3"):
+    logging.getLogger(_name).setLevel(logging.INFO)
+logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+
+
+def error_code(error: Exception) -> str:
+    """Return AWS's code of a refusal, or the class of any other error."""
+    return str(error.response["Error"]["Code"]) if isinstance(error, ClientError) else type(error).__name__
