@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Self
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
@@ -13,8 +14,23 @@ if TYPE_CHECKING:
     from healthaws.outcomes import Issue
 
 
+_KEYS = re.compile(r"(s3://|arn:aws[a-z-]*:s3:::)([^/\s]+)/.*", re.DOTALL)
+
+
+def without_keys(text: str) -> str:
+    """
+    Return a service's text up to the key of an S3 address: the key may name a patient, and may hold blanks.
+
+    Parameters
+    ----------
+    text : str
+        What the service says.
+    """
+    return _KEYS.sub(r"\1\2/...", text)
+
+
 class RequestRejectedError(AirflowFailException):
-    """The service rejected a request for a reason that no retry can cure; the text is the service's own."""
+    """The service rejected a request for a reason that no retry can cure; the text is the service's, without keys."""
 
 
 class ServiceBusyError(AirflowException):
@@ -48,7 +64,7 @@ class JobFailedError(AirflowException):
         advice : str
             A further sentence that says what to do.
         """
-        reason = job.message or "the service gave no message"
+        reason = without_keys(job.message or "the service gave no message")
         return cls(f"{job.subject} ended as {job.status}: {reason}. {advice}".strip())
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.sdk import BaseOperator
 from botocore.exceptions import ClientError, ParamValidationError
 
-from healthaws.exceptions import RequestRejectedError, ServiceBusyError
+from healthaws.exceptions import RequestRejectedError, ServiceBusyError, without_keys
 from healthaws.refusals import Backoff, Refusals, is_busy, is_role_pending, rejection
 from healthaws.triggers.pause import PauseTrigger
 
@@ -88,7 +88,7 @@ class PatientOperator(BaseOperator):
             try:
                 return ask()
             except ParamValidationError as error:
-                raise RequestRejectedError(str(error)) from error
+                raise RequestRejectedError(without_keys(str(error))) from None
             except ClientError as error:
                 refusals = self._bear(error, refusals)
             delay = self.backoff.delay(refusals.count)
@@ -107,11 +107,12 @@ class PatientOperator(BaseOperator):
         refusals = refusals.one_more()
         bearable = busy or (is_role_pending(error) and refusals.seconds < self.role_timeout)
         if not bearable:
-            raise rejection(error) or error
-        self.log.warning("Refused %s times in a row, for %.0f s: %s", refusals.count, refusals.seconds, error)
+            raise rejection(error) or error from None
+        said = without_keys(str(error))
+        self.log.warning("Refused %s times in a row, for %.0f s: %s", refusals.count, refusals.seconds, said)
         if busy and refusals.seconds >= self.backoff.timeout:
             raise ServiceBusyError(
-                f"{error}: so the service has said {refusals.count} times in a row, for {refusals.seconds:.0f} s. Run "
+                f"{said}: so the service has said {refusals.count} times in a row, for {refusals.seconds:.0f} s. Run "
                 "fewer jobs at once (an Airflow pool), ask AWS for a higher quota, or raise backoff_timeout."
-            ) from error
+            ) from None
         return refusals

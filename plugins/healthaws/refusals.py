@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from healthaws.exceptions import RequestRejectedError
+from healthaws.exceptions import RequestRejectedError, without_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -135,4 +135,5 @@ def rejection(error: ClientError) -> RequestRejectedError | None:
     reply = error.response.get("Error", {})
     if reply.get("Code") not in REJECTED_CODES:
         return None
-    return RequestRejectedError(f"{error.operation_name} was rejected: {reply['Code']}: {reply.get('Message', '')}")
+    message = without_keys(reply.get("Message", ""))
+    return RequestRejectedError(f"{error.operation_name} was rejected: {reply['Code']}: {message}")

@@ -166,7 +166,7 @@ class JobSensor(AwsBaseSensor[AwsHookType]):
             if is_busy(error.response):
                 return None
             if rejected := rejection(error):
-                raise rejected from error
+                raise rejected from None
             raise
 
     def _defer(self) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -138,6 +139,18 @@ class TestErrors:
         with Script(task).start(code), pytest.raises(RequestRejectedError, match=f"{code}: because") as caught:
             task.execute(context)
         assert isinstance(caught.value, AirflowFailException)
+
+    @pytest.mark.parametrize(
+        "text", ["denied: s3://archive/in/DOE JANE/01.dcm", "denied: arn:aws-us-gov:s3:::archive/in/DOE JANE/01.dcm"]
+    )
+    def test_what_the_service_quotes_of_an_address_names_no_patient(self, text: str, context: Context) -> None:
+        task = operator()
+        with Script(task).start("ValidationException", text=text), pytest.raises(RequestRejectedError) as caught:
+            task.execute(context)
+        shown = "".join(traceback.format_exception(caught.value))
+        assert "archive/..." in shown
+        assert "DOE" not in shown
+        assert "JANE" not in shown
 
     def test_request_that_boto_refuses_to_send_fails_at_once(self, context: Context) -> None:
         with pytest.raises(RequestRejectedError, match="dataAccessRoleArn"):
