@@ -1,0 +1,44 @@
+"""Deliveries of which every name could be a patient's: keys, folders, file names, and what is in the files."""
+
+from __future__ import annotations
+
+from airlock_local.sample.ccda.documents import ccd
+from tests.clinical_files import ndjson, observation, packed, patient, transaction
+from tests.dicom_files import ROOT, ct
+
+CANARY = "CANARYX"
+FOLDER = f"{CANARY}^JANE"
+NAMES = (CANARY.lower(), ROOT)  # what must not be seen, in lower case
+_DICOM = dict.fromkeys(("PatientID", "PatientName", "AccessionNumber", "StudyDescription", "StudyID"), CANARY)
+_WHO = {"identifier": [{"system": "urn:oid:1.2.3.4", "value": CANARY}], "name": [{"family": CANARY}]}
+_ID = f"{CANARY}-1"
+
+
+def images() -> dict[str, bytes]:
+    """Return two studies, of which one is held since a file of it is cut off."""
+    files = {f"1-{number}.dcm": ct(1, 1, number, **_DICOM) for number in (1, 2)}
+    files |= {"2-1.dcm": ct(2, 1, 1, **_DICOM), "2-2.dcm": ct(2, 1, 2, **_DICOM)[:-100]}
+    return _named(files)
+
+
+def records() -> dict[str, bytes]:
+    """Return a patient's resources as lines, gzip and Bundle, one of them about a patient that is not there."""
+    weights = (observation(f"{_ID}-{number}", of=_ID, note=[{"text": CANARY}]) for number in range(2))
+    return _named(
+        {
+            "Patient.ndjson": ndjson(patient(_ID, **_WHO), patient(f"{_ID}-b", gender=CANARY, **_WHO)),
+            "Observation.ndjson.gz": packed(*weights, observation(f"{_ID}-far", of=f"{CANARY}-9")),
+            "rejected.ndjson": ndjson(observation(f"{_ID}-b", of=f"{_ID}-b")),
+            "visit.json": transaction(patient(f"{_ID}-c", **_WHO), observation(f"{_ID}-c", of=f"{_ID}-c")),
+        }
+    )
+
+
+def documents() -> dict[str, bytes]:
+    """Return two documents, the second of them not well-formed."""
+    named = ccd(1).replace(b"Testcase", CANARY.encode()).replace(b"patient-1", _ID.encode())
+    return _named({"1.xml": named, "2.xml": named.replace(b"doc-1", b"doc-2")[:-30]})
+
+
+def _named(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {f"{FOLDER}/{CANARY} {name}": body for name, body in files.items()}

@@ -1,0 +1,331 @@
+"""Servers that are cut off in each stage, in mid-work too: nothing that Airflow keeps or sends names a patient.
+
+Every key, folder, file name and value of the deliveries holds a canary (`tests.canaries`). Each stage of each kind of
+pipeline runs once for each server that is cut off, and then as it should, so that the next one has its input. The table
+of what was found where is printed (pytest -s).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import traceback
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import psycopg2  # type: ignore[import-untyped]
+import pytest
+from airflow.observability import stats as core_stats
+from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.observability import stats as task_stats
+
+from airlock.ledger import upgrade
+from airlock_tasks.review import APPROVE
+from localaws.server import serve
+from localaws.settings import Seed
+from tests import canaries
+from tests import chain as chains
+from tests.chain import (
+    BUCKETS,
+    DATASTORE,
+    HEALTHLAKE,
+    PROFILE,
+    RECORDS,
+    Chain,
+    Place,
+    answer,
+    ccda_pipeline,
+    clinical_pipeline,
+    pipeline,
+)
+from tests.cut_off import ASKS, CUTS, NOTHING, address, connections, mail_text, routes
+from tests.servers.moto import reset_moto
+from tests.servers.postgres import USER, Postgres, postgres_server
+from tests.servers.proxy import Proxy, proxies
+from tests.servers.smtp import mail_server
+from tests.servers.webhook import webhook_endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from airflow.sdk import BaseOperator
+
+    from airlock.pipelines import Pipeline
+
+    Moment = int | str
+
+__all__ = ["postgres_server"]
+
+pytestmark = pytest.mark.slow
+
+PLACES = ("log", "traceback", "XCom", "rendered", "deferral", "state store", "question", "metric", "e-mail", "message")
+# When a server is cut off: before so many pieces of requests, or at the first request that names a patient.
+MOMENTS: tuple[Moment, ...] = (0, canaries.CANARY, 1, 2, 3, 5, 8, 13)
+AUDIT = {"manifest_wait_seconds": 1, "read_back_fraction": 1.0}
+
+
+class Watched(Chain):
+    """A chain that keeps what Airflow would store of its tasks besides XCom."""
+
+    def task(self, operator: BaseOperator, index: int) -> Any:
+        """Run one task, and look at its rendered fields."""
+        try:
+            return super().task(operator, index)
+        finally:
+            self.rendered.append({name: repr(getattr(operator, name, None)) for name in operator.template_fields})
+
+    @property
+    def rendered(self) -> list[dict[str, str]]:
+        """Return the rendered fields of the tasks so far."""
+        return self.__dict__.setdefault("_rendered", [])
+
+
+@dataclass
+class Scene:
+    """The servers behind their proxies, and what was seen since `looked_at`."""
+
+    place: Place
+    cuts: dict[str, Proxy]
+    log: pytest.LogCaptureFixture
+    out: pytest.CaptureFixture[str]
+    mails: list[Any]
+    queue: str
+    database: str
+    deferrals: list[str] = field(default_factory=list)
+    questions: list[str] = field(default_factory=list)
+    metrics: list[str] = field(default_factory=list)
+    found: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    felt: Counter[tuple[str, str]] = field(default_factory=Counter)
+    filled: set[str] = field(default_factory=set)  # places where there was something to look at
+
+    def notify(self) -> list[dict[str, Any]]:
+        """Return who is told of a hold."""
+        return [{"sqs": self.queue, "region_name": "us-east-1"}, {"email": ["night@example.org"]}]
+
+    def afresh(self, run: Watched, stage: str) -> None:
+        """Let every contract be sent, and every hold be told, as if none had been."""
+        run.stores.clear()
+        if stage != "route":
+            return
+        connection = psycopg2.connect(self.database)
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE outbox SET state = 'pending', attempts = 0, next_attempt_at = queued_at")
+        connection.close()
+
+    def through(self, run: Watched, stage: str, servers: tuple[str, ...], moments: Iterable[Moment], row: str) -> None:
+        """Run a stage once for each server that it asks, which is cut off at each moment, and then as it should be."""
+        for moment in moments:
+            for cut in servers:
+                self.afresh(run, stage)
+                self.cuts[cut].cut_at(moment) if isinstance(moment, str) else self.cuts[cut].cut_after(moment)
+                with self.watched(row, cut, run):
+                    run.stage(stage)
+                self.felt[row, cut] += bool(self.cuts[cut].cuts)
+                self.cuts[cut].restore()
+        self.afresh(run, stage)
+        before = {cut: proxy.passed for cut, proxy in self.cuts.items()}
+        with self.watched(row, NOTHING, run):
+            run.stage(stage)
+        assert {cut for cut, proxy in self.cuts.items() if proxy.passed > before[cut]} <= set(servers), row
+
+    @contextmanager
+    def watched(self, row: str, cut: str, run: Watched | None = None) -> Iterator[None]:
+        """Look at all that was said and kept within the block; only with nothing cut off must it end well."""
+        told = ""
+        try:
+            yield
+        except AirflowSkipException:
+            pass
+        except Exception as error:  # noqa: BLE001  (whatever a task ends with, its log has it)
+            told = "".join(traceback.format_exception(error))
+            assert cut != NOTHING, told
+        exchanged = [run.xcom, run.stores, run.rendered] if run else [{}, {}, []]
+        out, err = self.out.readouterr()
+        seen = {
+            "log": self.log.text + out + err,
+            "traceback": told,
+            "XCom": repr(exchanged[0]),
+            "rendered": repr(exchanged[2]),
+            "deferral": repr(self.deferrals),
+            "state store": repr(exchanged[1]),
+            "question": repr(self.questions),
+            "metric": repr(self.metrics),
+            "e-mail": "".join(map(mail_text, self.mails)),
+            "message": repr(self.messages()),
+        }
+        assert seen.keys() == set(PLACES)
+        self.filled |= {place for place, text in seen.items() if text not in {"", "[]", "{}"}}
+        for place, text in seen.items():
+            self.found[row, cut, place] += sum(text.lower().count(name) for name in canaries.NAMES)
+        for kept in (self.deferrals, self.questions, self.metrics, self.mails):
+            kept.clear()
+        self.log.clear()
+
+    def messages(self) -> list[str]:
+        """Take what lies in the queue."""
+        sqs = boto3.client("sqs", endpoint_url=self.place.s3_endpoint, region_name="us-east-1")
+        found = sqs.receive_message(QueueUrl=self.queue, MaxNumberOfMessages=10).get("Messages", [])
+        for one in found:
+            sqs.delete_message(QueueUrl=self.queue, ReceiptHandle=one["ReceiptHandle"])
+        return [one["Body"] for one in found]
+
+    def table(self) -> str:
+        """Return what was found, by stage and by what was cut off; in brackets how often the stage ran into it."""
+        rows = list(dict.fromkeys(row for row, _, _ in self.found))
+        heads = (*CUTS, NOTHING)
+        lines = [f"{'names found (times cut off)':34}" + "".join(f"{head:>15}" for head in heads)]
+        for row in rows:
+            cells = [sum(self.found[row, cut, place] for place in PLACES) for cut in heads]
+            felt = [f"({self.felt[row, cut]})" if cut in CUTS else "" for cut in heads]
+            lines.append(
+                f"{row:34}" + "".join(f"{cell:>11} {times:3}" for cell, times in zip(cells, felt, strict=True))
+            )
+        lines += ["", f"{'names found, by place':34}" + "".join(f"{head:>15}" for head in heads)]
+        for place in PLACES:
+            cells = [sum(self.found[row, cut, place] for row in rows) for cut in heads]
+            lines.append(f"{place:34}" + "".join(f"{cell:>11}    " for cell in cells))
+        return "\n".join(lines)
+
+
+class _Recorder:
+    """A backend of Airflow's metrics that keeps their names and tags."""
+
+    def __init__(self, kept: list[str]) -> None:
+        self._kept = kept
+
+    def __getattr__(self, kind: str) -> Callable[..., Any]:
+        return lambda *args, **kwargs: self._kept.append(f"{kind} {args} {kwargs}")
+
+
+@pytest.fixture
+def scene(
+    s3_endpoint: str,
+    postgres_server: Postgres,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> Iterator[Scene]:
+    reset_moto(s3_endpoint)
+    name = postgres_server.create_database()
+    database = postgres_server.url(name)
+    upgrade(database)
+    seeds = {
+        "datastore": (Seed(DATASTORE, "test"),),
+        "healthlake_datastore": (Seed(RECORDS, "test"),),
+        "transformation_profile": (Seed(PROFILE, "test"),),
+    }
+    with proxies(len(CUTS)) as made, mail_server() as mail, webhook_endpoint() as hook:
+        cuts = dict(zip(CUTS, made, strict=True))
+        fhir = cuts["FHIR REST"].url
+        with serve(s3_endpoint=s3_endpoint, submitted_seconds=0.0, public_url=fhir, **seeds) as emulator:
+            aws, health = address(s3_endpoint), address(emulator)
+            targets = (
+                aws,
+                aws,
+                health,
+                health,
+                health,
+                ("127.0.0.1", hook.port),
+                f"{postgres_server.folder}/.s.PGSQL.5432",
+            )
+            for proxy, target in zip(made, targets, strict=True):
+                proxy.target = target
+            made_connections = connections(cuts, mail.port)
+            made_connections["AWS_DEFAULT"] = made_connections["CUT"]
+            for connection, content in made_connections.items():
+                monkeypatch.setenv(f"AIRFLOW_CONN_{connection}", json.dumps(content))
+            url = f"postgresql://{USER}@127.0.0.1:{cuts['ledger'].port}/{name}"
+            monkeypatch.setenv("AIRLOCK_LEDGER_URL", url)
+            place = Place(s3_endpoint, emulator, database)
+            for bucket in BUCKETS:
+                place.s3().create_bucket(Bucket=bucket)
+            sqs = boto3.client("sqs", endpoint_url=s3_endpoint, region_name="us-east-1")
+            queue = sqs.create_queue(QueueName="news")["QueueUrl"].replace(s3_endpoint, cuts["SQS"].url)
+            made_scene = Scene(place, cuts, caplog, capfd, mail.messages, queue, database.replace("+psycopg2", ""))
+            _watch(made_scene, monkeypatch)
+            yield made_scene
+
+
+def _watch(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what goes to Airflow's triggers, questions and metrics, and let the FHIR client not pause."""
+    first_event = chains._first_event
+
+    async def deferred(trigger: Any) -> Any:
+        scene.deferrals.append(repr(trigger.serialize()))
+        return await first_event(trigger)
+
+    monkeypatch.setattr(chains, "_first_event", deferred)
+    hitl = "airflow.providers.standard.operators.hitl.upsert_hitl_detail"
+    monkeypatch.setattr(hitl, lambda **question: scene.questions.append(repr(question)))
+    monkeypatch.setattr("healthaws.fhir.time", SimpleNamespace(sleep=lambda _: None))
+    for stats in (core_stats, task_stats):
+        stats.initialize(factory=lambda: _Recorder(scene.metrics), export_legacy_names=False)  # type: ignore[arg-type, return-value]
+    scene.log.set_level(logging.DEBUG)
+    logging.getLogger("localaws").setLevel(logging.WARNING)
+
+
+def pipelines(scene: Scene) -> dict[str, tuple[Pipeline, dict[str, bytes], dict[str, Any] | None]]:
+    """Return a pipeline of each kind, its delivery, and what a person answers."""
+    both: dict[str, Any] = {"notify": scene.notify(), "routes": routes(scene.queue, uri="s3://contracts/all/")}
+    source = {"uri": "s3://archive/{}/"}
+    named = {kind: {"source": {"uri": source["uri"].format(kind)}} | both for kind in ("imaging", "clinical", "ccda")}
+    parse = {"retries": 0, "request_timeout_seconds": 10}
+    return {
+        "imaging": (
+            pipeline("imaging", parse=parse, healthlake=HEALTHLAKE, audit=AUDIT, **named["imaging"]),
+            canaries.images(),
+            None,
+        ),
+        "clinical": (
+            clinical_pipeline(
+                "clinical", audit={"manifest_wait_seconds": 1, "hold_incomplete_patients": True}, **named["clinical"]
+            ),
+            canaries.records(),
+            None,
+        ),
+        "ccda": (
+            ccda_pipeline("ccda", audit={"manifest_wait_seconds": 1}, **named["ccda"]),
+            canaries.documents(),
+            answer(APPROVE, "they were compared"),
+        ),
+    }
+
+
+def cut_everywhere(scene: Scene, kind: str, moments: Iterable[Moment], last: str = "") -> None:
+    """Take a run through its stages, and what it held through those of a redrive, with each server cut off in turn."""
+    made, files, words = pipelines(scene)[kind]
+    scene.place.put(files, prefix=f"{kind}/")
+    prefix = {"prefix": f"s3://archive/{kind}/{canaries.FOLDER}/"}
+    run = Watched(scene.place, made, run_id="manual__1", params=prefix, tries=1, answer=words)
+    for stage, servers in ASKS[kind].items():
+        scene.through(run, stage, servers, moments, f"{kind} {stage}")
+        if stage == last:
+            return
+    asked = {"redrive_run": "manual__1", "redrive_why": "the cause is cured", "redrive_by": "an operator"}
+    again = Watched(scene.place, made, run_id="manual__2", params=asked, tries=1)
+    for stage in ("receive", "buffer", "parse"):
+        servers = tuple(server for server in ASKS[kind][stage] if stage != "receive" or server != "S3")
+        scene.through(again, stage, servers, moments, f"{kind} redrive: {stage}")
+
+
+@pytest.mark.parametrize(("kind", "last"), [("imaging", "normalize"), ("clinical", ""), ("ccda", "normalize")])
+def test_no_name_is_seen_when_a_server_is_cut_off_at_a_name(scene: Scene, kind: str, last: str) -> None:
+    cut_everywhere(scene, kind, [canaries.CANARY], last)
+    assert +scene.found == Counter(), scene.table()
+    assert all(scene.felt[f"{kind} {stage}", "S3"] for stage in ("receive", "buffer", "parse"))
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("kind", ASKS)
+def test_no_name_is_seen_whatever_is_cut_off_when(scene: Scene, kind: str) -> None:
+    cut_everywhere(scene, kind, MOMENTS)
+    sys.stdout.write(f"\n{scene.table()}\n")
+    assert +scene.found == Counter(), scene.table()
+    assert [where for where, times in scene.felt.items() if not times] == []
+    assert scene.filled >= set(PLACES) - ({"question"} if kind != "ccda" else set())
