@@ -44,10 +44,12 @@ def http(status: int, body: str, length: int | None = None) -> bytes:
     return f"{head}Connection: close\r\n\r\n{body}".encode()
 
 
+SESSION = boto3.Session("testing", "testing", region_name="us-east-1")  # one, which loads its models once
+
+
 def client(endpoint: str, **config: Any) -> S3:
-    session = boto3.Session("testing", "testing", region_name="us-east-1")
-    quick = {"connect_timeout": 0.1, "read_timeout": 0.1, "retries": {"total_max_attempts": 1}}
-    return S3(session, session.client("s3", endpoint_url=endpoint, config=Config(**quick | config)))
+    quick = {"connect_timeout": 0.1, "read_timeout": 0.05, "retries": {"total_max_attempts": 1}}
+    return S3(SESSION, SESSION.client("s3", endpoint_url=endpoint, config=Config(**quick | config)))
 
 
 @contextmanager

@@ -15,12 +15,15 @@ from airlock_tasks import arrivals
 from airlock_tasks.arrivals import ArrivalsTrigger, QueueProducer, arrivals_asset
 from airlock_tasks.dag import new_dag
 from tests.chain import pipeline
+from tests.cut_off import address
 from tests.servers.moto import moto_server
+from tests.servers.proxy import proxies
 from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+LOGGED = "was not sent to the dead-letter queue", "queue cannot be read"
 STORED, LOST, REFUSED = AdvanceOutcome(1, 0), AdvanceOutcome(0, 1), AdvanceOutcome(0, 0, rejected=1)
 
 
@@ -181,6 +184,34 @@ def test_queue_that_is_not_there_yet_is_waited_for(queues: Queues, counted: dict
         await producer.aclose()
 
     asyncio.run(asyncio.wait_for(read(), 60))
+
+
+def test_a_queue_that_is_cut_off_is_read_again_and_the_log_names_no_object(
+    queues: Queues, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    queues.send("CANARYX^JANE, which is no notification")
+    with proxies(1) as (proxy,):
+        proxy.target = address(queues.sqs.meta.endpoint_url)
+        once = {"retries": {"total_max_attempts": 1}}
+        extra = {"endpoint_url": proxy.url, "region_name": "us-east-1", "config_kwargs": once}
+        connection = {"conn_type": "aws", "login": "testing", "password": "testing", "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
+        proxy.cut_at("CANARYX")  # when the message is sent to the dead-letter queue
+
+        async def read() -> None:
+            producer = QueueProducer(queues.settings())
+            stream = producer.open_stream()
+            burst = asyncio.ensure_future(anext(stream))
+            await asyncio.to_thread(until, "both are logged", lambda: all(text in caplog.text for text in LOGGED), 30)
+            proxy.restore()
+            queues.send(notice("in/a.dcm"))
+            await burst
+            await stream.aclose()
+            await producer.aclose()
+
+        asyncio.run(asyncio.wait_for(read(), 60))
+    assert "ConnectionClosedError" in caplog.text
+    assert [name for name in ("CANARYX", "http://") if name in caplog.text] == []
 
 
 def test_what_sqs_could_not_delete_is_tried_again(queues: Queues, caplog: pytest.LogCaptureFixture) -> None:

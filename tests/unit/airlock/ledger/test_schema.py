@@ -16,7 +16,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import MetaData, Table, insert, text
+from sqlalchemy import MetaData, Table, insert, literal, select, text
 from sqlalchemy.exc import IntegrityError
 
 import airlock.ledger.migrations
@@ -24,7 +24,7 @@ from airlock.ledger import Ledger, LedgerError, upgrade
 from airlock.ledger.__main__ import main
 from airlock.ledger.database import engine_for, parse_url, writing
 from airlock.ledger.schema import REVISION, VERSION_TABLE
-from airlock.ledger.tables import metadata
+from airlock.ledger.tables import UtcDateTime, metadata
 from airlock.records import CONTRACTS
 from tests.unit.airlock.ledger.samples import NIGHTLY, SEEN_AT, STORE, arrivals, begin, uids
 
@@ -331,4 +331,15 @@ def test_a_database_error_does_not_show_what_was_in_the_row(own_url: str) -> Non
         )  # PostgreSQL quotes the value that is there
         with pytest.raises(LedgerError, match=r"the ledger at .* failed \(.*check that the database is up") as refusal:
             ledger.claim("nightly", "a", arrivals("1", "2").with_columns(bucket=pl.lit(name)))
+    assert name not in "".join(traceback.format_exception(refusal.value))
+
+
+def test_a_value_that_the_database_cannot_take_is_not_shown(own_url: str) -> None:
+    name = "DOE^" + "JANE"
+    with (
+        Ledger.open(own_url) as ledger,
+        pytest.raises(LedgerError, match="failed") as refusal,
+        ledger._reading() as open_,
+    ):
+        open_.execute(select(literal(name, UtcDateTime())))
     assert name not in "".join(traceback.format_exception(refusal.value))
