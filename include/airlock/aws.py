@@ -16,10 +16,9 @@ from urllib3.exceptions import HTTPError
 # urllib3's own errors come out of a body that is read after the call.
 AWS_ERRORS = (ClientError, BotoCoreError, Boto3Error, ResponseParserError, HTTPError)
 
-for _name in ("botocore", "boto3", "s3transfer", "aiobotocore", "urllib3"):
+for _name in ("botocore", "boto3", "s3transfer", "aiobotocore"):
     logging.getLogger(_name).setLevel(logging.INFO)
-logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
-logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def error_code(error: Exception) -> str:

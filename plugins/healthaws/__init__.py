@@ -1,1 +1,12 @@
-"""Hooks, operators, sensors and triggers for AWS HealthImaging and HealthLake, in the shape of the amazon provider."""
+"""Hooks, operators, sensors and triggers for AWS HealthImaging and HealthLake, in the shape of the amazon provider.
+
+botocore and urllib3 log requests and answers at DEBUG, and urllib3 warns of a header with the request's address: both
+may tell who a patient is, so their loggers are kept above that.
+"""
+
+from __future__ import annotations
+
+import logging
+
+for _name, _level in {"botocore": logging.INFO, "aiobotocore": logging.INFO, "urllib3": logging.ERROR}.items():
+    logging.getLogger(_name).setLevel(_level)

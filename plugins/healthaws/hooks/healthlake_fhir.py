@@ -55,7 +55,7 @@ class HealthLakeFhirHook(HealthLakeHook):
     Decimals of resources are :class:`decimal.Decimal`, in what is returned and in what is sent: they keep their digits.
 
     Messages name the interaction, the resource type, the HTTP status and the codes of the OperationOutcome. They hold
-    no address, no id and no diagnostics. botocore and urllib3 log addresses at DEBUG.
+    no address, no id and no diagnostics. Nor does the log: the package keeps the clients' loggers above DEBUG.
     """
 
     def __init__(
