@@ -1,0 +1,75 @@
+"""A released study has all that is known of it: unreadable files, files of other runs, files that were mended."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.dicom_files import ct
+from tests.integration.between_runs.runs import BAD, by_hand, given, newest_contract, redrive, released, slices
+
+if TYPE_CHECKING:
+    from tests.chain import Place
+
+pytestmark = pytest.mark.slow
+
+
+class TestUnreadableFiles:
+    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-2: a file without a header holds no study")
+    def test_a_study_with_an_unreadable_sibling_is_held(self, place: Place) -> None:
+        place.put({"empty/001.dcm": ct(1, 1, 1), "empty/002.dcm": ct(1, 1, 2), "empty/003.dcm": b""})
+        place.put({"garbage/001.dcm": ct(2, 1, 1), "garbage/002.dcm": ct(2, 1, 2), "garbage/003.dcm": b"\0" * 4000})
+        report = by_hand(place, "one").run()
+        given(report["dispositions"]["quarantined"] == 2)
+        assert report["studies"]["released"] == 0
+        assert place.contracts() == []
+
+    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-2: the declared number of instances is unused")
+    def test_a_study_with_fewer_instances_than_it_declares_is_not_passed_off_as_complete(self, place: Place) -> None:
+        place.put({f"{n:03}.dcm": ct(1, 1, n, NumberOfStudyRelatedInstances=300) for n in (1, 2)})
+        by_hand(place, "one").run()
+        contract = newest_contract(place)  # none if the policy holds the study
+        assert contract is None or "300" in json.dumps(contract.get("completeness"))
+
+    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-2: a redrive of a vanished file releases")
+    def test_a_redrive_of_a_file_that_has_vanished_does_not_release_its_study(self, place: Place) -> None:
+        place.put({"001.dcm": ct(1, 1, 1), "002.dcm": BAD})
+        given(by_hand(place, "one").run()["studies"]["held"] == 1)
+        place.s3().delete_object(Bucket="archive", Key="in/002.dcm")
+        again = redrive(place, "two", "element_too_long").run()
+        given("object_gone" in again["reasons"])
+        assert again["studies"]["released"] == 0
+        assert place.contracts() == []
+
+
+class TestLater:
+    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="M-1: auditing again unsays a release")
+    def test_a_release_stands_when_its_run_is_audited_again_after_a_bad_sibling_came(self, place: Place) -> None:
+        place.put({"001.dcm": ct(1, 1, 1)}, "in/one/")
+        place.put({"bad.dcm": BAD}, "in/two/")
+        one = by_hand(place, "one", "one")
+        given(one.run()["dispositions"] == {"released": 1})
+        by_hand(place, "two", "two").run()
+        assert one.onward("audit")["dispositions"] == {"released": 1}
+
+    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="M-2: a file mended under its key releases nothing")
+    def test_a_study_is_released_when_its_bad_files_are_mended_under_their_keys(self, place: Place) -> None:
+        without_uid = {"002.dcm": ct(1, 1, 2, SOPInstanceUID="")}
+        under_one_uid = {"003.dcm": ct(1, 1, 3, pixel=1), "004.dcm": ct(1, 1, 3, pixel=2)}
+        place.put({"001.dcm": ct(1, 1, 1)} | without_uid | under_one_uid)
+        given(by_hand(place, "one").run()["dispositions"] == {"quarantined": 3, "held": 1})
+        place.put({"002.dcm": ct(1, 1, 2), "003.dcm": ct(1, 1, 5, pixel=1), "004.dcm": ct(1, 1, 6, pixel=2)})
+        by_hand(place, "two").run()
+        assert released(place) == slices(1, 2, 5, 6)
+
+    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="f: what is released keeps study_incomplete")
+    def test_what_was_held_for_a_sibling_is_released_with_its_study(self, place: Place) -> None:
+        place.put({"001.dcm": ct(1, 1, 1), "002.dcm": BAD})
+        by_hand(place, "one").run()
+        place.put({"002.dcm": ct(1, 1, 2)})
+        by_hand(place, "two").run()
+        given(released(place) == slices(1, 2))
+        with place.ledger() as ledger:
+            assert "held" not in {state for state, number in ledger.states("nightly").items() if number}

@@ -1,0 +1,61 @@
+"""Older clinical content never overwrites newer content, in the store or downstream, and content may come back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.chain import clinical_pipeline
+from tests.clinical_files import ndjson, observation, patient
+from tests.integration.between_runs.runs import DAY, LAST_NIGHT, by_hand, given, put_at
+
+if TYPE_CHECKING:
+    from tests.chain import Chain, Place
+    from tests.clinical_files import Resource
+
+pytestmark = pytest.mark.slow
+
+MONDAY = LAST_NIGHT - 7 * DAY
+
+
+def deliver(place: Place, day: int, name: str, *resources: Resource) -> Chain:
+    """Deliver a file on this day, and return the run that follows."""
+    put_at(place, MONDAY + day * DAY, {f"{name}.ndjson": ndjson(*resources)})
+    return by_hand(place, f"day-{day}", line=clinical_pipeline(audit={"manifest_wait_seconds": 0.1}))
+
+
+def updated(day: int) -> dict[str, str]:
+    return {"lastUpdated": (MONDAY + day * DAY).isoformat()}
+
+
+def gender(place: Place) -> str | None:
+    return (place.stored("Patient/p1") or {}).get("gender")
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-4: a night cleared late writes old content over new")
+def test_a_night_that_is_cleared_after_a_later_one_does_not_write_its_older_content(place: Place) -> None:
+    first = deliver(place, 1, "first", patient(gender="male", meta=updated(1)))
+    first.until("buffer")
+    deliver(place, 2, "second", patient(gender="female", meta=updated(2))).run()
+    given(gender(place) == "female")
+    first.onward("parse")
+    assert gender(place) == "female"
+    assert first.words == {"Patient/p1": ("ignored", "newer_content")}
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-5: bytes that return under their key are no arrival")
+def test_content_that_returns_under_its_key_is_imported_again(place: Place) -> None:
+    for day, said in enumerate(("male", "female", "male")):
+        deliver(place, day, "Patient-p1", patient(gender=said)).run()
+    assert gender(place) == "male"
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="H-4: a doubt about a patient ends with its run")
+def test_a_patient_in_doubt_is_held_in_the_next_run_too(place: Place) -> None:
+    place.faults({"kind": "manifest_partial", "key": "Observation/o1", "times": 1})
+    first = deliver(place, 1, "first", patient(), observation("o1"))
+    first.run()
+    given(first.words["Patient/p1"][0] == "held")
+    deliver(place, 2, "second", observation("o2")).run()
+    assert place.routed() == set()
