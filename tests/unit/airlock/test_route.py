@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -12,13 +13,14 @@ from botocore.config import Config
 
 from airlock.destinations.s3 import S3Folder
 from airlock.records import CONTRACTS, STUDIES, digest, study_key
-from airlock.route import RouteError, route
+from airlock.route import RouteError, announce, route
 from airlock.s3 import S3
 from airlock.s3uri import S3Uri
 from airlock.workspace import DatasetMissingError
 from tests.unit.airlock.world import STORE, pipeline
 
 if TYPE_CHECKING:
+    from airlock.destinations import Message
     from airlock.pipelines import Route
     from airlock.run import Run
     from tests.unit.airlock.world import World
@@ -117,6 +119,38 @@ def test_only_the_contracts_dataset_is_read(world: World) -> None:
     drafts = pl.DataFrame([(study_key("1.9"), "1.9", "{}")], schema=STUDIES, orient="row")
     run.workspace.write("studies", STUDIES, drafts)
     assert routed(run) == {"first": 1, "second": 1}
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-5: a contract whose content returns is not sent")
+def test_a_content_that_returns_after_another_one_is_sent_again(world: World) -> None:
+    for revision, text in enumerate("aba", start=1):
+        routed(released(world, ("1.1", revision, text), run_id=f"run-{revision}"))
+    assert content(world, "s3://work/first/") == ["a", "b", "a"]
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="H-1: told of before the task has succeeded")
+def test_an_asset_is_told_by_the_next_run_of_what_a_lost_task_did_not_tell(world: World) -> None:
+    to_an_asset = [{"name": "studies", "asset": {"name": "released-studies"}}]
+    announce(released(world, ("1.1", 1, "a"), routes=to_an_asset))  # the worker is lost before Airflow takes the events
+    told = announce(released(world, ("1.2", 1, "b"), run_id="two", routes=to_an_asset))
+    assert set(told["released-studies"]) == {study_key("1.1"), study_key("1.2")}
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="M-6: a lost worker and its retry have one lease")
+def test_a_worker_that_airflow_has_lost_and_its_retry_send_a_contract_once(world: World) -> None:
+    run, sent = released(world, ("1.1", 1, "a"), routes=TWO[:1]), []
+
+    class Slow:
+        """A destination that takes so long over the first message that Airflow starts the task again meanwhile."""
+
+        def send(self, message: Message) -> None:
+            sent.append(message.subject_key)
+            if len(sent) == 1:
+                with suppress(RouteError):  # it may say that the other try still has the message
+                    route(run, {"first": self})
+
+    route(run, {"first": Slow()})
+    assert sent == [study_key("1.1")]
 
 
 class TestDown:

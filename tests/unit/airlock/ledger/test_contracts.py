@@ -123,6 +123,13 @@ def test_a_file_on_its_way_in_another_run_keeps_its_study_back(opened: Ledger) -
     assert studies(opened.unresolved_files("f" * 32, NIGHTLY, uids("1.study"), "b")) == []
 
 
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-3: nothing of a run is seen until it settles")
+def test_a_file_in_the_store_keeps_its_study_back_until_its_run_has_settled(opened: Ledger) -> None:
+    opened.claim_instances(STORE, NIGHTLY, "a", claims(("1", "1.1")))
+    opened.record_imported(STORE, "a", imports(("1", "1.1")), study(), series())
+    assert studies(opened.unresolved_files(STORE, NIGHTLY, uids("1.study"), "b")) == ["1.study"]
+
+
 def test_a_run_whose_books_do_not_balance_keeps_its_studies_back(opened: Ledger) -> None:
     held = pl.DataFrame([("1.study", study_key("1.study"), "hold", "run_unbalanced")], schema=GATES, orient="row")
     opened.record_gates(STORE, "a", held)

@@ -198,3 +198,39 @@ def test_requeue_is_a_command(opened: Ledger, url: str, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         main(["requeue", "--url", url])
     assert "requeue needs --pipeline" in capsys.readouterr().err
+
+
+def send(ledger: Ledger, *senders: tuple[str, str]) -> list[int]:
+    """Send what is due to each pipeline's run in turn, and return the revisions in the order of sending."""
+    sent = []
+    for whose, owner in senders:
+        for message in ledger.due(whose, TO, LATER, 10, owner):
+            ledger.mark_sent(message.id, LATER)
+            sent.append(message.revision)
+    return sent
+
+
+class TestRevisions:
+    """A destination gets the revisions of a subject in order, whoever sends them."""
+
+    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="M-6: free messages of other pipelines block nothing")
+    def test_a_later_revision_of_another_pipeline_does_not_overtake_the_earlier_one(self, opened: Ledger) -> None:
+        begin(opened, "w", pipeline="weekly")
+        opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
+        opened.enqueue("weekly", "w", TO, messages(("k1", 2, "d2")))
+        assert send(opened, ("weekly", "w"), (NIGHTLY, "a"), ("weekly", "w")) in ([1, 2], [2])
+
+    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="M-6: a run that routes late sends 1 after 2")
+    def test_an_earlier_revision_that_is_queued_late_is_not_sent_after_the_later_one(self, opened: Ledger) -> None:
+        opened.enqueue(NIGHTLY, "b", TO, messages(("k1", 2, "d2")))
+        sent = send(opened, (NIGHTLY, "b"))
+        opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
+        assert [*sent, *send(opened, (NIGHTLY, "a"))] == [2]
+
+    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-5: a content that returns is never queued again")
+    def test_a_content_that_returns_after_another_one_is_sent_again(self, opened: Ledger) -> None:
+        sent = []
+        for revision, content in enumerate("ABA", start=1):
+            opened.enqueue(NIGHTLY, "a", TO, messages(("k1", revision, content)))
+            sent += send(opened, (NIGHTLY, "a"))
+        assert sent == [1, 2, 3]
