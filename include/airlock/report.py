@@ -151,7 +151,8 @@ def _counted(counts: dict[str, int]) -> str:
     """Return counts in words: first, in any case, what is released, then what waits, then the rest as it stands."""
     first = {name: counts.get(name, 0) for name in ("released", WAITING)}
     named = (first | counts).items()
-    return ", ".join(f"{n} {_IN_WORDS.get(name, name)}" for name, n in named if n or name == "released")
+    words = ((n, _IN_WORDS.get(name, name)) for name, n in named if n or name == "released")
+    return ", ".join(f"{n} {word.removesuffix('s') if n == 1 else word}" for n, word in words)
 
 
 def _by_number(counter: Mapping[str, int]) -> dict[str, int]:

@@ -25,7 +25,7 @@ IMAGING: dict[str, Any] = {
 CLINICAL: dict[str, Any] = {
     "arrivals": 12,
     "resources": 222,
-    "dispositions": {"released": 193, "quarantined": 26, "failed": 3},
+    "dispositions": {"released": 193, "quarantined": 25, "failed": 3, "duplicate": 1},
     "reasons": {"rejected": {"units": 3, "sentence": "..."}},
     "patients": {"released": 20, "held": 1},
     "files": {"released": 11, "held": 1},
@@ -68,7 +68,7 @@ def test_resources_are_counted_with_their_patients_and_files() -> None:
     result, lines = concluded(task, CLINICAL)
     assert result["dispositions"] == CLINICAL["dispositions"]
     assert lines == [
-        "The books balance. Of 222 resources: 193 released, 26 quarantined, 3 failed.",
+        "The books balance. Of 222 resources: 193 released, 25 quarantined, 3 failed, 1 duplicate.",
         "Patients: 20 released, 1 held.",
         "Files: 11 released, 1 held.",
         *PLACES,
