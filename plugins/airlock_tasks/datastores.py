@@ -37,14 +37,33 @@ def image_sets(healthimaging: HealthImaging) -> HealthImagingImageSetsHook:
     )
 
 
+def with_region(pipeline: Pipeline) -> Pipeline:
+    """Return the pipeline with the region of its HealthImaging data store, where it publishes what lies there.
+
+    Raises
+    ------
+    AirflowFailException
+        If ``publish.dicomweb_region`` names another region.
+    """
+    if not isinstance(pipeline, ImagingPipeline) or pipeline.healthlake is None:
+        return pipeline
+    store = pipeline.healthimaging
+    hook = HealthImagingHook(aws_conn_id=store.aws_conn_id, region_name=store.region_name)
+    try:
+        return pipeline.in_region(hook.conn_region_name)
+    except ValueError as error:
+        raise AirflowFailException(str(error)) from None
+
+
 def check_datastores(pipeline: Pipeline) -> None:
     """Refuse a data store that cannot be imported into, before four stages have worked for it.
 
     Raises
     ------
     AirflowFailException
-        If one does not exist or is not ACTIVE.
+        If one does not exist or is not ACTIVE, or the regions contradict each other.
     """
+    with_region(pipeline)
     if isinstance(pipeline, ImagingPipeline):
         _require(pipeline, "healthimaging", pipeline.healthimaging, _imaging_status(pipeline.healthimaging))
     if isinstance(pipeline, ImagingPipeline | ClinicalPipeline) and pipeline.healthlake is not None:

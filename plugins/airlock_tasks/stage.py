@@ -11,6 +11,8 @@ from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.sdk import BaseHook, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
 
+from airlock_tasks.datastores import with_region
+
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
@@ -172,7 +174,7 @@ def open_run(pipeline: Pipeline, context: Context, folder: str = "") -> Run[Any]
         prefix = source_prefix(pipeline, context["params"].get("prefix"))
     except PrefixOutsideSourceError as error:
         raise AirflowFailException(str(error)) from None
-    s3 = connect_s3(pipeline.source.aws_conn_id)
+    pipeline, s3 = with_region(pipeline), connect_s3(pipeline.source.aws_conn_id)
     window, asked = run_window(context, sweep=pipeline.arrivals is not None), redrive_request(pipeline, context)
     run = Run(pipeline, context["run_id"], window, prefix, s3, Ledger.open(ledger_url()), folder, redrive=asked)
     return run.as_plan() if is_plan(context) else run

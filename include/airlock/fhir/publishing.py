@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
+
+from botocore.endpoint_provider import RuleSetStandardLibrary
+from botocore.loaders import Loader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,20 +58,37 @@ class Publishing:
         HealthImaging developer guide, "Retrieving DICOM data": ``/studies/...`` is appended to it, and
         ``?imageSetId=...`` where an image set is not the primary one.
         """
-        return f"https://dicom-medical-imaging.{self.region}.amazonaws.com/datastore/{self.healthimaging_datastore_id}"
+        host = f"dicom-medical-imaging.{self.region}.{_dns_suffix(self.region)}"
+        return f"https://{host}/datastore/{self.healthimaging_datastore_id}"
 
     @property
     def image_set_system(self) -> str:
         """The namespace of image set ids: with ``/`` and the id, the address of the image set (GetImageSet)."""
-        host = f"runtime-medical-imaging.{self.region}.amazonaws.com"
+        host = f"runtime-medical-imaging.{self.region}.{_dns_suffix(self.region)}"
         return f"https://{host}/datastore/{self.healthimaging_datastore_id}/imageSet"
 
 
+@cache
+def _dns_suffix(region: str) -> str:
+    """Return how the host names of a region end; botocore knows the partitions."""
+    partition = RuleSetStandardLibrary(Loader().load_data("partitions")).aws_partition(region)
+    return str(partition["dnsSuffix"])
+
+
 def publishing(pipeline: ImagingPipeline, store: HealthLake) -> Publishing:
-    """Return how a pipeline's released studies are published to a HealthLake data store."""
+    """Return how a pipeline's released studies are published to a HealthLake data store.
+
+    Raises
+    ------
+    ValueError
+        If nothing says which region the HealthImaging data store is in.
+    """
     settings = pipeline.publish
+    region = pipeline.healthimaging.region_name or settings.dicomweb_region
+    if region is None:
+        raise ValueError("the region of the HealthImaging data store is not known: set healthimaging.region_name")
     return Publishing(
-        region=settings.dicomweb_region,
+        region=region,
         healthimaging_datastore_id=pipeline.healthimaging.datastore_id,
         healthlake_datastore_id=store.datastore_id,
         issuer_systems=settings.issuer_systems,

@@ -51,4 +51,8 @@ class Publish(Settings):
     resource_bytes: int = Field(
         10 * 1024**2, ge=1, description="a larger ImagingStudy leaves out the instances of its largest series"
     )
-    dicomweb_region: str = Field("us-east-1", description="AWS region in the Endpoint's DICOMweb address")
+    dicomweb_region: str | None = Field(
+        None,
+        description="AWS region in the Endpoint's DICOMweb address, which is that of the HealthImaging data store; "
+        "another one is refused",
+    )

@@ -233,6 +233,23 @@ class ImagingPipeline(Pipeline):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _regions_agree(self) -> ImagingPipeline:
+        return self.in_region(self.healthimaging.region_name)
+
+    def in_region(self, region: str | None) -> ImagingPipeline:
+        """Return the pipeline with the region of its HealthImaging data store; raise ValueError for a contradiction."""
+        written = self.publish.dicomweb_region
+        if written and region and written != region:
+            raise ValueError(
+                f"publish.dicomweb_region is {written!r}, but the HealthImaging data store is in {region!r}: "
+                f"leave dicomweb_region out, or correct healthimaging.region_name or its connection's region"
+            )
+        if region == self.healthimaging.region_name:
+            return self
+        store = self.healthimaging.model_copy(update={"region_name": region})
+        return self.model_copy(update={"healthimaging": store})
+
     @property
     def datastore_id(self) -> str:
         """The HealthImaging data store."""

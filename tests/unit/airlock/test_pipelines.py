@@ -185,6 +185,13 @@ def test_a_wrong_field_is_named_with_its_value_and_the_fix(tmp_path: Path, where
     assert says in problem(tmp_path, changed(where, value))
 
 
+def test_a_region_of_published_endpoints_that_contradicts_the_data_store_is_refused(tmp_path: Path) -> None:
+    content = changed("healthimaging.region_name", "eu-west-1") | {"publish": {"dicomweb_region": "us-east-1"}}
+    assert "publish.dicomweb_region is 'us-east-1', but the HealthImaging data store is in 'eu-west-1'" in problem(
+        tmp_path, content
+    )
+
+
 def test_every_wrong_field_is_named_at_once(tmp_path: Path) -> None:
     text = problem(tmp_path, changed("source.uri", "archive") | {"retries": 0, "colour": "red"})
     assert all(field in text for field in ("'source.uri'", "'retries'", "'colour'"))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 HEAD = study(StudyInstanceUID="1.2.1", AccessionNumber="A1")
 CHEST = study(StudyInstanceUID="1.2.2", AccessionNumber="A2")  # of the same patient
 OTHER = study(StudyInstanceUID="1.2.3", PatientID="P2")
-LINE = pipeline(healthlake=SECTIONS["healthlake"])
+LINE = pipeline(healthlake=SECTIONS["healthlake"], healthimaging={"region_name": "eu-west-1"})
 NAMED = references(HEAD, publishing(LINE, LINE.healthlake))  # type: ignore[arg-type]  # it has a healthlake section
 PATIENT, STUDY = NAMED["Patient"], NAMED["ImagingStudy"]
 

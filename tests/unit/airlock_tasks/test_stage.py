@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from airlock.fhir.publishing import publishing
 from airlock.ledger import upgrade
 from airlock.pipelines.parts import Staging
 from airlock.pipelines.routes import Delivery
@@ -19,7 +20,7 @@ from airlock_tasks.audit import AuditOperator, PublicationAuditOperator
 from airlock_tasks.normalize import FhirNormalizeOperator, PublicationNormalizeOperator
 from airlock_tasks.stage import CONNECTIONS, connect_s3, is_plan, ledger_url, open_run, run_window
 from airlock_tasks.validate import FhirValidateOperator
-from tests.chain import ccda_pipeline, clinical_pipeline, pipeline
+from tests.chain import DATASTORE, HEALTHLAKE, ROLE, ccda_pipeline, clinical_pipeline, pipeline
 from tests.servers.moto import moto_server
 
 if TYPE_CHECKING:
@@ -91,6 +92,26 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db"
     upgrade(url)
     monkeypatch.setenv("AIRLOCK_LEDGER_URL", url)
+
+
+def _in_region(region: str, monkeypatch: pytest.MonkeyPatch, **publish: str) -> Any:
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps({"conn_type": "aws", "extra": {"region_name": region}}))
+    store = {"datastore_id": DATASTORE, "data_access_role_arn": ROLE, "output_uri": "s3://output/imports/"}
+    return pipeline(healthimaging=store, healthlake=HEALTHLAKE, publish=publish)
+
+
+@pytest.mark.usefixtures("ledger")
+def test_a_run_that_publishes_knows_the_region_of_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_run(_in_region("eu-west-1", monkeypatch), context())
+    assert "dicom-medical-imaging.eu-west-1." in publishing(run.pipeline, run.pipeline.healthlake).dicomweb_url
+
+
+@pytest.mark.usefixtures("ledger")
+def test_a_connection_in_another_region_than_published_endpoints_name_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(AirflowFailException, match=r"publish\.dicomweb_region is 'us-west-2', .* is in 'eu-west-1'"):
+        open_run(_in_region("eu-west-1", monkeypatch, dicomweb_region="us-west-2"), context())
 
 
 @pytest.mark.usefixtures("ledger")
