@@ -20,6 +20,7 @@ from airlock.buffer import find_index, shards_of
 from airlock.contracts import FhirReferences, StudyContract, complete, with_revision
 from airlock.fhir.publishing import publishing
 from airlock.fhir.study import references
+from airlock.input_files import name_files
 from airlock.ledger.studies import SERIES as SERIES_ELEMENTS
 from airlock.ledger.studies import STUDIES as STUDY_ELEMENTS
 from airlock.manifests import is_final, keep, proves_more, read_kept, read_output
@@ -165,7 +166,7 @@ def _account(run: Run, batch: Batch, until: float) -> tuple[pl.DataFrame, list[d
     files = run.workspace.read(f"batches/{batch.batch_id}", BATCHES)
     rows = run.workspace.find(f"jobs/{batch.batch_id}", JOBS).to_dicts()
     if rows:
-        output = _output(run, rows[0], max(0.0, until - time.monotonic()))
+        output = name_files(files, rows[0], _output(run, rows[0], max(0.0, until - time.monotonic())))
         return account(files, rows[0], output), [_entry(batch, rows[0], discrepancies(files, output))]
     known = run.ledger.job(batch.batch_id)
     return account(files, None, None, _absent(known)), [] if known is None else [_entry(batch, vars(known), [])]

@@ -10,6 +10,7 @@ import io
 import json
 import re
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,6 +34,8 @@ RESULTS = {
 DETAIL_LENGTH = 500  # characters of the service's free text that are kept; the whole of it stays in the job's folder
 POLL_SECONDS = 2.0
 _ABOUT = "airlock.output"  # of a kept output's file: its metadata
+SHAPES, SHAPE_FIELDS = 20, 12  # of lines that cannot be read: so many are told apart, so many fields of each are named
+_FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 OTHER = "OTHER"  # the service's own type for a warning that has no other
 
 # The usual line: a success with these fields, each once, and no escape in its texts; such lines are read together.
@@ -86,6 +89,7 @@ class JobOutput:
     unreadable_lines: int
     image_set_versions: dict[str, int] = field(default_factory=dict)
     non_primary_sets: frozenset[str] = frozenset()  # as the manifest has it; a line may say so as well
+    shapes: dict[str, int] = field(default_factory=dict)  # of the unreadable lines: their fields, and a count
 
 
 def read_output(
@@ -113,6 +117,7 @@ def read_output(
 
 
 OutputT = TypeVar("OutputT")
+ShapeT = TypeVar("ShapeT")
 
 
 def until_whole(
@@ -199,7 +204,8 @@ def _is_whole(output: JobOutput) -> bool:
 
 def _read_once(s3: S3, folder: S3Uri) -> JobOutput:
     summary = _summary(s3, folder)
-    results = pl.concat(_results(kind, _lines(s3, folder.join(name))) for kind, name in RESULTS.items())
+    shapes: Counter[str] = Counter()
+    results = pl.concat(_results(kind, _lines(s3, folder.join(name)), shapes) for kind, name in RESULTS.items())
     lines = results.filter(pl.col("staged_key").is_not_null())
     sets = _image_sets(summary or {})
     versions = {name: whole_number(item.get("imageSetVersion")) for name, item in sets.items()}
@@ -210,6 +216,7 @@ def _read_once(s3: S3, folder: S3Uri) -> JobOutput:
         unreadable_lines=results.height - lines.height,
         image_set_versions={name: version for name, version in versions.items() if version is not None},
         non_primary_sets=frozenset(name for name, item in sets.items() if item.get("isPrimary") is False),
+        shapes=dict(shapes),
     )
 
 
@@ -258,14 +265,14 @@ def _lines(s3: S3, where: S3Uri) -> list[bytes]:
     return [line for line in body.splitlines() if line.strip()]
 
 
-def _results(kind: str, lines: list[bytes]) -> pl.DataFrame:
-    """Return a row of `LINES` per line, in their order; one that names no file has no staged key."""
+def _results(kind: str, lines: list[bytes], shapes: Counter[str]) -> pl.DataFrame:
+    """Return a row of `LINES` per line, in their order; one that names no file has no staged key, and a shape."""
     texts = pl.DataFrame({"text": _texts(lines)}).with_row_index("line")
     once = (pl.col("text").str.count_matches(f'"{name}"', literal=True) < 2 for name in _RESPONSE_FIELDS)
     is_plain = (pl.col("text").str.contains(_PLAIN) & pl.all_horizontal(once)).fill_null(value=False)
     plain = texts.filter(is_plain).select("line", **_of_plain(kind))
     others = texts.filter(~is_plain)["line"]
-    rows = [{"line": number} | (_row(kind, lines[number]) or {}) for number in others]
+    rows = [{"line": number} | _row(kind, lines[number], shapes) for number in others]
     schema_ = pl.Schema({"line": texts.schema["line"]} | LINES)
     found = pl.concat([plain.cast(schema_), pl.DataFrame(rows, schema=schema_)])
     return found.sort("line").drop("line")
@@ -294,11 +301,13 @@ def _of_plain(kind: str) -> dict[str, pl.Expr]:
     }
 
 
-def _row(kind: str, line: bytes) -> dict[str, Any] | None:
-    content = mapping(_parsed(line))
+def _row(kind: str, line: bytes, shapes: Counter[str]) -> dict[str, Any]:
+    parsed = _parsed(line)
+    content = mapping(parsed)
     key = text(content.get("inputFile"))
     if key is None:
-        return None
+        count_shape(shapes, shape_of(parsed), "other fields")
+        return {}
     response, failure = mapping(content.get("importResponse")), mapping(content.get("exception"))
     warnings = mappings(response.get("warnings"))
     types = [warning_type(text(item.get("type")) or OTHER) for item in warnings]
@@ -313,6 +322,24 @@ def _row(kind: str, line: bytes) -> dict[str, Any] | None:
         "detail": text(str(message)[:DETAIL_LENGTH]) or None,
         "warnings": types or [OTHER] * (kind == "warning"),
     }
+
+
+def shape_of(value: object, depth: int = 3) -> str:
+    """Return the names of a JSON object's fields, and of the fields of objects in it; never a value."""
+    if not isinstance(value, dict):
+        return "no JSON object"
+    names = []
+    for name in sorted(value)[:SHAPE_FIELDS]:
+        inner = value[name] if depth > 1 else None
+        told = name if _FIELD_NAME.fullmatch(name) else "?"
+        names.append(f"{told}({shape_of(inner, depth - 1)})" if isinstance(inner, dict) else told)
+    return ", ".join(names)
+
+
+def count_shape(shapes: Counter[ShapeT], shape: ShapeT, other: ShapeT) -> None:
+    """Count one more line of a shape; where there are many shapes already, a new one counts as the other."""
+    many = shape not in shapes and len(shapes) >= SHAPES
+    shapes[other if many else shape] += 1
 
 
 def mapping(value: object) -> dict[str, Any]:

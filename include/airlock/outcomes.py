@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from airlock.manifests import DETAIL_LENGTH
 from airlock.reasons import Reason
 from airlock.records import OUTCOMES, Outcome
 
@@ -59,7 +60,7 @@ def account(
         rows = rows.with_columns(
             outcome=_outcome(output),
             found=_reason(job, output),
-            detail=_detail(job),
+            detail=_detail(job, output),
             job_id=pl.lit(job["job_id"]),
         )
     unsent = pl.col("reason").is_not_null()  # could not be staged: never part of the job
@@ -77,10 +78,12 @@ def _none(kind: PolarsDataType) -> pl.Expr:
     return pl.lit(None, kind)
 
 
-def _detail(job: dict[str, str]) -> pl.Expr:
+def _detail(job: dict[str, str], output: JobOutput) -> pl.Expr:
     named = pl.concat_str(pl.col("warnings").list.join(", "), "detail", separator=": ", ignore_nulls=True)
     warned = pl.when(pl.col("warnings").list.len() > 0).then(named)
-    return pl.coalesce(warned, "detail", pl.lit(job["message"] or None, pl.String))
+    unread = f"{output.unreadable_lines} result lines cannot be read{_shapes(output)}" if output.shapes else None
+    unnamed = pl.when(pl.col("succeeded").is_null()).then(pl.lit(unread, pl.String))
+    return pl.coalesce(warned, "detail", pl.lit(job["message"] or None, pl.String), unnamed)
 
 
 def _per_file(output: JobOutput) -> pl.DataFrame:
@@ -152,6 +155,12 @@ def _reason(job: dict[str, str], output: JobOutput) -> pl.Expr:
     )
 
 
+def _shapes(output: JobOutput) -> str:
+    """Return what can be told of the lines that cannot be read, behind a colon."""
+    told = "; ".join(f"{count} have {shape}" for shape, count in sorted(output.shapes.items()))
+    return f": {told}"[:DETAIL_LENGTH] if told else ""
+
+
 def discrepancies(files: pl.DataFrame, output: JobOutput) -> list[str]:
     """Say where a job's counts and lines differ from the batch's list; each is a sentence without identifiers."""
     sent = files.filter(pl.col("reason").is_null())["staged_key"]
@@ -164,7 +173,7 @@ def discrepancies(files: pl.DataFrame, output: JobOutput) -> list[str]:
     if foreign:
         found.append(f"{foreign} result lines name files that are not in the batch")
     if output.unreadable_lines:
-        found.append(f"{output.unreadable_lines} result lines cannot be read")
+        found.append(f"{output.unreadable_lines} result lines cannot be read{_shapes(output)}")
     if counted.scanned is not None and counted.scanned != sent.len():
         found.append(f"the job scanned {counted.scanned} files, the batch has {sent.len()}")
     if counted.imported is not None and counted.imported != lines.height - failed:

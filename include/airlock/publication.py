@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from airlock.clinical.audit import Accounts
+    from airlock.clinical.read_back import FhirReader
     from airlock.fhir.publishing import Publishing
     from airlock.pipelines import HealthLake
     from airlock.run import Run
@@ -80,10 +81,10 @@ def normalize(run: Run) -> list[Batch]:
     return stage(leg, store, new, pieces_of, standing)
 
 
-def audit(run: Run) -> dict[str, int]:
+def audit(run: Run, reader: FhirReader | None = None) -> dict[str, int]:
     """Account for every resource that was sent, and say which studies are proven; return how many are and are not."""
     leg = run.within(FOLDER)
-    accounts = account_batches(leg)
+    accounts = account_batches(leg, reader)
     leg.workspace.write("outcomes", RESOURCE_OUTCOMES, accounts.outcomes)
     imported = _record(run, accounts)
     there = _there(run, leg.workspace.find("resources", RESOURCES), imported)

@@ -90,7 +90,8 @@ class PublicationAuditOperator(AuditOperator):
         """Audit the publication, then the import of images again; what has no end yet shows the run as failed."""
         from airlock.publication import audit, undecided
 
-        studies = audit(run)
+        store = None if run.pipeline.healthlake is None else fhir_store(run.pipeline.healthlake)
+        studies = audit(run, store)
         self.log.info("Of %d studies, %d are proven in HealthLake.", sum(studies.values()), studies["published"])
         result = super().run_stage(run, context)
         return result | {"open_arrivals": result["open_arrivals"] + undecided(run)}

@@ -20,8 +20,9 @@ from airlock.clinical.contracts import ClinicalContract, complete, draft, with_s
 from airlock.clinical.import_ import strangers
 from airlock.clinical.manifests import is_final, keep, proves_more, read_kept, read_output, read_progress
 from airlock.clinical.outcomes import account, discrepancies, operation_outcomes
-from airlock.clinical.read_back import marked, read_back
+from airlock.clinical.read_back import differing, marked, read_back
 from airlock.clinical.records import BATCHES, DISPOSITIONS, FILES, GATES, OPERATION_OUTCOMES, OUTCOMES, VERDICTS
+from airlock.clinical.result_lines import as_read, identify, names_nothing
 from airlock.contracts import ContractOverride
 from airlock.normalize import find_batches
 from airlock.pipelines import CcdaPipeline
@@ -53,8 +54,16 @@ class Accounts:
     operation_outcomes: pl.DataFrame
 
 
-def account_batches(run: Run[Any]) -> Accounts:
-    """Account for every resource of every batch of a run, whatever kind of pipeline it is of."""
+def account_batches(run: Run[Any], reader: FhirReader | None = None) -> Accounts:
+    """Account for every resource of every batch of a run, whatever kind of pipeline it is of.
+
+    Parameters
+    ----------
+    run
+        The run.
+    reader
+        Reads the data store, where the result lines of a job name nothing; without it such a job proves nothing.
+    """
     frames, said = [OUTCOMES.to_frame()], [OPERATION_OUTCOMES.to_frame()]
     jobs: list[dict[str, Any]] = []
     suspect: list[str] = []
@@ -69,8 +78,11 @@ def account_batches(run: Run[Any]) -> Accounts:
             jobs += [] if known is None else [_entry(batch, sent, vars(known), [])]
             continue
         job = rows[0]
-        output = _output(run, job, max(0.0, until - time.monotonic()))
-        found = discrepancies(sent, job, output, read_progress(run.workspace, batch.batch_id))
+        output = identify(sent, job, _output(run, job, max(0.0, until - time.monotonic())))
+        progress = read_progress(run.workspace, batch.batch_id)
+        if reader is not None and names_nothing(sent, job, output, progress):
+            output = _read_each(run, reader, sent, job, output)
+        found = discrepancies(sent, job, output, progress)
         frames.append(account(sent, job, output))
         said.append(operation_outcomes(sent, job, output))
         jobs.append(_entry(batch, sent, job, found))
@@ -92,6 +104,18 @@ def _output(run: Run[Any], job: dict[str, Any], wait_seconds: float) -> JobOutpu
         return kept
     keep(run.workspace, job["batch_id"], job["job_id"], output)
     return output
+
+
+def _read_each(
+    run: Run[Any], reader: FhirReader, sent: pl.DataFrame, job: dict[str, Any], output: JobOutput
+) -> JobOutput:
+    """Read every resource of a batch by its id; keep the proof if all are as they were sent."""
+    if sent.height > run.pipeline.healthlake.most_reads_by_id:
+        return output
+    found = as_read(sent, job, output, differing(reader, run.s3, sent))
+    if not found.unread:
+        keep(run.workspace, job["batch_id"], job["job_id"], found)
+    return found
 
 
 def _absent(known: Job | None) -> Reason:
@@ -125,7 +149,7 @@ def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: pl.DataFrame
         ``resource_id``, ``content_digest``; None before that.
     """
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)  # where buffer never came to do it
-    accounts = account_batches(run)
+    accounts = account_batches(run, reader)
     outcomes = gate.doubt(accounts.outcomes, accounts.suspect)
     outcomes = _read_back(run, reader, outcomes)
     books = _books(run) | {"outcomes": outcomes}

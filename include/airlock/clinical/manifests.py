@@ -2,25 +2,35 @@
 
 Nothing here is trusted beyond its declared fields. A file that is not there is an empty one; a line that cannot be read
 is counted. Source: HealthLake developer guide, "Importing FHIR data" (output of an import job). The shape of the result
-lines is on no AWS page; it is read as live clients found it.
+lines is on no AWS page: `airlock.clinical.result_lines` says in which order their evidence is taken.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
 from airlock.clinical.lines import split
-from airlock.manifests import DETAIL_LENGTH, mapping, mappings, text, until_whole, whole_number
+from airlock.manifests import (
+    DETAIL_LENGTH,
+    count_shape,
+    mapping,
+    mappings,
+    shape_of,
+    text,
+    until_whole,
+    whole_number,
+)
 from airlock.records import schema
 from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from airlock.s3 import S3, ListedObject
     from airlock.workspace import Workspace
@@ -32,6 +42,7 @@ RESULTS = {
     "failure": "FAILURE/",
     "warning": "SUCCESS_WITH_SEARCH_VALIDATION_FAILURES/",  # minimal validation only
 }
+ERROR_STATUS = 400  # an HTTP status from here on says that a resource is not stored
 LINE_BYTES = 16 * 1024**2  # of the longest result line that is read
 OUTCOME_LENGTH = 64 * 1024  # characters of an OperationOutcome that are kept; the whole of it stays in the job's folder
 _AT_ONCE = 20_000  # lines that are held as Python objects
@@ -39,16 +50,27 @@ _TOO_LONG = {"severity": "error", "code": "too-long", "diagnostics": "see the re
 
 LINES = schema(
     {
-        "kind": pl.String,  # success, failure or warning
+        "kind": pl.String,  # success, failure or warning; read where the resource itself was read
         "file": pl.String,  # the import file, as the result file's place below its folder has it
         "resource_type": pl.String,
-        "resource_id": pl.String,
+        "resource_id": pl.String,  # null where the line has a lineId alone
+        "line_id": pl.Int64,
         "status_code": pl.Int64,
         "detail": pl.String,
         "outcome": pl.String,  # JSON of the OperationOutcome; null for a success
     }
 )
-Seen = dict[tuple[str, str], tuple[pl.DataFrame, int]]  # by key and etag: the rows, and how many lines are unreadable
+
+
+class Shape(NamedTuple):
+    """What can be told of lines that name no resource."""
+
+    folder: str
+    fields: str  # names, never values
+    stored: bool  # whether the folder and the status say that a resource is in the store
+
+
+Seen = dict[tuple[str, str], tuple[pl.DataFrame, Counter[Shape]]]  # by key and etag: rows, and lines that name nothing
 
 
 @dataclass(frozen=True)
@@ -69,12 +91,18 @@ class JobOutput:
     manifest_found: bool
     counters: Counters
     lines: pl.DataFrame
-    unreadable_lines: int
+    unread: Mapping[Shape, int] = field(default_factory=dict)
+
+    @property
+    def unreadable_lines(self) -> int:
+        """How many lines cannot be read or name no resource."""
+        return sum(self.unread.values())
 
     @property
     def named(self) -> int:
         """How many resources the lines name."""
-        return self.lines.select("file", "resource_type", "resource_id").n_unique()
+        line_id = pl.when(pl.col("resource_id").is_null()).then("line_id")
+        return self.lines.select("file", "resource_type", "resource_id", line_id).n_unique()
 
 
 def read_output(
@@ -110,8 +138,15 @@ def read_kept(workspace: Workspace, batch_id: str, job_id: str) -> JobOutput | N
         return None
     if content["job_id"] != job_id:
         return None
-    lines = workspace.read(content["lines"], LINES)
-    return JobOutput(content["manifest_found"], Counters(**content["counters"]), lines, content["unreadable_lines"])
+    unread = {Shape(*shape): count for *shape, count in content.get("unread", [])}
+    if unread or "unread" in content:
+        lines = workspace.read(content["lines"], LINES)
+    else:  # the older form; a reading that is not whole is made again
+        if content["unreadable_lines"]:
+            return None
+        older = pl.Schema({name: kind for name, kind in LINES.items() if name != "line_id"})
+        lines = workspace.read(content["lines"], older).with_columns(line_id=pl.lit(None, pl.Int64))
+    return JobOutput(content["manifest_found"], Counters(**content["counters"]), lines.select(LINES.names()), unread)
 
 
 def keep(workspace: Workspace, batch_id: str, job_id: str, output: JobOutput) -> None:
@@ -122,7 +157,7 @@ def keep(workspace: Workspace, batch_id: str, job_id: str, output: JobOutput) ->
         "job_id": job_id,
         "manifest_found": output.manifest_found,
         "counters": asdict(output.counters),
-        "unreadable_lines": output.unreadable_lines,
+        "unread": [[*shape, count] for shape, count in output.unread.items()],
         "lines": lines,
     }
     workspace.write_json(_kept_name(batch_id), kept)
@@ -180,15 +215,17 @@ def proves_more(one: JobOutput, other: JobOutput) -> bool:
 
 def _is_whole(output: JobOutput) -> bool:
     counted = output.counters
-    if not output.manifest_found or output.unreadable_lines:
+    if not output.manifest_found or not all(shape.stored for shape in output.unread):
         return False
     # What the service lost by its own fault may have no line at all.
-    return counted.scanned is None or output.named >= counted.scanned - (counted.server_errors or 0)
+    told = output.named + output.unreadable_lines
+    return counted.scanned is None or told >= counted.scanned - (counted.server_errors or 0)
 
 
 def _read_once(s3: S3, folder: S3Uri, seen: Seen) -> JobOutput:
     manifest = _manifest(s3, folder)
-    frames, unreadable = [LINES.to_frame()], 0
+    frames: list[pl.DataFrame] = [LINES.to_frame()]
+    unread: Counter[Shape] = Counter()
     for kind, name in RESULTS.items():
         below = folder.join(name)
         for item in s3.list_objects(below):
@@ -196,7 +233,7 @@ def _read_once(s3: S3, folder: S3Uri, seen: Seen) -> JobOutput:
             if place not in seen:
                 seen[place] = _read_results(s3, below, item, kind)
             frames.append(seen[place][0])
-            unreadable += seen[place][1]
+            unread += seen[place][1]
     names = (
         "numberOfResourcesScanned",
         "numberOfResourcesImportedSuccessfully",
@@ -204,7 +241,7 @@ def _read_once(s3: S3, folder: S3Uri, seen: Seen) -> JobOutput:
         "numberOfResourcesWithServerError",
         "numberOfScannedFiles",
     )
-    return JobOutput(manifest is not None, _counters(manifest or {}, names), pl.concat(frames), unreadable)
+    return JobOutput(manifest is not None, _counters(manifest or {}, names), pl.concat(frames), unread)
 
 
 def _manifest(s3: S3, folder: S3Uri) -> dict[str, Any] | None:
@@ -233,46 +270,45 @@ def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is no JSON")
 
 
-def _read_results(s3: S3, below: S3Uri, item: ListedObject, kind: str) -> tuple[pl.DataFrame, int]:
-    """Read one result file: its rows, and how many of its lines name no resource."""
-    file = item.key.removeprefix(below.key)
-    frames, unreadable = [LINES.to_frame()], 0
-    for rows, bad in _portions(s3, S3Uri(below.bucket, item.key), kind, file):
-        frames.append(pl.DataFrame(rows, schema=LINES, orient="row"))
-        unreadable += bad
-    return pl.concat(frames), unreadable
+def _read_results(s3: S3, below: S3Uri, item: ListedObject, kind: str) -> tuple[pl.DataFrame, Counter[Shape]]:
+    """Read one result file: its rows, and its lines that name no resource, by their shapes."""
+    file, unread = item.key.removeprefix(below.key), Counter[Shape]()
+    portions = _portions(s3, S3Uri(below.bucket, item.key), kind, file, unread)
+    frames = [pl.DataFrame(rows, schema=LINES, orient="row") for rows in portions]
+    return pl.concat([LINES.to_frame(), *frames]), unread
 
 
-def _portions(s3: S3, where: S3Uri, kind: str, file: str) -> Iterator[tuple[list[tuple[Any, ...]], int]]:
+def _portions(s3: S3, where: S3Uri, kind: str, file: str, unread: Counter[Shape]) -> Iterator[list[tuple[Any, ...]]]:
     rows: list[tuple[Any, ...]] = []
-    unreadable = 0
     for line in split(s3.stream(where), LINE_BYTES):
-        found = None if line.text is None else _row(kind, file, mapping(_parsed(line.text)))
-        if found is None:
-            unreadable += 1
+        found = _row(kind, file, None if line.text is None else _parsed(line.text))
+        if isinstance(found, Shape):
+            count_shape(unread, found, Shape(RESULTS[kind], "other fields", stored=False))
             continue
         rows.append(found)
         if len(rows) == _AT_ONCE:
-            yield rows, unreadable
-            rows, unreadable = [], 0
-    yield rows, unreadable
+            yield rows
+            rows = []
+    yield rows
 
 
-def _row(kind: str, file: str, line: dict[str, Any]) -> tuple[Any, ...] | None:
-    """Return a line's row; lineId is left alone, since nobody says whether it counts from 0 or 1."""
-    resource_type, resource_id = text(line.get("resourceType")), text(line.get("resourceId"))
-    if resource_type is None or resource_id is None:
-        return None
+def _row(kind: str, file: str, content: object) -> tuple[Any, ...] | Shape:
+    """Return a line's row; its shape where it names no resource and has no lineId, or names two resources."""
+    line = mapping(content)
     response = mapping(line.get("UpdateResourceResponse"))
-    status = whole_number(response.get("statusCode"))
-    outcome = {} if kind == "success" else _outcome(response.get("jsonBlob"))
-    return kind, file, resource_type, resource_id, status, _detail(outcome), _kept_outcome(outcome)
-
-
-def _outcome(blob: object) -> dict[str, Any]:
-    """Return the OperationOutcome, which may be an object or the text of one."""
-    content = mapping(_parsed(blob) if isinstance(blob, str) else blob)
-    return content if content.get("resourceType") == "OperationOutcome" else {}
+    blob = response.get("jsonBlob")
+    blob = mapping(_parsed(blob) if isinstance(blob, str) else blob)
+    is_outcome = blob.get("resourceType") == "OperationOutcome"
+    own = text(line.get("resourceType")), text(line.get("resourceId"))
+    stored = (None, None) if is_outcome else (text(blob.get("resourceType")), text(blob.get("id")))
+    names = {name for name in (own, stored) if None not in name}
+    line_id, status = whole_number(line.get("lineId")), whole_number(response.get("statusCode"))
+    if len(names) > 1 or not (names or line_id is not None):
+        is_stored = bool(line) and not names and kind == "success" and (status or 0) < ERROR_STATUS
+        return Shape(RESULTS[kind], shape_of(content), is_stored)
+    resource_type, resource_id = names.pop() if names else (own[0] or stored[0], None)
+    outcome = blob if is_outcome and kind != "success" else {}
+    return kind, file, resource_type, resource_id, line_id, status, _detail(outcome), _kept_outcome(outcome)
 
 
 def _detail(outcome: dict[str, Any]) -> str | None:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from airlock.clinical.manifests import ERROR_STATUS
 from airlock.clinical.records import OPERATION_OUTCOMES, OUTCOMES
+from airlock.clinical.result_lines import RESOURCE, below
+from airlock.manifests import DETAIL_LENGTH
 from airlock.reasons import Reason
 from airlock.records import Outcome
-from airlock.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
 IMPORTED = (Outcome.IMPORTED.value, Outcome.IMPORTED_WITH_WARNING.value)
 FAILED = ("FAILED", "CANCEL_COMPLETED", "CANCEL_FAILED")
-RESOURCE = ["file", "resource_type", "resource_id"]
 
 
 def account(
@@ -61,29 +62,35 @@ def account(
         known = known.with_columns(outcome=_outcome()).with_columns(
             reason=_reason(job, output),
             detail=pl.when(pl.col("outcome") != Outcome.IMPORTED).then(
-                pl.coalesce("detail", pl.lit(job["message"] or None, pl.String))
+                pl.coalesce("detail", pl.lit(job["message"] or None, pl.String), _unread_of(output))
             ),
             job_id=pl.lit(job["job_id"]),
         )
     return known.select(OUTCOMES.names()).cast(OUTCOMES)
 
 
+def _unread(output: JobOutput) -> str | None:
+    """Return the shapes of the lines that name no resource; None where all do."""
+    told = sorted(f"{count} in {shape.folder} have {shape.fields}" for shape, count in output.unread.items())
+    return "; ".join(told)[:DETAIL_LENGTH] or None
+
+
+def _unread_of(output: JobOutput) -> pl.Expr:
+    return pl.when(pl.col("outcome") == Outcome.UNACCOUNTED).then(pl.lit(_unread(output), pl.String))
+
+
 def _sent(rows: pl.DataFrame, job: dict[str, str]) -> pl.DataFrame:
     """Add the import file as result lines have it: its place below the job's prefix."""
-    return rows.with_columns(file=_below(pl.col("staged_key"), job))
+    return rows.with_columns(file=below(pl.col("staged_key"), job))
 
 
 def _lines(output: JobOutput, job: dict[str, str]) -> pl.DataFrame:
-    return output.lines.with_columns(file=_below(pl.col("file"), job))
-
-
-def _below(key: pl.Expr, job: dict[str, str]) -> pl.Expr:
-    return key.str.strip_prefix(S3Uri.parse(job["input_uri"]).key)
+    return output.lines.with_columns(file=below(pl.col("file"), job))
 
 
 def _per_resource(output: JobOutput, job: dict[str, str]) -> pl.DataFrame:
     """Fold a resource's lines into one row: one with a warning may be listed as a success too."""
-    fails = (pl.col("kind") == "failure") | (pl.col("status_code") >= 400).fill_null(value=False)
+    fails = (pl.col("kind") == "failure") | (pl.col("status_code") >= ERROR_STATUS).fill_null(value=False)
     return (
         _lines(output, job)
         .group_by(RESOURCE)
@@ -167,7 +174,7 @@ def _odd_lines(rows: pl.DataFrame, job: dict[str, str], output: JobOutput) -> It
     if repeated:
         yield f"{repeated} result lines repeat another one"
     if output.unreadable_lines:
-        yield f"{output.unreadable_lines} result lines cannot be read or name no resource"
+        yield f"{output.unreadable_lines} result lines cannot be read or name no resource: {_unread(output)}"
 
 
 def _odd_counts(rows: pl.DataFrame, counted: Counters) -> Iterator[str]:

@@ -63,18 +63,32 @@ def read_back(
     """
     chosen = choose(outcomes, sample)
     places = chosen.select("arrival_id", "line").join(batches, on=["arrival_id", "line"], nulls_equal=True)
-    pending = list(_sent(s3, places))
+    return marked(outcomes, differing(reader, s3, places, pause=pause))
+
+
+def differing(
+    reader: FhirReader, s3: S3, places: pl.DataFrame, *, pause: Callable[[float], None] = time.sleep
+) -> pl.DataFrame:
+    """Return the resources (resource_type, resource_id) that the data store does not hold as they were sent.
+
+    Parameters
+    ----------
+    reader, s3, pause
+        As for `read_back`.
+    places
+        Rows of the batches dataset.
+    """
     for attempt in range(1, TRIES + 1):
-        pending = [one for one in pending if not _holds(reader, one)]
-        if not pending or attempt == TRIES:
+        wrong = pl.DataFrame(
+            [(one["resourceType"], one["id"]) for one in _sent(s3, places) if not _holds(reader, one)],
+            schema={"resource_type": pl.String, "resource_id": pl.String},
+            orient="row",
+        )
+        if wrong.is_empty() or attempt == TRIES:
             break
+        places = places.join(wrong, on=wrong.columns, how="semi")
         pause(2.0**attempt)
-    wrong = pl.DataFrame(
-        [(one["resourceType"], one["id"]) for one in pending],
-        schema={"resource_type": pl.String, "resource_id": pl.String},
-        orient="row",
-    )
-    return marked(outcomes, wrong)
+    return wrong
 
 
 def choose(outcomes: pl.DataFrame, sample: int) -> pl.DataFrame:

@@ -36,6 +36,12 @@ class HealthLake(Settings):
     bytes_per_file: int = Field(
         16 * 1024**2, ge=1, description="most bytes in one import file, unless one resource has more (AWS: 50 GB)"
     )
+    most_reads_by_id: int = Field(
+        10_000,
+        ge=0,
+        description="most resources of a batch that audit reads one by one where the job's result lines name none; "
+        "a larger batch is held",
+    )
 
 
 class Publish(Settings):

@@ -178,7 +178,7 @@ class Importer(JobSteps):
         for sub_folder, outcomes in folders(self.runtime.settings.choice("warned_in_success") == "yes").items():
             self.runtime.schedule.check()
             with self.runtime.state.read() as connection:
-                found = result_lines(connection, job["id"], file["number"], outcomes, faults)
+                found = result_lines(connection, file, outcomes, faults, self.runtime.settings)
                 with ndjson_file(found) as body:
                     if body is not None:
                         self.objects.upload(f"{job_folder(job)}{sub_folder}{name}", body)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from localaws.faults import Fault
     from localaws.healthlake.counts import Counts
+    from localaws.settings import Settings
 
 SUCCESS, FAILURE, FLAGGED_SUCCESS = "SUCCESS/", "FAILURE/", "SUCCESS_WITH_SEARCH_VALIDATION_FAILURES/"
 
@@ -41,33 +42,48 @@ def is_ndjson(key: str) -> bool:
 
 def result_lines(
     connection: sqlite3.Connection,
-    job_id: str,
-    file: int,
+    file: sqlite3.Row,
     outcomes: Sequence[str],
     faults: Sequence[Fault],
+    settings: Settings,
 ) -> Iterator[dict[str, Any]]:
     """Yield the lines about one input file; ``manifest_partial`` takes lines about stored resources out."""
+    shape, first = settings.choice("fhir_result_line"), int(settings.choice("fhir_line_id") == "from_1")
     gaps = [fault for fault in faults if fault.kind == "manifest_partial"]
     rows = connection.execute(
         "SELECT * FROM fhir_import_line WHERE job_id = ? AND file = ? "
         "AND outcome IN (SELECT value FROM json_each(?)) ORDER BY line",
-        (job_id, file, json.dumps(outcomes)),
+        (file["job_id"], file["number"], json.dumps(outcomes)),
     )
     for row in rows:
         is_stored = row["outcome"] in {IMPORTED, FLAGGED}
         if not (is_stored and any(gap.touches(f"{row['resource_type']}/{row['resource_id']}") for gap in gaps)):
-            yield _line(row)
+            yield _line(row, row["line"] - 1 + first, shape)
 
 
-def _line(row: sqlite3.Row) -> dict[str, Any]:
+def _line(row: sqlite3.Row, line_id: int, shape: str) -> dict[str, Any]:
+    """Return a line in a shape of the choice ``fhir_result_line``."""
     if row["outcome"] == UNREADABLE:
-        return {"lineId": row["line"], "errorMessage": row["detail"]}
+        return {"lineId": line_id, "errorMessage": row["detail"]}
+    response = json.loads(row["detail"])
+    if shape == "line_id":
+        return {"lineId": line_id, "UpdateResourceResponse": _without_name(response)}
+    if row["outcome"] == IMPORTED and shape == "json_blob":
+        return {"UpdateResourceResponse": response}
+    if row["outcome"] == IMPORTED and shape == "status":
+        return {"UpdateResourceResponse": {"statusCode": response["statusCode"]}}
     return {
-        "lineId": row["line"],
+        "lineId": line_id,
         "resourceId": row["resource_id"],
         "resourceType": row["resource_type"],
-        "UpdateResourceResponse": json.loads(row["detail"]),
+        "UpdateResourceResponse": response,
     }
+
+
+def _without_name(response: dict[str, Any]) -> dict[str, Any]:
+    """Return a response without the resource that it names; an OperationOutcome stays."""
+    named = response["jsonBlob"]["resourceType"] != "OperationOutcome"
+    return {name: value for name, value in response.items() if not (named and name == "jsonBlob")}
 
 
 def manifest(job: sqlite3.Row, counts: Counts, folder: str) -> bytes:

@@ -241,7 +241,7 @@ class Importer:
         if missing and not missing.keep_results:
             return
         results, folder = Results.load(job["results"]), job_folder(job)
-        for path, body in result_files(results, faults, self._runtime.settings.choice("warned_in_success") == "yes"):
+        for path, body in result_files(results, faults, job["input_uri"], self._runtime.settings):
             self._objects.write(f"{folder}{path}", body)
         if not missing:
             body = manifest(results, job["id"], job["datastore_id"], job["input_uri"], folder)

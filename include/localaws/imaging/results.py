@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from localaws.imaging.objects import split_uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from localaws.faults import Fault
+    from localaws.settings import Settings
 
 MANIFEST = "job-output-manifest.json"
 SUCCESS = "SUCCESS/success.ndjson"
@@ -100,7 +104,9 @@ def manifest(results: Results, job_id: str, datastore_id: str, input_uri: str, f
     return json.dumps({"jobSummary": summary}, indent=2).encode()
 
 
-def result_files(results: Results, faults: Sequence[Fault], warned_in_success: bool) -> Iterator[tuple[str, bytes]]:
+def result_files(
+    results: Results, faults: Sequence[Fault], input_uri: str, settings: Settings
+) -> Iterator[tuple[str, bytes]]:
     """Yield path and content of each ndjson file that has lines.
 
     Parameters
@@ -108,21 +114,37 @@ def result_files(results: Results, faults: Sequence[Fault], warned_in_success: b
     results : Results
     faults : sequence of Fault
         ``manifest_partial`` takes lines out.
-    warned_in_success : bool
-        List warned files in success.ndjson too.
+    input_uri : str
+        What the job was started with.
+    settings : Settings
+        Whose choices say whether warned files are in success.ndjson too, and how a file is named.
     """
     gaps = [fault for fault in faults if fault.kind == "manifest_partial"]
     outcomes = [outcome for outcome in results.outcomes if not any(gap.touches(outcome.key) for gap in gaps)]
     imported = [outcome for outcome in outcomes if not outcome.exception_type]
+    twice = settings.choice("warned_in_success") == "yes"
     files = {
-        SUCCESS: map(_success, (item for item in imported if warned_in_success or not item.warnings)),
-        FAILURE: map(_failure, (item for item in outcomes if item.exception_type)),
-        WARNING: map(_warning, (item for item in imported if item.warnings)),
+        SUCCESS: ((item, _success(item)) for item in imported if twice or not item.warnings),
+        FAILURE: ((item, _failure(item)) for item in outcomes if item.exception_type),
+        WARNING: ((item, _warning(item)) for item in imported if item.warnings),
     }
+    form = settings.choice("dicom_input_file")
     for path, lines in files.items():
-        body = _ndjson(lines)
+        body = _ndjson({"inputFile": input_file(item.key, input_uri, form)} | line for item, line in lines)
         if body:
             yield path, body
+
+
+def input_file(key: str, input_uri: str, form: str) -> str:
+    """Return how a line names its file, by the choice ``dicom_input_file``."""
+    bucket, prefix = split_uri(input_uri)
+    forms = {
+        "key": key,
+        "relative": key.removeprefix(prefix),
+        "uri": f"s3://{bucket}/{key}",
+        "percent_encoded": quote(key),
+    }
+    return forms[form]
 
 
 def _ndjson(lines: Iterable[dict[str, Any]]) -> bytes:
@@ -130,12 +152,12 @@ def _ndjson(lines: Iterable[dict[str, Any]]) -> bytes:
 
 
 def _success(outcome: Outcome) -> dict[str, Any]:
-    return {"inputFile": outcome.key, "importResponse": outcome.response}
+    return {"importResponse": outcome.response}
 
 
 def _failure(outcome: Outcome) -> dict[str, Any]:
     exception = {"exceptionType": outcome.exception_type, "message": outcome.message}
-    return {"inputFile": outcome.key, "exception": exception}
+    return {"exception": exception}
 
 
 def _warning(outcome: Outcome) -> dict[str, Any]:
@@ -147,4 +169,4 @@ def _warning(outcome: Outcome) -> dict[str, Any]:
         }
         for name in outcome.warnings
     ]
-    return {"inputFile": outcome.key, "importResponse": {**outcome.response, "warnings": warnings}}
+    return {"importResponse": {**outcome.response, "warnings": warnings}}

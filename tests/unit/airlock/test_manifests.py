@@ -174,7 +174,7 @@ class TestMissing:
         leave(world, summary(2), success=whole + b"\n" + half)
         found = read(world)
         assert (found.lines["staged_key"].to_list(), found.unreadable_lines) == (["a"], 1)
-        assert "1 result lines cannot be read" in discrepancies(files("a", "b"), found)
+        assert "1 result lines cannot be read: 1 have no JSON object" in discrepancies(files("a", "b"), found)
 
     @pytest.mark.parametrize(
         "line", [b"text", b"[]", b"1", b"{}", b'{"inputFile": 1}', b'{"inputFile": null}', b"\xff", b"[" * 99_999]
@@ -375,7 +375,7 @@ def test_usual_lines_are_read_without_looking_at_each(world: World, monkeypatch:
     usual = [success(f"in/{n} \u00e9", imageSetVersion=n) for n in range(3)]
     leave(world, summary(4), success=[*usual, success('in/"odd"')], failure=b"\xff")
     seen: list[bytes] = []
-    monkeypatch.setattr(manifests, "_row", lambda _kind, line: seen.append(line))
+    monkeypatch.setattr(manifests, "_row", lambda _kind, line, _shapes: seen.append(line) or {})
     assert read(world).lines["staged_key"].to_list() == []  # json.dumps has escaped their letter
     assert len(seen) == 5
     seen.clear()

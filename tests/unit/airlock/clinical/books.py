@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airlock.buffer import buffer
 from airlock.clinical.audit import audit
 from airlock.clinical.import_ import record
-from airlock.clinical.manifests import LINES, RESULTS, Counters, JobOutput
+from airlock.clinical.manifests import LINES, RESULTS, Counters, JobOutput, Shape
 from airlock.clinical.normalize import normalize
 from airlock.clinical.parse import parse
 from airlock.clinical.records import BATCHES, DISPOSITIONS, OUTCOMES, VERDICTS
@@ -243,7 +243,8 @@ def output(*lines: tuple[str, str, int | None], found: bool = True, unreadable: 
         resource_type, _, resource_id = name.partition("/")
         known = {"resource_type": resource_type, "resource_id": resource_id, "status_code": status}
         rows.append(known | {"kind": kind, "file": f"{resource_type}.ndjson"})
-    return JobOutput(found, Counters(**counts), frame(rows, LINES), unreadable)
+    unread = {Shape("FAILURE/", "no JSON", stored=False): unreadable} if unreadable else {}
+    return JobOutput(found, Counters(**counts), frame(rows, LINES), unread)
 
 
 JOB = {"job_id": "j1", "status": "COMPLETED", "message": "", "input_uri": "s3://work/staging/b1/"}

@@ -153,7 +153,7 @@ class TestLines:
             "[]",
             "null",
             '{"resourceId": "p1", "resourceType": "Patient", "lineId": NaN}',
-            '{"lineId": 1, "errorMessage": "no JSON"}',
+            '{"line": 1, "errorMessage": "no JSON"}',
             '{"resourceId": 5, "resourceType": "Patient"}',
             '{"resourceId": "p1"}',
             "[" * 100_000,

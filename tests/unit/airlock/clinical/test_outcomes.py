@@ -60,21 +60,21 @@ class TestAccount:
     def test_a_line_among_the_results_of_another_file_proves_nothing(self) -> None:
         results = output(OK)
         elsewhere = results.lines.with_columns(file=pl.lit("Group.ndjson"))
-        rows = account(batch(P1), JOB, type(results)(True, results.counters, elsewhere, 0))
+        rows = account(batch(P1), JOB, type(results)(True, results.counters, elsewhere))
         assert rows["outcome"].to_list() == ["unaccounted"]
 
     @pytest.mark.parametrize("place", ["v1/Patient.ndjson", "staging/b1/v1/Patient.ndjson"])
     def test_sub_folders_count_and_may_begin_at_the_bucket(self, place: str) -> None:
         results = output(OK)
         sent = batch(unit("Patient/p1", staged_key="staging/b1/v1/Patient.ndjson"))
-        moved = type(results)(True, results.counters, results.lines.with_columns(file=pl.lit(place)), 0)
+        moved = type(results)(True, results.counters, results.lines.with_columns(file=pl.lit(place)))
         assert account(sent, JOB, moved)["outcome"].to_list() == ["imported"]
 
     @pytest.mark.parametrize("place", ["Patient.ndjson", "v2/Patient.ndjson", "staging/b2/v1/Patient.ndjson"])
     def test_a_file_of_the_same_name_elsewhere_is_another_file(self, place: str) -> None:
         results = output(OK)
         sent = batch(unit("Patient/p1", staged_key="staging/b1/v1/Patient.ndjson"))
-        moved = type(results)(True, results.counters, results.lines.with_columns(file=pl.lit(place)), 0)
+        moved = type(results)(True, results.counters, results.lines.with_columns(file=pl.lit(place)))
         assert account(sent, JOB, moved)["outcome"].to_list() == ["unaccounted"]
 
     @pytest.mark.parametrize("status", ["COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED"])
@@ -113,7 +113,7 @@ class TestAccount:
 class TestOperationOutcomes:
     def test_those_of_the_batch_and_one_each(self) -> None:
         results = output(("failure", "Patient/p1", 400), ("failure", "Patient/p1", 400), ("failure", "Patient/p9", 400))
-        said = type(results)(True, results.counters, results.lines.with_columns(outcome=pl.lit("{}")), 0)
+        said = type(results)(True, results.counters, results.lines.with_columns(outcome=pl.lit("{}")))
         rows = operation_outcomes(batch(P1, P2), JOB, said)
         assert rows.schema == OPERATION_OUTCOMES
         assert rows.select("arrival_id", "resource_id", "source", "outcome").rows() == [("a", "p1", "import", "{}")]
@@ -144,7 +144,7 @@ class TestDiscrepancies:
             (output(found=False), "the job wrote no manifest in time"),
             (output(("success", "Patient/p9", 200)), "1 resources of the result lines are not in the batch"),
             (output(OK, OK), "1 result lines repeat another one"),
-            (output(unreadable=3), "3 result lines cannot be read or name no resource"),
+            (output(unreadable=3), "3 result lines cannot be read or name no resource: 3 in FAILURE/ have no JSON"),
             (output(scanned=0), "the job scanned 0 resources, the batch has 2"),
             (output(scanned=3), "the job scanned 3 resources, the batch has 2"),
             (output(files_scanned=2), "the job scanned 2 files, the batch has 1"),

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from localaws.faults import read_fault
 from localaws.imaging.results import FAILURE, SERVER_ERROR, SUCCESS, WARNING, Outcome, Results, manifest, result_files
+from localaws.settings import Settings
 
 
 def imported(key: str, *warnings: str) -> Outcome:
@@ -19,9 +22,9 @@ def rejected(key: str, exception_type: str = "ValidationException") -> Outcome:
     return outcome
 
 
-def files(*outcomes: Outcome, faults: tuple[dict[str, Any], ...] = (), both: bool = False) -> dict[str, list[Any]]:
+def files(*outcomes: Outcome, faults: tuple[dict[str, Any], ...] = (), **choices: str) -> dict[str, list[Any]]:
     switched = [read_fault(fault) for fault in faults]
-    written = result_files(Results(list(outcomes), []), switched, both)
+    written = result_files(Results(list(outcomes), []), switched, "s3://in/a/", Settings(choices=choices))
     return {path: [json.loads(line) for line in body.splitlines()] for path, body in written}
 
 
@@ -35,6 +38,20 @@ def test_lines_have_the_documented_shapes() -> None:
     assert (warning["warning_reason_code"], warning["type"]) == (45330, "InvalidOffsetTable")
 
 
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [
+        ("key", "a/b c+ä.dcm"),
+        ("relative", "b c+ä.dcm"),
+        ("uri", "s3://in/a/b c+ä.dcm"),
+        ("percent_encoded", "a/b%20c%2B%C3%A4.dcm"),
+    ],
+)
+def test_a_file_is_named_as_chosen(form: str, name: str) -> None:
+    found = files(imported("a/b c+ä.dcm"), rejected("a/b c+ä.dcm"), dicom_input_file=form)
+    assert {line["inputFile"] for lines in found.values() for line in lines} == {name}
+
+
 def test_a_file_without_lines_is_not_written() -> None:
     assert files(imported("a")).keys() == {SUCCESS}
     assert files() == {}
@@ -42,7 +59,7 @@ def test_a_file_without_lines_is_not_written() -> None:
 
 def test_warned_files_stand_in_success_too_if_so_set() -> None:
     assert SUCCESS not in files(imported("a", "OTHER"))
-    assert [line["inputFile"] for line in files(imported("a", "OTHER"), both=True)[SUCCESS]] == ["a"]
+    assert [line["inputFile"] for line in files(imported("a", "OTHER"), warned_in_success="yes")[SUCCESS]] == ["a"]
 
 
 def test_a_partial_manifest_lacks_lines_of_every_kind() -> None:
