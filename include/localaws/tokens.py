@@ -21,7 +21,7 @@ def replayed(
     connection: sqlite3.Connection,
     operation: str,
     params: dict[str, Any],
-    refused: Callable[[str], AwsError] = conflict,
+    refused: Callable[[str], AwsError] | None = conflict,
 ) -> str | None:
     """Return what an earlier call with this client token made, or None if the token is new or absent.
 
@@ -36,7 +36,7 @@ def replayed(
     ).fetchone()
     if row is None:
         return None
-    if row["fingerprint"] != _fingerprint(params):
+    if refused is not None and row["fingerprint"] != _fingerprint(params):
         raise refused("This client token was used before, with other parameters; use a new token for a new request.")
     return str(row["subject"])
 

@@ -52,9 +52,9 @@ class BatchJobOperator(StartJobOperator[AwsHookType]):
     input_s3_uri: str
 
     def __init__(self, *, pipeline: Pipeline, batch_id: str, folder: str = "", **kwargs: Any) -> None:
-        super().__init__(
-            job_name=f"airlock.{pipeline.name}.{batch_id}", idempotency_key=batch_id, deferrable=True, **kwargs
-        )
+        # The service takes 64 characters, and the operator adds nine: the batch's name is whole.
+        name = f"airlock.{pipeline.name[:14]}.{batch_id}"
+        super().__init__(job_name=name, idempotency_key=batch_id, deferrable=True, **kwargs)
         self.pipeline = pipeline
         self.batch_id = batch_id
         self.folder = folder

@@ -49,6 +49,10 @@ class DatastoreNotReadyError(AirflowException):
     """A data store cannot be read or written in the state that it is in."""
 
 
+class JobConflictError(AirflowException):
+    """A client token was refused, and the job that it has made was not found; a retry asks again."""
+
+
 class JobFailedError(AirflowException):
     """A job ended in FAILED; a retry of the task may start a new one."""
 

@@ -39,6 +39,18 @@ class ImportJob:
         """64 hex digits, the same for the same work and generation: the service starts one job for them."""
         return hashlib.sha256(f"{self.idempotency_key}|{self.generation}".encode()).hexdigest()
 
+    def named(self, name: str) -> str:
+        """
+        Return a name of at most 64 characters that no job for other work, and of no other generation, has.
+
+        Parameters
+        ----------
+        name : str
+            How people call it; its end is cut off if need be.
+        """
+        end = f".{self.client_token[:8]}"
+        return f"{name[: 64 - len(end)]}{end}"
+
     def next(self) -> ImportJob:
         """Return the job to start after this one has failed."""
         return ImportJob(self.idempotency_key, self.generation + 1)
@@ -140,3 +152,34 @@ class JobReport:
         """The job, named as the subject of a sentence."""
         of_store = f" of data store {self.datastore_id}" if self.datastore_id else ""
         return f"{self.kind.name} {self.job_id}{of_store}"
+
+
+def differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """
+    Name the parameters in which a job is not what is asked for.
+
+    Parameters
+    ----------
+    asked : Mapping
+        The job's properties as they should be, by their names; those of a member's members with dots between.
+    found : Mapping
+        The job's properties.
+
+    Returns
+    -------
+    list of str
+        Names, as asked; no value, since S3 prefixes may tell who the patient is.
+    """
+    given = {name: value for name, value in asked.items() if value is not None}
+    return [name for name, value in given.items() if _plain(value) != _plain(_member(found, name))]
+
+
+def _member(found: Any, name: str) -> Any:
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+def _plain(value: Any) -> str:
+    """Return a value as it is compared: a service may leave out a prefix's last slash."""
+    return str(value).rstrip("/")

@@ -105,8 +105,7 @@ class PatientOperator(BaseOperator):
         """Count a refusal that waiting may cure; raise for any other error, and when patience ends."""
         busy = is_busy(error.response)
         refusals = refusals.one_more()
-        bearable = busy or (is_role_pending(error) and refusals.seconds < self.role_timeout)
-        if not bearable:
+        if not busy and not self._passes(error, refusals):
             raise rejection(error) or error from None
         said = without_keys(str(error))
         self.log.warning("Refused %s times in a row, for %.0f s: %s", refusals.count, refusals.seconds, said)
@@ -116,3 +115,20 @@ class PatientOperator(BaseOperator):
                 "fewer jobs at once (an Airflow pool), ask AWS for a higher quota, or raise backoff_timeout."
             ) from None
         return refusals
+
+    def _passes(self, error: ClientError, refusals: Refusals) -> bool:
+        """Tell whether what is no throttle is over soon: a role that is new, a data store that is being changed."""
+        if is_role_pending(error):
+            return refusals.seconds < self.role_timeout
+        return refusals.seconds < self.backoff.timeout and self.is_passing(error)
+
+    def is_passing(self, error: ClientError) -> bool:  # noqa: ARG002 - for subclasses
+        """
+        Tell whether a refusal that is neither a throttle nor a quota's is over soon, for subclasses.
+
+        Parameters
+        ----------
+        error : ClientError
+            What the service answered.
+        """
+        return False

@@ -19,6 +19,8 @@ BUSY_CODES = frozenset({"ThrottlingException", "TooManyRequestsException", "Serv
 BUSY_HTTP_STATUS = frozenset({402, 429})
 REJECTED_CODES = frozenset({"ValidationException", "AccessDeniedException", "ResourceNotFoundException"})
 ROLE_PENDING_CODES = frozenset({"ValidationException", "AccessDeniedException"})
+CHANGING_DATASTORE_STATUS = frozenset({"CREATING", "UPDATING"})
+TOKEN = re.compile(r"token|idempoten", re.IGNORECASE)
 ASSUME_ROLE = re.compile(r"\bassum(e|ed|able|ing)\b", re.IGNORECASE)
 
 
@@ -116,6 +118,27 @@ def is_role_pending(error: ClientError) -> bool:
         and reply.get("Code") in ROLE_PENDING_CODES
         and ASSUME_ROLE.search(reply.get("Message", "")) is not None
     )
+
+
+def is_token_conflict(error: ClientError, *, started_before: bool) -> bool:
+    """
+    Tell whether a start may have been refused because its client token has made a job already.
+
+    Neither service documents that refusal. HealthImaging declares ConflictException for it, HealthLake has
+    ValidationException at most.
+
+    Parameters
+    ----------
+    error : ClientError
+        What the start raised.
+    started_before : bool
+        Whether the token may have been sent before.
+    """
+    reply = error.response.get("Error", {})
+    if reply.get("Code") == "ConflictException":
+        return True
+    named = TOKEN.search(reply.get("Message", "")) is not None
+    return reply.get("Code") == "ValidationException" and (named or started_before) and not is_role_pending(error)
 
 
 def rejection(error: ClientError) -> RequestRejectedError | None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from localaws.protocol import Params, Result
     from localaws.runtime import Runtime
-    from localaws.settings import Seed
+    from localaws.settings import Seed, Settings
 
 SETTLE = "fhir-datastore"
 CONFIGURATION = (
@@ -56,7 +56,7 @@ def existing(connection: sqlite3.Connection, datastore_id: str) -> sqlite3.Row:
     return row
 
 
-def active(connection: sqlite3.Connection, datastore_id: str) -> sqlite3.Row:
+def active(connection: sqlite3.Connection, datastore_id: str, settings: Settings) -> sqlite3.Row:
     """Return the row of a data store that can be worked with.
 
     Raises
@@ -67,9 +67,14 @@ def active(connection: sqlite3.Connection, datastore_id: str) -> sqlite3.Row:
     row = existing(connection, datastore_id)
     if row["status"] == "DELETED":
         raise not_found("data store", datastore_id)
-    if row["status"] != "ACTIVE":
+    if row["status"] not in usable(settings):
         raise invalid(f"The data store {datastore_id} is {row['status']}; wait until it is ACTIVE.")
     return row
+
+
+def usable(settings: Settings) -> set[str]:
+    """Return in which states a data store can be imported into."""
+    return {"ACTIVE"} | ({"UPDATE_FAILED"} if settings.choice("update_failed_store") == "usable" else set())
 
 
 class Datastores:
@@ -89,9 +94,9 @@ class Datastores:
 
     def is_active(self, datastore_id: str) -> bool:
         """Say whether the FHIR REST plane answers for this data store."""
-        query = "SELECT 1 FROM fhir_datastore WHERE id = ? AND status IN ('ACTIVE', 'UPDATING')"
         with self._runtime.state.read() as connection:
-            return connection.execute(query, (datastore_id,)).fetchone() is not None
+            row = connection.execute("SELECT status FROM fhir_datastore WHERE id = ?", (datastore_id,)).fetchone()
+        return row is not None and row["status"] in usable(self._runtime.settings) | {"UPDATING"}
 
     def create(self, params: Params) -> Result:
         """Answer CreateFHIRDatastore."""
@@ -192,7 +197,7 @@ class Datastores:
         row = existing(connection, datastore_id)
         if row["status"] == "DELETED":
             raise not_found("data store", datastore_id)
-        if row["status"] != "ACTIVE":
+        if row["status"] not in {"ACTIVE", "UPDATE_FAILED"}:
             raise conflict(f"The data store {datastore_id} is {row['status']}; wait until it is ACTIVE.")
         jobs = "SELECT count(*) FROM fhir_job WHERE datastore_id = ? AND ended_at IS NULL"
         (count,) = connection.execute(jobs, (datastore_id,)).fetchone()
@@ -203,7 +208,10 @@ class Datastores:
     def settle(self, datastore_id: str) -> None:
         """Finish what was begun."""
         with self._runtime.state.write() as connection:
-            status, word = SETTLED[existing(connection, datastore_id)["status"]]
+            before = existing(connection, datastore_id)["status"]
+            status, word = SETTLED[before]
+            if before == "UPDATING" and self._runtime.settings.choice("fhir_update_ends") == "update_failed":
+                status = "UPDATE_FAILED"
             connection.execute("UPDATE fhir_datastore SET status = ? WHERE id = ?", (status, datastore_id))
             row = existing(connection, datastore_id)
         if word:

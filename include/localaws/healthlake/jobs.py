@@ -100,16 +100,17 @@ class Jobs:
         return self._start(EXPORT, params, params["OutputDataConfig"]["S3Configuration"])
 
     def _start(self, kind: str, params: Params, output: dict[str, str]) -> Result:
-        operation = f"StartFHIR{kind.title()}Job"
+        operation, settings = f"StartFHIR{kind.title()}Job", self._runtime.settings
+        refused = invalid if settings.choice("reused_token") == "refused" else None
         with self._runtime.state.read() as connection:
-            first = replayed(connection, operation, params, invalid)
+            first = replayed(connection, operation, params, refused)
             if first is None:
-                active(connection, params["DatastoreId"])
+                active(connection, params["DatastoreId"], self._runtime.settings)
         if first is None:
             inputs = [params["InputDataConfig"]["S3Uri"]] if kind == IMPORT else []
             self._objects.check(inputs, output["S3Uri"])
         with self._runtime.state.write() as connection:
-            job_id = replayed(connection, operation, params, invalid)
+            job_id = replayed(connection, operation, params, refused)
             is_new = job_id is None
             if job_id is None:
                 job_id = self._make(connection, kind, params, output)
@@ -123,7 +124,7 @@ class Jobs:
         return {"JobId": job["id"], "JobStatus": job["status"], "DatastoreId": job["datastore_id"]}
 
     def _make(self, connection: sqlite3.Connection, kind: str, params: Params, output: dict[str, str]) -> str:
-        active(connection, params["DatastoreId"])
+        active(connection, params["DatastoreId"], self._runtime.settings)
         self._check_queue(connection, kind, params["DatastoreId"])
         job_id, input_uri = new_id(), params.get("InputDataConfig", {}).get("S3Uri")
         kinds = FHIR_IMPORT if kind == IMPORT else FHIR_EXPORT

@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from localaws.errors import AwsError, not_found
+from localaws.errors import AwsError, conflict, not_found
 from localaws.faults import DICOM_IMPORT
 from localaws.imaging.announcements import announce_job
 from localaws.imaging.datastores import active, existing
@@ -73,7 +73,8 @@ class ImportJobs:
             message = "StartDICOMImportJob with importConfiguration is not emulated by localaws."
             raise AwsError("NotImplementedException", message, 501)
         with self._runtime.state.write() as connection:
-            job_id = replayed(connection, "StartDICOMImportJob", params)
+            refused = conflict if self._runtime.settings.choice("reused_token") == "refused" else None
+            job_id = replayed(connection, "StartDICOMImportJob", params, refused)
             is_new = job_id is None
             if job_id is None:
                 active(connection, params["datastoreId"])

@@ -149,6 +149,46 @@ class HealthImagingHook(AwsBaseHook):
         """
         return str(self.get_dicom_import_job(datastore_id, job_id)["jobStatus"])
 
+    def find_job(self, datastore_id: str, job_name: str) -> dict[str, Any] | None:
+        """
+        Find the DICOM import job with a name; the first that the service lists, if several have it.
+
+        Parameters
+        ----------
+        datastore_id : str
+            The data store.
+        job_name : str
+            The name that the job was started with.
+
+        Returns
+        -------
+        dict or None
+            ``jobProperties``; None if there is no such job.
+
+        See Also
+        --------
+        https://docs.aws.amazon.com/healthimaging/latest/APIReference/API_ListDICOMImportJobs.html
+        """
+        pages = self.conn.get_paginator("list_dicom_import_jobs").paginate(datastoreId=datastore_id)
+        jobs = (job for page in pages for job in page["jobSummaries"])
+        found = next((job["jobId"] for job in jobs if job.get("jobName") == job_name), None)
+        return None if found is None else self.get_dicom_import_job(datastore_id, found)
+
+    def datastore_status(self, datastore_id: str) -> str | None:
+        """
+        Get the status of a data store, as in ``ACTIVE``; None if there is no such data store.
+
+        Parameters
+        ----------
+        datastore_id : str
+            The data store.
+        """
+        try:
+            reply = self.conn.get_datastore(datastoreId=datastore_id)
+        except self.conn.exceptions.ResourceNotFoundException:
+            return None
+        return str(reply["datastoreProperties"]["datastoreStatus"])
+
     @staticmethod
     def output_folder(properties: Mapping[str, Any]) -> str:
         """

@@ -19,7 +19,7 @@ from healthaws.jobs import CANCELLED, COMPLETED, COMPLETED_WITH_ERRORS, FAILED, 
 from healthaws.replies import member
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 QUEUED_JOB_STATUS = frozenset({"SUBMITTED", "QUEUED"})
 RUNNING_JOB_STATUS = frozenset({"IN_PROGRESS", "CANCEL_SUBMITTED", "CANCEL_IN_PROGRESS"})
@@ -191,9 +191,35 @@ class HealthLakeHook(AwsBaseHook):
         dict or None
             ``ImportJobProperties``; None if there is no such job.
         """
-        jobs = self.list_fhir_import_jobs(datastore_id, JobName=job_name)
-        named = (job for job in jobs if job.get("JobName") == job_name)
-        return max(named, key=lambda job: job["SubmitTime"], default=None)
+        return _latest(self.list_fhir_import_jobs(datastore_id, JobName=job_name), job_name)
+
+    def find_export_job(self, datastore_id: str, job_name: str) -> dict[str, Any] | None:
+        """
+        Find the FHIR export job with a name; the latest, if several have it.
+
+        Parameters
+        ----------
+        datastore_id, job_name : str
+            As for :meth:`find_job`.
+        """
+        return _latest(self.list_fhir_export_jobs(datastore_id, JobName=job_name), job_name)
+
+    def find_data_transformation_job(self, job_name: str) -> dict[str, Any] | None:
+        """
+        Find the data transformation job with a name; the latest, if several have it.
+
+        Parameters
+        ----------
+        job_name : str
+            The name that the job was started with.
+
+        Returns
+        -------
+        dict or None
+            ``TransformationJobProperties``; None if there is no such job.
+        """
+        found = _latest(self.list_data_transformation_jobs(JobName=job_name), job_name)
+        return None if found is None else self.describe_data_transformation_job(found["JobId"])
 
     def start_fhir_export_job(
         self,
@@ -443,6 +469,20 @@ class HealthLakeHook(AwsBaseHook):
         """
         return self._pages("ListFHIRDatastores", "DatastorePropertiesList", **request)
 
+    def datastore_status(self, datastore_id: str) -> str | None:
+        """
+        Get the status of a data store, as in ``ACTIVE``; None if there is no such data store.
+
+        Parameters
+        ----------
+        datastore_id : str
+            The data store.
+        """
+        try:
+            return str(self.describe_fhir_datastore(datastore_id)["DatastoreStatus"])
+        except self.conn.exceptions.ResourceNotFoundException:
+            return None
+
     def datastore_endpoint(self, datastore_id: str) -> str:
         """
         Get the base of a data store's FHIR interface, with the slash at the end.
@@ -518,6 +558,11 @@ class HealthLakeHook(AwsBaseHook):
             token = reply.get("NextToken")
             if not token:
                 return
+
+
+def _latest(jobs: Iterable[dict[str, Any]], job_name: str) -> dict[str, Any] | None:
+    named = (job for job in jobs if job.get("JobName") == job_name)
+    return max(named, key=lambda job: job["SubmitTime"], default=None)
 
 
 def _given(request: Mapping[str, Any]) -> dict[str, Any]:

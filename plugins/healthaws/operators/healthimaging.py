@@ -99,6 +99,20 @@ class HealthImagingStartDicomImportJobOperator(StartJobOperator[HealthImagingHoo
         """Get ``jobProperties`` of GetDICOMImportJob."""
         return self.hook.get_dicom_import_job(self.datastore_id, job_id)
 
+    def find_job(self, job_name: str) -> dict[str, Any] | None:
+        """Find the import by its name; see :meth:`HealthImagingHook.find_job`."""
+        return self.hook.find_job(self.datastore_id, job_name)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The data store and the input prefix."""
+        return {"datastoreId": self.datastore_id, "inputS3Uri": self.input_s3_uri}
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The role."""
+        return {"dataAccessRoleArn": self.data_access_role_arn}
+
     def completed_trigger(self, job_id: str, **settings: Any) -> HealthImagingDicomImportJobCompletedTrigger:
         """Make the trigger that fires when the import has ended."""
         return HealthImagingDicomImportJobCompletedTrigger(datastore_id=self.datastore_id, job_id=job_id, **settings)

@@ -75,6 +75,7 @@ class HealthLakeStartJobOperator(StartJobOperator[HealthLakeHook]):
     aws_hook_class = HealthLakeHook
     job_link = HealthLakeConsoleLink
     trigger_class: ClassVar[type[HealthLakeJobCompletedTrigger]]
+    output_member: ClassVar[str] = "OutputDataConfig"  # of the job's properties
     illegal_in_job_name = re.compile(r"[^\w .:/=+%@-]+")
     operator_extra_links = (HealthLakeConsoleLink(),)
 
@@ -134,6 +135,12 @@ class HealthLakeStartJobOperator(StartJobOperator[HealthLakeHook]):
             return self.complete(context, properties)
         return super().job_completed_with_errors(context, properties)
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The role and the key."""
+        key = f"{self.output_member}.S3Configuration.KmsKeyId"
+        return {"DataAccessRoleArn": self.data_access_role_arn, key: self.kms_key_id}
+
     def completed_trigger(self, job_id: str, **settings: Any) -> HealthLakeJobCompletedTrigger:
         """Make the trigger that fires when the job has ended."""
         store = {"datastore_id": self.datastore_id} if hasattr(self, "datastore_id") else {}
@@ -169,6 +176,7 @@ class HealthLakeStartFhirImportJobOperator(HealthLakeStartJobOperator):
     job_kind = FHIR_IMPORT_JOB
     job_key = "healthlake_fhir_import_job"
     trigger_class = HealthLakeFhirImportJobCompletedTrigger
+    output_member = "JobOutputDataConfig"
     template_fields: Sequence[str] = aws_template_fields(
         *JOB_TEMPLATE_FIELDS, "datastore_id", "input_s3_uri", "validation_level"
     )
@@ -202,6 +210,20 @@ class HealthLakeStartFhirImportJobOperator(HealthLakeStartJobOperator):
     def describe_job(self, job_id: str) -> dict[str, Any]:
         """Get ``ImportJobProperties`` of DescribeFHIRImportJob."""
         return self.hook.describe_fhir_import_job(self.datastore_id, job_id)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The data store and the input prefix."""
+        return {"DatastoreId": self.datastore_id, "InputDataConfig.S3Uri": self.input_s3_uri}
+
+    def find_job(self, job_name: str) -> dict[str, Any] | None:
+        """Find the job by its name; see :meth:`HealthLakeHook.find_job`."""
+        return self.hook.find_job(self.datastore_id, job_name)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Role, key and validation level."""
+        return super().parameters | {"ValidationLevel": self.validation_level}
 
 
 class HealthLakeStartFhirExportJobOperator(HealthLakeStartJobOperator):
@@ -246,6 +268,15 @@ class HealthLakeStartFhirExportJobOperator(HealthLakeStartJobOperator):
     def describe_job(self, job_id: str) -> dict[str, Any]:
         """Get ``ExportJobProperties`` of DescribeFHIRExportJob."""
         return self.hook.describe_fhir_export_job(self.datastore_id, job_id)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The data store."""
+        return {"DatastoreId": self.datastore_id}
+
+    def find_job(self, job_name: str) -> dict[str, Any] | None:
+        """Find the job by its name; see :meth:`HealthLakeHook.find_export_job`."""
+        return self.hook.find_export_job(self.datastore_id, job_name)
 
 
 class HealthLakeStartDataTransformationJobOperator(HealthLakeStartJobOperator):
@@ -325,6 +356,15 @@ class HealthLakeStartDataTransformationJobOperator(HealthLakeStartJobOperator):
     def describe_job(self, job_id: str) -> dict[str, Any]:
         """Get ``TransformationJobProperties`` of DescribeDataTransformationJob."""
         return self.hook.describe_data_transformation_job(job_id)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The profile and the input prefix."""
+        return {"ProfileId": self.profile_id, "InputDataConfig.S3Uri": self.input_s3_uri}
+
+    def find_job(self, job_name: str) -> dict[str, Any] | None:
+        """Find the job by its name; see :meth:`HealthLakeHook.find_data_transformation_job`."""
+        return self.hook.find_data_transformation_job(job_name)
 
     def _settle(self, context: Context, report: JobReport, waited: str) -> Any:
         if report.status in (COMPLETED, COMPLETED_WITH_ERRORS):

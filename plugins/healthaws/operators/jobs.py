@@ -16,17 +16,20 @@ from airflow.providers.amazon.aws.utils import validate_execute_complete_event
 from airflow.providers.amazon.aws.utils.mixins import AwsHookType
 from airflow.providers.common.compat.sdk import conf
 from airflow.sdk.exceptions import AirflowFailException
+from botocore.exceptions import ClientError
 
 from healthaws.exceptions import (
     JobCancelledError,
     JobCompletedWithErrorsError,
+    JobConflictError,
     JobFailedError,
     JobFinallyFailedError,
     JobUnfinishedError,
     UnknownJobStatusError,
 )
-from healthaws.jobs import COMPLETED, COMPLETED_WITH_ERRORS, FAILED, ImportJob, JobKind, JobReport
+from healthaws.jobs import COMPLETED, COMPLETED_WITH_ERRORS, FAILED, ImportJob, JobKind, JobReport, differences
 from healthaws.patience import PatientOperator
+from healthaws.refusals import CHANGING_DATASTORE_STATUS, is_token_conflict
 from healthaws.triggers.pause import PauseTrigger
 
 if TYPE_CHECKING:
@@ -47,7 +50,8 @@ class StartJobOperator(PatientOperator, AwsBaseOperator[AwsHookType]):
     One piece of work makes one job. The job is remembered in the task state store, which outlives retries and
     clearing: a later try reconnects to a running job, takes the result of a finished one, and starts another only
     after FAILED or when ``generation`` was raised. A worker that dies between the start and the note of the job's id
-    repeats the same client token, and so gets the same job.
+    repeats the same client token, and so gets the same job; where the service refuses the token, since the job's
+    parameters were changed meanwhile, the job is found by its name.
 
     Throttling and quota refusals are waited out with growing pauses, in the triggerer if ``deferrable``, and use up
     none of the task's retries. Validation, access and not-found errors fail the task at once.
@@ -58,7 +62,8 @@ class StartJobOperator(PatientOperator, AwsBaseOperator[AwsHookType]):
     Parameters
     ----------
     job_name : str, optional
-        Name of the job. What the service does not allow becomes ``-``, and 64 characters are kept.
+        Name of the job. What the service does not allow becomes ``-``, and 55 characters are kept: the end is the
+        work's and the generation's, so that a job whose id was lost is found by its name.
         (default: DAG id, task id and map index) (templated)
     idempotency_key : str, optional
         Names the work, so that another key means other work and another job. Keep patient identifiers out of it.
@@ -97,6 +102,7 @@ class StartJobOperator(PatientOperator, AwsBaseOperator[AwsHookType]):
     job_key: ClassVar[str]
     job_link: ClassVar[type[BaseAwsLink]]
     illegal_in_job_name: ClassVar[re.Pattern[str]]
+    output_s3_uri: str
     ui_color = "#66c3ff"
 
     def __init__(
@@ -165,6 +171,27 @@ class StartJobOperator(PatientOperator, AwsBaseOperator[AwsHookType]):
         **settings
             What all such triggers take: how often to poll, and the connection.
         """
+
+    @abstractmethod
+    def find_job(self, job_name: str) -> dict[str, Any] | None:
+        """
+        Ask the service for the properties of the job with a name; None if there is none.
+
+        Parameters
+        ----------
+        job_name : str
+            The name.
+        """
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """The properties that a job for this work has, whatever it was started with, by their names."""
+
+    @property
+    @abstractmethod
+    def parameters(self) -> dict[str, Any]:
+        """The other properties that are asked for, by their names; the output is compared besides."""
 
     @property
     @abstractmethod
@@ -449,16 +476,68 @@ class StartJobOperator(PatientOperator, AwsBaseOperator[AwsHookType]):
 
     def _start(self, context: Context, job: ImportJob) -> str:
         self._wait_to_start()
+        started_before = self.load_job(context) == job
         self.save_job(context, job)  # before the start, so that a crash in between repeats this token
-        job_id = self.start_job(job.client_token, self._legal_job_name(context))
+        name = self._legal_job_name(context, job)
+        try:
+            job_id = self.start_job(job.client_token, name)
+        except ClientError as error:
+            if not is_token_conflict(error, started_before=started_before):
+                raise
+            job_id = self._adopt(name, error)
+        else:
+            self.log.info("Started %s %s, generation %s", self.job_kind.name, job_id, job.generation)
         self.save_job(context, replace(job, job_id=job_id))
-        self.log.info("Started %s %s, generation %s", self.job_kind.name, job_id, job.generation)
         return job_id
 
-    def _legal_job_name(self, context: Context) -> str:
+    def _adopt(self, name: str, error: ClientError) -> str:
+        """Return the id of the job that this client token has made; raise if no such job is found."""
+        found = self.find_job(name)
+        if found is None or differences(self.identity, found):
+            if error.response["Error"]["Code"] != "ConflictException" or self.is_passing(error):
+                raise error
+            raise JobConflictError(
+                f"{error}. No {self.job_kind.name} {name} with this input was found. If the job's parameters were "
+                "changed after a try had started it, change them back, or raise generation for a new job."
+            ) from error
+        job_id = self.job_kind.report(found).job_id
+        hook: Any = self.hook  # each service's hook says where a job's output lies
+        differ = differences(self.parameters, found)
+        if hook.output_folder(found).rstrip("/").rpartition("/")[0] != self.output_s3_uri.rstrip("/"):
+            differ.append("output")
+        self.log.warning(
+            "An earlier try has started %s %s, which is taken up. It differs from what is asked for now in: %s. "
+            "For a job with the present parameters raise generation.",
+            self.job_kind.name,
+            job_id,
+            ", ".join(differ) or "nothing that the service tells",
+        )
+        return job_id
+
+    def is_passing(self, error: ClientError) -> bool:
+        """
+        Tell whether a start was refused because the data store is being made or changed.
+
+        Parameters
+        ----------
+        error : ClientError
+            What the service answered.
+        """
+        code = error.response.get("Error", {}).get("Code")
+        datastore_id = getattr(self, "datastore_id", None)
+        is_start = error.operation_name.startswith("Start") and datastore_id is not None
+        if not is_start or code not in {"ConflictException", "ValidationException"}:
+            return False
+        hook: Any = self.hook  # each service's hook says what its data stores are
+        try:
+            return hook.datastore_status(datastore_id) in CHANGING_DATASTORE_STATUS
+        except ClientError:
+            return False  # who may not ask gets the first refusal to read
+
+    def _legal_job_name(self, context: Context, job: ImportJob) -> str:
         ti = context["ti"]
         index = "" if ti.map_index is None or ti.map_index < 0 else f".{ti.map_index}"
-        return self.illegal_in_job_name.sub("-", self.job_name or f"{ti.dag_id}.{ti.task_id}{index}")[:64]
+        return job.named(self.illegal_in_job_name.sub("-", self.job_name or f"{ti.dag_id}.{ti.task_id}{index}"))
 
     def _announce(self, context: Context, job_id: str) -> None:
         self._job_id = job_id

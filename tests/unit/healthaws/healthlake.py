@@ -140,10 +140,29 @@ class JobScript(BaseScript):
         self.jobs = jobs
 
     def start(self, answer: str = JOB, *, generation: int = 0, text: str = "because", **more: Any) -> JobScript:
-        token = ImportJob(KEY, generation).client_token
-        request = {**self.jobs.request, "ClientToken": token, "JobName": "dag.import", **more}
+        job = ImportJob(KEY, generation)
+        request = {**self.jobs.request, "ClientToken": job.client_token, "JobName": job.named("dag.import"), **more}
         reply = answer if answer in HTTP_STATUS else {"JobId": answer, "JobStatus": "SUBMITTED"}
         return self.answer(f"start_{self.jobs.operation}", request, reply, text)
+
+    def store(self, status: str) -> JobScript:
+        """Add the question what state the data store is in."""
+        properties = {
+            "DatastoreId": STORE,
+            "DatastoreArn": "arn",
+            "DatastoreTypeVersion": "R4",
+            "DatastoreEndpoint": "e",
+        }
+        reply = {"DatastoreProperties": properties | {"DatastoreStatus": status}}
+        return self.answer("describe_fhir_datastore", {"DatastoreId": STORE}, reply)
+
+    def named(self, name: str | None, **changes: Any) -> JobScript:
+        """Add the question for the import with the name; the answer is one of another name, or none."""
+        found = [] if name is None else [self.jobs.properties("IN_PROGRESS", JOB, JobName=name, **changes)]
+        job = ImportJob(KEY, 0).named("dag.import")
+        return self.answer(
+            "list_fhir_import_jobs", {"DatastoreId": STORE, "JobName": job}, {"ImportJobPropertiesList": found}
+        )
 
     def describe(self, answer: str, job_id: str = JOB, **more: Any) -> JobScript:
         known = {"Message": "why", **more}

@@ -84,7 +84,7 @@ class Script(BaseScript):
 
     def start(self, answer: str = JOB, *, generation: int = 0, key: str = KEY, text: str = "because") -> Script:
         request = {
-            "jobName": "dag.import",
+            "jobName": ImportJob(key, generation).named("dag.import"),
             "clientToken": ImportJob(key, generation).client_token,
             "datastoreId": DATASTORE,
             "dataAccessRoleArn": ROLE,
@@ -93,6 +93,11 @@ class Script(BaseScript):
         }
         reply = answer if answer in HTTP_STATUS else start_reply(answer)
         return self.answer("start_dicom_import_job", request, reply, text)
+
+    def store(self, status: str) -> Script:
+        """Add the question what state the data store is in."""
+        known = {"datastoreId": DATASTORE, "datastoreName": "test", "datastoreStatus": status}
+        return self.answer("get_datastore", {"datastoreId": DATASTORE}, {"datastoreProperties": known})
 
     def get(self, answer: str, job_id: str = JOB) -> Script:
         reply = answer if answer in HTTP_STATUS else get_reply(answer, job_id, message="why")

@@ -22,6 +22,7 @@ HTTP_STATUS = {
     "ServiceQuotaExceededException": 402,
     "AccessDeniedException": 403,
     "ResourceNotFoundException": 404,
+    "ConflictException": 409,
     "ThrottlingException": 429,
     "InternalServerException": 500,
 }

@@ -111,3 +111,15 @@ def test_clearing_takes_the_finished_job(emulator: Emulator, context: Context) -
 def test_unknown_data_store_fails_at_once(emulator: Emulator, context: Context) -> None:
     with pytest.raises(RequestRejectedError, match="ResourceNotFoundException"):
         run(operator(datastore_id="0" * 32), context)
+
+
+def test_a_start_whose_answer_was_lost_is_taken_up_with_other_parameters(emulator: Emulator, context: Context) -> None:
+    emulator.fault("lost_response", operation="StartDICOMImportJob", times=1, answer="drop")
+    with pytest.raises(ConnectionClosedError):
+        run(operator(deferrable=True), context)
+    corrected = operator(
+        deferrable=True, data_access_role_arn=f"{ROLE}-corrected", output_s3_uri=f"s3://{BUCKET}/elsewhere/"
+    )
+    job_id = run(corrected, context)
+    assert emulator.jobs_started() == 1
+    assert corrected.hook.get_dicom_import_job(DATASTORE, job_id)["dataAccessRoleArn"] == ROLE

@@ -56,7 +56,8 @@ def running() -> Iterator[Emulator]:
         s3 = boto3.client("s3", endpoint_url=s3_endpoint, region_name="us-east-1")
         s3.create_bucket(Bucket=BUCKET)
         seeds = (Seed(STORE, "test"),)
-        with serve(s3_endpoint=s3_endpoint, healthlake_datastore=seeds, submitted_seconds=0.0) as url:
+        strict = {"reused_transformation_token": "refused"}
+        with serve(s3_endpoint=s3_endpoint, healthlake_datastore=seeds, submitted_seconds=0.0, choices=strict) as url:
             environment.setenv("AWS_ENDPOINT_URL_HEALTHLAKE", url)
             yield Emulator(url, s3)
 
@@ -203,10 +204,24 @@ class TestImport:
         with pytest.raises(RequestRejectedError, match="ResourceNotFoundException"):
             run(task, context)
 
+    def test_whose_answer_was_lost_is_taken_up_with_other_parameters(
+        self, emulator: Emulator, context: Context
+    ) -> None:
+        task, before = importer(emulator, PATIENT), emulator.jobs_started()
+        emulator.fault("lost_response", operation="StartFHIRImportJob", times=1, answer="drop")
+        with pytest.raises(ConnectionClosedError):
+            run(task, context)
+        corrected = again(task)
+        corrected.data_access_role_arn, corrected.validation_level = f"{ROLE}-corrected", "minimal"
+        assert run(corrected, context)["status"] == "COMPLETED"
+        assert emulator.jobs_started() == before + 1
+
     def test_is_found_by_its_name(self, emulator: Emulator, context: Context) -> None:
         task = importer(emulator, PATIENT, job_name="the night of the first")
         job_id = run(task, context)["job_id"]
-        found = task.hook.find_job(STORE, "the night of the first")
+        (name,) = [job["JobName"] for job in task.hook.list_fhir_import_jobs(STORE) if job["JobId"] == job_id]
+        assert name.startswith("the night of the first.")
+        found = task.hook.find_job(STORE, name)
         assert found is not None
         assert found["JobId"] == job_id
 
@@ -228,6 +243,17 @@ class TestDataTransformation:
         return HealthLakeStartDataTransformationJobOperator(
             profile_id=profile_id, input_s3_uri=uri, drift_detection=True, **given(uri, **more)
         )
+
+    def test_whose_answer_was_lost_is_taken_up_with_another_role(
+        self, profile_id: str, emulator: Emulator, context: Context
+    ) -> None:
+        task, before = self.converter(emulator, profile_id), emulator.jobs_started()
+        emulator.fault("lost_response", operation="StartDataTransformationJob", times=1, answer="drop")
+        with pytest.raises(ConnectionClosedError):
+            run(task, context)
+        task.data_access_role_arn = f"{ROLE}-corrected"
+        assert run(task, context)["status"] == "COMPLETED"
+        assert emulator.jobs_started() == before + 1
 
     def test_writes_resources_into_its_folder(self, profile_id: str, emulator: Emulator, context: Context) -> None:
         task = self.converter(emulator, profile_id, profile_version=1)

@@ -136,7 +136,10 @@ class TestErrors:
         self, code: str, deferrable: bool, context: Context
     ) -> None:
         task = operator(deferrable=deferrable)
-        with Script(task).start(code), pytest.raises(RequestRejectedError, match=f"{code}: because") as caught:
+        script = Script(task).start(code)
+        if code == "ValidationException":
+            script.store("ACTIVE")
+        with script, pytest.raises(RequestRejectedError, match=f"{code}: because") as caught:
             task.execute(context)
         assert isinstance(caught.value, AirflowFailException)
 

@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from localaws.errors import invalid, not_found
+from localaws.errors import conflict, invalid, not_found
 from localaws.faults import DATA_TRANSFORMATION
 from localaws.healthlake.resources import new_id
 from localaws.healthlake.transformation.profiles import DRAFT, latest_version, profile_row
@@ -90,6 +90,8 @@ class TransformationJobs:
         query = "SELECT * FROM transformation_job WHERE client_token = ?"
         with self._runtime.state.write() as connection:
             job = connection.execute(query, (params["ClientToken"],)).fetchone()
+            if job is not None and self._runtime.settings.choice("reused_transformation_token") == "refused":
+                _check_same(job, params)
             if job is None:
                 job = self._insert(connection, params)
                 self._runtime.schedule.add(connection, ADVANCE, job["id"], self._runtime.settings.submitted_seconds)
@@ -194,3 +196,11 @@ def _summary(job: sqlite3.Row) -> Result:
         "SourceFormat": job["source_format"],
     }
     return without_none(members)
+
+
+def _check_same(job: sqlite3.Row, params: Params) -> None:
+    """Refuse a client token that has made a job with other parameters."""
+    output = params["OutputDataConfig"]["S3Configuration"]
+    asked = (params["DataAccessRoleArn"], params["InputDataConfig"]["S3Uri"], output["S3Uri"], output["KmsKeyId"])
+    if asked != (job["role_arn"], job["input_uri"], job["output_uri"], job["kms_key_id"]):
+        raise conflict("This client token was used before, with other parameters; use a new token for a new request.")

@@ -8,23 +8,27 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskD
 from botocore.exceptions import ClientError
 
 from healthaws.exceptions import (
+    JobConflictError,
     JobFailedError,
     JobFinallyFailedError,
     JobUnfinishedError,
     RequestRejectedError,
     UnknownJobStatusError,
 )
-from healthaws.operators.healthimaging import HealthImagingStartDicomImportJobOperator
+from healthaws.jobs import ImportJob
+from healthaws.operators.healthimaging import JOB_KEY, HealthImagingStartDicomImportJobOperator
 from healthaws.triggers.healthimaging import HealthImagingDicomImportJobCompletedTrigger
 from healthaws.triggers.pause import PauseTrigger
 from tests.unit.healthaws.script import (
     FAILED_EVENT,
     KEY,
+    PATIENCE,
     Script,
     awaited_job,
     deferred,
     operator,
     remember,
+    resume,
 )
 from tests.unit.healthaws.service import (
     DATASTORE,
@@ -33,6 +37,8 @@ from tests.unit.healthaws.service import (
     NEXT_JOB,
     OUTPUT,
     ROLE,
+    WHERE,
+    job_properties,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +46,6 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-    from healthaws.jobs import ImportJob
     from tests.unit.healthaws.conftest import Store, TaskInstance
 
 
@@ -108,6 +113,59 @@ class TestOneJobForOnePieceOfWork:
         remember(store, JOB)
         with Script(task).get("ResourceNotFoundException"), pytest.raises(RequestRejectedError, match="because"):
             task.execute(context)
+
+
+class TestTokenConflict:
+    """A token that has made a job already, and is refused as the job's parameters were changed meanwhile."""
+
+    OTHER_ROLE = "arn:aws:iam::123456789012:role/other"
+
+    def script(self, task: Any, name: str, **properties: Any) -> Script:
+        summary = {"jobId": JOB, "jobName": name, "jobStatus": "IN_PROGRESS", "datastoreId": DATASTORE}
+        listed = {"jobSummaries": [summary | {"jobId": NEXT_JOB, "jobName": "night.other"}, summary]}
+        script = Script(task).start("ConflictException")
+        script.answer("list_dicom_import_jobs", {"datastoreId": DATASTORE}, listed)
+        if name == ImportJob(KEY, 0).named("dag.import"):
+            reply = {"jobProperties": job_properties("IN_PROGRESS", JOB, jobName=name) | properties}
+            script.answer("get_dicom_import_job", WHERE, reply)
+        return script
+
+    def test_finds_the_job_by_its_name_and_says_what_differs(
+        self, context: Context, store: Store, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        task = operator()
+        name, folder = ImportJob(KEY, 0).named("dag.import"), f"s3://elsewhere/{DATASTORE}-DicomImport-{JOB}/"
+        with self.script(task, name, dataAccessRoleArn=self.OTHER_ROLE, outputS3Uri=folder):
+            assert awaited_job(deferred(task, context)) == JOB
+        assert store[JOB_KEY] == {"idempotency_key": KEY, "generation": 0, "job_id": JOB}
+        said = capsys.readouterr().out
+        assert f"{JOB}, which is taken up. It differs from what is asked for now in: dataAccessRoleArn, output." in said
+        assert "elsewhere" not in said
+
+    @pytest.mark.parametrize(
+        "other",
+        [{"inputS3Uri": "s3://in/b/"}, {"inputS3Uri": "s3://in/a/deeper/"}, {"datastoreId": "e" * 32}],
+        ids=["prefix", "deeper", "store"],
+    )
+    def test_takes_up_no_job_with_another_input_or_data_store(self, other: dict[str, str], context: Context) -> None:
+        task = operator()
+        script = self.script(task, ImportJob(KEY, 0).named("dag.import"), **other).store("ACTIVE")
+        with script, pytest.raises(JobConflictError, match="change them back, or raise generation for a new job"):
+            task.execute(context)
+
+    @pytest.mark.parametrize("other", [ImportJob(KEY, 1), ImportJob("batch-2", 0)], ids=["generation", "work"])
+    def test_takes_up_no_job_of_another_generation_or_other_work(self, other: ImportJob, context: Context) -> None:
+        task = operator()
+        script = self.script(task, other.named("dag.import")).store("ACTIVE")
+        with script, pytest.raises(JobConflictError, match=ImportJob(KEY, 0).named("dag.import")):
+            task.execute(context)
+
+    def test_of_a_data_store_that_is_being_made_is_waited_out(self, context: Context) -> None:
+        task = operator(**PATIENCE)
+        script = self.script(task, "night.other").store("CREATING").store("CREATING").start()
+        with script, pytest.raises(TaskDeferred) as caught:
+            resume(task, context, deferred(task, context))
+        assert awaited_job(caught.value) == JOB
 
 
 class Nightly(HealthImagingStartDicomImportJobOperator):
@@ -322,20 +380,20 @@ class TestJobName:
 
     def test_default_names_the_mapped_task(self, sent: Callable[..., str], ti: TaskInstance) -> None:
         ti.dag_id, ti.task_id, ti.map_index = "night", "stages.import", 7
-        assert sent() == "night.stages.import.7"
+        assert sent() == f"night.stages.import.7.{ImportJob(KEY, 0).client_token[:8]}"
 
     @pytest.mark.parametrize(
         ("given", "legal"),
         [
             ("scheduled__2026-11-01T00:00:00+00:00", "scheduled__2026-11-01T00-00-00-00-00"),
             ("Köln #1/a", "K-ln-#1/a"),
-            ("x" * 70, "x" * 64),
+            ("x" * 70, "x" * 55),
         ],
     )
     def test_what_the_service_does_not_allow_is_replaced(
         self, given: str, legal: str, sent: Callable[..., str]
     ) -> None:
-        assert sent(job_name=given) == legal
+        assert sent(job_name=given) == f"{legal}.{ImportJob(KEY, 0).client_token[:8]}"
 
 
 class TestDefaultKey:

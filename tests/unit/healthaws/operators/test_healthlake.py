@@ -20,6 +20,7 @@ from healthaws.exceptions import (
     UnknownJobStatusError,
     UnknownOperationError,
 )
+from healthaws.jobs import ImportJob
 from healthaws.operators.healthlake import HealthLakeStartFhirImportJobOperator, HealthLakeValidateResourceOperator
 from healthaws.triggers.healthlake import HealthLakeFhirImportJobCompletedTrigger
 from tests.unit.healthaws.fhir_service import issue, outcome
@@ -34,7 +35,7 @@ from tests.unit.healthaws.healthlake import (
     import_operator,
     transformation_operator,
 )
-from tests.unit.healthaws.script import awaited_job, deferred, pause, remember, resume
+from tests.unit.healthaws.script import KEY, awaited_job, deferred, pause, remember, resume
 from tests.unit.healthaws.service import INPUT, JOB, NEXT_JOB, OUTPUT
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-    from healthaws.jobs import ImportJob
     from tests.unit.healthaws.conftest import Store, TaskInstance
 
 IMPORT_KEY = HealthLakeStartFhirImportJobOperator.job_key
@@ -231,9 +231,27 @@ class TestRefusals:
             resume(task, context, deferred(task, context))
         assert awaited_job(caught.value) == JOB
 
+    @pytest.mark.parametrize("code", ["ValidationException", "ConflictException"])
+    @pytest.mark.parametrize("status", ["CREATING", "UPDATING"])
+    def test_a_data_store_that_is_being_changed_is_waited_for(self, code: str, status: str, context: Context) -> None:
+        task = import_operator(backoff_initial_delay=0, backoff_max_delay=0)
+        script = JobScript(task).start(code, text="wait until it is ACTIVE")
+        if code == "ConflictException":
+            script.named(None).store(status)
+        script.store(status).start()
+        with script, pytest.raises(TaskDeferred) as caught:
+            resume(task, context, deferred(task, context))
+        assert awaited_job(caught.value) == JOB
+
+    def test_a_data_store_that_is_changed_for_ever_is_not(self, context: Context) -> None:
+        task = import_operator(backoff_timeout=0)
+        script = JobScript(task).start("ValidationException")
+        with script, pytest.raises(RequestRejectedError):
+            task.execute(context)
+
     def test_rejection_fails_at_once_in_the_service_s_words(self, context: Context) -> None:
         task = import_operator()
-        script = JobScript(task).start("ValidationException", text="The data store is not ACTIVE")
+        script = JobScript(task).start("ValidationException", text="The data store is not ACTIVE").store("DELETING")
         with script, pytest.raises(RequestRejectedError, match=r"StartFHIRImportJob .*The data store is not ACTIVE"):
             task.execute(context)
 
@@ -292,12 +310,12 @@ class TestJobName:
         [
             ("scheduled__2026-11-01T00:00:00+00:00", "scheduled__2026-11-01T00:00:00+00:00"),
             ("Köln #1/a", "Köln -1/a"),
-            ("x" * 70, "x" * 64),
+            ("x" * 70, "x" * 55),
         ],
     )
     def test_what_the_service_does_not_allow_is_replaced(self, given: str, legal: str, context: Context) -> None:
         task = import_operator(job_name=given, wait_for_completion=False, deferrable=False)
-        with JobScript(task).start(JobName=legal):
+        with JobScript(task).start(JobName=f"{legal}.{ImportJob(KEY, 0).client_token[:8]}"):
             assert task.execute(context) == JOB
 
 
