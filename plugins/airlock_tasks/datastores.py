@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from airflow.sdk.exceptions import AirflowFailException
@@ -11,12 +12,14 @@ from healthaws.hooks.healthimaging import HealthImagingHook
 from healthaws.hooks.healthimaging_image_sets import HealthImagingImageSetsHook
 from healthaws.hooks.healthlake import HealthLakeHook
 from healthaws.hooks.healthlake_fhir import HealthLakeFhirHook
-from healthaws.refusals import Backoff
+from healthaws.refusals import CHANGING_DATASTORE_STATUS, Backoff
 
 if TYPE_CHECKING:
     from airlock.pipelines import HealthImaging, HealthLake, Pipeline
 
-READY = "ACTIVE"
+READY, UPDATE_FAILED = "ACTIVE", "UPDATE_FAILED"
+
+log = logging.getLogger(__name__)
 
 
 def fhir_store(healthlake: HealthLake) -> HealthLakeFhirHook:
@@ -55,41 +58,41 @@ def with_region(pipeline: Pipeline) -> Pipeline:
         raise AirflowFailException(str(error)) from None
 
 
-def check_datastores(pipeline: Pipeline) -> None:
+def check_datastores(pipeline: Pipeline) -> str | None:
     """Refuse a data store that cannot be imported into, before four stages have worked for it.
+
+    Returns
+    -------
+    str or None
+        What to wait for: a data store that is being made or changed; None if all can be imported into.
 
     Raises
     ------
     AirflowFailException
-        If one does not exist or is not ACTIVE, or the regions contradict each other.
+        If one does not exist, or is in a state that it does not leave by itself, or the regions contradict each other.
     """
     with_region(pipeline)
+    stores: list[tuple[str, HealthImaging | HealthLake, type[HealthImagingHook | HealthLakeHook]]] = []
     if isinstance(pipeline, ImagingPipeline):
-        _require(pipeline, "healthimaging", pipeline.healthimaging, _imaging_status(pipeline.healthimaging))
+        stores.append(("healthimaging", pipeline.healthimaging, HealthImagingHook))
     if isinstance(pipeline, ImagingPipeline | ClinicalPipeline) and pipeline.healthlake is not None:
-        _require(pipeline, "healthlake", pipeline.healthlake, _clinical_status(pipeline.healthlake))
+        stores.append(("healthlake", pipeline.healthlake, HealthLakeHook))
+    waits = [_check(pipeline, *store) for store in stores]
+    return next((wait for wait in waits if wait), None)
 
 
-def _imaging_status(store: HealthImaging) -> str:
-    hook = HealthImagingHook(aws_conn_id=store.aws_conn_id, region_name=store.region_name)
-    try:
-        return str(hook.conn.get_datastore(datastoreId=store.datastore_id)["datastoreProperties"]["datastoreStatus"])
-    except hook.conn.exceptions.ResourceNotFoundException:
-        return "not there"
-
-
-def _clinical_status(store: HealthLake) -> str:
-    hook = HealthLakeHook(aws_conn_id=store.aws_conn_id, region_name=store.region_name)
-    try:
-        reply = hook.conn.describe_fhir_datastore(DatastoreId=store.datastore_id)
-    except hook.conn.exceptions.ResourceNotFoundException:
-        return "not there"
-    return str(reply["DatastoreProperties"]["DatastoreStatus"])
-
-
-def _require(pipeline: Pipeline, field: str, store: HealthImaging | HealthLake, status: str) -> None:
-    if status != READY:
+def _check(
+    pipeline: Pipeline, field: str, store: HealthImaging | HealthLake, kind: type[HealthImagingHook | HealthLakeHook]
+) -> str | None:
+    hook = kind(aws_conn_id=store.aws_conn_id, region_name=store.region_name)
+    status = hook.datastore_status(store.datastore_id)
+    if status in CHANGING_DATASTORE_STATUS:
+        return f"the data store {store.datastore_id} is {status}"
+    if status == UPDATE_FAILED:
+        log.warning("the data store %s is UPDATE_FAILED: it is used as it was before the update", store.datastore_id)
+    elif status != READY:
         raise AirflowFailException(
-            f"the data store {store.datastore_id} is {status}: correct {field}.datastore_id of the pipeline "
-            f"{pipeline.name!r}, or its connection {store.aws_conn_id!r} and region, and clear this task"
+            f"the data store {store.datastore_id} is {status or 'not there'}: correct {field}.datastore_id of the "
+            f"pipeline {pipeline.name!r}, or its connection {store.aws_conn_id!r} and region, and clear this task"
         )
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from airlock.pipelines import Receive, Source
 from airlock_tasks.datastores import check_datastores
 from airlock_tasks.notify import check_connections, tell_once
 from airlock_tasks.stage import connect_s3, is_plan, redrive_request
+from healthaws.triggers.pause import PauseTrigger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -96,10 +98,15 @@ class ReceiveSensor(BaseSensorOperator):
 
     def execute(self, context: Context) -> dict[str, int]:
         """Return the number of objects and bytes seen."""
+        return self.look(context)
+
+    def look(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, int]:
+        """Look at the data stores and the delivery; the pause for a data store that is being changed resumes here."""
         from airlock.run import PrefixOutsideSourceError, source_prefix
 
         plan_only = is_plan(context)
-        check_datastores(self.pipeline)
+        if changing := check_datastores(self.pipeline):
+            raise self._pause(changing, event)
         check_connections(self.pipeline)
         if redrive_request(self.pipeline, context) is not None:
             return {"objects": 0, "bytes": 0}  # nothing is delivered: buffer takes what was chosen
@@ -116,6 +123,18 @@ class ReceiveSensor(BaseSensorOperator):
         end = datetime.now(UTC) + timedelta(minutes=settings.timeout_minutes)
         first = settings.late_after_minutes or settings.timeout_minutes
         raise self._wait(prefix, datetime.now(UTC) + timedelta(minutes=first), end)
+
+    def _pause(self, changing: str, event: dict[str, Any] | None) -> TaskDeferred:
+        """Return what waits in the triggerer before the data stores are looked at again; fail when time is over."""
+        settings, now = self.pipeline.receive, time.time()
+        end = event["end"] if event else now + settings.timeout_minutes * 60
+        if now >= end:
+            raise AirflowFailException(
+                f"{changing}, and was so for {settings.timeout_minutes:g} minutes: look at it in the AWS console, cure "
+                f"that and clear this task"
+            )
+        self.log.info("%s: looking again in %g s", changing, settings.poll_seconds)
+        return TaskDeferred(trigger=PauseTrigger(now + settings.poll_seconds, {"end": end}), method_name="look")
 
     def _wait(self, prefix: str, deadline: datetime, end: datetime) -> TaskDeferred:
         """Return what waits in the triggerer until one of the two, of which the second is the delivery's end."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,13 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from airlock_tasks.receive import DeliveryCompleteTrigger, ReceiveSensor
+from healthaws.hooks.healthlake import HealthLakeHook
+from healthaws.triggers.pause import PauseTrigger
 from localaws.server import serve
 from localaws.settings import Seed
-from tests.chain import DATASTORE, pipeline
+from tests.chain import DATASTORE, RECORDS, clinical_pipeline, pipeline
 from tests.servers.moto import moto_server
+from tests.unit.healthaws.emulator import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,18 +33,22 @@ STORE = {
 MARKER = {"mode": "marker", "marker": "_SUCCESS", "poll_seconds": 0.05}
 
 
-@pytest.fixture
-def archive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    with moto_server() as endpoint, serve(s3_endpoint=endpoint, datastore=(Seed(DATASTORE, "test"),)) as imaging:
-        extra = {
-            "endpoint_url": endpoint,
-            "region_name": "us-east-1",
-            "service_config": {"medical-imaging": {"endpoint_url": imaging}},
-        }
+@contextmanager
+def _archive(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Iterator[Any]:
+    seeds = {"datastore": (Seed(DATASTORE, "test"),), "healthlake_datastore": (Seed(RECORDS, "test"),)}
+    with moto_server() as endpoint, serve(s3_endpoint=endpoint, **seeds, **settings) as emulator:
+        stores = {"medical-imaging": {"endpoint_url": emulator}, "healthlake": {"endpoint_url": emulator}}
+        extra = {"endpoint_url": endpoint, "region_name": "us-east-1", "service_config": stores}
         connection = {"conn_type": "aws", "login": "testing", "password": "testing", "extra": extra}
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
         client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
         client.create_bucket(Bucket="archive")
+        yield client
+
+
+@pytest.fixture
+def archive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    with _archive(monkeypatch) as client:
         yield client
 
 
@@ -95,6 +103,44 @@ def test_missing_data_store_is_found_before_anything_is_done() -> None:
     elsewhere = pipeline(healthimaging=STORE | {"datastore_id": "e" * 32})
     with pytest.raises(AirflowFailException, match=r"data store e+ is not there: correct healthimaging\.datastore_id"):
         ReceiveSensor(task_id="receive", pipeline=elsewhere).execute(CONTEXT)
+
+
+class TestStoreThatIsChanged:
+    """HealthLake's analytics settings are changed while the store is UPDATING."""
+
+    def receive(self, **receive: Any) -> ReceiveSensor:
+        settings = {"mode": "quiet_period", "quiet_seconds": 0, "poll_seconds": 0.1} | receive
+        return ReceiveSensor(task_id="receive", pipeline=clinical_pipeline(receive=settings))
+
+    def change(self) -> None:
+        hook = HealthLakeHook(aws_conn_id="aws_default", region_name="us-east-1")
+        hook.conn.update_fhir_datastore(DatastoreId=RECORDS, DatastoreName="renamed")
+
+    def test_is_waited_for_in_one_try(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with _archive(monkeypatch, change_seconds=0.5) as archive:
+            archive.put_object(Bucket="archive", Key="in/a", Body=b"12345")
+            self.change()
+            assert run(self.receive(), CONTEXT) == {"objects": 1, "bytes": 5}
+
+    def test_for_longer_than_a_delivery_may_take_fails_with_its_state(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with _archive(monkeypatch, change_seconds=600):
+            self.change()
+            with pytest.raises(TaskDeferred) as deferral:
+                self.receive().execute(CONTEXT)
+            assert isinstance(deferral.value.trigger, PauseTrigger)
+            with pytest.raises(
+                AirflowFailException, match=f"the data store {RECORDS} is UPDATING, and was so for 0.01"
+            ):
+                run(self.receive(timeout_minutes=0.01), CONTEXT)
+
+    def test_without_success_is_used_as_it_was_and_told(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with _archive(monkeypatch, change_seconds=0.0, choices={"fhir_update_ends": "update_failed"}) as archive:
+            archive.put_object(Bucket="archive", Key="in/a", Body=b"12345")
+            self.change()
+            assert run(self.receive(), CONTEXT) == {"objects": 1, "bytes": 5}
+        assert f"the data store {RECORDS} is UPDATE_FAILED" in caplog.text
 
 
 def test_a_plan_takes_what_is_there_now(archive: Any) -> None:
