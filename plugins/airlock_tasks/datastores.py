@@ -51,7 +51,9 @@ def with_region(pipeline: Pipeline) -> Pipeline:
     if not isinstance(pipeline, ImagingPipeline) or pipeline.healthlake is None:
         return pipeline
     store = pipeline.healthimaging
-    hook = HealthImagingHook(aws_conn_id=store.aws_conn_id, region_name=store.region_name)
+    if store.region_name:
+        return pipeline
+    hook = HealthImagingHook(aws_conn_id=store.aws_conn_id)
     try:
         return pipeline.in_region(hook.conn_region_name)
     except ValueError as error:
