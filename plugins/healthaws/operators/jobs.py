@@ -26,6 +26,7 @@ from healthaws.exceptions import (
     JobFinallyFailedError,
     JobUnfinishedError,
     UnknownJobStatusError,
+    without_keys,
 )
 from healthaws.jobs import COMPLETED, COMPLETED_WITH_ERRORS, FAILED, ImportJob, JobKind, JobReport, differences
 from healthaws.patience import PatientOperator
@@ -497,9 +498,9 @@ class StartJobOperator(PatientOperator, AwsBaseOperator[AwsHookType]):
             if error.response["Error"]["Code"] != "ConflictException" or self.is_passing(error):
                 raise error
             raise JobConflictError(
-                f"{error}. No {self.job_kind.name} {name} with this input was found. If the job's parameters were "
-                "changed after a try had started it, change them back, or raise generation for a new job."
-            ) from error
+                f"{without_keys(str(error))}. No {self.job_kind.name} {name} with this input was found. If its "
+                "parameters were changed after a try had started it, change them back, or raise generation for another."
+            ) from None
         job_id = self.job_kind.report(found).job_id
         hook: Any = self.hook  # each service's hook says where a job's output lies
         differ = differences(self.parameters, found)

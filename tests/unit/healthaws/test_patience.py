@@ -148,7 +148,8 @@ class TestErrors:
     )
     def test_what_the_service_quotes_of_an_address_names_no_patient(self, text: str, context: Context) -> None:
         task = operator()
-        with Script(task).start("ValidationException", text=text), pytest.raises(RequestRejectedError) as caught:
+        script = Script(task).start("ValidationException", text=text).store("ACTIVE")
+        with script, pytest.raises(RequestRejectedError) as caught:
             task.execute(context)
         shown = "".join(traceback.format_exception(caught.value))
         assert "archive/..." in shown

@@ -150,7 +150,7 @@ class TestTokenConflict:
     def test_takes_up_no_job_with_another_input_or_data_store(self, other: dict[str, str], context: Context) -> None:
         task = operator()
         script = self.script(task, ImportJob(KEY, 0).named("dag.import"), **other).store("ACTIVE")
-        with script, pytest.raises(JobConflictError, match="change them back, or raise generation for a new job"):
+        with script, pytest.raises(JobConflictError, match="change them back, or raise generation for another"):
             task.execute(context)
 
     @pytest.mark.parametrize("other", [ImportJob(KEY, 1), ImportJob("batch-2", 0)], ids=["generation", "work"])
