@@ -15,8 +15,8 @@ _ID = f"{CANARY}-1"
 
 
 def images() -> dict[str, bytes]:
-    """Return two studies, of which one is held since a file of it is cut off."""
-    files = {f"1-{number}.dcm": ct(1, 1, number, **_DICOM) for number in (1, 2)}
+    """Return two studies, one in a folder of its own, the other held since a file of it is cut off."""
+    files = {f"whole/1-{number}.dcm": ct(1, 1, number, **_DICOM) for number in (1, 2)}
     files |= {"2-1.dcm": ct(2, 1, 1, **_DICOM), "2-2.dcm": ct(2, 1, 2, **_DICOM)[:-100]}
     return _named(files)
 

@@ -28,6 +28,16 @@ ASKS: dict[str, dict[str, tuple[str, ...]]] = {
         "fhir.audit": (*STORED, "HealthImaging", "SQS"),
         "route": (*STORED, "SQS", "webhook"),
     },
+    "in-place": {  # a batch's prefix is the archive's own
+        "receive": ("S3", "HealthImaging"),
+        "buffer": STORED,
+        "parse": STORED,
+        "validate": STORED,
+        "normalize": STORED,
+        "import": (*STORED, "HealthImaging"),
+        "audit": (*STORED, "HealthImaging", "SQS"),
+        "route": (*STORED, "SQS", "webhook"),
+    },
     "clinical": {
         "receive": ("S3", "HealthLake"),
         "buffer": STORED,

@@ -73,11 +73,10 @@ class Watched(Chain):
     """A chain that keeps what Airflow would store of its tasks besides XCom."""
 
     def task(self, operator: BaseOperator, index: int) -> Any:
-        """Run one task, and look at its rendered fields."""
-        try:
-            return super().task(operator, index)
-        finally:
-            self.rendered.append({name: repr(getattr(operator, name, None)) for name in operator.template_fields})
+        """Run one task; Airflow keeps its rendered fields as they are before."""
+        assert not operator.overwrite_rtif_after_execution
+        self.rendered.append({name: repr(getattr(operator, name, None)) for name in operator.template_fields})
+        return super().task(operator, index)
 
     @property
     def rendered(self) -> list[dict[str, str]]:
@@ -274,11 +273,23 @@ def pipelines(scene: Scene) -> dict[str, tuple[Pipeline, dict[str, bytes], dict[
     """Return a pipeline of each kind, its delivery, and what a person answers."""
     both: dict[str, Any] = {"notify": scene.notify(), "routes": routes(scene.queue, uri="s3://contracts/all/")}
     source = {"uri": "s3://archive/{}/"}
-    named = {kind: {"source": {"uri": source["uri"].format(kind)}} | both for kind in ("imaging", "clinical", "ccda")}
+    named = {kind: {"source": {"uri": source["uri"].format(kind)}} | both for kind in ASKS}
     parse = {"retries": 0, "request_timeout_seconds": 10}
     return {
         "imaging": (
             pipeline("imaging", parse=parse, healthlake=HEALTHLAKE, audit=AUDIT, **named["imaging"]),
+            canaries.images(),
+            None,
+        ),
+        "in-place": (
+            pipeline(
+                "in-place",
+                parse=parse,
+                audit=AUDIT,
+                staging={"uri": "s3://staging/batches/", "mode": "in_place"},
+                limits={"files_per_job": 2},
+                **named["in-place"],
+            ),
             canaries.images(),
             None,
         ),
@@ -314,7 +325,9 @@ def cut_everywhere(scene: Scene, kind: str, moments: Iterable[Moment], last: str
         scene.through(again, stage, servers, moments, f"{kind} redrive: {stage}")
 
 
-@pytest.mark.parametrize(("kind", "last"), [("imaging", "normalize"), ("clinical", ""), ("ccda", "normalize")])
+@pytest.mark.parametrize(
+    ("kind", "last"), [("imaging", "normalize"), ("in-place", "import"), ("clinical", ""), ("ccda", "normalize")]
+)
 def test_no_name_is_seen_when_a_server_is_cut_off_at_a_name(scene: Scene, kind: str, last: str) -> None:
     cut_everywhere(scene, kind, [canaries.CANARY], last)
     assert +scene.found == Counter(), scene.table()
