@@ -199,13 +199,13 @@ def _holds(primary: dict[str, Any], document: dict[str, Any]) -> bool:
 def _same_frames(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Say whether two instances have the same frames: by their ids, or else by their sizes and checksums.
 
-    AWS does not say whether a copy's frames keep their ids.
+    AWS does not say whether a copy's frames keep their ids. Instances without frames, such as reports, are the same if
+    all their attributes are.
     """
-    if _frames(one, "ID") == _frames(other, "ID"):
-        return True
-    told = _frames(one, "FrameSizeInBytes", "PixelDataChecksumFromBaseToFullResolution")
-    same = told == _frames(other, "FrameSizeInBytes", "PixelDataChecksumFromBaseToFullResolution")
-    return same and all(all(values) for values in told)
+    if not (one.get("ImageFrames") or other.get("ImageFrames")):
+        return one.get("DICOM") == other.get("DICOM")
+    by = (("ID",), ("FrameSizeInBytes", "PixelDataChecksumFromBaseToFullResolution"))
+    return any(told == _frames(other, *names) and all(map(all, told)) for names in by if (told := _frames(one, *names)))
 
 
 def _frames(instance: dict[str, Any], *names: str) -> list[list[Any]]:

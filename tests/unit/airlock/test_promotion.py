@@ -65,9 +65,16 @@ def held(patient: str = "P", **frames: str) -> dict[str, Any]:
     for uid, told in frames.items():
         name, _, checksum = told.partition("/")
         sums = [{"Checksum": checksum}] if checksum else None
-        frame = {"ID": name, "FrameSizeInBytes": 9, "PixelDataChecksumFromBaseToFullResolution": sums}
+        frame = {"ID": name or None, "FrameSizeInBytes": 9, "PixelDataChecksumFromBaseToFullResolution": sums}
         found["Study"]["Series"][SERIES]["Instances"][uid] = {"DICOM": {}, "ImageFrames": [frame]}
     return found
+
+
+def report(document: dict[str, Any], finding: str) -> dict[str, Any]:
+    """Make the instances of a document reports."""
+    instances = document["Study"]["Series"][SERIES]["Instances"]
+    instances.update({uid: {"DICOM": {"ContentSequence": [{"TextValue": finding}]}} for uid in instances})
+    return document
 
 
 class Store:
@@ -78,6 +85,7 @@ class Store:
         self.history = {"primary": ["CREATED"], "odd": ["CREATED"]}
         self.outcome = outcome
         self.copied_frame = odd
+        self.copied: dict[str, Any] | None = None
         self.asked: list[str] = []
 
     def settled(self, name: str) -> dict[str, Any] | None:
@@ -107,9 +115,10 @@ class Store:
         self.history["odd"][-1] = self.outcome
         self.history["primary"].append(self.outcome)
         if self.outcome == "COPIED":
-            self.sets["primary"]["Study"]["Series"][SERIES]["Instances"] |= held(SOP=self.copied_frame)["Study"][
-                "Series"
-            ][SERIES]["Instances"]
+            copied = self.copied or held(SOP=self.copied_frame)
+            self.sets["primary"]["Study"]["Series"][SERIES]["Instances"] |= copied["Study"]["Series"][SERIES][
+                "Instances"
+            ]
         return "primary"
 
     def delete(self, name: str) -> None:
@@ -171,6 +180,20 @@ class TestProof:
         with pytest.raises(ClientError):
             promote(notes, Store("500"), resolution(ResolutionState.BEGUN))
         assert notes.steps[-1].state is ResolutionState.COPYING
+
+    def test_frames_without_ids_are_told_by_their_checksums(self) -> None:
+        store = Store(odd="/1")
+        store.copied_frame = "/2"
+        assert tried(store).state is ResolutionState.COPYING
+        store = Store(odd="/1")
+        assert tried(store).state is ResolutionState.DELETING
+
+    @pytest.mark.parametrize(("finding", "state"), [("none", "DELETING"), ("tumour", "COPYING")])
+    def test_a_report_has_no_frames_and_is_told_by_its_attributes(self, finding: str, state: str) -> None:
+        store = Store()
+        report(store.sets["odd"], "none")
+        store.copied = report(held(SOP="new"), finding)
+        assert tried(store).state is ResolutionState[state]
 
     @pytest.mark.parametrize(
         ("frame", "state"),
