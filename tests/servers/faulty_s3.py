@@ -56,6 +56,7 @@ class FaultyS3:
         self.heeds_if_match = True
         self.region = "us-east-1"
         self.looked_up = 0  # HeadBucket
+        self.lists = True  # whether HeadBucket is allowed
         self.lock = threading.Lock()
 
     def put(self, key: str, body: bytes) -> str:
@@ -83,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self.s3.looked_up += 1
-        self.begin(200, 0, {"x-amz-bucket-region": self.s3.region})
+        self.begin(200 if self.s3.lists else 403, 0, {"x-amz-bucket-region": self.s3.region})
 
     def do_GET(self) -> None:
         self.s3.before(len(self.s3.requests))

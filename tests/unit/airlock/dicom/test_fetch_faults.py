@@ -60,8 +60,9 @@ def stored(server: FaultyS3, key: str = "a/1.dcm", body: bytes = BODY) -> Arriva
 
 
 class TestRegion:
-    def test_a_bucket_of_another_region_is_read_there_and_looked_up_once(self, server: FaultyS3) -> None:
-        server.region = "eu-west-1"
+    @pytest.mark.parametrize("lists", [True, False], ids=["allowed", "forbidden"])
+    def test_a_bucket_of_another_region_is_read_there_and_looked_up_once(self, server: FaultyS3, lists: bool) -> None:
+        server.region, server.lists = "eu-west-1", lists
         reader = RangeReader(connect(server), ParseSettings.model_validate({}))
         arrivals = [stored(server, key) for key in ("a/1.dcm", "a/2.dcm")]
 
