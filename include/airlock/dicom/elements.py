@@ -165,9 +165,13 @@ class Stray(NamedTuple):
             if tag <= behind or tag >> 16 == 0xFFFE or start is None:
                 return False
             if tag in PIXELS:
-                return length == _UNDEFINED or start + length <= self.left
+                return length == _UNDEFINED or (start + length <= self.left and not self._is_item(start + length))
             at, behind = start + length, tag
         return at == self.left and not self.to_pixels
+
+    def _is_item(self, at: int) -> bool:
+        """Say whether an item starts or ends here: then the pixels before it are an icon's."""
+        return self.window.startswith(_ITEM_TAG[self.little][:2], at)
 
     def _head(self, at: int) -> tuple[int, int | None, int]:
         """Return the tag of an element, the offset of its value, None if it is not plainly one, and its length."""

@@ -320,6 +320,15 @@ class TestCutObjects:
         assert refusal(whole).reason is Reason.UNREADABLE
         assert refusal(whole[:400]).reason is Reason.TRUNCATED
 
+    @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
+    def test_the_pixels_of_an_icon_are_not_the_end_of_an_object_that_is_cut_behind_them(self, syntax: str) -> None:
+        icon = item(element(PIXEL_DATA, "OW", bytes(64), syntax), syntax, undefined=False)
+        icons = sequence(0x00880200, [icon] * 3, syntax, undefined=False)
+        whole = ct({0x00880200: icons}, syntax)
+        behind = whole.index(icons) + len(icons) - len(icon)
+        for end in (behind - 5, behind + 10):
+            assert refusal(whole[:end]).reason is Reason.TRUNCATED
+
     def test_a_bad_nested_element_of_a_whole_object_without_pixels(self) -> None:
         """pydicom comes to the object's end, and only then to what it cannot read."""
         endless = element(0x00401001, "SQ", b"", length=UNDEFINED)
