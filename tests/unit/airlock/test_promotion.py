@@ -86,13 +86,14 @@ class Store:
         self.outcome = outcome
         self.copied_frame = odd
         self.copied: dict[str, Any] | None = None
+        self.primary = True
         self.asked: list[str] = []
 
     def settled(self, name: str) -> dict[str, Any] | None:
         if name not in self.sets:
             return None
         told = {"versionId": str(len(self.history[name])), "imageSetWorkflowStatus": self.history[name][-1]}
-        return {"imageSetId": name, "imageSetState": "ACTIVE", "isPrimary": name != "odd", **told}
+        return {"imageSetId": name, "imageSetState": "ACTIVE", "isPrimary": name != "odd" and self.primary, **told}
 
     def metadata(self, name: str) -> dict[str, Any]:
         return self.sets[name]
@@ -233,6 +234,17 @@ class TestLaterTry:
         done = tried(store, resolution(ResolutionState.COPYING, {"primary": 1}))
         assert (done.state, done.promoted_version) == (ResolutionState.DELETING, 3)
         assert store.asked == []
+
+    @pytest.mark.parametrize("source", ["UPDATED", "COPY_FAILED"])
+    def test_another_s_copy_of_the_same_frames_is_not_taken_for_it(self, source: str) -> None:
+        store = Store(SOP="new")
+        store.history = {"primary": ["CREATED", "COPIED"], "odd": ["CREATED", source]}
+        assert tried(store, resolution(ResolutionState.COPYING, {"primary": 1})).state is ResolutionState.BEGUN
+
+    def test_a_copy_into_another_non_primary_image_set_is_no_promotion(self) -> None:
+        store = Store(SOP="new")
+        store.history, store.primary = {"primary": ["CREATED", "COPIED"], "odd": ["UPDATED", "COPIED"]}, False
+        assert tried(store, resolution(ResolutionState.COPYING, {"primary": 1})).state is ResolutionState.COPYING
 
     def test_a_copy_that_is_not_found_yet_is_not_asked_for_again(self) -> None:
         store = Store()
