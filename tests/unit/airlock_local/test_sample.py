@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -21,7 +22,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from airlock.reasons import Reason
+from airlock.reasons import SENTENCES, Reason
 from airlock.records import Disposition
 from airlock_local.sample import SampleFile, pydicom_files, write_sample
 from airlock_local.sample.archive import Archive
@@ -49,6 +50,12 @@ def clean(folder: Path, files: list[SampleFile]) -> dict[str, Dataset]:
     return {file.path: pydicom.dcmread(folder / file.path) for file in files if file.trouble is None}
 
 
+def golden() -> list[dict[str, str]]:
+    """Return what becomes of each file of the sample and of pydicom; the last row counts those that are in no row."""
+    with (ROOT / "tests/integration/golden/sample.csv").open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))[:-1]
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -58,10 +65,19 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_the_readme_asks_where_the_first_held_study_is(folder: Path, files: list[SampleFile]) -> None:
     """It is the one that make run names: see `test_report`."""
-    with (ROOT / "tests/integration/golden/sample.csv").open(encoding="utf-8", newline="") as lines:
-        held = next(row["key"] for row in csv.DictReader(lines) if row["disposition"] == "held")
+    held = next(row["key"] for row in golden() if row["disposition"] == "held")
     uid = pydicom.dcmread(folder / held.removeprefix("in/")).StudyInstanceUID
     assert f'make cli CMD="where {uid}"' in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_shows_the_counts_and_the_commonest_reasons_of_the_sample() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = golden()
+    (shown,) = re.findall(r"^ +dispositions +(.*)$", readme, re.MULTILINE)
+    assert shown == ", ".join(f"{n} {word}" for word, n in Counter(row["disposition"] for row in rows).most_common())
+    reasons = Counter(row["reason"] for row in rows if row["reason"]).most_common(3)
+    told = re.findall(r"^ +(\d+)  (\w+): (.*)$", readme, re.MULTILINE)
+    assert told == [(str(number), code, SENTENCES[code]) for code, number in reasons]
 
 
 def test_same_seed_same_bytes(folder: Path, files: list[SampleFile], tmp_path: Path) -> None:
