@@ -66,8 +66,13 @@ def _good_files() -> dict[str, Pipeline]:
 
 
 def _unknown(name: str, known: Collection[str]) -> RequestError:
-    listed = f"there are {', '.join(sorted(known))}" if known else "there are none"
-    return RequestError(f"there is no pipeline {name!r}: {did_you_mean(name, known, listed)}")
+    where, others = "", "there are none"
+    if not settings.has_pipelines():
+        where = f" in the ledger, and {settings.PIPELINES} is not set"
+        others = "set it to the folder of the pipeline files"
+    if known:
+        others = f"there are {', '.join(sorted(known))}"
+    return RequestError(f"there is no pipeline {name!r}{where}: {did_you_mean(name, known, others)}")
 
 
 def read(pipeline: Pipeline, run_key: str, name: str) -> bytes | None:
@@ -114,6 +119,6 @@ def s3(where: S3Uri) -> Iterator[S3]:
     try:
         yield S3(boto3.Session(), boto3.client("s3"))
     except S3Error as error:
-        raise UnreachableError(f"S3 refuses bucket {where.bucket!r} ({error.code}): {fix}") from None
+        raise UnreachableError(f"bucket {where.bucket!r} cannot be used ({error.code}): {fix}") from None
     except BotoCoreError as error:  # no client can be made
         raise UnreachableError(f"S3 cannot be asked ({error}): {fix}") from None

@@ -66,7 +66,7 @@ def need_run(connection: Connection, run_key: str, pipeline: str | None = None) 
     """
     found = find_run(connection, run_key)
     if found is None:
-        raise LedgerError(f"the ledger knows no run {run_key!r}: call open_run first")
+        raise LedgerError(f"the ledger has no run {run_key!r}: give the run's key, as in its report")
     if pipeline is not None and found.pipeline != pipeline:
         raise LedgerError(f"run {run_key!r} is one of pipeline {found.pipeline!r}, not {pipeline!r}: name its own")
     return found

@@ -160,9 +160,17 @@ def test_a_pipeline_that_is_not_there_is_an_error_with_the_nearest_name(
     assert "'nigthly': did you mean nightly?" in result.stderr
 
 
-def test_the_ledger_alone_knows_which_pipelines_there_are(told: Ledger, airlock: Any) -> None:
-    assert "there is no pipeline 'nigthly': did you mean nightly?" in airlock("held", "nigthly").stderr
-    assert "there is no pipeline 'x': there are nightly" in airlock("held", "x").stderr
+def test_without_pipeline_files_a_pipeline_is_only_not_in_the_ledger(told: Ledger, airlock: Any) -> None:
+    unknown = "in the ledger, and AIRLOCK_PIPELINES is not set"
+    assert f"there is no pipeline 'nigthly' {unknown}: did you mean nightly?" in airlock("held", "nigthly").stderr
+    assert f"there is no pipeline 'x' {unknown}: there are nightly" in airlock("held", "x").stderr
+
+
+def test_in_an_empty_ledger_a_pipeline_is_known_by_its_file(
+    url: str, airlock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRLOCK_LEDGER_URL", url)
+    assert "AIRLOCK_PIPELINES is not set: set it to the folder" in airlock("held", NIGHTLY).stderr
 
 
 class TestReport:

@@ -171,7 +171,9 @@ class TestOutOfReach:
     ) -> None:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed_port}")
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-        assert airlock("report", NIGHTLY, "a").exit_code == 3
+        result = airlock("report", NIGHTLY, "a")
+        assert result.exit_code == 3
+        assert "cannot be used (EndpointConnectionError): check your AWS credentials and AWS_ENDPOINT" in result.stderr
 
     @staticmethod
     def _log_in(monkeypatch: pytest.MonkeyPatch, url: str) -> None:

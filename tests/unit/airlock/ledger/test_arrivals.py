@@ -101,7 +101,7 @@ def test_pipelines_do_not_take_from_each_other(ledger: Ledger) -> None:
 
 
 def test_a_claim_needs_an_open_run_of_the_pipeline(ledger: Ledger) -> None:
-    with pytest.raises(LedgerError, match="knows no run 'a': call open_run"):
+    with pytest.raises(LedgerError, match="has no run 'a': give the run's key"):
         ledger.claim(NIGHTLY, "a", arrivals("1"))
     begin(ledger, "a")
     with pytest.raises(LedgerError, match="is one of pipeline 'nightly', not 'weekly'"):

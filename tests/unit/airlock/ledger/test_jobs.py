@@ -54,7 +54,7 @@ def test_a_batch_is_one_runs(opened: Ledger) -> None:
     opened.record_job(BEGUN)
     with pytest.raises(LedgerError, match="is of run 'a', not 'b'"):
         opened.record_job(replace(BEGUN, run_key="b"))
-    with pytest.raises(LedgerError, match="knows no run 'c'"):
+    with pytest.raises(LedgerError, match="has no run 'c'"):
         opened.record_job(replace(BEGUN, batch_id="b9", run_key="c"))
 
 

@@ -57,5 +57,5 @@ def test_up_to_when_scheduled_runs_have_taken_in(ledger: Ledger) -> None:
 
 def test_an_unknown_run_is_none_and_cannot_be_closed(ledger: Ledger) -> None:
     assert ledger.run("a") is None
-    with pytest.raises(LedgerError, match="knows no run 'a'"):
+    with pytest.raises(LedgerError, match="has no run 'a'"):
         ledger.close_run("a", "success", {})
