@@ -1,7 +1,7 @@
-"""What may be shown of AWS's client libraries: the codes of their errors, and none of the requests that they quote.
+"""Error codes of AWS's client libraries, without the requests that the libraries quote.
 
 Their texts hold the URL of the request or the body of the answer, and so an object's key, which may be a patient's
-name. The same holds for what the libraries log at DEBUG, and for urllib3's warning of a header that it cannot parse.
+name. So do their DEBUG logs, and urllib3's warning of a header that it cannot parse.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The names that come near one that was written wrong."""
+"""Suggestions for a misspelled name."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ if TYPE_CHECKING:
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
-    """Return the question whether a name near this one was meant, or another advice where none is near."""
+    """Return the question whether a similar name was meant, or other advice if no name is similar."""
     near = get_close_matches(name, sorted(known), n=3)
     return f"did you mean {' or '.join(near)}?" if near else otherwise

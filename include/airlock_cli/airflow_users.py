@@ -1,4 +1,4 @@
-"""Who may answer a review, as far as Airflow's configuration on this machine tells; Airflow itself is not loaded."""
+"""The number of Airflow users who may answer a review, read from Airflow's configuration without loading Airflow."""
 
 from __future__ import annotations
 

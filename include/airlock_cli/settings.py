@@ -45,7 +45,7 @@ def has_ledger() -> bool:
 
 
 def has_pipelines() -> bool:
-    """Say whether the folder of the pipeline files is set."""
+    """Return whether the folder of the pipeline files is set."""
     return bool(os.environ.get(PIPELINES))
 
 

@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def _is_of(error: OSError, folder: Path) -> bool:
-    """Say whether an error is about a folder, what lies in it, or what it lies in."""
+    """Return whether an error is about a folder, a file in it, or one of its parents."""
     if not isinstance(error.filename, str | os.PathLike):
         return False
     path = Path(error.filename)

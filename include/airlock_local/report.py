@@ -96,7 +96,7 @@ def show(var: Path, kept: Path) -> dict[str, Any]:
 
 
 def place_lines(report: dict[str, Any], var: Path, kept: Path) -> list[str]:
-    """Say where a run's reports lie, once `show` has copied them, and how to ask about a study that is held."""
+    """Return lines that name a run's reports, once `show` has copied them, and a command about a held study."""
     lines = ["", f"report: {var / 'report.json'}"]
     files, said = (var / name for name in LISTS)
     if report["arrivals"]:
@@ -109,9 +109,9 @@ def place_lines(report: dict[str, Any], var: Path, kept: Path) -> list[str]:
 
 
 def _origin(files: Path, var: Path) -> str:
-    """Say which run's list it is; nothing if a person has changed it."""
+    """Return the path of the same list among the kept reports; nothing if a person has changed it."""
     same = [path for path in sorted((var / REPORTS).glob(f"*/{files.name}")) if filecmp.cmp(path, files)]
-    return f"; it is {same[-1]}" if same else ""
+    return f"; it is a copy of {same[-1]}" if same else ""
 
 
 def _held_study(files: Path) -> list[str]:

@@ -150,7 +150,7 @@ class Stack:
             if not _is_free(port) and not (name in known and known[name].listens_on(port)):
                 raise PortInUseError(
                     f"port {port}, where the {name} of the local stack should listen, is used by another program: end "
-                    "that one, or choose the port with which make run was called"
+                    "that program, or set the port that make run was called with"
                 )
 
     @contextmanager

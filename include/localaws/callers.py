@@ -1,7 +1,7 @@
-"""Who may call a local server that checks no credentials: programs of this machine, and no web page of anybody else.
+"""Refusal of foreign web pages by a local server that checks no credentials; programs of this machine may call it.
 
-A page in a browser reaches loopback too. It can have a name of its own lead there (DNS rebinding), which the Host
-header tells, or ask across origins, which Origin and Sec-Fetch-Site tell. Browsers let no page choose these headers.
+A page in a browser reaches loopback too. Its own name may resolve to loopback (DNS rebinding): the Host header shows
+that. Or it asks across origins: Origin and Sec-Fetch-Site show that. Browsers let no page choose these headers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ELSEWHERE = frozenset({"cross-site", "same-site"})  # another port of this mach
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether an address can only be reached from this machine."""
+    """Return whether an address can only be reached from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -116,7 +116,7 @@ def place(engine: Engine) -> str:
 
 
 def has_password(url: URL) -> bool:
-    """Say whether an address holds a password."""
+    """Return whether an address holds a password."""
     return url.password is not None or any(name in url.query for name in _SECRETS)
 
 

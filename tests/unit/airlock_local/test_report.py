@@ -50,7 +50,7 @@ def test_an_empty_run_leaves_the_list_and_says_whose_it_is(tmp_path: Path) -> No
         assert (tmp_path / "dispositions.csv").read_text() == ROWS
         assert (tmp_path / "operation-outcomes.ndjson").read_text() == "{}"
         why = "since nothing arrived in this run"
-        whose = f"it is {tmp_path}/reports/first/dispositions.csv"
+        whose = f"it is a copy of {tmp_path}/reports/first/dispositions.csv"
         assert lines[2] == f"files:  {tmp_path}/dispositions.csv is left as it is, {why}; {whose}"
         assert lines[3:] == [f"kept:   {tmp_path}/reports/{again}"]
 
