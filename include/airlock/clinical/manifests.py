@@ -8,6 +8,7 @@ lines is on no AWS page: `airlock.clinical.result_lines` says in which order the
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -43,6 +44,7 @@ RESULTS = {
     "warning": "SUCCESS_WITH_SEARCH_VALIDATION_FAILURES/",  # minimal validation only
 }
 ERROR_STATUS = 400  # an HTTP status from here on says that a resource is not stored
+_STATUS = re.compile("[1-5][0-9]{2}")
 LINE_BYTES = 16 * 1024**2  # of the longest result line that is read
 OUTCOME_LENGTH = 64 * 1024  # characters of an OperationOutcome that are kept; the whole of it stays in the job's folder
 _AT_ONCE = 20_000  # lines that are held as Python objects
@@ -302,7 +304,10 @@ def _row(kind: str, file: str, content: object) -> tuple[Any, ...] | Shape:
     own = text(line.get("resourceType")), text(line.get("resourceId"))
     stored = (None, None) if is_outcome else (text(blob.get("resourceType")), text(blob.get("id")))
     names = {name for name in (own, stored) if None not in name}
-    line_id, status = whole_number(line.get("lineId")), whole_number(response.get("statusCode"))
+    line_id, said = whole_number(line.get("lineId")), response.get("statusCode")
+    status = int(said) if isinstance(said, str) and _STATUS.fullmatch(said) else whole_number(said)
+    if kind == "success" and ((said is not None and not status) or (is_outcome and _errors(blob))):
+        status = ERROR_STATUS  # the line denies what its folder says
     if len(names) > 1 or not (names or line_id is not None):
         is_stored = bool(line) and not names and kind == "success" and (status or 0) < ERROR_STATUS
         return Shape(RESULTS[kind], shape_of(content), is_stored)
@@ -311,11 +316,14 @@ def _row(kind: str, file: str, content: object) -> tuple[Any, ...] | Shape:
     return kind, file, resource_type, resource_id, line_id, status, _detail(outcome), _kept_outcome(outcome)
 
 
+def _errors(outcome: dict[str, Any]) -> list[dict[str, Any]]:
+    return [issue for issue in mappings(outcome.get("issue")) if issue.get("severity") in ("fatal", "error")]
+
+
 def _detail(outcome: dict[str, Any]) -> str | None:
     """Return what the first error says, and where."""
     issues = mappings(outcome.get("issue"))
-    errors = [issue for issue in issues if issue.get("severity") in {"fatal", "error"}]
-    for issue in errors or issues:
+    for issue in _errors(outcome) or issues:
         said = text(issue.get("diagnostics")) or text(mapping(issue.get("details")).get("text"))
         # HealthLake documents `location` where FHIR R4 prefers `expression`.
         place = next((text(each) for each in _list(issue.get("expression")) or _list(issue.get("location"))), None)

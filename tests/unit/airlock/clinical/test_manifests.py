@@ -139,7 +139,7 @@ class TestLines:
         leave(s3, "SUCCESS/a.ndjson", [result("Patient/p1", blob=outcome())])
         assert only(read(s3), "outcome") is None
 
-    @pytest.mark.parametrize("response", [None, "text", {"statusCode": "400"}, {"statusCode": None}])
+    @pytest.mark.parametrize("response", [None, "text", {"statusCode": "bad"}, {"statusCode": None}])
     def test_a_line_without_a_usable_answer_still_names_its_resource(self, s3: S3, response: Any) -> None:
         leave(s3, "FAILURE/a.ndjson", [result("Patient/p1", UpdateResourceResponse=response)])
         assert only(read(s3), "resource_id") == "p1"

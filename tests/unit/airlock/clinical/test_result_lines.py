@@ -203,6 +203,32 @@ def test_a_line_that_names_two_resources_names_none() -> None:
     assert output.unreadable_lines == 1
 
 
+OWN = {"resourceType": "Patient", "resourceId": "f0-1"}
+
+
+@pytest.mark.parametrize(
+    "response",
+    [{"statusCode": status} for status in ("400", "500", "x", "", 500.0, True, [400], 0)]
+    + [{"jsonBlob": outcome()}, {"statusCode": 201, "jsonBlob": json.dumps(outcome(severity="fatal"))}],
+)
+def test_a_line_that_denies_that_its_resource_is_stored_does_not_count_as_a_success(response: dict[str, Any]) -> None:
+    for name in (OWN, {"lineId": 1}):
+        output = left({"SUCCESS/Patient.00000.ndjson": [name | {"UpdateResourceResponse": response}]}, scanned=1)
+        assert outcomes(files(1), output) == ["unaccounted"]
+
+
+@pytest.mark.parametrize("response", [{"statusCode": "201"}, {"jsonBlob": outcome(severity="information")}, {}])
+def test_a_line_that_does_not_deny_it_counts_as_one(response: dict[str, Any]) -> None:
+    output = left({"SUCCESS/Patient.00000.ndjson": [OWN | {"UpdateResourceResponse": response}]}, scanned=1)
+    assert outcomes(files(1), output) == ["imported"]
+
+
+def test_a_failure_with_an_odd_severity_and_status_is_still_a_rejection() -> None:
+    response = {"statusCode": [400], "jsonBlob": outcome(severity=["error"])}
+    output = left({"FAILURE/Patient.00000.ndjson": [OWN | {"UpdateResourceResponse": response}]}, scanned=1)
+    assert outcomes(files(1), output) == ["rejected"]
+
+
 def test_shapes_name_fields_and_never_values() -> None:
     response = {"jsonBlob": {"resourceType": "Patient", "name": [{"family": "CANARY"}]}, "CANARY^JANE": 1}
     lines = [{"line": "CANARY", "UpdateResourceResponse": response}, "CANARY"]
