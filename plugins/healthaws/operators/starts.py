@@ -1,0 +1,326 @@
+"""One job for one piece of work: the part of the operators that start jobs which finds the job or starts it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from abc import abstractmethod
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.providers.amazon.aws.operators.base_aws import AwsBaseOperator
+from airflow.providers.amazon.aws.utils.mixins import AwsHookType
+from airflow.sdk.exceptions import AirflowFailException
+from botocore.exceptions import ClientError
+
+from healthaws.exceptions import JobConflictError, without_keys
+from healthaws.jobs import FAILED, ImportJob, JobKind, JobReport, differences
+from healthaws.patience import PatientOperator
+from healthaws.refusals import CHANGING_DATASTORE_STATUS, is_token_conflict
+from healthaws.triggers.pause import PauseTrigger
+
+if TYPE_CHECKING:
+    import re
+
+    from airflow.sdk import Context
+
+
+class StartOnceOperator(PatientOperator, AwsBaseOperator[AwsHookType]):
+    """
+    Base of operators that start one job for one piece of work, and find it again.
+
+    Not to be used in DAGs directly.
+
+    The job is remembered in the task state store, which outlives retries and clearing: a later try reconnects to a
+    running job, takes the result of a finished one, and starts another only after FAILED or when ``generation`` was
+    raised. A worker that dies between the start and the note of the job's id repeats the same client token, and so gets
+    the same job; where the service refuses the token, since the job's parameters were changed meanwhile, the job is
+    found by its name.
+
+    Parameters
+    ----------
+    job_name : str, optional
+        Name of the job. What the service does not allow becomes ``-``, and 55 characters are kept: the end is the
+        work's and the generation's, so that a job whose id was lost is found by its name.
+        (default: DAG id, task id and map index) (templated)
+    idempotency_key : str, optional
+        Names the work, so that another key means other work and another job. Keep patient identifiers out of it.
+        (default: the task instance and a hash of what is read and where it goes) (templated)
+    generation : int or str
+        The lowest generation to use. Jobs are counted from 0 for each key, and each FAILED job that a retry replaces
+        raises the count; set it above the last to ask for a new job though the old one was good. The logs name the
+        generation in use. (default: 0) (templated)
+    max_generations : int
+        Most jobs started for one ``generation``: the first and those that retries start after FAILED. Then the task
+        fails at once; a person who clears it asks for one more. (default: 3)
+    **kwargs
+        Of :class:`healthaws.patience.PatientOperator`, of the amazon provider's operators (``aws_conn_id``,
+        ``region_name``, ``verify``, ``botocore_config``) and of :class:`airflow.sdk.BaseOperator`.
+
+    Notes
+    -----
+    A subclass may keep the job elsewhere (:meth:`load_job`, :meth:`save_job`), or start it only at certain times
+    (:meth:`starts_at`).
+    """
+
+    job_kind: ClassVar[JobKind]
+    job_key: ClassVar[str]
+    illegal_in_job_name: ClassVar[re.Pattern[str]]
+    output_s3_uri: str
+
+    def __init__(
+        self,
+        *,
+        job_name: str | None = None,
+        idempotency_key: str | None = None,
+        generation: int | str = 0,
+        max_generations: int = 3,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.job_name = job_name
+        self.idempotency_key = idempotency_key
+        self.generation = generation
+        self.max_generations = max_generations
+
+    @abstractmethod
+    def take_up(self, context: Context, event: dict[str, Any] | None = None) -> Any:
+        """
+        Reconnect to the job or start it; a pause resumes here.
+
+        Parameters
+        ----------
+        context : Context
+            The task's context.
+        event : dict, optional
+            The event of the pause.
+        """
+
+    @abstractmethod
+    def start_job(self, client_token: str, job_name: str) -> str:
+        """
+        Ask the service to start the job.
+
+        Parameters
+        ----------
+        client_token : str
+            Names the request: the service answers a repeated token with the job that the first one made.
+        job_name : str
+            A name that the service allows.
+
+        Returns
+        -------
+        str
+            The job id.
+        """
+
+    @abstractmethod
+    def describe_job(self, job_id: str) -> dict[str, Any]:
+        """
+        Ask the service for the properties of a job.
+
+        Parameters
+        ----------
+        job_id : str
+            The job.
+        """
+
+    @abstractmethod
+    def find_job(self, job_name: str) -> dict[str, Any] | None:
+        """
+        Ask the service for the properties of the job with a name; None if there is none.
+
+        Parameters
+        ----------
+        job_name : str
+            The name.
+        """
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """The properties that a job for this work has, whatever it was started with, by their names."""
+
+    @property
+    @abstractmethod
+    def parameters(self) -> dict[str, Any]:
+        """The other properties that are asked for, by their names; the output is compared besides."""
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """What is read, and where it goes; names the work if ``idempotency_key`` does not."""
+
+    def starts_at(self, now: datetime) -> datetime:
+        """
+        Say when a job may be started, at the earliest; it is asked before each start.
+
+        Until then the task waits, in the triggerer if ``deferrable``, and uses up none of its retries. A job that is
+        there already is awaited at any time.
+
+        Parameters
+        ----------
+        now : datetime.datetime
+            The time, aware.
+
+        Returns
+        -------
+        datetime.datetime
+            Here ``now``; a subclass may name a later moment.
+        """
+        return now
+
+    def load_job(self, context: Context) -> ImportJob | None:
+        """
+        Read what an earlier try noted about the job.
+
+        Parameters
+        ----------
+        context : Context
+            The task's context.
+
+        Returns
+        -------
+        ImportJob or None
+            None if there was no earlier try, or it noted nothing.
+        """
+        stored: Any = context["task_state_store"].get(self.job_key)
+        return ImportJob(**stored) if stored else None
+
+    def save_job(self, context: Context, job: ImportJob) -> None:
+        """
+        Note the job for later tries: before the start without its id, after it with the id.
+
+        Parameters
+        ----------
+        context : Context
+            The task's context.
+        job : ImportJob
+            The job.
+        """
+        # One value under one key: a crash between two writes could pair an old job with a new generation.
+        context["task_state_store"].set(self.job_key, asdict(job))
+
+    def work_key(self, context: Context) -> str:
+        """
+        Name the work.
+
+        Parameters
+        ----------
+        context : Context
+            The task's context.
+
+        Returns
+        -------
+        str
+            ``idempotency_key``, or the task instance with a hash of :attr:`place`: a mapped task that is cleared
+            together with what it is mapped over may get other work under the same map index.
+        """
+        if self.idempotency_key:
+            return self.idempotency_key
+        ti = context["ti"]
+        place = hashlib.sha256(self.place.encode()).hexdigest()[:16]
+        return f"{ti.dag_id}|{ti.run_id}|{ti.task_id}|{ti.map_index}|{place}"
+
+    def _current_job(self, context: Context) -> ImportJob:
+        key, lowest = self.work_key(context), self._lowest_generation()
+        job = self.load_job(context)
+        if job is None or job.idempotency_key != key or job.generation < lowest:
+            return ImportJob(key, lowest)
+        return job
+
+    def _lowest_generation(self) -> int:
+        if not str(self.generation).strip().isdecimal():
+            raise AirflowFailException(f"generation must be a whole number from 0, not {self.generation!r}")
+        return int(self.generation)
+
+    def _is_last(self, job: ImportJob) -> bool:
+        return job.generation >= self._lowest_generation() + self.max_generations - 1
+
+    def _report(self, job_id: str) -> JobReport:
+        return self.job_kind.report(self.describe_job(job_id))
+
+    def _reconnect_or_start(self, context: Context) -> tuple[str, JobReport | None]:
+        """Return the job id, with what the service says of the job if it was known before."""
+        job = self._current_job(context)
+        if job.job_id:
+            report = self._report(job.job_id)
+            self.log.info("Found %s, generation %s: %s", report.subject, job.generation, report.status)
+            if report.status != FAILED or self._is_last(job):
+                return job.job_id, report
+            job = job.next()
+        return self._start(context, job), None
+
+    def _wait_to_start(self) -> None:
+        """Wait until a job may be started; a deferral resumes in :meth:`take_up`, which comes here again."""
+        while (moment := self.starts_at(now := datetime.now(UTC))) > now:
+            self.log.info("No job is started before %s", moment.isoformat(timespec="minutes"))
+            if self.deferrable:
+                self.defer(trigger=PauseTrigger(moment.timestamp(), {}), method_name="take_up")
+            time.sleep((moment - now).total_seconds())
+
+    def _start(self, context: Context, job: ImportJob) -> str:
+        self._wait_to_start()
+        started_before = self.load_job(context) == job
+        self.save_job(context, job)  # before the start, so that a crash in between repeats this token
+        name = self._legal_job_name(context, job)
+        try:
+            job_id = self.start_job(job.client_token, name)
+        except ClientError as error:
+            if not is_token_conflict(error, started_before=started_before):
+                raise
+            job_id = self._adopt(name, error)
+        else:
+            self.log.info("Started %s %s, generation %s", self.job_kind.name, job_id, job.generation)
+        self.save_job(context, replace(job, job_id=job_id))
+        return job_id
+
+    def _adopt(self, name: str, error: ClientError) -> str:
+        """Return the id of the job that this client token has made; raise if no such job is found."""
+        found = self.find_job(name)
+        if found is None or differences(self.identity, found):
+            if error.response["Error"]["Code"] != "ConflictException" or self.is_passing(error):
+                raise error
+            raise JobConflictError(
+                f"{without_keys(str(error))}. No {self.job_kind.name} {name} with this input was found. If its "
+                "parameters were changed after a try had started it, change them back, or raise generation for another."
+            ) from None
+        job_id = self.job_kind.report(found).job_id
+        hook: Any = self.hook  # each service's hook says where a job's output lies
+        differ = differences(self.parameters, found)
+        if hook.output_folder(found).rstrip("/").rpartition("/")[0] != self.output_s3_uri.rstrip("/"):
+            differ.append("output")
+        self.log.warning(
+            "An earlier try has started %s %s, which is taken up. It differs from what is asked for now in: %s. "
+            "For a job with the present parameters raise generation.",
+            self.job_kind.name,
+            job_id,
+            ", ".join(differ) or "nothing that the service tells",
+        )
+        return job_id
+
+    def is_passing(self, error: ClientError) -> bool:
+        """
+        Tell whether a start was refused because the data store is being made or changed.
+
+        Parameters
+        ----------
+        error : ClientError
+            What the service answered.
+        """
+        code = error.response.get("Error", {}).get("Code")
+        datastore_id = getattr(self, "datastore_id", None)
+        is_start = error.operation_name.startswith("Start") and datastore_id is not None
+        if not is_start or code not in {"ConflictException", "ValidationException"}:
+            return False
+        hook: Any = self.hook  # each service's hook says what its data stores are
+        try:
+            return hook.datastore_status(datastore_id) in CHANGING_DATASTORE_STATUS
+        except ClientError:
+            return False  # who may not ask gets the first refusal to read
+
+    def _legal_job_name(self, context: Context, job: ImportJob) -> str:
+        ti = context["ti"]
+        index = "" if ti.map_index is None or ti.map_index < 0 else f".{ti.map_index}"
+        return job.named(self.illegal_in_job_name.sub("-", self.job_name or f"{ti.dag_id}.{ti.task_id}{index}"))
