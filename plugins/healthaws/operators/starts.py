@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 from healthaws.exceptions import JobConflictError, without_keys
 from healthaws.jobs import FAILED, ImportJob, JobKind, JobReport, differences
 from healthaws.patience import PatientOperator
-from healthaws.refusals import CHANGING_DATASTORE_STATUS, is_token_conflict
+from healthaws.refusals import CHANGING_DATASTORE_STATUS, is_token_conflict, rejection
 from healthaws.triggers.pause import PauseTrigger
 
 if TYPE_CHECKING:
@@ -278,8 +278,8 @@ class StartOnceOperator(PatientOperator, AwsBaseOperator[AwsHookType]):
 
     def _adopt(self, name: str, error: ClientError) -> str:
         """Return the id of the job that this client token has made; raise if no such job is found."""
-        found = self.find_job(name)
-        if found is None or differences(self.identity, found):
+        found = self._find_own_job(name)
+        if found is None:
             if error.response["Error"]["Code"] != "ConflictException" or self.is_passing(error):
                 raise error
             raise JobConflictError(
@@ -299,6 +299,18 @@ class StartOnceOperator(PatientOperator, AwsBaseOperator[AwsHookType]):
             ", ".join(differ) or "nothing that the service tells",
         )
         return job_id
+
+    def _find_own_job(self, name: str) -> dict[str, Any] | None:
+        """Return the properties of the job for this work; None if there is none, or the jobs may not be listed."""
+        try:
+            found = self.find_job(name)
+        except ClientError as error:
+            refusal = rejection(error)
+            if refusal is None:
+                raise
+            self.log.warning("Whether an earlier try has started the job cannot be looked up: %s", refusal)
+            return None
+        return None if found is None or differences(self.identity, found) else found
 
     def is_passing(self, error: ClientError) -> bool:
         """

@@ -157,12 +157,11 @@ class JobScript(BaseScript):
         return self.answer("describe_fhir_datastore", {"DatastoreId": STORE}, reply)
 
     def named(self, name: str | None, **changes: Any) -> JobScript:
-        """Add the question for the import with the name; the answer is one of another name, or none."""
+        """Add the question for the import with the name; the answer is one of another name, none, or an error."""
         found = [] if name is None else [self.jobs.properties("IN_PROGRESS", JOB, JobName=name, **changes)]
-        job = ImportJob(KEY, 0).named("dag.import")
-        return self.answer(
-            "list_fhir_import_jobs", {"DatastoreId": STORE, "JobName": job}, {"ImportJobPropertiesList": found}
-        )
+        job, reply = ImportJob(KEY, 0).named("dag.import"), {"ImportJobPropertiesList": found}
+        request = {"DatastoreId": STORE, "JobName": job}
+        return self.answer("list_fhir_import_jobs", request, name if name in HTTP_STATUS else reply)
 
     def describe(self, answer: str, job_id: str = JOB, **more: Any) -> JobScript:
         known = {"Message": "why", **more}

@@ -255,6 +255,16 @@ class TestRefusals:
         with script, pytest.raises(RequestRejectedError, match=r"StartFHIRImportJob .*The data store is not ACTIVE"):
             task.execute(context)
 
+    def test_rejection_of_a_repeated_start_is_told_where_the_jobs_may_not_be_listed(
+        self, context: Context, store: Store
+    ) -> None:
+        task = import_operator()
+        remember(store, None, under=task.job_key)
+        script = JobScript(task).start("ValidationException", text="The prefix is empty")
+        script.named("AccessDeniedException").store("ACTIVE")
+        with script, pytest.raises(RequestRejectedError, match=r"StartFHIRImportJob .*prefix is empty"):
+            task.execute(context)
+
     @KINDS
     def test_output_without_a_key_is_refused_before_the_start(
         self, make: Callable[..., Any], jobs: Jobs, context: Context
