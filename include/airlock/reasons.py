@@ -188,7 +188,7 @@ class Reason(StrEnum):
     SERVER_ERROR = "server_error", "The service failed on its own side: take it through again."
     SERVICE_WARNING = (
         "service_warning",
-        "HealthImaging imported the file with a warning (see detail): check the image set, then approve it.",
+        "HealthImaging imported the file with a warning (see detail): check the image set, then review or exempt it.",
     )
     NON_PRIMARY = (
         "non_primary",

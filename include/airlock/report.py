@@ -139,12 +139,19 @@ def counted_apart(report: dict[str, Any]) -> dict[str, Any]:
 def summary(report: dict[str, Any]) -> list[str]:
     """Return what a report comes to, in a few sentences for a log."""
     books = "The books balance" if report["balanced"] else "The books do not balance, so everything is held"
-    unit, total = ("resources", report["resources"]) if "resources" in report else ("files", report["arrivals"])
     subjects = [name for name in ("studies", "patients", "files") if name in report]
     return [
-        f"{books}. Of {total} {unit}: {_counted(report['dispositions'])}.",
+        f"{books}. Of {counted_units(report)}: {_counted(report['dispositions'])}.",
         *(f"{name.capitalize()}: {_counted(report[name])}." for name in subjects),
     ]
+
+
+def counted_units(report: dict[str, Any]) -> str:
+    """Return in words how many units a report has a disposition for: files, or resources and what is in their place."""
+    if "resources" not in report:
+        return f"{report['arrivals']} files"
+    units = sum(report["dispositions"].values())
+    return f"{units} units in {report['arrivals']} files ({report['resources']} resources)"
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -9,6 +9,8 @@ import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from airlock.report import counted_units
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -47,9 +49,7 @@ def audit_lines(report: dict[str, Any], delivered: int) -> list[str]:
 
 
 def _arrived(report: dict[str, Any]) -> str:
-    if "resources" not in report:
-        return f"{report['arrivals']} arrivals"
-    return f"{report['resources']} resources in {report['arrivals']} files"
+    return counted_units(report) if "resources" in report else f"{report['arrivals']} arrivals"
 
 
 def _reading(reading: dict[str, Any]) -> str:

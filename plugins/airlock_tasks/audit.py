@@ -47,7 +47,7 @@ class _AuditOperator(StageOperator):
             "open_arrivals": audited.open_arrivals,
             **{name: report[name] for name in self.reported},
         }
-        places = [f"Report: {audited.report_uri}", f"Every file with its reason: {audited.dispositions_uri}"]
+        places = [f"Report: {audited.report_uri}", f"Dispositions and their reasons: {audited.dispositions_uri}"]
         undecided = [f"{audited.open_arrivals} files are not decided yet."] if audited.open_arrivals else []
         for line in (*summary(report), *undecided, *places):
             self.log.info("%s", line)

@@ -108,7 +108,7 @@ CLINICAL = {
 
 def test_a_clinical_audit_counts_resources_patients_and_files():
     lines = [" ".join(line.split()) for line in audit_lines(CLINICAL, 2)]
-    assert "audit: 5 resources in 2 files, the books balance" in lines
+    assert "audit: 6 units in 2 files (5 resources), the books balance" in lines
     assert {"patients 1 released, 1 held", "files 1 released, 1 quarantined", "validation strict"} <= set(lines)
     assert "1 not_json: Ask again." in lines
 

@@ -24,8 +24,8 @@ IMAGING: dict[str, Any] = {
 }
 CLINICAL: dict[str, Any] = {
     "arrivals": 12,
-    "resources": 222,
-    "dispositions": {"released": 193, "quarantined": 25, "failed": 3, "duplicate": 1},
+    "resources": 209,
+    "dispositions": {"released": 193, "quarantined": 28, "failed": 3, "duplicate": 1},
     "reasons": {"rejected": {"units": 3, "sentence": "..."}},
     "patients": {"released": 20, "held": 1},
     "files": {"released": 11, "held": 1},
@@ -33,7 +33,7 @@ CLINICAL: dict[str, Any] = {
     "problems": [],
 }
 REST = "19 held, 104 quarantined, 15 ignored, 2 duplicates"
-PLACES = ["Report: s3://w/report.json", "Every file with its reason: s3://w/dispositions.csv"]
+PLACES = ["Report: s3://w/report.json", "Dispositions and their reasons: s3://w/dispositions.csv"]
 
 
 def concluded(task: Any, report: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -67,8 +67,9 @@ def test_resources_are_counted_with_their_patients_and_files() -> None:
     task = FhirAuditOperator(task_id="audit", pipeline=clinical_pipeline())
     result, lines = concluded(task, CLINICAL)
     assert result["dispositions"] == CLINICAL["dispositions"]
+    counted = "193 released, 28 quarantined, 3 failed, 1 duplicate"
     assert lines == [
-        "The books balance. Of 222 resources: 193 released, 25 quarantined, 3 failed, 1 duplicate.",
+        f"The books balance. Of 225 units in 12 files (209 resources): {counted}.",
         "Patients: 20 released, 1 held.",
         "Files: 11 released, 1 held.",
         *PLACES,
