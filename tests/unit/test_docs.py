@@ -1,0 +1,43 @@
+"""The README and docs/index.md lead to every page, and no link is broken."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.markdown import DOCS, PAGES, ROOT, anchors, links
+
+INDEX = "docs/index.md"
+LINKED_FROM = (*PAGES, *sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("C*.md"), *ROOT.glob("iam/*.md"))))
+
+
+def linked_pages(page: str) -> set[str]:
+    return {path for path, _ in links(page)}
+
+
+def test_the_readme_links_to_the_index() -> None:
+    assert INDEX in linked_pages("README.md")
+
+
+def test_the_index_has_its_parts_in_the_order_in_which_they_are_read() -> None:
+    parts = [line for line in (ROOT / INDEX).read_text(encoding="utf-8").splitlines() if line.startswith("## ")]
+    assert parts == ["## Getting started", "## Guides", "## Reference", "## Explanation"]
+
+
+def test_the_index_links_to_every_page_of_docs() -> None:
+    assert {page for page in DOCS if page.count("/") == 1} - linked_pages(INDEX) - {INDEX} == set()
+
+
+def test_every_folder_of_docs_has_an_index_that_links_to_its_pages() -> None:
+    for page in DOCS:
+        folder, _, name = page.rpartition("/")
+        index = f"{folder}/index.md"
+        assert name == "index.md" or page in linked_pages(index), f"{index} does not link to {page}"
+        assert INDEX in (page, index) or index in linked_pages(INDEX), f"{INDEX} does not link to {index}"
+
+
+@pytest.mark.parametrize("page", LINKED_FROM)
+def test_every_relative_link_and_anchor_resolves(page: str) -> None:
+    for path, anchor in links(page):
+        assert (ROOT / path).exists(), f"{page} links to {path}, which does not exist"
+        if anchor:
+            assert anchor in anchors(path), f"{page} links to {path}#{anchor}, which has no such heading"
