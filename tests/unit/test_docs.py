@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.markdown import DOCS, PAGES, ROOT, anchors, links
 
 INDEX = "docs/index.md"
+DECISIONS = "docs/decisions/index.md"
 LINKED_FROM = (*PAGES, *sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("C*.md"), *ROOT.glob("iam/*.md"))))
 
 
@@ -41,3 +44,14 @@ def test_every_relative_link_and_anchor_resolves(page: str) -> None:
         assert (ROOT / path).exists(), f"{page} links to {path}, which does not exist"
         if anchor:
             assert anchor in anchors(path), f"{page} links to {path}#{anchor}, which has no such heading"
+
+
+@pytest.mark.parametrize("page", [page for page in DOCS if page.startswith("docs/decisions/") and page != DECISIONS])
+def test_a_decision_is_dated_short_and_listed_by_its_title_and_date(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    title, date = text.splitlines()[0].removeprefix("# "), text.splitlines()[2]
+    assert re.fullmatch(r"Decided \d{4}-\d\d-\d\d\.", date), f"{page} has no line such as: Decided 2026-11-24."
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Context", "Decision", "Consequence"]
+    assert text.count("\n") <= 40, f"{page} has more than 40 lines"
+    row = f"| {date[8:-1]} | [{title}]({page.rpartition('/')[2]}) |"
+    assert row in (ROOT / DECISIONS).read_text(encoding="utf-8"), f"{DECISIONS} lacks the row: {row}"
