@@ -1,11 +1,11 @@
-"""Every command of the README and of docs/cli.md, and how the tests try it; the lists are closed.
+"""Every command of the README, of CONTRIBUTING.md and of docs/cli.md, and how the tests try it; the lists are closed.
 
 A command that is new in a page, or is changed there, has to be put into one of them. UID stands for any UID.
 """
 
 from __future__ import annotations
 
-PAGES = ("README.md", "docs/cli.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/cli.md")
 
 # Run by tests/e2e/test_cli.py on the stack that is up, with the pipeline, prefix and UID of a study that is there.
 ON_THE_STACK = {
@@ -41,6 +41,7 @@ FORM_ONLY = {
     "make bench": _BUILD,
     "make bench-clinical": _BUILD,
     "make lint": _BUILD,
+    "make lock": "replaces the locked versions by today's",
     "pip install --no-deps .": "changes the environment that the tests run in; the image's build does it",
 }
 

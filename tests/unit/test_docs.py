@@ -1,4 +1,4 @@
-"""The README and docs/index.md lead to every page, and no link is broken."""
+"""The README and docs/index.md lead to every page, no link is broken, and CONTRIBUTING.md names what exists."""
 
 from __future__ import annotations
 
@@ -44,6 +44,21 @@ def test_every_relative_link_and_anchor_resolves(page: str) -> None:
         assert (ROOT / path).exists(), f"{page} links to {path}, which does not exist"
         if anchor:
             assert anchor in anchors(path), f"{page} links to {path}#{anchor}, which has no such heading"
+
+
+def test_every_path_that_contributing_names_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = set(re.findall(r"`((?:dags|docs|iam|include|plugins|tests)/[\w./-]*|[\w.-]+\.(?:txt|lock|yaml))`", text))
+    assert paths
+    assert {path for path in paths if not (ROOT / path).exists()} == set()
+
+
+def test_every_name_that_a_recipe_puts_into_a_module_is_there() -> None:
+    """A recipe names it as: `NAME` in `include/...`."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+)`(?:\s\([^)]*\))?\s+(?:in|of)\s+`([\w/]+\.py)`", text)
+    assert named
+    assert [(name, path) for name, path in named if name not in (ROOT / path).read_text(encoding="utf-8")] == []
 
 
 @pytest.mark.parametrize("page", [page for page in DOCS if page.startswith("docs/decisions/") and page != DECISIONS])

@@ -1,4 +1,4 @@
-"""The commands that the README and docs/cli.md name can be given as they stand there."""
+"""The commands that the README, CONTRIBUTING.md and docs/cli.md name can be given as they stand there."""
 
 from __future__ import annotations
 
