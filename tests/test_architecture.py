@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.import_graph import figures
+
 ROOT = Path(__file__).parents[1]
 STAGES = ("receive", "buffer", "parse", "validate", "normalize", "import_", "audit", "route")
 
@@ -72,6 +74,16 @@ def test_healthaws_knows_airflow_and_aws_only() -> None:
 def test_a_stage_has_one_name_everywhere(stage: str) -> None:
     for place in ("include/airlock/{}.py", "plugins/airlock_tasks/{}.py", "tests/unit/airlock/test_{}.py"):
         assert (ROOT / place.format(stage)).is_file(), place.format(stage)
+
+
+def test_the_import_graph_of_the_library_gets_no_worse() -> None:
+    graph = figures()
+    assert not graph.cycle, graph
+    assert graph.members <= 48, graph
+    assert len(graph.upward) <= 4, graph
+    assert len(graph.across) <= 41, graph
+    assert sum(map(len, graph.member_cycles)) <= 6, graph
+    assert graph.longest[0] <= 576, graph
 
 
 def test_no_module_is_a_drawer_for_leftovers() -> None:
