@@ -44,15 +44,15 @@ from tests.servers.postgres import found_programs, running, shipped_programs
 from airlock.ledger import Ledger, upgrade
 from airlock.pipelines import ImagingPipeline
 from airlock.run import Run
-from airlock.s3 import S3
-from airlock.s3uri import S3Uri
+from airlock.storage.s3 import S3
+from airlock.storage.s3uri import S3Uri
 from benchmarks.deliveries import CHUNK, delivered_before, frames, job_output, split
 from benchmarks.loopback_s3 import loopback_s3
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from airlock.s3 import ListedObject
+    from airlock.storage.s3 import ListedObject
 
 SIZES = (100_000, 1_000_000, 5_000_000)
 STAGES = ("deliver", "validate", "normalize", "import", "audit")

@@ -25,8 +25,8 @@ from airlock.clinical.validate import validate
 from airlock.ledger import Ledger, upgrade
 from airlock.pipelines import ClinicalPipeline
 from airlock.run import Run
-from airlock.s3 import S3
-from airlock.s3uri import S3Uri
+from airlock.storage.s3 import S3
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -167,7 +167,7 @@ def airlock(endpoint: str) -> Read:
     from airlock.parse import parse
     from airlock.pipelines import ParseSettings
     from airlock.records import ARRIVALS
-    from airlock.s3 import S3
+    from airlock.storage.s3 import S3
     from benchmarks.seaweed import client, session
 
     s3, settings = S3(session(), client(endpoint)), ParseSettings(in_flight=IN_FLIGHT)

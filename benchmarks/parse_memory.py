@@ -23,9 +23,9 @@ from tests.unit.airlock.world import pipeline
 from airlock.parse import parse_shard
 from airlock.records import ARRIVALS
 from airlock.run import Run
-from airlock.s3 import S3
-from airlock.s3uri import S3Uri
-from airlock.workspace import PART_ROWS
+from airlock.storage.s3 import S3
+from airlock.storage.s3uri import S3Uri
+from airlock.storage.workspace import PART_ROWS
 from benchmarks.header_s3 import ARCHIVE, ETAG, SIZE, header_s3, key
 
 if TYPE_CHECKING:

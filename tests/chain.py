@@ -33,8 +33,8 @@ import clinical
 import imaging
 from airlock.ledger import Ledger
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
-from airlock.s3 import S3
-from airlock.s3uri import S3Uri
+from airlock.storage.s3 import S3
+from airlock.storage.s3uri import S3Uri
 from healthaws.hooks.healthlake_fhir import HealthLakeFhirHook
 
 if TYPE_CHECKING:

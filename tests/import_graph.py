@@ -18,7 +18,7 @@ LIBRARY = "airlock"
 # The members of include/airlock from the lowest layer up. A member that is not named is of a kind of pipeline: the top.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"reasons", "records", "words", "nearest"}),
-    frozenset({"aws", "s3", "s3uri", "listing", "workspace", "spool"}),
+    frozenset({"storage"}),
     frozenset({"pipelines", "rules"}),
     frozenset({"dicom", "ledger"}),
     frozenset({"run", "redrive_request"}),

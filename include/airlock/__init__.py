@@ -2,7 +2,7 @@
 
 One module per stage (receive, buffer, parse, validate, normalize, ``import_``, audit, route), and what they share:
 ``records`` (the words and the rows), ``reasons`` (the closed list of reason codes), ``pipelines`` (YAML to typed
-settings), ``s3``, ``workspace`` (a run's datasets on S3) and ``ledger`` (the database of record).
+settings), ``storage`` (S3, and a run's datasets on it) and ``ledger`` (the database of record).
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ from airlock.records import (
 from airlock.report import Tally
 from airlock.resolve import CARRIED
 from airlock.review import overridden_among
-from airlock.s3uri import S3Uri
-from airlock.spool import partitions_for, together
+from airlock.storage.s3uri import S3Uri
+from airlock.storage.spool import partitions_for, together
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from airlock.manifests import JobOutput
     from airlock.normalize import Batch
     from airlock.run import Run
-    from airlock.spool import SortedSpool, Spool
+    from airlock.storage.spool import SortedSpool, Spool
 
 # The run itself has not come to an end with these: their arrivals stay claimed by it, until the failed task is cleared.
 OPEN_REASONS = (Reason.UNDECIDED, Reason.JOB_NOT_STARTED, Reason.JOB_UNFINISHED)

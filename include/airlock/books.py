@@ -13,7 +13,7 @@ import polars as pl
 
 from airlock.records import OUTCOMES, STUDIES, VERDICTS
 from airlock.report import imbalances
-from airlock.spool import SortedSpool, Spool, bounds_of, together
+from airlock.storage.spool import SortedSpool, Spool, bounds_of, together
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

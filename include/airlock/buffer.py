@@ -23,7 +23,7 @@ from airlock.inventory import InventoryError, fresh_inventory, list_inventory
 from airlock.ledger.runs import SCHEDULED
 from airlock.records import ARRIVALS, TIMESTAMP, arrival_ids
 from airlock.redrive import redrive
-from airlock.spool import Aside
+from airlock.storage.spool import Aside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -14,7 +14,7 @@ from urllib.parse import unquote, unquote_plus
 
 import polars as pl
 
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable

@@ -23,14 +23,14 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import polars as pl
 
-from airlock.listing import FRAME_ROWS, LISTED, TIME_FORMAT, decoded, without_placeholders
-from airlock.s3uri import S3Uri
+from airlock.storage.listing import FRAME_ROWS, LISTED, TIME_FORMAT, decoded, without_placeholders
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from airlock.pipelines import Source
-    from airlock.s3 import S3
+    from airlock.storage.s3 import S3
 
 _FOLDER = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}-\d{2}Z")
 _CSV_BYTES = 16 * 1024**2  # of text at a time

@@ -21,9 +21,9 @@ from airlock.records import schema
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airlock.s3 import S3
-    from airlock.s3uri import S3Uri
-    from airlock.workspace import Workspace
+    from airlock.storage.s3 import S3
+    from airlock.storage.s3uri import S3Uri
+    from airlock.storage.workspace import Workspace
 
 MANIFEST = "job-output-manifest.json"
 RESULTS = {

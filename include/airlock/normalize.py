@@ -16,16 +16,16 @@ from airlock.contracts import draft
 from airlock.reasons import Reason
 from airlock.records import BATCHES, STUDIES, VERDICTS, Verdict, digest
 from airlock.resolve import carried_ids
-from airlock.s3 import S3Error
-from airlock.s3uri import S3Uri
-from airlock.spool import place
+from airlock.storage.s3 import S3Error
+from airlock.storage.s3uri import S3Uri
+from airlock.storage.spool import place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from airlock.pipelines import Limits
     from airlock.run import Run
-    from airlock.s3 import ListedObject
+    from airlock.storage.s3 import ListedObject
 
 INDEX = "batches/index.json"
 MAX_BATCHES = 1_000  # Airflow maps at most 1,024 tasks

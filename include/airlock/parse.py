@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from airlock.dicom.ranged import Range
     from airlock.pipelines import ParseSettings
     from airlock.run import Run
-    from airlock.s3 import S3
+    from airlock.storage.s3 import S3
 
     Progress = Callable[[int], None]
     Row = tuple[Any, ...]  # of records.HEADERS

@@ -25,8 +25,8 @@ from airlock.reading import find as find_reading
 from airlock.reasons import SENTENCES
 from airlock.records import VERDICTS, Verdict
 from airlock.run import PLAN, run_key
-from airlock.s3 import requests_of_copy
-from airlock.s3uri import S3Uri
+from airlock.storage.s3 import requests_of_copy
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         S3Prices,
     )
     from airlock.run import Run
-    from airlock.s3 import S3
+    from airlock.storage.s3 import S3
 
     AnyPlanSettings = PlanSettings | ClinicalPlanSettings | CcdaPlanSettings
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from airlock.workspace import Workspace
+    from airlock.storage.workspace import Workspace
 
 _AT_A_TIME = 16
 _KIB = 1024

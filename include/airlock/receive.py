@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from airlock.pipelines import Receive, Source
-    from airlock.s3 import S3
-    from airlock.s3uri import S3Uri
+    from airlock.storage.s3 import S3
+    from airlock.storage.s3uri import S3Uri
 
 
 class DeliveryManifestError(ValueError):

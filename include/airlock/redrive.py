@@ -25,7 +25,7 @@ from airlock.records import ARRIVALS, Disposition, arrival_id
 from airlock.redrive_request import RedriveError
 from airlock.report import CSV_COLUMNS, harmless_text
 from airlock.run import run_key
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

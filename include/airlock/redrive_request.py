@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airlock.ledger import Resolution
 from airlock.reasons import SENTENCES
-from airlock.s3uri import S3Uri, S3UriError
+from airlock.storage.s3uri import S3Uri, S3UriError
 from airlock.words import says_something, unfit
 
 if TYPE_CHECKING:

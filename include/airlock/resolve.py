@@ -15,8 +15,8 @@ from airlock.ledger import Resolution, ResolutionState
 from airlock.promotion import ResolutionError, existing, grouping_elements, need_promotable, promote
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, ATTRIBUTES, OUTCOMES, VERDICTS, Outcome, Verdict
-from airlock.s3uri import S3Uri
-from airlock.workspace import Workspace
+from airlock.storage.s3uri import S3Uri
+from airlock.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -24,7 +24,7 @@ from airlock.destinations.s3 import contract_name
 from airlock.ledger import LedgerError, MessageState
 from airlock.ledger.outbox import LEASE
 from airlock.records import CONTRACTS, digest
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -11,14 +11,14 @@ from typing_extensions import TypeVar
 
 from airlock.pipelines import ImagingPipeline, Pipeline
 from airlock.records import digest
-from airlock.s3uri import S3Uri, S3UriError
-from airlock.workspace import Workspace
+from airlock.storage.s3uri import S3Uri, S3UriError
+from airlock.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from airlock.ledger import Ledger
     from airlock.records import Window
     from airlock.redrive_request import Redrive
-    from airlock.s3 import S3
+    from airlock.storage.s3 import S3
 
 
 PLAN = "plan"  # the folder of the workspace that holds a plan's datasets

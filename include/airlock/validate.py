@@ -20,7 +20,7 @@ from airlock.normalize import is_begun
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, VERDICTS, Verdict
 from airlock.resolve import carried_verdicts
-from airlock.spool import Spool, partitions_for
+from airlock.storage.spool import Spool, partitions_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

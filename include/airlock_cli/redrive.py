@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airlock.reasons import SENTENCES
 from airlock.records import study_key
-from airlock.s3uri import S3Uri, S3UriError
+from airlock.storage.s3uri import S3Uri, S3UriError
 from airlock_cli import workspaces
 from airlock_cli.errors import RequestError
 from airlock_cli.held import check_reason

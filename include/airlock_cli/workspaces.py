@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from airlock.nearest import did_you_mean
 from airlock.pipelines import PipelineError, load_pipelines
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 from airlock_cli import settings
 from airlock_cli.errors import RequestError, UnreachableError
 from airlock_cli.show import say
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from airlock.pipelines import Pipeline
-    from airlock.s3 import S3
+    from airlock.storage.s3 import S3
 
 
 def pipeline_named(name: str) -> Pipeline:
@@ -113,7 +113,7 @@ def s3(where: S3Uri) -> Iterator[S3]:
     import boto3  # noqa: PLC0415  # takes long to import, and most commands need none
     from botocore.exceptions import BotoCoreError  # noqa: PLC0415
 
-    from airlock.s3 import S3, S3Error  # noqa: PLC0415
+    from airlock.storage.s3 import S3, S3Error  # noqa: PLC0415
 
     fix = "check your AWS credentials and AWS_ENDPOINT_URL"
     try:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airlock.run import run_key
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 from airlock_cli.airflow_api import AirflowApi
 from airlock_cli.watch import StalledError
 from airlock_local.buckets import is_local, local_client, make_buckets

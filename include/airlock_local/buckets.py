@@ -10,7 +10,7 @@ import boto3
 from botocore.config import Config
 
 from airlock.pipelines import load_pipelines
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 from airlock_local.environment import LOCAL_CONNECTION, LOCAL_KEY, LOCAL_SECRET, REGION
 from airlock_local.progress import say
 

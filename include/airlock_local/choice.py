@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from airlock.nearest import did_you_mean
 from airlock.pipelines import PipelineError, load_pipelines
-from airlock.s3uri import S3Uri, S3UriError
+from airlock.storage.s3uri import S3Uri, S3UriError
 from airlock_local.buckets import buckets_of, is_local
 from airlock_local.deliver import LocalFile, SourceError, files_below, prefix_of
 from airlock_local.environment import LOCAL_CONNECTION, connection_variable

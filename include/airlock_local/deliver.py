@@ -21,7 +21,7 @@ from airlock_local.progress import say
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from airlock.s3uri import S3Uri
+    from airlock.storage.s3uri import S3Uri
 
 LONGEST_KEY = 1024  # bytes of UTF-8 (Amazon S3 User Guide, "Naming Amazon S3 objects")
 IN_ONE_PUT = 5 * 1024**3  # bytes; PutObject takes no more, and only its ETag is the content's MD5

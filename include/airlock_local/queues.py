@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from airlock.pipelines import Arrivals, Pipeline

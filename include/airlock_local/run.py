@@ -13,7 +13,7 @@ from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
 from airlock.run import run_key
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 from airlock_cli.airflow_api import AirflowApi
 from airlock_cli.watch import WAITS, follow
 from airlock_local.buckets import local_client, make_buckets

@@ -22,10 +22,10 @@ from airflow.sdk.exceptions import AirflowException
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from airflow.triggers.shared_stream import SharedStreamProducer
 
-from airlock.aws import AWS_ERRORS, error_code
 from airlock.notifications import PoisonError, below, read_notification
 from airlock.pipelines import Arrivals
-from airlock.s3uri import S3Uri
+from airlock.storage.aws import AWS_ERRORS, error_code
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable, Iterator, Sequence

@@ -60,7 +60,7 @@ def _destination(run: Run[Pipeline], route: Route) -> Destination:
     settings = route.destination
     if isinstance(settings, S3Destination):
         from airlock.destinations.s3 import S3Folder
-        from airlock.s3uri import S3Uri
+        from airlock.storage.s3uri import S3Uri
 
         folder = S3Uri.parse(route.address(run.pipeline.datastore_id))
         return S3Folder(run.s3, connect_s3(settings.aws_conn_id), folder)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def look_once(source: Source, prefix: str, settings: Receive) -> Delivery:
     """Look at a delivery once."""
     from airlock.receive import look
-    from airlock.s3uri import S3Uri
+    from airlock.storage.s3uri import S3Uri
 
     return look(connect_s3(source.aws_conn_id), S3Uri.parse(prefix), source, settings, datetime.now(UTC))
 

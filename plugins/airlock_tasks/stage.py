@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from airlock.records import Window
     from airlock.redrive_request import Redrive
     from airlock.run import Run
-    from airlock.s3 import S3
+    from airlock.storage.s3 import S3
 
 # What a run's conf may say.
 PARAMS = frozenset(
@@ -37,7 +37,7 @@ CONNECTIONS = 256  # that a client keeps: the most that a stage has in flight, s
 
 def connect_s3(aws_conn_id: str, region_name: str | None = None) -> S3:
     """Open S3 with an Airflow connection's credentials, endpoint and region."""
-    from airlock.s3 import S3
+    from airlock.storage.s3 import S3
 
     hook = AwsBaseHook(aws_conn_id=aws_conn_id, region_name=region_name, client_type="s3")
     return S3(hook.get_session(), client_of(hook))

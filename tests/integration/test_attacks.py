@@ -27,7 +27,7 @@ from pydicom.tag import Tag
 
 from airlock.ledger import upgrade
 from airlock.ledger.database import Store
-from airlock.s3 import S3
+from airlock.storage.s3 import S3
 from tests.chain import BUCKETS, DATASTORE, Chain, Place, pipeline
 from tests.dicom_files import ct, delivery, sop_uid
 from tests.servers.moto import reset_moto

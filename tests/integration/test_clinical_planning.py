@@ -10,7 +10,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airlock.plan import read_plan
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 from airlock_local.sample.ccda.documents import ccd, entity_bomb
 from tests.chain import HEALTHLAKE, Chain, ccda_pipeline, clinical_pipeline
 from tests.clinical_files import delivery, ndjson, observation, organization, packed, patient, transaction

@@ -22,13 +22,13 @@ from airlock.clinical.validate import is_begun, shards_of
 from airlock.normalize import find_batches
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, JOBS, Verdict
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from airlock.normalize import Batch
     from airlock.pipelines import CcdaPipeline
     from airlock.run import Run
-    from airlock.s3 import S3, ListedObject
+    from airlock.storage.s3 import S3, ListedObject
 
 ASIDE = "aside"  # the shard of the documents from which nothing goes on
 _CONVERTED, _ERRORS = "converted/", "ERROR/"

@@ -11,7 +11,7 @@ import polars as pl
 
 from airlock.ccda.records import BATCHES
 from airlock.import_ import Ended, StagedPrefixError, keep
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from airlock.ledger import Job

@@ -18,8 +18,8 @@ from airlock.clinical.parse import MIB, refusal
 from airlock.clinical.validate import is_begun
 from airlock.normalize import INDEX, Batch, find_batches
 from airlock.records import Verdict, digest
-from airlock.s3 import S3Error
-from airlock.s3uri import S3Uri
+from airlock.storage.s3 import S3Error
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from airlock.pipelines import CcdaPipeline

@@ -29,7 +29,7 @@ from airlock.pipelines import CcdaPipeline
 from airlock.reasons import Reason
 from airlock.records import CONTRACTS, HOLDS, JOBS, Disposition, Outcome
 from airlock.review import overridden_among, words_by_key
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from airlock.clinical.manifests import JobOutput

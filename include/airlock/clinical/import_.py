@@ -14,7 +14,7 @@ from airlock.clinical.manifests import keep_progress
 from airlock.clinical.records import BATCHES
 from airlock.import_ import Ended, StagedPrefixError, keep
 from airlock.normalize import find_batches
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from airlock.ledger import Job

@@ -28,13 +28,13 @@ from airlock.manifests import (
     whole_number,
 )
 from airlock.records import schema
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from airlock.s3 import S3, ListedObject
-    from airlock.workspace import Workspace
+    from airlock.storage.s3 import S3, ListedObject
+    from airlock.storage.workspace import Workspace
 
 # AWS's pages have the name in lower case, live stores write the capital.
 MANIFESTS = ("Manifest.json", "manifest.json")

@@ -18,7 +18,7 @@ from airlock.clinical.records import BATCHES, REWRITES, VERDICTS
 from airlock.clinical.validate import is_begun
 from airlock.normalize import INDEX, MAX_BATCHES, Batch, TooManyBatchesError, find_batches
 from airlock.records import Verdict, digest
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -22,8 +22,8 @@ from airlock.clinical.resources import NotJsonError, Row, describe, load, set_as
 from airlock.parse import sidecar_pattern
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS
-from airlock.s3 import S3Error
-from airlock.s3uri import S3Uri
+from airlock.storage.s3 import S3Error
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator

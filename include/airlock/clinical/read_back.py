@@ -15,12 +15,12 @@ import polars as pl
 from airlock.clinical.lines import split
 from airlock.clinical.outcomes import IMPORTED
 from airlock.reasons import Reason
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from airlock.s3 import S3
+    from airlock.storage.s3 import S3
 
 TRIES = 4
 VALIDATION_ISSUE = "http://healthlake.amazonaws.com/fhir/StructureDefinition/validation-issue"

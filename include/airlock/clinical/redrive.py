@@ -16,8 +16,8 @@ from airlock.ledger.redrives import CANDIDATES, REDRIVABLE, is_current
 from airlock.pipelines import CcdaPipeline
 from airlock.reasons import Reason
 from airlock.records import Disposition
-from airlock.s3uri import S3Uri
-from airlock.workspace import Workspace
+from airlock.storage.s3uri import S3Uri
+from airlock.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from airlock.pipelines import ClinicalPipeline

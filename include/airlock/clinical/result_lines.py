@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from airlock.clinical.manifests import ERROR_STATUS, LINES, RESULTS, Shape
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from airlock.clinical.manifests import Counters, JobOutput

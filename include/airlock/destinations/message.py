@@ -6,14 +6,14 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from airlock.aws import error_code
 from airlock.records import digest
-from airlock.s3 import BucketError, S3Error
-from airlock.s3uri import S3Uri
+from airlock.storage.aws import error_code
+from airlock.storage.s3 import BucketError, S3Error
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from airlock.ledger import OutboxMessage
-    from airlock.s3 import S3
+    from airlock.storage.s3 import S3
 
 SCHEMA = "airlock.message/1"
 
@@ -106,7 +106,7 @@ def aws_error(error: Exception, for_good: frozenset[str] = frozenset()) -> Desti
     Parameters
     ----------
     error
-        One of `airlock.aws.AWS_ERRORS`, or an S3Error.
+        One of `airlock.storage.aws.AWS_ERRORS`, or an S3Error.
     for_good
         The service's error codes that refuse the message for what it is.
     """

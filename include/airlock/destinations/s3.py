@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airlock.destinations.message import Message, aws_error, read_contract
-from airlock.s3 import S3Error
+from airlock.storage.s3 import S3Error
 
 if TYPE_CHECKING:
-    from airlock.s3 import S3
-    from airlock.s3uri import S3Uri
+    from airlock.storage.s3 import S3
+    from airlock.storage.s3uri import S3Uri
 
 
 class S3Folder:

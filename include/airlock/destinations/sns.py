@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airlock.aws import AWS_ERRORS
 from airlock.destinations.message import Message, aws_error
 from airlock.destinations.sqs import attributes, fifo
+from airlock.storage.aws import AWS_ERRORS
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient

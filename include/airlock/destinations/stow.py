@@ -21,8 +21,8 @@ from airlock.dicomweb import DicomWebError, Part, RequestRefusedError, is_for_go
 from airlock.ledger import StowState
 from airlock.ledger.stow import STOW_INSTANCES
 from airlock.reasons import Reason
-from airlock.s3 import S3Error
-from airlock.s3uri import S3Uri
+from airlock.storage.s3 import S3Error
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from airlock.destinations.message import Message
     from airlock.dicomweb import DicomWeb, StoreAnswer
     from airlock.ledger import Ledger
-    from airlock.s3 import S3
+    from airlock.storage.s3 import S3
 
 _LOST = {
     "NoSuchKey": Reason.OBJECT_GONE,

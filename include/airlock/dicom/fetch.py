@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from obstore.store import S3Credential
 
     from airlock.dicom.ranged import Range
-    from airlock.s3 import S3
+    from airlock.storage.s3 import S3
 
 _log = logging.getLogger(__name__)
 _CODE = re.compile(r"<Code>([\w.]+)</Code>")

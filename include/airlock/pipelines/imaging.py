@@ -13,7 +13,7 @@ from airlock.pipelines.plan import PlanSettings
 from airlock.pipelines.review import ON_HOLD, OnHold, Review, check_review
 from airlock.pipelines.settings import Prefix, Settings
 from airlock.reasons import Reason
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 
 
 def _lengths(given: dict[str, int]) -> dict[str, int]:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from airlock.pipelines.settings import NAME, Prefix, Settings
 from airlock.rules import Rule, check
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

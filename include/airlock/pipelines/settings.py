@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from airlock.s3uri import S3Uri, S3UriError
+from airlock.storage.s3uri import S3Uri, S3UriError
 
 NAME = r"[a-z][a-z0-9_-]{0,63}"
 

@@ -8,7 +8,7 @@ import boto3
 import pytest
 
 from airlock.ledger import Ledger, upgrade
-from airlock.s3 import S3
+from airlock.storage.s3 import S3
 from tests.servers.moto import moto_server, reset_moto
 from tests.unit.airlock.world import BUCKETS, World
 

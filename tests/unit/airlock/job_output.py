@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airlock.manifests import LINES, Counters, JobOutput, read_output
 from airlock.records import BATCHES
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.world import frame
 
 if TYPE_CHECKING:

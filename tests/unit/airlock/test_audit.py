@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
-from airlock import spool
 from airlock.audit import Audited, audit
 from airlock.contracts import StudyContract
 from airlock.import_ import record
@@ -19,7 +18,8 @@ from airlock.manifests import read_output
 from airlock.normalize import find_batches, normalize
 from airlock.reading import Reading, keep
 from airlock.records import ARRIVALS, BATCHES, CONTRACTS, DISPOSITIONS, GATES, OUTCOMES, VERDICTS, study_key
-from airlock.s3uri import S3Uri
+from airlock.storage import spool
+from airlock.storage.s3uri import S3Uri
 from airlock.validate import validate
 from tests.unit.airlock.job_output import FILES, failure, success, summary, warning
 from tests.unit.airlock.world import STORE, dicom, frame, pipeline, unread
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from airlock.manifests import JobOutput
     from airlock.run import Run
-    from airlock.s3 import S3
+    from airlock.storage.s3 import S3
     from tests.unit.airlock.world import World
 
 NO_WAIT = {"manifest_wait_seconds": 0}

@@ -263,7 +263,7 @@ class TestShards:
         whole, pieces = world.run("whole", line), world.run("pieces", line.model_copy(update={"name": "weekly"}))
         expected = buffer(whole)
         monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "2")
-        monkeypatch.setattr("airlock.listing.FRAME_ROWS", 1)
+        monkeypatch.setattr("airlock.storage.listing.FRAME_ROWS", 1)
         monkeypatch.setattr("airlock.ledger.frames.CHUNK", 2)
         assert buffer(pieces) == expected
         for shard in expected.shards:

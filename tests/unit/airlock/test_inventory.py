@@ -21,8 +21,8 @@ from airlock.inventory import InventoryError, find_inventory, fresh_inventory, l
 from airlock.pipelines import Receive, Source
 from airlock.receive import Delivery, look
 from airlock.records import ARRIVALS, Window
-from airlock.s3uri import S3Uri
-from tests.unit.airlock.test_s3 import ODD_NAMES
+from airlock.storage.s3uri import S3Uri
+from tests.unit.airlock.storage.test_s3 import ODD_NAMES
 from tests.unit.airlock.world import pipeline
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airlock import normalize as stage
-from airlock import spool
 from airlock.contracts import StudyContract
 from airlock.ledger import Job
 from airlock.normalize import (
@@ -27,11 +26,12 @@ from airlock.normalize import (
 )
 from airlock.pipelines import Limits
 from airlock.records import BATCHES, STUDIES, VERDICTS
-from airlock.s3 import BucketError
-from airlock.s3uri import S3Uri
-from airlock.spool import Spool
+from airlock.storage import spool
+from airlock.storage.s3 import BucketError
+from airlock.storage.s3uri import S3Uri
+from airlock.storage.spool import Spool
+from airlock.storage.workspace import DatasetMissingError
 from airlock.validate import validate
-from airlock.workspace import DatasetMissingError
 from tests.unit.airlock.world import dicom, pipeline, verdicts
 
 if TYPE_CHECKING:

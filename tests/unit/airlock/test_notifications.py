@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airlock.notifications import Notification, Poison, PoisonError, below, read_notification
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 
 SOURCE = S3Uri("inbox", "in dir/")
 

@@ -22,8 +22,8 @@ from airlock.pipelines import ParseSettings
 from airlock.reading import Reading, find
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, arrival_id
 from airlock.run import Run
-from airlock.s3 import S3
-from airlock.s3uri import S3Uri
+from airlock.storage.s3 import S3
+from airlock.storage.s3uri import S3Uri
 from tests.servers.faulty_s3 import FaultyS3, cut, faulty_s3, refusal
 from tests.servers.moto import moto_server
 from tests.unit.airlock.dicom.objects import CT_VALUES, ct, element, item, sequence

@@ -18,7 +18,7 @@ from airlock.normalize import find_batches
 from airlock.publication import FOLDER, PublicationBusyError, audit, normalize, published_studies
 from airlock.records import CONTRACTS, OUTCOMES
 from airlock.run import Run
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import SECTIONS, ended, rejected, warned
 from tests.unit.airlock.fhir.studies import study
 from tests.unit.airlock.world import dicom, frame, outcomes, pipeline

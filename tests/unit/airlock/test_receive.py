@@ -10,7 +10,7 @@ import pytest
 
 from airlock.pipelines import Receive, Source
 from airlock.receive import Delivery, DeliveryManifestError, look
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from tests.unit.airlock.world import World

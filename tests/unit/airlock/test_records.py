@@ -6,7 +6,6 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airlock.listing import LISTED
 from airlock.records import (
     ARRIVALS,
     ATTRIBUTES,
@@ -18,6 +17,7 @@ from airlock.records import (
     digest,
     study_key,
 )
+from airlock.storage.listing import LISTED
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 

@@ -20,7 +20,7 @@ from airlock.pipelines import Audit
 from airlock.records import ARRIVALS, DISPOSITIONS, HOLDS, Window, schema, study_key
 from airlock.report import CSV_COLUMNS, Tally, build, counts, harmless_text, imbalances, sentences, to_csv
 from airlock.run import Run
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.world import dicom, frame, outcomes, pipeline, unread, verdicts
 
 CANARY = "MUELLER^HANS"

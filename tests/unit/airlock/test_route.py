@@ -14,9 +14,9 @@ from botocore.config import Config
 from airlock.destinations.s3 import S3Folder
 from airlock.records import CONTRACTS, STUDIES, digest, study_key
 from airlock.route import RouteError, announce, route
-from airlock.s3 import S3
-from airlock.s3uri import S3Uri
-from airlock.workspace import DatasetMissingError
+from airlock.storage.s3 import S3
+from airlock.storage.s3uri import S3Uri
+from airlock.storage.workspace import DatasetMissingError
 from tests.unit.airlock.world import STORE, pipeline
 
 if TYPE_CHECKING:

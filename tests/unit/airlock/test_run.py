@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airlock.run import PrefixOutsideSourceError, run_key, source_prefix
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.world import pipeline
 
 SOURCE = "s3://archive/in/"

@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from airlock import spool
 from airlock.dicom.preconditions import file_rules
 from airlock.gate import last_words
 from airlock.ledger import Job
 from airlock.normalize import INDEX
 from airlock.pipelines import Limits, Validate
 from airlock.records import ATTRIBUTES, BATCHES, GATES, HEADERS, OUTCOMES, VERDICTS, Verdict, digest
+from airlock.storage import spool
 from airlock.validate import (
     SERIES_ELEMENTS,
     STUDY_ELEMENTS,

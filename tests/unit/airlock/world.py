@@ -15,12 +15,12 @@ from airlock.buffer import INDEX
 from airlock.pipelines import ImagingPipeline
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, OUTCOMES, VERDICTS, arrival_id
 from airlock.run import Run
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from airlock.ledger import Ledger
     from airlock.records import Window
-    from airlock.s3 import S3
+    from airlock.storage.s3 import S3
 
 STORE = "d" * 32
 NIGHT = datetime(2026, 11, 24, 2, tzinfo=UTC)

@@ -17,8 +17,8 @@ from airlock.pipelines import load_pipeline
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, Disposition, Verdict
 from airlock.run import Run
-from airlock.s3 import S3
-from airlock.s3uri import S3Uri
+from airlock.storage.s3 import S3
+from airlock.storage.s3uri import S3Uri
 from airlock_local.buckets import buckets_of, make_buckets
 from airlock_local.deliver import files_below, sample_files, upload
 from airlock_local.sample.clinical import SampleUnit, write_clinical_sample

@@ -3,7 +3,7 @@ import stat
 
 import pytest
 
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 from airlock_local.buckets import local_client, make_buckets
 from airlock_local.deliver import LocalFile, SourceError, check_room, files_below, prefix_of, upload
 from tests.servers.moto import moto_server

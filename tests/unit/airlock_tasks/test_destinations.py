@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airlock.destinations.webhook import Webhook
 from airlock.run import Run
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 from airlock_tasks.destinations import connect
 from tests.servers.moto import moto_server
 from tests.unit.airlock.destinations.aws import Aws

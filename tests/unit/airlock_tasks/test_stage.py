@@ -15,7 +15,7 @@ from airlock.ledger import upgrade
 from airlock.pipelines.parts import Staging
 from airlock.pipelines.routes import Delivery
 from airlock.records import Window
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 from airlock_tasks.audit import AuditOperator, PublicationAuditOperator
 from airlock_tasks.normalize import FhirNormalizeOperator, PublicationNormalizeOperator
 from airlock_tasks.stage import CONNECTIONS, connect_s3, is_plan, ledger_url, open_run, run_window

@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airlock.destinations.stow import Stow
 from airlock.run import Run
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 from airlock_tasks.destinations import connect
 from tests.unit.airlock.test_pipelines import changed, problem
 from tests.unit.airlock.world import STORE, pipeline

@@ -78,7 +78,7 @@ def test_only_what_has_a_schedule_runs_by_itself() -> None:
 def test_reading_the_files_loads_nothing_heavy() -> None:
     """What is counted are modules, since seconds depend on the machine; `python -X importtime` shows the seconds."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'plugins'}{os.pathsep}{ROOT / 'dags'}"}
-    heavy = ("polars", "pydicom", "obstore", "alembic", "moto", "fhirkit", "airlock.ledger", "airlock.s3")
+    heavy = ("polars", "pydicom", "obstore", "alembic", "moto", "fhirkit", "airlock.ledger", "airlock.storage.s3")
     code = f"import sys, {', '.join(FILES)}; print([name for name in {heavy!r} if name in sys.modules])"
     command = [sys.executable, "-W", "ignore", "-c", code]
     said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout

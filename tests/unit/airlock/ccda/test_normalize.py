@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from airlock.ccda.normalize import normalize
 from airlock.normalize import find_batches
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 from airlock_local.sample.ccda.documents import ccd
 from tests.unit.airlock.ccda.world import ended, normalized, staged, validated
 

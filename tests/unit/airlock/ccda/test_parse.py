@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from airlock.ccda.parse import parse
-from airlock.s3 import S3Error
+from airlock.storage.s3 import S3Error
 from airlock_local.sample.ccda.documents import (
     DOCUMENT_ROOT,
     ccd,

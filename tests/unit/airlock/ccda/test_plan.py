@@ -14,7 +14,7 @@ from airlock.ccda.validate import validate
 from airlock.clinical.validate import shards_of
 from airlock.plan import table
 from airlock.run import Run
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 from airlock_local.sample.ccda.documents import ccd
 from tests.unit.airlock.ccda.world import normalized, validated
 from tests.unit.airlock.clinical.books import CCDA, pipeline

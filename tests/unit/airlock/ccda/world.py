@@ -19,7 +19,7 @@ from airlock.clinical.validate import shards_of
 from airlock.ledger import Job
 from airlock.normalize import find_batches
 from airlock.run import Run
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import CCDA, ndjson, patient, pipeline
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from airlock.ledger import Job
 from airlock.normalize import find_batches
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline
 from airlock.run import Run
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.world import frame
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from airlock.clinical.records import BATCHES, DISPOSITIONS, FILES, GATES, OUTCOM
 from airlock.ledger import Job
 from airlock.normalize import find_batches
 from airlock.records import ARRIVALS, CONTRACTS
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import (
     CCDA,
     MINIMAL,

@@ -14,7 +14,7 @@ from airlock.import_ import StagedPrefixError
 from airlock.ledger import Job
 from airlock.normalize import Batch, find_batches
 from airlock.records import JOBS
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import observation, patient
 from tests.unit.airlock.clinical.world import validated
 

@@ -23,9 +23,9 @@ from airlock.clinical.manifests import (
     read_progress,
 )
 from airlock.clinical.outcomes import account, discrepancies, operation_outcomes
-from airlock.s3 import S3
-from airlock.s3uri import S3Uri
-from airlock.workspace import Workspace
+from airlock.storage.s3 import S3
+from airlock.storage.s3uri import S3Uri
+from airlock.storage.workspace import Workspace
 from tests.unit.airlock.clinical.books import JOB, batch, manifest, ndjson, outcome, output, result, unit
 
 if TYPE_CHECKING:

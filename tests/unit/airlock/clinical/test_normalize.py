@@ -16,7 +16,7 @@ from airlock.clinical.normalize import normalize
 from airlock.clinical.records import BATCHES
 from airlock.normalize import TooManyBatchesError, find_batches
 from airlock.run import Run
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import observation, patient, pipeline
 from tests.unit.airlock.clinical.world import Row, begun, bundle, entry, pretty, validated, verdicts
 

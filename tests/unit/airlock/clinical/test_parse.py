@@ -18,8 +18,8 @@ from airlock.clinical.parse import parse, read_chunks
 from airlock.clinical.validate import shards_of
 from airlock.records import ARRIVALS
 from airlock.run import Run
-from airlock.s3 import S3Error
-from airlock.s3uri import S3Uri
+from airlock.storage.s3 import S3Error
+from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import ndjson, observation, patient, pipeline
 from tests.unit.airlock.clinical.world import bundle, delivery, entry, files, parsed, pretty, units
 from tests.unit.airlock.world import NIGHT, frame
@@ -27,7 +27,7 @@ from tests.unit.airlock.world import NIGHT, frame
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airlock.s3 import S3
+    from airlock.storage.s3 import S3
     from tests.unit.airlock.world import World
 
 P1, P2, O1 = patient("p1"), patient("p2"), observation("o1", "p1")

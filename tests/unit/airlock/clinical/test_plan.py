@@ -13,7 +13,7 @@ from airlock.clinical.plan import foresee_verdicts, write_plan
 from airlock.clinical.validate import shards_of, validate
 from airlock.plan import read_plan, table
 from airlock.run import Run
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import ndjson, observation, patient, pipeline
 from tests.unit.airlock.clinical.world import Store, validated
 

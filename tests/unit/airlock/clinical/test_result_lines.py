@@ -14,8 +14,8 @@ from airlock.clinical.audit import audit
 from airlock.clinical.manifests import RESULTS, Counters, is_final, keep, read_kept, read_output
 from airlock.clinical.outcomes import account, discrepancies
 from airlock.clinical.result_lines import NO_BASE, identify, names_nothing
-from airlock.s3uri import S3Uri
-from airlock.workspace import Workspace
+from airlock.storage.s3uri import S3Uri
+from airlock.storage.workspace import Workspace
 from tests.unit.airlock.clinical.books import (
     JOB,
     Store,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from airlock.clinical.manifests import JobOutput
-    from airlock.s3 import S3
+    from airlock.storage.s3 import S3
     from tests.unit.airlock.world import World
 
 FOLDER = S3Uri("work", "output/f-FHIR_IMPORT-j1/")

@@ -16,7 +16,7 @@ from airlock.destinations import DestinationError, Message
 from airlock.destinations.stow import Stow
 from airlock.dicomweb import DicomWeb, Part, StoreAnswer
 from airlock.records import study_key
-from airlock.s3uri import S3Uri
+from airlock.storage.s3uri import S3Uri
 from airlock.web import LONGEST_RETRY_AFTER
 from tests.dicom_files import ct, sop_uid, study_uid
 from tests.servers.dicomweb import Server, cut, dicomweb_server, module, refusal
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airlock.ledger import Ledger
-    from airlock.s3 import S3
+    from airlock.storage.s3 import S3
     from tests.unit.airlock.world import World
 
 ADDRESS = "stow:pacs|" + "d" * 32

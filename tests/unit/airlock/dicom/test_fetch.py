@@ -16,7 +16,7 @@ from airlock.dicom.fetch import Arrival, RangeReader, S3UnavailableError, needs_
 from airlock.dicom.ranged import Range
 from airlock.pipelines import ParseSettings
 from airlock.reasons import Reason
-from airlock.s3 import S3
+from airlock.storage.s3 import S3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,7 +18,7 @@ from airlock.dicom.fetch import Arrival, RangeReader, RequestRate, S3Unavailable
 from airlock.dicom.ranged import Range
 from airlock.pipelines import ParseSettings
 from airlock.reasons import Reason
-from airlock.s3 import S3
+from airlock.storage.s3 import S3
 from tests.servers.faulty_s3 import FaultyS3, cut, faulty_s3, refusal
 
 if TYPE_CHECKING:

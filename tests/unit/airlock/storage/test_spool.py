@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airlock import spool
-from airlock.spool import PARTITION_ROWS, SortedSpool, Spool, bounds_of, partitions_for, place, together
+from airlock.storage import spool
+from airlock.storage.spool import PARTITION_ROWS, SortedSpool, Spool, bounds_of, partitions_for, place, together
 
 if TYPE_CHECKING:
     from pathlib import Path

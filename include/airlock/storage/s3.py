@@ -3,7 +3,7 @@
 boto3 lists and copies: obstore refuses to list past a key with an empty or ``..`` segment, which archives do hold, and
 has neither copies between buckets nor ``CopySourceIfMatch``. obstore reads the headers (`airlock.dicom.fetch`), where
 speed counts. Of a listing boto3 does all but the reading of the rows, which took nearly all of its time:
-`airlock.listing` does that.
+`airlock.storage.listing` does that.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from boto3.s3.transfer import TransferConfig
 
-from airlock.aws import AWS_ERRORS, error_code
-from airlock.listing import Page, frame_of, frames_of, list_page, without_placeholders
+from airlock.storage.aws import AWS_ERRORS, error_code
+from airlock.storage.listing import Page, frame_of, frames_of, list_page, without_placeholders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import polars as pl
     from botocore.client import BaseClient
 
-    from airlock.s3uri import S3Uri
+    from airlock.storage.s3uri import S3Uri
 
 _REFUSALS = frozenset(
     {"NoSuchBucket", "AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "PermanentRedirect", "403"}

@@ -10,11 +10,11 @@ import polars as pl
 import pytest
 
 from airlock.records import ARRIVALS, GATES, HEADERS
-from airlock.workspace import MARKER, DatasetMissingError
+from airlock.storage.workspace import MARKER, DatasetMissingError
 from tests.unit.airlock.world import dicom, frame
 
 if TYPE_CHECKING:
-    from airlock.workspace import Workspace
+    from airlock.storage.workspace import Workspace
     from tests.unit.airlock.world import World
 
 OLD = frame([dicom("old")], ARRIVALS)

@@ -15,11 +15,11 @@ from botocore.config import Config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airlock import listing
-from airlock.listing import LISTED, ListingError, decoded
-from airlock.s3 import S3, BucketError, S3Error
-from airlock.s3uri import S3Uri
-from tests.unit.airlock.test_s3 import ODD_NAMES
+from airlock.storage import listing
+from airlock.storage.listing import LISTED, ListingError, decoded
+from airlock.storage.s3 import S3, BucketError, S3Error
+from airlock.storage.s3uri import S3Uri
+from tests.unit.airlock.storage.test_s3 import ODD_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

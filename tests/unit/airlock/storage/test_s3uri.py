@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airlock.s3uri import S3Uri, S3UriError
+from airlock.storage.s3uri import S3Uri, S3UriError
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from airlock.s3 import S3
-from airlock.s3uri import S3Uri
+from airlock.storage.s3 import S3
+from airlock.storage.s3uri import S3Uri
 from tests.servers.broken import broken_server, full_server
 
 if TYPE_CHECKING:

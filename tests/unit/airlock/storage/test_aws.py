@@ -18,7 +18,7 @@ assert not logging.getLogger("urllib3.connection").isEnabledFor(logging.WARNING)
 """
 
 
-@pytest.mark.parametrize("package", ["airlock.aws", "healthaws"])
+@pytest.mark.parametrize("package", ["airlock.storage.aws", "healthaws"])
 def test_requests_are_not_logged(package: str) -> None:
-    plugins = Path(__file__).parents[3] / "plugins"
+    plugins = Path(__file__).parents[4] / "plugins"
     subprocess.run([sys.executable, "-c", SCRIPT.format(package)], check=True, cwd=plugins)

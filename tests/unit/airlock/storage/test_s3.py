@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ReadTimeoutError
 
-import airlock.s3
-from airlock.s3 import BucketError, S3Error
-from airlock.s3uri import S3Uri
+import airlock.storage.s3
+from airlock.storage.s3 import BucketError, S3Error
+from airlock.storage.s3uri import S3Uri
 from tests.servers.objects import encrypt_bucket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airlock.s3 import S3
+    from airlock.storage.s3 import S3
 
 ODD_NAMES = ["a b", "a+b", "é ü", "//", "x//y", "%41", "100%", "q?#{}", "../up", "back\\slash", "_", "~'\""]
 
 
 @pytest.mark.parametrize("in_one_call", [10, 1024**3])
 def test_a_file_goes_up_whole_or_in_parts(s3: S3, monkeypatch: pytest.MonkeyPatch, in_one_call: int) -> None:
-    monkeypatch.setattr("airlock.s3._PUT_IN_ONE_CALL", in_one_call)
+    monkeypatch.setattr("airlock.storage.s3._PUT_IN_ONE_CALL", in_one_call)
     where = S3Uri("work", "audit/table.csv")
     s3.put_file(where, io.BytesIO(b"a line\n" * 10), "text/csv")
     assert s3.get(where) == b"a line\n" * 10
@@ -77,7 +77,7 @@ class TestStream:
     def test_a_connection_that_breaks_is_taken_up_where_it_broke(self, s3: S3) -> None:
         s3.put(S3Uri("archive", "x"), self.BODY)
         client = Breaking(s3.client, good=1)
-        assert b"".join(airlock.s3.S3(s3.session, client).stream(S3Uri("archive", "x"))) == self.BODY
+        assert b"".join(airlock.storage.s3.S3(s3.session, client).stream(S3Uri("archive", "x"))) == self.BODY
         (etag,) = {item.etag for item in s3.list_objects(S3Uri("archive", "x"))}
         assert client.asked == [
             {},
@@ -87,7 +87,7 @@ class TestStream:
 
     def test_one_that_was_replaced_while_it_was_broken_is_refused(self, s3: S3) -> None:
         s3.put(S3Uri("archive", "x"), self.BODY)
-        stream = airlock.s3.S3(s3.session, Breaking(s3.client, good=1)).stream(S3Uri("archive", "x"))
+        stream = airlock.storage.s3.S3(s3.session, Breaking(s3.client, good=1)).stream(S3Uri("archive", "x"))
         assert next(stream)
         s3.put(S3Uri("archive", "x"), self.BODY[::-1])
         with pytest.raises(S3Error, match=r"412|PreconditionFailed"):
@@ -97,7 +97,7 @@ class TestStream:
         s3.put(S3Uri("archive", "x"), self.BODY)
         client = Breaking(s3.client, good=0)
         with pytest.raises(S3Error, match="ReadTimeoutError"):
-            list(airlock.s3.S3(s3.session, client).stream(S3Uri("archive", "x")))
+            list(airlock.storage.s3.S3(s3.session, client).stream(S3Uri("archive", "x")))
         assert len(client.asked) == 6
 
 
@@ -165,8 +165,8 @@ def test_an_object_under_a_kms_key_is_copied_to_a_bucket_without_one(s3: S3) -> 
 
 def test_a_large_object_is_copied_in_parts(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     part = 5 * 1024**2  # the least that S3 takes
-    monkeypatch.setattr(airlock.s3, "COPY_IN_ONE_CALL", part)
-    monkeypatch.setattr(airlock.s3, "_COPY_PART", part)
+    monkeypatch.setattr(airlock.storage.s3, "COPY_IN_ONE_CALL", part)
+    monkeypatch.setattr(airlock.storage.s3, "_COPY_PART", part)
     body = bytes(range(256)) * (2 * part // 256) + b"rest"
     s3.put(S3Uri("archive", "large"), body)
     (listed,) = s3.list_objects(S3Uri("archive", "large"))
@@ -176,7 +176,7 @@ def test_a_large_object_is_copied_in_parts(s3: S3, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_copy_in_parts_that_fails_leaves_nothing(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(airlock.s3, "COPY_IN_ONE_CALL", 1)
+    monkeypatch.setattr(airlock.storage.s3, "COPY_IN_ONE_CALL", 1)
     s3.put(S3Uri("archive", "large"), b"abc")
     with pytest.raises(S3Error):
         s3.copy({"Bucket": "archive", "Key": "gone"}, "0" * 32, 3, S3Uri("work", "large"))

@@ -20,8 +20,8 @@ import polars as pl
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from airlock.s3 import S3
-    from airlock.s3uri import S3Uri
+    from airlock.storage.s3 import S3
+    from airlock.storage.s3uri import S3Uri
 
 MARKER = "_COMMITTED.json"
 PART_ROWS = 50_000
