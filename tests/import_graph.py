@@ -22,7 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"pipelines", "rules"}),
     frozenset({"dicom", "ledger"}),
     frozenset({"run", "redrive_request"}),
-    frozenset({"destinations", "dicomweb", "web"}),
+    frozenset({"destinations"}),
     frozenset({"receive", "buffer", "inventory", "review", "route", "redrive", "import_window", "notifications"}),
 )
 KINDS = ("imaging", "clinical", "ccda")  # a member of the top that bears none of these names is imaging's

@@ -104,8 +104,8 @@ def _webhook(route: Route, settings: WebhookDestination) -> Destination:
 
 
 def _stow(run: Run[Pipeline], route: Route, settings: StowDestination) -> Destination:
+    from airlock.destinations.dicomweb import DicomWeb, credentials
     from airlock.destinations.stow import Stow
-    from airlock.dicomweb import DicomWeb, credentials
 
     connection = _connection(route, settings.conn_id)
     web = DicomWeb(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airlock.dicomweb import DicomWeb, Part, StoreAnswer
+from airlock.destinations.dicomweb import DicomWeb, Part, StoreAnswer
 from airlock.records import study_key
 from airlock.route import RouteError
 from tests.chain import Chain, pipeline

@@ -16,8 +16,8 @@ import polars as pl
 from pydantic import ValidationError
 
 from airlock.contracts import StudyContract
+from airlock.destinations.dicomweb import DicomWebError, Part, RequestRefusedError, is_for_good, may_be_there
 from airlock.destinations.message import DestinationError, aws_error, read_contract
-from airlock.dicomweb import DicomWebError, Part, RequestRefusedError, is_for_good, may_be_there
 from airlock.ledger import StowState
 from airlock.ledger.stow import STOW_INSTANCES
 from airlock.reasons import Reason
@@ -27,8 +27,8 @@ from airlock.storage.s3uri import S3Uri
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from airlock.destinations.dicomweb import DicomWeb, StoreAnswer
     from airlock.destinations.message import Message
-    from airlock.dicomweb import DicomWeb, StoreAnswer
     from airlock.ledger import Ledger
     from airlock.storage.s3 import S3
 

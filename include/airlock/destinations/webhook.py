@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from airlock.destinations.message import DestinationError
-from airlock.web import retry_after
+from airlock.destinations.web import retry_after
 
 if TYPE_CHECKING:
     from airlock.destinations.message import Message

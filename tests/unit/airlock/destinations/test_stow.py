@@ -13,11 +13,11 @@ import pytest
 
 from airlock.contracts import ContractInstance, ContractSeries, StudyContract
 from airlock.destinations import DestinationError, Message
+from airlock.destinations.dicomweb import DicomWeb, Part, StoreAnswer
 from airlock.destinations.stow import Stow
-from airlock.dicomweb import DicomWeb, Part, StoreAnswer
+from airlock.destinations.web import LONGEST_RETRY_AFTER
 from airlock.records import study_key
 from airlock.storage.s3uri import S3Uri
-from airlock.web import LONGEST_RETRY_AFTER
 from tests.dicom_files import ct, sop_uid, study_uid
 from tests.servers.dicomweb import Server, cut, dicomweb_server, module, refusal
 

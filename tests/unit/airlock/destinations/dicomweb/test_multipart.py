@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from airlock.dicomweb import Multipart, Part, credentials
+from airlock.destinations.dicomweb import Multipart, Part, credentials
 from tests.dicom_files import ct, sop_uid
 from tests.servers.dicomweb import parts
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from airlock.dicomweb.answer import StoreAnswer, is_for_good, may_be_there, read_answer
-from airlock.dicomweb.client import BearerToken, DicomWeb, DicomWebError, RequestRefusedError, credentials
-from airlock.dicomweb.multipart import Multipart, Part
+from airlock.destinations.dicomweb.answer import StoreAnswer, is_for_good, may_be_there, read_answer
+from airlock.destinations.dicomweb.client import BearerToken, DicomWeb, DicomWebError, RequestRefusedError, credentials
+from airlock.destinations.dicomweb.multipart import Multipart, Part
 
 __all__ = [
     "BearerToken",

@@ -7,16 +7,16 @@ from urllib.parse import quote
 
 import httpx
 
-from airlock.dicomweb.answer import StoreAnswer, read_answer
-from airlock.dicomweb.multipart import Multipart
-from airlock.web import retry_after
+from airlock.destinations.dicomweb.answer import StoreAnswer, read_answer
+from airlock.destinations.dicomweb.multipart import Multipart
+from airlock.destinations.web import retry_after
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Generator
     from types import TracebackType
 
-    from airlock.dicomweb.multipart import Part
+    from airlock.destinations.dicomweb.multipart import Part
 
 _DICOM_JSON = "application/dicom+json"
 _ANSWERS = f"{_DICOM_JSON}, application/dicom+xml;q=0.5"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from airlock.dicomweb import StoreAnswer, is_for_good, may_be_there, read_answer
+from airlock.destinations.dicomweb import StoreAnswer, is_for_good, may_be_there, read_answer
 from tests.servers.dicomweb import module
 
 XML = """\ufeff<?xml version="1.0" encoding="utf-8"?>

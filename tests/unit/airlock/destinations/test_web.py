@@ -8,7 +8,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from airlock.web import LONGEST_RETRY_AFTER, retry_after
+from airlock.destinations.web import LONGEST_RETRY_AFTER, retry_after
 
 
 @pytest.mark.parametrize(
