@@ -19,7 +19,7 @@ LIBRARY = "airlock"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"reasons", "records", "words", "nearest"}),
     frozenset({"storage"}),
-    frozenset({"pipelines", "rules"}),
+    frozenset({"pipelines"}),
     frozenset({"dicom", "ledger"}),
     frozenset({"run", "redrive_request"}),
     frozenset({"destinations"}),

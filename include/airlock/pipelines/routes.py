@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
+from airlock.pipelines.rules import Rule, check
 from airlock.pipelines.settings import NAME, Prefix, Settings
-from airlock.rules import Rule, check
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from airlock.destinations.stow import Stow
 from airlock.run import Run
 from airlock.storage.s3uri import S3Uri
 from airlock_tasks.destinations import connect
-from tests.unit.airlock.test_pipelines import changed, problem
+from tests.unit.airlock.pipelines.test_pipelines import changed, problem
 from tests.unit.airlock.world import STORE, pipeline
 
 if TYPE_CHECKING:

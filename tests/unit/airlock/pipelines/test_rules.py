@@ -15,10 +15,10 @@ from pydantic import BaseModel, ValidationError
 
 from airlock.clinical.contracts import ClinicalContract
 from airlock.contracts import StudyContract
-from airlock.rules import FIELDS, Kind, Rule, check
+from airlock.pipelines.rules import FIELDS, Kind, Rule, check
 
 STUDY = "airlock.study/1"
-PAGE = Path(__file__).parents[3] / "docs/routing.md"
+PAGE = Path(__file__).parents[4] / "docs/routing.md"
 CONTRACT: dict[str, Any] = {
     "schema": STUDY,
     "StudyDate": "20261123",

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from airlock.pipelines import PipelineError, load_pipeline
-from tests.unit.airlock.test_pipelines import ROOT, changed, problem, written
+from tests.unit.airlock.pipelines.test_pipelines import ROOT, changed, problem, written
 from tests.unit.airlock.world import STORE, pipeline
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from airlock.pipelines import ImagingPipeline, Limits, PipelineError, load_pipel
 from airlock.reasons import Reason
 from tests.unit.airlock.world import SECTIONS
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 SHIPPED = sorted((ROOT / "include" / "pipelines").glob("*.y*ml"))
 
 
