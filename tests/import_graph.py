@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"dicom", "ledger"}),
     frozenset({"run", "redrive_request"}),
     frozenset({"destinations"}),
-    frozenset({"receive", "buffer", "inventory", "review", "route", "redrive", "import_window", "notifications"}),
+    frozenset({"stages", "buffer", "redrive"}),
 )
 KINDS = ("imaging", "clinical", "ccda")  # a member of the top that bears none of these names is imaging's
 

@@ -46,7 +46,7 @@ from airlock.records import (
 )
 from airlock.report import Tally
 from airlock.resolve import CARRIED
-from airlock.review import overridden_among
+from airlock.stages.review import overridden_among
 from airlock.storage.s3uri import S3Uri
 from airlock.storage.spool import partitions_for, together
 

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from airlock.inventory import InventoryError, fresh_inventory, list_inventory
 from airlock.ledger.runs import SCHEDULED
 from airlock.records import ARRIVALS, TIMESTAMP, arrival_ids
 from airlock.redrive import redrive
+from airlock.stages.inventory import InventoryError, fresh_inventory, list_inventory
 from airlock.storage.spool import Aside
 
 if TYPE_CHECKING:

@@ -19,12 +19,12 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from airlock.buffer import find_index
-from airlock.import_window import hours_open
 from airlock.normalize import MAX_BATCHES, foresee
 from airlock.reading import find as find_reading
 from airlock.reasons import SENTENCES
 from airlock.records import VERDICTS, Verdict
 from airlock.run import PLAN, run_key
+from airlock.stages.import_window import hours_open
 from airlock.storage.s3 import requests_of_copy
 from airlock.storage.s3uri import S3Uri
 

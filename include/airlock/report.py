@@ -16,7 +16,7 @@ import polars as pl
 from airlock.reading import Reading
 from airlock.reasons import SENTENCES, Reason
 from airlock.records import DISPOSITIONS, Gate, Verdict
-from airlock.review import words_by_key
+from airlock.stages.review import words_by_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -22,8 +22,8 @@ from airflow.sdk.exceptions import AirflowException
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from airflow.triggers.shared_stream import SharedStreamProducer
 
-from airlock.notifications import PoisonError, below, read_notification
 from airlock.pipelines import Arrivals
+from airlock.stages.notifications import PoisonError, below, read_notification
 from airlock.storage.aws import AWS_ERRORS, error_code
 from airlock.storage.s3uri import S3Uri
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from airflow.triggers.shared_stream import AdvanceItem
 
-    from airlock.notifications import Notification, Poison
     from airlock.pipelines import Pipeline
+    from airlock.stages.notifications import Notification, Poison
 
 log = logging.getLogger(__name__)
 

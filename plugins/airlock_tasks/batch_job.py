@@ -81,7 +81,7 @@ class BatchJobOperator(StartJobOperator[AwsHookType]):
 
     def starts_at(self, now: datetime) -> datetime:
         """Keep to the pipeline's night window."""
-        from airlock.import_window import opens_at
+        from airlock.stages.import_window import opens_at
 
         window = self.pipeline.schedule.import_window
         return now if window is None else opens_at(window, now)

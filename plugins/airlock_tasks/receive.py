@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airlock.pipelines import ClinicalPipeline, ImagingPipeline
-    from airlock.receive import Delivery
+    from airlock.stages.receive import Delivery
 
 
 def look_once(source: Source, prefix: str, settings: Receive) -> Delivery:
     """Look at a delivery once."""
-    from airlock.receive import look
+    from airlock.stages.receive import look
     from airlock.storage.s3uri import S3Uri
 
     return look(connect_s3(source.aws_conn_id), S3Uri.parse(prefix), source, settings, datetime.now(UTC))

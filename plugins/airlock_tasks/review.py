@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
-    from airlock.review import Review
     from airlock.run import Run
+    from airlock.stages.review import Review
 
 APPROVE, KEEP_HELD = "Approve", "Keep held"
 NOT_ASKED: dict[str, Any] = {"chosen_options": []}  # instead of an answer
@@ -136,7 +136,7 @@ class _ReviewOperator(HITLOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Return the answer, or open the question again if the answer cannot be taken; nothing is released then."""
-        from airlock.review import ReviewError, check_answer
+        from airlock.stages.review import ReviewError, check_answer
 
         try:
             answer = super().execute_complete(context, event)
@@ -171,7 +171,7 @@ class _ReviewOperator(HITLOperator):
         ReviewError
             With the field.
         """
-        from airlock.review import ReviewError
+        from airlock.stages.review import ReviewError
 
         given = {name for name, value in params_input.items() if value is not None}
         unknown = len(given - set(self.form))
@@ -208,7 +208,7 @@ class ReviewOperator(_ReviewOperator):
 
     def ask(self, run: Run[Any]) -> dict[str, int]:
         """Keep what the question is about."""
-        from airlock.review import record_question
+        from airlock.stages.review import record_question
 
         return record_question(run)
 
@@ -305,7 +305,7 @@ class _ReleaseOperator(StageOperator):
         AirflowFailException
             If more waits now than was asked about.
         """
-        from airlock.review import ReviewError, record_review
+        from airlock.stages.review import ReviewError, record_review
 
         answer = _answer(context, self.answered_by)
         released = 0
@@ -356,7 +356,7 @@ class ConvertedReleaseOperator(ConvertedAuditOperator):
             If more waits now than was asked about.
         """
         from airlock.ccda.release import record_review
-        from airlock.review import ReviewError
+        from airlock.stages.review import ReviewError
 
         answer = _answer(context, self.answered_by)
         if answer["chosen_options"]:
@@ -378,7 +378,7 @@ def _reasons(answer: dict[str, Any]) -> list[str]:
 
 
 def _review(answer: dict[str, Any]) -> Review:
-    from airlock.review import Review
+    from airlock.stages.review import Review
 
     person = answer.get("responded_by_user") or {}
     return Review(

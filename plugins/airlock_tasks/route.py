@@ -43,7 +43,7 @@ class RouteOperator(StageOperator):
         AirflowFailException
             If the run left arrivals undecided: what was released is routed, and the run is shown as failed.
         """
-        from airlock.route import queue, route
+        from airlock.stages.route import queue, route
 
         try:
             destinations = connect(run)
@@ -100,7 +100,7 @@ class AnnounceOperator(StageOperator):
         AirflowSkipException
             If there is none: a task that succeeds makes an event of each of its outlets, without a partition.
         """
-        from airlock.route import announce
+        from airlock.stages.route import announce
 
         told = {name: subject_keys for name, subject_keys in announce(run).items() if subject_keys}
         if not told:

@@ -10,7 +10,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from airlock.records import study_key
-from airlock.route import RouteError
+from airlock.stages.route import RouteError
 from tests.chain import Chain, pipeline
 from tests.dicom_files import delivery
 from tests.servers.webhook import webhook_endpoint

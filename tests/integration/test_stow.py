@@ -14,7 +14,7 @@ import pytest
 
 from airlock.destinations.dicomweb import DicomWeb, Part, StoreAnswer
 from airlock.records import study_key
-from airlock.route import RouteError
+from airlock.stages.route import RouteError
 from tests.chain import Chain, pipeline
 from tests.dicom_files import ct, sop_uid, study_uid
 from tests.servers.orthanc import MISSING, PASSWORD, USER, Orthanc, is_installed, orthanc

@@ -18,7 +18,7 @@ from airlock.clinical.audit import contents
 from airlock.clinical.records import DISPOSITIONS, IDENTITY, OUTCOMES
 from airlock.reasons import Reason
 from airlock.records import Disposition, Gate, Verdict, schema
-from airlock.review import Review, ReviewError, check_answer
+from airlock.stages.review import Review, ReviewError, check_answer
 
 if TYPE_CHECKING:
     from airlock.pipelines import CcdaPipeline

@@ -28,7 +28,7 @@ from airlock.normalize import find_batches
 from airlock.pipelines import CcdaPipeline
 from airlock.reasons import Reason
 from airlock.records import CONTRACTS, HOLDS, JOBS, Disposition, Outcome
-from airlock.review import overridden_among, words_by_key
+from airlock.stages.review import overridden_among, words_by_key
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:

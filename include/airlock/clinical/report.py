@@ -14,7 +14,7 @@ import polars as pl
 
 from airlock.records import Disposition, Gate, Verdict
 from airlock.report import counts, differences, reasons, to_csv
-from airlock.review import words_by_key
+from airlock.stages.review import words_by_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airlock.route import RouteError
+from airlock.stages.route import RouteError
 from tests.chain import Chain, clinical_pipeline, pipeline
 from tests.clinical_files import delivery as records
 from tests.dicom_files import ct

@@ -21,7 +21,7 @@ from airlock.clinical.normalize import normalize
 from airlock.clinical.parse import parse
 from airlock.clinical.records import DISPOSITIONS
 from airlock.clinical.validate import validate
-from airlock.review import Review, ReviewError
+from airlock.stages.review import Review, ReviewError
 from airlock_local.sample.ccda.documents import ccd
 from tests.unit.airlock.ccda.world import Left, names, normalized, validated, words
 from tests.unit.airlock.ccda.world import ended as converted

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.inventory import find_inventory, inventory_folder, lacking_inventory
+from airlock.stages.inventory import find_inventory, inventory_folder, lacking_inventory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

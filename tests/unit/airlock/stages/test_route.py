@@ -13,7 +13,7 @@ from botocore.config import Config
 
 from airlock.destinations.s3 import S3Folder
 from airlock.records import CONTRACTS, STUDIES, digest, study_key
-from airlock.route import RouteError, announce, route
+from airlock.stages.route import RouteError, announce, route
 from airlock.storage.s3 import S3
 from airlock.storage.s3uri import S3Uri
 from airlock.storage.workspace import DatasetMissingError

@@ -17,10 +17,10 @@ import pytest
 from polars import selectors
 
 from airlock.buffer import Listing, buffer, read_arrivals
-from airlock.inventory import InventoryError, find_inventory, fresh_inventory, list_inventory
 from airlock.pipelines import Receive, Source
-from airlock.receive import Delivery, look
 from airlock.records import ARRIVALS, Window
+from airlock.stages.inventory import InventoryError, find_inventory, fresh_inventory, list_inventory
+from airlock.stages.receive import Delivery, look
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.storage.test_s3 import ODD_NAMES
 from tests.unit.airlock.world import pipeline
@@ -175,7 +175,7 @@ class TestFormats:
     def test_a_large_file_is_read_piece_by_piece(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         for number in range(5):
             world.put(f"s3://archive/in/{number}")
-        monkeypatch.setattr("airlock.inventory._CSV_BYTES", 50)
+        monkeypatch.setattr("airlock.stages.inventory._CSV_BYTES", 50)
         deliver(world, inventory_rows(world))
         assert listed(world)["key"].to_list() == [f"in/{number}" for number in range(5)]
 

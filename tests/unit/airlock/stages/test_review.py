@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airlock.audit import audit
-from airlock.review import Review, ReviewError, record_question, record_review
+from airlock.stages.review import Review, ReviewError, record_question, record_review
 from tests.unit.airlock.job_output import failure, warning
 from tests.unit.airlock.test_audit import NO_WAIT, A, B, contracts, dicom, imported, staged, words
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airlock.notifications import Notification, Poison, PoisonError, below, read_notification
+from airlock.stages.notifications import Notification, Poison, PoisonError, below, read_notification
 from airlock.storage.s3uri import S3Uri
 
 SOURCE = S3Uri("inbox", "in dir/")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airlock.import_window import hours_open, is_open, opens_at
 from airlock.pipelines import ImportWindow
+from airlock.stages.import_window import hours_open, is_open, opens_at
 
 MINUTE = timedelta(minutes=1)
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "America/Sao_Paulo")

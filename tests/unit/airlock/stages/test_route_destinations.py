@@ -21,7 +21,7 @@ from airlock.ledger import MessageState
 from airlock.ledger.outbox import LEASE
 from airlock.pipelines import Delivery, ImagingPipeline
 from airlock.records import CONTRACTS, digest, study_key
-from airlock.route import DOWN_AFTER, Routed, RouteError, pause, route, takers
+from airlock.stages.route import DOWN_AFTER, Routed, RouteError, pause, route, takers
 from tests.servers.webhook import webhook_endpoint
 from tests.unit.airlock.world import STORE, pipeline
 from tests.waiting import until
@@ -263,7 +263,7 @@ class TestPatience:
     def test_one_that_takes_longer_than_a_lease_is_sent_by_this_run_alone(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("airlock.route.RENEWED_EVERY", 0.01)
+        monkeypatch.setattr("airlock.stages.route.RENEWED_EVERY", 0.01)
         line, renewed = pipeline(routes=[to("slow")]), Event()
         run = released(world, line, ("1.1", "CT"), ("1.2", "CT"))
         renew = run.ledger.renew

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airlock.pipelines import Receive, Source
-from airlock.receive import Delivery, DeliveryManifestError, look
+from airlock.stages.receive import Delivery, DeliveryManifestError, look
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""What all kinds of pipelines share of the stages; nothing here imports a kind."""
