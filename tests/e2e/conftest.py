@@ -134,14 +134,18 @@ class Machine:
         return found or None
 
     def answer(self, dag: str, run: str, task: str, option: str, params: dict[str, Any]) -> None:
-        """Answer a task's question as Airflow's form does, when a person can have read it.
-
-        Airflow 3.3.2 fails a try that is answered before its scheduler has noticed that the try's process ended.
-        """
-        until("the scheduler knows that the task waits", lambda: self._waits(dag, run, task))
+        """Answer a task's question as Airflow's form does, when a person can have read it."""
+        self.wait_for_reader(dag, run, task)
         self.answers[task, run, self.try_number(dag, run, task)] += 1
         with self.api() as api:
             api._call("PATCH", _question(dag, run, task), json={"chosen_options": [option], "params_input": params})
+
+    def wait_for_reader(self, dag: str, run: str, task: str) -> None:
+        """Wait as long as a person reads: until the scheduler has noticed that the process which asked has ended.
+
+        Airflow 3.3.2 fails a try that is answered before.
+        """
+        until("the scheduler knows that the task waits", lambda: self._waits(dag, run, task))
 
     def _waits(self, dag: str, run: str, task: str) -> bool:
         """Return whether the scheduler knows the end of the process that asked; each answer starts another one."""

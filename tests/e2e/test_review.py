@@ -156,6 +156,7 @@ def test_a_person_releases_a_study_in_the_browser(machine: Machine, tmp_path: Pa
         assert page.evaluate(_BUTTONS) == {APPROVE: True, KEEP_HELD: True}
         page.write("#element_reason", WHY)
         page.screenshot(DOCS / "review.png")
+        machine.wait_for_reader(DAG, run, "review")
         page.click("button", APPROVE)
         assert ended(machine, run) == "success"
     check_override(machine, run)
