@@ -13,8 +13,6 @@ from tests.waiting import until
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.slow
-
 _DRAWN = "document.readyState === 'complete' && document.querySelector('svg') !== null"
 _OVERLAPS = """(() => {
   const picture = document.documentElement.getBoundingClientRect();
@@ -27,6 +25,8 @@ _OVERLAPS = """(() => {
 })()"""
 
 
+@pytest.mark.slow
+@pytest.mark.proof
 def test_no_label_of_the_stages_lies_over_another(tmp_path: Path) -> None:
     picture = ROOT / "docs/stages.svg"
     with open_browser(tmp_path, width=1191, height=600) as page:
