@@ -163,14 +163,14 @@ def _record_earlier(run: Run, rows: pl.DataFrame) -> None:
 
 def validate(run: Run, arrivals: int) -> dict[str, Any]:  # noqa: ARG001
     """Run validate."""
-    from airlock.validate import validate as stage  # noqa: PLC0415
+    from airlock.imaging.validate import validate as stage  # noqa: PLC0415
 
     return stage(run)
 
 
 def normalize(run: Run, arrivals: int) -> dict[str, Any]:  # noqa: ARG001
     """Run normalize."""
-    from airlock.normalize import normalize as stage  # noqa: PLC0415
+    from airlock.imaging.normalize import normalize as stage  # noqa: PLC0415
 
     batches = stage(run)
     return {"batches": len(batches), "files": sum(batch.files for batch in batches)}
@@ -178,9 +178,9 @@ def normalize(run: Run, arrivals: int) -> dict[str, Any]:  # noqa: ARG001
 
 def import_(run: Run, arrivals: int) -> dict[str, Any]:  # noqa: ARG001
     """Leave what the jobs would: their outputs, the dataset ``jobs`` and the ledger's rows."""
-    from airlock.import_ import record  # noqa: PLC0415
+    from airlock.imaging.import_ import record  # noqa: PLC0415
+    from airlock.imaging.normalize import find_batches  # noqa: PLC0415
     from airlock.ledger import Job  # noqa: PLC0415
-    from airlock.normalize import find_batches  # noqa: PLC0415
     from airlock.records import BATCHES  # noqa: PLC0415
 
     datastore = run.pipeline.healthimaging.datastore_id
@@ -199,7 +199,7 @@ def import_(run: Run, arrivals: int) -> dict[str, Any]:  # noqa: ARG001
 
 def audit(run: Run, arrivals: int) -> dict[str, Any]:
     """Run audit, and refuse books that do not balance."""
-    from airlock.audit import audit as stage  # noqa: PLC0415
+    from airlock.imaging.audit import audit as stage  # noqa: PLC0415
 
     content = stage(run, None).report
     if not content["balanced"] or sum(content["dispositions"].values()) != arrivals:

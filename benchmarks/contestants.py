@@ -164,7 +164,7 @@ def airlock(endpoint: str) -> Read:
     """Run the parse stage as a mapped task does, on a frame of arrivals."""
     import polars as pl
 
-    from airlock.parse import parse
+    from airlock.imaging.parse import parse
     from airlock.pipelines import ParseSettings
     from airlock.records import ARRIVALS
     from airlock.storage.s3 import S3

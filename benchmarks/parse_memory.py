@@ -20,7 +20,7 @@ import boto3
 import polars as pl
 from tests.unit.airlock.world import pipeline
 
-from airlock.parse import parse_shard
+from airlock.imaging.parse import parse_shard
 from airlock.records import ARRIVALS
 from airlock.run import Run
 from airlock.storage.s3 import S3

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 INCLUDE = Path(__file__).parents[1] / "include"
 LIBRARY = "airlock"
 
-# The members of include/airlock from the lowest layer up. A member that is not named is of a kind of pipeline: the top.
+# The members of include/airlock from the lowest layer up. A member that is not named is a kind of pipeline: the top.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"reasons", "records", "words", "nearest"}),
     frozenset({"storage"}),
@@ -25,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"destinations"}),
     frozenset({"stages", "buffer", "redrive"}),
 )
-KINDS = ("imaging", "clinical", "ccda")  # a member of the top that bears none of these names is imaging's
+KINDS = ("imaging", "clinical", "ccda")
 
 Graph = dict[str, set[str]]  # what each one imports
 
@@ -111,7 +111,7 @@ def _kind(module: str) -> str:
     """Return the kind of pipeline that a module is of; nothing for what all kinds share."""
     if _layer(module) < len(LAYERS):
         return ""
-    return _member(module) if _member(module) in KINDS else "imaging"
+    return _member(module)
 
 
 def _pair(arrow: tuple[str, str]) -> str:

@@ -17,13 +17,13 @@ import polars as pl
 
 from airlock.clinical import redrive as clinical
 from airlock.clinical.report import CSV_COLUMNS as CLINICAL_COLUMNS
+from airlock.imaging.report import CSV_COLUMNS, harmless_text
 from airlock.ledger import InstanceState
 from airlock.ledger.arrivals import next_generation
 from airlock.ledger.redrives import REDRIVABLE, STOPPED, SUCCESSORS, is_current, is_underway
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, Disposition, arrival_id
 from airlock.redrive_request import RedriveError
-from airlock.report import CSV_COLUMNS, harmless_text
 from airlock.run import run_key
 from airlock.storage.s3uri import S3Uri
 

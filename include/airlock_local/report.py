@@ -9,7 +9,7 @@ import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from airlock.report import counted_units
+from airlock.imaging.report import counted_units
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-    from airlock.audit import Audited
+    from airlock.imaging.audit import Audited
     from airlock.pipelines import ClinicalPipeline, ImagingPipeline
     from airlock.run import Run
 
@@ -37,7 +37,7 @@ class _AuditOperator(StageOperator):
         AirflowFailException
             If the books do not balance; the report is written all the same, and everything is held.
         """
-        from airlock.report import counted_apart, summary
+        from airlock.imaging.report import counted_apart, summary
 
         report = audited.report if self.publishes else counted_apart(audited.report)
         result = {
@@ -73,8 +73,8 @@ class AuditOperator(_AuditOperator):
 
     @staticmethod
     def _audited(run: Run) -> Audited:
-        from airlock.audit import audit
-        from airlock.publication import published_studies
+        from airlock.imaging.audit import audit
+        from airlock.imaging.publication import published_studies
 
         store = run.pipeline.healthimaging
         imaging = HealthImagingHook(aws_conn_id=store.aws_conn_id, region_name=store.region_name).conn
@@ -88,7 +88,7 @@ class PublicationAuditOperator(AuditOperator):
 
     def run_stage(self, run: Run, context: Context) -> dict[str, Any]:
         """Audit the publication, then the import of images again; what has no end yet shows the run as failed."""
-        from airlock.publication import audit, undecided
+        from airlock.imaging.publication import audit, undecided
 
         store = None if run.pipeline.healthlake is None else fhir_store(run.pipeline.healthlake)
         studies = audit(run, store)

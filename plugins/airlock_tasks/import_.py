@@ -14,8 +14,8 @@ from healthaws.operators.healthlake import (
 )
 
 if TYPE_CHECKING:
+    from airlock.imaging.normalize import Batch
     from airlock.ledger import Job
-    from airlock.normalize import Batch
     from airlock.pipelines import CcdaPipeline, HealthImaging, HealthLake, ImagingPipeline, Transformation
     from airlock.run import Run
 
@@ -67,13 +67,13 @@ class ImportOperator(BatchJobOperator[HealthImagingHook], HealthImagingStartDico
 
     def check_prefix(self, run: Run[Any], batch: Batch) -> None:
         """Refuse a prefix that does not hold the batch."""
-        from airlock.import_ import check_prefix
+        from airlock.imaging.import_ import check_prefix
 
         check_prefix(run, batch)
 
     def record(self, run: Run[Any], job: Job, properties: dict[str, Any], output_uri: str) -> dict[str, Any]:
         """Keep how the job ended, and return what goes to XCom."""
-        from airlock.import_ import record
+        from airlock.imaging.import_ import record
 
         return record(run, job, properties, output_uri)
 

@@ -9,7 +9,7 @@ from airlock_tasks.stage import StageOperator
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airlock.plan import Plan
+    from airlock.imaging.plan import Plan
     from airlock.run import Run
 
 
@@ -20,7 +20,7 @@ class _NormalizeOperator(StageOperator):
 
     def tell(self, planned: tuple[Plan, str], context: Context) -> list[str]:
         """Tell of a plan and return its batches: none, so nothing is imported."""
-        from airlock.plan import table
+        from airlock.imaging.plan import table
 
         plan, uri = planned
         self.log.info("%s", table(plan))
@@ -35,8 +35,8 @@ class NormalizeOperator(_NormalizeOperator):
 
     def run_stage(self, run: Run, context: Context) -> list[str]:
         """Return the batches that import is mapped over; their prefixes may hold names and stay in the workspace."""
-        from airlock.normalize import normalize
-        from airlock.plan import write_plan
+        from airlock.imaging.normalize import normalize
+        from airlock.imaging.plan import write_plan
 
         if run.plan_only:
             return self.tell(write_plan(run), context)
@@ -67,7 +67,7 @@ class PublicationNormalizeOperator(StageOperator):
 
     def run_stage(self, run: Run, context: Context) -> list[str]:  # noqa: ARG002
         """Return the batches that import is mapped over."""
-        from airlock.publication import normalize
+        from airlock.imaging.publication import normalize
 
         batches = normalize(run)
         self.log.info("%d import files in %d batches", sum(batch.files for batch in batches), len(batches))

@@ -31,7 +31,7 @@ class ParseOperator(StageOperator):
 
     def run_stage(self, run: Run, context: Context) -> dict[str, Any]:  # noqa: ARG002
         """Return counts of what was read, and of what that has cost."""
-        from airlock.parse import parse_shard
+        from airlock.imaging.parse import parse_shard
 
         return parse_shard(run, self.shard, self._progress).counts()
 

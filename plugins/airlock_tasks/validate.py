@@ -20,8 +20,8 @@ class ValidateOperator(StageOperator):
 
     def run_stage(self, run: Run, context: Context) -> dict[str, int]:  # noqa: ARG002
         """Return the number of arrivals by verdict."""
-        from airlock.resolve import carry
-        from airlock.validate import validate
+        from airlock.imaging.resolve import carry
+        from airlock.imaging.validate import validate
 
         if run.redrive is not None:
             carry(run, image_sets(run.pipeline.healthimaging))

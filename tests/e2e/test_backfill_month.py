@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airlock.plan import Plan
+from airlock.imaging.plan import Plan
 from airlock.run import run_key
 from tests.dicom_files import ct
 from tests.e2e.conftest import free_ports, imaging_pipeline, stopped_after, until

@@ -14,7 +14,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from botocore.config import Config
 
-from airlock import promotion
+from airlock.imaging import promotion
 from airlock.records import study_key
 from airlock.run import run_key
 from tests.chain import DATASTORE, Chain, pipeline

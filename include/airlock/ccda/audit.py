@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.audit import OPEN_REASONS
 from airlock.buffer import INDEX, find_index, read_arrivals
 from airlock.ccda.records import BATCHES, CONVERSIONS, FOLDER, VERDICTS
 from airlock.clinical.records import FILES
 from airlock.clinical.validate import is_begun, shards_of
-from airlock.normalize import find_batches
+from airlock.imaging.audit import OPEN_REASONS
+from airlock.imaging.normalize import find_batches
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, JOBS, Verdict
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
-    from airlock.normalize import Batch
+    from airlock.imaging.normalize import Batch
     from airlock.pipelines import CcdaPipeline
     from airlock.run import Run
     from airlock.storage.s3 import S3, ListedObject

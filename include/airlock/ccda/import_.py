@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from airlock.ccda.records import BATCHES
-from airlock.import_ import Ended, StagedPrefixError, keep
+from airlock.imaging.import_ import Ended, StagedPrefixError, keep
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
+    from airlock.imaging.normalize import Batch
     from airlock.ledger import Job
-    from airlock.normalize import Batch
     from airlock.run import Run
 
 

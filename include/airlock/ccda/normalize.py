@@ -16,7 +16,7 @@ from airlock.ccda.records import BATCHES, VERDICTS
 from airlock.clinical.lines import unpacked
 from airlock.clinical.parse import MIB, refusal
 from airlock.clinical.validate import is_begun
-from airlock.normalize import INDEX, Batch, find_batches
+from airlock.imaging.normalize import INDEX, Batch, find_batches
 from airlock.records import Verdict, digest
 from airlock.storage.s3 import S3Error
 from airlock.storage.s3uri import S3Uri

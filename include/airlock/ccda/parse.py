@@ -11,7 +11,7 @@ from airlock.ccda.documents import DocumentError, read_document
 from airlock.ccda.records import DOCUMENTS
 from airlock.clinical.lines import unpacked
 from airlock.clinical.parse import MIB, refusal
-from airlock.parse import sidecar_pattern
+from airlock.imaging.parse import sidecar_pattern
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS
 from airlock.storage.s3 import S3Error

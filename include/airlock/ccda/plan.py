@@ -8,7 +8,7 @@ import polars as pl
 
 from airlock.ccda.normalize import foresee
 from airlock.ccda.records import VERDICTS
-from airlock.plan import (
+from airlock.imaging.plan import (
     GIB,
     Jobs,
     Plan,
@@ -30,8 +30,8 @@ from airlock.plan import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from airlock.imaging.plan import Finding, Requests
     from airlock.pipelines import CcdaPipeline
-    from airlock.plan import Finding, Requests
     from airlock.run import Run
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from airlock.audit import OPEN_REASONS
 from airlock.ccda.records import DOCUMENT, FOLDER, VERDICTS, converted_by
 from airlock.clinical.audit import contents
 from airlock.clinical.records import DISPOSITIONS, IDENTITY, OUTCOMES
+from airlock.imaging.audit import OPEN_REASONS
 from airlock.reasons import Reason
 from airlock.records import Disposition, Gate, Verdict, schema
 from airlock.stages.review import Review, ReviewError, check_answer

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.audit import OPEN_REASONS, Audited
 from airlock.buffer import find_index, read_arrivals
 from airlock.clinical import gate, report
 from airlock.clinical.contracts import ClinicalContract, complete, draft, with_subjects
@@ -23,8 +22,9 @@ from airlock.clinical.outcomes import account, discrepancies, operation_outcomes
 from airlock.clinical.read_back import differing, marked, read_back
 from airlock.clinical.records import BATCHES, DISPOSITIONS, FILES, GATES, OPERATION_OUTCOMES, OUTCOMES, VERDICTS
 from airlock.clinical.result_lines import as_read, identify, names_nothing
-from airlock.contracts import ContractOverride
-from airlock.normalize import find_batches
+from airlock.imaging.audit import OPEN_REASONS, Audited
+from airlock.imaging.contracts import ContractOverride
+from airlock.imaging.normalize import find_batches
 from airlock.pipelines import CcdaPipeline
 from airlock.reasons import Reason
 from airlock.records import CONTRACTS, HOLDS, JOBS, Disposition, Outcome
@@ -34,8 +34,8 @@ from airlock.storage.s3uri import S3Uri
 if TYPE_CHECKING:
     from airlock.clinical.manifests import JobOutput
     from airlock.clinical.read_back import FhirReader
+    from airlock.imaging.normalize import Batch
     from airlock.ledger import Job
-    from airlock.normalize import Batch
     from airlock.pipelines import ClinicalPipeline
     from airlock.run import Run
 

@@ -15,7 +15,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from airlock.clinical.records import file_subject, subject_key
-from airlock.contracts import ContractOverride
+from airlock.imaging.contracts import ContractOverride
 from airlock.pipelines import ValidationLevel
 from airlock.records import digest
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from airlock.audit import OPEN_REASONS
 from airlock.clinical.outcomes import IMPORTED
 from airlock.clinical.records import DISPOSITIONS, GATES, file_subject, subject_key
-from airlock.gate import gravest
+from airlock.imaging.audit import OPEN_REASONS
+from airlock.imaging.gate import gravest
 from airlock.reasons import Reason
 from airlock.records import DISPOSITIONS as FILE_DISPOSITIONS
 from airlock.records import HOLDS, Disposition, Gate, Outcome, Stage, Verdict, digest

@@ -12,13 +12,13 @@ import polars as pl
 
 from airlock.clinical.manifests import keep_progress
 from airlock.clinical.records import BATCHES
-from airlock.import_ import Ended, StagedPrefixError, keep
-from airlock.normalize import find_batches
+from airlock.imaging.import_ import Ended, StagedPrefixError, keep
+from airlock.imaging.normalize import find_batches
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
+    from airlock.imaging.normalize import Batch
     from airlock.ledger import Job
-    from airlock.normalize import Batch
     from airlock.run import Run
 
 

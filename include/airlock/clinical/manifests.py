@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 
 from airlock.clinical.lines import split
-from airlock.manifests import (
+from airlock.imaging.manifests import (
     DETAIL_LENGTH,
     count_shape,
     mapping,

@@ -16,7 +16,7 @@ import polars as pl
 from airlock.clinical.bodies import read_bodies
 from airlock.clinical.records import BATCHES, REWRITES, VERDICTS
 from airlock.clinical.validate import is_begun
-from airlock.normalize import INDEX, MAX_BATCHES, Batch, TooManyBatchesError, find_batches
+from airlock.imaging.normalize import INDEX, MAX_BATCHES, Batch, TooManyBatchesError, find_batches
 from airlock.records import Verdict, digest
 from airlock.storage.s3uri import S3Uri
 

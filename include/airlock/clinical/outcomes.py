@@ -13,7 +13,7 @@ import polars as pl
 from airlock.clinical.manifests import ERROR_STATUS
 from airlock.clinical.records import OPERATION_OUTCOMES, OUTCOMES
 from airlock.clinical.result_lines import RESOURCE, below
-from airlock.manifests import DETAIL_LENGTH
+from airlock.imaging.manifests import DETAIL_LENGTH
 from airlock.reasons import Reason
 from airlock.records import Outcome
 

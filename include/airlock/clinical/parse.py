@@ -19,7 +19,7 @@ from airlock.clinical.bundles import explode, is_bundle
 from airlock.clinical.lines import UTF8_BOM, BrokenGzipError, split, unpacked
 from airlock.clinical.records import FILES, RESOURCES
 from airlock.clinical.resources import NotJsonError, Row, describe, load, set_aside
-from airlock.parse import sidecar_pattern
+from airlock.imaging.parse import sidecar_pattern
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS
 from airlock.storage.s3 import S3Error

@@ -19,7 +19,7 @@ from airlock.buffer import read_arrivals
 from airlock.clinical.normalize import foresee
 from airlock.clinical.records import VERDICTS
 from airlock.clinical.validate import validate
-from airlock.plan import (
+from airlock.imaging.plan import (
     GIB,
     Jobs,
     Plan,
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from airlock.clinical.references import FhirStore
+    from airlock.imaging.plan import Finding, Requests
     from airlock.pipelines import ClinicalPipeline, HealthLakePrices
-    from airlock.plan import Finding, Requests
     from airlock.run import Run
 
 _ASKED = "asked.json"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from airlock.imaging.report import counts, differences, reasons, to_csv
 from airlock.records import Disposition, Gate, Verdict
-from airlock.report import counts, differences, reasons, to_csv
 from airlock.stages.review import words_by_key
 
 if TYPE_CHECKING:

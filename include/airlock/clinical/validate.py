@@ -16,7 +16,7 @@ from airlock.clinical.bodies import read_bodies
 from airlock.clinical.parse import read_chunks
 from airlock.clinical.records import FILES, OPERATION_OUTCOMES, RESOURCES, REWRITES, VERDICTS
 from airlock.clinical.redrive import overtaken, without_held
-from airlock.normalize import find_batches
+from airlock.imaging.normalize import find_batches
 from airlock.reasons import Reason
 from airlock.records import Verdict
 

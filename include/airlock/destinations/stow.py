@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import polars as pl
 from pydantic import ValidationError
 
-from airlock.contracts import StudyContract
 from airlock.destinations.dicomweb import DicomWebError, Part, RequestRefusedError, is_for_good, may_be_there
 from airlock.destinations.message import DestinationError, aws_error, read_contract
+from airlock.imaging.contracts import StudyContract
 from airlock.ledger import StowState
 from airlock.ledger.stow import STOW_INSTANCES
 from airlock.reasons import Reason

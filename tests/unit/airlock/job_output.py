@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from airlock.manifests import LINES, Counters, JobOutput, read_output
+from airlock.imaging.manifests import LINES, Counters, JobOutput, read_output
 from airlock.records import BATCHES
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.world import frame

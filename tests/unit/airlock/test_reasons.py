@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from airlock.clinical import gate as clinical_gate
-from airlock.gate import PARSE_REASONS
+from airlock.imaging.gate import PARSE_REASONS
+from airlock.imaging.validate import IGNORED_REASONS, SERIES_ELEMENTS, STUDY_ELEMENTS
 from airlock.pipelines import SOFT_REASONS, Validate
 from airlock.reasons import SENTENCES, Reason
 from airlock.records import Disposition, Stage
-from airlock.validate import IGNORED_REASONS, SERIES_ELEMENTS, STUDY_ELEMENTS
 
 PAGE = Path(__file__).parents[3] / "docs" / "reasons.md"
 ROWS = [

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from airlock.clinical.report import CSV_COLUMNS as CLINICAL_COLUMNS
+from airlock.imaging.report import CSV_COLUMNS
 from airlock.redrive import read_csv
 from airlock.redrive_request import RedriveError
-from airlock.report import CSV_COLUMNS
 
 ID, OTHER = "0" * 31 + "a", "0" * 31 + "b"
 

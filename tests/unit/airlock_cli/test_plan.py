@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from airlock.plan import Batches, Cost, Finding, Hours, Plan, Requests, Resources, ResourceStorage, Storage
+from airlock.imaging.plan import Batches, Cost, Finding, Hours, Plan, Requests, Resources, ResourceStorage, Storage
 from airlock.records import Verdict
 from airlock_cli.plan import tables
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from airlock.fhir.publishing import publishing
+from airlock.imaging.fhir.publishing import publishing
 from airlock.ledger import upgrade
 from airlock.pipelines.parts import Staging
 from airlock.pipelines.routes import Delivery

@@ -16,8 +16,8 @@ from airlock.clinical.parse import parse
 from airlock.clinical.records import FILES
 from airlock.clinical.records import VERDICTS as UNITS
 from airlock.clinical.validate import shards_of, validate
+from airlock.imaging.normalize import find_batches
 from airlock.ledger import Job
-from airlock.normalize import find_batches
 from airlock.records import ARRIVALS
 from airlock_local.sample.ccda.documents import ccd
 from tests.unit.airlock.ccda.world import Left, ended, names, normalized, parsed
@@ -28,7 +28,7 @@ from tests.unit.airlock.clinical.books import words as unit_words
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from airlock.audit import Audited
+    from airlock.imaging.audit import Audited
     from airlock.pipelines import CcdaPipeline
     from airlock.run import Run
     from tests.unit.airlock.world import World

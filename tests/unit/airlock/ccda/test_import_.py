@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from airlock.ccda.import_ import check_prefix
-from airlock.import_ import StagedPrefixError
-from airlock.normalize import find_batches
+from airlock.imaging.import_ import StagedPrefixError
+from airlock.imaging.normalize import find_batches
 from airlock.records import JOBS
 from airlock_local.sample.ccda.documents import ccd
 from tests.unit.airlock.ccda.world import ended, normalized, staged

@@ -12,7 +12,7 @@ from airlock.ccda.parse import parse
 from airlock.ccda.plan import write_plan
 from airlock.ccda.validate import validate
 from airlock.clinical.validate import shards_of
-from airlock.plan import table
+from airlock.imaging.plan import table
 from airlock.run import Run
 from airlock.storage.s3uri import S3Uri
 from airlock_local.sample.ccda.documents import ccd
@@ -22,8 +22,8 @@ from tests.unit.airlock.clinical.books import CCDA, pipeline
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from airlock.imaging.plan import Plan
     from airlock.pipelines import CcdaPipeline
-    from airlock.plan import Plan
     from tests.unit.airlock.world import World
 
 TWO = {"a.xml": ccd(1), "b.xml": ccd(2)}

@@ -16,8 +16,8 @@ from airlock.ccda.parse import parse
 from airlock.ccda.records import BATCHES, DOCUMENTS, VERDICTS
 from airlock.ccda.validate import validate
 from airlock.clinical.validate import shards_of
+from airlock.imaging.normalize import find_batches
 from airlock.ledger import Job
-from airlock.normalize import find_batches
 from airlock.run import Run
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import CCDA, ndjson, patient, pipeline

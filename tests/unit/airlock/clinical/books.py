@@ -17,8 +17,8 @@ from airlock.clinical.normalize import normalize
 from airlock.clinical.parse import parse
 from airlock.clinical.records import BATCHES, DISPOSITIONS, OUTCOMES, VERDICTS
 from airlock.clinical.validate import validate
+from airlock.imaging.normalize import find_batches
 from airlock.ledger import Job
-from airlock.normalize import find_batches
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline
 from airlock.run import Run
 from airlock.storage.s3uri import S3Uri
@@ -27,7 +27,7 @@ from tests.unit.airlock.world import frame
 if TYPE_CHECKING:
     import polars as pl
 
-    from airlock.audit import Audited
+    from airlock.imaging.audit import Audited
     from tests.unit.airlock.world import World
 
 STORE = "f" * 32

@@ -14,8 +14,8 @@ import pytest
 from airlock.clinical.audit import account_batches, audit
 from airlock.clinical.contracts import ClinicalContract
 from airlock.clinical.records import BATCHES, DISPOSITIONS, FILES, GATES, OUTCOMES, VERDICTS, file_subject, subject_key
+from airlock.imaging.normalize import find_batches
 from airlock.ledger import Job
-from airlock.normalize import find_batches
 from airlock.records import ARRIVALS, CONTRACTS
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import (

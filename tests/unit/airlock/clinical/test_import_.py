@@ -10,9 +10,9 @@ import pytest
 
 from airlock.clinical.import_ import check_prefix, record
 from airlock.clinical.normalize import normalize
-from airlock.import_ import StagedPrefixError
+from airlock.imaging.import_ import StagedPrefixError
+from airlock.imaging.normalize import Batch, find_batches
 from airlock.ledger import Job
-from airlock.normalize import Batch, find_batches
 from airlock.records import JOBS
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import observation, patient

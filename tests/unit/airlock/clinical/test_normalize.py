@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import airlock.clinical.normalize
 from airlock.clinical.normalize import normalize
 from airlock.clinical.records import BATCHES
-from airlock.normalize import TooManyBatchesError, find_batches
+from airlock.imaging.normalize import TooManyBatchesError, find_batches
 from airlock.run import Run
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import observation, patient, pipeline

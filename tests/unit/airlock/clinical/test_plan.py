@@ -11,7 +11,7 @@ from airlock.clinical.normalize import normalize
 from airlock.clinical.parse import parse
 from airlock.clinical.plan import foresee_verdicts, write_plan
 from airlock.clinical.validate import shards_of, validate
-from airlock.plan import read_plan, table
+from airlock.imaging.plan import read_plan, table
 from airlock.run import Run
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import ndjson, observation, patient, pipeline
@@ -20,8 +20,8 @@ from tests.unit.airlock.clinical.world import Store, validated
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from airlock.imaging.plan import Plan
     from airlock.pipelines import ClinicalPipeline
-    from airlock.plan import Plan
     from tests.unit.airlock.world import World
 
 TWO = {"a.ndjson": [patient("p1"), observation("o1", "p1")], "b.ndjson": [patient("p2"), observation("o2", "p2")]}

@@ -15,8 +15,8 @@ from airlock.buffer import buffer, read_arrivals
 from airlock.clinical.parse import parse, read_chunks
 from airlock.clinical.records import FILES, RESOURCES, VERDICTS
 from airlock.clinical.validate import shards_of, validate
+from airlock.imaging.normalize import find_batches
 from airlock.ledger import Job
-from airlock.normalize import find_batches
 from airlock.records import Verdict
 from airlock.run import Run
 from airlock.storage.s3uri import S3Uri

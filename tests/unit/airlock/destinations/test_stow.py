@@ -11,11 +11,11 @@ import httpx
 import polars as pl
 import pytest
 
-from airlock.contracts import ContractInstance, ContractSeries, StudyContract
 from airlock.destinations import DestinationError, Message
 from airlock.destinations.dicomweb import DicomWeb, Part, StoreAnswer
 from airlock.destinations.stow import Stow
 from airlock.destinations.web import LONGEST_RETRY_AFTER
+from airlock.imaging.contracts import ContractInstance, ContractSeries, StudyContract
 from airlock.records import study_key
 from airlock.storage.s3uri import S3Uri
 from tests.dicom_files import ct, sop_uid, study_uid

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from airlock.clinical.contracts import ClinicalContract
-from airlock.contracts import StudyContract
+from airlock.imaging.contracts import StudyContract
 from airlock.pipelines.rules import FIELDS, Kind, Rule, check
 
 STUDY = "airlock.study/1"

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airlock.audit import audit
+from airlock.imaging.audit import audit
 from airlock.stages.review import Review, ReviewError, record_question, record_review
+from tests.unit.airlock.imaging.test_audit import NO_WAIT, A, B, contracts, dicom, imported, staged, words
 from tests.unit.airlock.job_output import failure, warning
-from tests.unit.airlock.test_audit import NO_WAIT, A, B, contracts, dicom, imported, staged, words
 
 if TYPE_CHECKING:
     from airlock.run import Run

@@ -1,0 +1,1 @@
+"""Imaging: DICOM objects of an archive into HealthImaging, and their studies to those downstream."""

@@ -1,0 +1,493 @@
+"""Audit: read every manifest, match every line to the batch's list, balance the books, decide release or hold.
+
+Writes ``outcomes``, ``gates``, ``dispositions`` and ``contracts``, and always audit/report.json and
+audit/dispositions.csv, whatever broke off before. Auditing again gives the same result.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from airlock.buffer import find_index, shards_of
+from airlock.imaging import gate, report
+from airlock.imaging.books import ARRIVAL, DECIDED, open_books
+from airlock.imaging.contracts import FhirReferences, StudyContract, complete, with_revision
+from airlock.imaging.fhir.publishing import publishing
+from airlock.imaging.fhir.study import references
+from airlock.imaging.input_files import name_files
+from airlock.imaging.manifests import is_final, keep, proves_more, read_kept, read_output
+from airlock.imaging.normalize import find_batches
+from airlock.imaging.outcomes import account, discrepancies
+from airlock.imaging.read_back import choose, read_back
+from airlock.imaging.reading import find as find_reading
+from airlock.imaging.report import Tally
+from airlock.imaging.resolve import CARRIED
+from airlock.ledger.studies import SERIES as SERIES_ELEMENTS
+from airlock.ledger.studies import STUDIES as STUDY_ELEMENTS
+from airlock.reasons import Reason
+from airlock.records import (
+    ARRIVALS,
+    BATCHES,
+    CONTRACTS,
+    DISPOSITIONS,
+    GATES,
+    HOLDS,
+    JOBS,
+    OUTCOMES,
+    STUDIES,
+    VERDICTS,
+    Gate,
+    Outcome,
+    digest,
+)
+from airlock.stages.review import overridden_among
+from airlock.storage.s3uri import S3Uri
+from airlock.storage.spool import partitions_for, together
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    from airlock.imaging.books import Books
+    from airlock.imaging.manifests import JobOutput
+    from airlock.imaging.normalize import Batch
+    from airlock.ledger import Job
+    from airlock.run import Run
+    from airlock.storage.spool import SortedSpool, Spool
+
+# The run itself has not come to an end with these: their arrivals stay claimed by it, until the failed task is cleared.
+OPEN_REASONS = (Reason.UNDECIDED, Reason.JOB_NOT_STARTED, Reason.JOB_UNFINISHED)
+BATCHES_AT_A_TIME = 8  # whose outputs are read: some ten small objects each, which would be waited for one by one
+# What the ledger's gates are of is a study here.
+_SUBJECT = {"StudyInstanceUID": "subject", "study_key": "subject_key"}
+_IN_STORE = pl.col("outcome").is_in((*gate.IMPORTED, Outcome.NON_PRIMARY.value))
+_UNFROZEN = "buffer has not frozen a delivery: cure what stopped it or receive, and clear that task"
+_UNCLAIMED = (
+    "buffer has not claimed what the redrive chose, nothing was redriven: its log names what is wrong with the choice, "
+    "start another redrive with a corrected one; or what stopped it, cure that and clear the task"
+)
+_IS_OPEN = pl.col("reason").is_in([str(reason) for reason in OPEN_REASONS]).fill_null(value=False)
+
+
+@dataclass(frozen=True)
+class Audited:
+    """How an audit ended."""
+
+    report: dict[str, Any]
+    report_uri: str
+    dispositions_uri: str
+    open_arrivals: int  # arrivals on which the run has not decided yet
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every arrival is in exactly one place at each step."""
+        return bool(self.report["balanced"])
+
+
+class UnbalancedError(RuntimeError):
+    """The dispositions are not one per arrival."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+def audit(run: Run, imaging: Any, published: Collection[str] = ()) -> Audited:
+    """Audit a run.
+
+    Parameters
+    ----------
+    run
+        The run.
+    imaging
+        A boto3 ``medical-imaging`` client, for read-back.
+    published
+        Study keys of what is proven to be in HealthLake, where the pipeline publishes studies: only these are released.
+    """
+    run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)  # where buffer never came to do it
+    index = find_index(run)
+    with open_books(partitions_for(index["arrivals"] if index else 0)) as books:
+        jobs = _account_all(run, books)
+        _take_in(run, books, shards_of(index))
+        problems = report.sentences(books.balance())
+        if index is None:
+            problems = [_UNFROZEN if run.redrive is None else _UNCLAIMED, *problems]
+        evidence = _evidence(run, books, jobs, _record_imports(run, books), imaging=imaging, published=published)
+        try:
+            decisions = _decide_all(run, books, evidence, balanced=not problems)
+        except UnbalancedError as error:
+            problems = error.problems
+            decisions = _decide_all(run, books, evidence, balanced=False)
+        with ThreadPoolExecutor(1) as aside:  # the ledger's machine and this one work at once
+            recorded = aside.submit(_record_decisions, run, books, decisions)
+            audited = _write(run, decisions, jobs, problems)
+            recorded.result()
+        _settle(run, decisions, audited)
+    return audited
+
+
+def _take_in(run: Run, books: Books, shards: list[str]) -> None:
+    """Read what the stages before import have written, as far as they came, and what the ledger holds."""
+    for shard in shards:
+        for rows in run.workspace.parts(f"arrivals/{shard}", ARRIVALS, ARRIVAL):
+            books.add_arrivals(rows)
+    for rows in run.workspace.find_parts("verdicts", VERDICTS, DECIDED):
+        books.add_verdicts(rows)
+    for rows in run.workspace.find_parts("studies", STUDIES):
+        books.drafts.add(rows)
+    for rows in run.ledger.held_ids(run.pipeline.name, run.key):
+        books.held_ids.add(rows)
+
+
+def _account_all(run: Run, books: Books) -> list[dict[str, Any]]:
+    """Enter the outcomes of all batches; return an entry per job for the report."""
+    jobs: list[dict[str, Any]] = []
+    for carried in run.workspace.find_parts(CARRIED, OUTCOMES):
+        books.add_outcomes(carried)
+    # One wait for all: the jobs have ended by now, and a hundred without output must not cost a hundred waits.
+    until = time.monotonic() + run.pipeline.audit.manifest_wait_seconds
+    batches = find_batches(run)
+    with ThreadPoolExecutor(BATCHES_AT_A_TIME) as pool:
+        for first in range(0, len(batches), BATCHES_AT_A_TIME):
+            turn = batches[first : first + BATCHES_AT_A_TIME]
+            for outcomes, entries in pool.map(lambda batch: _account(run, batch, until), turn):
+                books.add_outcomes(outcomes)
+                jobs += entries
+    return jobs
+
+
+def _account(run: Run, batch: Batch, until: float) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    """Return a batch's outcomes, and the entry of its job if one was begun; wait for its output until then."""
+    files = run.workspace.read(f"batches/{batch.batch_id}", BATCHES)
+    rows = run.workspace.find(f"jobs/{batch.batch_id}", JOBS).to_dicts()
+    if rows:
+        output = name_files(files, rows[0], _output(run, rows[0], max(0.0, until - time.monotonic())))
+        return account(files, rows[0], output), [_entry(batch, rows[0], discrepancies(files, output))]
+    known = run.ledger.job(batch.batch_id)
+    return account(files, None, None, _absent(known)), [] if known is None else [_entry(batch, vars(known), [])]
+
+
+def _output(run: Run, job: dict[str, Any], wait_seconds: float) -> JobOutput:
+    """Read a job's output, or what an earlier audit saw of it, whichever proves more.
+
+    So a later audit, when the bucket's lifecycle has taken the output away, does not unsay what was released on it.
+    """
+    kept = read_kept(run.workspace, job["batch_id"], job["job_id"])
+    if kept is not None and is_final(kept):
+        return kept
+    output = read_output(run.s3, S3Uri.parse(job["output_uri"]), wait_seconds)
+    if kept is not None and proves_more(kept, output):
+        return kept
+    keep(run.workspace, job["batch_id"], job["job_id"], output)
+    return output
+
+
+def _absent(known: Job | None) -> Reason:
+    return Reason.JOB_NOT_STARTED if known is None or known.job_id is None else Reason.JOB_UNFINISHED
+
+
+def _entry(batch: Batch, job: dict[str, Any], found: list[str]) -> dict[str, Any]:
+    return {
+        "batch_id": batch.batch_id,
+        "files": batch.files,
+        "bytes": batch.bytes,
+        "job_id": job["job_id"],
+        "generation": job["generation"],
+        "status": job["status"],
+        "discrepancies": found,
+    }
+
+
+def _record_imports(run: Run, books: Books) -> pl.Series:
+    """Tell the ledger what is in the store; return the instances that another run has brought there meanwhile.
+
+    Before the gate, since a study is complete as soon as this run has brought the file that an earlier one could not.
+    What the service did not import gives up its claim on the instance, so that a later delivery may bring it.
+    """
+    datastore = run.pipeline.healthimaging.datastore_id
+    state = pl.when(pl.col("outcome") == Outcome.NON_PRIMARY).then(pl.lit("non_primary")).otherwise(pl.lit("imported"))
+    in_store = (outcomes.filter(_IN_STORE).with_columns(state=state) for outcomes in books.outcomes)
+    studies, series = _elements(books, STUDY_ELEMENTS), _elements(books, SERIES_ELEMENTS)
+    overwritten = run.ledger.record_imported(datastore, run.key, in_store, studies, series)
+    for outcomes in books.outcomes:
+        run.ledger.drop_instances(datastore, run.key, outcomes.filter(~_IN_STORE & ~_IS_OPEN)["SOPInstanceUID"])
+    return overwritten["SOPInstanceUID"]
+
+
+def _elements(books: Books, schema: pl.Schema) -> Iterator[pl.DataFrame]:
+    """Yield the grouping elements of the studies, or of the series, of which a file is in the store."""
+    names = schema.names()
+    for decided, outcomes in together(books.decided, books.outcomes):
+        primary = outcomes.filter(pl.col("outcome").is_in(gate.IMPORTED)).select("arrival_id")
+        verdicts = decided.filter(pl.col("verdict").is_not_null()).select("arrival_id", *names)
+        rows = primary.join(verdicts, on="arrival_id", how="inner", maintain_order="left")
+        yield rows.unique(names[0], keep="first", maintain_order=True).select(names)
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What decisions rest on besides a study's own books."""
+
+    imaging: Any
+    published: Collection[str]  # study keys
+    suspect: list[str]  # batches whose counts disagree
+    repeated: list[str]  # batches whose job was not the first
+    split: pl.Series  # series that more than one batch brings
+    twice: pl.Series  # instances that another run has brought as well
+    to_read_back: list[str]  # image sets
+    strangers: pl.Series  # ids that have a verdict and are no arrivals
+    overrides: pl.DataFrame  # what people have decided about this run's holds
+
+
+def _evidence(run: Run, books: Books, jobs: list[dict[str, Any]], twice: pl.Series, **given: Any) -> _Evidence:
+    fraction = run.pipeline.audit.read_back_fraction
+    image_sets = {name for part in books.outcomes for name in part["image_set_id"].drop_nulls()} if fraction else set()
+    return _Evidence(
+        **given,
+        suspect=[job["batch_id"] for job in jobs if job["discrepancies"]],
+        repeated=[job["batch_id"] for job in jobs if job["generation"]],
+        split=books.split_series(),
+        twice=twice,
+        to_read_back=choose(image_sets, fraction),
+        strangers=books.strangers,
+        overrides=_overrides(run),
+    )
+
+
+def _overrides(run: Run) -> pl.DataFrame:
+    """Return what people have decided about the run's holds; on what a redrive has taken over, its own audit decides.
+
+    Else an answer that comes late would release here what is imported again there.
+    """
+    words = run.ledger.overrides_of(run.pipeline.datastore_id, run.key)
+    return words.filter(~pl.col("subject").is_in(run.ledger.taken_over(run.pipeline.name, run.key).implode()))
+
+
+@dataclass(frozen=True)
+class _Decisions:
+    """What was decided."""
+
+    gates: Spool  # by study
+    dispositions: SortedSpool  # by key
+    ids: Spool  # of the dispositions, by arrival
+    tally: Tally
+
+    def in_order(self) -> Iterator[pl.DataFrame]:
+        """Yield the dispositions part by part, by key."""
+        for part in self.dispositions:
+            yield part.sort("key", "arrival_id")
+
+
+def _decide_all(run: Run, books: Books, evidence: _Evidence, *, balanced: bool) -> _Decisions:
+    """Decide study by study, and write the datasets ``outcomes`` and ``gates``.
+
+    Raises
+    ------
+    UnbalancedError
+        If the dispositions turn out not to be one per arrival. Nothing is written.
+    """
+    decisions = _Decisions(
+        gates=books.spool(pl.col("StudyInstanceUID"), GATES),
+        dispositions=books.spool_by_key(DISPOSITIONS),
+        ids=books.spool(pl.col("arrival_id"), pl.Schema({"arrival_id": pl.String})),
+        tally=Tally(books.arrivals.rows, books.bytes),
+    )
+    with (
+        run.workspace.writer("outcomes", OUTCOMES) as outcomes,
+        run.workspace.writer("gates", GATES) as gates,
+        run.workspace.writer("holds", HOLDS) as holds,
+    ):
+        for decided, facts in together(books.decided, books.outcomes):
+            part = _decide(run, decided, facts, evidence, balanced=balanced)
+            outcomes.add(part["outcomes"].select(OUTCOMES.names()).cast(OUTCOMES))
+            gates.add(part["gates"])
+            holds.add(part["holds"])
+            decisions.gates.add(part["gates"])
+            decisions.dispositions.add(part["dispositions"])
+            decisions.ids.add(part["dispositions"].select("arrival_id"))
+            decisions.tally.add(part)
+        problems = report.sentences(books.balance_words(decisions.ids)) if balanced else []
+        if problems:
+            raise UnbalancedError(problems)
+    return decisions
+
+
+def _decide(
+    run: Run, decided: pl.DataFrame, outcomes: pl.DataFrame, evidence: _Evidence, *, balanced: bool
+) -> dict[str, pl.DataFrame]:
+    """Decide on a part, whole studies; return its verdicts, outcomes, gates and dispositions."""
+    outcomes = _flag_overwritten(_flag_versions(run, outcomes, evidence), evidence)
+    outcomes = gate.blocking(outcomes, run.pipeline.audit, evidence.suspect)
+    frames = decided.select("arrival_id", "NumberOfFrames")
+    datastore = run.pipeline.healthimaging.datastore_id
+    outcomes = read_back(evidence.imaging, datastore, outcomes, frames, evidence.to_read_back)
+    decision = _gates(run, decided, outcomes, evidence, balanced=balanced)
+    arrivals = decided.filter(~pl.col("arrival_id").is_in(evidence.strangers.implode())).unique("arrival_id")
+    words = gate.last_words(arrivals, decided, outcomes, decision["gates"])
+    return decision | {"verdicts": decided, "outcomes": outcomes, "dispositions": words}
+
+
+def _flag_versions(run: Run, outcomes: pl.DataFrame, evidence: _Evidence) -> pl.DataFrame:
+    """Flag image sets with a version above 1 where nothing but one first job of this run had a part in the series."""
+    above = (pl.col("image_set_version") > 1) & pl.col("outcome").is_in(gate.IMPORTED)
+    series = outcomes.filter(above)["SeriesInstanceUID"].drop_nulls().unique()
+    known = run.ledger.known_series(run.pipeline.healthimaging.datastore_id, series, except_run=run.key)
+    expected = (
+        pl.col("SeriesInstanceUID").is_in(known["SeriesInstanceUID"].implode())
+        | pl.col("SeriesInstanceUID").is_in(evidence.split.implode())
+        | pl.col("batch_id").is_in(evidence.repeated)
+    )
+    return _flagged(outcomes, above & ~expected)
+
+
+def _flag_overwritten(outcomes: pl.DataFrame, evidence: _Evidence) -> pl.DataFrame:
+    """Flag instances that another run has brought into the store meanwhile."""
+    return _flagged(outcomes, _IN_STORE & pl.col("SOPInstanceUID").is_in(evidence.twice.implode()))
+
+
+def _flagged(outcomes: pl.DataFrame, where: pl.Expr) -> pl.DataFrame:
+    flag = pl.when(where).then(pl.lit(str(Reason.VERSION_ABOVE_ONE)))
+    return outcomes.with_columns(reason=flag.otherwise("reason"))
+
+
+def _gates(
+    run: Run, decided: pl.DataFrame, outcomes: pl.DataFrame, evidence: _Evidence, *, balanced: bool
+) -> dict[str, pl.DataFrame]:
+    """Decide on the studies; say what is held by which findings, and which holds a person has overridden."""
+    elsewhere = _elsewhere(run, outcomes["StudyInstanceUID"].unique())
+    policy = run.pipeline.audit
+    gates = gate.decide(decided, outcomes, elsewhere, policy, balanced=balanced)
+    holds = gate.holds(gates, decided, outcomes, elsewhere, policy)
+    overridden = overridden_among(holds, evidence.overrides)
+    gates = gate.override(gates, overridden["subject"])
+    if run.pipeline.healthlake is not None:
+        gates = gate.hold_unpublished(gates, evidence.published)
+    return {"gates": gates, "holds": holds.join(overridden, on="subject", how="anti"), "overrides": overridden}
+
+
+def _elsewhere(run: Run, studies: pl.Series) -> dict[Reason, list[tuple[str, str]]]:
+    """Return other runs' files, by study, that wait for a person, or did not come in if the policy asks."""
+
+    def unresolved(*, missing: bool) -> list[tuple[str, str]]:
+        store, name = run.pipeline.datastore_id, run.pipeline.name
+        return run.ledger.unresolved_files(store, name, studies, except_run=run.key, missing=missing)
+
+    found = unresolved(missing=run.pipeline.audit.hold_incomplete_studies)
+    waiting = unresolved(missing=False) if found else []
+    return {Reason.STUDY_HELD: waiting, Reason.STUDY_INCOMPLETE: sorted(set(found) - set(waiting))}
+
+
+def _write(run: Run, decisions: _Decisions, jobs: list[dict[str, Any]], problems: list[str]) -> Audited:
+    """Write the dispositions, as a dataset and as a list for people, and last the report."""
+    with (
+        tempfile.TemporaryFile(prefix="airlock-") as table,  # without a name: it is gone with a task that is killed
+        run.workspace.writer("dispositions", DISPOSITIONS) as writer,
+    ):
+        table.write(report.to_csv(DISPOSITIONS.to_frame()).encode())
+        for part in decisions.in_order():
+            writer.add(part)
+            table.write(report.to_csv(part, head=False).encode())
+        dispositions_uri = run.workspace.write_file("audit/dispositions.csv", table, "text/csv")
+    index = find_index(run)
+    decisions.tally.reading = find_reading(run.workspace, index["shards"] if index else ())
+    decisions.tally.redrive = _told(run)
+    content = report.build(run, decisions.tally, jobs, problems)
+    report_uri = run.workspace.write_json("audit/report.json", content)
+    waiting = sum(decisions.tally.reasons[str(reason)] for reason in OPEN_REASONS)
+    return Audited(content, report_uri, dispositions_uri, waiting)
+
+
+def _told(run: Run) -> dict[str, Any] | None:
+    """Return who wanted a redrive, why and what, and what became of non-primary image sets."""
+    redrive = run.ledger.redrive_of(run.key)
+    if redrive is None:
+        return None
+    shown = ("image_set_id", "resolution", "state", "promoted_id")
+    resolved = [{name: getattr(one, name) for name in shown} for one in run.ledger.resolutions_of(run.key)]
+    return redrive | {"resolutions": resolved}
+
+
+def _record_decisions(run: Run, books: Books, decisions: _Decisions) -> None:
+    """Tell the ledger what was decided, and the contracts."""
+    datastore = run.pipeline.healthimaging.datastore_id
+    for gates in decisions.gates:
+        run.ledger.record_gates(datastore, run.key, gates.rename(_SUBJECT))
+    _write_contracts(run, books, decisions)
+
+
+def _settle(run: Run, decisions: _Decisions, audited: Audited) -> None:
+    """Tell the ledger the arrivals' final words: last of all, so that an audit that broke off before is done again."""
+    if audited.balanced:
+        run.ledger.settle(run.pipeline.name, run.key, (part.filter(~_IS_OPEN) for part in decisions.in_order()))
+    state = "audited" if audited.balanced and not audited.open_arrivals else "open"
+    run.ledger.close_run(run.key, state, audited.report)
+
+
+def _write_contracts(run: Run, books: Books, decisions: _Decisions) -> None:
+    """Complete the contract of every study with imported instances; released ones become ``contracts``.
+
+    ``publishable`` has those too that only wait for their publication in HealthLake.
+    """
+    release = pl.col("gate") == Gate.RELEASE
+    ready = release | (pl.col("reason") == Reason.NOT_PUBLISHED)
+    with (
+        run.workspace.writer("contracts", CONTRACTS, None) as contracts,
+        run.workspace.writer("publishable", CONTRACTS, None) as publishable,
+    ):
+        for outcomes, drafts, decided in together(books.outcomes, books.drafts, decisions.gates):
+            imported = outcomes.filter(pl.col("outcome").is_in(gate.IMPORTED))
+            completed = _complete_contracts(run, imported, drafts, decisions.tally.overrides)
+            for writer, where in ((contracts, release), (publishable, ready)):
+                studies = decided.filter(where)["StudyInstanceUID"]
+                writer.add(completed.filter(pl.col("subject").is_in(studies.implode())))
+                writer.end_part()  # contracts are few, and long
+
+
+def _complete_contracts(
+    run: Run, imported: pl.DataFrame, drafts: pl.DataFrame, overrides: Mapping[str, dict[str, Any]]
+) -> pl.DataFrame:
+    image_sets = dict(imported.select("SOPInstanceUID", "image_set_id").iter_rows())
+    drafts = drafts.filter(pl.col("StudyInstanceUID").is_in(imported["StudyInstanceUID"].unique().implode()))
+
+    def revise(known: pl.DataFrame) -> pl.DataFrame:
+        earlier = {row["subject"]: row for row in known.iter_rows(named=True)}
+        rows = [
+            (
+                uid,
+                key,
+                *_revised(_completed(run, text, image_sets, earlier.get(uid), overrides.get(key)), earlier.get(uid)),
+            )
+            for uid, key, text in drafts.select("StudyInstanceUID", "study_key", "contract").iter_rows()
+        ]
+        return pl.DataFrame(rows, schema=CONTRACTS, orient="row")
+
+    datastore, studies = run.pipeline.healthimaging.datastore_id, drafts["StudyInstanceUID"]
+    return run.ledger.revise_contracts(datastore, run.key, studies, revise)
+
+
+def _completed(
+    run: Run,
+    planned: str,
+    image_sets: dict[str, str | None],
+    before: dict[str, Any] | None,
+    override: dict[str, Any] | None,
+) -> str:
+    """Return a contract of what was imported, and of where it is published; its revision is 0."""
+    text = complete(planned, image_sets, before["contract"] if before else None, override)
+    if run.pipeline.healthlake is None:
+        return text
+    contract = StudyContract.model_validate_json(text)
+    where = FhirReferences(**references(contract, publishing(run.pipeline, run.pipeline.healthlake)))
+    return contract.model_copy(update={"fhir": where}).to_json()
+
+
+def _revised(text: str, before: dict[str, Any] | None) -> tuple[int, str, str]:
+    """Return revision, content digest and JSON: the revision is the one before where the content is, else the next."""
+    content = digest(text, length=64)
+    revision = 1 if before is None else before["revision"] + (before["content_digest"] != content)
+    return revision, content, with_revision(text, revision)

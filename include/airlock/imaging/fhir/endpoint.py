@@ -1,0 +1,54 @@
+"""Endpoint: where the DICOM of a study can be had, and which image sets hold it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airlock.imaging.fhir.identifiers import endpoint_id
+from airlock.imaging.fhir.values import exact, filled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from airlock.imaging.contracts import StudyContract
+    from airlock.imaging.fhir.publishing import Publishing
+
+_CONNECTION_TYPES = "http://terminology.hl7.org/CodeSystem/endpoint-connection-type"
+
+
+def endpoints(contract: StudyContract, settings: Publishing) -> Iterator[dict[str, Any]]:
+    """Build the Endpoint of a study, which names all its image sets, then one for each image set, for its series.
+
+    Every address is the base URL of the data store's DICOMweb service: FHIR R4 forbids a WADO-RS Endpoint to hold more
+    (ImagingStudy, implementation notes), so the image set is in the identifier.
+    """
+    image_sets = study_image_sets(contract)
+    yield _endpoint(endpoint_id(contract), image_sets, settings)
+    for name in image_sets:
+        yield _endpoint(endpoint_id(contract, name), [name], settings)
+
+
+def study_image_sets(contract: StudyContract) -> list[str]:
+    """Return the ids of a study's image sets, each once, in order."""
+    return usable_image_sets(name for series in contract.series for name in series.image_set_ids)
+
+
+def usable_image_sets(image_sets: Iterable[str]) -> list[str]:
+    """Return the ids, each once, in order, less what is none."""
+    return sorted({name for name in image_sets if exact(name) == name})
+
+
+def _endpoint(resource_id: str, image_sets: list[str], settings: Publishing) -> dict[str, Any]:
+    return filled(
+        {
+            "resourceType": "Endpoint",
+            "id": resource_id,
+            "identifier": [{"system": settings.image_set_system, "value": name} for name in image_sets],
+            "status": "active",
+            "connectionType": {"system": _CONNECTION_TYPES, "code": "dicom-wado-rs"},
+            "name": "AWS HealthImaging DICOMweb",
+            "payloadType": [{"text": "DICOM"}],
+            "payloadMimeType": ["application/dicom", "application/dicom+json"],
+            "address": settings.dicomweb_url,
+        }
+    )

@@ -1,0 +1,160 @@
+"""ImagingStudy: a study with its series and instances, after R4's own mapping from DICOM."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from airlock.imaging.fhir.endpoint import usable_image_sets
+from airlock.imaging.fhir.identifiers import (
+    accession_identifier,
+    endpoint_id,
+    imaging_study_id,
+    patient_id,
+    reference,
+    service_request_id,
+    uid_identifier,
+)
+from airlock.imaging.fhir.values import defined_term, exact, filled, is_id, is_oid, moment, spoken_name, text, unsigned
+
+if TYPE_CHECKING:
+    from airlock.imaging.contracts import ContractInstance, ContractSeries, StudyContract
+    from airlock.imaging.fhir.publishing import Publishing
+
+DICOM_TERMS = "http://dicom.nema.org/resources/ontology/DCM"
+_URI = "urn:ietf:rfc:3986"
+_ABSENT = "http://hl7.org/fhir/StructureDefinition/data-absent-reason"
+_UNKNOWN = {"extension": [{"url": _ABSENT, "valueCode": "unknown"}]}
+# Modality's defined terms (PS3.3 section C.7.3.1.1.1) that are no acquisition modalities (PS3.16 CID 29).
+NOT_ACQUIRED = frozenset(
+    {
+        *("ANN", "ASMT", "AU", "CTPROTOCOL", "DOC", "FID", "HC", "IOL", "KO", "M3D", "OT", "PLAN", "PR", "REG"),
+        *("RTDOSE", "RTPLAN", "RTRECORD", "RTSTRUCT", "RWV", "SEG", "SMR", "SR", "STAIN", "TEXTUREMAP", "XAPROTOCOL"),
+    }
+)
+_NOTE_BYTES = 512  # room for what ``note`` says
+
+
+def imaging_study(contract: StudyContract, settings: Publishing) -> dict[str, Any]:
+    """Build the ImagingStudy of a study.
+
+    A series or an instance whose UID FHIR cannot hold is left out of the lists, not out of the counts. Where the
+    resource would be larger than the settings allow, the largest series keep their counts and list no instances.
+    ``note`` says so; it says nothing else, so ``is_abridged`` can ask it.
+    """
+    series = [_series(item, contract) for item in contract.series if is_id(item.SeriesInstanceUID)]
+    notes = _unlistable(contract)
+    resource = _study(contract, settings, series)
+    limit = settings.max_resource_bytes
+    unlisted = _unlist_instances(series, size(resource) + _NOTE_BYTES - limit)
+    if unlisted:
+        notes.append(f"{unlisted} series list no instances: the resource would be larger than {limit} bytes")
+    return resource | filled({"note": [{"text": note} for note in notes]})
+
+
+def is_abridged(resource: dict[str, Any]) -> bool:
+    """Say whether an ImagingStudy lists less than it counts."""
+    return "note" in resource
+
+
+def line(resource: dict[str, Any]) -> str:
+    """Return a resource as the one line of NDJSON that is imported, without its line end."""
+    return json.dumps(resource, ensure_ascii=False, separators=(",", ":"))
+
+
+def size(resource: dict[str, Any]) -> int:
+    """Return the bytes of a resource as it is imported."""
+    return len(line(resource).encode())
+
+
+def _unlistable(contract: StudyContract) -> list[str]:
+    uids = [series.SeriesInstanceUID for series in contract.series]
+    uids += [one.SOPInstanceUID for series in contract.series for one in series.instances]
+    unfit = sum(not is_id(uid) for uid in uids)
+    return [f"{unfit} series or instances are not listed: their UIDs are not of FHIR's type id"] if unfit else []
+
+
+def _unlist_instances(series: list[dict[str, Any]], excess: int) -> int:
+    """Take the instances off the largest series until so many bytes are saved; return of how many."""
+    weights = [size(item) for item in series]
+    heaviest = sorted(range(len(series)), key=lambda index: (-weights[index], index))
+    unlisted = 0
+    for index in heaviest:
+        if excess <= 0:
+            break
+        if series[index].pop("instance", None):
+            excess -= weights[index] - size(series[index])
+            unlisted += 1
+    return unlisted
+
+
+def _study(contract: StudyContract, settings: Publishing, series: list[dict[str, Any]]) -> dict[str, Any]:
+    order = service_request_id(contract, settings) if settings.service_requests else None
+    referrer = spoken_name(contract.ReferringPhysicianName)
+    return filled(
+        {
+            "resourceType": "ImagingStudy",
+            "id": imaging_study_id(contract),
+            "identifier": _identifiers(contract),
+            "status": "available",
+            "modality": _modalities(contract),
+            "subject": reference("Patient", patient_id(contract, settings)),
+            "started": moment(contract.StudyDate, contract.StudyTime, settings.timezone),
+            "basedOn": [reference("ServiceRequest", order)] if order else [],
+            "referrer": {"display": referrer} if referrer else {},
+            "endpoint": [reference("Endpoint", endpoint_id(contract))],
+            "numberOfSeries": len(contract.series),
+            "numberOfInstances": sum(len(item.instances) for item in contract.series),
+            "description": text(contract.StudyDescription),
+            "series": series,
+        }
+    )
+
+
+def _identifiers(contract: StudyContract) -> list[dict[str, Any]]:
+    study_id = exact(contract.StudyID)
+    found = (
+        uid_identifier(contract.StudyInstanceUID),
+        accession_identifier(contract),
+        {"type": {"text": "Study ID"}, "value": study_id} if study_id else None,
+    )
+    return [identifier for identifier in found if identifier]
+
+
+def _modalities(contract: StudyContract) -> list[dict[str, Any]]:
+    codes = {defined_term(item.Modality) for item in contract.series} - {None} - NOT_ACQUIRED
+    return [{"system": DICOM_TERMS, "code": code} for code in sorted(filter(None, codes))]
+
+
+def _series(item: ContractSeries, contract: StudyContract) -> dict[str, Any]:
+    image_sets = usable_image_sets(item.image_set_ids)
+    return filled(
+        {
+            "uid": item.SeriesInstanceUID,
+            "number": unsigned(item.SeriesNumber),
+            "modality": _coding(DICOM_TERMS, defined_term(item.Modality), item.Modality),
+            "description": text(item.SeriesDescription),
+            "numberOfInstances": len(item.instances),
+            "endpoint": [reference("Endpoint", endpoint_id(contract, name)) for name in image_sets],
+            "bodySite": filled({"display": text(item.BodyPartExamined)}),
+            "instance": [_instance(one) for one in item.instances if is_id(one.SOPInstanceUID)],
+        }
+    )
+
+
+def _instance(one: ContractInstance) -> dict[str, Any]:
+    code = f"urn:oid:{one.SOPClassUID}" if is_oid(one.SOPClassUID) else None
+    return filled(
+        {
+            "uid": one.SOPInstanceUID,
+            "sopClass": _coding(_URI, code, one.SOPClassUID),
+            "number": unsigned(one.InstanceNumber),
+        }
+    )
+
+
+def _coding(system: str, code: str | None, stored: str | None) -> dict[str, Any]:
+    """Return a required Coding: the code, what stands in its place, or that it is not known."""
+    if code:
+        return {"system": system, "code": code}
+    return filled({"display": text(stored)}) or _UNKNOWN

@@ -1,0 +1,107 @@
+"""Released studies as the FHIR resources that are imported for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from airlock.imaging.fhir.endpoint import endpoints, study_image_sets
+from airlock.imaging.fhir.identifiers import endpoint_id, imaging_study_id, patient_id, reference, service_request_id
+from airlock.imaging.fhir.imaging_study import imaging_study
+from airlock.imaging.fhir.patient import patient
+from airlock.imaging.fhir.service_request import service_request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airlock.imaging.contracts import StudyContract
+    from airlock.imaging.fhir.publishing import Publishing
+
+# What is referred to comes before what refers to it. HealthLake does not ask for that, readers of the files may.
+_ORDER = ("Patient", "Endpoint", "ServiceRequest", "ImagingStudy")
+
+
+class ForeignStudyError(ValueError):
+    """A study lies in another data store than the one that is published."""
+
+
+class References(TypedDict):
+    """A study's resources as ``Type/id``; the names are those of ``contracts.FhirReferences``."""
+
+    datastore_id: str
+    Patient: str
+    ImagingStudy: str
+    Endpoint: tuple[str, ...]
+    ServiceRequest: str | None
+
+
+def publication(
+    contracts: Iterable[StudyContract], settings: Publishing, published: Iterable[StudyContract] = ()
+) -> list[dict[str, Any]]:
+    """Build the resources of a set of released studies: each once, ordered by type and id.
+
+    The order of the contracts decides nothing; of two contracts of one study the later revision counts.
+
+    Parameters
+    ----------
+    contracts
+        Of the studies.
+    settings
+        How to publish.
+    published
+        Contracts of other released studies of the same patients, whose Patients tell of all of them.
+
+    Raises
+    ------
+    ForeignStudyError
+        If a study lies in another data store than the settings say.
+    """
+    studies = {one.StudyInstanceUID: one for one in sorted(contracts, key=lambda one: one.revision)}
+    by_patient: dict[str, list[StudyContract]] = {}
+    for study in studies.values():
+        _check(study, settings)
+        by_patient.setdefault(patient_id(study, settings), []).append(study)
+    for study in published:
+        if study.StudyInstanceUID not in studies:
+            by_patient.get(patient_id(study, settings), []).append(study)
+    resources = [patient(group, settings) for group in by_patient.values()]
+    for study in studies.values():
+        resources += _resources(study, settings)
+    unique = {(_ORDER.index(one["resourceType"]), one["id"]): one for one in resources}
+    return [unique[key] for key in sorted(unique)]
+
+
+def references(contract: StudyContract, settings: Publishing) -> References:
+    """Name the resources that ``publication`` builds for a study.
+
+    Raises
+    ------
+    ForeignStudyError
+        If the study lies in another data store than the settings say.
+    """
+    _check(contract, settings)
+    order = service_request_id(contract, settings) if settings.service_requests else None
+    sets = (None, *study_image_sets(contract))
+    return {
+        "datastore_id": settings.healthlake_datastore_id,
+        "Patient": _name("Patient", patient_id(contract, settings)),
+        "ImagingStudy": _name("ImagingStudy", imaging_study_id(contract)),
+        "Endpoint": tuple(_name("Endpoint", endpoint_id(contract, image_set)) for image_set in sets),
+        "ServiceRequest": _name("ServiceRequest", order) if order else None,
+    }
+
+
+def _resources(study: StudyContract, settings: Publishing) -> list[dict[str, Any]]:
+    order = service_request(study, settings) if settings.service_requests else None
+    return [imaging_study(study, settings), *endpoints(study, settings), *([order] if order else [])]
+
+
+def _name(resource_type: str, resource_id: str) -> str:
+    return reference(resource_type, resource_id)["reference"]
+
+
+def _check(study: StudyContract, settings: Publishing) -> None:
+    if study.datastore_id != settings.healthimaging_datastore_id:
+        raise ForeignStudyError(
+            f"study {study.study_key} lies in data store {study.datastore_id}, and "
+            f"{settings.healthimaging_datastore_id} is published: publish it by the pipeline that imports there"
+        )

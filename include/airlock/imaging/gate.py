@@ -1,0 +1,347 @@
+"""The gate: release or hold, per study, by the pipeline's policy; and from it the last word on every arrival."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from airlock.imaging.manifests import warning_type
+from airlock.reasons import Reason
+from airlock.records import DISPOSITIONS, GATES, HOLDS, Disposition, Gate, Outcome, Stage, Verdict, digest, study_key
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from airlock.pipelines import Audit
+
+IMPORTED = (Outcome.IMPORTED.value, Outcome.IMPORTED_WITH_WARNING.value)
+# Reasons that parse finds; any other one of a quarantined or ignored arrival was found by validate.
+PARSE_REASONS = (
+    Reason.EMPTY_OBJECT,
+    Reason.SIDECAR,
+    Reason.DICOMDIR,
+    Reason.NOT_DICOM,
+    Reason.GZIP_ENCODED,
+    Reason.NO_PREAMBLE,
+    Reason.TRUNCATED,
+    Reason.UNREADABLE,
+    Reason.HEADER_TOO_LONG,
+    Reason.OBJECT_CHANGED,
+    Reason.OBJECT_GONE,
+    Reason.ACCESS_DENIED,
+)
+# What a person has to decide on, the gravest first: what no review can release, and the mildest last.
+TO_DECIDE = (
+    Reason.NON_PRIMARY,
+    Reason.VERSION_ABOVE_ONE,
+    Reason.READ_BACK_MISMATCH,
+    Reason.JOB_COUNTS_DISAGREE,
+    Reason.SERVICE_WARNING,
+)
+_GRAVITY = {str(reason): rank for rank, reason in enumerate(dict.fromkeys((*TO_DECIDE, *Reason)))}
+# A gate's reasons that are no file's own, so that they are the reasons of the study's files too.
+_OF_THE_STUDY = (Reason.STUDY_HELD, Reason.STUDY_INCOMPLETE, Reason.NOT_PUBLISHED, Reason.RUN_UNBALANCED)
+# An accepted file with one of these was not there any more when it was to be staged. Its duplicates have not come in
+# either then; they get the same reason, with which the ledger lets them come again.
+GONE_AT_STAGING = (Reason.OBJECT_CHANGED, Reason.OBJECT_GONE)
+_TAKEN_LATER = "said of the equal copy that was to be imported: the next run takes this one"
+
+
+def blocking(outcomes: pl.DataFrame, settings: Audit, suspect_batches: list[str]) -> pl.DataFrame:
+    """Mark the outcomes that keep their study from being released by themselves.
+
+    Adds the column ``blocks``: true for an imported file that a person has to look at. A service warning whose every
+    type is harmless does not block, nor does a finding that is only noted.
+    """
+    harmful_warning = (pl.col("reason") == Reason.SERVICE_WARNING) & ~_only_harmless(settings)
+    to_look_at = pl.col("reason").is_in([str(reason) for reason in (Reason.NON_PRIMARY, Reason.VERSION_ABOVE_ONE)])
+    suspect = pl.col("batch_id").is_in(suspect_batches) & pl.col("outcome").is_in(IMPORTED)
+    imported_but = (harmful_warning | to_look_at).fill_null(value=False)
+    return outcomes.with_columns(
+        reason=pl.when(suspect & ~imported_but).then(pl.lit(str(Reason.JOB_COUNTS_DISAGREE))).otherwise("reason"),
+        blocks=imported_but | suspect,
+    )
+
+
+def _only_harmless(settings: Audit) -> pl.Expr:
+    harmless = [warning_type(name) for name in settings.harmless_warnings]
+    return pl.col("warnings").list.set_difference(harmless).list.len() == 0
+
+
+def decide(
+    verdicts: pl.DataFrame,
+    outcomes: pl.DataFrame,
+    elsewhere: Mapping[Reason, Collection[tuple[str, str]]],
+    settings: Audit,
+    *,
+    balanced: bool,
+) -> pl.DataFrame:
+    """Decide on every study that has accepted arrivals; a hold has the reason of the gravest file that blocks it.
+
+    Parameters
+    ----------
+    verdicts
+        Rows of the verdicts dataset.
+    outcomes
+        Rows of the outcomes dataset with ``blocks``.
+    elsewhere
+        What blocks a study outside this run: StudyInstanceUIDs, each with a file or a run, by the hold's reason.
+    settings
+        The policy.
+    balanced
+        Whether the run's books balance; if not, everything is held.
+
+    Returns
+    -------
+    polars.DataFrame
+        Rows of the gates dataset.
+    """
+    uid = pl.col("StudyInstanceUID")
+    lost = ~pl.col("outcome").is_in((*IMPORTED, Outcome.NON_PRIMARY.value))
+    stopped = (pl.col("verdict") == Verdict.QUARANTINE) & settings.hold_incomplete_studies
+    blocking_files = pl.concat(
+        rows.select(uid, "reason") for rows in (outcomes.filter(pl.col("blocks") | lost), verdicts.filter(stopped))
+    )
+    own = blocking_files.group_by(uid).agg(reason=gravest(Reason.STUDY_INCOMPLETE))
+    studies = outcomes.select(uid).unique().sort(uid).join(own, on=uid, how="left", maintain_order="left")
+    others = [_when(uid.is_in(sorted({study for study, _ in files})), reason) for reason, files in elsewhere.items()]
+    reason = pl.coalesce(_when(pl.lit(not balanced), Reason.RUN_UNBALANCED), "reason", *others)
+    decided = studies.with_columns(
+        study_key=uid.map_elements(study_key, return_dtype=pl.String), reason=reason
+    ).with_columns(gate=pl.when(pl.col("reason").is_null()).then(pl.lit(Gate.RELEASE)).otherwise(pl.lit(Gate.HOLD)))
+    return decided.select(GATES.names()).cast(GATES)
+
+
+def gravest(unnamed: Reason) -> pl.Expr:
+    """Return the gravest of a group's reasons; one that is absent counts as ``unnamed``, and never as no reason."""
+    reasons = pl.col("reason").fill_null(str(unnamed))
+    return reasons.sort_by(reasons.replace_strict(_GRAVITY, return_dtype=pl.Int64)).first()
+
+
+def _when(condition: pl.Expr, reason: Reason) -> pl.Expr:
+    return pl.when(condition).then(pl.lit(str(reason)))
+
+
+def holds(
+    gates: pl.DataFrame,
+    verdicts: pl.DataFrame,
+    outcomes: pl.DataFrame,
+    elsewhere: Mapping[Reason, Collection[tuple[str, str]]],
+    settings: Audit,
+) -> pl.DataFrame:
+    """Say of every held study by what findings it is held.
+
+    A file that the service refused, or that never came in, makes its study incomplete; one that nobody can account for
+    is a finding under its own reason, as is each that a person has to look at.
+
+    Parameters
+    ----------
+    gates
+        Rows of the gates dataset.
+    verdicts, outcomes
+        Rows of these datasets, the outcomes with ``blocks``.
+    elsewhere
+        What is wrong outside this run's outcomes: StudyInstanceUIDs, each with a file or a run, by what it is.
+    settings
+        The policy.
+
+    Returns
+    -------
+    polars.DataFrame
+        Rows of the holds dataset.
+    """
+    held = gates.filter(pl.col("gate") == Gate.HOLD)
+    stopped = verdicts.filter((pl.col("verdict") == Verdict.QUARANTINE) & settings.hold_incomplete_studies)
+    refused = outcomes.filter(pl.col("outcome").is_in([Outcome.REJECTED.value, Outcome.SERVER_ERROR.value]))
+    to_be_seen = outcomes.filter(pl.col("blocks") | (pl.col("outcome") == Outcome.UNACCOUNTED))
+    incomplete = pl.lit(str(Reason.STUDY_INCOMPLETE))
+    found = pl.concat(
+        [
+            _findings(to_be_seen, pl.col("reason")),
+            _findings(refused, incomplete),
+            _findings(stopped.with_columns(warnings=pl.lit([], pl.List(pl.String))), incomplete),
+            *(_elsewhere(files, code) for code, files in elsewhere.items()),
+            held.filter(pl.col("reason") == Reason.RUN_UNBALANCED).select(
+                "StudyInstanceUID", finding="reason", code="reason"
+            ),
+        ]
+    )
+    per_study = found.group_by("StudyInstanceUID").agg(
+        reasons=pl.col("code").unique().sort(),
+        findings=pl.col("finding").sort().str.join("\n"),
+    )
+    rows = held.join(per_study, on="StudyInstanceUID", how="left").rename(
+        {"StudyInstanceUID": "subject", "study_key": "subject_key"}
+    )
+    return (
+        rows.with_columns(pl.col("findings").map_elements(lambda text: digest(text, length=64), pl.String))
+        .select(HOLDS.names())
+        .cast(HOLDS)
+    )
+
+
+def _findings(files: pl.DataFrame, code: pl.Expr) -> pl.DataFrame:
+    """Return files as findings, each with the code that people read."""
+    warnings = pl.col("warnings").list.sort().list.join(",")
+    return files.select(
+        "StudyInstanceUID",
+        finding=pl.concat_str("arrival_id", "reason", warnings, separator=" ", ignore_nulls=True),
+        code=code,
+    )
+
+
+def _elsewhere(files: Collection[tuple[str, str]], code: Reason) -> pl.DataFrame:
+    """Return findings that no file of this run stands for, each with the file or run that does."""
+    named = pl.DataFrame(sorted(files), schema={"StudyInstanceUID": pl.String, "what": pl.String}, orient="row")
+    return named.select(
+        "StudyInstanceUID", finding=pl.format("{} {}", pl.lit(str(code)), "what"), code=pl.lit(str(code))
+    )
+
+
+def override(gates: pl.DataFrame, subjects: pl.Series) -> pl.DataFrame:
+    """Release these held studies on a person's word."""
+    chosen = pl.col("StudyInstanceUID").is_in(subjects.implode())
+    return gates.with_columns(
+        gate=pl.when(chosen).then(pl.lit(Gate.RELEASE.value)).otherwise("gate"),
+        reason=pl.when(~chosen).then("reason"),
+    )
+
+
+def hold_unpublished(gates: pl.DataFrame, published: Collection[str]) -> pl.DataFrame:
+    """Hold what would be released but is not proven to be in HealthLake.
+
+    Parameters
+    ----------
+    gates
+        Rows of the gates dataset.
+    published
+        The study keys that are proven.
+    """
+    waits = (pl.col("gate") == Gate.RELEASE) & ~pl.col("study_key").is_in(sorted(published))
+    return gates.with_columns(
+        gate=pl.when(waits).then(pl.lit(Gate.HOLD.value)).otherwise("gate"),
+        reason=pl.when(waits).then(pl.lit(str(Reason.NOT_PUBLISHED))).otherwise("reason"),
+    )
+
+
+def last_words(
+    arrivals: pl.DataFrame, verdicts: pl.DataFrame, outcomes: pl.DataFrame, gates: pl.DataFrame
+) -> pl.DataFrame:
+    """Give every arrival its disposition: exactly one row per arrival, whatever is missing of the rest."""
+    known = verdicts.select(
+        "arrival_id",
+        "verdict",
+        "reason",
+        "detail",
+        "duplicate_of",
+        "SOPInstanceUID",
+        "SeriesInstanceUID",
+        "StudyInstanceUID",
+    )
+    after = outcomes.select(
+        "arrival_id",
+        "outcome",
+        "batch_id",
+        "job_id",
+        "image_set_id",
+        "blocks",
+        outcome_reason="reason",
+        outcome_detail="detail",
+    )
+    gone = pl.col("reason").is_in([str(reason) for reason in GONE_AT_STAGING])
+    lost = outcomes.filter(gone).select(duplicate_of="arrival_id", copy_reason="reason")
+    rows = (
+        arrivals.select("arrival_id", "key", "size")
+        .join(known, on="arrival_id", how="left", maintain_order="left")
+        .join(after, on="arrival_id", how="left", maintain_order="left")
+        .join(lost, on="duplicate_of", how="left", maintain_order="left")
+        .join(gates.select("StudyInstanceUID", "gate", gate_reason=_for_the_study()), on="StudyInstanceUID", how="left")
+    )
+    words = rows.with_columns(
+        sop_instance_uid="SOPInstanceUID",
+        series_instance_uid="SeriesInstanceUID",
+        study_instance_uid="StudyInstanceUID",
+        disposition=_disposition(),
+        stage=_stage(),
+        **_reason_and_detail(),
+    )
+    return words.select(DISPOSITIONS.names()).cast(DISPOSITIONS).sort("key", "arrival_id")
+
+
+def _for_the_study() -> pl.Expr:
+    """Return the reason of a file that is held only because its study is, from the reason of the study's gate."""
+    reason = pl.col("reason")
+    return (
+        pl.when(reason.is_in([str(code) for code in _OF_THE_STUDY]))
+        .then(reason)
+        .when(reason.is_in([str(code) for code in TO_DECIDE]))
+        .then(pl.lit(str(Reason.STUDY_HELD)))
+        .when(reason.is_not_null())
+        .then(pl.lit(str(Reason.STUDY_INCOMPLETE)))
+    )
+
+
+def _copy_lost() -> pl.Expr:
+    """Find the duplicates of a copy that could not be staged: nothing of their content came in."""
+    return (pl.col("verdict") == Verdict.DUPLICATE) & pl.col("copy_reason").is_not_null()
+
+
+def _disposition() -> pl.Expr:
+    before_import = {
+        Verdict.QUARANTINE.value: Disposition.QUARANTINED.value,
+        Verdict.IGNORE.value: Disposition.IGNORED.value,
+        Verdict.DUPLICATE.value: Disposition.DUPLICATE.value,
+    }
+    released = pl.col("outcome").is_in(IMPORTED) & (pl.col("gate") == Gate.RELEASE)
+    in_store = pl.col("outcome").is_in((*IMPORTED, Outcome.NON_PRIMARY.value))
+    return pl.coalesce(
+        pl.when(_copy_lost()).then(pl.lit(Disposition.FAILED.value)),
+        pl.col("verdict").replace_strict(before_import, default=None, return_dtype=pl.String),
+        pl.when(released).then(pl.lit(Disposition.RELEASED.value)),
+        pl.when(in_store).then(pl.lit(Disposition.HELD.value)),
+        pl.lit(Disposition.FAILED.value),
+    )
+
+
+def _stage() -> pl.Expr:
+    accepted = pl.col("verdict") == Verdict.ACCEPT
+    return (
+        pl.when(accepted | _copy_lost())
+        .then(pl.lit(Stage.AUDIT.value))
+        .when(pl.col("reason").is_in([str(reason) for reason in PARSE_REASONS]))
+        .then(pl.lit(Stage.PARSE.value))
+        .when(pl.col("verdict").is_not_null())
+        .then(pl.lit(Stage.VALIDATE.value))
+        .otherwise(pl.lit(Stage.AUDIT.value))
+    )
+
+
+def _reason_and_detail() -> dict[str, pl.Expr]:
+    """Pick the reason nearest to the decision: the file's own outcome, else the study's gate, else what was noted."""
+    undecided = pl.col("verdict").is_null() | ((pl.col("verdict") == Verdict.ACCEPT) & pl.col("outcome").is_null())
+    own = pl.col("outcome_reason").is_not_null()
+    held_for_study = (
+        ~pl.col("blocks").fill_null(value=False) & pl.col("outcome").is_in(IMPORTED) & (pl.col("gate") == Gate.HOLD)
+    )
+    reason = (
+        pl.when(undecided)
+        .then(pl.lit(str(Reason.UNDECIDED)))
+        .when(_copy_lost())
+        .then("copy_reason")
+        .when(held_for_study)
+        .then("gate_reason")
+        .when(own)
+        .then("outcome_reason")
+        .otherwise("reason")
+    )
+    detail = (
+        pl.when(held_for_study)
+        .then(pl.lit(None, pl.String))
+        .when(_copy_lost())
+        .then(pl.lit(_TAKEN_LATER))
+        .when(own)
+        .then("outcome_detail")
+        .otherwise("detail")
+    )
+    return {"reason": reason, "detail": detail}

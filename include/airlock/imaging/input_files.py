@@ -1,0 +1,72 @@
+"""Which file of the batch each ``inputFile`` of a HealthImaging job is.
+
+AWS shows a key there and says no more. So a name may be the key in the bucket or the key below the job's prefix, alone
+or behind ``s3://bucket/``, as it is or percent-encoded. A name that can be two files of the batch is none, unless one
+form alone explains all names of the job.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, unquote_plus
+
+import polars as pl
+
+from airlock.storage.s3uri import S3Uri
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    from airlock.imaging.manifests import JobOutput
+
+TWO_FILES = "inputFile, which can be two files of the batch"
+
+
+def name_files(files: pl.DataFrame, job: dict[str, str], output: JobOutput) -> JobOutput:
+    """Return a job's output with every line under the key of the file that it is about.
+
+    Parameters
+    ----------
+    files
+        The batch's list (rows of the batches dataset).
+    job
+        The batch's row of the jobs dataset.
+    output
+        What that job left. A line about a file that is not in the batch stays as it is.
+    """
+    names = set(output.lines["staged_key"])
+    readings = _readings(names, set(files["staged_key"]), S3Uri.parse(job["input_uri"]))
+    keys = {name: next(iter(found)) for name, found in readings.items() if len(found) == 1}
+    two = pl.Series([name for name in readings if name not in keys], dtype=pl.String)
+    lines = output.lines.filter(~pl.col("staged_key").is_in(two.implode()))
+    lines = lines.with_columns(pl.col("staged_key").replace(list(keys), list(keys.values())))
+    lost = output.lines.height - lines.height
+    if not lost:
+        return replace(output, lines=lines)
+    shapes = output.shapes | {TWO_FILES: lost}
+    return replace(output, lines=lines, unreadable_lines=output.unreadable_lines + lost, shapes=shapes)
+
+
+def _readings(names: Collection[str], keys: Collection[str], place: S3Uri) -> dict[str, set[str]]:
+    """Return the keys that each name can be, of those names that can be one.
+
+    Forms in which all of these names are files, each another one, are preferred to others: one of them is the job's.
+    """
+    each = [{name: key for name in names if (key := form(name)) in keys} for form in _forms(place)]
+    known = set().union(*each)
+    whole = [found for found in each if len(found) == len(known) == len(set(found.values()))]
+    return {name: {found[name] for found in whole or each if name in found} for name in known}
+
+
+def _forms(place: S3Uri) -> Iterable[Callable[[str], str]]:
+    """Return the ways to make a key of a name."""
+    for decoded in (str, unquote, unquote_plus):
+        for bucket in ("", f"s3://{place.bucket}/"):
+            for above in ("", place.key):
+                yield partial(_key, decoded, bucket, above)
+
+
+def _key(decoded: Callable[[str], str], bucket: str, above: str, name: str) -> str:
+    return above + decoded(name).removeprefix(bucket)

@@ -1,0 +1,121 @@
+"""What is checked before a job, and what is kept of its end."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pytest
+
+from airlock.imaging.import_ import StagedPrefixError, check_prefix, record
+from airlock.imaging.normalize import Batch
+from airlock.ledger import Job, LedgerError
+from airlock.records import BATCHES, JOBS
+from tests.unit.airlock.world import frame
+
+if TYPE_CHECKING:
+    from airlock.run import Run
+    from tests.unit.airlock.world import World
+
+PREFIX = "s3://work/staging/b1/"
+BATCH = Batch("b1", PREFIX, 2, 20)
+
+
+def batch_of(world: World, *rows: dict[str, Any]) -> Run:
+    run = world.run()
+    run.ledger.open_run(run.key, "nightly", run.run_id, None)
+    run.workspace.write("batches/b1", BATCHES, frame([{"batch_id": "b1"} | row for row in rows], BATCHES))
+    return run
+
+
+class TestCheckPrefix:
+    def run(self, world: World) -> Run:
+        unsent = {"staged_key": "staging/b1/000002.dcm", "reason": "object_changed"}
+        run = batch_of(world, {"staged_key": "staging/b1/000000.dcm"}, {"staged_key": "staging/b1/000001.dcm"}, unsent)
+        world.put(f"{PREFIX}000000.dcm")
+        world.put(f"{PREFIX}000001.dcm")
+        return run
+
+    def test_exactly_the_batchs_files_pass(self, world: World) -> None:
+        run = self.run(world)
+        world.put("s3://work/staging/b12/other")
+        check_prefix(run, BATCH)
+
+    @pytest.mark.parametrize("more", ["000003.dcm", "000002.dcm", "deep/er", "folder/"])
+    def test_one_more_is_refused(self, world: World, more: str) -> None:
+        run = self.run(world)
+        world.put(PREFIX + more, b"")
+        with pytest.raises(
+            StagedPrefixError,
+            match=r"batch b1: 0 of its 2 files are missing, 0 were replaced and 1 others .*clear normalize",
+        ):
+            check_prefix(run, BATCH)
+
+    def test_one_less_is_refused(self, world: World) -> None:
+        run = self.run(world)
+        world.s3.delete("work", ["staging/b1/000001.dcm"])
+        with pytest.raises(StagedPrefixError, match="1 of its 2 files are missing, 0 were replaced and 0 others"):
+            check_prefix(run, BATCH)
+
+    def test_an_object_imported_in_place_is_the_one_that_parse_read(self, world: World) -> None:
+        etag = world.put("s3://archive/in/x/a", b"as it was")
+        row = {"key": "in/x/a", "staged_key": "in/x/a", "etag": etag}
+        run, batch = batch_of(world, row), Batch("b1", "s3://archive/in/x/", 1, 9)
+        check_prefix(run, batch)
+        world.put("s3://archive/in/x/a", b"as it is now")
+        with pytest.raises(StagedPrefixError, match="0 of its 1 files are missing, 1 were replaced and 0 others"):
+            check_prefix(run, batch)
+
+    def test_no_key_is_in_the_error(self, world: World) -> None:
+        run = self.run(world)
+        world.put(f"{PREFIX}MUELLER.dcm")
+        with pytest.raises(StagedPrefixError) as info:
+            check_prefix(run, BATCH)
+        assert "MUELLER" not in str(info.value)
+
+
+class TestRecord:
+    JOB = Job("b1", 1, "", "token", "job-1", input_uri=PREFIX)
+    OUTPUT = "s3://work/output/x-DicomImport-job-1/"
+
+    def recorded(self, world: World, **properties: Any) -> tuple[Run, dict[str, Any]]:
+        run = batch_of(world)
+        job = Job(**(vars(self.JOB) | {"run_key": run.key}))
+        run.ledger.record_job(job)
+        return run, record(run, job, {"jobId": "job-1", "jobStatus": "COMPLETED"} | properties, self.OUTPUT)
+
+    def test_the_end_is_in_the_ledger_and_in_the_workspace(self, world: World) -> None:
+        begun, ended = datetime(2026, 11, 24, 2, tzinfo=UTC), datetime(2026, 11, 24, 3, tzinfo=UTC)
+        run, xcom = self.recorded(world, submittedAt=begun, endedAt=ended)
+        assert xcom == {"batch_id": "b1", "generation": 1, "job_id": "job-1", "status": "COMPLETED"}
+        job = run.ledger.job("b1")
+        assert job is not None
+        assert (job.status, job.output_uri, job.input_uri) == ("COMPLETED", self.OUTPUT, PREFIX)
+        assert (job.submitted_at, job.ended_at) == (begun, ended)
+        (row,) = run.workspace.read("jobs/b1", JOBS).rows(named=True)
+        assert row == xcom | {"message": "", "input_uri": PREFIX, "output_uri": self.OUTPUT}
+
+    def test_a_failed_jobs_message_is_kept_and_does_not_go_to_xcom(self, world: World) -> None:
+        run, xcom = self.recorded(world, jobStatus="FAILED", message="no access to MUELLER")
+        assert run.workspace.read("jobs/b1", JOBS).select("status", "message").row(0) == (
+            "FAILED",
+            "no access to MUELLER",
+        )
+        assert "MUELLER" not in str(xcom)
+
+    def test_recording_it_again_changes_nothing(self, world: World) -> None:
+        run, xcom = self.recorded(world)
+        job = run.ledger.job("b1")
+        assert job is not None
+        assert record(run, job, {"jobId": "job-1", "jobStatus": "COMPLETED"}, self.OUTPUT) == xcom
+        assert len(run.ledger.jobs_of(run.key)) == 1
+
+    def test_another_job_for_the_same_generation_is_refused_before_it_is_kept(self, world: World) -> None:
+        run, _ = self.recorded(world)
+        job = run.ledger.job("b1")
+        assert job is not None
+        with pytest.raises(LedgerError, match="has the job 'job-1', not 'job-2'"):
+            record(run, job, {"jobId": "job-2", "jobStatus": "COMPLETED"}, self.OUTPUT)
+        assert run.workspace.read("jobs/b1", JOBS)["job_id"].to_list() == ["job-1"]
+        assert isinstance(run.workspace.read("jobs/b1", JOBS), pl.DataFrame)

@@ -1,0 +1,217 @@
+"""The report of a run: counts that name nobody, and one row per arrival."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airlock.imaging.gate import blocking, decide, last_words
+from airlock.imaging.report import CSV_COLUMNS, Tally, build, counts, harmless_text, imbalances, sentences, to_csv
+from airlock.ledger.gates import OVERRIDES
+from airlock.pipelines import Audit
+from airlock.records import ARRIVALS, DISPOSITIONS, HOLDS, Window, schema, study_key
+from airlock.run import Run
+from airlock.storage.s3uri import S3Uri
+from tests.unit.airlock.world import dicom, frame, outcomes, pipeline, unread, verdicts
+
+CANARY = "MUELLER^HANS"
+FILES = [
+    dicom(f"{CANARY}/a", PatientName=CANARY, PatientID=CANARY, StudyInstanceUID="1.99.1"),
+    dicom("b", StudyInstanceUID="1.99.2"),
+    unread("c", "not_dicom", CANARY) | {"verdict": "quarantine"},
+    dicom("d", StudyInstanceUID="1.99.3", verdict="quarantine", reason="element_too_long"),
+    dicom("e", StudyInstanceUID="", verdict="quarantine", reason="missing_study_instance_uid"),
+]
+
+
+def books(*files: dict[str, Any]) -> dict[str, pl.DataFrame]:
+    """Return the books of a run whose accepted files were imported, but file b, which was rejected."""
+    decided = verdicts(*files)
+    accepted = [each for each in files if each.get("verdict", "accept") == "accept"]
+    facts = pl.concat(
+        [
+            outcomes(),
+            *(
+                outcomes(each, outcome="rejected", reason="rejected", detail=CANARY)
+                if each["key"] == "in/b"
+                else outcomes(each)
+                for each in accepted
+            ),
+        ]
+    )
+    facts = blocking(facts, Audit(), [])
+    gates = decide(decided, facts, {}, Audit(), balanced=True)
+    arrivals = frame(list(files), ARRIVALS)
+    rows = last_words(arrivals, decided, facts, gates)
+    return {
+        "arrivals": arrivals,
+        "verdicts": decided,
+        "outcomes": facts,
+        "gates": gates,
+        "dispositions": rows,
+        "overrides": schema(HOLDS, OVERRIDES).to_frame(),
+        "held": arrivals,
+    }
+
+
+def built(*files: dict[str, Any], problems: list[str] | None = None, window: Window | None = None) -> dict[str, Any]:
+    run = Run(pipeline(), "manual__1", window, S3Uri("archive", "in/"), None, None)  # type: ignore[arg-type]
+    tally = Tally(len(files), sum(each["size"] for each in files))
+    tally.add(books(*files))
+    return build(run, tally, [{"batch_id": "b1"}], problems or [])
+
+
+def rows(dispositions: pl.DataFrame) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(to_csv(dispositions), newline="")))
+
+
+class TestReport:
+    def test_it_counts_every_kind_of_decision(self) -> None:
+        found = built(*FILES)
+        assert (found["arrivals"], found["bytes"]) == (5, 5000)
+        assert found["verdicts"] == {"quarantine": 3, "accept": 2}
+        assert found["outcomes"] == {"imported": 1, "rejected": 1}
+        assert found["dispositions"] == {"quarantined": 3, "failed": 1, "released": 1}
+        assert found["studies"] == {"released": 1, "held": 1, "stopped": 1}
+        assert found["held"] == [{"study_key": study_key("1.99.2"), "reason": "rejected"}]
+        assert found["reasons"]["not_dicom"]["arrivals"] == 1
+        assert found["reasons"]["not_dicom"]["sentence"].endswith(".")
+        assert (found["balanced"], found["problems"], found["jobs"]) == (True, [], [{"batch_id": "b1"}])
+
+    def test_it_says_which_run_it_is_about(self) -> None:
+        window = Window(datetime(2026, 11, 23, tzinfo=UTC), datetime(2026, 11, 24, tzinfo=UTC))
+        found = built(*FILES, window=window)
+        assert (found["schema"], found["pipeline"], found["run_id"]) == (
+            "airlock.report/1",
+            "nightly",
+            "manual__1",
+        )
+        assert found["window"] == ["2026-11-23T00:00:00+00:00", "2026-11-24T00:00:00+00:00"]
+        assert built(*FILES)["window"] is None
+
+    def test_it_names_no_key_no_uid_and_no_identifier(self) -> None:
+        text = json.dumps(built(*FILES))
+        assert CANARY not in text
+        assert "1.99" not in text
+        assert "in/" not in text.replace("in/out", "")
+
+    def test_a_run_that_does_not_balance_says_so(self) -> None:
+        found = built(*FILES, problems=["verdicts: 1 arrivals are missing"])
+        assert (found["balanced"], found["problems"]) == (False, ["verdicts: 1 arrivals are missing"])
+
+    def test_an_empty_delivery_has_a_report(self) -> None:
+        found = built()
+        assert (found["arrivals"], found["bytes"], found["verdicts"], found["dispositions"]) == (0, 0, {}, {})
+        assert found["studies"] == {"released": 0, "held": 0, "stopped": 0}
+        assert json.loads(json.dumps(found)) == found
+
+    def test_counts_come_most_frequent_first_and_then_by_name(self) -> None:
+        assert list(counts(pl.Series("x", ["b", "c", "a", "c", None])).items()) == [("c", 2), ("a", 1), ("b", 1)]
+
+
+def test_a_tally_of_parts_is_that_of_the_whole() -> None:
+    whole, parts = Tally(), Tally()
+    whole.add(books(*FILES))
+    for each in FILES:
+        parts.add(books(each))
+    run = Run(pipeline(), "manual__1", None, S3Uri("archive", "in/"), None, None)  # type: ignore[arg-type]
+    assert build(run, parts, [], []) == build(run, whole, [], [])
+
+
+class TestCsv:
+    def test_there_is_one_row_per_arrival_with_the_columns_that_people_know(self) -> None:
+        table = rows(books(*FILES)["dispositions"])
+        assert len(table) == len(FILES)
+        assert {"key", "size", "sop_instance_uid", "study_instance_uid", "disposition"} < set(table[0])
+        assert {"stage", "reason", "detail"} < set(table[0])
+        assert list(table[0]) == list(CSV_COLUMNS)
+        row = next(row for row in table if row["key"] == "in/b")
+        assert (row["size"], row["disposition"], row["stage"], row["reason"]) == ("1000", "failed", "audit", "rejected")
+        assert row["image_set_id"] == "i1"
+
+    def test_of_no_arrivals_there_is_the_head(self) -> None:
+        assert to_csv(DISPOSITIONS.to_frame()) == ",".join(CSV_COLUMNS) + "\r\n"
+
+    @pytest.mark.parametrize(
+        "key",
+        ["a,b", 'a"b', "a\nb", "a\r\nb", "a\rb", "é 山 \u2028", "a;b\tc", " a ", "'a", "a\x00b", "a=1", "1-2", '"', ""],
+    )
+    def test_an_odd_value_comes_back_as_it_is(self, key: str) -> None:
+        table = rows(frame([{"key": key, "disposition": "released"}], DISPOSITIONS))
+        assert [row["key"] for row in table] == [key]
+
+    @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n"])
+    @pytest.mark.parametrize("column", ["key", "detail", "sop_instance_uid"])
+    def test_a_cell_that_a_spreadsheet_would_run_is_made_harmless(self, column: str, start: str) -> None:
+        table = rows(frame([{column: f"{start}HYPERLINK()"}], DISPOSITIONS))
+        assert [row[column] for row in table] == [f"'{start}HYPERLINK()"]
+
+    @pytest.mark.parametrize("separator", [";", "\t", "\r", "\n"])
+    def test_nor_does_a_spreadsheet_run_what_it_cuts_off_at_its_own_separator(self, separator: str) -> None:
+        key = f"in/a{separator}=HYPERLINK(){separator}-1"
+        table = rows(frame([{"key": key}], DISPOSITIONS))
+        assert [row["key"] for row in table] == [f"in/a{separator}'=HYPERLINK(){separator}'-1"]
+        assert harmless_text(key) == table[0]["key"]
+
+    @given(cells=st.lists(st.none() | st.text(st.sampled_from("a=+-@,;\"'\t\r\n \u00e9"), max_size=4), max_size=6))
+    def test_it_is_written_as_pythons_csv_writer_does(self, cells: list[str | None]) -> None:
+        table = frame([{"key": cell, "detail": cell, "size": 7} for cell in cells], DISPOSITIONS)
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        for cell in cells:
+            harmless = cell and re.sub(r"([;\t\r\n])(?=[=+\-@])", r"\1'", re.sub(r"\A(?=[=+\-@\t\r\n])", "'", cell))
+            writer.writerow([harmless, 7, harmless])
+        assert to_csv(table, ("key", "size", "detail"), head=False) == text.getvalue()
+
+    def test_a_number_stays_one(self) -> None:
+        assert rows(frame([{"key": "a", "size": -1}], DISPOSITIONS))[0]["size"] == "-1"
+
+
+class TestImbalances:
+    def found(self, name: str, change: Any) -> list[str]:
+        known = books(*FILES)
+        return sentences(imbalances(known | {name: change(known[name])}))
+
+    def test_books_that_balance_have_none(self) -> None:
+        assert sentences(imbalances(books(*FILES))) == []
+        assert sentences(imbalances(books())) == []
+
+    @pytest.mark.parametrize(
+        ("name", "step"),
+        [("verdicts", "verdicts"), ("outcomes", "outcomes"), ("dispositions", "dispositions"), ("held", "the ledger")],
+    )
+    def test_a_row_that_is_missing_doubled_or_strange_is_found(self, name: str, step: str) -> None:
+        assert f"{step}: 1 arrivals are missing" in self.found(name, lambda rows: rows[1:])
+        assert f"{step}: 1 arrivals occur more than once" in self.found(name, lambda rows: pl.concat([rows, rows[:1]]))
+        strange = self.found(
+            name,
+            lambda rows: rows.with_columns(
+                arrival_id=pl.when(pl.int_range(pl.len()) == 0).then(pl.lit("x")).otherwise("arrival_id")
+            ),
+        )
+        assert f"{step}: 1 arrivals do not belong there" in strange
+        assert f"{step}: 1 arrivals are missing" in strange
+
+    def test_an_arrival_that_is_missing_or_doubled_is_found(self) -> None:
+        assert "verdicts: 1 arrivals do not belong there" in self.found("arrivals", lambda rows: rows[1:])
+        assert "arrivals: 1 arrivals occur more than once" in self.found(
+            "arrivals", lambda rows: pl.concat([rows, rows[:1]])
+        )
+
+    def test_an_outcome_of_what_was_not_accepted_is_found(self) -> None:
+        assert self.found(
+            "outcomes", lambda rows: pl.concat([rows, rows[:1].with_columns(arrival_id=pl.lit(FILES[2]["arrival_id"]))])
+        ) == ["outcomes: 1 arrivals do not belong there"]
+
+    def test_no_problem_names_an_arrival(self) -> None:
+        text = str(self.found("verdicts", lambda rows: rows[1:]))
+        assert not any(each["arrival_id"] in text or each["key"] in text for each in FILES)
