@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from airlock.ledger import upgrade
+from airlock_cli.airflow_api import ApiUnreachableError
 from airlock_tasks.review import APPROVE
 from tests import canaries
 from tests.cut_off import ASKS, CUTS, NOTHING, connections, mail_text, routes
@@ -130,14 +131,23 @@ class Scene:
 
     def clear(self, kinds: list[str], stage: str) -> None:
         """Let a task of the kinds' runs run again, by itself, and wait until it has."""
-        cleared = {"dry_run": False, "task_ids": [stage], "only_failed": False}
-        with self.machine.api() as api:
-            for kind in kinds:
-                asked = cleared | {"dag_run_id": self.runs[kind]}
-                api._call("POST", f"/api/v2/dags/{kind}/clearTaskInstances", json=asked)
+        for kind in kinds:
+            until(f"Airflow clears {stage} of {kind}", lambda kind=kind: self._is_cleared(kind, stage))
         for kind in kinds:
             until(f"{stage} of {kind} ends", lambda kind=kind: self._states(kind, stage) <= ENDED, 600)
             self.end(kind, self.runs[kind])
+
+    def _is_cleared(self, kind: str, stage: str) -> bool:
+        """Clear a task; False where Airflow's SQLite was locked by its scheduler, and a person would click again."""
+        asked = {"dry_run": False, "task_ids": [stage], "only_failed": False, "dag_run_id": self.runs[kind]}
+        with self.machine.api() as api:
+            try:
+                api._call("POST", f"/api/v2/dags/{kind}/clearTaskInstances", json=asked)
+            except ApiUnreachableError as error:
+                if "Database error" in str(error):
+                    return False
+                raise
+        return True
 
     def _states(self, kind: str, stage: str) -> set[str | None]:
         with self.machine.api() as api:
