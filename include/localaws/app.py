@@ -22,7 +22,6 @@ from localaws.faults import Fault, FaultBoard
 from localaws.healthlake import tables as healthlake
 from localaws.healthlake.plane import FHIR_PATH
 from localaws.healthlake.service import HealthLake
-from localaws.healthlake.store import STORE_TABLES
 from localaws.healthlake.transformation import tables as transformation
 from localaws.imaging import tables as imaging
 from localaws.imaging.service import Imaging
@@ -158,7 +157,7 @@ def build_app(settings: Settings) -> Starlette:
 
     Unfinished jobs go on when the application starts (ASGI lifespan).
     """
-    state = State(settings.state, [imaging.TABLES, healthlake.TABLES, STORE_TABLES, transformation.TABLES])
+    state = State(settings.state, [imaging.TABLES, healthlake.TABLES, transformation.TABLES])
     workers = ThreadPoolExecutor(settings.jobs_at_once, thread_name_prefix="localaws-job")
     schedule, faults, events = Schedule(state, workers), FaultBoard(state), Events(settings)
     calls = Calls()

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from localaws.errors import AwsError, conflict, invalid, not_found
 from localaws.healthlake.announcements import announce_datastore
-from localaws.healthlake.resources import PAGE_MEMBERS, datastore_arn, datastore_endpoint, new_id
+from localaws.healthlake.resources import PAGE_MEMBERS, datastore_arn, datastore_endpoint
 from localaws.healthlake.tags import as_mapping
-from localaws.imaging.tags import put_tags
 from localaws.paging import page
+from localaws.resources import new_id
 from localaws.shapes import without_none
+from localaws.tags import put_tags
 from localaws.tokens import remember, replayed
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from localaws.faults import FHIR_EXPORT, FHIR_IMPORT
 from localaws.healthlake.announcements import announce_job
 from localaws.healthlake.counts import counts_of, progress_report
 from localaws.healthlake.datastores import active, existing
-from localaws.healthlake.resources import PAGE_MEMBERS, new_id
+from localaws.healthlake.resources import PAGE_MEMBERS
 from localaws.paging import page
+from localaws.resources import new_id
 from localaws.shapes import without_none
 from localaws.tokens import remember, replayed
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from localaws import objects
 from localaws.errors import AwsError, invalid
-from localaws.imaging.objects import Objects as ImagingObjects
-from localaws.imaging.objects import split_uri
+from localaws.objects import split_uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,8 +17,8 @@ ACCESS_CHECK = ".healthlake_write_access_check_file.temp"
 MISSING, DENIED = frozenset({"404", "NoSuchBucket"}), frozenset({"403", "AccessDenied"})
 
 
-class Objects(ImagingObjects):
-    """S3 through boto3, as the service reaches it with the job's role."""
+class Objects(objects.Objects):
+    """The shared S3 side, with HealthLake's check of a job's buckets."""
 
     def check(self, inputs: Iterable[str], output_uri: str) -> None:
         """Look at the buckets of a job, and write the empty object that proves the output's to be writable.
@@ -44,16 +44,6 @@ class Objects(ImagingObjects):
         except BotoCoreError as error:
             message = f"Amazon S3 did not answer for the bucket {bucket}: {type(error).__name__}."
             raise AwsError("FailedDependencyException", message) from error
-
-    def open(self, uri: str, key: str) -> tuple[IO[bytes], str]:
-        """Return the stream and the Content-Encoding of an object in the bucket of `uri`."""
-        answer = self._client.get_object(Bucket=split_uri(uri)[0], Key=key)
-        return answer["Body"], answer.get("ContentEncoding", "")
-
-    def upload(self, uri: str, body: IO[bytes]) -> None:
-        """Write an object from a file, in parts if it is large."""
-        bucket, key = split_uri(uri)
-        self._client.upload_fileobj(body, bucket, key)
 
 
 def _refusal(bucket: str, code: str) -> AwsError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,11 +9,6 @@ if TYPE_CHECKING:
 
 
 PAGE_MEMBERS = ("MaxResults", "NextToken")
-
-
-def new_id() -> str:
-    """Return an identifier of 32 hexadecimal digits, as the service makes them."""
-    return secrets.token_hex(16)
 
 
 def datastore_arn(settings: Settings, datastore_id: str) -> str:

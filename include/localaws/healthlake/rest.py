@@ -17,7 +17,7 @@ from localaws.healthlake.exchange import FhirError, Place, Reply, Request, read_
 from localaws.healthlake.interactions import Interactions
 from localaws.healthlake.routes import action_of, route_of
 from localaws.healthlake.search import Search
-from localaws.healthlake.validate import Validation
+from localaws.healthlake.validate_operation import Validation
 
 if TYPE_CHECKING:
     from collections.abc import Callable

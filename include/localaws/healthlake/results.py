@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from localaws.healthlake.counts import FLAGGED, IMPORTED, MEGABYTE, REJECTED, UNREADABLE
-from localaws.imaging.objects import split_uri
+from localaws.objects import split_uri
 
 if TYPE_CHECKING:
     import sqlite3

@@ -19,34 +19,6 @@ if TYPE_CHECKING:
 
 Resource = dict[str, Any]
 
-STORE_TABLES = """
-CREATE TABLE IF NOT EXISTS fhir_version (
-    number INTEGER PRIMARY KEY, datastore_id TEXT NOT NULL, resource_type TEXT NOT NULL, id TEXT NOT NULL,
-    version INTEGER NOT NULL, created_at REAL NOT NULL, updated_at REAL NOT NULL, superseded_at REAL,
-    kept INTEGER NOT NULL, deleted INTEGER NOT NULL, body TEXT NOT NULL,
-    UNIQUE (datastore_id, resource_type, id, version)
-);
-CREATE UNIQUE INDEX IF NOT EXISTS fhir_current ON fhir_version (datastore_id, resource_type, id)
-    WHERE superseded_at IS NULL;
-CREATE TABLE IF NOT EXISTS fhir_search (
-    number INTEGER NOT NULL, ordinal INTEGER NOT NULL, parameter TEXT NOT NULL, system TEXT, value TEXT,
-    low REAL, high REAL, PRIMARY KEY (number, ordinal)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS fhir_search_by_value ON fhir_search (parameter, value);
-CREATE TABLE IF NOT EXISTS fhir_idempotency (
-    datastore_id TEXT NOT NULL, key TEXT NOT NULL, resource_type TEXT NOT NULL, id TEXT NOT NULL,
-    PRIMARY KEY (datastore_id, key)
-);
-CREATE TABLE IF NOT EXISTS fhir_transaction (
-    id TEXT PRIMARY KEY, datastore_id TEXT NOT NULL, level TEXT NOT NULL, base TEXT NOT NULL, bundle TEXT NOT NULL,
-    status TEXT NOT NULL, answer_status INTEGER, answer TEXT
-);
-"""
-"""`fhir_version.number` counts versions of all resources; `fhir_search` holds what each version is found by.
-
-`fhir_version.kept`: searches find this version until the one that superseded it is indexed (strong consistency).
-"""
-
 CURRENT = "datastore_id = ? AND resource_type = ? AND id = ? AND superseded_at IS NULL"
 
 
@@ -78,7 +50,7 @@ class ResourceStore:
     Parameters
     ----------
     state : State
-        Made with `STORE_TABLES`.
+        Made with the tables of `localaws.healthlake.tables`.
     search_lag : float
         Seconds until a version is found by a search or listed in a history; a direct read finds it at once.
     clock : callable

@@ -38,7 +38,7 @@ def announce_job(runtime: Runtime, job: dict[str, Any]) -> None:
 
 
 def announce_image_set(runtime: Runtime, version: sqlite3.Row) -> None:
-    """Send ``Image Set <workflow status>``; `version` is a row of `versions.version_row`."""
+    """Send ``Image Set <workflow status>``; `version` is a row of `store.version_row`."""
     if version["workflow_status"] in WITHOUT_EVENT:
         return
     detail = {

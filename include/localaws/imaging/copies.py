@@ -11,8 +11,7 @@ from localaws.imaging.datastores import active
 from localaws.imaging.documents import frame_ids, grouping_of, instances
 from localaws.imaging.hierarchy import disagreeing, primaries
 from localaws.imaging.image_sets import settle_later, summary
-from localaws.imaging.resources import new_id
-from localaws.imaging.versions import (
+from localaws.imaging.store import (
     Status,
     add_image_set,
     add_version,
@@ -22,6 +21,7 @@ from localaws.imaging.versions import (
     share_frames,
     version_row,
 )
+from localaws.resources import new_id
 
 if TYPE_CHECKING:
     import sqlite3

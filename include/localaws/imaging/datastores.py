@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from localaws.errors import AwsError, conflict, not_found
 from localaws.imaging.announcements import announce_datastore
-from localaws.imaging.resources import datastore_arn, new_id
-from localaws.imaging.tags import put_tags
+from localaws.imaging.resources import datastore_arn
 from localaws.paging import page
+from localaws.resources import new_id
 from localaws.shapes import without_none
+from localaws.tags import put_tags
 from localaws.tokens import remember, replayed
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from localaws.imaging.announcements import announce_image_set
 from localaws.imaging.datastores import active
 from localaws.imaging.pixels import CONTENT_TYPES
 from localaws.imaging.resources import image_set_arn
-from localaws.imaging.versions import changeable_row, living_row, set_status, touch, version_row
+from localaws.imaging.store import changeable_row, living_row, set_status, touch, version_row
 from localaws.paging import page
 from localaws.shapes import without_none
 

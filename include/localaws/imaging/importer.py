@@ -25,11 +25,9 @@ from localaws.imaging.documents import add_instance, new_document
 from localaws.imaging.grouping import Group, group_instances
 from localaws.imaging.hierarchy import primaries
 from localaws.imaging.jobs import ADVANCE, job_folder, job_row, properties
-from localaws.imaging.objects import split_uri
 from localaws.imaging.part10 import Instance, RejectedFileError, read_instance
-from localaws.imaging.resources import new_id
 from localaws.imaging.results import MANIFEST, SERVER_ERROR, Outcome, Results, manifest, result_files
-from localaws.imaging.versions import (
+from localaws.imaging.store import (
     Status,
     add_frames,
     add_image_set,
@@ -37,14 +35,16 @@ from localaws.imaging.versions import (
     document_of,
     version_row,
 )
+from localaws.objects import split_uri
+from localaws.resources import new_id
 from localaws.schedule import InterruptedStepError
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
-    from localaws.imaging.objects import InputFile, Objects
     from localaws.imaging.pixel_files import PixelFiles
+    from localaws.objects import InputFile, Objects
     from localaws.runtime import Runtime
 
 log = logging.getLogger(__name__)

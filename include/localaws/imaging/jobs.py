@@ -11,8 +11,8 @@ from localaws.errors import AwsError, conflict, not_found
 from localaws.faults import DICOM_IMPORT
 from localaws.imaging.announcements import announce_job
 from localaws.imaging.datastores import active, existing
-from localaws.imaging.resources import new_id
 from localaws.paging import page
+from localaws.resources import new_id
 from localaws.shapes import without_none
 from localaws.tokens import remember, replayed
 

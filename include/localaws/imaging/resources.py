@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from localaws.settings import Settings
-
-
-def new_id() -> str:
-    """Return an identifier of 32 characters, as the model asks for."""
-    return secrets.token_hex(16)
 
 
 def datastore_arn(settings: Settings, datastore_id: str) -> str:

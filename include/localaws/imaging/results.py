@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from localaws.imaging.objects import split_uri
+from localaws.objects import split_uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

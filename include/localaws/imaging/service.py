@@ -9,11 +9,11 @@ from localaws.imaging.datastores import Datastores
 from localaws.imaging.image_sets import ImageSets
 from localaws.imaging.importer import Importer
 from localaws.imaging.jobs import ImportJobs
-from localaws.imaging.objects import Objects
 from localaws.imaging.pixel_files import PixelFiles
 from localaws.imaging.search import Search
 from localaws.imaging.tags import Tags
 from localaws.imaging.updates import Updates
+from localaws.objects import Objects
 from localaws.protocol import Params, Service
 
 if TYPE_CHECKING:

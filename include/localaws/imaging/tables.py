@@ -5,7 +5,6 @@ CREATE TABLE IF NOT EXISTS datastore (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, status TEXT NOT NULL, created_at REAL NOT NULL, updated_at REAL NOT NULL,
     kms_key_arn TEXT, lambda_authorizer_arn TEXT, lossless_storage_format TEXT
 );
-CREATE TABLE IF NOT EXISTS tag (arn TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (arn, key));
 CREATE TABLE IF NOT EXISTS import_job (
     id TEXT PRIMARY KEY, datastore_id TEXT NOT NULL REFERENCES datastore, name TEXT NOT NULL, status TEXT NOT NULL,
     role_arn TEXT NOT NULL, input_uri TEXT NOT NULL, output_uri TEXT NOT NULL, input_owner TEXT,

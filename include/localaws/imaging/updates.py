@@ -12,7 +12,7 @@ from localaws.imaging.datastores import active
 from localaws.imaging.documents import grouping_of
 from localaws.imaging.hierarchy import disagreeing, primaries
 from localaws.imaging.image_sets import settle_later, summary
-from localaws.imaging.versions import Status, add_version, changeable_row, document_of, version_row
+from localaws.imaging.store import Status, add_version, changeable_row, document_of, version_row
 
 if TYPE_CHECKING:
     import sqlite3

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import fhirkit
 
-from localaws.healthlake.transformation.documents import UnconvertibleError, document_text
+from localaws.healthlake.transformation.ccda import UnconvertibleError, document_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from localaws.errors import conflict, invalid, not_found
 from localaws.faults import DATA_TRANSFORMATION
-from localaws.healthlake.resources import new_id
 from localaws.healthlake.transformation.profiles import DRAFT, latest_version, profile_row
 from localaws.healthlake.transformation.results import Results
 from localaws.paging import page
+from localaws.resources import new_id
 from localaws.shapes import without_none
 
 if TYPE_CHECKING:

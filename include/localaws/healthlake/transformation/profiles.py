@@ -7,10 +7,10 @@ import time
 from typing import TYPE_CHECKING
 
 from localaws.errors import AwsError, invalid, not_found
-from localaws.healthlake.resources import new_id
-from localaws.imaging.tags import put_tags
 from localaws.paging import page
+from localaws.resources import new_id
 from localaws.shapes import without_none
+from localaws.tags import put_tags
 from localaws.tokens import remember, replayed
 
 if TYPE_CHECKING:

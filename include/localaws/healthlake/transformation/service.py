@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from localaws.healthlake.transformation.profiles import Profiles
 from localaws.healthlake.transformation.transformer import Transformer
-from localaws.imaging.objects import Objects
+from localaws.objects import Objects
 
 if TYPE_CHECKING:
     from localaws.healthlake.transformation.jobs import TransformationJobs

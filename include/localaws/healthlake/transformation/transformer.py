@@ -17,8 +17,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from localaws.errors import AwsError, log_defect
 from localaws.healthlake.steps import LOOK_SECONDS, JobFailedError, faults_of, reason
+from localaws.healthlake.transformation.ccda import UnconvertibleError
 from localaws.healthlake.transformation.convert import Origin, convert, fingerprint
-from localaws.healthlake.transformation.documents import UnconvertibleError
 from localaws.healthlake.transformation.jobs import ADVANCE, job_folder, job_row
 from localaws.healthlake.transformation.profiles import latest_version, profile_row
 from localaws.healthlake.transformation.results import (
@@ -32,7 +32,7 @@ from localaws.healthlake.transformation.results import (
     job_drift,
     manifest,
 )
-from localaws.imaging.objects import split_uri
+from localaws.objects import split_uri
 from localaws.schedule import InterruptedStepError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from localaws.faults import Fault
     from localaws.healthlake.transformation.convert import Conversion
-    from localaws.imaging.objects import InputFile, Objects
+    from localaws.objects import InputFile, Objects
     from localaws.runtime import Runtime
 
 log = logging.getLogger(__name__)

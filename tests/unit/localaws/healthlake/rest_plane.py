@@ -13,7 +13,8 @@ from urllib.parse import parse_qs, quote
 
 from localaws.fhir import Validator
 from localaws.healthlake.rest import FhirEndpoint
-from localaws.healthlake.store import STORE_TABLES, ResourceStore
+from localaws.healthlake.store import ResourceStore
+from localaws.healthlake.tables import TABLES
 from localaws.protocol import Call
 from localaws.schedule import Schedule
 from localaws.state import State
@@ -137,7 +138,7 @@ class Plane:
 
     @classmethod
     def open(cls, folder: Path, limits: Limits | None = None, **store: Any) -> Plane:
-        state = State(folder / f"{uuid.uuid4().hex}.db", [STORE_TABLES])
+        state = State(folder / f"{uuid.uuid4().hex}.db", [TABLES])
         kept = ResourceStore(state, **store)
         endpoint = FhirEndpoint(
             state,

@@ -11,7 +11,6 @@ from localaws.faults import FaultBoard
 from localaws.healthlake.transformation.jobs import ADVANCE, TransformationJobs
 from localaws.healthlake.transformation.service import handlers
 from localaws.healthlake.transformation.tables import TABLES
-from localaws.imaging.tables import TABLES as SHARED_WITH_IMAGING
 from localaws.json_protocol import JsonService
 from localaws.runtime import Runtime
 from localaws.schedule import Schedule
@@ -55,7 +54,7 @@ class Desk:
 
     def __init__(self, path: Path, executor: Executor, s3: Any = None, **changes: Any) -> None:
         settings = replace(Settings(state=path, submitted_seconds=0.0), **changes)
-        self.state = State(path, [SHARED_WITH_IMAGING, TABLES])
+        self.state = State(path, [TABLES])
         self.schedule = StepByStep(self.state, executor)
         self.faults = FaultBoard(self.state)
         runtime = Runtime(settings, self.state, self.schedule, self.faults, Events(settings))

@@ -18,8 +18,8 @@ from airlock_local.sample.ccda.documents import (
     vital_signs,
     without_namespace,
 )
+from localaws.healthlake.transformation.ccda import UnconvertibleError
 from localaws.healthlake.transformation.convert import TAG, Conversion, Origin, convert, issues, renamed
-from localaws.healthlake.transformation.documents import UnconvertibleError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from localaws.aws_clients import local_client
 
@@ -60,3 +60,13 @@ class Objects:
         """Write an object."""
         bucket, key = split_uri(uri)
         self._client.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")
+
+    def open(self, uri: str, key: str) -> tuple[IO[bytes], str]:
+        """Return the stream and the Content-Encoding of an object in the bucket of `uri`."""
+        answer = self._client.get_object(Bucket=split_uri(uri)[0], Key=key)
+        return answer["Body"], answer.get("ContentEncoding", "")
+
+    def upload(self, uri: str, body: IO[bytes]) -> None:
+        """Write an object from a file, in parts if it is large."""
+        bucket, key = split_uri(uri)
+        self._client.upload_fileobj(body, bucket, key)
