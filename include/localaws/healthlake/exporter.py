@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from localaws.healthlake.jobs import EXPORT, job_folder
 from localaws.healthlake.ndjson import ndjson_file
-from localaws.healthlake.steps import JobSteps
+from localaws.healthlake.steps import QueuedJobSteps
+from localaws.steps import writes_manifest, writes_results
 
 if TYPE_CHECKING:
     import sqlite3
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 MANIFEST = "Manifest.json"
 
 
-class Exporter(JobSteps):
+class Exporter(QueuedJobSteps):
     """Advances export jobs."""
 
     def __init__(self, runtime: Runtime, objects: Objects, store: ResourceStore) -> None:
         super().__init__(EXPORT, runtime, objects)
         self._store = store
 
-    def read(self, _job: sqlite3.Row, _faults: Sequence[Fault]) -> float:
+    def transfer(self, _job: sqlite3.Row, _faults: Sequence[Fault]) -> float:
         """Do nothing: what is exported is read while it is written."""
         return 0.0
 
@@ -42,15 +43,14 @@ class Exporter(JobSteps):
 
     def write_output(self, job: sqlite3.Row, faults: Sequence[Fault]) -> None:
         """Write the files from one snapshot of the data store, then the manifest."""
-        missing = next((fault for fault in faults if fault.kind == "manifest_missing"), None)
-        if missing and not missing.keep_results:
+        if not writes_results(faults):
             return
         folder = job_folder(job)
         with self.runtime.state.read() as connection:
             resources = reached(self._store.each(connection, job["datastore_id"]), faults)
             by_type = groupby(resources, key=lambda resource: resource.resource_type)
             files = [file for name, found in by_type for file in self._write_type(folder, name, found)]
-        if missing:
+        if not writes_manifest(faults):
             return
         document = {
             "outputDataConfig": {"s3Uri": folder, "encryptionKeyID": job["kms_key_id"]},

@@ -18,7 +18,8 @@ from localaws.healthlake.jobs import IMPORT, job_folder
 from localaws.healthlake.judgement import Judge
 from localaws.healthlake.ndjson import batches, lines, ndjson_file
 from localaws.healthlake.results import folders, is_ndjson, manifest, result_lines, result_name
-from localaws.healthlake.steps import JobFailedError, JobSteps
+from localaws.healthlake.steps import QueuedJobSteps
+from localaws.steps import JobFailedError, writes_manifest, writes_results
 
 if TYPE_CHECKING:
     import sqlite3
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 GZIP_MAGIC = b"\x1f\x8b"
 
 
-class Importer(JobSteps):
+class Importer(QueuedJobSteps):
     """Advances import jobs."""
 
     def __init__(self, runtime: Runtime, objects: Objects, store: ResourceStore, validator: Validator) -> None:
@@ -43,7 +44,7 @@ class Importer(JobSteps):
         self._store = store
         self._validator = validator
 
-    def read(self, job: sqlite3.Row, faults: Sequence[Fault]) -> float:
+    def transfer(self, job: sqlite3.Row, faults: Sequence[Fault]) -> float:
         """Import every file that is not imported yet."""
         self._list_files(job)
         files = self._files(job["id"])
@@ -162,13 +163,12 @@ class Importer(JobSteps):
 
     def write_output(self, job: sqlite3.Row, faults: Sequence[Fault]) -> None:
         """Write the result files that have lines, then the manifest."""
-        missing = next((fault for fault in faults if fault.kind == "manifest_missing"), None)
-        if missing and not missing.keep_results:
+        if not writes_results(faults):
             return
         folder = job_folder(job)
         for file in self._files(job["id"]):
             self._write_results(job, file, faults)
-        if not missing:
+        if writes_manifest(faults):
             with self.runtime.state.read() as connection:
                 body = manifest(job, counts_of(connection, job["id"]), folder)
             self.objects.write(f"{folder}{self.runtime.settings.choice('fhir_manifest')}", body)

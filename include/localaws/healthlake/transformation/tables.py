@@ -17,5 +17,5 @@ CREATE TABLE IF NOT EXISTS transformation_job (
     phase TEXT NOT NULL, faults TEXT NOT NULL, results TEXT NOT NULL
 );
 """
-"""Version 0 of a profile is its draft. `transformation_job.phase`: ``waiting``, ``converting``, ``ending``, ``late`` or
+"""Version 0 of a profile is its draft. `transformation_job.phase`: ``waiting``, ``reading``, ``writing``, ``late`` or
 ``done``; `number` is the order of submission."""
