@@ -20,6 +20,7 @@ from airlock_cli.airflow_api import ApiUnreachableError
 from airlock_local.progress import say
 from tests.dicom_files import ct
 from tests.e2e.conftest import until
+from tests.ledger_rows import read_dispositions
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -63,7 +64,7 @@ def dispositions(machine: Machine, dag: str, states: Collection[str] = _STATES) 
     """Return the final words of the runs of a pipeline that are in some states, one row per arrival."""
     keys = [run_key(dag, run["dag_run_id"]) for run in runs(machine, dag) if run["state"] in states]
     with Ledger.open(machine.settings.ledger_url) as ledger:
-        return pl.concat([ledger.dispositions_of(dag, key) for key in keys])
+        return pl.concat([read_dispositions(ledger, dag, key) for key in keys])
 
 
 def routed(machine: Machine, dag: str) -> dict[str, list[int]]:

@@ -30,6 +30,7 @@ from airlock.ledger.database import Store
 from airlock.storage.s3 import S3
 from tests.chain import BUCKETS, DATASTORE, Chain, Place, pipeline
 from tests.dicom_files import ct, delivery, sop_uid
+from tests.ledger_rows import count_instances
 from tests.servers.moto import reset_moto
 from tests.waiting import until
 
@@ -189,7 +190,7 @@ class TestOnce:
         assert all(chain.report["balanced"] for chain in chains)
         assert sum(chain.report["arrivals"] for chain in chains) == 12
         with place.ledger() as ledger:
-            assert ledger.instance_states(DATASTORE) == {"imported": 6}
+            assert count_instances(ledger, DATASTORE) == {"imported": 6}
 
     def test_crash_after_every_write_of_every_stage_changes_nothing(
         self, place: Place, monkeypatch: pytest.MonkeyPatch

@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airlock.imaging.plan import read_plan
 from tests.chain import DATASTORE, Chain, pipeline
 from tests.dicom_files import ct, delivery
+from tests.ledger_rows import count_arrivals, count_instances
 
 if TYPE_CHECKING:
     from tests.chain import Place
@@ -36,7 +37,7 @@ def test_what_a_plan_says_is_what_the_run_does_and_the_run_finds_everything(plac
     place.put(files)
     chain = planned(place)
     with place.ledger() as ledger:
-        assert (ledger.states("nightly"), ledger.instance_states(DATASTORE)) == ({}, {})
+        assert (count_arrivals(ledger, "nightly"), count_instances(ledger, DATASTORE)) == ({}, {})
     assert (place.keys("staging"), place.keys("output"), place.jobs()) == ([], [], [])
     plan = read_plan(place._wrapped, chain.pipeline, chain.run_id)
 

@@ -19,6 +19,7 @@ from airlock.records import study_key
 from airlock.run import run_key
 from tests.chain import DATASTORE, Chain, pipeline
 from tests.dicom_files import ct, delivery, sop_uid, study_uid
+from tests.ledger_rows import count_arrivals, count_instances
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -106,8 +107,8 @@ def test_a_fixed_file_under_the_same_key_completes_its_study(place: Place) -> No
     assert sops(newest(place)) == [sop_uid(1, 1, number) for number in (1, 2, 3)]
     assert instances(place) == {"primary": sorted(sops(newest(place))), "non_primary": []}
     with place.ledger() as ledger:  # each generation has its one disposition, each instance its one owner
-        assert ledger.states("nightly") == {"held": 2, "quarantined": 1, "released": 3}
-        assert ledger.instance_states(DATASTORE) == {"imported": 3}
+        assert count_arrivals(ledger, "nightly") == {"held": 2, "quarantined": 1, "released": 3}
+        assert count_instances(ledger, DATASTORE) == {"imported": 3}
     once = redrive.report, place.contracts()
 
     redrive.onward()
@@ -132,7 +133,7 @@ def test_a_held_file_that_was_replaced_comes_in_the_place_of_its_instance(place:
     (one, _) = newest(place)["series"][0]["instances"]
     assert one["etag"] == hashlib.md5(better, usedforsecurity=False).hexdigest()
     with place.ledger() as ledger:
-        assert ledger.instance_states(DATASTORE) == {"imported": 2}
+        assert count_instances(ledger, DATASTORE) == {"imported": 2}
 
 
 @pytest.mark.parametrize("pixel", [9, None], ids=["better", "as it was"])
@@ -153,7 +154,7 @@ def test_a_replacement_that_did_not_come_in_is_replaced_once_more(place: Place, 
     (one, _) = newest(place)["series"][0]["instances"]
     assert one["etag"] == hashlib.md5(wanted, usedforsecurity=False).hexdigest()
     with place.ledger() as ledger:
-        assert ledger.instance_states(DATASTORE) == {"imported": 2}
+        assert count_instances(ledger, DATASTORE) == {"imported": 2}
 
 
 def test_an_object_that_was_replaced_and_put_back_comes_in_as_it_is(place: Place) -> None:
@@ -169,7 +170,7 @@ def test_an_object_that_was_replaced_and_put_back_comes_in_as_it_is(place: Place
     (one, _) = newest(place)["series"][0]["instances"]
     assert one["etag"] == hashlib.md5(at_first, usedforsecurity=False).hexdigest()
     with place.ledger() as ledger:
-        assert ledger.instance_states(DATASTORE) == {"imported": 2}
+        assert count_instances(ledger, DATASTORE) == {"imported": 2}
 
 
 def test_what_was_written_over_by_another_instance_is_carried_on_again_and_again(place: Place) -> None:
@@ -363,7 +364,7 @@ def test_what_cannot_be_redriven_is_refused_as_a_whole(place: Place) -> None:
     with pytest.raises(AirflowFailException, match="buffer has not claimed what the redrive chose"):
         audit.stage("audit")
     with place.ledger() as ledger:
-        assert ledger.states("nightly") == {"released": 2, "quarantined": 1}
+        assert count_arrivals(ledger, "nightly") == {"released": 2, "quarantined": 1}
 
 
 def test_a_redrive_that_has_not_ended_cannot_be_redriven(place: Place) -> None:

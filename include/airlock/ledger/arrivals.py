@@ -16,7 +16,7 @@ from sqlalchemy import and_, case, exists, func, or_, select, update
 
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import fetch, fetch_frames, insert_missing, shaped, stage, without
+from airlock.ledger.frames import fetch_frames, insert_missing, shaped, stage, without
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import arrivals
 from airlock.reasons import Reason
@@ -282,33 +282,6 @@ class Arrivals(Store):
             if written < connection.execute(select(func.count()).select_from(rows)).scalar_one():
                 _need_one_each(connection, rows)
                 need_held(connection, pipeline, run_key, rows)
-
-    def dispositions_of(self, pipeline: str, run_key: str) -> pl.DataFrame:
-        """Return the final words of a run's settled arrivals as `records.DISPOSITIONS`, sorted by key."""
-        return self._dispositions(arrivals.c.run_key == run_key, arrivals.c.pipeline == pipeline)
-
-    def dispositions_of_study(self, study: str) -> pl.DataFrame:
-        """Return the final words of all arrivals of a study, in any run and pipeline.
-
-        Parameters
-        ----------
-        study
-            Its Study Instance UID, or its study key.
-        """
-        return self._dispositions(arrivals.c.study_key.in_([study, study_key(study)]))
-
-    def _dispositions(self, *conditions: ColumnElement[bool]) -> pl.DataFrame:
-        columns = [arrivals.c[name] for name in DISPOSITIONS]
-        with self._reading() as connection:
-            statement = select(*columns).where(*conditions, arrivals.c.settled_at.is_not(None))
-            return fetch(connection, statement, DISPOSITIONS).sort("key", "arrival_id")
-
-    def states(self, pipeline: str) -> dict[str, int]:
-        """Return how many arrivals of a pipeline have each disposition; ``claimed`` counts those without one."""
-        word = func.coalesce(arrivals.c.disposition, "claimed")
-        statement = select(word, func.count()).where(arrivals.c.pipeline == pipeline).group_by(word)
-        with self._reading() as connection:
-            return {state: number for state, number in connection.execute(statement)}  # noqa: C416  # rows, not tuples
 
 
 def _once(rows: Table) -> Subquery:

@@ -128,10 +128,6 @@ class Gates(Store):
             constants: dict[str, Any] = {"datastore_id": datastore_id, "run_key": run_key, "decided_at": now}
             insert_missing(connection, gates, rows, ["datastore_id", "run_key", "subject"], **constants)
 
-    def override_hold(self, datastore_id: str, run_key: str, subject: str, person: str, why: str) -> None:
-        """Release a hold on a person's word: `override_holds` of one subject."""
-        self.override_holds(datastore_id, run_key, pl.Series([subject]), person, why)
-
     def override_holds(self, datastore_id: str, run_key: str, subjects: pl.Series, person: str, why: str) -> None:
         """Release holds on a person's word. It counts as long as the run holds the subject for the same reason.
 

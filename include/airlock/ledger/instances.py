@@ -40,23 +40,6 @@ OWNERS = pl.Schema(
     }
 )
 
-HOLDINGS = pl.Schema(
-    {
-        "StudyInstanceUID": pl.String,
-        "SeriesInstanceUID": pl.String,
-        "SOPInstanceUID": pl.String,
-        "arrival_id": pl.String,
-        "bucket": pl.String,
-        "key": pl.String,
-        "size": pl.Int64,
-        "image_set_id": pl.String,
-        "image_set_version": pl.Int64,
-        "batch_id": pl.String,
-        "run_key": pl.String,
-        "disposition": pl.String,  # null while the run has not settled the arrival
-    }
-)
-
 CLAIMS = pl.Schema(
     {
         "arrival_id": pl.String,
@@ -82,7 +65,6 @@ IMPORTS = pl.Schema(
 _NUMBERED_CLAIMS = schema_of(CLAIMS, {"position": pl.Int64})
 _KEY = ("datastore_id", "SOPInstanceUID")
 _SOPS = pl.Schema({"SOPInstanceUID": pl.String})
-_STUDIES = pl.Schema({"StudyInstanceUID": pl.String})
 _ARRIVAL = and_(arrivals.c.pipeline == instances.c.pipeline, arrivals.c.arrival_id == instances.c.arrival_id)
 _COLUMNS: dict[str, ColumnElement[Any]] = {**dict(arrivals.c.items()), **dict(instances.c.items())}
 
@@ -397,37 +379,3 @@ class Instances(Store):
             owned = and_(instances.c.datastore_id == datastore_id, named, of_run)
             given = give_back(connection, owned) if is_redrive(connection, run_key) else 0
             return given + connection.execute(delete(instances).where(owned)).rowcount
-
-    def instances_of(self, datastore_id: str, study_uids: pl.Series) -> pl.DataFrame:
-        """Return what a data store holds of these studies, from whatever run, in their primary image sets.
-
-        Parameters
-        ----------
-        datastore_id
-            The HealthImaging data store.
-        study_uids
-            Study Instance UIDs.
-
-        Returns
-        -------
-        polars.DataFrame
-            `HOLDINGS`, sorted by study, series and instance.
-        """
-        with self._reading() as connection:
-            rows = stage(connection, uid_frame(study_uids, "StudyInstanceUID"), _STUDIES, ["StudyInstanceUID"])
-            statement = _joined(HOLDINGS, rows, "StudyInstanceUID").where(
-                instances.c.datastore_id == datastore_id, instances.c.state == InstanceState.IMPORTED
-            )
-            return fetch(connection, statement, HOLDINGS).sort(
-                "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"
-            )
-
-    def instance_states(self, datastore_id: str) -> dict[str, int]:
-        """Return how many instances a data store has in each state."""
-        statement = (
-            select(instances.c.state, func.count())
-            .where(instances.c.datastore_id == datastore_id)
-            .group_by(instances.c.state)
-        )
-        with self._reading() as connection:
-            return {state: number for state, number in connection.execute(statement)}  # noqa: C416  # rows, not tuples

@@ -49,7 +49,7 @@ class Ledger(
     Examples
     --------
     >>> with Ledger.open("sqlite:////var/airlock/ledger.db") as ledger:  # doctest: +SKIP
-    ...     ledger.states("nightly")
+    ...     ledger.held("nightly")
     """
 
     @classmethod

@@ -282,11 +282,3 @@ class Outbox(Store):
                 raise LedgerError(f"the outbox has no message {message_id}: take ids from Ledger.due")
             pending = and_(outbox.c.id == message_id, outbox.c.state == MessageState.PENDING)
             connection.execute(update(outbox).where(pending).values(values | over))
-
-    def unsent(self, pipeline: str, run_key: str | None = None) -> int:
-        """Count the messages of a pipeline, or of one run of it, that wait to be sent."""
-        conditions = [outbox.c.pipeline == pipeline, outbox.c.state == MessageState.PENDING]
-        if run_key is not None:
-            conditions.append(outbox.c.run_key == run_key)
-        with self._reading() as connection:
-            return connection.execute(select(func.count()).select_from(outbox).where(*conditions)).scalar_one()

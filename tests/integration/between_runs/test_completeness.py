@@ -9,6 +9,7 @@ import pytest
 
 from tests.dicom_files import ct
 from tests.integration.between_runs.runs import BAD, by_hand, given, newest_contract, redrive, released, slices
+from tests.ledger_rows import count_arrivals
 
 if TYPE_CHECKING:
     from tests.chain import Place
@@ -72,4 +73,4 @@ class TestLater:
         by_hand(place, "two").run()
         given(released(place) == slices(1, 2))
         with place.ledger() as ledger:
-            assert "held" not in {state for state, number in ledger.states("nightly").items() if number}
+            assert "held" not in {state for state, number in count_arrivals(ledger, "nightly").items() if number}

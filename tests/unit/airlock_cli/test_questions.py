@@ -12,6 +12,7 @@ from airlock.ledger import Resolution
 from airlock.reasons import SENTENCES
 from airlock.records import study_key
 from airlock.run import run_key
+from tests.ledger_rows import count_arrivals
 from tests.unit.airlock.ledger.samples import NIGHTLY, STORE, begin, dispositions
 from tests.unit.airlock.ledger.test_redrives import to_come
 from tests.unit.airlock_cli.conftest import HOSTILE, STUDY
@@ -211,11 +212,11 @@ class TestReport:
 class TestRedriveDryRun:
     def test_what_would_be_chosen_is_shown_and_nothing_claimed(self, told: Ledger, airlock: Any) -> None:
         told.close_run("a", "success", REPORT)
-        before = told.states(NIGHTLY)
+        before = count_arrivals(told, NIGHTLY)
         result = airlock("redrive", NIGHTLY, "--why", "sent again", "--reason", "truncated", "--dry-run", "--json")
         assert result.exit_code == 0, result.stderr
         assert {row["reason"] for row in json.loads(result.stdout)["chosen"]} == {"truncated", "study_incomplete"}
-        assert told.states(NIGHTLY) == before
+        assert count_arrivals(told, NIGHTLY) == before
 
     def test_a_choice_that_is_refused_says_why(self, told: Ledger, airlock: Any) -> None:
         told.close_run("a", "success", REPORT)

@@ -18,6 +18,7 @@ from airlock.imaging.normalize import find_batches
 from airlock.ledger import Job
 from airlock.records import ARRIVALS, CONTRACTS
 from airlock.storage.s3uri import S3Uri
+from tests.ledger_rows import count_arrivals, read_dispositions
 from tests.unit.airlock.clinical.books import (
     CCDA,
     MINIMAL,
@@ -74,7 +75,7 @@ class TestGoodRun:
         assert (found.balanced, found.open_arrivals) == (True, 0)
         assert words(run) == dict.fromkeys(ALL, RELEASED) | {"c.ndjson:1": ("quarantined", "not_json")}
         assert set(stored(world, *ALL)) == set(ALL)
-        assert world.ledger.states("records") == {"released": 2, "quarantined": 1}
+        assert count_arrivals(world.ledger, "records") == {"released": 2, "quarantined": 1}
         record = world.ledger.run(run.key)
         assert record is not None
         assert (record.state, record.report) == ("audited", found.report)
@@ -122,11 +123,11 @@ class TestGoodRun:
         run, first = audited(world, "one", FILES_OF_TWO, lines)
         schemas = {"outcomes": OUTCOMES, "gates": GATES, "dispositions": DISPOSITIONS, "contracts": CONTRACTS}
         before = {name: run.workspace.read(name, schema) for name, schema in schemas.items()}
-        kept = world.ledger.dispositions_of("records", run.key), stored(world, *ALL)
+        kept = read_dispositions(world.ledger, "records", run.key), stored(world, *ALL)
         assert audit(run, Store()) == first
         for name, rows in before.items():
             assert run.workspace.read(name, schemas[name]).equals(rows), name
-        assert world.ledger.dispositions_of("records", run.key).equals(kept[0])
+        assert read_dispositions(world.ledger, "records", run.key).equals(kept[0])
         assert stored(world, *ALL) == kept[1]
 
     def test_an_empty_delivery_balances(self, world: World) -> None:
@@ -141,7 +142,7 @@ class TestBadOutput:
         assert set(words(run).values()) == {("failed", "rejected")}
         assert contracts(run) == {}
         assert stored(world, *ALL) == {}, "a later delivery may bring them"
-        assert world.ledger.states("records") == {"failed": 1}
+        assert count_arrivals(world.ledger, "records") == {"failed": 1}
 
     def test_a_resource_that_no_line_names_holds_its_patient(self, world: World) -> None:
         run = delivered(world, "one", FILES_OF_TWO, audit=NO_READ_BACK)
@@ -252,7 +253,7 @@ class TestBrokenOff:
         found = audit(run, Store())
         assert (found.open_arrivals, found.report["problems"]) == (1, [])
         assert words(run)["b.ndjson:"] == ("failed", "undecided")
-        assert world.ledger.states("records") == {"claimed": 1, "held": 1}
+        assert count_arrivals(world.ledger, "records") == {"claimed": 1, "held": 1}
 
     @pytest.mark.parametrize(("started", "reason"), [(False, "job_not_started"), (True, "job_unfinished")])
     def test_before_a_job_ended_its_files_stay_open_and_its_resources_claimed(
@@ -265,7 +266,7 @@ class TestBrokenOff:
         found = audit(run, Store())
         assert (found.balanced, found.open_arrivals, len(found.report["jobs"])) == (True, 1, started)
         assert words(run)["Patient/p1"] == ("failed", reason)
-        assert world.ledger.states("records") == {"claimed": 1, "quarantined": 1}
+        assert count_arrivals(world.ledger, "records") == {"claimed": 1, "quarantined": 1}
         other = delivered(world, "two", {"a.ndjson": [P1]})
         assert other.workspace.read("verdicts", VERDICTS)["reason"].to_list() == ["instance_claimed"]
         record = world.ledger.run(run.key)
@@ -288,7 +289,7 @@ class TestBrokenOff:
         assert "outcomes: 1 units do not belong there" in found.report["problems"]
         assert set(words(run).values()) == {("held", "run_unbalanced")}
         assert contracts(run) == {}
-        assert world.ledger.states("records") == {"claimed": 2}
+        assert count_arrivals(world.ledger, "records") == {"claimed": 2}
 
 
 class TestDeliveries:
@@ -304,7 +305,7 @@ class TestDeliveries:
         run, found = audited(world, "two", {"again.ndjson": [P1, O1]})
         assert found.report["dispositions"] == {"duplicate": 2}
         assert contracts(run) == {}
-        assert world.ledger.states("records") == {"released": 1, "duplicate": 1}
+        assert count_arrivals(world.ledger, "records") == {"released": 1, "duplicate": 1}
 
     def test_new_content_is_the_next_revision_and_an_older_run_does_not_take_it_back(self, world: World) -> None:
         one, _ = audited(world, "one", {"a.ndjson": [P1, O1]})
@@ -336,7 +337,7 @@ class TestDeliveries:
     def test_a_twin_in_another_file_fails_with_what_did_not_come_in(self, world: World) -> None:
         run, _ = audited(world, "one", {"a.ndjson": [P1], "b.ndjson": [P1]}, {"Patient/p1": rejected()})
         assert set(words(run).values()) == {("failed", "rejected")}
-        assert world.ledger.states("records") == {"failed": 2}
+        assert count_arrivals(world.ledger, "records") == {"failed": 2}
 
 
 class TestReview:

@@ -21,6 +21,7 @@ from airlock.ledger import Job, Ledger
 from airlock.records import ARRIVALS, BATCHES, CONTRACTS, DISPOSITIONS, GATES, OUTCOMES, VERDICTS, study_key
 from airlock.storage import spool
 from airlock.storage.s3uri import S3Uri
+from tests.ledger_rows import count_arrivals, count_instances, read_dispositions
 from tests.unit.airlock.job_output import FILES, failure, success, summary, warning
 from tests.unit.airlock.world import STORE, dicom, frame, pipeline, unread
 
@@ -120,8 +121,8 @@ class TestGoodRun:
         assert audited.report["studies"] == {"released": 2, "held": 0, "stopped": 0}
         (job,) = audited.report["jobs"]
         assert (job["files"], job["status"], job["discrepancies"]) == (3, "COMPLETED", [])
-        assert world.ledger.states("nightly") == {"released": 3, "quarantined": 1}
-        assert world.ledger.instance_states(STORE) == {"imported": 3}
+        assert count_arrivals(world.ledger, "nightly") == {"released": 3, "quarantined": 1}
+        assert count_instances(world.ledger, STORE) == {"imported": 3}
         record_ = world.ledger.run(run.key)
         assert record_ is not None
         assert (record_.state, record_.report) == ("audited", audited.report)
@@ -158,13 +159,13 @@ class TestGoodRun:
                 ("contracts", CONTRACTS),
             )
         }
-        kept = world.ledger.dispositions_of("nightly", run.key)
+        kept = read_dispositions(world.ledger, "nightly", run.key)
         second = audit(run, None)
         assert second == first
         for name, rows in datasets.items():
             assert run.workspace.read(name, rows.schema).equals(rows), name
-        assert world.ledger.dispositions_of("nightly", run.key).equals(kept)
-        assert world.ledger.instance_states(STORE) == {"imported": 2}
+        assert read_dispositions(world.ledger, "nightly", run.key).equals(kept)
+        assert count_instances(world.ledger, STORE) == {"imported": 2}
 
     def test_an_empty_delivery_balances(self, world: World) -> None:
         run = staged(world)
@@ -178,7 +179,7 @@ class TestBadOutput:
         assert audited.balanced
         assert words(run) == dict.fromkeys("ab", ("failed", "rejected"))
         assert contracts(run) == {}
-        assert world.ledger.instance_states(STORE) == {}  # a later delivery may bring them
+        assert count_instances(world.ledger, STORE) == {}  # a later delivery may bring them
 
     def test_a_completed_job_over_nothing_proves_nothing(self, world: World) -> None:
         run, audited = done(world, A, B, a=None, b=None, manifest=summary(0))
@@ -207,7 +208,7 @@ class TestBadOutput:
         run, _ = done(world, A, B, C, b=success("", isPrimary=False))
         assert words(run) == {"a": ("held", "study_held"), "b": ("held", "non_primary"), "c": ("released", None)}
         assert set(contracts(run)) == {"1.2"}
-        assert world.ledger.instance_states(STORE) == {"imported": 2, "non_primary": 1}
+        assert count_instances(world.ledger, STORE) == {"imported": 2, "non_primary": 1}
 
     def test_a_non_primary_file_does_not_say_what_its_study_is(self, world: World) -> None:
         done(world, A, a=success("", isPrimary=False))
@@ -289,7 +290,7 @@ class TestBrokenOff:
         assert audited.open_arrivals == 2
         assert words(run) == dict.fromkeys("ab", ("failed", "undecided"))
         assert audited.report["dispositions"] == {"failed": 2}
-        assert world.ledger.states("nightly") == {"claimed": 2}
+        assert count_arrivals(world.ledger, "nightly") == {"claimed": 2}
 
     def test_before_buffer_there_is_a_report_of_nothing(self, world: World) -> None:
         run = world.run()
@@ -309,8 +310,8 @@ class TestBrokenOff:
         audited = audit(run, None)
         assert (audited.balanced, audited.open_arrivals) == (True, 1)
         assert words(run)["a"] == ("failed", reason)
-        assert world.ledger.states("nightly") == {"claimed": 1, "quarantined": 1}
-        assert world.ledger.instance_states(STORE) == {"claimed": 1}
+        assert count_arrivals(world.ledger, "nightly") == {"claimed": 1, "quarantined": 1}
+        assert count_instances(world.ledger, STORE) == {"claimed": 1}
         record_ = world.ledger.run(run.key)
         assert record_ is not None
         assert record_.state == "open"
@@ -332,7 +333,7 @@ class TestBrokenOff:
         assert "verdicts: 1 arrivals do not belong there" in audited.report["problems"]
         assert set(words(run).values()) == {("held", "run_unbalanced")}
         assert contracts(run) == {}
-        assert world.ledger.states("nightly") == {"claimed": 2}
+        assert count_arrivals(world.ledger, "nightly") == {"claimed": 2}
 
     def test_jobs_without_output_share_one_wait(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         waits: list[float] = []
@@ -401,10 +402,10 @@ def kept(world: World, run: Run) -> dict[str, Any]:
     found |= {
         name: world.s3.get(run.workspace.root.join("audit", name)) for name in ("dispositions.csv", "report.json")
     }
-    found["settled"] = world.ledger.dispositions_of("nightly", run.key).rows()
+    found["settled"] = read_dispositions(world.ledger, "nightly", run.key).rows()
     found["decided"] = world.ledger.gates_of(STORE, run.key).drop("decided_at").rows()
     found["ledger"] = world.ledger.contracts(STORE, pl.Series([f"1.{study}" for study in range(1, 6)])).rows()
-    return found | {"instances": world.ledger.instance_states(STORE)}
+    return found | {"instances": count_instances(world.ledger, STORE)}
 
 
 class TestPartitions:
@@ -445,7 +446,7 @@ class TestPartitions:
             patch.setattr(Ledger, method, broken_off(getattr(Ledger, method), at))
             with pytest.raises(ConnectionError):
                 audit(run, None)
-        assert world.ledger.states("nightly") == {"claimed": len(MANY)}, "nothing is settled by halves"
+        assert count_arrivals(world.ledger, "nightly") == {"claimed": len(MANY)}, "nothing is settled by halves"
         audit(run, None)
         again = kept(world, run)
         assert words(run) == WORDS

@@ -14,6 +14,7 @@ from airlock.imaging.normalize import normalize
 from airlock.imaging.plan import Plan, PlanMissingError, json_schema, read_plan, table, write_plan
 from airlock.imaging.validate import validate
 from airlock.records import HEADERS
+from tests.ledger_rows import count_arrivals, count_instances
 from tests.unit.airlock.world import STORE, dicom, frame, pipeline, unread
 
 if TYPE_CHECKING:
@@ -177,8 +178,8 @@ class TestItLeavesNoTrace:
         before = (tmp_path / "ledger.db").read_bytes()
         made(world, dicom("a"), dicom("bb"))
         assert (tmp_path / "ledger.db").read_bytes() == before
-        assert world.ledger.states("nightly") == NOBODY
-        assert world.ledger.instance_states(STORE) == NOBODY
+        assert count_arrivals(world.ledger, "nightly") == NOBODY
+        assert count_instances(world.ledger, STORE) == NOBODY
         run = world.run()
         assert world.keys(run.pipeline.staging.uri) == []
         assert all(name.startswith(f"nightly/{run.key}/plan/") for name in world.keys(run.pipeline.workspace))

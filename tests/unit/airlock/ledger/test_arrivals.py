@@ -8,6 +8,7 @@ from sqlalchemy import create_engine, text
 
 from airlock.ledger import Claim, Ledger, LedgerError
 from airlock.records import ARRIVALS, DISPOSITIONS, study_key
+from tests.ledger_rows import count_arrivals, read_dispositions
 from tests.unit.airlock.ledger.samples import (
     NIGHTLY,
     STORE,
@@ -127,7 +128,7 @@ def test_a_nul_in_a_text_costs_nothing_but_itself(ledger: Ledger) -> None:
     begin(ledger, "a")
     ledger.claim(NIGHTLY, "a", arrivals("1"))
     ledger.settle(NIGHTLY, "a", dispositions("1").with_columns(detail=pl.lit("a\x00b")))
-    assert ledger.dispositions_of(NIGHTLY, "a")["detail"].to_list() == ["a\ufffdb"]
+    assert read_dispositions(ledger, NIGHTLY, "a")["detail"].to_list() == ["a\ufffdb"]
 
 
 def test_a_large_delivery_goes_in_chunks(ledger: Ledger) -> None:
@@ -211,9 +212,9 @@ def test_the_final_word_is_kept_with_all_that_belongs_to_it(ledger: Ledger) -> N
     ledger.claim(NIGHTLY, "a", arrivals("1", "2"))
     words = dispositions("1")
     ledger.settle(NIGHTLY, "a", words)
-    assert ledger.dispositions_of(NIGHTLY, "a").equals(words)
-    assert ledger.dispositions_of(NIGHTLY, "a").schema == DISPOSITIONS
-    assert ledger.states(NIGHTLY) == {"released": 1, "claimed": 1}
+    assert read_dispositions(ledger, NIGHTLY, "a").equals(words)
+    assert read_dispositions(ledger, NIGHTLY, "a").schema == DISPOSITIONS
+    assert count_arrivals(ledger, NIGHTLY) == {"released": 1, "claimed": 1}
 
 
 def test_words_that_come_frame_by_frame_are_kept_all_or_none(ledger: Ledger) -> None:
@@ -221,9 +222,9 @@ def test_words_that_come_frame_by_frame_are_kept_all_or_none(ledger: Ledger) -> 
     ledger.claim(NIGHTLY, "a", arrivals("1", "2"))
     with pytest.raises(LedgerError, match="does not hold 1 of these arrivals"):
         ledger.settle(NIGHTLY, "a", iter([dispositions("1"), dispositions("unseen")]))
-    assert ledger.states(NIGHTLY) == {"claimed": 2}
+    assert count_arrivals(ledger, NIGHTLY) == {"claimed": 2}
     ledger.settle(NIGHTLY, "a", iter([dispositions("1"), dispositions("2", word="held")]))
-    assert ledger.states(NIGHTLY) == {"released": 1, "held": 1}
+    assert count_arrivals(ledger, NIGHTLY) == {"released": 1, "held": 1}
     found = pl.concat(ledger.held_ids(NIGHTLY, "a"))
     assert sorted(found["arrival_id"]) == sorted(arrivals("1", "2")["arrival_id"])
     assert list(ledger.held_ids(NIGHTLY, "b")) == []
@@ -235,7 +236,7 @@ def test_settling_again_is_harmless_and_a_cleared_audit_may_decide_otherwise(led
     ledger.settle(NIGHTLY, "a", dispositions("1", "2"))
     ledger.settle(NIGHTLY, "a", dispositions("1", "2"))
     ledger.settle(NIGHTLY, "a", dispositions("2", word="held"))
-    assert ledger.states(NIGHTLY) == {"released": 1, "held": 1}
+    assert count_arrivals(ledger, NIGHTLY) == {"released": 1, "held": 1}
 
 
 def test_settling_an_arrival_of_another_run_is_refused_as_a_whole(ledger: Ledger) -> None:
@@ -247,7 +248,7 @@ def test_settling_an_arrival_of_another_run_is_refused_as_a_whole(ledger: Ledger
     assert "in/" not in str(refusal.value)
     with pytest.raises(LedgerError, match="run 'b' does not hold 1 of these arrivals"):
         ledger.settle(NIGHTLY, "b", dispositions("1", "2"))
-    assert ledger.states(NIGHTLY) == {"claimed": 2}
+    assert count_arrivals(ledger, NIGHTLY) == {"claimed": 2}
 
 
 def test_an_arrival_gets_exactly_one_known_word(ledger: Ledger) -> None:
@@ -267,9 +268,9 @@ def test_a_study_is_found_by_its_uid_and_by_its_key_even_if_the_uid_is_absurd(le
     absurd = "".join(str(number) for number in range(5_000))  # longer than PostgreSQL could index
     words = [dispositions("1", study_uid=absurd), dispositions("2"), dispositions("3", study_uid=None)]
     ledger.settle(NIGHTLY, "a", pl.concat(words))
-    assert ids(ledger.dispositions_of_study(absurd)) == ids_of("1")
-    assert ids(ledger.dispositions_of_study(study_key("1.study"))) == ids_of("2")
-    assert ledger.dispositions_of_study("1.unknown").is_empty()
+    assert ids(ledger.where(absurd).arrivals) == ids_of("1")
+    assert ids(ledger.where(study_key("1.study")).arrivals) == ids_of("2")
+    assert ledger.where("1.unknown").arrivals.is_empty()
 
 
 def test_released_claims_are_free_for_a_later_run(ledger: Ledger) -> None:

@@ -11,6 +11,7 @@ import polars as pl
 
 from airlock.ledger import Ledger, upgrade
 from airlock.records import CONTRACTS
+from tests.ledger_rows import count_arrivals, count_instances, read_dispositions
 from tests.unit.airlock.ledger.samples import (
     NIGHTLY,
     SEEN_AT,
@@ -83,7 +84,7 @@ def test_processes_that_claim_the_same_instances_share_them_out_without_one_to_s
             ledger.claim(NIGHTLY, run, arrivals(run))
         refused = at_once(_claim_instances, *((url, run, run) for run in runs))
         assert sorted(refused) == [0, 500, 500]
-        assert ledger.instance_states(STORE) == {"claimed": 500}
+        assert count_instances(ledger, STORE) == {"claimed": 500}
 
 
 def _claim_resources(url: str, run: str) -> dict[str, int]:
@@ -140,7 +141,7 @@ def _settle(url: str, run: str, names: list[str]) -> int:
     with Ledger.open(url) as ledger:
         for name in names:
             ledger.settle(NIGHTLY, run, dispositions(name))
-        return ledger.dispositions_of(NIGHTLY, run).height
+        return read_dispositions(ledger, NIGHTLY, run).height
 
 
 def test_writers_wait_for_each_other_rather_than_fail(url: str) -> None:
@@ -150,7 +151,7 @@ def test_writers_wait_for_each_other_rather_than_fail(url: str) -> None:
         for run, names in shares.items():
             ledger.claim(NIGHTLY, run, arrivals(*names))
         assert at_once(_settle, *((url, run, names) for run, names in shares.items())) == [20, 20, 20]
-        assert ledger.states(NIGHTLY) == {"released": 60}
+        assert count_arrivals(ledger, NIGHTLY) == {"released": 60}
 
 
 def _die_in_the_middle(url: str, run: str) -> None:

@@ -55,8 +55,8 @@ def test_an_audit_run_again_keeps_the_time_of_what_it_decides_alike(opened: Ledg
 
 def test_a_person_releases_a_hold_and_an_audit_run_again_does_not_undo_it(opened: Ledger) -> None:
     opened.record_gates(STORE, "a", gates(s1=("hold", "rejected"), s2=("hold", None)))
-    opened.override_hold(STORE, "a", "s1", "ada", "seen, the rest is fine")
-    opened.override_hold(STORE, "a", "s2", "ada", "seen")
+    opened.override_holds(STORE, "a", uids("s1"), "ada", "seen, the rest is fine")
+    opened.override_holds(STORE, "a", uids("s2"), "ada", "seen")
     opened.record_gates(STORE, "a", gates(s1=("hold", "rejected"), s2=("hold", None)))
     assert released(opened, "a") == {"s1": True, "s2": True}
     assert opened.gates_of(STORE, "a")["gate"].to_list() == ["hold", "hold"], "what the audit said stays readable"
@@ -64,7 +64,7 @@ def test_a_person_releases_a_hold_and_an_audit_run_again_does_not_undo_it(opened
 
 def test_a_hold_for_another_reason_is_not_what_the_person_released(opened: Ledger) -> None:
     opened.record_gates(STORE, "a", gates(s1=("hold", "rejected")))
-    opened.override_hold(STORE, "a", "s1", "ada", "seen")
+    opened.override_holds(STORE, "a", uids("s1"), "ada", "seen")
     opened.record_gates(STORE, "a", gates(s1=("hold", "patient_id_conflict")))
     assert released(opened, "a") == {"s1": False}
 
@@ -72,12 +72,12 @@ def test_a_hold_for_another_reason_is_not_what_the_person_released(opened: Ledge
 def test_a_hold_that_went_and_came_again_is_not_what_the_person_released(opened: Ledger) -> None:
     held, free = gates(s1=("hold", "awaiting_review")), gates(s1=("release", None))
     opened.record_gates(STORE, "a", held)
-    opened.override_hold(STORE, "a", "s1", "ada", "seen")
+    opened.override_holds(STORE, "a", uids("s1"), "ada", "seen")
     assert released(opened, "a") == {"s1": True}
     for decided in (free, held):
         opened.record_gates(STORE, "a", decided)
     assert released(opened, "a") == {"s1": False}
-    opened.override_hold(STORE, "a", "s1", "ada", "seen")
+    opened.override_holds(STORE, "a", uids("s1"), "ada", "seen")
     assert released(opened, "a") == {"s1": True}
     assert len(overrides(opened)) == 2
 
@@ -104,16 +104,16 @@ def test_of_many_holds_none_is_released_unless_all_of_them_are_holds(opened: Led
 def test_only_a_hold_can_be_overridden_and_only_with_a_name_and_a_reason(opened: Ledger) -> None:
     opened.record_gates(STORE, "a", gates(s1=("release", None), s2=("hold", "rejected")))
     with pytest.raises(LedgerError, match="run 'a' does not hold 1 of these subjects"):
-        opened.override_hold(STORE, "a", "s1", "ada", "why not")
+        opened.override_holds(STORE, "a", uids("s1"), "ada", "why not")
     with pytest.raises(LedgerError, match="run 'b' does not hold 1 of these subjects"):
-        opened.override_hold(STORE, "b", "s2", "ada", "why not")
+        opened.override_holds(STORE, "b", uids("s2"), "ada", "why not")
     with pytest.raises(LedgerError, match="needs a person and a reason"):
-        opened.override_hold(STORE, "a", "s2", "ada", " ")
+        opened.override_holds(STORE, "a", uids("s2"), "ada", " ")
 
 
 def test_earlier_releases_of_a_subject_are_found(opened: Ledger) -> None:
     opened.record_gates(STORE, "a", gates(s1=("release", None), s2=("hold", "rejected"), s3=("hold", "rejected")))
-    opened.override_hold(STORE, "a", "s3", "ada", "seen")
+    opened.override_holds(STORE, "a", uids("s3"), "ada", "seen")
     opened.record_gates(STORE, "b", gates(s1=("release", None)))
     found = opened.released_before(STORE, uids("s1", "s2", "s3", "s4"))
     assert set(found.select("subject", "run_key").rows()) == {("s1", "a"), ("s1", "b"), ("s3", "a")}

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from airlock.ledger import Ledger, LedgerError
-from airlock.ledger.instances import HOLDINGS, OWNERS
+from airlock.ledger.instances import OWNERS
+from tests.ledger_rows import count_instances
 from tests.unit.airlock.ledger.samples import (
     NIGHTLY,
     NO_SERIES,
@@ -12,7 +13,6 @@ from tests.unit.airlock.ledger.samples import (
     arrivals,
     begin,
     claims,
-    dispositions,
     id_of,
     imports,
     series,
@@ -125,7 +125,7 @@ def test_an_import_is_recorded_once_and_again_alike(two_runs: Ledger) -> None:
     for _ in range(2):
         assert two_runs.record_imported(STORE, "a", imports(("1", "1.1")), study(), series()).is_empty()
         two_runs.record_imported(STORE, "a", imports(("2", "1.2"), state="non_primary"), NO_STUDIES, NO_SERIES)
-    assert two_runs.instance_states(STORE) == {"imported": 1, "non_primary": 1}
+    assert count_instances(two_runs, STORE) == {"imported": 1, "non_primary": 1}
 
 
 def test_an_instance_given_up_may_come_with_a_later_delivery(two_runs: Ledger) -> None:
@@ -175,18 +175,3 @@ def test_outcomes_that_contradict_themselves_leave_a_claim_as_it_is(two_runs: Le
     with pytest.raises(LedgerError, match="1 outcomes name an instance that another one names"):
         two_runs.record_imported(STORE, "a", imports(("1", "1.1"), (again, "1.1")), NO_STUDIES, NO_SERIES)
     assert owners(two_runs, "1.1") == {"1.1": (id_of("1"), "claimed")}
-
-
-def test_a_study_holds_what_every_run_brought_into_primary_image_sets(two_runs: Ledger) -> None:
-    two_runs.claim_instances(STORE, NIGHTLY, "a", claims(("1", "1.1"), ("2", "1.2")))
-    two_runs.claim_instances(STORE, NIGHTLY, "b", claims(("3", "1.3")))
-    two_runs.record_imported(STORE, "a", imports(("1", "1.1")), study(), series())
-    two_runs.record_imported(STORE, "a", imports(("2", "1.2"), state="non_primary"), NO_STUDIES, NO_SERIES)
-    two_runs.record_imported(STORE, "b", imports(("3", "1.3")), study(), series())
-    two_runs.settle(NIGHTLY, "a", dispositions("1", word="held"))
-    found = two_runs.instances_of(STORE, uids("1.study"))
-    assert found.schema == HOLDINGS
-    assert found.select("SOPInstanceUID", "run_key", "disposition", "image_set_id", "image_set_version").rows() == [
-        ("1.1", "a", "held", "image-set", 1),
-        ("1.3", "b", None, "image-set", 1),
-    ]

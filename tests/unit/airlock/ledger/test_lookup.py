@@ -107,7 +107,7 @@ class TestWhere:
         assert told.where("in/bad").arrivals["run_key"].to_list() == ["a", "b"]
 
     def test_a_person_who_overrode_a_hold_is_named(self, told: Ledger) -> None:
-        told.override_hold(STORE, "a", STUDY, "ada", "seen")
+        told.override_holds(STORE, "a", uids(STUDY), "ada", "seen")
         found = told.where(STUDY)
         assert found.gates["released"].to_list() == [True]
         assert found.overrides.select("overridden_by", "override_reason", "held_reason").rows() == [
@@ -158,7 +158,7 @@ class TestHeld:
         assert told.held().is_empty()
         decide(told, "a", "2.study", "hold", "service_warning")
         assert told.held()["subject"].to_list() == ["2.study"]
-        told.override_hold(STORE, "a", "2.study", "ada", "harmless")
+        told.override_holds(STORE, "a", uids("2.study"), "ada", "harmless")
         assert told.held().is_empty()
 
     def test_a_file_that_is_held_counts_itself(self, told: Ledger) -> None:

@@ -10,6 +10,7 @@ from airlock.ledger import Ledger, LedgerError, Resolution, ResolutionState
 from airlock.ledger.arrivals import next_generation
 from airlock.ledger.redrives import SUCCESSORS
 from airlock.records import arrival_id, study_key
+from tests.ledger_rows import count_instances, read_dispositions
 from tests.unit.airlock.ledger.samples import (
     NIGHTLY,
     NO_SERIES,
@@ -95,7 +96,7 @@ def test_an_unchanged_object_comes_as_a_generation_of_its_own(ledger: Ledger) ->
     counts = redrive(ledger, "r", to_come("1"))
     assert counts == {"chosen": 1, "taken": 1, "carried": 0, "in_already": 0}
     assert ids(ledger.held_by(NIGHTLY, "r")) == again("1")
-    assert ledger.dispositions_of(NIGHTLY, "a").height == 2
+    assert read_dispositions(ledger, NIGHTLY, "a").height == 2
     found = ledger.find_arrivals(STORE, NIGHTLY, uids(*again("1")))
     assert found["generation"].to_list() == [2]
 
@@ -305,7 +306,7 @@ def test_an_instance_passes_to_the_generation_that_is_accepted(ledger: Ledger) -
     for _ in range(2):
         assert ledger.claim_instances(STORE, NIGHTLY, "r", accepted).is_empty()
     assert ledger.known_instances(STORE, uids("1.1"))["arrival_id"].to_list() == [heir]
-    assert ledger.instance_states(STORE) == {"imported": 1}
+    assert count_instances(ledger, STORE) == {"imported": 1}
     carried = ledger.carried(STORE, NIGHTLY, "r").to_dicts()
     assert carried == [
         {"arrival_id": heir, "carries": id_of("1"), "run_key": "a", "image_set_id": "image-set", "state": "imported"}
@@ -376,9 +377,9 @@ def test_a_deleted_image_set_takes_its_instances_along(ledger: Ledger) -> None:
     with pytest.raises(LedgerError, match="resolves non-primary"):
         ledger.release_claims(NIGHTLY, "r")
     ledger.advance_resolution(record, ResolutionState.DONE)
-    assert ledger.instance_states(STORE) == {}
+    assert count_instances(ledger, STORE) == {}
     ledger.record_imported(STORE, "a", imports(("1", "1.1"), state="non_primary"), NO_STUDIES, NO_SERIES)
-    assert ledger.instance_states(STORE) == {}
+    assert count_instances(ledger, STORE) == {}
     assert [one.state for one in ledger.resolutions_of("r")] == [ResolutionState.DONE]
 
 
@@ -420,7 +421,7 @@ def test_what_a_redrive_could_not_import_anew_stays_that_of_the_generation_in_th
     ledger.claim_instances(STORE, NIGHTLY, "r", claims(("1", "1.1")).with_columns(arrival_id=pl.lit(heir)))
     assert ledger.drop_instances(STORE, "r", uids("1.1")) == 1
     assert ledger.known_instances(STORE, uids("1.1"))["arrival_id"].to_list() == [id_of("1")]
-    assert ledger.instance_states(STORE) == {"imported": 1}
+    assert count_instances(ledger, STORE) == {"imported": 1}
     ledger.settle(NIGHTLY, "r", dispositions("1", word="failed").with_columns(arrival_id=pl.lit(heir)))
     begin(ledger, "b")
     assert studies(ledger.unresolved_files(STORE, NIGHTLY, uids("1.study"), except_run="b")) == ["1.study"]
