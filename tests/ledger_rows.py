@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import polars as pl
 from sqlalchemy import func, select
 
 from airlock.ledger.database import reading
@@ -13,6 +12,7 @@ from airlock.ledger.tables import arrivals, instances
 from airlock.records import DISPOSITIONS
 
 if TYPE_CHECKING:
+    import polars as pl
     from sqlalchemy import ColumnElement
 
     from airlock.ledger import Ledger

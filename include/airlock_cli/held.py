@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airlock.nearest import did_you_mean
 from airlock.reasons import SENTENCES
+from airlock.suggestions import suggest_name
 from airlock_cli.errors import RequestError
 from airlock_cli.ledgers import has_run, opened
 from airlock_cli.show import Table, text
@@ -81,7 +81,7 @@ def check_reason(code: str) -> None:
         With the codes that come near it.
     """
     if code not in SENTENCES:
-        meant = did_you_mean(code, SENTENCES, "docs/reasons.md lists them")
+        meant = suggest_name(code, SENTENCES, "docs/reasons.md lists them")
         raise RequestError(f"{code!r} is not a reason code: {meant}")
 
 

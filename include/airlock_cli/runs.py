@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from airlock.nearest import did_you_mean
 from airlock.run import PLAN, PrefixOutsideSourceError, run_key, source_prefix
+from airlock.suggestions import suggest_name
 from airlock_cli import settings, workspaces
 from airlock_cli.airflow_api import AirflowApi, ApiError, ApiUnreachableError
 from airlock_cli.errors import RequestError, UndecidedError, UnreachableError, WrongError
@@ -136,7 +136,7 @@ def _need_ready(api: AirflowApi, pipeline: str) -> None:
     dag = api.dag(pipeline)
     if dag is None:
         errors = "".join(f"; {error}" for error in api.import_errors())
-        meant = did_you_mean(pipeline, api.dags(), "see airlock pipelines check")
+        meant = suggest_name(pipeline, api.dags(), "see airlock pipelines check")
         raise RequestError(f"Airflow knows no pipeline {pipeline!r}: {meant}{errors}")
     if dag["is_paused"]:
         raise RequestError(

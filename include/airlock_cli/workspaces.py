@@ -6,9 +6,9 @@ import hashlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from airlock.nearest import did_you_mean
 from airlock.pipelines import PipelineError, load_pipelines
 from airlock.storage.s3uri import S3Uri
+from airlock.suggestions import suggest_name
 from airlock_cli import settings
 from airlock_cli.errors import RequestError, UnreachableError
 from airlock_cli.show import say
@@ -72,7 +72,7 @@ def _unknown(name: str, known: Collection[str]) -> RequestError:
         others = "set it to the folder of the pipeline files"
     if known:
         others = f"there are {', '.join(sorted(known))}"
-    return RequestError(f"there is no pipeline {name!r}{where}: {did_you_mean(name, known, others)}")
+    return RequestError(f"there is no pipeline {name!r}{where}: {suggest_name(name, known, others)}")
 
 
 def read(pipeline: Pipeline, run_key: str, name: str) -> bytes | None:

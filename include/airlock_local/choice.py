@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airlock.nearest import did_you_mean
 from airlock.pipelines import PipelineError, load_pipelines
 from airlock.storage.s3uri import S3Uri, S3UriError
+from airlock.suggestions import suggest_name
 from airlock_local.buckets import buckets_of, is_local
 from airlock_local.deliver import LocalFile, SourceError, files_below, prefix_of
 from airlock_local.environment import LOCAL_CONNECTION, connection_variable
@@ -93,7 +93,7 @@ def choose(folder: Path, name: str, source: str, environment: Mapping[str, str])
         raise PipelineError("\n".join(str(problem) for problem in problems))
     if name not in pipelines:
         others = f"choose one of {', '.join(sorted(pipelines))}"
-        raise PipelineError(f"there is no pipeline {name!r} in {folder}: {did_you_mean(name, pipelines, others)}")
+        raise PipelineError(f"there is no pipeline {name!r} in {folder}: {suggest_name(name, pipelines, others)}")
     pipeline = pipelines[name]
     _check_connections(pipeline, environment)
     locals_ = tuple(item for item in pipelines.values() if is_local(item))

@@ -18,7 +18,7 @@ from airlock.reasons import Reason
 from airlock.records import BATCHES, STUDIES, VERDICTS, Verdict, digest
 from airlock.storage.s3 import S3Error
 from airlock.storage.s3uri import S3Uri
-from airlock.storage.spool import place
+from airlock.storage.spool import partition_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -142,7 +142,7 @@ def plan(parts: Iterable[pl.DataFrame], limits: Limits) -> Iterator[pl.DataFrame
     pending: list[pl.DataFrame] = []
     files = size = 0
     for part in parts:
-        ordered = part.sort(place(pl.col("StudyInstanceUID")), *_ORDER)
+        ordered = part.sort(partition_hash(pl.col("StudyInstanceUID")), *_ORDER)
         first = end = 0
         for more_files, more_bytes in _pieces(ordered, limits):
             if files and (files + more_files > limits.files_per_job or size + more_bytes > limits.bytes_per_job):

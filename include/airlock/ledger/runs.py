@@ -12,8 +12,8 @@ from sqlalchemy import func, insert, select, update
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.tables import runs
-from airlock.nearest import did_you_mean
 from airlock.records import Window
+from airlock.suggestions import suggest_name
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
@@ -88,7 +88,7 @@ def need_pipeline(connection: Connection, pipeline: str) -> None:
     known = find_pipelines(connection)
     if pipeline not in known:
         others = f"there are runs of {', '.join(sorted(known))}" if known else "it has no run at all"
-        raise LedgerError(f"the ledger has no run of pipeline {pipeline!r}: {did_you_mean(pipeline, known, others)}")
+        raise LedgerError(f"the ledger has no run of pipeline {pipeline!r}: {suggest_name(pipeline, known, others)}")
 
 
 class Runs(Store):

@@ -1,7 +1,7 @@
 """Rows set aside on the local disk and taken up again by groups: a task's memory does not grow with the delivery.
 
 What must be seen together (the copies of an instance, the files of a study) comes out in one partition. The partitions
-are consecutive in one order of the values, `place`, that does not depend on how many there are.
+are consecutive in one order of the values, `partition_hash`, that does not depend on how many there are.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def partitions_for(rows: int) -> int:
     return max(1, -(-rows // PARTITION_ROWS))
 
 
-def place(value: pl.Expr) -> pl.Expr:
+def partition_hash(value: pl.Expr) -> pl.Expr:
     """Return where a value stands in the order of the partitions: 64 bits, the same wherever polars has one version."""
     return value.hash(seed=0)
 
@@ -126,7 +126,7 @@ class Spool:
         return pl.concat([self._empty, *map(self._aside.read, self._pieces[number])])
 
     def _number(self) -> pl.Expr:
-        return place(self._by) // (2**64 // self.partitions + 1)
+        return partition_hash(self._by) // (2**64 // self.partitions + 1)
 
     def _write(self) -> None:
         if not self._pending_rows:

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airlock.storage import spool
-from airlock.storage.spool import PARTITION_ROWS, SortedSpool, Spool, bounds_of, partitions_for, place, together
+from airlock.storage.spool import (
+    PARTITION_ROWS,
+    SortedSpool,
+    Spool,
+    bounds_of,
+    partition_hash,
+    partitions_for,
+    together,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,11 +47,11 @@ def test_every_row_comes_back_once_with_those_of_its_value(values: list[str | No
 
 def test_the_partitions_are_pieces_of_one_order_however_many_there_are() -> None:
     rows = pl.DataFrame({"study": [f"{number}" for number in range(50)]})
-    expected = rows.sort(place(pl.col("study")))["study"].to_list()
+    expected = rows.sort(partition_hash(pl.col("study")))["study"].to_list()
     for partitions in (2, 3, 7):
         with Spool(pl.col("study"), partitions) as aside:
             aside.add(rows)
-            parts = [part.sort(place(pl.col("study"))) for part in aside]
+            parts = [part.sort(partition_hash(pl.col("study"))) for part in aside]
         assert len(parts) == partitions
         assert pl.concat(parts)["study"].to_list() == expected
 
