@@ -20,8 +20,9 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import pydicom
+from tests.unit.airlock.dicom.objects import read_header
 
-from airlock.dicom.header import header_plan, quiet_pydicom, read_header
+from airlock.dicom.header import header_plan, quiet_pydicom
 from airlock.dicom.ranged import BlockFile
 from airlock.dicom.scanner import Scanner
 from airlock.records import ATTRIBUTES

@@ -11,7 +11,7 @@ import logging
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from pydicom.dataelem import RawDataElement
 from pydicom.filereader import read_dataset, read_partial
@@ -76,44 +76,6 @@ class Header:
     ends_without_pixels: bool = False
 
 
-class Source(Protocol):
-    """An object whose bytes can be read by range."""
-
-    @property
-    def size(self) -> int:
-        """Bytes in the object."""
-
-    def read(self, start: int, end: int) -> bytes:
-        """Return the bytes from ``start`` up to, not including, ``end``."""
-
-
-def read_header(source: Source, *, first_range: int = 16 * KIB, max_bytes: int = 16 * MIB) -> Header:
-    """Read the wanted attributes of an object.
-
-    Parameters
-    ----------
-    source
-        The object.
-    first_range
-        Bytes to ask for first.
-    max_bytes
-        Bytes to read of the object at most.
-
-    Raises
-    ------
-    HeaderError
-        If it is no DICOM file, is broken, or has too long a header.
-    """
-    plan = header_plan(source.size, first_range=first_range, max_bytes=max_bytes)
-    with quiet_pydicom():
-        try:
-            span = next(plan)
-            while True:
-                span = plan.send(source.read(*span))
-        except StopIteration as done:
-            return cast("Header", done.value)
-
-
 def header_plan(
     size: int, *, first_range: int = 16 * KIB, max_bytes: int = 16 * MIB
 ) -> Generator[Range, bytes, Header]:
@@ -126,13 +88,15 @@ def header_plan(
     ----------
     size
         Of the object, in bytes.
-    first_range, max_bytes
-        As in ``read_header``.
+    first_range
+        Bytes to ask for first.
+    max_bytes
+        Bytes to read of the object at most.
 
     Raises
     ------
     HeaderError
-        If the object gives no header.
+        If the object is not a DICOM file, is damaged, or its header is longer than *max_bytes*.
     """
     if size == 0:
         raise HeaderError(Reason.EMPTY_OBJECT)

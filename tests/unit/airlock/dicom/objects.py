@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
+from typing import Protocol, cast
 
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
+
+from airlock.dicom.header import KIB, MIB, Header, header_plan, quiet_pydicom
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 BIG_ENDIAN, DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
@@ -89,6 +92,27 @@ class Huge(Memory):
     def read(self, start: int, end: int) -> bytes:
         self.spans.append((start, end))
         return self.data[start:end].ljust(end - start, b"\0")
+
+
+class Source(Protocol):
+    """An object whose bytes can be read by range."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read(self, start: int, end: int) -> bytes: ...
+
+
+def read_header(source: Source, *, first_range: int = 16 * KIB, max_bytes: int = 16 * MIB) -> Header:
+    """Read an object's header, with the reads that `header_plan` asks for."""
+    plan = header_plan(source.size, first_range=first_range, max_bytes=max_bytes)
+    with quiet_pydicom():
+        try:
+            span = next(plan)
+            while True:
+                span = plan.send(source.read(*span))
+        except StopIteration as done:
+            return cast("Header", done.value)
 
 
 def element(tag: int, vr: str, value: bytes, syntax: str = EXPLICIT, length: int | None = None) -> bytes:

@@ -9,12 +9,11 @@ import struct
 import tracemalloc
 import warnings
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from airlock.dicom.errors import HeaderError
-from airlock.dicom.header import Header, read_header
 from airlock.reasons import Reason
 from tests.unit.airlock.dicom.objects import (
     BIG_ENDIAN,
@@ -31,8 +30,12 @@ from tests.unit.airlock.dicom.objects import (
     elements,
     item,
     meta,
+    read_header,
     sequence,
 )
+
+if TYPE_CHECKING:
+    from airlock.dicom.header import Header
 
 KIB = 1024
 REQUEST_ATTRIBUTES, PIXEL_DATA = 0x00400275, 0x7FE00010

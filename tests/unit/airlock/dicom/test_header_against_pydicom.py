@@ -8,9 +8,8 @@ import pytest
 from pydicom.errors import InvalidDicomError
 
 from airlock.dicom.errors import HeaderError
-from airlock.dicom.header import read_header
 from airlock.reasons import Reason
-from tests.unit.airlock.dicom.objects import Memory
+from tests.unit.airlock.dicom.objects import Memory, read_header
 from tests.unit.airlock.dicom.oracle import FILES, has_pixels, pydicom_values
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from airlock.dicom.errors import HeaderError
-from airlock.dicom.header import Header, read_header
+from airlock.dicom.header import Header
 from airlock.reasons import Reason
 from tests.unit.airlock.dicom.objects import (
     BIG_ENDIAN,
@@ -22,6 +22,7 @@ from tests.unit.airlock.dicom.objects import (
     elements,
     item,
     meta,
+    read_header,
     sequence,
 )
 

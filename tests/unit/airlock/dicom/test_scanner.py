@@ -12,7 +12,7 @@ import pytest
 from airlock.dicom import header
 from airlock.dicom.elements import ELEMENT_LIMIT
 from airlock.dicom.errors import Doubt, HeaderError
-from airlock.dicom.header import parse, read_header
+from airlock.dicom.header import parse
 from airlock.dicom.ranged import BlockFile, NeedBytes
 from airlock.dicom.scanner import Scanner
 from tests.fuzz.headers import in_pieces
@@ -30,6 +30,7 @@ from tests.unit.airlock.dicom.objects import (
     elements,
     item,
     meta,
+    read_header,
     sequence,
 )
 
