@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from airlock.ledger import Ledger, LedgerError, LedgerSchemaError, LedgerUnreachableError, schema
-from airlock.ledger.release import give_back
+from airlock.ledger.release import release_run
 from airlock_cli import settings, workspaces
 from airlock_cli.errors import RequestError, UnreachableError, WrongError
 
@@ -82,7 +82,7 @@ def release(pipeline: str, run: str, *, jobs_ended: bool) -> list[str]:
             raise RequestError(
                 f"{pipeline} has no run {run!r}: give its run id, as Airflow's UI shows it, or its run key"
             )
-        return give_back(ledger, pipeline, found.run_key if found else run, jobs_ended=jobs_ended)
+        return release_run(ledger, pipeline, found.run_key if found else run, jobs_ended=jobs_ended)
 
 
 def requeue(pipeline: str, destination: str | None) -> str:

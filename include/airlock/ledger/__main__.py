@@ -13,7 +13,7 @@ import sys
 from airlock.ledger.database import has_password, parse_url
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.ledger import Ledger
-from airlock.ledger.release import give_back
+from airlock.ledger.release import release_run
 from airlock.ledger.schema import LEDGER_URL, REVISION, upgrade
 
 
@@ -54,12 +54,12 @@ def main(arguments: list[str] | None = None) -> int:
     if given.action == "requeue" and not given.pipeline:
         parser.error("requeue needs --pipeline")
     try:
-        url = _address(given.url)
+        url = _choose_url(given.url)
         if given.action == "upgrade":
             upgrade(url)
         with Ledger.open(url) as ledger:
             if given.action == "release":
-                for line in give_back(ledger, given.pipeline, given.run, jobs_ended=given.jobs_ended):
+                for line in release_run(ledger, given.pipeline, given.run, jobs_ended=given.jobs_ended):
                     print(line)  # noqa: T201
             elif given.action == "requeue":
                 due = ledger.requeue(given.pipeline, given.destination)
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _address(given: str | None) -> str:
+def _choose_url(given: str | None) -> str:
     """Return the ledger's address: the given one, else that of the environment.
 
     Raises

@@ -16,7 +16,7 @@ from sqlalchemy import and_, case, exists, func, or_, select, update
 
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import fetch_frames, insert_missing, shaped, stage, without
+from airlock.ledger.frames import disable_joins, fetch_frames, insert_missing, select_schema, stage
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import arrivals
 from airlock.reasons import Reason
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, FromClause, Select, Subquery, Table
 
 _DECIDED = [name for name in DISPOSITIONS if name not in {"arrival_id", "key", "size"}]
-_WORDS = pl.Schema({name: DISPOSITIONS[name] for name in ("arrival_id", *_DECIDED)} | {"study_key": pl.String})
+_SETTLED = pl.Schema({name: DISPOSITIONS[name] for name in ("arrival_id", *_DECIDED)} | {"study_key": pl.String})
 
 
 def scope(pipeline: str) -> str:
@@ -39,7 +39,7 @@ def scope(pipeline: str) -> str:
 # Settled without the content: the object may be there and readable by the next run, under the same etag. A duplicate
 # has the reason of the copy that was to come in its place.
 COME_AGAIN = (Reason.ACCESS_DENIED, Reason.OBJECT_CHANGED, Reason.OBJECT_GONE, Reason.INSTANCE_CLAIMED)
-_NOBODY = ""  # no run's key
+_NO_RUN = ""  # no run's key
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Unclaimed(Claim):
     frames: Iterator[pl.DataFrame]  # of `records.ARRIVALS`, by key
 
 
-def _by_key(connection: Connection, rows: FromClause) -> list[ColumnElement[str]]:
+def _order_by_key(connection: Connection, rows: FromClause) -> list[ColumnElement[str]]:
     """Return the order of the keys' bytes, whatever the database sorts by."""
     order: list[ColumnElement[str]] = [rows.c[name] for name in ("bucket", "key", "arrival_id")]
     return [column.collate("C") for column in order] if connection.dialect.name == "postgresql" else order
@@ -70,13 +70,13 @@ def next_generation(arrival_id: str) -> str:
     return digest(arrival_id, "again")
 
 
-def _held(connection: Connection, pipeline: str, run_key: str, carried: bool | None) -> Select[Any]:
+def _select_held(connection: Connection, pipeline: str, run_key: str, carried: bool | None) -> Select[Any]:
     """Return the query for what a run holds, by key."""
     of_run = [arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key]
     if carried is not None:
         of_run.append(arrivals.c.carries.is_not(None) if carried else arrivals.c.carries.is_(None))
     columns = (arrivals.c[name] for name in ARRIVALS)
-    return select(*columns).where(*of_run).order_by(*_by_key(connection, arrivals))
+    return select(*columns).where(*of_run).order_by(*_order_by_key(connection, arrivals))
 
 
 def need_held(connection: Connection, pipeline: str, run_key: str, rows: Table) -> None:
@@ -90,12 +90,12 @@ def need_held(connection: Connection, pipeline: str, run_key: str, rows: Table) 
     held = exists().where(
         arrivals.c.pipeline == pipeline, arrivals.c.arrival_id == rows.c.arrival_id, arrivals.c.run_key == run_key
     )
-    strangers = connection.execute(select(func.count()).select_from(rows).where(~held)).scalar_one()
-    if strangers:
-        raise LedgerError(f"run {run_key!r} does not hold {strangers} of these arrivals: clear its buffer task")
+    not_held = connection.execute(select(func.count()).select_from(rows).where(~held)).scalar_one()
+    if not_held:
+        raise LedgerError(f"run {run_key!r} does not hold {not_held} of these arrivals: clear its buffer task")
 
 
-def _words(dispositions: pl.DataFrame) -> pl.DataFrame:
+def _shape_dispositions(dispositions: pl.DataFrame) -> pl.DataFrame:
     """Return the dispositions as the table keeps them.
 
     Raises
@@ -103,14 +103,14 @@ def _words(dispositions: pl.DataFrame) -> pl.DataFrame:
     LedgerError
         If a word is not a disposition.
     """
-    frame = shaped(dispositions, DISPOSITIONS)
+    frame = select_schema(dispositions, DISPOSITIONS)
     unknown = frame.filter(~pl.col("disposition").is_in(list(Disposition)).fill_null(value=False)).height
     if unknown:
         raise LedgerError(f"{unknown} arrivals have no known disposition: use one of {', '.join(Disposition)}")
     return frame.with_columns(study_key_of("study_instance_uid"))
 
 
-def _need_one_each(connection: Connection, rows: Table) -> None:
+def _need_one_disposition_each(connection: Connection, rows: Table) -> None:
     """Refuse staged rows that name an arrival twice.
 
     Raises
@@ -124,17 +124,17 @@ def _need_one_each(connection: Connection, rows: Table) -> None:
         raise LedgerError(f"{doubled} arrivals have more than one disposition: give each exactly one")
 
 
-def _study_keys(uids: pl.Series) -> pl.Series:
+def _hash_uids(uids: pl.Series) -> pl.Series:
     keys = {uid: study_key(uid) for uid in uids.unique().drop_nulls()}
     return uids.replace_strict(keys, default=None, return_dtype=pl.String)
 
 
 def study_key_of(column: str) -> pl.Expr:
     """Return the study keys of a column of Study Instance UIDs, null where there is none."""
-    return pl.col(column).map_batches(_study_keys, return_dtype=pl.String).alias("study_key")
+    return pl.col(column).map_batches(_hash_uids, return_dtype=pl.String).alias("study_key")
 
 
-def _come_again(connection: Connection, pipeline: str, run_key: str, rows: Table) -> None:
+def _assign_next_generations(connection: Connection, pipeline: str, run_key: str, rows: Table) -> None:
     """Give the next generation's id to what other runs settled without having looked at its content; their rows stay.
 
     So too where a redrive has taken the same object through again: whether it is to come once more says that row.
@@ -142,11 +142,11 @@ def _come_again(connection: Connection, pipeline: str, run_key: str, rows: Table
     reasons = [str(reason) for reason in COME_AGAIN]
     may_come = or_(arrivals.c.reason.in_(reasons), arrivals.c.superseded_by.is_not(None))
     statement = select(arrivals.c.arrival_id, arrivals.c.reason.in_(reasons)).where(
-        _of_others(pipeline, run_key, rows), may_come
+        _held_by_others(pipeline, run_key, rows), may_come
     )
     while True:
         found = [(name, next_generation(name), again) for name, again in connection.execute(statement)]
-        there = _known(connection, pipeline, [following for _, following, again in found if not again])
+        there = _find_ids(connection, pipeline, [following for _, following, again in found if not again])
         steps = [(name, following) for name, following, again in found if again or following in there]
         if not steps:
             return
@@ -156,7 +156,7 @@ def _come_again(connection: Connection, pipeline: str, run_key: str, rows: Table
         connection.execute(update(rows).where(is_one).values(arrival_id=again.c.next_id))
 
 
-def _known(connection: Connection, pipeline: str, ids: list[str]) -> set[str]:
+def _find_ids(connection: Connection, pipeline: str, ids: list[str]) -> set[str]:
     """Return those of the ids that an arrival has."""
     if not ids:
         return set()
@@ -191,10 +191,10 @@ class Arrivals(Store):
         with self._writing(scope(pipeline)) as connection:
             need_run(connection, run_key, pipeline)
             rows = stage(connection, listing, ARRIVALS, ["arrival_id"])
-            _come_again(connection, pipeline, run_key, rows)
+            _assign_next_generations(connection, pipeline, run_key, rows)
             constants: dict[str, Any] = {"pipeline": pipeline, "run_key": run_key, "claimed_at": datetime.now(UTC)}
-            insert_missing(connection, arrivals, _once(rows), ["pipeline", "arrival_id"], **constants)
-            return _counted_elsewhere(connection, pipeline, run_key, rows)
+            insert_missing(connection, arrivals, _without_copies(rows), ["pipeline", "arrival_id"], **constants)
+            return _count_elsewhere(connection, pipeline, run_key, rows)
 
     @contextmanager
     def unclaimed(self, pipeline: str, listing: pl.DataFrame | Iterable[pl.DataFrame]) -> Iterator[Unclaimed]:
@@ -209,14 +209,14 @@ class Arrivals(Store):
         """
         with self._reading() as connection:
             rows = stage(connection, listing, ARRIVALS, ["arrival_id"])
-            _come_again(connection, pipeline, _NOBODY, rows)
-            elsewhere = _counted_elsewhere(connection, pipeline, _NOBODY, rows)
-            once = _once(rows)
+            _assign_next_generations(connection, pipeline, _NO_RUN, rows)
+            elsewhere = _count_elsewhere(connection, pipeline, _NO_RUN, rows)
+            once = _without_copies(rows)
             taken = exists().where(arrivals.c.pipeline == pipeline, arrivals.c.arrival_id == once.c.arrival_id)
             free = select(once).where(~taken)
             total = select(func.count(), func.coalesce(func.sum(once.c.size), 0)).where(~taken)
             number, size = connection.execute(total).one()
-            frames = fetch_frames(connection, free.order_by(*_by_key(connection, once)), ARRIVALS)
+            frames = fetch_frames(connection, free.order_by(*_order_by_key(connection, once)), ARRIVALS)
             yield Unclaimed(elsewhere.settled, elsewhere.claimed_elsewhere, int(number), int(size), frames)
 
     def held_by(self, pipeline: str, run_key: str) -> pl.DataFrame:
@@ -229,7 +229,7 @@ class Arrivals(Store):
         With ``carried`` there are only those that a redrive carries on without importing them, or only the others.
         """
         with self._reading() as connection:
-            rows = fetch_frames(connection, _held(connection, pipeline, run_key, carried), ARRIVALS)
+            rows = fetch_frames(connection, _select_held(connection, pipeline, run_key, carried), ARRIVALS)
             if connection.dialect.name == "sqlite":
                 yield from rows
         yield from rows  # after the transaction: whoever takes them may be slow
@@ -267,7 +267,7 @@ class Arrivals(Store):
         frames = [dispositions] if isinstance(dispositions, pl.DataFrame) else dispositions
         with self._writing(scope(pipeline)) as connection:
             need_run(connection, run_key, pipeline)
-            rows = stage(connection, map(_words, frames), _WORDS, ["arrival_id"])
+            rows = stage(connection, map(_shape_dispositions, frames), _SETTLED, ["arrival_id"])
             held = and_(
                 arrivals.c.pipeline == pipeline,
                 arrivals.c.arrival_id == rows.c.arrival_id,
@@ -275,31 +275,31 @@ class Arrivals(Store):
             )
             values = {name: rows.c[name] for name in (*_DECIDED, "study_key")}
             first = func.coalesce(arrivals.c.settled_at, datetime.now(UTC))
-            with without(connection, "hashjoin", "nestloop"):
+            with disable_joins(connection, "hashjoin", "nestloop"):
                 written = connection.execute(
                     update(arrivals).where(held).values(values | {"settled_at": first})
                 ).rowcount
             if written < connection.execute(select(func.count()).select_from(rows)).scalar_one():
-                _need_one_each(connection, rows)
+                _need_one_disposition_each(connection, rows)
                 need_held(connection, pipeline, run_key, rows)
 
 
-def _once(rows: Table) -> Subquery:
+def _without_copies(rows: Table) -> Subquery:
     """Return the staged rows without copies: in the order of their ids, as an index takes them in fastest."""
     copy = func.row_number().over(partition_by=rows.c.arrival_id, order_by=rows.c.last_modified)
     numbered = select(rows, copy.label("copy")).subquery()
     return select(*(numbered.c[name] for name in ARRIVALS)).where(numbered.c.copy == 1).subquery()
 
 
-def _of_others(pipeline: str, run_key: str, rows: Table) -> ColumnElement[bool]:
+def _held_by_others(pipeline: str, run_key: str, rows: Table) -> ColumnElement[bool]:
     """Return the condition that an arrival is among the staged ones, and another run has it."""
     is_staged = arrivals.c.arrival_id.in_(select(rows.c.arrival_id))
     return and_(arrivals.c.pipeline == pipeline, arrivals.c.run_key != run_key, is_staged)
 
 
-def _counted_elsewhere(connection: Connection, pipeline: str, run_key: str, rows: Table) -> Claim:
+def _count_elsewhere(connection: Connection, pipeline: str, run_key: str, rows: Table) -> Claim:
     """Count the staged arrivals that other runs have."""
     settled = func.coalesce(func.sum(case((arrivals.c.settled_at.is_not(None), 1), else_=0)), 0)
-    statement = select(settled, func.count()).where(_of_others(pipeline, run_key, rows))
+    statement = select(settled, func.count()).where(_held_by_others(pipeline, run_key, rows))
     done, every = connection.execute(statement).one()
     return Claim(settled=int(done), claimed_elsewhere=int(every) - int(done))

@@ -43,7 +43,7 @@ class Contracts(Store):
     def contracts(self, datastore_id: str, subjects: pl.Series) -> pl.DataFrame:
         """Return the latest contract of each of these subjects, `records.CONTRACTS`; no row for an unknown one."""
         with self._reading() as connection:
-            return _latest(connection, datastore_id, subjects)
+            return _fetch_contracts(connection, datastore_id, subjects)
 
     def revise_contracts(
         self, datastore_id: str, run_key: str, subjects: pl.Series, revise: Callable[[pl.DataFrame], pl.DataFrame]
@@ -66,7 +66,7 @@ class Contracts(Store):
         """
         with self._writing(SCOPE) as connection:
             need_run(connection, run_key)
-            completed = revise(_latest(connection, datastore_id, subjects))
+            completed = revise(_fetch_contracts(connection, datastore_id, subjects))
             kept = completed.with_columns(patient=pl.col("contract").str.json_path_match("$.fhir.Patient"))
             rows = stage(connection, kept, _KEPT, ["subject"])
             twin = and_(contracts.c.datastore_id == datastore_id, contracts.c.subject == rows.c.subject)
@@ -125,15 +125,21 @@ class Contracts(Store):
         with self._reading() as connection:
             rows = stage(connection, frame, _STUDY_KEYS, ["study_key"])
             # First what is on its way: what is settled meanwhile is found then.
-            found = _of_others(connection, _claimed(rows, datastore_id), except_run) if missing else set()
-            settled = _settled_by_others(connection, rows, except_run)
-            found |= _of_others(connection, _waiting(rows, settled, datastore_id, pipeline, except_run), except_run)
+            found = (
+                _fetch_of_other_runs(connection, _query_claimed(rows, datastore_id), except_run) if missing else set()
+            )
+            settled = _stage_settled_by_others(connection, rows, except_run)
+            found |= _fetch_of_other_runs(
+                connection, _query_waiting(rows, settled, datastore_id, pipeline, except_run), except_run
+            )
             if missing:
-                found |= _of_others(connection, _missing(settled, datastore_id, pipeline, except_run), except_run)
+                found |= _fetch_of_other_runs(
+                    connection, _query_missing(settled, datastore_id, pipeline, except_run), except_run
+                )
             return sorted(found)
 
 
-def _latest(connection: Connection, datastore_id: str, subjects: pl.Series) -> pl.DataFrame:
+def _fetch_contracts(connection: Connection, datastore_id: str, subjects: pl.Series) -> pl.DataFrame:
     rows = stage(connection, uid_frame(subjects, "subject"), _SUBJECTS, ["subject"])
     statement = (
         select(*(contracts.c[name] for name in CONTRACTS))
@@ -143,12 +149,12 @@ def _latest(connection: Connection, datastore_id: str, subjects: pl.Series) -> p
     return fetch(connection, statement, CONTRACTS).sort("subject")
 
 
-def _of_others(connection: Connection, asked: Iterable[_Asked], by_run: str) -> set[tuple[str, str]]:
+def _fetch_of_other_runs(connection: Connection, asked: Iterable[_Asked], by_run: str) -> set[tuple[str, str]]:
     others = [statement.where(run_key != by_run).distinct() for statement, run_key in asked]
     return {(uid, what) for statement in others for uid, what in connection.execute(statement)}
 
 
-def _settled_by_others(connection: Connection, rows: Table, by_run: str) -> Table:
+def _stage_settled_by_others(connection: Connection, rows: Table, by_run: str) -> Table:
     """Stage those of the staged studies of which another run has settled a file: few as a rule.
 
     Staged, the database knows how few: else it would read all arrivals, expecting as many of each as of other studies.
@@ -158,12 +164,12 @@ def _settled_by_others(connection: Connection, rows: Table, by_run: str) -> Tabl
     return stage(connection, found, _STUDY_KEYS, ["study_key"])
 
 
-def _files(settled: Table) -> Select[str, str]:
+def _select_settled_files(settled: Table) -> Select[str, str]:
     uid = settled.c.StudyInstanceUID
     return select(uid, arrivals.c.arrival_id).join(arrivals, arrivals.c.study_key == settled.c.study_key)
 
 
-def _claimed(rows: Table, datastore_id: str) -> Iterator[_Asked]:
+def _query_claimed(rows: Table, datastore_id: str) -> Iterator[_Asked]:
     """Yield a query for staged studies of which a file is on its way."""
     uid = rows.c.StudyInstanceUID
     claimed = and_(instances.c.datastore_id == datastore_id, instances.c.state == InstanceState.CLAIMED.value)
@@ -171,21 +177,21 @@ def _claimed(rows: Table, datastore_id: str) -> Iterator[_Asked]:
     yield brought.join(arrivals, _ARRIVAL).where(claimed), arrivals.c.run_key
 
 
-def _waiting(rows: Table, settled: Table, datastore_id: str, pipeline: str, by_run: str) -> Iterator[_Asked]:
+def _query_waiting(rows: Table, settled: Table, datastore_id: str, pipeline: str, by_run: str) -> Iterator[_Asked]:
     """Yield queries for staged studies that wait for a person in the data store."""
     uid = rows.c.StudyInstanceUID
     there = exists().where(_ARRIVAL, instances.c.datastore_id == datastore_id)
     counts = or_(~superseded(by_run), still_owns(datastore_id))
     waits = and_(_WAITS_FOR_A_PERSON, counts, or_(arrivals.c.pipeline == pipeline, there))
-    yield _files(settled).where(waits), arrivals.c.run_key
+    yield _select_settled_files(settled).where(waits), arrivals.c.run_key
     unbalanced = and_(gates.c.datastore_id == datastore_id, gates.c.reason == Reason.RUN_UNBALANCED.value)
     yield select(uid, gates.c.run_key).join(gates, gates.c.subject == uid).where(unbalanced), gates.c.run_key
 
 
-def _missing(settled: Table, datastore_id: str, pipeline: str, by_run: str) -> Iterator[_Asked]:
+def _query_missing(settled: Table, datastore_id: str, pipeline: str, by_run: str) -> Iterator[_Asked]:
     """Yield a query for staged studies of which a file did not come in."""
     lost = and_(_did_not_come_in(datastore_id), ~superseded(by_run))
-    yield _files(settled).where(arrivals.c.pipeline == pipeline, lost), arrivals.c.run_key
+    yield _select_settled_files(settled).where(arrivals.c.pipeline == pipeline, lost), arrivals.c.run_key
 
 
 def _did_not_come_in(datastore_id: str) -> ColumnElement[bool]:

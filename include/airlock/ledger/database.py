@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, func, make_url,
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
 
-from airlock.ledger.errors import LedgerError, translated
+from airlock.ledger.errors import LedgerError, translate_errors
 from airlock.records import digest
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def writing(engine: Engine, *scopes: str) -> Iterator[Connection]:
         What is written, as ``arrivals of nightly``.
     """
     with (
-        translated(place(engine)),
+        translate_errors(shown_address(engine)),
         engine.connect().execution_options(airlock_writing=True) as connection,
         connection.begin(),
     ):
@@ -106,11 +106,11 @@ def writing(engine: Engine, *scopes: str) -> Iterator[Connection]:
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """Open a transaction that only reads, in temporary tables of its own perhaps."""
-    with translated(place(engine)), engine.connect() as connection, connection.begin():
+    with translate_errors(shown_address(engine)), engine.connect() as connection, connection.begin():
         yield connection
 
 
-def place(engine: Engine) -> str:
+def shown_address(engine: Engine) -> str:
     """Return the ledger's address for a message, without its password."""
     return engine.url.difference_update_query(_SECRETS).render_as_string(hide_password=True)
 

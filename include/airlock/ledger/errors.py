@@ -23,7 +23,7 @@ class LedgerSchemaError(LedgerError):
     """There is no ledger where one is looked for, or its schema is not this Airlock's."""
 
 
-def _described(error: StatementError) -> str:
+def _describe(error: StatementError) -> str:
     """Describe a driver's error without the values that its own text may quote (a key, a patient's identifier)."""
     origin = error.orig
     if not isinstance(error, DBAPIError):  # a value that could not be bound
@@ -36,12 +36,12 @@ def _described(error: StatementError) -> str:
 
 
 @contextmanager
-def translated(place: str) -> Iterator[None]:
+def translate_errors(address: str) -> Iterator[None]:
     """Turn a driver's error into a `LedgerError`, without its chain: the original text may quote a row.
 
     Parameters
     ----------
-    place
+    address
         The ledger's address, without a password.
     """
     try:
@@ -49,6 +49,6 @@ def translated(place: str) -> Iterator[None]:
     except StatementError as error:  # a DBAPIError is one
         away = isinstance(error, OperationalError | InterfaceError)
         raise (LedgerUnreachableError if away else LedgerError)(
-            f"the ledger at {place} failed ({_described(error)}): "
+            f"the ledger at {address} failed ({_describe(error)}): "
             "check that the database is up and reachable, then clear the task"
         ) from None

@@ -59,7 +59,7 @@ _INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.in
 _serial = count()
 
 
-def shaped(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
+def select_schema(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
     """Return the frame with the schema's columns only.
 
     A NUL in a text, which PostgreSQL cannot store, becomes U+FFFD: a hostile file shall not fail the whole delivery.
@@ -111,7 +111,7 @@ def stage(
     on_postgres = connection.dialect.name == "postgresql"
     fill = _copy_in if on_postgres else _insert
     for frame in (frames,) if isinstance(frames, pl.DataFrame) else frames:
-        fill(connection, table, shaped(frame, schema))
+        fill(connection, table, select_schema(frame, schema))
     if on_postgres:
         connection.exec_driver_sql(f"SET LOCAL work_mem TO '{HASH_MIB}MB'")
         # One column is enough and the cheapest; it is asked where the other table's statistics mislead the planner.
@@ -123,7 +123,7 @@ def stage(
 
 
 @contextmanager
-def without(connection: Connection, *ways: str) -> Iterator[None]:
+def disable_joins(connection: Connection, *ways: str) -> Iterator[None]:
     """Keep PostgreSQL from some ways to join (``hashjoin``, ``nestloop``), within the block or until it raises.
 
     By itself it hashes millions of staged rows in batches, each of which goes to pages all over the other table, or
@@ -179,20 +179,20 @@ def fetch_frames(connection: Connection, statement: Select[Any], schema: pl.Sche
     Of PostgreSQL they are all here when this returns; SQLite gives them as long as the connection is open.
     """
     if connection.dialect.name == "postgresql":
-        return _blocks(_copied_out(connection, statement), schema)
-    return _rows_of(connection, statement, schema)
+        return _read_blocks(_copy_out(connection, statement), schema)
+    return _stream_rows(connection, statement, schema)
 
 
-def _rows_of(connection: Connection, statement: Select[Any], schema: pl.Schema) -> Iterator[pl.DataFrame]:
+def _stream_rows(connection: Connection, statement: Select[Any], schema: pl.Schema) -> Iterator[pl.DataFrame]:
     result = connection.execute(statement, execution_options={"stream_results": True, "max_row_buffer": CHUNK})
     for rows in result.partitions(CHUNK):
         yield pl.DataFrame([tuple(row) for row in rows], schema=schema, orient="row")
 
 
-def _copied_out(connection: Connection, statement: Select[Any]) -> IO[bytes]:
+def _copy_out(connection: Connection, statement: Select[Any]) -> IO[bytes]:
     """COPY to a file, to be read afterwards: the driver pushes the rows, and waits for nobody to take them."""
     query = statement.compile(dialect=connection.dialect).construct_expanded_state()
-    values = {name: query.processors.get(name, _unchanged)(value) for name, value in query.parameters.items()}
+    values = {name: query.processors.get(name, _return_unchanged)(value) for name, value in query.parameters.items()}
     file = SpooledTemporaryFile(max_size=COPY_BYTES)  # noqa: SIM115  (whoever reads it closes it)
     with _driver_cursor(connection) as cursor:
         cursor.execute("SET LOCAL TimeZone TO 'UTC'")
@@ -201,19 +201,19 @@ def _copied_out(connection: Connection, statement: Select[Any]) -> IO[bytes]:
     return cast("IO[bytes]", file)
 
 
-def _blocks(file: IO[bytes], schema: pl.Schema) -> Iterator[pl.DataFrame]:
+def _read_blocks(file: IO[bytes], schema: pl.Schema) -> Iterator[pl.DataFrame]:
     """Yield what is in a file that was copied out, and close it."""
     with file:
         file.seek(0)
         while block := file.read(COPY_BYTES) + file.readline():
-            yield _parsed(block, schema)
+            yield _parse_copied(block, schema)
 
 
-def _unchanged(value: Any) -> Any:
+def _return_unchanged(value: Any) -> Any:
     return value
 
 
-def _parsed(block: bytes, schema: pl.Schema) -> pl.DataFrame:
+def _parse_copied(block: bytes, schema: pl.Schema) -> pl.DataFrame:
     """Read whole lines of COPY's text format."""
     rows = pl.read_csv(
         block,
@@ -225,15 +225,15 @@ def _parsed(block: bytes, schema: pl.Schema) -> pl.DataFrame:
         schema={name: pl.Int64 if kind == pl.Int64 else pl.String for name, kind in schema.items()},
     )
     kinds: dict[Any, Callable[[pl.Expr], pl.Expr]] = {
-        pl.String: _unescaped if b"\\" in block else _unchanged,
-        pl.Int64: _unchanged,
+        pl.String: _unescape if b"\\" in block else _return_unchanged,
+        pl.Int64: _return_unchanged,
         pl.Boolean: lambda column: column == "t",
         TIMESTAMP: lambda column: column.str.to_datetime("%Y-%m-%d %H:%M:%S%.f+00", time_unit="us", time_zone="UTC"),
     }
     return rows.with_columns(kinds[kind](pl.col(name)) for name, kind in schema.items())
 
 
-def _unescaped(text: pl.Expr) -> pl.Expr:
+def _unescape(text: pl.Expr) -> pl.Expr:
     """Take back the escapes; a NUL, which no text of the database holds, stands for the backslash meanwhile."""
     for plain, escaped in _ESCAPES.items():
         text = text.str.replace_all(escaped, "\x00" if plain == "\\" else plain, literal=True)

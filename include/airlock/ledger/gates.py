@@ -13,7 +13,7 @@ from sqlalchemy import and_, case, exists, func, insert, literal, or_, select, u
 
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import fetch, insert_missing, shaped, stage, uid_frame
+from airlock.ledger.frames import fetch, insert_missing, select_schema, stage, uid_frame
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import gates, overrides
 from airlock.records import HOLDS, TIMESTAMP, Gate, schema
@@ -72,8 +72,8 @@ _RELEASED = released(gates)
 _DECISION: list[Any] = [_RELEASED if name == "released" else gates.c[name] for name in DECISIONS]
 
 
-def _checked(decisions: pl.DataFrame) -> pl.DataFrame:
-    frame = shaped(decisions, GATES)
+def _shape_gates(decisions: pl.DataFrame) -> pl.DataFrame:
+    frame = select_schema(decisions, GATES)
     unknown = frame.filter(~pl.col("gate").is_in(list(Gate)).fill_null(value=False)).height
     if unknown:
         raise LedgerError(f"{unknown} subjects have no known gate: use one of {', '.join(Gate)}")
@@ -83,12 +83,12 @@ def _checked(decisions: pl.DataFrame) -> pl.DataFrame:
     return frame
 
 
-def _check_word(person: str, why: str) -> None:
+def _need_person_and_reason(person: str, why: str) -> None:
     if not person.strip() or not why.strip():
         raise LedgerError("an override needs a person and a reason: give both")
 
 
-def _own(datastore_id: str, run_key: str, rows: Table) -> Any:
+def _is_gate_of(datastore_id: str, run_key: str, rows: Table) -> Any:
     return and_(
         gates.c.datastore_id == datastore_id,
         gates.c.run_key == run_key,
@@ -114,7 +114,7 @@ class Gates(Store):
         LedgerError
             If a subject has no known gate or more than one, or the run is unknown.
         """
-        frame = _checked(decisions)
+        frame = _shape_gates(decisions)
         with self._writing(SCOPE) as connection:
             need_run(connection, run_key)
             rows = stage(connection, frame, GATES, ["subject"])
@@ -123,7 +123,7 @@ class Gates(Store):
             values = {"gate": rows.c.gate, "reason": rows.c.reason, "subject_key": rows.c.subject_key}
             decided = case((same, gates.c.decided_at), else_=now)
             connection.execute(
-                update(gates).where(_own(datastore_id, run_key, rows)).values(values | {"decided_at": decided})
+                update(gates).where(_is_gate_of(datastore_id, run_key, rows)).values(values | {"decided_at": decided})
             )
             constants: dict[str, Any] = {"datastore_id": datastore_id, "run_key": run_key, "decided_at": now}
             insert_missing(connection, gates, rows, ["datastore_id", "run_key", "subject"], **constants)
@@ -145,11 +145,11 @@ class Gates(Store):
         LedgerError
             If the run does not hold one of the subjects, or who or why is empty. Nothing is written.
         """
-        _check_word(person, why)
+        _need_person_and_reason(person, why)
         word = {"overridden_by": person, "override_reason": why}
         with self._writing(SCOPE) as connection:
             rows = stage(connection, uid_frame(subjects, "subject"), _SUBJECTS, ["subject"])
-            held = and_(_own(datastore_id, run_key, rows), gates.c.gate == Gate.HOLD)
+            held = and_(_is_gate_of(datastore_id, run_key, rows), gates.c.gate == Gate.HOLD)
             lost = connection.scalar(select(func.count()).select_from(rows).where(~exists().where(held)))
             if lost:
                 raise LedgerError(f"run {run_key!r} does not hold {lost} of these subjects: look at its gates")
@@ -184,7 +184,7 @@ class Gates(Store):
         LedgerError
             If who or why is empty, or the run is unknown.
         """
-        _check_word(person, why)
+        _need_person_and_reason(person, why)
         written = holds.with_columns(pl.col("reasons").list.join(","))
         with self._writing(SCOPE) as connection:
             need_run(connection, run_key)

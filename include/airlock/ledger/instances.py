@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Table, and_, delete, exists, func, or_, selec
 from airlock.ledger.arrivals import need_held
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import fetch, insert_missing, shaped, stage, uid_frame, without
+from airlock.ledger.frames import disable_joins, fetch, insert_missing, select_schema, stage, uid_frame
 from airlock.ledger.redrives import is_redrive
 from airlock.ledger.runs import need_run
 from airlock.ledger.studies import insert_elements
@@ -69,7 +69,7 @@ _ARRIVAL = and_(arrivals.c.pipeline == instances.c.pipeline, arrivals.c.arrival_
 _COLUMNS: dict[str, ColumnElement[Any]] = {**dict(arrivals.c.items()), **dict(instances.c.items())}
 
 
-def _joined(schema: pl.Schema, rows: Table, on: str) -> Select[Any]:
+def _select_with_arrivals(schema: pl.Schema, rows: Table, on: str) -> Select[Any]:
     """Select a schema's columns of instances and their arrivals, of those instances that staged rows name."""
     return (
         select(*(_COLUMNS[name] for name in schema))
@@ -78,7 +78,7 @@ def _joined(schema: pl.Schema, rows: Table, on: str) -> Select[Any]:
     )
 
 
-def _known(connection: Connection, rows: Table, in_store: ColumnElement[bool]) -> pl.DataFrame:
+def _find_known(connection: Connection, rows: Table, in_store: ColumnElement[bool]) -> pl.DataFrame:
     """Return those of the staged instances that are in a data store: few as a rule; staged, the database knows how few.
 
     Else it would read the arrivals of all that is in the data store.
@@ -87,7 +87,7 @@ def _known(connection: Connection, rows: Table, in_store: ColumnElement[bool]) -
     return fetch(connection, select(rows.c.SOPInstanceUID).where(named), _SOPS)
 
 
-def _owned_by_others(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> pl.DataFrame:
+def _find_other_owners(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> pl.DataFrame:
     other = or_(instances.c.pipeline != pipeline, instances.c.arrival_id != rows.c.arrival_id)
     before = arrivals.alias("before")
     inherited = exists().where(
@@ -96,7 +96,9 @@ def _owned_by_others(connection: Connection, datastore_id: str, pipeline: str, r
         before.c.superseded_by == instances.c.arrival_id,
     )
     other = and_(other, ~inherited)
-    statement = _joined(OWNERS, rows, "SOPInstanceUID").where(instances.c.datastore_id == datastore_id, other)
+    statement = _select_with_arrivals(OWNERS, rows, "SOPInstanceUID").where(
+        instances.c.datastore_id == datastore_id, other
+    )
     return fetch(connection, statement, OWNERS).sort("SOPInstanceUID", "arrival_id")
 
 
@@ -110,11 +112,11 @@ def _superseded_in(run_key: str) -> ColumnElement[bool]:
     )
 
 
-def _numbered(claims: pl.DataFrame | Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+def _number_claims(claims: pl.DataFrame | Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
     """Give each claim its position, so that the database knows which of several on one instance came first."""
     first = 0
     for frame in (claims,) if isinstance(claims, pl.DataFrame) else claims:
-        yield shaped(frame, CLAIMS).with_columns(position=pl.int_range(first, first + pl.len(), dtype=pl.Int64))
+        yield select_schema(frame, CLAIMS).with_columns(position=pl.int_range(first, first + pl.len(), dtype=pl.Int64))
         first += frame.height
 
 
@@ -124,20 +126,20 @@ def _insert_claims(connection: Connection, datastore_id: str, pipeline: str, row
     Of several arrivals with one instance the first is the owner. Where no two have one, they come in the order in which
     the arrivals were inserted: each claim has its arrival looked at, and they lie side by side then.
     """
-    number, distinct = _counted(connection, rows)
+    number, distinct = _count_staged(connection, rows)
     order = "arrival_id" if number == distinct else "position"
     constants = {"datastore_id": datastore_id, "pipeline": pipeline, "state": InstanceState.CLAIMED.value}
     return insert_missing(connection, instances, rows, _KEY, order=[order], **constants) == number
 
 
-def _counted(connection: Connection, rows: Table) -> tuple[int, int]:
+def _count_staged(connection: Connection, rows: Table) -> tuple[int, int]:
     """Return how many rows are staged, and how many instances they name."""
     counted = select(func.count(), func.count(rows.c.SOPInstanceUID.distinct())).select_from(rows)
     number, distinct = connection.execute(counted).one()
     return int(number), int(distinct)
 
 
-def _inherit(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> None:
+def _transfer_to_successors(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> None:
     """Let the staged arrivals own what those own whose place they have taken; it stays in the store meanwhile."""
     before = arrivals.alias("before")
     replaced = and_(
@@ -151,7 +153,7 @@ def _inherit(connection: Connection, datastore_id: str, pipeline: str, rows: Tab
     connection.execute(update(instances).where(replaced).values(arrival_id=rows.c.arrival_id))
 
 
-def give_back(connection: Connection, owned: ColumnElement[bool]) -> int:
+def return_to_predecessors(connection: Connection, owned: ColumnElement[bool]) -> int:
     """Let the generations before own again what lies in the store of theirs; return how many instances that were."""
     before = arrivals.alias("before")
     theirs = and_(
@@ -178,7 +180,7 @@ def _drop_other_claims(connection: Connection, datastore_id: str, pipeline: str,
     connection.execute(delete(instances).where(claimed, instances.c.arrival_id.in_(held), ~again))
 
 
-def _checked(outcomes: pl.DataFrame) -> pl.DataFrame:
+def _shape_imports(outcomes: pl.DataFrame) -> pl.DataFrame:
     """Return the outcomes in their schema.
 
     Raises
@@ -186,7 +188,7 @@ def _checked(outcomes: pl.DataFrame) -> pl.DataFrame:
     LedgerError
         If a state is not one that an import ends in.
     """
-    frame = shaped(outcomes, IMPORTS)
+    frame = select_schema(outcomes, IMPORTS)
     ends = [InstanceState.IMPORTED, InstanceState.NON_PRIMARY]
     unknown = frame.filter(~pl.col("state").is_in(ends).fill_null(value=False)).height
     if unknown:
@@ -194,7 +196,7 @@ def _checked(outcomes: pl.DataFrame) -> pl.DataFrame:
     return frame
 
 
-def _need_one_each(connection: Connection, rows: Table) -> None:
+def _need_one_outcome_each(connection: Connection, rows: Table) -> None:
     """Refuse staged rows of which one names an instance that another one names.
 
     Raises
@@ -202,7 +204,7 @@ def _need_one_each(connection: Connection, rows: Table) -> None:
     LedgerError
         With the number of repetitions.
     """
-    number, distinct = _counted(connection, rows)
+    number, distinct = _count_staged(connection, rows)
     if number > distinct:
         raise LedgerError(
             f"{number - distinct} outcomes name an instance that another one names: give one per instance"
@@ -218,11 +220,11 @@ def _write_imported(connection: Connection, datastore_id: str, pipeline: str, ro
         instances.c.SOPInstanceUID.is_not_distinct_from(rows.c.SOPInstanceUID),
     )
     values = {name: rows.c[name] for name in ("state", "image_set_id", "image_set_version", "batch_id")}
-    with without(connection, "hashjoin"):  # a small delivery's are looked up
+    with disable_joins(connection, "hashjoin"):  # a small delivery's are looked up
         return connection.execute(update(instances).where(own).values(values)).rowcount
 
 
-def _current(pipeline: str, rows: Table) -> Subquery:
+def _without_superseded(pipeline: str, rows: Table) -> Subquery:
     """Return the staged rows without those whose place a redrive has given to another arrival."""
     replaced = exists().where(
         arrivals.c.arrival_id == rows.c.arrival_id,
@@ -266,14 +268,14 @@ class Instances(Store):
         """
         with self._writing(SCOPE) as connection:
             need_run(connection, run_key, pipeline)
-            rows = stage(connection, _numbered(claims), _NUMBERED_CLAIMS, ["SOPInstanceUID", "arrival_id"])
+            rows = stage(connection, _number_claims(claims), _NUMBERED_CLAIMS, ["SOPInstanceUID", "arrival_id"])
             need_held(connection, pipeline, run_key, rows)
             _drop_other_claims(connection, datastore_id, pipeline, run_key, rows)
             if is_redrive(connection, run_key):
-                _inherit(connection, datastore_id, pipeline, rows)
+                _transfer_to_successors(connection, datastore_id, pipeline, rows)
             if _insert_claims(connection, datastore_id, pipeline, rows):
                 return OWNERS.to_frame()  # as a first run finds it: no need to look
-            return _owned_by_others(connection, datastore_id, pipeline, rows).unique(maintain_order=True)
+            return _find_other_owners(connection, datastore_id, pipeline, rows).unique(maintain_order=True)
 
     def known_instances(self, datastore_id: str, uids: pl.Series, except_run: str | None = None) -> pl.DataFrame:
         """Return who owns these SOP instances in a data store.
@@ -295,8 +297,8 @@ class Instances(Store):
         with self._reading() as connection:
             rows = stage(connection, uid_frame(uids, "SOPInstanceUID"), _SOPS, ["SOPInstanceUID"])
             in_store = instances.c.datastore_id == datastore_id
-            known = stage(connection, _known(connection, rows, in_store), _SOPS, ["SOPInstanceUID"])
-            statement = _joined(OWNERS, known, "SOPInstanceUID").where(in_store)
+            known = stage(connection, _find_known(connection, rows, in_store), _SOPS, ["SOPInstanceUID"])
+            statement = _select_with_arrivals(OWNERS, known, "SOPInstanceUID").where(in_store)
             if except_run is not None:
                 statement = statement.where(arrivals.c.run_key != except_run, ~_superseded_in(except_run))
             return fetch(connection, statement, OWNERS).sort("SOPInstanceUID")
@@ -339,21 +341,26 @@ class Instances(Store):
         frames = [outcomes] if isinstance(outcomes, pl.DataFrame) else outcomes
         with self._writing(SCOPE) as connection:
             pipeline = need_run(connection, run_key).pipeline
-            rows = stage(connection, map(_checked, frames), IMPORTS, ["SOPInstanceUID"])
+            rows = stage(connection, map(_shape_imports, frames), IMPORTS, ["SOPInstanceUID"])
             need_held(connection, pipeline, run_key, rows)
             if is_redrive(connection, run_key):
-                _inherit(connection, datastore_id, pipeline, rows)
+                _transfer_to_successors(connection, datastore_id, pipeline, rows)
             number = connection.execute(select(func.count()).select_from(rows)).scalar_one()
             written = _write_imported(connection, datastore_id, pipeline, rows)
             if written < number:
-                _need_one_each(connection, rows)
+                _need_one_outcome_each(connection, rows)
                 written += insert_missing(
-                    connection, instances, _current(pipeline, rows), _KEY, datastore_id=datastore_id, pipeline=pipeline
+                    connection,
+                    instances,
+                    _without_superseded(pipeline, rows),
+                    _KEY,
+                    datastore_id=datastore_id,
+                    pipeline=pipeline,
                 )
             insert_elements(connection, datastore_id, run_key, studies, series)
             if written == number:
                 return OWNERS.to_frame()
-            return _owned_by_others(connection, datastore_id, pipeline, rows)
+            return _find_other_owners(connection, datastore_id, pipeline, rows)
 
     def drop_instances(self, datastore_id: str, run_key: str, uids: pl.Series) -> int:
         """Give up a run's ownership of SOP instances that its jobs did not import: a later delivery may bring them.
@@ -377,5 +384,5 @@ class Instances(Store):
             of_run = exists().where(_ARRIVAL, arrivals.c.run_key == run_key)
             named = instances.c.SOPInstanceUID.in_(select(rows.c.SOPInstanceUID))
             owned = and_(instances.c.datastore_id == datastore_id, named, of_run)
-            given = give_back(connection, owned) if is_redrive(connection, run_key) else 0
+            given = return_to_predecessors(connection, owned) if is_redrive(connection, run_key) else 0
             return given + connection.execute(delete(instances).where(owned)).rowcount

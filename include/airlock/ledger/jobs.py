@@ -38,13 +38,13 @@ class Job:
     ended_at: datetime | None = None
 
 
-def _known(connection: Connection, job: Job) -> Job | None:
+def _find_job(connection: Connection, job: Job) -> Job | None:
     statement = select(jobs).where(jobs.c.batch_id == job.batch_id, jobs.c.generation == job.generation)
     row = connection.execute(statement).mappings().one_or_none()
     return None if row is None else Job(**row)
 
 
-def _refuse_another(known: Job, job: Job) -> None:
+def _need_same_job(known: Job, job: Job) -> None:
     name = f"generation {job.generation} of batch {job.batch_id!r}"
     if known.job_id is not None and known.job_id != job.job_id:
         raise LedgerError(
@@ -81,11 +81,11 @@ class Jobs(Store):
         """
         with self._writing("jobs") as connection:
             need_run(connection, job.run_key)
-            known = _known(connection, job)
+            known = _find_job(connection, job)
             if known is None:
                 connection.execute(insert(jobs).values(asdict(job)))
                 return
-            _refuse_another(known, job)
+            _need_same_job(known, job)
             own = (jobs.c.batch_id == job.batch_id, jobs.c.generation == job.generation)
             connection.execute(update(jobs).where(*own).values(asdict(job)))
 

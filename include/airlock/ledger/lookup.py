@@ -109,7 +109,7 @@ _IDS = pl.Schema({"arrival_id": pl.String})
 _RUN_KEYS = pl.Schema({"run_key": pl.String})
 _FILE = "file/"
 _UNRELEASED = arrivals.c.disposition != literal_column("'released'")  # in this form an index is kept of them
-_NOT_IN = (Disposition.HELD.value, Disposition.QUARANTINED.value, Disposition.FAILED.value)
+_NOT_RELEASED = (Disposition.HELD.value, Disposition.QUARANTINED.value, Disposition.FAILED.value)
 
 
 @dataclass(frozen=True)
@@ -154,22 +154,26 @@ class Lookup(Store):
             ``s3://bucket/``), an arrival id, ``Type/id`` of a resource, or another subject of a gate.
         """
         with self._reading() as connection:
-            parts = {way: _all(connection, statements, FOUND_ARRIVALS) for way, statements in _ways(text).items()}
+            parts = {
+                way: _fetch_all(connection, statements, FOUND_ARRIVALS)
+                for way, statements in _select_by_each_name(text).items()
+            }
             files = pl.concat(parts.values()).unique(["arrival_id", "pipeline"])
             files = files.sort("claimed_at", "key", "arrival_id")
             ids = stage(connection, uid_frame(files["arrival_id"], "arrival_id"), _IDS, ["arrival_id"])
-            brought = _instances_of(connection, text, ids)
-            held = _resources_of(connection, text, ids)
-            subjects = stage(connection, _subjects(files, text), _SUBJECTS, ["subject"])
+            brought = _fetch_instances(connection, text, ids)
+            held = _fetch_resources(connection, text, ids)
+            subjects = stage(connection, _name_subjects(files, text), _SUBJECTS, ["subject"])
             known = {
-                name: _about(connection, subjects, table, columns) for name, (table, columns) in _ABOUT_SUBJECTS.items()
+                name: _fetch_about_subjects(connection, subjects, table, columns)
+                for name, (table, columns) in _ABOUT_SUBJECTS.items()
             }
-            keys = stage(connection, _subject_keys(files, known), _KEYS, ["subject_key"])
-            routes = _of_keys(connection, keys, outbox, FOUND_ROUTES).sort("destination", "revision")
+            keys = stage(connection, _name_subject_keys(files, known), _KEYS, ["subject_key"])
+            routes = _fetch_by_subject_key(connection, keys, outbox, FOUND_ROUTES).sort("destination", "revision")
             again = stage(connection, uid_frame(files["run_key"], "run_key"), _RUN_KEYS, ["run_key"])
-            asked = _of_runs(connection, again, redrives, FOUND_REDRIVES).sort("asked_at")
-            done = _of_runs(connection, again, resolutions, FOUND_RESOLUTIONS).sort("begun_at", "image_set_id")
-            without = _of_keys(connection, keys, unrouted, FOUND_UNROUTED).sort("pipeline", "subject_key")
+            asked = _fetch_by_run(connection, again, redrives, FOUND_REDRIVES).sort("asked_at")
+            done = _fetch_by_run(connection, again, resolutions, FOUND_RESOLUTIONS).sort("begun_at", "image_set_id")
+            without = _fetch_by_subject_key(connection, keys, unrouted, FOUND_UNROUTED).sort("pipeline", "subject_key")
         if not held.is_empty() and "/" in text and files.is_empty():
             parts["resource"] = held
         if not known["gates"].filter(pl.col("subject") == text).is_empty():
@@ -209,17 +213,17 @@ class Lookup(Store):
         with self._reading() as connection:
             rows = stage(connection, frame, frame.schema, ["study_key"])
             parts = [
-                fetch(connection, _counted(rows, arrivals.c[name] == rows.c[name]), UNRELEASED)
+                fetch(connection, _count_unreleased(rows, arrivals.c[name] == rows.c[name]), UNRELEASED)
                 for name in ("study_key", "arrival_id")
             ]
         return pl.concat(parts).sort("subject", "arrivals", "reason", descending=[False, True, False])
 
 
-def _counted(rows: Table, same: ColumnElement[bool]) -> Select[Any]:
+def _count_unreleased(rows: Table, same: ColumnElement[bool]) -> Select[Any]:
     words = rows.c.subject, arrivals.c.disposition, arrivals.c.reason
     joined = select(*words, func.count()).select_from(rows).join(arrivals, same)
     latest = arrivals.c.superseded_by.is_(None)
-    return joined.where(arrivals.c.disposition.in_(_NOT_IN), latest).group_by(*words)
+    return joined.where(arrivals.c.disposition.in_(_NOT_RELEASED), latest).group_by(*words)
 
 
 def _run_columns(table: Table, columns: Iterable[str], **own: ColumnElement[Any]) -> Select[Any]:
@@ -236,7 +240,7 @@ _ABOUT_SUBJECTS: dict[str, tuple[Table, pl.Schema]] = {
 }
 
 
-def _ways(text: str) -> dict[str, list[Select[Any]]]:
+def _select_by_each_name(text: str) -> dict[str, list[Select[Any]]]:
     """Return the queries for each way to look an arrival up by a text; each of them finds it by an index."""
     bucket, _, key = text.removeprefix("s3://").partition("/") if text.startswith("s3://") else ("", "", text)
     of_key = _ARRIVALS.where(arrivals.c.key == key)
@@ -253,52 +257,52 @@ def _ways(text: str) -> dict[str, list[Select[Any]]]:
     }
 
 
-def _all(connection: Connection, statements: Iterable[Select[Any]], columns: pl.Schema) -> pl.DataFrame:
+def _fetch_all(connection: Connection, statements: Iterable[Select[Any]], columns: pl.Schema) -> pl.DataFrame:
     return pl.concat([fetch(connection, statement, columns) for statement in statements])
 
 
-def _subjects(files: pl.DataFrame, text: str) -> pl.DataFrame:
+def _name_subjects(files: pl.DataFrame, text: str) -> pl.DataFrame:
     """Return what gates and contracts may be about: the arrivals' studies and files, and the text itself."""
     of_files = (_FILE + files["arrival_id"]) if files.height else files["arrival_id"]
     named = pl.Series([text], dtype=pl.String)
     return uid_frame(pl.concat([files["study_instance_uid"], of_files, named], rechunk=True), "subject")
 
 
-def _about(connection: Connection, subjects: Table, table: Table, columns: pl.Schema) -> pl.DataFrame:
+def _fetch_about_subjects(connection: Connection, subjects: Table, table: Table, columns: pl.Schema) -> pl.DataFrame:
     own = {"released": released(gates)} if table is gates else {}
     statement = _run_columns(table, columns, **own).join(subjects, subjects.c.subject == table.c.subject)
     order = {"gates": "decided_at", "overrides": "overridden_at"}.get(table.name, "revision")
     return fetch(connection, statement, columns).sort("subject", "datastore_id", order)
 
 
-def _instances_of(connection: Connection, text: str, ids: Table) -> pl.DataFrame:
+def _fetch_instances(connection: Connection, text: str, ids: Table) -> pl.DataFrame:
     columns = select(*(instances.c[name] for name in FOUND_INSTANCES))
     brought = columns.join(ids, ids.c.arrival_id == instances.c.arrival_id)
     both = [brought, columns.where(instances.c.SOPInstanceUID == text)]
-    found = _all(connection, both, FOUND_INSTANCES)
+    found = _fetch_all(connection, both, FOUND_INSTANCES)
     return found.unique(["SOPInstanceUID", "datastore_id"]).sort("SOPInstanceUID", "datastore_id")
 
 
-def _resources_of(connection: Connection, text: str, ids: Table) -> pl.DataFrame:
+def _fetch_resources(connection: Connection, text: str, ids: Table) -> pl.DataFrame:
     columns = select(*(resources.c[name] for name in FOUND_RESOURCES))
     kind, _, name = text.partition("/")
     named = and_(resources.c.resource_id == name, resources.c.resource_type == kind)
     both = [columns.join(ids, ids.c.arrival_id == resources.c.arrival_id), columns.where(named)]
-    found = _all(connection, both, FOUND_RESOURCES)
+    found = _fetch_all(connection, both, FOUND_RESOURCES)
     key = ["resource_type", "resource_id", "datastore_id"]
     return found.unique(key).sort(key)
 
 
-def _subject_keys(files: pl.DataFrame, known: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+def _name_subject_keys(files: pl.DataFrame, known: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     keys = pl.concat([files["study_key"], known["gates"]["subject_key"], known["contracts"]["subject_key"]])
     return uid_frame(keys, "subject_key")
 
 
-def _of_keys(connection: Connection, keys: Table, table: Table, columns: pl.Schema) -> pl.DataFrame:
+def _fetch_by_subject_key(connection: Connection, keys: Table, table: Table, columns: pl.Schema) -> pl.DataFrame:
     statement = _run_columns(table, columns).join(keys, keys.c.subject_key == table.c.subject_key)
     return fetch(connection, statement, columns)
 
 
-def _of_runs(connection: Connection, keys: Table, table: Table, columns: pl.Schema) -> pl.DataFrame:
+def _fetch_by_run(connection: Connection, keys: Table, table: Table, columns: pl.Schema) -> pl.DataFrame:
     statement = _run_columns(table, columns).join(keys, keys.c.run_key == table.c.run_key)
     return fetch(connection, statement, columns)

@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import insert_missing, shaped, stage
+from airlock.ledger.frames import insert_missing, select_schema, stage
 from airlock.ledger.runs import need_pipeline, need_run
 from airlock.ledger.tables import MessageState, outbox
 
@@ -51,16 +51,16 @@ def scope(pipeline: str) -> str:
     return f"outbox of {pipeline}"
 
 
-def _message(row: Row[Any]) -> OutboxMessage:
+def _read_message(row: Row[Any]) -> OutboxMessage:
     return OutboxMessage(**{field.name: getattr(row, field.name) for field in fields(OutboxMessage)})
 
 
-def _waiting(pipeline: str, destination: str) -> ColumnElement[bool]:
+def _is_pending(pipeline: str, destination: str) -> ColumnElement[bool]:
     mine = and_(outbox.c.pipeline == pipeline, outbox.c.destination == destination)
     return and_(mine, outbox.c.state == MessageState.PENDING)
 
 
-def _free(table: FromClause, now: datetime, owner: str | None, since: datetime) -> ColumnElement[bool]:
+def _is_sendable(table: FromClause, now: datetime, owner: str | None, since: datetime) -> ColumnElement[bool]:
     """Return the condition that a message may be sent now, by this sender, who began at *since*."""
     lease = or_(table.c.leased_until.is_(None), table.c.leased_until <= now, table.c.leased_by == owner)
     return and_(table.c.next_attempt_at <= since, lease)
@@ -91,7 +91,7 @@ class Outbox(Store):
         LedgerError
             If another run has given the revision to another content meanwhile, or the run is unknown.
         """
-        frame = shaped(messages, MESSAGES).unique(["subject_key", "content_digest"], keep="first")
+        frame = select_schema(messages, MESSAGES).unique(["subject_key", "content_digest"], keep="first")
         now = datetime.now(UTC)
         constants: dict[str, Any] = {"pipeline": pipeline, "run_key": run_key, "destination": destination}
         constants |= {"state": MessageState.PENDING.value, "attempts": 0, "next_attempt_at": now}
@@ -143,15 +143,15 @@ class Outbox(Store):
                 earlier.c.subject_key == outbox.c.subject_key,
                 earlier.c.id < outbox.c.id,
                 earlier.c.state == MessageState.PENDING,
-                ~_free(earlier, now, owner, since or now),
+                ~_is_sendable(earlier, now, owner, since or now),
             )
             .exists()
         )
-        pending = _waiting(pipeline, destination)
-        free = _free(outbox, now, owner, since or now)
+        pending = _is_pending(pipeline, destination)
+        free = _is_sendable(outbox, now, owner, since or now)
         statement = select(outbox).where(pending, free, ~blocked).order_by(outbox.c.id).limit(limit)
         with self._writing(scope(pipeline)) as connection:
-            found = [_message(row) for row in connection.execute(statement)]
+            found = [_read_message(row) for row in connection.execute(statement)]
             if owner is not None and found:
                 self._lease(connection, found, owner, now + LEASE)
         return found
@@ -196,7 +196,7 @@ class Outbox(Store):
         sent = {"state": MessageState.SENT.value, "sent_at": now, "attempts": outbox.c.attempts + 1, "leased_by": owner}
         ours = and_(outbox.c.pipeline == pipeline, outbox.c.destination == destination, outbox.c.leased_by == owner)
         with self._writing(scope(pipeline)) as connection:
-            connection.execute(update(outbox).where(_waiting(pipeline, destination)).values(sent))
+            connection.execute(update(outbox).where(_is_pending(pipeline, destination)).values(sent))
             told = select(outbox.c.subject_key).where(ours, outbox.c.state == MessageState.SENT)
             return sorted(set(connection.execute(told).scalars()))
 
@@ -212,13 +212,13 @@ class Outbox(Store):
 
     def renew(self, pipeline: str, destination: str, owner: str, now: datetime) -> None:
         """Lease anew what `due` gave this owner and it has not tried yet: a message may take longer than a lease."""
-        leased = and_(_waiting(pipeline, destination), outbox.c.leased_by == owner)
+        leased = and_(_is_pending(pipeline, destination), outbox.c.leased_by == owner)
         with self._writing(scope(pipeline)) as connection:
             connection.execute(update(outbox).where(leased).values(leased_until=now + LEASE))
 
     def hand_back(self, pipeline: str, destination: str, owner: str) -> None:
         """Let others send what `due` gave this owner and it has not tried."""
-        leased = and_(_waiting(pipeline, destination), outbox.c.leased_by == owner)
+        leased = and_(_is_pending(pipeline, destination), outbox.c.leased_by == owner)
         with self._writing(scope(pipeline)) as connection:
             connection.execute(update(outbox).where(leased).values(leased_by=None, leased_until=None))
 

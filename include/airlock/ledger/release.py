@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection
 
 
-def _count(connection: Connection, *conditions: ColumnElement[bool]) -> int:
+def _count_rows(connection: Connection, *conditions: ColumnElement[bool]) -> int:
     return int(connection.execute(select(func.count()).where(*conditions)).scalar_one())
 
 
-def _need_ended(connection: Connection, run_key: str) -> None:
+def _need_jobs_ended(connection: Connection, run_key: str) -> None:
     # A batch's last job counts; its status is written when it has ended.
     statement = select(jobs.c.batch_id, jobs.c.job_id, jobs.c.status).where(jobs.c.run_key == run_key)
     last = {row.batch_id: row for row in connection.execute(statement.order_by(jobs.c.generation))}
@@ -44,7 +44,7 @@ def _need_ended(connection: Connection, run_key: str) -> None:
         )
 
 
-def _give_places_back(connection: Connection, pipeline: str, run_key: str, unsettled: ColumnElement[bool]) -> None:
+def _undo_redrive(connection: Connection, pipeline: str, run_key: str, unsettled: ColumnElement[bool]) -> None:
     """Undo what a redrive has taken: the generation before has its place and its instance again.
 
     Raises
@@ -53,17 +53,19 @@ def _give_places_back(connection: Connection, pipeline: str, run_key: str, unset
         If the redrive may have had an image set copied or deleted: what became of it only its own tasks can tell.
     """
     of_run = resolutions.c.run_key == run_key
-    if _count(connection, of_run, resolutions.c.state != ResolutionState.BEGUN):
+    if _count_rows(connection, of_run, resolutions.c.state != ResolutionState.BEGUN):
         raise LedgerError(f"run {run_key!r} resolves non-primary image sets: clear its validate task, which goes on")
     connection.execute(delete(resolutions).where(of_run))
     before = arrivals.alias("before")
     given = select(arrivals.c.arrival_id).where(unsettled)
-    of_instances.give_back(connection, and_(instances.c.pipeline == pipeline, instances.c.arrival_id.in_(given)))
+    of_instances.return_to_predecessors(
+        connection, and_(instances.c.pipeline == pipeline, instances.c.arrival_id.in_(given))
+    )
     linked = select(before.c.arrival_id).where(before.c.pipeline == pipeline, before.c.superseded_by.in_(given))
     free = and_(arrivals.c.pipeline == pipeline, arrivals.c.arrival_id.in_(linked))
     again = {"superseded_by": arrivals.c.superseded_before, "superseded_before": None}
     connection.execute(update(arrivals).where(free).values(again))
-    if not _count(connection, arrivals.c.run_key == run_key, arrivals.c.settled_at.is_not(None)):
+    if not _count_rows(connection, arrivals.c.run_key == run_key, arrivals.c.settled_at.is_not(None)):
         connection.execute(delete(redrives).where(redrives.c.run_key == run_key))
 
 
@@ -88,17 +90,17 @@ class Release(Store):
             unsettled = and_(
                 arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key, arrivals.c.settled_at.is_(None)
             )
-            started = _count(connection, jobs.c.run_key == run_key)
-            if started and _count(connection, unsettled):
+            started = _count_rows(connection, jobs.c.run_key == run_key)
+            if started and _count_rows(connection, unsettled):
                 raise LedgerError(
                     f"run {run_key!r} has {started} import jobs: clear its audit task, which settles them"
                 )
             claimed = and_(instances.c.pipeline == pipeline, instances.c.state == InstanceState.CLAIMED)
             of_run = instances.c.arrival_id.in_(select(arrivals.c.arrival_id).where(unsettled))
             connection.execute(delete(instances).where(claimed, of_run))
-            _give_places_back(connection, pipeline, run_key, unsettled)
+            _undo_redrive(connection, pipeline, run_key, unsettled)
             if not started:
-                of_resources.give_back(connection, resources.c.claimed_by == run_key)
+                of_resources.end_claims(connection, resources.c.claimed_by == run_key)
             return connection.execute(delete(arrivals).where(unsettled)).rowcount
 
     def release_resources(self, pipeline: str, run_key: str, *, jobs_ended: bool = False) -> int:
@@ -127,14 +129,14 @@ class Release(Store):
         with self._writing(of_resources.SCOPE) as connection:
             need_run(connection, run_key, pipeline)
             claims = resources.c.claimed_by == run_key
-            if not jobs_ended and _count(connection, claims):
-                _need_ended(connection, run_key)
-            if _count(connection, jobs.c.run_key == run_key):
+            if not jobs_ended and _count_rows(connection, claims):
+                _need_jobs_ended(connection, run_key)
+            if _count_rows(connection, jobs.c.run_key == run_key):
                 return connection.execute(delete(resources).where(claims)).rowcount
-            return of_resources.give_back(connection, claims)
+            return of_resources.end_claims(connection, claims)
 
 
-def give_back(ledger: Release, pipeline: str, run_key: str, *, jobs_ended: bool) -> list[str]:
+def release_run(ledger: Release, pipeline: str, run_key: str, *, jobs_ended: bool) -> list[str]:
     """Give back all that a run holds, and say how much: first the FHIR resources, then the arrivals.
 
     Raises

@@ -14,7 +14,7 @@ from sqlalchemy import and_, case, delete, exists, null, or_, select, update
 from airlock.ledger.arrivals import need_held
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import fetch, insert_missing, shaped, stage
+from airlock.ledger.frames import fetch, insert_missing, select_schema, stage
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import arrivals, resources
 from airlock.records import TIMESTAMP, schema
@@ -50,17 +50,17 @@ _CLAIM_ROWS = pl.Schema({_CLAIM.get(name, name): pl.String for name in CLAIMS})
 _NO_CLAIM = dict.fromkeys(("claimed_by", *_CLAIM.values()))
 
 
-def _among(rows: Table, datastore_id: str) -> ColumnElement[bool]:
+def _is_staged(rows: Table, datastore_id: str) -> ColumnElement[bool]:
     """Return the condition that a resource is one of the staged ones."""
     return and_(resources.c.datastore_id == datastore_id, *(resources.c[name] == rows.c[name] for name in _RESOURCE))
 
 
-def _named(rows: Table, datastore_id: str) -> ColumnElement[bool]:
+def _exists_staged(rows: Table, datastore_id: str) -> ColumnElement[bool]:
     """Return the same condition for a statement in which the staged rows have no other part."""
-    return exists(select(rows.c.resource_id).where(_among(rows, datastore_id)))
+    return exists(select(rows.c.resource_id).where(_is_staged(rows, datastore_id)))
 
 
-def _is_given_up() -> ColumnElement[bool]:
+def _is_superseded_claim() -> ColumnElement[bool]:
     """Return the condition that a claim is of a settled arrival in whose place a redrive has put another one."""
     return exists().where(
         arrivals.c.arrival_id == resources.c.claimed_arrival_id,
@@ -71,7 +71,7 @@ def _is_given_up() -> ColumnElement[bool]:
 
 
 def _stage_resources(connection: Connection, keys: pl.DataFrame) -> Table:
-    return stage(connection, shaped(keys, _RESOURCES).unique(), _RESOURCES, _RESOURCE)
+    return stage(connection, select_schema(keys, _RESOURCES).unique(), _RESOURCES, _RESOURCE)
 
 
 def _need_arrivals(connection: Connection, pipeline: str, run_key: str, frame: pl.DataFrame) -> None:
@@ -80,15 +80,15 @@ def _need_arrivals(connection: Connection, pipeline: str, run_key: str, frame: p
     need_held(connection, pipeline, run_key, stage(connection, files, files.schema, ["arrival_id"]))
 
 
-def give_back(connection: Connection, claims: ColumnElement[bool]) -> int:
+def end_claims(connection: Connection, claims: ColumnElement[bool]) -> int:
     """End the claims that a condition names and return their number; what is in a data store stays known."""
     unknown = connection.execute(delete(resources).where(claims, resources.c.content_digest.is_(None)))
     known = connection.execute(update(resources).where(claims).values(_NO_CLAIM))
     return unknown.rowcount + known.rowcount
 
 
-def _checked(imported: pl.DataFrame) -> pl.DataFrame:
-    frame = shaped(imported, IMPORTS)
+def _shape_imports(imported: pl.DataFrame) -> pl.DataFrame:
+    frame = select_schema(imported, IMPORTS)
     doubled = frame.height - frame.select(_RESOURCE).n_unique()
     if doubled:
         raise LedgerError(f"{doubled} imports name a resource that another one names: give one per resource")
@@ -128,16 +128,16 @@ class Resources(Store):
         LedgerError
             If the run does not hold one of the arrivals. Nothing is written.
         """
-        wanted = shaped(claims, CLAIMS).unique(_RESOURCE, keep="first", maintain_order=True)
+        wanted = select_schema(claims, CLAIMS).unique(_RESOURCE, keep="first", maintain_order=True)
         with self._writing(SCOPE) as connection:
             need_run(connection, run_key, pipeline)
             _need_arrivals(connection, pipeline, run_key, claims)
             rows = stage(connection, wanted.rename(_CLAIM), _CLAIM_ROWS, _RESOURCE)
-            among, ours = _among(rows, datastore_id), resources.c.claimed_by == run_key
+            among, ours = _is_staged(rows, datastore_id), resources.c.claimed_by == run_key
             here = resources.c.datastore_id == datastore_id
-            give_back(connection, and_(ours, here, ~_named(rows, datastore_id)))
+            end_claims(connection, and_(ours, here, ~_exists_staged(rows, datastore_id)))
             values = {name: rows.c[name] for name in _CLAIM.values()} | {"claimed_by": run_key}
-            free = or_(resources.c.claimed_by.is_(None), _is_given_up())
+            free = or_(resources.c.claimed_by.is_(None), _is_superseded_claim())
             connection.execute(update(resources).where(among, or_(free, ours)).values(values))
             insert_missing(connection, resources, rows, _KEY, datastore_id=datastore_id, claimed_by=run_key)
             others = select(*(resources.c[name] for name in CLAIMED)).where(among, ~ours)
@@ -160,7 +160,7 @@ class Resources(Store):
         """
         with self._reading() as connection:
             rows = _stage_resources(connection, keys)
-            held = and_(_among(rows, datastore_id), resources.c.claimed_by.is_not(None))
+            held = and_(_is_staged(rows, datastore_id), resources.c.claimed_by.is_not(None))
             return fetch(connection, select(*(resources.c[name] for name in CLAIMED)).where(held), CLAIMED).sort(
                 _RESOURCE
             )
@@ -185,7 +185,7 @@ class Resources(Store):
         with self._reading() as connection:
             rows = _stage_resources(connection, keys)
             statement = select(*(resources.c[name] for name in KNOWN)).where(
-                _among(rows, datastore_id), resources.c.content_digest.is_not(None)
+                _is_staged(rows, datastore_id), resources.c.content_digest.is_not(None)
             )
             if except_run is not None:
                 statement = statement.where(resources.c.run_key != except_run)
@@ -211,7 +211,7 @@ class Resources(Store):
         with self._reading() as connection:
             rows = _stage_resources(connection, keys)
             brought = select(*(columns[name] for name in BROUGHT)).join_from(resources, arrivals, file)
-            statement = brought.where(_named(rows, datastore_id), resources.c.content_digest.is_not(None))
+            statement = brought.where(_exists_staged(rows, datastore_id), resources.c.content_digest.is_not(None))
             return fetch(connection, statement, BROUGHT).sort(_RESOURCE)
 
     def record_imported_resources(self, datastore_id: str, run_key: str, rows: pl.DataFrame) -> None:
@@ -233,7 +233,7 @@ class Resources(Store):
             If the run does not hold one of the arrivals, or a resource comes twice or without its digest. Nothing is
             written.
         """
-        frame = _checked(rows)
+        frame = _shape_imports(rows)
         with self._writing(SCOPE) as connection:
             pipeline = need_run(connection, run_key).pipeline
             _need_arrivals(connection, pipeline, run_key, frame)
@@ -243,7 +243,7 @@ class Resources(Store):
             superseded = and_(resources.c.content_digest.is_not(None), resources.c.run_key != run_key)
             values: dict[str, Any] = {name: staged.c[name] for name in ("content_digest", "arrival_id", "batch_id")}
             values |= facts | {name: case((ours, null()), else_=resources.c[name]) for name in _NO_CLAIM}
-            own = and_(_among(staged, datastore_id), or_(ours, ~superseded))
+            own = and_(_is_staged(staged, datastore_id), or_(ours, ~superseded))
             connection.execute(update(resources).where(own).values(values))
             insert_missing(connection, resources, staged, _KEY, datastore_id=datastore_id, **facts)
 
@@ -268,7 +268,7 @@ class Resources(Store):
         with self._writing(SCOPE) as connection:
             rows = _stage_resources(connection, keys)
             ours = or_(resources.c.claimed_by == run_key, brought)
-            return connection.execute(delete(resources).where(ours, _named(rows, datastore_id))).rowcount
+            return connection.execute(delete(resources).where(ours, _exists_staged(rows, datastore_id))).rowcount
 
     def drop_resource_claims(self, datastore_id: str, run_key: str, keys: pl.DataFrame) -> int:
         """Give back a run's claims on resources that its jobs did not import: a later delivery may bring them.
@@ -287,4 +287,4 @@ class Resources(Store):
         """
         with self._writing(SCOPE) as connection:
             rows = _stage_resources(connection, keys)
-            return give_back(connection, and_(resources.c.claimed_by == run_key, _named(rows, datastore_id)))
+            return end_claims(connection, and_(resources.c.claimed_by == run_key, _exists_staged(rows, datastore_id)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Column, MetaData, String, Table, inspect, select
 
-from airlock.ledger.database import BUSY_TIMEOUT_MS, engine_for, parse_url, place, reading, sqlite_file, writing
+from airlock.ledger.database import BUSY_TIMEOUT_MS, engine_for, parse_url, reading, shown_address, sqlite_file, writing
 from airlock.ledger.errors import LedgerError, LedgerSchemaError
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ def upgrade(url: str) -> None:
     engine = engine_for(parsed)
     try:
         if file is not None:
-            _write_ahead(engine)
+            _wait_for_write_ahead(engine)
         with writing(engine, "schema") as connection:
-            found = _found(connection)
+            found = _read_revision(connection)
             if found != REVISION:
                 _migrate(connection, found)
     finally:
@@ -77,35 +77,35 @@ def check(engine: Engine) -> None:
     file = sqlite_file(engine.url)
     command = f"run, with {LEDGER_URL} set to its address: python -m airlock.ledger upgrade"
     if file is not None and not file.exists():  # connecting would make an empty one
-        raise LedgerSchemaError(f"there is no ledger at {place(engine)}: {command}")
+        raise LedgerSchemaError(f"there is no ledger at {shown_address(engine)}: {command}")
     with reading(engine) as connection:
-        found = _found(connection)
+        found = _read_revision(connection)
     if found is None:
-        raise LedgerSchemaError(f"the database at {place(engine)} holds no ledger yet: {command}")
+        raise LedgerSchemaError(f"the database at {shown_address(engine)} holds no ledger yet: {command}")
     if found != REVISION:
         raise LedgerSchemaError(
-            f"the ledger at {place(engine)} has schema {found}, this Airlock needs {REVISION}: {command}"
+            f"the ledger at {shown_address(engine)} has schema {found}, this Airlock needs {REVISION}: {command}"
         )
 
 
-def _found(connection: Connection) -> str | None:
+def _read_revision(connection: Connection) -> str | None:
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     return connection.execute(select(_version.c.version_num)).scalar_one_or_none()
 
 
-def _write_ahead(engine: Engine) -> None:
+def _wait_for_write_ahead(engine: Engine) -> None:
     """Let readers and a writer of a SQLite file work at once; the file keeps the mode."""
     deadline = monotonic() + BUSY_TIMEOUT_MS / 1_000
     connection = engine.raw_connection()
     try:
-        while not _writes_ahead(connection, last=monotonic() > deadline):
+        while not _set_write_ahead(connection, last=monotonic() > deadline):
             sleep(_LOCKED_PAUSE_SECONDS)
     finally:
         connection.close()
 
 
-def _writes_ahead(connection: PoolProxiedConnection, *, last: bool) -> bool:
+def _set_write_ahead(connection: PoolProxiedConnection, *, last: bool) -> bool:
     # SQLite's own timeout does not cover every change of the mode: it fails at once while another one changes it.
     try:
         connection.cursor().execute("PRAGMA journal_mode = WAL")

@@ -49,7 +49,7 @@ def insert_elements(
         insert_missing(connection, table, rows, ["datastore_id", key], datastore_id=datastore_id, run_key=run_key)
 
 
-def _not_only_from(run_key: str, table: Table) -> ColumnElement[bool]:
+def _has_other_runs(run_key: str, table: Table) -> ColumnElement[bool]:
     """Return the condition that another run has a part in a study or series too."""
     arrival = and_(arrivals.c.pipeline == instances.c.pipeline, arrivals.c.arrival_id == instances.c.arrival_id)
     elsewhere = exists().where(
@@ -100,5 +100,5 @@ class Studies(Store):
                 select(*columns).join(rows, table.c[key] == rows.c[key]).where(table.c.datastore_id == datastore_id)
             )
             if except_run is not None:
-                statement = statement.where(_not_only_from(except_run, table))
+                statement = statement.where(_has_other_runs(except_run, table))
             return fetch(connection, statement, schema).sort(key)

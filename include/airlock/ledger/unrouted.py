@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, FromClause
 
 
-def _of(pipeline: str, datastore_id: str) -> ColumnElement[bool]:
+def _is_of(pipeline: str, datastore_id: str) -> ColumnElement[bool]:
     return and_(unrouted.c.pipeline == pipeline, unrouted.c.datastore_id == datastore_id)
 
 
@@ -62,7 +62,7 @@ class Unrouted(Store):
             )
             connection.execute(delete(rows).where(routed))
             older = exists().where(_same_subject(rows), unrouted.c.revision < rows.c.revision)
-            connection.execute(delete(unrouted).where(_of(pipeline, datastore_id), older))
+            connection.execute(delete(unrouted).where(_is_of(pipeline, datastore_id), older))
             key = ["subject_key", "pipeline", "datastore_id"]
             insert_missing(connection, unrouted, rows, key, released_at=datetime.now(UTC), **constants)
 
@@ -85,7 +85,7 @@ class Unrouted(Store):
         """
         statement = (
             select(*(unrouted.c[name] for name in MESSAGES))
-            .where(_of(pipeline, datastore_id), unrouted.c.rules != except_rules)
+            .where(_is_of(pipeline, datastore_id), unrouted.c.rules != except_rules)
             .order_by(unrouted.c.subject_key)
             .limit(limit)
         )
@@ -97,7 +97,7 @@ class Unrouted(Store):
         with self._writing(scope(pipeline)) as connection:
             rows = stage(connection, messages, MESSAGES, ["subject_key"])
             asked = and_(_same_subject(rows), unrouted.c.revision == rows.c.revision)
-            looked_at = update(unrouted).where(_of(pipeline, datastore_id), exists().where(asked))
+            looked_at = update(unrouted).where(_is_of(pipeline, datastore_id), exists().where(asked))
             connection.execute(looked_at.values(rules=rules))
 
     def drop_unrouted(self, pipeline: str, datastore_id: str, messages: pl.DataFrame) -> None:
@@ -105,7 +105,7 @@ class Unrouted(Store):
         with self._writing(scope(pipeline)) as connection:
             rows = stage(connection, messages, MESSAGES, ["subject_key"])
             routed = exists().where(_same_subject(rows), unrouted.c.revision <= rows.c.revision)
-            connection.execute(delete(unrouted).where(_of(pipeline, datastore_id), routed))
+            connection.execute(delete(unrouted).where(_is_of(pipeline, datastore_id), routed))
 
     def count_unrouted(self, pipeline: str) -> int:
         """Count the subjects of a pipeline that were released and that no route takes."""
