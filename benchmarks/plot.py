@@ -1,4 +1,4 @@
-"""The plot of a run of ``make bench``, as SVG: the contest above, the stage chain below.
+"""The plot of a run of ``make bench``, as bars in an SVG: the contest above, the stage chain below.
 
 ``python -m benchmarks.plot var/bench.json docs/performance.svg`` draws one anew.
 """
@@ -20,35 +20,35 @@ if TYPE_CHECKING:
 
 STAGES = ("validate", "normalize", "audit")
 _OURS, _OTHERS, _FLOOR = "#0b6e99", "#b8b8b8", "#5f5f5f"
-_LINES = ("#0b6e99", "#d97706", "#4d7c0f")
+_OF_STAGES = ("#0b6e99", "#d97706", "#4d7c0f")
 
 
 def plot(found: Mapping[str, Any], target: Path) -> None:
-    """Write what `draw` draws as an SVG file, whose bytes depend on ``found`` alone."""
+    """Write the figure of `draw` as an SVG file, whose bytes depend on ``found`` alone."""
     with mpl.rc_context({"svg.hashsalt": "airlock", "svg.fonttype": "none", "font.family": "sans-serif"}):
         draw(found).savefig(target, format="svg", metadata={"Date": None})
 
 
 def draw(found: Mapping[str, Any]) -> Figure:
-    """Draw what was measured.
+    """Draw the measured figures as bars.
 
     Parameters
     ----------
     found
-        As ``var/bench.json`` holds it; without the chain's part there is no lower half.
+        The content of ``var/bench.json``; without the chain's part there is no lower half.
     """
     contest, sizes = found.get("headers"), found.get("chain", {}).get("sizes", [])
     halves = 2 if sizes else 1
-    figure = Figure(figsize=(10, 3.5 * halves), layout="constrained")
+    figure = Figure(figsize=(10, 3.5 * halves), layout="constrained", facecolor="white")
     panels = figure.subplots(halves, 2, squeeze=False)
     speed, cpu = panels[0]
     if contest:
-        _draw_bars(speed, contest["contestants"], "objects_per_second", "objects read per second")
-        _draw_bars(cpu, contest["contestants"], "cpu_ms_per_object", "CPU per object, ms")
+        _draw_contest(speed, contest["contestants"], "objects_per_second", "Headers read per second (more is better)")
+        _draw_contest(cpu, contest["contestants"], "cpu_ms_per_object", "CPU per header, ms (less is better)")
         cpu.set_yticklabels([])
     if sizes:
-        _draw_stages(panels[1][0], sizes, "seconds", "seconds of each stage")
-        _draw_stages(panels[1][1], sizes, "peak_mib", "peak memory of each stage, MiB")
+        _draw_seconds(panels[1][0], sizes)
+        _draw_memory(panels[1][1], sizes)
     figure.suptitle(_title(found), fontsize=9)
     return figure
 
@@ -61,31 +61,47 @@ def _title(found: Mapping[str, Any]) -> str:
     return "; ".join(words)
 
 
-def _draw_bars(axes: Axes, contestants: Mapping[str, Mapping[str, Any]], figure: str, title: str) -> None:
+def _draw_contest(axes: Axes, contestants: Mapping[str, Mapping[str, Any]], figure: str, title: str) -> None:
     titles = [row["title"] for row in contestants.values()]
     values = [row[figure] for row in contestants.values()]
     drawn = axes.barh(titles, values, color=[_colour(name) for name in contestants])
     axes.bar_label(drawn, labels=[f"{value:,.0f}" if value >= 100 else f"{value:.2f}" for value in values], padding=3)
-    axes.invert_yaxis()
-    axes.margins(x=0.18)
-    axes.set_title(title, fontsize=10, loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
+    _finish(axes, title)
 
 
 def _colour(contestant: str) -> str:
     return _OURS if contestant == "airlock" else _FLOOR if contestant.startswith("floor") else _OTHERS
 
 
-def _draw_stages(axes: Axes, sizes: Sequence[Mapping[str, Any]], figure: str, title: str) -> None:
-    for stage, colour in zip(STAGES, _LINES, strict=True):
-        points = [(size["arrivals"] / 1e6, size["stages"][stage][figure]) for size in sizes]
-        axes.plot(*zip(*points, strict=True), marker="o", color=colour, label=stage)
+def _draw_seconds(axes: Axes, sizes: Sequence[Mapping[str, Any]]) -> None:
+    """Draw a bar per delivery, made of its stages: equal lengths mean that the time grows as the delivery does."""
+    ends = [0.0] * len(sizes)
+    for stage, colour in zip(STAGES, _OF_STAGES, strict=True):
+        values = [size["stages"][stage]["seconds"] / size["arrivals"] * 1e6 for size in sizes]
+        drawn = axes.barh(_titles(sizes), values, left=ends, color=colour, label=stage)
+        axes.bar_label(drawn, label_type="center", fmt="%.0f", color="white")
+        ends = [end + value for end, value in zip(ends, values, strict=True)]
+    axes.bar_label(drawn, labels=[f"{end:.0f}" for end in ends], padding=3)
+    _finish(axes, "Seconds per million files, by size of the delivery")
+    axes.legend(frameon=False, ncols=len(STAGES), loc="upper center", bbox_to_anchor=(0.5, -0.1))
+
+
+def _draw_memory(axes: Axes, sizes: Sequence[Mapping[str, Any]]) -> None:
+    drawn = axes.barh(_titles(sizes), [size["peak_mib"] for size in sizes], color=_OURS)
+    axes.bar_label(drawn, fmt="{:,.0f}", padding=3)
+    axes.set_yticklabels([])
+    _finish(axes, "Peak memory of the largest task process, MiB")
+
+
+def _titles(sizes: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [f"{size['arrivals']:,} files" for size in sizes]
+
+
+def _finish(axes: Axes, title: str) -> None:
+    axes.invert_yaxis()
+    axes.margins(x=0.18)
     axes.set_title(title, fontsize=10, loc="left")
-    axes.set_xlabel("million arrivals")
-    axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(visible=True, axis="y", alpha=0.3)
-    axes.legend(frameon=False)
 
 
 if __name__ == "__main__":
