@@ -84,6 +84,14 @@ class Page:
         self.click(selector)
         self.call("Input.insertText", text=words)
 
+    def log_in(self, url: str, user: str, password: str) -> None:
+        """Open Airflow's UI and log in."""
+        self.open(url)
+        self.write("input[name=username]", user)
+        self.write("input[name=password]", password)
+        self.click("button[type=submit]")
+        self.shows("Dags")
+
     def screenshot(self, file: Path) -> None:
         """Keep what the page looks like, as PNG."""
         file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))

@@ -145,11 +145,7 @@ def test_a_person_releases_a_study_in_the_browser(machine: Machine, tmp_path: Pa
     run = waiting(machine, 12)
     base = machine.settings.api_url
     with open_browser(tmp_path) as page:
-        page.open(base)
-        page.write("input[name=username]", USER)
-        page.write("input[name=password]", read_secrets(machine.settings).password)
-        page.click("button[type=submit]")
-        page.shows("Dags")
+        page.log_in(base, USER, read_secrets(machine.settings).password)
         page.open(f"{base}/dags/{DAG}/runs/{quote(run, safe='')}/tasks/review/required_actions")
         page.shows("study_incomplete: 1")
         assert "CANARY" not in page.text().upper()
