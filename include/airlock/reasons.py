@@ -1,6 +1,6 @@
-"""The closed list of reason codes: the same code in the verdict, the report, the console and the docs.
+"""The closed list of reason codes, used by verdicts, reports, the console and the docs alike.
 
-A code never carries data; what AWS or a parser said is kept beside it as *detail* and is not parsed for meaning.
+A code never carries data. The message of AWS or of a parser is kept beside it as *detail*; no code depends on it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why an arrival or a study is not simply released. ``sentence`` tells a person what to do about it."""
+    """Why an arrival or a study is not released as it came; ``sentence`` says what is wrong and what a person does."""
 
     sentence: str
 
@@ -20,241 +20,259 @@ class Reason(StrEnum):
         member.sentence = sentence
         return member
 
-    # What parse finds out about the object itself
-    EMPTY_OBJECT = "empty_object", "The object has no bytes: ask the sender for the file again."
-    SIDECAR = "sidecar", "A file that lies beside a delivery and was never part of it: nothing to do."
+    # Parse, of an object
+    EMPTY_OBJECT = "empty_object", "The object has no bytes. Ask the sender for the file again."
+    SIDECAR = "sidecar", "This file accompanies a delivery and is not part of its data. Nothing to do."
     DICOMDIR = (
         "dicomdir",
-        "A media directory, not an instance: nothing to do, the files it names are taken by themselves.",
+        "This is a media directory, not an instance. Nothing to do: the files that it lists arrive by themselves.",
     )
-    NOT_DICOM = "not_dicom", "No DICOM was found in the object: check what the sender put under this name."
+    NOT_DICOM = "not_dicom", "The object is not DICOM. Check what the sender stored under this name."
     NOT_FHIR = (
         "not_fhir",
-        "No FHIR was found in the object, no lines of JSON and no Bundle: check what the sender put under this name.",
+        "The object holds neither JSON lines nor a Bundle of FHIR. Check what the sender stored under this name.",
     )
-    GZIP_ENCODED = "gzip_encoded", "The object is gzip-encoded, which HealthImaging refuses: store it uncompressed."
+    GZIP_ENCODED = "gzip_encoded", "The object is gzip-encoded, which HealthImaging refuses. Store it uncompressed."
     NO_PREAMBLE = (
         "no_preamble",
-        "The data set has no Part 10 preamble and file meta group: convert it to a Part 10 file.",
+        "The file has no DICOM Part 10 preamble and file meta group. Convert it to a Part 10 file.",
     )
-    TRUNCATED = "truncated", "The object ends before its data set does: ask the sender for the whole file."
+    TRUNCATED = "truncated", "The file is cut off. Ask the sender to send it again."
     UNREADABLE = (
         "unreadable",
-        "The header cannot be read; the detail names the error: repair the file or ask for it again.",
+        "The header cannot be read; the detail names the error. Repair the file or ask the sender for it again.",
     )
     HEADER_TOO_LONG = (
         "header_too_long",
-        "The wanted attributes lie behind more bytes than parse.max_header_mib allows: raise it.",
+        "The attributes that Airlock needs lie beyond parse.max_header_mib. Raise that setting.",
     )
     OBJECT_CHANGED = (
         "object_changed",
-        "The object was replaced after it was listed: the next run takes the new version.",
+        "The object was replaced after it was listed. Wait for the next run, which takes the new version.",
     )
-    OBJECT_GONE = "object_gone", "The object was deleted after it was listed: put it back if it is wanted."
-    ACCESS_DENIED = "access_denied", "S3 refuses the object: give the role s3:GetObject, and kms:Decrypt on its key."
+    OBJECT_GONE = "object_gone", "The object was deleted after it was listed. If it is needed, store it again."
+    ACCESS_DENIED = (
+        "access_denied",
+        "S3 refuses the object. Grant the role s3:GetObject, and kms:Decrypt on the object's key.",
+    )
 
-    # What parse finds out about one line, one Bundle entry or one C-CDA document
-    NOT_JSON = "not_json", "The line is no JSON object that FHIR could read: ask the sender for the resource again."
+    # Parse, of a line, a Bundle entry or a C-CDA document
+    NOT_JSON = (
+        "not_json",
+        "The line is not a JSON object that can be read as FHIR. Ask the sender for the resource again.",
+    )
     RESOURCE_TOO_LARGE = (
         "resource_too_large",
-        "The resource has more bytes than parse.resource_mib allows: raise it, if the data store takes such a one.",
+        "The resource has more bytes than parse.resource_mib allows. Raise it if the data store accepts this size.",
     )
     MIXED_FILE = (
         "mixed_file",
-        "Bundles and single resources are mixed in one file: send the Bundles in files of their own.",
+        "The file mixes Bundles and single resources. Ask the sender to put the Bundles into files of their own.",
     )
-    UNKNOWN_RESOURCE_TYPE = "unknown_resource_type", "The resourceType is missing or no type of FHIR R4: correct it."
-    MISSING_RESOURCE_ID = "missing_resource_id", "The resource has no id to be kept under: have the sender give it one."
+    UNKNOWN_RESOURCE_TYPE = (
+        "unknown_resource_type",
+        "The resourceType is missing or is not a type of FHIR R4. Ask the sender to correct it.",
+    )
+    MISSING_RESOURCE_ID = "missing_resource_id", "The resource has no id. Ask the sender to give it one."
     INVALID_RESOURCE_ID = (
         "invalid_resource_id",
-        "The id is none that FHIR allows, 1 to 64 of A-Z, a-z, 0-9, '-' and '.': have the sender give it another.",
+        "The id is not valid in FHIR (1 to 64 characters of A-Z, a-z, 0-9, '-' and '.'). Ask the sender for a new one.",
     )
     FHIR_VERSION = (
         "fhir_version",
-        "The resource is written for another version of FHIR than R4, the detail names what shows it: convert it.",
+        "The resource is not written for FHIR R4 (see detail). Convert it to R4.",
     )
     UNSUPPORTED_ENTRY = (
         "unsupported_entry",
-        "The Bundle's entry asks for more than to store its resource, see the detail: have it sent as a plain PUT.",
+        "The Bundle's entry asks for more than to store its resource (see detail). Ask the sender for a plain PUT.",
     )
-    NOT_XML = "not_xml", "The document is no well-formed XML: ask the sender for it again."
-    XML_ENTITY = "xml_entity", "The document declares a DTD or entities, which are never expanded: have them removed."
-    NOT_CCDA = "not_ccda", "The document is no ClinicalDocument of CDA R2: check what the sender put under this name."
-    DOCUMENT_WITHOUT_ID = "document_without_id", "The ClinicalDocument has no id: have the sender give it one."
+    NOT_XML = "not_xml", "The document is not well-formed XML. Ask the sender to send it again."
+    XML_ENTITY = (
+        "xml_entity",
+        "The document declares a DTD or entities, which Airlock never expands. Ask the sender to remove them.",
+    )
+    NOT_CCDA = "not_ccda", "This is not a CDA R2 ClinicalDocument. Check what the sender stored under this name."
+    DOCUMENT_WITHOUT_ID = "document_without_id", "The ClinicalDocument has no id. Ask the sender to give it one."
 
-    # File rules
-    MISSING_TRANSFER_SYNTAX_UID = "missing_transfer_syntax_uid", "TransferSyntaxUID (0002,0010) is missing: add it."
-    MISSING_SOP_CLASS_UID = "missing_sop_class_uid", "SOPClassUID (0008,0016) is missing or empty: add it."
-    MISSING_SOP_INSTANCE_UID = "missing_sop_instance_uid", "SOPInstanceUID (0008,0018) is missing or empty: add it."
+    # Validate, of a file
+    MISSING_TRANSFER_SYNTAX_UID = "missing_transfer_syntax_uid", "TransferSyntaxUID (0002,0010) is missing. Add it."
+    MISSING_SOP_CLASS_UID = "missing_sop_class_uid", "SOPClassUID (0008,0016) is missing or empty. Add it."
+    MISSING_SOP_INSTANCE_UID = "missing_sop_instance_uid", "SOPInstanceUID (0008,0018) is missing or empty. Add it."
     MISSING_STUDY_INSTANCE_UID = (
         "missing_study_instance_uid",
-        "StudyInstanceUID (0020,000D) is missing or empty: add it.",
+        "StudyInstanceUID (0020,000D) is missing or empty. Add it.",
     )
     MISSING_SERIES_INSTANCE_UID = (
         "missing_series_instance_uid",
-        "SeriesInstanceUID (0020,000E) is missing or empty: add it.",
+        "SeriesInstanceUID (0020,000E) is missing or empty. Add it.",
     )
-    INVALID_UID = "invalid_uid", "A UID is not legal (PS3.5 section 9.1), the detail names the attribute: correct it."
+    INVALID_UID = "invalid_uid", "A UID breaks PS3.5 section 9.1; the detail names the attribute. Correct it."
     ELEMENT_TOO_LONG = (
         "element_too_long",
-        "A value is longer than HealthImaging takes, the detail names the attribute: shorten it.",
+        "A value is longer than HealthImaging accepts; the detail names the attribute. Shorten it.",
     )
     COUNT_OUT_OF_RANGE = (
         "count_out_of_range",
-        "A count of related series or instances is above HealthImaging's limit: correct it.",
+        "A count of related series or instances exceeds HealthImaging's limit. Correct it.",
     )
     FILE_TOO_LARGE = (
         "file_too_large",
-        "The file is larger, or holds more, than the service or the settings allow: split it, or raise the setting.",
+        "The file is larger, or holds more, than the service or the settings allow. Split it, or raise the setting.",
     )
     UNKNOWN_TRANSFER_SYNTAX = (
         "unknown_transfer_syntax",
-        "HealthImaging does not know this transfer syntax: transcode the file.",
+        "HealthImaging does not support this transfer syntax. Transcode the file.",
     )
     UNDECODABLE_TEXT = (
         "undecodable_text",
-        "Text does not fit SpecificCharacterSet (0008,0005): correct the character set.",
+        "Text does not fit SpecificCharacterSet (0008,0005). Correct the character set.",
     )
     NO_PIXEL_DATA = (
         "no_pixel_data",
-        "The file is of an image SOP class and ends before its pixel data: ask the sender whether it is whole.",
+        "The file is of an image SOP class but ends before its pixel data. Ask the sender whether it is complete.",
     )
 
-    # Resource rules
-    INVALID_RESOURCE = "invalid_resource", "The resource breaks FHIR R4, the detail names where: correct it."
+    # Validate, of a resource
+    INVALID_RESOURCE = "invalid_resource", "The resource breaks FHIR R4; the detail names where. Correct it."
     CONTROL_CHARACTER = (
         "control_character",
-        "A text holds a control character that FHIR R4 forbids, the detail names where: have the sender remove it.",
+        "A text holds a control character that FHIR R4 forbids; the detail names where. Ask the sender to remove it.",
     )
     SERVICE_FINDS_INVALID = (
         "service_finds_invalid",
-        "The data store's $validate finds errors, the detail names where; the OperationOutcome is kept: correct it.",
+        "The data store's $validate found errors; the detail names where. Correct the resource.",
     )
     UNRESOLVED_REFERENCE = (
         "unresolved_reference",
-        "The resource refers to one that is neither in the delivery nor in the data store: send that one too.",
+        "The resource refers to one that is neither in the delivery nor in the data store. Send that resource too.",
     )
 
-    # Study rules: the service's grouping elements
+    # Validate, of a study: HealthImaging's grouping elements
     STUDY_DATE_CONFLICT = (
         "study_date_conflict",
-        "StudyDate differs within the study: decide which is right and correct the rest.",
+        "StudyDate differs within the study. Decide which is right and correct the rest.",
     )
     ACCESSION_NUMBER_CONFLICT = (
         "accession_number_conflict",
-        "AccessionNumber differs within the study: decide which is right and correct the rest.",
+        "AccessionNumber differs within the study. Decide which is right and correct the rest.",
     )
-    PATIENT_ID_CONFLICT = "patient_id_conflict", "PatientID differs within the study: find out whose study this is."
-    ISSUER_CONFLICT = "issuer_conflict", "IssuerOfPatientID differs within the study: find out whose study this is."
+    PATIENT_ID_CONFLICT = "patient_id_conflict", "PatientID differs within the study. Find out whose study this is."
+    ISSUER_CONFLICT = "issuer_conflict", "IssuerOfPatientID differs within the study. Find out whose study this is."
     STUDY_ID_CONFLICT = (
         "study_id_conflict",
-        "StudyID differs within the study: decide which is right and correct the rest.",
+        "StudyID differs within the study. Decide which is right and correct the rest.",
     )
-    SERIES_NUMBER_CONFLICT = "series_number_conflict", "SeriesNumber differs within the series: decide which is right."
+    SERIES_NUMBER_CONFLICT = "series_number_conflict", "SeriesNumber differs within the series. Decide which is right."
     SERIES_IN_TWO_STUDIES = (
         "series_in_two_studies",
-        "One SeriesInstanceUID in two studies: one of them needs a new UID.",
+        "Two studies have the same SeriesInstanceUID. Give the series in one of them a new UID.",
     )
 
-    # Duplicate rules
+    # Validate, of duplicates
     DUPLICATE_SAME_CONTENT = (
         "duplicate_same_content",
-        "The same instance with the same content was taken already: nothing to do.",
+        "The same instance with the same content was already taken. Nothing to do.",
     )
     INSTANCE_CLAIMED = (
         "instance_claimed",
-        "Another run holds the same instance and has not imported it yet: see that this run ends well.",
+        "Another run holds the same instance and has not imported it yet. Make sure that this other run succeeds.",
     )
     DUPLICATE_OTHER_CONTENT = (
         "duplicate_other_content",
-        "The same SOPInstanceUID, or resource type and id, comes with other content: find out which one is right.",
+        "The same SOPInstanceUID, or resource type and id, has different content. Ask the sender which is right.",
     )
     NEWER_CONTENT = (
         "newer_content",
-        "A newer file has brought it with other content, which no redrive writes over: send it anew if it is right.",
+        "A newer file has other content, which a redrive does not overwrite. If this content is right, send it again.",
     )
 
-    # What a person had done
+    # Redrive
     IMAGE_SET_DELETED = (
         "image_set_deleted",
-        "A person had the non-primary image set with it deleted: put the corrected file under its key if it is wanted.",
+        "A redrive deleted the image set that held this file. If the file is needed, store it corrected under its key.",
     )
 
-    # What audit finds out
+    # Audit, of a file, a resource or a document
     REJECTED = (
         "rejected",
-        "The service did not import it, the detail is its message: correct it and send it again.",
+        "The service did not import it; the detail is the service's message. Correct it and send it again.",
     )
-    SERVER_ERROR = "server_error", "The service failed on its own side: take it through again."
+    SERVER_ERROR = "server_error", "The service failed with an error of its own. Redrive it."
     SERVICE_WARNING = (
         "service_warning",
-        "HealthImaging imported the file with a warning (see detail): check the image set, then review or exempt it.",
+        "HealthImaging imported the file with a warning (see detail). Check the image set, then approve or exempt it.",
     )
     NON_PRIMARY = (
         "non_primary",
-        "The file went into a non-primary image set, since it contradicts the primary one: resolve the conflict.",
+        "The file contradicts its study and went into a non-primary image set. Redrive it to promote or delete that.",
     )
     VERSION_ABOVE_ONE = (
         "version_above_one",
-        "The image set was changed by an import of the same instance: compare the two.",
+        "Another import of the same instance changed the image set. Compare the two imports.",
     )
     NOT_IN_MANIFEST = (
         "not_in_manifest",
-        "The job's result files do not name it, or contradict themselves: take it through again.",
+        "The job's result files do not name it, or contradict each other. Redrive it.",
     )
-    MANIFEST_MISSING = "manifest_missing", "The job wrote no manifest in time: check the output bucket and clear audit."
+    MANIFEST_MISSING = (
+        "manifest_missing",
+        "The job wrote no manifest in time. Check the output bucket, then clear audit.",
+    )
     JOB_FAILED = (
         "job_failed",
-        "The import job failed, the detail is its message: remove the cause and take the file through again.",
+        "The import job failed; the detail is its message. Remove the cause, then redrive the file.",
     )
-    JOB_NOT_STARTED = "job_not_started", "No import job took the file: see the import task's log and clear it."
+    JOB_NOT_STARTED = "job_not_started", "No import job took the file. See the import task's log, then clear import."
     JOB_UNFINISHED = (
         "job_unfinished",
-        "The import job had not ended when the run stopped waiting: clear import, it takes the job up again.",
+        "The import job was still running when the run stopped waiting. Clear import: it reconnects to the same job.",
     )
-    READ_BACK_MISMATCH = "read_back_mismatch", "The data store does not hold what was sent: compare it with the source."
+    READ_BACK_MISMATCH = "read_back_mismatch", "The data store does not hold what was sent. Compare it with the source."
     STORED_WITH_ISSUES = (
         "stored_with_issues",
-        "The data store kept the resource though it is invalid (minimal validation): have it reviewed.",
+        "The data store kept the resource although it is invalid (minimal validation). Have it reviewed.",
     )
     CONVERSION_FAILED = (
         "conversion_failed",
-        "The document was not converted, the detail is the service's message: correct it and send it again.",
+        "The document was not converted; the detail is the service's message. Correct it and send it again.",
     )
     CONVERSION_MISSING = (
         "conversion_missing",
-        "The conversion job left neither a result nor an error for the document: take it through again.",
+        "The conversion job left neither a result nor an error for the document. Redrive it.",
     )
     CONVERSION_DRIFT = (
         "conversion_drift",
-        "The conversion covers less of the document than transformation.min_coverage asks: have the profile extended.",
+        "The conversion covers less of the document than transformation.min_coverage. Have the profile extended.",
     )
-    UNDECIDED = "undecided", "The run stopped before it decided on the file: see the failed task and clear it."
+    UNDECIDED = (
+        "undecided",
+        "The run stopped before it decided on the file. See the failed task's log, then clear that task.",
+    )
 
-    # Why a whole study, patient or file is held
+    # Audit, of a study, a patient or a file
     NOT_PUBLISHED = (
         "not_published",
-        "The study is imported, but its FHIR resources are not proven in HealthLake: see the tasks of the group fhir.",
+        "The study is imported, but its FHIR resources are not proven in HealthLake. See the tasks of the group fhir.",
     )
-    AWAITING_REVIEW = "awaiting_review", "A person has to approve it before it goes downstream: answer the review."
-    PATIENT_HELD = "patient_held", "Another resource of the patient needs a decision first: see that one's reason."
-    FILE_HELD = "file_held", "Another resource of the file needs a decision first: see that one's reason."
+    AWAITING_REVIEW = "awaiting_review", "A person has to approve this before it goes downstream. Answer the review."
+    PATIENT_HELD = "patient_held", "Another resource of this patient needs a decision. See the reason of each resource."
+    FILE_HELD = "file_held", "Another resource of this file needs a decision. See the reason of each resource."
     RESOURCES_SET_ASIDE = (
         "resources_set_aside",
-        "Not every resource of the file was released: see their own rows and reasons.",
+        "Not every resource of the file was released. See the reason of each resource.",
     )
     STUDY_INCOMPLETE = (
         "study_incomplete",
-        "Another file of the study was not imported: repair that file and put it back, then the study is released.",
+        "Another file of the study was not imported. Repair that file and store it again to release the study.",
     )
-    STUDY_HELD = "study_held", "A file of this study needs a decision: see the reason of each file."
+    STUDY_HELD = "study_held", "A file of this study needs a decision. See the reason of each file."
     JOB_COUNTS_DISAGREE = (
         "job_counts_disagree",
-        "The job's counts differ from the batch's list: look at its output and prefix.",
+        "The job's counts differ from the batch's list. Compare the job's output with the files below its prefix.",
     )
     RUN_UNBALANCED = (
         "run_unbalanced",
-        "The run's books do not balance, so all of it is held: see the report's discrepancies.",
+        "The run's books do not balance, so all of it is held. See the problems in the report.",
     )
 
 
