@@ -1,1 +1,1 @@
-"""The command ``airlock``: what operators ask and start from a terminal; it knows the library, and Airflow by REST."""
+"""The command ``airlock``: queries for operators, and runs started over Airflow's REST API."""

@@ -1,4 +1,4 @@
-"""``airlock`` and ``python -m airlock_cli``."""
+"""The entry point of ``airlock`` and ``python -m airlock_cli``."""
 
 import io
 import sys
@@ -10,7 +10,7 @@ def main() -> None:
     """Run the command line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a key's letters, on a terminal that does not have them
+            stream.reconfigure(errors="backslashreplace")  # the terminal's encoding may lack letters of a key
     app(prog_name="airlock")
 
 

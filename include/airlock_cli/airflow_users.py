@@ -1,4 +1,4 @@
-"""The number of Airflow users who may answer a review, read from Airflow's configuration without loading Airflow."""
+"""The number of Airflow users who may answer a review, from Airflow's configuration but without loading Airflow."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _CANNOT_ANSWER = "viewer"
 
 
 def count_reviewers() -> int | None:
-    """Return how many Airflow users may answer a review; None if the configuration does not tell.
+    """Return how many Airflow users may answer a review; None if the configuration does not say.
 
-    Only Airflow's SimpleAuthManager has its users in the configuration, and only if it asks for a password.
+    The configuration lists users only for Airflow's SimpleAuthManager, and only if that manager asks for passwords.
 
     Raises
     ------
@@ -33,15 +33,15 @@ def count_reviewers() -> int | None:
 
 
 def _core_options() -> dict[str, str]:
-    """Return Airflow's section core; the environment goes before the file, as in Airflow."""
+    """Return the options of Airflow's section core; as in Airflow, the environment overrides the file."""
     home = os.environ.get("AIRFLOW_HOME")
     path = os.environ.get("AIRFLOW_CONFIG") or (Path(home, "airflow.cfg") if home else None)
     file = configparser.ConfigParser(interpolation=None)
     try:
         file.read(path or (), encoding="utf-8")
     except (OSError, ValueError, configparser.Error) as error:
-        kind = type(error).__name__  # its text repeats lines of the file, which may hold secrets
-        raise RequestError(f"{path} cannot be read as Airflow's configuration ({kind}): correct it") from None
+        kind = type(error).__name__  # the error's text repeats lines of the file, which may hold secrets
+        raise RequestError(f"{path} cannot be read as Airflow's configuration ({kind}). Correct the file.") from None
     written = dict(file["core"]) if file.has_section("core") else {}
     prefix = "AIRFLOW__CORE__"
     return written | {

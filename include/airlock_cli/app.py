@@ -1,4 +1,4 @@
-"""The commands and their options; what each does lies in the module of its name, imported when it is called."""
+"""The commands and their options; the module named after a command does its work and is imported when it is called."""
 
 from __future__ import annotations
 
@@ -19,56 +19,62 @@ if TYPE_CHECKING:
 
 
 class Commands(TyperGroup):
-    """A group whose commands end with a sentence and a status where they cannot do what was asked."""
+    """A command group that turns a command's error into a message and an exit status."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; its errors become exit statuses."""
+        """Run a command, and exit with the status of its error."""
         try:
             return super().invoke(ctx)
         except CommandError as error:
             say(str(error))
             raise typer.Exit(error.status) from None
         except KeyboardInterrupt:
-            say("no longer watched; a run that was started goes on in Airflow")
+            say("Stopped watching. A run that was started continues in Airflow.")
             raise typer.Exit(Status.INTERRUPTED) from None
 
 
 _STYLE: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
 app = typer.Typer(
     cls=Commands,
-    help="Ask and run Airlock. Exit status: 0 done, 1 something is wrong or not there, 2 wrong request, 3 Airflow, the "
-    "ledger or S3 out of reach, 4 the run is not decided yet.",
-    pretty_exceptions_enable=False,  # they would print the values of variables, passwords too
+    help="Query Airlock and start its runs. Exit status: 0 done; 1 a problem was found, or nothing was found; 2 the "
+    "request is wrong; 3 Airflow, the ledger or S3 cannot be reached; 4 the run is not decided yet.",
+    pretty_exceptions_enable=False,  # they print the values of variables, passwords included
     add_completion=False,
     **_STYLE,
 )
-ledger_app = typer.Typer(help="Look after the ledger.", **_STYLE)
-pipelines_app = typer.Typer(help="Look after the pipeline files.", **_STYLE)
+ledger_app = typer.Typer(help="Maintain the ledger.", **_STYLE)
+pipelines_app = typer.Typer(help="Check the pipeline files.", **_STYLE)
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(pipelines_app, name="pipelines")
 
 
 class NonPrimary(StrEnum):
-    """What a redrive may do with a non-primary image set."""
+    """The actions of a redrive on a non-primary image set."""
 
     PROMOTE = "promote"
     DELETE = "delete"
 
 
 Pipeline = Annotated[str, typer.Argument(help="The pipeline's name.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")]
-Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run to its end, or only start it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run to its end, or start it and return.")]
 Minutes = Annotated[
     float | None,
-    typer.Option("--timeout-minutes", min=0, help="Follow no longer than this; the run goes on. [exit status 4]"),
+    typer.Option(
+        "--timeout-minutes", min=0, help="Stop following after this time, with exit status 4; the run continues."
+    ),
 ]
 Prefix = Annotated[
-    str | None, typer.Option(help="Take in only what lies below this prefix of the source; it ends in '/'.")
+    str | None,
+    typer.Option(
+        help="Only import objects whose key starts with this prefix; it is inside the source and ends in '/'."
+    ),
 ]
 WindowStart = Annotated[
-    str | None, typer.Option(help="Take in arrivals from this moment on, as 2026-11-24T00:00:00+00:00.")
+    str | None,
+    typer.Option(help="Only import what arrived at or after this time, for example 2026-11-24T00:00:00+00:00."),
 ]
-WindowEnd = Annotated[str | None, typer.Option(help="Take in arrivals before this moment.")]
+WindowEnd = Annotated[str | None, typer.Option(help="Only import what arrived before this time.")]
 
 
 def _print(as_json: bool, content: Any, tables: Iterable[Table]) -> None:
@@ -90,18 +96,18 @@ def plan(
     timeout_minutes: Minutes = None,
     json: Json = False,
 ) -> None:
-    """Say what a run would do, without importing: objects, studies or resources, rejects, hours and cost."""
+    """Show what a run would do, without importing: objects, studies or resources, rejects, hours and cost."""
     from airlock_cli import plan as plans  # noqa: PLC0415
     from airlock_cli import runs, workspaces  # noqa: PLC0415
 
     conf = runs.conf_of(pipeline, prefix, window_start, window_end) | {"plan_only": True}
     if wait:
-        workspaces.pipeline_named(pipeline)  # the plan is read from its workspace: find out before the run
+        workspaces.load_named_pipeline(pipeline)  # the plan is read from its workspace: fail before the run starts
     started = runs.start(pipeline, conf, wait=wait, minutes=timeout_minutes)
     if not wait:
         _print(json, started.as_json(), [started.table()])
         return
-    runs.need_success(started)
+    runs.require_success(started)
     found = runs.plan_of(started)
     _print(json, found, plans.tables(found))
 
@@ -125,18 +131,18 @@ def run(
 
 
 def _run(pipeline: str, conf: dict[str, Any], *, wait: bool, minutes: float | None, json: bool) -> None:
-    """Start a run, print what it has come to, and end with its status."""
+    """Start a run, print its result, and exit with its status."""
     from airlock_cli import report as reports  # noqa: PLC0415
     from airlock_cli import runs  # noqa: PLC0415
 
     if wait:
-        reports.need_place()
+        reports.require_report_source()
     started = runs.start(pipeline, conf, wait=wait, minutes=minutes)
     found = runs.report_of(started) if wait else None
     shown = [started.table()] if found is None else [started.table(), *reports.tables(found)]
     _print(json, started.as_json() | {"report": found}, shown)
     if wait:
-        runs.need_success(started)
+        runs.require_success(started)
         raise typer.Exit(Status.WRONG if found is None else reports.status(found))
 
 
@@ -144,30 +150,31 @@ def _run(pipeline: str, conf: dict[str, Any], *, wait: bool, minutes: float | No
 def redrive(
     pipeline: Pipeline,
     *,
-    why: Annotated[str, typer.Option(help="Why; it goes to the ledger and the report.", show_default=False)],
-    run: Annotated[str | None, typer.Option(help="Those of this run: its key, or Airflow's run id.")] = None,
+    why: Annotated[str, typer.Option(help="The reason, kept in the ledger and the report.", show_default=False)],
+    run: Annotated[str | None, typer.Option(help="Arrivals of this run: its key, or Airflow's run id.")] = None,
     study: Annotated[
-        str | None, typer.Option(help="Those of this study: its StudyInstanceUID, which stays here, or study_key.")
+        str | None,
+        typer.Option(help="Arrivals of this study: its study_key, or its StudyInstanceUID, which is hashed here."),
     ] = None,
-    reason: Annotated[list[str] | None, typer.Option(help="Those with this reason code; may be repeated.")] = None,
+    reason: Annotated[list[str] | None, typer.Option(help="Arrivals with this reason code; can be repeated.")] = None,
     csv: Annotated[
-        str | None, typer.Option(help="The rows of an edited dispositions.csv: a file, or its s3:// address.")
+        str | None, typer.Option(help="Arrivals in an edited dispositions.csv: a file, or its s3:// address.")
     ] = None,
     non_primary: Annotated[
-        NonPrimary | None, typer.Option(help="What to do with non-primary image sets, if they are among the chosen.")
+        NonPrimary | None, typer.Option(help="The action on non-primary image sets among the chosen arrivals.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be chosen; start nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be chosen; start nothing.")] = False,
     wait: Wait = True,
     timeout_minutes: Minutes = None,
     json: Json = False,
 ) -> None:
-    """Take held, quarantined or failed arrivals through again; what is given together narrows the choice."""
+    """Process held, quarantined or failed arrivals again; several options together narrow the choice."""
     from airlock_cli import redrive as redrives  # noqa: PLC0415
 
     choice = redrives.Choice(run, study, tuple(reason or ()), csv, non_primary.value if non_primary else None)
     conf = redrives.conf_of(pipeline, choice, why)
     if dry_run:
-        found = redrives.chosen(pipeline, conf)
+        found = redrives.preview(pipeline, conf)
         _print(json, found, redrives.tables(found))
         return
     _run(pipeline, conf, wait=wait, minutes=timeout_minutes, json=json)
@@ -184,7 +191,7 @@ def report(
     """Show the report of a run: counts, reasons, import jobs, problems."""
     from airlock_cli import report as reports  # noqa: PLC0415
 
-    found = reports.report(pipeline, run)
+    found = reports.find_report(pipeline, run)
     _print(json, found, reports.tables(found))
     raise typer.Exit(reports.status(found))
 
@@ -201,44 +208,45 @@ def where(
     ],
     json: Json = False,
 ) -> None:
-    """Say everything that is known of a study, an instance, an object or a FHIR resource."""
-    from airlock_cli import where as places  # noqa: PLC0415
+    """Show everything that the ledger knows about a study, an instance, an object or a FHIR resource."""
+    from airlock_cli import where as lookup  # noqa: PLC0415
 
-    found = places.where(_as_utf8("STUDY_UID|SOP_UID|KEY", what))
-    _print(json, found, places.tables(found))
+    found = lookup.find(_require_utf8("STUDY_UID|SOP_UID|KEY", what))
+    _print(json, found, lookup.tables(found))
 
 
-def _as_utf8(name: str, text: str) -> str:
+def _require_utf8(name: str, text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise RequestError(f"{name} is not UTF-8, as all keys and UIDs are: give it as the report names it") from None
+        raise RequestError(f"{name} is not UTF-8, but all keys and UIDs are. Copy it from the report.") from None
     return text
 
 
 @app.command()
 def held(
-    pipeline: Annotated[str | None, typer.Argument(help="Only of this pipeline.", show_default=False)] = None,
-    reason: Annotated[str | None, typer.Option(help="Only what has this reason code.")] = None,
+    pipeline: Annotated[str | None, typer.Argument(help="Only for this pipeline.", show_default=False)] = None,
+    reason: Annotated[str | None, typer.Option(help="Only with this reason code.")] = None,
     json: Json = False,
 ) -> None:
-    """List what is held now: since when, why, and what to do."""
+    """List the subjects held now: since when, why, and what to do."""
     from airlock_cli import held as holds  # noqa: PLC0415
 
-    found = holds.held(pipeline, reason)
+    found = holds.find_held(pipeline, reason)
     if not found["held"]:
-        say(holds.nothing(found))
+        say(holds.describe_nothing_held(found))
     _print(json, found, holds.tables(found))
 
 
 @pipelines_app.command("check")
 def pipelines_check(
     folder: Annotated[
-        Path | None, typer.Argument(help="Of the pipeline files. [default: AIRLOCK_PIPELINES]", show_default=False)
+        Path | None,
+        typer.Argument(help="The folder of the pipeline files. [default: AIRLOCK_PIPELINES]", show_default=False),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Read every pipeline file of a folder, and say what is wrong with each."""
+    """Read every pipeline file of a folder, and list the problems of each."""
     from airlock_cli import pipelines, settings  # noqa: PLC0415
 
     found = pipelines.check(folder or settings.pipelines())
@@ -248,7 +256,7 @@ def pipelines_check(
 
 @ledger_app.command("upgrade")
 def ledger_upgrade() -> None:
-    """Create the ledger, or bring an older one up to date."""
+    """Create the ledger, or upgrade its schema."""
     from airlock_cli import ledgers  # noqa: PLC0415
 
     say(ledgers.upgrade())
@@ -256,7 +264,7 @@ def ledger_upgrade() -> None:
 
 @ledger_app.command("check")
 def ledger_check() -> None:
-    """Say whether the ledger is there and up to date."""
+    """Check that the ledger exists and its schema is current."""
     from airlock_cli import ledgers  # noqa: PLC0415
 
     say(ledgers.check())
@@ -269,10 +277,11 @@ def ledger_release(
         str, typer.Argument(help="The run's key, as in its report, or Airflow's run id.", show_default=False)
     ],
     jobs_ended: Annotated[
-        bool, typer.Option("--jobs-ended", help="You have seen in AWS that the run's import jobs have ended.")
+        bool,
+        typer.Option("--jobs-ended", help="Confirm that you checked in AWS that the run's import jobs have ended."),
     ] = False,
 ) -> None:
-    """Give back what a run that will never go on still holds, so that the next run takes it."""
+    """Release the arrivals of a run that will never continue, so that the next run takes them."""
     from airlock_cli import ledgers  # noqa: PLC0415
 
     for line in ledgers.release(pipeline, run, jobs_ended=jobs_ended):
@@ -282,9 +291,9 @@ def ledger_release(
 @ledger_app.command("requeue")
 def ledger_requeue(
     pipeline: Pipeline,
-    destination: Annotated[str | None, typer.Option(help="Only this one, as the outbox names it.")] = None,
+    destination: Annotated[str | None, typer.Option(help="Only for this destination, as the outbox names it.")] = None,
 ) -> None:
-    """Have the next run send what a destination did not take."""
+    """Have the next run send again the messages that destinations did not accept."""
     from airlock_cli import ledgers  # noqa: PLC0415
 
     say(ledgers.requeue(pipeline, destination))

@@ -1,4 +1,4 @@
-"""What a command ends with: the exit statuses, and the errors that are no fault of the program."""
+"""The exit statuses of commands, and the errors that a command reports to its user."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ class Status(IntEnum):
     """The exit status of ``airlock``; docs/cli.md explains each."""
 
     OK = 0
-    WRONG = 1  # something was found wrong, or not found; or the run failed
-    REQUEST = 2  # the request cannot be carried out as it is
+    WRONG = 1  # a problem was found, a thing was not found, or the run failed
+    REQUEST = 2
     UNREACHABLE = 3
-    UNDECIDED = 4  # the run goes on, or waits for a person
+    UNDECIDED = 4  # the run is still running, or waits for a person
     INTERRUPTED = 130
 
 
 class CommandError(Exception):
-    """A command cannot give what was asked; the message is what the person reads."""
+    """A command cannot answer the request; its user reads the message."""
 
     status = Status.REQUEST
 
 
 class RequestError(CommandError):
-    """The request, or the environment, is wrong: the message names what to change."""
+    """The request or the environment is wrong; the message says what to change."""
 
 
 class WrongError(CommandError):
-    """What was asked for is not there, or is not as it should be."""
+    """The requested thing does not exist, or is not in order."""
 
     status = Status.WRONG
 
 
 class UnreachableError(CommandError):
-    """Airflow, the ledger or S3 does not answer, or does not let the person in."""
+    """Airflow, the ledger or S3 does not answer, or denies access."""
 
     status = Status.UNREACHABLE
 
 
 class UndecidedError(CommandError):
-    """The run goes on, and its result is not there yet."""
+    """The run has no result yet."""
 
     status = Status.UNDECIDED

@@ -1,4 +1,4 @@
-"""``airlock held``: the studies, patients and files that are held now, since when, why, and what to do."""
+"""``airlock held``: the studies, patients and files held now, since when, why, and what to do."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from airlock.reasons import SENTENCES
 from airlock.suggestions import suggest_name
 from airlock_cli.errors import RequestError
-from airlock_cli.ledgers import has_run, opened
-from airlock_cli.show import Table, text
+from airlock_cli.ledgers import has_run, open_ledger
+from airlock_cli.show import Table, format_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,24 +19,24 @@ SCHEMA = "airlock.held/1"
 _COLUMNS = ("since", "pipeline", "subject_key", "reason", "what_to_do", "arrivals not released", "run_id")
 
 
-def held(pipeline: str | None, reason: str | None) -> dict[str, Any]:
-    """Return what is held, schema `SCHEMA`, the oldest first.
+def find_held(pipeline: str | None, reason: str | None) -> dict[str, Any]:
+    """Return the held subjects, oldest first, schema `SCHEMA`.
 
     Parameters
     ----------
     pipeline
-        Whose; None for all.
+        Only of this pipeline; None for all.
     reason
-        Only what is held for this reason, or has an arrival with it.
+        Only subjects that are held for this reason or have an arrival with it; None for all.
 
     Raises
     ------
     RequestError
-        If there is no such pipeline or reason code.
+        If the pipeline or the reason code does not exist.
     """
     if reason is not None:
         check_reason(reason)
-    with opened() as ledger:
+    with open_ledger() as ledger:
         last_run = None if pipeline is None else _last_run(ledger, pipeline)
         gates = ledger.held(pipeline)
         arrivals = ledger.unreleased(gates["subject"]).rows_by_key("subject", named=True, include_key=False)
@@ -56,16 +56,17 @@ def _last_run(ledger: Ledger, pipeline: str) -> dict[str, Any] | None:
     return {"run_id": newest.run_id, "started_at": newest.started_at, "balanced": balanced}
 
 
-def nothing(found: dict[str, Any]) -> str:
-    """Return the sentence for a result of `held` in which nothing is held."""
-    said = f"nothing is held for {found['reason']}" if found["reason"] else "nothing is held"
+def describe_nothing_held(found: dict[str, Any]) -> str:
+    """Return the message for a result of `find_held` without subjects."""
+    with_reason = f" with reason {found['reason']}" if found["reason"] else ""
     if found["pipeline"] is None:
-        return said
+        return f"Nothing is held{with_reason}."
+    message = f"Nothing is held for {found['pipeline']}{with_reason}."
     last = found["last_run"]
     if last is None:
-        return f"{found['pipeline']}: {said} (it has not run yet)"
-    books = {True: "balanced", False: "its books do not balance", None: "not audited yet"}[last["balanced"]]
-    return f"{found['pipeline']}: {said} (last run {text(last['started_at'])}, {books})"
+        return f"{message} It has not run yet."
+    books = {True: "its books balance", False: "its books do not balance", None: "not audited yet"}[last["balanced"]]
+    return f"{message} Last run: {format_cell(last['started_at'])}, {books}."
 
 
 def _reasons(row: dict[str, Any]) -> Iterator[str]:
@@ -73,12 +74,12 @@ def _reasons(row: dict[str, Any]) -> Iterator[str]:
 
 
 def check_reason(code: str) -> None:
-    """Refuse what is no reason code.
+    """Refuse a code that is not a reason code.
 
     Raises
     ------
     RequestError
-        With the codes that come near it.
+        With similar codes.
     """
     if code not in SENTENCES:
         meant = suggest_name(code, SENTENCES, "docs/reasons.md lists them")
@@ -86,11 +87,11 @@ def check_reason(code: str) -> None:
 
 
 def tables(found: dict[str, Any]) -> Iterator[Table]:
-    """Yield the table of what `held` returned."""
+    """Yield the table of a result of `find_held`."""
     yield Table(f"held: {len(found['held'])}", _COLUMNS, [_row(row) for row in found["held"]])
 
 
 def _row(row: dict[str, Any]) -> tuple[Any, ...]:
-    counted = [f"{item['arrivals']} {item['disposition']}: {text(item['reason'])}" for item in row["arrivals"]]
+    counted = [f"{item['arrivals']} {item['disposition']}: {format_cell(item['reason'])}" for item in row["arrivals"]]
     names = ("since", "pipeline", "subject_key", "reason", "what_to_do")
     return *(row[name] for name in names), counted, row["run_id"]

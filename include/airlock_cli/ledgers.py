@@ -1,4 +1,4 @@
-"""The ledger for a command: opened when it is needed, with errors that name the exit status."""
+"""The ledger as commands use it: opened when needed, with errors that carry an exit status."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Turn the ledger's errors into those of a command."""
+def translate_errors() -> Iterator[None]:
+    """Turn errors of the ledger into errors of a command."""
     try:
         yield
     except LedgerUnreachableError as error:
@@ -26,67 +26,73 @@ def translated() -> Iterator[None]:
 
 
 @contextmanager
-def opened() -> Iterator[Ledger]:
+def open_ledger() -> Iterator[Ledger]:
     """Open the ledger that the environment names."""
-    with translated(), Ledger.open(settings.ledger_url()) as ledger:
+    with translate_errors(), Ledger.open(settings.ledger_url()) as ledger:
         yield ledger
 
 
 def has_run(ledger: Ledger, pipeline: str) -> bool:
-    """Return whether the ledger has a run of a pipeline.
+    """Return whether the ledger has a run of the pipeline.
 
     Raises
     ------
     RequestError
-        If it has none and there is no good file of this pipeline either, as far as the environment names the files.
+        If neither the ledger nor the folder of pipeline files, if that is set, has the pipeline.
     """
     known = ledger.pipelines()
     if pipeline in known:
         return True
-    workspaces.need_known(pipeline, known)
+    workspaces.require_known_pipeline(pipeline, known)
     return False
 
 
 def upgrade() -> str:
-    """Do ``airlock ledger upgrade``, and return what is to be said."""
-    with translated():
+    """Create or upgrade the ledger, and return the message for the user."""
+    with translate_errors():
         schema.upgrade(settings.ledger_url())
-    return _at_schema()
+    return _describe_schema()
 
 
 def check() -> str:
-    """Do ``airlock ledger check``, and return what is to be said.
+    """Check the ledger, and return the message for the user.
 
     Raises
     ------
     WrongError
-        If there is no ledger, or its schema is not this Airlock's.
+        If there is no ledger, or its schema is not the current one.
     """
-    with translated():
+    with translate_errors():
         try:
             Ledger.open(settings.ledger_url()).dispose()
         except LedgerSchemaError as error:
             raise WrongError(str(error)) from None
-    return _at_schema()
+    return _describe_schema()
 
 
-def _at_schema() -> str:
-    return f"the ledger is at schema {schema.REVISION}"
+def _describe_schema() -> str:
+    return f"The ledger is at schema {schema.REVISION}."
 
 
 def release(pipeline: str, run: str, *, jobs_ended: bool) -> list[str]:
-    """Do ``airlock ledger release``, and return what is to be said."""
-    with opened() as ledger:
+    """Release a run's arrivals, and return the messages for the user."""
+    with open_ledger() as ledger:
         found = ledger.find_run(pipeline, run)
         if found is None and (not has_run(ledger, pipeline) or ledger.run(run) is None):
-            raise RequestError(
-                f"{pipeline} has no run {run!r}: give its run id, as Airflow's UI shows it, or its run key"
-            )
+            raise RequestError(no_such_run(pipeline, run))
         return release_run(ledger, pipeline, found.run_key if found else run, jobs_ended=jobs_ended)
 
 
+def no_such_run(pipeline: str, run: str | None) -> str:
+    """Return the message for a run that the ledger does not have."""
+    return (
+        f"Pipeline {pipeline} has no run {run!r}. Give its run id, as Airflow's UI shows it, or its run key. "
+        f"The newest run: airlock report {pipeline}"
+    )
+
+
 def requeue(pipeline: str, destination: str | None) -> str:
-    """Do ``airlock ledger requeue``, and return what is to be said."""
-    with opened() as ledger:
+    """Make a pipeline's failed messages due, and return the message for the user."""
+    with open_ledger() as ledger:
         due = ledger.requeue(pipeline, destination)
-    return f"{due} messages are due; the pipeline's next run, or its cleared route task, sends them"
+    return f"{due} messages are due. The pipeline's next run sends them; so does its route task, if you clear it."

@@ -1,4 +1,4 @@
-"""``airlock pipelines check``: what is wrong with each pipeline file, before Airflow reads it."""
+"""``airlock pipelines check``: the problems of each pipeline file, found before Airflow reads it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COLUMNS = ("name", "kind", "source", "schedule", "connections", "routes")
 
 
 def check(folder: Path) -> dict[str, Any]:
-    """Return the good pipelines of a folder and the problems of the others, schema `SCHEMA`.
+    """Return the valid pipelines of a folder and the problems of its other files, schema `SCHEMA`.
 
     Raises
     ------
@@ -47,21 +47,21 @@ def check(folder: Path) -> dict[str, Any]:
         "folder": str(folder),
         "pipelines": found,
         "problems": [str(item) for item in problems],
-        "warnings": [_anybody_may_answer(name, reviewers) for name in unassigned] if reviewers != 1 else [],
+        "warnings": [_warn_of_open_reviews(name, reviewers) for name in unassigned] if reviewers != 1 else [],
     }
 
 
-def _anybody_may_answer(name: str, reviewers: int | None) -> str:
-    """Return the warning of a pipeline whose reviews are for no user in particular."""
+def _warn_of_open_reviews(name: str, reviewers: int | None) -> str:
+    """Return the warning for a pipeline whose reviews name no users."""
     who = (
         f"each of Airflow's {reviewers} users who may change runs" if reviewers else "everybody who may change its runs"
     )
-    known = "" if reviewers else ". Airflow's configuration here does not say how many these are"
-    return f"pipeline {name!r} has no review.users, so {who} may answer its reviews{known}: list the users' ids"
+    unknown = "" if reviewers else " Airflow's configuration here does not say how many users these are."
+    return f"Pipeline {name!r} has no review.users, so {who} may answer its reviews.{unknown} List the users' ids."
 
 
 def tables(found: dict[str, Any]) -> Iterator[Table]:
-    """Yield the tables of what `check` returned."""
+    """Yield the tables of a result of `check`."""
     rows = [[row[name] for name in _COLUMNS] for row in found["pipelines"]]
     yield Table(f"pipelines in {found['folder']}", _COLUMNS, rows)
     yield Table("problems", ("",), [(problem,) for problem in found["problems"]])

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airlock_cli.show import Table, size
+from airlock_cli.show import Table, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_TOO_MANY = "more import jobs than one run can map: take it in by smaller windows or prefixes"
+_TOO_MANY = "One run cannot start this many import jobs. Split the delivery by smaller windows or prefixes."
 
 
 def tables(plan: dict[str, Any]) -> Iterator[Table]:
     """Yield the tables of a plan."""
     batches, hours, cost = plan["batches"], plan["hours"], plan["cost"]
     counted = [(name, plan[name]) for name in ("listed", "settled", "claimed_elsewhere", "undated", "arrivals")]
-    counted += [("size", size(plan["bytes"])), *_content(plan)]
+    counted += [("size", format_size(plan["bytes"])), *_content(plan)]
     counted += [("import jobs", batches["jobs"]), ("files to import", batches["files"])]
-    counted += [("hours", _hours(hours)), *_nights(hours)]
+    counted += [("hours", _hours(hours, batches["jobs"])), *_nights(hours)]
     yield Table(f"plan of pipeline {plan['pipeline']}; nothing was imported", ("", ""), counted)
     yield Table("problems", ("",), [(_TOO_MANY,)] if batches["too_many"] else [])
     findings = [
-        (_number(item), size(item["bytes"]), item["verdict"], item["reason"], item["sentence"])
+        (_number(item), format_size(item["bytes"]), item["verdict"], item["reason"], item["sentence"])
         for item in plan["findings"]
     ]
     yield Table(
@@ -50,8 +50,11 @@ def _content(plan: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "resources", "unknown before the documents are converted"
 
 
-def _hours(hours: dict[str, Any]) -> str:
-    return f"{hours['total']:.2f}, of which copies {hours['copies']:.2f}; jobs are limited by {hours['limited_by']}"
+def _hours(hours: dict[str, Any], jobs: int) -> str:
+    if not jobs:
+        return "none: nothing to import"
+    copies = f", including {hours['copies']:.2f} for copies" if round(hours["copies"], 2) else ""
+    return f"{hours['total']:.2f}{copies}; limited by {hours['limited_by']}"
 
 
 def _nights(hours: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""``airlock redrive``: what a person chooses, as the conf of a run; no UID of it leaves this process."""
+"""``airlock redrive``: a person's choice of arrivals as the conf of a run; no UID leaves this process."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 SCHEMA = "airlock.redrive/1"
 _COLUMNS = ("disposition", "reason", "what_to_do", "study_key", "generation", "key")
 SHOWN = 50  # rows of the table; --json has all
+_NOTHING_CHOSEN = "Nothing is chosen. Give --run, --study, --reason or --csv."
 
 _STUDY_KEY = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is to be taken through again."""
+    """A person's choice of the arrivals to process again."""
 
     run: str | None
     study: str | None
@@ -37,17 +38,17 @@ class Choice:
 
 
 def conf_of(pipeline: str, choice: Choice, why: str) -> dict[str, Any]:
-    """Return the conf of the run that redrives; a CSV file of this machine is put into the workspace for it.
+    """Return the conf of a redrive; a local CSV file is uploaded to the workspace.
 
     Raises
     ------
     RequestError
-        If nothing is chosen, no reason is given, or a part of the choice cannot be meant.
+        If nothing is chosen, no reason is given, or a part of the choice is invalid.
     """
     if not why.strip():
-        raise RequestError("--why is empty: say why, for those who read the ledger later")
+        raise RequestError("--why is empty. Give a reason: the ledger keeps it.")
     if not (choice.run or choice.study or choice.reasons or choice.csv):
-        raise RequestError("nothing is chosen: give --run, --study, --reason or --csv")
+        raise RequestError(_NOTHING_CHOSEN)
     for code in choice.reasons:
         check_reason(code)
     conf = {
@@ -62,7 +63,7 @@ def conf_of(pipeline: str, choice: Choice, why: str) -> dict[str, Any]:
 
 
 def _study(study: str | None) -> str | None:
-    """Return a study key: Airflow keeps and shows what a run was started with, so no UID may be in it."""
+    """Return the study key, since Airflow stores and shows a run's conf, which must hold no UID."""
     return study if study is None or _STUDY_KEY.fullmatch(study) else study_key(study)
 
 
@@ -82,31 +83,31 @@ def _upload(pipeline: str, file: Path) -> str:
     from airlock.redrive_request import RedriveError  # noqa: PLC0415
 
     try:
-        return workspaces.upload(workspaces.pipeline_named(pipeline), file, read_csv)
+        return workspaces.upload_csv(workspaces.load_named_pipeline(pipeline), file, read_csv)
     except RedriveError as error:
         raise RequestError(f"--csv {file}: {error}") from None
 
 
-def chosen(pipeline: str, conf: dict[str, Any]) -> dict[str, Any]:
-    """Return what a redrive with this conf would take through again, schema `SCHEMA`; nothing is claimed.
+def preview(pipeline: str, conf: dict[str, Any]) -> dict[str, Any]:
+    """Return the arrivals that a redrive with this conf would process again, schema `SCHEMA`; nothing is claimed.
 
     Raises
     ------
     RequestError
-        If the choice is empty, or holds what cannot be redriven.
+        If the choice is empty, or has arrivals that cannot be redriven.
     """
     from airlock.redrive import choose  # noqa: PLC0415  # only a dry run needs these
     from airlock.redrive_request import RedriveError, read_request  # noqa: PLC0415
     from airlock.run import Run  # noqa: PLC0415
-    from airlock_cli.ledgers import opened  # noqa: PLC0415
+    from airlock_cli.ledgers import open_ledger  # noqa: PLC0415
 
-    known = workspaces.pipeline_named(pipeline)
+    known = workspaces.load_named_pipeline(pipeline)
     source = S3Uri.parse(known.source.uri)
     try:
         asked = read_request(conf, None, known.kind)
         if asked is None:
-            raise RequestError("nothing is chosen: give --run, --study, --reason or --csv")
-        with opened() as ledger, workspaces.s3(S3Uri.parse(known.workspace)) as store:
+            raise RequestError(_NOTHING_CHOSEN)
+        with open_ledger() as ledger, workspaces.open_s3(S3Uri.parse(known.workspace)) as store:
             rows = choose(Run(known, "dry run", None, source, store, ledger), asked).to_dicts()
     except RedriveError as error:
         raise RequestError(str(error)) from None
@@ -115,7 +116,7 @@ def chosen(pipeline: str, conf: dict[str, Any]) -> dict[str, Any]:
 
 
 def tables(found: dict[str, Any]) -> Iterator[Table]:
-    """Yield the table of what `chosen` returned."""
+    """Yield the table of a result of `preview`."""
     rows = [[row[name] for name in _COLUMNS] for row in found["chosen"][:SHOWN]]
-    more = f" ({SHOWN} are shown; --json has all)" if len(found["chosen"]) > SHOWN else ""
-    yield Table(f"{len(found['chosen'])} arrivals would go through again{more}", _COLUMNS, rows)
+    more = f" ({SHOWN} shown; --json has all)" if len(found["chosen"]) > SHOWN else ""
+    yield Table(f"{len(found['chosen'])} arrivals would be processed again{more}", _COLUMNS, rows)

@@ -1,4 +1,4 @@
-"""``airlock report``: the report of a run, from the ledger, or from the workspace where there is no ledger to ask."""
+"""``airlock report``: a run's report, from the ledger, or from the workspace if no ledger is set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airlock.run import run_key
 from airlock_cli import settings, workspaces
 from airlock_cli.errors import RequestError, Status, UndecidedError, WrongError
-from airlock_cli.show import Table, size
+from airlock_cli.show import Table, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,66 +16,68 @@ if TYPE_CHECKING:
 _COUNTED = ("verdicts", "outcomes", "dispositions", "studies", "publication", "patients", "files")
 
 
-def report(pipeline: str, run: str | None) -> dict[str, Any]:
-    """Return a run's report, as report.json has it.
+def find_report(pipeline: str, run: str | None) -> dict[str, Any]:
+    """Return a run's report, equal to its report.json.
 
     Parameters
     ----------
     pipeline
-        Whose run it is.
+        The run's pipeline.
     run
-        Airflow's run id or the run's key; None for the newest, which only the ledger knows.
+        Airflow's run id or the run's key; None for the newest run, which only the ledger knows.
 
     Raises
     ------
     WrongError
-        If there is no such run.
+        If the run does not exist.
     UndecidedError
-        If the run has not come to write one.
+        If the run has not written its report yet.
     """
     return _from_ledger(pipeline, run) if settings.has_ledger() else _from_workspace(pipeline, run)
 
 
-def need_place() -> None:
-    """Refuse a request whose report could not be read in the end: neither ledger nor pipelines are set."""
+def require_report_source() -> None:
+    """Refuse to start a run whose report could not be read, since neither the ledger nor the pipelines are set."""
     if not settings.has_ledger():
         settings.pipelines()
 
 
 def _from_ledger(pipeline: str, run: str | None) -> dict[str, Any]:
-    from airlock_cli.ledgers import has_run, opened  # noqa: PLC0415  # not where the workspace is asked
+    from airlock_cli.ledgers import has_run, no_such_run, open_ledger  # noqa: PLC0415  # the workspace needs none
 
-    with opened() as ledger:
+    with open_ledger() as ledger:
         if not has_run(ledger, pipeline):
-            raise WrongError(f"{pipeline} has not run yet")
+            raise WrongError(f"{pipeline} has not run yet.")
         found = ledger.find_run(pipeline, run)
     if found is None:
-        raise WrongError(f"{pipeline} has no run {run!r}: give its run id, as Airflow's UI shows it, or its run key")
+        raise WrongError(no_such_run(pipeline, run))
     if found.report is None:
-        raise UndecidedError(f"run {found.run_id!r} is {found.state} and has no report yet: its audit writes it")
+        raise UndecidedError(
+            f"Run {found.run_id!r} is {found.state} and has no report yet. Its task audit writes the report."
+        )
     return found.report
 
 
 def _from_workspace(pipeline: str, run: str | None) -> dict[str, Any]:
     if run is None:
-        raise RequestError(f"which run is the newest is in the ledger: set {settings.LEDGER_URL}, or name the RUN")
-    known = workspaces.pipeline_named(pipeline)
+        raise RequestError(f"Only the ledger knows the newest run. Set {settings.LEDGER_URL}, or name the RUN.")
+    known = workspaces.load_named_pipeline(pipeline)
     for key in (run_key(pipeline, run), run):
-        content = workspaces.read(known, key, "audit/report.json")
+        content = workspaces.read_run_file(known, key, "audit/report.json")
         if content is not None:
             found: dict[str, Any] = json.loads(content)
             return found
-    raise WrongError(f"the workspace {known.workspace} has no report of run {run!r}: its audit writes it")
+    raise WrongError(f"The workspace {known.workspace} has no report of run {run!r}. The run's task audit writes it.")
 
 
 def status(found: dict[str, Any]) -> Status:
-    """Return the exit status: books that do not balance are wrong, held studies are not."""
+    """Return the exit status: `WRONG` if the books do not balance; held studies are no problem."""
     return Status.OK if found["balanced"] else Status.WRONG
 
 
 def tables(found: dict[str, Any]) -> Iterator[Table]:
     """Yield the tables of a report."""
-    window = " to ".join(found["window"]) if found.get("window") else "all below the prefix"
+    window = " to ".join(found["window"]) if found.get("window") else "everything below the prefix"
     head = [
         ("pipeline", found["pipeline"]),
         ("run", found["run_id"]),
@@ -83,12 +85,12 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
         ("window", window),
     ]
     head += [(name, found[name]) for name in ("resources", "arrivals", "validation_level") if name in found]
-    head += [("size", size(found["bytes"]))] if "bytes" in found else []
+    head += [("size", format_size(found["bytes"]))] if "bytes" in found else []
     head += [("books", "balance" if found["balanced"] else "DO NOT BALANCE: nothing is released")]
     yield Table("report", ("", ""), head)
     yield Table("problems", ("",), [(problem,) for problem in found["problems"]])
-    counts = [(step, number, word) for step in _COUNTED for word, number in found.get(step, {}).items() if number]
-    yield Table("counts", ("step", "number", "word"), counts)
+    counts = [(step, number, name) for step in _COUNTED for name, number in found.get(step, {}).items() if number]
+    yield Table("counts", ("step", "number", "result"), counts)
     reasons = [
         (item.get("arrivals", item.get("units")), code, item["sentence"]) for code, item in found["reasons"].items()
     ]

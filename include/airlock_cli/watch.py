@@ -1,4 +1,4 @@
-"""Following one DAG run over REST: a line whenever a stage moves on, and what its failed tasks died of."""
+"""Follow one DAG run over REST: print a line when a stage's state changes, and the errors of failed tasks."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
     from airlock_cli.airflow_api import AirflowApi
 
-_LOOK_EVERY = 1.0  # seconds
-_SILENCE = 120.0  # seconds that the API server may be away: it is restarted, and the run goes on without it
+_POLL_SECONDS = 1.0
+_OUTAGE_SECONDS = 120.0  # how long the API server may not answer: while it restarts, the run continues
 WAITS = "awaiting_input"
 _FINISHED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
-_WORDS = {
+_STATE_TEXTS = {
     "deferred": "waiting",
     "awaiting_input": "waiting for a person: answer it in the UI, under Required Actions",
     "up_for_retry": "will be tried again",
     "up_for_reschedule": "waiting",
-    "upstream_failed": "not started, a stage before it failed",
+    "upstream_failed": "not started: an earlier stage failed",
 }
-_SILENT = frozenset({None, "scheduled", "queued", "removed"})
+_NOT_SHOWN = frozenset({None, "scheduled", "queued", "removed"})
 
 
 class StalledError(RuntimeError):
-    """A run showed no change for too long; it may still go on."""
+    """A run showed no change for too long; it may still be running."""
 
 
 def follow(
@@ -41,34 +41,34 @@ def follow(
     *,
     stall_minutes: float | None = None,
 ) -> tuple[str, list[dict[str, Any]]]:
-    """Tell a run's progress until it ends, or until only a person can move it on.
+    """Print a run's progress until it ends or waits only for a person.
 
     Parameters
     ----------
     api
-        Airflow.
+        Airflow's REST API.
     dag, run
-        Which run.
+        The run to follow.
     say
-        Takes each line.
+        Called with each line of progress.
     check
-        Called at every look; raises when there is no use in waiting.
+        Called at every poll; raises to end the wait.
     stall_minutes
-        How long nothing may change; None for any time.
+        How long the run may show no change; None for no limit.
 
     Returns
     -------
     state
         ``success``, ``failed`` or `WAITS`.
     task_instances
-        As the REST API shows them at the end.
+        The REST API's records of them at the end.
 
     Raises
     ------
     StalledError
-        When nothing changed for ``stall_minutes``.
+        If nothing changed for ``stall_minutes``.
     ApiError
-        When Airflow refuses a call, or does not answer for two minutes.
+        If Airflow refuses a call, or does not answer for two minutes.
     """
     shown: dict[str, str] = {}
     before: Any = None
@@ -76,15 +76,15 @@ def follow(
     while True:
         check()
         try:
-            state = api.run_state(dag, run)  # before the tasks, so that the last look shows them all
+            state = api.run_state(dag, run)  # before the tasks, so that the last poll has them all
             tasks = api.task_instances(dag, run)
         except ApiUnreachableError:
-            if time.monotonic() - answered > _SILENCE:
+            if time.monotonic() - answered > _OUTAGE_SECONDS:
                 raise
-            time.sleep(_LOOK_EVERY)
+            time.sleep(_POLL_SECONDS)
             continue
         answered = time.monotonic()
-        _tell(tasks, shown, say)
+        _print_progress(tasks, shown, say)
         if state in {"success", "failed"}:
             return state, tasks
         if waits_for_a_person(tasks):
@@ -94,19 +94,19 @@ def follow(
             before, changed = now, answered
         elif stall_minutes is not None and answered - changed > 60 * stall_minutes:
             raise StalledError(
-                f"nothing has changed in the run for {stall_minutes:g} minutes, so it is no longer watched; it may "
-                "still go on: look at it in the UI, or allow more with AIRLOCK_STALL_MINUTES"
+                f"The run has shown no change for {stall_minutes:g} minutes, so it is no longer watched. It may still "
+                "be running: see the UI, or allow more time with AIRLOCK_STALL_MINUTES."
             )
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_SECONDS)
 
 
 def waits_for_a_person(tasks: Iterable[dict[str, Any]]) -> bool:
-    """Say whether a task awaits an answer and no other one moves."""
-    moving = {task["state"] for task in tasks} - _FINISHED - {None}
-    return moving == {WAITS}
+    """Return whether a task waits for an answer and no other task is active."""
+    active = {task["state"] for task in tasks} - _FINISHED - {None}
+    return active == {WAITS}
 
 
-def _tell(tasks: Iterable[dict[str, Any]], shown: dict[str, str], say: Callable[[str], None]) -> None:
+def _print_progress(tasks: Iterable[dict[str, Any]], shown: dict[str, str], say: Callable[[str], None]) -> None:
     for task, instances in _by_task(tasks).items():
         text = stage_line(instances)
         if text and shown.get(task) != text:
@@ -122,18 +122,18 @@ def _by_task(tasks: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
 
 
 def stage_line(instances: list[dict[str, Any]]) -> str:
-    """Return what is to be said of a stage's task instances; nothing while they have not begun."""
+    """Return a stage's progress in words; empty before its first task starts."""
     states = Counter(item["state"] for item in instances)
     done = sum(states[state] for state in _FINISHED)
-    if not done and not set(states) - _SILENT:
+    if not done and not set(states) - _NOT_SHOWN:
         return ""
     total = len(instances)
     if done < total:
-        moving = {state: count for state, count in states.items() if state not in _FINISHED | _SILENT}
-        words = ", ".join(_counted(_WORDS.get(state, state), count, total) for state, count in moving.items())
+        active = {state: count for state, count in states.items() if state not in _FINISHED | _NOT_SHOWN}
+        words = ", ".join(_counted(_STATE_TEXTS.get(state, state), count, total) for state, count in active.items())
         return ", ".join(part for part in (f"{done} of {total} done" if total > 1 else "", words) if part)
     bad = [state for state in states if state != "success"]
-    words = ", ".join(_counted(_WORDS.get(state, state), states[state], total) for state in bad) or "done"
+    words = ", ".join(_counted(_STATE_TEXTS.get(state, state), states[state], total) for state in bad) or "done"
     seconds = _duration(instances)
     return f"{words}{f', {total} tasks' if total > 1 else ''}{f' ({seconds:.1f} s)' if seconds is not None else ''}"
 
@@ -149,7 +149,7 @@ def _duration(instances: list[dict[str, Any]]) -> float | None:
 
 
 def causes(api: AirflowApi, tasks: Iterable[dict[str, Any]]) -> list[str]:
-    """Say of each failed task what it was and what it died of, by its log."""
+    """Return each failed task's name, its number of tries and the last error in its log."""
     failed = sorted((task for task in tasks if task["state"] == "failed"), key=lambda task: task["end_date"] or "")
     return [_cause(task, last_error(api.task_log(task))) for task in failed]
 
@@ -165,6 +165,6 @@ def task_name(task: dict[str, Any]) -> str:
 
 
 def last_error(log: Iterable[Any]) -> str | None:
-    """Return the last exception of a task's log, as ``Class: message``; of its lines those that are dicts count."""
+    """Return the last exception in a task's log as ``Class: message``, or None; plain lines are skipped."""
     found = [line["error_detail"] for line in log if isinstance(line, dict) and line.get("error_detail")]
     return f"{found[-1][0].get('exc_type')}: {found[-1][0].get('exc_value')}" if found else None

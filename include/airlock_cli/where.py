@@ -1,4 +1,4 @@
-"""``airlock where``: everything that is known of a study, an instance, an object, an arrival or a FHIR resource."""
+"""``airlock where``: everything that the ledger knows about a study, an instance, an object or a FHIR resource."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from airlock.reasons import SENTENCES
 from airlock_cli.errors import WrongError
-from airlock_cli.ledgers import opened
-from airlock_cli.show import Table, size
+from airlock_cli.ledgers import open_ledger
+from airlock_cli.show import Table, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 SCHEMA = "airlock.where/1"
 SHOWN = 50  # rows of a table; --json has all
 _LOOKED_FOR = (
-    "a StudyInstanceUID or study_key, a SOPInstanceUID, the key of an object (as s3://bucket/key too), an arrival_id, "
+    "a StudyInstanceUID or study_key, a SOPInstanceUID, an object's key (with or without s3://bucket/), an arrival_id, "
     "and a FHIR resource as Type/id"
 )
 
 
-def where(text: str) -> dict[str, Any]:
-    """Return what the ledger knows, schema `SCHEMA`.
+def find(text: str) -> dict[str, Any]:
+    """Return everything that the ledger knows about a UID, a key or an id, schema `SCHEMA`.
 
     Raises
     ------
     WrongError
-        If it knows nothing.
+        If the ledger knows nothing about it.
     """
-    with opened() as ledger:
+    with open_ledger() as ledger:
         found = ledger.where(text)
     if not found.known_as:
         raise WrongError(
-            f"the ledger knows nothing of {text}: it was looked for as {_LOOKED_FOR}. What no run has listed yet, "
-            "and what a run holds without having read it, is found by its key only"
+            f"The ledger knows nothing of {text}. It was looked up as {_LOOKED_FOR}. An object that no run listed is "
+            "unknown; an object that no run read is known by its key only."
         )
     return {
         "schema": SCHEMA,
@@ -67,7 +67,7 @@ def _with_sentence(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _contracts(found: Found) -> Iterator[dict[str, Any]]:
-    """Yield what a contract says of itself, without the attributes of a patient."""
+    """Yield each contract's summary, without attributes of the patient."""
     for row in _rows(found.contracts):
         content = json.loads(row.pop("contract"))
         of_series = (name for item in content.get("series", ()) for name in item["image_set_ids"])
@@ -81,8 +81,8 @@ def _contracts(found: Found) -> Iterator[dict[str, Any]]:
 
 
 def tables(found: dict[str, Any]) -> Iterator[Table]:
-    """Yield the tables of what `where` returned."""
-    yield Table("known as", ("what", "value"), [(found["known_as"], found["asked"])])
+    """Yield the tables of a result of `find`."""
+    yield Table("known as", ("kind", "value"), [(found["known_as"], found["asked"])])
     yield _dispositions(found["arrivals"])
     yield _listed(
         "arrivals",
@@ -131,7 +131,7 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
         ("destination", "revision", "state", "attempts", "sent_at", "next_attempt_at", "last_error"),
     )
     yield _listed(
-        "released, but no rule takes it", found["unrouted"], ("pipeline", "revision", "released_at", "run_id")
+        "released, but no route's rule matches", found["unrouted"], ("pipeline", "revision", "released_at", "run_id")
     )
     yield _listed("redrives", found["redrives"], ("asked_at", "asked_by", "why", "pipeline", "run_id"))
     yield _listed(
@@ -147,23 +147,23 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
 
 
 def _dispositions(arrivals: list[dict[str, Any]]) -> Table:
-    """Count many arrivals; few speak for themselves."""
+    """Return the arrivals counted by disposition and reason; without rows if all have the same."""
     counted = Counter((row["disposition"] or "claimed", row["reason"], row["what_to_do"]) for row in arrivals)
-    rows = [(number, *words) for words, number in counted.most_common()]
+    rows = [(number, *key) for key, number in counted.most_common()]
     return Table(
         "arrivals by disposition", ("arrivals", "disposition", "reason", "what_to_do"), rows if rows[1:] else []
     )
 
 
 def _listed(title: str, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> Table:
-    """Return rows as a table, of the columns that hold anything."""
+    """Return rows as a table without the columns that are empty in all rows."""
     used = [name for name in columns if any(row[name] is not None and row[name] not in ("", []) for row in rows)]
     more = f" ({SHOWN} of {len(rows)}; --json has all)" if len(rows) > SHOWN else ""
     return Table(title + more, used, [[_cell(name, row[name]) for name in used] for row in rows[:SHOWN]])
 
 
 def _cell(name: str, value: Any) -> Any:
-    return size(value) if name == "size" and value is not None else value
+    return format_size(value) if name == "size" and value is not None else value
 
 
 def _references(contracts: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:

@@ -91,7 +91,7 @@ NO_TIME = ("--window-start", "2026-11-24T00:00:00Z", "--window-end", "2026-11-24
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [
-        (("run", "no-such-pipeline"), 2, "Airflow knows no pipeline 'no-such-pipeline'"),
+        (("run", "no-such-pipeline"), 2, "Airflow does not know the pipeline 'no-such-pipeline'"),
         (("run", "kills", *NO_TIME), 1, "window_start must lie before window_end"),
     ],
 )

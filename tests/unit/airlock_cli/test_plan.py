@@ -85,11 +85,11 @@ def test_what_has_no_price_is_unknown() -> None:
 def test_what_no_window_will_take_and_what_makes_jobs_wait_is_shown() -> None:
     rows = shown(IMAGES, studies=1, series=1)
     assert rows["plan"]["undated"] == (5,)
-    assert rows["plan"]["hours"] == ("1.50, of which copies 0.50; jobs are limited by concurrent jobs",)
+    assert rows["plan"]["hours"] == ("1.50, including 0.50 for copies; limited by concurrent jobs",)
     assert not rows["problems"]
 
 
 def test_a_plan_that_no_run_can_carry_out_says_so() -> None:
     rows = shown(IMAGES, batches=BATCHES.model_copy(update={"too_many": True}), studies=1, series=1)
     (problem,) = rows["problems"]
-    assert problem.startswith("more import jobs than one run can map")
+    assert problem.startswith("One run cannot start this many import jobs.")

@@ -113,16 +113,16 @@ class TestHeld:
 
     def test_nothing_held_is_said_with_how_the_last_run_ended(self, told: Ledger, airlock: Any) -> None:
         began = told.open_run("b", "another", "manual__b", None).started_at.strftime("%Y-%m-%d %H:%M:%SZ")
-        for report, books in ((None, "not audited yet"), (REPORT, "balanced")):
+        for report, books in ((None, "not audited yet"), (REPORT, "its books balance")):
             if report:
                 told.close_run("b", "audited", report)
             result = airlock("held", "another")
             assert (result.exit_code, result.stdout) == (0, "")
-            assert result.stderr == f"another: nothing is held (last run {began}, {books})\n"
+            assert result.stderr == f"Nothing is held for another. Last run: {began}, {books}.\n"
         assert airlock("held", "another", "--reason", "truncated").stderr.startswith(
-            "another: nothing is held for truncated ("
+            "Nothing is held for another with reason truncated. "
         )
-        assert airlock("held", "--reason", "non_primary").stderr == "nothing is held for non_primary\n"
+        assert airlock("held", "--reason", "non_primary").stderr == "Nothing is held with reason non_primary.\n"
 
     @pytest.mark.usefixtures("pipelines")
     def test_a_pipeline_that_has_not_run_is_told_from_one_that_is_not_there(
@@ -130,9 +130,9 @@ class TestHeld:
     ) -> None:
         monkeypatch.setenv("AIRLOCK_LEDGER_URL", url)
         result = airlock("held", NIGHTLY)
-        assert (result.exit_code, result.stderr) == (0, "nightly: nothing is held (it has not run yet)\n")
+        assert (result.exit_code, result.stderr) == (0, "Nothing is held for nightly. It has not run yet.\n")
         result = airlock("report", NIGHTLY)
-        assert (result.exit_code, result.stderr) == (1, "nightly has not run yet\n")
+        assert (result.exit_code, result.stderr) == (1, "nightly has not run yet.\n")
 
     def test_a_code_that_does_not_exist_is_refused_with_those_near_it(self, airlock: Any) -> None:
         result = airlock("held", "--reason", "non_primry")
@@ -163,8 +163,8 @@ def test_a_pipeline_that_is_not_there_is_an_error_with_the_nearest_name(
 
 def test_without_pipeline_files_a_pipeline_is_only_not_in_the_ledger(told: Ledger, airlock: Any) -> None:
     unknown = "in the ledger, and AIRLOCK_PIPELINES is not set"
-    assert f"there is no pipeline 'nigthly' {unknown}: did you mean nightly?" in airlock("held", "nigthly").stderr
-    assert f"there is no pipeline 'x' {unknown}: there are nightly" in airlock("held", "x").stderr
+    assert f"There is no pipeline 'nigthly' {unknown}: did you mean nightly?" in airlock("held", "nigthly").stderr
+    assert f"There is no pipeline 'x' {unknown}: there are nightly" in airlock("held", "x").stderr
 
 
 def test_in_an_empty_ledger_a_pipeline_is_known_by_its_file(

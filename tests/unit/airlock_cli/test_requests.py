@@ -42,10 +42,10 @@ UID = "1.2.826.0.1.3680043.8.498.1"
         (("run", "nightly", "--no-wait"), "AIRLOCK_API_URL"),
     ],
 )
-def test_what_is_not_set_is_named_with_what_to_set_it_to(airlock: Any, arguments: Any, variable: str) -> None:
+def test_a_missing_setting_is_named_with_its_meaning(airlock: Any, arguments: Any, variable: str) -> None:
     result = airlock(*arguments)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith(f"{variable} is not set: set it to ")
+    assert result.stderr.startswith(f"{variable} is not set. Set it to ")
 
 
 @pytest.mark.parametrize("arguments", [("run",), ("no-such-command",), ("held", "--no-such-option"), ("redrive", "x")])
@@ -116,7 +116,7 @@ class TestConfOfARedrive:
     @pytest.mark.parametrize(
         ("choice", "why", "told"),
         [
-            (NOTHING, "x", "nothing is chosen"),
+            (NOTHING, "x", "Nothing is chosen"),
             (Choice("a", None, (), None, None), " ", "--why is empty"),
             (Choice(None, None, ("no_reason",), None, None), "x", "not a reason code"),
             (Choice(None, None, (), "s3://B/x.csv", None), "x", "no S3 address|not an S3 address"),
@@ -173,7 +173,7 @@ class TestOutOfReach:
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
         result = airlock("report", NIGHTLY, "a")
         assert result.exit_code == 3
-        assert "cannot be used (EndpointConnectionError): check your AWS credentials and AWS_ENDPOINT" in result.stderr
+        assert "cannot be used (EndpointConnectionError). Check your AWS credentials and AWS_ENDPOINT" in result.stderr
 
     @staticmethod
     def _log_in(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
@@ -224,7 +224,7 @@ def test_a_pipeline_that_airflow_does_not_know_is_an_error_with_the_nearest_name
         monkeypatch.setenv("AIRLOCK_API_URL", url)
         result = airlock(command[0], "nigthly", *command[1:])
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "Airflow knows no pipeline 'nigthly': did you mean nightly?\n" in result.stderr
+    assert "Airflow does not know the pipeline 'nigthly': did you mean nightly?\n" in result.stderr
 
 
 class TestPipelinesCheck:
@@ -260,7 +260,7 @@ class TestPipelinesCheck:
         assert result.exit_code == 0
         warnings = json.loads(result.stdout)["warnings"]
         assert len(warnings) == (warns is not None)
-        assert all(text.startswith("pipeline 'asks' has no review.users") and str(warns) in text for text in warnings)
+        assert all(text.startswith("Pipeline 'asks' has no review.users") and str(warns) in text for text in warnings)
 
     @pytest.fixture
     def asks(self, pipelines: Path) -> None:
@@ -304,12 +304,13 @@ def test_the_ledger_gives_back_what_a_run_holds(told: Any, airlock: Any) -> None
     assert result.exit_code == 0
     assert "0 arrivals given back" in result.stderr
     result = airlock("ledger", "release", NIGHTLY, "none")
-    assert (result.exit_code, result.stderr[:27]) == (2, "nightly has no run 'none': ")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Pipeline nightly has no run 'none'. ")
 
 
 def test_what_a_destination_did_not_take_is_due_again(told: Any, airlock: Any) -> None:
     result = airlock("ledger", "requeue", NIGHTLY)
-    assert (result.exit_code, result.stderr[:21]) == (0, "0 messages are due; t")
+    assert (result.exit_code, result.stderr[:21]) == (0, "0 messages are due. T")
 
 
 def test_help_loads_nothing_that_takes_long() -> None:

@@ -5,17 +5,17 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from airlock_cli.show import Table, harmless, print_json, print_tables, say, size, text
+from airlock_cli.show import Table, escape_unprintable, format_cell, format_size, print_json, print_tables, say
 
 ESCAPES = "\x1b[31mred\x07\r\x9b2J\u202e\u2028\x7f\x00\udc80"
 
 
 def test_what_a_terminal_acts_on_or_does_not_show_is_written_out() -> None:
-    assert harmless(ESCAPES) == r"\x1b[31mred\x07\x0d\x9b2J\u202e\u2028\x7f\x00\udc80"
+    assert escape_unprintable(ESCAPES) == r"\x1b[31mred\x07\x0d\x9b2J\u202e\u2028\x7f\x00\udc80"
 
 
 def test_what_people_write_stays_as_it_is() -> None:
-    assert harmless("Zürich/東京 é🙂 [bold]x[/bold]") == "Zürich/東京 é🙂 [bold]x[/bold]"
+    assert escape_unprintable("Zürich/東京 é🙂 [bold]x[/bold]") == "Zürich/東京 é🙂 [bold]x[/bold]"
 
 
 @pytest.mark.parametrize("where", ["title", "column", "cell"])
@@ -29,7 +29,7 @@ def test_no_escape_reaches_the_terminal_by_a_table(where: str, capsys: pytest.Ca
 
 def test_no_escape_reaches_the_terminal_by_a_message(capsys: pytest.CaptureFixture[str]) -> None:
     say(f"two\nlines {ESCAPES}")
-    assert capsys.readouterr().err.splitlines() == ["two", f"lines {harmless(ESCAPES)}"]
+    assert capsys.readouterr().err.splitlines() == ["two", f"lines {escape_unprintable(ESCAPES)}"]
 
 
 def test_json_is_exact_and_sends_no_escape_either(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,5 +54,10 @@ def test_a_table_without_rows_is_not_printed(capsys: pytest.CaptureFixture[str])
 
 def test_cells_are_written_for_people() -> None:
     noon = datetime(2026, 3, 1, 12, tzinfo=timezone(timedelta(hours=2)))
-    assert [text(value) for value in (None, True, noon, ["a", 1])] == ["", "yes", "2026-03-01 10:00:00Z", "a, 1"]
-    assert [size(number) for number in (0, 1023, 1536, 5 * 1024**4)] == ["0 bytes", "1023 bytes", "1.5 KiB", "5.0 TiB"]
+    assert [format_cell(value) for value in (None, True, noon, ["a", 1])] == ["", "yes", "2026-03-01 10:00:00Z", "a, 1"]
+    assert [format_size(number) for number in (0, 1023, 1536, 5 * 1024**4)] == [
+        "0 bytes",
+        "1023 bytes",
+        "1.5 KiB",
+        "5.0 TiB",
+    ]
