@@ -179,9 +179,9 @@ def normalize(run: Run, arrivals: int) -> dict[str, Any]:  # noqa: ARG001
 def import_(run: Run, arrivals: int) -> dict[str, Any]:  # noqa: ARG001
     """Leave what the jobs would: their outputs, the dataset ``jobs`` and the ledger's rows."""
     from airlock.imaging.import_ import record  # noqa: PLC0415
-    from airlock.imaging.normalize import find_batches  # noqa: PLC0415
     from airlock.ledger import Job  # noqa: PLC0415
     from airlock.records import BATCHES  # noqa: PLC0415
+    from airlock.stages.batches import find_batches  # noqa: PLC0415
 
     datastore = run.pipeline.healthimaging.datastore_id
     for number, batch in enumerate(find_batches(run)):

@@ -41,13 +41,19 @@ INDEX = "arrivals/index.json"
 class Buffered:
     """What a run holds."""
 
-    shards: list[str]  # the names of the shards, "0000" upwards
-    arrivals: int
-    bytes: int
-    settled: int  # in the listing, but settled by an earlier run
-    claimed_elsewhere: int  # in the listing, but held by a run that has not ended
-    undated: int  # in the listing, but without the date that window: key_date asks for
+    shards: list[str] = field(default_factory=list)  # the names of the shards, "0000" upwards
+    arrivals: int = 0
+    bytes: int = 0
+    settled: int = 0  # in the listing, but settled by an earlier run
+    claimed_elsewhere: int = 0  # in the listing, but held by a run that has not ended
+    undated: int = 0  # in the listing, but without the date that window: key_date asks for
     carried: list[str] = field(default_factory=list)  # shards that nobody reads: a redrive carries them on
+    listed: int = 0  # objects below the prefix, whatever their window; only a plan counts them
+
+    @property
+    def all_shards(self) -> list[str]:
+        """All shards of the delivery, those too that a redrive carries on."""
+        return [*self.shards, *self.carried]
 
 
 def buffer(run: Run[Any]) -> Buffered:
@@ -71,14 +77,15 @@ def _foresee(run: Run[Any]) -> Buffered:
         with run.ledger.unclaimed(run.pipeline.name, map(aside.read, numbers)) as free:
             shards = _write_shards(run, free.arrivals, free.frames)
     counts = {"settled": free.settled, "claimed_elsewhere": free.claimed_elsewhere, "undated": listing.undated}
-    buffered = Buffered(shards, free.arrivals, free.bytes, **counts, carried=[])
-    run.workspace.write_json(INDEX, vars(buffered) | {"listed": listing.listed})
+    buffered = Buffered(shards, free.arrivals, free.bytes, **counts, carried=[], listed=listing.listed)
+    run.workspace.write_json(INDEX, vars(buffered))
     return buffered
 
 
 def _counted_before(run: Run[Any]) -> dict[str, int] | None:
-    index = find_index(run)
-    return index and {name: index[name] for name in ("settled", "claimed_elsewhere", "undated")}
+    before = find_buffered(run)
+    names = ("settled", "claimed_elsewhere", "undated")
+    return None if before is None else {name: getattr(before, name) for name in names}
 
 
 def _claim(run: Run[Any]) -> dict[str, int]:
@@ -96,23 +103,22 @@ def _redrive(run: Run[Any], asked: Redrive) -> dict[str, int]:
     return {"settled": 0, "claimed_elsewhere": 0, "undated": 0}
 
 
-def shards_of(index: dict[str, Any] | None) -> list[str]:
-    """Return all shards of a delivery, those too that a redrive carries on."""
-    return [] if index is None else [*index["shards"], *index.get("carried", ())]
-
-
-def find_index(run: Run[Any]) -> dict[str, Any] | None:
-    """Return what an earlier try of this run froze, if any."""
+def find_buffered(run: Run[Any]) -> Buffered | None:
+    """Return what buffer froze for this run; None before it has ended."""
     try:
-        return json.loads(run.s3.get(run.workspace.root.join(INDEX)))  # type: ignore[no-any-return]
+        return Buffered(**json.loads(run.s3.get(run.workspace.root.join(INDEX))))
     except FileNotFoundError:
         return None
 
 
+def find_shards(run: Run[Any]) -> list[str]:
+    """Return all shards of the run's delivery; none before buffer has ended."""
+    return (find_buffered(run) or Buffered()).all_shards
+
+
 def read_arrivals(run: Run[Any]) -> pl.DataFrame:
     """Return the run's whole delivery; empty when buffer has not ended."""
-    index = find_index(run)
-    return run.workspace.read_all([f"arrivals/{shard}" for shard in shards_of(index)], ARRIVALS)
+    return run.workspace.read_all([f"arrivals/{shard}" for shard in find_shards(run)], ARRIVALS)
 
 
 class Listing:

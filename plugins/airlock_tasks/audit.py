@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-    from airlock.imaging.audit import Audited
     from airlock.pipelines import ClinicalPipeline, ImagingPipeline
     from airlock.run import Run
+    from airlock.stages.auditing import Audited
 
 
 class _AuditOperator(StageOperator):

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-    from airlock.imaging.normalize import Batch
     from airlock.ledger import Job
     from airlock.pipelines import Pipeline
     from airlock.run import Run
+    from airlock.stages.batches import Batch
 
 GENERATION_KEY = "generation"
 
@@ -146,7 +146,7 @@ class BatchJobOperator(StartJobOperator[AwsHookType]):
         )
 
     def _batch(self, context: Context) -> Batch:
-        from airlock.imaging.normalize import find_batches
+        from airlock.stages.batches import find_batches
 
         for batch in find_batches(self._run(context)):
             if batch.batch_id == self.batch_id:

@@ -14,10 +14,10 @@ from healthaws.operators.healthlake import (
 )
 
 if TYPE_CHECKING:
-    from airlock.imaging.normalize import Batch
     from airlock.ledger import Job
     from airlock.pipelines import CcdaPipeline, HealthImaging, HealthLake, ImagingPipeline, Transformation
     from airlock.run import Run
+    from airlock.stages.batches import Batch
 
 
 def _reaching(store: HealthImaging | HealthLake) -> dict[str, Any]:

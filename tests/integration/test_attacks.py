@@ -124,7 +124,7 @@ class TestUnreleased:
         chain = Chain(place, pipeline(staging=IN_PLACE), tries=1)
         chain.until("normalize")
         place.put({"study-1/002.dcm": ct(1, 1, 2, pixel=77)})
-        with pytest.raises(RuntimeError, match="0 of its 3 files are missing, 1 were replaced and 0 others"):
+        with pytest.raises(RuntimeError, match="of its 3 objects 0 are missing and 1 were replaced, and 0 others"):
             chain.stage("import")
         assert place.jobs() == []
 

@@ -14,27 +14,28 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.buffer import INDEX, find_index, read_arrivals
+from airlock.buffer import INDEX, Buffered, find_buffered, find_shards, read_arrivals
 from airlock.ccda.records import BATCHES, CONVERSIONS, FOLDER, VERDICTS
 from airlock.clinical.records import FILES
-from airlock.clinical.validate import is_begun, shards_of
-from airlock.imaging.audit import OPEN_REASONS
-from airlock.imaging.normalize import find_batches
 from airlock.reasons import Reason
-from airlock.records import ARRIVALS, JOBS, Verdict
+from airlock.records import ARRIVALS, Verdict
+from airlock.stages.auditing import is_open, missing_job_reason
+from airlock.stages.batches import find_batches, find_begun_batches
+from airlock.stages.jobs import find_ended_job
+from airlock.stages.outputs import DETAIL_LENGTH
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
-    from airlock.imaging.normalize import Batch
     from airlock.pipelines import CcdaPipeline
     from airlock.run import Run
+    from airlock.stages.batches import Batch
+    from airlock.stages.jobs import EndedJob
     from airlock.storage.s3 import S3, ListedObject
 
 ASIDE = "aside"  # the shard of the documents from which nothing goes on
 _CONVERTED, _ERRORS = "converted/", "ERROR/"
 _DRIFT = "driftDetectionPerFileResults/"
 _FAILED = "FAILED"  # the service's word
-_DETAIL_LENGTH = 500  # characters of the service's free text
 
 
 def audit(run: Run[CcdaPipeline]) -> list[str]:
@@ -46,8 +47,8 @@ def audit(run: Run[CcdaPipeline]) -> list[str]:
         The shards of the folder ``fhir`` that are to be parsed.
     """
     leg = run.within(FOLDER)
-    if is_begun(leg):
-        return [shard for shard in shards_of(leg) if shard != ASIDE]
+    if find_begun_batches(leg):
+        return [shard for shard in find_shards(leg) if shard != ASIDE]
     arrivals = read_arrivals(run)
     frames = [CONVERSIONS.to_frame(), *(_account(run, batch) for batch in find_batches(run))]
     conversions = pl.concat(frames)
@@ -59,14 +60,13 @@ def audit(run: Run[CcdaPipeline]) -> list[str]:
 
 def _account(run: Run[CcdaPipeline], batch: Batch) -> pl.DataFrame:
     documents = run.workspace.read(f"batches/{batch.batch_id}", BATCHES)
-    jobs = run.workspace.find(f"jobs/{batch.batch_id}", JOBS).to_dicts()
-    if jobs:
-        output = _Output(run.s3, S3Uri.parse(jobs[0]["output_uri"]))
+    job = find_ended_job(run, batch.batch_id)
+    if job is not None:
+        output = _Output(run.s3, S3Uri.parse(job.output_uri))
         disagree = _counts_disagree(run, batch, documents, output)
-        found = [_outcome(run, row, output, jobs[0], disagree) for row in documents.iter_rows(named=True)]
+        found = [_outcome(run, row, output, job, disagree) for row in documents.iter_rows(named=True)]
     else:
-        known = run.ledger.job(batch.batch_id)
-        absent = Reason.JOB_NOT_STARTED if known is None or known.job_id is None else Reason.JOB_UNFINISHED
+        absent = missing_job_reason(run.ledger.job(batch.batch_id))
         found = [{"reason": row["reason"] or str(absent)} for row in documents.iter_rows(named=True)]
     rows = [
         {"arrival_id": arrival, "batch_id": batch.batch_id, **outcome}
@@ -115,7 +115,7 @@ def _counts_disagree(run: Run[CcdaPipeline], batch: Batch, documents: pl.DataFra
 
 
 def _outcome(
-    run: Run[CcdaPipeline], row: dict[str, Any], output: _Output, job: dict[str, Any], disagree: bool
+    run: Run[CcdaPipeline], row: dict[str, Any], output: _Output, job: EndedJob, disagree: bool
 ) -> dict[str, Any]:
     stem = PurePosixPath(row["staged_key"]).stem
     converted = output.about(_CONVERTED, stem, ".ndjson", ".xml.ndjson")
@@ -126,7 +126,7 @@ def _outcome(
     if row["reason"]:
         return outcome | {"reason": row["reason"]}
     if error is not None:
-        message = str(output.json(error).get("errorMessage") or "")[:_DETAIL_LENGTH]
+        message = str(output.json(error).get("errorMessage") or "")[:DETAIL_LENGTH]
         return outcome | {"reason": str(Reason.CONVERSION_FAILED), "detail": message or None}
     if converted is None:
         return outcome | _without_result(job)
@@ -138,10 +138,10 @@ def _outcome(
     return outcome | place | {"last_modified": converted.last_modified}
 
 
-def _without_result(job: dict[str, Any]) -> dict[str, Any]:
+def _without_result(job: EndedJob) -> dict[str, Any]:
     """Say why a document has neither a result nor an error."""
-    if job["status"] == _FAILED:
-        return {"reason": str(Reason.JOB_FAILED), "detail": job["message"][:_DETAIL_LENGTH] or None}
+    if job.status == _FAILED:
+        return {"reason": str(Reason.JOB_FAILED), "detail": job.message[:DETAIL_LENGTH] or None}
     return {"reason": str(Reason.CONVERSION_MISSING)}
 
 
@@ -178,15 +178,15 @@ def _freeze(
     leg.workspace.write(f"arrivals/{ASIDE}", ARRIVALS, aside)
     leg.workspace.write(f"files/{ASIDE}", FILES, _set_aside(aside, verdicts, conversions))
     leg.workspace.write_json(f"resources/{ASIDE}/index.json", {"chunks": []})
-    index = find_index(run) or {}
-    leg.workspace.write_json(INDEX, index | {"shards": [*shards, ASIDE]})
+    buffered = find_buffered(run) or Buffered()
+    leg.workspace.write_json(INDEX, vars(buffered) | {"shards": [*shards, ASIDE]})
     return shards
 
 
 def _converted(conversions: pl.DataFrame) -> pl.DataFrame:
     """Return the converted files as arrivals; none while a conversion is open, so that those that ended wait for it."""
-    is_open = conversions["reason"].is_in([str(reason) for reason in OPEN_REASONS]).any()
-    converted = conversions.clear() if is_open else conversions.filter(pl.col("reason").is_null())
+    waits = conversions.select(is_open().any()).item()
+    converted = conversions.clear() if waits else conversions.filter(pl.col("reason").is_null())
     return converted.with_columns(version_id=pl.lit(None, pl.String)).select(ARRIVALS.names()).cast(ARRIVALS)
 
 

@@ -6,7 +6,6 @@ Writes one ``batches/<batch id>`` dataset per batch, then ``batches/index.json``
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -15,9 +14,8 @@ from airlock.ccda.parse import read_object
 from airlock.ccda.records import BATCHES, VERDICTS
 from airlock.clinical.lines import unpacked
 from airlock.clinical.parse import MIB, refusal
-from airlock.clinical.validate import is_begun
-from airlock.imaging.normalize import INDEX, Batch, find_batches
 from airlock.records import Verdict, digest
+from airlock.stages.batches import Batch, find_batches, find_begun_batches, write_batches
 from airlock.storage.s3 import S3Error
 from airlock.storage.s3uri import S3Uri
 
@@ -29,10 +27,10 @@ if TYPE_CHECKING:
 
 def normalize(run: Run[CcdaPipeline]) -> list[Batch]:
     """Stage the documents that are to be converted; once a conversion was begun, the batches stand."""
-    if is_begun(run):
+    if find_begun_batches(run):
         return find_batches(run)
     batches = [_stage(run, rows) for rows in foresee(run)]
-    run.workspace.write_json(INDEX, [asdict(batch) for batch in batches])
+    write_batches(run, batches)
     return batches
 
 

@@ -73,7 +73,7 @@ def _requests(run: Run[CcdaPipeline], jobs: Jobs, unpacked: int) -> Iterator[Req
     source, prefixes = listings(index, jobs, prices)
     looks = jobs.looks(run.pipeline.transformation.poll_seconds)
     yield source
-    yield priced("S3 GET of documents, by parse", index.get("arrivals", 0), prices.get_per_1000, made=True)
+    yield priced("S3 GET of documents, by parse", index.arrivals, prices.get_per_1000, made=True)
     yield priced("S3 GET of packed documents, by normalize", unpacked, prices.get_per_1000)
     yield priced("S3 COPY or PUT of documents, by normalize", jobs.copy_requests, prices.put_per_1000)
     yield prefixes

@@ -15,9 +15,9 @@ import polars as pl
 from airlock.ccda.records import DOCUMENT, FOLDER, VERDICTS, converted_by
 from airlock.clinical.audit import contents
 from airlock.clinical.records import DISPOSITIONS, IDENTITY, OUTCOMES
-from airlock.imaging.audit import OPEN_REASONS
 from airlock.reasons import Reason
 from airlock.records import Disposition, Gate, Verdict, schema
+from airlock.stages.auditing import is_open
 from airlock.stages.review import Review, ReviewError, check_answer
 
 if TYPE_CHECKING:
@@ -99,9 +99,8 @@ def record_documents(run: Run[CcdaPipeline]) -> None:
     """
     units = run.within(FOLDER).workspace.find("dispositions", DISPOSITIONS)
     there = pl.col("disposition").is_in([str(word) for word in _IN_STORE])
-    undecided = pl.col("reason").is_in([str(reason) for reason in OPEN_REASONS])
     whole = units.group_by("arrival_id").agg(
-        brought=there.all() & pl.col("line").is_not_null().all(), undecided=undecided.any()
+        brought=there.all() & pl.col("line").is_not_null().all(), undecided=is_open().any()
     )
     documents = run.workspace.find("verdicts", VERDICTS).filter(pl.col("verdict") == Verdict.ACCEPT)
     rows = documents.join(whole, on="arrival_id", how="left").select(

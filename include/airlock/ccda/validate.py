@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from airlock.buffer import read_arrivals
+from airlock.buffer import find_shards, read_arrivals
 from airlock.ccda.records import DOCUMENT, DOCUMENTS, VERDICTS, converted_by
 from airlock.clinical.redrive import overtaken
-from airlock.clinical.validate import claimed, is_begun, shards_of
+from airlock.clinical.validate import claimed
 from airlock.reasons import Reason
 from airlock.records import Disposition, Verdict
+from airlock.stages.batches import find_begun_batches
 
 if TYPE_CHECKING:
     from airlock.pipelines import CcdaPipeline
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def validate(run: Run[CcdaPipeline]) -> dict[str, int]:
     """Decide on every document; what is decided stands once a conversion was begun. Return documents by verdict."""
-    if is_begun(run):
+    if find_begun_batches(run):
         verdicts = run.workspace.read("verdicts", VERDICTS)
     else:
         verdicts = _claim(run, _duplicates(run, _read(run))).select(VERDICTS.names()).cast(VERDICTS)
@@ -32,7 +33,7 @@ def validate(run: Run[CcdaPipeline]) -> dict[str, int]:
 
 
 def _read(run: Run[CcdaPipeline]) -> pl.DataFrame:
-    documents = run.workspace.read_all([f"documents/{shard}" for shard in shards_of(run)], DOCUMENTS)
+    documents = run.workspace.read_all([f"documents/{shard}" for shard in find_shards(run)], DOCUMENTS)
     rows = read_arrivals(run).join(documents, on="arrival_id", how="left", maintain_order="left")
     stopped = pl.when(pl.col("reason") == Reason.SIDECAR).then(pl.lit(Verdict.IGNORE.value))
     verdict = pl.when(pl.col("reason").is_null()).then(pl.lit(Verdict.ACCEPT.value))

@@ -13,31 +13,30 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.buffer import find_index, read_arrivals
-from airlock.clinical import gate, report
+from airlock.buffer import find_buffered, find_shards, read_arrivals
+from airlock.clinical import gate, manifests, report
 from airlock.clinical.contracts import ClinicalContract, complete, draft, with_subjects
-from airlock.clinical.import_ import strangers
-from airlock.clinical.manifests import is_final, keep, proves_more, read_kept, read_output, read_progress
+from airlock.clinical.import_ import find_other_targets
 from airlock.clinical.outcomes import account, discrepancies, operation_outcomes
 from airlock.clinical.read_back import differing, marked, read_back
 from airlock.clinical.records import BATCHES, DISPOSITIONS, FILES, GATES, OPERATION_OUTCOMES, OUTCOMES, VERDICTS
 from airlock.clinical.result_lines import as_read, identify, names_nothing
-from airlock.imaging.audit import OPEN_REASONS, Audited
 from airlock.imaging.contracts import ContractOverride
-from airlock.imaging.normalize import find_batches
 from airlock.pipelines import CcdaPipeline
 from airlock.reasons import Reason
-from airlock.records import CONTRACTS, HOLDS, JOBS, Disposition, Outcome
+from airlock.records import CONTRACTS, HOLDS, Disposition, Outcome
+from airlock.stages.auditing import Audited, is_open, job_entry, missing_job_reason
+from airlock.stages.batches import find_batches
+from airlock.stages.jobs import find_ended_job
+from airlock.stages.outputs import read_best_output
 from airlock.stages.review import overridden_among, words_by_key
-from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from airlock.clinical.manifests import JobOutput
     from airlock.clinical.read_back import FhirReader
-    from airlock.imaging.normalize import Batch
-    from airlock.ledger import Job
     from airlock.pipelines import ClinicalPipeline
     from airlock.run import Run
+    from airlock.stages.jobs import EndedJob
 
 _READ_BACK = "read-back.json"
 _RESOURCE = ["resource_type", "resource_id"]
@@ -71,68 +70,34 @@ def account_batches(run: Run[Any], reader: FhirReader | None = None) -> Accounts
     until = time.monotonic() + run.pipeline.audit.manifest_wait_seconds
     for batch in find_batches(run):
         sent = run.workspace.read(f"batches/{batch.batch_id}", BATCHES)
-        rows = run.workspace.find(f"jobs/{batch.batch_id}", JOBS).to_dicts()
-        if not rows:
+        job = find_ended_job(run, batch.batch_id)
+        if job is None:
             known = run.ledger.job(batch.batch_id)
-            frames.append(account(sent, None, None, _absent(known)))
-            jobs += [] if known is None else [_entry(batch, sent, vars(known), [])]
+            frames.append(account(sent, None, None, missing_job_reason(known)))
+            jobs += [] if known is None else [job_entry(batch, known, [], resources=sent.height)]
             continue
-        job = rows[0]
-        output = identify(sent, job, _output(run, job, max(0.0, until - time.monotonic())))
-        progress = read_progress(run.workspace, batch.batch_id)
+        output = read_best_output(run, job, max(0.0, until - time.monotonic()), manifests)
+        output = identify(sent, job, output)
+        progress = manifests.read_progress(run.workspace, batch.batch_id)
         if reader is not None and names_nothing(sent, job, output, progress):
             output = _read_each(run, reader, sent, job, output)
         found = discrepancies(sent, job, output, progress)
         frames.append(account(sent, job, output))
         said.append(operation_outcomes(sent, job, output))
-        jobs.append(_entry(batch, sent, job, found))
+        jobs.append(job_entry(batch, job, found, resources=sent.height))
         if found:
             suspect.append(batch.batch_id)
     return Accounts(pl.concat(frames), jobs, suspect, pl.concat(said))
 
 
-def _output(run: Run[Any], job: dict[str, Any], wait_seconds: float) -> JobOutput:
-    """Read a job's output, or what an earlier audit saw of it, whichever proves more.
-
-    So a later audit, when the bucket's lifecycle has taken the output away, does not unsay what was released on it.
-    """
-    kept = read_kept(run.workspace, job["batch_id"], job["job_id"])
-    if kept is not None and is_final(kept):
-        return kept
-    output = read_output(run.s3, S3Uri.parse(job["output_uri"]), wait_seconds)
-    if kept is not None and proves_more(kept, output):
-        return kept
-    keep(run.workspace, job["batch_id"], job["job_id"], output)
-    return output
-
-
-def _read_each(
-    run: Run[Any], reader: FhirReader, sent: pl.DataFrame, job: dict[str, Any], output: JobOutput
-) -> JobOutput:
+def _read_each(run: Run[Any], reader: FhirReader, sent: pl.DataFrame, job: EndedJob, output: JobOutput) -> JobOutput:
     """Read every resource of a batch by its id; keep the proof if all are as they were sent."""
     if sent.height > run.pipeline.healthlake.most_reads_by_id:
         return output
     found = as_read(sent, job, output, differing(reader, run.s3, sent))
     if not found.unread:
-        keep(run.workspace, job["batch_id"], job["job_id"], found)
+        manifests.keep_output(run.workspace, job.batch_id, job.job_id, found)
     return found
-
-
-def _absent(known: Job | None) -> Reason:
-    return Reason.JOB_NOT_STARTED if known is None or known.job_id is None else Reason.JOB_UNFINISHED
-
-
-def _entry(batch: Batch, sent: pl.DataFrame, job: dict[str, Any], found: list[str]) -> dict[str, Any]:
-    return {
-        "batch_id": batch.batch_id,
-        "files": batch.files,
-        "resources": sent.height,
-        "bytes": batch.bytes,
-        "job_id": job["job_id"],
-        "generation": job["generation"],
-        "status": job["status"],
-        "discrepancies": found,
-    }
 
 
 def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: pl.DataFrame | None = None) -> Audited:
@@ -155,7 +120,7 @@ def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: pl.DataFrame
     books = _books(run) | {"outcomes": outcomes}
     _close(run, books, balanced=True, reviewed=True)
     problems = report.imbalances(books)
-    problems += strangers(run, run.pipeline.datastore_id, str(run.pipeline.risk.validation_level))
+    problems += find_other_targets(run, run.pipeline.datastore_id, str(run.pipeline.risk.validation_level))
     if not _is_frozen(run):
         problems = ["buffer has not frozen a delivery: cure what stopped it or receive, and clear that task", *problems]
     reviewed = _is_reviewed(run, books, approved)
@@ -190,13 +155,12 @@ def contents(units: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
 
 
 def _is_frozen(run: Run[Any]) -> bool:
-    return find_index(run.within("")) is not None
+    return find_buffered(run.within("")) is not None
 
 
 def _books(run: Run[Any]) -> dict[str, pl.DataFrame]:
     """Read what the stages before have written, as far as they came."""
-    index = find_index(run)
-    files = [run.workspace.find(f"files/{shard}", FILES) for shard in (index["shards"] if index else [])]
+    files = [run.workspace.find(f"files/{shard}", FILES) for shard in find_shards(run)]
     return {
         "arrivals": read_arrivals(run.within("")),  # documents are reported by their own keys, not those of conversions
         "files": pl.concat([FILES.to_frame(), *files]),
@@ -215,7 +179,7 @@ def _read_back(run: Run[Any], reader: FhirReader, outcomes: pl.DataFrame) -> pl.
     own = outcomes.join(later, on=_RESOURCE, how="anti", maintain_order="left")
     batches = run.workspace.read_all([f"batches/{batch.batch_id}" for batch in find_batches(run)], BATCHES)
     wrong = read_back(reader, run.s3, own, batches, sample).filter(pl.col("reason") == Reason.READ_BACK_MISMATCH)
-    if not wrong.height and not outcomes.filter(_is_open()).height:
+    if not wrong.height and not outcomes.filter(is_open()).height:
         run.workspace.write_json(_READ_BACK, {"jobs": jobs})
     return marked(outcomes, wrong.select(_RESOURCE))
 
@@ -281,11 +245,7 @@ def _write(
 
 def _open_files(books: dict[str, pl.DataFrame]) -> pl.Series:
     """Return the files with a unit on which the run has not decided yet."""
-    return books["dispositions"].filter(_is_open())["arrival_id"].unique()
-
-
-def _is_open() -> pl.Expr:
-    return pl.col("reason").is_in([str(reason) for reason in OPEN_REASONS]).fill_null(value=False)
+    return books["dispositions"].filter(is_open())["arrival_id"].unique()
 
 
 def _record(run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame], audited: Audited) -> None:
@@ -295,7 +255,7 @@ def _record(run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame], audited:
     sent = books["outcomes"].join(words, on=_UNIT, how="left", nulls_equal=True)
     known = (pl.col("disposition") == Disposition.RELEASED) | (pl.col("word") == Reason.STORED_WITH_ISSUES)
     refused = pl.col("outcome") == Outcome.REJECTED
-    waits = _is_open() | (pl.col("word") == Reason.AWAITING_REVIEW)
+    waits = is_open() | (pl.col("word") == Reason.AWAITING_REVIEW)
     known, waits = known.fill_null(value=False), waits.fill_null(value=False)
     run.ledger.record_imported_resources(datastore, run.key, sent.filter(known))
     run.ledger.drop_resource_claims(datastore, run.key, sent.filter(refused).select(_RESOURCE))

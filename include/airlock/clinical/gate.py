@@ -12,11 +12,11 @@ import polars as pl
 
 from airlock.clinical.outcomes import IMPORTED
 from airlock.clinical.records import DISPOSITIONS, GATES, file_subject, subject_key
-from airlock.imaging.audit import OPEN_REASONS
 from airlock.imaging.gate import gravest
 from airlock.reasons import Reason
 from airlock.records import DISPOSITIONS as FILE_DISPOSITIONS
 from airlock.records import HOLDS, Disposition, Gate, Outcome, Stage, Verdict, digest
+from airlock.stages.auditing import is_open
 
 if TYPE_CHECKING:
     from airlock.pipelines import ClinicalAudit
@@ -269,7 +269,7 @@ def _disposition() -> pl.Expr:
     in_store = pl.col("outcome").is_in(IMPORTED)
     free = (pl.col("outcome_reason").is_null() | pl.col("overridden")) & pl.col("held_by").is_null()
     return pl.coalesce(
-        pl.when(pl.col("copy_reason").is_not_null() | _is_open()).then(pl.lit(Disposition.FAILED.value)),
+        pl.when(pl.col("copy_reason").is_not_null() | is_open()).then(pl.lit(Disposition.FAILED.value)),
         pl.col("verdict").replace_strict(before_import, default=None, return_dtype=pl.String),
         pl.when(in_store & free).then(pl.lit(Disposition.RELEASED.value)),
         pl.when(in_store).then(pl.lit(Disposition.HELD.value)),
@@ -277,15 +277,10 @@ def _disposition() -> pl.Expr:
     )
 
 
-def _is_open() -> pl.Expr:
-    """Say whether a unit is a document whose conversion, or one that it waits for, has not ended."""
-    return pl.col("reason").is_in([str(reason) for reason in OPEN_REASONS]).fill_null(value=False)
-
-
 def _stage() -> pl.Expr:
     accepted = pl.col("verdict") == Verdict.ACCEPT
     return (
-        pl.when(accepted | pl.col("copy_reason").is_not_null() | pl.col("verdict").is_null() | _is_open())
+        pl.when(accepted | pl.col("copy_reason").is_not_null() | pl.col("verdict").is_null() | is_open())
         .then(pl.lit(Stage.AUDIT.value))
         .when(pl.col("reason").is_in([str(reason) for reason in PARSE_REASONS]))
         .then(pl.lit(Stage.PARSE.value))

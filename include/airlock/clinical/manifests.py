@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 
 from airlock.clinical.lines import split
-from airlock.imaging.manifests import (
-    DETAIL_LENGTH,
-    count_shape,
-    mapping,
-    mappings,
-    shape_of,
-    text,
-    until_whole,
-    whole_number,
-)
 from airlock.records import schema
+from airlock.stages.outputs import (
+    DETAIL_LENGTH,
+    as_number,
+    as_object,
+    as_objects,
+    as_text,
+    count_shape,
+    read_until_whole,
+    shape_of,
+)
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -129,11 +129,11 @@ def read_output(
         Monotonic seconds, and how to wait for some.
     """
     seen: Seen = {}
-    return until_whole(lambda: _read_once(s3, folder, seen), _is_whole, wait_seconds, clock=clock, pause=pause)
+    return read_until_whole(lambda: _read_once(s3, folder, seen), _is_whole, wait_seconds, clock=clock, pause=pause)
 
 
 def read_kept(workspace: Workspace, batch_id: str, job_id: str) -> JobOutput | None:
-    """Return what `keep` wrote of this job, None if it never did."""
+    """Return what `keep_output` wrote of this job, None if it never did."""
     try:
         content = json.loads(workspace.s3.get(workspace.root.join(_kept_name(batch_id))))
     except FileNotFoundError:
@@ -151,7 +151,7 @@ def read_kept(workspace: Workspace, batch_id: str, job_id: str) -> JobOutput | N
     return JobOutput(content["manifest_found"], Counters(**content["counters"]), lines.select(LINES.names()), unread)
 
 
-def keep(workspace: Workspace, batch_id: str, job_id: str, output: JobOutput) -> None:
+def keep_output(workspace: Workspace, batch_id: str, job_id: str, output: JobOutput) -> None:
     """Keep in the workspace what a job's output proved: the output bucket may forget it, the audit must not."""
     lines = f"outputs/{batch_id}/{job_id}"
     workspace.write(lines, LINES, output.lines)
@@ -181,7 +181,7 @@ def keep_progress(workspace: Workspace, batch_id: str, properties: dict[str, Any
     properties
         ``ImportJobProperties`` of DescribeFHIRImportJob.
     """
-    report = mapping(properties.get("JobProgressReport"))
+    report = as_object(properties.get("JobProgressReport"))
     names = (
         "TotalNumberOfResourcesScanned",
         "TotalNumberOfResourcesImported",
@@ -258,7 +258,7 @@ def _manifest(s3: S3, folder: S3Uri) -> dict[str, Any] | None:
 
 
 def _counters(content: dict[str, Any], names: tuple[str | None, ...]) -> Counters:
-    return Counters(*(whole_number(content.get(name)) if name else None for name in names))
+    return Counters(*(as_number(content.get(name)) if name else None for name in names))
 
 
 def _parsed(content: bytes | str) -> Any:
@@ -296,16 +296,16 @@ def _portions(s3: S3, where: S3Uri, kind: str, file: str, unread: Counter[Shape]
 
 def _row(kind: str, file: str, content: object) -> tuple[Any, ...] | Shape:
     """Return a line's row; its shape where it names no resource and has no lineId, or names two resources."""
-    line = mapping(content)
-    response = mapping(line.get("UpdateResourceResponse"))
+    line = as_object(content)
+    response = as_object(line.get("UpdateResourceResponse"))
     blob = response.get("jsonBlob")
-    blob = mapping(_parsed(blob) if isinstance(blob, str) else blob)
+    blob = as_object(_parsed(blob) if isinstance(blob, str) else blob)
     is_outcome = blob.get("resourceType") == "OperationOutcome"
-    own = text(line.get("resourceType")), text(line.get("resourceId"))
-    stored = (None, None) if is_outcome else (text(blob.get("resourceType")), text(blob.get("id")))
+    own = as_text(line.get("resourceType")), as_text(line.get("resourceId"))
+    stored = (None, None) if is_outcome else (as_text(blob.get("resourceType")), as_text(blob.get("id")))
     names = {name for name in (own, stored) if None not in name}
-    line_id, said = whole_number(line.get("lineId")), response.get("statusCode")
-    status = int(said) if isinstance(said, str) and _STATUS.fullmatch(said) else whole_number(said)
+    line_id, said = as_number(line.get("lineId")), response.get("statusCode")
+    status = int(said) if isinstance(said, str) and _STATUS.fullmatch(said) else as_number(said)
     if kind == "success" and ((said is not None and not status) or (is_outcome and _errors(blob))):
         status = ERROR_STATUS  # the line denies what its folder says
     if len(names) > 1 or not (names or line_id is not None):
@@ -317,16 +317,16 @@ def _row(kind: str, file: str, content: object) -> tuple[Any, ...] | Shape:
 
 
 def _errors(outcome: dict[str, Any]) -> list[dict[str, Any]]:
-    return [issue for issue in mappings(outcome.get("issue")) if issue.get("severity") in ("fatal", "error")]
+    return [issue for issue in as_objects(outcome.get("issue")) if issue.get("severity") in ("fatal", "error")]
 
 
 def _detail(outcome: dict[str, Any]) -> str | None:
     """Return what the first error says, and where."""
-    issues = mappings(outcome.get("issue"))
+    issues = as_objects(outcome.get("issue"))
     for issue in _errors(outcome) or issues:
-        said = text(issue.get("diagnostics")) or text(mapping(issue.get("details")).get("text"))
+        said = as_text(issue.get("diagnostics")) or as_text(as_object(issue.get("details")).get("text"))
         # HealthLake documents `location` where FHIR R4 prefers `expression`.
-        place = next((text(each) for each in _list(issue.get("expression")) or _list(issue.get("location"))), None)
+        place = next((as_text(each) for each in _list(issue.get("expression")) or _list(issue.get("location"))), None)
         if said or place:
             return ": ".join(part for part in (place, said) if part)[:DETAIL_LENGTH]
     return None

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from airlock.clinical.bodies import read_bodies
 from airlock.clinical.records import BATCHES, REWRITES, VERDICTS
-from airlock.clinical.validate import is_begun
-from airlock.imaging.normalize import INDEX, MAX_BATCHES, Batch, TooManyBatchesError, find_batches
 from airlock.records import Verdict, digest
+from airlock.stages.batches import Batch, check_batch_count, find_batches, find_begun_batches, write_batches
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ _PLACED = ["arrival_id", "line", "resource_type", "resource_id", "content_digest
 
 def normalize(run: Run[Any], healthlake: HealthLake) -> list[Batch]:
     """Write a run's import files; once a job was begun, the files stand."""
-    if is_begun(run):
+    if find_begun_batches(run):
         return find_batches(run)
     rewrites = run.workspace.read("rewrites", REWRITES)
     return stage(run, healthlake, _accepted(run), lambda placed: read_bodies(run, placed, rewrites))
@@ -67,11 +66,7 @@ def stage(
     """
     placed = _placed(run, healthlake, resources)
     batches = placed["batch_id"].unique(maintain_order=True).to_list()
-    if len(standing) + len(batches) > MAX_BATCHES:
-        raise TooManyBatchesError(
-            f"the delivery needs {len(standing) + len(batches)} import jobs, one run maps at most {MAX_BATCHES}: "
-            f"take it in by smaller windows or prefixes"
-        )
+    check_batch_count(len(standing) + len(batches))
     for batch_id in batches:
         _empty(run, batch_id)
     written = _write_files(run, placed, bodies(placed))
@@ -84,7 +79,7 @@ def stage(
         run.workspace.write(f"batches/{batch_id}", BATCHES, sent.select(BATCHES.names()).cast(BATCHES))
         files = sent["staged_key"].n_unique()
         found.append(Batch(batch_id, str(_prefix(run, batch_id)), files, int(sent["size"].sum())))
-    run.workspace.write_json(INDEX, [asdict(batch) for batch in found])
+    write_batches(run, found)
     return found
 
 

@@ -13,14 +13,15 @@ import polars as pl
 from airlock.clinical.manifests import ERROR_STATUS
 from airlock.clinical.records import OPERATION_OUTCOMES, OUTCOMES
 from airlock.clinical.result_lines import RESOURCE, below
-from airlock.imaging.manifests import DETAIL_LENGTH
 from airlock.reasons import Reason
 from airlock.records import Outcome
+from airlock.stages.outputs import DETAIL_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airlock.clinical.manifests import Counters, JobOutput
+    from airlock.stages.jobs import EndedJob
 
 IMPORTED = (Outcome.IMPORTED.value, Outcome.IMPORTED_WITH_WARNING.value)
 FAILED = ("FAILED", "CANCEL_COMPLETED", "CANCEL_FAILED")
@@ -28,7 +29,7 @@ FAILED = ("FAILED", "CANCEL_COMPLETED", "CANCEL_FAILED")
 
 def account(
     rows: pl.DataFrame,
-    job: dict[str, str] | None,
+    job: EndedJob | None,
     output: JobOutput | None,
     absent: Reason = Reason.JOB_NOT_STARTED,
 ) -> pl.DataFrame:
@@ -39,7 +40,7 @@ def account(
     rows
         The batch's list (rows of the batches dataset).
     job
-        The batch's row of the jobs dataset; None when no job is known to have ended.
+        The batch's job; None when no job is known to have ended.
     output
         What that job left; None without a job.
     absent
@@ -62,9 +63,9 @@ def account(
         known = known.with_columns(outcome=_outcome()).with_columns(
             reason=_reason(job, output),
             detail=pl.when(pl.col("outcome") != Outcome.IMPORTED).then(
-                pl.coalesce("detail", pl.lit(job["message"] or None, pl.String), _unread_of(output))
+                pl.coalesce("detail", pl.lit(job.message or None, pl.String), _unread_of(output))
             ),
-            job_id=pl.lit(job["job_id"]),
+            job_id=pl.lit(job.job_id),
         )
     return known.select(OUTCOMES.names()).cast(OUTCOMES)
 
@@ -79,16 +80,16 @@ def _unread_of(output: JobOutput) -> pl.Expr:
     return pl.when(pl.col("outcome") == Outcome.UNACCOUNTED).then(pl.lit(_unread(output), pl.String))
 
 
-def _sent(rows: pl.DataFrame, job: dict[str, str]) -> pl.DataFrame:
+def _sent(rows: pl.DataFrame, job: EndedJob) -> pl.DataFrame:
     """Add the import file as result lines have it: its place below the job's prefix."""
     return rows.with_columns(file=below(pl.col("staged_key"), job))
 
 
-def _lines(output: JobOutput, job: dict[str, str]) -> pl.DataFrame:
+def _lines(output: JobOutput, job: EndedJob) -> pl.DataFrame:
     return output.lines.with_columns(file=below(pl.col("file"), job))
 
 
-def _per_resource(output: JobOutput, job: dict[str, str]) -> pl.DataFrame:
+def _per_resource(output: JobOutput, job: EndedJob) -> pl.DataFrame:
     """Fold a resource's lines into one row: one with a warning may be listed as a success too."""
     fails = (pl.col("kind") == "failure") | (pl.col("status_code") >= ERROR_STATUS).fill_null(value=False)
     return (
@@ -119,20 +120,20 @@ def _outcome() -> pl.Expr:
     )
 
 
-def _reason(job: dict[str, str], output: JobOutput) -> pl.Expr:
+def _reason(job: EndedJob, output: JobOutput) -> pl.Expr:
     unnamed = Reason.NOT_IN_MANIFEST if output.manifest_found else Reason.MANIFEST_MISSING
     reasons = {
         Outcome.REJECTED: Reason.REJECTED,
         Outcome.SERVER_ERROR: Reason.SERVER_ERROR,
         Outcome.IMPORTED_WITH_WARNING: Reason.STORED_WITH_ISSUES,
-        Outcome.UNACCOUNTED: Reason.JOB_FAILED if job["status"] in FAILED else unnamed,
+        Outcome.UNACCOUNTED: Reason.JOB_FAILED if job.status in FAILED else unnamed,
     }
     return pl.col("outcome").replace_strict(
         {str(outcome): str(reason) for outcome, reason in reasons.items()}, default=None, return_dtype=pl.String
     )
 
 
-def operation_outcomes(rows: pl.DataFrame, job: dict[str, str], output: JobOutput) -> pl.DataFrame:
+def operation_outcomes(rows: pl.DataFrame, job: EndedJob, output: JobOutput) -> pl.DataFrame:
     """Return the OperationOutcomes that a job gave, rows of that dataset: one per resource of the batch at most."""
     given = _lines(output, job).filter(pl.col("outcome").is_not_null())
     first = given.unique(RESOURCE, keep="first", maintain_order=True).select(*RESOURCE, "outcome")
@@ -140,7 +141,7 @@ def operation_outcomes(rows: pl.DataFrame, job: dict[str, str], output: JobOutpu
     return named.with_columns(source=pl.lit("import")).select(OPERATION_OUTCOMES.names()).cast(OPERATION_OUTCOMES)
 
 
-def discrepancies(rows: pl.DataFrame, job: dict[str, str], output: JobOutput, progress: Counters) -> list[str]:
+def discrepancies(rows: pl.DataFrame, job: EndedJob, output: JobOutput, progress: Counters) -> list[str]:
     """Say where a job's counts and lines differ from the batch's list and from each other.
 
     Parameters
@@ -163,7 +164,7 @@ def discrepancies(rows: pl.DataFrame, job: dict[str, str], output: JobOutput, pr
     ]
 
 
-def _odd_lines(rows: pl.DataFrame, job: dict[str, str], output: JobOutput) -> Iterator[str]:
+def _odd_lines(rows: pl.DataFrame, job: EndedJob, output: JobOutput) -> Iterator[str]:
     if not output.manifest_found:
         yield "the job wrote no manifest in time"
     lines = _lines(output, job)
@@ -189,7 +190,7 @@ def _odd_counts(rows: pl.DataFrame, counted: Counters) -> Iterator[str]:
         yield f"the manifest counts {counted.scanned} scanned resources, but {sum(known)} imported or failed ones"
 
 
-def _lines_against_counts(job: dict[str, str], output: JobOutput) -> Iterator[str]:
+def _lines_against_counts(job: EndedJob, output: JobOutput) -> Iterator[str]:
     """Hold the lines to the counters; what the service lost by its own fault may have no line."""
     words = _per_resource(output, job).with_columns(word=_outcome())["word"]
     imported, rejected = int(words.is_in(IMPORTED).sum()), int((words == Outcome.REJECTED).sum())
@@ -199,7 +200,7 @@ def _lines_against_counts(job: dict[str, str], output: JobOutput) -> Iterator[st
     if counted.customer_errors is not None and counted.customer_errors != rejected:
         yield f"the manifest counts {counted.customer_errors} rejected resources, the lines name {rejected}"
     told = bool(counted.customer_errors or counted.server_errors) or imported < words.len()
-    if job["status"] == "COMPLETED_WITH_ERRORS" and output.manifest_found and not told:
+    if job.status == "COMPLETED_WITH_ERRORS" and output.manifest_found and not told:
         yield "the job ended with errors, but neither its manifest nor its lines tell of any"
 
 

@@ -152,7 +152,7 @@ def _requests(run: Run[ClinicalPipeline], jobs: Jobs, resources: int) -> Iterato
     asked, files, number = _asked(run), sum(jobs.files), len(jobs.files)
     read_back = min(run.pipeline.audit.read_back_sample, resources)
     yield source
-    yield priced("S3 GET of whole files, by parse", index.get("arrivals", 0), prices.get_per_1000, made=True)
+    yield priced("S3 GET of whole files, by parse", index.arrivals, prices.get_per_1000, made=True)
     yield priced("HealthLake reads, by validate", asked["read"], prices.query_per_1000, made=True)
     yield priced("HealthLake searches, by validate", asked["search"], prices.query_per_1000, made=True)
     yield priced("HealthLake $validate, by validate", asked["validate"], prices.query_per_1000)

@@ -18,18 +18,19 @@ from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from airlock.clinical.manifests import Counters, JobOutput
+    from airlock.stages.jobs import EndedJob
 
 RESOURCE = ["file", "resource_type", "resource_id"]
 NO_BASE = "lineId, of which nothing tells whether it counts from 0 or from 1"
 _PLACE = ["file", "staged_line"]
 
 
-def below(key: pl.Expr, job: dict[str, str]) -> pl.Expr:
+def below(key: pl.Expr, job: EndedJob) -> pl.Expr:
     """Return an import file as result lines have it: its place below the job's prefix."""
-    return key.str.strip_prefix(S3Uri.parse(job["input_uri"]).key)
+    return key.str.strip_prefix(S3Uri.parse(job.input_uri).key)
 
 
-def identify(rows: pl.DataFrame, job: dict[str, str], output: JobOutput) -> JobOutput:
+def identify(rows: pl.DataFrame, job: EndedJob, output: JobOutput) -> JobOutput:
     """Return a job's output with the resource of every line that has a lineId alone.
 
     Parameters
@@ -37,7 +38,7 @@ def identify(rows: pl.DataFrame, job: dict[str, str], output: JobOutput) -> JobO
     rows
         The batch's list (rows of the batches dataset).
     job
-        The batch's row of the jobs dataset.
+        The batch's job, which has ended.
     output
         What that job left. Where the base of its lineIds is not certain, lines that have nothing else are unread.
     """
@@ -76,7 +77,7 @@ def _unplaced(numbered: pl.DataFrame) -> Counter[Shape]:
     return Counter({Shape(RESULTS[kind], NO_BASE, is_stored): count for kind, is_stored, count in counted.iter_rows()})
 
 
-def names_nothing(rows: pl.DataFrame, job: dict[str, str], output: JobOutput, progress: Counters) -> bool:
+def names_nothing(rows: pl.DataFrame, job: EndedJob, output: JobOutput, progress: Counters) -> bool:
     """Say whether a job claims to have stored its whole batch, in as many lines, none of which names a resource.
 
     Parameters
@@ -90,7 +91,7 @@ def names_nothing(rows: pl.DataFrame, job: dict[str, str], output: JobOutput, pr
     """
     sent, files, counted = rows.height, rows["staged_key"].n_unique(), output.counters
     return (
-        job["status"] == "COMPLETED"
+        job.status == "COMPLETED"
         and output.manifest_found
         and output.lines.is_empty()
         and all(shape.stored for shape in output.unread)
@@ -104,7 +105,7 @@ def names_nothing(rows: pl.DataFrame, job: dict[str, str], output: JobOutput, pr
     )
 
 
-def as_read(rows: pl.DataFrame, job: dict[str, str], output: JobOutput, wrong: pl.DataFrame) -> JobOutput:
+def as_read(rows: pl.DataFrame, job: EndedJob, output: JobOutput, wrong: pl.DataFrame) -> JobOutput:
     """Return a job's output with a line for each resource that was read as it was sent, and none without a name.
 
     Parameters

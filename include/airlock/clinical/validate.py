@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.buffer import find_index
+from airlock.buffer import find_shards
 from airlock.clinical import references, service_check, structure
 from airlock.clinical.bodies import read_bodies
 from airlock.clinical.parse import read_chunks
 from airlock.clinical.records import FILES, OPERATION_OUTCOMES, RESOURCES, REWRITES, VERDICTS
 from airlock.clinical.redrive import overtaken, without_held
-from airlock.imaging.normalize import find_batches
 from airlock.reasons import Reason
 from airlock.records import Verdict
+from airlock.stages.batches import find_begun_batches
 
 if TYPE_CHECKING:
     from airlock.clinical.references import FhirStore, References
@@ -52,7 +52,7 @@ def validate(run: Run[ClinicalPipeline], store: FhirStore | None) -> dict[str, i
     dict
         Units by verdict.
     """
-    if is_begun(run):
+    if find_begun_batches(run):
         return _counts(run.workspace.read("verdicts", VERDICTS))
     findings: list[dict[str, Any]] = []
     units = _against_ledger(run, _duplicates(_lines_and_structure(run, findings)))
@@ -91,12 +91,6 @@ def _with_their_copies(units: pl.DataFrame) -> pl.DataFrame:
     ).drop("stands", "copy_reason", "copy_detail")
 
 
-def is_begun(run: Run[Any]) -> bool:
-    """Say whether a job was begun for one of the run's batches."""
-    begun = {job.batch_id for job in run.ledger.jobs_of(run.key)}
-    return any(batch.batch_id in begun for batch in find_batches(run))
-
-
 def claimed(run: Run[Any], datastore_id: str, claims: pl.DataFrame) -> pl.DataFrame:
     """Claim resources for a run and return those that another one is bringing; a plan only looks."""
     if run.plan_only:
@@ -108,14 +102,8 @@ def _counts(verdicts: pl.DataFrame) -> dict[str, int]:
     return dict(verdicts["verdict"].value_counts().sort("verdict").iter_rows())
 
 
-def shards_of(run: Run[Any]) -> list[str]:
-    """Return the names of the shards that buffer has made."""
-    index = find_index(run)
-    return list(index["shards"]) if index else []
-
-
 def _lines_and_structure(run: Run[ClinicalPipeline], findings: list[dict[str, Any]]) -> pl.DataFrame:
-    shards = shards_of(run)
+    shards = find_shards(run)
     files = run.workspace.read_all([f"files/{shard}" for shard in shards], FILES)
     without_units = files.filter(pl.col("units") == 0).select("arrival_id")  # one unit each: the file
     frames = [_checked(run, chunk, without_units, findings) for chunk in read_chunks(run, shards)]

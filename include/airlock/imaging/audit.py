@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.buffer import find_index, shards_of
-from airlock.imaging import gate, report
+from airlock.buffer import Buffered, find_buffered
+from airlock.imaging import gate, manifests, report
 from airlock.imaging.books import ARRIVAL, DECIDED, open_books
 from airlock.imaging.contracts import FhirReferences, StudyContract, complete, with_revision
 from airlock.imaging.fhir.publishing import publishing
 from airlock.imaging.fhir.study import references
 from airlock.imaging.input_files import name_files
-from airlock.imaging.manifests import is_final, keep, proves_more, read_kept, read_output
-from airlock.imaging.normalize import find_batches
 from airlock.imaging.outcomes import account, discrepancies
 from airlock.imaging.read_back import choose, read_back
 from airlock.imaging.reading import find as find_reading
@@ -38,7 +36,6 @@ from airlock.records import (
     DISPOSITIONS,
     GATES,
     HOLDS,
-    JOBS,
     OUTCOMES,
     STUDIES,
     VERDICTS,
@@ -46,22 +43,21 @@ from airlock.records import (
     Outcome,
     digest,
 )
+from airlock.stages.auditing import OPEN_REASONS, Audited, is_open, job_entry, missing_job_reason
+from airlock.stages.batches import find_batches
+from airlock.stages.jobs import find_ended_job
+from airlock.stages.outputs import read_best_output
 from airlock.stages.review import overridden_among
-from airlock.storage.s3uri import S3Uri
 from airlock.storage.spool import partitions_for, together
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
     from airlock.imaging.books import Books
-    from airlock.imaging.manifests import JobOutput
-    from airlock.imaging.normalize import Batch
-    from airlock.ledger import Job
     from airlock.run import Run
+    from airlock.stages.batches import Batch
     from airlock.storage.spool import SortedSpool, Spool
 
-# The run itself has not come to an end with these: their arrivals stay claimed by it, until the failed task is cleared.
-OPEN_REASONS = (Reason.UNDECIDED, Reason.JOB_NOT_STARTED, Reason.JOB_UNFINISHED)
 BATCHES_AT_A_TIME = 8  # whose outputs are read: some ten small objects each, which would be waited for one by one
 # What the ledger's gates are of is a study here.
 _SUBJECT = {"StudyInstanceUID": "subject", "study_key": "subject_key"}
@@ -71,22 +67,6 @@ _UNCLAIMED = (
     "buffer has not claimed what the redrive chose, nothing was redriven: its log names what is wrong with the choice, "
     "start another redrive with a corrected one; or what stopped it, cure that and clear the task"
 )
-_IS_OPEN = pl.col("reason").is_in([str(reason) for reason in OPEN_REASONS]).fill_null(value=False)
-
-
-@dataclass(frozen=True)
-class Audited:
-    """How an audit ended."""
-
-    report: dict[str, Any]
-    report_uri: str
-    dispositions_uri: str
-    open_arrivals: int  # arrivals on which the run has not decided yet
-
-    @property
-    def balanced(self) -> bool:
-        """Whether every arrival is in exactly one place at each step."""
-        return bool(self.report["balanced"])
 
 
 class UnbalancedError(RuntimeError):
@@ -110,12 +90,13 @@ def audit(run: Run, imaging: Any, published: Collection[str] = ()) -> Audited:
         Study keys of what is proven to be in HealthLake, where the pipeline publishes studies: only these are released.
     """
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)  # where buffer never came to do it
-    index = find_index(run)
-    with open_books(partitions_for(index["arrivals"] if index else 0)) as books:
+    found = find_buffered(run)
+    buffered = found or Buffered()
+    with open_books(partitions_for(buffered.arrivals)) as books:
         jobs = _account_all(run, books)
-        _take_in(run, books, shards_of(index))
+        _take_in(run, books, buffered.all_shards)
         problems = report.sentences(books.balance())
-        if index is None:
+        if found is None:
             problems = [_UNFROZEN if run.redrive is None else _UNCLAIMED, *problems]
         evidence = _evidence(run, books, jobs, _record_imports(run, books), imaging=imaging, published=published)
         try:
@@ -125,7 +106,7 @@ def audit(run: Run, imaging: Any, published: Collection[str] = ()) -> Audited:
             decisions = _decide_all(run, books, evidence, balanced=False)
         with ThreadPoolExecutor(1) as aside:  # the ledger's machine and this one work at once
             recorded = aside.submit(_record_decisions, run, books, decisions)
-            audited = _write(run, decisions, jobs, problems)
+            audited = _write(run, buffered, decisions, jobs, problems)
             recorded.result()
         _settle(run, decisions, audited)
     return audited
@@ -164,43 +145,14 @@ def _account_all(run: Run, books: Books) -> list[dict[str, Any]]:
 def _account(run: Run, batch: Batch, until: float) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
     """Return a batch's outcomes, and the entry of its job if one was begun; wait for its output until then."""
     files = run.workspace.read(f"batches/{batch.batch_id}", BATCHES)
-    rows = run.workspace.find(f"jobs/{batch.batch_id}", JOBS).to_dicts()
-    if rows:
-        output = name_files(files, rows[0], _output(run, rows[0], max(0.0, until - time.monotonic())))
-        return account(files, rows[0], output), [_entry(batch, rows[0], discrepancies(files, output))]
+    job = find_ended_job(run, batch.batch_id)
+    if job is not None:
+        output = read_best_output(run, job, max(0.0, until - time.monotonic()), manifests)
+        output = name_files(files, job, output)
+        return account(files, job, output), [job_entry(batch, job, discrepancies(files, output))]
     known = run.ledger.job(batch.batch_id)
-    return account(files, None, None, _absent(known)), [] if known is None else [_entry(batch, vars(known), [])]
-
-
-def _output(run: Run, job: dict[str, Any], wait_seconds: float) -> JobOutput:
-    """Read a job's output, or what an earlier audit saw of it, whichever proves more.
-
-    So a later audit, when the bucket's lifecycle has taken the output away, does not unsay what was released on it.
-    """
-    kept = read_kept(run.workspace, job["batch_id"], job["job_id"])
-    if kept is not None and is_final(kept):
-        return kept
-    output = read_output(run.s3, S3Uri.parse(job["output_uri"]), wait_seconds)
-    if kept is not None and proves_more(kept, output):
-        return kept
-    keep(run.workspace, job["batch_id"], job["job_id"], output)
-    return output
-
-
-def _absent(known: Job | None) -> Reason:
-    return Reason.JOB_NOT_STARTED if known is None or known.job_id is None else Reason.JOB_UNFINISHED
-
-
-def _entry(batch: Batch, job: dict[str, Any], found: list[str]) -> dict[str, Any]:
-    return {
-        "batch_id": batch.batch_id,
-        "files": batch.files,
-        "bytes": batch.bytes,
-        "job_id": job["job_id"],
-        "generation": job["generation"],
-        "status": job["status"],
-        "discrepancies": found,
-    }
+    entries = [] if known is None else [job_entry(batch, known, [])]
+    return account(files, None, None, missing_job_reason(known)), entries
 
 
 def _record_imports(run: Run, books: Books) -> pl.Series:
@@ -215,7 +167,7 @@ def _record_imports(run: Run, books: Books) -> pl.Series:
     studies, series = _elements(books, STUDY_ELEMENTS), _elements(books, SERIES_ELEMENTS)
     overwritten = run.ledger.record_imported(datastore, run.key, in_store, studies, series)
     for outcomes in books.outcomes:
-        run.ledger.drop_instances(datastore, run.key, outcomes.filter(~_IN_STORE & ~_IS_OPEN)["SOPInstanceUID"])
+        run.ledger.drop_instances(datastore, run.key, outcomes.filter(~_IN_STORE & ~is_open())["SOPInstanceUID"])
     return overwritten["SOPInstanceUID"]
 
 
@@ -382,7 +334,9 @@ def _elsewhere(run: Run, studies: pl.Series) -> dict[Reason, list[tuple[str, str
     return {Reason.STUDY_HELD: waiting, Reason.STUDY_INCOMPLETE: sorted(set(found) - set(waiting))}
 
 
-def _write(run: Run, decisions: _Decisions, jobs: list[dict[str, Any]], problems: list[str]) -> Audited:
+def _write(
+    run: Run, buffered: Buffered, decisions: _Decisions, jobs: list[dict[str, Any]], problems: list[str]
+) -> Audited:
     """Write the dispositions, as a dataset and as a list for people, and last the report."""
     with (
         tempfile.TemporaryFile(prefix="airlock-") as table,  # without a name: it is gone with a task that is killed
@@ -393,8 +347,7 @@ def _write(run: Run, decisions: _Decisions, jobs: list[dict[str, Any]], problems
             writer.add(part)
             table.write(report.to_csv(part, head=False).encode())
         dispositions_uri = run.workspace.write_file("audit/dispositions.csv", table, "text/csv")
-    index = find_index(run)
-    decisions.tally.reading = find_reading(run.workspace, index["shards"] if index else ())
+    decisions.tally.reading = find_reading(run.workspace, buffered.shards)
     decisions.tally.redrive = _told(run)
     content = report.build(run, decisions.tally, jobs, problems)
     report_uri = run.workspace.write_json("audit/report.json", content)
@@ -423,7 +376,7 @@ def _record_decisions(run: Run, books: Books, decisions: _Decisions) -> None:
 def _settle(run: Run, decisions: _Decisions, audited: Audited) -> None:
     """Tell the ledger the arrivals' final words: last of all, so that an audit that broke off before is done again."""
     if audited.balanced:
-        run.ledger.settle(run.pipeline.name, run.key, (part.filter(~_IS_OPEN) for part in decisions.in_order()))
+        run.ledger.settle(run.pipeline.name, run.key, (part.filter(~is_open()) for part in decisions.in_order()))
     state = "audited" if audited.balanced and not audited.open_arrivals else "open"
     run.ledger.close_run(run.key, state, audited.report)
 

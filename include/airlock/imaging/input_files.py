@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
     from airlock.imaging.manifests import JobOutput
+    from airlock.stages.jobs import EndedJob
 
 TWO_FILES = "inputFile, which can be two files of the batch"
 
 
-def name_files(files: pl.DataFrame, job: dict[str, str], output: JobOutput) -> JobOutput:
+def name_files(files: pl.DataFrame, job: EndedJob, output: JobOutput) -> JobOutput:
     """Return a job's output with every line under the key of the file that it is about.
 
     Parameters
@@ -32,12 +33,12 @@ def name_files(files: pl.DataFrame, job: dict[str, str], output: JobOutput) -> J
     files
         The batch's list (rows of the batches dataset).
     job
-        The batch's row of the jobs dataset.
+        The batch's job, which has ended.
     output
         What that job left. A line about a file that is not in the batch stays as it is.
     """
     names = set(output.lines["staged_key"])
-    readings = _readings(names, set(files["staged_key"]), S3Uri.parse(job["input_uri"]))
+    readings = _readings(names, set(files["staged_key"]), S3Uri.parse(job.input_uri))
     keys = {name: next(iter(found)) for name, found in readings.items() if len(found) == 1}
     two = pl.Series([name for name in readings if name not in keys], dtype=pl.String)
     lines = output.lines.filter(~pl.col("staged_key").is_in(two.implode()))

@@ -12,11 +12,21 @@ import re
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from airlock.records import schema
+from airlock.stages.outputs import (
+    DETAIL_LENGTH,
+    as_number,
+    as_object,
+    as_objects,
+    as_text,
+    count_shape,
+    read_until_whole,
+    shape_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,11 +41,7 @@ RESULTS = {
     "failure": "FAILURE/failure.ndjson",
     "warning": "WARNING/warning.ndjson",
 }
-DETAIL_LENGTH = 500  # characters of the service's free text that are kept; the whole of it stays in the job's folder
-POLL_SECONDS = 2.0
 _ABOUT = "airlock.output"  # of a kept output's file: its metadata
-SHAPES, SHAPE_FIELDS = 20, 12  # of lines that cannot be read: so many are told apart, so many fields of each are named
-_FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 OTHER = "OTHER"  # the service's own type for a warning that has no other
 
 # The usual line: a success with these fields, each once, and no escape in its texts; such lines are read together.
@@ -113,32 +119,11 @@ def read_output(
     clock, pause
         Monotonic seconds, and how to wait for some.
     """
-    return until_whole(lambda: _read_once(s3, folder), _is_whole, wait_seconds, clock=clock, pause=pause)
-
-
-OutputT = TypeVar("OutputT")
-ShapeT = TypeVar("ShapeT")
-
-
-def until_whole(
-    read: Callable[[], OutputT],
-    is_whole: Callable[[OutputT], bool],
-    wait_seconds: float,
-    *,
-    clock: Callable[[], float] = time.monotonic,
-    pause: Callable[[float], None] = time.sleep,
-) -> OutputT:
-    """Read again and again until what was read is whole or the wait is over, and return the last reading."""
-    deadline = clock() + wait_seconds
-    while True:
-        output = read()
-        if is_whole(output) or clock() >= deadline:
-            return output
-        pause(min(POLL_SECONDS, max(0.0, deadline - clock())))
+    return read_until_whole(lambda: _read_once(s3, folder), _is_whole, wait_seconds, clock=clock, pause=pause)
 
 
 def read_kept(workspace: Workspace, batch_id: str, job_id: str) -> JobOutput | None:
-    """Return what `keep` wrote of this job, None if it never did."""
+    """Return what `keep_output` wrote of this job, None if it never did."""
     try:
         content = workspace.s3.get(workspace.root.join(_kept_name(batch_id)))
     except FileNotFoundError:
@@ -163,7 +148,7 @@ def _kept(about: dict[str, Any], lines: pl.DataFrame, job_id: str) -> JobOutput 
     return JobOutput(**about, counters=counters, lines=lines, non_primary_sets=non_primary)
 
 
-def keep(workspace: Workspace, batch_id: str, job_id: str, output: JobOutput) -> None:
+def keep_output(workspace: Workspace, batch_id: str, job_id: str, output: JobOutput) -> None:
     """Keep in the workspace what a job's output proved: the output bucket may forget it, the audit must not.
 
     The lines are the rows of a Parquet file, the rest of the output its metadata: one object, so never half of it.
@@ -208,7 +193,7 @@ def _read_once(s3: S3, folder: S3Uri) -> JobOutput:
     results = pl.concat(_results(kind, _lines(s3, folder.join(name)), shapes) for kind, name in RESULTS.items())
     lines = results.filter(pl.col("staged_key").is_not_null())
     sets = _image_sets(summary or {})
-    versions = {name: whole_number(item.get("imageSetVersion")) for name, item in sets.items()}
+    versions = {name: as_number(item.get("imageSetVersion")) for name, item in sets.items()}
     return JobOutput(
         manifest_found=summary is not None,
         counters=_counters(summary or {}),
@@ -225,7 +210,7 @@ def _summary(s3: S3, folder: S3Uri) -> dict[str, Any] | None:
         content = _parsed(s3.get(folder.join(MANIFEST)))
     except FileNotFoundError:
         content = None
-    summary = mapping(content).get("jobSummary")
+    summary = as_object(content).get("jobSummary")
     # Not there, or not whole yet: the caller waits, and then accounts for every file without it.
     return summary if isinstance(summary, dict) else None
 
@@ -244,16 +229,11 @@ def _counters(summary: dict[str, Any]) -> Counters:
         "numberOfFilesWithCustomerError",
         "numberOfFilesWithServerError",
     )
-    return Counters(*(whole_number(summary.get(name)) for name in names))
-
-
-def whole_number(value: object) -> int | None:
-    """Return a number that a frame can hold, None for anything else."""
-    return value if type(value) is int and abs(value) < 2**63 else None
+    return Counters(*(as_number(summary.get(name)) for name in names))
 
 
 def _image_sets(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    named = ((text(item.get("imageSetId")), item) for item in mappings(summary.get("imageSetsSummary")))
+    named = ((as_text(item.get("imageSetId")), item) for item in as_objects(summary.get("imageSetsSummary")))
     return {name: item for name, item in named if name is not None}
 
 
@@ -303,58 +283,25 @@ def _of_plain(kind: str) -> dict[str, pl.Expr]:
 
 def _row(kind: str, line: bytes, shapes: Counter[str]) -> dict[str, Any]:
     parsed = _parsed(line)
-    content = mapping(parsed)
-    key = text(content.get("inputFile"))
+    content = as_object(parsed)
+    key = as_text(content.get("inputFile"))
     if key is None:
         count_shape(shapes, shape_of(parsed), "other fields")
         return {}
-    response, failure = mapping(content.get("importResponse")), mapping(content.get("exception"))
-    warnings = mappings(response.get("warnings"))
-    types = [warning_type(text(item.get("type")) or OTHER) for item in warnings]
+    response, failure = as_object(content.get("importResponse")), as_object(content.get("exception"))
+    warnings = as_objects(response.get("warnings"))
+    types = [warning_type(as_text(item.get("type")) or OTHER) for item in warnings]
     message = failure.get("message") or "; ".join(str(item.get("message", "")) for item in warnings)
     return {
         "staged_key": key,
         "kind": kind,
-        "image_set_id": text(response.get("imageSetId")),
-        "image_set_version": whole_number(response.get("imageSetVersion")),
+        "image_set_id": as_text(response.get("imageSetId")),
+        "image_set_version": as_number(response.get("imageSetVersion")),
         "is_primary": response["isPrimary"] if isinstance(response.get("isPrimary"), bool) else None,
-        "exception_type": text(failure.get("exceptionType")),
-        "detail": text(str(message)[:DETAIL_LENGTH]) or None,
+        "exception_type": as_text(failure.get("exceptionType")),
+        "detail": as_text(str(message)[:DETAIL_LENGTH]) or None,
         "warnings": types or [OTHER] * (kind == "warning"),
     }
-
-
-def shape_of(value: object, depth: int = 3) -> str:
-    """Return the names of a JSON object's fields, and of the fields of objects in it; never a value."""
-    if not isinstance(value, dict):
-        return "no JSON object"
-    names = []
-    for name in sorted(value)[:SHAPE_FIELDS]:
-        inner = value[name] if depth > 1 else None
-        told = name if _FIELD_NAME.fullmatch(name) else "?"
-        names.append(f"{told}({shape_of(inner, depth - 1)})" if isinstance(inner, dict) else told)
-    return ", ".join(names)
-
-
-def count_shape(shapes: Counter[ShapeT], shape: ShapeT, other: ShapeT) -> None:
-    """Count one more line of a shape; where there are many shapes already, a new one counts as the other."""
-    many = shape not in shapes and len(shapes) >= SHAPES
-    shapes[other if many else shape] += 1
-
-
-def mapping(value: object) -> dict[str, Any]:
-    """Return a JSON object, an empty one for anything else."""
-    return value if isinstance(value, dict) else {}
-
-
-def mappings(value: object) -> list[dict[str, Any]]:
-    """Return the JSON objects of a list, none for anything else."""
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def text(value: object) -> str | None:
-    """Return a text; half a surrogate pair, which JSON can write and no frame can hold, becomes a question mark."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
 
 
 def warning_type(name: str) -> str:

@@ -5,9 +5,7 @@ Writes ``studies``, one ``batches/<batch id>`` dataset per batch, then ``batches
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -16,6 +14,7 @@ from airlock.imaging.contracts import draft
 from airlock.imaging.resolve import carried_ids
 from airlock.reasons import Reason
 from airlock.records import BATCHES, STUDIES, VERDICTS, Verdict, digest
+from airlock.stages.batches import Batch, check_batch_count, find_batches, write_batches
 from airlock.storage.s3 import S3Error
 from airlock.storage.s3uri import S3Uri
 from airlock.storage.spool import partition_hash
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from airlock.run import Run
     from airlock.storage.s3 import ListedObject
 
-INDEX = "batches/index.json"
-MAX_BATCHES = 1_000  # Airflow maps at most 1,024 tasks
 _PLANNED = ["verdict", *(name for name in VERDICTS if name in BATCHES)]
 COPIES_PER_TURN = 10  # by a thread: to hand over each copy by itself costs a core more than to ask S3 for it
 _ORDER = ("StudyInstanceUID", "SeriesInstanceUID", "key", "arrival_id")
@@ -40,20 +37,6 @@ _GONE = {
 }
 
 
-class TooManyBatchesError(ValueError):
-    """A delivery needs more jobs than one run may map."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One batch as the import stage needs it: no keys, no identifiers."""
-
-    batch_id: str
-    input_uri: str  # the prefix that the job imports
-    files: int
-    bytes: int
-
-
 def normalize(run: Run) -> list[Batch]:
     """Plan and stage a run's batches; running it again finds them staged.
 
@@ -61,17 +44,14 @@ def normalize(run: Run) -> list[Batch]:
     """
     carried = carried_ids(run)
     needed = sum(1 for _ in plan(_without(carried, _with_studies(run)), run.pipeline.limits))
-    stands = is_begun(run)
-    if needed > MAX_BATCHES and not stands:
-        raise TooManyBatchesError(
-            f"the delivery needs {needed} import jobs, one run maps at most {MAX_BATCHES}: "
-            f"take it in by smaller windows or prefixes"
-        )
+    stands = has_job_in_datastore(run)
+    if not stands:
+        check_batch_count(needed)
     accepted = _without(carried, _accepted(run, _PLANNED))
     planned = _read(run, find_batches(run)) if stands else plan(accepted, run.pipeline.limits)
     given = _given(run)
     batches = [_stage(run, files, given) for files in planned]
-    run.workspace.write_json(INDEX, [asdict(batch) for batch in batches])
+    write_batches(run, batches)
     return batches
 
 
@@ -82,7 +62,7 @@ def foresee(run: Run) -> Iterator[tuple[pl.DataFrame, bool]]:
         yield files, in_place and _clean_prefix(run, files) is not None
 
 
-def is_begun(run: Run) -> bool:
+def has_job_in_datastore(run: Run) -> bool:
     """Say whether a job was begun for one of the run's batches, into the data store that the pipeline names today."""
     begun = {job.batch_id for job in run.ledger.jobs_of(run.key)}
     if not begun:
@@ -173,15 +153,6 @@ def _within(sizes: Iterable[int], limits: Limits) -> Iterator[tuple[int, int]]:
             files = total = 0
         files, total = files + 1, total + more
     yield files, total
-
-
-def find_batches(run: Run[Any]) -> list[Batch]:
-    """Return the run's staged batches; none when normalize has not ended."""
-    try:
-        content = json.loads(run.s3.get(run.workspace.root.join(INDEX)))
-    except FileNotFoundError:
-        return []
-    return [Batch(**item) for item in content]
 
 
 def _stage(run: Run, files: pl.DataFrame, given: Mapping[str, Batch]) -> Batch:

@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from airlock.imaging.manifests import DETAIL_LENGTH
 from airlock.reasons import Reason
 from airlock.records import OUTCOMES, Outcome
+from airlock.stages.outputs import DETAIL_LENGTH
 
 if TYPE_CHECKING:
     from polars._typing import PolarsDataType
 
     from airlock.imaging.manifests import JobOutput
+    from airlock.stages.jobs import EndedJob
 
 VALIDATION_EXCEPTION = "ValidationException"  # the one exception type that AWS documents for a file it will not take
 
 
 def account(
     files: pl.DataFrame,
-    job: dict[str, str] | None,
+    job: EndedJob | None,
     output: JobOutput | None,
     absent: Reason = Reason.JOB_NOT_STARTED,
 ) -> pl.DataFrame:
@@ -34,7 +35,7 @@ def account(
     files
         The batch's list (rows of the batches dataset).
     job
-        The batch's row of the jobs dataset; None when no job is known to have ended.
+        The batch's job; None when no job is known to have ended.
     output
         What that job left; None without a job.
     absent
@@ -61,7 +62,7 @@ def account(
             outcome=_outcome(output),
             found=_reason(job, output),
             detail=_detail(job, output),
-            job_id=pl.lit(job["job_id"]),
+            job_id=pl.lit(job.job_id),
         )
     unsent = pl.col("reason").is_not_null()  # could not be staged: never part of the job
     return (
@@ -78,12 +79,12 @@ def _none(kind: PolarsDataType) -> pl.Expr:
     return pl.lit(None, kind)
 
 
-def _detail(job: dict[str, str], output: JobOutput) -> pl.Expr:
+def _detail(job: EndedJob, output: JobOutput) -> pl.Expr:
     named = pl.concat_str(pl.col("warnings").list.join(", "), "detail", separator=": ", ignore_nulls=True)
     warned = pl.when(pl.col("warnings").list.len() > 0).then(named)
     unread = f"{output.unreadable_lines} result lines cannot be read{_shapes(output)}" if output.shapes else None
     unnamed = pl.when(pl.col("succeeded").is_null()).then(pl.lit(unread, pl.String))
-    return pl.coalesce(warned, "detail", pl.lit(job["message"] or None, pl.String), unnamed)
+    return pl.coalesce(warned, "detail", pl.lit(job.message or None, pl.String), unnamed)
 
 
 def _per_file(output: JobOutput) -> pl.DataFrame:
@@ -137,11 +138,11 @@ def _is_server_error(output: JobOutput) -> pl.Expr:
     return pl.col("exception_type") != VALIDATION_EXCEPTION
 
 
-def _reason(job: dict[str, str], output: JobOutput) -> pl.Expr:
+def _reason(job: EndedJob, output: JobOutput) -> pl.Expr:
     unnamed = Reason.NOT_IN_MANIFEST
     if not output.manifest_found:
-        unnamed = Reason.JOB_FAILED if job["status"] == "FAILED" else Reason.MANIFEST_MISSING
-    elif job["status"] == "FAILED":
+        unnamed = Reason.JOB_FAILED if job.status == "FAILED" else Reason.MANIFEST_MISSING
+    elif job.status == "FAILED":
         unnamed = Reason.JOB_FAILED
     reasons = {
         Outcome.REJECTED: Reason.REJECTED,

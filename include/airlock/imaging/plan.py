@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from airlock.buffer import find_index
-from airlock.imaging.normalize import MAX_BATCHES, foresee
+from airlock.buffer import Buffered, find_buffered
+from airlock.imaging.normalize import foresee
 from airlock.imaging.reading import find as find_reading
 from airlock.reasons import SENTENCES
 from airlock.records import VERDICTS, Verdict
 from airlock.run import PLAN, run_key
+from airlock.stages.batches import MAX_BATCHES
 from airlock.stages.import_window import hours_open
 from airlock.storage.s3 import requests_of_copy
 from airlock.storage.s3uri import S3Uri
@@ -329,15 +330,14 @@ def _make(run: Run) -> Plan:
     )
 
 
-def found_index(run: Run[Any]) -> dict[str, Any]:
+def found_index(run: Run[Any]) -> Buffered:
     """Return what buffer has found; nothing where it found nothing."""
-    return find_index(run) or {"shards": []}
+    return find_buffered(run) or Buffered()
 
 
 def delivery(run: Run[Any]) -> dict[str, Any]:
     """Return the fields of a plan that tell of the run and its delivery, whatever travels."""
-    index = found_index(run)
-    counts = ("listed", "settled", "claimed_elsewhere", "undated", "arrivals", "bytes")
+    index, counts = found_index(run), ("listed", "settled", "claimed_elsewhere", "undated", "arrivals", "bytes")
     return {
         "schema": "airlock.plan/1",
         "pipeline": run.pipeline.name,
@@ -346,7 +346,7 @@ def delivery(run: Run[Any]) -> dict[str, Any]:
         "made_at": datetime.now(UTC),
         "window": None if run.window is None else (run.window.start, run.window.end),
         "prefix": str(run.prefix),
-        **{name: index.get(name, 0) for name in counts},
+        **{name: getattr(index, name) for name in counts},
     }
 
 
@@ -417,9 +417,9 @@ def priced(what: str, number: int, price: float | None, *, made: bool = False) -
     return Requests(what=what, number=number, cost=None if price is None else number / 1000 * price, made=made)
 
 
-def listings(index: dict[str, Any], jobs: Jobs, prices: S3Prices) -> tuple[Requests, Requests]:
+def listings(index: Buffered, jobs: Jobs, prices: S3Prices) -> tuple[Requests, Requests]:
     """Return the LIST requests of the source and of the batches' prefixes."""
-    pages = max(1, math.ceil(index.get("listed", 0) / _PAGE))
+    pages = max(1, math.ceil(index.listed / _PAGE))
     return (
         priced("S3 LIST of the source, by receive and buffer", 2 * pages, prices.put_per_1000, made=True),
         priced("S3 LIST of the batches' prefixes, by normalize and import", 2 * jobs.pages, prices.put_per_1000),
@@ -437,10 +437,10 @@ def _storage(prices: Prices, accepted: _Accepted, jobs: Jobs) -> Storage:
     )
 
 
-def _requests(run: Run, index: dict[str, Any], jobs: Jobs) -> Iterator[Requests]:
+def _requests(run: Run, index: Buffered, jobs: Jobs) -> Iterator[Requests]:
     prices, number = run.pipeline.plan.prices, len(jobs.files)
     source, prefixes = listings(index, jobs, prices)
-    headers = find_reading(run.workspace, index["shards"]).requests
+    headers = find_reading(run.workspace, index.shards).requests
     looks = jobs.looks(run.pipeline.healthimaging.poll_seconds)
     yield source
     yield priced("S3 GET of headers, by parse", headers, prices.get_per_1000, made=True)

@@ -16,13 +16,13 @@ from airlock.clinical.normalize import pieces_of, stage
 from airlock.clinical.records import BATCHES
 from airlock.clinical.records import OUTCOMES as RESOURCE_OUTCOMES
 from airlock.clinical.resources import content_digest
-from airlock.imaging.audit import OPEN_REASONS
 from airlock.imaging.contracts import StudyContract
 from airlock.imaging.fhir.imaging_study import line
 from airlock.imaging.fhir.publishing import publishing
 from airlock.imaging.fhir.study import publication, references
-from airlock.imaging.normalize import INDEX, Batch, find_batches
 from airlock.records import CONTRACTS, OUTCOMES, Outcome
+from airlock.stages.auditing import is_open
+from airlock.stages.batches import INDEX, Batch, find_begun_batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -71,7 +71,7 @@ def normalize(run: Run) -> list[Batch]:
         If another run holds one of the resources. Then this one holds none that it has not sent yet.
     """
     leg, store = run.within(FOLDER), _store(run)
-    standing = _begun(leg)
+    standing = find_begun_batches(leg)
     sent = leg.workspace.read_all([f"batches/{batch.batch_id}" for batch in standing], BATCHES)
     resources = _resources(run)
     leg.workspace.write("resources", RESOURCES, resources)
@@ -116,16 +116,10 @@ def _settings(run: Run) -> Publishing:
     return publishing(run.pipeline, _store(run))
 
 
-def _begun(leg: Run) -> list[Batch]:
-    """Return the batches for which a job was begun."""
-    begun = {job.batch_id for job in leg.ledger.jobs_of(leg.key)}
-    return [batch for batch in find_batches(leg) if batch.batch_id in begun]
-
-
 def _on_the_way(leg: Run, sent: pl.DataFrame) -> pl.DataFrame:
     """Return what of this the audit has not decided on: a job may still bring it."""
     outcomes = leg.workspace.find("outcomes", RESOURCE_OUTCOMES)
-    return sent.join(outcomes.filter(~_is_open()), on=["batch_id", *_KEY], how="anti")
+    return sent.join(outcomes.filter(~is_open()), on=["batch_id", *_KEY], how="anti")
 
 
 def undecided(run: Run) -> int:
@@ -133,11 +127,7 @@ def undecided(run: Run) -> int:
     leg = run.within(FOLDER)
     if not run.s3.exists(leg.workspace.root.join(INDEX)):
         return run.workspace.find("publishable", CONTRACTS).height
-    return leg.workspace.find("outcomes", RESOURCE_OUTCOMES).filter(_is_open()).height
-
-
-def _is_open() -> pl.Expr:
-    return pl.col("reason").is_in([str(reason) for reason in OPEN_REASONS]).fill_null(value=False)
+    return leg.workspace.find("outcomes", RESOURCE_OUTCOMES).filter(is_open()).height
 
 
 def _claim(run: Run, new: pl.DataFrame, on_the_way: pl.DataFrame) -> None:
@@ -233,7 +223,7 @@ def _record(run: Run, accounts: Accounts) -> pl.DataFrame:
     datastore, outcomes = _store(run).datastore_id, accounts.outcomes
     refused = pl.col("outcome") == Outcome.REJECTED
     there = (pl.col("outcome") == Outcome.IMPORTED) & ~pl.col("batch_id").is_in(accounts.suspect)
-    decided = outcomes.join(outcomes.filter(_is_open()), on=_KEY, how="anti")
+    decided = outcomes.join(outcomes.filter(is_open()), on=_KEY, how="anti")
     # Sent twice, the later one is there, unless it was refused.
     last = decided.sort(~refused, maintain_order=True).unique(_KEY, keep="last", maintain_order=True)
     run.ledger.record_imported_resources(datastore, run.key, last.filter(there))

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import polars as pl
 from pydicom.datadict import dictionary_VR
 
-from airlock.buffer import find_index
+from airlock.buffer import Buffered, find_buffered
 from airlock.dicom.preconditions import file_rules
-from airlock.imaging.normalize import is_begun
+from airlock.imaging.normalize import has_job_in_datastore
 from airlock.imaging.resolve import carried_verdicts
 from airlock.ledger.instances import OWNERS
 from airlock.reasons import Reason
@@ -76,13 +76,12 @@ def validate(run: Run) -> dict[str, int]:
 
     Once an import job was begun, the verdicts stand: they have been acted on, whatever policy or archive say by now.
     """
-    if is_begun(run):
+    if has_job_in_datastore(run):
         return _counts(run.workspace.parts("verdicts", VERDICTS, ["verdict"]))
-    index = find_index(run)
-    shards = index["shards"] if index else []
-    partitions = partitions_for(index["arrivals"] if index else 0)
+    buffered = find_buffered(run) or Buffered()
+    partitions = partitions_for(buffered.arrivals)
     with Spool(_by("StudyInstanceUID"), partitions) as facts, Spool(_by("StudyInstanceUID"), partitions) as decided:
-        for part in _decide_all(run, shards, facts, partitions):
+        for part in _decide_all(run, buffered.shards, facts, partitions):
             decided.add(part)
         for part in carried_verdicts(run):  # in the data store already: it was let in, and no rule is asked again
             facts.add(part.select(_FACTS))

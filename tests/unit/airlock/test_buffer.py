@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 
-from airlock.buffer import Buffered, Listing, buffer, find_index, read_arrivals, shard_rows
+from airlock.buffer import Buffered, Listing, buffer, find_buffered, read_arrivals, shard_rows
 from airlock.ledger import Ledger
 from airlock.records import ARRIVALS, DISPOSITIONS, Window, arrival_id
 from airlock.run import Run
@@ -278,6 +278,6 @@ class TestShards:
     def test_an_empty_delivery_has_none_and_is_still_a_delivery(self, world: World) -> None:
         run = world.run()
         assert buffer(run) == Buffered([], 0, 0, 0, 0, 0)
-        assert find_index(run) is not None
+        assert find_buffered(run) is not None
         assert read_arrivals(run).equals(ARRIVALS.to_frame())
         assert buffer(run).arrivals == 0

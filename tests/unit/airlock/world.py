@@ -15,6 +15,7 @@ from airlock.buffer import INDEX
 from airlock.pipelines import ImagingPipeline
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, OUTCOMES, VERDICTS, arrival_id
 from airlock.run import Run
+from airlock.stages.jobs import EndedJob
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -77,6 +78,13 @@ def dicom(name: str, **changes: Any) -> dict[str, Any]:
 def unread(name: str, reason: str, detail: str | None = None) -> dict[str, Any]:
     """Return an arrival whose header could not be read."""
     return dicom(name, **dict.fromkeys(ATTRIBUTES), reason=reason, detail=detail)
+
+
+def ended_job(**facts: Any) -> EndedJob:
+    """Return a completed job of batch b1."""
+    uris = {"input_uri": "s3://work/staging/b1/", "output_uri": "s3://work/output/j1/"}
+    known = {"batch_id": "b1", "generation": 0, "job_id": "j1", "status": "COMPLETED", "message": ""}
+    return EndedJob(**(known | uris | facts))
 
 
 def frame(rows: list[dict[str, Any]], schema: pl.Schema) -> pl.DataFrame:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
-from airlock.buffer import buffer
+from airlock.buffer import buffer, find_shards
 from airlock.clinical.parse import parse, read_chunks
 from airlock.clinical.records import RESOURCES, VERDICTS
-from airlock.clinical.validate import shards_of, validate
+from airlock.clinical.validate import validate
 from airlock.ledger import Ledger, upgrade
 from airlock.pipelines import load_pipeline
 from airlock.reasons import Reason
@@ -75,7 +75,7 @@ def run(folder: Path, units: Units, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="module")
 def decided(run: Run[ClinicalPipeline]) -> dict[Place, tuple[str, str | None]]:
     """What becomes of each unit and why: the verdicts, and of what they accept, what strict validation says."""
-    (shard,) = shards_of(run)
+    (shard,) = find_shards(run)
     keys = dict(run.workspace.read(f"arrivals/{shard}", ARRIVALS).select("arrival_id", "key").iter_rows())
     bodies = run.workspace.read_all(read_chunks(run, [shard]), RESOURCES).select("arrival_id", "line", "body")
     verdicts = run.workspace.read("verdicts", VERDICTS).join(bodies, on=["arrival_id", "line"], how="left")

@@ -6,7 +6,7 @@ from typing import Any
 
 from structlog.testing import capture_logs
 
-from airlock.imaging.audit import Audited
+from airlock.stages.auditing import Audited
 from airlock_tasks.audit import AuditOperator, FhirAuditOperator, PublicationAuditOperator
 from tests.chain import clinical_pipeline, pipeline
 

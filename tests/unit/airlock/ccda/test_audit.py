@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airlock.buffer import find_shards
 from airlock.ccda.audit import ASIDE, audit
 from airlock.ccda.normalize import normalize
 from airlock.ccda.records import CONVERSIONS, FOLDER
@@ -15,10 +16,10 @@ from airlock.clinical.normalize import normalize as normalize_units
 from airlock.clinical.parse import parse
 from airlock.clinical.records import FILES
 from airlock.clinical.records import VERDICTS as UNITS
-from airlock.clinical.validate import shards_of, validate
-from airlock.imaging.normalize import find_batches
+from airlock.clinical.validate import validate
 from airlock.ledger import Job
 from airlock.records import ARRIVALS
+from airlock.stages.batches import find_batches
 from airlock_local.sample.ccda.documents import ccd
 from tests.ledger_rows import count_arrivals
 from tests.unit.airlock.ccda.world import Left, ended, names, normalized, parsed
@@ -29,9 +30,9 @@ from tests.unit.airlock.clinical.books import words as unit_words
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from airlock.imaging.audit import Audited
     from airlock.pipelines import CcdaPipeline
     from airlock.run import Run
+    from airlock.stages.auditing import Audited
     from tests.unit.airlock.world import World
 
 
@@ -170,7 +171,7 @@ def handed_on(run: Run[CcdaPipeline]) -> tuple[dict[str, str], dict[str, str | N
     leg, named = run.within(FOLDER), names(run)
     shards = {
         named[arrival]: shard
-        for shard in shards_of(leg)
+        for shard in find_shards(leg)
         for arrival in leg.workspace.read(f"arrivals/{shard}", ARRIVALS)["arrival_id"]
     }
     aside = leg.workspace.read(f"files/{ASIDE}", FILES)

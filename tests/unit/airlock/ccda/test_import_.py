@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from airlock.ccda.import_ import check_prefix
-from airlock.imaging.import_ import StagedPrefixError
-from airlock.imaging.normalize import find_batches
 from airlock.records import JOBS
+from airlock.stages.batches import find_batches
+from airlock.stages.jobs import StagedPrefixError
 from airlock_local.sample.ccda.documents import ccd
 from tests.unit.airlock.ccda.world import ended, normalized, staged
 
@@ -28,7 +28,9 @@ def test_more_or_less_is_refused_without_a_name(world: World) -> None:
     (batch,) = find_batches(run)
     world.put(f"{batch.input_uri}MUELLER.xml", ccd(3))
     run.s3.delete("work", [staged(run)["a.xml"]["staged_key"]])
-    with pytest.raises(StagedPrefixError, match="1 of its 2 documents are missing and 1 others lie below") as caught:
+    with pytest.raises(
+        StagedPrefixError, match="of its 2 objects 1 are missing and 0 were replaced, and 1 others"
+    ) as caught:
         check_prefix(run, batch)
     assert "MUELLER" not in str(caught.value)
 

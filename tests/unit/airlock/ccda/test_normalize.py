@@ -6,7 +6,7 @@ import gzip
 from typing import TYPE_CHECKING
 
 from airlock.ccda.normalize import normalize
-from airlock.imaging.normalize import find_batches
+from airlock.stages.batches import find_batches
 from airlock.storage.s3uri import S3Uri
 from airlock_local.sample.ccda.documents import ccd
 from tests.unit.airlock.ccda.world import ended, normalized, staged, validated

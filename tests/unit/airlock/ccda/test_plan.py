@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airlock.buffer import buffer
+from airlock.buffer import buffer, find_shards
 from airlock.ccda.parse import parse
 from airlock.ccda.plan import write_plan
 from airlock.ccda.validate import validate
-from airlock.clinical.validate import shards_of
 from airlock.imaging.plan import table
 from airlock.run import Run
 from airlock.storage.s3uri import S3Uri
@@ -38,7 +37,7 @@ def made(world: World, files: Mapping[str, bytes], run_id: str = "one", **change
     whole: Run[Any] = Run(chosen, run_id, None, S3Uri("archive", f"in/{run_id}/"), world.s3, world.ledger)
     run: Run[CcdaPipeline] = whole.as_plan()
     buffer(run)
-    for shard in shards_of(run):
+    for shard in find_shards(run):
         parse(run, shard)
     validate(run)
     return write_plan(run)[0]

@@ -9,16 +9,15 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from airlock.buffer import buffer, read_arrivals
+from airlock.buffer import buffer, find_shards, read_arrivals
 from airlock.ccda.import_ import record
 from airlock.ccda.normalize import normalize
 from airlock.ccda.parse import parse
 from airlock.ccda.records import BATCHES, DOCUMENTS, VERDICTS
 from airlock.ccda.validate import validate
-from airlock.clinical.validate import shards_of
-from airlock.imaging.normalize import find_batches
 from airlock.ledger import Job
 from airlock.run import Run
+from airlock.stages.batches import find_batches
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import CCDA, ndjson, patient, pipeline
 
@@ -45,7 +44,7 @@ def delivery(world: World, files: Mapping[str, bytes], run_id: str = "one", **ch
 
 def parsed(world: World, files: Mapping[str, bytes], run_id: str = "one", **changes: Any) -> Run[CcdaPipeline]:
     run = delivery(world, files, run_id, **changes)
-    for shard in shards_of(run):
+    for shard in find_shards(run):
         parse(run, shard)
     return run
 
@@ -70,7 +69,7 @@ def names(run: Run[CcdaPipeline]) -> dict[str, str]:
 
 def documents(run: Run[CcdaPipeline]) -> dict[str, Row]:
     named = names(run)
-    rows = run.workspace.read_all([f"documents/{shard}" for shard in shards_of(run)], DOCUMENTS)
+    rows = run.workspace.read_all([f"documents/{shard}" for shard in find_shards(run)], DOCUMENTS)
     return {named[row["arrival_id"]]: row for row in rows.iter_rows(named=True)}
 
 

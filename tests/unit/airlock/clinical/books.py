@@ -17,17 +17,17 @@ from airlock.clinical.normalize import normalize
 from airlock.clinical.parse import parse
 from airlock.clinical.records import BATCHES, DISPOSITIONS, OUTCOMES, VERDICTS
 from airlock.clinical.validate import validate
-from airlock.imaging.normalize import find_batches
 from airlock.ledger import Job
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline
 from airlock.run import Run
+from airlock.stages.batches import find_batches
 from airlock.storage.s3uri import S3Uri
-from tests.unit.airlock.world import frame
+from tests.unit.airlock.world import ended_job, frame
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from airlock.imaging.audit import Audited
+    from airlock.stages.auditing import Audited
     from tests.unit.airlock.world import World
 
 STORE = "f" * 32
@@ -247,4 +247,4 @@ def output(*lines: tuple[str, str, int | None], found: bool = True, unreadable: 
     return JobOutput(found, Counters(**counts), frame(rows, LINES), unread)
 
 
-JOB = {"job_id": "j1", "status": "COMPLETED", "message": "", "input_uri": "s3://work/staging/b1/"}
+JOB = ended_job()

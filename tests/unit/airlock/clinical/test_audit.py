@@ -14,9 +14,9 @@ import pytest
 from airlock.clinical.audit import account_batches, audit
 from airlock.clinical.contracts import ClinicalContract
 from airlock.clinical.records import BATCHES, DISPOSITIONS, FILES, GATES, OUTCOMES, VERDICTS, file_subject, subject_key
-from airlock.imaging.normalize import find_batches
 from airlock.ledger import Job
 from airlock.records import ARRIVALS, CONTRACTS
+from airlock.stages.batches import find_batches
 from airlock.storage.s3uri import S3Uri
 from tests.ledger_rows import count_arrivals, read_dispositions
 from tests.unit.airlock.clinical.books import (

@@ -10,10 +10,10 @@ import pytest
 
 from airlock.clinical.import_ import check_prefix, record
 from airlock.clinical.normalize import normalize
-from airlock.imaging.import_ import StagedPrefixError
-from airlock.imaging.normalize import Batch, find_batches
 from airlock.ledger import Job
 from airlock.records import JOBS
+from airlock.stages.batches import Batch, find_batches
+from airlock.stages.jobs import StagedPrefixError
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import observation, patient
 from tests.unit.airlock.clinical.world import validated
@@ -37,10 +37,10 @@ class TestThePrefix:
     @pytest.mark.parametrize(
         ("name", "body", "message"),
         [
-            ("Patient.00000.ndjson", None, "1 of its 2 import files are missing or changed and 0 others"),
-            ("Patient.00000.ndjson", b"{}\n", "1 of its 2 import files are missing or changed and 0 others"),
-            ("MUELLER.ndjson", b"{}\n", "0 of its 2 import files are missing or changed and 1 others"),
-            ("folder/", b"", "0 of its 2 import files are missing or changed and 1 others"),
+            ("Patient.00000.ndjson", None, "1 are missing and 0 were replaced, and 0 others"),
+            ("Patient.00000.ndjson", b"{}\n", "0 are missing and 1 were replaced, and 0 others"),
+            ("MUELLER.ndjson", b"{}\n", "0 are missing and 0 were replaced, and 1 others"),
+            ("folder/", b"", "0 are missing and 0 were replaced, and 1 others"),
         ],
     )
     def test_more_less_or_other_is_refused(self, world: World, name: str, body: bytes | None, message: str) -> None:
@@ -49,9 +49,9 @@ class TestThePrefix:
             run.s3.delete("work", [key for key in _keys(run, batch) if key.endswith(name)])
         else:
             world.put(batch.input_uri + name, body)
-        with pytest.raises(StagedPrefixError, match=f"batch {batch.batch_id}: {message}") as caught:
+        with pytest.raises(StagedPrefixError, match=f"batch {batch.batch_id}: of its 2 objects {message}") as caught:
             check_prefix(run, batch)
-        assert str(caught.value).endswith("clear normalize, which writes it again")
+        assert str(caught.value).endswith("Clear normalize to stage the batch again.")
         assert "MUELLER" not in str(caught.value)
         normalize(run, run.pipeline.healthlake)
         check_prefix(*[run, *find_batches(run)])

@@ -15,7 +15,7 @@ from airlock.clinical.manifests import (
     Counters,
     JobOutput,
     is_final,
-    keep,
+    keep_output,
     keep_progress,
     proves_more,
     read_kept,
@@ -233,7 +233,7 @@ class TestKept:
     def test_what_was_read_is_there_without_the_output_bucket(self, s3: S3) -> None:
         workspace = Workspace(s3, S3Uri("work", "runs/one/"))
         found = output(("success", "Patient/p1", 200), ("failure", "Patient/p2", None), scanned=2, imported=1)
-        keep(workspace, "b1", "j1", found)
+        keep_output(workspace, "b1", "j1", found)
         kept = read_kept(workspace, "b1", "j1")
         assert kept is not None
         assert kept.lines.equals(found.lines)
@@ -242,7 +242,7 @@ class TestKept:
     def test_another_jobs_output_is_not_it(self, s3: S3) -> None:
         workspace = Workspace(s3, S3Uri("work", "runs/one/"))
         assert read_kept(workspace, "b1", "j1") is None
-        keep(workspace, "b1", "j1", output())
+        keep_output(workspace, "b1", "j1", output())
         assert read_kept(workspace, "b1", "j2") is None
 
     @pytest.mark.parametrize(

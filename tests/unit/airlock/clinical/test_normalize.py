@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 import airlock.clinical.normalize
 from airlock.clinical.normalize import normalize
 from airlock.clinical.records import BATCHES
-from airlock.imaging.normalize import TooManyBatchesError, find_batches
 from airlock.run import Run
+from airlock.stages.batches import TooManyBatchesError, find_batches
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import observation, patient, pipeline
 from tests.unit.airlock.clinical.world import Row, begun, bundle, entry, pretty, validated, verdicts
@@ -186,7 +186,7 @@ class TestReruns:
     def test_more_jobs_than_a_run_can_map_are_refused_before_anything_is_written(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(airlock.clinical.normalize, "MAX_BATCHES", 3)
+        monkeypatch.setattr("airlock.stages.batches.MAX_BATCHES", 3)
         with pytest.raises(TooManyBatchesError, match="needs 26 import jobs, one run maps at most 3: take it in"):
             normalized(world, bytes_per_file=1, files_per_job=1)
         assert world.keys("s3://work/staging/") == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -22,7 +23,7 @@ OK = ("success", "Patient/p1", 200)
 
 def found(*lines: tuple[str, str, int | None], **job: Any) -> tuple[str, str | None]:
     """Return outcome and reason of Patient/p1 after these lines."""
-    rows = account(batch(P1), JOB | job, output(*lines))
+    rows = account(batch(P1), replace(JOB, **job), output(*lines))
     assert rows.schema == OUTCOMES
     return rows.select("outcome", "reason").row(0)
 
@@ -93,7 +94,7 @@ class TestAccount:
         ],
     )
     def test_the_reason_of_what_is_not_named(self, status: str, manifest: bool, reason: str) -> None:
-        job = JOB | {"status": status, "message": "said the service"}
+        job = replace(JOB, status=status, message="said the service")
         row = account(batch(P1), job, output(found=manifest)).row(0, named=True)
         assert (row["outcome"], row["reason"], row["detail"]) == ("unaccounted", reason, "said the service")
 
@@ -121,7 +122,7 @@ class TestOperationOutcomes:
 
 class TestDiscrepancies:
     def odd(self, results: JobOutput, progress: Counters | None = None, **job: Any) -> list[str]:
-        return discrepancies(batch(P1, P2), JOB | job, results, progress or Counters())
+        return discrepancies(batch(P1, P2), replace(JOB, **job), results, progress or Counters())
 
     def test_none_where_all_agree(self) -> None:
         lines = (OK, ("failure", "Patient/p2", 400))

@@ -13,9 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airlock.buffer import INDEX
+from airlock.buffer import INDEX, find_shards
 from airlock.clinical.parse import parse, read_chunks
-from airlock.clinical.validate import shards_of
 from airlock.records import ARRIVALS
 from airlock.run import Run
 from airlock.storage.s3 import S3Error
@@ -321,19 +320,19 @@ class TestDatasets:
     def test_chunks_are_written_as_they_fill(self, world: World) -> None:
         lines = [observation(f"o{number}", "p1", note=[{"text": "x" * 100_000}]) for number in range(40)]
         run = parsed(world, {"a.ndjson": lines}, parse={"chunk_mib": 1})
-        chunks = read_chunks(run, shards_of(run))
+        chunks = read_chunks(run, find_shards(run))
         assert len(chunks) == 4
         assert chunks == sorted(chunks)
         assert [row["line"] for row in units(run)] == list(range(1, 41))
 
     def test_a_shard_that_was_not_parsed_has_none(self, world: World) -> None:
         run = delivery(world, {"a.ndjson": [P1]})
-        assert read_chunks(run, shards_of(run)) == []
+        assert read_chunks(run, find_shards(run)) == []
 
     def test_parsing_again_gives_the_same(self, world: World) -> None:
         run = parsed(world, {"a.ndjson": [P1, "x"], "b.json": pretty(TWO)}, parse={"shard_size": 1})
         first = (units(run), files(run), world.keys(str(run.workspace.root)))
-        for shard in shards_of(run):
+        for shard in find_shards(run):
             parse(run, shard)
         assert (units(run), files(run), world.keys(str(run.workspace.root))) == first
 

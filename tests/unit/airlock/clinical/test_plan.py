@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airlock.buffer import buffer
+from airlock.buffer import buffer, find_shards
 from airlock.clinical.normalize import normalize
 from airlock.clinical.parse import parse
 from airlock.clinical.plan import foresee_verdicts, write_plan
-from airlock.clinical.validate import shards_of, validate
+from airlock.clinical.validate import validate
 from airlock.imaging.plan import read_plan, table
 from airlock.run import Run
 from airlock.storage.s3uri import S3Uri
@@ -37,7 +37,7 @@ def made(
     whole = Run(pipeline(**changes), run_id, None, S3Uri("archive", f"in/{run_id}/"), world.s3, world.ledger)
     run: Run[ClinicalPipeline] = whole.as_plan()
     buffer(run)
-    for shard in shards_of(run):
+    for shard in find_shards(run):
         parse(run, shard)
     foresee_verdicts(run, store or Store())
     return write_plan(run)[0]

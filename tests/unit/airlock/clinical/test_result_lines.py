@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airlock.clinical.audit import audit
-from airlock.clinical.manifests import RESULTS, Counters, is_final, keep, read_kept, read_output
+from airlock.clinical.manifests import RESULTS, Counters, is_final, keep_output, read_kept, read_output
 from airlock.clinical.outcomes import account, discrepancies
 from airlock.clinical.result_lines import NO_BASE, identify, names_nothing
 from airlock.storage.s3uri import S3Uri
@@ -248,7 +249,7 @@ def test_many_shapes_are_counted_and_not_all_told() -> None:
 def test_lines_with_numbers_are_kept_with_them(s3: S3) -> None:
     workspace, sent = Workspace(s3, S3Uri("work", "runs/one/")), files(2)
     output = left({"SUCCESS/Patient.00000.ndjson": [{"lineId": 0}, {"lineId": 1}, {"what": 1}]}, scanned=2)
-    keep(workspace, "b1", "j1", output)
+    keep_output(workspace, "b1", "j1", output)
     kept = read_kept(workspace, "b1", "j1")
     assert kept is not None
     assert kept.unread == output.unread
@@ -277,7 +278,7 @@ class TestNamesNothing:
     def claims(self, lines: Any = (NAMELESS, NAMELESS), progress: Counters | None = None, **changes: Any) -> bool:
         counts = {"scanned": 2} | {name: value for name, value in changes.items() if name != "status"}
         output = left({"SUCCESS/Patient.00000.ndjson": list(lines)}, **counts)
-        job = JOB | {"status": changes.get("status", "COMPLETED")}
+        job = replace(JOB, status=changes.get("status", "COMPLETED"))
         return names_nothing(files(2), job, identify(files(2), job, output), progress or Counters())
 
     def test_is_one_that_agrees_in_every_count(self) -> None:

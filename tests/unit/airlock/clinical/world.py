@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.buffer import buffer, read_arrivals
+from airlock.buffer import buffer, find_shards, read_arrivals
 from airlock.clinical.parse import parse, read_chunks
 from airlock.clinical.records import FILES, RESOURCES, VERDICTS
-from airlock.clinical.validate import shards_of, validate
-from airlock.imaging.normalize import find_batches
+from airlock.clinical.validate import validate
 from airlock.ledger import Job
 from airlock.records import Verdict
 from airlock.run import Run
+from airlock.stages.batches import find_batches
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import ndjson, pipeline
 
@@ -84,7 +84,7 @@ def delivery(world: World, files: Mapping[str, Any], run_id: str = "one", **chan
 
 def parsed(world: World, files: Mapping[str, Any], run_id: str = "one", **changes: Any) -> Run[ClinicalPipeline]:
     run = delivery(world, files, run_id, **changes)
-    for shard in shards_of(run):
+    for shard in find_shards(run):
         parse(run, shard)
     return run
 
@@ -100,7 +100,7 @@ def validated(
 def units(run: Run[ClinicalPipeline]) -> list[Row]:
     """Return the rows of the resources dataset with their ``file``."""
     names = file_names(run)
-    rows = [row for chunk in read_chunks(run, shards_of(run)) for row in _rows(run, chunk)]
+    rows = [row for chunk in read_chunks(run, find_shards(run)) for row in _rows(run, chunk)]
     return [row | {"file": names[row["arrival_id"]]} for row in rows]
 
 
@@ -111,7 +111,7 @@ def _rows(run: Run[ClinicalPipeline], chunk: str) -> list[Row]:
 def files(run: Run[ClinicalPipeline]) -> dict[str, Row]:
     """Return the rows of the files dataset by the files' names."""
     names = file_names(run)
-    rows = run.workspace.read_all([f"files/{shard}" for shard in shards_of(run)], FILES)
+    rows = run.workspace.read_all([f"files/{shard}" for shard in find_shards(run)], FILES)
     return {names[row["arrival_id"]]: row for row in rows.iter_rows(named=True)}
 
 

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
-from airlock.imaging.audit import Audited, audit
+from airlock.imaging.audit import audit
 from airlock.imaging.contracts import StudyContract
 from airlock.imaging.import_ import record
 from airlock.imaging.manifests import read_output
-from airlock.imaging.normalize import find_batches, normalize
+from airlock.imaging.normalize import normalize
 from airlock.imaging.reading import Reading, keep
 from airlock.imaging.validate import validate
 from airlock.ledger import Job, Ledger
 from airlock.records import ARRIVALS, BATCHES, CONTRACTS, DISPOSITIONS, GATES, OUTCOMES, VERDICTS, study_key
+from airlock.stages.batches import find_batches
 from airlock.storage import spool
 from airlock.storage.s3uri import S3Uri
 from tests.ledger_rows import count_arrivals, count_instances, read_dispositions
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from airlock.imaging.manifests import JobOutput
     from airlock.run import Run
+    from airlock.stages.auditing import Audited
     from airlock.storage.s3 import S3
     from tests.unit.airlock.world import World
 
@@ -342,7 +344,7 @@ class TestBrokenOff:
             waits.append(wait_seconds)
             return read_output(s3, folder, wait_seconds)
 
-        monkeypatch.setattr("airlock.imaging.audit.read_output", counted)
+        monkeypatch.setattr("airlock.imaging.manifests.read_output", counted)
         monkeypatch.setattr("airlock.imaging.audit.BATCHES_AT_A_TIME", 1)
         run = staged(world, A, C, audit={"manifest_wait_seconds": 0.2}, limits={"files_per_job": 1})
         imported(world, run, "FAILED", manifest=None, a=None, c=None)

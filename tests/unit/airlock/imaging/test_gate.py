@@ -17,7 +17,7 @@ from airlock.reasons import SENTENCES, Reason
 from airlock.records import ARRIVALS, DISPOSITIONS, GATES, OUTCOMES, VERDICTS, Disposition, Stage, study_key
 from tests.unit.airlock.job_output import files as batch
 from tests.unit.airlock.job_output import output
-from tests.unit.airlock.world import dicom, frame, outcomes, unread, verdicts
+from tests.unit.airlock.world import dicom, ended_job, frame, outcomes, unread, verdicts
 
 A, B = dicom("a"), dicom("b")
 OTHER = dicom("o", StudyInstanceUID="1.2", SeriesInstanceUID="1.2.1")
@@ -277,9 +277,7 @@ LINE = st.fixed_dictionaries(
 )
 COUNTERS = ("scanned", "imported", "customer_errors", "server_errors")
 COUNTS = st.fixed_dictionaries({name: st.none() | st.integers(0, 7) for name in COUNTERS})
-JOB = st.fixed_dictionaries(
-    {"job_id": st.just("j1"), "status": st.sampled_from(["COMPLETED", "FAILED"]), "message": st.just("")}
-)
+JOB = st.builds(lambda status: ended_job(status=status), st.sampled_from(["COMPLETED", "FAILED"]))
 ENDS = st.none() | st.tuples(JOB, st.lists(LINE, max_size=14), COUNTS, st.booleans())
 VERDICTS_DRAWN = st.lists(st.sampled_from(["accept", "accept", "duplicate", "quarantine", "ignore"]), max_size=6)
 

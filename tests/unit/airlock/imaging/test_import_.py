@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
-from airlock.imaging.import_ import StagedPrefixError, check_prefix, record
-from airlock.imaging.normalize import Batch
+from airlock.imaging.import_ import check_prefix, record
 from airlock.ledger import Job, LedgerError
 from airlock.records import BATCHES, JOBS
+from airlock.stages.batches import Batch
+from airlock.stages.jobs import StagedPrefixError
 from tests.unit.airlock.world import frame
 
 if TYPE_CHECKING:
@@ -48,14 +49,14 @@ class TestCheckPrefix:
         world.put(PREFIX + more, b"")
         with pytest.raises(
             StagedPrefixError,
-            match=r"batch b1: 0 of its 2 files are missing, 0 were replaced and 1 others .*clear normalize",
+            match=r"batch b1: of its 2 objects 0 are missing and 0 were replaced, and 1 others .*Clear normalize",
         ):
             check_prefix(run, BATCH)
 
     def test_one_less_is_refused(self, world: World) -> None:
         run = self.run(world)
         world.s3.delete("work", ["staging/b1/000001.dcm"])
-        with pytest.raises(StagedPrefixError, match="1 of its 2 files are missing, 0 were replaced and 0 others"):
+        with pytest.raises(StagedPrefixError, match="of its 2 objects 1 are missing and 0 were replaced, and 0 others"):
             check_prefix(run, BATCH)
 
     def test_an_object_imported_in_place_is_the_one_that_parse_read(self, world: World) -> None:
@@ -64,7 +65,7 @@ class TestCheckPrefix:
         run, batch = batch_of(world, row), Batch("b1", "s3://archive/in/x/", 1, 9)
         check_prefix(run, batch)
         world.put("s3://archive/in/x/a", b"as it is now")
-        with pytest.raises(StagedPrefixError, match="0 of its 1 files are missing, 1 were replaced and 0 others"):
+        with pytest.raises(StagedPrefixError, match="of its 1 objects 0 are missing and 1 were replaced, and 0 others"):
             check_prefix(run, batch)
 
     def test_no_key_is_in_the_error(self, world: World) -> None:

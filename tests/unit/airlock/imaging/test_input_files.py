@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from airlock.imaging.input_files import TWO_FILES, name_files
 from airlock.imaging.outcomes import account, discrepancies
 from tests.unit.airlock.job_output import files, output
+from tests.unit.airlock.world import ended_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 PREFIX = "in/b1/"
-JOB = {"job_id": "j1", "status": "COMPLETED", "message": "", "input_uri": f"s3://archive/{PREFIX}"}
+JOB = ended_job(input_uri=f"s3://archive/{PREFIX}")
 FORMS: dict[str, Callable[[str], str]] = {
     "key": str,
     "relative": lambda key: key.removeprefix(PREFIX),

@@ -16,7 +16,7 @@ from airlock.imaging.manifests import (
     Counters,
     JobOutput,
     is_final,
-    keep,
+    keep_output,
     proves_more,
     read_kept,
     read_output,
@@ -24,13 +24,14 @@ from airlock.imaging.manifests import (
 )
 from airlock.imaging.outcomes import account, discrepancies
 from tests.unit.airlock.job_output import FILES, FOLDER, failure, files, leave, output, read, success, summary, warning
+from tests.unit.airlock.world import ended_job
 
 if TYPE_CHECKING:
     import polars as pl
 
     from tests.unit.airlock.world import World
 
-JOB = {"job_id": "j1", "status": "COMPLETED", "message": ""}
+JOB = ended_job()
 
 
 def rows(found: JobOutput) -> list[dict[str, Any]]:
@@ -390,7 +391,7 @@ class TestKept:
             True, Counters(2, 1, 1, 0), lines_of(), 1, image_set_versions={"i": 2}, non_primary_sets=frozenset({"n"})
         )
         workspace = world.run().workspace
-        keep(workspace, "b", "job", output)
+        keep_output(workspace, "b", "job", output)
         kept = read_kept(workspace, "b", "job")
         assert kept is not None
         assert kept.lines.equals(output.lines)

@@ -12,21 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airlock.imaging import normalize as stage
 from airlock.imaging.contracts import StudyContract
-from airlock.imaging.normalize import (
-    INDEX,
-    Batch,
-    TooManyBatchesError,
-    find_batches,
-    is_begun,
-    normalize,
-    plan,
-)
+from airlock.imaging.normalize import has_job_in_datastore, normalize, plan
 from airlock.imaging.validate import validate
 from airlock.ledger import Job
 from airlock.pipelines import Limits
 from airlock.records import BATCHES, STUDIES, VERDICTS
+from airlock.stages.batches import INDEX, Batch, TooManyBatchesError, find_batches
 from airlock.storage import spool
 from airlock.storage.s3 import BucketError
 from airlock.storage.s3uri import S3Uri
@@ -130,7 +122,7 @@ class TestPlan:
 def test_before_a_job_was_begun_no_batch_is_read_to_know_it(world: World) -> None:
     run = world.run()
     run.workspace.write_json(INDEX, [{"batch_id": "gone", "input_uri": "s3://work/x/", "files": 1, "bytes": 1}])
-    assert not is_begun(run)
+    assert not has_job_in_datastore(run)
 
 
 class TestStage:
@@ -255,7 +247,7 @@ class TestStage:
     def test_too_many_batches_are_refused_before_any_is_staged(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(stage, "MAX_BATCHES", 2)
+        monkeypatch.setattr("airlock.stages.batches.MAX_BATCHES", 2)
         run = delivered(world, *series("1.1", 3), limits={"files_per_job": 1})
         with pytest.raises(
             TooManyBatchesError, match="needs 3 import jobs, one run maps at most 2: take it in by smaller"

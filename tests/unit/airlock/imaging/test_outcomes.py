@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
@@ -11,16 +11,20 @@ from airlock.imaging.outcomes import account, discrepancies
 from airlock.reasons import Reason
 from airlock.records import OUTCOMES
 from tests.unit.airlock.job_output import files, output
+from tests.unit.airlock.world import ended_job
 
-DONE = {"job_id": "j1", "status": "COMPLETED", "message": ""}
-FAILED = {"job_id": "j1", "status": "FAILED", "message": "no access to the bucket"}
+if TYPE_CHECKING:
+    from airlock.stages.jobs import EndedJob
+
+DONE = ended_job()
+FAILED = ended_job(status="FAILED", message="no access to the bucket")
 
 
 def line(key: str, kind: str = "success", **changes: Any) -> dict[str, Any]:
     return {"staged_key": key, "kind": kind} | changes
 
 
-def one(*lines: dict[str, Any], job: dict[str, str] = DONE, found: bool = True, **counts: int | None) -> dict[str, Any]:
+def one(*lines: dict[str, Any], job: EndedJob = DONE, found: bool = True, **counts: int | None) -> dict[str, Any]:
     """Return what becomes of the only file, "a"."""
     return account(files("a"), job, output(*lines, found=found, **counts)).row(0, named=True)
 

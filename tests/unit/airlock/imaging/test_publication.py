@@ -13,11 +13,11 @@ from airlock.clinical.records import BATCHES, GATES
 from airlock.imaging.contracts import FhirReferences
 from airlock.imaging.fhir.publishing import publishing
 from airlock.imaging.fhir.study import references
-from airlock.imaging.normalize import find_batches
 from airlock.imaging.publication import FOLDER, PublicationBusyError, audit, normalize, published_studies
 from airlock.ledger import Job
 from airlock.records import CONTRACTS, OUTCOMES
 from airlock.run import Run
+from airlock.stages.batches import find_batches
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import SECTIONS, ended, rejected, warned
 from tests.unit.airlock.imaging.fhir.studies import study

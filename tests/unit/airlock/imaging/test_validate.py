@@ -13,7 +13,6 @@ from polars.testing import assert_frame_equal
 
 from airlock.dicom.preconditions import file_rules
 from airlock.imaging.gate import last_words
-from airlock.imaging.normalize import INDEX
 from airlock.imaging.validate import (
     SERIES_ELEMENTS,
     STUDY_ELEMENTS,
@@ -26,6 +25,7 @@ from airlock.imaging.validate import (
 from airlock.ledger import Job
 from airlock.pipelines import Limits, Validate
 from airlock.records import ATTRIBUTES, BATCHES, GATES, HEADERS, OUTCOMES, VERDICTS, Verdict, digest
+from airlock.stages.batches import INDEX
 from airlock.storage import spool
 from tests.unit.airlock.world import STORE, by_name, dicom, frame, joined, pipeline, unread
 

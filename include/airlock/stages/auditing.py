@@ -1,0 +1,69 @@
+"""The audits of all kinds: when an arrival is still open, what a job's entry in the report is, how an audit ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from airlock.reasons import Reason
+
+if TYPE_CHECKING:
+    from airlock.ledger import Job
+    from airlock.stages.batches import Batch
+    from airlock.stages.jobs import EndedJob
+
+# The run has not come to an end with these: their arrivals stay claimed by it until the failed task is cleared.
+OPEN_REASONS = (Reason.UNDECIDED, Reason.JOB_NOT_STARTED, Reason.JOB_UNFINISHED)
+
+
+@dataclass(frozen=True)
+class Audited:
+    """How an audit ended."""
+
+    report: dict[str, Any]
+    report_uri: str
+    dispositions_uri: str
+    open_arrivals: int  # arrivals on which the run has not decided yet
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every arrival is in exactly one place at each step."""
+        return bool(self.report["balanced"])
+
+
+def is_open() -> pl.Expr:
+    """Return whether the run has not decided yet, by the column ``reason``."""
+    return pl.col("reason").is_in([str(reason) for reason in OPEN_REASONS]).fill_null(value=False)
+
+
+def missing_job_reason(known: Job | None) -> Reason:
+    """Return why a batch has no ended job, from its job in the ledger."""
+    return Reason.JOB_NOT_STARTED if known is None or known.job_id is None else Reason.JOB_UNFINISHED
+
+
+def job_entry(batch: Batch, job: EndedJob | Job, discrepancies: list[str], **counts: int) -> dict[str, Any]:
+    """Return a job's entry in the report.
+
+    Parameters
+    ----------
+    batch
+        The job's batch.
+    job
+        The job, ended or not.
+    discrepancies
+        Where its counts and lines differ from the batch's list, in sentences without identifiers.
+    **counts
+        What the kind counts beside files and bytes.
+    """
+    return {
+        "batch_id": batch.batch_id,
+        "files": batch.files,
+        **counts,
+        "bytes": batch.bytes,
+        "job_id": job.job_id,
+        "generation": job.generation,
+        "status": job.status,
+        "discrepancies": discrepancies,
+    }
