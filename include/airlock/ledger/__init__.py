@@ -1,9 +1,9 @@
 """The database of record, on SQLite or PostgreSQL.
 
-``Ledger`` is the door; its methods live one module per concern: ``runs``, ``arrivals``, ``instances``, ``studies``,
-``resources``, ``jobs``, ``gates``, ``contracts``, ``outbox``, ``unrouted``, ``stow``, ``redrives``, ``release``,
-``lookup``. ``tables`` is the schema, ``migrations`` the steps to it, and ``python -m airlock.ledger upgrade``
-takes them.
+Callers use the class ``Ledger``. Its methods are defined in one module per concern: ``runs``, ``arrivals``,
+``instances``, ``studies``, ``resources``, ``jobs``, ``gates``, ``contracts``, ``outbox``, ``unrouted``, ``stow``,
+``redrives``, ``release``, ``lookup``. ``tables`` defines the schema; ``python -m airlock.ledger upgrade`` brings a
+database to it by the steps in ``migrations``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""``python -m airlock.ledger upgrade|check|release|requeue``: look after the ledger that ``AIRLOCK_LEDGER_URL`` names.
+"""``python -m airlock.ledger upgrade|check|release|requeue``: maintain the ledger at ``AIRLOCK_LEDGER_URL``.
 
-``release`` gives back what a run that will never go on still holds, so that the next run takes it: first the FHIR
-resources, then the arrivals. ``requeue`` has messages sent again that a destination did not take.
+``release`` returns the FHIR resources and arrivals of a run that will never continue; the next run takes them.
+``requeue`` makes messages due again that a destination did not take.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ def main(arguments: list[str] | None = None) -> int:
     int
         The exit status: 0, or 1 with the reason on standard error.
     """
-    parser = argparse.ArgumentParser(prog="python -m airlock.ledger", description="Look after the ledger.")
+    parser = argparse.ArgumentParser(prog="python -m airlock.ledger", description="Maintain the ledger.")
     parser.add_argument(
         "action",
         choices=["upgrade", "check", "release", "requeue"],
-        help="create or migrate the ledger, only look at it, give back what a run that will never go on holds, or have "
-        "the next run send what a destination did not take",
+        help="upgrade: create or migrate the ledger; check: only compare its schema; release: return what a run that "
+        "will never continue still holds; requeue: have the next run send what a destination did not take",
     )
     parser.add_argument(
         "--url",
-        help=f"sqlite:////folder/ledger.db or postgresql://user@host/database, without a password, which every user of "
-        f"the machine could read in the process list; by default {LEDGER_URL}",
+        help=f"sqlite:////folder/ledger.db or postgresql://user@host/database, without a password: every user of the "
+        f"machine can read it in the process list; by default {LEDGER_URL}",
     )
     parser.add_argument("--pipeline", help="with release and requeue: the pipeline's name")
     parser.add_argument("--run", help="with release: the run's key, as in its report")
     parser.add_argument(
-        "--jobs-ended", action="store_true", help="with release: you have seen in AWS that the run's jobs have ended"
+        "--jobs-ended", action="store_true", help="with release: you have checked in AWS that the run's jobs have ended"
     )
-    parser.add_argument("--destination", help="with requeue: only this one, as the outbox names it")
+    parser.add_argument("--destination", help="with requeue: only this destination, as the outbox names it")
     given = parser.parse_args(arguments)
     if given.action == "release" and not (given.pipeline and given.run):
         parser.error("release needs --pipeline and --run")
@@ -72,12 +72,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _choose_url(given: str | None) -> str:
-    """Return the ledger's address: the given one, else that of the environment.
+    """Return the given address of the ledger, or that of the environment.
 
     Raises
     ------
     LedgerError
-        If neither is there, or the given one holds a password.
+        If neither is set, or the given one holds a password.
     """
     if given is None:
         url = os.environ.get(LEDGER_URL, "")
@@ -87,7 +87,7 @@ def _choose_url(given: str | None) -> str:
     if has_password(parse_url(given)):
         raise LedgerError(
             f"--url holds a password, which every user of this machine can read in the process list: set {LEDGER_URL} "
-            f"to the address and leave --url out; change the password if others use this machine"
+            f"to the address and omit --url. Change the password if others use this machine"
         )
     return given
 

@@ -1,7 +1,7 @@
-"""The arrivals: who holds each, and the final word on it.
+"""The arrivals: which run holds each one, and its disposition.
 
-An arrival has one row per pipeline and one run in it. A run's arrivals stay its own after they are settled, so that a
-cleared task finds the same delivery again.
+An arrival has one row per pipeline, which names the run that holds it. A run holds its arrivals after they are settled
+too, so that a cleared task finds the same delivery.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ _SETTLED = pl.Schema({name: DISPOSITIONS[name] for name in ("arrival_id", *_DECI
 
 
 def scope(pipeline: str) -> str:
-    """Return the name of what a writer of a pipeline's arrivals must be alone in."""
+    """Return the lock scope of writers to a pipeline's arrivals; see `database.writing`."""
     return f"arrivals of {pipeline}"
 
 
-# Settled without the content: the object may be there and readable by the next run, under the same etag. A duplicate
-# has the reason of the copy that was to come in its place.
+# Arrivals settled without reading their content. The next run may find the object, readable and under the same etag. A
+# duplicate has the reason of the copy that was to be imported instead of it.
 COME_AGAIN = (Reason.ACCESS_DENIED, Reason.OBJECT_CHANGED, Reason.OBJECT_GONE, Reason.INSTANCE_CLAIMED)
 _NO_RUN = ""  # no run's key
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What became of a listing, beside what the run holds now: `Arrivals.held_by` says that."""
+    """Listed arrivals that a run could not claim; `Arrivals.held_by` returns those that it holds."""
 
-    settled: int  # in the listing, and settled by another run
-    claimed_elsewhere: int  # in the listing, and held by another run that has not settled them
+    settled: int  # settled by another run
+    claimed_elsewhere: int  # held by another run that has not settled them
 
 
 @dataclass(frozen=True)
 class Unclaimed(Claim):
-    """What a run would hold now if it claimed a listing."""
+    """Arrivals that a run would hold if it claimed a listing now."""
 
     arrivals: int
     bytes: int
@@ -60,18 +60,18 @@ class Unclaimed(Claim):
 
 
 def _order_by_key(connection: Connection, rows: FromClause) -> list[ColumnElement[str]]:
-    """Return the order of the keys' bytes, whatever the database sorts by."""
+    """Return columns to order by, with keys compared byte by byte whatever the database's collation."""
     order: list[ColumnElement[str]] = [rows.c[name] for name in ("bucket", "key", "arrival_id")]
     return [column.collate("C") for column in order] if connection.dialect.name == "postgresql" else order
 
 
 def next_generation(arrival_id: str) -> str:
-    """Return the id under which the same object version goes through once more."""
+    """Return the id that the same object version gets when it is processed again."""
     return digest(arrival_id, "again")
 
 
 def _select_held(connection: Connection, pipeline: str, run_key: str, carried: bool | None) -> Select[Any]:
-    """Return the query for what a run holds, by key."""
+    """Return the query for the arrivals that a run holds, by key; of one kind only if *carried* is given."""
     of_run = [arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key]
     if carried is not None:
         of_run.append(arrivals.c.carries.is_not(None) if carried else arrivals.c.carries.is_(None))
@@ -80,12 +80,12 @@ def _select_held(connection: Connection, pipeline: str, run_key: str, carried: b
 
 
 def need_held(connection: Connection, pipeline: str, run_key: str, rows: Table) -> None:
-    """Refuse staged rows (with an ``arrival_id``) that name an arrival which the run does not hold.
+    """Check that the run holds every arrival that the staged rows name by ``arrival_id``.
 
     Raises
     ------
     LedgerError
-        With the number of them.
+        If it does not hold some of them; the text has their number.
     """
     held = exists().where(
         arrivals.c.pipeline == pipeline, arrivals.c.arrival_id == rows.c.arrival_id, arrivals.c.run_key == run_key
@@ -96,12 +96,12 @@ def need_held(connection: Connection, pipeline: str, run_key: str, rows: Table) 
 
 
 def _shape_dispositions(dispositions: pl.DataFrame) -> pl.DataFrame:
-    """Return the dispositions as the table keeps them.
+    """Return dispositions with the table's columns.
 
     Raises
     ------
     LedgerError
-        If a word is not a disposition.
+        If a value is not a `Disposition`.
     """
     frame = select_schema(dispositions, DISPOSITIONS)
     unknown = frame.filter(~pl.col("disposition").is_in(list(Disposition)).fill_null(value=False)).height
@@ -111,12 +111,12 @@ def _shape_dispositions(dispositions: pl.DataFrame) -> pl.DataFrame:
 
 
 def _need_one_disposition_each(connection: Connection, rows: Table) -> None:
-    """Refuse staged rows that name an arrival twice.
+    """Check that no two staged rows name one arrival.
 
     Raises
     ------
     LedgerError
-        With the number of repetitions.
+        If some do; the text has the number of repetitions.
     """
     counted = select(func.count() - func.count(rows.c.arrival_id.distinct())).select_from(rows)
     doubled = connection.execute(counted).scalar_one()
@@ -130,14 +130,15 @@ def _hash_uids(uids: pl.Series) -> pl.Series:
 
 
 def study_key_of(column: str) -> pl.Expr:
-    """Return the study keys of a column of Study Instance UIDs, null where there is none."""
+    """Return the study keys of a column of Study Instance UIDs, null where the UID is null."""
     return pl.col(column).map_batches(_hash_uids, return_dtype=pl.String).alias("study_key")
 
 
 def _assign_next_generations(connection: Connection, pipeline: str, run_key: str, rows: Table) -> None:
-    """Give the next generation's id to what other runs settled without having looked at its content; their rows stay.
+    """Give staged arrivals the id of their next generation where other runs settled them without reading the content.
 
-    So too where a redrive has taken the same object through again: whether it is to come once more says that row.
+    The rows of earlier generations stay. Where a redrive has processed the same object again, the row of its latest
+    generation decides.
     """
     reasons = [str(reason) for reason in COME_AGAIN]
     may_come = or_(arrivals.c.reason.in_(reasons), arrivals.c.superseded_by.is_not(None))
@@ -146,8 +147,8 @@ def _assign_next_generations(connection: Connection, pipeline: str, run_key: str
     )
     while True:
         found = [(name, next_generation(name), again) for name, again in connection.execute(statement)]
-        there = _find_ids(connection, pipeline, [following for _, following, again in found if not again])
-        steps = [(name, following) for name, following, again in found if again or following in there]
+        existing = _find_ids(connection, pipeline, [following for _, following, again in found if not again])
+        steps = [(name, following) for name, following, again in found if again or following in existing]
         if not steps:
             return
         pairs = pl.DataFrame(steps, schema={"arrival_id": pl.String, "next_id": pl.String}, orient="row")
@@ -157,7 +158,7 @@ def _assign_next_generations(connection: Connection, pipeline: str, run_key: str
 
 
 def _find_ids(connection: Connection, pipeline: str, ids: list[str]) -> set[str]:
-    """Return those of the ids that an arrival has."""
+    """Return the given ids that arrivals of the pipeline have."""
     if not ids:
         return set()
     rows = stage(connection, pl.DataFrame({"arrival_id": ids}), pl.Schema({"arrival_id": pl.String}), ["arrival_id"])
@@ -168,20 +169,20 @@ def _find_ids(connection: Connection, pipeline: str, ids: list[str]) -> set[str]
 
 
 class Arrivals(Store):
-    """The ledger's part about arrivals."""
+    """The ledger's methods about arrivals."""
 
     def claim(self, pipeline: str, run_key: str, listing: pl.DataFrame | Iterable[pl.DataFrame]) -> Claim:
-        """Take for a run all arrivals of a listing that no run has; two runs at once never both get one.
+        """Claim for a run all listed arrivals that no run holds; of two runs at the same time only one gets an arrival.
 
-        What an earlier run could not get at (`COME_AGAIN`) is there to be taken once more, as an arrival of its own.
+        What an earlier run settled without reading it (`COME_AGAIN`) is claimed as a new arrival of its own.
 
         Parameters
         ----------
         pipeline, run_key
             An open run.
         listing
-            `records.ARRIVALS`, in one frame or frame by frame; the same arrival twice counts once. The ledger waits for
-            each frame, and others for the ledger: have them at hand.
+            `records.ARRIVALS`, in one frame or frame by frame; the same arrival twice counts once. Other writers wait
+            while the ledger waits for a frame: prepare the frames before the call.
 
         Raises
         ------
@@ -198,12 +199,12 @@ class Arrivals(Store):
 
     @contextmanager
     def unclaimed(self, pipeline: str, listing: pl.DataFrame | Iterable[pl.DataFrame]) -> Iterator[Unclaimed]:
-        """Find what `claim` would take for a new run, and take nothing; its frames last as long as the block.
+        """Find the arrivals that `claim` would claim for a new run, without claiming; read the frames within the block.
 
         Parameters
         ----------
         pipeline
-            The pipeline that asks.
+            The pipeline of that run.
         listing
             As in `claim`.
         """
@@ -224,18 +225,18 @@ class Arrivals(Store):
         return pl.concat([ARRIVALS.to_frame(), *self.held_frames(pipeline, run_key)])
 
     def held_frames(self, pipeline: str, run_key: str, *, carried: bool | None = None) -> Iterator[pl.DataFrame]:
-        """Yield what `held_by` returns frame by frame; none where the run holds nothing.
+        """Yield the arrivals that a run holds, settled or not, frame by frame as `held_by`; no frame if it holds none.
 
-        With ``carried`` there are only those that a redrive carries on without importing them, or only the others.
+        With *carried* true only those that a redrive carries on without an import, with false only the others.
         """
         with self._reading() as connection:
             rows = fetch_frames(connection, _select_held(connection, pipeline, run_key, carried), ARRIVALS)
             if connection.dialect.name == "sqlite":
                 yield from rows
-        yield from rows  # after the transaction: whoever takes them may be slow
+        yield from rows  # after the transaction: the caller may be slow
 
     def held_total(self, pipeline: str, run_key: str) -> tuple[int, int]:
-        """Return how many arrivals a run holds, settled or not, and their bytes."""
+        """Return the number of arrivals that a run holds, settled or not, and the sum of their bytes."""
         statement = select(func.count(), func.coalesce(func.sum(arrivals.c.size), 0)).where(
             arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key
         )
@@ -250,14 +251,14 @@ class Arrivals(Store):
             yield from fetch_frames(connection, statement, pl.Schema({"arrival_id": pl.String}))
 
     def settle(self, pipeline: str, run_key: str, dispositions: pl.DataFrame | Iterable[pl.DataFrame]) -> None:
-        """Write the final word on arrivals that a run holds, over an earlier word of the same run.
+        """Write the dispositions of arrivals that a run holds, over earlier ones of the same run.
 
         Parameters
         ----------
         pipeline, run_key
             The run that holds them.
         dispositions
-            `records.DISPOSITIONS`, in one frame or frame by frame; the key and the size are the ledger's own.
+            `records.DISPOSITIONS`, in one frame or frame by frame; their key and size are not written.
 
         Raises
         ------
@@ -285,20 +286,20 @@ class Arrivals(Store):
 
 
 def _without_copies(rows: Table) -> Subquery:
-    """Return the staged rows without copies: in the order of their ids, as an index takes them in fastest."""
+    """Return the staged rows, one per arrival, in the order of their ids: an index takes them fastest so."""
     copy = func.row_number().over(partition_by=rows.c.arrival_id, order_by=rows.c.last_modified)
     numbered = select(rows, copy.label("copy")).subquery()
     return select(*(numbered.c[name] for name in ARRIVALS)).where(numbered.c.copy == 1).subquery()
 
 
 def _held_by_others(pipeline: str, run_key: str, rows: Table) -> ColumnElement[bool]:
-    """Return the condition that an arrival is among the staged ones, and another run has it."""
+    """Return the condition that an arrival is staged and another run holds it."""
     is_staged = arrivals.c.arrival_id.in_(select(rows.c.arrival_id))
     return and_(arrivals.c.pipeline == pipeline, arrivals.c.run_key != run_key, is_staged)
 
 
 def _count_elsewhere(connection: Connection, pipeline: str, run_key: str, rows: Table) -> Claim:
-    """Count the staged arrivals that other runs have."""
+    """Count the staged arrivals that other runs hold."""
     settled = func.coalesce(func.sum(case((arrivals.c.settled_at.is_not(None), 1), else_=0)), 0)
     statement = select(settled, func.count()).where(_held_by_others(pipeline, run_key, rows))
     done, every = connection.execute(statement).one()

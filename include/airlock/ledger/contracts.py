@@ -1,4 +1,4 @@
-"""Contracts, as far as each data store has come with each subject; and what still keeps a study back."""
+"""The latest contract of each subject per data store, and the files that still keep a study from completion."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import and_, delete, exists, or_, select
 
 from airlock.ledger.arrivals import study_key_of
 from airlock.ledger.database import Store
-from airlock.ledger.frames import fetch, insert_missing, stage, uid_frame
+from airlock.ledger.frames import fetch, fetch_by_values, insert_missing, stage, uid_frame
 from airlock.ledger.redrives import HELD_FOR_THE_STUDY, STOPPED, still_owns, superseded
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import InstanceState, arrivals, contracts, gates, instances
@@ -21,15 +21,13 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Column, ColumnElement, Connection, Select, Table
 
-    # A query for studies and what of them is not resolved, and the column of its run's key.
+    # A query for studies and their unresolved files, and the column with the key of the run that holds these.
     _Asked = tuple[Select[str, str], Column[str]]
 
-_SUBJECTS = pl.Schema({"subject": pl.String})
-_PATIENTS = pl.Schema({"patient": pl.String})
-_KEPT = schema(CONTRACTS, _PATIENTS)
+_KEPT = schema(CONTRACTS, {"patient": pl.String})
 _STUDY_KEYS = pl.Schema({"StudyInstanceUID": pl.String, "study_key": pl.String})
 SCOPE = "contracts"
-# A file held for its study's sake comes free with the study; any other held file needs a person.
+# A file that is held only because its study is held is released with the study; any other held file needs a person.
 _HELD_FOR_THE_STUDY = tuple(reason.value for reason in HELD_FOR_THE_STUDY)
 _ARRIVAL = and_(arrivals.c.pipeline == instances.c.pipeline, arrivals.c.arrival_id == instances.c.arrival_id)
 _WAITS_FOR_A_PERSON = and_(
@@ -38,31 +36,31 @@ _WAITS_FOR_A_PERSON = and_(
 
 
 class Contracts(Store):
-    """The ledger's part about contracts."""
+    """The ledger's methods about contracts."""
 
     def contracts(self, datastore_id: str, subjects: pl.Series) -> pl.DataFrame:
-        """Return the latest contract of each of these subjects, `records.CONTRACTS`; no row for an unknown one."""
+        """Return the latest contract of each subject, as `records.CONTRACTS`; no row for an unknown subject."""
         with self._reading() as connection:
             return _fetch_contracts(connection, datastore_id, subjects)
 
     def revise_contracts(
         self, datastore_id: str, run_key: str, subjects: pl.Series, revise: Callable[[pl.DataFrame], pl.DataFrame]
     ) -> pl.DataFrame:
-        """Put contracts in place of what was there; of two runs at once the later one revises the earlier one's.
+        """Replace contracts by their revisions; of two runs at the same time the later revises the earlier one's.
 
         Parameters
         ----------
         datastore_id, run_key
             The data store, and the run that completes the contracts.
         subjects
-            Whose contracts.
+            The subjects of the contracts.
         revise
-            Given what is there of them, `records.CONTRACTS`, returns what is to be there, one row per subject.
+            Gets the current contracts, `records.CONTRACTS`, and returns the new ones, one row per subject.
 
         Returns
         -------
         polars.DataFrame
-            What ``revise`` returned.
+            The result of *revise*.
         """
         with self._writing(SCOPE) as connection:
             need_run(connection, run_key)
@@ -76,14 +74,14 @@ class Contracts(Store):
             return completed
 
     def contracts_of_patients(self, datastore_id: str, patients: pl.Series) -> pl.DataFrame:
-        """Return the latest contract of every study that is published for one of these patients.
+        """Return the latest contract of every study that is published as FHIR for one of these patients.
 
         Parameters
         ----------
         datastore_id
             The data store of the studies.
         patients
-            As the contracts name them: ``Patient/<id>``.
+            References as in the contracts: ``Patient/<id>``.
 
         Returns
         -------
@@ -91,40 +89,35 @@ class Contracts(Store):
             `records.CONTRACTS`, sorted by subject.
         """
         with self._reading() as connection:
-            rows = stage(connection, uid_frame(patients, "patient"), _PATIENTS, ["patient"])
-            statement = (
-                select(*(contracts.c[name] for name in CONTRACTS))
-                .join(rows, contracts.c.patient == rows.c.patient)
-                .where(contracts.c.datastore_id == datastore_id)
-            )
-            return fetch(connection, statement, CONTRACTS).sort("subject")
+            in_store = contracts.c.datastore_id == datastore_id
+            return fetch_by_values(connection, contracts, CONTRACTS, patients, "patient", in_store).sort("subject")
 
     def unresolved_files(
         self, datastore_id: str, pipeline: str, uids: pl.Series, except_run: str, *, missing: bool = True
     ) -> list[tuple[str, str]]:
-        """Return what of these studies did not come in (yet) in another run, or waits there for a person.
+        """Return the files of these studies that other runs have not imported (yet), or that wait there for a person.
 
         Parameters
         ----------
         datastore_id, pipeline
-            The data store and the pipeline. What waits in the data store counts whatever pipeline brought it: the
-            study's contract would name it.
+            The data store and the pipeline. Files that wait for a person in the data store count whichever pipeline
+            imported them: the study's contract would name them.
         uids
             Study Instance UIDs.
         except_run
-            The run that asks; its own files do not count.
+            The calling run; its own files do not count.
         missing
-            Whether files that did not come in count; those that came in and wait for a person always do.
+            Whether files that were not imported count; those that were imported and wait for a person always do.
 
         Returns
         -------
         list of (str, str)
-            Study Instance UIDs, each with an arrival's id, or with the key of a run whose books do not balance.
+            A Study Instance UID with the id of an arrival, or with the key of a run whose books do not balance.
         """
         frame = uid_frame(uids, "StudyInstanceUID").with_columns(study_key_of("StudyInstanceUID").alias("study_key"))
         with self._reading() as connection:
             rows = stage(connection, frame, _STUDY_KEYS, ["study_key"])
-            # First what is on its way: what is settled meanwhile is found then.
+            # Claimed files first: a file that is settled between the queries is found by the later ones.
             found = (
                 _fetch_of_other_runs(connection, _query_claimed(rows, datastore_id), except_run) if missing else set()
             )
@@ -140,13 +133,8 @@ class Contracts(Store):
 
 
 def _fetch_contracts(connection: Connection, datastore_id: str, subjects: pl.Series) -> pl.DataFrame:
-    rows = stage(connection, uid_frame(subjects, "subject"), _SUBJECTS, ["subject"])
-    statement = (
-        select(*(contracts.c[name] for name in CONTRACTS))
-        .join(rows, contracts.c.subject == rows.c.subject)
-        .where(contracts.c.datastore_id == datastore_id)
-    )
-    return fetch(connection, statement, CONTRACTS).sort("subject")
+    in_store = contracts.c.datastore_id == datastore_id
+    return fetch_by_values(connection, contracts, CONTRACTS, subjects, "subject", in_store).sort("subject")
 
 
 def _fetch_of_other_runs(connection: Connection, asked: Iterable[_Asked], by_run: str) -> set[tuple[str, str]]:
@@ -155,9 +143,9 @@ def _fetch_of_other_runs(connection: Connection, asked: Iterable[_Asked], by_run
 
 
 def _stage_settled_by_others(connection: Connection, rows: Table, by_run: str) -> Table:
-    """Stage those of the staged studies of which another run has settled a file: few as a rule.
+    """Stage the studies of which another run has settled a file; usually they are few.
 
-    Staged, the database knows how few: else it would read all arrivals, expecting as many of each as of other studies.
+    From a staged table the database knows their number. Otherwise it would expect many and read all arrivals.
     """
     of_others = exists().where(arrivals.c.study_key == rows.c.study_key, arrivals.c.run_key != by_run)
     found = fetch(connection, select(*(rows.c[name] for name in _STUDY_KEYS)).where(of_others), _STUDY_KEYS)
@@ -170,7 +158,7 @@ def _select_settled_files(settled: Table) -> Select[str, str]:
 
 
 def _query_claimed(rows: Table, datastore_id: str) -> Iterator[_Asked]:
-    """Yield a query for staged studies of which a file is on its way."""
+    """Yield a query for staged studies of which a run has claimed and not yet imported a file."""
     uid = rows.c.StudyInstanceUID
     claimed = and_(instances.c.datastore_id == datastore_id, instances.c.state == InstanceState.CLAIMED.value)
     brought = select(uid, arrivals.c.arrival_id).join(instances, instances.c.StudyInstanceUID == uid)
@@ -189,7 +177,7 @@ def _query_waiting(rows: Table, settled: Table, datastore_id: str, pipeline: str
 
 
 def _query_missing(settled: Table, datastore_id: str, pipeline: str, by_run: str) -> Iterator[_Asked]:
-    """Yield a query for staged studies of which a file did not come in."""
+    """Yield a query for staged studies of which a file was not imported."""
     lost = and_(_did_not_come_in(datastore_id), ~superseded(by_run))
     yield _select_settled_files(settled).where(arrivals.c.pipeline == pipeline, lost), arrivals.c.run_key
 

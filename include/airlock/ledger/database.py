@@ -1,4 +1,4 @@
-"""The connection: which databases, how a transaction begins, and what keeps two writers apart."""
+"""The connection to the ledger's database: its address, its transactions, and the locks between writers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
 
 BUSY_TIMEOUT_MS = 60_000
-CACHE_KIB = 65_536  # SQLite's own 2 MiB make a large delivery's inserts slow: their keys come in no order
+CACHE_KIB = 65_536  # SQLite's default of 2 MiB makes a large delivery's inserts slow: their keys have no order
 _POSTGRES = {"postgres", "postgresql", "postgresql+psycopg2"}
 _SQLITE = {"sqlite", "sqlite+pysqlite"}
-_SECRETS = ("password", "sslpassword")  # libpq takes these from the query of an address as well
+_SECRETS = ("password", "sslpassword")  # libpq accepts these in the query of an address too
 
 
 def parse_url(text: str) -> URL:
@@ -37,7 +37,7 @@ def parse_url(text: str) -> URL:
     Raises
     ------
     LedgerError
-        If it is no such address.
+        If it is not the address of a SQLite file or a PostgreSQL database.
     """
     try:
         url = make_url(text)
@@ -55,7 +55,7 @@ def parse_url(text: str) -> URL:
 
 
 def engine_for(url: URL) -> Engine:
-    """Return an engine whose errors show no row's content and whose SQLite connections serve several processes."""
+    """Return an engine whose errors hide the rows' content and whose SQLite connections can serve several processes."""
     if url.get_backend_name() == "postgresql":
         return create_engine(url, hide_parameters=True, pool_pre_ping=True)
     engine = create_engine(url, hide_parameters=True, poolclass=NullPool)
@@ -65,32 +65,32 @@ def engine_for(url: URL) -> Engine:
 
 
 def _configure_sqlite(connection: Any, record: object) -> None:  # noqa: ARG001  # SQLAlchemy's signature
-    connection.isolation_level = None  # the driver shall not begin transactions: _begin_sqlite does
+    connection.isolation_level = None  # _begin_sqlite begins transactions, not the driver
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # A writer takes the write lock before it reads. One that took it later would fail at once, whatever the timeout,
-    # if another had written since.
+    # A writer takes the write lock before it reads. If it took the lock later and another one had written since, SQLite
+    # would refuse it at once, whatever the timeout.
     writing = connection.get_execution_options().get("airlock_writing", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
 @contextmanager
 def writing(engine: Engine, *scopes: str) -> Iterator[Connection]:
-    """Open a transaction that writes, alone in its scopes.
+    """Open a transaction that writes; no other writer of its scopes runs at the same time.
 
-    PostgreSQL keeps writers of one scope apart by an advisory lock, SQLite all writers by its write lock; so a method
-    may look first and write then.
+    On PostgreSQL an advisory lock separates the writers of a scope, on SQLite the write lock separates all writers. So
+    a method may read first and then write.
 
     Parameters
     ----------
     engine
-        The ledger's.
+        The ledger's engine.
     scopes
-        What is written, as ``arrivals of nightly``.
+        Names of what is written, for example ``arrivals of nightly``.
     """
     with (
         translate_errors(shown_address(engine)),
@@ -105,13 +105,13 @@ def writing(engine: Engine, *scopes: str) -> Iterator[Connection]:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that only reads, in temporary tables of its own perhaps."""
+    """Open a transaction that only reads; it may write to temporary tables of its own."""
     with translate_errors(shown_address(engine)), engine.connect() as connection, connection.begin():
         yield connection
 
 
 def shown_address(engine: Engine) -> str:
-    """Return the ledger's address for a message, without its password."""
+    """Return the ledger's address without its passwords, for messages."""
     return engine.url.difference_update_query(_SECRETS).render_as_string(hide_password=True)
 
 
@@ -121,12 +121,12 @@ def has_password(url: URL) -> bool:
 
 
 def sqlite_file(url: URL) -> Path | None:
-    """Return the file of a SQLite ledger, None for PostgreSQL."""
+    """Return the path of a SQLite ledger, None for PostgreSQL."""
     return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
 
 class Store:
-    """What every part of the ledger works with: its engine, and the two kinds of transaction."""
+    """The base of the ledger's parts: its engine, and its reading and writing transactions."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

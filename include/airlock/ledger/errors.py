@@ -1,4 +1,4 @@
-"""The ledger's one exception, and the translation of a database's own into it."""
+"""The ledger's exceptions, and the translation of the database driver's errors into them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class LedgerError(Exception):
-    """The ledger refuses or cannot do what was asked; the text says why and what to do, and names no row's content."""
+    """The ledger refuses or fails a request; the text has the cause and the remedy, and no value of a row."""
 
 
 class LedgerUnreachableError(LedgerError):
@@ -20,16 +20,16 @@ class LedgerUnreachableError(LedgerError):
 
 
 class LedgerSchemaError(LedgerError):
-    """There is no ledger where one is looked for, or its schema is not this Airlock's."""
+    """The database holds no ledger, or a ledger with the schema of another version of Airlock."""
 
 
 def _describe(error: StatementError) -> str:
-    """Describe a driver's error without the values that its own text may quote (a key, a patient's identifier)."""
+    """Return a description of a driver's error, without the values that its own text may quote (keys, patient ids)."""
     origin = error.orig
     if not isinstance(error, DBAPIError):  # a value that could not be bound
         return type(origin).__name__
     state = getattr(origin, "pgcode", None)
-    if state is None:  # SQLite, whose texts name tables and columns only, or no connection, so no row either
+    if state is None:  # SQLite, whose texts name only tables and columns; or a failed connection, which has no row
         return f"{type(origin).__name__}: {str(origin).strip()}"
     constraint = getattr(getattr(origin, "diag", None), "constraint_name", None)
     return f"{type(origin).__name__}, SQLSTATE {state}" + (f", constraint {constraint}" if constraint else "")
@@ -37,7 +37,7 @@ def _describe(error: StatementError) -> str:
 
 @contextmanager
 def translate_errors(address: str) -> Iterator[None]:
-    """Turn a driver's error into a `LedgerError`, without its chain: the original text may quote a row.
+    """Raise a driver's error as a `LedgerError`, without the original error: its text may quote a row.
 
     Parameters
     ----------
@@ -47,8 +47,8 @@ def translate_errors(address: str) -> Iterator[None]:
     try:
         yield
     except StatementError as error:  # a DBAPIError is one
-        away = isinstance(error, OperationalError | InterfaceError)
-        raise (LedgerUnreachableError if away else LedgerError)(
+        unreachable = isinstance(error, OperationalError | InterfaceError)
+        raise (LedgerUnreachableError if unreachable else LedgerError)(
             f"the ledger at {address} failed ({_describe(error)}): "
             "check that the database is up and reachable, then clear the task"
         ) from None

@@ -1,8 +1,8 @@
-"""Between polars frames and the database: rows go in and out in chunks, and queries join with staged frames.
+"""Transfer between polars frames and the database, in chunks; queries join with staged frames.
 
-No statement is run per row, and none lists values in its text: SQLite allows 32,766 of them, a delivery has more.
-On PostgreSQL rows go both ways by COPY, in its text format (PostgreSQL's documentation of COPY, "Text Format"): per row
-it costs the client a fifth of what the driver's own conversion does.
+No statement runs per row, and none lists values in its text: SQLite allows 32,766 of them, a delivery has more.
+On PostgreSQL both directions use COPY in its text format (PostgreSQL's documentation of COPY, "Text Format"): it costs
+the client a fifth of the driver's own conversion.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from airlock.records import TIMESTAMP
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from sqlalchemy import FromClause, Select
+    from sqlalchemy import ColumnElement, FromClause, Select
 
 CHUNK = 10_000
 COPY_CHUNK = 200_000  # rows
 COPY_BYTES = 16 * 1024**2
-HASH_MIB = 256  # what PostgreSQL may take to hash staged rows; with its own 4 MiB it would go to disk and back
+HASH_MIB = 256  # memory for PostgreSQL to hash staged rows; with its default of 4 MiB it would use the disk
 _TYPES: dict[Any, Any] = {pl.String: Text, pl.Int64: BigInteger, TIMESTAMP: UtcDateTime}
 _NULL = r"\N"
-# The backslash first. The last three PostgreSQL writes so, though it would read them as they are.
+# The backslash comes first. PostgreSQL escapes the last three when it writes, although it reads them unescaped too.
 _ESCAPES = {
     "\\": r"\\",
     "\t": r"\t",
@@ -60,14 +60,14 @@ _serial = count()
 
 
 def select_schema(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
-    """Return the frame with the schema's columns only.
+    """Return the schema's columns of a frame, cast to its types.
 
-    A NUL in a text, which PostgreSQL cannot store, becomes U+FFFD: a hostile file shall not fail the whole delivery.
+    A NUL in a text becomes U+FFFD: PostgreSQL cannot store it, and one hostile file must not fail the delivery.
 
     Raises
     ------
     LedgerError
-        If a column is missing or of another type.
+        If a column is missing or cannot be cast.
     """
     missing = [name for name in schema if name not in frame.columns]
     if missing:
@@ -82,21 +82,21 @@ def select_schema(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
 
 
 def uid_frame(uids: pl.Series, name: str) -> pl.DataFrame:
-    """Return distinct UIDs as a frame of one column, for `stage`."""
+    """Return the distinct UIDs, without nulls, as a frame of one column, for `stage`."""
     return pl.DataFrame({name: uids.cast(pl.String).drop_nulls().unique()})
 
 
 def stage(
     connection: Connection, frames: pl.DataFrame | Iterable[pl.DataFrame], schema: pl.Schema, key: Sequence[str]
 ) -> Table:
-    """Put rows into a temporary table of the transaction, for queries to join with.
+    """Return a new temporary table with these rows, for queries of the same transaction to join with.
 
     Parameters
     ----------
     connection
-        In a transaction; the table goes with it.
+        In a transaction; the table is dropped at its end.
     frames, schema
-        The rows, in one frame or frame by frame, and which of their columns are wanted.
+        The rows, in one frame or frame by frame, and the columns to stage.
     key
         The columns that queries join on.
     """
@@ -114,21 +114,40 @@ def stage(
         fill(connection, table, select_schema(frame, schema))
     if on_postgres:
         connection.exec_driver_sql(f"SET LOCAL work_mem TO '{HASH_MIB}MB'")
-        # One column is enough and the cheapest; it is asked where the other table's statistics mislead the planner.
+        # An index of one column costs least. The planner uses it where the other table's statistics mislead it.
         Index(f"ix_{table.name}", table.c[key[0]], postgresql_using="hash").create(connection)
     else:
         Index(f"ix_{table.name}", *(table.c[name] for name in key)).create(connection)
-    connection.exec_driver_sql(f"ANALYZE {table.name}")  # without it the planner guesses how many rows there are
+    connection.exec_driver_sql(f"ANALYZE {table.name}")  # otherwise the planner guesses the number of rows
     return table
+
+
+def stage_values(connection: Connection, values: pl.Series, column: str) -> Table:
+    """Return a new temporary table of one column with the distinct values, without nulls; see `stage`."""
+    return stage(connection, uid_frame(values, column), pl.Schema({column: pl.String}), [column])
+
+
+def fetch_by_values(
+    connection: Connection,
+    table: Table,
+    schema: pl.Schema,
+    values: pl.Series,
+    column: str,
+    *conditions: ColumnElement[bool],
+) -> pl.DataFrame:
+    """Return the rows of a table, as a frame of this schema, whose column has one of these values."""
+    rows = stage_values(connection, values, column)
+    joined = select(*(table.c[name] for name in schema)).join(rows, table.c[column] == rows.c[column])
+    return fetch(connection, joined.where(*conditions), schema)
 
 
 @contextmanager
 def disable_joins(connection: Connection, *ways: str) -> Iterator[None]:
-    """Keep PostgreSQL from some ways to join (``hashjoin``, ``nestloop``), within the block or until it raises.
+    """Forbid PostgreSQL some join methods (``hashjoin``, ``nestloop``) within the block, or until it raises.
 
-    By itself it hashes millions of staged rows in batches, each of which goes to pages all over the other table, or
-    looks each row up where it lies. Merged, both tables' rows come in the order of what they are joined on. It merges
-    by ``=`` only: what is compared by ``IS NOT DISTINCT FROM`` is looked at row by row.
+    For millions of staged rows PostgreSQL would choose a hash join in batches, each of which reads pages all over the
+    other table, or a lookup per row. A merge join reads both tables in the order of the joined columns. It merges by
+    ``=`` only: columns compared by ``IS NOT DISTINCT FROM`` are compared row by row.
     """
     ways = ways if connection.dialect.name == "postgresql" else ()
     for way in ways:
@@ -145,7 +164,7 @@ def _insert(connection: Connection, table: Table, frame: pl.DataFrame) -> None:
 
 @contextmanager
 def _driver_cursor(connection: Connection) -> Iterator[Any]:
-    """Lend the driver's cursor, which alone can COPY; its errors come as SQLAlchemy's, as those of any statement."""
+    """Yield a cursor of the driver, which can COPY; its errors are raised as SQLAlchemy's, as for any statement."""
     cursor = connection.connection.cursor()
     try:
         yield cursor
@@ -169,14 +188,14 @@ def _copy_in(connection: Connection, table: Table, frame: pl.DataFrame) -> None:
 
 
 def fetch(connection: Connection, statement: Select[Any], schema: pl.Schema) -> pl.DataFrame:
-    """Run a query and return its rows, its columns taken by position, as a frame of this schema."""
+    """Run a query and return its rows as a frame of this schema, whose columns are those of the query by position."""
     return pl.concat([schema.to_frame(), *fetch_frames(connection, statement, schema)])
 
 
 def fetch_frames(connection: Connection, statement: Select[Any], schema: pl.Schema) -> Iterator[pl.DataFrame]:
-    """Run a query and yield its rows, frame by frame, as `fetch` does; memory does not grow with their number.
+    """Run a query and yield its rows as `fetch`, frame by frame; memory does not grow with their number.
 
-    Of PostgreSQL they are all here when this returns; SQLite gives them as long as the connection is open.
+    Rows of PostgreSQL are in a local file when this returns; rows of SQLite can be read while the connection is open.
     """
     if connection.dialect.name == "postgresql":
         return _read_blocks(_copy_out(connection, statement), schema)
@@ -190,10 +209,10 @@ def _stream_rows(connection: Connection, statement: Select[Any], schema: pl.Sche
 
 
 def _copy_out(connection: Connection, statement: Select[Any]) -> IO[bytes]:
-    """COPY to a file, to be read afterwards: the driver pushes the rows, and waits for nobody to take them."""
+    """Copy a query's rows to a local file: the driver pushes all rows at once and cannot wait for a reader."""
     query = statement.compile(dialect=connection.dialect).construct_expanded_state()
     values = {name: query.processors.get(name, _return_unchanged)(value) for name, value in query.parameters.items()}
-    file = SpooledTemporaryFile(max_size=COPY_BYTES)  # noqa: SIM115  (whoever reads it closes it)
+    file = SpooledTemporaryFile(max_size=COPY_BYTES)  # noqa: SIM115  (the reader closes it)
     with _driver_cursor(connection) as cursor:
         cursor.execute("SET LOCAL TimeZone TO 'UTC'")
         text = cursor.mogrify(query.statement, values)
@@ -202,7 +221,7 @@ def _copy_out(connection: Connection, statement: Select[Any]) -> IO[bytes]:
 
 
 def _read_blocks(file: IO[bytes], schema: pl.Schema) -> Iterator[pl.DataFrame]:
-    """Yield what is in a file that was copied out, and close it."""
+    """Yield the rows of a file that was copied out, and close it."""
     with file:
         file.seek(0)
         while block := file.read(COPY_BYTES) + file.readline():
@@ -214,7 +233,7 @@ def _return_unchanged(value: Any) -> Any:
 
 
 def _parse_copied(block: bytes, schema: pl.Schema) -> pl.DataFrame:
-    """Read whole lines of COPY's text format."""
+    """Return the rows in whole lines of COPY's text format."""
     rows = pl.read_csv(
         block,
         has_header=False,
@@ -234,7 +253,7 @@ def _parse_copied(block: bytes, schema: pl.Schema) -> pl.DataFrame:
 
 
 def _unescape(text: pl.Expr) -> pl.Expr:
-    """Take back the escapes; a NUL, which no text of the database holds, stands for the backslash meanwhile."""
+    """Undo the escapes. A NUL, which no text of the database holds, stands for the backslash in between."""
     for plain, escaped in _ESCAPES.items():
         text = text.str.replace_all(escaped, "\x00" if plain == "\\" else plain, literal=True)
     return text.str.replace_all("\x00", "\\", literal=True)
@@ -248,25 +267,25 @@ def insert_missing(
     order: Sequence[str] = (),
     **constants: Any,
 ) -> int:
-    """Insert the staged rows whose key the table does not have yet.
+    """Insert the staged rows whose key is not in the table yet.
 
     Parameters
     ----------
     connection
         In a transaction that writes.
     table, rows
-        Where to, and the staged rows: their columns have the keys of the table's, or are named in *order* only.
+        The target, and the staged rows: their columns have the keys of the table's, or are named in *order* only.
     on
         The columns of the table's primary key, or of another unique constraint.
     order
-        The columns by which the rows go in; of rows with the same key the first one does.
+        The columns to sort by before inserting; of rows with the same key the first is inserted.
     constants
         Values of further columns, the same for each row.
 
     Returns
     -------
     int
-        How many rows were inserted.
+        The number of inserted rows.
     """
     values: dict[str, Any] = {name: rows.c[name] for name in rows.c.keys() if name in table.c}  # noqa: SIM118  # no dict
     values |= {name: literal(value, table.c[name].type) for name, value in constants.items()}

@@ -1,6 +1,6 @@
-"""The gates: what an audit decided per subject, and the holds that a person overrode.
+"""The gates: an audit's decision per subject, and people's overrides of holds.
 
-A subject is a study by its StudyInstanceUID, or a patient or a file of a clinical pipeline.
+A subject is a study, named by its StudyInstanceUID, or a patient or a file of a clinical pipeline.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sqlalchemy import and_, case, exists, func, insert, literal, or_, select, u
 
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import fetch, insert_missing, select_schema, stage, uid_frame
+from airlock.ledger.frames import fetch, insert_missing, select_schema, stage, stage_values
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import gates, overrides
 from airlock.records import HOLDS, TIMESTAMP, Gate, schema
@@ -45,26 +45,25 @@ OVERRIDES = schema(
     _TEXT,
     {"overridden_at": TIMESTAMP},
 )
-_SUBJECTS = pl.Schema({"subject": pl.String})
 _HOLDS = schema(HOLDS, _WRITTEN)
 SCOPE = "gates"
 
 
 def overridden(decisions: FromClause) -> Exists:
-    """Return the condition that a person overrode a hold among these gates."""
+    """Return the condition that a person overrode the hold of a gate."""
     return exists().where(
-        # With findings it counts in an audit that finds the same ones, and shows then as a release.
+        # An override with findings counts in the next audit with the same findings, which then writes a release.
         overrides.c.findings.is_(None),
         overrides.c.datastore_id == decisions.c.datastore_id,
         overrides.c.subject == decisions.c.subject,
         overrides.c.run_key == decisions.c.run_key,
         overrides.c.held_reason.is_not_distinct_from(decisions.c.reason),
-        overrides.c.overridden_at >= decisions.c.decided_at,  # a hold that went and came again is another one
+        overrides.c.overridden_at >= decisions.c.decided_at,  # a hold after a release is a new hold
     )
 
 
 def released(decisions: FromClause) -> ColumnElement[bool]:
-    """Return the condition that the gate, or a person, released."""
+    """Return the condition that the gate or a person released the subject."""
     return or_(decisions.c.gate == Gate.RELEASE, overridden(decisions))
 
 
@@ -97,10 +96,10 @@ def _is_gate_of(datastore_id: str, run_key: str, rows: Table) -> Any:
 
 
 class Gates(Store):
-    """The ledger's part about gates."""
+    """The ledger's methods about gates."""
 
     def record_gates(self, datastore_id: str, run_key: str, decisions: pl.DataFrame) -> None:
-        """Write a run's decisions, over its earlier ones; one that stays the same keeps its time.
+        """Write a run's decisions over its earlier ones; an unchanged decision keeps its time.
 
         Parameters
         ----------
@@ -129,35 +128,35 @@ class Gates(Store):
             insert_missing(connection, gates, rows, ["datastore_id", "run_key", "subject"], **constants)
 
     def override_holds(self, datastore_id: str, run_key: str, subjects: pl.Series, person: str, why: str) -> None:
-        """Release holds on a person's word. It counts as long as the run holds the subject for the same reason.
+        """Record a person's override of holds; it counts while the run holds the subject for the same reason.
 
-        The same word on the same hold is written once, however often it is given.
+        The same override of the same hold is written once, however often it is given.
 
         Parameters
         ----------
         datastore_id, run_key, subjects
-            The data store, the run and what it holds.
+            The data store, the run and the held subjects.
         person, why
-            Who decided, and their words.
+            The person who decided, and their reason.
 
         Raises
         ------
         LedgerError
-            If the run does not hold one of the subjects, or who or why is empty. Nothing is written.
+            If the run does not hold one of the subjects, or person or reason is empty. Nothing is written.
         """
         _need_person_and_reason(person, why)
-        word = {"overridden_by": person, "override_reason": why}
+        answer = {"overridden_by": person, "override_reason": why}
         with self._writing(SCOPE) as connection:
-            rows = stage(connection, uid_frame(subjects, "subject"), _SUBJECTS, ["subject"])
+            rows = stage_values(connection, subjects, "subject")
             held = and_(_is_gate_of(datastore_id, run_key, rows), gates.c.gate == Gate.HOLD)
-            lost = connection.scalar(select(func.count()).select_from(rows).where(~exists().where(held)))
-            if lost:
-                raise LedgerError(f"run {run_key!r} does not hold {lost} of these subjects: look at its gates")
-            again = overridden(gates).where(*(overrides.c[name] == value for name, value in word.items()))
+            not_held = connection.scalar(select(func.count()).select_from(rows).where(~exists().where(held)))
+            if not_held:
+                raise LedgerError(f"run {run_key!r} does not hold {not_held} of these subjects: look at its gates")
+            again = overridden(gates).where(*(overrides.c[name] == value for name, value in answer.items()))
             values = {
                 **{name: gates.c[name] for name in ("datastore_id", "subject", "run_key")},
                 "held_reason": gates.c.reason,
-                **{name: literal(value) for name, value in word.items()},
+                **{name: literal(value) for name, value in answer.items()},
                 "overridden_at": literal(datetime.now(UTC), overrides.c.overridden_at.type),
             }
             fresh = select(*values.values()).join(rows, held).where(~again)
@@ -166,33 +165,34 @@ class Gates(Store):
     def override_findings(
         self, datastore_id: str, run_key: str, holds: pl.DataFrame, *, person: str, why: str, at: datetime
     ) -> None:
-        """Release holds on a person's word, for what they are held by. It counts where an audit finds just that again.
+        """Record a person's override of holds with their findings; it counts in audits with exactly these findings.
 
-        The same answer is written once, however often it is given.
+        The same override is written once, however often it is given.
 
         Parameters
         ----------
         datastore_id, run_key
             The data store and the run.
         holds
-            What the person saw, `records.HOLDS`.
+            The holds that the person saw, `records.HOLDS`.
         person, why, at
-            Who decided, their words, and when they were given.
+            The person who decided, their reason, and the time of their answer.
 
         Raises
         ------
         LedgerError
-            If who or why is empty, or the run is unknown.
+            If person or reason is empty, or the run is unknown.
         """
         _need_person_and_reason(person, why)
         written = holds.with_columns(pl.col("reasons").list.join(","))
         with self._writing(SCOPE) as connection:
             need_run(connection, run_key)
             rows = stage(connection, written, _HOLDS, ["subject"])
-            word = {"overridden_by": person, "override_reason": why, "overridden_at": at}
+
             values: dict[str, Any] = {"subject": rows.c.subject, "held_reason": rows.c.reason}
             values |= {name: rows.c[name] for name in ("reasons", "findings")}
-            given = {"datastore_id": datastore_id, "run_key": run_key} | word
+            given: dict[str, Any] = {"datastore_id": datastore_id, "run_key": run_key}
+            given |= {"overridden_by": person, "override_reason": why, "overridden_at": at}
             values |= {name: literal(value, overrides.c[name].type) for name, value in given.items()}
             names = ("datastore_id", "run_key", "subject", "findings", "overridden_by", "overridden_at")
             again = exists().where(*(overrides.c[name] == values[name] for name in names))
@@ -200,7 +200,7 @@ class Gates(Store):
             connection.execute(insert(overrides).from_select(list(values), fresh))
 
     def overrides_of(self, datastore_id: str, run_key: str) -> pl.DataFrame:
-        """Return which findings of a run people have overridden, `OVERRIDES`, the earliest first."""
+        """Return people's overrides of a run's findings, as `OVERRIDES`, the earliest first."""
         columns: list[Any] = [overrides.c["held_reason" if name == "reason" else name] for name in OVERRIDES]
         statement = select(*columns).where(
             overrides.c.datastore_id == datastore_id,
@@ -213,22 +213,22 @@ class Gates(Store):
         return found.with_columns(pl.col("reasons").str.split(","))
 
     def gates_of(self, datastore_id: str, run_key: str) -> pl.DataFrame:
-        """Return a run's decisions with what people made of them, `DECISIONS`, sorted by subject key."""
+        """Return a run's gates with people's overrides applied, as `DECISIONS` sorted by subject key."""
         statement = select(*_DECISION).where(gates.c.datastore_id == datastore_id, gates.c.run_key == run_key)
         with self._reading() as connection:
             return fetch(connection, statement, DECISIONS).sort("subject_key")
 
     def released_before(self, datastore_id: str, subjects: pl.Series, except_run: str | None = None) -> pl.DataFrame:
-        """Return by which runs these subjects have been released.
+        """Return the releases of these subjects by any run.
 
         Parameters
         ----------
         datastore_id
             The data store.
         subjects
-            Which.
+            The subjects.
         except_run
-            A run whose own releases are left out.
+            A run whose own releases are omitted.
 
         Returns
         -------
@@ -236,7 +236,7 @@ class Gates(Store):
             `DECISIONS`, one row per subject and releasing run, the earliest first.
         """
         with self._reading() as connection:
-            rows = stage(connection, uid_frame(subjects, "subject"), _SUBJECTS, ["subject"])
+            rows = stage_values(connection, subjects, "subject")
             statement = (
                 select(*_DECISION)
                 .join(rows, rows.c.subject == gates.c.subject)

@@ -1,4 +1,4 @@
-"""The SOP instances of each data store: which arrival owns one, and what became of it."""
+"""The SOP instances of each data store: the arrival that owns each one, and the state of its import."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Table, and_, delete, exists, func, or_, selec
 from airlock.ledger.arrivals import need_held
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import disable_joins, fetch, insert_missing, select_schema, stage, uid_frame
+from airlock.ledger.frames import disable_joins, fetch, insert_missing, select_schema, stage, stage_values
 from airlock.ledger.redrives import is_redrive
 from airlock.ledger.runs import need_run
 from airlock.ledger.studies import insert_elements
@@ -30,7 +30,7 @@ OWNERS = pl.Schema(
         "SOPInstanceUID": pl.String,
         "SeriesInstanceUID": pl.String,
         "StudyInstanceUID": pl.String,
-        "arrival_id": pl.String,  # the owner's, as all that follows
+        "arrival_id": pl.String,  # of the owner, as all columns below
         "bucket": pl.String,
         "key": pl.String,
         "etag": pl.String,
@@ -70,7 +70,7 @@ _COLUMNS: dict[str, ColumnElement[Any]] = {**dict(arrivals.c.items()), **dict(in
 
 
 def _select_with_arrivals(schema: pl.Schema, rows: Table, on: str) -> Select[Any]:
-    """Select a schema's columns of instances and their arrivals, of those instances that staged rows name."""
+    """Return the query for a schema's columns of the instances that staged rows name, and of their arrivals."""
     return (
         select(*(_COLUMNS[name] for name in schema))
         .join_from(instances, arrivals, _ARRIVAL)
@@ -79,9 +79,9 @@ def _select_with_arrivals(schema: pl.Schema, rows: Table, on: str) -> Select[Any
 
 
 def _find_known(connection: Connection, rows: Table, in_store: ColumnElement[bool]) -> pl.DataFrame:
-    """Return those of the staged instances that are in a data store: few as a rule; staged, the database knows how few.
+    """Return the staged instances that are in a data store; usually they are few.
 
-    Else it would read the arrivals of all that is in the data store.
+    From a staged table the database knows their number. Otherwise it would read the arrivals of the whole data store.
     """
     named = exists().where(instances.c.SOPInstanceUID == rows.c.SOPInstanceUID, in_store)
     return fetch(connection, select(rows.c.SOPInstanceUID).where(named), _SOPS)
@@ -103,7 +103,7 @@ def _find_other_owners(connection: Connection, datastore_id: str, pipeline: str,
 
 
 def _superseded_in(run_key: str) -> ColumnElement[bool]:
-    """Return the condition that a run takes an owner through again, so that it gives its instance up to that run."""
+    """Return the condition that a run redrives the owning arrival, which then gives its instance up to that run."""
     successor = arrivals.alias("successor")
     return exists().where(
         successor.c.arrival_id == arrivals.c.superseded_by,
@@ -113,7 +113,7 @@ def _superseded_in(run_key: str) -> ColumnElement[bool]:
 
 
 def _number_claims(claims: pl.DataFrame | Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Give each claim its position, so that the database knows which of several on one instance came first."""
+    """Add each claim's position, so that the database knows the first of several claims on one instance."""
     first = 0
     for frame in (claims,) if isinstance(claims, pl.DataFrame) else claims:
         yield select_schema(frame, CLAIMS).with_columns(position=pl.int_range(first, first + pl.len(), dtype=pl.Int64))
@@ -121,10 +121,10 @@ def _number_claims(claims: pl.DataFrame | Iterable[pl.DataFrame]) -> Iterator[pl
 
 
 def _insert_claims(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> bool:
-    """Insert the claims on instances that nobody owns, and say whether those are all.
+    """Insert the claims on instances without an owner, and return whether those are all claims.
 
-    Of several arrivals with one instance the first is the owner. Where no two have one, they come in the order in which
-    the arrivals were inserted: each claim has its arrival looked at, and they lie side by side then.
+    Of several arrivals with one instance the first becomes its owner. If no two arrivals have the same instance, the
+    claims are inserted in the order of their arrivals: the foreign key then looks up neighbours in the same pages.
     """
     number, distinct = _count_staged(connection, rows)
     order = "arrival_id" if number == distinct else "position"
@@ -133,14 +133,14 @@ def _insert_claims(connection: Connection, datastore_id: str, pipeline: str, row
 
 
 def _count_staged(connection: Connection, rows: Table) -> tuple[int, int]:
-    """Return how many rows are staged, and how many instances they name."""
+    """Return the number of staged rows, and the number of instances that they name."""
     counted = select(func.count(), func.count(rows.c.SOPInstanceUID.distinct())).select_from(rows)
     number, distinct = connection.execute(counted).one()
     return int(number), int(distinct)
 
 
 def _transfer_to_successors(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> None:
-    """Let the staged arrivals own what those own whose place they have taken; it stays in the store meanwhile."""
+    """Transfer instances from superseded arrivals to their staged successors; the stored data is untouched."""
     before = arrivals.alias("before")
     replaced = and_(
         instances.c.datastore_id == datastore_id,
@@ -154,7 +154,7 @@ def _transfer_to_successors(connection: Connection, datastore_id: str, pipeline:
 
 
 def return_to_predecessors(connection: Connection, owned: ColumnElement[bool]) -> int:
-    """Let the generations before own again what lies in the store of theirs; return how many instances that were."""
+    """Return stored instances to the held arrivals that were superseded by their owners; return their number."""
     before = arrivals.alias("before")
     theirs = and_(
         instances.c.state != InstanceState.CLAIMED,
@@ -167,7 +167,7 @@ def return_to_predecessors(connection: Connection, owned: ColumnElement[bool]) -
 
 
 def _drop_other_claims(connection: Connection, datastore_id: str, pipeline: str, run_key: str, rows: Table) -> None:
-    """Drop a run's claims that are not among the staged ones: this time it has decided otherwise on their arrivals."""
+    """Drop a run's claims that are not staged: a rerun has decided otherwise on their arrivals."""
     held = select(arrivals.c.arrival_id).where(arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key)
     again = exists().where(
         rows.c.arrival_id == instances.c.arrival_id, rows.c.SOPInstanceUID == instances.c.SOPInstanceUID
@@ -181,12 +181,12 @@ def _drop_other_claims(connection: Connection, datastore_id: str, pipeline: str,
 
 
 def _shape_imports(outcomes: pl.DataFrame) -> pl.DataFrame:
-    """Return the outcomes in their schema.
+    """Return the outcomes in the schema `IMPORTS`.
 
     Raises
     ------
     LedgerError
-        If a state is not one that an import ends in.
+        If a state is not one in which an import ends.
     """
     frame = select_schema(outcomes, IMPORTS)
     ends = [InstanceState.IMPORTED, InstanceState.NON_PRIMARY]
@@ -197,35 +197,35 @@ def _shape_imports(outcomes: pl.DataFrame) -> pl.DataFrame:
 
 
 def _need_one_outcome_each(connection: Connection, rows: Table) -> None:
-    """Refuse staged rows of which one names an instance that another one names.
+    """Check that no two staged rows name one instance.
 
     Raises
     ------
     LedgerError
-        With the number of repetitions.
+        If some do; the text has the number of repetitions.
     """
     number, distinct = _count_staged(connection, rows)
     if number > distinct:
         raise LedgerError(
-            f"{number - distinct} outcomes name an instance that another one names: give one per instance"
+            f"{number - distinct} outcomes name an instance that another outcome names: give one per instance"
         )
 
 
 def _write_imported(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> int:
-    """Write the staged outcomes to the instances that their arrivals own, and return how many these are."""
+    """Write the staged outcomes to the instances that their arrivals own, and return the number of these instances."""
     own = and_(
         instances.c.datastore_id == datastore_id,
         instances.c.pipeline == pipeline,
-        instances.c.arrival_id == rows.c.arrival_id,  # what joins: claims lie in the order of their arrivals, as a rule
+        instances.c.arrival_id == rows.c.arrival_id,  # joined on: claims are usually stored in the order of arrivals
         instances.c.SOPInstanceUID.is_not_distinct_from(rows.c.SOPInstanceUID),
     )
     values = {name: rows.c[name] for name in ("state", "image_set_id", "image_set_version", "batch_id")}
-    with disable_joins(connection, "hashjoin"):  # a small delivery's are looked up
+    with disable_joins(connection, "hashjoin"):  # nested loops stay, for small deliveries
         return connection.execute(update(instances).where(own).values(values)).rowcount
 
 
 def _without_superseded(pipeline: str, rows: Table) -> Subquery:
-    """Return the staged rows without those whose place a redrive has given to another arrival."""
+    """Return the staged rows without those of arrivals that a redrive has superseded."""
     replaced = exists().where(
         arrivals.c.arrival_id == rows.c.arrival_id,
         arrivals.c.pipeline == pipeline,
@@ -235,15 +235,15 @@ def _without_superseded(pipeline: str, rows: Table) -> Subquery:
 
 
 class Instances(Store):
-    """The ledger's part about SOP instances. Extra columns in the frames given are ignored."""
+    """The ledger's methods about SOP instances; they ignore extra columns of the given frames."""
 
     def claim_instances(
         self, datastore_id: str, pipeline: str, run_key: str, claims: pl.DataFrame | Iterable[pl.DataFrame]
     ) -> pl.DataFrame:
-        """Take the ownership of SOP instances for arrivals, where nobody has it.
+        """Claim SOP instances that have no owner for arrivals of a run.
 
-        The run's earlier claims stay if they are among these, and are dropped if not, unless they are imported already;
-        so a rerun has the same result, and one with other verdicts holds nothing back.
+        The run's earlier claims that are not repeated are dropped, unless they are imported already. So a rerun has the
+        same result, and a rerun with other verdicts keeps no claim that it does not need.
 
         Parameters
         ----------
@@ -253,13 +253,13 @@ class Instances(Store):
             The run that holds the arrivals.
         claims
             Columns ``arrival_id``, ``SOPInstanceUID``, ``SeriesInstanceUID``, ``StudyInstanceUID``; one frame, or
-            frame by frame. Of several arrivals with one instance the first gets it.
+            frame by frame. Of several arrivals with one instance the first becomes its owner.
 
         Returns
         -------
         polars.DataFrame
-            `OWNERS`: who owns those of the instances that belong to another arrival, of whatever run. An owner in state
-            ``claimed`` has not brought the instance in yet.
+            `OWNERS`: the owners of instances that belong to another arrival, of any run. An owner in state ``claimed``
+            has not imported the instance yet.
 
         Raises
         ------
@@ -274,11 +274,11 @@ class Instances(Store):
             if is_redrive(connection, run_key):
                 _transfer_to_successors(connection, datastore_id, pipeline, rows)
             if _insert_claims(connection, datastore_id, pipeline, rows):
-                return OWNERS.to_frame()  # as a first run finds it: no need to look
+                return OWNERS.to_frame()  # every claim was inserted: no other owner exists
             return _find_other_owners(connection, datastore_id, pipeline, rows).unique(maintain_order=True)
 
     def known_instances(self, datastore_id: str, uids: pl.Series, except_run: str | None = None) -> pl.DataFrame:
-        """Return who owns these SOP instances in a data store.
+        """Return the owners of these SOP instances in a data store.
 
         Parameters
         ----------
@@ -287,7 +287,7 @@ class Instances(Store):
         uids
             SOP Instance UIDs.
         except_run
-            A run whose own instances are left out, so that its rerun finds what it found the first time.
+            A run whose own instances are omitted, so that its rerun finds what it found the first time.
 
         Returns
         -------
@@ -295,7 +295,7 @@ class Instances(Store):
             `OWNERS`, no row for an unknown instance.
         """
         with self._reading() as connection:
-            rows = stage(connection, uid_frame(uids, "SOPInstanceUID"), _SOPS, ["SOPInstanceUID"])
+            rows = stage_values(connection, uids, "SOPInstanceUID")
             in_store = instances.c.datastore_id == datastore_id
             known = stage(connection, _find_known(connection, rows, in_store), _SOPS, ["SOPInstanceUID"])
             statement = _select_with_arrivals(OWNERS, known, "SOPInstanceUID").where(in_store)
@@ -311,9 +311,9 @@ class Instances(Store):
         studies: pl.DataFrame | Iterable[pl.DataFrame],
         series: pl.DataFrame | Iterable[pl.DataFrame],
     ) -> pl.DataFrame:
-        """Write what an import brought into a data store.
+        """Record what an import brought into a data store.
 
-        An ownership that the run had given up, since an earlier audit could not account for the file, is taken again.
+        The run owns again the instances that it gave up when an earlier audit could not account for their files.
 
         Parameters
         ----------
@@ -324,14 +324,14 @@ class Instances(Store):
             (``imported`` or ``non_primary``), ``image_set_id``, ``image_set_version``, ``batch_id``; in one frame or
             frame by frame, as all three.
         studies, series
-            The grouping elements (`studies.STUDIES`, `studies.SERIES`) of what is new in the store; those of a study
-            or series that it held before are not changed, and of several rows the first counts.
+            The grouping elements (`studies.STUDIES`, `studies.SERIES`) of new studies and series; those that the store
+            held before are not changed, and of several rows the first counts.
 
         Returns
         -------
         polars.DataFrame
-            `OWNERS`: instances which another arrival has come to own in the meantime and which were not written. They
-            are in the store twice over: hold them.
+            `OWNERS`: instances that another arrival owns by now, and that were not written. They are in the store
+            twice: hold them.
 
         Raises
         ------
@@ -363,24 +363,24 @@ class Instances(Store):
             return _find_other_owners(connection, datastore_id, pipeline, rows)
 
     def drop_instances(self, datastore_id: str, run_key: str, uids: pl.Series) -> int:
-        """Give up a run's ownership of SOP instances that its jobs did not import: a later delivery may bring them.
+        """Give up a run's SOP instances that its jobs did not import, so that a later delivery can import them.
 
-        What a redrive could not import anew lies in the store as before: the generation that brought it owns it again.
+        What a redrive could not import again is still stored: the generation that imported it owns it again.
 
         Parameters
         ----------
         datastore_id, run_key
-            The data store and the run; instances that other runs own are left alone.
+            The data store and the run; instances that other runs own stay.
         uids
             SOP Instance UIDs.
 
         Returns
         -------
         int
-            How many were given up.
+            The number of instances given up.
         """
         with self._writing(SCOPE) as connection:
-            rows = stage(connection, uid_frame(uids, "SOPInstanceUID"), _SOPS, ["SOPInstanceUID"])
+            rows = stage_values(connection, uids, "SOPInstanceUID")
             of_run = exists().where(_ARRIVAL, arrivals.c.run_key == run_key)
             named = instances.c.SOPInstanceUID.in_(select(rows.c.SOPInstanceUID))
             owned = and_(instances.c.datastore_id == datastore_id, named, of_run)

@@ -1,6 +1,6 @@
-"""The import jobs: one per batch and generation, written down before the service is called.
+"""The import jobs: one per batch and generation, recorded before the service is called.
 
-A job id, once known, is never replaced: that is what keeps a retried task from starting a second job.
+A recorded job id is never replaced, so a retried task cannot start a second job.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Job:
     """One import job of a batch."""
 
     batch_id: str
-    generation: int  # 0 for the first; one more after a failed job that is to be tried again
+    generation: int  # 0 for the first job of the batch; each further job has the next one
     run_key: str
     client_token: str
     job_id: str | None = None  # None until the service has answered
-    status: str | None = None  # the service's word
+    status: str | None = None  # as the service names it
     message: str = ""
     input_uri: str = ""
     output_uri: str = ""
@@ -53,26 +53,28 @@ def _need_same_job(known: Job, job: Job) -> None:
     if known.client_token != job.client_token:
         raise LedgerError(f"{name} was begun with another client token: use that one, or a new generation")
     if known.run_key != job.run_key:
-        raise LedgerError(f"{name} is of run {known.run_key!r}, not {job.run_key!r}: make batch ids unique to a run")
+        raise LedgerError(
+            f"{name} belongs to run {known.run_key!r}, not {job.run_key!r}: make batch ids unique to a run"
+        )
 
 
 class Jobs(Store):
-    """The ledger's part about import jobs."""
+    """The ledger's methods about import jobs."""
 
     def job(self, batch_id: str) -> Job | None:
-        """Return a batch's job of the highest generation, None if none was ever begun."""
+        """Return a batch's job of the highest generation, None if the batch has no job."""
         statement = select(jobs).where(jobs.c.batch_id == batch_id).order_by(jobs.c.generation.desc()).limit(1)
         with self._reading() as connection:
             row = connection.execute(statement).mappings().one_or_none()
         return None if row is None else Job(**row)
 
     def record_job(self, job: Job) -> None:
-        """Write a job down, over what was known of the same batch and generation.
+        """Record a job, over what the ledger knew of the same batch and generation.
 
         Parameters
         ----------
         job
-            Recorded once with its client token before the call, again with its job id, again with its end.
+            Record it with its client token before the service is called, then with its job id, then with its end.
 
         Raises
         ------

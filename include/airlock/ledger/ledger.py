@@ -1,4 +1,4 @@
-"""The ledger as the stages use it: all its parts over one database."""
+"""The class `Ledger`: all parts of the ledger on one database."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Ledger(
     Redrives,
     Lookup,
 ):
-    """The database of record: what was seen, decided, imported, audited and routed.
+    """The database of record of arrivals, decisions, imports, audits and routes.
 
-    Each method is one transaction: done wholly, or not at all and a `LedgerError`. No error names a key, a UID or
-    another value of a file.
+    Each method is one transaction: it takes effect as a whole, or not at all and raises a `LedgerError`. No error names
+    a key, a UID or another value of a file.
 
     Examples
     --------
@@ -64,7 +64,7 @@ class Ledger(
         Raises
         ------
         LedgerError
-            If the address is wrong, nothing answers there, or its schema is not up to date; the text has the command.
+            If the address is wrong, no database answers, or its schema is not up to date; the text has the command.
         """
         engine = engine_for(parse_url(url))
         try:

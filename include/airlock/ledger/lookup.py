@@ -1,4 +1,4 @@
-"""What people ask the ledger: where is this, which run was it, what is held."""
+"""Answers to people's questions: where is a study or file, which run was it, what is held."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import polars as pl
 from sqlalchemy import and_, exists, func, literal_column, or_, select
 
 from airlock.ledger.database import Store
-from airlock.ledger.frames import fetch, stage, uid_frame
+from airlock.ledger.frames import fetch, stage, stage_values, uid_frame
 from airlock.ledger.gates import overridden, released
 from airlock.ledger.runs import RunRecord, record
 from airlock.ledger.tables import (
@@ -63,7 +63,7 @@ FOUND_INSTANCES = schema(
 FOUND_RESOURCES = schema(
     {"resource_type": pl.String, "resource_id": pl.String, "datastore_id": pl.String, "pipeline": pl.String},
     {"arrival_id": pl.String, "batch_id": pl.String, "run_key": pl.String},
-    {"claimed_arrival_id": pl.String, "claimed_by": pl.String},  # the run that brings the next content
+    {"claimed_arrival_id": pl.String, "claimed_by": pl.String},  # the run that is to import the next content
 )
 FOUND_GATES = schema(
     {"subject": pl.String, "subject_key": pl.String, "datastore_id": pl.String, "pipeline": pl.String},
@@ -103,20 +103,16 @@ HELD = schema(
     _RUN,
 )
 UNRELEASED = pl.Schema({"subject": pl.String, "disposition": pl.String, "reason": pl.String, "arrivals": pl.Int64})
-_SUBJECTS = pl.Schema({"subject": pl.String})
-_KEYS = pl.Schema({"subject_key": pl.String})
-_IDS = pl.Schema({"arrival_id": pl.String})
-_RUN_KEYS = pl.Schema({"run_key": pl.String})
 _FILE = "file/"
-_UNRELEASED = arrivals.c.disposition != literal_column("'released'")  # in this form an index is kept of them
+_UNRELEASED = arrivals.c.disposition != literal_column("'released'")  # as in the condition of the index
 _NOT_RELEASED = (Disposition.HELD.value, Disposition.QUARANTINED.value, Disposition.FAILED.value)
 
 
 @dataclass(frozen=True)
 class Found:
-    """Everything that the ledger knows of one thing; a frame is empty where it knows nothing."""
+    """The rows of every table about one study, instance, object, arrival or resource; frames may be empty."""
 
-    known_as: tuple[str, ...]  # what the text is the name of: `LOOKED_FOR_AS`
+    known_as: tuple[str, ...]  # the kinds of name, of `LOOKED_FOR_AS`, that the text is
     arrivals: pl.DataFrame
     instances: pl.DataFrame
     resources: pl.DataFrame
@@ -124,19 +120,19 @@ class Found:
     overrides: pl.DataFrame
     contracts: pl.DataFrame
     routes: pl.DataFrame
-    unrouted: pl.DataFrame  # released, and taken by no rule
-    redrives: pl.DataFrame  # that one of the arrivals has gone through
-    resolutions: pl.DataFrame  # of an image set that holds or held one of them
+    unrouted: pl.DataFrame  # released, and taken by no route
+    redrives: pl.DataFrame  # runs that redrove one of the arrivals
+    resolutions: pl.DataFrame  # of an image set that holds or held one of the arrivals
 
 
 LOOKED_FOR_AS = ("StudyInstanceUID", "study_key", "SOPInstanceUID", "key", "arrival_id", "resource", "subject")
 
 
 class Lookup(Store):
-    """The ledger's part about questions."""
+    """The ledger's methods for people's questions."""
 
     def find_run(self, pipeline: str, run: str | None = None) -> RunRecord | None:
-        """Return a pipeline's run, by its key or by Airflow's run id; without a name the one that began last."""
+        """Return a pipeline's run by its key or by Airflow's run id; without either, the run that began last."""
         statement = select(runs).where(runs.c.pipeline == pipeline)
         if run is not None:
             statement = statement.where(or_(runs.c.run_key == run, runs.c.run_id == run))
@@ -145,7 +141,7 @@ class Lookup(Store):
         return None if row is None else record(row)
 
     def where(self, text: str) -> Found:
-        """Return everything that is known of a study, an instance, an object, an arrival or a FHIR resource.
+        """Return everything that the ledger knows about a study, instance, object, arrival or FHIR resource.
 
         Parameters
         ----------
@@ -160,20 +156,20 @@ class Lookup(Store):
             }
             files = pl.concat(parts.values()).unique(["arrival_id", "pipeline"])
             files = files.sort("claimed_at", "key", "arrival_id")
-            ids = stage(connection, uid_frame(files["arrival_id"], "arrival_id"), _IDS, ["arrival_id"])
+            ids = stage_values(connection, files["arrival_id"], "arrival_id")
             brought = _fetch_instances(connection, text, ids)
             held = _fetch_resources(connection, text, ids)
-            subjects = stage(connection, _name_subjects(files, text), _SUBJECTS, ["subject"])
+            subjects = stage_values(connection, _name_subjects(files, text), "subject")
             known = {
                 name: _fetch_about_subjects(connection, subjects, table, columns)
                 for name, (table, columns) in _ABOUT_SUBJECTS.items()
             }
-            keys = stage(connection, _name_subject_keys(files, known), _KEYS, ["subject_key"])
-            routes = _fetch_by_subject_key(connection, keys, outbox, FOUND_ROUTES).sort("destination", "revision")
-            again = stage(connection, uid_frame(files["run_key"], "run_key"), _RUN_KEYS, ["run_key"])
-            asked = _fetch_by_run(connection, again, redrives, FOUND_REDRIVES).sort("asked_at")
-            done = _fetch_by_run(connection, again, resolutions, FOUND_RESOLUTIONS).sort("begun_at", "image_set_id")
-            without = _fetch_by_subject_key(connection, keys, unrouted, FOUND_UNROUTED).sort("pipeline", "subject_key")
+            keys = stage_values(connection, _name_subject_keys(files, known), "subject_key")
+            routes = _fetch_by_key(connection, keys, outbox, FOUND_ROUTES).sort("destination", "revision")
+            again = stage_values(connection, files["run_key"], "run_key")
+            asked = _fetch_by_key(connection, again, redrives, FOUND_REDRIVES).sort("asked_at")
+            done = _fetch_by_key(connection, again, resolutions, FOUND_RESOLUTIONS).sort("begun_at", "image_set_id")
+            without = _fetch_by_key(connection, keys, unrouted, FOUND_UNROUTED).sort("pipeline", "subject_key")
         if not held.is_empty() and "/" in text and files.is_empty():
             parts["resource"] = held
         if not known["gates"].filter(pl.col("subject") == text).is_empty():
@@ -184,7 +180,7 @@ class Lookup(Store):
         return Found(known_as, files, brought, held, **known, **more)
 
     def held(self, pipeline: str | None = None) -> pl.DataFrame:
-        """Return what is held now, `HELD`: whose latest gate is a hold that nobody has overridden; oldest first."""
+        """Return the subjects whose latest gate is a hold that nobody has overridden, as `HELD`; the oldest first."""
         later = gates.alias("later")
         again = and_(
             later.c.subject == gates.c.subject,
@@ -203,7 +199,7 @@ class Lookup(Store):
         return one_each.select(HELD.names()).sort("since", "subject_key")
 
     def unreleased(self, subjects: pl.Series) -> pl.DataFrame:
-        """Return how many arrivals of each study or file are held, quarantined or failed, by reason: `UNRELEASED`."""
+        """Count the held, quarantined and failed arrivals of each study or file by reason, as `UNRELEASED`."""
         frame = uid_frame(subjects, "subject").with_columns(
             study_key=pl.col("subject").map_elements(study_key, return_dtype=pl.String),
             arrival_id=pl.when(pl.col("subject").str.starts_with(_FILE)).then(
@@ -220,14 +216,14 @@ class Lookup(Store):
 
 
 def _count_unreleased(rows: Table, same: ColumnElement[bool]) -> Select[Any]:
-    words = rows.c.subject, arrivals.c.disposition, arrivals.c.reason
-    joined = select(*words, func.count()).select_from(rows).join(arrivals, same)
+    groups = rows.c.subject, arrivals.c.disposition, arrivals.c.reason
+    joined = select(*groups, func.count()).select_from(rows).join(arrivals, same)
     latest = arrivals.c.superseded_by.is_(None)
-    return joined.where(arrivals.c.disposition.in_(_NOT_RELEASED), latest).group_by(*words)
+    return joined.where(arrivals.c.disposition.in_(_NOT_RELEASED), latest).group_by(*groups)
 
 
 def _run_columns(table: Table, columns: Iterable[str], **own: ColumnElement[Any]) -> Select[Any]:
-    """Return the query for a table's columns; what it does not have of a run comes from its run."""
+    """Return the query for a table's columns; columns that it lacks come from the run of each row."""
     found: Mapping[str, Any] = {**runs.c, **table.c, **own}
     return select(*(found[name] for name in columns)).join_from(table, runs, runs.c.run_key == table.c.run_key)
 
@@ -241,14 +237,14 @@ _ABOUT_SUBJECTS: dict[str, tuple[Table, pl.Schema]] = {
 
 
 def _select_by_each_name(text: str) -> dict[str, list[Select[Any]]]:
-    """Return the queries for each way to look an arrival up by a text; each of them finds it by an index."""
+    """Return, for each kind of name that a text may be, the queries for its arrivals; each of them uses an index."""
     bucket, _, key = text.removeprefix("s3://").partition("/") if text.startswith("s3://") else ("", "", text)
     of_key = _ARRIVALS.where(arrivals.c.key == key)
     owner = and_(instances.c.arrival_id == arrivals.c.arrival_id, instances.c.pipeline == arrivals.c.pipeline)
     return {
         "StudyInstanceUID": [_ARRIVALS.where(arrivals.c.study_key == study_key(text))],
         "study_key": [_ARRIVALS.where(arrivals.c.study_key == text)],
-        "SOPInstanceUID": [  # what is released owns its instance
+        "SOPInstanceUID": [  # a released arrival owns its instance
             _ARRIVALS.join(instances, owner).where(instances.c.SOPInstanceUID == text),
             _ARRIVALS.where(arrivals.c.sop_instance_uid == text, _UNRELEASED),
         ],
@@ -261,11 +257,11 @@ def _fetch_all(connection: Connection, statements: Iterable[Select[Any]], column
     return pl.concat([fetch(connection, statement, columns) for statement in statements])
 
 
-def _name_subjects(files: pl.DataFrame, text: str) -> pl.DataFrame:
-    """Return what gates and contracts may be about: the arrivals' studies and files, and the text itself."""
+def _name_subjects(files: pl.DataFrame, text: str) -> pl.Series:
+    """Return the possible subjects of gates and contracts: the arrivals' studies and files, and the text itself."""
     of_files = (_FILE + files["arrival_id"]) if files.height else files["arrival_id"]
     named = pl.Series([text], dtype=pl.String)
-    return uid_frame(pl.concat([files["study_instance_uid"], of_files, named], rechunk=True), "subject")
+    return pl.concat([files["study_instance_uid"], of_files, named], rechunk=True)
 
 
 def _fetch_about_subjects(connection: Connection, subjects: Table, table: Table, columns: pl.Schema) -> pl.DataFrame:
@@ -293,16 +289,10 @@ def _fetch_resources(connection: Connection, text: str, ids: Table) -> pl.DataFr
     return found.unique(key).sort(key)
 
 
-def _name_subject_keys(files: pl.DataFrame, known: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    keys = pl.concat([files["study_key"], known["gates"]["subject_key"], known["contracts"]["subject_key"]])
-    return uid_frame(keys, "subject_key")
+def _name_subject_keys(files: pl.DataFrame, known: Mapping[str, pl.DataFrame]) -> pl.Series:
+    return pl.concat([files["study_key"], known["gates"]["subject_key"], known["contracts"]["subject_key"]])
 
 
-def _fetch_by_subject_key(connection: Connection, keys: Table, table: Table, columns: pl.Schema) -> pl.DataFrame:
-    statement = _run_columns(table, columns).join(keys, keys.c.subject_key == table.c.subject_key)
-    return fetch(connection, statement, columns)
-
-
-def _fetch_by_run(connection: Connection, keys: Table, table: Table, columns: pl.Schema) -> pl.DataFrame:
-    statement = _run_columns(table, columns).join(keys, keys.c.run_key == table.c.run_key)
-    return fetch(connection, statement, columns)
+def _fetch_by_key(connection: Connection, keys: Table, table: Table, columns: pl.Schema) -> pl.DataFrame:
+    (key,) = keys.c
+    return fetch(connection, _run_columns(table, columns).join(keys, key == table.c[key.name]), columns)

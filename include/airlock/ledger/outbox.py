@@ -1,6 +1,6 @@
-"""The outbox: which released contracts are to be sent where, and which have been.
+"""The outbox: messages about released contracts, queued or sent, per destination.
 
-A content is queued once per destination and subject, whoever queues it again. The *destination* is the address itself,
+A content is queued once per destination and subject, whichever run queues it. The *destination* is the address itself,
 so that two pipelines with one address do not send it the same content twice.
 """
 
@@ -42,12 +42,12 @@ class OutboxMessage:
     revision: int
     content_digest: str
     payload_uri: str
-    attempts: int  # those made since it was queued
+    attempts: int  # since it was queued
     queued_at: datetime
 
 
 def scope(pipeline: str) -> str:
-    """Return the name of what a writer of a pipeline's outbox must be alone in."""
+    """Return the lock scope of writers to a pipeline's outbox; see `database.writing`."""
     return f"outbox of {pipeline}"
 
 
@@ -61,16 +61,16 @@ def _is_pending(pipeline: str, destination: str) -> ColumnElement[bool]:
 
 
 def _is_sendable(table: FromClause, now: datetime, owner: str | None, since: datetime) -> ColumnElement[bool]:
-    """Return the condition that a message may be sent now, by this sender, who began at *since*."""
+    """Return the condition that a sender who began at *since* may send a message now."""
     lease = or_(table.c.leased_until.is_(None), table.c.leased_until <= now, table.c.leased_by == owner)
     return and_(table.c.next_attempt_at <= since, lease)
 
 
 class Outbox(Store):
-    """The ledger's part about sending."""
+    """The ledger's methods about the outbox."""
 
     def enqueue(self, pipeline: str, run_key: str, destination: str, messages: pl.DataFrame) -> int:
-        """Queue messages, except those whose content was ever queued for the same destination and subject.
+        """Queue messages, except those whose content was queued before for the same destination and subject.
 
         Parameters
         ----------
@@ -84,12 +84,12 @@ class Outbox(Store):
         Returns
         -------
         int
-            How many are new.
+            The number of queued messages.
 
         Raises
         ------
         LedgerError
-            If another run has given the revision to another content meanwhile, or the run is unknown.
+            If another run has queued other content under the same revision, or the run is unknown.
         """
         frame = select_schema(messages, MESSAGES).unique(["subject_key", "content_digest"], keep="first")
         now = datetime.now(UTC)
@@ -105,7 +105,8 @@ class Outbox(Store):
                 return insert_missing(connection, outbox, rows, key, order, **constants)
             except IntegrityError:
                 raise LedgerError(
-                    f"a revision for {destination!r} was given to another content meanwhile: clear the route task"
+                    f"another run has queued other content for {destination!r} under the same revision: "
+                    f"clear the route task"
                 ) from None
 
     def due(
@@ -118,22 +119,23 @@ class Outbox(Store):
         *,
         since: datetime | None = None,
     ) -> list[OutboxMessage]:
-        """Return the messages to send now, in order; a subject's later revision waits for its earlier one.
+        """Return the messages to send now, in order, and lease them; a subject's later revision waits for its earlier.
 
         Parameters
         ----------
         pipeline, destination
-            Whose messages, and where to.
+            The pipeline that queued the messages, and their destination.
         now
-            The time, aware.
+            The current time, aware.
         limit
-            How many at most.
+            The largest number of messages to return.
         owner
-            Who sends, as the run's key: nobody else is given these messages for ten minutes (`LEASE`) after this or
-            the last `renew`, unless they fail before; the owner itself is, so that its retry goes on at once. None
-            takes no such lease.
+            The sender's run key. For ten minutes (`LEASE`) after this call or the last `renew` no other sender gets
+            these messages, unless they fail before; the owner gets them again, so that its retry continues at once.
+            With None the messages are not leased.
         since
-            When the sender began: what became due later, as it has failed since, is not for this try.
+            The time at which the sender began: a message that became due later has failed since, and waits for the
+            next attempt.
         """
         earlier = outbox.alias("earlier")
         blocked = (
@@ -164,7 +166,7 @@ class Outbox(Store):
         connection.execute(update(outbox).where(outbox.c.id == rows.c.id).values(lease))
 
     def mark_sent(self, message_id: int, now: datetime) -> None:
-        """Write that a message has arrived; saying so twice changes nothing.
+        """Record that a message has arrived; a second call changes nothing.
 
         Raises
         ------
@@ -174,7 +176,7 @@ class Outbox(Store):
         self._mark(message_id, {"state": MessageState.SENT.value, "sent_at": now, "last_error": None})
 
     def mark_failed(self, message_id: int, error: str, next_attempt_at: datetime) -> None:
-        """Write that sending a message failed, and when to try again; one that was sent stays sent.
+        """Record that sending a message failed, and the time of the next attempt; a sent message stays sent.
 
         Raises
         ------
@@ -184,24 +186,24 @@ class Outbox(Store):
         self._mark(message_id, {"last_error": error[:_ERROR_LENGTH], "next_attempt_at": next_attempt_at})
 
     def announce(self, pipeline: str, destination: str, owner: str, now: datetime) -> list[str]:
-        """Write that a run tells of all that waits for a destination; where it did so before, it tells of that again.
+        """Mark all messages that wait for a destination as sent by a run, and return those of its earlier tries too.
 
-        For what counts only when the run's task succeeds, so that no single message can be known to have arrived.
+        For Airflow assets: their events take effect only when the run's task succeeds, so a retry must emit all again.
 
         Returns
         -------
         list
-            The subject keys of all that this owner has told of, in order, each once.
+            The subject keys of all messages that this owner has announced, sorted, each once.
         """
         sent = {"state": MessageState.SENT.value, "sent_at": now, "attempts": outbox.c.attempts + 1, "leased_by": owner}
         ours = and_(outbox.c.pipeline == pipeline, outbox.c.destination == destination, outbox.c.leased_by == owner)
         with self._writing(scope(pipeline)) as connection:
             connection.execute(update(outbox).where(_is_pending(pipeline, destination)).values(sent))
-            told = select(outbox.c.subject_key).where(ours, outbox.c.state == MessageState.SENT)
-            return sorted(set(connection.execute(told).scalars()))
+            announced = select(outbox.c.subject_key).where(ours, outbox.c.state == MessageState.SENT)
+            return sorted(set(connection.execute(announced).scalars()))
 
     def give_up(self, message_id: int, error: str) -> None:
-        """Write that a message is not tried again, until somebody requeues it; one that was sent stays sent.
+        """Record that a message is not sent again until somebody requeues it; a sent message stays sent.
 
         Raises
         ------
@@ -211,13 +213,13 @@ class Outbox(Store):
         self._mark(message_id, {"last_error": error[:_ERROR_LENGTH], "state": MessageState.FAILED.value})
 
     def renew(self, pipeline: str, destination: str, owner: str, now: datetime) -> None:
-        """Lease anew what `due` gave this owner and it has not tried yet: a message may take longer than a lease."""
+        """Renew the leases of messages that this owner has not tried yet: sending one may outlast a lease."""
         leased = and_(_is_pending(pipeline, destination), outbox.c.leased_by == owner)
         with self._writing(scope(pipeline)) as connection:
             connection.execute(update(outbox).where(leased).values(leased_until=now + LEASE))
 
     def hand_back(self, pipeline: str, destination: str, owner: str) -> None:
-        """Let others send what `due` gave this owner and it has not tried."""
+        """End the leases of messages that this owner has not tried, so that others can send them."""
         leased = and_(_is_pending(pipeline, destination), outbox.c.leased_by == owner)
         with self._writing(scope(pipeline)) as connection:
             connection.execute(update(outbox).where(leased).values(leased_by=None, leased_until=None))
@@ -225,19 +227,19 @@ class Outbox(Store):
     def requeue(self, pipeline: str, destination: str | None = None) -> int:
         """Make messages due now that were given up, or that wait for their next attempt.
 
-        One that was given up stays so where a later revision of its subject has been sent meanwhile.
+        A message that was given up stays so if a later revision of its subject has been sent.
 
         Parameters
         ----------
         pipeline
-            Whose messages.
+            The pipeline that queued them.
         destination
-            As the outbox knows it; without it all of the pipeline's.
+            As the outbox names it; without it all destinations of the pipeline.
 
         Returns
         -------
         int
-            How many are due.
+            The number of messages that are due.
 
         Raises
         ------
@@ -266,11 +268,11 @@ class Outbox(Store):
         conditions = [outbox.c.pipeline == pipeline]
         if run_key is not None:
             conditions.append(outbox.c.run_key == run_key)
-        what = (outbox.c.destination, outbox.c.state)
+        groups = (outbox.c.destination, outbox.c.state)
         counted: dict[str, dict[MessageState, int]] = {}
         with self._reading() as connection:
             for destination, state, number in connection.execute(
-                select(*what, func.count()).where(*conditions).group_by(*what)
+                select(*groups, func.count()).where(*conditions).group_by(*groups)
             ):
                 counted.setdefault(destination, {})[MessageState(state)] = number
         return counted

@@ -1,4 +1,4 @@
-"""What a run that will never go on still holds, given back: an operator's tool."""
+"""Release of the claims of a run that will never continue; an operator's tool."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ def _count_rows(connection: Connection, *conditions: ColumnElement[bool]) -> int
 
 
 def _need_jobs_ended(connection: Connection, run_key: str) -> None:
-    # A batch's last job counts; its status is written when it has ended.
+    # Only the last job of a batch counts. Its status is recorded when it has ended.
     statement = select(jobs.c.batch_id, jobs.c.job_id, jobs.c.status).where(jobs.c.run_key == run_key)
     last = {row.batch_id: row for row in connection.execute(statement.order_by(jobs.c.generation))}
     running = sorted(row.job_id or f"one of batch {row.batch_id}" for row in last.values() if row.status is None)
     if running:
         raise LedgerError(
-            f"{len(running)} import jobs of run {run_key!r} have not ended for all the ledger knows: "
-            f"{', '.join(running)}; clear the run's import task, or if its DAG run is gone, see in AWS that they have "
-            f"ended and repeat with --jobs-ended"
+            f"{len(running)} import jobs of run {run_key!r} have not ended as far as the ledger knows: "
+            f"{', '.join(running)}. Clear the run's import task. If its DAG run is gone, check in AWS that the jobs "
+            f"have ended and repeat with --jobs-ended"
         )
 
 
 def _undo_redrive(connection: Connection, pipeline: str, run_key: str, unsettled: ColumnElement[bool]) -> None:
-    """Undo what a redrive has taken: the generation before has its place and its instance again.
+    """Undo a redrive's claims: the superseded arrivals are current again and own their instances.
 
     Raises
     ------
     LedgerError
-        If the redrive may have had an image set copied or deleted: what became of it only its own tasks can tell.
+        If the redrive may have copied or deleted an image set: only its own tasks can find out the result.
     """
     of_run = resolutions.c.run_key == run_key
     if _count_rows(connection, of_run, resolutions.c.state != ResolutionState.BEGUN):
-        raise LedgerError(f"run {run_key!r} resolves non-primary image sets: clear its validate task, which goes on")
+        raise LedgerError(f"run {run_key!r} resolves non-primary image sets: clear its validate task, which continues")
     connection.execute(delete(resolutions).where(of_run))
     before = arrivals.alias("before")
     given = select(arrivals.c.arrival_id).where(unsettled)
@@ -70,20 +70,20 @@ def _undo_redrive(connection: Connection, pipeline: str, run_key: str, unsettled
 
 
 class Release(Store):
-    """The ledger's part about giving back."""
+    """The ledger's methods about releasing claims."""
 
     def release_claims(self, pipeline: str, run_key: str) -> int:
-        """Give back the arrivals that a run holds and has not settled, with what it claims, for a later run to take.
+        """Release a run's unsettled arrivals and its claims on their instances, for a later run to take.
 
         Returns
         -------
         int
-            How many arrivals were given back.
+            The number of released arrivals.
 
         Raises
         ------
         LedgerError
-            If the run has import jobs and arrivals that are not settled: what came in only its audit can tell.
+            If the run has import jobs and unsettled arrivals: only its audit can find out what was imported.
         """
         with self._writing(scope(pipeline), of_instances.SCOPE, of_resources.SCOPE) as connection:
             need_run(connection, run_key, pipeline)
@@ -104,27 +104,27 @@ class Release(Store):
             return connection.execute(delete(arrivals).where(unsettled)).rowcount
 
     def release_resources(self, pipeline: str, run_key: str, *, jobs_ended: bool = False) -> int:
-        """Give back the FHIR resources that a run claims, whatever became of its arrivals.
+        """Release the FHIR resources that a run claims, whatever the dispositions of its arrivals.
 
-        Where the run has jobs, what the data store held of these resources is forgotten: one may have written over it.
-        The next run that has one of them imports it anew.
+        If the run has jobs, the ledger forgets the stored content of these resources: a job may have overwritten it.
+        The next run that has one of them imports it again.
 
         Parameters
         ----------
         pipeline, run_key
             The run.
         jobs_ended
-            Whether a person has seen that all its jobs have ended, even those of which the ledger does not know it.
+            Whether a person has checked that all its jobs have ended, even those without an end in the ledger.
 
         Returns
         -------
         int
-            How many were given back.
+            The number of released resources.
 
         Raises
         ------
         LedgerError
-            If a job may still be running: it would write over what another run imports meanwhile.
+            If a job may still be running: it would overwrite what another run imports.
         """
         with self._writing(of_resources.SCOPE) as connection:
             need_run(connection, run_key, pipeline)
@@ -137,7 +137,7 @@ class Release(Store):
 
 
 def release_run(ledger: Release, pipeline: str, run_key: str, *, jobs_ended: bool) -> list[str]:
-    """Give back all that a run holds, and say how much: first the FHIR resources, then the arrivals.
+    """Release a run's FHIR resources, then its arrivals, and return a line about each.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""The FHIR resources of each HealthLake data store: which content is in it, and which run is about to bring another.
+"""The FHIR resources of each HealthLake data store: the imported content, and the claim of a run on the next content.
 
-An import writes a resource under its own id over what was there, so two runs must not bring the same one at once: a run
-claims a resource before its import, and the claim ends with the import's record or is given back.
+An import overwrites a resource of the same id, so two runs must not import one resource at the same time: a run claims
+a resource before its import. The claim ends when the import is recorded, or when the run gives the claim up.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ _NO_CLAIM = dict.fromkeys(("claimed_by", *_CLAIM.values()))
 
 
 def _is_staged(rows: Table, datastore_id: str) -> ColumnElement[bool]:
-    """Return the condition that a resource is one of the staged ones."""
+    """Return the condition that a resource is staged, for statements that join with the staged rows."""
     return and_(resources.c.datastore_id == datastore_id, *(resources.c[name] == rows.c[name] for name in _RESOURCE))
 
 
 def _exists_staged(rows: Table, datastore_id: str) -> ColumnElement[bool]:
-    """Return the same condition for a statement in which the staged rows have no other part."""
+    """Return the condition that a resource is staged, for statements without another use of the staged rows."""
     return exists(select(rows.c.resource_id).where(_is_staged(rows, datastore_id)))
 
 
 def _is_superseded_claim() -> ColumnElement[bool]:
-    """Return the condition that a claim is of a settled arrival in whose place a redrive has put another one."""
+    """Return the condition that a claim is of a settled arrival that a redrive has superseded."""
     return exists().where(
         arrivals.c.arrival_id == resources.c.claimed_arrival_id,
         arrivals.c.run_key == resources.c.claimed_by,
@@ -75,13 +75,13 @@ def _stage_resources(connection: Connection, keys: pl.DataFrame) -> Table:
 
 
 def _need_arrivals(connection: Connection, pipeline: str, run_key: str, frame: pl.DataFrame) -> None:
-    """Refuse resources of an arrival that the run does not hold."""
+    """Check that the run holds the arrivals of these resources."""
     files = frame.select("arrival_id").drop_nulls().unique()
     need_held(connection, pipeline, run_key, stage(connection, files, files.schema, ["arrival_id"]))
 
 
 def end_claims(connection: Connection, claims: ColumnElement[bool]) -> int:
-    """End the claims that a condition names and return their number; what is in a data store stays known."""
+    """End the claims for which a condition holds, and return their number; imported content stays recorded."""
     unknown = connection.execute(delete(resources).where(claims, resources.c.content_digest.is_(None)))
     known = connection.execute(update(resources).where(claims).values(_NO_CLAIM))
     return unknown.rowcount + known.rowcount
@@ -91,23 +91,23 @@ def _shape_imports(imported: pl.DataFrame) -> pl.DataFrame:
     frame = select_schema(imported, IMPORTS)
     doubled = frame.height - frame.select(_RESOURCE).n_unique()
     if doubled:
-        raise LedgerError(f"{doubled} imports name a resource that another one names: give one per resource")
+        raise LedgerError(f"{doubled} imports name a resource that another import names: give one per resource")
     undescribed = frame["content_digest"].null_count()
     if undescribed:
-        raise LedgerError(f"{undescribed} imports have no content_digest: give that of what was sent")
+        raise LedgerError(f"{undescribed} imports have no content_digest: give the digest of the sent resource")
     return frame
 
 
 class Resources(Store):
-    """The ledger's part about FHIR resources. Extra columns in the frames given are ignored."""
+    """The ledger's methods about FHIR resources; they ignore extra columns of the given frames."""
 
     def claim_resources(self, datastore_id: str, pipeline: str, run_key: str, claims: pl.DataFrame) -> pl.DataFrame:
-        """Claim resources for a run, where no other run holds a claim on them.
+        """Claim for a run the resources that no other run claims.
 
-        What a person was to decide on and a redrive takes through again is claimed by nobody any more.
+        A claim of a held arrival that a redrive has superseded no longer counts.
 
-        The run's earlier claims that are not among these are given back; so a rerun has the same result, and one with
-        other verdicts holds nothing back.
+        The run's earlier claims that are not repeated end. So a rerun has the same result, and a rerun with other
+        verdicts keeps no claim that it does not need.
 
         Parameters
         ----------
@@ -121,7 +121,7 @@ class Resources(Store):
         Returns
         -------
         polars.DataFrame
-            `CLAIMED`: those of the resources that another run is about to bring.
+            `CLAIMED`: the resources that another run claims.
 
         Raises
         ------
@@ -144,14 +144,14 @@ class Resources(Store):
             return fetch(connection, others, CLAIMED).sort(_RESOURCE)
 
     def claimed_resources(self, datastore_id: str, keys: pl.DataFrame) -> pl.DataFrame:
-        """Return which of these resources a run is about to bring; nothing is claimed.
+        """Return the claims of any run on these resources, without claiming.
 
         Parameters
         ----------
         datastore_id
             The HealthLake data store.
         keys
-            Columns ``resource_type``, ``resource_id``.
+            The resources: columns ``resource_type``, ``resource_id``; the same in the methods below.
 
         Returns
         -------
@@ -166,21 +166,19 @@ class Resources(Store):
             )
 
     def known_resources(self, datastore_id: str, keys: pl.DataFrame, except_run: str | None = None) -> pl.DataFrame:
-        """Return which of these resources are in a data store, and with which content.
+        """Return which of these resources are in a data store, and the digest of their content.
 
         Parameters
         ----------
-        datastore_id
-            The HealthLake data store.
-        keys
-            Columns ``resource_type``, ``resource_id``.
+        datastore_id, keys
+            The HealthLake data store and the resources.
         except_run
-            A run whose own imports are left out, so that its rerun does not take them for another's.
+            A run whose own imports are omitted, so that its rerun does not take them for another run's.
 
         Returns
         -------
         polars.DataFrame
-            `KNOWN`, no row for a resource that nobody has imported.
+            `KNOWN`, no row for a resource that was never imported.
         """
         with self._reading() as connection:
             rows = _stage_resources(connection, keys)
@@ -192,19 +190,17 @@ class Resources(Store):
             return fetch(connection, statement, KNOWN).sort(_RESOURCE)
 
     def brought_by(self, datastore_id: str, keys: pl.DataFrame) -> pl.DataFrame:
-        """Return which files have brought the content that a data store has of these resources.
+        """Return the files from which the content of these resources in a data store was imported.
 
         Parameters
         ----------
-        datastore_id
-            The HealthLake data store.
-        keys
-            Columns ``resource_type``, ``resource_id``.
+        datastore_id, keys
+            The HealthLake data store and the resources.
 
         Returns
         -------
         polars.DataFrame
-            `BROUGHT`, no row for a resource that no file has brought.
+            `BROUGHT`, no row for a resource that was not imported from a file.
         """
         columns: dict[str, ColumnElement[Any]] = {**dict(arrivals.c.items()), **dict(resources.c.items())}
         file = and_(arrivals.c.arrival_id == resources.c.arrival_id, arrivals.c.pipeline == resources.c.pipeline)
@@ -215,10 +211,10 @@ class Resources(Store):
             return fetch(connection, statement, BROUGHT).sort(_RESOURCE)
 
     def record_imported_resources(self, datastore_id: str, run_key: str, rows: pl.DataFrame) -> None:
-        """Write what an import brought into a data store; the run's claims on it end.
+        """Record what an import brought into a data store; the run's claims on it end.
 
-        Where the run holds no claim and another run's content has come in, that one is the later and stays: so auditing
-        an older run again unsays nothing.
+        If the run has no claim on a resource and another run has imported content, that content is later and stays. So
+        a second audit of an older run overwrites nothing.
 
         Parameters
         ----------
@@ -230,7 +226,7 @@ class Resources(Store):
         Raises
         ------
         LedgerError
-            If the run does not hold one of the arrivals, or a resource comes twice or without its digest. Nothing is
+            If the run does not hold one of the arrivals, or a resource is given twice or without a digest. Nothing is
             written.
         """
         frame = _shape_imports(rows)
@@ -248,21 +244,19 @@ class Resources(Store):
             insert_missing(connection, resources, staged, _KEY, datastore_id=datastore_id, **facts)
 
     def forget_resources(self, datastore_id: str, run_key: str, keys: pl.DataFrame) -> int:
-        """Forget what a run may have brought, since nobody has proven it: whatever comes next is imported anew.
+        """Forget resources that a run may have imported without proof, so that the next content is imported again.
 
-        What the data store held of it before is forgotten too: the run may have written over it.
+        Content that the data store held before is forgotten too: the run may have overwritten it.
 
         Parameters
         ----------
-        datastore_id, run_key
-            The data store and the run; what other runs hold or have brought since is left alone.
-        keys
-            Columns ``resource_type``, ``resource_id``.
+        datastore_id, run_key, keys
+            The data store, the run and the resources; those that other runs claim or have imported since stay.
 
         Returns
         -------
         int
-            How many were forgotten.
+            The number of forgotten resources.
         """
         brought = and_(resources.c.claimed_by.is_(None), resources.c.run_key == run_key)
         with self._writing(SCOPE) as connection:
@@ -271,19 +265,17 @@ class Resources(Store):
             return connection.execute(delete(resources).where(ours, _exists_staged(rows, datastore_id))).rowcount
 
     def drop_resource_claims(self, datastore_id: str, run_key: str, keys: pl.DataFrame) -> int:
-        """Give back a run's claims on resources that its jobs did not import: a later delivery may bring them.
+        """End a run's claims on resources that its jobs did not import, so that a later delivery can bring them.
 
         Parameters
         ----------
-        datastore_id, run_key
-            The data store and the run; claims of other runs are left alone.
-        keys
-            Columns ``resource_type``, ``resource_id``.
+        datastore_id, run_key, keys
+            The data store, the run and the resources; claims of other runs stay.
 
         Returns
         -------
         int
-            How many were given back.
+            The number of ended claims.
         """
         with self._writing(SCOPE) as connection:
             rows = _stage_resources(connection, keys)

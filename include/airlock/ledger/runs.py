@@ -1,4 +1,4 @@
-"""The runs: when each began and ended, over which window, with which report."""
+"""The runs: the window, start, end and report of each one."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
 RUNNING = "running"
-SCHEDULED = "scheduled__"  # with which Airflow begins the ids of the runs that its schedule starts
+SCHEDULED = "scheduled__"  # prefix of Airflow's ids of runs that the schedule starts
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What the ledger knows of a run; the times are aware."""
+    """A run in the ledger; its times are aware."""
 
     run_key: str
     pipeline: str
@@ -62,13 +62,13 @@ def need_run(connection: Connection, run_key: str, pipeline: str | None = None) 
     Raises
     ------
     LedgerError
-        If there is no such run, or it is another pipeline's.
+        If the ledger has no such run, or it is of another pipeline.
     """
     found = find_run(connection, run_key)
     if found is None:
         raise LedgerError(f"the ledger has no run {run_key!r}: give the run's key, as in its report")
     if pipeline is not None and found.pipeline != pipeline:
-        raise LedgerError(f"run {run_key!r} is one of pipeline {found.pipeline!r}, not {pipeline!r}: name its own")
+        raise LedgerError(f"run {run_key!r} is of pipeline {found.pipeline!r}, not {pipeline!r}: name that pipeline")
     return found
 
 
@@ -78,24 +78,24 @@ def find_pipelines(connection: Connection) -> set[str]:
 
 
 def need_pipeline(connection: Connection, pipeline: str) -> None:
-    """Refuse a pipeline that has not run.
+    """Check that a pipeline has run.
 
     Raises
     ------
     LedgerError
-        With the names that come near it.
+        If it has not; the text suggests similar names.
     """
     known = find_pipelines(connection)
     if pipeline not in known:
-        others = f"there are runs of {', '.join(sorted(known))}" if known else "it has no run at all"
+        others = f"it has runs of {', '.join(sorted(known))}" if known else "it has no run at all"
         raise LedgerError(f"the ledger has no run of pipeline {pipeline!r}: {suggest_name(pipeline, known, others)}")
 
 
 class Runs(Store):
-    """The ledger's part about runs."""
+    """The ledger's methods about runs."""
 
     def open_run(self, run_key: str, pipeline: str, run_id: str, window: Window | None) -> RunRecord:
-        """Write that a run has begun; one that is there already is running again and keeps its first window.
+        """Record that a run has begun; a run that exists already is running again and keeps its first window.
 
         Parameters
         ----------
@@ -104,12 +104,12 @@ class Runs(Store):
         pipeline, run_id
             Airlock's pipeline and Airflow's run id.
         window
-            What it takes in; None where it has no bounds in time.
+            The time window of its delivery; None if it has no bounds in time.
 
         Raises
         ------
         LedgerError
-            If the run key is another run's.
+            If another run has this key.
         """
         with self._writing("runs") as connection:
             known = find_run(connection, run_key)
@@ -127,21 +127,21 @@ class Runs(Store):
             return need_run(connection, run_key)
 
     def close_run(self, run_key: str, state: str, report: dict[str, Any]) -> None:
-        """Write a run's end, over an earlier end of the same run.
+        """Record a run's end, over an earlier end of the same run.
 
         Parameters
         ----------
         run_key
             An open run.
         state
-            Its last state in a word, as ``success``.
+            Its last state, for example ``success``.
         report
-            What report.json holds.
+            The content of report.json.
 
         Raises
         ------
         LedgerError
-            If there is no such run.
+            If the ledger has no such run.
         """
         with self._writing("runs") as connection:
             need_run(connection, run_key)
@@ -149,7 +149,7 @@ class Runs(Store):
             connection.execute(update(runs).where(runs.c.run_key == run_key).values(values))
 
     def scheduled_until(self, pipeline: str, before: datetime) -> datetime | None:
-        """Return where the latest window of a pipeline's scheduled runs ends that ends by a moment, if there is one."""
+        """Return the latest end, at or before *before*, of the windows of a pipeline's scheduled runs; None without."""
         ended = runs.c.run_id.startswith(SCHEDULED, autoescape=True), runs.c.window_end <= before
         with self._reading() as connection:
             latest = select(func.max(runs.c.window_end)).where(runs.c.pipeline == pipeline, *ended)
@@ -162,6 +162,6 @@ class Runs(Store):
             return find_pipelines(connection)
 
     def run(self, run_key: str) -> RunRecord | None:
-        """Return a run, or None if the ledger does not know it."""
+        """Return a run, or None if the ledger has no such run."""
         with self._reading() as connection:
             return find_run(connection, run_key)

@@ -1,4 +1,4 @@
-"""The ledger's schema revision: bringing a database to it, and refusing one that is not there."""
+"""The ledger's schema revision: the upgrade of a database to it, and the check of a database for it."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
     from sqlalchemy.pool import PoolProxiedConnection
 
-REVISION = "0011"  # the newest in migrations/versions; kept here so that opening a ledger need not load Alembic
-# A name of its own: the database may be shared with others that use Alembic, as Airflow does.
+REVISION = "0011"  # the newest in migrations/versions; named here so that opening a ledger need not load Alembic
+# Not Alembic's default name: Airflow or other users of Alembic may share the database.
 VERSION_TABLE = "airlock_ledger_version"
-LEDGER_URL = "AIRLOCK_LEDGER_URL"  # of the environment, since a command line is open to every user of the machine
+LEDGER_URL = "AIRLOCK_LEDGER_URL"  # environment variable: every user of the machine can read command lines
 _LOCKED_PAUSE_SECONDS = 0.05
 _version = Table(VERSION_TABLE, MetaData(), Column("version_num", String))
 
 
 def upgrade(url: str) -> None:
-    """Create a ledger, or bring an older one up to date; safe when several processes do it at once.
+    """Create a ledger, or upgrade an older one; several processes may do so at the same time.
 
     Parameters
     ----------
     url
-        See `database.parse_url`. A SQLite file and its folder are made for this user alone; a PostgreSQL database must
-        exist.
+        See `database.parse_url`. A SQLite file and its folder are created for this user only; a PostgreSQL database
+        must exist.
 
     Raises
     ------
     LedgerError
-        If the address is wrong, the database is out of reach, or a newer Airlock has written it.
+        If the address is wrong, the database does not answer, or a newer Airlock has upgraded it.
     """
     parsed = parse_url(url)
     file = sqlite_file(parsed)
@@ -56,27 +56,28 @@ def upgrade(url: str) -> None:
 
 
 def _make_private(file: Path) -> None:
-    """Make a SQLite file that only this user can read; SQLite gives its -wal, -shm and journal the same mode."""
+    """Create a SQLite file that only this user can read; SQLite gives its -wal, -shm and journal the same mode."""
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         file.touch(mode=0o600)
     except OSError as error:
         raise LedgerError(
-            f"the ledger {file} cannot be made ({error.strerror}): name a file in a folder that this user can write to"
+            f"the ledger {file} cannot be created ({error.strerror}): "
+            f"name a file in a folder that this user can write to"
         ) from None
 
 
 def check(engine: Engine) -> None:
-    """Refuse a ledger whose schema is not this version's.
+    """Check that the ledger's schema is `REVISION`.
 
     Raises
     ------
     LedgerSchemaError
-        With the command that upgrades it.
+        If it is not, or there is no ledger; the text has the command that creates or upgrades it.
     """
     file = sqlite_file(engine.url)
     command = f"run, with {LEDGER_URL} set to its address: python -m airlock.ledger upgrade"
-    if file is not None and not file.exists():  # connecting would make an empty one
+    if file is not None and not file.exists():  # a connection would create an empty file
         raise LedgerSchemaError(f"there is no ledger at {shown_address(engine)}: {command}")
     with reading(engine) as connection:
         found = _read_revision(connection)
@@ -95,7 +96,7 @@ def _read_revision(connection: Connection) -> str | None:
 
 
 def _wait_for_write_ahead(engine: Engine) -> None:
-    """Let readers and a writer of a SQLite file work at once; the file keeps the mode."""
+    """Set SQLite's write-ahead log, so that readers do not wait for a writer; the file keeps the mode."""
     deadline = monotonic() + BUSY_TIMEOUT_MS / 1_000
     connection = engine.raw_connection()
     try:
@@ -106,7 +107,7 @@ def _wait_for_write_ahead(engine: Engine) -> None:
 
 
 def _set_write_ahead(connection: PoolProxiedConnection, *, last: bool) -> bool:
-    # SQLite's own timeout does not cover every change of the mode: it fails at once while another one changes it.
+    # SQLite's busy timeout does not cover the change of the mode: it fails at once while another process changes it.
     try:
         connection.cursor().execute("PRAGMA journal_mode = WAL")
     except sqlite3.OperationalError as error:
@@ -117,7 +118,7 @@ def _set_write_ahead(connection: PoolProxiedConnection, *, last: bool) -> bool:
 
 
 def _migrate(connection: Connection, found: str | None) -> None:
-    from alembic import command  # noqa: PLC0415  # only who upgrades needs it, not every task
+    from alembic import command  # noqa: PLC0415  # only upgrades need it, not every task
     from alembic.config import Config  # noqa: PLC0415
     from alembic.script import ScriptDirectory  # noqa: PLC0415
 

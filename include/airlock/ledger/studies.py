@@ -5,13 +5,13 @@ An instance that contradicts them goes into a non-primary image set, so validati
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
-from sqlalchemy import and_, exists, select
+from sqlalchemy import and_, exists
 
 from airlock.ledger.database import Store
-from airlock.ledger.frames import fetch, insert_missing, stage, uid_frame
+from airlock.ledger.frames import fetch_by_values, insert_missing, stage
 from airlock.ledger.tables import arrivals, instances, series, studies
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def insert_elements(
     new_studies: pl.DataFrame | Iterable[pl.DataFrame],
     new_series: pl.DataFrame | Iterable[pl.DataFrame],
 ) -> None:
-    """Insert the grouping elements of studies and series that the data store did not hold; of several the first."""
+    """Insert the grouping elements of studies and series that are new in the data store; of several rows the first."""
     for table, frames, schema, key in (
         (studies, new_studies, STUDIES, "StudyInstanceUID"),
         (series, new_series, SERIES, "SeriesInstanceUID"),
@@ -50,7 +50,7 @@ def insert_elements(
 
 
 def _has_other_runs(run_key: str, table: Table) -> ColumnElement[bool]:
-    """Return the condition that another run has a part in a study or series too."""
+    """Return the condition that another run has brought a study or series, or some of its instances."""
     arrival = and_(arrivals.c.pipeline == instances.c.pipeline, arrivals.c.arrival_id == instances.c.arrival_id)
     elsewhere = exists().where(
         arrival,
@@ -64,7 +64,7 @@ def _has_other_runs(run_key: str, table: Table) -> ColumnElement[bool]:
 
 
 class Studies(Store):
-    """The ledger's part about grouping elements."""
+    """The ledger's methods about grouping elements."""
 
     def known_studies(self, datastore_id: str, uids: pl.Series, except_run: str | None = None) -> pl.DataFrame:
         """Return the grouping elements of the studies that a data store holds.
@@ -76,7 +76,7 @@ class Studies(Store):
         uids
             Study Instance UIDs.
         except_run
-            Studies that only this run has brought are left out, so that its rerun finds what it found the first time.
+            Studies that only this run has brought are omitted, so that its rerun finds what it found the first time.
 
         Returns
         -------
@@ -93,12 +93,8 @@ class Studies(Store):
         self, table: Table, schema: pl.Schema, uids: pl.Series, datastore_id: str, except_run: str | None
     ) -> pl.DataFrame:
         key = next(iter(schema))
-        columns: list[ColumnElement[Any]] = [table.c[name] for name in schema]
+        conditions: list[ColumnElement[bool]] = [table.c.datastore_id == datastore_id]
+        if except_run is not None:
+            conditions.append(_has_other_runs(except_run, table))
         with self._reading() as connection:
-            rows = stage(connection, uid_frame(uids, key), pl.Schema({key: pl.String}), [key])
-            statement = (
-                select(*columns).join(rows, table.c[key] == rows.c[key]).where(table.c.datastore_id == datastore_id)
-            )
-            if except_run is not None:
-                statement = statement.where(_has_other_runs(except_run, table))
-            return fetch(connection, statement, schema).sort(key)
+            return fetch_by_values(connection, table, schema, uids, key, *conditions).sort(key)

@@ -1,8 +1,8 @@
-"""The ledger's tables. ``migrations`` holds the same as steps; a test keeps the two alike.
+"""The ledger's tables. ``migrations`` creates the same tables step by step; a test compares the two.
 
-Column names are plain SQL names; where a column is a DICOM attribute, its key in Python is the DICOM keyword, as in the
-stages' frames. Of a key's columns the most selective comes first: SQLite, which knows nothing of a table's content,
-would take an index that begins with the data store for a good way to one instance.
+Column names are plain SQL names; a column of a DICOM attribute has the DICOM keyword as its key in Python, as in the
+stages' frames. The most selective column of a key comes first: SQLite has no statistics, and would otherwise choose an
+index that begins with the data store to find one instance.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class InstanceState(StrEnum):
-    """How far an arrival that owns a SOP instance in a data store has brought it."""
+    """The state of a SOP instance's import into a data store by the arrival that owns it."""
 
     CLAIMED = "claimed"
     IMPORTED = "imported"
@@ -43,7 +43,7 @@ class InstanceState(StrEnum):
 
 
 class MessageState(StrEnum):
-    """Whether a message of the outbox has reached its destination."""
+    """The state of a message of the outbox."""
 
     PENDING = "pending"
     SENT = "sent"
@@ -51,25 +51,25 @@ class MessageState(StrEnum):
 
 
 class StowState(StrEnum):
-    """Whether a DICOMweb server has an instance, as far as it said so."""
+    """Whether a DICOMweb server has stored an instance, by its own answer."""
 
     STORED = "stored"
     REFUSED = "refused"
 
 
 class Resolution(StrEnum):
-    """What a person wants done with a non-primary image set."""
+    """What a person wants to be done with a non-primary image set."""
 
     PROMOTE = "promote"
     DELETE = "delete"
 
 
 class ResolutionState(StrEnum):
-    """How far that has come; each step is written before the request to the service that makes it."""
+    """The progress of a resolution; each step is recorded before its request to the service."""
 
     BEGUN = "begun"
-    COPYING = "copying"  # CopyImageSet may have been asked for
-    DELETING = "deleting"  # DeleteImageSet may have been asked for
+    COPYING = "copying"  # CopyImageSet may have been requested
+    DELETING = "deleting"  # DeleteImageSet may have been requested
     DONE = "done"
 
 
@@ -84,15 +84,15 @@ class UtcDateTime(TypeDecorator[datetime]):
         return None if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Return an aware time, whatever the database keeps."""
+        """Return an aware time, whatever the database stores."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-def one_of(column: str, words: type[StrEnum]) -> CheckConstraint:
-    """Return the constraint that a column holds one of these words."""
-    listed = ", ".join(f"'{word}'" for word in words)
+def one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
+    """Return the constraint that a column holds one of these values."""
+    listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
 
 
@@ -121,7 +121,7 @@ runs = Table(
     UniqueConstraint("pipeline", "run_id"),
 )
 
-# An arrival has one row per pipeline, so one holder: the run in run_key.
+# An arrival has one row per pipeline; the run in run_key holds it.
 arrivals = Table(
     "arrivals",
     metadata,
@@ -142,14 +142,14 @@ arrivals = Table(
     Column("sop_instance_uid", Text),
     Column("series_instance_uid", Text),
     Column("study_instance_uid", Text),
-    Column("study_key", Text),  # to look a study up by: a file may claim a UID too long for an index
+    Column("study_key", Text),  # indexed instead of the UID: a file may declare a UID too long for an index
     Column("batch_id", Text),
     Column("job_id", Text),
     Column("image_set_id", Text),
     Column("settled_at", UtcDateTime),
     Column("generation", Integer, nullable=False, server_default="1"),
-    Column("superseded_by", Text),  # the arrival_id of the generation that a redrive put in its place
-    Column("superseded_before", Text),  # what superseded_by was before: a redrive that is given back restores it
+    Column("superseded_by", Text),  # the arrival_id of its successor, the generation that a redrive made
+    Column("superseded_before", Text),  # superseded_by before the last redrive; restored if that redrive is released
     Column("carries", Text),  # the arrival_id of the generation whose import counts for this one too
     one_of("disposition", Disposition),
     CheckConstraint("(settled_at IS NULL) = (disposition IS NULL)", name="settled_with_a_word"),
@@ -162,7 +162,7 @@ arrivals = Table(
         sqlite_where=text("superseded_by IS NOT NULL"),
     ),
     Index("ix_arrivals_key", "key", postgresql_using="hash"),
-    Index(  # what is released is found by its instance
+    Index(  # released arrivals are found by their instances
         "ix_arrivals_unreleased",
         "sop_instance_uid",
         postgresql_using="hash",
@@ -171,8 +171,8 @@ arrivals = Table(
     ),
 )
 
-# A SOP instance has one row per data store, so one owner: the arrival that brings or has brought it. On PostgreSQL its
-# pages are half empty (migration 0004): no indexed column may change when a claim becomes an import.
+# A SOP instance has one row per data store, so one owner: the arrival that is to import it or has imported it. On
+# PostgreSQL its pages are half empty (migration 0004): no indexed column may change when a claim becomes an import.
 instances = Table(
     "instances",
     metadata,
@@ -192,7 +192,7 @@ instances = Table(
     Index("ix_instances_study", "StudyInstanceUID", "datastore_id"),
 )
 
-# A FHIR resource has one row per data store: the content that was imported last, and the claim of a run on the next.
+# A FHIR resource has one row per data store: its last imported content, and the claim of a run on the next content.
 resources = Table(
     "resources",
     metadata,
@@ -213,7 +213,7 @@ resources = Table(
     Index("ix_resources_arrival", "arrival_id", "pipeline"),
 )
 
-# The grouping elements of what a data store holds, as the first run that imported some of it found them.
+# The grouping elements of the studies and series in a data store, as the first run that imported some of it found them.
 studies = Table(
     "studies",
     metadata,
@@ -253,9 +253,9 @@ jobs = Table(
     Column("ended_at", UtcDateTime),
 )
 
-# What the audit decided, and beside it what people decided about its holds: no override is ever lost or rewritten.
+# The audits' decisions; people's decisions about holds are in overrides, where no row is ever changed or deleted.
 # The subject of a gate is a StudyInstanceUID, or "Patient/<id>" or "file/<arrival_id>" in a clinical pipeline; the
-# subject_key stands for it where the subject itself must not be seen.
+# subject_key replaces it where the subject must not be seen.
 gates = Table(
     "gates",
     metadata,
@@ -277,12 +277,12 @@ overrides = Table(
     Column("datastore_id", Text, nullable=False),
     Column("subject", Text, nullable=False),
     Column("run_key", Text, ForeignKey("runs.run_key"), nullable=False),
-    Column("held_reason", Text),  # the hold that the person looked at; a hold for another reason stays held
+    Column("held_reason", Text),  # reason of the hold that the person saw; a hold for another reason stays
     Column("overridden_by", Text, nullable=False),
     Column("override_reason", Text, nullable=False),
     Column("overridden_at", UtcDateTime, nullable=False),
-    Column("reasons", Text),  # of what the subject was held by, as a person saw it; codes separated by commas
-    Column("findings", Text),  # their digest: the override counts for these findings only
+    Column("reasons", Text),  # codes of the findings that the person saw, separated by commas
+    Column("findings", Text),  # digest of these findings: the override counts for them only
     Index("ix_overrides_subject", "subject", "datastore_id"),
 )
 
@@ -304,7 +304,7 @@ outbox = Table(
     Column("leased_until", UtcDateTime),
     Column("last_error", Text),
     Column("created_at", UtcDateTime, nullable=False),
-    Column("queued_at", UtcDateTime, nullable=False),  # as created_at, or when somebody queued it again
+    Column("queued_at", UtcDateTime, nullable=False),  # as created_at, or the time of the last requeue
     Column("sent_at", UtcDateTime),
     one_of("state", MessageState),
     UniqueConstraint("subject_key", "content_digest", "destination"),
@@ -313,7 +313,7 @@ outbox = Table(
     Index("ix_outbox_subject", "subject_key", "pipeline"),
 )
 
-# Released contracts that no route has taken: of each subject the latest, which holds all that was released before.
+# Released contracts that no route took: the latest of each subject, which holds all that was released before.
 unrouted = Table(
     "unrouted",
     metadata,
@@ -324,12 +324,12 @@ unrouted = Table(
     Column("content_digest", Text, nullable=False),
     Column("payload_uri", Text, nullable=False),
     Column("run_key", Text, ForeignKey("runs.run_key"), nullable=False),
-    Column("rules", Text, nullable=False),  # digest of those that were last asked, and did not take it
+    Column("rules", Text, nullable=False),  # digest of the last rules that did not take it
     Column("released_at", UtcDateTime, nullable=False),
     Index("ix_unrouted_pipeline", "pipeline", "datastore_id"),
 )
 
-# The latest contract of each subject with something imported, released or not; a released one is routed by the outbox.
+# The latest contract of each subject of which something was imported, released or not.
 contracts = Table(
     "contracts",
     metadata,
@@ -344,7 +344,7 @@ contracts = Table(
     Index("ix_contracts_patient", "patient", "datastore_id"),
 )
 
-# A run that takes through again what other runs have settled: who wanted it, why, and what they chose.
+# Runs that process settled arrivals of other runs again: who asked for it, why, and the choice.
 redrives = Table(
     "redrives",
     metadata,
@@ -356,7 +356,7 @@ redrives = Table(
     Column("asked_at", UtcDateTime, nullable=False),
 )
 
-# What a redrive did with a non-primary image set.
+# Promotions and deletions of non-primary image sets by redrives.
 resolutions = Table(
     "resolutions",
     metadata,
@@ -365,16 +365,16 @@ resolutions = Table(
     Column("run_key", Text, ForeignKey("redrives.run_key"), nullable=False, index=True),
     Column("resolution", Text, nullable=False),
     Column("state", Text, nullable=False),
-    Column("promoted_id", Text),  # the primary image set that has the instances now
+    Column("promoted_id", Text),  # the primary image set that holds the instances now
     Column("promoted_version", BigInteger),
-    Column("versions_before", Text),  # JSON: of the study's primary image sets, when the copy was asked for
+    Column("versions_before", Text),  # JSON: versions of the study's primary image sets before the copy was requested
     Column("begun_at", UtcDateTime, nullable=False),
     Column("ended_at", UtcDateTime),
     one_of("resolution", Resolution),
     one_of("state", ResolutionState),
 )
 
-# What a DICOMweb server that a route sends instances to said of each, last: sending again leaves out what is stored.
+# The last answer of a DICOMweb server about each instance that a route sent to it; stored instances are not sent again.
 stow_instances = Table(
     "stow_instances",
     metadata,
@@ -382,7 +382,7 @@ stow_instances = Table(
     Column("destination", Text, primary_key=True),
     Column("etag", Text, nullable=False),  # of the object that was sent
     Column("state", Text, nullable=False),
-    Column("code", Text),  # the server's warning or failure, or why the object was not sent
+    Column("code", Text),  # the server's warning or failure code, or why the object was not sent
     Column("decided_at", UtcDateTime, nullable=False),
     one_of("state", StowState),
 )

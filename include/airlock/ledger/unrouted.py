@@ -1,4 +1,4 @@
-"""What was released and no route has taken: kept in sight until a later rule, or a later revision, is routed."""
+"""Released contracts that no route took; they wait for a rule that takes them, or for a later revision."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def _same_subject(rows: FromClause) -> ColumnElement[bool]:
 
 
 class Unrouted(Store):
-    """The ledger's part about what no route takes."""
+    """The ledger's methods about contracts that no route took."""
 
     def keep_unrouted(self, pipeline: str, run_key: str, datastore_id: str, rules: str, messages: pl.DataFrame) -> None:
-        """Keep contracts in sight that no route takes.
+        """Record contracts that no route takes.
 
-        Of a subject the latest revision is kept, since a contract holds all that was released before. One whose
-        subject has been routed with this revision or a later one is not kept.
+        Only the latest revision of a subject is recorded, since it holds all that was released before. A contract is
+        not recorded if this or a later revision of its subject has been routed.
 
         Parameters
         ----------
         pipeline, run_key, datastore_id
             The run that released the subjects, and the data store that holds them.
         rules
-            Digest of the rules that take none of them.
+            The digest of the rules that take none of them.
         messages
             As for `Outbox.enqueue`.
 
@@ -67,16 +67,16 @@ class Unrouted(Store):
             insert_missing(connection, unrouted, rows, key, released_at=datetime.now(UTC), **constants)
 
     def unrouted(self, pipeline: str, datastore_id: str, except_rules: str, limit: int) -> pl.DataFrame:
-        """Return contracts that no route has taken and that these rules have not been asked about.
+        """Return contracts that no route took and that were not yet matched against the current rules.
 
         Parameters
         ----------
         pipeline, datastore_id
-            Whose contracts.
+            The pipeline and the data store of the contracts.
         except_rules
-            Digest of the rules as they are now.
+            The digest of the current rules.
         limit
-            How many at most.
+            The largest number of contracts to return.
 
         Returns
         -------
@@ -93,7 +93,7 @@ class Unrouted(Store):
             return fetch(connection, statement, MESSAGES)
 
     def mark_unrouted(self, pipeline: str, datastore_id: str, rules: str, messages: pl.DataFrame) -> None:
-        """Write that these rules take none of these either."""
+        """Record that the rules with this digest take none of these contracts."""
         with self._writing(scope(pipeline)) as connection:
             rows = stage(connection, messages, MESSAGES, ["subject_key"])
             asked = and_(_same_subject(rows), unrouted.c.revision == rows.c.revision)
@@ -101,14 +101,14 @@ class Unrouted(Store):
             connection.execute(looked_at.values(rules=rules))
 
     def drop_unrouted(self, pipeline: str, datastore_id: str, messages: pl.DataFrame) -> None:
-        """Forget what is in the outbox now, with this revision or a later one."""
+        """Forget contracts that are in the outbox now, and earlier revisions of them."""
         with self._writing(scope(pipeline)) as connection:
             rows = stage(connection, messages, MESSAGES, ["subject_key"])
             routed = exists().where(_same_subject(rows), unrouted.c.revision <= rows.c.revision)
             connection.execute(delete(unrouted).where(_is_of(pipeline, datastore_id), routed))
 
     def count_unrouted(self, pipeline: str) -> int:
-        """Count the subjects of a pipeline that were released and that no route takes."""
+        """Return the number of a pipeline's released subjects that no route took."""
         with self._reading() as connection:
             counted = select(func.count()).select_from(unrouted).where(unrouted.c.pipeline == pipeline)
             return connection.execute(counted).scalar_one()

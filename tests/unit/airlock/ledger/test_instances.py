@@ -163,7 +163,7 @@ def test_a_late_manifest_reports_what_another_arrival_owns_by_then(two_runs: Led
 def test_outcomes_that_contradict_themselves_are_refused(two_runs: Ledger) -> None:
     with pytest.raises(LedgerError, match="1 outcomes have no state of an import: use one of imported, non_primary"):
         two_runs.record_imported(STORE, "a", imports(("1", "1.1"), state="claimed"), NO_STUDIES, NO_SERIES)
-    with pytest.raises(LedgerError, match="1 outcomes name an instance that another one names"):
+    with pytest.raises(LedgerError, match="1 outcomes name an instance that another outcome names"):
         two_runs.record_imported(STORE, "a", imports(("1", "1.1"), ("2", "1.1")), NO_STUDIES, NO_SERIES)
     with pytest.raises(LedgerError, match="does not hold 1 of these arrivals"):
         two_runs.record_imported(STORE, "a", imports(("3", "1.3")), NO_STUDIES, NO_SERIES)
@@ -172,6 +172,6 @@ def test_outcomes_that_contradict_themselves_are_refused(two_runs: Ledger) -> No
 @pytest.mark.parametrize("again", ["1", "2"])
 def test_outcomes_that_contradict_themselves_leave_a_claim_as_it_is(two_runs: Ledger, again: str) -> None:
     two_runs.claim_instances(STORE, NIGHTLY, "a", claims(("1", "1.1")))
-    with pytest.raises(LedgerError, match="1 outcomes name an instance that another one names"):
+    with pytest.raises(LedgerError, match="1 outcomes name an instance that another outcome names"):
         two_runs.record_imported(STORE, "a", imports(("1", "1.1"), (again, "1.1")), NO_STUDIES, NO_SERIES)
     assert owners(two_runs, "1.1") == {"1.1": (id_of("1"), "claimed")}

@@ -105,7 +105,7 @@ def test_two_pipelines_with_one_destination_send_a_content_once(opened: Ledger) 
 
 def test_two_contents_cannot_have_one_revision(opened: Ledger) -> None:
     opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
-    with pytest.raises(LedgerError, match="was given to another content meanwhile: clear the route task"):
+    with pytest.raises(LedgerError, match="under the same revision: clear the route task"):
         opened.enqueue(NIGHTLY, "b", TO, messages(("k0", 1, "d0"), ("k1", 1, "d2")))
     assert names(due(opened)) == [("k1", 1)]
 

@@ -171,7 +171,7 @@ class TestImports:
         assert refused(two_runs, "a", "p1", "p2") == {"p2": "b"}
 
     def test_a_resource_is_recorded_once_with_its_digest(self, two_runs: Ledger) -> None:
-        with pytest.raises(LedgerError, match="1 imports name a resource that another one names: give one per"):
+        with pytest.raises(LedgerError, match="1 imports name a resource that another import names: give one per"):
             two_runs.record_imported_resources(STORE, "a", imports("p1", "p1"))
         with pytest.raises(LedgerError, match="1 imports have no content_digest"):
             two_runs.record_imported_resources(

@@ -297,7 +297,7 @@ def test_an_upgrade_leaves_the_mode_of_a_ledger_that_is_there(tmp_path: Path) ->
 
 def test_a_ledger_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(LedgerError, match=r"cannot be made .*name a file in a folder that this user can write to"):
+    with pytest.raises(LedgerError, match=r"cannot be created .*name a file in a folder that this user can write to"):
         upgrade(f"sqlite:///{tmp_path}/file/ledger.db")
 
 
