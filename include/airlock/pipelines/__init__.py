@@ -1,7 +1,7 @@
-"""Pipelines: one YAML file each under include/pipelines/, read into typed settings before any run starts.
+"""Pipeline files: each YAML file in include/pipelines/ is read into typed settings before a run starts.
 
-An error names the file, the field, the value and the fix. ``json_schema()`` is published as docs/pipeline.schema.json,
-so that an editor can check a file while it is written.
+Errors name the file, the field, the value and the fix. ``json_schema()`` is published as docs/pipeline.schema.json,
+with which an editor checks a file while it is written.
 """
 
 from airlock.pipelines.arrivals import Arrivals

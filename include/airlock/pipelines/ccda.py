@@ -1,4 +1,4 @@
-"""``kind: ccda``, a preview: C-CDA documents through HealthLake's transformation agent, then imported as FHIR."""
+"""``kind: ccda``, a preview: C-CDA documents, converted by HealthLake's transformation agent and imported as FHIR."""
 
 from __future__ import annotations
 
@@ -13,50 +13,56 @@ from airlock.pipelines.settings import Prefix, Settings
 
 
 class Transformation(Settings):
-    """The conversion job and the profile that it must run with."""
+    """The conversion job and its profile."""
 
-    profile_id: str = Field(pattern=r"^[0-9a-f]{32}$", description="32 hex digits")
+    profile_id: str = Field(pattern=r"^[0-9a-f]{32}$", description="id of the profile, 32 hex digits")
     profile_version: int = Field(
         ge=1,
         le=99,
-        description="published version; a job runs the latest, and if that is another one the run fails",
+        description="published version of the profile; a job uses the latest, and the run fails if that is another one",
     )
     output_uri: Prefix = Field(description="s3://bucket/prefix/ for converted resources and drift reports")
-    drift_detection: bool = Field(True, description="have the job say what it did not understand")
+    drift_detection: bool = Field(True, description="let the job report what it did not understand")
     min_coverage: float = Field(
-        0.0, ge=0, le=1, description="lowest overall coverage rate of the drift report; a lower one holds the run"
+        0.0,
+        ge=0,
+        le=1,
+        description="lowest coverage rate in a document's drift report; a document below it is quarantined",
     )
-    poll_seconds: int = Field(30, ge=1, description="between two looks at a job")
-    job_timeout_minutes: float = Field(12 * 60, gt=0, description="how long a try waits; the next one reconnects")
-    max_generations: int = Field(3, ge=1, description="jobs started for one batch when they end FAILED")
+    poll_seconds: int = Field(30, ge=1, description="time between two checks of a job")
+    job_timeout_minutes: float = Field(
+        12 * 60, gt=0, description="maximum wait per attempt; a retry reconnects to the same job"
+    )
+    max_generations: int = Field(
+        3, ge=1, description="most jobs started for one batch; the next one starts only after FAILED"
+    )
     documents_per_job: int = Field(1_000, ge=1, description="most documents in one batch")
     bytes_per_job: int = Field(1_000**3, ge=1, description="most bytes in one batch (AWS: 1 GB)")
     document_mib: float = Field(10, gt=0, description="largest document")
 
 
 class CcdaPipeline(ClinicalPipeline):
-    """One C-CDA pipeline: a clinical one whose resources come out of a conversion."""
+    """A C-CDA pipeline: a clinical pipeline whose resources come from a conversion."""
 
-    kind: Literal["ccda"] = Field(description="what travels")  # type: ignore[assignment]  # narrower than the parent's
+    kind: Literal["ccda"] = Field(description="the kind of data that the pipeline imports")  # type: ignore[assignment]  # narrower than the parent's
     preview: bool = Field(False, description="must be true: AWS's conversion is a preview, see docs/clinical.md")
     transformation: Transformation
-    plan: CcdaPlanSettings = CcdaPlanSettings()  # type: ignore[assignment]  # of conversions, not of imports
-    review: Review = Field(description="who approves converted data; there is no way around it")
+    plan: CcdaPlanSettings = CcdaPlanSettings()  # type: ignore[assignment]  # conversions, not imports
+    review: Review = Field(description="who approves converted data; it is never released without approval")
 
     @model_validator(mode="after")
-    def _is_wanted_and_checked(self) -> CcdaPipeline:
+    def _require_preview_and_strict_validation(self) -> CcdaPipeline:
         self.check_generations("transformation.max_generations", self.transformation.max_generations)
         if not self.preview:
             raise ValueError(
-                "kind ccda is a preview of AWS's and stays off: read in docs/clinical.md what that means, then set "
-                "preview: true"
+                "kind ccda relies on an AWS preview and stays off: read docs/clinical.md, then set preview to true"
             )
         if self.audit.on_hold == "review":
-            raise ValueError("converted data waits for its review in any case: leave audit.on_hold out")
+            raise ValueError("converted data always waits for its review: remove audit.on_hold")
         if self.risk.validation_level is not ValidationLevel.STRICT:
-            raise ValueError("converted data is validated strictly: set risk.workflow to contract")
+            raise ValueError("converted data must be validated strictly: set risk.workflow to contract")
         return self
 
     def own_prefixes(self) -> dict[str, str]:
-        """Return the prefixes that the pipeline writes below, by the field that names each."""
+        """Return the prefixes that the pipeline writes to, by the name of their field."""
         return super().own_prefixes() | {"transformation.output_uri": self.transformation.output_uri}

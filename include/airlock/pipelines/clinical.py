@@ -1,4 +1,4 @@
-"""``kind: clinical``: FHIR R4 resources, as NDJSON or Bundles, into HealthLake at the depth that the risk asks for."""
+"""``kind: clinical``: FHIR R4 resources, as NDJSON or Bundles, into HealthLake."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airlock.pipelines.settings import Settings
 
 
 class Workflow(StrEnum):
-    """What the data is for, which says how wrong it may be when it comes in."""
+    """The use of the data, which decides how strictly it is validated."""
 
     CONTRACT = "contract"
     MODERNIZATION = "modernization"
@@ -24,7 +24,7 @@ class Workflow(StrEnum):
 
 
 class ValidationLevel(StrEnum):
-    """HealthLake's depth of validation (StartFHIRImportJob, ValidationLevel)."""
+    """HealthLake's validation levels (StartFHIRImportJob, ValidationLevel)."""
 
     STRICT = "strict"
     STRUCTURE_ONLY = "structure-only"
@@ -39,18 +39,17 @@ LEVELS = {
 
 
 class Risk(Settings):
-    """The workflow's risk, from which the depth of validation follows."""
+    """The workflow's risk, which decides the depth of validation."""
 
     workflow: Workflow = Field(
-        description="contract: validated strictly; modernization: structure-only; throughput: minimal, reviewed later"
+        description="contract: strict validation; modernization: structure-only; throughput: minimal "
+        "validation, then a review"
     )
-    why: str = Field(
-        min_length=10, description="a sentence for those who inherit the pipeline: why this depth is right"
-    )
+    why: str = Field(min_length=10, description="a sentence for later maintainers that says why this depth is right")
 
     @property
     def validation_level(self) -> ValidationLevel:
-        """The depth that HealthLake is asked for."""
+        """The validation level of the import jobs."""
         return LEVELS[self.workflow]
 
 
@@ -59,94 +58,107 @@ class ClinicalParse(Settings):
 
     shard_size: int = Field(50, ge=1, description="files per mapped task")
     max_shards: int = Field(
-        1_000, ge=1, le=1_000, description="shards grow rather than exceed this (Airflow maps 1,024)"
+        1_000,
+        ge=1,
+        le=1_000,
+        description="most shards; with more arrivals the shards grow (Airflow maps 1,024 tasks at most)",
     )
-    chunk_mib: int = Field(16, ge=1, description="of resources held in memory before they are written")
-    resource_mib: float = Field(10, gt=0, description="largest resource; a longer line is set aside without being held")
-    bundle_mib: float = Field(50, gt=0, description="largest Bundle that is not one line; it is read as a whole")
+    chunk_mib: int = Field(16, ge=1, description="resources held in memory before they are written")
+    resource_mib: float = Field(
+        10, gt=0, description="largest resource; a longer line is set aside without reading it into memory"
+    )
+    bundle_mib: float = Field(50, gt=0, description="largest Bundle of several lines, which is read as a whole")
     max_faulty: int = Field(
-        10_000, ge=1, description="lines or entries of a file that are no resources; with more, the file is set aside"
+        10_000,
+        ge=1,
+        description="most lines or entries of a file that are not resources; with more, the file is set aside",
     )
     max_units: int = Field(
-        5_000_000, ge=1, description="lines or entries of a file; with more, none of it is imported: split it"
+        5_000_000, ge=1, description="most lines or entries of a file; a file with more is not imported: split it"
     )
     unpacked_mib: float = Field(
-        10_240, gt=0, description="largest file, gzip unpacked; of a larger one nothing is imported: split it"
+        10_240, gt=0, description="largest file after gzip is unpacked; a larger file is not imported: split it"
     )
     sidecars: tuple[str, ...] = Field(
         (
             ".DS_Store", "._*", "Thumbs.db", "desktop.ini", "_SUCCESS", "manifest.json", "delivery.json", "*.txt",
             "*.md", "*.csv", "*.tsv", "*.html", "*.htm", "*.pdf", "*.log", "*.md5", "*.sha256", "*.sha1",
         ),
-        description="names (shell patterns) of files that lie beside a delivery and were never FHIR",
+        description="names (shell patterns) of files that accompany a delivery and are not FHIR",
     )  # fmt: skip
 
 
 class ClinicalValidate(Settings):
-    """Which findings stop a resource before the data store sees it."""
+    """The findings that keep a resource from being imported."""
 
     service_check: Literal["none", "sample", "all"] = Field(
-        "none", description="ask the data store's $validate about no, some or all resources before anything is stored"
+        "none", description="check no resources, a sample or all with the data store's $validate before any is stored"
     )
     sample_size: int = Field(
-        200, ge=1, description="with service_check: sample, so many resources, spread over all types"
+        200, ge=1, description="with service_check: sample, the number of resources, spread over all types"
     )
-    checks_in_flight: int = Field(8, ge=1, le=64, description="$validate calls at a time")
+    checks_in_flight: int = Field(8, ge=1, le=64, description="$validate calls at the same time")
     unknown_reference: Literal["quarantine", "accept"] = Field(
         "quarantine",
-        description="of a resource that refers to one neither in the delivery nor in the data store; a urn:uuid or "
-        "conditional reference that leads nowhere is stopped in any case",
+        description="action on a resource that refers to one that is neither in the delivery nor in the data "
+        "store; a urn:uuid or conditional reference without a target is always quarantined",
     )
     changed_resource: Literal["update", "quarantine"] = Field(
-        "update", description="of a resource that an earlier delivery brought with other content"
+        "update", description="action on a resource that an earlier delivery brought with other content"
     )
 
 
 class ClinicalAudit(Settings):
-    """What it takes to release a patient's resources."""
+    """The conditions for releasing a patient's resources."""
 
     manifest_wait_seconds: float = Field(
-        300, ge=0, description="a manifest may come after COMPLETED; no longer than this"
+        300, ge=0, description="longest wait for a manifest after the job is COMPLETED"
     )
-    read_back_sample: int = Field(50, ge=0, description="resources that are read back from the data store and compared")
+    read_back_sample: int = Field(
+        50, ge=0, description="number of resources that are read back from the data store and compared"
+    )
     hold_incomplete_patients: bool = Field(
-        False, description="hold all of a patient when one of the patient's resources was set aside"
+        False, description="hold all resources of a patient if one of them was set aside"
     )
-    hold_incomplete_files: bool = Field(False, description="hold all of a file when one of its resources was set aside")
+    hold_incomplete_files: bool = Field(False, description="hold all resources of a file if one of them was set aside")
     on_hold: OnHold = Field("hold", description=ON_HOLD)
 
 
 class ClinicalPipeline(Pipeline):
-    """One clinical pipeline: source, store, risk, policies, routes."""
+    """A clinical pipeline."""
 
-    kind: Literal["clinical"] = Field(description="what travels")
+    kind: Literal["clinical"] = Field(description="the kind of data that the pipeline imports")
     risk: Risk
     parse: ClinicalParse = ClinicalParse()
     validation: ClinicalValidate = ClinicalValidate()
-    notify: tuple[Notify, ...] = Field((), description="who is told of holds, failures and late deliveries, see below")
+    notify: tuple[Notify, ...] = Field(
+        (), description="who is notified of holds, failures and late deliveries, see below"
+    )
     healthlake: HealthLake
     audit: ClinicalAudit = ClinicalAudit()
     plan: ClinicalPlanSettings = ClinicalPlanSettings()
-    review: Review | None = Field(None, description="required where the workflow is throughput or on_hold is review")
+    review: Review | None = Field(
+        None, description="who answers reviews; required if the workflow is throughput or on_hold is review"
+    )
 
     @model_validator(mode="after")
-    def _fits_the_risk(self) -> ClinicalPipeline:
+    def _require_review_for_invalid_data(self) -> ClinicalPipeline:
         self.check_generations("healthlake.max_generations", self.healthlake.max_generations)
         check_review(self.audit.on_hold, self.review)
         if self.risk.validation_level is ValidationLevel.MINIMAL and self.review is None:
             raise ValueError(
-                "risk.workflow throughput stores resources that are invalid, so it needs a review: name who looks at "
-                "them under review.by, or choose modernization or contract"
+                "risk.workflow throughput stores invalid resources, so it needs a review: name the reviewers in "
+                "review.by, or choose modernization or contract"
             )
         return self
 
     @property
     def datastore_id(self) -> str:
-        """The HealthLake data store."""
+        """The id of the HealthLake data store."""
         return self.healthlake.datastore_id
 
     def own_prefixes(self) -> dict[str, str]:
-        """Return the prefixes that the pipeline writes below, by the field that names each."""
+        """Return the prefixes that the pipeline writes to, by the name of their field."""
         return super().own_prefixes() | {"healthlake.output_uri": self.healthlake.output_uri}
 
     def connections(self) -> set[str]:

@@ -1,4 +1,4 @@
-"""Reading pipeline files: one error per file, naming each field that is wrong, before any run starts."""
+"""Read pipeline files; a file's error names each wrong field before any run starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _READER: TypeAdapter[ImagingPipeline | ClinicalPipeline | CcdaPipeline] = TypeAd
 
 
 class PipelineError(ValueError):
-    """A pipeline file is wrong; the message is what the user reads."""
+    """A pipeline file is wrong; its author reads the message."""
 
 
 def load_pipeline(path: Path) -> Pipeline:
@@ -31,37 +31,39 @@ def load_pipeline(path: Path) -> Pipeline:
     Raises
     ------
     PipelineError
-        If it cannot be read, is no YAML, or a field is missing, unknown or wrong; every wrong field is named.
+        If the file cannot be read or is not YAML, or a field is missing, unknown or wrong; every wrong field is named.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or 2026-02-30
-        raise PipelineError(f"{path.name}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or 2026-02-30
+        raise PipelineError(f"{path.name}: the file cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise PipelineError(f"{path.name}: a pipeline is a mapping of fields, as in include/pipelines/sample.yaml")
+        raise PipelineError(
+            f"{path.name}: the file is not a mapping of fields: write it like include/pipelines/sample.yaml"
+        )
     try:
         return _READER.validate_python(content)
     except ValidationError as error:
-        problems = "; ".join(_problem(item) for item in error.errors())
+        problems = "; ".join(_describe_problem(item) for item in error.errors())
         raise PipelineError(f"{path.name}: {problems}") from None
 
 
-_NOT_SHOWN = "url"  # of a webhook: what is wrong with it may be the password in it
+_NOT_SHOWN = "url"  # a wrong webhook address may contain a password
 
 
-def _problem(item: Any) -> str:
+def _describe_problem(item: Any) -> str:
     where = ".".join(str(part) for part in item["loc"][1:])  # the first part is the kind
     if item["type"] in {"union_tag_invalid", "union_tag_not_found"}:
-        return "field 'kind' must be imaging, clinical or ccda: it says what travels"
+        return "field 'kind' must be imaging, clinical or ccda"
     if item["type"] == "extra_forbidden":
-        return f"unknown field {where!r}: remove it, or see docs/pipelines.md for the right name"
+        return f"field {where!r} is unknown: remove it, or see docs/pipelines.md for the right name"
     if item["type"] == "missing":
         return f"field {where!r} is missing: add it"
     message: str = item["msg"].removeprefix("Value error, ")
     if not item["loc"][1:]:
-        return message  # of a rule about several fields, which names them
+        return message  # a rule about several fields names them itself
     if item["type"] == "string_type" and isinstance(item["input"], int | float):
-        message += "; put it in quotes, since YAML reads digits as a number"
+        message += "; put it in quotes, because YAML reads digits as a number"
     value = item.get("input")
     shown = (
         f" (it is {value!r})" if isinstance(value, str | int | float | bool) and item["loc"][-1] != _NOT_SHOWN else ""
@@ -75,13 +77,13 @@ def load_pipelines(folder: Path) -> tuple[dict[str, Pipeline], list[PipelineErro
     Returns
     -------
     pipelines
-        The good ones by name.
+        The valid pipelines by name.
     problems
-        One error per bad file; of two pipelines with one name neither is used.
+        One error per wrong file; two pipelines with the same name are both left out.
     """
     found: dict[str, list[tuple[Path, Pipeline]]] = {}
     problems: list[PipelineError] = []
-    for path in _files(folder):
+    for path in _list_files(folder):
         try:
             pipeline = load_pipeline(path)
         except PipelineError as error:
@@ -91,19 +93,17 @@ def load_pipelines(folder: Path) -> tuple[dict[str, Pipeline], list[PipelineErro
     for name, entries in found.items():
         if len(entries) > 1:
             files = " and ".join(path.name for path, _ in entries)
-            problems.append(
-                PipelineError(f"two pipelines are named {name!r}, in {files}: rename one; neither runs until then")
-            )
+            problems.append(PipelineError(f"{files} name their pipeline {name!r}: rename one; neither runs until then"))
     loaded = {name: entries[0][1] for name, entries in found.items() if len(entries) == 1}
-    shared = _differing_over_a_queue(loaded.values())
+    shared = _find_queue_conflicts(loaded.values())
     problems += shared.values()
     return {name: pipeline for name, pipeline in loaded.items() if name not in shared}, problems
 
 
-def _differing_over_a_queue(pipelines: Iterable[Pipeline]) -> dict[str, PipelineError]:
-    """Return an error per pipeline that reads another one's queue with other settings.
+def _find_queue_conflicts(pipelines: Iterable[Pipeline]) -> dict[str, PipelineError]:
+    """Return an error per pipeline that reads another pipeline's queue with different settings.
 
-    Two readers of a queue get half of its messages each; with the same settings Airflow reads once for both.
+    Two readers of a queue would get half of its messages each. With equal settings Airflow reads it once for both.
     """
     first: dict[str, Pipeline] = {}
     errors: dict[str, PipelineError] = {}
@@ -113,15 +113,16 @@ def _differing_over_a_queue(pipelines: Iterable[Pipeline]) -> dict[str, Pipeline
         other = first.setdefault(pipeline.arrivals.queue_url, pipeline)
         if other.arrivals != pipeline.arrivals:
             errors[pipeline.name] = PipelineError(
-                f"pipelines {other.name!r} and {pipeline.name!r} have one arrivals.queue_url and other settings beside "
-                f"it: make the two sections equal, or give each a queue; {pipeline.name!r} does not run until then"
+                f"pipelines {other.name!r} and {pipeline.name!r} have the same arrivals.queue_url but other fields of "
+                f"arrivals differ: make the sections equal, or give each pipeline a queue of its own; "
+                f"{pipeline.name!r} does not run until then"
             )
     return errors
 
 
-def _files(folder: Path) -> Iterable[Path]:
+def _list_files(folder: Path) -> Iterable[Path]:
     if not folder.is_dir():
-        raise PipelineError(f"{folder} is no folder: set AIRLOCK_PIPELINES to the folder of the pipeline files")
+        raise PipelineError(f"{folder} is not a folder: set AIRLOCK_PIPELINES to the folder of the pipeline files")
     try:
         return sorted(path for path in folder.iterdir() if path.suffix in {".yaml", ".yml"})
     except OSError as error:

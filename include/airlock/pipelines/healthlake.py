@@ -1,4 +1,4 @@
-"""How FHIR goes into a HealthLake data store: the store, and how released studies are written as FHIR."""
+"""The HealthLake data store of a pipeline, and how released studies are written as FHIR."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airlock.pipelines.settings import Prefix, Settings
 
 
 class HealthLake(Settings):
-    """The data store and how import jobs are run against it."""
+    """The data store and its import jobs."""
 
     datastore_id: str = Field(pattern=r"^[0-9a-z]{32}$", description="32 characters")
     data_access_role_arn: str = Field(pattern=ROLE_ARN, description="role that HealthLake assumes, see iam/")
@@ -20,17 +20,21 @@ class HealthLake(Settings):
         min_length=1, max_length=400, description="key for the manifests: HealthLake writes no output without one"
     )
     aws_conn_id: str = Field("aws_default", description="Airflow connection for HealthLake")
-    region_name: str | None = Field(None, description="AWS region; without it that of the connection")
-    pool: str = Field("healthlake_import", description="Airflow pool; an account runs one import, more of them queue")
-    poll_seconds: int = Field(30, ge=1, description="between two looks at a job")
+    region_name: str | None = Field(None, description="AWS region; by default the connection's")
+    pool: str = Field(
+        "healthlake_import", description="Airflow pool; an AWS account runs one import at a time and queues the others"
+    )
+    poll_seconds: int = Field(30, ge=1, description="time between two checks of a job")
     job_timeout_minutes: float = Field(
-        24 * 60, gt=0, description="how long a try waits for a running job; the next one reconnects"
+        24 * 60, gt=0, description="maximum wait per attempt for a running job; a retry reconnects to the same job"
     )
-    queued_timeout_minutes: float = Field(
-        7 * 24 * 60, gt=0, description="how long a try waits for a queued job, which does not count as running"
+    queued_timeout_minutes: float = Field(7 * 24 * 60, gt=0, description="maximum wait per attempt for a queued job")
+    backoff_seconds: float = Field(
+        30, gt=0, description="first pause after throttling or a quota refusal; it doubles each time"
     )
-    backoff_seconds: float = Field(30, gt=0, description="first pause after throttling or a quota refusal; it doubles")
-    max_generations: int = Field(3, ge=1, description="jobs started for one batch when they end FAILED")
+    max_generations: int = Field(
+        3, ge=1, description="most jobs started for one batch; the next one starts only after FAILED"
+    )
     files_per_job: int = Field(10_000, ge=1, description="most files in one batch (AWS's pages: 10,000 or 1,000,000)")
     bytes_per_job: int = Field(100 * 1000**3, ge=1, description="most bytes in one batch (AWS: 5,000 GB)")
     bytes_per_file: int = Field(
@@ -39,8 +43,8 @@ class HealthLake(Settings):
     most_reads_by_id: int = Field(
         10_000,
         ge=0,
-        description="most resources of a batch that audit reads one by one where the job's result lines name none; "
-        "a larger batch is held",
+        description="most resources of a batch that audit reads one by one if the job's result lines name "
+        "none; a larger batch is held",
     )
 
 
@@ -48,17 +52,18 @@ class Publish(Settings):
     """How a released study is written as FHIR."""
 
     issuer_systems: dict[str, str] = Field(
-        {}, description="Identifier.system by IssuerOfPatientID, where the hospital has URIs of its own"
+        {}, description="Identifier.system by IssuerOfPatientID, if the hospital has URIs of its own"
     )
     timezone: Annotated[str, AfterValidator(check_timezone)] | None = Field(
-        None, description="of StudyTime, an IANA name; without it ImagingStudy.started is a date: FHIR has no bare time"
+        None, description="time zone of StudyTime, an IANA name; without it ImagingStudy.started is only a date"
     )
-    service_requests: bool = Field(False, description="a ServiceRequest stub for each AccessionNumber")
+    service_requests: bool = Field(False, description="publish a ServiceRequest stub for each AccessionNumber")
     resource_bytes: int = Field(
-        10 * 1024**2, ge=1, description="a larger ImagingStudy leaves out the instances of its largest series"
+        10 * 1024**2,
+        ge=1,
+        description="largest ImagingStudy; a larger one leaves out the instances of its largest series",
     )
     dicomweb_region: str | None = Field(
         None,
-        description="AWS region in the Endpoint's DICOMweb address, which is that of the HealthImaging data store; "
-        "another one is refused",
+        description="AWS region in the Endpoint's DICOMweb address; must be the HealthImaging data store's region",
     )

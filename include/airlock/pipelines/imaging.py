@@ -1,4 +1,4 @@
-"""``kind: imaging``: a DICOM archive into HealthImaging and, where a HealthLake store is named, its studies as FHIR."""
+"""``kind: imaging``: a DICOM archive into HealthImaging and, if a HealthLake store is set, its studies as FHIR."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from airlock.reasons import Reason
 from airlock.storage.s3uri import S3Uri
 
 
-def _lengths(given: dict[str, int]) -> dict[str, int]:
+def _complete_lengths(given: dict[str, int]) -> dict[str, int]:
     unknown = sorted(given.keys() - ELEMENT_LENGTHS.keys())
     if unknown:
-        raise ValueError(f"{', '.join(unknown)} has no limit; those that have are {', '.join(sorted(ELEMENT_LENGTHS))}")
+        raise ValueError(f"{', '.join(unknown)} has no limit: use one of {', '.join(sorted(ELEMENT_LENGTHS))}")
     return ELEMENT_LENGTHS | given
 
 
-# Characters; HealthImaging developer guide, "Element constraints". What a pipeline gives replaces single ones.
+# In characters; HealthImaging developer guide, "Element constraints". A pipeline file replaces single values.
 ELEMENT_LENGTHS = {
     "PatientName": 256,
     "PatientID": 256,
@@ -40,14 +40,14 @@ ELEMENT_LENGTHS = {
 }
 
 
-_IN_FLIGHT_KIB = 256 * 1024  # of first ranges that one task may ask for at a time: they lie in its memory
+_IN_FLIGHT_KIB = 256 * 1024  # most KiB of first ranges in flight, since a task holds them in memory
 
 
 class FirstRange(Settings):
-    """The first request of each object whose key starts so: for archives with large values before the wanted ones."""
+    """The first range of objects below a prefix, for archives with large values early in the header."""
 
-    prefix: str = Field(min_length=1, description="of whole keys, from the bucket on, as archive/mr/")
-    kib: int = Field(ge=1, le=4_096, description="of each object, in the first request")
+    prefix: str = Field(min_length=1, description="start of whole keys, for example archive/mr/")
+    kib: int = Field(ge=1, le=4_096, description="size of the first request for each object")
 
 
 class ParseSettings(Settings):
@@ -55,25 +55,34 @@ class ParseSettings(Settings):
 
     shard_size: int = Field(5_000, ge=1, description="arrivals per mapped task")
     max_shards: int = Field(
-        1_000, ge=1, le=1_000, description="shards grow rather than exceed this (Airflow maps 1,024)"
+        1_000,
+        ge=1,
+        le=1_000,
+        description="most shards; with more arrivals the shards grow (Airflow maps 1,024 tasks at most)",
     )
-    in_flight: int = Field(64, ge=1, le=512, description="requests at a time in one task")
+    in_flight: int = Field(64, ge=1, le=512, description="requests of one task at the same time")
     requests_per_second: float | None = Field(
-        None, gt=0, le=100_000, description="begun by one task at most, repeated ones not counted; null for no limit"
+        None,
+        gt=0,
+        le=100_000,
+        description="most requests that one task starts, repeated ones not counted; null for no limit",
     )
     first_range_kib: int = Field(
-        16, ge=1, le=4_096, description="of each object, in the first request; most headers end in it"
+        16, ge=1, le=4_096, description="size of the first request for each object; most headers fit in it"
     )
     first_ranges: tuple[FirstRange, ...] = Field(
-        (), description="other first ranges by prefix, see below; the longest prefix of a key counts"
+        (), description="other first ranges by prefix, see below; the longest matching prefix applies"
     )
-    max_header_mib: int = Field(16, ge=1, le=256, description="bytes read of one object before it is given up")
-    request_timeout_seconds: float = Field(60, gt=0, le=300, description="of one try to read a range")
+    max_header_mib: int = Field(
+        16, ge=1, le=256, description="most bytes read of one object; a longer header is quarantined"
+    )
+    request_timeout_seconds: float = Field(60, gt=0, le=300, description="timeout of one try to read a range")
     retries: int = Field(
         5,
         ge=0,
         le=100,
-        description="of reading a range, with backoff; none begins after (retries + 1) timeouts, or after five minutes",
+        description="retries of reading a range, with backoff; none starts after (retries + 1) timeouts or "
+        "five minutes",
     )
     sidecars: tuple[str, ...] = Field(
         (
@@ -81,11 +90,11 @@ class ParseSettings(Settings):
             "*.xml", "*.html", "*.htm", "*.pdf", "*.log", "*.md5", "*.sha256", "*.jpg", "*.jpeg", "*.png", "*.gif",
             "*.bmp", "*.sha1", "*.ini", "*.inf", "*.exe", "*.py",
         ),
-        description="names (shell patterns) of files that lie beside an archive and were never DICOM",
+        description="names (shell patterns) of files that accompany an archive and are not DICOM",
     )  # fmt: skip
 
     @model_validator(mode="after")
-    def _prefixes_differ(self) -> ParseSettings:
+    def _require_distinct_prefixes(self) -> ParseSettings:
         prefixes = [first.prefix for first in self.first_ranges]
         twice = sorted({prefix for prefix in prefixes if prefixes.count(prefix) > 1})
         if twice:
@@ -93,26 +102,24 @@ class ParseSettings(Settings):
         return self
 
     @model_validator(mode="after")
-    def _first_ranges_fit(self) -> ParseSettings:
+    def _require_first_ranges_that_fit(self) -> ParseSettings:
         largest = max([self.first_range_kib, *(first.kib for first in self.first_ranges)])
         if largest > self.max_header_mib * 1024:
-            raise ValueError(
-                f"first ranges of {largest} KiB are above max_header_mib ({self.max_header_mib}): lower them"
-            )
+            raise ValueError(f"first ranges of {largest} KiB exceed max_header_mib ({self.max_header_mib}): lower them")
         if largest * self.in_flight > _IN_FLIGHT_KIB:
             raise ValueError(
-                f"in_flight {self.in_flight} first ranges of {largest} KiB are more than {_IN_FLIGHT_KIB // 1024} MiB "
-                f"at a time: set in_flight to {_IN_FLIGHT_KIB // largest} or lower, or ask for less"
+                f"in_flight {self.in_flight} first ranges of {largest} KiB need more than {_IN_FLIGHT_KIB // 1024} MiB "
+                f"of memory: set in_flight to {_IN_FLIGHT_KIB // largest} or lower, or lower the first ranges"
             )
         return self
 
 
 class Limits(Settings):
-    """What HealthImaging takes; its published pages differ by age, so each number is a setting."""
+    """HealthImaging's limits; AWS's pages contradict each other, so each limit is a setting."""
 
-    element_lengths: Annotated[dict[str, Annotated[int, Field(ge=1)]], AfterValidator(_lengths)] = Field(
+    element_lengths: Annotated[dict[str, Annotated[int, Field(ge=1)]], AfterValidator(_complete_lengths)] = Field(
         ELEMENT_LENGTHS,
-        description="longest value by DICOM keyword, in characters; what is not given keeps its default",
+        description="longest value by DICOM keyword, in characters; keywords that are not given keep their defaults",
     )
     related_series: int = Field(1_000_000, ge=1, description="highest NumberOfStudyRelatedSeries")
     related_instances: int = Field(1_000_000, ge=1, description="highest NumberOfStudyRelatedInstances")
@@ -122,12 +129,13 @@ class Limits(Settings):
 
 
 class Validate(Settings):
-    """Which findings stop an arrival."""
+    """The findings that quarantine an arrival."""
 
     grouping_conflict: Literal["reject", "majority", "accept"] = Field(
         "reject",
-        description="when a grouping element differs within a study or series: quarantine all of it, only the smaller "
-        "part, or import all and let the gate hold what becomes non-primary",
+        description="if a grouping element differs within a study or series: quarantine all of it (reject), "
+        "quarantine only the smaller part (majority), or import all and let the gate hold "
+        "non-primary files (accept)",
     )
     warn_only: tuple[Reason, ...] = Field(
         (Reason.INVALID_UID, Reason.UNKNOWN_TRANSFER_SYNTAX, Reason.UNDECODABLE_TEXT),
@@ -135,11 +143,11 @@ class Validate(Settings):
     )
 
     @model_validator(mode="after")
-    def _only_soft_reasons(self) -> Validate:
+    def _require_soft_reasons(self) -> Validate:
         hard = sorted(set(self.warn_only) - SOFT_REASONS)
         if hard:
             raise ValueError(
-                f"warn_only: {', '.join(hard)} cannot be waved through; allowed are {', '.join(sorted(SOFT_REASONS))}"
+                f"warn_only: {', '.join(hard)} must not be accepted: use only {', '.join(sorted(SOFT_REASONS))}"
             )
         return self
 
@@ -155,95 +163,111 @@ SOFT_REASONS = frozenset(
 
 
 class HealthImaging(Settings):
-    """The data store and how jobs are run against it."""
+    """The data store and its import jobs."""
 
     datastore_id: str = Field(pattern=r"^[0-9a-z]{32}$", description="32 characters")
     data_access_role_arn: str = Field(pattern=ROLE_ARN, description="role that HealthImaging assumes, see iam/")
     output_uri: Prefix = Field(description="s3://bucket/prefix/ for the jobs' manifests")
     aws_conn_id: str = Field("aws_default", description="Airflow connection for HealthImaging")
-    region_name: str | None = Field(None, description="AWS region; without it that of the connection")
+    region_name: str | None = Field(None, description="AWS region; by default the connection's")
     input_owner_account_id: str | None = Field(
         None,
         pattern=r"^[0-9]{12}$",
-        description="account that owns the staging (or in-place) bucket, if it is another one",
+        description="account that owns the staging (or in-place) bucket, if it is not the data store's account",
     )
-    pool: str = Field("healthimaging_import", description="Airflow pool, sized to the service's concurrent jobs")
-    poll_seconds: int = Field(30, ge=1, description="between two looks at a running job")
-    job_timeout_minutes: float = Field(24 * 60, gt=0, description="how long a try waits; the next one reconnects")
-    backoff_seconds: float = Field(30, gt=0, description="first pause after throttling or a quota refusal; it doubles")
-    max_generations: int = Field(3, ge=1, description="jobs started for one batch when they end FAILED")
+    pool: str = Field("healthimaging_import", description="Airflow pool with as many slots as the service runs jobs")
+    poll_seconds: int = Field(30, ge=1, description="time between two checks of a running job")
+    job_timeout_minutes: float = Field(
+        24 * 60, gt=0, description="maximum wait per attempt; a retry reconnects to the same job"
+    )
+    backoff_seconds: float = Field(
+        30, gt=0, description="first pause after throttling or a quota refusal; it doubles each time"
+    )
+    max_generations: int = Field(
+        3, ge=1, description="most jobs started for one batch; the next one starts only after FAILED"
+    )
 
 
 class Audit(Settings):
-    """What it takes to release a study."""
+    """The conditions for releasing a study."""
 
     manifest_wait_seconds: float = Field(
-        300, ge=0, description="a manifest may come after COMPLETED; no longer than this"
+        300, ge=0, description="longest wait for a manifest after the job is COMPLETED"
     )
     read_back_fraction: float = Field(
-        0.0, ge=0, le=1, description="share of the image sets whose metadata is read back"
+        0.0, ge=0, le=1, description="share of the image sets whose metadata is read back and compared"
     )
     hold_incomplete_studies: bool = Field(
         True,
-        description="hold a study when another file of it was quarantined, or did not come in with an earlier one; "
-        "a file of this delivery that was rejected or is unaccounted for holds its study in any case",
+        description="hold a study if another of its files was quarantined or not imported by an earlier run; "
+        "a file of this delivery that was rejected or is unaccounted for always holds its study",
     )
     harmless_warnings: tuple[str, ...] = Field(
         ("COERCION_OF_DATA_ELEMENTS", "ELEMENTS_DISCARDED", "INVALID_UID_FORMAT"),
-        description="the service's warning types that do not hold a study; any other one does",
+        description="warning types of the service that do not hold a study; any other type does",
     )
     on_hold: OnHold = Field("hold", description=ON_HOLD)
 
 
 class ImagingPipeline(Pipeline):
-    """One imaging pipeline: source, store, schedule, policies, routes."""
+    """An imaging pipeline."""
 
-    kind: Literal["imaging"] = Field(description="what travels")
+    kind: Literal["imaging"] = Field(description="the kind of data that the pipeline imports")
     parse: ParseSettings = ParseSettings()
     limits: Limits = Limits()
     validation: Validate = Validate()
     healthimaging: HealthImaging
     audit: Audit = Audit()
-    review: Review | None = Field(None, description="who answers, where audit.on_hold is review")
-    notify: tuple[Notify, ...] = Field((), description="who is told of holds, failures and late deliveries, see below")
-    healthlake: HealthLake | None = Field(None, description="where released studies are published as FHIR, see below")
+    review: Review | None = Field(None, description="who answers reviews; required if audit.on_hold is review")
+    notify: tuple[Notify, ...] = Field(
+        (), description="who is notified of holds, failures and late deliveries, see below"
+    )
+    healthlake: HealthLake | None = Field(
+        None, description="the HealthLake data store in which released studies are published as FHIR, see below"
+    )
     publish: Publish = Publish()
     plan: PlanSettings = PlanSettings()
 
     @model_validator(mode="after")
-    def _tries_reach_the_last_generation(self) -> ImagingPipeline:
+    def _require_retries_for_all_generations(self) -> ImagingPipeline:
         self.check_generations("healthimaging.max_generations", self.healthimaging.max_generations)
         if self.healthlake is not None:
             self.check_generations("healthlake.max_generations", self.healthlake.max_generations)
         return self
 
     @model_validator(mode="after")
-    def _somebody_is_asked(self) -> ImagingPipeline:
+    def _require_reviewer(self) -> ImagingPipeline:
         check_review(self.audit.on_hold, self.review)
         return self
 
     @model_validator(mode="after")
-    def _first_ranges_are_of_the_source(self) -> ImagingPipeline:
+    def _require_first_ranges_of_the_source(self) -> ImagingPipeline:
         source = S3Uri.parse(self.source.uri).key
         for first in self.parse.first_ranges:
             if not first.prefix.startswith(source):
                 raise ValueError(
-                    f"parse.first_ranges: no key of the source starts with {first.prefix!r}: write it from the bucket "
-                    f"on, as {source + first.prefix.lstrip('/')!r}"
+                    f"parse.first_ranges: no key of the source starts with {first.prefix!r}: write the whole key, for "
+                    f"example {source + first.prefix.lstrip('/')!r}"
                 )
         return self
 
     @model_validator(mode="after")
-    def _regions_agree(self) -> ImagingPipeline:
+    def _require_one_region(self) -> ImagingPipeline:
         return self.in_region(self.healthimaging.region_name)
 
     def in_region(self, region: str | None) -> ImagingPipeline:
-        """Return the pipeline with the region of its HealthImaging data store; raise ValueError for a contradiction."""
+        """Return the pipeline with the region of its HealthImaging data store.
+
+        Raises
+        ------
+        ValueError
+            If publish.dicomweb_region is another region.
+        """
         written = self.publish.dicomweb_region
         if written and region and written != region:
             raise ValueError(
                 f"publish.dicomweb_region is {written!r}, but the HealthImaging data store is in {region!r}: "
-                f"leave dicomweb_region out, or correct healthimaging.region_name or its connection's region"
+                f"remove dicomweb_region, or correct healthimaging.region_name or its connection's region"
             )
         if region == self.healthimaging.region_name:
             return self
@@ -252,11 +276,11 @@ class ImagingPipeline(Pipeline):
 
     @property
     def datastore_id(self) -> str:
-        """The HealthImaging data store."""
+        """The id of the HealthImaging data store."""
         return self.healthimaging.datastore_id
 
     def own_prefixes(self) -> dict[str, str]:
-        """Return the prefixes that the pipeline writes below, by the field that names each."""
+        """Return the prefixes that the pipeline writes to, by the name of their field."""
         own = super().own_prefixes() | {"output_uri": self.healthimaging.output_uri}
         return own if self.healthlake is None else own | {"healthlake.output_uri": self.healthlake.output_uri}
 

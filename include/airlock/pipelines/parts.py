@@ -1,4 +1,4 @@
-"""What pipelines of every kind have: where arrivals come from, when they are complete, where contracts go."""
+"""The sections that pipelines of every kind have, such as source, receive, staging and schedule."""
 
 from __future__ import annotations
 
@@ -14,29 +14,34 @@ from airlock.pipelines.review import Review
 from airlock.pipelines.routes import Route, Routing, check_routes
 from airlock.pipelines.settings import NAME, Prefix, Settings
 
-__all__ = ["NAME", "Pipeline", "Prefix", "Receive", "Route", "Schedule", "Settings", "Source", "Staging"]
-_UPLOAD_HOURS = 24  # from the beginning of an upload in parts to its end, by default
+_UPLOAD_HOURS = 24  # assumed duration of a multipart upload
 _MOST_HOURS = 24 * 366
 ROLE_ARN = r"^arn:aws(-[^:]+)?:iam::[0-9]{12}:role/.+$"
 
 
 def check_timezone(text: str) -> str:
-    """Return an IANA name, or refuse it."""
+    """Return the name of a time zone.
+
+    Raises
+    ------
+    ValueError
+        If it is not an IANA name.
+    """
     try:
         ZoneInfo(text)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"{text!r} is no time zone: write one as Europe/Berlin or UTC") from None
+        raise ValueError(f"{text!r} is not a time zone: write an IANA name, for example Europe/Berlin or UTC") from None
     return text
 
 
 class Source(Settings):
-    """Where arrivals come from, and which of them belong to a data interval."""
+    """The archive, and the rule that assigns its objects to data intervals."""
 
     uri: Prefix = Field(description="s3://bucket/prefix/ that holds the archive")
     aws_conn_id: str = Field("aws_default", description="Airflow connection for the source and the workspace")
     window: Literal["last_modified", "key_date"] = Field(
         "last_modified",
-        description="what places an arrival in a data interval: S3's last-modified, or a date in the key",
+        description="the time that assigns an arrival to a data interval: S3's last-modified, or a date in the key",
     )
     key_date_pattern: str = Field(
         r"(?P<year>\d{4})/(?P<month>\d{2})/(?P<day>\d{2})/",
@@ -46,13 +51,13 @@ class Source(Settings):
         _UPLOAD_HOURS,
         ge=0,
         le=_MOST_HOURS,
-        description="with window: last_modified, how far before its interval a run also looks for unsettled arrivals: "
-        "an upload in parts carries the time it began, and shows up only when it ends",
+        description="with window: last_modified, how far before its interval a run looks for unsettled "
+        "arrivals; since a multipart upload is dated at its start but listed at its end",
     )
     listing: Literal["s3", "inventory"] = Field(
         "s3",
-        description="where the objects are looked up: in S3 itself, or in the newest S3 Inventory, for an archive too "
-        "large to list every time; what came since the inventory began is seen by a later run",
+        description="list the objects in S3, or read the newest S3 Inventory if the archive is too large to "
+        "list each time; a later run finds objects newer than the inventory",
     )
     inventory_uri: Prefix | None = Field(
         None,
@@ -60,45 +65,49 @@ class Source(Settings):
         "s3://bucket/prefix/source-bucket/configuration/",
     )
     inventory_max_age_hours: float = Field(
-        48, gt=0, le=_MOST_HOURS, description="with listing: inventory, an older one is waited for, and never taken"
+        48,
+        gt=0,
+        le=_MOST_HOURS,
+        description="with listing: inventory, the greatest age of an inventory; the run waits for a newer one",
     )
 
     @model_validator(mode="after")
-    def _pattern_has_its_groups(self) -> Source:
+    def _require_date_groups(self) -> Source:
         try:
             groups = set(re.compile(self.key_date_pattern).groupindex)
         except re.error as error:
-            raise ValueError(f"key_date_pattern is no regular expression: {error}") from error
+            raise ValueError(f"key_date_pattern is not a regular expression: {error}") from error
         if not {"year", "month", "day"} <= groups:
             raise ValueError("key_date_pattern needs the named groups year, month and day")
         return self
 
     @model_validator(mode="after")
-    def _inventory_can_stand_for_a_listing(self) -> Source:
+    def _require_complete_inventory(self) -> Source:
         if (self.listing == "inventory") != (self.inventory_uri is not None):
-            raise ValueError("listing: inventory and inventory_uri go together: give both or neither")
+            raise ValueError("listing: inventory and inventory_uri belong together: give both or neither")
         if self.inventory_uri is not None and self.inventory_uri.startswith(self.uri):
             raise ValueError(
-                f"inventory_uri {self.inventory_uri!r} lies below uri {self.uri!r}: its files would arrive"
+                f"inventory_uri {self.inventory_uri!r} is inside uri {self.uri!r}, so its files would be imported: "
+                f"move the inventory"
             )
         late = self.listing == "inventory" and self.window == "last_modified"
         if late and self.lookback_hours < self.inventory_max_age_hours + _UPLOAD_HOURS:
             raise ValueError(
-                f"an inventory may be {self.inventory_max_age_hours:g} hours old and an upload in parts begin "
-                f"{_UPLOAD_HOURS} before it ends, but lookback_hours is {self.lookback_hours:g}: what came meanwhile "
-                f"would never be taken in; make it {self.inventory_max_age_hours + _UPLOAD_HOURS:g} or more"
+                f"lookback_hours {self.lookback_hours:g} would miss objects, because an inventory may be "
+                f"{self.inventory_max_age_hours:g} hours old and a multipart upload may take {_UPLOAD_HOURS} hours: "
+                f"make it {self.inventory_max_age_hours + _UPLOAD_HOURS:g} or more"
             )
         return self
 
 
 class Receive(Settings):
-    """When a delivery counts as complete."""
+    """The condition under which a delivery is complete."""
 
     mode: Literal["quiet_period", "marker", "manifest"] = Field(
-        "quiet_period", description="what says that a delivery is complete"
+        "quiet_period", description="the sign that a delivery is complete"
     )
     quiet_seconds: float = Field(
-        300, ge=0, le=_MOST_HOURS * 3600, description="quiet_period: no object newer than this"
+        300, ge=0, le=_MOST_HOURS * 3600, description="quiet_period: complete when no object is newer than this"
     )
     marker: str = Field("_SUCCESS", min_length=1, description="marker: the object's name below the prefix")
     manifest: str = Field(
@@ -106,143 +115,155 @@ class Receive(Settings):
         min_length=1,
         description='manifest: a JSON object below the prefix, {"objects": 1200, "bytes": 5}',
     )
-    poll_seconds: float = Field(30, gt=0, description="between two looks at the delivery")
-    timeout_minutes: float = Field(720, gt=0, description="a delivery that is not complete by then fails the run")
+    poll_seconds: float = Field(30, gt=0, description="time between two checks of the delivery")
+    timeout_minutes: float = Field(720, gt=0, description="the run fails if the delivery is not complete by then")
     late_after_minutes: float | None = Field(
         None,
         gt=0,
-        description="a delivery that is not complete by then is told to who is notified of late; null for never",
+        description="a late notification is sent if the delivery is not complete by then; null for never",
     )
 
     @model_validator(mode="after")
-    def _late_before_its_end(self) -> Receive:
+    def _require_late_before_timeout(self) -> Receive:
         if self.late_after_minutes is not None and self.late_after_minutes >= self.timeout_minutes:
             raise ValueError(
-                f"late_after_minutes {self.late_after_minutes:g} is not before timeout_minutes "
+                f"late_after_minutes {self.late_after_minutes:g} is not less than timeout_minutes "
                 f"{self.timeout_minutes:g}, when the run fails: make it shorter"
             )
         return self
 
 
 class Staging(Settings):
-    """How a batch gets a prefix of its own."""
+    """How each batch gets a prefix of its own."""
 
     uri: Prefix = Field(description="s3://bucket/prefix/ for the batches' copies")
     mode: Literal["copy", "in_place"] = Field(
         "copy",
-        description="in_place imports a prefix without copying where it holds exactly one batch's files, else copies",
+        description="copy: copy every batch; in_place: import without a copy if a prefix holds exactly one "
+        "batch's files, else copy",
     )
-    copies_in_flight: int = Field(16, ge=1, le=256, description="server-side copies at a time")
+    copies_in_flight: int = Field(16, ge=1, le=256, description="server-side copies at the same time")
 
 
 _CLOCK = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
 
 
 class ImportWindow(Settings):
-    """The hours in which new import jobs are started; outside them import waits, and running jobs go on."""
+    """The hours in which new import jobs are started; outside them, running jobs continue and new ones wait."""
 
-    start: str = Field(pattern=_CLOCK, description='when it opens, as "20:00", in quotes')
-    end: str = Field(pattern=_CLOCK, description='when it closes, as "06:00"; before start means the next morning')
-    timezone: Annotated[str, AfterValidator(check_timezone)] = Field("UTC", description="of both, an IANA name")
+    start: str = Field(pattern=_CLOCK, description='opening time in quotes, for example "20:00"')
+    end: str = Field(
+        pattern=_CLOCK,
+        description='closing time in quotes, for example "06:00"; a time before start means the next day',
+    )
+    timezone: Annotated[str, AfterValidator(check_timezone)] = Field(
+        "UTC", description="time zone of start and end, an IANA name"
+    )
 
     @model_validator(mode="after")
-    def _is_not_the_whole_day(self) -> ImportWindow:
+    def _refuse_a_whole_day(self) -> ImportWindow:
         if self.start == self.end:
-            raise ValueError(f"start and end are both {self.start}: leave import_window out to start jobs at any time")
+            raise ValueError(f"start and end are both {self.start}: remove import_window to start jobs at any time")
         return self
 
 
 class Schedule(Settings):
-    """When runs start by themselves."""
+    """The schedule of the pipeline's runs."""
 
     cron: str | None = Field(
         "0 2 * * *",
         pattern=r"^(@[a-z]+|\S+( +\S+){4,5})$",
-        description="nightly by default; null runs only by hand, backfill or event",
+        description="nightly by default; null: only manual runs, backfills and arrivals",
     )
     timezone: Annotated[str, AfterValidator(check_timezone)] = Field(
-        "UTC", description="of cron and start_date, an IANA name"
+        "UTC", description="time zone of cron and start_date, an IANA name"
     )
-    start_date: date = Field(date(2026, 1, 1), description="the first interval; backfills cannot begin before it")
-    catchup: bool = Field(False, description="run every interval since start_date by itself, once switched on")
-    max_active_runs: int = Field(1, ge=1, description="runs of this pipeline at a time")
+    start_date: date = Field(
+        date(2026, 1, 1), description="start of the first interval; backfills cannot start earlier"
+    )
+    catchup: bool = Field(False, description="run every interval since start_date when the DAG is switched on")
+    max_active_runs: int = Field(1, ge=1, description="runs of this pipeline at the same time")
     import_window: ImportWindow | None = Field(
-        None, description="the hours in which new import jobs are started, see below; without it any"
+        None, description="hours in which new import jobs are started, see below; without it at any time"
     )
 
 
 class Pipeline(Settings):
-    """What every pipeline has, whatever travels through it."""
+    """The fields that pipelines of every kind have."""
 
     version: Literal["airlock.pipeline/1"] = Field(alias="schema")
     name: str = Field(pattern=rf"^{NAME}$", description="also the DAG's id")
-    kind: str = Field(description="what travels")
+    kind: str = Field(description="the kind of data that the pipeline imports")
     description: str = Field("", description="shown in the UI")
-    tags: tuple[str, ...] = Field((), description="of the DAG")
+    tags: tuple[str, ...] = Field((), description="tags of the DAG in the UI")
     source: Source
     receive: Receive = Receive()
-    arrivals: Arrivals | None = Field(None, description="the queue that wakes runs, see below")
+    arrivals: Arrivals | None = Field(None, description="the queue whose messages wake runs, see below")
     staging: Staging
-    routes: tuple[Route, ...] = Field((), description="where contracts go, see below")
-    routing: Routing = Field("all", description="whether every route that matches gets a contract, or the first only")
+    routes: tuple[Route, ...] = Field((), description="destinations of contracts, see below")
+    routing: Routing = Field("all", description="send a contract to every route that matches, or only to the first")
     default_route: str | None = Field(
-        None, description="name of the route that gets what no other takes; without it that is kept as unrouted"
+        None,
+        description="route for contracts that no other route takes; without it they are recorded as unrouted",
     )
     workspace: Prefix = Field(description="s3://bucket/prefix/ for the runs' datasets and reports")
     schedule: Schedule = Schedule()
-    retries: int = Field(3, ge=2, description="of every task; fewer than 2 lose to a race in Airflow's scheduler")
-    retry_delay_seconds: float = Field(60, ge=0, description="before a task's next try")
+    retries: int = Field(
+        3, ge=2, description="retries of every task; at least 2, since a race in Airflow's scheduler can cost one"
+    )
+    retry_delay_seconds: float = Field(60, ge=0, description="wait before a task's next try")
     review: Review | None = Field(None, description="who answers reviews")
 
     @model_validator(mode="after")
-    def _own_folders_are_apart(self) -> Pipeline:
+    def _require_prefixes_outside_the_source(self) -> Pipeline:
         for field, uri in self.own_prefixes().items():
-            # Runs and batches lie in folders of the pipeline's name.
+            # Runs and batches are in a folder with the pipeline's name.
             if f"{uri}{self.name}/".startswith(self.source.uri):
                 raise ValueError(
-                    f"{field} {uri!r} lies below the source {self.source.uri!r}: its files would arrive again"
+                    f"{field} {uri!r} is inside the source {self.source.uri!r}, so its files would be imported: move it"
                 )
         return self
 
     @model_validator(mode="after")
-    def _routes_agree(self) -> Pipeline:
+    def _require_consistent_routes(self) -> Pipeline:
         check_routes(self.routes, self.routing, self.default_route, self.contract_schema)
         return self
 
     @model_validator(mode="after")
-    def _a_manifest_counts_what_is_there(self) -> Pipeline:
+    def _refuse_manifest_with_inventory(self) -> Pipeline:
         if self.source.listing == "inventory" and self.receive.mode == "manifest":
             raise ValueError(
-                "receive.mode: manifest counts what S3 lists now, which source.listing: inventory does not: use marker"
+                "receive.mode: manifest counts the objects in S3, but source.listing: inventory does not list them: "
+                "use receive.mode: marker"
             )
         return self
 
     @model_validator(mode="after")
-    def _arrivals_are_listed_at_once(self) -> Pipeline:
+    def _refuse_arrivals_with_inventory(self) -> Pipeline:
         if self.arrivals is not None and self.source.listing == "inventory":
             raise ValueError(
-                "arrivals wakes a run when something is new, which an inventory shows a day later: set "
-                "source.listing to s3, or leave arrivals out"
+                "arrivals wakes a run at once, but an inventory lists new objects a day later: "
+                "set source.listing to s3, or remove arrivals"
             )
         return self
 
     def __str__(self) -> str:
-        """Return the name: Airflow writes what a mapped task is given into the serialized DAG."""
+        """Return the name, because Airflow writes a mapped task's arguments as text into the serialized DAG."""
         return self.name
 
     @property
     def datastore_id(self) -> str:
-        """The data store that holds what the pipeline releases."""
-        raise NotImplementedError(f"a pipeline of kind {self.kind!r} names no data store")
+        """The id of the data store that the pipeline releases from."""
+        raise NotImplementedError(f"kind {self.kind!r} has no data store")
 
     @property
     def tells_assets(self) -> bool:
-        """Whether a route goes to an Airflow asset."""
+        """Whether a route sends to an Airflow asset."""
         return any(route.asset is not None for route in self.routes)
 
     @property
     def contract_schema(self) -> str:
-        """The schema of the contracts that are routed."""
+        """The schema of the pipeline's contracts."""
         return "airlock.study/1" if self.kind == "imaging" else "airlock.clinical/1"
 
     @property
@@ -251,7 +272,7 @@ class Pipeline(Settings):
         return timedelta(seconds=self.retry_delay_seconds)
 
     def own_prefixes(self) -> dict[str, str]:
-        """Return the prefixes that the pipeline writes below, by the field that names each."""
+        """Return the prefixes that the pipeline writes to, by the name of their field."""
         ours = {"workspace": self.workspace, "staging.uri": self.staging.uri}
         return ours | {f"routes.{route.name}": route.uri for route in self.routes if route.uri is not None}
 
@@ -266,10 +287,10 @@ class Pipeline(Settings):
         Raises
         ------
         ValueError
-            With the number of retries that would do.
+            With the number of retries that is needed.
         """
         if max_generations > self.retries + 1:
             raise ValueError(
-                f"{field} is {max_generations}, but {self.retries} retries make {self.retries + 1} "
-                f"generations at most: set retries to {max_generations - 1} or more"
+                f"{field} is {max_generations}, but {self.retries} retries allow only {self.retries + 1} generations: "
+                f"set retries to {max_generations - 1} or more"
             )

@@ -1,8 +1,8 @@
-"""Rules: which contracts a route takes, by the values of their fields.
+"""``match:`` of a route: the rule that decides, by the values of its fields, whether a route takes a contract.
 
-A rule is one comparison of one field, or ``all``, ``any`` or ``not`` of other rules. A field is named by its path in
-the contract, as ``StudyDate`` or ``series.Modality``; where lists lie on the way, one value that fulfils the whole
-comparison is enough. An absent value fulfils none.
+A rule compares one field, or combines other rules with ``all``, ``any`` or ``not``. A field is named by its path in the
+contract, for example ``StudyDate`` or ``series.Modality``. If the path goes through lists, one value that passes the
+whole comparison is enough. An absent value passes none.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from pydantic_core import SchemaError, SchemaValidator, core_schema
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-MOST_CHARACTERS = 4_096  # of a value or an operand; a longer value fulfils no comparison
-MOST_RULES = 100  # beside each other
-DEEPEST = 8  # rules within rules
+MOST_CHARACTERS = 4_096  # of a value or an operand; a longer value passes no comparison
+MOST_RULES = 100  # in one all or any
+DEEPEST = 8  # levels of nested rules
 
 
 class Kind(StrEnum):
-    """How a field's values compare."""
+    """How a field's values are compared."""
 
     TEXT = "text"
     NUMBER = "number"
     DATE = "date"
 
 
-# What a person said of a hold; both kinds of contract have it.
+# The review decision that released a hold; both kinds of contract have it.
 _OVERRIDE = tuple(
     f"override.{name}" for name in ("reason", "reasons", "overridden_by", "override_reason", "overridden_at")
 )
@@ -52,7 +52,7 @@ def _study_fields() -> dict[str, Kind]:
         "series.instances.etag", "fhir.datastore_id", "fhir.Patient", "fhir.ImagingStudy", "fhir.Endpoint",
         "fhir.ServiceRequest", *_OVERRIDE,
     )  # fmt: skip
-    # Beside the contract's own counts the DICOM attributes of VR IS (PS3.6).
+    # The contract's own counts, and the DICOM attributes of VR IS (PS3.6).
     number = (
         "revision", "NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances", "series.SeriesNumber",
         "series.instances.InstanceNumber", "series.instances.NumberOfFrames", "series.instances.size",
@@ -70,47 +70,49 @@ def _clinical_fields() -> dict[str, Kind]:
     return dict.fromkeys(text, Kind.TEXT) | dict.fromkeys(("revision", "resources.line"), Kind.NUMBER)
 
 
-# By the contract's schema. Written out, since the contracts' own module loads polars, which reading a pipeline file
-# must not; a test keeps them alike.
+# By contract schema. A copy, because the contracts' own modules load polars, which reading a pipeline file must not do;
+# a test compares the two.
 FIELDS: dict[str, dict[str, Kind]] = {
     "airlock.study/1": _study_fields(),
     "airlock.clinical/1": _clinical_fields(),
 }
 
 
-def _operand(value: Any) -> Any:
+def _check_operand(value: Any) -> Any:
     if isinstance(value, bool | datetime) or not isinstance(value, str | int | float | date):
-        raise ValueError("a value to compare with is a text, a number or a date, as 'CT', 3 or 2026-11-30")  # noqa: TRY004  # pydantic's
+        raise ValueError("the value must be a text, a number or a date, for example 'CT', 3 or 2026-11-30")  # noqa: TRY004  # pydantic's
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("no value is .nan or .inf: write a number, as 3")
+        raise ValueError("the value must not be .nan or .inf: write a number, for example 3")
     if isinstance(value, str) and len(value) > MOST_CHARACTERS:
-        raise ValueError(f"a value to compare with has {MOST_CHARACTERS:,} characters at most")
+        raise ValueError(f"the value has more than {MOST_CHARACTERS:,} characters: shorten it")
     return value
 
 
 @lru_cache(maxsize=1_000)
-def _matcher(pattern: str) -> SchemaValidator:
-    """Compile a pattern with Rust's engine, which pydantic brings: its time is linear in the text, whatever both say.
+def _compile(pattern: str) -> SchemaValidator:
+    """Return a pattern compiled by Rust's engine, which pydantic includes and whose time is linear in the text.
 
-    Python's own engine backtracks: an archive's values are hostile input, and one of them could stop every route.
+    Python's engine backtracks. An archive's values are hostile input, and one of them could stop every route.
     """
     return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
 
 
-def _pattern(text: str) -> str:
+def _check_pattern(text: str) -> str:
     try:
-        _matcher(text)
+        _compile(text)
     except SchemaError:
         raise ValueError(
-            "this is no regular expression in Rust's syntax, which has no look-around and no back references, since "
-            "those could take forever: see https://docs.rs/regex/latest/regex/#syntax"
+            "this is not a regular expression in Rust's syntax, which has no look-around and no back references: "
+            "see https://docs.rs/regex/latest/regex/#syntax"
         ) from None
     return text
 
 
 _Text = Annotated[str, Field(max_length=MOST_CHARACTERS)]
-Operand = Annotated[_Text | int | float | date, PlainValidator(_operand, json_schema_input_type=_Text | int | float)]
-Pattern = Annotated[str, Field(min_length=1, max_length=1_000), AfterValidator(_pattern)]
+Operand = Annotated[
+    _Text | int | float | date, PlainValidator(_check_operand, json_schema_input_type=_Text | int | float)
+]
+Pattern = Annotated[str, Field(min_length=1, max_length=1_000), AfterValidator(_check_pattern)]
 _RANGES: dict[str, Callable[[Any, Any], bool]] = {
     "gte": operator.ge,
     "gt": operator.gt,
@@ -120,7 +122,7 @@ _RANGES: dict[str, Callable[[Any, Any], bool]] = {
 
 
 class Rule(BaseModel):
-    """Which contracts a route takes: a comparison of one field, or a combination of rules."""
+    """The rule for the contracts that a route takes: a comparison of one field, or a combination of rules."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -131,41 +133,44 @@ class Rule(BaseModel):
         None, alias="any", min_length=1, max_length=MOST_RULES, description="at least one of these rules holds"
     )
     not_: Rule | None = Field(None, alias="not", description="this rule does not hold")
-    field: str | None = Field(None, description="path of what is compared, as series.Modality")
+    field: str | None = Field(None, description="path of the compared field, for example series.Modality")
     equals: Operand | None = Field(None, description="the value is this one")
     in_: tuple[Operand, ...] | None = Field(
         None, alias="in", min_length=1, max_length=10_000, description="the value is one of these"
     )
     regex: Pattern | None = Field(
-        None, description="is found somewhere in the value; ^ and $ tie it to the ends, (?i) lets case differ"
+        None,
+        description="regular expression that matches anywhere in the value; ^ and $ match its ends, (?i) ignores case",
     )
-    gte: Operand | None = Field(None, description="the value is this number or date, or above")
-    gt: Operand | None = Field(None, description="the value is above this number or date")
-    lte: Operand | None = Field(None, description="the value is this number or date, or below")
-    lt: Operand | None = Field(None, description="the value is below this number or date")
+    gte: Operand | None = Field(None, description="the value is this number or date, or greater")
+    gt: Operand | None = Field(None, description="the value is greater than this number or date")
+    lte: Operand | None = Field(None, description="the value is this number or date, or less")
+    lt: Operand | None = Field(None, description="the value is less than this number or date")
 
     @model_validator(mode="after")
-    def _says_what_it_names(self) -> Rule:
-        """Refuse what is named and left blank: in YAML that reads as if it were not there, and the rule takes more."""
+    def _refuse_blank_fields(self) -> Rule:
+        """Refuse a field without a value: YAML reads it as null, and the rule would match more than it says."""
         for name in sorted(self.model_fields_set):
             if getattr(self, name) is None:
-                raise ValueError(f"{name.removesuffix('_')} stands there without a value: give it one, or remove it")
+                raise ValueError(f"{name.removesuffix('_')} has no value: give it one, or remove it")
         return self
 
     @model_validator(mode="after")
-    def _is_one_thing(self) -> Rule:
+    def _require_one_comparison(self) -> Rule:
         combined = [name for name, given in (("all", self.all_), ("any", self.any_), ("not", self.not_)) if given]
         if len(combined) + (self.field is not None) != 1:
-            raise ValueError("a rule has exactly one of all, any, not and field: combine several with all or any")
+            raise ValueError("a rule must have exactly one of all, any, not and field: combine several with all or any")
         asked = {name for name, _ in self._operands()} | ({"regex"} if self.regex else set())
         if combined and asked:
             raise ValueError(f"{', '.join(sorted(asked))} needs a field to compare: move it into a rule of its own")
         if not combined and not asked:
-            raise ValueError(f"nothing is asked of {self.field!r}: add equals, in, regex, {', '.join(_RANGES)}")
+            raise ValueError(
+                f"{self.field!r} is not compared with anything: add equals, in, regex, {', '.join(_RANGES)}"
+            )
         return self
 
     def _operands(self) -> Iterator[tuple[str, Any]]:
-        """Yield what the field is compared with, except a pattern; each value of ``in`` by itself."""
+        """Yield the name and value of each operand, each value of ``in`` by itself; a pattern is none."""
         for name in ("equals", *_RANGES):
             if (given := getattr(self, name)) is not None:
                 yield name, given
@@ -173,7 +178,7 @@ class Rule(BaseModel):
             yield "in", given
 
     def matches(self, contract: Mapping[str, Any]) -> bool:
-        """Say whether a contract, as its JSON is read, fulfils the rule, which `check` has accepted for its schema."""
+        """Return whether a contract, read from its JSON, matches a rule that `check` accepted for its schema."""
         if self.all_ is not None:
             return all(rule.matches(contract) for rule in self.all_)
         if self.any_ is not None:
@@ -187,9 +192,9 @@ class Rule(BaseModel):
         return any(all(test(value) for test in tests) for value in found)
 
     def _tests(self, kind: Kind) -> Iterator[Callable[[Any], bool]]:
-        """Yield what a single value has to pass."""
+        """Yield the tests that a value must pass."""
         if self.regex is not None:
-            pattern = _matcher(self.regex)
+            pattern = _compile(self.regex)
             yield lambda value: pattern.isinstance_python(str(value))
         if self.equals is not None:
             equal = read(kind, self.equals)
@@ -199,10 +204,10 @@ class Rule(BaseModel):
             yield lambda value: read(kind, value) in allowed
         for name, compares in _RANGES.items():
             if getattr(self, name) is not None:
-                yield _bound(kind, compares, read(kind, getattr(self, name)))
+                yield _range_test(kind, compares, read(kind, getattr(self, name)))
 
 
-def _bound(kind: Kind, compares: Callable[[Any, Any], bool], limit: Any) -> Callable[[Any], bool]:
+def _range_test(kind: Kind, compares: Callable[[Any, Any], bool], limit: Any) -> Callable[[Any], bool]:
     def test(value: Any) -> bool:
         found = read(kind, value)
         return found is not None and compares(found, limit)
@@ -211,7 +216,7 @@ def _bound(kind: Kind, compares: Callable[[Any, Any], bool], limit: Any) -> Call
 
 
 def values(contract: Any, path: str) -> Iterator[Any]:
-    """Yield what a contract has at a path, every one where lists lie on the way; nothing that is absent."""
+    """Yield the values of a contract at a path, several if the path goes through lists; none if absent."""
     if isinstance(contract, list | tuple):
         for item in contract:
             yield from values(item, path)
@@ -222,13 +227,13 @@ def values(contract: Any, path: str) -> Iterator[Any]:
         yield contract
 
 
-# PS3.5 section 6.2: DA is YYYYMMDD, of old YYYY.MM.DD; a DS has 16 characters, an IS 12.
+# PS3.5 section 6.2: DA is YYYYMMDD, formerly YYYY.MM.DD; a DS has 16 characters, an IS 12.
 _DATE = re.compile(r"([0-9]{4})([-.]?)([0-9]{2})\2([0-9]{2})")
 _NUMBER = re.compile(r"[+-]?([0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20})([eE][+-]?[0-9]{1,3})?")
 
 
 def read(kind: Kind, value: Any) -> str | float | date | None:
-    """Return a value, of a contract or of a rule, as what it is compared as; None where it is nothing of the kind."""
+    """Return a contract's or a rule's value converted for comparison, or None if it is not of the kind."""
     if kind is Kind.TEXT:
         return value if isinstance(value, str) else None
     if kind is Kind.NUMBER:
@@ -240,24 +245,24 @@ def read(kind: Kind, value: Any) -> str | float | date | None:
     found = _DATE.fullmatch(str(value).strip(" "))
     try:
         return date(int(found[1]), int(found[3]), int(found[4])) if found else None
-    except ValueError:  # as of 20260230
+    except ValueError:  # such as 20260230
         return None
 
 
 def check(rule: Rule, schema: str) -> None:
-    """Refuse a rule that contracts of a schema could never fulfil as it is meant.
+    """Refuse a rule that does not fit the contracts of a schema.
 
     Parameters
     ----------
     rule
-        Of a route.
+        A route's rule.
     schema
-        Of the contracts, a key of `FIELDS`.
+        The contracts' schema, a key of `FIELDS`.
 
     Raises
     ------
     ValueError
-        If it names a field that they do not have, or compares it with what its values are not; with the fix.
+        If the rule names a field that the contracts do not have, or an operand is of another kind than the field.
     """
     for each in _comparisons(rule, 1):
         _check_comparison(each, schema)
@@ -265,7 +270,7 @@ def check(rule: Rule, schema: str) -> None:
 
 def _comparisons(rule: Rule, depth: int) -> Iterator[Rule]:
     if depth > DEEPEST:
-        raise ValueError(f"rules lie more than {DEEPEST} deep in each other: write them flatter")
+        raise ValueError(f"rules are nested more than {DEEPEST} levels deep: write them flatter")
     within = [*(rule.all_ or ()), *(rule.any_ or ()), *([rule.not_] if rule.not_ else ())]
     if rule.field is not None:
         yield rule
@@ -276,24 +281,24 @@ def _comparisons(rule: Rule, depth: int) -> Iterator[Rule]:
 def _check_comparison(rule: Rule, schema: str) -> None:
     fields, path = FIELDS[schema], str(rule.field)
     if path not in fields:
-        raise ValueError(f"{schema} has no field {path!r}: {_advice(path, fields)}")
+        raise ValueError(f"{schema} has no field {path!r}: {_suggest(path, fields)}")
     kind = fields[path]
     for name, given in rule._operands():  # noqa: SLF001  # of this module
         if kind is Kind.TEXT and name in _RANGES:
-            raise ValueError(f"{path!r} is a text, which has no {name}: ask with equals, in or regex")
+            raise ValueError(f"{path!r} is a text, which cannot be compared with {name}: use equals, in or regex")
         if read(kind, given) is None:
             raise ValueError(f"{name} of {path!r} is {given!r}, but the field is a {kind}: {_FIXES[kind]}")
 
 
 _FIXES = {
     Kind.TEXT: "put it in quotes",
-    Kind.NUMBER: "write a number, as 3",
-    Kind.DATE: "write a date, as 2026-11-30 or '20261130'",
+    Kind.NUMBER: "write a number, for example 3",
+    Kind.DATE: "write a date, for example 2026-11-30 or '20261130'",
 }
 
 
-def _advice(path: str, fields: Mapping[str, Kind]) -> str:
+def _suggest(path: str, fields: Mapping[str, Kind]) -> str:
     leaf = path.rpartition(".")[2].lower()
     near = [name for name in fields if name.rpartition(".")[2].lower() == leaf]
     near = near or get_close_matches(path, fields, n=3) or [*fields]
-    return f"write {' or '.join(near)}" if len(near) <= 3 else f"those there are {', '.join(near)}"
+    return f"write {' or '.join(near)}" if len(near) <= 3 else f"use one of {', '.join(near)}"

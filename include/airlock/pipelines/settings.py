@@ -1,4 +1,4 @@
-"""What every section of a pipeline file is, and the values that several of them have."""
+"""The base class of the sections of a pipeline file, and the types that several of them use."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ NAME = r"[a-z][a-z0-9_-]{0,63}"
 
 
 class Settings(BaseModel):
-    """Settings that cannot be changed, and that refuse a field they do not know."""
+    """Immutable settings that refuse unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _prefix(text: str) -> str:
+def _check_prefix(text: str) -> str:
     try:
         uri = S3Uri.parse(text)
     except S3UriError as error:
         raise ValueError(str(error)) from error
     if not uri.key:
-        raise ValueError(f"{text!r} is a bare bucket: give a prefix below it, ending in '/'")
+        raise ValueError(f"{text!r} is a bucket without a prefix: add a prefix that ends in '/'")
     if not uri.key.endswith("/"):
-        raise ValueError(f"{text!r} must end in '/': without it, .../1.2.3 would take in .../1.2.34/ too")
+        raise ValueError(f"{text!r} must end in '/': without it, .../1.2.3 would also match .../1.2.34/")
     return text
 
 
-Prefix = Annotated[str, AfterValidator(_prefix)]
+Prefix = Annotated[str, AfterValidator(_check_prefix)]

@@ -74,13 +74,13 @@ def test_an_unknown_pipeline_names_the_known_ones(pipelines):
 
 def test_two_pipelines_of_one_name_stop_the_run(pipelines):
     (pipelines / "copy.yaml").write_text(SAMPLE.read_text())
-    with pytest.raises(PipelineError, match=r"two pipelines are named 'sample', in copy\.yaml and sample\.yaml"):
+    with pytest.raises(PipelineError, match=r"copy\.yaml and sample\.yaml name their pipeline 'sample'"):
         choose(pipelines, "sample", "", {})
 
 
 def test_an_unknown_field_stops_the_run(pipelines):
     add(pipelines, "second", colour="red")
-    with pytest.raises(PipelineError, match=r"second\.yaml: unknown field 'colour'"):
+    with pytest.raises(PipelineError, match=r"second\.yaml: field 'colour' is unknown"):
         choose(pipelines, "sample", "", {})
 
 

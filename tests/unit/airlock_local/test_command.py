@@ -36,7 +36,7 @@ def command(tmp_path, monkeypatch, capsys):
         ({"SOURCE": "s3://nowhere/x/"}, "is no prefix, ending in '/', below the source"),
         ({"SOURCE": "s3://"}, "'s3://' is not an S3 address"),
         ({"PIPELINE": "nowhere"}, "there is no pipeline 'nowhere'"),
-        ({"AIRLOCK_PIPELINES": "/no/such/folder"}, "/no/such/folder is no folder"),
+        ({"AIRLOCK_PIPELINES": "/no/such/folder"}, "/no/such/folder is not a folder"),
         ({"AIRLOCK_API_PORT": "x"}, "AIRLOCK_API_PORT is 'x'"),
     ],
 )

@@ -38,7 +38,7 @@ def test_wrong_file_is_named_and_the_others_go_on(folder: Path) -> None:
 
     shown = _load("pipelines", folder)
     assert shown.returncode != 0
-    assert "other.yaml: unknown field 'colour'" in shown.stderr.splitlines()[-1]
+    assert "other.yaml: field 'colour' is unknown" in shown.stderr.splitlines()[-1]
     assert _load("imaging", folder).stdout.strip().endswith("['arrivals', 'nightly', 'sample']")
 
 
@@ -52,5 +52,5 @@ def test_a_pipeline_may_have_a_name_that_the_dag_file_uses_itself(folder: Path) 
 def test_two_files_with_one_name_are_both_left_out(folder: Path) -> None:
     shutil.copy(folder / "sample.yaml", folder / "twin.yaml")
 
-    assert "two pipelines are named 'sample', in sample.yaml and twin.yaml" in _load("pipelines", folder).stderr
+    assert "sample.yaml and twin.yaml name their pipeline 'sample'" in _load("pipelines", folder).stderr
     assert _load("imaging", folder).stdout.strip().endswith("['arrivals', 'nightly']")

@@ -76,9 +76,9 @@ def test_the_smallest_file_has_sound_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "value", "says"),
     [
-        ("nmae", "x", "unknown field 'nmae': remove it, or see docs/pipelines.md"),
-        ("source.url", "s3://archive/in/", "unknown field 'source.url': remove it"),
-        ("routes.0.format", "json", "unknown field 'routes.0.format'"),
+        ("nmae", "x", "field 'nmae' is unknown: remove it, or see docs/pipelines.md"),
+        ("source.url", "s3://archive/in/", "field 'source.url' is unknown: remove it"),
+        ("routes.0.format", "json", "field 'routes.0.format' is unknown"),
         ("name", ..., "field 'name' is missing: add it"),
         ("schema", ..., "field 'schema' is missing: add it"),
         ("staging", ..., "field 'staging' is missing: add it"),
@@ -88,7 +88,7 @@ def test_the_smallest_file_has_sound_defaults(tmp_path: Path) -> None:
             "airlock.pipeline/2",
             "field 'schema': Input should be 'airlock.pipeline/1' (it is 'airlock.pipeline/2')",
         ),
-        ("notify", [{"sqs": "https://sqs.example/123456789012/q.fifo"}], "q.fifo is FIFO, which Airflow's notifiers"),
+        ("notify", [{"sqs": "https://sqs.example/123456789012/q.fifo"}], "q.fifo is FIFO, but Airflow's notifiers"),
         ("notify", [{"sns": "arn:aws:sns:eu-central-1:123456789012:t.fifo"}], "t.fifo is FIFO"),
         ("kind", "video", "field 'kind' must be imaging, clinical or ccda"),
         ("name", "Night Run", "(it is 'Night Run')"),
@@ -105,58 +105,62 @@ def test_the_smallest_file_has_sound_defaults(tmp_path: Path) -> None:
         ("parse.first_ranges", [{"prefix": "", "kib": 64}], "field 'parse.first_ranges.0.prefix'"),
         ("parse.first_ranges", [{"prefix": "in/mr/", "kib": 0}], "field 'parse.first_ranges.0.kib'"),
         ("parse.first_ranges", [{"prefix": "in/mr/", "kib": 64}] * 2, "the prefix 'in/mr/' twice: remove one"),
-        ("parse.first_ranges", [{"prefix": "mr/", "kib": 64}], "write it from the bucket on, as 'in/mr/'"),
+        ("parse.first_ranges", [{"prefix": "mr/", "kib": 64}], "write the whole key, for example 'in/mr/'"),
         (
             "parse",
             {"first_range_kib": 2048, "max_header_mib": 1},
-            "2048 KiB are above max_header_mib (1)",
+            "2048 KiB exceed max_header_mib (1)",
         ),
         (
             "parse",
             {"in_flight": 512, "first_ranges": [{"prefix": "in/mr/", "kib": 1024}]},
-            "more than 256 MiB at a time: set in_flight to 256 or lower, or ask for less",
+            "more than 256 MiB of memory: set in_flight to 256 or lower, or lower the first ranges",
         ),
         ("retries", 1, "field 'retries': Input should be greater than or equal to 2 (it is 1)"),
         ("audit.read_back_fraction", 1.5, "field 'audit.read_back_fraction'"),
         ("audit.read_back_fraction", float("nan"), "field 'audit.read_back_fraction'"),
         ("source", "s3://archive/in/", "field 'source'"),
         ("source.window", "night", "field 'source.window': Input should be 'last_modified' or 'key_date'"),
-        ("source.key_date_pattern", "(", "key_date_pattern is no regular expression"),
+        ("source.key_date_pattern", "(", "key_date_pattern is not a regular expression"),
         ("source.key_date_pattern", r"\d+", "needs the named groups year, month and day"),
-        ("source.uri", "s3://archive", "is a bare bucket: give a prefix below it, ending in '/'"),
-        ("source.uri", "s3://archive/", "is a bare bucket"),
+        ("source.uri", "s3://archive", "is a bucket without a prefix: add a prefix that ends in '/'"),
+        ("source.uri", "s3://archive/", "is a bucket without a prefix"),
         (
             "source.uri",
             "s3://archive/in",
-            "'s3://archive/in' must end in '/': without it, .../1.2.3 would take in .../1.2.34/",
+            "'s3://archive/in' must end in '/': without it, .../1.2.3 would also match .../1.2.34/",
         ),
         ("source.uri", "/data/archive/", "'/data/archive/' is not an S3 address: write s3://bucket/prefix/"),
         ("workspace", "s3://work/runs", "field 'workspace': 's3://work/runs' must end in '/'"),
-        ("staging.uri", "s3://work", "field 'staging.uri': 's3://work' is a bare bucket"),
+        ("staging.uri", "s3://work", "field 'staging.uri': 's3://work' is a bucket without a prefix"),
         ("healthimaging.output_uri", "s3://work/", "field 'healthimaging.output_uri'"),
         ("routes.0.uri", "s3://work/contracts", "field 'routes.0.uri'"),
         (
             "workspace",
             "s3://archive/in/work/",
-            "workspace 's3://archive/in/work/' lies below the source 's3://archive/in/'",
+            "workspace 's3://archive/in/work/' is inside the source 's3://archive/in/'",
         ),
-        ("workspace", "s3://archive/in/", "its files would arrive again"),
-        ("staging.uri", "s3://archive/in/staging/", "staging.uri 's3://archive/in/staging/' lies below the source"),
-        ("healthimaging.output_uri", "s3://archive/in/out/", "output_uri 's3://archive/in/out/' lies below the source"),
-        ("routes.0.uri", "s3://archive/in/contracts/", "routes.contracts 's3://archive/in/contracts/' lies below"),
-        ("validation.warn_only", ["not_dicom"], "not_dicom cannot be waved through; allowed are"),
-        ("validation.warn_only", ["patient_id_conflict", "invalid_uid"], "patient_id_conflict cannot be waved through"),
-        ("validation.warn_only", ["missing_study_instance_uid"], "missing_study_instance_uid cannot be waved through"),
+        ("workspace", "s3://archive/in/", "its files would be imported: move it"),
+        ("staging.uri", "s3://archive/in/staging/", "staging.uri 's3://archive/in/staging/' is inside the source"),
+        ("healthimaging.output_uri", "s3://archive/in/out/", "output_uri 's3://archive/in/out/' is inside the source"),
+        ("routes.0.uri", "s3://archive/in/contracts/", "routes.contracts 's3://archive/in/contracts/' is inside"),
+        ("validation.warn_only", ["not_dicom"], "not_dicom must not be accepted: use only"),
+        ("validation.warn_only", ["patient_id_conflict", "invalid_uid"], "patient_id_conflict must not be accepted"),
+        ("validation.warn_only", ["missing_study_instance_uid"], "missing_study_instance_uid must not be accepted"),
         ("validation.warn_only", ["nonsense"], "field 'validation.warn_only.0'"),
         ("validation.grouping_conflict", "merge", "Input should be 'reject', 'majority' or 'accept' (it is 'merge')"),
         (
             "limits.element_lengths",
             {"PatientIdent": 64},
-            "PatientIdent has no limit; those that have are AccessionNumber, ",
+            "PatientIdent has no limit: use one of AccessionNumber, ",
         ),
         ("limits.element_lengths", {"PatientID": 0}, "field 'limits.element_lengths.PatientID'"),
-        ("schedule.timezone", "Mars/Base", "'Mars/Base' is no time zone: write one as Europe/Berlin or UTC"),
-        ("schedule.timezone", "../etc/passwd", "is no time zone"),
+        (
+            "schedule.timezone",
+            "Mars/Base",
+            "'Mars/Base' is not a time zone: write an IANA name, for example Europe/Berlin or UTC",
+        ),
+        ("schedule.timezone", "../etc/passwd", "is not a time zone"),
         ("schedule.cron", "every night", "field 'schedule.cron'"),
         (
             "schedule.import_window",
@@ -168,16 +172,16 @@ def test_the_smallest_file_has_sound_defaults(tmp_path: Path) -> None:
         (
             "schedule.import_window",
             {"start": "20:00", "end": "20:00"},
-            "start and end are both 20:00: leave import_window out to start jobs at any time",
+            "start and end are both 20:00: remove import_window to start jobs at any time",
         ),
         (
             "schedule.import_window",
             {"start": "20:00", "end": "06:00", "timezone": "Mars"},
-            "'Mars' is no time zone: write one as Europe/Berlin or UTC",
+            "'Mars' is not a time zone: write an IANA name, for example Europe/Berlin or UTC",
         ),
         ("plan.job_mib_per_second", 0, "field 'plan.job_mib_per_second': Input should be greater than 0 (it is 0)"),
         ("plan.prices.put_per_1000", -1, "field 'plan.prices.put_per_1000'"),
-        ("plan.prices.storage", 1, "unknown field 'plan.prices.storage': remove it"),
+        ("plan.prices.storage", 1, "field 'plan.prices.storage' is unknown: remove it"),
         ("schedule.start_date", "yesterday", "field 'schedule.start_date'"),
     ],
 )
@@ -206,22 +210,22 @@ def test_every_wrong_field_is_named_at_once(tmp_path: Path) -> None:
         ("schedule: {start_date: 2026-02-30}", "cannot be read as YAML: day is out of range"),
         ("!!python/object/apply:os.system ['true']", "cannot be read as YAML"),
         ("[" * 5000, "cannot be read as YAML"),
-        ("- a\n- b\n", "a pipeline is a mapping of fields"),
-        ("just text", "a pipeline is a mapping of fields"),
-        ("", "a pipeline is a mapping of fields"),
+        ("- a\n- b\n", "the file is not a mapping of fields"),
+        ("just text", "the file is not a mapping of fields"),
+        ("", "the file is not a mapping of fields"),
         ("kind: imaging\n1: x", "field '1'"),
     ],
 )
-def test_what_is_no_pipeline_is_said_in_one_sentence(tmp_path: Path, content: str, says: str) -> None:
+def test_a_file_that_is_not_a_pipeline_gets_one_error(tmp_path: Path, content: str, says: str) -> None:
     assert says in problem(tmp_path, content)
 
 
-def test_a_file_that_is_no_text_or_not_there_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_or_missing_is_named(tmp_path: Path) -> None:
     path = tmp_path / "night.yaml"
-    with pytest.raises(PipelineError, match=r"night\.yaml: cannot be read as YAML: .*No such file"):
+    with pytest.raises(PipelineError, match=r"night\.yaml: the file cannot be read as YAML: .*No such file"):
         load_pipeline(path)
     path.write_bytes(b"\xff\xfe\x00name")
-    with pytest.raises(PipelineError, match=r"night\.yaml: cannot be read as YAML"):
+    with pytest.raises(PipelineError, match=r"night\.yaml: the file cannot be read as YAML"):
         load_pipeline(path)
 
 
@@ -235,7 +239,10 @@ def test_the_events_of_a_notify_are_read_under_their_old_name_too(tmp_path: Path
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
-        ("events: [hold], on: [late]", "field 'notify.0': events is given twice, since on is its old name: remove on"),
+        (
+            "events: [hold], on: [late]",
+            "field 'notify.0': events is given twice, because on is its old name: remove on",
+        ),
         ('on: [hold], "on": [late]', "field 'notify.0': events is given twice"),
         ("on: [hodl]", "field 'notify.0.events.0': Input should be 'hold', 'failure' or 'late' (it is 'hodl')"),
         ("off: [hold]", "Keys should be strings (it is False)"),
@@ -250,18 +257,18 @@ def test_the_events_of_a_notify_are_given_once_and_are_known(tmp_path: Path, ent
 def test_two_routes_with_one_name_are_refused(tmp_path: Path) -> None:
     route = SECTIONS["routes"][0]
     text = problem(tmp_path, changed("routes", [route, route | {"uri": "s3://work/second/"}]))
-    assert "two routes have one name: contracts" in text
+    assert "two routes have the same name: contracts" in text
 
 
 def test_a_run_folder_that_would_lie_below_the_source_is_refused(tmp_path: Path) -> None:
     """The run's datasets lie in <workspace>/<pipeline>/: here, that is the source itself."""
     text = problem(tmp_path, changed("source.uri", "s3://work/runs/nightly/"))
-    assert "workspace 's3://work/runs/' lies below the source" in text
+    assert "workspace 's3://work/runs/' is inside the source" in text
 
 
 def test_more_generations_than_tries_are_refused(tmp_path: Path) -> None:
     text = problem(tmp_path, changed("healthimaging.max_generations", 5))
-    assert "max_generations is 5, but 3 retries make 4 generations at most: set retries to 4 or more" in text
+    assert "max_generations is 5, but 3 retries allow only 4 generations: set retries to 4 or more" in text
     assert load_pipeline(written(tmp_path, changed("healthimaging.max_generations", 4))).retries == 3
 
 
@@ -270,7 +277,7 @@ def test_one_limit_given_leaves_the_others_as_they_are() -> None:
     assert limits.element_lengths == Limits().element_lengths | {"StudyID": 16}
 
 
-def test_a_soft_reason_may_be_waved_through(tmp_path: Path) -> None:
+def test_a_soft_reason_may_be_accepted(tmp_path: Path) -> None:
     loaded = load_pipeline(written(tmp_path, changed("validation.warn_only", ["issuer_conflict"])))
     assert loaded.validation.warn_only == (Reason.ISSUER_CONFLICT,)
 
@@ -283,7 +290,7 @@ class TestFolder:
         found, problems = load_pipelines(tmp_path)
         assert list(found) == ["weekly"]
         (text,) = map(str, problems)
-        assert text == "two pipelines are named 'nightly', in a.yaml and b.yml: rename one; neither runs until then"
+        assert text == "a.yaml and b.yml name their pipeline 'nightly': rename one; neither runs until then"
 
     def test_a_bad_file_leaves_the_good_ones_usable(self, tmp_path: Path) -> None:
         written(tmp_path, SECTIONS, "good.yaml")
@@ -299,9 +306,9 @@ class TestFolder:
         assert load_pipelines(tmp_path) == ({}, [])
 
     def test_a_folder_that_is_none_is_named_with_the_setting(self, tmp_path: Path) -> None:
-        with pytest.raises(PipelineError, match="nowhere is no folder: set AIRLOCK_PIPELINES"):
+        with pytest.raises(PipelineError, match="nowhere is not a folder: set AIRLOCK_PIPELINES"):
             load_pipelines(tmp_path / "nowhere")
-        with pytest.raises(PipelineError, match="is no folder"):
+        with pytest.raises(PipelineError, match="is not a folder"):
             load_pipelines(written(tmp_path, SECTIONS))
 
     def test_a_folder_that_cannot_be_read_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,7 +349,7 @@ QUEUE = {"queue_url": "https://sqs.us-east-1.amazonaws.com/123456789012/arrivals
         ({}, "field 'arrivals.queue_url' is missing"),
         ({"queue_url": "arn:aws:sqs:us-east-1:123456789012:arrivals"}, "field 'arrivals.queue_url'"),
         ({"queue_url": f"{QUEUE['queue_url']}.fifo"}, "field 'arrivals.queue_url'"),
-        (QUEUE | {"dead_letter_queue_url": QUEUE["queue_url"]}, "dead_letter_queue_url is queue_url"),
+        (QUEUE | {"dead_letter_queue_url": QUEUE["queue_url"]}, "dead_letter_queue_url equals queue_url"),
         (QUEUE | {"gather_messages": 0}, "field 'arrivals.gather_messages'"),
     ],
 )
@@ -353,7 +360,7 @@ def test_wrong_queue_is_explained(tmp_path: Path, section: dict[str, Any], sente
 def test_queue_cannot_wake_runs_over_an_inventory(tmp_path: Path) -> None:
     content = changed("arrivals", QUEUE)
     content["source"] |= {"listing": "inventory", "inventory_uri": "s3://inventory/a/b/", "window": "key_date"}
-    assert "set source.listing to s3, or leave arrivals out" in problem(tmp_path, content)
+    assert "set source.listing to s3, or remove arrivals" in problem(tmp_path, content)
 
 
 def test_pipelines_with_one_queue_must_agree_about_it(tmp_path: Path) -> None:
@@ -362,4 +369,4 @@ def test_pipelines_with_one_queue_must_agree_about_it(tmp_path: Path) -> None:
         written(tmp_path, content, f"{name}.yaml")
     found, problems = load_pipelines(tmp_path)
     assert (sorted(found), len(problems)) == (["one", "two"], 1)
-    assert all("have one arrivals.queue_url and other settings beside it" in str(item) for item in problems)
+    assert all("have the same arrivals.queue_url but other fields of arrivals differ" in str(item) for item in problems)

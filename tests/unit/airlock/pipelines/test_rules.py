@@ -141,20 +141,20 @@ def test_kinds_are_those_of_the_data_dictionary(schema: str) -> None:
     [
         ({"field": "Modality", "equals": "CT"}, f"{STUDY} has no field 'Modality': write series.Modality"),
         ({"field": "StudyDat", "equals": "CT"}, "has no field 'StudyDat': write StudyDate or "),
-        ({"field": "zzz", "equals": "CT"}, "has no field 'zzz': those there are schema, study_key"),
+        ({"field": "zzz", "equals": "CT"}, "has no field 'zzz': use one of schema, study_key"),
         ({"field": "series", "equals": "CT"}, "has no field 'series'"),
         ({"not": {"any": [{"field": "patient", "equals": "x"}]}}, "has no field 'patient'"),
         (
             {"field": "StudyTime", "gte": "1200"},
-            "'StudyTime' is a text, which has no gte: ask with equals,",
+            "'StudyTime' is a text, which cannot be compared with gte: use equals,",
         ),
         (
             {"field": "PatientID", "equals": 17},
             "'PatientID' is 17, but the field is a text: put it in quotes",
         ),
-        ({"field": "StudyDate", "gte": "last week"}, "but the field is a date: write a date, as 2026-11-30"),
+        ({"field": "StudyDate", "gte": "last week"}, "but the field is a date: write a date, for example 2026-11-30"),
         ({"field": "StudyDate", "in": ["20261123", "20261323"]}, "in of 'StudyDate' is '20261323'"),
-        ({"field": "revision", "gt": "two"}, "but the field is a number: write a number, as 3"),
+        ({"field": "revision", "gt": "two"}, "but the field is a number: write a number, for example 3"),
     ],
 )
 def test_what_contracts_do_not_have_is_refused(content: dict[str, Any], says: str) -> None:
@@ -166,22 +166,22 @@ def test_what_contracts_do_not_have_is_refused(content: dict[str, Any], says: st
     ("content", "says"),
     [
         ({}, "exactly one of all, any, not and field"),
-        ({"field": "StudyID"}, "nothing is asked of 'StudyID': add equals, in, regex"),
+        ({"field": "StudyID"}, "'StudyID' is not compared with anything: add equals, in, regex"),
         ({"equals": "CT"}, "exactly one of all, any, not and field"),
         ({"all": [{"field": "StudyID", "equals": "1"}], "field": "StudyID", "equals": "1"}, "exactly one of"),
         ({"any": [{"field": "StudyID", "equals": "1"}], "gte": 1}, "gte needs a field to compare"),
         ({"all": []}, "at least 1 item"),
         ({"field": "StudyID", "equal": "1"}, "Extra inputs are not permitted"),
         ({"field": "StudyID", "equals": True}, "a text, a number or a date"),
-        ({"field": "StudyDate", "gte": "20260101", "lt": None}, "lt stands there without a value: give it one, or"),
-        ({"field": "StudyID", "equals": "1", "not": None}, "not stands there without a value"),
-        ({"field": "revision", "gte": float("nan")}, "no value is .nan or .inf: write a number"),
-        ({"field": "revision", "lt": float("inf")}, "no value is .nan or .inf: write a number"),
+        ({"field": "StudyDate", "gte": "20260101", "lt": None}, "lt has no value: give it one, or"),
+        ({"field": "StudyID", "equals": "1", "not": None}, "not has no value"),
+        ({"field": "revision", "gte": float("nan")}, "the value must not be .nan or .inf: write a number"),
+        ({"field": "revision", "lt": float("inf")}, "the value must not be .nan or .inf: write a number"),
         ({"field": "StudyID", "in": [["1"]]}, "a text, a number or a date"),
-        ({"field": "StudyID", "equals": "x" * 5_000}, "4,096 characters at most"),
+        ({"field": "StudyID", "equals": "x" * 5_000}, "more than 4,096 characters"),
         ({"field": "StudyID", "regex": "(?=x)"}, "no look-around and no back references"),
-        ({"field": "StudyID", "regex": "("}, "is no regular expression in Rust's syntax"),
-        ({"field": "StudyID", "regex": "((a{1000}){1000}){1000}"}, "is no regular expression"),
+        ({"field": "StudyID", "regex": "("}, "is not a regular expression in Rust's syntax"),
+        ({"field": "StudyID", "regex": "((a{1000}){1000}){1000}"}, "is not a regular expression"),
     ],
 )
 def test_what_is_no_rule_is_refused(content: dict[str, Any], says: str) -> None:
@@ -193,7 +193,7 @@ def test_rules_deep_in_each_other_are_refused() -> None:
     deep: dict[str, Any] = {"field": "StudyID", "equals": "1"}
     for _ in range(20):
         deep = {"not": deep}
-    with pytest.raises(ValueError, match="more than 8 deep"):
+    with pytest.raises(ValueError, match="more than 8 levels deep"):
         check(rule(**deep), STUDY)
 
 

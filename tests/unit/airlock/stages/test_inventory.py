@@ -295,11 +295,11 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("changes", "complaint"),
         [
-            ({"listing": "inventory"}, "go together"),
-            ({"inventory_uri": str(FOLDER)}, "go together"),
-            (SETTINGS | {"inventory_uri": "s3://archive/in/inventory/"}, "its files would arrive"),
+            ({"listing": "inventory"}, "belong together"),
+            ({"inventory_uri": str(FOLDER)}, "belong together"),
+            (SETTINGS | {"inventory_uri": "s3://archive/in/inventory/"}, "its files would be imported"),
             (SETTINGS | {"lookback_hours": 24}, "make it 72 or more"),
-            (SETTINGS | {"inventory_max_age_hours": 200}, "but lookback_hours is 72: .* make it 224 or more"),
+            (SETTINGS | {"inventory_max_age_hours": 200}, "lookback_hours 72 would miss .* make it 224 or more"),
         ],
     )
     def test_what_would_pass_objects_over_is_refused(self, changes: dict[str, Any], complaint: str) -> None:
@@ -311,5 +311,5 @@ class TestSettings:
         assert Source.model_validate(settings).inventory_max_age_hours == 48
 
     def test_a_delivery_manifest_counts_what_is_there_now(self) -> None:
-        with pytest.raises(ValueError, match="use marker"):
+        with pytest.raises(ValueError, match=r"use receive\.mode: marker"):
             pipeline(source=SETTINGS, receive={"mode": "manifest"})
