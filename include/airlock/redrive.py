@@ -17,7 +17,7 @@ import polars as pl
 
 from airlock.clinical import redrive as clinical
 from airlock.clinical.report import CSV_COLUMNS as CLINICAL_COLUMNS
-from airlock.imaging.report import CSV_COLUMNS, harmless_text
+from airlock.imaging.report import CSV_COLUMNS
 from airlock.ledger import InstanceState
 from airlock.ledger.arrivals import next_generation
 from airlock.ledger.redrives import REDRIVABLE, STOPPED, SUCCESSORS, is_current, is_underway
@@ -25,6 +25,7 @@ from airlock.reasons import Reason
 from airlock.records import ARRIVALS, Disposition, arrival_id
 from airlock.redrive_request import RedriveError
 from airlock.run import run_key
+from airlock.stages.reporting import harmless_text
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from airlock.imaging.report import counted_units
+from airlock.stages.reporting import describe_units
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ def audit_lines(report: dict[str, Any], delivered: int) -> list[str]:
 
 
 def _arrived(report: dict[str, Any]) -> str:
-    return counted_units(report) if "resources" in report else f"{report['arrivals']} arrivals"
+    return describe_units(report) if "resources" in report else f"{report['arrivals']} arrivals"
 
 
 def _reading(reading: dict[str, Any]) -> str:

@@ -37,7 +37,7 @@ class _AuditOperator(StageOperator):
         AirflowFailException
             If the books do not balance; the report is written all the same, and everything is held.
         """
-        from airlock.imaging.report import counted_apart, summary
+        from airlock.stages.reporting import counted_apart, summarize
 
         report = audited.report if self.publishes else counted_apart(audited.report)
         result = {
@@ -49,7 +49,7 @@ class _AuditOperator(StageOperator):
         }
         places = [f"Report: {audited.report_uri}", f"Dispositions and their reasons: {audited.dispositions_uri}"]
         undecided = [f"{audited.open_arrivals} files are not decided yet."] if audited.open_arrivals else []
-        for line in (*summary(report), *undecided, *places):
+        for line in (*summarize(report), *undecided, *places):
             self.log.info("%s", line)
         held = held_words(audited.report, published=self.publishes)
         if held and self.tells:

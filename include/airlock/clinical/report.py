@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.imaging.report import counts, differences, reasons, to_csv
 from airlock.records import Disposition, Gate, Verdict
+from airlock.stages.reporting import (
+    compare_ids,
+    count_values,
+    describe_imbalances,
+    describe_run,
+    explain_reasons,
+    to_csv,
+)
 from airlock.stages.review import words_by_key
 
 if TYPE_CHECKING:
@@ -62,19 +69,16 @@ def build(
     return {
         "schema": "airlock.report/1",
         "kind": run.pipeline.kind,
-        "pipeline": run.pipeline.name,
-        "run_id": run.run_id,
-        "run_key": run.key,
-        "window": None if run.window is None else [run.window.start.isoformat(), run.window.end.isoformat()],
+        **describe_run(run),
         "arrivals": books["arrivals"].height,
         "bytes": int(books["arrivals"]["size"].sum()),
         "resources": verdicts["content_digest"].count(),
-        "verdicts": counts(verdicts["verdict"]),
-        "outcomes": counts(books["outcomes"]["outcome"]),
-        "dispositions": counts(dispositions["disposition"]),
-        "reasons": reasons(dispositions, "units"),
+        "verdicts": count_values(verdicts["verdict"]),
+        "outcomes": count_values(books["outcomes"]["outcome"]),
+        "dispositions": count_values(dispositions["disposition"]),
+        "reasons": explain_reasons(count_values(dispositions["reason"]), "units"),
         "patients": _gated(gates.filter(of_patient)),
-        "files": _NONE | counts(books["file_words"]["disposition"]),
+        "files": _NONE | count_values(books["file_words"]["disposition"]),
         "held": gates.filter(pl.col("gate") == Gate.HOLD).select("subject_key", "reason").to_dicts(),
         "overrides": [{"subject_key": key, **word} for key, word in sorted(words_by_key(books["overrides"]).items())],
         "jobs": jobs,
@@ -88,7 +92,7 @@ def build(
 
 def _gated(gates: pl.DataFrame) -> dict[str, int]:
     words = {Gate.RELEASE.value: "released", Gate.HOLD.value: "held"}
-    return _NONE | {words[gate]: number for gate, number in counts(gates["gate"]).items()}
+    return _NONE | {words[gate]: number for gate, number in count_values(gates["gate"]).items()}
 
 
 def _conversion(run: Run[ClinicalPipeline]) -> dict[str, Any]:
@@ -154,14 +158,19 @@ def imbalances(books: dict[str, pl.DataFrame]) -> list[str]:
     ids = arrivals["arrival_id"]
     parsed = ids.filter(ids.is_in(files["arrival_id"].implode()))
     return [
-        *differences("arrivals", ids, ids),
-        *differences("files", parsed, files["arrival_id"]),
+        *_differences("arrivals", ids, ids),
+        *_differences("files", parsed, files["arrival_id"]),
         *_miscounted(files, verdicts),
-        *differences("verdicts", _names(verdicts), _names(verdicts), "units"),
-        *differences("outcomes", _names(accepted), _names(books["outcomes"]), "units"),
-        *differences("dispositions", decided, _names(books["dispositions"]), "units"),
-        *differences("the ledger", ids, books["held"]["arrival_id"]),
+        *_differences("verdicts", _names(verdicts), _names(verdicts), "units"),
+        *_differences("outcomes", _names(accepted), _names(books["outcomes"]), "units"),
+        *_differences("dispositions", decided, _names(books["dispositions"]), "units"),
+        *_differences("the ledger", ids, books["held"]["arrival_id"]),
     ]
+
+
+def _differences(step: str, expected: pl.Series, actual: pl.Series, counted: str = "arrivals") -> list[str]:
+    found = compare_ids(expected, actual)
+    return describe_imbalances({(step, what): number for what, number in found.items()}, counted)
 
 
 def _names(units: pl.DataFrame) -> pl.Series:

@@ -47,6 +47,7 @@ from airlock.stages.auditing import OPEN_REASONS, Audited, is_open, job_entry, m
 from airlock.stages.batches import find_batches
 from airlock.stages.jobs import find_ended_job
 from airlock.stages.outputs import read_best_output
+from airlock.stages.reporting import describe_imbalances, to_csv
 from airlock.stages.review import overridden_among
 from airlock.storage.spool import partitions_for, together
 
@@ -95,7 +96,7 @@ def audit(run: Run, imaging: Any, published: Collection[str] = ()) -> Audited:
     with open_books(partitions_for(buffered.arrivals)) as books:
         jobs = _account_all(run, books)
         _take_in(run, books, buffered.all_shards)
-        problems = report.sentences(books.balance())
+        problems = describe_imbalances(books.balance())
         if found is None:
             problems = [_UNFROZEN if run.redrive is None else _UNCLAIMED, *problems]
         evidence = _evidence(run, books, jobs, _record_imports(run, books), imaging=imaging, published=published)
@@ -263,7 +264,7 @@ def _decide_all(run: Run, books: Books, evidence: _Evidence, *, balanced: bool) 
             decisions.dispositions.add(part["dispositions"])
             decisions.ids.add(part["dispositions"].select("arrival_id"))
             decisions.tally.add(part)
-        problems = report.sentences(books.balance_words(decisions.ids)) if balanced else []
+        problems = describe_imbalances(books.balance_words(decisions.ids)) if balanced else []
         if problems:
             raise UnbalancedError(problems)
     return decisions
@@ -342,10 +343,10 @@ def _write(
         tempfile.TemporaryFile(prefix="airlock-") as table,  # without a name: it is gone with a task that is killed
         run.workspace.writer("dispositions", DISPOSITIONS) as writer,
     ):
-        table.write(report.to_csv(DISPOSITIONS.to_frame()).encode())
+        table.write(to_csv(DISPOSITIONS.to_frame(), report.CSV_COLUMNS).encode())
         for part in decisions.in_order():
             writer.add(part)
-            table.write(report.to_csv(part, head=False).encode())
+            table.write(to_csv(part, report.CSV_COLUMNS, head=False).encode())
         dispositions_uri = run.workspace.write_file("audit/dispositions.csv", table, "text/csv")
     decisions.tally.reading = find_reading(run.workspace, buffered.shards)
     decisions.tally.redrive = _told(run)

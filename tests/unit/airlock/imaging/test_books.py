@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from airlock.imaging.books import open_books
-from airlock.imaging.report import sentences
 from airlock.records import ARRIVALS
+from airlock.stages.reporting import describe_imbalances
 from tests.unit.airlock.world import dicom, frame, outcomes, unread, verdicts
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class TestBalance:
     def test_of_what_is_whole_there_is_nothing_to_say(self, partitions: int) -> None:
         with open_books(partitions) as books:
             fill(books, [*FILES, ODD], FILES, [*FILES, ODD])
-            assert sentences(books.balance()) == []
+            assert describe_imbalances(books.balance()) == []
             assert books.decided.rows == 13
             assert books.bytes == 13_000
 
@@ -42,7 +42,7 @@ class TestBalance:
         stranger = dicom("stranger")
         with open_books(partitions) as books:
             fill(books, [*FILES, stranger], [*FILES[1:], FILES[1]], [*FILES[3:], ODD])
-            assert sentences(books.balance()) == [
+            assert describe_imbalances(books.balance()) == [
                 "verdicts: 1 arrivals are missing",
                 "verdicts: 1 arrivals do not belong there",
                 "outcomes: 2 arrivals are missing",
@@ -58,7 +58,7 @@ class TestBalance:
             fill(books, [], [], [])
             words = books.spool(pl.col("arrival_id"), pl.Schema({"arrival_id": pl.String}))
             words.add(frame([*FILES[1:], ODD, ODD], ARRIVALS).select("arrival_id"))
-            assert sentences(books.balance_words(words)) == [
+            assert describe_imbalances(books.balance_words(words)) == [
                 "dispositions: 1 arrivals are missing",
                 "dispositions: 1 arrivals occur more than once",
             ]

@@ -15,6 +15,7 @@ from airlock.imaging.outcomes import account, discrepancies
 from airlock.pipelines import Audit
 from airlock.reasons import SENTENCES, Reason
 from airlock.records import ARRIVALS, DISPOSITIONS, GATES, OUTCOMES, VERDICTS, Disposition, Stage, study_key
+from airlock.stages.reporting import describe_imbalances
 from tests.unit.airlock.job_output import files as batch
 from tests.unit.airlock.job_output import output
 from tests.unit.airlock.world import dicom, ended_job, frame, outcomes, unread, verdicts
@@ -309,7 +310,7 @@ def test_the_books_balance_whatever_the_job_left(words: list[str], end: Any, pol
     rows = last_words(arrivals, decided, marked, gates)
 
     books = {"arrivals": arrivals, "verdicts": decided, "outcomes": facts, "dispositions": rows, "held": arrivals}
-    assert report.sentences(report.imbalances(books)) == []
+    assert describe_imbalances(report.imbalances(books)) == []
     assert rows.height == len(words)
     assert facts.height == len(accepted)
     assert rows["disposition"].is_in([*Disposition]).all()

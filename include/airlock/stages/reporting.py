@@ -1,0 +1,133 @@
+"""The parts of a run's report that all kinds share: counts, explained reasons, cells of a CSV, sentences for a log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from airlock.reasons import SENTENCES, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from airlock.pipelines import Pipeline
+    from airlock.run import Run
+
+# What makes a formula of a cell, and of the rest of a cell that a spreadsheet with other separators cuts in two.
+_FORMULAS = ((r"^([=+\-@\t\r\n])", "'${1}"), (r"([;\t\r\n])([=+\-@])", "${1}'${2}"))
+_TO_QUOTE = r'[",\r\n]'
+WAITING = "awaiting_publication"
+_IN_WORDS = {
+    "released": "released",
+    WAITING: "waiting for their publication",
+    "duplicate": "duplicates",
+    "stopped": "without an accepted file",
+}
+
+
+def describe_run(run: Run[Pipeline]) -> dict[str, Any]:
+    """Return the fields of report.json that say which run it is about."""
+    return {
+        "pipeline": run.pipeline.name,
+        "run_id": run.run_id,
+        "run_key": run.key,
+        "window": None if run.window is None else [run.window.start.isoformat(), run.window.end.isoformat()],
+    }
+
+
+def count_values(column: pl.Series) -> dict[str, int]:
+    """Return how often each value occurs, most frequent first."""
+    return by_frequency(dict(column.drop_nulls().value_counts().iter_rows()))
+
+
+def by_frequency(counter: Mapping[str, int]) -> dict[str, int]:
+    """Return the counts, highest first, and then by name."""
+    return dict(sorted(counter.items(), key=lambda item: (-item[1], item[0])))
+
+
+def explain_reasons(counter: Mapping[str, int], counted: str = "arrivals") -> dict[str, dict[str, Any]]:
+    """Return each reason with its count and its sentence, most frequent first."""
+    return {code: {counted: number, "sentence": SENTENCES[code]} for code, number in by_frequency(counter).items()}
+
+
+def to_csv(rows: pl.DataFrame, columns: Sequence[str], *, head: bool = True) -> str:
+    """Return these columns as CSV (RFC 4180), with cells that a spreadsheet would run as a formula made harmless.
+
+    An apostrophe, which is not part of the value, stands before everything that would begin a formula: at the start of
+    the cell, and after a semicolon, tab or line break, where a spreadsheet may cut it. Without ``head`` the heading is
+    left out.
+    """
+    advice = pl.col("reason").replace_strict(SENTENCES, default=None, return_dtype=pl.String)
+    table = rows.with_columns(what_to_do=advice).select(columns)
+    return table.with_columns(_quoted()).write_csv(include_header=head, line_terminator="\r\n", quote_style="never")
+
+
+def harmless_text(value: str) -> str:
+    """Return what `to_csv` makes of a value before it quotes it."""
+    return str(pl.select(_harmless(pl.lit(value))).item())
+
+
+def _harmless(text: pl.Expr) -> pl.Expr:
+    for start, apart in _FORMULAS:
+        text = text.str.replace_all(start, apart)
+    return text
+
+
+def _quoted() -> pl.Expr:
+    """Return each text as a cell: harmless, and quoted where it must be; nothing where it is empty or missing."""
+    harmless = _harmless(pl.col(pl.String))
+    quoted = harmless.str.replace_all('"', '""', literal=True).str.replace(r"(?s)\A(.*)\z", '"${1}"')
+    return pl.when(harmless.str.contains(_TO_QUOTE)).then(quoted).otherwise(harmless)
+
+
+def compare_ids(expected: pl.Series, actual: pl.Series) -> dict[str, int]:
+    """Return how the ids of a step differ from those that it must have, as counts in words."""
+    return {
+        "are missing": expected.len() - int(expected.is_in(actual.implode()).sum()),
+        "do not belong there": actual.len() - int(actual.is_in(expected.implode()).sum()),
+        "occur more than once": actual.len() - actual.n_unique(),
+    }
+
+
+def describe_imbalances(found: Mapping[tuple[str, str], int], counted: str = "arrivals") -> list[str]:
+    """Return a sentence for each imbalance, by step and in words, without identifiers; none for a count of zero."""
+    return [f"{step}: {number} {counted} {what}" for (step, what), number in found.items() if number]
+
+
+def counted_apart(report: dict[str, Any]) -> dict[str, Any]:
+    """Return a report in which studies and files that only wait for publication in HealthLake are counted apart."""
+    files = report["reasons"].get(str(Reason.NOT_PUBLISHED), {}).get("arrivals", 0)
+    studies = report.get("publication", {}).get("waiting", 0)
+    waiting = {name: number for name, number in (("dispositions", files), ("studies", studies)) if number}
+    apart = {
+        name: report[name] | {"held": report[name]["held"] - number, WAITING: number}
+        for name, number in waiting.items()
+    }
+    return report | apart
+
+
+def summarize(report: dict[str, Any]) -> list[str]:
+    """Return a report in a few sentences for a log."""
+    books = "The books balance" if report["balanced"] else "The books do not balance, so everything is held"
+    subjects = [name for name in ("studies", "patients", "files") if name in report]
+    return [
+        f"{books}. Of {describe_units(report)}: {_describe_counts(report['dispositions'])}.",
+        *(f"{name.capitalize()}: {_describe_counts(report[name])}." for name in subjects),
+    ]
+
+
+def describe_units(report: dict[str, Any]) -> str:
+    """Return in words how many files, or units in files, a report has a disposition for."""
+    if "resources" not in report:
+        return f"{report['arrivals']} files"
+    units = sum(report["dispositions"].values())
+    return f"{units} units in {report['arrivals']} files ({report['resources']} resources)"
+
+
+def _describe_counts(counts: dict[str, int]) -> str:
+    """Return counts in words: first, in any case, the released, then the waiting, then the rest as it stands."""
+    first = {name: counts.get(name, 0) for name in ("released", WAITING)}
+    named = (first | counts).items()
+    words = ((n, _IN_WORDS.get(name, name)) for name, n in named if n or name == "released")
+    return ", ".join(f"{n} {word.removesuffix('s') if n == 1 else word}" for n, word in words)

@@ -1,0 +1,62 @@
+"""What the reports of all kinds share: counts in order, and cells that no spreadsheet runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airlock.records import DISPOSITIONS
+from airlock.stages.reporting import count_values, harmless_text, to_csv
+from tests.unit.airlock.world import frame
+
+COLUMNS = ("key", "size", "sop_instance_uid", "detail")
+
+
+def rows(dispositions: pl.DataFrame) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(to_csv(dispositions, COLUMNS), newline="")))
+
+
+def test_counts_come_most_frequent_first_and_then_by_name() -> None:
+    assert list(count_values(pl.Series("x", ["b", "c", "a", "c", None])).items()) == [("c", 2), ("a", 1), ("b", 1)]
+
+
+class TestCells:
+    @pytest.mark.parametrize(
+        "key",
+        ["a,b", 'a"b', "a\nb", "a\r\nb", "a\rb", "é 山 \u2028", "a;b\tc", " a ", "'a", "a\x00b", "a=1", "1-2", '"', ""],
+    )
+    def test_an_odd_value_comes_back_as_it_is(self, key: str) -> None:
+        table = rows(frame([{"key": key, "disposition": "released"}], DISPOSITIONS))
+        assert [row["key"] for row in table] == [key]
+
+    @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n"])
+    @pytest.mark.parametrize("column", ["key", "detail", "sop_instance_uid"])
+    def test_a_cell_that_a_spreadsheet_would_run_is_made_harmless(self, column: str, start: str) -> None:
+        table = rows(frame([{column: f"{start}HYPERLINK()"}], DISPOSITIONS))
+        assert [row[column] for row in table] == [f"'{start}HYPERLINK()"]
+
+    @pytest.mark.parametrize("separator", [";", "\t", "\r", "\n"])
+    def test_nor_does_a_spreadsheet_run_what_it_cuts_off_at_its_own_separator(self, separator: str) -> None:
+        key = f"in/a{separator}=HYPERLINK(){separator}-1"
+        table = rows(frame([{"key": key}], DISPOSITIONS))
+        assert [row["key"] for row in table] == [f"in/a{separator}'=HYPERLINK(){separator}'-1"]
+        assert harmless_text(key) == table[0]["key"]
+
+    @given(cells=st.lists(st.none() | st.text(st.sampled_from("a=+-@,;\"'\t\r\n \u00e9"), max_size=4), max_size=6))
+    def test_it_is_written_as_pythons_csv_writer_does(self, cells: list[str | None]) -> None:
+        table = frame([{"key": cell, "detail": cell, "size": 7} for cell in cells], DISPOSITIONS)
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        for cell in cells:
+            harmless = cell and re.sub(r"([;\t\r\n])(?=[=+\-@])", r"\1'", re.sub(r"\A(?=[=+\-@\t\r\n])", "'", cell))
+            writer.writerow([harmless, 7, harmless])
+        assert to_csv(table, ("key", "size", "detail"), head=False) == text.getvalue()
+
+    def test_a_number_stays_one(self) -> None:
+        assert rows(frame([{"key": "a", "size": -1}], DISPOSITIONS))[0]["size"] == "-1"
