@@ -109,7 +109,7 @@ def open_run(endpoint: str, ledger_url: str, name: str = "bench") -> Run:
 
 def deliver(run: Run, arrivals: int) -> dict[str, Any]:
     """Leave what buffer and parse would: shards of arrivals and headers, and the claims."""
-    from airlock.buffer import INDEX  # noqa: PLC0415  # a stage's process loads what the stage needs
+    from airlock.stages.buffer import INDEX  # noqa: PLC0415  # a stage's process loads what the stage needs
 
     settings = run.pipeline.parse
     size = max(settings.shard_size, -(-arrivals // settings.max_shards))

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from tests.servers.moto import moto_server
 
-from airlock.buffer import buffer
 from airlock.clinical.normalize import normalize
 from airlock.clinical.parse import parse
 from airlock.clinical.validate import validate
 from airlock.ledger import Ledger, upgrade
 from airlock.pipelines import ClinicalPipeline
 from airlock.run import Run
+from airlock.stages.buffer import buffer
 from airlock.storage.s3 import S3
 from airlock.storage.s3uri import S3Uri
 

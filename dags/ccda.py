@@ -12,7 +12,7 @@ from airflow.sdk import Asset, TaskGroup
 
 from airlock.pipelines import CcdaPipeline, load_pipelines
 from airlock_tasks.audit import CcdaAuditOperator, ConvertedAuditOperator
-from airlock_tasks.buffer import BufferOperator
+from airlock_tasks.buffer import CcdaBufferOperator
 from airlock_tasks.dag import PIPELINES, new_dag
 from airlock_tasks.import_ import CcdaImportOperator, FhirImportOperator
 from airlock_tasks.normalize import CcdaNormalizeOperator, FhirNormalizeOperator
@@ -32,7 +32,7 @@ def build(pipeline: CcdaPipeline) -> DAG:
     """Return a pipeline's DAG."""
     with new_dag(pipeline) as dag:
         receive = ReceiveSensor(task_id="receive", pipeline=pipeline)
-        buffer = BufferOperator(task_id="buffer", pipeline=pipeline)
+        buffer = CcdaBufferOperator(task_id="buffer", pipeline=pipeline)
         parse = CcdaParseOperator.partial(
             task_id="parse", pipeline=pipeline, map_index_template="shard {{ task.shard }}"
         ).expand(shard=buffer.output)

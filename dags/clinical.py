@@ -13,7 +13,7 @@ from airflow.sdk import Asset
 
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline, load_pipelines
 from airlock_tasks.audit import FhirAuditOperator
-from airlock_tasks.buffer import BufferOperator
+from airlock_tasks.buffer import FhirBufferOperator
 from airlock_tasks.dag import PIPELINES, new_dag
 from airlock_tasks.import_ import FhirImportOperator
 from airlock_tasks.normalize import FhirNormalizeOperator
@@ -31,7 +31,7 @@ def build(pipeline: ClinicalPipeline) -> DAG:
     """Return a pipeline's DAG."""
     with new_dag(pipeline) as dag:
         receive = ReceiveSensor(task_id="receive", pipeline=pipeline)
-        buffer = BufferOperator(task_id="buffer", pipeline=pipeline)
+        buffer = FhirBufferOperator(task_id="buffer", pipeline=pipeline)
         parse = FhirParseOperator.partial(
             task_id="parse", pipeline=pipeline, map_index_template="shard {{ task.shard }}"
         ).expand(shard=buffer.output)

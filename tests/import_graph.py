@@ -21,9 +21,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"storage"}),
     frozenset({"pipelines"}),
     frozenset({"dicom", "ledger"}),
-    frozenset({"run", "redrive_request"}),
+    frozenset({"run"}),
     frozenset({"destinations"}),
-    frozenset({"stages", "buffer", "redrive"}),
+    frozenset({"stages"}),
 )
 KINDS = ("imaging", "clinical", "ccda")
 

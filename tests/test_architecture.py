@@ -11,8 +11,7 @@ from tests.import_graph import figures
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("receive", "buffer", "parse", "validate", "normalize", "import_", "audit", "route")
-SHARED_STAGES = {"receive", "route"}  # those of which no part is a kind's
-NOT_MOVED_YET = {"buffer"}
+SHARED_STAGES = {"receive", "buffer", "route"}  # those of which no part is a kind's
 
 # What each room may import of ours; itself is always allowed.
 ALLOWED: dict[str, set[str]] = {
@@ -74,7 +73,7 @@ def test_healthaws_knows_airflow_and_aws_only() -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_has_one_name_everywhere(stage: str) -> None:
-    folder = "airlock" if stage in NOT_MOVED_YET else "airlock/stages" if stage in SHARED_STAGES else "airlock/imaging"
+    folder = "airlock/stages" if stage in SHARED_STAGES else "airlock/imaging"
     for place in (
         f"include/{folder}/{stage}.py",
         f"plugins/airlock_tasks/{stage}.py",
@@ -85,16 +84,17 @@ def test_a_stage_has_one_name_everywhere(stage: str) -> None:
 
 def test_stages_do_not_import_a_kind() -> None:
     strange = [arrow for arrow in figures().upward if arrow[0].startswith("airlock.stages.")]
+    strange.remove(("airlock.stages.redrive", "airlock.imaging.report"))  # until the CSV of all kinds has its module
     assert not strange
 
 
 def test_the_import_graph_of_the_library_gets_no_worse() -> None:
     graph = figures()
     assert not graph.cycle, graph
-    assert graph.members <= 17, graph
-    assert len(graph.upward) <= 4, graph
+    assert graph.members <= 14, graph
+    assert len(graph.upward) <= 1, graph
     assert len(graph.across) <= 23, graph
-    assert sum(map(len, graph.member_cycles)) <= 7, graph
+    assert sum(map(len, graph.member_cycles)) <= 4, graph
     assert graph.longest[0] <= 576, graph
 
 

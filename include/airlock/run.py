@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
 
@@ -15,9 +15,8 @@ from airlock.storage.s3uri import S3Uri, S3UriError
 from airlock.storage.workspace import Workspace
 
 if TYPE_CHECKING:
-    from airlock.ledger import Ledger
+    from airlock.ledger import Ledger, Resolution
     from airlock.records import Window
-    from airlock.redrive_request import Redrive
     from airlock.storage.s3 import S3
 
 
@@ -64,6 +63,26 @@ def source_prefix(pipeline: Pipeline, prefix: str | None) -> S3Uri:
     return chosen
 
 
+@dataclass(frozen=True)
+class RedriveRequest:
+    """What a person asked for."""
+
+    asked_by: str
+    why: str
+    run: str | None = None  # a run key, or Airflow's run id
+    study: str | None = None  # a study key
+    reasons: tuple[str, ...] = ()
+    csv: str | None = None  # s3:// address
+    non_primary: Resolution | None = None
+
+    @property
+    def choice(self) -> dict[str, Any]:
+        """What was chosen, for the record; the address of a list may hold a name and is left out."""
+        given = {"run": self.run, "study": self.study, "reasons": list(self.reasons) or None}
+        more = {"csv": True if self.csv else None, "non_primary": self.non_primary and self.non_primary.value}
+        return {name: value for name, value in (given | more).items() if value is not None}
+
+
 PipelineT_co = TypeVar("PipelineT_co", bound=Pipeline, default=ImagingPipeline, covariant=True)
 
 
@@ -79,7 +98,7 @@ class Run(Generic[PipelineT_co]):
     ledger: Ledger
     folder: str = ""  # of the workspace, where a run has a second chain of stages: "fhir"
     plan_only: bool = False  # it ends after normalize, and claims, stages and imports nothing
-    redrive: Redrive | None = None  # what a person wants to take through again, instead of a listing
+    redrive: RedriveRequest | None = None  # what a person wants to take through again, instead of a listing
 
     def within(self, folder: str) -> Run[PipelineT_co]:
         """Return the same run in a folder of its workspace, where it has a second chain of stages."""
@@ -102,5 +121,9 @@ class Run(Generic[PipelineT_co]):
     @cached_property
     def workspace(self) -> Workspace:
         """The run's datasets."""
-        root = S3Uri.parse(self.pipeline.workspace).join(self.pipeline.name, self.key, "")
-        return Workspace(self.s3, root.join(self.folder, "") if self.folder else root)
+        return self.workspace_of(self.key, self.folder)
+
+    def workspace_of(self, key: str, folder: str) -> Workspace:
+        """Return the datasets of a run of the same pipeline, by its `key`."""
+        root = S3Uri.parse(self.pipeline.workspace).join(self.pipeline.name, key, "")
+        return Workspace(self.s3, root.join(folder, "") if folder else root)

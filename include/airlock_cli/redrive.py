@@ -18,6 +18,9 @@ from airlock_cli.show import Table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from airlock.pipelines import Pipeline
+    from airlock.stages.redrive import RedriveRules
+
 SCHEMA = "airlock.redrive/1"
 _COLUMNS = ("disposition", "reason", "what_to_do", "study_key", "generation", "key")
 SHOWN = 50  # rows of the table; --json has all
@@ -79,11 +82,12 @@ def _csv(pipeline: str, csv: str | None) -> str | None:
 
 
 def _upload(pipeline: str, file: Path) -> str:
-    from airlock.redrive import read_csv  # noqa: PLC0415  # only a list needs these
-    from airlock.redrive_request import RedriveError  # noqa: PLC0415
+    from airlock.stages.redrive_list import read_csv  # noqa: PLC0415  # only a list needs these
+    from airlock.stages.redrive_request import RedriveError  # noqa: PLC0415
 
+    known = workspaces.load_named_pipeline(pipeline)
     try:
-        return workspaces.upload_csv(workspaces.load_named_pipeline(pipeline), file, read_csv)
+        return workspaces.upload_csv(known, file, lambda body: read_csv(body, _rules(known).csv_columns))
     except RedriveError as error:
         raise RequestError(f"--csv {file}: {error}") from None
 
@@ -96,23 +100,32 @@ def preview(pipeline: str, conf: dict[str, Any]) -> dict[str, Any]:
     RequestError
         If the choice is empty, or has arrivals that cannot be redriven.
     """
-    from airlock.redrive import choose  # noqa: PLC0415  # only a dry run needs these
-    from airlock.redrive_request import RedriveError, read_request  # noqa: PLC0415
     from airlock.run import Run  # noqa: PLC0415
+    from airlock.stages.redrive import choose  # noqa: PLC0415  # only a dry run needs these
+    from airlock.stages.redrive_request import RedriveError, read_request  # noqa: PLC0415
     from airlock_cli.ledgers import open_ledger  # noqa: PLC0415
 
     known = workspaces.load_named_pipeline(pipeline)
     source = S3Uri.parse(known.source.uri)
     try:
-        asked = read_request(conf, None, known.kind)
+        asked = read_request(conf, None, known)
         if asked is None:
             raise RequestError(_NOTHING_CHOSEN)
         with open_ledger() as ledger, workspaces.open_s3(S3Uri.parse(known.workspace)) as store:
-            rows = choose(Run(known, "dry run", None, source, store, ledger), asked).to_dicts()
+            rows = choose(Run(known, "dry run", None, source, store, ledger), asked, _rules(known)).to_dicts()
     except RedriveError as error:
         raise RequestError(str(error)) from None
     found = [row | {"what_to_do": SENTENCES.get(row["reason"])} for row in rows]
     return {"schema": SCHEMA, "pipeline": pipeline, "chosen": found}
+
+
+def _rules(pipeline: Pipeline) -> RedriveRules:
+    from airlock.ccda.redrive import RULES as DOCUMENTS  # noqa: PLC0415  # only a list and a dry run need these
+    from airlock.clinical.redrive import RULES as FILES  # noqa: PLC0415
+    from airlock.imaging.redrive import RULES as STUDIES  # noqa: PLC0415
+
+    rules: dict[str, RedriveRules] = {"imaging": STUDIES, "clinical": FILES, "ccda": DOCUMENTS}
+    return rules[pipeline.kind]
 
 
 def tables(found: dict[str, Any]) -> Iterator[Table]:

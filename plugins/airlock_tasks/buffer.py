@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
@@ -11,7 +11,9 @@ from airlock_tasks.stage import StageOperator
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airlock.run import Run
+    from airlock.pipelines import Pipeline
+    from airlock.run import RedriveRequest, Run
+    from airlock.stages.redrive import RedriveRules
 
 
 class BufferOperator(StageOperator):
@@ -19,15 +21,13 @@ class BufferOperator(StageOperator):
 
     in_plan = True
 
-    def run_stage(self, run: Run, context: Context) -> list[str]:  # noqa: ARG002
+    def run_stage(self, run: Run[Any], context: Context) -> list[str]:  # noqa: ARG002
         """Return the shards that parse is mapped over."""
-        from airlock.buffer import buffer
-        from airlock.redrive_request import RedriveError
+        from airlock.stages.buffer import buffer
 
-        try:
-            buffered = buffer(run)
-        except RedriveError as error:
-            raise AirflowFailException(str(error)) from None
+        if run.redrive is not None:
+            self._redrive(run, run.redrive)
+        buffered = buffer(run)
         self.log.info(
             "%d arrivals (%d bytes) in %d shards; %d were settled by earlier runs, %d are held by other runs, "
             "%d have no date in their key",
@@ -38,10 +38,40 @@ class BufferOperator(StageOperator):
             buffered.claimed_elsewhere,
             buffered.undated,
         )
-        self._tell_redrive(run)
         return buffered.shards
 
-    def _tell_redrive(self, run: Run) -> None:
-        redrive = run.ledger.redrive_of(run.key)
-        if redrive is not None:
-            self.log.info("redrive by %r, since %r: %s", redrive["asked_by"], redrive["why"], redrive["counts"])
+    def _redrive(self, run: Run[Pipeline], asked: RedriveRequest) -> None:
+        from airlock.stages.redrive import redrive
+        from airlock.stages.redrive_request import RedriveError
+
+        try:
+            counts = redrive(run, asked, self.redrive_rules())
+        except RedriveError as error:
+            raise AirflowFailException(str(error)) from None
+        self.log.info("redrive by %r, since %r: %s", asked.asked_by, asked.why, counts)
+
+    def redrive_rules(self) -> RedriveRules:
+        """Return what a redrive of this kind of pipeline chooses and takes along."""
+        from airlock.imaging.redrive import RULES
+
+        return RULES
+
+
+class FhirBufferOperator(BufferOperator):
+    """The same for FHIR files."""
+
+    def redrive_rules(self) -> RedriveRules:
+        """Return what a redrive of FHIR files chooses and takes along."""
+        from airlock.clinical.redrive import RULES
+
+        return RULES
+
+
+class CcdaBufferOperator(BufferOperator):
+    """The same for C-CDA documents."""
+
+    def redrive_rules(self) -> RedriveRules:
+        """Return what a redrive of documents chooses and takes along."""
+        from airlock.ccda.redrive import RULES
+
+        return RULES

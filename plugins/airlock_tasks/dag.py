@@ -14,7 +14,7 @@ from airlock_tasks.arrivals import arrivals_asset
 from airlock_tasks.notify import on_failure
 
 if TYPE_CHECKING:
-    from airlock.pipelines import ClinicalPipeline, ImagingPipeline
+    from airlock.pipelines import ClinicalPipeline, ImagingPipeline, Pipeline
 
 PIPELINES = Path(os.environ.get("AIRLOCK_PIPELINES", Path(__file__).parents[2] / "include" / "pipelines"))
 
@@ -50,7 +50,7 @@ PARAMS = {
     ),
 }
 
-# What takes settled arrivals through again; read by airlock.redrive_request.
+# What takes settled arrivals through again; read by airlock.stages.redrive_request.
 OF_STUDIES = ("redrive_study", "redrive_non_primary")
 REDRIVE_PARAMS = {
     "redrive_run": Param(
@@ -113,16 +113,16 @@ def new_dag(pipeline: ImagingPipeline | ClinicalPipeline) -> DAG:
         start_date=datetime.combine(schedule.start_date, datetime.min.time(), tzinfo=gettz(schedule.timezone)),
         catchup=schedule.catchup,
         max_active_runs=schedule.max_active_runs,
-        params=_params(pipeline.kind),
+        params=_params(pipeline),
         on_failure_callback=on_failure(pipeline),
         tags=["airlock", pipeline.kind, *pipeline.tags],
         default_args={"retries": pipeline.retries, "retry_delay": pipeline.retry_delay},
     )
 
 
-def _params(kind: str) -> dict[str, Param]:
+def _params(pipeline: Pipeline) -> dict[str, Param]:
     """Return what the form offers: of studies only where there are some."""
-    others = () if kind == "imaging" else OF_STUDIES
+    others = () if pipeline.has_studies else OF_STUDIES
     return PARAMS | {name: param for name, param in REDRIVE_PARAMS.items() if name not in others}
 
 

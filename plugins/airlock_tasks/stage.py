@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     from airlock.pipelines import Pipeline
     from airlock.records import Window
-    from airlock.redrive_request import Redrive
-    from airlock.run import Run
+    from airlock.run import RedriveRequest, Run
     from airlock.storage.s3 import S3
 
 # What a run's conf may say.
@@ -133,7 +132,7 @@ def is_plan(context: Context) -> bool:
     return True
 
 
-def redrive_request(pipeline: Pipeline, context: Context) -> Redrive | None:
+def redrive_request(pipeline: Pipeline, context: Context) -> RedriveRequest | None:
     """Return what a run is to take through again, as its params say; None for any other run.
 
     Raises
@@ -141,11 +140,11 @@ def redrive_request(pipeline: Pipeline, context: Context) -> Redrive | None:
     AirflowFailException
         If the params contradict themselves, or ask for what pipelines of this kind do not have.
     """
-    from airlock.redrive_request import RedriveError, read_request
+    from airlock.stages.redrive_request import RedriveError, read_request
 
     person = getattr(context.get("dag_run"), "triggering_user_name", None)
     try:
-        return read_request(context["params"], person, pipeline.kind)
+        return read_request(context["params"], person, pipeline)
     except RedriveError as error:
         raise AirflowFailException(str(error)) from None
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.buffer import INDEX, Buffered, find_buffered, find_shards, read_arrivals
 from airlock.ccda.records import BATCHES, CONVERSIONS, FOLDER, VERDICTS
 from airlock.clinical.records import FILES
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, Verdict
 from airlock.stages.auditing import is_open, missing_job_reason
 from airlock.stages.batches import find_batches, find_begun_batches
+from airlock.stages.buffer import INDEX, Buffered, find_buffered, find_shards, read_arrivals
 from airlock.stages.jobs import find_ended_job
 from airlock.stages.outputs import DETAIL_LENGTH
 from airlock.storage.s3uri import S3Uri

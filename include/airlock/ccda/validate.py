@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from airlock.buffer import find_shards, read_arrivals
 from airlock.ccda.records import DOCUMENT, DOCUMENTS, VERDICTS, converted_by
-from airlock.clinical.redrive import overtaken
 from airlock.clinical.validate import claimed
 from airlock.reasons import Reason
 from airlock.records import Disposition, Verdict
 from airlock.stages.batches import find_begun_batches
+from airlock.stages.buffer import find_shards, read_arrivals
+from airlock.stages.redrive_resources import overtaken
 
 if TYPE_CHECKING:
     from airlock.pipelines import CcdaPipeline

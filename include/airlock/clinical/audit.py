@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.buffer import find_buffered, find_shards, read_arrivals
 from airlock.clinical import gate, manifests, report
 from airlock.clinical.contracts import ClinicalContract, complete, draft, with_subjects
 from airlock.clinical.import_ import find_other_targets
@@ -27,6 +26,7 @@ from airlock.reasons import Reason
 from airlock.records import CONTRACTS, HOLDS, Disposition, Outcome
 from airlock.stages.auditing import Audited, is_open, job_entry, missing_job_reason
 from airlock.stages.batches import find_batches
+from airlock.stages.buffer import find_buffered, find_shards, read_arrivals
 from airlock.stages.jobs import find_ended_job
 from airlock.stages.outputs import read_best_output
 from airlock.stages.review import overridden_among, words_by_key

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.buffer import read_arrivals
 from airlock.clinical.normalize import foresee
 from airlock.clinical.records import VERDICTS
 from airlock.clinical.validate import validate
@@ -38,6 +37,7 @@ from airlock.imaging.plan import (
     priced,
     write,
 )
+from airlock.stages.buffer import read_arrivals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

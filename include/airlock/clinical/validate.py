@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.buffer import find_shards
 from airlock.clinical import references, service_check, structure
 from airlock.clinical.bodies import read_bodies
 from airlock.clinical.parse import read_chunks
 from airlock.clinical.records import FILES, OPERATION_OUTCOMES, RESOURCES, REWRITES, VERDICTS
-from airlock.clinical.redrive import overtaken, without_held
+from airlock.clinical.redrive import without_held
 from airlock.reasons import Reason
 from airlock.records import Verdict
 from airlock.stages.batches import find_begun_batches
+from airlock.stages.buffer import find_shards
+from airlock.stages.redrive_resources import overtaken
 
 if TYPE_CHECKING:
     from airlock.clinical.references import FhirStore, References

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.buffer import Buffered, find_buffered
 from airlock.imaging import gate, manifests, report
 from airlock.imaging.books import ARRIVAL, DECIDED, open_books
 from airlock.imaging.contracts import FhirReferences, StudyContract, complete, with_revision
@@ -45,6 +44,7 @@ from airlock.records import (
 )
 from airlock.stages.auditing import OPEN_REASONS, Audited, is_open, job_entry, missing_job_reason
 from airlock.stages.batches import find_batches
+from airlock.stages.buffer import Buffered, find_buffered
 from airlock.stages.jobs import find_ended_job
 from airlock.stages.outputs import read_best_output
 from airlock.stages.reporting import describe_imbalances, to_csv

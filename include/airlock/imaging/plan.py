@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from airlock.buffer import Buffered, find_buffered
 from airlock.imaging.normalize import foresee
 from airlock.imaging.reading import find as find_reading
 from airlock.reasons import SENTENCES
 from airlock.records import VERDICTS, Verdict
 from airlock.run import PLAN, run_key
 from airlock.stages.batches import MAX_BATCHES
+from airlock.stages.buffer import Buffered, find_buffered
 from airlock.stages.import_window import hours_open
 from airlock.storage.s3 import requests_of_copy
 from airlock.storage.s3uri import S3Uri

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import polars as pl
 from pydicom.datadict import dictionary_VR
 
-from airlock.buffer import Buffered, find_buffered
 from airlock.dicom.preconditions import file_rules
 from airlock.imaging.normalize import has_job_in_datastore
 from airlock.imaging.resolve import carried_verdicts
 from airlock.ledger.instances import OWNERS
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, VERDICTS, Verdict
+from airlock.stages.buffer import Buffered, find_buffered
 from airlock.storage.spool import Spool, partitions_for
 
 if TYPE_CHECKING:

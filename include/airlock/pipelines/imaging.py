@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -211,6 +211,9 @@ class Audit(Settings):
 
 class ImagingPipeline(Pipeline):
     """An imaging pipeline."""
+
+    contract_schema: ClassVar[str] = "airlock.study/1"
+    has_studies: ClassVar[bool] = True
 
     kind: Literal["imaging"] = Field(description="the kind of data that the pipeline imports")
     parse: ParseSettings = ParseSettings()

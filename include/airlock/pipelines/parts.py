@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import date, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, model_validator
@@ -191,6 +191,9 @@ class Schedule(Settings):
 class Pipeline(Settings):
     """The fields that pipelines of every kind have."""
 
+    contract_schema: ClassVar[str] = "airlock.clinical/1"  # of the contracts that are routed
+    has_studies: ClassVar[bool] = False  # whether a redrive can choose one
+
     version: Literal["airlock.pipeline/1"] = Field(alias="schema")
     name: str = Field(pattern=rf"^{NAME}$", description="also the DAG's id")
     kind: str = Field(description="the kind of data that the pipeline imports")
@@ -260,11 +263,6 @@ class Pipeline(Settings):
     def tells_assets(self) -> bool:
         """Whether a route sends to an Airflow asset."""
         return any(route.asset is not None for route in self.routes)
-
-    @property
-    def contract_schema(self) -> str:
-        """The schema of the pipeline's contracts."""
-        return "airlock.study/1" if self.kind == "imaging" else "airlock.clinical/1"
 
     @property
     def retry_delay(self) -> timedelta:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.buffer import INDEX
 from airlock.pipelines import ImagingPipeline
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, OUTCOMES, VERDICTS, arrival_id
 from airlock.run import Run
+from airlock.stages.buffer import INDEX
 from airlock.stages.jobs import EndedJob
 from airlock.storage.s3uri import S3Uri
 

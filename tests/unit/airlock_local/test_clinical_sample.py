@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
-from airlock.buffer import buffer, find_shards
 from airlock.clinical.parse import parse, read_chunks
 from airlock.clinical.records import RESOURCES, VERDICTS
 from airlock.clinical.validate import validate
@@ -17,6 +16,7 @@ from airlock.pipelines import load_pipeline
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, Disposition, Verdict
 from airlock.run import Run
+from airlock.stages.buffer import buffer, find_shards
 from airlock.storage.s3 import S3
 from airlock.storage.s3uri import S3Uri
 from airlock_local.buckets import buckets_of, make_buckets

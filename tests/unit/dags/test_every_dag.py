@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from airlock.pipelines import load_pipelines
-from airlock.redrive_request import OF_STUDIES
-from airlock.redrive_request import PARAMS as REDRIVES
+from airlock.stages.redrive_request import OF_STUDIES
+from airlock.stages.redrive_request import PARAMS as REDRIVES
 from airlock_tasks.dag import PIPELINES as FOLDER
 from airlock_tasks.stage import PARAMS
 from tests.unit.dags.shipped import DAGS, PIPELINES

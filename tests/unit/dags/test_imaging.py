@@ -8,7 +8,7 @@ import pytest
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 import imaging
-from airlock.buffer import shard_rows
+from airlock.stages.buffer import shard_rows
 from tests.unit.dags.shipped import DAGS
 
 STAGES = ["receive", "buffer", "parse", "validate", "normalize", "import", "audit"]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airlock.buffer import find_shards
 from airlock.ccda.audit import ASIDE, audit
 from airlock.ccda.normalize import normalize
 from airlock.ccda.records import CONVERSIONS, FOLDER
@@ -20,6 +19,7 @@ from airlock.clinical.validate import validate
 from airlock.ledger import Job
 from airlock.records import ARRIVALS
 from airlock.stages.batches import find_batches
+from airlock.stages.buffer import find_shards
 from airlock_local.sample.ccda.documents import ccd
 from tests.ledger_rows import count_arrivals
 from tests.unit.airlock.ccda.world import Left, ended, names, normalized, parsed

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airlock.buffer import buffer, find_shards
 from airlock.ccda.parse import parse
 from airlock.ccda.plan import write_plan
 from airlock.ccda.validate import validate
 from airlock.imaging.plan import table
 from airlock.run import Run
+from airlock.stages.buffer import buffer, find_shards
 from airlock.storage.s3uri import S3Uri
 from airlock_local.sample.ccda.documents import ccd
 from tests.unit.airlock.ccda.world import normalized, validated

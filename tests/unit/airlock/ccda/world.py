@@ -9,7 +9,6 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from airlock.buffer import buffer, find_shards, read_arrivals
 from airlock.ccda.import_ import record
 from airlock.ccda.normalize import normalize
 from airlock.ccda.parse import parse
@@ -18,6 +17,7 @@ from airlock.ccda.validate import validate
 from airlock.ledger import Job
 from airlock.run import Run
 from airlock.stages.batches import find_batches
+from airlock.stages.buffer import buffer, find_shards, read_arrivals
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import CCDA, ndjson, patient, pipeline
 

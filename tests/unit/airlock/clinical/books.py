@@ -9,7 +9,6 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from airlock.buffer import buffer
 from airlock.clinical.audit import audit
 from airlock.clinical.import_ import record
 from airlock.clinical.manifests import LINES, RESULTS, Counters, JobOutput, Shape
@@ -21,6 +20,7 @@ from airlock.ledger import Job
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline
 from airlock.run import Run
 from airlock.stages.batches import find_batches
+from airlock.stages.buffer import buffer
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.world import ended_job, frame
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airlock.buffer import INDEX, find_shards
 from airlock.clinical.parse import parse, read_chunks
 from airlock.records import ARRIVALS
 from airlock.run import Run
+from airlock.stages.buffer import INDEX, find_shards
 from airlock.storage.s3 import S3Error
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import ndjson, observation, patient, pipeline

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airlock.buffer import buffer, find_shards
 from airlock.clinical.normalize import normalize
 from airlock.clinical.parse import parse
 from airlock.clinical.plan import foresee_verdicts, write_plan
 from airlock.clinical.validate import validate
 from airlock.imaging.plan import read_plan, table
 from airlock.run import Run
+from airlock.stages.buffer import buffer, find_shards
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import ndjson, observation, patient, pipeline
 from tests.unit.airlock.clinical.world import Store, validated

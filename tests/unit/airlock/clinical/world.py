@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.buffer import buffer, find_shards, read_arrivals
 from airlock.clinical.parse import parse, read_chunks
 from airlock.clinical.records import FILES, RESOURCES, VERDICTS
 from airlock.clinical.validate import validate
@@ -19,6 +18,7 @@ from airlock.ledger import Job
 from airlock.records import Verdict
 from airlock.run import Run
 from airlock.stages.batches import find_batches
+from airlock.stages.buffer import buffer, find_shards, read_arrivals
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import ndjson, pipeline
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airlock.buffer import buffer
 from airlock.imaging.normalize import normalize
 from airlock.imaging.plan import Plan, PlanMissingError, json_schema, read_plan, table, write_plan
 from airlock.imaging.validate import validate
 from airlock.records import HEADERS
+from airlock.stages.buffer import buffer
 from tests.ledger_rows import count_arrivals, count_instances
 from tests.unit.airlock.world import STORE, dicom, frame, pipeline, unread
 

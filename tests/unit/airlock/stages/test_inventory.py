@@ -16,9 +16,9 @@ import pyarrow.orc  # type: ignore[import-untyped]
 import pytest
 from polars import selectors
 
-from airlock.buffer import Listing, buffer, read_arrivals
 from airlock.pipelines import Receive, Source
 from airlock.records import ARRIVALS, Window
+from airlock.stages.buffer import Listing, buffer, read_arrivals
 from airlock.stages.inventory import InventoryError, find_inventory, fresh_inventory, list_inventory
 from airlock.stages.receive import Delivery, look
 from airlock.storage.s3uri import S3Uri

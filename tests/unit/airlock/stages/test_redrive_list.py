@@ -4,8 +4,8 @@ import pytest
 
 from airlock.clinical.report import CSV_COLUMNS as CLINICAL_COLUMNS
 from airlock.imaging.report import CSV_COLUMNS
-from airlock.redrive import read_csv
-from airlock.redrive_request import RedriveError
+from airlock.stages.redrive_list import read_csv
+from airlock.stages.redrive_request import RedriveError
 
 ID, OTHER = "0" * 31 + "a", "0" * 31 + "b"
 
@@ -28,18 +28,18 @@ def table(*rows: str, heading: str = "key,arrival_id", end: str = "\r\n") -> byt
     ids=["rfc4180", "lf", "bom", "semicolons", "tabs", "empty lines", "quoted"],
 )
 def test_a_list_is_read_as_spreadsheets_write_it(body: bytes) -> None:
-    (row,) = read_csv(body)
+    (row,) = read_csv(body, CSV_COLUMNS)
     assert (row.arrival_id, row.key) == (ID, "in/a")
 
 
 def test_rows_know_their_lines_though_cells_have_breaks() -> None:
-    rows = read_csv(table(f'"in/a\r\nb",{ID}', f"in/c,{OTHER}"))
+    rows = read_csv(table(f'"in/a\r\nb",{ID}', f"in/c,{OTHER}"), CSV_COLUMNS)
     assert [row.line for row in rows] == [2, 4]
 
 
 def test_a_whole_list_is_read_in_any_order_of_columns() -> None:
     heading = ";".join(reversed(CSV_COLUMNS))
-    (row,) = read_csv(table(";".join([ID, *("" for _ in CSV_COLUMNS[1:])]), heading=heading))
+    (row,) = read_csv(table(";".join([ID, *("" for _ in CSV_COLUMNS[1:])]), heading=heading), CSV_COLUMNS)
     assert row.arrival_id == ID
 
 
@@ -47,7 +47,7 @@ def test_a_list_of_resources_has_columns_of_its_own() -> None:
     body = table(f"in/a,7,{ID}", f"in/a,8,{ID}", heading="key,line,arrival_id")
     assert [row.arrival_id for row in read_csv(body, CLINICAL_COLUMNS)] == [ID, ID]
     with pytest.raises(RedriveError, match="1 columns in line 1"):
-        read_csv(body)
+        read_csv(body, CSV_COLUMNS)
 
 
 @pytest.mark.parametrize(
@@ -66,4 +66,4 @@ def test_a_list_of_resources_has_columns_of_its_own() -> None:
 )
 def test_a_list_that_cannot_be_read_names_the_line(body: bytes, fault: str) -> None:
     with pytest.raises(RedriveError, match=fault):
-        read_csv(body)
+        read_csv(body, CSV_COLUMNS)

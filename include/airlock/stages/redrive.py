@@ -6,43 +6,64 @@ together must all hold. The objects are taken as they are now under their keys.
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
 
-from airlock.clinical import redrive as clinical
-from airlock.clinical.report import CSV_COLUMNS as CLINICAL_COLUMNS
-from airlock.imaging.report import CSV_COLUMNS
 from airlock.ledger import InstanceState
 from airlock.ledger.arrivals import next_generation
 from airlock.ledger.redrives import REDRIVABLE, STOPPED, SUCCESSORS, is_current, is_underway
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, Disposition, arrival_id
-from airlock.redrive_request import RedriveError
 from airlock.run import run_key
+from airlock.stages.redrive_list import read_csv
+from airlock.stages.redrive_request import RedriveError
 from airlock.stages.reporting import harmless_text
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from airlock.redrive_request import Redrive
-    from airlock.run import Run
+    from airlock.pipelines import Pipeline
+    from airlock.run import RedriveRequest, Run
+    from airlock.stages.redrive_list import ListedRow
 
 AT_A_TIME = 32  # objects that are looked up
 TOLD = 5  # lines that an error names
 # Held for what happened at the import itself: only another import, with a manifest of its own, can clear them.
 IMPORT_AGAIN = (Reason.VERSION_ABOVE_ONE, Reason.JOB_COUNTS_DISAGREE, Reason.READ_BACK_MISMATCH)
-_ARRIVAL_ID = re.compile(r"[0-9a-f]{32}")
 
 
-def redrive(run: Run[Any], asked: Redrive) -> dict[str, int]:
+class RedriveRules(Protocol):
+    """What a redrive chooses and takes along, which each kind of pipeline says for itself."""
+
+    @property
+    def csv_columns(self) -> Sequence[str]:
+        """The columns of a dispositions.csv."""
+
+    @property
+    def one_reason_each(self) -> bool:
+        """Whether the reason in the ledger is the only one that an arrival can be chosen by."""
+
+    def with_reasons(self, run: Run[Pipeline], found: pl.DataFrame, reasons: tuple[str, ...]) -> pl.DataFrame:
+        """Return those of the arrivals, `CANDIDATES`, that have one of the reasons; all where none are given."""
+
+    def companions(self, run: Run[Pipeline], chosen: pl.DataFrame) -> pl.DataFrame:
+        """Return the current arrivals, as `CANDIDATES`, that are held only for the sake of chosen ones."""
+
+
+def redrive(run: Run[Pipeline], asked: RedriveRequest, rules: RedriveRules) -> dict[str, int]:
     """Claim what a person chose, as new generations; a run that has done so before does nothing.
+
+    Parameters
+    ----------
+    run
+        The run, which is opened in the ledger; buffer freezes what it claims.
+    asked
+        What the person chose.
+    rules
+        Of the pipeline's kind.
 
     Returns
     -------
@@ -57,15 +78,16 @@ def redrive(run: Run[Any], asked: Redrive) -> dict[str, int]:
     LedgerError
         If another redrive was faster, or an open run holds one of the objects.
     """
+    run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)
     before = run.ledger.redrive_of(run.key)
     if before is not None:
         return dict(before["counts"])
-    chosen = choose(run, asked)
+    chosen = choose(run, asked, rules)
     record = {"asked_by": asked.asked_by, "why": asked.why, "choice": asked.choice}
     return run.ledger.redrive(run.pipeline.name, run.key, successors(run, chosen, asked), record) or {}
 
 
-def choose(run: Run[Any], asked: Redrive) -> pl.DataFrame:
+def choose(run: Run[Pipeline], asked: RedriveRequest, rules: RedriveRules) -> pl.DataFrame:
     """Return the chosen arrivals, and those that are held for nothing but the same studies' or patients' sake.
 
     Returns
@@ -76,31 +98,26 @@ def choose(run: Run[Any], asked: Redrive) -> pl.DataFrame:
     by_run = _chosen_run(run, asked)
     datastore, pipeline = run.pipeline.datastore_id, run.pipeline.name
     if asked.csv:
-        columns = CSV_COLUMNS if run.pipeline.kind == "imaging" else CLINICAL_COLUMNS
-        chosen = _listed(run, read_csv(_body(run, asked.csv), columns), asked, by_run)
+        chosen = _listed(run, read_csv(_body(run, asked.csv), rules.csv_columns), asked, by_run, rules)
     else:
-        by_reason = asked.reasons if run.pipeline.kind == "imaging" else ()
+        by_reason = asked.reasons if rules.one_reason_each else ()
         found = run.ledger.choose_arrivals(datastore, pipeline, by_run, asked.study, by_reason)
-        chosen = _with_reasons(run, found, asked.reasons)
+        chosen = rules.with_reasons(run, found, asked.reasons)
     if chosen.is_empty():
         raise RedriveError("no held, quarantined or failed arrival fits the choice: look at the run's dispositions.csv")
     _need_ended(chosen)
     _need_resolved(run, chosen, asked)
-    if run.pipeline.kind == "imaging":
-        companions = run.ledger.companions(datastore, pipeline, chosen["study_key"])
-    else:
-        companions = clinical.companions(run, chosen)
-    return pl.concat([chosen, companions]).unique("arrival_id", keep="first", maintain_order=True)
+    return pl.concat([chosen, rules.companions(run, chosen)]).unique("arrival_id", keep="first", maintain_order=True)
 
 
-def _body(run: Run[Any], address: str) -> bytes:
+def _body(run: Run[Pipeline], address: str) -> bytes:
     try:
         return run.s3.get(S3Uri.parse(address))
     except FileNotFoundError:
         raise RedriveError("redrive_csv: there is no such object: put the edited list there first") from None
 
 
-def _chosen_run(run: Run[Any], asked: Redrive) -> str | None:
+def _chosen_run(run: Run[Pipeline], asked: RedriveRequest) -> str | None:
     if asked.run is None:
         return None
     name = run.pipeline.name
@@ -135,7 +152,7 @@ def _runs(keys: pl.Series) -> str:
     return ", ".join(f"run {key!r}" for key in keys.unique().sort()[:TOLD])
 
 
-def _need_resolved(run: Run[Any], chosen: pl.DataFrame, asked: Redrive) -> None:
+def _need_resolved(run: Run[Pipeline], chosen: pl.DataFrame, asked: RedriveRequest) -> None:
     """Refuse non-primary image sets without a word on them, and such as the choice names only in part."""
     odd = chosen.filter(pl.col("state") == InstanceState.NON_PRIMARY)
     if odd.is_empty() and asked.non_primary:
@@ -155,7 +172,7 @@ def _need_resolved(run: Run[Any], chosen: pl.DataFrame, asked: Redrive) -> None:
         )
 
 
-def successors(run: Run[Any], chosen: pl.DataFrame, asked: Redrive) -> pl.DataFrame:
+def successors(run: Run[Pipeline], chosen: pl.DataFrame, asked: RedriveRequest) -> pl.DataFrame:
     """Say what is to come in the place of each chosen arrival: the object under its key as it is now.
 
     What is in the data store is carried on without an import, unless its object was replaced, or only another import
@@ -174,7 +191,7 @@ def successors(run: Run[Any], chosen: pl.DataFrame, asked: Redrive) -> pl.DataFr
     return pl.DataFrame(made, schema=SUCCESSORS)
 
 
-def _now(run: Run[Any], row: dict[str, Any], asked: Redrive) -> dict[str, Any]:
+def _now(run: Run[Pipeline], row: dict[str, Any], asked: RedriveRequest) -> dict[str, Any]:
     """Return the description of what lies under an arrival's key; its own where that is the same, or nothing."""
     own = {name: row[name] for name in ARRIVALS}
     if row["state"] == InstanceState.NON_PRIMARY and asked.non_primary:
@@ -187,7 +204,7 @@ def _now(run: Run[Any], row: dict[str, Any], asked: Redrive) -> dict[str, Any]:
     return own | there | {"version_id": version, "arrival_id": name}
 
 
-def _came_in(run: Run[Any], ids: list[str]) -> set[str]:
+def _came_in(run: Run[Pipeline], ids: list[str]) -> set[str]:
     """Return those of the objects that a current arrival has brought in, of whatever generation, or that need not."""
     came_in: set[str] = set()
     looked_for = {name: name for name in ids}  # each object's id, and its generation's
@@ -211,84 +228,13 @@ def _successor(row: dict[str, Any], now: dict[str, Any], came_in: set[str]) -> d
     return now | facts | {"carries": None}
 
 
-@dataclass(frozen=True)
-class ListedRow:
-    """A row that was kept of a dispositions.csv."""
-
-    line: int  # of the file, from 1; the heading is a line too
-    arrival_id: str
-    key: str | None  # as the cell has it
-
-
-def read_csv(body: bytes, columns: Sequence[str] = CSV_COLUMNS) -> list[ListedRow]:
-    """Read an edited dispositions.csv: the rows that were kept, in any order, as a spreadsheet may write them.
-
-    A byte order mark, CR LF, and semicolons or tabs between the cells are understood.
-
-    Parameters
-    ----------
-    body
-        The file.
-    columns
-        Those that a dispositions.csv of the pipeline's kind has.
-
-    Raises
-    ------
-    RedriveError
-        If it cannot be read as one; the text names the lines.
-    """
-    try:
-        text = body.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise RedriveError("redrive_csv is not UTF-8: save it as 'CSV UTF-8'") from None
-    rows = _cells(text)
-    heading = next(rows, (0, []))[1]
-    unknown = [name for name in heading if name not in columns]
-    if unknown or len(set(heading)) < len(heading):
-        number = len(unknown) or len(heading) - len(set(heading))
-        raise RedriveError(
-            f"redrive_csv has {number} columns in line 1 that a dispositions.csv does not have, or has twice: "
-            f"keep its heading, {', '.join(columns)}, or fewer of them"
-        )
-    if "arrival_id" not in heading:
-        raise RedriveError("redrive_csv lacks the column arrival_id, by which a row is known: keep it")
-    return [_row(line, heading, cells) for line, cells in rows]
-
-
-def _cells(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the lines that are not empty, with their numbers."""
-    first = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    line = 1
-    try:
-        for cells in reader:
-            if any(cells):
-                yield line, cells
-            line = reader.line_num + 1
-    except csv.Error:
-        raise RedriveError(f"redrive_csv cannot be read from line {line} on: save it as CSV (RFC 4180)") from None
-
-
-def _row(line: int, heading: list[str], cells: list[str]) -> ListedRow:
-    if len(cells) != len(heading):
-        raise RedriveError(
-            f"redrive_csv, line {line}: {len(cells)} cells under {len(heading)} columns: take over the whole row"
-        )
-    values = dict(zip(heading, cells, strict=True))
-    if not _ARRIVAL_ID.fullmatch(values["arrival_id"]):
-        raise RedriveError(
-            f"redrive_csv, line {line}: the arrival_id is not 32 hex digits, a spreadsheet may have made a number "
-            f"of it: take it from the run's own dispositions.csv"
-        )
-    return ListedRow(line, values["arrival_id"], values.get("key"))
-
-
-def _listed(run: Run[Any], rows: list[ListedRow], asked: Redrive, by_run: str | None) -> pl.DataFrame:
+def _listed(
+    run: Run[Pipeline], rows: list[ListedRow], asked: RedriveRequest, by_run: str | None, rules: RedriveRules
+) -> pl.DataFrame:
     """Return the arrivals of the rows, each of which must be one that can be chosen."""
     ids = pl.Series([row.arrival_id for row in rows], dtype=pl.String)
     found = run.ledger.find_arrivals(run.pipeline.datastore_id, run.pipeline.name, ids)
-    fits = _with_reasons(run, found, asked.reasons)["arrival_id"].implode()
+    fits = rules.with_reasons(run, found, asked.reasons)["arrival_id"].implode()
     facts = {"current": is_current() | is_underway(), "fits": pl.col("arrival_id").is_in(fits)}
     known = {row["arrival_id"]: row for row in found.with_columns(**facts).to_dicts()}
     wrong = [(row.line, fault) for row in rows if (fault := _fault(row, known.get(row.arrival_id), asked, by_run))]
@@ -299,14 +245,7 @@ def _listed(run: Run[Any], rows: list[ListedRow], asked: Redrive, by_run: str | 
     return found
 
 
-def _with_reasons(run: Run[Any], found: pl.DataFrame, reasons: tuple[str, ...]) -> pl.DataFrame:
-    """Return those that have one of the reasons, if any are given; a file of records has those of its resources too."""
-    if run.pipeline.kind != "imaging":
-        return clinical.with_reasons(run, found, reasons)
-    return found.filter(pl.col("reason").is_in(reasons)) if reasons else found
-
-
-def _fault(row: ListedRow, there: dict[str, Any] | None, asked: Redrive, by_run: str | None) -> str | None:
+def _fault(row: ListedRow, there: dict[str, Any] | None, asked: RedriveRequest, by_run: str | None) -> str | None:
     """Say why a row cannot be redriven, without its values."""
     if there is None:
         return "no arrival of this pipeline"

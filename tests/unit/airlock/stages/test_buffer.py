@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 
-from airlock.buffer import Buffered, Listing, buffer, find_buffered, read_arrivals, shard_rows
 from airlock.ledger import Ledger
 from airlock.records import ARRIVALS, DISPOSITIONS, Window, arrival_id
 from airlock.run import Run
+from airlock.stages.buffer import Buffered, Listing, buffer, find_buffered, read_arrivals, shard_rows
 from tests.unit.airlock.world import pipeline
 
 if TYPE_CHECKING:

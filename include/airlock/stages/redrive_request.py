@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airlock.ledger import Resolution
 from airlock.reasons import SENTENCES
+from airlock.run import RedriveRequest
 from airlock.storage.s3uri import S3Uri, S3UriError
 from airlock.words import says_something, unfit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from airlock.pipelines import Pipeline
 
 PARAMS = (
     *("redrive_run", "redrive_study", "redrive_reasons", "redrive_csv"),
@@ -26,27 +28,7 @@ class RedriveError(ValueError):
     """A redrive that cannot be done as it was asked for; nothing was claimed."""
 
 
-@dataclass(frozen=True)
-class Redrive:
-    """What a person asked for."""
-
-    asked_by: str
-    why: str
-    run: str | None = None  # a run key, or Airflow's run id
-    study: str | None = None  # a study key
-    reasons: tuple[str, ...] = ()
-    csv: str | None = None  # s3:// address
-    non_primary: Resolution | None = None
-
-    @property
-    def choice(self) -> dict[str, Any]:
-        """What was chosen, for the record; the address of a list may hold a name and is left out."""
-        given = {"run": self.run, "study": self.study, "reasons": list(self.reasons) or None}
-        more = {"csv": True if self.csv else None, "non_primary": self.non_primary and self.non_primary.value}
-        return {name: value for name, value in (given | more).items() if value is not None}
-
-
-def read_request(params: Mapping[str, Any], person: str | None, kind: str = "imaging") -> Redrive | None:
+def read_request(params: Mapping[str, Any], person: str | None, pipeline: Pipeline) -> RedriveRequest | None:
     """Return what a run's params ask for; None where they ask for no redrive.
 
     Parameters
@@ -55,8 +37,8 @@ def read_request(params: Mapping[str, Any], person: str | None, kind: str = "ima
         The run's params.
     person
         Who started the run, as Airflow knows them.
-    kind
-        What the pipeline takes in.
+    pipeline
+        Whose run it is.
 
     Raises
     ------
@@ -69,12 +51,12 @@ def read_request(params: Mapping[str, Any], person: str | None, kind: str = "ima
     misplaced = [name for name in ("prefix", "window_start", "window_end") if params.get(name)]
     if misplaced:
         raise RedriveError(f"{', '.join(misplaced)} cannot go with a redrive, which names its arrivals: leave it out")
-    _need_kind(given, kind)
+    _need_studies(given, pipeline)
     if not {"redrive_run", "redrive_study", "redrive_reasons", "redrive_csv"} & given.keys():
         raise RedriveError(
             "the redrive chooses nothing: give redrive_run, redrive_study, redrive_reasons or redrive_csv"
         )
-    return Redrive(
+    return RedriveRequest(
         asked_by=_signed(given, person),
         why=_why(given),
         run=_text(given, "redrive_run"),
@@ -85,13 +67,13 @@ def read_request(params: Mapping[str, Any], person: str | None, kind: str = "ima
     )
 
 
-def _need_kind(given: Mapping[str, Any], kind: str) -> None:
+def _need_studies(given: Mapping[str, Any], pipeline: Pipeline) -> None:
     """Refuse what is about studies in a pipeline that has none."""
     strange = [name for name in OF_STUDIES if name in given]
-    if strange and kind != "imaging":
+    if strange and not pipeline.has_studies:
         raise RedriveError(
-            f"{', '.join(strange)} is for pipelines of kind imaging, and this one is of kind {kind}: leave it out, and "
-            f"choose by redrive_run, redrive_reasons or redrive_csv"
+            f"{', '.join(strange)} is for pipelines of kind imaging, and this one is of kind {pipeline.kind}: leave it "
+            f"out, and choose by redrive_run, redrive_reasons or redrive_csv"
         )
 
 

@@ -21,18 +21,17 @@ import polars as pl
 
 from airlock.ledger.runs import SCHEDULED
 from airlock.records import ARRIVALS, TIMESTAMP, arrival_ids
-from airlock.redrive import redrive
 from airlock.stages.inventory import InventoryError, fresh_inventory, list_inventory
 from airlock.storage.spool import Aside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Any
 
-    from airlock.pipelines import ClinicalParse, ParseSettings, Source
+    from airlock.pipelines import ClinicalParse, ClinicalPipeline, ImagingPipeline, ParseSettings, Pipeline, Source
     from airlock.records import Window
-    from airlock.redrive_request import Redrive
     from airlock.run import Run
+
+    AnyRun = Run[ImagingPipeline | ClinicalPipeline]
 
 INDEX = "arrivals/index.json"
 
@@ -56,12 +55,12 @@ class Buffered:
         return [*self.shards, *self.carried]
 
 
-def buffer(run: Run[Any]) -> Buffered:
-    """Claim and freeze a run's delivery; a plan only looks at what it would be."""
+def buffer(run: AnyRun) -> Buffered:
+    """Claim and freeze a run's delivery; a plan claims nothing, and of a redrive `redrive` has claimed it before."""
     if run.plan_only:
         return _foresee(run)
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)
-    counts = _counted_before(run) or (_claim(run) if run.redrive is None else _redrive(run, run.redrive))
+    counts = _counted_before(run) or _claim(run)
     arrivals, size = run.ledger.held_total(run.pipeline.name, run.key)
     shards, carried = (_write_held(run, arrivals, carried=carried) for carried in (False, True))
     buffered = Buffered(shards, arrivals, size, **counts, carried=carried)
@@ -69,7 +68,7 @@ def buffer(run: Run[Any]) -> Buffered:
     return buffered
 
 
-def _foresee(run: Run[Any]) -> Buffered:
+def _foresee(run: AnyRun) -> Buffered:
     """Write what a run would hold now, and how many objects had to be listed for it."""
     listing = Listing(run)
     with Aside() as aside:
@@ -82,14 +81,16 @@ def _foresee(run: Run[Any]) -> Buffered:
     return buffered
 
 
-def _counted_before(run: Run[Any]) -> dict[str, int] | None:
+def _counted_before(run: Run[Pipeline]) -> dict[str, int] | None:
     before = find_buffered(run)
     names = ("settled", "claimed_elsewhere", "undated")
     return None if before is None else {name: getattr(before, name) for name in names}
 
 
-def _claim(run: Run[Any]) -> dict[str, int]:
-    """List the window to the local disk, then claim it: the ledger shall not wait for S3."""
+def _claim(run: Run[Pipeline]) -> dict[str, int]:
+    """List the window to the local disk, then claim it: the ledger shall not wait for S3. A redrive lists nothing."""
+    if run.redrive is not None:
+        return {"settled": 0, "claimed_elsewhere": 0, "undated": 0}
     listing = Listing(run)
     with Aside() as aside:
         numbers = [aside.add(rows) for rows in listing]
@@ -97,13 +98,7 @@ def _claim(run: Run[Any]) -> dict[str, int]:
     return {"settled": claim.settled, "claimed_elsewhere": claim.claimed_elsewhere, "undated": listing.undated}
 
 
-def _redrive(run: Run[Any], asked: Redrive) -> dict[str, int]:
-    """Claim what a person chose; nothing is listed."""
-    redrive(run, asked)
-    return {"settled": 0, "claimed_elsewhere": 0, "undated": 0}
-
-
-def find_buffered(run: Run[Any]) -> Buffered | None:
+def find_buffered(run: Run[Pipeline]) -> Buffered | None:
     """Return what buffer froze for this run; None before it has ended."""
     try:
         return Buffered(**json.loads(run.s3.get(run.workspace.root.join(INDEX))))
@@ -111,12 +106,12 @@ def find_buffered(run: Run[Any]) -> Buffered | None:
         return None
 
 
-def find_shards(run: Run[Any]) -> list[str]:
+def find_shards(run: Run[Pipeline]) -> list[str]:
     """Return all shards of the run's delivery; none before buffer has ended."""
     return (find_buffered(run) or Buffered()).all_shards
 
 
-def read_arrivals(run: Run[Any]) -> pl.DataFrame:
+def read_arrivals(run: Run[Pipeline]) -> pl.DataFrame:
     """Return the run's whole delivery; empty when buffer has not ended."""
     return run.workspace.read_all([f"arrivals/{shard}" for shard in find_shards(run)], ARRIVALS)
 
@@ -137,7 +132,7 @@ class Listing:
         How many objects lie below the prefix, whatever their window.
     """
 
-    def __init__(self, run: Run[Any]) -> None:
+    def __init__(self, run: Run[Pipeline]) -> None:
         self.undated = self.listed = 0
         self._run = run
 
@@ -153,7 +148,7 @@ class Listing:
             yield rows.with_columns(arrival_ids(bucket, rows), bucket=pl.lit(bucket)).select(ARRIVALS.names())
 
 
-def _objects(run: Run[Any]) -> Iterator[pl.DataFrame]:
+def _objects(run: Run[Pipeline]) -> Iterator[pl.DataFrame]:
     """Yield what lies below the run's prefix, from where the pipeline looks it up.
 
     Raises
@@ -173,7 +168,7 @@ def _objects(run: Run[Any]) -> Iterator[pl.DataFrame]:
     return list_inventory(run.s3, inventory, run.prefix)
 
 
-def _membership(run: Run[Any]) -> pl.Expr:
+def _membership(run: Run[Pipeline]) -> pl.Expr:
     window, source = run.window, run.pipeline.source
     if window is None:
         return pl.lit(value=True)
@@ -182,7 +177,7 @@ def _membership(run: Run[Any]) -> pl.Expr:
     return pl.col("moment").dt.epoch("us").is_between(first, end, closed="left")
 
 
-def _begin(run: Run[Any], window: Window) -> datetime:
+def _begin(run: Run[Pipeline], window: Window) -> datetime:
     """Return from when on a run takes in: what Airflow left out since the scheduled run before is this one's too.
 
     Without catchup it starts no run for an interval that went by while it was down, or others waited.
@@ -221,13 +216,13 @@ def shard_rows(settings: ParseSettings | ClinicalParse, arrivals: int) -> int:
     return max(settings.shard_size, -(-arrivals // settings.max_shards))
 
 
-def _write_held(run: Run[Any], arrivals: int, *, carried: bool) -> list[str]:
+def _write_held(run: AnyRun, arrivals: int, *, carried: bool) -> list[str]:
     """Write what the run holds, what is carried or all else, and return the names of the shards."""
     held = run.ledger.held_frames(run.pipeline.name, run.key, carried=carried)
     return _write_shards(run, arrivals, held, prefix="carried-" if carried else "")
 
 
-def _write_shards(run: Run[Any], arrivals: int, held: Iterable[pl.DataFrame], prefix: str = "") -> list[str]:
+def _write_shards(run: AnyRun, arrivals: int, held: Iterable[pl.DataFrame], prefix: str = "") -> list[str]:
     """Write what the run holds, in the order of its keys, and return the names of the shards."""
     size = shard_rows(run.pipeline.parse, arrivals)
     names: list[str] = []

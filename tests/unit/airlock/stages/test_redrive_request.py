@@ -1,22 +1,30 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from airlock.ledger import Resolution
-from airlock.redrive_request import RedriveError, read_request
+from airlock.stages.redrive_request import RedriveError, read_request
+from tests.unit.airlock.clinical.books import CCDA
+from tests.unit.airlock.clinical.books import pipeline as clinical_pipeline
+from tests.unit.airlock.world import pipeline
+
+if TYPE_CHECKING:
+    from airlock.pipelines import ClinicalPipeline
+
+IMAGES = pipeline()
 
 WHY = {"redrive_why": "cured"}
 
 
 def test_params_of_other_runs_ask_for_no_redrive() -> None:
-    assert read_request({"prefix": "in/", "redrive_run": None, "redrive_reasons": []}, "ada") is None
+    assert read_request({"prefix": "in/", "redrive_run": None, "redrive_reasons": []}, "ada", IMAGES) is None
 
 
 def test_a_request_has_who_and_why() -> None:
     params = WHY | {"redrive_run": "r", "redrive_reasons": ["truncated", "truncated"], "redrive_non_primary": "delete"}
-    asked = read_request(params, "ada")
+    asked = read_request(params, "ada", IMAGES)
     assert asked is not None
     assert (asked.asked_by, asked.why, asked.reasons) == ("ada", "cured", ("truncated",))
     assert asked.choice == {"run": "r", "reasons": ["truncated"], "non_primary": "delete"}
@@ -36,7 +44,7 @@ def test_a_request_has_who_and_why() -> None:
 def test_whoever_signs_is_named_beside_whoever_started_the_run(
     signed: str | None, person: str | None, asked_by: str
 ) -> None:
-    asked = read_request(WHY | {"redrive_run": "r", "redrive_by": signed}, person)
+    asked = read_request(WHY | {"redrive_run": "r", "redrive_by": signed}, person, IMAGES)
     assert asked is not None
     assert asked.asked_by == asked_by
 
@@ -67,19 +75,21 @@ def test_whoever_signs_is_named_beside_whoever_started_the_run(
 )
 def test_a_wrong_request_names_the_param(params: dict[str, Any], fault: str) -> None:
     with pytest.raises(RedriveError, match=fault):
-        read_request(params, "ada")
+        read_request(params, "ada", IMAGES)
 
 
-@pytest.mark.parametrize("kind", ["clinical", "ccda"])
+@pytest.mark.parametrize("line", [clinical_pipeline(), clinical_pipeline(**CCDA)], ids=str)
 @pytest.mark.parametrize("given", [{"redrive_study": "0" * 16}, {"redrive_run": "r", "redrive_non_primary": "delete"}])
-def test_what_is_about_studies_is_for_images(kind: str, given: dict[str, Any]) -> None:
-    assert read_request(WHY | given | {"redrive_run": "r"}, "ada") is not None
-    with pytest.raises(RedriveError, match=rf"{list(given)[-1]} is for pipelines of kind imaging, .* of kind {kind}:"):
-        read_request(WHY | given, "ada", kind)
-    assert read_request(WHY | {"redrive_run": "r"}, "ada", kind) is not None
+def test_what_is_about_studies_is_for_images(line: ClinicalPipeline, given: dict[str, Any]) -> None:
+    assert read_request(WHY | given | {"redrive_run": "r"}, "ada", IMAGES) is not None
+    with pytest.raises(
+        RedriveError, match=rf"{list(given)[-1]} is for pipelines of kind imaging, .* of kind {line.kind}:"
+    ):
+        read_request(WHY | given, "ada", line)
+    assert read_request(WHY | {"redrive_run": "r"}, "ada", line) is not None
 
 
 def test_a_wrong_value_is_not_repeated() -> None:
     with pytest.raises(RedriveError) as error:
-        read_request(WHY | {"redrive_study": "1.2.840.1"}, "ada")
+        read_request(WHY | {"redrive_study": "1.2.840.1"}, "ada", IMAGES)
     assert "1.2.840" not in str(error.value)
