@@ -9,8 +9,8 @@ from airlock_tasks.stage import StageOperator
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airlock.imaging.plan import Plan
     from airlock.run import Run
+    from airlock.stages.plan import Plan
 
 
 class _NormalizeOperator(StageOperator):
@@ -20,7 +20,7 @@ class _NormalizeOperator(StageOperator):
 
     def tell(self, planned: tuple[Plan, str], context: Context) -> list[str]:
         """Tell of a plan and return its batches: none, so nothing is imported."""
-        from airlock.imaging.plan import table
+        from airlock.stages.plan_table import table
 
         plan, uri = planned
         self.log.info("%s", table(plan))

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airlock.imaging.plan import Plan
 from airlock.run import run_key
+from airlock.stages.plan import Plan
 from tests.dicom_files import ct
 from tests.e2e.conftest import free_ports, imaging_pipeline, stopped_after, until
 from tests.servers.postgres import postgres_server, postgres_url

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airlock.imaging.plan import read_plan
+from airlock.stages.plan import read_plan
 from airlock.storage.s3uri import S3Uri
 from airlock_local.sample.ccda.documents import ccd, entity_bomb
 from tests.chain import HEALTHLAKE, Chain, ccda_pipeline, clinical_pipeline
 from tests.clinical_files import delivery, ndjson, observation, organization, packed, patient, transaction
 
 if TYPE_CHECKING:
-    from airlock.imaging.plan import Plan
     from airlock.pipelines import Pipeline
+    from airlock.stages.plan import Plan
     from tests.chain import Place
 
 pytestmark = pytest.mark.slow

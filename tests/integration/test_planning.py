@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airlock.imaging.plan import read_plan
+from airlock.stages.plan import read_plan
 from tests.chain import DATASTORE, Chain, pipeline
 from tests.dicom_files import ct, delivery
 from tests.ledger_rows import count_arrivals, count_instances

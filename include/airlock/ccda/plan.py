@@ -8,11 +8,10 @@ import polars as pl
 
 from airlock.ccda.normalize import foresee
 from airlock.ccda.records import VERDICTS
-from airlock.imaging.plan import (
+from airlock.stages.plan import Plan, ResourceStorage, write
+from airlock.stages.plan_figures import (
     GIB,
     Jobs,
-    Plan,
-    ResourceStorage,
     assumed_nights,
     assumed_prices,
     batches_of,
@@ -24,15 +23,14 @@ from airlock.imaging.plan import (
     in_order,
     listings,
     priced,
-    write,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airlock.imaging.plan import Finding, Requests
     from airlock.pipelines import CcdaPipeline
     from airlock.run import Run
+    from airlock.stages.plan import Finding, Requests
 
 
 def write_plan(run: Run[CcdaPipeline]) -> tuple[Plan, str]:

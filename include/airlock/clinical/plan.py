@@ -18,12 +18,11 @@ import polars as pl
 from airlock.clinical.normalize import foresee
 from airlock.clinical.records import VERDICTS
 from airlock.clinical.validate import validate
-from airlock.imaging.plan import (
+from airlock.stages.buffer import read_arrivals
+from airlock.stages.plan import Plan, Resources, ResourceStorage, write
+from airlock.stages.plan_figures import (
     GIB,
     Jobs,
-    Plan,
-    Resources,
-    ResourceStorage,
     assumed_nights,
     assumed_prices,
     batches_of,
@@ -35,17 +34,15 @@ from airlock.imaging.plan import (
     in_order,
     listings,
     priced,
-    write,
 )
-from airlock.stages.buffer import read_arrivals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from airlock.clinical.references import FhirStore
-    from airlock.imaging.plan import Finding, Requests
     from airlock.pipelines import ClinicalPipeline, HealthLakePrices
     from airlock.run import Run
+    from airlock.stages.plan import Finding, Requests
 
 _ASKED = "asked.json"
 _LISTED = 3  # folders of a job's output that audit lists

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from airlock.imaging.plan import Batches, Cost, Finding, Hours, Plan, Requests, Resources, ResourceStorage, Storage
 from airlock.records import Verdict
+from airlock.stages.plan import Batches, Cost, Finding, Hours, Plan, Requests, Resources, ResourceStorage, Storage
 from airlock_cli.plan import tables
 
 BATCHES = Batches(jobs=2, files=5, bytes=10, most_files=3, most_bytes=6, in_place=0, too_many=False)

@@ -10,9 +10,9 @@ import pytest
 from airlock.ccda.parse import parse
 from airlock.ccda.plan import write_plan
 from airlock.ccda.validate import validate
-from airlock.imaging.plan import table
 from airlock.run import Run
 from airlock.stages.buffer import buffer, find_shards
+from airlock.stages.plan_table import table
 from airlock.storage.s3uri import S3Uri
 from airlock_local.sample.ccda.documents import ccd
 from tests.unit.airlock.ccda.world import normalized, validated
@@ -21,8 +21,8 @@ from tests.unit.airlock.clinical.books import CCDA, pipeline
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from airlock.imaging.plan import Plan
     from airlock.pipelines import CcdaPipeline
+    from airlock.stages.plan import Plan
     from tests.unit.airlock.world import World
 
 TWO = {"a.xml": ccd(1), "b.xml": ccd(2)}

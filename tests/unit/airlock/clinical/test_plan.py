@@ -10,9 +10,10 @@ from airlock.clinical.normalize import normalize
 from airlock.clinical.parse import parse
 from airlock.clinical.plan import foresee_verdicts, write_plan
 from airlock.clinical.validate import validate
-from airlock.imaging.plan import read_plan, table
 from airlock.run import Run
 from airlock.stages.buffer import buffer, find_shards
+from airlock.stages.plan import read_plan
+from airlock.stages.plan_table import table
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import ndjson, observation, patient, pipeline
 from tests.unit.airlock.clinical.world import Store, validated
@@ -20,8 +21,8 @@ from tests.unit.airlock.clinical.world import Store, validated
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from airlock.imaging.plan import Plan
     from airlock.pipelines import ClinicalPipeline
+    from airlock.stages.plan import Plan
     from tests.unit.airlock.world import World
 
 TWO = {"a.ndjson": [patient("p1"), observation("o1", "p1")], "b.ndjson": [patient("p2"), observation("o2", "p2")]}

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from airlock.imaging.normalize import normalize
-from airlock.imaging.plan import Plan, PlanMissingError, json_schema, read_plan, table, write_plan
+from airlock.imaging.plan import write_plan
 from airlock.imaging.validate import validate
 from airlock.records import HEADERS
 from airlock.stages.buffer import buffer
+from airlock.stages.plan import read_plan
+from airlock.stages.plan_table import table
 from tests.ledger_rows import count_arrivals, count_instances
 from tests.unit.airlock.world import STORE, dicom, frame, pipeline, unread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from airlock.pipelines import ImagingPipeline
     from airlock.run import Run
+    from airlock.stages.plan import Plan
     from tests.unit.airlock.world import World
 
-PAGE = Path(__file__).parents[4] / "docs" / "plan.schema.json"
 NOBODY: dict[str, int] = {}
 
 
@@ -104,7 +106,8 @@ class TestWhatItSays:
         assert found(plan) == {("quarantine", "duplicate_other_content"): 1}
 
     def test_too_many_jobs_for_one_run_are_said(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("airlock.imaging.plan.MAX_BATCHES", 1)
+        monkeypatch.setattr("airlock.stages.plan_figures.MAX_BATCHES", 1)
+        monkeypatch.setattr("airlock.stages.plan_table.MAX_BATCHES", 1)
         files = [dicom(name, SeriesInstanceUID=f"1.1.{name}") for name in ("1", "22")]
         plan = made(world, *files, line=pipeline(limits={"files_per_job": 1}))
         assert plan.batches.too_many
@@ -213,11 +216,3 @@ class TestReading:
         assert read_plan(world.s3, pipeline(), "manual__2026-11-24T00:00:00+00:00") == plan
         assert plan.made_at <= datetime.now(UTC)
         assert json.loads(plan.to_json())["schema"] == "airlock.plan/1"
-
-    def test_a_run_without_a_plan_is_named_with_the_fix(self, world: World) -> None:
-        with pytest.raises(PlanMissingError, match="'none' of pipeline 'nightly' has left no plan: start it with"):
-            read_plan(world.s3, pipeline(), "none")
-
-    def test_its_schema_is_the_one_in_the_docs(self) -> None:
-        """docs/schemas.md has the command that writes it."""
-        assert json.loads(PAGE.read_text()) == json_schema()

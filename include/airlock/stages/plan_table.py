@@ -1,0 +1,104 @@
+"""A plan as a table for a terminal and a log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airlock.stages.batches import MAX_BATCHES
+from airlock.stages.plan import Storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airlock.stages.plan import Cost, Plan, ResourceStorage
+
+
+def table(plan: Plan) -> str:
+    """Return the plan for people: counts, hours and money, no key and no identifier."""
+    return "\n".join(
+        [
+            f"plan of pipeline {plan.pipeline}: nothing was claimed, staged or imported",
+            *_delivery_lines(plan),
+            *_work_lines(plan),
+            *_cost_lines(plan.cost),
+            "",
+            "Assumed:",
+            *(f"  - {text}" for text in plan.assumptions),
+        ]
+    )
+
+
+def _delivery_lines(plan: Plan) -> Iterator[str]:
+    yield f"  {'objects listed':42}{plan.listed:>14,}"
+    yield f"  {'settled by earlier runs':42}{plan.settled:>14,}"
+    yield f"  {'held by other runs':42}{plan.claimed_elsewhere:>14,}"
+    if plan.undated:
+        yield f"  {'without a date in their key':42}{plan.undated:>14,}"
+    yield f"  {'arrivals':42}{plan.arrivals:>14,}  {_size(plan.bytes)}"
+    for item in plan.findings:
+        name = f"  {item.verdict}" + (f" {item.reason}" if item.reason else "")
+        sentence = f"  {item.sentence}" if item.sentence else ""
+        number = item.arrivals if item.units is None else item.units
+        yield f"  {name:42}{number:>14,}  {_size(item.bytes):>10}{sentence}"
+
+
+def _content_lines(plan: Plan) -> Iterator[str]:
+    if plan.studies is not None:
+        yield f"  {'studies':42}{plan.studies:>14,}"
+        yield f"  {'series':42}{plan.series:>14,}"
+    elif plan.resources is not None:
+        yield f"  {'resources to import':42}{plan.resources.total:>14,}"
+        for name, number in plan.resources.by_type.items():
+            yield f"    {name:40}{number:>14,}"
+        yield f"  {'patients':42}{plan.resources.patients:>14,}"
+    else:
+        yield f"  {'resources':42}{'unknown':>14}  before the documents are converted"
+
+
+def _work_lines(plan: Plan) -> Iterator[str]:
+    batches, hours = plan.batches, plan.hours
+    yield from _content_lines(plan)
+    converts = plan.studies is None and plan.resources is None
+    jobs = f"batches, one {'conversion' if converts else 'import'} job each"
+    largest = f"largest: {batches.most_files:,} files, {_size(batches.most_bytes)}; {batches.in_place:,} without a copy"
+    yield f"  {jobs:42}{batches.jobs:>14,}  {largest}"
+    if batches.too_many:
+        yield f"  More jobs than the {MAX_BATCHES:,} that one run maps: take it in by smaller windows or prefixes."
+    nights = "" if hours.nights is None else f", in {hours.nights} night(s)"
+    yield f"  {'hours of copies':42}{hours.copies:>14,.2f}"
+    yield f"  {'hours of import':42}{hours.jobs:>14,.2f}  limited by {hours.limited_by}{nights}"
+
+
+def _cost_lines(cost: Cost) -> Iterator[str]:
+    yield ""
+    yield f"Cost in {cost.currency}, prices of {cost.region} as of {cost.as_of:%Y-%m-%d}:"
+    for item in cost.requests:
+        made = "  made by the plan too" if item.made else ""
+        yield f"  {item.what:60}{item.number:>14,}{_money(item.cost)}{made}"
+    yield f"  {'all requests':74}{_money(cost.all_requests)}"
+    yield f"  {'import':74}{_money(cost.imports)}"
+    for what, month, stored in _storage_lines(cost.storage):
+        yield f"  {what:74}{_money(month)}{stored}"
+
+
+def _storage_lines(storage: Storage | ResourceStorage) -> Iterator[tuple[str, float | None, str]]:
+    if isinstance(storage, Storage):
+        stored = f"  {storage.image_sets:,} image sets, billed as {_size(storage.billed_bytes)}"
+        yield "storage per month, Frequent Access", storage.frequent, stored
+        yield "storage per month, Archive Instant Access", storage.archive, ""
+    else:
+        stored = "" if storage.billed_bytes is None else f"  billed as {_size(storage.billed_bytes)}"
+        yield "storage per month, HealthLake", storage.healthlake, stored
+    yield "copies in S3 per month, until they are removed", storage.copies, ""
+
+
+def _money(amount: float | None) -> str:
+    return f"{'unknown':>12}" if amount is None else f"{amount:>12,.4f}"
+
+
+def _size(number: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:,.0f} B" if unit == "B" else f"{number:,.1f} {unit}"
+        number /= 1024
+    return f"{number:,.1f} TiB"
