@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 OURS = {"airlock", "airlock_cli", "airlock_local", "airlock_tasks", "healthaws", "localaws", "tests", "dags", "imaging"}
 FOREIGN_TO_THE_LIBRARY = {"airflow"}
-HEALTHAWS_KNOWS = {"airflow", "botocore", "asgiref"}
+HEALTHAWS_KNOWS = {"airflow", "botocore", "asgiref", "typing_extensions"}
 
 
 def _imports(path: Path) -> set[str]:

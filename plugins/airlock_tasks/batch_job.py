@@ -6,9 +6,8 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.amazon.aws.utils.mixins import AwsHookType
-
 from airlock_tasks.stage import open_run
+from healthaws.hooks.jobs import JobHookT
 from healthaws.jobs import ImportJob
 from healthaws.operators.jobs import StartJobOperator
 
@@ -29,7 +28,7 @@ class ImportJobFailedError(RuntimeError):
     """A job has ended FAILED, and a further one may be started for its batch."""
 
 
-class BatchJobOperator(StartJobOperator[AwsHookType]):
+class BatchJobOperator(StartJobOperator[JobHookT]):
     """Runs the job of one batch. The job is kept in the ledger, which outlives Airflow's own task state.
 
     Parameters
@@ -100,8 +99,7 @@ class BatchJobOperator(StartJobOperator[AwsHookType]):
 
     def complete(self, context: Context, properties: dict[str, Any]) -> dict[str, Any]:
         """Keep how the job ended, for the audit."""
-        hook: Any = self.hook  # both services' hooks say where a job's output lies
-        output_uri = hook.output_folder(properties)
+        output_uri = self.hook.output_folder(properties)
         job = self.load_job(context)
         if job is None:
             raise LookupError(f"batch {self.batch_id}: the ledger has lost its job; clear import")

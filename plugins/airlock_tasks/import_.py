@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airlock_tasks.batch_job import BatchJobOperator
-from healthaws.hooks.healthimaging import HealthImagingHook
-from healthaws.hooks.healthlake import HealthLakeHook
-from healthaws.operators.healthimaging import HealthImagingStartDicomImportJobOperator
-from healthaws.operators.healthlake import (
-    HealthLakeStartDataTransformationJobOperator,
-    HealthLakeStartFhirImportJobOperator,
-)
+from healthaws.hooks.healthimaging_import_jobs import HealthImagingDicomImportJobHook
+from healthaws.hooks.healthlake_import_jobs import HealthLakeFhirImportJobHook
+from healthaws.hooks.healthlake_transformation_jobs import HealthLakeDataTransformationJobHook
+from healthaws.operators.healthimaging_import_jobs import HealthImagingStartDicomImportJobOperator
+from healthaws.operators.healthlake_import_jobs import HealthLakeStartFhirImportJobOperator
+from healthaws.operators.healthlake_transformation_jobs import HealthLakeStartDataTransformationJobOperator
 
 if TYPE_CHECKING:
     from airlock.ledger import Job
@@ -38,7 +37,7 @@ def _waiting(job: HealthImaging | HealthLake | Transformation) -> dict[str, Any]
     }
 
 
-class ImportOperator(BatchJobOperator[HealthImagingHook], HealthImagingStartDicomImportJobOperator):
+class ImportOperator(BatchJobOperator[HealthImagingDicomImportJobHook], HealthImagingStartDicomImportJobOperator):
     """Imports one batch of DICOM files.
 
     Parameters
@@ -78,7 +77,7 @@ class ImportOperator(BatchJobOperator[HealthImagingHook], HealthImagingStartDico
         return record(run, job, properties, output_uri)
 
 
-class FhirImportOperator(BatchJobOperator[HealthLakeHook], HealthLakeStartFhirImportJobOperator):
+class FhirImportOperator(BatchJobOperator[HealthLakeFhirImportJobHook], HealthLakeStartFhirImportJobOperator):
     """Imports one batch of FHIR resources, and leaves what the service refused of it to the audit.
 
     Parameters
@@ -119,7 +118,9 @@ class FhirImportOperator(BatchJobOperator[HealthLakeHook], HealthLakeStartFhirIm
         return record(run, job, properties, output_uri)
 
 
-class CcdaImportOperator(BatchJobOperator[HealthLakeHook], HealthLakeStartDataTransformationJobOperator):
+class CcdaImportOperator(
+    BatchJobOperator[HealthLakeDataTransformationJobHook], HealthLakeStartDataTransformationJobOperator
+):
     """Converts one batch of C-CDA documents with the profile version that the pipeline names, and no other.
 
     Parameters

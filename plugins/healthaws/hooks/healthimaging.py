@@ -1,41 +1,20 @@
-"""AWS HealthImaging hook."""
+"""AWS HealthImaging hook: the client, and data stores."""
 
 from __future__ import annotations
 
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing_extensions import override
 
-from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
-
-from healthaws.jobs import COMPLETED, FAILED, JobKind
-from healthaws.replies import member
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-DICOM_IMPORT_JOB = JobKind(
-    name="DICOM import job",
-    service="HealthImaging",
-    members=("jobId", "jobStatus", "message", "datastoreId"),
-    queued=frozenset(),
-    running=frozenset({"SUBMITTED", "IN_PROGRESS"}),
-    ended=frozenset({COMPLETED, FAILED}),
-)
+from healthaws.hooks.service import HealthServiceHook
 
 
-class HealthImagingHook(AwsBaseHook):
+class HealthImagingHook(HealthServiceHook):
     """
-    Interact with AWS HealthImaging.
-
-    A thin wrapper around ``boto3.client("medical-imaging")``, with a waiter model of its own: neither boto3 nor the
-    amazon provider has one for this service.
+    Interact with AWS HealthImaging: a thin wrapper around ``boto3.client("medical-imaging")``.
 
     Parameters
     ----------
     *args, **kwargs
-        Passed to :class:`airflow.providers.amazon.aws.hooks.base_aws.AwsBaseHook` (``aws_conn_id``, ``region_name``,
-        ``verify``, ``config``).
+        Of :class:`HealthServiceHook`.
 
     Notes
     -----
@@ -45,168 +24,10 @@ class HealthImagingHook(AwsBaseHook):
 
     client_type = "medical-imaging"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs["client_type"] = self.client_type
-        super().__init__(*args, **kwargs)
-
-    @cached_property
-    def waiter_path(self) -> Path:
-        """Path of the waiter model; the base class looks inside the amazon provider only."""
-        return Path(__file__).parents[1] / "waiters" / "medical-imaging.json"
-
-    def start_dicom_import_job(
-        self,
-        *,
-        datastore_id: str,
-        data_access_role_arn: str,
-        input_s3_uri: str,
-        output_s3_uri: str,
-        client_token: str,
-        job_name: str | None = None,
-        input_owner_account_id: str | None = None,
-    ) -> str:
-        """
-        Start a DICOM import job.
-
-        Parameters
-        ----------
-        datastore_id : str
-            The data store to import into.
-        data_access_role_arn : str
-            Role that the service assumes to read the input and to write the output.
-        input_s3_uri : str
-            Prefix to import; everything below it goes in.
-        output_s3_uri : str
-            Prefix below which the service makes a folder for the job's results.
-        client_token : str
-            Names the request: the service answers a repeated token with the job that the first one made. There is no
-            default on purpose, because boto3's is random and turns every retry into a further job.
-        job_name : str, optional
-            1 to 64 characters of ``A-Za-z0-9._/#-``.
-        input_owner_account_id : str, optional
-            Account that owns the input bucket; needed across accounts.
-
-        Returns
-        -------
-        str
-            The job id.
-
-        See Also
-        --------
-        https://docs.aws.amazon.com/healthimaging/latest/APIReference/API_StartDICOMImportJob.html
-        """
-        optional = {"jobName": job_name, "inputOwnerAccountId": input_owner_account_id}
-        reply = self.conn.start_dicom_import_job(
-            datastoreId=datastore_id,
-            dataAccessRoleArn=data_access_role_arn,
-            inputS3Uri=input_s3_uri,
-            outputS3Uri=output_s3_uri,
-            clientToken=client_token,
-            **{name: value for name, value in optional.items() if value},
-        )
-        return str(member(reply, "jobId", "StartDICOMImportJob"))
-
-    def get_dicom_import_job(self, datastore_id: str, job_id: str) -> dict[str, Any]:
-        """
-        Get the properties of a DICOM import job.
-
-        Parameters
-        ----------
-        datastore_id : str
-            The data store of the job.
-        job_id : str
-            The job.
-
-        Returns
-        -------
-        dict
-            ``jobProperties``: ``jobId``, ``jobStatus``, ``datastoreId``, ``outputS3Uri`` and more. They hold no
-            counts, and COMPLETED does not say that any file went in: the manifest in the output folder does.
-
-        See Also
-        --------
-        https://docs.aws.amazon.com/healthimaging/latest/APIReference/API_GetDICOMImportJob.html
-        """
-        reply = self.conn.get_dicom_import_job(datastoreId=datastore_id, jobId=job_id)
-        properties: dict[str, Any] = member(reply, "jobProperties", "GetDICOMImportJob")
-        return properties
-
-    def get_dicom_import_job_status(self, datastore_id: str, job_id: str) -> str:
-        """
-        Get the status of a DICOM import job.
-
-        Parameters
-        ----------
-        datastore_id : str
-            The data store of the job.
-        job_id : str
-            The job.
-
-        Returns
-        -------
-        str
-            SUBMITTED, IN_PROGRESS, COMPLETED or FAILED.
-        """
-        return str(self.get_dicom_import_job(datastore_id, job_id)["jobStatus"])
-
-    def find_job(self, datastore_id: str, job_name: str) -> dict[str, Any] | None:
-        """
-        Find the DICOM import job with a name; the first that the service lists, if several have it.
-
-        Parameters
-        ----------
-        datastore_id : str
-            The data store.
-        job_name : str
-            The name that the job was started with.
-
-        Returns
-        -------
-        dict or None
-            ``jobProperties``; None if there is no such job.
-
-        See Also
-        --------
-        https://docs.aws.amazon.com/healthimaging/latest/APIReference/API_ListDICOMImportJobs.html
-        """
-        pages = self.conn.get_paginator("list_dicom_import_jobs").paginate(datastoreId=datastore_id)
-        jobs = (job for page in pages for job in page["jobSummaries"])
-        found = next((job["jobId"] for job in jobs if job.get("jobName") == job_name), None)
-        return None if found is None else self.get_dicom_import_job(datastore_id, found)
-
+    @override
     def datastore_status(self, datastore_id: str) -> str | None:
-        """
-        Get the status of a data store, as in ``ACTIVE``; None if there is no such data store.
-
-        Parameters
-        ----------
-        datastore_id : str
-            The data store.
-        """
         try:
             reply = self.conn.get_datastore(datastoreId=datastore_id)
         except self.conn.exceptions.ResourceNotFoundException:
             return None
         return str(reply["datastoreProperties"]["datastoreStatus"])
-
-    @staticmethod
-    def output_folder(properties: Mapping[str, Any]) -> str:
-        """
-        Find the folder that holds the manifest and the per-file results of a job.
-
-        GetDICOMImportJob returns as ``outputS3Uri`` either this folder or the prefix that the job was started with;
-        AWS documents both.
-
-        Parameters
-        ----------
-        properties : Mapping
-            ``jobProperties`` of GetDICOMImportJob.
-
-        Returns
-        -------
-        str
-            ``s3://.../<datastoreId>-DicomImport-<jobId>/``, with the slash at the end.
-        """
-        uri = str(properties["outputS3Uri"]).rstrip("/")
-        suffix = f"-DicomImport-{properties['jobId']}"
-        return f"{uri}/" if suffix in uri else f"{uri}/{properties['datastoreId']}{suffix}/"

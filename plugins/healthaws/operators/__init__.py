@@ -1,1 +1,1 @@
-"""AWS health services: operators, one module per service."""
+"""AWS health services: operators, in modules of the same names as the hooks that they use."""

@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.amazon.aws.utils import validate_execute_complete_event
-from airflow.providers.amazon.aws.utils.mixins import AwsHookType
 from airflow.providers.common.compat.sdk import conf
 
 from healthaws.exceptions import (
@@ -21,6 +20,7 @@ from healthaws.exceptions import (
     JobUnfinishedError,
     UnknownJobStatusError,
 )
+from healthaws.hooks.jobs import JobHookT
 from healthaws.jobs import COMPLETED, COMPLETED_WITH_ERRORS, FAILED, JobReport
 from healthaws.operators.starts import StartOnceOperator
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from airflow.triggers.base import BaseTrigger
 
 
-class StartJobOperator(StartOnceOperator[AwsHookType]):
+class StartJobOperator(StartOnceOperator[JobHookT]):
     """
     Base of operators that start a job and wait for it.
 

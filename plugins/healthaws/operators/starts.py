@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.amazon.aws.operators.base_aws import AwsBaseOperator
-from airflow.providers.amazon.aws.utils.mixins import AwsHookType
 from airflow.sdk.exceptions import AirflowFailException
 from botocore.exceptions import ClientError
+from typing_extensions import override
 
 from healthaws.exceptions import JobConflictError, without_keys
+from healthaws.hooks.jobs import JobHookT
 from healthaws.jobs import FAILED, ImportJob, JobKind, JobReport, differences
 from healthaws.patience import PatientOperator
 from healthaws.refusals import CHANGING_DATASTORE_STATUS, is_token_conflict, rejection
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class StartOnceOperator(PatientOperator, AwsBaseOperator[AwsHookType]):
+class StartOnceOperator(PatientOperator, AwsBaseOperator[JobHookT]):
     """
     Base of operators that start one job for one piece of work, and find it again.
 
@@ -148,9 +149,9 @@ class StartOnceOperator(PatientOperator, AwsBaseOperator[AwsHookType]):
         """The other properties that are asked for, by their names; the output is compared besides."""
 
     @property
-    @abstractmethod
-    def place(self) -> str:
-        """What is read, and where it goes; names the work if ``idempotency_key`` does not."""
+    def work_name(self) -> str:
+        """The name of the work where ``idempotency_key`` gives none: what is read, and where it goes."""
+        return "|".join(map(str, self.identity.values()))
 
     def starts_at(self, now: datetime) -> datetime:
         """
@@ -214,14 +215,14 @@ class StartOnceOperator(PatientOperator, AwsBaseOperator[AwsHookType]):
         Returns
         -------
         str
-            ``idempotency_key``, or the task instance with a hash of :attr:`place`: a mapped task that is cleared
+            ``idempotency_key``, or the task instance with a hash of :attr:`work_name`: a mapped task that is cleared
             together with what it is mapped over may get other work under the same map index.
         """
         if self.idempotency_key:
             return self.idempotency_key
         ti = context["ti"]
-        place = hashlib.sha256(self.place.encode()).hexdigest()[:16]
-        return f"{ti.dag_id}|{ti.run_id}|{ti.task_id}|{ti.map_index}|{place}"
+        work = hashlib.sha256(self.work_name.encode()).hexdigest()[:16]
+        return f"{ti.dag_id}|{ti.run_id}|{ti.task_id}|{ti.map_index}|{work}"
 
     def _current_job(self, context: Context) -> ImportJob:
         key, lowest = self.work_key(context), self._lowest_generation()
@@ -287,9 +288,8 @@ class StartOnceOperator(PatientOperator, AwsBaseOperator[AwsHookType]):
                 "parameters were changed after a try had started it, change them back, or raise generation for another."
             ) from None
         job_id = self.job_kind.report(found).job_id
-        hook: Any = self.hook  # each service's hook says where a job's output lies
         differ = differences(self.parameters, found)
-        if hook.output_folder(found).rstrip("/").rpartition("/")[0] != self.output_s3_uri.rstrip("/"):
+        if self.hook.output_folder(found).rstrip("/").rpartition("/")[0] != self.output_s3_uri.rstrip("/"):
             differ.append("output")
         self.log.warning(
             "An earlier try has started %s %s, which is taken up. It differs from what is asked for now in: %s. "
@@ -312,25 +312,18 @@ class StartOnceOperator(PatientOperator, AwsBaseOperator[AwsHookType]):
             return None
         return None if found is None or differences(self.identity, found) else found
 
+    @override
     def is_passing(self, error: ClientError) -> bool:
-        """
-        Tell whether a start was refused because the data store is being made or changed.
-
-        Parameters
-        ----------
-        error : ClientError
-            What the service answered.
-        """
         code = error.response.get("Error", {}).get("Code")
-        datastore_id = getattr(self, "datastore_id", None)
-        is_start = error.operation_name.startswith("Start") and datastore_id is not None
-        if not is_start or code not in {"ConflictException", "ValidationException"}:
+        datastore_id: str | None = getattr(self, "datastore_id", None)
+        is_start = error.operation_name.startswith("Start")
+        if datastore_id is None or not is_start or code not in {"ConflictException", "ValidationException"}:
             return False
-        hook: Any = self.hook  # each service's hook says what its data stores are
         try:
-            return hook.datastore_status(datastore_id) in CHANGING_DATASTORE_STATUS
+            status = self.hook.datastore_status(datastore_id)
         except ClientError:
             return False  # who may not ask gets the first refusal to read
+        return status is not None and status in CHANGING_DATASTORE_STATUS
 
     def _legal_job_name(self, context: Context, job: ImportJob) -> str:
         ti = context["ti"]

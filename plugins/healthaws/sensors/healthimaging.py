@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.utils.mixins import aws_template_fields
 
-from healthaws.hooks.healthimaging import DICOM_IMPORT_JOB, HealthImagingHook
+from healthaws.hooks.healthimaging_import_jobs import DICOM_IMPORT_JOB, HealthImagingDicomImportJobHook
 from healthaws.sensors.jobs import JobSensor
 from healthaws.triggers.healthimaging import HealthImagingDicomImportJobCompletedTrigger
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class HealthImagingDicomImportJobSensor(JobSensor[HealthImagingHook]):
+class HealthImagingDicomImportJobSensor(JobSensor[HealthImagingDicomImportJobHook]):
     """
     Wait until a HealthImaging DICOM import job is COMPLETED; fail at once when it is FAILED.
 
@@ -28,7 +28,7 @@ class HealthImagingDicomImportJobSensor(JobSensor[HealthImagingHook]):
         Of :class:`healthaws.sensors.jobs.JobSensor`: the job, and how to wait.
     """
 
-    aws_hook_class = HealthImagingHook
+    aws_hook_class = HealthImagingDicomImportJobHook
     job_kind = DICOM_IMPORT_JOB
     template_fields: Sequence[str] = aws_template_fields("datastore_id", "job_id")
 

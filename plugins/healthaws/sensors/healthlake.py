@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.amazon.aws.utils.mixins import aws_template_fields
+from typing_extensions import override
 
-from healthaws.hooks.healthlake import DATA_TRANSFORMATION_JOB, FHIR_IMPORT_JOB, HealthLakeHook
+from healthaws.hooks.healthlake_import_jobs import FHIR_IMPORT_JOB, HealthLakeFhirImportJobHook
+from healthaws.hooks.healthlake_jobs import HealthLakeJobHookT
+from healthaws.hooks.healthlake_transformation_jobs import DATA_TRANSFORMATION_JOB, HealthLakeDataTransformationJobHook
 from healthaws.jobs import COMPLETED_WITH_ERRORS
 from healthaws.sensors.jobs import JobSensor
 from healthaws.triggers.healthlake import (
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from healthaws.jobs import JobReport
 
 
-class HealthLakeJobSensor(JobSensor[HealthLakeHook]):
+class HealthLakeJobSensor(JobSensor[HealthLakeJobHookT]):
     """
     Base of sensors that wait for a HealthLake job.
 
@@ -35,29 +38,20 @@ class HealthLakeJobSensor(JobSensor[HealthLakeHook]):
         Of :class:`healthaws.sensors.jobs.JobSensor`: the job, and how to wait.
     """
 
-    aws_hook_class = HealthLakeHook
-
     def __init__(self, *, completed_with_errors: Literal["fail", "return"] = "fail", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if completed_with_errors not in ("fail", "return"):
             raise ValueError(f'completed_with_errors must be "fail" or "return", not {completed_with_errors!r}')
         self.completed_with_errors = completed_with_errors
 
+    @override
     def is_done(self, report: JobReport) -> bool:
-        """
-        Decide what the end of a job means: done, or an error.
-
-        Parameters
-        ----------
-        report : JobReport
-            What the service says of a job that has ended.
-        """
         if report.status == COMPLETED_WITH_ERRORS and self.completed_with_errors == "return":
             return True
         return super().is_done(report)
 
 
-class HealthLakeFhirImportJobSensor(HealthLakeJobSensor):
+class HealthLakeFhirImportJobSensor(HealthLakeJobSensor[HealthLakeFhirImportJobHook]):
     """
     Wait until a FHIR import job is COMPLETED; fail at once when it has ended otherwise.
 
@@ -71,6 +65,7 @@ class HealthLakeFhirImportJobSensor(HealthLakeJobSensor):
         Of :class:`HealthLakeJobSensor`: the job, how to wait, and what errors come to.
     """
 
+    aws_hook_class = HealthLakeFhirImportJobHook
     job_kind = FHIR_IMPORT_JOB
     template_fields: Sequence[str] = aws_template_fields("datastore_id", "job_id")
 
@@ -87,13 +82,14 @@ class HealthLakeFhirImportJobSensor(HealthLakeJobSensor):
         return HealthLakeFhirImportJobCompletedTrigger(datastore_id=self.datastore_id, job_id=self.job_id, **settings)
 
 
-class HealthLakeDataTransformationJobSensor(HealthLakeJobSensor):
+class HealthLakeDataTransformationJobSensor(HealthLakeJobSensor[HealthLakeDataTransformationJobHook]):
     """
     Wait until a data transformation job is COMPLETED; fail at once when it has ended otherwise.
 
     Takes what :class:`HealthLakeJobSensor` does.
     """
 
+    aws_hook_class = HealthLakeDataTransformationJobHook
     job_kind = DATA_TRANSFORMATION_JOB
     template_fields: Sequence[str] = aws_template_fields("job_id")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from healthaws.hooks.healthimaging import DICOM_IMPORT_JOB, HealthImagingHook
+from healthaws.hooks.healthimaging import HealthImagingHook
+from healthaws.hooks.healthimaging_import_jobs import DICOM_IMPORT_JOB
 from healthaws.triggers.jobs import JobCompletedTrigger
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from healthaws.hooks.healthlake import DATA_TRANSFORMATION_JOB, FHIR_EXPORT_JOB, FHIR_IMPORT_JOB, HealthLakeHook
+from healthaws.hooks.healthlake import HealthLakeHook
+from healthaws.hooks.healthlake_export_jobs import FHIR_EXPORT_JOB
+from healthaws.hooks.healthlake_import_jobs import FHIR_IMPORT_JOB
+from healthaws.hooks.healthlake_transformation_jobs import DATA_TRANSFORMATION_JOB
 from healthaws.triggers.jobs import JobCompletedTrigger
 
 

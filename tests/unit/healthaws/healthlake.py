@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from healthaws.jobs import ImportJob
-from healthaws.operators.healthlake import (
-    HealthLakeStartDataTransformationJobOperator,
-    HealthLakeStartFhirExportJobOperator,
-    HealthLakeStartFhirImportJobOperator,
-)
+from healthaws.operators.healthlake_export_jobs import HealthLakeStartFhirExportJobOperator
+from healthaws.operators.healthlake_import_jobs import HealthLakeStartFhirImportJobOperator
+from healthaws.operators.healthlake_transformation_jobs import HealthLakeStartDataTransformationJobOperator
 from tests.unit.healthaws.script import KEY, BaseScript
 from tests.unit.healthaws.service import HTTP_STATUS, INPUT, JOB, OUTPUT, ROLE
 

@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import TaskDeferred
 from botocore.stub import Stubber
 
 from healthaws.jobs import ImportJob
-from healthaws.operators.healthimaging import JOB_KEY, HealthImagingStartDicomImportJobOperator
+from healthaws.operators.healthimaging_import_jobs import JOB_KEY, HealthImagingStartDicomImportJobOperator
 from healthaws.triggers.jobs import JobCompletedTrigger
 from healthaws.triggers.pause import PauseTrigger
 from tests.unit.healthaws.service import (

@@ -12,8 +12,7 @@ from botocore.exceptions import ClientError, ConnectionClosedError
 from pydicom.data import get_testdata_file
 
 from healthaws.exceptions import JobFailedError, RequestRejectedError
-from healthaws.hooks.healthimaging import HealthImagingHook
-from healthaws.operators.healthimaging import HealthImagingStartDicomImportJobOperator
+from healthaws.operators.healthimaging_import_jobs import HealthImagingStartDicomImportJobOperator
 from localaws.server import serve
 from localaws.settings import Seed
 from tests.servers.moto import moto_server
@@ -63,7 +62,7 @@ def operator(**more: Any) -> HealthImagingStartDicomImportJobOperator:
 def test_deferrable_import_ends_with_a_manifest_in_the_output_folder(emulator: Emulator, context: Context) -> None:
     task = operator(deferrable=True)
     job_id = run(task, context)
-    folder = urlsplit(HealthImagingHook.output_folder(task.hook.get_dicom_import_job(DATASTORE, job_id)))
+    folder = urlsplit(task.hook.output_folder(task.hook.get_dicom_import_job(DATASTORE, job_id)))
     manifest = emulator.s3.get_object(Bucket=folder.netloc, Key=f"{folder.path[1:]}job-output-manifest.json")
     assert json.load(manifest["Body"])["jobSummary"]["numberOfImportedFiles"] == 1
 

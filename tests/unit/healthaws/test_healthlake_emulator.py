@@ -24,12 +24,10 @@ from healthaws.exceptions import (
 )
 from healthaws.hooks.healthlake import HealthLakeHook
 from healthaws.hooks.healthlake_fhir import HealthLakeFhirHook
-from healthaws.operators.healthlake import (
-    HealthLakeStartDataTransformationJobOperator,
-    HealthLakeStartFhirExportJobOperator,
-    HealthLakeStartFhirImportJobOperator,
-    HealthLakeValidateResourceOperator,
-)
+from healthaws.operators.healthlake_export_jobs import HealthLakeStartFhirExportJobOperator
+from healthaws.operators.healthlake_fhir import HealthLakeValidateResourceOperator
+from healthaws.operators.healthlake_import_jobs import HealthLakeStartFhirImportJobOperator
+from healthaws.operators.healthlake_transformation_jobs import HealthLakeStartDataTransformationJobOperator
 from healthaws.refusals import Backoff
 from localaws.server import serve
 from localaws.settings import Seed
@@ -129,7 +127,7 @@ class TestImport:
         task = importer(emulator, PATIENT, deferrable=deferrable)
         result = run(task, context)
         assert result["status"] == "COMPLETED"
-        folder = HealthLakeHook.output_folder(task.hook.describe_fhir_import_job(STORE, result["job_id"]))
+        folder = task.hook.output_folder(task.hook.describe_fhir_import_job(STORE, result["job_id"]))
         assert read_json(emulator, f"{folder}Manifest.json")["numberOfResourcesImportedSuccessfully"] == 1
         stored = fhir.read("Patient", "p-1")
         assert stored is not None
@@ -230,7 +228,7 @@ def test_export_writes_into_its_folder(emulator: Emulator, fhir: HealthLakeFhirH
     fhir.update(PATIENT)
     task = HealthLakeStartFhirExportJobOperator(datastore_id=STORE, **given(f"s3://{BUCKET}/export/in/"))
     result = run(task, context)
-    folder = urlsplit(HealthLakeHook.output_folder(task.hook.describe_fhir_export_job(STORE, result["job_id"])))
+    folder = urlsplit(task.hook.output_folder(task.hook.describe_fhir_export_job(STORE, result["job_id"])))
     listed = emulator.s3.list_objects_v2(Bucket=BUCKET, Prefix=folder.path[1:])["Contents"]
     assert any("Patient" in item["Key"] for item in listed)
 
@@ -258,7 +256,7 @@ class TestDataTransformation:
     def test_writes_resources_into_its_folder(self, profile_id: str, emulator: Emulator, context: Context) -> None:
         task = self.converter(emulator, profile_id, profile_version=1)
         result = run(task, context)
-        folder = urlsplit(HealthLakeHook.output_folder(task.hook.describe_data_transformation_job(result["job_id"])))
+        folder = urlsplit(task.hook.output_folder(task.hook.describe_data_transformation_job(result["job_id"])))
         converted = emulator.s3.get_object(Bucket=BUCKET, Key=f"{folder.path[1:]}converted/a.ndjson")["Body"].read()
         assert b'"Patient"' in converted
 

@@ -15,7 +15,7 @@ from healthaws.exceptions import (
     RequestRejectedError,
     ServiceBusyError,
 )
-from healthaws.operators.healthimaging import JOB_KEY
+from healthaws.operators.healthimaging_import_jobs import JOB_KEY
 from tests.unit.healthaws.script import (
     KEY,
     PATIENCE,

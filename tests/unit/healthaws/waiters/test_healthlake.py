@@ -7,14 +7,11 @@ import pytest
 from botocore.exceptions import WaiterError
 from botocore.stub import Stubber
 
-from healthaws.hooks.healthlake import (
-    ACTIVE_JOB_STATUS,
-    DATA_TRANSFORMATION_JOB,
-    FHIR_EXPORT_JOB,
-    FHIR_IMPORT_JOB,
-    QUEUED_JOB_STATUS,
-    HealthLakeHook,
-)
+from healthaws.hooks.healthlake import HealthLakeHook
+from healthaws.hooks.healthlake_export_jobs import FHIR_EXPORT_JOB
+from healthaws.hooks.healthlake_import_jobs import FHIR_IMPORT_JOB
+from healthaws.hooks.healthlake_jobs import ACTIVE_JOB_STATUS, QUEUED_JOB_STATUS
+from healthaws.hooks.healthlake_transformation_jobs import DATA_TRANSFORMATION_JOB
 from tests.unit.healthaws.healthlake import EXPORTS, IMPORTS, TRANSFORMATIONS, Jobs
 from tests.unit.healthaws.service import JOB
 

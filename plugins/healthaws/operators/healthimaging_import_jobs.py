@@ -1,4 +1,4 @@
-"""AWS HealthImaging operators."""
+"""AWS HealthImaging operators: DICOM import jobs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.utils.mixins import aws_template_fields
 
-from healthaws.hooks.healthimaging import DICOM_IMPORT_JOB, HealthImagingHook
+from healthaws.hooks.healthimaging_import_jobs import DICOM_IMPORT_JOB, HealthImagingDicomImportJobHook
 from healthaws.links.healthimaging import HealthImagingDicomImportJobLink
 from healthaws.operators.jobs import StartJobOperator
 from healthaws.triggers.healthimaging import HealthImagingDicomImportJobCompletedTrigger
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 JOB_KEY = "healthimaging_dicom_import_job"
 
 
-class HealthImagingStartDicomImportJobOperator(StartJobOperator[HealthImagingHook]):
+class HealthImagingStartDicomImportJobOperator(StartJobOperator[HealthImagingDicomImportJobHook]):
     """
     Import DICOM files from S3 into a HealthImaging data store.
 
@@ -26,7 +26,7 @@ class HealthImagingStartDicomImportJobOperator(StartJobOperator[HealthImagingHoo
     says how.
 
     Returns the job id. COMPLETED says that the job ran, not that its files went in: the manifest in
-    :meth:`HealthImagingHook.output_folder` does.
+    :meth:`HealthImagingDicomImportJobHook.output_folder` does.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class HealthImagingStartDicomImportJobOperator(StartJobOperator[HealthImagingHoo
         Of :class:`healthaws.operators.jobs.StartJobOperator`: how to name, count, await and remember the job.
     """
 
-    aws_hook_class = HealthImagingHook
+    aws_hook_class = HealthImagingDicomImportJobHook
     job_kind = DICOM_IMPORT_JOB
     job_key = JOB_KEY
     job_link = HealthImagingDicomImportJobLink
@@ -78,13 +78,8 @@ class HealthImagingStartDicomImportJobOperator(StartJobOperator[HealthImagingHoo
         self.output_s3_uri = output_s3_uri
         self.input_owner_account_id = input_owner_account_id
 
-    @property
-    def place(self) -> str:
-        """The data store and the input prefix."""
-        return f"{self.datastore_id}|{self.input_s3_uri}"
-
     def start_job(self, client_token: str, job_name: str) -> str:
-        """Start the import; see :meth:`HealthImagingHook.start_dicom_import_job`."""
+        """Start the import; see :meth:`HealthImagingDicomImportJobHook.start_dicom_import_job`."""
         return self.hook.start_dicom_import_job(
             datastore_id=self.datastore_id,
             data_access_role_arn=self.data_access_role_arn,
@@ -100,7 +95,7 @@ class HealthImagingStartDicomImportJobOperator(StartJobOperator[HealthImagingHoo
         return self.hook.get_dicom_import_job(self.datastore_id, job_id)
 
     def find_job(self, job_name: str) -> dict[str, Any] | None:
-        """Find the import by its name; see :meth:`HealthImagingHook.find_job`."""
+        """Find the import by its name; see :meth:`HealthImagingDicomImportJobHook.find_job`."""
         return self.hook.find_job(self.datastore_id, job_name)
 
     @property

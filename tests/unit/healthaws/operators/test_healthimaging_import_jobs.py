@@ -16,7 +16,7 @@ from healthaws.exceptions import (
     UnknownJobStatusError,
 )
 from healthaws.jobs import ImportJob
-from healthaws.operators.healthimaging import JOB_KEY, HealthImagingStartDicomImportJobOperator
+from healthaws.operators.healthimaging_import_jobs import JOB_KEY, HealthImagingStartDicomImportJobOperator
 from healthaws.triggers.healthimaging import HealthImagingDicomImportJobCompletedTrigger
 from healthaws.triggers.pause import PauseTrigger
 from tests.unit.healthaws.script import (
