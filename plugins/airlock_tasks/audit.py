@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk.exceptions import AirflowFailException
+from typing_extensions import override
 
+from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
 from airlock_tasks.datastores import fhir_store
 from airlock_tasks.notify import held_words, tell_once
 from airlock_tasks.stage import StageOperator
@@ -16,26 +19,35 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-    from airlock.pipelines import ClinicalPipeline, ImagingPipeline
     from airlock.run import Run
     from airlock.stages.auditing import Audited
 
 
-class _AuditOperator(StageOperator):
-    """An operator whose result is a report, which must be had most of all when the books do not balance."""
+AuditedT = TypeVar("AuditedT", bound=ImagingPipeline | ClinicalPipeline)
 
-    reported: Sequence[str] = ()  # what of the report goes to XCom
-    publishes = False  # whether what is not published by now is held
-    tells = True  # whether a hold is news
-    pipeline: ImagingPipeline | ClinicalPipeline
+
+class BaseAuditOperator(StageOperator[AuditedT]):
+    """An operator that writes the run's report, whether or not the books balance."""
+
+    reported: Sequence[str] = ()  # the parts of the report that go to XCom
+    publishes = False  # whether the publication is audited, so that unpublished studies count as held
+    tells = True  # whether people are notified of holds
+
+    @abstractmethod
+    def audit(self, run: Run[AuditedT]) -> Audited:
+        """Audit the run."""
+
+    @override
+    def run_stage(self, run: Run[AuditedT], context: Context) -> dict[str, Any]:
+        return self.conclude(self.audit(run), context)
 
     def conclude(self, audited: Audited, context: Context) -> dict[str, Any]:
-        """Return the report's address and counts.
+        """Log the result, notify people of holds, and return the report's address and counts.
 
         Raises
         ------
         AirflowFailException
-            If the books do not balance; the report is written all the same, and everything is held.
+            If the books do not balance; the report is written, and everything is held.
         """
         from airlock.stages.reporting import counted_apart, summarize
 
@@ -47,32 +59,28 @@ class _AuditOperator(StageOperator):
             "open_arrivals": audited.open_arrivals,
             **{name: report[name] for name in self.reported},
         }
-        places = [f"Report: {audited.report_uri}", f"Dispositions and their reasons: {audited.dispositions_uri}"]
+        addresses = [f"Report: {audited.report_uri}", f"Dispositions and their reasons: {audited.dispositions_uri}"]
         undecided = [f"{audited.open_arrivals} files are not decided yet."] if audited.open_arrivals else []
-        for line in (*summarize(report), *undecided, *places):
+        for line in (*summarize(report), *undecided, *addresses):
             self.log.info("%s", line)
         held = held_words(audited.report, published=self.publishes)
         if held and self.tells:
             tell_once(self.pipeline, "hold", context, held)
         if not audited.balanced:
-            # Pushed by hand, since a failed task has no return value and the report is wanted most now.
+            # A failed task has no return value, and the report is needed most now.
             context["ti"].xcom_push(key="return_value", value=result)
             problems = "; ".join(audited.report["problems"])
-            raise AirflowFailException(f"the books do not balance, so everything is held: {problems}; see the report")
+            raise AirflowFailException(f"The books do not balance, so everything is held: {problems}. See the report.")
         return result
 
 
-class AuditOperator(_AuditOperator):
-    """Reads every manifest, balances the books, decides release or hold; runs whatever became of the tasks before."""
+class AuditOperator(BaseAuditOperator[ImagingPipeline]):
+    """Reads every manifest, balances the books, decides release or hold; runs even if an earlier task failed."""
 
     reported = ("arrivals", "dispositions", "studies")
 
-    def run_stage(self, run: Run, context: Context) -> dict[str, Any]:
-        """Audit the import of images."""
-        return self.conclude(self._audited(run), context)
-
-    @staticmethod
-    def _audited(run: Run) -> Audited:
+    @override
+    def audit(self, run: Run) -> Audited:
         from airlock.imaging.audit import audit
         from airlock.imaging.publication import published_studies
 
@@ -82,12 +90,15 @@ class AuditOperator(_AuditOperator):
 
 
 class PublicationAuditOperator(AuditOperator):
-    """Audits what was published as FHIR, and then the run again: only a study that is published is released."""
+    """Audits the publication as FHIR, and then the run again: a study is released only if it is published.
+
+    Undecided arrivals of the publication count as open, so that route fails the run.
+    """
 
     publishes = True
 
+    @override
     def run_stage(self, run: Run, context: Context) -> dict[str, Any]:
-        """Audit the publication, then the import of images again; what has no end yet shows the run as failed."""
         from airlock.imaging.publication import audit, undecided
 
         store = None if run.pipeline.healthlake is None else fhir_store(run.pipeline.healthlake)
@@ -97,23 +108,23 @@ class PublicationAuditOperator(AuditOperator):
         return result | {"open_arrivals": result["open_arrivals"] + undecided(run)}
 
 
-class FhirAuditOperator(_AuditOperator):
-    """The same for FHIR resources: every line of every manifest, per patient and per file."""
+class FhirAuditOperator(BaseAuditOperator[ClinicalPipeline]):
+    """Reads every manifest of FHIR imports, balances the books, decides per patient and per file."""
 
     reported = ("arrivals", "resources", "dispositions", "patients", "files")
 
-    def run_stage(self, run: Run[Any], context: Context) -> dict[str, Any]:
-        """Audit the import of resources."""
+    @override
+    def audit(self, run: Run[ClinicalPipeline]) -> Audited:
         from airlock.clinical.audit import audit
 
-        return self.conclude(audit(run, fhir_store(run.pipeline.healthlake)), context)
+        return audit(run, fhir_store(run.pipeline.healthlake))
 
 
-class CcdaAuditOperator(StageOperator):
-    """Accounts for every document's conversion; returns the shards of converted resources that go on."""
+class CcdaAuditOperator(StageOperator[CcdaPipeline]):
+    """Accounts for every document's conversion; returns the shards of converted resources for fhir.parse."""
 
-    def run_stage(self, run: Run[Any], context: Context) -> list[str]:  # noqa: ARG002
-        """Return the shards that fhir.parse is mapped over."""
+    @override
+    def run_stage(self, run: Run[CcdaPipeline], context: Context) -> list[str]:
         from airlock.ccda.audit import audit
 
         shards = audit(run)
@@ -121,14 +132,16 @@ class CcdaAuditOperator(StageOperator):
         return shards
 
 
-class ConvertedAuditOperator(FhirAuditOperator):
+class ConvertedAuditOperator(BaseAuditOperator[CcdaPipeline]):
     """Audits the import of converted resources, which stay held until a person has approved them."""
 
-    def run_stage(self, run: Run[Any], context: Context) -> dict[str, Any]:
-        """Audit the import as far as it has been approved."""
+    reported = FhirAuditOperator.reported
+
+    @override
+    def audit(self, run: Run[CcdaPipeline]) -> Audited:
         from airlock.ccda.release import find_approved, record_documents
         from airlock.clinical.audit import audit
 
         audited = audit(run, fhir_store(run.pipeline.healthlake), find_approved(run))
         record_documents(run.within(""))
-        return self.conclude(audited, context)
+        return audited

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow.sdk.exceptions import AirflowFailException
 
+from airlock.pipelines import ClinicalPipeline, ImagingPipeline
 from airlock_tasks.stage import StageOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airlock.pipelines import Pipeline
     from airlock.run import RedriveRequest, Run
     from airlock.stages.redrive import RedriveRules
 
 
-class BufferOperator(StageOperator):
+class BufferOperator(StageOperator[ImagingPipeline | ClinicalPipeline]):
     """Lists the window, subtracts what the ledger has settled, claims the rest; returns the names of the shards."""
 
     in_plan = True
 
-    def run_stage(self, run: Run[Any], context: Context) -> list[str]:  # noqa: ARG002
+    def run_stage(self, run: Run[ImagingPipeline | ClinicalPipeline], context: Context) -> list[str]:  # noqa: ARG002
         """Return the shards that parse is mapped over."""
         from airlock.stages.buffer import buffer
 
@@ -40,7 +40,7 @@ class BufferOperator(StageOperator):
         )
         return buffered.shards
 
-    def _redrive(self, run: Run[Pipeline], asked: RedriveRequest) -> None:
+    def _redrive(self, run: Run[ImagingPipeline | ClinicalPipeline], asked: RedriveRequest) -> None:
         from airlock.stages.redrive import redrive
         from airlock.stages.redrive_request import RedriveError
 

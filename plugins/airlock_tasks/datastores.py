@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from airlock.pipelines import ClinicalPipeline, ImagingPipeline
+from airlock.pipelines import ClinicalPipeline, ImagingPipeline, Pipeline
 from healthaws.hooks.healthimaging import HealthImagingHook
 from healthaws.hooks.healthimaging_image_sets import HealthImagingImageSetsHook
 from healthaws.hooks.healthlake import HealthLakeHook
@@ -15,7 +15,9 @@ from healthaws.hooks.healthlake_fhir import HealthLakeFhirHook
 from healthaws.refusals import CHANGING_DATASTORE_STATUS, Backoff
 
 if TYPE_CHECKING:
-    from airlock.pipelines import HealthImaging, HealthLake, Pipeline
+    from airlock.pipelines import HealthImaging, HealthLake
+
+PipelineT = TypeVar("PipelineT", bound=Pipeline)
 
 READY, UPDATE_FAILED = "ACTIVE", "UPDATE_FAILED"
 
@@ -40,7 +42,7 @@ def image_sets(healthimaging: HealthImaging) -> HealthImagingImageSetsHook:
     )
 
 
-def with_region(pipeline: Pipeline) -> Pipeline:
+def with_region(pipeline: PipelineT) -> PipelineT:
     """Return the pipeline with the region of its HealthImaging data store, where it publishes what lies there.
 
     Raises
@@ -55,7 +57,7 @@ def with_region(pipeline: Pipeline) -> Pipeline:
         return pipeline
     hook = HealthImagingHook(aws_conn_id=store.aws_conn_id)
     try:
-        return pipeline.in_region(hook.conn_region_name)
+        return cast("PipelineT", pipeline.in_region(hook.conn_region_name))
     except ValueError as error:
         raise AirflowFailException(str(error)) from None
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airlock_tasks.batch_job import BatchJobOperator
+from typing_extensions import override
+
+from airlock.pipelines import CcdaPipeline, ImagingPipeline, Pipeline
+from airlock_tasks.batch_job import BatchJobOperator, ImportStage
 from healthaws.hooks.healthimaging_import_jobs import HealthImagingDicomImportJobHook
 from healthaws.hooks.healthlake_import_jobs import HealthLakeFhirImportJobHook
 from healthaws.hooks.healthlake_transformation_jobs import HealthLakeDataTransformationJobHook
@@ -13,14 +16,11 @@ from healthaws.operators.healthlake_import_jobs import HealthLakeStartFhirImport
 from healthaws.operators.healthlake_transformation_jobs import HealthLakeStartDataTransformationJobOperator
 
 if TYPE_CHECKING:
-    from airlock.ledger import Job
-    from airlock.pipelines import CcdaPipeline, HealthImaging, HealthLake, ImagingPipeline, Transformation
-    from airlock.run import Run
-    from airlock.stages.batches import Batch
+    from airlock.pipelines import HealthImaging, HealthLake, Transformation
 
 
-def _reaching(store: HealthImaging | HealthLake) -> dict[str, Any]:
-    """Return how the service is reached, and how patiently."""
+def _reach_settings(store: HealthImaging | HealthLake) -> dict[str, Any]:
+    """Return how to reach the service, and how long to pause after a refusal."""
     return {
         "aws_conn_id": store.aws_conn_id,
         "region_name": store.region_name,
@@ -28,8 +28,8 @@ def _reaching(store: HealthImaging | HealthLake) -> dict[str, Any]:
     }
 
 
-def _waiting(job: HealthImaging | HealthLake | Transformation) -> dict[str, Any]:
-    """Return how long a job is waited for, and how often it is started."""
+def _wait_settings(job: HealthImaging | HealthLake | Transformation) -> dict[str, Any]:
+    """Return how long to wait for a job, and how many jobs to start for a batch."""
     return {
         "max_generations": job.max_generations,
         "waiter_delay": job.poll_seconds,
@@ -37,7 +37,9 @@ def _waiting(job: HealthImaging | HealthLake | Transformation) -> dict[str, Any]
     }
 
 
-class ImportOperator(BatchJobOperator[HealthImagingDicomImportJobHook], HealthImagingStartDicomImportJobOperator):
+class ImportOperator(
+    BatchJobOperator[HealthImagingDicomImportJobHook, ImagingPipeline], HealthImagingStartDicomImportJobOperator
+):
     """Imports one batch of DICOM files.
 
     Parameters
@@ -48,44 +50,37 @@ class ImportOperator(BatchJobOperator[HealthImagingDicomImportJobHook], HealthIm
         Of :class:`BatchJobOperator`.
     """
 
-    pipeline: ImagingPipeline
-
     def __init__(self, *, pipeline: ImagingPipeline, **kwargs: Any) -> None:
         store = pipeline.healthimaging
         super().__init__(
             pipeline=pipeline,
             datastore_id=store.datastore_id,
             data_access_role_arn=store.data_access_role_arn,
-            input_s3_uri="",  # known once the run is open; may hold names, so it is not rendered
+            input_s3_uri="",  # take_up sets it; the prefix may hold names, so it is not rendered
             output_s3_uri=store.output_uri,
             input_owner_account_id=store.input_owner_account_id,
-            **_reaching(store),
-            **_waiting(store),
+            **_reach_settings(store),
+            **_wait_settings(store),
             **kwargs,
         )
 
-    def check_prefix(self, run: Run[Any], batch: Batch) -> None:
-        """Refuse a prefix that does not hold the batch."""
-        from airlock.imaging.import_ import check_prefix
+    @property
+    @override
+    def import_stage(self) -> ImportStage[ImagingPipeline]:
+        from airlock.imaging import import_
 
-        check_prefix(run, batch)
-
-    def record(self, run: Run[Any], job: Job, properties: dict[str, Any], output_uri: str) -> dict[str, Any]:
-        """Keep how the job ended, and return what goes to XCom."""
-        from airlock.imaging.import_ import record
-
-        return record(run, job, properties, output_uri)
+        return import_
 
 
-class FhirImportOperator(BatchJobOperator[HealthLakeFhirImportJobHook], HealthLakeStartFhirImportJobOperator):
-    """Imports one batch of FHIR resources, and leaves what the service refused of it to the audit.
+class FhirImportOperator(BatchJobOperator[HealthLakeFhirImportJobHook, Pipeline], HealthLakeStartFhirImportJobOperator):
+    """Imports one batch of FHIR resources; audit accounts for the resources that the service refuses.
 
     Parameters
     ----------
     healthlake
-        The data store and how jobs are run against it.
+        The data store, and the settings of its jobs.
     validation_level
-        How deep HealthLake looks.
+        HealthLake's validation level.
     **kwargs
         Of :class:`BatchJobOperator`.
     """
@@ -94,34 +89,29 @@ class FhirImportOperator(BatchJobOperator[HealthLakeFhirImportJobHook], HealthLa
         super().__init__(
             datastore_id=healthlake.datastore_id,
             data_access_role_arn=healthlake.data_access_role_arn,
-            input_s3_uri="",  # known once the run is open
+            input_s3_uri="",  # take_up sets it
             output_s3_uri=healthlake.output_uri,
             kms_key_id=healthlake.kms_key_id,
             validation_level=validation_level,
             completed_with_errors="return",
             queued_timeout=healthlake.queued_timeout_minutes * 60,
-            **_reaching(healthlake),
-            **_waiting(healthlake),
+            **_reach_settings(healthlake),
+            **_wait_settings(healthlake),
             **kwargs,
         )
 
-    def check_prefix(self, run: Run[Any], batch: Batch) -> None:
-        """Refuse a prefix that does not hold the batch."""
-        from airlock.clinical.import_ import check_prefix
+    @property
+    @override
+    def import_stage(self) -> ImportStage[Pipeline]:
+        from airlock.clinical import import_
 
-        check_prefix(run, batch)
-
-    def record(self, run: Run[Any], job: Job, properties: dict[str, Any], output_uri: str) -> dict[str, Any]:
-        """Keep how the job ended, and return what goes to XCom."""
-        from airlock.clinical.import_ import record
-
-        return record(run, job, properties, output_uri)
+        return import_
 
 
 class CcdaImportOperator(
-    BatchJobOperator[HealthLakeDataTransformationJobHook], HealthLakeStartDataTransformationJobOperator
+    BatchJobOperator[HealthLakeDataTransformationJobHook, CcdaPipeline], HealthLakeStartDataTransformationJobOperator
 ):
-    """Converts one batch of C-CDA documents with the profile version that the pipeline names, and no other.
+    """Converts one batch of C-CDA documents; fails if the job ran another profile version than the pipeline names.
 
     Parameters
     ----------
@@ -140,24 +130,19 @@ class CcdaImportOperator(
             source_format="CCDA",
             drift_detection=settings.drift_detection,
             data_access_role_arn=store.data_access_role_arn,
-            input_s3_uri="",  # known once the run is open
+            input_s3_uri="",  # take_up sets it
             output_s3_uri=settings.output_uri,
             kms_key_id=store.kms_key_id,
             completed_with_errors="return",
             queued_timeout=store.queued_timeout_minutes * 60,
-            **_reaching(store),
-            **_waiting(settings),
+            **_reach_settings(store),
+            **_wait_settings(settings),
             **kwargs,
         )
 
-    def check_prefix(self, run: Run[Any], batch: Batch) -> None:
-        """Refuse a prefix that does not hold the batch."""
-        from airlock.ccda.import_ import check_prefix
+    @property
+    @override
+    def import_stage(self) -> ImportStage[CcdaPipeline]:
+        from airlock.ccda import import_
 
-        check_prefix(run, batch)
-
-    def record(self, run: Run[Any], job: Job, properties: dict[str, Any], output_uri: str) -> dict[str, Any]:
-        """Keep how the job ended, and return what goes to XCom."""
-        from airlock.ccda.import_ import record
-
-        return record(run, job, properties, output_uri)
+        return import_

@@ -2,88 +2,131 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar
 
-from airlock_tasks.stage import StageOperator
+from typing_extensions import override
+
+from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
+from airlock_tasks.stage import PipelineT, StageOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airlock.run import Run
+    from airlock.stages.batches import Batch
     from airlock.stages.plan import Plan
 
 
-class _NormalizeOperator(StageOperator):
-    """An operator that a plan ends with: what there would be is in the log, its address in the XCom ``plan``."""
+class _StagingOperator(StageOperator[PipelineT]):
+    """An operator that stages batches and returns their ids; import is mapped over them.
+
+    The batches' prefixes may hold names, so they stay in the workspace.
+    """
+
+    noun: ClassVar[str]  # what a batch holds, in the singular
+
+    @abstractmethod
+    def stage_batches(self, run: Run[PipelineT]) -> list[Batch]:
+        """Stage the run's batches and return them."""
+
+    @override
+    def run_stage(self, run: Run[PipelineT], context: Context) -> list[str]:
+        batches = self.stage_batches(run)
+        files = sum(batch.files for batch in batches)
+        self.log.info("%s in %s.", _in_words(files, self.noun), _in_words(len(batches), "batch", "batches"))
+        # A batch whose objects are all gone or changed has nothing to import; audit accounts for its files.
+        return [batch.batch_id for batch in batches if batch.files]
+
+
+class _NormalizeOperator(_StagingOperator[PipelineT]):
+    """An operator that a plan ends with: the plan is in the log, and its address in the XCom ``plan``."""
 
     in_plan = True
 
-    def tell(self, planned: tuple[Plan, str], context: Context) -> list[str]:
-        """Tell of a plan and return its batches: none, so nothing is imported."""
+    @abstractmethod
+    def write_plan(self, run: Run[PipelineT]) -> tuple[Plan, str]:
+        """Write what the run would do, and return it with its address."""
+
+    @override
+    def run_stage(self, run: Run[PipelineT], context: Context) -> list[str]:
+        if not run.plan_only:
+            return super().run_stage(run, context)
         from airlock.stages.plan_table import table
 
-        plan, uri = planned
+        plan, uri = self.write_plan(run)
         self.log.info("%s", table(plan))
         context["ti"].xcom_push(
             key="plan", value={"plan_uri": uri, "arrivals": plan.arrivals, "batches": plan.batches.jobs}
         )
-        return []
+        return []  # no batches, so nothing is imported
 
 
-class NormalizeOperator(_NormalizeOperator):
-    """Plans batches of whole series and gives each a prefix of its own; returns the batches' ids."""
+class NormalizeOperator(_NormalizeOperator[ImagingPipeline]):
+    """Writes study contracts, and stages batches of whole series, each below a prefix of its own."""
 
-    def run_stage(self, run: Run, context: Context) -> list[str]:
-        """Return the batches that import is mapped over; their prefixes may hold names and stay in the workspace."""
+    noun = "file"
+
+    @override
+    def stage_batches(self, run: Run) -> list[Batch]:
         from airlock.imaging.normalize import normalize
+
+        return normalize(run)
+
+    @override
+    def write_plan(self, run: Run) -> tuple[Plan, str]:
         from airlock.imaging.plan import write_plan
 
-        if run.plan_only:
-            return self.tell(write_plan(run), context)
-
-        batches = normalize(run)
-        self.log.info("%d files in %d batches", sum(batch.files for batch in batches), len(batches))
-        # A batch all of whose objects are gone or changed by now has nothing to import; audit accounts for its files.
-        return [batch.batch_id for batch in batches if batch.files]
+        return write_plan(run)
 
 
-class FhirNormalizeOperator(_NormalizeOperator):
-    """Writes import files of one resource type each, every reference as it must be; returns the batches' ids."""
+class FhirNormalizeOperator(_NormalizeOperator[ClinicalPipeline]):
+    """Writes import files of one resource type each, with every reference as it must be."""
 
-    def run_stage(self, run: Run[Any], context: Context) -> list[str]:
-        """Return the batches that import is mapped over."""
+    noun = "import file"
+
+    @override
+    def stage_batches(self, run: Run[ClinicalPipeline]) -> list[Batch]:
         from airlock.clinical.normalize import normalize
+
+        return normalize(run, run.pipeline.healthlake)
+
+    @override
+    def write_plan(self, run: Run[ClinicalPipeline]) -> tuple[Plan, str]:
         from airlock.clinical.plan import write_plan
 
-        if run.plan_only:
-            return self.tell(write_plan(run), context)
-        batches = normalize(run, run.pipeline.healthlake)
-        self.log.info("%d import files in %d batches", sum(batch.files for batch in batches), len(batches))
-        return [batch.batch_id for batch in batches]
+        return write_plan(run)
 
 
-class PublicationNormalizeOperator(StageOperator):
-    """Writes the import files of released studies as FHIR; returns the batches' ids."""
+class CcdaNormalizeOperator(_NormalizeOperator[CcdaPipeline]):
+    """Stages the documents that are to be converted."""
 
-    def run_stage(self, run: Run, context: Context) -> list[str]:  # noqa: ARG002
-        """Return the batches that import is mapped over."""
-        from airlock.imaging.publication import normalize
+    noun = "document"
 
-        batches = normalize(run)
-        self.log.info("%d import files in %d batches", sum(batch.files for batch in batches), len(batches))
-        return [batch.batch_id for batch in batches]
-
-
-class CcdaNormalizeOperator(_NormalizeOperator):
-    """Stages the documents that are to be converted; returns the batches' ids."""
-
-    def run_stage(self, run: Run[Any], context: Context) -> list[str]:
-        """Return the batches that import is mapped over."""
+    @override
+    def stage_batches(self, run: Run[CcdaPipeline]) -> list[Batch]:
         from airlock.ccda.normalize import normalize
+
+        return normalize(run)
+
+    @override
+    def write_plan(self, run: Run[CcdaPipeline]) -> tuple[Plan, str]:
         from airlock.ccda.plan import write_plan
 
-        if run.plan_only:
-            return self.tell(write_plan(run), context)
-        batches = normalize(run)
-        self.log.info("%d documents in %d batches", sum(batch.files for batch in batches), len(batches))
-        return [batch.batch_id for batch in batches if batch.files]
+        return write_plan(run)
+
+
+class PublicationNormalizeOperator(_StagingOperator[ImagingPipeline]):
+    """Writes the import files of released studies as FHIR."""
+
+    noun = "import file"
+
+    @override
+    def stage_batches(self, run: Run) -> list[Batch]:
+        from airlock.imaging.publication import normalize
+
+        return normalize(run)
+
+
+def _in_words(number: int, singular: str, plural: str = "") -> str:
+    return f"{number} {singular if number == 1 else plural or f'{singular}s'}"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from airlock_tasks.stage import StageOperator
+from typing_extensions import override
+
+from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
+from airlock_tasks.stage import PipelineT, StageOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -12,8 +15,8 @@ if TYPE_CHECKING:
     from airlock.run import Run
 
 
-class ParseOperator(StageOperator):
-    """Reads what is needed of each header in a shard, never the pixels.
+class _ParseOperator(StageOperator[PipelineT]):
+    """An operator that reads one shard, and returns how many objects it has read and what that has cost.
 
     Parameters
     ----------
@@ -24,70 +27,47 @@ class ParseOperator(StageOperator):
     """
 
     in_plan = True
+    progress: ClassVar[str]  # the log line: the shard, then counts
 
     def __init__(self, *, shard: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.shard = shard
 
-    def run_stage(self, run: Run, context: Context) -> dict[str, Any]:  # noqa: ARG002
-        """Return counts of what was read, and of what that has cost."""
+    def _log_progress(self, *counts: int) -> None:
+        self.log.info(self.progress, self.shard, *counts)
+
+
+class ParseOperator(_ParseOperator[ImagingPipeline]):
+    """Reads the headers of a shard's DICOM files, never the pixels."""
+
+    progress = "Shard %s: %d headers read so far."
+
+    @override
+    def run_stage(self, run: Run, context: Context) -> dict[str, Any]:
         from airlock.imaging.parse import parse_shard
 
-        return parse_shard(run, self.shard, self._progress).counts()
-
-    def _progress(self, done: int) -> None:
-        self.log.info("shard %s: %d headers so far", self.shard, done)
+        return parse_shard(run, self.shard, self._log_progress).counts()
 
 
-class CcdaParseOperator(StageOperator):
-    """Reads the headers of a shard's C-CDA documents.
+class CcdaParseOperator(_ParseOperator[CcdaPipeline]):
+    """Reads the headers of a shard's C-CDA documents."""
 
-    Parameters
-    ----------
-    shard
-        The shard's name, from buffer.
-    **kwargs
-        Of :class:`StageOperator`.
-    """
+    progress = "Shard %s: %d of %d documents read."
 
-    in_plan = True
-
-    def __init__(self, *, shard: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.shard = shard
-
-    def run_stage(self, run: Run[Any], context: Context) -> dict[str, int]:  # noqa: ARG002
-        """Return counts of what was read."""
+    @override
+    def run_stage(self, run: Run[CcdaPipeline], context: Context) -> dict[str, int]:
         from airlock.ccda.parse import parse
 
-        return parse(run, self.shard, self._progress)
-
-    def _progress(self, done: int, total: int) -> None:
-        self.log.info("shard %s: %d of %d documents", self.shard, done, total)
+        return parse(run, self.shard, self._log_progress)
 
 
-class FhirParseOperator(StageOperator):
-    """Takes the files of a shard apart into FHIR resources.
+class FhirParseOperator(_ParseOperator[ClinicalPipeline]):
+    """Splits the files of a shard into FHIR resources."""
 
-    Parameters
-    ----------
-    shard
-        The shard's name, from buffer.
-    **kwargs
-        Of :class:`StageOperator`.
-    """
+    progress = "Shard %s: %d of %d files read, %d resources."
 
-    in_plan = True
-
-    def __init__(self, *, shard: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.shard = shard
-
-    def run_stage(self, run: Run[Any], context: Context) -> dict[str, int]:  # noqa: ARG002
-        """Return counts of what was read."""
+    @override
+    def run_stage(self, run: Run[ClinicalPipeline], context: Context) -> dict[str, int]:
         from airlock.clinical.parse import parse
 
-        return parse(run, self.shard, self._progress)
-
-    def _progress(self, done: int, total: int, units: int) -> None:
-        self.log.info("shard %s: %d of %d files, %d resources", self.shard, done, total, units)
+        return parse(run, self.shard, self._log_progress)

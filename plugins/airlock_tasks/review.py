@@ -1,8 +1,8 @@
-"""Review: a person decides, in Airflow's own form, on what is held; and what the answer does.
+"""Review: a person decides in Airflow's own form on held data, and release applies the answer.
 
-Airflow's form has no buttons to press before a reason is written; its REST API takes any answer. An answer that cannot
-be taken opens the question again, in the same try. Airflow keeps a question as it was first asked, its text and its
-users, whatever a later try says; so the form tells beforehand what an approval needs.
+Airflow's form enables its buttons only after a reason is written; its REST API accepts any answer. A rejected answer
+opens the question again in the same try. Airflow keeps the text and the users of a question as they were first, even if
+a later try changes them; so the form says from the start that an approval needs a reason.
 """
 
 from __future__ import annotations
@@ -10,41 +10,43 @@ from __future__ import annotations
 from abc import abstractmethod
 from copy import copy
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, cast
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException, ParamValidationError, TaskAwaitingInput
 from airflow.sdk.execution_time.hitl import upsert_hitl_detail
 from airflow.sdk.timezone import utcnow
+from typing_extensions import override
 
-from airlock_tasks.audit import AuditOperator, ConvertedAuditOperator, FhirAuditOperator
-from airlock_tasks.stage import StageOperator, open_run
+from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
+from airlock_tasks.audit import AuditedT, AuditOperator, BaseAuditOperator, ConvertedAuditOperator, FhirAuditOperator
+from airlock_tasks.stage import open_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow.sdk import Context
 
-    from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
     from airlock.run import Run
     from airlock.stages.review import Review
 
 APPROVE, KEEP_HELD = "Approve", "Keep held"
-NOT_ASKED: dict[str, Any] = {"chosen_options": []}  # instead of an answer
+NOT_ASKED: dict[str, Any] = {"chosen_options": []}  # stands for an answer if no question was asked
 REASON = Param(
     None,
     type=["null", "string"],
     title="Reason",
-    description="Why this may go downstream, or stays held, and what was looked at. Write no patient's data: an "
-    "approval's reason is kept with your name in the ledger, the report and the contract.",
+    description="Why this is released or stays held, and what you checked. Do not write patient data: the reason of an "
+    "approval is stored with your name in the ledger, the report and the contract.",
 )
 REASONS = Param(
     None,
     type=["null", "array"],
     items={"type": "string"},
     title="Reason codes",
-    description="Approve only what is held by these reason codes and no others, one a line. Empty: all.",
+    description="Approve only studies, patients and files whose reason codes are all in this list. One code per line. "
+    "Empty: all.",
 )
 NEEDS = (
     "**Approve needs a reason.** An answer without one is rejected. This question is then open again, and the task's "
@@ -52,8 +54,8 @@ NEEDS = (
 )
 
 
-class _ReviewOperator(HITLOperator):
-    """Waits for a person's answer, without a slot; asks nothing when nothing waits for it.
+class _ReviewOperator(HITLOperator, Generic[AuditedT]):
+    """Waits for a person's answer without using a slot; asks only if something waits for a decision.
 
     Parameters
     ----------
@@ -64,7 +66,7 @@ class _ReviewOperator(HITLOperator):
     subject, body
         Of the form.
     form
-        What the form asks for besides the choice.
+        The fields of the form besides the choice.
     **kwargs
         Of :class:`airflow.sdk.BaseOperator`.
     """
@@ -72,7 +74,7 @@ class _ReviewOperator(HITLOperator):
     def __init__(
         self,
         *,
-        pipeline: ImagingPipeline | ClinicalPipeline,
+        pipeline: AuditedT,
         audited_by: str,
         subject: str,
         body: str,
@@ -80,7 +82,7 @@ class _ReviewOperator(HITLOperator):
         **kwargs: Any,
     ) -> None:
         if pipeline.review is None:
-            raise ValueError(f"pipeline {pipeline.name!r} asks nobody: it has no review section")
+            raise ValueError(f"Pipeline {pipeline.name!r} has no review section.")
         users = pipeline.review.users
         self.answer_within = timedelta(hours=pipeline.review.timeout_hours)
         only = f" Only these users may answer: {', '.join(users)}." if users else ""
@@ -91,7 +93,7 @@ class _ReviewOperator(HITLOperator):
             defaults=[KEEP_HELD],
             response_timeout=self.answer_within,
             assigned_users=[{"id": user, "name": user} for user in users],
-            # Airflow hands the DAG's params to every operator; those of the form take their place.
+            # Airflow gives the DAG's params to every operator; the form's fields replace them.
             **(kwargs | {"params": form}),
         )
         self.pipeline = pipeline
@@ -99,18 +101,18 @@ class _ReviewOperator(HITLOperator):
         self.form = form
 
     @abstractmethod
-    def ask(self, run: Run[Any]) -> dict[str, int]:
-        """Keep what the question is about; return how many subjects wait for the answer, by reason code."""
+    def record_question(self, run: Run[AuditedT]) -> dict[str, int]:
+        """Record which subjects the question is about, and return how many wait for the answer, by reason code."""
 
     @abstractmethod
     def describe(self, waiting: dict[str, int], audited: dict[str, Any]) -> str:
-        """Return what waits for the answer and where its report is, in the words of the form."""
+        """Return the form's text: how many subjects wait for the answer, and where their report is."""
 
     @property
     def serialized_params(self) -> dict[str, dict[str, Any]]:
-        """The fields as Airflow's form gets them: its buttons are grey while a field that cannot be null is empty.
+        """The fields for Airflow's form, which disables its buttons while a field that cannot be null is empty.
 
-        The params themselves allow null: Airflow checks their defaults before the task starts.
+        The params themselves allow null, because Airflow checks their defaults before the task starts.
         """
         from airlock.words import LONGEST
 
@@ -119,35 +121,35 @@ class _ReviewOperator(HITLOperator):
         return fields
 
     def execute(self, context: Context) -> Any:
-        """Ask, unless nothing waits for it."""
-        # The form's own params stand among the run's here.
-        of_the_run = {name: value for name, value in context["params"].items() if name not in self.form}
-        run = open_run(self.pipeline, cast("Context", {**context, "params": of_the_run}))
+        """Ask the question, unless nothing waits for a decision."""
+        # context["params"] holds the form's fields too, which the run does not know.
+        run_params = {name: value for name, value in context["params"].items() if name not in self.form}
+        run = open_run(self.pipeline, cast("Context", {**context, "params": run_params}))
         with run.ledger:
-            waiting = self.ask(run)
+            waiting = self.record_question(run)
         if not waiting:
             self.log.info("Nothing waits for a review.")
             return NOT_ASKED
         counts = ", ".join(f"{code} {number}" for code, number in waiting.items())
-        self.log.info("These wait for a review, by reason code: %s.", counts)
+        self.log.info("Waiting for a review, by reason code: %s.", counts)
         audited = context["ti"].xcom_pull(task_ids=self.audited_by) or {}
         self.body = f"{self.body}\n\n{self.describe(waiting, audited)}\n\n{NEEDS}"
         return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Return the answer, or open the question again if the answer cannot be taken; nothing is released then."""
+        """Return the answer; if it is rejected, release nothing and open the question again."""
         from airlock.stages.review import ReviewError, check_answer
 
         try:
             answer = super().execute_complete(context, event)
-            check_answer(_review(answer), _reasons(answer))
+            check_answer(_read_review(answer), _read_reason_codes(answer))
         except ReviewError as error:
             self.log.warning("The answer is rejected. %s The question is open again.", error)
             self._reopen(context)
         return answer
 
     def _reopen(self, context: Context) -> NoReturn:
-        """Have Airflow forget the answer and wait for another one, until the time that was set for the first."""
+        """Make Airflow forget the answer and wait for another, until the deadline of the first question."""
         upsert_hitl_detail(
             ti_id=context["ti"].id,
             options=self.options,
@@ -157,14 +159,14 @@ class _ReviewOperator(HITLOperator):
             params=self.serialized_params,
             assigned_users=self.assigned_users,
         )
-        # start_date is that of the try's first process: when the question was asked.
+        # start_date is the start of the try's first process, which asked the question.
         left = context["ti"].start_date + self.answer_within - utcnow()
         raise TaskAwaitingInput(method_name="execute_complete", timeout=max(left, timedelta(seconds=1)))
 
     def validate_params_input(self, params_input: Mapping[str, Any]) -> None:
-        """Refuse a value that the form does not ask for; a field that is left out or null is empty.
+        """Refuse fields and types that the form does not have; a field that is missing or null is empty.
 
-        Airflow's own refusal repeats what the person wrote, and it would stand in the task's log.
+        Airflow's own check would write the person's text to the task's log.
 
         Raises
         ------
@@ -176,17 +178,17 @@ class _ReviewOperator(HITLOperator):
         given = {name for name, value in params_input.items() if value is not None}
         unknown = len(given - set(self.form))
         if unknown:
-            raise ReviewError(f"The answer has {unknown} fields that are not in the form: use {', '.join(self.form)}.")
+            raise ReviewError(f"The answer has {unknown} fields that are not in the form. Use {', '.join(self.form)}.")
         for name, param in self.form.items():
             try:
-                copy(param).resolve(params_input.get(name))  # which keeps the value in the field
+                copy(param).resolve(params_input.get(name))  # resolve stores the value in the param
             except ParamValidationError:
                 types = " or ".join(param.schema["type"])
-                raise ReviewError(f"{name} of the answer is of another type than {types}.") from None
+                raise ReviewError(f"The field {name} of the answer must be {types}.") from None
 
 
-class ReviewOperator(_ReviewOperator):
-    """Asks about studies, patients and files that the audit holds for findings that a person may release.
+class ReviewOperator(_ReviewOperator[ImagingPipeline | ClinicalPipeline]):
+    """Asks about held studies, patients and files whose findings a person may override.
 
     Parameters
     ----------
@@ -206,14 +208,14 @@ class ReviewOperator(_ReviewOperator):
             **kwargs,
         )
 
-    def ask(self, run: Run[Any]) -> dict[str, int]:
-        """Keep what the question is about."""
+    @override
+    def record_question(self, run: Run[ImagingPipeline | ClinicalPipeline]) -> dict[str, int]:
         from airlock.stages.review import record_question
 
         return record_question(run)
 
+    @override
     def describe(self, waiting: dict[str, int], audited: dict[str, Any]) -> str:
-        """Return how many subjects wait, by reason code."""
         counts = "\n".join(f"- {code}: {number}" for code, number in waiting.items())
         return (
             f"Held when this question was first asked, by reason code:\n\n{counts}\n\n"
@@ -221,7 +223,7 @@ class ReviewOperator(_ReviewOperator):
         )
 
 
-_VERBS = {  # of a disposition: for one resource, and for several
+_VERBS = {  # by disposition: for one resource, and for several
     "released": ("is released", "are released"),
     "held": ("is held for another reason", "are held for other reasons"),
     "quarantined": ("was rejected", "were rejected"),
@@ -239,8 +241,8 @@ def _count_in_words(waiting: int, dispositions: Mapping[str, int]) -> str:
     return f"{wait} for you. {', '.join(said)}{'.' if said else ''}".rstrip()
 
 
-class ConvertedReviewOperator(_ReviewOperator):
-    """Asks about what was converted, all of which waits for it.
+class ConvertedReviewOperator(_ReviewOperator[CcdaPipeline]):
+    """Asks about converted resources, none of which is released without an approval.
 
     Parameters
     ----------
@@ -256,29 +258,31 @@ class ConvertedReviewOperator(_ReviewOperator):
         super().__init__(
             pipeline=pipeline,
             audited_by=audited_by,
-            subject=f"{pipeline.name}: release what was converted from C-CDA?",
+            subject=f"{pipeline.name}: release the resources converted from C-CDA?",
             body="AWS's conversion is a preview, and its output needs clinical review.",
             form={"reason": REASON},
             **kwargs,
         )
 
-    def ask(self, run: Run[Any]) -> dict[str, int]:
-        """Keep what the question is about."""
+    @override
+    def record_question(self, run: Run[CcdaPipeline]) -> dict[str, int]:
         from airlock.ccda.release import record_question
         from airlock.reasons import Reason
 
         waiting = record_question(run)
         return {str(Reason.AWAITING_REVIEW): waiting} if waiting else {}
 
+    @override
     def describe(self, waiting: dict[str, int], audited: dict[str, Any]) -> str:
-        """Return how many resources wait, and what became of the others."""
         (number,) = waiting.values()
         counts = _count_in_words(number, audited.get("dispositions") or {})
         return f"{counts}\n\nReport: {audited.get('report_uri')}"
 
 
-class _ReleaseOperator(StageOperator):
-    """Records a person's answer in the ledger and audits the run again with it; the earlier audit stands without one.
+class _ReleaseOperator(BaseAuditOperator[AuditedT]):
+    """Records a person's answer in the ledger and audits the run again with it.
+
+    Where nobody was asked, the result of the earlier audit stands.
 
     Parameters
     ----------
@@ -297,87 +301,63 @@ class _ReleaseOperator(StageOperator):
         self.answered_by = answered_by
         self.audited_by = audited_by
 
-    def run_stage(self, run: Run[Any], context: Context) -> dict[str, Any]:
-        """Return the last audit's summary.
+    def record_answer(self, run: Run[AuditedT], answer: dict[str, Any]) -> bool:
+        """Record an answer, and return whether the run must be audited again."""
+        from airlock.stages.review import record_review
+
+        if not answer["chosen_options"]:
+            return False
+        released = record_review(run, _read_review(answer), _read_reason_codes(answer))
+        self.log.info("Released by a person: %d.", released)
+        return released > 0
+
+    @override
+    def run_stage(self, run: Run[AuditedT], context: Context) -> dict[str, Any]:
+        """Return the last audit's result.
 
         Raises
         ------
         AirflowFailException
-            If more waits now than was asked about.
+            If more data waits now than the question was about.
         """
-        from airlock.stages.review import ReviewError, record_review
+        from airlock.stages.review import ReviewError
 
-        answer = _answer(context, self.answered_by)
-        released = 0
-        if answer["chosen_options"]:
-            try:
-                released = record_review(run, _review(answer), _reasons(answer))
-            except ReviewError as error:
-                raise AirflowFailException(str(error)) from None
-        self.log.info("released by a person: %d", released)
-        if released:
-            return cast("dict[str, Any]", super().run_stage(run, context))  # type: ignore[safe-super]
+        # No answer is there if a person has marked the review as success.
+        answer: dict[str, Any] = context["ti"].xcom_pull(task_ids=self.answered_by) or NOT_ASKED
+        try:
+            audit_again = self.record_answer(run, answer)
+        except ReviewError as error:
+            raise AirflowFailException(str(error)) from None
+        if audit_again:
+            return super().run_stage(run, context)
         return cast("dict[str, Any]", context["ti"].xcom_pull(task_ids=self.audited_by))
 
 
-class ReleaseOperator(_ReleaseOperator, AuditOperator):
-    """The same for studies."""
+class ReleaseOperator(_ReleaseOperator[ImagingPipeline], AuditOperator):
+    """Records the answer on held studies, and audits the run again with it."""
 
 
-class FhirReleaseOperator(_ReleaseOperator, FhirAuditOperator):
-    """The same for patients and files of FHIR resources."""
+class FhirReleaseOperator(_ReleaseOperator[ClinicalPipeline], FhirAuditOperator):
+    """Records the answer on held patients and files of FHIR resources, and audits the run again with it."""
 
 
-class ConvertedReleaseOperator(ConvertedAuditOperator):
-    """Records a person's answer to what was converted, in the ledger too, and audits the run again with it.
+class ConvertedReleaseOperator(_ReleaseOperator[CcdaPipeline], ConvertedAuditOperator):
+    """Records the answer on converted resources, and audits the run again; an earlier answer stands without a new."""
 
-    Where nobody was asked, an earlier answer stands.
-
-    Parameters
-    ----------
-    answered_by
-        The review task.
-    **kwargs
-        Of :class:`ConvertedAuditOperator`.
-    """
-
-    tells = False
-
-    def __init__(self, *, answered_by: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.answered_by = answered_by
-
-    def run_stage(self, run: Run[Any], context: Context) -> dict[str, Any]:
-        """Record the answer and audit again.
-
-        Raises
-        ------
-        AirflowFailException
-            If more waits now than was asked about.
-        """
+    @override
+    def record_answer(self, run: Run[CcdaPipeline], answer: dict[str, Any]) -> bool:
         from airlock.ccda.release import record_review
-        from airlock.stages.review import ReviewError
 
-        answer = _answer(context, self.answered_by)
         if answer["chosen_options"]:
-            try:
-                record_review(run.within(""), _review(answer))
-            except ReviewError as error:
-                raise AirflowFailException(str(error)) from None
-        return super().run_stage(run, context)
+            record_review(run.within(""), _read_review(answer))
+        return True
 
 
-def _answer(context: Context, task_id: str) -> dict[str, Any]:
-    """Return a review's answer; nobody has answered one that a person marked as success."""
-    answer: dict[str, Any] | None = context["ti"].xcom_pull(task_ids=task_id)
-    return NOT_ASKED if answer is None else answer
-
-
-def _reasons(answer: dict[str, Any]) -> list[str]:
+def _read_reason_codes(answer: dict[str, Any]) -> list[str]:
     return [str(code) for code in (answer.get("params_input") or {}).get("reasons") or ()]
 
 
-def _review(answer: dict[str, Any]) -> Review:
+def _read_review(answer: dict[str, Any]) -> Review:
     from airlock.stages.review import Review
 
     person = answer.get("responded_by_user") or {}

@@ -35,7 +35,7 @@ class RouteOperator(StageOperator):
         self.asset = asset
         self.audited_by = audited_by
 
-    def run_stage(self, run: Run, context: Context) -> dict[str, int]:
+    def run_stage(self, run: Run[Pipeline], context: Context) -> dict[str, int]:
         """Return the number of contracts sent by destination.
 
         Raises
@@ -92,7 +92,7 @@ class AnnounceOperator(StageOperator):
         self.assets = {route.asset.name: Asset(route.asset.name) for route in pipeline.routes if route.asset}
         super().__init__(pipeline=pipeline, outlets=list(self.assets.values()), **kwargs)
 
-    def run_stage(self, run: Run, context: Context) -> dict[str, int]:
+    def run_stage(self, run: Run[Pipeline], context: Context) -> dict[str, int]:
         """Return the number of subjects by asset.
 
         Raises

@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.sdk import BaseHook, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
+from typing_extensions import TypeVar
 
+from airlock.pipelines import Pipeline
 from airlock_tasks.datastores import with_region
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airlock.pipelines import Pipeline
     from airlock.records import Window
     from airlock.run import RedriveRequest, Run
     from airlock.storage.s3 import S3
+
+PipelineT = TypeVar("PipelineT", bound=Pipeline, default=Pipeline)
 
 # What a run's conf may say.
 PARAMS = frozenset(
@@ -149,7 +152,7 @@ def redrive_request(pipeline: Pipeline, context: Context) -> RedriveRequest | No
         raise AirflowFailException(str(error)) from None
 
 
-def open_run(pipeline: Pipeline, context: Context, folder: str = "") -> Run[Any]:
+def open_run(pipeline: PipelineT, context: Context, folder: str = "") -> Run[PipelineT]:
     """Open the run that a task is part of, with its S3 and its ledger.
 
     Parameters
@@ -179,7 +182,7 @@ def open_run(pipeline: Pipeline, context: Context, folder: str = "") -> Run[Any]
     return run.as_plan() if is_plan(context) else run
 
 
-class StageOperator(BaseOperator):
+class StageOperator(BaseOperator, Generic[PipelineT]):
     """An operator that opens its run and calls one stage of the library.
 
     A plan skips it, unless it says that it takes part in plans; a second chain of stages never does.
@@ -196,7 +199,7 @@ class StageOperator(BaseOperator):
 
     in_plan: ClassVar[bool] = False  # whether a run with plan_only comes to it
 
-    def __init__(self, *, pipeline: Pipeline, folder: str = "", **kwargs: Any) -> None:
+    def __init__(self, *, pipeline: PipelineT, folder: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.pipeline = pipeline
         self.folder = folder
@@ -213,5 +216,5 @@ class StageOperator(BaseOperator):
             return self.run_stage(run, context)
 
     @abstractmethod
-    def run_stage(self, run: Run[Any], context: Context) -> Any:
-        """Call the library."""
+    def run_stage(self, run: Run[PipelineT], context: Context) -> Any:
+        """Call the library, and return what goes to XCom."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from abc import abstractmethod
+from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
+from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
 from airlock_tasks.datastores import fhir_store, image_sets
-from airlock_tasks.stage import StageOperator
+from airlock_tasks.stage import PipelineT, StageOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -13,48 +17,52 @@ if TYPE_CHECKING:
     from airlock.run import Run
 
 
-class ValidateOperator(StageOperator):
-    """Applies the file, duplicate and study rules; of a redrive, resolves the non-primary image sets before."""
+class _ValidateOperator(StageOperator[PipelineT]):
+    """An operator that returns how many arrivals, resources or documents have each verdict."""
 
     in_plan = True
 
-    def run_stage(self, run: Run, context: Context) -> dict[str, int]:  # noqa: ARG002
-        """Return the number of arrivals by verdict."""
+    @abstractmethod
+    def decide(self, run: Run[PipelineT]) -> dict[str, int]:
+        """Decide on everything that parse has read, and return the number of each verdict."""
+
+    @override
+    def run_stage(self, run: Run[PipelineT], context: Context) -> dict[str, int]:
+        verdicts = self.decide(run)
+        self.log.info("Verdicts: %s.", ", ".join(f"{name} {number}" for name, number in verdicts.items()) or "none")
+        return verdicts
+
+
+class ValidateOperator(_ValidateOperator[ImagingPipeline]):
+    """Applies the file, duplicate and study rules; a redrive first resolves the non-primary image sets."""
+
+    @override
+    def decide(self, run: Run) -> dict[str, int]:
         from airlock.imaging.resolve import carry
         from airlock.imaging.validate import validate
 
         if run.redrive is not None:
             carry(run, image_sets(run.pipeline.healthimaging))
-        verdicts = validate(run)
-        self.log.info("verdicts: %s", verdicts)
-        return verdicts
+        return validate(run)
 
 
-class FhirValidateOperator(StageOperator):
-    """Applies the rules of lines, structure, twins and references, and asks $validate as far as the policy says."""
+class FhirValidateOperator(_ValidateOperator[ClinicalPipeline]):
+    """Applies the rules of lines, structure, twins and references, and calls $validate as often as the policy says."""
 
-    in_plan = True
-
-    def run_stage(self, run: Run[Any], context: Context) -> dict[str, int]:  # noqa: ARG002
-        """Return the number of resources and lines by verdict."""
+    @override
+    def decide(self, run: Run[ClinicalPipeline]) -> dict[str, int]:
         from airlock.clinical.plan import foresee_verdicts
         from airlock.clinical.validate import validate
 
         decide = foresee_verdicts if run.plan_only else validate
-        verdicts = decide(run, fhir_store(run.pipeline.healthlake))
-        self.log.info("verdicts: %s", verdicts)
-        return verdicts
+        return decide(run, fhir_store(run.pipeline.healthlake))
 
 
-class CcdaValidateOperator(StageOperator):
+class CcdaValidateOperator(_ValidateOperator[CcdaPipeline]):
     """Decides on every C-CDA document before it is converted."""
 
-    in_plan = True
-
-    def run_stage(self, run: Run[Any], context: Context) -> dict[str, int]:  # noqa: ARG002
-        """Return the number of documents by verdict."""
+    @override
+    def decide(self, run: Run[CcdaPipeline]) -> dict[str, int]:
         from airlock.ccda.validate import validate
 
-        verdicts = validate(run)
-        self.log.info("verdicts: %s", verdicts)
-        return verdicts
+        return validate(run)
