@@ -1,1 +1,1 @@
-"""DICOM as Airlock needs it: headers without pixels, and what HealthImaging asks of a file before import."""
+"""DICOM headers, read without pixels, and HealthImaging's requirements on a file before import."""

@@ -1,7 +1,7 @@
-"""The structure of a data set, watched while pydicom reads it: where elements end, and whether the object holds them.
+"""Checks of a data set's structure while pydicom reads it: where elements end, and whether the object holds them.
 
-pydicom takes the end of a file for the end of a data set. ``ElementGuard`` is given every element before its value is
-read, so that a value is called missing only where a tag behind it was seen, or the object ended at an element's end.
+pydicom takes the end of a file for the end of a data set. ``ElementGuard`` sees every element before its value is read,
+so that a value counts as missing only if a later tag was seen, or the object ended at the end of an element.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from airlock.reasons import Reason
 if TYPE_CHECKING:
     from airlock.dicom.ranged import HeaderFile
 
-VALUE_LIMIT = 1 << 16  # bytes kept of one value
+VALUE_LIMIT = 1 << 16  # bytes; longer values are cut
 NESTING_LIMIT = 100  # levels; real files have fewer than twenty, and readers that recurse fail at some hundreds
-ELEMENT_LIMIT = 200_000  # elements and items walked over in one data set or sequence; bounds the time, not the size
+ELEMENT_LIMIT = 200_000  # elements and items of one data set or sequence; bounds the time, not the size
 
-CHARACTER_SET_LIMIT = 1024  # bytes of SpecificCharacterSet, each of whose values is looked up
+CHARACTER_SET_LIMIT = 1024  # bytes of SpecificCharacterSet: pydicom looks each of its values up
 
 SPECIFIC_CHARACTER_SET = 0x00080005
 DIRECTORY_RECORD_SEQUENCE = 0x00041220
@@ -38,15 +38,15 @@ _LENGTH = {True: Struct("<I").unpack, False: Struct(">I").unpack}
 _SHORT_LENGTH = {True: Struct("<H").unpack, False: Struct(">H").unpack}
 _LONG_VRS = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
 _VRS = frozenset(vr.encode() for vr in VR)
-_STRAY_LIMIT = 1 << 14  # bytes behind a head in which the elements are looked for that its length leads past
-_STRAY_BEFORE = 1 << 10  # bytes before it, where the length of the element before may be the wrong one
+_STRAY_LIMIT = 1 << 14  # bytes behind a head with a wrong length in which further elements are searched
+_STRAY_BEFORE = 1 << 10  # bytes before it: the length of the element before may be the wrong one
 _EXPLICIT_HEAD = re.compile(b"(?=.{4}(?:%b))" % b"|".join(sorted(_VRS)), re.DOTALL)
 _ANY_HEAD = re.compile(b"(?=.{8})", re.DOTALL)
 _ITEM_TAG = {True: b"\xfe\xff\x00\xe0", False: b"\xff\xfe\xe0\x00"}  # by "little endian"
 
 
 class RequestAttributes(NamedTuple):
-    """Request Attributes Sequence (0040,0275) as it stands in the data set."""
+    """The stored bytes of Request Attributes Sequence (0040,0275), and their encoding."""
 
     value: bytes
     implicit: bool
@@ -56,25 +56,25 @@ class RequestAttributes(NamedTuple):
 def end_of_undefined(file: HeaderFile, position: int, *, implicit: bool, little: bool) -> int:
     """Return the offset behind the delimiter of an element of undefined length (PS3.5 section 7.5).
 
-    Walks over what is nested without recursion and without reading values.
+    Nested elements are passed without recursion and without reading their values.
 
     Parameters
     ----------
     file
-        Where it lies.
+        The object.
     position
-        Offset of its value.
+        Offset of the element's value.
     implicit, little
-        How the data set is encoded. In an explicit one, an element without a VR is taken for an implicit one.
+        The encoding of the data set. In an explicit one, an element without a VR is taken for an implicit one.
 
     Raises
     ------
     HeaderError
-        If what is found is no sequence of items.
+        If the value is not a sequence of items.
     EndOfObject
-        If the object ends, or an element in it declares to, before the delimiter.
+        If the object ends before the delimiter, or an element's length leads beyond the object's end.
     """
-    in_item = [False]  # what is open, the outermost first: a sequence (False) or an item of undefined length (True)
+    in_item = [False]  # the open ones, the outermost first: a sequence (False) or an item of undefined length (True)
     for _ in range(ELEMENT_LIMIT):
         if not in_item:
             return position
@@ -108,15 +108,15 @@ def _explicit_length(file: HeaderFile, position: int, head: bytes, length: int, 
 
 
 def end_if_here(file: HeaderFile, tag: int, position: int, *, implicit: bool, little: bool) -> int | None:
-    """Return what ``end_of_undefined`` does for an element behind the last wanted one, or None if it cannot be known.
+    """Return the offset behind an element of undefined length as ``end_of_undefined``, None if more bytes are needed.
 
-    Functional groups are not followed if they go on behind what is here: they have thousands of elements, and nothing
-    but pixels follows them.
+    Functional groups are not followed beyond the fetched bytes: they have thousands of elements, and only pixels follow
+    them.
 
     Raises
     ------
     HeaderError, EndOfObject
-        As ``end_of_undefined`` does.
+        As ``end_of_undefined``.
     """
     if tag in FUNCTIONAL_GROUPS and not file.holds(position, file.size):
         return None
@@ -127,21 +127,21 @@ def end_if_here(file: HeaderFile, tag: int, position: int, *, implicit: bool, li
 
 
 class Stray(NamedTuple):
-    """Where to look for whole elements behind one that declares more than the object holds.
+    """The bytes in which to search for whole elements behind one whose length leads beyond the object's end.
 
-    A cut object ends within a value. In a whole one with a wrong length other elements follow all the same, with
-    ascending tags, to the pixels or exactly to the object's end.
+    A cut object ends within a value. In a whole object with a wrong length other elements follow, with ascending tags,
+    up to the pixels or exactly to the object's end.
 
     Attributes
     ----------
     window
-        The bytes in which such elements are looked for.
+        The bytes to search.
     left
-        The bytes of the object from the window's start on.
+        The number of bytes of the object from the window's start on.
     behind
-        A tag that theirs are greater than.
+        A tag that is smaller than the tags of such elements.
     implicit, little
-        How the data set is encoded.
+        The encoding of the data set.
     to_pixels
         Whether only the pixels count as an end: the elements in a sequence that was cut may end with the object.
     """
@@ -153,12 +153,12 @@ class Stray(NamedTuple):
     little: bool
     to_pixels: bool
 
-    def goes_on(self) -> bool:
-        """Say whether such elements follow."""
+    def leads_to_the_end(self) -> bool:
+        """Return whether the window has elements that lead to the pixels or to the object's end."""
         heads = _ANY_HEAD if self.implicit else _EXPLICIT_HEAD
-        return any(self._leads_to_the_end(head.start()) for head in heads.finditer(self.window))
+        return any(self._leads_from(head.start()) for head in heads.finditer(self.window))
 
-    def _leads_to_the_end(self, at: int) -> bool:
+    def _leads_from(self, at: int) -> bool:
         behind = self.behind
         while at + 12 <= len(self.window):
             tag, start, length = self._head(at)
@@ -170,11 +170,11 @@ class Stray(NamedTuple):
         return at == self.left and not self.to_pixels
 
     def _is_item(self, at: int) -> bool:
-        """Say whether an item starts or ends here: then the pixels before it are an icon's."""
+        """Return whether an item starts or ends here: then the pixels before it are those of an icon."""
         return self.window.startswith(_ITEM_TAG[self.little][:2], at)
 
     def _head(self, at: int) -> tuple[int, int | None, int]:
-        """Return the tag of an element, the offset of its value, None if it is not plainly one, and its length."""
+        """Return an element's tag, the offset of its value (None if its head is not valid) and its length."""
         head = self.window[at : at + 8]
         group, element, length = _HEADER[self.little](head)
         tag = group << 16 | element
@@ -186,30 +186,30 @@ class Stray(NamedTuple):
 
 
 class ElementGuard:
-    """The ``stop_when`` of a pydicom reader: stops behind the last wanted tag and knows what the scan's end means.
+    """The ``stop_when`` of a pydicom reader: stops behind the last wanted tag, and judges the end of the data set.
 
-    Behind that tag it lets the reader go on over the headers that are here anyway, up to the pixels: a length that goes
-    beyond the object's end shows a cut file without another request, and a value out of order is found.
+    Behind that tag the reader continues over the element heads that are fetched already, up to the pixels. So a length
+    beyond the object's end reveals a cut file without another request, and a wanted value out of order is found.
 
     Parameters
     ----------
     file
-        What the reader reads.
+        The file that the reader reads.
     wanted
-        Tags whose values will be asked for.
+        The tags whose values will be read.
 
     Attributes
     ----------
     passed
         Whether a tag behind the last wanted one was seen.
     cut
-        Whether an element declares more than the object holds.
+        Whether an element's length leads beyond the object's end.
     stray
-        Whether whole elements follow such an element, so that the object is whole and the length wrong.
+        Whether whole elements follow such an element: then the object is whole and the length wrong.
     end
         Offset behind the last element that was seen whole; None before the first.
     request_attributes
-        The sequence of that name. pydicom is led past it, as past every other of undefined length.
+        Request Attributes Sequence. pydicom does not read it, nor any other sequence of undefined length.
     """
 
     def __init__(self, file: HeaderFile, wanted: frozenset[int]) -> None:
@@ -225,16 +225,16 @@ class ElementGuard:
         self._seen = 0
 
     def __call__(self, tag: int, vr: str | None, length: int) -> bool:
-        """Say whether reading stops before this element; the file stands at its value."""
+        """Return whether the reader stops before this element; the file's position is its value."""
         self._seen += 1
         self._stopped = self._stops(tag, vr, length)
         return self._stopped
 
     def verdict(self) -> HeaderError | None:
-        """Return what is wrong with the end of the data set, when the reader has ended."""
+        """Return the error at the end of the data set, None if it ends well; call it when the reader has ended."""
         if self.cut:
             beyond = HeaderError(Reason.TRUNCATED, "an element goes beyond the end of the object")
-            return _stray_error() if self.stray else beyond
+            return _make_stray_error() if self.stray else beyond
         if self.end is None:
             return HeaderError(Reason.TRUNCATED, "the object ends before its data set")
         if self._stopped:
@@ -242,14 +242,14 @@ class ElementGuard:
         left = self.file.size - self.end
         if left >= 8 and not self.passed:
             return HeaderError(Reason.UNREADABLE, "an item ends outside a sequence")
-        # a padding of zeros behind the last element is no element; before the last wanted tag it may be the half of one
+        # Zeros behind the last element are padding. Before the last wanted tag they may be a part of an element.
         if 0 < left < 8 and not (self.passed and not any(self.file.take(self.end, self.file.size))):
             return HeaderError(Reason.TRUNCATED, "the object ends inside an element")
         return None
 
     @property
     def ends_without_pixels(self) -> bool:
-        """Whether the reader came to the end of the data set, and no pixels were there."""
+        """Whether the reader came to the end of the data set and found no pixels."""
         at_end = not self._stopped or self._padding or self.end == self.file.size
         return at_end and not self._pixels and not self.cut
 
@@ -265,7 +265,7 @@ class ElementGuard:
             return self._stops_at_undefined(tag, vr, start)
         if start + length > self.file.size:
             self.cut = True
-            self.stray = tag not in PIXELS and self._goes_on(tag, vr, start)
+            self.stray = tag not in PIXELS and self._others_follow(tag, vr, start)
             return True
         self.end = end = start + length
         self._whole = (tag, start)
@@ -275,7 +275,7 @@ class ElementGuard:
         return self.passed and (tag in PIXELS or not self.file.holds(start, next_header))
 
     def _refuse(self, tag: int, length: int) -> None:
-        """Raise if no data set that may be read on has this element here."""
+        """Raise a HeaderError if this element cannot be in a data set of an instance."""
         if self._seen > ELEMENT_LIMIT:
             raise HeaderError(Reason.UNREADABLE, f"more than {ELEMENT_LIMIT} elements")
         if tag == DIRECTORY_RECORD_SEQUENCE:
@@ -296,35 +296,35 @@ class ElementGuard:
         try:
             self.end = end = end_of_undefined(self.file, start, implicit=vr is None, little=little)
         except EndOfObject:
-            if self._goes_on(tag, vr, start):
-                raise _stray_error() from None
+            if self._others_follow(tag, vr, start):
+                raise _make_stray_error() from None
             raise
         if tag == REQUEST_ATTRIBUTES_SEQUENCE:
             self._keep_request_attributes(start, end, vr)
-        self.file.seek(end - 8)  # the reader finds the delimiter next, and thus an empty sequence
+        self.file.seek(end - 8)  # the reader finds the delimiter next, as if the sequence were empty
         return False
 
-    def _goes_on(self, tag: int, vr: str | None, start: int) -> bool:
-        """Say whether whole elements follow one whose length, or that of the one before, leads beyond the object."""
+    def _others_follow(self, tag: int, vr: str | None, start: int) -> bool:
+        """Return whether whole elements follow one whose length, or that of the one before, leads beyond the object."""
         behind, first = self._whole
         first = max(first, start - _STRAY_BEFORE)
         little = self._is_little(tag, vr, start)
         window = self.file.take(first, min(self.file.size, start + _STRAY_LIMIT))
         in_items = window[start - first :].startswith(_ITEM_TAG[little])
         left = self.file.size - first
-        # pydicom takes an element without a VR for an implicit one, and such is what a wrong length leads to, too.
+        # pydicom takes an element without a VR for an implicit one; a wrong length can lead to such bytes too.
         ways = {vr is None, False}
-        return any(Stray(window, left, behind, implicit, little, in_items).goes_on() for implicit in ways)
+        return any(Stray(window, left, behind, implicit, little, in_items).leads_to_the_end() for implicit in ways)
 
     def _stops_behind(self, tag: int, vr: str | None, start: int) -> bool:
-        """Follow pixel fragments, or items, as far as their headers are here; go on behind items that end here."""
+        """Follow pixel fragments or items over the fetched bytes; return False if they end there, so reading continues."""
         self.end = start
         try:
             end = end_if_here(self.file, tag, start, implicit=vr is None, little=self._is_little(tag, vr, start))
         except EndOfObject:
             self.cut = True
             return True
-        except HeaderError:  # what it is concerns no wanted value
+        except HeaderError:  # behind the last wanted value, so no reason against the file
             return True
         if end is not None and tag == REQUEST_ATTRIBUTES_SEQUENCE:
             self._keep_request_attributes(start, end, vr)
@@ -345,5 +345,5 @@ class ElementGuard:
         return int.from_bytes(self.file.take(header, header + 2), "little") == tag >> 16
 
 
-def _stray_error() -> HeaderError:
+def _make_stray_error() -> HeaderError:
     return HeaderError(Reason.UNREADABLE, "an element declares more bytes than the object holds, and others follow it")

@@ -1,4 +1,4 @@
-"""How a header can fail to be read, and why the scanner may leave one to pydicom."""
+"""The errors of reading a header, and the scanner's doubts, with which it leaves a header to pydicom."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class Doubt(StrEnum):
-    """What made the scanner leave a header to pydicom. ``sentence`` says it to a person.
+    """The cause for which the scanner leaves a header to pydicom; ``sentence`` describes it for people.
 
-    A doubt is no reason against a file: pydicom reads most of them.
+    A doubt is not a reason against a file: pydicom reads most of these files.
     """
 
     sentence: str
@@ -52,7 +52,7 @@ class DoubtError(Exception):
     Parameters
     ----------
     doubt
-        What it met.
+        The cause.
     """
 
     def __init__(self, doubt: Doubt) -> None:
@@ -61,21 +61,21 @@ class DoubtError(Exception):
 
 
 class HeaderError(Exception):
-    """An object gave no header that may be trusted.
+    """An object has no header that can be trusted.
 
     Parameters
     ----------
     reason
-        The code that becomes the arrival's.
+        The reason code for the arrival.
     detail
-        A few words beside it; they never hold a value of the header or a key.
+        A few words of detail; they never hold a value of the header or a key.
     values
-        What was read whole before the trouble, by keyword: enough, often, to say which study misses the file.
+        The values that were read before the error, by keyword: often enough to find the study that misses the file.
 
     Attributes
     ----------
     doubt
-        What made the scanner leave the header to pydicom, which then failed too; None where neither read it.
+        The doubt for which the scanner left the header to pydicom, which then failed too; None if neither read it.
     """
 
     def __init__(self, reason: Reason, detail: str = "", values: Mapping[str, str] | None = None) -> None:

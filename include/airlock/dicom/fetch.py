@@ -1,8 +1,8 @@
-"""Byte ranges of S3 objects, and what S3's refusals mean: a reason for one object, or the end of the task.
+"""Reads of byte ranges of S3 objects; S3's errors become a reason for one object, or end the task.
 
-One object's trouble (it is gone, changed, forbidden) is a ``HeaderError``. Whatever concerns all of them (no
-connection, refused credentials, no such bucket, throttling that outlasts the retries) is ``S3UnavailableError``: the
-task fails and is retried, and no arrival gets a reason that is not its own.
+An error about one object (gone, changed, forbidden) is a ``HeaderError``. An error about all of them (no connection,
+refused credentials, no such bucket, throttling that outlasts the retries) is an ``S3UnavailableError``: the task fails
+and is retried, and no arrival gets a reason that does not concern it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _REASONS = {  # by S3's error code, or the status where a server gives no code
     "403": Reason.ACCESS_DENIED,
     "InvalidObjectState": Reason.ACCESS_DENIED,
     "InvalidRequest": Reason.ACCESS_DENIED,
-    "InvalidArgument": Reason.UNREADABLE,  # the version id or the key is none that this server knows
+    "InvalidArgument": Reason.UNREADABLE,  # this server knows no such version id or key
     "InvalidURI": Reason.UNREADABLE,
     "KeyTooLongError": Reason.UNREADABLE,
     "InvalidObjectName": Reason.UNREADABLE,
@@ -63,25 +63,25 @@ _UNNAMED = {FileNotFoundError: "404", PreconditionError: "412", PermissionDenied
 _THROTTLED = frozenset({"SlowDown", "503", "ServiceUnavailable", "TooManyRequests", "429", "RequestLimitExceeded"})
 _NO_ANSWER = "no answer"
 _NO_CREDENTIALS = "no valid credentials"
-_THREADS = 5  # asyncio has one more than cores and four; whoever waits for one is not timed yet
+_THREADS = 5  # asyncio has at least as many; the timeout of a request starts when it has a thread
 _AWS_ENDPOINT = re.compile(
     r"https://s3(?:[.-][a-z0-9-]+)*\.amazonaws\.com(?:\.cn)?"
-)  # not a VPC's, which is of one Region
+)  # not a VPC endpoint, which serves one Region
 _ODD_SEGMENT = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
 
-# obstore asks again for credentials that are to end within five minutes, ten times a second at most. botocore renews
-# its own ten minutes or more before their end; any longer life given here would outlive them.
+# obstore asks again for credentials that expire within five minutes, at most ten times a second. botocore renews its
+# own at least ten minutes before they expire; a longer life here would outlive them.
 _CREDENTIAL_LIFE = timedelta(minutes=4)
 _RETRIES_END = timedelta(minutes=5)  # retries keep the credentials of the first try
 _BACKOFF = timedelta(milliseconds=100), timedelta(seconds=15)  # first and longest pause
 
 
 class S3UnavailableError(RuntimeError):
-    """S3 gave no answer that concerns one object: the task cannot go on."""
+    """S3 cannot be read at all: the task cannot continue."""
 
 
 class Arrival(NamedTuple):
-    """One object version, as a row of ``records.ARRIVALS`` names it."""
+    """One object version, named as by a row of ``records.ARRIVALS``."""
 
     bucket: str
     key: str
@@ -91,19 +91,19 @@ class Arrival(NamedTuple):
 
 
 class FetchSettings(Protocol):
-    """What ``RangeReader`` needs of ``pipelines.ParseSettings``."""
+    """The settings of ``pipelines.ParseSettings`` that ``RangeReader`` uses."""
 
     @property
     def request_timeout_seconds(self) -> float:
-        """For one try of a request, its body included."""
+        """The timeout of one try of a request, including its body."""
 
     @property
     def retries(self) -> int:
-        """Of one request."""
+        """The retries of one request."""
 
     @property
     def requests_per_second(self) -> float | None:
-        """At most, retries left aside; None for no limit."""
+        """The highest rate of requests, not counting retries; None for no limit."""
 
 
 class RequestRate:
@@ -112,9 +112,9 @@ class RequestRate:
     Parameters
     ----------
     per_second
-        Requests at most.
+        The highest rate.
     clock
-        Seconds that only go forward.
+        A monotonic clock, in seconds.
     """
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -123,7 +123,7 @@ class RequestRate:
         self._free_from = clock()
 
     def reserve(self) -> float:
-        """Take the next turn, and return the seconds until it comes."""
+        """Reserve the next free time for a request, and return the seconds until then."""
         now = self._clock()
         turn = max(now, self._free_from)
         self._free_from = turn + self._interval
@@ -131,16 +131,16 @@ class RequestRate:
 
 
 class RangeReader:
-    """Reads ranges of objects, as long as they are the versions that were listed.
+    """Reads ranges of objects, if they are still the versions that were listed.
 
-    obstore does the reading, with its own retries: on 5xx, 429, broken connections and timeouts, with backoff; a body
-    that breaks off is taken up where it broke, with the same If-Match. The few objects that obstore cannot read go
-    through boto3, whose client backs off as the Airflow connection says.
+    obstore reads them and retries with backoff on 5xx, 429, broken connections and timeouts; it resumes a broken body
+    with the same If-Match. boto3 reads the few objects that obstore cannot address, with the retries of the Airflow
+    connection.
 
     Parameters
     ----------
     s3
-        Whose objects.
+        The S3 account of the objects.
     settings
         Timeout, retries and rate of requests.
     """
@@ -154,19 +154,19 @@ class RangeReader:
         self._threads = asyncio.Semaphore(_THREADS)
 
     def read(self, arrival: Arrival, span: Range) -> Awaitable[bytes]:
-        """Ask for exactly these bytes of the object.
+        """Request exactly these bytes of the object.
 
         Returns
         -------
         Awaitable[bytes]
-            To be awaited; where no rate is set, the request is on its way already.
+            The bytes; without a limited rate the request starts before it is awaited.
 
         Raises
         ------
         HeaderError
             When awaited, if the object is gone, was changed, is forbidden, or is gzip-encoded.
         S3UnavailableError
-            When awaited, if no object can be read now.
+            When awaited, if S3 cannot be read at all.
         """
         if needs_boto3(arrival.key):
             return self._paced(arrival, span, self._through_boto3)
@@ -189,8 +189,8 @@ class RangeReader:
             options["version"] = arrival.version_id
         try:
             return obstore.get_async(self._store(arrival.bucket), arrival.key, options=options)
-        except ValueError as error:  # a key that obstore cannot address, which `needs_boto3` did not foresee
-            return _failed(error)
+        except ValueError as error:  # obstore cannot address the key, although `needs_boto3` expected it to
+            return _raise_when_awaited(error)
 
     async def _through_obstore(
         self, arrival: Arrival, span: Range, answer: Awaitable[GetResult] | None = None
@@ -198,12 +198,12 @@ class RangeReader:
         try:
             result = await (answer or self._ask(arrival, span))
             data = bytes(await result.bytes_async())
-        except Exception as error:  # noqa: BLE001  (obstore's many; each is named, as a reason or as the task's end)
-            if not _is_baffled(error):
-                raise self._meaning(error, arrival) from None
+        except Exception as error:  # noqa: BLE001  (obstore has many classes; each becomes a reason or ends the task)
+            if not _is_from_obstore(error):
+                raise self._translate_error(error, arrival) from None
             return await self._through_boto3(arrival, span)
         meta, encoding = result.meta, result.attributes.get("Content-Encoding", "")
-        return _checked(_Answer(data, meta["size"], meta["e_tag"] or "", encoding), arrival, span)
+        return _check_answer(_Answer(data, meta["size"], meta["e_tag"] or "", encoding), arrival, span)
 
     async def _through_boto3(self, arrival: Arrival, span: Range) -> bytes:
         request = {"Bucket": arrival.bucket, "Key": arrival.key, "Range": f"bytes={span.start}-{span.end - 1}"}
@@ -212,11 +212,11 @@ class RangeReader:
         if arrival.version_id:
             request["VersionId"] = arrival.version_id
         try:
-            async with self._threads, asyncio.timeout(_patience(self._settings).total_seconds()):
+            async with self._threads, asyncio.timeout(_retry_timeout(self._settings).total_seconds()):
                 answer = await asyncio.to_thread(_get, self._s3.client, request, self._settings.retries)
         except Exception as error:  # noqa: BLE001  (as above, botocore's)
-            raise self._meaning(error, arrival) from None
-        return _checked(answer, arrival, span)
+            raise self._translate_error(error, arrival) from None
+        return _check_answer(answer, arrival, span)
 
     def _store(self, bucket: str) -> S3Store:
         store = self._stores.get(bucket)
@@ -225,38 +225,38 @@ class RangeReader:
             store = self._stores[bucket] = open_store(self._s3, bucket, region, self._settings)
         return store
 
-    def _meaning(self, error: Exception, arrival: Arrival) -> Exception:
+    def _translate_error(self, error: Exception, arrival: Arrival) -> Exception:
         if isinstance(error, S3UnavailableError):
             return error
-        code = _outcome(error, arrival.key)
+        code = _find_code(error, arrival.key)
         reason = Reason.ACCESS_DENIED if code.startswith("KMS.") else _REASONS.get(code)
         if reason:
             return HeaderError(reason, _EXPLAINED.get(code, code))
-        return _unavailable(arrival.bucket, code, self._regions.get(arrival.bucket))
+        return _make_outage_error(arrival.bucket, code, self._regions.get(arrival.bucket))
 
 
-async def _failed(error: Exception) -> GetResult:
+async def _raise_when_awaited(error: Exception) -> GetResult:
     raise error
 
 
 def find_region(s3: S3, bucket: str) -> str:
-    """Return a bucket's Region, or the client's where S3 does not name it.
+    """Return a bucket's Region, or the client's if S3 does not name it.
 
-    S3 names it in the answer to HeadBucket, a refusal too. boto3 follows there by itself, obstore does not.
+    S3 names it in its answer to HeadBucket, even in a refusal. boto3 finds it by itself, obstore does not.
     """
     answer: dict[str, Any] = {}
     try:
         answer = s3.client.head_bucket(Bucket=bucket)
     except ClientError as error:
         answer = cast("dict[str, Any]", error.response)
-    except Exception as error:  # noqa: BLE001  (no answer or no credentials: the read that follows ends the task)
+    except Exception as error:  # noqa: BLE001  (no answer or no credentials: the next read ends the task)
         _log.warning("The Region of bucket %s is not known: %s", bucket, type(error).__name__)
     headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     return str(headers.get("x-amz-bucket-region", s3.client.meta.region_name))
 
 
 def _endpoint(s3: S3, region: str) -> str:
-    """Return the client's endpoint, or AWS's of another Region where the client's is AWS's own."""
+    """Return the client's endpoint; if that is AWS's and the bucket is elsewhere, the endpoint of its Region."""
     meta = s3.client.meta
     if region == meta.region_name or not _AWS_ENDPOINT.fullmatch(meta.endpoint_url):
         return str(meta.endpoint_url)
@@ -264,7 +264,7 @@ def _endpoint(s3: S3, region: str) -> str:
 
 
 def open_store(s3: S3, bucket: str, region: str, settings: FetchSettings) -> S3Store:
-    """Return an obstore store of one bucket in its Region: with the session's credentials and these settings.
+    """Return an obstore store of one bucket in its Region, with the session's credentials and these settings.
 
     Raises
     ------
@@ -284,41 +284,41 @@ def open_store(s3: S3, bucket: str, region: str, settings: FetchSettings) -> S3S
         },
         retry_config={
             "max_retries": settings.retries,
-            "retry_timeout": _patience(settings),
+            "retry_timeout": _retry_timeout(settings),
             "backoff": {"init_backoff": _BACKOFF[0], "max_backoff": _BACKOFF[1], "base": 2},
         },
     )
 
 
-def _patience(settings: FetchSettings) -> timedelta:
-    """Return the time in which all tries of a request must have begun."""
+def _retry_timeout(settings: FetchSettings) -> timedelta:
+    """Return the time within which all tries of a request must begin."""
     return min(timedelta(seconds=settings.request_timeout_seconds * (settings.retries + 1)), _RETRIES_END)
 
 
 class SessionCredentials:
-    """A boto3 session's credentials for obstore, as they are now: botocore renews them in time.
+    """The current credentials of a boto3 session, for obstore; botocore renews them in time.
 
     Parameters
     ----------
     session
-        Whose credentials.
+        The session.
     bucket
-        What they are for, to be named in the error.
+        The bucket that the error names.
 
     Raises
     ------
     S3UnavailableError
-        If the session has none.
+        If the session has no credentials.
     """
 
     def __init__(self, session: boto3.Session, bucket: str) -> None:
         credentials = session.get_credentials()
         if credentials is None:
-            raise _unavailable(bucket, _NO_CREDENTIALS)
+            raise _make_outage_error(bucket, _NO_CREDENTIALS)
         self._credentials = credentials
 
     def __call__(self) -> S3Credential:
-        """Return the credentials to sign with, for the next minutes."""
+        """Return the credentials with which to sign requests in the next minutes."""
         now = self._credentials.get_frozen_credentials()
         return {
             "access_key_id": now.access_key,
@@ -329,20 +329,20 @@ class SessionCredentials:
 
 
 def needs_boto3(key: str) -> bool:
-    """Say whether obstore cannot address a key: it refuses dot segments, and drops or refuses empty ones."""
+    """Return whether obstore cannot address a key: it refuses dot segments, and drops or refuses empty ones."""
     return not key.isprintable() or _ODD_SEGMENT.search(key) is not None
 
 
 def _if_match(etag: str) -> str | None:
-    """Return the condition for an etag, which the listing gives without its quotes.
+    """Return the If-Match condition for an etag without quotes, None if the etag cannot be used in one.
 
-    A weak one (``W/"...``) matches nothing (RFC 9110 section 13.1.1), and one that no header can hold is none: those
-    are compared with the answer's alone.
+    A weak etag (``W/"...``) matches nothing (RFC 9110 section 13.1.1), and some etags fit in no header. These are only
+    compared with the etag of the answer.
     """
     return f'"{etag}"' if etag and etag.isascii() and etag.isprintable() and '"' not in etag else None
 
 
-def _opaque(etag: str) -> str:
+def _opaque_tag(etag: str) -> str:
     return etag.removeprefix("W/").strip('"')
 
 
@@ -353,18 +353,18 @@ class _Answer(NamedTuple):
     encoding: str
 
 
-def _checked(answer: _Answer, arrival: Arrival, span: Range) -> bytes:
+def _check_answer(answer: _Answer, arrival: Arrival, span: Range) -> bytes:
     if "gzip" in answer.encoding.lower():
         raise HeaderError(Reason.GZIP_ENCODED, "Content-Encoding gzip")
     if answer.size != arrival.size or len(answer.data) != span.length:
         raise HeaderError(Reason.OBJECT_CHANGED, "its size differs from the listing's")
-    if answer.etag and arrival.etag and _opaque(answer.etag) != _opaque(arrival.etag):
+    if answer.etag and arrival.etag and _opaque_tag(answer.etag) != _opaque_tag(arrival.etag):
         raise HeaderError(Reason.OBJECT_CHANGED, "its etag differs from the listing's")
     return answer.data
 
 
 def _get(client: Any, request: dict[str, str], retries: int) -> _Answer:
-    """Get a range; a body that breaks off is asked for again, since botocore retries no body."""
+    """Get a range; a broken body is requested again, since botocore does not retry bodies."""
     for tries_left in range(retries, -1, -1):
         reply = client.get_object(**request)
         try:
@@ -378,14 +378,14 @@ def _get(client: Any, request: dict[str, str], retries: int) -> _Answer:
     raise AssertionError("unreachable: the last try returns or raises")
 
 
-def _is_baffled(error: Exception) -> bool:
-    """Say whether it is obstore that cannot go on, not S3: at a key, or at an answer (header values beyond ASCII)."""
+def _is_from_obstore(error: Exception) -> bool:
+    """Return whether obstore itself failed, not S3: at a key, or at an answer with header values beyond ASCII."""
     if isinstance(error, GenericError):
-        return _outcome(error, "") == type(error).__name__
+        return _find_code(error, "") == type(error).__name__
     return isinstance(error, ValueError)
 
 
-def _unavailable(bucket: str, code: str, region: str | None = None) -> S3UnavailableError:
+def _make_outage_error(bucket: str, code: str, region: str | None = None) -> S3UnavailableError:
     fix = "check the endpoint, the credentials, the bucket and its Region"
     if code in _THROTTLED:
         fix = "lower parse.in_flight, or set parse.requests_per_second"
@@ -393,8 +393,8 @@ def _unavailable(bucket: str, code: str, region: str | None = None) -> S3Unavail
     return S3UnavailableError(f"a ranged read of bucket {where} failed with {code}: {fix}, then clear the task")
 
 
-def _outcome(error: Exception, key: str) -> str:
-    """Return S3's code for what went wrong, or its status, or the class of an error that is not S3's."""
+def _find_code(error: Exception, key: str) -> str:
+    """Return S3's code of an error, or its HTTP status, or the class of an error that is not from S3."""
     if isinstance(error, ClientError):
         return str(error.response["Error"]["Code"])
     if isinstance(error, UnauthenticatedError):

@@ -1,8 +1,8 @@
-"""Reading the wanted attributes of one DICOM object from as few of its bytes as possible.
+"""The wanted attributes of one DICOM object, read from as few of its bytes as possible.
 
 ``header_plan`` does no I/O: it yields the byte range that it needs next, is sent the bytes and returns the header. So
-one planner serves asyncio, threads, local files and tests. The scanner reads what is plain; what it doubts, pydicom
-reads under an ``ElementGuard``.
+it serves asyncio, threads, local files and tests. The scanner reads plain headers; pydicom, checked by an
+``ElementGuard``, reads those that the scanner doubts.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 KIB = 1 << 10
 MIB = 1 << 20
-_GROWTH = 4  # the third range of an object, and each further one, is so many times the one before
+_GROWTH = 4  # factor between the sizes of an object's second and third range, and of all further ones
 
 _TRANSFER_SYNTAX = "TransferSyntaxUID"  # in the file meta group, all others in the data set
 _REQUESTED_PROCEDURE = "RequestedProcedureID"
@@ -60,12 +60,12 @@ class Header:
     Attributes
     ----------
     values
-        By keyword, as text: decoded, without padding, several values joined by a backslash. An absent element is not in
-        it, an empty one is "".
+        Texts by keyword: decoded, without padding, several values joined by a backslash. An absent element is missing,
+        an empty one is "".
     undecodable
-        Keywords whose bytes do not fit the declared character set.
+        Keywords of values whose bytes do not fit the declared character set.
     doubt
-        What made the scanner leave the header to pydicom; None where the scanner read it.
+        The doubt for which the scanner left the header to pydicom; None if the scanner read it.
     ends_without_pixels
         Whether the object is known to end before any pixels.
     """
@@ -79,10 +79,10 @@ class Header:
 def header_plan(
     size: int, *, first_range: int = 16 * KIB, max_bytes: int = 16 * MIB
 ) -> Generator[Range, bytes, Header]:
-    """Plan the reads of one object: yields the next range, is sent its bytes, returns the header.
+    """Plan the reads of one object: yield the next range, be sent its bytes, return the header.
 
-    Big values that are not wanted are jumped over. With each further range, of which few objects need one, the scanner
-    goes on where it was, and pydicom parses anew what is here.
+    Large values that are not wanted are skipped. With each further range, which few objects need, the scanner continues
+    where it stopped, and pydicom parses all fetched bytes again.
 
     Parameters
     ----------
@@ -122,7 +122,13 @@ def _next_range(file: BlockFile, needed: Range, step: int, left: int) -> Range:
 
 
 def _parse_as_found(file: BlockFile, scanner: Scanner) -> Header:
-    """Read what is here, or say why it is no Part 10 file."""
+    """Return the header from the fetched bytes.
+
+    Raises
+    ------
+    HeaderError
+        If the object is not a Part 10 file; the reason names what it seems to be.
+    """
     first = file.take(0, min(file.size, KIB))
     if magic.is_part10(first):
         return _scan_or_parse(file, scanner)
@@ -136,7 +142,7 @@ def _parse_as_found(file: BlockFile, scanner: Scanner) -> Header:
 
 
 def _scan_or_parse(file: BlockFile, scanner: Scanner) -> Header:
-    """Read the header with the scanner, and with pydicom from its first doubt on."""
+    """Return the header read by the scanner, or by pydicom once the scanner has a doubt."""
     values = None if scanner.doubt else scanner.values()
     if values is not None:
         return Header(values, ends_without_pixels=scanner.ends_without_pixels)
@@ -148,7 +154,7 @@ def _scan_or_parse(file: BlockFile, scanner: Scanner) -> Header:
 
 
 def _values_without_preamble(file: BlockFile) -> dict[str, str]:
-    """Return what can be read all the same; it tells which study misses the file."""
+    """Return the values that can be read without a preamble; they name the study that misses the file."""
     try:
         return parse(file).values
     except HeaderError as error:
@@ -156,14 +162,14 @@ def _values_without_preamble(file: BlockFile) -> dict[str, str]:
 
 
 def parse(file: BlockFile) -> Header:
-    """Read the header with pydicom, which turns whatever it raises into a reason.
+    """Return the header read by pydicom; every error of pydicom becomes a reason.
 
     Raises
     ------
     NeedBytes
-        If the bytes that it needs next are not here.
+        If the bytes that it needs next are not fetched yet.
     HeaderError
-        If it gives no header.
+        If the header cannot be read.
     """
     file.rewind()
     try:
@@ -172,7 +178,7 @@ def parse(file: BlockFile) -> Header:
         raise
     except EndOfObject:
         raise HeaderError(Reason.TRUNCATED, "the object ends inside an element") from None
-    except Exception as error:  # noqa: BLE001  (pydicom raises almost anything on a hostile file: it becomes a reason)
+    except Exception as error:  # noqa: BLE001  (pydicom raises almost any class on a hostile file; it becomes a reason)
         if file.short:
             raise HeaderError(Reason.TRUNCATED, "the object ends inside an element") from None
         raise HeaderError(Reason.UNREADABLE, _name_of(error)) from None
@@ -181,7 +187,7 @@ def parse(file: BlockFile) -> Header:
 def _name_of(error: BaseException) -> str:
     """Return the class of an error; its text may hold values of the header."""
     cause: BaseException | None = error
-    while cause is not None:  # pydicom wraps what it met into OSError
+    while cause is not None:  # pydicom wraps the original error into OSError
         if isinstance(cause, RecursionError):
             return "RecursionError"
         cause = cause.__context__
@@ -213,7 +219,7 @@ def _header(dataset: Dataset, guard: ElementGuard, syntax: str | None) -> Header
     complaint = guard.verdict()
     if complaint and guard.end is None:
         raise complaint
-    guard.file.short = False  # the data set has ended where it may: what is wrong in it from here on is not its end
+    guard.file.short = False  # the data set has ended well: a later error in a value does not mean a cut file
     values = {} if syntax is None else {_TRANSFER_SYNTAX: syntax}
     undecodable: list[str] = []
     encodings = _encodings(dataset)
@@ -235,7 +241,7 @@ def _encodings(dataset: Dataset) -> list[str]:
 
 
 def _raw_values(dataset: Dataset, guard: ElementGuard, encodings: list[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield the values by keyword; where a keyword comes twice, the second one counts."""
+    """Yield keywords and values; if a keyword comes twice, the second value counts."""
     for keyword, tag in TAGS.items():
         if tag in dataset:
             yield keyword, _raw_value(dataset.get_item(tag, keep_deferred=True), guard.file)
@@ -253,7 +259,7 @@ def _raw_value(element: DataElement | RawDataElement, file: HeaderFile) -> bytes
 
 
 def _nested_procedure(found: RequestAttributes | None, encodings: list[str]) -> bytes | None:
-    """Return RequestedProcedureID of the first request that has one: in images it stands there (PS3.3 section 10.6)."""
+    """Return RequestedProcedureID of the first request that has one: images have it there (PS3.3 section 10.6)."""
     if found is None:
         return None
     for item in convert_SQ(found.value, found.implicit, found.little, encodings):
@@ -269,7 +275,7 @@ def _as_text(value: object) -> str:
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Keep pydicom from warning and logging meanwhile: its messages hold values of the header."""
+    """Silence pydicom's warnings and log within the block: their messages hold values of the header."""
     logger = logging.getLogger("pydicom")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)

@@ -1,4 +1,4 @@
-"""What an object is, by its first bytes, when it is no Part 10 file."""
+"""The kind of an object by its first bytes, if it is not a Part 10 file."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ _MAGIC = {
 
 
 def is_part10(first: bytes) -> bool:
-    """Say whether the DICM prefix stands behind a preamble (PS3.10 section 7.1)."""
+    """Return whether a preamble and the DICM prefix come first (PS3.10 section 7.1)."""
     return first[PREAMBLE : PREAMBLE + len(PREFIX)] == PREFIX
 
 
 def is_gzip(first: bytes) -> bool:
-    """Say whether this is the start of a gzip stream (RFC 1952)."""
+    """Return whether this is the start of a gzip stream (RFC 1952)."""
     return first.startswith(_GZIP)
 
 
 def looks_like_data_set(first: bytes, size: int) -> bool:
-    """Say whether a data set without a preamble may start here: an element of group 0002 or 0008.
+    """Return whether a data set without a preamble may start here: an element of group 0002 or 0008.
 
     Parameters
     ----------
     first
         The object's first bytes.
     size
-        Of the whole object; an element must fit in it.
+        Bytes of the whole object; an element must fit in it.
     """
     if len(first) < 8:
         return False
@@ -60,7 +60,7 @@ def looks_like_data_set(first: bytes, size: int) -> bool:
 
 
 def name_content(first: bytes) -> str:
-    """Return a word for what the object seems to be, for a person to read."""
+    """Return the name, for people, of the format that the object seems to have."""
     for magic, name in _MAGIC.items():
         if first.startswith(magic):
             return name

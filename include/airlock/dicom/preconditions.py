@@ -1,7 +1,7 @@
-"""File rules: what HealthImaging asks of one file, each a small named thing with a reason code.
+"""HealthImaging's requirements on one file, as rules with a reason code each.
 
-The limits are settings (``pipelines.Limits``): AWS's pages of different age disagree. Sources: HealthImaging developer
-guide, "DICOM validation", "Supported transfer syntaxes", "Element constraints".
+The limits are settings (``pipelines.Limits``), since AWS's pages contradict each other. Sources: HealthImaging
+developer guide, "DICOM validation", "Supported transfer syntaxes", "Element constraints".
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ TRANSFER_SYNTAXES = frozenset(
 
 @dataclass(frozen=True)
 class FileRule:
-    """One rule on one file: where ``finds`` is true, the file has this reason; ``detail`` says which attribute."""
+    """One rule on one file: if ``finds`` is true, the file has this reason; ``detail`` names the attribute."""
 
     reason: Reason
     finds: pl.Expr
@@ -57,7 +57,7 @@ class FileRule:
 
 
 def file_rules(limits: Limits) -> Iterator[FileRule]:
-    """Yield the rules in the order in which they are asked: the first that finds something names the reason."""
+    """Yield the rules in the order in which they apply: the first that finds something gives the reason."""
     for keyword, reason in MANDATORY.items():
         yield FileRule(reason, is_empty(keyword), keyword)
     yield FileRule(Reason.FILE_TOO_LARGE, pl.col("size") > limits.file_bytes, f"more than {limits.file_bytes} bytes")
@@ -68,7 +68,8 @@ def file_rules(limits: Limits) -> Iterator[FileRule]:
         ("NumberOfStudyRelatedSeries", limits.related_series),
         ("NumberOfStudyRelatedInstances", limits.related_instances),
     ):
-        count = pl.col(keyword).str.strip_chars().cast(pl.Float64, strict=False)  # more digits than an integer holds
+        # Float64: the value may have more digits than an integer holds.
+        count = pl.col(keyword).str.strip_chars().cast(pl.Float64, strict=False)
         yield FileRule(Reason.COUNT_OUT_OF_RANGE, count > highest, f"{keyword} is above {highest}")
     for keyword in UID_ATTRIBUTES:
         legal = pl.col(keyword).str.contains(UID_PATTERN) & (pl.col(keyword).str.len_chars() <= UID_LENGTH)
@@ -78,5 +79,5 @@ def file_rules(limits: Limits) -> Iterator[FileRule]:
 
 
 def is_empty(keyword: str) -> pl.Expr:
-    """Say where an attribute is absent or has no value."""
+    """Return the condition that an attribute is absent or has no value."""
     return pl.col(keyword).fill_null("").str.strip_chars() == ""

@@ -1,8 +1,7 @@
-"""File-likes over an object of which only some byte ranges are here.
+"""File-like objects over an S3 object of which only some byte ranges are fetched.
 
-pydicom reads files and knows nothing of ranges. These files keep what was fetched; where a read goes beyond it they
-raise ``NeedBytes``, the caller fetches that range and starts again. They also know where the object ends, which decides
-between a header that is read and one that is cut.
+pydicom reads files, not ranges. These files keep the fetched bytes. A read beyond them raises ``NeedBytes``; the caller
+fetches that range and starts again. The files also know where the object ends, so that a cut header is recognized.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class Range(NamedTuple):
 
 
 class NeedBytes(Exception):  # noqa: N818  (a request, not an error)
-    """Reading cannot go on without these bytes of the object."""
+    """The reader needs these bytes of the object to continue."""
 
     def __init__(self, span: Range) -> None:
         super().__init__(span)
@@ -41,19 +40,19 @@ class NeedBytes(Exception):  # noqa: N818  (a request, not an error)
 
 
 class WholeRestWanted(Exception):  # noqa: N818  (a request, not an error)
-    """pydicom asked for everything from this offset on, which it does for a deflated data set only."""
+    """pydicom wants to read everything from this offset on, which it does only for a deflated data set."""
 
     def __init__(self, offset: int) -> None:
         super().__init__(offset)
         self.offset = offset
 
 
-class EndOfObject(Exception):  # noqa: N818  (the design's word)
-    """The object ends before what was to be read."""
+class EndOfObject(Exception):  # noqa: N818  (often caught as an answer, not as an error)
+    """The object ends before the bytes to read."""
 
 
 class HeaderFile(ABC):
-    """What pydicom's readers need of a binary file.
+    """The methods of a binary file that pydicom's readers use, and those of the scanner.
 
     Attributes
     ----------
@@ -68,7 +67,7 @@ class HeaderFile(ABC):
     @property
     @abstractmethod
     def size(self) -> int:
-        """Bytes in the whole; a number beyond any while that is not known."""
+        """Bytes in the whole file; a number larger than any file while that is unknown."""
 
     @abstractmethod
     def reach(self, end: int) -> int:
@@ -81,27 +80,27 @@ class HeaderFile(ABC):
         Raises
         ------
         NeedBytes
-            If they are not here yet.
+            If they are not fetched yet.
         EndOfObject
-            If the object has not so many.
+            If the object ends before them.
         """
 
     @abstractmethod
     def stretch(self, start: int, end: int) -> tuple[bytes, int]:
-        """Return all that is here in one piece around these bytes, and its offset.
+        """Return the whole fetched block with these bytes, and its offset.
 
         Raises
         ------
         NeedBytes, EndOfObject
-            As ``take`` does.
+            As ``take``.
         """
 
     @abstractmethod
     def holds(self, start: int, end: int) -> bool:
-        """Say whether these bytes are here already."""
+        """Return whether these bytes are fetched."""
 
     def read(self, count: int = -1) -> bytes:
-        """Read as a file does: fewer bytes, or none, at the end of the object."""
+        """Return the next bytes; fewer, or none, at the end of the object."""
         start = self._position
         if count < 0:
             raise WholeRestWanted(start)
@@ -111,7 +110,7 @@ class HeaderFile(ABC):
         return self.take(start, end) if end > start else b""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to an offset from the start or, with ``SEEK_CUR``, from here; fetches nothing."""
+        """Move to an offset from the start or, with ``SEEK_CUR``, from the position; fetches nothing."""
         self._position = offset + (self._position if whence == os.SEEK_CUR else 0)
         return self._position
 
@@ -121,12 +120,12 @@ class HeaderFile(ABC):
 
 
 class BlockFile(HeaderFile):
-    """An object whose fetched blocks are kept.
+    """An object and its fetched blocks.
 
     Parameters
     ----------
     size
-        Of the whole object, in bytes.
+        Bytes in the whole object.
     """
 
     def __init__(self, size: int) -> None:
@@ -140,7 +139,7 @@ class BlockFile(HeaderFile):
         return self._size
 
     def rewind(self) -> None:
-        """Start again from the first byte, with everything that was fetched."""
+        """Move to the first byte; the fetched blocks stay."""
         self.short, self._position = False, 0
 
     def add(self, start: int, block: bytes) -> None:
@@ -152,7 +151,7 @@ class BlockFile(HeaderFile):
         self._blocks[start] = block
 
     def here_from(self, start: int) -> int:
-        """Return up to which offset the bytes from ``start`` on are here; ``start`` where there are none."""
+        """Return the offset up to which the bytes from ``start`` on are fetched; ``start`` if none are."""
         return max([start, *(at + len(block) for at, block in self._blocks.items() if at <= start)])
 
     def reach(self, end: int) -> int:
@@ -167,12 +166,12 @@ class BlockFile(HeaderFile):
         return False
 
     def take(self, start: int, end: int) -> bytes:
-        """Return exactly these bytes, or ask for them."""
+        """Return exactly these bytes; see `HeaderFile.take`."""
         block, offset = self.stretch(start, end)
         return block[start - offset : end - offset]
 
     def stretch(self, start: int, end: int) -> tuple[bytes, int]:
-        """Return the block that has these bytes, and its offset, or ask for them."""
+        """Return the block with these bytes, and its offset; see `HeaderFile.stretch`."""
         if end > self._size:
             raise EndOfObject
         for offset, block in self._blocks.items():
@@ -191,7 +190,7 @@ class InflatedFile(HeaderFile):
     start
         Offset of the deflated stream.
     limit
-        In bytes: a stream that inflates to more before the header ends is given up, so that it cannot cost memory.
+        The largest number of inflated bytes: a stream whose header needs more is refused, to bound the memory.
     """
 
     def __init__(self, source: BlockFile, start: int, limit: int) -> None:
@@ -201,11 +200,11 @@ class InflatedFile(HeaderFile):
         self._limit = limit
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         self._out = bytearray()
-        self._whole = b""  # the same, as it was last asked for
+        self._whole = b""  # a copy of it, as of the last `stretch`
 
     @property
     def size(self) -> int:
-        """Bytes in the inflated data set, once its end was seen."""
+        """Bytes in the inflated data set, once its end is inflated."""
         return len(self._out) if self._inflater.eof else _ENDLESS
 
     def reach(self, end: int) -> int:
@@ -218,11 +217,11 @@ class InflatedFile(HeaderFile):
         return min(end, len(self._out))
 
     def holds(self, start: int, end: int) -> bool:
-        """Say whether these bytes are inflated already."""
+        """Return whether these bytes are inflated."""
         return start >= 0 and end <= len(self._out)
 
     def take(self, start: int, end: int) -> bytes:
-        """Return exactly these bytes, inflated now if need be."""
+        """Return exactly these bytes, after inflating them if necessary."""
         if self.reach(end) < end:
             raise EndOfObject
         return bytes(self._out[start:end])

@@ -1,10 +1,10 @@
-"""The wanted attributes of a header, taken from its bytes without building a data set.
+"""The wanted attributes of a header, read from its bytes without building a data set.
 
-``Scanner`` reads the file meta group (PS3.10 section 7.1), walks over the data set and decodes what it found. Whatever
-is not plain is a ``Doubt``, and the caller gives the object to pydicom; ``header`` holds the two readers together.
+``Scanner`` reads the file meta group (PS3.10 section 7.1), walks over the data set and decodes the wanted values.
+Anything unusual is a ``Doubt``, and the caller, ``header``, gives the object to pydicom.
 
-It stops at the first element behind the last wanted tag, and looks from there at the element heads that are here
-anyway: a tag out of order, or a length that the object does not hold, is a doubt too.
+The scanner stops at the first element behind the last wanted tag. It then checks the element heads that are fetched
+already: a tag out of order, or a length beyond the object's end, is a doubt too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from airlock.dicom.ranged import HeaderFile
     from airlock.dicom.walk import Order
 
-META_LIMIT = 1 << 14  # bytes of the file meta group, which has some hundreds
+META_LIMIT = 1 << 14  # bytes of the file meta group; usual ones have some hundreds
 
 TAGS = {keyword: cast("int", tag_for_keyword(keyword)) for keyword in ATTRIBUTES}
 # the attributes whose text follows SpecificCharacterSet
@@ -59,15 +59,15 @@ _META = LITTLE.wanted(_MEDIA_STORAGE_CLASS, _TRANSFER_SYNTAX)
 _DIRECTORY = MediaStorageDirectoryStorage.encode()
 
 _UID = re.compile(rb"([0-9.]+)[\0 ]?").fullmatch
-_ESCAPE = b"\x1b"  # begins a code extension (ISO 2022), so that it stands in no plain text
+_ESCAPE = b"\x1b"  # begins a code extension (ISO 2022), so no plain text holds it
 _REPLACEMENT = "\ufffd"
-_CHARACTER_SETS = {  # those that stand alone and know no code extensions (PS3.3 section C.12.1.1.2)
+_CHARACTER_SETS = {  # those without code extensions (PS3.3 section C.12.1.1.2)
     name.encode(): encoding for name, encoding in python_encoding.items() if not name.startswith("ISO 2022")
 }
 
 
 class _Encoding(NamedTuple):
-    """How the elements of a data set are encoded, and which of them are wanted."""
+    """The encoding of a data set's elements, and the wanted tags with their VRs in it."""
 
     order: Order
     explicit: bool
@@ -76,24 +76,24 @@ class _Encoding(NamedTuple):
 
     @classmethod
     def of(cls, order: Order, *, explicit: bool = True) -> _Encoding:
-        """Return it with the VRs in that byte order."""
+        """Return the encoding with this byte order."""
         wanted = order.wanted(*_DATA_SET_TAGS, REQUEST_ATTRIBUTES_SEQUENCE)
         return cls(order, explicit, wanted, order.wanted(_REQUESTED_PROCEDURE))
 
     def walk(self, file: HeaderFile, start: int) -> Walk:
-        """Return the walk over a data set that starts there."""
+        """Return the walk over a data set that starts at this offset."""
         return Walk(
             file, start, self.wanted, last=_LAST, previous=_FIRST_TAG - 1, order=self.order, explicit=self.explicit
         )
 
     def walk_in_request(self, content: bytes) -> Walk:
-        """Return the walk over an item of Request Attributes Sequence."""
+        """Return the walk over an item of Request Attributes Sequence (0040,0275)."""
         file = BlockFile(len(content))
         file.add(0, content)
         return Walk(file, 0, self.in_request, last=_LAST_IN_REQUEST, order=self.order, explicit=self.explicit)
 
 
-_EXPLICIT = _Encoding.of(LITTLE)  # of every transfer syntax that is not named here, private ones too
+_EXPLICIT = _Encoding.of(LITTLE)  # of every transfer syntax not named below, private ones too (PS3.5 annex A.4)
 _ENCODINGS: dict[str, _Encoding] = {
     ImplicitVRLittleEndian: _Encoding.of(LITTLE, explicit=False),
     ExplicitVRBigEndian: _Encoding.of(BIG),
@@ -101,17 +101,17 @@ _ENCODINGS: dict[str, _Encoding] = {
 
 
 class Scanner:
-    """Reads the header of one object, as far as it is a plain one.
+    """Reads the header of one object if it is a plain one.
 
     Parameters
     ----------
     file
-        The object, which begins with a preamble and the prefix.
+        The object; it begins with a preamble and the prefix.
 
     Attributes
     ----------
     doubt
-        Why the object is to be given to pydicom; None as long as nothing speaks for it.
+        The cause for which pydicom must read the object; None while there is none.
     ends_without_pixels
         Whether the object is known to end before any pixels.
     """
@@ -125,14 +125,14 @@ class Scanner:
         self._walk: Walk | None = None  # over the data set, once the file meta group was read
 
     def values(self) -> dict[str, str] | None:
-        """Return the text of the attributes by keyword, as ``Header.values`` has it, or None and a doubt.
+        """Return the texts of the attributes as ``Header.values``; None, and set ``doubt``, if they are not plain.
 
-        Called again after ``NeedBytes``, it goes on where it was.
+        After ``NeedBytes``, call it again: it continues where it stopped.
 
         Raises
         ------
         NeedBytes
-            If the bytes that it needs next are not here.
+            If the bytes that it needs next are not fetched yet.
         """
         try:
             return self._values()
@@ -140,7 +140,7 @@ class Scanner:
             self.doubt = error.doubt
         except EndOfObject:
             self.doubt = Doubt.OBJECT_ENDS
-        except (zlib.error, HeaderError):  # a HeaderError says that the inflated data set is too long
+        except (zlib.error, HeaderError):  # HeaderError: the inflated data set is too long
             self.doubt = Doubt.DEFLATE
         return None
 
@@ -158,9 +158,9 @@ class Scanner:
         return _texts(raw)
 
     def _data_set(self) -> Walk:
-        """Read the file meta group and return the walk over what follows."""
+        """Read the file meta group and return the walk over the data set."""
         end = _META_LENGTH_FROM + self._meta_length()
-        self._file.take(_META_START, end)  # all of it is to be here, for pydicom too
+        self._file.take(_META_START, end)  # raises NeedBytes unless the whole group is fetched, for pydicom too
         meta = Walk(self._file, _META_LENGTH_FROM, _META, last=_GROUP_LENGTH | 0xFFFF, previous=_GROUP_LENGTH)
         meta.run()
         if not meta.passed or meta.position != end or _TRANSFER_SYNTAX not in meta.values:
@@ -196,9 +196,14 @@ def _requested_procedure(value: bytes, encoding: _Encoding) -> dict[int, bytes]:
     Parameters
     ----------
     value
-        Of Request Attributes Sequence, with the delimiter where its length is undefined.
+        The value of Request Attributes Sequence, with the delimiter if its length is undefined.
     encoding
-        That of the data set.
+        The encoding of the data set.
+
+    Raises
+    ------
+    DoubtError
+        If an item is not plain, or declares a character set of its own.
     """
     if encoding.order.tag(SPECIFIC_CHARACTER_SET) in value:
         raise DoubtError(Doubt.CHARACTER_SET)
@@ -233,7 +238,13 @@ def _item_head(value: bytes, position: int, order: Order) -> tuple[int, int, int
 
 
 def _texts(raw: Mapping[int, bytes]) -> dict[str, str]:
-    """Return the text of the values by keyword, where all of it is plain (PS3.5 section 6.1)."""
+    """Return the texts of the values by keyword (PS3.5 section 6.1).
+
+    Raises
+    ------
+    DoubtError
+        If a UID is missing or wrong, or a text is not plain.
+    """
     uids = [raw.get(tag, b"") for tag in _MANDATORY]
     if not all(uids):
         raise DoubtError(Doubt.MISSING_UID)
@@ -253,7 +264,7 @@ def _texts(raw: Mapping[int, bytes]) -> dict[str, str]:
 
 
 def _decoded(raw: Mapping[int, bytes]) -> list[str]:
-    """Return the values as text, all of them decoded in one go."""
+    """Return the values as texts, decoded all at once."""
     encoding = _CHARACTER_SETS.get(raw.get(SPECIFIC_CHARACTER_SET, b"").rstrip(b" "))
     if encoding is None:
         raise DoubtError(Doubt.CHARACTER_SET)

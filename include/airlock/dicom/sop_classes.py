@@ -1,4 +1,4 @@
-"""What a SOP class is, by its name in the dictionary (PS3.6 annex A)."""
+"""SOP classes of images, known by their names in the dictionary (PS3.6 annex A)."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from pydicom.uid import UID
 
 @lru_cache(maxsize=256)
 def is_image(sop_class_uid: str) -> bool:
-    """Return whether instances of a SOP class are images, so that they have pixels."""
+    """Return whether instances of a SOP class are images, which have pixels."""
     return "Image Storage" in UID(sop_class_uid, validation_mode=IGNORE).name

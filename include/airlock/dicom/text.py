@@ -1,4 +1,4 @@
-"""The text of header values: decoded by the character set that the data set declares (PS3.5 section 6.1)."""
+"""The texts of header values, decoded by the character set that the data set declares (PS3.5 section 6.1)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydicom.valuerep import TEXT_VR_DELIMS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_ESCAPE = "\x1b"  # what is left of a code extension (ISO 2022) that could not be followed
+_ESCAPE = "\x1b"  # remains of a code extension (ISO 2022) that could not be decoded
 _REPLACEMENT = "\ufffd"
 
 
@@ -20,31 +20,31 @@ def decode(raw: bytes, encodings: Sequence[str]) -> tuple[str, bool]:
     Parameters
     ----------
     raw
-        The value as stored, of one of the VRs that SpecificCharacterSet governs.
+        The stored value, of a VR that SpecificCharacterSet governs.
     encodings
         Python's names of the declared character sets, as pydicom translates them.
 
     Notes
     -----
-    Bytes that do not fit come as replacement characters. Bytes outside ASCII that no character set is declared for are
-    read as Latin 1, as pydicom does, but do not fit either.
+    Bytes that do not fit become replacement characters. Without a declared character set, bytes outside ASCII are read
+    as Latin 1, as by pydicom, but do not fit either.
     """
     if raw.isascii() and b"\x1b" not in raw:
         return strip(raw.decode("ascii")), True
     text = strip(decode_bytes(raw, encodings, TEXT_VR_DELIMS))
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half a surrogate pair is no text
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # replaces half surrogate pairs
     declared = any(encoding != default_encoding for encoding in encodings)
     return text, declared and _REPLACEMENT not in text and _ESCAPE not in text
 
 
 def decode_default(raw: bytes) -> str:
-    """Return the text of a value whose VR knows the default repertoire only: a UID, a code, a date, a number."""
+    """Return the text of a value whose VR has only the default repertoire: a UID, a code, a date, a number."""
     return strip(raw.decode("latin-1"))
 
 
 def strip(text: str) -> str:
-    """Take the padding off each of the values that a backslash separates; leading spaces stay as stored.
+    """Return a text with the padding removed from each of its values, separated by backslashes; leading spaces stay.
 
-    A NUL within a value becomes U+FFFD: PostgreSQL cannot store it, and the ledger must know the value again.
+    A NUL within a value becomes U+FFFD: PostgreSQL cannot store it, and the ledger must recognize the value later.
     """
     return "\\".join(value.rstrip("\0 ") for value in text.split("\\")).replace("\0", _REPLACEMENT)

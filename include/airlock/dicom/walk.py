@@ -1,7 +1,7 @@
-"""A walk from element to element of a data set, which keeps the values that are wanted and jumps over all others.
+"""A walk from element to element of a data set, which keeps the wanted values and skips all others.
 
-It knows what a well-formed data set looks like (PS3.5 section 7) and nothing more: whatever is not plainly so is a
-``Doubt``. So it needs no rule for any broken file; it needs to see that the file is broken.
+It accepts only well-formed data sets (PS3.5 section 7); anything else is a ``Doubt``. So it needs no rules for broken
+files, only to notice that a file may be broken.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from airlock.dicom.ranged import HeaderFile
 
-NESTING_LIMIT = 16  # sequences in one another; pydicom takes it from here
+NESTING_LIMIT = 16  # nested sequences; deeper ones are left to pydicom
 LAST_TAG = 0xFFFCFFFF  # behind it are items and delimiters
 DELIMITERS = 0xFFFE  # their group
 ITEM, ITEM_END, SEQUENCE_END = 0xE000, 0xE00D, 0xE0DD
@@ -31,7 +31,7 @@ _DIRECTORY_GROUP = 0x0004
 
 
 class Order:
-    """How the heads of elements are unpacked in one byte order; a VR is a number here, which costs less than text.
+    """The unpacking of element heads in one byte order; a VR is a number here, which costs less than a text.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Order:
     sequence
         The VR of sequences.
     undefinable
-        The VRs whose length may be undefined; UN too (PS3.5 section 6.2.2), but what it holds has another encoding.
+        The VRs whose length may be undefined. UN is left out: its items have another encoding (PS3.5 section 6.2.2).
     """
 
     def __init__(self, sign: str) -> None:
@@ -78,31 +78,31 @@ LITTLE, BIG = Order("<"), Order(">")
 
 
 class Walk:
-    """A walk over the elements of a data set, a file meta group or an item; after ``NeedBytes`` it can go on.
+    """A walk over the elements of a data set, a file meta group or an item; after ``NeedBytes`` it can continue.
 
     Parameters
     ----------
     file
-        Where they lie.
+        The file with the elements.
     position
         Offset of the first element.
     wanted
-        The tags whose values are kept, each with its VR: texts, and sequences as they stand, delimiters included.
+        The tags whose values are kept, each with its VR: texts, and sequences as stored, delimiters included.
     last
-        It ends before the first tag behind this one.
+        The walk ends before the first tag behind this one.
     previous
-        Every tag is to be greater than this one.
+        Every tag must be greater than this one.
     order, explicit
-        How the elements are encoded.
+        The encoding of the elements.
 
     Attributes
     ----------
     position
-        Offset of the element that it stands before.
+        Offset of the next element.
     passed
-        Whether that one is behind ``last``; otherwise the elements end here.
+        Whether its tag is behind ``last``; if not after ``run``, the elements end at ``position``.
     values
-        Of the wanted elements, as stored, by tag.
+        The stored values of the wanted elements, by tag.
     """
 
     def __init__(
@@ -125,34 +125,34 @@ class Walk:
         self._previous = previous
         self._order = order
         self._explicit = explicit
-        self._walked = 0  # bytes of all blocks, as far as it went over them
+        self._walked = 0  # bytes passed, of all blocks
 
     def run(self) -> None:
-        """Walk until ``last`` was passed or the elements end.
+        """Walk until ``last`` is passed or the elements end.
 
         Raises
         ------
         NeedBytes
-            If the bytes that it needs next are not here.
+            If the bytes that it needs next are not fetched yet.
         DoubtError, EndOfObject
-            If what is here is no plain data set.
+            If the data set is not a plain one.
         """
         over = self._over_explicit if self._explicit else self._over_implicit
         needed = _HEAD
-        while not self.passed and self._goes_on():
+        while not self.passed and self._has_more():
             needed = over(*self._file.stretch(self.position, self.position + needed))
             if self._walked > _HEAD * ELEMENT_LIMIT:
                 raise DoubtError(Doubt.TOO_MANY_ELEMENTS)
 
-    def _goes_on(self) -> bool:
-        """Say whether an element can begin here; if not, the elements end here, all of them whole."""
+    def _has_more(self) -> bool:
+        """Return whether the file goes on behind ``position``; if not, the elements end here, all of them whole."""
         left = self._file.reach(self.position + _HEAD) - self.position
         if 0 < left < _HEAD or left < 0:
             raise DoubtError(Doubt.OBJECT_ENDS)
         return left > 0
 
-    # The two loops below are what reading a header costs: names are local, nothing is called that can be done in place,
-    # a product is cheaper than a shift, and that a head lies behind the block's end is left to ``struct`` to find.
+    # The two loops below are most of the cost of reading a header. So names are local, calls are avoided, a product is
+    # used since it is cheaper than a shift, and ``struct`` finds out that a head lies behind the block's end.
 
     def _over_explicit(self, block: bytes, base: int) -> int:
         """Walk over explicit elements as far as a block has them.
@@ -165,7 +165,7 @@ class Walk:
         Returns
         -------
         int
-            The bytes from ``position`` on without which it cannot go on.
+            The number of bytes from ``position`` on that it needs to continue.
         """
         wanted, values, last, order, size = self._wanted, self.values, self._last, self._order, len(block)
         element_at, length_at, short, long = order.element, order.length, order.short, order.long
@@ -202,7 +202,7 @@ class Walk:
             self._walked += min(at, size) - first
 
     def _over_implicit(self, block: bytes, base: int) -> int:
-        """Walk over implicit elements as far as a block has them, as ``_over_explicit`` does."""
+        """Walk over implicit elements as far as a block has them, as ``_over_explicit``."""
         wanted, values, last, order, size = self._wanted, self.values, self._last, self._order, len(block)
         element_at, sequence = order.item, order.sequence
         first = at = self.position - base
@@ -235,7 +235,7 @@ class Walk:
         self.passed = True
 
     def _end_of_long(self, tag: int, vr: int, start: int, length: int) -> int:
-        """Return the offset behind a value that cannot just be jumped over, and keep it if it is wanted."""
+        """Return the offset behind a wanted value or one of undefined length, and keep it if it is wanted."""
         if vr != self._wanted.get(tag, vr):
             raise DoubtError(Doubt.OTHER_VR)
         end = start + length
@@ -250,17 +250,17 @@ class Walk:
         return end
 
     def look_behind(self) -> bool:
-        """Look at the heads of the elements from ``position`` on that are here, up to the pixels.
+        """Check the fetched element heads from ``position`` on, up to the pixels.
 
         Returns
         -------
         bool
-            Whether the object ends with them, and no pixels are there.
+            Whether the object ends with these elements, without pixels.
 
         Raises
         ------
         DoubtError, EndOfObject
-            If one does not belong there, or goes beyond the end of the object.
+            If an element is out of order, or its length leads beyond the end of the object.
         """
         position, previous, size = self.position, self._last, self._file.size
         for _ in range(ELEMENT_LIMIT - self._walked // _HEAD):
@@ -283,7 +283,7 @@ class Walk:
         raise DoubtError(Doubt.TOO_MANY_ELEMENTS)
 
     def _head(self, position: int) -> tuple[int, int, int] | None:
-        """Return the tag of an element, the offset of its value and its length, or None if its head is not here."""
+        """Return an element's tag, the offset of its value and its length; None if its head is not fetched."""
         file, order = self._file, self._order
         if position + 8 <= file.size and not file.holds(position, position + 8):
             return None
@@ -302,7 +302,7 @@ class Walk:
         return group << 16 | number, start, length
 
     def _end_if_here(self, tag: int, start: int) -> int | None:
-        """Return the offset behind an element of undefined length, or None if that is not here."""
+        """Return the offset behind an element of undefined length, None if its end is not fetched."""
         try:
             end = end_if_here(self._file, tag, start, implicit=not self._explicit, little=self._order.little)
         except HeaderError:
@@ -322,22 +322,22 @@ def end_of_items(  # noqa: C901, PLR0912  (a hot loop: a call costs as much as a
     Parameters
     ----------
     file
-        Where it lies.
+        The file with the sequence.
     start
         Offset of its value.
     order, explicit
-        How the elements in its items are encoded.
+        The encoding of the elements in its items.
 
     Raises
     ------
     NeedBytes
-        If the bytes that it needs next are not here.
+        If the bytes that it needs next are not fetched yet.
     DoubtError, EndOfObject
-        If it is no plain sequence.
+        If it is not a plain sequence.
     """
     item_at, element_at, length_at, short = order.item, order.element, order.length, order.short
     block, base, at, final, vr = b"", 0, start, -1, order.sequence
-    depth, in_item = 1, False  # how many sequences are open, and whether an item of the innermost one is
+    depth, in_item = 1, False  # the number of open sequences, and whether an item of the innermost one is open
     for _ in range(ELEMENT_LIMIT):
         if at > final:
             block, offset = file.stretch(base + at, base + at + 8)
