@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import re
 
 import pytest
@@ -44,6 +46,15 @@ def test_every_relative_link_and_anchor_resolves(page: str) -> None:
         assert (ROOT / path).exists(), f"{page} links to {path}, which does not exist"
         if anchor:
             assert anchor in anchors(path), f"{page} links to {path}#{anchor}, which has no such heading"
+
+
+def test_the_loop_of_schemas_writes_every_published_schema() -> None:
+    (loop,) = re.findall(r"for name in (.+); do", (ROOT / "docs/schemas.md").read_text(encoding="utf-8"))
+    named = dict(pair.split(":")[::-1] for pair in loop.split())
+    assert named.keys() == {path.name.removesuffix(".schema.json") for path in (ROOT / "docs").glob("*.schema.json")}
+    for name, module in named.items():
+        schema = importlib.import_module(f"airlock.{module}").json_schema()
+        assert json.loads((ROOT / f"docs/{name}.schema.json").read_text(encoding="utf-8")) == schema, name
 
 
 def test_every_path_that_contributing_names_exists() -> None:
