@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from airlock.reasons import SENTENCES
 from tests.markdown import DOCS, PAGES, ROOT, anchors, links
 
 INDEX = "docs/index.md"
@@ -55,6 +56,14 @@ def test_the_loop_of_schemas_writes_every_published_schema() -> None:
     for name, module in named.items():
         schema = importlib.import_module(f"airlock.{module}").json_schema()
         assert json.loads((ROOT / f"docs/{name}.schema.json").read_text(encoding="utf-8")) == schema, name
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/planning.md"])
+def test_the_sentences_of_reasons_that_a_page_shows_are_those_of_the_code(page: str) -> None:
+    row = r"^ +(?:\d+|\w+) +(\w+)(?:: | +\d+ +[\d.]+ [MKi]*B  +)([A-Z].+?)(?: \.\.\.)?$"
+    shown = re.findall(row, (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(shown) >= 3
+    assert [sentence for code, sentence in shown if not SENTENCES[code].startswith(sentence)] == []
 
 
 def test_every_path_that_contributing_names_exists() -> None:
