@@ -14,7 +14,7 @@ from airlock.ledger.jobs import Job
 from airlock.ledger.ledger import Ledger
 from airlock.ledger.lookup import Found
 from airlock.ledger.outbox import OutboxMessage
-from airlock.ledger.redrives import ResolutionRecord
+from airlock.ledger.resolutions import ResolutionRecord
 from airlock.ledger.runs import RunRecord
 from airlock.ledger.schema import upgrade
 from airlock.ledger.tables import InstanceState, MessageState, Resolution, ResolutionState, StowState

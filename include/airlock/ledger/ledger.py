@@ -14,6 +14,7 @@ from airlock.ledger.lookup import Lookup
 from airlock.ledger.outbox import Outbox
 from airlock.ledger.redrives import Redrives
 from airlock.ledger.release import Release
+from airlock.ledger.resolutions import Resolutions
 from airlock.ledger.resources import Resources
 from airlock.ledger.runs import Runs
 from airlock.ledger.schema import check
@@ -39,6 +40,7 @@ class Ledger(
     Unrouted,
     Stow,
     Redrives,
+    Resolutions,
     Lookup,
 ):
     """The database of record of arrivals, decisions, imports, audits and routes.

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, case, delete, exists, func, insert, or_, select, update
+from sqlalchemy import and_, case, exists, func, insert, or_, select, update
 
 from airlock.ledger.arrivals import next_generation, scope
 from airlock.ledger.database import Store
@@ -21,12 +21,9 @@ from airlock.ledger.frames import fetch, insert_missing, stage, uid_frame
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import (
     InstanceState,
-    Resolution,
-    ResolutionState,
     arrivals,
     instances,
     redrives,
-    resolutions,
     runs,
 )
 from airlock.reasons import Reason
@@ -89,20 +86,6 @@ _OWNS = and_(
     instances.c.pipeline == arrivals.c.pipeline,
     instances.c.state.in_(_IN_STORE),
 )
-
-
-@dataclass(frozen=True)
-class ResolutionRecord:
-    """How far the resolution of a non-primary image set has come."""
-
-    image_set_id: str
-    datastore_id: str
-    run_key: str
-    resolution: Resolution
-    state: ResolutionState
-    promoted_id: str | None  # the primary image set that has the instances now
-    promoted_version: int | None
-    versions_before: dict[str, int]  # of the study's primary image sets, when the copy was asked for
 
 
 def is_redrive(connection: Connection, run_key: str) -> bool:
@@ -317,62 +300,6 @@ class Redrives(Store):
         with self._reading() as connection:
             return fetch(connection, statement, CARRIED).unique("arrival_id").sort("arrival_id")
 
-    def begin_resolution(
-        self, datastore_id: str, run_key: str, image_set_id: str, resolution: Resolution
-    ) -> ResolutionRecord:
-        """Note that a redrive resolves an image set; return how far it has come, where it has begun before.
-
-        Raises
-        ------
-        LedgerError
-            If another run resolves it, or resolved it.
-        """
-        values = {"run_key": run_key, "resolution": resolution.value, "state": ResolutionState.BEGUN.value}
-        key = {"image_set_id": image_set_id, "datastore_id": datastore_id}
-        with self._writing("resolutions") as connection:
-            found = select(resolutions).where(*(resolutions.c[name] == value for name, value in key.items()))
-            row = connection.execute(found).mappings().one_or_none()
-            if row is None:
-                connection.execute(insert(resolutions).values(**key, **values, begun_at=datetime.now(UTC)))
-                row = connection.execute(found).mappings().one()
-            if row["run_key"] != run_key:
-                raise LedgerError(f"image set {image_set_id} is resolved by run {row['run_key']!r}: see what it did")
-            return _record(row)
-
-    def advance_resolution(
-        self,
-        record: ResolutionRecord,
-        state: ResolutionState,
-        promoted_id: str | None = None,
-        promoted_version: int | None = None,
-        versions_before: dict[str, int] | None = None,
-    ) -> ResolutionRecord:
-        """Note the next step of a resolution; BEGUN forgets the steps before.
-
-        An image set that was deleted for good takes its instances along.
-        """
-        this = and_(
-            resolutions.c.image_set_id == record.image_set_id, resolutions.c.datastore_id == record.datastore_id
-        )
-        done = state is ResolutionState.DONE
-        noted = None if versions_before is None else json.dumps(versions_before)
-        named = {"promoted_id": promoted_id, "promoted_version": promoted_version, "versions_before": noted}
-        if state is not ResolutionState.BEGUN:
-            named = {name: value for name, value in named.items() if value is not None}
-        with self._writing("resolutions", "instances") as connection:
-            times = {"ended_at": datetime.now(UTC)} if done else {}
-            connection.execute(update(resolutions).where(this).values(state=state.value, **named, **times))
-            if done and record.resolution is Resolution.DELETE:
-                inside = instances.c.image_set_id == record.image_set_id
-                connection.execute(delete(instances).where(inside, instances.c.datastore_id == record.datastore_id))
-            return _record(connection.execute(select(resolutions).where(this)).mappings().one())
-
-    def resolutions_of(self, run_key: str) -> list[ResolutionRecord]:
-        """Return what a redrive did with non-primary image sets, sorted by their ids."""
-        statement = select(resolutions).where(resolutions.c.run_key == run_key).order_by(resolutions.c.image_set_id)
-        with self._reading() as connection:
-            return [_record(row) for row in connection.execute(statement).mappings()]
-
 
 def is_current() -> pl.Expr:
     """Tell of `CANDIDATES` which none has taken the place of, or which still own what lies in the data store."""
@@ -511,12 +438,3 @@ def _name_successors(connection: Connection, pipeline: str, links: dict[str, str
     changes = arrivals.c.superseded_by.is_distinct_from(rows.c.superseded_by)
     values = {"superseded_by": rows.c.superseded_by, "superseded_before": arrivals.c.superseded_by}
     connection.execute(update(arrivals).where(is_one, changes).values(values))
-
-
-def _record(row: Any) -> ResolutionRecord:
-    read = {
-        "resolution": Resolution(row["resolution"]),
-        "state": ResolutionState(row["state"]),
-        "versions_before": json.loads(row["versions_before"] or "{}"),
-    }
-    return ResolutionRecord(**{name: row[name] for name in ResolutionRecord.__dataclass_fields__} | read)
