@@ -43,12 +43,13 @@ class RouteOperator(StageOperator):
         AirflowFailException
             If the run left arrivals undecided: what was released is routed, and the run is shown as failed.
         """
-        from airlock.stages.route import queue, route
+        from airlock.stages.route import route
+        from airlock.stages.route_queue import queue_contracts
 
         try:
             destinations = connect(run)
         except AirflowFailException:
-            queue(run)  # so that the next run sends what this one released, though nobody clears the task
+            queue_contracts(run)  # so that the next run sends what this one released, though nobody clears the task
             raise
         routed = route(run, destinations)
         self.log.info(

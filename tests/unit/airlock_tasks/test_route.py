@@ -51,7 +51,7 @@ def test_nothing_told_skips_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_was_released_is_queued_though_a_connection_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     queued: list[str] = []
-    monkeypatch.setattr("airlock.stages.route.queue", lambda one: queued.append(one.key))
+    monkeypatch.setattr("airlock.stages.route_queue.queue_contracts", lambda one: queued.append(one.key))
     task, opened = RouteOperator(task_id="route", pipeline=HOOK, asset=Asset("contracts")), run(HOOK)
     context: Any = {}
     with pytest.raises(AirflowFailException, match="there is no Airflow connection 'hospital'"):

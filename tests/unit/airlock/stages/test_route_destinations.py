@@ -21,7 +21,9 @@ from airlock.ledger import MessageState
 from airlock.ledger.outbox import LEASE
 from airlock.pipelines import Delivery, ImagingPipeline
 from airlock.records import CONTRACTS, digest, study_key
-from airlock.stages.route import DOWN_AFTER, Routed, RouteError, pause, route, takers
+from airlock.stages.route import Routed, RouteError, route
+from airlock.stages.route_queue import find_routes
+from airlock.stages.route_sending import DOWN_AFTER, pause_seconds
 from tests.servers.webhook import webhook_endpoint
 from tests.unit.airlock.world import STORE, pipeline
 from tests.waiting import until
@@ -111,22 +113,22 @@ class TestRules:
 
     def test_every_route_that_matches_gets_it(self) -> None:
         line = pipeline(routes=self.ROUTES)
-        assert [item.name for item in takers(line, contract("MR"))] == ["mr", "both"]
-        assert takers(line, contract("US")) == []
+        assert [item.name for item in find_routes(line, contract("MR"))] == ["mr", "both"]
+        assert find_routes(line, contract("US")) == []
 
     def test_or_the_first_only(self) -> None:
         line = pipeline(routes=self.ROUTES, routing="first")
-        assert [item.name for item in takers(line, contract("MR"))] == ["mr"]
+        assert [item.name for item in find_routes(line, contract("MR"))] == ["mr"]
 
     def test_the_default_route_gets_what_no_other_takes_and_nothing_else(self) -> None:
         for routing in ("all", "first"):
             line = pipeline(routes=[to("rest"), *self.ROUTES], routing=routing, default_route="rest")
-            assert [item.name for item in takers(line, contract("US"))] == ["rest"]
-            assert "rest" not in {item.name for item in takers(line, contract("CT"))}
+            assert [item.name for item in find_routes(line, contract("US"))] == ["rest"]
+            assert "rest" not in {item.name for item in find_routes(line, contract("CT"))}
 
     def test_a_route_without_a_rule_gets_all(self) -> None:
         line = pipeline(routes=[to("ct", CT), to("everything")])
-        assert [item.name for item in takers(line, contract("US"))] == ["everything"]
+        assert [item.name for item in find_routes(line, contract("US"))] == ["everything"]
 
 
 def contract(modality: str) -> str:
@@ -263,7 +265,7 @@ class TestPatience:
     def test_one_that_takes_longer_than_a_lease_is_sent_by_this_run_alone(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("airlock.stages.route.RENEWED_EVERY", 0.01)
+        monkeypatch.setattr("airlock.stages.route_sending.RENEWED_EVERY", 0.01)
         line, renewed = pipeline(routes=[to("slow")]), Event()
         run = released(world, line, ("1.1", "CT"), ("1.2", "CT"))
         renew = run.ledger.renew
@@ -313,7 +315,7 @@ class TestPatience:
     def test_a_pause_doubles_up_to_the_longest_and_differs(self) -> None:
         delivery = Delivery(backoff_seconds=10, max_backoff_seconds=60)
         for attempts, longest in ((0, 10), (1, 20), (2, 40), (3, 60), (10_000, 60)):
-            found = {pause(delivery, attempts) for _ in range(50)}
+            found = {pause_seconds(delivery, attempts) for _ in range(50)}
             assert longest / 2 <= min(found) < max(found) <= longest
 
 
