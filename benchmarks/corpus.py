@@ -6,7 +6,6 @@ them. Objects are made one at a time and never kept, so that a corpus of gigabyt
 
 from __future__ import annotations
 
-import hashlib
 import random
 import warnings
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pydicom
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.multival import MultiValue
 from pydicom.uid import (
@@ -35,6 +34,7 @@ from pydicom.uid import (
 from pydicom.valuerep import IS
 
 from airlock.records import ATTRIBUTES
+from airlock_local.sample.part10 import make_code, make_file, make_item, make_uid, undefine_lengths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,8 +102,6 @@ class Recipe:
         Enhanced multi-frame objects, of about 0.5 MB per frame.
     frames
         Of each enhanced object.
-    version
-        Rises when this module makes other bytes of the same numbers.
     """
 
     mixed: int
@@ -162,8 +160,8 @@ def instance(kind: str, number: int) -> bytes:
     elif kind == "icon":
         dataset.IconImageSequence = [_icon(noise)]
     if kind in _UNDEFINED:
-        _undefine_lengths(dataset)
-    return _part10(dataset, _SYNTAXES.get(kind, ExplicitVRLittleEndian))
+        undefine_lengths(dataset)
+    return make_file(dataset, _SYNTAXES.get(kind, ExplicitVRLittleEndian))
 
 
 def enhanced(number: int, frames: int) -> bytes:
@@ -172,14 +170,16 @@ def enhanced(number: int, frames: int) -> bytes:
     dataset = _header(EnhancedCTImageStorage, "CT", Place(100_000 + number, 1, number), noise)
     dataset.NumberOfFrames = frames
     pointers = {"DimensionIndexPointer": 0x00209056, "FunctionalGroupPointer": 0x00209111}
-    organization = {"DimensionOrganizationUID": _uid("dimensions", number)}
-    dataset.DimensionIndexSequence = [_item(**pointers, **organization) for _ in range(3)]
-    dataset.SharedFunctionalGroupsSequence = [_item(CTAcquisitionTypeSequence=[_item(AcquisitionType="SPIRAL")])]
+    organization = {"DimensionOrganizationUID": make_uid("dimensions", number)}
+    dataset.DimensionIndexSequence = [make_item(**pointers, **organization) for _ in range(3)]
+    dataset.SharedFunctionalGroupsSequence = [
+        make_item(CTAcquisitionTypeSequence=[make_item(AcquisitionType="SPIRAL")])
+    ]
     dataset.PerFrameFunctionalGroupsSequence = [_functional_groups(frame) for frame in range(frames)]
     if number % 2:
-        _undefine_lengths(dataset)
+        undefine_lengths(dataset)
     _set_pixels(dataset, _pixels(dataset.Rows) * frames)
-    return _part10(dataset, ExplicitVRLittleEndian)
+    return make_file(dataset, ExplicitVRLittleEndian)
 
 
 def texts(dataset: Dataset) -> dict[str, str]:
@@ -225,57 +225,18 @@ def _set_pixels(dataset: Dataset, pixels: bytes, vr: str = "OW") -> None:
     dataset["PixelData"].VR = vr
 
 
-def _item(**values: Any) -> Dataset:
-    dataset = Dataset()
-    for keyword, value in values.items():
-        setattr(dataset, keyword, value)
-    return dataset
-
-
-def _code(value: str, scheme: str, meaning: str) -> Dataset:
-    return _item(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
-
-
-def _uid(*what: object) -> str:
-    """Return a UID of its own for each thing (PS3.5 section B.2)."""
-    digest = hashlib.sha256("/".join(map(str, what)).encode()).digest()
-    return f"2.25.{int.from_bytes(digest[:16], 'big')}"
-
-
-def _undefine_lengths(dataset: Dataset) -> None:
-    """Have every sequence and item written with undefined length."""
-    for element in dataset:
-        if element.VR == "SQ":
-            element.is_undefined_length = True
-            for nested in element.value:
-                nested.is_undefined_length_sequence_item = True
-                _undefine_lengths(nested)
-
-
-def _part10(dataset: Dataset, syntax: str) -> bytes:
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
-    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    meta.ImplementationClassUID = pydicom.uid.UID(_uid("implementation"))
-    dataset.file_meta = meta
-    target = BytesIO()
-    pydicom.dcmwrite(target, dataset, enforce_file_format=True)
-    return target.getvalue()
-
-
 def _header(sop_class: str, modality: str, place: Place, noise: random.Random) -> Dataset:
     """Return the attributes that a scanner of a large vendor writes, about 3 KB of them."""
     study, series, number = place
-    dataset = _item(**_IDENTITY, **_ACQUISITION, **_IMAGE, Modality=modality, SOPClassUID=sop_class)
+    dataset = make_item(**_IDENTITY, **_ACQUISITION, **_IMAGE, Modality=modality, SOPClassUID=sop_class)
     for prefix in ("Study", "Series", "Acquisition", "Content"):
         setattr(dataset, f"{prefix}Date", "20240105")
         setattr(dataset, f"{prefix}Time", "101112.123456")
-    dataset.SOPInstanceUID = _uid("instance", study, series, number)
-    dataset.StudyInstanceUID = _uid("study", study)
-    dataset.SeriesInstanceUID = _uid("series", study, series)
-    dataset.FrameOfReferenceUID = _uid("frame of reference", study)
-    dataset.IrradiationEventUID = _uid("irradiation", study, series)
+    dataset.SOPInstanceUID = make_uid("instance", study, series, number)
+    dataset.StudyInstanceUID = make_uid("study", study)
+    dataset.SeriesInstanceUID = make_uid("series", study, series)
+    dataset.FrameOfReferenceUID = make_uid("frame of reference", study)
+    dataset.IrradiationEventUID = make_uid("irradiation", study, series)
     dataset.AccessionNumber = f"A{study * 13 + 1:08}"
     dataset.PatientID = f"P{study:07}"
     dataset.SeriesNumber, dataset.InstanceNumber = str(series), str(number)
@@ -289,15 +250,15 @@ def _header(sop_class: str, modality: str, place: Place, noise: random.Random) -
 def _add_sequences(dataset: Dataset, study: int, number: int) -> None:
     referenced = {"ReferencedSOPClassUID": dataset.SOPClassUID}
     dataset.ReferencedImageSequence = [
-        _item(**referenced, ReferencedSOPInstanceUID=_uid("referenced", number, place)) for place in range(3)
+        make_item(**referenced, ReferencedSOPInstanceUID=make_uid("referenced", number, place)) for place in range(3)
     ]
-    dataset.ProcedureCodeSequence = [_code("CTTHX", "L", "CT Thorax with contrast")]
-    dataset.RequestedProcedureCodeSequence = [_code("CTTHX", "L", "CT Thorax")]
-    request = _item(
+    dataset.ProcedureCodeSequence = [make_code("CTTHX", "L", "CT Thorax with contrast")]
+    dataset.RequestedProcedureCodeSequence = [make_code("CTTHX", "L", "CT Thorax")]
+    request = make_item(
         ScheduledProcedureStepDescription="CT Thorax",
         ScheduledProcedureStepID="SPS1",
         RequestedProcedureID=f"RP{study:06}",
-        ScheduledProtocolCodeSequence=[_code("X", "L", "Y")],
+        ScheduledProtocolCodeSequence=[make_code("X", "L", "Y")],
     )
     dataset.RequestAttributesSequence = [request]
     if study % 2:  # half of the studies have it at top level as well
@@ -330,15 +291,15 @@ def _make_report(dataset: Dataset) -> None:
     """Have a structured report instead of an image (PS3.3 section A.35.1)."""
     for keyword in (*_ACQUISITION, *_IMAGE):
         del dataset[keyword]
-    text = _item(RelationshipType="CONTAINS", ValueType="TEXT", TextValue="Nothing remarkable. " * 100)
-    text.ConceptNameCodeSequence = [_code("121071", "DCM", "Finding")]
+    text = make_item(RelationshipType="CONTAINS", ValueType="TEXT", TextValue="Nothing remarkable. " * 100)
+    text.ConceptNameCodeSequence = [make_code("121071", "DCM", "Finding")]
     dataset.ValueType, dataset.ContinuityOfContent = "CONTAINER", "SEPARATE"
     dataset.CompletionFlag, dataset.VerificationFlag = "COMPLETE", "UNVERIFIED"
     dataset.ContentSequence = [text]
 
 
 def _icon(noise: random.Random) -> Dataset:
-    icon = _item(
+    icon = make_item(
         SamplesPerPixel=1,
         PhotometricInterpretation="MONOCHROME2",
         Rows=64,
@@ -354,12 +315,12 @@ def _icon(noise: random.Random) -> Dataset:
 
 def _functional_groups(frame: int) -> Dataset:
     """Return the per-frame functional groups of an Enhanced CT image (PS3.3 section A.38.1)."""
-    source = _item(
+    source = make_item(
         ReferencedSOPClassUID=CTImageStorage,
-        ReferencedSOPInstanceUID=_uid("source", frame),
-        PurposeOfReferenceCodeSequence=[_code("121322", "DCM", "Source image")],
+        ReferencedSOPInstanceUID=make_uid("source", frame),
+        PurposeOfReferenceCodeSequence=[make_code("121322", "DCM", "Source image")],
     )
-    content = _item(
+    content = make_item(
         FrameAcquisitionDateTime="20240105101112.000",
         FrameReferenceDateTime="20240105101112.000",
         FrameAcquisitionDuration=0.5,
@@ -367,14 +328,14 @@ def _functional_groups(frame: int) -> Dataset:
         StackID="1",
         InStackPositionNumber=frame + 1,
     )
-    return _item(
+    return make_item(
         FrameContentSequence=[content],
-        PlanePositionSequence=[_item(ImagePositionPatient=["-175.1", "-320.5", str(-100 - frame)])],
-        PlaneOrientationSequence=[_item(ImageOrientationPatient=["1", "0", "0", "0", "1", "0"])],
-        PixelMeasuresSequence=[_item(SliceThickness="1", PixelSpacing=["0.68", "0.68"])],
-        FrameVOILUTSequence=[_item(WindowCenter="50", WindowWidth="350", WindowCenterWidthExplanation="X")],
-        PixelValueTransformationSequence=[_item(RescaleIntercept="-1024", RescaleSlope="1", RescaleType="HU")],
-        CTExposureSequence=[_item(ExposureTimeInms=500.0, XRayTubeCurrentInmA=120.0, CTDIvol=3.2)],
+        PlanePositionSequence=[make_item(ImagePositionPatient=["-175.1", "-320.5", str(-100 - frame)])],
+        PlaneOrientationSequence=[make_item(ImageOrientationPatient=["1", "0", "0", "0", "1", "0"])],
+        PixelMeasuresSequence=[make_item(SliceThickness="1", PixelSpacing=["0.68", "0.68"])],
+        FrameVOILUTSequence=[make_item(WindowCenter="50", WindowWidth="350", WindowCenterWidthExplanation="X")],
+        PixelValueTransformationSequence=[make_item(RescaleIntercept="-1024", RescaleSlope="1", RescaleType="HU")],
+        CTExposureSequence=[make_item(ExposureTimeInms=500.0, XRayTubeCurrentInmA=120.0, CTDIvol=3.2)],
         ReferencedImageSequence=[source],
     )
 

@@ -22,7 +22,7 @@ from airlock_local.sample.archive import (
     Expected,
     expect,
 )
-from airlock_local.sample.part10 import PREAMBLE, data_set, deflate, file_meta, make_uid
+from airlock_local.sample.part10 import PREAMBLE, deflate, encode_data_set, encode_file_meta, make_uid
 from airlock_local.sample.pixels import noise
 from airlock_local.sample.sites import LAKEVIEW, UTF_8, Patient
 from airlock_local.sample.studies import Examination, SeriesPlan
@@ -129,7 +129,7 @@ def _add_odd_file_meta(archive: Archive) -> None:
     """Add files whose file meta information is absent, lacks the transfer syntax or names an unknown one."""
     missing, unknown = "missing_transfer_syntax_uid", make_uid("private transfer syntax")
     study = archive.study(ONE_CT)
-    raw = data_set(study.data_set(1, 1), ImplicitVRLittleEndian)
+    raw = encode_data_set(study.data_set(1, 1), ImplicitVRLittleEndian)
     expected = expect("no_file_meta", STOPPED | SET_ASIDE, "no_preamble", "not_dicom", missing)
     archive.add_instance(study, 1, 1, data=raw, expected=expected)
     for declared, expected in (
@@ -138,7 +138,7 @@ def _add_odd_file_meta(archive: Archive) -> None:
     ):
         study = archive.study(ONE_CT)
         ds = study.data_set(1, 1)
-        data = file_meta(ds, declared) + data_set(ds, ExplicitVRLittleEndian)
+        data = encode_file_meta(ds, declared) + encode_data_set(ds, ExplicitVRLittleEndian)
         archive.add_instance(study, 1, 1, data=data, expected=expected)
 
 
@@ -157,12 +157,12 @@ def _add_deflated_nesting(archive: Archive) -> None:
     """Add the deep nesting once more, deflated: 72 KB of it in a small file."""
     study = archive.study(ONE_CT)
     ds = study.data_set(1, 1)
-    nested = _nested(PREAMBLE + data_set(ds, ExplicitVRLittleEndian))[len(PREAMBLE) :]
+    nested = _nested(PREAMBLE + encode_data_set(ds, ExplicitVRLittleEndian))[len(PREAMBLE) :]
     archive.add_instance(
         study,
         1,
         1,
-        data=file_meta(ds, DeflatedExplicitVRLittleEndian) + deflate(nested),
+        data=encode_file_meta(ds, DeflatedExplicitVRLittleEndian) + deflate(nested),
         expected=expect("deep_nesting_deflated", STOPPED | RELEASED, *TOO_DEEP),
     )
 

@@ -7,8 +7,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from airlock_local.sample.archive import SET_ASIDE, Archive, expect
-from airlock_local.sample.instances import item, sequence
-from airlock_local.sample.part10 import data_set, file_meta, make_uid
+from airlock_local.sample.part10 import encode_data_set, encode_file_meta, make_item, make_sequence, make_uid
 from airlock_local.sample.pixels import Frame, jpeg_baseline_frame, phantom
 from airlock_local.sample.studies import DATES, Study
 
@@ -40,14 +39,14 @@ def _media_directory(study: Study) -> bytes:
     ds.OffsetOfTheFirstDirectoryRecordOfTheRootDirectoryEntity = 0
     ds.OffsetOfTheLastDirectoryRecordOfTheRootDirectoryEntity = 0
     ds.FileSetConsistencyFlag = 0
-    ds.DirectoryRecordSequence = sequence(*_records(study))
-    meta = file_meta(
-        item(SOPClassUID=MediaStorageDirectoryStorage, SOPInstanceUID=make_uid(study.uid, "directory")),
+    ds.DirectoryRecordSequence = make_sequence(*_records(study))
+    meta = encode_file_meta(
+        make_item(SOPClassUID=MediaStorageDirectoryStorage, SOPInstanceUID=make_uid(study.uid, "directory")),
         ExplicitVRLittleEndian,
     )
     # Offsets have a fixed length, so that the records stay in place when the second pass fills them in.
     _link_records(ds, meta)
-    return meta + data_set(ds, ExplicitVRLittleEndian)
+    return meta + encode_data_set(ds, ExplicitVRLittleEndian)
 
 
 def _records(study: Study) -> list[Dataset]:
@@ -60,7 +59,7 @@ def _records(study: Study) -> list[Dataset]:
     }
     records = []
     for kind, keywords in wanted.items():
-        record = item(
+        record = make_item(
             OffsetOfTheNextDirectoryRecord=0,
             RecordInUseFlag=0xFFFF,
             OffsetOfReferencedLowerLevelDirectoryEntity=0,
@@ -79,7 +78,7 @@ def _records(study: Study) -> list[Dataset]:
 
 def _link_records(ds: Dataset, meta: bytes) -> None:
     """Set each record's offset of the level below, and the root's, to where the records lie in the file."""
-    written = pydicom.dcmread(BytesIO(meta + data_set(ds, ExplicitVRLittleEndian)))
+    written = pydicom.dcmread(BytesIO(meta + encode_data_set(ds, ExplicitVRLittleEndian)))
     offsets = [record.seq_item_tell for record in written.DirectoryRecordSequence]
     ds.OffsetOfTheFirstDirectoryRecordOfTheRootDirectoryEntity = offsets[0]
     ds.OffsetOfTheLastDirectoryRecordOfTheRootDirectoryEntity = offsets[0]

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence
 from pydicom.uid import (
     BasicTextSRStorage,
     ComputedRadiographyImageStorage,
@@ -19,28 +18,11 @@ from pydicom.uid import (
     UltrasoundMultiFrameImageStorage,
 )
 
+from airlock_local.sample.part10 import make_code, make_item, make_sequence
 from airlock_local.sample.pixels import noise, phantom
 
 AXIAL = ["1", "0", "0", "0", "1", "0"]
 FRAMES = 6
-
-
-def item(**values: object) -> Dataset:
-    """Return a sequence item with these attributes."""
-    ds = Dataset()
-    for keyword, value in values.items():
-        setattr(ds, keyword, value)
-    return ds
-
-
-def sequence(*items: Dataset) -> Sequence:
-    """Return a sequence of these items."""
-    return Sequence(items)
-
-
-def code(value: str, scheme: str, meaning: str) -> Dataset:
-    """Return a code sequence item (PS3.3 section 8)."""
-    return item(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
 
 
 def _grey(ds: Dataset, side: int, bits: int, frames: int = 1) -> None:
@@ -55,11 +37,11 @@ def _grey(ds: Dataset, side: int, bits: int, frames: int = 1) -> None:
 
 def _slice_position(ds: Dataset) -> None:
     """Image plane module; the frame of reference belongs to the study."""
-    place = f"-{ds.InstanceNumber * 5}.0"
+    location = f"-{ds.InstanceNumber * 5}.0"
     ds.FrameOfReferenceUID = f"{ds.StudyInstanceUID}.1"
     ds.PositionReferenceIndicator = ""
-    ds.ImagePositionPatient, ds.ImageOrientationPatient = ["-120.0", "-120.0", place], AXIAL
-    ds.PixelSpacing, ds.SliceThickness, ds.SliceLocation = ["3.75", "3.75"], "5", place
+    ds.ImagePositionPatient, ds.ImageOrientationPatient = ["-120.0", "-120.0", location], AXIAL
+    ds.PixelSpacing, ds.SliceThickness, ds.SliceLocation = ["3.75", "3.75"], "5", location
     ds.PatientPosition = "HFS"
 
 
@@ -108,8 +90,8 @@ def _dx(ds: Dataset) -> None:
 
 def _us_grey(ds: Dataset) -> None:
     ds.ImageType, ds.LossyImageCompression = ["ORIGINAL", "PRIMARY", "ABDOMINAL", "0001"], "00"
-    ds.SequenceOfUltrasoundRegions = sequence(
-        item(
+    ds.SequenceOfUltrasoundRegions = make_sequence(
+        make_item(
             RegionSpatialFormat=1,
             RegionDataType=1,
             RegionFlags=0,
@@ -145,23 +127,23 @@ def _multi_frame(ds: Dataset, shared: Dataset, measured: dict[str, Dataset]) -> 
     dimension = f"{ds.SeriesInstanceUID}.2"
     ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = f"{ds.StudyInstanceUID}.1", ""
     ds.NumberOfFrames, ds.AcquisitionNumber = FRAMES, 1
-    ds.DimensionOrganizationSequence = sequence(item(DimensionOrganizationUID=dimension))
-    ds.DimensionIndexSequence = sequence(
-        item(
+    ds.DimensionOrganizationSequence = make_sequence(make_item(DimensionOrganizationUID=dimension))
+    ds.DimensionIndexSequence = make_sequence(
+        make_item(
             DimensionOrganizationUID=dimension,
             DimensionIndexPointer=0x00209057,
             FunctionalGroupPointer=0x00209111,
         )
     )
-    shared.PixelMeasuresSequence = sequence(item(PixelSpacing=["7.5", "7.5"], SliceThickness="5"))
-    shared.PlaneOrientationSequence = sequence(item(ImageOrientationPatient=AXIAL))
-    ds.SharedFunctionalGroupsSequence = sequence(shared)
-    ds.PerFrameFunctionalGroupsSequence = sequence(*(_frame_item(ds, index, measured) for index in range(FRAMES)))
+    shared.PixelMeasuresSequence = make_sequence(make_item(PixelSpacing=["7.5", "7.5"], SliceThickness="5"))
+    shared.PlaneOrientationSequence = make_sequence(make_item(ImageOrientationPatient=AXIAL))
+    ds.SharedFunctionalGroupsSequence = make_sequence(shared)
+    ds.PerFrameFunctionalGroupsSequence = make_sequence(*(_frame_item(ds, index, measured) for index in range(FRAMES)))
     _grey(ds, 32, 12, FRAMES)
 
 
 def _frame_item(ds: Dataset, index: int, measured: dict[str, Dataset]) -> Dataset:
-    content = item(
+    content = make_item(
         FrameAcquisitionNumber=index + 1,
         FrameAcquisitionDateTime=f"{ds.StudyDate}1012{index:02d}.000",
         FrameAcquisitionDuration=250.0,
@@ -169,36 +151,40 @@ def _frame_item(ds: Dataset, index: int, measured: dict[str, Dataset]) -> Datase
         StackID="1",
         InStackPositionNumber=index + 1,
     )
-    frame = item(
-        FrameContentSequence=sequence(content),
-        PlanePositionSequence=sequence(item(ImagePositionPatient=["-120.0", "-120.0", f"{index * 5}.0"])),
+    frame = make_item(
+        FrameContentSequence=make_sequence(content),
+        PlanePositionSequence=make_sequence(make_item(ImagePositionPatient=["-120.0", "-120.0", f"{index * 5}.0"])),
     )
     for keyword, values in measured.items():
-        setattr(frame, keyword, sequence(values))
+        setattr(frame, keyword, make_sequence(values))
     return frame
 
 
 def _ct_enhanced(ds: Dataset) -> None:
     ds.ImageType, ds.VolumetricProperties = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], "VOLUME"
-    shared = item(
-        CTAcquisitionTypeSequence=sequence(item(AcquisitionType="SPIRAL", TubeAngle=0.0)),
-        PixelValueTransformationSequence=sequence(item(RescaleIntercept="-1024", RescaleSlope="1", RescaleType="HU")),
+    shared = make_item(
+        CTAcquisitionTypeSequence=make_sequence(make_item(AcquisitionType="SPIRAL", TubeAngle=0.0)),
+        PixelValueTransformationSequence=make_sequence(
+            make_item(RescaleIntercept="-1024", RescaleSlope="1", RescaleType="HU")
+        ),
     )
-    exposure = item(ExposureTimeInms=500.0, XRayTubeCurrentInmA=120.0, CTDIvol=3.5)
+    exposure = make_item(ExposureTimeInms=500.0, XRayTubeCurrentInmA=120.0, CTDIvol=3.5)
     _multi_frame(ds, shared, {"CTExposureSequence": exposure})
 
 
 def _mr_enhanced(ds: Dataset) -> None:
     ds.ImageType, ds.PulseSequenceName = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], "SE2D"
-    shared = item(MRTimingAndRelatedParametersSequence=sequence(item(RepetitionTime="500", FlipAngle="90")))
-    _multi_frame(ds, shared, {"MREchoSequence": item(EffectiveEchoTime=12.5)})
+    shared = make_item(
+        MRTimingAndRelatedParametersSequence=make_sequence(make_item(RepetitionTime="500", FlipAngle="90"))
+    )
+    _multi_frame(ds, shared, {"MREchoSequence": make_item(EffectiveEchoTime=12.5)})
 
 
 def _text(concept: Dataset, value: str) -> Dataset:
-    return item(
+    return make_item(
         RelationshipType="CONTAINS",
         ValueType="TEXT",
-        ConceptNameCodeSequence=sequence(concept),
+        ConceptNameCodeSequence=make_sequence(concept),
         TextValue=value,
     )
 
@@ -207,38 +193,38 @@ def _sr(ds: Dataset) -> None:
     """Make a report: a heading and a finding in the patient's own language (PS3.3 section C.17)."""
     ds.CompletionFlag, ds.VerificationFlag, ds.ValueType = "COMPLETE", "UNVERIFIED", "CONTAINER"
     ds.ContinuityOfContent = "SEPARATE"
-    ds.ReferencedPerformedProcedureStepSequence = Sequence()
-    ds.PerformedProcedureCodeSequence = Sequence()
-    ds.ConceptNameCodeSequence = sequence(code("18748-4", "LN", "Diagnostic Imaging Report"))
-    section = item(
+    ds.ReferencedPerformedProcedureStepSequence = make_sequence()
+    ds.PerformedProcedureCodeSequence = make_sequence()
+    ds.ConceptNameCodeSequence = make_sequence(make_code("18748-4", "LN", "Diagnostic Imaging Report"))
+    section = make_item(
         RelationshipType="CONTAINS",
         ValueType="CONTAINER",
         ContinuityOfContent="SEPARATE",
-        ConceptNameCodeSequence=sequence(code("121070", "DCM", "Findings")),
-        ContentSequence=sequence(
-            _text(code("121071", "DCM", "Finding"), f"No finding, this is a sample. {ds.StudyDescription}")
+        ConceptNameCodeSequence=make_sequence(make_code("121070", "DCM", "Findings")),
+        ContentSequence=make_sequence(
+            _text(make_code("121071", "DCM", "Finding"), f"No finding, this is a sample. {ds.StudyDescription}")
         ),
     )
-    ds.ContentSequence = sequence(section)
+    ds.ContentSequence = make_sequence(section)
 
 
 def _sr_enhanced(ds: Dataset) -> None:
     """Make a report with a measured value, which Basic Text SR does not allow."""
     _sr(ds)
-    unit = sequence(code("mGy", "UCUM", "mGy"))
+    unit = make_sequence(make_code("mGy", "UCUM", "mGy"))
     ds.ContentSequence.append(
-        item(
+        make_item(
             RelationshipType="CONTAINS",
             ValueType="NUM",
-            ConceptNameCodeSequence=sequence(code("113830", "DCM", "Mean CTDIvol")),
-            MeasuredValueSequence=sequence(item(NumericValue="3.5", MeasurementUnitsCodeSequence=unit)),
+            ConceptNameCodeSequence=make_sequence(make_code("113830", "DCM", "Mean CTDIvol")),
+            MeasuredValueSequence=make_sequence(make_item(NumericValue="3.5", MeasurementUnitsCodeSequence=unit)),
         )
     )
 
 
 def _pdf(ds: Dataset) -> None:
     ds.ConversionType, ds.BurnedInAnnotation, ds.DocumentTitle = "WSD", "NO", "Letter"
-    ds.ConceptNameCodeSequence = Sequence()
+    ds.ConceptNameCodeSequence = make_sequence()
     ds.MIMETypeOfEncapsulatedDocument = "application/pdf"
     document = _one_page_pdf("Sample letter, no patient")
     ds.EncapsulatedDocumentLength = len(document)

@@ -11,7 +11,7 @@ from itertools import groupby
 
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1, RLELossless
+from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1, RLELossless
 
 
 def noise(length: int, *parts: object) -> bytes:
@@ -248,7 +248,15 @@ def frames_of(ds: Dataset) -> list[Frame]:
     return [Frame(ds.PixelData[at : at + length], *shape) for at in range(0, len(ds.PixelData) - length + 1, length)]
 
 
-def compress_pixels(ds: Dataset, transfer_syntax: str) -> None:
+def encode_pixels(ds: Dataset, transfer_syntax: str) -> None:
+    """Bring native little endian Pixel Data into the encoding of a transfer syntax."""
+    if transfer_syntax in FRAME_ENCODERS:
+        _compress_pixels(ds, transfer_syntax)
+    elif transfer_syntax == ExplicitVRBigEndian and ds.get("BitsAllocated") == 16:
+        ds.PixelData = swap_words(ds.PixelData)
+
+
+def _compress_pixels(ds: Dataset, transfer_syntax: str) -> None:
     """Replace native Pixel Data by encapsulated frames, one fragment each (PS3.5 section A.4)."""
     encode = FRAME_ENCODERS[transfer_syntax]
     ds.PixelData = encapsulate([encode(frame) for frame in frames_of(ds)])

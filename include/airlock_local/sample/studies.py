@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -14,8 +13,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from airlock_local.sample.instances import MAKERS, code, item, sequence
-from airlock_local.sample.part10 import make_uid, part10, set_value
+from airlock_local.sample.instances import MAKERS
+from airlock_local.sample.part10 import make_code, make_file, make_item, make_sequence, make_uid, set_attribute
+from airlock_local.sample.pixels import encode_pixels
 from airlock_local.sample.sites import Patient, Site
 
 
@@ -122,12 +122,14 @@ class Study:
         ds.Modality, ds.SOPClassUID = maker.modality, maker.sop_class
         maker.build(ds)
         for keyword, value in changes.items():
-            set_value(ds, keyword, value)
+            set_attribute(ds, keyword, value)
         return ds
 
     def file(self, series: int, instance: int, **changes: object) -> bytes:
         """Return one instance as a Part 10 file; see `data_set`."""
-        return part10(self.data_set(series, instance, **changes), self.transfer_syntax(series))
+        ds, transfer_syntax = self.data_set(series, instance, **changes), self.transfer_syntax(series)
+        encode_pixels(ds, transfer_syntax)
+        return make_file(ds, transfer_syntax)
 
     def _header(self, series: int, instance: int) -> Dataset:
         """Patient, study, series and equipment modules, and the private block that every vendor adds."""
@@ -139,7 +141,7 @@ class Study:
         ds.SOPInstanceUID = self.sop_uid(series, instance)
         ds.InstanceNumber = instance
         ds.ContentDate, ds.ContentTime = ds.StudyDate, f"{8 + self.number % 10:02d}{10 + instance:02d}30"
-        ds.RequestAttributesSequence = Sequence([self._request()])
+        ds.RequestAttributesSequence = make_sequence(self._request())
         block = ds.private_block(0x0019, f"{self.site.Manufacturer.upper()} 01", create=True)
         block.add_new(0x01, "LO", f"protocol {self.number}")
         block.add_new(0x02, "DS", [f"{self.number}.5", f"{instance}.25"])
@@ -171,9 +173,9 @@ class Study:
 
     def _request(self) -> Dataset:
         """Item of the Request Attributes Sequence, the standard's place for the Requested Procedure ID."""
-        return item(
+        return make_item(
             RequestedProcedureID=f"RP{self.number:06d}",
             RequestedProcedureDescription=self.examination.description,
             ScheduledProcedureStepID=f"SPS{self.number:06d}",
-            ScheduledProtocolCodeSequence=sequence(code("P1", "99SAMPLE", "Standard protocol")),
+            ScheduledProtocolCodeSequence=make_sequence(make_code("P1", "99SAMPLE", "Standard protocol")),
         )

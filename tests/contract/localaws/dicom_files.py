@@ -1,15 +1,14 @@
-"""DICOM Part 10 files, made on the spot."""
+"""DICOM Part 10 files with new identifiers, made on the spot."""
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import Any
 
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from airlock_local.sample.part10 import SLICE_SIDE, make_ct_slice
 
 PREFIX = "1.2.826.0.1.3680043.10.1579."
-SIDE = 16
 
 
 def new_uid() -> str:
@@ -18,12 +17,7 @@ def new_uid() -> str:
 
 def part10(transfer_syntax: str = ExplicitVRLittleEndian, /, **changes: Any) -> bytes:
     """Return one CT slice; `changes` set attributes by keyword, None removes one."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.TransferSyntaxUID = UID(transfer_syntax)
-    dataset = FileDataset(BytesIO(), {}, file_meta=meta, preamble=b"\0" * 128)
     values: dict[str, Any] = {
-        "SOPClassUID": CTImageStorage,
         "SOPInstanceUID": new_uid(),
         "StudyInstanceUID": new_uid(),
         "SeriesInstanceUID": new_uid(),
@@ -31,33 +25,14 @@ def part10(transfer_syntax: str = ExplicitVRLittleEndian, /, **changes: Any) -> 
         "PatientName": "Contract^Test",
         "PatientBirthDate": "19500101",
         "PatientSex": "O",
-        "StudyDate": "20260301",
-        "StudyTime": "101500",
         "StudyID": "7",
         "AccessionNumber": "ACC-1",
         "StudyDescription": "CT CHEST",
         "SeriesDescription": "AXIAL",
-        "Modality": "CT",
         "BodyPartExamined": "CHEST",
-        "SeriesNumber": 1,
-        "InstanceNumber": 1,
-        "Rows": SIDE,
-        "Columns": SIDE,
-        "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "MONOCHROME2",
-        "BitsAllocated": 16,
-        "BitsStored": 12,
-        "HighBit": 11,
-        "PixelRepresentation": 0,
-        "PixelData": bytes(range(256)) * (SIDE * SIDE * 2 // 256),
+        "PixelData": bytes(range(256)) * (SLICE_SIDE * SLICE_SIDE * 2 // 256),
     }
-    for keyword, value in {**values, **changes}.items():
-        if value is not None:
-            setattr(dataset, keyword, value)
-    meta.MediaStorageSOPInstanceUID = dataset.get("SOPInstanceUID", new_uid())
-    out = BytesIO()
-    dataset.save_as(out, enforce_file_format=True)
-    return out.getvalue()
+    return make_ct_slice(transfer_syntax, **{**values, **changes})
 
 
 def series(count: int, **changes: Any) -> list[bytes]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.contract.localaws.dicom_files import SIDE, new_uid, part10, series
+from airlock_local.sample.part10 import SLICE_SIDE
+from tests.contract.localaws.dicom_files import new_uid, part10, series
 from tests.contract.localaws.endpoint import until
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def test_the_metadata_document_has_the_documented_form(endpoint: Endpoint, image
         (frame,) = instance["ImageFrames"]
         assert frame["FrameSizeInBytes"] > 0
         checksum = frame["PixelDataChecksumFromBaseToFullResolution"][-1]
-        assert (checksum["Width"], checksum["Height"]) == (SIDE, SIDE)
+        assert (checksum["Width"], checksum["Height"]) == (SLICE_SIDE, SLICE_SIDE)
 
 
 def test_a_frame_is_read_by_its_id(endpoint: Endpoint, image_sets: list[str]) -> None:
