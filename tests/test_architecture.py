@@ -84,8 +84,13 @@ def test_a_stage_has_one_name_everywhere(stage: str) -> None:
 
 def test_stages_do_not_import_a_kind() -> None:
     strange = [arrow for arrow in figures().upward if arrow[0].startswith("airlock.stages.")]
-    strange.remove(("airlock.stages.redrive", "airlock.imaging.report"))  # until the CSV of all kinds has its module
     assert not strange
+
+
+@pytest.mark.parametrize("package", ["include/airlock", "plugins"])
+def test_no_module_is_over_500_lines(package: str) -> None:
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in _files(package)}
+    assert not {str(path.relative_to(ROOT)): number for path, number in lines.items() if number > 500}
 
 
 def test_the_import_graph_of_the_library_gets_no_worse() -> None:
@@ -93,9 +98,8 @@ def test_the_import_graph_of_the_library_gets_no_worse() -> None:
     assert not graph.cycle, graph
     assert graph.members <= 14, graph
     assert len(graph.upward) <= 1, graph
-    assert len(graph.across) <= 23, graph
+    assert len(graph.across) <= 21, graph
     assert sum(map(len, graph.member_cycles)) <= 4, graph
-    assert graph.longest[0] <= 500, graph
 
 
 def test_no_module_is_a_drawer_for_leftovers() -> None:
