@@ -1,4 +1,8 @@
-"""Search: matches page by page, with what they refer to and what refers to them."""
+"""Search: matches page by page, with the resources that they refer to and those that refer to them.
+
+Search is frozen. Add to it only what Airlock itself asks HealthLake; tests/unit/localaws/healthlake/test_search_scope.py
+lists everything that is supported.
+"""
 
 from __future__ import annotations
 
