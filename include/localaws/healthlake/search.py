@@ -1,7 +1,7 @@
 """Search: matches page by page, with the resources that they refer to and those that refer to them.
 
-Search is frozen. Add to it only what Airlock itself asks HealthLake; tests/unit/localaws/healthlake/test_search_scope.py
-lists everything that is supported.
+Search is frozen: add to it only what Airlock itself asks HealthLake. All that is supported is listed in
+tests/unit/localaws/healthlake/test_search_scope.py.
 """
 
 from __future__ import annotations
