@@ -1,6 +1,6 @@
-"""Destinations: what takes released contracts, or word of them. One module each, behind one small interface.
+"""Destinations of routes: they get released contracts, or messages about them. Each module implements `Destination`.
 
-No module here knows Airflow: clients and secrets are handed in. A new kind of destination is a section in
+No module here imports Airflow: clients and secrets are passed in. A new kind of destination is a section in
 ``airlock.pipelines.routes``, a module here, and a line in ``airlock_tasks.destinations``.
 """
 

@@ -1,7 +1,7 @@
 """An EventBridge event bus.
 
-EventBridge neither orders nor deduplicates: a rule's target knows an event again by ``detail.deduplication_id``, and
-takes the highest ``detail.revision`` of a subject for the latest.
+EventBridge neither orders nor deduplicates: a rule's target recognizes a repeated event by ``detail.deduplication_id``,
+and the latest of a subject by its highest ``detail.revision``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from airlock.storage.aws import AWS_ERRORS
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
-_FOR_GOOD = frozenset({"InvalidArgument", "MalformedDetail"})  # PutEventsResultEntry, ErrorCode
+_FOR_GOOD = frozenset({"InvalidArgument", "MalformedDetail"})  # EventBridge API reference, PutEventsResultEntry
 
 
 class EventBus:
@@ -23,11 +23,11 @@ class EventBus:
     Parameters
     ----------
     client
-        Of boto3, for ``events``.
+        boto3's client of ``events``.
     bus
-        Its name or ARN.
+        The name or ARN of the bus.
     source, detail_type
-        Of the events.
+        ``Source`` and ``DetailType`` of the events.
     """
 
     def __init__(self, client: BaseClient, bus: str, source: str, detail_type: str) -> None:
@@ -48,6 +48,6 @@ class EventBus:
             reply = self.client.put_events(Entries=[entry])
         except AWS_ERRORS as error:
             raise aws_error(error) from None
-        if reply["FailedEntryCount"]:  # PutEvents is a success even then
+        if reply["FailedEntryCount"]:  # the call itself succeeds even then
             code = str(reply["Entries"][0].get("ErrorCode", "refused"))
             raise DestinationError(code, retryable=code not in _FOR_GOOD)

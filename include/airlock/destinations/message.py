@@ -1,4 +1,4 @@
-"""The message that every destination is sent, and what a destination is."""
+"""The message about a released contract, and the protocol of destinations."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ SCHEMA = "airlock.message/1"
 
 @dataclass(frozen=True)
 class Message:
-    """Word of one released contract; the contract itself stays on S3, since it names a patient.
+    """A message about one released contract; the contract itself stays on S3, since it names a patient.
 
     Parameters
     ----------
     deduplication_id
-        64 hex digits, the same whenever the same content goes to the same destination.
+        64 hex digits, the same for the same content and destination.
     pipeline, run_key
-        Which pipeline and run released it.
+        The pipeline and the run that released it.
     subject_key
-        Of a study its study_key; reveals no identifier.
+        For a study its study_key; reveals no identifier.
     revision
-        Of the contract, rising.
+        The revision of the contract; later ones are higher.
     content_digest
-        64 hex digits, equal where the content is.
+        64 hex digits, the same for the same content.
     contract_uri
         s3:// address of the contract's JSON.
     """
@@ -48,7 +48,7 @@ class Message:
 
     @classmethod
     def of(cls, row: OutboxMessage) -> Message:
-        """Return what is sent of a row of the outbox."""
+        """Return the message for a row of the outbox."""
         return cls(
             deduplication_id=digest(row.destination, row.subject_key, row.content_digest, length=64),
             pipeline=row.pipeline,
@@ -60,7 +60,7 @@ class Message:
         )
 
     def to_json(self) -> str:
-        """Return the body that queues, topics, buses and webhooks get; some hundred bytes."""
+        """Return the JSON body for queues, topics, buses and webhooks; some hundred bytes."""
         return json.dumps({"schema": SCHEMA} | vars(self), sort_keys=True)
 
 
@@ -70,12 +70,12 @@ class DestinationError(RuntimeError):
     Parameters
     ----------
     code
-        One word for the ledger and the log, as ``http_503`` or ``NonExistentQueue``; no free text of a server.
+        A code for the ledger and the log, for example ``http_503`` or ``NonExistentQueue``; no free text of a server.
     retryable
-        Whether the same message may be taken later: the destination is down, slow, or set up wrongly. What refuses the
-        message for what it is, does so for good.
+        Whether the destination may take the same message later: it is down, slow, or configured wrongly. False if it
+        refuses the message because of its content.
     retry_after
-        Seconds that the destination asks to be left alone.
+        Seconds that the destination asks to wait.
     """
 
     def __init__(self, code: str, *, retryable: bool, retry_after: float | None = None) -> None:
@@ -86,12 +86,12 @@ class DestinationError(RuntimeError):
 
 
 class Destination(Protocol):
-    """What takes messages; called from several threads at a time, for one subject from one."""
+    """A receiver of messages; called from several threads at a time, but for one subject from one thread."""
 
     def send(self, message: Message) -> None:
-        """Hand a message over, and return when the destination has it for certain.
+        """Deliver a message; return when the destination has it for certain.
 
-        Sending the same one again must do no harm: it has the same deduplication id.
+        A message that is sent twice must do no harm: it has the same deduplication id.
 
         Raises
         ------
@@ -101,14 +101,14 @@ class Destination(Protocol):
 
 
 def aws_error(error: Exception, for_good: frozenset[str] = frozenset()) -> DestinationError:
-    """Return what an AWS service's refusal means.
+    """Return the DestinationError for an error of an AWS service.
 
     Parameters
     ----------
     error
         One of `airlock.storage.aws.AWS_ERRORS`, or an S3Error.
     for_good
-        The service's error codes that refuse the message for what it is.
+        The service's error codes that refuse the message because of its content.
     """
     code = error.code if isinstance(error, S3Error) else error_code(error)
     code = code.rpartition(".")[2]
@@ -116,12 +116,12 @@ def aws_error(error: Exception, for_good: frozenset[str] = frozenset()) -> Desti
 
 
 def read_contract(s3: S3, message: Message) -> bytes:
-    """Return the JSON of the contract that a message is about, from the workspace.
+    """Return the JSON of a message's contract from the workspace.
 
     Raises
     ------
     DestinationError
-        If it is there no more, or cannot be read now.
+        If it no longer exists, or cannot be read now.
     """
     try:
         return s3.get(S3Uri.parse(message.contract_uri))

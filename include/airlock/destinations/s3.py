@@ -1,4 +1,4 @@
-"""An S3 folder, which gets the contracts themselves."""
+"""An S3 folder, which receives the contracts themselves."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 class S3Folder:
-    """Writes each contract as an object; writing it again changes nothing.
+    """Writes each contract as an object; a second write changes nothing.
 
     Parameters
     ----------
     source
-        S3 of the workspace, where the contracts lie.
+        S3 of the workspace with the contracts.
     target
         S3 of the folder.
     folder
-        Where to, one per data store: ``s3://bucket/prefix/<data store>/``.
+        The folder, one per data store: ``s3://bucket/prefix/<data store>/``.
     """
 
     def __init__(self, source: S3, target: S3, folder: S3Uri) -> None:
@@ -41,5 +41,5 @@ class S3Folder:
 
 
 def contract_name(subject_key: str, revision: int) -> str:
-    """Return a contract's key below a prefix; a message that still waits must find its own revision there."""
+    """Return a contract's key below a prefix, one per revision: a waiting message must find its own revision."""
     return f"{subject_key}/revision-{revision:06}.json"

@@ -11,7 +11,7 @@ from airlock.storage.aws import AWS_ERRORS
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
-# SNS API reference, Publish, "Errors": what it says of a message rather than of the topic.
+# SNS API reference, Publish, "Errors": those about the message, not the topic.
 _FOR_GOOD = frozenset({"InvalidParameter", "InvalidParameterValue", "ParameterValueInvalid"})
 
 
@@ -21,9 +21,9 @@ class SnsTopic:
     Parameters
     ----------
     client
-        Of boto3, for ``sns``.
+        boto3's client of ``sns``.
     topic_arn
-        The topic; its name ends in ``.fifo`` where it is one.
+        The topic; the name of a FIFO topic ends in ``.fifo``.
     """
 
     def __init__(self, client: BaseClient, topic_arn: str) -> None:

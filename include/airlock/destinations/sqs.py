@@ -1,7 +1,8 @@
 """An SQS queue, standard or FIFO.
 
-A FIFO queue drops what has the same MessageDeduplicationId for five minutes (SQS developer guide, "Exactly-once
-processing"); on a standard queue, and after that time, the receiver knows a message again by its ``deduplication_id``.
+A FIFO queue drops messages with the same MessageDeduplicationId for five minutes (SQS developer guide, "Exactly-once
+processing"). On a standard queue, and after that time, the receiver recognizes a repeated message by its
+``deduplication_id``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from airlock.storage.aws import AWS_ERRORS
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
-# SQS API reference, SendMessage, "Errors": what it says of a message rather than of the queue.
+# SQS API reference, SendMessage, "Errors": those about the message, not the queue.
 _FOR_GOOD = frozenset({"InvalidMessageContents", "MessageTooLong"})
 
 
@@ -24,9 +25,9 @@ class SqsQueue:
     Parameters
     ----------
     client
-        Of boto3, for ``sqs``.
+        boto3's client of ``sqs``.
     queue_url
-        The queue; its name ends in ``.fifo`` where it is one.
+        The queue; the name of a FIFO queue ends in ``.fifo``.
     """
 
     def __init__(self, client: BaseClient, queue_url: str) -> None:
@@ -47,11 +48,11 @@ class SqsQueue:
 
 
 def attributes(message: Message) -> dict[str, dict[str, str]]:
-    """Return the attributes by which SQS and SNS let a subscriber filter without reading bodies."""
+    """Return the message attributes by which receivers of SQS and SNS can filter without reading bodies."""
     named = {"deduplication_id": message.deduplication_id, "pipeline": message.pipeline}
     return {name: {"DataType": "String", "StringValue": value} for name, value in named.items()}
 
 
 def fifo(message: Message) -> dict[str, str]:
-    """Return what a FIFO queue or topic also wants: one subject's messages stay in order, different ones need not."""
+    """Return the parameters for a FIFO queue or topic; it keeps the order of one subject's messages only."""
     return {"MessageGroupId": message.subject_key, "MessageDeduplicationId": message.deduplication_id}

@@ -1,7 +1,6 @@
-"""HTTP servers of others, as destinations: what each of them may ask for, and what the log must not have.
+"""Shared parts of HTTP destinations: Retry-After, and the log without addresses.
 
-httpx writes every request's address into the log. An address may hold a UID, or what a webhook keeps secret: its
-loggers are kept to warnings.
+httpx logs the address of every request, which may hold a UID or a webhook's secret. So its loggers log only warnings.
 """
 
 from __future__ import annotations
@@ -10,19 +9,19 @@ import logging
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-LONGEST_RETRY_AFTER = 86_400.0  # seconds; a destination cannot put itself to sleep for longer
+LONGEST_RETRY_AFTER = 86_400.0  # seconds; a longer one is cut
 
 for _name in ("httpx", "httpcore"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 def retry_after(header: str | None) -> float | None:
-    """Read Retry-After, which is seconds or a date (RFC 9110 section 10.2.3).
+    """Return the wait that a Retry-After header asks for, in seconds or by a date (RFC 9110 section 10.2.3).
 
     Returns
     -------
     float or None
-        Seconds from now, a day at most; None where the header is not there or is neither.
+        Seconds from now, a day at most; None if the header is absent or cannot be read.
     """
     if header is None:
         return None
@@ -31,6 +30,6 @@ def retry_after(header: str | None) -> float | None:
     try:
         moment = parsedate_to_datetime(header)
         wait = (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    except (ValueError, OverflowError):  # the latter of a year that no clock has
+    except (ValueError, OverflowError):  # OverflowError: the year is out of range
         return None
     return min(max(wait, 0.0), LONGEST_RETRY_AFTER)

@@ -1,8 +1,8 @@
-"""An HTTPS endpoint, each request signed.
+"""An HTTPS endpoint, with signed requests.
 
 The header ``Airlock-Signature`` is ``t=<seconds since 1970>,v1=<hex>``, where v1 is HMAC-SHA256 of ``<t>.<body>`` under
-the shared secret. The receiver computes the same, compares in constant time, and refuses an old t, so that a request
-that somebody recorded is worth nothing later. ``Idempotency-Key`` is the message's deduplication id.
+the shared secret. The receiver computes the same, compares in constant time, and refuses an old t, so that a recorded
+request cannot be replayed later. ``Idempotency-Key`` is the message's deduplication id.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 SIGNATURE = "Airlock-Signature"
 IDEMPOTENCY_KEY = "Idempotency-Key"
-# Of 4xx these tell of the endpoint, or of this moment; any other refuses the message for what it is.
+# These 4xx statuses are about the endpoint or the moment; any other refuses the message because of its content.
 _LATER = frozenset({401, 402, 403, 404, 405, 407, 408, 409, 421, 423, 425, 429, 451})
 
 
 class Webhook:
-    """Posts each message to an endpoint; only 2xx means that it was taken, and redirects are not followed.
+    """Posts each message to an endpoint; only a 2xx status means success, and redirects are not followed.
 
     Parameters
     ----------
     client
-        For all requests; `client_for` makes one.
+        The client for all requests, from `client_for`.
     url
         The endpoint.
     secret
-        Known to the endpoint and to nobody else.
+        The secret shared with the endpoint.
     """
 
     def __init__(self, client: httpx.Client, url: str, secret: str) -> None:
@@ -53,7 +53,7 @@ class Webhook:
             SIGNATURE: signature(self._secret, body, int(time.time())),
         }
         try:
-            # Of the answer nothing but its head is read: the rest may be endless.
+            # Only the head of the answer is read: its body may be endless.
             with self.client.stream("POST", self.url, content=body, headers=headers) as reply:
                 status, wait = reply.status_code, retry_after(reply.headers.get("Retry-After"))
         except httpx.TimeoutException:
@@ -71,12 +71,12 @@ def client_for(timeout_seconds: float) -> httpx.Client:
     Parameters
     ----------
     timeout_seconds
-        To connect, to write, and between two signs of life of an answer.
+        The longest time to connect, to write, and between two reads of an answer.
     """
     return httpx.Client(timeout=timeout_seconds, follow_redirects=False)
 
 
 def signature(secret: bytes, body: bytes, moment: int) -> str:
-    """Return the signature header of a body that is sent at a moment, in seconds since 1970."""
+    """Return the signature header of a body that is sent at this moment, in seconds since 1970."""
     signed = hmac.new(secret, f"{moment}.".encode() + body, hashlib.sha256).hexdigest()
     return f"t={moment},v1={signed}"

@@ -317,7 +317,7 @@ class ElementGuard:
         return any(Stray(window, left, behind, implicit, little, in_items).leads_to_the_end() for implicit in ways)
 
     def _stops_behind(self, tag: int, vr: str | None, start: int) -> bool:
-        """Follow pixel fragments or items over the fetched bytes; return False where the bytes end before them."""
+        """Follow pixel fragments or items over the fetched bytes; return False if they end there."""
         self.end = start
         try:
             end = end_if_here(self.file, tag, start, implicit=vr is None, little=self._is_little(tag, vr, start))

@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import polars as pl
 
-from airlock.storage.listing import FRAME_ROWS, LISTED, TIME_FORMAT, decoded, without_placeholders
+from airlock.storage.listing import FRAME_ROWS, LISTED, TIME_FORMAT, decode_keys, without_placeholders
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _csv(file: Path, inventory: Inventory) -> Iterator[pl.DataFrame]:
                 raise EOFError  # a line without end: no inventory's
             rows = pl.read_csv(io.BytesIO(piece), has_header=False, schema=schema).select(wanted)
             yield rows.with_columns(
-                pl.Series("key", decoded(rows["key"].to_list()), pl.String),
+                pl.Series("key", decode_keys(rows["key"].to_list()), pl.String),
                 pl.col("size").cast(pl.Int64, strict=False),
                 pl.col("last_modified_date").str.to_datetime(TIME_FORMAT, time_zone="UTC", strict=False),
             )

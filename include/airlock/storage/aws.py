@@ -1,7 +1,7 @@
-"""Error codes of AWS's client libraries, without the requests that the libraries quote.
+"""Error codes of AWS's client libraries, without the requests that their messages quote.
 
-Their texts hold the URL of the request or the body of the answer, and so an object's key, which may be a patient's
-name. So do their DEBUG logs, and urllib3's warning of a header that it cannot parse.
+The messages hold the URL of the request or the body of the answer, and so an object's key, which may be a patient's
+name. So do the DEBUG logs, and urllib3's warning about a header that it cannot parse.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-# urllib3's own errors come out of a body that is read after the call.
+# urllib3's own errors are raised by a body that is read after the call.
 AWS_ERRORS = (ClientError, BotoCoreError, Boto3Error, ResponseParserError, HTTPError)
 
 for _name in ("botocore", "boto3", "s3transfer", "aiobotocore"):
@@ -22,5 +22,5 @@ logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def error_code(error: Exception) -> str:
-    """Return AWS's code of a refusal, or the class of any other error."""
+    """Return AWS's code of an error response, or the class of any other error."""
     return str(error.response["Error"]["Code"]) if isinstance(error, ClientError) else type(error).__name__

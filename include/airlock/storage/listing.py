@@ -1,10 +1,10 @@
-"""An S3 listing as columns: boto3 asks, and this reads the answer's rows in its place.
+"""S3 listings as columns: boto3 sends the requests, this module parses the rows of the answers.
 
-botocore makes some ten objects of every listed key, in Python; a listing of an archive is nothing but keys. So the rows
-are taken out of the answer before botocore parses it (its event ``before-parse``), by the standard library's XML
-parser, into columns. All else stays botocore's: credentials, retries, redirects, errors.
+botocore makes some ten Python objects of every listed key, which is slow for a listing of an archive. So the rows are
+removed from the answer before botocore parses it (its event ``before-parse``), and the standard library's XML parser
+reads them into columns. botocore does everything else: credentials, retries, redirects, errors.
 
-The answer is that of ListObjectsV2 (Amazon S3 API Reference) with ``EncodingType=url``, which boto3 asks for.
+The answer is that of ListObjectsV2 (Amazon S3 API Reference) with ``EncodingType=url``, which boto3 requests.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 LISTED = schema(
     {
         "key": pl.String,
-        "version_id": pl.String,  # null in a listing, which names current versions only
-        "etag": pl.String,  # without its quotes
+        "version_id": pl.String,  # null in a listing, which names only current versions
+        "etag": pl.String,  # without quotes
         "size": pl.Int64,  # bytes
         "last_modified": TIMESTAMP,
     }
 )
 FRAME_ROWS = 50_000
-# Of an event's handlers botocore calls first those that name no service: before its own, which parses a whole answer to
-# see whether it is an error.
+# botocore calls an event's handlers without a service name first: before its own handler, which parses the whole answer
+# to find out whether it is an error.
 _EVENT = "before-parse.*.ListObjectsV2"
 _PAGE = "Page"
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%.f%#z"
@@ -41,11 +41,11 @@ _wanted: ContextVar[bool] = ContextVar("airlock_page_wanted", default=False)
 
 
 class ListingError(OSError):
-    """An answer that is no listing, or not a whole one: to go on would be to overlook objects."""
+    """The answer is not a listing, or not a complete one: objects would be overlooked."""
 
 
 class Page(NamedTuple):
-    """A thousand listed objects at most, column by column: the keys decoded, all else as S3 writes it."""
+    """Up to a thousand listed objects, column by column: decoded keys, all other values as S3 writes them."""
 
     keys: list[str]
     etags: list[str | None]
@@ -54,14 +54,14 @@ class Page(NamedTuple):
 
 
 def list_page(client: Any, **request: str) -> tuple[Page, str | None]:
-    """Ask for one page of a listing.
+    """Request one page of a listing.
 
     Parameters
     ----------
     client
-        boto3's client of S3; other calls of it are none the wiser.
+        boto3's client of S3; its other calls are not affected.
     **request
-        Of ListObjectsV2.
+        Parameters of ListObjectsV2.
 
     Returns
     -------
@@ -73,9 +73,9 @@ def list_page(client: Any, **request: str) -> tuple[Page, str | None]:
     Raises
     ------
     ListingError
-        If the answer is none that S3 gives.
+        If the answer is not that of S3.
     botocore.exceptions.ClientError
-        As S3 answers.
+        If S3 answers with an error.
     """
     client.meta.events.register(_EVENT, _take_page, unique_id="airlock-listing")
     reset = _wanted.set(True)
@@ -84,17 +84,17 @@ def list_page(client: Any, **request: str) -> tuple[Page, str | None]:
     finally:
         _wanted.reset(reset)
     if _PAGE not in reply:
-        raise ListingError("what answers a listing is not S3: check the endpoint of the Airflow connection")
+        raise ListingError("the answer to a listing is not from S3: check the endpoint of the Airflow connection")
     token = reply.get("NextContinuationToken")
     if reply.get("IsTruncated") and token in {None, request.get("ContinuationToken")}:
         raise ListingError(
-            "S3 says that a listing goes on, but not where: check the endpoint of the Airflow connection"
+            "S3 says that a listing continues, but gives no token: check the endpoint of the Airflow connection"
         )
     return reply[_PAGE], token if reply.get("IsTruncated") else None
 
 
 def frames_of(pages: Iterable[Page]) -> Iterator[pl.DataFrame]:
-    """Join pages into frames of `LISTED` of about `FRAME_ROWS` rows; a listing of nothing yields nothing."""
+    """Join pages into frames of `LISTED` with about `FRAME_ROWS` rows each; an empty listing yields none."""
     pending: list[Page] = []
     for page in pages:
         pending.append(page)
@@ -111,7 +111,7 @@ def frame_of(pages: Sequence[Page]) -> pl.DataFrame:
     Raises
     ------
     ListingError
-        If one of them has no etag, size or time that can be read.
+        If an object has no readable etag, size or time.
     """
     keys, etags, sizes, times = (list(chain.from_iterable(columns)) for columns in zip(*pages, strict=True))
     columns = {"key": keys, "version_id": [None] * len(keys), "etag": etags, "size": sizes, "last_modified": times}
@@ -122,34 +122,34 @@ def frame_of(pages: Sequence[Page]) -> pl.DataFrame:
     )
     for name in ("etag", "size", "last_modified"):
         if lacking := rows[name].null_count():
-            raise ListingError(f"S3 lists {lacking} objects without a {name} that can be read: check the endpoint")
+            raise ListingError(f"S3 lists {lacking} objects without a readable {name}: check the endpoint")
     return rows
 
 
 def without_placeholders(rows: pl.DataFrame) -> pl.DataFrame:
-    """Leave out folder placeholders: empty, their key ending in ``/``."""
+    """Return the rows without folder placeholders: empty objects whose key ends in ``/``."""
     return rows.filter(~pl.col("key").str.ends_with("/") | (pl.col("size") > 0))
 
 
-def decoded(keys: list[str]) -> list[str]:
-    """Undo the URL encoding of keys as S3 does it, a space as ``+``: of all at once, unless one has a line feed."""
+def decode_keys(keys: list[str]) -> list[str]:
+    """Return keys without S3's URL encoding, with ``+`` for a space; all at once unless a key has a line feed."""
     together = unquote_plus("\n".join(keys)).split("\n")
     return together if len(together) == len(keys) else [unquote_plus(key) for key in keys]
 
 
 def _take_page(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
-    """Move the objects of an answer out of botocore's sight, if `list_page` has asked for them."""
+    """Move the objects of an answer to `list_page` out of the body that botocore parses."""
     body = response_dict["body"]
     if not _wanted.get() or response_dict["status_code"] >= 300:
         return
-    if b"<!DOCTYPE" in body:  # in UTF-8, which the parser is told to read, there is no other way to write it
-        raise ListingError("what answers a listing with an XML document type is not S3: check the endpoint")
+    if b"<!DOCTYPE" in body:  # the parser reads UTF-8, in which there is no other way to write it
+        raise ListingError("the answer to a listing has an XML document type, so is not from S3: check the endpoint")
     try:
         result = ET.XML(body, ET.XMLParser(encoding="utf-8"))  # noqa: S314  # no document type: nothing to expand
     except ET.ParseError:
-        return  # botocore asks again
+        return  # botocore retries
     if result.tag.rpartition("}")[2] != "ListBucketResult":
-        return  # S3 may answer with an error under the status of a success: that is botocore's
+        return  # S3 may answer with an error under the status of a success; botocore handles it
     customized_response_dict[_PAGE] = _page(result)
     contents = _tag(result, "Contents")
     result[:] = [element for element in result if element.tag != contents]
@@ -157,7 +157,7 @@ def _take_page(response_dict: dict[str, Any], customized_response_dict: dict[str
 
 
 def _tag(result: ET.Element, name: str) -> str:
-    """Return an element's name in the namespace that this server uses."""
+    """Return an element's name in this server's namespace."""
     return result.tag.removesuffix("ListBucketResult") + name
 
 
@@ -169,4 +169,4 @@ def _page(result: ET.Element) -> Page:
     if len(named) < len(keys):
         raise ListingError("S3 lists an object without a key: check the endpoint of the Airflow connection")
     is_encoded = result.findtext(_tag(result, "EncodingType")) == "url"
-    return Page(decoded(named) if is_encoded else named, etags, sizes, times)
+    return Page(decode_keys(named) if is_encoded else named, etags, sizes, times)

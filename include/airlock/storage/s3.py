@@ -1,9 +1,9 @@
-"""S3 as the stages use it: listing, whole objects, server-side copies.
+"""S3 as the stages use it: listings, whole objects, server-side copies.
 
-boto3 lists and copies: obstore refuses to list past a key with an empty or ``..`` segment, which archives do hold, and
-has neither copies between buckets nor ``CopySourceIfMatch``. obstore reads the headers (`airlock.dicom.fetch`), where
-speed counts. Of a listing boto3 does all but the reading of the rows, which took nearly all of its time:
-`airlock.storage.listing` does that.
+boto3 lists and copies. obstore cannot: it refuses to list past a key with an empty or ``..`` segment, which archives
+hold, and it has neither copies between buckets nor ``CopySourceIfMatch``. obstore reads the headers
+(`airlock.dicom.fetch`), where speed counts. `airlock.storage.listing` parses the rows of boto3's listings, since that
+takes boto3 nearly all of the time.
 """
 
 from __future__ import annotations
@@ -52,32 +52,32 @@ COPY_IN_ONE_CALL = 5 * 1024**3  # bytes; CopyObject takes no more
 _COPY_PART = 1024**3
 _PUT_IN_ONE_CALL = 1024**3  # bytes; PutObject takes five times that
 _PIECE = 1024**2  # bytes of a streamed object at a time
-_RECONNECTS = 5  # in a row, without a byte between
+_RECONNECTS = 5  # consecutive ones without a byte between them
 
 
 class S3Error(OSError):
-    """S3 did not do what it was asked, or gave no answer.
+    """S3 refused or failed a request, or did not answer.
 
-    The text names the bucket, the operation and the code: never a key, a prefix or an address, which may name a
-    patient. It is raised without the library's own error behind it.
+    The text names the bucket, the operation and the code, but no key, prefix or address, which may name a patient. It
+    is raised without the library's own error as its cause.
 
     Parameters
     ----------
-    what
+    failure
         What cannot be done with which bucket.
     operation
-        S3's name of it.
+        S3's name of the operation.
     code
         S3's error code, or the class of the library's error.
     """
 
-    def __init__(self, what: str, operation: str, code: str) -> None:
-        super().__init__(f"{what} ({operation}: {code}): {_fix(operation, code)}")
+    def __init__(self, failure: str, operation: str, code: str) -> None:
+        super().__init__(f"{failure} ({operation}: {code}): {_find_remedy(operation, code)}")
         self.code = code
 
 
 class BucketError(S3Error):
-    """A bucket is not there, or the credentials may not use it."""
+    """A bucket does not exist, or the credentials may not use it."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class ListedObject:
     """One row of a bucket listing."""
 
     key: str
-    etag: str  # without its quotes
+    etag: str  # without quotes
     size: int  # bytes
     last_modified: datetime
 
@@ -96,9 +96,9 @@ class S3:
     Parameters
     ----------
     session
-        Whose credentials are used, refreshed ones too.
+        The session with the credentials, which it may refresh.
     client
-        The S3 client made from that session, with the endpoint and region to use.
+        The S3 client of that session, with the endpoint and region to use.
     """
 
     def __init__(self, session: boto3.Session, client: BaseClient) -> None:
@@ -113,7 +113,7 @@ class S3:
         uri
             The prefix.
         placeholders
-            Whether folder placeholders (empty, their key ending in ``/``) are yielded too.
+            Whether folder placeholders (empty objects whose key ends in ``/``) are yielded too.
 
         Raises
         ------
@@ -127,7 +127,7 @@ class S3:
                 yield ListedObject(key, etag, size, last_modified)
 
     def list_frames(self, uri: S3Uri) -> Iterator[pl.DataFrame]:
-        """Yield the objects below a prefix in key order, as frames of `listing.LISTED`; without folder placeholders.
+        """Yield the objects below a prefix in key order, as frames of `listing.LISTED` without folder placeholders.
 
         Parameters
         ----------
@@ -143,7 +143,7 @@ class S3:
             yield without_placeholders(rows)
 
     def _pages(self, uri: S3Uri) -> Iterator[Page]:
-        """Yield what each answer of S3 names."""
+        """Yield the page of each answer of S3."""
         where = {"Bucket": uri.bucket, "Prefix": uri.key}
         token: str | None = ""
         while token is not None:
@@ -172,7 +172,7 @@ class S3:
         FileNotFoundError
             If there is no such object.
         S3Error
-            If S3 does not give it.
+            If it cannot be read.
         """
         try:
             with _reading(uri.bucket):
@@ -183,20 +183,20 @@ class S3:
             raise
 
     def stream(self, uri: S3Uri, etag: str | None = None) -> Iterator[bytes]:
-        """Yield an object's bytes piece by piece; a connection that breaks is taken up where it broke.
+        """Yield an object's bytes piece by piece; after a broken connection it resumes at the next byte.
 
         Parameters
         ----------
         uri
             The object.
         etag
-            Without quotes; S3 refuses (PreconditionFailed, 412) an object that has another one by now.
+            Without quotes; S3 refuses (PreconditionFailed, 412) an object that has another etag by now.
 
         Raises
         ------
         S3Error
-            If S3 does not give it, its code NoSuchKey or PreconditionFailed among others; or if the connection breaks
-            again and again without a byte between.
+            If it cannot be read, for example with code NoSuchKey or PreconditionFailed; or if the connection breaks
+            repeatedly without a byte between.
         """
         position, end, broken = 0, None, 0
         while end is None or position < end:
@@ -221,38 +221,38 @@ class S3:
         return cast("dict[str, Any]", self.client.get_object(**wanted))
 
     def exists(self, uri: S3Uri) -> bool:
-        """Say whether there is an object under exactly this key.
+        """Return whether there is an object under exactly this key.
 
         Raises
         ------
         S3Error
-            If S3 does not say.
+            If it cannot be looked up.
         """
         return self._head(uri) is not None
 
     def find(self, uri: S3Uri) -> dict[str, Any] | None:
-        """Return what lies under exactly this key, as a row of `listing.LISTED`; None if nothing does.
+        """Return the object under exactly this key, as a row of `listing.LISTED`; None if there is none.
 
         Raises
         ------
         S3Error
-            If S3 does not say.
+            If it cannot be looked up.
         """
-        there = self._head(uri)
-        if there is None:
+        reply = self._head(uri)
+        if reply is None:
             return None
-        version = there.get("VersionId")
+        version = reply.get("VersionId")
         return {
             "key": uri.key,
             "version_id": None if version in {None, "null"} else version,
-            "etag": there["ETag"].strip('"'),
-            "size": there["ContentLength"],
-            "last_modified": there["LastModified"],
+            "etag": reply["ETag"].strip('"'),
+            "size": reply["ContentLength"],
+            "last_modified": reply["LastModified"],
         }
 
     def _head(self, uri: S3Uri) -> dict[str, Any] | None:
         try:
-            with _translated(f"an object in bucket {uri.bucket!r} cannot be looked up", "HeadObject"):
+            with _translate_errors(f"an object in bucket {uri.bucket!r} cannot be looked up", "HeadObject"):
                 return cast("dict[str, Any]", self.client.head_object(Bucket=uri.bucket, Key=uri.key))
         except S3Error as error:
             if error.code in _NOT_FOUND:
@@ -260,18 +260,18 @@ class S3:
             raise
 
     def put(self, uri: S3Uri, body: bytes, content_type: str = "application/octet-stream") -> None:
-        """Write a whole object; S3 shows it whole or not at all.
+        """Write a whole object; readers see it as a whole or not at all.
 
         Raises
         ------
         S3Error
-            If S3 does not take it.
+            If it cannot be written.
         """
         with _writing(uri.bucket):
             self.client.put_object(Bucket=uri.bucket, Key=uri.key, Body=body, ContentType=content_type)
 
     def put_file(self, uri: S3Uri, file: IO[bytes], content_type: str) -> None:
-        """Write an open file of any size, from its beginning, as an object; the whole of it is never in memory."""
+        """Write an open file of any size, from its beginning, as an object; it is never in memory as a whole."""
         whole = TransferConfig(multipart_threshold=_PUT_IN_ONE_CALL)
         file.seek(0)
         with _writing(uri.bucket):
@@ -283,11 +283,11 @@ class S3:
         Raises
         ------
         PermissionError
-            If S3 refuses some of them, which it says in an answer that is otherwise a success.
+            If S3 refuses some of them, which it reports in a successful answer.
         """
         for start in range(0, len(keys), 1000):
             names = [{"Key": key} for key in keys[start : start + 1000]]
-            with _translated(f"objects in bucket {bucket!r} cannot be deleted", "DeleteObjects"):
+            with _translate_errors(f"objects in bucket {bucket!r} cannot be deleted", "DeleteObjects"):
                 reply = self.client.delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
             if refused := reply.get("Errors"):
                 codes = ", ".join(sorted({item["Code"] for item in refused}))
@@ -297,27 +297,27 @@ class S3:
                 )
 
     def copy(self, source: dict[str, str], etag: str, size: int, target: S3Uri) -> None:
-        """Copy one object version on the server's side, if it still has this etag.
+        """Copy one object version within S3, if it still has this etag.
 
         Parameters
         ----------
         source
             ``Bucket``, ``Key`` and, where known, ``VersionId``, as boto3's ``CopySource`` takes them.
         etag
-            Without quotes; S3 refuses the copy (PreconditionFailed, 412) when the object has another one by now. The
-            copy's own etag proves nothing: it differs where either is not the MD5 of the content (KMS, parts).
+            Without quotes; S3 refuses the copy (PreconditionFailed, 412) if the object has another etag by now. The
+            copy's own etag proves nothing: it may differ, since not every etag is the MD5 of the content (KMS, parts).
         size
             In bytes; above 5 GiB the copy is made in parts.
         target
-            Where to.
+            The address of the copy.
 
         Raises
         ------
         S3Error
-            If S3 does not make the copy, its code PreconditionFailed or NoSuchKey among others.
+            If it cannot be copied, for example with code PreconditionFailed or NoSuchKey.
         """
-        what = f"an object cannot be copied from bucket {source['Bucket']!r} to bucket {target.bucket!r}"
-        with _translated(what, "CopyObject"):
+        failure = f"an object cannot be copied from bucket {source['Bucket']!r} to bucket {target.bucket!r}"
+        with _translate_errors(failure, "CopyObject"):
             self._copy(source, etag, size, target)
 
     def _copy(self, source: dict[str, str], etag: str, size: int, target: S3Uri) -> None:
@@ -346,40 +346,40 @@ class S3:
 
 
 def requests_of_copy(size: int) -> int:
-    """Return how many requests a copy of so many bytes takes."""
+    """Return the number of requests that a copy of this many bytes takes."""
     return 1 if size <= COPY_IN_ONE_CALL else 2 + -(-size // _COPY_PART)
 
 
 @contextmanager
-def _translated(what: str, operation: str) -> Iterator[None]:
-    """Raise a library's error as an `S3Error`; what it quotes is left out."""
+def _translate_errors(failure: str, operation: str) -> Iterator[None]:
+    """Raise a library's error as an `S3Error`, without the request that its text quotes."""
     try:
         yield
     except AWS_ERRORS as error:
         code = error_code(error)
-        raise (BucketError if code in _REFUSALS else S3Error)(what, operation, code) from None
+        raise (BucketError if code in _REFUSALS else S3Error)(failure, operation, code) from None
 
 
 def _listing(bucket: str) -> AbstractContextManager[None]:
-    return _translated(f"bucket {bucket!r} cannot be listed", "ListObjectsV2")
+    return _translate_errors(f"bucket {bucket!r} cannot be listed", "ListObjectsV2")
 
 
 def _reading(bucket: str) -> AbstractContextManager[None]:
-    return _translated(f"an object in bucket {bucket!r} cannot be read", "GetObject")
+    return _translate_errors(f"an object in bucket {bucket!r} cannot be read", "GetObject")
 
 
 def _writing(bucket: str) -> AbstractContextManager[None]:
-    return _translated(f"an object in bucket {bucket!r} cannot be written", "PutObject")
+    return _translate_errors(f"an object in bucket {bucket!r} cannot be written", "PutObject")
 
 
-def _fix(operation: str, code: str) -> str:
-    """Return what a person can do about a code."""
+def _find_remedy(operation: str, code: str) -> str:
+    """Return what a person can do about an error code."""
     if code in _REFUSALS:
         role = _PERMISSIONS[operation]
         return f"correct the address in the pipeline file, its aws_conn_id, or give the role {role} there"
     if code in _BUSY:
         return "S3 is busy; clear the task later"
     if not code.endswith("Error"):
-        return f"S3's documentation of {operation} has the code; cure the cause and clear the task"
+        return f"look the code up in S3's documentation of {operation}, fix the cause and clear the task"
     fix = _FIXES.get(code, "check the network and the endpoint of the Airflow connection")
     return f"{fix}, then clear the task"

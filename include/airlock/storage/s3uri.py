@@ -1,4 +1,4 @@
-"""Addresses in S3. Apart from ``s3``, so that reading a pipeline file imports no client library."""
+"""Addresses in S3. Separate from ``s3``, so that reading a pipeline file imports no client library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _URI = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", re.DOTAL
 
 
 class S3UriError(ValueError):
-    """A text that should be an ``s3://bucket/prefix`` address is not one."""
+    """A text is not an ``s3://bucket/prefix`` address."""
 
 
 @dataclass(frozen=True, order=True)
@@ -21,12 +21,12 @@ class S3Uri:
 
     @classmethod
     def parse(cls, text: str) -> S3Uri:
-        """Read ``s3://bucket/key``.
+        """Return the address that a text ``s3://bucket/key`` names.
 
         Raises
         ------
         S3UriError
-            If the text is no such address.
+            If the text is not such an address.
         """
         match = _URI.fullmatch(text)
         if match is None:
@@ -37,7 +37,7 @@ class S3Uri:
         return f"s3://{self.bucket}/{self.key}"
 
     def join(self, *parts: str) -> S3Uri:
-        """Return the address below this prefix; a last part that ends in ``/`` keeps it."""
+        """Return an address below this prefix; a ``/`` at the end of the last part stays."""
         below = "/".join([*(part.strip("/") for part in parts[:-1]), parts[-1].lstrip("/")])
         folder = f"{self.key}/" if self.key and not self.key.endswith("/") else self.key
         return S3Uri(self.bucket, folder + below)

@@ -1,7 +1,7 @@
-"""Rows set aside on the local disk and taken up again by groups: a task's memory does not grow with the delivery.
+"""Rows stored on the local disk and read again in partitions, so that a task's memory does not grow with the delivery.
 
-What must be seen together (the copies of an instance, the files of a study) comes out in one partition. The partitions
-are consecutive in one order of the values, `partition_hash`, that does not depend on how many there are.
+Rows that must be seen together (the copies of an instance, the files of a study) are in one partition. Partitions are
+ranges of `partition_hash`, whose order does not depend on the number of partitions.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-PARTITION_ROWS = 100_000  # about, in one partition; rows of one value are never parted, however many
-PENDING_BYTES = 64 * 1024**2  # of rows kept in memory before they are written: a draft of a contract is long
+PARTITION_ROWS = 100_000  # about, per partition; rows of one value stay together, whatever their number
+PENDING_BYTES = 64 * 1024**2  # of rows in memory before they are written: a draft of a contract is long
 _PARTITION = "_partition"
 
 
 def partitions_for(rows: int) -> int:
-    """Return into how many partitions so many rows go."""
+    """Return the number of partitions for this number of rows."""
     return max(1, -(-rows // PARTITION_ROWS))
 
 
 def partition_hash(value: pl.Expr) -> pl.Expr:
-    """Return where a value stands in the order of the partitions: 64 bits, the same wherever polars has one version."""
+    """Return the 64-bit hash by which values are ordered into partitions; it depends only on the version of polars."""
     return value.hash(seed=0)
 
 
 class Aside:
-    """Frames on the local disk, each to be had back by its number. A context manager: they are gone when it ends.
+    """Frames on the local disk, each read again by its number. A context manager: they are deleted when it ends.
 
-    The file has no name: frames hold patients' data, and of a task that is killed nobody cleans up.
+    The file has no name, so that it disappears with a killed task: frames hold patients' data.
     """
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="airlock-")  # noqa: SIM115  (closed by `close`)
-        self._pieces: list[tuple[int, int]] = []  # where each lies, and its bytes
+        self._pieces: list[tuple[int, int]] = []  # offset and bytes of each frame
 
     def __enter__(self) -> Self:
         return self
@@ -51,11 +51,11 @@ class Aside:
         self.close()
 
     def close(self) -> None:
-        """Let go of all frames."""
+        """Delete all frames."""
         self._file.close()
 
     def add(self, rows: pl.DataFrame) -> int:
-        """Set a frame aside and return its number."""
+        """Store a frame and return its number."""
         body = io.BytesIO()
         rows.write_ipc(body, compression="lz4")
         start = self._file.seek(0, io.SEEK_END)
@@ -71,16 +71,16 @@ class Aside:
 
 
 class Spool:
-    """Rows partitioned by a value: those of one value are in one partition, in the order in which they were added.
+    """Rows partitioned by a value: rows of one value are in one partition, in the order in which they were added.
 
-    A context manager: the rows are gone when it ends. One partition alone stays in memory.
+    A context manager: the rows are deleted when it ends. A single partition stays in memory.
 
     Parameters
     ----------
     by
-        The value, of a type that can be hashed. Rows without one (null) are together.
+        The value, of a hashable type. Rows without a value (null) are together.
     partitions
-        How many; `partitions_for` gives the number.
+        The number of partitions, from `partitions_for`.
     """
 
     def __init__(self, by: pl.Expr, partitions: int) -> None:
@@ -92,7 +92,7 @@ class Spool:
         self._pending_rows = 0
         self._pending_bytes = 0
         self._aside = Aside()
-        self._pieces: list[list[int]] = [[] for _ in range(partitions)]  # of each partition, by their numbers
+        self._pieces: list[list[int]] = [[] for _ in range(partitions)]  # the frames' numbers, per partition
 
     def __enter__(self) -> Self:
         return self
@@ -104,7 +104,7 @@ class Spool:
         self._aside.close()
 
     def add(self, rows: pl.DataFrame) -> None:
-        """Set rows aside; all frames must have the same columns."""
+        """Store rows; all frames must have the same columns."""
         self._empty = rows.clear()
         self.rows += rows.height
         self._pending.append(rows)
@@ -115,11 +115,11 @@ class Spool:
             self._write()
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
-        """Yield each partition that has rows, always in the same order; can be done again and again."""
+        """Yield each partition that has rows, always in the same order; can be repeated."""
         yield from (rows for rows in map(self.partition, range(self.partitions)) if rows.height)
 
     def partition(self, number: int) -> pl.DataFrame:
-        """Return a partition by its number, from 0; it may have no rows, and if none was ever added, no columns."""
+        """Return a partition by its number, from 0; it may have no rows, and no columns if no frame was added."""
         if self.partitions == 1:
             return pl.concat([self._empty, *self._pending])
         self._write()
@@ -140,14 +140,14 @@ class Spool:
 
 
 class SortedSpool(Spool):
-    """Rows partitioned by ranges of a text: the partitions come in its order, the rows of one as they were added.
+    """Rows partitioned by ranges of a text: partitions are in its order, rows within one in the order of adding.
 
     Parameters
     ----------
     by
         The column.
     bounds
-        Where one range ends and the next begins, in order; `bounds_of` finds them.
+        The bounds between the ranges, ascending, from `bounds_of`.
     """
 
     def __init__(self, by: str, bounds: pl.Series) -> None:
@@ -159,13 +159,13 @@ class SortedSpool(Spool):
 
 
 def bounds_of(sample: pl.Series, partitions: int) -> pl.Series:
-    """Return the bounds of so many ranges of about equal size, or of fewer, from some of the texts."""
+    """Return the bounds of this number of ranges (or fewer) of about equal size, from a sample of the texts."""
     ordered = sample.drop_nulls().sort()
     steps = [number * ordered.len() // partitions for number in range(1, partitions)]
     return ordered.gather(steps if ordered.len() else []).unique(maintain_order=True)
 
 
 def together(*spools: Spool) -> Iterator[tuple[pl.DataFrame, ...]]:
-    """Yield, partition by partition, what several spools of equally many partitions have of the same values."""
+    """Yield the partitions with the same number of several spools, which must have equally many partitions."""
     for number in range(spools[0].partitions):
         yield tuple(spool.partition(number) for spool in spools)

@@ -1,9 +1,9 @@
-"""A run's folder on S3, holding each stage's dataset; a dataset is visible whole or not at all.
+"""A run's folder on S3 with the stages' datasets; readers see a dataset as a whole or not at all.
 
-A dataset is a folder with Parquet parts and a marker ``_COMMITTED.json`` that names them. A part's name is that of its
-content, so that writing a dataset again swaps it in one step: readers see the old rows or the new ones. It can be
-written and read part by part: a task's memory does not grow with the delivery. Mapped stages write one dataset per
-shard or batch, under a common folder.
+A dataset is a folder with Parquet parts and a marker ``_COMMITTED.json`` that names them. A part's name has a hash of
+its content, so that writing a dataset again replaces it in one step: readers see the old rows or the new ones. Datasets
+are written and read part by part, so that a task's memory does not grow with the delivery. Mapped stages write one
+dataset per shard or batch, under a common folder.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ PART_ROWS = 50_000
 
 
 class DatasetMissingError(LookupError):
-    """A stage asks for a dataset that the stage before it has not committed."""
+    """A stage reads a dataset that an earlier stage has not committed."""
 
 
 class DatasetWriter:
-    """A dataset as it grows; `Workspace.writer` makes one."""
+    """A writer of one dataset; `Workspace.writer` returns one."""
 
     def __init__(self, workspace: Workspace, dataset: str, schema: pl.Schema, part_rows: int | None) -> None:
         self.rows = 0
@@ -59,7 +59,7 @@ class DatasetWriter:
             self.end_part()
 
     def end_part(self) -> None:
-        """Write what was added since the last part; nothing where that is nothing."""
+        """Write the rows that were added since the last part; without rows write nothing."""
         pending = pl.concat([self._schema.to_frame(), *self._pending])
         self._pending = []
         for rows in pending.iter_slices(self._part_rows or max(1, pending.height)):
@@ -67,7 +67,7 @@ class DatasetWriter:
                 self._put(rows)
 
     def commit(self) -> None:
-        """Make the dataset what was added, in place of what it was."""
+        """Commit the added rows as the dataset, replacing its earlier content."""
         self.end_part()
         self._workspace.write_json(f"{self._dataset}/{MARKER}", {"parts": self._parts, "rows": self.rows})
 
@@ -88,7 +88,7 @@ class Workspace:
     Parameters
     ----------
     s3
-        Where the workspace's bucket is.
+        The S3 account of the workspace's bucket.
     root
         The run's folder: ``s3://<workspace>/<pipeline>/<run key>/``.
     """
@@ -102,11 +102,11 @@ class Workspace:
         Parameters
         ----------
         dataset
-            Its folder below the root, as ``arrivals`` or ``headers/0007``.
+            Its folder below the root, for example ``arrivals`` or ``headers/0007``.
         schema
             The columns it must have, in order.
         rows
-            What to write.
+            The rows to write.
 
         Returns
         -------
@@ -124,28 +124,28 @@ class Workspace:
 
     @contextmanager
     def writer(self, dataset: str, schema: pl.Schema, part_rows: int | None = PART_ROWS) -> Iterator[DatasetWriter]:
-        """Write a dataset frame by frame; it is committed when the block ends, and not if the block raises.
+        """Write a dataset frame by frame; it is committed at the end of the block, unless the block raises.
 
         Parameters
         ----------
         dataset, schema
             As in `write`.
         part_rows
-            Rows in a part; None where the writer itself ends each part, so that readers find its rows together.
+            Rows in a part; None if the caller ends each part itself, so that readers find certain rows together.
         """
         writer = DatasetWriter(self, dataset, schema, part_rows)
         yield writer
         writer.commit()
 
     def parts(self, dataset: str, schema: pl.Schema, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
-        """Yield a committed dataset's rows part by part, in their order; at least one frame, empty where it is empty.
+        """Yield a committed dataset's rows part by part, in their order; an empty dataset yields one empty frame.
 
         Parameters
         ----------
         dataset, schema
             As in `write`.
         columns
-            Those that are wanted; all without it.
+            The columns to read; all without it.
 
         Raises
         ------
@@ -170,19 +170,19 @@ class Workspace:
             marker = json.loads(self.s3.get(self.root.join(dataset, MARKER)))
         except FileNotFoundError:
             raise DatasetMissingError(
-                f"dataset {dataset!r} of the run is not there: clear the stage that writes it, then this one"
+                f"the run has no dataset {dataset!r}: clear the stage that writes it, then this one"
             ) from None
         return list(marker["parts"])
 
     def read_part(
         self, dataset: str, part: str, schema: pl.Schema, columns: Sequence[str] | None = None
     ) -> pl.DataFrame:
-        """Read one part of a dataset, by its name, or some of its columns."""
+        """Return one part of a dataset by its name, all columns or some."""
         body = io.BytesIO(self.s3.get(self.root.join(dataset, part)))
         return pl.read_parquet(body, schema=schema, columns=None if columns is None else list(columns))
 
     def read(self, dataset: str, schema: pl.Schema) -> pl.DataFrame:
-        """Read a whole committed dataset.
+        """Return a whole committed dataset.
 
         Raises
         ------
@@ -192,12 +192,12 @@ class Workspace:
         return pl.concat(self.parts(dataset, schema))
 
     def read_all(self, datasets: Sequence[str], schema: pl.Schema) -> pl.DataFrame:
-        """Read the datasets of a mapped stage as one frame; all of them must be there."""
+        """Return the datasets of a mapped stage as one frame; all of them must be committed."""
         frames = [self.read(dataset, schema) for dataset in datasets]
         return pl.concat(frames) if frames else schema.to_frame()
 
     def find(self, dataset: str, schema: pl.Schema) -> pl.DataFrame:
-        """Read a dataset if it was committed, else give an empty frame: for the audit of a run that broke off."""
+        """Return a dataset, or an empty frame if it was not committed: for the audit of an interrupted run."""
         try:
             return self.read(dataset, schema)
         except DatasetMissingError:
@@ -206,14 +206,14 @@ class Workspace:
     def find_parts(
         self, dataset: str, schema: pl.Schema, columns: Sequence[str] | None = None
     ) -> Iterator[pl.DataFrame]:
-        """Yield a dataset's parts as `parts` does if it was committed, else one empty frame."""
+        """Yield a dataset's parts as `parts`, or one empty frame if it was not committed."""
         try:
             yield from self.parts(dataset, schema, columns)
         except DatasetMissingError:
             yield schema.to_frame().select(columns or schema.names())
 
     def is_committed(self, dataset: str) -> bool:
-        """Say whether the dataset can be read."""
+        """Return whether a dataset was committed."""
         return self.s3.exists(self.root.join(dataset, MARKER))
 
     def write_json(self, name: str, content: Any) -> str:

@@ -1,4 +1,4 @@
-"""DICOMweb as a client: Store Transactions (STOW-RS, PS3.18 section 10.5), and what a server answers to them."""
+"""A DICOMweb client: Store Transactions (STOW-RS, PS3.18 section 10.5), and the servers' answers."""
 
 from __future__ import annotations
 

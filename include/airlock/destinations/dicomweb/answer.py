@@ -1,7 +1,7 @@
-"""What a server says of each instance: the Store Instances Response Module (PS3.18 annex I), as JSON or as XML.
+"""A server's answer per instance: the Store Instances Response Module (PS3.18 annex I), as JSON or as XML.
 
-The answer is a stranger's: what is not of the module's form is left out, and an instance that is not named in it counts
-as neither stored nor refused.
+Answers are not trusted: malformed parts are ignored, and an instance that is not named counts as neither stored nor
+refused.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ SOP_CLASS_NOT_SUPPORTED = 0x0122
 
 
 class StoreAnswer(NamedTuple):
-    """The fate of the instances of one request, by SOPInstanceUID.
+    """The result of each instance of one request, by SOPInstanceUID.
 
     Parameters
     ----------
     stored
-        WarningReason (0008,1196), or None where nothing is to be said.
+        WarningReason (0008,1196), None without a warning.
     failed
-        FailureReason (0008,1197), or None where the server gives none.
+        FailureReason (0008,1197), None if the server gives none.
     """
 
     stored: dict[str, int | None]
@@ -43,19 +43,19 @@ class StoreAnswer(NamedTuple):
 
 
 def is_for_good(reason: int | None) -> bool:
-    """Say whether a FailureReason speaks of the instance, which the server will refuse again (PS3.18 table I.2-2)."""
+    """Return whether a FailureReason is about the instance, so that it will be refused again (PS3.18 table I.2-2)."""
     if reason is None:
         return False
     return reason == SOP_CLASS_NOT_SUPPORTED or 0xA900 <= reason <= 0xA9FF or 0xC000 <= reason <= 0xCFFF
 
 
 def may_be_there(reason: int | None) -> bool:
-    """Say whether a server that gives this FailureReason, or none, may hold the instance from an earlier request."""
+    """Return whether a server that gives this FailureReason, or none, may hold the instance from an earlier request."""
     return reason in {None, PROCESSING_FAILURE, DUPLICATE_SOP_INSTANCE}
 
 
 def read_answer(body: bytes) -> StoreAnswer | None:
-    """Return what a body says, None if it is no Store Instances Response Module."""
+    """Return the results in an answer's body, None if it is not a Store Instances Response Module."""
     start = body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     try:
         if start in {b"{", b"["}:
@@ -82,7 +82,7 @@ def _answer(
 
 
 def _status(value: Any) -> int | None:
-    """Return a DICOM status, which has 16 bits (VR US); what has more is none, and would be as long in the ledger."""
+    """Return a DICOM status, None if the value has more than its 16 bits (VR US) and so may be too long to store."""
     try:
         status = int(value)
     except (TypeError, ValueError, OverflowError):
@@ -91,7 +91,7 @@ def _status(value: Any) -> int | None:
 
 
 def _json_items(module: Any, tag: str) -> Iterator[Any]:
-    """Yield a sequence's items (PS3.18 annex F.2); some servers put the module into a list."""
+    """Yield a sequence's items (PS3.18 annex F.2); some servers wrap the module in a list."""
     for one in module if isinstance(module, list) else [module]:
         yield from _json_values(one, tag)
 

@@ -1,4 +1,4 @@
-"""One DICOMweb server: its address, its credentials, and the two transactions that a STOW route needs of it."""
+"""A client of one DICOMweb server, for the two transactions that a STOW route needs."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 _DICOM_JSON = "application/dicom+json"
 _ANSWERS = f"{_DICOM_JSON}, application/dicom+xml;q=0.5"
-_MOST_BYTES = 32 * 1024**2  # of an answer; one about ten thousand instances has five
-_DIVISIBLE = frozenset({400, 409, 413, 422, 500})  # may be for the sake of one instance of several
+_MOST_BYTES = 32 * 1024**2  # of an answer; an answer about ten thousand instances has 5 MiB
+_DIVISIBLE = frozenset({400, 409, 413, 422, 500})  # one instance of several may be the cause
 _FOR_GOOD = frozenset({400, 409, 413, 422})
 
 
 def credentials(login: str | None, password: str | None) -> httpx.Auth | None:
-    """Return what goes with each request: HTTP basic authentication, a password alone as bearer token, or nothing."""
+    """Return HTTP basic authentication; without a login the password as bearer token; None without both."""
     if login:
         return httpx.BasicAuth(login, password or "")
     return BearerToken(password) if password else None
 
 
 class BearerToken(httpx.Auth):
-    """A token in the header Authorization (RFC 6750 section 2.1)."""
+    """Authentication by a token in the header Authorization (RFC 6750 section 2.1)."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -45,14 +45,14 @@ class BearerToken(httpx.Auth):
 
 
 class DicomWebError(RuntimeError):
-    """The server did not do what it was asked; nothing is known of any instance.
+    """The server failed a request; the results of its instances are unknown.
 
     Parameters
     ----------
     code
-        One word: ``http_503``, or the class of a broken connection.
+        ``http_<status>``, or the class of the client's error.
     retry_after
-        Seconds that the server asks to be left alone.
+        Seconds that the server asks to wait.
     """
 
     def __init__(self, code: str, retry_after: float | None = None) -> None:
@@ -62,12 +62,12 @@ class DicomWebError(RuntimeError):
 
 
 class RequestRefusedError(DicomWebError):
-    """The server refused a request as a whole, perhaps for the sake of one instance in it.
+    """The server refused a request as a whole; a single instance of it may be the cause.
 
     Parameters
     ----------
     code
-        As ``http_413``.
+        ``http_<status>``.
     for_good
         Whether the same request will be refused again.
     """
@@ -83,13 +83,13 @@ class DicomWeb:
     Parameters
     ----------
     base_url
-        To which ``/studies`` is added, as ``https://pacs.example.org/dicom-web``.
+        The address before ``/studies``, for example ``https://pacs.example.org/dicom-web``.
     auth
-        None for a server that asks for no credentials.
+        None for a server without authentication.
     verify
-        How the server's certificate is checked: False not at all.
+        The check of the server's certificate; False for none.
     timeout_seconds
-        Without a byte sent or received.
+        The longest time without a byte sent or received.
 
     Examples
     --------
@@ -109,19 +109,19 @@ class DicomWeb:
         self._client = httpx.Client(auth=auth, verify=verify, timeout=timeout_seconds, follow_redirects=False)
 
     def store(self, parts: list[Part]) -> StoreAnswer:
-        """Send files in one Store Transaction (PS3.18 section 10.5), reading them while they are sent.
+        """Send files in one Store Transaction (PS3.18 section 10.5); they are read while they are sent.
 
         Returns
         -------
         StoreAnswer
-            What the server says of each instance, whatever the status of its answer; empty if it says nothing.
+            The server's result of each instance, whatever the status of its answer; empty if it names none.
 
         Raises
         ------
         RequestRefusedError
             If the server refuses the request and names no instance.
         DicomWebError
-            If there is no answer, or one that speaks of the server: 401, 404, 429, 503.
+            If there is no answer, or its status is about the server: 401, 404, 429, 503.
         """
         body = Multipart(parts)
         head = {"Content-Type": body.content_type, "Content-Length": str(body.length), "Accept": _ANSWERS}
@@ -134,12 +134,12 @@ class DicomWeb:
         raise _refusal(response)
 
     def holds(self, study: str, series: str, instance: str) -> bool:
-        """Ask whether the server has an instance (Search Transaction, PS3.18 section 10.6), by its three UIDs.
+        """Return whether the server has an instance, by its three UIDs (Search Transaction, PS3.18 section 10.6).
 
         Raises
         ------
         DicomWebError
-            If the server does not say.
+            If the server does not answer the search.
         """
         where = f"{self._base_url}/studies/{quote(study, safe='')}/series/{quote(series, safe='')}/instances"
         response, content = self._ask(
@@ -154,7 +154,13 @@ class DicomWeb:
     def _ask(
         self, method: str, url: str, head: dict[str, str], body: Multipart | None = None
     ) -> tuple[httpx.Response, bytes]:
-        """Return the answer and its body, of which no more is taken than an answer may have."""
+        """Return the answer and its body.
+
+        Raises
+        ------
+        DicomWebError
+            If there is no answer, or its body is too long.
+        """
         content = bytearray()
         try:
             with self._client.stream(method, url, headers=head, content=body) as response:
@@ -162,7 +168,7 @@ class DicomWeb:
                     content += piece
                     if len(content) > _MOST_BYTES:
                         raise DicomWebError("answer_too_long")
-        except (httpx.HTTPError, httpx.InvalidURL) as error:  # its text has the address
+        except (httpx.HTTPError, httpx.InvalidURL) as error:  # its text may have the address, with UIDs
             raise DicomWebError(type(error).__name__) from None
         return response, bytes(content)
 

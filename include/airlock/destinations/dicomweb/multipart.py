@@ -1,4 +1,4 @@
-"""A multipart body of instances (PS3.18 section 8.6.1.2, RFC 2387) that is made while it is sent."""
+"""A multipart body of instances (PS3.18 section 8.6.1.2, RFC 2387), generated while it is sent."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Part:
     Parameters
     ----------
     size
-        Of the file, in bytes.
+        Bytes in the file.
     pieces
-        The file's bytes; asked for once, when the parts before it are sent.
+        The file's bytes; iterated once, when the parts before it are sent.
     """
 
     size: int
@@ -27,17 +27,17 @@ class Part:
 
 
 class Multipart:
-    """The body of a Store Transaction; going through it reads the parts piece by piece, as fast as they are taken.
+    """The body of a Store Transaction; its iteration reads the parts piece by piece, as fast as they are sent.
 
-    Its length is known before its content is: servers and proxies without chunked transfer take it too, and a file
-    that breaks off cannot look like a whole one.
+    Its length is known in advance: servers and proxies without chunked transfer accept it, and an interrupted body
+    cannot pass for a whole one.
 
     Parameters
     ----------
     parts
         The files.
     boundary
-        Between them; by default one that no file holds, unless by a chance of one in 2^128.
+        The text between them; by default a random one of 128 bits, which no file holds.
     """
 
     def __init__(self, parts: list[Part], boundary: str = "") -> None:
@@ -53,7 +53,7 @@ class Multipart:
 
     @property
     def length(self) -> int:
-        """Bytes of the body."""
+        """Bytes in the body."""
         around = len(self._head) + len(b"\r\n")
         return sum(part.size + around for part in self._parts) + len(self._end)
 

@@ -105,7 +105,7 @@ def test_a_claim_needs_an_open_run_of_the_pipeline(ledger: Ledger) -> None:
     with pytest.raises(LedgerError, match="has no run 'a': give the run's key"):
         ledger.claim(NIGHTLY, "a", arrivals("1"))
     begin(ledger, "a")
-    with pytest.raises(LedgerError, match="is one of pipeline 'nightly', not 'weekly'"):
+    with pytest.raises(LedgerError, match="is of pipeline 'nightly', not 'weekly'"):
         ledger.claim("weekly", "a", arrivals("1"))
 
 

@@ -52,7 +52,7 @@ def test_a_client_token_once_known_is_never_replaced(opened: Ledger) -> None:
 def test_a_batch_is_one_runs(opened: Ledger) -> None:
     begin(opened, "b")
     opened.record_job(BEGUN)
-    with pytest.raises(LedgerError, match="is of run 'a', not 'b'"):
+    with pytest.raises(LedgerError, match="belongs to run 'a', not 'b'"):
         opened.record_job(replace(BEGUN, run_key="b"))
     with pytest.raises(LedgerError, match="has no run 'c'"):
         opened.record_job(replace(BEGUN, batch_id="b9", run_key="c"))

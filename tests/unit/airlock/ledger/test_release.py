@@ -82,7 +82,7 @@ def test_of_a_batch_the_last_job_counts(publishing: Ledger) -> None:
 
 def test_claims_of_another_run_are_left_alone(publishing: Ledger) -> None:
     assert publishing.release_resources(NIGHTLY, "b") == 0
-    with pytest.raises(LedgerError, match="is one of pipeline 'nightly', not 'another'"):
+    with pytest.raises(LedgerError, match="is of pipeline 'nightly', not 'another'"):
         publishing.release_resources("another", "a")
     assert taken(publishing, "b", "p1") == {"p1"}
 

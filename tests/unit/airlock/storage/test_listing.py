@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airlock.storage import listing
-from airlock.storage.listing import LISTED, ListingError, decoded
+from airlock.storage.listing import LISTED, ListingError, decode_keys
 from airlock.storage.s3 import S3, BucketError, S3Error
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.storage.test_s3 import ODD_NAMES
@@ -115,7 +115,7 @@ class TestAgainstBoto3:
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=5)))
 def test_keys_are_decoded_all_at_once_as_one_by_one(keys: list[str]) -> None:
-    assert decoded([quote(key, safe="/").replace("%20", "+") for key in keys]) == keys
+    assert decode_keys([quote(key, safe="/").replace("%20", "+") for key in keys]) == keys
 
 
 class TestAnswers:
@@ -163,16 +163,16 @@ class TestAnswers:
     @pytest.mark.parametrize(
         ("body", "complaint"),
         [
-            (b"<html><body>log in</body></html>", "is not S3"),
+            (b"<html><body>log in</body></html>", "is not from S3"),
             (b'<!DOCTYPE x [<!ENTITY a "b">]><ListBucketResult>&a;</ListBucketResult>', "document type"),
-            (answer(more="<IsTruncated>true</IsTruncated>"), "goes on, but not where"),
-            (answer(item(), more=truncated("same")), "goes on, but not where"),
+            (answer(more="<IsTruncated>true</IsTruncated>"), "continues, but gives no token"),
+            (answer(item(), more=truncated("same")), "continues, but gives no token"),
             (answer("<Contents><ETag>e</ETag></Contents>"), "an object without a key"),
             (answer("<Contents><Key></Key><ETag>e</ETag></Contents>"), "an object without a key"),
-            (answer("<Contents><Key>MUELLER</Key></Contents>"), "1 objects without a etag"),
-            (answer(item("MUELLER", size="")), "1 objects without a size"),
-            (answer(item("MUELLER", size="5.5"), item()), "1 objects without a size"),
-            (answer(item("MUELLER", time="yesterday")), "1 objects without a last_modified"),
+            (answer("<Contents><Key>MUELLER</Key></Contents>"), "1 objects without a readable etag"),
+            (answer(item("MUELLER", size="")), "1 objects without a readable size"),
+            (answer(item("MUELLER", size="5.5"), item()), "1 objects without a readable size"),
+            (answer(item("MUELLER", time="yesterday")), "1 objects without a readable last_modified"),
         ],
     )
     def test_one_that_s3_never_gives_ends_the_listing(self, body: bytes, complaint: str) -> None:
