@@ -181,12 +181,12 @@ def test_a_run_is_found_by_its_key_by_its_id_and_as_the_newest(ledger: Ledger) -
 @pytest.mark.parametrize("name", ["in/bad", "1.bad", STUDY])
 def test_no_question_reads_all_arrivals(told: Ledger, name: str) -> None:
     """An archive has ten million of them."""
-    from airlock.ledger.lookup import _ways
+    from airlock.ledger.lookup import _select_by_each_name
 
     with told._reading() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SET LOCAL enable_seqscan = off"))  # a table this small is read as a whole
-        for statement in (each for ways in _ways(name).values() for each in ways):
+        for statement in (each for ways in _select_by_each_name(name).values() for each in ways):
             explain = "EXPLAIN QUERY PLAN " if connection.dialect.name == "sqlite" else "EXPLAIN "
             compiled = statement.compile(connection, compile_kwargs={"literal_binds": True})
             plan = "\n".join(str(row) for row in connection.execute(text(explain + str(compiled).replace(":", "\\:"))))

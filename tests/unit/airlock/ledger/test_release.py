@@ -67,7 +67,7 @@ def test_without_any_job_it_stays_known(ledger: Ledger) -> None:
 
 def test_a_job_that_may_still_run_keeps_them_until_a_person_has_seen_its_end(publishing: Ledger) -> None:
     publishing.record_job(FHIR)
-    with pytest.raises(LedgerError, match=r"1 import jobs of run 'a' have not ended .*: j1; .* --jobs-ended"):
+    with pytest.raises(LedgerError, match=r"1 import jobs of run 'a' have not ended .*: j1. .* --jobs-ended"):
         publishing.release_resources(NIGHTLY, "a")
     assert taken(publishing, "b", "p1", "p2") == {"p1", "p2"}
     assert publishing.release_resources(NIGHTLY, "a", jobs_ended=True) == 2
