@@ -29,7 +29,7 @@ from airlock_local.environment import (
 )
 from airlock_local.failures import failures
 from airlock_local.progress import say
-from airlock_local.report import LISTS, REPORTS, audit_lines, place_lines, show
+from airlock_local.report import REPORTS, audit_lines, place_lines, show
 from airlock_local.stack import Stack, StackError
 from airlock_local.stores import SLOTS
 
@@ -229,7 +229,7 @@ def _fetch_report(settings: Settings, client: Any, choice: Choice, kept: Path) -
     """
     pipeline = choice.pipeline
     audit = S3Uri.parse(pipeline.workspace).join(pipeline.name, kept.name, "audit", "")
-    names = ("report.json", *(LISTS[:1] if pipeline.kind == "imaging" else LISTS))
+    names = ("report.json", *pipeline.report_lists)
     (settings.var / "report.json").unlink(missing_ok=True)  # an earlier run's must not pass for this one's
     try:
         bodies = {

@@ -213,6 +213,7 @@ class ImagingPipeline(Pipeline):
     """An imaging pipeline."""
 
     contract_schema: ClassVar[str] = "airlock.study/1"
+    report_lists: ClassVar[tuple[str, ...]] = ("dispositions.csv",)
     has_studies: ClassVar[bool] = True
 
     kind: Literal["imaging"] = Field(description="the kind of data that the pipeline imports")

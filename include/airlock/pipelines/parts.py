@@ -192,6 +192,7 @@ class Pipeline(Settings):
     """The fields that pipelines of every kind have."""
 
     contract_schema: ClassVar[str] = "airlock.clinical/1"  # of the contracts that are routed
+    report_lists: ClassVar[tuple[str, ...]] = ("dispositions.csv", "operation-outcomes.ndjson")  # beside report.json
     has_studies: ClassVar[bool] = False  # whether a redrive can choose one
 
     version: Literal["airlock.pipeline/1"] = Field(alias="schema")

@@ -21,6 +21,7 @@ from airlock.words import says_something, unfit
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from airlock.pipelines import Pipeline
     from airlock.run import Run
 
 # What a person may decide on. Nobody can: what is not accounted for (it may not be in the data store at all), what is
@@ -74,14 +75,14 @@ def check_answer(review: Review, reasons: Collection[str] = ()) -> None:
         raise ReviewError(f"The reason {fault}.")
 
 
-def record_question(run: Run[Any]) -> dict[str, int]:
+def record_question(run: Run[Pipeline]) -> dict[str, int]:
     """Keep what a person is asked about; return how many subjects wait for the answer, by reason code."""
     waiting = _waiting(run)
     run.workspace.write("asked", HOLDS, waiting)
     return dict(Counter(code for codes in waiting["reasons"] for code in codes).most_common())
 
 
-def record_review(run: Run[Any], review: Review, reasons: Collection[str] = ()) -> int:
+def record_review(run: Run[Pipeline], review: Review, reasons: Collection[str] = ()) -> int:
     """Keep an answer in the ledger; return how many subjects it releases, as far as the next audit finds no more.
 
     Parameters
@@ -113,7 +114,7 @@ def record_review(run: Run[Any], review: Review, reasons: Collection[str] = ()) 
     return chosen.height
 
 
-def _waiting(run: Run[Any]) -> pl.DataFrame:
+def _waiting(run: Run[Pipeline]) -> pl.DataFrame:
     """Return what the last audit holds and a person may release."""
     return run.workspace.find("holds", HOLDS).filter(_only([str(reason) for reason in OVERRIDABLE]))
 
