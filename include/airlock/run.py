@@ -65,7 +65,7 @@ def source_prefix(pipeline: Pipeline, prefix: str | None) -> S3Uri:
 
 @dataclass(frozen=True)
 class RedriveRequest:
-    """What a person asked for."""
+    """A person's request to redrive arrivals."""
 
     asked_by: str
     why: str

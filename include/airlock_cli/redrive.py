@@ -101,7 +101,7 @@ def preview(pipeline: str, conf: dict[str, Any]) -> dict[str, Any]:
         If the choice is empty, or has arrivals that cannot be redriven.
     """
     from airlock.run import Run  # noqa: PLC0415
-    from airlock.stages.redrive import choose  # noqa: PLC0415  # only a dry run needs these
+    from airlock.stages.redrive import select_arrivals  # noqa: PLC0415  # only a dry run needs these
     from airlock.stages.redrive_request import RedriveError, read_request  # noqa: PLC0415
     from airlock_cli.ledgers import open_ledger  # noqa: PLC0415
 
@@ -112,7 +112,7 @@ def preview(pipeline: str, conf: dict[str, Any]) -> dict[str, Any]:
         if asked is None:
             raise RequestError(_NOTHING_CHOSEN)
         with open_ledger() as ledger, workspaces.open_s3(S3Uri.parse(known.workspace)) as store:
-            rows = choose(Run(known, "dry run", None, source, store, ledger), asked, _rules(known)).to_dicts()
+            rows = select_arrivals(Run(known, "dry run", None, source, store, ledger), asked, _rules(known)).to_dicts()
     except RedriveError as error:
         raise RequestError(str(error)) from None
     found = [row | {"what_to_do": SENTENCES.get(row["reason"])} for row in rows]

@@ -66,7 +66,7 @@ def test_a_fixed_file_brings_what_was_set_aside_and_nothing_that_was_released(pl
     assert (redrive.report, place.contracts()) == once
     assert len(place.jobs()) == 2
     assert Chain(place, clinical_pipeline(), run_id="manual__nightly").run()["arrivals"] == 0
-    with pytest.raises(AirflowFailException, match="fits the choice"):
+    with pytest.raises(AirflowFailException, match="meets the request"):
         again(place, 2, redrive_run="manual__first").until("buffer")
 
 
@@ -87,7 +87,7 @@ def test_a_resource_that_a_file_has_twice_is_a_duplicate_both_times(place: Place
 
 def test_a_reason_that_no_resource_of_a_file_has_chooses_nothing(place: Place) -> None:
     taken(place, {"a.ndjson": ndjson(patient(), BAD)})
-    with pytest.raises(AirflowFailException, match="fits the choice"):
+    with pytest.raises(AirflowFailException, match="meets the request"):
         again(place, redrive_reasons=["not_json"]).until("buffer")
 
 
@@ -205,7 +205,7 @@ def test_a_word_that_comes_after_a_redrive_has_taken_the_file_over_releases_noth
 )
 def test_what_is_about_studies_is_refused_by_name(place: Place, params: dict[str, str]) -> None:
     field = list(params)[-1]
-    with pytest.raises(AirflowFailException, match=f"{field} is for pipelines of kind imaging, .* leave it out"):
+    with pytest.raises(AirflowFailException, match=f"{field} is for pipelines of kind imaging, .* Leave it out"):
         again(place, **params).until("receive")
 
 

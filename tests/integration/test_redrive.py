@@ -115,7 +115,7 @@ def test_a_fixed_file_under_the_same_key_completes_its_study(place: Place) -> No
     assert (redrive.report, place.contracts()) == once
     assert Chain(place, settings(), run_id="manual__nightly").run()["arrivals"] == 0
     assert len(place.jobs()) == 2
-    with pytest.raises(AirflowFailException, match="fits the choice"):
+    with pytest.raises(AirflowFailException, match="meets the request"):
         again(place, 2, redrive_run="manual__first").until("buffer")
 
 
@@ -342,19 +342,19 @@ def test_what_cannot_be_redriven_is_refused_as_a_whole(place: Place) -> None:
     bad, good = rows["in/bad.dcm"], rows["in/study-1/001.dcm"]
     lists = {
         "released": ([bad, good], "line 3: it is released, and only held"),
-        "unknown": ([bad | {"arrival_id": "0" * 32}], "line 2: no arrival of this pipeline"),
+        "unknown": ([bad | {"arrival_id": "0" * 32}], "line 2: not an arrival of this pipeline"),
         "exchanged": ([bad | {"key": good["key"]}], "line 2: its key is not that of the arrival"),
     }
     for name, (kept, _) in lists.items():
         place.s3().put_object(Bucket="workspace", Key=f"{name}.csv", Body=spreadsheet(kept))
     refused: list[tuple[dict[str, Any], str]] = [
         *(({"redrive_csv": f"s3://workspace/{name}.csv"}, fault) for name, (_, fault) in lists.items()),
-        ({"redrive_csv": "s3://workspace/none.csv"}, "redrive_csv: there is no such object"),
-        ({"redrive_run": "manual__no_such"}, "redrive_run is no run of pipeline 'nightly'"),
+        ({"redrive_csv": "s3://workspace/none.csv"}, "redrive_csv: the object does not exist"),
+        ({"redrive_run": "manual__no_such"}, "redrive_run is not a run of pipeline 'nightly'"),
         ({"redrive_run": "manual__redrive_1"}, "cyclic redrive"),
-        ({"redrive_run": "manual__first", "redrive_reasons": ["rejected"]}, "fits the choice"),
-        ({"redrive_study": "0" * 16}, "fits the choice"),
-        ({"redrive_run": "manual__first", "redrive_non_primary": "delete"}, "none of the chosen arrivals"),
+        ({"redrive_run": "manual__first", "redrive_reasons": ["rejected"]}, "meets the request"),
+        ({"redrive_study": "0" * 16}, "meets the request"),
+        ({"redrive_run": "manual__first", "redrive_non_primary": "delete"}, "none of the selected arrivals"),
         ({"redrive_run": "manual__first", "redrive_why": None}, "redrive_why is missing"),
     ]
     for params, fault in refused:
@@ -372,7 +372,7 @@ def test_a_redrive_that_has_not_ended_cannot_be_redriven(place: Place) -> None:
     underway = again(place, redrive_run="manual__first")
     underway.until("buffer")
     for params in ({"redrive_run": "manual__redrive_1"}, {"redrive_reasons": ["empty_object"]}):
-        with pytest.raises(AirflowFailException, match=r"has 1 arrivals on which|a cyclic redrive"):
+        with pytest.raises(AirflowFailException, match=r"1 arrivals are undecided|a cyclic redrive"):
             again(place, 2, **params).until("buffer")
     underway.onward("parse")
     assert again(place, 2, redrive_reasons=["empty_object"]).run()["dispositions"] == {"quarantined": 1}

@@ -1,4 +1,4 @@
-"""Redrive of C-CDA documents: their resources are those of the chain that takes what was converted."""
+"""Redrive of C-CDA documents: their resources are those of the second chain of stages, after the conversion."""
 
 from __future__ import annotations
 

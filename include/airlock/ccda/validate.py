@@ -15,7 +15,7 @@ from airlock.reasons import Reason
 from airlock.records import Disposition, Verdict
 from airlock.stages.batches import find_begun_batches
 from airlock.stages.buffer import find_shards, read_arrivals
-from airlock.stages.redrive_resources import overtaken
+from airlock.stages.redrive_resources import find_overtaken
 
 if TYPE_CHECKING:
     from airlock.pipelines import CcdaPipeline
@@ -61,7 +61,7 @@ def _duplicates(run: Run[CcdaPipeline], rows: pl.DataFrame) -> pl.DataFrame:
     store, keys = converted_by(run.pipeline), _keys(rows)
     known = run.ledger.known_resources(store, keys, except_run=run.holder)
     if run.redrive is not None:
-        late = overtaken(run, store, keys)["arrival_id"].implode()
+        late = find_overtaken(run, store, keys)["arrival_id"].implode()
         rows = _decide(rows, pl.col("arrival_id").is_in(late), Verdict.IGNORE, Reason.NEWER_CONTENT, None)
         held = run.ledger.brought_by(store, keys).filter(pl.col("disposition") == Disposition.HELD)
         known = known.join(held, on="resource_id", how="anti")

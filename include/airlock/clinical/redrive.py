@@ -1,4 +1,4 @@
-"""Redrive of FHIR files: what is chosen by its resources' reasons, and what the data store has that no one may see."""
+"""Redrive of FHIR files: the rules of their selection, and the held resources that are imported again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import polars as pl
 from airlock.clinical.records import DISPOSITIONS, IDENTITY
 from airlock.clinical.report import CSV_COLUMNS
 from airlock.records import Disposition
-from airlock.stages.redrive_resources import ResourceRules, units_of
+from airlock.stages.redrive_resources import ResourceRules, read_units
 
 if TYPE_CHECKING:
     from airlock.pipelines import ClinicalPipeline
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 RULES = ResourceRules(CSV_COLUMNS, DISPOSITIONS)
 
 
-def without_held(run: Run[ClinicalPipeline], known: pl.DataFrame) -> pl.DataFrame:
+def drop_held(run: Run[ClinicalPipeline], known: pl.DataFrame) -> pl.DataFrame:
     """Return what the data store has without that which the run that brought it holds.
 
     Parameters
@@ -28,6 +28,6 @@ def without_held(run: Run[ClinicalPipeline], known: pl.DataFrame) -> pl.DataFram
     known
         `ledger.resources.KNOWN`.
     """
-    units = units_of(run, run.folder, DISPOSITIONS, known["run_key"])
+    units = read_units(run, run.folder, DISPOSITIONS, known["run_key"])
     held = units.filter(pl.col("disposition") == Disposition.HELD).select("run_key", *IDENTITY)
     return known.join(held, on=["run_key", *IDENTITY], how="anti")

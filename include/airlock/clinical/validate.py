@@ -14,12 +14,12 @@ from airlock.clinical import references, service_check, structure
 from airlock.clinical.bodies import read_bodies
 from airlock.clinical.parse import read_chunks
 from airlock.clinical.records import FILES, OPERATION_OUTCOMES, RESOURCES, REWRITES, VERDICTS
-from airlock.clinical.redrive import without_held
+from airlock.clinical.redrive import drop_held
 from airlock.reasons import Reason
 from airlock.records import Verdict
 from airlock.stages.batches import find_begun_batches
 from airlock.stages.buffer import find_shards
-from airlock.stages.redrive_resources import overtaken
+from airlock.stages.redrive_resources import find_overtaken
 
 if TYPE_CHECKING:
     from airlock.clinical.references import FhirStore, References
@@ -175,7 +175,7 @@ def _against_ledger(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataF
     known = run.ledger.known_resources(run.pipeline.datastore_id, _accepted(units).select(_OWN), except_run=run.holder)
     if run.redrive is not None:
         units = _overtaken(run, units)
-        known = without_held(run, known)
+        known = drop_held(run, known)
     units = units.join(known.select(*_OWN, stored="content_digest"), on=_OWN, how="left", maintain_order="left")
     same = pl.col("stored") == pl.col("content_digest")
     earlier = pl.lit("by an earlier delivery")
@@ -189,7 +189,7 @@ def _against_ledger(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataF
 def _overtaken(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
     """Leave out of a redrive what a newer file has brought since."""
     claims = _accepted(units).select("arrival_id", *_OWN, "content_digest")
-    late = overtaken(run, run.pipeline.datastore_id, claims).with_columns(late=True)
+    late = find_overtaken(run, run.pipeline.datastore_id, claims).with_columns(late=True)
     units = units.join(late, on=["arrival_id", *_OWN], how="left", maintain_order="left")
     return _decide(units, pl.col("late"), Verdict.IGNORE, Reason.NEWER_CONTENT, _nothing()).drop("late")
 

@@ -1,4 +1,4 @@
-"""Redrive of DICOM files: an arrival has one reason, and the rest of its study goes along."""
+"""Redrive of DICOM files: an arrival has one reason, and the rest of its study comes along."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class StudyRules:
     """The `RedriveRules` of imaging pipelines."""
 
     csv_columns = CSV_COLUMNS
-    one_reason_each = True
+    reasons_in_ledger = True
 
-    def with_reasons(self, run: Run[Pipeline], found: pl.DataFrame, reasons: tuple[str, ...]) -> pl.DataFrame:  # noqa: ARG002
-        """Return the arrivals whose reason in the ledger is one of these."""
+    def filter_by_reasons(self, run: Run[Pipeline], found: pl.DataFrame, reasons: tuple[str, ...]) -> pl.DataFrame:  # noqa: ARG002
+        """Return the arrivals that have one of the reasons; all arrivals if no reason is given."""
         return found.filter(pl.col("reason").is_in(reasons)) if reasons else found
 
-    def companions(self, run: Run[Pipeline], chosen: pl.DataFrame) -> pl.DataFrame:
-        """Return the arrivals that are held only because others of their study are."""
-        return run.ledger.companions(run.pipeline.datastore_id, run.pipeline.name, chosen["study_key"])
+    def find_companions(self, run: Run[Pipeline], selected: pl.DataFrame) -> pl.DataFrame:
+        """Return the arrivals that are held only because of their study."""
+        return run.ledger.companions(run.pipeline.datastore_id, run.pipeline.name, selected["study_key"])
 
 
 RULES = StudyRules()

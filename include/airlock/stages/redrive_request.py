@@ -1,4 +1,4 @@
-"""What a person asks for who wants something taken through again: the params ``redrive_*`` of a run, checked."""
+"""Read and check a person's request for a redrive: the params ``redrive_*`` of a run."""
 
 from __future__ import annotations
 
@@ -25,118 +25,118 @@ _STUDY_KEY = re.compile(r"[0-9a-f]{16}")
 
 
 class RedriveError(ValueError):
-    """A redrive that cannot be done as it was asked for; nothing was claimed."""
+    """A redrive cannot be done as requested; nothing was claimed."""
 
 
 def read_request(params: Mapping[str, Any], person: str | None, pipeline: Pipeline) -> RedriveRequest | None:
-    """Return what a run's params ask for; None where they ask for no redrive.
+    """Return the redrive that a run's params request; None if they request none.
 
     Parameters
     ----------
     params
         The run's params.
     person
-        Who started the run, as Airflow knows them.
+        The Airflow user that started the run.
     pipeline
-        Whose run it is.
+        The run's pipeline.
 
     Raises
     ------
     RedriveError
-        If a value is wrong or one is missing; the text names the param.
+        If a value is wrong or missing. The message names the param.
     """
     given = {name: params.get(name) for name in PARAMS if params.get(name)}
     if not given:
         return None
     misplaced = [name for name in ("prefix", "window_start", "window_end") if params.get(name)]
     if misplaced:
-        raise RedriveError(f"{', '.join(misplaced)} cannot go with a redrive, which names its arrivals: leave it out")
-    _need_studies(given, pipeline)
+        raise RedriveError(f"{', '.join(misplaced)} cannot go with a redrive. Leave it out.")
+    _check_kind(given, pipeline)
     if not {"redrive_run", "redrive_study", "redrive_reasons", "redrive_csv"} & given.keys():
         raise RedriveError(
-            "the redrive chooses nothing: give redrive_run, redrive_study, redrive_reasons or redrive_csv"
+            "The redrive selects nothing. Give redrive_run, redrive_study, redrive_reasons or redrive_csv."
         )
     return RedriveRequest(
-        asked_by=_signed(given, person),
-        why=_why(given),
-        run=_text(given, "redrive_run"),
-        study=_study(given),
-        reasons=_reasons(given),
-        csv=_address(given),
-        non_primary=_resolution(given),
+        asked_by=_read_signature(given, person),
+        why=_read_why(given),
+        run=_read_text(given, "redrive_run"),
+        study=_read_study(given),
+        reasons=_read_reasons(given),
+        csv=_read_address(given),
+        non_primary=_read_resolution(given),
     )
 
 
-def _need_studies(given: Mapping[str, Any], pipeline: Pipeline) -> None:
-    """Refuse what is about studies in a pipeline that has none."""
-    strange = [name for name in OF_STUDIES if name in given]
-    if strange and not pipeline.has_studies:
+def _check_kind(given: Mapping[str, Any], pipeline: Pipeline) -> None:
+    """Refuse params about studies in a pipeline that has none."""
+    misplaced = [name for name in OF_STUDIES if name in given]
+    if misplaced and not pipeline.has_studies:
         raise RedriveError(
-            f"{', '.join(strange)} is for pipelines of kind imaging, and this one is of kind {pipeline.kind}: leave it "
-            f"out, and choose by redrive_run, redrive_reasons or redrive_csv"
+            f"{', '.join(misplaced)} is for pipelines of kind imaging, and this one is of kind {pipeline.kind}. "
+            f"Leave it out, and select by redrive_run, redrive_reasons or redrive_csv."
         )
 
 
-def _text(given: Mapping[str, Any], name: str) -> str | None:
+def _read_text(given: Mapping[str, Any], name: str) -> str | None:
     value = given.get(name)
     if value is not None and not isinstance(value, str):
-        raise RedriveError(f"{name} is no text: write it as one")
+        raise RedriveError(f"{name} is not text. Write it in quotes.")
     return value.strip() or None if value else None
 
 
-def _signed(given: Mapping[str, Any], person: str | None) -> str:
-    """Name who asks, and who started the run for them: whoever may start one may sign as they like."""
-    name = _text(given, "redrive_by")
+def _read_signature(given: Mapping[str, Any], person: str | None) -> str:
+    """Return who asks, and also who started the run: a user may sign with any name."""
+    name = _read_text(given, "redrive_by")
     if name is None or name == person:
         return person or "unknown"
-    _need_fit("redrive_by", name)
+    _check_text("redrive_by", name)
     return f"{name} (by {person})" if person else name
 
 
-def _why(given: Mapping[str, Any]) -> str:
-    why = _text(given, "redrive_why")
+def _read_why(given: Mapping[str, Any]) -> str:
+    why = _read_text(given, "redrive_why")
     if not why or not says_something(why):
-        raise RedriveError("redrive_why is missing: say in a sentence why these are to go through again")
-    _need_fit("redrive_why", why)
+        raise RedriveError("redrive_why is missing. Write a sentence: why should these arrivals be processed again?")
+    _check_text("redrive_why", why)
     return why
 
 
-def _need_fit(name: str, text: str) -> None:
+def _check_text(name: str, text: str) -> None:
     fault = unfit(text)
     if fault:
         raise RedriveError(f"{name} {fault}")
 
 
-def _study(given: Mapping[str, Any]) -> str | None:
-    study = _text(given, "redrive_study")
+def _read_study(given: Mapping[str, Any]) -> str | None:
+    study = _read_text(given, "redrive_study")
     if study is not None and not _STUDY_KEY.fullmatch(study):
-        raise RedriveError("redrive_study is no study key, 16 hex digits as in report.json: give that, never a UID")
+        raise RedriveError("redrive_study is not a study key. Give the 16 hex digits of report.json, never a UID.")
     return study
 
 
-def _reasons(given: Mapping[str, Any]) -> tuple[str, ...]:
+def _read_reasons(given: Mapping[str, Any]) -> tuple[str, ...]:
     reasons = given.get("redrive_reasons") or []
     if not isinstance(reasons, list) or not all(isinstance(reason, str) for reason in reasons):
-        raise RedriveError('redrive_reasons is no list of reason codes: write it as ["truncated", "rejected"]')
+        raise RedriveError('redrive_reasons is not a list of reason codes. Write it as ["truncated", "rejected"].')
     unknown = sum(reason not in SENTENCES for reason in reasons)
     if unknown:
-        raise RedriveError(f"redrive_reasons has {unknown} codes that do not exist: use those of docs/reasons.md")
+        raise RedriveError(f"redrive_reasons has {unknown} codes that do not exist. docs/reasons.md lists the codes.")
     return tuple(dict.fromkeys(reasons))
 
 
-def _address(given: Mapping[str, Any]) -> str | None:
-    address = _text(given, "redrive_csv")
+def _read_address(given: Mapping[str, Any]) -> str | None:
+    address = _read_text(given, "redrive_csv")
     try:
-        whole = address is None or S3Uri.parse(address).key.endswith(".csv")
+        is_csv = address is None or S3Uri.parse(address).key.endswith(".csv")
     except S3UriError:
-        whole = False
-    if not whole:
-        raise RedriveError("redrive_csv is no address of a list: write it as s3://bucket/folder/dispositions.csv")
+        is_csv = False
+    if not is_csv:
+        raise RedriveError("redrive_csv is not the address of a list. Write it as s3://bucket/folder/dispositions.csv.")
     return address
 
 
-def _resolution(given: Mapping[str, Any]) -> Resolution | None:
-    word = _text(given, "redrive_non_primary")
-    if word is not None and word not in list(Resolution):
-        raise RedriveError(f"redrive_non_primary is none of {', '.join(Resolution)}: choose one, or leave it out")
-    return None if word is None else Resolution(word)
+def _read_resolution(given: Mapping[str, Any]) -> Resolution | None:
+    name = _read_text(given, "redrive_non_primary")
+    if name is not None and name not in list(Resolution):
+        raise RedriveError(f"redrive_non_primary is not one of {', '.join(Resolution)}. Use one, or leave it out.")
+    return None if name is None else Resolution(name)

@@ -1,7 +1,7 @@
-"""Redrive of files that hold resources: their resources have reasons of their own, and the ledger knows the file only.
+"""Redrive of files that contain resources: the ledger knows only the file, and each resource has a reason of its own.
 
-A file goes through again as a whole, and only what is released stays as it is: that is a duplicate. What the data store
-holds and no one may see is brought anew, and nothing is written over what a newer file has brought.
+A file is redriven as a whole. Its released resources are duplicates and stay as they are; its held ones are imported
+again; a redrive never overwrites newer content. The reasons of resources are read from the workspaces of earlier runs.
 """
 
 from __future__ import annotations
@@ -18,59 +18,46 @@ if TYPE_CHECKING:
     from airlock.pipelines import Pipeline
     from airlock.run import Run
 
-# A file with one of these has resources with reasons of their own.
-_OF_SEVERAL = (Reason.RESOURCES_SET_ASIDE, Reason.INSTANCE_CLAIMED)
+# In the ledger, a file with one of these reasons stands for resources with several.
+_SEVERAL_REASONS = (Reason.RESOURCES_SET_ASIDE, Reason.INSTANCE_CLAIMED)
 _RESOURCE = ["resource_type", "resource_id"]
 _OPEN = [word.value for word in REDRIVABLE]
 
 
 @dataclass(frozen=True)
 class ResourceRules:
-    """The `RedriveRules` of pipelines whose files hold resources.
+    """The `RedriveRules` of pipelines whose files contain resources.
 
     Parameters
     ----------
     csv_columns
         The columns of a dispositions.csv.
     dispositions
-        Those of the dataset ``dispositions``, which has a row per resource.
+        The columns of the dataset ``dispositions``, which has a row per resource.
     folder
-        Of the workspace, which has that dataset.
+        The folder of the workspace that contains the dataset.
     """
 
     csv_columns: tuple[str, ...]
     dispositions: pl.Schema
     folder: str = ""
-    one_reason_each: bool = False
+    reasons_in_ledger: bool = False
 
-    def with_reasons(self, run: Run[Pipeline], files: pl.DataFrame, reasons: tuple[str, ...]) -> pl.DataFrame:
-        """Return those of the files that were set aside for one of these reasons, or have a resource that was.
-
-        Parameters
-        ----------
-        run
-            The redrive.
-        files
-            `ledger.redrives.CANDIDATES`.
-        reasons
-            Reason codes; none for all files.
-        """
+    def filter_by_reasons(self, run: Run[Pipeline], found: pl.DataFrame, reasons: tuple[str, ...]) -> pl.DataFrame:
+        """Return the files that have one of the reasons, or a resource that has; all files if no reason is given."""
         if not reasons:
-            return files
-        several = files.filter(pl.col("reason").is_in([str(reason) for reason in _OF_SEVERAL]))
+            return found
+        several = found.filter(pl.col("reason").is_in([str(reason) for reason in _SEVERAL_REASONS]))
         units = self._units(run, several["run_key"])
         hit = units.filter(pl.col("disposition").is_in(_OPEN) & pl.col("reason").is_in(reasons))["arrival_id"]
-        return files.filter(pl.col("reason").is_in(reasons) | pl.col("arrival_id").is_in(hit.implode()))
+        return found.filter(pl.col("reason").is_in(reasons) | pl.col("arrival_id").is_in(hit.implode()))
 
-    def companions(self, run: Run[Pipeline], chosen: pl.DataFrame) -> pl.DataFrame:
-        """Return the current files, as `ledger.redrives.CANDIDATES`, with sound resources that wait for a chosen one.
-
-        They are those which the same runs hold for the sake of a patient of whom a chosen file has something.
-        """
-        units = self._units(run, chosen["run_key"])
-        is_chosen = pl.col("arrival_id").is_in(chosen["arrival_id"].implode())
-        patients = units.filter(is_chosen & pl.col("disposition").is_in(_OPEN))["patient"].drop_nulls()
-        waits = (pl.col("reason") == Reason.PATIENT_HELD) & pl.col("patient").is_in(patients.implode()) & ~is_chosen
+    def find_companions(self, run: Run[Pipeline], selected: pl.DataFrame) -> pl.DataFrame:
+        """Return the files, as `CANDIDATES`, of which the same runs hold resources of a selected file's patient."""
+        units = self._units(run, selected["run_key"])
+        is_selected = pl.col("arrival_id").is_in(selected["arrival_id"].implode())
+        patients = units.filter(is_selected & pl.col("disposition").is_in(_OPEN))["patient"].drop_nulls()
+        waits = (pl.col("reason") == Reason.PATIENT_HELD) & pl.col("patient").is_in(patients.implode()) & ~is_selected
         ids = units.filter(waits)["arrival_id"]
         if ids.is_empty():
             return CANDIDATES.to_frame()
@@ -79,20 +66,20 @@ class ResourceRules:
         return found.filter(open_ & is_current())
 
     def _units(self, run: Run[Pipeline], run_keys: pl.Series) -> pl.DataFrame:
-        return units_of(run, self.folder, self.dispositions, run_keys)
+        return read_units(run, self.folder, self.dispositions, run_keys)
 
 
-def units_of(run: Run[Pipeline], folder: str, dispositions: pl.Schema, run_keys: pl.Series) -> pl.DataFrame:
-    """Return the dispositions of other runs' units, with their ``run_key``; none of a run whose workspace is gone.
+def read_units(run: Run[Pipeline], folder: str, dispositions: pl.Schema, run_keys: pl.Series) -> pl.DataFrame:
+    """Return the rows of other runs' dispositions, with their ``run_key``; no rows of a run whose workspace is gone.
 
     Parameters
     ----------
     run
         The redrive.
     folder
-        Of the other runs' workspaces, which has the dataset ``dispositions``.
+        The folder of the other runs' workspaces that contains the dataset ``dispositions``.
     dispositions
-        Its columns.
+        The columns of the dataset.
     run_keys
         The other runs.
     """
@@ -103,15 +90,15 @@ def units_of(run: Run[Pipeline], folder: str, dispositions: pl.Schema, run_keys:
     return pl.concat(frames)
 
 
-def overtaken(run: Run[Pipeline], datastore_id: str, claims: pl.DataFrame) -> pl.DataFrame:
-    """Return those resources of which another file, no older than their own, has brought other content.
+def find_overtaken(run: Run[Pipeline], datastore_id: str, claims: pl.DataFrame) -> pl.DataFrame:
+    """Return the resources of which another file, not older than their own, has brought other content.
 
     Parameters
     ----------
     run
         The redrive.
     datastore_id
-        The data store, or what stands for it in the ledger.
+        The data store, or the name that stands for it in the ledger.
     claims
         `ledger.resources.CLAIMS`.
 
@@ -120,8 +107,8 @@ def overtaken(run: Run[Pipeline], datastore_id: str, claims: pl.DataFrame) -> pl
     polars.DataFrame
         Columns ``arrival_id``, ``resource_type``, ``resource_id``.
     """
-    place = ["bucket", "key", "last_modified"]
-    own = run.ledger.held_by(run.pipeline.name, run.key).select("arrival_id", *place)
+    address = ["bucket", "key", "last_modified"]
+    own = run.ledger.held_by(run.pipeline.name, run.key).select("arrival_id", *address)
     brought = run.ledger.brought_by(datastore_id, claims).rename({"content_digest": "known"})
     both = claims.join(own, on="arrival_id").join(brought, on=_RESOURCE, suffix="_known")
     elsewhere = (pl.col("bucket") != pl.col("bucket_known")) | (pl.col("key") != pl.col("key_known"))

@@ -222,4 +222,4 @@ class TestRedriveDryRun:
         told.close_run("a", "success", REPORT)
         result = airlock("redrive", NIGHTLY, "--why", "x", "--reason", "rejected", "--dry-run")
         assert result.exit_code == 2
-        assert "no held, quarantined or failed arrival fits the choice" in result.stderr
+        assert "No held, quarantined or failed arrival meets the request" in result.stderr

@@ -61,15 +61,18 @@ def test_whoever_signs_is_named_beside_whoever_started_the_run(
         ),
         ({"redrive_run": "r", "redrive_why": "x" * 2001}, "redrive_why has 2001 characters: write 2000 at most"),
         (WHY | {"redrive_run": "r", "redrive_by": "a\x1b[2J"}, "redrive_by has characters that are no text"),
-        (WHY, "chooses nothing"),
-        (WHY | {"redrive_non_primary": "delete"}, "chooses nothing"),
-        (WHY | {"redrive_study": "1.2.840.1"}, "redrive_study is no study key"),
+        (WHY, "selects nothing"),
+        (WHY | {"redrive_non_primary": "delete"}, "selects nothing"),
+        (WHY | {"redrive_study": "1.2.840.1"}, "redrive_study is not a study key"),
         (WHY | {"redrive_reasons": ["no_such"]}, "redrive_reasons has 1 codes that do not exist"),
-        (WHY | {"redrive_reasons": "truncated"}, "redrive_reasons is no list"),
-        (WHY | {"redrive_csv": "file:///edited.csv"}, "redrive_csv is no address"),
-        (WHY | {"redrive_csv": "s3://archive/edited.xlsx"}, "redrive_csv is no address"),
-        (WHY | {"redrive_run": 7}, "redrive_run is no text"),
-        (WHY | {"redrive_run": "r", "redrive_non_primary": "keep"}, "redrive_non_primary is none of promote, delete"),
+        (WHY | {"redrive_reasons": "truncated"}, "redrive_reasons is not a list"),
+        (WHY | {"redrive_csv": "file:///edited.csv"}, "redrive_csv is not the address"),
+        (WHY | {"redrive_csv": "s3://archive/edited.xlsx"}, "redrive_csv is not the address"),
+        (WHY | {"redrive_run": 7}, "redrive_run is not text"),
+        (
+            WHY | {"redrive_run": "r", "redrive_non_primary": "keep"},
+            "redrive_non_primary is not one of promote",
+        ),
         (WHY | {"redrive_run": "r", "prefix": "in/"}, "prefix cannot go with a redrive"),
     ],
 )
@@ -83,7 +86,7 @@ def test_a_wrong_request_names_the_param(params: dict[str, Any], fault: str) -> 
 def test_what_is_about_studies_is_for_images(line: ClinicalPipeline, given: dict[str, Any]) -> None:
     assert read_request(WHY | given | {"redrive_run": "r"}, "ada", IMAGES) is not None
     with pytest.raises(
-        RedriveError, match=rf"{list(given)[-1]} is for pipelines of kind imaging, .* of kind {line.kind}:"
+        RedriveError, match=rf"{list(given)[-1]} is for pipelines of kind imaging, .* of kind {line.kind}\."
     ):
         read_request(WHY | given, "ada", line)
     assert read_request(WHY | {"redrive_run": "r"}, "ada", line) is not None
