@@ -276,4 +276,8 @@ class Reason(StrEnum):
     )
 
 
+_ALL = list(Reason)
+# Parse finds the reasons of the list's first two sections. Validate finds any other reason that stops an arrival before
+# import.
+PARSE_REASONS = tuple(_ALL[: _ALL.index(Reason.MISSING_TRANSFER_SYNTAX_UID)])
 SENTENCES: dict[str, str] = {str(reason): reason.sentence for reason in Reason}

@@ -14,8 +14,8 @@ from xml.sax import ContentHandler, SAXParseException
 from defusedxml.common import DefusedXmlException
 from defusedxml.expatreader import create_parser
 
-from airlock.clinical.lines import BrokenGzipError, unpacked
 from airlock.reasons import Reason
+from airlock.storage.lines import BrokenGzipError, unpack
 
 if TYPE_CHECKING:
     from xml.sax.xmlreader import AttributesNSImpl
@@ -124,7 +124,7 @@ def _parse(body: bytes, limit: int, header: _Header) -> int:
     parser = create_parser(namespaceHandling=1, forbid_dtd=True)
     parser.setContentHandler(header)
     size = 0
-    for piece in unpacked(body[start : start + _AT_ONCE] for start in range(0, len(body), _AT_ONCE)):
+    for piece in unpack(body[start : start + _AT_ONCE] for start in range(0, len(body), _AT_ONCE)):
         size += len(piece)
         if size > limit:
             raise DocumentError(Reason.FILE_TOO_LARGE, f"more than {limit} bytes when unpacked")

@@ -12,10 +12,10 @@ import polars as pl
 
 from airlock.ccda.parse import read_object
 from airlock.ccda.records import BATCHES, VERDICTS
-from airlock.clinical.lines import unpacked
-from airlock.clinical.parse import MIB, refusal
 from airlock.records import Verdict, digest
 from airlock.stages.batches import Batch, find_batches, find_begun_batches, write_batches
+from airlock.storage.lines import unpack
+from airlock.storage.refusals import refusal_of
 from airlock.storage.s3 import S3Error
 from airlock.storage.s3uri import S3Uri
 
@@ -72,10 +72,9 @@ def _put(run: Run[CcdaPipeline], row: dict[str, Any], target: S3Uri) -> Reason |
     """Put one document where its job finds it; the reason says why it cannot be sent any more."""
     try:
         if row["is_gzip"]:  # AWS documents no packed input
-            body = read_object(run, row, round(run.pipeline.transformation.document_mib * MIB))
-            run.s3.put(target, b"".join(unpacked([body])), "application/xml")
+            run.s3.put(target, b"".join(unpack([read_object(run, row)])), "application/xml")
         else:
             run.s3.copy({"Bucket": row["bucket"], "Key": row["key"]}, row["etag"], row["size"], target)
     except S3Error as error:
-        return refusal(error)[0]
+        return refusal_of(error)[0]
     return None

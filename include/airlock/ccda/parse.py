@@ -9,11 +9,11 @@ import polars as pl
 
 from airlock.ccda.documents import DocumentError, read_document
 from airlock.ccda.records import DOCUMENTS
-from airlock.clinical.lines import unpacked
-from airlock.clinical.parse import MIB, refusal
-from airlock.imaging.parse import sidecar_pattern
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS
+from airlock.stages.sidecars import sidecar_pattern
+from airlock.storage.lines import unpack
+from airlock.storage.refusals import refusal_of
 from airlock.storage.s3 import S3Error
 from airlock.storage.s3uri import S3Uri
 
@@ -58,18 +58,18 @@ def _row(run: Run[CcdaPipeline], arrival: dict[str, Any]) -> dict[str, Any]:
     settings = run.pipeline
     name = arrival["key"].rpartition("/")[2].lower()
     try:
-        body = read_object(run, arrival, round(settings.transformation.document_mib * MIB))
-        document = read_document(body, round(settings.transformation.document_mib * MIB))
+        body = read_object(run, arrival)
+        document = read_document(body, document_limit(settings))
     except DocumentError as error:
         sidecar = error.reason in _NOTHING and sidecar_pattern(settings.parse.sidecars).fullmatch(name)
         return {"reason": str(Reason.SIDECAR if sidecar else error.reason), "detail": error.detail or None}
     except S3Error as error:
-        reason, detail = refusal(error)
+        reason, detail = refusal_of(error)
         return {"reason": str(reason), "detail": detail}
     except Exception as error:  # noqa: BLE001  (nothing about one document ends the task)
         return {"reason": str(Reason.UNREADABLE), "detail": type(error).__name__}
     digest = hashlib.sha256()
-    for piece in unpacked([body]):
+    for piece in unpack([body]):
         digest.update(piece)
     return {
         "document_id": document.document_id,
@@ -81,7 +81,12 @@ def _row(run: Run[CcdaPipeline], arrival: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_object(run: Run[CcdaPipeline], arrival: dict[str, Any], limit: int) -> bytes:
+def document_limit(pipeline: CcdaPipeline) -> int:
+    """Return how many bytes a document may have."""
+    return round(pipeline.transformation.document_mib * 1024**2)
+
+
+def read_object(run: Run[CcdaPipeline], arrival: dict[str, Any]) -> bytes:
     """Return an object's bytes, as it was when it was listed.
 
     Raises
@@ -89,7 +94,7 @@ def read_object(run: Run[CcdaPipeline], arrival: dict[str, Any], limit: int) -> 
     DocumentError
         If it is larger than the limit.
     """
-    body = bytearray()
+    body, limit = bytearray(), document_limit(run.pipeline)
     for piece in run.s3.stream(S3Uri(arrival["bucket"], arrival["key"]), arrival["etag"]):
         body += piece
         if len(body) > limit:

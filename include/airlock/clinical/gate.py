@@ -12,41 +12,17 @@ import polars as pl
 
 from airlock.clinical.outcomes import IMPORTED
 from airlock.clinical.records import DISPOSITIONS, GATES, file_subject, subject_key
-from airlock.imaging.gate import gravest
 from airlock.reasons import Reason
 from airlock.records import DISPOSITIONS as FILE_DISPOSITIONS
 from airlock.records import HOLDS, Disposition, Gate, Outcome, Stage, Verdict, digest
 from airlock.stages.auditing import is_open
+from airlock.stages.gating import gravest_reason, reason_where, stage_before_import
 
 if TYPE_CHECKING:
     from airlock.pipelines import ClinicalAudit
 
 UNIT = ["arrival_id", "line"]
 _FILE = pl.lit(file_subject(""))
-# Reasons that parse finds; any other one of a quarantined or ignored unit was found by validate.
-PARSE_REASONS = (
-    Reason.EMPTY_OBJECT,
-    Reason.SIDECAR,
-    Reason.NOT_FHIR,
-    Reason.TRUNCATED,
-    Reason.UNREADABLE,
-    Reason.FILE_TOO_LARGE,
-    Reason.OBJECT_CHANGED,
-    Reason.OBJECT_GONE,
-    Reason.ACCESS_DENIED,
-    Reason.NOT_JSON,
-    Reason.RESOURCE_TOO_LARGE,
-    Reason.MIXED_FILE,
-    Reason.UNKNOWN_RESOURCE_TYPE,
-    Reason.MISSING_RESOURCE_ID,
-    Reason.INVALID_RESOURCE_ID,
-    Reason.FHIR_VERSION,
-    Reason.UNSUPPORTED_ENTRY,
-    Reason.NOT_XML,
-    Reason.XML_ENTITY,
-    Reason.NOT_CCDA,
-    Reason.DOCUMENT_WITHOUT_ID,
-)
 # Of a file's units the gravest gives the file its word.
 GRAVEST_FIRST = (
     Disposition.FAILED,
@@ -154,18 +130,14 @@ def decide(
     patients = _held(verdicts, outcomes, pl.col("patient"), incomplete=settings.hold_incomplete_patients, doubtful=True)
     files = _held(verdicts, outcomes, _FILE + pl.col("arrival_id"), incomplete=whole_files, doubtful=whole_files)
     reason = pl.coalesce(
-        _when(pl.lit(not balanced), Reason.RUN_UNBALANCED),
+        reason_where(pl.lit(not balanced), Reason.RUN_UNBALANCED),
         "reason",
-        _when(pl.lit(not reviewed), Reason.AWAITING_REVIEW),
+        reason_where(pl.lit(not reviewed), Reason.AWAITING_REVIEW),
     )
     rows = pl.concat([patients, files]).sort("subject").with_columns(reason=reason)
     keys = pl.Series([subject_key(datastore_id, subject) for subject in rows["subject"]], dtype=pl.String)
     gate = pl.when(pl.col("reason").is_null()).then(pl.lit(Gate.RELEASE.value)).otherwise(pl.lit(Gate.HOLD.value))
     return rows.with_columns(subject_key=keys, gate=gate).select(GATES.names()).cast(GATES)
-
-
-def _when(condition: pl.Expr, reason: Reason) -> pl.Expr:
-    return pl.when(condition).then(pl.lit(str(reason)))
 
 
 def _held(
@@ -192,7 +164,7 @@ def _held(
     holding = pl.concat(
         [rows.select("subject", "reason") for rows in (sent.filter(in_doubt | refused | nothing), stopped)]
     )
-    reasons = holding.group_by("subject").agg(reason=gravest(Reason.UNDECIDED))
+    reasons = holding.group_by("subject").agg(reason=gravest_reason(Reason.UNDECIDED))
     return sent.select("subject").unique().join(reasons, on="subject", how="left")
 
 
@@ -282,9 +254,7 @@ def _stage() -> pl.Expr:
     return (
         pl.when(accepted | pl.col("copy_reason").is_not_null() | pl.col("verdict").is_null() | is_open())
         .then(pl.lit(Stage.AUDIT.value))
-        .when(pl.col("reason").is_in([str(reason) for reason in PARSE_REASONS]))
-        .then(pl.lit(Stage.PARSE.value))
-        .otherwise(pl.lit(Stage.VALIDATE.value))
+        .otherwise(stage_before_import(Reason.FILE_TOO_LARGE))
     )
 
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
-from airlock.clinical.lines import split
 from airlock.records import schema
 from airlock.stages.outputs import (
     DETAIL_LENGTH,
@@ -28,6 +27,7 @@ from airlock.stages.outputs import (
     read_until_whole,
     shape_of,
 )
+from airlock.storage.lines import split
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:

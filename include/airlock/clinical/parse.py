@@ -16,40 +16,28 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from airlock.clinical.bundles import explode, is_bundle
-from airlock.clinical.lines import UTF8_BOM, BrokenGzipError, split, unpacked
 from airlock.clinical.records import FILES, RESOURCES
 from airlock.clinical.resources import NotJsonError, Row, describe, load, set_aside
-from airlock.imaging.parse import sidecar_pattern
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS
+from airlock.stages.sidecars import sidecar_pattern
+from airlock.storage.lines import UTF8_BOM, BrokenGzipError, split, unpack
+from airlock.storage.refusals import refusal_of
 from airlock.storage.s3 import S3Error
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
-    from airlock.clinical.lines import Line
     from airlock.pipelines import ClinicalParse, ClinicalPipeline
     from airlock.run import Run
+    from airlock.storage.lines import Line
 
     Progress = Callable[[int, int, int], None]
 
-MIB = 1024**2
+_MIB = 1024**2
 _LINES = re.compile(r"\.(ndjson|jsonl)(\.gz)?", re.IGNORECASE)
 _NOTHING = (Reason.NOT_FHIR, Reason.EMPTY_OBJECT)
-_REFUSALS = {  # by S3's error code, or the status where a server gives no code
-    "NoSuchKey": Reason.OBJECT_GONE,
-    "NoSuchVersion": Reason.OBJECT_GONE,
-    "404": Reason.OBJECT_GONE,
-    "MethodNotAllowed": Reason.OBJECT_GONE,  # the version is a delete marker
-    "PreconditionFailed": Reason.OBJECT_CHANGED,
-    "412": Reason.OBJECT_CHANGED,
-    "InvalidRange": Reason.OBJECT_CHANGED,  # in the middle of a file: it has become shorter
-    "416": Reason.OBJECT_CHANGED,
-    "AccessDenied": Reason.ACCESS_DENIED,
-    "403": Reason.ACCESS_DENIED,
-    "InvalidObjectState": Reason.ACCESS_DENIED,  # archived in Glacier and not restored
-}
 
 
 class FileError(ValueError):
@@ -59,20 +47,6 @@ class FileError(ValueError):
         super().__init__(str(reason))
         self.reason = reason
         self.detail = detail
-
-
-def refusal(error: S3Error) -> tuple[Reason, str]:
-    """Return the reason and S3's code, where S3 refuses one object.
-
-    Raises
-    ------
-    S3Error
-        The same, if it concerns all objects.
-    """
-    reason = Reason.ACCESS_DENIED if error.code.startswith("KMS.") else _REFUSALS.get(error.code)
-    if reason is None:
-        raise error
-    return reason, error.code
 
 
 def parse(run: Run[ClinicalPipeline], shard: str, progress: Progress | None = None) -> dict[str, int]:
@@ -148,7 +122,7 @@ class _Chunks:
         self._size += row.get("size") or 0
         self.units += 1
         # Rows without a body take memory too.
-        if self._size + 200 * len(self._rows) > self.run.pipeline.parse.chunk_mib * MIB:
+        if self._size + 200 * len(self._rows) > self.run.pipeline.parse.chunk_mib * _MIB:
             self._write()
 
     def close(self) -> None:
@@ -183,8 +157,8 @@ class _Reader:
     def __init__(self, run: Run[ClinicalPipeline], chunks: _Chunks, settings: ClinicalParse) -> None:
         self._run = run
         self._chunks = chunks
-        self._resource_limit = round(settings.resource_mib * MIB)
-        self._bundle_limit = round(settings.bundle_mib * MIB)
+        self._resource_limit = round(settings.resource_mib * _MIB)
+        self._bundle_limit = round(settings.bundle_mib * _MIB)
         self._max_faulty = settings.max_faulty
         self._max_units = settings.max_units
         self._unpacked_mib = settings.unpacked_mib
@@ -197,7 +171,7 @@ class _Reader:
         reason, detail = None, None
         self._last = 0
         try:
-            content = self._capped(arrival["size"], unpacked(stored))
+            content = self._capped(arrival["size"], unpack(stored))
             for row in self._some(self._bearable(self._rows(content, name))):
                 self._chunks.add(row | {"arrival_id": arrival["arrival_id"]})
         except FileError as error:
@@ -206,7 +180,7 @@ class _Reader:
         except BrokenGzipError as error:
             reason, detail = Reason.TRUNCATED, str(error)
         except S3Error as error:
-            reason, detail = refusal(error)
+            reason, detail = refusal_of(error)
         except Exception as error:  # noqa: BLE001  (nothing about one file ends the task)
             reason, detail = Reason.UNREADABLE, type(error).__name__
         return {
@@ -220,7 +194,7 @@ class _Reader:
 
     def _capped(self, size: int, content: Iterator[bytes]) -> Iterator[bytes]:
         """Yield the content, until it is more than a file may have: 20 KB of gzip may unpack to gigabytes."""
-        most, taken = round(self._unpacked_mib * MIB), 0
+        most, taken = round(self._unpacked_mib * _MIB), 0
         for piece in chain([b""], content):
             taken += len(piece)
             if max(taken, size) > most:

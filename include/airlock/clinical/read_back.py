@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
 
-from airlock.clinical.lines import split
 from airlock.clinical.outcomes import IMPORTED
 from airlock.reasons import Reason
+from airlock.storage.lines import split
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from obstore.store import S3Store
 
 from airlock.dicom.errors import HeaderError
 from airlock.reasons import Reason
+from airlock.storage.refusals import find_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,18 +36,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _CODE = re.compile(r"<Code>([\w.]+)</Code>")
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
-_REASONS = {  # by S3's error code, or the status where a server gives no code
-    "NoSuchKey": Reason.OBJECT_GONE,
-    "NoSuchVersion": Reason.OBJECT_GONE,
-    "404": Reason.OBJECT_GONE,
-    "MethodNotAllowed": Reason.OBJECT_GONE,  # the version is a delete marker
-    "PreconditionFailed": Reason.OBJECT_CHANGED,
-    "412": Reason.OBJECT_CHANGED,
-    "InvalidRange": Reason.OBJECT_CHANGED,
-    "416": Reason.OBJECT_CHANGED,
-    "AccessDenied": Reason.ACCESS_DENIED,
-    "403": Reason.ACCESS_DENIED,
-    "InvalidObjectState": Reason.ACCESS_DENIED,
+_REASONS = {  # besides those of `airlock.storage.refusals`
     "InvalidRequest": Reason.ACCESS_DENIED,
     "InvalidArgument": Reason.UNREADABLE,  # this server knows no such version id or key
     "InvalidURI": Reason.UNREADABLE,
@@ -229,7 +219,7 @@ class RangeReader:
         if isinstance(error, S3UnavailableError):
             return error
         code = _find_code(error, arrival.key)
-        reason = Reason.ACCESS_DENIED if code.startswith("KMS.") else _REASONS.get(code)
+        reason = find_refusal(code) or _REASONS.get(code)
         if reason:
             return HeaderError(reason, _EXPLAINED.get(code, code))
         return _make_outage_error(arrival.bucket, code, self._regions.get(arrival.bucket))

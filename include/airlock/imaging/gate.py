@@ -9,6 +9,7 @@ import polars as pl
 from airlock.imaging.manifests import warning_type
 from airlock.reasons import Reason
 from airlock.records import DISPOSITIONS, GATES, HOLDS, Disposition, Gate, Outcome, Stage, Verdict, digest, study_key
+from airlock.stages.gating import TO_DECIDE, gravest_reason, reason_where, stage_before_import
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -16,30 +17,6 @@ if TYPE_CHECKING:
     from airlock.pipelines import Audit
 
 IMPORTED = (Outcome.IMPORTED.value, Outcome.IMPORTED_WITH_WARNING.value)
-# Reasons that parse finds; any other one of a quarantined or ignored arrival was found by validate.
-PARSE_REASONS = (
-    Reason.EMPTY_OBJECT,
-    Reason.SIDECAR,
-    Reason.DICOMDIR,
-    Reason.NOT_DICOM,
-    Reason.GZIP_ENCODED,
-    Reason.NO_PREAMBLE,
-    Reason.TRUNCATED,
-    Reason.UNREADABLE,
-    Reason.HEADER_TOO_LONG,
-    Reason.OBJECT_CHANGED,
-    Reason.OBJECT_GONE,
-    Reason.ACCESS_DENIED,
-)
-# What a person has to decide on, the gravest first: what no review can release, and the mildest last.
-TO_DECIDE = (
-    Reason.NON_PRIMARY,
-    Reason.VERSION_ABOVE_ONE,
-    Reason.READ_BACK_MISMATCH,
-    Reason.JOB_COUNTS_DISAGREE,
-    Reason.SERVICE_WARNING,
-)
-_GRAVITY = {str(reason): rank for rank, reason in enumerate(dict.fromkeys((*TO_DECIDE, *Reason)))}
 # A gate's reasons that are no file's own, so that they are the reasons of the study's files too.
 _OF_THE_STUDY = (Reason.STUDY_HELD, Reason.STUDY_INCOMPLETE, Reason.NOT_PUBLISHED, Reason.RUN_UNBALANCED)
 # An accepted file with one of these was not there any more when it was to be staged. Its duplicates have not come in
@@ -103,24 +80,16 @@ def decide(
     blocking_files = pl.concat(
         rows.select(uid, "reason") for rows in (outcomes.filter(pl.col("blocks") | lost), verdicts.filter(stopped))
     )
-    own = blocking_files.group_by(uid).agg(reason=gravest(Reason.STUDY_INCOMPLETE))
+    own = blocking_files.group_by(uid).agg(reason=gravest_reason(Reason.STUDY_INCOMPLETE))
     studies = outcomes.select(uid).unique().sort(uid).join(own, on=uid, how="left", maintain_order="left")
-    others = [_when(uid.is_in(sorted({study for study, _ in files})), reason) for reason, files in elsewhere.items()]
-    reason = pl.coalesce(_when(pl.lit(not balanced), Reason.RUN_UNBALANCED), "reason", *others)
+    others = [
+        reason_where(uid.is_in(sorted({study for study, _ in files})), reason) for reason, files in elsewhere.items()
+    ]
+    reason = pl.coalesce(reason_where(pl.lit(not balanced), Reason.RUN_UNBALANCED), "reason", *others)
     decided = studies.with_columns(
         study_key=uid.map_elements(study_key, return_dtype=pl.String), reason=reason
     ).with_columns(gate=pl.when(pl.col("reason").is_null()).then(pl.lit(Gate.RELEASE)).otherwise(pl.lit(Gate.HOLD)))
     return decided.select(GATES.names()).cast(GATES)
-
-
-def gravest(unnamed: Reason) -> pl.Expr:
-    """Return the gravest of a group's reasons; one that is absent counts as ``unnamed``, and never as no reason."""
-    reasons = pl.col("reason").fill_null(str(unnamed))
-    return reasons.sort_by(reasons.replace_strict(_GRAVITY, return_dtype=pl.Int64)).first()
-
-
-def _when(condition: pl.Expr, reason: Reason) -> pl.Expr:
-    return pl.when(condition).then(pl.lit(str(reason)))
 
 
 def holds(
@@ -307,13 +276,9 @@ def _disposition() -> pl.Expr:
 def _stage() -> pl.Expr:
     accepted = pl.col("verdict") == Verdict.ACCEPT
     return (
-        pl.when(accepted | _copy_lost())
+        pl.when(accepted | _copy_lost() | pl.col("verdict").is_null())
         .then(pl.lit(Stage.AUDIT.value))
-        .when(pl.col("reason").is_in([str(reason) for reason in PARSE_REASONS]))
-        .then(pl.lit(Stage.PARSE.value))
-        .when(pl.col("verdict").is_not_null())
-        .then(pl.lit(Stage.VALIDATE.value))
-        .otherwise(pl.lit(Stage.AUDIT.value))
+        .otherwise(stage_before_import())
     )
 
 

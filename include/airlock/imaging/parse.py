@@ -8,8 +8,6 @@ shard.
 from __future__ import annotations
 
 import asyncio
-import fnmatch
-import re
 from collections import deque
 from itertools import chain
 from types import MappingProxyType
@@ -25,6 +23,7 @@ from airlock.dicom.sop_classes import is_image
 from airlock.imaging.reading import Reading, keep
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS
+from airlock.stages.sidecars import sidecar_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Mapping
@@ -301,8 +300,3 @@ def first_range_by_key(settings: ParseSettings) -> Callable[[str], int]:
     if not sizes:
         return lambda _key: default
     return lambda key: next((size for prefix, size in sizes if key.startswith(prefix)), default)
-
-
-def sidecar_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
-    """Return one expression for the shell patterns of sidecars' names, to be matched in lower case."""
-    return re.compile("|".join(fnmatch.translate(name.lower()) for name in names) or r"(?!)")

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from airlock.clinical import gate as clinical_gate
-from airlock.imaging.gate import PARSE_REASONS
 from airlock.imaging.validate import IGNORED_REASONS, SERIES_ELEMENTS, STUDY_ELEMENTS
 from airlock.pipelines import SOFT_REASONS, Validate
-from airlock.reasons import SENTENCES, Reason
+from airlock.reasons import PARSE_REASONS, SENTENCES, Reason
 from airlock.records import Disposition, Stage
 
 PAGE = Path(__file__).parents[3] / "docs" / "reasons.md"
@@ -51,9 +49,7 @@ def test_the_docs_name_stages_and_dispositions_of_the_design(code: str) -> None:
 
 def test_the_docs_agree_with_the_rules_about_who_finds_what() -> None:
     by_stage = {stage: {code for code, row in TABLE.items() if row[0] == stage} for stage in Stage}
-    # A Bundle that is too large is found by parse, a DICOM file by validate: the page names one of them.
-    by_parse = {*PARSE_REASONS, *clinical_gate.PARSE_REASONS} - {Reason.FILE_TOO_LARGE}
-    assert by_stage["parse"] == {str(reason) for reason in by_parse}
+    assert by_stage["parse"] == {str(reason) for reason in PARSE_REASONS}
     assert {*STUDY_ELEMENTS.values(), *SERIES_ELEMENTS.values()} <= by_stage["validate"]
     ignored = {code for code, (_, words, _) in TABLE.items() if words == ["ignored"]}
     of_redrives = Reason.IMAGE_SET_DELETED, Reason.NEWER_CONTENT

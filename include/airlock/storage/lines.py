@@ -28,7 +28,7 @@ class Line:
     size: int  # bytes
 
 
-def unpacked(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def unpack(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the content of a stream: of gzip (RFC 1952, several members too) what is in it, else the bytes themselves.
 
     Raises

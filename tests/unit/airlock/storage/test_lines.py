@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airlock.clinical.lines import BrokenGzipError, Line, split, unpacked
+from airlock.storage.lines import BrokenGzipError, Line, split, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,39 +64,39 @@ class TestSplit:
 class TestUnpacked:
     @given(CUTS)
     def test_several_members_are_one_stream_wherever_it_is_cut(self, at: list[int]) -> None:
-        assert b"".join(unpacked(cut(PACKED, at))) == b"one\ntwo\nthree"
+        assert b"".join(unpack(cut(PACKED, at))) == b"one\ntwo\nthree"
 
     @given(st.lists(st.tuples(st.binary(max_size=50), st.integers(0, 5)), min_size=1, max_size=4), CUTS)
     def test_padding_after_a_member_is_skipped(self, members: list[tuple[bytes, int]], at: list[int]) -> None:
         stream = b"".join(gzip.compress(content) + bytes(padding) for content, padding in members)
-        assert b"".join(unpacked(cut(stream, at))) == b"".join(content for content, _ in members)
+        assert b"".join(unpack(cut(stream, at))) == b"".join(content for content, _ in members)
 
     @given(st.binary(max_size=50).filter(lambda data: not data.startswith(b"\x1f\x8b")), CUTS)
     def test_what_is_not_packed_stays_as_it_is(self, data: bytes, at: list[int]) -> None:
-        assert b"".join(unpacked(cut(data, at))) == data
+        assert b"".join(unpack(cut(data, at))) == data
 
     @pytest.mark.parametrize("end", range(2, len(PACKED)))
     def test_a_stream_that_is_cut_short_is_told_unless_a_member_ends_there(self, end: int) -> None:
         first, second = len(gzip.compress(b"one\n")), len(gzip.compress(b"one\n") + gzip.compress(b""))
         if end in (first, second):
-            assert b"".join(unpacked([PACKED[:end]])) == b"one\n"
+            assert b"".join(unpack([PACKED[:end]])) == b"one\n"
         else:
             with pytest.raises(BrokenGzipError, match="before its end"):
-                list(unpacked([PACKED[:end]]))
+                list(unpack([PACKED[:end]]))
 
     @pytest.mark.parametrize("place", [12, len(gzip.compress(b"one\n")) - 6])  # in the data, in its checksum
     def test_damage_is_told(self, place: int) -> None:
         damaged = bytearray(PACKED)
         damaged[place] ^= 0xFF
         with pytest.raises(BrokenGzipError):
-            list(unpacked([bytes(damaged)]))
+            list(unpack([bytes(damaged)]))
 
     def test_other_bytes_after_the_last_member_are_damage(self) -> None:
         with pytest.raises(BrokenGzipError, match="damaged"):
-            list(unpacked([PACKED, b"\0\0 more"]))
+            list(unpack([PACKED, b"\0\0 more"]))
 
     def test_what_came_before_the_damage_was_yielded(self) -> None:
-        content = unpacked([gzip.compress(b"whole"), b"\x1f\x8b and no more"])
+        content = unpack([gzip.compress(b"whole"), b"\x1f\x8b and no more"])
         assert next(content) == b"whole"
         with pytest.raises(BrokenGzipError):
             next(content)
@@ -105,7 +105,7 @@ class TestUnpacked:
         packer = zlib.compressobj(9, wbits=31)
         bomb = b"".join(packer.compress(bytes(1_000_000)) for _ in range(100)) + packer.flush()
         tracemalloc.start()
-        size = sum(len(piece) for piece in unpacked([bomb]))
+        size = sum(len(piece) for piece in unpack([bomb]))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert size == 100_000_000
