@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from airlock.ccda.records import BATCHES, CONVERSIONS, FOLDER, VERDICTS
-from airlock.clinical.records import FILES
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, Verdict
 from airlock.stages.auditing import is_open, missing_job_reason
@@ -23,6 +22,7 @@ from airlock.stages.batches import find_batches, find_begun_batches
 from airlock.stages.buffer import INDEX, Buffered, find_buffered, find_shards, read_arrivals
 from airlock.stages.jobs import find_ended_job
 from airlock.stages.outputs import DETAIL_LENGTH
+from airlock.stages.resources import FILES, chunks_index
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _freeze(
     aside = arrivals.join(files, on="arrival_id", how="anti", maintain_order="left")
     leg.workspace.write(f"arrivals/{ASIDE}", ARRIVALS, aside)
     leg.workspace.write(f"files/{ASIDE}", FILES, _set_aside(aside, verdicts, conversions))
-    leg.workspace.write_json(f"resources/{ASIDE}/index.json", {"chunks": []})
+    leg.workspace.write_json(chunks_index(ASIDE), {"chunks": []})
     buffered = find_buffered(run) or Buffered()
     leg.workspace.write_json(INDEX, vars(buffered) | {"shards": [*shards, ASIDE]})
     return shards

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from airlock.ccda.records import DOCUMENT, FOLDER, VERDICTS, converted_by
-from airlock.clinical.audit import contents
-from airlock.clinical.records import DISPOSITIONS, IDENTITY, OUTCOMES
 from airlock.reasons import Reason
 from airlock.records import Disposition, Gate, Verdict, schema
 from airlock.stages.auditing import is_open
+from airlock.stages.resources import DISPOSITIONS, IDENTITY, OUTCOMES, sent_contents
 from airlock.stages.review import Review, ReviewError, check_answer
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def _waiting(run: Run[CcdaPipeline]) -> pl.DataFrame:
     """Return the resources that a review would release, as the last audit saw them."""
     workspace = run.within(FOLDER).workspace
     units = workspace.find("dispositions", DISPOSITIONS).filter(pl.col("reason") == Reason.AWAITING_REVIEW)
-    return contents(units, workspace.find("outcomes", OUTCOMES))
+    return sent_contents(units, workspace.find("outcomes", OUTCOMES))
 
 
 def find_review(run: Run[CcdaPipeline]) -> Review | None:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from airlock.ccda.records import DOCUMENT, DOCUMENTS, VERDICTS, converted_by
-from airlock.clinical.validate import claimed
 from airlock.reasons import Reason
 from airlock.records import Disposition, Verdict
 from airlock.stages.batches import find_begun_batches
 from airlock.stages.buffer import find_shards, read_arrivals
 from airlock.stages.redrive_resources import find_overtaken
+from airlock.stages.resources import claim_resources
 
 if TYPE_CHECKING:
     from airlock.pipelines import CcdaPipeline
@@ -79,6 +79,6 @@ def _keys(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _claim(run: Run[CcdaPipeline], rows: pl.DataFrame) -> pl.DataFrame:
-    taken = claimed(run, converted_by(run.pipeline), _keys(rows))
+    taken = claim_resources(run, converted_by(run.pipeline), _keys(rows))
     held = pl.col("document_id").is_in(taken["resource_id"].implode())
     return _decide(rows, held, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, None)

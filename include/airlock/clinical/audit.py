@@ -18,7 +18,7 @@ from airlock.clinical.contracts import ClinicalContract, complete, draft, with_s
 from airlock.clinical.import_ import find_other_targets
 from airlock.clinical.outcomes import account, discrepancies, operation_outcomes
 from airlock.clinical.read_back import differing, marked, read_back
-from airlock.clinical.records import BATCHES, DISPOSITIONS, FILES, GATES, OPERATION_OUTCOMES, OUTCOMES, VERDICTS
+from airlock.clinical.records import BATCHES, GATES, OPERATION_OUTCOMES, VERDICTS
 from airlock.clinical.result_lines import as_read, identify, names_nothing
 from airlock.imaging.contracts import ContractOverride
 from airlock.pipelines import CcdaPipeline
@@ -29,6 +29,7 @@ from airlock.stages.batches import find_batches
 from airlock.stages.buffer import find_buffered, find_shards, read_arrivals
 from airlock.stages.jobs import find_ended_job
 from airlock.stages.outputs import read_best_output
+from airlock.stages.resources import DISPOSITIONS, FILES, OUTCOMES, sent_contents
 from airlock.stages.review import overridden_among, words_by_key
 
 if TYPE_CHECKING:
@@ -136,22 +137,8 @@ def _is_reviewed(run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame], app
     if not isinstance(run.pipeline, CcdaPipeline):
         return True
     released = books["dispositions"].filter(pl.col("disposition") == Disposition.RELEASED)
-    found = contents(released, books["outcomes"])
+    found = sent_contents(released, books["outcomes"])
     return approved is not None and found.join(approved, on=found.columns, how="anti").is_empty()
-
-
-def contents(units: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
-    """Return the ``resource_type``, ``resource_id`` and ``content_digest`` of units that were sent.
-
-    Parameters
-    ----------
-    units
-        Rows of the dispositions dataset.
-    outcomes
-        Rows of the outcomes dataset.
-    """
-    digests = outcomes.select(*_UNIT, "content_digest")
-    return units.join(digests, on=_UNIT, how="left", nulls_equal=True).select(*_RESOURCE, "content_digest")
 
 
 def _is_frozen(run: Run[Any]) -> bool:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from airlock.clinical.outcomes import IMPORTED
-from airlock.clinical.records import DISPOSITIONS, GATES, file_subject, subject_key
+from airlock.clinical.records import GATES, file_subject, subject_key
 from airlock.reasons import Reason
 from airlock.records import DISPOSITIONS as FILE_DISPOSITIONS
 from airlock.records import HOLDS, Disposition, Gate, Outcome, Stage, Verdict, digest
 from airlock.stages.auditing import is_open
 from airlock.stages.gating import gravest_reason, reason_where, stage_before_import
+from airlock.stages.resources import DISPOSITIONS
 
 if TYPE_CHECKING:
     from airlock.pipelines import ClinicalAudit

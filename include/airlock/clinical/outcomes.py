@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from airlock.clinical.manifests import ERROR_STATUS
-from airlock.clinical.records import OPERATION_OUTCOMES, OUTCOMES
+from airlock.clinical.records import OPERATION_OUTCOMES
 from airlock.clinical.result_lines import RESOURCE, below
 from airlock.reasons import Reason
 from airlock.records import Outcome
 from airlock.stages.outputs import DETAIL_LENGTH
+from airlock.stages.resources import OUTCOMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

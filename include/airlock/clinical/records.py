@@ -5,21 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from airlock.records import digest, schema
-
-# What names a unit: the line of an NDJSON file, or the entry of a Bundle, counted from 1; null for a file as a whole.
-UNIT = {"arrival_id": pl.String(), "line": pl.Int64()}
-IDENTITY = {"resource_type": pl.String(), "resource_id": pl.String()}
-
-# parse, one row per arrival: files/<shard>
-FILES = schema(
-    {
-        "arrival_id": pl.String,
-        "reason": pl.String,  # a Reason that sets the whole file aside, else null
-        "detail": pl.String,
-        "units": pl.Int64,  # rows of the resources dataset that are the file's
-        "bytes_read": pl.Int64,  # as stored
-    }
-)
+from airlock.stages.resources import IDENTITY, UNIT
 
 # parse, one row per line or entry: resources/<shard>/<chunk>
 RESOURCES = schema(
@@ -81,21 +67,6 @@ BATCHES = schema(
     },
 )
 
-# audit, one row per resource sent
-OUTCOMES = schema(
-    UNIT,
-    IDENTITY,
-    {
-        "batch_id": pl.String,
-        "job_id": pl.String,
-        "outcome": pl.String,
-        "reason": pl.String,
-        "detail": pl.String,
-        "content_digest": pl.String,
-        "patient": pl.String,
-    },
-)
-
 # audit, one row per patient and per file
 GATES = pl.Schema(
     {
@@ -104,23 +75,6 @@ GATES = pl.Schema(
         "gate": pl.String,
         "reason": pl.String,  # a Reason where the gate is hold, else null
     }
-)
-
-# audit, one row per unit
-DISPOSITIONS = schema(
-    UNIT,
-    {"key": pl.String},
-    IDENTITY,
-    {
-        "size": pl.Int64,
-        "patient": pl.String,
-        "disposition": pl.String,
-        "stage": pl.String,
-        "reason": pl.String,
-        "detail": pl.String,
-        "batch_id": pl.String,
-        "job_id": pl.String,
-    },
 )
 
 

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from airlock.clinical.records import DISPOSITIONS, IDENTITY
-from airlock.clinical.report import CSV_COLUMNS
 from airlock.records import Disposition
 from airlock.stages.redrive_resources import ResourceRules, read_units
+from airlock.stages.resources import IDENTITY
 
 if TYPE_CHECKING:
     from airlock.pipelines import ClinicalPipeline
     from airlock.run import Run
 
-RULES = ResourceRules(CSV_COLUMNS, DISPOSITIONS)
+RULES = ResourceRules()
 
 
 def drop_held(run: Run[ClinicalPipeline], known: pl.DataFrame) -> pl.DataFrame:
@@ -28,6 +27,6 @@ def drop_held(run: Run[ClinicalPipeline], known: pl.DataFrame) -> pl.DataFrame:
     known
         `ledger.resources.KNOWN`.
     """
-    units = read_units(run, run.folder, DISPOSITIONS, known["run_key"])
+    units = read_units(run, run.folder, known["run_key"])
     held = units.filter(pl.col("disposition") == Disposition.HELD).select("run_key", *IDENTITY)
     return known.join(held, on=["run_key", *IDENTITY], how="anti")

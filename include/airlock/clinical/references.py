@@ -14,8 +14,9 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from airlock.clinical.records import REWRITES, UNIT
+from airlock.clinical.records import REWRITES
 from airlock.clinical.resources import RESOURCE_TYPES
+from airlock.stages.resources import UNIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -21,6 +21,7 @@ from airlock.stages.reporting import (
     explain_reasons,
     to_csv,
 )
+from airlock.stages.resources import CSV_COLUMNS
 from airlock.stages.review import words_by_key
 
 if TYPE_CHECKING:
@@ -29,21 +30,6 @@ if TYPE_CHECKING:
     from airlock.pipelines import ClinicalPipeline
     from airlock.run import Run
 
-# By its last column a row's file is known again when people choose what to redrive.
-CSV_COLUMNS = (
-    "key",
-    "line",
-    "resource_type",
-    "resource_id",
-    "disposition",
-    "stage",
-    "reason",
-    "detail",
-    "batch_id",
-    "job_id",
-    "what_to_do",
-    "arrival_id",
-)
 _NONE = {"released": 0, "held": 0}
 
 

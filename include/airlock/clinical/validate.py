@@ -13,13 +13,14 @@ import polars as pl
 from airlock.clinical import references, service_check, structure
 from airlock.clinical.bodies import read_bodies
 from airlock.clinical.parse import read_chunks
-from airlock.clinical.records import FILES, OPERATION_OUTCOMES, RESOURCES, REWRITES, VERDICTS
+from airlock.clinical.records import OPERATION_OUTCOMES, RESOURCES, REWRITES, VERDICTS
 from airlock.clinical.redrive import drop_held
 from airlock.reasons import Reason
 from airlock.records import Verdict
 from airlock.stages.batches import find_begun_batches
 from airlock.stages.buffer import find_shards
 from airlock.stages.redrive_resources import find_overtaken
+from airlock.stages.resources import FILES, claim_resources
 
 if TYPE_CHECKING:
     from airlock.clinical.references import FhirStore, References
@@ -90,13 +91,6 @@ def _with_their_copies(units: pl.DataFrame) -> pl.DataFrame:
         reason=pl.when(falls).then("copy_reason").otherwise("reason"),
         detail=pl.when(falls).then("copy_detail").otherwise("detail"),
     ).drop("stands", "copy_reason", "copy_detail")
-
-
-def claimed(run: Run[Any], datastore_id: str, claims: pl.DataFrame) -> pl.DataFrame:
-    """Claim resources for a run and return those that another one is bringing; a plan only looks."""
-    if run.plan_only:
-        return run.ledger.claimed_resources(datastore_id, claims)
-    return run.ledger.claim_resources(datastore_id, run.pipeline.name, run.key, claims)
 
 
 def _counts(verdicts: pl.DataFrame) -> dict[str, int]:
@@ -264,7 +258,9 @@ def _with_patients(units: pl.DataFrame, known: References) -> pl.DataFrame:
 
 def _claim(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
     """Take the resources for this run; what another run is bringing in stays out, and comes again."""
-    taken = claimed(run, run.pipeline.datastore_id, _accepted(units).select("arrival_id", *_OWN, "content_digest"))
+    taken = claim_resources(
+        run, run.pipeline.datastore_id, _accepted(units).select("arrival_id", *_OWN, "content_digest")
+    )
     units = units.join(taken, on=_OWN, how="left", maintain_order="left")
     held = pl.col("claimed_by").is_not_null()
     return _decide(units, held, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, _nothing()).drop("claimed_by")

@@ -14,7 +14,6 @@ import polars as pl
 from airlock.clinical.audit import account_batches
 from airlock.clinical.normalize import pieces_of, stage
 from airlock.clinical.records import BATCHES
-from airlock.clinical.records import OUTCOMES as RESOURCE_OUTCOMES
 from airlock.clinical.resources import content_digest
 from airlock.imaging.contracts import StudyContract
 from airlock.imaging.fhir.imaging_study import line
@@ -23,6 +22,7 @@ from airlock.imaging.fhir.study import publication, references
 from airlock.records import CONTRACTS, OUTCOMES, Outcome
 from airlock.stages.auditing import is_open
 from airlock.stages.batches import INDEX, Batch, find_begun_batches
+from airlock.stages.resources import OUTCOMES as RESOURCE_OUTCOMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

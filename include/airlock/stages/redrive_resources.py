@@ -13,6 +13,7 @@ import polars as pl
 
 from airlock.ledger.redrives import CANDIDATES, REDRIVABLE, is_current
 from airlock.reasons import Reason
+from airlock.stages.resources import CSV_COLUMNS, DISPOSITIONS, IDENTITY
 
 if TYPE_CHECKING:
     from airlock.pipelines import Pipeline
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 # In the ledger, a file with one of these reasons stands for resources with several.
 _SEVERAL_REASONS = (Reason.RESOURCES_SET_ASIDE, Reason.INSTANCE_CLAIMED)
-_RESOURCE = ["resource_type", "resource_id"]
 _OPEN = [word.value for word in REDRIVABLE]
 
 
@@ -30,17 +30,12 @@ class ResourceRules:
 
     Parameters
     ----------
-    csv_columns
-        The columns of a dispositions.csv.
-    dispositions
-        The columns of the dataset ``dispositions``, which has a row per resource.
     folder
-        The folder of the workspace that contains the dataset.
+        The folder of the workspace that has the dataset ``dispositions``, with a row per resource.
     """
 
-    csv_columns: tuple[str, ...]
-    dispositions: pl.Schema
     folder: str = ""
+    csv_columns: tuple[str, ...] = CSV_COLUMNS
     reasons_in_ledger: bool = False
 
     def filter_by_reasons(self, run: Run[Pipeline], found: pl.DataFrame, reasons: tuple[str, ...]) -> pl.DataFrame:
@@ -66,26 +61,24 @@ class ResourceRules:
         return found.filter(open_ & is_current())
 
     def _units(self, run: Run[Pipeline], run_keys: pl.Series) -> pl.DataFrame:
-        return read_units(run, self.folder, self.dispositions, run_keys)
+        return read_units(run, self.folder, run_keys)
 
 
-def read_units(run: Run[Pipeline], folder: str, dispositions: pl.Schema, run_keys: pl.Series) -> pl.DataFrame:
-    """Return the rows of other runs' dispositions, with their ``run_key``; no rows of a run whose workspace is gone.
+def read_units(run: Run[Pipeline], folder: str, run_keys: pl.Series) -> pl.DataFrame:
+    """Return the dispositions of other runs' units, with their ``run_key``; none of a run whose workspace is gone.
 
     Parameters
     ----------
     run
         The redrive.
     folder
-        The folder of the other runs' workspaces that contains the dataset ``dispositions``.
-    dispositions
-        The columns of the dataset.
+        Of the other runs' workspaces, which has the dataset ``dispositions``.
     run_keys
         The other runs.
     """
-    frames = [dispositions.to_frame().with_columns(run_key=pl.lit(None, pl.String))]
+    frames = [DISPOSITIONS.to_frame().with_columns(run_key=pl.lit(None, pl.String))]
     for key in run_keys.unique().sort():
-        found = run.workspace_of(key, folder).find("dispositions", dispositions)
+        found = run.workspace_of(key, folder).find("dispositions", DISPOSITIONS)
         frames.append(found.with_columns(run_key=pl.lit(key)))
     return pl.concat(frames)
 
@@ -110,7 +103,7 @@ def find_overtaken(run: Run[Pipeline], datastore_id: str, claims: pl.DataFrame) 
     address = ["bucket", "key", "last_modified"]
     own = run.ledger.held_by(run.pipeline.name, run.key).select("arrival_id", *address)
     brought = run.ledger.brought_by(datastore_id, claims).rename({"content_digest": "known"})
-    both = claims.join(own, on="arrival_id").join(brought, on=_RESOURCE, suffix="_known")
+    both = claims.join(own, on="arrival_id").join(brought, on=[*IDENTITY], suffix="_known")
     elsewhere = (pl.col("bucket") != pl.col("bucket_known")) | (pl.col("key") != pl.col("key_known"))
     newer = elsewhere & (pl.col("last_modified_known") >= pl.col("last_modified"))
-    return both.filter(newer & (pl.col("known") != pl.col("content_digest"))).select("arrival_id", *_RESOURCE).unique()
+    return both.filter(newer & (pl.col("known") != pl.col("content_digest"))).select("arrival_id", *IDENTITY).unique()

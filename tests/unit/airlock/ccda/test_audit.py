@@ -13,13 +13,13 @@ from airlock.ccda.records import CONVERSIONS, FOLDER
 from airlock.clinical.audit import audit as audit_units
 from airlock.clinical.normalize import normalize as normalize_units
 from airlock.clinical.parse import parse
-from airlock.clinical.records import FILES
 from airlock.clinical.records import VERDICTS as UNITS
 from airlock.clinical.validate import validate
 from airlock.ledger import Job
 from airlock.records import ARRIVALS
 from airlock.stages.batches import find_batches
 from airlock.stages.buffer import find_shards
+from airlock.stages.resources import FILES
 from airlock_local.sample.ccda.documents import ccd
 from tests.ledger_rows import count_arrivals
 from tests.unit.airlock.ccda.world import Left, ended, names, normalized, parsed

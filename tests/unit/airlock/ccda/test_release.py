@@ -19,8 +19,8 @@ from airlock.ccda.release import (
 from airlock.clinical.audit import audit
 from airlock.clinical.normalize import normalize
 from airlock.clinical.parse import parse
-from airlock.clinical.records import DISPOSITIONS
 from airlock.clinical.validate import validate
+from airlock.stages.resources import DISPOSITIONS
 from airlock.stages.review import Review, ReviewError
 from airlock_local.sample.ccda.documents import ccd
 from tests.unit.airlock.ccda.world import Left, names, normalized, validated, words

@@ -14,13 +14,14 @@ from airlock.clinical.import_ import record
 from airlock.clinical.manifests import LINES, RESULTS, Counters, JobOutput, Shape
 from airlock.clinical.normalize import normalize
 from airlock.clinical.parse import parse
-from airlock.clinical.records import BATCHES, DISPOSITIONS, OUTCOMES, VERDICTS
+from airlock.clinical.records import BATCHES, VERDICTS
 from airlock.clinical.validate import validate
 from airlock.ledger import Job
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline
 from airlock.run import Run
 from airlock.stages.batches import find_batches
 from airlock.stages.buffer import buffer
+from airlock.stages.resources import DISPOSITIONS, OUTCOMES
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.world import ended_job, frame
 

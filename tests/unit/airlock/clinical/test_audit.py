@@ -13,10 +13,11 @@ import pytest
 
 from airlock.clinical.audit import account_batches, audit
 from airlock.clinical.contracts import ClinicalContract
-from airlock.clinical.records import BATCHES, DISPOSITIONS, FILES, GATES, OUTCOMES, VERDICTS, file_subject, subject_key
+from airlock.clinical.records import BATCHES, GATES, VERDICTS, file_subject, subject_key
 from airlock.ledger import Job
 from airlock.records import ARRIVALS, CONTRACTS
 from airlock.stages.batches import find_batches
+from airlock.stages.resources import DISPOSITIONS, FILES, OUTCOMES
 from airlock.storage.s3uri import S3Uri
 from tests.ledger_rows import count_arrivals, read_dispositions
 from tests.unit.airlock.clinical.books import (

@@ -8,10 +8,11 @@ import polars as pl
 import pytest
 
 from airlock.clinical import gate
-from airlock.clinical.records import DISPOSITIONS, GATES, subject_key
+from airlock.clinical.records import GATES, subject_key
 from airlock.pipelines import ClinicalAudit
 from airlock.records import ARRIVALS
 from airlock.records import DISPOSITIONS as FILE_DISPOSITIONS
+from airlock.stages.resources import DISPOSITIONS
 from tests.unit.airlock.clinical.books import STORE, outcomes, unit, verdicts
 from tests.unit.airlock.world import frame
 

@@ -10,8 +10,9 @@ import pytest
 
 from airlock.clinical.manifests import Counters
 from airlock.clinical.outcomes import account, discrepancies, operation_outcomes
-from airlock.clinical.records import OPERATION_OUTCOMES, OUTCOMES
+from airlock.clinical.records import OPERATION_OUTCOMES
 from airlock.reasons import Reason
+from airlock.stages.resources import OUTCOMES
 from tests.unit.airlock.clinical.books import JOB, batch, output, unit
 
 if TYPE_CHECKING:

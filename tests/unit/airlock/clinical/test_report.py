@@ -10,9 +10,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from airlock.clinical.records import DISPOSITIONS, FILES, OPERATION_OUTCOMES
-from airlock.clinical.report import CSV_COLUMNS, dispositions_csv, imbalances, operation_outcomes
+from airlock.clinical.records import OPERATION_OUTCOMES
+from airlock.clinical.report import dispositions_csv, imbalances, operation_outcomes
 from airlock.records import ARRIVALS
+from airlock.stages.resources import CSV_COLUMNS, DISPOSITIONS, FILES
 from tests.unit.airlock.clinical.books import outcomes, unit, verdicts
 from tests.unit.airlock.world import frame
 

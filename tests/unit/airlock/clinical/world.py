@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from airlock.clinical.parse import parse, read_chunks
-from airlock.clinical.records import FILES, RESOURCES, VERDICTS
+from airlock.clinical.records import RESOURCES, VERDICTS
 from airlock.clinical.validate import validate
 from airlock.ledger import Job
 from airlock.records import Verdict
 from airlock.run import Run
 from airlock.stages.batches import find_batches
 from airlock.stages.buffer import buffer, find_shards, read_arrivals
+from airlock.stages.resources import FILES
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import ndjson, pipeline
 

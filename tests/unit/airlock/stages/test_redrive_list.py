@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from airlock.clinical.report import CSV_COLUMNS as CLINICAL_COLUMNS
 from airlock.imaging.report import CSV_COLUMNS
 from airlock.stages.redrive_list import read_csv
 from airlock.stages.redrive_request import RedriveError
+from airlock.stages.resources import CSV_COLUMNS as CLINICAL_COLUMNS
 
 ID, OTHER = "0" * 31 + "a", "0" * 31 + "b"
 

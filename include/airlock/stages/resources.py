@@ -1,0 +1,106 @@
+"""Resources: the datasets that every pipeline of FHIR resources writes, and the claims on resources.
+
+A C-CDA document becomes resources when it is converted, and then has the same datasets in the workspace's folder
+``fhir``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from airlock.records import schema
+
+if TYPE_CHECKING:
+    from airlock.pipelines import Pipeline
+    from airlock.run import Run
+
+# What names a unit: the line of an NDJSON file, or the entry of a Bundle, counted from 1; null for a file as a whole.
+UNIT = {"arrival_id": pl.String(), "line": pl.Int64()}
+IDENTITY = {"resource_type": pl.String(), "resource_id": pl.String()}
+
+# parse, one row per arrival: files/<shard>
+FILES = schema(
+    {
+        "arrival_id": pl.String,
+        "reason": pl.String,  # a Reason that sets the whole file aside, else null
+        "detail": pl.String,
+        "units": pl.Int64,  # rows of the resources dataset that are the file's
+        "bytes_read": pl.Int64,  # as stored
+    }
+)
+
+# audit, one row per resource sent
+OUTCOMES = schema(
+    UNIT,
+    IDENTITY,
+    {
+        "batch_id": pl.String,
+        "job_id": pl.String,
+        "outcome": pl.String,
+        "reason": pl.String,
+        "detail": pl.String,
+        "content_digest": pl.String,
+        "patient": pl.String,
+    },
+)
+
+# audit, one row per unit
+DISPOSITIONS = schema(
+    UNIT,
+    {"key": pl.String},
+    IDENTITY,
+    {
+        "size": pl.Int64,
+        "patient": pl.String,
+        "disposition": pl.String,
+        "stage": pl.String,
+        "reason": pl.String,
+        "detail": pl.String,
+        "batch_id": pl.String,
+        "job_id": pl.String,
+    },
+)
+
+# By its last column a row's file is known again when people choose what to redrive.
+CSV_COLUMNS = (
+    "key",
+    "line",
+    "resource_type",
+    "resource_id",
+    "disposition",
+    "stage",
+    "reason",
+    "detail",
+    "batch_id",
+    "job_id",
+    "what_to_do",
+    "arrival_id",
+)
+
+
+def chunks_index(shard: str) -> str:
+    """Return the name of the list of a shard's chunks of resources, which makes the chunks count."""
+    return f"resources/{shard}/index.json"
+
+
+def sent_contents(units: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
+    """Return the ``resource_type``, ``resource_id`` and ``content_digest`` of units that were sent.
+
+    Parameters
+    ----------
+    units
+        Rows of the dispositions dataset.
+    outcomes
+        Rows of the outcomes dataset.
+    """
+    digests = outcomes.select(*UNIT, "content_digest")
+    return units.join(digests, on=[*UNIT], how="left", nulls_equal=True).select(*IDENTITY, "content_digest")
+
+
+def claim_resources(run: Run[Pipeline], datastore_id: str, claims: pl.DataFrame) -> pl.DataFrame:
+    """Claim resources for a run; return those that another run is bringing. A plan only looks."""
+    if run.plan_only:
+        return run.ledger.claimed_resources(datastore_id, claims)
+    return run.ledger.claim_resources(datastore_id, run.pipeline.name, run.key, claims)
