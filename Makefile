@@ -23,33 +23,33 @@ export SOURCE PIPELINE
 
 .PHONY: help run demo-arrivals stop status airflow cli test test-fast proofs fuzz bench bench-clinical lint format lock clean
 
-help: ## what there is
+help: ## list the commands and settings
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 	@echo
 	@echo "  make run SOURCE=/any/folder                 your own files instead of the sample archive"
-	@echo "  make run SOURCE=s3://bucket/prefix/ PIPELINE=name   what lies on S3 already, through your own pipeline file"
+	@echo "  make run SOURCE=s3://bucket/prefix/ PIPELINE=name   objects on S3, through your own pipeline file"
 	@echo
 	@echo "Settings, in the environment or behind make (make run AIRLOCK_API_PORT=8081):"
 	@echo "  AIRLOCK_API_PORT=8080      the Airflow UI and REST API"
 	@echo "  AIRLOCK_S3_PORT=4566       the local S3, SQS, EventBridge, STS and IAM"
 	@echo "  AIRLOCK_HEALTH_PORT=4567   the local HealthImaging and HealthLake"
 	@echo "  AIRLOCK_PARALLELISM=4      tasks at a time"
-	@echo "  AIRLOCK_STALL_MINUTES=15   how long a run may show no change before make run gives up watching it"
+	@echo "  AIRLOCK_STALL_MINUTES=15   minutes without a change after which make run stops watching a run"
 	@echo "  AIRLOCK_PIPELINES=include/pipelines   the folder of the pipeline files"
-	@echo "  AIRLOCK_METADATA_URL=       Airflow's own database where SQLite does not do: postgresql+psycopg2://..."
+	@echo "  AIRLOCK_METADATA_URL=       a PostgreSQL database for Airflow instead of SQLite: postgresql+psycopg2://..."
 	@echo "  AIRLOCK_VAR=var            databases, logs and reports of the local stack"
 	@echo "  PYTHON=python3.12          the Python (3.11 to 3.13) that .venv is made with"
 
-run: $(STAMP) ## start the local stack and take a delivery through the eight stages
+run: $(STAMP) ## start the local stack, then import and audit a delivery
 	@$(BIN)/python -m airlock_local run
 
-demo-arrivals: $(STAMP) ## upload a folder piece by piece to the local stack, where runs wake by themselves
+demo-arrivals: $(STAMP) ## upload a folder piece by piece to the local stack, where S3's notifications start the runs
 	@$(BIN)/python -m airlock_local demo-arrivals
 
-stop: ## end what make run started, and only that
+stop: ## end the processes that make run started, and no others
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m airlock_local stop; else echo "nothing to stop: make run was never called here"; fi
 
-status: $(STAMP) ## say which parts of the local stack run
+status: $(STAMP) ## list the parts of the local stack that run
 	@$(BIN)/python -m airlock_local status
 
 airflow: $(STAMP) ## Airflow's own command line on the local stack: make airflow CMD="dags list"
@@ -75,13 +75,13 @@ proofs: $(STAMP) ## the tests that take minutes: bursts, kills, real servers
 fuzz: $(STAMP) ## damaged DICOM headers, read by the scanner and by pydicom: make fuzz MUTATIONS=100000 (ONLY=n for one)
 	@MUTATIONS=$(MUTATIONS) $(BIN)/python -m tests.fuzz.headers
 
-bench: $(STAMP) ## what is held to a number, measured beside boto3, s3fs and pydicom: QUICK=1 for less of it
+bench: $(STAMP) ## measure speed and memory, beside boto3, s3fs and pydicom: QUICK=1 for less
 	@QUICK=$(QUICK) $(BIN)/python -m benchmarks $(BENCH)
 
-bench-clinical: $(STAMP) ## seconds and memory of a large FHIR delivery: make bench-clinical RESOURCES=200000
+bench-clinical: $(STAMP) ## measure seconds and memory of a large FHIR delivery: make bench-clinical RESOURCES=200000
 	@RESOURCES=$(RESOURCES) $(BIN)/python -m benchmarks.clinical
 
-lint: $(STAMP) ## ruff, mypy and, where it is installed, docker-compose config
+lint: $(STAMP) ## ruff, mypy and, if it is installed, docker-compose config
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy include plugins
@@ -90,16 +90,16 @@ lint: $(STAMP) ## ruff, mypy and, where it is installed, docker-compose config
 	if [ -z "$$compose" ]; then echo "$(COMPOSE_FILE): not checked, docker-compose is not installed"; \
 	else echo "$$compose -f $(COMPOSE_FILE) config -q" && $$compose --env-file .env.example -f $(COMPOSE_FILE) config -q; fi
 
-format: $(STAMP) ## let ruff lay out the code
+format: $(STAMP) ## format the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 # The deployment's lock takes its versions from the developers' one, so that what is tested is what is deployed.
-lock: $(BIN)/uv ## make requirements.lock and requirements-dev.lock anew, with today's versions
+lock: $(BIN)/uv ## lock today's versions in requirements.lock and requirements-dev.lock
 	$(COMPILE) --upgrade requirements-dev.txt --output-file requirements-dev.lock
 	$(COMPILE) --upgrade requirements.txt --constraints requirements-dev.lock --output-file requirements.lock
 
-clean: stop ## forget the local stack's databases, logs and reports (not .venv)
+clean: stop ## delete the local stack's databases, logs and reports (not .venv)
 	rm -rf "$${AIRLOCK_VAR:-var}"
 
 # Each candidate is run, since a shim may be there and still not work.
