@@ -68,9 +68,9 @@ def test_there_are_some_hundred_cases_each_with_a_name_of_its_own() -> None:
 
 def test_the_document_counts_as_we_do() -> None:
     text = " ".join(DOCUMENT.read_text(encoding="utf-8").split())
-    good = sum(not case.fault for case in CASES)
+    valid = sum(not case.fault for case in CASES)
     assert f"makes {len(CASES)} resources by code" in text
-    assert f"{good} good, {len(CASES) - good} with one fault each" in text
+    assert f"{valid} valid, {len(CASES) - valid} with one fault each" in text
     assert f"published with FHIR: {len(schema().value_sets)} value sets" in text
 
 
