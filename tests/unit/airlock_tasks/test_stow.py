@@ -68,5 +68,5 @@ def test_a_wrong_section_is_named_with_the_fix(tmp_path: Path, stow: dict[str, A
 def test_a_clinical_pipeline_has_no_instances_to_send() -> None:
     from tests.chain import clinical_pipeline
 
-    with pytest.raises(ValueError, match="route 'pacs': stow sends instances, which only imaging pipelines have"):
+    with pytest.raises(ValueError, match="route 'pacs': stow sends instances, but only imaging pipelines have them"):
         clinical_pipeline(routes=[{"name": "pacs", "stow": {"conn_id": "pacs"}}])
