@@ -23,7 +23,7 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from airflow.triggers.shared_stream import SharedStreamProducer
 
 from airlock.pipelines import Arrivals
-from airlock.stages.notifications import PoisonError, below, read_notification
+from airlock.stages.notifications import PoisonError, count_created_below, read_notification
 from airlock.storage.aws import AWS_ERRORS, error_code
 from airlock.storage.s3uri import S3Uri
 
@@ -172,7 +172,7 @@ class QueueProducer(SharedStreamProducer):
         """
         self._poison += 1
         incr("airlock.arrivals.poison", tags={"reason": str(reason)})
-        log.warning("a message is no S3 notification: %s", reason)
+        log.warning("a message is not an S3 notification: %s", reason)
         receipt = message["ReceiptHandle"]
         self._received.discard(receipt)
         if self.settings.dead_letter_queue_url is None:
@@ -250,7 +250,7 @@ class ArrivalsTrigger(BaseEventTrigger):
         """Yield an event for each burst that names an object of the source."""
         source = S3Uri.parse(self.source)
         async for burst in shared_stream:
-            objects = below(source, burst.notifications)
+            objects = count_created_below(source, burst.notifications)
             if objects:
                 counts = {"objects": objects, "messages": len(burst.notifications), "poison": burst.poison}
                 yield TriggerEvent(counts)  # type: ignore[no-untyped-call]

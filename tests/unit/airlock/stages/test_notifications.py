@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airlock.stages.notifications import Notification, Poison, PoisonError, below, read_notification
+from airlock.stages.notifications import Notification, Poison, PoisonError, count_created_below, read_notification
 from airlock.storage.s3uri import S3Uri
 
 SOURCE = S3Uri("inbox", "in dir/")
@@ -126,8 +126,8 @@ def test_unknown_fields_change_nothing(more: dict[str, Any], key: str) -> None:
 def test_only_what_lies_below_the_source_counts_and_once() -> None:
     said = [direct("in+dir/a"), eventbridge("in dir/a"), eventbridge("in dir/b"), direct("other/a"), direct("in+dir")]
     said.append(direct("in+dir/a", bucket="foreign"))
-    assert below(SOURCE, map(read_notification, said)) == 2
+    assert count_created_below(SOURCE, map(read_notification, said)) == 2
 
 
 def test_nothing_lies_below_a_source_that_no_message_names() -> None:
-    assert below(SOURCE, [Notification(frozenset())]) == 0
+    assert count_created_below(SOURCE, [Notification(frozenset())]) == 0
