@@ -1,5 +1,5 @@
-# Airlock's image, and the one of the local AWS servers that docker-compose.yaml starts beside it.
-# BASE is any image with Python 3.11 to 3.13 and pip; the official one brings Airflow's entrypoint and its user.
+# The images of Airlock and of the local AWS servers that docker-compose.yaml starts.
+# BASE is any image with Python 3.11 to 3.13 and pip; the official Airflow image adds Airflow's entrypoint and user.
 ARG BASE=apache/airflow:3.3.2
 FROM ${BASE} AS airlock
 
@@ -12,7 +12,7 @@ ENV AIRFLOW_HOME=/opt/airflow \
 COPY requirements.lock /opt/airlock/
 RUN pip install --no-cache-dir --require-hashes -r /opt/airlock/requirements.lock
 
-# setuptools is in the lock, so that building the package fetches nothing.
+# setuptools is in the lock, so that building the package downloads nothing.
 COPY pyproject.toml requirements.txt README.md LICENSE /opt/airlock/source/
 COPY include /opt/airlock/source/include
 RUN cp -r /opt/airlock/source /tmp/airlock \

@@ -1,4 +1,4 @@
-# The habits of this repository. `make help` lists them; every target sets up what it needs by itself.
+# The commands of this repository. `make help` lists them; every target sets up what it needs.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -18,97 +18,97 @@ COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --univers
   --generate-hashes --no-emit-index-url --no-emit-find-links --quiet
 COMPOSE_FILE := docker-compose.yaml
 
-# `make run SOURCE=... PIPELINE=...`; they reach the program through the environment, so that no name needs quoting.
+# The program reads SOURCE and PIPELINE from the environment, so that file names need no quoting.
 export SOURCE PIPELINE
 
 .PHONY: help run demo-arrivals stop status airflow cli test test-fast proofs fuzz bench bench-clinical lint format lock clean
 
-help: ## list the commands and settings
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+help: ## list the targets and settings
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-22s %s\n", $$1, $$2}'
 	@echo
-	@echo "  make run SOURCE=/any/folder                 your own files instead of the sample archive"
-	@echo "  make run SOURCE=s3://bucket/prefix/ PIPELINE=name   objects on S3, through your own pipeline file"
+	@echo "  make run SOURCE=/any/folder                         import your own files instead of the sample archive"
+	@echo "  make run SOURCE=s3://bucket/prefix/ PIPELINE=name   import objects that are on S3, with your own pipeline file"
 	@echo
-	@echo "Settings, in the environment or behind make (make run AIRLOCK_API_PORT=8081):"
-	@echo "  AIRLOCK_API_PORT=8080      the Airflow UI and REST API"
-	@echo "  AIRLOCK_S3_PORT=4566       the local S3, SQS, EventBridge, STS and IAM"
-	@echo "  AIRLOCK_HEALTH_PORT=4567   the local HealthImaging and HealthLake"
-	@echo "  AIRLOCK_PARALLELISM=4      tasks at a time"
+	@echo "Settings, as environment variables or arguments of make (make run AIRLOCK_API_PORT=8081):"
+	@echo "  AIRLOCK_API_PORT=8080      port of the Airflow UI and REST API"
+	@echo "  AIRLOCK_S3_PORT=4566       port of the local S3, SQS, EventBridge, STS and IAM"
+	@echo "  AIRLOCK_HEALTH_PORT=4567   port of the local HealthImaging and HealthLake"
+	@echo "  AIRLOCK_PARALLELISM=4      tasks at the same time"
 	@echo "  AIRLOCK_STALL_MINUTES=15   minutes without a change after which make run stops watching a run"
-	@echo "  AIRLOCK_PIPELINES=include/pipelines   the folder of the pipeline files"
-	@echo "  AIRLOCK_METADATA_URL=       a PostgreSQL database for Airflow instead of SQLite: postgresql+psycopg2://..."
-	@echo "  AIRLOCK_VAR=var            databases, logs and reports of the local stack"
-	@echo "  PYTHON=python3.12          the Python (3.11 to 3.13) that .venv is made with"
+	@echo "  AIRLOCK_PIPELINES=include/pipelines   folder of the pipeline files"
+	@echo "  AIRLOCK_METADATA_URL=      Airflow's metadata database instead of SQLite: postgresql+psycopg2://..."
+	@echo "  AIRLOCK_VAR=var            folder of the local stack's databases, logs and reports"
+	@echo "  PYTHON=python3.12          the Python (3.11 to 3.13) for .venv"
 
-run: $(STAMP) ## start the local stack, then import and audit a delivery
+run: $(STAMP) ## start the local stack, import a delivery and print its audit
 	@$(BIN)/python -m airlock_local run
 
-demo-arrivals: $(STAMP) ## upload a folder piece by piece to the local stack, where S3's notifications start the runs
+demo-arrivals: $(STAMP) ## upload a folder in pieces; S3's notifications wake the runs
 	@$(BIN)/python -m airlock_local demo-arrivals
 
-stop: ## end the processes that make run started, and no others
-	@if [ -x $(BIN)/python ]; then $(BIN)/python -m airlock_local stop; else echo "nothing to stop: make run was never called here"; fi
+stop: ## stop the processes that make run started, and no others
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m airlock_local stop; else echo "Nothing to stop: make run was never called here."; fi
 
-status: $(STAMP) ## list the parts of the local stack that run
+status: $(STAMP) ## show which parts of the local stack are running
 	@$(BIN)/python -m airlock_local status
 
-airflow: $(STAMP) ## Airflow's own command line on the local stack: make airflow CMD="dags list"
+airflow: $(STAMP) ## run Airflow's command line on the local stack: make airflow CMD="dags list"
 	@$(BIN)/python -m airlock_local airflow $(CMD)
 
-cli: $(STAMP) ## Airlock's own command line on the local stack: make cli CMD="held"
+cli: $(STAMP) ## run Airlock's command line on the local stack: make cli CMD="held"
 	@$(BIN)/python -m airlock_local cli $(CMD)
 
-# Files that share no server run side by side, the longest first; one emulator serves all contract tests, one stack those of the scheduler.
-test: $(STAMP) ## every test; most files in three processes (PROCESSES=1 for one)
+# Test files that share no server run in parallel. All contract tests share one emulator, all e2e tests one stack.
+test: $(STAMP) ## run every test but proofs and fuzz; most of them in three processes (PROCESSES=1 for one)
 	@begin=$$(date +%s); set -e -x; \
 	$(BIN)/python -m pytest -m "not proof" -n $(PROCESSES) --dist loadfile tests/integration tests/oracles tests/unit tests/test_*.py; \
 	$(BIN)/python -m pytest -m "not proof" tests/contract; \
 	$(BIN)/python -m pytest -m "not proof" tests/e2e; \
 	{ set +x; } 2>/dev/null; echo "make test: $$(($$(date +%s) - begin)) seconds"
 
-test-fast: $(STAMP) ## the tests that need no servers
+test-fast: $(STAMP) ## run the tests that need no servers
 	$(BIN)/python -m pytest -m "not slow and not proof" -n $(PROCESSES) --dist loadfile --ignore tests/contract
 
-proofs: $(STAMP) ## the tests that take minutes: bursts, kills, real servers
+proofs: $(STAMP) ## run the tests that take minutes: bursts, kills, real servers
 	$(BIN)/python -m pytest -m proof tests
 
-fuzz: $(STAMP) ## damaged DICOM headers, read by the scanner and by pydicom: make fuzz MUTATIONS=100000 (ONLY=n for one)
+fuzz: $(STAMP) ## compare scanner and pydicom on damaged DICOM headers: make fuzz MUTATIONS=100000 (ONLY=n for one)
 	@MUTATIONS=$(MUTATIONS) $(BIN)/python -m tests.fuzz.headers
 
-bench: $(STAMP) ## measure speed and memory, beside boto3, s3fs and pydicom: QUICK=1 for less
+bench: $(STAMP) ## measure headers, memory and the stage chain beside boto3, s3fs and pydicom (QUICK=1 for a short run)
 	@QUICK=$(QUICK) $(BIN)/python -m benchmarks $(BENCH)
 
 bench-clinical: $(STAMP) ## measure seconds and memory of a large FHIR delivery: make bench-clinical RESOURCES=200000
 	@RESOURCES=$(RESOURCES) $(BIN)/python -m benchmarks.clinical
 
-lint: $(STAMP) ## ruff, mypy and, if it is installed, docker-compose config
+lint: $(STAMP) ## check with ruff, mypy and, if it is installed, docker-compose config
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy include plugins
 	@if command -v docker-compose >/dev/null 2>&1; then compose=docker-compose; \
 	elif docker compose version >/dev/null 2>&1; then compose="docker compose"; else compose=; fi; \
-	if [ -z "$$compose" ]; then echo "$(COMPOSE_FILE): not checked, docker-compose is not installed"; \
+	if [ -z "$$compose" ]; then echo "$(COMPOSE_FILE) is not checked: docker-compose is not installed"; \
 	else echo "$$compose -f $(COMPOSE_FILE) config -q" && $$compose --env-file .env.example -f $(COMPOSE_FILE) config -q; fi
 
 format: $(STAMP) ## format the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The deployment's lock takes its versions from the developers' one, so that what is tested is what is deployed.
-lock: $(BIN)/uv ## lock today's versions in requirements.lock and requirements-dev.lock
+# The deployment's lock takes its versions from the development lock, so that the deployed versions are the tested ones.
+lock: $(BIN)/uv ## update requirements.lock and requirements-dev.lock to today's versions
 	$(COMPILE) --upgrade requirements-dev.txt --output-file requirements-dev.lock
 	$(COMPILE) --upgrade requirements.txt --constraints requirements-dev.lock --output-file requirements.lock
 
 clean: stop ## delete the local stack's databases, logs and reports (not .venv)
 	rm -rf "$${AIRLOCK_VAR:-var}"
 
-# Each candidate is run, since a shim may be there and still not work.
+# Each candidate is run, because a shim may exist and still not work.
 $(BIN)/uv:
 	@fits() { "$$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' >/dev/null 2>&1; }; \
 	for name in $${PYTHON:-python3.13 python3.12 python3.11 python3}; do fits "$$name" && python=$$name && break; done; \
 	if [ -z "$$python" ]; then \
-	  echo "Python 3.11, 3.12 or 3.13 with its venv module is needed, and $${PYTHON:-python3.13, python3.12, python3.11 or python3} is not one:" \
-	    "install it (Debian: apt-get install python3 python3-venv) or name one, as in make run PYTHON=/path/to/python3.12" >&2; \
+	  echo "Python 3.11, 3.12 or 3.13 with its venv module was not found as $${PYTHON:-python3.13, python3.12, python3.11 or python3}." \
+	    "Install it (Debian: apt-get install python3 python3-venv), or name one: make run PYTHON=/path/to/python3.12" >&2; \
 	  exit 2; \
 	fi; \
 	echo "making $(VENV) with $$("$$python" --version)"; \

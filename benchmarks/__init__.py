@@ -1,4 +1,4 @@
-"""Benchmarks: they print figures beside their bars, and fail only where something breaks.
+"""Benchmarks, which print their figures beside the bars and fail only if a part raises an error.
 
-``make bench`` runs all but ``clinical``, which has a target of its own; docs/performance.md says how to read them.
+``make bench`` runs all but ``clinical``, which ``make bench-clinical`` runs; docs/performance.md explains the figures.
 """

@@ -1,8 +1,8 @@
-"""``make bench``: everything that is held to a number, in one run; ``QUICK=1`` for less of it.
+"""``make bench``: measure every figure that has a bar; ``QUICK=1`` measures less.
 
-Prints the figures and the bars, and writes ``var/bench.json`` and the plot ``var/bench.svg``. It ends with 0 unless a
-part breaks; with ``--strict`` a missed bar ends it with 1. It keeps to a quarter of an hour: a size of the stage chain
-that would take longer, by what the size before it took, is left out, and said to be.
+It prints the figures and the bars, and writes ``var/bench.json`` and the plot ``var/bench.svg``. The exit status is 0
+unless a part raises an error; with ``--strict`` a missed bar makes it 1. A run takes a quarter of an hour at most: it
+leaves out, and names, each size of the stage chain that would take longer, judging by the size before.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _growing(measure: Callable[[int], dict[str, Any]], sizes: Sequence[int], unt
     for arrivals in sizes:
         if time.monotonic() + took * arrivals > until:
             left_out = [size for size in sizes if size >= arrivals]
-            sys.stdout.write(f"left out, for want of time: {left_out}; --minutes gives more\n")
+            sys.stdout.write(f"left out, because time is short: {left_out}; allow more with --minutes\n")
             return {"sizes": found, "left_out": left_out}
         began = time.monotonic()
         found.append(measure(arrivals))
@@ -89,10 +89,12 @@ def _growing(measure: Callable[[int], dict[str, Any]], sizes: Sequence[int], unt
 def main(arguments: Sequence[str]) -> int:
     """Run the parts that are asked for; return the exit status."""
     quick, var = os.environ.get("QUICK", "") not in {"", "0"}, Path(os.environ.get("AIRLOCK_VAR", "var"))
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What is held to a number, measured")
-    parser.add_argument("--strict", action="store_true", help="end with 1 if a bar is missed")
-    parser.add_argument("--only", choices=PARTS, action="append", help="a part; all by default")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"to keep to, {MINUTES} by default")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure every figure that has a bar.")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a bar is missed")
+    parser.add_argument("--only", choices=PARTS, action="append", help="measure only this part; can be repeated")
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help=f"longest duration of the run, {MINUTES} by default"
+    )
     given = parser.parse_args(arguments)
     known = parts(var, time.monotonic() + 60 * given.minutes, quick=quick)
     (var / "bench").mkdir(parents=True, exist_ok=True)
@@ -109,14 +111,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(name: str, measure: Callable[[], dict[str, Any]], found: dict[str, Any]) -> bool:
-    """Add a part's figures to what was found; say whether it did not break."""
+    """Add a part's figures to ``found`` and return True, or print its error and return False."""
     sys.stdout.write(f"measuring: {name}\n")
     sys.stdout.flush()
     began = time.monotonic()
     try:
         found[name] = measure()
     except Exception:  # noqa: BLE001  (the figures of the other parts are worth having)
-        sys.stderr.write(f"{name} broke:\n{traceback.format_exc()}")
+        sys.stderr.write(f"{name} failed:\n{traceback.format_exc()}")
         return False
     found.setdefault("took_seconds", {})[name] = round(time.monotonic() - began, 1)
     return True
@@ -135,8 +137,8 @@ def _table(found: dict[str, Any]) -> list[str]:
     """Return the contest, a line per contestant; the ratios are to Airlock."""
     corpus = found["corpus"]
     lines = [
-        f"\n{corpus['objects']} objects, {corpus['mib']} MiB; (x) is the ratio to Airlock",
-        f"{found['first_byte_ms']:.0f} ms to first byte (the median, lognormal), {found['in_flight']} in flight",
+        f"\n{corpus['objects']} objects, {corpus['mib']} MiB; in brackets, the ratio to Airlock",
+        f"{found['first_byte_ms']:.0f} ms to first byte (median, lognormal), {found['in_flight']} in flight",
         f"{'':26}{'objects/s':>16}{'CPU ms/object':>16}{'requests':>16}{'KiB/object':>16}{'peak MiB':>16}{'differ':>8}",
     ]
     for name, row in found["contestants"].items():

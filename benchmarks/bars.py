@@ -81,13 +81,13 @@ def _of_headers(found: Mapping[str, Any] | None) -> Iterator[Bar]:
     yield Bar("CPU against s3fs + pydicom", lighter("s3fs"), 12, at_least=True)
     yield Bar("requests per object", airlock.get("requests_per_object"), 1.10)
     yield Bar("KiB per object", airlock.get("kib_per_object"), 24)
-    yield Bar("objects with a value that is not pydicom's, bench corpus", airlock.get("differing"), 0)
+    yield Bar("objects whose values differ from pydicom's, bench corpus", airlock.get("differing"), 0)
 
 
 def _of_scanner(found: Mapping[str, Any] | None) -> Iterator[Bar]:
     mix, whole, frames = (found[name]["ratio"] if found else None for name in ("ct_mix", "ct_mix_all", "enhanced"))
     yield Bar("scanner against dcmread, CT mix", mix, 12, at_least=True)
-    yield Bar("the same with what the scanner leaves to pydicom", whole, 12, at_least=True)
+    yield Bar("the same, with the objects that the scanner leaves to pydicom", whole, 12, at_least=True)
     yield Bar("scanner against dcmread, enhanced multi-frame", frames, 300, at_least=True)
 
 

@@ -203,7 +203,7 @@ def audit(run: Run, arrivals: int) -> dict[str, Any]:
 
     content = stage(run, None).report
     if not content["balanced"] or sum(content["dispositions"].values()) != arrivals:
-        raise RuntimeError(f"the books of the benchmark do not balance: {content['problems']}")
+        raise RuntimeError(f"the benchmark's books do not balance: {content['problems']}")
     return {name: content[name] for name in ("verdicts", "outcomes", "dispositions", "studies")}
 
 

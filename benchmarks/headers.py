@@ -185,7 +185,7 @@ class _Contest:
         command = [sys.executable, "-m", "benchmarks.contestants", str(task)]
         reply = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)  # noqa: S603  (ourselves)
         if reply.returncode:
-            raise RuntimeError(f"contestant {contestant} ended with {reply.returncode}: its words are above")
+            raise RuntimeError(f"contestant {contestant} failed with status {reply.returncode}: see its error above")
         differing = self._differing(json.loads(rows.read_text())) if CONTESTANTS[contestant].parses else None
         turn = _of(contestant, Run(**json.loads(reply.stdout)), differing)
         speed, cpu = (turn.figures[figure] for figure in FIGURES[:2])

@@ -131,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         if "chunked" in self.headers.get("Content-Encoding", "") + self.headers.get("Transfer-Encoding", ""):
-            raise NotImplementedError("this S3 takes bodies of a known length only")
+            raise NotImplementedError("this S3 only accepts bodies with a Content-Length")
         return self.rfile.read(int(self.headers["Content-Length"]))
 
     def _range(self, size: int) -> tuple[int, int]:

@@ -64,7 +64,9 @@ def _in_a_process(endpoint: str, objects: int) -> dict[str, Any]:
     reply = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603  # ourselves
     found: dict[str, Any] = json.loads(reply.stdout)
     if (found["arrivals"], found["unread"]) != (objects, 0):
-        raise RuntimeError(f"of {objects} objects {found['arrivals']} were read, {found['unread']} of them badly")
+        raise RuntimeError(
+            f"{found['arrivals']} of {objects} objects were parsed, but {found['unread']} of them could not be read"
+        )
     return found
 
 
@@ -103,10 +105,10 @@ def main(sizes: Sequence[int]) -> None:
     sys.stdout.write(f"parse, one task, on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
     for run in found["runs"]:
         rate = run["objects"] / run["seconds"]
-        memory = f"peak {run['peak_mib']} MiB, {run['start_mib']} of them before the first request"
+        memory = f"peak {run['peak_mib']} MiB, before the first request {run['start_mib']} MiB"
         sys.stdout.write(f"  {run['objects']:>9} objects {run['seconds']:7.1f} s {rate:6.0f}/s   {memory}\n")
     verdict = "met" if found["met"] else "MISSED"
-    sys.stdout.write(f"  at most {PEAK_MIB} MiB, the same within {SPREAD}: {verdict} (x {found['spread']})\n")
+    sys.stdout.write(f"  at most {PEAK_MIB} MiB, highest over lowest at most {SPREAD}: {verdict} ({found['spread']})\n")
 
 
 if __name__ == "__main__":

