@@ -20,13 +20,13 @@ from airlock.clinical.outcomes import account, discrepancies, operation_outcomes
 from airlock.clinical.read_back import differing, marked, read_back
 from airlock.clinical.records import BATCHES, GATES, OPERATION_OUTCOMES, VERDICTS
 from airlock.clinical.result_lines import as_read, identify, names_nothing
-from airlock.imaging.contracts import ContractOverride
 from airlock.pipelines import CcdaPipeline
 from airlock.reasons import Reason
 from airlock.records import CONTRACTS, HOLDS, Disposition, Outcome
 from airlock.stages.auditing import Audited, is_open, job_entry, missing_job_reason
 from airlock.stages.batches import find_batches
 from airlock.stages.buffer import find_buffered, find_shards, read_arrivals
+from airlock.stages.contracts import ContractOverride
 from airlock.stages.jobs import find_ended_job
 from airlock.stages.outputs import read_best_output
 from airlock.stages.resources import DISPOSITIONS, FILES, OUTCOMES, sent_contents

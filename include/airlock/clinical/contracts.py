@@ -12,23 +12,18 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from airlock.clinical.records import file_subject, subject_key
-from airlock.imaging.contracts import ContractOverride
 from airlock.pipelines import ValidationLevel
 from airlock.records import digest
+from airlock.stages.contracts import ContractModel, ContractOverride
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 
-class _Record(BaseModel):
-    # Values are patients' data: an error names the field only.
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class ContractResource(_Record):
+class ContractResource(ContractModel):
     """One released resource and where it came from."""
 
     reference: str = Field(description="as ResourceType/id, in the data store")
@@ -37,14 +32,14 @@ class ContractResource(_Record):
     line: int | None = Field(None, description="in that file, from 1; of a Bundle the entry")
 
 
-class ContractSubject(_Record):
+class ContractSubject(ContractModel):
     """Whose resources these are."""
 
     kind: Literal["patient", "file"]
     reference: str | None = Field(None, description="of the patient, as Patient/id")
 
 
-class ClinicalContract(_Record):
+class ClinicalContract(ContractModel):
     """What of one patient or file has been released."""
 
     version: Literal["airlock.clinical/1"] = Field("airlock.clinical/1", alias="schema")

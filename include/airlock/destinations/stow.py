@@ -10,14 +10,13 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from threading import BoundedSemaphore
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import polars as pl
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from airlock.destinations.dicomweb import DicomWebError, Part, RequestRefusedError, is_for_good, may_be_there
 from airlock.destinations.message import DestinationError, aws_error, read_contract
-from airlock.imaging.contracts import StudyContract
 from airlock.ledger import StowState
 from airlock.ledger.stow import STOW_INSTANCES
 from airlock.reasons import Reason
@@ -64,6 +63,26 @@ class StowSettings(Protocol):
         """Whether the server is asked for an instance that its answer does not settle."""
 
 
+class _ContractInstance(BaseModel):
+    SOPInstanceUID: str
+    source: str
+    etag: str
+    size: int
+
+
+class _ContractSeries(BaseModel):
+    SeriesInstanceUID: str
+    instances: tuple[_ContractInstance, ...]
+
+
+class _Contract(BaseModel):
+    """The fields of a study contract that a server is sent by; other fields may follow."""
+
+    version: Literal["airlock.study/1"] = Field(alias="schema")
+    StudyInstanceUID: str
+    series: tuple[_ContractSeries, ...]
+
+
 class Instance(NamedTuple):
     """One instance of a contract, with the UIDs above it."""
 
@@ -75,7 +94,7 @@ class Instance(NamedTuple):
     size: int  # bytes
 
     @classmethod
-    def of(cls, contract: StudyContract) -> Iterator[Instance]:
+    def of(cls, contract: _Contract) -> Iterator[Instance]:
         """Yield the instances of a contract, series by series."""
         for series in contract.series:
             study, above = contract.StudyInstanceUID, series.SeriesInstanceUID
@@ -149,10 +168,10 @@ class Stow:
             worst = next((decision for decision in refused if not decision.for_good), refused[0])
             raise DestinationError(f"{worst.code}", retryable=not worst.for_good)
 
-    def _contract(self, message: Message) -> StudyContract:
+    def _contract(self, message: Message) -> _Contract:
         try:
-            return StudyContract.model_validate_json(read_contract(self._s3, message))
-        except ValidationError:  # of an Airlock that knew other fields
+            return _Contract.model_validate_json(read_contract(self._s3, message))
+        except ValidationError:  # a contract of another version
             raise DestinationError("contract_unreadable", retryable=False) from None
 
     def _missing(self, instances: list[Instance]) -> tuple[list[Instance], set[str]]:

@@ -11,10 +11,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from pydantic_core import from_json, to_json
 
 from airlock.records import STUDIES, digest, study_key
+from airlock.stages.contracts import ContractModel, ContractOverride
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,12 +23,7 @@ if TYPE_CHECKING:
     from airlock.pipelines import ImagingPipeline
 
 
-class _Record(BaseModel):
-    # Values are patients' data: an error names the field only.
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class ContractInstance(_Record):
+class ContractInstance(ContractModel):
     """One imported SOP instance and the object it came from."""
 
     SOPInstanceUID: str
@@ -41,7 +37,7 @@ class ContractInstance(_Record):
     size: int = Field(description="bytes")
 
 
-class ContractSeries(_Record):
+class ContractSeries(ContractModel):
     """One series and the image sets that hold it."""
 
     SeriesInstanceUID: str
@@ -54,7 +50,7 @@ class ContractSeries(_Record):
     instances: tuple[ContractInstance, ...]
 
 
-class FhirReferences(_Record):
+class FhirReferences(ContractModel):
     """Where a study is in HealthLake, each as ``Type/id``."""
 
     datastore_id: str = Field(description="the HealthLake data store")
@@ -64,17 +60,7 @@ class FhirReferences(_Record):
     ServiceRequest: str | None = None
 
 
-class ContractOverride(_Record):
-    """A person's word on a hold, without which this would not be here."""
-
-    reason: str = Field(description="reason code of the hold")
-    reasons: tuple[str, ...] = Field(description="reason codes of what it was held by")
-    overridden_by: str
-    override_reason: str = Field(description="the person's words")
-    overridden_at: str = Field(description="ISO 8601")
-
-
-class StudyContract(_Record):
+class StudyContract(ContractModel):
     """One study."""
 
     version: Literal["airlock.study/1"] = Field("airlock.study/1", alias="schema")
