@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from airlock.ccda.manifests import keep_progress
 from airlock.ccda.records import BATCHES
 from airlock.stages import jobs
 
@@ -30,8 +31,5 @@ def record(run: Run[CcdaPipeline], job: Job, properties: dict[str, Any], output_
 
     The properties are ``TransformationJobProperties`` of DescribeDataTransformationJob.
     """
-    report = properties.get("JobProgressReport") or {}
-    run.workspace.write_json(
-        f"jobs/{job.batch_id}/progress.json", {"profile_version": properties.get("ProfileVersion"), **report}
-    )
+    keep_progress(run.workspace, job.batch_id, properties)
     return jobs.record_job_end(run, job, properties, output_uri, jobs.HEALTHLAKE_FIELDS)
