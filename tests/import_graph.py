@@ -17,7 +17,7 @@ LIBRARY = "airlock"
 
 # The members of include/airlock from the lowest layer up. A member that is not named is a kind of pipeline: the top.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"reasons", "records", "words", "suggestions"}),
+    frozenset({"reasons", "records", "suggestions"}),
     frozenset({"storage"}),
     frozenset({"pipelines"}),
     frozenset({"dicom", "ledger"}),

@@ -114,7 +114,7 @@ class _ReviewOperator(HITLOperator, Generic[AuditedT]):
 
         The params themselves allow null, because Airflow checks their defaults before the task starts.
         """
-        from airlock.words import LONGEST
+        from airlock.stages.person_text import LONGEST
 
         fields = super().serialized_params
         fields["reason"]["schema"] = fields["reason"]["schema"] | {"type": "string", "maxLength": LONGEST}

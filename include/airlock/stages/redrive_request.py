@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from airlock.ledger import Resolution
 from airlock.reasons import SENTENCES
 from airlock.run import RedriveRequest
+from airlock.stages.person_text import find_text_fault, has_letter_or_digit
 from airlock.storage.s3uri import S3Uri, S3UriError
-from airlock.words import says_something, unfit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,14 +95,14 @@ def _read_signature(given: Mapping[str, Any], person: str | None) -> str:
 
 def _read_why(given: Mapping[str, Any]) -> str:
     why = _read_text(given, "redrive_why")
-    if not why or not says_something(why):
+    if not why or not has_letter_or_digit(why):
         raise RedriveError("redrive_why is missing. Write a sentence: why should these arrivals be processed again?")
     _check_text("redrive_why", why)
     return why
 
 
 def _check_text(name: str, text: str) -> None:
-    fault = unfit(text)
+    fault = find_text_fault(text)
     if fault:
         raise RedriveError(f"{name} {fault}")
 

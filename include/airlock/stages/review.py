@@ -16,7 +16,7 @@ import polars as pl
 
 from airlock.reasons import Reason
 from airlock.records import HOLDS
-from airlock.words import says_something, unfit
+from airlock.stages.person_text import find_text_fault, has_letter_or_digit
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -68,9 +68,9 @@ def check_answer(review: Review, reasons: Collection[str] = ()) -> None:
         raise ReviewError(f"{len(unknown)} of the given reason codes cannot be released: use {known}, or none for all.")
     if not review.approved:
         return
-    if not (says_something(review.person) and says_something(review.why)):
+    if not (has_letter_or_digit(review.person) and has_letter_or_digit(review.why)):
         raise ReviewError("An approval needs a person and a reason.")
-    fault = unfit(review.why) or unfit(review.person)
+    fault = find_text_fault(review.why) or find_text_fault(review.person)
     if fault:
         raise ReviewError(f"The reason {fault}.")
 

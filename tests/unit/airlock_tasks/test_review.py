@@ -12,7 +12,7 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import TaskAwaitingInput
 
 from airlock.records import Disposition
-from airlock.words import LONGEST
+from airlock.stages.person_text import LONGEST
 from airlock_tasks.review import APPROVE, KEEP_HELD, NEEDS, ConvertedReviewOperator, ReviewOperator
 from tests.chain import CONTRACT, ccda_pipeline, clinical_pipeline, pipeline, questions_to_people
 from tests.markdown import blocks
@@ -98,9 +98,9 @@ def test_the_documented_answer_over_the_rest_api_is_taken_for_every_kind(kind: s
         ({"reason": "seen", "reasons": CANARY}, "The field reasons of the answer must be null or array"),
         ({"reason": "seen", "reasons": [{CANARY: 1}]}, "The field reasons of the answer must be null or array"),
         ({"reason": "seen", "reasons": [CANARY]}, "1 of the given reason codes cannot be released"),
-        ({"reason": f"{CANARY}\0"}, "characters that are no text"),
-        ({"reason": f"{CANARY}\ud800"}, "characters that are no text"),
-        ({"reason": f"\x1b[2J{CANARY}"}, "characters that are no text"),
+        ({"reason": f"{CANARY}\0"}, "characters that cannot be stored"),
+        ({"reason": f"{CANARY}\ud800"}, "characters that cannot be stored"),
+        ({"reason": f"\x1b[2J{CANARY}"}, "characters that cannot be stored"),
         ({"reason": CANARY + "x" * LONGEST}, "2011 characters: write 2000 at most"),
     ],
 )

@@ -57,10 +57,10 @@ def test_whoever_signs_is_named_beside_whoever_started_the_run(
         ({"redrive_run": "r", "redrive_why": "\u200b"}, "redrive_why is missing"),
         (
             {"redrive_run": "r", "redrive_why": "cured\0"},
-            "redrive_why has characters that are no text: write it without",
+            "redrive_why has characters that cannot be stored: write it without",
         ),
         ({"redrive_run": "r", "redrive_why": "x" * 2001}, "redrive_why has 2001 characters: write 2000 at most"),
-        (WHY | {"redrive_run": "r", "redrive_by": "a\x1b[2J"}, "redrive_by has characters that are no text"),
+        (WHY | {"redrive_run": "r", "redrive_by": "a\x1b[2J"}, "redrive_by has characters that cannot be stored"),
         (WHY, "selects nothing"),
         (WHY | {"redrive_non_primary": "delete"}, "selects nothing"),
         (WHY | {"redrive_study": "1.2.840.1"}, "redrive_study is not a study key"),
