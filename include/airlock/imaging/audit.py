@@ -17,8 +17,8 @@ import polars as pl
 from airlock.imaging import gate, manifests, report
 from airlock.imaging.books import ARRIVAL, DECIDED, open_books
 from airlock.imaging.contracts import FhirReferences, StudyContract, complete, with_revision
-from airlock.imaging.fhir.publishing import publishing
-from airlock.imaging.fhir.study import references
+from airlock.imaging.fhir.publishing import read_publishing
+from airlock.imaging.fhir.study import name_resources
 from airlock.imaging.input_files import name_files
 from airlock.imaging.outcomes import account, discrepancies
 from airlock.imaging.read_back import choose, read_back
@@ -436,7 +436,7 @@ def _completed(
     if run.pipeline.healthlake is None:
         return text
     contract = StudyContract.model_validate_json(text)
-    where = FhirReferences(**references(contract, publishing(run.pipeline, run.pipeline.healthlake)))
+    where = FhirReferences(**name_resources(contract, read_publishing(run.pipeline, run.pipeline.healthlake)))
     return contract.model_copy(update={"fhir": where}).to_json()
 
 

@@ -16,9 +16,9 @@ from airlock.clinical.normalize import pieces_of, stage
 from airlock.clinical.records import BATCHES
 from airlock.clinical.resources import content_digest
 from airlock.imaging.contracts import StudyContract
-from airlock.imaging.fhir.imaging_study import line
-from airlock.imaging.fhir.publishing import publishing
-from airlock.imaging.fhir.study import publication, references
+from airlock.imaging.fhir.imaging_study import to_ndjson
+from airlock.imaging.fhir.publishing import read_publishing
+from airlock.imaging.fhir.study import build_publication, name_resources
 from airlock.records import CONTRACTS, OUTCOMES, Outcome
 from airlock.stages.auditing import is_open
 from airlock.stages.batches import INDEX, Batch, find_begun_batches
@@ -113,7 +113,7 @@ def _store(run: Run) -> HealthLake:
 
 
 def _settings(run: Run) -> Publishing:
-    return publishing(run.pipeline, _store(run))
+    return read_publishing(run.pipeline, _store(run))
 
 
 def _on_the_way(leg: Run, sent: pl.DataFrame) -> pl.DataFrame:
@@ -164,7 +164,7 @@ def _resources(run: Run) -> pl.DataFrame:
     for contract in contracts:
         for name in _names(contract, settings):
             bringer.setdefault(name, brought_by[contract.StudyInstanceUID])
-    rows = [_row(resource, bringer) for resource in publication(contracts, settings, _earlier(run, contracts))]
+    rows = [_row(resource, bringer) for resource in build_publication(contracts, settings, _earlier(run, contracts))]
     return pl.DataFrame(rows, schema=RESOURCES)
 
 
@@ -179,7 +179,7 @@ def _earlier(run: Run, contracts: list[StudyContract]) -> list[StudyContract]:
 
 
 def _names(contract: StudyContract, settings: Publishing) -> Iterable[str]:
-    named = references(contract, settings)
+    named = name_resources(contract, settings)
     order = named["ServiceRequest"]
     return [named["Patient"], named["ImagingStudy"], *named["Endpoint"], *([order] if order else [])]
 
@@ -196,7 +196,7 @@ def _wanted(run: Run, resources: pl.DataFrame) -> pl.DataFrame:
 
 
 def _row(resource: dict[str, Any], bringer: dict[str, str]) -> dict[str, Any]:
-    body = line(resource)
+    body = to_ndjson(resource)
     kind, name = resource["resourceType"], resource["id"]
     return {
         "arrival_id": bringer[f"{kind}/{name}"],

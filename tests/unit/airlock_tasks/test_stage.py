@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from airlock.imaging.fhir.publishing import publishing
+from airlock.imaging.fhir.publishing import read_publishing
 from airlock.ledger import upgrade
 from airlock.pipelines.parts import Staging
 from airlock.pipelines.routes import Delivery
@@ -103,7 +103,7 @@ def _in_region(region: str, monkeypatch: pytest.MonkeyPatch, **publish: str) -> 
 @pytest.mark.usefixtures("ledger")
 def test_a_run_that_publishes_knows_the_region_of_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     run = open_run(_in_region("eu-west-1", monkeypatch), context())
-    assert "dicom-medical-imaging.eu-west-1." in publishing(run.pipeline, run.pipeline.healthlake).dicomweb_url
+    assert "dicom-medical-imaging.eu-west-1." in read_publishing(run.pipeline, run.pipeline.healthlake).dicomweb_url
 
 
 @pytest.mark.usefixtures("ledger")

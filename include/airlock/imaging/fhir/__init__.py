@@ -1,5 +1,5 @@
-"""A released study as FHIR R4: Patient, ImagingStudy, Endpoint and, where wanted, a ServiceRequest stub.
+"""Released studies as FHIR R4: Patient, ImagingStudy, Endpoint and, if wanted, a ServiceRequest stub.
 
-Pure functions of study contracts: the same contracts give the same bytes. ``study.publication`` is the door;
-docs/imaging-to-fhir.md has the mapping, attribute by attribute, and what is left out.
+Pure functions of study contracts: the same contracts give the same bytes. Callers use ``study.build_publication``;
+docs/imaging-to-fhir.md has the mapping of each attribute, and lists what is left out.
 """

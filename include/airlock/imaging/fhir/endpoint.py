@@ -1,4 +1,4 @@
-"""Endpoint: where the DICOM of a study can be had, and which image sets hold it."""
+"""Endpoint: the address of a study's DICOM data, and the image sets that hold it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 _CONNECTION_TYPES = "http://terminology.hl7.org/CodeSystem/endpoint-connection-type"
 
 
-def endpoints(contract: StudyContract, settings: Publishing) -> Iterator[dict[str, Any]]:
-    """Build the Endpoint of a study, which names all its image sets, then one for each image set, for its series.
+def build_endpoints(contract: StudyContract, settings: Publishing) -> Iterator[dict[str, Any]]:
+    """Yield the Endpoint of a study, which names all its image sets, then one per image set, for its series.
 
-    Every address is the base URL of the data store's DICOMweb service: FHIR R4 forbids a WADO-RS Endpoint to hold more
-    (ImagingStudy, implementation notes), so the image set is in the identifier.
+    Every address is the base URL of the data store's DICOMweb service. A WADO-RS Endpoint must not hold more (FHIR R4,
+    ImagingStudy, implementation notes), so the image set is in the identifier.
     """
     image_sets = study_image_sets(contract)
     yield _endpoint(endpoint_id(contract), image_sets, settings)
@@ -29,12 +29,12 @@ def endpoints(contract: StudyContract, settings: Publishing) -> Iterator[dict[st
 
 
 def study_image_sets(contract: StudyContract) -> list[str]:
-    """Return the ids of a study's image sets, each once, in order."""
+    """Return the ids of a study's image sets, sorted, each once."""
     return usable_image_sets(name for series in contract.series for name in series.image_set_ids)
 
 
 def usable_image_sets(image_sets: Iterable[str]) -> list[str]:
-    """Return the ids, each once, in order, less what is none."""
+    """Return the ids that FHIR can hold, sorted, each once."""
     return sorted({name for name in image_sets if exact(name) == name})
 
 

@@ -1,7 +1,7 @@
-"""Who a resource is: ids that are the same on every replay, and the business identifiers they are made of.
+"""Ids of resources, the same on every replay, and their business identifiers.
 
-An id reveals no identifier by itself, but PatientIDs are few enough to be tried one by one: the id of a Patient is a
-patient's datum like the rest of it.
+An id reveals no identifier by itself. But all possible PatientIDs can be tried one by one, so the id of a Patient is
+patient data too.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ _TYPES = "http://terminology.hl7.org/CodeSystem/v2-0203"
 
 
 def _id(*parts: str | None) -> str:
-    """Return a legal FHIR id: 32 hex digits. As JSON, no two lists of parts are the same text, whatever is in them."""
+    """Return a valid FHIR id: 32 hex digits of a digest of the parts, as JSON so that different lists differ."""
     return digest(json.dumps(parts))
 
 
 def patient_id(contract: StudyContract, settings: Publishing) -> str:
-    """Return the id of a study's Patient: that of (issuer, PatientID), or of the study where these name nobody.
+    """Return the id of a study's Patient: of (issuer, PatientID), or of the study if these identify no patient.
 
-    They name nobody if PatientID is absent, if no issuer is given and the settings do not say whose such PatientIDs
-    are, or if one of the two could not be read as it was written: one patient in two resources can be mended, two
-    patients in one may harm.
+    They identify no patient if PatientID is absent, if no issuer is given and the settings name none for this case, or
+    if one of the two is damaged. One patient in two resources can be corrected; two patients in one may do harm.
     """
     number, issuer = exact(contract.PatientID), exact(contract.IssuerOfPatientID)
     known = issuer is not None or (is_blank(contract.IssuerOfPatientID) and "" in settings.issuer_systems)
@@ -51,25 +50,25 @@ def endpoint_id(contract: StudyContract, image_set_id: str | None = None) -> str
 
 
 def service_request_id(contract: StudyContract, settings: Publishing) -> str | None:
-    """Return the id of the order that a study's AccessionNumber stands for: of a patient, since numbers repeat."""
+    """Return the id of the order of a study's AccessionNumber and patient; numbers of several patients may repeat."""
     accession = exact(contract.AccessionNumber)
     return _id("ServiceRequest", accession, patient_id(contract, settings)) if accession else None
 
 
 def reference(resource_type: str, resource_id: str) -> dict[str, str]:
-    """Return a Reference to one of our resources."""
+    """Return a Reference to a resource of this publication."""
     return {"reference": f"{resource_type}/{resource_id}"}
 
 
 def issuer_system(issuer: str, settings: Publishing) -> str:
-    """Return Identifier.system of an issuer: as the settings have it, its OID, or a URI made of its name."""
+    """Return Identifier.system of an issuer: from the settings, else its OID, else a URI made of its name."""
     if issuer in settings.issuer_systems:
         return settings.issuer_systems[issuer]
     return f"urn:oid:{issuer}" if is_oid(issuer) else f"urn:airlock:issuer:{quote(issuer, safe='')}"
 
 
 def patient_identifier(contract: StudyContract, settings: Publishing) -> dict[str, Any] | None:
-    """Return PatientID; without a system where its issuer is not known."""
+    """Return PatientID as an Identifier, without a system if its issuer is unknown; None without PatientID."""
     number, issuer = exact(contract.PatientID), exact(contract.IssuerOfPatientID)
     if number is None:
         return None
@@ -78,12 +77,12 @@ def patient_identifier(contract: StudyContract, settings: Publishing) -> dict[st
 
 
 def uid_identifier(uid: str) -> dict[str, Any] | None:
-    """Return a UID as Identifier (ImagingStudy, implementation notes); one that is no OID stays as it is."""
+    """Return a UID as an Identifier (FHIR R4, ImagingStudy, implementation notes); only an OID gets ``urn:oid:``."""
     value = f"urn:oid:{uid}" if is_oid(uid) else exact(uid)
     return {"system": DICOM_UID, "value": value} if value else None
 
 
 def accession_identifier(contract: StudyContract) -> dict[str, Any] | None:
-    """Return AccessionNumber, of the type that ImagingStudy.identifier asks for; who issued it is not in a contract."""
+    """Return AccessionNumber as an Identifier of type ACSN; contracts do not name its issuer."""
     value = exact(contract.AccessionNumber)
     return {"type": {"coding": [{"system": _TYPES, "code": "ACSN"}]}, "value": value} if value else None

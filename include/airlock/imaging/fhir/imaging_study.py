@@ -1,4 +1,4 @@
-"""ImagingStudy: a study with its series and instances, after R4's own mapping from DICOM."""
+"""ImagingStudy: a study with its series and instances (FHIR R4, ImagingStudy, mapping from DICOM)."""
 
 from __future__ import annotations
 
@@ -25,65 +25,60 @@ DICOM_TERMS = "http://dicom.nema.org/resources/ontology/DCM"
 _URI = "urn:ietf:rfc:3986"
 _ABSENT = "http://hl7.org/fhir/StructureDefinition/data-absent-reason"
 _UNKNOWN = {"extension": [{"url": _ABSENT, "valueCode": "unknown"}]}
-# Modality's defined terms (PS3.3 section C.7.3.1.1.1) that are no acquisition modalities (PS3.16 CID 29).
+# Modality's defined terms (PS3.3 section C.7.3.1.1.1) that are not acquisition modalities (PS3.16 CID 29).
 NOT_ACQUIRED = frozenset(
     {
         *("ANN", "ASMT", "AU", "CTPROTOCOL", "DOC", "FID", "HC", "IOL", "KO", "M3D", "OT", "PLAN", "PR", "REG"),
         *("RTDOSE", "RTPLAN", "RTRECORD", "RTSTRUCT", "RWV", "SEG", "SMR", "SR", "STAIN", "TEXTUREMAP", "XAPROTOCOL"),
     }
 )
-_NOTE_BYTES = 512  # room for what ``note`` says
+_NOTE_BYTES = 512  # reserved for ``note``
 
 
-def imaging_study(contract: StudyContract, settings: Publishing) -> dict[str, Any]:
-    """Build the ImagingStudy of a study.
+def build_imaging_study(contract: StudyContract, settings: Publishing) -> dict[str, Any]:
+    """Return the ImagingStudy of a study.
 
-    A series or an instance whose UID FHIR cannot hold is left out of the lists, not out of the counts. Where the
-    resource would be larger than the settings allow, the largest series keep their counts and list no instances.
-    ``note`` says so; it says nothing else, so ``is_abridged`` can ask it.
+    A series or an instance whose UID FHIR cannot hold is counted but not listed. If the resource would be larger than
+    the settings allow, the largest series list no instances but keep their counts. ``note`` is present only in these
+    cases, and names them.
     """
     series = [_series(item, contract) for item in contract.series if is_id(item.SeriesInstanceUID)]
     notes = _unlistable(contract)
     resource = _study(contract, settings, series)
     limit = settings.max_resource_bytes
-    unlisted = _unlist_instances(series, size(resource) + _NOTE_BYTES - limit)
+    unlisted = _unlist_instances(series, count_bytes(resource) + _NOTE_BYTES - limit)
     if unlisted:
         notes.append(f"{unlisted} series list no instances: the resource would be larger than {limit} bytes")
     return resource | filled({"note": [{"text": note} for note in notes]})
 
 
-def is_abridged(resource: dict[str, Any]) -> bool:
-    """Say whether an ImagingStudy lists less than it counts."""
-    return "note" in resource
-
-
-def line(resource: dict[str, Any]) -> str:
-    """Return a resource as the one line of NDJSON that is imported, without its line end."""
+def to_ndjson(resource: dict[str, Any]) -> str:
+    """Return a resource as the line of NDJSON that is imported, without its line end."""
     return json.dumps(resource, ensure_ascii=False, separators=(",", ":"))
 
 
-def size(resource: dict[str, Any]) -> int:
-    """Return the bytes of a resource as it is imported."""
-    return len(line(resource).encode())
+def count_bytes(resource: dict[str, Any]) -> int:
+    """Return the number of bytes of a resource as it is imported."""
+    return len(to_ndjson(resource).encode())
 
 
 def _unlistable(contract: StudyContract) -> list[str]:
     uids = [series.SeriesInstanceUID for series in contract.series]
     uids += [one.SOPInstanceUID for series in contract.series for one in series.instances]
-    unfit = sum(not is_id(uid) for uid in uids)
-    return [f"{unfit} series or instances are not listed: their UIDs are not of FHIR's type id"] if unfit else []
+    invalid = sum(not is_id(uid) for uid in uids)
+    return [f"{invalid} series or instances are not listed: their UIDs are not of FHIR's type id"] if invalid else []
 
 
 def _unlist_instances(series: list[dict[str, Any]], excess: int) -> int:
-    """Take the instances off the largest series until so many bytes are saved; return of how many."""
-    weights = [size(item) for item in series]
+    """Remove the instances of the largest series until *excess* bytes are saved; return the number of these series."""
+    weights = [count_bytes(item) for item in series]
     heaviest = sorted(range(len(series)), key=lambda index: (-weights[index], index))
     unlisted = 0
     for index in heaviest:
         if excess <= 0:
             break
         if series[index].pop("instance", None):
-            excess -= weights[index] - size(series[index])
+            excess -= weights[index] - count_bytes(series[index])
             unlisted += 1
     return unlisted
 
@@ -154,7 +149,7 @@ def _instance(one: ContractInstance) -> dict[str, Any]:
 
 
 def _coding(system: str, code: str | None, stored: str | None) -> dict[str, Any]:
-    """Return a required Coding: the code, what stands in its place, or that it is not known."""
+    """Return a required Coding: the code, else the stored text, else the extension for an unknown value."""
     if code:
         return {"system": system, "code": code}
     return filled({"display": text(stored)}) or _UNKNOWN

@@ -1,4 +1,4 @@
-"""Patient: one per identity, merged over the studies that are published together."""
+"""Patient: one per identity, merged from the studies that are published together."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from airlock.imaging.fhir.publishing import Publishing
 
 
-def patient(studies: Sequence[StudyContract], settings: Publishing) -> dict[str, Any]:
-    """Build the Patient of studies that all have the same one.
+def build_patient(studies: Sequence[StudyContract], settings: Publishing) -> dict[str, Any]:
+    """Return the Patient of studies of the same patient.
 
-    The name is the newest study's. Birth date and sex are facts: where studies contradict each other, none is told.
+    The name is that of the newest study. Birth date and sex are left out if the studies contradict each other.
 
     Parameters
     ----------
     studies
-        At least one; their order decides nothing.
+        At least one, in any order.
     settings
-        How to publish.
+        The settings of the publication.
     """
     newest_first = sorted(studies, key=_age, reverse=True)
     identifier = patient_identifier(newest_first[0], settings)
@@ -46,5 +46,5 @@ def _age(study: StudyContract) -> tuple[str, str, str]:
 
 
 def _undisputed(values: Iterable[str | None]) -> str | None:
-    told = {value for value in values if value is not None}
-    return told.pop() if len(told) == 1 else None
+    distinct = {value for value in values if value is not None}
+    return distinct.pop() if len(distinct) == 1 else None

@@ -1,4 +1,4 @@
-"""What the resources depend on besides the contracts."""
+"""The settings of a publication: everything that the resources depend on besides the contracts."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Publishing:
-    """How the released studies of one HealthImaging data store are published to one HealthLake data store.
+    """The settings with which a HealthImaging data store's released studies are published to a HealthLake data store.
 
     Attributes
     ----------
     region
-        Of HealthImaging: part of its DICOMweb address.
+        The region of HealthImaging, part of its DICOMweb address.
     healthimaging_datastore_id
-        Where the studies lie; a contract of another one is refused.
+        The data store of the studies; a contract of another one is refused.
     healthlake_datastore_id
-        Where the resources go.
+        The data store of the resources.
     issuer_systems
-        Identifier.system by IssuerOfPatientID. The key "" stands for PatientIDs that name no issuer: with it they count
-        as given by one issuer, without it no two studies share such a patient.
+        Identifier.system by IssuerOfPatientID. The key "" is for PatientIDs without an issuer: with it they count as
+        given by one issuer, without it no two studies share such a patient.
     timezone
-        IANA name of the zone that StudyTime is in; None publishes StudyDate alone.
+        IANA name of the time zone of StudyTime; with None only StudyDate is published.
     service_requests
         Whether to publish a ServiceRequest stub for each AccessionNumber.
     max_resource_bytes
@@ -53,10 +53,10 @@ class Publishing:
 
     @property
     def dicomweb_url(self) -> str:
-        """The base URL of HealthImaging's DICOMweb service for the data store, as WADO-RS clients want it.
+        """The base URL of HealthImaging's DICOMweb service for the data store, for WADO-RS clients.
 
-        HealthImaging developer guide, "Retrieving DICOM data": ``/studies/...`` is appended to it, and
-        ``?imageSetId=...`` where an image set is not the primary one.
+        Clients append ``/studies/...`` to it, and ``?imageSetId=...`` for an image set that is not the primary one
+        (HealthImaging developer guide, "Retrieving DICOM data").
         """
         host = f"dicom-medical-imaging.{self.region}.{_dns_suffix(self.region)}"
         return f"https://{host}/datastore/{self.healthimaging_datastore_id}"
@@ -70,18 +70,18 @@ class Publishing:
 
 @cache
 def _dns_suffix(region: str) -> str:
-    """Return how the host names of a region end; botocore knows the partitions."""
+    """Return the end of a region's host names, from botocore's list of partitions."""
     partition = RuleSetStandardLibrary(Loader().load_data("partitions")).aws_partition(region)
     return str(partition["dnsSuffix"])
 
 
-def publishing(pipeline: ImagingPipeline, store: HealthLake) -> Publishing:
-    """Return how a pipeline's released studies are published to a HealthLake data store.
+def read_publishing(pipeline: ImagingPipeline, store: HealthLake) -> Publishing:
+    """Return a pipeline's settings for the publication of its released studies to a HealthLake data store.
 
     Raises
     ------
     ValueError
-        If nothing says which region the HealthImaging data store is in.
+        If no setting names the region of the HealthImaging data store.
     """
     settings = pipeline.publish
     region = pipeline.healthimaging.region_name or settings.dicomweb_region

@@ -1,4 +1,4 @@
-"""ServiceRequest: a stub that stands for the order, so that a report and a study can meet at the AccessionNumber."""
+"""ServiceRequest: a stub of the order, by which a report and a study with the same AccessionNumber can be joined."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from airlock.imaging.fhir.publishing import Publishing
 
 
-def service_request(contract: StudyContract, settings: Publishing) -> dict[str, Any] | None:
-    """Build the stub of a study's order; without an AccessionNumber there is none.
+def build_service_request(contract: StudyContract, settings: Publishing) -> dict[str, Any] | None:
+    """Return the stub of a study's order; None without an AccessionNumber.
 
-    Its status is ``unknown``: an archive does not say what became of the order.
+    Its status is ``unknown``: an archive does not record the state of the order.
     """
     resource_id = service_request_id(contract, settings)
     if resource_id is None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from airlock.imaging.fhir.endpoint import endpoints, study_image_sets
+from airlock.imaging.fhir.endpoint import build_endpoints, study_image_sets
 from airlock.imaging.fhir.identifiers import endpoint_id, imaging_study_id, patient_id, reference, service_request_id
-from airlock.imaging.fhir.imaging_study import imaging_study
-from airlock.imaging.fhir.patient import patient
-from airlock.imaging.fhir.service_request import service_request
+from airlock.imaging.fhir.imaging_study import build_imaging_study
+from airlock.imaging.fhir.patient import build_patient
+from airlock.imaging.fhir.service_request import build_service_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from airlock.imaging.contracts import StudyContract
     from airlock.imaging.fhir.publishing import Publishing
 
-# What is referred to comes before what refers to it. HealthLake does not ask for that, readers of the files may.
+# A resource comes after those that it refers to. HealthLake does not need this order, other readers of the files may.
 _ORDER = ("Patient", "Endpoint", "ServiceRequest", "ImagingStudy")
 
 
 class ForeignStudyError(ValueError):
-    """A study lies in another data store than the one that is published."""
+    """A study is in another data store than the one that is published."""
 
 
 class References(TypedDict):
-    """A study's resources as ``Type/id``; the names are those of ``contracts.FhirReferences``."""
+    """A study's resources as ``Type/id``; the keys are those of ``contracts.FhirReferences``."""
 
     datastore_id: str
     Patient: str
@@ -34,26 +34,26 @@ class References(TypedDict):
     ServiceRequest: str | None
 
 
-def publication(
+def build_publication(
     contracts: Iterable[StudyContract], settings: Publishing, published: Iterable[StudyContract] = ()
 ) -> list[dict[str, Any]]:
-    """Build the resources of a set of released studies: each once, ordered by type and id.
+    """Return the resources of a set of released studies: each once, ordered by type and id.
 
-    The order of the contracts decides nothing; of two contracts of one study the later revision counts.
+    The contracts may be in any order; of two contracts of one study the later revision counts.
 
     Parameters
     ----------
     contracts
-        Of the studies.
+        The contracts of the studies.
     settings
-        How to publish.
+        The settings of the publication.
     published
-        Contracts of other released studies of the same patients, whose Patients tell of all of them.
+        Contracts of other released studies of the same patients: a Patient is merged from all its studies.
 
     Raises
     ------
     ForeignStudyError
-        If a study lies in another data store than the settings say.
+        If a study is in another data store than that of the settings.
     """
     studies = {one.StudyInstanceUID: one for one in sorted(contracts, key=lambda one: one.revision)}
     by_patient: dict[str, list[StudyContract]] = {}
@@ -63,20 +63,20 @@ def publication(
     for study in published:
         if study.StudyInstanceUID not in studies:
             by_patient.get(patient_id(study, settings), []).append(study)
-    resources = [patient(group, settings) for group in by_patient.values()]
+    resources = [build_patient(group, settings) for group in by_patient.values()]
     for study in studies.values():
         resources += _resources(study, settings)
     unique = {(_ORDER.index(one["resourceType"]), one["id"]): one for one in resources}
     return [unique[key] for key in sorted(unique)]
 
 
-def references(contract: StudyContract, settings: Publishing) -> References:
-    """Name the resources that ``publication`` builds for a study.
+def name_resources(contract: StudyContract, settings: Publishing) -> References:
+    """Return the names of the resources that ``build_publication`` returns for a study.
 
     Raises
     ------
     ForeignStudyError
-        If the study lies in another data store than the settings say.
+        If the study is in another data store than that of the settings.
     """
     _check(contract, settings)
     order = service_request_id(contract, settings) if settings.service_requests else None
@@ -91,8 +91,8 @@ def references(contract: StudyContract, settings: Publishing) -> References:
 
 
 def _resources(study: StudyContract, settings: Publishing) -> list[dict[str, Any]]:
-    order = service_request(study, settings) if settings.service_requests else None
-    return [imaging_study(study, settings), *endpoints(study, settings), *([order] if order else [])]
+    order = build_service_request(study, settings) if settings.service_requests else None
+    return [build_imaging_study(study, settings), *build_endpoints(study, settings), *([order] if order else [])]
 
 
 def _name(resource_type: str, resource_id: str) -> str:
@@ -102,6 +102,6 @@ def _name(resource_type: str, resource_id: str) -> str:
 def _check(study: StudyContract, settings: Publishing) -> None:
     if study.datastore_id != settings.healthimaging_datastore_id:
         raise ForeignStudyError(
-            f"study {study.study_key} lies in data store {study.datastore_id}, and "
-            f"{settings.healthimaging_datastore_id} is published: publish it by the pipeline that imports there"
+            f"study {study.study_key} is in data store {study.datastore_id}, not in "
+            f"{settings.healthimaging_datastore_id}: publish it by the pipeline that imports into its data store"
         )

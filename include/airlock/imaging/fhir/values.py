@@ -1,7 +1,7 @@
-"""DICOM values as FHIR R4 data types. What does not fit is left out, never invented.
+"""DICOM values as FHIR R4 data types. A value that does not fit is left out, never invented.
 
-The values come as a study contract has them: text as stored, without padding (PS3.5 section 6.2). FHIR's rules are
-those of hl7.org/fhir/R4/datatypes.html.
+The values are those of a study contract: stored text without padding (PS3.5 section 6.2). FHIR's rules are those of
+hl7.org/fhir/R4/datatypes.html.
 """
 
 from __future__ import annotations
@@ -14,40 +14,40 @@ from zoneinfo import ZoneInfo
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LONGEST_TEXT = 1024  # characters; LO, PN and SH hold 64 (PS3.5 table 6.2-1), what is longer than this is damage
-# control characters, spaces other than the space, and what is no character
+LONGEST_TEXT = 1024  # characters; LO, PN and SH hold 64 (PS3.5 table 6.2-1), so longer values are damaged
+# control characters, white space other than the space, and code points that are not characters
 _NO_TEXT = re.compile(r"[^\S ]|[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff\ufffe\uffff]")
 _UNDECODABLE = "\ufffd"
 _DATE = re.compile(r"([0-9]{4})(\.?)([0-9]{2})\2([0-9]{2})")  # with dots before DICOM 3.0
 _TIME = re.compile(r"([0-9]{2})(:?)([0-9]{2})(?:\2([0-9]{2})(\.[0-9]{1,6})?)?")  # with colons before DICOM 3.0
 _INTEGER = re.compile(r"\+?[0-9]{1,12}")  # IS
-_OID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")  # the FHIR type oid, less its urn:oid:
+_OID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")  # the FHIR type oid without its urn:oid:
 _ID = re.compile(r"[A-Za-z0-9.-]{1,64}")
-_DEFINED_TERM = re.compile(r"[A-Z0-9_]+( [A-Z0-9_]+)*")  # CS, less runs of spaces, which a FHIR code may not have
+_DEFINED_TERM = re.compile(r"[A-Z0-9_]+( [A-Z0-9_]+)*")  # CS without runs of spaces, which a FHIR code must not have
 _LARGEST_INTEGER = 2**31 - 1
-_FARTHEST_ZONE = "1400"  # FHIR's dateTime goes no farther from UTC
+_FARTHEST_ZONE = "1400"  # the largest offset from UTC in FHIR's dateTime
 
 _GENDERS = {"M": "male", "F": "female", "O": "other"}
 _REPRESENTATION = "http://hl7.org/fhir/StructureDefinition/iso21090-EN-representation"
-_REPRESENTATIONS = (None, "IDE", "SYL")  # of PN's component groups; the first, alphabetic, needs no saying
+_REPRESENTATIONS = (None, "IDE", "SYL")  # of PN's component groups; the first one, alphabetic, has no code
 
 
 def filled(element: dict[str, Any]) -> dict[str, Any]:
-    """Return an element without the parts that have no value: FHIR's JSON knows no null and nothing empty."""
+    """Return an element without the parts that have no value: FHIR's JSON has no nulls and no empty values."""
     return {name: value for name, value in element.items() if value not in (None, "", [], {})}
 
 
 def text(value: str | None) -> str | None:
-    """Return a value for people to read: control characters and odd spaces as single spaces, cut where it is damage."""
+    """Return a value for people to read: control characters and white space as single spaces, long values cut."""
     words = _NO_TEXT.sub(" ", value or "").split()
     return " ".join(words)[:LONGEST_TEXT].strip() or None
 
 
 def exact(value: str | None) -> str | None:
-    """Return a value that stands for something, such as an identifier: as stored, or not at all.
+    """Return an identifier or another exact value as stored; None if FHIR cannot hold it unchanged.
 
-    A changed identifier would be another one. So would one that holds a replacement character: what it stood for in
-    the file is not known, and other bytes may have become the same.
+    A changed identifier would be another one. The same holds for one with a replacement character: the bytes in the
+    file are unknown, and other bytes may have become the same text.
     """
     stripped = (value or "").strip(" ")
     if len(stripped) > LONGEST_TEXT or _UNDECODABLE in stripped or _NO_TEXT.search(stripped):
@@ -56,28 +56,28 @@ def exact(value: str | None) -> str | None:
 
 
 def is_blank(value: str | None) -> bool:
-    """Say whether a value is absent, empty or spaces only."""
+    """Return whether a value is absent, empty or has only spaces."""
     return not (value or "").strip(" ")
 
 
 def is_oid(value: str) -> bool:
-    """Say whether a UID may follow ``urn:oid:``."""
+    """Return whether a UID may follow ``urn:oid:``."""
     return _OID.fullmatch(value) is not None
 
 
 def is_id(value: str) -> bool:
-    """Say whether a value is legal for FHIR's type id, which ImagingStudy's series and instance UIDs have."""
+    """Return whether a value is valid for FHIR's type id, which ImagingStudy's series and instance UIDs have."""
     return _ID.fullmatch(value) is not None
 
 
 def defined_term(value: str | None) -> str | None:
-    """Return a CS value that is legal in DICOM and as a FHIR code."""
+    """Return a CS value that is valid in DICOM and as a FHIR code, else None."""
     stripped = (value or "").strip(" ")
     return stripped if _DEFINED_TERM.fullmatch(stripped) else None
 
 
 def unsigned(value: str | None) -> int | None:
-    """Return an IS value that fits FHIR's unsignedInt: SeriesNumber and InstanceNumber may be negative, it may not."""
+    """Return an IS value that fits FHIR's unsignedInt, else None: SeriesNumber and InstanceNumber may be negative."""
     stripped = (value or "").strip(" ")
     if not _INTEGER.fullmatch(stripped) or int(stripped) > _LARGEST_INTEGER:
         return None
@@ -85,12 +85,12 @@ def unsigned(value: str | None) -> int | None:
 
 
 def gender(value: str | None) -> str | None:
-    """Return PatientSex as AdministrativeGender; only DICOM's three values say anything."""
+    """Return PatientSex as AdministrativeGender; None if it is not one of DICOM's three values."""
     return _GENDERS.get((value or "").strip(" "))
 
 
 def day(value: str | None) -> str | None:
-    """Return a DA value as FHIR date; a partial or impossible one is none."""
+    """Return a DA value as a FHIR date; None if it is partial or impossible."""
     match = _DATE.fullmatch((value or "").strip(" "))
     if match is None:
         return None
@@ -101,17 +101,17 @@ def day(value: str | None) -> str | None:
 
 
 def moment(date_value: str | None, time_value: str | None, timezone: str | None) -> str | None:
-    """Return DA and TM as FHIR dateTime.
+    """Return DA and TM as a FHIR dateTime.
 
-    FHIR wants a time zone wherever there is a time, and DICOM's times have none: without a zone, or without at least
-    hours and minutes, it is the date alone.
+    A FHIR time needs a time zone, which DICOM's times do not have. Without *timezone*, or without at least hours and
+    minutes, the result is only the date.
 
     Parameters
     ----------
     date_value, time_value
-        Such as StudyDate and StudyTime.
+        For example StudyDate and StudyTime.
     timezone
-        IANA name of the zone that the time is in.
+        IANA name of the time zone of the time.
     """
     on = day(date_value)
     match = _TIME.fullmatch((time_value or "").strip(" "))
@@ -125,13 +125,13 @@ def moment(date_value: str | None, time_value: str | None, timezone: str | None)
 
 
 def _offset(minute: str, timezone: str) -> str | None:
-    """Return the zone's offset at a minute of local time, if FHIR can write it: local mean times have seconds."""
+    """Return the zone's offset at a minute of local time; None if FHIR cannot hold it, as those with seconds."""
     zone = datetime.fromisoformat(minute).replace(tzinfo=ZoneInfo(timezone)).strftime("%z")
     return f"{zone[:3]}:{zone[3:]}" if len(zone) == len("+0000") and zone[1:] <= _FARTHEST_ZONE else None
 
 
 def human_names(value: str | None) -> list[dict[str, Any]]:
-    """Return a PN value as HumanName: one for each representation that says anything (PS3.5 section 6.2.1)."""
+    """Return a PN value as HumanNames: one for each component group that is not empty (PS3.5 section 6.2.1)."""
     groups = (value or "").split("\\")[0].split("=")
     names = (_human_name(group, code) for group, code in zip(groups, _REPRESENTATIONS, strict=False))
     return [name for name in names if name]
@@ -153,13 +153,13 @@ def _human_name(group: str, representation: str | None) -> dict[str, Any]:
 
 
 def _components(group: str) -> Iterator[str | None]:
-    """Yield family, given, middle, prefix and suffix; there are never more."""
+    """Yield family, given, middle, prefix and suffix; further components are ignored."""
     parts = group.split("^")
     return (text(parts[index]) if index < len(parts) else None for index in range(5))
 
 
 def spoken_name(value: str | None) -> str | None:
-    """Return a PN value as one line of text, in the order in which it is said."""
+    """Return a PN value as one line of text, in spoken order: prefix, given names, family, suffix."""
     for name in human_names(value):
         parts = (*name.get("prefix", ()), *name.get("given", ()), name.get("family"), *name.get("suffix", ()))
         return " ".join(part for part in parts if part)

@@ -11,8 +11,8 @@ import pytest
 from airlock.clinical.audit import account_batches
 from airlock.clinical.records import BATCHES, GATES
 from airlock.imaging.contracts import FhirReferences
-from airlock.imaging.fhir.publishing import publishing
-from airlock.imaging.fhir.study import references
+from airlock.imaging.fhir.publishing import read_publishing
+from airlock.imaging.fhir.study import name_resources
 from airlock.imaging.publication import FOLDER, PublicationBusyError, audit, normalize, published_studies
 from airlock.ledger import Job
 from airlock.records import CONTRACTS, OUTCOMES
@@ -31,7 +31,7 @@ HEAD = study(StudyInstanceUID="1.2.1", AccessionNumber="A1")
 CHEST = study(StudyInstanceUID="1.2.2", AccessionNumber="A2")  # of the same patient
 OTHER = study(StudyInstanceUID="1.2.3", PatientID="P2")
 LINE = pipeline(healthlake=SECTIONS["healthlake"], healthimaging={"region_name": "eu-west-1"})
-NAMED = references(HEAD, publishing(LINE, LINE.healthlake))  # type: ignore[arg-type]  # it has a healthlake section
+NAMED = name_resources(HEAD, read_publishing(LINE, LINE.healthlake))  # type: ignore[arg-type]  # it has a healthlake section
 PATIENT, STUDY = NAMED["Patient"], NAMED["ImagingStudy"]
 
 

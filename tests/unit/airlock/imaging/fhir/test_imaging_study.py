@@ -8,12 +8,12 @@ import pytest
 from pydicom.sr.codedict import codes
 
 from airlock.imaging.fhir.identifiers import endpoint_id, patient_id, service_request_id
-from airlock.imaging.fhir.imaging_study import NOT_ACQUIRED, imaging_study, is_abridged, size
+from airlock.imaging.fhir.imaging_study import NOT_ACQUIRED, build_imaging_study, count_bytes
 from tests.unit.airlock.imaging.fhir.studies import CT_STORAGE, instance, publishing, series, study
 
 
 def built(*parts: Any, **changes: Any) -> dict[str, Any]:
-    return imaging_study(study(*parts, **changes), publishing())
+    return build_imaging_study(study(*parts, **changes), publishing())
 
 
 def the_series(**changes: Any) -> dict[str, Any]:
@@ -32,7 +32,7 @@ class TestStudy:
         assert found["started"] == "2024-01-31"
         assert found["description"] == "Thorax"
         assert found["referrer"] == {"display": "Dr Gregory House"}
-        assert not is_abridged(found)
+        assert "note" not in found
 
     def test_it_counts_what_the_contract_holds(self) -> None:
         found = built(series("1.2.1.1", 3), series("1.2.1.2", 2))
@@ -40,7 +40,7 @@ class TestStudy:
         assert [one["numberOfInstances"] for one in found["series"]] == [3, 2]
 
     def test_a_zone_gives_it_a_time(self) -> None:
-        found = imaging_study(study(), publishing(timezone="Asia/Tokyo"))
+        found = build_imaging_study(study(), publishing(timezone="Asia/Tokyo"))
         assert found["started"] == "2024-01-31T10:11:12+09:00"
 
     def test_what_is_not_known_is_left_out(self) -> None:
@@ -52,8 +52,8 @@ class TestStudy:
     def test_it_is_based_on_an_order_where_those_are_published(self) -> None:
         wanted = publishing(service_requests=True)
         order = service_request_id(study(), wanted)
-        assert imaging_study(study(), wanted)["basedOn"] == [{"reference": f"ServiceRequest/{order}"}]
-        assert "basedOn" not in imaging_study(study(AccessionNumber=None), wanted)
+        assert build_imaging_study(study(), wanted)["basedOn"] == [{"reference": f"ServiceRequest/{order}"}]
+        assert "basedOn" not in build_imaging_study(study(AccessionNumber=None), wanted)
         assert "basedOn" not in built()
 
 
@@ -113,7 +113,7 @@ class TestSeries:
         assert (found["numberOfSeries"], found["numberOfInstances"]) == (2, 4)
         (only,) = found["series"]
         assert (only["numberOfInstances"], len(only["instance"])) == (2, 1)
-        assert is_abridged(found)
+        assert "note" in found
         assert found["note"][0]["text"].startswith("4 series or instances are not listed")
 
 
@@ -121,13 +121,13 @@ class TestSize:
     PARTS = (series("1.2.1.1", 30), series("1.2.1.2", 200), series("1.2.1.3", 100))
 
     def limited(self, limit: int) -> dict[str, Any]:
-        return imaging_study(study(*self.PARTS), publishing(max_resource_bytes=limit))
+        return build_imaging_study(study(*self.PARTS), publishing(max_resource_bytes=limit))
 
     def listed(self, limit: int) -> list[int]:
         return [len(item.get("instance", ())) for item in self.limited(limit)["series"]]
 
     def test_the_largest_series_keep_their_counts_and_list_no_instances(self) -> None:
-        whole = size(built(*self.PARTS))
+        whole = count_bytes(built(*self.PARTS))
         assert self.listed(whole + 1000) == [30, 200, 100]
         assert self.listed(whole - 1000) == [30, 0, 100]
         assert self.listed(whole // 3) == [30, 0, 0]
@@ -136,13 +136,15 @@ class TestSize:
     @pytest.mark.parametrize("limit", [4_000, 20_000, 40_000, 60_000])
     def test_it_fits_then_and_says_so(self, limit: int) -> None:
         found = self.limited(limit)
-        assert size(found) <= limit
-        assert is_abridged(found) == (self.listed(limit) != [30, 200, 100])
+        assert count_bytes(found) <= limit
+        assert ("note" in found) == (self.listed(limit) != [30, 200, 100])
 
     def test_there_is_room_for_saying_so(self) -> None:
-        without_largest = size(built(self.PARTS[0], self.PARTS[1].model_copy(update={"instances": ()}), self.PARTS[2]))
+        without_largest = count_bytes(
+            built(self.PARTS[0], self.PARTS[1].model_copy(update={"instances": ()}), self.PARTS[2])
+        )
         for spare in (10, 100, 200):
-            assert size(self.limited(without_largest + spare)) <= without_largest + spare
+            assert count_bytes(self.limited(without_largest + spare)) <= without_largest + spare
 
     def test_it_says_how_many(self) -> None:
         (note,) = self.limited(10_000)["note"]
@@ -150,6 +152,6 @@ class TestSize:
 
     def test_of_equal_ones_the_first_gives_way(self) -> None:
         equal = study(series("1.2.1.1", 100), series("1.2.1.2", 100))
-        whole = size(imaging_study(equal, publishing()))
-        found = imaging_study(equal, publishing(max_resource_bytes=whole - 1))
+        whole = count_bytes(build_imaging_study(equal, publishing()))
+        found = build_imaging_study(equal, publishing(max_resource_bytes=whole - 1))
         assert ["instance" in item for item in found["series"]] == [False, True]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import permutations
 from typing import Any
 
-from airlock.imaging.fhir.patient import patient
+from airlock.imaging.fhir.patient import build_patient
 from tests.unit.airlock.imaging.fhir.studies import publishing, study
 
 OLD = study(StudyInstanceUID="1.2.1", StudyDate="20200101", PatientName="Maiden^Jane")
@@ -13,7 +13,7 @@ NEW = study(StudyInstanceUID="1.2.2", StudyDate="20240101", PatientName="Doe^Jan
 
 
 def built(*studies: Any) -> dict[str, Any]:
-    return patient(studies, publishing())
+    return build_patient(studies, publishing())
 
 
 def test_a_patient_is_what_the_header_says() -> None:

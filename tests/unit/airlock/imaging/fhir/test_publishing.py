@@ -5,7 +5,7 @@ from __future__ import annotations
 import boto3
 import pytest
 
-from airlock.imaging.fhir.publishing import publishing as of_pipeline
+from airlock.imaging.fhir.publishing import read_publishing
 from tests.unit.airlock.clinical.books import SECTIONS
 from tests.unit.airlock.imaging.fhir.studies import STORE, publishing
 from tests.unit.airlock.world import pipeline
@@ -34,7 +34,7 @@ def test_an_image_set_has_the_address_that_botocore_calls() -> None:
 def test_studies_are_published_with_the_region_of_their_data_store(region: str, host: str) -> None:
     line = pipeline(healthlake=SECTIONS["healthlake"]).in_region(region)
     assert line.healthlake is not None
-    settings = of_pipeline(line, line.healthlake)
+    settings = read_publishing(line, line.healthlake)
     assert settings.dicomweb_url == f"https://{host}/datastore/{line.datastore_id}"
     assert settings.image_set_system.startswith(f"https://{host.replace('dicom-', 'runtime-')}/")
 
@@ -44,7 +44,7 @@ def test_without_any_region_nothing_is_published() -> None:
     nowhere = line.model_copy(update={"healthimaging": line.healthimaging.model_copy(update={"region_name": None})})
     assert line.healthlake is not None
     with pytest.raises(ValueError, match=r"is not known: set healthimaging\.region_name"):
-        of_pipeline(nowhere, line.healthlake)
+        read_publishing(nowhere, line.healthlake)
 
 
 @pytest.mark.parametrize("system", ["", " ", "urn:x y", "http://x \n"])

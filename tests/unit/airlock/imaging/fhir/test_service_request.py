@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from airlock.imaging.fhir.identifiers import patient_id
-from airlock.imaging.fhir.service_request import service_request
+from airlock.imaging.fhir.service_request import build_service_request
 from tests.unit.airlock.imaging.fhir.studies import publishing, study
 
 
 def test_it_says_no_more_than_the_archive_knows() -> None:
-    found = service_request(study(), publishing())
+    found = build_service_request(study(), publishing())
     assert found is not None
     assert (found["status"], found["intent"]) == ("unknown", "order")
     assert found["identifier"][0]["value"] == "A1"
@@ -16,4 +16,4 @@ def test_it_says_no_more_than_the_archive_knows() -> None:
 
 
 def test_without_an_accession_number_there_is_none() -> None:
-    assert service_request(study(AccessionNumber=""), publishing()) is None
+    assert build_service_request(study(AccessionNumber=""), publishing()) is None

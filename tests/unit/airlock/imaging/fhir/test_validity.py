@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airlock.imaging.contracts import ContractInstance, ContractSeries, StudyContract
-from airlock.imaging.fhir.imaging_study import line, size
-from airlock.imaging.fhir.study import publication
+from airlock.imaging.fhir.imaging_study import count_bytes, to_ndjson
+from airlock.imaging.fhir.study import build_publication
 from localaws.fhir import Level, Validator
 from tests.unit.airlock.imaging.fhir.studies import STORE, publishing, series, study
 
@@ -82,7 +82,7 @@ SETTINGS = st.sampled_from(
         publishing(timezone="Asia/Manila", max_resource_bytes=1),
     ]
 )
-COMPLETE = publication(
+COMPLETE = build_publication(
     [study(series(SeriesDescription="x", BodyPartExamined="CHEST"))], publishing(service_requests=True)
 )
 
@@ -92,7 +92,7 @@ VALIDATOR = Validator()
 
 def faults(resource: dict[str, Any]) -> list[str]:
     """Return what fhirkit, then the local HealthLake at its strict level, finds in a resource as it is imported."""
-    written = line(resource)
+    written = to_ndjson(resource)
     found = VALIDATOR.check(json.loads(written), Level.STRICT)
     return [*map(str, fhirkit.validate(written)), *(f"{issue.diagnostics} {issue.location}" for issue in found.issues)]
 
@@ -112,7 +112,7 @@ def test_a_usual_study_is_valid() -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(CONTRACT, max_size=2), SETTINGS)
 def test_whatever_a_header_says_what_is_published_is_valid(contracts: list[StudyContract], how: Any) -> None:
-    for one in publication(contracts, how):
+    for one in build_publication(contracts, how):
         assert faults(one) == []
 
 
@@ -120,4 +120,4 @@ def test_whatever_a_header_says_what_is_published_is_valid(contracts: list[Study
 @given(CONTRACT, SETTINGS)
 def test_damage_does_not_make_a_resource_large(contract: StudyContract, how: Any) -> None:
     """The issuer is the longest: 1,024 characters of a text may be 12 KB of a URI."""
-    assert max(map(size, publication([contract], how))) < 32_000
+    assert max(map(count_bytes, build_publication([contract], how))) < 32_000
