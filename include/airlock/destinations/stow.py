@@ -1,8 +1,8 @@
-"""A DICOMweb server that is sent the instances of released studies themselves (STOW-RS, PS3.18 section 10.5).
+"""A DICOMweb server, which receives the instances of released studies themselves (STOW-RS, PS3.18 section 10.5).
 
-Each instance goes from S3 to the server as it is read, and only if the object still is the one that the contract names.
-What the server says of an instance is written into the ledger at once: whatever is broken off, the next attempt sends
-only what is not stored yet. Bodies are made of the contract alone, which names released instances only.
+Each instance is streamed from S3 to the server, and only if its object is still the one that the contract names. The
+server's answer about an instance is recorded in the ledger at once, so that after an interruption the next attempt
+sends only instances that are not stored yet. Only the instances of the contract are sent, which are all released.
 """
 
 from __future__ import annotations
@@ -38,29 +38,29 @@ _LOST = {
     "PreconditionFailed": Reason.OBJECT_CHANGED,
     "412": Reason.OBJECT_CHANGED,
 }
-_UNPROVEN = "no_answer"  # the server says nothing of an instance, and does not have it
-_OTHER_CONTENT = "other_content"  # the server has an earlier object under this UID, and keeps it
-_SERVER_ERRORS = 3  # requests of one instance that end in 500 before the server is left alone
+_UNPROVEN = "no_answer"  # the server does not name an instance in its answer, and does not have it
+_OTHER_CONTENT = "other_content"  # the server keeps an earlier object with this UID
+_SERVER_ERRORS = 3  # requests of one instance that may end in 500; after the next one the study is given up
 
 
 class StowSettings(Protocol):
-    """What ``Stow`` needs of ``pipelines.routes.StowDestination``."""
+    """The settings of ``pipelines.routes.StowDestination`` that ``Stow`` uses."""
 
     @property
     def instances_per_request(self) -> int:
-        """At most."""
+        """The largest number of instances in a request."""
 
     @property
     def mib_per_request(self) -> int:
-        """At most, unless a single instance is larger."""
+        """The largest size of a request, unless a single instance is larger."""
 
     @property
     def requests_in_flight(self) -> int:
-        """At most, whatever the number of studies."""
+        """The largest number of simultaneous requests, of all studies together."""
 
     @property
     def look_up(self) -> bool:
-        """Whether the server is asked for an instance that its answer does not settle."""
+        """Whether to search the server for an instance whose result its answer leaves open."""
 
 
 class _ContractInstance(BaseModel):
@@ -103,7 +103,7 @@ class Instance(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What became of an instance."""
+    """The result of sending an instance."""
 
     instance: Instance
     state: StowState
@@ -117,9 +117,9 @@ class SourceError(RuntimeError):
     Parameters
     ----------
     instance
-        Whose object.
+        The instance.
     reason
-        Why.
+        The reason code.
     """
 
     def __init__(self, instance: Instance, reason: Reason) -> None:
@@ -134,13 +134,13 @@ class Stow:
     Parameters
     ----------
     web
-        The server.
+        The client of the server.
     s3
-        Of the pipeline's source, with the contracts and the objects that they name.
+        S3 of the pipeline's source, with the contracts and the objects that they name.
     ledger
-        Keeps what the server has taken.
+        The ledger, in which the server's answers are recorded.
     address
-        What the ledger knows the destination by.
+        The destination's name in the ledger.
     settings
         Sizes of requests.
     """
@@ -159,7 +159,7 @@ class Stow:
         Raises
         ------
         DestinationError
-            If the server cannot be asked, or has not taken an instance; what it took is known to the ledger.
+            If the server does not answer, or has not stored an instance; the stored ones are recorded in the ledger.
         """
         contract = self._contract(message)
         missing, held_otherwise = self._missing(list(Instance.of(contract)))
@@ -175,23 +175,23 @@ class Stow:
             raise DestinationError("contract_unreadable", retryable=False) from None
 
     def _missing(self, instances: list[Instance]) -> tuple[list[Instance], set[str]]:
-        """Return the instances to send, and the UIDs of those under which the server has another object's content."""
+        """Return the instances to send, and the UIDs of those of which the server holds another object."""
         uids = pl.Series([instance.uid for instance in instances], dtype=pl.String)
         known = self._ledger.stow_instances(self._address, uids).filter(state=StowState.STORED.value)
-        there = dict(known.select("SOPInstanceUID", "etag").iter_rows())
-        missing = [instance for instance in instances if there.get(instance.uid) != instance.etag]
-        return missing, {instance.uid for instance in missing if instance.uid in there}
+        stored = dict(known.select("SOPInstanceUID", "etag").iter_rows())
+        missing = [instance for instance in instances if stored.get(instance.uid) != instance.etag]
+        return missing, {instance.uid for instance in missing if instance.uid in stored}
 
     def _send(self, instances: list[Instance], held_otherwise: set[str]) -> list[Decision]:
-        """Send instances by requests side by side; the first that shows the server to be away ends them all."""
-        sending = _Sending(self._web, self._s3, self._settings.look_up, held_otherwise, self._keep)
+        """Send instances in parallel requests; the first request that the server does not answer ends all."""
+        sending = _Sending(self._web, self._s3, self._settings.look_up, held_otherwise, self._record)
         batches = list(_batches(instances, self._settings))
         with ThreadPoolExecutor(self._settings.requests_in_flight) as pool:
             requests = [pool.submit(self._request, sending, batch) for batch in batches]
         return [decision for request in requests for decision in request.result()]
 
     def _request(self, sending: _Sending, batch: list[Instance]) -> list[Decision]:
-        """Send one request, unless one before it has broken off; whose error is the study's."""
+        """Send one request, unless an earlier one has failed and so ended the study."""
         with self._free:
             if sending.is_broken_off:
                 return []
@@ -204,7 +204,7 @@ class Stow:
                 sending.is_broken_off = True
                 raise
 
-    def _keep(self, decisions: list[Decision]) -> None:
+    def _record(self, decisions: list[Decision]) -> None:
         rows = [(made.instance.uid, made.instance.etag, made.state.value, made.code) for made in decisions]
         frame = pl.DataFrame(rows, schema=STOW_INSTANCES, orient="row")
         self._ledger.decide_stow_instances(self._address, frame, datetime.now(UTC))
@@ -219,46 +219,46 @@ class _Sending:
         s3: S3,
         look_up: bool,
         held_otherwise: set[str],
-        keep: Callable[[list[Decision]], None],
+        record: Callable[[list[Decision]], None],
     ) -> None:
         self._web = web
         self._s3 = s3
         self._look_up = look_up
         self._held_otherwise = held_otherwise
-        self._keep = keep
+        self._record = record
         self._server_errors = 0
         self.is_broken_off = False
 
     def post(self, batch: list[Instance]) -> list[Decision]:
-        """Send instances in one request; where one of them spoils it, the others are sent without that one."""
+        """Send instances in one request; if it fails because of one instance, send the others without it."""
         lost: list[Decision] = []
         while batch:
             try:
                 answer = self._web.store([self._part(instance) for instance in batch])
             except SourceError as error:
                 code, for_good = error.reason.value, error.reason != Reason.ACCESS_DENIED
-                lost += self._refused(error.instance, code, for_good=for_good)
+                lost += self._refuse(error.instance, code, for_good=for_good)
                 batch = [instance for instance in batch if instance is not error.instance]
             except RequestRefusedError as error:
-                return lost + self._divided(batch, error)
+                return lost + self._divide(batch, error)
             else:
-                return lost + self._decided(batch, answer)
+                return lost + self._decide(batch, answer)
         return lost
 
-    def _decided(self, batch: list[Instance], answer: StoreAnswer) -> list[Decision]:
-        """Write down what the answer settles before the server is asked for the rest, which may break off."""
-        settled = self._kept([made for instance in batch if (made := self._said(instance, answer))])
+    def _decide(self, batch: list[Instance], answer: StoreAnswer) -> list[Decision]:
+        """Return the decision on each instance; those of the answer are recorded before the server is searched."""
+        settled = self._record_new([made for instance in batch if (made := self._read_result(instance, answer))])
         done = {made.instance.uid for made in settled}
-        open_ = [instance for instance in batch if instance.uid not in done]
-        return settled + [made for instance in open_ for made in self._kept([self._looked_up(instance, answer)])]
+        left = [instance for instance in batch if instance.uid not in done]
+        return settled + [made for instance in left for made in self._record_new([self._look_up_one(instance, answer)])]
 
-    def _kept(self, decisions: list[Decision]) -> list[Decision]:
-        """Write decisions down; that an instance is refused does not take away what the server has of it."""
-        there = self._held_otherwise
-        self._keep([made for made in decisions if made.state == StowState.STORED or made.instance.uid not in there])
+    def _record_new(self, decisions: list[Decision]) -> list[Decision]:
+        """Record decisions and return them; a refusal does not overwrite that the server holds an earlier object."""
+        held = self._held_otherwise
+        self._record([made for made in decisions if made.state == StowState.STORED or made.instance.uid not in held])
         return decisions
 
-    def _divided(self, batch: list[Instance], error: RequestRefusedError) -> list[Decision]:
+    def _divide(self, batch: list[Instance], error: RequestRefusedError) -> list[Decision]:
         if len(batch) > 1:
             half = len(batch) // 2
             return self.post(batch[:half]) + self.post(batch[half:])
@@ -266,13 +266,13 @@ class _Sending:
             self._server_errors += 1
             if self._server_errors > _SERVER_ERRORS:
                 raise error
-        return self._refused(batch[0], error.code, for_good=error.for_good)
+        return self._refuse(batch[0], error.code, for_good=error.for_good)
 
-    def _refused(self, instance: Instance, code: str, *, for_good: bool) -> list[Decision]:
-        return self._kept([Decision(instance, StowState.REFUSED, code, for_good)])
+    def _refuse(self, instance: Instance, code: str, *, for_good: bool) -> list[Decision]:
+        return self._record_new([Decision(instance, StowState.REFUSED, code, for_good)])
 
-    def _said(self, instance: Instance, answer: StoreAnswer) -> Decision | None:
-        """Return what an answer says of an instance; None where the server is to be asked for it."""
+    def _read_result(self, instance: Instance, answer: StoreAnswer) -> Decision | None:
+        """Return an answer's result of an instance; None if the server must be searched for it."""
         if instance.uid in answer.stored:
             return Decision(instance, StowState.STORED, _hex(answer.stored[instance.uid]))
         reason = answer.failed.get(instance.uid)
@@ -280,7 +280,7 @@ class _Sending:
             return None
         return Decision(instance, StowState.REFUSED, _hex(reason) or _UNPROVEN, is_for_good(reason))
 
-    def _looked_up(self, instance: Instance, answer: StoreAnswer) -> Decision:
+    def _look_up_one(self, instance: Instance, answer: StoreAnswer) -> Decision:
         code = _hex(answer.failed.get(instance.uid)) or _UNPROVEN
         if not self._web.holds(instance.study, instance.series, instance.uid):
             return Decision(instance, StowState.REFUSED, code)
@@ -292,7 +292,15 @@ class _Sending:
         return Part(instance.size, self._pieces(instance))
 
     def _pieces(self, instance: Instance) -> Iterator[bytes]:
-        """Yield an object's bytes, as long as it is the contract's object and has its size."""
+        """Yield an object's bytes.
+
+        Raises
+        ------
+        SourceError
+            If it is not the object that the contract names, or has another size.
+        DestinationError
+            If S3 cannot be read now.
+        """
         left = instance.size
         try:
             for piece in self._s3.stream(S3Uri.parse(instance.source), instance.etag):
@@ -312,12 +320,12 @@ def _source_error(instance: Instance, error: S3Error) -> SourceError | Destinati
 
 
 def _hex(status: int | None) -> str | None:
-    """Return a DICOM status as the standard writes it: A900."""
+    """Return a DICOM status as four hex digits, as in the standard: A900."""
     return None if status is None else f"{status:04X}"
 
 
 def _batches(instances: list[Instance], settings: StowSettings) -> Iterator[list[Instance]]:
-    """Yield what goes in one request each."""
+    """Yield the instances of each request, within the settings' limits."""
     batch: list[Instance] = []
     size = 0
     for instance in instances:

@@ -1,4 +1,4 @@
-"""Alembic's entry: run the steps on the connection that ``schema.upgrade`` gives, within its transaction and lock."""
+"""Alembic's entry point: run the steps on the connection of ``schema.upgrade``, within its transaction and lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Study contracts: the latest of each study that a data store holds some of.
+"""Study contracts: the latest contract of each study with instances in a data store.
 
 Revision ID: 0002
 Revises: 0001

@@ -1,4 +1,4 @@
-"""Gates, contracts and messages of any subject, not of studies alone; and the FHIR resources of each data store.
+"""Gates, contracts and messages of any subject, not only of studies; the FHIR resources of each data store.
 
 Revision ID: 0003
 Revises: 0002

@@ -1,4 +1,4 @@
-"""Room in the pages of PostgreSQL's instances: what a claim becomes is written beside it, and no index changes.
+"""Free space in the pages of PostgreSQL's instances: an import is written beside its claim, and no index changes.
 
 Revision ID: 0004
 Revises: 0003

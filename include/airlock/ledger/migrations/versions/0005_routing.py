@@ -1,4 +1,4 @@
-"""Messages that were given up, and released contracts that no route takes yet.
+"""Messages that were given up, and released contracts that no route took.
 
 Revision ID: 0005
 Revises: 0004

@@ -1,4 +1,4 @@
-"""Redrives: generations of arrivals, who asked for them, and what became of non-primary image sets.
+"""Redrives: generations of arrivals, who asked for them, and the resolutions of non-primary image sets.
 
 Revision ID: 0006
 Revises: 0005

@@ -1,4 +1,4 @@
-"""What each DICOMweb server that a route sends instances to said of them.
+"""The answers of DICOMweb servers about the instances that routes sent to them.
 
 Revision ID: 0007
 Revises: 0006

@@ -1,4 +1,4 @@
-"""Two ways into the arrivals for people's questions: by the object's key, and by the instance of what was not released.
+"""Two indexes of arrivals for people's questions: by the object's key, and by the instance of unreleased arrivals.
 
 Revision ID: 0008
 Revises: 0007

@@ -1,4 +1,4 @@
-"""What a person saw when overriding a hold: an override counts for these findings, and for no later ones.
+"""The findings that a person saw when overriding a hold: the override counts only for them.
 
 Revision ID: 0009
 Revises: 0008

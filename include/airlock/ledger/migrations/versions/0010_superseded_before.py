@@ -1,4 +1,4 @@
-"""What stood in an arrival's place before the redrive that does now: a redrive that is given back restores it.
+"""The successor of an arrival before its last redrive: it is restored when that redrive is released.
 
 Revision ID: 0010
 Revises: 0009

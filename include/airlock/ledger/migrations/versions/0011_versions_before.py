@@ -1,4 +1,4 @@
-"""The versions that primary image sets had before a copy was asked for: only a later one can be the copy's.
+"""The versions of primary image sets before a copy was requested: only a later version can be that of the copy.
 
 Revision ID: 0011
 Revises: 0010
