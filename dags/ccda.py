@@ -1,7 +1,8 @@
 """One DAG per ``kind: ccda`` pipeline, a preview: documents through the eight stages, where import is a conversion.
 
-What was converted then goes through the stages of the group ``fhir``, and waits for a person before route. Wiring only;
-a pipeline file that is wrong makes no DAG here; dags/pipelines.py shows why in the UI.
+The converted resources then go through the stages of the group ``fhir``, and wait for a person before route.
+
+This file is wiring only. A wrong pipeline file makes no DAG; dags/pipelines.py shows the reason in the UI.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ def build(pipeline: CcdaPipeline) -> DAG:
             map_index_template="batch {{ task.batch_id[:12] }}",
             pool=pipeline.healthlake.pool,
         ).expand(batch_id=normalize.output)
-        # Whatever became of the conversion, the run gets its report; of a failed one nothing goes on.
+        # The run gets its report even if the conversion failed; then no shard goes on.
         audit = CcdaAuditOperator(task_id="audit", pipeline=pipeline, trigger_rule="all_done")
-        fhir = converted(pipeline, audit)
+        fhir = import_converted(pipeline, audit)
         review = ConvertedReviewOperator(task_id="review", pipeline=pipeline, audited_by="fhir.audit")
         release = ConvertedReleaseOperator(task_id="release", pipeline=pipeline, folder=FHIR, answered_by="review")
         route = RouteOperator(
@@ -65,8 +66,8 @@ def build(pipeline: CcdaPipeline) -> DAG:
     return dag
 
 
-def converted(pipeline: CcdaPipeline, audit: CcdaAuditOperator) -> TaskGroup:
-    """Return the stages that take what was converted into HealthLake, like any other FHIR."""
+def import_converted(pipeline: CcdaPipeline, audit: CcdaAuditOperator) -> TaskGroup:
+    """Return the group of stages that import the converted resources into HealthLake, like any other FHIR."""
     with TaskGroup(FHIR) as group:
         parse = FhirParseOperator.partial(
             task_id="parse", pipeline=pipeline, folder=FHIR, map_index_template="shard {{ task.shard }}"

@@ -1,8 +1,8 @@
 """One DAG per ``kind: clinical`` pipeline: receive, buffer, parse, validate, normalize, import, audit, route.
 
-Where the pipeline asks people about what is held, review and release come after audit.
+If the pipeline asks people about held data, review and release come after audit.
 
-Wiring only. A pipeline file that is wrong makes no DAG here; dags/pipelines.py shows why in the UI.
+This file is wiring only. A wrong pipeline file makes no DAG; dags/pipelines.py shows the reason in the UI.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def build(pipeline: ClinicalPipeline) -> DAG:
         parse = FhirParseOperator.partial(
             task_id="parse", pipeline=pipeline, map_index_template="shard {{ task.shard }}"
         ).expand(shard=buffer.output)
-        # An empty delivery maps nothing: what is skipped for want of work must not stop the report.
+        # An empty delivery maps no task; a skipped parse must not skip the report too.
         validate = FhirValidateOperator(task_id="validate", pipeline=pipeline, trigger_rule="none_failed")
         normalize = FhirNormalizeOperator(task_id="normalize", pipeline=pipeline)
         import_ = FhirImportOperator.partial(

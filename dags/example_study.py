@@ -1,11 +1,11 @@
 """Example: one DAG run per released study, started by an Airflow asset event.
 
-A pipeline with the route ``asset: {name: airlock-example-studies}`` tells this asset of every contract it releases,
-with the study_key as partition; Airflow starts one run of this DAG for each, whose ``partition_key`` it is. Copy it,
-give the asset a name of your own, and put your work in place of the task.
+A pipeline with the route ``asset: {name: airlock-example-studies}`` emits one event of this asset for each contract
+that it releases, with the study_key as partition. Airflow starts one run of this DAG for each event, whose
+``partition_key`` is the study_key. Copy this file, give the asset your own name, and replace the task with your work.
 
-It comes paused, and runs only if you unpause it and a pipeline names its asset. AIRLOCK_EXAMPLE_DAGS=false in Airflow's
-environment leaves it out altogether.
+The DAG is paused at first. It runs if you unpause it and a pipeline names its asset. Set AIRLOCK_EXAMPLE_DAGS=false in
+Airflow's environment to remove it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ ASSET = "airlock-example-studies"
 def study() -> str:
     """Return the study_key, which reveals no identifier.
 
-    An event is given at least once, so a study may come twice: do here only what may be done again. The contract itself
-    is where an ``uri`` route puts it, below ``<study_key>/``.
+    An event may come more than once, so make your work repeatable. A route with ``uri`` stores the contract itself
+    below ``<study_key>/``.
     """
     key = get_current_context()["dag_run"].partition_key
     if key is None:
-        raise ValueError("this run has no partition: it is started by an asset event, not by hand")
+        raise ValueError("This run has no partition. Let an asset event start it, not a person.")
     return key
 
 

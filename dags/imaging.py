@@ -1,8 +1,8 @@
 """One DAG per ``kind: imaging`` pipeline: receive, buffer, parse, validate, normalize, import, audit, route.
 
-Where the pipeline asks people about what is held, review and release come after audit.
+If the pipeline asks people about held data, review and release come after audit.
 
-Wiring only. A pipeline file that is wrong makes no DAG here; dags/pipelines.py shows why in the UI.
+This file is wiring only. A wrong pipeline file makes no DAG; dags/pipelines.py shows the reason in the UI.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def build(pipeline: ImagingPipeline) -> DAG:
         parse = ParseOperator.partial(
             task_id="parse", pipeline=pipeline, map_index_template="shard {{ task.shard }}"
         ).expand(shard=buffer.output)
-        # An empty delivery maps nothing: what is skipped for want of work must not stop the report.
+        # An empty delivery maps no task; a skipped parse must not skip the report too.
         validate = ValidateOperator(task_id="validate", pipeline=pipeline, trigger_rule="none_failed")
         normalize = NormalizeOperator(task_id="normalize", pipeline=pipeline)
         import_ = ImportOperator.partial(
@@ -68,7 +68,7 @@ def build(pipeline: ImagingPipeline) -> DAG:
 
 
 def publish(pipeline: ImagingPipeline, healthlake: HealthLake) -> TaskGroup:
-    """Return the stages that publish released studies as FHIR, audited in the same way."""
+    """Return the group of stages that publish released studies as FHIR and audit the publication."""
     with TaskGroup("fhir") as group:
         normalize = PublicationNormalizeOperator(task_id="normalize", pipeline=pipeline)
         import_ = FhirImportOperator.partial(

@@ -1,4 +1,4 @@
-"""Shows in the UI, as an import error, which pipeline files are wrong and why; the others run all the same."""
+"""Show in the UI, as an import error, which pipeline files are wrong and why; the other pipelines still run."""
 
 from __future__ import annotations
 

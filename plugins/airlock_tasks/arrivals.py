@@ -1,7 +1,8 @@
-"""Arrivals: the queue that S3 notifies wakes runs, through an asset watcher.
+"""Arrivals: the queue of S3 notifications starts runs, through an asset watcher.
 
-Airflow's ack mode (``airflow.triggers.shared_stream``): messages are gathered into one event, and deleted only when
-that event is in Airflow's database. What is not deleted comes again, and wakes one run more, which finds nothing new.
+This uses Airflow's ack mode (``airflow.triggers.shared_stream``): messages are gathered into one event, and deleted
+only when that event is in Airflow's database. A message that is not deleted comes again; the run that it starts
+finds nothing new.
 """
 
 from __future__ import annotations
@@ -40,27 +41,27 @@ log = logging.getLogger(__name__)
 UNREACHABLE = (*AWS_ERRORS, AirflowException, OSError)
 _LONG_POLL = 20  # seconds; the longest that SQS waits for a message
 _IN_ONE_CALL = 10  # messages; the most that SQS receives, deletes or changes at once
-_LONGEST_PAUSE = 60.0  # seconds between two tries to reach the queue
+_LONGEST_PAUSE = 60.0  # seconds between two attempts to reach the queue
 _LONGEST_INVISIBLE = 12 * 3600  # seconds; SQS allows no more
 _DELETING = 60  # seconds that deleting an event's messages may take
-_TRIES = 3  # of deleting messages that SQS could not delete at once
+_TRIES = 3  # attempts to delete messages
 
 
 @dataclass(frozen=True)
 class Burst:
-    """What the messages of one gathering said."""
+    """The messages that were gathered for one event."""
 
     notifications: tuple[Notification, ...]
-    poison: int  # messages that were no notification
+    poison: int  # messages that are not notifications
 
 
 class QueueProducer(SharedStreamProducer):
-    """Reads one queue for all pipelines that it wakes; a standard queue has no order, so none of it is kept.
+    """Reads one queue for all pipelines that use it, in any order: a standard queue has none.
 
     Parameters
     ----------
     settings
-        The pipelines' common ``arrivals``.
+        The ``arrivals`` settings that the pipelines share.
     """
 
     def __init__(self, settings: Arrivals) -> None:
@@ -69,49 +70,51 @@ class QueueProducer(SharedStreamProducer):
         self._connection = AsyncExitStack()
         self._pause = settings.backoff_seconds
         self._poison = 0
-        self._received: set[str] = set()  # receipt handles of what is neither deleted nor given back
+        self._received: set[str] = set()  # receipt handles of messages neither deleted nor given back
 
     async def open_stream(self) -> AsyncIterator[tuple[Burst, tuple[str, ...]]]:
-        """Yield bursts with the receipt handles of their messages, for as long as Airflow asks."""
+        """Yield bursts with the receipt handles of their messages, until Airflow stops reading."""
         while True:
             notifications, receipts = await self._gather()
             burst, self._poison = Burst(tuple(notifications), self._poison), 0
             yield burst, tuple(receipts)
 
     def get_advance_lane(self, broker_payload: tuple[str, ...]) -> Hashable:
-        """Return a lane for each burst: none waits for another one."""
+        """Return a lane of its own for each burst, so that no burst waits for another."""
         return broker_payload[0]
 
     async def advance(self, batch: Sequence[AdvanceItem]) -> None:
-        """Delete the messages of bursts that are in Airflow's database; the others come again by themselves."""
+        """Delete the messages of bursts that are in Airflow's database; SQS delivers the others again."""
         for receipts, outcome in batch:
             if outcome.is_clean or outcome.rejected:
-                for some in _chunks(receipts):
-                    await self._delete(some)
+                for chunk in _split_into_calls(receipts):
+                    await self._delete(chunk)
             self._received.difference_update(receipts)
 
     async def aclose(self) -> None:
-        """Give back what was received and is not settled, so that the next reader need not wait for it."""
+        """Give unsettled messages back to the queue, so that the next reader gets them at once."""
         if self._client is not None:
-            for some in _chunks(sorted(self._received)):
-                entries = [entry | {"VisibilityTimeout": 0} for entry in _entries(some)]
+            for chunk in _split_into_calls(sorted(self._received)):
+                entries = [entry | {"VisibilityTimeout": 0} for entry in _make_entries(chunk)]
                 try:
                     await self._client.change_message_visibility_batch(
                         QueueUrl=self.settings.queue_url, Entries=entries
                     )
                 except UNREACHABLE as error:
-                    log.warning("messages were not given back, and come again later: %s", error_code(error))
+                    log.warning(
+                        "Messages were not given back. SQS delivers them again later. Error: %s.", error_code(error)
+                    )
                     break
         await self._connection.aclose()
 
     async def _gather(self) -> tuple[list[Notification], list[str]]:
-        """Receive until there are messages enough, or the time from the first of them is over."""
+        """Receive until there are ``gather_messages``, or ``gather_seconds`` have passed since the first."""
         notifications: list[Notification] = []
         receipts: list[str] = []
         until = math.inf
         while len(receipts) < self.settings.gather_messages and (left := until - time.monotonic()) > 0:
             for message in await self._receive(min(left, _LONG_POLL)):
-                notification = await self._read(message)
+                notification = await self._read_or_set_aside(message)
                 if notification is not None:
                     notifications.append(notification)
                     receipts.append(message["ReceiptHandle"])
@@ -119,9 +122,9 @@ class QueueProducer(SharedStreamProducer):
         return notifications, receipts
 
     async def _receive(self, wait: float) -> list[dict[str, Any]]:
-        """Return messages; none when none came, or when the queue could not be reached and a pause has passed."""
+        """Return messages; none if none came, or after a pause if the queue could not be reached."""
         try:
-            client = await self._connected()
+            client = await self._connect()
             reply = await client.receive_message(
                 QueueUrl=self.settings.queue_url,
                 MaxNumberOfMessages=_IN_ONE_CALL,
@@ -138,11 +141,11 @@ class QueueProducer(SharedStreamProducer):
         return messages
 
     def _invisible_seconds(self) -> int:
-        """Return how long nobody else shall get a message: until its event is stored, or Airflow has given it up."""
+        """Return how long SQS hides a message: until its event is stored, or Airflow gives the event up."""
         patience = conf.getfloat("triggerer", "shared_stream_ack_timeout", fallback=300.0)
         return min(math.ceil(self.settings.gather_seconds + patience + _DELETING), _LONGEST_INVISIBLE)
 
-    async def _connected(self) -> Any:
+    async def _connect(self) -> Any:
         if self._client is None:
             hook = AwsBaseHook(
                 aws_conn_id=self.settings.aws_conn_id, region_name=self.settings.region_name, client_type="sqs"
@@ -152,13 +155,13 @@ class QueueProducer(SharedStreamProducer):
 
     async def _reconnect_later(self, error: Exception) -> None:
         incr("airlock.arrivals.failures")
-        log.warning("the queue cannot be read, the next try is in %.0f s: %s", self._pause, error_code(error))
+        log.warning("The queue cannot be read. Trying again in %.0f s. Error: %s.", self._pause, error_code(error))
         self._client = None
         await self._connection.aclose()
         await asyncio.sleep(self._pause)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
-    async def _read(self, message: dict[str, Any]) -> Notification | None:
+    async def _read_or_set_aside(self, message: dict[str, Any]) -> Notification | None:
         try:
             return read_notification(message["Body"])
         except PoisonError as error:
@@ -166,58 +169,60 @@ class QueueProducer(SharedStreamProducer):
             return None
 
     async def _set_aside(self, message: dict[str, Any], reason: Poison) -> None:
-        """Send what is no notification to the dead-letter queue, and only then delete it.
+        """Send a message that is not a notification to the dead-letter queue, and only then delete it.
 
-        Without such a queue it is left to the redrive policy of its own queue, as is what could not be sent.
+        Without that queue, or if sending fails, the message is left to the redrive policy of its own queue.
         """
         self._poison += 1
         incr("airlock.arrivals.poison", tags={"reason": str(reason)})
-        log.warning("a message is not an S3 notification: %s", reason)
+        log.warning("A message is not an S3 notification: %s.", reason)
         receipt = message["ReceiptHandle"]
         self._received.discard(receipt)
         if self.settings.dead_letter_queue_url is None:
             return
         try:
-            await (await self._connected()).send_message(
+            await (await self._connect()).send_message(
                 QueueUrl=self.settings.dead_letter_queue_url,
                 MessageBody=message["Body"],
                 MessageAttributes={"reason": {"DataType": "String", "StringValue": str(reason)}},
             )
         except UNREACHABLE as error:
-            log.warning("the message was not sent to the dead-letter queue, and comes again: %s", error_code(error))
+            log.warning(
+                "Sending to the dead-letter queue failed. SQS delivers the message again. %s.", error_code(error)
+            )
             return
         await self._delete([receipt])
 
     async def _delete(self, receipts: Sequence[str]) -> None:
-        """Delete messages; what SQS does not delete comes again, and wakes a run that finds nothing new."""
+        """Delete messages; one that SQS fails to delete comes again, and starts a run that finds nothing new."""
         left = list(receipts)
         for _ in range(_TRIES):
             try:
-                client = await self._connected()
-                reply = await client.delete_message_batch(QueueUrl=self.settings.queue_url, Entries=_entries(left))
+                client = await self._connect()
+                reply = await client.delete_message_batch(QueueUrl=self.settings.queue_url, Entries=_make_entries(left))
             except UNREACHABLE as error:
-                log.warning("%d messages were not deleted, and come again: %s", len(left), error_code(error))
+                log.warning("%d messages were not deleted. SQS delivers them again. %s.", len(left), error_code(error))
                 return
             failed = reply.get("Failed", [])
             left = [left[int(item["Id"])] for item in failed if not item.get("SenderFault")]
             if len(left) < len(failed):
-                log.warning("%d messages cannot be deleted any more, and come again", len(failed) - len(left))
+                log.warning("%d messages cannot be deleted. SQS delivers them again.", len(failed) - len(left))
             if not left:
                 return
-        log.warning("%d messages were not deleted at %d tries, and come again", len(left), _TRIES)
+        log.warning("%d messages were not deleted in %d attempts. SQS delivers them again.", len(left), _TRIES)
 
 
-def _chunks(receipts: Sequence[str]) -> Iterator[Sequence[str]]:
+def _split_into_calls(receipts: Sequence[str]) -> Iterator[Sequence[str]]:
     for first in range(0, len(receipts), _IN_ONE_CALL):
         yield receipts[first : first + _IN_ONE_CALL]
 
 
-def _entries(receipts: Sequence[str]) -> list[dict[str, Any]]:
+def _make_entries(receipts: Sequence[str]) -> list[dict[str, Any]]:
     return [{"Id": str(number), "ReceiptHandle": receipt} for number, receipt in enumerate(receipts)]
 
 
 class ArrivalsTrigger(BaseEventTrigger):
-    """Fires one event for the messages of a gathering, if they name an object of the source; it carries counts only.
+    """Fires one event for the messages of a burst, if one names an object of the source; the event carries counts only.
 
     Parameters
     ----------
@@ -233,12 +238,12 @@ class ArrivalsTrigger(BaseEventTrigger):
         self.settings = Arrivals.model_validate(settings)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return what makes an equal trigger in the triggerer."""
+        """Return the class path and the arguments."""
         kwargs = {"source": self.source} | self.settings.model_dump(mode="json")
         return f"{type(self).__module__}.{type(self).__qualname__}", kwargs
 
     def shared_stream_key(self) -> Hashable:
-        """Return what pipelines with one queue have in common; `airlock.pipelines` refuses those that differ."""
+        """Return the key that pipelines with one queue share; `airlock.pipelines` refuses different settings for it."""
         return ("airlock-arrivals", self.settings)
 
     @classmethod
@@ -256,11 +261,11 @@ class ArrivalsTrigger(BaseEventTrigger):
                 yield TriggerEvent(counts)  # type: ignore[no-untyped-call]
 
     def run(self) -> AsyncIterator[TriggerEvent]:
-        """Refuse to read the queue alone: Airflow calls this only where there is no shared stream."""
-        raise NotImplementedError("the queue is read through the shared stream only")
+        """Refuse to read the queue alone; Airflow calls this only without a shared stream."""
+        raise NotImplementedError("The queue is read through the shared stream only.")
 
 
 def arrivals_asset(pipeline: Pipeline, settings: Arrivals) -> Asset:
-    """Return the asset that a pipeline's queue gives events to."""
+    """Return the asset that gets the events of a pipeline's queue."""
     trigger = ArrivalsTrigger(source=pipeline.source.uri, **settings.model_dump(mode="json"))
     return Asset(f"airlock-{pipeline.name}-arrivals", watchers=[AssetWatcher(name="queue", trigger=trigger)])

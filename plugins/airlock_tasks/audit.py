@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
 from airlock_tasks.datastores import fhir_store
-from airlock_tasks.notify import held_words, tell_once
+from airlock_tasks.notify import describe_holds, tell_once
 from airlock_tasks.stage import StageOperator
 from healthaws.hooks.healthimaging import HealthImagingHook
 
@@ -63,7 +63,7 @@ class BaseAuditOperator(StageOperator[AuditedT]):
         undecided = [f"{audited.open_arrivals} files are not decided yet."] if audited.open_arrivals else []
         for line in (*summarize(report), *undecided, *addresses):
             self.log.info("%s", line)
-        held = held_words(audited.report, published=self.publishes)
+        held = describe_holds(audited.report, published=self.publishes)
         if held and self.tells:
             tell_once(self.pipeline, "hold", context, held)
         if not audited.balanced:

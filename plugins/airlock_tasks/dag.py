@@ -1,4 +1,4 @@
-"""What the DAGs of all kinds of pipelines have in common: where pipelines lie, a run's params, a DAG's settings."""
+"""The parts that the DAGs of all kinds share: the folder of pipeline files, a run's params, a DAG's settings."""
 
 from __future__ import annotations
 
@@ -23,88 +23,88 @@ PARAMS = {
         None,
         type=["null", "string"],
         title="Prefix",
-        description="Take in only what lies below this prefix, from the bucket on, as deliveries/2026/: it lies "
-        "below the pipeline's source.uri and ends in '/'.",
+        description="Only import objects whose key starts with this, for example deliveries/2026/. The prefix must be "
+        "inside the pipeline's source.uri and end with '/'.",
     ),
     "window_start": Param(
         None,
         type=["null", "string"],
         format="date-time",
         title="Window start",
-        description="Take in arrivals from this moment on, and by last-modified also those of the lookback before it "
-        "that no run has taken; for runs that are started by hand.",
+        description="Only import objects that arrived at or after this time. If the pipeline goes by last-modified, "
+        "objects from the lookback hours before it are included unless a run has taken them. Give Window end too.",
     ),
     "window_end": Param(
         None,
         type=["null", "string"],
         format="date-time",
         title="Window end",
-        description="Take in only arrivals before this moment.",
+        description="Only import objects that arrived before this time.",
     ),
     "plan_only": Param(
         False,
         type="boolean",
         title="Plan only",
-        description="Stop after normalize and say what the run would do. Nothing is claimed, staged or imported; the "
-        "log of normalize has the plan.",
+        description="Dry run: list, read and check, then stop after normalize. Nothing is claimed, staged or imported. "
+        "The plan is in the log of normalize.",
     ),
 }
 
-# What takes settled arrivals through again; read by airlock.stages.redrive_request.
+# Params of a redrive, which airlock.stages.redrive_request reads; OF_STUDIES only in pipelines that have studies.
 OF_STUDIES = ("redrive_study", "redrive_non_primary")
 REDRIVE_PARAMS = {
     "redrive_run": Param(
         None,
         type=["null", "string"],
         title="Redrive: run",
-        description="Take through again what this run held, quarantined or failed: its run_key or run id, as in its "
-        "report. What is given together must all hold.",
+        description="Process again everything that this run held, quarantined or failed. Give its run_key or run id, "
+        "as in its report. If you fill in several of these fields, an arrival must match all of them.",
     ),
     "redrive_study": Param(
         None,
         type=["null", "string"],
         title="Redrive: study",
-        description="Take through again what is held, quarantined or failed of this study: its study key, 16 hex "
-        "digits; never a UID.",
+        description="Process again everything of this study that is held, quarantined or failed. Give its study key "
+        "(16 hex digits), never a UID.",
     ),
     "redrive_reasons": Param(
         None,
         type=["null", "array"],
         items={"type": "string"},
         title="Redrive: reasons",
-        description="Take through again what has one of these reason codes, one a line.",
+        description="Process again everything that has one of these reason codes. One code per line.",
     ),
     "redrive_csv": Param(
         None,
         type=["null", "string"],
         title="Redrive: edited list",
-        description="Take through again the rows that were kept of a run's dispositions.csv: s3://bucket/key.csv.",
+        description="Process again the rows that you left in a copy of a run's dispositions.csv: s3://bucket/key.csv.",
     ),
     "redrive_non_primary": Param(
         None,
         type=["null", "string"],
         enum=[None, "promote", "delete"],
         title="Redrive: non-primary image sets",
-        description="promote makes the grouping elements those of the primary image sets and joins them; delete "
-        "deletes the non-primary image set from the data store for good.",
+        description="promote: set the conflicting attributes to those of the primary image sets, and merge the "
+        "instances into the study. delete: delete the non-primary image set from the data store for good.",
     ),
     "redrive_why": Param(
         None,
         type=["null", "string"],
         title="Redrive: why",
-        description="Needed for a redrive. It goes to the ledger and the report: name no patient.",
+        description="Required for a redrive. It is stored in the ledger and the report: do not name a patient.",
     ),
     "redrive_by": Param(
         None,
         type=["null", "string"],
         title="Redrive: who",
-        description="Who wants it; without it the user that starts the run.",
+        description="Who asks for the redrive. If empty: the user who starts the run.",
     ),
 }
 
 
 def new_dag(pipeline: ImagingPipeline | ClinicalPipeline) -> DAG:
-    """Return a pipeline's DAG, without tasks yet."""
+    """Return a pipeline's DAG without tasks."""
     schedule = pipeline.schedule
     return DAG(
         dag_id=pipeline.name,
@@ -121,13 +121,13 @@ def new_dag(pipeline: ImagingPipeline | ClinicalPipeline) -> DAG:
 
 
 def _params(pipeline: Pipeline) -> dict[str, Param]:
-    """Return what the form offers: of studies only where there are some."""
-    others = () if pipeline.has_studies else OF_STUDIES
-    return PARAMS | {name: param for name, param in REDRIVE_PARAMS.items() if name not in others}
+    """Return the params of the form; those about studies only if the pipeline has studies."""
+    left_out = () if pipeline.has_studies else OF_STUDIES
+    return PARAMS | {name: param for name, param in REDRIVE_PARAMS.items() if name not in left_out}
 
 
 def _schedule(pipeline: ImagingPipeline | ClinicalPipeline) -> Any:
-    """Return when runs start by themselves: nightly, when something arrives, both, or never."""
+    """Return the DAG's schedule: by cron, by arrivals of the queue, by both, or None."""
     cron = pipeline.schedule.cron
     nightly = CronDataIntervalTimetable(cron, timezone=pipeline.schedule.timezone) if cron else None
     if pipeline.arrivals is None:

@@ -1,4 +1,4 @@
-"""The data stores that a pipeline imports into: are they ready, and the REST API of the HealthLake one."""
+"""The data stores that a pipeline imports into: the hooks to reach them, and whether they are ready."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ log = logging.getLogger(__name__)
 
 
 def fhir_store(healthlake: HealthLake) -> HealthLakeFhirHook:
-    """Return the REST API of a HealthLake data store."""
+    """Return the hook of a HealthLake data store's FHIR interface."""
     return HealthLakeFhirHook(
         healthlake.datastore_id, aws_conn_id=healthlake.aws_conn_id, region_name=healthlake.region_name
     )
 
 
 def image_sets(healthimaging: HealthImaging) -> HealthImagingImageSetsHook:
-    """Return the image sets of a HealthImaging data store."""
+    """Return the hook of a HealthImaging data store's image sets."""
     return HealthImagingImageSetsHook(
         healthimaging.datastore_id,
         backoff=Backoff(healthimaging.backoff_seconds, maximum=120),
@@ -43,7 +43,7 @@ def image_sets(healthimaging: HealthImaging) -> HealthImagingImageSetsHook:
 
 
 def with_region(pipeline: PipelineT) -> PipelineT:
-    """Return the pipeline with the region of its HealthImaging data store, where it publishes what lies there.
+    """Return a pipeline that publishes studies with the region of its HealthImaging data store filled in.
 
     Raises
     ------
@@ -63,17 +63,17 @@ def with_region(pipeline: PipelineT) -> PipelineT:
 
 
 def check_datastores(pipeline: Pipeline) -> str | None:
-    """Refuse a data store that cannot be imported into, before four stages have worked for it.
+    """Refuse a data store that cannot take an import, before four stages do work in vain.
 
     Returns
     -------
     str or None
-        What to wait for: a data store that is being made or changed; None if all can be imported into.
+        A sentence without its full stop about a data store that is being created or changed; None if all are ready.
 
     Raises
     ------
     AirflowFailException
-        If one does not exist, or is in a state that it does not leave by itself, or the regions contradict each other.
+        If one does not exist, or needs a person to make it ready, or the regions contradict each other.
     """
     with_region(pipeline)
     stores: list[tuple[str, HealthImaging | HealthLake, type[HealthImagingHook | HealthLakeHook]]] = []
@@ -81,22 +81,23 @@ def check_datastores(pipeline: Pipeline) -> str | None:
         stores.append(("healthimaging", pipeline.healthimaging, HealthImagingHook))
     if isinstance(pipeline, ImagingPipeline | ClinicalPipeline) and pipeline.healthlake is not None:
         stores.append(("healthlake", pipeline.healthlake, HealthLakeHook))
-    waits = [_check(pipeline, *store) for store in stores]
-    return next((wait for wait in waits if wait), None)
+    changing = [_check_datastore(pipeline, *store) for store in stores]
+    return next(filter(None, changing), None)
 
 
-def _check(
+def _check_datastore(
     pipeline: Pipeline, field: str, store: HealthImaging | HealthLake, kind: type[HealthImagingHook | HealthLakeHook]
 ) -> str | None:
     hook = kind(aws_conn_id=store.aws_conn_id, region_name=store.region_name)
     status = hook.datastore_status(store.datastore_id)
     if status in CHANGING_DATASTORE_STATUS:
-        return f"the data store {store.datastore_id} is {status}"
+        return f"The data store {store.datastore_id} is {status}"
     if status == UPDATE_FAILED:
-        log.warning("the data store %s is UPDATE_FAILED: it is used as it was before the update", store.datastore_id)
+        log.warning("The data store %s is UPDATE_FAILED. It is used as it was before the update.", store.datastore_id)
     elif status != READY:
         raise AirflowFailException(
-            f"the data store {store.datastore_id} is {status or 'not there'}: correct {field}.datastore_id of the "
-            f"pipeline {pipeline.name!r}, or its connection {store.aws_conn_id!r} and region, and clear this task"
+            f"The data store {store.datastore_id} {f'is {status}' if status else 'does not exist'}. Correct "
+            f"{field}.datastore_id of the pipeline {pipeline.name!r}, or its connection {store.aws_conn_id!r} and "
+            f"region, and clear this task."
         )
     return None

@@ -1,7 +1,7 @@
-"""Notify: tell people of holds, failures and late deliveries, by Airflow's own notifiers.
+"""Notify: tell people about holds, failures and late deliveries, through Airflow's own notifiers.
 
 A text has the pipeline, the run, counts and reason codes, and never an identifier. A notifier that fails is logged and
-counted (metric ``airlock.notify.failed``) and fails nothing: whoever it would have told finds the same in the UI.
+counted (metric ``airlock.notify.failed``) and does not fail the task: the UI shows the same facts.
 """
 
 from __future__ import annotations
@@ -30,59 +30,59 @@ if TYPE_CHECKING:
     Notifying = ImagingPipeline | ClinicalPipeline
 
 FAILED = "airlock.notify.failed"  # the metric
-_AWS_DEFAULT = "aws_default"  # need not be there: boto3 then has credentials of its own
-_TOLD = "told"  # beginning of a key of the task state store
+_AWS_DEFAULT = "aws_default"  # may be missing: the amazon provider then uses boto3's own credentials
+_TOLD = "told"  # prefix of the keys in the task state store
 _log = logging.getLogger(__name__)
 
 
 def check_connections(pipeline: Notifying) -> None:
-    """Refuse a place without its connection when the run begins, not when there is something to tell.
+    """Refuse a notification target without its connection when the run begins, not when there is news.
 
     Raises
     ------
     AirflowFailException
         With the connection and the field that names it.
     """
-    for number, place in enumerate(pipeline.notify):
-        if place.connection == _AWS_DEFAULT:
+    for number, target in enumerate(pipeline.notify):
+        if target.connection == _AWS_DEFAULT:
             continue
         try:
-            BaseHook.get_connection(place.connection)
+            BaseHook.get_connection(target.connection)
         except AirflowNotFoundException:
             raise AirflowFailException(
-                f"there is no Airflow connection {place.connection!r}: make it, or correct notify.{number}.conn_id of "
-                f"the pipeline {pipeline.name!r}"
+                f"There is no Airflow connection {target.connection!r}. Create it, or correct notify.{number}.conn_id "
+                f"of the pipeline {pipeline.name!r}."
             ) from None
 
 
 def tell(pipeline: Notifying, event: Event, run_id: str, what: str) -> None:
-    """Tell every place that wants to know of the event.
+    """Notify every target that subscribes to the event.
 
     Parameters
     ----------
     pipeline, event, run_id
-        Whose run, and what kind of news.
+        The run, and the kind of news.
     what
-        Counts and reason codes, in words.
+        The news: counts and reason codes, in words.
     """
     subject = f"Airlock {pipeline.name}: {event}"
     text = f"{subject}\nRun: {run_id}\n{what}\n{_link(pipeline.name, run_id)}".rstrip()
-    for place in pipeline.notify:
-        if event not in place.events:
+    for target in pipeline.notify:
+        if event not in target.events:
             continue
         try:
-            # As it is: not through its templates, and so nothing of the text is rendered.
-            notifier(place, subject, text).notify({})
+            # An empty context, so that Airflow renders no template in the text.
+            make_notifier(target, subject, text).notify({})
         except Exception as error:  # noqa: BLE001  (whatever a provider raises)
-            Stats.incr(FAILED, tags={"pipeline": pipeline.name, "kind": place.kind})
-            # Without the message: it may repeat what was sent, or the connection's secrets.
-            _log.error("%s by %s was not told: %s", event, place.kind, type(error).__name__)
+            Stats.incr(FAILED, tags={"pipeline": pipeline.name, "kind": target.kind})
+            # Without the error's message, which may repeat the text or the connection's secrets.
+            _log.error("Notification of %s by %s failed: %s.", event, target.kind, type(error).__name__)
         else:
-            _log.info("%s was told by %s", event, place.kind)
+            _log.info("Sent a notification of %s by %s.", event, target.kind)
 
 
 def tell_once(pipeline: Notifying, event: Event, context: Context, what: str) -> None:
-    """Tell of an event once in a run, however often the task is tried or cleared."""
+    """Notify people of an event once in a run, even if the task is retried or cleared."""
     store = context["task_state_store"]
     key = f"{_TOLD}_{event}"
     if store.get(key, ""):
@@ -92,8 +92,8 @@ def tell_once(pipeline: Notifying, event: Event, context: Context, what: str) ->
 
 
 def on_failure(pipeline: Notifying) -> Callable[[Context], None] | None:
-    """Return what Airflow's DAG processor calls when a run has failed; None where nobody wants to know."""
-    if not any("failure" in place.events for place in pipeline.notify):
+    """Return the callback for a failed run; None if no target subscribes to failures."""
+    if not any("failure" in target.events for target in pipeline.notify):
         return None
     return partial(_tell_failure, pipeline)
 
@@ -104,15 +104,15 @@ def _tell_failure(pipeline: Notifying, context: Context) -> None:
     tell(pipeline, "failure", str(context["run_id"]), f"{task}See its log and the report in the UI.")
 
 
-def held_words(report: Mapping[str, Any], *, published: bool) -> str:
-    """Say how much a run holds and why; empty where it holds nothing.
+def describe_holds(report: Mapping[str, Any], *, published: bool) -> str:
+    """Return a sentence about how much a run holds and why; empty if it holds nothing.
 
     Parameters
     ----------
     report
         The run's report.
     published
-        Whether the run's publication has been audited: what only waits for that is not worth a word before.
+        Whether the run's publication has been audited; before, studies that only wait for it do not count.
     """
     counts = {
         code: next(n for name, n in entry.items() if name != "sentence") for code, entry in report["reasons"].items()
@@ -123,28 +123,28 @@ def held_words(report: Mapping[str, Any], *, published: bool) -> str:
     if held <= 0:
         return ""
     codes = ", ".join(f"{code} {number}" for code, number in counts.items())
-    return f"Held: {held}. By reason code, with what was set aside: {codes}."
+    return f"Held: {held}. Held and set aside, by reason code: {codes}."
 
 
-def notifier(place: Notify, subject: str, text: str) -> BaseNotifier:
-    """Return Airflow's notifier for a place; its provider is imported only now."""
-    aws: dict[str, Any] = {"aws_conn_id": place.connection, "region_name": place.region_name}
-    if place.sns:
+def make_notifier(target: Notify, subject: str, text: str) -> BaseNotifier:
+    """Return Airflow's notifier for a target; import its provider only now."""
+    aws: dict[str, Any] = {"aws_conn_id": target.connection, "region_name": target.region_name}
+    if target.sns:
         from airflow.providers.amazon.aws.notifications.sns import SnsNotifier
 
-        return SnsNotifier(target_arn=place.sns, subject=subject, message=text, **aws)
-    if place.sqs:
+        return SnsNotifier(target_arn=target.sns, subject=subject, message=text, **aws)
+    if target.sqs:
         from airflow.providers.amazon.aws.notifications.sqs import SqsNotifier
 
-        return SqsNotifier(queue_url=place.sqs, message_body=text, **aws)
-    if place.email:
+        return SqsNotifier(queue_url=target.sqs, message_body=text, **aws)
+    if target.email:
         from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 
         body = f"<pre>{html.escape(text)}</pre>"
-        return SmtpNotifier(to=list(place.email), subject=subject, html_content=body, smtp_conn_id=place.connection)
+        return SmtpNotifier(to=list(target.email), subject=subject, html_content=body, smtp_conn_id=target.connection)
     from airflow.providers.slack.notifications.slack import SlackNotifier
 
-    return SlackNotifier(slack_conn_id=place.connection, channel=str(place.slack), text=text)
+    return SlackNotifier(slack_conn_id=target.connection, channel=str(target.slack), text=text)
 
 
 def _link(dag_id: str, run_id: str) -> str:

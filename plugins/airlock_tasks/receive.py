@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from airlock.stages.receive import Delivery
 
 
-def look_once(source: Source, prefix: str, settings: Receive) -> Delivery:
-    """Look at a delivery once."""
+def look_at_delivery(source: Source, prefix: str, settings: Receive) -> Delivery:
+    """List a delivery once, and return what is there and what is missing."""
     from airlock.stages.receive import look
     from airlock.storage.s3uri import S3Uri
 
@@ -37,7 +37,7 @@ def look_once(source: Source, prefix: str, settings: Receive) -> Delivery:
 
 
 class DeliveryCompleteTrigger(BaseTrigger):
-    """Fires when a delivery is complete, or when its time is over.
+    """Fires when a delivery is complete, or at the deadline.
 
     Parameters
     ----------
@@ -59,35 +59,35 @@ class DeliveryCompleteTrigger(BaseTrigger):
         self.deadline = deadline
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return what makes an equal trigger in the triggerer."""
+        """Return the class path and the arguments."""
         fields = ("source", "prefix", "settings", "deadline")
         return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in fields}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look at the delivery again and again."""
+        """Poll until the delivery is complete or the deadline has passed."""
         source, settings = Source.model_validate(self.source), Receive.model_validate(self.settings)
         while True:
-            # Airflow's connections are read in the thread that asgiref makes, which can reach the event loop.
-            delivery = await sync_to_async(look_once)(source, self.prefix, settings)
+            # Airflow reads connections in this thread of asgiref's, which can reach the event loop.
+            delivery = await sync_to_async(look_at_delivery)(source, self.prefix, settings)
             seen = {"objects": delivery.objects, "bytes": delivery.bytes}
             if delivery.complete or datetime.now(UTC) >= datetime.fromisoformat(self.deadline):
                 status = "success" if delivery.complete else "timeout"
                 event = {"status": status, "message": delivery.waiting_for, **seen}
                 yield TriggerEvent(event)  # type: ignore[no-untyped-call]
                 return
-            self.log.info("delivery not complete: waiting for %s", delivery.waiting_for)
+            self.log.info("The delivery is not complete. Waiting for %s.", delivery.waiting_for)
             await asyncio.sleep(settings.poll_seconds)
 
 
 class ReceiveSensor(BaseSensorOperator):
-    """Waits until the delivery is complete: a quiet period, a marker object, or a delivery manifest's counts.
+    """Waits until the delivery is complete, by a quiet period, a marker object or the counts of a delivery manifest.
 
     Looks once on the worker and then waits in the triggerer, without a slot.
 
     Parameters
     ----------
     pipeline
-        The pipeline whose source is meant.
+        The pipeline whose delivery to wait for.
     **kwargs
         Of :class:`airflow.sdk.BaseSensorOperator`.
     """
@@ -97,11 +97,11 @@ class ReceiveSensor(BaseSensorOperator):
         self.pipeline = pipeline
 
     def execute(self, context: Context) -> dict[str, int]:
-        """Return the number of objects and bytes seen."""
+        """Return how many objects and bytes the delivery has."""
         return self.look(context)
 
     def look(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, int]:
-        """Look at the data stores and the delivery; the pause for a data store that is being changed resumes here."""
+        """Check the data stores and the delivery; Airflow resumes here after a pause for a data store."""
         from airlock.run import PrefixOutsideSourceError, source_prefix
 
         plan_only = is_plan(context)
@@ -109,35 +109,35 @@ class ReceiveSensor(BaseSensorOperator):
             raise self._pause(changing, event)
         check_connections(self.pipeline)
         if redrive_request(self.pipeline, context) is not None:
-            return {"objects": 0, "bytes": 0}  # nothing is delivered: buffer takes what was chosen
+            return {"objects": 0, "bytes": 0}  # nothing to wait for: buffer claims settled arrivals
         source, settings = self.pipeline.source, self.pipeline.receive
         try:
             prefix = str(source_prefix(self.pipeline, context["params"].get("prefix")))
         except PrefixOutsideSourceError as error:
             raise AirflowFailException(str(error)) from None
-        delivery = look_once(source, prefix, settings)
+        delivery = look_at_delivery(source, prefix, settings)
         if not delivery.complete:
-            self.log.info("delivery not complete: waiting for %s", delivery.waiting_for)
-        if delivery.complete or plan_only:  # a plan takes what is there now
+            self.log.info("The delivery is not complete. Waiting for %s.", delivery.waiting_for)
+        if delivery.complete or plan_only:  # a plan takes the objects that are there now
             return {"objects": delivery.objects, "bytes": delivery.bytes}
         end = datetime.now(UTC) + timedelta(minutes=settings.timeout_minutes)
         first = settings.late_after_minutes or settings.timeout_minutes
         raise self._wait(prefix, datetime.now(UTC) + timedelta(minutes=first), end)
 
     def _pause(self, changing: str, event: dict[str, Any] | None) -> TaskDeferred:
-        """Return what waits in the triggerer before the data stores are looked at again; fail when time is over."""
+        """Return a deferral until the next check of the data stores; fail if the timeout has passed."""
         settings, now = self.pipeline.receive, time.time()
         end = event["end"] if event else now + settings.timeout_minutes * 60
         if now >= end:
             raise AirflowFailException(
-                f"{changing}, and was so for {settings.timeout_minutes:g} minutes: look at it in the AWS console, cure "
-                f"that and clear this task"
+                f"{changing}, for {settings.timeout_minutes:g} minutes now. Check it in the AWS console, fix it, and "
+                f"clear this task."
             )
-        self.log.info("%s: looking again in %g s", changing, settings.poll_seconds)
+        self.log.info("%s. Checking again in %g s.", changing, settings.poll_seconds)
         return TaskDeferred(trigger=PauseTrigger(now + settings.poll_seconds, {"end": end}), method_name="look")
 
     def _wait(self, prefix: str, deadline: datetime, end: datetime) -> TaskDeferred:
-        """Return what waits in the triggerer until one of the two, of which the second is the delivery's end."""
+        """Return a deferral until the delivery is complete or the deadline has passed; *end* is the last deadline."""
         trigger = DeliveryCompleteTrigger(
             source=self.pipeline.source.model_dump(mode="json"),
             prefix=prefix,
@@ -150,7 +150,7 @@ class ReceiveSensor(BaseSensorOperator):
     def execute_complete(
         self, context: Context, event: dict[str, Any] | None = None, prefix: str = "", end: str = ""
     ) -> dict[str, int]:
-        """Return what was seen, tell of a late delivery and wait on, or fail: one that never completes ends here."""
+        """Return the delivery's counts; if it is late, notify people and wait on; fail at the last deadline."""
         event = validate_execute_complete_event(event)
         if event["status"] != "success" and end:
             tell_once(self.pipeline, "late", context, f"Still waiting for {event['message']}.")
@@ -158,7 +158,7 @@ class ReceiveSensor(BaseSensorOperator):
             raise self._wait(prefix, last, last)
         if event["status"] != "success":
             raise AirflowFailException(
-                f"the delivery was not complete after {self.pipeline.receive.timeout_minutes:g} minutes, still waiting "
-                f"for {event['message']}: complete it and clear this task, or change the pipeline's receive settings"
+                f"The delivery is not complete after {self.pipeline.receive.timeout_minutes:g} minutes; it waits for "
+                f"{event['message']}. Complete it and clear this task, or change the pipeline's receive settings."
             )
         return {"objects": event["objects"], "bytes": event["bytes"]}

@@ -1,4 +1,4 @@
-"""Route: send released contracts to their destinations, and tell Airflow's assets."""
+"""Route: send released contracts to their destinations, and emit events of Airflow's assets."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class RouteOperator(StageOperator):
-    """Delivers the contracts that were released through the ledger's outbox.
+    """Delivers released contracts through the ledger's outbox.
 
     Parameters
     ----------
     asset
         The asset that gets an event with the number of routed contracts.
     audited_by
-        The task whose audit is the last.
+        The task whose audit is the run's last.
     **kwargs
         Of :class:`StageOperator`.
     """
@@ -36,12 +36,12 @@ class RouteOperator(StageOperator):
         self.audited_by = audited_by
 
     def run_stage(self, run: Run[Pipeline], context: Context) -> dict[str, int]:
-        """Return the number of contracts sent by destination.
+        """Return how many contracts were sent to each destination.
 
         Raises
         ------
         AirflowFailException
-            If the run left arrivals undecided: what was released is routed, and the run is shown as failed.
+            If the run left arrivals undecided; the released contracts are routed all the same.
         """
         from airlock.stages.route import route
         from airlock.stages.route_queue import queue_contracts
@@ -49,11 +49,11 @@ class RouteOperator(StageOperator):
         try:
             destinations = connect(run)
         except AirflowFailException:
-            queue_contracts(run)  # so that the next run sends what this one released, though nobody clears the task
+            queue_contracts(run)  # so that the next run sends these contracts even if nobody clears this task
             raise
         routed = route(run, destinations)
         self.log.info(
-            "contracts sent: %s; waiting: %s; given up: %s; unrouted: %d",
+            "Contracts sent: %s; waiting: %s; given up: %s; unrouted: %d.",
             routed.sent,
             routed.waiting,
             routed.failed,
@@ -61,16 +61,16 @@ class RouteOperator(StageOperator):
         )
         if routed.without_route:
             self.log.warning(
-                "messages wait for destinations that no route leads to any more: %s; bring the routes back, or see "
-                "docs/routing.md",
+                "Messages wait for destinations that no route names any more: %s. Restore the routes, or see "
+                "docs/routing.md.",
                 routed.without_route,
             )
         context["outlet_events"][self.asset].extra = {"run_key": run.key, "contracts": sum(routed.sent.values())}
         summary = context["ti"].xcom_pull(task_ids=self.audited_by)
         if summary["open_arrivals"]:
             raise AirflowFailException(
-                f"{summary['open_arrivals']} arrivals are not decided, since a task before failed: "
-                f"see the report, cure the cause, and clear the failed task with all that follows"
+                f"{summary['open_arrivals']} arrivals are undecided because an earlier task failed. See the report, "
+                f"fix the cause, and clear the failed task and everything after it."
             )
         return routed.sent
 
@@ -78,8 +78,8 @@ class RouteOperator(StageOperator):
 class AnnounceOperator(StageOperator):
     """Emits the asset events of a pipeline's ``asset`` routes, one per subject, with its key as partition.
 
-    It runs beside route: events count only when their task succeeds, and another route's destination that is down
-    must not keep them back.
+    It is a task of its own, because Airflow counts events only if their task succeeds: a destination of another route
+    that is down must not suppress them.
 
     Parameters
     ----------
@@ -94,22 +94,22 @@ class AnnounceOperator(StageOperator):
         super().__init__(pipeline=pipeline, outlets=list(self.assets.values()), **kwargs)
 
     def run_stage(self, run: Run[Pipeline], context: Context) -> dict[str, int]:
-        """Return the number of subjects by asset.
+        """Return how many subjects were announced to each asset.
 
         Raises
         ------
         AirflowSkipException
-            If there is none: a task that succeeds makes an event of each of its outlets, without a partition.
+            If there is none: success would emit an event of each outlet, without a partition.
         """
         from airlock.stages.route import announce
 
-        told = {name: subject_keys for name, subject_keys in announce(run).items() if subject_keys}
-        if not told:
-            raise AirflowSkipException("nothing was released that an asset is told of")
-        # Airflow makes an event of every outlet, of one that is told of nothing without a partition.
-        self.outlets = [self.assets[name] for name in told]
-        for name, subject_keys in told.items():
+        announced = {name: subject_keys for name, subject_keys in announce(run).items() if subject_keys}
+        if not announced:
+            raise AirflowSkipException("Nothing was released that an asset route takes.")
+        # Airflow emits an event of every outlet, so an asset without subjects must not be one.
+        self.outlets = [self.assets[name] for name in announced]
+        for name, subject_keys in announced.items():
             event = context["outlet_events"][self.assets[name]]
             event.extra = {"pipeline": run.pipeline.name, "run_key": run.key}
             event.add_partitions(subject_keys)
-        return {name: len(subject_keys) for name, subject_keys in told.items()}
+        return {name: len(subject_keys) for name, subject_keys in announced.items()}

@@ -1,4 +1,4 @@
-"""What the operators of all stages share: their pipeline, and the run they are part of."""
+"""The base of the operators of all stages: it opens the run that a task is part of."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PipelineT = TypeVar("PipelineT", bound=Pipeline, default=Pipeline)
 
-# What a run's conf may say.
+# The params that a run's conf may have.
 PARAMS = frozenset(
     {
         *("prefix", "window_start", "window_end", "plan_only"),
@@ -34,7 +34,7 @@ PARAMS = frozenset(
 )
 LEDGER_CONNECTION = "airlock_ledger"
 LEDGER_VARIABLE = "AIRLOCK_LEDGER_URL"
-CONNECTIONS = 256  # that a client keeps: the most that a stage has in flight, see staging.copies_in_flight
+CONNECTIONS = 256  # in a client's pool: the most requests that a stage has in flight, see staging.copies_in_flight
 
 
 def connect_s3(aws_conn_id: str, region_name: str | None = None) -> S3:
@@ -46,7 +46,7 @@ def connect_s3(aws_conn_id: str, region_name: str | None = None) -> S3:
 
 
 def client_of(hook: AwsBaseHook) -> Any:
-    """Return a hook's client for the threads of a stage; botocore's own discards all but ten connections."""
+    """Return a hook's client with a connection for each thread of a stage; botocore's default keeps only ten."""
     from botocore.config import Config
 
     kept = max(CONNECTIONS, hook.config.max_pool_connections)
@@ -60,7 +60,7 @@ def ledger_url() -> str:
     Raises
     ------
     AirflowFailException
-        If neither is there.
+        If neither exists.
     """
     try:
         return str(BaseHook.get_connection(LEDGER_CONNECTION).get_uri())
@@ -68,23 +68,23 @@ def ledger_url() -> str:
         url = os.environ.get(LEDGER_VARIABLE)
     if not url:
         raise AirflowFailException(
-            f"no ledger: define the Airflow connection {LEDGER_CONNECTION!r} or the variable {LEDGER_VARIABLE} "
-            f"(a SQLAlchemy URL, as postgresql+psycopg2://user@host/airlock)"
+            f"No ledger is configured. Define the Airflow connection {LEDGER_CONNECTION!r} or the environment variable "
+            f"{LEDGER_VARIABLE}, a SQLAlchemy URL such as postgresql+psycopg2://user@host/airlock."
         )
     return url
 
 
 def run_window(context: Context, *, sweep: bool = False) -> Window | None:
-    """Return the time that a run takes in: what its params say, else its data interval; None for all there is.
+    """Return the window of a run: that of its params, else its data interval; None if it takes every object.
 
-    A run that a person or an event started takes in whatever lies below its prefix, unless the params name a window.
+    Without a window in the params, a run that a person or an event started takes every object below its prefix.
 
     Parameters
     ----------
     context
         The task's context.
     sweep
-        Whether scheduled runs do the same: they catch what no event announced, however old it is.
+        Whether scheduled runs take every object too: they find objects of any age that no event announced.
     """
     from airlock.records import Window
 
@@ -92,15 +92,15 @@ def run_window(context: Context, *, sweep: bool = False) -> Window | None:
     unknown = sorted(set(params) - PARAMS)
     if unknown:
         raise AirflowFailException(
-            f"the run's conf has {', '.join(unknown)}, which means nothing here: use {', '.join(sorted(PARAMS))}"
+            f"The run's conf has unknown params: {', '.join(unknown)}. Use {', '.join(sorted(PARAMS))}."
         )
     start, end = params.get("window_start"), params.get("window_end")
     if bool(start) != bool(end):
-        raise AirflowFailException("window_start and window_end go together: give both or neither")
+        raise AirflowFailException("window_start and window_end belong together. Give both or neither.")
     if start and end:
         window = Window(_moment("window_start", start), _moment("window_end", end))
         if window.start >= window.end:
-            raise AirflowFailException("window_start must lie before window_end")
+            raise AirflowFailException("window_start must be before window_end.")
         return window
     dag_run: Any = context["dag_run"]
     by_interval = {"backfill"} if sweep else {"scheduled", "backfill"}
@@ -113,35 +113,35 @@ def _moment(name: str, text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise AirflowFailException(f"{name} is no date and time: write it as 2026-11-24T00:00:00+00:00") from None
+        raise AirflowFailException(f"{name} is not a date and time. Write it as 2026-11-24T00:00:00+00:00.") from None
     if moment.tzinfo is None:
-        raise AirflowFailException(f"{name} has no time zone: write it as 2026-11-24T00:00:00+00:00")
+        raise AirflowFailException(f"{name} has no time zone. Write it as 2026-11-24T00:00:00+00:00.")
     return moment
 
 
 def is_plan(context: Context) -> bool:
-    """Say whether the run is a plan, which ends after normalize.
+    """Return whether the run is a plan, which ends after normalize.
 
     Raises
     ------
     AirflowFailException
-        If it is a redrive, of which no plan is made.
+        If the run is also a redrive.
     """
     if not context["params"].get("plan_only"):
         return False
     redrive = sorted(name for name, value in context["params"].items() if name.startswith("redrive_") and value)
     if redrive:
-        raise AirflowFailException(f"no plan is made of a redrive: leave out plan_only, or {', '.join(redrive)}")
+        raise AirflowFailException(f"A redrive cannot be planned. Leave out plan_only, or {', '.join(redrive)}.")
     return True
 
 
 def redrive_request(pipeline: Pipeline, context: Context) -> RedriveRequest | None:
-    """Return what a run is to take through again, as its params say; None for any other run.
+    """Return the redrive that a run's params ask for; None if the run is not a redrive.
 
     Raises
     ------
     AirflowFailException
-        If the params contradict themselves, or ask for what pipelines of this kind do not have.
+        If the params contradict each other, or do not apply to pipelines of this kind.
     """
     from airlock.stages.redrive_request import RedriveError, read_request
 
@@ -162,12 +162,12 @@ def open_run(pipeline: PipelineT, context: Context, folder: str = "") -> Run[Pip
     context
         The task's context.
     folder
-        Of the workspace, where the task belongs to a second chain of stages within the run.
+        The workspace folder of a second chain of stages within the run; empty for the first chain.
 
     Raises
     ------
     AirflowFailException
-        If the params ask for what the pipeline does not have, or there is no ledger.
+        If the params do not apply to the pipeline, or there is no ledger.
     """
     from airlock.ledger import Ledger
     from airlock.run import PrefixOutsideSourceError, Run, source_prefix
@@ -183,21 +183,21 @@ def open_run(pipeline: PipelineT, context: Context, folder: str = "") -> Run[Pip
 
 
 class StageOperator(BaseOperator, Generic[PipelineT]):
-    """An operator that opens its run and calls one stage of the library.
+    """Base of operators that open their run and call one stage of the library.
 
-    A plan skips it, unless it says that it takes part in plans; a second chain of stages never does.
+    A plan skips the operator unless it has ``in_plan``, and always skips the second chain of stages.
 
     Parameters
     ----------
     pipeline
         The pipeline whose run this is.
     folder
-        Of the workspace, where the stage belongs to a second chain of stages within the run.
+        The workspace folder of a second chain of stages within the run; empty for the first chain.
     **kwargs
         Of :class:`airflow.sdk.BaseOperator`.
     """
 
-    in_plan: ClassVar[bool] = False  # whether a run with plan_only comes to it
+    in_plan: ClassVar[bool] = False  # whether a plan runs it
 
     def __init__(self, *, pipeline: PipelineT, folder: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -205,12 +205,15 @@ class StageOperator(BaseOperator, Generic[PipelineT]):
         self.folder = folder
 
     def execute(self, context: Context) -> Any:
-        """Run the stage, unless the run is a plan that has no part for it.
+        """Run the stage, and return what goes to XCom: counts, our own ids and addresses in the workspace.
 
-        What it returns goes to XCom: counts, names of our own and addresses in the workspace.
+        Raises
+        ------
+        AirflowSkipException
+            If the run is a plan, and the operator is not part of plans.
         """
         if (self.folder or not self.in_plan) and is_plan(context):
-            raise AirflowSkipException("the run is a plan, which ends after normalize")
+            raise AirflowSkipException("This run is a plan, which ends after normalize.")
         run = open_run(self.pipeline, context, self.folder)
         with run.ledger:
             return self.run_stage(run, context)

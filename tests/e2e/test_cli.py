@@ -92,7 +92,7 @@ NO_TIME = ("--window-start", "2026-11-24T00:00:00Z", "--window-end", "2026-11-24
     ("arguments", "status", "told"),
     [
         (("run", "no-such-pipeline"), 2, "Airflow does not know the pipeline 'no-such-pipeline'"),
-        (("run", "kills", *NO_TIME), 1, "window_start must lie before window_end"),
+        (("run", "kills", *NO_TIME), 1, "window_start must be before window_end"),
     ],
 )
 def test_what_airflow_or_the_run_refuses_is_told(

@@ -51,7 +51,7 @@ def test_a_hold_is_told_once_with_counts_and_reason_codes(
     run = chain(place, queue)
     run.run()
     (text,) = queue.take()
-    assert text.startswith("Airlock nightly: hold\nRun: manual__1\nHeld: 1. By reason code")
+    assert text.startswith("Airlock nightly: hold\nRun: manual__1\nHeld: 1. Held and set aside, by reason code")
     assert "study_incomplete 1" in text
     assert text.endswith("https://airflow.example/dags/nightly/runs/manual__1")
     assert "CANARY" not in text.upper()
@@ -70,14 +70,14 @@ def test_what_could_not_be_published_is_told_after_the_publication(place: Place,
     place.faults({"kind": "all_resources_rejected", "key": "ImagingStudy/*"})
     chain(place, queue, healthlake=HEALTHLAKE).run()
     (text,) = queue.take()
-    assert "Held: 1. By reason code, with what was set aside: not_published 1." in text
+    assert "Held: 1. Held and set aside, by reason code: not_published 1." in text
 
 
 def test_a_late_delivery_is_told_once_and_waited_for_on(place: Place, queue: Queue) -> None:
     place.put({"1.dcm": ct(1, 1, 1)})
     wait = {"mode": "marker", "poll_seconds": 0.05, "late_after_minutes": 0.002, "timeout_minutes": 0.02}
     run = chain(place, queue, receive=wait)
-    with pytest.raises(AirflowFailException, match="was not complete after"):
+    with pytest.raises(AirflowFailException, match="is not complete after"):
         run.stage("receive")
     (text,) = queue.take()
     assert text.startswith("Airlock nightly: late\nRun: manual__1\nStill waiting for")
@@ -109,13 +109,13 @@ def test_a_place_that_cannot_be_told_fails_nothing_and_keeps_its_secrets(
     run = chain(place, queue, notify=[gone, {"sqs": queue.url, "region_name": "us-east-1"}])
     assert run.run()["balanced"]
     assert len(queue.take()) == 1
-    assert "hold by sqs was not told: " in caplog.text
+    assert "Notification of hold by sqs failed: " in caplog.text
     assert "CANARY" not in caplog.text.upper()
 
 
 def test_a_place_without_its_connection_is_refused_when_the_run_begins(place: Place, queue: Queue) -> None:
     run = chain(place, queue, notify=[{"slack": "#archive"}])
     with pytest.raises(
-        AirflowFailException, match=r"no Airflow connection 'slack_api_default': make it, or correct notify\.0"
+        AirflowFailException, match=r"no Airflow connection 'slack_api_default'. Create it, or correct notify\.0"
     ):
         run.stage("receive")

@@ -63,6 +63,6 @@ def test_each_study_goes_where_its_rule_says_and_a_dead_endpoint_keeps_nobody_wa
 def test_a_missing_connection_stops_the_task_before_anything_is_sent(place: Place) -> None:
     place.put(delivery(studies=1, instances=1))
     routes = [{"name": "contracts", "uri": "s3://contracts/all/"}, {"name": "hook", "webhook": {"conn_id": "nobody"}}]
-    with pytest.raises(AirflowFailException, match="route 'hook': there is no Airflow connection 'nobody'"):
+    with pytest.raises(AirflowFailException, match="Route 'hook': there is no Airflow connection 'nobody'"):
         Chain(place, pipeline(routes=routes)).run()
     assert place.contracts() == []

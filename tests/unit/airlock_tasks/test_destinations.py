@@ -43,13 +43,13 @@ def connection(monkeypatch: pytest.MonkeyPatch, name: str = "hospital", **fields
     "route", [HOOK, {"name": "hook", "sqs": {"queue_url": "https://q/x", "aws_conn_id": "hospital"}}]
 )
 def test_a_connection_that_is_not_there_is_named_with_its_route(route: dict[str, Any]) -> None:
-    with pytest.raises(AirflowFailException, match="route 'hook': there is no Airflow connection 'hospital'"):
+    with pytest.raises(AirflowFailException, match="Route 'hook': there is no Airflow connection 'hospital'"):
         connect(run({"name": "first", "eventbridge": {}}, route))
 
 
 def test_a_webhook_without_a_secret_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     connection(monkeypatch, host="pacs.example", schema="https")
-    with pytest.raises(AirflowFailException, match=r"route 'hook': .*'hospital' has no password, which is the secret"):
+    with pytest.raises(AirflowFailException, match=r"Route 'hook': .*'hospital' has no password, which is the secret"):
         connect(run(HOOK))
 
 
@@ -81,7 +81,7 @@ def test_the_address_of_the_pipeline_file_wins(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("host", ["", "http://pacs.example", "https://pacs.example/?token=word"])
 def test_an_address_that_is_none_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     connection(monkeypatch, password="word", host=host)
-    with pytest.raises(AirflowFailException, match="the Airflow connection 'hospital' is no endpoint") as info:
+    with pytest.raises(AirflowFailException, match="the Airflow connection 'hospital' is not an endpoint") as info:
         connect(run(HOOK))
     assert "word" not in str(info.value)
 

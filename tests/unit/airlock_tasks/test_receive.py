@@ -94,14 +94,14 @@ def test_trigger_fires_when_the_marker_comes(archive: Any) -> None:
 def test_delivery_that_never_completes_ends_in_a_sentence() -> None:
     event = asyncio.run(first(trigger(0)))
     assert event["status"] == "timeout"
-    with pytest.raises(AirflowFailException, match="still waiting for the marker object _SUCCESS"):
+    with pytest.raises(AirflowFailException, match="it waits for the marker object _SUCCESS"):
         sensor(**MARKER).execute_complete(CONTEXT, event)
 
 
 @pytest.mark.usefixtures("archive")
 def test_missing_data_store_is_found_before_anything_is_done() -> None:
     elsewhere = pipeline(healthimaging=STORE | {"datastore_id": "e" * 32})
-    with pytest.raises(AirflowFailException, match=r"data store e+ is not there: correct healthimaging\.datastore_id"):
+    with pytest.raises(AirflowFailException, match=r"e+ does not exist. Correct healthimaging\.datastore_id"):
         ReceiveSensor(task_id="receive", pipeline=elsewhere).execute(CONTEXT)
 
 
@@ -129,7 +129,7 @@ class TestStoreThatIsChanged:
                 self.receive().execute(CONTEXT)
             assert isinstance(deferral.value.trigger, PauseTrigger)
             with pytest.raises(
-                AirflowFailException, match=f"the data store {RECORDS} is UPDATING, and was so for 0.01"
+                AirflowFailException, match=f"The data store {RECORDS} is UPDATING, for 0.01 minutes now"
             ):
                 run(self.receive(timeout_minutes=0.01), CONTEXT)
 
@@ -140,7 +140,7 @@ class TestStoreThatIsChanged:
             archive.put_object(Bucket="archive", Key="in/a", Body=b"12345")
             self.change()
             assert run(self.receive(), CONTEXT) == {"objects": 1, "bytes": 5}
-        assert f"the data store {RECORDS} is UPDATE_FAILED" in caplog.text
+        assert f"The data store {RECORDS} is UPDATE_FAILED" in caplog.text
 
 
 def test_a_plan_takes_what_is_there_now(archive: Any) -> None:

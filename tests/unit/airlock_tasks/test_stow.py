@@ -36,7 +36,7 @@ def test_the_connection_names_the_server(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_server_without_tls_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(AirflowFailException, match=r"route 'pacs': .*use https"):
+    with pytest.raises(AirflowFailException, match=r"Route 'pacs': .*use https"):
         connected(monkeypatch, host="http://pacs.example/dicom-web")
 
 
