@@ -55,7 +55,7 @@ def _approve(run: Run[CcdaPipeline], review: Review) -> None:
     unseen = _waiting(run).join(asked, on=asked.columns, how="anti").height
     if unseen:
         raise ReviewError(f"{unseen} resources have come in since review asked: clear review and answer it again")
-    redriven = run.ledger.redriven(run.pipeline.name, run.key)
+    redriven = run.ledger.count_redriven(run.pipeline.name, run.key)
     if redriven:
         raise ReviewError(
             f"{redriven} of the run's documents are taken through again by a redrive, whose own review counts: answer "

@@ -203,7 +203,7 @@ def _overridden(run: Run[ClinicalPipeline], outcomes: pl.DataFrame, gates: pl.Da
 def _words(run: Run[ClinicalPipeline], outcomes: pl.DataFrame) -> pl.DataFrame:
     """Return what people have decided before a redrive took one of the subject's files over; then its audit decides."""
     words = run.ledger.overrides_of(run.pipeline.datastore_id, run.key)
-    taken = outcomes.join(run.ledger.taken_over_at(run.pipeline.name, run.key), on="arrival_id")
+    taken = outcomes.join(run.ledger.find_redriven_arrivals(run.pipeline.name, run.key), on="arrival_id")
     subjects = taken.group_by(subject=gate.subject()).agg(pl.col("asked_at").min())
     in_time = pl.col("asked_at").is_null() | (pl.col("overridden_at") <= pl.col("asked_at"))
     return words.join(subjects, on="subject", how="left", maintain_order="left").filter(in_time).drop("asked_at")

@@ -91,7 +91,7 @@ def _conversion(run: Run[ClinicalPipeline]) -> dict[str, Any]:
 
 def _redrive(run: Run[ClinicalPipeline]) -> dict[str, Any]:
     """Return who wanted a redrive, why and what, where the run is one."""
-    redrive = run.ledger.redrive_of(run.key)
+    redrive = run.ledger.find_redrive(run.key)
     return {} if redrive is None else {"redrive": redrive}
 
 

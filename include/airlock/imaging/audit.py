@@ -218,7 +218,9 @@ def _overrides(run: Run) -> pl.DataFrame:
     Else an answer that comes late would release here what is imported again there.
     """
     words = run.ledger.overrides_of(run.pipeline.datastore_id, run.key)
-    return words.filter(~pl.col("subject").is_in(run.ledger.taken_over(run.pipeline.name, run.key).implode()))
+    return words.filter(
+        ~pl.col("subject").is_in(run.ledger.find_redriven_studies(run.pipeline.name, run.key).implode())
+    )
 
 
 @dataclass(frozen=True)
@@ -358,7 +360,7 @@ def _write(
 
 def _told(run: Run) -> dict[str, Any] | None:
     """Return who wanted a redrive, why and what, and what became of non-primary image sets."""
-    redrive = run.ledger.redrive_of(run.key)
+    redrive = run.ledger.find_redrive(run.key)
     if redrive is None:
         return None
     shown = ("image_set_id", "resolution", "state", "promoted_id")

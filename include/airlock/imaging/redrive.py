@@ -25,7 +25,7 @@ class StudyRules:
 
     def find_companions(self, run: Run[Pipeline], selected: pl.DataFrame) -> pl.DataFrame:
         """Return the arrivals that are held only because of their study."""
-        return run.ledger.companions(run.pipeline.datastore_id, run.pipeline.name, selected["study_key"])
+        return run.ledger.find_companions(run.pipeline.datastore_id, run.pipeline.name, selected["study_key"])
 
 
 RULES = StudyRules()

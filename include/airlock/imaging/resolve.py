@@ -43,7 +43,7 @@ def carry(run: Run, images: ImageSets) -> None:
     if run.workspace.is_committed(CARRIED):
         return
     datastore = run.pipeline.healthimaging.datastore_id
-    carried = run.ledger.carried(datastore, run.pipeline.name, run.key)
+    carried = run.ledger.find_carried(datastore, run.pipeline.name, run.key)
     odd = carried.filter(pl.col("state") == "non_primary")["image_set_id"].unique().sort()
     _need_promotable(run, images, odd)
     resolved = {str(name): r for name in odd if (r := _resolve(run, images, str(name))) is not None}
@@ -145,7 +145,7 @@ def _need_all(carried: pl.DataFrame, verdicts: pl.DataFrame) -> None:
 
 
 def _asked(run: Run) -> Resolution | None:
-    asked = run.ledger.redrive_of(run.key)
+    asked = run.ledger.find_redrive(run.key)
     word = asked and asked["choice"].get("non_primary")
     return Resolution(word) if word else None
 

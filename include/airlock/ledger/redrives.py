@@ -1,7 +1,7 @@
-"""Redrives: settled arrivals that go through again, each as a new generation beside the row of the one before.
+"""Redrives: settled arrivals that are processed again, each as an arrival of the next generation.
 
-The rows of earlier generations stay as they are, but for the name of the one in their place. An arrival is *current*
-as long as none is in its place, or its instance is still its own: a successor takes it over when it is accepted.
+A redrive changes nothing in the rows of earlier generations but the name of their successor. An arrival is *current* if
+it has no successor, or if it still owns its instance: a successor takes that over when it is accepted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 REDRIVABLE = (Disposition.HELD, Disposition.QUARANTINED, Disposition.FAILED)
 HELD_FOR_THE_STUDY = (Reason.STUDY_INCOMPLETE, Reason.STUDY_HELD, Reason.NOT_PUBLISHED)
 
-# A settled arrival that may be chosen.
+# A settled arrival that may be selected.
 CANDIDATES = schema(
     ARRIVALS,
     {
@@ -44,22 +44,22 @@ CANDIDATES = schema(
         "reason": pl.String,
         "study_key": pl.String,
         "sop_instance_uid": pl.String,
-        "image_set_id": pl.String,  # that holds its instance, null where none does
+        "image_set_id": pl.String,  # contains its instance; null without one
         "state": pl.String,  # of that instance, an InstanceState
         "generation": pl.Int64,
         "settled_at": ARRIVALS["last_modified"],
         "superseded_by": pl.String,
-        "redriven_by": pl.String,  # the run of the arrival in its place
-        "redriven_at": ARRIVALS["last_modified"],  # when that one was settled
+        "redriven_by": pl.String,  # the run of its successor
+        "redriven_at": ARRIVALS["last_modified"],  # when its successor was settled
         "run_state": pl.String,
     },
 )
-# What is to come in the place of a candidate: the object as it is now, or what it carries on.
+# The successor of a candidate: its object as it is now, or the instance that is carried on.
 SUCCESSORS = schema(
     ARRIVALS,
     {
-        "chosen_id": pl.String,  # the candidate's
-        "carries": pl.String,  # the same where its import counts on, else null
+        "chosen_id": pl.String,  # arrival_id of the candidate
+        "carries": pl.String,  # the same if its import still counts, else null
         "generation": pl.Int64,
     },
 )
@@ -67,17 +67,17 @@ CARRIED = pl.Schema(
     {
         "arrival_id": pl.String,
         "carries": pl.String,
-        "run_key": pl.String,  # of the one that is carried on
+        "run_key": pl.String,  # the run that imported the instance
         "image_set_id": pl.String,
         "state": pl.String,  # an InstanceState
     }
 )
-TAKEN_OVER = schema({"arrival_id": pl.String}, {"asked_at": ARRIVALS["last_modified"]})
+REDRIVEN = schema({"arrival_id": pl.String}, {"asked_at": ARRIVALS["last_modified"]})
 _IDS = pl.Schema({"arrival_id": pl.String})
 _STUDY_KEYS = pl.Schema({"study_key": pl.String})
 _LINKS = pl.Schema({"arrival_id": pl.String, "superseded_by": pl.String})
 _INSERTED = schema(ARRIVALS, {"carries": pl.String, "generation": pl.Int64})
-STOPPED = (Disposition.QUARANTINED.value, Disposition.FAILED.value)  # the words on what did not come in
+STOPPED = (Disposition.QUARANTINED.value, Disposition.FAILED.value)  # dispositions without an import
 _successor = arrivals.alias("successor")
 _REPLACED = and_(_successor.c.arrival_id == arrivals.c.superseded_by, _successor.c.pipeline == arrivals.c.pipeline)
 _IN_STORE = (InstanceState.IMPORTED.value, InstanceState.NON_PRIMARY.value)
@@ -89,18 +89,18 @@ _OWNS = and_(
 
 
 def is_redrive(connection: Connection, run_key: str) -> bool:
-    """Say whether a run takes arrivals through again."""
+    """Return whether a run is a redrive."""
     return bool(connection.scalar(select(exists().where(redrives.c.run_key == run_key))))
 
 
 def superseded(by_run: str) -> ColumnElement[bool]:
-    """Return the condition that an arrival does not count any more: the one in its place is settled, or is a run's."""
+    """Return the condition that an arrival no longer counts: its successor is settled, or belongs to this run."""
     ended = or_(_successor.c.settled_at.is_not(None), _successor.c.run_key == by_run)
     return exists().where(_REPLACED, ended)
 
 
 def still_owns(datastore_id: str) -> ColumnElement[bool]:
-    """Return the condition that an arrival owns an instance that lies in the data store."""
+    """Return the condition that an arrival owns an instance in the data store."""
     return exists().where(_OWNS, instances.c.datastore_id == datastore_id)
 
 
@@ -126,21 +126,21 @@ class Redrives(Store):
     """The ledger's part about redrives."""
 
     def find_arrivals(self, datastore_id: str, pipeline: str, ids: pl.Series) -> pl.DataFrame:
-        """Return the arrivals of a pipeline that have these ids, in whatever state, as `CANDIDATES`."""
+        """Return the arrivals of a pipeline that have these ids, in any state, as `CANDIDATES`."""
         with self._reading() as connection:
             rows = stage(connection, uid_frame(ids, "arrival_id"), _IDS, ["arrival_id"])
             named = arrivals.c.arrival_id.in_(select(rows.c.arrival_id))
             return fetch(connection, _candidates(datastore_id, pipeline, named), CANDIDATES).sort("key", "arrival_id")
 
-    def unsettled(self, pipeline: str, run_key: str) -> int:
-        """Return how many arrivals a run holds on which it has not decided."""
+    def count_undecided(self, pipeline: str, run_key: str) -> int:
+        """Return how many arrivals a run holds and has not decided on."""
         of_run = arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key
         with self._reading() as connection:
             counted = select(func.count()).where(*of_run, arrivals.c.settled_at.is_(None))
             return int(connection.execute(counted).scalar_one())
 
-    def redriven(self, pipeline: str, run_key: str) -> int:
-        """Return how many held arrivals of a run have another generation in their place."""
+    def count_redriven(self, pipeline: str, run_key: str) -> int:
+        """Return how many held arrivals of a run have a successor."""
         of_run = arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key
         held = arrivals.c.disposition == Disposition.HELD.value, arrivals.c.superseded_by.is_not(None)
         with self._reading() as connection:
@@ -149,19 +149,19 @@ class Redrives(Store):
     def choose_arrivals(
         self, datastore_id: str, pipeline: str, run_key: str | None, study: str | None, reasons: tuple[str, ...]
     ) -> pl.DataFrame:
-        """Return the held, quarantined and failed arrivals that fit all that is given.
+        """Return the held, quarantined and failed arrivals that meet all conditions that are given.
 
         Parameters
         ----------
         datastore_id, pipeline
             The data store and the pipeline.
         run_key, study, reasons
-            The run that settled them, their study key, and reason codes of which theirs is one.
+            The run that settled them, their study key, and reason codes one of which is theirs.
 
         Returns
         -------
         polars.DataFrame
-            `CANDIDATES`, those too that are being redriven.
+            `CANDIDATES`, including arrivals that are being redriven.
         """
         wanted: list[ColumnElement[bool]] = [arrivals.c.disposition.in_([word.value for word in REDRIVABLE])]
         if run_key is not None:
@@ -174,8 +174,8 @@ class Redrives(Store):
             found = fetch(connection, _candidates(datastore_id, pipeline, *wanted), CANDIDATES)
         return found.filter(is_current() | is_underway()).sort("key", "arrival_id")
 
-    def companions(self, datastore_id: str, pipeline: str, studies: pl.Series) -> pl.DataFrame:
-        """Return the current arrivals, as `CANDIDATES`, that are held for nothing but the sake of these studies.
+    def find_companions(self, datastore_id: str, pipeline: str, studies: pl.Series) -> pl.DataFrame:
+        """Return the current arrivals, as `CANDIDATES`, that are held only because of these studies.
 
         Parameters
         ----------
@@ -192,8 +192,8 @@ class Redrives(Store):
             found = fetch(connection, _candidates(datastore_id, pipeline, held), CANDIDATES)
         return found.filter(is_current() & (pl.col("run_state") != "running")).sort("key", "arrival_id")
 
-    def left_behind(self, datastore_id: str, image_sets: pl.Series, chosen: pl.Series) -> int:
-        """Return how many instances lie in these image sets whose arrivals are not among the chosen ones."""
+    def count_unselected(self, datastore_id: str, image_sets: pl.Series, chosen: pl.Series) -> int:
+        """Return how many instances in these image sets belong to arrivals that are not selected."""
         with self._reading() as connection:
             rows = stage(connection, uid_frame(chosen, "arrival_id"), _IDS, ["arrival_id"])
             sets = stage(connection, uid_frame(image_sets, "arrival_id"), _IDS, ["arrival_id"])
@@ -207,58 +207,58 @@ class Redrives(Store):
     def redrive(
         self, pipeline: str, run_key: str, successors: pl.DataFrame, asked: dict[str, Any]
     ) -> dict[str, int] | None:
-        """Claim new generations of settled arrivals for a run: all of them, or none and an error.
+        """Claim the successors of settled arrivals for a run: all of them, or none and an error.
 
-        Where the object under a key has come in by itself meanwhile, the old row is only linked with it.
+        If another arrival has brought the object in, the old row is only linked with that arrival.
 
         Parameters
         ----------
         pipeline, run_key
             An open run.
         successors
-            `SUCCESSORS`, one row per chosen arrival.
+            `SUCCESSORS`, one row per selected arrival.
         asked
             ``asked_by``, ``why`` and ``choice``, for the record.
 
         Returns
         -------
         dict or None
-            How many were ``chosen``, ``taken`` anew, ``carried``, and ``in_already``; None where the run has done it
-            before.
+            Numbers of arrivals ``chosen``, ``taken``, ``carried`` and ``in_already``; None if the run has already
+            claimed them.
 
         Raises
         ------
         LedgerError
-            If the run is not open, another redrive was faster, or an open run holds what lies under a key by now.
+            If the run is not open, another redrive was faster, or an open run holds an object that is claimed here.
         """
         with self._writing(scope(pipeline)) as connection:
             need_run(connection, run_key, pipeline)
             if is_redrive(connection, run_key):
                 return None
-            _need_free(connection, pipeline, successors["chosen_id"])
-            places = _placed(connection, pipeline, successors)
-            new = _insert(connection, pipeline, run_key, places)
-            _link(connection, pipeline, places)
-            counts = {"chosen": len(places), **new, "in_already": sum(not place.is_new for place in places)}
+            _check_free(connection, pipeline, successors["chosen_id"])
+            claims = _find_ids(connection, pipeline, successors)
+            new = _insert(connection, pipeline, run_key, claims)
+            _link(connection, pipeline, claims)
+            counts = {"chosen": len(claims), **new, "in_already": sum(not claim.is_new for claim in claims)}
             record = asked | {"choice": json.dumps(asked["choice"]), "counts": json.dumps(counts)}
             connection.execute(insert(redrives).values(run_key=run_key, asked_at=datetime.now(UTC), **record))
             return counts
 
-    def taken_over(self, pipeline: str, run_key: str) -> pl.Series:
-        """Return the StudyInstanceUIDs of what a run holds and a redrive has taken, or takes, through again."""
+    def find_redriven_studies(self, pipeline: str, run_key: str) -> pl.Series:
+        """Return the StudyInstanceUIDs of a run's held arrivals that have a successor."""
         held = arrivals.c.disposition == Disposition.HELD.value
         of_run = arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key
         statement = select(arrivals.c.study_instance_uid).where(*of_run, held, arrivals.c.superseded_by.is_not(None))
         with self._reading() as connection:
             return pl.Series(connection.execute(statement.distinct()).scalars().all(), dtype=pl.String)
 
-    def taken_over_at(self, pipeline: str, run_key: str) -> pl.DataFrame:
-        """Return which of a run's arrivals a redrive has taken, or takes, through again, and when it was asked for.
+    def find_redriven_arrivals(self, pipeline: str, run_key: str) -> pl.DataFrame:
+        """Return the arrivals of a run that have a successor, and when its redrive was requested.
 
         Returns
         -------
         polars.DataFrame
-            `TAKEN_OVER`.
+            `REDRIVEN`.
         """
         statement = (
             select(arrivals.c.arrival_id, redrives.c.asked_at)
@@ -267,10 +267,10 @@ class Redrives(Store):
             .where(arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key)
         )
         with self._reading() as connection:
-            return fetch(connection, statement, TAKEN_OVER)
+            return fetch(connection, statement, REDRIVEN)
 
-    def redrive_of(self, run_key: str) -> dict[str, Any] | None:
-        """Return who asked for a redrive, when, why, what they chose and how many that were; None for another run."""
+    def find_redrive(self, run_key: str) -> dict[str, Any] | None:
+        """Return who requested a redrive, when, why, the selection and its counts; None if the run is not a redrive."""
         with self._reading() as connection:
             row = connection.execute(select(redrives).where(redrives.c.run_key == run_key)).mappings().one_or_none()
         if row is None:
@@ -278,10 +278,10 @@ class Redrives(Store):
         read = {name: json.loads(row[name]) for name in ("choice", "counts")}
         return {"asked_by": row["asked_by"], "asked_at": row["asked_at"].isoformat(), "why": row["why"], **read}
 
-    def carried(self, datastore_id: str, pipeline: str, run_key: str) -> pl.DataFrame:
-        """Return what a run carries on instead of importing it, `CARRIED` sorted by arrival.
+    def find_carried(self, datastore_id: str, pipeline: str, run_key: str) -> pl.DataFrame:
+        """Return the arrivals that a run carries on without an import, as `CARRIED`, sorted by arrival.
 
-        The image set is that of the instance, whoever of the two generations owns it by now.
+        The image set is that of the instance, whichever of the two generations owns it now.
         """
         before = arrivals.alias("before")
         owner = and_(
@@ -302,24 +302,18 @@ class Redrives(Store):
 
 
 def is_current() -> pl.Expr:
-    """Tell of `CANDIDATES` which none has taken the place of, or which still own what lies in the data store."""
-    kept = pl.col("state").is_not_null() & pl.col("redriven_at").is_not_null()
-    return pl.col("superseded_by").is_null() | kept
+    """Return the condition on `CANDIDATES` that an arrival has no successor, or still owns its instance."""
+    owns = pl.col("state").is_not_null() & pl.col("redriven_at").is_not_null()
+    return pl.col("superseded_by").is_null() | owns
 
 
 def is_underway() -> pl.Expr:
-    """Tell of `CANDIDATES` which a redrive that has not decided yet is taking through."""
+    """Return the condition on `CANDIDATES` that a redrive has not decided on the successor yet."""
     return pl.col("superseded_by").is_not_null() & pl.col("redriven_at").is_null()
 
 
-def _need_free(connection: Connection, pipeline: str, ids: pl.Series) -> None:
-    """Refuse arrivals that another redrive has come to take since they were chosen.
-
-    Raises
-    ------
-    LedgerError
-        With the number of them.
-    """
+def _check_free(connection: Connection, pipeline: str, ids: pl.Series) -> None:
+    """Refuse arrivals that another redrive has claimed since they were selected."""
     rows = stage(connection, uid_frame(ids, "arrival_id"), _IDS, ["arrival_id"])
     underway = exists().where(
         _successor.c.arrival_id == arrivals.c.superseded_by,
@@ -327,67 +321,67 @@ def _need_free(connection: Connection, pipeline: str, ids: pl.Series) -> None:
         or_(_successor.c.settled_at.is_(None), ~exists().where(_OWNS)),
     )
     taken = and_(arrivals.c.pipeline == pipeline, arrivals.c.arrival_id.in_(select(rows.c.arrival_id)), underway)
-    lost = connection.execute(select(func.count()).select_from(arrivals).where(taken)).scalar_one()
-    if lost:
-        raise LedgerError(f"another redrive has taken {lost} of these arrivals meanwhile: choose again when it is done")
+    claimed = connection.execute(select(func.count()).select_from(arrivals).where(taken)).scalar_one()
+    if claimed:
+        raise LedgerError(f"Another redrive has claimed {claimed} of these arrivals. Select again when it has ended.")
 
 
 @dataclass
-class _Place:
-    """Where an arrival comes in anew."""
+class _Claim:
+    """The id and generation under which a successor is claimed."""
 
-    row: dict[str, Any]  # of `SUCCESSORS`
+    row: dict[str, Any]  # the successor, as in `SUCCESSORS`
     arrival_id: str
     generation: int
-    passed: set[str] = field(default_factory=set)  # what it supersedes beside the chosen one
+    passed: set[str] = field(default_factory=set)  # the ids of arrivals that it succeeds beside the selected one
     is_new: bool = False
 
-    def goes_on(self, there: Any) -> bool:
-        """Go on to the next generation where the id is that of the chosen one, or of what does not count as come in.
+    def move_on(self, known: Any) -> bool:
+        """Move to the next generation's id; return False if the known arrival has brought the object in already.
 
-        An id that is taken by anything else says that the object has come in already. What another generation stands in
-        the place of does not count: an object may be replaced, and then put back as it was.
+        An arrival that has a successor has not, unless it owns the instance: an object may be replaced, and then put
+        back as it was.
 
         Raises
         ------
         LedgerError
-            If a run holds it, or what is to come in its place, that has not decided on it.
+            If a run that has not decided holds the known arrival or its successor.
         """
-        if there.undecided is not None:
+        if known.undecided is not None:
             raise LedgerError(
-                f"the object of a chosen arrival is held by run {there.undecided!r}, which has not decided on it: "
-                f"redrive when that run has ended"
+                f"Run {known.undecided!r} holds the object of a selected arrival and has not decided on it. Redrive "
+                f"when that run has ended."
             )
-        counts = there.disposition not in STOPPED and (there.superseded_by is None or there.owns)
-        if counts and self.row["carries"] is None and self.arrival_id != self.row["chosen_id"]:
+        is_in = known.disposition not in STOPPED and (known.superseded_by is None or known.owns)
+        if is_in and self.row["carries"] is None and self.arrival_id != self.row["chosen_id"]:
             return False
-        if there.superseded_by is None:  # else another one has stood in its place before
+        if known.superseded_by is None:  # otherwise its successor is linked already
             self.passed.add(self.arrival_id)
         self.arrival_id = next_generation(self.arrival_id)
-        self.generation = max(self.generation, there.generation + 1)
+        self.generation = max(self.generation, known.generation + 1)
         return True
 
     @property
     def links(self) -> dict[str, str]:
-        """Whose place it takes, and its own name."""
+        """Its own id, by the id of each arrival that it succeeds."""
         return dict.fromkeys({self.row["chosen_id"], *self.passed} - {self.arrival_id}, self.arrival_id)
 
 
-def _placed(connection: Connection, pipeline: str, successors: pl.DataFrame) -> list[_Place]:
-    """Find an id for each successor that no arrival has, or that of the arrival as which its object has come in."""
+def _find_ids(connection: Connection, pipeline: str, successors: pl.DataFrame) -> list[_Claim]:
+    """Find a free id for each successor, or the id of the arrival that has brought its object in."""
     rows = successors.iter_rows(named=True)
-    places = [_Place(row, row["arrival_id"], row["generation"]) for row in rows]
-    underway = places
+    claims = [_Claim(row, row["arrival_id"], row["generation"]) for row in rows]
+    underway = claims
     while underway:
-        known = _known(connection, pipeline, [place.arrival_id for place in underway])
-        for place in underway:
-            place.is_new = place.arrival_id not in known
-        underway = [place for place in underway if not place.is_new and place.goes_on(known[place.arrival_id])]
-    return places
+        known = _read_known(connection, pipeline, [claim.arrival_id for claim in underway])
+        for claim in underway:
+            claim.is_new = claim.arrival_id not in known
+        underway = [claim for claim in underway if not claim.is_new and claim.move_on(known[claim.arrival_id])]
+    return claims
 
 
-def _known(connection: Connection, pipeline: str, ids: list[str]) -> dict[str, Any]:
-    """Return what the ledger has under these ids, by id."""
+def _read_known(connection: Connection, pipeline: str, ids: list[str]) -> dict[str, Any]:
+    """Return the ledger's rows by id, with the run that has not decided on each or on its successor."""
     rows = stage(connection, pl.DataFrame({"arrival_id": ids}, schema=_IDS).unique(), _IDS, ["arrival_id"])
     undecided = case(
         (arrivals.c.disposition.is_(None), arrivals.c.run_key),
@@ -402,13 +396,13 @@ def _known(connection: Connection, pipeline: str, ids: list[str]) -> dict[str, A
     return {row.arrival_id: row for row in connection.execute(statement)}
 
 
-def _insert(connection: Connection, pipeline: str, run_key: str, places: list[_Place]) -> dict[str, int]:
-    """Insert the new rows, one per object; return how many are to be read, and how many carry on.
+def _insert(connection: Connection, pipeline: str, run_key: str, claims: list[_Claim]) -> dict[str, int]:
+    """Insert the new rows, one per object; return how many are to be read and how many are carried on.
 
-    Where one chosen arrival has the object in the data store and another one waits for the same, it is carried on.
+    If two selected arrivals have the same object and one has it in the data store, it is carried on.
     """
     new = [
-        place.row | {"arrival_id": place.arrival_id, "generation": place.generation} for place in places if place.is_new
+        claim.row | {"arrival_id": claim.arrival_id, "generation": claim.generation} for claim in claims if claim.is_new
     ]
     rows = pl.DataFrame(new, schema=SUCCESSORS).with_columns(pl.col("generation").max().over("arrival_id"))
     rows = rows.sort("carries", nulls_last=True, maintain_order=True)
@@ -420,15 +414,15 @@ def _insert(connection: Connection, pipeline: str, run_key: str, places: list[_P
     return {"taken": rows.height - carried, "carried": carried}
 
 
-def _link(connection: Connection, pipeline: str, places: list[_Place]) -> None:
-    """Name in each row the one in its place; what has come in already has its own place back before.
+def _link(connection: Connection, pipeline: str, claims: list[_Claim]) -> None:
+    """Write each arrival's successor; an arrival that has brought its object in is current again.
 
-    The name before is kept, for a redrive that is given back.
+    The earlier successor is kept, for a redrive that is given back.
     """
-    _name_successors(connection, pipeline, {place.arrival_id: None for place in places if not place.is_new})
+    _name_successors(connection, pipeline, {claim.arrival_id: None for claim in claims if not claim.is_new})
     links: dict[str, str | None] = {}
-    for place in places:
-        links |= place.links
+    for claim in claims:
+        links |= claim.links
     _name_successors(connection, pipeline, links)
 
 

@@ -34,12 +34,12 @@ class Resolutions(Store):
     def begin_resolution(
         self, datastore_id: str, run_key: str, image_set_id: str, resolution: Resolution
     ) -> ResolutionRecord:
-        """Note that a redrive resolves an image set; return how far it has come, where it has begun before.
+        """Record that a redrive resolves an image set, if it is new; return how far the resolution has come.
 
         Raises
         ------
         LedgerError
-            If another run resolves it, or resolved it.
+            If another run has begun to resolve it.
         """
         values = {"run_key": run_key, "resolution": resolution.value, "state": ResolutionState.BEGUN.value}
         key = {"image_set_id": image_set_id, "datastore_id": datastore_id}
@@ -50,7 +50,9 @@ class Resolutions(Store):
                 connection.execute(insert(resolutions).values(**key, **values, begun_at=datetime.now(UTC)))
                 row = connection.execute(found).mappings().one()
             if row["run_key"] != run_key:
-                raise LedgerError(f"image set {image_set_id} is resolved by run {row['run_key']!r}: see what it did")
+                raise LedgerError(
+                    f"Image set {image_set_id} is resolved by run {row['run_key']!r}. See that run's report."
+                )
             return _record(row)
 
     def advance_resolution(
@@ -61,16 +63,16 @@ class Resolutions(Store):
         promoted_version: int | None = None,
         versions_before: dict[str, int] | None = None,
     ) -> ResolutionRecord:
-        """Note the next step of a resolution; BEGUN forgets the steps before.
+        """Record the next step of a resolution; BEGUN clears the steps before.
 
-        An image set that was deleted for good takes its instances along.
+        When an image set is deleted for good, its instances are deleted from the ledger.
         """
         this = and_(
             resolutions.c.image_set_id == record.image_set_id, resolutions.c.datastore_id == record.datastore_id
         )
         done = state is ResolutionState.DONE
-        noted = None if versions_before is None else json.dumps(versions_before)
-        named = {"promoted_id": promoted_id, "promoted_version": promoted_version, "versions_before": noted}
+        versions = None if versions_before is None else json.dumps(versions_before)
+        named = {"promoted_id": promoted_id, "promoted_version": promoted_version, "versions_before": versions}
         if state is not ResolutionState.BEGUN:
             named = {name: value for name, value in named.items() if value is not None}
         with self._writing("resolutions", "instances") as connection:
@@ -82,7 +84,7 @@ class Resolutions(Store):
             return _record(connection.execute(select(resolutions).where(this)).mappings().one())
 
     def resolutions_of(self, run_key: str) -> list[ResolutionRecord]:
-        """Return what a redrive did with non-primary image sets, sorted by their ids."""
+        """Return a redrive's resolutions of non-primary image sets, sorted by their ids."""
         statement = select(resolutions).where(resolutions.c.run_key == run_key).order_by(resolutions.c.image_set_id)
         with self._reading() as connection:
             return [_record(row) for row in connection.execute(statement).mappings()]

@@ -79,7 +79,7 @@ def redrive(run: Run[Pipeline], request: RedriveRequest, rules: RedriveRules) ->
         If another redrive was faster, or an open run holds one of the objects.
     """
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)
-    before = run.ledger.redrive_of(run.key)
+    before = run.ledger.find_redrive(run.key)
     if before is not None:
         return dict(before["counts"])
     selected = select_arrivals(run, request, rules)
@@ -134,7 +134,7 @@ def _find_requested_run(run: Run[Pipeline], request: RedriveRequest) -> str | No
         )
     if found.run_key == run.key:
         raise RedriveError("redrive_run is this run itself, a cyclic redrive. Name a run that has ended.")
-    undecided = run.ledger.unsettled(name, found.run_key)
+    undecided = run.ledger.count_undecided(name, found.run_key)
     if found.state == "running" or undecided:
         raise RedriveError(
             f"Run {found.run_key!r} has not ended: {undecided} arrivals are undecided. Clear its failed task, and "
@@ -175,7 +175,7 @@ def _check_image_sets(run: Run[Pipeline], selected: pl.DataFrame, request: Redri
             f"{odd.height} of the selected arrivals are in non-primary image sets. Set redrive_non_primary to promote "
             f"or delete, or leave these arrivals out."
         )
-    missing = run.ledger.left_behind(run.pipeline.datastore_id, odd["image_set_id"], odd["arrival_id"])
+    missing = run.ledger.count_unselected(run.pipeline.datastore_id, odd["image_set_id"], odd["arrival_id"])
     if missing:
         raise RedriveError(
             f"The non-primary image sets hold {missing} instances whose arrivals are not selected. Select the whole "

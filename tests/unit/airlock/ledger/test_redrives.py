@@ -138,10 +138,10 @@ def test_a_run_redrives_once(ledger: Ledger) -> None:
     assert redrive(ledger, "r", to_come("1"))
     assert redrive(ledger, "r", to_come("1")) is None
     assert ledger.held_by(NIGHTLY, "r").height == 1
-    told = ledger.redrive_of("r")
+    told = ledger.find_redrive("r")
     assert told is not None
     assert (told["asked_by"], told["why"], told["choice"], told["counts"]["taken"]) == ("ada", "cured", {"run": "a"}, 1)
-    assert ledger.redrive_of("a") is None
+    assert ledger.find_redrive("a") is None
 
 
 def test_of_two_redrives_at_once_one_gets_the_arrivals(url: str, ledger: Ledger) -> None:
@@ -159,7 +159,7 @@ def test_of_two_redrives_at_once_one_gets_the_arrivals(url: str, ledger: Ledger)
 
     with ThreadPoolExecutor(2) as pool:
         ends = sorted(pool.map(take, ("r", "s")))
-    assert ends[0].startswith("another redrive has taken 20 of these arrivals")
+    assert ends[0].startswith("Another redrive has claimed 20 of these arrivals")
     assert ends[1] == "taken"
     assert sorted(ledger.held_by(NIGHTLY, run).height for run in ("r", "s")) == [0, 20]
 
@@ -169,10 +169,10 @@ def test_what_an_open_run_holds_by_now_refuses_all(ledger: Ledger) -> None:
     begin(ledger, "open")
     fixed = to_come("1", etag="fixed")
     ledger.claim(NIGHTLY, "open", fixed)
-    with pytest.raises(LedgerError, match="held by run 'open'"):
+    with pytest.raises(LedgerError, match="Run 'open' holds"):
         redrive(ledger, "r", pl.concat([fixed, to_come("2")]))
     assert ledger.held_by(NIGHTLY, "r").is_empty()
-    assert ledger.redrive_of("r") is None
+    assert ledger.find_redrive("r") is None
     assert chosen(ledger)["superseded_by"].null_count() == 2
 
 
@@ -271,7 +271,7 @@ class TestAnObjectThatIsPutBack:
         settled(ledger, "2")
         redrive(ledger, "r", to_come("1", etag="fixed"))
         same = to_come("1").with_columns(chosen_id=pl.lit(id_of("2")))
-        with pytest.raises(LedgerError, match="held by run 'r', which has not decided"):
+        with pytest.raises(LedgerError, match="Run 'r' holds the object of a selected arrival and has not decided"):
             redrive(ledger, "s", same)
 
     def test_given_back_twice_has_the_place_that_it_had(self, ledger: Ledger) -> None:
@@ -307,7 +307,7 @@ def test_an_instance_passes_to_the_generation_that_is_accepted(ledger: Ledger) -
         assert ledger.claim_instances(STORE, NIGHTLY, "r", accepted).is_empty()
     assert ledger.known_instances(STORE, uids("1.1"))["arrival_id"].to_list() == [heir]
     assert count_instances(ledger, STORE) == {"imported": 1}
-    carried = ledger.carried(STORE, NIGHTLY, "r").to_dicts()
+    carried = ledger.find_carried(STORE, NIGHTLY, "r").to_dicts()
     assert carried == [
         {"arrival_id": heir, "carries": id_of("1"), "run_key": "a", "image_set_id": "image-set", "state": "imported"}
     ]
@@ -365,7 +365,7 @@ def test_companions_are_held_for_nothing_but_the_study(ledger: Ledger) -> None:
     settled(ledger, "1", word="held", reason="study_incomplete")
     settled(ledger, "2", word="held", reason="service_warning")
     settled(ledger, "3", word="quarantined")
-    assert ids(ledger.companions(STORE, NIGHTLY, uids(study_key("1.study")))) == ids_of("1")
+    assert ids(ledger.find_companions(STORE, NIGHTLY, uids(study_key("1.study")))) == ids_of("1")
 
 
 def test_a_deleted_image_set_takes_its_instances_along(ledger: Ledger) -> None:
@@ -410,8 +410,8 @@ def test_an_image_set_is_resolved_by_one_run(ledger: Ledger) -> None:
 def test_an_image_set_of_which_not_all_was_chosen(ledger: Ledger) -> None:
     settled(ledger, "1", "2", word="held", reason="non_primary")
     ledger.record_imported(STORE, "a", imports(("1", "1.1"), ("2", "1.2"), state="non_primary"), NO_STUDIES, NO_SERIES)
-    assert ledger.left_behind(STORE, uids("image-set"), uids(id_of("1"))) == 1
-    assert ledger.left_behind(STORE, uids("image-set"), uids(*ids_of("12"))) == 0
+    assert ledger.count_unselected(STORE, uids("image-set"), uids(id_of("1"))) == 1
+    assert ledger.count_unselected(STORE, uids("image-set"), uids(*ids_of("12"))) == 0
 
 
 def test_what_a_redrive_could_not_import_anew_stays_that_of_the_generation_in_the_store(ledger: Ledger) -> None:

@@ -206,9 +206,9 @@ class TestRedrives:
         assert refused(redriven, "b", "p1") == {"p1": "r"}
 
     def test_a_run_says_how_many_of_its_held_arrivals_are_redriven(self, redriven: Ledger) -> None:
-        assert redriven.redriven(NIGHTLY, "a") == 0
+        assert redriven.count_redriven(NIGHTLY, "a") == 0
         self.redrive(redriven)
-        assert redriven.redriven(NIGHTLY, "a") == 1
+        assert redriven.count_redriven(NIGHTLY, "a") == 1
 
     def test_a_resource_knows_the_file_that_brought_it_and_what_became_of_that(self, redriven: Ledger) -> None:
         redriven.record_imported_resources(STORE, "a", imports("p1", digest="d7"))
