@@ -105,7 +105,7 @@ class TestClinical:
         plan, _ = planned(place, clinical_pipeline(**ASKING))
         assert requests(plan)["HealthLake reads, by validate"] == 1
         assert requests(plan)["HealthLake $validate, by validate"] == 3
-        assert any("$validate was not asked" in text for text in plan.assumptions)
+        assert any("The plan did not ask" in text for text in plan.assumptions)
 
     def test_what_was_brought_is_no_work_any_more_not_even_under_the_same_run_id(self, place: Place) -> None:
         place.put({"a.ndjson": ndjson(patient("p1"), observation("o1"))})

@@ -1,4 +1,4 @@
-"""The plan of a C-CDA pipeline, up to the conversion: what comes out of it nobody knows before."""
+"""The plan of a C-CDA pipeline, up to the conversion: its resources are unknown before."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import polars as pl
 
 from airlock.ccda.normalize import foresee
 from airlock.ccda.records import VERDICTS
-from airlock.stages.plan import Plan, ResourceStorage, write
+from airlock.stages.buffer import Buffered, find_buffered
+from airlock.stages.plan import Plan, ResourceStorage, write_plan_file
 from airlock.stages.plan_figures import (
     GIB,
     Jobs,
     assumed_nights,
     assumed_prices,
-    batches_of,
-    cost,
-    delivery,
-    finding,
-    found_index,
-    hours,
-    in_order,
-    listings,
-    priced,
+    describe_delivery,
+    estimate_hours,
+    make_finding,
+    price_listings,
+    price_requests,
+    sort_findings,
+    sum_batches,
+    sum_cost,
 )
 
 if TYPE_CHECKING:
@@ -30,14 +30,11 @@ if TYPE_CHECKING:
 
     from airlock.pipelines import CcdaPipeline
     from airlock.run import Run
-    from airlock.stages.plan import Finding, Requests
+from airlock.stages.plan import Finding, Requests
 
 
 def write_plan(run: Run[CcdaPipeline]) -> tuple[Plan, str]:
-    """Make the plan of a run that buffer, parse and validate have gone through as a plan; return it with its address.
-
-    Nothing is written but ``plan.json``.
-    """
+    """Write ``plan.json`` from the results of buffer, parse and validate; return the plan and its address."""
     settings, prices = run.pipeline.plan, run.pipeline.plan.prices
     jobs, unpacked = Jobs(), 0
     for documents in foresee(run):
@@ -48,14 +45,14 @@ def write_plan(run: Run[CcdaPipeline]) -> tuple[Plan, str]:
     converted = None if price is None else sum(jobs.bytes) / GIB * price
     storage = ResourceStorage(billed_bytes=None, healthlake=None, copies=jobs.copied_bytes / GIB * prices.s3_gib_month)
     plan = Plan(
-        **delivery(run),
-        findings=in_order(_findings(run)),
-        batches=batches_of(jobs),
-        hours=hours(run.pipeline, settings, jobs, run.pipeline.staging.copies_in_flight),
-        cost=cost(prices, _requests(run, jobs, unpacked), converted, storage),
+        **describe_delivery(run),
+        findings=sort_findings(_findings(run)),
+        batches=sum_batches(jobs),
+        hours=estimate_hours(run.pipeline, settings, jobs, run.pipeline.staging.copies_in_flight),
+        cost=sum_cost(prices, _requests(run, jobs, unpacked), converted, storage),
         assumptions=tuple(_assumptions(run.pipeline)),
     )
-    return write(run, plan)
+    return write_plan_file(run, plan)
 
 
 def _findings(run: Run[CcdaPipeline]) -> Iterator[Finding]:
@@ -63,42 +60,42 @@ def _findings(run: Run[CcdaPipeline]) -> Iterator[Finding]:
     for verdict, reason, arrivals, size in (
         verdicts.group_by("verdict", "reason").agg(pl.len(), pl.col("size").sum()).iter_rows()
     ):
-        yield finding(verdict, reason, arrivals=arrivals, size=size)
+        yield make_finding(verdict, reason, arrivals=arrivals, size=size)
 
 
 def _requests(run: Run[CcdaPipeline], jobs: Jobs, unpacked: int) -> Iterator[Requests]:
-    index, prices = found_index(run), run.pipeline.plan.prices
-    source, prefixes = listings(index, jobs, prices)
-    looks = jobs.looks(run.pipeline.transformation.poll_seconds)
+    delivery, prices = find_buffered(run) or Buffered(), run.pipeline.plan.prices
+    source, prefixes = price_listings(delivery, jobs, prices)
+    looks = jobs.count_polls(run.pipeline.transformation.poll_seconds)
     yield source
-    yield priced("S3 GET of documents, by parse", index.arrivals, prices.get_per_1000, made=True)
-    yield priced("S3 GET of packed documents, by normalize", unpacked, prices.get_per_1000)
-    yield priced("S3 COPY or PUT of documents, by normalize", jobs.copy_requests, prices.put_per_1000)
+    yield price_requests("S3 GET of documents, by parse", delivery.arrivals, prices.get_per_1000, made=True)
+    yield price_requests("S3 GET of packed documents, by normalize", unpacked, prices.get_per_1000)
+    yield price_requests("S3 COPY or PUT of documents, by normalize", jobs.copy_requests, prices.put_per_1000)
     yield prefixes
-    yield priced("S3 GET of documents, by HealthLake", sum(jobs.files), prices.get_per_1000)
-    yield priced("HealthLake StartDataTransformationJob", len(jobs.files), None)
-    yield priced("HealthLake DescribeDataTransformationJob", looks, None)
+    yield price_requests("S3 GET of documents, by HealthLake", sum(jobs.files), prices.get_per_1000)
+    yield price_requests("HealthLake StartDataTransformationJob", len(jobs.files), None)
+    yield price_requests("HealthLake DescribeDataTransformationJob", looks, None)
 
 
 def _assumptions(pipeline: CcdaPipeline) -> Iterator[str]:
     settings, prices = pipeline.plan, pipeline.plan.prices
     yield (
-        "Resources are unknown before the conversion: its rejects, the import of what it makes, patients, and what "
-        "HealthLake stores are no part of this plan."
+        "Resources are unknown before the conversion. Its rejects, the import of its resources, their patients and "
+        "their storage in HealthLake are not part of this plan."
     )
     yield assumed_prices(prices)
     if prices.conversion_gib is None:
-        yield "AWS has stated no price of a conversion, a preview: set plan.prices.conversion_gib when it does."
-    yield "StartDataTransformationJob and DescribeDataTransformationJob are counted; a price of theirs is not known."
+        yield "AWS states no price for a conversion, which is a preview. Set plan.prices.conversion_gib when it does."
+    yield "StartDataTransformationJob and DescribeDataTransformationJob are counted, but AWS states no price for them."
     yield (
-        f"A job takes {settings.job_seconds:g} s and what the slower of {settings.job_mib_per_second:g} MiB/s and "
-        f"{settings.job_documents_per_second:g} documents/s makes of it: AWS states neither; correct plan by your own "
-        f"jobs."
+        f"A job takes {settings.job_seconds:g} s, and the time for its bytes at {settings.job_mib_per_second:g} MiB/s "
+        f"or for its documents at {settings.job_documents_per_second:g} per second, whichever is longer. AWS states no "
+        f"such rates: correct the settings under plan by your own jobs."
     )
     yield (
         f"{settings.concurrent_jobs} conversion job(s) at a time in the account and {settings.starts_per_second:g} "
-        f"start(s) per second; no throttling, no FAILED job, and nobody else converts."
+        f"start(s) per second. No throttling, no FAILED job, and nobody else converts."
     )
-    yield f"A copy takes {settings.copy_seconds:g} s, and {pipeline.staging.copies_in_flight} go on at a time."
+    yield f"A copy takes {settings.copy_seconds:g} s, and {pipeline.staging.copies_in_flight} are made at a time."
     yield "Left out: small objects of the workspace, the job's output, KMS, CloudTrail, and Airflow's machines."
     yield from assumed_nights(pipeline)

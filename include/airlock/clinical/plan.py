@@ -1,7 +1,7 @@
-"""The plan of a clinical pipeline: what validate and normalize would do, found without a claim and without an import.
+"""The plan of a clinical pipeline: the results of validate and normalize, without a claim and without an import.
 
-References are looked up in the data store, as the run does it. $validate is not asked, since that may take as many
-requests as there are resources; what it would be asked is counted.
+It looks references up in the data store, as a run does. It only counts the calls of $validate, since there may be as
+many as there are resources.
 """
 
 from __future__ import annotations
@@ -18,22 +18,21 @@ import polars as pl
 from airlock.clinical.normalize import foresee
 from airlock.clinical.records import VERDICTS
 from airlock.clinical.validate import validate
-from airlock.stages.buffer import read_arrivals
-from airlock.stages.plan import Plan, Resources, ResourceStorage, write
+from airlock.stages.buffer import Buffered, find_buffered, read_arrivals
+from airlock.stages.plan import Plan, Resources, ResourceStorage, write_plan_file
 from airlock.stages.plan_figures import (
     GIB,
     Jobs,
     assumed_nights,
     assumed_prices,
-    batches_of,
-    cost,
-    delivery,
-    finding,
-    found_index,
-    hours,
-    in_order,
-    listings,
-    priced,
+    describe_delivery,
+    estimate_hours,
+    make_finding,
+    price_listings,
+    price_requests,
+    sort_findings,
+    sum_batches,
+    sum_cost,
 )
 
 if TYPE_CHECKING:
@@ -44,20 +43,20 @@ if TYPE_CHECKING:
     from airlock.run import Run
     from airlock.stages.plan import Finding, Requests
 
-_ASKED = "asked.json"
+_REQUESTS = "asked.json"
 _LISTED = 3  # folders of a job's output that audit lists
 
 
 @dataclass
 class PlanStore:
-    """The data store as a plan sees it: reads and searches go to it and are counted, $validate is counted only."""
+    """A data store that counts its requests; it passes on reads and searches, and answers $validate itself."""
 
     store: FhirStore
-    asked: Counter[str] = field(default_factory=Counter)
+    requests: Counter[str] = field(default_factory=Counter)
     _lock: Lock = field(default_factory=Lock)
 
     def read(self, resource_type: str, resource_id: str) -> dict[str, Any] | None:
-        """Return a resource, None if there is none."""
+        """Return a resource, or None if the store does not have it."""
         self._count("read")
         return self.store.read(resource_type, resource_id)
 
@@ -67,43 +66,40 @@ class PlanStore:
         return self.store.search(resource_type, params)
 
     def validate(self, resource: str) -> dict[str, Any]:  # noqa: ARG002
-        """Return an OperationOutcome that finds nothing wrong."""
+        """Return an OperationOutcome without issues."""
         self._count("validate")
         return {"resourceType": "OperationOutcome", "issue": []}
 
-    def _count(self, what: str) -> None:
-        with self._lock:  # reads and $validate go on in several threads
-            self.asked[what] += 1
+    def _count(self, request: str) -> None:
+        with self._lock:  # validate reads in several threads
+            self.requests[request] += 1
 
 
 def foresee_verdicts(run: Run[ClinicalPipeline], store: FhirStore) -> dict[str, int]:
-    """Decide on every unit as validate would, and keep how often the data store is asked; return units by verdict."""
-    looked = PlanStore(store)
-    verdicts = validate(run, looked)
-    run.workspace.write_json(_ASKED, looked.asked)
+    """Decide on every unit as validate does, write the number of requests, and return the units by verdict."""
+    counting = PlanStore(store)
+    verdicts = validate(run, counting)
+    run.workspace.write_json(_REQUESTS, counting.requests)
     return verdicts
 
 
 def write_plan(run: Run[ClinicalPipeline]) -> tuple[Plan, str]:
-    """Make the plan of a run that buffer, parse and validate have gone through as a plan; return it with its address.
-
-    Nothing is written but ``plan.json``.
-    """
+    """Write ``plan.json`` from the results of buffer, parse and validate; return the plan and its address."""
     settings, healthlake = run.pipeline.plan, run.pipeline.healthlake
     placed = foresee(run, healthlake)
     jobs = _jobs(run, placed)
     imported = sum(jobs.bytes) / GIB
     imports = None if settings.prices.import_gib is None else imported * settings.prices.import_gib
     plan = Plan(
-        **delivery(run),
-        findings=in_order(_findings(run)),
+        **describe_delivery(run),
+        findings=sort_findings(_findings(run)),
         resources=_resources(run, placed),
-        batches=batches_of(jobs),
-        hours=hours(run.pipeline, settings, jobs, 1),
-        cost=cost(settings.prices, _requests(run, jobs, placed.height), imports, _storage(run, jobs)),
+        batches=sum_batches(jobs),
+        hours=estimate_hours(run.pipeline, settings, jobs, 1),
+        cost=sum_cost(settings.prices, _requests(run, jobs, placed.height), imports, _storage(run, jobs)),
         assumptions=tuple(_assumptions(run)),
     )
-    return write(run, plan)
+    return write_plan_file(run, plan)
 
 
 def _jobs(run: Run[ClinicalPipeline], placed: pl.DataFrame) -> Jobs:
@@ -120,7 +116,7 @@ def _findings(run: Run[ClinicalPipeline]) -> Iterator[Finding]:
     units = run.workspace.read("verdicts", VERDICTS).join(files, on="arrival_id", how="left")
     found = units.group_by("verdict", "reason").agg(pl.col("arrival_id").n_unique(), pl.len(), size.sum().alias("size"))
     for verdict, reason, arrivals, number, total in found.iter_rows():
-        yield finding(verdict, reason, arrivals=arrivals, units=number, size=total)
+        yield make_finding(verdict, reason, arrivals=arrivals, units=number, size=total)
 
 
 def _resources(run: Run[ClinicalPipeline], placed: pl.DataFrame) -> Resources:
@@ -144,28 +140,29 @@ def _storage(run: Run[ClinicalPipeline], jobs: Jobs) -> ResourceStorage:
 
 
 def _requests(run: Run[ClinicalPipeline], jobs: Jobs, resources: int) -> Iterator[Requests]:
-    index, prices, healthlake = found_index(run), run.pipeline.plan.prices, run.pipeline.healthlake
-    source, prefixes = listings(index, jobs, prices)
-    asked, files, number = _asked(run), sum(jobs.files), len(jobs.files)
+    delivery, prices = find_buffered(run) or Buffered(), run.pipeline.plan.prices
+    healthlake = run.pipeline.healthlake
+    source, prefixes = price_listings(delivery, jobs, prices)
+    asked, files, number = _read_requests(run), sum(jobs.files), len(jobs.files)
     read_back = min(run.pipeline.audit.read_back_sample, resources)
     yield source
-    yield priced("S3 GET of whole files, by parse", index.arrivals, prices.get_per_1000, made=True)
-    yield priced("HealthLake reads, by validate", asked["read"], prices.query_per_1000, made=True)
-    yield priced("HealthLake searches, by validate", asked["search"], prices.query_per_1000, made=True)
-    yield priced("HealthLake $validate, by validate", asked["validate"], prices.query_per_1000)
-    yield priced("S3 PUT of import files, by normalize", files, prices.put_per_1000)
+    yield price_requests("S3 GET of whole files, by parse", delivery.arrivals, prices.get_per_1000, made=True)
+    yield price_requests("HealthLake reads, by validate", asked["read"], prices.query_per_1000, made=True)
+    yield price_requests("HealthLake searches, by validate", asked["search"], prices.query_per_1000, made=True)
+    yield price_requests("HealthLake $validate, by validate", asked["validate"], prices.query_per_1000)
+    yield price_requests("S3 PUT of import files, by normalize", files, prices.put_per_1000)
     yield prefixes
-    yield priced("S3 GET of import files, by HealthLake", files, prices.get_per_1000)
-    yield priced("S3 LIST of the jobs' output, by audit", number * _LISTED, prices.put_per_1000)
-    yield priced("S3 GET of manifests and result files, by audit", number + files, prices.get_per_1000)
-    yield priced("HealthLake reads, by audit", read_back, prices.query_per_1000)
-    yield priced("HealthLake StartFHIRImportJob", number, None)
-    yield priced("HealthLake DescribeFHIRImportJob", jobs.looks(healthlake.poll_seconds), None)
+    yield price_requests("S3 GET of import files, by HealthLake", files, prices.get_per_1000)
+    yield price_requests("S3 LIST of the jobs' output, by audit", number * _LISTED, prices.put_per_1000)
+    yield price_requests("S3 GET of manifests and result files, by audit", number + files, prices.get_per_1000)
+    yield price_requests("HealthLake reads, by audit", read_back, prices.query_per_1000)
+    yield price_requests("HealthLake StartFHIRImportJob", number, None)
+    yield price_requests("HealthLake DescribeFHIRImportJob", jobs.count_polls(healthlake.poll_seconds), None)
 
 
-def _asked(run: Run[ClinicalPipeline]) -> Counter[str]:
+def _read_requests(run: Run[ClinicalPipeline]) -> Counter[str]:
     try:
-        return Counter(json.loads(run.s3.get(run.workspace.root.join(_ASKED))))
+        return Counter(json.loads(run.s3.get(run.workspace.root.join(_REQUESTS))))
     except FileNotFoundError:
         return Counter()
 
@@ -173,40 +170,40 @@ def _asked(run: Run[ClinicalPipeline]) -> Counter[str]:
 def _assumptions(run: Run[ClinicalPipeline]) -> Iterator[str]:
     settings, level = run.pipeline.plan, run.pipeline.risk.validation_level
     yield (
-        f"Rejects are those that Airlock finds by itself, at any level: HealthLake validates at {level}, and what it "
-        f"refuses beyond them is not foreseen."
+        f"Rejects are those that Airlock finds itself, at any level. HealthLake validates at {level} and may refuse "
+        f"more, which a plan cannot foresee."
     )
-    unchecked = _asked(run)["validate"]
+    unchecked = _read_requests(run)["validate"]
     if unchecked:
         yield (
-            f"$validate was not asked, which validation.service_check: {run.pipeline.validation.service_check} does of "
-            f"{unchecked:,} resources: what it finds wrong is not foreseen."
+            f"validation.service_check: {run.pipeline.validation.service_check} makes a run ask $validate about "
+            f"{unchecked:,} resources. The plan did not ask, and cannot foresee the answers."
         )
     yield assumed_prices(settings.prices)
     yield from _unpriced(settings.prices)
     yield (
-        f"A job takes {settings.job_seconds:g} s and what the slower of {settings.job_mib_per_second:g} MiB/s and "
-        f"{settings.job_resources_per_second:g} resources/s makes of it: AWS states neither; correct plan by your own "
-        f"jobs."
+        f"A job takes {settings.job_seconds:g} s, and the time for its bytes at {settings.job_mib_per_second:g} MiB/s "
+        f"or for its resources at {settings.job_resources_per_second:g} per second, whichever is longer. AWS states no "
+        f"such rates: correct the settings under plan by your own jobs."
     )
     yield (
-        f"{settings.concurrent_jobs} import job(s) at a time in the account, where others queue, and "
-        f"{settings.starts_per_second:g} start(s) per second; no throttling, no FAILED job, and nobody else imports."
+        f"{settings.concurrent_jobs} import job(s) at a time in the account, while others wait in its queue, and "
+        f"{settings.starts_per_second:g} start(s) per second. No throttling, no FAILED job, and nobody else imports."
     )
     yield f"Writing an import file takes {settings.copy_seconds:g} s, one after the other."
     yield (
-        f"HealthLake stores {settings.stored_fraction:g} bytes for each one imported; an update is stored beside what "
-        f"was there. References that have to be rewritten change the bytes a little."
+        f"HealthLake stores {settings.stored_fraction:g} bytes for each imported byte, and an update as one more "
+        f"version. Rewritten references change the bytes a little."
     )
     yield "Left out: the data store's hours, small objects of the workspace, KMS, CloudTrail, and Airflow's machines."
     yield from assumed_nights(run.pipeline)
 
 
 def _unpriced(prices: HealthLakePrices) -> Iterator[str]:
-    yield "StartFHIRImportJob and DescribeFHIRImportJob are counted; a price of theirs is not known."
+    yield "StartFHIRImportJob and DescribeFHIRImportJob are counted, but AWS states no price for them."
     unknown = [name for name in ("import_gib", "query_per_1000", "stored_gib_month") if getattr(prices, name) is None]
     if unknown:
         yield (
-            f"Of HealthLake no price is assumed: take those of your tier and Region from AWS's price page and set "
+            f"HealthLake has no default prices. Take those of your tier and Region from AWS's price page and set "
             f"{', '.join(f'plan.prices.{name}' for name in unknown)}."
         )

@@ -12,22 +12,22 @@ import polars as pl
 from airlock.imaging.normalize import foresee
 from airlock.imaging.reading import find as find_reading
 from airlock.records import VERDICTS, Verdict
-from airlock.stages.plan import Plan, Storage, write
+from airlock.stages.buffer import Buffered, find_buffered
+from airlock.stages.plan import Plan, Storage, write_plan_file
 from airlock.stages.plan_figures import (
     GIB,
     MIB,
     Jobs,
     assumed_nights,
     assumed_prices,
-    batches_of,
-    cost,
-    delivery,
-    finding,
-    found_index,
-    hours,
-    in_order,
-    listings,
-    priced,
+    describe_delivery,
+    estimate_hours,
+    make_finding,
+    price_listings,
+    price_requests,
+    sort_findings,
+    sum_batches,
+    sum_cost,
 )
 
 if TYPE_CHECKING:
@@ -35,24 +35,15 @@ if TYPE_CHECKING:
 
     from airlock.pipelines import ImagingPipeline, PlanSettings, Prices
     from airlock.run import Run
-    from airlock.stages.buffer import Buffered
     from airlock.stages.plan import Requests
 
 _MANIFESTS = 3  # objects that audit reads of a job's output
 _COLUMNS = ["verdict", "reason", "size", "StudyInstanceUID", "SeriesInstanceUID"]
 
 
-def write_plan(run: Run) -> tuple[Plan, str]:
-    """Make the plan of a run that buffer, parse and validate have gone through as a plan; return it with its address.
-
-    Nothing is written but ``plan.json``.
-    """
-    return write(run, _make(run))
-
-
 @dataclass
 class _Accepted:
-    """Sums over the verdicts; studies are whole in a part."""
+    """Sums over the verdicts, part by part; a part has whole studies."""
 
     found: Counter[tuple[str, str | None]] = field(default_factory=Counter)  # arrivals by verdict and reason
     bytes: Counter[tuple[str, str | None]] = field(default_factory=Counter)
@@ -79,29 +70,33 @@ def _by_finding(part: pl.DataFrame) -> Iterable[tuple[str, str | None, int, int]
     return part.group_by("verdict", "reason").agg(pl.len(), pl.col("size").sum()).iter_rows()
 
 
-def _make(run: Run) -> Plan:
-    index, settings = found_index(run), run.pipeline.plan
+def write_plan(run: Run) -> tuple[Plan, str]:
+    """Write ``plan.json`` from the results of buffer, parse and validate; return the plan and its address."""
+    delivery, settings = find_buffered(run) or Buffered(), run.pipeline.plan
     accepted, jobs = _Accepted(), Jobs()
     for part in run.workspace.parts("verdicts", VERDICTS, _COLUMNS):
         accepted.add(part, settings)
     for files, in_place in foresee(run):
         jobs.add(files["size"], settings, files.height / settings.job_files_per_second, in_place=in_place)
-    findings = (finding(*pair, arrivals=number, size=accepted.bytes[pair]) for pair, number in accepted.found.items())
-    return Plan(
-        **delivery(run),
-        findings=in_order(findings),
+    findings = (
+        make_finding(*pair, arrivals=number, size=accepted.bytes[pair]) for pair, number in accepted.found.items()
+    )
+    plan = Plan(
+        **describe_delivery(run),
+        findings=sort_findings(findings),
         studies=accepted.studies,
         series=accepted.series,
-        batches=batches_of(jobs),
-        hours=hours(run.pipeline, settings, jobs, run.pipeline.staging.copies_in_flight),
-        cost=cost(
+        batches=sum_batches(jobs),
+        hours=estimate_hours(run.pipeline, settings, jobs, run.pipeline.staging.copies_in_flight),
+        cost=sum_cost(
             settings.prices,
-            _requests(run, index, jobs),
+            _requests(run, delivery, jobs),
             sum(jobs.bytes) / GIB * settings.prices.import_gib,
             _storage(settings.prices, accepted, jobs),
         ),
         assumptions=tuple(_assumptions(run.pipeline)),
     )
+    return write_plan_file(run, plan)
 
 
 def _storage(prices: Prices, accepted: _Accepted, jobs: Jobs) -> Storage:
@@ -115,37 +110,38 @@ def _storage(prices: Prices, accepted: _Accepted, jobs: Jobs) -> Storage:
     )
 
 
-def _requests(run: Run, index: Buffered, jobs: Jobs) -> Iterator[Requests]:
+def _requests(run: Run, delivery: Buffered, jobs: Jobs) -> Iterator[Requests]:
     prices, number = run.pipeline.plan.prices, len(jobs.files)
-    source, prefixes = listings(index, jobs, prices)
-    headers = find_reading(run.workspace, index.shards).requests
-    looks = jobs.looks(run.pipeline.healthimaging.poll_seconds)
+    source, prefixes = price_listings(delivery, jobs, prices)
+    headers = find_reading(run.workspace, delivery.shards).requests
+    looks = jobs.count_polls(run.pipeline.healthimaging.poll_seconds)
     yield source
-    yield priced("S3 GET of headers, by parse", headers, prices.get_per_1000, made=True)
-    yield priced("S3 COPY to the batches' prefixes, by normalize", jobs.copy_requests, prices.put_per_1000)
+    yield price_requests("S3 GET of headers, by parse", headers, prices.get_per_1000, made=True)
+    yield price_requests("S3 COPY to the batches' prefixes, by normalize", jobs.copy_requests, prices.put_per_1000)
     yield prefixes
-    yield priced("S3 GET of whole files, by HealthImaging", sum(jobs.files), prices.get_per_1000)
-    yield priced("S3 GET of manifests, by audit", number * _MANIFESTS, prices.get_per_1000)
-    yield priced("HealthImaging StartDICOMImportJob", number, prices.api_per_1000)
-    yield priced("HealthImaging GetDICOMImportJob", looks, prices.api_per_1000)
+    yield price_requests("S3 GET of whole files, by HealthImaging", sum(jobs.files), prices.get_per_1000)
+    yield price_requests("S3 GET of manifests, by audit", number * _MANIFESTS, prices.get_per_1000)
+    yield price_requests("HealthImaging StartDICOMImportJob", number, prices.api_per_1000)
+    yield price_requests("HealthImaging GetDICOMImportJob", looks, prices.api_per_1000)
 
 
 def _assumptions(pipeline: ImagingPipeline) -> Iterator[str]:
     settings, prices = pipeline.plan, pipeline.plan.prices
     yield assumed_prices(prices)
     yield (
-        f"A job takes {settings.job_seconds:g} s and what the slower of {settings.job_mib_per_second:g} MiB/s and "
-        f"{settings.job_files_per_second:g} files/s makes of it: AWS states neither; correct plan by your own jobs."
+        f"A job takes {settings.job_seconds:g} s, and the time for its bytes at {settings.job_mib_per_second:g} MiB/s "
+        f"or for its files at {settings.job_files_per_second:g} per second, whichever is longer. AWS states no such "
+        f"rates: correct the settings under plan by your own jobs."
     )
     yield (
-        f"{settings.concurrent_jobs} jobs at a time and {settings.starts_per_second:g} start(s) per second; no "
+        f"{settings.concurrent_jobs} jobs at a time and {settings.starts_per_second:g} start(s) per second. No "
         f"throttling, no FAILED job, and nobody else imports into the data store."
     )
-    yield f"A copy takes {settings.copy_seconds:g} s, and {pipeline.staging.copies_in_flight} go on at a time."
+    yield f"A copy takes {settings.copy_seconds:g} s, and {pipeline.staging.copies_in_flight} are made at a time."
     yield (
-        f"HealthImaging stores {settings.stored_fraction:g} bytes for each one imported, makes one image set of a "
-        f"series, and bills each as {prices.least_image_set_mib:g} MiB at least, for 30 days at least."
+        f"HealthImaging stores {settings.stored_fraction:g} bytes for each imported byte, makes one image set of each "
+        f"series, and bills at least {prices.least_image_set_mib:g} MiB and 30 days for it."
     )
-    yield "Its GETs of the files are billed to the bucket's owner; bucket and data store are in one Region."
+    yield "HealthImaging's GETs of the files are billed to the bucket's owner. Bucket and data store are in one Region."
     yield "Left out: small objects of the workspace, S3 Inventory, KMS, HealthLake, CloudTrail, and Airflow's machines."
     yield from assumed_nights(pipeline)

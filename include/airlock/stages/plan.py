@@ -1,7 +1,7 @@
-"""A plan: what a run would do, found by the same run stopped after normalize, which claims and imports nothing.
+"""The plan of a run: its counts, hours and costs, from a run that stops after normalize and claims and imports nothing.
 
-A plan's datasets lie in the folder ``plan`` of the run's workspace, and ``plan/plan.json`` is the plan itself, schema
-``airlock.plan/1``; ``json_schema()`` is published as docs/plan.schema.json. docs/planning.md says how it reckons.
+The folder ``plan`` of the run's workspace has the datasets of a plan and ``plan.json``, schema ``airlock.plan/1``.
+``json_schema()`` is published as docs/plan.schema.json. docs/planning.md explains the estimates.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAME = "plan.json"
 
 
 class PlanMissingError(LookupError):
-    """A run has left no plan."""
+    """A run has not written a plan."""
 
 
 class _Part(BaseModel):
@@ -32,25 +32,26 @@ class _Part(BaseModel):
 
 
 class Finding(_Part):
-    """What validate says of some of the arrivals."""
+    """The arrivals with one verdict and one reason."""
 
     verdict: Verdict
     reason: str | None = Field(description="a reason code, docs/reasons.md; null for none")
-    sentence: str | None = Field(description="what to do about it")
+    sentence: str | None = Field(description="the reason's sentence: the fault and the remedy")
     arrivals: int = Field(description="of a clinical pipeline: files with such a unit; one may be in several findings")
     units: int | None = Field(
-        None, description="of a clinical pipeline: resources, lines that are none, and files as a whole; else null"
+        None,
+        description="of a clinical pipeline: resources, other lines, and files as a whole; else null",
     )
     bytes: int = Field(description="of the arrivals; of a clinical pipeline, of the resources and of files as a whole")
 
 
 class Resources(_Part):
-    """The FHIR resources that are to be imported."""
+    """The FHIR resources to import."""
 
     total: int
     by_type: dict[str, int] = Field(description="by resourceType")
-    patients: int = Field(description="to whom they belong")
-    validation_level: str = Field(description="that HealthLake is asked for; what it refuses by itself is not foreseen")
+    patients: int = Field(description="patients of these resources")
+    validation_level: str = Field(description="requested of HealthLake, which may refuse more than a plan foresees")
 
 
 class Batches(_Part):
@@ -62,79 +63,79 @@ class Batches(_Part):
     most_files: int = Field(description="in one job")
     most_bytes: int = Field(description="in one job")
     in_place: int = Field(description="jobs that need no copy")
-    too_many: bool = Field(description="more than one run maps: take it in by smaller windows or prefixes")
+    too_many: bool = Field(description="more jobs than one run maps: split the delivery by smaller windows or prefixes")
 
 
 class Hours(_Part):
-    """How long staging and import take, by the settings under ``plan``."""
+    """The duration of staging and import, by the settings under ``plan``."""
 
-    copies: float = Field(description="of copying files, or writing import files, to the batches' prefixes")
+    copies: float = Field(description="for copying files, or writing import files, to the batches' prefixes")
     jobs: float
     total: float
-    limited_by: Literal["job starts", "concurrent jobs", "the longest job"] = Field(description="what makes jobs wait")
-    nights: int | None = Field(description="with schedule.import_window, how many of them the jobs need")
+    limited_by: Literal["job starts", "concurrent jobs", "the longest job"] = Field(description="why jobs wait")
+    nights: int | None = Field(description="with schedule.import_window, the number of nights that the jobs need")
 
 
 class Requests(_Part):
-    """Requests of one sort."""
+    """Requests of one kind."""
 
     what: str
     number: int
     cost: float | None = Field(description="null where the pipeline names no price")
-    made: bool = Field(description="whether the plan itself has made as many; the run makes them once more")
+    made: bool = Field(description="whether the plan has made the same requests; the run makes them again")
 
 
 class Storage(_Part):
-    """What is stored, and what it costs per month."""
+    """The storage of images, and its cost per month."""
 
-    image_sets: int = Field(description="one per series, as HealthImaging makes them of consistent files")
+    image_sets: int = Field(description="one per series, as HealthImaging makes of consistent files")
     billed_bytes: int = Field(description="with the least size of an image set")
-    frequent: float = Field(description="per month, all of it in the Frequent Access tier: the first month at least")
+    frequent: float = Field(description="per month, all of it in the Frequent Access tier, as in the first month")
     archive: float = Field(description="per month, all of it in the Archive Instant Access tier")
-    copies: float = Field(description="per month, while the batches' copies lie in S3")
+    copies: float = Field(description="per month, while the batches' copies are in S3")
 
 
 class ResourceStorage(_Part):
-    """What is stored of a clinical or a ccda pipeline, and what it costs per month."""
+    """The storage of a clinical or ccda pipeline, and its cost per month."""
 
     billed_bytes: int | None = Field(description="in HealthLake, before its allowance; null before a conversion")
     healthlake: float | None = Field(description="per month; null where the pipeline names no price")
-    copies: float = Field(description="per month, while import files or documents lie below the batches' prefixes")
+    copies: float = Field(description="per month, while import files or documents are below the batches' prefixes")
 
 
 class Cost(_Part):
-    """Money, by the price table of the pipeline."""
+    """The cost, by the price table of the pipeline."""
 
     currency: str
     region: str
     as_of: date = Field(description="the day of the price table: check AWS's price page")
     requests: tuple[Requests, ...]
-    all_requests: float = Field(description="those with a price")
+    all_requests: float = Field(description="sum of the requests with a price")
     imports: float | None = Field(description="of a ccda pipeline, conversions; null where the pipeline names no price")
     storage: Storage | ResourceStorage
 
 
 class Plan(_Part):
-    """What a run would do, by what lies there now and what the ledger knows now."""
+    """The expected work of a run, by the present objects and the present ledger."""
 
     version: Literal["airlock.plan/1"] = Field("airlock.plan/1", alias="schema")
     pipeline: str
     kind: Literal["imaging", "clinical", "ccda"] = Field("imaging", description="of the pipeline")
     run_id: str
     made_at: datetime
-    window: tuple[datetime, datetime] | None = Field(description="null: whatever lies below the prefix")
+    window: tuple[datetime, datetime] | None = Field(description="null: all objects below the prefix")
     prefix: str
     listed: int = Field(description="objects below the prefix, whatever their window")
     settled: int = Field(description="in the window, but settled by earlier runs")
     claimed_elsewhere: int = Field(description="in the window, but held by other runs now")
-    undated: int = Field(description="without the date in their key that source.window: key_date asks for")
+    undated: int = Field(description="without a date in their key, which source.window: key_date needs")
     arrivals: int
     bytes: int
     findings: tuple[Finding, ...] = Field(
-        description="every arrival is in one of them; of a clinical pipeline every unit"
+        description="each arrival is in one of them; of a clinical pipeline each unit"
     )
-    studies: int | None = Field(None, description="with at least one accepted file; null where no images travel")
-    series: int | None = Field(None, description="with at least one accepted file; null where no images travel")
+    studies: int | None = Field(None, description="with at least one accepted file; null in other pipelines")
+    series: int | None = Field(None, description="with at least one accepted file; null in other pipelines")
     resources: Resources | None = Field(
         None, description="of a clinical pipeline; of a ccda pipeline they are unknown before the conversion: null"
     )
@@ -153,36 +154,36 @@ def json_schema() -> dict[str, Any]:
     return Plan.model_json_schema(by_alias=True, mode="serialization")
 
 
-def write(run: Run[Pipeline], plan: Plan) -> tuple[Plan, str]:
-    """Write a plan where `read_plan` finds it; return it with its address."""
+def write_plan_file(run: Run[Pipeline], plan: Plan) -> tuple[Plan, str]:
+    """Write ``plan.json``; return the plan and its address."""
     where = run.workspace.root.join(NAME)
     run.s3.put(where, plan.to_json().encode(), "application/json")
     return plan, str(where)
 
 
 def read_plan(s3: S3, pipeline: Pipeline, run_id: str) -> Plan:
-    """Return the plan that a run with ``plan_only`` has left.
+    """Return the plan that a run with ``plan_only`` has written.
 
     Parameters
     ----------
     s3
-        Where the pipeline's workspace is.
+        The S3 client for the pipeline's workspace.
     pipeline
-        Whose run it was.
+        The run's pipeline.
     run_id
         Airflow's id of the DAG run.
 
     Raises
     ------
     PlanMissingError
-        If there is none.
+        If the run has not written one.
     """
     key = run_key(pipeline.name, run_id)
     try:
         content = s3.get(S3Uri.parse(pipeline.workspace).join(pipeline.name, key, PLAN, NAME))
     except FileNotFoundError:
         raise PlanMissingError(
-            f"run {run_id!r} of pipeline {pipeline.name!r} has left no plan: start it with plan_only, and wait until "
-            f"its task normalize has ended"
+            f"Run {run_id!r} of pipeline {pipeline.name!r} has not written a plan. Start a run with plan_only, and "
+            f"wait until its task normalize has ended."
         ) from None
     return Plan.model_validate_json(content)

@@ -1,4 +1,4 @@
-"""The figures of a plan: jobs, hours, requests and money, by the settings under ``plan``."""
+"""Estimate a plan's jobs, hours, requests and costs by the settings under ``plan``."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ _PAGE = 1_000  # objects in one answer to a LIST
 
 @dataclass
 class Jobs:
-    """Sums over the batches, of which each is one job."""
+    """Sums over a plan's batches; each is one job."""
 
     files: list[int] = field(default_factory=list)
     bytes: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     in_place: int = 0
-    copied: int = 0  # files
+    copied: int = 0  # number of files
     copied_bytes: int = 0
     copy_requests: int = 0
-    pages: int = 0  # of one listing of every prefix
+    pages: int = 0  # of a listing of each job's prefix
 
     def add(self, sizes: pl.Series, settings: AnyPlanSettings, counted_seconds: float, *, in_place: bool) -> None:
         """Add a job.
@@ -49,13 +49,13 @@ class Jobs:
         Parameters
         ----------
         sizes
-            Bytes of each of its files.
+            The size of each of its files in bytes.
         settings
-            What a job takes whatever it holds, and for its bytes.
+            The seconds that each job takes, and the rate by which it imports bytes.
         counted_seconds
-            What it takes for the number of what it holds; the slower of the two counts.
+            The seconds for the number of its files or resources; the seconds for its bytes count if they are more.
         in_place
-            Whether its files need no copy.
+            Whether its files are imported without a copy.
         """
         size = int(sizes.sum())
         self.files.append(len(sizes))
@@ -69,19 +69,15 @@ class Jobs:
         self.copied_bytes += size
         self.copy_requests += sum(map(requests_of_copy, sizes))
 
-    def looks(self, poll_seconds: float) -> int:
-        """Return how often the jobs are looked at."""
+    def count_polls(self, poll_seconds: float) -> int:
+        """Return how often Airlock asks for the state of the jobs."""
         return sum(1 + math.ceil(seconds / poll_seconds) for seconds in self.seconds)
 
 
-def found_index(run: Run[Pipeline]) -> Buffered:
-    """Return what buffer has found; nothing where it found nothing."""
-    return find_buffered(run) or Buffered()
-
-
-def delivery(run: Run[Pipeline]) -> dict[str, Any]:
-    """Return the fields of a plan that tell of the run and its delivery, whatever travels."""
-    index, counts = found_index(run), ("listed", "settled", "claimed_elsewhere", "undated", "arrivals", "bytes")
+def describe_delivery(run: Run[Pipeline]) -> dict[str, Any]:
+    """Return the fields of a plan about its run and its delivery."""
+    delivery = find_buffered(run) or Buffered()
+    counts = ("listed", "settled", "claimed_elsewhere", "undated", "arrivals", "bytes")
     return {
         "schema": "airlock.plan/1",
         "pipeline": run.pipeline.name,
@@ -90,26 +86,26 @@ def delivery(run: Run[Pipeline]) -> dict[str, Any]:
         "made_at": datetime.now(UTC),
         "window": None if run.window is None else (run.window.start, run.window.end),
         "prefix": str(run.prefix),
-        **{name: getattr(index, name) for name in counts},
+        **{name: getattr(delivery, name) for name in counts},
     }
 
 
-def finding(verdict: str, reason: str | None, *, arrivals: int, size: int, units: int | None = None) -> Finding:
-    """Return a finding with its sentence."""
+def make_finding(verdict: str, reason: str | None, *, arrivals: int, size: int, units: int | None = None) -> Finding:
+    """Return a finding with the sentence of its reason."""
     sentence = SENTENCES[reason] if reason else None
     return Finding(
         verdict=Verdict(verdict), reason=reason, sentence=sentence, arrivals=arrivals, units=units, bytes=size
     )
 
 
-def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Return findings in the order of the verdicts, then of the reasons."""
+def sort_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return the findings in the order of their verdicts, and of their reasons."""
     order = list(Verdict)
     return tuple(sorted(findings, key=lambda item: (order.index(item.verdict), item.reason or "")))
 
 
-def batches_of(jobs: Jobs) -> Batches:
-    """Return what a plan says of the jobs."""
+def sum_batches(jobs: Jobs) -> Batches:
+    """Return the number and the sizes of the jobs."""
     return Batches(
         jobs=len(jobs.files),
         files=sum(jobs.files),
@@ -121,8 +117,8 @@ def batches_of(jobs: Jobs) -> Batches:
     )
 
 
-def hours(pipeline: Pipeline, settings: AnyPlanSettings, jobs: Jobs, copies_in_flight: int) -> Hours:
-    """Return how long it takes: the longest of what the jobs' starts, their number at a time and the longest take."""
+def estimate_hours(pipeline: Pipeline, settings: AnyPlanSettings, jobs: Jobs, copies_in_flight: int) -> Hours:
+    """Return the hours of copying and importing; the strictest of three limits determines the hours of the jobs."""
     seconds, window = jobs.seconds, pipeline.schedule.import_window
     longest = max(seconds, default=0)
     bounds: dict[Any, float] = {
@@ -142,9 +138,11 @@ def hours(pipeline: Pipeline, settings: AnyPlanSettings, jobs: Jobs, copies_in_f
     )
 
 
-def cost(prices: S3Prices, made: Iterable[Requests], imports: float | None, storage: Storage | ResourceStorage) -> Cost:
-    """Return what requests, imports and storage cost by a price table."""
-    requests = tuple(made)
+def sum_cost(
+    prices: S3Prices, requests: Iterable[Requests], imports: float | None, storage: Storage | ResourceStorage
+) -> Cost:
+    """Return the cost of requests, imports and storage by a price table."""
+    requests = tuple(requests)
     return Cost(
         currency=prices.currency,
         region=prices.region,
@@ -156,29 +154,31 @@ def cost(prices: S3Prices, made: Iterable[Requests], imports: float | None, stor
     )
 
 
-def priced(what: str, number: int, price: float | None, *, made: bool = False) -> Requests:
-    """Return requests of one sort at a price per 1,000, None where there is none."""
+def price_requests(what: str, number: int, price: float | None, *, made: bool = False) -> Requests:
+    """Return requests of one kind at a price per 1,000; the price is None if it is unknown."""
     return Requests(what=what, number=number, cost=None if price is None else number / 1000 * price, made=made)
 
 
-def listings(index: Buffered, jobs: Jobs, prices: S3Prices) -> tuple[Requests, Requests]:
+def price_listings(delivery: Buffered, jobs: Jobs, prices: S3Prices) -> tuple[Requests, Requests]:
     """Return the LIST requests of the source and of the batches' prefixes."""
-    pages = max(1, math.ceil(index.listed / _PAGE))
+    pages = max(1, math.ceil(delivery.listed / _PAGE))
     return (
-        priced("S3 LIST of the source, by receive and buffer", 2 * pages, prices.put_per_1000, made=True),
-        priced("S3 LIST of the batches' prefixes, by normalize and import", 2 * jobs.pages, prices.put_per_1000),
+        price_requests("S3 LIST of the source, by receive and buffer", 2 * pages, prices.put_per_1000, made=True),
+        price_requests(
+            "S3 LIST of the batches' prefixes, by normalize and import", 2 * jobs.pages, prices.put_per_1000
+        ),
     )
 
 
 def assumed_prices(prices: S3Prices) -> str:
-    """Return what a plan assumes of the price table."""
+    """Return a plan's assumption about its price table."""
     return (
-        f"Prices of {prices.region}, read on {prices.as_of:%Y-%m-%d}, without free tiers: check AWS's price page and "
+        f"Prices of {prices.region}, read on {prices.as_of:%Y-%m-%d}, without free tiers. Check AWS's price page and "
         f"correct plan.prices."
     )
 
 
 def assumed_nights(pipeline: Pipeline) -> Iterator[str]:
-    """Yield what a plan assumes of the night window, where the pipeline has one."""
+    """Yield a plan's assumption about the night window, if the pipeline has one."""
     if pipeline.schedule.import_window is not None:
-        yield "A night has the hours of schedule.import_window, and copies are made outside them too."
+        yield "A night has the hours of schedule.import_window. Copies are made outside these hours, too."

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def table(plan: Plan) -> str:
-    """Return the plan for people: counts, hours and money, no key and no identifier."""
+    """Return a plan's counts, hours and costs as lines of text, without a key or an identifier."""
     return "\n".join(
         [
             f"plan of pipeline {plan.pipeline}: nothing was claimed, staged or imported",
@@ -63,7 +63,7 @@ def _work_lines(plan: Plan) -> Iterator[str]:
     largest = f"largest: {batches.most_files:,} files, {_size(batches.most_bytes)}; {batches.in_place:,} without a copy"
     yield f"  {jobs:42}{batches.jobs:>14,}  {largest}"
     if batches.too_many:
-        yield f"  More jobs than the {MAX_BATCHES:,} that one run maps: take it in by smaller windows or prefixes."
+        yield f"  More jobs than the {MAX_BATCHES:,} that one run maps: split it by smaller windows or prefixes."
     nights = "" if hours.nights is None else f", in {hours.nights} night(s)"
     yield f"  {'hours of copies':42}{hours.copies:>14,.2f}"
     yield f"  {'hours of import':42}{hours.jobs:>14,.2f}  limited by {hours.limited_by}{nights}"

@@ -99,7 +99,9 @@ class TestWhatItAsks:
         plan = made(world, TWO, store, validation={"service_check": "all"})
         assert store.validated == []
         assert requests(plan)["HealthLake $validate, by validate"] == (4, None)
-        assert any("$validate was not asked" in text and "all does of 4 resources" in text for text in plan.assumptions)
+        assert any(
+            "service_check: all makes a run ask $validate about 4 resources" in text for text in plan.assumptions
+        )
 
     def test_without_a_service_check_nothing_is_said_of_it(self, world: World) -> None:
         assert not any("$validate" in text for text in made(world, TWO).assumptions)
@@ -138,7 +140,7 @@ class TestItsFigures:
         assert plan.cost.imports == size
         assert plan.cost.storage.model_dump() == {"billed_bytes": 2 * size, "healthlake": 4 * size, "copies": 3 * size}
         assert plan.cost.all_requests == 4 + 4  # $validate, and what audit reads back
-        assert not any("no price is assumed" in text for text in plan.assumptions)
+        assert not any("has no default prices" in text for text in plan.assumptions)
 
 
 class TestItLeavesNoTrace:

@@ -173,7 +173,7 @@ class TestItsFigures:
         assert plan.cost.imports == plan.bytes
         assert plan.cost.all_requests == 1 + 3  # the service reads the file, audit three objects
         assert "Cost in EUR, prices of eu-central-1 as of 2026-10-07" in table(plan)
-        assert any("check AWS's price page" in text for text in plan.assumptions)
+        assert any("Check AWS's price page" in text for text in plan.assumptions)
 
 
 class TestItLeavesNoTrace:
