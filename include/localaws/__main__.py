@@ -9,7 +9,7 @@ import warnings
 
 import uvicorn
 
-from localaws.server import bound, uvicorn_config
+from localaws.server import bind_listener, uvicorn_config
 from localaws.settings import read_settings
 from localaws.state import StateError
 
@@ -26,7 +26,7 @@ def main() -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     wanted = read_settings(sys.argv[1:], os.environ)
     try:
-        settings, listener = bound(wanted)
+        settings, listener = bind_listener(wanted)
     except OSError as error:
         message = "Port %s cannot be used on %s (%s); choose another with --port or LOCALAWS_PORT"
         log.error(message, wanted.port, wanted.host, error.strerror)  # noqa: TRY400 - the sentence says it all

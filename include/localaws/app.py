@@ -96,7 +96,7 @@ class Gateway:
         try:
             self._throttle.admit(operation.name)
             params = plane.parse(operation, labels, call)
-            faults = await run_in_threadpool(self._struck_by, plane, operation.name, params)
+            faults = await run_in_threadpool(self._find_faults, plane, operation.name, params)
             await _before(faults)
             answer = await run_in_threadpool(plane.handle, operation, params)
         except AwsError as error:
@@ -106,7 +106,7 @@ class Gateway:
             return plane.error(AwsError("InternalServerException", "Internal server error"))
         return _after(faults, answer, plane)
 
-    def _struck_by(self, plane: Plane, operation: str, params: Params) -> list[Fault]:
+    def _find_faults(self, plane: Plane, operation: str, params: Params) -> list[Fault]:
         return self._faults.for_call(operation, *plane.subject(params)) if self._faults.any_for_calls else []
 
 

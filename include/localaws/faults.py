@@ -209,7 +209,7 @@ class FaultBoard:
         if not candidates:
             return []
         with self._state.write() as connection:
-            return self._used(connection, candidates)
+            return self._use_up(connection, candidates)
 
     def for_job(
         self, connection: sqlite3.Connection, kinds: Collection[str], job_name: str, input_s3_uri: str
@@ -226,14 +226,14 @@ class FaultBoard:
         candidates = [
             fault for fault in self._faults if fault.kind in kinds and fault.matches_job(job_name, input_s3_uri)
         ]
-        return self._used(connection, candidates)
+        return self._use_up(connection, candidates)
 
     def strikes_change(self, connection: sqlite3.Connection, kind: str) -> bool:
         """Say whether a change fails, and count the fault as used in the transaction that begins the change."""
-        return bool(self._used(connection, [fault for fault in self._faults if fault.kind == kind]))
+        return bool(self._use_up(connection, [fault for fault in self._faults if fault.kind == kind]))
 
     @staticmethod
-    def _used(connection: sqlite3.Connection, candidates: Sequence[Fault]) -> list[Fault]:
+    def _use_up(connection: sqlite3.Connection, candidates: Sequence[Fault]) -> list[Fault]:
         used = []
         for fault in candidates:
             changed = connection.execute(

@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 LARGEST_PAGE = 50
 
 
-def page(
+def cut_page(
     items: Sequence[Item], params: dict[str, Any], size: str = "maxResults", following: str = "nextToken"
 ) -> tuple[Sequence[Item], dict[str, str]]:
     """Cut one page out of `items`.

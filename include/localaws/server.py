@@ -47,7 +47,7 @@ def uvicorn_config(settings: Settings) -> uvicorn.Config:
     )
 
 
-def bound(settings: Settings) -> tuple[Settings, socket.socket]:
+def bind_listener(settings: Settings) -> tuple[Settings, socket.socket]:
     """Take the port; returns the settings with its number, and the socket to serve on.
 
     The number has to be known before the application is built: HealthLake answers it in data store endpoints.
@@ -109,7 +109,7 @@ def serve(settings: Settings | None = None, **changes: Any) -> Iterator[str]:
     """
     with TemporaryDirectory(prefix="localaws-") as folder:
         base = settings or Settings(port=0, state=Path(folder) / "localaws.db")
-        chosen, listener = _taken(replace(base, **changes))
+        chosen, listener = _bind_socket(replace(base, **changes))
         server = _Server(uvicorn_config(chosen))
         thread = threading.Thread(target=server.run_until_stopped, args=(listener,), name="localaws", daemon=True)
         thread.start()
@@ -123,9 +123,9 @@ def serve(settings: Settings | None = None, **changes: Any) -> Iterator[str]:
             listener.close()
 
 
-def _taken(settings: Settings) -> tuple[Settings, socket.socket]:
+def _bind_socket(settings: Settings) -> tuple[Settings, socket.socket]:
     try:
-        return bound(settings)
+        return bind_listener(settings)
     except OSError as error:
         message = f"localaws did not start on {settings.host}:{settings.port}: is the port taken?"
         raise RuntimeError(message) from error

@@ -187,6 +187,6 @@ def to_json(shape: Shape, value: Any) -> Any:
     return value
 
 
-def without_none(value: Mapping[str, Any]) -> dict[str, Any]:
+def drop_none(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return `value` without the members that are None: an absent member and a null one mean the same to AWS."""
     return {name: item for name, item in value.items() if item is not None}

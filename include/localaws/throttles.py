@@ -63,10 +63,10 @@ class Throttle:
         AwsError
             ThrottlingException: the bucket is empty.
         """
-        if not self._takes_token(operation):
+        if not self._take_token(operation):
             raise AwsError("ThrottlingException", "Rate exceeded")
 
-    def _takes_token(self, operation: str) -> bool:
+    def _take_token(self, operation: str) -> bool:
         rate = self._rates.get(operation)
         if rate is None:
             return True

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TOKEN_MEMBERS = ("clientToken", "ClientToken")
 
 
-def replayed(
+def find_replayed(
     connection: sqlite3.Connection,
     operation: str,
     params: dict[str, Any],
@@ -41,7 +41,7 @@ def replayed(
     return str(row["subject"])
 
 
-def remember(connection: sqlite3.Connection, operation: str, params: dict[str, Any], subject: str) -> None:
+def remember_token(connection: sqlite3.Connection, operation: str, params: dict[str, Any], subject: str) -> None:
     """Record that this call made `subject`, in the transaction that makes it; nothing without a token."""
     if _token(params) is not None:
         connection.execute(

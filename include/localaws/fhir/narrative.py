@@ -46,7 +46,7 @@ class _Narrative:
         self.says_something |= not content.isspace()
 
 
-def narrative_complaint(value: str) -> str | None:
+def find_narrative_fault(value: str) -> str | None:
     """Return what is wrong with the ``div`` of a narrative; None if nothing is."""
     narrative = _Narrative()
     parser = expat.ParserCreate("utf-8", " ")

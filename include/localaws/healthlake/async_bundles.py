@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from localaws.errors import log_defect
 from localaws.fhir import Issue, operation_outcome
-from localaws.healthlake.documents import read, written
+from localaws.healthlake.documents import read_document, write_document
 from localaws.healthlake.exchange import LEVEL_HEADER, FhirError, Place, Reply, Request, level_of
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class AsyncBundles:
                     request.place.datastore_id,
                     level_of(request.headers),
                     request.place.base,
-                    written(request.body),
+                    write_document(request.body),
                 ),
             )
             self._schedule.add(connection, KIND, transaction_id, self._seconds)
@@ -88,7 +88,7 @@ class AsyncBundles:
         if row is None:
             raise FhirError(404, "not-found", "There is no such transaction.")
         if row["answer_status"] is not None:
-            return Reply(row["answer_status"], read(row["answer"]))
+            return Reply(row["answer_status"], read_document(row["answer"]))
         outcome = operation_outcome([Issue("information", "informational", row["status"])])
         return Reply(202, {**outcome, "id": transaction_id})
 
@@ -100,15 +100,15 @@ class AsyncBundles:
                 connection.execute("UPDATE fhir_transaction SET status = 'IN_PROGRESS' WHERE id = ?", (transaction_id,))
                 return self._seconds
             if row["answer_status"] is None:
-                reply = self._carried_out(connection, row)
+                reply = self._carry_out(connection, row)
                 connection.execute(
                     "UPDATE fhir_transaction SET status = 'ENDED', answer_status = ?, answer = ? WHERE id = ?",
-                    (reply.status, written(reply.body), transaction_id),
+                    (reply.status, write_document(reply.body), transaction_id),
                 )
         return None
 
-    def _carried_out(self, connection: sqlite3.Connection, row: sqlite3.Row) -> Reply:
-        body: dict[str, Any] = read(row["bundle"])
+    def _carry_out(self, connection: sqlite3.Connection, row: sqlite3.Row) -> Reply:
+        body: dict[str, Any] = read_document(row["bundle"])
         place = Place(row["datastore_id"], row["base"])
         request = Request(place, "POST", "", headers={LEVEL_HEADER: row["level"]}, body=body)
         connection.execute("SAVEPOINT whole")

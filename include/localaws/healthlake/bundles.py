@@ -19,13 +19,13 @@ from localaws.healthlake.exchange import (
     FhirError,
     Reply,
     Request,
+    bad_request,
     level_of,
     not_emulated,
-    refused,
 )
-from localaws.healthlake.routes import route_of
-from localaws.healthlake.store import instant
-from localaws.healthlake.validation import checked
+from localaws.healthlake.routes import find_route
+from localaws.healthlake.store import format_instant
+from localaws.healthlake.validation import check_resource
 
 if TYPE_CHECKING:
     import sqlite3
@@ -60,12 +60,14 @@ class Bundles:
 
     def process(self, connection: sqlite3.Connection, request: Request) -> Reply:
         """Answer a batch or a synchronous transaction."""
-        entries = entries_of(request)
+        entries = read_entries(request)
         if request.body["type"] == "batch":
-            _limit(entries, self._limits.batch, "A batch")
-            return _answered("batch-response", [self._alone(connection, request, entry) for entry in entries])
+            _check_size(entries, self._limits.batch, "A batch")
+            return _make_response(
+                "batch-response", [self._carry_out_alone(connection, request, entry) for entry in entries]
+            )
         hint = f"; send up to {self._limits.asynchronous} with Prefer: respond-async"
-        _limit(entries, self._limits.transaction, "A synchronous transaction", hint)
+        _check_size(entries, self._limits.transaction, "A synchronous transaction", hint)
         return self.transact(connection, request)
 
     def transact(self, connection: sqlite3.Connection, request: Request) -> Reply:
@@ -77,12 +79,12 @@ class Bundles:
             What refuses one of the entries.
         """
         replies = []
-        for index, entry in enumerate(_transaction(request)):
+        for index, entry in enumerate(_read_transaction(request)):
             try:
                 replies.append((entry, self._interactions.carry_out(connection, entry)))
             except FhirError as error:
-                raise _located(error, index) from None
-        return _answered("transaction-response", replies)
+                raise _locate_error(error, index) from None
+        return _make_response("transaction-response", replies)
 
     def check(self, request: Request) -> None:
         """Look at an asynchronous transaction before it is queued.
@@ -92,29 +94,29 @@ class Bundles:
         FhirError
             It is no transaction, has too many entries, or holds a resource that the validation level refuses.
         """
-        entries = entries_of(request)
+        entries = read_entries(request)
         if request.body["type"] != "transaction":
-            raise refused("Only a transaction can be sent with Prefer: respond-async.", "not-supported")
-        _limit(entries, self._limits.asynchronous, "An asynchronous transaction")
+            raise bad_request("Only a transaction can be sent with Prefer: respond-async.", "not-supported")
+        _check_size(entries, self._limits.asynchronous, "An asynchronous transaction")
         level = level_of(request.headers)
-        for index, entry in enumerate(_transaction(request)):
+        for index, entry in enumerate(_read_transaction(request)):
             try:
-                interaction, _ = route_of(entry.method, entry.path)
+                interaction, _ = find_route(entry.method, entry.path)
                 if interaction in {"create", "update"}:
-                    checked(self._validator, entry.body, level)
+                    check_resource(self._validator, entry.body, level)
             except FhirError as error:
-                raise _located(error, index) from None
+                raise _locate_error(error, index) from None
 
-    def _alone(self, connection: sqlite3.Connection, request: Request, entry: Any) -> tuple[Request, Reply]:
+    def _carry_out_alone(self, connection: sqlite3.Connection, request: Request, entry: Any) -> tuple[Request, Reply]:
         asked = request
         try:
-            asked = _conditional(entry_request(request, entry))
+            asked = _check_conditional(read_entry(request, entry))
             return asked, self._interactions.carry_out(connection, asked)
         except FhirError as error:
             return asked, error.reply
 
 
-def entries_of(request: Request) -> list[Any]:
+def read_entries(request: Request) -> list[Any]:
     """Return the entries of the Bundle in the body.
 
     Raises
@@ -124,24 +126,24 @@ def entries_of(request: Request) -> list[Any]:
     """
     body = request.body
     if not isinstance(body, dict) or body.get("resourceType") != "Bundle":
-        raise refused("The body must be a Bundle.", "structure")
+        raise bad_request("The body must be a Bundle.", "structure")
     if body.get("type") == "message":
         raise not_emulated("A Bundle of type message, which AWS enables for single accounts,")
     if body.get("type") not in ("batch", "transaction"):
-        raise refused("The type of the Bundle must be batch or transaction.", "not-supported")
+        raise bad_request("The type of the Bundle must be batch or transaction.", "not-supported")
     entries = body.get("entry", [])
     if not isinstance(entries, list):
-        raise refused("The entry of the Bundle must be a list.", "structure")
+        raise bad_request("The entry of the Bundle must be a list.", "structure")
     level_of(request.headers)
     return entries
 
 
-def _limit(entries: list[Any], most: int, what: str, hint: str = "") -> None:
+def _check_size(entries: list[Any], most: int, what: str, hint: str = "") -> None:
     if len(entries) > most:
         raise FhirError(422, "too-costly", f"{what} has up to {most} entries{hint}.")
 
 
-def entry_request(request: Request, entry: Any) -> Request:
+def read_entry(request: Request, entry: Any) -> Request:
     """Return the interaction that an entry asks for.
 
     Raises
@@ -151,11 +153,11 @@ def entry_request(request: Request, entry: Any) -> Request:
     """
     asked = entry.get("request") if isinstance(entry, dict) else None
     if not isinstance(asked, dict) or not all(isinstance(asked.get(name), str) for name in ("method", "url")):
-        raise refused("Each entry of the Bundle needs a request with method and url.", "required")
+        raise bad_request("Each entry of the Bundle needs a request with method and url.", "required")
     url = str(asked["url"]).encode("utf-8", "replace").decode()
     url = url.removeprefix(f"{request.place.base}/").removeprefix("/")
     if ":" in url.partition("?")[0]:
-        raise refused("The url of an entry must be relative to the data store.")
+        raise bad_request("The url of an entry must be relative to the data store.")
     path, _, query = url.partition("?")
     conditions = {header: str(asked[name]) for name, header in CONDITIONS.items() if name in asked}
     passed_on = {name: text for name, text in request.headers.items() if name in PASSED_ON}
@@ -169,80 +171,84 @@ def entry_request(request: Request, entry: Any) -> Request:
     )
 
 
-def _conditional(entry: Request) -> Request:
+def _check_conditional(entry: Request) -> Request:
     """Hold a conditional update to what HealthLake allows in a batch; without an id it always creates."""
     if entry.method != "PUT" or not entry.query:
         return entry
     names = [name for name, _ in entry.query]
     if names.count("_id") != 1 or len(names) > 2 or not set(names) - {"_id"} <= BESIDE_ID:
-        raise refused(
+        raise bad_request(
             f"A conditional update in a batch names _id, alone or with one of {', '.join(sorted(BESIDE_ID))}."
         )
     given = entry.body.get("id") if isinstance(entry.body, dict) else None
     if given is None:
         return replace(entry, method="POST", query=())
     if given != dict(entry.query)["_id"]:
-        raise refused("The id of the resource must be the one in the criteria.")
+        raise bad_request("The id of the resource must be the one in the criteria.")
     return entry
 
 
-def _transaction(request: Request) -> list[Request]:
+def _read_transaction(request: Request) -> list[Request]:
     """Return the entries of a transaction, with ids for what is new and references that use them."""
     found: list[tuple[Any, Request]] = []
-    for index, entry in enumerate(entries_of(request)):
+    for index, entry in enumerate(read_entries(request)):
         try:
-            asked = entry_request(request, entry)
+            asked = read_entry(request, entry)
             if asked.method == "PUT" and asked.query:
-                raise refused("A transaction takes no conditional update.", "not-supported")
+                raise bad_request("A transaction takes no conditional update.", "not-supported")
         except FhirError as error:
-            raise _located(error, index) from None
+            raise _locate_error(error, index) from None
         new_id = str(uuid.uuid4()) if asked.method == "POST" else None
         found.append((entry.get("fullUrl"), replace(asked, new_id=new_id)))
-    _check_once([f"{asked.path}/{asked.new_id or ''}" for _, asked in found if asked.method != "GET"], "resource")
-    named = [(url, _target(asked)) for url, asked in found if isinstance(url, str) and asked.method in {"POST", "PUT"}]
-    _check_once([url for url, _ in named], "fullUrl")
+    _check_unique([f"{asked.path}/{asked.new_id or ''}" for _, asked in found if asked.method != "GET"], "resource")
+    named = [
+        (url, _target_address(asked))
+        for url, asked in found
+        if isinstance(url, str) and asked.method in {"POST", "PUT"}
+    ]
+    _check_unique([url for url, _ in named], "fullUrl")
     references = {url: target for url, target in named if url.startswith(("urn:uuid:", "urn:oid:"))}
-    return [replace(asked, body=referring(asked.body, references)) for _, asked in found]
+    return [replace(asked, body=replace_references(asked.body, references)) for _, asked in found]
 
 
-def _target(entry: Request) -> str:
+def _target_address(entry: Request) -> str:
     return f"{entry.path}/{entry.new_id}" if entry.new_id else entry.path
 
 
-def _check_once(names: list[str], what: str) -> None:
+def _check_unique(names: list[str], what: str) -> None:
     if len(names) != len(set(names)):
-        raise refused(f"A transaction names each {what} once.")
+        raise bad_request(f"A transaction names each {what} once.")
 
 
-def referring(value: Any, references: dict[str, str]) -> Any:
+def replace_references(value: Any, references: dict[str, str]) -> Any:
     """Return a resource whose references to entries of the Bundle are references to what these become."""
     if isinstance(value, list):
-        return [referring(item, references) for item in value]
+        return [replace_references(item, references) for item in value]
     if not isinstance(value, dict):
         return value
     return {
         name: references.get(item, item)
         if name == "reference" and isinstance(item, str)
-        else referring(item, references)
+        else replace_references(item, references)
         for name, item in value.items()
     }
 
 
-def _located(error: FhirError, index: int) -> FhirError:
+def _locate_error(error: FhirError, index: int) -> FhirError:
     """Return the error of an entry as the error of the whole Bundle."""
     place = f"Bundle.entry[{index}]"
     issues = [Issue(item.severity, item.code, item.diagnostics, (place, *item.location)) for item in error.issues]
     return FhirError(error.status, issues[0].code, str(error), tuple(issues), error.headers)
 
 
-def _answered(kind: str, replies: list[tuple[Request, Reply]]) -> Reply:
-    bundle: dict[str, Any] = {"resourceType": "Bundle", "type": kind, "timestamp": instant(time.time())}
-    entries = [_response(asked, reply) for asked, reply in replies]
+def _make_response(kind: str, replies: list[tuple[Request, Reply]]) -> Reply:
+    bundle: dict[str, Any] = {"resourceType": "Bundle", "type": kind, "timestamp": format_instant(time.time())}
+    entries = [_response_entry(asked, reply) for asked, reply in replies]
     headers = {ISSUES_HEADER: "true"} if any(reply.issues for _, reply in replies) else {}
     return Reply(200, {**bundle, "entry": entries} if entries else bundle, headers)
 
 
-def _response(asked: Request, reply: Reply) -> dict[str, Any]:
+def _response_entry(asked: Request, reply: Reply) -> dict[str, Any]:
     response: dict[str, Any] = {"status": str(reply.status)}
     body = reply.body or {}
     if reply.status >= 400:

@@ -10,11 +10,11 @@ from localaws.errors import AwsError, conflict, invalid, not_found
 from localaws.healthlake.announcements import announce_datastore
 from localaws.healthlake.resources import PAGE_MEMBERS, datastore_arn, datastore_endpoint
 from localaws.healthlake.tags import as_mapping
-from localaws.paging import page
+from localaws.paging import cut_page
 from localaws.resources import new_id
-from localaws.shapes import without_none
+from localaws.shapes import drop_none
 from localaws.tags import put_tags
-from localaws.tokens import remember, replayed
+from localaws.tokens import find_replayed, remember_token
 
 if TYPE_CHECKING:
     import sqlite3
@@ -42,7 +42,7 @@ SETTLED = {"CREATING": ("ACTIVE", "Active"), "UPDATING": ("ACTIVE", ""), "DELETI
 """Status that follows by itself, and the word of its event; AWS documents none for an update."""
 
 
-def existing(connection: sqlite3.Connection, datastore_id: str) -> sqlite3.Row:
+def find_datastore(connection: sqlite3.Connection, datastore_id: str) -> sqlite3.Row:
     """Return the row of a data store, deleted ones too.
 
     Raises
@@ -57,7 +57,7 @@ def existing(connection: sqlite3.Connection, datastore_id: str) -> sqlite3.Row:
     return row
 
 
-def active(connection: sqlite3.Connection, datastore_id: str, settings: Settings) -> sqlite3.Row:
+def find_active_datastore(connection: sqlite3.Connection, datastore_id: str, settings: Settings) -> sqlite3.Row:
     """Return the row of a data store that can be worked with.
 
     Raises
@@ -65,15 +65,15 @@ def active(connection: sqlite3.Connection, datastore_id: str, settings: Settings
     AwsError
         ResourceNotFoundException for an unknown or deleted one, ValidationException while it is made or deleted.
     """
-    row = existing(connection, datastore_id)
+    row = find_datastore(connection, datastore_id)
     if row["status"] == "DELETED":
         raise not_found("data store", datastore_id)
-    if row["status"] not in usable(settings):
+    if row["status"] not in usable_statuses(settings):
         raise invalid(f"The data store {datastore_id} is {row['status']}; wait until it is ACTIVE.")
     return row
 
 
-def usable(settings: Settings) -> set[str]:
+def usable_statuses(settings: Settings) -> set[str]:
     """Return in which states a data store can be imported into."""
     return {"ACTIVE"} | ({"UPDATE_FAILED"} if settings.choice("update_failed_store") == "usable" else set())
 
@@ -97,19 +97,19 @@ class Datastores:
         """Say whether the FHIR REST plane answers for this data store."""
         with self._runtime.state.read() as connection:
             row = connection.execute("SELECT status FROM fhir_datastore WHERE id = ?", (datastore_id,)).fetchone()
-        return row is not None and row["status"] in usable(self._runtime.settings) | {"UPDATING"}
+        return row is not None and row["status"] in usable_statuses(self._runtime.settings) | {"UPDATING"}
 
     def create(self, params: Params) -> Result:
         """Answer CreateFHIRDatastore."""
         _check_configuration(params)
         with self._runtime.state.write() as connection:
-            datastore_id = replayed(connection, "CreateFHIRDatastore", params, invalid)
+            datastore_id = find_replayed(connection, "CreateFHIRDatastore", params, invalid)
             is_new = datastore_id is None
             if datastore_id is None:
                 datastore_id = self._insert(connection, params)
-                remember(connection, "CreateFHIRDatastore", params, datastore_id)
+                remember_token(connection, "CreateFHIRDatastore", params, datastore_id)
                 self._runtime.schedule.add(connection, SETTLE, datastore_id, self._runtime.settings.change_seconds)
-            row = existing(connection, datastore_id)
+            row = find_datastore(connection, datastore_id)
         self._runtime.schedule.wake()
         if is_new:
             announce_datastore(self._runtime, row, "Creating")
@@ -143,26 +143,26 @@ class Datastores:
             "BackupStatusInfo": {"Configuration": backup} if backup else None,
             **configuration,
         }
-        return without_none(members)
+        return drop_none(members)
 
     def describe(self, params: Params) -> Result:
         """Answer DescribeFHIRDatastore; a deleted data store is answered as DELETED."""
         with self._runtime.state.read() as connection:
-            return {"DatastoreProperties": self._properties(existing(connection, params["DatastoreId"]))}
+            return {"DatastoreProperties": self._properties(find_datastore(connection, params["DatastoreId"]))}
 
     def list_datastores(self, params: Params) -> Result:
         """Answer ListFHIRDatastores, newest first."""
         with self._runtime.state.read() as connection:
             rows = connection.execute("SELECT * FROM fhir_datastore ORDER BY created_at DESC, id").fetchall()
         wanted = [row for row in rows if _passes(row, params.get("Filter", {}))]
-        shown, token = page(wanted, params, *PAGE_MEMBERS)
+        shown, token = cut_page(wanted, params, *PAGE_MEMBERS)
         return {"DatastorePropertiesList": [self._properties(row) for row in shown], **token}
 
     def update(self, params: Params) -> Result:
         """Answer UpdateFHIRDatastore: name and configurations that are given replace those that were."""
         _check_configuration(params)
         with self._runtime.state.write() as connection:
-            row = self._free(connection, params["DatastoreId"])
+            row = self._check_unused(connection, params["DatastoreId"])
             chosen = {name: params[name] for name in CONFIGURATION if name in params}
             connection.execute(
                 "UPDATE fhir_datastore SET name = ?, configuration = ?, status = 'UPDATING' WHERE id = ?",
@@ -173,29 +173,29 @@ class Datastores:
                 ),
             )
             self._runtime.schedule.add(connection, SETTLE, row["id"], self._runtime.settings.change_seconds)
-            changed = existing(connection, row["id"])
+            changed = find_datastore(connection, row["id"])
         self._runtime.schedule.wake()
         return {"DatastoreProperties": self._properties(changed)}
 
     def delete(self, params: Params) -> Result:
         """Answer DeleteFHIRDatastore; the same call again changes nothing."""
         with self._runtime.state.write() as connection:
-            row = existing(connection, params["DatastoreId"])
+            row = find_datastore(connection, params["DatastoreId"])
             begins = row["status"] not in {"DELETING", "DELETED"}
             if begins:
-                self._free(connection, row["id"])
+                self._check_unused(connection, row["id"])
                 connection.execute("UPDATE fhir_datastore SET status = 'DELETING' WHERE id = ?", (row["id"],))
                 self._runtime.schedule.add(connection, SETTLE, row["id"], self._runtime.settings.change_seconds)
-                row = existing(connection, row["id"])
+                row = find_datastore(connection, row["id"])
         self._runtime.schedule.wake()
         if begins:
             announce_datastore(self._runtime, row, "Deleting")
         return self._answer(row)
 
     @staticmethod
-    def _free(connection: sqlite3.Connection, datastore_id: str) -> sqlite3.Row:
+    def _check_unused(connection: sqlite3.Connection, datastore_id: str) -> sqlite3.Row:
         """Return the row of a data store that nothing works on; the two operations know a ConflictException."""
-        row = existing(connection, datastore_id)
+        row = find_datastore(connection, datastore_id)
         if row["status"] == "DELETED":
             raise not_found("data store", datastore_id)
         if row["status"] not in {"ACTIVE", "UPDATE_FAILED"}:
@@ -209,12 +209,12 @@ class Datastores:
     def settle(self, datastore_id: str) -> None:
         """Finish what was begun."""
         with self._runtime.state.write() as connection:
-            before = existing(connection, datastore_id)["status"]
+            before = find_datastore(connection, datastore_id)["status"]
             status, word = SETTLED[before]
             if before == "UPDATING" and self._runtime.settings.choice("fhir_update_ends") == "update_failed":
                 status = "UPDATE_FAILED"
             connection.execute("UPDATE fhir_datastore SET status = ? WHERE id = ?", (status, datastore_id))
-            row = existing(connection, datastore_id)
+            row = find_datastore(connection, datastore_id)
         if word:
             announce_datastore(self._runtime, row, word)
 

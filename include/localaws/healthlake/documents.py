@@ -38,7 +38,7 @@ class Number(Decimal):
         return self._text
 
 
-def read(text: bytes | str) -> Any:
+def read_document(text: bytes | str) -> Any:
     """Parse a document, as JSON has it: no NaN, no Infinity, no number beyond a double.
 
     Raises
@@ -51,7 +51,7 @@ def read(text: bytes | str) -> Any:
     return json.loads(text, parse_float=Number, parse_constant=_no_number)
 
 
-def written(document: Any) -> str:
+def write_document(document: Any) -> str:
     """Return a document as JSON without blanks, in ASCII."""
     return _MARKED.sub(r"\1", json.dumps(document, separators=(",", ":"), default=_marked))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from localaws.fhir import Issue, Level, operation_outcome
-from localaws.healthlake.documents import read
+from localaws.healthlake.documents import read_document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,7 +102,7 @@ class FhirError(Exception):
         return Reply(self.status, operation_outcome(self.issues), self.headers)
 
 
-def refused(diagnostics: str, code: str = "invalid") -> FhirError:
+def bad_request(diagnostics: str, code: str = "invalid") -> FhirError:
     """Return the error for a request that is malformed: 400."""
     return FhirError(400, code, diagnostics)
 
@@ -121,12 +121,12 @@ def read_json(body: bytes) -> Any:
         400: no JSON, or nested too deeply.
     """
     try:
-        return read(body)
+        return read_document(body)
     except RecursionError:
-        raise refused("The body is nested too deeply.", "too-costly") from None
+        raise bad_request("The body is nested too deeply.", "too-costly") from None
     except ValueError:
         # Without the cause: its text may quote the body.
-        raise refused("The body is not valid JSON.") from None
+        raise bad_request("The body is not valid JSON.") from None
 
 
 def is_strong(headers: Mapping[str, str]) -> bool:
@@ -139,7 +139,7 @@ def is_strong(headers: Mapping[str, str]) -> bool:
     """
     text = headers.get(CONSISTENCY_HEADER, "eventual")
     if text not in {"eventual", "strong"}:
-        raise refused(f"{CONSISTENCY_HEADER} must be eventual or strong.")
+        raise bad_request(f"{CONSISTENCY_HEADER} must be eventual or strong.")
     return text == "strong"
 
 
@@ -152,8 +152,8 @@ def level_of(headers: Mapping[str, str]) -> Level:
         400: no level, or a header that is almost the right one, which AWS would pass over in silence.
     """
     if MISSPELT in headers:
-        raise refused(f"The header is called {LEVEL_HEADER}; {MISSPELT} is not a header of HealthLake.")
+        raise bad_request(f"The header is called {LEVEL_HEADER}; {MISSPELT} is not a header of HealthLake.")
     text = headers.get(LEVEL_HEADER, Level.STRICT)
     if text not in list(Level):
-        raise refused(f"{LEVEL_HEADER} must be one of {', '.join(Level)}.")
+        raise bad_request(f"{LEVEL_HEADER} must be one of {', '.join(Level)}.")
     return Level(text)

@@ -7,7 +7,7 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 from localaws.healthlake.jobs import EXPORT, job_folder
-from localaws.healthlake.ndjson import ndjson_file
+from localaws.healthlake.ndjson import open_ndjson
 from localaws.healthlake.steps import QueuedJobSteps
 from localaws.steps import writes_manifest, writes_results
 
@@ -47,7 +47,7 @@ class Exporter(QueuedJobSteps):
             return
         folder = job_folder(job)
         with self.runtime.state.read() as connection:
-            resources = reached(self._store.each(connection, job["datastore_id"]), faults)
+            resources = drop_unreached(self._store.each(connection, job["datastore_id"]), faults)
             by_type = groupby(resources, key=lambda resource: resource.resource_type)
             files = [file for name, found in by_type for file in self._write_type(folder, name, found)]
         if not writes_manifest(faults):
@@ -66,14 +66,14 @@ class Exporter(QueuedJobSteps):
             self.runtime.schedule.check()
             part = [first, *islice(resources, most - 1)]
             uri = f"{folder}{name}/{name}-{number}.ndjson"
-            with ndjson_file(resource.body for resource in part) as body:
+            with open_ndjson(resource.body for resource in part) as body:
                 if body is not None:
                     self.objects.upload(uri, body)
             yield {"type": name, "url": uri, "count": len(part)}
             number += 1
 
 
-def reached(resources: Iterable[Stored], faults: Sequence[Fault]) -> Iterator[Stored]:
+def drop_unreached(resources: Iterable[Stored], faults: Sequence[Fault]) -> Iterator[Stored]:
     """Yield what is exported before a fault cancels the job."""
     ends = [fault for fault in faults if fault.kind == "cancelled"]
     for resource in resources:

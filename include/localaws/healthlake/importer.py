@@ -16,8 +16,8 @@ from localaws.fhir import Level, operation_outcome
 from localaws.healthlake.counts import FLAGGED, IMPORTED, SERVER_ERROR, UNREACHED, UNREADABLE, counts_of
 from localaws.healthlake.jobs import IMPORT, job_folder
 from localaws.healthlake.judgement import Judge
-from localaws.healthlake.ndjson import batches, lines, ndjson_file
-from localaws.healthlake.results import folders, is_ndjson, manifest, result_lines, result_name
+from localaws.healthlake.ndjson import batch_lines, open_ndjson, read_lines
+from localaws.healthlake.results import is_ndjson, list_result_lines, result_folders, result_name, write_manifest
 from localaws.healthlake.steps import QueuedJobSteps
 from localaws.steps import JobFailedError, writes_manifest, writes_results
 
@@ -92,13 +92,13 @@ class Importer(QueuedJobSteps):
             head = stream.read(len(GZIP_MAGIC))
             if "gzip" in encoding or head == GZIP_MAGIC:
                 return "unreadable"
-            self._read_lines(job, file, faults, lines(stream, self.runtime.settings.max_resource_bytes, head))
+            self._read_lines(job, file, faults, read_lines(stream, self.runtime.settings.max_resource_bytes, head))
         return "read"
 
     def _read_lines(self, job: sqlite3.Row, file: sqlite3.Row, faults: Sequence[Fault], found: Iterator[Line]) -> None:
         judge = Judge(self._validator, Level(job["validation_level"]), faults, file["key"])
         done = self._last_line(file)
-        for batch in batches(line for line in found if line.number > done):
+        for batch in batch_lines(line for line in found if line.number > done):
             self.runtime.schedule.check()
             judgements = [judge.judge(line) for line in batch]
             self._store_batch(job, file, [found for found in judgements if found.outcome != UNREACHED])
@@ -116,14 +116,14 @@ class Importer(QueuedJobSteps):
                 (
                     *(job["id"], file["number"], judgement.line.number, judgement.outcome),
                     *(judgement.resource_type, judgement.resource_id),
-                    self._detail(connection, job, judgement),
+                    self._store_resource(connection, job, judgement),
                 )
                 for judgement in judgements
             ]
             connection.executemany("INSERT INTO fhir_import_line VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-            self._count(connection, file, judgements)
+            self._add_counts(connection, file, judgements)
 
-    def _detail(self, connection: sqlite3.Connection, job: sqlite3.Row, judgement: Judgement) -> str | None:
+    def _store_resource(self, connection: sqlite3.Connection, job: sqlite3.Row, judgement: Judgement) -> str | None:
         """Store the resource, if there is one; returns what the result line says."""
         if judgement.outcome == UNREADABLE:
             return judgement.message
@@ -139,7 +139,7 @@ class Importer(QueuedJobSteps):
         return json.dumps(answer)
 
     @staticmethod
-    def _count(connection: sqlite3.Connection, file: sqlite3.Row, judgements: Sequence[Judgement]) -> None:
+    def _add_counts(connection: sqlite3.Connection, file: sqlite3.Row, judgements: Sequence[Judgement]) -> None:
         outcomes = Counter(judgement.outcome for judgement in judgements)
         connection.executemany(
             "INSERT INTO fhir_import_count VALUES (?, ?, ?) "
@@ -170,16 +170,16 @@ class Importer(QueuedJobSteps):
             self._write_results(job, file, faults)
         if writes_manifest(faults):
             with self.runtime.state.read() as connection:
-                body = manifest(job, counts_of(connection, job["id"]), folder)
+                body = write_manifest(job, counts_of(connection, job["id"]), folder)
             self.objects.write(f"{folder}{self.runtime.settings.choice('fhir_manifest')}", body)
 
     def _write_results(self, job: sqlite3.Row, file: sqlite3.Row, faults: Sequence[Fault]) -> None:
         name = result_name(job["input_uri"], file["key"])
-        for sub_folder, outcomes in folders(self.runtime.settings.choice("warned_in_success") == "yes").items():
+        for sub_folder, outcomes in result_folders(self.runtime.settings.choice("warned_in_success") == "yes").items():
             self.runtime.schedule.check()
             with self.runtime.state.read() as connection:
-                found = result_lines(connection, file, outcomes, faults, self.runtime.settings)
-                with ndjson_file(found) as body:
+                found = list_result_lines(connection, file, outcomes, faults, self.runtime.settings)
+                with open_ndjson(found) as body:
                     if body is not None:
                         self.objects.upload(f"{job_folder(job)}{sub_folder}{name}", body)
 

@@ -8,9 +8,9 @@ from datetime import datetime
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
-from localaws.healthlake.exchange import ISSUES_HEADER, FhirError, Reply, is_strong, level_of, refused
-from localaws.healthlake.routes import route_of
-from localaws.healthlake.validation import checked
+from localaws.healthlake.exchange import ISSUES_HEADER, FhirError, Reply, bad_request, is_strong, level_of
+from localaws.healthlake.routes import find_route
+from localaws.healthlake.validation import check_resource
 
 if TYPE_CHECKING:
     import sqlite3
@@ -43,7 +43,7 @@ class Interactions:
         FhirError
             What refuses it, before it has written anything.
         """
-        interaction, labels = route_of(request.method, request.path)
+        interaction, labels = find_route(request.method, request.path)
         handlers: dict[str, Callable[..., Reply]] = {
             "create": self.create,
             "read": self.read,
@@ -55,7 +55,7 @@ class Interactions:
             "search": self._search.search,
         }
         if interaction not in handlers:
-            raise refused("This interaction is none on resources.", "not-supported")
+            raise bad_request("This interaction is none on resources.", "not-supported")
         return handlers[interaction](connection, request, **labels)
 
     def read(self, connection: sqlite3.Connection, request: Request, resource_type: str, resource_id: str) -> Reply:
@@ -75,7 +75,7 @@ class Interactions:
     def history(self, connection: sqlite3.Connection, request: Request, resource_type: str, resource_id: str) -> Reply:
         """Answer the history of a resource, newest version first, on one page."""
         if request.query:
-            raise refused("The parameters of a history are not emulated by localaws; ask without them.")
+            raise bad_request("The parameters of a history are not emulated by localaws; ask without them.")
         datastore_id = request.place.datastore_id
         if self._store.read(connection, datastore_id, resource_type, resource_id) is None:
             raise _missing()
@@ -89,7 +89,7 @@ class Interactions:
     def create(self, connection: sqlite3.Connection, request: Request, resource_type: str) -> Reply:
         """Answer a create; the resource gets an id of the store's own."""
         if "if-none-exist" in request.headers:
-            raise refused("HealthLake documents no If-None-Exist; use PUT with an id of your own.", "not-supported")
+            raise bad_request("HealthLake documents no If-None-Exist; use PUT with an id of your own.", "not-supported")
         resource = _resource(request, resource_type)
         key = request.headers.get(IDEMPOTENCY_HEADER)
         if key is not None:
@@ -109,7 +109,7 @@ class Interactions:
         try:
             uuid.UUID(key)
         except ValueError:
-            raise refused(f"{IDEMPOTENCY_HEADER} must be a UUID.") from None
+            raise bad_request(f"{IDEMPOTENCY_HEADER} must be a UUID.") from None
         row = connection.execute(
             "SELECT resource_type, id FROM fhir_idempotency WHERE datastore_id = ? AND key = ?",
             (request.place.datastore_id, key.lower()),
@@ -122,9 +122,9 @@ class Interactions:
         """Answer an update; creates the resource if there is none, or none any more."""
         resource = _resource(request, resource_type)
         if not ID.fullmatch(resource_id):
-            raise refused("The id in the address must be 1 to 64 letters, digits, '-' and '.'.", "value")
+            raise bad_request("The id in the address must be 1 to 64 letters, digits, '-' and '.'.", "value")
         if resource.get("id") != resource_id:
-            raise refused("The id of the resource must be the one in the address.")
+            raise bad_request("The id of the resource must be the one in the address.")
         current = self._store.read(connection, request.place.datastore_id, resource_type, resource_id)
         _check_conditions(request, current)
         is_new = current is None or current.deleted
@@ -137,14 +137,14 @@ class Interactions:
         See https://docs.aws.amazon.com/healthlake/latest/devguide/managing-fhir-resources-update.html for the table.
         """
         if not request.query:
-            raise refused("Say what is to be updated: an id in the address, or criteria in the query.")
+            raise bad_request("Say what is to be updated: an id in the address, or criteria in the query.")
         resource = _resource(request, resource_type)
         found = self._search.ids(connection, request, resource_type, limit=2)
         if len(found) > 1:
             raise FhirError(412, "multiple-matches", "The criteria match more than one resource.")
         given = resource.get("id")
         if given is not None and not (isinstance(given, str) and ID.fullmatch(given)):
-            raise refused("The id of the resource must be 1 to 64 letters, digits, '-' and '.'.", "value")
+            raise bad_request("The id of the resource must be 1 to 64 letters, digits, '-' and '.'.", "value")
         if found and given not in (None, found[0]):
             raise FhirError(409, "conflict", "The criteria match a resource with another id.")
         if found:
@@ -167,7 +167,7 @@ class Interactions:
     def _put(
         self, connection: sqlite3.Connection, request: Request, resource: Resource, status: int
     ) -> tuple[Stored, Reply]:
-        resource, issues = checked(self._validator, resource, level_of(request.headers))
+        resource, issues = check_resource(self._validator, resource, level_of(request.headers))
         strong = is_strong(request.headers)
         stored = self._store.put(connection, request.place.datastore_id, resource, strong=strong)
         headers = {**_headers(stored), **({ISSUES_HEADER: "true"} if issues else {})}
@@ -176,9 +176,9 @@ class Interactions:
 
 def _resource(request: Request, resource_type: str) -> Resource:
     if not isinstance(request.body, dict):
-        raise refused("The body must be a JSON object, a FHIR resource.", "structure")
+        raise bad_request("The body must be a JSON object, a FHIR resource.", "structure")
     if request.body.get("resourceType") != resource_type:
-        raise refused(f"The resourceType of the body must be {resource_type}, as in the address.")
+        raise bad_request(f"The resourceType of the body must be {resource_type}, as in the address.")
     return request.body
 
 
@@ -188,12 +188,12 @@ def _check_conditions(request: Request, current: Stored | None) -> None:
     if expected is not None:
         match = ETAG.fullmatch(expected.strip())
         if match is None:
-            raise refused('If-Match must be one version, as W/"1".')
+            raise bad_request('If-Match must be one version, as W/"1".')
         if current is None or current.deleted or current.version != int(match[1]):
             raise FhirError(412, "conflict", "The resource is not at the version that If-Match names.")
     if "if-none-match" in request.headers:
         if request.headers["if-none-match"].strip() != "*":
-            raise refused("If-None-Match must be * for an update.")
+            raise bad_request("If-None-Match must be * for an update.")
         if current is not None:
             raise FhirError(412, "conflict", "The id is taken, by a resource or by a deleted one.")
 

@@ -11,12 +11,12 @@ from localaws.errors import AwsError, invalid, not_found
 from localaws.faults import FHIR_EXPORT, FHIR_IMPORT
 from localaws.healthlake.announcements import announce_job
 from localaws.healthlake.counts import counts_of, progress_report
-from localaws.healthlake.datastores import active, existing
+from localaws.healthlake.datastores import find_active_datastore, find_datastore
 from localaws.healthlake.resources import PAGE_MEMBERS
-from localaws.paging import page
+from localaws.paging import cut_page
 from localaws.resources import new_id
-from localaws.shapes import without_none
-from localaws.tokens import remember, replayed
+from localaws.shapes import drop_none
+from localaws.tokens import find_replayed, remember_token
 
 if TYPE_CHECKING:
     import sqlite3
@@ -57,7 +57,7 @@ def job_row(connection: sqlite3.Connection, job_id: str) -> sqlite3.Row | None:
     return row
 
 
-def properties(settings: Settings, connection: sqlite3.Connection, job: sqlite3.Row) -> dict[str, Any]:
+def describe_job(settings: Settings, connection: sqlite3.Connection, job: sqlite3.Row) -> dict[str, Any]:
     """Return a job as its Describe operation answers it."""
     uri = job_folder(job) if settings.choice("output_uri") == "job_folder" else job["output_uri"]
     output = {"S3Configuration": {"S3Uri": uri, "KmsKeyId": job["kms_key_id"]}}
@@ -72,13 +72,13 @@ def properties(settings: Settings, connection: sqlite3.Connection, job: sqlite3.
         "Message": job["message"],
     }
     if job["kind"] == EXPORT:
-        return without_none({**members, "OutputDataConfig": output})
+        return drop_none({**members, "OutputDataConfig": output})
     members["InputDataConfig"] = {"S3Uri": job["input_uri"]}
     members["JobOutputDataConfig"] = output
     members["ValidationLevel"] = job["validation_level"]
     if job["started_at"] is not None:
         members["JobProgressReport"] = progress_report(job, counts_of(connection, job["id"]))
-    return without_none(members)
+    return drop_none(members)
 
 
 class Jobs:
@@ -104,18 +104,18 @@ class Jobs:
         operation, settings = f"StartFHIR{kind.title()}Job", self._runtime.settings
         refused = invalid if settings.choice("reused_token") == "refused" else None
         with self._runtime.state.read() as connection:
-            first = replayed(connection, operation, params, refused)
+            first = find_replayed(connection, operation, params, refused)
             if first is None:
-                active(connection, params["DatastoreId"], self._runtime.settings)
+                find_active_datastore(connection, params["DatastoreId"], self._runtime.settings)
         if first is None:
             inputs = [params["InputDataConfig"]["S3Uri"]] if kind == IMPORT else []
             self._objects.check(inputs, output["S3Uri"])
         with self._runtime.state.write() as connection:
-            job_id = replayed(connection, operation, params, refused)
+            job_id = find_replayed(connection, operation, params, refused)
             is_new = job_id is None
             if job_id is None:
                 job_id = self._make(connection, kind, params, output)
-                remember(connection, operation, params, job_id)
+                remember_token(connection, operation, params, job_id)
             job = job_row(connection, job_id)
         if job is None:
             raise not_found("job", job_id)
@@ -125,7 +125,7 @@ class Jobs:
         return {"JobId": job["id"], "JobStatus": job["status"], "DatastoreId": job["datastore_id"]}
 
     def _make(self, connection: sqlite3.Connection, kind: str, params: Params, output: dict[str, str]) -> str:
-        active(connection, params["DatastoreId"], self._runtime.settings)
+        find_active_datastore(connection, params["DatastoreId"], self._runtime.settings)
         self._check_queue(connection, kind, params["DatastoreId"])
         job_id, input_uri = new_id(), params.get("InputDataConfig", {}).get("S3Uri")
         kinds = FHIR_IMPORT if kind == IMPORT else FHIR_EXPORT
@@ -165,11 +165,11 @@ class Jobs:
 
     def _describe(self, kind: str, params: Params) -> Result:
         with self._runtime.state.read() as connection:
-            existing(connection, params["DatastoreId"])
+            find_datastore(connection, params["DatastoreId"])
             job = job_row(connection, params["JobId"])
             if job is None or (job["kind"], job["datastore_id"]) != (kind, params["DatastoreId"]):
                 raise not_found(f"{kind.lower()} job", params["JobId"])
-            return properties(self._runtime.settings, connection, job)
+            return describe_job(self._runtime.settings, connection, job)
 
     def list_imports(self, params: Params) -> Result:
         """Answer ListFHIRImportJobs, newest first."""
@@ -190,10 +190,10 @@ class Jobs:
             params.get("SubmittedAfter", float("-inf")),
         )
         with self._runtime.state.read() as connection:
-            existing(connection, params["DatastoreId"])
+            find_datastore(connection, params["DatastoreId"])
             jobs = connection.execute(LISTED, values).fetchall()
-            shown, token = page(jobs, params, *PAGE_MEMBERS)
-            return {member: [properties(self._runtime.settings, connection, job) for job in shown], **token}
+            shown, token = cut_page(jobs, params, *PAGE_MEMBERS)
+            return {member: [describe_job(self._runtime.settings, connection, job) for job in shown], **token}
 
     def started(self) -> list[dict[str, str]]:
         """Return every job, oldest first, with what tells jobs apart."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from localaws.faults import RESOURCE_KINDS
 from localaws.fhir import Issue, Level
 from localaws.healthlake.counts import FLAGGED, IMPORTED, REJECTED, SERVER_ERROR, UNREACHED, UNREADABLE
-from localaws.healthlake.documents import read
-from localaws.healthlake.validation import marked
+from localaws.healthlake.documents import read_document
+from localaws.healthlake.validation import mark_issues
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,18 +69,18 @@ class Judge:
         if line.body is None:
             return Judgement(line, UNREADABLE, message=f"The line has {line.size} bytes, which is too long")
         try:
-            document = read(line.body.decode())
+            document = read_document(line.body.decode())
         except (ValueError, RecursionError):
             return Judgement(line, UNREADABLE, message="The line is not valid JSON")
         if not isinstance(document, dict):
             return Judgement(line, UNREADABLE, message="The line is not a JSON object")
-        return self._resource(line, document)
+        return self._judge_resource(line, document)
 
-    def _resource(self, line: Line, resource: dict[str, Any]) -> Judgement:
+    def _judge_resource(self, line: Line, resource: dict[str, Any]) -> Judgement:
         name = (_text(resource.get("resourceType")), _text(resource.get("id")))
         if "id" not in resource:
             return Judgement(line, REJECTED, *name, (WITHOUT_ID,))
-        struck = self._struck(f"{name[0]}/{name[1]}")
+        struck = self._find_fault(f"{name[0]}/{name[1]}")
         if struck in {SERVER_ERROR, UNREACHED}:
             return Judgement(line, struck, *name)
         if struck == REJECTED:
@@ -89,9 +89,9 @@ class Judge:
         if findings.rejected:
             return Judgement(line, REJECTED, *name, findings.issues)
         issues = findings.issues if self._level is Level.MINIMAL else ()
-        return Judgement(line, FLAGGED if issues else IMPORTED, *name, issues, resource=marked(resource, issues))
+        return Judgement(line, FLAGGED if issues else IMPORTED, *name, issues, resource=mark_issues(resource, issues))
 
-    def _struck(self, key: str) -> str | None:
+    def _find_fault(self, key: str) -> str | None:
         """Return the outcome that a fault gives the resource `key`."""
         kinds = self._file_kinds | {fault.kind for fault in self._resource_faults if fault.touches(key)}
         if "cancelled" in kinds:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import IO, TYPE_CHECKING, Any
 
-from localaws.healthlake.documents import written
+from localaws.healthlake.documents import write_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,7 +27,7 @@ class Line:
     size: int
 
 
-def lines(stream: IO[bytes], longest: int, head: bytes = b"") -> Iterator[Line]:
+def read_lines(stream: IO[bytes], longest: int, head: bytes = b"") -> Iterator[Line]:
     """Yield every line of `stream` that is not blank; blank ones count.
 
     Parameters
@@ -62,7 +62,7 @@ def _line(number: int, kept: bytearray, size: int, part: bytes, longest: int) ->
         yield Line(number, body, size)
 
 
-def batches(found: Iterable[Line]) -> Iterator[list[Line]]:
+def batch_lines(found: Iterable[Line]) -> Iterator[list[Line]]:
     """Put lines together that are few and short enough to be worked on at once."""
     batch: list[Line] = []
     size = 0
@@ -77,11 +77,11 @@ def batches(found: Iterable[Line]) -> Iterator[list[Line]]:
 
 
 @contextmanager
-def ndjson_file(documents: Iterable[Any]) -> Iterator[IO[bytes] | None]:
+def open_ndjson(documents: Iterable[Any]) -> Iterator[IO[bytes] | None]:
     """Give a temporary file with one line per document, at its beginning; None if there is none."""
     with SpooledTemporaryFile(SPOOL_BYTES) as file:
         for document in documents:
-            file.write(written(document).encode() + b"\n")
+            file.write(write_document(document).encode() + b"\n")
         is_empty = not file.tell()
         file.seek(0)
         yield None if is_empty else file

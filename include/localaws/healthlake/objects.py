@@ -30,12 +30,12 @@ class Objects(objects.Objects):
             FailedDependencyException: S3 does not answer.
         """
         for uri in (*inputs, output_uri):
-            self._tried(uri, lambda bucket: self._client.head_bucket(Bucket=bucket))
+            self._call_bucket(uri, lambda bucket: self._client.head_bucket(Bucket=bucket))
         key = f"{split_uri(output_uri)[1].rstrip('/')}/{ACCESS_CHECK}".lstrip("/")
-        self._tried(output_uri, lambda bucket: self._client.put_object(Bucket=bucket, Key=key, Body=b""))
+        self._call_bucket(output_uri, lambda bucket: self._client.put_object(Bucket=bucket, Key=key, Body=b""))
 
     @staticmethod
-    def _tried(uri: str, call: Any) -> None:
+    def _call_bucket(uri: str, call: Any) -> None:
         bucket = split_uri(uri)[0]
         try:
             call(bucket)

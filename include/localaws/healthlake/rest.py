@@ -12,10 +12,10 @@ from starlette.responses import Response
 from localaws.healthlake.async_bundles import AsyncBundles
 from localaws.healthlake.bundles import Bundles, Limits
 from localaws.healthlake.capabilities import capability_statement
-from localaws.healthlake.documents import written
-from localaws.healthlake.exchange import FhirError, Place, Reply, Request, read_json, refused
+from localaws.healthlake.documents import write_document
+from localaws.healthlake.exchange import FhirError, Place, Reply, Request, bad_request, read_json
 from localaws.healthlake.interactions import Interactions
-from localaws.healthlake.routes import action_of, route_of
+from localaws.healthlake.routes import find_action, find_route
 from localaws.healthlake.search import Search
 from localaws.healthlake.validate_operation import Validation
 
@@ -79,29 +79,29 @@ class FhirEndpoint:
 
     def operation(self, call: Call) -> str:
         """Return AWS's name of the action: ``ReadResource``, ``SearchWithPost``, ``ProcessBundle`` and so on."""
-        return action_of(call.method, _located(call)[1])
+        return find_action(call.method, _split_path(call)[1])
 
     def answer(self, call: Call) -> Response:
         """Carry an interaction out; whatever is wrong with it is an OperationOutcome."""
         try:
-            return _response(self._reply(call))
+            return _make_response(self._reply(call))
         except FhirError as error:
-            return _response(error.reply)
+            return _make_response(error.reply)
         except RecursionError:
-            return _response(refused("The body is nested too deeply.", "too-costly").reply)
+            return _make_response(bad_request("The body is nested too deeply.", "too-costly").reply)
 
     def _reply(self, call: Call) -> Reply:
-        datastore_id, path = _located(call)
+        datastore_id, path = _split_path(call)
         if _UNENCODED.search(call.raw_query):
             # AWS signs the value as %3D%3D, so a link that is followed as it stands has another signature.
             raise FhirError(403, "forbidden", "The signature does not match: encode the = of the next link's page.")
         if not self._exists(datastore_id):
             raise FhirError(404, "not-found", "There is no such data store, or it is not ACTIVE.")
-        interaction, labels = route_of(call.method, path)
+        interaction, labels = find_route(call.method, path)
         place = Place(datastore_id, f"{self._base_url}/datastore/{datastore_id}/r4")
         if interaction == "capabilities":
             return Reply(200, capability_statement(place.base))
-        request = _request(call, place, path)
+        request = _read_request(call, place, path)
         if interaction == "validate":
             return self._validation.validate(request, **labels)
         if interaction == "bundle" and "respond-async" in request.headers.get("prefer", ""):
@@ -115,7 +115,7 @@ class FhirEndpoint:
             return self._interactions.carry_out(connection, request)
 
 
-def _located(call: Call) -> tuple[str, str]:
+def _split_path(call: Call) -> tuple[str, str]:
     """Return the data store and the path below its base address."""
     match = PATH.fullmatch(call.raw_path)
     if match is None:
@@ -123,28 +123,28 @@ def _located(call: Call) -> tuple[str, str]:
     return match["datastore_id"], "/".join(unquote(part) for part in (match["path"] or "").strip("/").split("/"))
 
 
-def _request(call: Call, place: Place, path: str) -> Request:
+def _read_request(call: Call, place: Place, path: str) -> Request:
     query = tuple((name, value) for name, values in call.query.items() for value in values)
     headers = {name.lower(): text for name, text in call.headers.items()}
     if path.endswith("/_search"):
-        return Request(place, call.method, path, _form(call, query, headers.get("content-type", "")), headers)
+        return Request(place, call.method, path, _read_form(call, query, headers.get("content-type", "")), headers)
     body = read_json(call.body) if call.method in {"POST", "PUT"} else None
     return Request(place, call.method, path, query, headers, body)
 
 
-def _form(call: Call, query: tuple[tuple[str, str], ...], content_type: str) -> tuple[tuple[str, str], ...]:
+def _read_form(call: Call, query: tuple[tuple[str, str], ...], content_type: str) -> tuple[tuple[str, str], ...]:
     """Return the parameters of a search by POST: in the address or in the body, but not in both."""
     if not call.body:
         return query
     if content_type.partition(";")[0].strip().lower() != FORM:
         raise FhirError(415, "not-supported", f"The body of a search must be {FORM}.")
     if query:
-        raise refused("The parameters of a search stand in the address or in the body, not in both.")
+        raise bad_request("The parameters of a search stand in the address or in the body, not in both.")
     return tuple(parse_qsl(call.body.decode("utf-8", "replace"), keep_blank_values=True))
 
 
-def _response(reply: Reply) -> Response:
+def _make_response(reply: Reply) -> Response:
     headers = {"x-amzn-requestid": str(uuid.uuid4()), **reply.headers}
     if reply.body is None:
         return Response(status_code=reply.status, headers=headers)
-    return Response(written(reply.body), reply.status, headers, media_type=FHIR_JSON)
+    return Response(write_document(reply.body), reply.status, headers, media_type=FHIR_JSON)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SUCCESS, FAILURE, FLAGGED_SUCCESS = "SUCCESS/", "FAILURE/", "SUCCESS_WITH_SEARCH_VALIDATION_FAILURES/"
 
 
-def folders(flagged_in_success: bool) -> dict[str, tuple[str, ...]]:
+def result_folders(flagged_in_success: bool) -> dict[str, tuple[str, ...]]:
     """Return the sub-folders of the output, each with the outcomes of the lines that it lists."""
     return {
         SUCCESS: (IMPORTED, FLAGGED) if flagged_in_success else (IMPORTED,),
@@ -40,7 +40,7 @@ def is_ndjson(key: str) -> bool:
     return PurePosixPath(key).suffix == ".ndjson"
 
 
-def result_lines(
+def list_result_lines(
     connection: sqlite3.Connection,
     file: sqlite3.Row,
     outcomes: Sequence[str],
@@ -86,7 +86,7 @@ def _without_name(response: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in response.items() if not (named and name == "jsonBlob")}
 
 
-def manifest(job: sqlite3.Row, counts: Counts, folder: str) -> bytes:
+def write_manifest(job: sqlite3.Row, counts: Counts, folder: str) -> bytes:
     """Return the manifest; `folder` is the job's output folder with its trailing slash."""
     document = {
         "inputDataConfig": {"s3Uri": job["input_uri"]},

@@ -46,13 +46,13 @@ ROUTES = (
 )
 
 
-def action_of(method: str, path: str) -> str:
+def find_action(method: str, path: str) -> str:
     """Return AWS's name of the action, `UNKNOWN_ACTION` for what is no interaction."""
     found = _match(method, path)
     return found[0].action if found else UNKNOWN_ACTION
 
 
-def route_of(method: str, path: str) -> tuple[str, dict[str, str]]:
+def find_route(method: str, path: str) -> tuple[str, dict[str, str]]:
     """Return the interaction, and the parts of the path that it needs.
 
     Raises

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from localaws.healthlake.exchange import Reply, is_strong
-from localaws.healthlake.search_conditions import TIMES, Conditions, parameter_of
+from localaws.healthlake.search_conditions import TIMES, Conditions, find_parameter
 from localaws.healthlake.search_request import Page, read_search
 from localaws.healthlake.search_sql import Scope, Sql
-from localaws.healthlake.store import stored
+from localaws.healthlake.store import read_version_row
 
 if TYPE_CHECKING:
     import sqlite3
@@ -54,7 +54,7 @@ class Search:
         following = Page(page.until, page.offset + asked.count) if len(found) > asked.count else None
         bundle["link"] = list(_links(request, resource_type, asked, following))
         base = request.place.base
-        entries = [_entry(base, _shown(stored(row).body, asked), "match") for row in shown]
+        entries = [_entry(base, _select_elements(read_version_row(row).body, asked), "match") for row in shown]
         entries += [_entry(base, body, "include") for body in _included(connection, scope, asked, shown)]
         return Reply(200, {**bundle, "entry": entries} if entries else bundle)
 
@@ -108,7 +108,7 @@ def _entry(base: str, body: Resource, mode: str) -> dict[str, Any]:
     return {"fullUrl": address, "resource": body, "search": {"mode": mode}}
 
 
-def _shown(body: Resource, asked: Asked) -> Resource:
+def _select_elements(body: Resource, asked: Asked) -> Resource:
     """Return the elements that are asked for; what is not whole says so in ``meta.tag``."""
     if asked.elements is None and not asked.without_text:
         return body
@@ -128,17 +128,17 @@ def _included(
 ) -> Iterator[Resource]:
     seen = {(row["resource_type"], row["id"]) for row in rows}
     for include in asked.include:
-        yield from _new(seen, _referred(connection, scope, include, rows))
+        yield from _read_unseen(seen, _referred(connection, scope, include, rows))
     for include in asked.revinclude:
-        yield from _new(seen, _referring(connection, scope, include, rows))
+        yield from _read_unseen(seen, _referring(connection, scope, include, rows))
 
 
-def _new(seen: set[tuple[str, str]], rows: Iterable[sqlite3.Row]) -> Iterator[Resource]:
+def _read_unseen(seen: set[tuple[str, str]], rows: Iterable[sqlite3.Row]) -> Iterator[Resource]:
     for row in rows:
         name = (row["resource_type"], row["id"])
         if name not in seen:
             seen.add(name)
-            yield stored(row).body
+            yield read_version_row(row).body
 
 
 def _referred(
@@ -147,10 +147,10 @@ def _referred(
     numbers = Sql.one_of("number", (row["number"] for row in rows))
     query = f"SELECT DISTINCT value FROM fhir_search WHERE parameter = ? AND {numbers.text}"  # noqa: S608 - our own text
     names = [row["value"] for row in connection.execute(query, (include.parameter, *numbers.values))]
-    targets = [include.target] if include.target else parameter_of(include.source, include.parameter).targets
+    targets = [include.target] if include.target else find_parameter(include.source, include.parameter).targets
     for target in targets:
         ids = [name.removeprefix(f"{target}/") for name in names if name.startswith(f"{target}/")]
-        yield from _seen_by(connection, scope, target, Sql.one_of("id", ids))
+        yield from _find_in_scope(connection, scope, target, Sql.one_of("id", ids))
 
 
 def _referring(
@@ -158,10 +158,10 @@ def _referring(
 ) -> Iterator[sqlite3.Row]:
     names = [f"{row['resource_type']}/{row['id']}" for row in rows if include.target in (None, row["resource_type"])]
     where = Sql.one_of("value", names).found_by(include.parameter)
-    yield from _seen_by(connection, scope, include.source, where)
+    yield from _find_in_scope(connection, scope, include.source, where)
 
 
-def _seen_by(connection: sqlite3.Connection, scope: Scope, resource_type: str, where: Sql) -> list[sqlite3.Row]:
+def _find_in_scope(connection: sqlite3.Connection, scope: Scope, resource_type: str, where: Sql) -> list[sqlite3.Row]:
     whole = Sql.all_of([scope.of(resource_type), where])
     query = f"SELECT * FROM fhir_version WHERE {whole.text} ORDER BY number"  # noqa: S608 - our own text
     return connection.execute(query, whole.values).fetchall()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from localaws.healthlake.exchange import not_emulated, refused
+from localaws.healthlake.exchange import bad_request, not_emulated
 from localaws.healthlake.search_parameters import resource_types
-from localaws.healthlake.search_sql import Sql, compared
-from localaws.healthlake.search_values import moments, numbers, plain_reference, prefixed
+from localaws.healthlake.search_sql import Sql, compare_spans
+from localaws.healthlake.search_values import plain_reference, read_moments, read_numbers, split_prefix
 
 if TYPE_CHECKING:
     import sqlite3
@@ -55,7 +55,7 @@ class Conditions:
         FhirError
             400: an unknown parameter, modifier or value; 501: a kind of parameter that is not emulated.
         """
-        return Sql.all_of(_few([self._condition(resource_type, name, text) for name, text in pairs]))
+        return Sql.all_of(_check_number([self._condition(resource_type, name, text) for name, text in pairs]))
 
     def _condition(self, resource_type: str, name: str, text: str) -> Sql:
         if name.startswith("_has:"):
@@ -66,7 +66,7 @@ class Conditions:
             return self._chain(resource_type, code, modifier, (rest, text))
         if code in TIMES or code == "_id":
             return _column(code, modifier, text)
-        parameter = parameter_of(resource_type, code)
+        parameter = find_parameter(resource_type, code)
         if parameter.kind not in MODIFIERS:
             raise not_emulated(f"The search parameter {code} ({parameter.kind})")
         if modifier == "missing":
@@ -75,11 +75,11 @@ class Conditions:
 
     def _chain(self, resource_type: str, code: str, modifier: str, rest: tuple[str, str]) -> Sql:
         """``subject:Patient.name=peter``: what refers to a resource that the rest finds."""
-        parameter = reference_of(resource_type, code)
+        parameter = find_reference_parameter(resource_type, code)
         targets = _targets(parameter, modifier)
         capable = [target for target in targets if modifier or _has_parameter(target, rest[0])]
         if not capable:
-            raise refused(f"No resource type that {code} refers to can be searched like that.", "not-supported")
+            raise bad_request(f"No resource type that {code} refers to can be searched like that.", "not-supported")
         references = [found for target in capable for found in self._references(target, rest)]
         return Sql.one_of("value", references).found_by(code)
 
@@ -87,8 +87,8 @@ class Conditions:
         """``_has:Observation:patient:code=1234-5``: what a resource refers to that the rest finds."""
         parts = name.split(":", 3)
         if len(parts) != 4 or parts[1] not in resource_types():
-            raise refused("_has is written _has:<type>:<reference parameter>:<parameter>.")
-        reference_of(parts[1], parts[2])
+            raise bad_request("_has is written _has:<type>:<reference parameter>:<parameter>.")
+        find_reference_parameter(parts[1], parts[2])
         where = Sql.all_of([self._scope.of(parts[1]), self.matching(parts[1], [(parts[3], text)])])
         query = (
             "SELECT DISTINCT value FROM fhir_search WHERE parameter = ? AND number IN "  # noqa: S608 - our own text
@@ -96,29 +96,29 @@ class Conditions:
         )
         rows = self._connection.execute(query, (parts[2], *where.values, MOST_CHAINED + 1)).fetchall()
         prefix = f"{resource_type}/"
-        names = [row["value"] for row in _not_too_many(rows)]
+        names = [row["value"] for row in _check_rows(rows)]
         return Sql.one_of("id", [name.removeprefix(prefix) for name in names if name.startswith(prefix)])
 
     def _references(self, resource_type: str, rest: tuple[str, str]) -> list[str]:
         where = Sql.all_of([self._scope.of(resource_type), self.matching(resource_type, [rest])])
         query = f"SELECT id FROM fhir_version WHERE {where.text} LIMIT ?"  # noqa: S608 - our own text
         rows = self._connection.execute(query, (*where.values, MOST_CHAINED + 1)).fetchall()
-        return [f"{resource_type}/{row['id']}" for row in _not_too_many(rows)]
+        return [f"{resource_type}/{row['id']}" for row in _check_rows(rows)]
 
 
-def _few(conditions: list[Sql]) -> list[Sql]:
+def _check_number(conditions: list[Sql]) -> list[Sql]:
     if len(conditions) > MOST_VALUES:
-        raise refused(f"A search takes up to {MOST_VALUES} parameters, and as many values of one.", "too-costly")
+        raise bad_request(f"A search takes up to {MOST_VALUES} parameters, and as many values of one.", "too-costly")
     return conditions
 
 
-def _not_too_many(rows: list[sqlite3.Row]) -> list[sqlite3.Row]:
+def _check_rows(rows: list[sqlite3.Row]) -> list[sqlite3.Row]:
     if len(rows) > MOST_CHAINED:
-        raise refused(f"A level of the chain finds more than {MOST_CHAINED} resources; narrow it.", "too-costly")
+        raise bad_request(f"A level of the chain finds more than {MOST_CHAINED} resources; narrow it.", "too-costly")
     return rows
 
 
-def known_type(resource_type: str) -> ResourceType:
+def find_type(resource_type: str) -> ResourceType:
     """Return what searches know of a type.
 
     Raises
@@ -128,11 +128,11 @@ def known_type(resource_type: str) -> ResourceType:
     """
     known = resource_types().get(resource_type)
     if known is None:
-        raise refused("A parameter names a resource type that R4 does not have.", "not-supported")
+        raise bad_request("A parameter names a resource type that R4 does not have.", "not-supported")
     return known
 
 
-def parameter_of(resource_type: str, code: str) -> Parameter:
+def find_parameter(resource_type: str, code: str) -> Parameter:
     """Return a search parameter of a type.
 
     Raises
@@ -140,14 +140,14 @@ def parameter_of(resource_type: str, code: str) -> Parameter:
     FhirError
         400: the type has no such parameter.
     """
-    parameter = known_type(resource_type).parameters.get(code)
+    parameter = find_type(resource_type).parameters.get(code)
     if parameter is None:
         shown = code if re.fullmatch(r"[\w\-]{1,64}", code, re.ASCII) else "(not a parameter's name)"
-        raise refused(f"{resource_type} has no search parameter {shown}.", "not-supported")
+        raise bad_request(f"{resource_type} has no search parameter {shown}.", "not-supported")
     return parameter
 
 
-def reference_of(resource_type: str, code: str) -> Parameter:
+def find_reference_parameter(resource_type: str, code: str) -> Parameter:
     """Return a search parameter that looks at references.
 
     Raises
@@ -155,9 +155,9 @@ def reference_of(resource_type: str, code: str) -> Parameter:
     FhirError
         400: it is another kind of parameter, or none.
     """
-    parameter = parameter_of(resource_type, code)
+    parameter = find_parameter(resource_type, code)
     if parameter.kind != "reference":
-        raise refused(f"The search parameter {code} of {resource_type} is no reference.", "not-supported")
+        raise bad_request(f"The search parameter {code} of {resource_type} is no reference.", "not-supported")
     return parameter
 
 
@@ -171,23 +171,23 @@ def _targets(parameter: Parameter, modifier: str) -> tuple[str, ...]:
     if not modifier:
         return parameter.targets
     if modifier not in parameter.targets:
-        raise refused(f"{parameter.code} does not refer to resources of the type after the colon.")
+        raise bad_request(f"{parameter.code} does not refer to resources of the type after the colon.")
     return (modifier,)
 
 
 def _column(code: str, modifier: str, text: str) -> Sql:
     if modifier:
-        raise refused(f"{code} takes no modifier.", "not-supported")
+        raise bad_request(f"{code} takes no modifier.", "not-supported")
     if code == "_id":
         return Sql.one_of("id", alternatives(text))
     low = f"CAST(round({TIMES[code]} * 1000) AS INTEGER)"
     spans = [_asked(code, "date", item) for item in alternatives(text)]
-    return Sql.any_of(_few([compared(*span, low, f"({low} + 1)") for span in spans]))
+    return Sql.any_of(_check_number([compare_spans(*span, low, f"({low} + 1)") for span in spans]))
 
 
 def _missing(parameter: Parameter, text: str) -> Sql:
     if text not in {"true", "false"}:
-        raise refused(f"{parameter.code}:missing must be true or false.")
+        raise bad_request(f"{parameter.code}:missing must be true or false.")
     there = Sql("1").found_by(parameter.code)
     return there.inverted() if text == "true" else there
 
@@ -195,8 +195,8 @@ def _missing(parameter: Parameter, text: str) -> Sql:
 def _rows(parameter: Parameter, modifier: str, text: str) -> Sql:
     is_type = parameter.kind == "reference" and modifier in parameter.targets
     if modifier and not is_type and modifier not in MODIFIERS[parameter.kind]:
-        raise refused(f"The modifier of {parameter.code} is not supported.", "not-supported")
-    matched = Sql.any_of(_few([_matched(parameter, modifier, item) for item in alternatives(text)]))
+        raise bad_request(f"The modifier of {parameter.code} is not supported.", "not-supported")
+    matched = Sql.any_of(_check_number([_matched(parameter, modifier, item) for item in alternatives(text)]))
     row = f"{parameter.code}:{modifier}" if modifier in {"text", "identifier"} else parameter.code
     found = matched.found_by(row)
     return found.inverted() if modifier == "not" else found
@@ -213,25 +213,25 @@ def _plain(text: str) -> str:
 
 def _matched(parameter: Parameter, modifier: str, text: str) -> Sql:
     if not text:
-        raise refused(f"The search parameter {parameter.code} has an empty value.")
+        raise bad_request(f"The search parameter {parameter.code} has an empty value.")
     if parameter.kind == "token" or modifier == "identifier":
-        return _begins(text) if modifier == "text" else _token(text)
+        return _begins_with(text) if modifier == "text" else _token(text)
     if parameter.kind == "string":
-        return {"exact": _equal, "contains": _contains}.get(modifier, _begins)(text)
+        return {"exact": _equal, "contains": _contains}.get(modifier, _begins_with)(text)
     if parameter.kind == "reference":
         return _reference(parameter, modifier, _plain(text))
     if parameter.kind == "uri":
         return _below(text) if modifier == "below" else _equal(text)
     if parameter.kind == "quantity":
         return _quantity(parameter, text)
-    return compared(*_asked(parameter.code, parameter.kind, text))
+    return compare_spans(*_asked(parameter.code, parameter.kind, text))
 
 
 def _equal(text: str) -> Sql:
     return Sql("value = ?", (_plain(text),))
 
 
-def _begins(text: str) -> Sql:
+def _begins_with(text: str) -> Sql:
     return Sql("substr(value, 1, length(?)) = ?", (_plain(text), _plain(text)))
 
 
@@ -240,7 +240,7 @@ def _contains(text: str) -> Sql:
 
 
 def _below(text: str) -> Sql:
-    return Sql.any_of([_equal(text), _begins(text.rstrip("/") + "/")])
+    return Sql.any_of([_equal(text), _begins_with(text.rstrip("/") + "/")])
 
 
 def _token(text: str) -> Sql:
@@ -262,19 +262,19 @@ def _reference(parameter: Parameter, modifier: str, text: str) -> Sql:
 
 def _quantity(parameter: Parameter, text: str) -> Sql:
     number, *unit = (_plain(part) for part in BAR.split(text))
-    asked = compared(*_asked(parameter.code, "number", number))
+    asked = compare_spans(*_asked(parameter.code, "number", number))
     if not any(unit):
         return asked
     if len(unit) != 2:
-        raise refused(f"{parameter.code} is written <number>|<system>|<code>.")
+        raise bad_request(f"{parameter.code} is written <number>|<system>|<code>.")
     same_system = [Sql("system = ?", (unit[0],))] if unit[0] else []
     return Sql.all_of([asked, Sql("value = ?", (unit[1],)), *same_system])
 
 
 def _asked(code: str, kind: str, text: str) -> tuple[str, Span]:
     """Return the prefix and the range of a value."""
-    prefix, value = prefixed(text)
-    span = moments(value) if kind == "date" else numbers(value, exact=prefix not in {"eq", "ne"})
+    prefix, value = split_prefix(text)
+    span = read_moments(value) if kind == "date" else read_numbers(value, exact=prefix not in {"eq", "ne"})
     if span is None:
-        raise refused(f"The value of {code} must be a {kind}, after a prefix like eq or ge if need be.")
+        raise bad_request(f"The value of {code} must be a {kind}, after a prefix like eq or ge if need be.")
     return prefix, span

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from localaws.healthlake.search_parameters import resource_types
-from localaws.healthlake.search_values import EVER, moments, plain_reference
+from localaws.healthlake.search_values import EVER, plain_reference, read_moments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -161,13 +161,13 @@ def _strings(kind: str, value: Any) -> Iterator[tuple[str, str | None, str | Non
 
 def _dates(kind: str, value: Any) -> Iterator[tuple[str, None, None, float, float]]:
     if kind == "Period":
-        start, end = (moments(_text(_object(value).get(name)) or "") for name in ("start", "end"))
+        start, end = (read_moments(_text(_object(value).get(name)) or "") for name in ("start", "end"))
         if start or end:
             yield "", None, None, (start or EVER)[0], (end or EVER)[1]
     elif kind == "Timing":
         for event in _each(_object(value).get("event", [])):
             yield from _dates("dateTime", event)
-    elif span := moments(_text(value) or ""):
+    elif span := read_moments(_text(value) or ""):
         yield "", None, None, *span
 
 

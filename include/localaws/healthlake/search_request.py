@@ -7,8 +7,8 @@ import binascii
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from localaws.healthlake.exchange import refused
-from localaws.healthlake.search_conditions import TIMES, known_type, parameter_of, reference_of
+from localaws.healthlake.exchange import bad_request
+from localaws.healthlake.search_conditions import TIMES, find_parameter, find_reference_parameter, find_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,9 +54,11 @@ class Page:
             until, _, offset = base64.b64decode(token, validate=True).decode().partition(":")
             page = cls(float(until), int(offset))
         except (binascii.Error, ValueError):
-            raise refused("The page is not one of a next link; follow the link as it is, with its = encoded.") from None
+            raise bad_request(
+                "The page is not one of a next link; follow the link as it is, with its = encoded."
+            ) from None
         if page.offset < 0:
-            raise refused("The page is not one of a next link.")
+            raise bad_request("The page is not one of a next link.")
         return page
 
 
@@ -79,10 +81,10 @@ class Include:
         """
         source, parameter, target, *more = (*text.split(":"), "", "")
         if any(more) or not parameter:
-            raise refused("_include and _revinclude are written <type>:<reference parameter>[:<target type>].")
-        targets = reference_of(source, parameter).targets
+            raise bad_request("_include and _revinclude are written <type>:<reference parameter>[:<target type>].")
+        targets = find_reference_parameter(source, parameter).targets
         if target and target not in targets:
-            raise refused(f"{source}:{parameter} does not refer to resources of the type after it.")
+            raise bad_request(f"{source}:{parameter} does not refer to resources of the type after it.")
         return cls(source, parameter, target or None)
 
 
@@ -140,7 +142,7 @@ def read_search(resource_type: str, pairs: Iterable[tuple[str, str]]) -> Asked:
     for name, value in given:
         if name in CONTROLS:
             controls.setdefault(name, []).append(value)
-    known = known_type(resource_type)
+    known = find_type(resource_type)
     single = {name: values[0] for name, values in controls.items() if name not in {"_include", "_revinclude"}}
     _check(controls)
     return Asked(
@@ -161,46 +163,46 @@ def read_search(resource_type: str, pairs: Iterable[tuple[str, str]]) -> Asked:
 def _check(controls: dict[str, list[str]]) -> None:
     for name, values in controls.items():
         if len(values) > 1 and name not in {"_include", "_revinclude"}:
-            raise refused(f"{name} can be given once.")
+            raise bad_request(f"{name} can be given once.")
     if "_summary" in controls and "_elements" in controls:
-        raise refused("_summary and _elements cannot be given together.")
+        raise bad_request("_summary and _elements cannot be given together.")
     if controls.get("_summary") == ["text"] and ("_include" in controls or "_revinclude" in controls):
-        raise refused("_summary=text cannot be given together with _include or _revinclude.")
+        raise bad_request("_summary=text cannot be given together with _include or _revinclude.")
     if not set(controls.get("_summary", [])) <= SUMMARIES:
-        raise refused(f"_summary must be one of {', '.join(sorted(SUMMARIES))}.")
+        raise bad_request(f"_summary must be one of {', '.join(sorted(SUMMARIES))}.")
     if not set(controls.get("_format", [])) <= FORMATS:
-        raise refused(f"_format must be one of {', '.join(sorted(FORMATS))}.", "not-supported")
+        raise bad_request(f"_format must be one of {', '.join(sorted(FORMATS))}.", "not-supported")
 
 
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= LARGEST_PAGE):
-        raise refused(f"_count must lie between 1 and {LARGEST_PAGE}.")
+        raise bad_request(f"_count must lie between 1 and {LARGEST_PAGE}.")
     return int(text)
 
 
 def _total(text: str) -> bool:
     if text not in {"accurate", "none"}:
-        raise refused("_total must be accurate or none.")
+        raise bad_request("_total must be accurate or none.")
     return text == "accurate"
 
 
 def _sort(resource_type: str, text: str) -> tuple[tuple[str, bool], ...]:
     rules = tuple((item.removeprefix("-"), item.startswith("-")) for item in text.split(",") if item)
     if len(rules) > MOST_SORT_RULES:
-        raise refused(f"_sort takes up to {MOST_SORT_RULES} rules.", "too-costly")
+        raise bad_request(f"_sort takes up to {MOST_SORT_RULES} rules.", "too-costly")
     for code, _ in rules:
         if code in TIMES:
             continue
-        parameter = parameter_of(resource_type, code)
+        parameter = find_parameter(resource_type, code)
         if not parameter.paths or any(path.type in NESTED for path in parameter.paths):
-            raise refused(f"_sort does not take {code}: its values are nested.", "not-supported")
+            raise bad_request(f"_sort does not take {code}: its values are nested.", "not-supported")
     return rules
 
 
 def _includes(texts: list[str], source: str | None = None) -> tuple[Include, ...]:
     found = tuple(Include.read(text) for text in texts)
     if source and any(item.source != source for item in found):
-        raise refused(f"_include must begin with {source}, the type that is searched.")
+        raise bad_request(f"_include must begin with {source}, the type that is searched.")
     return found
 
 

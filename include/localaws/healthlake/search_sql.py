@@ -50,7 +50,7 @@ class Sql:
         return Sql(f"NOT ({self.text})", self.values)
 
 
-def compared(prefix: str, span: Span, low: str = "low", high: str = "high") -> Sql:
+def compare_spans(prefix: str, span: Span, low: str = "low", high: str = "high") -> Sql:
     """Return how a stored range is compared with the one that is asked for (FHIR R4, search, 3.1.1.4.3)."""
     begin, end = span
     inside = Sql(f"{low} >= ? AND {high} <= ?", (begin, end))

@@ -22,12 +22,12 @@ OWN_ADDRESS = re.compile(r"https?://[^/]+/datastore/[^/]+/r4/")
 VERSION = re.compile(r"/_history/[^/]+$")
 
 
-def prefixed(text: str) -> tuple[str, str]:
+def split_prefix(text: str) -> tuple[str, str]:
     """Split a prefix off a date or number; without one it is ``eq``."""
     return (text[:2], text[2:]) if text[:2] in PREFIXES else ("eq", text)
 
 
-def moments(text: str) -> Span | None:
+def read_moments(text: str) -> Span | None:
     """Return the milliseconds since the epoch that a date or dateTime covers, None if it is no date.
 
     A time without a zone counts as UTC.
@@ -67,7 +67,7 @@ def _offset(zone: str | None) -> float:
     return (-1 if zone[0] == "-" else 1) * (hours * 60 + minutes) * 60_000.0
 
 
-def numbers(text: str, *, exact: bool = False) -> Span | None:
+def read_numbers(text: str, *, exact: bool = False) -> Span | None:
     """Return what a number stands for, None if it is no number: 5.4 is 5.35 up to 5.45, by its significant digits."""
     if not NUMBER.fullmatch(text):
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from localaws.healthlake.documents import read, written
+from localaws.healthlake.documents import read_document, write_document
 from localaws.healthlake.search_index import rows_of
 
 if TYPE_CHECKING:
@@ -74,11 +74,15 @@ class ResourceStore:
         Equal content makes a new version too, as it does at AWS. With `strong`, searches find the version before
         until this one is indexed.
         """
-        now = self._now()
+        now = self._read_clock()
         name = (datastore_id, resource["resourceType"], resource["id"])
         version, created_at = self._supersede(connection, name, now, kept=strong)
         meta = resource.get("meta")
-        meta = {**(meta if isinstance(meta, dict) else {}), "versionId": str(version), "lastUpdated": instant(now)}
+        meta = {
+            **(meta if isinstance(meta, dict) else {}),
+            "versionId": str(version),
+            "lastUpdated": format_instant(now),
+        }
         body = {**resource, "meta": meta}
         number = self._insert(connection, name, version, (created_at or now, now), body)
         connection.executemany(
@@ -97,11 +101,11 @@ class ResourceStore:
         current = self.read(connection, datastore_id, resource_type, resource_id)
         if current is None or current.deleted:
             return current
-        now = self._now()
+        now = self._read_clock()
         name = (datastore_id, resource_type, resource_id)
         version, created_at = self._supersede(connection, name, now)
         self._insert(connection, name, version, (created_at or now, now), None)
-        return Stored(resource_type, resource_id, version, instant(now), deleted=True, body={})
+        return Stored(resource_type, resource_id, version, format_instant(now), deleted=True, body={})
 
     def read(
         self,
@@ -115,7 +119,7 @@ class ResourceStore:
         where = CURRENT if version is None else "datastore_id = ? AND resource_type = ? AND id = ? AND version = ?"
         values = (datastore_id, resource_type, resource_id, *(() if version is None else (version,)))
         row = connection.execute(f"SELECT * FROM fhir_version WHERE {where}", values).fetchone()  # noqa: S608 - our own
-        return None if row is None else stored(row)
+        return None if row is None else read_version_row(row)
 
     def history(
         self, connection: sqlite3.Connection, datastore_id: str, resource_type: str, resource_id: str
@@ -126,7 +130,7 @@ class ResourceStore:
             "ORDER BY version DESC",
             (datastore_id, resource_type, resource_id, self.indexed_until()),
         )
-        return [stored(row) for row in rows]
+        return [read_version_row(row) for row in rows]
 
     def each(
         self,
@@ -150,9 +154,9 @@ class ResourceStore:
         )
         for row in connection.execute(query, (datastore_id, since, since)):
             if types is None or row["resource_type"] in types:
-                yield stored(row)
+                yield read_version_row(row)
 
-    def _now(self) -> float:
+    def _read_clock(self) -> float:
         """Return the time in whole milliseconds, never later than it is: what is written now is found now."""
         return math.floor(self._clock() * 1000) / 1000
 
@@ -190,23 +194,23 @@ class ResourceStore:
     ) -> int | None:
         return connection.execute(
             "INSERT INTO fhir_version VALUES (NULL, ?, ?, ?, ?, ?, ?, NULL, 0, ?, ?)",
-            (*name, version, *times, body is None, written(body or {})),
+            (*name, version, *times, body is None, write_document(body or {})),
         ).lastrowid
 
 
-def stored(row: sqlite3.Row) -> Stored:
+def read_version_row(row: sqlite3.Row) -> Stored:
     """Return the version that a row of ``fhir_version`` holds."""
     return Stored(
         row["resource_type"],
         row["id"],
         row["version"],
-        instant(row["updated_at"]),
+        format_instant(row["updated_at"]),
         deleted=bool(row["deleted"]),
-        body=read(row["body"]),
+        body=read_document(row["body"]),
     )
 
 
-def instant(seconds: float) -> str:
+def format_instant(seconds: float) -> str:
     """Return a FHIR instant, in milliseconds."""
     moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
     return moment.replace("+00:00", "Z")

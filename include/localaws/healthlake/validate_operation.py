@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from localaws.fhir import Issue, Level, operation_outcome
-from localaws.healthlake.exchange import FhirError, Reply, refused
+from localaws.healthlake.exchange import FhirError, Reply, bad_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,19 +43,19 @@ class Validation:
         FhirError
             400: the request is malformed; 404: the profile is not known.
         """
-        question = _question(request)
+        question = _read_question(request)
         if question.mode is not None and question.mode not in MODES:
-            raise refused(f"mode must be one of {', '.join(sorted(MODES))}.", "value")
+            raise bad_request(f"mode must be one of {', '.join(sorted(MODES))}.", "value")
         resource = question.resource
         if not isinstance(resource, dict) or resource.get("resourceType") != resource_type:
-            raise refused(f"What is validated must be a JSON object with the resourceType {resource_type}.")
+            raise bad_request(f"What is validated must be a JSON object with the resourceType {resource_type}.")
         if question.profile is not None and not self._validator.knows_profile(question.profile):
             raise FhirError(404, "not-found", "The data store does not know this profile.")
         findings = self._validator.check(resource, Level.STRICT, question.profile)
-        return Reply(200, operation_outcome([*findings.issues, *_about_id(question, resource_type, resource_id)]))
+        return Reply(200, operation_outcome([*findings.issues, *_check_id(question, resource_type, resource_id)]))
 
 
-def _question(request: Request) -> Question:
+def _read_question(request: Request) -> Question:
     body = request.body
     if (
         isinstance(body, dict)
@@ -63,25 +63,25 @@ def _question(request: Request) -> Question:
         and not request.path.startswith("Parameters/")
     ):
         if request.query:
-            raise refused("profile and mode stand in the Parameters resource or in the query, not in both.")
-        return _parameters(body)
+            raise bad_request("profile and mode stand in the Parameters resource or in the query, not in both.")
+        return _read_parameters(body)
     given = dict(request.query)
     if len(given) != len(request.query) or not given.keys() <= {"profile", "mode"}:
-        raise refused("The query of $validate takes one profile and one mode.")
+        raise bad_request("The query of $validate takes one profile and one mode.")
     return Question(body, given.get("profile"), given.get("mode"))
 
 
-def _parameters(body: dict[str, Any]) -> Question:
+def _read_parameters(body: dict[str, Any]) -> Question:
     parameters = body.get("parameter")
     items = [item for item in parameters if isinstance(item, dict)] if isinstance(parameters, list) else []
     named: dict[Any, dict[str, Any]] = {}
     for item in items:
         name = item.get("name")
         if not isinstance(name, str) or name in named:
-            raise refused("Each parameter has a name, and each name stands once.")
+            raise bad_request("Each parameter has a name, and each name stands once.")
         named[name] = item
     if not named.keys() <= {"resource", "profile", "mode"} or "resource" not in named.get("resource", {}):
-        raise refused("Parameters must hold a resource, and may hold a profile and a mode.", "required")
+        raise bad_request("Parameters must hold a resource, and may hold a profile and a mode.", "required")
     profile = _text(named, "profile", ("valueCanonical",))
     return Question(named["resource"]["resource"], profile, _text(named, "mode", ("valueString", "valueCode")))
 
@@ -91,11 +91,11 @@ def _text(named: dict[Any, dict[str, Any]], name: str, keys: tuple[str, ...]) ->
         return None
     values = [named[name][key] for key in keys if key in named[name]]
     if len(values) != 1 or not isinstance(values[0], str):
-        raise refused(f"The parameter {name} must have one {' or '.join(keys)}.", "value")
+        raise bad_request(f"The parameter {name} must have one {' or '.join(keys)}.", "value")
     return values[0]
 
 
-def _about_id(question: Question, resource_type: str, resource_id: str | None) -> Iterator[Issue]:
+def _check_id(question: Question, resource_type: str, resource_id: str | None) -> Iterator[Issue]:
     given = question.resource.get("id")
     if question.mode == "update" and given is None:
         yield Issue("error", "required", "An update needs an id.", (f"{resource_type}.id",))

@@ -30,7 +30,7 @@ class Checker(Protocol):
         """Say whether a profile can be checked."""
 
 
-def checked(validator: Checker, resource: Resource, level: Level) -> tuple[Resource, tuple[Issue, ...]]:
+def check_resource(validator: Checker, resource: Resource, level: Level) -> tuple[Resource, tuple[Issue, ...]]:
     """Return a resource as it is stored at `level`, and the issues that it is stored with.
 
     Raises
@@ -42,10 +42,10 @@ def checked(validator: Checker, resource: Resource, level: Level) -> tuple[Resou
     if findings.rejected:
         raise FhirError(400, "processing", REJECTED, findings.issues)
     issues = findings.issues if level is Level.MINIMAL else ()
-    return marked(resource, issues), issues
+    return mark_issues(resource, issues), issues
 
 
-def marked(resource: Resource, issues: Iterable[Issue]) -> Resource:
+def mark_issues(resource: Resource, issues: Iterable[Issue]) -> Resource:
     """Return the resource with an extension that says what is wrong with it, in place of an earlier one.
 
     See https://docs.aws.amazon.com/healthlake/latest/devguide/managing-fhir-resources-create.html.

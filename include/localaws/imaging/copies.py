@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from localaws.errors import AwsError, conflict, invalid
 from localaws.imaging.announcements import announce_image_set
-from localaws.imaging.datastores import active
-from localaws.imaging.documents import frame_ids, grouping_of, instances
-from localaws.imaging.hierarchy import disagreeing, primaries
-from localaws.imaging.image_sets import settle_later, summary
+from localaws.imaging.datastores import find_active_datastore
+from localaws.imaging.documents import grouping_of, list_frame_ids, list_instances
+from localaws.imaging.hierarchy import contradicts, find_primaries
+from localaws.imaging.image_sets import schedule_end, summarise_version
 from localaws.imaging.store import (
     Status,
     add_image_set,
@@ -42,40 +42,44 @@ class Copies:
         datastore_id, source_id = params["datastoreId"], params["sourceImageSetId"]
         request = params["copyImageSetInformation"]
         with self._runtime.state.write() as connection:
-            active(connection, datastore_id)
+            find_active_datastore(connection, datastore_id)
             source = changeable_row(connection, datastore_id, source_id, request["sourceImageSet"]["latestVersionId"])
-            document = self._selected(source, request["sourceImageSet"].get("DICOMCopies", {}))
-            destination = self._destination(connection, params, source, document)
-            fails = self._fails(connection, destination, document)
+            document = self._select_instances(source, request["sourceImageSet"].get("DICOMCopies", {}))
+            destination = self._find_destination(connection, params, source, document)
+            fails = self._decide_failure(connection, destination, document)
             if fails:
                 document = _without_instances(document)
-            target_id = _write(connection, params, destination, document)
-            share_frames(connection, source_id, target_id, frame_ids(document))
+            target_id = _write_copy(connection, params, destination, document)
+            share_frames(connection, source_id, target_id, list_frame_ids(document))
             set_status(connection, source, "LOCKED", "COPYING_WITH_READ_ONLY_ACCESS")
             rows = [version_row(connection, datastore_id, name) for name in (source_id, target_id)]
             for row in rows:
-                settle_later(self._runtime, connection, row, fails=fails)
+                schedule_end(self._runtime, connection, row, fails=fails)
         self._runtime.schedule.wake()
         for row in rows:
             announce_image_set(self._runtime, row)
-        answers = [{**summary(self._runtime.settings, row), "latestVersionId": str(row["version"])} for row in rows]
+        answers = [
+            {**summarise_version(self._runtime.settings, row), "latestVersionId": str(row["version"])} for row in rows
+        ]
         return {
             "datastoreId": datastore_id,
             "sourceImageSetProperties": answers[0],
             "destinationImageSetProperties": answers[1],
         }
 
-    def _selected(self, source: sqlite3.Row, copies: dict[str, Any]) -> Document:
+    def _select_instances(self, source: sqlite3.Row, copies: dict[str, Any]) -> Document:
         document = document_of(source)
         if "copiableAttributes" in copies:
-            _keep_only(document, _read_selection(copies["copiableAttributes"]))
-        limit, count = self._runtime.settings.max_frames_per_copy, len(frame_ids(document))
+            _drop_other_instances(document, _read_selection(copies["copiableAttributes"]))
+        limit, count = self._runtime.settings.max_frames_per_copy, len(list_frame_ids(document))
         if count > limit:
             raise AwsError("ServiceQuotaExceededException", f"The copy has {count} image frames; {limit} are allowed.")
         return document
 
-    def _fails(self, connection: sqlite3.Connection, destination: sqlite3.Row | None, document: Document) -> bool:
-        """Say whether the copy is accepted and then fails, or refuse it."""
+    def _decide_failure(
+        self, connection: sqlite3.Connection, destination: sqlite3.Row | None, document: Document
+    ) -> bool:
+        """Return whether the copy is accepted and then fails; raise ConflictException if it is refused."""
         overlaps = destination is not None and not _sop_uids(document_of(destination)).isdisjoint(_sop_uids(document))
         answer = self._runtime.settings.choice("overlapping_copy")
         if overlaps and answer == "conflict":
@@ -83,7 +87,7 @@ class Copies:
         return self._runtime.faults.strikes_change(connection, "copy_failed") or (overlaps and answer == "fail")
 
     @staticmethod
-    def _destination(
+    def _find_destination(
         connection: sqlite3.Connection, params: Params, source: sqlite3.Row, document: Document
     ) -> sqlite3.Row | None:
         """Return the image set that is to have the instances; None where a new one is."""
@@ -97,7 +101,7 @@ class Copies:
             if not params.get("force", False):
                 _check_equal(document_of(row), document)
             return row
-        return _primary_of(connection, source, document) if params.get("promoteToPrimary") else None
+        return _find_primary(connection, source, document) if params.get("promoteToPrimary") else None
 
 
 def _read_selection(text: str) -> set[tuple[str, str]]:
@@ -109,19 +113,19 @@ def _read_selection(text: str) -> set[tuple[str, str]]:
         raise invalid(message) from error
 
 
-def _keep_only(document: Document, wanted: set[tuple[str, str]]) -> None:
-    unknown = wanted - {(series_uid, sop_uid) for series_uid, sop_uid, _ in instances(document)}
+def _drop_other_instances(document: Document, wanted: set[tuple[str, str]]) -> None:
+    unknown = wanted - {(series_uid, sop_uid) for series_uid, sop_uid, _ in list_instances(document)}
     if unknown or not wanted:
         raise invalid("copiableAttributes must name instances of the source image set")
     series = document["Study"]["Series"]
-    for series_uid, sop_uid, _ in list(instances(document)):
+    for series_uid, sop_uid, _ in list(list_instances(document)):
         if (series_uid, sop_uid) not in wanted:
             del series[series_uid]["Instances"][sop_uid]
     document["Study"]["Series"] = {uid: entry for uid, entry in series.items() if entry["Instances"]}
 
 
 def _sop_uids(document: Document) -> set[str]:
-    return {sop_uid for _, sop_uid, _ in instances(document)}
+    return {sop_uid for _, sop_uid, _ in list_instances(document)}
 
 
 def _without_instances(document: Document) -> Document:
@@ -129,7 +133,9 @@ def _without_instances(document: Document) -> Document:
     return {**document, "Study": {**document["Study"], "Series": series}}
 
 
-def _write(connection: sqlite3.Connection, params: Params, destination: sqlite3.Row | None, document: Document) -> str:
+def _write_copy(
+    connection: sqlite3.Connection, params: Params, destination: sqlite3.Row | None, document: Document
+) -> str:
     """Put the instances into the destination, or into a new image set; return its id."""
     promoted = bool(params.get("promoteToPrimary"))
     status = Status("COPYING", "LOCKED", params.get("force", False) and not promoted)
@@ -167,13 +173,13 @@ def _differences(target: Document, source: Document) -> list[str]:
     return sorted(found | ({"SeriesInstanceUID"} if set(source["Study"]["Series"]) - set(known) else set()))
 
 
-def _primary_of(connection: sqlite3.Connection, source: sqlite3.Row, document: Document) -> sqlite3.Row | None:
+def _find_primary(connection: sqlite3.Connection, source: sqlite3.Row, document: Document) -> sqlite3.Row | None:
     """Return the primary image set of the series, which a promotion joins; None where there is none yet."""
     if source["is_primary"]:
         raise invalid("promoteToPrimary: the source image set is primary already")
     grouping = grouping_of(document)
-    others = primaries(connection, source["datastore_id"], [(grouping.study_uid, grouping.series_uid)])
-    if disagreeing(grouping, others.values()):
+    others = find_primaries(connection, source["datastore_id"], [(grouping.study_uid, grouping.series_uid)])
+    if contradicts(grouping, others.values()):
         message = "The image set contradicts the primary image sets of its study or series"
         raise conflict(f"{message}; make its grouping elements equal by UpdateImageSetMetadata first.")
     for image_set_id, other in others.items():

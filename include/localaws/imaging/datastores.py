@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from localaws.errors import AwsError, conflict, not_found
 from localaws.imaging.announcements import announce_datastore
 from localaws.imaging.resources import datastore_arn
-from localaws.paging import page
+from localaws.paging import cut_page
 from localaws.resources import new_id
-from localaws.shapes import without_none
+from localaws.shapes import drop_none
 from localaws.tags import put_tags
-from localaws.tokens import remember, replayed
+from localaws.tokens import find_replayed, remember_token
 
 if TYPE_CHECKING:
     import sqlite3
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SETTLE, FAIL = "datastore", "datastore-failure"
 
 
-def existing(connection: sqlite3.Connection, datastore_id: str) -> sqlite3.Row:
+def find_datastore(connection: sqlite3.Connection, datastore_id: str) -> sqlite3.Row:
     """Return the row of a data store, deleted ones too.
 
     Raises
@@ -38,7 +38,7 @@ def existing(connection: sqlite3.Connection, datastore_id: str) -> sqlite3.Row:
     return row
 
 
-def active(connection: sqlite3.Connection, datastore_id: str) -> sqlite3.Row:
+def find_active_datastore(connection: sqlite3.Connection, datastore_id: str) -> sqlite3.Row:
     """Return the row of a data store that can be worked with.
 
     Raises
@@ -46,7 +46,7 @@ def active(connection: sqlite3.Connection, datastore_id: str) -> sqlite3.Row:
     AwsError
         ResourceNotFoundException for an unknown or deleted one, ConflictException while it is made or deleted.
     """
-    row = existing(connection, datastore_id)
+    row = find_datastore(connection, datastore_id)
     if row["status"] == "DELETED":
         raise not_found("data store", datastore_id)
     if row["status"] != "ACTIVE":
@@ -74,15 +74,15 @@ class Datastores:
     def create(self, params: Params) -> Result:
         """Answer CreateDatastore."""
         with self._runtime.state.write() as connection:
-            datastore_id = replayed(connection, "CreateDatastore", params)
+            datastore_id = find_replayed(connection, "CreateDatastore", params)
             if datastore_id is None:
                 self._check_quota(connection)
                 datastore_id = self._insert(connection, params)
-                remember(connection, "CreateDatastore", params, datastore_id)
+                remember_token(connection, "CreateDatastore", params, datastore_id)
                 fails = self._runtime.faults.strikes_change(connection, "create_failed")
                 end = FAIL if fails else SETTLE
                 self._runtime.schedule.add(connection, end, datastore_id, self._runtime.settings.change_seconds)
-            row = existing(connection, datastore_id)
+            row = find_datastore(connection, datastore_id)
         self._runtime.schedule.wake()
         announce_datastore(self._runtime, row["id"], row["name"], row["status"], "Creating")
         return {"datastoreId": row["id"], "datastoreStatus": row["status"]}
@@ -113,21 +113,21 @@ class Datastores:
     def get(self, params: Params) -> Result:
         """Answer GetDatastore; a deleted data store is answered as DELETED."""
         with self._runtime.state.read() as connection:
-            row = existing(connection, params["datastoreId"])
+            row = find_datastore(connection, params["datastoreId"])
         properties = {
             **self._summary(row),
             "kmsKeyArn": row["kms_key_arn"],
             "lambdaAuthorizerArn": row["lambda_authorizer_arn"],
             "losslessStorageFormat": row["lossless_storage_format"],
         }
-        return {"datastoreProperties": without_none(properties)}
+        return {"datastoreProperties": drop_none(properties)}
 
     def list_datastores(self, params: Params) -> Result:
         """Answer ListDatastores, newest first."""
         with self._runtime.state.read() as connection:
             rows = connection.execute("SELECT * FROM datastore ORDER BY created_at DESC, id").fetchall()
         wanted = params.get("datastoreStatus")
-        shown, token = page([row for row in rows if wanted in (None, row["status"])], params)
+        shown, token = cut_page([row for row in rows if wanted in (None, row["status"])], params)
         return {"datastoreSummaries": [self._summary(row) for row in shown], **token}
 
     def _summary(self, row: sqlite3.Row) -> Result:
@@ -143,13 +143,13 @@ class Datastores:
     def delete(self, params: Params) -> Result:
         """Answer DeleteDatastore; the same call again changes nothing."""
         with self._runtime.state.write() as connection:
-            row = existing(connection, params["datastoreId"])
+            row = find_datastore(connection, params["datastoreId"])
             if row["status"] not in {"DELETING", "DELETED"}:
-                active(connection, row["id"])
+                find_active_datastore(connection, row["id"])
                 self._check_empty(connection, row["id"])
                 self._set_status(connection, row["id"], "DELETING")
                 self._runtime.schedule.add(connection, SETTLE, row["id"], self._runtime.settings.change_seconds)
-            row = existing(connection, row["id"])
+            row = find_datastore(connection, row["id"])
         self._runtime.schedule.wake()
         announce_datastore(self._runtime, row["id"], row["name"], row["status"], "Deleting")
         return {"datastoreId": row["id"], "datastoreStatus": row["status"]}
@@ -179,7 +179,7 @@ class Datastores:
 
     def _end(self, datastore_id: str, ends: dict[str, tuple[str, str]]) -> None:
         with self._runtime.state.write() as connection:
-            row = existing(connection, datastore_id)
+            row = find_datastore(connection, datastore_id)
             status, word = ends[row["status"]]
             self._set_status(connection, datastore_id, status)
         announce_datastore(self._runtime, datastore_id, row["name"], status, word)

@@ -42,12 +42,12 @@ def new_document(datastore_id: str, image_set_id: str) -> Document:
     }
 
 
-def pack(document: Document) -> bytes:
+def write_document(document: Document) -> bytes:
     """Return a document as it is stored and answered: gzip-compressed JSON."""
     return gzip.compress(json.dumps(document).encode(), 3, mtime=0)
 
 
-def unpack(blob: bytes) -> Document:
+def read_document(blob: bytes) -> Document:
     """Return a stored document."""
     document: Document = json.loads(gzip.decompress(blob))
     return document
@@ -63,10 +63,10 @@ def add_instance(document: Document, instance: Instance, file: str) -> list[Stor
     study["DICOM"].update(levels.study)
     series = study["Series"].setdefault(instance.series_instance_uid, {"DICOM": {}, "Instances": {}})
     series["DICOM"].update(levels.series)
-    frames = list(_stored(instance, file))
+    frames = list(_place_frames(instance, file))
     entry = {
         "DICOM": levels.instance,
-        "StoredTransferSyntaxUID": _shown(instance.pixels.transfer_syntax),
+        "StoredTransferSyntaxUID": _shown_syntax(instance.pixels.transfer_syntax),
         "ImageFrames": [
             {"ID": stored.id, **frame.description()}
             for stored, frame in zip(frames, instance.pixels.frames, strict=True)
@@ -76,11 +76,11 @@ def add_instance(document: Document, instance: Instance, file: str) -> list[Stor
     return frames
 
 
-def _shown(transfer_syntax: str) -> str | None:
+def _shown_syntax(transfer_syntax: str) -> str | None:
     return None if transfer_syntax == HTJ2K_RPCL else transfer_syntax
 
 
-def _stored(instance: Instance, file: str) -> Iterator[StoredFrame]:
+def _place_frames(instance: Instance, file: str) -> Iterator[StoredFrame]:
     start = 0
     for index, frame in enumerate(instance.pixels.frames):
         name = hashlib.sha256(f"{instance.sop_instance_uid}/{file}/{index}".encode()).hexdigest()[:32]
@@ -88,24 +88,24 @@ def _stored(instance: Instance, file: str) -> Iterator[StoredFrame]:
         start += frame.size
 
 
-def instances(document: Document) -> Iterator[tuple[str, str, Document]]:
+def list_instances(document: Document) -> Iterator[tuple[str, str, Document]]:
     """Yield series UID, SOP instance UID and entry of every instance."""
     for series_uid, series in document["Study"]["Series"].items():
         for sop_uid, entry in series["Instances"].items():
             yield series_uid, sop_uid, entry
 
 
-def frame_ids(document: Document) -> list[str]:
+def list_frame_ids(document: Document) -> list[str]:
     """Return the IDs of all frames."""
-    return [frame["ID"] for _, _, entry in instances(document) for frame in entry["ImageFrames"]]
+    return [frame["ID"] for _, _, entry in list_instances(document) for frame in entry["ImageFrames"]]
 
 
 def grouping_of(document: Document) -> Grouping:
     """Return the grouping elements of a document; those of its first series, if it has several."""
-    return Grouping.of(document["Patient"]["DICOM"], document["Study"]["DICOM"], first_series(document)["DICOM"])
+    return Grouping.of(document["Patient"]["DICOM"], document["Study"]["DICOM"], find_first_series(document)["DICOM"])
 
 
-def first_series(document: Document) -> Document:
+def find_first_series(document: Document) -> Document:
     """Return the first series of a document; an empty one if it has none."""
     every: list[Document] = list(document["Study"]["Series"].values())
     return every[0] if every else {"DICOM": {}, "Instances": {}}

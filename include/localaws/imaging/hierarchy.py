@@ -16,7 +16,7 @@ QUERY = (
 )
 
 
-def primaries(
+def find_primaries(
     connection: sqlite3.Connection, datastore_id: str, uids: Iterable[tuple[str, str]]
 ) -> dict[str, Grouping]:
     """Return the living primary image sets of these pairs of study and series UID, by identifier."""
@@ -24,7 +24,7 @@ def primaries(
     return {row["id"]: Grouping.load(row["grouping"]) for row in found}
 
 
-def disagreeing(grouping: Grouping, others: Iterable[Grouping]) -> bool:
+def contradicts(grouping: Grouping, others: Iterable[Grouping]) -> bool:
     """Say whether a primary image set with `grouping` would contradict one of `others`."""
     return any(
         (other.study_uid == grouping.study_uid and other.study != grouping.study)

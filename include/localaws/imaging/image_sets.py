@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from localaws.errors import not_found
 from localaws.imaging.announcements import announce_image_set
-from localaws.imaging.datastores import active
+from localaws.imaging.datastores import find_active_datastore
 from localaws.imaging.pixels import CONTENT_TYPES
 from localaws.imaging.resources import image_set_arn
-from localaws.imaging.store import changeable_row, living_row, set_status, touch, version_row
-from localaws.paging import page
-from localaws.shapes import without_none
+from localaws.imaging.store import changeable_row, record_access, set_status, undeleted_row, version_row
+from localaws.paging import cut_page
+from localaws.shapes import drop_none
 
 if TYPE_CHECKING:
     import sqlite3
@@ -40,7 +40,7 @@ def _version(params: Params) -> int | None:
     return int(params["versionId"]) if "versionId" in params else None
 
 
-def summary(settings: Settings, row: sqlite3.Row) -> Result:
+def summarise_version(settings: Settings, row: sqlite3.Row) -> Result:
     """Return the members that every operation on image sets answers for a version."""
     return {
         "imageSetId": row["image_set_id"],
@@ -52,7 +52,7 @@ def summary(settings: Settings, row: sqlite3.Row) -> Result:
     }
 
 
-def settle_later(runtime: Runtime, connection: sqlite3.Connection, row: sqlite3.Row, *, fails: bool = False) -> None:
+def schedule_end(runtime: Runtime, connection: sqlite3.Connection, row: sqlite3.Row, *, fails: bool = False) -> None:
     """Let a change of an image set take its time; `ImageSets.settle` or `ImageSets.fail` ends it."""
     subject = f"{row['datastore_id']}/{row['image_set_id']}"
     runtime.schedule.add(connection, FAIL if fails else SETTLE, subject, runtime.settings.change_seconds)
@@ -70,10 +70,10 @@ class ImageSets:
     def get(self, params: Params) -> Result:
         """Answer GetImageSet; a deleted image set is answered as DELETED."""
         with self._runtime.state.read() as connection:
-            active(connection, params["datastoreId"])
+            find_active_datastore(connection, params["datastoreId"])
             row = version_row(connection, params["datastoreId"], params["imageSetId"], _version(params))
         answer = {
-            **summary(self._runtime.settings, row),
+            **summarise_version(self._runtime.settings, row),
             "datastoreId": row["datastore_id"],
             "versionId": str(row["version"]),
             "deletedAt": row["deleted_at"],
@@ -83,21 +83,21 @@ class ImageSets:
             "lastAccessedAt": row["accessed_at"],
             "storageTier": "FREQUENT_ACCESS",
         }
-        return without_none(answer)
+        return drop_none(answer)
 
     def versions(self, params: Params) -> Result:
         """Answer ListImageSetVersions, newest first."""
         with self._runtime.state.read() as connection:
-            active(connection, params["datastoreId"])
+            find_active_datastore(connection, params["datastoreId"])
             version_row(connection, params["datastoreId"], params["imageSetId"])
             rows = connection.execute(
                 "SELECT * FROM image_set_version WHERE image_set_id = ? ORDER BY version DESC", (params["imageSetId"],)
             ).fetchall()
-        shown, token = page(rows, params)
-        return {"imageSetPropertiesList": [self._listed(row) for row in shown], **token}
+        shown, token = cut_page(rows, params)
+        return {"imageSetPropertiesList": [self._describe_listed(row) for row in shown], **token}
 
     @staticmethod
-    def _listed(row: sqlite3.Row) -> Result:
+    def _describe_listed(row: sqlite3.Row) -> Result:
         members = {
             "imageSetId": row["image_set_id"],
             "versionId": str(row["version"]),
@@ -110,14 +110,14 @@ class ImageSets:
             "overrides": {"forced": True} if row["forced"] else None,
             "isPrimary": bool(row["is_primary"]),
         }
-        return without_none(members)
+        return drop_none(members)
 
     def metadata(self, params: Params) -> Result:
         """Answer GetImageSetMetadata: gzip-compressed JSON."""
         with self._runtime.state.write() as connection:
-            active(connection, params["datastoreId"])
-            row = living_row(connection, params["datastoreId"], params["imageSetId"], _version(params))
-            touch(connection, row["image_set_id"])
+            find_active_datastore(connection, params["datastoreId"])
+            row = undeleted_row(connection, params["datastoreId"], params["imageSetId"], _version(params))
+            record_access(connection, row["image_set_id"])
         return {
             "imageSetMetadataBlob": row["document"],
             "contentType": "application/json",
@@ -128,14 +128,14 @@ class ImageSets:
         """Answer GetImageFrame."""
         frame_id = params["imageFrameInformation"]["imageFrameId"]
         with self._runtime.state.write() as connection:
-            active(connection, params["datastoreId"])
-            row = living_row(connection, params["datastoreId"], params["imageSetId"])
+            find_active_datastore(connection, params["datastoreId"])
+            row = undeleted_row(connection, params["datastoreId"], params["imageSetId"])
             frame = connection.execute(
                 "SELECT * FROM frame WHERE image_set_id = ? AND id = ?", (row["image_set_id"], frame_id)
             ).fetchone()
             if frame is None:
                 raise not_found(f"image frame of image set {row['image_set_id']}", frame_id)
-            touch(connection, row["image_set_id"])
+            record_access(connection, row["image_set_id"])
         return {
             "imageFrameBlob": self._pixel_files.read(frame["file"], frame["start"], frame["size"]),
             "contentType": CONTENT_TYPES.get(frame["transfer_syntax"], "application/octet-stream"),
@@ -144,15 +144,15 @@ class ImageSets:
     def delete(self, params: Params) -> Result:
         """Answer DeleteImageSet."""
         with self._runtime.state.write() as connection:
-            active(connection, params["datastoreId"])
+            find_active_datastore(connection, params["datastoreId"])
             row = changeable_row(connection, params["datastoreId"], params["imageSetId"])
             set_status(connection, row, "LOCKED", "DELETING")
             row = version_row(connection, params["datastoreId"], params["imageSetId"])
-            settle_later(self._runtime, connection, row)
+            schedule_end(self._runtime, connection, row)
         self._runtime.schedule.wake()
         announce_image_set(self._runtime, row)
         names = ("imageSetId", "imageSetState", "imageSetWorkflowStatus")
-        answer = summary(self._runtime.settings, row)
+        answer = summarise_version(self._runtime.settings, row)
         return {"datastoreId": row["datastore_id"], **{name: answer[name] for name in names}}
 
     def settle(self, subject: str) -> None:

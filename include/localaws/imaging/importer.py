@@ -17,10 +17,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from localaws.imaging.announcements import announce_image_set, announce_job
 from localaws.imaging.documents import add_instance, new_document
 from localaws.imaging.grouping import Group, group_instances
-from localaws.imaging.hierarchy import primaries
-from localaws.imaging.jobs import ADVANCE, job_folder, properties
+from localaws.imaging.hierarchy import find_primaries
+from localaws.imaging.jobs import ADVANCE, describe_job, job_folder
 from localaws.imaging.part10 import Instance, RejectedFileError, read_instance
-from localaws.imaging.results import MANIFEST, SERVER_ERROR, Outcome, Results, manifest, result_files
+from localaws.imaging.results import MANIFEST, SERVER_ERROR, Outcome, Results, write_manifest, write_result_files
 from localaws.imaging.store import (
     Status,
     add_frames,
@@ -74,7 +74,7 @@ class Importer(JobSteps):
 
     def read(self, job: sqlite3.Row, faults: Sequence[Fault]) -> float:
         """Parse every file, and then store the image sets and the job's results."""
-        files = self._listing(job)
+        files = self._list_files(job)
         with ThreadPoolExecutor(self.runtime.settings.readers, thread_name_prefix="localaws-reader") as readers:
             parsed = list(readers.map(lambda file: self._parse(job, file, faults), files))
         self._store(job, parsed)
@@ -82,7 +82,7 @@ class Importer(JobSteps):
         log.info("import job %s: %d files imported, %d failed", job["id"], len(parsed) - failed, failed)
         return len(files) * self.runtime.settings.seconds_per_file
 
-    def _listing(self, job: sqlite3.Row) -> list[InputFile]:
+    def _list_files(self, job: sqlite3.Row) -> list[InputFile]:
         files = sorted(self._objects.list(job["input_uri"], job["input_owner"]), key=lambda file: file.key)
         settings = self.runtime.settings
         above = split_uri(job["input_uri"])[1].rpartition("/")[0]
@@ -109,7 +109,7 @@ class Importer(JobSteps):
         if outcome.exception_type:
             return Parsed(outcome)
         try:
-            return self._instance(job, file, outcome)
+            return self._read_instance(job, file, outcome)
         except RejectedFileError as rejection:
             outcome.reject("ValidationException", str(rejection))
         except ClientError as error:
@@ -122,7 +122,7 @@ class Importer(JobSteps):
             outcome.reject("ValidationException", f"DICOM file could not be read - {type(error).__name__}")
         return Parsed(outcome)
 
-    def _instance(self, job: sqlite3.Row, file: InputFile, outcome: Outcome) -> Parsed:
+    def _read_instance(self, job: sqlite3.Row, file: InputFile, outcome: Outcome) -> Parsed:
         if file.size > self.runtime.settings.max_file_bytes:
             raise RejectedFileError(f"The file is larger than {self.runtime.settings.max_file_bytes} bytes")
         body, encoding = self._objects.read(job["input_uri"], file.key)
@@ -141,7 +141,7 @@ class Importer(JobSteps):
         instances = [item.instance for item in parsed if item.instance]
         with self.runtime.state.write() as connection:
             uids = [(instance.study_instance_uid, instance.series_instance_uid) for instance in instances]
-            existing = primaries(connection, job["datastore_id"], uids)
+            existing = find_primaries(connection, job["datastore_id"], uids)
             image_sets = [
                 self._store_group(connection, job["datastore_id"], group, by_instance)
                 for group in group_instances(instances, existing)
@@ -186,10 +186,10 @@ class Importer(JobSteps):
         if not writes_results(faults):
             return
         results, folder = Results.load(job["results"]), job_folder(job)
-        for path, body in result_files(results, faults, job["input_uri"], self.runtime.settings):
+        for path, body in write_result_files(results, faults, job["input_uri"], self.runtime.settings):
             self._objects.write(f"{folder}{path}", body)
         if writes_manifest(faults):
-            body = manifest(results, job["id"], job["datastore_id"], job["input_uri"], folder)
+            body = write_manifest(results, job["id"], job["datastore_id"], job["input_uri"], folder)
             self._objects.write(f"{folder}{MANIFEST}", body)
 
     def outcome(self, _job: sqlite3.Row, faults: Sequence[Fault]) -> tuple[str, str | None]:
@@ -200,7 +200,7 @@ class Importer(JobSteps):
 
     def announce(self, job: sqlite3.Row) -> None:
         """Send the event of a job's status."""
-        announce_job(self.runtime, properties(self.runtime.settings, job))
+        announce_job(self.runtime, describe_job(self.runtime.settings, job))
 
     def describe_s3_error(self, error: BotoCoreError | ClientError) -> str:
         """Return the code of an error alone."""

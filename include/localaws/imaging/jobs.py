@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from localaws.errors import AwsError, conflict, not_found
 from localaws.faults import DICOM_IMPORT
 from localaws.imaging.announcements import announce_job
-from localaws.imaging.datastores import active, existing
-from localaws.paging import page
+from localaws.imaging.datastores import find_active_datastore, find_datastore
+from localaws.paging import cut_page
 from localaws.resources import new_id
-from localaws.shapes import without_none
-from localaws.tokens import remember, replayed
+from localaws.shapes import drop_none
+from localaws.tokens import find_replayed, remember_token
 
 if TYPE_CHECKING:
     import sqlite3
@@ -43,7 +43,7 @@ def job_row(connection: sqlite3.Connection, job_id: str) -> sqlite3.Row | None:
     return row
 
 
-def properties(settings: Settings, job: sqlite3.Row) -> dict[str, Any]:
+def describe_job(settings: Settings, job: sqlite3.Row) -> dict[str, Any]:
     """Return a job as GetDICOMImportJob answers it."""
     members = {
         "jobId": job["id"],
@@ -57,7 +57,7 @@ def properties(settings: Settings, job: sqlite3.Row) -> dict[str, Any]:
         "outputS3Uri": job_folder(job) if settings.choice("output_uri") == "job_folder" else job["output_uri"],
         "message": job["message"],
     }
-    return without_none(members)
+    return drop_none(members)
 
 
 class ImportJobs:
@@ -74,20 +74,20 @@ class ImportJobs:
             raise AwsError("NotImplementedException", message, 501)
         with self._runtime.state.write() as connection:
             refused = conflict if self._runtime.settings.choice("reused_token") == "refused" else None
-            job_id = replayed(connection, "StartDICOMImportJob", params, refused)
+            job_id = find_replayed(connection, "StartDICOMImportJob", params, refused)
             is_new = job_id is None
             if job_id is None:
-                active(connection, params["datastoreId"])
+                find_active_datastore(connection, params["datastoreId"])
                 self._check_quota(connection, params["datastoreId"])
                 job_id = self._insert(connection, params)
-                remember(connection, "StartDICOMImportJob", params, job_id)
+                remember_token(connection, "StartDICOMImportJob", params, job_id)
                 self._runtime.schedule.add(connection, ADVANCE, job_id, self._runtime.settings.submitted_seconds)
             job = job_row(connection, job_id)
         if job is None:
             raise not_found("import job", job_id)
         if is_new:
             self._runtime.schedule.wake()
-            announce_job(self._runtime, properties(self._runtime.settings, job))
+            announce_job(self._runtime, describe_job(self._runtime.settings, job))
         return {
             "datastoreId": job["datastore_id"],
             "jobId": job["id"],
@@ -125,21 +125,21 @@ class ImportJobs:
     def get(self, params: Params) -> Result:
         """Answer GetDICOMImportJob."""
         with self._runtime.state.read() as connection:
-            existing(connection, params["datastoreId"])
+            find_datastore(connection, params["datastoreId"])
             job = job_row(connection, params["jobId"])
         if job is None or job["datastore_id"] != params["datastoreId"]:
             raise not_found("import job", params["jobId"])
-        return {"jobProperties": properties(self._runtime.settings, job)}
+        return {"jobProperties": describe_job(self._runtime.settings, job)}
 
     def list_jobs(self, params: Params) -> Result:
         """Answer ListDICOMImportJobs, newest first."""
         with self._runtime.state.read() as connection:
-            existing(connection, params["datastoreId"])
+            find_datastore(connection, params["datastoreId"])
             jobs = connection.execute(
                 "SELECT * FROM import_job WHERE datastore_id = ? AND status LIKE ? ORDER BY submitted_at DESC, id",
                 (params["datastoreId"], params.get("jobStatus", "%")),
             ).fetchall()
-        shown, token = page(jobs, params)
+        shown, token = cut_page(jobs, params)
         return {"jobSummaries": [self._summary(job) for job in shown], **token}
 
     def _summary(self, job: sqlite3.Row) -> Result:
@@ -153,7 +153,7 @@ class ImportJobs:
             "submittedAt",
             "message",
         )
-        return {name: value for name, value in properties(self._runtime.settings, job).items() if name in kept}
+        return {name: value for name, value in describe_job(self._runtime.settings, job).items() if name in kept}
 
     def started(self) -> list[dict[str, str]]:
         """Return every job, oldest first, with what tells jobs apart."""

@@ -135,13 +135,13 @@ def _native(dataset: Dataset, keyword: str, transfer_syntax: str) -> Frames:
     if there > count:
         found.warnings.append("FRAME_NUMBER_MISMATCH")
     if transfer_syntax == ExplicitVRBigEndian and dataset[keyword].VR == "OW":
-        data = _swapped(data)
+        data = _swap_bytes(data)
     for index in range(count):
         found.frames.append(_described(data[index * size : (index + 1) * size], dataset, bits))
     return found
 
 
-def _swapped(data: bytes) -> bytes:
+def _swap_bytes(data: bytes) -> bytes:
     words = array("H", data[: len(data) // 2 * 2])
     words.byteswap()
     return words.tobytes()

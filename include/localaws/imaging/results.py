@@ -82,7 +82,7 @@ class Results:
         return cls([Outcome(**outcome) for outcome in body["outcomes"]], body["image_sets"])
 
 
-def manifest(results: Results, job_id: str, datastore_id: str, input_uri: str, folder: str) -> bytes:
+def write_manifest(results: Results, job_id: str, datastore_id: str, input_uri: str, folder: str) -> bytes:
     """Return job-output-manifest.json; `folder` is the job's output folder with its trailing slash."""
     failed = [outcome for outcome in results.outcomes if outcome.exception_type]
     server_errors = sum(outcome.exception_type == SERVER_ERROR for outcome in failed)
@@ -104,7 +104,7 @@ def manifest(results: Results, job_id: str, datastore_id: str, input_uri: str, f
     return json.dumps({"jobSummary": summary}, indent=2).encode()
 
 
-def result_files(
+def write_result_files(
     results: Results, faults: Sequence[Fault], input_uri: str, settings: Settings
 ) -> Iterator[tuple[str, bytes]]:
     """Yield path and content of each ndjson file that has lines.
@@ -130,12 +130,12 @@ def result_files(
     }
     form = settings.choice("dicom_input_file")
     for path, lines in files.items():
-        body = _ndjson({"inputFile": input_file(item.key, input_uri, form)} | line for item, line in lines)
+        body = _ndjson({"inputFile": name_input_file(item.key, input_uri, form)} | line for item, line in lines)
         if body:
             yield path, body
 
 
-def input_file(key: str, input_uri: str, form: str) -> str:
+def name_input_file(key: str, input_uri: str, form: str) -> str:
     """Return how a line names its file, by the choice ``dicom_input_file``."""
     bucket, prefix = split_uri(input_uri)
     forms = {

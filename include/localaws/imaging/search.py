@@ -7,8 +7,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from localaws.errors import invalid
-from localaws.imaging.datastores import active
-from localaws.paging import page
+from localaws.imaging.datastores import find_active_datastore
+from localaws.paging import cut_page
 
 if TYPE_CHECKING:
     import sqlite3
@@ -59,14 +59,14 @@ class Search:
             f"ORDER BY {SORTS[sort['sortField']]} {sort['sortOrder']}, id"
         )
         with self._runtime.state.read() as connection:
-            active(connection, params["datastoreId"])
+            find_active_datastore(connection, params["datastoreId"])
             rows = connection.execute(query, (params["datastoreId"], seen_until, seen_until, *values)).fetchall()
-        shown, token = page(rows, params)
-        return {"imageSetsMetadataSummaries": [_found(row) for row in shown], "sort": sort, **token}
+        shown, token = cut_page(rows, params)
+        return {"imageSetsMetadataSummaries": [_summarise_match(row) for row in shown], "sort": sort, **token}
 
 
 def _conditions(filters: list[dict[str, Any]], beside: frozenset[str]) -> tuple[list[str], list[Any]]:
-    names = [_name(item) for item in filters]
+    names = [_filter_name(item) for item in filters]
     if len(names) == 2 and (len(set(names)) == 1 or not beside & set(names)):
         more = f", and {' or '.join(sorted(beside, reverse=True))} beside it" if beside else ""
         raise invalid(f"$.searchCriteria.filters: one search attribute{more}")
@@ -78,7 +78,7 @@ def _conditions(filters: list[dict[str, Any]], beside: frozenset[str]) -> tuple[
     return conditions, values
 
 
-def _name(item: dict[str, Any]) -> str:
+def _filter_name(item: dict[str, Any]) -> str:
     names = {name for value in item["values"] for name in value}
     if len(names) != 1 or any(len(value) != 1 for value in item["values"]):
         raise invalid("$.searchCriteria.filters: the values of a filter must all have the same single member")
@@ -91,17 +91,17 @@ def _condition(name: str, item: dict[str, Any]) -> tuple[str, list[Any]]:
     if len(values) != expected or (expected == 2 and name not in RANGES):
         raise invalid(f"$.searchCriteria.filters: {item['operator']} cannot take {len(values)} values of {name}")
     if name == "DICOMStudyDateAndTime":
-        return f"{column} BETWEEN ? AND ?", [_moment(values[0], "000000"), _moment(values[-1], LAST_TIME)]
+        return f"{column} BETWEEN ? AND ?", [_study_moment(values[0], "000000"), _study_moment(values[-1], LAST_TIME)]
     if expected == 2:
         return f"{column} BETWEEN ? AND ?", values
     return f"{column} = ?", values
 
 
-def _moment(value: dict[str, str], default_time: str) -> str:
+def _study_moment(value: dict[str, str], default_time: str) -> str:
     return value["DICOMStudyDate"] + value.get("DICOMStudyTime", default_time)
 
 
-def _found(row: sqlite3.Row) -> Result:
+def _summarise_match(row: sqlite3.Row) -> Result:
     return {
         "imageSetId": row["id"],
         "version": row["latest_version"],

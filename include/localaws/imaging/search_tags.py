@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from localaws.imaging.documents import first_series
+from localaws.imaging.documents import find_first_series
 
 if TYPE_CHECKING:
     from localaws.imaging.documents import Document
@@ -33,7 +33,7 @@ NUMBERS = {
 
 def search_tags(document: Document) -> dict[str, Any]:
     """Return the members of ``DICOMTags``; a value that the model does not allow there is left out."""
-    series = first_series(document)
+    series = find_first_series(document)
     values = {**document["Patient"]["DICOM"], **document["Study"]["DICOM"], **series["DICOM"]}
     tags: dict[str, Any] = {}
     for tag, (keyword, longest) in TEXTS.items():

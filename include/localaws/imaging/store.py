@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from localaws.errors import conflict, not_found
-from localaws.imaging.documents import Document, StoredFrame, grouping_of, pack, unpack
+from localaws.imaging.documents import Document, StoredFrame, grouping_of, read_document, write_document
 from localaws.imaging.search_tags import search_tags
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def version_row(
     return row
 
 
-def living_row(
+def undeleted_row(
     connection: sqlite3.Connection, datastore_id: str, image_set_id: str, version: int | None = None
 ) -> sqlite3.Row:
     """Return one version of an image set that is not deleted.
@@ -89,7 +89,7 @@ def changeable_row(
     AwsError
         ConflictException: it is being changed, or `version` is not its latest; ResourceNotFoundException.
     """
-    row = living_row(connection, datastore_id, image_set_id)
+    row = undeleted_row(connection, datastore_id, image_set_id)
     if row["state"] != "ACTIVE":
         raise conflict(f"The image set {image_set_id} is {row['state']} ({row['workflow_status']}); wait until ACTIVE.")
     if version is not None and int(version) != row["version"]:
@@ -99,13 +99,13 @@ def changeable_row(
 
 def document_of(row: sqlite3.Row) -> Document:
     """Return the metadata document of a version."""
-    return unpack(row["document"])
+    return read_document(row["document"])
 
 
 def add_image_set(connection: sqlite3.Connection, document: Document, is_primary: bool, status: Status) -> None:
     """Make an image set with version 1."""
     now = time.time()
-    values = _index(document) | {
+    values = _search_columns(document) | {
         "id": document["ImageSetID"],
         "datastore_id": document["DatastoreID"],
         "is_primary": is_primary,
@@ -119,7 +119,7 @@ def add_version(connection: sqlite3.Connection, row: sqlite3.Row, document: Docu
     """Make the next version of an image set; `row` is its latest one. Returns the new version's number."""
     version = row["version"] + 1
     values = {"version": version, "now": time.time(), "id": row["image_set_id"]}
-    connection.execute(UPDATE_IMAGE_SET, _index(document) | values)
+    connection.execute(UPDATE_IMAGE_SET, _search_columns(document) | values)
     _insert_version(
         connection, document, status, version=version, created_at=row["created_at"], is_primary=bool(row["is_primary"])
     )
@@ -147,7 +147,7 @@ def _insert_version(
             status.message,
             status.forced,
             is_primary,
-            pack(document),
+            write_document(document),
         ),
     )
 
@@ -168,7 +168,7 @@ def set_status(
     )
 
 
-def touch(connection: sqlite3.Connection, image_set_id: str) -> None:
+def record_access(connection: sqlite3.Connection, image_set_id: str) -> None:
     """Record that an image set's data was read."""
     connection.execute("UPDATE image_set SET accessed_at = ? WHERE id = ?", (time.time(), image_set_id))
 
@@ -190,7 +190,7 @@ def share_frames(connection: sqlite3.Connection, source_id: str, target_id: str,
     )
 
 
-def _index(document: Document) -> dict[str, Any]:
+def _search_columns(document: Document) -> dict[str, Any]:
     tags = search_tags(document)
     columns = {
         "patient_id": "DICOMPatientId",

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from localaws.errors import AwsError, conflict, invalid
 from localaws.imaging.announcements import announce_image_set
-from localaws.imaging.datastores import active
+from localaws.imaging.datastores import find_active_datastore
 from localaws.imaging.documents import grouping_of
-from localaws.imaging.hierarchy import disagreeing, primaries
-from localaws.imaging.image_sets import settle_later, summary
+from localaws.imaging.hierarchy import contradicts, find_primaries
+from localaws.imaging.image_sets import schedule_end, summarise_version
 from localaws.imaging.store import Status, add_version, changeable_row, document_of, version_row
 
 if TYPE_CHECKING:
@@ -39,26 +39,26 @@ class Updates:
         """Answer UpdateImageSetMetadata; the image set is locked until the change is through."""
         datastore_id = params["datastoreId"]
         with self._runtime.state.write() as connection:
-            active(connection, datastore_id)
+            find_active_datastore(connection, datastore_id)
             row = changeable_row(connection, datastore_id, params["imageSetId"], params["latestVersionId"])
-            changed = {row["image_set_id"]: self._changed(connection, row, params)}
+            changed = {row["image_set_id"]: self._change_document(connection, row, params)}
             if params.get("includeStudyImageSets"):
-                changed |= self._rest_of_study(connection, row, params)
+                changed |= self._change_rest_of_study(connection, row, params)
             self._check_hierarchy(connection, row, changed)
             fails = self._runtime.faults.strikes_change(connection, "update_failed")
             rows = [
-                self._write(connection, row, name, None if fails else document, params)
+                self._write_version(connection, row, name, None if fails else document, params)
                 for name, document in changed.items()
             ]
         self._runtime.schedule.wake()
         for changed_row in rows:
             announce_image_set(self._runtime, changed_row)
-        answer = summary(self._runtime.settings, rows[0])
+        answer = summarise_version(self._runtime.settings, rows[0])
         del answer["imageSetArn"]
         return {**answer, "datastoreId": datastore_id, "latestVersionId": str(rows[0]["version"])}
 
     @staticmethod
-    def _changed(connection: sqlite3.Connection, row: sqlite3.Row, params: Params) -> Document:
+    def _change_document(connection: sqlite3.Connection, row: sqlite3.Row, params: Params) -> Document:
         updates = params["updateImageSetMetadataUpdates"]
         if "revertToVersionId" in updates:
             version = int(updates["revertToVersionId"])
@@ -70,10 +70,10 @@ class Updates:
         return document
 
     @staticmethod
-    def _rest_of_study(connection: sqlite3.Connection, row: sqlite3.Row, params: Params) -> dict[str, Document]:
+    def _change_rest_of_study(connection: sqlite3.Connection, row: sqlite3.Row, params: Params) -> dict[str, Document]:
         """Apply the patient and study level part of the change to the other primary image sets of the study."""
         grouping = grouping_of(document_of(row))
-        found = primaries(connection, row["datastore_id"], [(grouping.study_uid, grouping.series_uid)])
+        found = find_primaries(connection, row["datastore_id"], [(grouping.study_uid, grouping.series_uid)])
         updates = params["updateImageSetMetadataUpdates"].get("DICOMUpdates", {})
         changed = {}
         for image_set_id in found.keys() - {row["image_set_id"]}:
@@ -87,12 +87,12 @@ class Updates:
         if not row["is_primary"]:
             return
         grouping = grouping_of(changed[row["image_set_id"]])
-        others = primaries(connection, row["datastore_id"], [(grouping.study_uid, grouping.series_uid)])
-        if disagreeing(grouping, (other for name, other in others.items() if name not in changed)):
+        others = find_primaries(connection, row["datastore_id"], [(grouping.study_uid, grouping.series_uid)])
+        if contradicts(grouping, (other for name, other in others.items() if name not in changed)):
             message = "The change would contradict other primary image sets of the study"
             raise conflict(f"{message}; use includeStudyImageSets to change them all.")
 
-    def _write(
+    def _write_version(
         self,
         connection: sqlite3.Connection,
         row: sqlite3.Row,
@@ -103,11 +103,11 @@ class Updates:
         """Add a version; without a document it is what the version before was, and the change fails."""
         latest = version_row(connection, row["datastore_id"], image_set_id)
         asked_for = image_set_id == row["image_set_id"]
-        word = "UPDATING" if asked_for else "UPDATING_FOR_STUDY_CONSISTENCY"
-        status = Status(word, "LOCKED", params.get("force", False))
+        workflow_status = "UPDATING" if asked_for else "UPDATING_FOR_STUDY_CONSISTENCY"
+        status = Status(workflow_status, "LOCKED", params.get("force", False))
         add_version(connection, latest, document_of(latest) if document is None else document, status)
         latest = version_row(connection, row["datastore_id"], image_set_id)
-        settle_later(self._runtime, connection, latest, fails=document is None)
+        schedule_end(self._runtime, connection, latest, fails=document is None)
         return latest
 
 
@@ -133,17 +133,17 @@ def apply(document: Document, updates: dict[str, bytes], *, force: bool, study_o
     """
     for name in ("removableAttributes", "updatableAttributes"):
         if name in updates:
-            for level, attributes in _levels(document, _read(name, updates[name]), study_only):
-                _check(attributes, force=force, removes=name == "removableAttributes")
+            for level, attributes in _pair_levels(document, _read_change(name, updates[name]), study_only):
+                _check_attributes(attributes, force=force, removes=name == "removableAttributes")
                 if name == "removableAttributes":
                     for keyword in attributes:
                         level.pop(keyword, None)
                 else:
                     level.update(attributes)
-    _rename(document)
+    _rename_keys(document)
 
 
-def _read(name: str, body: bytes) -> Document:
+def _read_change(name: str, body: bytes) -> Document:
     if len(body) > LARGEST_UPDATE:
         raise AwsError("ServiceQuotaExceededException", f"{name} has more than {LARGEST_UPDATE} bytes.")
     try:
@@ -155,33 +155,35 @@ def _read(name: str, body: bytes) -> Document:
     return change
 
 
-def _levels(document: Document, change: Document, study_only: bool) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def _pair_levels(
+    document: Document, change: Document, study_only: bool
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Yield each level of the document that the change touches, with the change's attributes."""
-    study = _object(change.get("Study", {}))
-    yield document["Patient"]["DICOM"], _object(_object(change.get("Patient", {})).get("DICOM", {}))
-    yield document["Study"]["DICOM"], _object(study.get("DICOM", {}))
+    study = _require_object(change.get("Study", {}))
+    yield document["Patient"]["DICOM"], _require_object(_require_object(change.get("Patient", {})).get("DICOM", {}))
+    yield document["Study"]["DICOM"], _require_object(study.get("DICOM", {}))
     if study_only:
         return
-    for series, series_change in _paired(document["Study"]["Series"], study.get("Series", {})):
-        yield series["DICOM"], _object(series_change.get("DICOM", {}))
-        for instance, instance_change in _paired(series["Instances"], series_change.get("Instances", {})):
-            yield instance["DICOM"], _object(instance_change.get("DICOM", {}))
+    for series, series_change in _pair_parts(document["Study"]["Series"], study.get("Series", {})):
+        yield series["DICOM"], _require_object(series_change.get("DICOM", {}))
+        for instance, instance_change in _pair_parts(series["Instances"], series_change.get("Instances", {})):
+            yield instance["DICOM"], _require_object(instance_change.get("DICOM", {}))
 
 
-def _paired(there: dict[str, Any], change: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    for uid, part in _object(change).items():
-        if uid not in there:
+def _pair_parts(parts: dict[str, Any], change: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    for uid, part in _require_object(change).items():
+        if uid not in parts:
             raise invalid("DICOMUpdates: names a series or instance that the image set does not have")
-        yield there[uid], _object(part)
+        yield parts[uid], _require_object(part)
 
 
-def _object(value: Any) -> dict[str, Any]:
+def _require_object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise invalid("DICOMUpdates: must have the form of the metadata document")
     return value
 
 
-def _check(attributes: dict[str, Any], *, force: bool, removes: bool) -> None:
+def _check_attributes(attributes: dict[str, Any], *, force: bool, removes: bool) -> None:
     for keyword in attributes:
         if removes and keyword in UIDS:
             raise invalid(f"removableAttributes: {keyword} cannot be removed")
@@ -189,7 +191,7 @@ def _check(attributes: dict[str, Any], *, force: bool, removes: bool) -> None:
             raise invalid(f"DICOMUpdates: {keyword} can only be changed with force")
 
 
-def _rename(document: Document) -> None:
+def _rename_keys(document: Document) -> None:
     """Let series and instances be found under the UIDs that they have now."""
     study = document["Study"]
     for series in study["Series"].values():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from localaws.server import bound, is_loopback, serve, uvicorn_config
+from localaws.server import bind_listener, is_loopback, serve, uvicorn_config
 from localaws.settings import Settings
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def test_a_taken_port_is_an_error_that_names_it(tmp_path: Path) -> None:
 
 
 def test_a_free_port_is_known_before_the_application_is_built(tmp_path: Path) -> None:
-    settings, listener = bound(Settings(port=0, state=tmp_path / "x.db"))
+    settings, listener = bind_listener(Settings(port=0, state=tmp_path / "x.db"))
     with listener:
         assert listener.getsockname() == ("127.0.0.1", settings.port)
         assert settings.base_url == f"http://127.0.0.1:{settings.port}"
@@ -49,7 +49,7 @@ def test_a_free_port_is_known_before_the_application_is_built(tmp_path: Path) ->
 
 def test_an_address_of_another_machine_cannot_be_bound(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="assign"):
-        bound(Settings(host="192.0.2.1", port=0, state=tmp_path / "x.db"))
+        bind_listener(Settings(host="192.0.2.1", port=0, state=tmp_path / "x.db"))
 
 
 def test_an_address_beyond_loopback_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from localaws.errors import AwsError
 from localaws.state import State, StateError
-from localaws.tokens import remember, replayed
+from localaws.tokens import find_replayed, remember_token
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,12 +46,12 @@ def test_an_exception_takes_everything_back(tmp_path: Path) -> None:
 def test_a_client_token_stands_for_one_request(tmp_path: Path) -> None:
     request = {"clientToken": "t", "jobName": "a"}
     with closing(State(tmp_path / "state.db", [])) as state, state.write() as connection:
-        assert replayed(connection, "Start", request) is None
-        remember(connection, "Start", request, "job-1")
-        assert replayed(connection, "Start", dict(reversed(request.items()))) == "job-1"
-        assert replayed(connection, "Create", request) is None
+        assert find_replayed(connection, "Start", request) is None
+        remember_token(connection, "Start", request, "job-1")
+        assert find_replayed(connection, "Start", dict(reversed(request.items()))) == "job-1"
+        assert find_replayed(connection, "Create", request) is None
         with pytest.raises(AwsError) as caught:
-            replayed(connection, "Start", {**request, "jobName": "b"})
+            find_replayed(connection, "Start", {**request, "jobName": "b"})
         assert caught.value.code == "ConflictException"
 
 

@@ -88,7 +88,7 @@ class Conversion:
         return len({issue["resource"] for issue in self.issues})
 
 
-def fingerprint(body: bytes) -> str:
+def hash_document(body: bytes) -> str:
     """Return what tells documents apart; the identifiers of a document's resources follow from it."""
     return hashlib.sha256(body).hexdigest()
 
@@ -108,18 +108,18 @@ def convert(body: bytes, seed: str, origin: Origin | None) -> Conversion:
     ------
     UnconvertibleError
     """
-    result = _converted(document_text(body))
+    result = _run_converter(document_text(body))
     entries = [
         entry
         for entry in result["bundle"].get("entry", ())
         if origin or entry["resource"]["resourceType"] != PROVENANCE
     ]
-    resources = renamed(entries, seed)
+    resources = rename_resources(entries, seed)
     if origin:
-        resources.append(_provenance(resources, seed, origin))
+        resources.append(_make_provenance(resources, seed, origin))
     for resource in resources:
         resource.setdefault("meta", {}).setdefault("tag", []).append(TAG)
-    return _conversion(resources, result["metadata"])
+    return _make_conversion(resources, result["metadata"])
 
 
 @cache
@@ -134,7 +134,7 @@ def _converter() -> Callable[[str], Any]:
     return convert_document  # type: ignore[no-any-return]
 
 
-def _converted(text: str) -> Any:
+def _run_converter(text: str) -> Any:
     try:
         with _one_at_a_time:
             return _converter()(text)
@@ -145,7 +145,7 @@ def _converted(text: str) -> Any:
         raise UnconvertibleError(f"The document could not be converted: {cause}.") from None
 
 
-def renamed(entries: list[dict[str, Any]], seed: str) -> list[Resource]:
+def rename_resources(entries: list[dict[str, Any]], seed: str) -> list[Resource]:
     """Give resources identifiers that follow from the document (the package's are random), and relative references."""
     resources = [dict(entry["resource"]) for entry in entries]
     names: dict[str, str] = {}
@@ -155,34 +155,34 @@ def renamed(entries: list[dict[str, Any]], seed: str) -> list[Resource]:
         names |= dict.fromkeys(
             (entry.get("fullUrl", ""), f"urn:uuid:{old}", f"{kind}/{old}"), f"{kind}/{resource['id']}"
         )
-    return [_with_references(resource, names, seed) for resource in resources]
+    return [_rename_references(resource, names, seed) for resource in resources]
 
 
 def _new_id(seed: str, kind: str, index: int) -> str:
     return str(uuid.uuid5(IDS, f"{seed}/{kind}/{index}"))
 
 
-def _with_references(value: Any, names: dict[str, str], seed: str) -> Any:
+def _rename_references(value: Any, names: dict[str, str], seed: str) -> Any:
     if isinstance(value, list):
-        return [_with_references(item, names, seed) for item in value]
+        return [_rename_references(item, names, seed) for item in value]
     if not isinstance(value, dict):
         return value
     return {
-        name: _target(item, names, seed)
+        name: _rename_reference(item, names, seed)
         if name == "reference" and isinstance(item, str)
-        else _with_references(item, names, seed)
+        else _rename_references(item, names, seed)
         for name, item in value.items()
     }
 
 
-def _target(reference: str, names: dict[str, str], seed: str) -> str:
+def _rename_reference(reference: str, names: dict[str, str], seed: str) -> str:
     """Return the new reference; one to nothing stays so, under a name that does not change from run to run."""
     if reference.startswith("urn:uuid:"):
         return names.setdefault(reference, f"urn:uuid:{_new_id(seed, 'missing', len(names))}")
     return names.get(reference, reference)
 
 
-def _provenance(resources: list[Resource], seed: str, origin: Origin) -> Resource:
+def _make_provenance(resources: list[Resource], seed: str, origin: Origin) -> Resource:
     return {
         "resourceType": PROVENANCE,
         "id": _new_id(seed, PROVENANCE, len(resources)),
@@ -193,30 +193,30 @@ def _provenance(resources: list[Resource], seed: str, origin: Origin) -> Resourc
     }
 
 
-def _conversion(resources: list[Resource], metadata: dict[str, Any]) -> Conversion:
+def _make_conversion(resources: list[Resource], metadata: dict[str, Any]) -> Conversion:
     skipped = {name: item["count"] for name, item in sorted(metadata["skipped_templates"].items())}
     processed = sum(item["count"] for item in metadata["processed_templates"].values())
     failed = {error["template_id"] or "unknown": error["error_type"] for error in metadata["errors"]}
-    found = [issue for resource in resources for issue in issues(resource)]
+    found = [issue for resource in resources for issue in find_issues(resource)]
     return Conversion(resources, found, processed, skipped, failed)
 
 
-def issues(resource: Resource) -> Iterator[dict[str, str]]:
+def find_issues(resource: Resource) -> Iterator[dict[str, str]]:
     """Yield what is wrong with a resource, without its values: the package writes R4B, and HealthLake takes R4."""
     name = f"{resource['resourceType']}/{resource['id']}"
     for issue in fhirkit.validate(resource):
         message = QUOTED.sub("the value", issue.message)
         yield {"resource": name, "severity": issue.severity, "path": issue.path, "message": message}
-    for path in _dangling(resource, resource["resourceType"]):
+    for path in _find_dangling(resource, resource["resourceType"]):
         yield {"resource": name, "severity": "error", "path": path, "message": "refers to a resource that is not there"}
 
 
-def _dangling(value: Any, path: str) -> Iterator[str]:
+def _find_dangling(value: Any, path: str) -> Iterator[str]:
     if isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _dangling(item, f"{path}[{index}]")
+            yield from _find_dangling(item, f"{path}[{index}]")
     elif isinstance(value, dict):
         for name, item in value.items():
             if name == "reference" and isinstance(item, str) and item.startswith("urn:uuid:"):
                 yield f"{path}.reference"
-            yield from _dangling(item, f"{path}.{name}")
+            yield from _find_dangling(item, f"{path}.{name}")

@@ -12,9 +12,9 @@ from localaws.errors import conflict, invalid, not_found
 from localaws.faults import DATA_TRANSFORMATION
 from localaws.healthlake.transformation.profiles import DRAFT, latest_version, profile_row
 from localaws.healthlake.transformation.results import Results
-from localaws.paging import page
+from localaws.paging import cut_page
 from localaws.resources import new_id
-from localaws.shapes import without_none
+from localaws.shapes import drop_none
 
 if TYPE_CHECKING:
     import sqlite3
@@ -55,7 +55,7 @@ def job_row(connection: sqlite3.Connection, job_id: str) -> sqlite3.Row | None:
     return row
 
 
-def properties(settings: Settings, job: sqlite3.Row) -> dict[str, Any]:
+def describe_job(settings: Settings, job: sqlite3.Row) -> dict[str, Any]:
     """Return a job as DescribeDataTransformationJob answers it; counters come with the first file."""
     output = job_folder(job) if settings.choice("output_uri") == "job_folder" else job["output_uri"]
     results = Results.load(job["results"])
@@ -76,7 +76,7 @@ def properties(settings: Settings, job: sqlite3.Row) -> dict[str, Any]:
         "Message": job["message"],
         "JobProgressReport": results.progress() if results.scanned else None,
     }
-    return without_none(members)
+    return drop_none(members)
 
 
 class TransformationJobs:
@@ -148,7 +148,7 @@ class TransformationJobs:
             job = job_row(connection, params["JobId"])
         if job is None:
             raise not_found("data transformation job", params["JobId"])
-        return {"TransformationJobProperties": properties(self._runtime.settings, job)}
+        return {"TransformationJobProperties": describe_job(self._runtime.settings, job)}
 
     def list_jobs(self, params: Params) -> Result:
         """Answer ListDataTransformationJobs, newest first."""
@@ -160,7 +160,7 @@ class TransformationJobs:
         }
         with self._runtime.state.read() as connection:
             jobs = connection.execute(MATCHING, filters).fetchall()
-        shown, token = page(jobs, params, "MaxResults", "NextToken")
+        shown, token = cut_page(jobs, params, "MaxResults", "NextToken")
         return {"Items": [_summary(job) for job in shown], **token}
 
     def started(self) -> list[dict[str, str]]:
@@ -195,7 +195,7 @@ def _summary(job: sqlite3.Row) -> Result:
         "EndTime": job["ended_at"],
         "SourceFormat": job["source_format"],
     }
-    return without_none(members)
+    return drop_none(members)
 
 
 def _check_same(job: sqlite3.Row, params: Params) -> None:

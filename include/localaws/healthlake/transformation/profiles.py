@@ -7,11 +7,11 @@ import time
 from typing import TYPE_CHECKING
 
 from localaws.errors import AwsError, invalid, not_found
-from localaws.paging import page
+from localaws.paging import cut_page
 from localaws.resources import new_id
-from localaws.shapes import without_none
+from localaws.shapes import drop_none
 from localaws.tags import put_tags
-from localaws.tokens import remember, replayed
+from localaws.tokens import find_replayed, remember_token
 
 if TYPE_CHECKING:
     import sqlite3
@@ -102,10 +102,10 @@ class Profiles:
     def create(self, params: Params) -> Result:
         """Answer CreateDataTransformationProfile; the same client token and parameters again answer the first one."""
         with self._runtime.state.write() as connection:
-            profile_id = replayed(connection, CREATE, params)
+            profile_id = find_replayed(connection, CREATE, params)
             if profile_id is None:
                 profile_id = self._insert(connection, params)
-                remember(connection, CREATE, params, profile_id)
+                remember_token(connection, CREATE, params, profile_id)
             profile = profile_row(connection, profile_id)
         return {**_named(profile), "Version": DRAFT}
 
@@ -164,20 +164,20 @@ class Profiles:
             "ProfileDescription": profile["description"],
             "ChangeDescription": version["change_description"],
         }
-        return {**_versioned(profile, version), **without_none(details)}
+        return {**_versioned(profile, version), **drop_none(details)}
 
     def list_profiles(self, params: Params) -> Result:
         """Answer ListDataTransformationProfiles, by name: each with its latest published version, else its draft."""
         query = "SELECT * FROM transformation_profile WHERE source_format = ? ORDER BY name, id"
         with self._runtime.state.read() as connection:
             profiles = connection.execute(query, (params["SourceFormat"],)).fetchall()
-            shown, token = page(profiles, params, "MaxResults", "NextToken")
+            shown, token = cut_page(profiles, params, "MaxResults", "NextToken")
             return {"Items": [self._summary(connection, profile) for profile in shown], **token}
 
     @staticmethod
     def _summary(connection: sqlite3.Connection, profile: sqlite3.Row) -> Result:
         version = version_row(connection, profile["id"], latest_version(connection, profile["id"]))
-        return {**_versioned(profile, version), **without_none({"ProfileDescription": profile["description"]})}
+        return {**_versioned(profile, version), **drop_none({"ProfileDescription": profile["description"]})}
 
     def list_versions(self, params: Params) -> Result:
         """Answer ListDataTransformationProfileVersions, newest first; the draft comes last."""
@@ -185,9 +185,9 @@ class Profiles:
         with self._runtime.state.read() as connection:
             profile = profile_row(connection, params["ProfileId"])
             versions = connection.execute(query, (params["ProfileId"],)).fetchall()
-        shown, token = page(versions, params, "MaxResults", "NextToken")
+        shown, token = cut_page(versions, params, "MaxResults", "NextToken")
         items = [
-            {**_versioned(profile, version), **without_none({"ChangeDescription": version["change_description"]})}
+            {**_versioned(profile, version), **drop_none({"ChangeDescription": version["change_description"]})}
             for version in shown
         ]
         return {"Items": items, **token}

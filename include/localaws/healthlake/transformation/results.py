@@ -83,7 +83,7 @@ class Results:
         }
 
 
-def file_names(keys: Sequence[str], prefix: str) -> dict[str, str]:
+def name_output_files(keys: Sequence[str], prefix: str) -> dict[str, str]:
     """Return the name of each input file in the output folders: its path below `prefix`, without ``.xml``.
 
     All keep their extensions where two files would share a name without.
@@ -94,12 +94,12 @@ def file_names(keys: Sequence[str], prefix: str) -> dict[str, str]:
     return stems if len(set(stems.values())) == len(stems) else paths
 
 
-def error_file(key: str, message: str) -> bytes:
+def write_error_file(key: str, message: str) -> bytes:
     """Return ERROR/<name>.json."""
     return _document({"inputFile": key, "errorMessage": message})
 
 
-def manifest(results: Results, job: sqlite3.Row, folder: str) -> bytes:
+def write_manifest(results: Results, job: sqlite3.Row, folder: str) -> bytes:
     """Return Manifest.json; `folder` is the job's output folder with its trailing slash."""
     progress = {f"{name[0].lower()}{name[1:]}": value for name, value in results.progress().items()}
     document = {
@@ -128,12 +128,12 @@ def _entry(file: FileResult) -> dict[str, Any]:
     }
 
 
-def file_drift(file: FileResult, issues: Sequence[Mapping[str, str]]) -> bytes:
+def write_file_drift(file: FileResult, issues: Sequence[Mapping[str, str]]) -> bytes:
     """Return driftDetectionPerFileResults/<name>_driftMetrics.json."""
     return _document({**_metrics(file), "validationIssues": list(issues)})
 
 
-def job_drift(results: Results) -> bytes:
+def write_job_drift(results: Results) -> bytes:
     """Return jobLevelDriftResult.json."""
     files = results.converted
     document = {

@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from localaws.errors import AwsError, log_defect
 from localaws.healthlake.transformation.ccda import UnconvertibleError
-from localaws.healthlake.transformation.convert import Origin, convert, fingerprint
+from localaws.healthlake.transformation.convert import Origin, convert, hash_document
 from localaws.healthlake.transformation.jobs import ADVANCE, job_folder
 from localaws.healthlake.transformation.profiles import latest_version, profile_row
 from localaws.healthlake.transformation.results import (
@@ -24,11 +24,11 @@ from localaws.healthlake.transformation.results import (
     MANIFEST,
     FileResult,
     Results,
-    error_file,
-    file_drift,
-    file_names,
-    job_drift,
-    manifest,
+    name_output_files,
+    write_error_file,
+    write_file_drift,
+    write_job_drift,
+    write_manifest,
 )
 from localaws.objects import split_uri
 from localaws.steps import LOOK_SECONDS, JobFailedError, JobKind, JobSteps, writes_manifest, writes_results
@@ -63,7 +63,7 @@ class Transformer(JobSteps):
             if self.is_held_up("queued_long", job, faults) or connection.execute(ahead, (job["number"],)).fetchone():
                 self.set_columns(connection, job, status="QUEUED")
                 return LOOK_SECONDS
-            version = _published(connection, job["profile_id"])
+            version = _find_published_version(connection, job["profile_id"])
             self.set_columns(connection, job, status="IN_PROGRESS", phase="reading", profile_version=version)
         return 0.0
 
@@ -71,31 +71,31 @@ class Transformer(JobSteps):
         """Convert every input file."""
         if job["source_format"] != "CCDA":
             raise JobFailedError("The conversion of CSV is not emulated by localaws")
-        files = self._listing(job)
-        names = file_names([file.key for file in files], split_uri(job["input_uri"])[1])
+        files = self._list_files(job)
+        names = name_output_files([file.key for file in files], split_uri(job["input_uri"])[1])
         results, documents, saved_at = Results(scanned=len(files)), Counter[str](), 0.0
         for file in files:
             self.runtime.schedule.check()
             if time.monotonic() - saved_at >= PROGRESS_SECONDS:
                 self.update(job, results=results.dump())
                 saved_at = time.monotonic()
-            results.files.append(self._transform(job, file, names[file.key], faults, documents))
+            results.files.append(self._process_file(job, file, names[file.key], faults, documents))
         self.update(job, results=results.dump(), phase="writing")
         return len(files) * self.runtime.settings.seconds_per_file
 
-    def _listing(self, job: sqlite3.Row) -> list[InputFile]:
+    def _list_files(self, job: sqlite3.Row) -> list[InputFile]:
         files = sorted(self._objects.list(job["input_uri"], None), key=lambda file: file.key)
         size, limit = sum(file.size for file in files), self.runtime.settings.max_ccda_bytes_per_job
         if size > limit:
             raise JobFailedError(f"The input has {size} bytes and {limit} are allowed per data transformation job")
         return files
 
-    def _transform(
+    def _process_file(
         self, job: sqlite3.Row, file: InputFile, name: str, faults: Sequence[Fault], documents: Counter[str]
     ) -> FileResult:
         """Convert one file and write what comes of it; whatever is wrong with it must not cost the job."""
         try:
-            conversion = self._conversion(job, file, faults, documents)
+            conversion = self._convert_file(job, file, faults, documents)
         except UnconvertibleError as error:
             message = str(error)
         except (BotoCoreError, ClientError) as error:
@@ -106,20 +106,20 @@ class Transformer(JobSteps):
         else:
             return self._write_converted(job, file, name, faults, conversion)
         result = FileResult(file.key, f"ERROR/{name}.json", message)
-        self._write_file(job, file, faults, result.output, error_file(file.key, message))
+        self._write_file(job, file, faults, result.output, write_error_file(file.key, message))
         return result
 
-    def _conversion(
+    def _convert_file(
         self, job: sqlite3.Row, file: InputFile, faults: Sequence[Fault], documents: Counter[str]
     ) -> Conversion:
         """Convert one file; `documents` counts how often each document came before, so that no identifier recurs."""
-        _strike(faults, file)
+        _apply_faults(faults, file)
         limit = self.runtime.settings.max_ccda_document_bytes
         if file.size > limit:
             raise UnconvertibleError(f"The document has more than {limit} bytes.")
         body, _encoding = self._objects.read(job["input_uri"], file.key)
-        document = fingerprint(body)
-        conversion = convert(body, f"{document}/{documents[document]}", _origin(job, file))
+        document = hash_document(body)
+        conversion = convert(body, f"{document}/{documents[document]}", _find_origin(job, file))
         documents[document] += 1
         return conversion
 
@@ -138,7 +138,7 @@ class Transformer(JobSteps):
         self._write_file(job, file, faults, result.output, conversion.ndjson)
         if job["drift"]:
             path = f"driftDetectionPerFileResults/{name}_driftMetrics.json"
-            self._write_file(job, file, faults, path, file_drift(result, conversion.issues))
+            self._write_file(job, file, faults, path, write_file_drift(result, conversion.issues))
         return result
 
     def _write_file(self, job: sqlite3.Row, file: InputFile, faults: Sequence[Fault], path: str, body: bytes) -> None:
@@ -148,11 +148,11 @@ class Transformer(JobSteps):
 
     def write_output(self, job: sqlite3.Row, faults: Sequence[Fault]) -> None:
         """Write the files that sum the job up; those of each input file are written with it."""
-        results, folder = _shown(Results.load(job["results"]), faults), job_folder(job)
+        results, folder = _drop_left_out(Results.load(job["results"]), faults), job_folder(job)
         if job["drift"] and writes_results(faults):
-            self._objects.write(f"{folder}{JOB_DRIFT}", job_drift(results))
+            self._objects.write(f"{folder}{JOB_DRIFT}", write_job_drift(results))
         if writes_manifest(faults):
-            self._objects.write(f"{folder}{MANIFEST}", manifest(results, job, folder))
+            self._objects.write(f"{folder}{MANIFEST}", write_manifest(results, job, folder))
 
     def announce(self, job: sqlite3.Row) -> None:
         """Do nothing: AWS documents no event of these jobs."""
@@ -167,7 +167,7 @@ class Transformer(JobSteps):
         return "COMPLETED", None
 
 
-def _published(connection: sqlite3.Connection, profile_id: str) -> int:
+def _find_published_version(connection: sqlite3.Connection, profile_id: str) -> int:
     try:
         profile_row(connection, profile_id)
     except AwsError as error:
@@ -175,7 +175,7 @@ def _published(connection: sqlite3.Connection, profile_id: str) -> int:
     return latest_version(connection, profile_id)
 
 
-def _strike(faults: Sequence[Fault], file: InputFile) -> None:
+def _apply_faults(faults: Sequence[Fault], file: InputFile) -> None:
     """Do what faults do to one file."""
     for fault in faults:
         if fault.kind == "all_files_rejected" and fault.touches(file.key):
@@ -184,14 +184,14 @@ def _strike(faults: Sequence[Fault], file: InputFile) -> None:
             raise UnconvertibleError("Internal server error")
 
 
-def _origin(job: sqlite3.Row, file: InputFile) -> Origin | None:
+def _find_origin(job: sqlite3.Row, file: InputFile) -> Origin | None:
     if not job["provenance"]:
         return None
     recorded = datetime.fromtimestamp(job["submitted_at"], UTC).isoformat(timespec="milliseconds")
     return Origin(f"s3://{split_uri(job['input_uri'])[0]}/{file.key}", recorded)
 
 
-def _shown(results: Results, faults: Sequence[Fault]) -> Results:
+def _drop_left_out(results: Results, faults: Sequence[Fault]) -> Results:
     """Return the results without the files that ``manifest_partial`` leaves out."""
     gaps = [fault for fault in faults if fault.kind == "manifest_partial"]
     files = [file for file in results.files if not any(gap.touches(file.key) for gap in gaps)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from localaws.fhir.narrative import narrative_complaint
+from localaws.fhir.narrative import find_narrative_fault
 
 XHTML = 'xmlns="http://www.w3.org/1999/xhtml"'
 
@@ -20,7 +20,7 @@ XHTML = 'xmlns="http://www.w3.org/1999/xhtml"'
     ],
 )
 def test_formatting_is_allowed(div: str) -> None:
-    assert narrative_complaint(div) is None
+    assert find_narrative_fault(div) is None
 
 
 @pytest.mark.parametrize(
@@ -40,4 +40,4 @@ def test_formatting_is_allowed(div: str) -> None:
     ],
 )
 def test_anything_else_is_not(div: str, reason: str) -> None:
-    assert reason in str(narrative_complaint(div))
+    assert reason in str(find_narrative_fault(div))

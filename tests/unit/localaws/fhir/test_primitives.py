@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from localaws.fhir.primitives import complaint
+from localaws.fhir.primitives import find_primitive_fault
 
 GOOD: list[tuple[str, Any]] = [
     ("boolean", False),
@@ -81,12 +81,12 @@ BAD: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("primitive", "value"), GOOD)
 def test_good(primitive: str, value: Any) -> None:
-    assert complaint(primitive, value) is None
+    assert find_primitive_fault(primitive, value) is None
 
 
 @pytest.mark.parametrize(("primitive", "value"), BAD)
 def test_bad_and_not_quoted(primitive: str, value: Any) -> None:
-    said = complaint(primitive, value)
+    said = find_primitive_fault(primitive, value)
     assert said
     assert not isinstance(value, str) or len(value) < 3 or value not in said
 
@@ -94,5 +94,5 @@ def test_bad_and_not_quoted(primitive: str, value: Any) -> None:
 def test_hostile_blanks_take_no_time() -> None:
     """The published expression of base64Binary backtracks for ever on this."""
     started = time.perf_counter()
-    assert complaint("base64Binary", ("AAAA" + " " * 50) * 200 + "!")
+    assert find_primitive_fault("base64Binary", ("AAAA" + " " * 50) * 200 + "!")
     assert time.perf_counter() - started < 1

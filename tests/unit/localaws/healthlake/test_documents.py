@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from localaws.healthlake.documents import read, written
+from localaws.healthlake.documents import read_document, write_document
 
 DIGITS = ["100000000000000000000.5", "1.10", "1.1", "1e2", "1E+2", "0.0000001", "-0.00", "12345678901234567890"]
 
@@ -15,8 +15,8 @@ DIGITS = ["100000000000000000000.5", "1.10", "1.1", "1e2", "1E+2", "0.0000001", 
 @pytest.mark.parametrize("digits", DIGITS)
 def test_digits_stay(digits: str) -> None:
     text = f'{{"a":[{digits},{{"b":{digits}}}],"c":"{digits}"}}'
-    assert written(read(text)) == text
-    assert read(text)["a"][0] == Decimal(digits)
+    assert write_document(read_document(text)) == text
+    assert read_document(text)["a"][0] == Decimal(digits)
 
 
 @pytest.mark.parametrize(
@@ -24,14 +24,14 @@ def test_digits_stay(digits: str) -> None:
 )
 def test_what_is_no_number_of_json_or_beyond_a_double_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"number|delimiter"):
-        read(f"[{text}]")
+        read_document(f"[{text}]")
 
 
 def test_numbers_of_python_are_written_too() -> None:
-    assert json.loads(written([1, 1.5, Decimal("2.50")])) == [1, 1.5, 2.5]
-    assert written([Decimal("2.50")]) == "[2.50]"
+    assert json.loads(write_document([1, 1.5, Decimal("2.50")])) == [1, 1.5, 2.5]
+    assert write_document([Decimal("2.50")]) == "[2.50]"
 
 
 def test_what_json_does_not_know_is_not_written() -> None:
     with pytest.raises(TypeError):
-        written([object()])
+        write_document([object()])

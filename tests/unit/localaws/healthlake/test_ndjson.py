@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localaws.healthlake import ndjson
-from localaws.healthlake.ndjson import Line, batches, lines, ndjson_file
+from localaws.healthlake.ndjson import Line, batch_lines, open_ndjson, read_lines
 
 
 def found(body: bytes, longest: int = 100, head: int = 0) -> list[tuple[int, bytes | None]]:
     stream = io.BytesIO(body)
-    return [(line.number, line.body) for line in lines(stream, longest, stream.read(head))]
+    return [(line.number, line.body) for line in read_lines(stream, longest, stream.read(head))]
 
 
 def test_blank_lines_are_passed_over_and_counted() -> None:
@@ -37,7 +37,7 @@ def test_what_was_read_before_belongs_to_the_first_line() -> None:
 def test_a_line_that_is_too_long_costs_itself_alone(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ndjson, "CHUNK_BYTES", chunk)
     body = b"a" * 10 + b"\n" + b"b" * 101 + b"\n" + b"c" * 100 + b"\n" + b"d" * 500
-    assert list(lines(io.BytesIO(body), 100)) == [
+    assert list(read_lines(io.BytesIO(body), 100)) == [
         Line(1, b"a" * 10, 10),
         Line(2, None, 101),
         Line(3, b"c" * 100, 100),
@@ -57,14 +57,14 @@ def test_a_long_line_is_never_held_whole(monkeypatch: pytest.MonkeyPatch) -> Non
             self.left -= part
             return b"x" * part
 
-    assert list(lines(Endless(), 1000)) == [Line(1, None, 1 << 30)]  # type: ignore[arg-type]
+    assert list(read_lines(Endless(), 1000)) == [Line(1, None, 1 << 30)]  # type: ignore[arg-type]
 
 
 @given(st.binary(max_size=300), st.integers(1, 50), st.integers(1, 40))
 def test_lines_are_those_of_the_whole_file(body: bytes, chunk: int, longest: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ndjson, "CHUNK_BYTES", chunk)
-        seen = [(line.number, line.body, line.size) for line in lines(io.BytesIO(body), longest)]
+        seen = [(line.number, line.body, line.size) for line in read_lines(io.BytesIO(body), longest)]
     whole = enumerate(body.split(b"\n"), start=1)
     expected = [(number, None if len(part) > longest else part.strip(), len(part)) for number, part in whole]
     assert seen == [line for line in expected if line[1] != b""]
@@ -74,12 +74,12 @@ def test_batches_are_bounded_by_lines_and_by_bytes(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ndjson, "BATCH_LINES", 3)
     monkeypatch.setattr(ndjson, "BATCH_BYTES", 10)
     made = [Line(number, b"x" * size, size) for number, size in enumerate([1, 1, 1, 9, 2, 20, 1], start=1)]
-    assert [[line.number for line in batch] for batch in batches(made)] == [[1, 2, 3], [4, 5], [6], [7]]
+    assert [[line.number for line in batch] for batch in batch_lines(made)] == [[1, 2, 3], [4, 5], [6], [7]]
 
 
 def test_a_file_of_documents_has_one_line_each() -> None:
-    with ndjson_file([{"a": 1}, {"b": "ä\n"}]) as file:
+    with open_ndjson([{"a": 1}, {"b": "ä\n"}]) as file:
         assert file is not None
         assert file.read() == b'{"a":1}\n{"b":"\\u00e4\\n"}\n'
-    with ndjson_file([]) as file:
+    with open_ndjson([]) as file:
         assert file is None

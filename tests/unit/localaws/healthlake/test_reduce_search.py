@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from localaws.healthlake import reduce_search
-from localaws.healthlake.reduce_search import Definitions, paths_of, reduced
+from localaws.healthlake.reduce_search import Definitions, list_paths, reduce_parameters
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,7 +84,7 @@ def package(tmp_path: Path) -> Path:
 
 
 def test_expressions_become_paths_with_types(package: Path) -> None:
-    content = reduced(package)
+    content = reduce_parameters(package)
     paths = {code: item["paths"] for code, item in content["types"]["Ship"]["parameters"].items()}
     assert paths == {
         "value": ["valueQuantity:Quantity"],
@@ -102,7 +102,7 @@ def test_expressions_become_paths_with_types(package: Path) -> None:
 
 
 def test_the_top_of_a_resource_is_described(package: Path) -> None:
-    ship = reduced(package)["types"]["Ship"]
+    ship = reduce_parameters(package)["types"]["Ship"]
     assert ship["required"] == ["name"]
     assert ship["summary"] == ["valueQuantity", "valueString"]
     assert ship["choices"] == {"valueQuantity": "value", "valueString": "value"}
@@ -111,7 +111,7 @@ def test_the_top_of_a_resource_is_described(package: Path) -> None:
 def test_a_filter_that_is_not_known_is_an_error(package: Path) -> None:
     definitions = Definitions.read(package / "dist/fhir/r4")
     with pytest.raises(ValueError, match="teach it"):
-        list(paths_of(definitions, "Ship.radio.where(rank > 1)"))
+        list(list_paths(definitions, "Ship.radio.where(rank > 1)"))
 
 
 def test_the_same_definitions_make_the_same_bytes(

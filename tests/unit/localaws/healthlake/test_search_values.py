@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localaws.healthlake.search_values import moments, numbers, plain_reference, prefixed
+from localaws.healthlake.search_values import plain_reference, read_moments, read_numbers, split_prefix
 
 DAY = 86_400_000
 
@@ -26,7 +26,7 @@ DAY = 86_400_000
     ],
 )
 def test_a_date_covers_what_it_does_not_say(text: str, span: tuple[float, float]) -> None:
-    assert moments(text) == span
+    assert read_moments(text) == span
 
 
 @pytest.mark.parametrize(
@@ -34,14 +34,14 @@ def test_a_date_covers_what_it_does_not_say(text: str, span: tuple[float, float]
     ["", "70", "1970-13", "1970-02-30", "1970-01-01T25:00Z", "0000", "9999", "x1970", "\uff11\uff19\uff17\uff10"],
 )
 def test_what_is_no_date_or_beyond_the_calendar_has_no_span(text: str) -> None:
-    assert moments(text) is None
+    assert read_moments(text) is None
 
 
 @given(st.text())
 def test_no_text_raises(text: str) -> None:
-    moments(text)
-    numbers(text)
-    prefixed(text)
+    read_moments(text)
+    read_numbers(text)
+    split_prefix(text)
     plain_reference(text)
 
 
@@ -49,8 +49,8 @@ def test_no_text_raises(text: str) -> None:
     ("text", "span"), [("100", (99.5, 100.5)), ("5.4", (5.35, 5.45)), ("-1.0", (-1.05, -0.95)), ("1e2", (50.0, 150.0))]
 )
 def test_a_number_covers_its_significant_digits(text: str, span: tuple[float, float]) -> None:
-    assert numbers(text) == pytest.approx(span)
-    assert numbers(text, exact=True) == (float(text), float(text))
+    assert read_numbers(text) == pytest.approx(span)
+    assert read_numbers(text, exact=True) == (float(text), float(text))
 
 
 def test_references_are_compared_without_version_and_own_address() -> None:

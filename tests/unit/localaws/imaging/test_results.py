@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from localaws.faults import read_fault
-from localaws.imaging.results import FAILURE, SERVER_ERROR, SUCCESS, WARNING, Outcome, Results, manifest, result_files
+from localaws.imaging.results import (
+    FAILURE,
+    SERVER_ERROR,
+    SUCCESS,
+    WARNING,
+    Outcome,
+    Results,
+    write_manifest,
+    write_result_files,
+)
 from localaws.settings import Settings
 
 
@@ -24,7 +33,7 @@ def rejected(key: str, exception_type: str = "ValidationException") -> Outcome:
 
 def files(*outcomes: Outcome, faults: tuple[dict[str, Any], ...] = (), **choices: str) -> dict[str, list[Any]]:
     switched = [read_fault(fault) for fault in faults]
-    written = result_files(Results(list(outcomes), []), switched, "s3://in/a/", Settings(choices=choices))
+    written = write_result_files(Results(list(outcomes), []), switched, "s3://in/a/", Settings(choices=choices))
     return {path: [json.loads(line) for line in body.splitlines()] for path, body in written}
 
 
@@ -71,7 +80,9 @@ def test_a_partial_manifest_lacks_lines_of_every_kind() -> None:
 
 def test_the_counters_add_up() -> None:
     results = Results([imported("a"), imported("b", "OTHER"), rejected("c"), rejected("d", SERVER_ERROR)], [{"x": 1}])
-    summary = json.loads(manifest(results, "job", "d" * 32, "s3://bucket/in/", "s3://bucket/out/f/"))["jobSummary"]
+    summary = json.loads(write_manifest(results, "job", "d" * 32, "s3://bucket/in/", "s3://bucket/out/f/"))[
+        "jobSummary"
+    ]
     counts = {name.removeprefix("numberOf"): value for name, value in summary.items() if name.startswith("numberOf")}
     assert counts == {
         "ScannedFiles": 4,

@@ -19,7 +19,7 @@ from airlock_local.sample.ccda.documents import (
     without_namespace,
 )
 from localaws.healthlake.transformation.ccda import UnconvertibleError
-from localaws.healthlake.transformation.convert import TAG, Conversion, Origin, convert, issues, renamed
+from localaws.healthlake.transformation.convert import TAG, Conversion, Origin, convert, find_issues, rename_resources
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,14 +119,14 @@ def test_a_reference_to_nothing_stays_and_is_said() -> None:
     lost["performer"] = [{"reference": "Patient/p"}]
     lost["hasMember"] = [{"reference": "urn:uuid:gone"}, {"reference": "urn:uuid:gone"}, {"reference": "Group/far"}]
     entries = [{"fullUrl": "urn:uuid:p", "resource": known}, {"fullUrl": "urn:uuid:o", "resource": lost}]
-    patient, observation = renamed(entries, "seed")
+    patient, observation = rename_resources(entries, "seed")
     assert observation["subject"]["reference"] == f"Patient/{patient['id']}"
     assert observation["performer"] == [observation["subject"]]
     first, second, third = [member["reference"] for member in observation["hasMember"]]
     assert first == second
     assert first.startswith("urn:uuid:")
     assert third == "Group/far"
-    assert [item["path"] for item in issues(observation) if "not there" in item["message"]] == [
+    assert [item["path"] for item in find_issues(observation) if "not there" in item["message"]] == [
         "Observation.hasMember[0].reference",
         "Observation.hasMember[1].reference",
     ]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from localaws.healthlake.transformation.results import FileResult, Results, file_names, job_drift
+from localaws.healthlake.transformation.results import FileResult, Results, name_output_files, write_job_drift
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from localaws.healthlake.transformation.results import FileResult, Results, file
     ],
 )
 def test_a_file_is_named_by_its_path_below_the_prefix(keys: list[str], prefix: str, expected: list[str]) -> None:
-    assert list(file_names(keys, prefix).values()) == expected
+    assert list(name_output_files(keys, prefix).values()) == expected
 
 
 def test_results_come_back_as_they_were_kept() -> None:
@@ -42,11 +42,11 @@ def test_a_document_without_entries_is_covered_and_one_without_resources_is_wort
 
 
 def test_a_job_without_converted_files_has_a_drift_report() -> None:
-    drift = json.loads(job_drift(Results([FileResult("a", "ERROR/a.json", "no XML")], scanned=1)))
+    drift = json.loads(write_job_drift(Results([FileResult("a", "ERROR/a.json", "no XML")], scanned=1)))
     assert (drift["avgOverallCoverageRate"], drift["avgResourceAccuracy"], drift["perFileDrift"]) == (0.0, 0.0, [])
 
 
 def test_the_job_names_what_is_missing_anywhere_once() -> None:
     files = [FileResult("a", "a", skipped={"1.2": 3}), FileResult("b", "b", skipped={"1.2": 1}, failed={"1.3": "E"})]
-    drift = json.loads(job_drift(Results(files, scanned=2)))
+    drift = json.loads(write_job_drift(Results(files, scanned=2)))
     assert (drift["unknownSections"], drift["missingResources"]) == (["1.2"], ["1.3"])
