@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def is_local(pipeline: Pipeline) -> bool:
-    """Say whether a pipeline reaches nothing but the local stack."""
+    """Return whether a pipeline reaches nothing but the local stack."""
     return pipeline.connections() == {LOCAL_CONNECTION}
 
 

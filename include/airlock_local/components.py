@@ -83,7 +83,7 @@ class Preparation:
     needs: frozenset[str] = frozenset()
 
     def is_done(self) -> bool:
-        """Say whether it has run in this state of the project."""
+        """Return whether it has run in this state of the project."""
         return self.result.exists() and self.marker.exists() and self.marker.read_text() == self.state
 
 

@@ -69,7 +69,7 @@ class Running:
     patience: float = 15
 
     def is_alive(self) -> bool:
-        """Say whether this very process still runs."""
+        """Return whether this very process still runs."""
         return moment(self.pid) == self.started
 
     def members(self) -> list[psutil.Process]:
@@ -82,7 +82,7 @@ class Running:
         return not _BOOT_ID.exists() or self.started.startswith(_BOOT_ID.read_text().strip())
 
     def listens_on(self, port: int) -> bool:
-        """Say whether one of its session's processes listens on a TCP port."""
+        """Return whether one of its session's processes listens on a TCP port."""
         for process in self.members():
             try:
                 connections = process.net_connections("tcp")

@@ -48,7 +48,7 @@ class _Start:
         return (datetime.now(UTC) - self.began).total_seconds()
 
     def is_ready(self) -> bool:
-        """Say whether the part answers, or has done its work.
+        """Return whether the part answers, or has done its work.
 
         Raises
         ------

@@ -42,14 +42,14 @@ if TYPE_CHECKING:
 
 
 class OwnCallers:
-    """Refuses the pages of other origins, and every name that is not the server's."""
+    """Refuses pages of other origins, and Host headers that are not the server's."""
 
     def __init__(self, app: ASGIApp, allowed: Collection[str]) -> None:
         self._app = app
         self._allowed = allowed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 403 in the application's place where the caller is not one of ours."""
+        """Answer 403 where the caller is a page of another origin, else pass the request on."""
         reason = why_refused(Headers(scope=scope).get, self._allowed) if scope["type"] == "http" else None
         refusal = reason and error_response(AwsError("AccessDeniedException", reason), 403)
         await (refusal or self._app)(scope, receive, send)
@@ -111,7 +111,7 @@ class Gateway:
 
 
 async def _before(faults: list[Fault]) -> None:
-    """Do what strikes before the call is carried out."""
+    """Apply the faults that act before the call is carried out."""
     for fault in faults:
         if fault.kind == "slow_responses":
             await asyncio.sleep(fault.duration)
@@ -124,7 +124,7 @@ async def _before(faults: list[Fault]) -> None:
 
 
 def _after(faults: list[Fault], answer: Response, plane: Plane) -> Response:
-    """Lose the answer of a call that was carried out."""
+    """Return the answer of a call that was carried out, or what a fault puts in its stead."""
     for fault in faults:
         if fault.kind == "lost_response":
             if fault.chosen_answer == "500":

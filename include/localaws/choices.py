@@ -1,4 +1,4 @@
-"""What the emulator does where AWS is silent or contradicts itself: one file of choices, each with its alternatives."""
+"""The emulator's choices where AWS is silent or contradicts itself, each with its alternatives."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Choice:
     """One question that AWS leaves open.
 
-    ``aws`` is what AWS says of it and ``source`` where; ``alternatives`` has the sentence of each possible answer, and
-    ``default`` is the answer that applies unless ``--choices id=answer`` says otherwise.
+    ``aws`` quotes AWS and ``source`` names the page; ``alternatives`` has a sentence for each possible answer;
+    ``default`` applies unless ``--choices id=answer`` names another one.
     """
 
     id: str
@@ -28,13 +28,13 @@ class Choice:
 
     @classmethod
     def read(cls, entry: dict[str, Any]) -> Choice:
-        """Read an entry of ``choices.json``; raises ValueError where its default is not one of its alternatives."""
+        """Read an entry of ``choices.json``; raises ValueError if its default is not one of its alternatives."""
         choice = cls(**entry)
         choice.check(choice.default)
         return choice
 
     def check(self, answer: str) -> None:
-        """Raise ValueError, which names the alternatives, where the answer is not one of them."""
+        """Raise ValueError that names the alternatives if the answer is not one of them."""
         if answer not in self.alternatives:
             raise ValueError(f"{self.id} cannot be {answer!r}: write one of {', '.join(self.alternatives)}")
 

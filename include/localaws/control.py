@@ -1,4 +1,4 @@
-"""The emulator's own endpoints under ``/_localaws``: health, fault switches, and what was called."""
+"""The emulator's own endpoints under ``/_localaws``: health, fault switches, and counts of calls."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Control:
         ]
 
     def health(self, _request: Request) -> Response:
-        """Say that the emulator is ready; it answers nothing before it is."""
+        """Answer that the emulator is ready; before that it answers nothing."""
         return JSONResponse({"status": "ready", "services": list(self._services)})
 
     def get_faults(self, _request: Request) -> Response:
@@ -85,7 +85,7 @@ class Control:
         return JSONResponse(self._faults.replace([]))
 
     def get_calls(self, _request: Request) -> Response:
-        """Say which operations were called how often, and which jobs exist."""
+        """Answer the number of calls of each operation, and the jobs that exist."""
         jobs = [{"service": service.name, **job} for service in self._services.values() for job in service.jobs()]
         return JSONResponse({"operations": self._calls.counted(), "jobs_started": len(jobs), "jobs": jobs})
 

@@ -9,14 +9,14 @@ log = logging.getLogger(__name__)
 
 
 def log_defect(what: str, error: Exception) -> None:
-    """Log what broke and where, without the exception's text: that may hold a tag value or a key."""
+    """Log a defect and its line of code, without the exception's text: that may hold a tag value or a key."""
     frames = traceback.extract_tb(error.__traceback__)
-    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown place"
+    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown line"
     log.error("%s broke: %s at %s", what, type(error).__name__, where)
 
 
 class AwsError(Exception):
-    """An error that the caller is to see as the service's own.
+    """An error that the caller receives as the service's own.
 
     Parameters
     ----------

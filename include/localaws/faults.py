@@ -1,4 +1,4 @@
-"""Fault switches: what is to go wrong, for which job, key or call, and how often."""
+"""Fault switches: which fault occurs, for which job, key or call, and how often."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ EVERY_JOB = frozenset(
     }
 )
 CHANGE_KINDS = frozenset({"copy_failed", "update_failed", "create_failed"})
-"""Of a change that HealthImaging accepts and then fails: of an image set, or of a new data store."""
+"""Changes of an image set or a new data store that HealthImaging accepts and then fails."""
 RESOURCE_KINDS = frozenset({"all_resources_rejected", "server_error_on_resources", "cancelled"})
 FILE_KINDS = frozenset({"all_files_rejected", "server_error_on_files", "manifest_partial"}) | RESOURCE_KINDS
 DICOM_IMPORT = EVERY_JOB | FILE_KINDS - RESOURCE_KINDS
 FHIR_EXPORT = EVERY_JOB | {"queued_long", "completed_with_errors", "cancelled"}
 DATA_TRANSFORMATION = DICOM_IMPORT | {"queued_long", "completed_with_errors"}
 JOB_KINDS = FHIR_IMPORT = DATA_TRANSFORMATION | RESOURCE_KINDS
-"""The kinds that each sort of job knows; others strike it not, and stay unused."""
+"""The kinds of faults that each sort of job knows; other kinds do not affect it and are not used up."""
 
 ANSWERS: dict[str, tuple[str, ...]] = {
     "lost_response": ("drop", "500"),
     "role_not_assumable": ("AccessDeniedException", "ValidationException"),
     "cancelled": ("CANCEL_COMPLETED", "CANCEL_FAILED"),
 }
-"""What a kind of fault can answer; the first is the default."""
+"""The answers that a kind of fault can give; the first is the default."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class Fault:
     operation : str
         Pattern for the operation; only for call faults.
     times : int, optional
-        After so many jobs, changes or calls the fault is spent; without it, it lasts until it is taken away.
+        Jobs, changes or calls after which the fault is used up; without it, the fault lasts until it is removed.
     seconds : float, optional
         Length of ``manifest_late``, ``slow_responses`` (default 1), ``stuck_in_progress`` and ``queued_long``
-        (default: until the fault is taken away).
+        (default: until the fault is removed).
     share : float
         Fraction of the matching files or resources that is touched, 0 to 1; which ones depends on the keys alone.
     keep_results : bool
@@ -88,26 +88,26 @@ class Fault:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def touches(self, key: str) -> bool:
-        """Say whether this fault touches the file or resource `key`."""
+        """Return whether this fault touches the file or resource `key`."""
         return fnmatchcase(key, self.key) and zlib.crc32(key.encode()) < self.share * (1 << 32)
 
     @property
     def touches_all(self) -> bool:
-        """Whether every file or resource is touched."""
+        """True if every file or resource is touched."""
         return self.key == "*" and self.share >= 1
 
     def matches_job(self, job_name: str, input_s3_uri: str) -> bool:
-        """Say whether this fault is meant for such a job."""
+        """Return whether this fault is meant for a job of this name and input."""
         return fnmatchcase(job_name, self.job_name) and fnmatchcase(input_s3_uri, self.input_s3_uri)
 
     def strikes(self, operation: str) -> bool:
-        """Say whether this call fault is meant for `operation`; only what starts a job needs a role."""
+        """Return whether this call fault is meant for `operation`; only operations that start a job need a role."""
         starts = self.kind != "role_not_assumable" or operation.startswith("Start")
         return starts and fnmatchcase(operation, self.operation)
 
     @property
     def chosen_answer(self) -> str:
-        """What the client gets."""
+        """The answer that the client gets."""
         return self.answer or ANSWERS[self.kind][0]
 
     @property
@@ -165,7 +165,7 @@ class FaultBoard:
             self._faults = [Fault(**json.loads(row["body"])) for row in connection.execute("SELECT body FROM fault")]
 
     def replace(self, bodies: Any) -> list[dict[str, Any]]:
-        """Switch on exactly these faults; returns them as they now stand.
+        """Switch on exactly these faults; return them as they are now.
 
         Raises
         ------
@@ -191,12 +191,12 @@ class FaultBoard:
         return [{**json.loads(row["body"]), "remaining": row["remaining"]} for row in rows]
 
     def is_on(self, fault_id: str) -> bool:
-        """Say whether this very fault is still switched on."""
+        """Return whether this fault is still switched on."""
         return any(fault.id == fault_id for fault in self._faults)
 
     @property
     def any_for_calls(self) -> bool:
-        """Whether any call fault is switched on."""
+        """True if any call fault is switched on."""
         return any(fault.kind in CALL_KINDS for fault in self._faults)
 
     def for_call(self, operation: str, job_name: str, input_s3_uri: str) -> list[Fault]:
@@ -229,7 +229,7 @@ class FaultBoard:
         return self._use_up(connection, candidates)
 
     def strikes_change(self, connection: sqlite3.Connection, kind: str) -> bool:
-        """Say whether a change fails, and count the fault as used in the transaction that begins the change."""
+        """Return whether a change fails, and count the fault as used in the transaction that begins the change."""
         return bool(self._use_up(connection, [fault for fault in self._faults if fault.kind == kind]))
 
     @staticmethod

@@ -22,19 +22,19 @@ class InputFile:
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """Return bucket and key (or prefix) of an ``s3://`` URI; the key is taken as it is, never decoded."""
+    """Return bucket and key (or prefix) of an ``s3://`` URI; the key is never decoded."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key
 
 
 class Objects:
-    """S3 through boto3, as the service reaches it with the job's role."""
+    """S3 through boto3, as a service reaches it with the role of a job."""
 
     def __init__(self, settings: Settings) -> None:
         self._client = local_client("s3", settings.region, settings.s3_endpoint, connections=settings.readers + 4)
 
     def list(self, uri: str, owner: str | None) -> Iterator[InputFile]:
-        """Yield what lies under a prefix, folder markers left out.
+        """Yield the objects under a prefix, without folder markers.
 
         The prefix is S3's: ``s3://bucket/1.2.3`` also takes in ``1.2.34/``.
 

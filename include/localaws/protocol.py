@@ -78,10 +78,10 @@ class Route:
 
 
 class Plane(Protocol):
-    """What recognises calls, carries them out, and words its own errors."""
+    """Recognises calls, carries them out, and words its own errors."""
 
     def find(self, call: Call) -> tuple[OperationModel, Mapping[str, str]]:
-        """Return the operation that `call` names (its ``name`` is what is counted and throttled) and its labels."""
+        """Return the operation that `call` names (its ``name`` is counted and throttled) and its labels."""
 
     def parse(self, operation: OperationModel, labels: Mapping[str, str], call: Call) -> Params:
         """Return the checked parameters."""
@@ -119,7 +119,7 @@ class Service:
         self.routes = sorted(routes, key=lambda route: -len(route.pattern.pattern))
 
     def plane(self, _call: Call) -> Plane:
-        """Return what answers `call`: the operations of the model, unless the service has another plane too."""
+        """Return the plane that answers `call`: the operations of the model, unless the service has another one."""
         return self
 
     def subject(self, _params: Params) -> tuple[str, str]:
@@ -192,7 +192,7 @@ class Service:
         return {name: value for name, value in members.items() if "location" not in shape.members[name].serialization}
 
     def handle(self, operation: OperationModel, params: Params) -> Response:
-        """Run the handler and serialise what it returns.
+        """Run the handler and serialise its result.
 
         Raises
         ------

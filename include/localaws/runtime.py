@@ -1,4 +1,4 @@
-"""What every part of an emulated service works with."""
+"""The parts of a running emulator that every module of a service uses."""
 
 from __future__ import annotations
 

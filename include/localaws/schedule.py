@@ -1,4 +1,4 @@
-"""A durable list of things to do later: what is due is run, what was under way is run again after a restart."""
+"""A durable to-do list: due steps are run; steps that a restart interrupted are run again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from localaws.state import State
 
 Step = Callable[[str], float | None]
-"""Does one step for a subject; returns the seconds until its next step, or None when nothing is left to do."""
+"""Does one step for a subject; return the seconds until its next step, or None when nothing is left to do."""
 
 RETRY_SECONDS = 1.0
 
@@ -57,12 +57,12 @@ class Schedule:
         connection.execute("INSERT OR REPLACE INTO todo VALUES (?, ?, ?)", (kind, subject, time.time() + seconds))
 
     def wake(self) -> None:
-        """Look at the table again, soon; callable from any thread."""
+        """Look at the table again soon; any thread may call this."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._changed.set)
 
     def stop(self) -> None:
-        """Let long steps give up at their next `check`."""
+        """Make long steps give up at their next `check`."""
         self._stopping.set()
 
     def check(self) -> None:

@@ -48,7 +48,7 @@ def uvicorn_config(settings: Settings) -> uvicorn.Config:
 
 
 def bind_listener(settings: Settings) -> tuple[Settings, socket.socket]:
-    """Take the port; returns the settings with its number, and the socket to serve on.
+    """Take the port; return the settings with its number, and the socket to serve on.
 
     The number has to be known before the application is built: HealthLake answers it in data store endpoints.
 

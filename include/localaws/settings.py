@@ -72,7 +72,7 @@ def _hex_seeds(text: str) -> tuple[Seed, ...]:
     seeds = _seeds(text)
     for seed in seeds:
         if not re.fullmatch("[0-9a-f]{32}", seed.id):
-            raise ValueError(f"{seed.id!r} is no identifier of HealthLake: write 32 hexadecimal digits")
+            raise ValueError(f"{seed.id!r} is not an identifier of HealthLake: write 32 hexadecimal digits")
     return seeds
 
 
@@ -131,7 +131,7 @@ class Settings:
         default=(), metadata=_read_by(_names, "name that the Host header may have besides loopback's; repeatable")
     )
     state: Path = field(
-        default=Path("localaws.db"), metadata=_read_by(Path, "SQLite file; pixel data lies in a folder beside it")
+        default=Path("localaws.db"), metadata=_read_by(Path, "SQLite file; pixel data is in a folder beside it")
     )
     region: str = field(default="us-east-1", metadata=_read_by(str, "region in ARNs, events and S3 requests"))
     account: str = field(

@@ -18,7 +18,7 @@ BOOLEANS = {"true": True, "false": False}
 
 
 def problems(shape: Shape, value: Any, path: str = "$") -> Iterator[str]:
-    """Yield what is wrong with `value` according to `shape`; the texts name members and rules, never values.
+    """Yield the faults of `value` according to `shape`; the texts name members and rules, never values.
 
     Unknown members of a structure pass, as AWS lets them pass.
     """
@@ -129,7 +129,7 @@ def _limits(shape: Shape, number: float, path: str, what: str) -> Iterator[str]:
 
 
 def from_text(shape: Shape, value: Any) -> Any:
-    """Convert a path, query or header text; what cannot be converted stays text, so that validation reports it."""
+    """Convert a path, query or header text; text that cannot be converted stays, so that validation reports it."""
     if shape.type_name in NUMBERS:
         try:
             return NUMBERS[shape.type_name](value)
@@ -173,7 +173,7 @@ def _decoded(text: str) -> Any:
 
 
 def to_json(shape: Shape, value: Any) -> Any:
-    """Convert a handler's value to what the JSON body holds; members that travel in headers are left out."""
+    """Convert a handler's value to the JSON body; members that travel in headers are left out."""
     if isinstance(shape, StructureShape):
         return {
             member.serialization.get("name", name): to_json(member, value[name])

@@ -1,4 +1,4 @@
-"""What outlives the process: one SQLite file, one connection per thread, explicit transactions."""
+"""The emulator's database: one SQLite file, one connection per thread, explicit transactions."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class State:
             self._connection().executescript(script)
 
     def _check_version(self, version: int) -> None:
-        """Refuse a file with other tables: they are made anew with every version, never converted."""
+        """Refuse a file with other tables: every version makes its own, none converts them."""
         connection = self._connection()
         is_new = not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if not is_new and connection.execute("PRAGMA user_version").fetchone()[0] != version:
@@ -92,12 +92,12 @@ class State:
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """Give a connection whose statements see one snapshot."""
+        """Yield a connection whose statements see one snapshot."""
         yield from self._transaction("BEGIN")
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """Give a connection inside a write transaction: committed at the end, rolled back on any exception."""
+        """Yield a connection inside a write transaction: committed at the end, rolled back on any exception."""
         yield from self._transaction("BEGIN IMMEDIATE")
 
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:

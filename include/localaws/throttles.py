@@ -34,12 +34,14 @@ class Rate:
         per_second, _, burst = text.partition(":")
         rate = cls(float(per_second), float(burst or max(1.0, float(per_second))))
         if rate.per_second <= 0 or rate.burst < 1:
-            raise ValueError(f"{text!r} is no rate: write calls per second above 0, then ':' and a burst of 1 or more")
+            raise ValueError(
+                f"{text!r} is not a rate: write calls per second above 0, then ':' and a burst of 1 or more"
+            )
         return rate
 
 
 class Throttle:
-    """Which calls are let through; one bucket per operation.
+    """Admits calls; each operation has its own bucket.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Client tokens: the same request twice is one thing done."""
+"""Client tokens: the same request sent twice is carried out once."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def find_replayed(
     params: dict[str, Any],
     refused: Callable[[str], AwsError] | None = conflict,
 ) -> str | None:
-    """Return what an earlier call with this client token made, or None if the token is new or absent.
+    """Return the identifier that an earlier call with this client token made, None if the token is new or absent.
 
     Raises
     ------
     AwsError
-        What `refused` makes, by default a ConflictException: the token came with other parameters before.
+        Made by `refused`, by default a ConflictException: the token came with other parameters before.
     """
     row = connection.execute(
         "SELECT fingerprint, subject FROM client_token WHERE operation = ? AND token = ?",

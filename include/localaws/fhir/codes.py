@@ -21,7 +21,7 @@ def is_member(value: Any, value_set: ValueSet) -> bool:
         return isinstance(codings, list) and any(_coding(coding, value_set) for coding in codings)
     if "code" in value or "system" in value:
         return _coding(value, value_set)
-    # Words only are no code of the value set; an element with nothing but extensions says why there is none.
+    # Text alone is not a code of the value set; an element with nothing but extensions says why the code is absent.
     return value.keys() <= {"id", "extension"}
 
 
@@ -33,7 +33,7 @@ def _coding(coding: Any, value_set: ValueSet) -> bool:
 
 
 def sentence(value_set: ValueSet) -> str:
-    """Return what a value set demands: its codes where they are few, else its canonical."""
+    """Return the demand of a value set: its codes where they are few, else its canonical."""
     if len(value_set.codes) > MOST_NAMED:
         return f"must be a code of the value set {value_set.canonical} (required binding)"
     return f"must be one of {' | '.join(sorted(value_set.codes))} (required binding to {value_set.canonical})"

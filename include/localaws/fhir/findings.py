@@ -1,4 +1,4 @@
-"""What the validator says: validation levels, issues, and the OperationOutcome made of them."""
+"""The validator's results: validation levels, issues, and the OperationOutcome made of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DISPLAYS = {
 
 
 class Level(StrEnum):
-    """How deep a resource is checked: HealthLake's ``ValidationLevel``."""
+    """The depth of validation: HealthLake's ``ValidationLevel``."""
 
     STRICT = "strict"
     STRUCTURE_ONLY = "structure-only"

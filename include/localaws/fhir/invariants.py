@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from localaws.fhir.schema import Rule
-    from localaws.fhir.structure import Place, Scope
+    from localaws.fhir.structure import RuledElement, Scope
 
 # dom-6 (a resource should have a narrative) is best practice: AWS's own examples of valid resources have none.
 # txt-1 and txt-2 are what `localaws.fhir.narrative` checks.
@@ -51,36 +51,36 @@ def broken_rules(scope: Scope) -> Iterator[Issue]:
     """Yield the invariants that a resource breaks; nothing if its structure is not sound."""
     if not scope.sound:
         return
-    for place in scope.places:
-        for rule in place.rules:
-            if issue := broken_rule(rule, place, scope):
+    for element in scope.ruled:
+        for rule in element.rules:
+            if issue := broken_rule(rule, element, scope):
                 yield issue
 
 
-def broken_rule(rule: Rule, place: Place, scope: Scope) -> Issue | None:
-    """Return what is to be said about a rule at a place: that it is broken, or could not be evaluated.
+def broken_rule(rule: Rule, element: RuledElement, scope: Scope) -> Issue | None:
+    """Return the issue of a rule on an element: it is broken, or could not be evaluated.
 
     An empty result keeps the rule: it comes of comparing dates of different precision.
     """
     if rule.key in NOT_EVALUATED or rule.key in BEYOND_FHIRPATHPY:
         return None
-    at = (place.location,)
+    at = (element.location,)
     if in_python := native(rule):
-        kept = in_python(place.value, scope)
-    elif _is_large(place.value):
+        holds = in_python(element.value, scope)
+    elif _is_large(element.value):
         return Issue("information", "too-costly", f"{rule.key} was not evaluated: there is too much here", at)
     else:
         try:
-            kept = _evaluated(rule.expression, place, scope) != [False]
+            holds = _evaluated(rule.expression, element, scope) != [False]
         except RecursionError:
             raise
-        except Exception as error:  # noqa: BLE001 (fhirpathpy raises bare Exceptions for what it cannot evaluate)
+        except Exception as error:  # noqa: BLE001 (fhirpathpy raises bare Exceptions)
             return Issue("information", "not-supported", f"{rule.key} was not evaluated: {type(error).__name__}", at)
-    return None if kept else Issue(rule.severity, "invariant", f"{rule.key}: {rule.human}", at)
+    return None if holds else Issue(rule.severity, "invariant", f"{rule.key}: {rule.human}", at)
 
 
-def _evaluated(expression: str, place: Place, scope: Scope) -> list[Any]:
-    node = ResourceNode(place.value, place.definition)  # type: ignore[no-untyped-call]
+def _evaluated(expression: str, element: RuledElement, scope: Scope) -> list[Any]:
+    node = ResourceNode(element.value, element.definition)  # type: ignore[no-untyped-call]
     return _compiled(expression)(node, {"resource": scope.resource, "rootResource": scope.root})
 
 

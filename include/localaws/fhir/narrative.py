@@ -15,11 +15,11 @@ ELEMENTS = frozenset(
 
 
 class _NotAllowedError(Exception):
-    """What the parser met is not allowed in a narrative."""
+    """The parser met something that a narrative does not allow."""
 
 
 class _Narrative:
-    """Listens to the parser, and keeps whether the narrative says anything."""
+    """Listens to the parser, and records whether the narrative has any content."""
 
     def __init__(self) -> None:
         self.says_something = False
@@ -47,7 +47,7 @@ class _Narrative:
 
 
 def find_narrative_fault(value: str) -> str | None:
-    """Return what is wrong with the ``div`` of a narrative; None if nothing is."""
+    """Return the fault of a narrative's ``div``, None if it has none."""
     narrative = _Narrative()
     parser = expat.ParserCreate("utf-8", " ")
     parser.StartDoctypeDeclHandler = narrative.doctype

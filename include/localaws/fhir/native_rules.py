@@ -31,18 +31,18 @@ def _metas(value: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def ext_1(value: dict[str, Any], _: Scope) -> bool:
-    """Say whether an extension has either a value or extensions."""
+    """Return whether an extension has either a value or extensions."""
     has_value = any(name.lstrip("_").startswith("value") for name in value)
     return has_value != ("extension" in value)
 
 
 def dom_2(value: dict[str, Any], _: Scope) -> bool:
-    """Say whether no contained resource contains resources."""
+    """Return whether no contained resource contains resources."""
     return not any(_contained(item) for item in _contained(value))
 
 
 def dom_3(value: dict[str, Any], _: Scope) -> bool:
-    """Say whether every contained resource is referred to from elsewhere, or refers to its container."""
+    """Return whether every contained resource is referred to from elsewhere, or refers to its container."""
     contained = [item for item in _contained(value) if "id" in item]
     if not contained:
         return True
@@ -56,23 +56,23 @@ def dom_3(value: dict[str, Any], _: Scope) -> bool:
 
 
 def dom_4(value: dict[str, Any], _: Scope) -> bool:
-    """Say whether no contained resource has a version or a time of its own."""
+    """Return whether no contained resource has a version or a time of its own."""
     return not any("versionId" in meta or "lastUpdated" in meta for meta in _metas(value))
 
 
 def dom_5(value: dict[str, Any], _: Scope) -> bool:
-    """Say whether no contained resource has a security label."""
+    """Return whether no contained resource has a security label."""
     return not any("security" in meta for meta in _metas(value))
 
 
 def ref_1(value: dict[str, Any], scope: Scope) -> bool:
-    """Say whether a local reference leads to a contained resource; ``#`` is the container itself."""
+    """Return whether a local reference leads to a contained resource; ``#`` is the container itself."""
     literal = value.get("reference", "")
     return not literal.startswith("#") or literal in scope.known
 
 
 def rng_2(value: dict[str, Any], _: Scope) -> bool:
-    """Say whether a range's low is not above its high; Quantities of different units are not compared."""
+    """Return whether a range's low is not above its high; Quantities of different units are not compared."""
     low, high = value.get("low", {}), value.get("high", {})
     comparable = all(low.get(name) == high.get(name) for name in ("system", "code", "unit"))
     return not comparable or "value" not in low or "value" not in high or bool(low["value"] <= high["value"])
@@ -94,12 +94,12 @@ def _has_value(observation: dict[str, Any]) -> bool:
 
 
 def obs_6(value: dict[str, Any], _: Scope) -> bool:
-    """Say whether an observation does not both have a value and say why it has none."""
+    """Return whether an observation lacks a value or a reason why the value is absent."""
     return "dataAbsentReason" not in value or not _has_value(value)
 
 
 def obs_7(value: dict[str, Any], scope: Scope) -> bool:
-    """Say whether an observation with a value has no component of the same code."""
+    """Return whether an observation with a value has no component of the same code."""
     if "component" not in value or not _has_value(value):
         return True
     codings = scope.resource.get("code", {}).get("coding", [])

@@ -28,7 +28,7 @@ BASE64 = re.compile(r"[0-9A-Za-z+/]*={0,2}")
 
 
 def find_primitive_fault(primitive: str, value: object) -> str | None:
-    """Return what is wrong with `value` as a primitive type, without quoting it; None if nothing is."""
+    """Return the fault of `value` as a primitive type, without quoting it; None if it has none."""
     if primitive == "boolean":
         return None if isinstance(value, bool) else "must be true or false, without quotes"
     if primitive == "decimal":

@@ -25,7 +25,7 @@ class Allowed:
 
 @dataclass(frozen=True, slots=True)
 class Discriminator:
-    """By what the slices of an element are told apart."""
+    """The discriminator that tells the slices of an element apart."""
 
     kind: str
     path: str
@@ -33,7 +33,7 @@ class Discriminator:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What a profile demands of one element; no demand is the default of every attribute."""
+    """A profile's demands on one element; by default an attribute demands nothing."""
 
     minimum: int = 0
     maximum: int = UNBOUNDED

@@ -1,4 +1,4 @@
-"""Conformance to profiles: what they demand beyond the base definition (https://hl7.org/fhir/R4/profiling.html).
+"""Conformance to profiles: their demands beyond the base definition (https://hl7.org/fhir/R4/profiling.html).
 
 Cardinality, narrowed types and reference targets, fixed values and patterns, required bindings, invariants, slices by
 discriminator, and the profiles of extensions are checked. Not checked are ``mustSupport``, which is a demand on
@@ -18,7 +18,7 @@ from localaws.fhir.patterns import equals, matches
 from localaws.fhir.profile_nodes import BASE, profile, type_of
 from localaws.fhir.references import target_type
 from localaws.fhir.schema import schema
-from localaws.fhir.structure import Place
+from localaws.fhir.structure import RuledElement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,7 +46,7 @@ def conformance(canonical: str, scope: Scope) -> Iterator[Issue]:
     """Yield where a resource does not conform to a profile.
 
     A profile that is not known is an error, as AWS refuses it. One of US Core that has no definition here is a warning:
-    AWS has it, and what it would say is not known.
+    AWS has it, and its answer is not known.
     """
     location = _where_named(canonical, scope)
     if not knows(canonical):
@@ -139,8 +139,8 @@ class Conformance:
             yield Issue("error", "code-invalid", codes.sentence(node.value_set), at)
         if self._scope.sound:
             for rule in node.rules:
-                place = Place((rule,), item.value, item.structure, item.location)
-                if issue := broken_rule(rule, place, self._scope):
+                element = RuledElement((rule,), item.value, item.structure, item.location)
+                if issue := broken_rule(rule, element, self._scope):
                     yield issue
 
     def _typed(self, node: Node, item: Item) -> Iterator[Issue]:
@@ -175,7 +175,7 @@ def _cardinality(node: Node, count: int, location: str, where: str = "") -> Iter
 
 
 def _descend(node: Node, items: list[Item], path: str) -> tuple[Node, list[Item]]:
-    """Return what a slice demands at a discriminator's path, and the values found there."""
+    """Return a slice's demands at a discriminator's path, and the values found at that path."""
     for step in [] if path == "$this" else path.split("."):
         label = step if step in node.children or f"{step}[x]" not in node.children else f"{step}[x]"
         node = node.children.get(label) or _within_pattern(node, step)
@@ -191,7 +191,7 @@ def _within_pattern(node: Node, name: str) -> Node:
 
 
 def _is_decidable(node: Node, by: Discriminator) -> bool:
-    """Return whether a slice says here what its members look like; resolve() and profiles cannot be followed."""
+    """Return whether a slice describes its members at this path; resolve() and profiles cannot be followed."""
     if by.kind == "profile" or "(" in by.path:
         return False
     demand, _ = _descend(node, [], by.path)

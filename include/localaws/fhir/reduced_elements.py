@@ -58,7 +58,7 @@ def required_binding(element: Json) -> str | None:
 
 
 def reduced_element(element: Json, parents: set[str], rules: Rules) -> Json:
-    """Return what the validator reads of one ElementDefinition of a base definition."""
+    """Return the parts of one ElementDefinition of a base definition that the validator reads."""
     path = element["path"]
     reduced: Json = {"max": element["max"], "min": element["min"]}
     if "contentReference" in element:

@@ -1,4 +1,4 @@
-"""Reduction of a profile: the tree of what it adds to the definition of its type.
+"""Reduction of a profile to the tree of its additions to the definition of its type.
 
 A node of the tree is one ElementDefinition, found by its ``id``: ``Observation.component:systolic.code`` is the child
 ``code`` of the slice ``systolic`` of ``component``. What the base definition says already is left out, so that a fault
@@ -19,7 +19,7 @@ def reduced_profile(definition: Json, structures: Json, rules: Rules) -> Json:
     elements = definition["snapshot"]["element"]
     root: Json = {}
     for element in elements:
-        node = _place(root, element["id"].split(".")[1:])
+        node = _find_node(root, element["id"].split(".")[1:])
         node |= _demands(element, node, rules, known)
     for name in ("min", "max", "types"):  # a resource is one, and of its type
         root.pop(name)
@@ -32,7 +32,7 @@ def _numbers(structure: Json) -> set[int]:
     return set(structure["rules"]).union(*(item.get("rules", ()) for item in structure["elements"].values()))
 
 
-def _place(node: Json, steps: list[str]) -> Json:
+def _find_node(node: Json, steps: list[str]) -> Json:
     for step in steps:
         name, _, slice_name = step.partition(":")
         node = node.setdefault("children", {}).setdefault(name, {})
@@ -72,7 +72,7 @@ def _extension_url(types: list[Json], node: Json) -> Json:
 
 
 def _without_base(node: Json, structures: Json, type_name: str) -> None:
-    """Take out of a tree what the base definition of `type_name` demands already."""
+    """Remove from a tree the demands that the base definition of `type_name` has already."""
     elements = structures.get(type_name, {}).get("elements", {})
     for name, child in node.get("children", {}).items():
         if name not in elements:
@@ -82,7 +82,7 @@ def _without_base(node: Json, structures: Json, type_name: str) -> None:
             if item is child:
                 _drop(item, elements[name], "min", "max", "binding")
             else:
-                # A slice has a cardinality of its own, and repeats the rules of what is sliced.
+                # A slice has a cardinality of its own, and repeats the rules of the sliced element.
                 _drop(item, elements[name], "binding")
                 _drop(item, child, "rules")
             if _are_those_of_base(item.get("types", []), elements[name]["types"]):
@@ -111,7 +111,7 @@ def _are_those_of_base(types: list[Json], base: list[Json]) -> bool:
 
 
 def _prune(node: Json) -> bool:
-    """Take out nodes that demand nothing, and say whether this one does."""
+    """Remove nodes that demand nothing; return whether this one demands anything."""
     for group in ("children", "slices"):
         kept = {name: item for name, item in node.get(group, {}).items() if _prune(item)}
         node.pop(group, None)

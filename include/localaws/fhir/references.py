@@ -1,4 +1,4 @@
-"""What a Reference leads to (https://hl7.org/fhir/R4/references.html#literal)."""
+"""The target of a Reference (https://hl7.org/fhir/R4/references.html#literal)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def is_relative(literal: str) -> bool:
 
 
 def known_references(resource: dict[str, Any]) -> dict[str, str]:
-    """Return the types of what is inside a resource, by reference.
+    """Return the types of the resources inside a resource, by reference.
 
     Contained resources are known by ``#id``, a Bundle's entries by their ``fullUrl``; ``#`` is the resource itself.
     """

@@ -1,8 +1,8 @@
 """The walk through a resource along the base definitions of FHIR R4.
 
 It checks structure (types, cardinality, unknown elements, primitive formats; https://hl7.org/fhir/R4/json.html), and
-where asked to, required bindings and the types that references lead to. It collects the places where invariants apply,
-for `localaws.fhir.invariants`, and the resources met, for `localaws.fhir.profiles`.
+where asked to, required bindings and the types that references lead to. It collects the elements to which invariants
+apply, for `localaws.fhir.invariants`, and the resources met, for `localaws.fhir.profiles`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NAME = re.compile(r"_?[A-Za-z][A-Za-z0-9]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RuledElement:
     """A value to which invariants apply, with the FHIR path of its definition and its location in the resource."""
 
     rules: tuple[Rule, ...]
@@ -50,7 +50,7 @@ class Scope:
         The resource that contains it; itself if none does.
     known
         The types of what its references may lead to, by reference.
-    places
+    ruled
         Where invariants apply.
     sound
         Whether its structure is as defined; only then do invariants mean anything.
@@ -60,13 +60,13 @@ class Scope:
     location: str
     root: dict[str, Any]
     known: MutableMapping[str, str]
-    places: list[Place] = field(default_factory=list)
+    ruled: list[RuledElement] = field(default_factory=list)
     sound: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """Where the walk is: in which resource, at which location, how deep."""
+    """The walk's position: its resource, location and depth."""
 
     scope: Scope
     location: str
@@ -153,7 +153,7 @@ class Walk:
                     spot.member(element.name), "required", f"{structure.name}.{element.label} is required"
                 )
         if structure.rules:
-            spot.scope.places.append(Place(structure.rules, value, structure.name, spot.location))
+            spot.scope.ruled.append(RuledElement(structure.rules, value, structure.name, spot.location))
 
     def _members(self, value: dict[str, Any], structure: Structure, spot: Spot) -> dict[str, str]:
         """Check the members of an object; return the JSON name under which each element is present."""
@@ -172,11 +172,11 @@ class Walk:
     def _unknown(self, name: str, structure: Structure, spot: Spot) -> None:
         if name == "resourceType" and structure.kind == "resource":
             return
-        # A name is told only if it looks like one: hostile input may carry anything in its place.
-        told = NAME.fullmatch(name) is not None
-        what = f"{name} is" if told else "it has an element whose name is"
-        place = spot.member(name) if told else spot
-        self._report_issue(place, "structure", f"{what} not an element of {structure.name} in FHIR R4")
+        # Only a name of the usual form is quoted: hostile input may carry anything.
+        is_name = NAME.fullmatch(name) is not None
+        what = f"{name} is" if is_name else "it has an element whose name is"
+        position = spot.member(name) if is_name else spot
+        self._report_issue(position, "structure", f"{what} not an element of {structure.name} in FHIR R4")
 
     def _member(self, member: Field, value: dict[str, Any], name: str, spot: Spot) -> None:
         # A primitive's id and extensions are a member of their own, the name with an underscore before it.
@@ -219,10 +219,10 @@ class Walk:
             self._object(sibling, self._schema.structure("Element"), spot)
 
     def _meaning(self, member: Field, item: Any, spot: Spot) -> None:
-        """Check what a well-formed value means: its code, and what it leads to."""
+        """Check the meaning of a well-formed value: its code, and the target of its reference."""
         element, kind = member.element, member.type
         if element.rules:
-            spot.scope.places.append(Place(element.rules, item, kind.structure, spot.location))
+            spot.scope.ruled.append(RuledElement(element.rules, item, kind.structure, spot.location))
         if self._codes_too and element.value_set is not None and not codes.is_member(item, element.value_set):
             self._report("code-invalid", codes.sentence(element.value_set), spot.location)
         if self._references_too and kind.targets and kind.code == "Reference":

@@ -46,7 +46,7 @@ class Validator:
         return knows(canonical)
 
     def check(self, resource: object, level: Level, profile: str | None = None) -> Findings:
-        """Return what is wrong with a resource at a level, and whether the data store refuses it.
+        """Return the issues of a resource at a level, and whether the data store refuses it.
 
         Parameters
         ----------

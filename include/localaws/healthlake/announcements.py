@@ -17,8 +17,8 @@ WITHOUT_EVENT = frozenset({"CANCEL_SUBMITTED", "CANCEL_IN_PROGRESS", "CANCEL_COM
 """Job statuses that AWS documents no event for."""
 
 
-def announce_datastore(runtime: Runtime, datastore: sqlite3.Row, word: str) -> None:
-    """Send ``Data Store <word>``."""
+def announce_datastore(runtime: Runtime, datastore: sqlite3.Row, event: str) -> None:
+    """Send ``Data Store <event>``."""
     detail = {
         "datastoreId": datastore["id"],
         "datastoreName": datastore["name"],
@@ -26,11 +26,11 @@ def announce_datastore(runtime: Runtime, datastore: sqlite3.Row, word: str) -> N
         "datastoreEndpoint": datastore_endpoint(runtime.settings, datastore["id"]),
     }
     arn = datastore_arn(runtime.settings, datastore["id"])
-    runtime.events.send(SOURCE, f"Data Store {word}", [arn], detail)
+    runtime.events.send(SOURCE, f"Data Store {event}", [arn], detail)
 
 
 def announce_job(runtime: Runtime, job: sqlite3.Row) -> None:
-    """Send ``Import Job <status>`` or ``Export Job <status>``; the status stands in the detail-type alone."""
+    """Send ``Import Job <status>`` or ``Export Job <status>``; only the detail-type has the status."""
     if job["status"] in WITHOUT_EVENT:
         return
     submitted = datetime.fromtimestamp(job["submitted_at"], UTC)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from localaws.errors import log_defect
 from localaws.fhir import Issue, operation_outcome
 from localaws.healthlake.documents import read_document, write_document
-from localaws.healthlake.exchange import LEVEL_HEADER, FhirError, Place, Reply, Request, level_of
+from localaws.healthlake.exchange import LEVEL_HEADER, Datastore, FhirError, Reply, Request, level_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -22,7 +22,7 @@ FAILED = FhirError(500, "exception", "The transaction failed.")
 
 
 class AsyncBundles:
-    """Queues transactions; what is queued outlives a restart.
+    """Queues transactions; the queue outlives a restart.
 
     Parameters
     ----------
@@ -55,20 +55,20 @@ class AsyncBundles:
         self._bundles.check(request)
         transaction_id = str(uuid.uuid4())
         with self._state.write() as connection:
-            self._check_pending(connection, request.place.datastore_id)
+            self._check_pending(connection, request.datastore.datastore_id)
             connection.execute(
                 "INSERT INTO fhir_transaction VALUES (?, ?, ?, ?, ?, 'SUBMITTED', NULL, NULL)",
                 (
                     transaction_id,
-                    request.place.datastore_id,
+                    request.datastore.datastore_id,
                     level_of(request.headers),
-                    request.place.base,
+                    request.datastore.base,
                     write_document(request.body),
                 ),
             )
             self._schedule.add(connection, KIND, transaction_id, self._seconds)
         self._schedule.wake()
-        address = f"{request.place.base}/Transaction/{transaction_id}"
+        address = f"{request.datastore.base}/Transaction/{transaction_id}"
         note = Issue("information", "informational", "Submitted Asynchronous Bundle Transaction", (address,))
         return Reply(202, operation_outcome([note]), {"content-location": address})
 
@@ -77,16 +77,18 @@ class AsyncBundles:
             "SELECT count(*) FROM fhir_transaction WHERE datastore_id = ? AND answer_status IS NULL", (datastore_id,)
         ).fetchone()
         if pending >= self._limits.pending:
-            raise FhirError(429, "throttled", f"{pending} transactions of this data store wait already.")
+            raise FhirError(
+                429, "throttled", f"{pending} transactions of this data store are waiting; send this one later."
+            )
 
     def poll(self, connection: sqlite3.Connection, request: Request, transaction_id: str) -> Reply:
-        """Answer how far a transaction is, or what came of it."""
+        """Answer the status of a transaction, or its result."""
         row = connection.execute(
             "SELECT * FROM fhir_transaction WHERE id = ? AND datastore_id = ?",
-            (transaction_id, request.place.datastore_id),
+            (transaction_id, request.datastore.datastore_id),
         ).fetchone()
         if row is None:
-            raise FhirError(404, "not-found", "There is no such transaction.")
+            raise FhirError(404, "not-found", "The transaction does not exist.")
         if row["answer_status"] is not None:
             return Reply(row["answer_status"], read_document(row["answer"]))
         outcome = operation_outcome([Issue("information", "informational", row["status"])])
@@ -109,8 +111,8 @@ class AsyncBundles:
 
     def _carry_out(self, connection: sqlite3.Connection, row: sqlite3.Row) -> Reply:
         body: dict[str, Any] = read_document(row["bundle"])
-        place = Place(row["datastore_id"], row["base"])
-        request = Request(place, "POST", "", headers={LEVEL_HEADER: row["level"]}, body=body)
+        datastore = Datastore(row["datastore_id"], row["base"])
+        request = Request(datastore, "POST", "", headers={LEVEL_HEADER: row["level"]}, body=body)
         connection.execute("SAVEPOINT whole")
         try:
             reply = self._bundles.transact(connection, request)

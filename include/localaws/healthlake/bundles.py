@@ -1,4 +1,4 @@
-"""Bundles: batches, whose entries stand alone, and transactions, which are carried out as a whole or not at all.
+"""Bundles: batches, whose entries are independent, and transactions, which succeed or fail as a whole.
 
 See https://docs.aws.amazon.com/healthlake/latest/devguide/managing-fhir-resources-bundle.html.
 """
@@ -37,7 +37,7 @@ CONDITIONS = {"ifMatch": "if-match", "ifNoneMatch": "if-none-match", "ifNoneExis
 PASSED_ON = frozenset({LEVEL_HEADER, CONSISTENCY_HEADER})
 """Headers of the Bundle that hold for each of its entries."""
 BESIDE_ID = frozenset({"_tag", "createdAt", "_lastUpdated"})
-"""What a conditional update in a batch may name beside ``_id``, one of them at a time."""
+"""The criteria that may accompany ``_id`` in a conditional update of a batch, one at a time."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Bundles:
         Raises
         ------
         FhirError
-            What refuses one of the entries.
+            An entry is refused.
         """
         replies = []
         for index, entry in enumerate(_read_transaction(request)):
@@ -155,14 +155,14 @@ def read_entry(request: Request, entry: Any) -> Request:
     if not isinstance(asked, dict) or not all(isinstance(asked.get(name), str) for name in ("method", "url")):
         raise bad_request("Each entry of the Bundle needs a request with method and url.", "required")
     url = str(asked["url"]).encode("utf-8", "replace").decode()
-    url = url.removeprefix(f"{request.place.base}/").removeprefix("/")
+    url = url.removeprefix(f"{request.datastore.base}/").removeprefix("/")
     if ":" in url.partition("?")[0]:
         raise bad_request("The url of an entry must be relative to the data store.")
     path, _, query = url.partition("?")
     conditions = {header: str(asked[name]) for name, header in CONDITIONS.items() if name in asked}
     passed_on = {name: text for name, text in request.headers.items() if name in PASSED_ON}
     return Request(
-        request.place,
+        request.datastore,
         asked["method"],
         "/".join(unquote(part) for part in path.strip("/").split("/")),
         tuple(parse_qsl(query, keep_blank_values=True)),
@@ -172,7 +172,7 @@ def read_entry(request: Request, entry: Any) -> Request:
 
 
 def _check_conditional(entry: Request) -> Request:
-    """Hold a conditional update to what HealthLake allows in a batch; without an id it always creates."""
+    """Check that HealthLake allows a conditional update in a batch; without an id it always creates."""
     if entry.method != "PUT" or not entry.query:
         return entry
     names = [name for name, _ in entry.query]
@@ -221,7 +221,7 @@ def _check_unique(names: list[str], what: str) -> None:
 
 
 def replace_references(value: Any, references: dict[str, str]) -> Any:
-    """Return a resource whose references to entries of the Bundle are references to what these become."""
+    """Return a resource whose references to entries of the Bundle lead to the resources made of them."""
     if isinstance(value, list):
         return [replace_references(item, references) for item in value]
     if not isinstance(value, dict):
@@ -236,8 +236,8 @@ def replace_references(value: Any, references: dict[str, str]) -> Any:
 
 def _locate_error(error: FhirError, index: int) -> FhirError:
     """Return the error of an entry as the error of the whole Bundle."""
-    place = f"Bundle.entry[{index}]"
-    issues = [Issue(item.severity, item.code, item.diagnostics, (place, *item.location)) for item in error.issues]
+    entry = f"Bundle.entry[{index}]"
+    issues = [Issue(item.severity, item.code, item.diagnostics, (entry, *item.location)) for item in error.issues]
     return FhirError(error.status, issues[0].code, str(error), tuple(issues), error.headers)
 
 

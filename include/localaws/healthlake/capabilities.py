@@ -1,4 +1,4 @@
-"""``GET metadata``: what the emulated data store can do."""
+"""``GET metadata``: the abilities of the emulated data store."""
 
 from __future__ import annotations
 

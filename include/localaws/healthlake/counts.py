@@ -1,4 +1,4 @@
-"""How far an import is: the numbers of Describe's report and of the manifest."""
+"""The progress of an import: the numbers of Describe's report and of the manifest."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ REJECTED = "rejected"
 UNREADABLE = "unreadable"
 SERVER_ERROR = "server_error"
 UNREACHED = "unreached"
-"""Outcomes of a line: stored; stored with validation issues; refused; no resource at all; lost by the service; left
-when the job was cancelled, and then neither counted nor listed.
+"""Outcomes of a line: stored; stored with validation issues; refused; no resource at all; lost by the service; not
+reached before the job was cancelled, and therefore neither counted nor listed.
 """
 
 
@@ -80,7 +80,7 @@ def counts_of(connection: sqlite3.Connection, job_id: str) -> Counts:
 
 
 def progress_report(job: sqlite3.Row, counts: Counts) -> dict[str, Any]:
-    """Return ``JobProgressReport``; it has no number for server errors, and none of the NonFhir twins is set here."""
+    """Return ``JobProgressReport``; it has no number for server errors, and the NonFhir members are not set."""
     seconds = max((job["ended_at"] or time.time()) - job["started_at"], 0.001)
     return {
         "TotalNumberOfScannedFiles": counts.read_files + counts.unread_files,

@@ -1,4 +1,4 @@
-"""FHIR data stores and their life: CREATING, ACTIVE, UPDATING, DELETING, DELETED."""
+"""FHIR data stores and their statuses: CREATING, ACTIVE, UPDATING, DELETING, DELETED."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ DEFAULTS: Mapping[str, Any] = {
     "IdentityProviderConfiguration": {"AuthorizationStrategy": "AWS_AUTH", "FineGrainedAuthorizationEnabled": False},
 }
 SETTLED = {"CREATING": ("ACTIVE", "Active"), "UPDATING": ("ACTIVE", ""), "DELETING": ("DELETED", "Deleted")}
-"""Status that follows by itself, and the word of its event; AWS documents none for an update."""
+"""Status that follows by itself, and the end of its event's name; AWS documents no event for an update."""
 
 
 def find_datastore(connection: sqlite3.Connection, datastore_id: str) -> sqlite3.Row:
@@ -63,7 +63,7 @@ def find_active_datastore(connection: sqlite3.Connection, datastore_id: str, set
     Raises
     ------
     AwsError
-        ResourceNotFoundException for an unknown or deleted one, ValidationException while it is made or deleted.
+        ResourceNotFoundException for an unknown or deleted one, ValidationException while it is created or deleted.
     """
     row = find_datastore(connection, datastore_id)
     if row["status"] == "DELETED":
@@ -74,7 +74,7 @@ def find_active_datastore(connection: sqlite3.Connection, datastore_id: str, set
 
 
 def usable_statuses(settings: Settings) -> set[str]:
-    """Return in which states a data store can be imported into."""
+    """Return the statuses in which a data store accepts imports."""
     return {"ACTIVE"} | ({"UPDATE_FAILED"} if settings.choice("update_failed_store") == "usable" else set())
 
 
@@ -94,7 +94,7 @@ class Datastores:
             )
 
     def is_active(self, datastore_id: str) -> bool:
-        """Say whether the FHIR REST plane answers for this data store."""
+        """Return whether the FHIR REST plane answers for this data store."""
         with self._runtime.state.read() as connection:
             row = connection.execute("SELECT status FROM fhir_datastore WHERE id = ?", (datastore_id,)).fetchone()
         return row is not None and row["status"] in usable_statuses(self._runtime.settings) | {"UPDATING"}
@@ -207,16 +207,16 @@ class Datastores:
         return row
 
     def settle(self, datastore_id: str) -> None:
-        """Finish what was begun."""
+        """Finish a change of a data store."""
         with self._runtime.state.write() as connection:
             before = find_datastore(connection, datastore_id)["status"]
-            status, word = SETTLED[before]
+            status, event = SETTLED[before]
             if before == "UPDATING" and self._runtime.settings.choice("fhir_update_ends") == "update_failed":
                 status = "UPDATE_FAILED"
             connection.execute("UPDATE fhir_datastore SET status = ? WHERE id = ?", (status, datastore_id))
             row = find_datastore(connection, datastore_id)
-        if word:
-            announce_datastore(self._runtime, row, word)
+        if event:
+            announce_datastore(self._runtime, row, event)
 
 
 def _check_configuration(params: Params) -> None:

@@ -1,4 +1,4 @@
-"""FHIR documents as JSON: a decimal goes out with the digits that it came in with.
+"""FHIR documents as JSON: a decimal is written with the digits with which it was read.
 
 FHIR R4, "Datatypes", decimal: the precision has a meaning, 0.010 is not 0.01; binary floating point does not keep it.
 """
@@ -12,7 +12,7 @@ import secrets
 from decimal import Decimal
 from typing import Any, NoReturn
 
-# What json cannot write, a number in its own spelling, it writes as a marked text.
+# The json module cannot write a number in its own spelling: it writes a marked text, whose mark is removed.
 _MARK = f"number:{secrets.token_hex(8)}:"
 _MARKED = re.compile(rf'"{_MARK}([^"]*)"')
 
@@ -23,7 +23,7 @@ class Number(Decimal):
     _text: str
 
     def __new__(cls, text: str) -> Number:
-        """Read a number; a ValueError for one that is beyond all range."""
+        """Read a number; raise ValueError for one that is out of range."""
         if not math.isfinite(float(text)):
             raise ValueError("the number is too large")
         try:
@@ -44,7 +44,7 @@ def read_document(text: bytes | str) -> Any:
     Raises
     ------
     ValueError
-        No JSON.
+        Not JSON.
     RecursionError
         Nested too deeply.
     """
@@ -64,4 +64,4 @@ def _marked(value: object) -> str:
 
 def _no_number(_name: str) -> NoReturn:
     """Refuse NaN and Infinity, which Python reads and JSON does not know."""
-    raise ValueError("JSON has no such number")
+    raise ValueError("the number is not one of JSON")

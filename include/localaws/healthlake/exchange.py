@@ -1,4 +1,4 @@
-"""One FHIR interaction: what is asked, what is answered, and the error that becomes an OperationOutcome."""
+"""One FHIR interaction: its request, its reply, and the error that becomes an OperationOutcome."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MISSPELT = "x-amz-healthlake-fhir-validation-level"
 
 
 @dataclass(frozen=True)
-class Place:
+class Datastore:
     """A data store and the address of its FHIR REST plane, without a slash at its end."""
 
     datastore_id: str
@@ -31,12 +31,12 @@ class Request:
 
     Parameters
     ----------
-    place : Place
-        Whose resources.
+    datastore : Datastore
+        The data store of the resources.
     method : str
         HTTP method.
     path : str
-        What follows the base address, decoded, without slashes at its ends.
+        The part after the base address, decoded, without slashes at its ends.
     query : list of (name, value)
         Search parameters or conditions.
     headers : mapping
@@ -44,10 +44,10 @@ class Request:
     body : object
         The JSON document that came with it, None without one.
     new_id : str, optional
-        The id of what is created, where a transaction had to know it before.
+        The id of the resource that is created, where a transaction has to know it beforehand.
     """
 
-    place: Place
+    datastore: Datastore
     method: str
     path: str
     query: tuple[tuple[str, str], ...] = ()
@@ -58,7 +58,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What is answered; `issues` are those that a resource was stored with in spite of (level ``minimal``)."""
+    """The answer; at level ``minimal`` a resource is stored in spite of its `issues`."""
 
     status: int
     body: dict[str, Any] | None = None
@@ -108,7 +108,7 @@ def bad_request(diagnostics: str, code: str = "invalid") -> FhirError:
 
 
 def not_emulated(what: str) -> FhirError:
-    """Return the error for what HealthLake has and this emulator has not: 501."""
+    """Return the error for an ability of HealthLake that this emulator does not have: 501."""
     return FhirError(501, "not-supported", f"{what} is not emulated by localaws.")
 
 
@@ -130,7 +130,7 @@ def read_json(body: bytes) -> Any:
 
 
 def is_strong(headers: Mapping[str, str]) -> bool:
-    """Say whether the headers ask for strong consistency of searches.
+    """Return whether the headers ask for strong consistency of searches.
 
     Raises
     ------
@@ -149,7 +149,7 @@ def level_of(headers: Mapping[str, str]) -> Level:
     Raises
     ------
     FhirError
-        400: no level, or a header that is almost the right one, which AWS would pass over in silence.
+        400: no level, or a header that is almost the right one, which AWS would ignore.
     """
     if MISSPELT in headers:
         raise bad_request(f"The header is called {LEVEL_HEADER}; {MISSPELT} is not a header of HealthLake.")

@@ -31,11 +31,11 @@ class Exporter(QueuedJobSteps):
         self._store = store
 
     def transfer(self, _job: sqlite3.Row, _faults: Sequence[Fault]) -> float:
-        """Do nothing: what is exported is read while it is written."""
+        """Do nothing: resources are read while the output is written."""
         return 0.0
 
     def result(self, _job: sqlite3.Row) -> tuple[str, str | None]:
-        """Return that it is done."""
+        """Return COMPLETED."""
         return "COMPLETED", None
 
     def forget(self, _connection: sqlite3.Connection, _job_id: str) -> None:
@@ -60,7 +60,7 @@ class Exporter(QueuedJobSteps):
         self.objects.write(f"{folder}{MANIFEST}", json.dumps(document, indent=2).encode())
 
     def _write_type(self, folder: str, name: str, resources: Iterator[Stored]) -> Iterator[dict[str, Any]]:
-        """Write the files of one resource type; yields what the manifest says of each."""
+        """Write the files of one resource type; yield the manifest's entry of each."""
         most, number = self.runtime.settings.export_resources_per_file, 1
         for first in resources:
             self.runtime.schedule.check()
@@ -74,7 +74,7 @@ class Exporter(QueuedJobSteps):
 
 
 def drop_unreached(resources: Iterable[Stored], faults: Sequence[Fault]) -> Iterator[Stored]:
-    """Yield what is exported before a fault cancels the job."""
+    """Yield the resources that are exported before a fault cancels the job."""
     ends = [fault for fault in faults if fault.kind == "cancelled"]
     for resource in resources:
         if not any(end.touches(f"{resource.resource_type}/{resource.id}") for end in ends):

@@ -1,6 +1,6 @@
 """The work of an import job: every line of every file under the input prefix, upserted by type and id.
 
-Lines are stored in batches, each in one transaction with its outcomes: an import that was killed goes on behind the
+Lines are stored in batches, each in one transaction with its outcomes: an import that was killed goes on after the
 last batch, and stores nothing twice.
 """
 
@@ -60,7 +60,7 @@ class Importer(QueuedJobSteps):
             return connection.execute(query, (job_id,)).fetchall()
 
     def _list_files(self, job: sqlite3.Row) -> None:
-        """Note what lies under the prefix, once: what comes later is not imported."""
+        """Record the objects under the prefix once: objects that come later are not imported."""
         if self._files(job["id"]):
             return
         files = sorted(self.objects.list(job["input_uri"], None), key=lambda file: file.key)
@@ -124,7 +124,7 @@ class Importer(QueuedJobSteps):
             self._add_counts(connection, file, judgements)
 
     def _store_resource(self, connection: sqlite3.Connection, job: sqlite3.Row, judgement: Judgement) -> str | None:
-        """Store the resource, if there is one; returns what the result line says."""
+        """Store the resource, if there is one; return the content of the result line."""
         if judgement.outcome == UNREADABLE:
             return judgement.message
         if judgement.outcome == SERVER_ERROR:
@@ -184,5 +184,5 @@ class Importer(QueuedJobSteps):
                         self.objects.upload(f"{job_folder(job)}{sub_folder}{name}", body)
 
     def forget(self, connection: sqlite3.Connection, job_id: str) -> None:
-        """Drop the outcome of each line; their number is kept."""
+        """Drop the outcome of each line; their counts stay."""
         connection.execute("DELETE FROM fhir_import_line WHERE job_id = ?", (job_id,))

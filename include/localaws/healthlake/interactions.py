@@ -28,7 +28,7 @@ IDEMPOTENCY_HEADER = "x-amz-fhir-idempotency-key"
 
 
 class Interactions:
-    """What can be done with one resource; every method works inside the caller's transaction."""
+    """The interactions on one resource; every method works inside the caller's transaction."""
 
     def __init__(self, store: ResourceStore, validator: Checker, search: Search) -> None:
         self._store = store
@@ -55,12 +55,12 @@ class Interactions:
             "search": self._search.search,
         }
         if interaction not in handlers:
-            raise bad_request("This interaction is none on resources.", "not-supported")
+            raise bad_request("This is not an interaction on a resource.", "not-supported")
         return handlers[interaction](connection, request, **labels)
 
     def read(self, connection: sqlite3.Connection, request: Request, resource_type: str, resource_id: str) -> Reply:
         """Answer a read of the current version."""
-        found = self._store.read(connection, request.place.datastore_id, resource_type, resource_id)
+        found = self._store.read(connection, request.datastore.datastore_id, resource_type, resource_id)
         return _shown(_living(found))
 
     def read_version(
@@ -69,21 +69,21 @@ class Interactions:
         """Answer a read of one version."""
         if not VERSION.fullmatch(version):
             raise _missing()
-        found = self._store.read(connection, request.place.datastore_id, resource_type, resource_id, int(version))
+        found = self._store.read(connection, request.datastore.datastore_id, resource_type, resource_id, int(version))
         return _shown(_living(found))
 
     def history(self, connection: sqlite3.Connection, request: Request, resource_type: str, resource_id: str) -> Reply:
         """Answer the history of a resource, newest version first, on one page."""
         if request.query:
             raise bad_request("The parameters of a history are not emulated by localaws; ask without them.")
-        datastore_id = request.place.datastore_id
+        datastore_id = request.datastore.datastore_id
         if self._store.read(connection, datastore_id, resource_type, resource_id) is None:
             raise _missing()
         versions = self._store.history(connection, datastore_id, resource_type, resource_id)
         bundle: dict[str, Any] = {"resourceType": "Bundle", "type": "history", "total": len(versions)}
-        bundle["link"] = [{"relation": "self", "url": f"{request.place.base}/{request.path}"}]
+        bundle["link"] = [{"relation": "self", "url": f"{request.datastore.base}/{request.path}"}]
         if versions:
-            bundle["entry"] = [_history_entry(version, request.place.base) for version in versions]
+            bundle["entry"] = [_history_entry(version, request.datastore.base) for version in versions]
         return Reply(200, bundle)
 
     def create(self, connection: sqlite3.Connection, request: Request, resource_type: str) -> Reply:
@@ -100,7 +100,7 @@ class Interactions:
         if key is not None:
             connection.execute(
                 "INSERT INTO fhir_idempotency VALUES (?, ?, ?, ?)",
-                (request.place.datastore_id, key.lower(), resource_type, stored.id),
+                (request.datastore.datastore_id, key.lower(), resource_type, stored.id),
             )
         return reply
 
@@ -112,20 +112,20 @@ class Interactions:
             raise bad_request(f"{IDEMPOTENCY_HEADER} must be a UUID.") from None
         row = connection.execute(
             "SELECT resource_type, id FROM fhir_idempotency WHERE datastore_id = ? AND key = ?",
-            (request.place.datastore_id, key.lower()),
+            (request.datastore.datastore_id, key.lower()),
         ).fetchone()
         if row is not None:
-            location = {"location": f"{request.place.base}/{row['resource_type']}/{row['id']}"}
+            location = {"location": f"{request.datastore.base}/{row['resource_type']}/{row['id']}"}
             raise FhirError(409, "duplicate", "A resource was created with this idempotency key.", headers=location)
 
     def update(self, connection: sqlite3.Connection, request: Request, resource_type: str, resource_id: str) -> Reply:
-        """Answer an update; creates the resource if there is none, or none any more."""
+        """Answer an update; create the resource if it does not exist or was deleted."""
         resource = _resource(request, resource_type)
         if not ID.fullmatch(resource_id):
             raise bad_request("The id in the address must be 1 to 64 letters, digits, '-' and '.'.", "value")
         if resource.get("id") != resource_id:
             raise bad_request("The id of the resource must be the one in the address.")
-        current = self._store.read(connection, request.place.datastore_id, resource_type, resource_id)
+        current = self._store.read(connection, request.datastore.datastore_id, resource_type, resource_id)
         _check_conditions(request, current)
         is_new = current is None or current.deleted
         _, reply = self._put(connection, request, resource, status=201 if is_new else 200)
@@ -137,7 +137,7 @@ class Interactions:
         See https://docs.aws.amazon.com/healthlake/latest/devguide/managing-fhir-resources-update.html for the table.
         """
         if not request.query:
-            raise bad_request("Say what is to be updated: an id in the address, or criteria in the query.")
+            raise bad_request("An update needs an id in the address, or criteria in the query.")
         resource = _resource(request, resource_type)
         found = self._search.ids(connection, request, resource_type, limit=2)
         if len(found) > 1:
@@ -150,13 +150,13 @@ class Interactions:
         if found:
             return self._put(connection, request, {**resource, "id": found[0]}, status=200)[1]
         name = given or str(uuid.uuid4())
-        if self._store.read(connection, request.place.datastore_id, resource_type, name) is not None:
+        if self._store.read(connection, request.datastore.datastore_id, resource_type, name) is not None:
             raise FhirError(409, "conflict", "The criteria match nothing, and the id of the resource is taken.")
         return self._put(connection, request, {**resource, "id": name}, status=201)[1]
 
     def delete(self, connection: sqlite3.Connection, request: Request, resource_type: str, resource_id: str) -> Reply:
         """Answer a delete; its versions stay, and so does its id."""
-        datastore_id = request.place.datastore_id
+        datastore_id = request.datastore.datastore_id
         current = self._store.read(connection, datastore_id, resource_type, resource_id)
         if current is None:
             raise _missing()
@@ -169,7 +169,7 @@ class Interactions:
     ) -> tuple[Stored, Reply]:
         resource, issues = check_resource(self._validator, resource, level_of(request.headers))
         strong = is_strong(request.headers)
-        stored = self._store.put(connection, request.place.datastore_id, resource, strong=strong)
+        stored = self._store.put(connection, request.datastore.datastore_id, resource, strong=strong)
         headers = {**_headers(stored), **({ISSUES_HEADER: "true"} if issues else {})}
         return stored, Reply(status, stored.body, headers, issues)
 
@@ -207,7 +207,7 @@ def _living(found: Stored | None) -> Stored:
 
 
 def _missing() -> FhirError:
-    return FhirError(404, "not-found", "There is no such resource.")
+    return FhirError(404, "not-found", "The resource does not exist.")
 
 
 def _shown(found: Stored) -> Reply:

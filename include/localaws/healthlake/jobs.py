@@ -91,7 +91,7 @@ class Jobs:
     def start_import(self, params: Params) -> Result:
         """Answer StartFHIRImportJob; the same client token and parameters again answer the first job."""
         if "ProfileId" in params or "InputFormat" in params:
-            # AWS does not say where the converted files of such a job lie.
+            # AWS does not say where such a job writes its converted files.
             message = "StartFHIRImportJob with ProfileId or InputFormat is not emulated by localaws."
             raise AwsError("NotImplementedException", message, 501)
         return self._start(IMPORT, params, params["JobOutputDataConfig"]["S3Configuration"])
@@ -196,7 +196,7 @@ class Jobs:
             return {member: [describe_job(self._runtime.settings, connection, job) for job in shown], **token}
 
     def started(self) -> list[dict[str, str]]:
-        """Return every job, oldest first, with what tells jobs apart."""
+        """Return every job, oldest first, with the members that tell jobs apart."""
         with self._runtime.state.read() as connection:
             jobs = connection.execute("SELECT * FROM fhir_job ORDER BY number").fetchall()
         return [
@@ -222,5 +222,5 @@ class Jobs:
 
 def subject_of(params: Params) -> tuple[str, str]:
     """Return name and input URI of the job that is started; of an export, its output URI."""
-    place = params.get("InputDataConfig") or params.get("OutputDataConfig", {}).get("S3Configuration", {})
-    return params.get("JobName", ""), place.get("S3Uri", "")
+    location = params.get("InputDataConfig") or params.get("OutputDataConfig", {}).get("S3Configuration", {})
+    return params.get("JobName", ""), location.get("S3Uri", "")

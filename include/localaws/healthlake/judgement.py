@@ -1,4 +1,4 @@
-"""What becomes of one line of an import: a resource to store, or the reason why not."""
+"""The outcome of one line of an import: a resource to store, or the reason of its rejection."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Judgement:
     outcome : str
         One of the outcomes of `localaws.healthlake.counts`.
     issues : tuple of Issue
-        Why it was refused, or what was found though it is stored.
+        The reasons of a rejection, or the findings on a resource that is stored.
     message : str
-        Why the line holds no resource at all.
+        The reason why the line is not a resource.
     """
 
     line: Line
@@ -65,7 +65,7 @@ class Judge:
         self._resource_faults = [fault for fault in faults if fault.kind in RESOURCE_KINDS]
 
     def judge(self, line: Line) -> Judgement:
-        """Return what becomes of a line; nothing that it holds raises."""
+        """Return the outcome of a line; no content of the line raises."""
         if line.body is None:
             return Judgement(line, UNREADABLE, message=f"The line has {line.size} bytes, which is too long")
         try:

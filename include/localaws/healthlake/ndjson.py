@@ -36,29 +36,29 @@ def read_lines(stream: IO[bytes], longest: int, head: bytes = b"") -> Iterator[L
     longest : int
         A line of more bytes is yielded without its body; it is never held in memory.
     head : bytes
-        What was read of the stream before.
+        The bytes that were read from the stream before.
     """
-    number, kept, size = 1, bytearray(), 0
+    number, begun, size = 1, bytearray(), 0
     while chunk := head + stream.read(CHUNK_BYTES):
         head = b""
         *ended, rest = chunk.split(b"\n")
         for part in ended:
-            yield from _line(number, kept, size, part, longest)
+            yield from _line(number, begun, size, part, longest)
             number, size = number + 1, 0
-            kept.clear()
+            begun.clear()
         size += len(rest)
         if size <= longest:
-            kept += rest
+            begun += rest
         else:
-            kept.clear()
-    yield from _line(number, kept, size, b"", longest)
+            begun.clear()
+    yield from _line(number, begun, size, b"", longest)
 
 
-def _line(number: int, kept: bytearray, size: int, part: bytes, longest: int) -> Iterator[Line]:
+def _line(number: int, begun: bytearray, size: int, part: bytes, longest: int) -> Iterator[Line]:
     size += len(part)
     if size > longest:
         yield Line(number, None, size)
-    elif body := bytes(kept + part).strip():
+    elif body := bytes(begun + part).strip():
         yield Line(number, body, size)
 
 
@@ -78,7 +78,7 @@ def batch_lines(found: Iterable[Line]) -> Iterator[list[Line]]:
 
 @contextmanager
 def open_ndjson(documents: Iterable[Any]) -> Iterator[IO[bytes] | None]:
-    """Give a temporary file with one line per document, at its beginning; None if there is none."""
+    """Yield a temporary file with one line per document, at its beginning; None if there is no document."""
     with SpooledTemporaryFile(SPOOL_BYTES) as file:
         for document in documents:
             file.write(write_document(document).encode() + b"\n")

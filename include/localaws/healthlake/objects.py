@@ -1,4 +1,4 @@
-"""The S3 side of HealthLake's jobs: check the buckets, stream the input, write the output."""
+"""The S3 side of HealthLake's jobs: the shared one, and a check of their buckets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Objects(objects.Objects):
     """The shared S3 side, with HealthLake's check of a job's buckets."""
 
     def check(self, inputs: Iterable[str], output_uri: str) -> None:
-        """Look at the buckets of a job, and write the empty object that proves the output's to be writable.
+        """Check that the buckets of a job exist, and that the output's is writable, by an empty object.
 
         Raises
         ------

@@ -26,7 +26,7 @@ ERRORS = {
 
 
 class Endpoint(Protocol):
-    """What answers the FHIR interactions."""
+    """Answers the FHIR interactions."""
 
     def operation(self, call: Call) -> str:
         """Return AWS's name of the action, for example ``ReadResource``."""
@@ -53,7 +53,7 @@ class FhirPlane:
         return Interaction(self._endpoint.operation(call)), {}
 
     def parse(self, _interaction: Interaction, _labels: Mapping[str, str], call: Call) -> Params:
-        """Leave the reading to the endpoint: FHIR has its own errors."""
+        """Return the call unread: the endpoint reads it, since FHIR has its own errors."""
         return {"call": call}
 
     def subject(self, _params: Params) -> tuple[str, str]:

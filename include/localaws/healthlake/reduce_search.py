@@ -37,10 +37,10 @@ NOT_AT_AWS = frozenset(
 
 @dataclass(frozen=True)
 class Node:
-    """Where an expression has got to: element names so far, and the definition of the last one."""
+    """The position of an expression: element names so far, and the definition of the last one."""
 
     keys: tuple[str, ...]
-    place: str
+    definition: str
     type: str
     target: str = ""
 
@@ -71,12 +71,12 @@ class Definitions:
         return found
 
     def children(self, node: Node, name: str) -> Iterator[Node]:
-        """Yield what `name` leads to: nothing, one element, or each type of a choice (``value[x]``)."""
-        place = f"{node.place}.{name}"
-        if place in self.elements:
-            element, is_choice = self.elements[place], False
-        elif f"{place}[x]" in self.elements:
-            element, is_choice = self.elements[f"{place}[x]"], True
+        """Yield the elements that `name` leads to: nothing, one element, or each type of a choice (``value[x]``)."""
+        definition = f"{node.definition}.{name}"
+        if definition in self.elements:
+            element, is_choice = self.elements[definition], False
+        elif f"{definition}[x]" in self.elements:
+            element, is_choice = self.elements[f"{definition}[x]"], True
         else:
             return
         if "contentReference" in element:
@@ -84,7 +84,7 @@ class Definitions:
             return
         for code in _types(element):
             key = f"{name}{code[0].upper()}{code[1:]}" if is_choice else name
-            yield Node((*node.keys, key), place if code in BACKBONES else code, code)
+            yield Node((*node.keys, key), definition if code in BACKBONES else code, code)
 
     def top(self, resource_type: str) -> Iterator[tuple[list[str], Element]]:
         """Yield the names in JSON and the definition of each element at the top of a resource."""
@@ -105,7 +105,7 @@ def _types(element: Element) -> Iterator[str]:
 
 
 def list_paths(definitions: Definitions, expression: str) -> Iterator[Node]:
-    """Yield where the values of a search parameter stand; what takes one entry out of a list is left out."""
+    """Yield the paths of the values of a search parameter; an expression that picks one entry of a list is left out."""
     for part in expression.split("|"):
         text = CAST.sub(r"\1.as(\2)", part.strip())
         if text.startswith("Patient.deceased.exists()"):
@@ -131,10 +131,10 @@ def _walk(definitions: Definitions, text: str) -> Iterable[Node]:
 def _filtered(node: Node, argument: str) -> Node:
     target, equals = TARGET.fullmatch(argument), EQUALS.fullmatch(argument)
     if target:
-        return Node(node.keys, node.place, node.type, target[1])
+        return Node(node.keys, node.definition, node.type, target[1])
     if equals is None:
-        raise ValueError(f"where({argument}) is no filter that this script knows; teach it to")
-    return Node((*node.keys[:-1], f"{node.keys[-1]}[{equals[1]}={equals[2]}]"), node.place, node.type)
+        raise ValueError(f"where({argument}) is not a filter that this script knows; add it")
+    return Node((*node.keys[:-1], f"{node.keys[-1]}[{equals[1]}={equals[2]}]"), node.definition, node.type)
 
 
 def reduce_parameters(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from localaws.healthlake.async_bundles import AsyncBundles
 from localaws.healthlake.bundles import Bundles, Limits
 from localaws.healthlake.capabilities import capability_statement
 from localaws.healthlake.documents import write_document
-from localaws.healthlake.exchange import FhirError, Place, Reply, Request, bad_request, read_json
+from localaws.healthlake.exchange import Datastore, FhirError, Reply, Request, bad_request, read_json
 from localaws.healthlake.interactions import Interactions
 from localaws.healthlake.routes import find_action, find_route
 from localaws.healthlake.search import Search
@@ -93,15 +93,15 @@ class FhirEndpoint:
     def _reply(self, call: Call) -> Reply:
         datastore_id, path = _split_path(call)
         if _UNENCODED.search(call.raw_query):
-            # AWS signs the value as %3D%3D, so a link that is followed as it stands has another signature.
+            # AWS signs the value as %3D%3D, so a link that is followed unchanged has another signature.
             raise FhirError(403, "forbidden", "The signature does not match: encode the = of the next link's page.")
         if not self._exists(datastore_id):
-            raise FhirError(404, "not-found", "There is no such data store, or it is not ACTIVE.")
+            raise FhirError(404, "not-found", "The data store does not exist or is not ACTIVE.")
         interaction, labels = find_route(call.method, path)
-        place = Place(datastore_id, f"{self._base_url}/datastore/{datastore_id}/r4")
+        datastore = Datastore(datastore_id, f"{self._base_url}/datastore/{datastore_id}/r4")
         if interaction == "capabilities":
-            return Reply(200, capability_statement(place.base))
-        request = _read_request(call, place, path)
+            return Reply(200, capability_statement(datastore.base))
+        request = _read_request(call, datastore, path)
         if interaction == "validate":
             return self._validation.validate(request, **labels)
         if interaction == "bundle" and "respond-async" in request.headers.get("prefer", ""):
@@ -123,13 +123,13 @@ def _split_path(call: Call) -> tuple[str, str]:
     return match["datastore_id"], "/".join(unquote(part) for part in (match["path"] or "").strip("/").split("/"))
 
 
-def _read_request(call: Call, place: Place, path: str) -> Request:
+def _read_request(call: Call, datastore: Datastore, path: str) -> Request:
     query = tuple((name, value) for name, values in call.query.items() for value in values)
     headers = {name.lower(): text for name, text in call.headers.items()}
     if path.endswith("/_search"):
-        return Request(place, call.method, path, _read_form(call, query, headers.get("content-type", "")), headers)
+        return Request(datastore, call.method, path, _read_form(call, query, headers.get("content-type", "")), headers)
     body = read_json(call.body) if call.method in {"POST", "PUT"} else None
-    return Request(place, call.method, path, query, headers, body)
+    return Request(datastore, call.method, path, query, headers, body)
 
 
 def _read_form(call: Call, query: tuple[tuple[str, str], ...], content_type: str) -> tuple[tuple[str, str], ...]:
@@ -139,7 +139,7 @@ def _read_form(call: Call, query: tuple[tuple[str, str], ...], content_type: str
     if content_type.partition(";")[0].strip().lower() != FORM:
         raise FhirError(415, "not-supported", f"The body of a search must be {FORM}.")
     if query:
-        raise bad_request("The parameters of a search stand in the address or in the body, not in both.")
+        raise bad_request("The parameters of a search go in the address or in the body, not in both.")
     return tuple(parse_qsl(call.body.decode("utf-8", "replace"), keep_blank_values=True))
 
 

@@ -1,4 +1,4 @@
-"""What an import job writes to its output folder: the manifest and the result lines (developer guide)."""
+"""The output folder of an import job: the manifest and the result lines (developer guide)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def result_name(input_uri: str, key: str) -> str:
 
 
 def is_ndjson(key: str) -> bool:
-    """Say whether the service reads an object of this key."""
+    """Return whether the service reads an object of this key."""
     return PurePosixPath(key).suffix == ".ndjson"
 
 

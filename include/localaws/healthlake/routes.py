@@ -1,4 +1,4 @@
-"""Which FHIR interaction a method and a path are, and AWS's name of the action that it needs.
+"""Lookup of the FHIR interaction of a method and a path, and of AWS's name of the action.
 
 Names are those of the service authorization reference of AWS HealthLake.
 """
@@ -47,7 +47,7 @@ ROUTES = (
 
 
 def find_action(method: str, path: str) -> str:
-    """Return AWS's name of the action, `UNKNOWN_ACTION` for what is no interaction."""
+    """Return AWS's name of the action, `UNKNOWN_ACTION` if there is no interaction."""
     found = _match(method, path)
     return found[0].action if found else UNKNOWN_ACTION
 
@@ -58,14 +58,14 @@ def find_route(method: str, path: str) -> tuple[str, dict[str, str]]:
     Raises
     ------
     FhirError
-        404: no such path or resource type; 405: another method is needed; 501: HealthLake has it, the emulator not.
+        404: no such path or resource type; 405: another method is needed; 501: not emulated.
     """
     found = _match(method, path)
     if found is None:
         raise _unknown(method, path)
     route, labels = found
     if labels.get("resource_type", "Patient") not in resource_types():
-        raise FhirError(404, "not-supported", "R4 has no such resource type.")
+        raise FhirError(404, "not-supported", "FHIR R4 does not have this resource type.")
     return route.interaction, labels
 
 
@@ -86,4 +86,4 @@ def _unknown(method: str, path: str) -> FhirError:
         return not_emulated("The history of a type or of the whole data store")
     if any(route.pattern.fullmatch(path) for route in ROUTES):
         return FhirError(405, "not-supported", "This address does not take this method.")
-    return FhirError(404, "not-found", "This is no address of the FHIR REST API.")
+    return FhirError(404, "not-found", "This is not an address of the FHIR REST API.")

@@ -28,7 +28,7 @@ SORTED_BY = "(SELECT min(coalesce({}, value)) FROM fhir_search WHERE number = fh
 
 
 class Search:
-    """Answers searches; what was written within the search lag is not found."""
+    """Answers searches; they do not find versions written within the search lag."""
 
     def __init__(self, store: ResourceStore) -> None:
         self._store = store
@@ -53,14 +53,14 @@ class Search:
             bundle["total"] = _count(connection, conditions, scope, asked)
         following = Page(page.until, page.offset + asked.count) if len(found) > asked.count else None
         bundle["link"] = list(_links(request, resource_type, asked, following))
-        base = request.place.base
+        base = request.datastore.base
         entries = [_entry(base, _select_elements(read_version_row(row).body, asked), "match") for row in shown]
         entries += [_entry(base, body, "include") for body in _included(connection, scope, asked, shown)]
         return Reply(200, {**bundle, "entry": entries} if entries else bundle)
 
     def _scope(self, request: Request, page: Page | None) -> Scope:
         until = page.until if page else self._store.indexed_until()
-        return Scope(request.place.datastore_id, until, strong=is_strong(request.headers))
+        return Scope(request.datastore.datastore_id, until, strong=is_strong(request.headers))
 
     @staticmethod
     def _page(connection: sqlite3.Connection, where: Sql, asked: Asked, page: Page) -> list[sqlite3.Row]:
@@ -86,20 +86,20 @@ def _count(connection: sqlite3.Connection, conditions: Conditions, scope: Scope,
 
 
 def _order(code: str, descending: bool) -> Sql:
-    word = "DESC" if descending else "ASC"
+    direction = "DESC" if descending else "ASC"
     if code in TIMES or code == "_id":
-        return Sql(f"{TIMES.get(code, 'id')} {word}")
+        return Sql(f"{TIMES.get(code, 'id')} {direction}")
     column = SORTED_BY.format("high" if descending else "low")
-    return Sql(f"{column} {word} NULLS LAST", (code,))
+    return Sql(f"{column} {direction} NULLS LAST", (code,))
 
 
 def _links(request: Request, resource_type: str, asked: Asked, following: Page | None) -> Iterator[dict[str, str]]:
-    address = f"{request.place.base}/{resource_type}"
+    address = f"{request.datastore.base}/{resource_type}"
     query = urlencode(asked.kept)
     own = "&".join([*([query] if query else []), *([f"page={asked.page.token()}"] if asked.page else [])])
     yield {"relation": "self", "url": f"{address}?{own}" if own else address}
     if following is not None:
-        # The = at the end of the token stand as they are, as in HealthLake's links.
+        # The = at the end of the token are not encoded, as in HealthLake's links.
         yield {"relation": "next", "url": f"{address}?{query}{'&' if query else ''}page={following.token()}"}
 
 
@@ -109,7 +109,7 @@ def _entry(base: str, body: Resource, mode: str) -> dict[str, Any]:
 
 
 def _select_elements(body: Resource, asked: Asked) -> Resource:
-    """Return the elements that are asked for; what is not whole says so in ``meta.tag``."""
+    """Return the elements that are asked for; an incomplete resource says so in ``meta.tag``."""
     if asked.elements is None and not asked.without_text:
         return body
     kept = {name: value for name, value in body.items() if _is_kept(name.removeprefix("_"), asked)}

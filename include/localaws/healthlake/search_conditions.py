@@ -48,7 +48,7 @@ class Conditions:
         self._scope = scope
 
     def matching(self, resource_type: str, pairs: Iterable[tuple[str, str]]) -> Sql:
-        """Return the condition for what all parameters find.
+        """Return the condition for resources that all parameters find.
 
         Raises
         ------
@@ -74,7 +74,7 @@ class Conditions:
         return _rows(parameter, modifier, text)
 
     def _chain(self, resource_type: str, code: str, modifier: str, rest: tuple[str, str]) -> Sql:
-        """``subject:Patient.name=peter``: what refers to a resource that the rest finds."""
+        """Return the condition of ``subject:Patient.name=peter``: a reference to a resource that the rest finds."""
         parameter = find_reference_parameter(resource_type, code)
         targets = _targets(parameter, modifier)
         capable = [target for target in targets if modifier or _has_parameter(target, rest[0])]
@@ -84,7 +84,7 @@ class Conditions:
         return Sql.one_of("value", references).found_by(code)
 
     def _reverse_chain(self, resource_type: str, name: str, text: str) -> Sql:
-        """``_has:Observation:patient:code=1234-5``: what a resource refers to that the rest finds."""
+        """Return the condition of ``_has:Observation:patient:code=1234-5``: a target of what the rest finds."""
         parts = name.split(":", 3)
         if len(parts) != 4 or parts[1] not in resource_types():
             raise bad_request("_has is written _has:<type>:<reference parameter>:<parameter>.")
@@ -119,7 +119,7 @@ def _check_rows(rows: list[sqlite3.Row]) -> list[sqlite3.Row]:
 
 
 def find_type(resource_type: str) -> ResourceType:
-    """Return what searches know of a type.
+    """Return the search parameters and elements of a type.
 
     Raises
     ------
@@ -157,7 +157,7 @@ def find_reference_parameter(resource_type: str, code: str) -> Parameter:
     """
     parameter = find_parameter(resource_type, code)
     if parameter.kind != "reference":
-        raise bad_request(f"The search parameter {code} of {resource_type} is no reference.", "not-supported")
+        raise bad_request(f"The search parameter {code} of {resource_type} is not a reference.", "not-supported")
     return parameter
 
 
@@ -188,8 +188,8 @@ def _column(code: str, modifier: str, text: str) -> Sql:
 def _missing(parameter: Parameter, text: str) -> Sql:
     if text not in {"true", "false"}:
         raise bad_request(f"{parameter.code}:missing must be true or false.")
-    there = Sql("1").found_by(parameter.code)
-    return there.inverted() if text == "true" else there
+    has_value = Sql("1").found_by(parameter.code)
+    return has_value.inverted() if text == "true" else has_value
 
 
 def _rows(parameter: Parameter, modifier: str, text: str) -> Sql:

@@ -1,7 +1,7 @@
-"""What a resource is found by: rows of text, moments and numbers for each of its search parameters.
+"""The search index of a resource: rows of text, moments and numbers for each of its search parameters.
 
-A stored resource may break every rule of FHIR (validation level ``minimal``): what has not the form of its type is not
-found, and nothing here raises.
+A stored resource may break every rule of FHIR (validation level ``minimal``): a value without the form of its type
+is not found, and nothing here raises.
 """
 
 from __future__ import annotations

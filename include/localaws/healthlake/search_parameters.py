@@ -19,7 +19,7 @@ STEP = re.compile(r"(\w+)(?:\[(\w+)=([^\]]*)\])?")
 
 @dataclass(frozen=True)
 class Step:
-    """One element name, and what one of its own elements must be."""
+    """One element name, and the value that one of its own elements must have."""
 
     key: str
     name: str | None = None
@@ -28,7 +28,7 @@ class Step:
 
 @dataclass(frozen=True)
 class ElementPath:
-    """Where values stand, and of which FHIR type they are; `target` restricts references to one resource type."""
+    """The path of values and their FHIR type; `target` restricts references to one resource type."""
 
     steps: tuple[Step, ...]
     type: str
@@ -36,10 +36,10 @@ class ElementPath:
 
     @classmethod
     def read(cls, text: str) -> ElementPath:
-        """Parse what the reduced file holds: ``telecom[system=email]:ContactPoint``."""
+        """Parse a path of the reduced file: ``telecom[system=email]:ContactPoint``."""
         match = WRITTEN.fullmatch(text)
         if match is None:
-            raise ValueError(f"{REDUCED.name} holds {text!r}, which is no path; make the file anew")
+            raise ValueError(f"{REDUCED.name} holds {text!r}, which is not a path; make the file again")
         parts = (STEP.fullmatch(part) for part in re.split(r"\.(?![^\[]*\])", match["keys"]))
         steps = tuple(Step(part[1], part[2], part[3]) for part in parts if part)
         return cls(steps, match["type"], match["target"])
@@ -63,7 +63,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class ResourceType:
-    """What searches know of a resource type.
+    """The search parameters and elements of a resource type.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a search asks for besides its criteria: pages, totals, order, included resources, parts of resources."""
+"""The parameters of a search beside its criteria: pages, totals, order, included resources, parts of resources."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CONTROLS = frozenset(
     {"_count", "_total", "_sort", "_include", "_revinclude", "_elements", "_summary", "_format", "_pretty", "page"}
 )
-"""Parameters that are no criteria."""
+"""Parameters that are not criteria."""
 LARGEST_PAGE = 100
 DEFAULT_PAGE = 10
 MOST_SORT_RULES = 5
@@ -31,13 +31,13 @@ FORMATS = frozenset({"json", "application/json", "application/fhir+json"})
 
 @dataclass(frozen=True)
 class Page:
-    """Where a page begins, and as of which moment the search looks at the store."""
+    """The first match of a page, and the moment as of which the search reads the store."""
 
     until: float
     offset: int = 0
 
     def token(self) -> str:
-        """Return the page as it stands in a ``next`` link: base64 that ends in ``==``, as HealthLake's does."""
+        """Return the page as a ``next`` link has it: base64 that ends in ``==``, as HealthLake's does."""
         text = f"{self.until!r}:{self.offset}"
         return base64.b64encode((text + " " * ((1 - len(text)) % 3)).encode()).decode()
 
@@ -176,7 +176,7 @@ def _check(controls: dict[str, list[str]]) -> None:
 
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= LARGEST_PAGE):
-        raise bad_request(f"_count must lie between 1 and {LARGEST_PAGE}.")
+        raise bad_request(f"_count must be between 1 and {LARGEST_PAGE}.")
     return int(text)
 
 

@@ -31,8 +31,8 @@ class Sql:
         return cls._joined(" AND ", list(conditions), "1")
 
     @classmethod
-    def _joined(cls, word: str, conditions: list[Sql], otherwise: str) -> Sql:
-        text = word.join(f"({item.text})" for item in conditions) or otherwise
+    def _joined(cls, operator: str, conditions: list[Sql], otherwise: str) -> Sql:
+        text = operator.join(f"({item.text})" for item in conditions) or otherwise
         return cls(text, tuple(value for item in conditions for value in item.values))
 
     @classmethod
@@ -69,7 +69,7 @@ def compare_spans(prefix: str, span: Span, low: str = "low", high: str = "high")
 
 @dataclass(frozen=True)
 class Scope:
-    """What a search sees: one data store, as it was indexed by a moment.
+    """The versions that a search sees: one data store, as it was indexed by a moment.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class Scope:
     strong: bool = False
 
     def of(self, resource_type: str, *, counted: bool = False) -> Sql:
-        """Return the condition for the versions of a type that are seen; a total counts what lately went, too."""
+        """Return the condition for the versions of a type that are seen; a total counts recently deleted ones, too."""
         text = "datastore_id = ? AND resource_type = ? AND NOT deleted AND updated_at <= ?"
         values = (self.datastore_id, resource_type, self.until)
         condition = "" if self.strong or counted else "kept AND "

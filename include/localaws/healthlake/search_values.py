@@ -1,4 +1,4 @@
-"""Dates and numbers as searches compare them: each stands for a range (FHIR R4, search, 3.1.1.4)."""
+"""Dates and numbers as searches compare them: each means a range (FHIR R4, search, 3.1.1.4)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def split_prefix(text: str) -> tuple[str, str]:
 
 
 def read_moments(text: str) -> Span | None:
-    """Return the milliseconds since the epoch that a date or dateTime covers, None if it is no date.
+    """Return the milliseconds since the epoch that a date or dateTime covers, None if it is not a date.
 
     A time without a zone counts as UTC.
     """
@@ -68,7 +68,7 @@ def _offset(zone: str | None) -> float:
 
 
 def read_numbers(text: str, *, exact: bool = False) -> Span | None:
-    """Return what a number stands for, None if it is no number: 5.4 is 5.35 up to 5.45, by its significant digits."""
+    """Return the range of a number, None if it is not one: 5.4 is 5.35 up to 5.45, by its significant digits."""
     if not NUMBER.fullmatch(text):
         return None
     try:

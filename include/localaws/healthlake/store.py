@@ -38,11 +38,6 @@ class Stored:
         """The version as HTTP has it: a weak entity tag."""
         return f'W/"{self.version}"'
 
-    @property
-    def place(self) -> str:
-        """Relative address of this very version."""
-        return f"{self.resource_type}/{self.id}/_history/{self.version}"
-
 
 class ResourceStore:
     """Keeps every version of every resource; the last one is current.
@@ -69,7 +64,7 @@ class ResourceStore:
     def put(
         self, connection: sqlite3.Connection, datastore_id: str, resource: Resource, *, strong: bool = False
     ) -> Stored:
-        """Store a resource under its own ``resourceType`` and ``id``; one that is there gets a new version.
+        """Store a resource under its own ``resourceType`` and ``id``; an existing one gets a new version.
 
         Equal content makes a new version too, as it does at AWS. With `strong`, searches find the version before
         until this one is indexed.
@@ -94,9 +89,9 @@ class ResourceStore:
     def delete(
         self, connection: sqlite3.Connection, datastore_id: str, resource_type: str, resource_id: str
     ) -> Stored | None:
-        """Add a version that says that the resource is gone; returns the current version, None if there never was one.
+        """Add a version that marks the resource as deleted; return the current version, None if there never was one.
 
-        The versions before it stay; deleting what is deleted changes nothing.
+        The versions before it stay; deleting a deleted resource changes nothing.
         """
         current = self.read(connection, datastore_id, resource_type, resource_id)
         if current is None or current.deleted:
@@ -157,13 +152,13 @@ class ResourceStore:
                 yield read_version_row(row)
 
     def _read_clock(self) -> float:
-        """Return the time in whole milliseconds, never later than it is: what is written now is found now."""
+        """Return the time in whole milliseconds, rounded down: a version written now can be found now."""
         return math.floor(self._clock() * 1000) / 1000
 
     def _supersede(
         self, connection: sqlite3.Connection, name: tuple[str, str, str], now: float, *, kept: bool = False
     ) -> tuple[int, float | None]:
-        """End the current version; returns the number of the next one and when the resource was first made."""
+        """End the current version; return the number of the next one and when the resource was first made."""
         row = connection.execute(
             f"SELECT number, version, created_at FROM fhir_version WHERE {CURRENT}",  # noqa: S608 - names of our own
             name,

@@ -45,12 +45,12 @@ CREATE TABLE IF NOT EXISTS fhir_transaction (
     status TEXT NOT NULL, answer_status INTEGER, answer TEXT
 );
 """
-"""`fhir_job.phase`: ``waiting``, ``held``, ``queued``, ``reading``, ``writing``, ``late`` or ``done``: what comes next.
+"""`fhir_job.phase`: ``waiting``, ``held``, ``queued``, ``reading``, ``writing``, ``late`` or ``done``: the next step.
 
 `fhir_import_file.state`: ``waiting``, ``read`` or ``unreadable``. `fhir_import_line` holds the outcome of each line
 until the output folder is written; `fhir_import_count` keeps their number for ever.
 
-`fhir_version.number` counts versions of all resources; `fhir_search` holds what each version is found by.
+`fhir_version.number` counts versions of all resources; `fhir_search` holds the index of each version.
 
 `fhir_version.kept`: searches find this version until the one that superseded it is indexed (strong consistency).
 """

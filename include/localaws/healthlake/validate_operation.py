@@ -1,4 +1,4 @@
-"""``$validate``: a verdict, and nothing stored.
+"""``$validate`` answers a verdict and stores nothing.
 
 See https://docs.aws.amazon.com/healthlake/latest/devguide/reference-fhir-operations-validate.html.
 """
@@ -22,7 +22,7 @@ MODES = frozenset({"create", "update"})
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be validated, against which profile, and for which interaction."""
+    """A resource to validate, the profile, and the interaction that it is meant for."""
 
     resource: Any
     profile: str | None = None
@@ -48,7 +48,7 @@ class Validation:
             raise bad_request(f"mode must be one of {', '.join(sorted(MODES))}.", "value")
         resource = question.resource
         if not isinstance(resource, dict) or resource.get("resourceType") != resource_type:
-            raise bad_request(f"What is validated must be a JSON object with the resourceType {resource_type}.")
+            raise bad_request(f"The resource must be a JSON object with the resourceType {resource_type}.")
         if question.profile is not None and not self._validator.knows_profile(question.profile):
             raise FhirError(404, "not-found", "The data store does not know this profile.")
         findings = self._validator.check(resource, Level.STRICT, question.profile)
@@ -63,7 +63,7 @@ def _read_question(request: Request) -> Question:
         and not request.path.startswith("Parameters/")
     ):
         if request.query:
-            raise bad_request("profile and mode stand in the Parameters resource or in the query, not in both.")
+            raise bad_request("profile and mode go in the Parameters resource or in the query, not in both.")
         return _read_parameters(body)
     given = dict(request.query)
     if len(given) != len(request.query) or not given.keys() <= {"profile", "mode"}:
@@ -78,7 +78,7 @@ def _read_parameters(body: dict[str, Any]) -> Question:
     for item in items:
         name = item.get("name")
         if not isinstance(name, str) or name in named:
-            raise bad_request("Each parameter has a name, and each name stands once.")
+            raise bad_request("Each parameter needs a name of its own.")
         named[name] = item
     if not named.keys() <= {"resource", "profile", "mode"} or "resource" not in named.get("resource", {}):
         raise bad_request("Parameters must hold a resource, and may hold a profile and a mode.", "required")

@@ -1,4 +1,4 @@
-"""Validation before something is stored, and what the level ``minimal`` leaves behind in a resource."""
+"""Validation before a resource is stored, and the issues that the level ``minimal`` stores in it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ REJECTED = "FHIR resource in payload failed FHIR validation rules."
 
 
 class Checker(Protocol):
-    """What a validator has to be able to do; `localaws.fhir.Validator` can."""
+    """The abilities of a validator; `localaws.fhir.Validator` has them."""
 
     def check(self, resource: object, level: Level, profile: str | None = None) -> Findings:
         """Return the verdict on a resource."""
 
     def knows_type(self, resource_type: str) -> bool:
-        """Say whether R4 has this resource type."""
+        """Return whether R4 has this resource type."""
 
     def knows_profile(self, canonical: str) -> bool:
-        """Say whether a profile can be checked."""
+        """Return whether a profile can be checked."""
 
 
 def check_resource(validator: Checker, resource: Resource, level: Level) -> tuple[Resource, tuple[Issue, ...]]:
@@ -46,12 +46,12 @@ def check_resource(validator: Checker, resource: Resource, level: Level) -> tupl
 
 
 def mark_issues(resource: Resource, issues: Iterable[Issue]) -> Resource:
-    """Return the resource with an extension that says what is wrong with it, in place of an earlier one.
+    """Return the resource with an extension that lists its issues and replaces an earlier one.
 
     See https://docs.aws.amazon.com/healthlake/latest/devguide/managing-fhir-resources-create.html.
     """
-    found, there = tuple(issues), resource.get("extension", [])
-    listed = there if isinstance(there, list) else [there]
+    found, extensions = tuple(issues), resource.get("extension", [])
+    listed = extensions if isinstance(extensions, list) else [extensions]
     others = [item for item in listed if not _is_mark(item)]
     if not found and len(others) == len(listed):
         return resource

@@ -17,8 +17,8 @@ WITHOUT_EVENT = frozenset({"UPDATING_FOR_STUDY_CONSISTENCY"})
 """Workflow statuses that AWS documents no event for."""
 
 
-def announce_datastore(runtime: Runtime, datastore_id: str, name: str, status: str, word: str) -> None:
-    """Send ``Data Store <word>``."""
+def announce_datastore(runtime: Runtime, datastore_id: str, name: str, status: str, event: str) -> None:
+    """Send ``Data Store <event>``."""
     detail = {
         "imagingVersion": IMAGING_VERSION,
         "datastoreId": datastore_id,
@@ -26,15 +26,15 @@ def announce_datastore(runtime: Runtime, datastore_id: str, name: str, status: s
         "datastoreStatus": status,
     }
     arn = datastore_arn(runtime.settings, datastore_id)
-    runtime.events.send(SOURCE, f"Data Store {word}", [arn], detail)
+    runtime.events.send(SOURCE, f"Data Store {event}", [arn], detail)
 
 
 def announce_job(runtime: Runtime, job: dict[str, Any]) -> None:
     """Send ``Import Job <status>``; `job` holds members as GetDICOMImportJob answers them."""
     names = ("datastoreId", "jobId", "jobName", "jobStatus", "inputS3Uri", "outputS3Uri")
     detail = {"imagingVersion": IMAGING_VERSION, **{name: job[name] for name in names}}
-    word = job["jobStatus"].replace("_", " ").title()
-    runtime.events.send(SOURCE, f"Import Job {word}", [datastore_arn(runtime.settings, job["datastoreId"])], detail)
+    event = job["jobStatus"].replace("_", " ").title()
+    runtime.events.send(SOURCE, f"Import Job {event}", [datastore_arn(runtime.settings, job["datastoreId"])], detail)
 
 
 def announce_image_set(runtime: Runtime, version: sqlite3.Row) -> None:
@@ -50,6 +50,6 @@ def announce_image_set(runtime: Runtime, version: sqlite3.Row) -> None:
         "imageSetState": version["state"],
         "imageSetWorkflowStatus": version["workflow_status"],
     }
-    word = version["workflow_status"].replace("_", " ").title()
+    event = version["workflow_status"].replace("_", " ").title()
     arn = image_set_arn(runtime.settings, version["datastore_id"], version["image_set_id"])
-    runtime.events.send(SOURCE, f"Image Set {word}", [arn], detail)
+    runtime.events.send(SOURCE, f"Image Set {event}", [arn], detail)

@@ -38,7 +38,7 @@ class Copies:
         self._runtime = runtime
 
     def copy(self, params: Params) -> Result:
-        """Answer CopyImageSet; both image sets are locked until the copy is through."""
+        """Answer CopyImageSet; both image sets are locked until the copy is complete."""
         datastore_id, source_id = params["datastoreId"], params["sourceImageSetId"]
         request = params["copyImageSetInformation"]
         with self._runtime.state.write() as connection:
@@ -90,7 +90,7 @@ class Copies:
     def _find_destination(
         connection: sqlite3.Connection, params: Params, source: sqlite3.Row, document: Document
     ) -> sqlite3.Row | None:
-        """Return the image set that is to have the instances; None where a new one is."""
+        """Return the image set that receives the instances; None for a new one."""
         target = params["copyImageSetInformation"].get("destinationImageSet")
         if target and params.get("promoteToPrimary"):
             raise invalid("promoteToPrimary chooses the destination itself; leave destinationImageSet out")
@@ -174,7 +174,7 @@ def _differences(target: Document, source: Document) -> list[str]:
 
 
 def _find_primary(connection: sqlite3.Connection, source: sqlite3.Row, document: Document) -> sqlite3.Row | None:
-    """Return the primary image set of the series, which a promotion joins; None where there is none yet."""
+    """Return the primary image set of the series, which a promotion joins; None if there is none yet."""
     if source["is_primary"]:
         raise invalid("promoteToPrimary: the source image set is primary already")
     grouping = grouping_of(document)

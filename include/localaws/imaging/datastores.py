@@ -1,4 +1,4 @@
-"""Data stores and their life: CREATING, ACTIVE, DELETING, DELETED."""
+"""Data stores and their statuses: CREATING, ACTIVE, DELETING, DELETED."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def find_active_datastore(connection: sqlite3.Connection, datastore_id: str) -> 
     Raises
     ------
     AwsError
-        ResourceNotFoundException for an unknown or deleted one, ConflictException while it is made or deleted.
+        ResourceNotFoundException for an unknown or deleted one, ConflictException while it is created or deleted.
     """
     row = find_datastore(connection, datastore_id)
     if row["status"] == "DELETED":
@@ -170,16 +170,16 @@ class Datastores:
         )
 
     def settle(self, datastore_id: str) -> None:
-        """Finish what was begun: CREATING becomes ACTIVE, DELETING becomes DELETED."""
+        """Finish a change: CREATING becomes ACTIVE, DELETING becomes DELETED."""
         self._end(datastore_id, {"CREATING": ("ACTIVE", "Created"), "DELETING": ("DELETED", "Deleted")})
 
     def fail(self, datastore_id: str) -> None:
-        """Let the creation of a data store fail."""
+        """Fail the creation of a data store."""
         self._end(datastore_id, {"CREATING": ("CREATE_FAILED", "Creation Failed")})
 
     def _end(self, datastore_id: str, ends: dict[str, tuple[str, str]]) -> None:
         with self._runtime.state.write() as connection:
             row = find_datastore(connection, datastore_id)
-            status, word = ends[row["status"]]
+            status, event = ends[row["status"]]
             self._set_status(connection, datastore_id, status)
-        announce_datastore(self._runtime, datastore_id, row["name"], status, word)
+        announce_datastore(self._runtime, datastore_id, row["name"], status, event)

@@ -22,7 +22,7 @@ SCHEMA_VERSION = "1.1"
 
 @dataclass(frozen=True)
 class StoredFrame:
-    """Where one frame lies."""
+    """The position of one frame in a pixel file."""
 
     id: str
     file: str
@@ -54,7 +54,7 @@ def read_document(blob: bytes) -> Document:
 
 
 def add_instance(document: Document, instance: Instance, file: str) -> list[StoredFrame]:
-    """Put an instance in, in place of an older one with its SOP Instance UID; returns its frames.
+    """Add an instance, replacing an older one with its SOP Instance UID; return its frames.
 
     Patient, study and series attributes take the newest instance's values.
     """
@@ -63,7 +63,7 @@ def add_instance(document: Document, instance: Instance, file: str) -> list[Stor
     study["DICOM"].update(levels.study)
     series = study["Series"].setdefault(instance.series_instance_uid, {"DICOM": {}, "Instances": {}})
     series["DICOM"].update(levels.series)
-    frames = list(_place_frames(instance, file))
+    frames = list(_locate_frames(instance, file))
     entry = {
         "DICOM": levels.instance,
         "StoredTransferSyntaxUID": _shown_syntax(instance.pixels.transfer_syntax),
@@ -80,7 +80,7 @@ def _shown_syntax(transfer_syntax: str) -> str | None:
     return None if transfer_syntax == HTJ2K_RPCL else transfer_syntax
 
 
-def _place_frames(instance: Instance, file: str) -> Iterator[StoredFrame]:
+def _locate_frames(instance: Instance, file: str) -> Iterator[StoredFrame]:
     start = 0
     for index, frame in enumerate(instance.pixels.frames):
         name = hashlib.sha256(f"{instance.sop_instance_uid}/{file}/{index}".encode()).hexdigest()[:32]

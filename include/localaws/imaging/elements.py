@@ -34,7 +34,7 @@ UNREADABLE = (
     EOFError,
     BytesLengthException,
 )
-"""What pydicom raises on a value that breaks its VR; RecursionError and MemoryError are not among them."""
+"""The exceptions of pydicom on a value that breaks its VR; RecursionError and MemoryError are not among them."""
 
 PATIENT_MODULE = (
     "PatientName PatientID IssuerOfPatientID PatientBirthDate PatientBirthTime PatientSex OtherPatientIDs "

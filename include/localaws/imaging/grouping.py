@@ -1,4 +1,4 @@
-"""Which image set an instance goes into: HealthImaging's primary and non-primary hierarchy."""
+"""Assignment of instances to image sets: HealthImaging's primary and non-primary hierarchy."""
 
 from __future__ import annotations
 

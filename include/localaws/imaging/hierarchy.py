@@ -1,4 +1,4 @@
-"""The primary hierarchy in the database: which image sets an instance or a change must agree with."""
+"""The primary hierarchy in the database: the image sets that an instance or a change must agree with."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ QUERY = (
 def find_primaries(
     connection: sqlite3.Connection, datastore_id: str, uids: Iterable[tuple[str, str]]
 ) -> dict[str, Grouping]:
-    """Return the living primary image sets of these pairs of study and series UID, by identifier."""
+    """Return the undeleted primary image sets of these pairs of study and series UID, by identifier."""
     found = [row for pair in sorted(set(uids)) for row in connection.execute(QUERY, (datastore_id, *pair)).fetchall()]
     return {row["id"]: Grouping.load(row["grouping"]) for row in found}
 
 
 def contradicts(grouping: Grouping, others: Iterable[Grouping]) -> bool:
-    """Say whether a primary image set with `grouping` would contradict one of `others`."""
+    """Return whether a primary image set with `grouping` would contradict one of `others`."""
     return any(
         (other.study_uid == grouping.study_uid and other.study != grouping.study)
         or (other.series_uid == grouping.series_uid and other != grouping)

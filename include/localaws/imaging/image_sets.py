@@ -30,10 +30,10 @@ SETTLED = {
     "UPDATING_FOR_STUDY_CONSISTENCY": "UPDATED",
     "DELETING": "DELETED",
 }
-"""What a workflow status becomes when the change is through."""
+"""The workflow status that follows when a change is complete."""
 MESSAGE = "INVALID_REQUEST: The change was accepted and failed."
 FAILED = {"COPIED": "COPY_FAILED", "UPDATED": "UPDATE_FAILED"}
-"""What it becomes where the change fails."""
+"""The workflow status that follows when the change fails."""
 
 
 def _version(params: Params) -> int | None:
@@ -53,7 +53,7 @@ def summarise_version(settings: Settings, row: sqlite3.Row) -> Result:
 
 
 def schedule_end(runtime: Runtime, connection: sqlite3.Connection, row: sqlite3.Row, *, fails: bool = False) -> None:
-    """Let a change of an image set take its time; `ImageSets.settle` or `ImageSets.fail` ends it."""
+    """Schedule the end of a change of an image set, by `ImageSets.settle` or `ImageSets.fail`."""
     subject = f"{row['datastore_id']}/{row['image_set_id']}"
     runtime.schedule.add(connection, FAIL if fails else SETTLE, subject, runtime.settings.change_seconds)
 
@@ -156,11 +156,11 @@ class ImageSets:
         return {"datastoreId": row["datastore_id"], **{name: answer[name] for name in names}}
 
     def settle(self, subject: str) -> None:
-        """End the change that an image set is in."""
+        """Complete the change of an image set."""
         self._end(subject, SETTLED)
 
     def fail(self, subject: str) -> None:
-        """End the change that an image set is in as a failure."""
+        """Fail the change of an image set."""
         self._end(subject, {name: FAILED[end] for name, end in SETTLED.items() if end in FAILED})
 
     def _end(self, subject: str, ends: dict[str, str]) -> None:

@@ -143,7 +143,7 @@ class ImportJobs:
         return {"jobSummaries": [self._summary(job) for job in shown], **token}
 
     def _summary(self, job: sqlite3.Row) -> Result:
-        kept = (
+        members = (
             "jobId",
             "jobName",
             "jobStatus",
@@ -153,10 +153,10 @@ class ImportJobs:
             "submittedAt",
             "message",
         )
-        return {name: value for name, value in describe_job(self._runtime.settings, job).items() if name in kept}
+        return {name: value for name, value in describe_job(self._runtime.settings, job).items() if name in members}
 
     def started(self) -> list[dict[str, str]]:
-        """Return every job, oldest first, with what tells jobs apart."""
+        """Return every job, oldest first, with the members that tell jobs apart."""
         with self._runtime.state.read() as connection:
             jobs = connection.execute("SELECT * FROM import_job ORDER BY submitted_at, id").fetchall()
         return [

@@ -1,4 +1,4 @@
-"""One DICOM Part 10 file as an import job sees it: an instance, or the reason why it is not taken."""
+"""One DICOM Part 10 file as an import job sees it: an instance, or the reason of its rejection."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class RejectedFileError(Exception):
     Parameters
     ----------
     message : str
-        What failure.ndjson says; names attributes, never values.
+        The text in failure.ndjson; names attributes, never values.
     """
 
 
 @dataclass
 class Instance:
-    """What an import keeps of one file."""
+    """The parts of one file that an import stores."""
 
     sop_instance_uid: str
     study_instance_uid: str
@@ -116,7 +116,7 @@ def _check_whole(dataset: Dataset) -> None:
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
-    """Return an attribute's text as it stands in the file, padding aside."""
+    """Return an attribute's text as the file has it, without padding."""
     if keyword not in dataset:
         return ""
     try:

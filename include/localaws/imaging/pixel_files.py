@@ -28,7 +28,7 @@ class PixelFiles:
         self._folder = folder
 
     def put(self, frames: Sequence[bytes]) -> str:
-        """Write frames one after the other; returns the name of their file."""
+        """Write frames one after the other; return the name of their file."""
         digest = hashlib.sha256()
         for frame in frames:
             digest.update(len(frame).to_bytes(8, "little") + frame)

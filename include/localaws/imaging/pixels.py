@@ -1,4 +1,4 @@
-"""Frames of an instance: cut apart, in the encoding that they are kept in."""
+"""Frames of an instance: split, in the encoding in which they are stored."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ CONTENT_TYPES = {
 """Content type per stored transfer syntax, spelled as AWS prints it; anything else is application/octet-stream."""
 
 BROKEN = (*UNREADABLE, RuntimeError)
-"""What pydicom raises on pixel data that it cannot cut apart or decode."""
+"""The exceptions of pydicom on pixel data that it cannot split or decode."""
 UNPACKED = {8: "B", 16: "H", 32: "I"}
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame's bytes and what the metadata says about them."""
+    """One frame's bytes, and their description in the metadata."""
 
     data: bytes
     size: int
@@ -92,8 +92,9 @@ class Frames:
 def read_frames(dataset: Dataset, transfer_syntax: str) -> Frames:
     """Cut the pixel data of an instance into frames.
 
-    Native data becomes Explicit VR Little Endian. Encapsulated data that HealthImaging keeps is kept; what it would
-    transcode to HTJ2K is decoded if a decoder is installed, else kept: there is no HTJ2K encoder here.
+    Native data becomes Explicit VR Little Endian. Encapsulated data that HealthImaging stores unchanged is stored
+    unchanged; data that it would transcode to HTJ2K is decoded if a decoder is installed, else stored unchanged: this
+    emulator has no HTJ2K encoder.
 
     Parameters
     ----------
@@ -128,11 +129,11 @@ def _native(dataset: Dataset, keyword: str, transfer_syntax: str) -> Frames:
         found.warnings.append("FRAMES_EXTRACTION_FAILURE")
         return found
     size = (frame_bits + 7) // 8
-    there = len(data) // size
-    if there < count:
+    complete = len(data) // size
+    if complete < count:
         found.warnings.append("FRAMES_EXTRACTION_FAILURE")
         return found
-    if there > count:
+    if complete > count:
         found.warnings.append("FRAME_NUMBER_MISMATCH")
     if transfer_syntax == ExplicitVRBigEndian and dataset[keyword].VR == "OW":
         data = _swap_bytes(data)
@@ -166,7 +167,7 @@ def _encapsulated(dataset: Dataset, transfer_syntax: str) -> Frames:
         decoded = _decoded(dataset, transfer_syntax)
         if decoded:
             return Frames(ExplicitVRLittleEndian, decoded, _count_warning(len(decoded), count))
-    cut = list(_cut(data, transfer_syntax, count))
+    cut = list(_split_frames(data, transfer_syntax, count))
     found.frames = [Frame.of(part, dataset) for part in cut]
     found.warnings = [] if transfer_syntax in VIDEO else _count_warning(len(cut), count)
     if found.warnings or not all(cut):
@@ -174,20 +175,20 @@ def _encapsulated(dataset: Dataset, transfer_syntax: str) -> Frames:
     return found
 
 
-def _count_warning(there: int, announced: int) -> list[str]:
-    return [] if there == announced else ["FRAME_NUMBER_MISMATCH"]
+def _count_warning(found: int, announced: int) -> list[str]:
+    return [] if found == announced else ["FRAME_NUMBER_MISMATCH"]
 
 
 def _offsets_are_sound(data: bytes) -> bool:
-    """Say whether every entry of the Basic Offset Table points at a fragment's item tag (PS3.5 A.4)."""
+    """Return whether every entry of the Basic Offset Table points at a fragment's item tag (PS3.5 A.4)."""
     offsets = parse_basic_offsets(data)
     start = 8 + 4 * len(offsets)
     return all(data[start + offset : start + offset + 4] == b"\xfe\xff\x00\xe0" for offset in offsets)
 
 
-def _cut(data: bytes, transfer_syntax: str, count: int) -> Iterator[bytes]:
+def _split_frames(data: bytes, transfer_syntax: str, count: int) -> Iterator[bytes]:
     if transfer_syntax in VIDEO:
-        # A video is one stream in one or more fragments, whatever NumberOfFrames says.
+        # A video is one stream in one or more fragments, whatever its NumberOfFrames.
         start = 8 + 4 * len(parse_basic_offsets(data))
         yield b"".join(generate_fragments(data[start:]))
     else:
@@ -204,5 +205,5 @@ def _decoded(dataset: Dataset, transfer_syntax: str) -> list[Frame]:
     bits = int(dataset.BitsAllocated)
     try:
         return [_described(bytes(data), dataset, bits) for data, _ in decoder.iter_buffer(dataset, raw=True)]
-    except BROKEN:  # a limit of the installed decoder, as 12 bits are for Pillow's, says nothing of the file
+    except BROKEN:  # a limit of the installed decoder, as 12 bits are for Pillow's, is not a fault of the file
         return []

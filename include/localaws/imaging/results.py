@@ -1,4 +1,4 @@
-"""What an import job writes to its output folder: the manifest and the result files (developer guide)."""
+"""The output folder of an import job: the manifest and the result files (developer guide)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WARNING_CODES = {
 
 @dataclass
 class Outcome:
-    """What became of one input file: `image_set_id` for an imported one, else `exception_type` and `message`."""
+    """The outcome of one input file: `image_set_id` for an imported one, else `exception_type` and `message`."""
 
     key: str
     image_set_id: str | None = None
@@ -115,7 +115,7 @@ def write_result_files(
     faults : sequence of Fault
         ``manifest_partial`` takes lines out.
     input_uri : str
-        What the job was started with.
+        The prefix with which the job was started.
     settings : Settings
         Whose choices say whether warned files are in success.ndjson too, and how a file is named.
     """

@@ -33,7 +33,7 @@ SECOND_FILTERS: dict[str, frozenset[str]] = {
     "one": frozenset(),
     "is_primary": frozenset({"updatedAt", "isPrimary"}),
 }
-"""What may stand beside a search attribute, by the answer to the choice `search_image_sets_filters`."""
+"""The filters that may accompany a search attribute, by the answer to the choice `search_image_sets_filters`."""
 SORTS = {"createdAt": "created_at", "updatedAt": "updated_at", "DICOMStudyDateAndTime": "study_date || study_time"}
 DEFAULT_SORT = {"sortField": "updatedAt", "sortOrder": "DESC"}
 LAST_TIME = "235959.999999"

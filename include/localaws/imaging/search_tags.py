@@ -1,4 +1,4 @@
-"""What SearchImageSets knows of an image set: ``DICOMTags``."""
+"""``DICOMTags``: the attributes of an image set that SearchImageSets answers."""
 
 from __future__ import annotations
 

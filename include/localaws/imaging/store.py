@@ -39,7 +39,7 @@ WHERE id = :id
 
 @dataclass(frozen=True)
 class Status:
-    """What a new version says about itself."""
+    """Status, state and message of a new version."""
 
     workflow_status: str
     state: str = "ACTIVE"
@@ -174,7 +174,7 @@ def record_access(connection: sqlite3.Connection, image_set_id: str) -> None:
 
 
 def add_frames(connection: sqlite3.Connection, image_set_id: str, frames: Iterable[StoredFrame]) -> None:
-    """Record where frames of an image set lie."""
+    """Record the positions of frames of an image set."""
     connection.executemany(
         "INSERT OR REPLACE INTO frame VALUES (?, ?, ?, ?, ?, ?)",
         [(image_set_id, frame.id, frame.file, frame.start, frame.size, frame.transfer_syntax) for frame in frames],
@@ -182,7 +182,7 @@ def add_frames(connection: sqlite3.Connection, image_set_id: str, frames: Iterab
 
 
 def share_frames(connection: sqlite3.Connection, source_id: str, target_id: str, frame_ids: Iterable[str]) -> None:
-    """Let another image set have frames too, under the same IDs."""
+    """Give frames to another image set too, under the same IDs."""
     connection.executemany(
         "INSERT OR REPLACE INTO frame SELECT ?, id, file, start, size, transfer_syntax FROM frame "
         "WHERE image_set_id = ? AND id = ?",

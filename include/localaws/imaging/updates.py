@@ -36,7 +36,7 @@ class Updates:
         self._runtime = runtime
 
     def update(self, params: Params) -> Result:
-        """Answer UpdateImageSetMetadata; the image set is locked until the change is through."""
+        """Answer UpdateImageSetMetadata; the image set is locked until the change is complete."""
         datastore_id = params["datastoreId"]
         with self._runtime.state.write() as connection:
             find_active_datastore(connection, datastore_id)
@@ -100,7 +100,7 @@ class Updates:
         document: Document | None,
         params: Params,
     ) -> sqlite3.Row:
-        """Add a version; without a document it is what the version before was, and the change fails."""
+        """Add a version; without a document it equals the version before, and the change fails."""
         latest = version_row(connection, row["datastore_id"], image_set_id)
         asked_for = image_set_id == row["image_set_id"]
         workflow_status = "UPDATING" if asked_for else "UPDATING_FOR_STUDY_CONSISTENCY"
@@ -123,13 +123,13 @@ def apply(document: Document, updates: dict[str, bytes], *, force: bool, study_o
     force : bool
         Allow UIDs, StudyID and private elements of an instance to be changed.
     study_only : bool
-        Leave out what lies below study level.
+        Leave out levels below the study.
 
     Raises
     ------
     AwsError
         ValidationException: not JSON of that form, an attribute that needs `force`, a UID to be removed, a series or
-        instance that is not there. ServiceQuotaExceededException: more than 10 KB.
+        instance that the document does not have. ServiceQuotaExceededException: more than 10 KB.
     """
     for name in ("removableAttributes", "updatableAttributes"):
         if name in updates:
@@ -192,7 +192,7 @@ def _check_attributes(attributes: dict[str, Any], *, force: bool, removes: bool)
 
 
 def _rename_keys(document: Document) -> None:
-    """Let series and instances be found under the UIDs that they have now."""
+    """File series and instances under the UIDs that they have now."""
     study = document["Study"]
     for series in study["Series"].values():
         entries = series["Instances"].items()

@@ -1,4 +1,4 @@
-"""C-CDA documents as they come in: read without loading, expanding or following anything."""
+"""C-CDA documents of the input, read without loading, expanding or following anything."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from xml.parsers import expat
 
 ROOT = "urn:hl7-org:v3 ClinicalDocument"
 MOST_ELEMENTS = 250_000
-"""ccda-to-fhir takes up to 2.5 kB of memory for an element, were it empty; a summary of a lifetime has some 50,000."""
+"""ccda-to-fhir needs up to 2.5 kB of memory for an empty element; the summary of a lifetime has some 50,000."""
 DECLARATION = re.compile(r"\s*<\?xml\s.*?\?>", re.DOTALL)
 
 
@@ -40,7 +40,7 @@ class _Reader:
         self.encoding = encoding or self.encoding
 
     def _doctype(self, *_: object) -> None:
-        raise UnconvertibleError("The document declares a DTD, where entities could be defined; none is accepted.")
+        raise UnconvertibleError("The document declares a DTD, which could define entities; remove it.")
 
     def _start(self, name: str, _attributes: dict[str, str]) -> None:
         self.root = self.root or name

@@ -1,4 +1,4 @@
-"""One C-CDA document to FHIR resources, by the package ccda-to-fhir and not by AWS's agent: every resource says so."""
+"""Conversion of a C-CDA document to FHIR by the package ccda-to-fhir, not by AWS's agent: every resource says so."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ASSEMBLER = {"coding": [{"system": PARTICIPANT_TYPES, "code": "assembler"}]}
 IDS = uuid.uuid5(uuid.NAMESPACE_URL, "urn:localaws:local-conversion")
 QUOTED = re.compile(r'"[^"]*"')
 RULE = re.compile(r"SHALL contain [a-z ]+ \[[\d.*]+\] \w+")
-"""How the package words a broken rule of C-CDA's header; the one part of its messages that never holds a value."""
+"""The package's wording of a broken rule of C-CDA's header; the one part of its messages that never holds a value."""
 
 _one_at_a_time = threading.Lock()
 """ccda-to-fhir keeps the identifiers of the document under way in a global variable."""
@@ -39,7 +39,7 @@ _one_at_a_time = threading.Lock()
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a document comes from, for its Provenance.
+    """The origin of a document, for its Provenance.
 
     Parameters
     ----------
@@ -55,14 +55,14 @@ class Origin:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What came out of a document.
+    """The resources of a document, and the account of its conversion.
 
     Parameters
     ----------
     resources : list of dict
         FHIR resources with identifiers of their own, references between them as ``Type/id``.
     issues : list of dict
-        What fhirkit finds wrong in them, and references to nothing: ``resource``, ``severity``, ``path``, ``message``.
+        Faults that fhirkit finds, and references without a target: ``resource``, ``severity``, ``path``, ``message``.
     processed : int
         Entries with a template that were converted.
     skipped : dict
@@ -84,12 +84,12 @@ class Conversion:
 
     @property
     def resources_with_issues(self) -> int:
-        """How many resources have an issue."""
+        """Number of resources that have an issue."""
         return len({issue["resource"] for issue in self.issues})
 
 
 def hash_document(body: bytes) -> str:
-    """Return what tells documents apart; the identifiers of a document's resources follow from it."""
+    """Return a document's hash; the identifiers of the document's resources follow from it."""
     return hashlib.sha256(body).hexdigest()
 
 
@@ -146,7 +146,7 @@ def _run_converter(text: str) -> Any:
 
 
 def rename_resources(entries: list[dict[str, Any]], seed: str) -> list[Resource]:
-    """Give resources identifiers that follow from the document (the package's are random), and relative references."""
+    """Return resources with identifiers that follow from the document (the package's are random)."""
     resources = [dict(entry["resource"]) for entry in entries]
     names: dict[str, str] = {}
     for index, (entry, resource) in enumerate(zip(entries, resources, strict=True)):
@@ -176,7 +176,7 @@ def _rename_references(value: Any, names: dict[str, str], seed: str) -> Any:
 
 
 def _rename_reference(reference: str, names: dict[str, str], seed: str) -> str:
-    """Return the new reference; one to nothing stays so, under a name that does not change from run to run."""
+    """Return the new reference; one without a target gets a name that does not change from run to run."""
     if reference.startswith("urn:uuid:"):
         return names.setdefault(reference, f"urn:uuid:{_new_id(seed, 'missing', len(names))}")
     return names.get(reference, reference)
@@ -202,7 +202,7 @@ def _make_conversion(resources: list[Resource], metadata: dict[str, Any]) -> Con
 
 
 def find_issues(resource: Resource) -> Iterator[dict[str, str]]:
-    """Yield what is wrong with a resource, without its values: the package writes R4B, and HealthLake takes R4."""
+    """Yield the faults of a resource, without its values: the package writes R4B, and HealthLake takes R4."""
     name = f"{resource['resourceType']}/{resource['id']}"
     for issue in fhirkit.validate(resource):
         message = QUOTED.sub("the value", issue.message)

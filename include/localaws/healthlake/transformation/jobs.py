@@ -164,7 +164,7 @@ class TransformationJobs:
         return {"Items": [_summary(job) for job in shown], **token}
 
     def started(self) -> list[dict[str, str]]:
-        """Return every job, oldest first, with what tells jobs apart."""
+        """Return every job, oldest first, with the members that tell jobs apart."""
         with self._runtime.state.read() as connection:
             jobs = connection.execute("SELECT * FROM transformation_job ORDER BY number").fetchall()
         return [

@@ -1,4 +1,4 @@
-"""What a data-transformation job found out, and the files of its output folder that sum it up.
+"""The results of a data-transformation job, and the files of its output folder that sum them up.
 
 AWS shows the names of the files and the keys of the drift reports (HealthLake developer guide, "Data transformation");
 the keys of Manifest.json are on none of its pages and are chosen here.
@@ -23,7 +23,7 @@ JOB_DRIFT = "jobLevelDriftResult.json"
 
 @dataclass
 class FileResult:
-    """What became of one input file: `error` for one that was not converted, else the counts."""
+    """The outcome of one input file: `error` for one that was not converted, else the counts."""
 
     key: str
     output: str
@@ -70,7 +70,7 @@ class Results:
 
     @property
     def failed(self) -> int:
-        """How many files were not converted."""
+        """Number of files that were not converted."""
         return len(self.files) - len(self.converted)
 
     def progress(self) -> dict[str, int]:

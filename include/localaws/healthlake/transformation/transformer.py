@@ -93,7 +93,7 @@ class Transformer(JobSteps):
     def _process_file(
         self, job: sqlite3.Row, file: InputFile, name: str, faults: Sequence[Fault], documents: Counter[str]
     ) -> FileResult:
-        """Convert one file and write what comes of it; whatever is wrong with it must not cost the job."""
+        """Convert one file and write its output; no fault of the file may fail the job."""
         try:
             conversion = self._convert_file(job, file, faults, documents)
         except UnconvertibleError as error:
@@ -176,7 +176,7 @@ def _find_published_version(connection: sqlite3.Connection, profile_id: str) -> 
 
 
 def _apply_faults(faults: Sequence[Fault], file: InputFile) -> None:
-    """Do what faults do to one file."""
+    """Raise the error of a fault that touches the file."""
     for fault in faults:
         if fault.kind == "all_files_rejected" and fault.touches(file.key):
             raise UnconvertibleError("The document could not be converted.")

@@ -11,7 +11,7 @@ from localaws.fhir import invariants
 from localaws.fhir.invariants import BEYOND_FHIRPATHPY, NOT_EVALUATED, OPTIONS, broken_rule, broken_rules
 from localaws.fhir.native_rules import native
 from localaws.fhir.schema import Rule, schema
-from localaws.fhir.structure import Place, Walk
+from localaws.fhir.structure import RuledElement, Walk
 
 if TYPE_CHECKING:
     import pytest
@@ -65,7 +65,7 @@ def test_an_expression_that_breaks_is_said_and_refuses_nothing() -> None:
     walk = Walk()
     walk.start({"resourceType": "Patient"})
     rule = Rule("x-1", "error", "x", "noSuchFunction()")
-    issue = broken_rule(rule, Place((rule,), {"resourceType": "Patient"}, "Patient", "Patient"), walk.scopes[0])
+    issue = broken_rule(rule, RuledElement((rule,), {"resourceType": "Patient"}, "Patient", "Patient"), walk.scopes[0])
     assert issue is not None
     assert (issue.severity, issue.code) == ("information", "not-supported")
 
@@ -84,5 +84,5 @@ def test_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     )
     for rule in schema().rules:
         if "trace(" in rule.expression and not native(rule):
-            broken_rule(rule, Place((rule,), walk.scopes[0].resource, "List", "List"), walk.scopes[0])
+            broken_rule(rule, RuledElement((rule,), walk.scopes[0].resource, "List", "List"), walk.scopes[0])
     assert capsys.readouterr().out == ""

@@ -58,7 +58,7 @@ def native(walk: Walk, key: str) -> list[bool]:
     return [
         BY_KEY[key](place.value, scope)
         for scope in walk.scopes
-        for place in scope.places
+        for place in scope.ruled
         if key in {rule.key for rule in place.rules}
     ]
 
@@ -67,7 +67,7 @@ def by_fhirpath(walk: Walk, key: str) -> list[bool]:
     return [
         published(key, place.value, place.definition, scope.resource, scope.root)
         for scope in walk.scopes
-        for place in scope.places
+        for place in scope.ruled
         if key in {rule.key for rule in place.rules}
     ]
 

@@ -110,7 +110,7 @@ def test_the_top_of_a_resource_is_described(package: Path) -> None:
 
 def test_a_filter_that_is_not_known_is_an_error(package: Path) -> None:
     definitions = Definitions.read(package / "dist/fhir/r4")
-    with pytest.raises(ValueError, match="teach it"):
+    with pytest.raises(ValueError, match="add it"):
         list(list_paths(definitions, "Ship.radio.where(rank > 1)"))
 
 
