@@ -1,7 +1,8 @@
-"""``make bench-clinical``: a delivery of FHIR resources through parse, validate and normalize; seconds and memory.
+"""``make bench-clinical``: a FHIR delivery through parse, validate, normalize and audit; seconds and memory of each.
 
-A real S3 server in a process of its own, the stages in another one, so that the memory is theirs alone. The ledger is
-SQLite, ``$validate`` is not asked. ``RESOURCES=200000`` by default.
+Each stage runs in a process of its own, so that its peak memory is its own. The S3 is `loopback_s3`, the ledger SQLite.
+What the import jobs would have left is written in between; ``$validate`` is not asked and nothing is read back.
+``RESOURCES=200000`` by default. Bundles of files as bulk exports have them: one type each, `PER_FILE` lines.
 """
 
 from __future__ import annotations
@@ -16,37 +17,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
-from tests.servers.moto import moto_server
 
-from airlock.clinical.normalize import normalize
-from airlock.clinical.parse import parse
-from airlock.clinical.validate import validate
-from airlock.ledger import Ledger, upgrade
+from airlock.ledger import Job, Ledger, upgrade
 from airlock.pipelines import ClinicalPipeline
 from airlock.run import Run
-from airlock.stages.buffer import buffer
 from airlock.storage.s3 import S3
 from airlock.storage.s3uri import S3Uri
+from benchmarks.chain import peak_mib
+from benchmarks.loopback_s3 import loopback_s3
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable
 
-BUCKETS = ("bench-archive", "bench-work")
 PER_PATIENT = 20  # resources, the Patient included
+PER_FILE = 50_000  # lines
+STAGES = ("buffer", "parse", "validate", "normalize", "import", "audit")
+MEASURED = ("parse", "validate", "normalize", "audit")
 PIPELINE = {
     "schema": "airlock.pipeline/1",
     "name": "bench",
     "kind": "clinical",
-    "source": {"uri": "s3://bench-archive/in/"},
-    "workspace": "s3://bench-work/runs/",
-    "staging": {"uri": "s3://bench-work/staging/"},
+    "source": {"uri": "s3://archive/in/"},
+    "workspace": "s3://work/runs/",
+    "staging": {"uri": "s3://work/staging/"},
     "risk": {"workflow": "contract", "why": "nothing is imported here"},
     "healthlake": {
         "datastore_id": "b" * 32,
         "data_access_role_arn": "arn:aws:iam::123456789012:role/bench",
-        "output_uri": "s3://bench-work/output/",
+        "output_uri": "s3://work/output/",
         "kms_key_id": "alias/bench",
     },
+    "audit": {"manifest_wait_seconds": 0, "read_back_sample": 0},
 }
 
 
@@ -77,65 +78,165 @@ def observation(number: int, of_patient: int) -> dict[str, Any]:
     }
 
 
-def lines(resources: int) -> Iterator[str]:
-    """Yield a delivery, a line per resource."""
-    for number in range(resources):
-        whose = number // PER_PATIENT
-        yield json.dumps(observation(number, whose) if number % PER_PATIENT else patient(whose))
+def write_delivery(folder: Path, resources: int) -> None:
+    """Write the files of a delivery: Patients, and Observations in the order of their dates, not of patients."""
+    patients = -(-resources // PER_PATIENT)
+    _write_files(folder / "Patient", map(patient, range(patients)))
+    _write_files(folder / "Observation", (observation(n, n % patients) for n in range(resources - patients)))
 
 
-def connect(endpoint: str) -> S3:
-    """Return S3 at an endpoint on this machine."""
+def _write_files(start: Path, resources: Iterable[dict[str, Any]]) -> None:
+    file = None
+    for number, resource in enumerate(resources):
+        if number % PER_FILE == 0:
+            if file:
+                file.close()
+            file = start.with_name(f"{start.name}.{number // PER_FILE:04}.ndjson").open("w", encoding="utf-8")
+        assert file is not None  # noqa: S101  # for mypy: the first number is 0
+        file.write(json.dumps(resource) + "\n")
+    if file:
+        file.close()
+
+
+def open_run(endpoint: str, ledger_url: str) -> Run[ClinicalPipeline]:
+    """Return a run of the benchmark's pipeline."""
     session = boto3.Session("bench", "bench", region_name="us-east-1")
-    return S3(session, session.client("s3", endpoint_url=endpoint))
-
-
-def measure(endpoint: str, ledger_url: str) -> None:
-    """Run the stages and print a line of JSON per figure."""
-    upgrade(ledger_url)
     pipeline = ClinicalPipeline.model_validate(PIPELINE)
-    run = Run(pipeline, "bench", None, S3Uri.parse(pipeline.source.uri), connect(endpoint), Ledger.open(ledger_url))
-    at_start = peak_mib()
-    shards = buffer(run).shards
-    for name, stage in (
-        ("parse", lambda: [parse(run, shard) for shard in shards]),
-        ("validate", lambda: validate(run, None)),
-        ("normalize", lambda: normalize(run, pipeline.healthlake)),
-    ):
-        began = time.perf_counter()
-        stage()
-        seconds = time.perf_counter() - began
-        sys.stdout.write(json.dumps({"stage": name, "seconds": round(seconds, 1), "peak_mib": peak_mib()}) + "\n")
-    sys.stdout.write(json.dumps({"stage": "imports alone", "seconds": 0, "peak_mib": at_start}) + "\n")
+    s3 = S3(session, session.client("s3", endpoint_url=endpoint))
+    return Run(pipeline, "bench", None, S3Uri.parse(pipeline.source.uri), s3, Ledger.open(ledger_url))
 
 
-def peak_mib() -> int:
-    """Return the most memory that this process has had, in MiB, by Linux; getrusage would count its parent's."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.partition("VmHWM:")[2].split()[0]) // 1024
+# The stages, each in a process of its own, which loads what the stage needs.
 
 
-def main() -> None:
-    """Print a table."""
-    resources = int(os.environ.get("RESOURCES", "200000"))
-    with moto_server() as endpoint, tempfile.TemporaryDirectory() as folder:
-        s3 = connect(endpoint)
-        for bucket in BUCKETS:
-            s3.client.create_bucket(Bucket=bucket)
-        body = "\n".join(lines(resources)).encode()
-        s3.put(S3Uri.parse("s3://bench-archive/in/delivery.ndjson"), body)
-        ledger = f"sqlite:///{Path(folder) / 'ledger.db'}"
-        command = [sys.executable, "-m", "benchmarks.clinical", endpoint, ledger]
-        reply = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - ourselves
-    rows = [json.loads(line) for line in reply.stdout.splitlines()]
-    sys.stdout.write(f"{resources} resources, {len(body) / 1e6:.0f} MB, on {os.cpu_count()} cores\n")
-    for row in rows:
-        sys.stdout.write(f"  {row['stage']:14} {row['seconds']:6.1f} s   peak {row['peak_mib']} MiB so far\n")
-    sys.stdout.write(f"  {'together':14} {sum(row['seconds'] for row in rows):6.1f} s\n")
+def buffer(run: Run[ClinicalPipeline]) -> dict[str, Any]:
+    """Run buffer."""
+    from airlock.buffer import buffer as stage  # noqa: PLC0415
+
+    return {"shards": len(stage(run).shards)}
+
+
+def parse(run: Run[ClinicalPipeline]) -> dict[str, Any]:
+    """Run the parse tasks, one after the other."""
+    from airlock.clinical.parse import parse as stage  # noqa: PLC0415
+    from airlock.clinical.validate import shards_of  # noqa: PLC0415
+
+    return {"units": sum(stage(run, shard)["units"] for shard in shards_of(run))}
+
+
+def validate(run: Run[ClinicalPipeline]) -> dict[str, Any]:
+    """Run validate."""
+    from airlock.clinical.validate import validate as stage  # noqa: PLC0415
+
+    return stage(run, None)
+
+
+def normalize(run: Run[ClinicalPipeline]) -> dict[str, Any]:
+    """Run normalize."""
+    from airlock.clinical.normalize import normalize as stage  # noqa: PLC0415
+
+    batches = stage(run, run.pipeline.healthlake)
+    return {"batches": len(batches), "files": sum(batch.files for batch in batches)}
+
+
+def import_(run: Run[ClinicalPipeline]) -> dict[str, Any]:
+    """Leave what the jobs would: a success line per resource, and a manifest."""
+    from airlock.clinical.import_ import record  # noqa: PLC0415
+    from airlock.clinical.records import BATCHES  # noqa: PLC0415
+    from airlock.imaging.normalize import find_batches  # noqa: PLC0415
+
+    for number, batch in enumerate(find_batches(run)):
+        rows = run.workspace.read(f"batches/{batch.batch_id}", BATCHES)
+        folder = S3Uri.parse(run.pipeline.healthlake.output_uri).join(f"job-{number}", "")
+        for (key,), part in rows.group_by("staged_key"):
+            lines = part.select("resource_type", "resource_id", "staged_line").iter_rows()
+            body = "".join(_success(*line) for line in lines).encode()
+            run.s3.put(folder.join("SUCCESS", str(key).rpartition("/")[2]), body)
+        counts = {"numberOfResourcesScanned": rows.height, "numberOfResourcesImportedSuccessfully": rows.height}
+        run.s3.put(folder.join("Manifest.json"), json.dumps(counts).encode())
+        job = Job(batch.batch_id, 0, run.key, f"token-{number}", f"job-{number}", input_uri=batch.input_uri)
+        run.ledger.record_job(job)
+        record(run, job, {"JobId": job.job_id, "JobStatus": "COMPLETED"}, str(folder))
+    return {}
+
+
+def _success(resource_type: str, resource_id: str, line: int) -> str:
+    response = {"jsonBlob": None, "statusCode": 200}
+    said = {"lineId": line, "resourceId": resource_id, "resourceType": resource_type}
+    return json.dumps({**said, "UpdateResourceResponse": response}) + "\n"
+
+
+def audit(run: Run[ClinicalPipeline]) -> dict[str, Any]:
+    """Run audit, and refuse books that do not balance."""
+    from airlock.clinical.audit import audit as stage  # noqa: PLC0415
+
+    content = stage(run, NoStore()).report
+    if not content["balanced"]:
+        raise RuntimeError(f"the books of the benchmark do not balance: {content['problems']}")
+    return {name: content[name] for name in ("outcomes", "dispositions", "patients")}
+
+
+class NoStore:
+    """A data store of which nothing is read."""
+
+    def read(self, resource_type: str, resource_id: str) -> dict[str, Any] | None:  # noqa: ARG002
+        """Return nothing."""
+        return None
+
+
+_STAGES: dict[str, Callable[[Run[ClinicalPipeline]], dict[str, Any]]] = {
+    "buffer": buffer,
+    "parse": parse,
+    "validate": validate,
+    "normalize": normalize,
+    "import": import_,
+    "audit": audit,
+}
+
+
+def run_stage(stage: str, endpoint: str, ledger_url: str) -> dict[str, Any]:
+    """Run one stage in this process and return its figures."""
+    run = open_run(endpoint, ledger_url)
+    began = time.perf_counter()
+    result = _STAGES[stage](run)
+    return {"seconds": round(time.perf_counter() - began, 1), "peak_mib": peak_mib(), "result": result}
+
+
+# The chain, from outside.
+
+
+def measure(resources: int) -> dict[str, Any]:
+    """Take a delivery through the chain; return seconds and peak MiB by stage, and the largest of `MEASURED`."""
+    with tempfile.TemporaryDirectory(prefix="airlock-clinical-") as name, loopback_s3(Path(name)) as endpoint:
+        folder = Path(name) / "archive" / "in"
+        folder.mkdir(parents=True)
+        write_delivery(folder, resources)
+        ledger_url = f"sqlite:///{Path(name) / 'ledger.db'}"
+        upgrade(ledger_url)
+        stages = {stage: _child(stage, endpoint, ledger_url) for stage in STAGES}
+    measured = [stages[stage] for stage in MEASURED]
+    together = {"seconds": round(sum(one["seconds"] for one in measured), 1)}
+    return {"resources": resources, **together, "peak_mib": max(one["peak_mib"] for one in measured), "stages": stages}
+
+
+def _child(stage: str, endpoint: str, ledger_url: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.clinical", stage, endpoint, ledger_url]
+    reply = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603  # ourselves
+    return dict(json.loads(reply.stdout))
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Return the figures as text."""
+    lines = [f"{figures['resources']:,} resources, on {os.cpu_count()} cores; * is no part of the sum"]
+    for name, stage in figures["stages"].items():
+        mark = " " if name in MEASURED else "*"
+        lines.append(f" {mark}{name:11}{stage['seconds']:8.1f} s {stage['peak_mib']:7} MiB   {stage['result']}")
+    lines.append(f"  {'without *':11}{figures['seconds']:8.1f} s {figures['peak_mib']:7} MiB, the largest")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        measure(*sys.argv[1:])
+    if len(sys.argv) == 4:
+        sys.stdout.write(json.dumps(run_stage(*sys.argv[1:])))
     else:
-        main()
+        sys.stdout.write(f"{table(measure(int(os.environ.get('RESOURCES', '200000'))))}\n")
