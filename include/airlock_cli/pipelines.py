@@ -64,5 +64,5 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
     """Yield the tables of a result of `check`."""
     rows = [[row[name] for name in _COLUMNS] for row in found["pipelines"]]
     yield Table(f"pipelines in {found['folder']}", _COLUMNS, rows)
-    yield Table("problems", ("",), [(problem,) for problem in found["problems"]])
+    yield Table("problems", ("",), [(line,) for problem in found["problems"] for line in problem.splitlines()])
     yield Table("warnings", ("",), [(warning,) for warning in found["warnings"]])

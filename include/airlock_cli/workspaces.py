@@ -60,8 +60,8 @@ def _load_pipelines() -> dict[str, Pipeline]:
         known, problems = load_pipelines(settings.pipelines())
     except PipelineError as error:
         raise RequestError(str(error)) from None
-    for problem in problems:
-        say(str(problem))
+    if problems:
+        say(f"Wrong pipeline files are ignored: {len(problems)}. List their problems: airlock pipelines check")
     return known
 
 

@@ -22,7 +22,7 @@ _READER: TypeAdapter[ImagingPipeline | ClinicalPipeline | CcdaPipeline] = TypeAd
 
 
 class PipelineError(ValueError):
-    """A pipeline file is wrong; its author reads the message."""
+    """A pipeline file is wrong; its author reads the message, one line for each problem."""
 
 
 def load_pipeline(path: Path) -> Pipeline:
@@ -44,8 +44,8 @@ def load_pipeline(path: Path) -> Pipeline:
     try:
         return _READER.validate_python(content)
     except ValidationError as error:
-        problems = "; ".join(_describe_problem(item) for item in error.errors())
-        raise PipelineError(f"{path.name}: {problems}") from None
+        problems = (f"{path.name}: {_describe_problem(item)}" for item in error.errors())
+        raise PipelineError("\n".join(problems)) from None
 
 
 _NOT_SHOWN = "url"  # a wrong webhook address may contain a password

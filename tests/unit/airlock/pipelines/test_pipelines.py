@@ -44,8 +44,7 @@ def problem(folder: Path, content: Any) -> str:
         load_pipeline(written(folder, content))
     assert info.value.__cause__ is None or not isinstance(info.value.__cause__, ValidationError)
     text = str(info.value)
-    assert "\n" not in text
-    assert text.startswith("night.yaml: ")
+    assert all(line.startswith("night.yaml: ") for line in text.splitlines())
     return text
 
 
@@ -199,7 +198,7 @@ def test_a_region_of_published_endpoints_that_contradicts_the_data_store_is_refu
 def test_every_wrong_field_is_named_at_once(tmp_path: Path) -> None:
     text = problem(tmp_path, changed("source.uri", "archive") | {"retries": 0, "colour": "red"})
     assert all(field in text for field in ("'source.uri'", "'retries'", "'colour'"))
-    assert text.count(";") >= 2
+    assert text.count("\n") >= 2
 
 
 @pytest.mark.parametrize(
