@@ -35,16 +35,16 @@ PARTS = ("headers", "scanner", "parse_memory", "chain")
 
 
 def parts(var: Path, until: float, *, quick: bool) -> dict[str, Callable[[], dict[str, Any]]]:
-    """Return what is measured, by name, in order; each part loads its own libraries as it starts.
+    """Return the parts by name, in their order; each part imports its own libraries when it starts.
 
     Parameters
     ----------
     var
-        The folder for what is written.
+        The folder for results.
     until
-        When to have ended, by ``time.monotonic``.
+        The time of ``time.monotonic`` by which the run should end.
     quick
-        Whether less will do.
+        Whether to measure less.
     """
 
     def scanner() -> dict[str, Any]:
@@ -72,7 +72,7 @@ def parts(var: Path, until: float, *, quick: bool) -> dict[str, Callable[[], dic
 
 
 def _growing(measure: Callable[[int], dict[str, Any]], sizes: Sequence[int], until: float) -> dict[str, Any]:
-    """Measure one size after the other, as long as the next is likely to end in time."""
+    """Measure one size after the other, until the next would probably not end in time."""
     found: list[dict[str, Any]] = []
     took = 0.0  # seconds for each arrival of the size before
     for arrivals in sizes:
@@ -87,7 +87,7 @@ def _growing(measure: Callable[[int], dict[str, Any]], sizes: Sequence[int], unt
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the parts that are asked for; return the exit status."""
+    """Run the requested parts and return the exit status."""
     quick, var = os.environ.get("QUICK", "") not in {"", "0"}, Path(os.environ.get("AIRLOCK_VAR", "var"))
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure every figure that has a bar.")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a bar is missed")
@@ -117,7 +117,7 @@ def _run(name: str, measure: Callable[[], dict[str, Any]], found: dict[str, Any]
     began = time.monotonic()
     try:
         found[name] = measure()
-    except Exception:  # noqa: BLE001  (the figures of the other parts are worth having)
+    except Exception:  # noqa: BLE001  (the other parts still give figures)
         sys.stderr.write(f"{name} failed:\n{traceback.format_exc()}")
         return False
     found.setdefault("took_seconds", {})[name] = round(time.monotonic() - began, 1)
@@ -134,7 +134,7 @@ def _print(found: dict[str, Any], lines: Sequence[Bar], var: Path) -> None:
 
 
 def _table(found: dict[str, Any]) -> list[str]:
-    """Return the contest, a line per contestant; the ratios are to Airlock."""
+    """Return the lines of the contest's table, with ratios to Airlock."""
     corpus = found["corpus"]
     lines = [
         f"\n{corpus['objects']} objects, {corpus['mib']} MiB; in brackets, the ratio to Airlock",

@@ -1,4 +1,4 @@
-"""The bars that ``make bench`` holds its figures to; a bar that is missed is printed as missed."""
+"""The bars of ``make bench``: the limit for each figure, and whether the figure meets it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ MILLION = 1_000_000
 
 @dataclass(frozen=True)
 class Bar:
-    """A figure and what it should be.
+    """A measured figure and its limit.
 
     Parameters
     ----------
     figure
-        What was measured.
+        The figure's name.
     value
-        How much it is; None where it was not measured.
+        The measured value; None if it was not measured.
     limit
-        How much it may be.
+        The limit of the value.
     at_least
-        Whether the limit is the least; else it is the most.
+        Whether the limit is a minimum; otherwise it is a maximum.
     """
 
     figure: str
@@ -34,7 +34,7 @@ class Bar:
 
     @property
     def met(self) -> bool | None:
-        """Whether the value keeps to the limit; None where it was not measured."""
+        """Whether the value meets the limit; None if it was not measured."""
         if self.value is None:
             return None
         return self.value >= self.limit if self.at_least else self.value <= self.limit
@@ -42,8 +42,8 @@ class Bar:
     def __str__(self) -> str:
         """Return a line of the table."""
         value = "-" if self.value is None else f"{self.value:,.3g}" if self.value < 1000 else f"{self.value:,.0f}"
-        word = {True: "met", False: "MISSED", None: "not measured"}[self.met]
-        return f"{self.figure:64} {value:>9}   {'>=' if self.at_least else '<='} {self.limit:<7g} {word}"
+        verdict = {True: "met", False: "MISSED", None: "not measured"}[self.met]
+        return f"{self.figure:64} {value:>9}   {'>=' if self.at_least else '<='} {self.limit:<7g} {verdict}"
 
 
 def bars(figures: Mapping[str, Any]) -> list[Bar]:
@@ -52,7 +52,7 @@ def bars(figures: Mapping[str, Any]) -> list[Bar]:
     Parameters
     ----------
     figures
-        What the parts returned, by part: ``headers``, ``scanner``, ``parse_memory``, ``chain``; missing ones were not
+        The results of the parts ``headers``, ``scanner``, ``parse_memory`` and ``chain``; a missing part was not
         measured.
     """
     return [

@@ -7,16 +7,16 @@ Run it::
     python -m benchmarks.chain --arrivals 100000 --until validate # the chain up to a stage
     python -m benchmarks.chain --arrivals 100000 --profile /tmp/p # a profile per stage: /tmp/p/validate.txt and .prof
 
-What it does: a delivery's ``arrivals`` and ``headers`` as buffer and parse leave them (`deliveries`), an earlier
-delivery in the ledger, the claims; then each stage in a process of its own, so that seconds, CPU and peak memory are
-its own. The import stage is not run: ``import`` here writes what the jobs would have left. The ledger is a real
-PostgreSQL with 1 GB of shared buffers that does not wait for its disk (fsync is off), the workspace's objects lie on a
-small loopback S3 (`loopback_s3`).
+It writes a delivery's ``arrivals`` and ``headers`` as buffer and parse would (`deliveries`), an earlier delivery in the
+ledger, and the claims. Then it runs each stage in a process of its own, so that seconds, CPU and peak memory are the
+stage's. The import stage is not run: ``import`` here writes the output that the jobs would have written. The ledger is
+a real PostgreSQL with 1 GB of shared buffers that does not wait for the disk (fsync is off). The workspace is on
+a small loopback S3 (`loopback_s3`).
 
-What is not measured, since it is S3's time and not the stages': the copies to the staging prefixes and the listings of
-those prefixes (`StagingLessS3`). A job's output and the workspace are read and written for real.
+The copies to the staging prefixes and the listings of these prefixes are not measured (`StagingLessS3`), since they are
+S3's time. Job outputs and the workspace are really read and written.
 
-``ledger`` in the result is the time within each method of the ledger. ``measure`` returns plain numbers.
+``ledger`` in the result is the time in each method of the ledger. ``measure`` returns plain numbers.
 """
 
 from __future__ import annotations
@@ -85,13 +85,13 @@ PIPELINE = {
 
 
 class StagingLessS3(S3):
-    """S3 without the staging prefixes: a copy costs nothing there and leaves nothing, a listing finds nothing."""
+    """S3 in which copies to the staging prefixes do nothing and listings of them are empty."""
 
     def copy(self, source: dict[str, str], etag: str, size: int, target: S3Uri) -> None:
         """Copy nothing."""
 
     def list_objects(self, uri: S3Uri, *, placeholders: bool = False) -> Iterator[ListedObject]:
-        """List what is no staging prefix."""
+        """List the objects, but none of a staging prefix."""
         if not uri.key.startswith("staging/"):
             yield from super().list_objects(uri, placeholders=placeholders)
 
@@ -108,7 +108,7 @@ def open_run(endpoint: str, ledger_url: str, name: str = "bench") -> Run:
 
 
 def deliver(run: Run, arrivals: int) -> dict[str, Any]:
-    """Leave what buffer and parse would: shards of arrivals and headers, and the claims."""
+    """Write the results of buffer and parse: shards of arrivals and headers, and the claims."""
     from airlock.stages.buffer import INDEX  # noqa: PLC0415  # a stage's process loads what the stage needs
 
     settings = run.pipeline.parse
@@ -142,7 +142,7 @@ def _written(
 
 
 def _record_earlier(run: Run, rows: pl.DataFrame) -> None:
-    """Have the ledger know an earlier delivery, imported and released."""
+    """Record an earlier delivery in the ledger as imported and released."""
     from airlock.records import ARRIVALS, DISPOSITIONS  # noqa: PLC0415
 
     ledger, name, datastore = run.ledger, run.pipeline.name, run.pipeline.healthimaging.datastore_id
@@ -177,7 +177,7 @@ def normalize(run: Run, arrivals: int) -> dict[str, Any]:  # noqa: ARG001
 
 
 def import_(run: Run, arrivals: int) -> dict[str, Any]:  # noqa: ARG001
-    """Leave what the jobs would: their outputs, the dataset ``jobs`` and the ledger's rows."""
+    """Write the results of the jobs: their outputs, the dataset ``jobs`` and the ledger's rows."""
     from airlock.imaging.import_ import record  # noqa: PLC0415
     from airlock.ledger import Job  # noqa: PLC0415
     from airlock.records import BATCHES  # noqa: PLC0415
@@ -198,7 +198,7 @@ def import_(run: Run, arrivals: int) -> dict[str, Any]:  # noqa: ARG001
 
 
 def audit(run: Run, arrivals: int) -> dict[str, Any]:
-    """Run audit, and refuse books that do not balance."""
+    """Run audit, and raise an error if the books do not balance."""
     from airlock.imaging.audit import audit as stage  # noqa: PLC0415
 
     content = stage(run, None).report
@@ -218,7 +218,7 @@ _STAGES: dict[str, Callable[[Run, int], dict[str, Any]]] = {
 
 @contextmanager
 def _timed_ledger() -> Iterator[dict[str, float]]:
-    """Add up the seconds within each public method of the ledger."""
+    """Measure the seconds in each public method of the ledger."""
     seconds: dict[str, float] = {}
 
     def timed(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -277,7 +277,7 @@ def _write_profile(profiler: cProfile.Profile, where: Path) -> None:
 
 
 class PostgresUsage:
-    """What all processes of the server take: their CPU, and again and again their memory, shared pages once."""
+    """The CPU and the polled memory of all PostgreSQL processes, with shared pages counted once."""
 
     def __init__(self, folder: Path) -> None:
         self._server = int((folder / "data" / "postmaster.pid").read_text(encoding="ascii").split()[0])
@@ -294,7 +294,7 @@ class PostgresUsage:
         return {"postgres_cpu_seconds": round(self._seconds_before - before, 2), "postgres_mib": peak // 1024}
 
     def end(self) -> None:
-        """Look no more."""
+        """Stop polling."""
         self._ended.set()
         self._thread.join()
 
@@ -309,7 +309,7 @@ class PostgresUsage:
         return []
 
     def _cpu_seconds(self) -> float:
-        """Count the living processes, and with the server itself those that have ended."""
+        """Return the CPU seconds of living processes and, through the server itself, of ended ones."""
         server, *others = self._processes()
         ticks = sum(_times(server)) + sum(sum(_times(process)[:2]) for process in others)
         return ticks / os.sysconf("SC_CLK_TCK")

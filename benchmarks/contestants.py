@@ -1,10 +1,10 @@
-"""The ways to read the headers of a corpus that ``make bench`` compares, each run in a process of its own.
+"""The contestants of ``make bench``: ways to read the headers of a corpus, each run in a process of its own.
 
-Every way that parses reads all of ``records.ATTRIBUTES`` as text. Those with pydicom use it as someone would who knows
-it: ``stop_before_pixels`` and ``specific_tags``, one client for all threads, a connection for each. Libraries are
-imported by the contestant that uses them, so that the peak RSS is its own; boto3 is in all of them.
+Every contestant that parses reads all of ``records.ATTRIBUTES`` as text. Those with pydicom use it as an expert would:
+``stop_before_pixels`` and ``specific_tags``, one client for all threads, a connection for each. Each contestant imports
+its own libraries, so that the peak RSS is its own; all import boto3.
 """
-# ruff: noqa: PLC0415  (a contestant's process loads what it needs itself)
+# ruff: noqa: PLC0415  (each contestant imports its own libraries)
 
 from __future__ import annotations
 
@@ -52,24 +52,24 @@ class Object(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """What one run of a contestant is given.
+    """The input of one run of a contestant.
 
     Parameters
     ----------
     contestant
         A name of ``CONTESTANTS``.
     endpoint
-        The proxy's.
+        The proxy's address.
     dials
         The proxy's file of counters.
     pids
-        Of the server and of the proxy, whose CPU is part of the figures.
+        The process ids of server and proxy, whose CPU is part of the figures.
     index
         A JSON file with the rows of ``Object``.
     rows
-        Where what was read goes, as JSON, to be judged by somebody else.
+        The JSON file for the values that were read; the caller compares them.
     times
-        How often the corpus is read, in one go; the quick contestants need more of it to show their pace.
+        How often the corpus is read in one go; fast contestants need more objects for a stable figure.
     """
 
     contestant: str
@@ -83,7 +83,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Run:
-    """What one run has cost; the process prints it as JSON."""
+    """The cost of one run, which its process prints as JSON."""
 
     objects: int
     seconds: float
@@ -207,9 +207,9 @@ def boto3_full(endpoint: str) -> Read:
 
 
 def boto3_ranged(endpoint: str) -> Read:
-    """Give ``dcmread`` a file that gets, with boto3, the ranges that are read of it.
+    """Give ``dcmread`` a file that fetches the ranges it reads with boto3.
 
-    A prefix would not do: on one that ends before a wanted element, ``dcmread`` raises nothing and leaves it out.
+    A prefix is not enough: if it ends before a wanted element, ``dcmread`` omits the element without an error.
     """
     from benchmarks.seaweed import client
 
@@ -227,7 +227,7 @@ def boto3_ranged(endpoint: str) -> Read:
 
 
 def s3fs_open(endpoint: str) -> Read:
-    """Give ``dcmread`` what s3fs opens."""
+    """Give ``dcmread`` a file that s3fs opens."""
     import s3fs  # type: ignore[import-untyped]
 
     parse = _dcmread()
@@ -246,7 +246,7 @@ def s3fs_open(endpoint: str) -> Read:
 
 
 def _boto_config() -> dict[str, Any]:
-    """Return what makes boto3 quickest: a connection per thread, no checksums of what S3 did not ask for."""
+    """Return boto3's fastest configuration: a connection per thread, no optional checksums."""
     return {
         "max_pool_connections": IN_FLIGHT,
         "request_checksum_calculation": "when_required",
@@ -274,14 +274,14 @@ def _in_threads(one: Callable[[Object], Values], objects: Iterable[Object]) -> l
 
 
 class RangedFile:
-    """A file that gets what is read of it, the next range larger than the one before; it keeps the last run of bytes.
+    """A file that fetches ranges as it is read, each larger than the one before, and keeps the last contiguous bytes.
 
     Parameters
     ----------
     get
         Returns the bytes from a start to an end.
     size
-        Of the whole, in bytes.
+        The file's size in bytes.
     """
 
     def __init__(self, get: Callable[[int, int], bytes], size: int) -> None:
@@ -311,12 +311,12 @@ class RangedFile:
         self._step *= _GROWTH
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Go somewhere; nothing is fetched yet."""
+        """Move the position without fetching anything."""
         self._position = (0, self._position, self._size)[whence] + offset
         return self._position
 
     def tell(self) -> int:
-        """Say where the next read starts."""
+        """Return the position of the next read."""
         return self._position
 
 
@@ -327,13 +327,13 @@ class Contestant:
     Parameters
     ----------
     title
-        For people.
+        The name in tables.
     prepare
-        Makes its client; what it returns is measured.
+        Makes the client and returns the function that is measured.
     parses
-        Whether it returns values.
+        Whether the function returns values.
     rows
-        Makes those of what is returned, once it has been measured.
+        Converts the function's result to values, outside the measurement.
     """
 
     title: str
@@ -353,7 +353,7 @@ CONTESTANTS = {
 
 
 def run(task: Task) -> tuple[Run, list[Values | None]]:
-    """Let a contestant read the corpus once, in this process."""
+    """Run a contestant once in this process; return its cost and the values it read."""
     objects = [Object(*row) for row in json.loads(Path(task.index).read_text(encoding="utf-8"))] * task.times
     dials, servers = Dials(Path(task.dials)), {name: psutil.Process(pid) for name, pid in task.pids.items()}
     read = CONTESTANTS[task.contestant].prepare(task.endpoint)
@@ -375,7 +375,7 @@ def run(task: Task) -> tuple[Run, list[Values | None]]:
 
 
 def main() -> None:
-    """Run the task of the JSON file that is named, and print what it has cost."""
+    """Run the task in the JSON file named by the first argument, and print its cost."""
     task = Task(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     cost, rows = run(task)
     Path(task.rows).write_text(json.dumps(rows), encoding="utf-8")

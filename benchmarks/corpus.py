@@ -1,7 +1,7 @@
 """The corpus of ``make bench``: synthetic DICOM objects of ten kinds, the same bytes on every run.
 
-The kinds and their shares are invented after what clinical archives hold; requests and bytes per object follow from
-them. Objects are made one at a time and never kept, so that a corpus of gigabytes costs no memory.
+The kinds and their shares imitate clinical archives; requests and bytes per object depend on them. Objects are made one
+at a time and never kept, so that a corpus of gigabytes needs no memory.
 """
 
 from __future__ import annotations
@@ -77,22 +77,22 @@ _SIDE = {"mr": 256, "csa": 256}  # rows and columns of a frame, 512 else
 _PER_SERIES, _PER_STUDY = 50, 200  # objects
 
 
-class Place(NamedTuple):
-    """Where an object stands in the corpus."""
+class Position(NamedTuple):
+    """The position of an object in the corpus."""
 
     study: int
     series: int
     number: int
 
     @classmethod
-    def of(cls, number: int) -> Place:
-        """Return the place of the object of a number."""
+    def of(cls, number: int) -> Position:
+        """Return the position of the object with a number."""
         return cls(number // _PER_STUDY, number % _PER_STUDY // _PER_SERIES + 1, number)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a corpus is made of; equal recipes make equal bytes.
+    """The contents of a corpus; equal recipes give equal bytes.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ class Recipe:
     enhanced
         Enhanced multi-frame objects, of about 0.5 MB per frame.
     frames
-        Of each enhanced object.
+        Frames of each enhanced object.
     """
 
     mixed: int
@@ -121,8 +121,8 @@ def objects(recipe: Recipe) -> Iterator[Made]:
     """Yield the corpus, the enhanced objects last."""
     kinds = spread_kinds()
     for number in range(recipe.mixed):
-        kind, place = kinds[number % len(kinds)], Place.of(number)
-        yield Made(f"mixed/{place.study:04}/{place.series}/{number:06}.dcm", kind, instance(kind, number))
+        kind, position = kinds[number % len(kinds)], Position.of(number)
+        yield Made(f"mixed/{position.study:04}/{position.series}/{number:06}.dcm", kind, instance(kind, number))
     for number in range(recipe.enhanced):
         yield Made(f"enhanced/{number:04}.dcm", ENHANCED, enhanced(number, recipe.frames))
 
@@ -131,8 +131,8 @@ def spread_kinds() -> list[str]:
     """Return a hundred kinds in their shares, spread so that any short run has most of them."""
     used = dict.fromkeys(SHARES, 0)
     order = []
-    for place in range(1, 101):
-        kind = max(SHARES, key=lambda kind: SHARES[kind] * place / 100 - used[kind])
+    for position in range(1, 101):
+        kind = max(SHARES, key=lambda kind: SHARES[kind] * position / 100 - used[kind])
         used[kind] += 1
         order.append(kind)
     return order
@@ -141,7 +141,7 @@ def spread_kinds() -> list[str]:
 def instance(kind: str, number: int) -> bytes:
     """Return the bytes of an object of a kind of ``SHARES``."""
     noise = random.Random(f"{kind} {number}")  # noqa: S311  (reproducible, not secret)
-    dataset = _header(*_CLASSES.get(kind, (CTImageStorage, "CT")), Place.of(number), noise)
+    dataset = _header(*_CLASSES.get(kind, (CTImageStorage, "CT")), Position.of(number), noise)
     if kind == "report":
         _make_report(dataset)
     elif size := _COMPRESSED.get(kind):
@@ -167,7 +167,7 @@ def instance(kind: str, number: int) -> bytes:
 def enhanced(number: int, frames: int) -> bytes:
     """Return the bytes of an enhanced multi-frame object; its functional groups lie behind the wanted attributes."""
     noise = random.Random(f"{ENHANCED} {number}")  # noqa: S311  (reproducible, not secret)
-    dataset = _header(EnhancedCTImageStorage, "CT", Place(100_000 + number, 1, number), noise)
+    dataset = _header(EnhancedCTImageStorage, "CT", Position(100_000 + number, 1, number), noise)
     dataset.NumberOfFrames = frames
     pointers = {"DimensionIndexPointer": 0x00209056, "FunctionalGroupPointer": 0x00209111}
     organization = {"DimensionOrganizationUID": make_uid("dimensions", number)}
@@ -200,7 +200,7 @@ def texts(dataset: Dataset) -> dict[str, str]:
 
 
 def truth(body: bytes) -> dict[str, str]:
-    """Return what pydicom reads in the whole of an object."""
+    """Return the values that pydicom reads from a whole object."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return texts(pydicom.dcmread(BytesIO(body)))
@@ -225,9 +225,9 @@ def _set_pixels(dataset: Dataset, pixels: bytes, vr: str = "OW") -> None:
     dataset["PixelData"].VR = vr
 
 
-def _header(sop_class: str, modality: str, place: Place, noise: random.Random) -> Dataset:
+def _header(sop_class: str, modality: str, position: Position, noise: random.Random) -> Dataset:
     """Return the attributes that a scanner of a large vendor writes, about 3 KB of them."""
-    study, series, number = place
+    study, series, number = position
     dataset = make_item(**_IDENTITY, **_ACQUISITION, **_IMAGE, Modality=modality, SOPClassUID=sop_class)
     for prefix in ("Study", "Series", "Acquisition", "Content"):
         setattr(dataset, f"{prefix}Date", "20240105")
@@ -250,7 +250,8 @@ def _header(sop_class: str, modality: str, place: Place, noise: random.Random) -
 def _add_sequences(dataset: Dataset, study: int, number: int) -> None:
     referenced = {"ReferencedSOPClassUID": dataset.SOPClassUID}
     dataset.ReferencedImageSequence = [
-        make_item(**referenced, ReferencedSOPInstanceUID=make_uid("referenced", number, place)) for place in range(3)
+        make_item(**referenced, ReferencedSOPInstanceUID=make_uid("referenced", number, position))
+        for position in range(3)
     ]
     dataset.ProcedureCodeSequence = [make_code("CTTHX", "L", "CT Thorax with contrast")]
     dataset.RequestedProcedureCodeSequence = [make_code("CTTHX", "L", "CT Thorax")]
@@ -267,8 +268,8 @@ def _add_sequences(dataset: Dataset, study: int, number: int) -> None:
 
 def _add_private(dataset: Dataset, number: int, noise: random.Random) -> None:
     block = dataset.private_block(0x0019, "SIEMENS CT VA0  COAD", create=True)
-    for place in range(8):
-        block.add_new(0x90 + place, "DS", f"{place}.{number}")
+    for position in range(8):
+        block.add_new(0x90 + position, "DS", f"{position}.{number}")
     block.add_new(0xB0, "SL", 500)
     block.add_new(0xB1, "OB", noise.randbytes(64))
     dataset.private_block(0x0021, "SIEMENS MED", create=True).add_new(0x11, "DS", ["0.5", "0.5"])

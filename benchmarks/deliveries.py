@@ -1,4 +1,4 @@
-"""Synthetic deliveries, as buffer and parse leave them, and what the import jobs of their batches would have written.
+"""Synthetic deliveries, as buffer and parse write them, and the output of their batches' import jobs.
 
 A CT archive: 200 instances in a series, five series in two studies, UIDs of 64 characters, all 28 attributes. One
 study in forty has a trouble, in one of its series (all of `TROUBLES` in turn), so that about one arrival in a hundred
@@ -31,7 +31,7 @@ _TROUBLED = 40  # one study in so many
 
 @dataclass(frozen=True)
 class Trouble:
-    """What is wrong with a series: the columns that differ; ``share`` of its files have it, the first ones."""
+    """A fault of a series: the columns that differ in the first ``share`` of its files."""
 
     name: str
     columns: dict[str, IntoExpr]
@@ -179,7 +179,7 @@ def _attributes() -> dict[str, pl.Expr]:
 
 
 def _parsed() -> dict[str, pl.Expr]:
-    """Return what parse says of a header besides its attributes, of one that was read at once and without a doubt."""
+    """Return the other columns that parse writes for a header that was read in one request and without a doubt."""
     costs = {"bytes_read": 16_384, "requests": 1}
     rest = {name: kind for name, kind in HEADERS.items() if name not in {"arrival_id", *ATTRIBUTES}}
     return {name: pl.lit(costs.get(name), kind) for name, kind in rest.items()}
@@ -203,7 +203,7 @@ def split(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def delivered_before(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return what an earlier delivery brought: a study in fifty, and the troubled rows of `frames` under other keys."""
+    """Return the rows of an earlier delivery: a study in fifty, and rows with a trouble under other keys."""
     known = pl.col("trouble").is_in([BEFORE, BEFORE_OTHER])
     other = pl.col("trouble") == BEFORE_PATIENT
     unseen = pl.col("trouble").is_null() & (pl.col("n") // (PER_SERIES * SERIES_IN_TWO_STUDIES) % 50 == 3)
@@ -219,19 +219,19 @@ def delivered_before(rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-# What becomes of a batch's files: one series in a hundred has one of these, in its first five files.
+# One series in a hundred has one of these outcomes, in its first five files.
 OUTCOMES = ("rejected", "server_error", "warned", "harmless", "non_primary", "unnamed")
 
 
 def job_output(files: pl.DataFrame, job_id: str, datastore_id: str) -> dict[str, Any]:
-    """Return what the job of a batch leaves: ``manifest``, and the lines of ``success``, ``failure``, ``warning``.
+    """Return the output of a batch's job: ``manifest``, and the lines of ``success``, ``failure`` and ``warning``.
 
     Parameters
     ----------
     files
         The batch's rows of the dataset ``batches``.
     job_id, datastore_id
-        Whose output it is.
+        The job and its data store.
     """
     first = pl.int_range(pl.len()).over("SeriesInstanceUID") < 5
     chosen = pl.col("SeriesInstanceUID").hash(70)

@@ -1,8 +1,8 @@
-"""The contest of the ways to read headers: a corpus on SeaweedFS, a counting proxy before it, interleaved turns.
+"""The contest of the ways to read headers: a corpus on SeaweedFS behind a counting proxy, read in interleaved turns.
 
-What is compared ran within seconds of each other on the same machine; only ratios within one run mean anything. The
-floor and Airlock run beside every other contestant, in turn before and behind it, so that their ratio comes from many
-neighbouring pairs.
+Compared turns run within seconds of each other on the same machine, so only ratios within one run are meaningful. The
+floor and Airlock run next to every other contestant, alternately before and after it, so that their ratio comes from
+many neighbouring pairs.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
 
 FIRST_BYTE = 0.025  # median seconds
 FIGURES = ("objects_per_second", "cpu_ms_per_object", "requests_per_object", "kib_per_object", "peak_rss_mib")
-_ALWAYS = ("floor", "airlock", "floor_if_match")  # they are quick, and their ratio is the delicate one
-_TIMES = 2  # that those read the corpus in one turn, which makes about as many objects as a parse task has
-_UPLOADS = 8  # at a time; what lies in memory is a few times that many objects
+_ALWAYS = ("floor", "airlock", "floor_if_match")  # fast contestants, whose ratio needs many pairs
+_TIMES = 2  # readings of the corpus in one of their turns: about as many objects as a parse task has
+_UPLOADS = 8  # at the same time; a few times as many objects are in memory
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is read, how often.
+    """The size of a contest.
 
     Parameters
     ----------
     recipe
-        Of the corpus.
+        The recipe of the corpus.
     rounds
-        How often each contestant reads it; those of ``_ALWAYS`` more often.
+        How often each contestant reads the corpus; those of ``_ALWAYS`` read it more often.
     """
 
     recipe: Recipe
@@ -75,9 +75,9 @@ def measure(folder: Path, scale: Scale) -> dict[str, Any]:
     Parameters
     ----------
     folder
-        For the server's data, which are gone afterwards, and its log.
+        The folder for the server's log and its data, which is deleted afterwards.
     scale
-        How much.
+        The size of the contest.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def schedule(rounds: int) -> list[str]:
 
 @dataclass(frozen=True)
 class _Corpus:
-    """What lies on the server, and what pydicom reads in it."""
+    """The objects on the server, and the values that pydicom reads from them."""
 
     listed: list[Object]
     kinds: dict[str, int]
@@ -137,7 +137,7 @@ def _upload(endpoint: str, recipe: Recipe) -> _Corpus:
     with ThreadPoolExecutor(_UPLOADS) as pool:
         while some := list(islice(made, 4 * _UPLOADS)):
             puts = pool.map(partial(_put, s3), some)
-            for item in some:  # pydicom reads while the others are on their way
+            for item in some:  # pydicom reads while the uploads run
                 corpus.kinds[item.kind] += 1
                 corpus.truths.append(present(truth(item.body)))
             corpus.listed.extend(puts)
@@ -150,7 +150,7 @@ def _put(s3: Any, made: Made) -> Object:
 
 
 def present(values: dict[str, str]) -> dict[str, str]:
-    """Return the values that are not empty: to Airlock an empty value is none (records.HEADERS)."""
+    """Return the values that are not empty, since Airlock drops empty values (records.HEADERS)."""
     return {keyword: text for keyword, text in values.items() if text}
 
 
@@ -158,7 +158,7 @@ def present(values: dict[str, str]) -> dict[str, str]:
 
 
 class _Contest:
-    """Lets a contestant read the corpus in a process of its own."""
+    """A contest, in which each contestant reads the corpus in a process of its own."""
 
     def __init__(self, folder: Path, before: Proxy, pids: dict[str, int], corpus: _Corpus) -> None:
         self._folder, self._corpus = folder, corpus
@@ -172,7 +172,7 @@ class _Contest:
         Raises
         ------
         RuntimeError
-            If it fails; its own words are on stderr.
+            If it fails; its error is on stderr.
         """
         rows, task = self._folder / "rows.json", self._folder / "task.json"
         asked = self._task(
@@ -226,7 +226,7 @@ def _summary(name: str, passes: Sequence[_Pass]) -> dict[str, Any]:
 
 
 def ratios(name: str, passes: Sequence[_Pass]) -> dict[str, float]:
-    """Return a contestant's figures over Airlock's, each in the pass of Airlock that is nearest; the medians."""
+    """Return the median ratios of a contestant's figures to those of Airlock's nearest pass."""
     pairs = list(_pairs(name, passes))
     return {
         figure: round(median(other.figures[figure] / airlock.figures[figure] for other, airlock in pairs), 3)

@@ -1,7 +1,7 @@
 """A small S3 on loopback, its objects plain files: PUT (in parts too), GET with ranges, HEAD, DELETE, ListObjectsV2.
 
-It costs next to nothing, so that a stage's seconds are the stage's. It checks no signature, keeps no versions and pages
-no listing: whole figures of S3 come from a real server, in the other half of the benchmarks.
+It needs almost no time, so that a stage's seconds are the stage's own. It checks no signatures, keeps no versions and
+pages no listings; the figures of S3 itself come from a real server, in the contest of the header readers.
 ``python -m benchmarks.loopback_s3 FOLDER`` prints its address and serves until it is ended.
 """
 
@@ -29,12 +29,12 @@ _NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else a small answer waits 40 ms for the client's acknowledgement of its headers
+    disable_nagle_algorithm = True  # otherwise a small answer waits 40 ms for the client's acknowledgement
     wbufsize = 1 << 16
     folder: Path
 
     def handle_expect_100(self) -> bool:
-        """Ask for the body at once: botocore waits a second for it, and the answer would lie in the buffer."""
+        """Send the answer at once: in the buffer it would make botocore wait a second."""
         asked = super().handle_expect_100()
         self.wfile.flush()
         return asked

@@ -1,4 +1,4 @@
-"""What a benchmark says of the machine it ran on, and of the process it ran in."""
+"""Facts about the machine and the process of a benchmark."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PACKAGES = ("airlock", "boto3", "obstore", "polars", "pydicom", "s3fs", "seawee
 
 
 def facts() -> dict[str, Any]:
-    """Return what figures depend on, so that two runs are compared only where they may be.
+    """Return the facts that figures depend on, so that only comparable runs are compared.
 
     Returns
     -------
@@ -35,15 +35,15 @@ def facts() -> dict[str, Any]:
 
 
 def cpu_seconds(process: psutil.Process | None = None) -> float:
-    """Return the user and system time that a process has used, this one by default."""
+    """Return the user and system seconds of a process, by default of this one."""
     if process is None:
-        return time.process_time()  # finer than the ticks that others show
+        return time.process_time()  # finer than the ticks of other processes
     used = process.cpu_times()
     return float(used.user + used.system)
 
 
 def peak_rss_mib() -> float:
-    """Return the most memory that this process has had, by Linux; getrusage would count its parent's as well."""
+    """Return this process's peak memory from /proc; getrusage would include its parent's."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 

@@ -74,7 +74,7 @@ def _colour(contestant: str) -> str:
 
 
 def _draw_seconds(axes: Axes, sizes: Sequence[Mapping[str, Any]]) -> None:
-    """Draw a bar per delivery, made of its stages: equal lengths mean that the time grows as the delivery does."""
+    """Draw a bar of stages per delivery; equal lengths mean that time is proportional to the delivery's size."""
     ends = [0.0] * len(sizes)
     for stage, colour in zip(STAGES, _OF_STAGES, strict=True):
         values = [size["stages"][stage]["seconds"] / size["arrivals"] * 1e6 for size in sizes]

@@ -1,9 +1,9 @@
-"""A proxy before an S3 server: counts requests and bytes, and holds every first byte back as a distant S3 would.
+"""A proxy in front of an S3 server that counts requests and bytes, and delays first bytes as a distant S3 would.
 
-It passes bytes on and reads no more of HTTP than where a request ends, so that it costs little beside what is measured.
-Requests with a body are not for it; uploads go to the server itself. Each connection of a client has one of its own to
-the server, kept open as long. The time to first byte is lognormal around its median, counted from the end of the
-request: the server works meanwhile, and its own few milliseconds come on top only where they are more.
+It reads only as much HTTP as it needs to find the end of a request, so that it costs little. It accepts no requests
+with a body; uploads go to the server itself. Each client connection has its own connection to the server, open as long.
+The time to first byte is lognormal around its median and starts at the end of the request. The server works during that
+time, so its own few milliseconds count only if they exceed the delay.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NAME = "proxy"
 _ROOT = Path(__file__).parents[1]
 _SIGMA = 0.25  # of the logarithm of the time to first byte
 _SEED = 7
-_HELD = 1 << 18  # bytes of a response that may wait for its moment; then the server waits
+_HELD = 1 << 18  # most bytes of a delayed response; beyond them the server waits
 _END_OF_HEAD = b"\r\n\r\n"
 _COUNTS = Struct("<QQQ")  # requests, bytes, connections
 _SECONDS = Struct("<d")  # to first byte; behind the counts
@@ -41,24 +41,24 @@ _READY_WITHIN = 30.0
 
 
 class Counts(NamedTuple):
-    """What has gone through since the proxy started."""
+    """The traffic since the proxy started."""
 
     requests: int
     bytes: int  # written to clients, response heads included
     connections: int
 
     def since(self, before: Counts) -> Counts:
-        """Return what came after an earlier count."""
+        """Return the difference to an earlier count."""
         return Counts(*(now - then for now, then in zip(self, before, strict=True)))
 
 
 class Dials:
-    """The counters and the latency, in a small file that the proxy and those who look at it share.
+    """The counters and the latency, in a small file that the proxy and its observers share.
 
     Parameters
     ----------
     path
-        Of the file; made with everything at zero if it is not there.
+        The file, which is created with zeros if it does not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,7 +81,7 @@ class Dials:
         _SECONDS.pack_into(self._memory, _COUNTS.size, seconds)
 
     def write(self, counts: Counts) -> None:
-        """Set the counters; only the proxy does."""
+        """Set the counters; only the proxy may do so."""
         _COUNTS.pack_into(self._memory, 0, *counts)
 
 
@@ -92,9 +92,9 @@ class Proxy:
     Parameters
     ----------
     endpoint
-        Where clients go.
+        The address for clients.
     pid
-        Of its process.
+        The id of its process.
     dials
         The file of its counters and its latency.
     """
@@ -106,14 +106,14 @@ class Proxy:
 
 @contextmanager
 def proxy(upstream: str, folder: Path) -> Iterator[Proxy]:
-    """Yield a proxy before a server, in a process of its own; it adds no latency until a dial says so.
+    """Yield a proxy in front of a server, in a process of its own; it adds no latency until `Dials` sets one.
 
     Parameters
     ----------
     upstream
         The server's address, ``http://host:port``.
     folder
-        For its counters and its log.
+        The folder for its counters and its log.
 
     Raises
     ------
@@ -154,7 +154,7 @@ async def _wait_until_open(port: int, alive: Callable[[], bool], log: str) -> No
 
 
 class _Meter:
-    """What all connections share: where the server is, the counters, the latency to come."""
+    """The state of all connections: the server's address, the counters and the latency."""
 
     def __init__(self, host: str, port: int, dials: Dials) -> None:
         self.host, self.port = host, port
@@ -167,7 +167,7 @@ class _Meter:
         self._write()
 
     def asked(self, requests: int) -> float:
-        """Count requests; return the seconds that the last one's first byte takes."""
+        """Count requests and return the seconds to the first byte of the last one."""
         self._requests += requests
         self._write()
         return self._dials.first_byte * self._chance.lognormvariate(0, _SIGMA)
@@ -246,7 +246,7 @@ class _ClientSide(asyncio.Protocol):
                 self._moment = self._loop.call_later(delay, self._release)
 
     def answer(self, data: bytes) -> None:
-        """Pass on what the server said, or keep it for its moment."""
+        """Send the server's bytes to the client, or keep them until the delay ends."""
         if self._moment is None:
             self._write(data)
             return
@@ -285,7 +285,7 @@ class _ClientSide(asyncio.Protocol):
             self._server.close()
 
     def hang_up(self) -> None:
-        """End the client's connection as the server ended its own, behind what it had said."""
+        """Close the client's connection after all bytes of the server are sent."""
         if self._moment and not self._ended:
             self._loop.call_at(self._moment.when(), self.hang_up)
         elif self._transport:

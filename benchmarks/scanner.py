@@ -1,13 +1,12 @@
-"""The scanner alone against ``pydicom.dcmread``, both on bytes in memory: CPU per object, and whether the values agree.
+"""The scanner against ``pydicom.dcmread``, both on bytes in memory: CPU per object, and whether the values agree.
 
-The scanner has the prefix of each object that the ranged reader would fetch, pydicom the whole object, of which it
-reads no pixels. Both end with the same attributes as text, RequestedProcedureID within Request Attributes Sequence
-included. The two take turns within one process, so that what else the machine does meets both; the ratio is the median
-of those of the rounds. An object is read several times in a row: in a task its bytes have just come in, and are in the
-processor's cache.
+The scanner gets the prefix of each object that the ranged reader would fetch; pydicom gets the whole object but reads
+no pixels. Both return the same attributes as text, including RequestedProcedureID in Request Attributes Sequence. The
+two take turns in one process, so that other load affects both; the ratio is the median of the rounds' ratios. An
+object is read several times in a row, because in a task its bytes have just arrived and are in the processor's cache.
 
-``pydicom`` skips a sequence of defined length at once and walks through one of undefined length, so that of enhanced
-multi-frame objects both kinds are told apart; the corpus has as many of either.
+``pydicom`` skips a sequence of defined length at once but walks through one of undefined length. Enhanced multi-frame
+objects of both kinds are therefore measured separately; the corpus has equal numbers of them.
 """
 
 from __future__ import annotations
@@ -41,14 +40,14 @@ BARS = {"ct_mix": 12, "enhanced": 300}
 
 
 class Sample(NamedTuple):
-    """One object of a corpus, and what the scanner gets of it."""
+    """One object of a corpus, and the prefix that the scanner gets."""
 
     body: bytes
     prefix: bytes
 
 
 class Recorded:
-    """An object in memory that knows how far it was read."""
+    """An object in memory that records how far it was read."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -69,7 +68,7 @@ def measure(*, ct: int = 100, rounds: int = 9) -> dict[str, Any]:
     ct
         Objects of the CT mix; a hundred have every kind in its share.
     rounds
-        Turns that the readers take.
+        Turns of each reader.
     """
     kinds = spread_kinds()
     mix = [_sample(instance(kinds[number % len(kinds)], number)) for number in range(ct)]
@@ -94,7 +93,7 @@ def _sample(body: bytes) -> Sample:
 
 
 def _compare(ours: Reader, samples: Sequence[Sample], rounds: int, reads: int) -> dict[str, Any]:
-    """Compare a reader with pydicom; it reads so many times as often, since it takes so much less."""
+    """Return a reader's figures beside pydicom's; it reads ``reads`` times per turn, since it is much faster."""
     times = [(_seconds(ours, samples, reads), _seconds(parsed, samples, 2)) for _ in range(rounds)]
     scanner, parser = (statistics.median(column) for column in zip(*times, strict=True))
     return {
@@ -107,7 +106,7 @@ def _compare(ours: Reader, samples: Sequence[Sample], rounds: int, reads: int) -
 
 
 def _seconds(read: Reader, samples: Sequence[Sample], times: int) -> float:
-    """Return the CPU seconds that one object takes."""
+    """Return the CPU seconds per object."""
     started = time.thread_time()
     for sample in samples:
         for _ in range(times):
@@ -116,25 +115,25 @@ def _seconds(read: Reader, samples: Sequence[Sample], times: int) -> float:
 
 
 def scanned(sample: Sample) -> dict[str, str] | None:
-    """Return what the scanner finds; None if it left the object to pydicom."""
+    """Return the values that the scanner finds; None if it leaves the object to pydicom."""
     file = BlockFile(len(sample.body))
     file.add(0, sample.prefix)
     return Scanner(file).values()
 
 
 def found_in(sample: Sample) -> dict[str, str]:
-    """Return what Airlock finds: the scanner, and pydicom where the scanner doubts."""
+    """Return the values that Airlock finds: with the scanner, or with pydicom if the scanner doubts."""
     plan = header_plan(len(sample.body), first_range=len(sample.prefix))
     next(plan)
     try:
         plan.send(sample.prefix)
     except StopIteration as done:
         return cast("Header", done.value).values
-    raise AssertionError("the prefix is what was read before")
+    raise AssertionError("the prefix has all bytes that were read before")
 
 
 def parsed(sample: Sample) -> dict[str, str]:
-    """Return what pydicom finds."""
+    """Return the values that pydicom finds."""
     return texts(pydicom.dcmread(BytesIO(sample.body), stop_before_pixels=True, specific_tags=TAGS))
 
 

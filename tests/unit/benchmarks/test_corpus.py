@@ -2,7 +2,7 @@
 
 import hashlib
 
-from benchmarks.corpus import SHARES, Place, Recipe, enhanced, instance, objects, spread_kinds, truth
+from benchmarks.corpus import SHARES, Position, Recipe, enhanced, instance, objects, spread_kinds, truth
 
 from airlock.records import ATTRIBUTES
 
@@ -33,7 +33,7 @@ def test_kinds_are_spread() -> None:
 def test_every_kind_has_its_wanted_values() -> None:
     for number, kind in enumerate(SMALL):
         values = truth(instance(kind, number))
-        assert values["PatientID"] == f"P{Place.of(number).study:07}"
+        assert values["PatientID"] == f"P{Position.of(number).study:07}"
         assert set(values) <= set(ATTRIBUTES)
         assert len(values) >= len(ATTRIBUTES) - 2, kind
 

@@ -16,9 +16,7 @@ PAGE = Path(__file__).parents[4] / "docs" / "plan.schema.json"
 
 
 def test_a_run_without_a_plan_is_named_with_the_fix(world: World) -> None:
-    with pytest.raises(
-        PlanMissingError, match=r"'none' of pipeline 'nightly' has not written a plan\. Start"
-    ):
+    with pytest.raises(PlanMissingError, match=r"'none' of pipeline 'nightly' has not written a plan\. Start"):
         read_plan(world.s3, pipeline(), "none")
 
 
