@@ -22,7 +22,7 @@ from airlock.imaging.fhir.study import name_resources
 from airlock.imaging.input_files import name_files
 from airlock.imaging.outcomes import account, discrepancies
 from airlock.imaging.read_back import choose, read_back
-from airlock.imaging.reading import find as find_reading
+from airlock.imaging.reading import find_reading
 from airlock.imaging.report import Tally
 from airlock.imaging.resolve import CARRIED
 from airlock.ledger.studies import SERIES as SERIES_ELEMENTS
@@ -55,12 +55,13 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
     from airlock.imaging.books import Books
+    from airlock.imaging.read_back import ImageSetReader
     from airlock.run import Run
     from airlock.stages.batches import Batch
     from airlock.storage.spool import SortedSpool, Spool
 
-BATCHES_AT_A_TIME = 8  # whose outputs are read: some ten small objects each, which would be waited for one by one
-# What the ledger's gates are of is a study here.
+BATCHES_AT_A_TIME = 8  # an output is some ten small objects, each with a wait of its own
+# The ledger's word for a study is subject.
 _SUBJECT = {"StudyInstanceUID": "subject", "study_key": "subject_key"}
 _IN_STORE = pl.col("outcome").is_in((*gate.IMPORTED, Outcome.NON_PRIMARY.value))
 _UNFROZEN = "buffer has not frozen a delivery: cure what stopped it or receive, and clear that task"
@@ -71,14 +72,14 @@ _UNCLAIMED = (
 
 
 class UnbalancedError(RuntimeError):
-    """The dispositions are not one per arrival."""
+    """An arrival has no disposition, or more than one."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
 
 
-def audit(run: Run, imaging: Any, published: Collection[str] = ()) -> Audited:
+def audit(run: Run, imaging: ImageSetReader, published: Collection[str] = ()) -> Audited:
     """Audit a run.
 
     Parameters
@@ -86,26 +87,26 @@ def audit(run: Run, imaging: Any, published: Collection[str] = ()) -> Audited:
     run
         The run.
     imaging
-        A boto3 ``medical-imaging`` client, for read-back.
+        Reads image sets back.
     published
-        Study keys of what is proven to be in HealthLake, where the pipeline publishes studies: only these are released.
+        The keys of the studies that are proven in HealthLake. A pipeline that publishes releases only these.
     """
-    run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)  # where buffer never came to do it
+    run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)  # buffer may have failed before it did
     found = find_buffered(run)
     buffered = found or Buffered()
     with open_books(partitions_for(buffered.arrivals)) as books:
         jobs = _account_all(run, books)
-        _take_in(run, books, buffered.all_shards)
+        _fill_books(run, books, buffered.all_shards)
         problems = describe_imbalances(books.balance())
         if found is None:
             problems = [_UNFROZEN if run.redrive is None else _UNCLAIMED, *problems]
-        evidence = _evidence(run, books, jobs, _record_imports(run, books), imaging=imaging, published=published)
+        evidence = _gather_evidence(run, books, jobs, _record_imports(run, books), imaging=imaging, published=published)
         try:
             decisions = _decide_all(run, books, evidence, balanced=not problems)
         except UnbalancedError as error:
             problems = error.problems
             decisions = _decide_all(run, books, evidence, balanced=False)
-        with ThreadPoolExecutor(1) as aside:  # the ledger's machine and this one work at once
+        with ThreadPoolExecutor(1) as aside:  # the ledger and this machine work at the same time
             recorded = aside.submit(_record_decisions, run, books, decisions)
             audited = _write(run, buffered, decisions, jobs, problems)
             recorded.result()
@@ -113,8 +114,8 @@ def audit(run: Run, imaging: Any, published: Collection[str] = ()) -> Audited:
     return audited
 
 
-def _take_in(run: Run, books: Books, shards: list[str]) -> None:
-    """Read what the stages before import have written, as far as they came, and what the ledger holds."""
+def _fill_books(run: Run, books: Books, shards: list[str]) -> None:
+    """Enter the datasets of the stages before import, as far as they exist, and the ids that the ledger holds."""
     for shard in shards:
         for rows in run.workspace.parts(f"arrivals/{shard}", ARRIVALS, ARRIVAL):
             books.add_arrivals(rows)
@@ -131,20 +132,20 @@ def _account_all(run: Run, books: Books) -> list[dict[str, Any]]:
     jobs: list[dict[str, Any]] = []
     for carried in run.workspace.find_parts(CARRIED, OUTCOMES):
         books.add_outcomes(carried)
-    # One wait for all: the jobs have ended by now, and a hundred without output must not cost a hundred waits.
+    # One wait for all jobs: they have ended, and a hundred without output must not cost a hundred waits.
     until = time.monotonic() + run.pipeline.audit.manifest_wait_seconds
     batches = find_batches(run)
     with ThreadPoolExecutor(BATCHES_AT_A_TIME) as pool:
         for first in range(0, len(batches), BATCHES_AT_A_TIME):
             turn = batches[first : first + BATCHES_AT_A_TIME]
-            for outcomes, entries in pool.map(lambda batch: _account(run, batch, until), turn):
+            for outcomes, entries in pool.map(lambda batch: _account_batch(run, batch, until), turn):
                 books.add_outcomes(outcomes)
                 jobs += entries
     return jobs
 
 
-def _account(run: Run, batch: Batch, until: float) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
-    """Return a batch's outcomes, and the entry of its job if one was begun; wait for its output until then."""
+def _account_batch(run: Run, batch: Batch, until: float) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    """Return a batch's outcomes, and the entry of its job if one was begun. Wait for its output at most until then."""
     files = run.workspace.read(f"batches/{batch.batch_id}", BATCHES)
     job = find_ended_job(run, batch.batch_id)
     if job is not None:
@@ -157,23 +158,24 @@ def _account(run: Run, batch: Batch, until: float) -> tuple[pl.DataFrame, list[d
 
 
 def _record_imports(run: Run, books: Books) -> pl.Series:
-    """Tell the ledger what is in the store; return the instances that another run has brought there meanwhile.
+    """Record in the ledger what was imported; return the instances that another run has imported meanwhile.
 
-    Before the gate, since a study is complete as soon as this run has brought the file that an earlier one could not.
-    What the service did not import gives up its claim on the instance, so that a later delivery may bring it.
+    This comes before the gate: a study is complete as soon as this run has imported the file that an earlier run could
+    not. A file that the service did not import gives up its claim on the instance, so that a later delivery may bring
+    it.
     """
     datastore = run.pipeline.healthimaging.datastore_id
     state = pl.when(pl.col("outcome") == Outcome.NON_PRIMARY).then(pl.lit("non_primary")).otherwise(pl.lit("imported"))
     in_store = (outcomes.filter(_IN_STORE).with_columns(state=state) for outcomes in books.outcomes)
-    studies, series = _elements(books, STUDY_ELEMENTS), _elements(books, SERIES_ELEMENTS)
+    studies, series = _select_elements(books, STUDY_ELEMENTS), _select_elements(books, SERIES_ELEMENTS)
     overwritten = run.ledger.record_imported(datastore, run.key, in_store, studies, series)
     for outcomes in books.outcomes:
         run.ledger.drop_instances(datastore, run.key, outcomes.filter(~_IN_STORE & ~is_open())["SOPInstanceUID"])
     return overwritten["SOPInstanceUID"]
 
 
-def _elements(books: Books, schema: pl.Schema) -> Iterator[pl.DataFrame]:
-    """Yield the grouping elements of the studies, or of the series, of which a file is in the store."""
+def _select_elements(books: Books, schema: pl.Schema) -> Iterator[pl.DataFrame]:
+    """Yield the grouping elements of the studies, or of the series, that have a file in the data store."""
     names = schema.names()
     for decided, outcomes in together(books.decided, books.outcomes):
         primary = outcomes.filter(pl.col("outcome").is_in(gate.IMPORTED)).select("arrival_id")
@@ -184,20 +186,22 @@ def _elements(books: Books, schema: pl.Schema) -> Iterator[pl.DataFrame]:
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What decisions rest on besides a study's own books."""
+    """The facts that decide on a study, besides its own books."""
 
-    imaging: Any
+    imaging: ImageSetReader
     published: Collection[str]  # study keys
     suspect: list[str]  # batches whose counts disagree
     repeated: list[str]  # batches whose job was not the first
     split: pl.Series  # series that more than one batch brings
-    twice: pl.Series  # instances that another run has brought as well
+    brought_elsewhere: pl.Series  # instances that another run has imported as well
     to_read_back: list[str]  # image sets
-    strangers: pl.Series  # ids that have a verdict and are no arrivals
-    overrides: pl.DataFrame  # what people have decided about this run's holds
+    unknown_ids: pl.Series  # of verdicts without an arrival
+    overrides: pl.DataFrame  # people's decisions on this run's holds
 
 
-def _evidence(run: Run, books: Books, jobs: list[dict[str, Any]], twice: pl.Series, **given: Any) -> _Evidence:
+def _gather_evidence(
+    run: Run, books: Books, jobs: list[dict[str, Any]], brought_elsewhere: pl.Series, **given: Any
+) -> _Evidence:
     fraction = run.pipeline.audit.read_back_fraction
     image_sets = {name for part in books.outcomes for name in part["image_set_id"].drop_nulls()} if fraction else set()
     return _Evidence(
@@ -205,17 +209,17 @@ def _evidence(run: Run, books: Books, jobs: list[dict[str, Any]], twice: pl.Seri
         suspect=[job["batch_id"] for job in jobs if job["discrepancies"]],
         repeated=[job["batch_id"] for job in jobs if job["generation"]],
         split=books.split_series(),
-        twice=twice,
+        brought_elsewhere=brought_elsewhere,
         to_read_back=choose(image_sets, fraction),
-        strangers=books.strangers,
-        overrides=_overrides(run),
+        unknown_ids=books.unknown_ids,
+        overrides=_find_overrides(run),
     )
 
 
-def _overrides(run: Run) -> pl.DataFrame:
-    """Return what people have decided about the run's holds; on what a redrive has taken over, its own audit decides.
+def _find_overrides(run: Run) -> pl.DataFrame:
+    """Return people's decisions on the run's holds, except on subjects that a redrive has taken over.
 
-    Else an answer that comes late would release here what is imported again there.
+    The audit of the redrive decides on those: a late answer must not release here what is imported again there.
     """
     words = run.ledger.overrides_of(run.pipeline.datastore_id, run.key)
     return words.filter(
@@ -225,7 +229,7 @@ def _overrides(run: Run) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class _Decisions:
-    """What was decided."""
+    """The decisions of an audit."""
 
     gates: Spool  # by study
     dispositions: SortedSpool  # by key
@@ -239,7 +243,7 @@ class _Decisions:
 
 
 def _decide_all(run: Run, books: Books, evidence: _Evidence, *, balanced: bool) -> _Decisions:
-    """Decide study by study, and write the datasets ``outcomes`` and ``gates``.
+    """Decide study by study, and write the datasets ``outcomes``, ``gates`` and ``holds``.
 
     Raises
     ------
@@ -266,7 +270,7 @@ def _decide_all(run: Run, books: Books, evidence: _Evidence, *, balanced: bool) 
             decisions.dispositions.add(part["dispositions"])
             decisions.ids.add(part["dispositions"].select("arrival_id"))
             decisions.tally.add(part)
-        problems = describe_imbalances(books.balance_words(decisions.ids)) if balanced else []
+        problems = describe_imbalances(books.balance_dispositions(decisions.ids)) if balanced else []
         if problems:
             raise UnbalancedError(problems)
     return decisions
@@ -275,20 +279,20 @@ def _decide_all(run: Run, books: Books, evidence: _Evidence, *, balanced: bool) 
 def _decide(
     run: Run, decided: pl.DataFrame, outcomes: pl.DataFrame, evidence: _Evidence, *, balanced: bool
 ) -> dict[str, pl.DataFrame]:
-    """Decide on a part, whole studies; return its verdicts, outcomes, gates and dispositions."""
+    """Decide on a part, which has whole studies; return its verdicts, outcomes, gates and dispositions."""
     outcomes = _flag_overwritten(_flag_versions(run, outcomes, evidence), evidence)
     outcomes = gate.blocking(outcomes, run.pipeline.audit, evidence.suspect)
     frames = decided.select("arrival_id", "NumberOfFrames")
     datastore = run.pipeline.healthimaging.datastore_id
     outcomes = read_back(evidence.imaging, datastore, outcomes, frames, evidence.to_read_back)
-    decision = _gates(run, decided, outcomes, evidence, balanced=balanced)
-    arrivals = decided.filter(~pl.col("arrival_id").is_in(evidence.strangers.implode())).unique("arrival_id")
+    decision = _decide_gates(run, decided, outcomes, evidence, balanced=balanced)
+    arrivals = decided.filter(~pl.col("arrival_id").is_in(evidence.unknown_ids.implode())).unique("arrival_id")
     words = gate.last_words(arrivals, decided, outcomes, decision["gates"])
     return decision | {"verdicts": decided, "outcomes": outcomes, "dispositions": words}
 
 
 def _flag_versions(run: Run, outcomes: pl.DataFrame, evidence: _Evidence) -> pl.DataFrame:
-    """Flag image sets with a version above 1 where nothing but one first job of this run had a part in the series."""
+    """Flag image sets with a version above 1 whose series only one first job of this run has imported into."""
     above = (pl.col("image_set_version") > 1) & pl.col("outcome").is_in(gate.IMPORTED)
     series = outcomes.filter(above)["SeriesInstanceUID"].drop_nulls().unique()
     known = run.ledger.known_series(run.pipeline.healthimaging.datastore_id, series, except_run=run.key)
@@ -297,24 +301,24 @@ def _flag_versions(run: Run, outcomes: pl.DataFrame, evidence: _Evidence) -> pl.
         | pl.col("SeriesInstanceUID").is_in(evidence.split.implode())
         | pl.col("batch_id").is_in(evidence.repeated)
     )
-    return _flagged(outcomes, above & ~expected)
+    return _flag(outcomes, above & ~expected)
 
 
 def _flag_overwritten(outcomes: pl.DataFrame, evidence: _Evidence) -> pl.DataFrame:
-    """Flag instances that another run has brought into the store meanwhile."""
-    return _flagged(outcomes, _IN_STORE & pl.col("SOPInstanceUID").is_in(evidence.twice.implode()))
+    """Flag instances that another run has imported meanwhile."""
+    return _flag(outcomes, _IN_STORE & pl.col("SOPInstanceUID").is_in(evidence.brought_elsewhere.implode()))
 
 
-def _flagged(outcomes: pl.DataFrame, where: pl.Expr) -> pl.DataFrame:
+def _flag(outcomes: pl.DataFrame, where: pl.Expr) -> pl.DataFrame:
     flag = pl.when(where).then(pl.lit(str(Reason.VERSION_ABOVE_ONE)))
     return outcomes.with_columns(reason=flag.otherwise("reason"))
 
 
-def _gates(
+def _decide_gates(
     run: Run, decided: pl.DataFrame, outcomes: pl.DataFrame, evidence: _Evidence, *, balanced: bool
 ) -> dict[str, pl.DataFrame]:
-    """Decide on the studies; say what is held by which findings, and which holds a person has overridden."""
-    elsewhere = _elsewhere(run, outcomes["StudyInstanceUID"].unique())
+    """Return the studies' gates, the holds with their findings, and the holds that a person has overridden."""
+    elsewhere = _find_files_elsewhere(run, outcomes["StudyInstanceUID"].unique())
     policy = run.pipeline.audit
     gates = gate.decide(decided, outcomes, elsewhere, policy, balanced=balanced)
     holds = gate.holds(gates, decided, outcomes, elsewhere, policy)
@@ -325,8 +329,8 @@ def _gates(
     return {"gates": gates, "holds": holds.join(overridden, on="subject", how="anti"), "overrides": overridden}
 
 
-def _elsewhere(run: Run, studies: pl.Series) -> dict[Reason, list[tuple[str, str]]]:
-    """Return other runs' files, by study, that wait for a person, or did not come in if the policy asks."""
+def _find_files_elsewhere(run: Run, studies: pl.Series) -> dict[Reason, list[tuple[str, str]]]:
+    """Return other runs' files, by study, that wait for a person, or that were not imported if the policy asks."""
 
     def unresolved(*, missing: bool) -> list[tuple[str, str]]:
         store, name = run.pipeline.datastore_id, run.pipeline.name
@@ -340,9 +344,9 @@ def _elsewhere(run: Run, studies: pl.Series) -> dict[Reason, list[tuple[str, str
 def _write(
     run: Run, buffered: Buffered, decisions: _Decisions, jobs: list[dict[str, Any]], problems: list[str]
 ) -> Audited:
-    """Write the dispositions, as a dataset and as a list for people, and last the report."""
+    """Write the dispositions, as a dataset and as dispositions.csv, and then the report."""
     with (
-        tempfile.TemporaryFile(prefix="airlock-") as table,  # without a name: it is gone with a task that is killed
+        tempfile.TemporaryFile(prefix="airlock-") as table,  # a file without a name is gone when the task is killed
         run.workspace.writer("dispositions", DISPOSITIONS) as writer,
     ):
         table.write(to_csv(DISPOSITIONS.to_frame(), report.CSV_COLUMNS).encode())
@@ -351,15 +355,15 @@ def _write(
             table.write(to_csv(part, report.CSV_COLUMNS, head=False).encode())
         dispositions_uri = run.workspace.write_file("audit/dispositions.csv", table, "text/csv")
     decisions.tally.reading = find_reading(run.workspace, buffered.shards)
-    decisions.tally.redrive = _told(run)
+    decisions.tally.redrive = _describe_redrive(run)
     content = report.build(run, decisions.tally, jobs, problems)
     report_uri = run.workspace.write_json("audit/report.json", content)
     waiting = sum(decisions.tally.reasons[str(reason)] for reason in OPEN_REASONS)
     return Audited(content, report_uri, dispositions_uri, waiting)
 
 
-def _told(run: Run) -> dict[str, Any] | None:
-    """Return who wanted a redrive, why and what, and what became of non-primary image sets."""
+def _describe_redrive(run: Run) -> dict[str, Any] | None:
+    """Return who asked for the redrive, why and of what, and how its non-primary image sets were resolved."""
     redrive = run.ledger.find_redrive(run.key)
     if redrive is None:
         return None
@@ -369,7 +373,7 @@ def _told(run: Run) -> dict[str, Any] | None:
 
 
 def _record_decisions(run: Run, books: Books, decisions: _Decisions) -> None:
-    """Tell the ledger what was decided, and the contracts."""
+    """Record the gates and the contracts in the ledger."""
     datastore = run.pipeline.healthimaging.datastore_id
     for gates in decisions.gates:
         run.ledger.record_gates(datastore, run.key, gates.rename(_SUBJECT))
@@ -377,7 +381,7 @@ def _record_decisions(run: Run, books: Books, decisions: _Decisions) -> None:
 
 
 def _settle(run: Run, decisions: _Decisions, audited: Audited) -> None:
-    """Tell the ledger the arrivals' final words: last of all, so that an audit that broke off before is done again."""
+    """Settle the arrivals in the ledger. This comes last, so that an audit that broke off earlier is done again."""
     if audited.balanced:
         run.ledger.settle(run.pipeline.name, run.key, (part.filter(~is_open()) for part in decisions.in_order()))
     state = "audited" if audited.balanced and not audited.open_arrivals else "open"
@@ -387,7 +391,7 @@ def _settle(run: Run, decisions: _Decisions, audited: Audited) -> None:
 def _write_contracts(run: Run, books: Books, decisions: _Decisions) -> None:
     """Complete the contract of every study with imported instances; released ones become ``contracts``.
 
-    ``publishable`` has those too that only wait for their publication in HealthLake.
+    ``publishable`` also has the studies that only wait for their publication in HealthLake.
     """
     release = pl.col("gate") == Gate.RELEASE
     ready = release | (pl.col("reason") == Reason.NOT_PUBLISHED)
@@ -412,28 +416,25 @@ def _complete_contracts(
 
     def revise(known: pl.DataFrame) -> pl.DataFrame:
         earlier = {row["subject"]: row for row in known.iter_rows(named=True)}
-        rows = [
-            (
-                uid,
-                key,
-                *_revised(_completed(run, text, image_sets, earlier.get(uid), overrides.get(key)), earlier.get(uid)),
-            )
-            for uid, key, text in drafts.select("StudyInstanceUID", "study_key", "contract").iter_rows()
-        ]
+        rows = []
+        for uid, key, text in drafts.select("StudyInstanceUID", "study_key", "contract").iter_rows():
+            before = earlier.get(uid)
+            completed = _complete_contract(run, text, image_sets, before, overrides.get(key))
+            rows.append((uid, key, *_revise_contract(completed, before)))
         return pl.DataFrame(rows, schema=CONTRACTS, orient="row")
 
     datastore, studies = run.pipeline.healthimaging.datastore_id, drafts["StudyInstanceUID"]
     return run.ledger.revise_contracts(datastore, run.key, studies, revise)
 
 
-def _completed(
+def _complete_contract(
     run: Run,
     planned: str,
     image_sets: dict[str, str | None],
     before: dict[str, Any] | None,
     override: dict[str, Any] | None,
 ) -> str:
-    """Return a contract of what was imported, and of where it is published; its revision is 0."""
+    """Return the contract of the imported instances, with the study's FHIR references; its revision is 0."""
     text = complete(planned, image_sets, before["contract"] if before else None, override)
     if run.pipeline.healthlake is None:
         return text
@@ -442,8 +443,8 @@ def _completed(
     return contract.model_copy(update={"fhir": where}).to_json()
 
 
-def _revised(text: str, before: dict[str, Any] | None) -> tuple[int, str, str]:
-    """Return revision, content digest and JSON: the revision is the one before where the content is, else the next."""
+def _revise_contract(text: str, before: dict[str, Any] | None) -> tuple[int, str, str]:
+    """Return revision, content digest and JSON of a contract; the revision rises only if the content has changed."""
     content = digest(text, length=64)
     revision = 1 if before is None else before["revision"] + (before["content_digest"] != content)
     return revision, content, with_revision(text, revision)

@@ -18,7 +18,7 @@ from airlock.storage.spool import SortedSpool, Spool, bounds_of, together
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# What audit needs of an arrival and of the verdict on it.
+# The columns of an arrival and of its verdict that audit needs.
 ARRIVAL = ("arrival_id", "key", "size")
 DECIDED = (
     *ARRIVAL,
@@ -28,14 +28,14 @@ DECIDED = (
 _VERDICT = ("arrival_id", "verdict")
 _SERIES = ("SeriesInstanceUID", "batch_id")
 _ID, _STUDY = "arrival_id", "StudyInstanceUID"
-_SAMPLED = 100  # one key in so many says how the keys are spread
+_SAMPLED = 100  # one key in so many is enough to cut the keys into equal parts
 
 
 class Books:
-    """What the stages have written; `open_books` opens them.
+    """The datasets of a run's stages in partitions on the local disk; `open_books` opens them.
 
-    By arrival there are the ids that each step has; by study what is decided on, each study whole in its partition.
-    Arrivals without a study are spread, since they have nothing to do with each other.
+    Partitions by arrival hold the ids that each step has. Partitions by study hold the rows that are decided on, with
+    whole studies. Arrivals without a study are spread over the partitions.
     """
 
     def __init__(self, partitions: int, stack: ExitStack) -> None:
@@ -43,71 +43,71 @@ class Books:
         self._stack = stack
         decided, arrival, study = pl.Schema({name: VERDICTS[name] for name in DECIDED}), pl.col(_ID), pl.col(_STUDY)
         by_study = pl.when(study != "").then(study).otherwise(arrival)
-        self.arrivals = self.spool(arrival, _some(decided, ARRIVAL))
-        self.verdict_ids = self.spool(arrival, _some(decided, _VERDICT))
-        self.outcome_ids = self.spool(arrival, _some(decided, [_ID, _STUDY]))
-        self.held_ids = self.spool(arrival, _some(decided, [_ID]))
-        self.decided = self.spool(by_study, decided)  # every arrival, those without a verdict too
+        self.arrivals = self.spool(arrival, _subset(decided, ARRIVAL))
+        self.verdict_ids = self.spool(arrival, _subset(decided, _VERDICT))
+        self.outcome_ids = self.spool(arrival, _subset(decided, [_ID, _STUDY]))
+        self.held_ids = self.spool(arrival, _subset(decided, [_ID]))
+        self.decided = self.spool(by_study, decided)  # every arrival, with or without a verdict
         self.outcomes = self.spool(by_study, OUTCOMES)
         self.drafts = self.spool(study, STUDIES)
-        self.series = self.spool(pl.col("SeriesInstanceUID"), _some(OUTCOMES, _SERIES))
+        self.series = self.spool(pl.col("SeriesInstanceUID"), _subset(OUTCOMES, _SERIES))
         self.bytes = 0  # of the arrivals
-        self.strangers = pl.Series([], dtype=pl.String)  # ids that have a verdict and are no arrivals
-        self._keys = pl.Series([], dtype=pl.String)  # some of them
+        self.unknown_ids = pl.Series([], dtype=pl.String)  # of verdicts without an arrival
+        self._keys = pl.Series([], dtype=pl.String)  # a sample
 
     def spool(self, by: pl.Expr, schema: pl.Schema) -> Spool:
-        """Return a spool of as many partitions, which is gone with the books."""
+        """Return a spool with the books' number of partitions; it is deleted with the books."""
         spool = self._stack.enter_context(Spool(by, self._partitions))
         spool.add(schema.to_frame())
         return spool
 
     def spool_by_key(self, schema: pl.Schema) -> SortedSpool:
-        """Return such a spool for rows with the arrivals' keys, in their order."""
+        """Return a spool of rows that have an arrival's key, in the order of the keys."""
         spool = self._stack.enter_context(SortedSpool("key", bounds_of(self._keys, self._partitions)))
         spool.add(schema.to_frame())
         return spool
 
     def add_arrivals(self, rows: pl.DataFrame) -> None:
-        """Take in arrivals."""
+        """Enter arrivals."""
         self.arrivals.add(rows.select(ARRIVAL))
         self.bytes += int(rows["size"].sum())
         self._keys.append(rows["key"].gather_every(_SAMPLED))
 
     def add_verdicts(self, rows: pl.DataFrame) -> None:
-        """Take in verdicts."""
+        """Enter verdicts."""
         self.verdict_ids.add(rows.select(_VERDICT))
         self.decided.add(rows.select(DECIDED))
 
     def add_outcomes(self, rows: pl.DataFrame) -> None:
-        """Take in the outcomes of a batch."""
+        """Enter the outcomes of a batch."""
         self.outcome_ids.add(rows.select(_ID, _STUDY))
         self.outcomes.add(rows)
         self.series.add(rows.select(_SERIES).unique(maintain_order=True))
 
     def balance(self) -> Counter[tuple[str, str]]:
-        """Hold the steps against each other, as `report.imbalances`, when all is taken in.
+        """Return the imbalances between the steps, as `report.imbalances`, once everything is entered.
 
-        Arrivals without a verdict come to what is decided on then.
+        Arrivals without a verdict are then added to the rows that are decided on.
         """
         found: Counter[tuple[str, str]] = Counter()
-        strangers: list[pl.Series] = []
+        unknown_ids: list[pl.Series] = []
         undecided = {name: pl.lit(None, VERDICTS[name]) for name in DECIDED if name not in (*ARRIVAL, _STUDY)}
         books = (self.arrivals, self.verdict_ids, self.outcome_ids, self.held_ids)
         for arrivals, verdicts, outcomes, held in together(*books):
             part = {"arrivals": arrivals, "verdicts": verdicts, "outcomes": outcomes, "held": held}
             found.update(imbalances(part))
-            strangers.append(verdicts.join(arrivals, on=_ID, how="anti")[_ID])
+            unknown_ids.append(verdicts.join(arrivals, on=_ID, how="anti")[_ID])
             unknown = arrivals.join(verdicts, on=_ID, how="anti")
-            # Beside its outcome, where it has one: what is in the store is not "failed".
+            # With its outcome, if there is one: an imported file must not become "failed".
             unknown = unknown.join(outcomes.unique(_ID, keep="first"), on=_ID, how="left", maintain_order="left")
             self.decided.add(unknown.with_columns(**undecided).select(DECIDED))
-        self.strangers = pl.concat(strangers)
+        self.unknown_ids = pl.concat(unknown_ids)
         return found
 
-    def balance_words(self, words: Spool) -> Counter[tuple[str, str]]:
-        """Hold the dispositions' ids, partitioned as the arrivals are, against the arrivals."""
+    def balance_dispositions(self, ids: Spool) -> Counter[tuple[str, str]]:
+        """Return the imbalances between the arrivals and the dispositions' ids, which have the same partitions."""
         found: Counter[tuple[str, str]] = Counter()
-        for arrivals, dispositions in together(self.arrivals, words):
+        for arrivals, dispositions in together(self.arrivals, ids):
             found.update(imbalances({"arrivals": arrivals, "dispositions": dispositions}))
         return found
 
@@ -121,12 +121,12 @@ class Books:
         return pl.concat([pl.Series([], dtype=pl.String), *found])
 
 
-def _some(schema: pl.Schema, names: Iterable[str]) -> pl.Schema:
+def _subset(schema: pl.Schema, names: Iterable[str]) -> pl.Schema:
     return pl.Schema({name: schema[name] for name in names})
 
 
 @contextmanager
 def open_books(partitions: int) -> Iterator[Books]:
-    """Open empty books of so many partitions; they are gone when the block ends."""
+    """Open empty books with this number of partitions; they are deleted when the block ends."""
     with ExitStack() as stack:
         yield Books(partitions, stack)

@@ -95,13 +95,13 @@ class StudyContract(ContractModel):
 
     def to_json(self) -> str:
         """Return the contract as the JSON that is stored and routed."""
-        # Without the fields where there is nothing in them: contracts from before them must keep their content digest.
+        # Empty fields are left out, so that contracts older than these fields keep their content digest.
         absent = {name for name in ("fhir", "override") if getattr(self, name) is None}
         return self.model_dump_json(by_alias=True, indent=1, exclude=absent)
 
     @property
     def content_digest(self) -> str:
-        """What tells two contents apart, whatever their revision: 64 hex digits."""
+        """The digest of the content, whatever the revision: 64 hex digits."""
         return digest(self.model_copy(update={"revision": 0}).to_json(), length=64)
 
 
@@ -125,16 +125,16 @@ INSTANCE_ATTRIBUTES = ("SOPClassUID", "TransferSyntaxUID", "InstanceNumber", "Nu
 
 
 def draft(accepted: pl.DataFrame, pipeline: ImagingPipeline) -> pl.DataFrame:
-    """Return the contract of each study among accepted arrivals, as planned: before anything was imported.
+    """Return the planned contract of each study among accepted arrivals, before anything is imported.
 
-    The JSON is that of `StudyContract.to_json`; no model is made of each instance, which would take twice the time.
+    The JSON is that of `StudyContract.to_json`. A model of each instance would take twice the time.
 
     Parameters
     ----------
     accepted
         Rows of the verdicts dataset, whole studies.
     pipeline
-        Whose contracts these are.
+        The pipeline that the contracts name.
 
     Returns
     -------
@@ -143,10 +143,10 @@ def draft(accepted: pl.DataFrame, pipeline: ImagingPipeline) -> pl.DataFrame:
     """
     attributes = pl.col(*STUDY_ATTRIBUTES, *SERIES_ATTRIBUTES, *INSTANCE_ATTRIBUTES)
     ordered = accepted.sort("StudyInstanceUID", "SeriesInstanceUID", "key", "arrival_id").with_columns(
-        _bare(attributes)
+        _strip_each(attributes)
     )
-    studies = ordered.group_by("StudyInstanceUID", maintain_order=True).agg(map(_first, STUDY_ATTRIBUTES))
-    drafted = studies.join(_series_of(ordered), on="StudyInstanceUID", how="left", maintain_order="left")
+    studies = ordered.group_by("StudyInstanceUID", maintain_order=True).agg(map(_first_value, STUDY_ATTRIBUTES))
+    drafted = studies.join(_describe_series(ordered), on="StudyInstanceUID", how="left", maintain_order="left")
     whose = {"pipeline": pipeline.name, "datastore_id": pipeline.healthimaging.datastore_id}
     rows = []
     for values in drafted.iter_rows(named=True):  # columns and structs have the order of the models' fields
@@ -156,14 +156,14 @@ def draft(accepted: pl.DataFrame, pipeline: ImagingPipeline) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=STUDIES, orient="row")
 
 
-def _series_of(ordered: pl.DataFrame) -> pl.DataFrame:
-    """Return what `StudyContract` says of the series of each StudyInstanceUID: the counts and a list of structs."""
+def _describe_series(ordered: pl.DataFrame) -> pl.DataFrame:
+    """Return the fields of `StudyContract` about series, for each StudyInstanceUID: counts and a list of structs."""
     source = pl.concat_str(pl.lit("s3://"), "bucket", pl.lit("/"), "key").alias("source")
     image_set = pl.lit(None, pl.String).alias("image_set_id")
     image_sets = pl.lit([], pl.List(pl.String)).alias("image_set_ids")
     instance = pl.struct("SOPInstanceUID", *INSTANCE_ATTRIBUTES, image_set, source, "etag", "size")
     series = ordered.group_by("StudyInstanceUID", "SeriesInstanceUID", maintain_order=True).agg(
-        *map(_first, SERIES_ATTRIBUTES), instances=instance.sort_by("SOPInstanceUID")
+        *map(_first_value, SERIES_ATTRIBUTES), instances=instance.sort_by("SOPInstanceUID")
     )
     return series.group_by("StudyInstanceUID", maintain_order=True).agg(
         ModalitiesInStudy=pl.col("Modality").drop_nulls().unique().sort(),
@@ -173,13 +173,13 @@ def _series_of(ordered: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _bare(values: pl.Expr) -> pl.Expr:
-    """Return values without the blanks around each of several (PS3.5 section 6.2: they mean nothing)."""
+def _strip_each(values: pl.Expr) -> pl.Expr:
+    """Return multiple values without the blanks around each (PS3.5 section 6.2: the blanks have no meaning)."""
     return values.str.strip_chars().str.replace_all(r"\s*\\\s*", "\\")
 
 
-def _first(keyword: str) -> pl.Expr:
-    """Give a group's first value that is there; rows are in a fixed order, so this is the same one every time."""
+def _first_value(keyword: str) -> pl.Expr:
+    """Return a group's first value that is not empty. The rows are in a fixed order, so it is always the same value."""
     return pl.col(keyword).filter(pl.col(keyword) != "").first()
 
 
@@ -189,10 +189,10 @@ def complete(
     earlier: str | None,
     override: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return the contract of what was really imported, as `StudyContract.to_json` would; its revision is the draft's.
+    """Return the contract of the imported instances as `StudyContract.to_json` would; its revision is the draft's.
 
-    The JSON of a draft is this version's own, so that it is changed as it is: to make an object of each instance of a
-    large delivery took longer than all else.
+    The draft's JSON is changed in place of models: an object for each instance of a large delivery took longer than
+    everything else.
 
     Parameters
     ----------
@@ -216,35 +216,35 @@ def complete(
         ]
         if imported:
             uid = item["SeriesInstanceUID"]
-            series[uid] = _merged(item, imported, series.get(uid, {}))
-    known = _known(before, ("pipeline", *STUDY_ATTRIBUTES))
-    counted = _counted([series[uid] for uid in sorted(series)])
-    return to_json(contract | known | counted | _overridden(before, override), indent=1).decode()
+            series[uid] = _merge_series(item, imported, series.get(uid, {}))
+    known = _keep_known(before, ("pipeline", *STUDY_ATTRIBUTES))
+    counted = _count_series([series[uid] for uid in sorted(series)])
+    return to_json(contract | known | counted | _latest_override(before, override), indent=1).decode()
 
 
 def with_revision(contract: str, revision: int) -> str:
-    """Return the JSON of a contract of revision 0 with another one; it stands before anything that a file says."""
+    """Return a contract's JSON with another revision than 0. The field comes before any value from a file."""
     return contract.replace('\n "revision": 0,', f'\n "revision": {revision},', 1)
 
 
-def _known(earlier: dict[str, Any], keywords: tuple[str, ...]) -> dict[str, Any]:
-    """Return what an earlier contract says: it stays, so that auditing an older delivery again changes nothing."""
+def _keep_known(earlier: dict[str, Any], keywords: tuple[str, ...]) -> dict[str, Any]:
+    """Return the values of an earlier contract, which stay: another audit of an older delivery changes nothing."""
     return {keyword: earlier[keyword] for keyword in keywords if earlier.get(keyword) is not None}
 
 
-def _overridden(earlier: dict[str, Any], override: Mapping[str, Any] | None) -> dict[str, Any]:
+def _latest_override(earlier: dict[str, Any], override: Mapping[str, Any] | None) -> dict[str, Any]:
     given = [one for one in (earlier.get("override"), override) if one]
     return {"override": max(given, key=lambda one: datetime.fromisoformat(one["overridden_at"]))} if given else {}
 
 
-def _merged(item: dict[str, Any], imported: list[dict[str, Any]], earlier: dict[str, Any]) -> dict[str, Any]:
+def _merge_series(item: dict[str, Any], imported: list[dict[str, Any]], earlier: dict[str, Any]) -> dict[str, Any]:
     by_uid = {one["SOPInstanceUID"]: one for one in (*earlier.get("instances", ()), *imported)}
     instances = [by_uid[uid] for uid in sorted(by_uid)]
     sets = sorted({one["image_set_id"] for one in instances if one["image_set_id"]})
-    return item | _known(earlier, SERIES_ATTRIBUTES) | {"instances": instances, "image_set_ids": sets}
+    return item | _keep_known(earlier, SERIES_ATTRIBUTES) | {"instances": instances, "image_set_ids": sets}
 
 
-def _counted(series: list[dict[str, Any]]) -> dict[str, Any]:
+def _count_series(series: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "ModalitiesInStudy": sorted({item["Modality"] for item in series if item["Modality"]}),
         "NumberOfStudyRelatedSeries": len(series),

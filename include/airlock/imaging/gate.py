@@ -1,4 +1,4 @@
-"""The gate: release or hold, per study, by the pipeline's policy; and from it the last word on every arrival."""
+"""The gate: release or hold, per study, by the pipeline's policy; and from it the disposition of every arrival."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from airlock.pipelines import Audit
 
 IMPORTED = (Outcome.IMPORTED.value, Outcome.IMPORTED_WITH_WARNING.value)
-# A gate's reasons that are no file's own, so that they are the reasons of the study's files too.
+# Reasons of a gate that no single file causes: every file of the study has the gate's reason.
 _OF_THE_STUDY = (Reason.STUDY_HELD, Reason.STUDY_INCOMPLETE, Reason.NOT_PUBLISHED, Reason.RUN_UNBALANCED)
-# An accepted file with one of these was not there any more when it was to be staged. Its duplicates have not come in
-# either then; they get the same reason, with which the ledger lets them come again.
+# An accepted file with one of these reasons was gone when it was to be staged. Its duplicates were not imported either
+# and get the same reason, with which the ledger lets them come again.
 GONE_AT_STAGING = (Reason.OBJECT_CHANGED, Reason.OBJECT_GONE)
-_TAKEN_LATER = "said of the equal copy that was to be imported: the next run takes this one"
+_TAKEN_LATER = "this is the reason of the equal copy that was to be imported; the next run takes this file"
 
 
 def blocking(outcomes: pl.DataFrame, settings: Audit, suspect_batches: list[str]) -> pl.DataFrame:
-    """Mark the outcomes that keep their study from being released by themselves.
+    """Mark the outcomes that hold their study.
 
     Adds the column ``blocks``: true for an imported file that a person has to look at. A service warning whose every
     type is harmless does not block, nor does a finding that is only noted.
@@ -99,10 +99,10 @@ def holds(
     elsewhere: Mapping[Reason, Collection[tuple[str, str]]],
     settings: Audit,
 ) -> pl.DataFrame:
-    """Say of every held study by what findings it is held.
+    """Return every held study with the findings that hold it.
 
-    A file that the service refused, or that never came in, makes its study incomplete; one that nobody can account for
-    is a finding under its own reason, as is each that a person has to look at.
+    A file that the service refused, or that was never imported, makes its study incomplete. A file that is not
+    accounted for is a finding under its own reason, and so is each file that a person has to look at.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def holds(
 
 
 def _findings(files: pl.DataFrame, code: pl.Expr) -> pl.DataFrame:
-    """Return files as findings, each with the code that people read."""
+    """Return files as findings, each with its reason code."""
     warnings = pl.col("warnings").list.sort().list.join(",")
     return files.select(
         "StudyInstanceUID",
@@ -161,7 +161,7 @@ def _findings(files: pl.DataFrame, code: pl.Expr) -> pl.DataFrame:
 
 
 def _elsewhere(files: Collection[tuple[str, str]], code: Reason) -> pl.DataFrame:
-    """Return findings that no file of this run stands for, each with the file or run that does."""
+    """Return findings outside this run, each with the file or run that causes it."""
     named = pl.DataFrame(sorted(files), schema={"StudyInstanceUID": pl.String, "what": pl.String}, orient="row")
     return named.select(
         "StudyInstanceUID", finding=pl.format("{} {}", pl.lit(str(code)), "what"), code=pl.lit(str(code))
@@ -169,7 +169,7 @@ def _elsewhere(files: Collection[tuple[str, str]], code: Reason) -> pl.DataFrame
 
 
 def override(gates: pl.DataFrame, subjects: pl.Series) -> pl.DataFrame:
-    """Release these held studies on a person's word."""
+    """Release the held studies that a person has approved."""
     chosen = pl.col("StudyInstanceUID").is_in(subjects.implode())
     return gates.with_columns(
         gate=pl.when(chosen).then(pl.lit(Gate.RELEASE.value)).otherwise("gate"),
@@ -178,14 +178,14 @@ def override(gates: pl.DataFrame, subjects: pl.Series) -> pl.DataFrame:
 
 
 def hold_unpublished(gates: pl.DataFrame, published: Collection[str]) -> pl.DataFrame:
-    """Hold what would be released but is not proven to be in HealthLake.
+    """Hold the studies that would be released but are not proven in HealthLake.
 
     Parameters
     ----------
     gates
         Rows of the gates dataset.
     published
-        The study keys that are proven.
+        The keys of the proven studies.
     """
     waits = (pl.col("gate") == Gate.RELEASE) & ~pl.col("study_key").is_in(sorted(published))
     return gates.with_columns(
@@ -197,7 +197,7 @@ def hold_unpublished(gates: pl.DataFrame, published: Collection[str]) -> pl.Data
 def last_words(
     arrivals: pl.DataFrame, verdicts: pl.DataFrame, outcomes: pl.DataFrame, gates: pl.DataFrame
 ) -> pl.DataFrame:
-    """Give every arrival its disposition: exactly one row per arrival, whatever is missing of the rest."""
+    """Return the disposition of every arrival: exactly one row each, even where verdicts or outcomes are missing."""
     known = verdicts.select(
         "arrival_id",
         "verdict",
@@ -239,7 +239,7 @@ def last_words(
 
 
 def _for_the_study() -> pl.Expr:
-    """Return the reason of a file that is held only because its study is, from the reason of the study's gate."""
+    """Return the reason of a file that is held only because its study is held, from the reason of the gate."""
     reason = pl.col("reason")
     return (
         pl.when(reason.is_in([str(code) for code in _OF_THE_STUDY]))
@@ -252,7 +252,7 @@ def _for_the_study() -> pl.Expr:
 
 
 def _copy_lost() -> pl.Expr:
-    """Find the duplicates of a copy that could not be staged: nothing of their content came in."""
+    """Return whether a row is a duplicate of a copy that could not be staged, so that neither was imported."""
     return (pl.col("verdict") == Verdict.DUPLICATE) & pl.col("copy_reason").is_not_null()
 
 
@@ -283,7 +283,7 @@ def _stage() -> pl.Expr:
 
 
 def _reason_and_detail() -> dict[str, pl.Expr]:
-    """Pick the reason nearest to the decision: the file's own outcome, else the study's gate, else what was noted."""
+    """Return the reason nearest to the decision: of the file's outcome, else the study's gate, else the verdict."""
     undecided = pl.col("verdict").is_null() | ((pl.col("verdict") == Verdict.ACCEPT) & pl.col("outcome").is_null())
     own = pl.col("outcome_reason").is_not_null()
     held_for_study = (

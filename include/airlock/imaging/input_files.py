@@ -1,8 +1,8 @@
-"""Which file of the batch each ``inputFile`` of a HealthImaging job is.
+"""Which file of the batch each ``inputFile`` in the output of a HealthImaging job names.
 
-AWS shows a key there and says no more. So a name may be the key in the bucket or the key below the job's prefix, alone
-or behind ``s3://bucket/``, as it is or percent-encoded. A name that can be two files of the batch is none, unless one
-form alone explains all names of the job.
+AWS's example shows a key there and documents no more. So a name may be the key in the bucket or the key below the
+job's prefix, alone or after ``s3://bucket/``, plain or percent-encoded. A name that fits two files of the batch counts
+as none, unless a single form explains all names of the job.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from airlock.imaging.manifests import JobOutput
     from airlock.stages.jobs import EndedJob
 
-TWO_FILES = "inputFile, which can be two files of the batch"
+TWO_FILES = "inputFile, which fits two files of the batch"
 
 
 def name_files(files: pl.DataFrame, job: EndedJob, output: JobOutput) -> JobOutput:
-    """Return a job's output with every line under the key of the file that it is about.
+    """Return a job's output in which every line has the key of its file.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def name_files(files: pl.DataFrame, job: EndedJob, output: JobOutput) -> JobOutp
         What that job left. A line about a file that is not in the batch stays as it is.
     """
     names = set(output.lines["staged_key"])
-    readings = _readings(names, set(files["staged_key"]), S3Uri.parse(job.input_uri))
+    readings = _find_readings(names, set(files["staged_key"]), S3Uri.parse(job.input_uri))
     keys = {name: next(iter(found)) for name, found in readings.items() if len(found) == 1}
     two = pl.Series([name for name in readings if name not in keys], dtype=pl.String)
     lines = output.lines.filter(~pl.col("staged_key").is_in(two.implode()))
@@ -50,24 +50,24 @@ def name_files(files: pl.DataFrame, job: EndedJob, output: JobOutput) -> JobOutp
     return replace(output, lines=lines, unreadable_lines=output.unreadable_lines + lost, shapes=shapes)
 
 
-def _readings(names: Collection[str], keys: Collection[str], place: S3Uri) -> dict[str, set[str]]:
-    """Return the keys that each name can be, of those names that can be one.
+def _find_readings(names: Collection[str], keys: Collection[str], prefix: S3Uri) -> dict[str, set[str]]:
+    """Return the keys that each name fits, for the names that fit any.
 
-    Forms in which all of these names are files, each another one, are preferred to others: one of them is the job's.
+    A form that turns all these names into different files is preferred: it is the job's own form.
     """
-    each = [{name: key for name in names if (key := form(name)) in keys} for form in _forms(place)]
+    each = [{name: key for name in names if (key := form(name)) in keys} for form in _list_forms(prefix)]
     known = set().union(*each)
     whole = [found for found in each if len(found) == len(known) == len(set(found.values()))]
     return {name: {found[name] for found in whole or each if name in found} for name in known}
 
 
-def _forms(place: S3Uri) -> Iterable[Callable[[str], str]]:
-    """Return the ways to make a key of a name."""
+def _list_forms(prefix: S3Uri) -> Iterable[Callable[[str], str]]:
+    """Return the forms of a name: functions that make a key of it."""
     for decoded in (str, unquote, unquote_plus):
-        for bucket in ("", f"s3://{place.bucket}/"):
-            for above in ("", place.key):
-                yield partial(_key, decoded, bucket, above)
+        for bucket in ("", f"s3://{prefix.bucket}/"):
+            for above in ("", prefix.key):
+                yield partial(_make_key, decoded, bucket, above)
 
 
-def _key(decoded: Callable[[str], str], bucket: str, above: str, name: str) -> str:
+def _make_key(decoded: Callable[[str], str], bucket: str, above: str, name: str) -> str:
     return above + decoded(name).removeprefix(bucket)

@@ -1,7 +1,7 @@
-"""What an import job left in its output folder: job-output-manifest.json and the result lines, one per file.
+"""Manifests: the output folder of an import job, with job-output-manifest.json and a result line per file.
 
-Nothing here is trusted beyond its declared fields. A file that is not there is an empty one; a line that cannot be read
-is counted. Source: HealthImaging developer guide, "Understanding import jobs" (output of a DICOM import job).
+Nothing in it is trusted beyond its declared fields. An absent file counts as an empty one; an unreadable line is
+counted. Source: HealthImaging developer guide, "Understanding import jobs" (output of a DICOM import job).
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ RESULTS = {
     "warning": "WARNING/warning.ndjson",
 }
 _ABOUT = "airlock.output"  # of a kept output's file: its metadata
-OTHER = "OTHER"  # the service's own type for a warning that has no other
+OTHER = "OTHER"  # the service's type for a warning without another type
 
-# The usual line: a success with these fields, each once, and no escape in its texts; such lines are read together.
+# The usual line: a success with these fields, each once, and without escapes. Such lines are read together.
 _RESPONSE_FIELDS = ("imageSetId", "imageSetVersion", "isPrimary")
 _SPACE, _TEXT = r"[ \t]*", r'"[^"\\\x00-\x1f]*"'
 _COLON, _COMMA = f"{_SPACE}:{_SPACE}", f"{_SPACE},{_SPACE}"
@@ -94,8 +94,8 @@ class JobOutput:
     lines: pl.DataFrame
     unreadable_lines: int
     image_set_versions: dict[str, int] = field(default_factory=dict)
-    non_primary_sets: frozenset[str] = frozenset()  # as the manifest has it; a line may say so as well
-    shapes: dict[str, int] = field(default_factory=dict)  # of the unreadable lines: their fields, and a count
+    non_primary_sets: frozenset[str] = frozenset()  # by the manifest; a line may say so as well
+    shapes: dict[str, int] = field(default_factory=dict)  # the fields of unreadable lines, with a count of each kind
 
 
 def read_output(
@@ -106,7 +106,7 @@ def read_output(
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
 ) -> JobOutput:
-    """Read a job's output, again and again until it is whole or the wait is over: it may come after COMPLETED.
+    """Read a job's output until it is whole or the wait is over: it may be written after COMPLETED.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def read_output(
 
 
 def read_kept(workspace: Workspace, batch_id: str, job_id: str) -> JobOutput | None:
-    """Return what `keep_output` wrote of this job, None if it never did."""
+    """Return what `keep_output` wrote of this job; None if it never did."""
     try:
         content = workspace.s3.get(workspace.root.join(_kept_name(batch_id)))
     except FileNotFoundError:
@@ -149,9 +149,9 @@ def _kept(about: dict[str, Any], lines: pl.DataFrame, job_id: str) -> JobOutput 
 
 
 def keep_output(workspace: Workspace, batch_id: str, job_id: str, output: JobOutput) -> None:
-    """Keep in the workspace what a job's output proved: the output bucket may forget it, the audit must not.
+    """Keep a job's output in the workspace, since the output bucket's lifecycle may delete it before a later audit.
 
-    The lines are the rows of a Parquet file, the rest of the output its metadata: one object, so never half of it.
+    The lines are the rows of a Parquet file and the rest is its metadata: one object is never kept by half.
     """
     about = vars(output) | {
         "job_id": job_id,
@@ -170,12 +170,12 @@ def _kept_name(batch_id: str) -> str:
 
 
 def is_final(output: JobOutput) -> bool:
-    """Say whether nothing can follow: the manifest counts the files, and as many are named."""
+    """Return whether nothing can follow: the manifest counts the files, and the lines name as many."""
     return output.counters.scanned is not None and _is_whole(output)
 
 
 def proves_more(one: JobOutput, other: JobOutput) -> bool:
-    """Say whether one reading of a job's output holds more than another."""
+    """Return whether one reading of a job's output holds more than another."""
     return (one.manifest_found, one.lines.height) > (other.manifest_found, other.lines.height)
 
 
@@ -211,7 +211,7 @@ def _summary(s3: S3, folder: S3Uri) -> dict[str, Any] | None:
     except FileNotFoundError:
         content = None
     summary = as_object(content).get("jobSummary")
-    # Not there, or not whole yet: the caller waits, and then accounts for every file without it.
+    # The manifest is absent or not whole yet: the caller waits, and then accounts for every file without it.
     return summary if isinstance(summary, dict) else None
 
 
@@ -219,7 +219,7 @@ def _parsed(text: bytes) -> Any:
     try:
         return json.loads(_PYTHON.sub(lambda match: match[1] + match[2].lower(), text))
     except (ValueError, RecursionError):
-        return None  # as a line that names no file
+        return None  # counts as a line that names no file
 
 
 def _counters(summary: dict[str, Any]) -> Counters:
@@ -246,7 +246,7 @@ def _lines(s3: S3, where: S3Uri) -> list[bytes]:
 
 
 def _results(kind: str, lines: list[bytes], shapes: Counter[str]) -> pl.DataFrame:
-    """Return a row of `LINES` per line, in their order; one that names no file has no staged key, and a shape."""
+    """Return a row of `LINES` per line, in order. A line that names no file has no staged key; its shape is counted."""
     texts = pl.DataFrame({"text": _texts(lines)}).with_row_index("line")
     once = (pl.col("text").str.count_matches(f'"{name}"', literal=True) < 2 for name in _RESPONSE_FIELDS)
     is_plain = (pl.col("text").str.contains(_PLAIN) & pl.all_horizontal(once)).fill_null(value=False)
@@ -261,12 +261,12 @@ def _results(kind: str, lines: list[bytes], shapes: Counter[str]) -> pl.DataFram
 def _texts(lines: list[bytes]) -> pl.Series:
     try:
         return pl.Series(lines, dtype=pl.Binary).cast(pl.String)
-    except pl.exceptions.ComputeError:  # some are no UTF-8
+    except pl.exceptions.ComputeError:  # a line is not UTF-8
         return pl.Series([None] * len(lines), dtype=pl.String)
 
 
 def _of_plain(kind: str) -> dict[str, pl.Expr]:
-    """Return what `_row` does for a plain line."""
+    """Return the columns that `_row` would make of a plain line."""
     line = pl.col("text")
     none = pl.lit(None, pl.String)
     return {
@@ -305,5 +305,5 @@ def _row(kind: str, line: bytes, shapes: Counter[str]) -> dict[str, Any]:
 
 
 def warning_type(name: str) -> str:
-    """Spell a warning's type as the code table does: INVALID_OFFSET_TABLE for the lines' InvalidOffsetTable."""
+    """Return a warning's type as the code table spells it: INVALID_OFFSET_TABLE for a line's InvalidOffsetTable."""
     return _WORDS.sub("_", name).upper()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from airlock.storage.s3 import ListedObject
 
 _PLANNED = ["verdict", *(name for name in VERDICTS if name in BATCHES)]
-COPIES_PER_TURN = 10  # by a thread: to hand over each copy by itself costs a core more than to ask S3 for it
+COPIES_PER_TURN = 10  # of a thread: handing over each copy alone costs more CPU than the request to S3
 _ORDER = ("StudyInstanceUID", "SeriesInstanceUID", "key", "arrival_id")
 _GONE = {
     "PreconditionFailed": Reason.OBJECT_CHANGED,
@@ -38,42 +38,42 @@ _GONE = {
 
 
 def normalize(run: Run) -> list[Batch]:
-    """Plan and stage a run's batches; running it again finds them staged.
+    """Plan and stage a run's batches; a second call finds them staged.
 
-    Once a job was begun, the plan stands, whatever limits say by now: other batches would import the same files again.
+    Once a job was begun, the batches stand even if the limits change: other batches would import the same files again.
     """
     carried = carried_ids(run)
-    needed = sum(1 for _ in plan(_without(carried, _with_studies(run)), run.pipeline.limits))
+    needed = sum(1 for _ in plan(_leave_out(carried, _with_studies(run)), run.pipeline.limits))
     stands = has_job_in_datastore(run)
     if not stands:
         check_batch_count(needed)
-    accepted = _without(carried, _accepted(run, _PLANNED))
-    planned = _read(run, find_batches(run)) if stands else plan(accepted, run.pipeline.limits)
-    given = _given(run)
+    accepted = _leave_out(carried, _accepted(run, _PLANNED))
+    planned = _read_batches(run, find_batches(run)) if stands else plan(accepted, run.pipeline.limits)
+    given = _find_given_batches(run)
     batches = [_stage(run, files, given) for files in planned]
     write_batches(run, batches)
     return batches
 
 
 def foresee(run: Run) -> Iterator[tuple[pl.DataFrame, bool]]:
-    """Yield the files of each batch as it would be staged now, and whether they need no copy; nothing is staged."""
+    """Yield the files of each batch as it would be staged now, and whether they need no copy. Nothing is staged."""
     in_place = run.pipeline.staging.mode == "in_place"
     for files in plan(_accepted(run, _PLANNED), run.pipeline.limits):
-        yield files, in_place and _clean_prefix(run, files) is not None
+        yield files, in_place and _find_clean_folder(run, files) is not None
 
 
 def has_job_in_datastore(run: Run) -> bool:
-    """Say whether a job was begun for one of the run's batches, into the data store that the pipeline names today."""
+    """Return whether a job was begun for one of the run's batches, into the data store that the pipeline names now."""
     begun = {job.batch_id for job in run.ledger.jobs_of(run.key)}
     if not begun:
         return False
-    planned = _read(run, (batch for batch in find_batches(run) if batch.batch_id in begun))
+    planned = _read_batches(run, (batch for batch in find_batches(run) if batch.batch_id in begun))
     return any(_batch_id(run, files) in begun for files in planned)
 
 
-def _given(run: Run) -> dict[str, Batch]:
-    """Return the batches that a job was given, unless it failed, by their ids."""
-    jobs = {job.batch_id: job for job in run.ledger.jobs_of(run.key)}  # of each batch the last generation
+def _find_given_batches(run: Run) -> dict[str, Batch]:
+    """Return, by their ids, the batches that a job was started for and has not failed to import."""
+    jobs = {job.batch_id: job for job in run.ledger.jobs_of(run.key)}  # the last generation of each batch
     given = {name for name, job in jobs.items() if job.job_id and job.status != "FAILED"}
     return {batch.batch_id: batch for batch in find_batches(run) if batch.batch_id in given}
 
@@ -82,23 +82,23 @@ def _batch_id(run: Run, files: pl.DataFrame) -> str:
     return digest(run.pipeline.healthimaging.datastore_id, run.key, *files["arrival_id"].sort())
 
 
-def _read(run: Run, batches: Iterable[Batch]) -> Iterator[pl.DataFrame]:
+def _read_batches(run: Run, batches: Iterable[Batch]) -> Iterator[pl.DataFrame]:
     return (run.workspace.read(f"batches/{batch.batch_id}", BATCHES) for batch in batches)
 
 
 def _accepted(run: Run, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
-    """Yield the accepted arrivals by the parts of ``verdicts``, in which studies are whole."""
+    """Yield the accepted arrivals by the parts of ``verdicts``; each part has whole studies."""
     for part in run.workspace.parts("verdicts", VERDICTS, columns):
         yield part.filter(pl.col("verdict") == Verdict.ACCEPT)
 
 
-def _without(carried: pl.Series, parts: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Leave out what is in the data store already."""
+def _leave_out(carried: pl.Series, parts: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Yield the parts without the arrivals that a redrive carries on without an import."""
     return (part.filter(~pl.col("arrival_id").is_in(carried.implode())) for part in parts)
 
 
 def _with_studies(run: Run) -> Iterator[pl.DataFrame]:
-    """Yield the accepted arrivals and write the contracts of their studies by the way, in parts of their own."""
+    """Yield the accepted arrivals, and write the planned contracts of their studies."""
     with run.workspace.writer("studies", STUDIES, part_rows=None) as studies:
         for accepted in _accepted(run):
             studies.add(draft(accepted, run.pipeline))
@@ -110,7 +110,7 @@ def plan(parts: Iterable[pl.DataFrame], limits: Limits) -> Iterator[pl.DataFrame
     """Split accepted arrivals into batches.
 
     Series stay whole, and the series of a study stay together as far as the limits allow. A series that is larger than
-    one job by itself is split: the service joins a series across jobs. Where the parts were cut makes no difference.
+    one job is split: the service joins a series across jobs. The boundaries of the parts make no difference.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def plan(parts: Iterable[pl.DataFrame], limits: Limits) -> Iterator[pl.DataFrame
     for part in parts:
         ordered = part.sort(partition_hash(pl.col("StudyInstanceUID")), *_ORDER)
         first = end = 0
-        for more_files, more_bytes in _pieces(ordered, limits):
+        for more_files, more_bytes in _measure_pieces(ordered, limits):
             if files and (files + more_files > limits.files_per_job or size + more_bytes > limits.bytes_per_job):
                 yield pl.concat([*pending, ordered[first:end]])
                 pending, files, size, first = [], 0, 0, end
@@ -134,18 +134,18 @@ def plan(parts: Iterable[pl.DataFrame], limits: Limits) -> Iterator[pl.DataFrame
         yield pl.concat(pending)
 
 
-def _pieces(ordered: pl.DataFrame, limits: Limits) -> Iterator[tuple[int, int]]:
-    """Yield files and bytes of each series in turn; of one that is larger than a job, of each piece that fits."""
+def _measure_pieces(ordered: pl.DataFrame, limits: Limits) -> Iterator[tuple[int, int]]:
+    """Yield files and bytes of each series, or of each piece of a series that is larger than one job."""
     series = ordered.group_by("StudyInstanceUID", "SeriesInstanceUID", maintain_order=True).agg("size")
     sums = series.select(pl.col("size").list.len(), pl.col("size").list.sum().alias("bytes"))
     for number, (files, total) in enumerate(sums.iter_rows()):
         if files <= limits.files_per_job and total <= limits.bytes_per_job:
             yield files, total
         else:
-            yield from _within(series["size"][number], limits)
+            yield from _cut_series(series["size"][number], limits)
 
 
-def _within(sizes: Iterable[int], limits: Limits) -> Iterator[tuple[int, int]]:
+def _cut_series(sizes: Iterable[int], limits: Limits) -> Iterator[tuple[int, int]]:
     files = total = 0
     for more in sizes:
         if files and (files == limits.files_per_job or total + more > limits.bytes_per_job):
@@ -158,9 +158,9 @@ def _within(sizes: Iterable[int], limits: Limits) -> Iterator[tuple[int, int]]:
 def _stage(run: Run, files: pl.DataFrame, given: Mapping[str, Batch]) -> Batch:
     batch_id = _batch_id(run, files)
     if batch_id in given:
-        return given[batch_id]  # its job has the files, whatever has come to lie under the prefix since
+        return given[batch_id]  # its job has the files, even if the prefix has changed since
     own = S3Uri.parse(run.pipeline.staging.uri).join(run.pipeline.name, run.key, batch_id, "")
-    clean = _clean_prefix(run, files) if run.pipeline.staging.mode == "in_place" else None
+    clean = _find_clean_folder(run, files) if run.pipeline.staging.mode == "in_place" else None
     prefix = clean or own
     if prefix == own:
         staged = _copy_all(run, prefix, files)
@@ -176,8 +176,8 @@ def _no_reason() -> pl.Expr:
     return pl.lit(None, pl.String)
 
 
-def _clean_prefix(run: Run, files: pl.DataFrame) -> S3Uri | None:
-    """Return the folder that holds exactly these objects, unchanged since they were listed, if there is one."""
+def _find_clean_folder(run: Run, files: pl.DataFrame) -> S3Uri | None:
+    """Return the folder that holds exactly these objects, unchanged since they were listed; None if there is none."""
     keys = files["key"].to_list()
     first, last = min(keys), max(keys)
     shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
@@ -189,7 +189,7 @@ def _clean_prefix(run: Run, files: pl.DataFrame) -> S3Uri | None:
 
 
 def _copy_all(run: Run, prefix: S3Uri, files: pl.DataFrame) -> pl.DataFrame:
-    """Copy a batch's files below its prefix, under names that say nothing, and leave nothing else there."""
+    """Copy a batch's files below its prefix under numbered names, and delete everything else there."""
     names = [prefix.join(f"{number:06}.dcm") for number in range(files.height)]
     there = {item.key: item for item in run.s3.list_objects(prefix)}
     rows = files.select("bucket", "key", "version_id", "etag", "size").iter_rows(named=True)
@@ -208,7 +208,7 @@ def _copy_all(run: Run, prefix: S3Uri, files: pl.DataFrame) -> pl.DataFrame:
 
 
 def _copy(run: Run, row: dict[str, Any], target: S3Uri, there: ListedObject | None) -> Reason | None:
-    """Copy one file; the reason says why it cannot be sent any more."""
+    """Copy one file; return the reason if it cannot be sent any more."""
     if there is not None and (there.etag, there.size) == (row["etag"], row["size"]):
         return None
     source = {"Bucket": row["bucket"], "Key": row["key"]}

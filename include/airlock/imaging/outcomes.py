@@ -1,4 +1,4 @@
-"""Outcomes: match every line of every job's output to the batch's own list, and say what became of each file.
+"""Outcomes: match every line of every job's output to the batch's own list, and give each file its outcome.
 
 Job status proves nothing: only a line that names a file of the batch makes an outcome.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from airlock.imaging.manifests import JobOutput
     from airlock.stages.jobs import EndedJob
 
-VALIDATION_EXCEPTION = "ValidationException"  # the one exception type that AWS documents for a file it will not take
+VALIDATION_EXCEPTION = "ValidationException"  # the only exception type that AWS documents for a refused file
 
 
 def account(
@@ -28,7 +28,7 @@ def account(
     output: JobOutput | None,
     absent: Reason = Reason.JOB_NOT_STARTED,
 ) -> pl.DataFrame:
-    """Give every file of one batch its outcome.
+    """Return the outcome of every file of a batch.
 
     Parameters
     ----------
@@ -37,9 +37,9 @@ def account(
     job
         The batch's job; None when no job is known to have ended.
     output
-        What that job left; None without a job.
+        The job's output; None without a job.
     absent
-        The reason when there is no such job.
+        The reason without a job.
 
     Returns
     -------
@@ -50,11 +50,11 @@ def account(
         rows = files.with_columns(
             outcome=pl.lit(Outcome.UNACCOUNTED.value),
             found=pl.lit(absent.value),
-            detail=_none(pl.String),
-            warnings=_none(pl.List(pl.String)),
-            image_set_id=_none(pl.String),
-            image_set_version=_none(pl.Int64),
-            job_id=_none(pl.String),
+            detail=_null(pl.String),
+            warnings=_null(pl.List(pl.String)),
+            image_set_id=_null(pl.String),
+            image_set_version=_null(pl.Int64),
+            job_id=_null(pl.String),
         )
     else:
         rows = files.join(_per_file(output), on="staged_key", how="left", validate="1:1", maintain_order="left")
@@ -64,7 +64,7 @@ def account(
             detail=_detail(job, output),
             job_id=pl.lit(job.job_id),
         )
-    unsent = pl.col("reason").is_not_null()  # could not be staged: never part of the job
+    unsent = pl.col("reason").is_not_null()  # the file could not be staged and was never part of the job
     return (
         rows.with_columns(
             outcome=pl.when(unsent).then(pl.lit(Outcome.UNACCOUNTED.value)).otherwise("outcome"),
@@ -75,20 +75,22 @@ def account(
     )
 
 
-def _none(kind: PolarsDataType) -> pl.Expr:
+def _null(kind: PolarsDataType) -> pl.Expr:
     return pl.lit(None, kind)
 
 
 def _detail(job: EndedJob, output: JobOutput) -> pl.Expr:
     named = pl.concat_str(pl.col("warnings").list.join(", "), "detail", separator=": ", ignore_nulls=True)
     warned = pl.when(pl.col("warnings").list.len() > 0).then(named)
-    unread = f"{output.unreadable_lines} result lines cannot be read{_shapes(output)}" if output.shapes else None
+    unread = (
+        f"{output.unreadable_lines} result lines cannot be read{_describe_shapes(output)}" if output.shapes else None
+    )
     unnamed = pl.when(pl.col("succeeded").is_null()).then(pl.lit(unread, pl.String))
     return pl.coalesce(warned, "detail", pl.lit(job.message or None, pl.String), unnamed)
 
 
 def _per_file(output: JobOutput) -> pl.DataFrame:
-    """Fold a file's lines into one row: a warned file may be listed as a success too."""
+    """Return one row per file: a file with a warning may have a success line too."""
     return output.lines.group_by("staged_key").agg(
         succeeded=(pl.col("kind") != "failure").any(),
         failed=(pl.col("kind") == "failure").any(),
@@ -110,7 +112,7 @@ def _per_file(output: JobOutput) -> pl.DataFrame:
 
 def _outcome(output: JobOutput) -> pl.Expr:
     contradictory = pl.col("succeeded") & pl.col("failed")
-    nowhere = pl.col("succeeded") & pl.col("image_set_id").is_null()  # a success that names no place proves nothing
+    nowhere = pl.col("succeeded") & pl.col("image_set_id").is_null()  # a success without an image set proves nothing
     return (
         pl.when(pl.col("succeeded").is_null() | contradictory | nowhere)
         .then(pl.lit(Outcome.UNACCOUNTED.value))
@@ -129,7 +131,7 @@ def _rejected() -> pl.Expr:
 
 
 def _is_server_error(output: JobOutput) -> pl.Expr:
-    """Tell the service's own faults from the file's: by the manifest's counters where they are clear, else by type."""
+    """Return whether the service caused a failure: by the manifest's counters where they are clear, else by type."""
     customer, server = output.counters.customer_errors, output.counters.server_errors
     if server == 0:
         return pl.lit(value=False)
@@ -156,14 +158,14 @@ def _reason(job: EndedJob, output: JobOutput) -> pl.Expr:
     )
 
 
-def _shapes(output: JobOutput) -> str:
-    """Return what can be told of the lines that cannot be read, behind a colon."""
+def _describe_shapes(output: JobOutput) -> str:
+    """Return the shapes of the unreadable lines after a colon; nothing where none is known."""
     told = "; ".join(f"{count} have {shape}" for shape, count in sorted(output.shapes.items()))
     return f": {told}"[:DETAIL_LENGTH] if told else ""
 
 
 def discrepancies(files: pl.DataFrame, output: JobOutput) -> list[str]:
-    """Say where a job's counts and lines differ from the batch's list; each is a sentence without identifiers."""
+    """Return where a job's counts and lines differ from the batch's list, in sentences without identifiers."""
     sent = files.filter(pl.col("reason").is_null())["staged_key"]
     named = output.lines["staged_key"].unique()
     lines = output.lines.group_by("staged_key").agg(failed=(pl.col("kind") == "failure").any())
@@ -174,7 +176,7 @@ def discrepancies(files: pl.DataFrame, output: JobOutput) -> list[str]:
     if foreign:
         found.append(f"{foreign} result lines name files that are not in the batch")
     if output.unreadable_lines:
-        found.append(f"{output.unreadable_lines} result lines cannot be read{_shapes(output)}")
+        found.append(f"{output.unreadable_lines} result lines cannot be read{_describe_shapes(output)}")
     if counted.scanned is not None and counted.scanned != sent.len():
         found.append(f"the job scanned {counted.scanned} files, the batch has {sent.len()}")
     if counted.imported is not None and counted.imported != lines.height - failed:

@@ -1,8 +1,7 @@
-"""The parse stage: the wanted attributes of each arrival, from as few bytes of it as possible; never its pixels.
+"""Parse: read the wanted attributes of each arrival from as few bytes as possible, and never its pixels.
 
-Every arrival gives exactly one row. What is wrong with one object is its row's reason; what is wrong with S3 as a whole
-ends the task, so that it can be retried. Rows are written as they come, so that a task's memory does not grow with its
-shard.
+Every arrival gets exactly one row. A fault of one object is the reason in its row; a fault of S3 as a whole ends the
+task, which can be retried. Rows are written as they come, so that a task's memory does not grow with its shard.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from airlock.dicom.errors import HeaderError
 from airlock.dicom.fetch import Arrival, RangeReader, S3UnavailableError
 from airlock.dicom.header import KIB, MIB, header_plan, quiet_pydicom
 from airlock.dicom.sop_classes import is_image
-from airlock.imaging.reading import Reading, keep
+from airlock.imaging.reading import Reading, keep_reading
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS
 from airlock.stages.sidecars import sidecar_pattern
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     Progress = Callable[[int], None]
     Row = tuple[Any, ...]  # of records.HEADERS
 
-FRAME_ROWS = 1_000  # rows kept as Python objects, about 2 KB each: few, since no answer is taken while a frame is made
+FRAME_ROWS = 1_000  # rows held as Python objects of about 2 KB; few, since no answer is taken while a frame is made
 PART_ROWS = 10_000
 _PROGRESS_EVERY = 1_000  # arrivals
 _NO_DICOM = frozenset({Reason.EMPTY_OBJECT, Reason.NOT_DICOM, Reason.GZIP_ENCODED})
@@ -46,7 +45,7 @@ _ARRIVAL = ("arrival_id", *Arrival._fields)
 
 
 def parse_shard(run: Run, shard: str, progress: Progress | None = None) -> Reading:
-    """Read the headers of a shard's arrivals: ``arrivals/<shard>`` to ``headers/<shard>``; keep what it has cost.
+    """Read the headers of ``arrivals/<shard>`` into ``headers/<shard>``, and keep the counts of requests and bytes.
 
     Parameters
     ----------
@@ -55,7 +54,7 @@ def parse_shard(run: Run, shard: str, progress: Progress | None = None) -> Readi
     shard
         The shard's name.
     progress
-        Is told now and then how many arrivals are done.
+        Called every now and then with the number of arrivals done.
 
     Raises
     ------
@@ -65,12 +64,12 @@ def parse_shard(run: Run, shard: str, progress: Progress | None = None) -> Readi
     arrivals = run.workspace.parts(f"arrivals/{shard}", ARRIVALS)
     with run.workspace.writer(f"headers/{shard}", HEADERS, PART_ROWS) as writer:
         reading = read_headers(arrivals, run.s3, run.pipeline.parse, writer.add, progress)
-    keep(run.workspace, shard, reading)
+    keep_reading(run.workspace, shard, reading)
     return reading
 
 
 def parse(arrivals: pl.DataFrame, s3: S3, settings: ParseSettings, progress: Progress | None = None) -> pl.DataFrame:
-    """Return the headers of a few arrivals, in their order; the other parameters are those of `read_headers`."""
+    """Return the headers of a few arrivals in their order; parameters as for `read_headers`."""
     frames = [HEADERS.to_frame()]
     read_headers([arrivals], s3, settings, frames.append, progress)
     return arrivals.select("arrival_id").join(pl.concat(frames), on="arrival_id", how="left", maintain_order="left")
@@ -83,20 +82,20 @@ def read_headers(
     write: Callable[[pl.DataFrame], None],
     progress: Progress | None = None,
 ) -> Reading:
-    """Read the headers of arrivals.
+    """Read the headers of arrivals and return the counts.
 
     Parameters
     ----------
     arrivals
         Rows of ``records.ARRIVALS``, frame by frame.
     s3
-        Where they lie.
+        The objects' server.
     settings
         Requests in flight, sizes of ranges, names of sidecars.
     write
         Takes rows of ``records.HEADERS``, one per arrival, about in the order of the arrivals.
     progress
-        Is told now and then how many arrivals are done.
+        Called every now and then with the number of arrivals done.
 
     Raises
     ------
@@ -105,20 +104,20 @@ def read_headers(
     """
     shard = _Shard(arrivals, RangeReader(s3, settings), settings, write, progress)
     with quiet_pydicom():
-        _run(shard.read())
+        _run_on_uvloop(shard.read())
     return shard.reading
 
 
-def _run(reading: Coroutine[Any, Any, None]) -> None:
-    """Run to the end on uvloop, which hands over what obstore's threads have read with a fifth less CPU.
+def _run_on_uvloop(reading: Coroutine[Any, Any, None]) -> None:
+    """Run to the end on uvloop, which takes over the bytes from obstore's threads with a fifth less CPU.
 
-    What the handler of a signal raises is raised here: so Airflow ends a task that takes too long. uvloop alone would
-    log it and go on.
+    An exception from a signal handler is raised here: this is how Airflow ends a task that takes too long. uvloop alone
+    would log it and go on.
     """
     raised: list[BaseException] = []
 
     def note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if "handle" in context:  # no word of other contexts: an error that nobody waits for any more may name a key
+        if "handle" in context:  # other contexts are not logged: an error that nobody awaits may name a key
             raised.append(context["exception"])
             loop.stop()
 
@@ -137,7 +136,7 @@ class _Object:
 
     __slots__ = ("answer", "arrival", "arrival_id", "bytes_read", "plan", "requests", "span")
 
-    answer: Awaitable[bytes]  # of the range that was asked for last
+    answer: Awaitable[bytes]  # of the range requested last
     span: Range
 
     def __init__(self, arrival_id: str, arrival: Arrival, plan: Generator[Range, bytes, Header]) -> None:
@@ -148,8 +147,8 @@ class _Object:
         self.bytes_read = 0
 
 
-class _Found(NamedTuple):
-    """What became of one arrival."""
+class _Result(NamedTuple):
+    """The outcome of reading one header."""
 
     reason: Reason | None = None
     detail: str | None = None
@@ -159,10 +158,10 @@ class _Found(NamedTuple):
 
 
 class _Shard:
-    """The headers of a shard as they come in.
+    """The headers of a shard while they are read.
 
-    The workers ask for the next range before they parse the one that came: so many requests are in the air all the
-    time, and never more. An object that needs a second range gets it before a new object is begun.
+    A worker requests the next range before it parses the range that came: so the number of requests in flight stays the
+    same all the time. An object that needs a second range gets it before a new object is begun.
     """
 
     def __init__(
@@ -175,7 +174,7 @@ class _Shard:
     ) -> None:
         self.reading = Reading()
         self._todo: Iterator[Row] = chain.from_iterable(frame.select(_ARRIVAL).iter_rows() for frame in arrivals)
-        self._further: deque[_Object] = deque()  # that need another range
+        self._further: deque[_Object] = deque()  # objects that need another range
         self._rows: list[Row] = []
         self._reader = reader
         self._in_flight = settings.in_flight
@@ -191,14 +190,14 @@ class _Shard:
             async with asyncio.TaskGroup() as workers:
                 for _ in range(self._in_flight):
                     workers.create_task(self._work())
-        except BaseExceptionGroup as failures:  # Airflow's timeout is no Exception; the first says why
+        except BaseExceptionGroup as failures:  # Airflow's timeout is not an Exception; the first one is the cause
             raise failures.exceptions[0] from None
         self._flush()
         if self._progress and self.reading.arrivals % _PROGRESS_EVERY:
             self._progress(self.reading.arrivals)
 
     async def _work(self) -> None:
-        current = self._ask()
+        current = self._request_next()
         while current is not None:
             data, trouble = b"", None
             try:
@@ -207,22 +206,22 @@ class _Shard:
                 raise
             except Exception as error:  # noqa: BLE001  (nothing about one object ends the task)
                 trouble = error
-            following = self._ask()
+            following = self._request_next()
             if trouble is None:
                 self._advance(current, data)
             else:
                 self._fail(current, trouble)
-            current = following or self._ask()
+            current = following or self._request_next()
 
-    def _ask(self) -> _Object | None:
-        """Send the next request, if there is one to send."""
-        current = self._further.popleft() if self._further else self._begin()
+    def _request_next(self) -> _Object | None:
+        """Send the next request; return its object, or None if all are read."""
+        current = self._further.popleft() if self._further else self._begin_object()
         if current is not None:
             current.requests += 1
             current.answer = self._reader.read(current.arrival, current.span)
         return current
 
-    def _begin(self) -> _Object | None:
+    def _begin_object(self) -> _Object | None:
         for arrival_id, *fields in self._todo:
             arrival = Arrival(*fields)
             first = self._first_range(arrival.key)
@@ -230,19 +229,19 @@ class _Shard:
             current = _Object(arrival_id, arrival, plan)
             try:
                 current.span = next(plan)
-            except HeaderError as error:  # an empty object: there is nothing to ask for
+            except HeaderError as error:  # an empty object needs no request
                 self._fail(current, error)
             else:
                 return current
         return None
 
     def _advance(self, current: _Object, data: bytes) -> None:
-        """Parse what has come: the header, or the range that is needed next."""
+        """Parse the bytes that came: the result is the header, or the range that is needed next."""
         current.bytes_read += len(data)
         try:
             current.span = current.plan.send(data)
         except StopIteration as end:
-            self._add(current, _found(end.value))
+            self._add_row(current, _describe_header(end.value))
         except Exception as error:  # noqa: BLE001  (nothing about one object ends the task)
             self._fail(current, error)
         else:
@@ -250,27 +249,27 @@ class _Shard:
 
     def _fail(self, current: _Object, error: Exception) -> None:
         if isinstance(error, HeaderError):
-            self._add(current, self._not_found(error, current.arrival.key))
+            self._add_row(current, self._describe_failure(error, current.arrival.key))
         else:
-            self._add(current, _Found(Reason.UNREADABLE, type(error).__name__))
+            self._add_row(current, _Result(Reason.UNREADABLE, type(error).__name__))
 
-    def _not_found(self, error: HeaderError, key: str) -> _Found:
+    def _describe_failure(self, error: HeaderError, key: str) -> _Result:
         name = key.rstrip("/").rpartition("/")[2]
         sidecar = error.reason in _NO_DICOM and self._sidecar.fullmatch(name.lower())
         reason = Reason.SIDECAR if sidecar else error.reason
-        return _Found(reason, error.detail or None, values=error.values, doubt=error.doubt)
+        return _Result(reason, error.detail or None, values=error.values, doubt=error.doubt)
 
-    def _add(self, current: _Object, found: _Found) -> None:
+    def _add_row(self, current: _Object, found: _Result) -> None:
         reason, detail, warning, values, doubt = found
         cost = (current.bytes_read, current.requests)
         self._rows.append((current.arrival_id, reason, detail, warning, *map(values.get, ATTRIBUTES), doubt, *cost))
-        self._count(current, found)
+        self._count_cost(current, found)
         if len(self._rows) == FRAME_ROWS:
             self._flush()
         if self._progress and self.reading.arrivals % _PROGRESS_EVERY == 0:
             self._progress(self.reading.arrivals)
 
-    def _count(self, current: _Object, found: _Found) -> None:
+    def _count_cost(self, current: _Object, found: _Result) -> None:
         reading = self.reading
         reading.arrivals += 1
         reading.unread += found.reason is not None
@@ -285,15 +284,15 @@ class _Shard:
             self._rows.clear()
 
 
-def _found(header: Header) -> _Found:
+def _describe_header(header: Header) -> _Result:
     if header.undecodable:
-        return _Found(None, ", ".join(header.undecodable), Reason.UNDECODABLE_TEXT, header.values, header.doubt)
+        return _Result(None, ", ".join(header.undecodable), Reason.UNDECODABLE_TEXT, header.values, header.doubt)
     lacks_pixels = header.ends_without_pixels and is_image(header.values.get("SOPClassUID", ""))
-    return _Found(warning=Reason.NO_PIXEL_DATA if lacks_pixels else None, values=header.values, doubt=header.doubt)
+    return _Result(warning=Reason.NO_PIXEL_DATA if lacks_pixels else None, values=header.values, doubt=header.doubt)
 
 
 def first_range_by_key(settings: ParseSettings) -> Callable[[str], int]:
-    """Return what gives the bytes of an object's first range, by its key: those of the longest prefix that it has."""
+    """Return the function from an object's key to the bytes of its first range: those of its longest prefix."""
     default = settings.first_range_kib * KIB
     by_prefix = sorted(settings.first_ranges, key=lambda first: len(first.prefix), reverse=True)
     sizes = [(first.prefix, first.kib * KIB) for first in by_prefix]

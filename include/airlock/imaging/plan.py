@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from airlock.imaging.normalize import foresee
-from airlock.imaging.reading import find as find_reading
+from airlock.imaging.reading import find_reading
 from airlock.records import VERDICTS, Verdict
 from airlock.stages.buffer import Buffered, find_buffered
 from airlock.stages.plan import Plan, Storage, write_plan_file

@@ -1,10 +1,10 @@
-"""Promotion: a non-primary image set is copied into the primary hierarchy, and proven to be there.
+"""Promotion: copy a non-primary image set into the primary hierarchy, and prove that the copy is complete.
 
-The steps are the developer guide's: the grouping elements are made those of the primary image sets
-(UpdateImageSetMetadata), and the image set is copied with ``promoteToPrimary`` (CopyImageSet). Each is in the ledger
-before it is asked for. An accepted copy may fail later, and even then its destination counts a version more (AWS's
-example of list-image-set-versions). So only the outcome is believed: both image sets are COPIED, the destination in a
-version above the one that was noted, and it has each instance with the frames that the source has.
+The steps are the developer guide's: UpdateImageSetMetadata gives the image set the grouping elements of the primary
+image sets, and CopyImageSet with ``promoteToPrimary`` copies it. The ledger records each step before the request. An
+accepted copy may fail later, and even then its destination has one version more (AWS's example of
+list-image-set-versions). So only the result is proof: both image sets are COPIED, the destination has a version above
+the recorded one, and it has each instance with the frames of the source.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ImageSets(Protocol):
     """One data store's image sets; each method waits out throttling."""
 
     def settled(self, image_set_id: str) -> dict[str, Any] | None:
-        """Return the properties of an image set, as soon as it is not LOCKED; None if it is not there any more."""
+        """Return the properties of an image set as soon as it is not LOCKED; None if it does not exist any more."""
 
     def metadata(self, image_set_id: str) -> dict[str, Any]:
         """Return the metadata document of an image set."""
@@ -43,96 +43,98 @@ class ImageSets(Protocol):
         """Return the workflow status of each version of an image set."""
 
     def primaries(self, study_instance_uid: str, shown: str) -> list[str]:
-        """Return the ids of a study's primary image sets, as soon as the search shows the image set `shown` of it."""
+        """Return the ids of a study's primary image sets, as soon as the search shows its image set `shown`."""
 
     def update(self, image_set_id: str, version: str, updates: dict[str, bytes], *, force: bool) -> None:
-        """Ask for a change of the metadata."""
+        """Request a change of the metadata."""
 
     def promote(self, image_set_id: str, version: str) -> str:
-        """Ask for a copy into the primary hierarchy; return the id of the image set that is to have it."""
+        """Request a copy into the primary hierarchy; return the id of the destination."""
 
     def delete(self, image_set_id: str) -> None:
-        """Ask for the deletion."""
+        """Request the deletion."""
 
 
 class ResolutionError(RuntimeError):
-    """A non-primary image set cannot be resolved as it was asked for."""
+    """A non-primary image set cannot be resolved as the redrive asks."""
 
 
-def existing(images: ImageSets, image_set_id: str) -> dict[str, Any] | None:
-    """Return the properties of an image set, as soon as it is not LOCKED; None if it was deleted."""
+def find_existing(images: ImageSets, image_set_id: str) -> dict[str, Any] | None:
+    """Return the properties of an image set as soon as it is not LOCKED; None if it was deleted."""
     found = images.settled(image_set_id)
     return None if found is None or found["imageSetState"] == "DELETED" else found
 
 
-def need_promotable(images: ImageSets, image_set_id: str) -> None:
-    """Refuse an image set that cannot be promoted; nothing is changed.
+def check_promotable(images: ImageSets, image_set_id: str) -> None:
+    """Refuse an image set that cannot be promoted, before anything is changed.
 
     Raises
     ------
     ResolutionError
-        If it is not there, has too many frames for one copy, or shares SOP Instance UIDs with a primary image set.
+        If it was deleted, has too many frames for one copy, or shares SOP Instance UIDs with a primary image set.
     """
-    if existing(images, image_set_id) is None:
-        raise _gone(image_set_id)
+    if find_existing(images, image_set_id) is None:
+        raise _deleted_error(image_set_id)
     document = images.metadata(image_set_id)
-    frames = sum(len(one.get("ImageFrames") or ()) for one in _instances(document).values())
+    frames = sum(len(one.get("ImageFrames") or ()) for one in _list_instances(document).values())
     if frames > FRAMES_PER_COPY:
         raise ResolutionError(
             f"image set {image_set_id} has {frames} frames, and CopyImageSet takes {FRAMES_PER_COPY}: {INSTEAD}"
         )
-    _primaries(images, image_set_id, document)
+    _read_primaries(images, image_set_id, document)
 
 
 def promote(ledger: Ledger, images: ImageSets, record: ResolutionRecord) -> ResolutionRecord:
-    """Copy an image set into the primary hierarchy, or find the copy of an earlier try; return once it is proven.
+    """Copy an image set into the primary hierarchy, or find the copy of an earlier try, and prove the copy.
 
     Returns
     -------
     ResolutionRecord
-        DELETING, with the image set that has the instances now: the source can be deleted.
+        In state DELETING, with the image set that has the instances now: the source can be deleted.
 
     Raises
     ------
     ResolutionError
-        If there is no proof. Where no copy is under way any more the record is BEGUN again: the run can be given back.
+        If there is no proof. Where no copy is under way any more, the record is BEGUN again: the run can be released.
     """
-    source = existing(images, record.image_set_id)
+    source = find_existing(images, record.image_set_id)
     if source is None and record.state is ResolutionState.DELETING:
-        return record  # an earlier try had the proof, and has deleted it
+        return record  # an earlier try had the proof and deleted the source
     if source is None:
         ledger.advance_resolution(record, ResolutionState.BEGUN)
-        raise _gone(record.image_set_id)
+        raise _deleted_error(record.image_set_id)
     promoted_id = record.promoted_id
     if record.state is ResolutionState.BEGUN:
         record, promoted_id = _request(ledger, images, record, source)
     return _prove(ledger, images, record, promoted_id)
 
 
-def _gone(image_set_id: str) -> ResolutionError:
-    return ResolutionError(f"image set {image_set_id} was deleted by others: {INSTEAD}")
+def _deleted_error(image_set_id: str) -> ResolutionError:
+    return ResolutionError(f"image set {image_set_id} was deleted outside Airlock: {INSTEAD}")
 
 
 def _request(
     ledger: Ledger, images: ImageSets, record: ResolutionRecord, source: dict[str, Any]
 ) -> tuple[ResolutionRecord, str]:
-    """Ask for the copy; return the record that says so, and the image set that is to have the instances."""
+    """Request the copy; return the record of the request, and the id of the destination."""
     document = images.metadata(record.image_set_id)
-    primaries = _primaries(images, record.image_set_id, document)
-    source = _mended(images, source, document, [primary for _, primary in primaries.values()])
+    primaries = _read_primaries(images, record.image_set_id, document)
+    source = _align_elements(images, source, document, [primary for _, primary in primaries.values()])
     noted = {name: version for name, (version, _) in primaries.items()}
     record = ledger.advance_resolution(record, ResolutionState.COPYING, versions_before=noted)
     try:
         return record, images.promote(record.image_set_id, source["versionId"])
     except ClientError as error:
         if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500) >= 500:
-            raise  # it may have been carried out
+            raise  # the service may have carried it out
         code = error.response["Error"]["Code"]
-        raise _given_up(ledger, record, f"was refused by CopyImageSet with {code}") from None
+        raise _give_up(ledger, record, f"was refused by CopyImageSet with {code}") from None
 
 
-def _primaries(images: ImageSets, image_set_id: str, document: dict[str, Any]) -> dict[str, tuple[int, dict[str, Any]]]:
-    """Return version and document of the study's primary image sets.
+def _read_primaries(
+    images: ImageSets, image_set_id: str, document: dict[str, Any]
+) -> dict[str, tuple[int, dict[str, Any]]]:
+    """Return version and document of the study's primary image sets, by their ids.
 
     Raises
     ------
@@ -141,11 +143,11 @@ def _primaries(images: ImageSets, image_set_id: str, document: dict[str, Any]) -
     """
     found = {}
     for name in images.primaries(document["Study"]["DICOM"]["StudyInstanceUID"], image_set_id):
-        properties = existing(images, name)
+        properties = find_existing(images, name)
         if properties is None:
             continue
         primary = images.metadata(name)
-        shared = len(_instances(primary).keys() & _instances(document).keys())
+        shared = len(_list_instances(primary).keys() & _list_instances(document).keys())
         if shared:
             raise ResolutionError(
                 f"image set {image_set_id} and the primary image set {name} share {shared} SOP Instance UIDs: a "
@@ -157,15 +159,15 @@ def _primaries(images: ImageSets, image_set_id: str, document: dict[str, Any]) -
 
 
 def _prove(ledger: Ledger, images: ImageSets, record: ResolutionRecord, promoted_id: str | None) -> ResolutionRecord:
-    """Note the image set that has the instances now; where its id is not known, look for it."""
+    """Record the image set that has the instances now; look for it where its id is not known."""
     name = record.image_set_id
-    source, document = existing(images, name), images.metadata(name)
+    source, document = find_existing(images, name), images.metadata(name)
     is_copied = source is not None and source["imageSetWorkflowStatus"] == _COPIED
     noted = record.versions_before
     primaries = () if promoted_id else images.primaries(document["Study"]["DICOM"]["StudyInstanceUID"], name)
     failed = False
     for candidate in (promoted_id,) if promoted_id else dict.fromkeys((*noted, *primaries)):
-        found = existing(images, candidate)
+        found = find_existing(images, candidate)
         if found is None:
             continue
         since = noted.get(candidate, 0)
@@ -178,26 +180,26 @@ def _prove(ledger: Ledger, images: ImageSets, record: ResolutionRecord, promoted
             f"image set {name} is COPIED, but no primary image set of its study is proven to hold all of it: a later "
             f"try looks again. If it stays so, look for its instances in AWS"
         )
-    raise _given_up(ledger, record, "was not copied")
+    raise _give_up(ledger, record, "was not copied")
 
 
-def _given_up(ledger: Ledger, record: ResolutionRecord, what: str) -> ResolutionError:
-    """Note that no copy is under way, and return the error to raise."""
+def _give_up(ledger: Ledger, record: ResolutionRecord, what: str) -> ResolutionError:
+    """Record that no copy is under way; return the error to raise."""
     ledger.advance_resolution(record, ResolutionState.BEGUN)
     return ResolutionError(
-        f"image set {record.image_set_id} {what}, and is kept: look at it and its message in AWS, then clear validate, "
-        f"or {INSTEAD}"
+        f"image set {record.image_set_id} {what}, and still exists: check it and its message in AWS, then clear "
+        f"validate, or {INSTEAD}"
     )
 
 
 def _holds(primary: dict[str, Any], document: dict[str, Any]) -> bool:
-    """Say whether an image set has each instance of another one, with the same frames."""
-    theirs = _instances(primary)
-    return all(uid in theirs and _same_frames(theirs[uid], one) for uid, one in _instances(document).items())
+    """Return whether an image set has each instance of another one, with the same frames."""
+    theirs = _list_instances(primary)
+    return all(uid in theirs and _same_frames(theirs[uid], one) for uid, one in _list_instances(document).items())
 
 
 def _same_frames(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Say whether two instances have the same frames: by their ids, or else by their sizes and checksums.
+    """Return whether two instances have the same frames: by their ids, else by their sizes and checksums.
 
     AWS does not say whether a copy's frames keep their ids. Instances without frames, such as reports, are the same if
     all their attributes are.
@@ -205,30 +207,34 @@ def _same_frames(one: dict[str, Any], other: dict[str, Any]) -> bool:
     if not (one.get("ImageFrames") or other.get("ImageFrames")):
         return one.get("DICOM") == other.get("DICOM")
     by = (("ID",), ("FrameSizeInBytes", "PixelDataChecksumFromBaseToFullResolution"))
-    return any(told == _frames(other, *names) and all(map(all, told)) for names in by if (told := _frames(one, *names)))
+    return any(
+        told == _describe_frames(other, *names) and all(map(all, told))
+        for names in by
+        if (told := _describe_frames(one, *names))
+    )
 
 
-def _frames(instance: dict[str, Any], *names: str) -> list[list[Any]]:
+def _describe_frames(instance: dict[str, Any], *names: str) -> list[list[Any]]:
     return [[frame.get(name) for name in names] for frame in instance.get("ImageFrames") or ()]
 
 
-def _mended(
+def _align_elements(
     images: ImageSets, source: dict[str, Any], document: dict[str, Any], primaries: Iterable[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Make the grouping elements those of the study's primary image sets; return the properties afterwards."""
+    """Give the image set the grouping elements of the primary image sets; return its properties afterwards."""
     updates, force = changes(document, primaries)
     if not updates:
         return source
     name = source["imageSetId"]
     images.update(name, source["versionId"], updates, force=force)
-    found = existing(images, name)
+    found = find_existing(images, name)
     if found is None or found["imageSetWorkflowStatus"] == _UPDATE_FAILED:
-        raise ResolutionError(f"image set {name} was not changed: look at it in AWS, then clear validate, or {INSTEAD}")
+        raise ResolutionError(f"image set {name} was not changed: check it in AWS, then clear validate, or {INSTEAD}")
     return found
 
 
 def changes(document: dict[str, Any], primaries: Iterable[dict[str, Any]]) -> tuple[dict[str, bytes], bool]:
-    """Say how an image set's metadata must change to agree with the primary image sets of its study.
+    """Return how an image set's metadata must change to agree with the primary image sets of its study.
 
     Parameters
     ----------
@@ -242,7 +248,7 @@ def changes(document: dict[str, Any], primaries: Iterable[dict[str, Any]]) -> tu
     tuple
         ``DICOMUpdates`` (empty where nothing differs), and whether ``force`` is needed: for StudyID.
     """
-    wanted, unwanted, force = _empty(), _empty(), False
+    wanted, unwanted, force = _empty_change(), _empty_change(), False
     for primary in primaries:
         shared = primary["Study"]["Series"].keys() & document["Study"]["Series"].keys()
         series = [(("Study", "Series", uid), _SERIES) for uid in sorted(shared)]
@@ -258,7 +264,7 @@ def changes(document: dict[str, Any], primaries: Iterable[dict[str, Any]]) -> tu
     return {name: json.dumps(change).encode() for name, change in named.items() if len(change) > 1}, force
 
 
-def _empty() -> dict[str, Any]:
+def _empty_change() -> dict[str, Any]:
     return {"SchemaVersion": 1.1}
 
 
@@ -275,18 +281,18 @@ def _put(change: dict[str, Any], path: tuple[str, ...], keyword: str, value: Any
 
 
 def _value(level: dict[str, Any], keyword: str) -> str:
-    """Return a value as the service compares it: absent and empty are one, padding does not count."""
+    """Return a value as the service compares it: absent equals empty, and padding does not count."""
     value = level.get(keyword)
     return "" if value is None else str(value).strip()
 
 
 def grouping_elements(document: dict[str, Any]) -> dict[str, str]:
-    """Return the grouping elements of an image set, as parse would have read them."""
+    """Return the grouping elements of an image set as parse would read them from a file."""
     series = next(iter(document["Study"]["Series"].values()))["DICOM"]
     levels = ((document["Patient"]["DICOM"], _PATIENT), (document["Study"]["DICOM"], _STUDY), (series, _SERIES))
     return {keyword: _value(level, keyword) for level, keywords in levels for keyword in keywords}
 
 
-def _instances(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _list_instances(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     series = document["Study"]["Series"].values()
     return {uid: one for item in series for uid, one in item["Instances"].items()}

@@ -1,4 +1,4 @@
-"""Read-back: fetch a share of a run's image sets and hold them against what was sent, instance by instance.
+"""Read-back: fetch a share of a run's image sets and compare them with the sent files, instance by instance.
 
 Source: HealthImaging developer guide, "Getting image set metadata"; the document is gzip-ed JSON.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
 from botocore.exceptions import ClientError
@@ -23,8 +23,16 @@ _NOT_THERE = "ResourceNotFoundException"
 NOT_YET = frozenset({"ConflictException", _NOT_THERE, "ThrottlingException"})
 
 
+class ImageSetReader(Protocol):
+    """Reads image sets' metadata: a boto3 ``medical-imaging`` client."""
+
+    def get_image_set_metadata(self, *, datastoreId: str, imageSetId: str) -> dict[str, Any]:  # noqa: N803
+        """Return the metadata document in ``imageSetMetadataBlob``."""
+        ...
+
+
 def read_back(
-    imaging: Any,
+    imaging: ImageSetReader,
     datastore_id: str,
     outcomes: pl.DataFrame,
     frames: pl.DataFrame,
@@ -32,12 +40,12 @@ def read_back(
     *,
     pause: Callable[[float], None] = time.sleep,
 ) -> pl.DataFrame:
-    """Mark the outcomes whose image set does not hold them; what blocks its study already keeps its reason.
+    """Mark the outcomes whose image set lacks the instance; an outcome that blocks its study already keeps its reason.
 
     Parameters
     ----------
     imaging
-        A boto3 ``medical-imaging`` client.
+        Reads the image sets.
     datastore_id
         The data store.
     outcomes
@@ -53,7 +61,7 @@ def read_back(
     rows = there.join(frames, on="arrival_id", how="left", maintain_order="left")
     wrong: list[str] = []
     for (image_set,), sent in rows.group_by("image_set_id", maintain_order=True):
-        held = _held_frames(_metadata(imaging, datastore_id, str(image_set), pause))
+        held = _count_frames(_read_metadata(imaging, datastore_id, str(image_set), pause))
         wrong += [row["arrival_id"] for row in sent.iter_rows(named=True) if not _agrees(row, held)]
     mismatch = pl.col("arrival_id").is_in(wrong) & ~pl.col("blocks")
     return outcomes.with_columns(
@@ -63,12 +71,14 @@ def read_back(
 
 
 def choose(image_sets: Collection[str], fraction: float) -> list[str]:
-    """Choose a share of image sets, 0 to 1, the same every time: the first by their ids, which are random."""
+    """Return a share of the image sets, 0 to 1, the same ones every time: the first by their random ids."""
     return sorted(image_sets)[: round(len(image_sets) * fraction + 0.4999)] if fraction else []
 
 
-def _metadata(imaging: Any, datastore_id: str, image_set: str, pause: Callable[[float], None]) -> dict[str, Any]:
-    """Return an image set's metadata; nothing when it is not there (any more), which is a finding and no error."""
+def _read_metadata(
+    imaging: ImageSetReader, datastore_id: str, image_set: str, pause: Callable[[float], None]
+) -> dict[str, Any]:
+    """Return an image set's metadata; empty if it does not exist (any more), which is a finding and not an error."""
     for attempt in range(1, TRIES + 1):
         try:
             reply = imaging.get_image_set_metadata(datastoreId=datastore_id, imageSetId=image_set)
@@ -86,7 +96,7 @@ def _metadata(imaging: Any, datastore_id: str, image_set: str, pause: Callable[[
     return {}
 
 
-def _held_frames(metadata: dict[str, Any]) -> dict[str, int]:
+def _count_frames(metadata: dict[str, Any]) -> dict[str, int]:
     """Return the number of frames by SOPInstanceUID."""
     return {
         uid: len(instance.get("ImageFrames") or ())
@@ -100,5 +110,5 @@ def _agrees(row: dict[str, Any], held: dict[str, int]) -> bool:
     if frames is None:
         return False
     declared = (row["NumberOfFrames"] or "").strip()
-    # As text: Python refuses to read a number of some thousand digits, which a hostile file may hold.
+    # Compared as text: Python refuses to parse a number of some thousand digits, which a hostile file may hold.
     return not declared.isdecimal() or declared.lstrip("0") == (str(frames) if frames else "")

@@ -1,4 +1,4 @@
-"""What reading the headers of a run has cost: counted by parse shard by shard, added up in the run's report."""
+"""The cost of reading a run's headers: parse counts it shard by shard, and the run's report adds it up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KIB = 1024
 
 @dataclass
 class Reading:
-    """Counts, without a key or an identifier."""
+    """The counts of some headers, without a key or an identifier."""
 
     arrivals: int = 0
     unread: int = 0  # arrivals whose header could not be read
@@ -40,7 +40,7 @@ class Reading:
         self.fallbacks[doubt] = self.fallbacks.get(doubt, 0) + headers
 
     def counts(self) -> dict[str, Any]:
-        """Return the counts, and what one arrival has cost on average where there was one."""
+        """Return the counts, and the average of an arrival where there was one."""
         counted = asdict(self) | {"fallbacks": dict(sorted(self.fallbacks.items()))}
         if not self.arrivals:
             return counted
@@ -48,13 +48,13 @@ class Reading:
         return counted | {f"{name}_per_arrival": round(number, 3) for name, number in each.items()}
 
 
-def keep(workspace: Workspace, shard: str, reading: Reading) -> None:
-    """Keep what a shard has cost."""
+def keep_reading(workspace: Workspace, shard: str, reading: Reading) -> None:
+    """Keep the counts of a shard in the workspace."""
     workspace.write_json(_name(shard), asdict(reading))
 
 
-def find(workspace: Workspace, shards: Iterable[str]) -> Reading:
-    """Add up what was kept; a shard that was not read counts nothing."""
+def find_reading(workspace: Workspace, shards: Iterable[str]) -> Reading:
+    """Return the sum of the kept counts; a shard that was not read counts nothing."""
     total = Reading()
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
         for reading in pool.map(lambda shard: _find_one(workspace, shard), shards):

@@ -22,29 +22,29 @@ from airlock.stages.review import words_by_key
 if TYPE_CHECKING:
     from airlock.run import Run
 
-# By its last column a row is known again when people choose what to redrive.
+# The last column identifies a row when people choose what to redrive.
 CSV_COLUMNS = (*(name for name in DISPOSITIONS.names() if name != "arrival_id"), "what_to_do", "arrival_id")
 _ID = "arrival_id"
-# The steps by the names of their books, as people read them.
+# The steps by the names of their books, as the report names them.
 _STEPS = {name: name for name in ("arrivals", "verdicts", "outcomes", "dispositions")} | {"held": "the ledger"}
 
 
 @dataclass
 class Tally:
-    """A run's books as counted, part by part: whole studies at a time, so that each study counts once."""
+    """The counts of a run's books, added part by part. A part has whole studies, so that each study counts once."""
 
     arrivals: int = 0
     bytes: int = 0
-    studies: int = 0  # that an arrival names
+    studies: int = 0  # named by an arrival
     verdicts: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     dispositions: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     gates: Counter[str] = field(default_factory=Counter)
     held: list[dict[str, Any]] = field(default_factory=list)  # study_key and reason
-    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)  # a person's word by study_key
+    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)  # review decisions by study_key
     reading: Reading = field(default_factory=Reading)
-    redrive: dict[str, Any] | None = None  # who wanted it, why and what, where the run is one
+    redrive: dict[str, Any] | None = None  # who asked for it, why and of what; None if the run is not one
 
     def add(self, books: dict[str, pl.DataFrame]) -> None:
         """Count a part: the frames ``verdicts``, ``outcomes``, ``gates``, ``dispositions`` and ``overrides``."""
@@ -63,14 +63,14 @@ class Tally:
 
 
 def build(run: Run, tally: Tally, jobs: list[dict[str, Any]], problems: list[str]) -> dict[str, Any]:
-    """Write a run's report.
+    """Return a run's report.
 
     Parameters
     ----------
     run
-        Whose report this is.
+        The run.
     tally
-        Its books, counted.
+        The counts of its books.
     jobs
         One entry per import job.
     problems
@@ -90,7 +90,7 @@ def build(run: Run, tally: Tally, jobs: list[dict[str, Any]], problems: list[str
         "studies": {
             "released": released,
             "held": held,
-            "stopped": tally.studies - released - held,  # none of whose files were accepted
+            "stopped": tally.studies - released - held,  # without an accepted file
         },
         **_publication(run, tally),
         **({} if tally.redrive is None else {"redrive": tally.redrive}),
@@ -103,7 +103,7 @@ def build(run: Run, tally: Tally, jobs: list[dict[str, Any]], problems: list[str
 
 
 def _publication(run: Run, tally: Tally) -> dict[str, Any]:
-    """Count the studies that are proven in HealthLake, and those that wait for it, where the pipeline publishes."""
+    """Return the counts of published studies and of those that wait for it; empty if the pipeline publishes none."""
     if run.pipeline.healthlake is None:
         return {}
     waiting = sum(study["reason"] == Reason.NOT_PUBLISHED for study in tally.held)
@@ -111,7 +111,7 @@ def _publication(run: Run, tally: Tally) -> dict[str, Any]:
 
 
 def imbalances(books: dict[str, pl.DataFrame]) -> Counter[tuple[str, str]]:
-    """Hold the books against each other: conservation, arrival by arrival, at each step.
+    """Return the imbalances between the steps: conservation, arrival by arrival.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Resolve: what a redrive carries on without an import, and what a person wants done with non-primary image sets.
+"""Resolve: carry arrivals of a redrive on without an import, and promote or delete non-primary image sets.
 
-Writes ``carried-verdicts`` and ``carried``: the verdicts and outcomes of the generations before, under the new
-arrivals' ids. What was promoted (`airlock.imaging.promotion`) is deleted afterwards, so that no instance is kept twice.
+Writes ``carried-verdicts`` and ``carried``: the verdicts and outcomes of the earlier generations, under the new
+arrivals' ids. A promoted image set (`airlock.imaging.promotion`) is deleted after its copy is proven.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from airlock.imaging.promotion import ResolutionError, existing, grouping_elements, need_promotable, promote
+from airlock.imaging.promotion import ResolutionError, check_promotable, find_existing, grouping_elements, promote
 from airlock.ledger import Resolution, ResolutionState
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, ATTRIBUTES, OUTCOMES, VERDICTS, Outcome, Verdict
@@ -31,7 +31,7 @@ CARRIED_VERDICTS = "carried-verdicts"
 
 @dataclass(frozen=True)
 class Resolved:
-    """What became of a non-primary image set; without a new image set it was deleted."""
+    """The result for a non-primary image set: the image set of its copy, or none where it was deleted."""
 
     image_set_id: str | None = None
     version: int | None = None
@@ -39,33 +39,33 @@ class Resolved:
 
 
 def carry(run: Run, images: ImageSets) -> None:
-    """Bring over what the run carries on, and resolve its non-primary image sets; done once, it stands."""
+    """Write the carried verdicts and outcomes, and resolve the non-primary image sets; a second call does nothing."""
     if run.workspace.is_committed(CARRIED):
         return
     datastore = run.pipeline.healthimaging.datastore_id
     carried = run.ledger.find_carried(datastore, run.pipeline.name, run.key)
     odd = carried.filter(pl.col("state") == "non_primary")["image_set_id"].unique().sort()
-    _need_promotable(run, images, odd)
+    _check_promotable(run, images, odd)
     resolved = {str(name): r for name in odd if (r := _resolve(run, images, str(name))) is not None}
     verdicts, outcomes = [VERDICTS.to_frame()], [OUTCOMES.to_frame()]
     for (key,), rows in carried.group_by("run_key", maintain_order=True):
         ids = dict(rows.select("carries", "arrival_id").iter_rows())
-        found = _before(run, str(key), ids)
-        verdicts.append(_verdicts(*found, resolved))
+        found = _read_earlier_run(run, str(key), ids)
+        verdicts.append(_renew_verdicts(*found, resolved))
         outcomes.append(carried_outcomes(found[1], resolved))
-    decided = _as_now(run, pl.concat(verdicts))
-    _need_all(carried, decided)
+    decided = _update_arrivals(run, pl.concat(verdicts))
+    _check_complete(carried, decided)
     run.workspace.write(CARRIED_VERDICTS, VERDICTS, decided)
     run.workspace.write(CARRIED, OUTCOMES, pl.concat(outcomes))
 
 
 def carried_ids(run: Run) -> pl.Series:
-    """Return the arrivals of a run that are in the data store already and are not to be imported."""
+    """Return the ids of a run's arrivals that are in the data store already and are not imported again."""
     return run.workspace.find(CARRIED, OUTCOMES)["arrival_id"]
 
 
-def _before(run: Run, run_key: str, ids: dict[str, str]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the verdicts and outcomes that an earlier run has written, under the new ids."""
+def _read_earlier_run(run: Run, run_key: str, ids: dict[str, str]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the verdicts and outcomes of an earlier run under the new ids."""
     earlier = Workspace(run.s3, S3Uri.parse(run.pipeline.workspace).join(run.pipeline.name, run_key, ""))
     renamed = pl.col("arrival_id").replace_strict(ids, default=None, return_dtype=pl.String)
     named = pl.col("arrival_id").is_in(list(ids))
@@ -77,13 +77,13 @@ def _before(run: Run, run_key: str, ids: dict[str, str]) -> tuple[pl.DataFrame, 
     return verdicts, outcomes
 
 
-def _verdicts(verdicts: pl.DataFrame, outcomes: pl.DataFrame, resolved: dict[str, Resolved]) -> pl.DataFrame:
-    """Accept what is in the data store, with the grouping elements it has there now; ignore what was deleted."""
+def _renew_verdicts(verdicts: pl.DataFrame, outcomes: pl.DataFrame, resolved: dict[str, Resolved]) -> pl.DataFrame:
+    """Return accepting verdicts with the grouping elements that the data store has now; ignore deleted instances."""
     sets = outcomes.select("arrival_id", "image_set_id")
     rows = verdicts.join(sets, on="arrival_id", how="inner", maintain_order="left")
     here = pl.col("image_set_id")
     deleted = here.is_in([name for name, one in resolved.items() if one.image_set_id is None])
-    noted = ~here.is_in(list(resolved))  # of an image set that was resolved nothing is to be said any more
+    noted = ~here.is_in(list(resolved))  # a resolved image set has no finding any more
     rows = rows.with_columns(
         verdict=pl.when(deleted).then(pl.lit(Verdict.IGNORE.value)).otherwise(pl.lit(Verdict.ACCEPT.value)),
         reason=pl.when(deleted).then(pl.lit(str(Reason.IMAGE_SET_DELETED))).when(noted).then("reason"),
@@ -98,14 +98,14 @@ def _verdicts(verdicts: pl.DataFrame, outcomes: pl.DataFrame, resolved: dict[str
 
 
 def carried_outcomes(outcomes: pl.DataFrame, resolved: dict[str, Resolved]) -> pl.DataFrame:
-    """Return the facts of the import as they are now; what an audit made of them beyond that it says anew.
+    """Return the outcomes of the import as they are now; the audit adds its own findings again.
 
     Parameters
     ----------
     outcomes
         Rows of the outcomes dataset of the runs before.
     resolved
-        What became of non-primary image sets, by their ids; of a deleted one there is no outcome any more.
+        The results for non-primary image sets by their ids; a deleted one has no outcome any more.
     """
     frame = pl.DataFrame(
         [(name, one.image_set_id, one.version) for name, one in resolved.items()],
@@ -128,38 +128,38 @@ def carried_outcomes(outcomes: pl.DataFrame, resolved: dict[str, Resolved]) -> p
     return rows.select(OUTCOMES.names())
 
 
-def _as_now(run: Run, verdicts: pl.DataFrame) -> pl.DataFrame:
-    """Give the verdicts what the ledger says of the arrivals themselves."""
+def _update_arrivals(run: Run, verdicts: pl.DataFrame) -> pl.DataFrame:
+    """Return the verdicts with the arrivals' columns from the ledger."""
     held = pl.concat([ARRIVALS.to_frame(), *run.ledger.held_frames(run.pipeline.name, run.key, carried=True)])
     rows = held.join(verdicts.drop(*(set(ARRIVALS) - {"arrival_id"})), on="arrival_id", how="inner", validate="1:1")
     return rows.select(VERDICTS.names()).cast(VERDICTS)
 
 
-def _need_all(carried: pl.DataFrame, verdicts: pl.DataFrame) -> None:
+def _check_complete(carried: pl.DataFrame, verdicts: pl.DataFrame) -> None:
     lost = carried.height - verdicts.height
     if lost:
         raise ResolutionError(
-            f"the workspaces of {', '.join(carried['run_key'].unique().sort())} do not say any more how {lost} of the "
-            f"carried arrivals were imported: put their verdicts and outcomes back, or release this run's claims"
+            f"the workspaces of {', '.join(carried['run_key'].unique().sort())} no longer have the verdict and outcome "
+            f"of {lost} carried arrivals: restore these datasets, or release this run's claims"
         )
 
 
-def _asked(run: Run) -> Resolution | None:
+def _find_resolution(run: Run) -> Resolution | None:
     asked = run.ledger.find_redrive(run.key)
     word = asked and asked["choice"].get("non_primary")
     return Resolution(word) if word else None
 
 
-def _need_promotable(run: Run, images: ImageSets, image_set_ids: Iterable[str]) -> None:
-    """Refuse image sets that cannot be promoted before anything is done with one of them."""
+def _check_promotable(run: Run, images: ImageSets, image_set_ids: Iterable[str]) -> None:
+    """Refuse image sets that cannot be promoted before any of them is changed."""
     begun = {one.image_set_id for one in run.ledger.resolutions_of(run.key)}
-    for name in set(image_set_ids) - begun if _asked(run) is Resolution.PROMOTE else ():
-        need_promotable(images, name)
+    for name in set(image_set_ids) - begun if _find_resolution(run) is Resolution.PROMOTE else ():
+        check_promotable(images, name)
 
 
 def _resolve(run: Run, images: ImageSets, image_set_id: str) -> Resolved | None:
-    """Do what a person wants done with a non-primary image set, from where an earlier try has left it."""
-    word = _asked(run)
+    """Promote or delete a non-primary image set as the redrive asks; continue where an earlier try ended."""
+    word = _find_resolution(run)
     if word is None:
         return None
     datastore = run.pipeline.healthimaging.datastore_id
@@ -172,12 +172,12 @@ def _resolve(run: Run, images: ImageSets, image_set_id: str) -> Resolved | None:
 
 
 def _delete(run: Run, images: ImageSets, record: ResolutionRecord) -> None:
-    """Delete an image set, if it is still there."""
+    """Delete an image set if it still exists."""
     run.ledger.advance_resolution(record, ResolutionState.DELETING)
-    if existing(images, record.image_set_id):
+    if find_existing(images, record.image_set_id):
         images.delete(record.image_set_id)
-        if existing(images, record.image_set_id):
-            raise ResolutionError(f"image set {record.image_set_id} was not deleted: clear validate, it tries again")
+        if find_existing(images, record.image_set_id):
+            raise ResolutionError(f"image set {record.image_set_id} was not deleted: clear validate to try again")
     run.ledger.advance_resolution(record, ResolutionState.DONE)
 
 
@@ -190,6 +190,6 @@ def _promote(run: Run, images: ImageSets, record: ResolutionRecord) -> Resolved:
 
 
 def carried_verdicts(run: Run) -> Iterator[pl.DataFrame]:
-    """Yield the verdicts on what the run carries on, with all attributes of each header."""
+    """Yield the verdicts on the carried arrivals, with all attributes of each header."""
     for part in run.workspace.find_parts(CARRIED_VERDICTS, VERDICTS):
         yield part.select(*ARRIVALS, *ATTRIBUTES, "verdict", "reason", "detail", "duplicate_of")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 IGNORED_REASONS = (Reason.SIDECAR, Reason.DICOMDIR)
 
 # HealthImaging's grouping elements: one value each within a study or a series, or the image set is not the primary one.
-# IssuerOfPatientID is not among the service's, but says whose PatientID it is.
+# IssuerOfPatientID is not among the service's, but says who issued the PatientID.
 STUDY_ELEMENTS = {
     "PatientID": Reason.PATIENT_ID_CONFLICT,
     "IssuerOfPatientID": Reason.ISSUER_CONFLICT,
@@ -47,7 +47,7 @@ SERIES_ELEMENTS = {
 
 
 GROUPING_ELEMENTS = {"SeriesInstanceUID": SERIES_ELEMENTS, "StudyInstanceUID": STUDY_ELEMENTS}
-# The gravest conflicts: whose study it is. A lesser one that the same file has does not hide them.
+# The gravest conflicts are about the patient of a study. A lesser conflict of the same file does not hide them.
 PATIENT_CONFLICTS = (Reason.PATIENT_ID_CONFLICT, Reason.ISSUER_CONFLICT)
 _LESSER_CONFLICTS = tuple(
     reason for elements in GROUPING_ELEMENTS.values() for reason in elements.values() if reason not in PATIENT_CONFLICTS
@@ -56,7 +56,7 @@ _LESSER_CONFLICTS = tuple(
 _FACTS = (*ARRIVALS, *ATTRIBUTES)
 _IS_ACCEPTED = pl.col("verdict") == Verdict.ACCEPT
 _DECISION = ("verdict", "reason", "detail", "duplicate_of")
-# What the rules that compare files look at; the other facts go to the verdicts without them.
+# The columns that are compared between files; the other columns go to the verdicts as they are.
 _COMPARED = (
     *("arrival_id", "key", "etag", "size", "SOPInstanceUID", "SeriesInstanceUID"),
     *(element for elements in GROUPING_ELEMENTS.values() for element in elements),
@@ -74,16 +74,19 @@ class HeadersIncompleteError(RuntimeError):
 def validate(run: Run) -> dict[str, int]:
     """Decide on a run's delivery and return the number of arrivals by verdict.
 
-    Once an import job was begun, the verdicts stand: they have been acted on, whatever policy or archive say by now.
+    Once an import job was begun, the verdicts stand even if policy or archive change: the job has acted on them.
     """
     if has_job_in_datastore(run):
         return _counts(run.workspace.parts("verdicts", VERDICTS, ["verdict"]))
     buffered = find_buffered(run) or Buffered()
     partitions = partitions_for(buffered.arrivals)
-    with Spool(_by("StudyInstanceUID"), partitions) as facts, Spool(_by("StudyInstanceUID"), partitions) as decided:
+    with (
+        Spool(_partition_key("StudyInstanceUID"), partitions) as facts,
+        Spool(_partition_key("StudyInstanceUID"), partitions) as decided,
+    ):
         for part in _decide_all(run, buffered.shards, facts, partitions):
             decided.add(part)
-        for part in carried_verdicts(run):  # in the data store already: it was let in, and no rule is asked again
+        for part in carried_verdicts(run):  # they are in the data store already, so no rule is applied again
             facts.add(part.select(_FACTS))
             decided.add(part.select(_COMPARED))
         return _counts(_write(run, facts, decided))
@@ -96,32 +99,32 @@ def _counts(parts: Iterable[pl.DataFrame]) -> dict[str, int]:
     return dict(counts)
 
 
-def _by(uid: str) -> pl.Expr:
-    """Partition by a UID; files without one are spread, since they have nothing to do with each other."""
+def _partition_key(uid: str) -> pl.Expr:
+    """Return the key of a partition: the UID, or the arrival's id for files without one, which spreads them."""
     return pl.when(pl.col(uid) != "").then(pl.col(uid)).otherwise(pl.col("arrival_id"))
 
 
-def _regrouped(parts: Iterable[pl.DataFrame], uid: str, partitions: int) -> Iterator[pl.DataFrame]:
-    with Spool(_by(uid), partitions) as aside:
+def _regroup(parts: Iterable[pl.DataFrame], uid: str, partitions: int) -> Iterator[pl.DataFrame]:
+    with Spool(_partition_key(uid), partitions) as aside:
         for part in parts:
             aside.add(part)
         yield from aside
 
 
 def _decide_all(run: Run, shards: list[str], facts: Spool, partitions: int) -> Iterator[pl.DataFrame]:
-    """Yield what the rules say, by partitions of studies; what they do not compare goes to ``facts``."""
+    """Yield the verdicts of all rules by partitions of studies; columns that are not compared go to ``facts``."""
     settings = run.pipeline.validation
     parts = _file_verdicts(run, shards, facts)
     parts = (
-        _against_ledger_instances(run, apply_duplicate_rules(part))
-        for part in _regrouped(parts, "SOPInstanceUID", partitions)
+        _compare_with_ledger_instances(run, apply_duplicate_rules(part))
+        for part in _regroup(parts, "SOPInstanceUID", partitions)
     )
     parts = (
         apply_grouping_rules(part, "SeriesInstanceUID", settings)
-        for part in _regrouped(parts, "SeriesInstanceUID", partitions)
+        for part in _regroup(parts, "SeriesInstanceUID", partitions)
     )
-    for part in _regrouped(parts, "StudyInstanceUID", partitions):
-        yield _against_ledger_studies(run, apply_grouping_rules(part, "StudyInstanceUID", settings))
+    for part in _regroup(parts, "StudyInstanceUID", partitions):
+        yield _compare_with_ledger_studies(run, apply_grouping_rules(part, "StudyInstanceUID", settings))
 
 
 def _file_verdicts(run: Run, shards: list[str], facts: Spool) -> Iterator[pl.DataFrame]:
@@ -152,14 +155,14 @@ def _read_shards(run: Run, shards: list[str]) -> Iterator[pl.DataFrame]:
 
 
 def apply_file_rules(rows: pl.DataFrame, rules: list[FileRule], settings: Validate) -> pl.DataFrame:
-    """Give each arrival a first verdict, from what parse found and from the file rules.
+    """Return each arrival with a first verdict, from the findings of parse and the file rules.
 
     Parameters
     ----------
     rows
         Arrivals joined with their headers.
     rules
-        In the order in which they are asked.
+        In the order in which they apply.
     settings
         Which reasons only warn.
     """
@@ -195,10 +198,10 @@ def _finding(rule: FileRule) -> pl.Expr:
 
 
 def apply_duplicate_rules(rows: pl.DataFrame) -> pl.DataFrame:
-    """Within the delivery: of equal copies the first by key counts; copies that differ are all quarantined.
+    """Accept the first by key of equal copies in the delivery; quarantine all copies that differ.
 
-    Content is known to be equal by etag and size. Equal content under different etags (multipart, SSE-KMS) cannot be
-    told from other content without reading pixels, and is treated as other content.
+    Equal ETag and size mean equal content. Equal content with different ETags (multipart, SSE-KMS) cannot be told from
+    other content without reading pixels, and counts as other content.
     """
     accepted = _accepted(rows)
     per_uid = (
@@ -243,17 +246,17 @@ def _decide(
     )
 
 
-def _against_owners(rows: pl.DataFrame, owners: pl.DataFrame) -> pl.DataFrame:
+def _decide_by_owners(rows: pl.DataFrame, owners: pl.DataFrame) -> pl.DataFrame:
     """Decide on arrivals whose instance another arrival already owns in the data store."""
     owners = owners.select(
         "SOPInstanceUID", owner="arrival_id", owner_etag="etag", owner_size="size", owner_state="state"
     )
     rows = rows.join(owners, on="SOPInstanceUID", how="left", maintain_order="left")
-    owned = pl.col("owner").is_not_null()  # by this very object perhaps, which another pipeline has brought
+    owned = pl.col("owner").is_not_null()  # perhaps by this very object, from another pipeline
     same = (pl.col("owner_etag") == pl.col("etag")) & (pl.col("owner_size") == pl.col("size"))
     claimed = pl.col("owner_state") == "claimed"
     owner = pl.col("owner")
-    # Not a duplicate yet: should that run fail, nothing is in the store, and nobody may be told that nothing is to do.
+    # Not a duplicate yet: if that run fails, the instance is not in the store and this file is still needed.
     waits = pl.lit("held by another run")
     rows = _decide(rows, owned & same & claimed, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, waits, duplicate_of=owner)
     earlier = pl.lit("taken by an earlier delivery")
@@ -265,30 +268,30 @@ def _against_owners(rows: pl.DataFrame, owners: pl.DataFrame) -> pl.DataFrame:
     return rows.drop("owner", "owner_etag", "owner_size", "owner_state")
 
 
-def _against_ledger_instances(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
+def _compare_with_ledger_instances(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
     uids = _accepted(rows)["SOPInstanceUID"]
     owners = run.ledger.known_instances(run.pipeline.healthimaging.datastore_id, uids, except_run=run.holder)
-    return _against_owners(rows, owners)
+    return _decide_by_owners(rows, owners)
 
 
 def _write(run: Run, facts: Spool, decided: Spool) -> Iterator[pl.DataFrame]:
-    """Own the accepted instances and write the verdicts, one part per partition of studies.
+    """Claim the accepted instances and write the verdicts, one part per partition of studies.
 
-    What another run came to own meanwhile is decided like any duplicate. A plan owns nothing.
+    An instance that another run has claimed meanwhile is decided like any duplicate. A plan claims nothing.
     """
     accepted = (_accepted(part) for part in decided)
-    owners = OWNERS.to_frame() if run.plan_only else _claimed(run, accepted)
+    owners = OWNERS.to_frame() if run.plan_only else _claim_instances(run, accepted)
     with run.workspace.writer("verdicts", VERDICTS, part_rows=None) as verdicts:
-        for known, part in zip(facts, decided, strict=True):  # both have their rows in the same partitions
-            words = _against_owners(part, owners).select("arrival_id", *_DECISION)
+        for known, part in zip(facts, decided, strict=True):  # both have the same partitions
+            words = _decide_by_owners(part, owners).select("arrival_id", *_DECISION)
             rows = known.join(words, on="arrival_id", how="inner", validate="1:1", maintain_order="left")
             verdicts.add(rows.select(VERDICTS.names()).cast(VERDICTS))
             verdicts.end_part()
             yield rows
 
 
-def _claimed(run: Run, accepted: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """Own the accepted instances, and return those that another run owns."""
+def _claim_instances(run: Run, accepted: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """Claim the accepted instances; return those that another run owns."""
     store = run.pipeline.healthimaging.datastore_id
     return run.ledger.claim_instances(store, run.pipeline.name, run.key, accepted)
 
@@ -298,23 +301,25 @@ def _accepted(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def apply_grouping_rules(rows: pl.DataFrame, group: str, settings: Validate) -> pl.DataFrame:
-    """Within the delivery: hold the grouping elements of each series or study to one value, by the policy.
+    """Require one value of each grouping element within a series or study of the delivery, by the policy.
 
     Parameters
     ----------
     rows
-        With every file of each of the groups.
+        Arrivals with headers; whole groups.
     group
         ``SeriesInstanceUID`` or ``StudyInstanceUID``.
     settings
         The policy.
     """
     for element, reason in GROUPING_ELEMENTS[group].items():
-        rows = _one_value(rows, group, element, reason, settings)
+        rows = _require_one_value(rows, group, element, reason, settings)
     return rows
 
 
-def _one_value(rows: pl.DataFrame, group: str, element: str, reason: Reason, settings: Validate) -> pl.DataFrame:
+def _require_one_value(
+    rows: pl.DataFrame, group: str, element: str, reason: Reason, settings: Validate
+) -> pl.DataFrame:
     value = _comparable(element)
     counts = rows.filter(_compared_for(reason, settings)).group_by(group, value=value).agg(files=pl.len())
     counts = counts.filter(pl.col(group).is_duplicated())
@@ -327,11 +332,11 @@ def _one_value(rows: pl.DataFrame, group: str, element: str, reason: Reason, set
     if settings.grouping_conflict == "majority":
         differs &= (pl.col("winners") > 1) | (value != pl.col("usual"))
     detail = pl.format("{} values of {} in this delivery", pl.col("values"), pl.lit(element))
-    return _conflict(rows, differs, reason, detail, settings).drop("values", "winners", "usual")
+    return _apply_conflict(rows, differs, reason, detail, settings).drop("values", "winners", "usual")
 
 
 def _comparable(element: str) -> pl.Expr:
-    """Return an attribute as it is compared: absent and empty are one value, padding and zeros before a number none."""
+    """Return an attribute for comparison: absent equals empty, without padding or a number's leading zeros."""
     text = pl.col(element).fill_null("").str.strip_chars()
     return pl.coalesce(text.cast(pl.Int64, strict=False).cast(pl.String), text) if element in _INTEGERS else text
 
@@ -341,7 +346,7 @@ def _only_warns(reason: Reason, settings: Validate) -> bool:
 
 
 def _compared_for(reason: Reason, settings: Validate) -> pl.Expr:
-    """Find the files that a conflict may stop: the accepted ones, and if patients conflict what a lesser one stops."""
+    """Return the files that a conflict may stop: accepted ones, and for a patient conflict those with a lesser one."""
     if reason not in PATIENT_CONFLICTS or _only_warns(reason, settings):
         return _IS_ACCEPTED
     return _IS_ACCEPTED | _has_reason(_LESSER_CONFLICTS)
@@ -351,7 +356,9 @@ def _has_reason(reasons: Iterable[Reason]) -> pl.Expr:
     return pl.col("reason").is_in([str(reason) for reason in reasons]).fill_null(value=False)
 
 
-def _conflict(rows: pl.DataFrame, where: pl.Expr, reason: Reason, detail: pl.Expr, settings: Validate) -> pl.DataFrame:
+def _apply_conflict(
+    rows: pl.DataFrame, where: pl.Expr, reason: Reason, detail: pl.Expr, settings: Validate
+) -> pl.DataFrame:
     among = _compared_for(reason, settings)
     if not _only_warns(reason, settings):
         return _decide(rows, where, Verdict.QUARANTINE, reason, detail, among=among)
@@ -360,8 +367,8 @@ def _conflict(rows: pl.DataFrame, where: pl.Expr, reason: Reason, detail: pl.Exp
     return _decide(rows, where, Verdict.ACCEPT, reason, detail, among=among)
 
 
-def _against_ledger_studies(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
-    """Hold the accepted arrivals to the grouping elements that the data store has from other runs."""
+def _compare_with_ledger_studies(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
+    """Compare the accepted arrivals with the grouping elements that the data store has from other runs."""
     datastore = run.pipeline.healthimaging.datastore_id
     settings = run.pipeline.validation
     compared = rows.filter(_IS_ACCEPTED | _has_reason(_LESSER_CONFLICTS))
@@ -373,5 +380,5 @@ def _against_ledger_studies(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
             rows = rows.join(stored, on=group, how="left", maintain_order="left")
             differs = pl.col("stored").is_not_null() & (pl.col("stored") != _comparable(element))
             detail = pl.lit(f"{element} differs from what the data store holds")
-            rows = _conflict(rows, differs, reason, detail, settings).drop("stored")
+            rows = _apply_conflict(rows, differs, reason, detail, settings).drop("stored")
     return rows

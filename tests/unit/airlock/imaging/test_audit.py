@@ -15,7 +15,7 @@ from airlock.imaging.contracts import StudyContract
 from airlock.imaging.import_ import record
 from airlock.imaging.manifests import read_output
 from airlock.imaging.normalize import normalize
-from airlock.imaging.reading import Reading, keep
+from airlock.imaging.reading import Reading, keep_reading
 from airlock.imaging.validate import validate
 from airlock.ledger import Job, Ledger
 from airlock.records import ARRIVALS, BATCHES, CONTRACTS, DISPOSITIONS, GATES, OUTCOMES, VERDICTS, study_key
@@ -138,7 +138,9 @@ class TestGoodRun:
 
     def test_the_report_says_what_reading_the_headers_has_cost(self, world: World) -> None:
         run = staged(world, A, B)
-        keep(run.workspace, "0000", Reading(arrivals=2, requests=3, bytes_read=48 * 1024, fallbacks={"text": 1}))
+        keep_reading(
+            run.workspace, "0000", Reading(arrivals=2, requests=3, bytes_read=48 * 1024, fallbacks={"text": 1})
+        )
         cost = audit(run, None).report["reading"]
         assert (cost["requests_per_arrival"], cost["kib_per_arrival"], cost["fallbacks"]) == (1.5, 24.0, {"text": 1})
 

@@ -49,7 +49,7 @@ class TestBalance:
                 "outcomes: 1 arrivals occur more than once",
                 "the ledger: 3 arrivals are missing",
             ]
-            assert books.strangers.to_list() == [stranger["arrival_id"]]
+            assert books.unknown_ids.to_list() == [stranger["arrival_id"]]
             undecided = [rows.filter(pl.col("verdict").is_null()) for rows in books.decided]
             assert pl.concat(undecided).select("arrival_id", "key").rows() == [(ODD["arrival_id"], ODD["key"])]
 
@@ -58,7 +58,7 @@ class TestBalance:
             fill(books, [], [], [])
             words = books.spool(pl.col("arrival_id"), pl.Schema({"arrival_id": pl.String}))
             words.add(frame([*FILES[1:], ODD, ODD], ARRIVALS).select("arrival_id"))
-            assert describe_imbalances(books.balance_words(words)) == [
+            assert describe_imbalances(books.balance_dispositions(words)) == [
                 "dispositions: 1 arrivals are missing",
                 "dispositions: 1 arrivals occur more than once",
             ]

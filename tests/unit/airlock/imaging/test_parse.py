@@ -18,7 +18,7 @@ import pytest
 
 from airlock.dicom.fetch import S3UnavailableError
 from airlock.imaging.parse import FRAME_ROWS, PART_ROWS, first_range_by_key, parse, parse_shard
-from airlock.imaging.reading import Reading, find
+from airlock.imaging.reading import Reading, find_reading
 from airlock.pipelines import ParseSettings
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, arrival_id
 from airlock.run import Run
@@ -384,7 +384,7 @@ class TestShard:
             "requests_per_arrival": 1.25,
             "kib_per_arrival": round(headers["bytes_read"].mean() / 1024, 3),
         }
-        assert find(run.workspace, ["0000", "not-read-yet"]) == reading
+        assert find_reading(run.workspace, ["0000", "not-read-yet"]) == reading
 
     def test_a_failed_task_leaves_no_dataset(self, s3: S3) -> None:
         run = shard_run(s3)

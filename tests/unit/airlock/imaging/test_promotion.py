@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from airlock.imaging.promotion import ResolutionError, changes, need_promotable, promote
+from airlock.imaging.promotion import ResolutionError, changes, check_promotable, promote
 from airlock.ledger import Resolution, ResolutionRecord, ResolutionState
 
 STUDY, SERIES, SOP = "1.2", "1.2.3", "1.2.3.4"
@@ -211,7 +211,7 @@ class TestSharedInstances:
     def test_they_are_refused_before_anything_is_asked_for(self) -> None:
         store = Store(SOP="old")
         with pytest.raises(ResolutionError, match=r"share 1 SOP Instance UIDs.*redrive with delete.*clear validate"):
-            need_promotable(store, "odd")
+            check_promotable(store, "odd")
         assert tried(store).state is ResolutionState.BEGUN
         assert store.asked == []
 
@@ -271,6 +271,6 @@ class TestLaterTry:
     def test_a_source_that_others_deleted_can_be_given_back(self) -> None:
         store, notes = Store(), Notes()
         del store.sets["odd"]
-        with pytest.raises(ResolutionError, match="deleted by others"):
+        with pytest.raises(ResolutionError, match="deleted outside Airlock"):
             promote(notes, store, resolution(ResolutionState.COPYING))  # type: ignore[arg-type]
         assert notes.steps[-1].state is ResolutionState.BEGUN
