@@ -1,4 +1,4 @@
-"""The words of the design as types: decisions, and the rows of each stage's dataset.
+"""The terms of the design as types: decisions, and the rows of each stage's dataset.
 
 A dataset is a polars frame with exactly the columns of its schema here; ``workspace`` refuses another one.
 """
@@ -49,7 +49,7 @@ class Gate(StrEnum):
 
 
 class Disposition(StrEnum):
-    """The final word on an arrival."""
+    """The final decision on an arrival."""
 
     RELEASED = "released"
     HELD = "held"
@@ -81,7 +81,7 @@ class Window:
 
 
 def digest(*parts: str | int | None, length: int = 32) -> str:
-    """Return a stable hex key of the parts: for ids of our own that must not reveal what they stand for."""
+    """Return a stable hex digest of the parts, for ids that must not reveal the values behind them."""
     text = "\x1f".join("" if part is None else str(part) for part in parts)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:length]
 
@@ -99,12 +99,12 @@ def arrival_ids(bucket: str, listed: pl.DataFrame) -> pl.Series:
 
 
 def study_key(study_instance_uid: str) -> str:
-    """Return what may stand for a study outside the workspace and the ledger: 16 hex digits."""
+    """Return the name of a study outside the workspace and the ledger: 16 hex digits."""
     return digest("study", study_instance_uid, length=16)
 
 
-# What parse reads of each header; the names are DICOM keywords (PS3.6). All are text as stored, decoded and stripped of
-# padding, multiple values joined by a backslash; null where the element is absent, "" where it is empty.
+# The attributes that parse reads of each header, by their DICOM keywords (PS3.6). All are text as stored, decoded and
+# stripped of padding, multiple values joined by a backslash; null where the element is absent, "" where it is empty.
 ATTRIBUTES: tuple[str, ...] = (
     "TransferSyntaxUID",
     "SpecificCharacterSet",
@@ -176,7 +176,7 @@ VERDICTS = schema(
     ATTRIBUTE_COLUMNS,
     {
         "verdict": pl.String,
-        "reason": pl.String,  # null only where the verdict is accept and nothing is to be said
+        "reason": pl.String,  # null only where the verdict is accept without a finding
         "detail": pl.String,
         "duplicate_of": pl.String,  # arrival_id of the copy that counts
     },
@@ -214,7 +214,7 @@ JOBS = pl.Schema(
         "batch_id": pl.String,
         "generation": pl.Int64,
         "job_id": pl.String,
-        "status": pl.String,  # the service's word: COMPLETED or FAILED
+        "status": pl.String,  # the service's status: COMPLETED or FAILED
         "message": pl.String,
         "input_uri": pl.String,
         "output_uri": pl.String,  # the job's own folder, ending in "/"
@@ -247,7 +247,7 @@ GATES = pl.Schema(
     }
 )
 
-# What the audit holds, for a person to decide on. A subject is held by its findings: which files, and why each.
+# The subjects that the audit holds for a person's decision, each with its findings: the files and their reasons.
 HOLDS = schema(
     {
         "subject": pl.String,  # a StudyInstanceUID, or a patient or a file in a clinical pipeline

@@ -1,4 +1,4 @@
-"""One DAG run as the stages see it: its pipeline, its window, and the places it works in."""
+"""One DAG run as the stages see it: its pipeline, its window, its workspace, its store and ledger."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PLAN = "plan"  # the folder of the workspace that holds a plan's datasets
 
 
 class PrefixOutsideSourceError(ValueError):
-    """A run was asked to take in a prefix that is not the pipeline's."""
+    """A run's prefix is not below its pipeline's source."""
 
 
 def run_key(pipeline: str, run_id: str) -> str:
@@ -34,12 +34,12 @@ def run_key(pipeline: str, run_id: str) -> str:
 
 
 def source_prefix(pipeline: Pipeline, prefix: str | None) -> S3Uri:
-    """Return what a run takes in: the pipeline's source, or a prefix below it that a person chose.
+    """Return the prefix that a run lists: the pipeline's source, or a prefix below it that a person chose.
 
     Parameters
     ----------
     pipeline
-        Whose source is meant.
+        The pipeline with the source.
     prefix
         A key prefix in the source's bucket, as ``archive/2026/``, or the whole ``s3://`` address; None for all.
 
@@ -88,24 +88,24 @@ PipelineT_co = TypeVar("PipelineT_co", bound=Pipeline, default=ImagingPipeline, 
 
 @dataclass(frozen=True)
 class Run(Generic[PipelineT_co]):
-    """What every stage is given; a plain ``Run`` is one of an imaging pipeline."""
+    """One run, the argument of every stage; a plain ``Run`` is a run of an imaging pipeline."""
 
     pipeline: PipelineT_co
     run_id: str
-    window: Window | None  # None: whatever lies below the prefix
+    window: Window | None  # None: everything below the prefix
     prefix: S3Uri
     s3: S3
     ledger: Ledger
-    folder: str = ""  # of the workspace, where a run has a second chain of stages: "fhir"
-    plan_only: bool = False  # it ends after normalize, and claims, stages and imports nothing
-    redrive: RedriveRequest | None = None  # what a person wants to take through again, instead of a listing
+    folder: str = ""  # of the workspace, for a second chain of stages: "fhir"
+    plan_only: bool = False  # the run ends after normalize and claims, stages and imports nothing
+    redrive: RedriveRequest | None = None  # the arrivals to redrive, instead of a listing
 
     def within(self, folder: str) -> Run[PipelineT_co]:
-        """Return the same run in a folder of its workspace, where it has a second chain of stages."""
+        """Return the same run in a folder of its workspace, for a second chain of stages."""
         return replace(self, folder=folder)
 
     def as_plan(self) -> Run[PipelineT_co]:
-        """Return the same run as a plan, in a folder of its own: Airflow may repeat it in earnest, under its id."""
+        """Return the same run as a plan, in a folder of its own: Airflow may repeat the run under its id in earnest."""
         return replace(self, folder=PLAN, plan_only=True)
 
     @cached_property
@@ -115,7 +115,7 @@ class Run(Generic[PipelineT_co]):
 
     @property
     def holder(self) -> str | None:
-        """The run whose holdings in the ledger are not another's: this one; None for a plan, which holds nothing."""
+        """The run whose arrivals in the ledger count as its own: this run; None for a plan, which holds none."""
         return None if self.plan_only else self.key
 
     @cached_property

@@ -1,6 +1,6 @@
-"""A C-CDA document, read as far as its header tells what it is; the rest is only held to be XML.
+"""A C-CDA document: the fields of its header, and whether the rest is well-formed XML.
 
-No entity is expanded and nothing is fetched: a document type declaration ends the reading where it begins.
+No entity is expanded and nothing is fetched: reading stops where a document type declaration begins.
 Sources: HL7 CDA R2 (POCD_HD000040, header), HL7 C-CDA R2.1 (US Realm Header), XML 1.0, RFC 1952.
 """
 
@@ -26,7 +26,7 @@ C_CDA_TEMPLATES = "2.16.840.1.113883.10.20.22."
 
 _HEADER_DEPTH = 2  # children of ClinicalDocument
 _EXPECTED = {"effectiveTime": _HEADER_DEPTH, "recordTarget": _HEADER_DEPTH, "structuredBody": _HEADER_DEPTH + 1}
-_MOST_NOTED = 100  # of one header element, so that a hostile header does not grow in memory
+_MOST_NOTED = 100  # values of one header element; a hostile header must not grow in memory
 _AT_ONCE = 1024**2  # bytes
 _ENDS_EARLY = {
     expat.codes[text]
@@ -40,7 +40,7 @@ _ENDS_EARLY = {
 
 
 class DocumentError(Exception):
-    """An object is no C-CDA document that may be converted.
+    """An object is not a C-CDA document that may be converted.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class DocumentError(Exception):
 
 @dataclass(frozen=True)
 class Document:
-    """What a document's header says.
+    """The fields of a document's header.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class Document:
     code
         ClinicalDocument.code, the LOINC code of the kind of document; None without one.
     problems
-        What C-CDA asks of the header or body and is not there; none stops the document.
+        Parts of header or body that C-CDA requires and that are missing; none of them stops the document.
     size
         Bytes of the document once unpacked.
     is_gzip
@@ -88,7 +88,7 @@ class Document:
 
 
 def read_document(body: bytes, limit: int) -> Document:
-    """Read an object's bytes, gzip or not; memory does not grow with what a gzip stream holds.
+    """Return the document in an object's bytes, gzip or not; memory does not grow with a gzip stream's content.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def read_document(body: bytes, limit: int) -> Document:
     Raises
     ------
     DocumentError
-        With the reason why it is no document to be converted.
+        With the reason why it cannot be converted.
     """
     if not body:
         raise DocumentError(Reason.EMPTY_OBJECT)
@@ -136,7 +136,7 @@ def _parse(body: bytes, limit: int, header: _Header) -> int:
 
 
 def _not_well_formed(error: SAXParseException, header: _Header) -> DocumentError:
-    """Tell a document that was cut from one that is no XML."""
+    """Return the error of a document that was cut off, or of one that is not XML."""
     code = getattr(error.getException(), "code", None)
     if header.is_open and code in _ENDS_EARLY:
         return DocumentError(Reason.TRUNCATED, "the document ends inside an element")
@@ -145,7 +145,7 @@ def _not_well_formed(error: SAXParseException, header: _Header) -> DocumentError
 
 @dataclass
 class _Header(ContentHandler):
-    """Listens to a document: keeps a few attributes of its header, and nothing else."""
+    """A SAX handler that keeps a few attributes of the header and nothing else."""
 
     depth: int = 0
     ids: list[str] = field(default_factory=list)
@@ -165,7 +165,7 @@ class _Header(ContentHandler):
     ) -> None:
         self.depth += 1
         if self.depth == 1 and name != (NAMESPACE, "ClinicalDocument"):
-            raise DocumentError(Reason.NOT_CCDA, f"the root is no ClinicalDocument in the namespace {NAMESPACE}")
+            raise DocumentError(Reason.NOT_CCDA, f"the root is not a ClinicalDocument in the namespace {NAMESPACE}")
         if name[0] != NAMESPACE:
             return
         if self.depth == _EXPECTED.get(name[1]):

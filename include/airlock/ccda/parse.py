@@ -1,4 +1,4 @@
-"""Parse: the header of every document of a shard, and whether the rest of it is XML; no entity is ever expanded."""
+"""Parse: read the header of every document of a shard, and check that the rest is XML; no entity is expanded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airlock.pipelines import CcdaPipeline
     from airlock.run import Run
 
-_NOTHING = (Reason.NOT_XML, Reason.NOT_CCDA, Reason.EMPTY_OBJECT)
+_NOT_A_DOCUMENT = (Reason.NOT_XML, Reason.NOT_CCDA, Reason.EMPTY_OBJECT)
 
 
 def parse(run: Run[CcdaPipeline], shard: str, progress: Callable[[int, int], None] | None = None) -> dict[str, int]:
@@ -36,7 +36,7 @@ def parse(run: Run[CcdaPipeline], shard: str, progress: Callable[[int, int], Non
     shard
         The shard's name, from buffer.
     progress
-        Is told after each document how many of how many are done.
+        Called after each document with the documents done and all documents.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def parse(run: Run[CcdaPipeline], shard: str, progress: Callable[[int, int], Non
     arrivals = run.workspace.read(f"arrivals/{shard}", ARRIVALS)
     rows: list[dict[str, Any]] = []
     for arrival in arrivals.iter_rows(named=True):
-        rows.append(_row(run, arrival) | {"arrival_id": arrival["arrival_id"]})
+        rows.append(_describe_document(run, arrival) | {"arrival_id": arrival["arrival_id"]})
         if progress:
             progress(len(rows), arrivals.height)
     documents = pl.DataFrame(rows, schema=DOCUMENTS)
@@ -54,14 +54,14 @@ def parse(run: Run[CcdaPipeline], shard: str, progress: Callable[[int, int], Non
     return {"arrivals": documents.height, "unread": int(documents["reason"].is_not_null().sum())}
 
 
-def _row(run: Run[CcdaPipeline], arrival: dict[str, Any]) -> dict[str, Any]:
+def _describe_document(run: Run[CcdaPipeline], arrival: dict[str, Any]) -> dict[str, Any]:
     settings = run.pipeline
     name = arrival["key"].rpartition("/")[2].lower()
     try:
         body = read_object(run, arrival)
         document = read_document(body, document_limit(settings))
     except DocumentError as error:
-        sidecar = error.reason in _NOTHING and sidecar_pattern(settings.parse.sidecars).fullmatch(name)
+        sidecar = error.reason in _NOT_A_DOCUMENT and sidecar_pattern(settings.parse.sidecars).fullmatch(name)
         return {"reason": str(Reason.SIDECAR if sidecar else error.reason), "detail": error.detail or None}
     except S3Error as error:
         reason, detail = refusal_of(error)
@@ -87,7 +87,7 @@ def document_limit(pipeline: CcdaPipeline) -> int:
 
 
 def read_object(run: Run[CcdaPipeline], arrival: dict[str, Any]) -> bytes:
-    """Return an object's bytes, as it was when it was listed.
+    """Return an object's bytes, if the object is the one that was listed.
 
     Raises
     ------

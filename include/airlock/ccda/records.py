@@ -1,4 +1,4 @@
-"""The rows of the datasets about C-CDA documents, up to their conversion; then they are FHIR like any other."""
+"""The rows of the datasets about C-CDA documents up to their conversion; afterwards they are FHIR resources."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from airlock.records import ARRIVALS, TIMESTAMP, schema
 if TYPE_CHECKING:
     from airlock.pipelines import CcdaPipeline
 
-FOLDER = "fhir"  # of the workspace: the chain of stages that takes what was converted
-DOCUMENT = "ClinicalDocument"  # what stands for a document's type among the ledger's resources
+FOLDER = "fhir"  # the workspace's folder of the stages that import the converted resources
+DOCUMENT = "ClinicalDocument"  # a document's type among the ledger's resources
 
 
 def converted_by(pipeline: CcdaPipeline) -> str:
-    """Return what stands for the data store where the ledger keeps documents: what one version of a profile converted.
+    """Return the ledger's name for the documents that one version of a profile converted; it stands for a data store.
 
     Another version may convert a document again.
     """
@@ -27,13 +27,13 @@ def converted_by(pipeline: CcdaPipeline) -> str:
 DOCUMENTS = schema(
     {
         "arrival_id": pl.String,
-        "reason": pl.String,  # a Reason when it is no document to be converted, else null
+        "reason": pl.String,  # a Reason where the document cannot be converted, else null
         "detail": pl.String,
         "document_id": pl.String,  # ClinicalDocument.id as root|extension
         "code": pl.String,  # ClinicalDocument.code
         "content_digest": pl.String,  # SHA-256 of the document, unpacked
         "is_gzip": pl.Boolean,
-        "unpacked": pl.Int64,  # bytes of the document, which are those that are sent
+        "unpacked": pl.Int64,  # bytes of the document as it is sent
     }
 )
 
@@ -68,7 +68,7 @@ CONVERSIONS = schema(
     {
         "arrival_id": pl.String,
         "batch_id": pl.String,
-        "reason": pl.String,  # a Reason where no resources of the document go on, else null
+        "reason": pl.String,  # a Reason where the document gave no resources, else null
         "detail": pl.String,
         "coverage": pl.Float64,  # of the drift report, 0 to 1; null without one
         "bucket": pl.String,

@@ -1,4 +1,4 @@
-"""The resources' texts, chunk by chunk, written as they are sent: with the references that had to change."""
+"""The bodies of resources as they are sent: with the references that had to change."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from airlock.clinical.resources import dump, load
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from airlock.pipelines import Pipeline
     from airlock.run import Run
 
 _KEY = ["arrival_id", "line"]
@@ -21,7 +22,7 @@ _REFERENCE = re.compile(r'("reference"\s*:\s*)("(?:[^"\\]|\\.)*")')
 _BREAKS = re.compile(r"[\r\n]+")
 
 
-def read_bodies(run: Run[Any], units: pl.DataFrame, rewrites: pl.DataFrame) -> Iterator[pl.DataFrame]:
+def read_bodies(run: Run[Pipeline], units: pl.DataFrame, rewrites: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """Yield the units of each chunk with their ``body``, in the units' order within the chunk.
 
     Parameters
@@ -41,14 +42,14 @@ def read_bodies(run: Run[Any], units: pl.DataFrame, rewrites: pl.DataFrame) -> I
         joined = rows.join(texts, on=_KEY, how="left", maintain_order="left")
         keys = joined.select(_KEY).iter_rows()
         bodies = [
-            _one_line(rewritten(body, meant[key]) if key in meant else body)
+            _join_lines(rewritten(body, meant[key]) if key in meant else body)
             for key, body in zip(keys, joined["body"], strict=True)
         ]
         yield joined.with_columns(body=pl.Series(bodies, dtype=pl.String))
 
 
 def rewritten(body: str, meant: dict[str, str]) -> str:
-    """Return a resource's text with some references replaced, and nothing else touched: decimals keep their digits."""
+    """Return a resource's text with some references replaced and nothing else changed: decimals keep their digits."""
     left = set(meant)
 
     def replace(match: re.Match[str]) -> str:
@@ -57,10 +58,10 @@ def rewritten(body: str, meant: dict[str, str]) -> str:
         return f"{match[1]}{json.dumps(meant[found])}" if found in meant else match[0]
 
     text = _REFERENCE.sub(replace, body)
-    return _written_anew(body, meant) if left else text  # the name may be spelt with escapes
+    return _rewrite_parsed(body, meant) if left else text  # the name may be spelt with escapes
 
 
-def _written_anew(body: str, meant: dict[str, str]) -> str:
+def _rewrite_parsed(body: str, meant: dict[str, str]) -> str:
     content = load(body.encode())
     waiting: list[Any] = [content]
     is_changed = False
@@ -77,6 +78,6 @@ def _written_anew(body: str, meant: dict[str, str]) -> str:
     return dump(content) if is_changed else body
 
 
-def _one_line(body: str) -> str:
-    """Return a text that NDJSON can hold; a line break in JSON is only ever layout."""
+def _join_lines(body: str) -> str:
+    """Return a text without line breaks for NDJSON; a line break in JSON is only layout."""
     return _BREAKS.sub(" ", body)

@@ -1,4 +1,4 @@
-"""A Bundle taken apart into the resources of its entries (FHIR R4, "Bundle").
+"""The resources in the entries of a Bundle (FHIR R4, "Bundle").
 
 Only entries that mean to store their resource come in, and under no condition: an import stores what it is given. A
 created resource keeps its own id; one that it leaves to the server is made from the entry's fullUrl, so that the same
@@ -22,7 +22,7 @@ _URN_UUID = "urn:uuid:"
 
 
 def is_bundle(content: Any) -> bool:
-    """Say whether this is a Bundle, whatever is wrong with it otherwise."""
+    """Return whether this is a Bundle, even a faulty one."""
     return isinstance(content, dict) and content.get("resourceType") == "Bundle"
 
 
@@ -63,7 +63,7 @@ def _row(entry: dict[str, Any], limit: int) -> Row:
 
 
 def _refusal(resource: dict[str, Any], request: Any) -> str | None:
-    """Return why an entry asks for something else than to store its resource; None if it does not."""
+    """Return why an entry asks for more than to store its resource; None if it does not."""
     if not isinstance(request, dict):
         return "request is not an object"
     if request.get("method") not in _STORING:
@@ -81,14 +81,14 @@ def _refusal(resource: dict[str, Any], request: Any) -> str | None:
 
 
 def _named_by(request: dict[str, Any]) -> tuple[str, str]:
-    """Return type and id as request.url has them, empty where it has none."""
+    """Return the type and id in request.url, empty where it has none."""
     url = request.get("url")
     kind, _, name = (url if isinstance(url, str) else "").removeprefix("/").partition("/")
     return kind, name
 
 
 def _id_of(resource: dict[str, Any], request: Any, full_url: str | None) -> dict[str, str]:
-    """Return the id that an entry gives its resource elsewhere: in request.url of an update, or as a urn:uuid."""
+    """Return the id that an entry gives its resource outside it: in request.url of an update, or as a urn:uuid."""
     if isinstance(request, dict) and request.get("method") == "PUT":
         kind, name = _named_by(request)
         if kind == resource.get("resourceType") and RESOURCE_ID.fullmatch(name):

@@ -1,4 +1,4 @@
-"""The clinical contract ``airlock.clinical/1``: what of one patient, or of one file, has been released.
+"""The clinical contract ``airlock.clinical/1``: the released resources of one patient, or of one file.
 
 Resources that belong to no patient (an Organization, a Practitioner) are in the contract of the file they came in.
 ``json_schema()`` is published as docs/clinical-contract.schema.json. A contract is cumulative: it names every resource
@@ -33,14 +33,14 @@ class ContractResource(ContractModel):
 
 
 class ContractSubject(ContractModel):
-    """Whose resources these are."""
+    """The patient or file that the resources belong to."""
 
     kind: Literal["patient", "file"]
     reference: str | None = Field(None, description="of the patient, as Patient/id")
 
 
 class ClinicalContract(ContractModel):
-    """What of one patient or file has been released."""
+    """The released resources of one patient or file."""
 
     version: Literal["airlock.clinical/1"] = Field("airlock.clinical/1", alias="schema")
     subject_key: str = Field(description="Airlock's own name for the patient or file; reveals no identifier")
@@ -56,28 +56,28 @@ class ClinicalContract(ContractModel):
 
     def to_json(self) -> str:
         """Return the contract as the JSON that is stored and routed."""
-        # Without the field where there is nothing in it: contracts from before it must keep their content digest.
+        # An empty override is left out, so that contracts older than this field keep their content digest.
         return self.model_dump_json(by_alias=True, indent=1, exclude={"override"} if self.override is None else None)
 
     @property
     def content_digest(self) -> str:
-        """What tells two contents apart, whatever their revision: 64 hex digits."""
+        """The digest of the content, whatever the revision: 64 hex digits."""
         return digest(self.model_copy(update={"revision": 0}).to_json(), length=64)
 
 
 def draft(
     released: pl.DataFrame, pipeline: str, datastore_id: str, level: ValidationLevel
 ) -> Iterator[tuple[str, ClinicalContract]]:
-    """Yield each subject with the contract of what a run has released of it.
+    """Yield each subject with the contract of the resources that a run has released.
 
     Parameters
     ----------
     released
         Columns ``subject``, ``line``, ``resource_type``, ``resource_id``, ``content_digest``, ``bucket``, ``key``.
     pipeline, datastore_id, level
-        What the contracts say of the run.
+        The fields of the contracts about the run.
     """
-    # Subject by subject: a delivery's resources as objects are many times their rows.
+    # Subject by subject, since resources as objects need many times the memory of their rows.
     rows = released.sort("subject", "resource_type", "resource_id").iter_rows(named=True)
     for subject, group in groupby(rows, key=itemgetter("subject")):
         yield (
@@ -94,7 +94,7 @@ def draft(
 
 
 def with_subjects(resources: pl.DataFrame) -> pl.DataFrame:
-    """Add the subject that each resource belongs to."""
+    """Return the resources with the ``subject`` that each belongs to."""
     return resources.with_columns(subject=pl.coalesce("patient", pl.lit(file_subject("")) + pl.col("arrival_id")))
 
 
@@ -118,7 +118,7 @@ def _sorted(resources: Iterable[ContractResource]) -> tuple[ContractResource, ..
 
 
 def complete(planned: ClinicalContract, earlier: ClinicalContract | None) -> ClinicalContract:
-    """Return the contract with what earlier deliveries released, and with the revision that its content calls for.
+    """Return the contract with the resources of earlier deliveries; the revision rises if the content changes.
 
     A resource that comes again with the same content stays as it is known, so that auditing an older delivery again
     changes nothing.

@@ -1,8 +1,8 @@
-"""Parse: every file of a shard taken apart into resources, as a stream: memory does not grow with the file.
+"""Parse: split every file of a shard into resources, as a stream, so that memory does not grow with the file.
 
 Writes ``resources/<shard>/<chunk>`` as the files are read, ``files/<shard>`` with one row per arrival, and last
-``resources/<shard>/index.json``, which makes the chunks count. What is wrong with one line or entry is its row's
-reason; what is wrong with a whole file is the file's; what is wrong with S3 ends the task, so that it can be retried.
+``resources/<shard>/index.json``, which makes the chunks count. A fault of one line or entry is the reason in its row; a
+fault of a whole file is the file's reason; a fault of S3 ends the task, which can be retried.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from airlock.storage.s3uri import S3Uri
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
-    from airlock.pipelines import ClinicalParse, ClinicalPipeline
+    from airlock.pipelines import ClinicalParse, ClinicalPipeline, Pipeline
     from airlock.run import Run
     from airlock.storage.lines import Line
 
@@ -42,7 +42,7 @@ _NOTHING = (Reason.NOT_FHIR, Reason.EMPTY_OBJECT)
 
 
 class FileError(ValueError):
-    """A whole file cannot be read; the reason says why."""
+    """A whole file cannot be read, for this reason."""
 
     def __init__(self, reason: Reason, detail: str | None = None) -> None:
         super().__init__(str(reason))
@@ -51,7 +51,7 @@ class FileError(ValueError):
 
 
 def parse(run: Run[ClinicalPipeline], shard: str, progress: Progress | None = None) -> dict[str, int]:
-    """Read the files of one shard.
+    """Read the files of one shard and return counts.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def parse(run: Run[ClinicalPipeline], shard: str, progress: Progress | None = No
     shard
         The shard's name, from buffer.
     progress
-        Is told after each file how many of how many are done, and how many units they had.
+        Called after each file with the files done, all files, and the units found.
 
     Returns
     -------
@@ -91,8 +91,8 @@ def parse(run: Run[ClinicalPipeline], shard: str, progress: Progress | None = No
     }
 
 
-def read_chunks(run: Run[Any], shards: Iterable[str]) -> list[str]:
-    """Return the names of the resources datasets of these shards, in order; none of a shard that was not parsed."""
+def read_chunks(run: Run[Pipeline], shards: Iterable[str]) -> list[str]:
+    """Return the names of the shards' resources datasets in order; a shard that was not parsed has none."""
     names: list[str] = []
     for shard in shards:
         try:
@@ -105,7 +105,7 @@ def read_chunks(run: Run[Any], shards: Iterable[str]) -> list[str]:
 
 @dataclass
 class _Chunks:
-    """The rows of a shard as they fill, written whenever they are many."""
+    """The rows of a shard, written in chunks of parse.chunk_mib."""
 
     run: Run[ClinicalPipeline]
     shard: str
@@ -118,7 +118,7 @@ class _Chunks:
         self._rows.append(row)
         self._size += row.get("size") or 0
         self.units += 1
-        # Rows without a body take memory too.
+        # Rows without a body need memory too.
         if self._size + 200 * len(self._rows) > self.run.pipeline.parse.chunk_mib * _MIB:
             self._write()
 
@@ -135,8 +135,8 @@ class _Chunks:
         self._rows, self._size = [], 0
 
 
-class _Counted:
-    """Counts the bytes of a stream as they pass."""
+class _CountedStream:
+    """A stream that counts its bytes."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces = pieces
@@ -149,7 +149,7 @@ class _Counted:
 
 
 class _Reader:
-    """Takes files apart, one after the other."""
+    """Splits files into rows, one file after the other."""
 
     def __init__(self, run: Run[ClinicalPipeline], chunks: _Chunks, settings: ClinicalParse) -> None:
         self._run = run
@@ -162,14 +162,14 @@ class _Reader:
         self._sidecar = sidecar_pattern(settings.sidecars)
 
     def read(self, arrival: dict[str, Any]) -> Row:
-        """Read one file; its row says what became of it."""
+        """Read one file; return its row of the files dataset."""
         before, name = self._chunks.units, arrival["key"].rpartition("/")[2]
-        stored = _Counted(self._run.s3.stream(S3Uri(arrival["bucket"], arrival["key"]), arrival["etag"]))
+        stored = _CountedStream(self._run.s3.stream(S3Uri(arrival["bucket"], arrival["key"]), arrival["etag"]))
         reason, detail = None, None
         self._last = 0
         try:
-            content = self._capped(arrival["size"], unpack(stored))
-            for row in self._some(self._bearable(self._rows(content, name))):
+            content = self._limit_bytes(arrival["size"], unpack(stored))
+            for row in self._require_one(self._limit_rows(self._read_rows(content, name))):
                 self._chunks.add(row | {"arrival_id": arrival["arrival_id"]})
         except FileError as error:
             sidecar = error.reason in _NOTHING and self._sidecar.fullmatch(name.lower())
@@ -184,13 +184,13 @@ class _Reader:
             "arrival_id": arrival["arrival_id"],
             "reason": None if reason is None else str(reason),
             "detail": detail,
-            # The rows of a file that is too large are left out of what validate reads: the file is one unit.
+            # Validate leaves out the rows of a file that is too large: the file is one unit.
             "units": 0 if reason is Reason.FILE_TOO_LARGE else self._chunks.units - before,
             "bytes_read": stored.bytes,
         }
 
-    def _capped(self, size: int, content: Iterator[bytes]) -> Iterator[bytes]:
-        """Yield the content, until it is more than a file may have: 20 KB of gzip may unpack to gigabytes."""
+    def _limit_bytes(self, size: int, content: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield the content up to the limit of a file: 20 KB of gzip may unpack to gigabytes."""
         most, taken = round(self._unpacked_mib * _MIB), 0
         for piece in chain([b""], content):
             taken += len(piece)
@@ -200,8 +200,8 @@ class _Reader:
                 )
             yield piece
 
-    def _bearable(self, rows: Iterator[Row]) -> Iterator[Row]:
-        """Yield the rows; a file of almost nothing but faults is none of FHIR's, and would cost a row for each."""
+    def _limit_rows(self, rows: Iterator[Row]) -> Iterator[Row]:
+        """Yield the rows up to the limits. A file of almost nothing but faults is not FHIR; each fault costs a row."""
         faulty = 0
         for number, row in enumerate(rows, 1):
             if number > self._max_units:
@@ -211,40 +211,40 @@ class _Reader:
             faulty += row.get("reason") is not None
             if faulty > self._max_faulty:
                 raise FileError(
-                    Reason.NOT_FHIR, f"more than {self._max_faulty} of its lines or entries are no resources"
+                    Reason.NOT_FHIR, f"more than {self._max_faulty} of its lines or entries are not resources"
                 )
             yield row
 
     @staticmethod
-    def _some(rows: Iterator[Row]) -> Iterator[Row]:
-        """Yield the rows, of which there must be one."""
+    def _require_one(rows: Iterator[Row]) -> Iterator[Row]:
+        """Yield the rows; refuse a file without any."""
         first = next(rows, None)
         if first is None:
             raise FileError(Reason.EMPTY_OBJECT)
         yield from chain([first], rows)
 
-    def _rows(self, content: Iterator[bytes], name: str) -> Iterator[Row]:
-        """Tell lines from a document: of lines, the first that is not blank is whole by itself."""
+    def _read_rows(self, content: Iterator[bytes], name: str) -> Iterator[Row]:
+        """Yield the rows of lines or of one document. In lines, the first that is not blank is complete JSON."""
         head = b""
         for piece in content:
             head += piece
             if b"\n" in head.lstrip() or len(head) > self._resource_limit:
                 break
         first = head.removeprefix(UTF8_BOM).lstrip().partition(b"\n")[0].strip()
-        by_name, names = bool(_LINES.search(name)), _names(first) if len(first) <= self._resource_limit else ()
+        by_name, names = bool(_LINES.search(name)), _read_names(first) if len(first) <= self._resource_limit else ()
         if "resourceType" in names or (by_name and first not in {b"{", b"["}):
-            yield from self._lines(chain([head], content))
+            yield from self._read_lines(chain([head], content))
         else:
-            yield from self._document(head, content, by_name or bool(names))
+            yield from self._read_document(head, content, by_name or bool(names))
 
-    def _document(self, head: bytes, content: Iterator[bytes], may_be_lines: bool) -> Iterator[Row]:
-        """Read a file that is one JSON text, or else lines after all where it looks like them."""
+    def _read_document(self, head: bytes, content: Iterator[bytes], may_be_lines: bool) -> Iterator[Row]:
+        """Yield the rows of a file that is one JSON text, or of its lines if it is not and looks like lines."""
         body = bytearray()
         for piece in chain([head], content):
             body += piece
             if len(body) > self._bundle_limit:
                 if may_be_lines:
-                    yield from self._lines(chain([bytes(body)], content))
+                    yield from self._read_lines(chain([bytes(body)], content))
                     return
                 raise FileError(Reason.FILE_TOO_LARGE, "as one JSON text it is larger than parse.bundle_mib")
         try:
@@ -252,44 +252,44 @@ class _Reader:
         except NotJsonError as error:
             if not may_be_lines:
                 raise FileError(Reason.NOT_FHIR if body.strip() else Reason.EMPTY_OBJECT, str(error)) from None
-            yield from self._lines([bytes(body)])
+            yield from self._read_lines([bytes(body)])
             return
         if not isinstance(document, dict) or "resourceType" not in document:
             raise FileError(Reason.NOT_FHIR, "JSON without a resourceType")
-        yield from self._of(1, bytes(body).removeprefix(UTF8_BOM).strip(), document)
+        yield from self._read_text(1, bytes(body).removeprefix(UTF8_BOM).strip(), document)
 
-    def _lines(self, content: Iterable[bytes]) -> Iterator[Row]:
-        """Read lines; a file is one of Bundles when those of its first two lines that can be read are Bundles."""
-        lines = _loaded(split(content, self._resource_limit))
+    def _read_lines(self, content: Iterable[bytes]) -> Iterator[Row]:
+        """Yield the rows of lines. They hold Bundles if the readable ones of the first two lines are Bundles."""
+        lines = _load_lines(split(content, self._resource_limit))
         opening = list(islice(lines, 2))
         objects = [loaded for _, loaded, _ in opening if isinstance(loaded, dict)]
         bundles = bool(objects) and all(map(is_bundle, objects))
         for line, loaded, fault in chain(opening, lines):
             if fault is not None:
-                yield self._numbered(line.number, fault)
+                yield self._number_row(line.number, fault)
             elif isinstance(loaded, dict) and is_bundle(loaded) != bundles:
-                yield self._numbered(line.number, set_aside(Reason.MIXED_FILE))
+                yield self._number_row(line.number, set_aside(Reason.MIXED_FILE))
             else:
-                yield from self._of(line.number, line.text or b"", loaded)
+                yield from self._read_text(line.number, line.text or b"", loaded)
 
-    def _of(self, number: int, text: bytes, content: Any) -> Iterator[Row]:
-        """Yield the rows of one JSON text; the entries of a Bundle are counted through the file."""
+    def _read_text(self, number: int, text: bytes, content: Any) -> Iterator[Row]:
+        """Yield the rows of one JSON text; the entries of all Bundles in a file are numbered on."""
         if is_bundle(content):
             for row in explode(content, self._resource_limit):
-                yield self._numbered(self._last + 1, row)
+                yield self._number_row(self._last + 1, row)
         elif len(text) > self._resource_limit:
-            yield self._numbered(number, set_aside(Reason.RESOURCE_TOO_LARGE, f"{len(text)} bytes"))
+            yield self._number_row(number, set_aside(Reason.RESOURCE_TOO_LARGE, f"{len(text)} bytes"))
         else:
-            yield self._numbered(number, describe(content, text.decode()))
+            yield self._number_row(number, describe(content, text.decode()))
 
-    def _numbered(self, number: int, row: Row) -> Row:
-        """Give a row its line; no two of a file have one."""
+    def _number_row(self, number: int, row: Row) -> Row:
+        """Return a row with its line number, which no other row of the file has."""
         self._last = max(number, self._last + 1)
         return row | {"line": self._last}
 
 
-def _loaded(lines: Iterable[Line]) -> Iterator[tuple[Line, Any, Row | None]]:
-    """Yield each line with its content, or with the row that says why there is none."""
+def _load_lines(lines: Iterable[Line]) -> Iterator[tuple[Line, Any, Row | None]]:
+    """Yield each line with its content, or with the row of its fault."""
     for line in lines:
         if line.text is None:
             yield line, None, set_aside(Reason.RESOURCE_TOO_LARGE, f"{line.size} bytes")
@@ -300,8 +300,8 @@ def _loaded(lines: Iterable[Line]) -> Iterator[tuple[Line, Any, Row | None]]:
             yield line, None, set_aside(Reason.NOT_JSON, str(error))
 
 
-def _names(text: bytes) -> Collection[str]:
-    """Return the names in a JSON object; none of what is no object."""
+def _read_names(text: bytes) -> Collection[str]:
+    """Return the names in a JSON object; none for any other text."""
     try:
         content = load(text)
     except NotJsonError:

@@ -1,4 +1,4 @@
-"""Read-back: fetch some of a run's resources by their ids and hold them against what was sent.
+"""Read-back: read some of a run's resources by their ids and compare them with the sent ones.
 
 A search would show what its index has, seconds or minutes late; a read by id shows what is stored.
 """
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 TRIES = 4
 VALIDATION_ISSUE = "http://healthlake.amazonaws.com/fhir/StructureDefinition/validation-issue"
 _GIVEN_BY_THE_STORE = ("versionId", "lastUpdated")
-_LONGEST = 1024**3  # bytes of a line: what was sent is of Airlock's own making
+_LONGEST = 1024**3  # bytes of a line, which Airlock wrote itself
 
 
 class FhirReader(Protocol):
     """Reads resources of one data store by their ids."""
 
     def read(self, resource_type: str, resource_id: str) -> dict[str, Any] | None:
-        """Return a resource, None if there is none; decimals as ``decimal.Decimal``, which keeps their digits."""
+        """Return a resource; None if there is none. Decimals are ``decimal.Decimal``, which keeps their digits."""
 
 
 def read_back(
@@ -44,7 +44,7 @@ def read_back(
     *,
     pause: Callable[[float], None] = time.sleep,
 ) -> pl.DataFrame:
-    """Mark the outcomes of which the data store holds something else than was sent, or nothing.
+    """Mark the outcomes whose resource is missing in the data store or differs from the sent one.
 
     Parameters
     ----------
@@ -92,14 +92,14 @@ def differing(
 
 
 def choose(outcomes: pl.DataFrame, sample: int) -> pl.DataFrame:
-    """Return so many of the imported resources, type by type in turn, in the order of their digests."""
+    """Return a sample of the imported resources: the types in turn, each in the order of the digests."""
     imported = outcomes.filter(pl.col("outcome").is_in(IMPORTED)).sort("content_digest")
     turn = pl.int_range(pl.len()).over("resource_type")
     return imported.with_columns(turn=turn).sort("turn", "content_digest").head(sample).drop("turn")
 
 
 def marked(outcomes: pl.DataFrame, wrong: pl.DataFrame) -> pl.DataFrame:
-    """Mark the outcomes of these resources (resource_type, resource_id) as not what the data store holds."""
+    """Mark the outcomes of these resources (resource_type, resource_id) as differing from the data store."""
     found = wrong.unique().with_columns(differs=pl.lit(value=True))
     rows = outcomes.join(found, on=["resource_type", "resource_id"], how="left", maintain_order="left")
     differs = pl.col("differs").fill_null(value=False) & pl.col("outcome").is_in(IMPORTED)
@@ -110,7 +110,7 @@ def marked(outcomes: pl.DataFrame, wrong: pl.DataFrame) -> pl.DataFrame:
 
 
 def _sent(s3: S3, places: pl.DataFrame) -> Iterator[dict[str, Any]]:
-    """Yield the resources at these places of the import files."""
+    """Yield the resources on these lines of the import files."""
     for (bucket, key), rows in places.sort("staged_key").group_by("staged_bucket", "staged_key", maintain_order=True):
         wanted = set(rows["staged_line"])
         for line in split(s3.stream(S3Uri(str(bucket), str(key))), _LONGEST):
@@ -127,7 +127,7 @@ def _holds(reader: FhirReader, sent: dict[str, Any]) -> bool:
 
 
 def agrees(sent: dict[str, Any], held: dict[str, Any]) -> bool:
-    """Say whether a stored resource has the content that was sent.
+    """Return whether a stored resource has the content that was sent.
 
     What the store may add does not count: its version and time, tags and the like in ``meta``, and the extension by
     which it marks a resource that minimal validation let pass.
@@ -147,7 +147,7 @@ def _content(resource: dict[str, Any]) -> dict[str, Any]:
 
 
 def _has(held: object, sent: object) -> bool:
-    """Say whether the stored ``meta`` has all that was sent."""
+    """Return whether the stored ``meta`` has everything that was sent."""
     if not isinstance(sent, dict) or not isinstance(held, dict):
         return not sent or _equal(sent, held)
     return all(_has_value(held.get(name), value) for name, value in sent.items() if name not in _GIVEN_BY_THE_STORE)
@@ -160,7 +160,7 @@ def _has_value(held: object, sent: object) -> bool:
 
 
 def _equal(sent: object, held: object) -> bool:
-    """Compare JSON values; numbers by value and precision, whatever their spelling.
+    """Return whether JSON values are equal; numbers by value and precision, whatever their spelling.
 
     FHIR R4 ("Datatypes", decimal): the precision has a meaning, so 1.10 is not 1.1, and 1e2 is 1E+2 but not 100.
     """

@@ -1,4 +1,4 @@
-"""The rows of the clinical datasets; ``airlock.records`` has the words and those that all kinds share."""
+"""The rows of the clinical datasets. Those that ccda writes too are in ``airlock.stages.resources``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ RESOURCES = schema(
     UNIT,
     IDENTITY,
     {
-        "reason": pl.String,  # a Reason when the line is no resource to be had, else null
+        "reason": pl.String,  # a Reason where the line is set aside, else null
         "detail": pl.String,
         "content_digest": pl.String,  # 64 hex digits: equal where the content is, whatever its layout
         "size": pl.Int64,  # bytes of the body
-        "patient": pl.String,  # Patient/<id> or the reference as it stands, of the patient it belongs to; else null
+        "patient": pl.String,  # the resource's patient: Patient/<id>, or the reference as it is; else null
         "full_url": pl.String,  # of the Bundle's entry
         "references": pl.List(pl.String),  # every Reference.reference that is not to a contained resource
         "identifiers": pl.List(pl.String),  # system|value
@@ -39,7 +39,7 @@ VERDICTS = schema(
     },
 )
 
-# validate: what a reference that cannot stay as it is becomes
+# validate: the new text of a reference that has to change
 REWRITES = schema(UNIT, {"found": pl.String, "reference": pl.String})
 
 # validate and audit: the OperationOutcome of each unit that has one
@@ -79,7 +79,7 @@ GATES = pl.Schema(
 
 
 def subject_key(datastore_id: str, subject: str) -> str:
-    """Return what may stand for a patient or a file outside the workspace and the ledger: 16 hex digits."""
+    """Return the name of a patient or file outside the workspace and the ledger: 16 hex digits."""
     return digest("subject", datastore_id, subject, length=16)
 
 

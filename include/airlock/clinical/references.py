@@ -1,4 +1,4 @@
-"""References: which resource each one means, how it has to be written, and which lead to nothing.
+"""References: which resource each one means, how it has to be written, and which of them lead nowhere.
 
 Sources: FHIR R4, "References" (literal and conditional references), "Bundle" (resolving references by fullUrl).
 """
@@ -27,7 +27,7 @@ _LITERAL = rf"^([A-Za-z]+/{_ID})(?:/_history/[A-Za-z0-9\-.]{{1,64}})?$"
 _CONDITIONAL = r"^[A-Z][A-Za-z]+\?.+$"
 _URN = r"^urn:(?:uuid|oid):"
 _BY_IDENTIFIER = "identifier="
-_REFUSED = (  # statuses that speak of one request's content, not of the data store
+_REFUSED = (  # statuses about one request's content, not about the data store
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -38,10 +38,10 @@ LOST = pl.Schema(UNIT | {"why": pl.String()})
 
 
 class FhirStore(Protocol):
-    """What is asked of the data store's REST API; its errors have a ``status``, which is the HTTP status."""
+    """The data store's REST API as validate uses it; its errors have a ``status``, the HTTP status."""
 
     def read(self, resource_type: str, resource_id: str) -> dict[str, Any] | None:
-        """Return a resource, None if there is none."""
+        """Return a resource; None if there is none."""
 
     def search(self, resource_type: str, params: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         """Yield the resources that match."""
@@ -51,13 +51,13 @@ class FhirStore(Protocol):
 
 
 def is_refused(error: Exception) -> bool:
-    """Say whether the data store refuses one request for its content, which is that resource's fault alone."""
+    """Return whether the data store refuses a single request for its content."""
     return getattr(error, "status", None) in _REFUSED
 
 
 @dataclass(frozen=True)
 class References:
-    """What the references of a delivery mean."""
+    """The meaning of a delivery's references."""
 
     rewrites: pl.DataFrame  # REWRITES: those that must be written otherwise
     edges: pl.DataFrame  # EDGES: the resource Type/id that a unit refers to
@@ -65,7 +65,7 @@ class References:
 
 
 def resolve(units: pl.DataFrame, named: pl.DataFrame, store: FhirStore | None) -> References:
-    """Find out what every reference of these units means.
+    """Return the meaning of every reference of these units.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def _target(units: pl.DataFrame) -> pl.Series:
 
 
 def _by_full_url(own: pl.DataFrame) -> pl.DataFrame:
-    """Return what a fullUrl means within its file; one that two entries bear means nothing."""
+    """Return the resource of each fullUrl within its file; a fullUrl of two entries means nothing."""
     named = own.filter(pl.col("full_url").is_not_null()).select("arrival_id", found="full_url", reference="target")
     return named.unique().unique(["arrival_id", "found"], keep="none")
 
@@ -130,7 +130,7 @@ def _answers(asked: list[str], own: pl.DataFrame, store: FhirStore | None) -> di
         kind, _, query = reference.partition("?")
         identifier = unquote(query.removeprefix(_BY_IDENTIFIER)) if query.startswith(_BY_IDENTIFIER) else None
         if identifier is not None and not _has_system(identifier):
-            continue  # a number may be anybody's without the system that gave it
+            continue  # a value without its system may belong to anybody
         targets = known.get((kind, identifier)) or _searched(store, kind, query)
         if len(targets) == 1:
             answers[reference] = targets[0]
@@ -143,7 +143,7 @@ def _has_system(identifier: str) -> bool:
 
 
 def _searched(store: FhirStore | None, kind: str, query: str) -> list[str]:
-    """Return what the data store finds, two at most: more than one is none."""
+    """Return the resources that the data store finds, two at most: more than one means none."""
     pairs = [part.partition("=") for part in query.split("&")]
     params = {name: unquote(value) for name, _, value in pairs}
     if store is None or kind not in RESOURCE_TYPES or len(params) < len(pairs):

@@ -36,12 +36,12 @@ _NONE = {"released": 0, "held": 0}
 def build(
     run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame], jobs: list[dict[str, Any]], problems: list[str]
 ) -> dict[str, Any]:
-    """Count a run's books.
+    """Return a run's report, counted from its books.
 
     Parameters
     ----------
     run
-        Whose report this is.
+        The run.
     books
         The frames ``arrivals``, ``verdicts``, ``outcomes``, ``gates``, ``dispositions``,
         ``file_words`` and ``overrides``.
@@ -63,40 +63,40 @@ def build(
         "outcomes": count_values(books["outcomes"]["outcome"]),
         "dispositions": count_values(dispositions["disposition"]),
         "reasons": explain_reasons(count_values(dispositions["reason"]), "units"),
-        "patients": _gated(gates.filter(of_patient)),
+        "patients": _count_gates(gates.filter(of_patient)),
         "files": _NONE | count_values(books["file_words"]["disposition"]),
         "held": gates.filter(pl.col("gate") == Gate.HOLD).select("subject_key", "reason").to_dicts(),
         "overrides": [{"subject_key": key, **word} for key, word in sorted(words_by_key(books["overrides"]).items())],
         "jobs": jobs,
         "validation_level": run.pipeline.risk.validation_level.value,
-        **_conversion(run),
-        **_redrive(run),
+        **_find_conversion(run),
+        **_find_redrive(run),
         "balanced": not problems,
         "problems": problems,
     }
 
 
-def _gated(gates: pl.DataFrame) -> dict[str, int]:
+def _count_gates(gates: pl.DataFrame) -> dict[str, int]:
     words = {Gate.RELEASE.value: "released", Gate.HOLD.value: "held"}
     return _NONE | {words[gate]: number for gate, number in count_values(gates["gate"]).items()}
 
 
-def _conversion(run: Run[ClinicalPipeline]) -> dict[str, Any]:
-    """Return what the audit of a conversion has summed up, where there was one."""
+def _find_conversion(run: Run[ClinicalPipeline]) -> dict[str, Any]:
+    """Return the summary of the conversion's audit; empty where nothing was converted."""
     try:
         return {"conversion": json.loads(run.s3.get(run.within("").workspace.root.join("conversion.json")))}
     except FileNotFoundError:
         return {}
 
 
-def _redrive(run: Run[ClinicalPipeline]) -> dict[str, Any]:
-    """Return who wanted a redrive, why and what, where the run is one."""
+def _find_redrive(run: Run[ClinicalPipeline]) -> dict[str, Any]:
+    """Return who asked for the redrive, why and of what; empty if the run is not one."""
     redrive = run.ledger.find_redrive(run.key)
     return {} if redrive is None else {"redrive": redrive}
 
 
 def dispositions_csv(dispositions: pl.DataFrame) -> str:
-    """Return the list of all units that are not simply released."""
+    """Return dispositions.csv: all units that are not simply released."""
     return to_csv(dispositions.filter(pl.col("disposition") != Disposition.RELEASED), CSV_COLUMNS)
 
 
@@ -119,12 +119,12 @@ def _outcome_lines(rows: pl.DataFrame) -> Iterator[str]:
     names = ("key", "line", "resource_type", "resource_id", "source")
     for *values, outcome in rows.select(*names, "outcome").iter_rows():
         head = json.dumps(dict(zip(names, values, strict=True)))
-        # JSON in JSON: a line break can only be layout there.
+        # A line break in JSON is only layout.
         yield f'{head[:-1]}, "outcome": {outcome.replace(chr(10), " ")}}}\n'
 
 
 def imbalances(books: dict[str, pl.DataFrame]) -> list[str]:
-    """Hold the books against each other: conservation, unit by unit, at each step.
+    """Return the imbalances between the steps: conservation, unit by unit.
 
     Parameters
     ----------
@@ -140,16 +140,16 @@ def imbalances(books: dict[str, pl.DataFrame]) -> list[str]:
     arrivals, files, verdicts = books["arrivals"], books["files"], books["verdicts"]
     accepted = verdicts.filter(pl.col("verdict") == Verdict.ACCEPT)
     open_files = arrivals.join(verdicts, on="arrival_id", how="anti").with_columns(line=pl.lit(None, pl.Int64))
-    decided = pl.concat([_names(verdicts), _names(open_files)])
+    decided = pl.concat([_name_units(verdicts), _name_units(open_files)])
     ids = arrivals["arrival_id"]
     parsed = ids.filter(ids.is_in(files["arrival_id"].implode()))
     return [
         *_differences("arrivals", ids, ids),
         *_differences("files", parsed, files["arrival_id"]),
-        *_miscounted(files, verdicts),
-        *_differences("verdicts", _names(verdicts), _names(verdicts), "units"),
-        *_differences("outcomes", _names(accepted), _names(books["outcomes"]), "units"),
-        *_differences("dispositions", decided, _names(books["dispositions"]), "units"),
+        *_find_miscounts(files, verdicts),
+        *_differences("verdicts", _name_units(verdicts), _name_units(verdicts), "units"),
+        *_differences("outcomes", _name_units(accepted), _name_units(books["outcomes"]), "units"),
+        *_differences("dispositions", decided, _name_units(books["dispositions"]), "units"),
         *_differences("the ledger", ids, books["held"]["arrival_id"]),
     ]
 
@@ -159,14 +159,14 @@ def _differences(step: str, expected: pl.Series, actual: pl.Series, counted: str
     return describe_imbalances({(step, what): number for what, number in found.items()}, counted)
 
 
-def _names(units: pl.DataFrame) -> pl.Series:
-    """Name each unit by its file and line."""
+def _name_units(units: pl.DataFrame) -> pl.Series:
+    """Return the name of each unit: its file and line."""
     line = pl.col("line").cast(pl.String).fill_null("")
     return units.select(unit=pl.format("{}:{}", pl.col("arrival_id"), line))["unit"]
 
 
-def _miscounted(files: pl.DataFrame, verdicts: pl.DataFrame) -> list[str]:
-    """Compare how many units parse found in each file with how many were decided on; a file without any is one."""
+def _find_miscounts(files: pl.DataFrame, verdicts: pl.DataFrame) -> list[str]:
+    """Return a sentence if parse found another number of units in a file than was decided on; an empty file is one."""
     decided = verdicts.group_by("arrival_id").agg(decided=pl.len())
     both = files.select("arrival_id", "units").join(decided, on="arrival_id", how="full", coalesce=True)
     wrong = both.filter(pl.max_horizontal("units", 1).ne_missing(pl.col("decided"))).height

@@ -1,4 +1,4 @@
-"""One FHIR resource, as parse keeps it: what it is, whose it is, what it refers to, and a digest of its content.
+"""One FHIR resource as parse describes it: its type and id, its patient, its references, a digest of its content.
 
 Sources: FHIR R4, "Resource" (id), "References", "JSON Representation of Resources".
 """
@@ -18,12 +18,12 @@ from airlock.clinical.structure import OTHER_TYPES
 from airlock.reasons import Reason
 
 RESOURCE_TYPES = frozenset(fhirkit.RESOURCE_TYPES)
-RESOURCE_ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9\-.]{1,64}")  # "." and ".." are no names in an address
-_LARGEST_EXPONENT = 400  # beyond it a number is an attack: no reader of JSON holds it
-# Where a resource says whose it is; the first that is there counts.
+RESOURCE_ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9\-.]{1,64}")  # "." and ".." cannot be names in an address
+_LARGEST_EXPONENT = 400  # a number beyond it is an attack: JSON readers cannot hold it
+# The elements that name a resource's patient; the first one present counts.
 _PATIENT_ELEMENTS = ("subject", "patient", "beneficiary", "for", "individual")
 _GIVEN_BY_THE_STORE = ("versionId", "lastUpdated")
-# A decimal keeps its digits: 70.10 is not 70.1 (FHIR R4, "Datatypes", decimal). They travel as marked texts.
+# A decimal keeps its digits: 70.10 is not 70.1 (FHIR R4, "Datatypes", decimal). Decimals are kept as marked texts.
 _MARK = f"decimal:{secrets.token_hex(8)}:"
 _MARKED = re.compile(rf'"{_MARK}([^"]*)"')
 
@@ -31,11 +31,11 @@ Row = dict[str, Any]
 
 
 class NotJsonError(ValueError):
-    """A text that is no JSON as FHIR means it; the message names the fault and no value."""
+    """A text is not JSON as FHIR means it; the message names the fault and no value."""
 
 
 def load(text: bytes) -> Any:
-    """Read JSON with decimals as marked texts; `dump` writes them as they were.
+    """Return parsed JSON with decimals as marked texts, which `dump` writes as they were.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def load(text: bytes) -> Any:
     """
     try:
         return json.loads(
-            text.decode(), parse_float=_marked, parse_constant=_refuse, object_pairs_hook=_with_names_once
+            text.decode(), parse_float=_mark, parse_constant=_refuse, object_pairs_hook=_refuse_repeated_names
         )
     except NotJsonError:
         raise
@@ -56,7 +56,7 @@ def load(text: bytes) -> Any:
         raise NotJsonError("no JSON") from None
 
 
-def _marked(digits: str) -> str:
+def _mark(digits: str) -> str:
     exponent = digits.lower().partition("e")[2]
     if exponent and (len(exponent) > 5 or abs(int(exponent)) > _LARGEST_EXPONENT):
         raise NotJsonError("a number out of all range")
@@ -64,11 +64,11 @@ def _marked(digits: str) -> str:
 
 
 def _refuse(constant: str) -> Any:
-    raise NotJsonError(f"{constant} is no JSON")
+    raise NotJsonError(f"{constant} is not JSON")
 
 
-def _with_names_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object; of a name that comes twice, readers keep now the first and now the last."""
+def _refuse_repeated_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; refuse a repeated name, of which some readers keep the first value and some the last."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise NotJsonError("a name comes twice in one object")
@@ -76,7 +76,7 @@ def _with_names_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def dump(content: Any, *, sort_keys: bool = False) -> str:
-    """Write what `load` or a data store's reader read, in ASCII, without insignificant blanks."""
+    """Return JSON, read by `load` or by a data store's reader, as ASCII text without insignificant blanks."""
     return _MARKED.sub(r"\1", json.dumps(content, separators=(",", ":"), sort_keys=sort_keys, default=_marked_decimal))
 
 
@@ -87,7 +87,7 @@ def _marked_decimal(value: object) -> str:
 
 
 def content_digest(resource: dict[str, Any]) -> str:
-    """Return what tells two contents of a resource apart, whatever its layout: 64 hex digits.
+    """Return the digest of a resource's content, whatever its layout: 64 hex digits.
 
     meta.versionId and meta.lastUpdated do not count: every store gives its own.
     """
@@ -100,7 +100,7 @@ def content_digest(resource: dict[str, Any]) -> str:
 
 
 def set_aside(reason: Reason, detail: str | None = None, **known: Any) -> Row:
-    """Return the row of a line or entry that is no resource to be had."""
+    """Return the row of a line or entry that is set aside."""
     return {"reason": str(reason), "detail": detail, **known}
 
 
@@ -108,7 +108,7 @@ _UNKNOWN_TYPE = set_aside(Reason.UNKNOWN_RESOURCE_TYPE)
 
 
 def describe(resource: Any, body: str, full_url: str | None = None) -> Row:
-    """Return the row of a resource, without its place; with a reason where its type or id cannot be used.
+    """Return the row of a resource without file and line; it has a reason where its type or id cannot be used.
 
     Parameters
     ----------
@@ -133,13 +133,13 @@ def describe(resource: Any, body: str, full_url: str | None = None) -> Row:
         digest = content_digest(resource)
     except RecursionError:
         return set_aside(Reason.NOT_JSON, "nested too deeply", resource_type=kind, resource_id=name)
-    references, identifiers = _found_in(resource)
+    references, identifiers = _find_references(resource)
     return {
         "resource_type": kind,
         "resource_id": name,
         "content_digest": digest,
         "size": len(body.encode()),
-        "patient": f"Patient/{name}" if kind == "Patient" else _patient(resource, references),
+        "patient": f"Patient/{name}" if kind == "Patient" else _find_patient(resource, references),
         "full_url": full_url,
         "references": references,
         "identifiers": identifiers,
@@ -147,8 +147,8 @@ def describe(resource: Any, body: str, full_url: str | None = None) -> Row:
     }
 
 
-def _patient(resource: dict[str, Any], references: list[str]) -> str | None:
-    """Return whose a resource is: what it says, or else the only Patient that it refers to."""
+def _find_patient(resource: dict[str, Any], references: list[str]) -> str | None:
+    """Return a resource's patient: the one that it names as its own, else the only Patient that it refers to."""
     for element in _PATIENT_ELEMENTS:
         value = resource.get(element)
         for item in value if isinstance(value, list) else [value]:
@@ -159,8 +159,8 @@ def _patient(resource: dict[str, Any], references: list[str]) -> str | None:
     return patients[0] if len(patients) == 1 else None
 
 
-def _found_in(resource: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Return the references of a resource, each once, and the identifiers that a conditional reference may mean."""
+def _find_references(resource: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the references of a resource, each once, and the identifiers that conditional references may name."""
     references: dict[str, None] = {}
     waiting: list[Any] = [resource]
     while waiting:
@@ -174,10 +174,10 @@ def _found_in(resource: dict[str, Any]) -> tuple[list[str], list[str]]:
             waiting.extend(value)
     given = resource.get("identifier")
     identifiers = [item for item in (given if isinstance(given, list) else [given]) if isinstance(item, dict)]
-    return list(references), [f"{_text(item, 'system')}|{_text(item, 'value')}" for item in identifiers]
+    return list(references), [f"{_read_field(item, 'system')}|{_read_field(item, 'value')}" for item in identifiers]
 
 
-def _text(item: dict[str, Any], name: str) -> str:
+def _read_field(item: dict[str, Any], name: str) -> str:
     value = item.get(name)
     return storable(value) if isinstance(value, str) else ""
 

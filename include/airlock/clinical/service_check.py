@@ -1,4 +1,4 @@
-"""$validate: what the data store says of resources before anything is stored, as the pipeline's policy asks for.
+"""$validate: the data store's check of resources before anything is stored, by the pipeline's policy.
 
 Source: HealthLake developer guide, "Validating resources with $validate"; FHIR R4, "Operation $validate on Resource".
 """
@@ -25,7 +25,7 @@ _WRONG = ("error", "fatal")
 
 
 def chosen(units: pl.DataFrame, settings: ClinicalValidate) -> pl.DataFrame:
-    """Return the arrival_id and line of the units to ask about.
+    """Return the arrival_id and line of the units to check.
 
     A sample is spread over all types, and the same delivery gives the same sample: the digests decide.
     """
@@ -38,12 +38,12 @@ def chosen(units: pl.DataFrame, settings: ClinicalValidate) -> pl.DataFrame:
 
 
 def ask(store: FhirStore, bodies: Iterable[tuple[str, int, str]], in_flight: int) -> Iterator[tuple[str, int, Finding]]:
-    """Yield what the data store finds wrong.
+    """Yield the data store's findings.
 
     Parameters
     ----------
     store
-        Whose $validate is asked.
+        The data store.
     bodies
         arrival_id, line and JSON.
     in_flight
@@ -59,7 +59,7 @@ def ask(store: FhirStore, bodies: Iterable[tuple[str, int, str]], in_flight: int
 
 
 def _outcome(store: FhirStore, resource: str) -> dict[str, Any]:
-    """Return what $validate answers, or that it will not look at such a resource."""
+    """Return the answer of $validate, or an outcome that says that it refuses the resource."""
     try:
         return store.validate(resource)
     except Exception as error:
@@ -75,7 +75,7 @@ def _issues(outcome: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def first_words(issue: dict[str, Any], length: int = 500) -> str:
-    """Return where and what an OperationOutcome's issue is, in so many characters at most."""
+    """Return place and text of an OperationOutcome's issue, cut to this number of characters."""
     where = issue.get("expression") or issue.get("location") or []
     details = issue.get("details")
     said = issue.get("diagnostics") or (details.get("text") if isinstance(details, dict) else None) or issue.get("code")

@@ -1,4 +1,4 @@
-"""The local structure check: FHIR R4 by the fhirkit library, before anything is sent; and whose version it is instead.
+"""The local structure check: FHIR R4 by the fhirkit library before anything is sent, and the version it is instead.
 
 It finds what breaks the structure: types, cardinality, unknown elements, formats. Bindings, reference targets,
 invariants and profiles are the data store's to judge. The library passes over control characters below 32; R4 forbids
@@ -42,7 +42,7 @@ OTHER_TYPES = {
         "R5",
     ),
 }  # fmt: skip
-# Elements that R4 does not have, or has otherwise, and another version does (change logs of FHIR R4 and R5).
+# Elements of another version that R4 does not have, or has with another type (change logs of FHIR R4 and R5).
 OTHER_ELEMENTS = {
     **dict.fromkeys(
         (
@@ -72,7 +72,7 @@ OTHER_ELEMENTS = {
 _INDEX = re.compile(r"\[\d+\]")
 _KEPT = 20  # issues of one resource
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
-_ESCAPED = re.compile(r"\\(?:[bf]|u00[01])")  # what may be one in JSON, or "\\b"
+_ESCAPED = re.compile(r"\\(?:[bf]|u00[01])")  # possibly a control character in JSON, or "\\b"
 _HAS_ONE = "a control character below 32"
 
 
@@ -86,7 +86,7 @@ class Finding:
 
 
 def check(body: str) -> Finding | None:
-    """Hold a resource's text against the structure of FHIR R4; None where it keeps to it."""
+    """Return how a resource's text breaks the structure of FHIR R4; None where it does not."""
     try:
         issues = [(issue.path, issue.message) for issue in fhirkit.validate(body) if issue.severity == "error"]
     except fhirkit.ParseError as error:
@@ -104,7 +104,7 @@ def check(body: str) -> Finding | None:
 
 
 def _control_characters(body: str) -> Iterator[tuple[str, str]]:
-    """Yield where texts hold control characters, and that they do."""
+    """Yield the path of each text with a control character, and the message."""
     content = json.loads(body)
     waiting: list[tuple[str, Any]] = [(str(content["resourceType"]), content)]
     while waiting:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from airlock.pipelines import Pipeline
     from airlock.run import Run
 
-# What names a unit: the line of an NDJSON file, or the entry of a Bundle, counted from 1; null for a file as a whole.
+# A unit is a line of an NDJSON file or an entry of a Bundle, counted from 1; the line is null for a file as a whole.
 UNIT = {"arrival_id": pl.String(), "line": pl.Int64()}
 IDENTITY = {"resource_type": pl.String(), "resource_id": pl.String()}
 
@@ -63,7 +63,7 @@ DISPOSITIONS = schema(
     },
 )
 
-# By its last column a row's file is known again when people choose what to redrive.
+# The last column identifies a row's file when people choose what to redrive.
 CSV_COLUMNS = (
     "key",
     "line",

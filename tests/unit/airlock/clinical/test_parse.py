@@ -123,7 +123,7 @@ class TestLines:
         [
             ("not json", "not_json", "no JSON"),
             (json.dumps(P1)[:-1], "not_json", "no JSON"),
-            ('{"resourceType":"Patient","id":"a","multipleBirthInteger":NaN}', "not_json", "NaN is no JSON"),
+            ('{"resourceType":"Patient","id":"a","multipleBirthInteger":NaN}', "not_json", "NaN is not JSON"),
             ('{"resourceType":"Patient","id":"a","id":"b"}', "not_json", "a name comes twice in one object"),
             (DEEP, "not_json", "nested too deeply"),
             ("[]", "not_json", "no JSON object"),
