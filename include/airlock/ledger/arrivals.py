@@ -198,7 +198,7 @@ class Arrivals(Store):
             return _count_elsewhere(connection, pipeline, run_key, rows)
 
     @contextmanager
-    def unclaimed(self, pipeline: str, listing: pl.DataFrame | Iterable[pl.DataFrame]) -> Iterator[Unclaimed]:
+    def find_unclaimed(self, pipeline: str, listing: pl.DataFrame | Iterable[pl.DataFrame]) -> Iterator[Unclaimed]:
         """Find the arrivals that `claim` would claim for a new run, without claiming; read the frames within the block.
 
         Parameters

@@ -109,7 +109,7 @@ class Outbox(Store):
                     f"clear the route task"
                 ) from None
 
-    def due(
+    def lease_due(
         self,
         pipeline: str,
         destination: str,
@@ -119,7 +119,7 @@ class Outbox(Store):
         *,
         since: datetime | None = None,
     ) -> list[OutboxMessage]:
-        """Return the messages to send now, in order, and lease them; a subject's later revision waits for its earlier.
+        """Lease and return the messages to send now, in order; a subject's later revision waits for its earlier.
 
         Parameters
         ----------
@@ -130,9 +130,9 @@ class Outbox(Store):
         limit
             The largest number of messages to return.
         owner
-            The sender's run key. For ten minutes (`LEASE`) after this call or the last `renew` no other sender gets
-            these messages, unless they fail before; the owner gets them again, so that its retry continues at once.
-            With None the messages are not leased.
+            The sender's run key. For ten minutes (`LEASE`) after this call or the last `renew_leases` no other sender
+            gets these messages, unless they fail before; the owner gets them again, so that its retry continues at
+            once. With None the messages are not leased.
         since
             The time at which the sender began: a message that became due later has failed since, and waits for the
             next attempt.
@@ -185,7 +185,7 @@ class Outbox(Store):
         """
         self._mark(message_id, {"last_error": error[:_ERROR_LENGTH], "next_attempt_at": next_attempt_at})
 
-    def announce(self, pipeline: str, destination: str, owner: str, now: datetime) -> list[str]:
+    def mark_announced(self, pipeline: str, destination: str, owner: str, now: datetime) -> list[str]:
         """Mark all messages that wait for a destination as sent by a run, and return those of its earlier tries too.
 
         For Airflow assets: their events take effect only when the run's task succeeds, so a retry must emit all again.
@@ -202,7 +202,7 @@ class Outbox(Store):
             announced = select(outbox.c.subject_key).where(ours, outbox.c.state == MessageState.SENT)
             return sorted(set(connection.execute(announced).scalars()))
 
-    def give_up(self, message_id: int, error: str) -> None:
+    def mark_given_up(self, message_id: int, error: str) -> None:
         """Record that a message is not sent again until somebody requeues it; a sent message stays sent.
 
         Raises
@@ -212,13 +212,13 @@ class Outbox(Store):
         """
         self._mark(message_id, {"last_error": error[:_ERROR_LENGTH], "state": MessageState.FAILED.value})
 
-    def renew(self, pipeline: str, destination: str, owner: str, now: datetime) -> None:
+    def renew_leases(self, pipeline: str, destination: str, owner: str, now: datetime) -> None:
         """Renew the leases of messages that this owner has not tried yet: sending one may outlast a lease."""
         leased = and_(_is_pending(pipeline, destination), outbox.c.leased_by == owner)
         with self._writing(scope(pipeline)) as connection:
             connection.execute(update(outbox).where(leased).values(leased_until=now + LEASE))
 
-    def hand_back(self, pipeline: str, destination: str, owner: str) -> None:
+    def return_leases(self, pipeline: str, destination: str, owner: str) -> None:
         """End the leases of messages that this owner has not tried, so that others can send them."""
         leased = and_(_is_pending(pipeline, destination), outbox.c.leased_by == owner)
         with self._writing(scope(pipeline)) as connection:
@@ -281,6 +281,6 @@ class Outbox(Store):
         over = {"attempts": outbox.c.attempts + 1, "leased_by": None, "leased_until": None}
         with self._writing("outbox marks") as connection:
             if connection.execute(select(outbox.c.id).where(outbox.c.id == message_id)).one_or_none() is None:
-                raise LedgerError(f"the outbox has no message {message_id}: take ids from Ledger.due")
+                raise LedgerError(f"the outbox has no message {message_id}: take ids from Ledger.lease_due")
             pending = and_(outbox.c.id == message_id, outbox.c.state == MessageState.PENDING)
             connection.execute(update(outbox).where(pending).values(values | over))

@@ -73,7 +73,7 @@ def _foresee(run: AnyRun) -> Buffered:
     listing = Listing(run)
     with Aside() as aside:
         numbers = [aside.add(rows) for rows in listing]
-        with run.ledger.unclaimed(run.pipeline.name, map(aside.read, numbers)) as free:
+        with run.ledger.find_unclaimed(run.pipeline.name, map(aside.read, numbers)) as free:
             shards = _write_shards(run, free.arrivals, free.frames)
     counts = {"settled": free.settled, "claimed_elsewhere": free.claimed_elsewhere, "undated": listing.undated}
     buffered = Buffered(shards, free.arrivals, free.bytes, **counts, carried=[], listed=listing.listed)

@@ -92,7 +92,7 @@ def announce(run: Run[Pipeline]) -> dict[str, list[str]]:
     queue_contracts(run)
     now, whose = datetime.now(UTC), run.pipeline
     return {
-        item.asset.name: run.ledger.announce(whose.name, item.address(whose.datastore_id), run.key, now)
+        item.asset.name: run.ledger.mark_announced(whose.name, item.address(whose.datastore_id), run.key, now)
         for item in whose.routes
         if item.asset is not None
     }

@@ -74,7 +74,7 @@ def send_due_messages(run: Run[Pipeline], item: Route, destination: Destination)
     done, since, lot = Try(), datetime.now(UTC), LOT * item.delivery.in_flight
     with _keep_leases(run, name, address):
         while not done.is_down:
-            due = run.ledger.due(name, address, datetime.now(UTC), lot, run.key, since=since)
+            due = run.ledger.lease_due(name, address, datetime.now(UTC), lot, run.key, since=since)
             if not due:
                 break
             _send_lot(run, item, destination, due, done)
@@ -89,7 +89,7 @@ def _keep_leases(run: Run[Pipeline], name: str, address: str) -> Iterator[None]:
     def renew() -> None:
         while not over.wait(RENEWED_EVERY):
             with suppress(LedgerError):  # a ledger that is away now may be back before the lease ends
-                run.ledger.renew(name, address, run.key, datetime.now(UTC))
+                run.ledger.renew_leases(name, address, run.key, datetime.now(UTC))
 
     renewing = Thread(target=renew, daemon=True)
     renewing.start()
@@ -98,7 +98,7 @@ def _keep_leases(run: Run[Pipeline], name: str, address: str) -> Iterator[None]:
     finally:
         over.set()
         renewing.join()
-        run.ledger.hand_back(name, address, run.key)
+        run.ledger.return_leases(name, address, run.key)
 
 
 def _send_lot(
@@ -146,7 +146,7 @@ def _record_refusal(run: Run[Pipeline], delivery: Delivery, message: OutboxMessa
     now = datetime.now(UTC)
     late = now - message.queued_at >= timedelta(hours=delivery.give_up_hours)
     if not error.retryable or late or message.attempts + 1 >= delivery.max_attempts:
-        run.ledger.give_up(message.id, error.code)
+        run.ledger.mark_given_up(message.id, error.code)
         return _Answer(error.code, given_up=True)
     wait = max(pause_seconds(delivery, message.attempts), error.retry_after or 0)
     run.ledger.mark_failed(message.id, error.code, now + timedelta(seconds=wait))

@@ -17,7 +17,7 @@ NOW = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 def told(ledger: Ledger, run: str) -> list[str]:
-    return ledger.announce(NIGHTLY, ASSET, run, NOW)
+    return ledger.mark_announced(NIGHTLY, ASSET, run, NOW)
 
 
 def test_each_subject_is_told_once_and_again_by_a_retry(ledger: Ledger) -> None:

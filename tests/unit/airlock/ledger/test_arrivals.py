@@ -66,7 +66,7 @@ def test_a_cleared_buffer_gets_the_same_delivery_though_settled_and_no_longer_li
 
 def unclaimed(ledger: Ledger, listing: pl.DataFrame) -> tuple[pl.DataFrame, tuple[int, int, int, int]]:
     """Return what a plan sees, and its counts: settled, held elsewhere, arrivals, bytes."""
-    with ledger.unclaimed(NIGHTLY, listing) as free:
+    with ledger.find_unclaimed(NIGHTLY, listing) as free:
         rows = pl.concat([ARRIVALS.to_frame(), *free.frames])
         return rows, (free.settled, free.claimed_elsewhere, free.arrivals, free.bytes)
 

@@ -26,7 +26,7 @@ def opened(ledger: Ledger) -> Ledger:
 
 
 def due(ledger: Ledger, now: datetime = LATER, limit: int = 100, owner: str | None = None) -> list[OutboxMessage]:
-    return ledger.due(NIGHTLY, TO, now, limit, owner)
+    return ledger.lease_due(NIGHTLY, TO, now, limit, owner)
 
 
 def names(found: list[OutboxMessage]) -> list[tuple[str, int]]:
@@ -93,8 +93,8 @@ def test_two_senders_do_not_get_the_same_message_but_a_retry_gets_its_own(opened
 
 def test_other_pipelines_do_not_send_it(opened: Ledger) -> None:
     opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
-    assert opened.due("weekly", TO, LATER, 10) == []
-    assert opened.due(NIGHTLY, "s3://elsewhere/", LATER, 10) == []
+    assert opened.lease_due("weekly", TO, LATER, 10) == []
+    assert opened.lease_due(NIGHTLY, "s3://elsewhere/", LATER, 10) == []
 
 
 def test_two_pipelines_with_one_destination_send_a_content_once(opened: Ledger) -> None:
@@ -120,7 +120,7 @@ def test_an_unknown_message_is_refused(opened: Ledger) -> None:
 class TestGivenUp:
     def test_it_is_neither_due_nor_lost_and_the_next_revision_goes_on(self, opened: Ledger) -> None:
         opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1"), ("k1", 2, "d2")))
-        opened.give_up(due(opened)[0].id, "http_400")
+        opened.mark_given_up(due(opened)[0].id, "http_400")
         assert names(due(opened)) == [("k1", 2)]
         assert opened.messages_by_state(NIGHTLY) == {TO: {MessageState.PENDING: 1, MessageState.FAILED: 1}}
         assert opened.enqueue(NIGHTLY, "b", TO, messages(("k1", 1, "d1"))) == 0
@@ -129,7 +129,7 @@ class TestGivenUp:
         opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
         opened.enqueue(NIGHTLY, "a", "s3://elsewhere/", messages(("k1", 1, "d1")))
         (before,) = due(opened)
-        opened.give_up(before.id, "http_400")
+        opened.mark_given_up(before.id, "http_400")
         assert opened.requeue(NIGHTLY, "s3://elsewhere/") == 1
         assert due(opened) == []
         assert opened.requeue(NIGHTLY, TO) == 1
@@ -140,7 +140,7 @@ class TestGivenUp:
     def test_it_stays_so_where_a_later_revision_was_sent(self, opened: Ledger) -> None:
         opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1"), ("k1", 2, "d2")))
         first, second = due(opened)
-        opened.give_up(first.id, "http_400")
+        opened.mark_given_up(first.id, "http_400")
         opened.mark_sent(second.id, LATER)
         assert opened.requeue(NIGHTLY) == 0
         assert opened.messages_by_state(NIGHTLY, "a") == {TO: {MessageState.SENT: 1, MessageState.FAILED: 1}}
@@ -150,7 +150,7 @@ class TestGivenUp:
         opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
         (found,) = due(opened)
         opened.mark_sent(found.id, LATER)
-        opened.give_up(found.id, "too late")
+        opened.mark_given_up(found.id, "too late")
         assert opened.messages_by_state(NIGHTLY) == {TO: {MessageState.SENT: 1}}
 
 
@@ -166,17 +166,17 @@ def test_what_waits_for_its_next_attempt_is_due_at_once_when_requeued(opened: Le
 def test_a_sender_that_stops_hands_back_what_it_has_not_tried(opened: Ledger) -> None:
     opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
     due(opened, owner="a")
-    opened.hand_back(NIGHTLY, TO, "b")
+    opened.return_leases(NIGHTLY, TO, "b")
     assert due(opened, owner="b") == []
-    opened.hand_back(NIGHTLY, TO, "a")
+    opened.return_leases(NIGHTLY, TO, "a")
     assert names(due(opened, owner="b")) == [("k1", 1)]
 
 
 def test_a_sender_that_lives_keeps_what_takes_longer_than_a_lease(opened: Ledger) -> None:
     opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
     due(opened, owner="a")
-    opened.renew(NIGHTLY, TO, "b", LATER + LEASE)
-    opened.renew(NIGHTLY, TO, "a", LATER + MINUTE)
+    opened.renew_leases(NIGHTLY, TO, "b", LATER + LEASE)
+    opened.renew_leases(NIGHTLY, TO, "a", LATER + MINUTE)
     assert due(opened, LATER + LEASE, owner="b") == []
     assert names(due(opened, LATER + MINUTE + LEASE, owner="b")) == [("k1", 1)]
 
@@ -185,12 +185,12 @@ def test_what_failed_since_a_sender_began_is_not_for_its_try(opened: Ledger) -> 
     """Nor is what has to wait for it."""
     opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1"), ("k1", 2, "d3"), ("k2", 1, "d2")))
     opened.mark_failed(due(opened)[0].id, "503", LATER)
-    assert names(opened.due(NIGHTLY, TO, LATER + MINUTE, 10, since=LATER - MINUTE)) == [("k2", 1)]
+    assert names(opened.lease_due(NIGHTLY, TO, LATER + MINUTE, 10, since=LATER - MINUTE)) == [("k2", 1)]
 
 
 def test_requeue_is_a_command(opened: Ledger, url: str, capsys: pytest.CaptureFixture[str]) -> None:
     opened.enqueue(NIGHTLY, "a", TO, messages(("k1", 1, "d1")))
-    opened.give_up(due(opened)[0].id, "http_400")
+    opened.mark_given_up(due(opened)[0].id, "http_400")
     assert main(["requeue", "--url", url, "--pipeline", NIGHTLY, "--destination", "s3://elsewhere/"]) == 0
     assert main(["requeue", "--url", url, "--pipeline", NIGHTLY]) == 0
     said = capsys.readouterr().out
@@ -205,7 +205,7 @@ def send(ledger: Ledger, *senders: tuple[str, str]) -> list[int]:
     """Send what is due to each pipeline's run in turn, and return the revisions in the order of sending."""
     sent = []
     for whose, owner in senders:
-        for message in ledger.due(whose, TO, LATER, 10, owner):
+        for message in ledger.lease_due(whose, TO, LATER, 10, owner):
             ledger.mark_sent(message.id, LATER)
             sent.append(message.revision)
     return sent

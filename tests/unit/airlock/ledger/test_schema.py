@@ -114,7 +114,7 @@ def test_studies_of_an_older_ledger_become_subjects_and_nothing_is_lost(filled_0
         ]
         contracts = ledger.contracts(STORE, uids("s1", "s2"))
         assert contracts.equals(pl.DataFrame([("s1", "k1", 3, "d1", "{}")], schema=CONTRACTS, orient="row"))
-        (waiting,) = ledger.due(NIGHTLY, "s3://to/", SEEN_AT, 10)
+        (waiting,) = ledger.lease_due(NIGHTLY, "s3://to/", SEEN_AT, 10)
         assert (waiting.subject_key, waiting.revision, waiting.attempts) == ("k2", 1, 2)
 
 

@@ -268,15 +268,15 @@ class TestPatience:
         monkeypatch.setattr("airlock.stages.route_sending.RENEWED_EVERY", 0.01)
         line, renewed = pipeline(routes=[to("slow")]), Event()
         run = released(world, line, ("1.1", "CT"), ("1.2", "CT"))
-        renew = run.ledger.renew
-        monkeypatch.setattr(run.ledger, "renew", lambda *given: (renew(*given), renewed.set()))
+        renew = run.ledger.renew_leases
+        monkeypatch.setattr(run.ledger, "renew_leases", lambda *given: (renew(*given), renewed.set()))
 
         def keep_it_until_the_lease_would_have_ended(_: Message) -> None:
             ended = datetime.now(UTC) + LEASE
             for _ in range(2):  # the first may have begun before
                 renewed.clear()
                 assert renewed.wait(30)
-            assert run.ledger.due(line.name, line.routes[0].address(STORE), ended, 10, "two") == []
+            assert run.ledger.lease_due(line.name, line.routes[0].address(STORE), ended, 10, "two") == []
 
         assert route(run, {"slow": Inbox(keep_it_until_the_lease_would_have_ended)}).sent == {"slow": 2}
 
