@@ -1,7 +1,7 @@
 """Hooks, operators, sensors and triggers for AWS HealthImaging and HealthLake, in the shape of the amazon provider.
 
-botocore and urllib3 log requests and answers at DEBUG, and urllib3 warns of a header with the request's address: both
-may tell who a patient is, so their loggers are kept above that.
+botocore and urllib3 log requests and answers at DEBUG, and urllib3 warns of a bad header with the request's address.
+Both may identify a patient, so this package keeps their loggers above those levels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What can go wrong with the health services, as far as a DAG author may want to tell it apart."""
+"""The errors of the health services that a DAG author may want to tell apart."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _KEYS = re.compile(r"(s3://|arn:aws[a-z-]*:s3:::)([^/\s]+)/.*", re.DOTALL)
 
 def without_keys(text: str) -> str:
     """
-    Return a service's text up to the key of an S3 address: the key may name a patient, and may hold blanks.
+    Return a service's text cut off at the key of its first S3 address, which may name a patient and hold spaces.
 
     Parameters
     ----------
     text : str
-        What the service says.
+        The service's text.
     """
     return _KEYS.sub(r"\1\2/...", text)
 
 
 class RequestRejectedError(AirflowFailException):
-    """The service rejected a request for a reason that no retry can cure; the text is the service's, without keys."""
+    """The service rejected a request, and no retry can help; the text is the service's, without keys."""
 
 
 class ServiceBusyError(AirflowException):
-    """The service still throttles or refuses for a quota after the whole time allowed for backing off."""
+    """The service still throttles or refuses for a quota after ``backoff_timeout``."""
 
 
 class IncompleteReplyError(AirflowException):
-    """A reply broke off on its way. The request may have been carried out; a retry repeats it with the same token."""
+    """A reply broke off. The request may have been carried out; a retry repeats it with the same token."""
 
 
 class UnknownOperationError(AirflowFailException):
@@ -46,11 +46,11 @@ class UnknownOperationError(AirflowFailException):
 
 
 class DatastoreNotReadyError(AirflowException):
-    """A data store cannot be read or written in the state that it is in."""
+    """A data store cannot be read or written in its present state."""
 
 
 class JobConflictError(AirflowException):
-    """A client token was refused, and the job that it has made was not found; a retry asks again."""
+    """The service refused a client token, and the token's job was not found; a retry asks again."""
 
 
 class JobFailedError(AirflowException):
@@ -59,14 +59,14 @@ class JobFailedError(AirflowException):
     @classmethod
     def of(cls, job: JobReport, advice: str = "") -> Self:
         """
-        Tell a failed job in one sentence: kind, job id, data store, status and the service's message.
+        Return the error for a job, with its kind, id, data store, status and the service's message.
 
         Parameters
         ----------
         job : JobReport
-            What the service says of the job.
+            The service's report on the job.
         advice : str
-            A further sentence that says what to do.
+            A sentence that says what to do.
         """
         reason = without_keys(job.message or "the service gave no message")
         return cls(f"{job.subject} ended as {job.status}: {reason}. {advice}".strip())
@@ -77,11 +77,11 @@ class JobFinallyFailedError(JobFailedError, AirflowFailException):
 
 
 class JobCancelledError(JobFailedError, AirflowFailException):
-    """A job was cancelled; no retry starts another, since whoever cancelled it wanted none."""
+    """A job was cancelled; no retry starts another, because a person decided so."""
 
 
 class JobCompletedWithErrorsError(JobFailedError, AirflowFailException):
-    """A job ended with part of its input refused; no retry can change that."""
+    """A job ended with part of its input refused; no retry can help."""
 
 
 class JobUnfinishedError(AirflowException):
@@ -90,18 +90,18 @@ class JobUnfinishedError(AirflowException):
     @classmethod
     def of(cls, job: JobReport, reason: str) -> Self:
         """
-        Tell which job is unfinished, in which state, and why waiting ended.
+        Return the error for a job that is not finished, with its status and the reason why waiting ended.
 
         Parameters
         ----------
         job : JobReport
-            What the service says of the job.
+            The service's report on the job.
         reason : str
             Why waiting ended.
         """
         return cls(
             f"{job.subject} is still {job.status}, but waiting ended: {reason}. "
-            "The job goes on, and a retry reconnects to it; if jobs take this long, let the task wait longer."
+            "The job goes on, and a retry reconnects to it. If jobs take this long, let the task wait longer."
         )
 
 
@@ -111,17 +111,17 @@ class UnknownJobStatusError(AirflowFailException):
     @classmethod
     def of(cls, job: JobReport) -> Self:
         """
-        Tell the job and its unknown status.
+        Return the error for a job with an unknown status.
 
         Parameters
         ----------
         job : JobReport
-            What the service says of the job.
+            The service's report on the job.
         """
         known = ", ".join(sorted(job.kind.statuses))
         return cls(
             f"{job.subject} has the status {job.status!r}, which is not one of {known}. "
-            "Look at the job in the AWS console and update this package."
+            "Look at the job in the AWS console, and update this package."
         )
 
 
@@ -133,19 +133,19 @@ class FhirRequestError(AirflowException):
     """
     A FHIR request was not carried out.
 
-    The text holds the interaction, the resource type, the HTTP status and the codes of the OperationOutcome: no
-    address, no id and no diagnostics, which all may tell who the patient is.
+    The text holds the interaction, the resource type, the HTTP status and the codes of the OperationOutcome. It holds
+    no address, id or diagnostics, which may identify a patient.
 
     Parameters
     ----------
     interaction : str
-        What was asked, as in ``read Patient``.
+        The name of the request, as in ``read Patient``.
     status : int or None
         The HTTP status; None if there was no answer.
     issues : Sequence of Issue
-        What the OperationOutcome of the answer says.
+        The issues of the answer's OperationOutcome.
     reason : str
-        Why, if no answer says it.
+        The reason, if there is no answer.
     """
 
     def __init__(
@@ -154,21 +154,21 @@ class FhirRequestError(AirflowException):
         self.interaction = interaction
         self.status = status
         self.issues = tuple(issues)
-        told = ", ".join(dict.fromkeys(str(issue) for issue in self.issues)) or reason or "no OperationOutcome"
-        super().__init__(f"{interaction}: {f'HTTP {status}' if status else 'no answer'}: {told}")
+        details = ", ".join(dict.fromkeys(str(issue) for issue in self.issues)) or reason or "no OperationOutcome"
+        super().__init__(f"{interaction}: {f'HTTP {status}' if status else 'no answer'}: {details}")
 
 
 class FhirRejectedError(FhirRequestError, AirflowFailException):
-    """HealthLake rejected a FHIR request for its content or for want of access; no retry can cure it."""
+    """HealthLake rejected a FHIR request for its content or missing access; no retry can help."""
 
 
 class FhirConflictError(FhirRequestError):
-    """The resource is not in the state that the request supposed: HTTP 409 or 412. Read it and decide again."""
+    """The resource is not in the state that the request expects: HTTP 409 or 412. Read it and decide again."""
 
 
 class FhirUnavailableError(FhirRequestError):
-    """HealthLake did not answer, was busy or failed, and went on so for as many attempts as were allowed."""
+    """HealthLake did not answer, was busy or failed in every allowed attempt."""
 
 
 class ResourceInvalidError(AirflowFailException):
-    """A resource does not conform; the text holds the codes and elements of the findings, not the values."""
+    """A resource does not conform; the text has the codes and elements of the findings, not the values."""

@@ -41,7 +41,7 @@ CONFLICTS = frozenset({409, 412})
 @dataclass(frozen=True)
 class FhirReply:
     """
-    An answer, whatever its status.
+    An answer with any status.
 
     Attributes
     ----------
@@ -64,9 +64,9 @@ class FhirReply:
         Parameters
         ----------
         interaction : str
-            What was asked, without anything that may tell who the patient is.
+            The name of the request for messages, without anything that may identify a patient.
         *statuses : int
-            The statuses that are an answer.
+            The statuses that are accepted.
 
         Raises
         ------
@@ -85,15 +85,15 @@ class FhirEndpoint:
     """
     The FHIR interface of one data store, over botocore's HTTP session, signed as boto3 would sign.
 
-    Throttled requests are repeated. Requests that fail with 5xx, or whose connection breaks, may have been carried
-    out, and are repeated if that does no harm.
+    Throttled requests are repeated. A request that fails with 5xx or a broken connection may have been carried out, and
+    is repeated only if that does no harm.
 
     Parameters
     ----------
     url : str
         The base, as DescribeFHIRDatastore returns it.
     credentials : botocore.credentials.Credentials
-        With what to sign; asked anew for each request, so that they may expire meanwhile.
+        The credentials to sign with; read again for each request, because they may expire.
     region : str
         The region of the data store.
     config : botocore.config.Config
@@ -101,7 +101,7 @@ class FhirEndpoint:
     verify : bool or str, optional
         Whether to verify SSL certificates, or the path of a CA bundle.
     max_attempts : int
-        How often a request is sent at most.
+        The most times that a request is sent.
     backoff : Backoff
         Pauses between the attempts.
     """
@@ -144,18 +144,18 @@ class FhirEndpoint:
         repeatable: bool = True,
     ) -> FhirReply:
         """
-        Send a request, again if need be.
+        Send a request, and repeat it after a refusal or failure.
 
         Parameters
         ----------
         interaction : str
-            What is asked, for messages; without anything that may tell who the patient is.
+            The name of the request for messages, without anything that may identify a patient.
         method : str
             The HTTP method.
         path : str
-            Below the base, from :func:`resource_path`.
+            The path below the base, from :func:`resource_path`.
         query : str
-            From :func:`encode_query`.
+            The query, from :func:`encode_query`.
         body : Mapping or str, optional
             Sent as JSON.
         headers : Mapping, optional
@@ -171,7 +171,7 @@ class FhirEndpoint:
         Raises
         ------
         FhirUnavailableError
-            If there was no other answer than refusals, server errors or none at all.
+            If every attempt was refused, failed with a server error or got no answer.
         """
         attempt = 0
         while True:
@@ -207,7 +207,7 @@ class FhirEndpoint:
             response = self._session.send(request)
             body = load(response.content) if response.content and _is_json(response.headers) else None
         except (BrokenConnection, HTTPClientError) as error:
-            # The error itself tells the address, and so may tell the patient.
+            # The error's text has the address, which may identify a patient.
             return FhirUnavailableError(interaction, reason=type(error).__name__)
         except ValueError:
             return FhirUnavailableError(interaction, reason="the reply broke off")
@@ -218,7 +218,7 @@ class FhirEndpoint:
 
 def resource_path(resource_type: str, resource_id: str | None = None, *more: str) -> str:
     """
-    Make the path of a resource below the base.
+    Return the path of a resource below the base.
 
     Parameters
     ----------
@@ -232,23 +232,23 @@ def resource_path(resource_type: str, resource_id: str | None = None, *more: str
     Raises
     ------
     ValueError
-        If type or id are none; the message does not repeat the id.
+        If the type or the id is not valid; the message does not repeat the id.
     """
     if not RESOURCE_TYPE.fullmatch(resource_type):
-        raise ValueError(f"{resource_type!r} is no resource type of FHIR, such as Patient")
+        raise ValueError(f"{resource_type!r} is not a resource type of FHIR, such as Patient.")
     if resource_id is not None and not RESOURCE_ID.fullmatch(resource_id):
-        raise ValueError(f"The id of the {resource_type} is none of FHIR's: 1 to 64 letters, digits, '-' and '.'.")
+        raise ValueError(f"The id of the {resource_type} is not valid in FHIR: 1 to 64 letters, digits, '-' and '.'.")
     return "/".join(part for part in (resource_type, resource_id, *more) if part)
 
 
 def encode_query(params: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:
     """
-    Encode search parameters as a signature needs them: every character but the unreserved ones by percent.
+    Return search parameters percent-encoded as a signature needs them: every character but the unreserved ones.
 
     Parameters
     ----------
     params : Mapping or Iterable
-        Names and values; a sequence as value repeats the name, which means "and". What is None is left out.
+        Names and values. A sequence as value repeats the name, which means "and". A value of None is left out.
     """
     pairs = params.items() if hasattr(params, "items") else params
     return urlencode(
@@ -258,7 +258,7 @@ def encode_query(params: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:
 
 def query_of_link(url: str) -> str:
     """
-    Take the query out of a link of a Bundle, and encode it as a signature needs it.
+    Return the query of a Bundle's link, encoded as a signature needs it.
 
     HealthLake's ``next`` links hold a token that ends in a raw ``==``.
 

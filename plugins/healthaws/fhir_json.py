@@ -1,4 +1,4 @@
-"""JSON of FHIR, whose decimals keep their digits (FHIR R4, "Datatypes", decimal: the precision has a meaning)."""
+"""FHIR's JSON with all digits of decimals kept (FHIR R4, "Datatypes", decimal: the precision has a meaning)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import secrets
 from decimal import Decimal
 from typing import Any
 
-# What json cannot write, a Decimal, it writes as a marked text.
+# json cannot write a Decimal, so dump first writes it as a marked text.
 _MARK = f"decimal:{secrets.token_hex(8)}:"
 _MARKED = re.compile(rf'"{_MARK}([^"]*)"')
 
@@ -25,12 +25,12 @@ def load(text: str | bytes) -> Any:
     Raises
     ------
     ValueError
-        If it is no JSON, or a number is beyond all range.
+        If the text is not JSON, or a number is out of range.
     """
     try:
         return json.loads(text, parse_float=Decimal)
     except ArithmeticError:
-        raise ValueError("a number is beyond all range") from None
+        raise ValueError("A number is out of range.") from None
 
 
 def dump(content: Any) -> str:
@@ -40,7 +40,7 @@ def dump(content: Any) -> str:
     Parameters
     ----------
     content : Any
-        What :func:`load` returns, or the like.
+        A value as :func:`load` returns it.
     """
     return _MARKED.sub(r"\1", json.dumps(content, ensure_ascii=False, default=_marked))
 

@@ -1,4 +1,4 @@
-"""Jobs: what a task remembers of the one it started, and what the service says of it."""
+"""Jobs: the task's record of the job that it started, and the service's report on a job."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CANCELLED = frozenset({"CANCEL_COMPLETED", "CANCEL_FAILED"})
 @dataclass(frozen=True)
 class ImportJob:
     """
-    One job, as far as later tries of the task must know it.
+    The record of one job that later tries of the task need.
 
     Attributes
     ----------
@@ -36,17 +36,17 @@ class ImportJob:
 
     @property
     def client_token(self) -> str:
-        """64 hex digits, the same for the same work and generation: the service starts one job for them."""
+        """64 hex digits, the same for the same work and generation, so that the service starts one job for them."""
         return hashlib.sha256(f"{self.idempotency_key}|{self.generation}".encode()).hexdigest()
 
     def named(self, name: str) -> str:
         """
-        Return a name of at most 64 characters that no job for other work, and of no other generation, has.
+        Return a job name of at most 64 characters that is unique to this work and generation.
 
         Parameters
         ----------
         name : str
-            How people call it; its end is cut off if need be.
+            The readable part; its end is cut off if the name is too long.
         """
         end = f".{self.client_token[:8]}"
         return f"{name[: 64 - len(end)]}{end}"
@@ -59,7 +59,7 @@ class ImportJob:
 @dataclass(frozen=True)
 class JobKind:
     """
-    What is particular to one kind of job: its name, the members of its properties, its statuses.
+    One kind of job: its name, the members of its properties, its statuses.
 
     Attributes
     ----------
@@ -68,11 +68,11 @@ class JobKind:
     service : str
         As in "HealthImaging".
     members : tuple of str
-        Under which names the properties hold the job's id, its status, its message and its data store.
+        The names of job id, status, message and data store in the job's properties.
     queued : frozenset of str
         Statuses of a job that waits for others.
     running : frozenset of str
-        Statuses of a job that is being worked on.
+        Statuses of a job that is running.
     ended : frozenset of str
         Statuses that do not change again.
     """
@@ -96,7 +96,7 @@ class JobKind:
 
     def report(self, properties: Mapping[str, Any]) -> JobReport:
         """
-        Read what the service says of a job.
+        Return the service's report on a job.
 
         Parameters
         ----------
@@ -117,7 +117,7 @@ class JobKind:
 @dataclass(frozen=True)
 class JobReport:
     """
-    What the service says of a job.
+    The service's report on a job.
 
     Attributes
     ----------
@@ -128,11 +128,11 @@ class JobReport:
     status : str
         Its status.
     message : str or None
-        The service's own words about it.
+        The service's message.
     datastore_id : str or None
         Its data store, if it has one.
     properties : dict
-        All that the service returned.
+        All properties that the service returned.
     """
 
     kind: JobKind
@@ -156,19 +156,19 @@ class JobReport:
 
 def differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """
-    Name the parameters in which a job is not what is asked for.
+    Return the names of the parameters in which a job differs from the requested one.
 
     Parameters
     ----------
     asked : Mapping
-        The job's properties as they should be, by their names; those of a member's members with dots between.
+        The requested properties by name; a dot separates a member from its own member.
     found : Mapping
         The job's properties.
 
     Returns
     -------
     list of str
-        Names, as asked; no value, since S3 prefixes may tell who the patient is.
+        Names as in *asked*, without values, because S3 prefixes may identify a patient.
     """
     given = {name: value for name, value in asked.items() if value is not None}
     return [name for name, value in given.items() if _plain(value) != _plain(_member(found, name))]
@@ -181,5 +181,5 @@ def _member(found: Any, name: str) -> Any:
 
 
 def _plain(value: Any) -> str:
-    """Return a value as it is compared: a service may leave out a prefix's last slash."""
+    """Return a value for comparison, without a last slash, which a service may leave out."""
     return str(value).rstrip("/")

@@ -1,4 +1,4 @@
-"""OperationOutcome, as far as it may be told: codes and elements, never values."""
+"""The parts of an OperationOutcome that are safe to log: codes and elements, never values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ELEMENT = re.compile(r"[A-Za-z]\w*(?:\[\d+\])?(?:\.[A-Za-z]\w*(?:\[\d+\])?)*", r
 @dataclass(frozen=True)
 class Issue:
     """
-    One issue of an OperationOutcome, without its texts: those may quote the resource.
+    One issue of an OperationOutcome without its texts, which may quote the resource.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class Issue:
     code : str
         Of http://hl7.org/fhir/ValueSet/issue-type.
     expression : str
-        The first element that it is about, as in ``Patient.name[0].given``; empty if none is named.
+        The first element that the issue names, as in ``Patient.name[0].given``; empty if it names none.
 
     See Also
     --------
@@ -50,12 +50,12 @@ class Issue:
 
 def issues_of(outcome: Any) -> tuple[Issue, ...]:
     """
-    Read the issues of an OperationOutcome.
+    Return the issues of an OperationOutcome.
 
     Parameters
     ----------
     outcome : Any
-        A parsed body. What is no OperationOutcome has no issues.
+        A parsed body; any other body than an OperationOutcome has no issues.
     """
     if not isinstance(outcome, dict) or outcome.get("resourceType") != "OperationOutcome":
         return ()
@@ -64,11 +64,11 @@ def issues_of(outcome: Any) -> tuple[Issue, ...]:
 
 def _issue(issue: Mapping[str, Any]) -> Issue:
     # HealthLake documents `location` where FHIR R4 prefers `expression`.
-    places = issue.get("expression") or issue.get("location") or [""]
+    elements = issue.get("expression") or issue.get("location") or [""]
     return Issue(
         severity=_match(SEVERITY, issue.get("severity"), whole=True) or "error",
         code=_match(CODE, issue.get("code"), whole=True) or "unknown",
-        expression=_match(ELEMENT, places[0] if isinstance(places, list) else "", whole=False),
+        expression=_match(ELEMENT, elements[0] if isinstance(elements, list) else "", whole=False),
     )
 
 

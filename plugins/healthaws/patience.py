@@ -1,4 +1,4 @@
-"""Waiting out the refusals of a service without using up the retries of the task."""
+"""Wait out the refusals of a service without using up the task's retries."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class PatientOperator(BaseOperator):
     deferrable : bool
         Whether to wait in the triggerer instead of in the worker. (default: False)
     backoff_initial_delay : float
-        Longest first pause after a refusal, in seconds; doubled for each refusal in a row. (default: 30)
+        Longest first pause after a refusal, in seconds; each further refusal in a row doubles it. (default: 30)
     backoff_max_delay : float
         Longest pause, in seconds. (default: 600)
     backoff_timeout : float
-        How long refusals in a row are borne, in seconds, before the try fails. (default: 21600)
+        How long refusals in a row may last before the try fails, in seconds. (default: 21600)
     role_timeout : float
-        How long a start is repeated because the service cannot assume the role, in seconds. (default: 300)
+        How long a start is repeated while the service cannot assume the role, in seconds. (default: 300)
     **kwargs
         Of :class:`airflow.sdk.BaseOperator`.
     """
@@ -59,27 +59,26 @@ class PatientOperator(BaseOperator):
 
     def ask_patiently(self, ask: Callable[[], T], resume: str, event: Mapping[str, Any]) -> T:
         """
-        Ask the service, waiting out its refusals: in the worker, or by a deferral.
+        Send a request, and wait out refusals in the worker or by a deferral.
 
         Parameters
         ----------
         ask : Callable
             The request.
         resume : str
-            Method in which a deferral resumes.
+            The method in which Airflow resumes after a deferral.
         event : Mapping
-            The event that ``resume`` gets then. The refusals so far travel in it, under ``refused``; so pass on the
-            event that the calling method got.
+            The event that the calling method got; ``resume`` gets it with the count of refusals, under ``refused``.
 
         Returns
         -------
         T
-            What ``ask`` returns.
+            The result of ``ask``.
 
         Raises
         ------
         RequestRejectedError
-            If the request is rejected for its content or for want of access.
+            If the request is rejected for its content or missing access.
         ServiceBusyError
             If the refusals outlast ``backoff_timeout``.
         """
@@ -90,9 +89,9 @@ class PatientOperator(BaseOperator):
             except ParamValidationError as error:
                 raise RequestRejectedError(without_keys(str(error))) from None
             except ClientError as error:
-                refusals = self._bear(error, refusals)
+                refusals = self._count_refusal(error, refusals)
             delay = self.backoff.delay(refusals.count)
-            self.log.info("Asking again in %.0f s", delay)
+            self.log.info("Asking again in %.0f s.", delay)
             if self.deferrable:
                 self.defer(
                     trigger=PauseTrigger(time.time() + delay, {**event, "refused": asdict(refusals)}),
@@ -101,34 +100,34 @@ class PatientOperator(BaseOperator):
                 )
             time.sleep(delay)
 
-    def _bear(self, error: ClientError, refusals: Refusals) -> Refusals:
-        """Count a refusal that waiting may cure; raise for any other error, and when patience ends."""
+    def _count_refusal(self, error: ClientError, refusals: Refusals) -> Refusals:
+        """Count a refusal that may pass; raise for any other error, and if the refusals last too long."""
         busy = is_busy(error.response)
         refusals = refusals.one_more()
-        if not busy and not self._passes(error, refusals):
+        if not busy and not self._may_pass(error, refusals):
             raise rejection(error) or error from None
-        said = without_keys(str(error))
-        self.log.warning("Refused %s times in a row, for %.0f s: %s", refusals.count, refusals.seconds, said)
+        reason = without_keys(str(error))
+        self.log.warning("Refused %s times in a row, for %.0f s: %s", refusals.count, refusals.seconds, reason)
         if busy and refusals.seconds >= self.backoff.timeout:
             raise ServiceBusyError(
-                f"{said}: so the service has said {refusals.count} times in a row, for {refusals.seconds:.0f} s. Run "
+                f"{reason}: the service has refused {refusals.count} times in a row, for {refusals.seconds:.0f} s. Run "
                 "fewer jobs at once (an Airflow pool), ask AWS for a higher quota, or raise backoff_timeout."
             ) from None
         return refusals
 
-    def _passes(self, error: ClientError, refusals: Refusals) -> bool:
-        """Tell whether what is no throttle is over soon: a role that is new, a data store that is being changed."""
+    def _may_pass(self, error: ClientError, refusals: Refusals) -> bool:
+        """Return whether a refusal that is not a throttle may pass: of a new role or of a data store in change."""
         if is_role_pending(error):
             return refusals.seconds < self.role_timeout
         return refusals.seconds < self.backoff.timeout and self.is_passing(error)
 
     def is_passing(self, error: ClientError) -> bool:  # noqa: ARG002 - for subclasses
         """
-        Tell whether a refusal that is neither a throttle nor a quota's is over soon, for subclasses.
+        Return whether a refusal that is neither a throttle nor a quota may pass; a subclass may know one.
 
         Parameters
         ----------
         error : ClientError
-            What the service answered.
+            The service's answer.
         """
         return False

@@ -1,4 +1,4 @@
-"""How AWS says no, and how long to wait before asking again."""
+"""The refusals of AWS, and how long to wait before asking again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Backoff:
     maximum : float
         Longest pause, in seconds.
     timeout : float
-        How long refusals in a row are borne, in seconds.
+        How long refusals in a row may last, in seconds.
     """
 
     initial: float = 30
@@ -48,7 +48,7 @@ class Backoff:
 
     def delay(self, refusals: int) -> float:
         """
-        Seconds to wait after so many refusals in a row.
+        Return the seconds to wait after refusals in a row.
 
         Parameters
         ----------
@@ -69,14 +69,14 @@ class Refusals:
     count : int
         How many.
     since : float or None
-        When the first came, in seconds since the epoch. It travels through a deferral, so no monotonic clock.
+        When the first came, in seconds since the epoch: a monotonic clock would not survive a deferral.
     """
 
     count: int = 0
     since: float | None = None
 
     def one_more(self) -> Refusals:
-        """Count a refusal that has just come."""
+        """Return these refusals and a new one."""
         return Refusals(self.count + 1, time.time() if self.since is None else self.since)
 
     @property
@@ -87,9 +87,9 @@ class Refusals:
 
 def is_busy(response: Mapping[str, Any]) -> bool:
     """
-    Tell whether an error reply is a throttle (429) or a quota refusal (402).
+    Return whether an error reply is a throttle (429) or a quota refusal (402).
 
-    botocore retries the first a few times and the second never.
+    botocore retries throttles a few times and quota refusals never.
 
     Parameters
     ----------
@@ -102,15 +102,15 @@ def is_busy(response: Mapping[str, Any]) -> bool:
 
 def is_role_pending(error: ClientError) -> bool:
     """
-    Tell whether a start failed because the service cannot assume the data access role (yet).
+    Return whether a start failed because the service cannot assume the data access role (yet).
 
-    IAM takes some seconds until a new role can be assumed. Meanwhile a start gets AccessDenied or Validation, which
-    otherwise are final; only the text tells the cases apart. A missing iam:PassRole is final.
+    IAM needs some seconds until a new role can be assumed. Until then a start gets AccessDenied or Validation, which
+    are final in other cases; only the text distinguishes them. A missing iam:PassRole is final.
 
     Parameters
     ----------
     error : ClientError
-        What the start raised.
+        The error of the start.
     """
     reply = error.response.get("Error", {})
     return (
@@ -122,17 +122,17 @@ def is_role_pending(error: ClientError) -> bool:
 
 def is_token_conflict(error: ClientError, *, started_before: bool) -> bool:
     """
-    Tell whether a start may have been refused because its client token has made a job already.
+    Return whether a start may have been refused because a job for its client token exists.
 
-    Neither service documents that refusal. HealthImaging declares ConflictException for it, HealthLake has
-    ValidationException at most.
+    Neither service documents this refusal. HealthImaging declares ConflictException for it; HealthLake has only
+    ValidationException.
 
     Parameters
     ----------
     error : ClientError
-        What the start raised.
+        The error of the start.
     started_before : bool
-        Whether the token may have been sent before.
+        Whether the token may have been sent earlier.
     """
     reply = error.response.get("Error", {})
     if reply.get("Code") == "ConflictException":
@@ -143,17 +143,17 @@ def is_token_conflict(error: ClientError, *, started_before: bool) -> bool:
 
 def rejection(error: ClientError) -> RequestRejectedError | None:
     """
-    Turn a validation, access or not-found error into one that fails the task at once.
+    Return the error that fails the task at once, for a validation, access or not-found error.
 
     Parameters
     ----------
     error : ClientError
-        What the client raised.
+        The client's error.
 
     Returns
     -------
     RequestRejectedError or None
-        None for every other error, which Airflow may retry.
+        None for any other error, which Airflow may retry.
     """
     reply = error.response.get("Error", {})
     if reply.get("Code") not in REJECTED_CODES:

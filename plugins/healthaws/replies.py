@@ -1,4 +1,4 @@
-"""What a reply must hold."""
+"""Required members of a reply."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
 
 def member(reply: Mapping[str, Any], name: str, operation: str) -> Any:
     """
-    Take a required member out of a reply.
+    Return a required member of a reply.
 
     Parameters
     ----------
     reply : Mapping
-        What the client returned.
+        The client's reply.
     name : str
         The member.
     operation : str
-        The operation that was asked.
+        The operation of the reply.
 
     Raises
     ------
     IncompleteReplyError
-        If it is missing: botocore parses a body that broke off without complaint.
+        If it is missing: botocore parses a truncated body without an error.
     """
     if name not in reply:
         raise IncompleteReplyError(f"The reply to {operation} broke off: it has no {name}.")

@@ -26,18 +26,18 @@ LOCKED = "LOCKED"
 
 
 class ImageSetLockedError(AirflowException):
-    """A change of an image set takes longer than it was waited for; it goes on, and a later try sees its end."""
+    """A change of an image set takes longer than ``lock_timeout``; it goes on, and a later try sees its end."""
 
 
 class ImageSetNotIndexedError(AirflowException):
-    """SearchImageSets does not find an image set that is there: its index lags, and a later try sees more of it."""
+    """SearchImageSets does not find an existing image set: its index lags, and a later try may find it."""
 
 
 class HealthImagingImageSetsHook(HealthImagingHook):
     """
     Read, change, promote and delete image sets.
 
-    Changes are asynchronous: the image set is LOCKED until the change is through. The service takes one change in four
+    Changes are asynchronous: the image set is LOCKED until the change is done. The service accepts one change in four
     seconds per account (HealthImaging endpoints and quotas), so each request waits out throttling.
 
     Parameters
@@ -45,9 +45,9 @@ class HealthImagingImageSetsHook(HealthImagingHook):
     datastore_id : str
         The data store.
     backoff : Backoff, optional
-        How refusals are waited out.
+        The pauses after refusals.
     poll_seconds : float
-        Between two looks at a locked image set. (default: 2)
+        Seconds between two reads of a locked image set. (default: 2)
     lock_timeout : float
         How long an image set may be locked, in seconds. (default: 1800)
     index_timeout : float
@@ -75,7 +75,7 @@ class HealthImagingImageSetsHook(HealthImagingHook):
 
     def settled(self, image_set_id: str) -> dict[str, Any] | None:
         """
-        Get the properties of an image set as soon as it is not LOCKED.
+        Get the properties of an image set once it is not LOCKED.
 
         Parameters
         ----------
@@ -90,7 +90,7 @@ class HealthImagingImageSetsHook(HealthImagingHook):
         Raises
         ------
         ImageSetLockedError
-            If it stays locked for longer than ``lock_timeout``.
+            If it is locked for longer than ``lock_timeout``.
         """
         end = time.monotonic() + self.lock_timeout
         while True:
@@ -102,8 +102,8 @@ class HealthImagingImageSetsHook(HealthImagingHook):
                 return found
             if time.monotonic() >= end:
                 raise ImageSetLockedError(
-                    f"image set {image_set_id} is still {found.get('imageSetWorkflowStatus')} after "
-                    f"{self.lock_timeout:.0f} s: it goes on, and a later try sees its end"
+                    f"Image set {image_set_id} is still {found.get('imageSetWorkflowStatus')} after "
+                    f"{self.lock_timeout:.0f} s. The change goes on, and a later try sees its end."
                 )
             time.sleep(self.poll_seconds)
 
@@ -143,16 +143,16 @@ class HealthImagingImageSetsHook(HealthImagingHook):
 
     def primaries(self, study_instance_uid: str, shown: str) -> list[str]:
         """
-        Find the primary image sets of a study, as soon as the search's index has caught up.
+        Find the primary image sets of a study, once the search's index has caught up.
 
-        AWS documents one search attribute per request: which ones are primary is judged in the answer.
+        AWS documents one search attribute per request, so the answer is filtered for primary image sets.
 
         Parameters
         ----------
         study_instance_uid : str
             The study.
         shown : str
-            An image set of it; as long as the search does not find it, others may be missing too.
+            An image set of the study; until the search finds it, others may be missing too.
 
         Returns
         -------
@@ -177,8 +177,8 @@ class HealthImagingImageSetsHook(HealthImagingHook):
                 return [item["imageSetId"] for item in found if member(item, "isPrimary", "SearchImageSets")]
             if time.monotonic() >= end:
                 raise ImageSetNotIndexedError(
-                    f"SearchImageSets does not find image set {shown} after {self.index_timeout:.0f} s, though it is "
-                    f"there: its index lags, and a later try sees more of it"
+                    f"SearchImageSets does not find the existing image set {shown} after {self.index_timeout:.0f} s. "
+                    f"Its index lags, and a later try may find it."
                 )
             time.sleep(self.poll_seconds)
 
@@ -194,14 +194,14 @@ class HealthImagingImageSetsHook(HealthImagingHook):
 
     def update(self, image_set_id: str, version: str, updates: dict[str, bytes], *, force: bool) -> None:
         """
-        Change or remove attributes; the image set is LOCKED until the change is through.
+        Change or remove attributes; the image set is LOCKED until the change is done.
 
         Parameters
         ----------
         image_set_id : str
             The image set.
         version : str
-            Its latest version; if it is not, the service refuses.
+            Its latest version; the service refuses another.
         updates : dict
             ``updatableAttributes`` and ``removableAttributes``: JSON in the form of the metadata document.
         force : bool
@@ -222,9 +222,9 @@ class HealthImagingImageSetsHook(HealthImagingHook):
 
     def promote(self, image_set_id: str, version: str) -> str:
         """
-        Copy a non-primary image set into the primary hierarchy; both image sets are LOCKED until that is through.
+        Copy a non-primary image set into the primary hierarchy; both image sets are LOCKED until the copy is done.
 
-        The request has no client token: repeated, it copies once more.
+        The request has no client token: a repeated request copies again.
 
         Parameters
         ----------
@@ -236,7 +236,7 @@ class HealthImagingImageSetsHook(HealthImagingHook):
         Returns
         -------
         str
-            The id of the primary image set that is to have the instances.
+            The id of the primary image set that gets the instances.
 
         See Also
         --------
@@ -269,14 +269,14 @@ class HealthImagingImageSetsHook(HealthImagingHook):
 
     @cached_property
     def _without_retries(self) -> Any:
-        """A client that does not itself repeat a request whose answer was lost."""
+        """A client that does not repeat a request whose answer was lost."""
         return self.get_client_type(config=self.conn.meta.config.merge(Config(retries={"total_max_attempts": 1})))
 
     def _names(self, image_set_id: str) -> dict[str, str]:
         return {"datastoreId": self.datastore_id, "imageSetId": image_set_id}
 
     def _ask(self, ask: Callable[[], T]) -> T:
-        """Ask the service, waiting out throttling and quotas."""
+        """Send a request, and wait out throttling and quota refusals."""
         refusals = Refusals()
         while True:
             try:
@@ -290,5 +290,5 @@ class HealthImagingImageSetsHook(HealthImagingHook):
                         f"{error}: refused {refusals.count} times in a row, for {refusals.seconds:.0f} s"
                     ) from error
                 delay = self.backoff.delay(refusals.count)
-                self.log.warning("Refused %d times in a row; asking again in %.0f s", refusals.count, delay)
+                self.log.warning("Refused %d times in a row. Asking again in %.0f s.", refusals.count, delay)
                 time.sleep(delay)

@@ -55,12 +55,12 @@ class HealthImagingDicomImportJobHook(HealthImagingHook, JobHook):
         data_access_role_arn : str
             Role that the service assumes to read the input and to write the output.
         input_s3_uri : str
-            Prefix to import; everything below it goes in.
+            Prefix to import, with everything below it.
         output_s3_uri : str
             Prefix below which the service makes a folder for the job's results.
         client_token : str
-            Names the request: the service answers a repeated token with the job that the first one made. There is no
-            default on purpose, because boto3's is random and turns every retry into a further job.
+            Identifies the request: the service answers a repeated token with the job of the first request. There is no
+            default on purpose, because boto3's is random and turns every retry into another job.
         job_name : str, optional
             1 to 64 characters of ``A-Za-z0-9._/#-``.
         input_owner_account_id : str, optional
@@ -100,8 +100,8 @@ class HealthImagingDicomImportJobHook(HealthImagingHook, JobHook):
         Returns
         -------
         dict
-            ``jobProperties``: ``jobId``, ``jobStatus``, ``datastoreId``, ``outputS3Uri`` and more. They hold no
-            counts, and COMPLETED does not say that any file went in: the manifest in the output folder does.
+            ``jobProperties``: ``jobId``, ``jobStatus``, ``datastoreId``, ``outputS3Uri`` and more. They have no counts,
+            and COMPLETED does not mean that any file was imported: read the manifest in the output folder.
 
         See Also
         --------

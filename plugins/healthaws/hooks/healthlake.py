@@ -93,13 +93,13 @@ class HealthLakeHook(HealthServiceHook):
         Raises
         ------
         DatastoreNotReadyError
-            If the data store is not there yet, or not any more.
+            If the data store does not exist yet, or any more.
         """
         properties = self.describe_fhir_datastore(datastore_id)
         status = properties["DatastoreStatus"]
         if status in UNREACHABLE_DATASTORE_STATUS:
             raise DatastoreNotReadyError(
-                f"The data store {datastore_id} is {status}; it can be used once it is ACTIVE."
+                f"The data store {datastore_id} is {status}. It can be used once it is ACTIVE."
             )
         return str(member(properties, "DatastoreEndpoint", "DescribeFHIRDatastore")).rstrip("/") + "/"
 
@@ -108,7 +108,7 @@ class HealthLakeHook(HealthServiceHook):
         if method is None:
             raise UnknownOperationError(
                 f"botocore {botocore.__version__} does not know HealthLake's {operation}. Install a newer boto3 with "
-                "the aiobotocore that goes with it, or switch off what needs this operation."
+                "the aiobotocore that fits it, or switch off the feature that needs this operation."
             )
         reply: dict[str, Any] = method(**given(request))
         return reply

@@ -48,7 +48,7 @@ class HealthLakeFhirExportJobHook(HealthLakeJobHook):
         kms_key_id : str
             Key with which the service encrypts the export.
         client_token : str
-            Names the request; see :meth:`HealthLakeFhirImportJobHook.start_fhir_import_job`.
+            Identifies the request; see :meth:`HealthLakeFhirImportJobHook.start_fhir_import_job`.
         job_name : str, optional
             1 to 64 letters, digits, spaces and ``_.:/=+-%@``.
 
@@ -121,6 +121,6 @@ class HealthLakeFhirExportJobHook(HealthLakeJobHook):
         Parameters
         ----------
         datastore_id, job_name : str
-            As for :meth:`find_job`.
+            The data store, and the name that the job was started with.
         """
         return latest_job(self.list_fhir_export_jobs(datastore_id, JobName=job_name), job_name)

@@ -30,20 +30,20 @@ class HealthLakeFhirHook(HealthLakeHook):
     """
     Interact with the FHIR interface of one HealthLake data store.
 
-    Neither boto3 nor the amazon provider has it. Requests go to the endpoint that DescribeFHIRDatastore returns, signed
-    with the credentials of the connection; timeouts and proxies are those of the botocore client.
+    Neither boto3 nor the amazon provider supports it. Requests go to the endpoint that DescribeFHIRDatastore returns,
+    signed with the credentials of the connection; timeouts and proxies are those of the botocore client.
 
-    Throttled requests are repeated with growing pauses. So are those that end in 5xx or in a broken connection, unless
-    the repetition could do what was asked twice.
+    Throttled requests are repeated with growing pauses. Requests that end in 5xx or a broken connection are repeated
+    too, unless the change could be made twice.
 
     Parameters
     ----------
     datastore_id : str
         The data store.
     *args
-        Passed on, as the rest.
+        Passed on, as ``**kwargs``.
     max_attempts : int
-        How often a request is sent at most. (default: 6)
+        The most times that a request is sent. (default: 6)
     backoff : Backoff
         Pauses between the attempts. (default: from half a second to 20 seconds)
     **kwargs
@@ -52,10 +52,10 @@ class HealthLakeFhirHook(HealthLakeHook):
 
     Notes
     -----
-    Decimals of resources are :class:`decimal.Decimal`, in what is returned and in what is sent: they keep their digits.
+    Decimals in resources, sent or returned, are :class:`decimal.Decimal` and keep their digits.
 
-    Messages name the interaction, the resource type, the HTTP status and the codes of the OperationOutcome. They hold
-    no address, no id and no diagnostics. Nor does the log: the package keeps the clients' loggers above DEBUG.
+    Messages name the interaction, the resource type, the HTTP status and the codes of the OperationOutcome. Messages
+    and log hold no address, id or diagnostics: the package keeps the clients' loggers above DEBUG.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class HealthLakeFhirHook(HealthLakeHook):
 
     @cached_property
     def endpoint(self) -> FhirEndpoint:
-        """The data store's endpoint, asked of the service once."""
+        """The data store's endpoint; the service is asked for it once."""
         credentials = self.get_session(region_name=self.region_name).get_credentials()
         if credentials is None:
             raise NoCredentialsError
@@ -98,12 +98,12 @@ class HealthLakeFhirHook(HealthLakeHook):
         resource_id : str
             Its id.
         version : str, optional
-            A version of it, not the current one.
+            A version other than the current one.
 
         Returns
         -------
         dict or None
-            None if it is not there: never was (404), or was deleted (410).
+            None if it never existed (404) or was deleted (410).
         """
         interaction = f"read {resource_type}"
         history = ("_history", version) if version else ()
@@ -123,8 +123,8 @@ class HealthLakeFhirHook(HealthLakeHook):
         resource : Mapping
             The resource.
         idempotency_key : str, optional
-            A UUID that names the request: repeated under the same key, it creates nothing, and the first resource
-            is returned. (default: a new one for each call)
+            A UUID that identifies the request: a repetition with the same key creates nothing and returns the first
+            resource. (default: a new one for each call)
         validation_level : str, optional
             ``strict``, ``structure-only`` or ``minimal``. (default: the service's, ``strict``)
 
@@ -144,7 +144,7 @@ class HealthLakeFhirHook(HealthLakeHook):
         }
         path = resource_path(resource["resourceType"])
         reply = self.endpoint.send(interaction, "POST", path, body=resource, headers=headers)
-        if reply.status == HTTPStatus.CONFLICT and (original := self._original(reply, resource["resourceType"])):
+        if reply.status == HTTPStatus.CONFLICT and (original := self._find_original(reply, resource["resourceType"])):
             return original
         return _resource(reply.require(interaction, HTTPStatus.OK, HTTPStatus.CREATED), interaction)
 
@@ -159,8 +159,8 @@ class HealthLakeFhirHook(HealthLakeHook):
         resource : Mapping
             The resource, with its id.
         if_match : str, optional
-            The version that must be the current one, as in ``meta.versionId``. Such a request is not repeated after
-            it may have been carried out: the repetition would fail on the version that it made itself.
+            The version that must be the current one, as in ``meta.versionId``. This request is not repeated if it may
+            have been carried out: the repetition would fail on the version that the first one made.
         validation_level : str, optional
             ``strict``, ``structure-only`` or ``minimal``. (default: the service's, ``strict``)
 
@@ -187,14 +187,14 @@ class HealthLakeFhirHook(HealthLakeHook):
 
     def delete(self, resource_type: str, resource_id: str) -> None:
         """
-        Delete a resource; it is no error if it is not there.
+        Delete a resource; a missing resource is not an error.
 
         Parameters
         ----------
         resource_type : str
             As in ``Patient``.
         resource_id : str
-            Its id, which stays taken.
+            Its id, which cannot be used again.
         """
         interaction = f"delete {resource_type}"
         reply = self.endpoint.send(interaction, "DELETE", resource_path(resource_type, resource_id))
@@ -205,7 +205,7 @@ class HealthLakeFhirHook(HealthLakeHook):
         """
         Search, page after page.
 
-        The service finds a resource some time after it was written; to prove that one is there, read it.
+        The service finds a resource only some time after it was written. To prove that a resource exists, read it.
 
         Parameters
         ----------
@@ -217,7 +217,7 @@ class HealthLakeFhirHook(HealthLakeHook):
         Yields
         ------
         dict
-            Each resource: what matches, and what ``_include`` and ``_revinclude`` add.
+            Each resource: the matches, and those that ``_include`` and ``_revinclude`` add.
 
         See Also
         --------
@@ -234,7 +234,7 @@ class HealthLakeFhirHook(HealthLakeHook):
             links = [link["url"] for link in page.get("link", ()) if link["relation"] == "next"]
             query = query_of_link(links[0]) if links else None
             if query in seen:
-                raise IncompleteReplyError(f"{interaction}: the pages go round in a circle.")
+                raise IncompleteReplyError(f"{interaction}: the service returned a page a second time.")
 
     def bundle(
         self,
@@ -248,26 +248,26 @@ class HealthLakeFhirHook(HealthLakeHook):
         """
         Send a batch or transaction.
 
-        A Bundle that creates, or depends on a version, is not repeated after it may have been carried out.
+        A Bundle that creates a resource or depends on a version is not repeated if it may have been carried out.
 
         Parameters
         ----------
         bundle : Mapping
             A Bundle of type ``batch`` or ``transaction``.
         asynchronous : bool
-            Whether the service may answer later, as it must for a transaction of more than 100 entries.
+            Whether the service may answer later; required for a transaction of more than 100 entries.
             (default: False)
         validation_level : str, optional
             ``strict``, ``structure-only`` or ``minimal``. (default: the service's, ``strict``)
         poll_delay : float
-            Seconds between the questions whether an asynchronous transaction is done. (default: 5)
+            Seconds between two polls of an asynchronous transaction. (default: 5)
         timeout : float
-            How long to ask, in seconds. (default: 3600)
+            How long to poll, in seconds. (default: 3600)
 
         Returns
         -------
         dict
-            The Bundle of answers. A batch is answered even if each of its entries failed: look at each
+            The Bundle of answers. A batch gets an answer even if all its entries failed: check each
             ``response.status``.
 
         Raises
@@ -294,7 +294,7 @@ class HealthLakeFhirHook(HealthLakeHook):
         self, resource: Mapping[str, Any] | str, profile: str | None = None, mode: str | None = None
     ) -> dict[str, Any]:
         """
-        Let the service validate a resource without storing it.
+        Validate a resource without storing it.
 
         Parameters
         ----------
@@ -308,8 +308,8 @@ class HealthLakeFhirHook(HealthLakeHook):
         Returns
         -------
         dict
-            The OperationOutcome. The service answers 200 whatever it found: the resource is valid if no issue is an
-            error, which :func:`healthaws.outcomes.issues_of` tells.
+            The OperationOutcome. The service answers 200 for valid and invalid resources; a resource is valid if no
+            issue is an error, see :func:`healthaws.outcomes.issues_of`.
 
         See Also
         --------
@@ -322,30 +322,30 @@ class HealthLakeFhirHook(HealthLakeHook):
         reply = self.endpoint.send(interaction, "POST", path, query=query, body=resource)
         return _resource(reply.require(interaction, HTTPStatus.OK), interaction)
 
-    def _original(self, reply: FhirReply, resource_type: str) -> dict[str, Any] | None:
-        """Find the resource that an idempotency key has already made: AWS documents it as body, and sends its place."""
+    def _find_original(self, reply: FhirReply, resource_type: str) -> dict[str, Any] | None:
+        """Find the resource that an idempotency key has created: AWS documents it as body, but sends its Location."""
         if isinstance(reply.body, dict) and reply.body.get("resourceType") == resource_type:
             return reply.body
-        place = re.search(
+        location = re.search(
             rf"\b{resource_type}/({RESOURCE_ID.pattern})(?:/_history/|$)", reply.headers.get("Location", "")
         )
-        return self.read(resource_type, place.group(1)) if place else None
+        return self.read(resource_type, location.group(1)) if location else None
 
     def _await_transaction(self, reply: FhirReply, interaction: str, delay: float, until: float) -> FhirReply:
-        place = TRANSACTION.search(reply.headers.get("Content-Location", ""))
-        if place is None:
-            raise IncompleteReplyError(f"{interaction}: the reply does not say where its result will be.")
+        location = TRANSACTION.search(reply.headers.get("Content-Location", ""))
+        if location is None:
+            raise IncompleteReplyError(f"{interaction}: the reply does not name the address of its result.")
         while reply.status == HTTPStatus.ACCEPTED:
             if time.monotonic() >= until:
                 raise FhirUnavailableError(interaction, reply.status, reason="not done in time")
             time.sleep(delay)
-            reply = self.endpoint.send(interaction, "GET", place.group())
+            reply = self.endpoint.send(interaction, "GET", location.group())
         return reply
 
 
 def _resource(reply: FhirReply, interaction: str) -> dict[str, Any]:
     if not isinstance(reply.body, dict):
-        raise IncompleteReplyError(f"{interaction}: the reply holds no resource.")
+        raise IncompleteReplyError(f"{interaction}: the reply has no resource.")
     return reply.body
 
 

@@ -47,14 +47,14 @@ class HealthLakeFhirImportJobHook(HealthLakeJobHook):
         data_access_role_arn : str
             Role that the service assumes to read the input and to write the output.
         input_s3_uri : str
-            Prefix to import; every ``.ndjson`` object below it goes in.
+            Prefix to import, with every ``.ndjson`` object below it.
         output_s3_uri : str
             Prefix below which the service makes a folder for the job's results.
         kms_key_id : str
-            Key with which the service encrypts the results; it writes none without.
+            Key with which the service encrypts the results; it needs one.
         client_token : str
-            Names the request: the service answers a repeated token with the job that the first one made. There is no
-            default on purpose, because boto3's is random and turns every retry into a further job. 1 to 64 letters,
+            Identifies the request: the service answers a repeated token with the job of the first request. There is no
+            default on purpose, because boto3's is random and turns every retry into another job. 1 to 64 letters,
             digits and ``-``.
         job_name : str, optional
             1 to 64 letters, digits, spaces and ``_.:/=+-%@``.
@@ -96,8 +96,8 @@ class HealthLakeFhirImportJobHook(HealthLakeJobHook):
         Returns
         -------
         dict
-            ``ImportJobProperties``. The counts in ``JobProgressReport`` leave out server errors, and COMPLETED does
-            not say that any resource went in: the manifest in the output folder does.
+            ``ImportJobProperties``. The counts in ``JobProgressReport`` leave out server errors, and COMPLETED does not
+            mean that any resource was imported: read the manifest in the output folder.
 
         See Also
         --------
@@ -130,7 +130,7 @@ class HealthLakeFhirImportJobHook(HealthLakeJobHook):
         """
         Find the FHIR import job with a name; the latest, if several have it.
 
-        A job whose id was lost can be found by its name only.
+        A job whose id was lost can only be found by its name.
 
         Parameters
         ----------

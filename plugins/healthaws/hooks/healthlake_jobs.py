@@ -44,9 +44,9 @@ class HealthLakeJobHook(HealthLakeHook, JobHook):
     Attributes
     ----------
     output_member : str
-        Where a request and the job's properties name the output.
+        The member that holds the output, in a start request and in the job's properties.
     output_suffix : str
-        How the name of a job's output folder ends; its members are those of the job's properties.
+        The end of the name of a job's output folder, a format string over the job's properties.
 
     Parameters
     ----------

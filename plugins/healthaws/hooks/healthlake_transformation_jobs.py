@@ -58,13 +58,14 @@ class HealthLakeDataTransformationJobHook(HealthLakeJobHook):
         kms_key_id : str
             Key with which the service encrypts the results.
         client_token : str
-            Names the request; see :meth:`HealthLakeFhirImportJobHook.start_fhir_import_job`. boto3 fills in none here.
+            Identifies the request; see :meth:`HealthLakeFhirImportJobHook.start_fhir_import_job`. boto3 has no default
+            here.
         source_format : str, optional
             ``CCDA`` or ``CSV``.
         job_name : str, optional
             1 to 64 letters, digits, spaces and ``_.:/=+-%@``.
         drift_detection : bool, optional
-            Whether to report what the profile leaves out. (default: the service's)
+            Whether to report input that the profile leaves out. (default: the service's)
         provenance : bool, optional
             Whether to write Provenance resources. (default: the service's)
 

@@ -9,7 +9,7 @@ class HealthImagingDicomImportJobLink(BaseAwsLink):
     """
     Link to the data store of an import job in the AWS console, where the job stands in the list of imports.
 
-    AWS documents the console's page of data stores, no address of a single job.
+    AWS documents the console's page of a data store, but no address of a single job.
     """
 
     name = "HealthImaging Data Store"

@@ -9,7 +9,7 @@ class HealthLakeConsoleLink(BaseAwsLink):
     """
     Link to HealthLake in the AWS console.
 
-    AWS documents the console's front page, no address of a data store or of a job.
+    AWS documents only the address of the console's front page, not of a data store or a job.
     """
 
     name = "HealthLake Console"

@@ -22,11 +22,11 @@ class HealthImagingStartDicomImportJobOperator(StartJobOperator[HealthImagingDic
     """
     Import DICOM files from S3 into a HealthImaging data store.
 
-    One piece of work makes one job, whatever happens to the task; :class:`healthaws.operators.jobs.StartJobOperator`
-    says how.
+    One piece of work starts one job, even if the task is killed or cleared; see
+    :class:`healthaws.operators.jobs.StartJobOperator`.
 
-    Returns the job id. COMPLETED says that the job ran, not that its files went in: the manifest in
-    :meth:`HealthImagingDicomImportJobHook.output_folder` does.
+    Returns the job id. COMPLETED means that the job ran, not that its files were imported: read the manifest in
+    :meth:`HealthImagingDicomImportJobHook.output_folder`.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class HealthImagingStartDicomImportJobOperator(StartJobOperator[HealthImagingDic
     data_access_role_arn : str
         Role that the service assumes to read the input and to write the output. (templated)
     input_s3_uri : str
-        Prefix to import; everything below it goes in. (templated)
+        Prefix to import, with everything below it. (templated)
     output_s3_uri : str
         Prefix below which the service makes a folder for the job's results. (templated)
     input_owner_account_id : str, optional
@@ -109,5 +109,5 @@ class HealthImagingStartDicomImportJobOperator(StartJobOperator[HealthImagingDic
         return {"dataAccessRoleArn": self.data_access_role_arn}
 
     def completed_trigger(self, job_id: str, **settings: Any) -> HealthImagingDicomImportJobCompletedTrigger:
-        """Make the trigger that fires when the import has ended."""
+        """Return the trigger that fires when the import has ended."""
         return HealthImagingDicomImportJobCompletedTrigger(datastore_id=self.datastore_id, job_id=job_id, **settings)

@@ -19,14 +19,14 @@ class HealthLakeStartFhirExportJobOperator(HealthLakeStartJobOperator[HealthLake
     """
     Export a HealthLake data store to S3.
 
-    Returns ``{"job_id": ..., "status": ...}``; the files lie in :meth:`HealthLakeFhirExportJobHook.output_folder`.
+    Returns ``{"job_id": ..., "status": ...}``; the files are in :meth:`HealthLakeFhirExportJobHook.output_folder`.
 
     Parameters
     ----------
     datastore_id : str
         The data store to export. (templated)
     **kwargs
-        Of :class:`HealthLakeStartJobOperator`: role, output, key, and what errors come to.
+        Of :class:`HealthLakeStartJobOperator`: role, output, key, and the end after errors.
     """
 
     aws_hook_class = HealthLakeFhirExportJobHook

@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 class HealthLakeValidateResourceOperator(AwsBaseOperator[HealthLakeFhirHook]):
     """
-    Let a HealthLake data store validate a resource without storing it; fail if it does not conform.
+    Validate a resource with a HealthLake data store without storing it; fail if it does not conform.
 
-    Returns ``{"valid": True, "issues": {"warning": 1, ...}}``: the issues of each severity, counted.
+    Returns ``{"valid": True, "issues": {"warning": 1, ...}}``, with the number of issues of each severity.
 
     Parameters
     ----------
     datastore_id : str
-        The data store, which knows the profiles. (templated)
+        The data store that has the profiles. (templated)
     resource : dict or str
-        The resource, or its JSON. It may hold templates and XComs, which are rendered when the task runs; it is none
-        of ``template_fields``, because Airflow keeps those in its database and shows them.
+        The resource, or its JSON. It may hold templates and XComs, which are rendered when the task runs. It is not in
+        ``template_fields``, because Airflow stores those in its database and shows them.
     profile : str, optional
         The canonical URL of a profile. (default: those in ``meta.profile``, else the base definition) (templated)
     mode : {"create", "update"}, optional
-        For which interaction to validate. (templated)
+        The interaction to validate for. (templated)
     **kwargs
         Of the amazon provider's operators (``aws_conn_id``, ``region_name``, ``verify``, ``botocore_config``) and of
         :class:`airflow.sdk.BaseOperator`.
@@ -85,21 +85,21 @@ class HealthLakeValidateResourceOperator(AwsBaseOperator[HealthLakeFhirHook]):
         FhirRejectedError
             If the service does not know the resource type or the profile.
         """
-        resource = self._rendered(context)
+        resource = self._render_resource(context)
         issues = issues_of(self.hook.validate(resource, self.profile, self.mode))
         errors = dict.fromkeys(str(issue) for issue in issues if issue.is_error)
         if errors or not issues:
-            told = "; ".join(errors) or "the service gave no verdict"
-            raise ResourceInvalidError(f"The {resource['resourceType']} does not conform: {told}.")
+            findings = "; ".join(errors) or "the service gave no verdict"
+            raise ResourceInvalidError(f"The {resource['resourceType']} does not conform: {findings}.")
         return {"valid": True, "issues": dict(Counter(issue.severity for issue in issues))}
 
-    def _rendered(self, context: Context) -> dict[str, Any]:
+    def _render_resource(self, context: Context) -> dict[str, Any]:
         resource = self.render_template(self.resource, context, self.get_template_env())
         if isinstance(resource, str):
             try:
                 resource = load(resource)
             except ValueError:
-                raise ResourceInvalidError("The resource is no JSON.") from None
+                raise ResourceInvalidError("The resource is not JSON.") from None
         if not isinstance(resource, dict) or not isinstance(resource.get("resourceType"), str):
             raise ResourceInvalidError("The resource names no resourceType.")
         return resource

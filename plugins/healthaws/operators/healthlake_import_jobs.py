@@ -18,21 +18,21 @@ class HealthLakeStartFhirImportJobOperator(HealthLakeStartJobOperator[HealthLake
     """
     Import FHIR resources from S3 into a HealthLake data store.
 
-    Returns ``{"job_id": ..., "status": ...}``. COMPLETED says that the job ran, not that its resources went in: the
-    manifest in :meth:`HealthLakeFhirImportJobHook.output_folder` does, and it alone counts the resources
-    that the service failed on.
+    Returns ``{"job_id": ..., "status": ...}``. COMPLETED means that the job ran, not that its resources were
+    imported: read the manifest in :meth:`HealthLakeFhirImportJobHook.output_folder`. Only the manifest counts the
+    resources with server errors.
 
     Parameters
     ----------
     datastore_id : str
         The data store to import into. (templated)
     input_s3_uri : str
-        Prefix to import; every ``.ndjson`` object below it goes in. (templated)
+        Prefix to import, with every ``.ndjson`` object below it. (templated)
     validation_level : str, optional
         ``strict`` (the profiles in ``meta.profile``, else base R4), ``structure-only`` (base R4) or ``minimal``
-        (stores what does not conform, and marks it). (default: the service's, ``strict``) (templated)
+        (stores resources that do not conform, and marks them). (default: the service's, ``strict``) (templated)
     **kwargs
-        Of :class:`HealthLakeStartJobOperator`: role, output, key, and what errors come to.
+        Of :class:`HealthLakeStartJobOperator`: role, output, key, and the end after errors.
     """
 
     aws_hook_class = HealthLakeFhirImportJobHook

@@ -31,10 +31,10 @@ class HealthLakeStartJobOperator(StartJobOperator[HealthLakeJobHookT]):
     """
     Base of operators that start a HealthLake job and wait for it.
 
-    Not to be used in DAGs directly; :class:`healthaws.operators.jobs.StartJobOperator` says what happens.
+    Not to be used in DAGs directly; see :class:`healthaws.operators.jobs.StartJobOperator`.
 
-    Few jobs run at a time, imports one by one: those after them are QUEUED, for hours if the first is large. That is
-    ``queued_timeout``; ``waiter_max_attempts`` are counted from IN_PROGRESS.
+    HealthLake runs few jobs at a time, and imports one by one. Later jobs are QUEUED, for hours if the first is large:
+    ``queued_timeout`` limits that time, and ``waiter_max_attempts`` the polls from IN_PROGRESS on.
 
     Parameters
     ----------
@@ -43,12 +43,13 @@ class HealthLakeStartJobOperator(StartJobOperator[HealthLakeJobHookT]):
     output_s3_uri : str
         Prefix below which the service makes a folder for the job's results. (templated)
     kms_key_id : str
-        Key with which the service encrypts the results; it writes none without. (templated)
+        Key with which the service encrypts the results; it needs one. (templated)
     completed_with_errors : {"fail", "return"}
-        What COMPLETED_WITH_ERRORS comes to, where part of the input was refused: the task fails, or it returns what
-        :meth:`complete` makes of it, and what follows must look at the status. (default: "fail")
+        The end of the task if the job is COMPLETED_WITH_ERRORS, which means that part of the input was refused: the
+        task fails, or it returns the result of :meth:`complete`, whose status the next tasks must check.
+        (default: "fail")
     queued_timeout : float
-        How long a job may wait for others before the try gives up, in seconds. (default: 86400)
+        How long a job may be queued before the try gives up, in seconds. (default: 86400)
     **kwargs
         Of :class:`healthaws.operators.jobs.StartJobOperator`: how to name, count, await and remember the job.
     """
@@ -93,11 +94,11 @@ class HealthLakeStartJobOperator(StartJobOperator[HealthLakeJobHookT]):
         return {"DataAccessRoleArn": self.data_access_role_arn, key: self.kms_key_id}
 
     def completed_trigger(self, job_id: str, **settings: Any) -> HealthLakeJobCompletedTrigger:
-        """Make the trigger that fires when the job has ended."""
+        """Return the trigger that fires when the job has ended."""
         store = {"datastore_id": self.datastore_id} if hasattr(self, "datastore_id") else {}
         return self.trigger_class(job_id=job_id, **store, **settings)
 
-    def _settle(self, context: Context, report: JobReport, waited: str) -> Any:
+    def _end_task(self, context: Context, report: JobReport, waited: str) -> Any:
         if progress := report.properties.get("JobProgressReport"):
             self.log.info("Progress of %s: %s", report.subject, progress)
-        return super()._settle(context, report, waited)
+        return super()._end_task(context, report, waited)

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 class HealthLakeStartDataTransformationJobOperator(HealthLakeStartJobOperator[HealthLakeDataTransformationJobHook]):
     """
-    Convert C-CDA documents or CSV files on S3 to FHIR resources on S3, by HealthLake's data transformation agent.
+    Convert C-CDA documents or CSV files on S3 to FHIR resources on S3, with HealthLake's data transformation agent.
 
-    The service is in preview, and takes no version of a profile: a job runs the version that was published last. Name
-    the one that was reviewed in ``profile_version``; a job that ran another fails the task, whatever became of it.
+    The service is in preview. A job runs the latest published version of its profile; a request cannot choose one. Set
+    ``profile_version`` to the version that was reviewed: the task fails if the job ran another, with any status.
 
-    Returns ``{"job_id": ..., "status": ...}``. What it writes is not validated: let a strict import or ``$validate``
-    follow, and a person.
+    Returns ``{"job_id": ..., "status": ...}``. The output is not validated: add a strict import or ``$validate``, and a
+    review by a person.
 
     Parameters
     ----------
@@ -39,13 +39,13 @@ class HealthLakeStartDataTransformationJobOperator(HealthLakeStartJobOperator[He
     profile_version : int or str, optional
         The version of the profile that the job must run. (templated)
     source_format : {"CCDA", "CSV"}, optional
-        What the input is. (default: that of the profile)
+        The format of the input. (default: that of the profile)
     drift_detection : bool, optional
-        Whether to report what the profile leaves out. (default: the service's)
+        Whether to report input that the profile leaves out. (default: the service's)
     provenance : bool, optional
         Whether to write Provenance resources. (default: the service's)
     **kwargs
-        Of :class:`HealthLakeStartJobOperator`: role, output, key, and what errors come to.
+        Of :class:`HealthLakeStartJobOperator`: role, output, key, and the end after errors.
     """
 
     aws_hook_class = HealthLakeDataTransformationJobHook
@@ -103,10 +103,10 @@ class HealthLakeStartDataTransformationJobOperator(HealthLakeStartJobOperator[He
         """Find the job by its name; see :meth:`HealthLakeDataTransformationJobHook.find_job`."""
         return self.hook.find_job(job_name)
 
-    def _settle(self, context: Context, report: JobReport, waited: str) -> Any:
+    def _end_task(self, context: Context, report: JobReport, waited: str) -> Any:
         if report.status in (COMPLETED, COMPLETED_WITH_ERRORS):
             self._check_profile_version(report)
-        return super()._settle(context, report, waited)
+        return super()._end_task(context, report, waited)
 
     def _check_profile_version(self, report: JobReport) -> None:
         ran, wanted = report.properties.get("ProfileVersion"), self.profile_version

@@ -1,4 +1,4 @@
-"""What the operators that start jobs have in common: they wait for the job, and make its end the task's."""
+"""The base of operators that start a job, wait for it and end as the job ends."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class StartJobOperator(StartOnceOperator[JobHookT]):
 
     Not to be used in DAGs directly.
 
-    One piece of work makes one job; :class:`healthaws.operators.starts.StartOnceOperator` says how.
+    One piece of work starts one job; see :class:`healthaws.operators.starts.StartOnceOperator`.
 
-    Throttling and quota refusals are waited out with growing pauses, in the triggerer if ``deferrable``, and use up
-    none of the task's retries. Validation, access and not-found errors fail the task at once.
+    The task waits out throttling and quota refusals with growing pauses, in the triggerer if ``deferrable``, without
+    using up its retries. Validation, access and not-found errors fail the task at once.
 
     Give a deferrable task ``retries`` of 2 or more: Airflow may fail a task whose trigger fires soon after the
     deferral, and the next try reconnects.
@@ -49,23 +49,23 @@ class StartJobOperator(StartOnceOperator[JobHookT]):
     Parameters
     ----------
     wait_for_completion : bool
-        Whether to wait for the job; without it the task ends once the job is started. (default: True)
+        Whether to wait for the job; if False, the task ends once the job is started. (default: True)
     deferrable : bool
-        Whether to wait in the triggerer. This implies waiting for completion and needs aiobotocore.
+        Whether to wait in the triggerer. This includes waiting for completion, and needs aiobotocore.
         (default: ``[operators] default_deferrable``)
     waiter_delay : int
         Seconds between polls. (default: 30)
     waiter_max_attempts : int
         Polls of a running job before the try gives up; the next one reconnects. (default: 480)
     queued_timeout : float
-        How long a job may wait for others before the try gives up, in seconds; it comes on top of the above. Jobs of
-        a service without a queue never do. (default: 0)
+        How long a job may be queued before the try gives up, in seconds, in addition to the polls above. Jobs of a
+        service without a queue are never queued. (default: 0)
     **kwargs
         Of :class:`healthaws.operators.starts.StartOnceOperator`: how to name, count and remember the job.
 
     Notes
     -----
-    A subclass may return something else (:meth:`complete`), or take a bad end for a result (:meth:`job_failed`,
+    A subclass may return another result (:meth:`complete`), or return a result for a bad end (:meth:`job_failed`,
     :meth:`job_completed_with_errors`, :meth:`job_cancelled`).
     """
 
@@ -92,19 +92,19 @@ class StartJobOperator(StartOnceOperator[JobHookT]):
     @abstractmethod
     def completed_trigger(self, job_id: str, **settings: Any) -> BaseTrigger:
         """
-        Make the trigger that fires when the job has ended.
+        Return the trigger that fires when the job has ended.
 
         Parameters
         ----------
         job_id : str
             The job.
         **settings
-            What all such triggers take: how often to poll, and the connection.
+            The settings that all such triggers take: how often to poll, and the connection.
         """
 
     def execute(self, context: Context) -> Any:
         """
-        Reconnect to the job or start it, and wait as told.
+        Reconnect to the job or start it, and wait for it as configured.
 
         Parameters
         ----------
@@ -114,7 +114,7 @@ class StartJobOperator(StartOnceOperator[JobHookT]):
         Returns
         -------
         Any
-            What :meth:`complete` returns; the job id if the job is not waited for.
+            The result of :meth:`complete`; the job id if the task does not wait.
 
         Raises
         ------
@@ -131,9 +131,9 @@ class StartJobOperator(StartOnceOperator[JobHookT]):
         UnknownJobStatusError
             If the service reports an unknown status.
         RequestRejectedError
-            If the service rejects a request for its content or for want of access.
+            If the service rejects a request for its content or missing access.
         ServiceBusyError
-            If throttling or a quota refusal outlasts ``backoff_timeout``.
+            If throttling or quota refusals last longer than ``backoff_timeout``.
         """
         return self.take_up(context)
 
@@ -149,33 +149,33 @@ class StartJobOperator(StartOnceOperator[JobHookT]):
             The event of the pause.
         """
         job_id, report = self.ask_patiently(partial(self._reconnect_or_start, context), "take_up", event or {})
-        self._announce(context, job_id)
+        self._persist_link(context, job_id)
         if report and not report.active:
-            return self._settle(context, report, waited="")
+            return self._end_task(context, report, waited="")
         if self.deferrable:
             self._defer_until_complete(job_id)
         if self.wait_for_completion:
-            return self._settle(context, *self._wait(job_id))
+            return self._end_task(context, *self._wait(job_id))
         return job_id
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """
-        Ask what became of the job after the trigger has fired; a pause after a refusal resumes here, too.
+        Ask for the job's end after the trigger has fired; Airflow resumes here after a refusal, too.
 
         Parameters
         ----------
         context : Context
             The task's context.
         event : dict
-            The trigger's event. It is only a wake-up; what became of the job, the service says.
+            The trigger's event, which only wakes the task: the service is asked for the job's end.
         """
         event = validate_execute_complete_event(event)
         report = self.ask_patiently(partial(self._report, event["job_id"]), "execute_complete", event)
-        return self._settle(context, report, waited=event.get("message", "the trigger ended early"))
+        return self._end_task(context, report, waited=event.get("message", "the trigger ended early"))
 
     def complete(self, context: Context, properties: dict[str, Any]) -> Any:  # noqa: ARG002 - for subclasses
         """
-        Make the task's result from a job that has done its work.
+        Return the task's result for a job that is COMPLETED.
 
         Parameters
         ----------
@@ -187,13 +187,13 @@ class StartJobOperator(StartOnceOperator[JobHookT]):
         Returns
         -------
         Any
-            Goes to XCom; here the job id.
+            The value for XCom; here the job id.
         """
         return self.job_kind.report(properties).job_id
 
     def job_failed(self, context: Context, properties: dict[str, Any]) -> Any:
         """
-        Fail the task because of a FAILED job, at once if no further job may be started.
+        Fail the task because its job FAILED; without a retry if no further job may be started.
 
         Parameters
         ----------
@@ -211,12 +211,12 @@ class StartJobOperator(StartOnceOperator[JobHookT]):
         job = self.load_job(context)
         if job is None or not self._is_last(job):
             raise JobFailedError.of(report)
-        # No retry follows. Whoever clears the task later asks for one more job, and this is its generation.
+        # No retry follows. A person who clears the task later gets one more job, of this generation.
         self.save_job(context, job.next())
         raise JobFinallyFailedError.of(
             report,
             f"It was generation {job.generation}, the last that retries may start. "
-            "Cure the cause and clear the task to start one more job.",
+            "Fix the cause, and clear the task to start one more job.",
         )
 
     def job_completed_with_errors(self, context: Context, properties: dict[str, Any]) -> Any:  # noqa: ARG002
@@ -237,7 +237,7 @@ class StartJobOperator(StartOnceOperator[JobHookT]):
         """
         raise JobCompletedWithErrorsError.of(
             self.job_kind.report(properties),
-            "The output folder says what was refused. Correct that and raise generation for a new job.",
+            "The output folder lists the refused input. Correct it, and raise generation for a new job.",
         )
 
     def job_cancelled(self, context: Context, properties: dict[str, Any]) -> Any:  # noqa: ARG002
@@ -257,20 +257,20 @@ class StartJobOperator(StartOnceOperator[JobHookT]):
             A subclass may return a result instead of raising.
         """
         raise JobCancelledError.of(
-            self.job_kind.report(properties), "No retry starts another; raise generation for a new job."
+            self.job_kind.report(properties), "No retry starts another. Raise generation for a new job."
         )
 
     def on_kill(self) -> None:
-        """Leave a trace: the service cannot cancel such a job."""
+        """Log that the job goes on: the service cannot cancel it."""
         if self._job_id:
             self.log.warning(
-                "The task was killed. %s has no cancel: %s %s goes on, and the next try reconnects to it.",
+                "The task was killed. %s cannot cancel jobs: %s %s goes on, and the next try reconnects to it.",
                 self.job_kind.service,
                 self.job_kind.name,
                 self._job_id,
             )
 
-    def _announce(self, context: Context, job_id: str) -> None:
+    def _persist_link(self, context: Context, job_id: str) -> None:
         self._job_id = job_id
         self.job_link.persist(
             context=context,
@@ -298,14 +298,14 @@ class StartJobOperator(StartOnceOperator[JobHookT]):
                 botocore_config=self.botocore_config,
             ),
             method_name="execute_complete",
-            # Refused polls use up no attempt, so the patience for them comes on top.
+            # Refused polls use up no attempt, so the time for them is added.
             timeout=timedelta(
                 seconds=self.waiter_delay * self.waiter_max_attempts + self.queued_timeout + self.backoff.timeout
             ),
         )
 
     def _wait(self, job_id: str) -> tuple[JobReport, str]:
-        """Poll in the worker, and return what the service said last, with the reason why waiting ended."""
+        """Poll in the worker, and return the last report, with the reason why waiting ended."""
         polls_left = {True: self._queued_polls(), False: self.waiter_max_attempts}
         while True:
             report = self.ask_patiently(partial(self._report, job_id), "execute_complete", {})
@@ -314,11 +314,14 @@ class StartJobOperator(StartOnceOperator[JobHookT]):
             queued = report.status in self.job_kind.queued
             polls_left[queued] -= 1
             if polls_left[queued] <= 0:
-                return report, "queued_timeout is over" if queued else f"{self.waiter_max_attempts} polls are used up"
+                return (
+                    report,
+                    "queued_timeout has passed" if queued else f"{self.waiter_max_attempts} polls are used up",
+                )
             self.log.info("Status of %s: %s", report.subject, report.status)
             time.sleep(self.waiter_delay)
 
-    def _settle(self, context: Context, report: JobReport, waited: str) -> Any:
+    def _end_task(self, context: Context, report: JobReport, waited: str) -> Any:
         self.log.info("%s is %s", report.subject, report.status)
         if report.active:
             raise JobUnfinishedError.of(report, waited)

@@ -1,4 +1,4 @@
-"""One job for one piece of work: the part of the operators that start jobs which finds the job or starts it."""
+"""The base of operators that start one job for one piece of work, or find the job that an earlier try started."""
 
 from __future__ import annotations
 
@@ -29,39 +29,39 @@ if TYPE_CHECKING:
 
 class StartOnceOperator(PatientOperator, AwsBaseOperator[JobHookT]):
     """
-    Base of operators that start one job for one piece of work, and find it again.
+    Base of operators that start one job for one piece of work, and find it again in later tries.
 
     Not to be used in DAGs directly.
 
-    The job is remembered in the task state store, which outlives retries and clearing: a later try reconnects to a
-    running job, takes the result of a finished one, and starts another only after FAILED or when ``generation`` was
-    raised. A worker that dies between the start and the note of the job's id repeats the same client token, and so gets
-    the same job; where the service refuses the token, since the job's parameters were changed meanwhile, the job is
-    found by its name.
+    The job is recorded in the task state store, which outlives retries and clearing. A later try reconnects to a
+    running job, takes the result of a finished one, and starts another only after FAILED or if ``generation`` was
+    raised. If a worker dies after the start and before the job's id is recorded, the next try repeats the client token
+    and gets the same job. If the service refuses the token because parameters were changed meanwhile, the job is found
+    by its name.
 
     Parameters
     ----------
     job_name : str, optional
-        Name of the job. What the service does not allow becomes ``-``, and 55 characters are kept: the end is the
-        work's and the generation's, so that a job whose id was lost is found by its name.
+        Name of the job. Characters that the service does not allow become ``-``, and the name is cut to 55 characters:
+        the rest identifies work and generation, so that a job whose id was lost is found by its name.
         (default: DAG id, task id and map index) (templated)
     idempotency_key : str, optional
-        Names the work, so that another key means other work and another job. Keep patient identifiers out of it.
-        (default: the task instance and a hash of what is read and where it goes) (templated)
+        Identifies the work: another key means other work and another job. Keep patient identifiers out of it.
+        (default: the task instance and a hash of :attr:`work_name`) (templated)
     generation : int or str
-        The lowest generation to use. Jobs are counted from 0 for each key, and each FAILED job that a retry replaces
-        raises the count; set it above the last to ask for a new job though the old one was good. The logs name the
+        The lowest generation to use. Jobs are counted from 0 for each key, and a retry after a FAILED job raises the
+        count. Set it above the last generation to get a new job although the old one succeeded. The logs name the
         generation in use. (default: 0) (templated)
     max_generations : int
-        Most jobs started for one ``generation``: the first and those that retries start after FAILED. Then the task
-        fails at once; a person who clears it asks for one more. (default: 3)
+        The most jobs for one ``generation``: the first, and those that retries start after FAILED. After them the task
+        fails at once; clearing it then starts one more. (default: 3)
     **kwargs
         Of :class:`healthaws.patience.PatientOperator`, of the amazon provider's operators (``aws_conn_id``,
         ``region_name``, ``verify``, ``botocore_config``) and of :class:`airflow.sdk.BaseOperator`.
 
     Notes
     -----
-    A subclass may keep the job elsewhere (:meth:`load_job`, :meth:`save_job`), or start it only at certain times
+    A subclass may record the job elsewhere (:meth:`load_job`, :meth:`save_job`), or start it only at certain times
     (:meth:`starts_at`).
     """
 
@@ -88,7 +88,7 @@ class StartOnceOperator(PatientOperator, AwsBaseOperator[JobHookT]):
     @abstractmethod
     def take_up(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """
-        Reconnect to the job or start it; a pause resumes here.
+        Reconnect to the job or start it; Airflow resumes here after a pause.
 
         Parameters
         ----------
@@ -106,7 +106,7 @@ class StartOnceOperator(PatientOperator, AwsBaseOperator[JobHookT]):
         Parameters
         ----------
         client_token : str
-            Names the request: the service answers a repeated token with the job that the first one made.
+            Identifies the request: the service answers a repeated token with the job of the first request.
         job_name : str
             A name that the service allows.
 
@@ -119,7 +119,7 @@ class StartOnceOperator(PatientOperator, AwsBaseOperator[JobHookT]):
     @abstractmethod
     def describe_job(self, job_id: str) -> dict[str, Any]:
         """
-        Ask the service for the properties of a job.
+        Return the properties of a job.
 
         Parameters
         ----------
@@ -130,7 +130,7 @@ class StartOnceOperator(PatientOperator, AwsBaseOperator[JobHookT]):
     @abstractmethod
     def find_job(self, job_name: str) -> dict[str, Any] | None:
         """
-        Ask the service for the properties of the job with a name; None if there is none.
+        Return the properties of the job with a name; None if there is no such job.
 
         Parameters
         ----------
@@ -141,12 +141,12 @@ class StartOnceOperator(PatientOperator, AwsBaseOperator[JobHookT]):
     @property
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """The properties that a job for this work has, whatever it was started with, by their names."""
+        """The properties, by name, that every job for this work has, even if other parameters were changed."""
 
     @property
     @abstractmethod
     def parameters(self) -> dict[str, Any]:
-        """The other properties that are asked for, by their names; the output is compared besides."""
+        """The other requested properties by name, without the output."""
 
     @property
     def work_name(self) -> str:
@@ -155,10 +155,10 @@ class StartOnceOperator(PatientOperator, AwsBaseOperator[JobHookT]):
 
     def starts_at(self, now: datetime) -> datetime:
         """
-        Say when a job may be started, at the earliest; it is asked before each start.
+        Return the earliest time at which a job may be started; called before each start.
 
-        Until then the task waits, in the triggerer if ``deferrable``, and uses up none of its retries. A job that is
-        there already is awaited at any time.
+        Until then the task waits, in the triggerer if ``deferrable``, and uses up none of its retries. The task waits
+        for an existing job at any time.
 
         Parameters
         ----------
@@ -168,13 +168,13 @@ class StartOnceOperator(PatientOperator, AwsBaseOperator[JobHookT]):
         Returns
         -------
         datetime.datetime
-            Here ``now``; a subclass may name a later moment.
+            Here ``now``; a subclass may return a later time.
         """
         return now
 
     def load_job(self, context: Context) -> ImportJob | None:
         """
-        Read what an earlier try noted about the job.
+        Return the job that an earlier try recorded.
 
         Parameters
         ----------
@@ -184,14 +184,14 @@ class StartOnceOperator(PatientOperator, AwsBaseOperator[JobHookT]):
         Returns
         -------
         ImportJob or None
-            None if there was no earlier try, or it noted nothing.
+            None if no earlier try recorded a job.
         """
         stored: Any = context["task_state_store"].get(self.job_key)
         return ImportJob(**stored) if stored else None
 
     def save_job(self, context: Context, job: ImportJob) -> None:
         """
-        Note the job for later tries: before the start without its id, after it with the id.
+        Record the job for later tries: before the start without its id, after it with the id.
 
         Parameters
         ----------
@@ -205,7 +205,7 @@ class StartOnceOperator(PatientOperator, AwsBaseOperator[JobHookT]):
 
     def work_key(self, context: Context) -> str:
         """
-        Name the work.
+        Return the key of the work.
 
         Parameters
         ----------
@@ -216,7 +216,7 @@ class StartOnceOperator(PatientOperator, AwsBaseOperator[JobHookT]):
         -------
         str
             ``idempotency_key``, or the task instance with a hash of :attr:`work_name`: a mapped task that is cleared
-            together with what it is mapped over may get other work under the same map index.
+            together with the task that it is mapped over may get other work under the same map index.
         """
         if self.idempotency_key:
             return self.idempotency_key
@@ -243,7 +243,7 @@ class StartOnceOperator(PatientOperator, AwsBaseOperator[JobHookT]):
         return self.job_kind.report(self.describe_job(job_id))
 
     def _reconnect_or_start(self, context: Context) -> tuple[str, JobReport | None]:
-        """Return the job id, with what the service says of the job if it was known before."""
+        """Return the job id, with the service's report if an earlier try started the job."""
         job = self._current_job(context)
         if job.job_id:
             report = self._report(job.job_id)
@@ -254,9 +254,9 @@ class StartOnceOperator(PatientOperator, AwsBaseOperator[JobHookT]):
         return self._start(context, job), None
 
     def _wait_to_start(self) -> None:
-        """Wait until a job may be started; a deferral resumes in :meth:`take_up`, which comes here again."""
+        """Wait until a job may be started; a deferral resumes in :meth:`take_up`, which calls this again."""
         while (moment := self.starts_at(now := datetime.now(UTC))) > now:
-            self.log.info("No job is started before %s", moment.isoformat(timespec="minutes"))
+            self.log.info("No job is started before %s.", moment.isoformat(timespec="minutes"))
             if self.deferrable:
                 self.defer(trigger=PauseTrigger(moment.timestamp(), {}), method_name="take_up")
             time.sleep((moment - now).total_seconds())
@@ -278,37 +278,37 @@ class StartOnceOperator(PatientOperator, AwsBaseOperator[JobHookT]):
         return job_id
 
     def _adopt(self, name: str, error: ClientError) -> str:
-        """Return the id of the job that this client token has made; raise if no such job is found."""
+        """Return the id of the job that this client token has started; raise if no such job is found."""
         found = self._find_own_job(name)
         if found is None:
             if error.response["Error"]["Code"] != "ConflictException" or self.is_passing(error):
                 raise error
             raise JobConflictError(
-                f"{without_keys(str(error))}. No {self.job_kind.name} {name} with this input was found. If its "
-                "parameters were changed after a try had started it, change them back, or raise generation for another."
+                f"{without_keys(str(error))}. No {self.job_kind.name} {name} with this input was found. If the "
+                "parameters were changed after a try started it, change them back, or raise generation for a new job."
             ) from None
         job_id = self.job_kind.report(found).job_id
         differ = differences(self.parameters, found)
         if self.hook.output_folder(found).rstrip("/").rpartition("/")[0] != self.output_s3_uri.rstrip("/"):
             differ.append("output")
         self.log.warning(
-            "An earlier try has started %s %s, which is taken up. It differs from what is asked for now in: %s. "
-            "For a job with the present parameters raise generation.",
+            "Reconnecting to %s %s, which an earlier try started. It differs from the present parameters in: %s. "
+            "To start a job with the present parameters, raise generation.",
             self.job_kind.name,
             job_id,
-            ", ".join(differ) or "nothing that the service tells",
+            ", ".join(differ) or "nothing that the service returns",
         )
         return job_id
 
     def _find_own_job(self, name: str) -> dict[str, Any] | None:
-        """Return the properties of the job for this work; None if there is none, or the jobs may not be listed."""
+        """Return the properties of the job for this work; None if there is none, or listing jobs is not allowed."""
         try:
             found = self.find_job(name)
         except ClientError as error:
             refusal = rejection(error)
             if refusal is None:
                 raise
-            self.log.warning("Whether an earlier try has started the job cannot be looked up: %s", refusal)
+            self.log.warning("Cannot look up whether an earlier try started the job: %s", refusal)
             return None
         return None if found is None or differences(self.identity, found) else found
 
@@ -322,7 +322,7 @@ class StartOnceOperator(PatientOperator, AwsBaseOperator[JobHookT]):
         try:
             status = self.hook.datastore_status(datastore_id)
         except ClientError:
-            return False  # who may not ask gets the first refusal to read
+            return False  # without the right to ask, the first refusal is raised
         return status is not None and status in CHANGING_DATASTORE_STATUS
 
     def _legal_job_name(self, context: Context, job: ImportJob) -> str:

@@ -18,7 +18,7 @@ class HealthImagingDicomImportJobSensor(JobSensor[HealthImagingDicomImportJobHoo
     """
     Wait until a HealthImaging DICOM import job is COMPLETED; fail at once when it is FAILED.
 
-    COMPLETED says that the job ran, not that its files went in: the manifest in the output folder does.
+    COMPLETED means that the job ran, not that its files were imported: read the manifest in the output folder.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class HealthImagingDicomImportJobSensor(JobSensor[HealthImagingDicomImportJobHoo
         return self.hook.get_dicom_import_job(self.datastore_id, self.job_id)
 
     def completed_trigger(self, **settings: Any) -> HealthImagingDicomImportJobCompletedTrigger:
-        """Make the trigger that fires when the import has ended."""
+        """Return the trigger that fires when the import has ended."""
         return HealthImagingDicomImportJobCompletedTrigger(
             datastore_id=self.datastore_id, job_id=self.job_id, **settings
         )

@@ -27,13 +27,13 @@ class HealthLakeJobSensor(JobSensor[HealthLakeJobHookT]):
     """
     Base of sensors that wait for a HealthLake job.
 
-    Not to be used in DAGs directly. A QUEUED job is waited for like a running one, both within ``timeout``.
+    Not to be used in DAGs directly. The sensor waits for a QUEUED job as for a running one, both within ``timeout``.
 
     Parameters
     ----------
     completed_with_errors : {"fail", "return"}
-        What COMPLETED_WITH_ERRORS comes to, where part of the input was refused: the task fails, or the wait is over
-        and what follows must look at the status. (default: "fail")
+        The end of the task if the job is COMPLETED_WITH_ERRORS, which means that part of the input was refused: the
+        task fails, or it succeeds and the next tasks must check the status. (default: "fail")
     **kwargs
         Of :class:`healthaws.sensors.jobs.JobSensor`: the job, and how to wait.
     """
@@ -55,14 +55,14 @@ class HealthLakeFhirImportJobSensor(HealthLakeJobSensor[HealthLakeFhirImportJobH
     """
     Wait until a FHIR import job is COMPLETED; fail at once when it has ended otherwise.
 
-    COMPLETED says that the job ran, not that its resources went in: the manifest in the output folder does.
+    COMPLETED means that the job ran, not that its resources were imported: read the manifest in the output folder.
 
     Parameters
     ----------
     datastore_id : str
         The data store of the job. (templated)
     **kwargs
-        Of :class:`HealthLakeJobSensor`: the job, how to wait, and what errors come to.
+        Of :class:`HealthLakeJobSensor`: the job, how to wait, and the end after errors.
     """
 
     aws_hook_class = HealthLakeFhirImportJobHook
@@ -78,7 +78,7 @@ class HealthLakeFhirImportJobSensor(HealthLakeJobSensor[HealthLakeFhirImportJobH
         return self.hook.describe_fhir_import_job(self.datastore_id, self.job_id)
 
     def completed_trigger(self, **settings: Any) -> HealthLakeFhirImportJobCompletedTrigger:
-        """Make the trigger that fires when the import has ended."""
+        """Return the trigger that fires when the import has ended."""
         return HealthLakeFhirImportJobCompletedTrigger(datastore_id=self.datastore_id, job_id=self.job_id, **settings)
 
 
@@ -86,7 +86,7 @@ class HealthLakeDataTransformationJobSensor(HealthLakeJobSensor[HealthLakeDataTr
     """
     Wait until a data transformation job is COMPLETED; fail at once when it has ended otherwise.
 
-    Takes what :class:`HealthLakeJobSensor` does.
+    Its parameters are those of :class:`HealthLakeJobSensor`.
     """
 
     aws_hook_class = HealthLakeDataTransformationJobHook
@@ -98,5 +98,5 @@ class HealthLakeDataTransformationJobSensor(HealthLakeJobSensor[HealthLakeDataTr
         return self.hook.describe_data_transformation_job(self.job_id)
 
     def completed_trigger(self, **settings: Any) -> HealthLakeDataTransformationJobCompletedTrigger:
-        """Make the trigger that fires when the conversion has ended."""
+        """Return the trigger that fires when the conversion has ended."""
         return HealthLakeDataTransformationJobCompletedTrigger(job_id=self.job_id, **settings)

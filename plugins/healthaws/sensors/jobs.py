@@ -1,4 +1,4 @@
-"""Waiting for the end of a job that another task, or nobody here, has started."""
+"""The base of sensors that wait for the end of a job that another task or system has started."""
 
 from __future__ import annotations
 
@@ -65,22 +65,22 @@ class JobSensor(AwsBaseSensor[AwsHookType]):
 
     @abstractmethod
     def describe_job(self) -> dict[str, Any]:
-        """Ask the service for the properties of the job."""
+        """Return the properties of the job."""
 
     @abstractmethod
     def completed_trigger(self, **settings: Any) -> BaseTrigger:
         """
-        Make the trigger that fires when the job has ended.
+        Return the trigger that fires when the job has ended.
 
         Parameters
         ----------
         **settings
-            What all such triggers take: how often to poll, and the connection.
+            The settings that all such triggers take: how often to poll, and the connection.
         """
 
     def execute(self, context: Context) -> None:
         """
-        Wait in the worker, or defer unless the job is already done.
+        Wait in the worker, or defer unless the job has already ended.
 
         Parameters
         ----------
@@ -121,12 +121,12 @@ class JobSensor(AwsBaseSensor[AwsHookType]):
 
     def is_done(self, report: JobReport) -> bool:
         """
-        Decide what the end of a job means: done, or an error.
+        Return whether a job has succeeded; raise if it has not.
 
         Parameters
         ----------
         report : JobReport
-            What the service says of a job that has ended.
+            The service's report on a job that has ended.
         """
         if report.status not in self.job_kind.statuses:
             raise UnknownJobStatusError.of(report)
@@ -140,7 +140,7 @@ class JobSensor(AwsBaseSensor[AwsHookType]):
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> None:
         """
-        Take up the task after the trigger has fired.
+        End the task after the trigger has fired.
 
         Parameters
         ----------
@@ -152,7 +152,7 @@ class JobSensor(AwsBaseSensor[AwsHookType]):
         Raises
         ------
         JobUnfinishedError
-            If waiting ended before the job did; for what else is raised see :meth:`poke`.
+            If waiting ended before the job did; for other errors see :meth:`poke`.
         """
         event = validate_execute_complete_event(event)
         if event["status"] != "success" and not self.poke(context):

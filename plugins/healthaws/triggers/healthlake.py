@@ -15,16 +15,16 @@ class HealthLakeJobCompletedTrigger(JobCompletedTrigger):
     """
     Base of triggers that fire when a HealthLake job has ended.
 
-    A job first waits for its turn, and then runs: both are counted apart.
+    A job is first queued and then runs; polls of both states are counted separately.
 
     Parameters
     ----------
     job_id : str
         The job.
     datastore_id : str, optional
-        The data store of the job, if such jobs have one.
+        The data store of the job, if it has one.
     queued_max_attempts : int
-        Polls of a job that waits for others before giving up. (default: 2880, which is 24 hours)
+        Polls of a queued job before giving up. (default: 2880, which is 24 hours)
     waiter_delay : int
         Seconds between polls. (default: 30)
     waiter_max_attempts : int
@@ -62,7 +62,7 @@ class HealthLakeJobCompletedTrigger(JobCompletedTrigger):
 
 
 class HealthLakeFhirImportJobCompletedTrigger(HealthLakeJobCompletedTrigger):
-    """Trigger when a FHIR import job has ended; takes what :class:`HealthLakeJobCompletedTrigger` does."""
+    """Trigger when a FHIR import job has ended; see :class:`HealthLakeJobCompletedTrigger`."""
 
     job_kind = FHIR_IMPORT_JOB
     waiter = "fhir_import_job"
@@ -71,7 +71,7 @@ class HealthLakeFhirImportJobCompletedTrigger(HealthLakeJobCompletedTrigger):
 
 
 class HealthLakeFhirExportJobCompletedTrigger(HealthLakeJobCompletedTrigger):
-    """Trigger when a FHIR export job has ended; takes what :class:`HealthLakeJobCompletedTrigger` does."""
+    """Trigger when a FHIR export job has ended; see :class:`HealthLakeJobCompletedTrigger`."""
 
     job_kind = FHIR_EXPORT_JOB
     waiter = "fhir_export_job"
@@ -80,7 +80,7 @@ class HealthLakeFhirExportJobCompletedTrigger(HealthLakeJobCompletedTrigger):
 
 
 class HealthLakeDataTransformationJobCompletedTrigger(HealthLakeJobCompletedTrigger):
-    """Trigger when a data transformation job has ended; takes what :class:`HealthLakeJobCompletedTrigger` does."""
+    """Trigger when a data transformation job has ended; see :class:`HealthLakeJobCompletedTrigger`."""
 
     job_kind = DATA_TRANSFORMATION_JOB
     waiter = "data_transformation_job"

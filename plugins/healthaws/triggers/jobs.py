@@ -1,4 +1,4 @@
-"""Waiting for the end of a job in the triggerer."""
+"""The base of triggers that wait for the end of a job."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ class JobCompletedTrigger(AwsBaseWaiterTrigger):
     Base of triggers that fire when a job has ended.
 
     The event is ``{"status": "success", "job_id": ...}`` for COMPLETED, else ``{"status": "error", "message": ...,
-    "job_id": ...}``: for any other end, for an unknown status, for a rejected request, and when the attempts are used
-    up. Throttled and quota-refused polls back off and use up no attempt, so pass ``timeout`` to ``defer``.
+    "job_id": ...}``: for any other end, an unknown status, a rejected request, or if all attempts are used up.
+    Throttled and quota-refused polls pause and use up no attempt, so pass ``timeout`` to ``defer``.
 
     Parameters
     ----------
     job_id : str
         The job.
     queued_max_attempts : int
-        Polls of a job that waits for others before giving up; only for a :attr:`job_kind` that queues. (default: 0)
+        Polls of a queued job before giving up; only for a :attr:`job_kind` with a queue. (default: 0)
     **kwargs
         Of the amazon provider's base class.
     """
 
     aws_hook_class = AwsBaseHook
     job_kind: ClassVar[JobKind]
-    # The waiter for a job's first sign of work; empty for a service without a queue.
+    # The waiter for the end of a job's time in the queue; empty for a service without a queue.
     begun_waiter: ClassVar[str] = ""
 
     def __init__(self, *, job_id: str, queued_max_attempts: int = 0, **kwargs: Any) -> None:
@@ -54,7 +54,7 @@ class JobCompletedTrigger(AwsBaseWaiterTrigger):
         self.queued_attempts = queued_max_attempts
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait as the base class does, but back off while the service refuses to be asked."""
+        """Wait as the base class does, but pause while the service refuses polls."""
         hook = self.hook()
         async with await hook.get_async_conn() as client:  # type: ignore[no-untyped-call]
             try:
@@ -81,10 +81,10 @@ class JobCompletedTrigger(AwsBaseWaiterTrigger):
         )
 
     async def on_kill(self) -> None:
-        """Leave a trace: the service cannot cancel such a job. Airflow calls this when a person ends the task."""
+        """Log that the job goes on: the service cannot cancel it. Airflow calls this if a person ends the task."""
         self.log.warning(
-            "The task was ended while it waited for %s %s. %s has no cancel: the job goes on, and clearing the task "
-            "reconnects to it.",
+            "The task was ended while it waited for %s %s. %s cannot cancel jobs: the job goes on, and clearing the "
+            "task reconnects to it.",
             self.job_kind.name,
             self.return_value,
             self.job_kind.service,
@@ -92,7 +92,7 @@ class JobCompletedTrigger(AwsBaseWaiterTrigger):
 
 
 class _PatientWaiter:
-    """A waiter that answers a refused poll with a pause; ``async_wait`` would take a quota refusal for the end."""
+    """A waiter that pauses after a refused poll; ``async_wait`` would take a quota refusal for the job's end."""
 
     def __init__(self, waiter: Any, backoff: Backoff) -> None:
         self._waiter = waiter

@@ -1,4 +1,4 @@
-"""A timer that remembers."""
+"""A timer that carries an event."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class PauseTrigger(BaseTrigger):
     """
     Trigger at a point in time, with an event given beforehand.
 
-    Airflow's own timers yield the time instead, and what a task wants to know when it resumes would have to travel in
-    ``kwargs`` of ``defer``, which ``dag.test()`` drops.
+    Airflow's own timers yield the time as event. Data for the resumed task would have to be in ``kwargs`` of ``defer``,
+    which ``dag.test()`` drops.
 
     Parameters
     ----------
     until : float
-        When to fire, in seconds since the epoch; a restarted triggerer does not begin the pause again.
+        When to fire, in seconds since the epoch, so that a restarted triggerer does not begin the pause again.
     event : dict
-        What the task gets as event. JSON values only.
+        The event for the task. JSON values only.
     """
 
     def __init__(self, until: float, event: dict[str, Any]) -> None:

@@ -111,7 +111,7 @@ def test_waiting_for_an_index_ends() -> None:
     images = hook(index_timeout=0)
     with Stubber(images.conn) as stub:
         stub.add_response("search_image_sets", found(TARGET, isPrimary=True), SEARCH)
-        with pytest.raises(ImageSetNotIndexedError, match="its index lags"):
+        with pytest.raises(ImageSetNotIndexedError, match="Its index lags"):
             images.primaries("1.2", IMAGE_SET)
 
 

@@ -117,11 +117,11 @@ class TestRead:
 
     @pytest.mark.parametrize("resource_id", ["..", ".", "a/b", "a?b", "a b", "", "x" * 65, "é"])
     def test_sends_no_id_that_would_lead_elsewhere(self, resource_id: str, hook: HealthLakeFhirHook) -> None:
-        with pytest.raises(ValueError, match="The id of the Patient is none of FHIR's"):
+        with pytest.raises(ValueError, match="The id of the Patient is not valid in FHIR"):
             hook.read("Patient", resource_id)
 
     def test_sends_no_type_that_would_lead_elsewhere(self, hook: HealthLakeFhirHook) -> None:
-        with pytest.raises(ValueError, match="'Patient/1' is no resource type"):
+        with pytest.raises(ValueError, match="'Patient/1' is not a resource type"):
             hook.read("Patient/1", "1")
 
 
@@ -263,7 +263,7 @@ class TestSearch:
             Answer(200, page("b", next_url="https://h/Patient?page=3")),
             Answer(200, page("c", next_url="https://h/Patient?page=2")),
         )
-        with pytest.raises(IncompleteReplyError, match="circle"):
+        with pytest.raises(IncompleteReplyError, match="a second time"):
             list(hook.search("Patient", {}))
 
     def test_unknown_parameter(self, hook: HealthLakeFhirHook, service: FhirService) -> None:
@@ -308,7 +308,7 @@ class TestBundle:
 
     def test_whose_result_has_no_place(self, hook: HealthLakeFhirHook, service: FhirService) -> None:
         service.says(Answer(202, outcome()))
-        with pytest.raises(IncompleteReplyError, match="does not say where"):
+        with pytest.raises(IncompleteReplyError, match="does not name the address"):
             hook.bundle(bundle("POST"), asynchronous=True)
 
     def test_of_too_many_entries(self, hook: HealthLakeFhirHook, service: FhirService) -> None:
@@ -393,7 +393,7 @@ class TestAttempts:
 
     def test_reply_without_a_resource(self, hook: HealthLakeFhirHook, service: FhirService) -> None:
         service.says(Answer(200))
-        with pytest.raises(IncompleteReplyError, match="read Patient: the reply holds no resource"):
+        with pytest.raises(IncompleteReplyError, match="read Patient: the reply has no resource"):
             read(hook)
 
 

@@ -139,7 +139,8 @@ class TestTokenConflict:
             assert awaited_job(deferred(task, context)) == JOB
         assert store[JOB_KEY] == {"idempotency_key": KEY, "generation": 0, "job_id": JOB}
         said = capsys.readouterr().out
-        assert f"{JOB}, which is taken up. It differs from what is asked for now in: dataAccessRoleArn, output." in said
+        assert f"{JOB}, which an earlier try started." in said
+        assert "differs from the present parameters in: dataAccessRoleArn, output." in said
         assert "elsewhere" not in said
 
     @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ class TestTokenConflict:
     def test_takes_up_no_job_with_another_input_or_data_store(self, other: dict[str, str], context: Context) -> None:
         task = operator()
         script = self.script(task, ImportJob(KEY, 0).named("dag.import"), **other).store("ACTIVE")
-        with script, pytest.raises(JobConflictError, match="change them back, or raise generation for another"):
+        with script, pytest.raises(JobConflictError, match="change them back, or raise generation for a new job"):
             task.execute(context)
 
     @pytest.mark.parametrize("other", [ImportJob(KEY, 1), ImportJob("batch-2", 0)], ids=["generation", "work"])

@@ -71,7 +71,7 @@ class TestValidateResource:
 
     @pytest.mark.parametrize(
         ("resource", "told"),
-        [("Müller", "is no JSON"), ("[]", "names no resourceType"), ({"name": "Müller"}, "names no resourceType")],
+        [("Müller", "is not JSON"), ("[]", "names no resourceType"), ({"name": "Müller"}, "names no resourceType")],
     )
     def test_what_is_no_resource(self, resource: Any, told: str, verdict: Callable[..., Any]) -> None:
         with pytest.raises(ResourceInvalidError, match=told) as caught:

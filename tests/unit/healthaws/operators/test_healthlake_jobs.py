@@ -190,7 +190,7 @@ class TestQueue:
     def test_job_that_stays_queued(self, context: Context) -> None:
         task = import_operator(deferrable=False, queued_timeout=3)
         script = JobScript(task).start().describe("SUBMITTED").describe("QUEUED").describe("QUEUED")
-        with script, pytest.raises(JobUnfinishedError, match=r"QUEUED.*queued_timeout is over"):
+        with script, pytest.raises(JobUnfinishedError, match=r"QUEUED.*queued_timeout has passed"):
             task.execute(context)
 
     def test_job_that_runs_on(self, context: Context) -> None:

@@ -101,4 +101,4 @@ class TestRun:
 
 def test_on_kill_leaves_a_trace_only(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     asyncio.run(trigger().on_kill())
-    assert "HealthImaging has no cancel" in caplog.text + capsys.readouterr().out
+    assert "HealthImaging cannot cancel jobs" in caplog.text + capsys.readouterr().out
