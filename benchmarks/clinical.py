@@ -111,7 +111,7 @@ def open_run(endpoint: str, ledger_url: str) -> Run[ClinicalPipeline]:
 
 def buffer(run: Run[ClinicalPipeline]) -> dict[str, Any]:
     """Run buffer."""
-    from airlock.buffer import buffer as stage  # noqa: PLC0415
+    from airlock.stages.buffer import buffer as stage  # noqa: PLC0415
 
     return {"shards": len(stage(run).shards)}
 

@@ -43,7 +43,7 @@ def test_each_study_goes_where_its_rule_says_and_a_dead_endpoint_keeps_nobody_wa
             {"name": "never", "uri": "s3://contracts/mr/", "match": {"field": "ModalitiesInStudy", "equals": "MR"}},
         ]
         chain = Chain(place, pipeline(routes=routes))
-        with pytest.raises(RouteError, match=r"not delivered: 3 to hook \(ConnectError\); they stay"):
+        with pytest.raises(RouteError, match=r"not delivered\. hook: 3 in the outbox \(ConnectError\); the next try"):
             chain.run()
         endpoint.start()
         chain.stage("route")

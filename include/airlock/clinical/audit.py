@@ -30,7 +30,7 @@ from airlock.stages.contracts import ContractOverride
 from airlock.stages.jobs import find_ended_job
 from airlock.stages.outputs import read_best_output
 from airlock.stages.resources import DISPOSITIONS, FILES, OUTCOMES, sent_contents
-from airlock.stages.review import overridden_among, words_by_key
+from airlock.stages.review import find_overridden, overrides_by_key
 
 if TYPE_CHECKING:
     from airlock.clinical.manifests import JobOutput
@@ -192,7 +192,7 @@ def _close(run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame], *, balanc
 def _overridden(run: Run[ClinicalPipeline], outcomes: pl.DataFrame, gates: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """Return the ``outcomes`` with what people have released, their ``overrides``, and the ``holds`` that are left."""
     holds = gate.holds(run.pipeline.datastore_id, outcomes, gates)
-    overridden = overridden_among(holds, _words(run, outcomes))
+    overridden = find_overridden(holds, _words(run, outcomes))
     return {
         "outcomes": gate.override(outcomes, overridden["subject"]),
         "overrides": overridden,
@@ -262,7 +262,7 @@ def _write_contracts(run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame])
     pipeline = run.pipeline
     released = with_subjects(_released(run, books))
     level = pipeline.risk.validation_level
-    words = {key: ContractOverride(**word) for key, word in words_by_key(books["overrides"]).items()}
+    words = {key: ContractOverride(**word) for key, word in overrides_by_key(books["overrides"]).items()}
 
     def revise(known: pl.DataFrame) -> pl.DataFrame:
         before = dict(known.select("subject", "contract").iter_rows())

@@ -22,7 +22,7 @@ from airlock.stages.reporting import (
     to_csv,
 )
 from airlock.stages.resources import CSV_COLUMNS
-from airlock.stages.review import words_by_key
+from airlock.stages.review import overrides_by_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +66,9 @@ def build(
         "patients": _count_gates(gates.filter(of_patient)),
         "files": _NONE | count_values(books["file_words"]["disposition"]),
         "held": gates.filter(pl.col("gate") == Gate.HOLD).select("subject_key", "reason").to_dicts(),
-        "overrides": [{"subject_key": key, **word} for key, word in sorted(words_by_key(books["overrides"]).items())],
+        "overrides": [
+            {"subject_key": key, **word} for key, word in sorted(overrides_by_key(books["overrides"]).items())
+        ],
         "jobs": jobs,
         "validation_level": run.pipeline.risk.validation_level.value,
         **_find_conversion(run),

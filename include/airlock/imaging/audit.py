@@ -48,7 +48,7 @@ from airlock.stages.buffer import Buffered, find_buffered
 from airlock.stages.jobs import find_ended_job
 from airlock.stages.outputs import read_best_output
 from airlock.stages.reporting import describe_imbalances, to_csv
-from airlock.stages.review import overridden_among
+from airlock.stages.review import find_overridden
 from airlock.storage.spool import partitions_for, together
 
 if TYPE_CHECKING:
@@ -322,7 +322,7 @@ def _decide_gates(
     policy = run.pipeline.audit
     gates = gate.decide(decided, outcomes, elsewhere, policy, balanced=balanced)
     holds = gate.holds(gates, decided, outcomes, elsewhere, policy)
-    overridden = overridden_among(holds, evidence.overrides)
+    overridden = find_overridden(holds, evidence.overrides)
     gates = gate.override(gates, overridden["subject"])
     if run.pipeline.healthlake is not None:
         gates = gate.hold_unpublished(gates, evidence.published)

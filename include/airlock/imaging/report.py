@@ -17,7 +17,7 @@ from airlock.imaging.reading import Reading
 from airlock.reasons import Reason
 from airlock.records import DISPOSITIONS, Gate, Verdict
 from airlock.stages.reporting import by_frequency, compare_ids, count_values, describe_run, explain_reasons
-from airlock.stages.review import words_by_key
+from airlock.stages.review import overrides_by_key
 
 if TYPE_CHECKING:
     from airlock.run import Run
@@ -59,7 +59,7 @@ class Tally:
         ):
             counter.update(count_values(column))
         self.held += gates.filter(pl.col("gate") == Gate.HOLD).select("study_key", "reason").to_dicts()
-        self.overrides |= words_by_key(books["overrides"])
+        self.overrides |= overrides_by_key(books["overrides"])
 
 
 def build(run: Run, tally: Tally, jobs: list[dict[str, Any]], problems: list[str]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Buffer: list the window, subtract what the ledger has settled, claim the rest and freeze it.
+"""Buffer: list the window, subtract the arrivals that the ledger has settled, claim the rest and freeze it.
 
-Writes one ``arrivals/<shard>`` dataset per shard of the delivery, then ``arrivals/index.json``, which makes them count.
-A run that buffers again takes what it holds in the ledger and lists nothing: a cleared task gives the same delivery.
-A plan claims nothing and lists each time: it takes what nobody has yet.
+It writes one dataset ``arrivals/<shard>`` per shard of the delivery, and then ``arrivals/index.json``, which commits
+them. A run that buffers again lists nothing and takes the arrivals that it holds in the ledger, so that a cleared task
+gives the same delivery. A plan claims nothing, and lists each time.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ INDEX = "arrivals/index.json"
 
 @dataclass(frozen=True)
 class Buffered:
-    """What a run holds."""
+    """The frozen delivery of a run."""
 
-    shards: list[str] = field(default_factory=list)  # the names of the shards, "0000" upwards
+    shards: list[str] = field(default_factory=list)  # names of the shards that parse reads, from "0000"
     arrivals: int = 0
     bytes: int = 0
     settled: int = 0  # in the listing, but settled by an earlier run
     claimed_elsewhere: int = 0  # in the listing, but held by a run that has not ended
     undated: int = 0  # in the listing, but without the date that window: key_date asks for
-    carried: list[str] = field(default_factory=list)  # shards that nobody reads: a redrive carries them on
+    carried: list[str] = field(default_factory=list)  # names of the shards that a redrive carries on, without parse
     listed: int = 0  # objects below the prefix, whatever their window; only a plan counts them
 
     @property
     def all_shards(self) -> list[str]:
-        """All shards of the delivery, those too that a redrive carries on."""
+        """All shards of the delivery, including those that a redrive carries on."""
         return [*self.shards, *self.carried]
 
 
 def buffer(run: AnyRun) -> Buffered:
-    """Claim and freeze a run's delivery; a plan claims nothing, and of a redrive `redrive` has claimed it before."""
+    """Claim and freeze a run's delivery; a plan claims nothing, and for a redrive `redrive` has claimed it."""
     if run.plan_only:
         return _foresee(run)
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)
@@ -69,7 +69,7 @@ def buffer(run: AnyRun) -> Buffered:
 
 
 def _foresee(run: AnyRun) -> Buffered:
-    """Write what a run would hold now, and how many objects had to be listed for it."""
+    """Write the delivery that a run would claim now, and how many objects were listed for it."""
     listing = Listing(run)
     with Aside() as aside:
         numbers = [aside.add(rows) for rows in listing]
@@ -88,7 +88,7 @@ def _counted_before(run: Run[Pipeline]) -> dict[str, int] | None:
 
 
 def _claim(run: Run[Pipeline]) -> dict[str, int]:
-    """List the window to the local disk, then claim it: the ledger shall not wait for S3. A redrive lists nothing."""
+    """List the window to the local disk, then claim it, so that the ledger does not wait for S3; count the rest."""
     if run.redrive is not None:
         return {"settled": 0, "claimed_elsewhere": 0, "undated": 0}
     listing = Listing(run)
@@ -117,19 +117,19 @@ def read_arrivals(run: Run[Pipeline]) -> pl.DataFrame:
 
 
 class Listing:
-    """What lies in a run's window, as frames of `records.ARRIVALS`, each time it is iterated.
+    """The objects in a run's window, as frames of `records.ARRIVALS`; each iteration lists them again.
 
     Parameters
     ----------
     run
-        The run: its prefix, its window, and by what its pipeline places an arrival in time.
+        The run, which has the prefix, the window and the pipeline's rule for an arrival's time.
 
     Attributes
     ----------
     undated
-        How many objects had no date in their key, where the pipeline goes by key dates.
+        The number of objects without a date in their key, if the pipeline uses key dates.
     listed
-        How many objects lie below the prefix, whatever their window.
+        The number of objects below the prefix, whatever their time.
     """
 
     def __init__(self, run: Run[Pipeline]) -> None:
@@ -139,22 +139,22 @@ class Listing:
     def __iter__(self) -> Iterator[pl.DataFrame]:
         """List the source."""
         self.undated = self.listed = 0
-        bucket, source, takes = self._run.prefix.bucket, self._run.pipeline.source, _membership(self._run)
+        bucket, source, in_window = self._run.prefix.bucket, self._run.pipeline.source, _is_in_window(self._run)
         for listed in _objects(self._run):
             self.listed += listed.height
             dated = listed.with_columns(_moments(source, listed))
             self.undated += dated["moment"].null_count()
-            rows = dated.filter(takes)
+            rows = dated.filter(in_window)
             yield rows.with_columns(arrival_ids(bucket, rows), bucket=pl.lit(bucket)).select(ARRIVALS.names())
 
 
 def _objects(run: Run[Pipeline]) -> Iterator[pl.DataFrame]:
-    """Yield what lies below the run's prefix, from where the pipeline looks it up.
+    """Yield the objects below the run's prefix, from a listing or from an inventory.
 
     Raises
     ------
     InventoryError
-        If that is an inventory, and it cannot show all of the window.
+        If the inventory cannot show all of the window.
     """
     source = run.pipeline.source
     if source.listing == "s3":
@@ -162,28 +162,28 @@ def _objects(run: Run[Pipeline]) -> Iterator[pl.DataFrame]:
     inventory = fresh_inventory(run.s3, source, datetime.now(UTC))
     if source.window == "key_date" and run.window is not None and inventory.begun < run.window.end:
         raise InventoryError(
-            f"the newest inventory was begun at {inventory.begun:%Y-%m-%d %H:%M} UTC, before the run's window ended, "
-            f"and no later run looks back for key dates: clear buffer when the next inventory is there"
+            f"The newest inventory was begun at {inventory.begun:%Y-%m-%d %H:%M} UTC, before the run's window ended, "
+            f"and no later run looks back for key dates. Clear buffer when the next inventory is complete."
         )
     return list_inventory(run.s3, inventory, run.prefix)
 
 
-def _membership(run: Run[Pipeline]) -> pl.Expr:
+def _is_in_window(run: Run[Pipeline]) -> pl.Expr:
     window, source = run.window, run.pipeline.source
     if window is None:
         return pl.lit(value=True)
     lookback = round(source.lookback_hours * 3600 * 10**6) if source.window == "last_modified" else 0
-    first, end = _microseconds(_begin(run, window)) - lookback, _microseconds(window.end)
+    first, end = _microseconds(_window_start(run, window)) - lookback, _microseconds(window.end)
     return pl.col("moment").dt.epoch("us").is_between(first, end, closed="left")
 
 
-def _begin(run: Run[Pipeline], window: Window) -> datetime:
-    """Return from when on a run takes in: what Airflow left out since the scheduled run before is this one's too.
+def _window_start(run: Run[Pipeline], window: Window) -> datetime:
+    """Return the window's start, extended back over intervals that Airflow skipped.
 
-    Without catchup it starts no run for an interval that went by while it was down, or others waited.
+    Without catchup, Airflow starts no run for an interval that passed while it was down or other runs waited.
     """
-    leaves_out = run.run_id.startswith(SCHEDULED) and not run.pipeline.schedule.catchup
-    until = run.ledger.scheduled_until(run.pipeline.name, window.start) if leaves_out else None
+    may_skip = run.run_id.startswith(SCHEDULED) and not run.pipeline.schedule.catchup
+    until = run.ledger.scheduled_until(run.pipeline.name, window.start) if may_skip else None
     return until or window.start
 
 
@@ -193,7 +193,7 @@ def _microseconds(moment: datetime) -> int:
 
 
 def _moments(source: Source, listed: pl.DataFrame) -> pl.Series:
-    """Return what places each listed object in time, null where nothing does."""
+    """Return the time by which each listed object belongs to a window; null without one."""
     if source.window == "last_modified":
         return listed["last_modified"].alias("moment")
     search = re.compile(source.key_date_pattern).search
@@ -204,7 +204,7 @@ def _moments(source: Source, listed: pl.DataFrame) -> pl.Series:
 
 @lru_cache(maxsize=1000)
 def _day(year: str | None, month: str | None, day: str | None) -> int | None:
-    """Return the first moment of a day in microseconds since 1970, None if there is no such day."""
+    """Return the first moment of a day in microseconds since 1970; None if the day does not exist."""
     try:
         return _microseconds(datetime(int(year or ""), int(month or ""), int(day or ""), tzinfo=UTC))
     except (ValueError, OverflowError):  # no such day, a group that took no part, a number beyond all years
@@ -212,18 +212,18 @@ def _day(year: str | None, month: str | None, day: str | None) -> int | None:
 
 
 def shard_rows(settings: ParseSettings | ClinicalParse, arrivals: int) -> int:
-    """Return how many arrivals go into a shard: more than the pipeline says where Airflow could not map the shards."""
+    """Return how many arrivals go into a shard: the pipeline's number, or more if Airflow could not map the shards."""
     return max(settings.shard_size, -(-arrivals // settings.max_shards))
 
 
 def _write_held(run: AnyRun, arrivals: int, *, carried: bool) -> list[str]:
-    """Write what the run holds, what is carried or all else, and return the names of the shards."""
+    """Write the shards of the arrivals that the run carries on, or of all others; return their names."""
     held = run.ledger.held_frames(run.pipeline.name, run.key, carried=carried)
     return _write_shards(run, arrivals, held, prefix="carried-" if carried else "")
 
 
 def _write_shards(run: AnyRun, arrivals: int, held: Iterable[pl.DataFrame], prefix: str = "") -> list[str]:
-    """Write what the run holds, in the order of its keys, and return the names of the shards."""
+    """Write arrivals, which come in the order of their keys, as shards; return the names of the shards."""
     size = shard_rows(run.pipeline.parse, arrivals)
     names: list[str] = []
     for number, pieces in groupby(_cut(held, size), key=itemgetter(0)):
@@ -235,7 +235,7 @@ def _write_shards(run: AnyRun, arrivals: int, held: Iterable[pl.DataFrame], pref
 
 
 def _cut(frames: Iterable[pl.DataFrame], size: int) -> Iterator[tuple[int, pl.DataFrame]]:
-    """Yield rows with the number of the shard that they belong to, when each has so many."""
+    """Yield rows with the number of their shard, for shards of this size."""
     first = 0
     for frame in frames:
         taken = 0

@@ -1,7 +1,8 @@
-"""S3 Inventory in the place of a listing: for archives too large to list every night.
+"""Read an S3 Inventory instead of a listing, for archives that are too large to list every night.
 
-S3 delivers an inventory as files below a folder of its configuration, and then says which by a manifest in a folder of
-the moment when it began. Read is the newest one that is complete, and only files that are what S3 says they are.
+S3 delivers an inventory as files below the folder of its configuration. A manifest, in a folder named for the moment
+when S3 began, then names these files. Airlock reads the newest complete inventory, and only files with the right
+checksum.
 
 Sources: Amazon S3 User Guide, "Locating your inventory list" (layout, manifest, checksum) and "Cataloging and analyzing
 your data with S3 Inventory" (fields; keys are URL-encoded in CSV only).
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
     from airlock.storage.s3 import S3
 
 _FOLDER = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}-\d{2}Z")
-_CSV_BYTES = 16 * 1024**2  # of text at a time
+_CSV_BYTES = 16 * 1024**2  # of text that is read at a time
 _LINE_BYTES = 1024**2  # a key has 1 KiB
-_CLOCKS = timedelta(hours=1)  # that may differ
+_CLOCK_SKEW = timedelta(hours=1)
 # The fields' names in a CSV inventory's fileSchema, and those of its columns in ORC and Parquet.
 _FIELDS = {
     "Key": "key",
@@ -49,14 +50,14 @@ _NEEDED = {"key": "Key", "size": "Size", "last_modified_date": "Last modified", 
 
 
 class InventoryError(ValueError):
-    """An inventory that is not there, or cannot stand for a listing."""
+    """An inventory does not exist, or cannot replace a listing."""
 
 
 @dataclass(frozen=True)
 class Inventory:
     """One inventory as its manifest describes it."""
 
-    begun: datetime  # when S3 began to look; what came later is not in it
+    begun: datetime  # when S3 began to list; later objects are not in it
     source_bucket: str
     bucket: str  # that holds the files
     file_format: str  # CSV, ORC or Parquet
@@ -65,12 +66,12 @@ class Inventory:
 
 
 def find_inventory(s3: S3, folder: S3Uri) -> Inventory | None:
-    """Return the newest complete inventory below the folder of its configuration, None where there is none yet.
+    """Return the newest complete inventory below the folder of its configuration; None if there is none yet.
 
     Raises
     ------
     InventoryError
-        If its manifest is not what its checksum says, or cannot be read as one.
+        If its manifest does not have the right checksum, or is not valid.
     """
     for name in sorted(filter(_FOLDER.fullmatch, s3.list_folders(folder)), reverse=True):
         try:
@@ -79,12 +80,12 @@ def find_inventory(s3: S3, folder: S3Uri) -> Inventory | None:
         except FileNotFoundError:
             continue  # S3 is still writing
         if _md5(manifest).hexdigest() != checksum.lower():
-            raise InventoryError(f"inventory {name}: manifest.json does not have the MD5 that manifest.checksum names")
-        return _described(name, manifest)
+            raise InventoryError(f"Inventory {name}: manifest.json does not have the MD5 that manifest.checksum names.")
+        return _read_manifest(name, manifest)
     return None
 
 
-def _described(name: str, manifest: bytes) -> Inventory:
+def _read_manifest(name: str, manifest: bytes) -> Inventory:
     try:
         content = json.loads(manifest)
         return Inventory(
@@ -96,27 +97,27 @@ def _described(name: str, manifest: bytes) -> Inventory:
             files=tuple((str(file["key"]), file["MD5checksum"].lower()) for file in content["files"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError) as error:
-        raise InventoryError(f"inventory {name}: manifest.json is no manifest ({type(error).__name__})") from None
+        raise InventoryError(f"Inventory {name}: manifest.json is not a manifest ({type(error).__name__}).") from None
 
 
 def fresh_inventory(s3: S3, source: Source, now: datetime) -> Inventory:
-    """Return the inventory to take in the place of a listing.
+    """Return the inventory that replaces a listing.
 
     Raises
     ------
     InventoryError
-        If there is none, the newest one is too old, or it is another bucket's.
+        If there is none, the newest one is too old, or it is of another bucket.
     """
     inventory = find_inventory(s3, inventory_folder(source))
     if lacking := lacking_inventory(inventory, source, now):
         raise InventoryError(
-            f"there is no {lacking}: see whether the configuration of source.inventory_uri still delivers, or raise "
-            f"source.inventory_max_age_hours (and lookback_hours with it)"
+            f"There is no {lacking}. Check whether S3 still delivers the inventory of source.inventory_uri, or raise "
+            f"source.inventory_max_age_hours, and lookback_hours with it."
         )
     found = cast("Inventory", inventory)
     if found.source_bucket != S3Uri.parse(source.uri).bucket:
         raise InventoryError(
-            f"the inventory is one of bucket {found.source_bucket!r}, not of {source.uri}: correct source.inventory_uri"
+            f"The inventory is of bucket {found.source_bucket!r}, not of {source.uri}. Correct source.inventory_uri."
         )
     return found
 
@@ -127,11 +128,11 @@ def inventory_folder(source: Source) -> S3Uri:
 
 
 def lacking_inventory(inventory: Inventory | None, source: Source, now: datetime) -> str:
-    """Say in a clause what inventory there should be, "" where the newest one will do."""
+    """Return a clause that names the missing inventory; "" if the newest one is young enough."""
     if inventory is None:
         return f"complete inventory below {source.inventory_uri}"
     age = now - inventory.begun
-    if age < -_CLOCKS:
+    if age < -_CLOCK_SKEW:
         return "inventory of the past; the newest was begun in the future"
     if age <= timedelta(hours=source.inventory_max_age_hours):
         return ""
@@ -145,24 +146,24 @@ def list_inventory(s3: S3, inventory: Inventory, prefix: S3Uri) -> Iterator[pl.D
     Parameters
     ----------
     s3
-        Where the inventory's files are; each waits on the local disk while it is read.
+        The S3 client for the inventory's files. Each is on the local disk while it is read.
     inventory
-        Of the prefix's bucket.
+        An inventory of the prefix's bucket.
     prefix
-        What of it is wanted.
+        The prefix of the objects to yield.
 
     Raises
     ------
     InventoryError
-        If a file is not what the manifest says, or lacks a field that an arrival needs.
+        If a file does not have the right checksum, or lacks a field that an arrival needs.
     """
     read = _READERS.get(inventory.file_format)
     if read is None:
-        raise InventoryError(f"the inventory's format is {inventory.file_format!r}: use one of {', '.join(_READERS)}")
+        raise InventoryError(f"The inventory's format is {inventory.file_format!r}. Use one of {', '.join(_READERS)}.")
     for key, checksum in inventory.files:
         with tempfile.NamedTemporaryFile(prefix="airlock-") as file:
             _fetch(s3, S3Uri(inventory.bucket, key), checksum, file)
-            yield from _told(key, _below(read(Path(file.name), inventory), prefix))
+            yield from _name_file_in_errors(key, _below(read(Path(file.name), inventory), prefix))
 
 
 def _below(pieces: Iterator[pl.DataFrame], prefix: S3Uri) -> Iterator[pl.DataFrame]:
@@ -177,27 +178,27 @@ def _fetch(s3: S3, uri: S3Uri, checksum: str, file: IO[bytes]) -> None:
         found.update(piece)
         file.write(piece)
     if found.hexdigest() != checksum:
-        raise InventoryError(f"inventory file {_name(uri.key)} does not have the MD5 that its manifest names")
+        raise InventoryError(f"Inventory file {_name(uri.key)} does not have the MD5 that its manifest names.")
     file.flush()
 
 
-def _told(key: str, rows: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Say of a reader's own error which file it was, without its text: that may quote a key."""
+def _name_file_in_errors(key: str, rows: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Yield a reader's rows; name the file in its errors, without their text, which may quote a key."""
     try:
         yield from rows
     except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error, LookupError, TypeError) as error:
-        raise InventoryError(f"inventory file {_name(key)} cannot be read ({type(error).__name__})") from None
+        raise InventoryError(f"Inventory file {_name(key)} cannot be read ({type(error).__name__}).") from None
 
 
 def _csv(file: Path, inventory: Inventory) -> Iterator[pl.DataFrame]:
-    """Read text by pieces that end with a line; a key is URL-encoded, so that it has no line feed."""
+    """Yield the rows of a CSV file by pieces of whole lines; a key is URL-encoded and has no line feed."""
     _need(inventory.columns)
     schema = dict.fromkeys(inventory.columns, pl.String)
     wanted = [name for name in inventory.columns if name in _FIELDS.values()]
     with gzip.open(file) as text:
         while piece := text.read(_CSV_BYTES) + text.readline(_LINE_BYTES):
             if len(piece) == _CSV_BYTES + _LINE_BYTES and not piece.endswith(b"\n"):
-                raise EOFError  # a line without end: no inventory's
+                raise EOFError  # an inventory has no line of this length
             rows = pl.read_csv(io.BytesIO(piece), has_header=False, schema=schema).select(wanted)
             yield rows.with_columns(
                 pl.Series("key", decode_keys(rows["key"].to_list()), pl.String),
@@ -212,11 +213,11 @@ def _parquet(file: Path, inventory: Inventory) -> Iterator[pl.DataFrame]:  # noq
 
 
 def _orc(file: Path, inventory: Inventory) -> Iterator[pl.DataFrame]:  # noqa: ARG001  # the file knows its columns
-    """Read stripe by stripe, which polars does not."""
-    from pyarrow import OSFile  # type: ignore[import-untyped]  # noqa: PLC0415  # large, seldom needed
+    """Yield the rows of an ORC file stripe by stripe, which polars cannot do."""
+    from pyarrow import OSFile  # type: ignore[import-untyped]  # noqa: PLC0415  # large and seldom needed
     from pyarrow.orc import ORCFile  # type: ignore[import-untyped]  # noqa: PLC0415
 
-    rows = ORCFile(OSFile(str(file)))  # by its name alone it would be mapped into memory
+    rows = ORCFile(OSFile(str(file)))  # pyarrow would map a file name into memory
     wanted = _wanted(rows.schema.names)
     for number in range(rows.nstripes):
         stripe = cast("pl.DataFrame", pl.from_arrow(rows.read_stripe(number, columns=wanted)))
@@ -238,12 +239,12 @@ def _wanted(columns: list[str]) -> list[str]:
 def _need(columns: list[str] | tuple[str, ...]) -> None:
     if missing := [field for name, field in _NEEDED.items() if name not in columns]:
         raise InventoryError(
-            f"the inventory lacks {', '.join(missing)}: add it to the fields of the inventory configuration"
+            f"The inventory lacks {', '.join(missing)}. Add it to the fields of the inventory configuration."
         )
 
 
 def _current(rows: pl.DataFrame) -> pl.DataFrame:
-    """Leave out what is no object now, where the inventory has all versions."""
+    """Return the rows of current objects, if the inventory has all versions."""
     for name, wanted in (("is_latest", "true"), ("is_delete_marker", "false")):
         if name in rows.columns:
             rows = rows.filter(pl.col(name).cast(pl.String).str.to_lowercase().fill_null(wanted) == wanted)
@@ -253,14 +254,14 @@ def _current(rows: pl.DataFrame) -> pl.DataFrame:
 def _listed(rows: pl.DataFrame) -> pl.DataFrame:
     listed = rows.select(
         "key",
-        version_id=pl.lit(None, pl.String),  # as in a listing: an arrival has one id, however it was found
+        version_id=pl.lit(None, pl.String),  # as in a listing, so that an arrival has the same id
         etag=pl.col("e_tag").str.strip_chars('"').replace("", None),
         size="size",
         last_modified=pl.col("last_modified_date").dt.convert_time_zone("UTC"),
     ).cast(LISTED)
     for name in ("etag", "size", "last_modified"):
         if lacking := listed[name].null_count():
-            raise InventoryError(f"the inventory has {lacking} objects without their {name}: they cannot be taken in")
+            raise InventoryError(f"The inventory has {lacking} objects without {name}, which Airlock cannot import.")
     return listed
 
 

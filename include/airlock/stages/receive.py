@@ -1,4 +1,4 @@
-"""Receive: say whether a delivery is complete. Writes nothing."""
+"""Receive: decide whether a delivery is complete, without writing anything."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class DeliveryManifestError(ValueError):
-    """A delivery manifest is there but does not say how many objects to expect."""
+    """A delivery manifest exists, but does not have the number of objects to expect."""
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What was seen of a delivery at one look."""
+    """The state of a delivery at one moment."""
 
     complete: bool
     objects: int
@@ -35,30 +35,30 @@ class Delivery:
 
 
 def look(s3: S3, prefix: S3Uri, source: Source, settings: Receive, now: datetime) -> Delivery:
-    """Look at a delivery once.
+    """Return the state of a delivery now.
 
-    An inventory is a picture of one moment, which a quiet period does not make more complete: it is waited for only
-    until it is young enough.
+    An inventory shows one moment, and a quiet period does not make it more complete. The delivery therefore only waits
+    until the inventory is young enough.
 
     Raises
     ------
     DeliveryManifestError
-        If the delivery manifest cannot be read as one.
+        If the delivery manifest is not valid.
     InventoryError
-        If the manifest of the newest inventory cannot be read as one.
+        If the manifest of the newest inventory is not valid.
     """
     if settings.mode == "quiet_period" and source.listing == "inventory":
         lacking = lacking_inventory(find_inventory(s3, inventory_folder(source)), source, now)
         return Delivery(not lacking, 0, 0, lacking)
     if settings.mode == "quiet_period":
-        return _quiet(s3.list_frames(prefix), timedelta(seconds=settings.quiet_seconds), now)
+        return _check_quiet(s3.list_frames(prefix), timedelta(seconds=settings.quiet_seconds), now)
     if settings.mode == "marker":
-        there = s3.exists(prefix.join(settings.marker))
-        return Delivery(there, 0, 0, "" if there else f"the marker object {settings.marker}")
-    return _promised(s3, prefix, settings.manifest)
+        complete = s3.exists(prefix.join(settings.marker))
+        return Delivery(complete, 0, 0, "" if complete else f"the marker object {settings.marker}")
+    return _check_manifest(s3, prefix, settings.manifest)
 
 
-def _quiet(listing: Iterable[pl.DataFrame], quiet: timedelta, now: datetime) -> Delivery:
+def _check_quiet(listing: Iterable[pl.DataFrame], quiet: timedelta, now: datetime) -> Delivery:
     objects, size, times = 0, 0, []
     for rows in listing:
         objects, size = objects + rows.height, size + int(rows["size"].sum())
@@ -71,7 +71,7 @@ def _quiet(listing: Iterable[pl.DataFrame], quiet: timedelta, now: datetime) -> 
     return Delivery(False, objects, size, waiting)
 
 
-def _promised(s3: S3, prefix: S3Uri, name: str) -> Delivery:
+def _check_manifest(s3: S3, prefix: S3Uri, name: str) -> Delivery:
     where = prefix.join(name)
     try:
         expected, expected_bytes = _read_manifest(s3.get(where), name)

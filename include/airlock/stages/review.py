@@ -1,8 +1,8 @@
-"""Review: what of a run waits for a person, what the person said of it, and what an audit makes of that.
+"""Review: ask a person about held subjects, and record the answer as overrides that later audits apply.
 
-An audit writes the dataset ``holds``: which subjects it holds, and a digest of the findings of each. ``asked`` is what
-the question was about. An answer that releases is an override in the ledger; every later audit of the run finds it
-there, and it counts as long as the subject is held by just what the person saw.
+An audit writes the dataset ``holds``: the held subjects, each with a digest of its findings. The dataset ``asked`` has
+the holds that the question was about. An answer that releases them is an override in the ledger. Every later audit of
+the run applies it, as long as a subject's findings are those that the person saw.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from airlock.pipelines import Pipeline
     from airlock.run import Run
 
-# What a person may decide on. Nobody can: what is not accounted for (it may not be in the data store at all), what is
-# not published yet (the next audit tells), a run whose books do not balance, and a file that went into a non-primary
-# image set (resolve the conflict: whoever reads the contract would not find it).
+# The reasons that a person may override. Nobody may override a file without an outcome (it may not be in the data
+# store), a study that is not published yet (the next audit decides), books that do not balance, or a file in a
+# non-primary image set (a reader of the contract would not find it: resolve the conflict).
 OVERRIDABLE = (
     Reason.SERVICE_WARNING,
     Reason.VERSION_ABOVE_ONE,
@@ -35,12 +35,12 @@ OVERRIDABLE = (
     Reason.STUDY_INCOMPLETE,
     Reason.STORED_WITH_ISSUES,
 )
-WORD = ("reason", "reasons", "overridden_by", "override_reason", "overridden_at")
+OVERRIDE = ("reason", "reasons", "overridden_by", "override_reason", "overridden_at")
 _HOLD = ["subject", "findings"]
 
 
 class ReviewError(ValueError):
-    """An answer that does not say enough; the message is what the person reads."""
+    """An answer cannot be recorded; the person reads the message."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def check_answer(review: Review, reasons: Collection[str] = ()) -> None:
     Raises
     ------
     ReviewError
-        If an approval names no person or no reason, a reason that cannot be kept, or a reason code that no review is
-        about. What the person wrote is not repeated.
+        If an approval has no person or no reason, if its text cannot be stored, or if a reason code cannot be
+        overridden. The message does not repeat the person's text.
     """
     unknown = sorted(set(reasons) - {str(reason) for reason in OVERRIDABLE})
     if unknown:
@@ -76,14 +76,14 @@ def check_answer(review: Review, reasons: Collection[str] = ()) -> None:
 
 
 def record_question(run: Run[Pipeline]) -> dict[str, int]:
-    """Keep what a person is asked about; return how many subjects wait for the answer, by reason code."""
-    waiting = _waiting(run)
+    """Write the holds that a person is asked about; return the number of subjects by reason code."""
+    waiting = _find_overridable(run)
     run.workspace.write("asked", HOLDS, waiting)
     return dict(Counter(code for codes in waiting["reasons"] for code in codes).most_common())
 
 
 def record_review(run: Run[Pipeline], review: Review, reasons: Collection[str] = ()) -> int:
-    """Keep an answer in the ledger; return how many subjects it releases, as far as the next audit finds no more.
+    """Record an answer in the ledger; return how many subjects it releases unless the next audit finds more.
 
     Parameters
     ----------
@@ -92,21 +92,21 @@ def record_review(run: Run[Pipeline], review: Review, reasons: Collection[str] =
     review
         The answer.
     reasons
-        Only what is held by these and by nothing else; all that was asked about where it is empty.
+        Release only subjects that are held by these reasons and no others; without reasons, all that were asked about.
 
     Raises
     ------
     ReviewError
-        As `check_answer`; or if something waits now that review has not asked about. Nothing is recorded then.
+        As `check_answer`, or if a hold is new since the question. Nothing is recorded then.
     """
     check_answer(review, reasons)
     if not review.approved:
         return 0
     asked = run.workspace.find("asked", HOLDS)
-    unseen = _waiting(run).join(asked, on=_HOLD, how="anti").height
+    unseen = _find_overridable(run).join(asked, on=_HOLD, how="anti").height
     if unseen:
-        raise ReviewError(f"{unseen} holds have come up since review asked: clear review and answer it again")
-    chosen = asked.filter(_only(reasons)) if reasons else asked
+        raise ReviewError(f"{unseen} holds are new since review asked. Clear review and answer it again.")
+    chosen = asked.filter(_held_only_by(reasons)) if reasons else asked
     when = datetime.fromisoformat(review.answered_at)
     run.ledger.override_findings(
         run.pipeline.datastore_id, run.key, chosen, person=review.person, why=review.why, at=when
@@ -114,38 +114,38 @@ def record_review(run: Run[Pipeline], review: Review, reasons: Collection[str] =
     return chosen.height
 
 
-def _waiting(run: Run[Pipeline]) -> pl.DataFrame:
-    """Return what the last audit holds and a person may release."""
-    return run.workspace.find("holds", HOLDS).filter(_only([str(reason) for reason in OVERRIDABLE]))
+def _find_overridable(run: Run[Pipeline]) -> pl.DataFrame:
+    """Return the holds of the last audit that a person may override."""
+    return run.workspace.find("holds", HOLDS).filter(_held_only_by([str(reason) for reason in OVERRIDABLE]))
 
 
-def _only(reasons: Collection[str]) -> pl.Expr:
-    """Find what is held by these reasons and no others."""
+def _held_only_by(reasons: Collection[str]) -> pl.Expr:
+    """Return the condition that a subject is held by these reasons and no others."""
     others = pl.col("reasons").list.set_difference(list(reasons)).list.len()
     return (pl.col("reasons").list.len() > 0) & (others == 0)
 
 
-def overridden_among(holds: pl.DataFrame, overrides: pl.DataFrame) -> pl.DataFrame:
-    """Return the holds on which a person's word counts, each with the latest one.
+def find_overridden(holds: pl.DataFrame, overrides: pl.DataFrame) -> pl.DataFrame:
+    """Return the holds that have an override, each with the latest one.
 
     Parameters
     ----------
     holds
-        Rows of the holds dataset.
+        Rows of the dataset ``holds``.
     overrides
-        The run's, the earliest first, as the ledger returns them.
+        The run's overrides, the earliest first.
     """
-    words = overrides.drop("reason", "reasons").unique(_HOLD, keep="last", maintain_order=True)
-    return holds.join(words, on=_HOLD, how="inner", maintain_order="left")
+    latest = overrides.drop("reason", "reasons").unique(_HOLD, keep="last", maintain_order=True)
+    return holds.join(latest, on=_HOLD, how="inner", maintain_order="left")
 
 
-def words_by_key(overridden: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return a person's word on each hold by its subject_key, as reports and contracts say it.
+def overrides_by_key(overridden: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the overrides by subject_key, in the form of reports and contracts.
 
     Parameters
     ----------
     overridden
-        Of `overridden_among`.
+        The result of `find_overridden`.
     """
     rows = overridden.with_columns(pl.col("overridden_at").dt.to_string("iso:strict"))
-    return {row["subject_key"]: {name: row[name] for name in WORD} for row in rows.iter_rows(named=True)}
+    return {row["subject_key"]: {name: row[name] for name in OVERRIDE} for row in rows.iter_rows(named=True)}

@@ -1,7 +1,7 @@
 """Route: send released contracts to their destinations through the ledger's outbox.
 
-A contract's content goes to a destination once: the outbox knows it by its digest, whatever run brings it again. Each
-route is served by itself, so that a destination that is down or slow delays its own messages only.
+A destination gets the content of a contract once: the outbox identifies it by its digest, whichever run brings it
+again. Each route has its own thread, so that a destination that is down or slow delays only its own messages.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ REPORT = "routing.json"
 
 
 class RouteError(RuntimeError):
-    """A destination did not take every contract; the outbox keeps the rest."""
+    """A destination did not take every contract; the rest stays in the outbox."""
 
 
 @dataclass(frozen=True)
 class Routed:
-    """What became of contracts, by the route's name.
+    """The numbers of contracts after an attempt to send them, by the route's name.
 
     Parameters
     ----------
     sent
-        By this try.
+        Sent by this attempt.
     waiting
-        In the outbox, of this run and earlier ones.
+        Waiting in the outbox, from this run and earlier ones.
     failed
-        Given up, of this run and earlier ones, until they are requeued.
+        Given up, from this run and earlier ones, until somebody requeues them.
     unrouted
-        Subjects of the pipeline that no route takes.
+        The number of subjects of the pipeline that no route takes.
     without_route
-        In the outbox, by destination, where no route of the pipeline leads any more: nobody sends them.
+        Waiting in the outbox, by destination, for a route that the pipeline no longer has: nobody sends them.
     """
 
     sent: dict[str, int]
@@ -56,19 +56,19 @@ class Routed:
 
 
 def route(run: Run[Pipeline], destinations: Mapping[str, Destination]) -> Routed:
-    """Send what was released, and what earlier tries could not send.
+    """Send the run's released contracts, and those that earlier attempts could not send.
 
     Parameters
     ----------
     run
-        The run whose contracts are added.
+        The run whose contracts are queued first.
     destinations
-        By the route's name; the messages of a route without one stay in the outbox for `announce`.
+        The destinations by the route's name. Messages of other routes stay in the outbox for `announce`.
 
     Raises
     ------
     RouteError
-        If a destination failed; the others are served all the same.
+        If a destination did not take every contract. The other routes are served all the same.
     """
     routes = [item for item in run.pipeline.routes if item.name in destinations]
     queue_contracts(run)
@@ -79,27 +79,27 @@ def route(run: Run[Pipeline], destinations: Mapping[str, Destination]) -> Routed
     own = run.ledger.messages_by_state(run.pipeline.name, run.key)
     trouble = [text for item in routes if (text := _describe_trouble(run, item, tries[item.name], own))]
     if trouble:
-        raise RouteError(f"contracts not delivered: {'; '.join(trouble)}")
+        raise RouteError(f"Contracts were not delivered. {' '.join(trouble)}")
     return routed
 
 
 def announce(run: Run[Pipeline]) -> dict[str, list[str]]:
-    """Return the subject keys that the run tells Airflow's assets of, by the asset's name, and write that it does.
+    """Return the subject keys to announce to Airflow's assets, by the asset's name, and record them in the ledger.
 
-    An asset's event counts only when the task that emits it succeeds: a later try of the same run tells of the same
-    subjects again, and of what came since.
+    An asset event counts only if the task that emits it succeeds. A retry of the same run therefore announces the same
+    subjects again, and those released since.
     """
     queue_contracts(run)
-    now, whose = datetime.now(UTC), run.pipeline
+    now, pipeline = datetime.now(UTC), run.pipeline
     return {
-        item.asset.name: run.ledger.mark_announced(whose.name, item.address(whose.datastore_id), run.key, now)
-        for item in whose.routes
+        item.asset.name: run.ledger.mark_announced(pipeline.name, item.address(pipeline.datastore_id), run.key, now)
+        for item in pipeline.routes
         if item.asset is not None
     }
 
 
 def _write_report(run: Run[Pipeline], tries: Mapping[str, Try]) -> Routed:
-    """Count what the ledger has by route, and write it beside the run's other reports."""
+    """Count the ledger's messages by route, and write the numbers to routing.json."""
     states = run.ledger.messages_by_state(run.pipeline.name)
     found = {item.name: states.get(item.address(run.pipeline.datastore_id), {}) for item in run.pipeline.routes}
     routed = Routed(
@@ -122,17 +122,17 @@ def _count_without_route(run: Run[Pipeline], states: Mapping[str, Mapping[Messag
 def _describe_trouble(
     run: Run[Pipeline], item: Route, one: Try, own: Mapping[str, Mapping[MessageState, int]]
 ) -> str | None:
-    """Say what is wrong with a route, in counts and codes."""
+    """Return the trouble of a route in counts and codes; None if there is none."""
     waits = own.get(item.address(run.pipeline.datastore_id), {}).get(MessageState.PENDING, 0)
     waits = max(waits, one.refused.total())
     said = []
     if waits:
         codes = f" ({', '.join(sorted(one.refused))})" if one.refused else ""
-        said.append(f"{waits} to {item.name}{codes}; they stay in the outbox and the next try sends them")
+        said.append(f"{item.name}: {waits} in the outbox{codes}; the next try sends them.")
     if one.given_up:
         codes = ", ".join(sorted(one.given_up))
         said.append(
-            f"{one.given_up.total()} to {item.name} given up ({codes}); cure the cause and requeue them, see "
-            f"docs/routing.md"
+            f"{item.name}: gave up {one.given_up.total()} ({codes}); fix the cause and requeue them, see "
+            f"docs/routing.md."
         )
-    return "; ".join(said) or None
+    return " ".join(said) or None

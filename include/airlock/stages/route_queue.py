@@ -26,7 +26,7 @@ WRITERS = 16  # contracts written, or read again, at a time
 
 
 def queue_contracts(run: Run[Pipeline]) -> None:
-    """Put what was released into the outbox, for every route that takes it; doing so twice changes nothing."""
+    """Put the run's released contracts into the outbox, for each route that takes them; a repeat changes nothing."""
     for contracts in run.workspace.parts("contracts", CONTRACTS):
         found = [_find_route_names(run, contract) for contract in contracts["contract"]]
         _queue_or_keep(run, _write_payloads(run, contracts), found)
@@ -34,9 +34,9 @@ def queue_contracts(run: Run[Pipeline]) -> None:
 
 
 def find_routes(pipeline: Pipeline, contract: str) -> list[Route]:
-    """Return the routes that take a contract, given as JSON."""
-    ruled = any(item.match is not None for item in pipeline.routes)
-    content: dict[str, Any] = from_json(contract) if ruled else {}
+    """Return the routes that take a contract, which is given as JSON."""
+    has_rules = any(item.match is not None for item in pipeline.routes)
+    content: dict[str, Any] = from_json(contract) if has_rules else {}
     others = (item for item in pipeline.routes if item.name != pipeline.default_route)
     found = [item for item in others if item.match is None or item.match.matches(content)]
     if not found:
@@ -45,13 +45,13 @@ def find_routes(pipeline: Pipeline, contract: str) -> list[Route]:
 
 
 def rules_digest(pipeline: Pipeline) -> str:
-    """Return what tells two sets of rules apart."""
+    """Return a digest that differs between two sets of rules."""
     rules = [f"{item.name}={item.match and item.match.model_dump_json()}" for item in pipeline.routes]
     return digest(pipeline.routing, pipeline.default_route, *rules)
 
 
 def _write_payloads(run: Run[Pipeline], contracts: pl.DataFrame) -> pl.DataFrame:
-    """Write each released contract as an object of its own and return the outbox's messages."""
+    """Write each released contract to an object of its own; return the messages for the outbox."""
 
     def write(row: tuple[str, int, str]) -> str:
         subject_key, revision, text = row
@@ -77,21 +77,21 @@ def _queue_or_keep(run: Run[Pipeline], messages: pl.DataFrame, found: Sequence[S
 
 
 def _match_unrouted(run: Run[Pipeline]) -> None:
-    """Ask about what no route took before the rules were as they are now."""
+    """Match the contracts that no route took under other rules with the present ones."""
     pipeline, rules = run.pipeline, rules_digest(run.pipeline)
-    whose = pipeline.name, pipeline.datastore_id
-    while not (kept := run.ledger.unrouted(*whose, rules, MATCHED_AT_A_TIME)).is_empty():
+    scope = pipeline.name, pipeline.datastore_id
+    while not (kept := run.ledger.unrouted(*scope, rules, MATCHED_AT_A_TIME)).is_empty():
         with ThreadPoolExecutor(WRITERS) as pool:
-            asked = list(pool.map(lambda uri: _match_again(run, uri), kept["payload_uri"]))
-        there = pl.Series([found is not None for found in asked], dtype=pl.Boolean)
-        rest = _enqueue_for_routes(run, kept.filter(there), [found for found in asked if found is not None])
-        run.ledger.mark_unrouted(*whose, rules, pl.concat([rest, kept.filter(~there)]))
+            matched = list(pool.map(lambda uri: _match_again(run, uri), kept["payload_uri"]))
+        exists = pl.Series([found is not None for found in matched], dtype=pl.Boolean)
+        rest = _enqueue_for_routes(run, kept.filter(exists), [found for found in matched if found is not None])
+        run.ledger.mark_unrouted(*scope, rules, pl.concat([rest, kept.filter(~exists)]))
 
 
 def _match_again(run: Run[Pipeline], uri: str) -> list[str] | None:
-    """Return the routes that take a contract that was kept; None where the workspace has it no more.
+    """Return the names of the routes that take a contract in the workspace; None if the contract is gone.
 
-    Contracts are large: none stays in memory longer than its rules are asked.
+    Contracts are large, so each is in memory only while it is matched.
     """
     try:
         return _find_route_names(run, run.s3.get(S3Uri.parse(uri)).decode())
@@ -100,11 +100,11 @@ def _match_again(run: Run[Pipeline], uri: str) -> list[str] | None:
 
 
 def _enqueue_for_routes(run: Run[Pipeline], messages: pl.DataFrame, found: Sequence[Sequence[str]]) -> pl.DataFrame:
-    """Queue messages for the routes that were found to take them, and return those that none does."""
+    """Queue each message for the routes that take it; return the messages that no route takes."""
     pipeline = run.pipeline
     for item in pipeline.routes:
         taken = messages.filter(pl.Series([item.name in names for names in found], dtype=pl.Boolean))
         run.ledger.enqueue(pipeline.name, run.key, item.address(pipeline.datastore_id), taken)
-    none = pl.Series([not names for names in found], dtype=pl.Boolean)
-    run.ledger.drop_unrouted(pipeline.name, pipeline.datastore_id, messages.filter(~none))
-    return messages.filter(none)
+    untaken = pl.Series([not names for names in found], dtype=pl.Boolean)
+    run.ledger.drop_unrouted(pipeline.name, pipeline.datastore_id, messages.filter(~untaken))
+    return messages.filter(untaken)

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from airlock.pipelines import Delivery, Pipeline, Route
     from airlock.run import Run
 
-LOT = 16  # messages leased for each that is on its way
+LOT = 16  # messages leased for each one in flight
 RENEWED_EVERY = LEASE.total_seconds() / 5
-DOWN_AFTER = 32  # failures in a row: the rest waits for the next try instead of running into the same wall
+DOWN_AFTER = 32  # failures in a row, after which the rest waits for the next try
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a destination said to one message: nothing where it took it."""
+    """A destination's answer to one message; without a code, the destination took it."""
 
     code: str | None = None
     given_up: bool = False
@@ -43,7 +43,7 @@ class _Answer:
 
 @dataclass
 class Try:
-    """What this try did for one route."""
+    """The counts of one attempt to send a route's messages."""
 
     sent: int = 0
     refused: Counter[str] = field(default_factory=Counter)  # to be sent again, by code
@@ -53,11 +53,11 @@ class Try:
 
     @property
     def is_down(self) -> bool:
-        """Whether the destination takes nothing any more."""
+        """Whether the destination no longer takes messages."""
         return self.in_a_row >= DOWN_AFTER
 
     def count(self, answer: _Answer) -> None:
-        """Add an answer, in whatever thread it came."""
+        """Add an answer; any thread may call this."""
         with self._lock:
             self.in_a_row = self.in_a_row + 1 if answer.code is not None else 0
             if answer.code is None:
@@ -69,7 +69,7 @@ class Try:
 
 
 def send_due_messages(run: Run[Pipeline], item: Route, destination: Destination) -> Try:
-    """Send every due message once; stop where the destination takes nothing any more."""
+    """Send every due message once, until the destination no longer takes messages; return the counts."""
     name, address = run.pipeline.name, item.address(run.pipeline.datastore_id)
     done, since, lot = Try(), datetime.now(UTC), LOT * item.delivery.in_flight
     with _keep_leases(run, name, address):
@@ -83,12 +83,12 @@ def send_due_messages(run: Run[Pipeline], item: Route, destination: Destination)
 
 @contextmanager
 def _keep_leases(run: Run[Pipeline], name: str, address: str) -> Iterator[None]:
-    """Keep what this run has leased from every other run, and hand back in the end what was not tried."""
+    """Renew this run's leases while messages are sent; then hand back the messages that were not tried."""
     over = Event()
 
     def renew() -> None:
         while not over.wait(RENEWED_EVERY):
-            with suppress(LedgerError):  # a ledger that is away now may be back before the lease ends
+            with suppress(LedgerError):  # the ledger may be back before the lease ends
                 run.ledger.renew_leases(name, address, run.key, datetime.now(UTC))
 
     renewing = Thread(target=renew, daemon=True)
@@ -109,7 +109,7 @@ def _send_lot(
         queues[message.subject_key].append(message)
     with ThreadPoolExecutor(item.delivery.in_flight) as pool:
         for _ in pool.map(lambda queue: _send_subject(run, item, destination, queue, done), queues.values()):
-            pass  # the ledger's errors come out here
+            pass  # raises the ledger's errors
 
 
 def _send_subject(
@@ -129,7 +129,7 @@ def _send_subject(
 
 
 def _send_message(destination: Destination, message: OutboxMessage) -> DestinationError | None:
-    """Return why a destination did not take a message; what nobody foresaw costs its own message, not the route."""
+    """Return a destination's error; an unforeseen exception counts as an error of this message, not of the route."""
     try:
         destination.send(Message.of(message))
     except DestinationError as error:
@@ -142,7 +142,7 @@ def _send_message(destination: Destination, message: OutboxMessage) -> Destinati
 
 
 def _record_refusal(run: Run[Pipeline], delivery: Delivery, message: OutboxMessage, error: DestinationError) -> _Answer:
-    """Write that a destination did not take a message: for good, or until its next attempt."""
+    """Record that a destination did not take a message: for good, or until its next attempt."""
     now = datetime.now(UTC)
     late = now - message.queued_at >= timedelta(hours=delivery.give_up_hours)
     if not error.retryable or late or message.attempts + 1 >= delivery.max_attempts:
@@ -154,6 +154,6 @@ def _record_refusal(run: Run[Pipeline], delivery: Delivery, message: OutboxMessa
 
 
 def pause_seconds(delivery: Delivery, attempts: int) -> float:
-    """Return the seconds before a message's next attempt, after so many and one more that failed."""
+    """Return the seconds before a message's next attempt, after this many failed attempts and one more."""
     longest = min(delivery.backoff_seconds * 2.0 ** min(attempts, 64), delivery.max_backoff_seconds)
     return longest * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, guards nothing

@@ -51,8 +51,8 @@ def test_a_prefix_below_the_source_narrows_it(prefix: str) -> None:
 )
 def test_any_other_prefix_is_refused_with_the_source_and_the_fix(prefix: str) -> None:
     with pytest.raises(
-        PrefixOutsideSourceError, match="below the source s3://archive/in/ of pipeline 'nightly'"
+        PrefixOutsideSourceError, match="inside the source s3://archive/in/ of pipeline 'nightly'"
     ) as info:
         source_prefix(pipeline(), prefix)
-    assert "correct the prefix" in str(info.value)
+    assert "Correct the prefix" in str(info.value)
     assert "MUELLER" not in str(info.value)

@@ -77,7 +77,7 @@ class TestConfOfARun:
     ) -> None:
         result = airlock("run", NIGHTLY, "--prefix", prefix)
         assert (result.exit_code, result.stdout) == (2, "")
-        assert "must lie below the source s3://airlock-archive/deliveries/" in result.stderr
+        assert "must be inside the source s3://airlock-archive/deliveries/" in result.stderr
         assert "DOE" not in result.stderr
         assert conf_of_run(NIGHTLY, "deliveries/a/", None, None) == {"prefix": "deliveries/a/"}
 

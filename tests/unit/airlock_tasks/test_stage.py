@@ -83,7 +83,7 @@ def test_prefix_outside_the_source_fails_at_once(tmp_path: Any, monkeypatch: pyt
     url = f"sqlite:///{tmp_path}/ledger.db"
     upgrade(url)
     monkeypatch.setenv("AIRLOCK_LEDGER_URL", url)
-    with pytest.raises(AirflowFailException, match="must lie below the source s3://archive/in/"):
+    with pytest.raises(AirflowFailException, match="must be inside the source s3://archive/in/"):
         open_run(pipeline(), context(prefix="elsewhere/"))
 
 

@@ -155,14 +155,14 @@ class TestFormats:
         world.put("s3://archive/in/a")
         deliver(world, inventory_rows(world).drop(column), file_format=file_format)
         name = {"size": "Size", "last_modified_date": "Last modified", "e_tag": "ETag"}[column]
-        assert refusal(world).startswith(f"the inventory lacks {name}: add it to the fields")
+        assert refusal(world).startswith(f"The inventory lacks {name}. Add it to the fields")
 
     @FORMATS
     def test_a_value_that_it_lacks_is_counted(self, world: World, file_format: str) -> None:
         world.put("s3://archive/in/MUELLER")
         rows = inventory_rows(world).with_columns(size=pl.lit(None, pl.Int64))
         deliver(world, rows, file_format=file_format)
-        assert refusal(world).startswith("the inventory has 1 objects without their size")
+        assert refusal(world).startswith("The inventory has 1 objects without size")
 
     @FORMATS
     def test_a_bucket_of_nothing_has_no_arrival(self, world: World, file_format: str) -> None:
@@ -181,7 +181,7 @@ class TestFormats:
 
     def test_another_format_is_refused(self, world: World) -> None:
         deliver(world, fileFormat="XML")
-        assert refusal(world) == "the inventory's format is 'XML': use one of CSV, ORC, Parquet"
+        assert refusal(world) == "The inventory's format is 'XML'. Use one of CSV, ORC, Parquet."
 
 
 class TestFiles:
@@ -191,7 +191,7 @@ class TestFiles:
         name = deliver(world, inventory_rows(world), file_format=file_format)
         file = f"{name}-0.{file_format.lower()}"
         world.put(f"s3://work/{FOLDER.key}data/{file}", b"other")
-        assert refusal(world) == f"inventory file {file} does not have the MD5 that its manifest names"
+        assert refusal(world) == f"Inventory file {file} does not have the MD5 that its manifest names."
 
     @FORMATS
     def test_one_of_another_format_is_refused(self, world: World, file_format: str) -> None:
@@ -230,27 +230,27 @@ class TestNewest:
     def test_a_manifest_that_its_checksum_does_not_name_is_refused(self, world: World) -> None:
         name = deliver(world)
         world.put(str(FOLDER.join(name, "manifest.json")), b"{}")
-        assert refusal(world) == f"inventory {name}: manifest.json does not have the MD5 that manifest.checksum names"
+        assert refusal(world) == f"Inventory {name}: manifest.json does not have the MD5 that manifest.checksum names."
 
     @pytest.mark.parametrize(
         "changes", [{"files": [{}]}, {"creationTimestamp": "today"}, {"fileSchema": None}, {"files": None}]
     )
     def test_a_manifest_that_is_none_is_refused(self, world: World, changes: dict[str, Any]) -> None:
         deliver(world, **changes)
-        assert "manifest.json is no manifest" in refusal(world)
+        assert "manifest.json is not a manifest" in refusal(world)
 
     def test_none_at_all_is_said_with_the_fix(self, world: World) -> None:
-        assert refusal(world).startswith(f"there is no complete inventory below {FOLDER}: see whether")
+        assert refusal(world).startswith(f"There is no complete inventory below {FOLDER}. Check whether")
 
     def test_one_that_is_too_old_is_refused(self, world: World) -> None:
         deliver(world, begun=NOW - timedelta(hours=50))
         assert refusal(world).startswith(
-            "there is no inventory of the last 48 hours; the newest was begun 50 hours ago: see whether"
+            "There is no inventory of the last 48 hours; the newest was begun 50 hours ago. Check whether"
         )
 
     def test_another_buckets_is_refused(self, world: World) -> None:
         deliver(world, sourceBucket="other")
-        assert refusal(world).startswith("the inventory is one of bucket 'other', not of s3://archive/in/: correct")
+        assert refusal(world).startswith("The inventory is of bucket 'other', not of s3://archive/in/. Correct")
 
     def test_it_must_have_begun_after_a_window_of_key_dates(self, world: World) -> None:
         """No later run looks for a date that has passed."""

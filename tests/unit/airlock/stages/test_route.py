@@ -158,7 +158,7 @@ class TestDown:
         run = released(world, ("1.1", 1, "a"), ("1.2", 1, "b"), routes=DOWN)
         with pytest.raises(
             RouteError,
-            match=r"contracts not delivered: 2 to down \(NoSuchBucket\); they stay in the outbox and the next try",
+            match=r"not delivered\. down: 2 in the outbox \(NoSuchBucket\); the next try",
         ):
             routed(run)
         assert len(world.keys("s3://work/up/")) == 2
@@ -172,7 +172,7 @@ class TestDown:
         session = boto3.Session("testing", "testing", region_name="us-east-1")
         once = Config(retries={"total_max_attempts": 1})
         dead = S3(session, session.client("s3", endpoint_url="http://127.0.0.1:9", config=once))
-        with pytest.raises(RouteError, match="1 to dead") as info:
+        with pytest.raises(RouteError, match="dead: 1 in the outbox") as info:
             routed(run, dead=dead)
         assert "1.1" not in str(info.value)
         assert routed(run) == {"dead": 1}
@@ -200,6 +200,6 @@ class TestDown:
         run = world.run("one", pipeline(routes=DOWN))
         world.s3.delete("work", [run.workspace.root.join("contracts", study_key("1.1"), "revision-000001.json").key])
         world.s3.client.create_bucket(Bucket="nowhere")
-        with pytest.raises(RouteError, match=r"1 to down given up \(contract_gone\); cure the cause and requeue"):
+        with pytest.raises(RouteError, match=r"down: gave up 1 \(contract_gone\); fix the cause and requeue"):
             routed(released(world, ("1.2", 1, "b"), run_id="two", routes=DOWN))
         assert content(world, "s3://nowhere/x/") == ["b"]
