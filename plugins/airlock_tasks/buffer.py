@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class BufferOperator(StageOperator[ImagingPipeline | ClinicalPipeline]):
-    """Lists the window, subtracts what the ledger has settled, claims the rest; returns the names of the shards."""
+    """Lists the window, subtracts settled arrivals, claims the rest; returns the names of the shards."""
 
     in_plan = True
 
@@ -40,38 +40,38 @@ class BufferOperator(StageOperator[ImagingPipeline | ClinicalPipeline]):
         )
         return buffered.shards
 
-    def _redrive(self, run: Run[ImagingPipeline | ClinicalPipeline], asked: RedriveRequest) -> None:
+    def _redrive(self, run: Run[ImagingPipeline | ClinicalPipeline], request: RedriveRequest) -> None:
         from airlock.stages.redrive import redrive
         from airlock.stages.redrive_request import RedriveError
 
         try:
-            counts = redrive(run, asked, self.redrive_rules())
+            counts = redrive(run, request, self.redrive_rules())
         except RedriveError as error:
             raise AirflowFailException(str(error)) from None
-        self.log.info("redrive by %r, since %r: %s", asked.asked_by, asked.why, counts)
+        self.log.info("Redrive requested by %r. Why: %r. Arrivals: %s", request.asked_by, request.why, counts)
 
     def redrive_rules(self) -> RedriveRules:
-        """Return what a redrive of this kind of pipeline chooses and takes along."""
+        """Return the rules by which a redrive of DICOM files selects arrivals."""
         from airlock.imaging.redrive import RULES
 
         return RULES
 
 
 class FhirBufferOperator(BufferOperator):
-    """The same for FHIR files."""
+    """Buffers FHIR files."""
 
     def redrive_rules(self) -> RedriveRules:
-        """Return what a redrive of FHIR files chooses and takes along."""
+        """Return the rules by which a redrive of FHIR files selects arrivals."""
         from airlock.clinical.redrive import RULES
 
         return RULES
 
 
 class CcdaBufferOperator(BufferOperator):
-    """The same for C-CDA documents."""
+    """Buffers C-CDA documents."""
 
     def redrive_rules(self) -> RedriveRules:
-        """Return what a redrive of documents chooses and takes along."""
+        """Return the rules by which a redrive of documents selects arrivals."""
         from airlock.ccda.redrive import RULES
 
         return RULES

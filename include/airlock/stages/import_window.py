@@ -1,4 +1,4 @@
-"""The hours in which new import jobs may be started, as the clock on the wall shows them."""
+"""The hours of local time in which new import jobs may start."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _MINUTE = timedelta(minutes=1)
 
 
 def is_open(window: ImportWindow, moment: datetime) -> bool:
-    """Say whether the clock on the wall shows a time within the window: from its start on, before its end."""
+    """Return whether the local time is in the window: at or after its start, and before its end."""
     clock = moment.astimezone(ZoneInfo(window.timezone)).time()
     start, end = time.fromisoformat(window.start), time.fromisoformat(window.end)
     return start <= clock < end if start < end else clock >= start or clock < end
 
 
 def opens_at(window: ImportWindow, now: datetime) -> datetime:
-    """Return the first moment from now on at which the window is open: now itself where it is.
+    """Return the next moment at which the window is open, which is now if it is open.
 
-    The clock is looked at minute by minute: so an hour that it skips or shows twice needs no rule of its own. A window
-    whose start is skipped opens when the clock jumps; one that is skipped whole opens on the next day.
+    It tries minute by minute, so that an hour that the clock skips or repeats needs no rule. If the clock skips the
+    start of a window, the window opens when the clock jumps. If it skips the whole window, that opens on the next day.
 
     Parameters
     ----------
     window
-        Its start and end, in hours and minutes, and its time zone.
+        The start and end in hours and minutes, and the time zone.
     now
         An aware moment.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -102,6 +103,16 @@ class TestConfOfARedrive:
         assert key.startswith(f"runs/{NIGHTLY}/redrives/")
         assert key.endswith(".csv")
         assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == LIST
+
+    @pytest.mark.usefixtures("s3")
+    @pytest.mark.parametrize("kind", ["clinical", "ccda"])
+    def test_a_list_has_the_columns_of_its_pipelines_kind(self, kind: str, pipelines: Path, tmp_path: Path) -> None:
+        shutil.copy(ROOT / f"include/pipelines/{kind}.yaml", pipelines)
+        file = tmp_path / "edited.csv"
+        file.write_bytes(b"line,resource_id,arrival_id\n7,p1," + b"0" * 32 + b"\n")
+        assert conf_of(kind, Choice(None, None, (), str(file), None), "x")["redrive_csv"].endswith(".csv")
+        with pytest.raises(RequestError, match="2 columns in line 1"):
+            conf_of(NIGHTLY, Choice(None, None, (), str(file), None), "x")
 
     @pytest.mark.usefixtures("pipelines")
     def test_a_file_that_is_no_such_list_is_refused_before_it_is_put_there(self, s3: Any, tmp_path: Path) -> None:
