@@ -119,9 +119,9 @@ def buffer(run: Run[ClinicalPipeline]) -> dict[str, Any]:
 def parse(run: Run[ClinicalPipeline]) -> dict[str, Any]:
     """Run the parse tasks, one after the other."""
     from airlock.clinical.parse import parse as stage  # noqa: PLC0415
-    from airlock.clinical.validate import shards_of  # noqa: PLC0415
+    from airlock.stages.buffer import find_shards  # noqa: PLC0415
 
-    return {"units": sum(stage(run, shard)["units"] for shard in shards_of(run))}
+    return {"units": sum(stage(run, shard)["units"] for shard in find_shards(run))}
 
 
 def validate(run: Run[ClinicalPipeline]) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def import_(run: Run[ClinicalPipeline]) -> dict[str, Any]:
     """Leave what the jobs would: a success line per resource, and a manifest."""
     from airlock.clinical.import_ import record  # noqa: PLC0415
     from airlock.clinical.records import BATCHES  # noqa: PLC0415
-    from airlock.imaging.normalize import find_batches  # noqa: PLC0415
+    from airlock.stages.batches import find_batches  # noqa: PLC0415
 
     for number, batch in enumerate(find_batches(run)):
         rows = run.workspace.read(f"batches/{batch.batch_id}", BATCHES)

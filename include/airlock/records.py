@@ -6,6 +6,7 @@ A dataset is a polars frame with exactly the columns of its schema here; ``works
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from polars._typing import PolarsDataType
@@ -140,6 +141,14 @@ ATTRIBUTES: tuple[str, ...] = (
 def schema(*groups: Mapping[str, PolarsDataType]) -> pl.Schema:
     """Return the schema whose columns are those of the groups, in order."""
     return pl.Schema({name: kind for group in groups for name, kind in group.items()})
+
+
+def count_parts(parts: Iterable[pl.DataFrame], column: str) -> dict[str, int]:
+    """Return how often each value of a column occurs in these frames, by the value."""
+    counter: Counter[str] = Counter()
+    for rows in parts:
+        counter.update(dict(rows[column].value_counts().iter_rows()))
+    return dict(sorted(counter.items()))
 
 
 ATTRIBUTE_COLUMNS: dict[str, PolarsDataType] = dict.fromkeys(ATTRIBUTES, pl.String)

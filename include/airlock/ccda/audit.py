@@ -8,7 +8,7 @@ conversion has ended, since the decisions in that folder stand once its import w
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -16,17 +16,21 @@ import polars as pl
 from airlock.ccda.outcomes import account_batch
 from airlock.ccda.records import CONVERSIONS, FOLDER, VERDICTS
 from airlock.reasons import Reason
-from airlock.records import ARRIVALS, Verdict
+from airlock.records import ARRIVALS, Verdict, schema
 from airlock.stages.auditing import is_open
 from airlock.stages.batches import find_batches, find_begun_batches
-from airlock.stages.buffer import INDEX, Buffered, find_buffered, find_shards, read_arrivals
+from airlock.stages.buffer import INDEX, Buffered, find_buffered, find_shards, read_arrivals, write_shards
 from airlock.stages.resources import FILES, chunks_index
+from airlock.storage.spool import Partitions, together
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airlock.pipelines import CcdaPipeline
     from airlock.run import Run
 
 ASIDE = "aside"  # the shard of the documents without resources
+_REASONS = schema(dict.fromkeys(("arrival_id", "reason", "detail"), pl.String))
 
 
 def audit(run: Run[CcdaPipeline]) -> list[str]:
@@ -40,62 +44,89 @@ def audit(run: Run[CcdaPipeline]) -> list[str]:
     leg = run.within(FOLDER)
     if find_begun_batches(leg):
         return [shard for shard in find_shards(leg) if shard != ASIDE]
-    arrivals = read_arrivals(run)
-    conversions = pl.concat([CONVERSIONS.to_frame(), *(account_batch(run, batch) for batch in find_batches(run))])
-    verdicts = run.workspace.find("verdicts", VERDICTS)
-    run.workspace.write("conversions", CONVERSIONS, conversions)
-    run.workspace.write_json("conversion.json", _summarize(run, arrivals, conversions))
-    return _freeze(run, arrivals, verdicts, conversions)
-
-
-def _summarize(run: Run[CcdaPipeline], arrivals: pl.DataFrame, conversions: pl.DataFrame) -> dict[str, Any]:
-    converted = conversions.filter(pl.col("reason").is_null())
-    coverage = conversions["coverage"].drop_nulls()
-    return {
-        "preview": True,
-        "profile_id": run.pipeline.transformation.profile_id,
-        "profile_version": run.pipeline.transformation.profile_version,
-        "documents": arrivals.height,
-        "sent": conversions.height,
-        "converted": converted.height,
-        "lowest_coverage": coverage.min(),
-        "mean_coverage": coverage.mean(),
-    }
-
-
-def _freeze(
-    run: Run[CcdaPipeline], arrivals: pl.DataFrame, verdicts: pl.DataFrame, conversions: pl.DataFrame
-) -> list[str]:
-    """Write what the stages of the folder ``fhir`` read instead of a delivery; return the shards to be parsed."""
-    leg = run.within(FOLDER)
-    files = _select_converted(conversions)
-    size = run.pipeline.parse.shard_size
-    shards = [f"{number:04}" for number in range(-(-files.height // size))]
-    for number, shard in enumerate(shards):
-        leg.workspace.write(f"arrivals/{shard}", ARRIVALS, files.slice(number * size, size))
-    aside = arrivals.join(files, on="arrival_id", how="anti", maintain_order="left")
-    leg.workspace.write(f"arrivals/{ASIDE}", ARRIVALS, aside)
-    leg.workspace.write(f"files/{ASIDE}", FILES, _explain_aside(aside, verdicts, conversions))
-    leg.workspace.write_json(chunks_index(ASIDE), {"chunks": []})
-    buffered = replace(find_buffered(run) or Buffered(), shards=[*shards, ASIDE])
-    leg.workspace.write_json(INDEX, vars(buffered))
+    summary = _Summary()
+    with run.workspace.writer("conversions", CONVERSIONS) as writer:
+        for batch in find_batches(run):
+            conversions = account_batch(run, batch)
+            writer.add(conversions)
+            summary.add(conversions)
+    buffered = find_buffered(run) or Buffered()
+    run.workspace.write_json("conversion.json", summary.build(run, buffered.arrivals))
+    # Nothing goes on while a conversion is open, so that those that ended wait for it.
+    converted = () if summary.is_open else _converted(run)
+    shards = write_shards(leg, summary.converted, converted)
+    _write_aside(run, buffered, shards)
+    leg.workspace.write_json(INDEX, vars(replace(buffered, shards=[*shards, ASIDE])))
     return shards
 
 
-def _select_converted(conversions: pl.DataFrame) -> pl.DataFrame:
-    """Return the converted files as arrivals; none while any conversion of the run is open."""
-    waits = conversions.select(is_open().any()).item()
-    converted = conversions.clear() if waits else conversions.filter(pl.col("reason").is_null())
-    return converted.with_columns(version_id=pl.lit(None, pl.String)).select(ARRIVALS.names()).cast(ARRIVALS)
+@dataclass
+class _Summary:
+    """The conversions of a run as counted, batch by batch."""
+
+    sent: int = 0
+    converted: int = 0
+    is_open: bool = False
+    coverage: pl.Series = field(default_factory=lambda: pl.Series([], dtype=pl.Float64))
+
+    def add(self, conversions: pl.DataFrame) -> None:
+        """Count a batch."""
+        self.sent += conversions.height
+        self.converted += conversions["reason"].null_count()
+        self.is_open |= conversions.select(is_open().any()).item()
+        self.coverage.append(conversions["coverage"].drop_nulls())
+
+    def build(self, run: Run[CcdaPipeline], documents: int) -> dict[str, Any]:
+        """Return what the report says of the conversion."""
+        return {
+            "preview": True,
+            "profile_id": run.pipeline.transformation.profile_id,
+            "profile_version": run.pipeline.transformation.profile_version,
+            "documents": documents,
+            "sent": self.sent,
+            "converted": self.converted,
+            "lowest_coverage": self.coverage.min(),
+            "mean_coverage": self.coverage.mean(),
+        }
 
 
-def _explain_aside(aside: pl.DataFrame, verdicts: pl.DataFrame, conversions: pl.DataFrame) -> pl.DataFrame:
-    """Return the reason of every document without resources, as rows of the files dataset."""
-    before = verdicts.filter(pl.col("verdict") != Verdict.ACCEPT).select("arrival_id", "reason", "detail")
-    after = conversions.filter(pl.col("reason").is_not_null()).select("arrival_id", "reason", "detail")
-    known = aside.select("arrival_id").join(
-        pl.concat([before, after]), on="arrival_id", how="left", maintain_order="left"
-    )
+def _converted(run: Run[CcdaPipeline]) -> Iterator[pl.DataFrame]:
+    """Yield the converted files as arrivals, which stand for their documents."""
+    none = pl.lit(None, pl.String).alias("version_id")
+    for rows in run.workspace.parts("conversions", CONVERSIONS):
+        converted = rows.filter(pl.col("reason").is_null()).with_columns(none)
+        yield converted.select(ARRIVALS.names()).cast(ARRIVALS)
+
+
+def _write_aside(run: Run[CcdaPipeline], buffered: Buffered, shards: list[str]) -> None:
+    """Write the shard of the documents from which nothing goes on, each with its reason."""
+    workspace, file = run.within(FOLDER).workspace, pl.col("arrival_id")
+    with (
+        Partitions(buffered.arrivals) as partitions,
+        workspace.writer(f"arrivals/{ASIDE}", ARRIVALS) as arrivals,
+        workspace.writer(f"files/{ASIDE}", FILES) as files,
+    ):
+        documents = partitions.spool(file, ARRIVALS, read_arrivals(run))
+        reasons = partitions.spool(file, _REASONS, _reasons(run))
+        going_on = (rows for shard in shards for rows in workspace.parts(f"arrivals/{shard}", ARRIVALS))
+        for rows, known, others in together(documents, reasons, partitions.spool(file, ARRIVALS, going_on)):
+            aside = rows.join(others, on="arrival_id", how="anti", maintain_order="left")
+            arrivals.add(aside)
+            files.add(_set_aside(aside, known))
+    workspace.write_json(chunks_index(ASIDE), {"chunks": []})
+
+
+def _reasons(run: Run[CcdaPipeline]) -> Iterator[pl.DataFrame]:
+    """Yield the reason of every document that validate or the conversion has stopped."""
+    for rows in run.workspace.find_parts("verdicts", VERDICTS):
+        yield rows.filter(pl.col("verdict") != Verdict.ACCEPT)
+    for rows in run.workspace.parts("conversions", CONVERSIONS):
+        yield rows.filter(pl.col("reason").is_not_null())
+
+
+def _set_aside(aside: pl.DataFrame, reasons: pl.DataFrame) -> pl.DataFrame:
+    """Return the reason of every document from which nothing goes on, as parse would."""
+    known = aside.select("arrival_id").join(reasons, on="arrival_id", how="left", maintain_order="left")
     undecided = pl.col("reason").fill_null(str(Reason.UNDECIDED))
     counted = known.with_columns(reason=undecided, units=pl.lit(0, pl.Int64), bytes_read=pl.lit(0, pl.Int64))
     return counted.select(FILES.names()).cast(FILES)

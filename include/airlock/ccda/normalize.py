@@ -20,6 +20,8 @@ from airlock.storage.s3 import S3Error
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airlock.pipelines import CcdaPipeline
     from airlock.reasons import Reason
     from airlock.run import Run
@@ -34,18 +36,21 @@ def normalize(run: Run[CcdaPipeline]) -> list[Batch]:
     return batches
 
 
-def foresee(run: Run[CcdaPipeline]) -> list[pl.DataFrame]:
-    """Return the accepted documents of each batch; nothing is staged."""
-    accepted = run.workspace.read("verdicts", VERDICTS).filter(pl.col("verdict") == Verdict.ACCEPT)
-    documents, limits = accepted.sort("key", "arrival_id"), run.pipeline.transformation
-    numbers, number, count, size = [], 0, 0, 0
-    for more in documents["unpacked"]:
-        if count and (count == limits.documents_per_job or size + more > limits.bytes_per_job):
-            number, count, size = number + 1, 0, 0
-        numbers.append(number)
-        count, size = count + 1, size + more
-    planned = documents.with_columns(number=pl.Series(numbers, dtype=pl.Int64))
-    return planned.partition_by("number", maintain_order=True, include_key=False) if planned.height else []
+def foresee(run: Run[CcdaPipeline]) -> Iterator[pl.DataFrame]:
+    """Yield the accepted documents of each batch, in the order of keys; nothing is staged."""
+    limits = run.pipeline.transformation
+    pending: list[pl.DataFrame] = []
+    count = size = 0
+    for part in run.workspace.parts("verdicts", VERDICTS):
+        documents, first = part.filter(pl.col("verdict") == Verdict.ACCEPT), 0
+        for number, more in enumerate(documents["unpacked"]):
+            if count and (count == limits.documents_per_job or size + more > limits.bytes_per_job):
+                yield pl.concat([*pending, documents[first:number]])
+                pending, count, size, first = [], 0, 0, number
+            count, size = count + 1, size + more
+        pending.append(documents[first:])
+    if count:
+        yield pl.concat(pending)
 
 
 def _stage(run: Run[CcdaPipeline], documents: pl.DataFrame) -> Batch:

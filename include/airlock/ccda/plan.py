@@ -56,10 +56,10 @@ def write_plan(run: Run[CcdaPipeline]) -> tuple[Plan, str]:
 
 
 def _findings(run: Run[CcdaPipeline]) -> Iterator[Finding]:
-    verdicts = run.workspace.read("verdicts", VERDICTS)
-    for verdict, reason, arrivals, size in (
-        verdicts.group_by("verdict", "reason").agg(pl.len(), pl.col("size").sum()).iter_rows()
-    ):
+    sums = (pl.col("arrivals").sum(), pl.col("size").sum())
+    parts = run.workspace.parts("verdicts", VERDICTS, ["verdict", "reason", "size"])
+    counted = [part.with_columns(arrivals=1).group_by("verdict", "reason").agg(sums) for part in parts]
+    for verdict, reason, arrivals, size in pl.concat(counted).group_by("verdict", "reason").agg(sums).iter_rows():
         yield make_finding(verdict, reason, arrivals=arrivals, size=size)
 
 

@@ -16,23 +16,30 @@ from airlock.ccda.records import DOCUMENT, FOLDER, VERDICTS, converted_by
 from airlock.reasons import Reason
 from airlock.records import Disposition, Gate, Verdict, schema
 from airlock.stages.auditing import is_open
-from airlock.stages.resources import DISPOSITIONS, IDENTITY, OUTCOMES, sent_contents
+from airlock.stages.resources import BY_RESOURCE, BY_UNIT, DISPOSITIONS, IDENTITY, OUTCOMES, UNIT
 from airlock.stages.review import Review, ReviewError, check_answer
+from airlock.storage.spool import Partitions, together
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airlock.pipelines import CcdaPipeline
     from airlock.run import Run
+    from airlock.storage.spool import Spool
 
 REVIEWED = schema(IDENTITY, {"content_digest": pl.String})
+_FATES = schema({"arrival_id": pl.String}, dict.fromkeys(("brought", "undecided"), pl.Boolean))
 _REVIEW = "review.json"
 _IN_STORE = (Disposition.RELEASED, Disposition.HELD, Disposition.DUPLICATE)
 
 
 def record_question(run: Run[CcdaPipeline]) -> int:
     """Keep what a person is asked about, and return how many resources wait for the answer."""
-    waiting = _waiting(run)
-    run.workspace.write("asked", REVIEWED, waiting)
-    return waiting.height
+    with _partitions(run) as partitions, run.workspace.writer("asked", REVIEWED) as asked:
+        waiting = _waiting(run, partitions)
+        for rows in waiting:
+            asked.add(rows)
+        return waiting.rows
 
 
 def record_review(run: Run[CcdaPipeline], review: Review) -> None:
@@ -51,8 +58,10 @@ def record_review(run: Run[CcdaPipeline], review: Review) -> None:
 
 def _approve(run: Run[CcdaPipeline], review: Review) -> None:
     check_answer(review)
-    asked = run.workspace.find("asked", REVIEWED)
-    unseen = _waiting(run).join(asked, on=asked.columns, how="anti").height
+    with _partitions(run) as partitions:
+        asked = partitions.spool(BY_RESOURCE, REVIEWED, run.workspace.find_parts("asked", REVIEWED))
+        both = together(_waiting(run, partitions), asked)
+        unseen = sum(rows.join(seen, on=rows.columns, how="anti").height for rows, seen in both)
     if unseen:
         raise ReviewError(f"{unseen} resources have come in since review asked: clear review and answer it again")
     redriven = run.ledger.count_redriven(run.pipeline.name, run.key)
@@ -61,18 +70,31 @@ def _approve(run: Run[CcdaPipeline], review: Review) -> None:
             f"{redriven} of the run's documents are taken through again by a redrive, whose own review counts: answer "
             f"that one, and redrive what else is held here"
         )
-    run.workspace.write("approved", REVIEWED, asked)
+    with run.workspace.writer("approved", REVIEWED) as approved:
+        for rows in run.workspace.find_parts("asked", REVIEWED):
+            approved.add(rows)
     datastore = run.pipeline.datastore_id
     gates = run.ledger.gates_of(datastore, run.key)
     held = gates.filter((pl.col("gate") == Gate.HOLD) & (pl.col("reason") == Reason.AWAITING_REVIEW))
     run.ledger.override_holds(datastore, run.key, held["subject"], review.person, review.why)
 
 
-def _waiting(run: Run[CcdaPipeline]) -> pl.DataFrame:
-    """Return the resources that a review would release, as the last audit saw them."""
+def _partitions(run: Run[CcdaPipeline]) -> Partitions:
     workspace = run.within(FOLDER).workspace
-    units = workspace.find("dispositions", DISPOSITIONS).filter(pl.col("reason") == Reason.AWAITING_REVIEW)
-    return sent_contents(units, workspace.find("outcomes", OUTCOMES))
+    return Partitions(max(map(workspace.count_rows, ("dispositions", "outcomes"))))
+
+
+def _waiting(run: Run[CcdaPipeline], partitions: Partitions) -> Spool:
+    """Return the resources that a review would release, as the last audit saw them: `REVIEWED`, by resource."""
+    workspace, waits = run.within(FOLDER).workspace, pl.col("reason") == Reason.AWAITING_REVIEW
+    waiting = (rows.filter(waits) for rows in workspace.find_parts("dispositions", DISPOSITIONS))
+    units = partitions.spool(BY_UNIT, schema(UNIT, IDENTITY), waiting)
+    sent = schema(UNIT, {"content_digest": pl.String})
+    outcomes = partitions.spool(BY_UNIT, sent, workspace.find_parts("outcomes", OUTCOMES))
+    found = (
+        rows.join(digests, on=list(UNIT), how="left", nulls_equal=True) for rows, digests in together(units, outcomes)
+    )
+    return partitions.spool(BY_RESOURCE, REVIEWED, found)
 
 
 def find_review(run: Run[CcdaPipeline]) -> Review | None:
@@ -83,12 +105,12 @@ def find_review(run: Run[CcdaPipeline]) -> Review | None:
         return None
 
 
-def find_approved(run: Run[CcdaPipeline]) -> pl.DataFrame | None:
-    """Return the resources that the last answer approved, `REVIEWED`; None if it approved none."""
+def find_approved(run: Run[CcdaPipeline]) -> Iterator[pl.DataFrame] | None:
+    """Return the resources that the last answer approved, `REVIEWED` frame by frame; None if it approved none."""
     review = find_review(run)
     if review is None or not review.approved:
         return None
-    return run.within("").workspace.find("approved", REVIEWED)
+    return run.within("").workspace.find_parts("approved", REVIEWED)
 
 
 def record_documents(run: Run[CcdaPipeline]) -> None:
@@ -96,13 +118,28 @@ def record_documents(run: Run[CcdaPipeline]) -> None:
 
     A document on which the run has not decided stays claimed.
     """
-    units = run.within(FOLDER).workspace.find("dispositions", DISPOSITIONS)
-    there = pl.col("disposition").is_in([str(word) for word in _IN_STORE])
-    whole = units.group_by("arrival_id").agg(
-        brought=there.all() & pl.col("line").is_not_null().all(), undecided=is_open().any()
-    )
-    documents = run.workspace.find("verdicts", VERDICTS).filter(pl.col("verdict") == Verdict.ACCEPT)
-    rows = documents.join(whole, on="arrival_id", how="left").select(
+    workspace, store, file = run.within(FOLDER).workspace, converted_by(run.pipeline), pl.col("arrival_id")
+    is_accepted = pl.col("verdict") == Verdict.ACCEPT
+    with Partitions(max(run.workspace.count_rows("verdicts"), workspace.count_rows("dispositions"))) as partitions:
+        accepted = (rows.filter(is_accepted) for rows in run.workspace.find_parts("verdicts", VERDICTS))
+        documents = partitions.spool(file, VERDICTS, accepted)
+        fates = map(_fates, workspace.find_parts("dispositions", DISPOSITIONS))
+        for rows, parts in together(documents, partitions.spool(file, _FATES, fates)):
+            decided = _with_fates(rows, parts)
+            run.ledger.record_imported_resources(store, run.key, decided.filter("brought"))
+            given_up = decided.filter(~pl.col("brought") & ~pl.col("undecided"))
+            run.ledger.drop_resource_claims(store, run.key, given_up)
+
+
+def _fates(units: pl.DataFrame) -> pl.DataFrame:
+    """Return of each document whether these units of it are all in the data store, and whether one is undecided."""
+    is_stored = pl.col("disposition").is_in([str(word) for word in _IN_STORE]) & pl.col("line").is_not_null()
+    return units.group_by("arrival_id").agg(brought=is_stored.all(), undecided=is_open().any())
+
+
+def _with_fates(documents: pl.DataFrame, fates: pl.DataFrame) -> pl.DataFrame:
+    whole = fates.group_by("arrival_id").agg(pl.col("brought").all(), pl.col("undecided").any())
+    return documents.join(whole, on="arrival_id", how="left").select(
         "arrival_id",
         "content_digest",
         pl.col("brought", "undecided").fill_null(value=False),
@@ -110,6 +147,3 @@ def record_documents(run: Run[CcdaPipeline]) -> None:
         resource_id=pl.col("document_id"),
         batch_id=pl.lit(None, pl.String),
     )
-    store = converted_by(run.pipeline)
-    run.ledger.record_imported_resources(store, run.key, rows.filter("brought"))
-    run.ledger.drop_resource_claims(store, run.key, rows.filter(~pl.col("brought") & ~pl.col("undecided")))

@@ -11,33 +11,62 @@ import polars as pl
 
 from airlock.ccda.records import DOCUMENT, DOCUMENTS, VERDICTS, converted_by
 from airlock.reasons import Reason
-from airlock.records import Disposition, Verdict
+from airlock.records import ARRIVALS, Disposition, Verdict, count_parts
 from airlock.stages.batches import find_begun_batches
-from airlock.stages.buffer import find_shards, read_arrivals
+from airlock.stages.buffer import Buffered, find_buffered, find_shards
 from airlock.stages.redrive_resources import find_overtaken
 from airlock.stages.resources import claim_resources
+from airlock.storage.spool import Partitions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airlock.pipelines import CcdaPipeline
     from airlock.run import Run
+    from airlock.storage.spool import Spool
+
+# Documents without an id have nothing to do with each other.
+_BY_DOCUMENT = pl.coalesce("document_id", "arrival_id")
+_SAMPLED = 100  # one key in so many says how the keys are spread
 
 
 def validate(run: Run[CcdaPipeline]) -> dict[str, int]:
     """Decide on every document; what is decided stands once a conversion was begun. Return documents by verdict."""
-    if find_begun_batches(run):
-        verdicts = run.workspace.read("verdicts", VERDICTS)
-    else:
-        verdicts = _claim(run, _duplicates(run, _read(run))).select(VERDICTS.names()).cast(VERDICTS)
-        run.workspace.write("verdicts", VERDICTS, verdicts)
-    return dict(verdicts["verdict"].value_counts().sort("verdict").iter_rows())
+    if not find_begun_batches(run):
+        buffered = find_buffered(run) or Buffered()
+        with Partitions(buffered.arrivals) as partitions:
+            _write(run, partitions, partitions.spool(_BY_DOCUMENT, VERDICTS, _compare(run, partitions)))
+    return count_parts(run.workspace.parts("verdicts", VERDICTS, ["verdict"]), "verdict")
 
 
-def _read(run: Run[CcdaPipeline]) -> pl.DataFrame:
-    documents = run.workspace.read_all([f"documents/{shard}" for shard in find_shards(run)], DOCUMENTS)
-    rows = read_arrivals(run).join(documents, on="arrival_id", how="left", maintain_order="left")
+def _write(run: Run[CcdaPipeline], partitions: Partitions, documents: Spool) -> None:
+    """Claim what is accepted, and write ``verdicts`` in the order of keys."""
+    taken = claim_resources(run, converted_by(run.pipeline), map(_keys, documents))
+    is_taken = pl.col("document_id").is_in(taken["resource_id"].implode())
+    decided = (_decide(rows, is_taken, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, None) for rows in documents)
+    sample = [rows["key"].gather_every(_SAMPLED) for rows in documents]
+    keys = pl.concat([pl.Series([], dtype=pl.String), *sample])
+    with run.workspace.writer("verdicts", VERDICTS) as verdicts:
+        for rows in partitions.ordered("key", keys, VERDICTS, decided):
+            verdicts.add(rows.sort("key", "arrival_id"))
+
+
+def _compare(run: Run[CcdaPipeline], partitions: Partitions) -> Iterator[pl.DataFrame]:
+    """Decide on documents, those of one ClinicalDocument.id together."""
+    for rows in partitions.spool(_BY_DOCUMENT, VERDICTS, _read(run)):
+        yield _duplicates(run, rows).select(VERDICTS.names()).cast(VERDICTS)
+
+
+def _read(run: Run[CcdaPipeline]) -> Iterator[pl.DataFrame]:
+    """Yield the documents of each shard, decided on by what parse has found."""
     stopped = pl.when(pl.col("reason") == Reason.SIDECAR).then(pl.lit(Verdict.IGNORE.value))
-    verdict = pl.when(pl.col("reason").is_null()).then(pl.lit(Verdict.ACCEPT.value))
-    return rows.with_columns(verdict=verdict.otherwise(stopped.otherwise(pl.lit(Verdict.QUARANTINE.value))))
+    accepted = pl.when(pl.col("reason").is_null()).then(pl.lit(Verdict.ACCEPT.value))
+    verdict = accepted.otherwise(stopped.otherwise(pl.lit(Verdict.QUARANTINE.value)))
+    for shard in find_shards(run):
+        documents = run.workspace.read(f"documents/{shard}", DOCUMENTS)
+        arrivals = run.workspace.read(f"arrivals/{shard}", ARRIVALS)
+        rows = arrivals.join(documents, on="arrival_id", how="left", maintain_order="left")
+        yield rows.with_columns(verdict=verdict)
 
 
 def _decide(rows: pl.DataFrame, where: pl.Expr, verdict: Verdict, reason: Reason, detail: str | None) -> pl.DataFrame:
@@ -76,9 +105,3 @@ def _keys(rows: pl.DataFrame) -> pl.DataFrame:
     return accepted.select(
         "arrival_id", "content_digest", resource_type=pl.lit(DOCUMENT), resource_id=pl.col("document_id")
     )
-
-
-def _claim(run: Run[CcdaPipeline], rows: pl.DataFrame) -> pl.DataFrame:
-    taken = claim_resources(run, converted_by(run.pipeline), _keys(rows))
-    held = pl.col("document_id").is_in(taken["resource_id"].implode())
-    return _decide(rows, held, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, None)

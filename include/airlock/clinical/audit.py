@@ -7,101 +7,51 @@ and audit/operation-outcomes.ndjson, whatever broke off before. Auditing again g
 from __future__ import annotations
 
 import json
-import time
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.clinical import gate, manifests, report
+from airlock.clinical import books, gate, report
+from airlock.clinical.accounts import account_batches
+from airlock.clinical.books import ORDER, Books, Policy
 from airlock.clinical.contracts import ClinicalContract, complete, draft, with_subjects
 from airlock.clinical.import_ import find_other_targets
-from airlock.clinical.outcomes import account, discrepancies, operation_outcomes
-from airlock.clinical.read_back import differing, marked, read_back
+from airlock.clinical.read_back import choose, marked, read_back
 from airlock.clinical.records import BATCHES, GATES, OPERATION_OUTCOMES, VERDICTS
-from airlock.clinical.result_lines import as_read, identify, names_nothing
 from airlock.pipelines import CcdaPipeline
 from airlock.reasons import Reason
-from airlock.records import CONTRACTS, HOLDS, Disposition, Outcome
-from airlock.stages.auditing import Audited, is_open, job_entry, missing_job_reason
+from airlock.records import CONTRACTS, HOLDS, Disposition, Outcome, schema
+from airlock.stages.auditing import Audited, is_open
 from airlock.stages.batches import find_batches
 from airlock.stages.buffer import find_buffered, find_shards, read_arrivals
 from airlock.stages.contracts import ContractOverride
-from airlock.stages.jobs import find_ended_job
-from airlock.stages.outputs import read_best_output
-from airlock.stages.resources import DISPOSITIONS, FILES, OUTCOMES, sent_contents
+from airlock.stages.reporting import count_values
+from airlock.stages.resources import BY_RESOURCE, BY_UNIT, DISPOSITIONS, FILES, IDENTITY, OUTCOMES, UNIT
 from airlock.stages.review import find_overridden, overrides_by_key
+from airlock.storage.spool import Partitions, together
 
 if TYPE_CHECKING:
-    from airlock.clinical.manifests import JobOutput
+    from collections.abc import Iterable, Iterator
+
+    from airlock.clinical.accounts import Accounts
     from airlock.clinical.read_back import FhirReader
     from airlock.pipelines import ClinicalPipeline
     from airlock.run import Run
-    from airlock.stages.jobs import EndedJob
+    from airlock.storage.spool import Spool
 
 _READ_BACK = "read-back.json"
-_RESOURCE = ["resource_type", "resource_id"]
-_UNIT = ["arrival_id", "line"]
+_RESOURCE = list(IDENTITY)
+_UNIT = list(UNIT)
+_CONTENT = schema(IDENTITY, {"content_digest": pl.String})
+# Of a resource that was sent: its outcome, its last word and its file.
+_SENT = schema(OUTCOMES, dict.fromkeys(("disposition", "word", "bucket", "key"), pl.String))
+_UNFROZEN = "buffer has not frozen a delivery: cure what stopped it or receive, and clear that task"
 
 
-@dataclass(frozen=True)
-class Accounts:
-    """What the jobs of a run did with the resources they were sent."""
-
-    outcomes: pl.DataFrame
-    jobs: list[dict[str, Any]]  # an entry per job for the report
-    suspect: list[str]  # the batches whose counts disagree
-    operation_outcomes: pl.DataFrame
-
-
-def account_batches(run: Run[Any], reader: FhirReader | None = None) -> Accounts:
-    """Account for every resource of every batch of a run, whatever kind of pipeline it is of.
-
-    Parameters
-    ----------
-    run
-        The run.
-    reader
-        Reads the data store, where the result lines of a job name nothing; without it such a job proves nothing.
-    """
-    frames, said = [OUTCOMES.to_frame()], [OPERATION_OUTCOMES.to_frame()]
-    jobs: list[dict[str, Any]] = []
-    suspect: list[str] = []
-    # One wait for all: the jobs have ended by now, and a hundred without output must not cost a hundred waits.
-    until = time.monotonic() + run.pipeline.audit.manifest_wait_seconds
-    for batch in find_batches(run):
-        sent = run.workspace.read(f"batches/{batch.batch_id}", BATCHES)
-        job = find_ended_job(run, batch.batch_id)
-        if job is None:
-            known = run.ledger.job(batch.batch_id)
-            frames.append(account(sent, None, None, missing_job_reason(known)))
-            jobs += [] if known is None else [job_entry(batch, known, [], resources=sent.height)]
-            continue
-        output = read_best_output(run, job, max(0.0, until - time.monotonic()), manifests)
-        output = identify(sent, job, output)
-        progress = manifests.read_progress(run.workspace, batch.batch_id)
-        if reader is not None and names_nothing(sent, job, output, progress):
-            output = _read_each(run, reader, sent, job, output)
-        found = discrepancies(sent, job, output, progress)
-        frames.append(account(sent, job, output))
-        said.append(operation_outcomes(sent, job, output))
-        jobs.append(job_entry(batch, job, found, resources=sent.height))
-        if found:
-            suspect.append(batch.batch_id)
-    return Accounts(pl.concat(frames), jobs, suspect, pl.concat(said))
-
-
-def _read_each(run: Run[Any], reader: FhirReader, sent: pl.DataFrame, job: EndedJob, output: JobOutput) -> JobOutput:
-    """Read every resource of a batch by its id; keep the proof if all are as they were sent."""
-    if sent.height > run.pipeline.healthlake.most_reads_by_id:
-        return output
-    found = as_read(sent, job, output, differing(reader, run.s3, sent))
-    if not found.unread:
-        manifests.keep_output(run.workspace, job.batch_id, job.job_id, found)
-    return found
-
-
-def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: pl.DataFrame | None = None) -> Audited:
+def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: Iterable[pl.DataFrame] | None = None) -> Audited:
     """Audit a run.
 
     Parameters
@@ -111,64 +61,79 @@ def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: pl.DataFrame
     reader
         Reads the data store, for read-back.
     approved
-        What a person has approved of a run that has to be reviewed (kind ``ccda``): columns ``resource_type``,
-        ``resource_id``, ``content_digest``; None before that.
+        What a person has approved of a run that has to be reviewed (kind ``ccda``), frame by frame: columns
+        ``resource_type``, ``resource_id``, ``content_digest``; None before that.
     """
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)  # where buffer never came to do it
-    accounts = account_batches(run, reader)
-    outcomes = gate.doubt(accounts.outcomes, accounts.suspect)
-    outcomes = _read_back(run, reader, outcomes)
-    books = _books(run) | {"outcomes": outcomes}
-    _close(run, books, balanced=True, reviewed=True)
-    problems = report.imbalances(books)
-    problems += find_other_targets(run, run.pipeline.datastore_id, str(run.pipeline.risk.validation_level))
-    if not _is_frozen(run):
-        problems = ["buffer has not frozen a delivery: cure what stopped it or receive, and clear that task", *problems]
-    reviewed = _is_reviewed(run, books, approved)
-    if problems or not reviewed:
-        _close(run, books, balanced=not problems, reviewed=reviewed)
-    audited = _write(run, books, accounts, problems)
-    _record(run, books, audited)
+    with Partitions(_count_units(run)) as partitions:
+        accounts = account_batches(run, partitions, reader)
+        taken = _take_in(run, partitions, accounts, _read_back(run, reader, accounts))
+        found = taken.balance()
+        other = find_other_targets(run, run.pipeline.datastore_id, str(run.pipeline.risk.validation_level))
+        decisions = _decide(run, taken, partitions.enter_context(_like(partitions)), balanced=True, reviewed=True)
+        found += taken.balance_words(decisions.units)
+        problems = [*books.describe(found), *other]
+        if find_buffered(run.within("")) is None:
+            problems = [_UNFROZEN, *problems]
+        reviewed = _is_reviewed(run, partitions, decisions, approved)
+        if problems or not reviewed:
+            again = partitions.enter_context(_like(partitions))
+            decisions = _decide(run, taken, again, balanced=not problems, reviewed=reviewed)
+        words = _FileWords(taken, decisions)
+        _write_datasets(run, decisions)
+        _write_operation_outcomes(run, taken, accounts)
+        audited = _write_report(run, decisions, words, accounts.jobs, problems)
+        _record(run, decisions, words, audited)
     return audited
 
 
-def _is_reviewed(run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame], approved: pl.DataFrame | None) -> bool:
-    """Say whether a person has approved all that would be released, or none has to."""
-    if not isinstance(run.pipeline, CcdaPipeline):
-        return True
-    released = books["dispositions"].filter(pl.col("disposition") == Disposition.RELEASED)
-    found = sent_contents(released, books["outcomes"])
-    return approved is not None and found.join(approved, on=found.columns, how="anti").is_empty()
+def _count_units(run: Run[Any]) -> int:
+    """Return about how many rows the largest of the run's books has."""
+    buffered = find_buffered(run.within(""))
+    return max(run.workspace.count_rows("verdicts"), 0 if buffered is None else buffered.arrivals)
 
 
-def _is_frozen(run: Run[Any]) -> bool:
-    return find_buffered(run.within("")) is not None
+def _take_in(run: Run[Any], partitions: Partitions, accounts: Accounts, wrong: pl.DataFrame) -> Books:
+    """Read what the stages before have written, as far as they came, and what the ledger holds."""
+    taken = Books(partitions)
+    for rows in read_arrivals(run.within("")):  # documents are reported by their own keys
+        taken.add_arrivals(rows)
+    for shard in find_shards(run):
+        for rows in run.workspace.find_parts(f"files/{shard}", FILES):
+            taken.add_files(rows)
+    for rows in run.ledger.held_ids(run.pipeline.name, run.key):
+        taken.add_held(rows)
+    for rows in accounts.outcomes:
+        taken.add_outcomes(marked(gate.doubt(rows, accounts.suspect), wrong))
+    taken.add_verdicts(run.workspace.find_parts("verdicts", VERDICTS))
+    return taken
 
 
-def _books(run: Run[Any]) -> dict[str, pl.DataFrame]:
-    """Read what the stages before have written, as far as they came."""
-    files = [run.workspace.find(f"files/{shard}", FILES) for shard in find_shards(run)]
-    return {
-        "arrivals": read_arrivals(run.within("")),  # documents are reported by their own keys, not those of conversions
-        "files": pl.concat([FILES.to_frame(), *files]),
-        "verdicts": run.workspace.find("verdicts", VERDICTS),
-        "held": run.ledger.held_by(run.pipeline.name, run.key),
-    }
+def _read_back(run: Run[Any], reader: FhirReader, accounts: Accounts) -> pl.DataFrame:
+    """Read a sample back, until it has proven these jobs once: staging may be cleaned up after that.
 
-
-def _read_back(run: Run[Any], reader: FhirReader, outcomes: pl.DataFrame) -> pl.DataFrame:
-    """Read a sample back, until it has proven these jobs once: staging may be cleaned up after that."""
-    sample, jobs = run.pipeline.audit.read_back_sample, outcomes["job_id"].drop_nulls().unique().sort().to_list()
+    Returns
+    -------
+    polars.DataFrame
+        The resources (resource_type, resource_id) of which the data store holds something else than was sent.
+    """
+    none, sample = pl.Schema(IDENTITY).to_frame(), run.pipeline.audit.read_back_sample
+    jobs = sorted({job for rows in accounts.outcomes for job in rows["job_id"].drop_nulls().unique()})
     if not sample or _proven_jobs(run) == jobs:
-        return outcomes
-    # What a later run has brought anew is not this run's to compare.
-    later = run.ledger.known_resources(run.pipeline.datastore_id, outcomes.select(_RESOURCE), except_run=run.key)
-    own = outcomes.join(later, on=_RESOURCE, how="anti", maintain_order="left")
-    batches = run.workspace.read_all([f"batches/{batch.batch_id}" for batch in find_batches(run)], BATCHES)
-    wrong = read_back(reader, run.s3, own, batches, sample).filter(pl.col("reason") == Reason.READ_BACK_MISMATCH)
-    if not wrong.height and not outcomes.filter(is_open()).height:
+        return none
+    chosen = OUTCOMES.to_frame()
+    for rows in accounts.outcomes:
+        # What a later run has brought anew is not this run's to compare.
+        later = run.ledger.known_resources(run.pipeline.datastore_id, rows.select(_RESOURCE), except_run=run.key)
+        own = rows.join(later, on=_RESOURCE, how="anti", maintain_order="left")
+        chosen = choose(pl.concat([chosen, own]), sample)
+    batches = (
+        rows for batch in find_batches(run) for rows in run.workspace.parts(f"batches/{batch.batch_id}", BATCHES)
+    )
+    wrong = read_back(reader, run.s3, chosen, batches)
+    if not wrong.height and not any(rows.filter(is_open()).height for rows in accounts.outcomes):
         run.workspace.write_json(_READ_BACK, {"jobs": jobs})
-    return marked(outcomes, wrong.select(_RESOURCE))
+    return wrong
 
 
 def _proven_jobs(run: Run[Any]) -> list[str] | None:
@@ -178,68 +143,209 @@ def _proven_jobs(run: Run[Any]) -> list[str] | None:
         return None
 
 
-def _close(run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame], *, balanced: bool, reviewed: bool) -> None:
-    """Decide, and give every unit and every file its last word."""
-    arrivals, verdicts, outcomes = books["arrivals"], books["verdicts"], books["outcomes"]
-    books["gates"] = gate.decide(
-        run.pipeline.datastore_id, verdicts, outcomes, run.pipeline.audit, balanced=balanced, reviewed=reviewed
+@dataclass
+class _Decisions:
+    """What was decided."""
+
+    gates: Spool  # by subject
+    holds: Spool
+    sent: Spool  # by subject
+    dispositions: Spool  # in the order of files and lines
+    units: Spool  # of the dispositions, by unit
+    summed: Spool  # the dispositions summed up by file
+    tally: report.Tally = field(default_factory=report.Tally)
+
+    def in_order(self) -> Iterator[pl.DataFrame]:
+        """Yield the dispositions part by part, by key and line."""
+        for part in self.dispositions:
+            yield part.sort("key", "arrival_id", "line").select(DISPOSITIONS.names())
+
+
+def _like(partitions: Partitions) -> Partitions:
+    return Partitions(partitions.rows)
+
+
+def _decide(
+    run: Run[ClinicalPipeline], taken: Books, partitions: Partitions, *, balanced: bool, reviewed: bool
+) -> _Decisions:
+    """Decide subject by subject, and give every unit and every file without one its last word."""
+    policy = Policy(run.pipeline.datastore_id, run.pipeline.audit, balanced, reviewed)
+    subjects, file = taken.by_subject(policy, partitions), pl.col("arrival_id")
+    decisions = _Decisions(
+        gates=partitions.spool(pl.col("subject"), GATES, subjects.gates),
+        holds=partitions.spool(pl.col("subject"), HOLDS),
+        sent=partitions.spool(gate.subject(), _SENT),
+        dispositions=partitions.ordered("order", subjects.sample, schema(DISPOSITIONS, {"order": pl.String})),
+        units=partitions.spool(BY_UNIT, pl.Schema(UNIT)),
+        summed=partitions.spool(file, gate.SUMMED),
     )
-    books |= _overridden(run, outcomes, books["gates"])
-    books["dispositions"] = gate.last_words(arrivals, verdicts, books["outcomes"], books["gates"])
-    books["file_words"] = gate.file_words(arrivals, books["dispositions"])
+    decisions.tally.arrivals, decisions.tally.bytes = taken.arrivals.rows, taken.bytes
+    for gates in subjects.gates:
+        decisions.tally.add_gates(gates)
+    answers = _Answers.find(run)
+    for decided, outcomes in together(subjects.decided, subjects.outcomes):
+        _decide_part(decided, outcomes, policy, answers, decisions)
+    return decisions
 
 
-def _overridden(run: Run[ClinicalPipeline], outcomes: pl.DataFrame, gates: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Return the ``outcomes`` with what people have released, their ``overrides``, and the ``holds`` that are left."""
-    holds = gate.holds(run.pipeline.datastore_id, outcomes, gates)
-    overridden = find_overridden(holds, _words(run, outcomes))
-    return {
-        "outcomes": gate.override(outcomes, overridden["subject"]),
-        "overrides": overridden,
-        "holds": holds.join(overridden, on="subject", how="anti"),
-    }
+def _decide_part(
+    decided: pl.DataFrame, outcomes: pl.DataFrame, policy: Policy, answers: _Answers, decisions: _Decisions
+) -> None:
+    """Decide on some subjects."""
+    verdicts = decided.filter(pl.col("verdict").is_not_null())
+    patients = policy.decide(verdicts, outcomes)
+    files = pl.concat([rows.select("arrival_id", "file_reason") for rows in (decided, outcomes)])
+    gates = pl.concat([patients, gate.gates_of_files(files)])
+    holds = gate.holds(policy.datastore_id, outcomes, gates)
+    overridden = find_overridden(holds, answers.on(outcomes))
+    outcomes = gate.override(outcomes, overridden["subject"])
+    known = decided.filter(pl.col("key").is_not_null())  # the others are no arrivals of the run
+    arrivals = known.select("arrival_id", "bucket", "key", size="file_size").unique("arrival_id")
+    words = gate.last_words(arrivals, verdicts, outcomes, gates)
+    decisions.gates.add(patients)
+    decisions.holds.add(holds.join(overridden, on="subject", how="anti"))
+    decisions.dispositions.add(words.with_columns(order=ORDER))
+    decisions.units.add(words.select(_UNIT))
+    decisions.summed.add(gate.sum_words(words))
+    decisions.sent.add(_sent(outcomes, words, arrivals))
+    decisions.tally.add_units(verdicts, outcomes, words)
+    decisions.tally.add_gates(patients)
+    decisions.tally.overrides |= overrides_by_key(overridden)
 
 
-def _words(run: Run[ClinicalPipeline], outcomes: pl.DataFrame) -> pl.DataFrame:
-    """Return what people have decided before a redrive took one of the subject's files over; then its audit decides."""
-    words = run.ledger.overrides_of(run.pipeline.datastore_id, run.key)
-    taken = outcomes.join(run.ledger.find_redriven_arrivals(run.pipeline.name, run.key), on="arrival_id")
-    subjects = taken.group_by(subject=gate.subject()).agg(pl.col("asked_at").min())
-    in_time = pl.col("asked_at").is_null() | (pl.col("overridden_at") <= pl.col("asked_at"))
-    return words.join(subjects, on="subject", how="left", maintain_order="left").filter(in_time).drop("asked_at")
+def _sent(outcomes: pl.DataFrame, words: pl.DataFrame, arrivals: pl.DataFrame) -> pl.DataFrame:
+    last = words.select(*_UNIT, "disposition", word="reason")
+    sent = outcomes.join(last, on=_UNIT, how="left", nulls_equal=True, maintain_order="left")
+    places = arrivals.select("arrival_id", "bucket", "key")
+    return sent.join(places, on="arrival_id", how="left", maintain_order="left").select(_SENT.names())
 
 
-def _write(
-    run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame], accounts: Accounts, problems: list[str]
+@dataclass(frozen=True)
+class _Answers:
+    """What people have decided about a run's holds, and which of its files a redrive has taken over."""
+
+    words: pl.DataFrame
+    taken_over: pl.DataFrame
+
+    @classmethod
+    def find(cls, run: Run[ClinicalPipeline]) -> _Answers:
+        """Read them in the ledger."""
+        return cls(
+            run.ledger.overrides_of(run.pipeline.datastore_id, run.key),
+            run.ledger.find_redriven_arrivals(run.pipeline.name, run.key),
+        )
+
+    def on(self, outcomes: pl.DataFrame) -> pl.DataFrame:
+        """Return what was decided before a redrive took one of a subject's files over; then its audit decides."""
+        taken = outcomes.join(self.taken_over, on="arrival_id")
+        subjects = taken.group_by(subject=gate.subject()).agg(pl.col("asked_at").min())
+        in_time = pl.col("asked_at").is_null() | (pl.col("overridden_at") <= pl.col("asked_at"))
+        words = self.words.join(subjects, on="subject", how="left", maintain_order="left")
+        return words.filter(in_time).drop("asked_at")
+
+
+def _is_reviewed(
+    run: Run[ClinicalPipeline],
+    partitions: Partitions,
+    decisions: _Decisions,
+    approved: Iterable[pl.DataFrame] | None,
+) -> bool:
+    """Say whether a person has approved all that would be released, or none has to."""
+    if not isinstance(run.pipeline, CcdaPipeline):
+        return True
+    released = (rows.filter(pl.col("disposition") == Disposition.RELEASED) for rows in decisions.sent)
+    found = partitions.spool(BY_RESOURCE, _CONTENT, released)
+    known = partitions.spool(BY_RESOURCE, _CONTENT, approved or ())
+    unseen = sum(rows.join(seen, on=rows.columns, how="anti").height for rows, seen in together(found, known))
+    return approved is not None and not unseen
+
+
+class _FileWords:
+    """The last word on each file, worked out from the sums anew each time."""
+
+    def __init__(self, taken: Books, decisions: _Decisions) -> None:
+        self._taken = taken
+        self._decisions = decisions
+
+    def __iter__(self) -> Iterator[pl.DataFrame]:
+        """Yield ``records.DISPOSITIONS`` with ``is_open``: a unit of the file is not decided on yet."""
+        for arrivals, summed in together(self._taken.arrivals, self._decisions.summed):
+            open_files = summed.filter(is_open())["arrival_id"].unique()
+            words = gate.file_words(arrivals, summed)
+            yield words.with_columns(is_open=pl.col("arrival_id").is_in(open_files.implode()))
+
+
+def _write_datasets(run: Run[ClinicalPipeline], decisions: _Decisions) -> None:
+    for name, kinds, parts in (
+        ("outcomes", OUTCOMES, decisions.sent),
+        ("gates", GATES, decisions.gates),
+        ("holds", HOLDS, decisions.holds),
+    ):
+        with run.workspace.writer(name, kinds) as writer:
+            for rows in parts:
+                writer.add(rows.select(kinds.names()).cast(kinds))
+
+
+def _write_report(
+    run: Run[ClinicalPipeline],
+    decisions: _Decisions,
+    words: _FileWords,
+    jobs: list[dict[str, Any]],
+    problems: list[str],
 ) -> Audited:
-    workspace = run.workspace
-    workspace.write("outcomes", OUTCOMES, books["outcomes"].select(OUTCOMES.names()))
-    workspace.write("gates", GATES, books["gates"])
-    workspace.write("holds", HOLDS, books["holds"])
-    workspace.write("dispositions", DISPOSITIONS, books["dispositions"])
-    found = pl.concat([workspace.find("operation_outcomes", OPERATION_OUTCOMES), accounts.operation_outcomes])
-    workspace = run.within("").workspace
-    workspace.write_text(
-        "audit/operation-outcomes.ndjson", report.operation_outcomes(found, books["arrivals"]), "application/x-ndjson"
-    )
-    dispositions_uri = workspace.write_text(
-        "audit/dispositions.csv", report.dispositions_csv(books["dispositions"]), "text/csv"
-    )
-    content = report.build(run, books, accounts.jobs, problems)
-    report_uri = workspace.write_json("audit/report.json", content)
-    return Audited(content, report_uri, dispositions_uri, _open_files(books).len())
+    waiting = 0
+    for files in words:
+        decisions.tally.files.update(count_values(files["disposition"]))
+        waiting += int(files["is_open"].sum())
+    dispositions_uri = _write_dispositions(run, decisions)
+    content = report.build(run, decisions.tally, jobs, problems)
+    report_uri = run.within("").workspace.write_json("audit/report.json", content)
+    return Audited(content, report_uri, dispositions_uri, waiting)
 
 
-def _open_files(books: dict[str, pl.DataFrame]) -> pl.Series:
-    """Return the files with a unit on which the run has not decided yet."""
-    return books["dispositions"].filter(is_open())["arrival_id"].unique()
+def _write_dispositions(run: Run[ClinicalPipeline], decisions: _Decisions) -> str:
+    """Write the dispositions, as a dataset and as a list for people; return the list's address."""
+    with (
+        tempfile.TemporaryFile(prefix="airlock-") as table,  # without a name: it is gone with a task that is killed
+        run.workspace.writer("dispositions", DISPOSITIONS) as writer,
+    ):
+        table.write(report.dispositions_csv(DISPOSITIONS.to_frame()).encode())
+        for part in decisions.in_order():
+            writer.add(part)
+            table.write(report.dispositions_csv(part, head=False).encode())
+        return run.within("").workspace.write_file("audit/dispositions.csv", table, "text/csv")
 
 
-def _record(run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame], audited: Audited) -> None:
+def _write_operation_outcomes(run: Run[ClinicalPipeline], taken: Books, accounts: Accounts) -> None:
+    """Write what the validators have said of units, in the order of files and lines."""
+    dataset = "operation_outcomes"
+    found = chain(run.workspace.find_parts(dataset, OPERATION_OUTCOMES), accounts.operation_outcomes)
+    with (
+        Partitions(run.workspace.count_rows(dataset) + accounts.operation_outcomes.rows) as partitions,
+        tempfile.TemporaryFile(prefix="airlock-") as lines,
+    ):
+        for part in taken.with_keys(found, partitions):
+            lines.write(report.operation_outcomes(part).encode())
+        name = "audit/operation-outcomes.ndjson"
+        run.within("").workspace.write_file(name, lines, "application/x-ndjson")
+
+
+def _record(run: Run[ClinicalPipeline], decisions: _Decisions, words: _FileWords, audited: Audited) -> None:
     """Tell the ledger: what is in the store, what was decided, the contracts, and last the files' final words."""
+    for sent in decisions.sent:
+        _record_resources(run, sent)
+    for gates in decisions.gates:
+        run.ledger.record_gates(run.pipeline.datastore_id, run.key, gates)
+    _write_contracts(run, decisions)
+    if audited.balanced:
+        settled = (rows.filter(~pl.col("is_open")) for rows in words)
+        run.ledger.settle(run.pipeline.name, run.key, settled)
+    state = "audited" if audited.balanced and not audited.open_arrivals else "open"
+    run.ledger.close_run(run.key, state, audited.report)
+
+
+def _record_resources(run: Run[ClinicalPipeline], sent: pl.DataFrame) -> None:
     datastore = run.pipeline.datastore_id
-    words = books["dispositions"].select(*_UNIT, "disposition", word="reason")
-    sent = books["outcomes"].join(words, on=_UNIT, how="left", nulls_equal=True)
     known = (pl.col("disposition") == Disposition.RELEASED) | (pl.col("word") == Reason.STORED_WITH_ISSUES)
     refused = pl.col("outcome") == Outcome.REJECTED
     waits = is_open() | (pl.col("word") == Reason.AWAITING_REVIEW)
@@ -248,47 +354,37 @@ def _record(run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame], audited:
     run.ledger.drop_resource_claims(datastore, run.key, sent.filter(refused).select(_RESOURCE))
     # What is in doubt, and what is held for its sake, is not known: brought again, it is imported and decided on anew.
     run.ledger.forget_resources(datastore, run.key, sent.filter(~known & ~refused & ~waits).select(_RESOURCE))
-    run.ledger.record_gates(datastore, run.key, books["gates"])
-    _write_contracts(run, books)
-    if audited.balanced:
-        settled = ~pl.col("arrival_id").is_in(_open_files(books).implode())
-        run.ledger.settle(run.pipeline.name, run.key, books["file_words"].filter(settled))
-    state = "audited" if audited.balanced and not audited.open_arrivals else "open"
-    run.ledger.close_run(run.key, state, audited.report)
 
 
-def _write_contracts(run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame]) -> None:
+def _write_contracts(run: Run[ClinicalPipeline], decisions: _Decisions) -> None:
     """Complete the contract of every patient and file with released resources."""
+    overrides = {key: ContractOverride(**word) for key, word in decisions.tally.overrides.items()}
+    with run.workspace.writer("contracts", CONTRACTS, part_rows=None) as contracts:
+        for sent in decisions.sent:
+            # What a later run has brought anew is in that run's contract.
+            released = sent.filter(pl.col("disposition") == Disposition.RELEASED)
+            keys = released.select(_RESOURCE)
+            later = run.ledger.known_resources(run.pipeline.datastore_id, keys, except_run=run.key)
+            own = released.join(later, on=_RESOURCE, how="anti", maintain_order="left")
+            contracts.add(_complete_contracts(run, with_subjects(own), overrides))
+            contracts.end_part()  # contracts are few, and long
+
+
+def _complete_contracts(
+    run: Run[ClinicalPipeline], released: pl.DataFrame, overrides: dict[str, ContractOverride]
+) -> pl.DataFrame:
     pipeline = run.pipeline
-    released = with_subjects(_released(run, books))
-    level = pipeline.risk.validation_level
-    words = {key: ContractOverride(**word) for key, word in overrides_by_key(books["overrides"]).items()}
 
     def revise(known: pl.DataFrame) -> pl.DataFrame:
         before = dict(known.select("subject", "contract").iter_rows())
-        planned = draft(released, pipeline.name, pipeline.datastore_id, level)
+        planned = draft(released, pipeline.name, pipeline.datastore_id, pipeline.risk.validation_level)
         rows = [
-            _row(
-                subject, contract.model_copy(update={"override": words.get(contract.subject_key)}), before.get(subject)
-            )
-            for subject, contract in planned
+            _row(subject, one.model_copy(update={"override": overrides.get(one.subject_key)}), before.get(subject))
+            for subject, one in planned
         ]
         return pl.DataFrame(rows, schema=CONTRACTS, orient="row")
 
-    completed = run.ledger.revise_contracts(pipeline.datastore_id, run.key, released["subject"].unique(), revise)
-    run.workspace.write("contracts", CONTRACTS, completed)
-
-
-def _released(run: Run[ClinicalPipeline], books: dict[str, pl.DataFrame]) -> pl.DataFrame:
-    """Return what was released, but for what a later run has brought anew: that run's contract has it."""
-    released = books["dispositions"].filter(pl.col("disposition") == Disposition.RELEASED)
-    later = run.ledger.known_resources(run.pipeline.datastore_id, released.select(_RESOURCE), except_run=run.key)
-    digests = books["outcomes"].select("arrival_id", "line", "content_digest")
-    return (
-        released.join(later, on=_RESOURCE, how="anti")
-        .join(digests, on=["arrival_id", "line"], how="left", nulls_equal=True)
-        .join(books["arrivals"].select("arrival_id", "bucket"), on="arrival_id", how="left")
-    )
+    return run.ledger.revise_contracts(pipeline.datastore_id, run.key, released["subject"].unique(), revise)
 
 
 def _row(subject: str, planned: ClinicalContract, before: str | None) -> tuple[Any, ...]:

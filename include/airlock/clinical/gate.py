@@ -14,15 +14,26 @@ from airlock.clinical.outcomes import IMPORTED
 from airlock.clinical.records import GATES, file_subject, subject_key
 from airlock.reasons import Reason
 from airlock.records import DISPOSITIONS as FILE_DISPOSITIONS
-from airlock.records import HOLDS, Disposition, Gate, Outcome, Stage, Verdict, digest
+from airlock.records import HOLDS, Disposition, Gate, Outcome, Stage, Verdict, digest, schema
 from airlock.stages.auditing import is_open
 from airlock.stages.gating import gravest_reason, reason_where, stage_before_import
-from airlock.stages.resources import DISPOSITIONS
+from airlock.stages.resources import DISPOSITIONS, OUTCOMES
 
 if TYPE_CHECKING:
     from airlock.pipelines import ClinicalAudit
 
 UNIT = ["arrival_id", "line"]
+JUDGED = schema(OUTCOMES, dict.fromkeys(("uncertain", "overridden"), pl.Boolean))  # of `doubt`
+LOST = schema(dict.fromkeys(("resource_type", "resource_id", "copy_reason"), pl.String))
+SUMMED = schema(
+    dict.fromkeys(("arrival_id", "disposition", "stage", "reason", "detail"), pl.String),
+    dict.fromkeys(("line", "units"), pl.Int64),
+)
+# What the gate of a file sees of its verdicts and its outcomes; equal rows count as one.
+OF_FILES = (
+    ("arrival_id", "verdict", "reason"),
+    ("arrival_id", "resource_type", "outcome", "reason", "uncertain"),
+)
 _FILE = pl.lit(file_subject(""))
 # Of a file's units the gravest gives the file its word.
 GRAVEST_FIRST = (
@@ -103,7 +114,7 @@ def decide(
     balanced: bool,
     reviewed: bool = True,
 ) -> pl.DataFrame:
-    """Decide on every patient and every file with accepted resources; of what did not come in nothing is released.
+    """Decide on every patient with accepted resources; of what did not come in nothing is released.
 
     A hold has the reason of the gravest resource that causes it.
 
@@ -127,15 +138,47 @@ def decide(
     polars.DataFrame
         Rows of the gates dataset.
     """
-    whole_files = settings.hold_incomplete_files
-    patients = _held(verdicts, outcomes, pl.col("patient"), incomplete=settings.hold_incomplete_patients, doubtful=True)
-    files = _held(verdicts, outcomes, _FILE + pl.col("arrival_id"), incomplete=whole_files, doubtful=whole_files)
+    incomplete = settings.hold_incomplete_patients
+    held = _held(verdicts, outcomes, pl.col("patient"), incomplete=incomplete, doubtful=True)
+    return _gates(datastore_id, held, balanced=balanced, reviewed=reviewed)
+
+
+def decide_files(
+    datastore_id: str,
+    verdicts: pl.DataFrame,
+    outcomes: pl.DataFrame,
+    settings: ClinicalAudit,
+    *,
+    balanced: bool,
+    reviewed: bool = True,
+) -> pl.DataFrame:
+    """Decide on every file with accepted resources, as `decide` does; of equal rows (`OF_FILES`) one is enough."""
+    whole, file = settings.hold_incomplete_files, _FILE + pl.col("arrival_id")
+    held = _held(verdicts, outcomes, file, incomplete=whole, doubtful=whole)
+    return _gates(datastore_id, held, balanced=balanced, reviewed=reviewed)
+
+
+def held_files(gates: pl.DataFrame) -> pl.DataFrame:
+    """Return the ``arrival_id`` of each file that these gates hold, and the ``file_reason``."""
+    held = gates.filter(pl.col("gate") == Gate.HOLD)
+    return held.select(arrival_id=pl.col("subject").str.strip_prefix(file_subject("")), file_reason="reason")
+
+
+def gates_of_files(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the gates of the files that hold these rows (`held_files`), as far as a decision on units needs them."""
+    held = rows.filter(pl.col("file_reason").is_not_null()).select("arrival_id", "file_reason").unique()
+    none = pl.lit(None, pl.String)
+    known = {"subject": _FILE + pl.col("arrival_id"), "subject_key": none, "gate": pl.lit(Gate.HOLD.value)}
+    return held.select(**known, reason="file_reason").cast(GATES)
+
+
+def _gates(datastore_id: str, held: pl.DataFrame, *, balanced: bool, reviewed: bool) -> pl.DataFrame:
     reason = pl.coalesce(
         reason_where(pl.lit(not balanced), Reason.RUN_UNBALANCED),
         "reason",
         reason_where(pl.lit(not reviewed), Reason.AWAITING_REVIEW),
     )
-    rows = pl.concat([patients, files]).sort("subject").with_columns(reason=reason)
+    rows = held.sort("subject").with_columns(reason=reason)
     keys = pl.Series([subject_key(datastore_id, subject) for subject in rows["subject"]], dtype=pl.String)
     gate = pl.when(pl.col("reason").is_null()).then(pl.lit(Gate.RELEASE.value)).otherwise(pl.lit(Gate.HOLD.value))
     return rows.with_columns(subject_key=keys, gate=gate).select(GATES.names()).cast(GATES)
@@ -183,7 +226,7 @@ def last_words(
     arrivals
         The delivery's files, rows of the arrivals dataset.
     verdicts, outcomes, gates
-        Rows of these datasets.
+        Rows of these datasets, the verdicts with ``copy_reason`` (`with_copy_reasons`).
 
     Returns
     -------
@@ -195,8 +238,7 @@ def last_words(
     said = [*UNIT, "outcome", "batch_id", "job_id", "overridden"]
     after = outcomes.select(*said, outcome_reason="reason", outcome_detail="detail")
     rows = units.join(after, on=UNIT, how="left", nulls_equal=True, maintain_order="left")
-    rows = _with_first_copies(_with_gates(rows, gates), outcomes)
-    words = rows.with_columns(
+    words = _with_gates(rows, gates).with_columns(
         size=pl.coalesce("size", pl.when(pl.col("line").is_null()).then("file_size")),
         disposition=_disposition(),
         stage=_stage(),
@@ -224,13 +266,22 @@ def _for_another(reason: Reason) -> pl.Expr:
     return pl.when(of_the_run).then("reason").otherwise(pl.lit(str(reason)))
 
 
-def _with_first_copies(rows: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
-    """Add ``copy_reason`` to a duplicate whose counted copy did not come in: it shares that one's fate."""
-    lost = outcomes.filter(~pl.col("outcome").is_in(IMPORTED))
-    fates = lost.select("resource_type", "resource_id", copy_reason="reason").unique(["resource_type", "resource_id"])
-    joined = rows.join(fates, on=["resource_type", "resource_id"], how="left", maintain_order="left")
-    duplicate = pl.col("verdict") == Verdict.DUPLICATE
-    return joined.with_columns(copy_reason=pl.when(duplicate).then("copy_reason"))
+def lost(outcomes: pl.DataFrame) -> pl.DataFrame:
+    """Return the resources that did not come in, with the reason, `LOST`."""
+    missed = outcomes.filter(~pl.col("outcome").is_in(IMPORTED))
+    return missed.select("resource_type", "resource_id", copy_reason="reason").cast(LOST)
+
+
+def with_copy_reasons(verdicts: pl.DataFrame, missed: pl.DataFrame) -> pl.DataFrame:
+    """Add ``copy_reason`` to a duplicate whose counted copy did not come in (`lost`): it shares that one's fate."""
+    fates = missed.unique(["resource_type", "resource_id"])
+    joined = verdicts.join(fates, on=["resource_type", "resource_id"], how="left", maintain_order="left")
+    return joined.with_columns(copy_reason=pl.when(is_duplicate()).then("copy_reason"))
+
+
+def is_duplicate() -> pl.Expr:
+    """Return whether a unit is a duplicate, by its ``verdict``."""
+    return (pl.col("verdict") == Verdict.DUPLICATE).fill_null(value=False)
 
 
 def _disposition() -> pl.Expr:
@@ -281,15 +332,21 @@ def _reason_and_detail() -> dict[str, pl.Expr]:
     return {"reason": reason, "detail": detail}
 
 
-def file_words(arrivals: pl.DataFrame, dispositions: pl.DataFrame) -> pl.DataFrame:
+def sum_words(dispositions: pl.DataFrame) -> pl.DataFrame:
+    """Return one row (`SUMMED`) for a file's units with the same disposition, stage and reason."""
+    first = dispositions.sort("line").group_by("arrival_id", "disposition", "stage", "reason", maintain_order=True)
+    return first.agg(pl.len().alias("units"), pl.col("line", "detail").first()).select(SUMMED.names()).cast(SUMMED)
+
+
+def file_words(arrivals: pl.DataFrame, summed: pl.DataFrame) -> pl.DataFrame:
     """Give every file the gravest word of its units, for the ledger, whose arrivals are files.
 
     Parameters
     ----------
     arrivals
         Rows of the arrivals dataset.
-    dispositions
-        Rows of the clinical dispositions dataset.
+    summed
+        Of `sum_words`, the sums of parts below each other.
 
     Returns
     -------
@@ -301,14 +358,15 @@ def file_words(arrivals: pl.DataFrame, dispositions: pl.DataFrame) -> pl.DataFra
     gravest = pl.col("rank") == pl.col("rank").min()
     claimed = pl.col("reason") == Reason.INSTANCE_CLAIMED
     per_file = (
-        dispositions.with_columns(rank=rank)
+        summed.with_columns(rank=rank)
+        .sort("line")
         .group_by("arrival_id")
         .agg(
-            disposition=pl.col("disposition").sort_by("rank").first(),
-            stage=pl.col("stage").sort_by("rank").first(),
+            disposition=pl.col("disposition").filter(gravest).first(),
+            stage=pl.col("stage").filter(gravest).first(),
             own=pl.col("reason").filter(gravest).first(),
             reasons=pl.col("reason").n_unique(),
-            units=pl.len(),
+            units=pl.col("units").sum(),
             own_detail=pl.col("detail").first(),
             claimed=claimed.any(),
         )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
+from airlock.clinical.records import BATCHES
 from airlock.records import schema
 from airlock.stages.outputs import (
     DETAIL_LENGTH,
@@ -24,16 +25,20 @@ from airlock.stages.outputs import (
     as_objects,
     as_text,
     count_shape,
+    open_kept,
     read_until_whole,
     shape_of,
+    write_kept,
 )
 from airlock.storage.lines import split
 from airlock.storage.s3uri import S3Uri
+from airlock.storage.spool import Spool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from airlock.storage.s3 import S3, ListedObject
+    from airlock.storage.spool import Partitions
     from airlock.storage.workspace import Workspace
 
 # AWS's pages have the name in lower case, live stores write the capital.
@@ -72,7 +77,8 @@ class Shape(NamedTuple):
     stored: bool  # whether the folder and the status say that a resource is in the store
 
 
-Seen = dict[tuple[str, str], tuple[pl.DataFrame, Counter[Shape]]]  # by key and etag: rows, and lines that name nothing
+# Lines of one import file are together, however much of its name a result file has.
+_BY_FILE = pl.col("file").str.extract("([^/]*)$")
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ class JobOutput:
 
     manifest_found: bool
     counters: Counters
-    lines: pl.DataFrame
+    lines: Spool  # by import file
     unread: Mapping[Shape, int] = field(default_factory=dict)
 
     @property
@@ -104,13 +110,60 @@ class JobOutput:
     def named(self) -> int:
         """How many resources the lines name."""
         line_id = pl.when(pl.col("resource_id").is_null()).then("line_id")
-        return self.lines.select("file", "resource_type", "resource_id", line_id).n_unique()
+        return sum(part.select("file", "resource_type", "resource_id", line_id).n_unique() for part in self.lines)
+
+    def part(self, number: int) -> pl.DataFrame:
+        """Return the lines of a partition."""
+        return self.lines.partition(number)
+
+
+def spool_lines(partitions: Partitions | None, frames: Iterable[pl.DataFrame] = ()) -> Spool:
+    """Return lines by import file; without partitions all are in memory."""
+    if partitions is not None:
+        return partitions.spool(_BY_FILE, LINES, frames)
+    spool = Spool(_BY_FILE, 1)
+    for rows in (LINES.to_frame(), *frames):
+        spool.add(rows)
+    return spool
+
+
+def spool_sent(partitions: Partitions, rows: Iterable[pl.DataFrame]) -> Spool:
+    """Return a batch's list by import file, partitioned as the lines about it are."""
+    return partitions.spool(pl.col("staged_key").str.extract("([^/]*)$"), BATCHES, rows)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """How audit reads and keeps outputs (`stages.outputs.Manifests`): their lines in partitions."""
+
+    partitions: Partitions
+
+    def read_output(self, s3: S3, folder: S3Uri, wait_seconds: float) -> JobOutput:
+        """Read a job's output folder; wait for so long until it is whole."""
+        return read_output(s3, folder, wait_seconds, self.partitions)
+
+    def read_kept(self, workspace: Workspace, batch_id: str, job_id: str) -> JobOutput | None:
+        """Return what was kept of this job."""
+        return read_kept(workspace, batch_id, job_id, self.partitions)
+
+    def keep_output(self, workspace: Workspace, batch_id: str, job_id: str, output: JobOutput) -> None:
+        """Keep a job's output in the workspace."""
+        keep_output(workspace, batch_id, job_id, output)
+
+    def is_final(self, output: JobOutput) -> bool:
+        """Say whether nothing can follow."""
+        return is_final(output)
+
+    def proves_more(self, one: JobOutput, other: JobOutput) -> bool:
+        """Say whether one reading of a job's output holds more than another."""
+        return proves_more(one, other)
 
 
 def read_output(
     s3: S3,
     folder: S3Uri,
     wait_seconds: float,
+    partitions: Partitions | None = None,
     *,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
@@ -125,48 +178,63 @@ def read_output(
         The job's own folder, ending in ``/``.
     wait_seconds
         How long to wait for a manifest, and for as many lines as it counts.
+    partitions
+        Where lines are set aside; without it all are in memory.
     clock, pause
         Monotonic seconds, and how to wait for some.
     """
-    seen: Seen = {}
-    return read_until_whole(lambda: _read_once(s3, folder, seen), _is_whole, wait_seconds, clock=clock, pause=pause)
+    reading = _Reading(s3, folder, partitions)
+    return read_until_whole(reading.read, _is_whole, wait_seconds, clock=clock, pause=pause)
 
 
-def read_kept(workspace: Workspace, batch_id: str, job_id: str) -> JobOutput | None:
+def read_kept(
+    workspace: Workspace, batch_id: str, job_id: str, partitions: Partitions | None = None
+) -> JobOutput | None:
     """Return what `keep_output` wrote of this job, None if it never did."""
+    with open_kept(workspace, batch_id, LINES) as kept:
+        if kept is None:
+            return _read_kept_json(workspace, batch_id, job_id, partitions)
+        about, lines = kept
+        return _kept(about, lines, job_id, partitions)
+
+
+def _read_kept_json(
+    workspace: Workspace, batch_id: str, job_id: str, partitions: Partitions | None
+) -> JobOutput | None:
+    """Read the older form: a JSON document, and a dataset of the lines."""
     try:
-        content = json.loads(workspace.s3.get(workspace.root.join(_kept_name(batch_id))))
+        about = json.loads(workspace.s3.get(workspace.root.join(f"outputs/{batch_id}.json")))
     except FileNotFoundError:
         return None
-    if content["job_id"] != job_id:
-        return None
-    unread = {Shape(*shape): count for *shape, count in content.get("unread", [])}
-    if unread or "unread" in content:
-        lines = workspace.read(content["lines"], LINES)
-    else:  # the older form; a reading that is not whole is made again
-        if content["unreadable_lines"]:
+    name, kinds = about.pop("lines"), LINES
+    if "unread" not in about:  # older still; a reading that is not whole is made again
+        if about["unreadable_lines"]:
             return None
-        older = pl.Schema({name: kind for name, kind in LINES.items() if name != "line_id"})
-        lines = workspace.read(content["lines"], older).with_columns(line_id=pl.lit(None, pl.Int64))
-    return JobOutput(content["manifest_found"], Counters(**content["counters"]), lines.select(LINES.names()), unread)
+        kinds = pl.Schema({column: kind for column, kind in LINES.items() if column != "line_id"})
+    parts = workspace.parts(name, kinds)
+    line_id = [] if "line_id" in kinds else [pl.lit(None, pl.Int64).alias("line_id")]
+    return _kept(about, (rows.with_columns(line_id) for rows in parts), job_id, partitions)
+
+
+def _kept(
+    about: dict[str, Any], lines: Iterable[pl.DataFrame], job_id: str, partitions: Partitions | None
+) -> JobOutput | None:
+    if about["job_id"] != job_id:
+        return None
+    unread = {Shape(*shape): count for *shape, count in about.get("unread", [])}
+    spool = spool_lines(partitions, (rows.select(LINES.names()) for rows in lines))
+    return JobOutput(about["manifest_found"], Counters(**about["counters"]), spool, unread)
 
 
 def keep_output(workspace: Workspace, batch_id: str, job_id: str, output: JobOutput) -> None:
     """Keep in the workspace what a job's output proved: the output bucket may forget it, the audit must not."""
-    lines = f"outputs/{batch_id}/{job_id}"
-    workspace.write(lines, LINES, output.lines)
-    kept = {
+    about = {
         "job_id": job_id,
         "manifest_found": output.manifest_found,
         "counters": asdict(output.counters),
         "unread": [[*shape, count] for shape, count in output.unread.items()],
-        "lines": lines,
     }
-    workspace.write_json(_kept_name(batch_id), kept)
-
-
-def _kept_name(batch_id: str) -> str:
-    return f"outputs/{batch_id}.json"
+    write_kept(workspace, batch_id, output.lines, LINES, about)
 
 
 def keep_progress(workspace: Workspace, batch_id: str, properties: dict[str, Any]) -> None:
@@ -212,7 +280,7 @@ def is_final(output: JobOutput) -> bool:
 
 def proves_more(one: JobOutput, other: JobOutput) -> bool:
     """Say whether one reading of a job's output holds more than another."""
-    return (one.manifest_found, one.lines.height) > (other.manifest_found, other.lines.height)
+    return (one.manifest_found, one.lines.rows) > (other.manifest_found, other.lines.rows)
 
 
 def _is_whole(output: JobOutput) -> bool:
@@ -224,26 +292,49 @@ def _is_whole(output: JobOutput) -> bool:
     return counted.scanned is None or told >= counted.scanned - (counted.server_errors or 0)
 
 
-def _read_once(s3: S3, folder: S3Uri, seen: Seen) -> JobOutput:
-    manifest = _manifest(s3, folder)
-    frames: list[pl.DataFrame] = [LINES.to_frame()]
-    unread: Counter[Shape] = Counter()
-    for kind, name in RESULTS.items():
-        below = folder.join(name)
-        for item in s3.list_objects(below):
-            place = item.key, item.etag
-            if place not in seen:
-                seen[place] = _read_results(s3, below, item, kind)
-            frames.append(seen[place][0])
-            unread += seen[place][1]
-    names = (
-        "numberOfResourcesScanned",
-        "numberOfResourcesImportedSuccessfully",
-        "numberOfResourcesWithCustomerError",
-        "numberOfResourcesWithServerError",
-        "numberOfScannedFiles",
-    )
-    return JobOutput(manifest is not None, _counters(manifest or {}, names), pl.concat(frames), unread)
+_COUNTERS = (
+    "numberOfResourcesScanned",
+    "numberOfResourcesImportedSuccessfully",
+    "numberOfResourcesWithCustomerError",
+    "numberOfResourcesWithServerError",
+    "numberOfScannedFiles",
+)
+
+
+class _Reading:
+    """An output folder that is read again and again: a result file is read again only if one has changed."""
+
+    def __init__(self, s3: S3, folder: S3Uri, partitions: Partitions | None) -> None:
+        self._s3 = s3
+        self._folder = folder
+        self._partitions = partitions
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lines = spool_lines(self._partitions)
+        self._unread = Counter[Shape]()
+        self._seen: set[tuple[str, str]] = set()  # key and etag
+
+    def read(self) -> JobOutput:
+        """Return what the folder holds by now."""
+        manifest = _manifest(self._s3, self._folder)
+        listed = [
+            (item, kind, self._folder.join(name))
+            for kind, name in RESULTS.items()
+            for item in self._s3.list_objects(self._folder.join(name))
+        ]
+        if not self._seen <= {(item.key, item.etag) for item, _, _ in listed}:
+            self._begin()
+        for item, kind, below in listed:
+            if (item.key, item.etag) not in self._seen:
+                self._seen.add((item.key, item.etag))
+                self._add(item, kind, below)
+        return JobOutput(manifest is not None, _counters(manifest or {}, _COUNTERS), self._lines, self._unread)
+
+    def _add(self, item: ListedObject, kind: str, below: S3Uri) -> None:
+        file, where = item.key.removeprefix(below.key), S3Uri(below.bucket, item.key)
+        for rows in _portions(self._s3, where, kind, file, self._unread):
+            self._lines.add(pl.DataFrame(rows, schema=LINES, orient="row"))
 
 
 def _manifest(s3: S3, folder: S3Uri) -> dict[str, Any] | None:
@@ -270,14 +361,6 @@ def _parsed(content: bytes | str) -> Any:
 
 def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is no JSON")
-
-
-def _read_results(s3: S3, below: S3Uri, item: ListedObject, kind: str) -> tuple[pl.DataFrame, Counter[Shape]]:
-    """Read one result file: its rows, and its lines that name no resource, by their shapes."""
-    file, unread = item.key.removeprefix(below.key), Counter[Shape]()
-    portions = _portions(s3, S3Uri(below.bucket, item.key), kind, file, unread)
-    frames = [pl.DataFrame(rows, schema=LINES, orient="row") for rows in portions]
-    return pl.concat([LINES.to_frame(), *frames]), unread
 
 
 def _portions(s3: S3, where: S3Uri, kind: str, file: str, unread: Counter[Shape]) -> Iterator[list[tuple[Any, ...]]]:

@@ -6,40 +6,43 @@ sent in, makes an outcome.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from airlock.clinical.manifests import ERROR_STATUS
 from airlock.clinical.records import OPERATION_OUTCOMES
-from airlock.clinical.result_lines import RESOURCE, below
+from airlock.clinical.result_lines import RESOURCE, below, count_files
 from airlock.reasons import Reason
 from airlock.records import Outcome
 from airlock.stages.outputs import DETAIL_LENGTH
 from airlock.stages.resources import OUTCOMES
+from airlock.storage.spool import together
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airlock.clinical.manifests import Counters, JobOutput
     from airlock.stages.jobs import EndedJob
+    from airlock.storage.spool import Spool
 
 IMPORTED = (Outcome.IMPORTED.value, Outcome.IMPORTED_WITH_WARNING.value)
 FAILED = ("FAILED", "CANCEL_COMPLETED", "CANCEL_FAILED")
 
 
 def account(
-    rows: pl.DataFrame,
+    sent: Spool,
     job: EndedJob | None,
     output: JobOutput | None,
     absent: Reason = Reason.JOB_NOT_STARTED,
-) -> pl.DataFrame:
+) -> Iterator[pl.DataFrame]:
     """Give every resource of one batch its outcome.
 
     Parameters
     ----------
-    rows
-        The batch's list (rows of the batches dataset).
+    sent
+        The batch's list (rows of the batches dataset), partitioned as the lines are.
     job
         The batch's job; None when no job is known to have ended.
     output
@@ -47,28 +50,28 @@ def account(
     absent
         The reason when there is no such job.
 
-    Returns
-    -------
+    Yields
+    ------
     polars.DataFrame
         Rows of the outcomes dataset, one per resource.
     """
+    none = pl.lit(None, pl.String)
     if job is None or output is None:
-        known = rows.with_columns(
-            outcome=pl.lit(Outcome.UNACCOUNTED.value),
-            reason=pl.lit(absent.value),
-            detail=pl.lit(None, pl.String),
-            job_id=pl.lit(None, pl.String),
-        )
-    else:
-        known = _sent(rows, job).join(_per_resource(output, job), on=RESOURCE, how="left", maintain_order="left")
-        known = known.with_columns(outcome=_outcome()).with_columns(
+        unknown = {"outcome": pl.lit(Outcome.UNACCOUNTED.value), "reason": pl.lit(absent.value)}
+        for rows in sent:
+            found = rows.with_columns(**unknown, detail=none, job_id=none)
+            yield found.select(OUTCOMES.names()).cast(OUTCOMES)
+        return
+    for rows, lines in together(sent, output.lines):
+        known = _sent(rows, job).join(_per_resource(lines, job), on=RESOURCE, how="left", maintain_order="left")
+        found = known.with_columns(outcome=_outcome()).with_columns(
             reason=_reason(job, output),
             detail=pl.when(pl.col("outcome") != Outcome.IMPORTED).then(
                 pl.coalesce("detail", pl.lit(job.message or None, pl.String), _unread_of(output))
             ),
             job_id=pl.lit(job.job_id),
         )
-    return known.select(OUTCOMES.names()).cast(OUTCOMES)
+        yield found.select(OUTCOMES.names()).cast(OUTCOMES)
 
 
 def _unread(output: JobOutput) -> str | None:
@@ -86,15 +89,15 @@ def _sent(rows: pl.DataFrame, job: EndedJob) -> pl.DataFrame:
     return rows.with_columns(file=below(pl.col("staged_key"), job))
 
 
-def _lines(output: JobOutput, job: EndedJob) -> pl.DataFrame:
-    return output.lines.with_columns(file=below(pl.col("file"), job))
+def _named(lines: pl.DataFrame, job: EndedJob) -> pl.DataFrame:
+    return lines.with_columns(file=below(pl.col("file"), job))
 
 
-def _per_resource(output: JobOutput, job: EndedJob) -> pl.DataFrame:
+def _per_resource(lines: pl.DataFrame, job: EndedJob) -> pl.DataFrame:
     """Fold a resource's lines into one row: one with a warning may be listed as a success too."""
     fails = (pl.col("kind") == "failure") | (pl.col("status_code") >= ERROR_STATUS).fill_null(value=False)
     return (
-        _lines(output, job)
+        _named(lines, job)
         .group_by(RESOURCE)
         .agg(
             succeeded=(pl.col("kind") != "failure").any(),
@@ -134,20 +137,21 @@ def _reason(job: EndedJob, output: JobOutput) -> pl.Expr:
     )
 
 
-def operation_outcomes(rows: pl.DataFrame, job: EndedJob, output: JobOutput) -> pl.DataFrame:
-    """Return the OperationOutcomes that a job gave, rows of that dataset: one per resource of the batch at most."""
-    given = _lines(output, job).filter(pl.col("outcome").is_not_null())
-    first = given.unique(RESOURCE, keep="first", maintain_order=True).select(*RESOURCE, "outcome")
-    named = _sent(rows, job).join(first, on=RESOURCE, how="inner", maintain_order="left")
-    return named.with_columns(source=pl.lit("import")).select(OPERATION_OUTCOMES.names()).cast(OPERATION_OUTCOMES)
+def operation_outcomes(sent: Spool, job: EndedJob, output: JobOutput) -> Iterator[pl.DataFrame]:
+    """Yield the OperationOutcomes that a job gave, rows of that dataset: one per resource of the batch at most."""
+    for rows, lines in together(sent, output.lines):
+        given = _named(lines, job).filter(pl.col("outcome").is_not_null())
+        first = given.unique(RESOURCE, keep="first", maintain_order=True).select(*RESOURCE, "outcome")
+        named = _sent(rows, job).join(first, on=RESOURCE, how="inner", maintain_order="left")
+        yield named.with_columns(source=pl.lit("import")).select(OPERATION_OUTCOMES.names()).cast(OPERATION_OUTCOMES)
 
 
-def discrepancies(rows: pl.DataFrame, job: EndedJob, output: JobOutput, progress: Counters) -> list[str]:
+def discrepancies(sent: Spool, job: EndedJob, output: JobOutput, progress: Counters) -> list[str]:
     """Say where a job's counts and lines differ from the batch's list and from each other.
 
     Parameters
     ----------
-    rows, job, output
+    sent, job, output
         As for `account`.
     progress
         What the job reported of itself.
@@ -157,32 +161,44 @@ def discrepancies(rows: pl.DataFrame, job: EndedJob, output: JobOutput, progress
     list of str
         Sentences without identifiers; empty when all agree.
     """
+    found: Counter[str] = Counter()
+    for rows, lines in together(sent, output.lines):
+        found.update(_count_lines(rows, _named(lines, job), job))
     return [
-        *_odd_lines(rows, job, output),
-        *_odd_counts(rows, output.counters),
-        *_lines_against_counts(job, output),
+        *_odd_lines(found, output),
+        *_odd_counts(sent, output.counters),
+        *_lines_against_counts(found, job, output),
         *_odd_progress(progress, output.counters),
     ]
 
 
-def _odd_lines(rows: pl.DataFrame, job: EndedJob, output: JobOutput) -> Iterator[str]:
+def _count_lines(rows: pl.DataFrame, lines: pl.DataFrame, job: EndedJob) -> dict[str, int]:
+    """Count the lines of a partition, by what they come to."""
+    words = _per_resource(lines, job).with_columns(word=_outcome())["word"]
+    return {
+        "foreign": lines.unique(RESOURCE).join(_sent(rows, job), on=RESOURCE, how="anti").height,
+        "repeated": lines.height - lines.select("kind", *RESOURCE).n_unique(),
+        "named": words.len(),
+        "imported": int(words.is_in(IMPORTED).sum()),
+        "rejected": int((words == Outcome.REJECTED).sum()),
+    }
+
+
+def _odd_lines(found: Counter[str], output: JobOutput) -> Iterator[str]:
     if not output.manifest_found:
         yield "the job wrote no manifest in time"
-    lines = _lines(output, job)
-    foreign = lines.unique(RESOURCE).join(_sent(rows, job), on=RESOURCE, how="anti").height
-    if foreign:
-        yield f"{foreign} resources of the result lines are not in the batch"
-    repeated = lines.height - lines.select("kind", *RESOURCE).n_unique()
-    if repeated:
-        yield f"{repeated} result lines repeat another one"
+    if found["foreign"]:
+        yield f"{found['foreign']} resources of the result lines are not in the batch"
+    if found["repeated"]:
+        yield f"{found['repeated']} result lines repeat another one"
     if output.unreadable_lines:
         yield f"{output.unreadable_lines} result lines cannot be read or name no resource: {_unread(output)}"
 
 
-def _odd_counts(rows: pl.DataFrame, counted: Counters) -> Iterator[str]:
-    if counted.scanned is not None and counted.scanned != rows.height:
-        yield f"the job scanned {counted.scanned} resources, the batch has {rows.height}"
-    files = rows["staged_key"].n_unique()
+def _odd_counts(sent: Spool, counted: Counters) -> Iterator[str]:
+    if counted.scanned is not None and counted.scanned != sent.rows:
+        yield f"the job scanned {counted.scanned} resources, the batch has {sent.rows}"
+    files = count_files(sent)
     if counted.files_scanned is not None and counted.files_scanned != files:
         yield f"the job scanned {counted.files_scanned} files, the batch has {files}"
     parts = (counted.imported, counted.customer_errors, counted.server_errors)
@@ -191,17 +207,15 @@ def _odd_counts(rows: pl.DataFrame, counted: Counters) -> Iterator[str]:
         yield f"the manifest counts {counted.scanned} scanned resources, but {sum(known)} imported or failed ones"
 
 
-def _lines_against_counts(job: EndedJob, output: JobOutput) -> Iterator[str]:
+def _lines_against_counts(found: Counter[str], job: EndedJob, output: JobOutput) -> Iterator[str]:
     """Hold the lines to the counters; what the service lost by its own fault may have no line."""
-    words = _per_resource(output, job).with_columns(word=_outcome())["word"]
-    imported, rejected = int(words.is_in(IMPORTED).sum()), int((words == Outcome.REJECTED).sum())
-    counted = output.counters
+    imported, rejected, counted = found["imported"], found["rejected"], output.counters
     if counted.imported is not None and counted.imported != imported:
         yield f"the manifest counts {counted.imported} imported resources, the lines name {imported}"
     if counted.customer_errors is not None and counted.customer_errors != rejected:
         yield f"the manifest counts {counted.customer_errors} rejected resources, the lines name {rejected}"
-    told = bool(counted.customer_errors or counted.server_errors) or imported < words.len()
-    if job.status == "COMPLETED_WITH_ERRORS" and output.manifest_found and not told:
+    are_told = bool(counted.customer_errors or counted.server_errors) or imported < found["named"]
+    if job.status == "COMPLETED_WITH_ERRORS" and output.manifest_found and not are_told:
         yield "the job ended with errors, but neither its manifest nor its lines tell of any"
 
 

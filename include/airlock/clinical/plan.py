@@ -18,6 +18,7 @@ import polars as pl
 from airlock.clinical.normalize import foresee
 from airlock.clinical.records import VERDICTS
 from airlock.clinical.validate import validate
+from airlock.records import ARRIVALS, Verdict, schema
 from airlock.stages.buffer import Buffered, find_buffered, read_arrivals
 from airlock.stages.plan import Plan, Resources, ResourceStorage, write_plan_file
 from airlock.stages.plan_figures import (
@@ -34,6 +35,7 @@ from airlock.stages.plan_figures import (
     sum_batches,
     sum_cost,
 )
+from airlock.storage.spool import Partitions, together
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -86,46 +88,78 @@ def foresee_verdicts(run: Run[ClinicalPipeline], store: FhirStore) -> dict[str, 
 def write_plan(run: Run[ClinicalPipeline]) -> tuple[Plan, str]:
     """Write ``plan.json`` from the results of buffer, parse and validate; return the plan and its address."""
     settings, healthlake = run.pipeline.plan, run.pipeline.healthlake
-    placed = foresee(run, healthlake)
-    jobs = _jobs(run, placed)
+    files = foresee(run, healthlake)
+    jobs, resources = _jobs(run, files), int(files["resources"].sum())
     imported = sum(jobs.bytes) / GIB
     imports = None if settings.prices.import_gib is None else imported * settings.prices.import_gib
     plan = Plan(
         **describe_delivery(run),
         findings=sort_findings(_findings(run)),
-        resources=_resources(run, placed),
+        resources=_resources(run, files),
         batches=sum_batches(jobs),
         hours=estimate_hours(run.pipeline, settings, jobs, 1),
-        cost=sum_cost(settings.prices, _requests(run, jobs, placed.height), imports, _storage(run, jobs)),
+        cost=sum_cost(settings.prices, _requests(run, jobs, resources), imports, _storage(run, jobs)),
         assumptions=tuple(_assumptions(run)),
     )
     return write_plan_file(run, plan)
 
 
-def _jobs(run: Run[ClinicalPipeline], placed: pl.DataFrame) -> Jobs:
+def _jobs(run: Run[ClinicalPipeline], files: pl.DataFrame) -> Jobs:
     jobs, settings = Jobs(), run.pipeline.plan
-    for _, rows in placed.group_by("batch_id", maintain_order=True):
-        files = rows.group_by("resource_type", "file", maintain_order=True).agg(pl.col("size").sum())
-        jobs.add(files["size"], settings, rows.height / settings.job_resources_per_second, in_place=False)
+    for _, rows in files.group_by("batch", maintain_order=True):
+        resources = int(rows["resources"].sum())
+        jobs.add(rows["bytes"], settings, resources / settings.job_resources_per_second, in_place=False)
     return jobs
 
 
 def _findings(run: Run[ClinicalPipeline]) -> Iterator[Finding]:
-    files = read_arrivals(run).select("arrival_id", whole="size")
-    size = pl.when(pl.col("line").is_null()).then("whole").otherwise("size").fill_null(0)
-    units = run.workspace.read("verdicts", VERDICTS).join(files, on="arrival_id", how="left")
-    found = units.group_by("verdict", "reason").agg(pl.col("arrival_id").n_unique(), pl.len(), size.sum().alias("size"))
-    for verdict, reason, arrivals, number, total in found.iter_rows():
-        yield make_finding(verdict, reason, arrivals=arrivals, units=number, size=total)
+    """Yield what validate has found, counted; of a file that is set aside as a whole its own bytes count."""
+    total = (
+        pl.concat(_findings_of_files(run)).group_by("verdict", "reason").agg(pl.col("arrivals", "units", "size").sum())
+    )
+    for verdict, reason, arrivals, units, size in total.iter_rows():
+        yield make_finding(verdict, reason, arrivals=arrivals, units=units, size=size)
 
 
-def _resources(run: Run[ClinicalPipeline], placed: pl.DataFrame) -> Resources:
+def _findings_of_files(run: Run[ClinicalPipeline]) -> Iterator[pl.DataFrame]:
+    """Yield arrivals, units and bytes by verdict and reason, of the files of each partition."""
+    by = ["arrival_id", "verdict", "reason"]
+    sums = schema(dict.fromkeys(by, pl.String), {"whole": pl.Boolean, "units": pl.Int64, "size": pl.Int64})
+    parts = run.workspace.parts("verdicts", VERDICTS, [*by, "line", "size"])
+    summed = (
+        part.group_by(*by, whole=pl.col("line").is_null()).agg(units=pl.len().cast(pl.Int64), size=pl.col("size").sum())
+        for part in parts
+    )
+    with Partitions(run.workspace.count_rows("verdicts")) as partitions:
+        units = partitions.spool(pl.col("arrival_id"), sums, summed)
+        files = partitions.spool(pl.col("arrival_id"), ARRIVALS, read_arrivals(run))
+        for rows, arrivals in together(units, files):
+            size = pl.when("whole").then("size_right").otherwise("size").fill_null(0)
+            both = rows.join(arrivals.select("arrival_id", "size"), on="arrival_id", how="left").with_columns(size=size)
+            yield both.group_by("verdict", "reason").agg(
+                pl.col("arrival_id").n_unique().cast(pl.Int64).alias("arrivals"), pl.col("units", "size").sum()
+            )
+
+
+def _resources(run: Run[ClinicalPipeline], files: pl.DataFrame) -> Resources:
+    by_type = files.group_by("resource_type").agg(pl.col("resources").sum()).sort("resource_type")
     return Resources(
-        total=placed.height,
-        by_type=dict(placed["resource_type"].value_counts().sort("resource_type").iter_rows()),
-        patients=placed["patient"].drop_nulls().n_unique(),
+        total=int(files["resources"].sum()),
+        by_type=dict(by_type.iter_rows()),
+        patients=_count_patients(run),
         validation_level=run.pipeline.risk.validation_level.value,
     )
+
+
+def _count_patients(run: Run[ClinicalPipeline]) -> int:
+    """Return how many patients the accepted resources belong to."""
+    parts = run.workspace.parts("verdicts", VERDICTS, ["verdict", "patient"])
+    accepted = (
+        part.filter(pl.col("verdict") == Verdict.ACCEPT).select("patient").drop_nulls().unique() for part in parts
+    )
+    with Partitions(run.workspace.count_rows("verdicts")) as partitions:
+        patients = partitions.spool(pl.col("patient"), pl.Schema({"patient": pl.String}), accepted)
+        return sum(part["patient"].n_unique() for part in patients)
 
 
 def _storage(run: Run[ClinicalPipeline], jobs: Jobs) -> ResourceStorage:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import polars as pl
 
 from airlock.clinical.outcomes import IMPORTED
+from airlock.clinical.records import BATCHES
 from airlock.reasons import Reason
 from airlock.storage.lines import split
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from airlock.storage.s3 import S3
 
@@ -38,13 +39,12 @@ class FhirReader(Protocol):
 def read_back(
     reader: FhirReader,
     s3: S3,
-    outcomes: pl.DataFrame,
-    batches: pl.DataFrame,
-    sample: int,
+    chosen: pl.DataFrame,
+    batches: Iterable[pl.DataFrame],
     *,
     pause: Callable[[float], None] = time.sleep,
 ) -> pl.DataFrame:
-    """Mark the outcomes whose resource is missing in the data store or differs from the sent one.
+    """Return the resources (resource_type, resource_id) of which the data store holds something else than was sent.
 
     Parameters
     ----------
@@ -52,18 +52,16 @@ def read_back(
         Of the data store.
     s3
         Where the import files are.
-    outcomes
-        Rows of the outcomes dataset with ``uncertain``.
+    chosen
+        Outcomes, of `choose`.
     batches
-        Rows of the batches dataset, of all batches.
-    sample
-        How many resources to read. The same ones are chosen every time, and every type has its share.
+        Rows of the batches dataset, of all batches, frame by frame.
     pause
         How to wait some seconds, before those that differ are read again.
     """
-    chosen = choose(outcomes, sample)
-    places = chosen.select("arrival_id", "line").join(batches, on=["arrival_id", "line"], nulls_equal=True)
-    return marked(outcomes, differing(reader, s3, places, pause=pause))
+    units = chosen.select("arrival_id", "line")
+    places = [rows.join(units, on=units.columns, how="semi", nulls_equal=True) for rows in batches]
+    return differing(reader, s3, pl.concat([BATCHES.to_frame(), *places]), pause=pause)
 
 
 def differing(
@@ -92,7 +90,10 @@ def differing(
 
 
 def choose(outcomes: pl.DataFrame, sample: int) -> pl.DataFrame:
-    """Return a sample of the imported resources: the types in turn, each in the order of the digests."""
+    """Return so many of the imported resources, type by type in turn, in the order of their digests.
+
+    What is not chosen of a part is not chosen of the whole, so that it can be done part by part.
+    """
     imported = outcomes.filter(pl.col("outcome").is_in(IMPORTED)).sort("content_digest")
     turn = pl.int_range(pl.len()).over("resource_type")
     return imported.with_columns(turn=turn).sort("turn", "content_digest").head(sample).drop("turn")

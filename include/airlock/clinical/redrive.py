@@ -27,6 +27,7 @@ def drop_held(run: Run[ClinicalPipeline], known: pl.DataFrame) -> pl.DataFrame:
     known
         `ledger.resources.KNOWN`.
     """
-    units = read_units(run, run.folder, known["run_key"])
-    held = units.filter(pl.col("disposition") == Disposition.HELD).select("run_key", *IDENTITY)
+    ids = known["resource_id"].unique()
+    is_held = (pl.col("disposition") == Disposition.HELD) & pl.col("resource_id").is_in(ids.implode())
+    held = read_units(run, run.folder, known["run_key"], is_held).select("run_key", *IDENTITY)
     return known.join(held, on=["run_key", *IDENTITY], how="anti")

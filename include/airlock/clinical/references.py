@@ -6,7 +6,6 @@ Sources: FHIR R4, "References" (literal and conditional references), "Bundle" (r
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,12 +13,15 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from airlock.clinical.records import REWRITES
 from airlock.clinical.resources import RESOURCE_TYPES
+from airlock.records import schema
 from airlock.stages.resources import UNIT
+from airlock.storage.spool import together
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from airlock.storage.spool import Partitions, Spool
 
 # An id of FHIR, less "." and ".." (the expressions of polars cannot look ahead).
 _ID = r"(?:[A-Za-z0-9\-.]{3,64}|[A-Za-z0-9\-]\.?|\.[A-Za-z0-9\-]|[A-Za-z0-9\-]{2})"
@@ -33,8 +35,22 @@ _REFUSED = (  # statuses about one request's content, not about the data store
     HTTPStatus.UNPROCESSABLE_ENTITY,
 )
 
-EDGES = pl.Schema(UNIT | {"target": pl.String()})
-LOST = pl.Schema(UNIT | {"why": pl.String()})
+_PLACE = {"row": pl.Int64(), "edge": pl.Int64()}  # of a unit in the delivery, of a reference in the unit
+REFERENCES = schema(_PLACE, UNIT, {"found": pl.String})
+MEANINGS = schema(
+    REFERENCES,
+    {
+        "reference": pl.String,  # how it must be written, where the delivery or the data store says so
+        "target": pl.String,  # the Type/id that it means; null where that is on another server, or nowhere
+        "why": pl.String,  # where it can lead nowhere
+    },
+)
+EDGES = schema(_PLACE, {"own": pl.String, "target": pl.String})  # of two resources, as Type/id
+STOPPED = schema(_PLACE, {"own": pl.String, "kind": pl.String})  # the type that is missed
+_FULL_URLS = schema({"arrival_id": pl.String, "found": pl.String, "reference": pl.String})
+_BEARERS = schema({"question": pl.String, "target": pl.String})
+_ASKED = schema(REFERENCES, {"question": pl.String})
+IS_REWRITTEN = pl.col("reference").is_not_null() & (pl.col("reference") != pl.col("found"))
 
 
 class FhirStore(Protocol):
@@ -55,86 +71,108 @@ def is_refused(error: Exception) -> bool:
     return getattr(error, "status", None) in _REFUSED
 
 
-@dataclass(frozen=True)
-class References:
-    """The meaning of a delivery's references."""
+class Resolver:
+    """Finds out what the references of a delivery mean; of the delivery one partition at a time is in memory.
 
-    rewrites: pl.DataFrame  # REWRITES: those that must be written otherwise
-    edges: pl.DataFrame  # EDGES: the resource Type/id that a unit refers to
-    lost: pl.DataFrame  # LOST: units with a reference that can lead nowhere
-
-
-def resolve(units: pl.DataFrame, named: pl.DataFrame, store: FhirStore | None) -> References:
-    """Return the meaning of every reference of these units.
+    A reference means the entry of its file that bears it as fullUrl. A conditional one means the one resource of the
+    delivery that bears the identifier, or else the one that the data store finds. One to another server stays as it is.
 
     Parameters
     ----------
-    units
-        Accepted rows of the resources dataset: columns arrival_id, line, references.
-    named
-        All resources of the delivery, to which they may refer: arrival_id, resource_type, resource_id, full_url,
-        identifiers. Twins count: a Bundle's fullUrl means its resource, whichever file brought it first.
+    partitions
+        Where rows are set aside.
     store
         Is searched for the conditional references that nothing in the delivery answers.
-
-    Notes
-    -----
-    A reference to another server is left as it is.
     """
-    own = named.with_columns(target=_target(named))
-    found = (
-        units.select("arrival_id", "line", found="references")
-        .explode("found")
-        .filter(pl.col("found").is_not_null())
-        .join(_by_full_url(own), on=["arrival_id", "found"], how="left", maintain_order="left")
-        .with_columns(literal=pl.col("found").str.extract(_LITERAL))
-    )
-    asked = found.filter(pl.col("reference").is_null() & pl.col("found").str.contains(_CONDITIONAL))
-    answers = _answers(asked["found"].unique().sort().to_list(), own, store)
-    answer = pl.col("found").replace_strict(answers, default=None, return_dtype=pl.String)
-    found = found.with_columns(reference=pl.coalesce("reference", answer))
-    target = pl.coalesce("reference", "literal")
-    nowhere = target.is_null() & pl.col("found").str.contains(f"{_CONDITIONAL}|{_URN}")
-    kind = pl.when(pl.col("found").str.contains(_CONDITIONAL)).then(pl.lit("conditional")).otherwise(pl.lit("urn"))
-    why = pl.format("a {} reference that leads to no single resource", kind)
-    written = found.filter(pl.col("reference").is_not_null() & (pl.col("reference") != pl.col("found")))
-    return References(
-        written.select(REWRITES.names()),
-        found.filter(target.is_not_null()).select("arrival_id", "line", target=target),
-        found.filter(nowhere).select("arrival_id", "line", why=why),
-    )
+
+    def __init__(self, partitions: Partitions, store: FhirStore | None) -> None:
+        in_file = pl.format("{} {}", "arrival_id", "found")
+        self._store = store
+        self._references = partitions.spool(in_file, REFERENCES)
+        self._full_urls = partitions.spool(in_file, _FULL_URLS)
+        self._asked = partitions.spool(pl.col("question"), _ASKED)
+        self._bearers = partitions.spool(pl.col("question"), _BEARERS)
+
+    def add_resources(self, named: pl.DataFrame) -> None:
+        """Take in resources that may be referred to: arrival_id, resource_type, resource_id, full_url, identifiers.
+
+        Twins count: a Bundle's fullUrl means its resource, whichever file brought it first.
+        """
+        own = named.with_columns(reference=name_of(), target=name_of())
+        self._full_urls.add(
+            own.filter(pl.col("full_url").is_not_null())
+            .select("arrival_id", "full_url", "reference")
+            .rename({"full_url": "found"})
+        )
+        bearers = (
+            own.select("resource_type", "target", identifier="identifiers")
+            .explode("identifier")
+            .drop_nulls("identifier")
+        )
+        self._bearers.add(
+            bearers.select(pl.format("{}?identifier={}", "resource_type", "identifier").alias("question"), "target")
+        )
+
+    def add_references(self, units: pl.DataFrame) -> None:
+        """Take in the references of units: row, arrival_id, line, references."""
+        found = units.filter(pl.col("references").list.len() > 0).with_columns(
+            edge=pl.int_ranges(pl.col("references").list.len())
+        )
+        rows = found.select("row", "edge", "arrival_id", "line", found="references").explode("edge", "found")
+        self._references.add(rows.drop_nulls("found").cast(REFERENCES))
+
+    def meanings(self) -> Iterator[pl.DataFrame]:
+        """Yield `MEANINGS` of all references, partition by partition."""
+        for references, full_urls in together(self._references, self._full_urls):
+            # One that two entries bear means nothing.
+            borne = full_urls.unique().unique(["arrival_id", "found"], keep="none")
+            found = references.join(borne, on=["arrival_id", "found"], how="left", maintain_order="left")
+            asks = pl.col("reference").is_null() & pl.col("found").str.contains(_CONDITIONAL)
+            yield _meanings(found.filter(~asks))
+            asked = found.filter(asks)
+            questions = {reference: _question(reference) for reference in asked["found"].unique()}
+            question = pl.col("found").replace_strict(questions, default=None, return_dtype=pl.String)
+            self._asked.add(asked.with_columns(question=question).select(_ASKED.names()))
+        for asked, bearers in together(self._asked, self._bearers):
+            answers = self._answers(asked, bearers)
+            answer = pl.col("found").replace_strict(answers, default=None, return_dtype=pl.String)
+            yield _meanings(asked.with_columns(reference=answer))
+
+    def _answers(self, asked: pl.DataFrame, bearers: pl.DataFrame) -> dict[str, str]:
+        """Return the one resource that each conditional reference means, where there is one."""
+        wanted = bearers.join(asked, on="question", how="semi").group_by("question").agg(pl.col("target").unique())
+        known = dict(wanted.iter_rows())
+        answers = {}
+        for reference, question in sorted(set(asked.select("found", "question").iter_rows())):
+            kind, _, query = reference.partition("?")
+            if query.startswith(_BY_IDENTIFIER) and not _has_system(unquote(query.removeprefix(_BY_IDENTIFIER))):
+                continue  # a number may be anybody's without the system that gave it
+            targets = known.get(question) or _searched(self._store, kind, query)
+            if len(targets) == 1:
+                answers[reference] = targets[0]
+        return answers
 
 
-def _target(units: pl.DataFrame) -> pl.Series:
-    return units.select(pl.format("{}/{}", "resource_type", "resource_id")).to_series()
+def name_of() -> pl.Expr:
+    """Return a unit's resource as Type/id."""
+    return pl.format("{}/{}", "resource_type", "resource_id")
 
 
-def _by_full_url(own: pl.DataFrame) -> pl.DataFrame:
-    """Return the resource of each fullUrl within its file; a fullUrl of two entries means nothing."""
-    named = own.filter(pl.col("full_url").is_not_null()).select("arrival_id", found="full_url", reference="target")
-    return named.unique().unique(["arrival_id", "found"], keep="none")
+def _question(reference: str) -> str:
+    """Return a conditional reference as a bearer of the identifier answers it."""
+    kind, _, query = reference.partition("?")
+    if not query.startswith(_BY_IDENTIFIER):
+        return reference
+    return f"{kind}?{_BY_IDENTIFIER}{unquote(query.removeprefix(_BY_IDENTIFIER))}"
 
 
-def _answers(asked: list[str], own: pl.DataFrame, store: FhirStore | None) -> dict[str, str]:
-    """Return the one resource that each conditional reference means, where there is one."""
-    bearers = (
-        own.select("resource_type", "target", identifier="identifiers")
-        .explode("identifier")
-        .filter(pl.col("identifier").is_not_null())
-        .group_by("resource_type", "identifier")
-        .agg(pl.col("target").unique())
-    )
-    known = {(kind, identifier): targets for kind, identifier, targets in bearers.iter_rows()}
-    answers = {}
-    for reference in asked:
-        kind, _, query = reference.partition("?")
-        identifier = unquote(query.removeprefix(_BY_IDENTIFIER)) if query.startswith(_BY_IDENTIFIER) else None
-        if identifier is not None and not _has_system(identifier):
-            continue  # a value without its system may belong to anybody
-        targets = known.get((kind, identifier)) or _searched(store, kind, query)
-        if len(targets) == 1:
-            answers[reference] = targets[0]
-    return answers
+def _meanings(found: pl.DataFrame) -> pl.DataFrame:
+    target = pl.coalesce("reference", pl.col("found").str.extract(_LITERAL))
+    is_conditional = pl.col("found").str.contains(_CONDITIONAL)
+    kind = pl.when(is_conditional).then(pl.lit("conditional")).otherwise(pl.lit("urn"))
+    nowhere = target.is_null() & (is_conditional | pl.col("found").str.contains(_URN))
+    why = pl.when(nowhere).then(pl.format("a {} reference that leads to no single resource", kind))
+    return found.with_columns(target=target, why=why).select(MEANINGS.names()).cast(MEANINGS)
 
 
 def _has_system(identifier: str) -> bool:
@@ -157,7 +195,7 @@ def _searched(store: FhirStore | None, kind: str, query: str) -> list[str]:
 
 
 def missing(
-    edges: pl.DataFrame,
+    targets: pl.Series,
     known: Callable[[pl.DataFrame], pl.DataFrame],
     accepted: pl.Series,
     store: FhirStore | None,
@@ -167,8 +205,8 @@ def missing(
 
     Parameters
     ----------
-    edges
-        `EDGES`.
+    targets
+        Type/id that something refers to.
     known
         Gives those of a frame of resource_type and resource_id that the ledger knows.
     accepted
@@ -178,42 +216,55 @@ def missing(
     at_a_time
         Reads at a time.
     """
-    open_ones = edges.select("target").unique().filter(~pl.col("target").is_in(accepted.implode()))
-    parts = pl.col("target").str.splitn("/", 2).struct.rename_fields(["resource_type", "resource_id"])
-    keys = open_ones.select(parts).unnest("target") if open_ones.height else None
-    if keys is None:
+    open_ones = targets.unique().to_frame("target").filter(~pl.col("target").is_in(accepted.implode()))
+    if open_ones.is_empty():
         return set()
-    in_ledger = known(keys).select(pl.format("{}/{}", "resource_type", "resource_id")).to_series()
+    parts = pl.col("target").str.splitn("/", 2).struct.rename_fields(["resource_type", "resource_id"])
+    in_ledger = known(open_ones.select(parts).unnest("target")).select(name_of()).to_series()
     rest = sorted(set(open_ones["target"]) - set(in_ledger))
     if store is None:
         return set(rest)
     asked = [target for target in rest if target.partition("/")[0] in RESOURCE_TYPES]
     reader = store
     with ThreadPoolExecutor(at_a_time) as pool:
-        there = list(pool.map(lambda target: reader.read(*target.split("/", 1)) is not None, asked))
-    return set(rest) - {target for target, is_there in zip(asked, there, strict=True) if is_there}
+        is_stored = list(pool.map(lambda target: reader.read(*target.split("/", 1)) is not None, asked))
+    return set(rest) - {target for target, is_there in zip(asked, is_stored, strict=True) if is_there}
 
 
-def cascade(units: pl.DataFrame, edges: pl.DataFrame, missing_targets: set[str]) -> dict[tuple[str, int], str]:
-    """Return the units that refer to what is missing, and those that refer to them, and so on; with the type missed.
+def cascade(partitions: Partitions, edges: Spool, missing_targets: Iterable[set[str]]) -> Spool:
+    """Return the units that refer to what is missing, and those that refer to them, and so on: `STOPPED`, by ``own``.
 
     Parameters
     ----------
-    units
-        Accepted rows with arrival_id, line, resource_type, resource_id.
+    partitions
+        Where rows are set aside.
     edges
-        `EDGES`.
+        `EDGES` of the accepted units, by ``target``.
     missing_targets
-        Type/id.
+        Type/id, of each partition of the edges in turn.
     """
-    named = units.with_columns(own=_target(units)).select("arrival_id", "line", "own")
-    left = edges.join(named, on=["arrival_id", "line"], how="inner", maintain_order="left")
-    stopped: dict[tuple[str, int], str] = {}
-    gone = missing_targets
-    while gone:
-        hit = left.filter(pl.col("target").is_in(sorted(gone)))
-        left = left.join(hit.select("arrival_id", "line").unique(), on=["arrival_id", "line"], how="anti")
-        for arrival, line, target in hit.select("arrival_id", "line", "target").iter_rows():
-            stopped.setdefault((arrival, line), target.partition("/")[0])
-        gone = set(hit["own"])
+    own = pl.col("own")
+    stopped = partitions.spool(own, STOPPED)
+    hits = partitions.spool(own, STOPPED, map(_hits, edges_in(edges), missing_targets))
+    while hits.rows:
+        further = partitions.spool(own, STOPPED)
+        for number in range(edges.partitions):
+            found = hits.partition(number).sort("edge").unique("own", keep="first", maintain_order=True)
+            new = found.join(stopped.partition(number), on="own", how="anti")
+            if new.height:
+                stopped.add(new)
+                further.add(_hits(edges.partition(number), new["own"]))
+        hits.close()
+        hits = further
     return stopped
+
+
+def edges_in(edges: Spool) -> Iterator[pl.DataFrame]:
+    """Yield every partition of the edges, those without rows too."""
+    return map(edges.partition, range(edges.partitions))
+
+
+def _hits(edges: pl.DataFrame, gone: Iterable[str]) -> pl.DataFrame:
+    """Return what refers to these targets."""
+    found = edges.filter(pl.col("target").is_in(sorted(gone)))
+    return found.select("row", "edge", "own", kind=pl.col("target").str.extract("^([^/]*)"))

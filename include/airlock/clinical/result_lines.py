@@ -8,17 +8,18 @@ where no line of a job identifies anything, equal counters and a read of every r
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from airlock.clinical.manifests import ERROR_STATUS, LINES, RESULTS, Shape
+from airlock.clinical.manifests import ERROR_STATUS, LINES, RESULTS, Shape, spool_lines
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from airlock.clinical.manifests import Counters, JobOutput
     from airlock.stages.jobs import EndedJob
+    from airlock.storage.spool import Partitions, Spool
 
 RESOURCE = ["file", "resource_type", "resource_id"]
 NO_BASE = "lineId, of which nothing tells whether it counts from 0 or from 1"
@@ -30,45 +31,72 @@ def below(key: pl.Expr, job: EndedJob) -> pl.Expr:
     return key.str.strip_prefix(S3Uri.parse(job.input_uri).key)
 
 
-def identify(rows: pl.DataFrame, job: EndedJob, output: JobOutput) -> JobOutput:
+def identify(sent: Spool, job: EndedJob, output: JobOutput, partitions: Partitions | None = None) -> JobOutput:
     """Return a job's output with the resource of every line that has a lineId alone.
 
     Parameters
     ----------
-    rows
-        The batch's list (rows of the batches dataset).
+    sent
+        The batch's list (rows of the batches dataset), partitioned as the lines are.
     job
-        The batch's job, which has ended.
+        The batch's job.
     output
         What that job left. Where the base of its lineIds is not certain, lines that have nothing else are unread.
+    partitions
+        Where the lines that are returned are set aside; without it all are in memory.
     """
-    lines = output.lines.with_columns(file=below(pl.col("file"), job))
-    numbered = lines.filter(pl.col("resource_id").is_null())
-    if numbered.is_empty():
+    if not any(part["resource_id"].null_count() for part in output.lines):
         return output
-    sent = rows.select(*RESOURCE[1:], "staged_line", file=below(pl.col("staged_key"), job))
-    named = lines.filter(pl.col("resource_id").is_not_null())
-    placed = [found for offset in _offsets(sent, named) if (found := _placed(sent, numbered, offset)) is not None]
-    if len(placed) != 1:
-        return replace(output, lines=named, unread=Counter(output.unread) + _unplaced(numbered))
-    return replace(output, lines=pl.concat([named, placed[0]]))
+    parts = [_Part(sent, output.lines, number, job) for number in range(output.lines.partitions)]
+    bases = {base for part in parts for base in part.bases()}
+    possible = [base for base in (0, 1) if not bases or bases == {base}]
+    fitting = [base for base in possible if all(part.placed(base) is not None for part in parts)]
+    unread = Counter(output.unread)
+    if len(fitting) == 1:
+        frames = (rows for part in parts for rows in (part.named(), part.placed(fitting[0])) if rows is not None)
+    else:
+        frames = (part.named() for part in parts)
+        for part in parts:
+            unread += _unplaced(part.numbered())
+    return replace(output, lines=spool_lines(partitions, frames), unread=unread)
 
 
-def _offsets(sent: pl.DataFrame, named: pl.DataFrame) -> list[int]:
-    """Return what may have to be added to a lineId to have the staged line: 0 or 1; lines that have both decide."""
-    both = named.join(sent, on=RESOURCE).filter(pl.col("line_id").is_not_null())
-    seen = (both["staged_line"] - both["line_id"]).unique().to_list()
-    return [offset for offset in (0, 1) if not seen or seen == [offset]]
+@dataclass(frozen=True)
+class _Part:
+    """A partition of a batch's list and of the lines about it, read anew each time."""
 
+    sent: Spool
+    lines: Spool
+    number: int
+    job: EndedJob
 
-def _placed(sent: pl.DataFrame, numbered: pl.DataFrame, offset: int) -> pl.DataFrame | None:
-    """Return the lines with their resources; None unless each has one, and of the type that it names."""
-    told = numbered.rename({"resource_type": "told"}).drop("resource_id")
-    found = told.with_columns(staged_line=pl.col("line_id") + offset).join(
-        sent, on=_PLACE, how="left", maintain_order="left"
-    )
-    fits = (pl.coalesce("told", "resource_type") == pl.col("resource_type")).fill_null(value=False)
-    return found.select(LINES.names()) if found.select(fits.all()).item() else None
+    def numbered(self) -> pl.DataFrame:
+        """Return the lines that have a lineId alone."""
+        return self._lines().filter(pl.col("resource_id").is_null())
+
+    def named(self) -> pl.DataFrame:
+        """Return the lines that name their resource."""
+        return self._lines().filter(pl.col("resource_id").is_not_null())
+
+    def bases(self) -> list[int]:
+        """Return what is added to a lineId to have the staged line, as lines that have both say it."""
+        both = self.named().join(self._rows(), on=RESOURCE).filter(pl.col("line_id").is_not_null())
+        return (both["staged_line"] - both["line_id"]).unique().to_list()
+
+    def placed(self, base: int) -> pl.DataFrame | None:
+        """Return the numbered lines with their resources; None unless each has one, and of the type that it names."""
+        named = self.numbered().rename({"resource_type": "given_type"}).drop("resource_id")
+        numbered = named.with_columns(staged_line=pl.col("line_id") + base)
+        found = numbered.join(self._rows(), on=_PLACE, how="left", maintain_order="left")
+        fits = (pl.coalesce("given_type", "resource_type") == pl.col("resource_type")).fill_null(value=False)
+        return found.select(LINES.names()) if found.select(fits.all()).item() else None
+
+    def _rows(self) -> pl.DataFrame:
+        rows = self.sent.partition(self.number)
+        return rows.select(*RESOURCE[1:], "staged_line", file=below(pl.col("staged_key"), self.job))
+
+    def _lines(self) -> pl.DataFrame:
+        return self.lines.partition(self.number).with_columns(file=below(pl.col("file"), self.job))
 
 
 def _unplaced(numbered: pl.DataFrame) -> Counter[Shape]:
@@ -77,46 +105,51 @@ def _unplaced(numbered: pl.DataFrame) -> Counter[Shape]:
     return Counter({Shape(RESULTS[kind], NO_BASE, is_stored): count for kind, is_stored, count in counted.iter_rows()})
 
 
-def names_nothing(rows: pl.DataFrame, job: EndedJob, output: JobOutput, progress: Counters) -> bool:
+def names_nothing(sent: Spool, job: EndedJob, output: JobOutput, progress: Counters) -> bool:
     """Say whether a job claims to have stored its whole batch, in as many lines, none of which names a resource.
 
     Parameters
     ----------
-    rows, job
+    sent, job
         As for `identify`.
     output
         What `identify` returned.
     progress
         What the job reported of itself.
     """
-    sent, files, counted = rows.height, rows["staged_key"].n_unique(), output.counters
+    number, files, counted = sent.rows, count_files(sent), output.counters
     return (
         job.status == "COMPLETED"
         and output.manifest_found
-        and output.lines.is_empty()
+        and not output.lines.rows
         and all(shape.stored for shape in output.unread)
-        and output.unreadable_lines == sent
-        and (counted.scanned, counted.imported) == (sent, sent)
+        and output.unreadable_lines == number
+        and (counted.scanned, counted.imported) == (number, number)
         and (counted.customer_errors, counted.server_errors) == (0, 0)
         and counted.files_scanned in (None, files)
-        and progress.scanned in (None, sent)
-        and progress.imported in (None, sent)
+        and progress.scanned in (None, number)
+        and progress.imported in (None, number)
         and not progress.customer_errors
     )
 
 
-def as_read(rows: pl.DataFrame, job: EndedJob, output: JobOutput, wrong: pl.DataFrame) -> JobOutput:
+def count_files(sent: Spool) -> int:
+    """Return the number of import files of a batch."""
+    return sum(part["staged_key"].n_unique() for part in sent)
+
+
+def as_read(sent: Spool, job: EndedJob, output: JobOutput, wrong: pl.DataFrame) -> JobOutput:
     """Return a job's output with a line for each resource that was read as it was sent, and none without a name.
 
     Parameters
     ----------
-    rows, job, output
+    sent, job, output
         As for `names_nothing`.
     wrong
         The resources (resource_type, resource_id) that the data store does not hold as they were sent.
     """
-    right = rows.join(wrong, on=RESOURCE[1:], how="anti", maintain_order="left")
-    known = right.select(*RESOURCE[1:], kind=pl.lit("read"), file=below(pl.col("staged_key"), job))
-    missing = [pl.lit(None, kind).alias(name) for name, kind in LINES.items() if name not in known.columns]
-    unread = output.unread if wrong.height else {}
-    return replace(output, lines=known.with_columns(missing).select(LINES.names()), unread=unread)
+    read = {"kind": pl.lit("read"), "file": below(pl.col("staged_key"), job)}
+    facts = {name: pl.lit(None, kind) for name, kind in LINES.items() if name not in RESOURCE} | read
+    right = (rows.join(wrong, on=RESOURCE[1:], how="anti", maintain_order="left") for rows in sent)
+    frames = (rows.select(*RESOURCE[1:], **facts).select(LINES.names()) for rows in right)
+    return replace(output, lines=spool_lines(None, frames), unread=output.unread if wrong.height else {})

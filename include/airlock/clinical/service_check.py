@@ -22,19 +22,22 @@ if TYPE_CHECKING:
     from airlock.pipelines import ClinicalValidate
 
 _WRONG = ("error", "fatal")
+_CHOSEN_BY = ("arrival_id", "line", "resource_type", "content_digest")
 
 
-def chosen(units: pl.DataFrame, settings: ClinicalValidate) -> pl.DataFrame:
-    """Return the arrival_id and line of the units to check.
+def sampled(parts: Iterable[pl.DataFrame], settings: ClinicalValidate) -> pl.DataFrame:
+    """Return the units (`_CHOSEN_BY`) of a sample that is spread over all types.
 
-    A sample is spread over all types, and the same delivery gives the same sample: the digests decide.
+    The same delivery gives the same sample: the digests decide. A part's units that are not among the first of their
+    type there are not among the first of all, so the sample is taken part by part.
     """
-    if settings.service_check == "none":
-        return units.select("arrival_id", "line").clear()
-    if settings.service_check == "sample":
-        rank = pl.col("content_digest").rank("ordinal").over("resource_type")
-        units = units.with_columns(rank=rank).sort("rank", "resource_type", "content_digest").head(settings.sample_size)
-    return units.select("arrival_id", "line")
+    sample = pl.DataFrame()
+    rank = pl.col("content_digest").rank("ordinal").over("resource_type")
+    for units in parts:
+        candidates = pl.concat([sample, units.select(_CHOSEN_BY)], how="diagonal")
+        ranked = candidates.with_columns(rank=rank).sort("rank", "resource_type", "content_digest")
+        sample = ranked.head(settings.sample_size).select(_CHOSEN_BY)
+    return sample
 
 
 def ask(store: FhirStore, bodies: Iterable[tuple[str, int, str]], in_flight: int) -> Iterator[tuple[str, int, Finding]]:

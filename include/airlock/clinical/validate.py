@@ -6,7 +6,7 @@ A decision, once made, stands: later rules see only what is still accepted. Writ
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -15,18 +15,24 @@ from airlock.clinical.bodies import read_bodies
 from airlock.clinical.parse import read_chunks
 from airlock.clinical.records import OPERATION_OUTCOMES, RESOURCES, REWRITES, VERDICTS
 from airlock.clinical.redrive import drop_held
+from airlock.clinical.references import EDGES, IS_REWRITTEN, MEANINGS, Resolver
 from airlock.reasons import Reason
-from airlock.records import Verdict
+from airlock.records import Verdict, count_parts, schema
 from airlock.stages.batches import find_begun_batches
 from airlock.stages.buffer import find_shards
 from airlock.stages.redrive_resources import find_overtaken
-from airlock.stages.resources import FILES, claim_resources
+from airlock.stages.resources import FILES, IDENTITY, UNIT, claim_resources
+from airlock.storage.spool import PARTITION_ROWS, Partitions, together
 
 if TYPE_CHECKING:
-    from airlock.clinical.references import FhirStore, References
+    from collections.abc import Iterable, Iterator
+
+    from airlock.clinical.references import FhirStore
     from airlock.clinical.structure import Finding
     from airlock.pipelines import ClinicalPipeline
     from airlock.run import Run
+    from airlock.storage.spool import Spool
+    from airlock.storage.workspace import DatasetWriter
 
 _MILDER = {  # verdicts of files that are no resources, other than quarantine
     str(Reason.SIDECAR): Verdict.IGNORE.value,
@@ -34,9 +40,16 @@ _MILDER = {  # verdicts of files that are no resources, other than quarantine
     str(Reason.DUPLICATE_SAME_CONTENT): Verdict.DUPLICATE.value,  # a document that was converted before
 }
 _WITHIN = "within the delivery"
-_KEY = ["arrival_id", "line"]
-_SLIM = [name for name in RESOURCES.names() if name != "body"]
-_OWN = ["resource_type", "resource_id"]
+_KEY = list(UNIT)
+_OWN = list(IDENTITY)
+_REFERRING = ("full_url", "references", "identifiers")
+# A unit's row: the number of its partition in the order of the delivery, and its number there.
+_ROW_BITS = 32
+_UNITS = schema({"row": pl.Int64}, VERDICTS)
+_REFERRING_UNITS = schema(_UNITS, {name: RESOURCES[name] for name in _REFERRING})
+_IN_ORDER = pl.col("row") // 2**_ROW_BITS
+# Units without a resource have nothing to do with each other.
+_BY_RESOURCE = pl.coalesce(references.name_of(), pl.col("row").cast(pl.String))
 
 
 def validate(run: Run[ClinicalPipeline], store: FhirStore | None) -> dict[str, int]:
@@ -55,19 +68,42 @@ def validate(run: Run[ClinicalPipeline], store: FhirStore | None) -> dict[str, i
         Units by verdict.
     """
     if find_begun_batches(run):
-        return _counts(run.workspace.read("verdicts", VERDICTS))
-    findings: list[dict[str, Any]] = []
-    units = _against_ledger(run, _duplicates(_lines_and_structure(run, findings)))
-    known = references.resolve(_accepted(units), units.filter(pl.col("resource_id").is_not_null()), store)
-    units = _lost(units, known)
-    units = _ask_service(run, units, known, store, findings)
-    units = _dangling(run, units, known, store)
-    units = _with_their_copies(_claim(run, _with_patients(units, known)))
-    verdicts = units.select(VERDICTS.names()).cast(VERDICTS)
-    run.workspace.write("rewrites", REWRITES, known.rewrites)
-    run.workspace.write("operation_outcomes", OPERATION_OUTCOMES, pl.DataFrame(findings, schema=OPERATION_OUTCOMES))
-    run.workspace.write("verdicts", VERDICTS, verdicts)
-    return _counts(verdicts)
+        return count_parts(run.workspace.parts("verdicts", VERDICTS, ["verdict"]), "verdict")
+    with (
+        Partitions(_count_units(run)) as partitions,
+        run.workspace.writer("rewrites", REWRITES) as rewrites,
+        run.workspace.writer("operation_outcomes", OPERATION_OUTCOMES) as findings,
+    ):
+        decided = _decide_all(run, store, partitions, rewrites, findings)
+        with run.workspace.writer("verdicts", VERDICTS, part_rows=None) as verdicts:
+            for units in decided:
+                verdicts.add(units.sort("row").select(VERDICTS.names()))
+                verdicts.end_part()  # whole chunks, so that normalize reads the bodies of each once
+    return count_parts(run.workspace.parts("verdicts", VERDICTS, ["verdict"]), "verdict")
+
+
+def _count_units(run: Run[ClinicalPipeline]) -> int:
+    """Return the number of units that parse has found; a file without any counts as one."""
+    parts = (rows for shard in find_shards(run) for rows in run.workspace.parts(f"files/{shard}", FILES, ["units"]))
+    return sum(int(rows["units"].clip(1).sum()) for rows in parts)
+
+
+def _decide_all(
+    run: Run[ClinicalPipeline],
+    store: FhirStore | None,
+    partitions: Partitions,
+    rewrites: DatasetWriter,
+    findings: DatasetWriter,
+) -> Spool:
+    """Apply the rules; each sees the units in partitions in which what it compares is whole."""
+    resolver = Resolver(partitions, store)
+    read = partitions.spool(_BY_RESOURCE, _REFERRING_UNITS, _read(run, findings))
+    compared = partitions.numbered(_IN_ORDER, _UNITS, _compare(run, read, resolver))
+    meanings = partitions.numbered(_IN_ORDER, MEANINGS, resolver.meanings())
+    resolved = partitions.numbered(_IN_ORDER, _UNITS, _resolve(compared, meanings, rewrites))
+    asked = partitions.numbered(_IN_ORDER, _UNITS, _ask_service(run, resolved, meanings, store, findings))
+    referring = partitions.spool(_BY_RESOURCE, _UNITS, _stop_dangling(run, asked, meanings, store, partitions))
+    return partitions.numbered(_IN_ORDER, _UNITS, _claim(run, referring))
 
 
 def _with_their_copies(units: pl.DataFrame) -> pl.DataFrame:
@@ -93,20 +129,38 @@ def _with_their_copies(units: pl.DataFrame) -> pl.DataFrame:
     ).drop("stands", "copy_reason", "copy_detail")
 
 
-def _counts(verdicts: pl.DataFrame) -> dict[str, int]:
-    return dict(verdicts["verdict"].value_counts().sort("verdict").iter_rows())
+def _read(run: Run[ClinicalPipeline], findings: DatasetWriter) -> Iterator[pl.DataFrame]:
+    """Yield the units in the order of the delivery, decided on by their lines, their structure and their files."""
+    partition = first = 0
+    for units in _in_shards(run, findings):
+        if first >= PARTITION_ROWS:
+            partition, first = partition + 1, 0
+        rows = pl.int_range(pl.len(), dtype=pl.Int64) + (partition * 2**_ROW_BITS + first)
+        first += units.height
+        yield units.with_columns(row=rows).select(_REFERRING_UNITS.names()).cast(_REFERRING_UNITS)
 
 
-def _lines_and_structure(run: Run[ClinicalPipeline], findings: list[dict[str, Any]]) -> pl.DataFrame:
-    shards = find_shards(run)
-    files = run.workspace.read_all([f"files/{shard}" for shard in shards], FILES)
-    without_units = files.filter(pl.col("units") == 0).select("arrival_id")  # one unit each: the file
-    frames = [_checked(run, chunk, without_units, findings) for chunk in read_chunks(run, shards)]
-    none = RESOURCES.to_frame().select(_SLIM).with_columns(chunk=_nothing())
-    units = pl.concat([none, without_units, *frames], how="diagonal")
-    whole = files.filter(pl.col("reason").is_not_null()).select(
-        "arrival_id", file_reason="reason", file_detail="detail"
-    )
+def _in_shards(run: Run[ClinicalPipeline], findings: DatasetWriter) -> Iterator[pl.DataFrame]:
+    """Yield the files that are units themselves, and the units of each chunk."""
+    none = RESOURCES.to_frame().with_columns(chunk=_nothing())
+    for shard in find_shards(run):
+        for files in run.workspace.parts(f"files/{shard}", FILES):
+            yield _by_file(pl.concat([none, _without_units(files)], how="diagonal"), files)
+        chunks = read_chunks(run, [shard])
+        if chunks:  # not of documents that were set aside, which are one shard however many they are
+            files = run.workspace.read(f"files/{shard}", FILES)
+            for chunk in chunks:
+                yield _by_file(_checked(run, chunk, _without_units(files), findings), files)
+
+
+def _without_units(files: pl.DataFrame) -> pl.DataFrame:
+    return files.filter(pl.col("units") == 0).select("arrival_id")
+
+
+def _by_file(units: pl.DataFrame, files: pl.DataFrame) -> pl.DataFrame:
+    """Decide by the units' own reasons and by those of their files."""
+    stopped = files.filter(pl.col("reason").is_not_null())
+    whole = stopped.select("arrival_id", file_reason="reason", file_detail="detail")
     units = units.join(whole, on="arrival_id", how="left", maintain_order="left")
     # A file that cannot be trusted as a whole takes its resources with it, those that are whole too.
     of_file = pl.col("file_reason").is_not_null()
@@ -114,25 +168,34 @@ def _lines_and_structure(run: Run[ClinicalPipeline], findings: list[dict[str, An
         reason=pl.coalesce("file_reason", "reason"),
         detail=pl.when(of_file).then("file_detail").otherwise("detail"),
     )
-    stopped = pl.col("reason").replace_strict(_MILDER, default=Verdict.QUARANTINE.value, return_dtype=pl.String)
-    verdict = pl.when(pl.col("reason").is_null()).then(pl.lit(Verdict.ACCEPT.value)).otherwise(stopped)
+    milder = pl.col("reason").replace_strict(_MILDER, default=Verdict.QUARANTINE.value, return_dtype=pl.String)
+    verdict = pl.when(pl.col("reason").is_null()).then(pl.lit(Verdict.ACCEPT.value)).otherwise(milder)
     return units.with_columns(verdict=verdict)
 
 
 def _checked(
-    run: Run[ClinicalPipeline], chunk: str, without_units: pl.DataFrame, findings: list[dict[str, Any]]
+    run: Run[ClinicalPipeline], chunk: str, without_units: pl.DataFrame, findings: DatasetWriter
 ) -> pl.DataFrame:
     """Return a chunk without its bodies and without the rows of files too large, each resource's structure checked."""
     rows = run.workspace.read(chunk, RESOURCES).join(without_units, on="arrival_id", how="anti", maintain_order="left")
     found = [None if body is None else structure.check(body) for body in rows["body"]]
-    for row, finding in zip(rows.select(*_KEY, *_OWN).iter_rows(named=True), found, strict=True):
-        if finding is not None:
-            findings.append(row | {"source": "local", "outcome": finding.outcome})
-    return rows.select(_SLIM).with_columns(
+    units = rows.select(_KEY + _OWN).iter_rows(named=True)
+    wrong = [row | {"source": "local", "outcome": item.outcome} for row, item in zip(units, found, strict=True) if item]
+    findings.add(pl.DataFrame(wrong, schema=OPERATION_OUTCOMES))
+    return rows.drop("body").with_columns(
         reason=pl.coalesce(pl.Series([item and str(item.reason) for item in found], dtype=pl.String), "reason"),
         detail=pl.coalesce(pl.Series([item and item.detail for item in found], dtype=pl.String), "detail"),
         chunk=pl.lit(chunk),
     )
+
+
+def _compare(run: Run[ClinicalPipeline], units: Iterable[pl.DataFrame], resolver: Resolver) -> Iterator[pl.DataFrame]:
+    """Stop twins and what the data store has; hand references to the resolver."""
+    for part in units:
+        decided = _against_ledger(run, _duplicates(part))
+        resolver.add_resources(decided.filter(pl.col("resource_id").is_not_null()))
+        resolver.add_references(_accepted(decided))
+        yield decided
 
 
 def _accepted(units: pl.DataFrame) -> pl.DataFrame:
@@ -188,79 +251,105 @@ def _overtaken(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
     return _decide(units, pl.col("late"), Verdict.IGNORE, Reason.NEWER_CONTENT, _nothing()).drop("late")
 
 
-def _lost(units: pl.DataFrame, known: References) -> pl.DataFrame:
-    lost = known.lost.unique(_KEY, keep="first", maintain_order=True)
-    units = units.join(lost, on=_KEY, how="left", maintain_order="left")
-    where = pl.col("why").is_not_null()
-    return _decide(units, where, Verdict.QUARANTINE, Reason.UNRESOLVED_REFERENCE, pl.col("why")).drop("why")
+def _resolve(units: Spool, meanings: Spool, rewrites: DatasetWriter) -> Iterator[pl.DataFrame]:
+    """Stop what refers to no single resource; say whose each resource is, and how references must be written."""
+    for part, found in together(units, meanings):
+        in_order = found.sort("row", "edge")
+        written = in_order.filter(IS_REWRITTEN).select(REWRITES.names())
+        rewrites.add(written)
+        yield _with_patients(_lost(part.sort("row"), in_order), written)
 
 
-def _ask_service(
-    run: Run[ClinicalPipeline],
-    units: pl.DataFrame,
-    known: References,
-    store: FhirStore | None,
-    findings: list[dict[str, Any]],
-) -> pl.DataFrame:
-    """Ask $validate about as many resources as the policy says, written as they would be sent."""
-    wanted = service_check.chosen(_accepted(units), run.pipeline.validation)
-    if store is None or not wanted.height:
-        return units
-    stopped: dict[tuple[str, int], Finding] = {}
-    asked = _accepted(units).join(wanted, on=_KEY, how="semi", maintain_order="left")
-    for rows in read_bodies(run, asked, known.rewrites):
-        bodies = rows.select(*_KEY, "body").iter_rows()
-        for arrival, line, finding in service_check.ask(store, bodies, run.pipeline.validation.checks_in_flight):
-            stopped[arrival, line] = finding
-    said = {key: finding.detail for key, finding in stopped.items()}
-    own = {(row["arrival_id"], row["line"]): row for row in asked.select(*_KEY, *_OWN).iter_rows(named=True)}
-    findings += [own[key] | {"source": "$validate", "outcome": finding.outcome} for key, finding in stopped.items()]
-    return _stop(units, said, Reason.SERVICE_FINDS_INVALID)
+def _lost(units: pl.DataFrame, meanings: pl.DataFrame) -> pl.DataFrame:
+    lost = meanings.filter(pl.col("why").is_not_null()).unique("row", keep="first", maintain_order=True)
+    return _stop(units, lost.select("row", said="why"), Reason.UNRESOLVED_REFERENCE)
 
 
-def _stop(units: pl.DataFrame, said: dict[tuple[str, int], str], reason: Reason) -> pl.DataFrame:
-    rows = pl.DataFrame(
-        [(arrival, line, detail) for (arrival, line), detail in said.items()],
-        schema={"arrival_id": pl.String, "line": pl.Int64, "said": pl.String},
-        orient="row",
-    )
-    units = units.join(rows, on=_KEY, how="left", maintain_order="left")
-    return _decide(units, pl.col("said").is_not_null(), Verdict.QUARANTINE, reason, pl.col("said")).drop("said")
-
-
-def _dangling(
-    run: Run[ClinicalPipeline], units: pl.DataFrame, known: References, store: FhirStore | None
-) -> pl.DataFrame:
-    """Stop what refers to a resource that is nowhere, and what refers to that in turn."""
-    if run.pipeline.validation.unknown_reference == "accept":
-        return units
-    accepted = _accepted(units)
-    edges = known.edges.join(accepted.select(_KEY), on=_KEY, how="semi", maintain_order="left")
-    missing = references.missing(
-        edges,
-        lambda keys: run.ledger.known_resources(run.pipeline.datastore_id, keys),
-        accepted.select(pl.format("{}/{}", *_OWN)).to_series(),
-        store,
-        run.pipeline.validation.checks_in_flight,
-    )
-    stopped = references.cascade(accepted, edges, missing)
-    said = {key: f"the one that is nowhere is of type {kind}" for key, kind in stopped.items()}
-    return _stop(units, said, Reason.UNRESOLVED_REFERENCE)
-
-
-def _with_patients(units: pl.DataFrame, known: References) -> pl.DataFrame:
+def _with_patients(units: pl.DataFrame, rewrites: pl.DataFrame) -> pl.DataFrame:
     """Resolve whose each resource is; a subject that is no Patient makes it nobody's."""
-    renamed = known.rewrites.rename({"found": "patient", "reference": "resolved"})
-    units = units.join(renamed, on=["arrival_id", "line", "patient"], how="left", maintain_order="left")
+    renamed = rewrites.rename({"found": "patient", "reference": "resolved"})
+    units = units.join(renamed, on=[*_KEY, "patient"], how="left", maintain_order="left")
     whose = pl.coalesce("resolved", "patient").str.extract(r"^(Patient/[A-Za-z0-9\-.]{1,64})(?:/_history/.*)?$")
     return units.with_columns(patient=whose)
 
 
-def _claim(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
+def _ask_service(
+    run: Run[ClinicalPipeline], units: Spool, meanings: Spool, store: FhirStore | None, findings: DatasetWriter
+) -> Iterator[pl.DataFrame]:
+    """Ask $validate about as many resources as the policy says, written as they would be sent."""
+    settings = run.pipeline.validation
+    if store is None or settings.service_check == "none":
+        yield from units
+        return
+    sample = None if settings.service_check == "all" else service_check.sampled(map(_accepted, units), settings)
+    for part, found in together(units, meanings):
+        accepted = _accepted(part)
+        asked = accepted if sample is None else accepted.join(sample, on=_KEY, how="semi", maintain_order="left")
+        stopped: dict[tuple[str, int], Finding] = {}
+        for rows in read_bodies(run, asked, found.filter(IS_REWRITTEN).select(REWRITES.names())):
+            bodies = rows.select(*_KEY, "body").iter_rows()
+            for arrival, line, finding in service_check.ask(store, bodies, settings.checks_in_flight):
+                stopped[arrival, line] = finding
+        yield _refuse(part, asked, stopped, findings)
+
+
+def _refuse(
+    units: pl.DataFrame, asked: pl.DataFrame, stopped: dict[tuple[str, int], Finding], findings: DatasetWriter
+) -> pl.DataFrame:
+    """Stop what $validate finds wrong."""
+    rows = {(row["arrival_id"], row["line"]): row for row in asked.select("row", *_KEY, *_OWN).iter_rows(named=True)}
+    said = [(rows[key]["row"], finding.detail) for key, finding in stopped.items()]
+    told = [rows[key] | {"source": "$validate", "outcome": finding.outcome} for key, finding in stopped.items()]
+    findings.add(pl.DataFrame(told, schema=schema({"row": pl.Int64}, OPERATION_OUTCOMES)).drop("row"))
+    frame = pl.DataFrame(said, schema={"row": pl.Int64, "said": pl.String}, orient="row")
+    return _stop(units, frame, Reason.SERVICE_FINDS_INVALID)
+
+
+def _stop(units: pl.DataFrame, said: pl.DataFrame, reason: Reason) -> pl.DataFrame:
+    """Quarantine the units of these rows, with what is said of each."""
+    units = units.join(said, on="row", how="left", maintain_order="left")
+    return _decide(units, pl.col("said").is_not_null(), Verdict.QUARANTINE, reason, pl.col("said")).drop("said")
+
+
+def _stop_dangling(
+    run: Run[ClinicalPipeline], units: Spool, meanings: Spool, store: FhirStore | None, partitions: Partitions
+) -> Iterator[pl.DataFrame]:
+    """Stop what refers to a resource that is nowhere, and what refers to that in turn."""
+    if run.pipeline.validation.unknown_reference == "accept":
+        yield from units
+        return
+    own = partitions.spool(pl.col("own"), pl.Schema({"own": pl.String}))
+    edges = partitions.spool(pl.col("target"), EDGES)
+    for part, found in together(units, meanings):
+        accepted = _accepted(part).select("row", own=references.name_of())
+        own.add(accepted.select("own"))
+        referring = found.filter(pl.col("target").is_not_null()).join(accepted, on="row", how="inner")
+        edges.add(referring.select(EDGES.names()))
+    stopped = references.cascade(partitions, edges, _missing(run, edges, own, store))
+    in_order = partitions.numbered(_IN_ORDER, references.STOPPED, stopped)
+    said = pl.format("the one that is nowhere is of type {}", "kind").alias("said")
+    for part, found in together(units, in_order):
+        yield _stop(part, found.select("row", said), Reason.UNRESOLVED_REFERENCE)
+
+
+def _missing(run: Run[ClinicalPipeline], edges: Spool, own: Spool, store: FhirStore | None) -> Iterator[set[str]]:
+    """Yield of each partition the resources that are referred to and are nowhere."""
+    for referring, accepted in together(edges, own):
+        yield references.missing(
+            referring["target"],
+            lambda keys: run.ledger.known_resources(run.pipeline.datastore_id, keys),
+            accepted["own"],
+            store,
+            run.pipeline.validation.checks_in_flight,
+        )
+
+
+def _claim(run: Run[ClinicalPipeline], units: Spool) -> Iterator[pl.DataFrame]:
     """Take the resources for this run; what another run is bringing in stays out, and comes again."""
-    taken = claim_resources(
-        run, run.pipeline.datastore_id, _accepted(units).select("arrival_id", *_OWN, "content_digest")
-    )
-    units = units.join(taken, on=_OWN, how="left", maintain_order="left")
-    held = pl.col("claimed_by").is_not_null()
-    return _decide(units, held, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, _nothing()).drop("claimed_by")
+    claims = (_accepted(part).select("arrival_id", *_OWN, "content_digest") for part in units)
+    taken = claim_resources(run, run.pipeline.datastore_id, claims)
+    is_taken = pl.col("claimed_by").is_not_null()
+    for part in units:
+        held = part.join(taken, on=_OWN, how="left", maintain_order="left")
+        decided = _decide(held, is_taken, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, _nothing()).drop("claimed_by")
+        yield _with_their_copies(decided)

@@ -46,7 +46,7 @@ from airlock.stages.auditing import OPEN_REASONS, Audited, is_open, job_entry, m
 from airlock.stages.batches import find_batches
 from airlock.stages.buffer import Buffered, find_buffered
 from airlock.stages.jobs import find_ended_job
-from airlock.stages.outputs import read_best_output
+from airlock.stages.outputs import account_for_each, read_best_output
 from airlock.stages.reporting import describe_imbalances, to_csv
 from airlock.stages.review import find_overridden
 from airlock.storage.spool import partitions_for, together
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
     from airlock.stages.batches import Batch
     from airlock.storage.spool import SortedSpool, Spool
 
-BATCHES_AT_A_TIME = 8  # an output is some ten small objects, each with a wait of its own
 # The ledger's word for a study is subject.
 _SUBJECT = {"StudyInstanceUID": "subject", "study_key": "subject_key"}
 _IN_STORE = pl.col("outcome").is_in((*gate.IMPORTED, Outcome.NON_PRIMARY.value))
@@ -134,13 +133,9 @@ def _account_all(run: Run, books: Books) -> list[dict[str, Any]]:
         books.add_outcomes(carried)
     # One wait for all jobs: they have ended, and a hundred without output must not cost a hundred waits.
     until = time.monotonic() + run.pipeline.audit.manifest_wait_seconds
-    batches = find_batches(run)
-    with ThreadPoolExecutor(BATCHES_AT_A_TIME) as pool:
-        for first in range(0, len(batches), BATCHES_AT_A_TIME):
-            turn = batches[first : first + BATCHES_AT_A_TIME]
-            for outcomes, entries in pool.map(lambda batch: _account_batch(run, batch, until), turn):
-                books.add_outcomes(outcomes)
-                jobs += entries
+    for outcomes, entries in account_for_each(find_batches(run), lambda batch: _account_batch(run, batch, until)):
+        books.add_outcomes(outcomes)
+        jobs += entries
     return jobs
 
 

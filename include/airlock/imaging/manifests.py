@@ -6,7 +6,6 @@ counted. Source: HealthImaging developer guide, "Understanding import jobs" (out
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import time
@@ -24,8 +23,10 @@ from airlock.stages.outputs import (
     as_objects,
     as_text,
     count_shape,
+    open_kept,
     read_until_whole,
     shape_of,
+    write_kept,
 )
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ RESULTS = {
     "failure": "FAILURE/failure.ndjson",
     "warning": "WARNING/warning.ndjson",
 }
-_ABOUT = "airlock.output"  # of a kept output's file: its metadata
 OTHER = "OTHER"  # the service's type for a warning without another type
 
 # The usual line: a success with these fields, each once, and without escapes. Such lines are read together.
@@ -124,12 +124,11 @@ def read_output(
 
 def read_kept(workspace: Workspace, batch_id: str, job_id: str) -> JobOutput | None:
     """Return what `keep_output` wrote of this job; None if it never did."""
-    try:
-        content = workspace.s3.get(workspace.root.join(_kept_name(batch_id)))
-    except FileNotFoundError:
-        return _read_kept_json(workspace, batch_id, job_id)
-    about = json.loads(pl.read_parquet_metadata(io.BytesIO(content))[_ABOUT])
-    return _kept(about, pl.read_parquet(io.BytesIO(content), schema=LINES), job_id)
+    with open_kept(workspace, batch_id, LINES) as kept:
+        if kept is None:
+            return _read_kept_json(workspace, batch_id, job_id)
+        about, lines = kept
+        return _kept(about, pl.concat([LINES.to_frame(), *lines]), job_id)
 
 
 def _read_kept_json(workspace: Workspace, batch_id: str, job_id: str) -> JobOutput | None:
@@ -149,24 +148,13 @@ def _kept(about: dict[str, Any], lines: pl.DataFrame, job_id: str) -> JobOutput 
 
 
 def keep_output(workspace: Workspace, batch_id: str, job_id: str, output: JobOutput) -> None:
-    """Keep a job's output in the workspace, since the output bucket's lifecycle may delete it before a later audit.
-
-    The lines are the rows of a Parquet file and the rest is its metadata: one object is never kept by half.
-    """
+    """Keep a job's output in the workspace, since the output bucket's lifecycle may delete it before a later audit."""
     about = vars(output) | {
         "job_id": job_id,
         "counters": vars(output.counters),
         "non_primary_sets": sorted(output.non_primary_sets),
     }
-    del about["lines"]
-    body = io.BytesIO()
-    output.lines.write_parquet(body, compression="zstd", metadata={_ABOUT: json.dumps(about)})
-    where = workspace.root.join(_kept_name(batch_id))
-    workspace.s3.put(where, body.getvalue(), "application/vnd.apache.parquet")
-
-
-def _kept_name(batch_id: str) -> str:
-    return f"outputs/{batch_id}.parquet"
+    write_kept(workspace, batch_id, [about.pop("lines")], LINES, about)
 
 
 def is_final(output: JobOutput) -> bool:

@@ -11,27 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.clinical.audit import account_batches
-from airlock.clinical.normalize import pieces_of, stage
+from airlock.clinical.accounts import account_batches
+from airlock.clinical.normalize import stage
 from airlock.clinical.records import BATCHES
 from airlock.clinical.resources import content_digest
 from airlock.imaging.contracts import StudyContract
 from airlock.imaging.fhir.imaging_study import to_ndjson
 from airlock.imaging.fhir.publishing import read_publishing
 from airlock.imaging.fhir.study import build_publication, name_resources
-from airlock.records import CONTRACTS, OUTCOMES, Outcome
+from airlock.records import CONTRACTS, OUTCOMES, Outcome, schema
 from airlock.stages.auditing import is_open
 from airlock.stages.batches import INDEX, Batch, find_begun_batches
 from airlock.stages.resources import OUTCOMES as RESOURCE_OUTCOMES
+from airlock.storage.spool import Partitions, together
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Iterator
 
-    from airlock.clinical.audit import Accounts
+    from airlock.clinical.accounts import Accounts
     from airlock.clinical.read_back import FhirReader
     from airlock.imaging.fhir.publishing import Publishing
     from airlock.pipelines import HealthLake
     from airlock.run import Run
+    from airlock.storage.spool import Spool
 
 FOLDER = "fhir"
 RESOURCES = pl.Schema(
@@ -54,6 +56,14 @@ PUBLISHED = pl.Schema(
 )
 _KEY = ["resource_type", "resource_id"]
 _CONTENT = [*_KEY, "content_digest"]
+_BY_RESOURCE = pl.format("{}/{}", *_KEY)
+_WANTED = schema(RESOURCES, {"is_wanted": pl.Boolean})
+_CONTENTS = schema(dict.fromkeys(_CONTENT, pl.String))
+_BRINGERS = schema(dict.fromkeys(("StudyInstanceUID", "arrival_id"), pl.String))
+_STUDIES = schema(dict.fromkeys(("patient", "arrival_id", "contract"), pl.String))  # of a patient
+_NAMES = schema(PUBLISHED, {"name": pl.String})  # of a study's resources, as Type/id
+_PROOFS = schema(PUBLISHED, {"is_proven": pl.Boolean})
+_ROWS_PER_ARRIVAL = 4  # contracts as objects are many times the rows of their arrivals
 
 
 class PublicationBusyError(RuntimeError):
@@ -72,37 +82,52 @@ def normalize(run: Run) -> list[Batch]:
     """
     leg, store = run.within(FOLDER), _store(run)
     standing = find_begun_batches(leg)
-    sent = leg.workspace.read_all([f"batches/{batch.batch_id}" for batch in standing], BATCHES)
-    resources = _resources(run)
-    leg.workspace.write("resources", RESOURCES, resources)
-    known = pl.concat([sent.select(_CONTENT), _proven(run, resources, except_run=run.key)])
-    new = _wanted(run, resources).join(known, on=_CONTENT, how="anti")
-    _claim(run, new, _on_the_way(leg, sent))
-    return stage(leg, store, new, pieces_of, standing)
+    with _partitions(run) as partitions:
+        rows_sent = (rows for batch in standing for rows in leg.workspace.parts(f"batches/{batch.batch_id}", BATCHES))
+        sent = partitions.spool(_BY_RESOURCE, BATCHES, rows_sent)
+        resources = partitions.spool(_BY_RESOURCE, _WANTED, _resources(run, partitions))
+        with leg.workspace.writer("resources", RESOURCES, part_rows=None) as writer:
+            for rows in resources:
+                writer.add(rows.select(RESOURCES.names()))
+                writer.end_part()
+        new = partitions.spool(_BY_RESOURCE, RESOURCES, _new(run, resources, sent))
+        _claim(run, new, partitions.spool(_BY_RESOURCE, BATCHES, _on_the_way(leg, partitions, sent)))
+        return stage(leg, store, new, lambda rows: rows.iter_slices(10_000), standing)
+
+
+def _partitions(run: Run) -> Partitions:
+    return Partitions(_ROWS_PER_ARRIVAL * run.workspace.count_rows("outcomes"))
 
 
 def audit(run: Run, reader: FhirReader | None = None) -> dict[str, int]:
     """Account for every resource that was sent, and say which studies are proven; return how many are and are not."""
     leg = run.within(FOLDER)
-    accounts = account_batches(leg, reader)
-    leg.workspace.write("outcomes", RESOURCE_OUTCOMES, accounts.outcomes)
-    imported = _record(run, accounts)
-    there = _there(run, leg.workspace.find("resources", RESOURCES), imported)
-    contracts, settings = _contracts(run), _settings(run)
-    proven = {one.study_key: one.content_digest for one in contracts if there.issuperset(_names(one, settings))}
-    published = _published(run) | proven
-    leg.workspace.write("published", PUBLISHED, pl.DataFrame(list(published.items()), PUBLISHED, orient="row"))
-    count = sum(one.study_key in published for one in contracts)
-    return {"published": count, "not_published": len(contracts) - count}
+    with _partitions(run) as partitions:
+        accounts = account_batches(leg, partitions, reader)
+        with leg.workspace.writer("outcomes", RESOURCE_OUTCOMES) as outcomes:
+            for rows in accounts.outcomes:
+                outcomes.add(rows)
+        imported = partitions.spool(_BY_RESOURCE, _CONTENTS, _record(run, partitions, accounts))
+        proofs = partitions.spool(pl.col("study_key"), _PROOFS, _proofs(run, partitions, imported))
+        before = partitions.spool(pl.col("study_key"), PUBLISHED, _published(run))
+        count = 0
+        with leg.workspace.writer("published", PUBLISHED) as published:
+            for rows, known in together(proofs, before):
+                studies = rows.group_by(PUBLISHED.names()).agg(pl.col("is_proven").all())
+                proven = studies.filter("is_proven").select(PUBLISHED.names())
+                now = pl.concat([proven, known]).unique("study_key", keep="first", maintain_order=True)
+                published.add(now)
+                count += studies.filter(pl.col("study_key").is_in(now["study_key"].implode()))["study_key"].n_unique()
+    return {"published": count, "not_published": run.workspace.count_rows("publishable") - count}
 
 
-def published_studies(run: Run) -> set[str]:
+def published_studies(run: Run) -> pl.Series:
     """Return the study keys of what is proven to be published; none before the publication was audited."""
-    return set(_published(run))
+    return pl.concat([PUBLISHED.to_frame(), *_published(run)])["study_key"]
 
 
-def _published(run: Run) -> dict[str, str]:
-    return dict(run.within(FOLDER).workspace.find("published", PUBLISHED).iter_rows())
+def _published(run: Run) -> Iterator[pl.DataFrame]:
+    return run.within(FOLDER).workspace.find_parts("published", PUBLISHED)
 
 
 def _store(run: Run) -> HealthLake:
@@ -116,27 +141,31 @@ def _settings(run: Run) -> Publishing:
     return read_publishing(run.pipeline, _store(run))
 
 
-def _on_the_way(leg: Run, sent: pl.DataFrame) -> pl.DataFrame:
-    """Return what of this the audit has not decided on: a job may still bring it."""
-    outcomes = leg.workspace.find("outcomes", RESOURCE_OUTCOMES)
-    return sent.join(outcomes.filter(~is_open()), on=["batch_id", *_KEY], how="anti")
+def _on_the_way(leg: Run, partitions: Partitions, sent: Spool) -> Iterator[pl.DataFrame]:
+    """Yield what of this the audit has not decided on: a job may still bring it."""
+    decided = (rows.filter(~is_open()) for rows in leg.workspace.find_parts("outcomes", RESOURCE_OUTCOMES))
+    outcomes = partitions.spool(_BY_RESOURCE, RESOURCE_OUTCOMES, decided)
+    for rows, ended in together(sent, outcomes):
+        yield rows.join(ended, on=["batch_id", *_KEY], how="anti")
 
 
 def undecided(run: Run) -> int:
     """Return how many resources of a publication have no end yet; where nothing was written to be sent, all studies."""
     leg = run.within(FOLDER)
     if not run.s3.exists(leg.workspace.root.join(INDEX)):
-        return run.workspace.find("publishable", CONTRACTS).height
-    return leg.workspace.find("outcomes", RESOURCE_OUTCOMES).filter(is_open()).height
+        return run.workspace.count_rows("publishable")
+    return sum(rows.filter(is_open()).height for rows in leg.workspace.find_parts("outcomes", RESOURCE_OUTCOMES))
 
 
-def _claim(run: Run, new: pl.DataFrame, on_the_way: pl.DataFrame) -> None:
+def _claim(run: Run, new: Spool, on_the_way: Spool) -> None:
     """Claim all that is new or nothing of it: two runs that each hold a part would wait for each other."""
     datastore = _store(run).datastore_id
-    claims = pl.concat([frame.select("arrival_id", *_CONTENT) for frame in (new, on_the_way)])
+    claims = (pl.concat([rows.select("arrival_id", *_CONTENT) for rows in both]) for both in together(new, on_the_way))
     taken = run.ledger.claim_resources(datastore, run.pipeline.name, run.key, claims)
     if taken.height:
-        run.ledger.drop_resource_claims(datastore, run.key, new.join(on_the_way, on=_KEY, how="anti").select(_KEY))
+        for rows, waiting in together(new, on_the_way):
+            unsent = rows.join(waiting, on=_KEY, how="anti").select(_KEY)
+            run.ledger.drop_resource_claims(datastore, run.key, unsent)
         raise PublicationBusyError(_advice(run, taken))
 
 
@@ -150,22 +179,41 @@ def _advice(run: Run, taken: pl.DataFrame) -> str:
     )
 
 
-def _contracts(run: Run) -> list[StudyContract]:
-    return [
-        StudyContract.model_validate_json(text) for text in run.workspace.read("publishable", CONTRACTS)["contract"]
-    ]
+def _resources(run: Run, partitions: Partitions) -> Iterator[pl.DataFrame]:
+    """Yield the resources of the publishable studies (`_WANTED`), of some patients at a time.
+
+    Each belongs to one patient, and a patient's studies are together.
+    """
+    settings = _settings(run)
+    for studies in partitions.spool(pl.col("patient"), _STUDIES, _studies(run, partitions, settings)):
+        contracts = [StudyContract.model_validate_json(text) for text in studies["contract"]]
+        bringer: dict[str, str] = {}
+        for contract, arrival_id in zip(contracts, studies["arrival_id"], strict=True):
+            for name in _names(contract, settings):
+                bringer.setdefault(name, arrival_id)
+        wanted = _wanted(run, contracts, settings)
+        built = build_publication(contracts, settings, _earlier(run, contracts))
+        yield pl.DataFrame([_row(resource, bringer, wanted) for resource in built], schema=_WANTED)
 
 
-def _resources(run: Run) -> pl.DataFrame:
-    contracts, settings = _contracts(run), _settings(run)
-    arrivals = run.workspace.read("outcomes", OUTCOMES).group_by("StudyInstanceUID").agg(pl.col("arrival_id").min())
-    brought_by = dict(arrivals.iter_rows())
-    bringer: dict[str, str] = {}
-    for contract in contracts:
-        for name in _names(contract, settings):
-            bringer.setdefault(name, brought_by[contract.StudyInstanceUID])
-    rows = [_row(resource, bringer) for resource in build_publication(contracts, settings, _earlier(run, contracts))]
-    return pl.DataFrame(rows, schema=RESOURCES)
+def _studies(run: Run, partitions: Partitions, settings: Publishing) -> Iterator[pl.DataFrame]:
+    """Yield each publishable contract with its patient and with an arrival that brought a file of the study."""
+    columns = ["StudyInstanceUID", "arrival_id"]
+    first = (
+        rows.group_by("StudyInstanceUID").agg(pl.col("arrival_id").min())
+        for rows in run.workspace.parts("outcomes", OUTCOMES, columns)
+    )
+    bringers = partitions.spool(pl.col("StudyInstanceUID"), _BRINGERS, first)
+    contracts = partitions.spool(pl.col("subject"), CONTRACTS, run.workspace.parts("publishable", CONTRACTS))
+    for rows, arrivals in together(contracts, bringers):
+        brought = arrivals.group_by(subject="StudyInstanceUID").agg(pl.col("arrival_id").min())
+        patients = [
+            name_resources(StudyContract.model_validate_json(text), settings)["Patient"] for text in rows["contract"]
+        ]
+        joined = rows.with_columns(patient=pl.Series(patients, dtype=pl.String)).join(
+            brought, on="subject", how="left", maintain_order="left"
+        )
+        yield joined.select(_STUDIES.names())
 
 
 def _earlier(run: Run, contracts: list[StudyContract]) -> list[StudyContract]:
@@ -184,18 +232,25 @@ def _names(contract: StudyContract, settings: Publishing) -> Iterable[str]:
     return [named["Patient"], named["ImagingStudy"], *named["Endpoint"], *([order] if order else [])]
 
 
-def _wanted(run: Run, resources: pl.DataFrame) -> pl.DataFrame:
-    """Return the resources of studies that are not published yet as they are now.
+def _wanted(run: Run, contracts: list[StudyContract], settings: Publishing) -> set[str]:
+    """Return the resources, as Type/id, of studies that are not published yet as they are now.
 
     The others' Patient may read otherwise by now, as the studies of later runs have changed it; that is for those runs.
     """
-    done, settings = _published(run), _settings(run)
-    todo = [one for one in _contracts(run) if done.get(one.study_key) != one.content_digest]
-    names = {name for one in todo for name in _names(one, settings)}
-    return resources.filter(pl.format("{}/{}", *_KEY).is_in(sorted(names)))
+    is_named = pl.col("study_key").is_in([one.study_key for one in contracts])
+    done = dict(row for rows in _published(run) for row in rows.filter(is_named).iter_rows())
+    todo = [one for one in contracts if done.get(one.study_key) != one.content_digest]
+    return {name for one in todo for name in _names(one, settings)}
 
 
-def _row(resource: dict[str, Any], bringer: dict[str, str]) -> dict[str, Any]:
+def _new(run: Run, resources: Spool, sent: Spool) -> Iterator[pl.DataFrame]:
+    """Yield the wanted resources that were not sent and are not in the data store, with this very content."""
+    for rows, standing in together(resources, sent):
+        known = pl.concat([standing.select(_CONTENT), _proven(run, rows, except_run=run.key)])
+        yield rows.filter("is_wanted").join(known, on=_CONTENT, how="anti")
+
+
+def _row(resource: dict[str, Any], bringer: dict[str, str], wanted: Collection[str]) -> dict[str, Any]:
     body = to_ndjson(resource)
     kind, name = resource["resourceType"], resource["id"]
     return {
@@ -206,6 +261,7 @@ def _row(resource: dict[str, Any], bringer: dict[str, str]) -> dict[str, Any]:
         "size": len(body.encode()),
         "patient": None,
         "body": body,
+        "is_wanted": f"{kind}/{name}" in wanted,
     }
 
 
@@ -215,25 +271,42 @@ def _proven(run: Run, resources: pl.DataFrame, except_run: str | None = None) ->
     return known.select(_CONTENT)
 
 
-def _record(run: Run, accounts: Accounts) -> pl.DataFrame:
-    """Tell the ledger what is in the data store; return what of the outcomes that is.
+def _record(run: Run, partitions: Partitions, accounts: Accounts) -> Iterator[pl.DataFrame]:
+    """Tell the ledger what is in the data store; yield what of the outcomes that is.
 
     Nothing is said of a resource that a job may still bring. One that is not proven is forgotten: it may be there.
     """
-    datastore, outcomes = _store(run).datastore_id, accounts.outcomes
-    refused = pl.col("outcome") == Outcome.REJECTED
-    there = (pl.col("outcome") == Outcome.IMPORTED) & ~pl.col("batch_id").is_in(accounts.suspect)
-    decided = outcomes.join(outcomes.filter(is_open()), on=_KEY, how="anti")
-    # Sent twice, the later one is there, unless it was refused.
-    last = decided.sort(~refused, maintain_order=True).unique(_KEY, keep="last", maintain_order=True)
-    run.ledger.record_imported_resources(datastore, run.key, last.filter(there))
-    run.ledger.drop_resource_claims(datastore, run.key, last.filter(refused).select(_KEY))
-    run.ledger.forget_resources(datastore, run.key, last.filter(~there & ~refused).select(_KEY))
-    return last.filter(there)
+    datastore, refused = _store(run).datastore_id, pl.col("outcome") == Outcome.REJECTED
+    is_stored = (pl.col("outcome") == Outcome.IMPORTED) & ~pl.col("batch_id").is_in(accounts.suspect)
+    for outcomes in partitions.spool(_BY_RESOURCE, RESOURCE_OUTCOMES, accounts.outcomes):
+        decided = outcomes.join(outcomes.filter(is_open()), on=_KEY, how="anti", maintain_order="left")
+        # Sent twice, the later one is there, unless it was refused.
+        last = decided.sort(~refused, maintain_order=True).unique(_KEY, keep="last", maintain_order=True)
+        run.ledger.record_imported_resources(datastore, run.key, last.filter(is_stored))
+        run.ledger.drop_resource_claims(datastore, run.key, last.filter(refused).select(_KEY))
+        run.ledger.forget_resources(datastore, run.key, last.filter(~is_stored & ~refused).select(_KEY))
+        yield last.filter(is_stored)
 
 
-def _there(run: Run, resources: pl.DataFrame, imported: pl.DataFrame) -> set[str]:
-    """Return what of the resources is proven, as ``Type/id``: by this run's own jobs, or in the data store as it is."""
-    known = pl.concat([_proven(run, resources), imported.select(_CONTENT)])
-    proven = resources.join(known, on=_CONTENT, how="semi")
-    return set(proven.select(pl.format("{}/{}", *_KEY)).to_series())
+def _proofs(run: Run, partitions: Partitions, imported: Spool) -> Iterator[pl.DataFrame]:
+    """Yield of each resource of the publishable studies whether it is proven (`_PROOFS`).
+
+    It is by this run's own jobs, or if the data store has it as it is.
+    """
+    parts = run.within(FOLDER).workspace.find_parts("resources", RESOURCES, _CONTENT)
+    resources = partitions.spool(_BY_RESOURCE, _CONTENTS, parts)
+    names = partitions.spool(pl.col("name"), _NAMES, _named(run))
+    for rows, own, named in together(resources, imported, names):
+        known = pl.concat([_proven(run, rows), own])
+        proven = rows.join(known, on=_CONTENT, how="semi").select(_BY_RESOURCE.alias("name"))["name"]
+        is_proven = pl.col("name").is_in(proven.implode())
+        yield named.with_columns(is_proven=is_proven).select(_PROOFS.names())
+
+
+def _named(run: Run) -> Iterator[pl.DataFrame]:
+    """Yield the names of the resources of each publishable study."""
+    settings = _settings(run)
+    for rows in run.workspace.parts("publishable", CONTRACTS):
+        contracts = map(StudyContract.model_validate_json, rows["contract"])
+        named = [(one.study_key, one.content_digest, name) for one in contracts for name in _names(one, settings)]
+        yield pl.DataFrame(named, schema=_NAMES, orient="row")

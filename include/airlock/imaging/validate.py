@@ -7,7 +7,6 @@ by study. So memory does not grow with the delivery, and a study's verdicts end 
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -18,7 +17,7 @@ from airlock.imaging.normalize import has_job_in_datastore
 from airlock.imaging.resolve import carried_verdicts
 from airlock.ledger.instances import OWNERS
 from airlock.reasons import Reason
-from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, VERDICTS, Verdict
+from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, VERDICTS, Verdict, count_parts
 from airlock.stages.buffer import Buffered, find_buffered
 from airlock.storage.spool import Spool, partitions_for
 
@@ -77,7 +76,7 @@ def validate(run: Run) -> dict[str, int]:
     Once an import job was begun, the verdicts stand even if policy or archive change: the job has acted on them.
     """
     if has_job_in_datastore(run):
-        return _counts(run.workspace.parts("verdicts", VERDICTS, ["verdict"]))
+        return count_parts(run.workspace.parts("verdicts", VERDICTS, ["verdict"]), "verdict")
     buffered = find_buffered(run) or Buffered()
     partitions = partitions_for(buffered.arrivals)
     with (
@@ -89,14 +88,7 @@ def validate(run: Run) -> dict[str, int]:
         for part in carried_verdicts(run):  # they are in the data store already, so no rule is applied again
             facts.add(part.select(_FACTS))
             decided.add(part.select(_COMPARED))
-        return _counts(_write(run, facts, decided))
-
-
-def _counts(parts: Iterable[pl.DataFrame]) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for part in parts:
-        counts.update(dict(part["verdict"].value_counts().iter_rows()))
-    return dict(counts)
+        return count_parts(_write(run, facts, decided), "verdict")
 
 
 def _partition_key(uid: str) -> pl.Expr:

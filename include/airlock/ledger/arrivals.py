@@ -79,7 +79,7 @@ def _select_held(connection: Connection, pipeline: str, run_key: str, carried: b
     return select(*columns).where(*of_run).order_by(*_order_by_key(connection, arrivals))
 
 
-def need_held(connection: Connection, pipeline: str, run_key: str, rows: Table) -> None:
+def need_held(connection: Connection, pipeline: str, run_key: str, rows: FromClause) -> None:
     """Check that the run holds every arrival that the staged rows name by ``arrival_id``.
 
     Raises

@@ -20,7 +20,11 @@ from airlock.ledger.tables import arrivals, resources
 from airlock.records import TIMESTAMP, schema
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Connection, Table
+    from collections.abc import Iterable
+
+    from sqlalchemy import Column, ColumnElement, Connection, Table
+
+    Frames = pl.DataFrame | Iterable[pl.DataFrame]
 
 SCOPE = "resources"
 
@@ -70,14 +74,19 @@ def _is_superseded_claim() -> ColumnElement[bool]:
     )
 
 
-def _stage_resources(connection: Connection, keys: pl.DataFrame) -> Table:
-    return stage(connection, select_schema(keys, _RESOURCES).unique(), _RESOURCES, _RESOURCE)
+def _stage_resources(connection: Connection, keys: Frames) -> Table:
+    wanted = (select_schema(rows, _RESOURCES).unique() for rows in _frames(keys))
+    return stage(connection, wanted, _RESOURCES, _RESOURCE)
 
 
-def _need_arrivals(connection: Connection, pipeline: str, run_key: str, frame: pl.DataFrame) -> None:
-    """Check that the run holds the arrivals of these resources."""
-    files = frame.select("arrival_id").drop_nulls().unique()
-    need_held(connection, pipeline, run_key, stage(connection, files, files.schema, ["arrival_id"]))
+def _frames(rows: Frames) -> Iterable[pl.DataFrame]:
+    return (rows,) if isinstance(rows, pl.DataFrame) else rows
+
+
+def _need_arrivals(connection: Connection, pipeline: str, run_key: str, arrival_ids: Column[str]) -> None:
+    """Check that the run holds the arrivals of these staged resources."""
+    files = select(arrival_ids.label("arrival_id")).where(arrival_ids.is_not(None)).distinct().subquery()
+    need_held(connection, pipeline, run_key, files)
 
 
 def end_claims(connection: Connection, claims: ColumnElement[bool]) -> int:
@@ -101,7 +110,7 @@ def _shape_imports(imported: pl.DataFrame) -> pl.DataFrame:
 class Resources(Store):
     """The ledger's methods about FHIR resources; they ignore extra columns of the given frames."""
 
-    def claim_resources(self, datastore_id: str, pipeline: str, run_key: str, claims: pl.DataFrame) -> pl.DataFrame:
+    def claim_resources(self, datastore_id: str, pipeline: str, run_key: str, claims: Frames) -> pl.DataFrame:
         """Claim for a run the resources that no other run claims.
 
         A claim of a held arrival that a redrive has superseded no longer counts.
@@ -116,7 +125,8 @@ class Resources(Store):
         pipeline, run_key
             The run that holds the arrivals.
         claims
-            `CLAIMS`; of several with one resource the first counts.
+            `CLAIMS`, in one frame or frame by frame; of several in a frame with one resource the first counts, and no
+            two frames have the same.
 
         Returns
         -------
@@ -128,11 +138,14 @@ class Resources(Store):
         LedgerError
             If the run does not hold one of the arrivals. Nothing is written.
         """
-        wanted = select_schema(claims, CLAIMS).unique(_RESOURCE, keep="first", maintain_order=True)
+        wanted = (
+            select_schema(rows, CLAIMS).unique(_RESOURCE, keep="first", maintain_order=True).rename(_CLAIM)
+            for rows in _frames(claims)
+        )
         with self._writing(SCOPE) as connection:
             need_run(connection, run_key, pipeline)
-            _need_arrivals(connection, pipeline, run_key, claims)
-            rows = stage(connection, wanted.rename(_CLAIM), _CLAIM_ROWS, _RESOURCE)
+            rows = stage(connection, wanted, _CLAIM_ROWS, _RESOURCE)
+            _need_arrivals(connection, pipeline, run_key, rows.c.claimed_arrival_id)
             among, ours = _is_staged(rows, datastore_id), resources.c.claimed_by == run_key
             here = resources.c.datastore_id == datastore_id
             end_claims(connection, and_(ours, here, ~_exists_staged(rows, datastore_id)))
@@ -143,7 +156,7 @@ class Resources(Store):
             others = select(*(resources.c[name] for name in CLAIMED)).where(among, ~ours)
             return fetch(connection, others, CLAIMED).sort(_RESOURCE)
 
-    def claimed_resources(self, datastore_id: str, keys: pl.DataFrame) -> pl.DataFrame:
+    def claimed_resources(self, datastore_id: str, keys: Frames) -> pl.DataFrame:
         """Return the claims of any run on these resources, without claiming.
 
         Parameters
@@ -151,7 +164,7 @@ class Resources(Store):
         datastore_id
             The HealthLake data store.
         keys
-            The resources: columns ``resource_type``, ``resource_id``; the same in the methods below.
+            The resources: columns ``resource_type``, ``resource_id``; one frame in the methods below.
 
         Returns
         -------
@@ -232,8 +245,8 @@ class Resources(Store):
         frame = _shape_imports(rows)
         with self._writing(SCOPE) as connection:
             pipeline = need_run(connection, run_key).pipeline
-            _need_arrivals(connection, pipeline, run_key, frame)
             staged = stage(connection, frame, IMPORTS, _RESOURCE)
+            _need_arrivals(connection, pipeline, run_key, staged.c.arrival_id)
             facts = {"run_key": run_key, "pipeline": pipeline}
             ours = resources.c.claimed_by == run_key
             superseded = and_(resources.c.content_digest.is_not(None), resources.c.run_key != run_key)

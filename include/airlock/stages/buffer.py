@@ -74,7 +74,7 @@ def _foresee(run: AnyRun) -> Buffered:
     with Aside() as aside:
         numbers = [aside.add(rows) for rows in listing]
         with run.ledger.find_unclaimed(run.pipeline.name, map(aside.read, numbers)) as free:
-            shards = _write_shards(run, free.arrivals, free.frames)
+            shards = write_shards(run, free.arrivals, free.frames)
     counts = {"settled": free.settled, "claimed_elsewhere": free.claimed_elsewhere, "undated": listing.undated}
     buffered = Buffered(shards, free.arrivals, free.bytes, **counts, carried=[], listed=listing.listed)
     run.workspace.write_json(INDEX, vars(buffered))
@@ -111,9 +111,10 @@ def find_shards(run: Run[Pipeline]) -> list[str]:
     return (find_buffered(run) or Buffered()).all_shards
 
 
-def read_arrivals(run: Run[Pipeline]) -> pl.DataFrame:
-    """Return the run's whole delivery; empty when buffer has not ended."""
-    return run.workspace.read_all([f"arrivals/{shard}" for shard in find_shards(run)], ARRIVALS)
+def read_arrivals(run: Run[Pipeline]) -> Iterator[pl.DataFrame]:
+    """Yield the run's delivery frame by frame; none before buffer has ended."""
+    for shard in find_shards(run):
+        yield from run.workspace.parts(f"arrivals/{shard}", ARRIVALS)
 
 
 class Listing:
@@ -219,11 +220,11 @@ def shard_rows(settings: ParseSettings | ClinicalParse, arrivals: int) -> int:
 def _write_held(run: AnyRun, arrivals: int, *, carried: bool) -> list[str]:
     """Write the shards of the arrivals that the run carries on, or of all others; return their names."""
     held = run.ledger.held_frames(run.pipeline.name, run.key, carried=carried)
-    return _write_shards(run, arrivals, held, prefix="carried-" if carried else "")
+    return write_shards(run, arrivals, held, prefix="carried-" if carried else "")
 
 
-def _write_shards(run: AnyRun, arrivals: int, held: Iterable[pl.DataFrame], prefix: str = "") -> list[str]:
-    """Write arrivals, which come in the order of their keys, as shards; return the names of the shards."""
+def write_shards(run: AnyRun, arrivals: int, held: Iterable[pl.DataFrame], prefix: str = "") -> list[str]:
+    """Write a delivery, of which the number of arrivals is known, as shards, and return their names."""
     size = shard_rows(run.pipeline.parse, arrivals)
     names: list[str] = []
     for number, pieces in groupby(_cut(held, size), key=itemgetter(0)):

@@ -5,28 +5,40 @@ Nothing in it is trusted beyond its declared fields: a field of another type cou
 
 from __future__ import annotations
 
+import json
 import re
+import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import polars as pl
+from polars.io.plugins import register_io_source
 
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from airlock.pipelines import Pipeline
     from airlock.run import Run
+    from airlock.stages.batches import Batch
     from airlock.stages.jobs import EndedJob
     from airlock.storage.s3 import S3
     from airlock.storage.workspace import Workspace
 
 DETAIL_LENGTH = 500  # characters of the service's free text that are kept; the whole of it stays in the job's folder
 POLL_SECONDS = 2.0
+BATCHES_AT_A_TIME = 8  # whose outputs are read: some ten small objects each, which would be waited for one by one
+KEPT_ROWS = 100_000  # lines of a kept output that are written and read at a time
+_ABOUT = "airlock.output"  # of a kept output's file: its metadata
 SHAPES, SHAPE_FIELDS = 20, 12  # of lines that cannot be read: so many are told apart, so many fields of each are named
 _FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 
 OutputT = TypeVar("OutputT")
+AccountT = TypeVar("AccountT")
 ShapeT = TypeVar("ShapeT")
 
 
@@ -67,6 +79,71 @@ def read_best_output(run: Run[Pipeline], job: EndedJob, wait_seconds: float, man
         return kept
     manifests.keep_output(run.workspace, job.batch_id, job.job_id, output)
     return output
+
+
+def account_for_each(batches: Sequence[Batch], account: Callable[[Batch], AccountT]) -> Iterator[AccountT]:
+    """Yield the account of each batch, in their order; the outputs of some batches are read at the same time."""
+    with ThreadPoolExecutor(BATCHES_AT_A_TIME) as pool:
+        for first in range(0, len(batches), BATCHES_AT_A_TIME):
+            yield from pool.map(account, batches[first : first + BATCHES_AT_A_TIME])
+
+
+def write_kept(
+    workspace: Workspace, batch_id: str, lines: Iterable[pl.DataFrame], schema: pl.Schema, about: dict[str, Any]
+) -> None:
+    """Keep an output in the workspace as one object, so never half of it.
+
+    The lines are the rows of a Parquet file, the rest of the output is its metadata. Memory does not grow with it.
+
+    Parameters
+    ----------
+    workspace
+        The run's.
+    batch_id
+        Whose output it is.
+    lines, schema
+        The lines, frame by frame, and their columns.
+    about
+        The rest of the output, as JSON can hold it; it names the job.
+    """
+
+    def read(*_: object) -> Iterator[pl.DataFrame]:
+        yield schema.to_frame()
+        yield from lines
+
+    with tempfile.TemporaryFile(prefix="airlock-") as file:  # without a name: it is gone with a task that is killed
+        rows = register_io_source(read, schema=schema)
+        rows.sink_parquet(
+            file, compression="zstd", metadata={_ABOUT: json.dumps(about)}, row_group_size=KEPT_ROWS, engine="streaming"
+        )
+        workspace.write_file(_kept_name(batch_id), file, "application/vnd.apache.parquet")
+
+
+@contextmanager
+def open_kept(
+    workspace: Workspace, batch_id: str, schema: pl.Schema
+) -> Iterator[tuple[dict[str, Any], Iterator[pl.DataFrame]] | None]:
+    """Give what `write_kept` was given of a batch, the lines frame by frame; None if it never was."""
+    with tempfile.TemporaryFile(prefix="airlock-") as file:
+        try:
+            workspace.read_file(_kept_name(batch_id), file)
+        except FileNotFoundError:
+            yield None
+            return
+        file.seek(0)
+        about = json.loads(pl.read_parquet_metadata(file)[_ABOUT])
+        file.seek(0)
+        yield about, _read_slices(pl.scan_parquet(file, schema=schema))
+
+
+def _read_slices(rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    height = rows.select(pl.len()).collect().item()
+    for first in range(0, height, KEPT_ROWS):
+        yield rows.slice(first, KEPT_ROWS).collect()
+
+
+def _kept_name(batch_id: str) -> str:
+    return f"outputs/{batch_id}.parquet"
 
 
 def read_until_whole(

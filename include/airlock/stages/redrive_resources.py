@@ -13,6 +13,7 @@ import polars as pl
 
 from airlock.ledger.redrives import CANDIDATES, REDRIVABLE, is_current
 from airlock.reasons import Reason
+from airlock.records import ARRIVALS
 from airlock.stages.resources import CSV_COLUMNS, DISPOSITIONS, IDENTITY
 
 if TYPE_CHECKING:
@@ -43,29 +44,29 @@ class ResourceRules:
         if not reasons:
             return found
         several = found.filter(pl.col("reason").is_in([str(reason) for reason in _SEVERAL_REASONS]))
-        units = self._units(run, several["run_key"])
-        hit = units.filter(pl.col("disposition").is_in(_OPEN) & pl.col("reason").is_in(reasons))["arrival_id"]
+        is_open = pl.col("disposition").is_in(_OPEN) & pl.col("reason").is_in(reasons)
+        hit = self._units(run, several["run_key"], is_open)["arrival_id"]
         return found.filter(pl.col("reason").is_in(reasons) | pl.col("arrival_id").is_in(hit.implode()))
 
     def find_companions(self, run: Run[Pipeline], selected: pl.DataFrame) -> pl.DataFrame:
         """Return the files, as `CANDIDATES`, of which the same runs hold resources of a selected file's patient."""
-        units = self._units(run, selected["run_key"])
         is_selected = pl.col("arrival_id").is_in(selected["arrival_id"].implode())
-        patients = units.filter(is_selected & pl.col("disposition").is_in(_OPEN))["patient"].drop_nulls()
+        is_open = is_selected & pl.col("disposition").is_in(_OPEN)
+        patients = self._units(run, selected["run_key"], is_open)["patient"].drop_nulls()
         waits = (pl.col("reason") == Reason.PATIENT_HELD) & pl.col("patient").is_in(patients.implode()) & ~is_selected
-        ids = units.filter(waits)["arrival_id"]
+        ids = self._units(run, selected["run_key"], waits)["arrival_id"]
         if ids.is_empty():
             return CANDIDATES.to_frame()
         found = run.ledger.find_arrivals(run.pipeline.datastore_id, run.pipeline.name, ids)
         open_ = pl.col("disposition").is_in(_OPEN) & (pl.col("run_state") != "running")
         return found.filter(open_ & is_current())
 
-    def _units(self, run: Run[Pipeline], run_keys: pl.Series) -> pl.DataFrame:
-        return read_units(run, self.folder, run_keys)
+    def _units(self, run: Run[Pipeline], run_keys: pl.Series, matches: pl.Expr) -> pl.DataFrame:
+        return read_units(run, self.folder, run_keys, matches)
 
 
-def read_units(run: Run[Pipeline], folder: str, run_keys: pl.Series) -> pl.DataFrame:
-    """Return the dispositions of other runs' units, with their ``run_key``; none of a run whose workspace is gone.
+def read_units(run: Run[Pipeline], folder: str, run_keys: pl.Series, matches: pl.Expr) -> pl.DataFrame:
+    """Return the dispositions of other runs' matching units, with their ``run_key``; none where a workspace is gone.
 
     Parameters
     ----------
@@ -75,11 +76,13 @@ def read_units(run: Run[Pipeline], folder: str, run_keys: pl.Series) -> pl.DataF
         Of the other runs' workspaces, which has the dataset ``dispositions``.
     run_keys
         The other runs.
+    matches
+        Which dispositions are wanted.
     """
     frames = [DISPOSITIONS.to_frame().with_columns(run_key=pl.lit(None, pl.String))]
     for key in run_keys.unique().sort():
-        found = run.workspace_of(key, folder).find("dispositions", DISPOSITIONS)
-        frames.append(found.with_columns(run_key=pl.lit(key)))
+        parts = run.workspace_of(key, folder).find_parts("dispositions", DISPOSITIONS)
+        frames += [part.filter(matches).with_columns(run_key=pl.lit(key)) for part in parts]
     return pl.concat(frames)
 
 
@@ -101,7 +104,9 @@ def find_overtaken(run: Run[Pipeline], datastore_id: str, claims: pl.DataFrame) 
         Columns ``arrival_id``, ``resource_type``, ``resource_id``.
     """
     address = ["bucket", "key", "last_modified"]
-    own = run.ledger.held_by(run.pipeline.name, run.key).select("arrival_id", *address)
+    is_named = pl.col("arrival_id").is_in(claims["arrival_id"].unique().implode())
+    held = run.ledger.held_frames(run.pipeline.name, run.key)
+    own = pl.concat([ARRIVALS.to_frame(), *(rows.filter(is_named) for rows in held)]).select("arrival_id", *address)
     brought = run.ledger.brought_by(datastore_id, claims).rename({"content_digest": "known"})
     both = claims.join(own, on="arrival_id").join(brought, on=[*IDENTITY], suffix="_known")
     elsewhere = (pl.col("bucket") != pl.col("bucket_known")) | (pl.col("key") != pl.col("key_known"))

@@ -13,12 +13,17 @@ import polars as pl
 from airlock.records import schema
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from airlock.pipelines import Pipeline
     from airlock.run import Run
 
 # A unit is a line of an NDJSON file or an entry of a Bundle, counted from 1; the line is null for a file as a whole.
 UNIT = {"arrival_id": pl.String(), "line": pl.Int64()}
 IDENTITY = {"resource_type": pl.String(), "resource_id": pl.String()}
+# By what rows of these datasets are partitioned.
+BY_UNIT = pl.format("{}:{}", "arrival_id", pl.col("line").cast(pl.String).fill_null(""))
+BY_RESOURCE = pl.format("{}/{}", *IDENTITY)
 
 # parse, one row per arrival: files/<shard>
 FILES = schema(
@@ -85,22 +90,10 @@ def chunks_index(shard: str) -> str:
     return f"resources/{shard}/index.json"
 
 
-def sent_contents(units: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
-    """Return the ``resource_type``, ``resource_id`` and ``content_digest`` of units that were sent.
-
-    Parameters
-    ----------
-    units
-        Rows of the dispositions dataset.
-    outcomes
-        Rows of the outcomes dataset.
-    """
-    digests = outcomes.select(*UNIT, "content_digest")
-    return units.join(digests, on=[*UNIT], how="left", nulls_equal=True).select(*IDENTITY, "content_digest")
-
-
-def claim_resources(run: Run[Pipeline], datastore_id: str, claims: pl.DataFrame) -> pl.DataFrame:
-    """Claim resources for a run; return those that another run is bringing. A plan only looks."""
+def claim_resources(
+    run: Run[Pipeline], datastore_id: str, claims: pl.DataFrame | Iterable[pl.DataFrame]
+) -> pl.DataFrame:
+    """Claim resources, frame by frame, for a run; return those that another run is bringing. A plan only looks."""
     if run.plan_only:
         return run.ledger.claimed_resources(datastore_id, claims)
     return run.ledger.claim_resources(datastore_id, run.pipeline.name, run.key, claims)

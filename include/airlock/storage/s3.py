@@ -182,6 +182,24 @@ class S3:
                 raise FileNotFoundError(f"no such object in bucket {uri.bucket}") from None
             raise
 
+    def get_file(self, uri: S3Uri, file: IO[bytes]) -> None:
+        """Write an object of any size to an open file; the whole of it is never in memory.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such object.
+        S3Error
+            If S3 does not give it.
+        """
+        try:
+            for piece in self.stream(uri):
+                file.write(piece)
+        except S3Error as error:
+            if error.code in _NOT_FOUND:
+                raise FileNotFoundError(f"no such object in bucket {uri.bucket}") from None
+            raise
+
     def stream(self, uri: S3Uri, etag: str | None = None) -> Iterator[bytes]:
         """Yield an object's bytes piece by piece; after a broken connection it resumes at the next byte.
 

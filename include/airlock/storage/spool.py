@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import io
 import tempfile
-from typing import TYPE_CHECKING
+from contextlib import ExitStack
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import polars as pl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
     from typing import Self
 
@@ -39,8 +40,9 @@ class Aside:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="airlock-")  # noqa: SIM115  (closed by `close`)
-        self._pieces: list[tuple[int, int]] = []  # offset and bytes of each frame
+        self.rows = 0
+        self._file: IO[bytes] | None = None
+        self._pieces: list[tuple[int, int]] = []  # where each lies, and its bytes
 
     def __enter__(self) -> Self:
         return self
@@ -51,13 +53,17 @@ class Aside:
         self.close()
 
     def close(self) -> None:
-        """Delete all frames."""
-        self._file.close()
+        """Let go of all frames."""
+        if self._file is not None:
+            self._file.close()
 
     def add(self, rows: pl.DataFrame) -> int:
-        """Store a frame and return its number."""
+        """Set a frame aside and return its number."""
+        self.rows += rows.height
         body = io.BytesIO()
         rows.write_ipc(body, compression="lz4")
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="airlock-")  # noqa: SIM115  (closed by `close`)
         start = self._file.seek(0, io.SEEK_END)
         self._file.write(body.getbuffer())
         self._pieces.append((start, body.getbuffer().nbytes))
@@ -66,8 +72,13 @@ class Aside:
     def read(self, number: int) -> pl.DataFrame:
         """Return a frame."""
         start, size = self._pieces[number]
+        assert self._file is not None  # noqa: S101  # for mypy: `add` has opened it
         self._file.seek(start)
         return pl.read_ipc(self._file.read(size))
+
+    def __iter__(self) -> Iterator[pl.DataFrame]:
+        """Yield all frames in the order in which they were set aside."""
+        return map(self.read, range(len(self._pieces)))
 
 
 class Spool:
@@ -100,6 +111,10 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of all rows."""
         self._pending = []
         self._aside.close()
 
@@ -119,11 +134,16 @@ class Spool:
         yield from (rows for rows in map(self.partition, range(self.partitions)) if rows.height)
 
     def partition(self, number: int) -> pl.DataFrame:
-        """Return a partition by its number, from 0; it may have no rows, and no columns if no frame was added."""
+        """Return a partition by its number, from 0; it may have no rows, and if none was ever added, no columns."""
+        return pl.concat([self._empty, *self.pieces(number)])
+
+    def pieces(self, number: int) -> Iterator[pl.DataFrame]:
+        """Yield a partition's rows frame by frame, in their order, for a partition of which one value has too many."""
         if self.partitions == 1:
-            return pl.concat([self._empty, *self._pending])
-        self._write()
-        return pl.concat([self._empty, *map(self._aside.read, self._pieces[number])])
+            yield from self._pending
+        else:
+            self._write()
+            yield from map(self._aside.read, self._pieces[number])
 
     def _number(self) -> pl.Expr:
         return partition_hash(self._by) // (2**64 // self.partitions + 1)
@@ -156,6 +176,50 @@ class SortedSpool(Spool):
 
     def _number(self) -> pl.Expr:
         return pl.lit(self._bounds).search_sorted(self._by, side="right")
+
+
+class NumberedSpool(Spool):
+    """Rows partitioned by the number of a partition, which they carry."""
+
+    def _number(self) -> pl.Expr:
+        return self._by
+
+
+SpoolT = TypeVar("SpoolT", bound=Spool)
+
+
+class Partitions(ExitStack):
+    """Spools of equally many partitions; all of them are gone when the block ends.
+
+    Parameters
+    ----------
+    rows
+        About how many rows the largest of them has.
+    """
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.number = partitions_for(rows)
+
+    def spool(self, by: pl.Expr, schema: pl.Schema, frames: Iterable[pl.DataFrame] = ()) -> Spool:
+        """Return a spool of these columns by a value, with the rows of these frames."""
+        return self._filled(Spool(by, self.number), schema, frames)
+
+    def numbered(self, by: pl.Expr, schema: pl.Schema, frames: Iterable[pl.DataFrame] = ()) -> Spool:
+        """Return the same by the numbers of the partitions."""
+        return self._filled(NumberedSpool(by, self.number), schema, frames)
+
+    def ordered(self, by: str, sample: pl.Series, schema: pl.Schema, frames: Iterable[pl.DataFrame] = ()) -> Spool:
+        """Return the same by ranges of a text, of which some values are known."""
+        return self._filled(SortedSpool(by, bounds_of(sample, self.number)), schema, frames)
+
+    def _filled(self, spool: SpoolT, schema: pl.Schema, frames: Iterable[pl.DataFrame]) -> SpoolT:
+        self.enter_context(spool)
+        spool.add(schema.to_frame())
+        for rows in frames:
+            spool.add(rows.select(schema.names()))
+        return spool
 
 
 def bounds_of(sample: pl.Series, partitions: int) -> pl.Series:

@@ -166,13 +166,22 @@ class Workspace:
         DatasetMissingError
             If it was never committed.
         """
+        return list(self._marker(dataset)["parts"])
+
+    def count_rows(self, dataset: str) -> int:
+        """Return how many rows a committed dataset has; 0 if it was never committed."""
         try:
-            marker = json.loads(self.s3.get(self.root.join(dataset, MARKER)))
+            return int(self._marker(dataset)["rows"])
+        except DatasetMissingError:
+            return 0
+
+    def _marker(self, dataset: str) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self.s3.get(self.root.join(dataset, MARKER))))
         except FileNotFoundError:
             raise DatasetMissingError(
                 f"the run has no dataset {dataset!r}: clear the stage that writes it, then this one"
             ) from None
-        return list(marker["parts"])
 
     def read_part(
         self, dataset: str, part: str, schema: pl.Schema, columns: Sequence[str] | None = None
@@ -227,6 +236,16 @@ class Workspace:
         where = self.root.join(name)
         self.s3.put_file(where, file, content_type)
         return str(where)
+
+    def read_file(self, name: str, file: IO[bytes]) -> None:
+        """Write an object below the root to an open file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such object.
+        """
+        self.s3.get_file(self.root.join(name), file)
 
     def write_text(self, name: str, content: str, content_type: str) -> str:
         """Write a text below the root and return its address."""

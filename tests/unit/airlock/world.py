@@ -14,6 +14,7 @@ import polars as pl
 from airlock.pipelines import ImagingPipeline
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, OUTCOMES, VERDICTS, arrival_id
 from airlock.run import Run
+from airlock.stages import buffer
 from airlock.stages.buffer import INDEX
 from airlock.stages.jobs import EndedJob
 from airlock.storage.s3uri import S3Uri
@@ -54,6 +55,11 @@ CT = {
     "StudyID": "S1",
     "SeriesNumber": "1",
 }
+
+
+def read_arrivals(run: Run[Any]) -> pl.DataFrame:
+    """Return a run's whole delivery."""
+    return pl.concat([ARRIVALS.to_frame(), *buffer.read_arrivals(run)])
 
 
 def pipeline(**changes: Any) -> ImagingPipeline:

@@ -17,9 +17,10 @@ from airlock.ccda.validate import validate
 from airlock.ledger import Job
 from airlock.run import Run
 from airlock.stages.batches import find_batches
-from airlock.stages.buffer import buffer, find_shards, read_arrivals
+from airlock.stages.buffer import buffer, find_shards
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import CCDA, ndjson, patient, pipeline
+from tests.unit.airlock.world import read_arrivals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

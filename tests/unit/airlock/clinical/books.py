@@ -6,15 +6,19 @@ A resource is named as in FHIR, ``Patient/p1``; what a job did with it is told u
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
+from airlock.clinical import outcomes as outcomes_
+from airlock.clinical import result_lines
 from airlock.clinical.audit import audit
 from airlock.clinical.import_ import record
-from airlock.clinical.manifests import LINES, RESULTS, Counters, JobOutput, Shape
+from airlock.clinical.manifests import LINES, RESULTS, Counters, JobOutput, Shape, spool_lines, spool_sent
 from airlock.clinical.normalize import normalize
 from airlock.clinical.parse import parse
-from airlock.clinical.records import BATCHES, VERDICTS
+from airlock.clinical.records import BATCHES, OPERATION_OUTCOMES, VERDICTS
 from airlock.clinical.validate import validate
 from airlock.ledger import Job
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline
@@ -23,12 +27,12 @@ from airlock.stages.batches import find_batches
 from airlock.stages.buffer import buffer
 from airlock.stages.resources import DISPOSITIONS, OUTCOMES
 from airlock.storage.s3uri import S3Uri
+from airlock.storage.spool import Partitions
 from tests.unit.airlock.world import ended_job, frame
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from airlock.stages.auditing import Audited
+    from airlock.storage.spool import Spool
     from tests.unit.airlock.world import World
 
 STORE = "f" * 32
@@ -245,7 +249,42 @@ def output(*lines: tuple[str, str, int | None], found: bool = True, unreadable: 
         known = {"resource_type": resource_type, "resource_id": resource_id, "status_code": status}
         rows.append(known | {"kind": kind, "file": f"{resource_type}.ndjson"})
     unread = {Shape("FAILURE/", "no JSON", stored=False): unreadable} if unreadable else {}
-    return JobOutput(found, Counters(**counts), frame(rows, LINES), unread)
+    return JobOutput(found, Counters(**counts), spool_lines(None, [frame(rows, LINES)]), unread)
+
+
+def lines_of(found: JobOutput) -> pl.DataFrame:
+    return pl.concat([LINES.to_frame(), *found.lines])
+
+
+def with_lines(found: JobOutput, **facts: str) -> JobOutput:
+    """Return an output whose lines have these facts."""
+    changed = lines_of(found).with_columns(pl.lit(fact).alias(name) for name, fact in facts.items())
+    return replace(found, lines=spool_lines(None, [changed]))
+
+
+def sent(rows: pl.DataFrame) -> Spool:
+    """Return a batch's list as audit reads it."""
+    return spool_sent(Partitions(0), [rows])
+
+
+def account(rows: pl.DataFrame, *more: Any) -> pl.DataFrame:
+    return pl.concat(outcomes_.account(sent(rows), *more))
+
+
+def operation_outcomes(rows: pl.DataFrame, *more: Any) -> pl.DataFrame:
+    return pl.concat([OPERATION_OUTCOMES.to_frame(), *outcomes_.operation_outcomes(sent(rows), *more)])
+
+
+def discrepancies(rows: pl.DataFrame, *more: Any) -> list[str]:
+    return outcomes_.discrepancies(sent(rows), *more)
+
+
+def identify(rows: pl.DataFrame, *more: Any) -> JobOutput:
+    return result_lines.identify(sent(rows), *more)
+
+
+def names_nothing(rows: pl.DataFrame, *more: Any) -> bool:
+    return result_lines.names_nothing(sent(rows), *more)
 
 
 JOB = ended_job()

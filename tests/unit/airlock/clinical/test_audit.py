@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
 
-from airlock.clinical.audit import account_batches, audit
+from airlock.clinical.accounts import account_batches
+from airlock.clinical.audit import audit
 from airlock.clinical.contracts import ClinicalContract
 from airlock.clinical.records import BATCHES, GATES, VERDICTS, file_subject, subject_key
 from airlock.ledger import Job
@@ -349,10 +351,10 @@ class TestReview:
         whole = run.workspace.read("outcomes", OUTCOMES)
         other = whole.with_columns(content_digest=pl.lit("of other content"))
         for approved in (None, OUTCOMES.to_frame(), whole.head(1), other):
-            assert audit(run, Store(), approved).balanced
+            assert audit(run, Store(), None if approved is None else [approved]).balanced
             assert set(words(run).values()) == {("held", "awaiting_review")}
             assert contracts(run) == {}
-        audit(run, Store(), whole)
+        audit(run, Store(), [whole])
         assert set(words(run).values()) == {RELEASED}
         assert references(run, "Patient/p1") == ["Observation/o1", "Patient/p1"]
 
@@ -365,15 +367,17 @@ class TestAccountBatches:
     def test_it_stands_by_itself(self, world: World) -> None:
         run = delivered(world, "one", FILES_OF_TWO)
         ended(world, run, {"Observation/o2": rejected()})
-        accounts = account_batches(run)
-        assert accounts.outcomes.schema == OUTCOMES
-        assert accounts.outcomes.height == 5
-        assert accounts.suspect == []
-        assert accounts.operation_outcomes["resource_id"].to_list() == ["o2"]
+        with ExitStack() as stack:
+            accounts = account_batches(run, stack)
+            assert {rows.schema for rows in accounts.outcomes} == {OUTCOMES}
+            assert accounts.outcomes.rows == 5
+            assert accounts.suspect == []
+            assert [rows["resource_id"].to_list() for rows in accounts.operation_outcomes] == [["o2"]]
 
     def test_a_run_without_batches_has_none(self, world: World) -> None:
-        accounts = account_batches(delivered(world, "one", {}))
-        assert (accounts.outcomes.height, accounts.jobs, accounts.suspect) == (0, [], [])
+        with ExitStack() as stack:
+            accounts = account_batches(delivered(world, "one", {}), stack)
+            assert (accounts.outcomes.rows, accounts.jobs, accounts.suspect) == (0, [], [])
 
 
 class TestWhatTheProofIsOf:

@@ -42,7 +42,9 @@ class Books:
         return self
 
     def gates(self, settings: ClinicalAudit = LENIENT, **state: bool) -> pl.DataFrame:
-        rows = gate.decide(STORE, self.verdicts, self.outcomes, settings, **{"balanced": True} | state)
+        books = STORE, self.verdicts, self.outcomes, settings
+        state = {"balanced": True} | state
+        rows = pl.concat([gate.decide(*books, **state), gate.decide_files(*books, **state)])
         assert rows.schema == GATES
         return rows
 
@@ -51,7 +53,8 @@ class Books:
 
     def last_words(self, settings: ClinicalAudit = LENIENT, *more: str, **state: bool) -> pl.DataFrame:
         arrivals = files(*sorted({*self.verdicts["arrival_id"], *more}))
-        rows = gate.last_words(arrivals, self.verdicts, self.outcomes, self.gates(settings, **state))
+        units = gate.with_copy_reasons(self.verdicts, gate.lost(self.outcomes))
+        rows = gate.last_words(arrivals, units, self.outcomes, self.gates(settings, **state))
         assert rows.schema == DISPOSITIONS
         return rows
 
@@ -229,7 +232,7 @@ def word_of(*units: tuple[str, str | None]) -> tuple[str, str | None]:
         {"arrival_id": "a", "line": number, "disposition": word, "reason": reason, "stage": "audit", "detail": "said"}
         for number, (word, reason) in enumerate(units)
     ]
-    found = gate.file_words(files("a"), frame(rows, DISPOSITIONS))
+    found = gate.file_words(files("a"), gate.sum_words(frame(rows, DISPOSITIONS)))
     assert found.schema == FILE_DISPOSITIONS
     assert (found["detail"][0] == "said") == (len(units) == 1)
     return found.select("disposition", "reason").row(0)

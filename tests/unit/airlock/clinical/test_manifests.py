@@ -22,11 +22,23 @@ from airlock.clinical.manifests import (
     read_output,
     read_progress,
 )
-from airlock.clinical.outcomes import account, discrepancies, operation_outcomes
 from airlock.storage.s3 import S3
 from airlock.storage.s3uri import S3Uri
 from airlock.storage.workspace import Workspace
-from tests.unit.airlock.clinical.books import JOB, batch, manifest, ndjson, outcome, output, result, unit
+from tests.unit.airlock.clinical.books import (
+    JOB,
+    account,
+    batch,
+    discrepancies,
+    lines_of,
+    manifest,
+    ndjson,
+    operation_outcomes,
+    outcome,
+    output,
+    result,
+    unit,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +59,7 @@ def read(s3: S3) -> JobOutput:
 
 
 def only(found: JobOutput, column: str) -> Any:
-    (value,) = found.lines[column].to_list()
+    (value,) = lines_of(found)[column].to_list()
     return value
 
 
@@ -59,7 +71,7 @@ class TestFolder:
         leave(s3, "SUCCESS_WITH_SEARCH_VALIDATION_FAILURES/Patient.ndjson", [result("Patient/p2")])
         found = read(s3)
         assert found.manifest_found
-        assert set(found.lines.select("kind", "file", "resource_type", "resource_id").iter_rows()) == {
+        assert set(lines_of(found).select("kind", "file", "resource_type", "resource_id").iter_rows()) == {
             ("success", "v1-0/Patient.ndjson", "Patient", "p1"),
             ("failure", "Observation.ndjson", "Observation", "o1"),
             ("warning", "Patient.ndjson", "Patient", "p2"),
@@ -67,13 +79,13 @@ class TestFolder:
 
     def test_folders_that_are_not_there_are_empty(self, s3: S3) -> None:
         leave(s3, MANIFEST, manifest(0))
-        assert (read(s3).lines.height, read(s3).unreadable_lines) == (0, 0)
+        assert (read(s3).lines.rows, read(s3).unreadable_lines) == (0, 0)
 
     def test_what_lies_outside_the_result_folders_is_nothing(self, s3: S3) -> None:
         s3.put(S3Uri("work", "output/.healthlake_write_access_check_file.temp"), b"")
         leave(s3, "FAILURES/else.ndjson", [result("Patient/p1")])
         found = read(s3)
-        assert (found.manifest_found, found.lines.height, found.unreadable_lines) == (False, 0, 0)
+        assert (found.manifest_found, found.lines.rows, found.unreadable_lines) == (False, 0, 0)
 
     def test_either_spelling_of_the_manifest_is_read_the_capital_first(self, s3: S3) -> None:
         leave(s3, "manifest.json", manifest(1))
@@ -161,7 +173,7 @@ class TestLines:
     )
     def test_a_line_that_names_no_resource_is_counted(self, s3: S3, line: str) -> None:
         leave(s3, "FAILURE/a.ndjson", [result("Patient/p1"), line, "", result("Patient/p2")])
-        assert (read(s3).lines.height, read(s3).unreadable_lines) == (2, 1)
+        assert (read(s3).lines.rows, read(s3).unreadable_lines) == (2, 1)
 
     def test_a_line_beyond_all_measure_is_counted_and_not_held(self, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(manifests, "LINE_BYTES", 1000)
@@ -171,7 +183,7 @@ class TestLines:
     def test_more_lines_than_are_held_at_once(self, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(manifests, "_AT_ONCE", 2)
         leave(s3, "SUCCESS/a.ndjson", [result(f"Patient/p{number}") for number in range(5)])
-        assert read(s3).lines["resource_id"].to_list() == ["p0", "p1", "p2", "p3", "p4"]
+        assert lines_of(read(s3))["resource_id"].to_list() == ["p0", "p1", "p2", "p3", "p4"]
 
 
 class Clock:
@@ -236,7 +248,7 @@ class TestKept:
         keep_output(workspace, "b1", "j1", found)
         kept = read_kept(workspace, "b1", "j1")
         assert kept is not None
-        assert kept.lines.equals(found.lines)
+        assert lines_of(kept).equals(lines_of(found))
         assert (kept.counters, kept.manifest_found, kept.unreadable_lines) == (found.counters, True, 0)
 
     def test_another_jobs_output_is_not_it(self, s3: S3) -> None:

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import airlock.clinical.normalize
-from airlock.clinical.normalize import normalize
+from airlock.clinical.normalize import normalize, number_files
 from airlock.clinical.records import BATCHES
 from airlock.run import Run
 from airlock.stages.batches import TooManyBatchesError, find_batches
@@ -103,7 +102,7 @@ def _check_limits(run: Run[ClinicalPipeline], files: dict[str, bytes]) -> None:
 @given(st.lists(st.tuples(st.sampled_from("AB"), st.integers(2, 30)), max_size=40), st.integers(1, 60))
 def test_a_file_is_left_only_when_the_next_resource_does_not_fit(sizes: list[tuple[str, int]], limit: int) -> None:
     frame = pl.DataFrame(sizes, schema={"resource_type": pl.String, "size": pl.Int64}, orient="row")
-    numbers = airlock.clinical.normalize._files(frame, limit)
+    numbers = number_files(frame, limit, {})
     for kind in "AB":
         own = [(number, size) for number, (of, size) in zip(numbers, sizes, strict=True) if of == kind]
         assert [number for number, _ in own] == sorted(number for number, _ in own)

@@ -5,15 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
 import pytest
 
 from airlock.clinical.manifests import Counters
-from airlock.clinical.outcomes import account, discrepancies, operation_outcomes
-from airlock.clinical.records import OPERATION_OUTCOMES
+from airlock.clinical.records import OPERATION_OUTCOMES, OUTCOMES
 from airlock.reasons import Reason
-from airlock.stages.resources import OUTCOMES
-from tests.unit.airlock.clinical.books import JOB, batch, output, unit
+from tests.unit.airlock.clinical.books import (
+    JOB,
+    account,
+    batch,
+    discrepancies,
+    operation_outcomes,
+    output,
+    unit,
+    with_lines,
+)
 
 if TYPE_CHECKING:
     from airlock.clinical.manifests import JobOutput
@@ -60,24 +66,18 @@ class TestAccount:
         assert found(("success", "Patient/p2", 200), ("success", "Group/p1", 200)) == ("unaccounted", "not_in_manifest")
 
     def test_a_line_among_the_results_of_another_file_proves_nothing(self) -> None:
-        results = output(OK)
-        elsewhere = results.lines.with_columns(file=pl.lit("Group.ndjson"))
-        rows = account(batch(P1), JOB, type(results)(True, results.counters, elsewhere))
+        rows = account(batch(P1), JOB, with_lines(output(OK), file="Group.ndjson"))
         assert rows["outcome"].to_list() == ["unaccounted"]
 
     @pytest.mark.parametrize("place", ["v1/Patient.ndjson", "staging/b1/v1/Patient.ndjson"])
     def test_sub_folders_count_and_may_begin_at_the_bucket(self, place: str) -> None:
-        results = output(OK)
         sent = batch(unit("Patient/p1", staged_key="staging/b1/v1/Patient.ndjson"))
-        moved = type(results)(True, results.counters, results.lines.with_columns(file=pl.lit(place)))
-        assert account(sent, JOB, moved)["outcome"].to_list() == ["imported"]
+        assert account(sent, JOB, with_lines(output(OK), file=place))["outcome"].to_list() == ["imported"]
 
     @pytest.mark.parametrize("place", ["Patient.ndjson", "v2/Patient.ndjson", "staging/b2/v1/Patient.ndjson"])
     def test_a_file_of_the_same_name_elsewhere_is_another_file(self, place: str) -> None:
-        results = output(OK)
         sent = batch(unit("Patient/p1", staged_key="staging/b1/v1/Patient.ndjson"))
-        moved = type(results)(True, results.counters, results.lines.with_columns(file=pl.lit(place)))
-        assert account(sent, JOB, moved)["outcome"].to_list() == ["unaccounted"]
+        assert account(sent, JOB, with_lines(output(OK), file=place))["outcome"].to_list() == ["unaccounted"]
 
     @pytest.mark.parametrize("status", ["COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED"])
     def test_the_jobs_status_changes_nothing_for_what_is_named(self, status: str) -> None:
@@ -115,8 +115,7 @@ class TestAccount:
 class TestOperationOutcomes:
     def test_those_of_the_batch_and_one_each(self) -> None:
         results = output(("failure", "Patient/p1", 400), ("failure", "Patient/p1", 400), ("failure", "Patient/p9", 400))
-        said = type(results)(True, results.counters, results.lines.with_columns(outcome=pl.lit("{}")))
-        rows = operation_outcomes(batch(P1, P2), JOB, said)
+        rows = operation_outcomes(batch(P1, P2), JOB, with_lines(results, outcome="{}"))
         assert rows.schema == OPERATION_OUTCOMES
         assert rows.select("arrival_id", "resource_id", "source", "outcome").rows() == [("a", "p1", "import", "{}")]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airlock.clinical.read_back import TRIES, VALIDATION_ISSUE, agrees, choose, read_back
+from airlock.clinical.read_back import TRIES, VALIDATION_ISSUE, agrees, choose, marked, read_back
 from tests.unit.airlock.clinical.books import Store, batch, ndjson, observation, outcomes, patient, unit
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def reasons(world: World, store: Store, sample: int = 10, pause: Any = lambda _:
     world.put("s3://work/staging/b1/Patient.ndjson", ndjson(PATIENTS))
     world.put("s3://work/staging/b1/Observation.ndjson", ndjson([WEIGHT]))
     rows: pl.DataFrame = outcomes(*UNITS).with_columns(uncertain=False)
-    found = read_back(store, world.s3, rows, batch(*UNITS), sample, pause=pause)
+    found = marked(rows, read_back(store, world.s3, choose(rows, sample), [batch(*UNITS)], pause=pause))
     assert found["uncertain"].to_list() == [reason is not None for reason in found["reason"]]
     return dict(found.select("resource_id", "reason").iter_rows())
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airlock.clinical.records import RESOURCES, REWRITES
-from airlock.clinical.references import EDGES, LOST, References, cascade, missing, resolve
+from airlock.clinical.records import RESOURCES
+from airlock.clinical.references import EDGES, IS_REWRITTEN, MEANINGS, Resolver, cascade, missing
+from airlock.storage.spool import PARTITION_ROWS, Partitions
 from tests.unit.airlock.clinical.world import RefusedError, Store
 from tests.unit.airlock.world import frame
 
@@ -25,20 +26,21 @@ def unit(name: str, *references: str, file: str = "a", line: int = 1, **more: An
     return known | {"references": list(references), "identifiers": [], "full_url": None} | more
 
 
-def resolved(*rows: dict[str, Any], twins: tuple[dict[str, Any], ...] = (), store: Store | None = None) -> References:
-    units = frame(list(rows), RESOURCES)
-    found = resolve(units, pl.concat([units, frame(list(twins), RESOURCES)]), store)
-    assert (found.rewrites.schema, found.edges.schema, found.lost.schema) == (REWRITES, EDGES, LOST)
-    return found
+def resolved(*rows: dict[str, Any], twins: tuple[dict[str, Any], ...] = (), store: Store | None = None) -> pl.DataFrame:
+    units = frame(list(rows), RESOURCES).with_row_index("row")
+    with Partitions(3 * PARTITION_ROWS) as partitions:
+        resolver = Resolver(partitions, store)
+        resolver.add_resources(frame(list(twins), RESOURCES))
+        resolver.add_resources(units)
+        resolver.add_references(units)
+        return pl.concat([MEANINGS.to_frame(), *resolver.meanings()])
 
 
 def meaning(reference: str, *others: dict[str, Any], **more: Any) -> tuple[str | None, str | None, str | None]:
     """Return what a reference becomes, what it refers to and why it is lost."""
     found = resolved(unit("Observation/o1", reference, line=9), *others, **more)
-    columns = (found.rewrites["reference"], found.edges["target"], found.lost["why"])
-    assert all(column.len() <= 1 for column in columns)
-    first, second, third = (column.to_list() or [None] for column in columns)
-    return first[0], second[0], third[0]
+    becomes = pl.when(IS_REWRITTEN).then("reference")
+    return found.select(becomes, "target", "why").row(0)
 
 
 P1 = unit("Patient/p1", full_url=URN, identifiers=["s|1", "|plain", "a b|c"])
@@ -141,7 +143,7 @@ class TestConditional:
     def test_each_search_is_made_once(self) -> None:
         store = Store(found={"Patient?identifier=s|2": ["p7"]})
         rows = [unit(f"Observation/o{line}", "Patient?identifier=s|2", line=line) for line in range(1, 6)]
-        assert resolved(*rows, store=store).rewrites.height == 5
+        assert resolved(*rows, store=store).filter(IS_REWRITTEN).height == 5
         assert len(store.asked) == 1
 
     def test_a_search_is_broken_off_at_the_second_find(self) -> None:
@@ -171,13 +173,11 @@ class TestConditional:
 class TestMissing:
     @staticmethod
     def of(targets: list[str], known: list[str] = [], store: Store | None = None) -> set[str]:  # noqa: B006
-        edges = pl.DataFrame([("a", 1, target) for target in targets], schema=EDGES, orient="row")
-
         def ledger(keys: pl.DataFrame) -> pl.DataFrame:
             name = pl.format("{}/{}", "resource_type", "resource_id")
             return keys.filter(name.is_in(known))
 
-        return missing(edges, ledger, pl.Series(["Patient/here"]), store, 4)
+        return missing(pl.Series(targets, dtype=pl.String), ledger, pl.Series(["Patient/here"]), store, 4)
 
     def test_nothing_is_asked_where_nothing_is_open(self) -> None:
         assert self.of([]) == self.of(["Patient/here"], store=Store()) == set()
@@ -194,11 +194,15 @@ class TestMissing:
 
 def fallen(edges: dict[str, list[str]], gone: set[str]) -> dict[str, str]:
     """Return what falls, by its name, with the type that it misses."""
-    rows = [unit(name, line=line) for line, name in enumerate(edges, start=1)]
-    lines = {row["line"]: name for row, name in zip(rows, edges, strict=True)}
-    pairs = [("a", line, target) for line, name in lines.items() for target in edges[name]]
-    stopped = cascade(frame(rows, RESOURCES), pl.DataFrame(pairs, schema=EDGES, orient="row"), gone)
-    return {lines[line]: kind for (_, line), kind in stopped.items()}
+    rows = [
+        (row, edge, name, target)
+        for row, (name, targets) in enumerate(edges.items())
+        for edge, target in enumerate(targets)
+    ]
+    with Partitions(3 * PARTITION_ROWS) as partitions:
+        spool = partitions.spool(pl.col("target"), EDGES, [pl.DataFrame(rows, schema=EDGES, orient="row")])
+        stopped = cascade(partitions, spool, [gone] * partitions.number)
+        return {own: kind for part in stopped for own, kind in part.select("own", "kind").iter_rows()}
 
 
 class TestCascade:
@@ -223,6 +227,7 @@ class TestCascade:
         }
         assert fallen({"Patient/a": ["Patient/a"]}, set()) == {}
 
+    @settings(deadline=None)
     @given(st.dictionaries(st.integers(0, 9), st.lists(st.integers(0, 12), max_size=3), max_size=10))
     def test_what_is_left_refers_to_nothing_that_is_missing(self, graph: dict[int, list[int]]) -> None:
         edges = {f"Basic/{name}": [f"Basic/{target}" for target in targets] for name, targets in graph.items()}

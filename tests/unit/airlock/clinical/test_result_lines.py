@@ -13,17 +13,21 @@ from hypothesis import strategies as st
 
 from airlock.clinical.audit import audit
 from airlock.clinical.manifests import RESULTS, Counters, is_final, keep_output, read_kept, read_output
-from airlock.clinical.outcomes import account, discrepancies
-from airlock.clinical.result_lines import NO_BASE, identify, names_nothing
+from airlock.clinical.result_lines import NO_BASE
 from airlock.storage.s3uri import S3Uri
 from airlock.storage.workspace import Workspace
 from tests.unit.airlock.clinical.books import (
     JOB,
     Store,
+    account,
     batch,
     delivered,
+    discrepancies,
     ended,
+    identify,
+    lines_of,
     manifest,
+    names_nothing,
     ndjson,
     outcome,
     patient,
@@ -259,7 +263,7 @@ def test_lines_with_numbers_are_kept_with_them(s3: S3) -> None:
 def test_what_an_older_version_has_kept_is_still_read(s3: S3) -> None:
     workspace, sent = Workspace(s3, S3Uri("work", "runs/one/")), files(1)
     output = left({"SUCCESS/Patient.00000.ndjson": [result("Patient/f0-1")]}, scanned=1)
-    older = output.lines.drop("line_id")
+    older = lines_of(output).drop("line_id")
     workspace.write("outputs/b1/j1", older.schema, older)
     kept = {"job_id": "j1", "manifest_found": True, "counters": {"scanned": 1}, "unreadable_lines": 0}
     workspace.write_json("outputs/b1.json", kept | {"lines": "outputs/b1/j1"})

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from airlock.clinical.service_check import ask, chosen, first_words
+from airlock.clinical.service_check import ask, first_words, sampled
 from airlock.pipelines import ClinicalValidate
 from airlock.reasons import Reason
 from tests.unit.airlock.clinical.books import observation, patient
@@ -22,28 +22,28 @@ UNITS = pl.DataFrame(
 )
 
 
-def settings(check: str, size: int = 200) -> ClinicalValidate:
-    return ClinicalValidate.model_validate({"service_check": check, "sample_size": size})
+def settings(size: int) -> ClinicalValidate:
+    return ClinicalValidate.model_validate({"service_check": "sample", "sample_size": size})
 
 
-class TestChosen:
-    def test_none_all_or_some(self) -> None:
-        assert chosen(UNITS, settings("none")).height == 0
-        assert chosen(UNITS, settings("all")).height == 100
-        assert chosen(UNITS, settings("sample", 30)).height == 30
-        assert chosen(UNITS, settings("sample", 500)).height == 100
+class TestSample:
+    def test_it_is_no_larger_than_wanted(self) -> None:
+        assert sampled([UNITS], settings(30)).height == 30
+        assert sampled([UNITS], settings(500)).height == 100
 
-    def test_a_sample_has_every_type(self) -> None:
-        kinds = chosen(UNITS, settings("sample", 8)).join(UNITS, on=["arrival_id", "line"])["resource_type"]
+    def test_it_has_every_type(self) -> None:
+        kinds = sampled([UNITS], settings(8))["resource_type"]
         assert sorted(kinds) == ["Observation"] * 4 + ["Patient"] * 4
 
-    def test_the_same_delivery_gives_the_same_sample_in_any_order(self) -> None:
+    def test_the_same_delivery_gives_the_same_sample_in_any_order_and_in_any_parts(self) -> None:
         shuffled = UNITS.sample(fraction=1, shuffle=True, seed=7)
-        one, other = (set(chosen(units, settings("sample", 9))["line"]) for units in (UNITS, shuffled))
-        assert one == other
+        one, other, parts = (
+            set(sampled(units, settings(9))["line"]) for units in ([UNITS], [shuffled], shuffled.iter_slices(7))
+        )
+        assert one == other == parts
 
     def test_of_nothing_there_is_none(self) -> None:
-        assert chosen(UNITS.clear(), settings("sample")).height == 0
+        assert sampled([UNITS.clear()], settings(200)).height == 0
 
 
 def findings(store: Any, *resources: dict[str, Any]) -> list[tuple[str, int, Any]]:

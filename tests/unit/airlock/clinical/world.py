@@ -18,10 +18,11 @@ from airlock.ledger import Job
 from airlock.records import Verdict
 from airlock.run import Run
 from airlock.stages.batches import find_batches
-from airlock.stages.buffer import buffer, find_shards, read_arrivals
+from airlock.stages.buffer import buffer, find_shards
 from airlock.stages.resources import FILES
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import ndjson, pipeline
+from tests.unit.airlock.world import read_arrivals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

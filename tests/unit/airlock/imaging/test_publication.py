@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
 
-from airlock.clinical.audit import account_batches
+from airlock.clinical.accounts import account_batches
 from airlock.clinical.records import BATCHES, GATES
 from airlock.imaging.contracts import FhirReferences
 from airlock.imaging.fhir.publishing import read_publishing
@@ -195,7 +196,7 @@ class TestSending:
 class TestProof:
     def test_a_study_of_which_all_is_in_is_published(self, world: World) -> None:
         run = released(world, HEAD, CHEST, OTHER)
-        assert published_studies(run) == set()
+        assert published_studies(run).is_empty()
         assert published(world, run) == {"published": 3, "not_published": 0}
         assert proven(run) == {"1.2.1", "1.2.2", "1.2.3"}
 
@@ -353,7 +354,8 @@ class TestFurtherBatches:
         run, later = released(world, HEAD), study(StudyInstanceUID="1.2.2", StudyDate="20301231", PatientName="N^N")
         normalize(run)
         ended(world, run.within(FOLDER))  # type: ignore[arg-type]  # as above
-        account_batches(run.within(FOLDER))  # by an audit that broke off
+        with ExitStack() as stack:
+            account_batches(run.within(FOLDER), stack)  # by an audit that broke off
         publishable(run, HEAD, later)
         published(world, run, {PATIENT: rejected()})
         again = released(world, HEAD, name="two")

@@ -13,8 +13,8 @@ import pytest
 from airlock.ledger import Ledger
 from airlock.records import ARRIVALS, DISPOSITIONS, Window, arrival_id
 from airlock.run import Run
-from airlock.stages.buffer import Buffered, Listing, buffer, find_buffered, read_arrivals, shard_rows
-from tests.unit.airlock.world import pipeline
+from airlock.stages.buffer import Buffered, Listing, buffer, find_buffered, shard_rows
+from tests.unit.airlock.world import pipeline, read_arrivals
 
 if TYPE_CHECKING:
     from typing import Any

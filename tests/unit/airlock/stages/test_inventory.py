@@ -18,12 +18,12 @@ from polars import selectors
 
 from airlock.pipelines import Receive, Source
 from airlock.records import ARRIVALS, Window
-from airlock.stages.buffer import Listing, buffer, read_arrivals
+from airlock.stages.buffer import Listing, buffer
 from airlock.stages.inventory import InventoryError, find_inventory, fresh_inventory, list_inventory
 from airlock.stages.receive import Delivery, look
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.storage.test_s3 import ODD_NAMES
-from tests.unit.airlock.world import pipeline
+from tests.unit.airlock.world import pipeline, read_arrivals
 
 if TYPE_CHECKING:
     from tests.unit.airlock.world import World
