@@ -200,7 +200,10 @@ class Reason(StrEnum):
     SERVER_ERROR = "server_error", "The service failed with an error of its own. Redrive it."
     SERVICE_WARNING = (
         "service_warning",
-        "HealthImaging imported the file with a warning (see detail). Check the image set, then approve or exempt it.",
+        (
+            "HealthImaging imported the file with a warning (see detail). Check the image set, then approve it or add "
+            "the warning to audit.harmless_warnings."
+        ),
     )
     NON_PRIMARY = (
         "non_primary",

@@ -37,18 +37,18 @@ def find_held(pipeline: str | None, reason: str | None) -> dict[str, Any]:
     if reason is not None:
         check_reason(reason)
     with open_ledger() as ledger:
-        last_run = None if pipeline is None else _last_run(ledger, pipeline)
+        last_run = None if pipeline is None else _describe_last_run(ledger, pipeline)
         gates = ledger.held(pipeline)
         arrivals = ledger.unreleased(gates["subject"]).rows_by_key("subject", named=True, include_key=False)
     rows = [
         row | {"what_to_do": SENTENCES.get(row["reason"]), "arrivals": arrivals.get(row["subject"], [])}
         for row in gates.to_dicts()
     ]
-    wanted = [row for row in rows if reason is None or reason in {row["reason"], *_reasons(row)}]
+    wanted = [row for row in rows if reason is None or reason in {row["reason"], *_arrival_reasons(row)}]
     return {"schema": SCHEMA, "pipeline": pipeline, "last_run": last_run, "reason": reason, "held": wanted}
 
 
-def _last_run(ledger: Ledger, pipeline: str) -> dict[str, Any] | None:
+def _describe_last_run(ledger: Ledger, pipeline: str) -> dict[str, Any] | None:
     newest = ledger.find_run(pipeline) if has_run(ledger, pipeline) else None
     if newest is None:
         return None
@@ -69,7 +69,7 @@ def describe_nothing_held(found: dict[str, Any]) -> str:
     return f"{message} Last run: {format_cell(last['started_at'])}, {books}."
 
 
-def _reasons(row: dict[str, Any]) -> Iterator[str]:
+def _arrival_reasons(row: dict[str, Any]) -> Iterator[str]:
     return (item["reason"] for item in row["arrivals"])
 
 
@@ -88,10 +88,10 @@ def check_reason(code: str) -> None:
 
 def tables(found: dict[str, Any]) -> Iterator[Table]:
     """Yield the table of a result of `find_held`."""
-    yield Table(f"held: {len(found['held'])}", _COLUMNS, [_row(row) for row in found["held"]])
+    yield Table(f"held: {len(found['held'])}", _COLUMNS, [_table_row(row) for row in found["held"]])
 
 
-def _row(row: dict[str, Any]) -> tuple[Any, ...]:
+def _table_row(row: dict[str, Any]) -> tuple[Any, ...]:
     counted = [f"{item['arrivals']} {item['disposition']}: {format_cell(item['reason'])}" for item in row["arrivals"]]
     names = ("since", "pipeline", "subject_key", "reason", "what_to_do")
     return *(row[name] for name in names), counted, row["run_id"]

@@ -16,13 +16,13 @@ def tables(plan: dict[str, Any]) -> Iterator[Table]:
     """Yield the tables of a plan."""
     batches, hours, cost = plan["batches"], plan["hours"], plan["cost"]
     counted = [(name, plan[name]) for name in ("listed", "settled", "claimed_elsewhere", "undated", "arrivals")]
-    counted += [("size", format_size(plan["bytes"])), *_content(plan)]
+    counted += [("size", format_size(plan["bytes"])), *_content_rows(plan)]
     counted += [("import jobs", batches["jobs"]), ("files to import", batches["files"])]
-    counted += [("hours", _hours(hours, batches["jobs"])), *_nights(hours)]
+    counted += [("hours", _format_hours(hours, batches["jobs"])), *_night_rows(hours)]
     yield Table(f"plan of pipeline {plan['pipeline']}; nothing was imported", ("", ""), counted)
     yield Table("problems", ("",), [(_TOO_MANY,)] if batches["too_many"] else [])
     findings = [
-        (_number(item), format_size(item["bytes"]), item["verdict"], item["reason"], item["sentence"])
+        (_count(item), format_size(item["bytes"]), item["verdict"], item["reason"], item["sentence"])
         for item in plan["findings"]
     ]
     yield Table(
@@ -31,16 +31,16 @@ def tables(plan: dict[str, Any]) -> Iterator[Table]:
         findings,
     )
     yield Table(
-        f"cost in {cost['currency']}, by the prices of {cost['as_of']} in {cost['region']}", ("", ""), _cost(cost)
+        f"cost in {cost['currency']}, by the prices of {cost['as_of']} in {cost['region']}", ("", ""), _cost_rows(cost)
     )
     yield Table("assumptions", ("",), [(text,) for text in plan["assumptions"]])
 
 
-def _number(item: dict[str, Any]) -> int:
+def _count(item: dict[str, Any]) -> int:
     return int(item["arrivals"] if item["units"] is None else item["units"])
 
 
-def _content(plan: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _content_rows(plan: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     if plan["kind"] == "imaging":
         yield from ((name, plan[name]) for name in ("studies", "series"))
     elif plan["resources"] is not None:
@@ -50,25 +50,25 @@ def _content(plan: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "resources", "unknown before the documents are converted"
 
 
-def _hours(hours: dict[str, Any], jobs: int) -> str:
+def _format_hours(hours: dict[str, Any], jobs: int) -> str:
     if not jobs:
         return "none: nothing to import"
     copies = f", including {hours['copies']:.2f} for copies" if round(hours["copies"], 2) else ""
     return f"{hours['total']:.2f}{copies}; limited by {hours['limited_by']}"
 
 
-def _nights(hours: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _night_rows(hours: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     if hours["nights"] is not None:
         yield "nights", hours["nights"]
 
 
-def _cost(cost: dict[str, Any]) -> list[tuple[str, str]]:
-    rows = [(f"{item['number']} {item['what']}", _money(item["cost"], 4)) for item in cost["requests"]]
-    rows += [("requests in all", _money(cost["all_requests"], 4)), ("imports", _money(cost["imports"]))]
+def _cost_rows(cost: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [(f"{item['number']} {item['what']}", _format_money(item["cost"], 4)) for item in cost["requests"]]
+    rows += [("requests in all", _format_money(cost["all_requests"], 4)), ("imports", _format_money(cost["imports"]))]
     tiers = ("frequent", "archive", "healthlake", "copies")
     stored = {name: cost["storage"][name] for name in tiers if name in cost["storage"]}
-    return rows + [(f"storage per month, {name}", _money(month)) for name, month in stored.items()]
+    return rows + [(f"storage per month, {name}", _format_money(month)) for name, month in stored.items()]
 
 
-def _money(amount: float | None, digits: int = 2) -> str:
+def _format_money(amount: float | None, digits: int = 2) -> str:
     return "unknown" if amount is None else f"{amount:.{digits}f}"

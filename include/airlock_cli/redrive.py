@@ -56,21 +56,21 @@ def conf_of(pipeline: str, choice: Choice, why: str) -> dict[str, Any]:
         check_reason(code)
     conf = {
         "redrive_run": choice.run,
-        "redrive_study": _study(choice.study),
+        "redrive_study": _hash_study(choice.study),
         "redrive_reasons": list(choice.reasons) or None,
-        "redrive_csv": _csv(pipeline, choice.csv),
+        "redrive_csv": _resolve_csv(pipeline, choice.csv),
         "redrive_why": why.strip(),
         "redrive_non_primary": choice.non_primary,
     }
     return {name: value for name, value in conf.items() if value}
 
 
-def _study(study: str | None) -> str | None:
+def _hash_study(study: str | None) -> str | None:
     """Return the study key, since Airflow stores and shows a run's conf, which must hold no UID."""
     return study if study is None or _STUDY_KEY.fullmatch(study) else study_key(study)
 
 
-def _csv(pipeline: str, csv: str | None) -> str | None:
+def _resolve_csv(pipeline: str, csv: str | None) -> str | None:
     if csv is None:
         return None
     if not csv.startswith("s3://"):

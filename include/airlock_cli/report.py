@@ -95,10 +95,10 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
         (item.get("arrivals", item.get("units")), code, item["sentence"]) for code, item in found["reasons"].items()
     ]
     yield Table("reasons", ("number", "reason", "what_to_do"), reasons)
-    yield _jobs(found["jobs"])
+    yield _jobs_table(found["jobs"])
 
 
-def _jobs(jobs: list[dict[str, Any]]) -> Table:
+def _jobs_table(jobs: list[dict[str, Any]]) -> Table:
     columns = [
         name
         for name in ("batch_id", "generation", "job_id", "status", "message")

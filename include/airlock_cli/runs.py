@@ -16,7 +16,7 @@ from airlock_cli.airflow_api import AirflowApi, ApiError, ApiUnreachableError
 from airlock_cli.errors import RequestError, UndecidedError, UnreachableError, WrongError
 from airlock_cli.report import find_report
 from airlock_cli.show import Table, say
-from airlock_cli.watch import WAITS, causes, follow
+from airlock_cli.watch import WAITS, describe_failures, follow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -127,7 +127,7 @@ def start(pipeline: str, conf: dict[str, Any], *, wait: bool, minutes: float | N
         if not wait:
             return Started(pipeline, run_id, "queued", page)
         state, tasks = follow(api, pipeline, run_id, say, _time_limit(run_id, minutes))
-        for cause in causes(api, tasks):
+        for cause in describe_failures(api, tasks):
             say(cause)
     return Started(pipeline, run_id, state, page)
 

@@ -107,14 +107,14 @@ def waits_for_a_person(tasks: Iterable[dict[str, Any]]) -> bool:
 
 
 def _print_progress(tasks: Iterable[dict[str, Any]], shown: dict[str, str], say: Callable[[str], None]) -> None:
-    for task, instances in _by_task(tasks).items():
+    for task, instances in _group_by_task(tasks).items():
         text = stage_line(instances)
         if text and shown.get(task) != text:
             shown[task] = text
             say(f"  {task:<15} {text}")
 
 
-def _by_task(tasks: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def _group_by_task(tasks: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for task in sorted(tasks, key=lambda item: (item["start_date"] or "9", item["task_id"])):
         groups.setdefault(task["task_id"], []).append(task)
@@ -130,31 +130,31 @@ def stage_line(instances: list[dict[str, Any]]) -> str:
     total = len(instances)
     if done < total:
         active = {state: count for state, count in states.items() if state not in _FINISHED | _NOT_SHOWN}
-        words = ", ".join(_counted(_STATE_TEXTS.get(state, state), count, total) for state, count in active.items())
+        words = ", ".join(_with_count(_STATE_TEXTS.get(state, state), count, total) for state, count in active.items())
         return ", ".join(part for part in (f"{done} of {total} done" if total > 1 else "", words) if part)
     bad = [state for state in states if state != "success"]
-    words = ", ".join(_counted(_STATE_TEXTS.get(state, state), states[state], total) for state in bad) or "done"
-    seconds = _duration(instances)
+    words = ", ".join(_with_count(_STATE_TEXTS.get(state, state), states[state], total) for state in bad) or "done"
+    seconds = _measure_seconds(instances)
     return f"{words}{f', {total} tasks' if total > 1 else ''}{f' ({seconds:.1f} s)' if seconds is not None else ''}"
 
 
-def _counted(word: str, count: int, total: int) -> str:
+def _with_count(word: str, count: int, total: int) -> str:
     return word if total == 1 else f"{count} {word}"
 
 
-def _duration(instances: list[dict[str, Any]]) -> float | None:
+def _measure_seconds(instances: list[dict[str, Any]]) -> float | None:
     starts = [datetime.fromisoformat(item["start_date"]) for item in instances if item["start_date"]]
     ends = [datetime.fromisoformat(item["end_date"]) for item in instances if item["end_date"]]
     return (max(ends) - min(starts)).total_seconds() if starts and ends else None
 
 
-def causes(api: AirflowApi, tasks: Iterable[dict[str, Any]]) -> list[str]:
+def describe_failures(api: AirflowApi, tasks: Iterable[dict[str, Any]]) -> list[str]:
     """Return each failed task's name, its number of tries and the last error in its log."""
     failed = sorted((task for task in tasks if task["state"] == "failed"), key=lambda task: task["end_date"] or "")
-    return [_cause(task, last_error(api.task_log(task))) for task in failed]
+    return [_describe_failure(task, last_error(api.task_log(task))) for task in failed]
 
 
-def _cause(task: dict[str, Any], error: str | None) -> str:
+def _describe_failure(task: dict[str, Any], error: str | None) -> str:
     return f"{task_name(task)} failed at try {task['try_number']}{f' with {error}' if error else ''}"
 
 

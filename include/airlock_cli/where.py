@@ -83,8 +83,8 @@ def _contracts(found: Found) -> Iterator[dict[str, Any]]:
 def tables(found: dict[str, Any]) -> Iterator[Table]:
     """Yield the tables of a result of `find`."""
     yield Table("known as", ("kind", "value"), [(found["known_as"], found["asked"])])
-    yield _dispositions(found["arrivals"])
-    yield _listed(
+    yield _disposition_counts(found["arrivals"])
+    yield _table(
         "arrivals",
         found["arrivals"],
         (
@@ -101,52 +101,52 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
             "key",
         ),
     )
-    yield _listed(
+    yield _table(
         "their UIDs",
         [row for row in found["arrivals"] if row["study_instance_uid"] or row["sop_instance_uid"]],
         ("arrival_id", "superseded_by", "study_key", "study_instance_uid", "series_instance_uid", "sop_instance_uid"),
     )
-    yield _listed(
+    yield _table(
         "instances in the data store",
         found["instances"],
         ("SOPInstanceUID", "state", "image_set_id", "image_set_version", "datastore_id", "arrival_id"),
     )
-    yield _listed(
+    yield _table(
         "gates",
         found["gates"],
         ("subject", "gate", "released", "reason", "what_to_do", "decided_at", "pipeline", "run_id"),
     )
-    yield _listed(
+    yield _table(
         "overrides",
         found["overrides"],
         ("subject", "held_reason", "overridden_by", "override_reason", "overridden_at", "run_id"),
     )
-    yield _listed(
+    yield _table(
         "contracts", found["contracts"], ("subject", "revision", "instances", "resources", "image_set_ids", "run_id")
     )
     yield Table("FHIR references", ("resource", "data store"), list(_references(found["contracts"])))
-    yield _listed(
+    yield _table(
         "routes",
         found["routes"],
         ("destination", "revision", "state", "attempts", "sent_at", "next_attempt_at", "last_error"),
     )
-    yield _listed(
+    yield _table(
         "released, but no route's rule matches", found["unrouted"], ("pipeline", "revision", "released_at", "run_id")
     )
-    yield _listed("redrives", found["redrives"], ("asked_at", "asked_by", "why", "pipeline", "run_id"))
-    yield _listed(
+    yield _table("redrives", found["redrives"], ("asked_at", "asked_by", "why", "pipeline", "run_id"))
+    yield _table(
         "non-primary image sets resolved",
         found["resolutions"],
         ("image_set_id", "resolution", "state", "promoted_id", "ended_at", "datastore_id", "run_id"),
     )
-    yield _listed(
+    yield _table(
         "FHIR resources",
         found["resources"],
         ("resource_type", "resource_id", "datastore_id", "pipeline", "run_key", "batch_id", "claimed_by"),
     )
 
 
-def _dispositions(arrivals: list[dict[str, Any]]) -> Table:
+def _disposition_counts(arrivals: list[dict[str, Any]]) -> Table:
     """Return the arrivals counted by disposition and reason; without rows if all have the same."""
     counted = Counter((row["disposition"] or "claimed", row["reason"], row["what_to_do"]) for row in arrivals)
     rows = [(number, *key) for key, number in counted.most_common()]
@@ -155,14 +155,14 @@ def _dispositions(arrivals: list[dict[str, Any]]) -> Table:
     )
 
 
-def _listed(title: str, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> Table:
+def _table(title: str, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> Table:
     """Return rows as a table without the columns that are empty in all rows."""
     used = [name for name in columns if any(row[name] is not None and row[name] not in ("", []) for row in rows)]
     more = f" ({SHOWN} of {len(rows)}; --json has all)" if len(rows) > SHOWN else ""
-    return Table(title + more, used, [[_cell(name, row[name]) for name in used] for row in rows[:SHOWN]])
+    return Table(title + more, used, [[_format_value(name, row[name]) for name in used] for row in rows[:SHOWN]])
 
 
-def _cell(name: str, value: Any) -> Any:
+def _format_value(name: str, value: Any) -> Any:
     return format_size(value) if name == "size" and value is not None else value
 
 
