@@ -61,7 +61,7 @@ def build(pipeline: CcdaPipeline) -> DAG:
         parse >> validate >> normalize
         import_ >> audit
         fhir >> review >> release >> route
-        if pipeline.tells_assets:
+        if pipeline.has_asset_route:
             release >> AnnounceOperator(task_id="announce", pipeline=pipeline, folder=FHIR)
     return dag
 

@@ -56,7 +56,7 @@ def build(pipeline: ClinicalPipeline) -> DAG:
             audit >> ReviewOperator(task_id="review", pipeline=pipeline) >> last
         asset = Asset(f"airlock-{pipeline.name}-contracts")
         last >> RouteOperator(task_id="route", pipeline=pipeline, asset=asset, audited_by=last.task_id)
-        if pipeline.tells_assets:
+        if pipeline.has_asset_route:
             last >> AnnounceOperator(task_id="announce", pipeline=pipeline)
     return dag
 

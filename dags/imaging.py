@@ -62,7 +62,7 @@ def build(pipeline: ImagingPipeline) -> DAG:
             last, audited_by = group, "fhir.audit"
         asset = Asset(f"airlock-{pipeline.name}-contracts")
         last >> RouteOperator(task_id="route", pipeline=pipeline, asset=asset, audited_by=audited_by)
-        if pipeline.tells_assets:
+        if pipeline.has_asset_route:
             last >> AnnounceOperator(task_id="announce", pipeline=pipeline)
     return dag
 

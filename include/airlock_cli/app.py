@@ -100,7 +100,7 @@ def plan(
     from airlock_cli import plan as plans  # noqa: PLC0415
     from airlock_cli import runs, workspaces  # noqa: PLC0415
 
-    conf = runs.conf_of(pipeline, prefix, window_start, window_end) | {"plan_only": True}
+    conf = runs.build_run_conf(pipeline, prefix, window_start, window_end) | {"plan_only": True}
     if wait:
         workspaces.load_named_pipeline(pipeline)  # the plan is read from its workspace: fail before the run starts
     started = runs.start(pipeline, conf, wait=wait, minutes=timeout_minutes)
@@ -126,7 +126,7 @@ def run(
     """Start a run and follow it to its report."""
     from airlock_cli import runs  # noqa: PLC0415
 
-    conf = runs.conf_of(pipeline, prefix, window_start, window_end)
+    conf = runs.build_run_conf(pipeline, prefix, window_start, window_end)
     _run(pipeline, conf, wait=wait, minutes=timeout_minutes, json=json)
 
 
@@ -172,7 +172,7 @@ def redrive(
     from airlock_cli import redrive as redrives  # noqa: PLC0415
 
     choice = redrives.Choice(run, study, tuple(reason or ()), csv, non_primary.value if non_primary else None)
-    conf = redrives.conf_of(pipeline, choice, why)
+    conf = redrives.build_redrive_conf(pipeline, choice, why)
     if dry_run:
         found = redrives.preview(pipeline, conf)
         _print(json, found, redrives.tables(found))

@@ -40,7 +40,7 @@ class Choice:
     non_primary: str | None
 
 
-def conf_of(pipeline: str, choice: Choice, why: str) -> dict[str, Any]:
+def build_redrive_conf(pipeline: str, choice: Choice, why: str) -> dict[str, Any]:
     """Return the conf of a redrive; a local CSV file is uploaded to the workspace.
 
     Raises

@@ -45,7 +45,9 @@ class Started:
         return Table("run", ("", ""), rows)
 
 
-def conf_of(pipeline: str, prefix: str | None, window_start: str | None, window_end: str | None) -> dict[str, Any]:
+def build_run_conf(
+    pipeline: str, prefix: str | None, window_start: str | None, window_end: str | None
+) -> dict[str, Any]:
     """Return the conf of a run that imports a prefix and a window.
 
     Raises
@@ -54,16 +56,16 @@ def conf_of(pipeline: str, prefix: str | None, window_start: str | None, window_
         If the prefix does not end in a slash or, if the pipeline file can be read, is outside the source; if only one
         end of the window is given, or an end is not a time with a zone.
     """
-    _check_prefix(pipeline, prefix)
+    _require_valid_prefix(pipeline, prefix)
     if bool(window_start) != bool(window_end):
         raise RequestError("--window-start and --window-end belong together. Give both or neither.")
     given = {"prefix": prefix, "window_start": window_start, "window_end": window_end}
     for name in ("window_start", "window_end"):
-        _check_moment(f"--{name.replace('_', '-')}", given[name])
+        _require_moment(f"--{name.replace('_', '-')}", given[name])
     return {name: value for name, value in given.items() if value}
 
 
-def _check_prefix(pipeline: str, prefix: str | None) -> None:
+def _require_valid_prefix(pipeline: str, prefix: str | None) -> None:
     """Refuse a prefix at which the run's first task would fail."""
     if prefix and not prefix.endswith("/"):
         raise RequestError("--prefix must end in '/'. Add it: without it the prefix of one folder matches others too.")
@@ -74,7 +76,7 @@ def _check_prefix(pipeline: str, prefix: str | None) -> None:
             raise RequestError(f"--prefix: {error}") from None
 
 
-def _check_moment(option: str, text: str | None) -> None:
+def _require_moment(option: str, text: str | None) -> None:
     if not text:
         return
     try:

@@ -261,7 +261,7 @@ class Pipeline(Settings):
         raise NotImplementedError(f"kind {self.kind!r} has no data store")
 
     @property
-    def tells_assets(self) -> bool:
+    def has_asset_route(self) -> bool:
         """Whether a route sends to an Airflow asset."""
         return any(route.asset is not None for route in self.routes)
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from airlock.pipelines.rules import Rule, check
+from airlock.pipelines.rules import Rule, check_rule
 from airlock.pipelines.settings import NAME, Prefix, Settings
 from airlock.storage.s3uri import S3Uri
 
@@ -313,7 +313,7 @@ def check_routes(routes: Sequence[Route], routing: Routing, default_route: str |
             )
         try:
             if route.match is not None:
-                check(route.match, schema)
+                check_rule(route.match, schema)
         except ValueError as error:
             raise ValueError(f"routes.{route.name}.match: {error}") from None
     takes_all = [route.name for route in routes if route.match is None and route.name != default_route]

@@ -178,7 +178,7 @@ class Rule(BaseModel):
             yield "in", given
 
     def matches(self, contract: Mapping[str, Any]) -> bool:
-        """Return whether a contract, read from its JSON, matches a rule that `check` accepted for its schema."""
+        """Return whether a contract, read from its JSON, matches a rule that `check_rule` accepted for its schema."""
         if self.all_ is not None:
             return all(rule.matches(contract) for rule in self.all_)
         if self.any_ is not None:
@@ -188,7 +188,7 @@ class Rule(BaseModel):
         path = str(self.field)
         kind = FIELDS[contract["schema"]][path]
         tests = [*self._tests(kind)]
-        found = (value for value in values(contract, path) if len(str(value)) <= MOST_CHARACTERS)
+        found = (value for value in find_values(contract, path) if len(str(value)) <= MOST_CHARACTERS)
         return any(all(test(value) for test in tests) for value in found)
 
     def _tests(self, kind: Kind) -> Iterator[Callable[[Any], bool]]:
@@ -197,32 +197,32 @@ class Rule(BaseModel):
             pattern = _compile(self.regex)
             yield lambda value: pattern.isinstance_python(str(value))
         if self.equals is not None:
-            equal = read(kind, self.equals)
-            yield lambda value: read(kind, value) == equal
+            equal = to_comparable(kind, self.equals)
+            yield lambda value: to_comparable(kind, value) == equal
         if self.in_ is not None:
-            allowed = frozenset(read(kind, each) for each in self.in_)
-            yield lambda value: read(kind, value) in allowed
+            allowed = frozenset(to_comparable(kind, each) for each in self.in_)
+            yield lambda value: to_comparable(kind, value) in allowed
         for name, compares in _RANGES.items():
             if getattr(self, name) is not None:
-                yield _range_test(kind, compares, read(kind, getattr(self, name)))
+                yield _range_test(kind, compares, to_comparable(kind, getattr(self, name)))
 
 
 def _range_test(kind: Kind, compares: Callable[[Any, Any], bool], limit: Any) -> Callable[[Any], bool]:
     def test(value: Any) -> bool:
-        found = read(kind, value)
+        found = to_comparable(kind, value)
         return found is not None and compares(found, limit)
 
     return test
 
 
-def values(contract: Any, path: str) -> Iterator[Any]:
+def find_values(contract: Any, path: str) -> Iterator[Any]:
     """Yield the values of a contract at a path, several if the path goes through lists; none if absent."""
     if isinstance(contract, list | tuple):
         for item in contract:
-            yield from values(item, path)
+            yield from find_values(item, path)
     elif path:
         name, _, rest = path.partition(".")
-        yield from values(contract.get(name) if isinstance(contract, dict) else None, rest)
+        yield from find_values(contract.get(name) if isinstance(contract, dict) else None, rest)
     elif contract is not None:
         yield contract
 
@@ -232,7 +232,7 @@ _DATE = re.compile(r"([0-9]{4})([-.]?)([0-9]{2})\2([0-9]{2})")
 _NUMBER = re.compile(r"[+-]?([0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20})([eE][+-]?[0-9]{1,3})?")
 
 
-def read(kind: Kind, value: Any) -> str | float | date | None:
+def to_comparable(kind: Kind, value: Any) -> str | float | date | None:
     """Return a contract's or a rule's value converted for comparison, or None if it is not of the kind."""
     if kind is Kind.TEXT:
         return value if isinstance(value, str) else None
@@ -249,7 +249,7 @@ def read(kind: Kind, value: Any) -> str | float | date | None:
         return None
 
 
-def check(rule: Rule, schema: str) -> None:
+def check_rule(rule: Rule, schema: str) -> None:
     """Refuse a rule that does not fit the contracts of a schema.
 
     Parameters
@@ -286,7 +286,7 @@ def _check_comparison(rule: Rule, schema: str) -> None:
     for name, given in rule._operands():  # noqa: SLF001  # of this module
         if kind is Kind.TEXT and name in _RANGES:
             raise ValueError(f"{path!r} is a text, which cannot be compared with {name}: use equals, in or regex")
-        if read(kind, given) is None:
+        if to_comparable(kind, given) is None:
             raise ValueError(f"{name} of {path!r} is {given!r}, but the field is a {kind}: {_FIXES[kind]}")
 
 

@@ -18,8 +18,8 @@ import yaml
 
 from airlock.records import study_key
 from airlock_cli.errors import RequestError
-from airlock_cli.redrive import Choice, conf_of
-from airlock_cli.runs import conf_of as conf_of_run
+from airlock_cli.redrive import Choice, build_redrive_conf
+from airlock_cli.runs import build_run_conf
 from airlock_local.settings import ROOT
 from tests.unit.airlock.ledger.samples import NIGHTLY
 
@@ -57,12 +57,12 @@ def test_a_wrong_call_is_a_wrong_request(airlock: Any, arguments: Any) -> None:
 class TestConfOfARun:
     def test_a_window_needs_both_ends_with_their_zone(self) -> None:
         start, end = "2026-11-24T00:00:00+00:00", "2026-11-25T00:00:00Z"
-        found = conf_of_run(NIGHTLY, "a/", start, end)
+        found = build_run_conf(NIGHTLY, "a/", start, end)
         assert found == {"prefix": "a/", "window_start": start, "window_end": end}
-        assert conf_of_run(NIGHTLY, None, None, None) == {}
+        assert build_run_conf(NIGHTLY, None, None, None) == {}
         for wrong in [(start, None), (start, "2026-11-25T00:00:00"), (start, "tomorrow")]:
             with pytest.raises(RequestError, match="--window-"):
-                conf_of_run(NIGHTLY, None, *wrong)
+                build_run_conf(NIGHTLY, None, *wrong)
 
     @pytest.mark.parametrize("command", ["run", "plan"])
     def test_a_prefix_without_its_slash_starts_no_run(self, airlock: Any, command: str) -> None:
@@ -80,25 +80,27 @@ class TestConfOfARun:
         assert (result.exit_code, result.stdout) == (2, "")
         assert "must be inside the source s3://airlock-archive/deliveries/" in result.stderr
         assert "DOE" not in result.stderr
-        assert conf_of_run(NIGHTLY, "deliveries/a/", None, None) == {"prefix": "deliveries/a/"}
+        assert build_run_conf(NIGHTLY, "deliveries/a/", None, None) == {"prefix": "deliveries/a/"}
 
 
 class TestConfOfARedrive:
     def test_a_uid_is_hashed_before_it_leaves_the_process(self) -> None:
-        conf = conf_of(NIGHTLY, Choice(None, UID, ("truncated",), None, "promote"), " repaired ")
+        conf = build_redrive_conf(NIGHTLY, Choice(None, UID, ("truncated",), None, "promote"), " repaired ")
         assert conf == {
             "redrive_study": study_key(UID),
             "redrive_reasons": ["truncated"],
             "redrive_why": "repaired",
             "redrive_non_primary": "promote",
         }
-        assert conf_of(NIGHTLY, Choice(None, study_key(UID), (), None, None), "x")["redrive_study"] == study_key(UID)
+        assert build_redrive_conf(NIGHTLY, Choice(None, study_key(UID), (), None, None), "x")[
+            "redrive_study"
+        ] == study_key(UID)
 
     @pytest.mark.usefixtures("pipelines")
     def test_a_file_of_this_machine_is_put_into_the_workspace(self, s3: Any, tmp_path: Path) -> None:
         file = tmp_path / "edited.csv"
         file.write_bytes(LIST)
-        address = conf_of(NIGHTLY, Choice(None, None, (), str(file), None), "x")["redrive_csv"]
+        address = build_redrive_conf(NIGHTLY, Choice(None, None, (), str(file), None), "x")["redrive_csv"]
         bucket, _, key = address.removeprefix("s3://").partition("/")
         assert key.startswith(f"runs/{NIGHTLY}/redrives/")
         assert key.endswith(".csv")
@@ -110,16 +112,16 @@ class TestConfOfARedrive:
         shutil.copy(ROOT / f"include/pipelines/{kind}.yaml", pipelines)
         file = tmp_path / "edited.csv"
         file.write_bytes(b"line,resource_id,arrival_id\n7,p1," + b"0" * 32 + b"\n")
-        assert conf_of(kind, Choice(None, None, (), str(file), None), "x")["redrive_csv"].endswith(".csv")
+        assert build_redrive_conf(kind, Choice(None, None, (), str(file), None), "x")["redrive_csv"].endswith(".csv")
         with pytest.raises(RequestError, match="2 columns in line 1"):
-            conf_of(NIGHTLY, Choice(None, None, (), str(file), None), "x")
+            build_redrive_conf(NIGHTLY, Choice(None, None, (), str(file), None), "x")
 
     @pytest.mark.usefixtures("pipelines")
     def test_a_file_that_is_no_such_list_is_refused_before_it_is_put_there(self, s3: Any, tmp_path: Path) -> None:
         file = tmp_path / "edited.csv"
         file.write_bytes(b"name,arrival_id\n")
         with pytest.raises(RequestError, match=r"edited\.csv: redrive_csv has 1 columns in line 1"):
-            conf_of(NIGHTLY, Choice(None, None, (), str(file), None), "x")
+            build_redrive_conf(NIGHTLY, Choice(None, None, (), str(file), None), "x")
         listed = s3.list_objects_v2(Bucket="airlock-workspace", Prefix=f"runs/{NIGHTLY}/redrives/").get("Contents", [])
         assert hashlib.sha256(file.read_bytes()).hexdigest()[:16] not in str(listed)
 
@@ -136,7 +138,7 @@ class TestConfOfARedrive:
     )
     def test_what_cannot_be_meant_is_refused(self, choice: Choice, why: str, told: str) -> None:
         with pytest.raises(RequestError, match=told):
-            conf_of(NIGHTLY, choice, why)
+            build_redrive_conf(NIGHTLY, choice, why)
 
 
 class TestOutOfReach:

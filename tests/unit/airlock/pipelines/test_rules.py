@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from airlock.clinical.contracts import ClinicalContract
 from airlock.imaging.contracts import StudyContract
-from airlock.pipelines.rules import FIELDS, Kind, Rule, check
+from airlock.pipelines.rules import FIELDS, Kind, Rule, check_rule
 
 STUDY = "airlock.study/1"
 PAGE = Path(__file__).parents[4] / "docs/routing.md"
@@ -82,13 +82,13 @@ def test_rule_of_a_study(content: dict[str, Any], holds: bool | None) -> None:
             rule(**content)
         return
     made = rule(**content)
-    check(made, STUDY)
+    check_rule(made, STUDY)
     assert made.matches(CONTRACT) is holds
 
 
 def test_clinical_contracts_have_the_same_rules() -> None:
     patients = rule(all=[{"field": "subject.kind", "equals": "patient"}, {"field": "resources.line", "lte": 4}])
-    check(patients, "airlock.clinical/1")
+    check_rule(patients, "airlock.clinical/1")
     assert patients.matches(CLINICAL)
     assert not rule(field="resources.reference", regex="^Patient/").matches(CLINICAL)
 
@@ -159,7 +159,7 @@ def test_kinds_are_those_of_the_data_dictionary(schema: str) -> None:
 )
 def test_what_contracts_do_not_have_is_refused(content: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=re.escape(says)):
-        check(rule(**content), STUDY)
+        check_rule(rule(**content), STUDY)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_rules_deep_in_each_other_are_refused() -> None:
     for _ in range(20):
         deep = {"not": deep}
     with pytest.raises(ValueError, match="more than 8 levels deep"):
-        check(rule(**deep), STUDY)
+        check_rule(rule(**deep), STUDY)
 
 
 def test_a_hostile_value_costs_no_time() -> None:
