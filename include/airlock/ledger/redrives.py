@@ -17,7 +17,7 @@ from sqlalchemy import and_, case, exists, func, insert, or_, select, update
 from airlock.ledger.arrivals import next_generation, scope
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import fetch, insert_missing, stage, uid_frame
+from airlock.ledger.frames import fetch, insert_missing, stage, stage_values
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import (
     InstanceState,
@@ -74,7 +74,6 @@ CARRIED = pl.Schema(
 )
 REDRIVEN = schema({"arrival_id": pl.String}, {"asked_at": ARRIVALS["last_modified"]})
 _IDS = pl.Schema({"arrival_id": pl.String})
-_STUDY_KEYS = pl.Schema({"study_key": pl.String})
 _LINKS = pl.Schema({"arrival_id": pl.String, "superseded_by": pl.String})
 _INSERTED = schema(ARRIVALS, {"carries": pl.String, "generation": pl.Int64})
 STOPPED = (Disposition.QUARANTINED.value, Disposition.FAILED.value)  # dispositions without an import
@@ -128,7 +127,7 @@ class Redrives(Store):
     def find_arrivals(self, datastore_id: str, pipeline: str, ids: pl.Series) -> pl.DataFrame:
         """Return the arrivals of a pipeline that have these ids, in any state, as `CANDIDATES`."""
         with self._reading() as connection:
-            rows = stage(connection, uid_frame(ids, "arrival_id"), _IDS, ["arrival_id"])
+            rows = stage_values(connection, ids, "arrival_id")
             named = arrivals.c.arrival_id.in_(select(rows.c.arrival_id))
             return fetch(connection, _candidates(datastore_id, pipeline, named), CANDIDATES).sort("key", "arrival_id")
 
@@ -186,7 +185,7 @@ class Redrives(Store):
         """
         reasons = [str(reason) for reason in HELD_FOR_THE_STUDY]
         with self._reading() as connection:
-            rows = stage(connection, uid_frame(studies, "study_key"), _STUDY_KEYS, ["study_key"])
+            rows = stage_values(connection, studies, "study_key")
             of_study = arrivals.c.study_key.in_(select(rows.c.study_key))
             held = and_(arrivals.c.disposition == Disposition.HELD.value, arrivals.c.reason.in_(reasons), of_study)
             found = fetch(connection, _candidates(datastore_id, pipeline, held), CANDIDATES)
@@ -195,8 +194,8 @@ class Redrives(Store):
     def count_unselected(self, datastore_id: str, image_sets: pl.Series, chosen: pl.Series) -> int:
         """Return how many instances in these image sets belong to arrivals that are not selected."""
         with self._reading() as connection:
-            rows = stage(connection, uid_frame(chosen, "arrival_id"), _IDS, ["arrival_id"])
-            sets = stage(connection, uid_frame(image_sets, "arrival_id"), _IDS, ["arrival_id"])
+            rows = stage_values(connection, chosen, "arrival_id")
+            sets = stage_values(connection, image_sets, "arrival_id")
             counted = select(func.count()).where(
                 instances.c.datastore_id == datastore_id,
                 instances.c.image_set_id.in_(select(sets.c.arrival_id)),
@@ -314,7 +313,7 @@ def is_underway() -> pl.Expr:
 
 def _check_free(connection: Connection, pipeline: str, ids: pl.Series) -> None:
     """Refuse arrivals that another redrive has claimed since they were selected."""
-    rows = stage(connection, uid_frame(ids, "arrival_id"), _IDS, ["arrival_id"])
+    rows = stage_values(connection, ids, "arrival_id")
     underway = exists().where(
         _successor.c.arrival_id == arrivals.c.superseded_by,
         _successor.c.pipeline == arrivals.c.pipeline,
