@@ -29,7 +29,9 @@ def _same_subject(rows: FromClause) -> ColumnElement[bool]:
 class Unrouted(Store):
     """The ledger's methods about contracts that no route took."""
 
-    def keep_unrouted(self, pipeline: str, run_key: str, datastore_id: str, rules: str, messages: pl.DataFrame) -> None:
+    def record_unrouted(
+        self, pipeline: str, run_key: str, datastore_id: str, rules: str, messages: pl.DataFrame
+    ) -> None:
         """Record contracts that no route takes.
 
         Only the latest revision of a subject is recorded, since it holds all that was released before. A contract is

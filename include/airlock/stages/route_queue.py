@@ -73,7 +73,7 @@ def _queue_or_keep(run: Run[Pipeline], messages: pl.DataFrame, found: Sequence[S
     rest = _enqueue_for_routes(run, messages, found)
     if run.pipeline.routes and not rest.is_empty():
         pipeline = run.pipeline
-        run.ledger.keep_unrouted(pipeline.name, run.key, pipeline.datastore_id, rules_digest(pipeline), rest)
+        run.ledger.record_unrouted(pipeline.name, run.key, pipeline.datastore_id, rules_digest(pipeline), rest)
 
 
 def _match_unrouted(run: Run[Pipeline]) -> None:

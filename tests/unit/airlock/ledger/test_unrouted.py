@@ -22,7 +22,7 @@ def opened(ledger: Ledger) -> Ledger:
 
 
 def keep(ledger: Ledger, *rows: tuple[str, int], rules: str = "old", run: str = "a") -> None:
-    ledger.keep_unrouted(NIGHTLY, run, STORE, rules, messages(*rows))
+    ledger.record_unrouted(NIGHTLY, run, STORE, rules, messages(*rows))
 
 
 def kept(ledger: Ledger, except_rules: str = "new", limit: int = 10) -> list[tuple[str, int]]:
