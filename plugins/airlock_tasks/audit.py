@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
 from airlock_tasks.datastores import fhir_store
-from airlock_tasks.notify import describe_holds, tell_once
+from airlock_tasks.notify import describe_holds, notify_once
 from airlock_tasks.stage import StageOperator
 from healthaws.hooks.healthimaging import HealthImagingHook
 
@@ -31,7 +31,7 @@ class BaseAuditOperator(StageOperator[AuditedT]):
 
     reported: Sequence[str] = ()  # the parts of the report that go to XCom
     publishes = False  # whether the publication is audited, so that unpublished studies count as held
-    tells = True  # whether people are notified of holds
+    notifies = True  # whether people are notified of holds
 
     @abstractmethod
     def audit(self, run: Run[AuditedT]) -> Audited:
@@ -64,8 +64,8 @@ class BaseAuditOperator(StageOperator[AuditedT]):
         for line in (*summarize(report), *undecided, *addresses):
             self.log.info("%s", line)
         held = describe_holds(audited.report, published=self.publishes)
-        if held and self.tells:
-            tell_once(self.pipeline, "hold", context, held)
+        if held and self.notifies:
+            notify_once(self.pipeline, "hold", context, held)
         if not audited.balanced:
             # A failed task has no return value, and the report is needed most now.
             context["ti"].xcom_push(key="return_value", value=result)

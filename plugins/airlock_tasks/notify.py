@@ -55,7 +55,7 @@ def check_connections(pipeline: Notifying) -> None:
             ) from None
 
 
-def tell(pipeline: Notifying, event: Event, run_id: str, what: str) -> None:
+def send_notifications(pipeline: Notifying, event: Event, run_id: str, what: str) -> None:
     """Notify every target that subscribes to the event.
 
     Parameters
@@ -81,27 +81,27 @@ def tell(pipeline: Notifying, event: Event, run_id: str, what: str) -> None:
             _log.info("Sent a notification of %s by %s.", event, target.kind)
 
 
-def tell_once(pipeline: Notifying, event: Event, context: Context, what: str) -> None:
+def notify_once(pipeline: Notifying, event: Event, context: Context, what: str) -> None:
     """Notify people of an event once in a run, even if the task is retried or cleared."""
     store = context["task_state_store"]
     key = f"{_TOLD}_{event}"
     if store.get(key, ""):
         return
     store.set(key, _TOLD)
-    tell(pipeline, event, str(context["run_id"]), what)
+    send_notifications(pipeline, event, str(context["run_id"]), what)
 
 
 def on_failure(pipeline: Notifying) -> Callable[[Context], None] | None:
     """Return the callback for a failed run; None if no target subscribes to failures."""
     if not any("failure" in target.events for target in pipeline.notify):
         return None
-    return partial(_tell_failure, pipeline)
+    return partial(_notify_of_failure, pipeline)
 
 
-def _tell_failure(pipeline: Notifying, context: Context) -> None:
+def _notify_of_failure(pipeline: Notifying, context: Context) -> None:
     last: Any = context.get("ti")
     task = f"The last task was {last.task_id}. " if last else ""
-    tell(pipeline, "failure", str(context["run_id"]), f"{task}See its log and the report in the UI.")
+    send_notifications(pipeline, "failure", str(context["run_id"]), f"{task}See its log and the report in the UI.")
 
 
 def describe_holds(report: Mapping[str, Any], *, published: bool) -> str:

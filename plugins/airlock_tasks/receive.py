@@ -15,7 +15,7 @@ from asgiref.sync import sync_to_async
 
 from airlock.pipelines import Receive, Source
 from airlock_tasks.datastores import check_datastores
-from airlock_tasks.notify import check_connections, tell_once
+from airlock_tasks.notify import check_connections, notify_once
 from airlock_tasks.stage import connect_s3, is_plan, redrive_request
 from healthaws.triggers.pause import PauseTrigger
 
@@ -153,7 +153,7 @@ class ReceiveSensor(BaseSensorOperator):
         """Return the delivery's counts; if it is late, notify people and wait on; fail at the last deadline."""
         event = validate_execute_complete_event(event)
         if event["status"] != "success" and end:
-            tell_once(self.pipeline, "late", context, f"Still waiting for {event['message']}.")
+            notify_once(self.pipeline, "late", context, f"Still waiting for {event['message']}.")
             last = datetime.fromisoformat(end)
             raise self._wait(prefix, last, last)
         if event["status"] != "success":

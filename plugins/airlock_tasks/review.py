@@ -237,8 +237,8 @@ def _count_in_words(waiting: int, dispositions: Mapping[str, int]) -> str:
     """Return how many resources wait for an answer, and how many others have each disposition."""
     wait = "1 resource waits" if waiting == 1 else f"{waiting} resources wait"
     others = {**dispositions, "held": dispositions.get("held", 0) - waiting}
-    said = [f"{number} {verbs[number > 1]}" for name, verbs in _VERBS.items() if (number := others.get(name, 0)) > 0]
-    return f"{wait} for you. {', '.join(said)}{'.' if said else ''}".rstrip()
+    counts = [f"{number} {verbs[number > 1]}" for name, verbs in _VERBS.items() if (number := others.get(name, 0)) > 0]
+    return f"{wait} for you. {', '.join(counts)}{'.' if counts else ''}".rstrip()
 
 
 class ConvertedReviewOperator(_ReviewOperator[CcdaPipeline]):
@@ -294,7 +294,7 @@ class _ReleaseOperator(BaseAuditOperator[AuditedT]):
         Of :class:`StageOperator`.
     """
 
-    tells = False
+    notifies = False
 
     def __init__(self, *, answered_by: str = "review", audited_by: str = "audit", **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 
-from airlock_tasks.notify import tell
+from airlock_tasks.notify import send_notifications
 from tests.chain import pipeline
 from tests.servers.smtp import mail_server
 from tests.servers.webhook import webhook_endpoint
@@ -22,7 +22,7 @@ WHAT = "Held: 1. By reason code: study_incomplete 1 <b>."
 
 
 def told(place: dict[str, Any]) -> None:
-    tell(pipeline(notify=[place]), "hold", "manual__1", WHAT)
+    send_notifications(pipeline(notify=[place]), "hold", "manual__1", WHAT)
 
 
 def test_a_topic_of_sns_and_through_it_a_queue(place: Place) -> None:

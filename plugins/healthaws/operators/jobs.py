@@ -139,7 +139,7 @@ class StartJobOperator(StartOnceOperator[JobHookT]):
 
     def take_up(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """
-        Do what :meth:`execute` says; a pause after a refusal resumes here.
+        Start as :meth:`execute` does; Airflow resumes here after a pause.
 
         Parameters
         ----------

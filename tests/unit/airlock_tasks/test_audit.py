@@ -39,7 +39,7 @@ PLACES = ["Report: s3://w/report.json", "Dispositions and their reasons: s3://w/
 def concluded(task: Any, report: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return what an audit task returns, and the lines of its log."""
     audited = Audited(report, "s3://w/report.json", "s3://w/dispositions.csv", 0)
-    task.tells = False
+    task.notifies = False
     with capture_logs() as logged:
         result = task.conclude(audited, {})
     return result, [entry["event"] % entry.get("positional_args", ()) for entry in logged]
