@@ -52,10 +52,10 @@ class _NormalizeOperator(_StagingOperator[PipelineT]):
     def run_stage(self, run: Run[PipelineT], context: Context) -> list[str]:
         if not run.plan_only:
             return super().run_stage(run, context)
-        from airlock.stages.plan_table import table
+        from airlock.stages.plan_table import format_plan
 
         plan, uri = self.write_plan(run)
-        self.log.info("%s", table(plan))
+        self.log.info("%s", format_plan(plan))
         context["ti"].xcom_push(
             key="plan", value={"plan_uri": uri, "arrivals": plan.arrivals, "batches": plan.batches.jobs}
         )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from airlock.stages.plan import Cost, Plan, ResourceStorage
 
 
-def table(plan: Plan) -> str:
+def format_plan(plan: Plan) -> str:
     """Return a plan's counts, hours and costs as lines of text, without a key or an identifier."""
     return "\n".join(
         [

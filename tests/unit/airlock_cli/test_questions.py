@@ -13,8 +13,8 @@ from airlock.reasons import SENTENCES
 from airlock.records import study_key
 from airlock.run import run_key
 from tests.ledger_rows import count_arrivals
+from tests.unit.airlock.ledger.redriven import to_come
 from tests.unit.airlock.ledger.samples import NIGHTLY, STORE, begin, dispositions
-from tests.unit.airlock.ledger.test_redrives import to_come
 from tests.unit.airlock_cli.conftest import HOSTILE, STUDY
 
 if TYPE_CHECKING:

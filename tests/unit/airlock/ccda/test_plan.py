@@ -12,7 +12,7 @@ from airlock.ccda.plan import write_plan
 from airlock.ccda.validate import validate
 from airlock.run import Run
 from airlock.stages.buffer import buffer, find_shards
-from airlock.stages.plan_table import table
+from airlock.stages.plan_table import format_plan
 from airlock.storage.s3uri import S3Uri
 from airlock_local.sample.ccda.documents import ccd
 from tests.unit.airlock.ccda.world import normalized, validated
@@ -75,7 +75,7 @@ class TestWhatItSays:
         plan = made(world, TWO)
         assert plan.resources is None
         assert plan.assumptions[0].startswith("Resources are unknown before the conversion")
-        assert f"{'resources':42}{'unknown':>14}  before the documents are converted" in table(plan)
+        assert f"{'resources':42}{'unknown':>14}  before the documents are converted" in format_plan(plan)
 
     def test_nothing_to_do_is_said(self, world: World) -> None:
         plan = made(world, {})

@@ -13,7 +13,7 @@ from airlock.clinical.validate import validate
 from airlock.run import Run
 from airlock.stages.buffer import buffer, find_shards
 from airlock.stages.plan import read_plan
-from airlock.stages.plan_table import table
+from airlock.stages.plan_table import format_plan
 from airlock.storage.s3uri import S3Uri
 from tests.unit.airlock.clinical.books import ndjson, observation, patient, pipeline
 from tests.unit.airlock.clinical.world import Store, validated
@@ -81,7 +81,7 @@ class TestWhatItSays:
         assert (plan.resources.total, plan.resources.by_type) == (0, {})
 
     def test_the_table_has_no_key_and_no_identifier(self, world: World) -> None:
-        text = table(made(world, {"CANARY-KEY.ndjson": [patient("CANARY-ID"), observation("o1", "CANARY-2")]}))
+        text = format_plan(made(world, {"CANARY-KEY.ndjson": [patient("CANARY-ID"), observation("o1", "CANARY-2")]}))
         assert "canary" not in text.lower()
         assert f"{'resources to import':42}{1:>14}" in text
         assert "HealthLake validates at strict" in text
@@ -129,7 +129,7 @@ class TestItsFigures:
         plan = made(world, TWO)
         assert (plan.cost.imports, plan.cost.storage.model_dump()["healthlake"]) == (None, None)
         assert any("set plan.prices.import_gib, plan.prices.query_per_1000" in text for text in plan.assumptions)
-        assert "unknown" in table(plan)
+        assert "unknown" in format_plan(plan)
 
     def test_cost_follows_the_price_table(self, world: World) -> None:
         gib = 1024**3

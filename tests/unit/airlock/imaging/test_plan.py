@@ -14,7 +14,7 @@ from airlock.imaging.validate import validate
 from airlock.records import HEADERS
 from airlock.stages.buffer import buffer
 from airlock.stages.plan import read_plan
-from airlock.stages.plan_table import table
+from airlock.stages.plan_table import format_plan
 from tests.ledger_rows import count_arrivals, count_instances
 from tests.unit.airlock.world import STORE, dicom, frame, pipeline, unread
 
@@ -93,7 +93,7 @@ class TestWhatItSays:
     def test_nothing_to_do_is_said(self, world: World) -> None:
         plan = made(world)
         assert (plan.listed, plan.arrivals, plan.batches.jobs, plan.hours.total) == (0, 0, 0, 0)
-        assert f"{'arrivals':42}{0:>14}" in table(plan)
+        assert f"{'arrivals':42}{0:>14}" in format_plan(plan)
 
     def test_what_others_have_is_counted_and_not_planned(self, world: World) -> None:
         taken(world, dicom("a"), run_id="real")
@@ -111,7 +111,7 @@ class TestWhatItSays:
         files = [dicom(name, SeriesInstanceUID=f"1.1.{name}") for name in ("1", "22")]
         plan = made(world, *files, line=pipeline(limits={"files_per_job": 1}))
         assert plan.batches.too_many
-        assert "More jobs than the 1 that one run maps" in table(plan)
+        assert "More jobs than the 1 that one run maps" in format_plan(plan)
 
     def test_a_clean_prefix_needs_no_copy(self, world: World) -> None:
         files = [dicom("study/1"), dicom("study/22")]
@@ -125,7 +125,7 @@ class TestWhatItSays:
         assert copies == [0, 2]
 
     def test_no_key_and_no_identifier_is_in_the_table(self, world: World) -> None:
-        text = table(made(world, dicom("CANARY-KEY", PatientID="CANARY-ID"), unread("CANARY.txt", "sidecar")))
+        text = format_plan(made(world, dicom("CANARY-KEY", PatientID="CANARY-ID"), unread("CANARY.txt", "sidecar")))
         assert "CANARY" not in text
         assert "1.1.1" not in text
 
@@ -172,7 +172,7 @@ class TestItsFigures:
         assert (plan.cost.storage.frequent, plan.cost.storage.archive) == (5, 2.5)
         assert plan.cost.imports == plan.bytes
         assert plan.cost.all_requests == 1 + 3  # the service reads the file, audit three objects
-        assert "Cost in EUR, prices of eu-central-1 as of 2026-10-07" in table(plan)
+        assert "Cost in EUR, prices of eu-central-1 as of 2026-10-07" in format_plan(plan)
         assert any("Check AWS's price page" in text for text in plan.assumptions)
 
 

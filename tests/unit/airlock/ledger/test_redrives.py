@@ -1,21 +1,20 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
 
-from airlock.ledger import Ledger, LedgerError, Resolution, ResolutionState
+from airlock.ledger import Ledger, LedgerError, Resolution
 from airlock.ledger.arrivals import next_generation
-from airlock.ledger.redrives import SUCCESSORS
 from airlock.records import arrival_id, study_key
 from tests.ledger_rows import count_instances, read_dispositions
+from tests.unit.airlock.ledger.redriven import ASKED, held_in_store, redrive, settled, to_come
 from tests.unit.airlock.ledger.samples import (
     NIGHTLY,
     NO_SERIES,
     NO_STUDIES,
-    SEEN_AT,
     STORE,
     arrivals,
     begin,
@@ -31,42 +30,9 @@ from tests.unit.airlock.ledger.samples import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-ASKED = {"asked_by": "ada", "why": "cured", "choice": {"run": "a"}}
-
 
 def studies(files: list[tuple[str, str]]) -> list[str]:
     return sorted({uid for uid, _ in files})
-
-
-def settled(ledger: Ledger, *names: str, word: str = "quarantined", reason: str | None = "truncated") -> None:
-    """Let run "a" have decided on these, and have ended."""
-    if ledger.run("a") is None:
-        begin(ledger, "a")
-    ledger.claim(NIGHTLY, "a", arrivals(*names))
-    words = dispositions(*names, word=word).with_columns(
-        reason=pl.lit(reason), sop_instance_uid=pl.lit(None, pl.String)
-    )
-    named = words.with_columns(sop_instance_uid="1." + pl.col("key").str.strip_prefix("in/"))
-    ledger.settle(NIGHTLY, "a", named)
-    ledger.close_run("a", "audited", {})
-
-
-def to_come(*names: str, carried: bool = False, etag: str | None = None) -> pl.DataFrame:
-    """Say that these are to come again as they are, or under another etag."""
-    rows = []
-    for name in names:
-        own = id_of(name)
-        tag = etag or f"etag-{name}"
-        now = own if etag is None else arrival_id("archive", f"in/{name}", None, tag, 100)
-        now = next_generation(own) if carried else now
-        rows.append((now, "archive", f"in/{name}", None, tag, 100, SEEN_AT, own, own if carried else None, 2))
-    return pl.DataFrame(rows, schema=SUCCESSORS, orient="row")
-
-
-def redrive(ledger: Ledger, run: str, successors: pl.DataFrame) -> dict[str, Any] | None:
-    if ledger.run(run) is None:
-        begin(ledger, run)
-    return ledger.redrive(NIGHTLY, run, successors, ASKED)
 
 
 def chosen(ledger: Ledger, run: str | None = "a", *reasons: str, study: str | None = None) -> pl.DataFrame:
@@ -291,11 +257,6 @@ def test_what_is_being_redriven_is_shown_as_such(ledger: Ledger) -> None:
     assert (row["redriven_by"], row["redriven_at"]) == ("r", None)
 
 
-def held_in_store(ledger: Ledger, state: str = "imported", reason: str = "service_warning") -> None:
-    settled(ledger, "1", word="held", reason=reason)
-    ledger.record_imported(STORE, "a", imports(("1", "1.1"), state=state), NO_STUDIES, NO_SERIES)
-
-
 def test_an_instance_passes_to_the_generation_that_is_accepted(ledger: Ledger) -> None:
     held_in_store(ledger)
     redrive(ledger, "r", to_come("1", carried=True))
@@ -366,45 +327,6 @@ def test_companions_are_held_for_nothing_but_the_study(ledger: Ledger) -> None:
     settled(ledger, "2", word="held", reason="service_warning")
     settled(ledger, "3", word="quarantined")
     assert ids(ledger.find_companions(STORE, NIGHTLY, uids(study_key("1.study")))) == ids_of("1")
-
-
-def test_a_deleted_image_set_takes_its_instances_along(ledger: Ledger) -> None:
-    held_in_store(ledger, "non_primary", "non_primary")
-    redrive(ledger, "r", to_come("1", carried=True))
-    record = ledger.begin_resolution(STORE, "r", "image-set", Resolution.DELETE)
-    record = ledger.advance_resolution(record, ResolutionState.DELETING)
-    assert ledger.begin_resolution(STORE, "r", "image-set", Resolution.DELETE).state is ResolutionState.DELETING
-    with pytest.raises(LedgerError, match="resolves non-primary"):
-        ledger.release_claims(NIGHTLY, "r")
-    ledger.advance_resolution(record, ResolutionState.DONE)
-    assert count_instances(ledger, STORE) == {}
-    ledger.record_imported(STORE, "a", imports(("1", "1.1"), state="non_primary"), NO_STUDIES, NO_SERIES)
-    assert count_instances(ledger, STORE) == {}
-    assert [one.state for one in ledger.resolutions_of("r")] == [ResolutionState.DONE]
-
-
-def test_a_copy_that_did_not_come_about_is_forgotten_and_can_be_given_back(ledger: Ledger) -> None:
-    held_in_store(ledger, "non_primary", "non_primary")
-    redrive(ledger, "r", to_come("1", carried=True))
-    record = ledger.begin_resolution(STORE, "r", "image-set", Resolution.PROMOTE)
-    record = ledger.advance_resolution(record, ResolutionState.COPYING, versions_before={"primary": 3})
-    assert ledger.resolutions_of("r") == [record]
-    assert record.versions_before == {"primary": 3}
-    record = ledger.advance_resolution(record, ResolutionState.DELETING, promoted_id="primary", promoted_version=4)
-    assert (record.promoted_id, record.versions_before) == ("primary", {"primary": 3})
-    record = ledger.advance_resolution(record, ResolutionState.BEGUN)
-    assert (record.promoted_id, record.promoted_version, record.versions_before) == (None, None, {})
-    assert ledger.release_claims(NIGHTLY, "r") == 1
-
-
-def test_an_image_set_is_resolved_by_one_run(ledger: Ledger) -> None:
-    held_in_store(ledger, "non_primary", "non_primary")
-    settled(ledger, "2")
-    redrive(ledger, "r", to_come("1", carried=True))
-    redrive(ledger, "s", to_come("2"))
-    ledger.begin_resolution(STORE, "r", "image-set", Resolution.PROMOTE)
-    with pytest.raises(LedgerError, match="resolved by run 'r'"):
-        ledger.begin_resolution(STORE, "s", "image-set", Resolution.DELETE)
 
 
 def test_an_image_set_of_which_not_all_was_chosen(ledger: Ledger) -> None:
