@@ -77,7 +77,7 @@ class RedriveRequest:
 
     @property
     def choice(self) -> dict[str, Any]:
-        """What was chosen, for the record; the address of a list may hold a name and is left out."""
+        """The selection for the ledger, without the address of a list, which may contain a person's name."""
         given = {"run": self.run, "study": self.study, "reasons": list(self.reasons) or None}
         more = {"csv": True if self.csv else None, "non_primary": self.non_primary and self.non_primary.value}
         return {name: value for name, value in (given | more).items() if value is not None}
