@@ -57,8 +57,8 @@ def source_prefix(pipeline: Pipeline, prefix: str | None) -> S3Uri:
         chosen = S3Uri("")
     if chosen.bucket != source.bucket or not chosen.key.startswith(source.key) or not chosen.key.endswith("/"):
         raise PrefixOutsideSourceError(
-            f"the prefix must lie below the source {source} of pipeline {pipeline.name!r} and end in '/': "
-            f"correct the prefix, or the pipeline's source.uri"
+            f"The prefix must be inside the source {source} of pipeline {pipeline.name!r} and end with '/'. "
+            f"Correct the prefix, or the pipeline's source.uri."
         )
     return chosen
 
