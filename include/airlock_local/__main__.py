@@ -26,10 +26,10 @@ def main() -> int:
     """Carry out one command and return its exit status."""
     parser = argparse.ArgumentParser(prog="airlock_local", description="The one-machine stack.")
     parser.add_argument("command", choices=("run", "demo-arrivals", "stop", "status", "airflow", "cli"))
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="behind airflow or cli: those of that command line")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="for airflow or cli: the arguments of that command")
     given = parser.parse_args()
     command: str = given.command
-    os.umask(0o077)  # the ledger, the reports and the logs of a delivery are for their owner only
+    os.umask(0o077)  # only their owner may read the ledger, the reports and the logs of a delivery
     try:
         settings = read_settings(os.environ)
     except SettingsError as error:
@@ -41,8 +41,10 @@ def main() -> int:
     except OSError as error:
         if not _is_of(error, settings.var):
             raise
-        why = f"{error.filename} cannot be used ({error.strerror}): give it to your user, or name another folder"
-        return _refuse(SettingsError(f"{why} in AIRLOCK_VAR"), WRONG_REQUEST)
+        why = f"{error.filename} cannot be used ({error.strerror})"
+        return _refuse(
+            SettingsError(f"{why}. Give it to your user, or set AIRLOCK_VAR to another folder."), WRONG_REQUEST
+        )
 
 
 def _is_of(error: OSError, folder: Path) -> bool:
@@ -59,21 +61,21 @@ def _refuse(error: Exception, status: int) -> int:
 
 
 def _run(settings: Settings) -> int:
-    # Stopping and asking for the status need none of these, which take a second to import.
+    # This import takes a second, and stop and status do not need it.
     from airlock_local.run import run  # noqa: PLC0415
 
     pipeline, source = os.environ.get("PIPELINE") or "sample", os.environ.get("SOURCE") or ""
-    return _explained(lambda: run(settings, pipeline, source, os.environ))
+    return _report_errors(lambda: run(settings, pipeline, source, os.environ))
 
 
 def _demonstrate(settings: Settings) -> int:
     from airlock_local.arrivals import demonstrate  # noqa: PLC0415
 
-    return _explained(lambda: demonstrate(settings, os.environ.get("SOURCE") or "", os.environ))
+    return _report_errors(lambda: demonstrate(settings, os.environ.get("SOURCE") or "", os.environ))
 
 
-def _explained(carry_out: Callable[[], int]) -> int:
-    """Carry out a request; what is known to go wrong is said in a sentence."""
+def _report_errors(carry_out: Callable[[], int]) -> int:
+    """Carry out a request; report each expected error by its message and an exit status."""
     from airlock.pipelines import PipelineError  # noqa: PLC0415
     from airlock_cli.airflow_api import ApiError  # noqa: PLC0415
     from airlock_cli.watch import StalledError  # noqa: PLC0415
@@ -88,7 +90,7 @@ def _explained(carry_out: Callable[[], int]) -> int:
     except (StackError, RunError, ApiError, StalledError) as error:
         return _refuse(error, FAILED)
     except KeyboardInterrupt:
-        say("\nno longer watched; what was up stays up until make stop")
+        say("\nStopped watching. The run continues; make stop shuts everything down.")
         return INTERRUPTED
 
 
@@ -99,10 +101,10 @@ def _command_line(settings: Settings, program: str, arguments: list[str]) -> int
     from airlock_local.stack import PortInUseError, Stack  # noqa: PLC0415
 
     if not settings.metadata_marker.exists():
-        return _refuse(SettingsError("there is no local Airflow yet: call make run first"), WRONG_REQUEST)
+        return _refuse(SettingsError("There is no local Airflow yet. Call make run first."), WRONG_REQUEST)
     known = read_secrets(settings)
     environment = inherited(os.environ, account=False) | airflow_variables(settings, known)
-    if program != "airflow":  # whose connections say where S3 is
+    if program != "airflow":  # Airflow finds S3 by its connections
         try:
             Stack(settings).check_own({API_SERVER: settings.api_port, S3: settings.s3_port})
         except PortInUseError as error:
@@ -116,7 +118,7 @@ def _stop(settings: Settings) -> int:
     from airlock_local.stack import Stack  # noqa: PLC0415
 
     ended = Stack(settings).down()
-    say(f"stopped: {', '.join(ended)}" if ended else "nothing to stop")
+    say(f"Stopped: {', '.join(ended)}." if ended else "Nothing to stop.")
     return 0
 
 
@@ -125,9 +127,9 @@ def _status(settings: Settings) -> int:
 
     found = Stack(settings).status()
     for name, alive in found.items():
-        say(f"{name:<14} {'up' if alive else 'has ended by itself'}")
+        say(f"{name:<14} {'up' if alive else 'ended unexpectedly'}")
     if not found:
-        say("nothing runs: make run starts the stack")
+        say("Nothing is running. make run starts the stack.")
     return 0 if all(found.values()) else FAILED
 
 

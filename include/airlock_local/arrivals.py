@@ -1,4 +1,4 @@
-"""``make demo-arrivals``: upload a folder piece by piece; runs wake by themselves, and the books balance at the end."""
+"""``make demo-arrivals``: upload a folder in pieces, wait for the runs that S3's notifications start, audit them."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ _ENDED = frozenset({"success", "failed"})
 
 
 def demonstrate(settings: Settings, source: str, environment: Mapping[str, str]) -> int:
-    """Do what ``make demo-arrivals`` does.
+    """Run the demonstration of ``make demo-arrivals``.
 
     Returns
     -------
     int
-        0 if every file ended in exactly one disposition, in runs that nobody started; else 1.
+        0 if every file ended in exactly one disposition, in runs that no person started; else 1.
 
     Raises
     ------
     PipelineError, SourceError
-        If the request is wrong; nothing was started.
+        The request is wrong; nothing was started.
     StackError, RunError, ApiError, StalledError
-        If it broke off later.
+        It failed later.
     """
     choice = choose(settings.pipelines, PIPELINE, source, environment)
     if not is_local(choice.pipeline) or choice.pipeline.arrivals is None or choice.files == ():
         raise SourceError(
-            f"the demonstration uploads a folder to the local stack: leave SOURCE out or name a folder, and keep "
-            f"pipeline {PIPELINE!r} on the local connection with its arrivals section"
+            f"The demonstration uploads a folder to the local stack. Leave SOURCE out or name a folder, and keep the "
+            f"local connection and the arrivals section of pipeline {PIPELINE!r}."
         )
     if choice.files:
         check_room(choice.files)
@@ -71,14 +71,14 @@ def demonstrate(settings: Settings, source: str, environment: Mapping[str, str])
         for pool, service in choice.pools().items():
             api.make_pool(pool, SLOTS[service], f"{service} import jobs at a time")
         await_dag(api, choice, settings)
-        woken = Woken(settings, api, s3, choice, frozenset(run["dag_run_id"] for run in api.runs(PIPELINE)))
+        runs = WokenRuns(settings, api, s3, choice, frozenset(run["dag_run_id"] for run in api.runs(PIPELINE)))
         api.unpause(PIPELINE)
-        return woken.show(files)
+        return runs.show(files)
 
 
 @dataclass(frozen=True)
-class Woken:
-    """The runs that wake while the demonstration uploads."""
+class WokenRuns:
+    """The runs that start while the demonstration uploads."""
 
     settings: Settings
     api: AirflowApi
@@ -91,40 +91,40 @@ class Woken:
         target = S3Uri.parse(self.choice.pipeline.source.uri).join(f"{datetime.now(UTC):%Y%m%dT%H%M%S}", "")
         for number, piece in enumerate(_pieces(files), start=1):
             upload(self.s3, piece, target)
-            say(f"piece {number}: {len(piece)} files uploaded to {target}; nobody starts a run")
-            self._until(f"run {number} wakes", lambda number=number: len(self._runs()) >= number)  # type: ignore[misc]
-        self._until("every file is decided", lambda: self._taken() >= len(files) and self._at_rest())
+            say(f"Piece {number}: {len(piece)} files uploaded to {target}. S3's notification is to start a run.")
+            self._wait_until(f"run {number} has started", lambda number=number: len(self._runs()) >= number)  # type: ignore[misc]
+        self._wait_until("every file is decided", lambda: self._count_arrivals() >= len(files) and self._have_ended())
         reports = self._reports()
         dispositions: Counter[str] = Counter()
         for report in reports:
             dispositions.update(report["dispositions"])
-        for line in table(dispositions, len(files), len(reports)):
+        for line in list_dispositions(dispositions, len(files), len(reports)):
             say(line)
         balanced = all(report["balanced"] for report in reports) and dispositions.total() == len(files)
-        say("the books balance" if balanced else "THE BOOKS DO NOT BALANCE: see the runs' reports in the UI")
+        say("The books balance." if balanced else "THE BOOKS DO NOT BALANCE. See the runs' reports in the UI.")
         say(f"UI: {self.settings.api_url} (user {USER}, password {read_secrets(self.settings).password})")
         return 0 if balanced else 1
 
-    def _until(self, what: str, holds: Callable[[], bool]) -> None:
+    def _wait_until(self, what: str, holds: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 60 * self.settings.stall_minutes
         while not holds():
             check_alive(self.settings)
             if time.monotonic() > deadline:
                 raise StalledError(
-                    f"not within {self.settings.stall_minutes:g} minutes: {what}; look at the DAG {PIPELINE} and at "
-                    f"{self.settings.var / 'log/triggerer.log'}, or allow more with AIRLOCK_STALL_MINUTES"
+                    f"Waited {self.settings.stall_minutes:g} minutes in vain until {what}. See the DAG {PIPELINE} and "
+                    f"{self.settings.var / 'log/triggerer.log'}, or set AIRLOCK_STALL_MINUTES to a higher number."
                 )
             time.sleep(_LOOK_EVERY)
 
     def _runs(self) -> list[dict[str, Any]]:
-        """Return the new runs that something else than a person started."""
+        """Return the new runs that no person started."""
         runs = [run for run in self.api.runs(PIPELINE) if run["dag_run_id"] not in self.earlier]
         return [run for run in runs if run["run_type"] in {"asset_triggered", "scheduled"}]
 
-    def _at_rest(self) -> bool:
+    def _have_ended(self) -> bool:
         return all(run["state"] in _ENDED for run in self._runs())
 
-    def _taken(self) -> int:
+    def _count_arrivals(self) -> int:
         return sum(report["arrivals"] for report in self._reports())
 
     def _reports(self) -> list[dict[str, Any]]:
@@ -133,28 +133,30 @@ class Woken:
         Raises
         ------
         RunError
-            If one ended without a report.
+            A run ended without a report.
         """
         ended = [run["dag_run_id"] for run in self._runs() if run["state"] in _ENDED]
         root = S3Uri.parse(self.choice.pipeline.workspace).join(PIPELINE, "")
-        where = [root.join(run_key(PIPELINE, run), "audit/report.json") for run in ended]
+        addresses = [root.join(run_key(PIPELINE, run), "audit/report.json") for run in ended]
         try:
-            return [json.loads(self.s3.get_object(Bucket=uri.bucket, Key=uri.key)["Body"].read()) for uri in where]
+            return [json.loads(self.s3.get_object(Bucket=uri.bucket, Key=uri.key)["Body"].read()) for uri in addresses]
         except self.s3.exceptions.NoSuchKey:
-            raise RunError(f"a run ended without a report: see the DAG {PIPELINE} at {self.settings.api_url}") from None
+            raise RunError(
+                f"A run ended without a report. See the DAG {PIPELINE} at {self.settings.api_url}."
+            ) from None
 
 
 def _pieces(files: Sequence[LocalFile]) -> Iterator[list[LocalFile]]:
-    """Yield the files in pieces; one study may come in several."""
+    """Yield the files in pieces; a study may be in several."""
     yield from filter(None, (list(files[first::PIECES]) for first in range(PIECES)))
 
 
-def table(dispositions: Mapping[str, int], files: int, runs: int) -> list[str]:
-    """Lay out what became of the files."""
+def list_dispositions(dispositions: Mapping[str, int], files: int, runs: int) -> list[str]:
+    """Return lines with the number of files of each disposition."""
     rows = [f"  {number:>6}  {name}" for name, number in sorted(dispositions.items()) if number]
     return [
         "",
-        f"{files} files, {runs} runs that woke by themselves",
+        f"{files} files, {runs} runs that S3's notifications started",
         *rows,
-        f"  {sum(dispositions.values()):>6}  in all",
+        f"  {sum(dispositions.values()):>6}  in total",
     ]

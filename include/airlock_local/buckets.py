@@ -38,10 +38,10 @@ def local_client(endpoint: str, service: str = "s3") -> Any:
 
 
 def make_buckets(client: Any, buckets: Iterable[str]) -> None:
-    """Make the buckets that are not there."""
-    there = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+    """Make the buckets that do not exist."""
+    existing = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
     for bucket in buckets:
-        if bucket not in there:
+        if bucket not in existing:
             client.create_bucket(Bucket=bucket)
 
 

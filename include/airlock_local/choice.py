@@ -1,4 +1,4 @@
-"""What the person asked for: which pipeline, which source, and whether that means a real account."""
+"""The request of ``make run``: its pipeline, its source, and whether they need a real account."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Choice:
     Parameters
     ----------
     pipeline
-        Which pipeline runs.
-    locals_
-        All pipelines of the folder that live on the local stack.
+        The pipeline to run.
+    local_pipelines
+        All pipelines of the folder that use the local stack alone.
     target
-        The prefix that the run takes in.
+        The prefix that the run imports.
     files
-        What is put there first; None for the sample, empty when it is on S3 already.
+        The files to upload first; None for the sample, empty if they are on S3 already.
     """
 
     pipeline: Pipeline
-    locals_: tuple[Pipeline, ...]
+    local_pipelines: tuple[Pipeline, ...]
     target: S3Uri
     files: tuple[LocalFile, ...] | None
 
@@ -56,15 +56,15 @@ class Choice:
 
     def seeds(self) -> list[str]:
         """Return the emulator's flags that make what the local pipelines name."""
-        return seeds_of(self.locals_)
+        return seeds_of(self.local_pipelines)
 
     def pools(self) -> dict[str, AwsService]:
         """Return the import pools of the chosen and the local pipelines, each with its service."""
-        return pools_of((self.pipeline, *self.locals_))
+        return pools_of((self.pipeline, *self.local_pipelines))
 
     def buckets(self) -> list[str]:
         """Return the buckets of the local pipelines."""
-        return buckets_of(self.locals_)
+        return buckets_of(self.local_pipelines)
 
 
 def choose(folder: Path, name: str, source: str, environment: Mapping[str, str]) -> Choice:
@@ -79,25 +79,25 @@ def choose(folder: Path, name: str, source: str, environment: Mapping[str, str])
     source
         A folder, an ``s3://`` prefix, or empty for the default.
     environment
-        Says which connections the person defined.
+        Has the connections that the person defined.
 
     Raises
     ------
     PipelineError
-        If a pipeline file is wrong, or none has this name.
+        A pipeline file is wrong, or none has this name.
     SourceError
-        If the source cannot be delivered.
+        The source cannot be delivered.
     """
     pipelines, problems = load_pipelines(folder)
     if problems:
         raise PipelineError("\n".join(str(problem) for problem in problems))
     if name not in pipelines:
         others = f"choose one of {', '.join(sorted(pipelines))}"
-        raise PipelineError(f"there is no pipeline {name!r} in {folder}: {suggest_name(name, pipelines, others)}")
+        raise PipelineError(f"There is no pipeline {name!r} in {folder}: {suggest_name(name, pipelines, others)}")
     pipeline = pipelines[name]
     _check_connections(pipeline, environment)
-    locals_ = tuple(item for item in pipelines.values() if is_local(item))
-    return Choice(pipeline, locals_, *_delivery(pipeline, source))
+    local_pipelines = tuple(item for item in pipelines.values() if is_local(item))
+    return Choice(pipeline, local_pipelines, *_delivery(pipeline, source))
 
 
 def _check_connections(pipeline: Pipeline, environment: Mapping[str, str]) -> None:
@@ -105,8 +105,8 @@ def _check_connections(pipeline: Pipeline, environment: Mapping[str, str]) -> No
     for connection in unknown:
         if connection_variable(connection) not in environment:
             raise PipelineError(
-                f"pipeline {pipeline.name!r} uses the connection {connection!r}, which is not defined: set "
-                f'{connection_variable(connection)}, as in \'{{"conn_type": "aws", "extra": '
+                f"Pipeline {pipeline.name!r} uses the connection {connection!r}, which is not defined. Set "
+                f'{connection_variable(connection)}, for example to \'{{"conn_type": "aws", "extra": '
                 '{"region_name": "us-east-1"}}\''
             )
 
@@ -133,8 +133,8 @@ def _on_s3(pipeline: Pipeline, source: str) -> S3Uri:
         return chosen
     local = " (a local one)" if is_local(pipeline) else ""
     raise SourceError(
-        f"SOURCE={source} is no prefix, ending in '/', below the source {base} of pipeline {pipeline.name!r}{local}: "
-        "for a bucket of your own account, copy include/pipelines/sample.yaml, give the copy a name, buckets, data "
-        "store, role and aws_conn_id of yours, define that connection as AIRFLOW_CONN_<ID> in the environment, and "
-        "call make run PIPELINE=<name>"
+        f"SOURCE={source} is not a prefix, ending with '/', inside the source {base} of pipeline {pipeline.name!r}"
+        f"{local}. For a bucket of your own account, copy include/pipelines/sample.yaml, give the copy a name, "
+        "buckets, data store, role and aws_conn_id of yours, define that connection as AIRFLOW_CONN_<ID> in the "
+        "environment, and call make run PIPELINE=<name>."
     )

@@ -1,4 +1,4 @@
-"""What the stack consists of: two local AWS servers, Airflow's four parts, and the two databases they need."""
+"""The parts of the stack: two local AWS servers, Airflow's four processes, and the two databases that they need."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ class Service:
     Parameters
     ----------
     name
-        Of its record and its log file.
+        Name of its record and its log file.
     title
-        For people.
+        Its name in messages.
     argv
         The command.
     environment
         All of its variables.
     fingerprint
-        Changes when it would have to be started differently.
+        Changes when the process has to be started anew.
     probe
-        Says whether it answers; given the moment before it was started.
+        Returns whether it answers, given the moment before it was started.
     needs
-        What must be ready before it starts.
+        Parts that must be ready before it starts.
     port, setting
-        Where it listens, and the setting that moves it.
+        Its TCP port, and the setting that changes it.
     patience
-        Seconds that it is given to end.
+        Seconds that it gets to end.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Preparation:
     marker
         Holds ``state`` when it has run.
     result
-        A file that it makes; without it the marker means nothing.
+        A file that it makes; without this file the marker is ignored.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Plan:
 
 
 def plan(settings: Settings, own: Mapping[str, str], seeds: Sequence[str], *, local: bool, account: bool) -> Plan:
-    """Lay out the stack.
+    """Return the parts of the stack.
 
     Parameters
     ----------
@@ -107,9 +107,9 @@ def plan(settings: Settings, own: Mapping[str, str], seeds: Sequence[str], *, lo
     seeds
         The emulator's flags that make data stores and the like.
     local
-        Whether the local AWS servers are wanted.
+        True to start the local AWS servers.
     account
-        Whether a real account is wanted, so that the caller's AWS variables are kept.
+        True if the pipeline uses a real account: then the caller's AWS variables are kept.
     """
     known = read_secrets(settings)
     airflow = inherited(own, account=account) | airflow_variables(settings, known)
@@ -173,7 +173,7 @@ def _airflow(settings: Settings, environment: dict[str, str]) -> tuple[Service, 
             needs=frozenset({"metadata", "ledger"}),
             port=port,
             setting="AIRLOCK_API_PORT" if port else None,
-            # The API server has closed everything after a moment, and then lingers; the others may have tasks to end.
+            # The API server closes everything within a moment and then lingers; the others may have tasks to end.
             patience=2 if port else 15,
         )
 
@@ -220,11 +220,11 @@ def _sources(*folders: str) -> str:
 
 
 def _get(url: str) -> Any:
-    # Environment proxies and .netrc are none of a loopback call's business.
+    # A call to loopback must not use proxies of the environment or .netrc.
     try:
         reply = httpx.get(url, timeout=2, trust_env=False)
     except httpx.TransportError:
-        return None  # not there yet; whether it ever will be is for the caller's patience
+        return None  # not up yet
     return reply if reply.is_success else None
 
 
@@ -233,5 +233,5 @@ def _is_healthy(settings: Settings, part: str, since: datetime) -> bool:
     health = reply.json().get(part) or {} if reply else {}
     if health.get("status") != "healthy":
         return False
-    # A heartbeat from before this start is the one of an earlier process.
+    # A heartbeat from before this start belongs to an earlier process.
     return datetime.fromisoformat(health[f"latest_{part}_heartbeat"]) >= since

@@ -1,7 +1,7 @@
 """The environment of the stack's processes, and the secrets that belong to it.
 
-Nothing here can reach a real account by accident: the connection ``aws_default`` always means the local stack, and
-unless the pipeline at hand names a connection that the person defined, every AWS credential is taken away.
+The stack cannot reach a real account by accident: the connection ``aws_default`` is always the local stack, and every
+AWS credential is removed unless the pipeline names a connection that the person defined.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from airlock_local.settings import Settings
 
 LOCAL_CONNECTION = "aws_default"
-LOCAL_KEY, LOCAL_SECRET = "airlock-local", "airlock-local-secret"  # the local servers take any
+LOCAL_KEY, LOCAL_SECRET = "airlock-local", "airlock-local-secret"  # the local servers accept any key
 REGION = "us-east-1"
 USER = "admin"
 
@@ -34,7 +34,7 @@ def connection_variable(connection: str) -> str:
 
 @dataclass(frozen=True)
 class Secrets:
-    """What is made up once per stack and kept in files that only their owner can read."""
+    """Secrets that are generated once per stack, in files that only their owner can read."""
 
     fernet_key: str
     jwt_secret: str
@@ -43,10 +43,10 @@ class Secrets:
 
 
 def read_secrets(settings: Settings) -> Secrets:
-    """Return the stack's secrets; they are made at the first call."""
+    """Return the stack's secrets; the first call generates them."""
     home = settings.airflow_home
     home.mkdir(parents=True, exist_ok=True)
-    keys = _once(
+    keys = _read_or_write(
         home / "secrets.json",
         {
             "fernet_key": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
@@ -54,16 +54,16 @@ def read_secrets(settings: Settings) -> Secrets:
             "secret_key": secrets.token_urlsafe(48),
         },
     )
-    passwords = _once(password_file(settings), {USER: secrets.token_urlsafe(12)})
+    passwords = _read_or_write(password_file(settings), {USER: secrets.token_urlsafe(12)})
     return Secrets(**keys, password=passwords[USER])
 
 
 def password_file(settings: Settings) -> Path:
-    """Return where Airflow's SimpleAuthManager looks for its users' passwords."""
+    """Return the file of Airflow's SimpleAuthManager for its users' passwords."""
     return settings.airflow_home / "simple_auth_manager_passwords.json"
 
 
-def _once(path: Path, content: dict[str, str]) -> dict[str, str]:
+def _read_or_write(path: Path, content: dict[str, str]) -> dict[str, str]:
     if not path.exists():
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             json.dump(content, file)
@@ -72,14 +72,14 @@ def _once(path: Path, content: dict[str, str]) -> dict[str, str]:
 
 
 def inherited(own: Mapping[str, str], *, account: bool) -> dict[str, str]:
-    """Return what the stack's processes keep of the caller's environment.
+    """Return the part of the caller's environment that the stack's processes inherit.
 
     Parameters
     ----------
     own
         The caller's environment.
     account
-        Whether a real account is wanted: only then are AWS's variables kept.
+        True if the pipeline uses a real account: only then are AWS's variables kept.
 
     Notes
     -----
@@ -96,13 +96,12 @@ def inherited(own: Mapping[str, str], *, account: bool) -> dict[str, str]:
     if account:
         return kept
     kept = {name: value for name, value in kept.items() if not name.startswith(("AWS_", "BOTO_"))}
-    nowhere = os.devnull
     return kept | {
         "AWS_ACCESS_KEY_ID": LOCAL_KEY,
         "AWS_SECRET_ACCESS_KEY": LOCAL_SECRET,
         "AWS_DEFAULT_REGION": REGION,
-        "AWS_CONFIG_FILE": nowhere,
-        "AWS_SHARED_CREDENTIALS_FILE": nowhere,
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "AWS_EC2_METADATA_DISABLED": "true",
     }
 
@@ -112,7 +111,7 @@ def local_connection(settings: Settings) -> str:
     extra = {
         "region_name": REGION,
         "endpoint_url": settings.s3_url,
-        # At the top level: below service_config it has no effect, and calls would go to runtime-127.0.0.1.
+        # Below service_config it would have no effect, and calls would go to runtime-127.0.0.1.
         "config_kwargs": {"inject_host_prefix": False},
         "service_config": {
             "medical-imaging": {"endpoint_url": settings.health_url},
@@ -133,7 +132,7 @@ def airflow_variables(settings: Settings, known: Secrets) -> dict[str, str]:
         "core__parallelism": settings.parallelism,
         "core__dags_are_paused_at_creation": True,
         "core__fernet_key": known.fernet_key,
-        # Not derived from the port: without it tasks would talk to 8080.
+        # Airflow does not derive it from the port: without it tasks would call port 8080.
         "core__execution_api_server_url": f"{settings.api_url}/execution/",
         "core__simple_auth_manager_users": f"{USER}:admin",
         "core__simple_auth_manager_passwords_file": password_file(settings),
@@ -149,7 +148,7 @@ def airflow_variables(settings: Settings, known: Secrets) -> dict[str, str]:
         "logging__dag_processor_child_process_log_directory": home / "logs/dag_processor",
         "dag_processor__refresh_interval": 10,
         "dag_processor__parsing_processes": 1,
-        # One run at a time on a machine that nobody else uses: react at once rather than every second.
+        # The machine runs one delivery at a time: react at once, not every second.
         "scheduler__scheduler_idle_sleep_time": 0.3,
         "usage_data_collection__enabled": False,
     }
@@ -168,7 +167,7 @@ def airflow_variables(settings: Settings, known: Secrets) -> dict[str, str]:
 
 
 def cli_variables(settings: Settings, known: Secrets) -> dict[str, str]:
-    """Return what Airlock's command line needs besides `airflow_variables` to find this stack."""
+    """Return the variables by which Airlock's command line finds this stack, besides `airflow_variables`."""
     return {
         "AIRLOCK_API_URL": settings.api_url,
         "AIRLOCK_API_USER": USER,

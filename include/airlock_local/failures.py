@@ -1,4 +1,4 @@
-"""What the failed tasks of a local run died of, from the logs on this machine."""
+"""The causes of failed tasks of a local run, from the logs on this machine."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def failures(tasks: Iterable[dict[str, Any]], logs: Path) -> list[str]:
-    """Say of each failed task what it was, what it died of, and where its log lies."""
+def describe_failures(tasks: Iterable[dict[str, Any]], logs: Path) -> list[str]:
+    """Return a sentence for each failed task: its name, the cause, and its log."""
     failed = [task for task in tasks if task["state"] == "failed"]
-    return [_failure(task, logs) for task in sorted(failed, key=lambda task: task["end_date"] or "")]
+    return [_describe_failure(task, logs) for task in sorted(failed, key=lambda task: task["end_date"] or "")]
 
 
-def _failure(task: dict[str, Any], logs: Path) -> str:
+def _describe_failure(task: dict[str, Any], logs: Path) -> str:
     folder = logs / f"dag_id={task['dag_id']}" / f"run_id={task['dag_run_id']}" / f"task_id={task['task_id']}"
     if task["map_index"] >= 0:
         folder /= f"map_index={task['map_index']}"
     log = folder / f"attempt={task['try_number']}.log"
-    cause = last_error(_lines(log))
-    return f"{task_name(task)} failed at try {task['try_number']}{f' with {cause}' if cause else ''}; its log: {log}"
+    cause = last_error(_read_lines(log))
+    return f"{task_name(task)} failed at try {task['try_number']}{f' with {cause}' if cause else ''}. Its log: {log}"
 
 
-def _lines(log: Path) -> Iterator[Any]:
-    """Yield what a task has logged (JSON lines); nothing where there is no log."""
+def _read_lines(log: Path) -> Iterator[Any]:
+    """Yield the JSON lines of a task's log; nothing if there is no log."""
     if not log.exists():
         return
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             yield json.loads(line)
         except ValueError:
-            continue  # a line that some library printed by itself
+            continue  # a library printed this line

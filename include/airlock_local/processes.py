@@ -1,8 +1,7 @@
 """Processes that outlive the command that started them.
 
-Each runs in a session of its own and leaves a record: its pid with the moment it started, so that a pid which the
-system gave to somebody else is never signalled. Whatever a process forked, into whatever process group, stays in its
-session, and is ended with it.
+Each runs in a session of its own and has a record of its pid and its start, so that a reused pid is never signalled.
+Processes that it forks stay in its session, in whatever process group, and are ended with it.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _LOOK_EVERY = 0.05  # seconds
-_LAST_WORDS = 2.0  # seconds for processes whose parent is gone
+_ORPHANS_END_WITHIN = 2.0  # seconds for processes whose parent is gone
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def moment(pid: int) -> str | None:
-    """Return when a process started, as a text that no other process with this pid has; None if there is none.
+def read_start(pid: int) -> str | None:
+    """Return the start of a process, as a text that no other process of this pid has; None if it does not run.
 
     On Linux this is the kernel's own count since boot beside the boot's id, which setting the clock does not change.
     """
@@ -53,13 +52,13 @@ class Running:
     pid
         Its id, and its session's.
     started
-        As ``moment`` gives it.
+        As `read_start` returns it.
     fingerprint
-        What it was started with; another one means that it must be started anew.
+        Of its settings and code; if it changes, the process must be started anew.
     log
-        Where its output goes.
+        File of its output.
     patience
-        Seconds that it is given to end after SIGTERM.
+        Seconds that it gets to end after SIGTERM.
     """
 
     pid: int
@@ -69,14 +68,16 @@ class Running:
     patience: float = 15
 
     def is_alive(self) -> bool:
-        """Return whether this very process still runs."""
-        return moment(self.pid) == self.started
+        """Return whether this process still runs, and not another one of its pid."""
+        return read_start(self.pid) == self.started
 
     def members(self) -> list[psutil.Process]:
-        """Return the live processes of its session, its own included; none of them after a reboot."""
-        if not self.is_alive() and (moment(self.pid) is not None or not self._same_boot()):
-            return []  # somebody else's pid by now: a session that still had members would have kept it from reuse
-        return [process for process in psutil.process_iter() if _session(process.pid) == self.pid and _lives(process)]
+        """Return the live processes of its session, itself included; none after a reboot."""
+        if not self.is_alive() and (read_start(self.pid) is not None or not self._same_boot()):
+            return []  # the pid was reused, so the session has no members: they would have prevented the reuse
+        return [
+            process for process in psutil.process_iter() if _session(process.pid) == self.pid and _is_alive(process)
+        ]
 
     def _same_boot(self) -> bool:
         return not _BOOT_ID.exists() or self.started.startswith(_BOOT_ID.read_text().strip())
@@ -87,7 +88,7 @@ class Running:
             try:
                 connections = process.net_connections("tcp")
             except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue  # ended meanwhile; or changed its user, and then it is none of ours
+                continue  # it has ended, or runs as another user and is not part of the stack
             if any(item.status == psutil.CONN_LISTEN and item.laddr.port == port for item in connections):
                 return True
         return False
@@ -106,7 +107,7 @@ def _session(pid: int) -> int | None:
         return None
 
 
-def _lives(process: psutil.Process) -> bool:
+def _is_alive(process: psutil.Process) -> bool:
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -122,14 +123,14 @@ def launch(
     fingerprint: str = "",
     patience: float = 15,
 ) -> tuple[Running, subprocess.Popen[bytes]]:
-    """Start a process in a session of its own, with its output in ``log``; the log before is kept beside it.
+    """Start a process in a session of its own, with its output in ``log``; the previous log is kept beside it.
 
     Returns
     -------
     running
-        To be recorded.
+        The process to record.
     command
-        Its handle in this process, for the exit status.
+        Its handle, for the exit status.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists():
@@ -144,13 +145,13 @@ def launch(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Running(command.pid, moment(command.pid) or "", fingerprint, str(log), patience), command
+    return Running(command.pid, read_start(command.pid) or "", fingerprint, str(log), patience), command
 
 
-def end(processes: Sequence[Running]) -> None:
-    """End processes and all that they forked: SIGTERM first, and SIGKILL for what outlasts its patience."""
+def end_processes(processes: Sequence[Running]) -> None:
+    """End processes and those that they forked: SIGTERM first, then SIGKILL after their patience."""
     for process in processes:
-        if process.is_alive():  # it ends its children in its own way
+        if process.is_alive():  # it ends its children itself
             _signal(psutil.Process(process.pid), signal.SIGTERM)
     began = time.monotonic()
     while any(process.is_alive() and time.monotonic() < began + process.patience for process in processes):
@@ -174,8 +175,8 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
 
 
 def _wait_until_gone(processes: Sequence[psutil.Process]) -> None:
-    until = time.monotonic() + _LAST_WORDS
-    while time.monotonic() < until and any(process.is_running() and _lives(process) for process in processes):
+    until = time.monotonic() + _ORPHANS_END_WITHIN
+    while time.monotonic() < until and any(process.is_running() and _is_alive(process) for process in processes):
         time.sleep(_LOOK_EVERY)
 
 
@@ -199,7 +200,7 @@ class Records:
         whole.replace(self.folder / f"{name}.json")
 
     def read(self) -> dict[str, Running]:
-        """Return all recorded processes, living or not, by name."""
+        """Return all recorded processes by name, running or not."""
         if not self.folder.is_dir():
             return {}
         paths = sorted(self.folder.glob("*.json"))

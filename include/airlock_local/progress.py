@@ -1,4 +1,4 @@
-"""What the person at the terminal sees while things take their time."""
+"""Progress lines at the terminal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import sys
 
 
 def say(text: str = "") -> None:
-    """Print one line now, not when a buffer is full."""
+    """Print one line at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()

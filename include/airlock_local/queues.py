@@ -1,4 +1,4 @@
-"""The queues of the local stack: what a pipeline's ``arrivals`` names, and S3's notifications to it."""
+"""The queues of a pipeline's ``arrivals`` on the local stack, and S3's notifications to them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def make_queues(sqs: Any, s3: Any, pipeline: Pipeline, settings: Arrivals) -> None:
-    """Make a pipeline's queues, and have its bucket notify the first of them of what is created below the source.
+    """Make a pipeline's queues, and have its bucket notify the first one of objects created below the source.
 
     Parameters
     ----------
     sqs, s3
-        boto3's clients of the local servers; the bucket must be there.
+        boto3's clients of the local servers; the bucket must exist.
     pipeline, settings
         The pipeline and its ``arrivals``.
     """

@@ -1,4 +1,4 @@
-"""A run's reports on this machine: the audit as a person reads it at the terminal, and the files that people use."""
+"""A run's reports on this machine: the audit at the terminal, and the files in ``var``."""
 
 from __future__ import annotations
 
@@ -17,73 +17,74 @@ if TYPE_CHECKING:
 REPORTS = "reports"  # the folder below var/ that keeps the reports of every run
 LISTS = ("dispositions.csv", "operation-outcomes.ndjson")  # the second one of clinical pipelines only
 _UID = re.compile(r"[0-9.]{1,64}")
-_SUBJECTS = ("studies", "publication", "patients", "files")  # what a report counts releases of, by its kind
+_IN_WORDS = {"stopped": "without an accepted file"}
+_SUBJECTS = ("studies", "publication", "patients", "files")  # the subjects whose gates a report counts, by its kind
 
 
 def audit_lines(report: dict[str, Any], delivered: int) -> list[str]:
-    """Lay out the audit of a run.
+    """Return the lines of a run's audit.
 
     Parameters
     ----------
     report
         report.json.
     delivered
-        How many files the delivery has; when none of them is an arrival, earlier runs settled them.
+        Number of files of the delivery; earlier runs settled those that are not arrivals.
     """
-    lines = ["", f"audit: {_arrived(report)}, {_balance(report)}"]
+    lines = ["", f"Audit of {_describe_arrivals(report)}: {_describe_balance(report)}"]
     if not report["arrivals"]:
-        lines.append(f"nothing new: {delivered} files were settled by earlier runs")
+        lines.append(f"Nothing new: earlier runs settled {delivered} files.")
     elif delivered > report["arrivals"]:
-        lines.append(f"{delivered - report['arrivals']} of {delivered} files were settled by earlier runs")
+        lines.append(f"Earlier runs settled {delivered - report['arrivals']} of {delivered} files.")
     titles = ("verdicts", "outcomes", "dispositions", *_SUBJECTS)
-    lines += [f"  {title:<13} {_counts(report[title])}" for title in titles if title in report]
+    lines += [f"  {title:<13} {_list_counts(report[title])}" for title in titles if title in report]
     if report.get("reading", {}).get("arrivals"):
-        lines.append(f"  {'headers':<13} {_reading(report['reading'])}")
+        lines.append(f"  {'headers':<13} {_describe_reading(report['reading'])}")
     if "validation_level" in report:
         lines.append(f"  {'validation':<13} {report['validation_level']}")
     lines.append(f"  {'import jobs':<13} {len(report['jobs'])}")
     if report["reasons"]:
         lines.append("  reasons")
-    lines += [f"  {_number(reason):>5}  {code}: {reason['sentence']}" for code, reason in report["reasons"].items()]
+    lines += [f"  {_count_of(reason):>5}  {code}: {reason['sentence']}" for code, reason in report["reasons"].items()]
     return lines
 
 
-def _arrived(report: dict[str, Any]) -> str:
-    return describe_units(report) if "resources" in report else f"{report['arrivals']} arrivals"
+def _describe_arrivals(report: dict[str, Any]) -> str:
+    return describe_units(report) if "resources" in report else f"{report['arrivals']} files"
 
 
-def _reading(reading: dict[str, Any]) -> str:
+def _describe_reading(reading: dict[str, Any]) -> str:
     cost = f"{reading['requests_per_arrival']:.2f} requests and {reading['kib_per_arrival']:.1f} KiB each"
     left = sum(reading["fallbacks"].values())
     return f"{cost}, {left} left to pydicom" if left else cost
 
 
-def _number(reason: dict[str, Any]) -> int:
+def _count_of(reason: dict[str, Any]) -> int:
     number: int = reason["arrivals"] if "arrivals" in reason else reason["units"]
     return number
 
 
-def _balance(report: dict[str, Any]) -> str:
+def _describe_balance(report: dict[str, Any]) -> str:
     if report["balanced"]:
-        return "the books balance"
-    return "THE BOOKS DO NOT BALANCE, so nothing is released: " + "; ".join(report["problems"])
+        return "the books balance."
+    return "THE BOOKS DO NOT BALANCE, nothing is released: " + "; ".join(report["problems"])
 
 
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{number} {name}" for name, number in counts.items() if number) or "none"
+def _list_counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n} {_IN_WORDS.get(name, name)}" for name, n in counts.items() if n) or "none"
 
 
-def show(var: Path, kept: Path) -> dict[str, Any]:
-    """Copy a run's reports to where people look first, and return report.json.
+def copy_reports(var: Path, kept: Path) -> dict[str, Any]:
+    """Copy a run's reports to ``var``, and return report.json.
 
-    A run without arrivals leaves the lists there as they are: people may be at work on them.
+    A run without arrivals does not replace the lists there: people may be working on them.
 
     Parameters
     ----------
     var
-        Where people look.
+        The folder of the newest reports.
     kept
-        The folder with the run's reports.
+        The folder of the run's own reports.
     """
     report: dict[str, Any] = json.loads((kept / "report.json").read_bytes())
     shutil.copy2(kept / "report.json", var)
@@ -91,35 +92,35 @@ def show(var: Path, kept: Path) -> dict[str, Any]:
         for name in LISTS:
             (var / name).unlink(missing_ok=True)
             if (kept / name).exists():
-                shutil.copy2(kept / name, var)  # with its time, by which it is known again
+                shutil.copy2(kept / name, var)  # with its time, by which `_origin` finds it
     return report
 
 
-def place_lines(report: dict[str, Any], var: Path, kept: Path) -> list[str]:
-    """Return lines that name a run's reports, once `show` has copied them, and a command about a held study."""
-    lines = ["", f"report: {var / 'report.json'}"]
-    files, said = (var / name for name in LISTS)
+def report_lines(report: dict[str, Any], var: Path, kept: Path) -> list[str]:
+    """Return lines with the paths of a run's reports, and a command that explains a held study."""
+    lines = ["", f"Report:      {var / 'report.json'}"]
+    files, outcomes = (var / name for name in LISTS)
     if report["arrivals"]:
-        lines += [f"files:  {files}"]
-        lines += [f"said:   {said}"] if said.exists() else []
-        lines += [f'where:  make cli CMD="where {uid}"' for uid in _held_study(files)]
+        lines += [f"Files:       {files}"]
+        lines += [f"FHIR errors: {outcomes}"] if outcomes.exists() else []
+        lines += [f'Held study:  make cli CMD="where {uid}"' for uid in _held_study(files)]
     elif files.exists():
-        lines.append(f"files:  {files} is left as it is, since nothing arrived in this run{_origin(files, var)}")
-    return [*lines, f"kept:   {kept}"]
+        lines.append(f"Files:       {files} is unchanged, since nothing arrived in this run{_origin(files, var)}")
+    return [*lines, f"Own copies:  {kept}"]
 
 
 def _origin(files: Path, var: Path) -> str:
-    """Return the path of the same list among the kept reports; nothing if a person has changed it."""
+    """Return the path of the same list among the kept reports; an empty text if a person has changed the list."""
     same = [path for path in sorted((var / REPORTS).glob(f"*/{files.name}")) if filecmp.cmp(path, files)]
     return f"; it is a copy of {same[-1]}" if same else ""
 
 
 def _held_study(files: Path) -> list[str]:
-    """Return the StudyInstanceUID of the first held file that has one: a list of one, or of none."""
+    """Return the StudyInstanceUID of the first held file that has one, in a list; an empty list without one."""
     with files.open(encoding="utf-8", newline="") as lines:
         for row in csv.DictReader(lines):
             uid = row.get("study_instance_uid") or ""
-            # What a file says of itself is copied into a shell: nothing but a UID may be.
+            # The value comes from a file and is pasted into a shell: only a UID may pass.
             if row["disposition"] == "held" and _UID.fullmatch(uid):
                 return [uid]
     return []

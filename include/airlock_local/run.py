@@ -1,4 +1,4 @@
-"""``make run``: check the request, bring the stack up, deliver, run the pipeline, show the audit."""
+"""``make run``: check the request, start the stack, deliver, run the pipeline, print the audit."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from airlock_local.environment import (
     connection_variable,
     read_secrets,
 )
-from airlock_local.failures import failures
+from airlock_local.failures import describe_failures
 from airlock_local.progress import say
-from airlock_local.report import REPORTS, audit_lines, place_lines, show
+from airlock_local.report import REPORTS, audit_lines, copy_reports, report_lines
 from airlock_local.stack import Stack, StackError
 from airlock_local.stores import SLOTS
 
@@ -43,42 +43,42 @@ _DAG_APPEARS_WITHIN = 90.0  # seconds
 
 
 class RunError(RuntimeError):
-    """The delivery did not get through; the message says where it stopped and what to do."""
+    """The run failed; the message says where and what to do."""
 
 
 def run(settings: Settings, pipeline: str, source: str, environment: Mapping[str, str]) -> int:
-    """Do what ``make run`` does.
+    """Run a pipeline on a delivery, with the stack that it needs.
 
     Returns
     -------
     int
-        0 if the DAG run succeeded, or waits for a person, and its books balance; else 1.
+        0 if the DAG run succeeded or waits for a person, and its books balance; else 1.
 
     Raises
     ------
     PipelineError, SourceError
-        If the request is wrong; nothing was started.
+        The request is wrong; nothing was started.
     StackError, RunError, ApiError, StalledError
-        If it broke off later.
+        It failed later.
     """
     began = time.monotonic()
     choice = choose(settings.pipelines, pipeline, source, environment)
     if choice.files and choice.uses_local:
         check_room(choice.files)
     if connection_variable(LOCAL_CONNECTION) in environment:
-        say(f"{connection_variable(LOCAL_CONNECTION)} is not used: here {LOCAL_CONNECTION} is always the local stack")
+        say(f"{connection_variable(LOCAL_CONNECTION)} is ignored: {LOCAL_CONNECTION} is always the local stack here.")
     if choice.files == () and choice.pipeline.source.aws_conn_id != LOCAL_CONNECTION:
         _check_bucket(s3_client(settings, choice), choice)
-    delivered = _up_and_deliver(settings, choice, environment)
+    delivered = _start_and_deliver(settings, choice, environment)
     ready = time.monotonic()
-    status = _through_the_stages(settings, choice, delivered)
+    status = _run_pipeline(settings, choice, delivered)
     now = time.monotonic()
-    say(f"took {now - began:.0f} s: stack and delivery {ready - began:.0f} s, run {now - ready:.0f} s")
+    say(f"Took {now - began:.0f} s: stack and delivery {ready - began:.0f} s, run {now - ready:.0f} s.")
     return status
 
 
-def _up_and_deliver(settings: Settings, choice: Choice, environment: Mapping[str, str]) -> int:
-    """Bring the stack up, deliver meanwhile, and return how many files the delivery has."""
+def _start_and_deliver(settings: Settings, choice: Choice, environment: Mapping[str, str]) -> int:
+    """Start the stack, deliver meanwhile, and return the number of files of the delivery."""
     s3_answers = Event()
     stack = Stack(settings, on_ready=lambda name: s3_answers.set() if name == S3 else None)
     parts = plan(settings, environment, choice.seeds(), local=choice.uses_local, account=choice.uses_account)
@@ -87,14 +87,14 @@ def _up_and_deliver(settings: Settings, choice: Choice, environment: Mapping[str
         up.add_done_callback(lambda _: s3_answers.set())
         s3_answers.wait()
         if up.done():
-            up.result()  # a stack that did not come up gets nothing: another program may listen on its ports
+            up.result()  # without the stack nothing is delivered: another program may listen on its ports
         try:
             delivered = _deliver(settings, choice)
         except (ClientError, BotoCoreError, Boto3Error) as error:
-            up.result()  # where the stack failed, that is the cause
-            raise RunError(f"the delivery could not be put on S3: {error}") from error
+            up.result()  # if the stack failed, that is the cause
+            raise RunError(f"The delivery could not be uploaded: {error}. Call make run again.") from error
         if not up.result():
-            say("the stack is up")
+            say("The stack is up.")
     return delivered
 
 
@@ -106,17 +106,17 @@ def _deliver(settings: Settings, choice: Choice) -> int:
     if not files:
         _check_bucket(client, choice)  # the local S3 can be asked only now
         return 0
-    written, there = upload(client, files, choice.target)
-    say(f"delivered to {choice.target}: {written} files written, {there} were there already")
+    written, unchanged = upload(client, files, choice.target)
+    say(f"Delivered to {choice.target}: {written} files written, {unchanged} already there.")
     return len(files)
 
 
 def s3_client(settings: Settings, choice: Choice) -> Any:
-    """Return the S3 client that the pipeline's source connection means."""
+    """Return the S3 client of the pipeline's source connection."""
     connection = choice.pipeline.source.aws_conn_id
     if connection == LOCAL_CONNECTION:
         return local_client(settings.s3_url)
-    # Only a real account needs Airflow's reading of the connection, which takes seconds to import.
+    # Only a real account needs Airflow to read the connection; its import takes seconds.
     os.environ.update(airflow_variables(settings, read_secrets(settings)), AIRFLOW__LOGGING__LOGGING_LEVEL="ERROR")
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook  # noqa: PLC0415
     from airflow.sdk.exceptions import AirflowException  # noqa: PLC0415
@@ -125,8 +125,8 @@ def s3_client(settings: Settings, choice: Choice) -> Any:
         return S3Hook(aws_conn_id=connection).get_conn()
     except (BotoCoreError, ClientError, AirflowException, ValueError) as error:
         raise SourceError(
-            f"the connection {connection!r} cannot be used ({error}): check {connection_variable(connection)} "
-            "and your AWS credentials"
+            f"The connection {connection!r} cannot be used ({error}). Check {connection_variable(connection)} "
+            "and your AWS credentials."
         ) from error
 
 
@@ -136,14 +136,14 @@ def _check_bucket(client: Any, choice: Choice) -> None:
         found = client.list_objects_v2(Bucket=target.bucket, Prefix=target.key, MaxKeys=1)
     except (ClientError, BotoCoreError) as error:
         raise SourceError(
-            f"the bucket {target.bucket!r} cannot be listed ({error}): check its name, and that the connection "
-            f"{choice.pipeline.source.aws_conn_id!r} has s3:ListBucket on it"
+            f"The bucket {target.bucket!r} cannot be listed ({error}). Check its name, and that the connection "
+            f"{choice.pipeline.source.aws_conn_id!r} has the right s3:ListBucket."
         ) from error
     if not found.get("KeyCount"):
-        raise SourceError(f"there is nothing below {target}: put the delivery there, or correct the prefix")
+        raise SourceError(f"There is no object below {target}. Put the delivery there, or correct the prefix.")
 
 
-def _through_the_stages(settings: Settings, choice: Choice, delivered: int) -> int:
+def _run_pipeline(settings: Settings, choice: Choice, delivered: int) -> int:
     password, dag = read_secrets(settings).password, choice.pipeline.name
     with AirflowApi(settings.api_url, USER, password) as api:
         api.log_in()
@@ -152,9 +152,9 @@ def _through_the_stages(settings: Settings, choice: Choice, delivered: int) -> i
         await_dag(api, choice, settings)
         api.unpause(dag)
         for other in api.unfinished_runs(dag):
-            say(f"the run {other} is not finished; the new one may have to wait for it")
+            say(f"Run {other} has not ended. The new run may wait for it.")
         run_id = api.trigger(dag, {"prefix": choice.target.key})
-        say(f"run {run_id} of pipeline {dag}: {settings.api_url}/dags/{dag}/runs/{run_id}")
+        say(f"Run {run_id} of pipeline {dag}: {settings.api_url}/dags/{dag}/runs/{run_id}")
         state, tasks = follow(
             api, dag, run_id, say, lambda: check_alive(settings), stall_minutes=settings.stall_minutes
         )
@@ -162,26 +162,26 @@ def _through_the_stages(settings: Settings, choice: Choice, delivered: int) -> i
     kept = settings.var / REPORTS / run_key(dag, run_id)
     report = _fetch_report(settings, client, choice, kept)
     if report is not None:
-        for line in (*audit_lines(report, delivered), *place_lines(report, settings.var, kept)):
+        for line in (*audit_lines(report, delivered), *report_lines(report, settings.var, kept)):
             say(line)
-    say(f"UI:     {settings.api_url} (user {USER}, password {password}); make stop ends it")
-    problems = failures(tasks, settings.airflow_home / "logs")
+    say(f"UI:          {settings.api_url} (user {USER}, password {password}). make stop ends it.")
+    problems = describe_failures(tasks, settings.airflow_home / "logs")
     for problem in problems:
         say(problem)
     if state == WAITS:
-        say(f"the run waits for a person, and holds everything until then: {settings.api_url}/required_actions")
+        say(f"The run waits for a person and holds everything until then: {settings.api_url}/required_actions")
     elif state != "success" and not problems:
-        say(f"the run ended as {state}: see {settings.api_url}/dags/{dag}/runs/{run_id}")
+        say(f"The run ended as {state}. See {settings.api_url}/dags/{dag}/runs/{run_id}.")
     return 0 if state in {"success", WAITS} and report is not None and report.get("balanced") is True else 1
 
 
 def await_dag(api: AirflowApi, choice: Choice, settings: Settings) -> None:
-    """Wait until Airflow has read the DAG from the pipeline file as it is now.
+    """Wait until Airflow has read the DAG from the current pipeline files.
 
     Raises
     ------
     RunError
-        If it does not find it.
+        Airflow does not find it in time.
     """
     name = choice.pipeline.name
     edited = min(time.time(), max(path.stat().st_mtime for path in settings.pipelines.iterdir()))
@@ -196,8 +196,8 @@ def await_dag(api: AirflowApi, choice: Choice, settings: Settings) -> None:
             asked = True
         check_alive(settings)
         time.sleep(0.5)
-    errors = "\n".join(api.import_errors()) or f"see {settings.var / 'log/dag-processor.log'}"
-    raise RunError(f"Airflow did not find the DAG {name!r} within {_DAG_APPEARS_WITHIN:.0f} s: {errors}")
+    errors = "\n".join(api.import_errors()) or f"See {settings.var / 'log/dag-processor.log'}"
+    raise RunError(f"Airflow did not find the DAG {name!r} within {_DAG_APPEARS_WITHIN:.0f} s. {errors}")
 
 
 def _parsed_at(dag: Mapping[str, Any]) -> float:
@@ -206,40 +206,40 @@ def _parsed_at(dag: Mapping[str, Any]) -> float:
 
 
 def check_alive(settings: Settings) -> None:
-    """See that every part of the stack still runs.
+    """Check that every part of the stack still runs.
 
     Raises
     ------
     StackError
-        With the part that has ended, and its log.
+        Names the part that has ended, and its log.
     """
     stack = Stack(settings)
-    for name in stack.dead():
+    for name in stack.list_dead():
         log = stack.records.read()[name].log
-        raise StackError(f"the {name} has ended by itself: see {log}, and call make run again to start it anew")
+        raise StackError(f"The {name} has ended unexpectedly. See {log}, and call make run again.")
 
 
 def _fetch_report(settings: Settings, client: Any, choice: Choice, kept: Path) -> dict[str, Any] | None:
-    """Copy the run's reports from the workspace to a folder of their own, and to var/ as `show` does.
+    """Copy the run's reports from the workspace to a folder of their own, and to var/ as `copy_reports` does.
 
     Returns
     -------
     dict or None
-        report.json; None if the run did not come to write one.
+        report.json; None if the run did not write one.
     """
     pipeline = choice.pipeline
     audit = S3Uri.parse(pipeline.workspace).join(pipeline.name, kept.name, "audit", "")
     names = ("report.json", *pipeline.report_lists)
-    (settings.var / "report.json").unlink(missing_ok=True)  # an earlier run's must not pass for this one's
+    (settings.var / "report.json").unlink(missing_ok=True)  # an earlier run's report must not be taken for this one's
     try:
         bodies = {
             name: client.get_object(Bucket=audit.bucket, Key=audit.join(name).key)["Body"].read() for name in names
         }
     except ClientError as error:
         code = error.response["Error"]["Code"]
-        say(f"no report was found at {audit} ({code}); lists in {settings.var} are those of earlier runs")
+        say(f"No report was found at {audit} ({code}). The lists in {settings.var} are those of earlier runs.")
         return None
     kept.mkdir(parents=True, exist_ok=True)
     for name, body in bodies.items():
         (kept / name).write_bytes(body)
-    return show(settings.var, kept)
+    return copy_reports(settings.var, kept)

@@ -1,4 +1,4 @@
-"""Rules of S3 that moto leaves out: conditions on a copy's source, and etags of objects under a KMS key."""
+"""Rules of S3 that moto does not have: conditions on a copy's source, and etags of objects under a KMS key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _hash_of_content: Any = FakeKey.etag
 
 
 def apply_s3_rules() -> None:
-    """Make this process's moto refuse copies as S3 does; objects under a KMS key get an etag that is not an MD5."""
+    """Make this process's moto refuse copies as S3 does, and give objects under a KMS key etags that are not MD5s."""
     S3Response.copy_object = _guarded(S3Response.copy_object)  # type: ignore[method-assign, assignment]
     S3Response.upload_part_copy = _guarded(S3Response.upload_part_copy)  # type: ignore[method-assign, assignment]
     FakeKey.etag = property(_etag)  # type: ignore[method-assign, assignment]

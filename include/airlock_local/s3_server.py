@@ -1,7 +1,7 @@
 """The local S3, SQS, EventBridge, STS and IAM: moto's server for programs of this machine, without its access log.
 
-Every line of that log names an object's key, and keys of an archive hold names of patients. Moto itself lets every web
-page in: it answers each Origin with the CORS headers that it asks for.
+Every line of that log names an object's key, and keys of an archive hold names of patients. Moto itself admits
+every web page: it answers each Origin with the CORS headers that it asks for.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 
-def for_own_callers(app: WSGIApplication, allowed: Collection[str]) -> WSGIApplication:
+def refuse_other_origins(app: WSGIApplication, allowed: Collection[str]) -> WSGIApplication:
     """Return an application that refuses the pages of other origins, and sends no CORS headers."""
 
     def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -62,7 +62,7 @@ def main() -> None:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # the first process of a container ignores it otherwise
     apply_s3_rules()
-    app = for_own_callers(DomainDispatcherApplication(create_backend_app), given.allowed_host)
+    app = refuse_other_origins(DomainDispatcherApplication(create_backend_app), given.allowed_host)
     run_simple(given.host, given.port, app, threaded=True, request_handler=MotoRequestHandler)
 
 

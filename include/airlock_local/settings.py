@@ -19,7 +19,7 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the stack listens and where it keeps its things; all paths are absolute.
+    """Ports and folders of the stack; all paths are absolute.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class Settings:
     parallelism
         Tasks at a time.
     stall_minutes
-        How long a run may show no change before it is no longer watched.
+        Minutes without a change after which ``make run`` stops watching a run.
     var
         Folder of databases, logs and reports.
     pipelines, dags
@@ -75,7 +75,7 @@ class Settings:
 
     @property
     def metadata_marker(self) -> Path:
-        """The file that says that Airflow's metadata database is made."""
+        """The file that exists once Airflow's metadata database is made."""
         return self.airflow_home / "migrated"
 
     @property
@@ -90,7 +90,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     Raises
     ------
     SettingsError
-        If a value is no number in its range, two ports are the same, or the metadata database is no PostgreSQL.
+        A value is not a number in its range, two ports are equal, or the metadata database is not PostgreSQL.
     """
     default = Settings()
 
@@ -101,7 +101,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         except ValueError:
             value = low - 1
         if not low <= value <= high:
-            raise SettingsError(f"{name} is {text!r}: set it to a number from {low:g} to {high:g}")
+            raise SettingsError(f"{name} is {text!r}. Set it to a number from {low:g} to {high:g}.")
         return value
 
     def folder(name: str, fallback: Path) -> Path:
@@ -115,12 +115,12 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     chosen = {name: int(number(name, port, 1, 65535)) for name, port in ports.items()}
     if len(set(chosen.values())) < len(chosen):
         shown = ", ".join(f"{name}={port}" for name, port in chosen.items())
-        raise SettingsError(f"two parts of the stack would share a port ({shown}): give each its own")
+        raise SettingsError(f"Two parts of the stack would share a port ({shown}). Give each its own.")
     metadata_server = environment.get("AIRLOCK_METADATA_URL", "")
     if metadata_server and not metadata_server.startswith("postgresql+psycopg2://"):  # it may hold a password
         raise SettingsError(
-            "AIRLOCK_METADATA_URL does not begin with postgresql+psycopg2://: name an empty database of a PostgreSQL "
-            "server, or leave it out for SQLite"
+            "AIRLOCK_METADATA_URL does not begin with postgresql+psycopg2://. Name an empty database of a PostgreSQL "
+            "server, or leave it out for SQLite."
         )
     return Settings(
         api_port=chosen["AIRLOCK_API_PORT"],

@@ -1,4 +1,4 @@
-"""Starting and stopping the stack: all of it or nothing, and never anybody else's processes."""
+"""Starting and stopping the stack: as a whole, and never another program's processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airlock_local.components import Preparation, Service
-from airlock_local.processes import Records, Running, end, launch
+from airlock_local.processes import Records, Running, end_processes, launch
 from airlock_local.progress import say
 from airlock_local.settings import LOOPBACK, ROOT
 
@@ -27,16 +27,16 @@ _LOOK_EVERY = 0.2
 
 
 class StackError(RuntimeError):
-    """The stack cannot be brought up; the message says why and what to do."""
+    """The stack cannot be started; the message says why and what to do."""
 
 
 class PortInUseError(StackError):
-    """Something else listens where a part of the stack should."""
+    """Another program listens on a port of the stack."""
 
 
 @dataclass
 class _Start:
-    """One part on its way up."""
+    """One part that is starting."""
 
     part: Service | Preparation
     began: datetime
@@ -53,36 +53,36 @@ class _Start:
         Raises
         ------
         StackError
-            If it ended otherwise.
+            It ended otherwise.
         """
         status = self.command.poll()
         if isinstance(self.part, Preparation):
             return self._has_prepared(self.part, status)
         if status is not None:
-            raise StackError(f"{self.part.title} ended while it was starting (exit status {status}): {self.see_log()}")
+            raise StackError(f"{self.part.title} ended while it was starting (exit status {status}). {self.name_log()}")
         port = self.part.port
-        # Somebody else's server may listen on the port: it is not asked anything.
+        # Another program may listen on the port: it gets no request.
         return (port is None or self.running.listens_on(port)) and self.part.probe(self.began)
 
     def _has_prepared(self, part: Preparation, status: int | None) -> bool:
         if status:
-            raise StackError(f"{part.title} could not be made (exit status {status}): {self.see_log()}")
+            raise StackError(f"{part.title} could not be made (exit status {status}). {self.name_log()}")
         if status == 0:
             part.marker.write_text(part.state)
         return status == 0
 
-    def see_log(self) -> str:
-        return f"see {self.running.log}, which ends in\n{self.running.log_tail()}"
+    def name_log(self) -> str:
+        return f"See {self.running.log}, which ends with\n{self.running.log_tail()}"
 
 
 @dataclass
 class Stack:
-    """The stack of one settings' ``var`` folder.
+    """The stack of one ``var`` folder.
 
     Parameters
     ----------
     settings
-        Where it lives.
+        Its folder and ports.
     on_ready
         Called with a service's name as soon as it answers.
     """
@@ -95,23 +95,23 @@ class Stack:
         self.records = Records(self.settings.var / "run")
 
     def up(self, plan: Plan) -> bool:
-        """Start what does not run yet, or runs with other settings or older code.
+        """Start the parts that do not run, or run with other settings or older code.
 
         Returns
         -------
         bool
-            Whether anything had to be started.
+            True if a part was started.
 
         Raises
         ------
         PortInUseError
-            Before anything is started.
+            A port is in use; nothing was started.
         StackError
-            If a part ends or does not answer in time; what this call started is stopped again.
+            A part ended or did not answer in time; the parts that this call started are stopped again.
         """
-        with self._alone():
+        with self._locked():
             missing = self._missing(plan)
-            _check_ports(missing)  # before a caller is told of any part: a stack that cannot come up takes no delivery
+            _check_ports(missing)  # before `on_ready`: a stack that cannot start must get no delivery
             for service in plan.services:
                 if service not in missing:
                     self.on_ready(service.name)
@@ -120,11 +120,11 @@ class Stack:
             return bool(missing)
 
     def down(self) -> list[str]:
-        """End what was started, and return the names of what still ran."""
-        with self._alone():
+        """End the parts of the stack, and return the names of those that ran."""
+        with self._locked():
             known = self.records.read()
             alive = [name for name, process in known.items() if process.members()]
-            end([known[name] for name in alive])
+            end_processes([known[name] for name in alive])
             for name in known:
                 self.records.forget(name)
             return alive
@@ -133,35 +133,35 @@ class Stack:
         """Return by name whether each recorded part is alive."""
         return {name: process.is_alive() for name, process in self.records.read().items()}
 
-    def dead(self) -> list[str]:
-        """Return the names of parts that ended by themselves."""
+    def list_dead(self) -> list[str]:
+        """Return the names of parts that ended unexpectedly."""
         return [name for name, alive in self.status().items() if not alive]
 
     def check_own(self, ports: Mapping[str, int]) -> None:
-        """See that no other program listens on the ports of these parts.
+        """Check that no other program listens on the ports of these parts.
 
         Raises
         ------
         PortInUseError
-            If one does; it was asked nothing.
+            One does; it got no request.
         """
         known = self.records.read()
         for name, port in ports.items():
             if not _is_free(port) and not (name in known and known[name].listens_on(port)):
                 raise PortInUseError(
-                    f"port {port}, where the {name} of the local stack should listen, is used by another program: end "
-                    "that program, or set the port that make run was called with"
+                    f"Port {port} of the {name} of the local stack is used by another program. End that program, or "
+                    "set the port with which make run was called."
                 )
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         folder = self.settings.var
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "stack.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say("waiting for another make run or make stop in this folder")
+                say("Waiting for another make run or make stop in this folder.")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -178,11 +178,11 @@ class Stack:
             why = (
                 "its settings or its code changed"
                 if process.is_alive()
-                else f"it had ended by itself, see {process.log}"
+                else f"it had ended unexpectedly, see {process.log}"
             )
-            say(f"{service.title}: starting anew, {why}")
+            say(f"Restarting {service.title}: {why}.")
             outdated.append(process)
-        end(outdated)
+        end_processes(outdated)
         return missing
 
     def _start(self, services: list[Service], preparations: list[Preparation]) -> None:
@@ -201,8 +201,8 @@ class Stack:
                     awaited.discard(start.part.name)
                 time.sleep(_LOOK_EVERY)
         except BaseException:
-            say("stopping what was started")
-            end([start.running for start in started])
+            say("Stopping the parts that were started.")
+            end_processes([start.running for start in started])
             for start in started:
                 self.records.forget(start.part.name)
             raise
@@ -226,7 +226,7 @@ class Stack:
             self.on_ready(start.part.name)
             return True
         if start.seconds > READY_WITHIN:
-            raise StackError(f"{start.part.title} was not ready within {READY_WITHIN:.0f} s: {start.see_log()}")
+            raise StackError(f"{start.part.title} was not ready within {READY_WITHIN:.0f} s. {start.name_log()}")
         return False
 
 
@@ -234,8 +234,8 @@ def _check_ports(services: list[Service]) -> None:
     for service in services:
         if service.port is not None and not _is_free(service.port):
             raise PortInUseError(
-                f"port {service.port}, where the {service.title} should listen, is used by another program: end that "
-                f"one, or choose a free port, as in: make run {service.setting}={service.port + 1000}"
+                f"Port {service.port} of the {service.title} is used by another program. End that program, or choose "
+                f"a free port, for example: make run {service.setting}={service.port + 1000}"
             )
 
 

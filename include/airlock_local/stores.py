@@ -1,4 +1,4 @@
-"""What pipelines name that has to be there before a run: data stores, conversion profiles, pools of import jobs."""
+"""Things that pipelines name and a run needs: data stores, conversion profiles, pools of import jobs."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 AwsService = Literal["medical-imaging", "healthlake"]
 
 SLOTS: dict[AwsService, int] = {"medical-imaging": 20, "healthlake": 1}
-"""Slots of a new pool; a pool that is there keeps its own. HealthLake runs one import of an account at a time."""
+"""Slots of a new pool; an existing pool keeps its own. HealthLake runs one import of an account at a time."""
 
 _FLAGS: dict[AwsService, str] = {"medical-imaging": "--datastore", "healthlake": "--healthlake-datastore"}
 
 
 def seeds_of(pipelines: Iterable[Pipeline]) -> list[str]:
-    """Return the emulator's flags that make what pipelines name, each thing once and called after its users."""
+    """Return the emulator's flags that make the stores and profiles of pipelines, each once and named for its users."""
     users: dict[str, list[str]] = {}
     for pipeline in pipelines:
-        for wanted in _wanted(pipeline):
-            users.setdefault(wanted, []).append(pipeline.name)
-    return [f"{wanted}:{'-'.join(names)}" for wanted, names in sorted(users.items())]
+        for seed in _list_seeds(pipeline):
+            users.setdefault(seed, []).append(pipeline.name)
+    return [f"{seed}:{'-'.join(names)}" for seed, names in sorted(users.items())]
 
 
-def _wanted(pipeline: Pipeline) -> Iterator[str]:
+def _list_seeds(pipeline: Pipeline) -> Iterator[str]:
     for service, section in _sections(pipeline):
         yield f"{_FLAGS[service]}={section.datastore_id}"
     if isinstance(pipeline, CcdaPipeline):

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from airlock.pipelines import load_pipeline
-from airlock_local.arrivals import PIECES, _pieces, demonstrate, table
+from airlock_local.arrivals import PIECES, _pieces, demonstrate, list_dispositions
 from airlock_local.buckets import local_client, make_buckets
 from airlock_local.deliver import LocalFile, SourceError
 from airlock_local.queues import make_queues
@@ -31,11 +31,11 @@ def test_pieces_are_all_files_each_once(tmp_path: Path) -> None:
 
 
 def test_table_counts_each_disposition_and_all() -> None:
-    assert table({"released": 7, "held": 0, "ignored": 3}, 10, 2)[1:] == [
-        "10 files, 2 runs that woke by themselves",
+    assert list_dispositions({"released": 7, "held": 0, "ignored": 3}, 10, 2)[1:] == [
+        "10 files, 2 runs that S3's notifications started",
         "       3  ignored",
         "       7  released",
-        "      10  in all",
+        "      10  in total",
     ]
 
 
@@ -46,7 +46,7 @@ def test_it_refuses_what_it_cannot_show(tmp_path: Path, source: str | None) -> N
         del content["arrivals"]
     (tmp_path / "arrivals.yaml").write_text(yaml.safe_dump(content))
     settings = read_settings({"AIRLOCK_PIPELINES": str(tmp_path), "AIRLOCK_VAR": str(tmp_path / "var")})
-    with pytest.raises(SourceError, match="leave SOURCE out or name a folder"):
+    with pytest.raises(SourceError, match="Leave SOURCE out or name a folder"):
         demonstrate(settings, source or "", os.environ)
     assert not (tmp_path / "var").exists()
 

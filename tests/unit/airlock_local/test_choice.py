@@ -68,7 +68,7 @@ def test_a_prefix_outside_the_source_explains_how_to_use_an_account(pipelines, s
 
 def test_an_unknown_pipeline_names_the_known_ones(pipelines):
     add(pipelines, "second")
-    with pytest.raises(PipelineError, match=r"there is no pipeline 'third' in .*: choose one of sample, second"):
+    with pytest.raises(PipelineError, match=r"There is no pipeline 'third' in .*: choose one of sample, second"):
         choose(pipelines, "third", "", {})
 
 
@@ -86,7 +86,9 @@ def test_an_unknown_field_stops_the_run(pipelines):
 
 def test_an_account_needs_its_connection(pipelines):
     on_account(pipelines, "real")
-    with pytest.raises(PipelineError, match="uses the connection 'mine', which is not defined: set AIRFLOW_CONN_MINE"):
+    with pytest.raises(
+        PipelineError, match=r"connection 'mine', which is not defined\. Set AIRFLOW_CONN_MINE"
+    ):
         choose(pipelines, "real", "", {"AIRFLOW_CONN_AWS_DEFAULT": "aws://"})
 
 

@@ -125,5 +125,5 @@ def test_every_line_is_decided_on_as_described(units: Units, decided: dict[Place
 def test_it_is_written_once_and_found_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = sample_files(tmp_path, "clinical")
     assert sample_files(tmp_path, "clinical") == first
-    assert capsys.readouterr().out.count("writing the sample") == 1
+    assert capsys.readouterr().out.count("Writing the sample.") == 1
     assert {file.name.partition("/")[0] for file in first} == {"nordhaven", "sakuragawa", "lakeview"}

@@ -33,9 +33,9 @@ def command(tmp_path, monkeypatch, capsys):
     ("variables", "sentence"),
     [
         ({"SOURCE": "/no/such/folder"}, "SOURCE=/no/such/folder does not exist"),
-        ({"SOURCE": "s3://nowhere/x/"}, "is no prefix, ending in '/', below the source"),
+        ({"SOURCE": "s3://nowhere/x/"}, "is not a prefix, ending with '/', inside the source"),
         ({"SOURCE": "s3://"}, "'s3://' is not an S3 address"),
-        ({"PIPELINE": "nowhere"}, "there is no pipeline 'nowhere'"),
+        ({"PIPELINE": "nowhere"}, "There is no pipeline 'nowhere'"),
         ({"AIRLOCK_PIPELINES": "/no/such/folder"}, "/no/such/folder is not a folder"),
         ({"AIRLOCK_API_PORT": "x"}, "AIRLOCK_API_PORT is 'x'"),
     ],
@@ -61,16 +61,16 @@ def test_a_folder_that_cannot_be_used_is_named_with_its_setting(command, tmp_pat
     assert status == 2
     assert str(tmp_path / taken) in err
     assert err.count("\n") == 1
-    assert err.endswith("name another folder in AIRLOCK_VAR\n")
+    assert err.endswith("set AIRLOCK_VAR to another folder.\n")
 
 
 def test_stopping_what_does_not_run_is_no_error(command):
-    assert command("stop") == (0, "nothing to stop\n", "")
+    assert command("stop") == (0, "Nothing to stop.\n", "")
 
 
 def test_the_status_of_a_stack_that_is_not_up(command):
     """It is an answer: make would show a failed command as an error of its own."""
-    assert command("status") == (0, "nothing runs: make run starts the stack\n", "")
+    assert command("status") == (0, "Nothing is running. make run starts the stack.\n", "")
 
 
 @pytest.mark.parametrize("part", ["API", "S3"])
@@ -82,7 +82,7 @@ def test_the_command_line_asks_no_server_of_another_program(command, tmp_path, p
         status, _, err = command("cli run sample --no-wait", **{f"AIRLOCK_{part}_PORT": str(foreign.port)})
     assert foreign.asked == []
     assert status == 2
-    assert f"port {foreign.port}, " in err
+    assert f"Port {foreign.port} " in err
     assert "is used by another program" in err
 
 

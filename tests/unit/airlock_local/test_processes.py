@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from airlock_local.processes import Records, end, launch, moment
+from airlock_local.processes import Records, end_processes, launch, read_start
 
 WAIT = "import sys, time; print('up', flush=True); time.sleep(60)"
 # A child in a process group of its own, as Airflow's task supervisor makes them, that also ignores SIGTERM.
@@ -34,7 +34,7 @@ def start(tmp_path):
         return running, command
 
     yield start_python
-    end(started)
+    end_processes(started)
 
 
 def first_line(running):
@@ -46,7 +46,7 @@ def first_line(running):
 def test_a_started_process_is_alive_until_it_is_ended(start):
     running, command = start(WAIT)
     assert running.is_alive()
-    end([running])
+    end_processes([running])
     assert not running.is_alive()
     assert command.wait(5) == -15
 
@@ -56,7 +56,7 @@ def test_a_pid_that_now_belongs_to_somebody_else_is_not_ours(start):
     recycled = dataclasses.replace(bystander, started="an earlier moment")
     assert not recycled.is_alive()
     assert recycled.members() == []
-    end([recycled])
+    end_processes([recycled])
     assert bystander.is_alive()
 
 
@@ -64,7 +64,7 @@ def test_nothing_is_ours_after_a_reboot(start):
     bystander, _ = start(WAIT)
     count = bystander.started.rpartition(" ")[2]
     before_reboot = dataclasses.replace(bystander, started=f"another-boot-id {count}")
-    end([before_reboot])
+    end_processes([before_reboot])
     assert bystander.is_alive()
 
 
@@ -72,8 +72,8 @@ def test_children_in_other_process_groups_end_with_it(start):
     running, _ = start(STUBBORN)
     child = int(first_line(running))
     assert len(running.members()) == 2
-    end([running])
-    assert moment(child) is None
+    end_processes([running])
+    assert read_start(child) is None
 
 
 def test_children_are_found_when_the_parent_was_killed(start):
@@ -83,14 +83,14 @@ def test_children_are_found_when_the_parent_was_killed(start):
     command.wait(5)
     assert not running.is_alive()
     assert [process.pid for process in running.members()] == [child]
-    end([running])
-    assert moment(child) is None
+    end_processes([running])
+    assert read_start(child) is None
 
 
 def test_a_zombie_is_not_alive():
     process = subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended, and not yet collected
-    assert moment(process.pid) is None
+    assert read_start(process.pid) is None
     process.wait()
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from airlock_local.report import place_lines, show
+from airlock_local.report import copy_reports, report_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ def run(var: Path, name: str, arrivals: int, rows: str = HEAD, issues: str | Non
     (kept / "dispositions.csv").write_text(rows)
     if issues is not None:
         (kept / "operation-outcomes.ndjson").write_text(issues)
-    return place_lines(show(var, kept), var, kept)
+    return report_lines(copy_reports(var, kept), var, kept)
 
 
 def shown(var: Path) -> str:
@@ -35,10 +35,10 @@ def test_a_run_with_arrivals_is_shown_with_its_list_and_a_study_that_is_held(tmp
     lines = run(tmp_path, "first", 4, ROWS)
     assert (shown(tmp_path), (tmp_path / "dispositions.csv").read_text()) == ("first", ROWS)
     assert lines[1:] == [
-        f"report: {tmp_path}/report.json",
-        f"files:  {tmp_path}/dispositions.csv",
-        'where:  make cli CMD="where 1.2.3"',
-        f"kept:   {tmp_path}/reports/first",
+        f"Report:      {tmp_path}/report.json",
+        f"Files:       {tmp_path}/dispositions.csv",
+        'Held study:  make cli CMD="where 1.2.3"',
+        f"Own copies:  {tmp_path}/reports/first",
     ]
 
 
@@ -51,8 +51,8 @@ def test_an_empty_run_leaves_the_list_and_says_whose_it_is(tmp_path: Path) -> No
         assert (tmp_path / "operation-outcomes.ndjson").read_text() == "{}"
         why = "since nothing arrived in this run"
         whose = f"it is a copy of {tmp_path}/reports/first/dispositions.csv"
-        assert lines[2] == f"files:  {tmp_path}/dispositions.csv is left as it is, {why}; {whose}"
-        assert lines[3:] == [f"kept:   {tmp_path}/reports/{again}"]
+        assert lines[2] == f"Files:       {tmp_path}/dispositions.csv is unchanged, {why}; {whose}"
+        assert lines[3:] == [f"Own copies:  {tmp_path}/reports/{again}"]
 
 
 def test_a_list_that_a_person_has_changed_is_left_too(tmp_path: Path) -> None:
@@ -64,16 +64,18 @@ def test_a_list_that_a_person_has_changed_is_left_too(tmp_path: Path) -> None:
 
 
 def test_an_empty_first_run_names_no_list(tmp_path: Path) -> None:
-    assert [line.split(":")[0] for line in run(tmp_path, "first", 0)[1:]] == ["report", "kept"]
+    assert [line.split(":")[0] for line in run(tmp_path, "first", 0)[1:]] == ["Report", "Own copies"]
     assert not (tmp_path / "dispositions.csv").exists()
 
 
 def test_the_issues_of_an_earlier_run_do_not_pass_for_those_of_a_later_one(tmp_path: Path) -> None:
-    assert f"said:   {tmp_path}/operation-outcomes.ndjson" in run(tmp_path, "clinical", 1, issues="{}")
+    assert f"FHIR errors: {tmp_path}/operation-outcomes.ndjson" in run(tmp_path, "clinical", 1, issues="{}")
     run(tmp_path, "imaging", 1, ROWS)
     assert not (tmp_path / "operation-outcomes.ndjson").exists()
 
 
 @pytest.mark.parametrize("uid", ["1.2; rm -rf ~", "$(id)", "\x1b]0;owned\x07", "1.2\u202e3", ""])
 def test_what_is_no_uid_is_not_put_into_a_command(tmp_path: Path, uid: str) -> None:
-    assert not [line for line in run(tmp_path, "first", 1, f"{HEAD}a.dcm,{uid},held\n") if line.startswith("where")]
+    assert not [
+        line for line in run(tmp_path, "first", 1, f"{HEAD}a.dcm,{uid},held\n") if line.startswith("Held study")
+    ]

@@ -57,7 +57,7 @@ def test_a_foreign_program_on_a_port_gets_neither_buckets_nor_files(
     tmp_path: Path, foreign: Foreign, patients: Path, part: str
 ) -> None:
     with stack_of(tmp_path, **{part: foreign.port}) as settings:
-        with pytest.raises(PortInUseError, match=f"port {foreign.port}, .* is used by another program"):
+        with pytest.raises(PortInUseError, match=f"Port {foreign.port} .* is used by another program"):
             run(settings, "sample", str(patients), os.environ)
         assert Stack(settings).status() == {}
     assert foreign.asked == []

@@ -21,7 +21,7 @@ def test_an_empty_variable_means_the_default():
 
 @pytest.mark.parametrize("value", ["http", "0", "65536", "nan"])
 def test_a_value_that_is_no_port_is_refused_by_name(value):
-    with pytest.raises(SettingsError, match=f"AIRLOCK_S3_PORT is '{value}': set it to a number from 1 to 65535"):
+    with pytest.raises(SettingsError, match=f"AIRLOCK_S3_PORT is '{value}'. Set it to a number from 1 to 65535"):
         read_settings({"AIRLOCK_S3_PORT": value})
 
 

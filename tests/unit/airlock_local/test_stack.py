@@ -99,9 +99,9 @@ def test_a_part_that_ended_is_started_anew_with_a_notice(stack, capsys):
     os.kill(before["web"].pid, 9)
     while before["web"].is_alive():
         os.sched_yield()
-    assert stack.dead() == ["web"]
+    assert stack.list_dead() == ["web"]
     assert stack.up(plan) is True
-    assert "the web server: starting anew, it had ended by itself" in capsys.readouterr().out
+    assert "Restarting the web server: it had ended unexpectedly" in capsys.readouterr().out
     after = stack.records.read()
     assert after["web"].pid != before["web"].pid
     assert after["other"] == before["other"]
@@ -121,7 +121,7 @@ def test_a_port_in_use_names_the_setting_and_nothing_is_started(stack, tmp_path)
         other.listen()
         taken = other.getsockname()[1]
         plan = Plan((server("first"), server("second", port=taken)), (database(tmp_path, WRITE),))
-        with pytest.raises(PortInUseError, match=rf"port {taken}, .* used by another program.*AIRLOCK_WEB_PORT="):
+        with pytest.raises(PortInUseError, match=rf"Port {taken} .* used by another program.*AIRLOCK_WEB_PORT="):
             stack.up(plan)
     assert stack.records.read() == {}
     assert not (tmp_path / "database").exists()

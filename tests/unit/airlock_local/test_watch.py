@@ -3,7 +3,7 @@ import json
 import pytest
 
 from airlock_cli.watch import stage_line, waits_for_a_person
-from airlock_local.failures import failures
+from airlock_local.failures import describe_failures
 from airlock_local.report import audit_lines
 
 
@@ -50,15 +50,15 @@ def test_a_failed_task_is_named_with_its_cause_and_its_log(tmp_path):
     folder.mkdir(parents=True)
     lines = [{"event": "x"}, {"error_detail": [{"exc_type": "AccessDenied", "exc_value": "give s3:GetObject"}]}]
     (folder / "attempt=3.log").write_text("plain text\n" + "\n".join(map(json.dumps, lines)))
-    [text] = failures([instance("failed", index=2, tries=3), instance("success", index=1)], tmp_path)
+    [text] = describe_failures([instance("failed", index=2, tries=3), instance("success", index=1)], tmp_path)
     assert text == (
-        f"parse[2] failed at try 3 with AccessDenied: give s3:GetObject; its log: {folder / 'attempt=3.log'}"
+        f"parse[2] failed at try 3 with AccessDenied: give s3:GetObject. Its log: {folder / 'attempt=3.log'}"
     )
 
 
 def test_a_task_without_a_log_has_no_known_cause(tmp_path):
-    [text] = failures([instance("failed")], tmp_path)
-    assert text.startswith("parse failed at try 1; its log: ")
+    [text] = describe_failures([instance("failed")], tmp_path)
+    assert text.startswith("parse failed at try 1. Its log: ")
 
 
 REPORT = {
@@ -76,10 +76,10 @@ REPORT = {
 
 def test_the_audit_names_every_count_and_each_reason_with_its_sentence():
     text = "\n".join(audit_lines(REPORT, 3))
-    assert "3 arrivals, the books balance" in text
+    assert "Audit of 3 files: the books balance." in text
     assert "2 accept, 1 ignore" in text
     assert "1  sidecar: Nothing to do." in text
-    assert "settled by earlier runs" not in text
+    assert "Earlier runs settled" not in text
 
 
 def test_what_reading_the_headers_has_cost_is_one_line():
@@ -108,19 +108,19 @@ CLINICAL = {
 
 def test_a_clinical_audit_counts_resources_patients_and_files():
     lines = [" ".join(line.split()) for line in audit_lines(CLINICAL, 2)]
-    assert "audit: 6 units in 2 files (5 resources), the books balance" in lines
+    assert "Audit of 6 units in 2 files (5 resources): the books balance." in lines
     assert {"patients 1 released, 1 held", "files 1 released, 1 quarantined", "validation strict"} <= set(lines)
     assert "1 not_json: Ask again." in lines
 
 
 def test_a_delivery_of_which_nothing_is_new_says_so():
     nothing = REPORT | {name: {} for name in ("verdicts", "outcomes", "dispositions", "reasons")}
-    assert "nothing new: 7 files were settled by earlier runs" in audit_lines(nothing | {"arrivals": 0, "jobs": []}, 7)
+    assert "Nothing new: earlier runs settled 7 files." in audit_lines(nothing | {"arrivals": 0, "jobs": []}, 7)
 
 
 def test_books_that_do_not_balance_are_cried_out():
     text = "\n".join(audit_lines(REPORT | {"balanced": False, "problems": ["one arrival has no verdict"]}, 3))
-    assert "THE BOOKS DO NOT BALANCE, so nothing is released: one arrival has no verdict" in text
+    assert "THE BOOKS DO NOT BALANCE, nothing is released: one arrival has no verdict" in text
 
 
 @pytest.mark.parametrize(
