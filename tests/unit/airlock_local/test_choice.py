@@ -86,9 +86,7 @@ def test_an_unknown_field_stops_the_run(pipelines):
 
 def test_an_account_needs_its_connection(pipelines):
     on_account(pipelines, "real")
-    with pytest.raises(
-        PipelineError, match=r"connection 'mine', which is not defined\. Set AIRFLOW_CONN_MINE"
-    ):
+    with pytest.raises(PipelineError, match=r"connection 'mine', which is not defined\. Set AIRFLOW_CONN_MINE"):
         choose(pipelines, "real", "", {"AIRFLOW_CONN_AWS_DEFAULT": "aws://"})
 
 
