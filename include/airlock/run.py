@@ -57,7 +57,7 @@ def source_prefix(pipeline: Pipeline, prefix: str | None) -> S3Uri:
         chosen = S3Uri("")
     if chosen.bucket != source.bucket or not chosen.key.startswith(source.key) or not chosen.key.endswith("/"):
         raise PrefixOutsideSourceError(
-            f"The prefix must be inside the source {source} of pipeline {pipeline.name!r} and end with '/'. "
+            f"The prefix must be inside the source {source} of pipeline {pipeline.name!r} and end in '/'. "
             f"Correct the prefix, or the pipeline's source.uri."
         )
     return chosen
