@@ -361,7 +361,7 @@ def test_what_cannot_be_redriven_is_refused_as_a_whole(place: Place) -> None:
         with pytest.raises(AirflowFailException, match=fault):
             again(place, **params).until("buffer")
     audit = again(place, redrive_study="0" * 16)
-    with pytest.raises(AirflowFailException, match="buffer has not claimed what the redrive chose"):
+    with pytest.raises(AirflowFailException, match="buffer has not claimed the arrivals of the redrive"):
         audit.stage("audit")
     with place.ledger() as ledger:
         assert count_arrivals(ledger, "nightly") == {"released": 2, "quarantined": 1}

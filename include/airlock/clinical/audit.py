@@ -24,7 +24,7 @@ from airlock.clinical.records import BATCHES, GATES, OPERATION_OUTCOMES, VERDICT
 from airlock.pipelines import CcdaPipeline
 from airlock.reasons import Reason
 from airlock.records import CONTRACTS, HOLDS, Disposition, Outcome, schema
-from airlock.stages.auditing import Audited, is_open
+from airlock.stages.auditing import Audited, explain_missing_delivery, is_open
 from airlock.stages.batches import find_batches
 from airlock.stages.buffer import find_buffered, find_shards, read_arrivals
 from airlock.stages.contracts import ContractOverride
@@ -48,7 +48,6 @@ _UNIT = list(UNIT)
 _CONTENT = schema(IDENTITY, {"content_digest": pl.String})
 # Of a resource that was sent: its outcome, its last word and its file.
 _SENT = schema(OUTCOMES, dict.fromkeys(("disposition", "word", "bucket", "key"), pl.String))
-_UNFROZEN = "buffer has not frozen a delivery: cure what stopped it or receive, and clear that task"
 
 
 def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: Iterable[pl.DataFrame] | None = None) -> Audited:
@@ -74,7 +73,7 @@ def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: Iterable[pl.
         found += taken.balance_words(decisions.units)
         problems = [*books.describe(found), *other]
         if find_buffered(run.within("")) is None:
-            problems = [_UNFROZEN, *problems]
+            problems = [explain_missing_delivery(run), *problems]
         reviewed = _is_reviewed(run, partitions, decisions, approved)
         if problems or not reviewed:
             again = partitions.enter_context(_like(partitions))

@@ -42,7 +42,14 @@ from airlock.records import (
     Outcome,
     digest,
 )
-from airlock.stages.auditing import OPEN_REASONS, Audited, is_open, job_entry, missing_job_reason
+from airlock.stages.auditing import (
+    OPEN_REASONS,
+    Audited,
+    explain_missing_delivery,
+    is_open,
+    job_entry,
+    missing_job_reason,
+)
 from airlock.stages.batches import find_batches
 from airlock.stages.buffer import Buffered, find_buffered
 from airlock.stages.jobs import find_ended_job
@@ -63,11 +70,6 @@ if TYPE_CHECKING:
 # The ledger's word for a study is subject.
 _SUBJECT = {"StudyInstanceUID": "subject", "study_key": "subject_key"}
 _IN_STORE = pl.col("outcome").is_in((*gate.IMPORTED, Outcome.NON_PRIMARY.value))
-_UNFROZEN = "buffer has not frozen a delivery: cure what stopped it or receive, and clear that task"
-_UNCLAIMED = (
-    "buffer has not claimed what the redrive chose, nothing was redriven: its log names what is wrong with the choice, "
-    "start another redrive with a corrected one; or what stopped it, cure that and clear the task"
-)
 
 
 class UnbalancedError(RuntimeError):
@@ -98,7 +100,7 @@ def audit(run: Run, imaging: ImageSetReader, published: Collection[str] = ()) ->
         _fill_books(run, books, buffered.all_shards)
         problems = describe_imbalances(books.balance())
         if found is None:
-            problems = [_UNFROZEN if run.redrive is None else _UNCLAIMED, *problems]
+            problems = [explain_missing_delivery(run), *problems]
         evidence = _gather_evidence(run, books, jobs, _record_imports(run, books), imaging=imaging, published=published)
         try:
             decisions = _decide_all(run, books, evidence, balanced=not problems)

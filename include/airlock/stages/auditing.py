@@ -11,11 +11,19 @@ from airlock.reasons import Reason
 
 if TYPE_CHECKING:
     from airlock.ledger import Job
+    from airlock.pipelines import Pipeline
+    from airlock.run import Run
     from airlock.stages.batches import Batch
     from airlock.stages.jobs import EndedJob
 
 # The run has not come to an end with these: their arrivals stay claimed by it until the failed task is cleared.
 OPEN_REASONS = (Reason.UNDECIDED, Reason.JOB_NOT_STARTED, Reason.JOB_UNFINISHED)
+
+_UNFROZEN = "buffer has not frozen a delivery: fix the cause in buffer or receive, and clear that task"
+_UNCLAIMED = (
+    "buffer has not claimed the arrivals of the redrive, so none was redriven: see buffer's log. If the choice is "
+    "wrong, start a corrected redrive; otherwise fix the cause and clear buffer"
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,11 @@ class Audited:
     def balanced(self) -> bool:
         """Whether every arrival is in exactly one place at each step."""
         return bool(self.report["balanced"])
+
+
+def explain_missing_delivery(run: Run[Pipeline]) -> str:
+    """Return why the books of a run without a frozen delivery cannot balance, and what to do."""
+    return _UNFROZEN if run.redrive is None else _UNCLAIMED
 
 
 def is_open() -> pl.Expr:

@@ -246,7 +246,7 @@ class TestLastWords:
         assert {(row["disposition"], row["stage"], row["reason"]) for row in rows.values()} == {
             ("failed", "audit", reason)
         }
-        assert "the next run takes this one" in rows["z"]["detail"]
+        assert "the next run takes this file" in rows["z"]["detail"]
         refused = outcomes(A, outcome="rejected", reason="rejected", image_set_id=None)
         rows = self.words(frame([A, twin], ARRIVALS), decided, refused, GATES.to_frame())
         assert rows["z"]["disposition"] == "duplicate", "the same content would be refused again"
