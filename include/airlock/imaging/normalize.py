@@ -115,7 +115,7 @@ def plan(parts: Iterable[pl.DataFrame], limits: Limits) -> Iterator[pl.DataFrame
     Parameters
     ----------
     parts
-        Rows of the verdicts dataset; studies are whole in a part, and the parts in the order of `spool.place`.
+        Rows of the verdicts dataset; studies are whole in a part, and the parts in the order of `spool.partition_hash`.
     limits
         Files and bytes per job.
     """
