@@ -46,12 +46,12 @@ class Choice:
 
     @property
     def uses_account(self) -> bool:
-        """Whether the pipeline reaches anything but the local stack."""
+        """True if the pipeline uses anything but the local stack."""
         return not is_local(self.pipeline)
 
     @property
     def uses_local(self) -> bool:
-        """Whether the pipeline reaches the local stack."""
+        """True if the pipeline uses the local stack."""
         return LOCAL_CONNECTION in self.pipeline.connections()
 
     def seeds(self) -> list[str]:

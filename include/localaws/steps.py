@@ -17,6 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from localaws.errors import log_defect
 from localaws.faults import Fault
+from localaws.rows import find_row
 from localaws.schedule import InterruptedStepError
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class JobSteps(ABC):
     def advance(self, job_id: str) -> float | None:
         """Do the next step of a job; return the seconds until the one after, or None at the end."""
         with self.runtime.state.read() as connection:
-            job = self.find_job(connection, job_id)
+            job = find_row(connection, self.kind.table, job_id)
         step = self.phases().get(job["phase"]) if job else None
         if job is None or step is None:
             return None
@@ -107,12 +108,6 @@ class JobSteps(ABC):
             log_defect(f"job {job_id}", error)
             self.end(job, "FAILED", f"Internal error - {type(error).__name__}")
         return None
-
-    def find_job(self, connection: sqlite3.Connection, job_id: str) -> sqlite3.Row | None:
-        """Return the row of a job, None if there is none."""
-        query = f"SELECT * FROM {self.kind.table} WHERE id = ?"  # noqa: S608 - names of our own
-        row: sqlite3.Row | None = connection.execute(query, (job_id,)).fetchone()
-        return row
 
     def describe_s3_error(self, error: BotoCoreError | ClientError) -> str:
         """Return the code of an error and the call that got it, without its text: that may hold a key."""
@@ -169,7 +164,7 @@ class JobSteps(ABC):
         """Change columns of a job."""
         with self.runtime.state.write() as connection:
             self.set_columns(connection, job, **columns)
-            changed = self.find_job(connection, job["id"])
+            changed = find_row(connection, self.kind.table, job["id"])
         if announce and changed is not None:
             self.announce(changed)
 

@@ -1,4 +1,4 @@
-"""A sample archive that looks like a clinical one, with every trouble that the rules know, and what must become of it.
+"""A sample archive like a clinical one, with every trouble that the rules know, and the expected dispositions.
 
 Everything in it is invented and made by this package; the same seed makes the same bytes on every machine.
 """
@@ -29,7 +29,7 @@ def write_sample(folder: Path, *, seed: int = DEFAULT_SEED) -> list[SampleFile]:
     Parameters
     ----------
     folder
-        Made where it does not exist; files that the archive does not have are left alone.
+        Made if it does not exist; other files in it are not changed.
     seed
         Decides every UID and pixel, and nothing else: archives of two seeds have the same files in the same places.
 

@@ -18,7 +18,7 @@ def table(title: str, counts: Counter[str]) -> list[str]:
 
 
 def summary(files: Sequence[SampleFile]) -> str:
-    """Return what was written, as tables by site, modality and trouble."""
+    """Return the number of files by site, modality and trouble, as tables."""
     total = sum(file.size for file in files)
     return "\n".join(
         [
@@ -48,12 +48,12 @@ def as_json(files: Sequence[SampleFile]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the archive and say what was written; return the exit status."""
+    """Write the archive and print a summary; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m airlock_local.sample", description=write_sample.__doc__)
     parser.description = "Write a sample archive with seeded troubles below FOLDER."
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="decides every UID and pixel (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print each file and what must become of it, as JSON")
+    parser.add_argument("--json", action="store_true", help="print each file and its expected disposition, as JSON")
     options = parser.parse_args(arguments)
     try:
         files = write_sample(options.folder, seed=options.seed)

@@ -1,5 +1,6 @@
-"""The archive while it is being put together: its files, and what must become of each."""
+"""The archive while it is assembled: its files, and the expected disposition of each."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,16 +21,16 @@ WHOLE_STUDY_WAITS = ("study_incomplete", "study_held")
 
 @dataclass(frozen=True)
 class Expected:
-    """What must become of a file.
+    """The expected disposition of a file.
 
     Parameters
     ----------
     trouble
         Short name of the seeded trouble; None for a clean file.
     dispositions
-        The dispositions that are right for it; more than one where a pipeline's policy decides.
+        The correct dispositions; more than one if a pipeline's policy decides.
     reasons
-        The reason codes of which a file that is not released must carry one; empty where the rules leave it open.
+        The reason codes of which a file that is not released must have one; empty if the rules leave it open.
     """
 
     trouble: str | None
@@ -41,13 +42,13 @@ CLEAN = Expected(None, RELEASED)
 
 
 def expect(trouble: str, dispositions: frozenset[str], *reasons: str) -> Expected:
-    """Return what must become of a file with this trouble."""
+    """Return the expected disposition of a file with this trouble."""
     return Expected(trouble, dispositions, frozenset(reasons))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleFile(Expected):
-    """One file of the sample archive and what must become of it.
+    """One file of the sample archive and its expected disposition.
 
     Parameters
     ----------
@@ -56,7 +57,7 @@ class SampleFile(Expected):
     size
         In bytes.
     modality
-        DICOM Modality; None for what is no instance.
+        DICOM Modality; None for a file that is not an instance.
     """
 
     path: str
@@ -69,8 +70,16 @@ class SampleFile(Expected):
         return self.path.split("/", 1)[0]
 
 
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files below `folder`, by their relative paths."""
+    for path, data in sorted(contents.items()):
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+
+
 class Archive:
-    """Hands out studies and collects files.
+    """Makes studies and collects files.
 
     Parameters
     ----------
@@ -91,7 +100,7 @@ class Archive:
         site: Site | None = None,
         patient: Patient | None = None,
     ) -> Study:
-        """Return a new study, its site, patient and date taken in turn where they are not given."""
+        """Return a new study, its site, patient and date taken in turn unless given."""
         self._studies += 1
         number = self._studies
         site = site or SITES[number % len(SITES)]
@@ -114,7 +123,7 @@ class Archive:
             Two files have the same path.
         """
         if path in self._files:
-            raise ValueError(f"two files of the sample archive are called {path!r}: change one study's layout")
+            raise ValueError(f"Two files of the sample archive have the path {path!r}. Change the layout of one study.")
         self._contents[path] = data
         self._files[path] = SampleFile(
             trouble=expected.trouble,
@@ -134,7 +143,7 @@ class Archive:
         data: bytes | None = None,
         expected: Expected = CLEAN,
     ) -> None:
-        """Put one instance where its site keeps it; `data` replaces its clean bytes."""
+        """Put one instance at its site's path for it; `data` replaces its clean bytes."""
         self.add(
             study.path(series, instance),
             study.file(series, instance) if data is None else data,
@@ -151,8 +160,5 @@ class Archive:
 
     def write(self, folder: Path) -> list[SampleFile]:
         """Write all files below `folder` and return them ordered by path."""
-        for path, data in sorted(self._contents.items()):
-            target = folder / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
+        write_files(folder, self._contents)
         return [self._files[path] for path in sorted(self._files)]

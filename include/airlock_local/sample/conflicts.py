@@ -9,7 +9,7 @@ from airlock_local.sample.studies import PLAIN_CT, Examination, SeriesPlan
 TWO_SERIES = Examination("CT 2 Serien", "CT SPINE", (SeriesPlan("CT", 1), SeriesPlan("CT", 1)))
 TWO_SLICES = Examination("CT 2 Bilder", "CT SPINE", (SeriesPlan("CT", 2, ExplicitVRLittleEndian),))
 
-# Trouble, what the last instance of a study says otherwise, and the reason code for it.
+# Trouble, the values of the last instance that contradict the others, and the reason code.
 CONFLICTS: tuple[tuple[str, dict[str, object], str], ...] = (
     ("two_study_dates", {"StudyDate": "20260227"}, "study_date_conflict"),
     ("two_accession_numbers", {"AccessionNumber": "XX26999999"}, "accession_number_conflict"),
@@ -55,7 +55,7 @@ def _add_duplicate(archive: Archive) -> None:
 
 
 def _resent(path: str) -> str:
-    """Return the path under which a file of the archive came once more."""
+    """Return the path of a file that the archive has a second time."""
     site, rest = path.split("/", 1)
     return f"{site}/resent/{rest}"
 

@@ -61,14 +61,14 @@ def _huge_element(data: bytes) -> bytes:
 
 
 def _nested(data: bytes) -> bytes:
-    """Put a sequence that is `NESTING` levels deep before the patient's name; every parser must cross it."""
+    """Put a sequence that is `NESTING` levels deep before the patient's name; every parser has to read it."""
     at = _position(data, 0x00100010, b"PN")
     opening = struct.pack("<HH2sHIHHI", 0x0008, 0x1110, b"SQ", 0, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF)
     closing = struct.pack("<HHIHHI", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
     return data[:at] + opening * NESTING + closing * NESTING + data[at:]
 
 
-# What is done to the bytes of a clean file, and what must become of it.
+# The damage to the bytes of a clean file, and the expected disposition.
 DAMAGES: tuple[tuple[Callable[[bytes], bytes], Expected], ...] = (
     (_in_header, expect("cut_in_header", QUARANTINED, "truncated")),
     (_in_pixels, expect("cut_in_pixels", STOPPED, *CUT)),
@@ -84,7 +84,7 @@ DAMAGES: tuple[tuple[Callable[[bytes], bytes], Expected], ...] = (
     (lambda _: b"", expect("zero_bytes", SET_ASIDE, "empty_object")),
 )
 
-# Attributes that make a file illegal (None removes one), and what must become of it.
+# Attributes that make a file illegal (None removes one), and the expected disposition.
 ILLEGAL: tuple[tuple[dict[str, object], Expected], ...] = (
     ({"StudyInstanceUID": None}, expect("no_study_uid", QUARANTINED, "missing_study_instance_uid")),
     ({"StudyInstanceUID": ""}, expect("empty_study_uid", QUARANTINED, "missing_study_instance_uid")),
@@ -96,7 +96,7 @@ ILLEGAL: tuple[tuple[dict[str, object], Expected], ...] = (
     ({"NumberOfStudyRelatedInstances": 2_000_000}, expect("count_out_of_range", STOPPED, "count_out_of_range")),
 )
 
-# Odd, and yet to be released like any other.
+# Odd files that must be released.
 HARMLESS: tuple[tuple[dict[str, object], Expected], ...] = (
     ({"PatientID": "Y" * LONGEST_PATIENT_ID}, expect("patient_id_longest", RELEASED)),
     (
@@ -112,7 +112,7 @@ HARMLESS: tuple[tuple[dict[str, object], Expected], ...] = (
 
 
 def add_damaged_files(archive: Archive) -> None:
-    """Add one study of one instance for each trouble that a single file can have, and a few that wait for such."""
+    """Add a study of one instance for each trouble of a single file, and studies that wait for such a file."""
     for damage, expected in DAMAGES:
         study = archive.study(ONE_CT)
         archive.add_instance(study, 1, 1, data=damage(study.file(1, 1)), expected=expected)

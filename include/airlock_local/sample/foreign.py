@@ -1,4 +1,4 @@
-"""What lies in an archive beside its instances: operating system litter, notes, photos, a media directory."""
+"""Files of an archive that are not instances: operating system litter, notes, photos, a media directory."""
 
 from io import BytesIO
 
@@ -27,7 +27,7 @@ def add_foreign_files(archive: Archive) -> None:
 
 
 def _photo() -> bytes:
-    """Return a JFIF picture, which is all that a camera's file has in common with an image object."""
+    """Return a JFIF picture, as a camera writes it."""
     picture = jpeg_baseline_frame(Frame(phantom(64, 64, 8, "photo"), 64, 64, 1, 8, 8))
     return picture[:2] + b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00" + picture[2:]
 

@@ -1,4 +1,4 @@
-"""What each kind of instance adds to the common header: images, enhanced multi-frame images, reports, a PDF."""
+"""The part of each kind of instance after the common header: images, multi-frame images, reports, a PDF."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -254,7 +254,7 @@ def _one_page_pdf(text: str) -> bytes:
 
 @dataclass(frozen=True)
 class Maker:
-    """How one kind of instance is made from the common header."""
+    """Completes the common header to one kind of instance."""
 
     modality: str
     sop_class: str

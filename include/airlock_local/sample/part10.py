@@ -68,7 +68,7 @@ def set_attribute(ds: Dataset, keyword: str, value: object) -> None:
 
 
 def undefine_lengths(ds: Dataset) -> None:
-    """Have every sequence and item written with undefined length (PS3.5 section 7.5)."""
+    """Mark every sequence and item to be written with undefined length (PS3.5 section 7.5)."""
     for element in ds:
         if element.VR == "SQ":
             element.is_undefined_length = True

@@ -65,7 +65,7 @@ def swap_words(data: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame of native little endian samples, and what is needed to encode it."""
+    """One frame of native little endian samples, with the attributes that encoders need."""
 
     data: bytes
     rows: int

@@ -1,4 +1,4 @@
-"""What an examination consists of, and the part of the header that all its instances share."""
+"""The series of an examination, and the part of the header that all its instances share."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from airlock_local.sample.sites import Patient, Site
 
 @dataclass(frozen=True)
 class SeriesPlan:
-    """One series of an examination: what makes its instances (a key of MAKERS), how many, and how encoded."""
+    """One series of an examination: a key of MAKERS, the number of instances, and their transfer syntax."""
 
     maker: str
     instances: int

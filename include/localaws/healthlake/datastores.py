@@ -12,6 +12,7 @@ from localaws.healthlake.resources import PAGE_MEMBERS, datastore_arn, datastore
 from localaws.healthlake.tags import as_mapping
 from localaws.paging import cut_page
 from localaws.resources import new_id
+from localaws.rows import require_row
 from localaws.shapes import drop_none
 from localaws.tags import put_tags
 from localaws.tokens import find_replayed, remember_token
@@ -50,11 +51,7 @@ def find_datastore(connection: sqlite3.Connection, datastore_id: str) -> sqlite3
     AwsError
         ResourceNotFoundException.
     """
-    query = "SELECT * FROM fhir_datastore WHERE id = ?"
-    row: sqlite3.Row | None = connection.execute(query, (datastore_id,)).fetchone()
-    if row is None:
-        raise not_found("data store", datastore_id)
-    return row
+    return require_row(connection, "fhir_datastore", datastore_id, "data store")
 
 
 def find_active_datastore(connection: sqlite3.Connection, datastore_id: str, settings: Settings) -> sqlite3.Row:

@@ -15,6 +15,7 @@ from localaws.healthlake.datastores import find_active_datastore, find_datastore
 from localaws.healthlake.resources import PAGE_MEMBERS
 from localaws.paging import cut_page
 from localaws.resources import new_id
+from localaws.rows import find_row, require_row
 from localaws.shapes import drop_none
 from localaws.tokens import find_replayed, remember_token
 
@@ -49,12 +50,6 @@ def enqueue_step(kind: str) -> str:
 def job_folder(job: sqlite3.Row) -> str:
     """Return the S3 URI of a job's own output folder, with its trailing slash."""
     return f"{job['output_uri'].rstrip('/')}/{job['datastore_id']}-FHIR_{job['kind']}-{job['id']}/"
-
-
-def job_row(connection: sqlite3.Connection, job_id: str) -> sqlite3.Row | None:
-    """Return the row of a job, if there is one."""
-    row: sqlite3.Row | None = connection.execute("SELECT * FROM fhir_job WHERE id = ?", (job_id,)).fetchone()
-    return row
 
 
 def describe_job(settings: Settings, connection: sqlite3.Connection, job: sqlite3.Row) -> dict[str, Any]:
@@ -116,9 +111,7 @@ class Jobs:
             if job_id is None:
                 job_id = self._make(connection, kind, params, output)
                 remember_token(connection, operation, params, job_id)
-            job = job_row(connection, job_id)
-        if job is None:
-            raise not_found("job", job_id)
+            job = require_row(connection, "fhir_job", job_id, "job")
         if is_new:
             self._runtime.schedule.wake()
             announce_job(self._runtime, job)
@@ -166,7 +159,7 @@ class Jobs:
     def _describe(self, kind: str, params: Params) -> Result:
         with self._runtime.state.read() as connection:
             find_datastore(connection, params["DatastoreId"])
-            job = job_row(connection, params["JobId"])
+            job = find_row(connection, "fhir_job", params["JobId"])
             if job is None or (job["kind"], job["datastore_id"]) != (kind, params["DatastoreId"]):
                 raise not_found(f"{kind.lower()} job", params["JobId"])
             return describe_job(self._runtime.settings, connection, job)
@@ -216,7 +209,7 @@ class Jobs:
         if "JobId" not in params:
             return subject_of(params)
         with self._runtime.state.read() as connection:
-            job = job_row(connection, params["JobId"])
+            job = find_row(connection, "fhir_job", params["JobId"])
         return (job["name"] or "", job["input_uri"] or job["output_uri"]) if job else ("", "")
 
 

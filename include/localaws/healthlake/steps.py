@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from localaws.healthlake.announcements import announce_job
 from localaws.healthlake.jobs import enqueue_step
+from localaws.rows import find_row
 from localaws.steps import LOOK_SECONDS, JobKind, JobSteps, faults_of
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class QueuedJobSteps(JobSteps):
     def enqueue(self, job_id: str) -> float | None:
         """Put a submitted job into the queue; the first one begins at once."""
         with self.runtime.state.read() as connection:
-            job = self.find_job(connection, job_id)
+            job = find_row(connection, self.kind.table, job_id)
         if job is None or job["phase"] not in {"waiting", "held"}:
             return None
         if self.is_held_up("queued_long", job, faults_of(job)):
@@ -67,7 +68,7 @@ class QueuedJobSteps(JobSteps):
             queued = begun is None or begun["id"] != job_id
             if queued:
                 self.set_columns(connection, job, status="QUEUED")
-            changed = self.find_job(connection, job_id)
+            changed = find_row(connection, self.kind.table, job_id)
         for row in (begun, changed if queued and job["status"] != "QUEUED" else None):
             if row is not None:
                 self.announce(row)
@@ -84,7 +85,7 @@ class QueuedJobSteps(JobSteps):
             return None
         self.set_columns(connection, job, status="IN_PROGRESS", phase="reading", started_at=time.time())
         self.runtime.schedule.add(connection, self.kind.step, job["id"], 0.0)
-        return self.find_job(connection, job["id"])
+        return find_row(connection, self.kind.table, job["id"])
 
     def announce(self, job: sqlite3.Row) -> None:
         """Send the event of a job's status, and let the schedule look for the next step."""
@@ -123,7 +124,7 @@ class QueuedJobSteps(JobSteps):
             self.set_columns(connection, job, status=status, message=message, ended_at=time.time(), phase=phase)
             if phase == "done":
                 self.forget(connection, job["id"])
-            ended, begun = self.find_job(connection, job["id"]), self._begin_next(connection)
+            ended, begun = find_row(connection, self.kind.table, job["id"]), self._begin_next(connection)
         for row in (ended, begun):
             if row is not None:
                 self.announce(row)

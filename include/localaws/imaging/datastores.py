@@ -10,6 +10,7 @@ from localaws.imaging.announcements import announce_datastore
 from localaws.imaging.resources import datastore_arn
 from localaws.paging import cut_page
 from localaws.resources import new_id
+from localaws.rows import require_row
 from localaws.shapes import drop_none
 from localaws.tags import put_tags
 from localaws.tokens import find_replayed, remember_token
@@ -32,10 +33,7 @@ def find_datastore(connection: sqlite3.Connection, datastore_id: str) -> sqlite3
     AwsError
         ResourceNotFoundException.
     """
-    row: sqlite3.Row | None = connection.execute("SELECT * FROM datastore WHERE id = ?", (datastore_id,)).fetchone()
-    if row is None:
-        raise not_found("data store", datastore_id)
-    return row
+    return require_row(connection, "datastore", datastore_id, "data store")
 
 
 def find_active_datastore(connection: sqlite3.Connection, datastore_id: str) -> sqlite3.Row:

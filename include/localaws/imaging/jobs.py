@@ -13,6 +13,7 @@ from localaws.imaging.announcements import announce_job
 from localaws.imaging.datastores import find_active_datastore, find_datastore
 from localaws.paging import cut_page
 from localaws.resources import new_id
+from localaws.rows import find_row, require_row
 from localaws.shapes import drop_none
 from localaws.tokens import find_replayed, remember_token
 
@@ -35,12 +36,6 @@ INSERT INTO import_job (
 def job_folder(job: sqlite3.Row) -> str:
     """Return the S3 URI of a job's own output folder, with its trailing slash."""
     return f"{job['output_uri'].rstrip('/')}/{job['datastore_id']}-DicomImport-{job['id']}/"
-
-
-def job_row(connection: sqlite3.Connection, job_id: str) -> sqlite3.Row | None:
-    """Return the row of a job, if there is one."""
-    row: sqlite3.Row | None = connection.execute("SELECT * FROM import_job WHERE id = ?", (job_id,)).fetchone()
-    return row
 
 
 def describe_job(settings: Settings, job: sqlite3.Row) -> dict[str, Any]:
@@ -82,9 +77,7 @@ class ImportJobs:
                 job_id = self._insert(connection, params)
                 remember_token(connection, "StartDICOMImportJob", params, job_id)
                 self._runtime.schedule.add(connection, ADVANCE, job_id, self._runtime.settings.submitted_seconds)
-            job = job_row(connection, job_id)
-        if job is None:
-            raise not_found("import job", job_id)
+            job = require_row(connection, "import_job", job_id, "import job")
         if is_new:
             self._runtime.schedule.wake()
             announce_job(self._runtime, describe_job(self._runtime.settings, job))
@@ -126,7 +119,7 @@ class ImportJobs:
         """Answer GetDICOMImportJob."""
         with self._runtime.state.read() as connection:
             find_datastore(connection, params["datastoreId"])
-            job = job_row(connection, params["jobId"])
+            job = find_row(connection, "import_job", params["jobId"])
         if job is None or job["datastore_id"] != params["datastoreId"]:
             raise not_found("import job", params["jobId"])
         return {"jobProperties": describe_job(self._runtime.settings, job)}
@@ -178,5 +171,5 @@ class ImportJobs:
         if "jobId" not in params:
             return "", ""
         with self._runtime.state.read() as connection:
-            job = job_row(connection, params["jobId"])
+            job = find_row(connection, "import_job", params["jobId"])
         return (job["name"], job["input_uri"]) if job else ("", "")

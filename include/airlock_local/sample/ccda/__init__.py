@@ -1,10 +1,11 @@
-"""A sample of invented C-CDA documents, with what can be wrong with one; the same code writes the same files."""
+"""A sample of invented C-CDA documents, sound and faulty; the same code writes the same files."""
 
 from __future__ import annotations
 
 import gzip
 from typing import TYPE_CHECKING
 
+from airlock_local.sample.archive import write_files
 from airlock_local.sample.ccda.documents import allergies, ccd, entity_bomb, unmapped_section, vital_signs
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def write_ccda_sample(folder: Path) -> dict[str, str]:
     Returns
     -------
     dict
-        The reason code by the file's name, "" for a document that is converted.
+        The reason code of each file by its name, "" for a document that is converted.
     """
     documents = {
         "clinic/summary-1.xml": (ccd(1, sections=[vital_signs(1)]), ""),
@@ -42,8 +43,5 @@ def write_ccda_sample(folder: Path) -> dict[str, str]:
         "troubles/empty.xml": (b"", "empty_object"),
         "troubles/readme.txt": (b"left by the exporter\n", "sidecar"),
     }
-    for name, (body, _) in documents.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(body)
+    write_files(folder, {name: body for name, (body, _) in documents.items()})
     return {name: reason for name, (_, reason) in documents.items()}

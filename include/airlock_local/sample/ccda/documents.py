@@ -168,7 +168,7 @@ def allergies(number: int = 1, recorded: str = "20260102030405+0000") -> str:
 
 
 def unmapped_section(template: str = "1.2.840.99999.4.1") -> str:
-    """Return a section and an entry whose templates nobody has a mapping for."""
+    """Return a section and an entry whose templates no converter maps."""
     entry = f"""<entry><observation classCode="OBS" moodCode="EVN">
     <templateId root="{template}.1"/><id root="1.2.840.99999.5" extension="unmapped"/>
     <code code="75326-9" codeSystem="{LOINC}"/><statusCode code="completed"/>

@@ -1,4 +1,4 @@
-"""A sample clinical delivery of the three invented sites, with every trouble, and what must become of each line.
+"""A sample clinical delivery of three invented sites, with every trouble, and the expected disposition of each line.
 
 Everything in it is invented; the same code writes the same resources on every machine.
 """
@@ -18,7 +18,7 @@ def write_clinical_sample(folder: Path) -> list[SampleUnit]:
     Parameters
     ----------
     folder
-        Made where it does not exist; files that the delivery does not have are left alone.
+        Made if it does not exist; other files in it are not changed.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The delivery while it is being put together: its files, and what must become of each line."""
+"""The delivery while it is assembled: its files, and the expected disposition of each line."""
 
 import gzip
 import json
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from airlock_local.sample.archive import CLEAN, Expected
+from airlock_local.sample.archive import CLEAN, Expected, write_files
 
 Resource = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleUnit(Expected):
-    """One line, one Bundle entry or one file as a whole, and what must become of it.
+    """One line, one Bundle entry or one file as a whole, and its expected disposition.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class SampleUnit(Expected):
 
 @dataclass(frozen=True)
 class Line:
-    """What one line holds: a resource, or text as it is."""
+    """The content of one line: a resource, or any text."""
 
     content: Resource | str
     expected: Expected = CLEAN
@@ -65,7 +65,7 @@ class Delivery:
             Two files have the same path.
         """
         if path in self._contents:
-            raise ValueError(f"two files of the sample delivery are called {path!r}: give one another name")
+            raise ValueError(f"Two files of the sample delivery have the path {path!r}. Rename one.")
         self._contents[path] = data
         if expected is not None:
             self._expect(path, None, None, expected)
@@ -79,7 +79,7 @@ class Delivery:
             self._expect(path, number, line.content, line.expected)
 
     def add_bundle(self, path: str, kind: str, entries: Iterable[tuple[Resource, Expected]]) -> None:
-        """Put a Bundle into the delivery, laid out for people, as interface engines write it."""
+        """Put a Bundle into the delivery, indented, as interface engines write it."""
         given = list(entries)
         bundle = {"resourceType": "Bundle", "type": kind, "entry": [entry for entry, _ in given]}
         self.add_file(path, json.dumps(bundle, ensure_ascii=False, indent=2).encode())
@@ -100,10 +100,7 @@ class Delivery:
 
     def write(self, folder: Path) -> list[SampleUnit]:
         """Write all files below `folder` and return the units in the order of files and lines."""
-        for path, data in sorted(self._contents.items()):
-            target = folder / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
+        write_files(folder, self._contents)
         return sorted(self._units, key=lambda unit: (unit.path, unit.line or 0))
 
 

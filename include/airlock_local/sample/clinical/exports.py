@@ -1,4 +1,4 @@
-"""The clean part of the delivery: what three sites export in three ways."""
+"""The clean part of the delivery: the exports of three sites, in three ways."""
 
 import json
 from collections.abc import Iterator
@@ -29,12 +29,12 @@ def add_files_by_type(delivery: Delivery) -> None:
 
 
 def add_one_file(delivery: Delivery) -> None:
-    """Add one file of all types in one, under a name that is no plain ASCII."""
+    """Add one file of all types in one, under a name that is not ASCII."""
     delivery.add_lines("sakuragawa/診療記録 2026-03.ndjson", map(Line, _resources(SAKURAGAWA)))
 
 
 def add_bundles(delivery: Delivery) -> None:
-    """Add a transaction per patient, whose entries know each other by urn:uuid, after one of the site itself."""
+    """Add a transaction per patient, whose entries refer to each other by urn:uuid, and a batch of the site."""
     base = [organization(LAKEVIEW), practitioner(LAKEVIEW)]
     delivery.add_bundle("lakeview/site.json", "batch", [(_put(resource), CLEAN) for resource in base])
     for number, person in enumerate(LAKEVIEW.patients):

@@ -67,7 +67,7 @@ def _name(group: str) -> dict[str, Any]:
 
 
 def visit(site: Site, number: int) -> Iterator[Resource]:
-    """Yield what one visit of a site's patient leaves behind: encounter, diagnosis, measurements, report."""
+    """Yield the resources of one visit of a site's patient: encounter, diagnosis, measurements, report."""
     subject = patient(site, site.patients[number])
     day = (_FIRST_VISIT + timedelta(days=number)).isoformat()
     own = {"subject": reference(subject)}

@@ -1,4 +1,4 @@
-"""What goes wrong in clinical deliveries: files that are no FHIR, lines that are nothing, invalid resources."""
+"""Troubles of clinical deliveries: files that are not FHIR, lines without a resource, invalid resources."""
 
 import gzip
 from dataclasses import replace
@@ -22,7 +22,7 @@ _PERSON = patient(NORDHAVEN, replace(NORDHAVEN.patients[0], PatientID="NH-199999
 
 
 def _changed(resource: Resource, trouble: str, changes: Resource) -> Resource:
-    """Return a resource under another id and with other elements; None takes one away."""
+    """Return a resource under another id and with other elements; None removes one."""
     changed = resource | {"id": f"trouble-{trouble}"} | changes
     return {element: value for element, value in changed.items() if value is not None}
 
@@ -59,7 +59,7 @@ def _add_files(delivery: Delivery) -> None:
 
 
 def _add_lines(delivery: Delivery) -> None:
-    """Add lines that are no resource to be had, between sound ones."""
+    """Add lines that do not hold a usable resource, between sound ones."""
 
     def stopped(trouble: str, reason: str, content: Resource | str) -> Line:
         return Line(content, expect(trouble, QUARANTINED, reason))
@@ -90,7 +90,7 @@ def _add_lines(delivery: Delivery) -> None:
 
 
 def _add_invalid_resources(delivery: Delivery) -> None:
-    """Add what the structure check stops, and what only the data store finds at strict."""
+    """Add resources that the structure check rejects, and some that only the data store rejects at strict."""
     invalid = expect("invalid", QUARANTINED, "invalid_resource")
     delivery.add_lines(
         "nordhaven/invalid.ndjson",
@@ -132,7 +132,7 @@ def _add_twins(delivery: Delivery) -> None:
 
 
 def _add_references(delivery: Delivery) -> None:
-    """Add references to what is nowhere, and one by identifier that leads somewhere."""
+    """Add references to missing resources, and one by identifier that can be resolved."""
     nowhere = {"reference": "Patient/trouble-nobody"}
     lost = expect("reference_to_nothing", QUARANTINED, "unresolved_reference")
     one = _KNOWN["identifier"][0]

@@ -8,12 +8,13 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from localaws.errors import conflict, invalid, not_found
+from localaws.errors import conflict, invalid
 from localaws.faults import DATA_TRANSFORMATION
 from localaws.healthlake.transformation.profiles import DRAFT, latest_version, profile_row
 from localaws.healthlake.transformation.results import Results
 from localaws.paging import cut_page
 from localaws.resources import new_id
+from localaws.rows import find_row, require_row
 from localaws.shapes import drop_none
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from localaws.settings import Settings
 
 ADVANCE = "transformation"
+JOB = "data transformation job"
 KMS_KEY = re.compile(r"(arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:)?((key/)?[A-Za-z0-9-]+|alias/[A-Za-z0-9:/_-]+)")
 """What names a key (AWS KMS, "Key identifiers"): the model has no pattern here, as it has for imports."""
 
@@ -46,13 +48,6 @@ ORDER BY number DESC
 def job_folder(job: sqlite3.Row) -> str:
     """Return the S3 URI of a job's own output folder, with its trailing slash."""
     return f"{job['output_uri'].rstrip('/')}/{job['id']}/"
-
-
-def job_row(connection: sqlite3.Connection, job_id: str) -> sqlite3.Row | None:
-    """Return the row of a job, if there is one."""
-    query = "SELECT * FROM transformation_job WHERE id = ?"
-    row: sqlite3.Row | None = connection.execute(query, (job_id,)).fetchone()
-    return row
 
 
 def describe_job(settings: Settings, job: sqlite3.Row) -> dict[str, Any]:
@@ -123,10 +118,7 @@ class TransformationJobs:
             "results": Results().dump(),
         }
         connection.execute(INSERT, values)
-        row: sqlite3.Row | None = job_row(connection, job_id)
-        if row is None:
-            raise not_found("data transformation job", job_id)
-        return row
+        return require_row(connection, "transformation_job", job_id, JOB)
 
     @staticmethod
     def _check(connection: sqlite3.Connection, profile: sqlite3.Row, source: Params, key: str) -> None:
@@ -145,9 +137,7 @@ class TransformationJobs:
     def describe(self, params: Params) -> Result:
         """Answer DescribeDataTransformationJob."""
         with self._runtime.state.read() as connection:
-            job = job_row(connection, params["JobId"])
-        if job is None:
-            raise not_found("data transformation job", params["JobId"])
+            job = require_row(connection, "transformation_job", params["JobId"], JOB)
         return {"TransformationJobProperties": describe_job(self._runtime.settings, job)}
 
     def list_jobs(self, params: Params) -> Result:
@@ -182,7 +172,7 @@ class TransformationJobs:
     def subject(self, params: Params) -> tuple[str, str]:
         """Return name and input URI of the job that a call asks about, for matching faults; empty for other calls."""
         with self._runtime.state.read() as connection:
-            job = job_row(connection, params.get("JobId", ""))
+            job = find_row(connection, "transformation_job", params.get("JobId", ""))
         return (job["name"] or "", job["input_uri"]) if job else ("", "")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from localaws.errors import AwsError, invalid, not_found
 from localaws.paging import cut_page
 from localaws.resources import new_id
+from localaws.rows import require_row
 from localaws.shapes import drop_none
 from localaws.tags import put_tags
 from localaws.tokens import find_replayed, remember_token
@@ -47,11 +48,7 @@ def profile_row(connection: sqlite3.Connection, profile_id: str) -> sqlite3.Row:
     AwsError
         ResourceNotFoundException.
     """
-    query = "SELECT * FROM transformation_profile WHERE id = ?"
-    row: sqlite3.Row | None = connection.execute(query, (profile_id,)).fetchone()
-    if row is None:
-        raise not_found("data transformation profile", profile_id)
-    return row
+    return require_row(connection, "transformation_profile", profile_id, "data transformation profile")
 
 
 def latest_version(connection: sqlite3.Connection, profile_id: str) -> int:

@@ -17,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from localaws.errors import AwsError, log_defect
 from localaws.healthlake.transformation.ccda import UnconvertibleError
 from localaws.healthlake.transformation.convert import Origin, convert, hash_document
-from localaws.healthlake.transformation.jobs import ADVANCE, job_folder
+from localaws.healthlake.transformation.jobs import ADVANCE, JOB, job_folder
 from localaws.healthlake.transformation.profiles import latest_version, profile_row
 from localaws.healthlake.transformation.results import (
     JOB_DRIFT,
@@ -49,7 +49,7 @@ class Transformer(JobSteps):
     """Advances data-transformation jobs."""
 
     def __init__(self, runtime: Runtime, objects: Objects) -> None:
-        super().__init__(runtime, JobKind("data transformation job", "transformation_job", ADVANCE))
+        super().__init__(runtime, JobKind(JOB, "transformation_job", ADVANCE))
         self._objects = objects
 
     def phases(self) -> Mapping[str, Callable[[sqlite3.Row, Sequence[Fault]], float | None]]:
