@@ -1,4 +1,4 @@
-"""Normalize: the accepted documents under a prefix per batch, unpacked, under names that say nothing.
+"""Normalize: write the accepted documents, unpacked and under numbered names, below a prefix per batch.
 
 Writes one ``batches/<batch id>`` dataset per batch, then ``batches/index.json``, which makes them count.
 """
@@ -74,9 +74,9 @@ def _stage(run: Run[CcdaPipeline], documents: pl.DataFrame) -> Batch:
 
 
 def _put(run: Run[CcdaPipeline], row: dict[str, Any], target: S3Uri) -> Reason | None:
-    """Put one document where its job finds it; the reason says why it cannot be sent any more."""
+    """Write one document below its batch's prefix; return the reason if it cannot be sent any more."""
     try:
-        if row["is_gzip"]:  # AWS documents no packed input
+        if row["is_gzip"]:  # AWS does not document packed input
             run.s3.put(target, b"".join(unpack([read_object(run, row)])), "application/xml")
         else:
             run.s3.copy({"Bucket": row["bucket"], "Key": row["key"]}, row["etag"], row["size"], target)

@@ -1,4 +1,4 @@
-"""Release: what a person was asked and said of a run's converted resources, kept in the workspace and the ledger.
+"""Release: the question and the answer about a run's converted resources, in the workspace and the ledger.
 
 ``asked`` is what the question is about, ``approved`` what an approval is worth: these resources with this content. What
 comes in after it waits for another.
@@ -34,7 +34,7 @@ _IN_STORE = (Disposition.RELEASED, Disposition.HELD, Disposition.DUPLICATE)
 
 
 def record_question(run: Run[CcdaPipeline]) -> int:
-    """Keep what a person is asked about, and return how many resources wait for the answer."""
+    """Keep the resources of the question, and return how many wait for the answer."""
     with _partitions(run) as partitions, run.workspace.writer("asked", REVIEWED) as asked:
         waiting = _waiting(run, partitions)
         for rows in waiting:
@@ -98,7 +98,7 @@ def _waiting(run: Run[CcdaPipeline], partitions: Partitions) -> Spool:
 
 
 def find_review(run: Run[CcdaPipeline]) -> Review | None:
-    """Return the answer that was kept, None before there is one."""
+    """Return the kept answer; None before there is one."""
     try:
         return Review(**json.loads(run.s3.get(run.within("").workspace.root.join(_REVIEW))))
     except FileNotFoundError:
@@ -114,7 +114,7 @@ def find_approved(run: Run[CcdaPipeline]) -> Iterator[pl.DataFrame] | None:
 
 
 def record_documents(run: Run[CcdaPipeline]) -> None:
-    """Tell the ledger which documents are in the data store as resources, and give up the claims on the others.
+    """Record the documents whose resources are all in the data store, and give up the claims on the others.
 
     A document on which the run has not decided stays claimed.
     """

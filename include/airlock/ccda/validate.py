@@ -1,4 +1,4 @@
-"""Validate: decide on every document before it is converted: what parse found, and twins by ClinicalDocument.id.
+"""Validate: decide on every document before conversion, by the findings of parse and by equal ClinicalDocument.id.
 
 Writes ``verdicts``, one row per arrival. The resources that come out of the conversion are validated after it.
 """
@@ -31,7 +31,7 @@ _SAMPLED = 100  # one key in so many says how the keys are spread
 
 
 def validate(run: Run[CcdaPipeline]) -> dict[str, int]:
-    """Decide on every document; what is decided stands once a conversion was begun. Return documents by verdict."""
+    """Decide on every document and return documents by verdict; the verdicts stand once a conversion was begun."""
     if not find_begun_batches(run):
         buffered = find_buffered(run) or Buffered()
         with Partitions(buffered.arrivals) as partitions:
@@ -40,7 +40,7 @@ def validate(run: Run[CcdaPipeline]) -> dict[str, int]:
 
 
 def _write(run: Run[CcdaPipeline], partitions: Partitions, documents: Spool) -> None:
-    """Claim what is accepted, and write ``verdicts`` in the order of keys."""
+    """Claim the accepted documents, and write ``verdicts`` in the order of keys."""
     taken = claim_resources(run, converted_by(run.pipeline), map(_keys, documents))
     is_taken = pl.col("document_id").is_in(taken["resource_id"].implode())
     decided = (_decide(rows, is_taken, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, None) for rows in documents)
@@ -58,7 +58,7 @@ def _compare(run: Run[CcdaPipeline], partitions: Partitions) -> Iterator[pl.Data
 
 
 def _read(run: Run[CcdaPipeline]) -> Iterator[pl.DataFrame]:
-    """Yield the documents of each shard, decided on by what parse has found."""
+    """Yield the documents of each shard with a verdict by the findings of parse."""
     stopped = pl.when(pl.col("reason") == Reason.SIDECAR).then(pl.lit(Verdict.IGNORE.value))
     accepted = pl.when(pl.col("reason").is_null()).then(pl.lit(Verdict.ACCEPT.value))
     verdict = accepted.otherwise(stopped.otherwise(pl.lit(Verdict.QUARANTINE.value)))

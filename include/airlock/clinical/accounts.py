@@ -1,4 +1,4 @@
-"""The accounts of a run's import jobs: what became of every resource of every batch, by the jobs' result lines."""
+"""The accounts of a run's import jobs: the outcome of every resource of every batch, by the jobs' result lines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Accounts:
-    """What the jobs of a run, or of one of its batches, did with the resources they were sent."""
+    """The outcomes of the resources that the jobs of a run, or of one batch, were sent."""
 
     outcomes: Aside = field(default_factory=Aside)
     operation_outcomes: Aside = field(default_factory=Aside)
@@ -53,7 +53,7 @@ class Accounts:
 
 
 def account_batches(run: Run[Any], stack: ExitStack, reader: FhirReader | None = None) -> Accounts:
-    """Account for every resource of every batch of a run, whatever kind of pipeline it is of.
+    """Account for every resource of every batch of a run of any kind.
 
     Parameters
     ----------

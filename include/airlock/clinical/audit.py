@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from airlock.clinical.accounts import Accounts
     from airlock.clinical.read_back import FhirReader
-    from airlock.pipelines import ClinicalPipeline
+    from airlock.pipelines import ClinicalPipeline, Pipeline
     from airlock.run import Run
     from airlock.storage.spool import Spool
 
@@ -86,14 +86,14 @@ def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: Iterable[pl.
     return audited
 
 
-def _count_units(run: Run[Any]) -> int:
+def _count_units(run: Run[Pipeline]) -> int:
     """Return about how many rows the largest of the run's books has."""
     buffered = find_buffered(run.within(""))
     return max(run.workspace.count_rows("verdicts"), 0 if buffered is None else buffered.arrivals)
 
 
-def _take_in(run: Run[Any], partitions: Partitions, accounts: Accounts, wrong: pl.DataFrame) -> Books:
-    """Read what the stages before have written, as far as they came, and what the ledger holds."""
+def _take_in(run: Run[Pipeline], partitions: Partitions, accounts: Accounts, wrong: pl.DataFrame) -> Books:
+    """Enter the datasets of the earlier stages, as far as they exist, and the ids that the ledger holds."""
     taken = Books(partitions)
     for rows in read_arrivals(run.within("")):  # documents are reported by their own keys
         taken.add_arrivals(rows)
@@ -108,7 +108,7 @@ def _take_in(run: Run[Any], partitions: Partitions, accounts: Accounts, wrong: p
     return taken
 
 
-def _read_back(run: Run[Any], reader: FhirReader, accounts: Accounts) -> pl.DataFrame:
+def _read_back(run: Run[ClinicalPipeline], reader: FhirReader, accounts: Accounts) -> pl.DataFrame:
     """Read a sample back, until it has proven these jobs once: staging may be cleaned up after that.
 
     Returns
@@ -135,7 +135,7 @@ def _read_back(run: Run[Any], reader: FhirReader, accounts: Accounts) -> pl.Data
     return wrong
 
 
-def _proven_jobs(run: Run[Any]) -> list[str] | None:
+def _proven_jobs(run: Run[Pipeline]) -> list[str] | None:
     try:
         return list(json.loads(run.s3.get(run.workspace.root.join(_READ_BACK)))["jobs"])
     except FileNotFoundError:
@@ -144,7 +144,7 @@ def _proven_jobs(run: Run[Any]) -> list[str] | None:
 
 @dataclass
 class _Decisions:
-    """What was decided."""
+    """The decisions of an audit."""
 
     gates: Spool  # by subject
     holds: Spool
@@ -167,7 +167,7 @@ def _like(partitions: Partitions) -> Partitions:
 def _decide(
     run: Run[ClinicalPipeline], taken: Books, partitions: Partitions, *, balanced: bool, reviewed: bool
 ) -> _Decisions:
-    """Decide subject by subject, and give every unit and every file without one its last word."""
+    """Decide subject by subject; every unit, and every file without units, gets its disposition."""
     policy = Policy(run.pipeline.datastore_id, run.pipeline.audit, balanced, reviewed)
     subjects, file = taken.by_subject(policy, partitions), pl.col("arrival_id")
     decisions = _Decisions(
@@ -221,7 +221,7 @@ def _sent(outcomes: pl.DataFrame, words: pl.DataFrame, arrivals: pl.DataFrame) -
 
 @dataclass(frozen=True)
 class _Answers:
-    """What people have decided about a run's holds, and which of its files a redrive has taken over."""
+    """People's decisions on a run's holds, and the files that a redrive has taken over."""
 
     words: pl.DataFrame
     taken_over: pl.DataFrame
@@ -235,7 +235,7 @@ class _Answers:
         )
 
     def on(self, outcomes: pl.DataFrame) -> pl.DataFrame:
-        """Return what was decided before a redrive took one of a subject's files over; then its audit decides."""
+        """Return the decisions older than a redrive of one of the subject's files: its own audit decides then."""
         taken = outcomes.join(self.taken_over, on="arrival_id")
         subjects = taken.group_by(subject=gate.subject()).agg(pl.col("asked_at").min())
         in_time = pl.col("asked_at").is_null() | (pl.col("overridden_at") <= pl.col("asked_at"))
@@ -249,7 +249,7 @@ def _is_reviewed(
     decisions: _Decisions,
     approved: Iterable[pl.DataFrame] | None,
 ) -> bool:
-    """Say whether a person has approved all that would be released, or none has to."""
+    """Return whether a person has approved everything that would be released, or no approval is needed."""
     if not isinstance(run.pipeline, CcdaPipeline):
         return True
     released = (rows.filter(pl.col("disposition") == Disposition.RELEASED) for rows in decisions.sent)
@@ -260,7 +260,7 @@ def _is_reviewed(
 
 
 class _FileWords:
-    """The last word on each file, worked out from the sums anew each time."""
+    """The disposition of each file, computed from the sums each time."""
 
     def __init__(self, taken: Books, decisions: _Decisions) -> None:
         self._taken = taken
@@ -316,7 +316,7 @@ def _write_dispositions(run: Run[ClinicalPipeline], decisions: _Decisions) -> st
 
 
 def _write_operation_outcomes(run: Run[ClinicalPipeline], taken: Books, accounts: Accounts) -> None:
-    """Write what the validators have said of units, in the order of files and lines."""
+    """Write the validators' findings about units, in the order of files and lines."""
     dataset = "operation_outcomes"
     found = chain(run.workspace.find_parts(dataset, OPERATION_OUTCOMES), accounts.operation_outcomes)
     with (
@@ -330,7 +330,7 @@ def _write_operation_outcomes(run: Run[ClinicalPipeline], taken: Books, accounts
 
 
 def _record(run: Run[ClinicalPipeline], decisions: _Decisions, words: _FileWords, audited: Audited) -> None:
-    """Tell the ledger: what is in the store, what was decided, the contracts, and last the files' final words."""
+    """Record in the ledger the imported resources, gates and contracts, and last settle the files."""
     for sent in decisions.sent:
         _record_resources(run, sent)
     for gates in decisions.gates:

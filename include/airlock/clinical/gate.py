@@ -1,4 +1,4 @@
-"""The gate: release or hold, per patient and per file, by the pipeline's policy; and the last word on every unit.
+"""The gate: release or hold, per patient and per file, by the pipeline's policy; and the disposition of every unit.
 
 A resource goes downstream if it is in the data store, nothing is wrong with it, and neither its patient nor its file is
 held.
@@ -35,7 +35,7 @@ OF_FILES = (
     ("arrival_id", "resource_type", "outcome", "reason", "uncertain"),
 )
 _FILE = pl.lit(file_subject(""))
-# Of a file's units the gravest gives the file its word.
+# The gravest disposition of its units is the disposition of a file.
 GRAVEST_FIRST = (
     Disposition.FAILED,
     Disposition.HELD,
@@ -48,9 +48,9 @@ _SET_ASIDE = (Disposition.FAILED.value, Disposition.HELD.value, Disposition.QUAR
 
 
 def doubt(outcomes: pl.DataFrame, suspect_batches: list[str]) -> pl.DataFrame:
-    """Add the column ``uncertain``: true where nobody can say what the data store holds, or whose counts to believe.
+    """Add the column ``uncertain``: true where the content of the data store is unknown or the counts disagree.
 
-    And the column ``overridden``, see `override`: nothing yet.
+    Also add the column ``overridden``, false until `override`.
     """
     unknown = pl.col("outcome").is_in([Outcome.UNACCOUNTED.value, Outcome.SERVER_ERROR.value])
     suspect = pl.col("batch_id").is_in(suspect_batches)
@@ -63,19 +63,19 @@ def doubt(outcomes: pl.DataFrame, suspect_batches: list[str]) -> pl.DataFrame:
 
 
 def subject() -> pl.Expr:
-    """Name whom an outcome is about: a patient, or the file of what belongs to none."""
+    """Return the gate's subject: the patient, or the file if there is none."""
     return pl.coalesce("patient", _FILE + pl.col("arrival_id"))
 
 
 def holds(datastore_id: str, outcomes: pl.DataFrame, gates: pl.DataFrame) -> pl.DataFrame:
-    """Say of every patient, or file without one, with which issues its resources were stored.
+    """Return every subject whose resources were stored with issues, with these findings.
 
     Parameters
     ----------
     datastore_id
         The data store.
     outcomes, gates
-        Rows of these datasets; what a gate holds waits for more than a person.
+        Rows of these datasets; a subject that its gate holds needs more than a person's decision.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def holds(datastore_id: str, outcomes: pl.DataFrame, gates: pl.DataFrame) -> pl.
 
 
 def override(outcomes: pl.DataFrame, subjects: pl.Series) -> pl.DataFrame:
-    """Mark as ``overridden`` what of these subjects was stored with issues."""
+    """Mark as ``overridden`` the resources of these subjects that were stored with issues."""
     marked = (pl.col("reason") == Reason.STORED_WITH_ISSUES) & subject().is_in(subjects.implode())
     return outcomes.with_columns(overridden=marked.fill_null(value=False))
 
@@ -114,7 +114,7 @@ def decide(
     balanced: bool,
     reviewed: bool = True,
 ) -> pl.DataFrame:
-    """Decide on every patient with accepted resources; of what did not come in nothing is released.
+    """Decide on every patient with accepted resources; a resource that was not imported is never released.
 
     A hold has the reason of the gravest resource that causes it.
 
@@ -187,7 +187,7 @@ def _gates(datastore_id: str, held: pl.DataFrame, *, balanced: bool, reviewed: b
 def _held(
     verdicts: pl.DataFrame, outcomes: pl.DataFrame, subject: pl.Expr, *, incomplete: bool, doubtful: bool
 ) -> pl.DataFrame:
-    """Return each subject with the reason of the gravest resource that holds it, null where none does.
+    """Return each subject with the reason of the gravest resource that holds it; null where none does.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def _held(
         subject is held in any case if nothing of it came in.
     """
     sent = outcomes.with_columns(subject=subject).filter(pl.col("subject").is_not_null())
-    # What belongs to a Patient whom the service refused refers to nobody.
+    # Resources of a Patient that the service refused refer to a Patient that does not exist.
     in_doubt = (pl.col("uncertain") | _is_refused_patient()) & doubtful
     refused = (pl.col("outcome") == Outcome.REJECTED) & incomplete
     nothing = ~pl.col("outcome").is_in(IMPORTED).any().over("subject")
@@ -219,7 +219,7 @@ def _is_refused_patient() -> pl.Expr:
 def last_words(
     arrivals: pl.DataFrame, verdicts: pl.DataFrame, outcomes: pl.DataFrame, gates: pl.DataFrame
 ) -> pl.DataFrame:
-    """Give every unit its disposition, and every file without one a row of its own, whatever is missing of the rest.
+    """Return the disposition of every unit, and of every file without units, whatever datasets are missing.
 
     Parameters
     ----------
@@ -261,7 +261,7 @@ def _with_gates(rows: pl.DataFrame, gates: pl.DataFrame) -> pl.DataFrame:
 
 
 def _for_another(reason: Reason) -> pl.Expr:
-    """Return the reason of a resource that another one holds: this one, unless the gate's holds the whole run."""
+    """Return the reason of a resource that another one holds: this one, or the gate's if it holds the whole run."""
     of_the_run = pl.col("reason").is_in([str(Reason.RUN_UNBALANCED), str(Reason.AWAITING_REVIEW)])
     return pl.when(of_the_run).then("reason").otherwise(pl.lit(str(reason)))
 
@@ -311,7 +311,7 @@ def _stage() -> pl.Expr:
 
 
 def _reason_and_detail() -> dict[str, pl.Expr]:
-    """Pick the reason nearest to the decision: the resource's own outcome, else the gate's, else what was noted."""
+    """Return the reason nearest to the decision: of the resource's outcome, else the gate, else the verdict."""
     accepted = pl.col("verdict") == Verdict.ACCEPT
     undecided = pl.col("verdict").is_null() | (accepted & pl.col("outcome").is_null())
     own = pl.col("outcome_reason").is_not_null()
@@ -339,7 +339,7 @@ def sum_words(dispositions: pl.DataFrame) -> pl.DataFrame:
 
 
 def file_words(arrivals: pl.DataFrame, summed: pl.DataFrame) -> pl.DataFrame:
-    """Give every file the gravest word of its units, for the ledger, whose arrivals are files.
+    """Return the disposition of every file for the ledger: the gravest of its units.
 
     Parameters
     ----------
@@ -379,7 +379,7 @@ def file_words(arrivals: pl.DataFrame, summed: pl.DataFrame) -> pl.DataFrame:
 
 
 def _file_reason() -> pl.Expr:
-    """Return what the units agree on; one that another run claims has the whole file come again."""
+    """Return the reason that the units share; a unit that another run claims makes the whole file come again."""
     several = pl.col("disposition").is_in(_SET_ASIDE) & (pl.col("reasons") > 1)
     return (
         pl.when("claimed")

@@ -1,7 +1,7 @@
-"""What a FHIR import job left in its output folder: the manifest, and the result lines, one per resource.
+"""Manifests: the output folder of a FHIR import job, with the manifest and a result line per resource.
 
-Nothing here is trusted beyond its declared fields. A file that is not there is an empty one; a line that cannot be read
-is counted. Source: HealthLake developer guide, "Importing FHIR data" (output of an import job). The shape of the result
+Nothing in it is trusted beyond its declared fields. An absent file counts as an empty one; an unreadable line is
+counted. Source: HealthLake developer guide, "Importing FHIR data" (output of an import job). The shape of the result
 lines is on no AWS page: `airlock.clinical.result_lines` says in which order their evidence is taken.
 """
 
@@ -41,14 +41,14 @@ if TYPE_CHECKING:
     from airlock.storage.spool import Partitions
     from airlock.storage.workspace import Workspace
 
-# AWS's pages have the name in lower case, live stores write the capital.
+# AWS's pages show the name in lower case; live stores write it with a capital.
 MANIFESTS = ("Manifest.json", "manifest.json")
 RESULTS = {
     "success": "SUCCESS/",
     "failure": "FAILURE/",
     "warning": "SUCCESS_WITH_SEARCH_VALIDATION_FAILURES/",  # minimal validation only
 }
-ERROR_STATUS = 400  # an HTTP status from here on says that a resource is not stored
+ERROR_STATUS = 400  # from this HTTP status on, a resource is not stored
 _STATUS = re.compile("[1-5][0-9]{2}")
 LINE_BYTES = 16 * 1024**2  # of the longest result line that is read
 OUTCOME_LENGTH = 64 * 1024  # characters of an OperationOutcome that are kept; the whole of it stays in the job's folder
@@ -70,7 +70,7 @@ LINES = schema(
 
 
 class Shape(NamedTuple):
-    """What can be told of lines that name no resource."""
+    """The facts about lines that name no resource."""
 
     folder: str
     fields: str  # names, never values
@@ -155,7 +155,7 @@ class Outputs:
         return is_final(output)
 
     def proves_more(self, one: JobOutput, other: JobOutput) -> bool:
-        """Say whether one reading of a job's output holds more than another."""
+        """Return whether one reading of a job's output holds more than another."""
         return proves_more(one, other)
 
 
@@ -168,7 +168,7 @@ def read_output(
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
 ) -> JobOutput:
-    """Read a job's output, again and again until it is whole or the wait is over: it may come after COMPLETED.
+    """Read a job's output until it is whole or the wait is over: it may be written after COMPLETED.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def read_output(
 def read_kept(
     workspace: Workspace, batch_id: str, job_id: str, partitions: Partitions | None = None
 ) -> JobOutput | None:
-    """Return what `keep_output` wrote of this job, None if it never did."""
+    """Return what `keep_output` wrote of this job; None if it never did."""
     with open_kept(workspace, batch_id, LINES) as kept:
         if kept is None:
             return _read_kept_json(workspace, batch_id, job_id, partitions)
@@ -261,7 +261,7 @@ def keep_progress(workspace: Workspace, batch_id: str, properties: dict[str, Any
 
 
 def read_progress(workspace: Workspace, batch_id: str) -> Counters:
-    """Return the job's own report of its progress, as far as `keep_progress` was given it."""
+    """Return the counts that `keep_progress` kept of a batch's job; empty counts if there are none."""
     try:
         return Counters(**json.loads(workspace.s3.get(workspace.root.join(_progress_name(batch_id)))))
     except FileNotFoundError:
@@ -273,13 +273,13 @@ def _progress_name(batch_id: str) -> str:
 
 
 def is_final(output: JobOutput) -> bool:
-    """Say whether nothing can follow: the manifest counts the resources, and as many are named."""
+    """Return whether nothing can follow: the manifest counts the resources, and the lines name as many."""
     counted = output.counters.scanned
     return output.manifest_found and not output.unreadable_lines and counted is not None and output.named >= counted
 
 
 def proves_more(one: JobOutput, other: JobOutput) -> bool:
-    """Say whether one reading of a job's output holds more than another."""
+    """Return whether one reading of a job's output holds more than another."""
     return (one.manifest_found, one.lines.rows) > (other.manifest_found, other.lines.rows)
 
 
@@ -287,7 +287,7 @@ def _is_whole(output: JobOutput) -> bool:
     counted = output.counters
     if not output.manifest_found or not all(shape.stored for shape in output.unread):
         return False
-    # What the service lost by its own fault may have no line at all.
+    # A resource that the service lost by its own fault may have no line.
     told = output.named + output.unreadable_lines
     return counted.scanned is None or told >= counted.scanned - (counted.server_errors or 0)
 
@@ -345,7 +345,7 @@ def _manifest(s3: S3, folder: S3Uri) -> dict[str, Any] | None:
             continue
         if isinstance(content, dict):
             return content
-    return None  # not there, or not whole yet: the caller waits, and then accounts for every resource without it
+    return None  # absent or not whole yet: the caller waits, and then accounts for every resource without it
 
 
 def _counters(content: dict[str, Any], names: tuple[str | None, ...]) -> Counters:
@@ -356,11 +356,11 @@ def _parsed(content: bytes | str) -> Any:
     try:
         return json.loads(content, parse_constant=_refuse)
     except (ValueError, RecursionError):
-        return None  # as a line that names no resource
+        return None  # counts as a line that names no resource
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _portions(s3: S3, where: S3Uri, kind: str, file: str, unread: Counter[Shape]) -> Iterator[list[tuple[Any, ...]]]:
@@ -390,7 +390,7 @@ def _row(kind: str, file: str, content: object) -> tuple[Any, ...] | Shape:
     line_id, said = as_number(line.get("lineId")), response.get("statusCode")
     status = int(said) if isinstance(said, str) and _STATUS.fullmatch(said) else as_number(said)
     if kind == "success" and ((said is not None and not status) or (is_outcome and _errors(blob))):
-        status = ERROR_STATUS  # the line denies what its folder says
+        status = ERROR_STATUS  # the line contradicts its folder
     if len(names) > 1 or not (names or line_id is not None):
         is_stored = bool(line) and not names and kind == "success" and (status or 0) < ERROR_STATUS
         return Shape(RESULTS[kind], shape_of(content), is_stored)
@@ -404,7 +404,7 @@ def _errors(outcome: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _detail(outcome: dict[str, Any]) -> str | None:
-    """Return what the first error says, and where."""
+    """Return text and place of the first error."""
     issues = as_objects(outcome.get("issue"))
     for issue in _errors(outcome) or issues:
         said = as_text(issue.get("diagnostics")) or as_text(as_object(issue.get("details")).get("text"))

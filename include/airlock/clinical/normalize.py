@@ -44,7 +44,7 @@ FILES = schema(
 )
 
 
-def normalize(run: Run[Any], healthlake: HealthLake) -> list[Batch]:
+def normalize(run: Run[Pipeline], healthlake: HealthLake) -> list[Batch]:
     """Write a run's import files; once a job was begun, the files stand."""
     if find_begun_batches(run):
         return find_batches(run)
@@ -58,7 +58,7 @@ def normalize(run: Run[Any], healthlake: HealthLake) -> list[Batch]:
         return stage(run, healthlake, _accepted(run), bodies)
 
 
-def foresee(run: Run[Any], healthlake: HealthLake) -> pl.DataFrame:
+def foresee(run: Run[Pipeline], healthlake: HealthLake) -> pl.DataFrame:
     """Return the import files (`FILES`) of the accepted resources; nothing is written."""
     with Placement(run, healthlake) as placement:
         for resources in _accepted(run):
@@ -66,13 +66,13 @@ def foresee(run: Run[Any], healthlake: HealthLake) -> pl.DataFrame:
         return placement.files()
 
 
-def _accepted(run: Run[Any]) -> Iterator[pl.DataFrame]:
+def _accepted(run: Run[Pipeline]) -> Iterator[pl.DataFrame]:
     """Yield the accepted resources of each part of the verdicts, with the number of the ``part``."""
     for number, units in enumerate(run.workspace.parts("verdicts", VERDICTS)):
         yield units.filter(pl.col("verdict") == Verdict.ACCEPT).with_columns(part=pl.lit(number, pl.Int64))
 
 
-def _rewrites_by_part(run: Run[Any], stack: ExitStack) -> Spool:
+def _rewrites_by_part(run: Run[Pipeline], stack: ExitStack) -> Spool:
     """Return the rewrites by the part of the verdicts that has their unit."""
     found = stack.enter_context(NumberedSpool(pl.col("part"), max(1, len(run.workspace.part_names("verdicts")))))
     found.add(schema(REWRITES, {"part": pl.Int64}).to_frame())
@@ -91,7 +91,7 @@ class Placement:
     A file takes resources of one type in the order of the delivery, so that one pass over the bodies fills all files.
     """
 
-    def __init__(self, run: Run[Any], healthlake: HealthLake) -> None:
+    def __init__(self, run: Run[Pipeline], healthlake: HealthLake) -> None:
         self._run = run
         self._healthlake = healthlake
         self._aside = Aside()
@@ -165,7 +165,7 @@ class Placement:
         return map(self._aside.read, self._frames)
 
     def placed(self, files: pl.DataFrame) -> Iterator[pl.DataFrame]:
-        """Yield what was added, with ``batch_id``, ``file`` and ``staged_line``."""
+        """Yield the added rows with ``batch_id``, ``file`` and ``staged_line``."""
         for frame in self._read():
             yield frame.join(files.select(*_FILE, "batch_id"), on=_FILE, how="left", maintain_order="left")
 
@@ -191,13 +191,13 @@ def number_files(sizes: pl.DataFrame, limit: int, open_files: dict[str, tuple[in
 
 
 def stage(
-    run: Run[Any],
+    run: Run[Pipeline],
     healthlake: HealthLake,
     resources: Iterable[pl.DataFrame],
     bodies: Bodies,
     standing: Sequence[Batch] = (),
 ) -> list[Batch]:
-    """Write the import files of these resources, and the datasets that say what is where.
+    """Write the import files of these resources, and the datasets of their batches.
 
     Parameters
     ----------
@@ -225,12 +225,12 @@ def stage(
     return [*standing, *written]
 
 
-def _prefix(run: Run[Any], batch_id: str) -> S3Uri:
+def _prefix(run: Run[Pipeline], batch_id: str) -> S3Uri:
     pipeline: Pipeline = run.pipeline
     return S3Uri.parse(pipeline.staging.uri).join(pipeline.name, run.key, batch_id, "")
 
 
-def _empty(run: Run[Any], batch_id: str) -> None:
+def _empty(run: Run[Pipeline], batch_id: str) -> None:
     """Leave nothing under a batch's prefix: a try that broke off may have cut the files otherwise."""
     listed = [item.key for item in run.s3.list_objects(_prefix(run, batch_id), placeholders=True)]
     run.s3.delete(_prefix(run, batch_id).bucket, listed)
@@ -260,7 +260,7 @@ class _StagedBatch:
     bytes: int = 0
 
     def add(self, rows: pl.DataFrame) -> None:
-        """Add rows of the batches dataset; what is complete does not wait in memory."""
+        """Add rows of the batches dataset; a complete part is written and leaves memory."""
         self.rows.add(rows)
         self.bytes += int(rows["size"].sum())
         self.todo -= rows.height
@@ -268,7 +268,9 @@ class _StagedBatch:
             self.rows.end_part()
 
 
-def _write_files(run: Run[Any], files: pl.DataFrame, placed: Iterable[pl.DataFrame], bodies: Bodies) -> list[Batch]:
+def _write_files(
+    run: Run[Pipeline], files: pl.DataFrame, placed: Iterable[pl.DataFrame], bodies: Bodies
+) -> list[Batch]:
     """Write every import file as soon as its last resource has come; return the batches."""
     todo = {
         (kind, number): (batch, left)
@@ -295,7 +297,7 @@ def _write_files(run: Run[Any], files: pl.DataFrame, placed: Iterable[pl.DataFra
 
 
 def _write_bodies(
-    run: Run[Any],
+    run: Run[Pipeline],
     piece: pl.DataFrame,
     todo: dict[tuple[str, int], tuple[str, int]],
     filling: dict[tuple[str, int], _ImportFile],

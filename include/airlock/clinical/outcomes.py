@@ -1,4 +1,4 @@
-"""Outcomes: match every result line of every job to the batch's own list, and say what became of each resource.
+"""Outcomes: match every result line of every job to the batch's own list, and give each resource its outcome.
 
 Job status proves nothing: only a line that names a resource of the batch, among the results of the file that it was
 sent in, makes an outcome.
@@ -37,7 +37,7 @@ def account(
     output: JobOutput | None,
     absent: Reason = Reason.JOB_NOT_STARTED,
 ) -> Iterator[pl.DataFrame]:
-    """Give every resource of one batch its outcome.
+    """Return the outcome of every resource of a batch.
 
     Parameters
     ----------
@@ -46,9 +46,9 @@ def account(
     job
         The batch's job; None when no job is known to have ended.
     output
-        What that job left; None without a job.
+        The job's output; None without a job.
     absent
-        The reason when there is no such job.
+        The reason without a job.
 
     Yields
     ------
@@ -85,7 +85,7 @@ def _unread_of(output: JobOutput) -> pl.Expr:
 
 
 def _sent(rows: pl.DataFrame, job: EndedJob) -> pl.DataFrame:
-    """Add the import file as result lines have it: its place below the job's prefix."""
+    """Add the import file as result lines name it: its key below the job's prefix."""
     return rows.with_columns(file=below(pl.col("staged_key"), job))
 
 
@@ -94,7 +94,7 @@ def _named(lines: pl.DataFrame, job: EndedJob) -> pl.DataFrame:
 
 
 def _per_resource(lines: pl.DataFrame, job: EndedJob) -> pl.DataFrame:
-    """Fold a resource's lines into one row: one with a warning may be listed as a success too."""
+    """Return one row per resource: a resource with a warning may have a success line too."""
     fails = (pl.col("kind") == "failure") | (pl.col("status_code") >= ERROR_STATUS).fill_null(value=False)
     return (
         _named(lines, job)
@@ -147,7 +147,7 @@ def operation_outcomes(sent: Spool, job: EndedJob, output: JobOutput) -> Iterato
 
 
 def discrepancies(sent: Spool, job: EndedJob, output: JobOutput, progress: Counters) -> list[str]:
-    """Say where a job's counts and lines differ from the batch's list and from each other.
+    """Return where a job's counts and lines differ from the batch's list and from each other.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ def _odd_counts(sent: Spool, counted: Counters) -> Iterator[str]:
 
 
 def _lines_against_counts(found: Counter[str], job: EndedJob, output: JobOutput) -> Iterator[str]:
-    """Hold the lines to the counters; what the service lost by its own fault may have no line."""
+    """Compare the lines with the counters; a resource that the service lost may have no line."""
     imported, rejected, counted = found["imported"], found["rejected"], output.counters
     if counted.imported is not None and counted.imported != imported:
         yield f"the manifest counts {counted.imported} imported resources, the lines name {imported}"

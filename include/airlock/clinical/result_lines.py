@@ -1,4 +1,4 @@
-"""Which resource of the batch each result line is about; AWS documents no shape of these lines.
+"""Which resource of the batch each result line is about; AWS does not document the shape of these lines.
 
 Evidence is taken in this order: the line's own ``resourceType`` and ``resourceId``; those of its ``jsonBlob`` (both in
 `airlock.clinical.manifests`); the result file and the ``lineId``, whose base, 0 or 1, is decided for the whole job;
@@ -27,7 +27,7 @@ _PLACE = ["file", "staged_line"]
 
 
 def below(key: pl.Expr, job: EndedJob) -> pl.Expr:
-    """Return an import file as result lines have it: its place below the job's prefix."""
+    """Return an import file as result lines name it: its key below the job's prefix."""
     return key.str.strip_prefix(S3Uri.parse(job.input_uri).key)
 
 
@@ -41,7 +41,7 @@ def identify(sent: Spool, job: EndedJob, output: JobOutput, partitions: Partitio
     job
         The batch's job.
     output
-        What that job left. Where the base of its lineIds is not certain, lines that have nothing else are unread.
+        The job's output. Where the base of its lineIds is not certain, lines that have nothing else are unread.
     partitions
         Where the lines that are returned are set aside; without it all are in memory.
     """
@@ -106,7 +106,7 @@ def _unplaced(numbered: pl.DataFrame) -> Counter[Shape]:
 
 
 def names_nothing(sent: Spool, job: EndedJob, output: JobOutput, progress: Counters) -> bool:
-    """Say whether a job claims to have stored its whole batch, in as many lines, none of which names a resource.
+    """Return whether a job claims to have stored its whole batch, in as many lines, none of which names a resource.
 
     Parameters
     ----------

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airlock.clinical.manifests import Counters
-from airlock.clinical.records import OPERATION_OUTCOMES, OUTCOMES
+from airlock.clinical.records import OPERATION_OUTCOMES
 from airlock.reasons import Reason
+from airlock.stages.resources import OUTCOMES
 from tests.unit.airlock.clinical.books import (
     JOB,
     account,

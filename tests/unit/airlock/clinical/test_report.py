@@ -9,9 +9,10 @@ from typing import Any
 
 import polars as pl
 
-from airlock.clinical.records import DISPOSITIONS, OPERATION_OUTCOMES
-from airlock.clinical.report import CSV_COLUMNS, dispositions_csv, operation_outcomes
+from airlock.clinical.records import OPERATION_OUTCOMES
+from airlock.clinical.report import dispositions_csv, operation_outcomes
 from airlock.records import ARRIVALS
+from airlock.stages.resources import CSV_COLUMNS, DISPOSITIONS
 from tests.unit.airlock.clinical.books import unit
 from tests.unit.airlock.world import frame
 
