@@ -331,8 +331,7 @@ def _write_operation_outcomes(run: Run[ClinicalPipeline], taken: Books, accounts
 
 def _record(run: Run[ClinicalPipeline], decisions: _Decisions, words: _FileWords, audited: Audited) -> None:
     """Record in the ledger the imported resources, gates and contracts, and last settle the files."""
-    for sent in decisions.sent:
-        _record_resources(run, sent)
+    _record_resources(run, decisions.sent)
     for gates in decisions.gates:
         run.ledger.record_gates(run.pipeline.datastore_id, run.key, gates)
     _write_contracts(run, decisions)
@@ -343,16 +342,18 @@ def _record(run: Run[ClinicalPipeline], decisions: _Decisions, words: _FileWords
     run.ledger.close_run(run.key, state, audited.report)
 
 
-def _record_resources(run: Run[ClinicalPipeline], sent: pl.DataFrame) -> None:
+def _record_resources(run: Run[ClinicalPipeline], sent: Spool) -> None:
     datastore = run.pipeline.datastore_id
     known = (pl.col("disposition") == Disposition.RELEASED) | (pl.col("word") == Reason.STORED_WITH_ISSUES)
     refused = pl.col("outcome") == Outcome.REJECTED
     waits = is_open() | (pl.col("word") == Reason.AWAITING_REVIEW)
     known, waits = known.fill_null(value=False), waits.fill_null(value=False)
-    run.ledger.record_imported_resources(datastore, run.key, sent.filter(known))
-    run.ledger.drop_resource_claims(datastore, run.key, sent.filter(refused).select(_RESOURCE))
+    # Each at once, since the ledger looks through all that the run has claimed.
+    run.ledger.record_imported_resources(datastore, run.key, (rows.filter(known) for rows in sent))
+    run.ledger.drop_resource_claims(datastore, run.key, (rows.filter(refused) for rows in sent))
     # What is in doubt, and what is held for its sake, is not known: brought again, it is imported and decided on anew.
-    run.ledger.forget_resources(datastore, run.key, sent.filter(~known & ~refused & ~waits).select(_RESOURCE))
+    unproven = ~known & ~refused & ~waits
+    run.ledger.forget_resources(datastore, run.key, (rows.filter(unproven) for rows in sent))
 
 
 def _write_contracts(run: Run[ClinicalPipeline], decisions: _Decisions) -> None:

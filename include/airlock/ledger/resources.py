@@ -223,7 +223,7 @@ class Resources(Store):
             statement = brought.where(_exists_staged(rows, datastore_id), resources.c.content_digest.is_not(None))
             return fetch(connection, statement, BROUGHT).sort(_RESOURCE)
 
-    def record_imported_resources(self, datastore_id: str, run_key: str, rows: pl.DataFrame) -> None:
+    def record_imported_resources(self, datastore_id: str, run_key: str, rows: Frames) -> None:
         """Record what an import brought into a data store; the run's claims on it end.
 
         If the run has no claim on a resource and another run has imported content, that content is later and stays. So
@@ -234,7 +234,7 @@ class Resources(Store):
         datastore_id, run_key
             The data store and the run.
         rows
-            `IMPORTS`, one row per resource.
+            `IMPORTS`, one row per resource, in one frame or frame by frame.
 
         Raises
         ------
@@ -242,10 +242,10 @@ class Resources(Store):
             If the run does not hold one of the arrivals, or a resource is given twice or without a digest. Nothing is
             written.
         """
-        frame = _shape_imports(rows)
+        frames = map(_shape_imports, _frames(rows))
         with self._writing(SCOPE) as connection:
             pipeline = need_run(connection, run_key).pipeline
-            staged = stage(connection, frame, IMPORTS, _RESOURCE)
+            staged = stage(connection, frames, IMPORTS, _RESOURCE)
             _need_arrivals(connection, pipeline, run_key, staged.c.arrival_id)
             facts = {"run_key": run_key, "pipeline": pipeline}
             ours = resources.c.claimed_by == run_key
