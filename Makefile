@@ -69,7 +69,7 @@ test: $(STAMP) ## run every test but proofs and fuzz; most of them in three proc
 test-fast: $(STAMP) ## run the tests that need no servers
 	$(BIN)/python -m pytest -m "not slow and not proof" -n $(PROCESSES) --dist loadfile --ignore tests/contract
 
-proofs: $(STAMP) ## run the tests that take minutes: bursts, kills, real servers
+proofs: $(STAMP) ## run the tests that take minutes: bursts, killed processes, real servers
 	$(BIN)/python -m pytest -m proof tests
 
 fuzz: $(STAMP) ## compare scanner and pydicom on damaged DICOM headers: make fuzz MUTATIONS=100000 (ONLY=n for one)
