@@ -256,7 +256,7 @@ class Resources(Store):
             connection.execute(update(resources).where(own).values(values))
             insert_missing(connection, resources, staged, _KEY, datastore_id=datastore_id, **facts)
 
-    def forget_resources(self, datastore_id: str, run_key: str, keys: pl.DataFrame) -> int:
+    def forget_resources(self, datastore_id: str, run_key: str, keys: Frames) -> int:
         """Forget resources that a run may have imported without proof, so that the next content is imported again.
 
         Content that the data store held before is forgotten too: the run may have overwritten it.
@@ -277,7 +277,7 @@ class Resources(Store):
             ours = or_(resources.c.claimed_by == run_key, brought)
             return connection.execute(delete(resources).where(ours, _exists_staged(rows, datastore_id))).rowcount
 
-    def drop_resource_claims(self, datastore_id: str, run_key: str, keys: pl.DataFrame) -> int:
+    def drop_resource_claims(self, datastore_id: str, run_key: str, keys: Frames) -> int:
         """End a run's claims on resources that its jobs did not import, so that a later delivery can bring them.
 
         Parameters
