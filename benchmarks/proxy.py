@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import uvloop
 
 from airlock_local.environment import inherited
-from airlock_local.processes import Records, end, launch
+from airlock_local.processes import Records, end_processes, launch
 from benchmarks.seaweed import HOST, free_port
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def proxy(upstream: str, folder: Path) -> Iterator[Proxy]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     records, dials = Records(folder), folder / "dials"
-    end(list(records.read().values()))
+    end_processes(list(records.read().values()))
     dials.unlink(missing_ok=True)
     Dials(dials)
     port = free_port()
@@ -133,7 +133,7 @@ def proxy(upstream: str, folder: Path) -> Iterator[Proxy]:
         asyncio.run(_wait_until_open(port, running.is_alive, running.log))
         yield Proxy(f"http://{HOST}:{port}", running.pid, dials)
     finally:
-        end([running])
+        end_processes([running])
         records.forget(_NAME)
 
 

@@ -22,7 +22,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from airlock_local.environment import inherited
-from airlock_local.processes import Records, end, launch
+from airlock_local.processes import Records, end_processes, launch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,7 @@ def seaweed(folder: Path, *, patience: float = 30) -> Iterator[Seaweed]:
         If it does not answer within a minute.
     """
     records = Records(folder)
-    end(list(records.read().values()))
+    end_processes(list(records.read().values()))
     (folder / "data").mkdir(parents=True, exist_ok=True)
     (folder / "s3.config").write_text(json.dumps({"identities": [_IDENTITY]}))
     ports = [free_port() for _ in range(4)]
@@ -88,7 +88,7 @@ def seaweed(folder: Path, *, patience: float = 30) -> Iterator[Seaweed]:
         _wait_until_ready(server, running)
         yield server
     finally:
-        end([running])
+        end_processes([running])
         records.forget(_NAME)
 
 
