@@ -82,7 +82,7 @@ def _contracts(found: Found) -> Iterator[dict[str, Any]]:
 
 def tables(found: dict[str, Any]) -> Iterator[Table]:
     """Yield the tables of a result of `find`."""
-    yield Table("known as", ("kind", "value"), [(found["known_as"], found["asked"])])
+    yield Table("found as", ("kind", "value"), [(found["known_as"], found["asked"])])
     yield _disposition_counts(found["arrivals"])
     yield _table(
         "arrivals",
@@ -102,7 +102,7 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
         ),
     )
     yield _table(
-        "their UIDs",
+        "UIDs of the arrivals",
         [row for row in found["arrivals"] if row["study_instance_uid"] or row["sop_instance_uid"]],
         ("arrival_id", "superseded_by", "study_key", "study_instance_uid", "series_instance_uid", "sop_instance_uid"),
     )
@@ -124,7 +124,11 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
     yield _table(
         "contracts", found["contracts"], ("subject", "revision", "instances", "resources", "image_set_ids", "run_id")
     )
-    yield Table("FHIR references", ("resource", "data store"), list(_references(found["contracts"])))
+    yield Table(
+        "FHIR references, valid once the study is published",
+        ("resource", "data store"),
+        list(_references(found["contracts"])),
+    )
     yield _table(
         "routes",
         found["routes"],
