@@ -106,7 +106,7 @@ def report_lines(report: dict[str, Any], var: Path, kept: Path) -> list[str]:
         lines += [f'Held study:  make cli CMD="where {uid}"' for uid in _held_study(files)]
     elif files.exists():
         lines.append(f"Files:       {files} is unchanged, since nothing arrived in this run{_origin(files, var)}")
-    return [*lines, f"Own copies:  {kept}"]
+    return [*lines, f"Run folder:  {kept}"]
 
 
 def _origin(files: Path, var: Path) -> str:

@@ -38,7 +38,7 @@ def test_a_run_with_arrivals_is_shown_with_its_list_and_a_study_that_is_held(tmp
         f"Report:      {tmp_path}/report.json",
         f"Files:       {tmp_path}/dispositions.csv",
         'Held study:  make cli CMD="where 1.2.3"',
-        f"Own copies:  {tmp_path}/reports/first",
+        f"Run folder:  {tmp_path}/reports/first",
     ]
 
 
@@ -52,7 +52,7 @@ def test_an_empty_run_leaves_the_list_and_says_whose_it_is(tmp_path: Path) -> No
         why = "since nothing arrived in this run"
         whose = f"it is a copy of {tmp_path}/reports/first/dispositions.csv"
         assert lines[2] == f"Files:       {tmp_path}/dispositions.csv is unchanged, {why}; {whose}"
-        assert lines[3:] == [f"Own copies:  {tmp_path}/reports/{again}"]
+        assert lines[3:] == [f"Run folder:  {tmp_path}/reports/{again}"]
 
 
 def test_a_list_that_a_person_has_changed_is_left_too(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_list_that_a_person_has_changed_is_left_too(tmp_path: Path) -> None:
 
 
 def test_an_empty_first_run_names_no_list(tmp_path: Path) -> None:
-    assert [line.split(":")[0] for line in run(tmp_path, "first", 0)[1:]] == ["Report", "Own copies"]
+    assert [line.split(":")[0] for line in run(tmp_path, "first", 0)[1:]] == ["Report", "Run folder"]
     assert not (tmp_path / "dispositions.csv").exists()
 
 
