@@ -35,7 +35,7 @@ def test_delivery_that_is_never_complete_fails_the_run(place: Place) -> None:
     place.put(delivery(studies=1, instances=1))
     waiting = {"mode": "marker", "poll_seconds": 0.1, "timeout_minutes": 0.001}
     chain = Chain(place, pipeline(receive=waiting))
-    with pytest.raises(AirflowFailException, match="still waiting for the marker object _SUCCESS"):
+    with pytest.raises(AirflowFailException, match="it waits for the marker object _SUCCESS"):
         chain.stage("receive")
     ends_badly(chain, "buffer has not frozen a delivery")
 

@@ -115,7 +115,7 @@ def test_another_version_of_the_profile_fails_the_run_and_nothing_goes_on(place:
     place.healthlake().publish_data_transformation_profile(ProfileId=PROFILE, SourceFormat="CCDA")
     place.put(TWO)
     chain = Chain(place, ccda_pipeline())
-    with pytest.raises(AirflowFailException, match="2 arrivals are not decided"):
+    with pytest.raises(AirflowFailException, match="2 arrivals are undecided"):
         chain.run()
     assert chain.states["import"] == "failed"
     assert "ran version 2 of profile" in str(chain.errors[0])

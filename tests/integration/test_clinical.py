@@ -131,11 +131,11 @@ class TestPreconditions:
         assert place.jobs() == []
 
     def test_data_store_that_is_not_there(self, place: Place) -> None:
-        self.refused(place, "data store 0{32} is not there: correct healthlake.datastore_id", datastore_id="0" * 32)
+        self.refused(place, "data store 0{32} does not exist. Correct healthlake.datastore_id", datastore_id="0" * 32)
 
     def test_data_store_that_is_not_active(self, place: Place) -> None:
         place.healthlake().delete_fhir_datastore(DatastoreId=HEALTHLAKE["datastore_id"])
-        self.refused(place, "is DELET(ING|ED): correct healthlake.datastore_id of the pipeline 'records'")
+        self.refused(place, "is DELET(ING|ED). Correct healthlake.datastore_id of the pipeline 'records'")
 
     def test_output_without_a_key(self) -> None:
         with pytest.raises(ValidationError, match="kms_key_id"):

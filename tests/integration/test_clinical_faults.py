@@ -173,7 +173,7 @@ class TestJob:
         place.put(SIX)
         place.faults({"kind": kind})
         chain = Chain(place, clinical_pipeline(healthlake=HEALTHLAKE | brief), tries=1)
-        with pytest.raises(AirflowFailException, match="3 arrivals are not decided"):
+        with pytest.raises(AirflowFailException, match="3 arrivals are undecided"):
             chain.run()
         assert reasons(chain) == {"job_unfinished": 6}
         assert place.routed() == set()

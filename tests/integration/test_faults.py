@@ -145,7 +145,7 @@ def test_stuck_job_ends_in_a_decision_and_is_taken_up_again(place: Place) -> Non
     place.put(SIX)
     place.faults({"kind": "stuck_in_progress"})
     chain = Chain(place, pipeline(healthimaging=QUICK | {"job_timeout_minutes": 0.03}), tries=1)
-    with pytest.raises(Exception, match="6 arrivals are not decided"):
+    with pytest.raises(Exception, match="6 arrivals are undecided"):
         chain.run()
     assert reasons(chain) == {"job_unfinished": 6}
     assert contracts(place) == 0

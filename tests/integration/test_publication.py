@@ -106,7 +106,7 @@ def test_publication_that_has_not_ended_holds_its_studies_and_is_taken_up_again(
     with pytest.raises(JobUnfinishedError):
         chain.stage("fhir.import")
     chain.stage("fhir.audit")
-    with pytest.raises(AirflowFailException, match="are not decided"):
+    with pytest.raises(AirflowFailException, match="are undecided"):
         chain.stage("route")
     assert chain.report["reasons"].keys() == {"not_published"}
     assert place.contracts() == []
@@ -126,7 +126,7 @@ def test_study_whose_images_come_in_late_is_published_after_the_others(place: Pl
     chain.until("normalize")
     _, second = chain.xcom["normalize", 0]
     place.faults({"kind": "stuck_in_progress", "input_s3_uri": f"*{second}*"})
-    with pytest.raises(AirflowFailException, match="1 arrivals are not decided"):
+    with pytest.raises(AirflowFailException, match="1 arrivals are undecided"):
         chain.onward("import")
     assert len(place.contracts()) == 1
 
