@@ -191,7 +191,7 @@ def _decide_part(
     decided: pl.DataFrame, outcomes: pl.DataFrame, policy: Policy, answers: _Answers, decisions: _Decisions
 ) -> None:
     """Decide on some subjects."""
-    verdicts = decided.filter(pl.col("verdict").is_not_null())
+    verdicts = decided.filter(pl.col("verdict").is_not_null()).drop("file_reason")
     patients = policy.decide(verdicts, outcomes)
     files = pl.concat([rows.select("arrival_id", "file_reason") for rows in (decided, outcomes)])
     gates = pl.concat([patients, gate.gates_of_files(files)])
