@@ -89,7 +89,7 @@ def _account(run: Run[Any], batch: Batch, reader: FhirReader | None, until: floa
         output = identify(sent, job, output, partitions)
         progress = read_progress(run.workspace, batch.batch_id)
         if reader is not None and names_nothing(sent, job, output, progress):
-            output = _read_each(run, reader, sent, job, output)
+            output = _read_each(run, reader, sent, job, output, partitions=partitions)
         odd = discrepancies(sent, job, output, progress)
         _add(found.outcomes, account(sent, job, output))
         _add(found.operation_outcomes, operation_outcomes(sent, job, output))
@@ -104,12 +104,14 @@ def _add(aside: Aside, frames: Any) -> None:
             aside.add(rows)
 
 
-def _read_each(run: Run[Any], reader: FhirReader, sent: Spool, job: EndedJob, output: JobOutput) -> JobOutput:
+def _read_each(
+    run: Run[Any], reader: FhirReader, sent: Spool, job: EndedJob, output: JobOutput, *, partitions: Partitions
+) -> JobOutput:
     """Read every resource of a batch by its id; keep the proof if all are as they were sent."""
     if sent.rows > run.pipeline.healthlake.most_reads_by_id:
         return output
     wrong = pl.concat(differing(reader, run.s3, rows) for rows in sent)
-    found = as_read(sent, job, output, wrong)
+    found = as_read(sent, job, output, wrong, partitions)
     if not found.unread:
         keep_output(run.workspace, job.batch_id, job.job_id, found)
     return found

@@ -138,7 +138,9 @@ def count_files(sent: Spool) -> int:
     return sum(part["staged_key"].n_unique() for part in sent)
 
 
-def as_read(sent: Spool, job: EndedJob, output: JobOutput, wrong: pl.DataFrame) -> JobOutput:
+def as_read(
+    sent: Spool, job: EndedJob, output: JobOutput, wrong: pl.DataFrame, partitions: Partitions | None = None
+) -> JobOutput:
     """Return a job's output with a line for each resource that was read as it was sent, and none without a name.
 
     Parameters
@@ -147,9 +149,11 @@ def as_read(sent: Spool, job: EndedJob, output: JobOutput, wrong: pl.DataFrame) 
         As for `names_nothing`.
     wrong
         The resources (resource_type, resource_id) that the data store does not hold as they were sent.
+    partitions
+        As for `identify`.
     """
     read = {"kind": pl.lit("read"), "file": below(pl.col("staged_key"), job)}
     facts = {name: pl.lit(None, kind) for name, kind in LINES.items() if name not in RESOURCE} | read
     right = (rows.join(wrong, on=RESOURCE[1:], how="anti", maintain_order="left") for rows in sent)
     frames = (rows.select(*RESOURCE[1:], **facts).select(LINES.names()) for rows in right)
-    return replace(output, lines=spool_lines(None, frames), unread=output.unread if wrong.height else {})
+    return replace(output, lines=spool_lines(partitions, frames), unread=output.unread if wrong.height else {})

@@ -347,6 +347,13 @@ class TestReadById:
         audit(run, Store())
         assert set(words(run).values()) == {self.RELEASED}, "what was read stays proven"
 
+    def test_a_batch_of_several_partitions_is_proven_too(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("airlock.storage.spool.PARTITION_ROWS", 1)
+        run = self.sent(world)
+        found = audit(run, Store({"Patient/p1": self.P1, "Patient/p2": self.P2}))
+        assert found.report["jobs"][0]["discrepancies"] == []
+        assert set(words(run).values()) == {self.RELEASED}
+
     def test_one_that_reads_otherwise_holds_the_batch(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("airlock.clinical.read_back.TRIES", 1)
         run = self.sent(world)
