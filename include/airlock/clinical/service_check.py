@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from airlock.clinical.records import VERDICTS
 from airlock.clinical.references import is_refused
 from airlock.clinical.resources import dump
 from airlock.clinical.structure import Finding
@@ -31,10 +32,10 @@ def sampled(parts: Iterable[pl.DataFrame], settings: ClinicalValidate) -> pl.Dat
     The same delivery gives the same sample: the digests decide. A part's units that are not among the first of their
     type there are not among the first of all, so the sample is taken part by part.
     """
-    sample = pl.DataFrame()
+    sample = VERDICTS.to_frame().select(_CHOSEN_BY)
     rank = pl.col("content_digest").rank("ordinal").over("resource_type")
     for units in parts:
-        candidates = pl.concat([sample, units.select(_CHOSEN_BY)], how="diagonal")
+        candidates = pl.concat([sample, units.select(_CHOSEN_BY)])
         ranked = candidates.with_columns(rank=rank).sort("rank", "resource_type", "content_digest")
         sample = ranked.head(settings.sample_size).select(_CHOSEN_BY)
     return sample

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
@@ -13,7 +13,10 @@ from airlock.clinical.service_check import ask, first_words, sampled
 from airlock.pipelines import ClinicalValidate
 from airlock.reasons import Reason
 from tests.unit.airlock.clinical.books import observation, patient
-from tests.unit.airlock.clinical.world import RefusedError, Store
+from tests.unit.airlock.clinical.world import RefusedError, Store, validated, words
+
+if TYPE_CHECKING:
+    from tests.unit.airlock.world import World
 
 UNITS = pl.DataFrame(
     [("a", line, "Patient" if line <= 10 else "Observation", f"{(line * 7919) % 1000:03}") for line in range(1, 101)],
@@ -44,6 +47,10 @@ class TestSample:
 
     def test_of_nothing_there_is_none(self) -> None:
         assert sampled([UNITS.clear()], settings(200)).height == 0
+
+    def test_an_empty_delivery_has_none(self, world: World) -> None:
+        run = validated(world, {}, store=Store(), validation={"service_check": "sample"})
+        assert words(run) == {}
 
 
 def findings(store: Any, *resources: dict[str, Any]) -> list[tuple[str, int, Any]]:
