@@ -18,7 +18,7 @@ OF_EVERY_KIND = {"parse", "validate", "normalize", "import_", "manifests", "outc
 OF_KINDS_THAT_RELEASE = {"gate", "report", "read_back", "contracts"}  # documents are released as the resources in them
 PUBLICATION = "airlock.imaging.publication"  # publishes studies through clinical's stages
 
-# What each room may import of ours; itself is always allowed.
+# What each package may import of ours; itself is always allowed.
 ALLOWED: dict[str, set[str]] = {
     "dags": {"airlock_tasks", "airlock"},
     "plugins/airlock_tasks": {"airlock", "healthaws"},
@@ -48,23 +48,23 @@ def _tops(path: Path) -> set[str]:
     return {name.split(".")[0] for name in _imports(path)}
 
 
-def _files(room: str) -> list[Path]:
-    files = sorted((ROOT / room).rglob("*.py"))
-    assert files, room
+def _files(package: str) -> list[Path]:
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files, package
     return files
 
 
-@pytest.mark.parametrize("room", ALLOWED)
-def test_arrows_point_down_only(room: str) -> None:
-    itself = room.rsplit("/", 1)[-1]
-    for path in _files(room):
-        foreign = (_tops(path) & OURS) - ALLOWED[room] - {itself}
+@pytest.mark.parametrize("package", ALLOWED)
+def test_dependencies_point_down_only(package: str) -> None:
+    itself = package.rsplit("/", 1)[-1]
+    for path in _files(package):
+        foreign = (_tops(path) & OURS) - ALLOWED[package] - {itself}
         assert not foreign, f"{path.relative_to(ROOT)} imports {sorted(foreign)}"
 
 
-@pytest.mark.parametrize("room", ["include/airlock", "include/airlock_cli", "include/localaws"])
-def test_the_libraries_do_not_know_airflow(room: str) -> None:
-    for path in _files(room):
+@pytest.mark.parametrize("package", ["include/airlock", "include/airlock_cli", "include/localaws"])
+def test_the_libraries_do_not_know_airflow(package: str) -> None:
+    for path in _files(package):
         assert not _tops(path) & FOREIGN_TO_THE_LIBRARY, path.relative_to(ROOT)
 
 
@@ -113,9 +113,9 @@ def test_the_imports_of_the_library_point_down() -> None:
     assert graph.members <= 13, graph
 
 
-def test_no_module_is_a_drawer_for_leftovers() -> None:
-    drawers = {"utils.py", "util.py", "helpers.py", "helper.py", "common.py", "misc.py", "stuff.py"}
-    assert not [path for room in ALLOWED for path in _files(room) if path.name in drawers]
+def test_no_module_is_named_for_leftovers() -> None:
+    names = {"utils.py", "util.py", "helpers.py", "helper.py", "common.py", "misc.py", "stuff.py"}
+    assert not [path for package in ALLOWED for path in _files(package) if path.name in names]
 
 
 def test_the_plugin_loader_leaves_our_packages_alone() -> None:
