@@ -102,7 +102,7 @@ def report_lines(report: dict[str, Any], var: Path, kept: Path) -> list[str]:
     files, outcomes = (var / name for name in LISTS)
     if report["arrivals"]:
         lines += [f"Files:       {files}"]
-        lines += [f"FHIR errors: {outcomes}"] if outcomes.exists() else []
+        lines += [f"FHIR errors: {outcomes}"] if outcomes.exists() and outcomes.stat().st_size else []
         lines += [f'Held study:  make cli CMD="where {uid}"' for uid in _held_study(files)]
     elif files.exists():
         lines.append(f"Files:       {files} is unchanged, since nothing arrived in this run{_origin(files, var)}")

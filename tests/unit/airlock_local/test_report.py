@@ -74,6 +74,11 @@ def test_the_issues_of_an_earlier_run_do_not_pass_for_those_of_a_later_one(tmp_p
     assert not (tmp_path / "operation-outcomes.ndjson").exists()
 
 
+def test_a_clinical_run_without_issues_names_no_file_for_them(tmp_path: Path) -> None:
+    lines = run(tmp_path, "clinical", 1, issues="")
+    assert [line.split(":")[0] for line in lines[1:]] == ["Report", "Files", "Run folder"]
+
+
 @pytest.mark.parametrize("uid", ["1.2; rm -rf ~", "$(id)", "\x1b]0;owned\x07", "1.2\u202e3", ""])
 def test_what_is_no_uid_is_not_put_into_a_command(tmp_path: Path, uid: str) -> None:
     assert not [
