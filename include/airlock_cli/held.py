@@ -39,9 +39,14 @@ def find_held(pipeline: str | None, reason: str | None) -> dict[str, Any]:
     with open_ledger() as ledger:
         last_run = None if pipeline is None else _describe_last_run(ledger, pipeline)
         gates = ledger.held(pipeline)
-        arrivals = ledger.unreleased(gates["subject"]).rows_by_key("subject", named=True, include_key=False)
+        unreleased = ledger.unreleased(gates)
+    arrivals = unreleased.rows_by_key(("subject", "datastore_id"), named=True, include_key=False)
     rows = [
-        row | {"what_to_do": SENTENCES.get(row["reason"]), "arrivals": arrivals.get(row["subject"], [])}
+        row
+        | {
+            "what_to_do": SENTENCES.get(row["reason"]),
+            "arrivals": arrivals.get((row["subject"], row["datastore_id"]), []),
+        }
         for row in gates.to_dicts()
     ]
     wanted = [row for row in rows if reason is None or reason in {row["reason"], *_arrival_reasons(row)}]

@@ -9,7 +9,7 @@ import polars as pl
 from sqlalchemy import and_, exists, func, literal_column, or_, select
 
 from airlock.ledger.database import Store
-from airlock.ledger.frames import fetch, stage, stage_values, uid_frame
+from airlock.ledger.frames import fetch, stage, stage_values
 from airlock.ledger.gates import overridden, released
 from airlock.ledger.runs import RunRecord, record
 from airlock.ledger.tables import (
@@ -102,7 +102,9 @@ HELD = schema(
     {"reason": pl.String, "since": TIMESTAMP, "decided_at": TIMESTAMP},
     _RUN,
 )
-UNRELEASED = pl.Schema({"subject": pl.String, "disposition": pl.String, "reason": pl.String, "arrivals": pl.Int64})
+UNRELEASED = schema(
+    dict.fromkeys(("subject", "datastore_id", "disposition", "reason"), pl.String), {"arrivals": pl.Int64}
+)
 _FILE = "file/"
 _UNRELEASED = arrivals.c.disposition != literal_column("'released'")  # as in the condition of the index
 _NOT_RELEASED = (Disposition.HELD.value, Disposition.QUARANTINED.value, Disposition.FAILED.value)
@@ -198,9 +200,17 @@ class Lookup(Store):
         one_each = rows.group_by("subject", "datastore_id", maintain_order=True).agg(latest, pl.col("since").min())
         return one_each.select(HELD.names()).sort("since", "subject_key")
 
-    def unreleased(self, subjects: pl.Series) -> pl.DataFrame:
-        """Count the held, quarantined and failed arrivals of each study or file by reason, as `UNRELEASED`."""
-        frame = uid_frame(subjects, "subject").with_columns(
+    def unreleased(self, held: pl.DataFrame) -> pl.DataFrame:
+        """Count the held, quarantined and failed arrivals of each held study or file by reason, as `UNRELEASED`.
+
+        The arrivals of all pipelines that have decided on the subject in its data store count.
+
+        Parameters
+        ----------
+        held
+            `HELD`.
+        """
+        frame = held.select("subject", "datastore_id").with_columns(
             study_key=pl.col("subject").map_elements(study_key, return_dtype=pl.String),
             arrival_id=pl.when(pl.col("subject").str.starts_with(_FILE)).then(
                 pl.col("subject").str.strip_prefix(_FILE)
@@ -212,14 +222,19 @@ class Lookup(Store):
                 fetch(connection, _count_unreleased(rows, arrivals.c[name] == rows.c[name]), UNRELEASED)
                 for name in ("study_key", "arrival_id")
             ]
-        return pl.concat(parts).sort("subject", "arrivals", "reason", descending=[False, True, False])
+        return pl.concat(parts).sort(
+            "subject", "datastore_id", "arrivals", "reason", descending=[False, False, True, False]
+        )
 
 
 def _count_unreleased(rows: Table, same: ColumnElement[bool]) -> Select[Any]:
-    groups = rows.c.subject, arrivals.c.disposition, arrivals.c.reason
+    groups = rows.c.subject, rows.c.datastore_id, arrivals.c.disposition, arrivals.c.reason
     joined = select(*groups, func.count()).select_from(rows).join(arrivals, same)
     latest = arrivals.c.superseded_by.is_(None)
-    return joined.where(arrivals.c.disposition.in_(_NOT_RELEASED), latest).group_by(*groups)
+    decided = gates.c.subject == rows.c.subject, gates.c.datastore_id == rows.c.datastore_id
+    in_store = select(runs.c.pipeline).join(gates, gates.c.run_key == runs.c.run_key).where(*decided)
+    counted = arrivals.c.disposition.in_(_NOT_RELEASED), latest, arrivals.c.pipeline.in_(in_store)
+    return joined.where(*counted).group_by(*groups)
 
 
 def _run_columns(table: Table, columns: Iterable[str], **own: ColumnElement[Any]) -> Select[Any]:

@@ -140,9 +140,21 @@ class TestHeld:
             (NIGHTLY, STUDY, "study_incomplete", "scheduled__a")
         ]
         assert told.held("another").is_empty()
-        assert told.unreleased(held["subject"]).rows() == [
-            (STUDY, "held", "study_incomplete", 1),
-            (STUDY, "quarantined", "truncated", 1),
+        assert told.unreleased(held).rows() == [
+            (STUDY, STORE, "held", "study_incomplete", 1),
+            (STUDY, STORE, "quarantined", "truncated", 1),
+        ]
+
+    def test_files_of_the_same_study_in_another_data_store_do_not_count(self, told: Ledger) -> None:
+        begin(told, "b", pipeline="another")
+        told.claim("another", "b", arrivals("copy"))
+        told.settle("another", "b", dispositions("copy", word="held").with_columns(reason=pl.lit("service_warning")))
+        hold = (STUDY, study_key(STUDY), "hold", "service_warning")
+        told.record_gates("another store", "b", pl.DataFrame([hold], schema=GATES, orient="row"))
+        assert told.unreleased(told.held()).rows() == [
+            (STUDY, STORE, "held", "study_incomplete", 1),
+            (STUDY, STORE, "quarantined", "truncated", 1),
+            (STUDY, "another store", "held", "service_warning", 1),
         ]
 
     def test_it_counts_from_the_first_hold_that_no_release_followed(self, told: Ledger) -> None:
@@ -163,7 +175,9 @@ class TestHeld:
 
     def test_a_file_that_is_held_counts_itself(self, told: Ledger) -> None:
         subject = f"file/{id_of('bad')}"
-        assert told.unreleased(uids(subject)).rows() == [(subject, "quarantined", "truncated", 1)]
+        decide(told, "a", subject, "hold", "truncated")
+        held = told.held().filter(pl.col("subject") == subject)
+        assert told.unreleased(held).rows() == [(subject, STORE, "quarantined", "truncated", 1)]
 
 
 def test_a_run_is_found_by_its_key_by_its_id_and_as_the_newest(ledger: Ledger) -> None:
