@@ -21,7 +21,7 @@ from airlock.stages.auditing import is_open
 from airlock.stages.batches import find_batches, find_begun_batches
 from airlock.stages.buffer import INDEX, Buffered, find_buffered, find_shards, read_arrivals, write_shards
 from airlock.stages.resources import FILES, chunks_index
-from airlock.storage.spool import Partitions, together
+from airlock.storage.spool import Partitions, zip_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,7 +109,7 @@ def _write_aside(run: Run[CcdaPipeline], buffered: Buffered, shards: list[str]) 
         documents = partitions.spool(file, ARRIVALS, read_arrivals(run))
         reasons = partitions.spool(file, _REASONS, _reasons(run))
         going_on = (rows for shard in shards for rows in workspace.parts(f"arrivals/{shard}", ARRIVALS))
-        for rows, known, others in together(documents, reasons, partitions.spool(file, ARRIVALS, going_on)):
+        for rows, known, others in zip_partitions(documents, reasons, partitions.spool(file, ARRIVALS, going_on)):
             aside = rows.join(others, on="arrival_id", how="anti", maintain_order="left")
             arrivals.add(aside)
             files.add(_set_aside(aside, known))

@@ -18,7 +18,7 @@ from airlock.records import Disposition, Gate, Verdict, schema
 from airlock.stages.auditing import is_open
 from airlock.stages.resources import BY_RESOURCE, BY_UNIT, DISPOSITIONS, IDENTITY, OUTCOMES, UNIT
 from airlock.stages.review import Review, ReviewError, check_answer
-from airlock.storage.spool import Partitions, together
+from airlock.storage.spool import Partitions, zip_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +60,7 @@ def _approve(run: Run[CcdaPipeline], review: Review) -> None:
     check_answer(review)
     with _partitions(run) as partitions:
         asked = partitions.spool(BY_RESOURCE, REVIEWED, run.workspace.find_parts("asked", REVIEWED))
-        both = together(_waiting(run, partitions), asked)
+        both = zip_partitions(_waiting(run, partitions), asked)
         unseen = sum(rows.join(seen, on=rows.columns, how="anti").height for rows, seen in both)
     if unseen:
         raise ReviewError(f"{unseen} resources have come in since review asked: clear review and answer it again")
@@ -92,7 +92,8 @@ def _waiting(run: Run[CcdaPipeline], partitions: Partitions) -> Spool:
     sent = schema(UNIT, {"content_digest": pl.String})
     outcomes = partitions.spool(BY_UNIT, sent, workspace.find_parts("outcomes", OUTCOMES))
     found = (
-        rows.join(digests, on=list(UNIT), how="left", nulls_equal=True) for rows, digests in together(units, outcomes)
+        rows.join(digests, on=list(UNIT), how="left", nulls_equal=True)
+        for rows, digests in zip_partitions(units, outcomes)
     )
     return partitions.spool(BY_RESOURCE, REVIEWED, found)
 
@@ -124,7 +125,7 @@ def record_documents(run: Run[CcdaPipeline]) -> None:
         accepted = (rows.filter(is_accepted) for rows in run.workspace.find_parts("verdicts", VERDICTS))
         documents = partitions.spool(file, VERDICTS, accepted)
         fates = map(_fates, workspace.find_parts("dispositions", DISPOSITIONS))
-        for rows, parts in together(documents, partitions.spool(file, _FATES, fates)):
+        for rows, parts in zip_partitions(documents, partitions.spool(file, _FATES, fates)):
             decided = _with_fates(rows, parts)
             run.ledger.record_imported_resources(store, run.key, decided.filter("brought"))
             given_up = decided.filter(~pl.col("brought") & ~pl.col("undecided"))

@@ -31,7 +31,7 @@ from airlock.stages.contracts import ContractOverride
 from airlock.stages.reporting import count_values
 from airlock.stages.resources import BY_RESOURCE, BY_UNIT, DISPOSITIONS, FILES, IDENTITY, OUTCOMES, UNIT
 from airlock.stages.review import find_overridden, overrides_by_key
-from airlock.storage.spool import Partitions, together
+from airlock.storage.spool import Partitions, zip_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -182,7 +182,7 @@ def _decide(
     for gates in subjects.gates:
         decisions.tally.add_gates(gates)
     answers = _Answers.find(run)
-    for decided, outcomes in together(subjects.decided, subjects.outcomes):
+    for decided, outcomes in zip_partitions(subjects.decided, subjects.outcomes):
         _decide_part(decided, outcomes, policy, answers, decisions)
     return decisions
 
@@ -255,7 +255,7 @@ def _is_reviewed(
     released = (rows.filter(pl.col("disposition") == Disposition.RELEASED) for rows in decisions.sent)
     found = partitions.spool(BY_RESOURCE, _CONTENT, released)
     known = partitions.spool(BY_RESOURCE, _CONTENT, approved or ())
-    unseen = sum(rows.join(seen, on=rows.columns, how="anti").height for rows, seen in together(found, known))
+    unseen = sum(rows.join(seen, on=rows.columns, how="anti").height for rows, seen in zip_partitions(found, known))
     return approved is not None and not unseen
 
 
@@ -268,7 +268,7 @@ class _FileWords:
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
         """Yield ``records.DISPOSITIONS`` with ``is_open``: a unit of the file is not decided on yet."""
-        for arrivals, summed in together(self._taken.arrivals, self._decisions.summed):
+        for arrivals, summed in zip_partitions(self._taken.arrivals, self._decisions.summed):
             open_files = summed.filter(is_open())["arrival_id"].unique()
             words = gate.file_words(arrivals, summed)
             yield words.with_columns(is_open=pl.col("arrival_id").is_in(open_files.implode()))

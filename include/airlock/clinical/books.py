@@ -17,7 +17,7 @@ from airlock.clinical.records import OPERATION_OUTCOMES, VERDICTS
 from airlock.records import ARRIVALS, Verdict, schema
 from airlock.stages.reporting import compare_ids
 from airlock.stages.resources import BY_RESOURCE, BY_UNIT, FILES, UNIT
-from airlock.storage.spool import together
+from airlock.storage.spool import zip_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -114,7 +114,7 @@ class Books:
             self._verdict_names.add(rows.select(_NAMES.names()))
             self._duplicates.add(rows.filter(gate.is_duplicate()))
             self._verdicts.add(rows.filter(~gate.is_duplicate()).with_columns(none))
-        for rows, lost in together(self._duplicates, self._lost):
+        for rows, lost in zip_partitions(self._duplicates, self._lost):
             self._verdicts.add(gate.with_copy_reasons(rows, lost).select(_VERDICTS.names()))
 
     def balance(self) -> Counter[tuple[str, str, str]]:
@@ -129,7 +129,7 @@ class Books:
         found: Counter[tuple[str, str, str]] = Counter()
         for number in range(self._partitions.number):
             self._balance_files(number, found)
-        for verdicts, outcomes in together(self._verdict_names, self._outcome_names):
+        for verdicts, outcomes in zip_partitions(self._verdict_names, self._outcome_names):
             accepted = verdicts.filter(pl.col("verdict") == Verdict.ACCEPT)
             _compare(found, "verdicts", name_units(verdicts), name_units(verdicts), "units")
             _compare(found, "outcomes", name_units(accepted), name_units(outcomes), "units")
@@ -151,7 +151,7 @@ class Books:
         """Hold the dispositions against the units and the files without one."""
         found: Counter[tuple[str, str, str]] = Counter()
         expected = self._partitions.spool(BY_UNIT, pl.Schema(UNIT), self._decided_names())
-        for names, dispositions in together(expected, words):
+        for names, dispositions in zip_partitions(expected, words):
             _compare(found, "dispositions", name_units(names), name_units(dispositions), "units")
         expected.close()
         return found

@@ -20,7 +20,7 @@ from airlock.records import Verdict, digest, schema
 from airlock.stages.batches import Batch, check_batch_count, find_batches, find_begun_batches, write_batches
 from airlock.stages.resources import BY_UNIT, UNIT
 from airlock.storage.s3uri import S3Uri
-from airlock.storage.spool import Aside, NumberedSpool, Partitions, together
+from airlock.storage.spool import Aside, NumberedSpool, Partitions, zip_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -80,7 +80,7 @@ def _rewrites_by_part(run: Run[Pipeline], stack: ExitStack) -> Spool:
         rewrites = partitions.spool(BY_UNIT, REWRITES, run.workspace.parts("rewrites", REWRITES))
         if rewrites.rows:
             units = partitions.spool(BY_UNIT, schema(UNIT, {"part": pl.Int64}), _accepted(run))
-            for meant, placed in together(rewrites, units):
+            for meant, placed in zip_partitions(rewrites, units):
                 found.add(meant.join(placed, on=_KEY, maintain_order="left"))
     return found
 

@@ -18,7 +18,7 @@ from airlock.reasons import Reason
 from airlock.records import Outcome
 from airlock.stages.outputs import DETAIL_LENGTH
 from airlock.stages.resources import OUTCOMES
-from airlock.storage.spool import together
+from airlock.storage.spool import zip_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +62,7 @@ def account(
             found = rows.with_columns(**unknown, detail=none, job_id=none)
             yield found.select(OUTCOMES.names()).cast(OUTCOMES)
         return
-    for rows, lines in together(sent, output.lines):
+    for rows, lines in zip_partitions(sent, output.lines):
         known = _sent(rows, job).join(_per_resource(lines, job), on=RESOURCE, how="left", maintain_order="left")
         found = known.with_columns(outcome=_outcome()).with_columns(
             reason=_reason(job, output),
@@ -139,7 +139,7 @@ def _reason(job: EndedJob, output: JobOutput) -> pl.Expr:
 
 def operation_outcomes(sent: Spool, job: EndedJob, output: JobOutput) -> Iterator[pl.DataFrame]:
     """Yield the OperationOutcomes that a job gave, rows of that dataset: one per resource of the batch at most."""
-    for rows, lines in together(sent, output.lines):
+    for rows, lines in zip_partitions(sent, output.lines):
         given = _named(lines, job).filter(pl.col("outcome").is_not_null())
         first = given.unique(RESOURCE, keep="first", maintain_order=True).select(*RESOURCE, "outcome")
         named = _sent(rows, job).join(first, on=RESOURCE, how="inner", maintain_order="left")
@@ -162,7 +162,7 @@ def discrepancies(sent: Spool, job: EndedJob, output: JobOutput, progress: Count
         Sentences without identifiers; empty when all agree.
     """
     found: Counter[str] = Counter()
-    for rows, lines in together(sent, output.lines):
+    for rows, lines in zip_partitions(sent, output.lines):
         found.update(_count_lines(rows, _named(lines, job), job))
     return [
         *_odd_lines(found, output),

@@ -35,7 +35,7 @@ from airlock.stages.plan_figures import (
     sum_batches,
     sum_cost,
 )
-from airlock.storage.spool import Partitions, together
+from airlock.storage.spool import Partitions, zip_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -133,7 +133,7 @@ def _findings_of_files(run: Run[ClinicalPipeline]) -> Iterator[pl.DataFrame]:
     with Partitions(run.workspace.count_rows("verdicts")) as partitions:
         units = partitions.spool(pl.col("arrival_id"), sums, summed)
         files = partitions.spool(pl.col("arrival_id"), ARRIVALS, read_arrivals(run))
-        for rows, arrivals in together(units, files):
+        for rows, arrivals in zip_partitions(units, files):
             size = pl.when("whole").then("size_right").otherwise("size").fill_null(0)
             both = rows.join(arrivals.select("arrival_id", "size"), on="arrival_id", how="left").with_columns(size=size)
             yield both.group_by("verdict", "reason").agg(

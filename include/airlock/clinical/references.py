@@ -16,7 +16,7 @@ import polars as pl
 from airlock.clinical.resources import RESOURCE_TYPES
 from airlock.records import schema
 from airlock.stages.resources import UNIT
-from airlock.storage.spool import together
+from airlock.storage.spool import zip_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -123,7 +123,7 @@ class Resolver:
 
     def meanings(self) -> Iterator[pl.DataFrame]:
         """Yield `MEANINGS` of all references, partition by partition."""
-        for references, full_urls in together(self._references, self._full_urls):
+        for references, full_urls in zip_partitions(self._references, self._full_urls):
             # One that two entries bear means nothing.
             borne = full_urls.unique().unique(["arrival_id", "found"], keep="none")
             found = references.join(borne, on=["arrival_id", "found"], how="left", maintain_order="left")
@@ -133,7 +133,7 @@ class Resolver:
             questions = {reference: _question(reference) for reference in asked["found"].unique()}
             question = pl.col("found").replace_strict(questions, default=None, return_dtype=pl.String)
             self._asked.add(asked.with_columns(question=question).select(_ASKED.names()))
-        for asked, bearers in together(self._asked, self._bearers):
+        for asked, bearers in zip_partitions(self._asked, self._bearers):
             answers = self._answers(asked, bearers)
             answer = pl.col("found").replace_strict(answers, default=None, return_dtype=pl.String)
             yield _meanings(asked.with_columns(reference=answer))

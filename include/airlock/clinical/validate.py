@@ -22,7 +22,7 @@ from airlock.stages.batches import find_begun_batches
 from airlock.stages.buffer import find_shards
 from airlock.stages.redrive_resources import find_overtaken
 from airlock.stages.resources import FILES, IDENTITY, UNIT, claim_resources
-from airlock.storage.spool import PARTITION_ROWS, Partitions, together
+from airlock.storage.spool import PARTITION_ROWS, Partitions, zip_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -253,7 +253,7 @@ def _overtaken(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
 
 def _resolve(units: Spool, meanings: Spool, rewrites: DatasetWriter) -> Iterator[pl.DataFrame]:
     """Stop what refers to no single resource; say whose each resource is, and how references must be written."""
-    for part, found in together(units, meanings):
+    for part, found in zip_partitions(units, meanings):
         in_order = found.sort("row", "edge")
         written = in_order.filter(IS_REWRITTEN).select(REWRITES.names())
         rewrites.add(written)
@@ -282,7 +282,7 @@ def _ask_service(
         yield from units
         return
     sample = None if settings.service_check == "all" else service_check.sampled(map(_accepted, units), settings)
-    for part, found in together(units, meanings):
+    for part, found in zip_partitions(units, meanings):
         accepted = _accepted(part)
         asked = accepted if sample is None else accepted.join(sample, on=_KEY, how="semi", maintain_order="left")
         stopped: dict[tuple[str, int], Finding] = {}
@@ -320,7 +320,7 @@ def _stop_dangling(
         return
     own = partitions.spool(pl.col("own"), pl.Schema({"own": pl.String}))
     edges = partitions.spool(pl.col("target"), EDGES)
-    for part, found in together(units, meanings):
+    for part, found in zip_partitions(units, meanings):
         accepted = _accepted(part).select("row", own=references.name_of())
         own.add(accepted.select("own"))
         referring = found.filter(pl.col("target").is_not_null()).join(accepted, on="row", how="inner")
@@ -328,13 +328,13 @@ def _stop_dangling(
     stopped = references.cascade(partitions, edges, _missing(run, edges, own, store))
     in_order = partitions.numbered(_IN_ORDER, references.STOPPED, stopped)
     said = pl.format("the one that is nowhere is of type {}", "kind").alias("said")
-    for part, found in together(units, in_order):
+    for part, found in zip_partitions(units, in_order):
         yield _stop(part, found.select("row", said), Reason.UNRESOLVED_REFERENCE)
 
 
 def _missing(run: Run[ClinicalPipeline], edges: Spool, own: Spool, store: FhirStore | None) -> Iterator[set[str]]:
     """Yield of each partition the resources that are referred to and are nowhere."""
-    for referring, accepted in together(edges, own):
+    for referring, accepted in zip_partitions(edges, own):
         yield references.missing(
             referring["target"],
             lambda keys: run.ledger.known_resources(run.pipeline.datastore_id, keys),

@@ -56,7 +56,7 @@ from airlock.stages.jobs import find_ended_job
 from airlock.stages.outputs import account_for_each, read_best_output
 from airlock.stages.reporting import describe_imbalances, to_csv
 from airlock.stages.review import find_overridden
-from airlock.storage.spool import partitions_for, together
+from airlock.storage.spool import partitions_for, zip_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -174,7 +174,7 @@ def _record_imports(run: Run, books: Books) -> pl.Series:
 def _select_elements(books: Books, schema: pl.Schema) -> Iterator[pl.DataFrame]:
     """Yield the grouping elements of the studies, or of the series, that have a file in the data store."""
     names = schema.names()
-    for decided, outcomes in together(books.decided, books.outcomes):
+    for decided, outcomes in zip_partitions(books.decided, books.outcomes):
         primary = outcomes.filter(pl.col("outcome").is_in(gate.IMPORTED)).select("arrival_id")
         verdicts = decided.filter(pl.col("verdict").is_not_null()).select("arrival_id", *names)
         rows = primary.join(verdicts, on="arrival_id", how="inner", maintain_order="left")
@@ -258,7 +258,7 @@ def _decide_all(run: Run, books: Books, evidence: _Evidence, *, balanced: bool) 
         run.workspace.writer("gates", GATES) as gates,
         run.workspace.writer("holds", HOLDS) as holds,
     ):
-        for decided, facts in together(books.decided, books.outcomes):
+        for decided, facts in zip_partitions(books.decided, books.outcomes):
             part = _decide(run, decided, facts, evidence, balanced=balanced)
             outcomes.add(part["outcomes"].select(OUTCOMES.names()).cast(OUTCOMES))
             gates.add(part["gates"])
@@ -396,7 +396,7 @@ def _write_contracts(run: Run, books: Books, decisions: _Decisions) -> None:
         run.workspace.writer("contracts", CONTRACTS, None) as contracts,
         run.workspace.writer("publishable", CONTRACTS, None) as publishable,
     ):
-        for outcomes, drafts, decided in together(books.outcomes, books.drafts, decisions.gates):
+        for outcomes, drafts, decided in zip_partitions(books.outcomes, books.drafts, decisions.gates):
             imported = outcomes.filter(pl.col("outcome").is_in(gate.IMPORTED))
             completed = _complete_contracts(run, imported, drafts, decisions.tally.overrides)
             for writer, where in ((contracts, release), (publishable, ready)):

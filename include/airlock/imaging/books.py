@@ -13,7 +13,7 @@ import polars as pl
 
 from airlock.imaging.report import imbalances
 from airlock.records import OUTCOMES, STUDIES, VERDICTS
-from airlock.storage.spool import SortedSpool, Spool, bounds_of, together
+from airlock.storage.spool import SortedSpool, Spool, bounds_of, zip_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -93,7 +93,7 @@ class Books:
         unknown_ids: list[pl.Series] = []
         undecided = {name: pl.lit(None, VERDICTS[name]) for name in DECIDED if name not in (*ARRIVAL, _STUDY)}
         books = (self.arrivals, self.verdict_ids, self.outcome_ids, self.held_ids)
-        for arrivals, verdicts, outcomes, held in together(*books):
+        for arrivals, verdicts, outcomes, held in zip_partitions(*books):
             part = {"arrivals": arrivals, "verdicts": verdicts, "outcomes": outcomes, "held": held}
             found.update(imbalances(part))
             unknown_ids.append(verdicts.join(arrivals, on=_ID, how="anti")[_ID])
@@ -107,7 +107,7 @@ class Books:
     def balance_dispositions(self, ids: Spool) -> Counter[tuple[str, str]]:
         """Return the imbalances between the arrivals and the dispositions' ids, which have the same partitions."""
         found: Counter[tuple[str, str]] = Counter()
-        for arrivals, dispositions in together(self.arrivals, ids):
+        for arrivals, dispositions in zip_partitions(self.arrivals, ids):
             found.update(imbalances({"arrivals": arrivals, "dispositions": dispositions}))
         return found
 

@@ -23,7 +23,7 @@ from airlock.records import CONTRACTS, OUTCOMES, Outcome, schema
 from airlock.stages.auditing import is_open
 from airlock.stages.batches import INDEX, Batch, find_begun_batches
 from airlock.stages.resources import OUTCOMES as RESOURCE_OUTCOMES
-from airlock.storage.spool import Partitions, together
+from airlock.storage.spool import Partitions, zip_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -112,7 +112,7 @@ def audit(run: Run, reader: FhirReader | None = None) -> dict[str, int]:
         before = partitions.spool(pl.col("study_key"), PUBLISHED, _published(run))
         count = 0
         with leg.workspace.writer("published", PUBLISHED) as published:
-            for rows, known in together(proofs, before):
+            for rows, known in zip_partitions(proofs, before):
                 studies = rows.group_by(PUBLISHED.names()).agg(pl.col("is_proven").all())
                 proven = studies.filter("is_proven").select(PUBLISHED.names())
                 now = pl.concat([proven, known]).unique("study_key", keep="first", maintain_order=True)
@@ -145,7 +145,7 @@ def _on_the_way(leg: Run, partitions: Partitions, sent: Spool) -> Iterator[pl.Da
     """Yield what of this the audit has not decided on: a job may still bring it."""
     decided = (rows.filter(~is_open()) for rows in leg.workspace.find_parts("outcomes", RESOURCE_OUTCOMES))
     outcomes = partitions.spool(_BY_RESOURCE, RESOURCE_OUTCOMES, decided)
-    for rows, ended in together(sent, outcomes):
+    for rows, ended in zip_partitions(sent, outcomes):
         yield rows.join(ended, on=["batch_id", *_KEY], how="anti")
 
 
@@ -160,10 +160,12 @@ def undecided(run: Run) -> int:
 def _claim(run: Run, new: Spool, on_the_way: Spool) -> None:
     """Claim all that is new or nothing of it: two runs that each hold a part would wait for each other."""
     datastore = _store(run).datastore_id
-    claims = (pl.concat([rows.select("arrival_id", *_CONTENT) for rows in both]) for both in together(new, on_the_way))
+    claims = (
+        pl.concat([rows.select("arrival_id", *_CONTENT) for rows in both]) for both in zip_partitions(new, on_the_way)
+    )
     taken = run.ledger.claim_resources(datastore, run.pipeline.name, run.key, claims)
     if taken.height:
-        for rows, waiting in together(new, on_the_way):
+        for rows, waiting in zip_partitions(new, on_the_way):
             unsent = rows.join(waiting, on=_KEY, how="anti").select(_KEY)
             run.ledger.drop_resource_claims(datastore, run.key, unsent)
         raise PublicationBusyError(_advice(run, taken))
@@ -205,7 +207,7 @@ def _studies(run: Run, partitions: Partitions, settings: Publishing) -> Iterator
     )
     bringers = partitions.spool(pl.col("StudyInstanceUID"), _BRINGERS, first)
     contracts = partitions.spool(pl.col("subject"), CONTRACTS, run.workspace.parts("publishable", CONTRACTS))
-    for rows, arrivals in together(contracts, bringers):
+    for rows, arrivals in zip_partitions(contracts, bringers):
         brought = arrivals.group_by(subject="StudyInstanceUID").agg(pl.col("arrival_id").min())
         patients = [
             name_resources(StudyContract.model_validate_json(text), settings)["Patient"] for text in rows["contract"]
@@ -245,7 +247,7 @@ def _wanted(run: Run, contracts: list[StudyContract], settings: Publishing) -> s
 
 def _new(run: Run, resources: Spool, sent: Spool) -> Iterator[pl.DataFrame]:
     """Yield the wanted resources that were not sent and are not in the data store, with this very content."""
-    for rows, standing in together(resources, sent):
+    for rows, standing in zip_partitions(resources, sent):
         known = pl.concat([standing.select(_CONTENT), _proven(run, rows, except_run=run.key)])
         yield rows.filter("is_wanted").join(known, on=_CONTENT, how="anti")
 
@@ -296,7 +298,7 @@ def _proofs(run: Run, partitions: Partitions, imported: Spool) -> Iterator[pl.Da
     parts = run.within(FOLDER).workspace.find_parts("resources", RESOURCES, _CONTENT)
     resources = partitions.spool(_BY_RESOURCE, _CONTENTS, parts)
     names = partitions.spool(pl.col("name"), _NAMES, _named(run))
-    for rows, own, named in together(resources, imported, names):
+    for rows, own, named in zip_partitions(resources, imported, names):
         known = pl.concat([_proven(run, rows), own])
         proven = rows.join(known, on=_CONTENT, how="semi").select(_BY_RESOURCE.alias("name"))["name"]
         is_proven = pl.col("name").is_in(proven.implode())

@@ -229,7 +229,7 @@ def bounds_of(sample: pl.Series, partitions: int) -> pl.Series:
     return ordered.gather(steps if ordered.len() else []).unique(maintain_order=True)
 
 
-def together(*spools: Spool) -> Iterator[tuple[pl.DataFrame, ...]]:
+def zip_partitions(*spools: Spool) -> Iterator[tuple[pl.DataFrame, ...]]:
     """Yield the partitions with the same number of several spools, which must have equally many partitions."""
     for number in range(spools[0].partitions):
         yield tuple(spool.partition(number) for spool in spools)

@@ -17,7 +17,7 @@ from airlock.storage.spool import (
     bounds_of,
     partition_hash,
     partitions_for,
-    together,
+    zip_partitions,
 )
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def test_several_spools_have_a_value_in_the_same_partition() -> None:
     with Spool(pl.col("study"), 3) as one, Spool(pl.col("study"), 3) as other:
         one.add(ROWS)
         other.add(ROWS.filter(pl.col("study") == "a").rename({"row": "more"}))
-        found = list(together(one, other))
+        found = list(zip_partitions(one, other))
     assert [part.columns for _, part in found] == [["study", "more"]] * 3
     assert [part.height for _, part in found if part.height] == [2]
     for rows, part in found:
