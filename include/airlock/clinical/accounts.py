@@ -17,7 +17,7 @@ from airlock.stages.auditing import job_entry, missing_job_reason
 from airlock.stages.batches import find_batches
 from airlock.stages.jobs import find_ended_job
 from airlock.stages.outputs import account_for_each, read_best_output
-from airlock.storage.spool import Aside, Partitions
+from airlock.storage.spool import FrameFile, Partitions
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 class Accounts:
     """The outcomes of the resources that the jobs of a run, or of one batch, were sent."""
 
-    outcomes: Aside = field(default_factory=Aside)
-    operation_outcomes: Aside = field(default_factory=Aside)
+    outcomes: FrameFile = field(default_factory=FrameFile)
+    operation_outcomes: FrameFile = field(default_factory=FrameFile)
     jobs: list[dict[str, Any]] = field(default_factory=list)  # an entry per job for the report
     suspect: list[str] = field(default_factory=list)  # the batches whose counts disagree
 
@@ -98,7 +98,7 @@ def _account(run: Run[Any], batch: Batch, reader: FhirReader | None, until: floa
     return found
 
 
-def _add(aside: Aside, frames: Any) -> None:
+def _add(aside: FrameFile, frames: Any) -> None:
     for rows in frames:
         if rows.height:
             aside.add(rows)

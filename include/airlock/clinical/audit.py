@@ -174,7 +174,7 @@ def _decide(
         gates=partitions.spool(pl.col("subject"), GATES, subjects.gates),
         holds=partitions.spool(pl.col("subject"), HOLDS),
         sent=partitions.spool(gate.subject(), _SENT),
-        dispositions=partitions.ordered("order", subjects.sample, schema(DISPOSITIONS, {"order": pl.String})),
+        dispositions=partitions.sorted_spool("order", subjects.sample, schema(DISPOSITIONS, {"order": pl.String})),
         units=partitions.spool(BY_UNIT, pl.Schema(UNIT)),
         summed=partitions.spool(file, gate.SUMMED),
     )

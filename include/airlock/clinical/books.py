@@ -178,7 +178,7 @@ class Books:
                 known = piece.join(keys, on=_ID, maintain_order="left").with_columns(order=ORDER)
                 rows.add(known.select(keyed.names()))
                 sample.append(known["order"].gather_every(_SAMPLED))
-        yield from partitions.ordered("order", sample, keyed, rows)
+        yield from partitions.sorted_spool("order", sample, keyed, rows)
 
     def by_subject(self, policy: Policy, partitions: Partitions) -> Subjects:
         """Return the books by subject, with the gates of the files."""

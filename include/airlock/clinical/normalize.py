@@ -20,7 +20,7 @@ from airlock.records import Verdict, digest, schema
 from airlock.stages.batches import Batch, check_batch_count, find_batches, find_begun_batches, write_batches
 from airlock.stages.resources import BY_UNIT, UNIT
 from airlock.storage.s3uri import S3Uri
-from airlock.storage.spool import Aside, NumberedSpool, Partitions, zip_partitions
+from airlock.storage.spool import FrameFile, NumberedSpool, Partitions, zip_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -94,8 +94,8 @@ class Placement:
     def __init__(self, run: Run[Pipeline], healthlake: HealthLake) -> None:
         self._run = run
         self._healthlake = healthlake
-        self._aside = Aside()
-        self._frames: list[int] = []
+        self._placed_rows = FrameFile()
+        self._frame_numbers: list[int] = []
         self._open: dict[str, tuple[int, int]] = {}  # by type the file that is open, and its bytes
         self._files: dict[tuple[str, int], list[int]] = {}  # bytes and resources
         self._sample = pl.Series([], dtype=pl.String)
@@ -104,7 +104,7 @@ class Placement:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._aside.close()
+        self._placed_rows.close()
 
     def add(self, resources: pl.DataFrame) -> None:
         """Take in the next resources of the delivery, which are given back by `placed`."""
@@ -118,7 +118,9 @@ class Placement:
         lines = counted.select(*_FILE, before=before)
         number = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over(_FILE)
         placed = placed.join(lines, on=_FILE, how="left", maintain_order="left")
-        self._frames.append(self._aside.add(placed.with_columns(staged_line=number + pl.col("before")).drop("before")))
+        self._frame_numbers.append(
+            self._placed_rows.add(placed.with_columns(staged_line=number + pl.col("before")).drop("before"))
+        )
         for kind, file, size, height in counted.select(*_FILE, "bytes", "resources").iter_rows():
             known = self._files.setdefault((kind, file), [0, 0])
             known[0], known[1] = known[0] + size, known[1] + height
@@ -154,7 +156,7 @@ class Placement:
         with Partitions(int(files["resources"].sum())) as partitions:
             numbers = files.select(*_FILE, "batch")
             rows = (frame.join(numbers, on=_FILE).select("batch", content=_CONTENT) for frame in self._read())
-            for part in partitions.ordered("content", self._sample, kinds, rows):
+            for part in partitions.sorted_spool("content", self._sample, kinds, rows):
                 for (batch,), lines in part.sort("content").group_by("batch"):
                     contents[batch].update("".join(f"{line}\n" for line in lines["content"]).encode())
         run, store = self._run, self._healthlake.datastore_id
@@ -162,7 +164,7 @@ class Placement:
         return files["batch"].replace_strict(dict(enumerate(ids)), default=None, return_dtype=pl.String)
 
     def _read(self) -> Iterator[pl.DataFrame]:
-        return map(self._aside.read, self._frames)
+        return map(self._placed_rows.read, self._frame_numbers)
 
     def placed(self, files: pl.DataFrame) -> Iterator[pl.DataFrame]:
         """Yield the added rows with ``batch_id``, ``file`` and ``staged_line``."""

@@ -98,12 +98,12 @@ def _decide_all(
     """Apply the rules; each sees the units in partitions in which what it compares is whole."""
     resolver = Resolver(partitions, store)
     read = partitions.spool(_BY_RESOURCE, _REFERRING_UNITS, _read(run, findings))
-    compared = partitions.numbered(_IN_ORDER, _UNITS, _compare(run, read, resolver))
-    meanings = partitions.numbered(_IN_ORDER, MEANINGS, resolver.meanings())
-    resolved = partitions.numbered(_IN_ORDER, _UNITS, _resolve(compared, meanings, rewrites))
-    asked = partitions.numbered(_IN_ORDER, _UNITS, _ask_service(run, resolved, meanings, store, findings))
+    compared = partitions.numbered_spool(_IN_ORDER, _UNITS, _compare(run, read, resolver))
+    meanings = partitions.numbered_spool(_IN_ORDER, MEANINGS, resolver.meanings())
+    resolved = partitions.numbered_spool(_IN_ORDER, _UNITS, _resolve(compared, meanings, rewrites))
+    asked = partitions.numbered_spool(_IN_ORDER, _UNITS, _ask_service(run, resolved, meanings, store, findings))
     referring = partitions.spool(_BY_RESOURCE, _UNITS, _stop_dangling(run, asked, meanings, store, partitions))
-    return partitions.numbered(_IN_ORDER, _UNITS, _claim(run, referring))
+    return partitions.numbered_spool(_IN_ORDER, _UNITS, _claim(run, referring))
 
 
 def _with_their_copies(units: pl.DataFrame) -> pl.DataFrame:
@@ -326,7 +326,7 @@ def _stop_dangling(
         referring = found.filter(pl.col("target").is_not_null()).join(accepted, on="row", how="inner")
         edges.add(referring.select(EDGES.names()))
     stopped = references.cascade(partitions, edges, _missing(run, edges, own, store))
-    in_order = partitions.numbered(_IN_ORDER, references.STOPPED, stopped)
+    in_order = partitions.numbered_spool(_IN_ORDER, references.STOPPED, stopped)
     said = pl.format("the one that is nowhere is of type {}", "kind").alias("said")
     for part, found in zip_partitions(units, in_order):
         yield _stop(part, found.select("row", said), Reason.UNRESOLVED_REFERENCE)

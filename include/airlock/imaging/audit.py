@@ -56,7 +56,7 @@ from airlock.stages.jobs import find_ended_job
 from airlock.stages.outputs import account_for_each, read_best_output
 from airlock.stages.reporting import describe_imbalances, to_csv
 from airlock.stages.review import find_overridden
-from airlock.storage.spool import partitions_for, zip_partitions
+from airlock.storage.spool import count_partitions, zip_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -95,7 +95,7 @@ def audit(run: Run, imaging: ImageSetReader, published: Collection[str] = ()) ->
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)  # buffer may have failed before it did
     found = find_buffered(run)
     buffered = found or Buffered()
-    with open_books(partitions_for(buffered.arrivals)) as books:
+    with open_books(count_partitions(buffered.arrivals)) as books:
         jobs = _account_all(run, books)
         _fill_books(run, books, buffered.all_shards)
         problems = describe_imbalances(books.balance())

@@ -13,7 +13,7 @@ import polars as pl
 
 from airlock.imaging.report import imbalances
 from airlock.records import OUTCOMES, STUDIES, VERDICTS
-from airlock.storage.spool import SortedSpool, Spool, bounds_of, zip_partitions
+from airlock.storage.spool import SortedSpool, Spool, compute_bounds, zip_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -63,7 +63,7 @@ class Books:
 
     def spool_by_key(self, schema: pl.Schema) -> SortedSpool:
         """Return a spool of rows that have an arrival's key, in the order of the keys."""
-        spool = self._stack.enter_context(SortedSpool("key", bounds_of(self._keys, self._partitions)))
+        spool = self._stack.enter_context(SortedSpool("key", compute_bounds(self._keys, self._partitions)))
         spool.add(schema.to_frame())
         return spool
 

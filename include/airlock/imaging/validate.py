@@ -19,7 +19,7 @@ from airlock.ledger.instances import OWNERS
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, VERDICTS, Verdict, count_parts
 from airlock.stages.buffer import Buffered, find_buffered
-from airlock.storage.spool import Spool, partitions_for
+from airlock.storage.spool import Spool, count_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -78,7 +78,7 @@ def validate(run: Run) -> dict[str, int]:
     if has_job_in_datastore(run):
         return count_parts(run.workspace.parts("verdicts", VERDICTS, ["verdict"]), "verdict")
     buffered = find_buffered(run) or Buffered()
-    partitions = partitions_for(buffered.arrivals)
+    partitions = count_partitions(buffered.arrivals)
     with (
         Spool(_partition_key("StudyInstanceUID"), partitions) as facts,
         Spool(_partition_key("StudyInstanceUID"), partitions) as decided,

@@ -22,7 +22,7 @@ import polars as pl
 from airlock.ledger.runs import SCHEDULED
 from airlock.records import ARRIVALS, TIMESTAMP, arrival_ids
 from airlock.stages.inventory import InventoryError, fresh_inventory, list_inventory
-from airlock.storage.spool import Aside
+from airlock.storage.spool import FrameFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -71,7 +71,7 @@ def buffer(run: AnyRun) -> Buffered:
 def _foresee(run: AnyRun) -> Buffered:
     """Write the delivery that a run would claim now, and how many objects were listed for it."""
     listing = Listing(run)
-    with Aside() as aside:
+    with FrameFile() as aside:
         numbers = [aside.add(rows) for rows in listing]
         with run.ledger.find_unclaimed(run.pipeline.name, map(aside.read, numbers)) as free:
             shards = write_shards(run, free.arrivals, free.frames)
@@ -92,7 +92,7 @@ def _claim(run: Run[Pipeline]) -> dict[str, int]:
     if run.redrive is not None:
         return {"settled": 0, "claimed_elsewhere": 0, "undated": 0}
     listing = Listing(run)
-    with Aside() as aside:
+    with FrameFile() as aside:
         numbers = [aside.add(rows) for rows in listing]
         claim = run.ledger.claim(run.pipeline.name, run.key, map(aside.read, numbers))
     return {"settled": claim.settled, "claimed_elsewhere": claim.claimed_elsewhere, "undated": listing.undated}

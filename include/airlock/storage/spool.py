@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-PARTITION_ROWS = 100_000  # about, per partition; rows of one value stay together, whatever their number
+PARTITION_ROWS = 100_000  # approximate, per partition: rows of one value stay together, whatever their number
 PENDING_BYTES = 64 * 1024**2  # of rows in memory before they are written: a draft of a contract is long
 _PARTITION = "_partition"
 
 
-def partitions_for(rows: int) -> int:
+def count_partitions(rows: int) -> int:
     """Return the number of partitions for this number of rows."""
     return max(1, -(-rows // PARTITION_ROWS))
 
@@ -33,7 +33,7 @@ def partition_hash(value: pl.Expr) -> pl.Expr:
     return value.hash(seed=0)
 
 
-class Aside:
+class FrameFile:
     """Frames on the local disk, each read again by its number. A context manager: they are deleted when it ends.
 
     The file has no name, so that it disappears with a killed task: frames hold patients' data.
@@ -42,7 +42,7 @@ class Aside:
     def __init__(self) -> None:
         self.rows = 0
         self._file: IO[bytes] | None = None
-        self._pieces: list[tuple[int, int]] = []  # where each lies, and its bytes
+        self._pieces: list[tuple[int, int]] = []  # offset and bytes of each frame
 
     def __enter__(self) -> Self:
         return self
@@ -53,12 +53,12 @@ class Aside:
         self.close()
 
     def close(self) -> None:
-        """Let go of all frames."""
+        """Delete all frames."""
         if self._file is not None:
             self._file.close()
 
     def add(self, rows: pl.DataFrame) -> int:
-        """Set a frame aside and return its number."""
+        """Store a frame and return its number."""
         self.rows += rows.height
         body = io.BytesIO()
         rows.write_ipc(body, compression="lz4")
@@ -70,14 +70,14 @@ class Aside:
         return len(self._pieces) - 1
 
     def read(self, number: int) -> pl.DataFrame:
-        """Return a frame."""
+        """Return the frame with this number."""
         start, size = self._pieces[number]
         assert self._file is not None  # noqa: S101  # for mypy: `add` has opened it
         self._file.seek(start)
         return pl.read_ipc(self._file.read(size))
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
-        """Yield all frames in the order in which they were set aside."""
+        """Yield all frames in the order in which they were stored."""
         return map(self.read, range(len(self._pieces)))
 
 
@@ -91,7 +91,7 @@ class Spool:
     by
         The value, of a hashable type. Rows without a value (null) are together.
     partitions
-        The number of partitions, from `partitions_for`.
+        The number of partitions, from `count_partitions`.
     """
 
     def __init__(self, by: pl.Expr, partitions: int) -> None:
@@ -102,7 +102,7 @@ class Spool:
         self._pending: list[pl.DataFrame] = []
         self._pending_rows = 0
         self._pending_bytes = 0
-        self._aside = Aside()
+        self._frames = FrameFile()
         self._pieces: list[list[int]] = [[] for _ in range(partitions)]  # the frames' numbers, per partition
 
     def __enter__(self) -> Self:
@@ -114,9 +114,9 @@ class Spool:
         self.close()
 
     def close(self) -> None:
-        """Let go of all rows."""
+        """Delete all rows."""
         self._pending = []
-        self._aside.close()
+        self._frames.close()
 
     def add(self, rows: pl.DataFrame) -> None:
         """Store rows; all frames must have the same columns."""
@@ -130,22 +130,22 @@ class Spool:
             self._write()
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
-        """Yield each partition that has rows, always in the same order; can be repeated."""
+        """Yield each partition that has rows, always in the same order; iterating again is allowed."""
         yield from (rows for rows in map(self.partition, range(self.partitions)) if rows.height)
 
     def partition(self, number: int) -> pl.DataFrame:
-        """Return a partition by its number, from 0; it may have no rows, and if none was ever added, no columns."""
+        """Return a partition by its number, from 0; it may have no rows, and no columns if no rows were ever added."""
         return pl.concat([self._empty, *self.pieces(number)])
 
     def pieces(self, number: int) -> Iterator[pl.DataFrame]:
-        """Yield a partition's rows frame by frame, in their order, for a partition of which one value has too many."""
+        """Yield a partition's rows frame by frame, in their order: those of one value may be too many for memory."""
         if self.partitions == 1:
             yield from self._pending
         else:
             self._write()
-            yield from map(self._aside.read, self._pieces[number])
+            yield from map(self._frames.read, self._pieces[number])
 
-    def _number(self) -> pl.Expr:
+    def _partition_number(self) -> pl.Expr:
         return partition_hash(self._by) // (2**64 // self.partitions + 1)
 
     def _write(self) -> None:
@@ -153,10 +153,10 @@ class Spool:
             return
         rows = pl.concat(self._pending)
         self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
-        rows = rows.with_columns(self._number().cast(pl.Int64).alias(_PARTITION))
+        rows = rows.with_columns(self._partition_number().cast(pl.Int64).alias(_PARTITION))
         pieces = rows.partition_by(_PARTITION, include_key=False, maintain_order=True, as_dict=True)
         for (number,), piece in pieces.items():
-            self._pieces[number].append(self._aside.add(piece))
+            self._pieces[number].append(self._frames.add(piece))
 
 
 class SortedSpool(Spool):
@@ -167,21 +167,21 @@ class SortedSpool(Spool):
     by
         The column.
     bounds
-        The bounds between the ranges, ascending, from `bounds_of`.
+        The bounds between the ranges, ascending, from `compute_bounds`.
     """
 
     def __init__(self, by: str, bounds: pl.Series) -> None:
         super().__init__(pl.col(by), bounds.len() + 1)
         self._bounds = bounds
 
-    def _number(self) -> pl.Expr:
+    def _partition_number(self) -> pl.Expr:
         return pl.lit(self._bounds).search_sorted(self._by, side="right")
 
 
 class NumberedSpool(Spool):
-    """Rows partitioned by the number of a partition, which they carry."""
+    """Rows partitioned by the partition number that each row has."""
 
-    def _number(self) -> pl.Expr:
+    def _partition_number(self) -> pl.Expr:
         return self._by
 
 
@@ -189,32 +189,32 @@ SpoolT = TypeVar("SpoolT", bound=Spool)
 
 
 class Partitions(ExitStack):
-    """Spools of equally many partitions; all of them are gone when the block ends.
+    """Spools with the same number of partitions. A context manager: all of them are deleted when it ends.
 
     Parameters
     ----------
     rows
-        About how many rows the largest of them has.
+        The approximate number of rows of the largest spool.
     """
 
     def __init__(self, rows: int) -> None:
         super().__init__()
         self.rows = rows
-        self.number = partitions_for(rows)
+        self.number = count_partitions(rows)
 
     def spool(self, by: pl.Expr, schema: pl.Schema, frames: Iterable[pl.DataFrame] = ()) -> Spool:
         """Return a spool of these columns by a value, with the rows of these frames."""
-        return self._filled(Spool(by, self.number), schema, frames)
+        return self._fill_spool(Spool(by, self.number), schema, frames)
 
-    def numbered(self, by: pl.Expr, schema: pl.Schema, frames: Iterable[pl.DataFrame] = ()) -> Spool:
-        """Return the same by the numbers of the partitions."""
-        return self._filled(NumberedSpool(by, self.number), schema, frames)
+    def numbered_spool(self, by: pl.Expr, schema: pl.Schema, frames: Iterable[pl.DataFrame] = ()) -> Spool:
+        """Return a spool of these columns by the partition numbers that rows have, with the rows of these frames."""
+        return self._fill_spool(NumberedSpool(by, self.number), schema, frames)
 
-    def ordered(self, by: str, sample: pl.Series, schema: pl.Schema, frames: Iterable[pl.DataFrame] = ()) -> Spool:
-        """Return the same by ranges of a text, of which some values are known."""
-        return self._filled(SortedSpool(by, bounds_of(sample, self.number)), schema, frames)
+    def sorted_spool(self, by: str, sample: pl.Series, schema: pl.Schema, frames: Iterable[pl.DataFrame] = ()) -> Spool:
+        """Return a spool of these columns by ranges of a text, which a sample of its values bounds, with these rows."""
+        return self._fill_spool(SortedSpool(by, compute_bounds(sample, self.number)), schema, frames)
 
-    def _filled(self, spool: SpoolT, schema: pl.Schema, frames: Iterable[pl.DataFrame]) -> SpoolT:
+    def _fill_spool(self, spool: SpoolT, schema: pl.Schema, frames: Iterable[pl.DataFrame]) -> SpoolT:
         self.enter_context(spool)
         spool.add(schema.to_frame())
         for rows in frames:
@@ -222,7 +222,7 @@ class Partitions(ExitStack):
         return spool
 
 
-def bounds_of(sample: pl.Series, partitions: int) -> pl.Series:
+def compute_bounds(sample: pl.Series, partitions: int) -> pl.Series:
     """Return the bounds of this number of ranges (or fewer) of about equal size, from a sample of the texts."""
     ordered = sample.drop_nulls().sort()
     steps = [number * ordered.len() // partitions for number in range(1, partitions)]
@@ -230,6 +230,6 @@ def bounds_of(sample: pl.Series, partitions: int) -> pl.Series:
 
 
 def zip_partitions(*spools: Spool) -> Iterator[tuple[pl.DataFrame, ...]]:
-    """Yield the partitions with the same number of several spools, which must have equally many partitions."""
+    """Yield the partitions of equal number from several spools, which must have the same number of partitions."""
     for number in range(spools[0].partitions):
         yield tuple(spool.partition(number) for spool in spools)

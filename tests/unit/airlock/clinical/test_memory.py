@@ -17,7 +17,7 @@ from airlock.run import Run
 from airlock.stages.buffer import buffer
 from airlock.storage import spool
 from airlock.storage.s3uri import S3Uri
-from airlock.storage.spool import Aside, Spool
+from airlock.storage.spool import FrameFile, Spool
 from airlock.storage.workspace import DatasetWriter
 from tests.unit.airlock.clinical.books import Store, ended, ndjson, observation, patient, pipeline
 
@@ -37,7 +37,7 @@ class Counter:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.most = self._calls = 0
-        for place, name in ((Spool, "add"), (Spool, "partition"), (Aside, "add"), (DatasetWriter, "add")):
+        for place, name in ((Spool, "add"), (Spool, "partition"), (FrameFile, "add"), (DatasetWriter, "add")):
             monkeypatch.setattr(place, name, self._counting(getattr(place, name), ends_part=place is DatasetWriter))
 
     def _counting(self, method: Callable[..., Any], *, ends_part: bool) -> Callable[..., Any]:

@@ -14,9 +14,9 @@ from airlock.storage.spool import (
     PARTITION_ROWS,
     SortedSpool,
     Spool,
-    bounds_of,
+    compute_bounds,
+    count_partitions,
     partition_hash,
-    partitions_for,
     zip_partitions,
 )
 
@@ -93,13 +93,13 @@ def test_nothing_is_left_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_number_of_partitions_follows_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "PARTITION_ROWS", PARTITION_ROWS)
-    assert [partitions_for(rows) for rows in (0, 1, 100_000, 100_001, 5_000_000)] == [1, 1, 1, 2, 50]
+    assert [count_partitions(rows) for rows in (0, 1, 100_000, 100_001, 5_000_000)] == [1, 1, 1, 2, 50]
 
 
 @given(keys=st.lists(st.text(max_size=3), max_size=30), partitions=st.integers(1, 6))
 def test_ranges_come_in_the_order_of_their_text(keys: list[str], partitions: int) -> None:
     rows = pl.DataFrame({"key": keys, "row": range(len(keys))}, schema={"key": pl.String, "row": pl.Int64})
-    with SortedSpool("key", bounds_of(rows["key"][::2], partitions)) as aside:
+    with SortedSpool("key", compute_bounds(rows["key"][::2], partitions)) as aside:
         for piece in rows.iter_slices(3):
             aside.add(piece)
         found = [part.sort("key", maintain_order=True) for part in aside]
@@ -109,7 +109,7 @@ def test_ranges_come_in_the_order_of_their_text(keys: list[str], partitions: int
 
 def test_bounds_make_ranges_of_about_one_size() -> None:
     keys = pl.Series("key", [f"{n:03}" for n in range(100)])
-    with SortedSpool("key", bounds_of(keys, 4)) as aside:
+    with SortedSpool("key", compute_bounds(keys, 4)) as aside:
         aside.add(keys.to_frame())
         assert [part.height for part in aside] == [25, 25, 25, 25]
 
