@@ -1,4 +1,4 @@
-"""The accounts of a run's import jobs: the outcome of every resource of every batch, by the jobs' result lines."""
+"""The accounts of a run's import jobs: the outcome of every resource of every batch, from the jobs' result lines."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from airlock.stages.outputs import account_for_each, read_best_output
 from airlock.storage.spool import FrameFile, Partitions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from contextlib import ExitStack
 
     from airlock.clinical.manifests import JobOutput
     from airlock.clinical.read_back import FhirReader
+    from airlock.pipelines import HealthLake, Pipeline
     from airlock.run import Run
     from airlock.stages.batches import Batch
     from airlock.stages.jobs import EndedJob
@@ -32,15 +34,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Accounts:
-    """The outcomes of the resources that the jobs of a run, or of one batch, were sent."""
+    """The outcomes of the resources that were sent to the jobs of a run, or to the job of one batch."""
 
     outcomes: FrameFile = field(default_factory=FrameFile)
     operation_outcomes: FrameFile = field(default_factory=FrameFile)
     jobs: list[dict[str, Any]] = field(default_factory=list)  # an entry per job for the report
-    suspect: list[str] = field(default_factory=list)  # the batches whose counts disagree
+    suspect: list[str] = field(default_factory=list)  # the ids of batches whose counts disagree
 
-    def take(self, other: Accounts) -> None:
-        """Take over another account, which is closed."""
+    def take_over(self, other: Accounts) -> None:
+        """Move the outcomes and jobs of other accounts to these, and delete the others."""
         for mine, others in (
             (self.outcomes, other.outcomes),
             (self.operation_outcomes, other.operation_outcomes),
@@ -52,64 +54,82 @@ class Accounts:
         self.suspect.extend(other.suspect)
 
 
-def account_batches(run: Run[Any], stack: ExitStack, reader: FhirReader | None = None) -> Accounts:
-    """Account for every resource of every batch of a run of any kind.
+@dataclass(frozen=True)
+class JobReading:
+    """How the results of a run's import jobs are read.
+
+    Parameters
+    ----------
+    healthlake
+        The data store and its limits.
+    wait_seconds
+        The longest wait for the outputs of all jobs.
+    reader
+        Reads the data store if the result lines of a job name no resource; without it such a job proves nothing.
+    """
+
+    healthlake: HealthLake
+    wait_seconds: float
+    reader: FhirReader | None = None
+
+
+def account_batches(run: Run[Pipeline], stack: ExitStack, reading: JobReading) -> Accounts:
+    """Return the outcome of every resource of every batch of a run, of any kind of pipeline.
 
     Parameters
     ----------
     run
         The run.
     stack
-        Closes the account.
-    reader
-        Reads the data store, where the result lines of a job name nothing; without it such a job proves nothing.
+        Deletes the outcomes from the local disk when it closes.
+    reading
+        How the jobs' results are read.
     """
     accounts = Accounts()
     stack.enter_context(accounts.outcomes)
     stack.enter_context(accounts.operation_outcomes)
     # One wait for all: the jobs have ended by now, and a hundred without output must not cost a hundred waits.
-    until = time.monotonic() + run.pipeline.audit.manifest_wait_seconds
-    for account_of_one in account_for_each(find_batches(run), lambda batch: _account(run, batch, reader, until)):
-        accounts.take(account_of_one)
+    until = time.monotonic() + reading.wait_seconds
+    for of_batch in account_for_each(find_batches(run), lambda batch: _account_batch(run, batch, reading, until)):
+        accounts.take_over(of_batch)
     return accounts
 
 
-def _account(run: Run[Any], batch: Batch, reader: FhirReader | None, until: float) -> Accounts:
-    """Account for a batch; wait for the output of its job until then."""
+def _account_batch(run: Run[Pipeline], batch: Batch, reading: JobReading, until: float) -> Accounts:
+    """Return the outcomes of a batch's resources; wait for its job's output at most until then."""
     found, name = Accounts(), f"batches/{batch.batch_id}"
     with Partitions(run.workspace.count_rows(name)) as partitions:
         sent = spool_sent(partitions, run.workspace.parts(name, BATCHES))
         job = find_ended_job(run, batch.batch_id)
         if job is None:
             known = run.ledger.job(batch.batch_id)
-            _add(found.outcomes, account(sent, None, None, missing_job_reason(known)))
+            _add_frames(found.outcomes, account(sent, None, None, missing_job_reason(known)))
             found.jobs.extend([] if known is None else [job_entry(batch, known, [], resources=sent.rows)])
             return found
         output = read_best_output(run, job, max(0.0, until - time.monotonic()), Outputs(partitions))
         output = identify(sent, job, output, partitions)
         progress = read_progress(run.workspace, batch.batch_id)
-        if reader is not None and names_nothing(sent, job, output, progress):
-            output = _read_each(run, reader, sent, job, output, partitions=partitions)
+        few = sent.rows <= reading.healthlake.most_reads_by_id
+        if reading.reader is not None and few and names_nothing(sent, job, output, progress):
+            output = _read_each(run, reading.reader, sent, job, output, partitions=partitions)
         odd = discrepancies(sent, job, output, progress)
-        _add(found.outcomes, account(sent, job, output))
-        _add(found.operation_outcomes, operation_outcomes(sent, job, output))
+        _add_frames(found.outcomes, account(sent, job, output))
+        _add_frames(found.operation_outcomes, operation_outcomes(sent, job, output))
         found.jobs.append(job_entry(batch, job, odd, resources=sent.rows))
         found.suspect.extend([batch.batch_id] if odd else [])
     return found
 
 
-def _add(aside: FrameFile, frames: Any) -> None:
+def _add_frames(file: FrameFile, frames: Iterable[pl.DataFrame]) -> None:
     for rows in frames:
         if rows.height:
-            aside.add(rows)
+            file.add(rows)
 
 
 def _read_each(
-    run: Run[Any], reader: FhirReader, sent: Spool, job: EndedJob, output: JobOutput, *, partitions: Partitions
+    run: Run[Pipeline], reader: FhirReader, sent: Spool, job: EndedJob, output: JobOutput, *, partitions: Partitions
 ) -> JobOutput:
-    """Read every resource of a batch by its id; keep the proof if all are as they were sent."""
-    if sent.rows > run.pipeline.healthlake.most_reads_by_id:
-        return output
+    """Read every resource of a batch by its id and return the job's output with them; keep it if all are as sent."""
     wrong = pl.concat(differing(reader, run.s3, rows) for rows in sent)
     found = as_read(sent, job, output, wrong, partitions)
     if not found.unread:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from airlock.clinical import books, gate, report
-from airlock.clinical.accounts import account_batches
+from airlock.clinical.accounts import JobReading, account_batches
 from airlock.clinical.books import ORDER, Books, Policy
 from airlock.clinical.contracts import ClinicalContract, complete, draft, with_subjects
 from airlock.clinical.import_ import find_other_targets
@@ -65,7 +65,8 @@ def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: Iterable[pl.
     """
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)  # where buffer never came to do it
     with Partitions(_count_units(run)) as partitions:
-        accounts = account_batches(run, partitions, reader)
+        reading = JobReading(run.pipeline.healthlake, run.pipeline.audit.manifest_wait_seconds, reader)
+        accounts = account_batches(run, partitions, reading)
         taken = _take_in(run, partitions, accounts, _read_back(run, reader, accounts))
         found = taken.balance()
         other = find_other_targets(run, run.pipeline.datastore_id, str(run.pipeline.risk.validation_level))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.clinical.accounts import account_batches
+from airlock.clinical.accounts import JobReading, account_batches
 from airlock.clinical.normalize import stage
 from airlock.clinical.records import BATCHES
 from airlock.clinical.resources import content_digest
@@ -103,7 +103,8 @@ def audit(run: Run, reader: FhirReader | None = None) -> dict[str, int]:
     """Account for every resource that was sent, and say which studies are proven; return how many are and are not."""
     leg = run.within(FOLDER)
     with _partitions(run) as partitions:
-        accounts = account_batches(leg, partitions, reader)
+        reading = JobReading(_store(run), run.pipeline.audit.manifest_wait_seconds, reader)
+        accounts = account_batches(leg, partitions, reading)
         with leg.workspace.writer("outcomes", RESOURCE_OUTCOMES) as outcomes:
             for rows in accounts.outcomes:
                 outcomes.add(rows)

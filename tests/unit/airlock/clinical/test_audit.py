@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
-from airlock.clinical.accounts import account_batches
+from airlock.clinical.accounts import JobReading, account_batches
 from airlock.clinical.audit import audit
 from airlock.clinical.contracts import ClinicalContract
 from airlock.clinical.records import BATCHES, GATES, VERDICTS, file_subject, subject_key
@@ -377,15 +377,16 @@ class TestAccountBatches:
         run = delivered(world, "one", FILES_OF_TWO)
         ended(world, run, {"Observation/o2": rejected()})
         with ExitStack() as stack:
-            accounts = account_batches(run, stack)
+            accounts = account_batches(run, stack, JobReading(run.pipeline.healthlake, wait_seconds=0))
             assert all(rows.schema == OUTCOMES for rows in accounts.outcomes)
             assert accounts.outcomes.rows == 5
             assert accounts.suspect == []
             assert [rows["resource_id"].to_list() for rows in accounts.operation_outcomes] == [["o2"]]
 
     def test_a_run_without_batches_has_none(self, world: World) -> None:
+        run = delivered(world, "one", {})
         with ExitStack() as stack:
-            accounts = account_batches(delivered(world, "one", {}), stack)
+            accounts = account_batches(run, stack, JobReading(run.pipeline.healthlake, wait_seconds=0))
             assert (accounts.outcomes.rows, accounts.jobs, accounts.suspect) == (0, [], [])
 
 

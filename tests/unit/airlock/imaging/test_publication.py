@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
-from airlock.clinical.accounts import account_batches
+from airlock.clinical.accounts import JobReading, account_batches
 from airlock.clinical.records import BATCHES, GATES
 from airlock.imaging.contracts import FhirReferences
 from airlock.imaging.fhir.publishing import read_publishing
@@ -355,7 +355,8 @@ class TestFurtherBatches:
         normalize(run)
         ended(world, run.within(FOLDER))  # type: ignore[arg-type]  # as above
         with ExitStack() as stack:
-            account_batches(run.within(FOLDER), stack)  # by an audit that broke off
+            # By an audit that broke off.
+            account_batches(run.within(FOLDER), stack, JobReading(run.pipeline.healthlake, wait_seconds=0))
         publishable(run, HEAD, later)
         published(world, run, {PATIENT: rejected()})
         again = released(world, HEAD, name="two")
