@@ -10,7 +10,7 @@ import polars as pl
 
 from airlock.clinical.manifests import Outputs, keep_output, read_progress, spool_sent
 from airlock.clinical.outcomes import account, discrepancies, operation_outcomes
-from airlock.clinical.read_back import differing
+from airlock.clinical.read_back import find_differing
 from airlock.clinical.records import BATCHES
 from airlock.clinical.result_lines import as_read, identify, names_nothing
 from airlock.stages.auditing import job_entry, missing_job_reason
@@ -130,7 +130,7 @@ def _read_each(
     run: Run[Pipeline], reader: FhirReader, sent: Spool, job: EndedJob, output: JobOutput, *, partitions: Partitions
 ) -> JobOutput:
     """Read every resource of a batch by its id and return the job's output with them; keep it if all are as sent."""
-    wrong = pl.concat(differing(reader, run.s3, rows) for rows in sent)
+    wrong = pl.concat(find_differing(reader, run.s3, rows) for rows in sent)
     found = as_read(sent, job, output, wrong, partitions)
     if not found.unread:
         keep_output(run.workspace, job.batch_id, job.job_id, found)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.clinical import books, gate, report
+from airlock.clinical import gate, report
 from airlock.clinical.accounts import JobReading, account_batches
-from airlock.clinical.books import ORDER, Books, Policy
+from airlock.clinical.books import ORDER, Books, Policy, list_imbalances
 from airlock.clinical.contracts import ClinicalContract, complete, draft, with_subjects
 from airlock.clinical.import_ import find_other_targets
-from airlock.clinical.read_back import choose, marked, read_back
+from airlock.clinical.read_back import choose_sample, flag_mismatches, read_back
 from airlock.clinical.records import BATCHES, GATES, OPERATION_OUTCOMES, VERDICTS
 from airlock.pipelines import CcdaPipeline
 from airlock.reasons import Reason
@@ -46,12 +46,12 @@ _READ_BACK = "read-back.json"
 _RESOURCE = list(IDENTITY)
 _UNIT = list(UNIT)
 _CONTENT = schema(IDENTITY, {"content_digest": pl.String})
-# Of a resource that was sent: its outcome, its last word and its file.
+# A resource that was sent: its outcome, the disposition and reason of its unit (``word``), and its file.
 _SENT = schema(OUTCOMES, dict.fromkeys(("disposition", "word", "bucket", "key"), pl.String))
 
 
 def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: Iterable[pl.DataFrame] | None = None) -> Audited:
-    """Audit a run.
+    """Decide on every unit of a run, write the datasets and the report, and record the decisions in the ledger.
 
     Parameters
     ----------
@@ -60,43 +60,44 @@ def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: Iterable[pl.
     reader
         Reads the data store, for read-back.
     approved
-        What a person has approved of a run that has to be reviewed (kind ``ccda``), frame by frame: columns
-        ``resource_type``, ``resource_id``, ``content_digest``; None before that.
+        The resources that a person has approved, if the run has to be reviewed (kind ``ccda``), frame by frame: columns
+        ``resource_type``, ``resource_id``, ``content_digest``; None before the approval.
     """
-    run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)  # where buffer never came to do it
+    run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)  # buffer may have failed before it did
     with Partitions(_count_units(run)) as partitions:
         reading = JobReading(run.pipeline.healthlake, run.pipeline.audit.manifest_wait_seconds, reader)
         accounts = account_batches(run, partitions, reading)
-        taken = _take_in(run, partitions, accounts, _read_back(run, reader, accounts))
+        taken = _fill_books(run, partitions, accounts, _read_back(run, reader, accounts))
         found = taken.balance()
         other = find_other_targets(run, run.pipeline.datastore_id, str(run.pipeline.risk.validation_level))
-        decisions = _decide(run, taken, partitions.enter_context(_like(partitions)), balanced=True, reviewed=True)
-        found += taken.balance_words(decisions.units)
-        problems = [*books.describe(found), *other]
+        again = partitions.enter_context(Partitions(partitions.rows))
+        decisions = _decide(run, taken, again, balanced=True, reviewed=True)
+        found += taken.balance_dispositions(decisions.units)
+        problems = [*list_imbalances(found), *other]
         if find_buffered(run.within("")) is None:
             problems = [explain_missing_delivery(run), *problems]
         reviewed = _is_reviewed(run, partitions, decisions, approved)
         if problems or not reviewed:
-            again = partitions.enter_context(_like(partitions))
+            again = partitions.enter_context(Partitions(partitions.rows))
             decisions = _decide(run, taken, again, balanced=not problems, reviewed=reviewed)
-        words = _FileWords(taken, decisions)
+        files = _FileDispositions(taken, decisions)
         _write_datasets(run, decisions)
         _write_operation_outcomes(run, taken, accounts)
-        audited = _write_report(run, decisions, words, accounts.jobs, problems)
-        _record(run, decisions, words, audited)
+        audited = _write_report(run, decisions, files, accounts.jobs, problems)
+        _record(run, decisions, files, audited)
     return audited
 
 
 def _count_units(run: Run[Pipeline]) -> int:
-    """Return about how many rows the largest of the run's books has."""
+    """Return the approximate number of rows of the largest of the run's books."""
     buffered = find_buffered(run.within(""))
     return max(run.workspace.count_rows("verdicts"), 0 if buffered is None else buffered.arrivals)
 
 
-def _take_in(run: Run[Pipeline], partitions: Partitions, accounts: Accounts, wrong: pl.DataFrame) -> Books:
-    """Enter the datasets of the earlier stages, as far as they exist, and the ids that the ledger holds."""
+def _fill_books(run: Run[Pipeline], partitions: Partitions, accounts: Accounts, wrong: pl.DataFrame) -> Books:
+    """Return the books: the datasets of earlier stages, as far as they exist, and the ids that the ledger holds."""
     taken = Books(partitions)
-    for rows in read_arrivals(run.within("")):  # documents are reported by their own keys
+    for rows in read_arrivals(run.within("")):  # the report names C-CDA documents, not the converted files
         taken.add_arrivals(rows)
     for shard in find_shards(run):
         for rows in run.workspace.find_parts(f"files/{shard}", FILES):
@@ -104,18 +105,20 @@ def _take_in(run: Run[Pipeline], partitions: Partitions, accounts: Accounts, wro
     for rows in run.ledger.held_ids(run.pipeline.name, run.key):
         taken.add_held(rows)
     for rows in accounts.outcomes:
-        taken.add_outcomes(marked(gate.doubt(rows, accounts.suspect), wrong))
+        taken.add_outcomes(flag_mismatches(gate.flag_uncertain(rows, accounts.suspect), wrong))
     taken.add_verdicts(run.workspace.find_parts("verdicts", VERDICTS))
     return taken
 
 
 def _read_back(run: Run[ClinicalPipeline], reader: FhirReader, accounts: Accounts) -> pl.DataFrame:
-    """Read a sample back, until it has proven these jobs once: staging may be cleaned up after that.
+    """Compare a sample of the imported resources with the data store, unless an earlier audit proved the same jobs.
+
+    The import files that the sample is compared with may be deleted once the jobs are proven.
 
     Returns
     -------
     polars.DataFrame
-        The resources (resource_type, resource_id) of which the data store holds something else than was sent.
+        The resources (resource_type, resource_id) that the data store does not hold as they were sent.
     """
     none, sample = pl.Schema(IDENTITY).to_frame(), run.pipeline.audit.read_back_sample
     jobs = sorted({job for rows in accounts.outcomes for job in rows["job_id"].drop_nulls().unique()})
@@ -123,10 +126,10 @@ def _read_back(run: Run[ClinicalPipeline], reader: FhirReader, accounts: Account
         return none
     chosen = OUTCOMES.to_frame()
     for rows in accounts.outcomes:
-        # What a later run has brought anew is not this run's to compare.
+        # A resource that a later run has imported has other content in the data store.
         later = run.ledger.known_resources(run.pipeline.datastore_id, rows.select(_RESOURCE), except_run=run.key)
         own = rows.join(later, on=_RESOURCE, how="anti", maintain_order="left")
-        chosen = choose(pl.concat([chosen, own]), sample)
+        chosen = choose_sample(pl.concat([chosen, own]), sample)
     batches = (
         rows for batch in find_batches(run) for rows in run.workspace.parts(f"batches/{batch.batch_id}", BATCHES)
     )
@@ -151,8 +154,8 @@ class _Decisions:
     holds: Spool
     sent: Spool  # by subject
     dispositions: Spool  # in the order of files and lines
-    units: Spool  # of the dispositions, by unit
-    summed: Spool  # the dispositions summed up by file
+    units: Spool  # the units that have a disposition
+    summed: Spool  # the sums of dispositions, by file
     tally: report.Tally = field(default_factory=report.Tally)
 
     def in_order(self) -> Iterator[pl.DataFrame]:
@@ -161,16 +164,12 @@ class _Decisions:
             yield part.sort("key", "arrival_id", "line").select(DISPOSITIONS.names())
 
 
-def _like(partitions: Partitions) -> Partitions:
-    return Partitions(partitions.rows)
-
-
 def _decide(
     run: Run[ClinicalPipeline], taken: Books, partitions: Partitions, *, balanced: bool, reviewed: bool
 ) -> _Decisions:
-    """Decide subject by subject; every unit, and every file without units, gets its disposition."""
+    """Return the decisions, made subject by subject; every unit, and every file without units, has a disposition."""
     policy = Policy(run.pipeline.datastore_id, run.pipeline.audit, balanced, reviewed)
-    subjects, file = taken.by_subject(policy, partitions), pl.col("arrival_id")
+    subjects, file = taken.regroup_by_subject(policy, partitions), pl.col("arrival_id")
     decisions = _Decisions(
         gates=partitions.spool(pl.col("subject"), GATES, subjects.gates),
         holds=partitions.spool(pl.col("subject"), HOLDS),
@@ -191,57 +190,58 @@ def _decide(
 def _decide_part(
     decided: pl.DataFrame, outcomes: pl.DataFrame, policy: Policy, answers: _Answers, decisions: _Decisions
 ) -> None:
-    """Decide on some subjects."""
+    """Decide on the subjects of one partition, and add the results to the decisions."""
     verdicts = decided.filter(pl.col("verdict").is_not_null()).drop("file_reason")
-    patients = policy.decide(verdicts, outcomes)
+    patients = policy.decide_patients(verdicts, outcomes)
     files = pl.concat([rows.select("arrival_id", "file_reason") for rows in (decided, outcomes)])
-    gates = pl.concat([patients, gate.gates_of_files(files)])
-    holds = gate.holds(policy.datastore_id, outcomes, gates)
-    overridden = find_overridden(holds, answers.on(outcomes))
-    outcomes = gate.override(outcomes, overridden["subject"])
-    known = decided.filter(pl.col("key").is_not_null())  # the others are no arrivals of the run
+    gates = pl.concat([patients, gate.rebuild_file_gates(files)])
+    holds = gate.find_holds(policy.datastore_id, outcomes, gates)
+    overridden = find_overridden(holds, answers.select_in_time(outcomes))
+    outcomes = gate.mark_overridden(outcomes, overridden["subject"])
+    known = decided.filter(pl.col("key").is_not_null())  # the other rows have an id that is not an arrival of the run
     arrivals = known.select("arrival_id", "bucket", "key", size="file_size").unique("arrival_id")
-    words = gate.last_words(arrivals, verdicts, outcomes, gates)
+    dispositions = gate.decide_dispositions(arrivals, verdicts, outcomes, gates)
     decisions.gates.add(patients)
     decisions.holds.add(holds.join(overridden, on="subject", how="anti"))
-    decisions.dispositions.add(words.with_columns(order=ORDER))
-    decisions.units.add(words.select(_UNIT))
-    decisions.summed.add(gate.sum_words(words))
-    decisions.sent.add(_sent(outcomes, words, arrivals))
-    decisions.tally.add_units(verdicts, outcomes, words)
+    decisions.dispositions.add(dispositions.with_columns(order=ORDER))
+    decisions.units.add(dispositions.select(_UNIT))
+    decisions.summed.add(gate.sum_dispositions(dispositions))
+    decisions.sent.add(_join_sent(outcomes, dispositions, arrivals))
+    decisions.tally.add_units(verdicts, outcomes, dispositions)
     decisions.tally.add_gates(patients)
     decisions.tally.overrides |= overrides_by_key(overridden)
 
 
-def _sent(outcomes: pl.DataFrame, words: pl.DataFrame, arrivals: pl.DataFrame) -> pl.DataFrame:
-    last = words.select(*_UNIT, "disposition", word="reason")
-    sent = outcomes.join(last, on=_UNIT, how="left", nulls_equal=True, maintain_order="left")
-    places = arrivals.select("arrival_id", "bucket", "key")
-    return sent.join(places, on="arrival_id", how="left", maintain_order="left").select(_SENT.names())
+def _join_sent(outcomes: pl.DataFrame, dispositions: pl.DataFrame, arrivals: pl.DataFrame) -> pl.DataFrame:
+    """Return the resources that were sent (`_SENT`), with the disposition of the unit and the address of the file."""
+    decided = dispositions.select(*_UNIT, "disposition", word="reason")
+    sent = outcomes.join(decided, on=_UNIT, how="left", nulls_equal=True, maintain_order="left")
+    addresses = arrivals.select("arrival_id", "bucket", "key")
+    return sent.join(addresses, on="arrival_id", how="left", maintain_order="left").select(_SENT.names())
 
 
 @dataclass(frozen=True)
 class _Answers:
     """People's decisions on a run's holds, and the files that a redrive has taken over."""
 
-    words: pl.DataFrame
-    taken_over: pl.DataFrame
+    overrides: pl.DataFrame
+    redriven: pl.DataFrame
 
     @classmethod
     def find(cls, run: Run[ClinicalPipeline]) -> _Answers:
-        """Read them in the ledger."""
+        """Return the decisions and the redriven files of a run from the ledger."""
         return cls(
             run.ledger.overrides_of(run.pipeline.datastore_id, run.key),
             run.ledger.find_redriven_arrivals(run.pipeline.name, run.key),
         )
 
-    def on(self, outcomes: pl.DataFrame) -> pl.DataFrame:
-        """Return the decisions older than a redrive of one of the subject's files: its own audit decides then."""
-        taken = outcomes.join(self.taken_over, on="arrival_id")
+    def select_in_time(self, outcomes: pl.DataFrame) -> pl.DataFrame:
+        """Return the decisions that no redrive of the subject's files came before: later ones are for its own audit."""
+        taken = outcomes.join(self.redriven, on="arrival_id")
         subjects = taken.group_by(subject=gate.subject()).agg(pl.col("asked_at").min())
         in_time = pl.col("asked_at").is_null() | (pl.col("overridden_at") <= pl.col("asked_at"))
-        words = self.words.join(subjects, on="subject", how="left", maintain_order="left")
-        return words.filter(in_time).drop("asked_at")
+        overrides = self.overrides.join(subjects, on="subject", how="left", maintain_order="left")
+        return overrides.filter(in_time).drop("asked_at")
 
 
 def _is_reviewed(
@@ -250,7 +250,7 @@ def _is_reviewed(
     decisions: _Decisions,
     approved: Iterable[pl.DataFrame] | None,
 ) -> bool:
-    """Return whether a person has approved everything that would be released, or no approval is needed."""
+    """Return whether a person has approved all resources that would be released, or no approval is needed."""
     if not isinstance(run.pipeline, CcdaPipeline):
         return True
     released = (rows.filter(pl.col("disposition") == Disposition.RELEASED) for rows in decisions.sent)
@@ -260,19 +260,19 @@ def _is_reviewed(
     return approved is not None and not unseen
 
 
-class _FileWords:
-    """The disposition of each file, computed from the sums each time."""
+class _FileDispositions:
+    """The disposition of each file, computed anew from the sums in each iteration, so that no file stays in memory."""
 
     def __init__(self, taken: Books, decisions: _Decisions) -> None:
         self._taken = taken
         self._decisions = decisions
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
-        """Yield ``records.DISPOSITIONS`` with ``is_open``: a unit of the file is not decided on yet."""
+        """Yield ``records.DISPOSITIONS`` with ``is_open``, true if a unit of the file has no decision yet."""
         for arrivals, summed in zip_partitions(self._taken.arrivals, self._decisions.summed):
             open_files = summed.filter(is_open())["arrival_id"].unique()
-            words = gate.file_words(arrivals, summed)
-            yield words.with_columns(is_open=pl.col("arrival_id").is_in(open_files.implode()))
+            files = gate.decide_file_dispositions(arrivals, summed)
+            yield files.with_columns(is_open=pl.col("arrival_id").is_in(open_files.implode()))
 
 
 def _write_datasets(run: Run[ClinicalPipeline], decisions: _Decisions) -> None:
@@ -289,12 +289,12 @@ def _write_datasets(run: Run[ClinicalPipeline], decisions: _Decisions) -> None:
 def _write_report(
     run: Run[ClinicalPipeline],
     decisions: _Decisions,
-    words: _FileWords,
+    file_dispositions: _FileDispositions,
     jobs: list[dict[str, Any]],
     problems: list[str],
 ) -> Audited:
     waiting = 0
-    for files in words:
+    for files in file_dispositions:
         decisions.tally.files.update(count_values(files["disposition"]))
         waiting += int(files["is_open"].sum())
     dispositions_uri = _write_dispositions(run, decisions)
@@ -304,9 +304,9 @@ def _write_report(
 
 
 def _write_dispositions(run: Run[ClinicalPipeline], decisions: _Decisions) -> str:
-    """Write the dispositions, as a dataset and as a list for people; return the list's address."""
+    """Write the dispositions as a dataset and as dispositions.csv; return the address of dispositions.csv."""
     with (
-        tempfile.TemporaryFile(prefix="airlock-") as table,  # without a name: it is gone with a task that is killed
+        tempfile.TemporaryFile(prefix="airlock-") as table,  # a file without a name is gone when the task is killed
         run.workspace.writer("dispositions", DISPOSITIONS) as writer,
     ):
         table.write(report.dispositions_csv(DISPOSITIONS.to_frame()).encode())
@@ -317,27 +317,30 @@ def _write_dispositions(run: Run[ClinicalPipeline], decisions: _Decisions) -> st
 
 
 def _write_operation_outcomes(run: Run[ClinicalPipeline], taken: Books, accounts: Accounts) -> None:
-    """Write the validators' findings about units, in the order of files and lines."""
+    """Write the OperationOutcomes of validate and of the import jobs, in the order of files and lines."""
     dataset = "operation_outcomes"
     found = chain(run.workspace.find_parts(dataset, OPERATION_OUTCOMES), accounts.operation_outcomes)
     with (
         Partitions(run.workspace.count_rows(dataset) + accounts.operation_outcomes.rows) as partitions,
         tempfile.TemporaryFile(prefix="airlock-") as lines,
     ):
-        for part in taken.with_keys(found, partitions):
+        for part in taken.add_keys(found, partitions):
             lines.write(report.operation_outcomes(part).encode())
         name = "audit/operation-outcomes.ndjson"
         run.within("").workspace.write_file(name, lines, "application/x-ndjson")
 
 
-def _record(run: Run[ClinicalPipeline], decisions: _Decisions, words: _FileWords, audited: Audited) -> None:
-    """Record in the ledger the imported resources, gates and contracts, and last settle the files."""
+def _record(run: Run[ClinicalPipeline], decisions: _Decisions, files: _FileDispositions, audited: Audited) -> None:
+    """Record resources, gates and contracts in the ledger, and settle the files last.
+
+    An audit that breaks off before the end is then done again.
+    """
     _record_resources(run, decisions.sent)
     for gates in decisions.gates:
         run.ledger.record_gates(run.pipeline.datastore_id, run.key, gates)
     _write_contracts(run, decisions)
     if audited.balanced:
-        settled = (rows.filter(~pl.col("is_open")) for rows in words)
+        settled = (rows.filter(~pl.col("is_open")) for rows in files)
         run.ledger.settle(run.pipeline.name, run.key, settled)
     state = "audited" if audited.balanced and not audited.open_arrivals else "open"
     run.ledger.close_run(run.key, state, audited.report)
@@ -349,20 +352,20 @@ def _record_resources(run: Run[ClinicalPipeline], sent: Spool) -> None:
     refused = pl.col("outcome") == Outcome.REJECTED
     waits = is_open() | (pl.col("word") == Reason.AWAITING_REVIEW)
     known, waits = known.fill_null(value=False), waits.fill_null(value=False)
-    # Each at once, since the ledger looks through all that the run has claimed.
+    # One call for all rows, since each call reads all claims of the run.
     run.ledger.record_imported_resources(datastore, run.key, (rows.filter(known) for rows in sent))
     run.ledger.drop_resource_claims(datastore, run.key, (rows.filter(refused) for rows in sent))
-    # What is in doubt, and what is held for its sake, is not known: brought again, it is imported and decided on anew.
+    # Uncertain resources and those held for them are forgotten, so that a later delivery imports and decides them anew.
     unproven = ~known & ~refused & ~waits
     run.ledger.forget_resources(datastore, run.key, (rows.filter(unproven) for rows in sent))
 
 
 def _write_contracts(run: Run[ClinicalPipeline], decisions: _Decisions) -> None:
-    """Complete the contract of every patient and file with released resources."""
-    overrides = {key: ContractOverride(**word) for key, word in decisions.tally.overrides.items()}
+    """Write the complete contract of every patient and file with released resources to the ledger and ``contracts``."""
+    overrides = {key: ContractOverride(**override) for key, override in decisions.tally.overrides.items()}
     with run.workspace.writer("contracts", CONTRACTS, part_rows=None) as contracts:
         for sent in decisions.sent:
-            # What a later run has brought anew is in that run's contract.
+            # A resource that a later run has imported is in that run's contract.
             released = sent.filter(pl.col("disposition") == Disposition.RELEASED)
             keys = released.select(_RESOURCE)
             later = run.ledger.known_resources(run.pipeline.datastore_id, keys, except_run=run.key)
@@ -380,7 +383,9 @@ def _complete_contracts(
         before = dict(known.select("subject", "contract").iter_rows())
         planned = draft(released, pipeline.name, pipeline.datastore_id, pipeline.risk.validation_level)
         rows = [
-            _row(subject, one.model_copy(update={"override": overrides.get(one.subject_key)}), before.get(subject))
+            _make_contract_row(
+                subject, one.model_copy(update={"override": overrides.get(one.subject_key)}), before.get(subject)
+            )
             for subject, one in planned
         ]
         return pl.DataFrame(rows, schema=CONTRACTS, orient="row")
@@ -388,7 +393,7 @@ def _complete_contracts(
     return run.ledger.revise_contracts(pipeline.datastore_id, run.key, released["subject"].unique(), revise)
 
 
-def _row(subject: str, planned: ClinicalContract, before: str | None) -> tuple[Any, ...]:
+def _make_contract_row(subject: str, planned: ClinicalContract, before: str | None) -> tuple[Any, ...]:
     earlier = None if before is None else ClinicalContract.model_validate_json(before)
     contract = complete(planned, earlier)
     return subject, contract.subject_key, contract.revision, contract.content_digest, contract.to_json()

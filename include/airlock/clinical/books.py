@@ -1,7 +1,7 @@
 """A run's books on the local disk, as audit needs them: by file and by unit to balance them, by subject to decide.
 
-Of each book one partition at a time is in memory. A file may have more units than a partition: they are taken up piece
-by piece, and only what is summed up of a file is whole.
+Of each book one partition at a time is in memory. A file may have more units than a partition, so its units are read in
+pieces and only their sums are complete in memory.
 """
 
 from __future__ import annotations
@@ -31,48 +31,48 @@ _FILE = pl.Schema({name: FILES[name] for name in (_ID, "units")})
 _IDS = pl.Schema({_ID: pl.String})
 _VERDICTS = schema(VERDICTS, {"copy_reason": pl.String})
 _NAMES = schema(UNIT, {"verdict": pl.String})
-# What is decided on: every unit with its file, and every file that has none; and why its file is held.
+# Rows that are decided on: every unit with its file, and every file without units; and the reason why its file is held.
 DECIDED = schema(_VERDICTS, {name: kind for name, kind in _ARRIVAL.items() if name != "size"}, {"file_size": pl.Int64})
 DECIDED_HELD = schema(DECIDED, {"file_reason": pl.String})
 JUDGED_HELD = schema(gate.JUDGED, {"file_reason": pl.String})
-# Units and outcomes in the order of files and lines, as a text; a file as a whole has no line.
+# A text that sorts units and outcomes by file and line; a file as a whole has no line.
 ORDER = pl.concat_str("key", _ID, pl.col("line").cast(pl.String).str.zfill(12).fill_null(""), separator="\x00")
-_SAMPLED = 100  # one unit in so many says how their order is spread
+_SAMPLED = 100  # every so many units, one is sampled to divide their order into ranges of equal size
 
 
 @dataclass(frozen=True)
 class Policy:
-    """By what the gates are decided."""
+    """The settings and facts by which the gates are decided."""
 
     datastore_id: str
     settings: ClinicalAudit
     balanced: bool
     reviewed: bool
 
-    def decide(self, verdicts: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
-        """Return the gates of the patients."""
-        return gate.decide(self.datastore_id, verdicts, outcomes, self.settings, **self._state())
+    def decide_patients(self, verdicts: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
+        """Return the gates of the patients with accepted resources."""
+        return gate.decide_patients(self.datastore_id, verdicts, outcomes, self.settings, **self._settings())
 
     def decide_files(self, verdicts: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
-        """Return the gates of the files."""
-        return gate.decide_files(self.datastore_id, verdicts, outcomes, self.settings, **self._state())
+        """Return the gates of the files with accepted resources."""
+        return gate.decide_files(self.datastore_id, verdicts, outcomes, self.settings, **self._settings())
 
-    def _state(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         return {"balanced": self.balanced, "reviewed": self.reviewed}
 
 
 @dataclass
 class Subjects:
-    """The books by patient, or by file for what belongs to none: each subject is whole in its partition."""
+    """The books by subject, a patient or a file: all rows of a subject are in one partition."""
 
     decided: Spool
     outcomes: Spool
     gates: list[pl.DataFrame] = field(default_factory=list)  # of files
-    sample: pl.Series = field(default_factory=lambda: pl.Series([], dtype=pl.String))  # of `ORDER`
+    sample: pl.Series = field(default_factory=lambda: pl.Series([], dtype=pl.String))  # values of `ORDER`
 
 
 class Books:
-    """What the stages have written."""
+    """The datasets of the stages before audit, partitioned by file and by unit."""
 
     def __init__(self, partitions: Partitions) -> None:
         self._partitions = partitions
@@ -89,57 +89,57 @@ class Books:
         self.bytes = 0
 
     def add_arrivals(self, rows: pl.DataFrame) -> None:
-        """Take in arrivals."""
+        """Add arrivals."""
         self.arrivals.add(rows.select(_ARRIVAL.names()))
         self.bytes += int(rows["size"].sum())
 
     def add_files(self, rows: pl.DataFrame) -> None:
-        """Take in what parse has found of files."""
+        """Add the files as parse has recorded them."""
         self._files.add(rows.select(_FILE.names()))
 
     def add_held(self, rows: pl.DataFrame) -> None:
-        """Take in ids of arrivals that the ledger says the run holds."""
+        """Add ids of arrivals that the run holds in the ledger."""
         self._held.add(rows)
 
     def add_outcomes(self, rows: pl.DataFrame) -> None:
-        """Take in outcomes, as `gate.doubt` returns them."""
+        """Add outcomes, as `gate.flag_uncertain` returns them."""
         self._outcomes.add(rows.select(gate.JUDGED.names()))
         self._outcome_names.add(rows.select(_UNIT))
-        self._lost.add(gate.lost(rows))
+        self._lost.add(gate.find_lost(rows))
 
     def add_verdicts(self, parts: Iterable[pl.DataFrame]) -> None:
-        """Take in all verdicts; the outcomes must be in, whose fate duplicates share."""
+        """Add all verdicts. Add all outcomes first: a duplicate has the reason of the copy that was not imported."""
         none = pl.lit(None, pl.String).alias("copy_reason")
         for rows in parts:
             self._verdict_names.add(rows.select(_NAMES.names()))
             self._duplicates.add(rows.filter(gate.is_duplicate()))
             self._verdicts.add(rows.filter(~gate.is_duplicate()).with_columns(none))
         for rows, lost in zip_partitions(self._duplicates, self._lost):
-            self._verdicts.add(gate.with_copy_reasons(rows, lost).select(_VERDICTS.names()))
+            self._verdicts.add(gate.add_copy_reasons(rows, lost).select(_VERDICTS.names()))
 
     def balance(self) -> Counter[tuple[str, str, str]]:
-        """Hold the steps before the decisions against each other: conservation, file by file and unit by unit.
+        """Return the imbalances between the steps before the decisions, file by file and unit by unit.
 
         Returns
         -------
         Counter
-            How many are wrong, by the step, in words, and of what. A file that was not parsed yet is open, which is no
-            imbalance.
+            The number of differences by step, kind of difference and counted thing. A file that was not parsed is
+            undecided, which is not an imbalance.
         """
         found: Counter[tuple[str, str, str]] = Counter()
         for number in range(self._partitions.number):
             self._balance_files(number, found)
         for verdicts, outcomes in zip_partitions(self._verdict_names, self._outcome_names):
             accepted = verdicts.filter(pl.col("verdict") == Verdict.ACCEPT)
-            _compare(found, "verdicts", name_units(verdicts), name_units(verdicts), "units")
-            _compare(found, "outcomes", name_units(accepted), name_units(outcomes), "units")
+            _count_differences(found, "verdicts", name_units(verdicts), name_units(verdicts), "units")
+            _count_differences(found, "outcomes", name_units(accepted), name_units(outcomes), "units")
         return found
 
     def _balance_files(self, number: int, found: Counter[tuple[str, str, str]]) -> None:
         ids, files = self.arrivals.partition(number)[_ID], self._files.partition(number)
-        _compare(found, "arrivals", ids, ids)
-        _compare(found, "files", ids.filter(ids.is_in(files[_ID].implode())), files[_ID])
-        _compare(found, "the ledger", ids, self._held.partition(number)[_ID])
+        _count_differences(found, "arrivals", ids, ids)
+        _count_differences(found, "files", ids.filter(ids.is_in(files[_ID].implode())), files[_ID])
+        _count_differences(found, "the ledger", ids, self._held.partition(number)[_ID])
         counts = [pl.DataFrame(schema={_ID: pl.String, "decided": pl.UInt32})]
         counts += [piece.group_by(_ID).agg(decided=pl.len()) for piece in self._verdicts.pieces(number)]
         decided = pl.concat(counts).group_by(_ID).agg(pl.col("decided").sum())
@@ -147,28 +147,28 @@ class Books:
         wrong = both.filter(pl.max_horizontal("units", 1).ne_missing(pl.col("decided"))).height
         found["verdicts", "have another number of units than parse found", "files"] += wrong
 
-    def balance_words(self, words: Spool) -> Counter[tuple[str, str, str]]:
-        """Hold the dispositions against the units and the files without one."""
+    def balance_dispositions(self, units: Spool) -> Counter[tuple[str, str, str]]:
+        """Return the imbalances between the dispositions and the decided units, files without a unit included."""
         found: Counter[tuple[str, str, str]] = Counter()
-        expected = self._partitions.spool(BY_UNIT, pl.Schema(UNIT), self._decided_names())
-        for names, dispositions in zip_partitions(expected, words):
-            _compare(found, "dispositions", name_units(names), name_units(dispositions), "units")
+        expected = self._partitions.spool(BY_UNIT, pl.Schema(UNIT), self._find_decided_units())
+        for names, dispositions in zip_partitions(expected, units):
+            _count_differences(found, "dispositions", name_units(names), name_units(dispositions), "units")
         expected.close()
         return found
 
-    def _decided_names(self) -> Iterator[pl.DataFrame]:
+    def _find_decided_units(self) -> Iterator[pl.DataFrame]:
         for rows in self._verdict_names:
             yield rows.select(_UNIT)
         for number in range(self._partitions.number):
-            yield self._open_files(number).select(_ID, line=pl.lit(None, pl.Int64))
+            yield self._find_undecided_files(number).select(_ID, line=pl.lit(None, pl.Int64))
 
-    def _open_files(self, number: int) -> pl.DataFrame:
-        """Return the files of a partition on which nothing was decided."""
+    def _find_undecided_files(self, number: int) -> pl.DataFrame:
+        """Return the files of a partition without a verdict."""
         ids = [_IDS.to_frame(), *(piece.select(_ID).unique() for piece in self._verdicts.pieces(number))]
         return self.arrivals.partition(number).join(pl.concat(ids), on=_ID, how="anti")
 
-    def with_keys(self, frames: Iterable[pl.DataFrame], partitions: Partitions) -> Iterator[pl.DataFrame]:
-        """Yield rows of OperationOutcomes with their files' ``key``, part by part in the order of files and lines."""
+    def add_keys(self, frames: Iterable[pl.DataFrame], partitions: Partitions) -> Iterator[pl.DataFrame]:
+        """Yield rows of OperationOutcomes with the ``key`` of their file, part by part in the order of `ORDER`."""
         file, keyed = pl.col(_ID), schema(OPERATION_OUTCOMES, {"key": pl.String, "order": pl.String})
         found = self._partitions.spool(file, OPERATION_OUTCOMES, frames)
         sample, rows = pl.Series([], dtype=pl.String), partitions.spool(file, keyed)
@@ -180,20 +180,20 @@ class Books:
                 sample.append(known["order"].gather_every(_SAMPLED))
         yield from partitions.sorted_spool("order", sample, keyed, rows)
 
-    def by_subject(self, policy: Policy, partitions: Partitions) -> Subjects:
-        """Return the books by subject, with the gates of the files."""
+    def regroup_by_subject(self, policy: Policy, partitions: Partitions) -> Subjects:
+        """Return the rows to decide on by subject, and the gates of the files."""
         subject = gate.subject()
         found = Subjects(partitions.spool(subject, DECIDED_HELD), partitions.spool(subject, JUDGED_HELD))
         for number in range(self._partitions.number):
             arrivals = self.arrivals.partition(number).rename({"size": "file_size"}).unique(_ID)
             gates = policy.decide_files(
-                _condensed(self._verdicts.pieces(number), VERDICTS, gate.OF_FILES[0]),
-                _condensed(self._outcomes.pieces(number), gate.JUDGED, gate.OF_FILES[1]),
+                _read_distinct(self._verdicts.pieces(number), VERDICTS, gate.FILE_COLUMNS[0]),
+                _read_distinct(self._outcomes.pieces(number), gate.JUDGED, gate.FILE_COLUMNS[1]),
             )
             found.gates.append(gates)
-            held = gate.held_files(gates)
-            open_files = self._open_files(number).select(_ID)
-            for units in (*self._verdicts.pieces(number), _VERDICTS.to_frame(), _undecided(open_files)):
+            held = gate.find_held_files(gates)
+            open_files = self._find_undecided_files(number).select(_ID)
+            for units in (*self._verdicts.pieces(number), _VERDICTS.to_frame(), _as_verdicts(open_files)):
                 rows = units.join(arrivals, on=_ID, how="left", maintain_order="left")
                 rows = rows.join(held, on=_ID, how="left", maintain_order="left").select(DECIDED_HELD.names())
                 found.decided.add(rows)
@@ -204,32 +204,33 @@ class Books:
         return found
 
 
-def _undecided(files: pl.DataFrame) -> pl.DataFrame:
-    """Return files without a verdict as units."""
+def _as_verdicts(files: pl.DataFrame) -> pl.DataFrame:
+    """Return files without a verdict as rows of verdicts with the arrival's id alone."""
     return pl.concat([_VERDICTS.to_frame(), files], how="diagonal")
 
 
-def _condensed(pieces: Iterable[pl.DataFrame], kinds: pl.Schema, columns: tuple[str, ...]) -> pl.DataFrame:
-    """Return these columns of all pieces; equal rows count as one."""
+def _read_distinct(pieces: Iterable[pl.DataFrame], kinds: pl.Schema, columns: tuple[str, ...]) -> pl.DataFrame:
+    """Return the distinct rows of all pieces in these columns."""
     none = pl.DataFrame(schema={name: kinds[name] for name in columns})
     return pl.concat([none, *(piece.select(columns).unique() for piece in pieces)]).unique()
 
 
 def name_units(units: pl.DataFrame) -> pl.Series:
-    """Name each unit by its file and line."""
+    """Return the name of each unit: its file and line."""
     return units.select(BY_UNIT.alias("unit"))["unit"]
 
 
-def _compare(
+def _count_differences(
     found: Counter[tuple[str, str, str]], step: str, expected: pl.Series, actual: pl.Series, counted: str = "arrivals"
 ) -> None:
-    found.update({(step, what, counted): number for what, number in compare_ids(expected, actual).items()})
+    differences = compare_ids(expected, actual)
+    found.update({(step, difference, counted): number for difference, number in differences.items()})
 
 
 _STEPS = ("arrivals", "files", "verdicts", "outcomes", "dispositions", "the ledger")
 
 
-def describe(found: Counter[tuple[str, str, str]]) -> list[str]:
+def list_imbalances(found: Counter[tuple[str, str, str]]) -> list[str]:
     """Return a sentence per imbalance, in the order of the steps, without identifiers."""
     named = sorted((item for item in found.items() if item[1]), key=lambda item: _STEPS.index(item[0][0]))
-    return [f"{step}: {number} {counted} {what}" for (step, what, counted), number in named]
+    return [f"{step}: {number} {counted} {difference}" for (step, difference, counted), number in named]

@@ -1,7 +1,6 @@
 """The gate: release or hold, per patient and per file, by the pipeline's policy; and the disposition of every unit.
 
-A resource goes downstream if it is in the data store, nothing is wrong with it, and neither its patient nor its file is
-held.
+A resource is released if it is in the data store without a finding, and neither its patient nor its file is held.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ if TYPE_CHECKING:
     from airlock.pipelines import ClinicalAudit
 
 UNIT = ["arrival_id", "line"]
-JUDGED = schema(OUTCOMES, dict.fromkeys(("uncertain", "overridden"), pl.Boolean))  # of `doubt`
+JUDGED = schema(OUTCOMES, dict.fromkeys(("uncertain", "overridden"), pl.Boolean))  # of `flag_uncertain`
 LOST = schema(dict.fromkeys(("resource_type", "resource_id", "copy_reason"), pl.String))
 SUMMED = schema(
     dict.fromkeys(("arrival_id", "disposition", "stage", "reason", "detail"), pl.String),
     dict.fromkeys(("line", "units"), pl.Int64),
 )
-# What the gate of a file sees of its verdicts and its outcomes; equal rows count as one.
-OF_FILES = (
+# The columns of verdicts and of outcomes that decide on a file; equal rows count as one.
+FILE_COLUMNS = (
     ("arrival_id", "verdict", "reason"),
     ("arrival_id", "resource_type", "outcome", "reason", "uncertain"),
 )
@@ -44,13 +43,13 @@ GRAVEST_FIRST = (
     Disposition.DUPLICATE,
     Disposition.IGNORED,
 )
-_SET_ASIDE = (Disposition.FAILED.value, Disposition.HELD.value, Disposition.QUARANTINED.value)
+_STOPPED = (Disposition.FAILED.value, Disposition.HELD.value, Disposition.QUARANTINED.value)
 
 
-def doubt(outcomes: pl.DataFrame, suspect_batches: list[str]) -> pl.DataFrame:
+def flag_uncertain(outcomes: pl.DataFrame, suspect_batches: list[str]) -> pl.DataFrame:
     """Add the column ``uncertain``: true where the content of the data store is unknown or the counts disagree.
 
-    Also add the column ``overridden``, false until `override`.
+    Also add the column ``overridden``, false until `mark_overridden`.
     """
     unknown = pl.col("outcome").is_in([Outcome.UNACCOUNTED.value, Outcome.SERVER_ERROR.value])
     suspect = pl.col("batch_id").is_in(suspect_batches)
@@ -67,15 +66,15 @@ def subject() -> pl.Expr:
     return pl.coalesce("patient", _FILE + pl.col("arrival_id"))
 
 
-def holds(datastore_id: str, outcomes: pl.DataFrame, gates: pl.DataFrame) -> pl.DataFrame:
-    """Return every subject whose resources were stored with issues, with these findings.
+def find_holds(datastore_id: str, outcomes: pl.DataFrame, gates: pl.DataFrame) -> pl.DataFrame:
+    """Return the holds that a person can override: the subjects with resources that were stored with issues.
 
     Parameters
     ----------
     datastore_id
         The data store.
     outcomes, gates
-        Rows of these datasets; a subject that its gate holds needs more than a person's decision.
+        Rows of these datasets. A subject that its gate holds is left out: a person's decision cannot release it.
 
     Returns
     -------
@@ -99,13 +98,13 @@ def holds(datastore_id: str, outcomes: pl.DataFrame, gates: pl.DataFrame) -> pl.
     return issues.with_columns(subject_key=keys, findings=found).select(HOLDS.names()).cast(HOLDS)
 
 
-def override(outcomes: pl.DataFrame, subjects: pl.Series) -> pl.DataFrame:
+def mark_overridden(outcomes: pl.DataFrame, subjects: pl.Series) -> pl.DataFrame:
     """Mark as ``overridden`` the resources of these subjects that were stored with issues."""
     marked = (pl.col("reason") == Reason.STORED_WITH_ISSUES) & subject().is_in(subjects.implode())
     return outcomes.with_columns(overridden=marked.fill_null(value=False))
 
 
-def decide(
+def decide_patients(
     datastore_id: str,
     verdicts: pl.DataFrame,
     outcomes: pl.DataFrame,
@@ -139,8 +138,8 @@ def decide(
         Rows of the gates dataset.
     """
     incomplete = settings.hold_incomplete_patients
-    held = _held(verdicts, outcomes, pl.col("patient"), incomplete=incomplete, doubtful=True)
-    return _gates(datastore_id, held, balanced=balanced, reviewed=reviewed)
+    held = _find_held(verdicts, outcomes, pl.col("patient"), incomplete=incomplete, doubtful=True)
+    return _build_gates(datastore_id, held, balanced=balanced, reviewed=reviewed)
 
 
 def decide_files(
@@ -152,27 +151,30 @@ def decide_files(
     balanced: bool,
     reviewed: bool = True,
 ) -> pl.DataFrame:
-    """Decide on every file with accepted resources, as `decide` does; of equal rows (`OF_FILES`) one is enough."""
+    """Decide on every file with accepted resources, as `decide_patients` does.
+
+    Equal rows of the columns `FILE_COLUMNS` may be given once.
+    """
     whole, file = settings.hold_incomplete_files, _FILE + pl.col("arrival_id")
-    held = _held(verdicts, outcomes, file, incomplete=whole, doubtful=whole)
-    return _gates(datastore_id, held, balanced=balanced, reviewed=reviewed)
+    held = _find_held(verdicts, outcomes, file, incomplete=whole, doubtful=whole)
+    return _build_gates(datastore_id, held, balanced=balanced, reviewed=reviewed)
 
 
-def held_files(gates: pl.DataFrame) -> pl.DataFrame:
-    """Return the ``arrival_id`` of each file that these gates hold, and the ``file_reason``."""
+def find_held_files(gates: pl.DataFrame) -> pl.DataFrame:
+    """Return the files that these gates hold: ``arrival_id`` and ``file_reason``."""
     held = gates.filter(pl.col("gate") == Gate.HOLD)
     return held.select(arrival_id=pl.col("subject").str.strip_prefix(file_subject("")), file_reason="reason")
 
 
-def gates_of_files(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the gates of the files that hold these rows (`held_files`), as far as a decision on units needs them."""
+def rebuild_file_gates(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the gates of the held files from rows with ``file_reason``; their ``subject_key`` is null."""
     held = rows.filter(pl.col("file_reason").is_not_null()).select("arrival_id", "file_reason").unique()
     none = pl.lit(None, pl.String)
     known = {"subject": _FILE + pl.col("arrival_id"), "subject_key": none, "gate": pl.lit(Gate.HOLD.value)}
     return held.select(**known, reason="file_reason").cast(GATES)
 
 
-def _gates(datastore_id: str, held: pl.DataFrame, *, balanced: bool, reviewed: bool) -> pl.DataFrame:
+def _build_gates(datastore_id: str, held: pl.DataFrame, *, balanced: bool, reviewed: bool) -> pl.DataFrame:
     reason = pl.coalesce(
         reason_where(pl.lit(not balanced), Reason.RUN_UNBALANCED),
         "reason",
@@ -184,7 +186,7 @@ def _gates(datastore_id: str, held: pl.DataFrame, *, balanced: bool, reviewed: b
     return rows.with_columns(subject_key=keys, gate=gate).select(GATES.names()).cast(GATES)
 
 
-def _held(
+def _find_held(
     verdicts: pl.DataFrame, outcomes: pl.DataFrame, subject: pl.Expr, *, incomplete: bool, doubtful: bool
 ) -> pl.DataFrame:
     """Return each subject with the reason of the gravest resource that holds it; null where none does.
@@ -194,13 +196,13 @@ def _held(
     verdicts, outcomes
         Rows of these datasets.
     subject
-        Names whom a row is about.
+        The subject of a row.
     incomplete, doubtful
-        Whether a resource that did not come in holds its subject, and one of which nobody can say whether it did. A
-        subject is held in any case if nothing of it came in.
+        Whether a rejected resource holds its subject, and whether an uncertain one does. A subject without an imported
+        resource is always held.
     """
     sent = outcomes.with_columns(subject=subject).filter(pl.col("subject").is_not_null())
-    # Resources of a Patient that the service refused refer to a Patient that does not exist.
+    # If the service rejected the Patient, the resources of the subject refer to a Patient that does not exist.
     in_doubt = (pl.col("uncertain") | _is_refused_patient()) & doubtful
     refused = (pl.col("outcome") == Outcome.REJECTED) & incomplete
     nothing = ~pl.col("outcome").is_in(IMPORTED).any().over("subject")
@@ -216,17 +218,17 @@ def _is_refused_patient() -> pl.Expr:
     return (pl.col("resource_type") == "Patient") & (pl.col("outcome") == Outcome.REJECTED)
 
 
-def last_words(
+def decide_dispositions(
     arrivals: pl.DataFrame, verdicts: pl.DataFrame, outcomes: pl.DataFrame, gates: pl.DataFrame
 ) -> pl.DataFrame:
-    """Return the disposition of every unit, and of every file without units, whatever datasets are missing.
+    """Return the disposition of every unit, and of every file without units, even if verdicts or outcomes are missing.
 
     Parameters
     ----------
     arrivals
         The delivery's files, rows of the arrivals dataset.
     verdicts, outcomes, gates
-        Rows of these datasets, the verdicts with ``copy_reason`` (`with_copy_reasons`).
+        Rows of these datasets, the verdicts with ``copy_reason`` (`add_copy_reasons`).
 
     Returns
     -------
@@ -235,23 +237,23 @@ def last_words(
     """
     files = arrivals.select("arrival_id", "key", file_size="size")
     units = files.join(verdicts, on="arrival_id", how="left", maintain_order="left")
-    said = [*UNIT, "outcome", "batch_id", "job_id", "overridden"]
-    after = outcomes.select(*said, outcome_reason="reason", outcome_detail="detail")
-    rows = units.join(after, on=UNIT, how="left", nulls_equal=True, maintain_order="left")
-    words = _with_gates(rows, gates).with_columns(
+    names = [*UNIT, "outcome", "batch_id", "job_id", "overridden"]
+    imported = outcomes.select(*names, outcome_reason="reason", outcome_detail="detail")
+    rows = units.join(imported, on=UNIT, how="left", nulls_equal=True, maintain_order="left")
+    dispositions = _add_gate_reasons(rows, gates).with_columns(
         size=pl.coalesce("size", pl.when(pl.col("line").is_null()).then("file_size")),
         disposition=_disposition(),
         stage=_stage(),
         **_reason_and_detail(),
     )
-    return words.select(DISPOSITIONS.names()).cast(DISPOSITIONS).sort("key", "arrival_id", "line")
+    return dispositions.select(DISPOSITIONS.names()).cast(DISPOSITIONS).sort("key", "arrival_id", "line")
 
 
-def _with_gates(rows: pl.DataFrame, gates: pl.DataFrame) -> pl.DataFrame:
+def _add_gate_reasons(rows: pl.DataFrame, gates: pl.DataFrame) -> pl.DataFrame:
     """Add ``held_by``: the reason why the unit's patient, or else its file, is held."""
     held = gates.filter(pl.col("gate") == Gate.HOLD)
-    of_patient = held.select(patient="subject", patient_reason=_for_another(Reason.PATIENT_HELD))
-    of_file = held.select(file="subject", file_reason=_for_another(Reason.FILE_HELD))
+    of_patient = held.select(patient="subject", patient_reason=_reason_of_another(Reason.PATIENT_HELD))
+    of_file = held.select(file="subject", file_reason=_reason_of_another(Reason.FILE_HELD))
     return (
         rows.with_columns(file=_FILE + pl.col("arrival_id"))
         .join(of_patient, on="patient", how="left", maintain_order="left")
@@ -260,20 +262,20 @@ def _with_gates(rows: pl.DataFrame, gates: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _for_another(reason: Reason) -> pl.Expr:
-    """Return the reason of a resource that another one holds: this one, or the gate's if it holds the whole run."""
+def _reason_of_another(reason: Reason) -> pl.Expr:
+    """Return the reason of a resource that is held for another one: the gate's if it holds the run, else this one."""
     of_the_run = pl.col("reason").is_in([str(Reason.RUN_UNBALANCED), str(Reason.AWAITING_REVIEW)])
     return pl.when(of_the_run).then("reason").otherwise(pl.lit(str(reason)))
 
 
-def lost(outcomes: pl.DataFrame) -> pl.DataFrame:
-    """Return the resources that did not come in, with the reason, `LOST`."""
+def find_lost(outcomes: pl.DataFrame) -> pl.DataFrame:
+    """Return the resources that were not imported, with the reason (`LOST`)."""
     missed = outcomes.filter(~pl.col("outcome").is_in(IMPORTED))
     return missed.select("resource_type", "resource_id", copy_reason="reason").cast(LOST)
 
 
-def with_copy_reasons(verdicts: pl.DataFrame, missed: pl.DataFrame) -> pl.DataFrame:
-    """Add ``copy_reason`` to a duplicate whose counted copy did not come in (`lost`): it shares that one's fate."""
+def add_copy_reasons(verdicts: pl.DataFrame, missed: pl.DataFrame) -> pl.DataFrame:
+    """Add ``copy_reason`` to the duplicates of a resource that was not imported (`find_lost`)."""
     fates = missed.unique(["resource_type", "resource_id"])
     joined = verdicts.join(fates, on=["resource_type", "resource_id"], how="left", maintain_order="left")
     return joined.with_columns(copy_reason=pl.when(is_duplicate()).then("copy_reason"))
@@ -332,13 +334,13 @@ def _reason_and_detail() -> dict[str, pl.Expr]:
     return {"reason": reason, "detail": detail}
 
 
-def sum_words(dispositions: pl.DataFrame) -> pl.DataFrame:
+def sum_dispositions(dispositions: pl.DataFrame) -> pl.DataFrame:
     """Return one row (`SUMMED`) for a file's units with the same disposition, stage and reason."""
     first = dispositions.sort("line").group_by("arrival_id", "disposition", "stage", "reason", maintain_order=True)
     return first.agg(pl.len().alias("units"), pl.col("line", "detail").first()).select(SUMMED.names()).cast(SUMMED)
 
 
-def file_words(arrivals: pl.DataFrame, summed: pl.DataFrame) -> pl.DataFrame:
+def decide_file_dispositions(arrivals: pl.DataFrame, summed: pl.DataFrame) -> pl.DataFrame:
     """Return the disposition of every file for the ledger: the gravest of its units.
 
     Parameters
@@ -346,14 +348,14 @@ def file_words(arrivals: pl.DataFrame, summed: pl.DataFrame) -> pl.DataFrame:
     arrivals
         Rows of the arrivals dataset.
     summed
-        Of `sum_words`, the sums of parts below each other.
+        The sums from `sum_dispositions`, of one or more parts.
 
     Returns
     -------
     polars.DataFrame
         Rows of ``records.DISPOSITIONS``.
     """
-    gravity = {word.value: number for number, word in enumerate(GRAVEST_FIRST)}
+    gravity = {disposition.value: number for number, disposition in enumerate(GRAVEST_FIRST)}
     rank = pl.col("disposition").replace_strict(gravity, return_dtype=pl.Int64)
     gravest = pl.col("rank") == pl.col("rank").min()
     claimed = pl.col("reason") == Reason.INSTANCE_CLAIMED
@@ -379,8 +381,8 @@ def file_words(arrivals: pl.DataFrame, summed: pl.DataFrame) -> pl.DataFrame:
 
 
 def _file_reason() -> pl.Expr:
-    """Return the reason that the units share; a unit that another run claims makes the whole file come again."""
-    several = pl.col("disposition").is_in(_SET_ASIDE) & (pl.col("reasons") > 1)
+    """Return the reason that the units share; if another run claims a unit, the next run takes the whole file again."""
+    several = pl.col("disposition").is_in(_STOPPED) & (pl.col("reasons") > 1)
     return (
         pl.when("claimed")
         .then(pl.lit(str(Reason.INSTANCE_CLAIMED)))

@@ -53,7 +53,7 @@ def read_back(
     s3
         Where the import files are.
     chosen
-        Outcomes, of `choose`.
+        Outcomes, of `choose_sample`.
     batches
         Rows of the batches dataset, of all batches, frame by frame.
     pause
@@ -61,10 +61,10 @@ def read_back(
     """
     units = chosen.select("arrival_id", "line")
     places = [rows.join(units, on=units.columns, how="semi", nulls_equal=True) for rows in batches]
-    return differing(reader, s3, pl.concat([BATCHES.to_frame(), *places]), pause=pause)
+    return find_differing(reader, s3, pl.concat([BATCHES.to_frame(), *places]), pause=pause)
 
 
-def differing(
+def find_differing(
     reader: FhirReader, s3: S3, places: pl.DataFrame, *, pause: Callable[[float], None] = time.sleep
 ) -> pl.DataFrame:
     """Return the resources (resource_type, resource_id) that the data store does not hold as they were sent.
@@ -89,7 +89,7 @@ def differing(
     return wrong
 
 
-def choose(outcomes: pl.DataFrame, sample: int) -> pl.DataFrame:
+def choose_sample(outcomes: pl.DataFrame, sample: int) -> pl.DataFrame:
     """Return so many of the imported resources, type by type in turn, in the order of their digests.
 
     What is not chosen of a part is not chosen of the whole, so that it can be done part by part.
@@ -99,7 +99,7 @@ def choose(outcomes: pl.DataFrame, sample: int) -> pl.DataFrame:
     return imported.with_columns(turn=turn).sort("turn", "content_digest").head(sample).drop("turn")
 
 
-def marked(outcomes: pl.DataFrame, wrong: pl.DataFrame) -> pl.DataFrame:
+def flag_mismatches(outcomes: pl.DataFrame, wrong: pl.DataFrame) -> pl.DataFrame:
     """Mark the outcomes of these resources (resource_type, resource_id) as differing from the data store."""
     found = wrong.unique().with_columns(differs=pl.lit(value=True))
     rows = outcomes.join(found, on=["resource_type", "resource_id"], how="left", maintain_order="left")

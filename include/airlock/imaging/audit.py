@@ -21,7 +21,7 @@ from airlock.imaging.fhir.publishing import read_publishing
 from airlock.imaging.fhir.study import name_resources
 from airlock.imaging.input_files import name_files
 from airlock.imaging.outcomes import account, discrepancies
-from airlock.imaging.read_back import choose, read_back
+from airlock.imaging.read_back import choose_image_sets, read_back
 from airlock.imaging.reading import find_reading
 from airlock.imaging.report import Tally
 from airlock.imaging.resolve import CARRIED
@@ -207,7 +207,7 @@ def _gather_evidence(
         repeated=[job["batch_id"] for job in jobs if job["generation"]],
         split=books.split_series(),
         brought_elsewhere=brought_elsewhere,
-        to_read_back=choose(image_sets, fraction),
+        to_read_back=choose_image_sets(image_sets, fraction),
         unknown_ids=books.unknown_ids,
         overrides=_find_overrides(run),
     )
@@ -278,13 +278,13 @@ def _decide(
 ) -> dict[str, pl.DataFrame]:
     """Decide on a part, which has whole studies; return its verdicts, outcomes, gates and dispositions."""
     outcomes = _flag_overwritten(_flag_versions(run, outcomes, evidence), evidence)
-    outcomes = gate.blocking(outcomes, run.pipeline.audit, evidence.suspect)
+    outcomes = gate.flag_blocking(outcomes, run.pipeline.audit, evidence.suspect)
     frames = decided.select("arrival_id", "NumberOfFrames")
     datastore = run.pipeline.healthimaging.datastore_id
     outcomes = read_back(evidence.imaging, datastore, outcomes, frames, evidence.to_read_back)
     decision = _decide_gates(run, decided, outcomes, evidence, balanced=balanced)
     arrivals = decided.filter(~pl.col("arrival_id").is_in(evidence.unknown_ids.implode())).unique("arrival_id")
-    words = gate.last_words(arrivals, decided, outcomes, decision["gates"])
+    words = gate.decide_dispositions(arrivals, decided, outcomes, decision["gates"])
     return decision | {"verdicts": decided, "outcomes": outcomes, "dispositions": words}
 
 
@@ -317,10 +317,10 @@ def _decide_gates(
     """Return the studies' gates, the holds with their findings, and the holds that a person has overridden."""
     elsewhere = _find_files_elsewhere(run, outcomes["StudyInstanceUID"].unique())
     policy = run.pipeline.audit
-    gates = gate.decide(decided, outcomes, elsewhere, policy, balanced=balanced)
-    holds = gate.holds(gates, decided, outcomes, elsewhere, policy)
+    gates = gate.decide_studies(decided, outcomes, elsewhere, policy, balanced=balanced)
+    holds = gate.find_holds(gates, decided, outcomes, elsewhere, policy)
     overridden = find_overridden(holds, evidence.overrides)
-    gates = gate.override(gates, overridden["subject"])
+    gates = gate.release_overridden(gates, overridden["subject"])
     if run.pipeline.healthlake is not None:
         gates = gate.hold_unpublished(gates, evidence.published)
     return {"gates": gates, "holds": holds.join(overridden, on="subject", how="anti"), "overrides": overridden}

@@ -25,7 +25,7 @@ GONE_AT_STAGING = (Reason.OBJECT_CHANGED, Reason.OBJECT_GONE)
 _TAKEN_LATER = "this is the reason of the equal copy that was to be imported; the next run takes this file"
 
 
-def blocking(outcomes: pl.DataFrame, settings: Audit, suspect_batches: list[str]) -> pl.DataFrame:
+def flag_blocking(outcomes: pl.DataFrame, settings: Audit, suspect_batches: list[str]) -> pl.DataFrame:
     """Mark the outcomes that hold their study.
 
     Adds the column ``blocks``: true for an imported file that a person has to look at. A service warning whose every
@@ -46,7 +46,7 @@ def _only_harmless(settings: Audit) -> pl.Expr:
     return pl.col("warnings").list.set_difference(harmless).list.len() == 0
 
 
-def decide(
+def decide_studies(
     verdicts: pl.DataFrame,
     outcomes: pl.DataFrame,
     elsewhere: Mapping[Reason, Collection[tuple[str, str]]],
@@ -92,7 +92,7 @@ def decide(
     return decided.select(GATES.names()).cast(GATES)
 
 
-def holds(
+def find_holds(
     gates: pl.DataFrame,
     verdicts: pl.DataFrame,
     outcomes: pl.DataFrame,
@@ -130,7 +130,7 @@ def holds(
             _findings(to_be_seen, pl.col("reason")),
             _findings(refused, incomplete),
             _findings(stopped.with_columns(warnings=pl.lit([], pl.List(pl.String))), incomplete),
-            *(_elsewhere(files, code) for code, files in elsewhere.items()),
+            *(_findings_elsewhere(files, code) for code, files in elsewhere.items()),
             held.filter(pl.col("reason") == Reason.RUN_UNBALANCED).select(
                 "StudyInstanceUID", finding="reason", code="reason"
             ),
@@ -160,7 +160,7 @@ def _findings(files: pl.DataFrame, code: pl.Expr) -> pl.DataFrame:
     )
 
 
-def _elsewhere(files: Collection[tuple[str, str]], code: Reason) -> pl.DataFrame:
+def _findings_elsewhere(files: Collection[tuple[str, str]], code: Reason) -> pl.DataFrame:
     """Return findings outside this run, each with the file or run that causes it."""
     named = pl.DataFrame(sorted(files), schema={"StudyInstanceUID": pl.String, "what": pl.String}, orient="row")
     return named.select(
@@ -168,7 +168,7 @@ def _elsewhere(files: Collection[tuple[str, str]], code: Reason) -> pl.DataFrame
     )
 
 
-def override(gates: pl.DataFrame, subjects: pl.Series) -> pl.DataFrame:
+def release_overridden(gates: pl.DataFrame, subjects: pl.Series) -> pl.DataFrame:
     """Release the held studies that a person has approved."""
     chosen = pl.col("StudyInstanceUID").is_in(subjects.implode())
     return gates.with_columns(
@@ -194,7 +194,7 @@ def hold_unpublished(gates: pl.DataFrame, published: Collection[str]) -> pl.Data
     )
 
 
-def last_words(
+def decide_dispositions(
     arrivals: pl.DataFrame, verdicts: pl.DataFrame, outcomes: pl.DataFrame, gates: pl.DataFrame
 ) -> pl.DataFrame:
     """Return the disposition of every arrival: exactly one row each, even where verdicts or outcomes are missing."""
@@ -225,7 +225,9 @@ def last_words(
         .join(known, on="arrival_id", how="left", maintain_order="left")
         .join(after, on="arrival_id", how="left", maintain_order="left")
         .join(lost, on="duplicate_of", how="left", maintain_order="left")
-        .join(gates.select("StudyInstanceUID", "gate", gate_reason=_for_the_study()), on="StudyInstanceUID", how="left")
+        .join(
+            gates.select("StudyInstanceUID", "gate", gate_reason=_reason_of_study()), on="StudyInstanceUID", how="left"
+        )
     )
     words = rows.with_columns(
         sop_instance_uid="SOPInstanceUID",
@@ -238,7 +240,7 @@ def last_words(
     return words.select(DISPOSITIONS.names()).cast(DISPOSITIONS).sort("key", "arrival_id")
 
 
-def _for_the_study() -> pl.Expr:
+def _reason_of_study() -> pl.Expr:
     """Return the reason of a file that is held only because its study is held, from the reason of the gate."""
     reason = pl.col("reason")
     return (

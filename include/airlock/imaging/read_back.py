@@ -53,7 +53,7 @@ def read_back(
     frames
         ``arrival_id`` and ``NumberOfFrames`` as the header has it (null where there is none).
     chosen
-        The image sets to read, `choose`.
+        The image sets to read, `choose_image_sets`.
     pause
         How to wait some seconds.
     """
@@ -70,7 +70,7 @@ def read_back(
     )
 
 
-def choose(image_sets: Collection[str], fraction: float) -> list[str]:
+def choose_image_sets(image_sets: Collection[str], fraction: float) -> list[str]:
     """Return a share of the image sets, 0 to 1, the same ones every time: the first by their random ids."""
     return sorted(image_sets)[: round(len(image_sets) * fraction + 0.4999)] if fraction else []
 

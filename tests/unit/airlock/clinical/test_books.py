@@ -5,8 +5,8 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from airlock.clinical.books import Books, describe
-from airlock.clinical.gate import doubt
+from airlock.clinical.books import Books, list_imbalances
+from airlock.clinical.gate import flag_uncertain
 from airlock.records import ARRIVALS
 from airlock.stages.resources import BY_UNIT, DISPOSITIONS, FILES, UNIT
 from airlock.storage.spool import PARTITION_ROWS, Partitions
@@ -40,11 +40,11 @@ def imbalances(rows: dict[str, pl.DataFrame]) -> list[str]:
         books.add_arrivals(rows["arrivals"])
         books.add_files(rows["files"])
         books.add_held(rows["held"].select("arrival_id"))
-        books.add_outcomes(doubt(rows["outcomes"], []))
+        books.add_outcomes(flag_uncertain(rows["outcomes"], []))
         books.add_verdicts([rows["verdicts"]])
         found = books.balance()
-        found += books.balance_words(partitions.spool(BY_UNIT, pl.Schema(UNIT), [rows["dispositions"]]))
-    return describe(found)
+        found += books.balance_dispositions(partitions.spool(BY_UNIT, pl.Schema(UNIT), [rows["dispositions"]]))
+    return list_imbalances(found)
 
 
 def twice(frame_: pl.DataFrame) -> pl.DataFrame:

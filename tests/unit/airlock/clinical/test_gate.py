@@ -34,7 +34,7 @@ class Books:
             for each in accepted
         ]
         self.verdicts = verdicts(*accepted)
-        self.outcomes = gate.doubt(outcomes(*rows), list(suspect))
+        self.outcomes = gate.flag_uncertain(outcomes(*rows), list(suspect))
 
     def and_(self, *others: dict[str, Any]) -> Books:
         """Add verdicts of what was not accepted."""
@@ -44,22 +44,22 @@ class Books:
     def gates(self, settings: ClinicalAudit = LENIENT, **state: bool) -> pl.DataFrame:
         books = STORE, self.verdicts, self.outcomes, settings
         state = {"balanced": True} | state
-        rows = pl.concat([gate.decide(*books, **state), gate.decide_files(*books, **state)])
+        rows = pl.concat([gate.decide_patients(*books, **state), gate.decide_files(*books, **state)])
         assert rows.schema == GATES
         return rows
 
     def reasons(self, settings: ClinicalAudit = LENIENT, **state: bool) -> dict[str, str | None]:
         return dict(self.gates(settings, **state).select("subject", "reason").iter_rows())
 
-    def last_words(self, settings: ClinicalAudit = LENIENT, *more: str, **state: bool) -> pl.DataFrame:
+    def decide_dispositions(self, settings: ClinicalAudit = LENIENT, *more: str, **state: bool) -> pl.DataFrame:
         arrivals = files(*sorted({*self.verdicts["arrival_id"], *more}))
-        units = gate.with_copy_reasons(self.verdicts, gate.lost(self.outcomes))
-        rows = gate.last_words(arrivals, units, self.outcomes, self.gates(settings, **state))
+        units = gate.add_copy_reasons(self.verdicts, gate.find_lost(self.outcomes))
+        rows = gate.decide_dispositions(arrivals, units, self.outcomes, self.gates(settings, **state))
         assert rows.schema == DISPOSITIONS
         return rows
 
     def words(self, settings: ClinicalAudit = LENIENT, **state: bool) -> dict[str, tuple[str, str | None]]:
-        rows = self.last_words(settings, **state)
+        rows = self.decide_dispositions(settings, **state)
         return {row["resource_id"]: (row["disposition"], row["reason"]) for row in rows.iter_rows(named=True)}
 
 
@@ -195,25 +195,25 @@ class TestLastWords:
         ],
     )
     def test_what_was_decided_before_the_import_stays(self, verdict: str, reason: str, word: str, stage: str) -> None:
-        rows = Books(P1).and_(stopped(O2, reason, verdict)).last_words()
+        rows = Books(P1).and_(stopped(O2, reason, verdict)).decide_dispositions()
         row = rows.filter(pl.col("resource_id") == "o2").row(0, named=True)
         assert (row["disposition"], row["reason"], row["stage"]) == (word, reason, stage)
 
     def test_a_twin_of_what_did_not_come_in_fails_with_it(self) -> None:
         twin = stopped(TWIN, "duplicate_same_content", "duplicate")
         for what, expected in ((REJECTED, ("failed", "rejected")), (("imported", None), ("duplicate", twin["reason"]))):
-            rows = Books(P1, O2, o2=what).and_(twin).last_words()
+            rows = Books(P1, O2, o2=what).and_(twin).decide_dispositions()
             row = rows.filter(pl.col("arrival_id") == "b").row(0, named=True)
             assert (row["disposition"], row["reason"]) == expected
 
     def test_a_file_on_which_nothing_was_decided_has_one_row(self) -> None:
-        rows = Books(P1).last_words(LENIENT, "z")
+        rows = Books(P1).decide_dispositions(LENIENT, "z")
         row = rows.filter(pl.col("arrival_id") == "z").row(0, named=True)
         assert (row["line"], row["disposition"], row["reason"], row["stage"]) == (None, "failed", "undecided", "audit")
 
     def test_a_file_that_is_its_own_unit_has_the_files_size(self) -> None:
         whole = {"arrival_id": "e", "line": None, "verdict": "quarantine", "reason": "empty_object"}
-        rows = Books(P1).and_(whole).last_words()
+        rows = Books(P1).and_(whole).decide_dispositions()
         assert rows.filter(pl.col("arrival_id") == "e").select("line", "size", "stage").row(0) == (None, 1000, "parse")
 
     def test_an_accepted_resource_without_an_outcome_is_undecided(self) -> None:
@@ -222,7 +222,7 @@ class TestLastWords:
         assert books.words()["o2"] == ("failed", "undecided")
 
     def test_the_rows_are_in_the_order_of_the_files(self) -> None:
-        rows = Books(P4, O3, P1, O2).last_words()
+        rows = Books(P4, O3, P1, O2).decide_dispositions()
         assert rows.select("key", "line").rows() == [("in/a", 1), ("in/a", 2), ("in/a", 3), ("in/b", 4)]
 
 
@@ -232,7 +232,7 @@ def word_of(*units: tuple[str, str | None]) -> tuple[str, str | None]:
         {"arrival_id": "a", "line": number, "disposition": word, "reason": reason, "stage": "audit", "detail": "said"}
         for number, (word, reason) in enumerate(units)
     ]
-    found = gate.file_words(files("a"), gate.sum_words(frame(rows, DISPOSITIONS)))
+    found = gate.decide_file_dispositions(files("a"), gate.sum_dispositions(frame(rows, DISPOSITIONS)))
     assert found.schema == FILE_DISPOSITIONS
     assert (found["detail"][0] == "said") == (len(units) == 1)
     return found.select("disposition", "reason").row(0)

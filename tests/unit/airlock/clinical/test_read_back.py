@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airlock.clinical.read_back import TRIES, VALIDATION_ISSUE, agrees, choose, marked, read_back
+from airlock.clinical.read_back import TRIES, VALIDATION_ISSUE, agrees, choose_sample, flag_mismatches, read_back
 from tests.unit.airlock.clinical.books import Store, batch, ndjson, observation, outcomes, patient, unit
 
 if TYPE_CHECKING:
@@ -96,13 +96,13 @@ class TestChoice:
     def test_every_type_has_its_share_and_the_choice_stays(self) -> None:
         many = [unit(f"Observation/o{number}") for number in range(50)]
         rows = outcomes(*many, unit("Patient/p1"), unit("Group/g1"))
-        chosen = choose(rows, 4)
+        chosen = choose_sample(rows, 4)
         assert sorted(chosen["resource_type"]) == ["Group", "Observation", "Observation", "Patient"]
-        assert choose(rows.reverse(), 4)["resource_id"].to_list() == chosen["resource_id"].to_list()
+        assert choose_sample(rows.reverse(), 4)["resource_id"].to_list() == chosen["resource_id"].to_list()
 
     def test_only_what_came_in_is_read(self) -> None:
         rows = outcomes(unit("Patient/p1"), outcome="rejected").vstack(outcomes(unit("Patient/p2")))
-        assert choose(rows, 10)["resource_id"].to_list() == ["p2"]
+        assert choose_sample(rows, 10)["resource_id"].to_list() == ["p2"]
 
 
 PATIENTS = [patient("p1"), patient("p2", multipleBirthInteger=3)]
@@ -123,7 +123,7 @@ def reasons(world: World, store: Store, sample: int = 10, pause: Any = lambda _:
     world.put("s3://work/staging/b1/Patient.ndjson", ndjson(PATIENTS))
     world.put("s3://work/staging/b1/Observation.ndjson", ndjson([WEIGHT]))
     rows: pl.DataFrame = outcomes(*UNITS).with_columns(uncertain=False)
-    found = marked(rows, read_back(store, world.s3, choose(rows, sample), [batch(*UNITS)], pause=pause))
+    found = flag_mismatches(rows, read_back(store, world.s3, choose_sample(rows, sample), [batch(*UNITS)], pause=pause))
     assert found["uncertain"].to_list() == [reason is not None for reason in found["reason"]]
     return dict(found.select("resource_id", "reason").iter_rows())
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airlock.imaging import report
-from airlock.imaging.gate import blocking, decide, last_words
+from airlock.imaging.gate import decide_dispositions, decide_studies, flag_blocking
 from airlock.imaging.outcomes import account, discrepancies
 from airlock.pipelines import Audit
 from airlock.reasons import SENTENCES, Reason
@@ -34,9 +34,9 @@ def gated(
     **policy: Any,
 ) -> tuple[dict[str, tuple[str, str | None]], dict[str, tuple[str, str | None]]]:
     """Return the gate and its reason by study, and the disposition and its reason by file."""
-    marked = blocking(facts, Audit(**policy), suspect or [])
-    gates = decide(arrivals, marked, elsewhere or {}, Audit(**policy), balanced=balanced)
-    words = last_words(arrivals.select(ARRIVALS.names()), arrivals, marked, gates)
+    marked = flag_blocking(facts, Audit(**policy), suspect or [])
+    gates = decide_studies(arrivals, marked, elsewhere or {}, Audit(**policy), balanced=balanced)
+    words = decide_dispositions(arrivals.select(ARRIVALS.names()), arrivals, marked, gates)
     return (
         {uid: (gate, why) for uid, gate, why in gates.select("StudyInstanceUID", "gate", "reason").iter_rows()},
         {key[3:]: (word, why) for key, word, why in words.select("key", "disposition", "reason").iter_rows()},
@@ -54,7 +54,9 @@ class TestGate:
         assert words == {"a": ("released", None), "b": ("released", None)}
 
     def test_a_study_has_one_row_with_its_key(self) -> None:
-        gates = decide(verdicts(A, B, OTHER), blocking(outcomes(A, B, OTHER), Audit(), []), {}, Audit(), balanced=True)
+        gates = decide_studies(
+            verdicts(A, B, OTHER), flag_blocking(outcomes(A, B, OTHER), Audit(), []), {}, Audit(), balanced=True
+        )
         assert gates.schema == GATES
         assert gates.select("StudyInstanceUID", "study_key").rows() == [(uid, study_key(uid)) for uid in ("1.1", "1.2")]
 
@@ -191,7 +193,7 @@ class TestLastWords:
     def words(
         self, arrivals: pl.DataFrame, decided: pl.DataFrame, facts: pl.DataFrame, gates: pl.DataFrame
     ) -> dict[str, Any]:
-        rows = last_words(arrivals, decided, blocking(facts, Audit(), []), gates)
+        rows = decide_dispositions(arrivals, decided, flag_blocking(facts, Audit(), []), gates)
         assert rows.schema == DISPOSITIONS
         return {row["key"][3:]: row for row in rows.rows(named=True)}
 
@@ -304,10 +306,10 @@ def test_the_books_balance_whatever_the_job_left(words: list[str], end: Any, pol
     left = None if job is None else output(*lines, found=found, **counted)
     facts = account(listed, job, left)
     suspect = ["b1"] if left is not None and discrepancies(listed, left) else []
-    marked = blocking(facts, Audit(), suspect)
+    marked = flag_blocking(facts, Audit(), suspect)
     arrivals, decided = frame(named, ARRIVALS), verdicts(*named)
-    gates = decide(decided, marked, {}, Audit(hold_incomplete_studies=policy), balanced=True)
-    rows = last_words(arrivals, decided, marked, gates)
+    gates = decide_studies(decided, marked, {}, Audit(hold_incomplete_studies=policy), balanced=True)
+    rows = decide_dispositions(arrivals, decided, marked, gates)
 
     books = {"arrivals": arrivals, "verdicts": decided, "outcomes": facts, "dispositions": rows, "held": arrivals}
     assert describe_imbalances(report.imbalances(books)) == []

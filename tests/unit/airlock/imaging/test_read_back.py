@@ -11,8 +11,8 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from airlock.imaging.gate import blocking
-from airlock.imaging.read_back import TRIES, choose, read_back
+from airlock.imaging.gate import flag_blocking
+from airlock.imaging.read_back import TRIES, choose_image_sets, read_back
 from airlock.pipelines import Audit
 from localaws.server import serve
 from localaws.settings import Seed
@@ -63,9 +63,11 @@ def reasons(
     fraction: float = 1.0,
     **changes: Any,
 ) -> list[str | None]:
-    facts = blocking(outcomes(*files, image_set_id=image_set, **changes), Audit(), [])
+    facts = flag_blocking(outcomes(*files, image_set_id=image_set, **changes), Audit(), [])
     declared = facts.select("arrival_id", NumberOfFrames=pl.lit(frames, pl.String))
-    rows = read_back(imaging, STORE, facts, declared, choose([image_set], fraction), pause=lambda _seconds: None)
+    rows = read_back(
+        imaging, STORE, facts, declared, choose_image_sets([image_set], fraction), pause=lambda _seconds: None
+    )
     assert rows.columns == facts.columns
     assert rows["arrival_id"].equals(facts["arrival_id"])
     assert (rows["blocks"] == rows["reason"].is_not_null()).all()
@@ -148,7 +150,7 @@ def test_the_same_share_is_read_every_time_and_at_least_one(
     facts = pl.concat(
         [outcomes(dicom(each), image_set_id=each) for each in [*sets, "a"]] + [outcomes(HERE, image_set_id=None)]
     )
-    facts = blocking(facts, Audit(), [])
+    facts = flag_blocking(facts, Audit(), [])
     declared = facts.unique("arrival_id").select("arrival_id", NumberOfFrames=pl.lit(None, pl.String))
 
     class Recording(Reluctant):
@@ -157,5 +159,5 @@ def test_the_same_share_is_read_every_time_and_at_least_one(
             return self.imaging.get_image_set_metadata(datastoreId=datastoreId, imageSetId=image_set)
 
     client = Recording(imaging, "", 0)
-    read_back(client, STORE, facts, declared, choose(sets, fraction))
+    read_back(client, STORE, facts, declared, choose_image_sets(sets, fraction))
     assert client.asked == ["a", "b", "c", "d"][:number]

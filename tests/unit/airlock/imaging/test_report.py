@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from airlock.imaging.gate import blocking, decide, last_words
+from airlock.imaging.gate import decide_dispositions, decide_studies, flag_blocking
 from airlock.imaging.report import CSV_COLUMNS, Tally, build, imbalances
 from airlock.ledger.gates import OVERRIDES
 from airlock.pipelines import Audit
@@ -46,10 +46,10 @@ def books(*files: dict[str, Any]) -> dict[str, pl.DataFrame]:
             ),
         ]
     )
-    facts = blocking(facts, Audit(), [])
-    gates = decide(decided, facts, {}, Audit(), balanced=True)
+    facts = flag_blocking(facts, Audit(), [])
+    gates = decide_studies(decided, facts, {}, Audit(), balanced=True)
     arrivals = frame(list(files), ARRIVALS)
-    rows = last_words(arrivals, decided, facts, gates)
+    rows = decide_dispositions(arrivals, decided, facts, gates)
     return {
         "arrivals": arrivals,
         "verdicts": decided,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from airlock.dicom.preconditions import file_rules
-from airlock.imaging.gate import last_words
+from airlock.imaging.gate import decide_dispositions
 from airlock.imaging.validate import (
     SERIES_ELEMENTS,
     STUDY_ELEMENTS,
@@ -491,7 +491,7 @@ def assert_sound(rows: pl.DataFrame, files: list[dict[str, Any]], policy: str) -
     assert copies.height == rows.filter(pl.col("verdict") == "duplicate").height
     assert (copies["SOPInstanceUID"] == copies["SOPInstanceUID_right"]).all()
     assert ((copies["etag"] == copies["etag_right"]) & (copies["size"] == copies["size_right"])).all()
-    undecided = last_words(
+    undecided = decide_dispositions(
         rows, rows, OUTCOMES.to_frame().with_columns(blocks=pl.lit(None, pl.Boolean)), GATES.to_frame()
     )
     assert undecided.height == len(files)
