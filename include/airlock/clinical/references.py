@@ -1,4 +1,4 @@
-"""References: which resource each one means, how it has to be written, and which of them lead nowhere.
+"""References: the resource that each one means, its form in the import file, and references without a resource.
 
 Sources: FHIR R4, "References" (literal and conditional references), "Bundle" (resolving references by fullUrl).
 """
@@ -40,13 +40,13 @@ REFERENCES = schema(_PLACE, UNIT, {"found": pl.String})
 MEANINGS = schema(
     REFERENCES,
     {
-        "reference": pl.String,  # how it must be written, where the delivery or the data store says so
-        "target": pl.String,  # the Type/id that it means; null where that is on another server, or nowhere
-        "why": pl.String,  # where it can lead nowhere
+        "reference": pl.String,  # its form in the import file, if the delivery or the data store determines it
+        "target": pl.String,  # the Type/id that it means; null if the resource is on another server or does not exist
+        "why": pl.String,  # the reason if it means no resource, else null
     },
 )
-EDGES = schema(_PLACE, {"own": pl.String, "target": pl.String})  # of two resources, as Type/id
-STOPPED = schema(_PLACE, {"own": pl.String, "kind": pl.String})  # the type that is missed
+EDGES = schema(_PLACE, {"own": pl.String, "target": pl.String})  # the referring resource and its target, as Type/id
+STOPPED = schema(_PLACE, {"own": pl.String, "kind": pl.String})  # the referring resource, and the type of its target
 _FULL_URLS = schema({"arrival_id": pl.String, "found": pl.String, "reference": pl.String})
 _BEARERS = schema({"question": pl.String, "target": pl.String})
 _ASKED = schema(REFERENCES, {"question": pl.String})
@@ -67,22 +67,23 @@ class FhirStore(Protocol):
 
 
 def is_refused(error: Exception) -> bool:
-    """Return whether the data store refuses a single request for its content."""
+    """Return whether an error means that the data store refused one request for its content."""
     return getattr(error, "status", None) in _REFUSED
 
 
 class Resolver:
-    """Finds out what the references of a delivery mean; of the delivery one partition at a time is in memory.
+    """Finds the resource that each reference of a delivery means, with one partition at a time in memory.
 
-    A reference means the entry of its file that bears it as fullUrl. A conditional one means the one resource of the
-    delivery that bears the identifier, or else the one that the data store finds. One to another server stays as it is.
+    A reference means the entry of its file that has it as fullUrl. A conditional reference means the one resource of
+    the delivery with the identifier, or else the one that the data store finds. A reference to another server stays as
+    it is.
 
     Parameters
     ----------
     partitions
-        Where rows are set aside.
+        Opens the spools.
     store
-        Is searched for the conditional references that nothing in the delivery answers.
+        The data store, searched for conditional references that no resource of the delivery answers.
     """
 
     def __init__(self, partitions: Partitions, store: FhirStore | None) -> None:
@@ -94,9 +95,9 @@ class Resolver:
         self._bearers = partitions.spool(pl.col("question"), _BEARERS)
 
     def add_resources(self, named: pl.DataFrame) -> None:
-        """Take in resources that may be referred to: arrival_id, resource_type, resource_id, full_url, identifiers.
+        """Add possible targets of references: arrival_id, resource_type, resource_id, full_url, identifiers.
 
-        Twins count: a Bundle's fullUrl means its resource, whichever file brought it first.
+        Include duplicates: the fullUrl of a Bundle means its resource, even if another file brought the same one first.
         """
         own = named.with_columns(reference=name_of(), target=name_of())
         self._full_urls.add(
@@ -114,59 +115,59 @@ class Resolver:
         )
 
     def add_references(self, units: pl.DataFrame) -> None:
-        """Take in the references of units: row, arrival_id, line, references."""
+        """Add the references of units: row, arrival_id, line, references."""
         found = units.filter(pl.col("references").list.len() > 0).with_columns(
             edge=pl.int_ranges(pl.col("references").list.len())
         )
         rows = found.select("row", "edge", "arrival_id", "line", found="references").explode("edge", "found")
         self._references.add(rows.drop_nulls("found").cast(REFERENCES))
 
-    def meanings(self) -> Iterator[pl.DataFrame]:
-        """Yield `MEANINGS` of all references, partition by partition."""
+    def find_meanings(self) -> Iterator[pl.DataFrame]:
+        """Yield the meanings of all references (`MEANINGS`), partition by partition."""
         for references, full_urls in zip_partitions(self._references, self._full_urls):
-            # One that two entries bear means nothing.
+            # A fullUrl that two entries have is ambiguous, so it means no resource.
             borne = full_urls.unique().unique(["arrival_id", "found"], keep="none")
             found = references.join(borne, on=["arrival_id", "found"], how="left", maintain_order="left")
             asks = pl.col("reference").is_null() & pl.col("found").str.contains(_CONDITIONAL)
-            yield _meanings(found.filter(~asks))
+            yield _as_meanings(found.filter(~asks))
             asked = found.filter(asks)
-            questions = {reference: _question(reference) for reference in asked["found"].unique()}
+            questions = {reference: _normalize_question(reference) for reference in asked["found"].unique()}
             question = pl.col("found").replace_strict(questions, default=None, return_dtype=pl.String)
             self._asked.add(asked.with_columns(question=question).select(_ASKED.names()))
         for asked, bearers in zip_partitions(self._asked, self._bearers):
-            answers = self._answers(asked, bearers)
+            answers = self._find_answers(asked, bearers)
             answer = pl.col("found").replace_strict(answers, default=None, return_dtype=pl.String)
-            yield _meanings(asked.with_columns(reference=answer))
+            yield _as_meanings(asked.with_columns(reference=answer))
 
-    def _answers(self, asked: pl.DataFrame, bearers: pl.DataFrame) -> dict[str, str]:
-        """Return the one resource that each conditional reference means, where there is one."""
+    def _find_answers(self, asked: pl.DataFrame, bearers: pl.DataFrame) -> dict[str, str]:
+        """Return the resource of each conditional reference that means exactly one, by the reference."""
         wanted = bearers.join(asked, on="question", how="semi").group_by("question").agg(pl.col("target").unique())
         known = dict(wanted.iter_rows())
         answers = {}
         for reference, question in sorted(set(asked.select("found", "question").iter_rows())):
             kind, _, query = reference.partition("?")
             if query.startswith(_BY_IDENTIFIER) and not _has_system(unquote(query.removeprefix(_BY_IDENTIFIER))):
-                continue  # a number may be anybody's without the system that gave it
-            targets = known.get(question) or _searched(self._store, kind, query)
+                continue  # without its system, one identifier value may belong to several patients
+            targets = known.get(question) or _search_targets(self._store, kind, query)
             if len(targets) == 1:
                 answers[reference] = targets[0]
         return answers
 
 
 def name_of() -> pl.Expr:
-    """Return a unit's resource as Type/id."""
+    """Return the name of a unit's resource as Type/id."""
     return pl.format("{}/{}", "resource_type", "resource_id")
 
 
-def _question(reference: str) -> str:
-    """Return a conditional reference as a bearer of the identifier answers it."""
+def _normalize_question(reference: str) -> str:
+    """Return a conditional reference in the form that resources with the identifier answer: its value unquoted."""
     kind, _, query = reference.partition("?")
     if not query.startswith(_BY_IDENTIFIER):
         return reference
     return f"{kind}?{_BY_IDENTIFIER}{unquote(query.removeprefix(_BY_IDENTIFIER))}"
 
 
-def _meanings(found: pl.DataFrame) -> pl.DataFrame:
+def _as_meanings(found: pl.DataFrame) -> pl.DataFrame:
     target = pl.coalesce("reference", pl.col("found").str.extract(_LITERAL))
     is_conditional = pl.col("found").str.contains(_CONDITIONAL)
     kind = pl.when(is_conditional).then(pl.lit("conditional")).otherwise(pl.lit("urn"))
@@ -180,8 +181,8 @@ def _has_system(identifier: str) -> bool:
     return bool(bar and system)
 
 
-def _searched(store: FhirStore | None, kind: str, query: str) -> list[str]:
-    """Return the resources that the data store finds, two at most: more than one means none."""
+def _search_targets(store: FhirStore | None, kind: str, query: str) -> list[str]:
+    """Return at most two resources that the data store finds; more than one means that the reference is ambiguous."""
     pairs = [part.partition("=") for part in query.split("&")]
     params = {name: unquote(value) for name, _, value in pairs}
     if store is None or kind not in RESOURCE_TYPES or len(params) < len(pairs):
@@ -189,32 +190,32 @@ def _searched(store: FhirStore | None, kind: str, query: str) -> list[str]:
     try:
         return [f"{kind}/{item['id']}" for item in islice(store.search(kind, params), 2)]
     except Exception as error:
-        if is_refused(error):  # it does not know the parameter, or its value is none
+        if is_refused(error):  # an unknown parameter, or a value that is not valid for it
             return []
         raise
 
 
-def missing(
+def find_missing(
     targets: pl.Series,
     known: Callable[[pl.DataFrame], pl.DataFrame],
     accepted: pl.Series,
     store: FhirStore | None,
     at_a_time: int,
 ) -> set[str]:
-    """Return the targets that are neither among the accepted nor known nor in the data store.
+    """Return the targets that are not in the delivery, the ledger or the data store.
 
     Parameters
     ----------
     targets
-        Type/id that something refers to.
+        The targets of references, as Type/id.
     known
-        Gives those of a frame of resource_type and resource_id that the ledger knows.
+        Returns the rows of a frame (resource_type, resource_id) that the ledger knows.
     accepted
-        Type/id of what is in the delivery.
+        The accepted resources of the delivery, as Type/id.
     store
-        Is asked for the rest; without it, the rest is missing.
+        The data store, which is read for the other targets; without it, all of them are missing.
     at_a_time
-        Reads at a time.
+        The number of concurrent reads.
     """
     open_ones = targets.unique().to_frame("target").filter(~pl.col("target").is_in(accepted.implode()))
     if open_ones.is_empty():
@@ -231,40 +232,40 @@ def missing(
     return set(rest) - {target for target, is_there in zip(asked, is_stored, strict=True) if is_there}
 
 
-def cascade(partitions: Partitions, edges: Spool, missing_targets: Iterable[set[str]]) -> Spool:
-    """Return the units that refer to what is missing, and those that refer to them, and so on: `STOPPED`, by ``own``.
+def find_dependents(partitions: Partitions, edges: Spool, missing_targets: Iterable[set[str]]) -> Spool:
+    """Return the units that depend on a missing target, directly or through other units: `STOPPED`, by ``own``.
 
     Parameters
     ----------
     partitions
-        Where rows are set aside.
+        Opens the spools.
     edges
-        `EDGES` of the accepted units, by ``target``.
+        The references between accepted units (`EDGES`), by ``target``.
     missing_targets
-        Type/id, of each partition of the edges in turn.
+        The missing targets, as Type/id: one set for each partition of the edges, in order.
     """
     own = pl.col("own")
     stopped = partitions.spool(own, STOPPED)
-    hits = partitions.spool(own, STOPPED, map(_hits, edges_in(edges), missing_targets))
-    while hits.rows:
+    referring = partitions.spool(own, STOPPED, map(_find_referring, iter_edge_partitions(edges), missing_targets))
+    while referring.rows:
         further = partitions.spool(own, STOPPED)
         for number in range(edges.partitions):
-            found = hits.partition(number).sort("edge").unique("own", keep="first", maintain_order=True)
+            found = referring.partition(number).sort("edge").unique("own", keep="first", maintain_order=True)
             new = found.join(stopped.partition(number), on="own", how="anti")
             if new.height:
                 stopped.add(new)
-                further.add(_hits(edges.partition(number), new["own"]))
-        hits.close()
-        hits = further
+                further.add(_find_referring(edges.partition(number), new["own"]))
+        referring.close()
+        referring = further
     return stopped
 
 
-def edges_in(edges: Spool) -> Iterator[pl.DataFrame]:
-    """Yield every partition of the edges, those without rows too."""
+def iter_edge_partitions(edges: Spool) -> Iterator[pl.DataFrame]:
+    """Yield every partition of the edges, also those without rows."""
     return map(edges.partition, range(edges.partitions))
 
 
-def _hits(edges: pl.DataFrame, gone: Iterable[str]) -> pl.DataFrame:
-    """Return what refers to these targets."""
+def _find_referring(edges: pl.DataFrame, gone: Iterable[str]) -> pl.DataFrame:
+    """Return the units that refer to these targets (`STOPPED`)."""
     found = edges.filter(pl.col("target").is_in(sorted(gone)))
     return found.select("row", "edge", "own", kind=pl.col("target").str.extract("^([^/]*)"))

@@ -1,7 +1,8 @@
-"""Validate: decide on every unit before import: its line, its structure, its twins, its references, the store's word.
+"""Validate: decide on every unit before import, by its line, structure, duplicates and references, and by $validate.
 
-A decision, once made, stands: later rules see only what is still accepted. Writes ``verdicts`` with one row per unit,
-``rewrites`` with the references that must be written otherwise, and ``operation_outcomes``.
+Later rules do not change an earlier decision; they decide only on units that are still accepted. Writes ``verdicts``
+with one row per unit, ``rewrites`` with the references that import files need in another form, and
+``operation_outcomes``.
 """
 
 from __future__ import annotations
@@ -34,38 +35,38 @@ if TYPE_CHECKING:
     from airlock.storage.spool import Spool
     from airlock.storage.workspace import DatasetWriter
 
-_MILDER = {  # verdicts of files that are no resources, other than quarantine
+_MILD_VERDICTS = {  # reasons of files for which the verdict is not quarantine
     str(Reason.SIDECAR): Verdict.IGNORE.value,
-    str(Reason.NEWER_CONTENT): Verdict.IGNORE.value,  # a document, of a redrive
-    str(Reason.DUPLICATE_SAME_CONTENT): Verdict.DUPLICATE.value,  # a document that was converted before
+    str(Reason.NEWER_CONTENT): Verdict.IGNORE.value,  # of a C-CDA document in a redrive
+    str(Reason.DUPLICATE_SAME_CONTENT): Verdict.DUPLICATE.value,  # of a C-CDA document that was converted before
 }
-_WITHIN = "within the delivery"
+_WITHIN_DELIVERY = "within the delivery"
 _KEY = list(UNIT)
-_OWN = list(IDENTITY)
+_RESOURCE = list(IDENTITY)
 _REFERRING = ("full_url", "references", "identifiers")
 # A unit's row: the number of its partition in the order of the delivery, and its number there.
 _ROW_BITS = 32
 _UNITS = schema({"row": pl.Int64}, VERDICTS)
 _REFERRING_UNITS = schema(_UNITS, {name: RESOURCES[name] for name in _REFERRING})
 _IN_ORDER = pl.col("row") // 2**_ROW_BITS
-# Units without a resource have nothing to do with each other.
+# Units without a resource are not compared with others, so each may be in any partition.
 _BY_RESOURCE = pl.coalesce(references.name_of(), pl.col("row").cast(pl.String))
 
 
 def validate(run: Run[ClinicalPipeline], store: FhirStore | None) -> dict[str, int]:
-    """Decide on every unit of a run's files; what is decided stands once an import job was begun.
+    """Decide on every unit of a run's files; once an import job was begun, the verdicts do not change.
 
     Parameters
     ----------
     run
         The run.
     store
-        The data store's REST API: for references to what lies there already, and for $validate.
+        The data store's REST API, for references to resources that it already holds and for $validate.
 
     Returns
     -------
     dict
-        Units by verdict.
+        The number of units by verdict.
     """
     if find_begun_batches(run):
         return count_parts(run.workspace.parts("verdicts", VERDICTS, ["verdict"]), "verdict")
@@ -83,7 +84,7 @@ def validate(run: Run[ClinicalPipeline], store: FhirStore | None) -> dict[str, i
 
 
 def _count_units(run: Run[ClinicalPipeline]) -> int:
-    """Return the number of units that parse has found; a file without any counts as one."""
+    """Return the number of units that parse has found; a file without units counts as one."""
     parts = (rows for shard in find_shards(run) for rows in run.workspace.parts(f"files/{shard}", FILES, ["units"]))
     return sum(int(rows["units"].clip(1).sum()) for rows in parts)
 
@@ -95,32 +96,32 @@ def _decide_all(
     rewrites: DatasetWriter,
     findings: DatasetWriter,
 ) -> Spool:
-    """Apply the rules; each sees the units in partitions in which what it compares is whole."""
+    """Return the decided units; each rule reads partitions that hold all rows that the rule compares."""
     resolver = Resolver(partitions, store)
-    read = partitions.spool(_BY_RESOURCE, _REFERRING_UNITS, _read(run, findings))
-    compared = partitions.numbered_spool(_IN_ORDER, _UNITS, _compare(run, read, resolver))
-    meanings = partitions.numbered_spool(_IN_ORDER, MEANINGS, resolver.meanings())
+    read = partitions.spool(_BY_RESOURCE, _REFERRING_UNITS, _read_units(run, findings))
+    compared = partitions.numbered_spool(_IN_ORDER, _UNITS, _stop_duplicates(run, read, resolver))
+    meanings = partitions.numbered_spool(_IN_ORDER, MEANINGS, resolver.find_meanings())
     resolved = partitions.numbered_spool(_IN_ORDER, _UNITS, _resolve(compared, meanings, rewrites))
     asked = partitions.numbered_spool(_IN_ORDER, _UNITS, _ask_service(run, resolved, meanings, store, findings))
     referring = partitions.spool(_BY_RESOURCE, _UNITS, _stop_dangling(run, asked, meanings, store, partitions))
     return partitions.numbered_spool(_IN_ORDER, _UNITS, _claim(run, referring))
 
 
-def _with_their_copies(units: pl.DataFrame) -> pl.DataFrame:
-    """Stop what was set aside as the twin of a resource that was stopped later: it is not in the store either."""
-    twin = (pl.col("verdict") == Verdict.DUPLICATE) & (pl.col("detail") == _WITHIN)
-    of_twins = units.filter(twin).select(_OWN).unique()
+def _stop_copies(units: pl.DataFrame) -> pl.DataFrame:
+    """Quarantine the duplicates of a resource that a later rule has quarantined, since no copy is imported."""
+    twin = (pl.col("verdict") == Verdict.DUPLICATE) & (pl.col("detail") == _WITHIN_DELIVERY)
+    of_twins = units.filter(twin).select(_RESOURCE).unique()
     fates = (
-        units.join(of_twins, on=_OWN, how="semi")
+        units.join(of_twins, on=_RESOURCE, how="semi")
         .filter(~twin.fill_null(value=False))
-        .group_by(_OWN)
+        .group_by(_RESOURCE)
         .agg(
             stands=(pl.col("verdict") != Verdict.QUARANTINE).any(),
             copy_reason=pl.col("reason").drop_nulls().last(),
             copy_detail=pl.col("detail").drop_nulls().last(),
         )
     )
-    units = units.join(fates.filter(~pl.col("stands")), on=_OWN, how="left", maintain_order="left")
+    units = units.join(fates.filter(~pl.col("stands")), on=_RESOURCE, how="left", maintain_order="left")
     falls = twin & pl.col("copy_reason").is_not_null()
     return units.with_columns(
         verdict=pl.when(falls).then(pl.lit(Verdict.QUARANTINE.value)).otherwise("verdict"),
@@ -129,10 +130,10 @@ def _with_their_copies(units: pl.DataFrame) -> pl.DataFrame:
     ).drop("stands", "copy_reason", "copy_detail")
 
 
-def _read(run: Run[ClinicalPipeline], findings: DatasetWriter) -> Iterator[pl.DataFrame]:
-    """Yield the units in the order of the delivery, decided on by their lines, their structure and their files."""
+def _read_units(run: Run[ClinicalPipeline], findings: DatasetWriter) -> Iterator[pl.DataFrame]:
+    """Yield the units in the order of the delivery, with verdicts by their lines, structure and files."""
     partition = first = 0
-    for units in _in_shards(run, findings):
+    for units in _read_shards(run, findings):
         if first >= PARTITION_ROWS:
             partition, first = partition + 1, 0
         rows = pl.int_range(pl.len(), dtype=pl.Int64) + (partition * 2**_ROW_BITS + first)
@@ -140,46 +141,46 @@ def _read(run: Run[ClinicalPipeline], findings: DatasetWriter) -> Iterator[pl.Da
         yield units.with_columns(row=rows).select(_REFERRING_UNITS.names()).cast(_REFERRING_UNITS)
 
 
-def _in_shards(run: Run[ClinicalPipeline], findings: DatasetWriter) -> Iterator[pl.DataFrame]:
-    """Yield the files that are units themselves, and the units of each chunk."""
-    none = RESOURCES.to_frame().with_columns(chunk=_nothing())
+def _read_shards(run: Run[ClinicalPipeline], findings: DatasetWriter) -> Iterator[pl.DataFrame]:
+    """Yield the files without units as one unit each, and the units of each chunk."""
+    none = RESOURCES.to_frame().with_columns(chunk=_null_text())
     for shard in find_shards(run):
         for files in run.workspace.parts(f"files/{shard}", FILES):
-            yield _by_file(pl.concat([none, _without_units(files)], how="diagonal"), files)
+            yield _decide_by_file(pl.concat([none, _select_without_units(files)], how="diagonal"), files)
         chunks = read_chunks(run, [shard])
-        if chunks:  # not of documents that were set aside, which are one shard however many they are
+        if chunks:  # the shard of stopped C-CDA documents has no chunks and may have very many files
             files = run.workspace.read(f"files/{shard}", FILES)
             for chunk in chunks:
-                yield _by_file(_checked(run, chunk, _without_units(files), findings), files)
+                yield _decide_by_file(_check_structures(run, chunk, _select_without_units(files), findings), files)
 
 
-def _without_units(files: pl.DataFrame) -> pl.DataFrame:
+def _select_without_units(files: pl.DataFrame) -> pl.DataFrame:
     return files.filter(pl.col("units") == 0).select("arrival_id")
 
 
-def _by_file(units: pl.DataFrame, files: pl.DataFrame) -> pl.DataFrame:
-    """Decide by the units' own reasons and by those of their files."""
+def _decide_by_file(units: pl.DataFrame, files: pl.DataFrame) -> pl.DataFrame:
+    """Return units with verdicts by their own reasons and by the reasons of their files."""
     stopped = files.filter(pl.col("reason").is_not_null())
     whole = stopped.select("arrival_id", file_reason="reason", file_detail="detail")
     units = units.join(whole, on="arrival_id", how="left", maintain_order="left")
-    # A file that cannot be trusted as a whole takes its resources with it, those that are whole too.
+    # A reason of the whole file also stops its valid resources.
     of_file = pl.col("file_reason").is_not_null()
     units = units.with_columns(
         reason=pl.coalesce("file_reason", "reason"),
         detail=pl.when(of_file).then("file_detail").otherwise("detail"),
     )
-    milder = pl.col("reason").replace_strict(_MILDER, default=Verdict.QUARANTINE.value, return_dtype=pl.String)
+    milder = pl.col("reason").replace_strict(_MILD_VERDICTS, default=Verdict.QUARANTINE.value, return_dtype=pl.String)
     verdict = pl.when(pl.col("reason").is_null()).then(pl.lit(Verdict.ACCEPT.value)).otherwise(milder)
     return units.with_columns(verdict=verdict)
 
 
-def _checked(
+def _check_structures(
     run: Run[ClinicalPipeline], chunk: str, without_units: pl.DataFrame, findings: DatasetWriter
 ) -> pl.DataFrame:
-    """Return a chunk without its bodies and without the rows of files too large, each resource's structure checked."""
+    """Return a chunk's units with the findings about their structure, without bodies and files that are one unit."""
     rows = run.workspace.read(chunk, RESOURCES).join(without_units, on="arrival_id", how="anti", maintain_order="left")
     found = [None if body is None else structure.check(body) for body in rows["body"]]
-    units = rows.select(_KEY + _OWN).iter_rows(named=True)
+    units = rows.select(_KEY + _RESOURCE).iter_rows(named=True)
     wrong = [row | {"source": "local", "outcome": item.outcome} for row, item in zip(units, found, strict=True) if item]
     findings.add(pl.DataFrame(wrong, schema=OPERATION_OUTCOMES))
     return rows.drop("body").with_columns(
@@ -189,21 +190,23 @@ def _checked(
     )
 
 
-def _compare(run: Run[ClinicalPipeline], units: Iterable[pl.DataFrame], resolver: Resolver) -> Iterator[pl.DataFrame]:
-    """Stop twins and what the data store has; hand references to the resolver."""
+def _stop_duplicates(
+    run: Run[ClinicalPipeline], units: Iterable[pl.DataFrame], resolver: Resolver
+) -> Iterator[pl.DataFrame]:
+    """Stop duplicates within the delivery and of the data store; add resources and references to the resolver."""
     for part in units:
-        decided = _against_ledger(run, _duplicates(part))
+        decided = _stop_stored(run, _stop_twins(part))
         resolver.add_resources(decided.filter(pl.col("resource_id").is_not_null()))
-        resolver.add_references(_accepted(decided))
+        resolver.add_references(_select_accepted(decided))
         yield decided
 
 
-def _accepted(units: pl.DataFrame) -> pl.DataFrame:
+def _select_accepted(units: pl.DataFrame) -> pl.DataFrame:
     return units.filter(pl.col("verdict") == Verdict.ACCEPT)
 
 
 def _decide(units: pl.DataFrame, where: pl.Expr, verdict: Verdict, reason: Reason, detail: pl.Expr) -> pl.DataFrame:
-    """Decide on those that are still accepted."""
+    """Return units with this verdict where the condition holds and the unit is still accepted."""
     hit = (pl.col("verdict") == Verdict.ACCEPT) & where.fill_null(value=False)
     return units.with_columns(
         verdict=pl.when(hit).then(pl.lit(verdict.value)).otherwise("verdict"),
@@ -212,28 +215,32 @@ def _decide(units: pl.DataFrame, where: pl.Expr, verdict: Verdict, reason: Reaso
     )
 
 
-def _nothing() -> pl.Expr:
+def _null_text() -> pl.Expr:
     return pl.lit(None, pl.String)
 
 
-def _duplicates(units: pl.DataFrame) -> pl.DataFrame:
-    """Stop twins in the delivery: of equal ones all but the first, of unequal ones all of them."""
-    twins = _accepted(units).group_by(_OWN).agg(contents=pl.col("content_digest").n_unique())
-    units = units.join(twins, on=_OWN, how="left", maintain_order="left")
+def _stop_twins(units: pl.DataFrame) -> pl.DataFrame:
+    """Stop units of one resource: all but the first if their contents are equal, else all of them."""
+    twins = _select_accepted(units).group_by(_RESOURCE).agg(contents=pl.col("content_digest").n_unique())
+    units = units.join(twins, on=_RESOURCE, how="left", maintain_order="left")
     other = pl.lit("the delivery brings this type and id with several contents")
     units = _decide(units, pl.col("contents") > 1, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, other)
-    again = (pl.col("verdict") == Verdict.ACCEPT).cum_sum().over(_OWN) > 1
-    units = _decide(units, again, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, pl.lit(_WITHIN))
+    again = (pl.col("verdict") == Verdict.ACCEPT).cum_sum().over(_RESOURCE) > 1
+    units = _decide(units, again, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, pl.lit(_WITHIN_DELIVERY))
     return units.drop("contents")
 
 
-def _against_ledger(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
-    """Stop what the data store has already, and by policy what it has otherwise."""
-    known = run.ledger.known_resources(run.pipeline.datastore_id, _accepted(units).select(_OWN), except_run=run.holder)
+def _stop_stored(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
+    """Stop resources that the data store holds with the same content, and by policy those with another content."""
+    known = run.ledger.known_resources(
+        run.pipeline.datastore_id, _select_accepted(units).select(_RESOURCE), except_run=run.holder
+    )
     if run.redrive is not None:
-        units = _overtaken(run, units)
+        units = _stop_overtaken(run, units)
         known = drop_held(run, known)
-    units = units.join(known.select(*_OWN, stored="content_digest"), on=_OWN, how="left", maintain_order="left")
+    units = units.join(
+        known.select(*_RESOURCE, stored="content_digest"), on=_RESOURCE, how="left", maintain_order="left"
+    )
     same = pl.col("stored") == pl.col("content_digest")
     earlier = pl.lit("by an earlier delivery")
     units = _decide(units, same, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, earlier)
@@ -243,30 +250,33 @@ def _against_ledger(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataF
     return units.drop("stored")
 
 
-def _overtaken(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
-    """Leave out of a redrive what a newer file has brought since."""
-    claims = _accepted(units).select("arrival_id", *_OWN, "content_digest")
+def _stop_overtaken(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
+    """Ignore the resources of a redrive for which a newer file has brought other content."""
+    claims = _select_accepted(units).select("arrival_id", *_RESOURCE, "content_digest")
     late = find_overtaken(run, run.pipeline.datastore_id, claims).with_columns(late=True)
-    units = units.join(late, on=["arrival_id", *_OWN], how="left", maintain_order="left")
-    return _decide(units, pl.col("late"), Verdict.IGNORE, Reason.NEWER_CONTENT, _nothing()).drop("late")
+    units = units.join(late, on=["arrival_id", *_RESOURCE], how="left", maintain_order="left")
+    return _decide(units, pl.col("late"), Verdict.IGNORE, Reason.NEWER_CONTENT, _null_text()).drop("late")
 
 
 def _resolve(units: Spool, meanings: Spool, rewrites: DatasetWriter) -> Iterator[pl.DataFrame]:
-    """Stop what refers to no single resource; say whose each resource is, and how references must be written."""
+    """Yield the units with the resolved patient; stop those with a reference that means no single resource.
+
+    Writes the references that import files need in another form to ``rewrites``.
+    """
     for part, found in zip_partitions(units, meanings):
         in_order = found.sort("row", "edge")
         written = in_order.filter(IS_REWRITTEN).select(REWRITES.names())
         rewrites.add(written)
-        yield _with_patients(_lost(part.sort("row"), in_order), written)
+        yield _resolve_patients(_stop_unresolved(part.sort("row"), in_order), written)
 
 
-def _lost(units: pl.DataFrame, meanings: pl.DataFrame) -> pl.DataFrame:
+def _stop_unresolved(units: pl.DataFrame, meanings: pl.DataFrame) -> pl.DataFrame:
     lost = meanings.filter(pl.col("why").is_not_null()).unique("row", keep="first", maintain_order=True)
-    return _stop(units, lost.select("row", said="why"), Reason.UNRESOLVED_REFERENCE)
+    return _stop(units, lost.select("row", finding="why"), Reason.UNRESOLVED_REFERENCE)
 
 
-def _with_patients(units: pl.DataFrame, rewrites: pl.DataFrame) -> pl.DataFrame:
-    """Resolve whose each resource is; a subject that is no Patient makes it nobody's."""
+def _resolve_patients(units: pl.DataFrame, rewrites: pl.DataFrame) -> pl.DataFrame:
+    """Return units with the resolved ``patient``; null if the resource's subject is not a Patient."""
     renamed = rewrites.rename({"found": "patient", "reference": "resolved"})
     units = units.join(renamed, on=[*_KEY, "patient"], how="left", maintain_order="left")
     whose = pl.coalesce("resolved", "patient").str.extract(r"^(Patient/[A-Za-z0-9\-.]{1,64})(?:/_history/.*)?$")
@@ -276,66 +286,69 @@ def _with_patients(units: pl.DataFrame, rewrites: pl.DataFrame) -> pl.DataFrame:
 def _ask_service(
     run: Run[ClinicalPipeline], units: Spool, meanings: Spool, store: FhirStore | None, findings: DatasetWriter
 ) -> Iterator[pl.DataFrame]:
-    """Ask $validate about as many resources as the policy says, written as they would be sent."""
+    """Stop resources that $validate refuses: as many as the policy asks about, in the form of the import files."""
     settings = run.pipeline.validation
     if store is None or settings.service_check == "none":
         yield from units
         return
-    sample = None if settings.service_check == "all" else service_check.sampled(map(_accepted, units), settings)
+    sample = None if settings.service_check == "all" else service_check.sampled(map(_select_accepted, units), settings)
     for part, found in zip_partitions(units, meanings):
-        accepted = _accepted(part)
+        accepted = _select_accepted(part)
         asked = accepted if sample is None else accepted.join(sample, on=_KEY, how="semi", maintain_order="left")
         stopped: dict[tuple[str, int], Finding] = {}
         for rows in read_bodies(run, asked, found.filter(IS_REWRITTEN).select(REWRITES.names())):
             bodies = rows.select(*_KEY, "body").iter_rows()
             for arrival, line, finding in service_check.ask(store, bodies, settings.checks_in_flight):
                 stopped[arrival, line] = finding
-        yield _refuse(part, asked, stopped, findings)
+        yield _stop_invalid(part, asked, stopped, findings)
 
 
-def _refuse(
+def _stop_invalid(
     units: pl.DataFrame, asked: pl.DataFrame, stopped: dict[tuple[str, int], Finding], findings: DatasetWriter
 ) -> pl.DataFrame:
-    """Stop what $validate finds wrong."""
-    rows = {(row["arrival_id"], row["line"]): row for row in asked.select("row", *_KEY, *_OWN).iter_rows(named=True)}
-    said = [(rows[key]["row"], finding.detail) for key, finding in stopped.items()]
-    told = [rows[key] | {"source": "$validate", "outcome": finding.outcome} for key, finding in stopped.items()]
-    findings.add(pl.DataFrame(told, schema=schema({"row": pl.Int64}, OPERATION_OUTCOMES)).drop("row"))
-    frame = pl.DataFrame(said, schema={"row": pl.Int64, "said": pl.String}, orient="row")
+    """Stop the units with a finding of $validate, and write the findings."""
+    rows = {
+        (row["arrival_id"], row["line"]): row for row in asked.select("row", *_KEY, *_RESOURCE).iter_rows(named=True)
+    }
+    details = [(rows[key]["row"], finding.detail) for key, finding in stopped.items()]
+    reported = [rows[key] | {"source": "$validate", "outcome": finding.outcome} for key, finding in stopped.items()]
+    findings.add(pl.DataFrame(reported, schema=schema({"row": pl.Int64}, OPERATION_OUTCOMES)).drop("row"))
+    frame = pl.DataFrame(details, schema={"row": pl.Int64, "finding": pl.String}, orient="row")
     return _stop(units, frame, Reason.SERVICE_FINDS_INVALID)
 
 
-def _stop(units: pl.DataFrame, said: pl.DataFrame, reason: Reason) -> pl.DataFrame:
-    """Quarantine the units of these rows, with what is said of each."""
-    units = units.join(said, on="row", how="left", maintain_order="left")
-    return _decide(units, pl.col("said").is_not_null(), Verdict.QUARANTINE, reason, pl.col("said")).drop("said")
+def _stop(units: pl.DataFrame, findings: pl.DataFrame, reason: Reason) -> pl.DataFrame:
+    """Quarantine the units of these rows (``row``), with the ``finding`` about each as detail."""
+    units = units.join(findings, on="row", how="left", maintain_order="left")
+    finding = pl.col("finding")
+    return _decide(units, finding.is_not_null(), Verdict.QUARANTINE, reason, finding).drop("finding")
 
 
 def _stop_dangling(
     run: Run[ClinicalPipeline], units: Spool, meanings: Spool, store: FhirStore | None, partitions: Partitions
 ) -> Iterator[pl.DataFrame]:
-    """Stop what refers to a resource that is nowhere, and what refers to that in turn."""
+    """Stop units with a reference to a missing resource, and units that refer to those, directly or through others."""
     if run.pipeline.validation.unknown_reference == "accept":
         yield from units
         return
     own = partitions.spool(pl.col("own"), pl.Schema({"own": pl.String}))
     edges = partitions.spool(pl.col("target"), EDGES)
     for part, found in zip_partitions(units, meanings):
-        accepted = _accepted(part).select("row", own=references.name_of())
+        accepted = _select_accepted(part).select("row", own=references.name_of())
         own.add(accepted.select("own"))
         referring = found.filter(pl.col("target").is_not_null()).join(accepted, on="row", how="inner")
         edges.add(referring.select(EDGES.names()))
-    stopped = references.cascade(partitions, edges, _missing(run, edges, own, store))
+    stopped = references.find_dependents(partitions, edges, _find_missing(run, edges, own, store))
     in_order = partitions.numbered_spool(_IN_ORDER, references.STOPPED, stopped)
-    said = pl.format("the one that is nowhere is of type {}", "kind").alias("said")
+    finding = pl.format("the one that is nowhere is of type {}", "kind").alias("finding")
     for part, found in zip_partitions(units, in_order):
-        yield _stop(part, found.select("row", said), Reason.UNRESOLVED_REFERENCE)
+        yield _stop(part, found.select("row", finding), Reason.UNRESOLVED_REFERENCE)
 
 
-def _missing(run: Run[ClinicalPipeline], edges: Spool, own: Spool, store: FhirStore | None) -> Iterator[set[str]]:
-    """Yield of each partition the resources that are referred to and are nowhere."""
+def _find_missing(run: Run[ClinicalPipeline], edges: Spool, own: Spool, store: FhirStore | None) -> Iterator[set[str]]:
+    """Yield the missing targets of each partition of the references."""
     for referring, accepted in zip_partitions(edges, own):
-        yield references.missing(
+        yield references.find_missing(
             referring["target"],
             lambda keys: run.ledger.known_resources(run.pipeline.datastore_id, keys),
             accepted["own"],
@@ -345,11 +358,11 @@ def _missing(run: Run[ClinicalPipeline], edges: Spool, own: Spool, store: FhirSt
 
 
 def _claim(run: Run[ClinicalPipeline], units: Spool) -> Iterator[pl.DataFrame]:
-    """Take the resources for this run; what another run is bringing in stays out, and comes again."""
-    claims = (_accepted(part).select("arrival_id", *_OWN, "content_digest") for part in units)
+    """Claim the accepted resources; stop those that another run has claimed, so that a later run takes their file."""
+    claims = (_select_accepted(part).select("arrival_id", *_RESOURCE, "content_digest") for part in units)
     taken = claim_resources(run, run.pipeline.datastore_id, claims)
     is_taken = pl.col("claimed_by").is_not_null()
     for part in units:
-        held = part.join(taken, on=_OWN, how="left", maintain_order="left")
-        decided = _decide(held, is_taken, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, _nothing()).drop("claimed_by")
-        yield _with_their_copies(decided)
+        held = part.join(taken, on=_RESOURCE, how="left", maintain_order="left")
+        decided = _decide(held, is_taken, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, _null_text()).drop("claimed_by")
+        yield _stop_copies(decided)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airlock.clinical.records import RESOURCES
-from airlock.clinical.references import EDGES, IS_REWRITTEN, MEANINGS, Resolver, cascade, missing
+from airlock.clinical.references import EDGES, IS_REWRITTEN, MEANINGS, Resolver, find_dependents, find_missing
 from airlock.storage.spool import PARTITION_ROWS, Partitions
 from tests.unit.airlock.clinical.world import RefusedError, Store
 from tests.unit.airlock.world import frame
@@ -33,7 +33,7 @@ def resolved(*rows: dict[str, Any], twins: tuple[dict[str, Any], ...] = (), stor
         resolver.add_resources(frame(list(twins), RESOURCES))
         resolver.add_resources(units)
         resolver.add_references(units)
-        return pl.concat([MEANINGS.to_frame(), *resolver.meanings()])
+        return pl.concat([MEANINGS.to_frame(), *resolver.find_meanings()])
 
 
 def meaning(reference: str, *others: dict[str, Any], **more: Any) -> tuple[str | None, str | None, str | None]:
@@ -177,7 +177,7 @@ class TestMissing:
             name = pl.format("{}/{}", "resource_type", "resource_id")
             return keys.filter(name.is_in(known))
 
-        return missing(pl.Series(targets, dtype=pl.String), ledger, pl.Series(["Patient/here"]), store, 4)
+        return find_missing(pl.Series(targets, dtype=pl.String), ledger, pl.Series(["Patient/here"]), store, 4)
 
     def test_nothing_is_asked_where_nothing_is_open(self) -> None:
         assert self.of([]) == self.of(["Patient/here"], store=Store()) == set()
@@ -201,7 +201,7 @@ def fallen(edges: dict[str, list[str]], gone: set[str]) -> dict[str, str]:
     ]
     with Partitions(3 * PARTITION_ROWS) as partitions:
         spool = partitions.spool(pl.col("target"), EDGES, [pl.DataFrame(rows, schema=EDGES, orient="row")])
-        stopped = cascade(partitions, spool, [gone] * partitions.number)
+        stopped = find_dependents(partitions, spool, [gone] * partitions.number)
         return {own: kind for part in stopped for own, kind in part.select("own", "kind").iter_rows()}
 
 
