@@ -1,7 +1,7 @@
-"""Normalize: import files of one resource type each, within the service's limits, every reference as it must be.
+"""Normalize: import files of one resource type each, within the service's limits, with references rewritten.
 
-Writes the files below a prefix per batch, one ``batches/<batch id>`` dataset per batch, then ``batches/index.json``,
-which makes them count.
+Writes the files below a prefix per batch, one ``batches/<batch id>`` dataset per batch, and last
+``batches/index.json``: batches that it does not list do not exist.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 _FILE = ["resource_type", "file"]
 _KEY = list(UNIT)
 _CONTENT = pl.format("{}/{}={}", "resource_type", "resource_id", "content_digest")
-_SAMPLED = 100  # one content in so many says how the contents are spread
-# An import file to be written: the number of its batch, its bytes and its resources.
+_SAMPLED = 100  # every so many contents, one is sampled to divide their order into ranges of equal size
+# An import file to be written: its type and number, the number of its batch, its bytes and its resources.
 FILES = schema(
     {"resource_type": pl.String},
     dict.fromkeys(("file", "batch", "bytes", "resources"), pl.Int64),
@@ -45,50 +45,50 @@ FILES = schema(
 
 
 def normalize(run: Run[Pipeline], healthlake: HealthLake) -> list[Batch]:
-    """Write a run's import files; once a job was begun, the files stand."""
+    """Write a run's import files and return their batches; once a job was begun, the files do not change."""
     if find_begun_batches(run):
         return find_batches(run)
     with ExitStack() as stack:
-        rewrites = _rewrites_by_part(run, stack)
+        rewrites = _spool_rewrites(run, stack)
 
         def bodies(placed: pl.DataFrame) -> Iterator[pl.DataFrame]:
             meant = rewrites.partition(placed["part"][0]).select(REWRITES.names())
             return read_bodies(run, placed, meant)
 
-        return stage(run, healthlake, _accepted(run), bodies)
+        return stage_batches(run, healthlake, _read_accepted(run), bodies)
 
 
 def foresee(run: Run[Pipeline], healthlake: HealthLake) -> pl.DataFrame:
-    """Return the import files (`FILES`) of the accepted resources; nothing is written."""
+    """Return the import files (`FILES`) that `normalize` would write for the accepted resources."""
     with Placement(run, healthlake) as placement:
-        for resources in _accepted(run):
+        for resources in _read_accepted(run):
             placement.add(resources)
         return placement.files()
 
 
-def _accepted(run: Run[Pipeline]) -> Iterator[pl.DataFrame]:
+def _read_accepted(run: Run[Pipeline]) -> Iterator[pl.DataFrame]:
     """Yield the accepted resources of each part of the verdicts, with the number of the ``part``."""
     for number, units in enumerate(run.workspace.parts("verdicts", VERDICTS)):
         yield units.filter(pl.col("verdict") == Verdict.ACCEPT).with_columns(part=pl.lit(number, pl.Int64))
 
 
-def _rewrites_by_part(run: Run[Pipeline], stack: ExitStack) -> Spool:
-    """Return the rewrites by the part of the verdicts that has their unit."""
+def _spool_rewrites(run: Run[Pipeline], stack: ExitStack) -> Spool:
+    """Return the rewrites, partitioned by the part of the verdicts that has their unit."""
     found = stack.enter_context(NumberedSpool(pl.col("part"), max(1, len(run.workspace.part_names("verdicts")))))
     found.add(schema(REWRITES, {"part": pl.Int64}).to_frame())
     with Partitions(max(map(run.workspace.count_rows, ("rewrites", "verdicts")))) as partitions:
         rewrites = partitions.spool(BY_UNIT, REWRITES, run.workspace.parts("rewrites", REWRITES))
         if rewrites.rows:
-            units = partitions.spool(BY_UNIT, schema(UNIT, {"part": pl.Int64}), _accepted(run))
+            units = partitions.spool(BY_UNIT, schema(UNIT, {"part": pl.Int64}), _read_accepted(run))
             for meant, placed in zip_partitions(rewrites, units):
                 found.add(meant.join(placed, on=_KEY, maintain_order="left"))
     return found
 
 
 class Placement:
-    """Gives resources their batch, their file and their line there, by sizes alone. A context manager.
+    """Assigns a batch, a file and a line to each resource, from sizes alone. A context manager.
 
-    A file takes resources of one type in the order of the delivery, so that one pass over the bodies fills all files.
+    A file has resources of one type in the order of the delivery, so that one pass over the bodies fills all files.
     """
 
     def __init__(self, run: Run[Pipeline], healthlake: HealthLake) -> None:
@@ -96,7 +96,7 @@ class Placement:
         self._healthlake = healthlake
         self._placed_rows = FrameFile()
         self._frame_numbers: list[int] = []
-        self._open: dict[str, tuple[int, int]] = {}  # by type the file that is open, and its bytes
+        self._open: dict[str, tuple[int, int]] = {}  # by type, the number of the file that is not full, and its bytes
         self._files: dict[tuple[str, int], list[int]] = {}  # bytes and resources
         self._sample = pl.Series([], dtype=pl.String)
 
@@ -107,10 +107,10 @@ class Placement:
         self._placed_rows.close()
 
     def add(self, resources: pl.DataFrame) -> None:
-        """Take in the next resources of the delivery, which are given back by `placed`."""
+        """Add the next resources of the delivery."""
         if resources.is_empty():
             return
-        sized = resources.with_columns(size=pl.col("size") + 1)  # with the line's end
+        sized = resources.with_columns(size=pl.col("size") + 1)  # one byte for the end of the line
         files = number_files(sized.select("resource_type", "size"), self._healthlake.bytes_per_file, self._open)
         placed = sized.with_columns(file=files)
         before = pl.struct(_FILE).map_elements(self._count_before, return_dtype=pl.Int64)
@@ -130,16 +130,16 @@ class Placement:
         return self._files.get((file["resource_type"], file["file"]), (0, 0))[1]
 
     def files(self) -> pl.DataFrame:
-        """Return the files of all that was added, `FILES`, in the order of their batches."""
+        """Return the files of the added resources (`FILES`), in the order of their batches."""
         rows = [(*file, *facts) for file, facts in sorted(self._files.items())]
         files = pl.DataFrame(rows, schema=[*_FILE, "bytes", "resources"], orient="row")
         files = files.cast({name: FILES[name] for name in files.columns}).with_columns(
-            batch=self._batches(files["bytes"])
+            batch=self._number_batches(files["bytes"])
         )
-        return files.with_columns(batch_id=self._batch_ids(files)).select(FILES.names())
+        return files.with_columns(batch_id=self._compute_batch_ids(files)).select(FILES.names())
 
-    def _batches(self, sizes: Iterable[int]) -> pl.Series:
-        """Return the number of each file's batch; a batch is full before it passes a limit."""
+    def _number_batches(self, sizes: Iterable[int]) -> pl.Series:
+        """Return the number of each file's batch; the next batch starts before a limit would be exceeded."""
         limits, numbers = self._healthlake, []
         number = count = size = 0
         for more in sizes:
@@ -149,13 +149,13 @@ class Placement:
             count, size = count + 1, size + more
         return pl.Series(numbers, dtype=pl.Int64)
 
-    def _batch_ids(self, files: pl.DataFrame) -> pl.Series:
-        """Return the id of each file's batch: a name that the same resources get again in the same run."""
+    def _compute_batch_ids(self, files: pl.DataFrame) -> pl.Series:
+        """Return the id of each file's batch; the same resources have the same id when the task runs again."""
         contents = [hashlib.sha256() for _ in range(files["batch"].n_unique())]
         kinds = pl.Schema({"content": pl.String, "batch": pl.Int64})
         with Partitions(int(files["resources"].sum())) as partitions:
             numbers = files.select(*_FILE, "batch")
-            rows = (frame.join(numbers, on=_FILE).select("batch", content=_CONTENT) for frame in self._read())
+            rows = (frame.join(numbers, on=_FILE).select("batch", content=_CONTENT) for frame in self._read_frames())
             for part in partitions.sorted_spool("content", self._sample, kinds, rows):
                 for (batch,), lines in part.sort("content").group_by("batch"):
                     contents[batch].update("".join(f"{line}\n" for line in lines["content"]).encode())
@@ -163,26 +163,28 @@ class Placement:
         ids = [digest(store, run.key, run.folder, content.hexdigest()) for content in contents]
         return files["batch"].replace_strict(dict(enumerate(ids)), default=None, return_dtype=pl.String)
 
-    def _read(self) -> Iterator[pl.DataFrame]:
+    def _read_frames(self) -> Iterator[pl.DataFrame]:
         return map(self._placed_rows.read, self._frame_numbers)
 
-    def placed(self, files: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    def read_placed(self, files: pl.DataFrame) -> Iterator[pl.DataFrame]:
         """Yield the added rows with ``batch_id``, ``file`` and ``staged_line``."""
-        for frame in self._read():
+        for frame in self._read_frames():
             yield frame.join(files.select(*_FILE, "batch_id"), on=_FILE, how="left", maintain_order="left")
 
 
 def number_files(sizes: pl.DataFrame, limit: int, open_files: dict[str, tuple[int, int]]) -> pl.Series:
-    """Return the number of each resource's file among those of its type; a file is full before it passes the limit.
+    """Return the number of each resource's file among the files of its type.
+
+    The next file starts before the limit would be exceeded.
 
     Parameters
     ----------
     sizes
         Type and bytes of each resource.
     limit
-        Bytes of a file, unless one resource has more.
+        The most bytes of a file; a single resource may have more.
     open_files
-        The file that is open for each type, and its bytes; brought up to date.
+        The number and bytes of the file that is not full, by type; this function updates it.
     """
     numbers = []
     for kind, more in sizes.iter_rows():
@@ -192,27 +194,28 @@ def number_files(sizes: pl.DataFrame, limit: int, open_files: dict[str, tuple[in
     return pl.Series(numbers, dtype=pl.Int64)
 
 
-def stage(
+def stage_batches(
     run: Run[Pipeline],
     healthlake: HealthLake,
     resources: Iterable[pl.DataFrame],
     bodies: Bodies,
     standing: Sequence[Batch] = (),
 ) -> list[Batch]:
-    """Write the import files of these resources, and the datasets of their batches.
+    """Write the import files of these resources and the datasets of their batches; return all batches.
 
     Parameters
     ----------
     run
         The run.
     healthlake
-        Its data store and the limits.
+        The data store and its limits.
     resources
-        In frames: arrival_id, line, resource_type, resource_id, content_digest, size, patient, and what *bodies* needs.
+        Frames with arrival_id, line, resource_type, resource_id, content_digest, size, patient, and the columns that
+        *bodies* needs.
     bodies
-        Gives the resources of such a frame again with their ``body``, piece by piece, in their order.
+        Returns the resources of one such frame with their ``body``, piece by piece, in their order.
     standing
-        Batches that stay as they are, before those of these resources.
+        Existing batches, which do not change; they come first in the result.
     """
     with Placement(run, healthlake) as placement:
         for rows in resources:
@@ -221,8 +224,8 @@ def stage(
         batch_ids = files["batch_id"].unique(maintain_order=True)
         check_batch_count(len(standing) + batch_ids.len())
         for batch_id in batch_ids:
-            _empty(run, batch_id)
-        written = _write_files(run, files, placement.placed(files), bodies)
+            _empty_prefix(run, batch_id)
+        written = _write_files(run, files, placement.read_placed(files), bodies)
     write_batches(run, [*standing, *written])
     return [*standing, *written]
 
@@ -232,49 +235,49 @@ def _prefix(run: Run[Pipeline], batch_id: str) -> S3Uri:
     return S3Uri.parse(pipeline.staging.uri).join(pipeline.name, run.key, batch_id, "")
 
 
-def _empty(run: Run[Pipeline], batch_id: str) -> None:
-    """Leave nothing under a batch's prefix: a try that broke off may have cut the files otherwise."""
+def _empty_prefix(run: Run[Pipeline], batch_id: str) -> None:
+    """Delete all objects under a batch's prefix: an earlier try may have left files with other contents."""
     listed = [item.key for item in run.s3.list_objects(_prefix(run, batch_id), placeholders=True)]
     run.s3.delete(_prefix(run, batch_id).bucket, listed)
 
 
-def _open_unnamed() -> IO[bytes]:
-    return tempfile.TemporaryFile(prefix="airlock-")  # without a name: it is gone with a task that is killed
+def _open_unnamed_file() -> IO[bytes]:
+    return tempfile.TemporaryFile(prefix="airlock-")  # a file without a name is gone when the task is killed
 
 
 @dataclass
 class _ImportFile:
-    """An import file as it fills, on the local disk."""
+    """An import file on the local disk, until its last resource is written."""
 
     key: str
-    todo: int  # resources still to come
-    content: IO[bytes] = field(default_factory=_open_unnamed)
+    remaining: int  # resources still to come
+    content: IO[bytes] = field(default_factory=_open_unnamed_file)
 
 
 @dataclass
 class _StagedBatch:
-    """A batch as its files are written."""
+    """A batch whose files are being written."""
 
     prefix: S3Uri
     files: int
-    todo: int  # resources still to come
+    remaining: int  # resources still to come
     rows: DatasetWriter
     bytes: int = 0
 
     def add(self, rows: pl.DataFrame) -> None:
-        """Add rows of the batches dataset; a complete part is written and leaves memory."""
+        """Add rows of the batches dataset; the last part is written with the last resource and leaves memory."""
         self.rows.add(rows)
         self.bytes += int(rows["size"].sum())
-        self.todo -= rows.height
-        if not self.todo:
+        self.remaining -= rows.height
+        if not self.remaining:
             self.rows.end_part()
 
 
 def _write_files(
     run: Run[Pipeline], files: pl.DataFrame, placed: Iterable[pl.DataFrame], bodies: Bodies
 ) -> list[Batch]:
-    """Write every import file as soon as its last resource has come; return the batches."""
-    todo = {
+    """Upload each import file as soon as its last resource is written; return the batches."""
+    remaining = {
         (kind, number): (batch, left)
         for kind, number, batch, left in files.select(*_FILE, "batch_id", "resources").iter_rows()
     }
@@ -292,7 +295,7 @@ def _write_files(
         filling: dict[tuple[str, int], _ImportFile] = {}
         for rows in placed:
             for piece in bodies(rows):
-                written = _write_bodies(run, piece, todo, filling)
+                written = _write_bodies(run, piece, remaining, filling)
                 for (batch_id,), sent in written.group_by("batch_id", maintain_order=True):
                     batches[str(batch_id)].add(sent)
     return [Batch(name, str(one.prefix), one.files, one.bytes) for name, one in batches.items()]
@@ -301,23 +304,23 @@ def _write_files(
 def _write_bodies(
     run: Run[Pipeline],
     piece: pl.DataFrame,
-    todo: dict[tuple[str, int], tuple[str, int]],
+    remaining: dict[tuple[str, int], tuple[str, int]],
     filling: dict[tuple[str, int], _ImportFile],
 ) -> pl.DataFrame:
-    """Write some bodies to their files; return their rows of the batches dataset."""
+    """Write bodies to their import files; return their rows of the batches dataset."""
     sizes, keys = [], []
     bucket = S3Uri.parse(run.pipeline.staging.uri).bucket
     for kind, number, body in piece.select(*_FILE, "body").iter_rows():
         file = filling.get((kind, number))
         if file is None:
-            batch_id, left = todo[kind, number]
+            batch_id, left = remaining[kind, number]
             file = filling[kind, number] = _ImportFile(
                 _prefix(run, batch_id).join(f"{kind}.{number:05}.ndjson").key, left
             )
         sizes.append(file.content.write(body.encode() + b"\n"))
         keys.append(file.key)
-        file.todo -= 1
-        if not file.todo:
+        file.remaining -= 1
+        if not file.remaining:
             run.s3.put_file(S3Uri(bucket, file.key), file.content, "application/fhir+ndjson")
             file.content.close()
             del filling[kind, number]

@@ -1,7 +1,7 @@
-"""Outcomes: match every result line of every job to the batch's own list, and give each resource its outcome.
+"""Outcomes: match every result line of every job to the batch's own list, and return the outcome of each resource.
 
-Job status proves nothing: only a line that names a resource of the batch, among the results of the file that it was
-sent in, makes an outcome.
+Job status proves nothing: only a line that names a resource of the batch, in the results of the import file that has
+the resource, makes an outcome.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def account(
     output: JobOutput | None,
     absent: Reason = Reason.JOB_NOT_STARTED,
 ) -> Iterator[pl.DataFrame]:
-    """Return the outcome of every resource of a batch.
+    """Yield the outcome of every resource of a batch, partition by partition.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def account(
     output
         The job's output; None without a job.
     absent
-        The reason without a job.
+        The reason of the outcomes if there is no job.
 
     Yields
     ------
@@ -63,41 +63,43 @@ def account(
             yield found.select(OUTCOMES.names()).cast(OUTCOMES)
         return
     for rows, lines in zip_partitions(sent, output.lines):
-        known = _sent(rows, job).join(_per_resource(lines, job), on=RESOURCE, how="left", maintain_order="left")
+        known = _add_file_names(rows, job).join(
+            _sum_by_resource(lines, job), on=RESOURCE, how="left", maintain_order="left"
+        )
         found = known.with_columns(outcome=_outcome()).with_columns(
             reason=_reason(job, output),
             detail=pl.when(pl.col("outcome") != Outcome.IMPORTED).then(
-                pl.coalesce("detail", pl.lit(job.message or None, pl.String), _unread_of(output))
+                pl.coalesce("detail", pl.lit(job.message or None, pl.String), _unread_detail(output))
             ),
             job_id=pl.lit(job.job_id),
         )
         yield found.select(OUTCOMES.names()).cast(OUTCOMES)
 
 
-def _unread(output: JobOutput) -> str | None:
-    """Return the shapes of the lines that name no resource; None where all do."""
-    told = sorted(f"{count} in {shape.folder} have {shape.fields}" for shape, count in output.unread.items())
-    return "; ".join(told)[:DETAIL_LENGTH] or None
+def _describe_unread(output: JobOutput) -> str | None:
+    """Return the shapes of the lines that name no resource; None if there are none."""
+    described = sorted(f"{count} in {shape.folder} have {shape.fields}" for shape, count in output.unread.items())
+    return "; ".join(described)[:DETAIL_LENGTH] or None
 
 
-def _unread_of(output: JobOutput) -> pl.Expr:
-    return pl.when(pl.col("outcome") == Outcome.UNACCOUNTED).then(pl.lit(_unread(output), pl.String))
+def _unread_detail(output: JobOutput) -> pl.Expr:
+    return pl.when(pl.col("outcome") == Outcome.UNACCOUNTED).then(pl.lit(_describe_unread(output), pl.String))
 
 
-def _sent(rows: pl.DataFrame, job: EndedJob) -> pl.DataFrame:
-    """Add the import file as result lines name it: its key below the job's prefix."""
+def _add_file_names(rows: pl.DataFrame, job: EndedJob) -> pl.DataFrame:
+    """Add the column ``file``: the import file as result lines name it, its key below the job's prefix."""
     return rows.with_columns(file=below(pl.col("staged_key"), job))
 
 
-def _named(lines: pl.DataFrame, job: EndedJob) -> pl.DataFrame:
+def _shorten_file_names(lines: pl.DataFrame, job: EndedJob) -> pl.DataFrame:
     return lines.with_columns(file=below(pl.col("file"), job))
 
 
-def _per_resource(lines: pl.DataFrame, job: EndedJob) -> pl.DataFrame:
-    """Return one row per resource: a resource with a warning may have a success line too."""
+def _sum_by_resource(lines: pl.DataFrame, job: EndedJob) -> pl.DataFrame:
+    """Return the lines as one row per resource, since a resource with a warning may have a success line too."""
     fails = (pl.col("kind") == "failure") | (pl.col("status_code") >= ERROR_STATUS).fill_null(value=False)
     return (
-        _named(lines, job)
+        _shorten_file_names(lines, job)
         .group_by(RESOURCE)
         .agg(
             succeeded=(pl.col("kind") != "failure").any(),
@@ -138,53 +140,53 @@ def _reason(job: EndedJob, output: JobOutput) -> pl.Expr:
 
 
 def operation_outcomes(sent: Spool, job: EndedJob, output: JobOutput) -> Iterator[pl.DataFrame]:
-    """Yield the OperationOutcomes that a job gave, rows of that dataset: one per resource of the batch at most."""
+    """Yield the OperationOutcomes of a job, as rows of the dataset of that name: at most one per resource."""
     for rows, lines in zip_partitions(sent, output.lines):
-        given = _named(lines, job).filter(pl.col("outcome").is_not_null())
+        given = _shorten_file_names(lines, job).filter(pl.col("outcome").is_not_null())
         first = given.unique(RESOURCE, keep="first", maintain_order=True).select(*RESOURCE, "outcome")
-        named = _sent(rows, job).join(first, on=RESOURCE, how="inner", maintain_order="left")
+        named = _add_file_names(rows, job).join(first, on=RESOURCE, how="inner", maintain_order="left")
         yield named.with_columns(source=pl.lit("import")).select(OPERATION_OUTCOMES.names()).cast(OPERATION_OUTCOMES)
 
 
 def discrepancies(sent: Spool, job: EndedJob, output: JobOutput, progress: Counters) -> list[str]:
-    """Return where a job's counts and lines differ from the batch's list and from each other.
+    """Return the differences between a job's counts, its result lines and the batch's list.
 
     Parameters
     ----------
     sent, job, output
         As for `account`.
     progress
-        What the job reported of itself.
+        The counts that the job reported when it ended.
 
     Returns
     -------
     list of str
-        Sentences without identifiers; empty when all agree.
+        Sentences without identifiers; empty if there is no difference.
     """
     found: Counter[str] = Counter()
     for rows, lines in zip_partitions(sent, output.lines):
-        found.update(_count_lines(rows, _named(lines, job), job))
+        found.update(_count_lines(rows, _shorten_file_names(lines, job), job))
     return [
-        *_odd_lines(found, output),
-        *_odd_counts(sent, output.counters),
-        *_lines_against_counts(found, job, output),
-        *_odd_progress(progress, output.counters),
+        *_check_lines(found, output),
+        *_check_counts(sent, output.counters),
+        *_compare_lines_with_counts(found, job, output),
+        *_compare_progress_with_counts(progress, output.counters),
     ]
 
 
 def _count_lines(rows: pl.DataFrame, lines: pl.DataFrame, job: EndedJob) -> dict[str, int]:
-    """Count the lines of a partition, by what they come to."""
-    words = _per_resource(lines, job).with_columns(word=_outcome())["word"]
+    """Return the counts of a partition's lines by their kind and outcome."""
+    outcomes = _sum_by_resource(lines, job).select(outcome=_outcome())["outcome"]
     return {
-        "foreign": lines.unique(RESOURCE).join(_sent(rows, job), on=RESOURCE, how="anti").height,
+        "foreign": lines.unique(RESOURCE).join(_add_file_names(rows, job), on=RESOURCE, how="anti").height,
         "repeated": lines.height - lines.select("kind", *RESOURCE).n_unique(),
-        "named": words.len(),
-        "imported": int(words.is_in(IMPORTED).sum()),
-        "rejected": int((words == Outcome.REJECTED).sum()),
+        "named": outcomes.len(),
+        "imported": int(outcomes.is_in(IMPORTED).sum()),
+        "rejected": int((outcomes == Outcome.REJECTED).sum()),
     }
 
 
-def _odd_lines(found: Counter[str], output: JobOutput) -> Iterator[str]:
+def _check_lines(found: Counter[str], output: JobOutput) -> Iterator[str]:
     if not output.manifest_found:
         yield "the job wrote no manifest in time"
     if found["foreign"]:
@@ -192,10 +194,10 @@ def _odd_lines(found: Counter[str], output: JobOutput) -> Iterator[str]:
     if found["repeated"]:
         yield f"{found['repeated']} result lines repeat another one"
     if output.unreadable_lines:
-        yield f"{output.unreadable_lines} result lines cannot be read or name no resource: {_unread(output)}"
+        yield f"{output.unreadable_lines} result lines cannot be read or name no resource: {_describe_unread(output)}"
 
 
-def _odd_counts(sent: Spool, counted: Counters) -> Iterator[str]:
+def _check_counts(sent: Spool, counted: Counters) -> Iterator[str]:
     if counted.scanned is not None and counted.scanned != sent.rows:
         yield f"the job scanned {counted.scanned} resources, the batch has {sent.rows}"
     files = count_files(sent)
@@ -207,24 +209,24 @@ def _odd_counts(sent: Spool, counted: Counters) -> Iterator[str]:
         yield f"the manifest counts {counted.scanned} scanned resources, but {sum(known)} imported or failed ones"
 
 
-def _lines_against_counts(found: Counter[str], job: EndedJob, output: JobOutput) -> Iterator[str]:
-    """Compare the lines with the counters; a resource that the service lost may have no line."""
+def _compare_lines_with_counts(found: Counter[str], job: EndedJob, output: JobOutput) -> Iterator[str]:
+    """Yield the differences between lines and counters; a resource that the service lost may have no line."""
     imported, rejected, counted = found["imported"], found["rejected"], output.counters
     if counted.imported is not None and counted.imported != imported:
         yield f"the manifest counts {counted.imported} imported resources, the lines name {imported}"
     if counted.customer_errors is not None and counted.customer_errors != rejected:
         yield f"the manifest counts {counted.customer_errors} rejected resources, the lines name {rejected}"
-    are_told = bool(counted.customer_errors or counted.server_errors) or imported < found["named"]
-    if job.status == "COMPLETED_WITH_ERRORS" and output.manifest_found and not are_told:
+    are_reported = bool(counted.customer_errors or counted.server_errors) or imported < found["named"]
+    if job.status == "COMPLETED_WITH_ERRORS" and output.manifest_found and not are_reported:
         yield "the job ended with errors, but neither its manifest nor its lines tell of any"
 
 
-def _odd_progress(progress: Counters, counted: Counters) -> Iterator[str]:
-    for what, reported, written in (
+def _compare_progress_with_counts(progress: Counters, counted: Counters) -> Iterator[str]:
+    for counted_thing, reported, written in (
         ("scanned resources", progress.scanned, counted.scanned),
         ("imported resources", progress.imported, counted.imported),
         ("rejected resources", progress.customer_errors, counted.customer_errors),
         ("scanned files", progress.files_scanned, counted.files_scanned),
     ):
         if reported is not None and written is not None and reported != written:
-            yield f"the job reports {reported} {what}, its manifest {written}"
+            yield f"the job reports {reported} {counted_thing}, its manifest {written}"

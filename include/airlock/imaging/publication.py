@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from airlock.clinical.accounts import JobReading, account_batches
-from airlock.clinical.normalize import stage
+from airlock.clinical.normalize import stage_batches
 from airlock.clinical.records import BATCHES
 from airlock.clinical.resources import content_digest
 from airlock.imaging.contracts import StudyContract
@@ -92,7 +92,7 @@ def normalize(run: Run) -> list[Batch]:
                 writer.end_part()
         new = partitions.spool(_BY_RESOURCE, RESOURCES, _new(run, resources, sent))
         _claim(run, new, partitions.spool(_BY_RESOURCE, BATCHES, _on_the_way(leg, partitions, sent)))
-        return stage(leg, store, new, lambda rows: rows.iter_slices(10_000), standing)
+        return stage_batches(leg, store, new, lambda rows: rows.iter_slices(10_000), standing)
 
 
 def _partitions(run: Run) -> Partitions:
