@@ -82,11 +82,11 @@ class AuditOperator(BaseAuditOperator[ImagingPipeline]):
     @override
     def audit(self, run: Run) -> Audited:
         from airlock.imaging.audit import audit
-        from airlock.imaging.publication import published_studies
+        from airlock.imaging.publication import find_published
 
         store = run.pipeline.healthimaging
         imaging = HealthImagingHook(aws_conn_id=store.aws_conn_id, region_name=store.region_name).conn
-        return audit(run, imaging, published_studies(run))
+        return audit(run, imaging, find_published(run))
 
 
 class PublicationAuditOperator(AuditOperator):
@@ -99,13 +99,13 @@ class PublicationAuditOperator(AuditOperator):
 
     @override
     def run_stage(self, run: Run, context: Context) -> dict[str, Any]:
-        from airlock.imaging.publication import audit, undecided
+        from airlock.imaging.publication import audit, count_undecided
 
         store = None if run.pipeline.healthlake is None else fhir_store(run.pipeline.healthlake)
         studies = audit(run, store)
         self.log.info("Of %d studies, %d are proven in HealthLake.", sum(studies.values()), studies["published"])
         result = super().run_stage(run, context)
-        return result | {"open_arrivals": result["open_arrivals"] + undecided(run)}
+        return result | {"open_arrivals": result["open_arrivals"] + count_undecided(run)}
 
 
 class FhirAuditOperator(BaseAuditOperator[ClinicalPipeline]):

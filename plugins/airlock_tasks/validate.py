@@ -38,11 +38,11 @@ class ValidateOperator(_ValidateOperator[ImagingPipeline]):
 
     @override
     def decide(self, run: Run) -> dict[str, int]:
-        from airlock.imaging.resolve import carry
+        from airlock.imaging.resolve import carry_arrivals
         from airlock.imaging.validate import validate
 
         if run.redrive is not None:
-            carry(run, image_sets(run.pipeline.healthimaging))
+            carry_arrivals(run, image_sets(run.pipeline.healthimaging))
         return validate(run)
 
 

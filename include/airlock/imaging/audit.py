@@ -81,7 +81,7 @@ class UnbalancedError(RuntimeError):
 
 
 def audit(run: Run, imaging: ImageSetReader, published: Collection[str] = ()) -> Audited:
-    """Audit a run.
+    """Decide on every arrival of a run, write the datasets and the report, and record the decisions in the ledger.
 
     Parameters
     ----------
@@ -107,8 +107,8 @@ def audit(run: Run, imaging: ImageSetReader, published: Collection[str] = ()) ->
         except UnbalancedError as error:
             problems = error.problems
             decisions = _decide_all(run, books, evidence, balanced=False)
-        with ThreadPoolExecutor(1) as aside:  # the ledger and this machine work at the same time
-            recorded = aside.submit(_record_decisions, run, books, decisions)
+        with ThreadPoolExecutor(1) as pool:  # the ledger and this machine work at the same time
+            recorded = pool.submit(_record_decisions, run, books, decisions)
             audited = _write(run, buffered, decisions, jobs, problems)
             recorded.result()
         _settle(run, decisions, audited)
@@ -116,7 +116,7 @@ def audit(run: Run, imaging: ImageSetReader, published: Collection[str] = ()) ->
 
 
 def _fill_books(run: Run, books: Books, shards: list[str]) -> None:
-    """Enter the datasets of the stages before import, as far as they exist, and the ids that the ledger holds."""
+    """Add the datasets of the stages before import, as far as they exist, and the ids that the ledger holds."""
     for shard in shards:
         for rows in run.workspace.parts(f"arrivals/{shard}", ARRIVALS, ARRIVAL):
             books.add_arrivals(rows)
@@ -129,7 +129,7 @@ def _fill_books(run: Run, books: Books, shards: list[str]) -> None:
 
 
 def _account_all(run: Run, books: Books) -> list[dict[str, Any]]:
-    """Enter the outcomes of all batches; return an entry per job for the report."""
+    """Add the outcomes of all batches to the books; return an entry per job for the report."""
     jobs: list[dict[str, Any]] = []
     for carried in run.workspace.find_parts(CARRIED, OUTCOMES):
         books.add_outcomes(carried)
@@ -142,7 +142,7 @@ def _account_all(run: Run, books: Books) -> list[dict[str, Any]]:
 
 
 def _account_batch(run: Run, batch: Batch, until: float) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
-    """Return a batch's outcomes, and the entry of its job if one was begun. Wait for its output at most until then."""
+    """Return a batch's outcomes, and the entry of its job if one was begun; wait for its output at most until then."""
     files = run.workspace.read(f"batches/{batch.batch_id}", BATCHES)
     job = find_ended_job(run, batch.batch_id)
     if job is not None:
@@ -218,8 +218,8 @@ def _find_overrides(run: Run) -> pl.DataFrame:
 
     The audit of the redrive decides on those: a late answer must not release here what is imported again there.
     """
-    words = run.ledger.overrides_of(run.pipeline.datastore_id, run.key)
-    return words.filter(
+    overrides = run.ledger.overrides_of(run.pipeline.datastore_id, run.key)
+    return overrides.filter(
         ~pl.col("subject").is_in(run.ledger.find_redriven_studies(run.pipeline.name, run.key).implode())
     )
 
@@ -284,8 +284,8 @@ def _decide(
     outcomes = read_back(evidence.imaging, datastore, outcomes, frames, evidence.to_read_back)
     decision = _decide_gates(run, decided, outcomes, evidence, balanced=balanced)
     arrivals = decided.filter(~pl.col("arrival_id").is_in(evidence.unknown_ids.implode())).unique("arrival_id")
-    words = gate.decide_dispositions(arrivals, decided, outcomes, decision["gates"])
-    return decision | {"verdicts": decided, "outcomes": outcomes, "dispositions": words}
+    dispositions = gate.decide_dispositions(arrivals, decided, outcomes, decision["gates"])
+    return decision | {"verdicts": decided, "outcomes": outcomes, "dispositions": dispositions}
 
 
 def _flag_versions(run: Run, outcomes: pl.DataFrame, evidence: _Evidence) -> pl.DataFrame:

@@ -28,7 +28,7 @@ DECIDED = (
 _VERDICT = ("arrival_id", "verdict")
 _SERIES = ("SeriesInstanceUID", "batch_id")
 _ID, _STUDY = "arrival_id", "StudyInstanceUID"
-_SAMPLED = 100  # one key in so many is enough to cut the keys into equal parts
+_SAMPLED = 100  # every so many keys, one is sampled to divide their order into ranges of equal size
 
 
 class Books:
@@ -68,26 +68,26 @@ class Books:
         return spool
 
     def add_arrivals(self, rows: pl.DataFrame) -> None:
-        """Enter arrivals."""
+        """Add arrivals."""
         self.arrivals.add(rows.select(ARRIVAL))
         self.bytes += int(rows["size"].sum())
         self._keys.append(rows["key"].gather_every(_SAMPLED))
 
     def add_verdicts(self, rows: pl.DataFrame) -> None:
-        """Enter verdicts."""
+        """Add verdicts."""
         self.verdict_ids.add(rows.select(_VERDICT))
         self.decided.add(rows.select(DECIDED))
 
     def add_outcomes(self, rows: pl.DataFrame) -> None:
-        """Enter the outcomes of a batch."""
+        """Add the outcomes of a batch."""
         self.outcome_ids.add(rows.select(_ID, _STUDY))
         self.outcomes.add(rows)
         self.series.add(rows.select(_SERIES).unique(maintain_order=True))
 
     def balance(self) -> Counter[tuple[str, str]]:
-        """Return the imbalances between the steps, as `report.imbalances`, once everything is entered.
+        """Return the imbalances between the steps (`report.imbalances`). Add all datasets first.
 
-        Arrivals without a verdict are then added to the rows that are decided on.
+        Adds the arrivals without a verdict to the rows that are decided on.
         """
         found: Counter[tuple[str, str]] = Counter()
         unknown_ids: list[pl.Series] = []
@@ -98,7 +98,7 @@ class Books:
             found.update(imbalances(part))
             unknown_ids.append(verdicts.join(arrivals, on=_ID, how="anti")[_ID])
             unknown = arrivals.join(verdicts, on=_ID, how="anti")
-            # With its outcome, if there is one: an imported file must not become "failed".
+            # The study of an outcome is kept: an imported file without a verdict must not become "failed".
             unknown = unknown.join(outcomes.unique(_ID, keep="first"), on=_ID, how="left", maintain_order="left")
             self.decided.add(unknown.with_columns(**undecided).select(DECIDED))
         self.unknown_ids = pl.concat(unknown_ids)

@@ -19,17 +19,16 @@ if TYPE_CHECKING:
 IMPORTED = (Outcome.IMPORTED.value, Outcome.IMPORTED_WITH_WARNING.value)
 # Reasons of a gate that no single file causes: every file of the study has the gate's reason.
 _OF_THE_STUDY = (Reason.STUDY_HELD, Reason.STUDY_INCOMPLETE, Reason.NOT_PUBLISHED, Reason.RUN_UNBALANCED)
-# An accepted file with one of these reasons was gone when it was to be staged. Its duplicates were not imported either
-# and get the same reason, with which the ledger lets them come again.
+# An accepted file with one of these reasons could not be staged. Its duplicates were not imported either and get the
+# same reason, with which the ledger lets a later run take them again.
 GONE_AT_STAGING = (Reason.OBJECT_CHANGED, Reason.OBJECT_GONE)
 _TAKEN_LATER = "this is the reason of the equal copy that was to be imported; the next run takes this file"
 
 
 def flag_blocking(outcomes: pl.DataFrame, settings: Audit, suspect_batches: list[str]) -> pl.DataFrame:
-    """Mark the outcomes that hold their study.
+    """Add the column ``blocks``: true for an imported file that a person has to look at, which holds its study.
 
-    Adds the column ``blocks``: true for an imported file that a person has to look at. A service warning whose every
-    type is harmless does not block, nor does a finding that is only noted.
+    A service warning does not block if all its types are harmless, and neither does a finding that is only noted.
     """
     harmful_warning = (pl.col("reason") == Reason.SERVICE_WARNING) & ~_only_harmless(settings)
     to_look_at = pl.col("reason").is_in([str(reason) for reason in (Reason.NON_PRIMARY, Reason.VERSION_ABOVE_ONE)])
@@ -63,7 +62,7 @@ def decide_studies(
     outcomes
         Rows of the outcomes dataset with ``blocks``.
     elsewhere
-        What blocks a study outside this run: StudyInstanceUIDs, each with a file or a run, by the hold's reason.
+        The causes outside this run that hold a study: StudyInstanceUIDs, each with a file or a run, by reason.
     settings
         The policy.
     balanced
@@ -111,7 +110,7 @@ def find_holds(
     verdicts, outcomes
         Rows of these datasets, the outcomes with ``blocks``.
     elsewhere
-        What is wrong outside this run's outcomes: StudyInstanceUIDs, each with a file or a run, by what it is.
+        As for `decide_studies`.
     settings
         The policy.
 
@@ -162,9 +161,9 @@ def _findings(files: pl.DataFrame, code: pl.Expr) -> pl.DataFrame:
 
 def _findings_elsewhere(files: Collection[tuple[str, str]], code: Reason) -> pl.DataFrame:
     """Return findings outside this run, each with the file or run that causes it."""
-    named = pl.DataFrame(sorted(files), schema={"StudyInstanceUID": pl.String, "what": pl.String}, orient="row")
+    named = pl.DataFrame(sorted(files), schema={"StudyInstanceUID": pl.String, "cause": pl.String}, orient="row")
     return named.select(
-        "StudyInstanceUID", finding=pl.format("{} {}", pl.lit(str(code)), "what"), code=pl.lit(str(code))
+        "StudyInstanceUID", finding=pl.format("{} {}", pl.lit(str(code)), "cause"), code=pl.lit(str(code))
     )
 
 
@@ -229,7 +228,7 @@ def decide_dispositions(
             gates.select("StudyInstanceUID", "gate", gate_reason=_reason_of_study()), on="StudyInstanceUID", how="left"
         )
     )
-    words = rows.with_columns(
+    dispositions = rows.with_columns(
         sop_instance_uid="SOPInstanceUID",
         series_instance_uid="SeriesInstanceUID",
         study_instance_uid="StudyInstanceUID",
@@ -237,7 +236,7 @@ def decide_dispositions(
         stage=_stage(),
         **_reason_and_detail(),
     )
-    return words.select(DISPOSITIONS.names()).cast(DISPOSITIONS).sort("key", "arrival_id")
+    return dispositions.select(DISPOSITIONS.names()).cast(DISPOSITIONS).sort("key", "arrival_id")
 
 
 def _reason_of_study() -> pl.Expr:

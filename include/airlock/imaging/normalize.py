@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from airlock.imaging.contracts import draft
-from airlock.imaging.resolve import carried_ids
+from airlock.imaging.resolve import find_carried_ids
 from airlock.reasons import Reason
 from airlock.records import BATCHES, STUDIES, VERDICTS, Verdict, digest
 from airlock.stages.batches import Batch, check_batch_count, find_batches, write_batches
@@ -42,7 +42,7 @@ def normalize(run: Run) -> list[Batch]:
 
     Once a job was begun, the batches stand even if the limits change: other batches would import the same files again.
     """
-    carried = carried_ids(run)
+    carried = find_carried_ids(run)
     needed = sum(1 for _ in plan(_leave_out(carried, _with_studies(run)), run.pipeline.limits))
     stands = has_job_in_datastore(run)
     if not stands:

@@ -60,13 +60,13 @@ class ResolutionError(RuntimeError):
 
 
 def find_existing(images: ImageSets, image_set_id: str) -> dict[str, Any] | None:
-    """Return the properties of an image set as soon as it is not LOCKED; None if it was deleted."""
+    """Wait until an image set is not LOCKED and return its properties; None if it was deleted."""
     found = images.settled(image_set_id)
     return None if found is None or found["imageSetState"] == "DELETED" else found
 
 
 def check_promotable(images: ImageSets, image_set_id: str) -> None:
-    """Refuse an image set that cannot be promoted, before anything is changed.
+    """Raise an error if an image set cannot be promoted; change nothing.
 
     Raises
     ------
@@ -90,12 +90,12 @@ def promote(ledger: Ledger, images: ImageSets, record: ResolutionRecord) -> Reso
     Returns
     -------
     ResolutionRecord
-        In state DELETING, with the image set that has the instances now: the source can be deleted.
+        The record in state DELETING, with the image set that has the instances now: the source can be deleted.
 
     Raises
     ------
     ResolutionError
-        If there is no proof. Where no copy is under way any more, the record is BEGUN again: the run can be released.
+        If there is no proof. If no copy is under way any more, the record is BEGUN again, so the run can be released.
     """
     source = find_existing(images, record.image_set_id)
     if source is None and record.state is ResolutionState.DELETING:
@@ -105,7 +105,7 @@ def promote(ledger: Ledger, images: ImageSets, record: ResolutionRecord) -> Reso
         raise _deleted_error(record.image_set_id)
     promoted_id = record.promoted_id
     if record.state is ResolutionState.BEGUN:
-        record, promoted_id = _request(ledger, images, record, source)
+        record, promoted_id = _request_copy(ledger, images, record, source)
     return _prove(ledger, images, record, promoted_id)
 
 
@@ -113,7 +113,7 @@ def _deleted_error(image_set_id: str) -> ResolutionError:
     return ResolutionError(f"image set {image_set_id} was deleted outside Airlock: {INSTEAD}")
 
 
-def _request(
+def _request_copy(
     ledger: Ledger, images: ImageSets, record: ResolutionRecord, source: dict[str, Any]
 ) -> tuple[ResolutionRecord, str]:
     """Request the copy; return the record of the request, and the id of the destination."""
@@ -126,7 +126,7 @@ def _request(
         return record, images.promote(record.image_set_id, source["versionId"])
     except ClientError as error:
         if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500) >= 500:
-            raise  # the service may have carried it out
+            raise  # the service may have made the copy
         code = error.response["Error"]["Code"]
         raise _give_up(ledger, record, f"was refused by CopyImageSet with {code}") from None
 
@@ -159,7 +159,7 @@ def _read_primaries(
 
 
 def _prove(ledger: Ledger, images: ImageSets, record: ResolutionRecord, promoted_id: str | None) -> ResolutionRecord:
-    """Record the image set that has the instances now; look for it where its id is not known."""
+    """Record the image set that is proven to have the instances now; search it if its id is not known."""
     name = record.image_set_id
     source, document = find_existing(images, name), images.metadata(name)
     is_copied = source is not None and source["imageSetWorkflowStatus"] == _COPIED
@@ -173,7 +173,12 @@ def _prove(ledger: Ledger, images: ImageSets, record: ResolutionRecord, promoted
         since = noted.get(candidate, 0)
         new = {status for version, status in images.versions(candidate).items() if version > since}
         failed |= _COPY_FAILED in new
-        if is_copied and _COPIED in new and found.get("isPrimary") and _holds(images.metadata(candidate), document):
+        if (
+            is_copied
+            and _COPIED in new
+            and found.get("isPrimary")
+            and _has_all_instances(images.metadata(candidate), document)
+        ):
             return ledger.advance_resolution(record, ResolutionState.DELETING, candidate, int(found["versionId"]))
     if is_copied and not failed and record.state is ResolutionState.COPYING:
         raise ResolutionError(
@@ -192,25 +197,25 @@ def _give_up(ledger: Ledger, record: ResolutionRecord, what: str) -> ResolutionE
     )
 
 
-def _holds(primary: dict[str, Any], document: dict[str, Any]) -> bool:
+def _has_all_instances(primary: dict[str, Any], document: dict[str, Any]) -> bool:
     """Return whether an image set has each instance of another one, with the same frames."""
     theirs = _list_instances(primary)
-    return all(uid in theirs and _same_frames(theirs[uid], one) for uid, one in _list_instances(document).items())
+    return all(uid in theirs and _have_same_frames(theirs[uid], one) for uid, one in _list_instances(document).items())
 
 
-def _same_frames(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def _have_same_frames(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Return whether two instances have the same frames: by their ids, else by their sizes and checksums.
 
-    AWS does not say whether a copy's frames keep their ids. Instances without frames, such as reports, are the same if
-    all their attributes are.
+    AWS does not document whether the frames of a copy keep their ids. Instances without frames, such as reports, are
+    compared by all their attributes.
     """
     if not (one.get("ImageFrames") or other.get("ImageFrames")):
         return one.get("DICOM") == other.get("DICOM")
     by = (("ID",), ("FrameSizeInBytes", "PixelDataChecksumFromBaseToFullResolution"))
     return any(
-        told == _describe_frames(other, *names) and all(map(all, told))
+        frames == _describe_frames(other, *names) and all(map(all, frames))
         for names in by
-        if (told := _describe_frames(one, *names))
+        if (frames := _describe_frames(one, *names))
     )
 
 
@@ -222,7 +227,7 @@ def _align_elements(
     images: ImageSets, source: dict[str, Any], document: dict[str, Any], primaries: Iterable[dict[str, Any]]
 ) -> dict[str, Any]:
     """Give the image set the grouping elements of the primary image sets; return its properties afterwards."""
-    updates, force = changes(document, primaries)
+    updates, force = find_changes(document, primaries)
     if not updates:
         return source
     name = source["imageSetId"]
@@ -233,33 +238,33 @@ def _align_elements(
     return found
 
 
-def changes(document: dict[str, Any], primaries: Iterable[dict[str, Any]]) -> tuple[dict[str, bytes], bool]:
-    """Return how an image set's metadata must change to agree with the primary image sets of its study.
+def find_changes(document: dict[str, Any], primaries: Iterable[dict[str, Any]]) -> tuple[dict[str, bytes], bool]:
+    """Return the changes with which an image set's metadata agrees with the primary image sets of its study.
 
     Parameters
     ----------
     document
-        Of the non-primary image set.
+        The metadata document of the non-primary image set.
     primaries
-        The documents of the primary ones.
+        The metadata documents of the primary image sets.
 
     Returns
     -------
     tuple
-        ``DICOMUpdates`` (empty where nothing differs), and whether ``force`` is needed: for StudyID.
+        ``DICOMUpdates``, empty if no element differs, and whether ``force`` is needed, which is for StudyID.
     """
     wanted, unwanted, force = _empty_change(), _empty_change(), False
     for primary in primaries:
         shared = primary["Study"]["Series"].keys() & document["Study"]["Series"].keys()
         series = [(("Study", "Series", uid), _SERIES) for uid in sorted(shared)]
         for path, keywords in [(("Patient",), _PATIENT), (("Study",), _STUDY), *series]:
-            ours, theirs = _level(document, path), _level(primary, path)
+            ours, theirs = _find_level(document, path), _find_level(primary, path)
             for keyword in keywords:
-                if _value(ours, keyword) == _value(theirs, keyword):
+                if _read_value(ours, keyword) == _read_value(theirs, keyword):
                     continue
                 force |= keyword == "StudyID"
-                change = wanted if _value(theirs, keyword) else unwanted
-                _put(change, path, keyword, theirs.get(keyword, ""))
+                change = wanted if _read_value(theirs, keyword) else unwanted
+                _set_value(change, path, keyword, theirs.get(keyword, ""))
     named = {"updatableAttributes": wanted, "removableAttributes": unwanted}
     return {name: json.dumps(change).encode() for name, change in named.items() if len(change) > 1}, force
 
@@ -268,19 +273,19 @@ def _empty_change() -> dict[str, Any]:
     return {"SchemaVersion": 1.1}
 
 
-def _level(document: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+def _find_level(document: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
     for name in path:
         document = document[name]
     return document["DICOM"]  # type: ignore[no-any-return]
 
 
-def _put(change: dict[str, Any], path: tuple[str, ...], keyword: str, value: Any) -> None:
+def _set_value(change: dict[str, Any], path: tuple[str, ...], keyword: str, value: Any) -> None:
     for name in path:
         change = change.setdefault(name, {})
     change.setdefault("DICOM", {})[keyword] = value
 
 
-def _value(level: dict[str, Any], keyword: str) -> str:
+def _read_value(level: dict[str, Any], keyword: str) -> str:
     """Return a value as the service compares it: absent equals empty, and padding does not count."""
     value = level.get(keyword)
     return "" if value is None else str(value).strip()
@@ -290,7 +295,7 @@ def grouping_elements(document: dict[str, Any]) -> dict[str, str]:
     """Return the grouping elements of an image set as parse would read them from a file."""
     series = next(iter(document["Study"]["Series"].values()))["DICOM"]
     levels = ((document["Patient"]["DICOM"], _PATIENT), (document["Study"]["DICOM"], _STUDY), (series, _SERIES))
-    return {keyword: _value(level, keyword) for level, keywords in levels for keyword in keywords}
+    return {keyword: _read_value(level, keyword) for level, keywords in levels for keyword in keywords}
 
 
 def _list_instances(document: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -1,8 +1,8 @@
-"""Publication: released studies as FHIR into HealthLake, imported and audited like any clinical delivery, before route.
+"""Publication: released studies as FHIR in HealthLake, imported and audited like a clinical delivery, before route.
 
-A second chain of stages within an imaging run, in its workspace's folder ``fhir``: normalize, import, audit. What was
-published with the same content before is not sent again; a study counts as published once every resource of it was
-proven in the data store, and stays so whatever a later run changes there.
+A second chain of stages within an imaging run, in its workspace's folder ``fhir``: normalize, import, audit. A resource
+that was published with the same content is not sent again. A study is published once each of its resources was proven
+in the data store, and stays published even if a later run changes the resources.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 FOLDER = "fhir"
 RESOURCES = pl.Schema(
     {
-        "arrival_id": pl.String,  # of the study that brings it
-        "line": pl.Int64,  # null: no line of a file
+        "arrival_id": pl.String,  # of a file of the study
+        "line": pl.Int64,  # null: the resource is not a line of a file
         "resource_type": pl.String,
         "resource_id": pl.String,
         "content_digest": pl.String,
@@ -51,7 +51,7 @@ RESOURCES = pl.Schema(
 PUBLISHED = pl.Schema(
     {
         "study_key": pl.String,
-        "content_digest": pl.String,  # of the contract all of whose resources are proven
+        "content_digest": pl.String,  # of the contract; all resources of the study are proven
     }
 )
 _KEY = ["resource_type", "resource_id"]
@@ -60,38 +60,39 @@ _BY_RESOURCE = pl.format("{}/{}", *_KEY)
 _WANTED = schema(RESOURCES, {"is_wanted": pl.Boolean})
 _CONTENTS = schema(dict.fromkeys(_CONTENT, pl.String))
 _BRINGERS = schema(dict.fromkeys(("StudyInstanceUID", "arrival_id"), pl.String))
-_STUDIES = schema(dict.fromkeys(("patient", "arrival_id", "contract"), pl.String))  # of a patient
-_NAMES = schema(PUBLISHED, {"name": pl.String})  # of a study's resources, as Type/id
+_STUDIES = schema(dict.fromkeys(("patient", "arrival_id", "contract"), pl.String))
+_NAMES = schema(PUBLISHED, {"name": pl.String})  # the name of a resource of the study, as Type/id
 _PROOFS = schema(PUBLISHED, {"is_proven": pl.Boolean})
-_ROWS_PER_ARRIVAL = 4  # contracts as objects are many times the rows of their arrivals
+_ROWS_PER_ARRIVAL = 4  # a contract as an object needs more memory than the rows of its arrivals
 
 
 class PublicationBusyError(RuntimeError):
-    """Another run is publishing one of the same resources; a retry finds it done."""
+    """Another run is publishing one of the same resources; a later retry succeeds."""
 
 
 def normalize(run: Run) -> list[Batch]:
-    """Write the import files of what is to be published.
+    """Write the import files of the resources to publish; return their batches.
 
-    A batch whose job was begun stands. What has become publishable since then comes in further batches, after it.
+    A batch whose job was begun does not change. Resources that have become publishable since then are in further
+    batches.
 
     Raises
     ------
     PublicationBusyError
-        If another run holds one of the resources. Then this one holds none that it has not sent yet.
+        If another run has claimed one of the resources. This run then keeps claims only on resources that it has sent.
     """
-    leg, store = run.within(FOLDER), _store(run)
+    leg, store = run.within(FOLDER), _find_healthlake(run)
     standing = find_begun_batches(leg)
     with _partitions(run) as partitions:
         rows_sent = (rows for batch in standing for rows in leg.workspace.parts(f"batches/{batch.batch_id}", BATCHES))
         sent = partitions.spool(_BY_RESOURCE, BATCHES, rows_sent)
-        resources = partitions.spool(_BY_RESOURCE, _WANTED, _resources(run, partitions))
+        resources = partitions.spool(_BY_RESOURCE, _WANTED, _build_resources(run, partitions))
         with leg.workspace.writer("resources", RESOURCES, part_rows=None) as writer:
             for rows in resources:
                 writer.add(rows.select(RESOURCES.names()))
                 writer.end_part()
-        new = partitions.spool(_BY_RESOURCE, RESOURCES, _new(run, resources, sent))
-        _claim(run, new, partitions.spool(_BY_RESOURCE, BATCHES, _on_the_way(leg, partitions, sent)))
+        new = partitions.spool(_BY_RESOURCE, RESOURCES, _find_new(run, resources, sent))
+        _claim_all(run, new, partitions.spool(_BY_RESOURCE, BATCHES, _find_undecided(leg, partitions, sent)))
         return stage_batches(leg, store, new, lambda rows: rows.iter_slices(10_000), standing)
 
 
@@ -100,17 +101,17 @@ def _partitions(run: Run) -> Partitions:
 
 
 def audit(run: Run, reader: FhirReader | None = None) -> dict[str, int]:
-    """Account for every resource that was sent, and say which studies are proven; return how many are and are not."""
+    """Write the outcome of every resource that was sent and the published studies; return the counts of studies."""
     leg = run.within(FOLDER)
     with _partitions(run) as partitions:
-        reading = JobReading(_store(run), run.pipeline.audit.manifest_wait_seconds, reader)
+        reading = JobReading(_find_healthlake(run), run.pipeline.audit.manifest_wait_seconds, reader)
         accounts = account_batches(leg, partitions, reading)
         with leg.workspace.writer("outcomes", RESOURCE_OUTCOMES) as outcomes:
             for rows in accounts.outcomes:
                 outcomes.add(rows)
-        imported = partitions.spool(_BY_RESOURCE, _CONTENTS, _record(run, partitions, accounts))
-        proofs = partitions.spool(pl.col("study_key"), _PROOFS, _proofs(run, partitions, imported))
-        before = partitions.spool(pl.col("study_key"), PUBLISHED, _published(run))
+        imported = partitions.spool(_BY_RESOURCE, _CONTENTS, _record_outcomes(run, partitions, accounts))
+        proofs = partitions.spool(pl.col("study_key"), _PROOFS, _find_proofs(run, partitions, imported))
+        before = partitions.spool(pl.col("study_key"), PUBLISHED, _read_published(run))
         count = 0
         with leg.workspace.writer("published", PUBLISHED) as published:
             for rows, known in zip_partitions(proofs, before):
@@ -122,45 +123,45 @@ def audit(run: Run, reader: FhirReader | None = None) -> dict[str, int]:
     return {"published": count, "not_published": run.workspace.count_rows("publishable") - count}
 
 
-def published_studies(run: Run) -> pl.Series:
-    """Return the study keys of what is proven to be published; none before the publication was audited."""
-    return pl.concat([PUBLISHED.to_frame(), *_published(run)])["study_key"]
+def find_published(run: Run) -> pl.Series:
+    """Return the keys of the published studies; none before the publication was audited."""
+    return pl.concat([PUBLISHED.to_frame(), *_read_published(run)])["study_key"]
 
 
-def _published(run: Run) -> Iterator[pl.DataFrame]:
+def _read_published(run: Run) -> Iterator[pl.DataFrame]:
     return run.within(FOLDER).workspace.find_parts("published", PUBLISHED)
 
 
-def _store(run: Run) -> HealthLake:
+def _find_healthlake(run: Run) -> HealthLake:
     store = run.pipeline.healthlake
     if store is None:
         raise ValueError(f"pipeline {run.pipeline.name!r} publishes nothing: it has no healthlake section")
     return store
 
 
-def _settings(run: Run) -> Publishing:
-    return read_publishing(run.pipeline, _store(run))
+def _read_settings(run: Run) -> Publishing:
+    return read_publishing(run.pipeline, _find_healthlake(run))
 
 
-def _on_the_way(leg: Run, partitions: Partitions, sent: Spool) -> Iterator[pl.DataFrame]:
-    """Yield what of this the audit has not decided on: a job may still bring it."""
+def _find_undecided(leg: Run, partitions: Partitions, sent: Spool) -> Iterator[pl.DataFrame]:
+    """Yield the sent resources without a decision of the audit: a job may still import them."""
     decided = (rows.filter(~is_open()) for rows in leg.workspace.find_parts("outcomes", RESOURCE_OUTCOMES))
     outcomes = partitions.spool(_BY_RESOURCE, RESOURCE_OUTCOMES, decided)
     for rows, ended in zip_partitions(sent, outcomes):
         yield rows.join(ended, on=["batch_id", *_KEY], how="anti")
 
 
-def undecided(run: Run) -> int:
-    """Return how many resources of a publication have no end yet; where nothing was written to be sent, all studies."""
+def count_undecided(run: Run) -> int:
+    """Return the number of undecided resources of a publication; if no batch was written, of publishable studies."""
     leg = run.within(FOLDER)
     if not run.s3.exists(leg.workspace.root.join(INDEX)):
         return run.workspace.count_rows("publishable")
     return sum(rows.filter(is_open()).height for rows in leg.workspace.find_parts("outcomes", RESOURCE_OUTCOMES))
 
 
-def _claim(run: Run, new: Spool, on_the_way: Spool) -> None:
-    """Claim all that is new or nothing of it: two runs that each hold a part would wait for each other."""
-    datastore = _store(run).datastore_id
+def _claim_all(run: Run, new: Spool, on_the_way: Spool) -> None:
+    """Claim all new resources, or none of them: two runs that each claim a part would wait for each other."""
+    datastore = _find_healthlake(run).datastore_id
     claims = (
         pl.concat([rows.select("arrival_id", *_CONTENT) for rows in both]) for both in zip_partitions(new, on_the_way)
     )
@@ -169,10 +170,10 @@ def _claim(run: Run, new: Spool, on_the_way: Spool) -> None:
         for rows, waiting in zip_partitions(new, on_the_way):
             unsent = rows.join(waiting, on=_KEY, how="anti").select(_KEY)
             run.ledger.drop_resource_claims(datastore, run.key, unsent)
-        raise PublicationBusyError(_advice(run, taken))
+        raise PublicationBusyError(_advise(run, taken))
 
 
-def _advice(run: Run, taken: pl.DataFrame) -> str:
+def _advise(run: Run, taken: pl.DataFrame) -> str:
     others = [run.ledger.run(key) for key in taken["claimed_by"].unique().sort()]
     names = " and ".join(f"--pipeline {other.pipeline} --run {other.run_key}" for other in others if other)
     return (
@@ -182,25 +183,25 @@ def _advice(run: Run, taken: pl.DataFrame) -> str:
     )
 
 
-def _resources(run: Run, partitions: Partitions) -> Iterator[pl.DataFrame]:
-    """Yield the resources of the publishable studies (`_WANTED`), of some patients at a time.
+def _build_resources(run: Run, partitions: Partitions) -> Iterator[pl.DataFrame]:
+    """Yield the resources of the publishable studies (`_WANTED`), partition by partition of patients.
 
-    Each belongs to one patient, and a patient's studies are together.
+    A resource belongs to one patient, and all studies of a patient are in one partition.
     """
-    settings = _settings(run)
-    for studies in partitions.spool(pl.col("patient"), _STUDIES, _studies(run, partitions, settings)):
+    settings = _read_settings(run)
+    for studies in partitions.spool(pl.col("patient"), _STUDIES, _read_studies(run, partitions, settings)):
         contracts = [StudyContract.model_validate_json(text) for text in studies["contract"]]
         bringer: dict[str, str] = {}
         for contract, arrival_id in zip(contracts, studies["arrival_id"], strict=True):
-            for name in _names(contract, settings):
+            for name in _list_names(contract, settings):
                 bringer.setdefault(name, arrival_id)
-        wanted = _wanted(run, contracts, settings)
-        built = build_publication(contracts, settings, _earlier(run, contracts))
-        yield pl.DataFrame([_row(resource, bringer, wanted) for resource in built], schema=_WANTED)
+        wanted = _find_wanted(run, contracts, settings)
+        built = build_publication(contracts, settings, _find_earlier_contracts(run, contracts))
+        yield pl.DataFrame([_make_row(resource, bringer, wanted) for resource in built], schema=_WANTED)
 
 
-def _studies(run: Run, partitions: Partitions, settings: Publishing) -> Iterator[pl.DataFrame]:
-    """Yield each publishable contract with its patient and with an arrival that brought a file of the study."""
+def _read_studies(run: Run, partitions: Partitions, settings: Publishing) -> Iterator[pl.DataFrame]:
+    """Yield each publishable contract with its patient and the id of an arrival of the study."""
     columns = ["StudyInstanceUID", "arrival_id"]
     first = (
         rows.group_by("StudyInstanceUID").agg(pl.col("arrival_id").min())
@@ -219,8 +220,8 @@ def _studies(run: Run, partitions: Partitions, settings: Publishing) -> Iterator
         yield joined.select(_STUDIES.names())
 
 
-def _earlier(run: Run, contracts: list[StudyContract]) -> list[StudyContract]:
-    """Return what is released of the same patients already: a Patient tells of all of them, not of this run's alone."""
+def _find_earlier_contracts(run: Run, contracts: list[StudyContract]) -> list[StudyContract]:
+    """Return the released contracts of the same patients: a Patient is merged from the contracts of all runs."""
     datastore = run.pipeline.healthimaging.datastore_id
     patients = pl.Series([one.fhir.Patient for one in contracts if one.fhir], dtype=pl.String)
     known = run.ledger.contracts_of_patients(datastore, patients)
@@ -229,31 +230,31 @@ def _earlier(run: Run, contracts: list[StudyContract]) -> list[StudyContract]:
     return [StudyContract.model_validate_json(text) for text in texts]
 
 
-def _names(contract: StudyContract, settings: Publishing) -> Iterable[str]:
+def _list_names(contract: StudyContract, settings: Publishing) -> Iterable[str]:
     named = name_resources(contract, settings)
     order = named["ServiceRequest"]
     return [named["Patient"], named["ImagingStudy"], *named["Endpoint"], *([order] if order else [])]
 
 
-def _wanted(run: Run, contracts: list[StudyContract], settings: Publishing) -> set[str]:
-    """Return the resources, as Type/id, of studies that are not published yet as they are now.
+def _find_wanted(run: Run, contracts: list[StudyContract], settings: Publishing) -> set[str]:
+    """Return the resources, as Type/id, of studies that are not published with their present content.
 
-    The others' Patient may read otherwise by now, as the studies of later runs have changed it; that is for those runs.
+    A later run may have changed the Patient of a published study; that run publishes the Patient.
     """
     is_named = pl.col("study_key").is_in([one.study_key for one in contracts])
-    done = dict(row for rows in _published(run) for row in rows.filter(is_named).iter_rows())
+    done = dict(row for rows in _read_published(run) for row in rows.filter(is_named).iter_rows())
     todo = [one for one in contracts if done.get(one.study_key) != one.content_digest]
-    return {name for one in todo for name in _names(one, settings)}
+    return {name for one in todo for name in _list_names(one, settings)}
 
 
-def _new(run: Run, resources: Spool, sent: Spool) -> Iterator[pl.DataFrame]:
-    """Yield the wanted resources that were not sent and are not in the data store, with this very content."""
+def _find_new(run: Run, resources: Spool, sent: Spool) -> Iterator[pl.DataFrame]:
+    """Yield the wanted resources that were not sent with the same content and are not in the data store with it."""
     for rows, standing in zip_partitions(resources, sent):
-        known = pl.concat([standing.select(_CONTENT), _proven(run, rows, except_run=run.key)])
+        known = pl.concat([standing.select(_CONTENT), _find_proven(run, rows, except_run=run.key)])
         yield rows.filter("is_wanted").join(known, on=_CONTENT, how="anti")
 
 
-def _row(resource: dict[str, Any], bringer: dict[str, str], wanted: Collection[str]) -> dict[str, Any]:
+def _make_row(resource: dict[str, Any], bringer: dict[str, str], wanted: Collection[str]) -> dict[str, Any]:
     body = to_ndjson(resource)
     kind, name = resource["resourceType"], resource["id"]
     return {
@@ -268,22 +269,25 @@ def _row(resource: dict[str, Any], bringer: dict[str, str], wanted: Collection[s
     }
 
 
-def _proven(run: Run, resources: pl.DataFrame, except_run: str | None = None) -> pl.DataFrame:
-    """Return which of these the data store holds with this very content."""
-    known = run.ledger.known_resources(_store(run).datastore_id, resources.select(_KEY), except_run=except_run)
+def _find_proven(run: Run, resources: pl.DataFrame, except_run: str | None = None) -> pl.DataFrame:
+    """Return the content of these resources that the ledger knows in the data store (`_CONTENT`)."""
+    known = run.ledger.known_resources(
+        _find_healthlake(run).datastore_id, resources.select(_KEY), except_run=except_run
+    )
     return known.select(_CONTENT)
 
 
-def _record(run: Run, partitions: Partitions, accounts: Accounts) -> Iterator[pl.DataFrame]:
-    """Tell the ledger what is in the data store; yield what of the outcomes that is.
+def _record_outcomes(run: Run, partitions: Partitions, accounts: Accounts) -> Iterator[pl.DataFrame]:
+    """Record in the ledger the resources that are in the data store; yield their outcomes.
 
-    Nothing is said of a resource that a job may still bring. One that is not proven is forgotten: it may be there.
+    A resource that a job may still import is left out. An unproven resource is forgotten, since it may be in the data
+    store.
     """
-    datastore, refused = _store(run).datastore_id, pl.col("outcome") == Outcome.REJECTED
+    datastore, refused = _find_healthlake(run).datastore_id, pl.col("outcome") == Outcome.REJECTED
     is_stored = (pl.col("outcome") == Outcome.IMPORTED) & ~pl.col("batch_id").is_in(accounts.suspect)
     for outcomes in partitions.spool(_BY_RESOURCE, RESOURCE_OUTCOMES, accounts.outcomes):
         decided = outcomes.join(outcomes.filter(is_open()), on=_KEY, how="anti", maintain_order="left")
-        # Sent twice, the later one is there, unless it was refused.
+        # Of a resource that was sent twice, the data store holds the later content, unless that was rejected.
         last = decided.sort(~refused, maintain_order=True).unique(_KEY, keep="last", maintain_order=True)
         run.ledger.record_imported_resources(datastore, run.key, last.filter(is_stored))
         run.ledger.drop_resource_claims(datastore, run.key, last.filter(refused).select(_KEY))
@@ -291,25 +295,25 @@ def _record(run: Run, partitions: Partitions, accounts: Accounts) -> Iterator[pl
         yield last.filter(is_stored)
 
 
-def _proofs(run: Run, partitions: Partitions, imported: Spool) -> Iterator[pl.DataFrame]:
-    """Yield of each resource of the publishable studies whether it is proven (`_PROOFS`).
+def _find_proofs(run: Run, partitions: Partitions, imported: Spool) -> Iterator[pl.DataFrame]:
+    """Yield the resources of the publishable studies, each with ``is_proven`` (`_PROOFS`).
 
-    It is by this run's own jobs, or if the data store has it as it is.
+    A resource is proven by a job of this run, or by the ledger if the data store holds it with the same content.
     """
     parts = run.within(FOLDER).workspace.find_parts("resources", RESOURCES, _CONTENT)
     resources = partitions.spool(_BY_RESOURCE, _CONTENTS, parts)
-    names = partitions.spool(pl.col("name"), _NAMES, _named(run))
+    names = partitions.spool(pl.col("name"), _NAMES, _name_resources(run))
     for rows, own, named in zip_partitions(resources, imported, names):
-        known = pl.concat([_proven(run, rows), own])
+        known = pl.concat([_find_proven(run, rows), own])
         proven = rows.join(known, on=_CONTENT, how="semi").select(_BY_RESOURCE.alias("name"))["name"]
         is_proven = pl.col("name").is_in(proven.implode())
         yield named.with_columns(is_proven=is_proven).select(_PROOFS.names())
 
 
-def _named(run: Run) -> Iterator[pl.DataFrame]:
-    """Yield the names of the resources of each publishable study."""
-    settings = _settings(run)
+def _name_resources(run: Run) -> Iterator[pl.DataFrame]:
+    """Yield the names of the resources of each publishable study (`_NAMES`)."""
+    settings = _read_settings(run)
     for rows in run.workspace.parts("publishable", CONTRACTS):
         contracts = map(StudyContract.model_validate_json, rows["contract"])
-        named = [(one.study_key, one.content_digest, name) for one in contracts for name in _names(one, settings)]
+        named = [(one.study_key, one.content_digest, name) for one in contracts for name in _list_names(one, settings)]
         yield pl.DataFrame(named, schema=_NAMES, orient="row")

@@ -31,14 +31,14 @@ CARRIED_VERDICTS = "carried-verdicts"
 
 @dataclass(frozen=True)
 class Resolved:
-    """The result for a non-primary image set: the image set of its copy, or none where it was deleted."""
+    """The result for a non-primary image set: the image set of its copy, or none if it was deleted."""
 
     image_set_id: str | None = None
     version: int | None = None
     elements: dict[str, str] | None = None  # the grouping elements that its instances have now
 
 
-def carry(run: Run, images: ImageSets) -> None:
+def carry_arrivals(run: Run, images: ImageSets) -> None:
     """Write the carried verdicts and outcomes, and resolve the non-primary image sets; a second call does nothing."""
     if run.workspace.is_committed(CARRIED):
         return
@@ -52,15 +52,15 @@ def carry(run: Run, images: ImageSets) -> None:
         ids = dict(rows.select("carries", "arrival_id").iter_rows())
         found = _read_earlier_run(run, str(key), ids)
         verdicts.append(_renew_verdicts(*found, resolved))
-        outcomes.append(carried_outcomes(found[1], resolved))
+        outcomes.append(renew_outcomes(found[1], resolved))
     decided = _update_arrivals(run, pl.concat(verdicts))
     _check_complete(carried, decided)
     run.workspace.write(CARRIED_VERDICTS, VERDICTS, decided)
     run.workspace.write(CARRIED, OUTCOMES, pl.concat(outcomes))
 
 
-def carried_ids(run: Run) -> pl.Series:
-    """Return the ids of a run's arrivals that are in the data store already and are not imported again."""
+def find_carried_ids(run: Run) -> pl.Series:
+    """Return the ids of a run's arrivals that are in the data store and are not imported again."""
     return run.workspace.find(CARRIED, OUTCOMES)["arrival_id"]
 
 
@@ -78,7 +78,7 @@ def _read_earlier_run(run: Run, run_key: str, ids: dict[str, str]) -> tuple[pl.D
 
 
 def _renew_verdicts(verdicts: pl.DataFrame, outcomes: pl.DataFrame, resolved: dict[str, Resolved]) -> pl.DataFrame:
-    """Return accepting verdicts with the grouping elements that the data store has now; ignore deleted instances."""
+    """Return the verdicts with the grouping elements that the data store has now; deleted instances are ignored."""
     sets = outcomes.select("arrival_id", "image_set_id")
     rows = verdicts.join(sets, on="arrival_id", how="inner", maintain_order="left")
     here = pl.col("image_set_id")
@@ -97,15 +97,15 @@ def _renew_verdicts(verdicts: pl.DataFrame, outcomes: pl.DataFrame, resolved: di
     return rows.select(VERDICTS.names())
 
 
-def carried_outcomes(outcomes: pl.DataFrame, resolved: dict[str, Resolved]) -> pl.DataFrame:
-    """Return the outcomes of the import as they are now; the audit adds its own findings again.
+def renew_outcomes(outcomes: pl.DataFrame, resolved: dict[str, Resolved]) -> pl.DataFrame:
+    """Return the outcomes of earlier runs after the resolution, without the findings of audit, which adds them again.
 
     Parameters
     ----------
     outcomes
-        Rows of the outcomes dataset of the runs before.
+        Rows of the outcomes datasets of the earlier runs.
     resolved
-        The results for non-primary image sets by their ids; a deleted one has no outcome any more.
+        The results for non-primary image sets by their ids; the instances of a deleted image set have no outcome.
     """
     frame = pl.DataFrame(
         [(name, one.image_set_id, one.version) for name, one in resolved.items()],
@@ -146,12 +146,12 @@ def _check_complete(carried: pl.DataFrame, verdicts: pl.DataFrame) -> None:
 
 def _find_resolution(run: Run) -> Resolution | None:
     asked = run.ledger.find_redrive(run.key)
-    word = asked and asked["choice"].get("non_primary")
-    return Resolution(word) if word else None
+    resolution = asked and asked["choice"].get("non_primary")
+    return Resolution(resolution) if resolution else None
 
 
 def _check_promotable(run: Run, images: ImageSets, image_set_ids: Iterable[str]) -> None:
-    """Refuse image sets that cannot be promoted before any of them is changed."""
+    """Raise an error if an image set cannot be promoted, before any of them is changed."""
     begun = {one.image_set_id for one in run.ledger.resolutions_of(run.key)}
     for name in set(image_set_ids) - begun if _find_resolution(run) is Resolution.PROMOTE else ():
         check_promotable(images, name)
@@ -159,11 +159,11 @@ def _check_promotable(run: Run, images: ImageSets, image_set_ids: Iterable[str])
 
 def _resolve(run: Run, images: ImageSets, image_set_id: str) -> Resolved | None:
     """Promote or delete a non-primary image set as the redrive asks; continue where an earlier try ended."""
-    word = _find_resolution(run)
-    if word is None:
+    resolution = _find_resolution(run)
+    if resolution is None:
         return None
     datastore = run.pipeline.healthimaging.datastore_id
-    record = run.ledger.begin_resolution(datastore, run.key, image_set_id, word)
+    record = run.ledger.begin_resolution(datastore, run.key, image_set_id, resolution)
     if record.resolution is Resolution.DELETE:
         if record.state is not ResolutionState.DONE:
             _delete(run, images, record)
@@ -189,7 +189,7 @@ def _promote(run: Run, images: ImageSets, record: ResolutionRecord) -> Resolved:
     return Resolved(promoted_id, record.promoted_version, grouping_elements(images.metadata(promoted_id)))
 
 
-def carried_verdicts(run: Run) -> Iterator[pl.DataFrame]:
+def read_carried_verdicts(run: Run) -> Iterator[pl.DataFrame]:
     """Yield the verdicts on the carried arrivals, with all attributes of each header."""
     for part in run.workspace.find_parts(CARRIED_VERDICTS, VERDICTS):
         yield part.select(*ARRIVALS, *ATTRIBUTES, "verdict", "reason", "detail", "duplicate_of")

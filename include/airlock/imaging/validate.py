@@ -14,7 +14,7 @@ from pydicom.datadict import dictionary_VR
 
 from airlock.dicom.preconditions import file_rules
 from airlock.imaging.normalize import has_job_in_datastore
-from airlock.imaging.resolve import carried_verdicts
+from airlock.imaging.resolve import read_carried_verdicts
 from airlock.ledger.instances import OWNERS
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, VERDICTS, Verdict, count_parts
@@ -85,7 +85,7 @@ def validate(run: Run) -> dict[str, int]:
     ):
         for part in _decide_all(run, buffered.shards, facts, partitions):
             decided.add(part)
-        for part in carried_verdicts(run):  # they are in the data store already, so no rule is applied again
+        for part in read_carried_verdicts(run):  # they are in the data store already, so no rule is applied again
             facts.add(part.select(_FACTS))
             decided.add(part.select(_COMPARED))
         return count_parts(_write(run, facts, decided), "verdict")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from airlock.imaging.promotion import ResolutionError, changes, check_promotable, promote
+from airlock.imaging.promotion import ResolutionError, check_promotable, find_changes, promote
 from airlock.ledger import Resolution, ResolutionRecord, ResolutionState
 
 STUDY, SERIES, SOP = "1.2", "1.2.3", "1.2.3.4"
@@ -32,30 +32,30 @@ def read(updates: dict[str, bytes]) -> dict[str, Any]:
 
 
 def test_what_agrees_is_not_changed() -> None:
-    assert changes(document(SeriesNumber="1"), [document(), document(StudyDate="20260301 ")]) == ({}, False)
-    assert changes(document(PatientID="Q"), []) == ({}, False)
+    assert find_changes(document(SeriesNumber="1"), [document(), document(StudyDate="20260301 ")]) == ({}, False)
+    assert find_changes(document(PatientID="Q"), []) == ({}, False)
 
 
 def test_only_what_differs_is_made_that_of_the_primary() -> None:
-    updates, force = changes(document(PatientID="Q"), [document()])
+    updates, force = find_changes(document(PatientID="Q"), [document()])
     assert read(updates) == {"updatableAttributes": {"SchemaVersion": 1.1, "Patient": {"DICOM": {"PatientID": "P"}}}}
     assert not force
 
 
 def test_study_id_needs_force() -> None:
-    updates, force = changes(document(StudyID="9"), [document()])
+    updates, force = find_changes(document(StudyID="9"), [document()])
     assert read(updates)["updatableAttributes"]["Study"] == {"DICOM": {"StudyID": "1"}}
     assert force
 
 
 def test_what_the_primary_does_not_have_is_removed() -> None:
-    updates, _ = changes(document(AccessionNumber="B"), [document(AccessionNumber="")])
+    updates, _ = find_changes(document(AccessionNumber="B"), [document(AccessionNumber="")])
     assert read(updates) == {"removableAttributes": {"SchemaVersion": 1.1, "Study": {"DICOM": {"AccessionNumber": ""}}}}
 
 
 def test_a_series_number_is_that_of_the_same_series() -> None:
     others = [document(series="1.2", SeriesNumber=2), document(SeriesNumber=3)]
-    updates, _ = changes(document(), others)
+    updates, _ = find_changes(document(), others)
     assert read(updates)["updatableAttributes"]["Study"] == {"Series": {"1.1": {"DICOM": {"SeriesNumber": 3}}}}
 
 

@@ -14,7 +14,7 @@ from airlock.clinical.records import BATCHES, GATES
 from airlock.imaging.contracts import FhirReferences
 from airlock.imaging.fhir.publishing import read_publishing
 from airlock.imaging.fhir.study import name_resources
-from airlock.imaging.publication import FOLDER, PublicationBusyError, audit, normalize, published_studies
+from airlock.imaging.publication import FOLDER, PublicationBusyError, audit, find_published, normalize
 from airlock.ledger import Job
 from airlock.records import CONTRACTS, OUTCOMES
 from airlock.run import Run
@@ -102,7 +102,7 @@ def published(world: World, run: Run, lines: Any = None, **more: Any) -> dict[st
 def proven(run: Run) -> set[str]:
     """Return the studies that count as published, by their StudyInstanceUID."""
     keys = {each.study_key: each.StudyInstanceUID for each in (HEAD, CHEST, OTHER)}
-    return {keys[key] for key in published_studies(run)}
+    return {keys[key] for key in find_published(run)}
 
 
 class TestSending:
@@ -196,7 +196,7 @@ class TestSending:
 class TestProof:
     def test_a_study_of_which_all_is_in_is_published(self, world: World) -> None:
         run = released(world, HEAD, CHEST, OTHER)
-        assert published_studies(run).is_empty()
+        assert find_published(run).is_empty()
         assert published(world, run) == {"published": 3, "not_published": 0}
         assert proven(run) == {"1.2.1", "1.2.2", "1.2.3"}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from airlock.imaging.resolve import Resolved, carried_outcomes
+from airlock.imaging.resolve import Resolved, renew_outcomes
 from airlock.records import OUTCOMES
 
 
@@ -25,7 +25,7 @@ def test_of_an_earlier_outcome_only_the_fact_is_carried_on() -> None:
         outcome("left", "i4", "non_primary", "version_above_one"),
     ]
     frame = pl.DataFrame([{name: row.get(name) for name in OUTCOMES} for row in rows], schema=OUTCOMES)
-    found = carried_outcomes(frame, {"i2": Resolved("i5", 7), "i3": Resolved()})
+    found = renew_outcomes(frame, {"i2": Resolved("i5", 7), "i3": Resolved()})
     told = ("arrival_id", "outcome", "reason", "image_set_id", "image_set_version")
     assert found.select(told).rows() == [
         ("warned", "imported_with_warning", "service_warning", "i1", 1),
