@@ -20,7 +20,7 @@ from airlock.records import ARRIVALS, Verdict, schema
 from airlock.stages.auditing import is_open
 from airlock.stages.batches import find_batches, find_begun_batches
 from airlock.stages.buffer import INDEX, Buffered, find_buffered, find_shards, read_arrivals, write_shards
-from airlock.stages.resources import FILES, chunks_index
+from airlock.stages.resources import FILES, name_chunks_index
 from airlock.storage.spool import Partitions, zip_partitions
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _write_aside(run: Run[CcdaPipeline], buffered: Buffered, shards: list[str]) 
             aside = rows.join(others, on="arrival_id", how="anti", maintain_order="left")
             arrivals.add(aside)
             files.add(_set_aside(aside, known))
-    workspace.write_json(chunks_index(ASIDE), {"chunks": []})
+    workspace.write_json(name_chunks_index(ASIDE), {"chunks": []})
 
 
 def _reasons(run: Run[CcdaPipeline]) -> Iterator[pl.DataFrame]:

@@ -13,7 +13,7 @@ from airlock.clinical.outcomes import account, discrepancies, operation_outcomes
 from airlock.clinical.read_back import find_differing
 from airlock.clinical.records import BATCHES
 from airlock.clinical.result_lines import as_read, identify, names_nothing
-from airlock.stages.auditing import job_entry, missing_job_reason
+from airlock.stages.auditing import build_job_entry, missing_job_reason
 from airlock.stages.batches import find_batches
 from airlock.stages.jobs import find_ended_job
 from airlock.stages.outputs import account_for_each, read_best_output
@@ -104,7 +104,7 @@ def _account_batch(run: Run[Pipeline], batch: Batch, reading: JobReading, until:
         if job is None:
             known = run.ledger.job(batch.batch_id)
             _add_frames(found.outcomes, account(sent, None, None, missing_job_reason(known)))
-            found.jobs.extend([] if known is None else [job_entry(batch, known, [], resources=sent.rows)])
+            found.jobs.extend([] if known is None else [build_job_entry(batch, known, [], resources=sent.rows)])
             return found
         output = read_best_output(run, job, max(0.0, until - time.monotonic()), Outputs(partitions))
         output = identify(sent, job, output, partitions)
@@ -115,7 +115,7 @@ def _account_batch(run: Run[Pipeline], batch: Batch, reading: JobReading, until:
         odd = discrepancies(sent, job, output, progress)
         _add_frames(found.outcomes, account(sent, job, output))
         _add_frames(found.operation_outcomes, operation_outcomes(sent, job, output))
-        found.jobs.append(job_entry(batch, job, odd, resources=sent.rows))
+        found.jobs.append(build_job_entry(batch, job, odd, resources=sent.rows))
         found.suspect.extend([batch.batch_id] if odd else [])
     return found
 

@@ -25,9 +25,9 @@ from airlock.stages.outputs import (
     as_objects,
     as_text,
     count_shape,
+    describe_shape,
     open_kept,
     read_until_whole,
-    shape_of,
     write_kept,
 )
 from airlock.storage.lines import split
@@ -393,7 +393,7 @@ def _row(kind: str, file: str, content: object) -> tuple[Any, ...] | Shape:
         status = ERROR_STATUS  # the line contradicts its folder
     if len(names) > 1 or not (names or line_id is not None):
         is_stored = bool(line) and not names and kind == "success" and (status or 0) < ERROR_STATUS
-        return Shape(RESULTS[kind], shape_of(content), is_stored)
+        return Shape(RESULTS[kind], describe_shape(content), is_stored)
     resource_type, resource_id = names.pop() if names else (own[0] or stored[0], None)
     outcome = blob if is_outcome and kind != "success" else {}
     return kind, file, resource_type, resource_id, line_id, status, _detail(outcome), _kept_outcome(outcome)

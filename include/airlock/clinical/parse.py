@@ -20,7 +20,7 @@ from airlock.clinical.records import RESOURCES
 from airlock.clinical.resources import NotJsonError, Row, describe, load, set_aside
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS
-from airlock.stages.resources import FILES, chunks_index
+from airlock.stages.resources import FILES, name_chunks_index
 from airlock.stages.sidecars import sidecar_pattern
 from airlock.storage.lines import UTF8_BOM, BrokenGzipError, split, unpack
 from airlock.storage.refusals import refusal_of
@@ -96,7 +96,7 @@ def read_chunks(run: Run[Pipeline], shards: Iterable[str]) -> list[str]:
     names: list[str] = []
     for shard in shards:
         try:
-            index = json.loads(run.s3.get(run.workspace.root.join(chunks_index(shard))))
+            index = json.loads(run.s3.get(run.workspace.root.join(name_chunks_index(shard))))
         except FileNotFoundError:
             continue
         names += [f"resources/{shard}/{chunk}" for chunk in index["chunks"]]
@@ -125,7 +125,7 @@ class _Chunks:
     def close(self) -> None:
         if self._rows:
             self._write()
-        self.run.workspace.write_json(chunks_index(self.shard), {"chunks": self._names})
+        self.run.workspace.write_json(name_chunks_index(self.shard), {"chunks": self._names})
 
     def _write(self) -> None:
         name = f"{len(self._names):05}"

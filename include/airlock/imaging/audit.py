@@ -45,9 +45,9 @@ from airlock.records import (
 from airlock.stages.auditing import (
     OPEN_REASONS,
     Audited,
+    build_job_entry,
     explain_missing_delivery,
     is_open,
-    job_entry,
     missing_job_reason,
 )
 from airlock.stages.batches import find_batches
@@ -148,9 +148,9 @@ def _account_batch(run: Run, batch: Batch, until: float) -> tuple[pl.DataFrame, 
     if job is not None:
         output = read_best_output(run, job, max(0.0, until - time.monotonic()), manifests)
         output = name_files(files, job, output)
-        return account(files, job, output), [job_entry(batch, job, discrepancies(files, output))]
+        return account(files, job, output), [build_job_entry(batch, job, discrepancies(files, output))]
     known = run.ledger.job(batch.batch_id)
-    entries = [] if known is None else [job_entry(batch, known, [])]
+    entries = [] if known is None else [build_job_entry(batch, known, [])]
     return account(files, None, None, missing_job_reason(known)), entries
 
 

@@ -23,9 +23,9 @@ from airlock.stages.outputs import (
     as_objects,
     as_text,
     count_shape,
+    describe_shape,
     open_kept,
     read_until_whole,
-    shape_of,
     write_kept,
 )
 
@@ -274,7 +274,7 @@ def _row(kind: str, line: bytes, shapes: Counter[str]) -> dict[str, Any]:
     content = as_object(parsed)
     key = as_text(content.get("inputFile"))
     if key is None:
-        count_shape(shapes, shape_of(parsed), "other fields")
+        count_shape(shapes, describe_shape(parsed), "other fields")
         return {}
     response, failure = as_object(content.get("importResponse")), as_object(content.get("exception"))
     warnings = as_objects(response.get("warnings"))

@@ -1,4 +1,4 @@
-"""The audits of all kinds: when an arrival is still open, what a job's entry in the report is, how an audit ended."""
+"""Audit, for all kinds: open arrivals, the entries of jobs in the report, and the result of an audit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from airlock.stages.batches import Batch
     from airlock.stages.jobs import EndedJob
 
-# The run has not come to an end with these: their arrivals stay claimed by it until the failed task is cleared.
+# The run has not decided on arrivals with these reasons: it keeps its claims on them until the failed task is cleared.
 OPEN_REASONS = (Reason.UNDECIDED, Reason.JOB_NOT_STARTED, Reason.JOB_UNFINISHED)
 
 _UNFROZEN = "buffer has not frozen a delivery: fix the cause in buffer or receive, and clear that task"
@@ -28,7 +28,7 @@ _UNCLAIMED = (
 
 @dataclass(frozen=True)
 class Audited:
-    """How an audit ended."""
+    """The result of an audit."""
 
     report: dict[str, Any]
     report_uri: str
@@ -37,26 +37,26 @@ class Audited:
 
     @property
     def balanced(self) -> bool:
-        """Whether every arrival is in exactly one place at each step."""
+        """Whether every arrival is counted exactly once in each step."""
         return bool(self.report["balanced"])
 
 
 def explain_missing_delivery(run: Run[Pipeline]) -> str:
-    """Return why the books of a run without a frozen delivery cannot balance, and what to do."""
+    """Return the reason why the books of a run without a frozen delivery cannot balance, and the remedy."""
     return _UNFROZEN if run.redrive is None else _UNCLAIMED
 
 
 def is_open() -> pl.Expr:
-    """Return whether the run has not decided yet, by the column ``reason``."""
+    """Return whether the run has not decided on a row yet, from the column ``reason``."""
     return pl.col("reason").is_in([str(reason) for reason in OPEN_REASONS]).fill_null(value=False)
 
 
 def missing_job_reason(known: Job | None) -> Reason:
-    """Return why a batch has no ended job, from its job in the ledger."""
+    """Return the reason of a batch without an ended job, from its job in the ledger."""
     return Reason.JOB_NOT_STARTED if known is None or known.job_id is None else Reason.JOB_UNFINISHED
 
 
-def job_entry(batch: Batch, job: EndedJob | Job, discrepancies: list[str], **counts: int) -> dict[str, Any]:
+def build_job_entry(batch: Batch, job: EndedJob | Job, discrepancies: list[str], **counts: int) -> dict[str, Any]:
     """Return a job's entry in the report.
 
     Parameters
@@ -66,9 +66,9 @@ def job_entry(batch: Batch, job: EndedJob | Job, discrepancies: list[str], **cou
     job
         The job, ended or not.
     discrepancies
-        Where its counts and lines differ from the batch's list, in sentences without identifiers.
+        The differences between its counts, lines and the batch's list, in sentences without identifiers.
     **counts
-        What the kind counts beside files and bytes.
+        The counts of the kind besides files and bytes.
     """
     return {
         "batch_id": batch.batch_id,

@@ -1,4 +1,4 @@
-"""The gates of all kinds: which reason is the gravest, and which stage found a reason."""
+"""The gates of all kinds: the gravest of several reasons, and the stage that found a reason."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import polars as pl
 from airlock.reasons import PARSE_REASONS, Reason
 from airlock.records import Stage
 
-# The reasons on which a person has to decide, the gravest first: those that no review can release, the mildest last.
+# The reasons on which a person has to decide, from the gravest, which no review can release, to the mildest.
 TO_DECIDE = (
     Reason.NON_PRIMARY,
     Reason.VERSION_ABOVE_ONE,

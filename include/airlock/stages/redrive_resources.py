@@ -1,4 +1,4 @@
-"""Redrive of files that contain resources: the ledger knows only the file, and each resource has a reason of its own.
+"""Redrive of files that contain resources: the ledger has one reason per file, and each resource has its own.
 
 A file is redriven as a whole. Its released resources are duplicates and stay as they are; its held ones are imported
 again; a redrive never overwrites newer content. The reasons of resources are read from the workspaces of earlier runs.
@@ -40,7 +40,7 @@ class ResourceRules:
     reasons_in_ledger: bool = False
 
     def filter_by_reasons(self, run: Run[Pipeline], found: pl.DataFrame, reasons: tuple[str, ...]) -> pl.DataFrame:
-        """Return the files that have one of the reasons, or a resource that has; all files if no reason is given."""
+        """Return the files with one of the reasons or a resource with one of them; all files if no reason is given."""
         if not reasons:
             return found
         several = found.filter(pl.col("reason").is_in([str(reason) for reason in _SEVERAL_REASONS]))
@@ -66,18 +66,18 @@ class ResourceRules:
 
 
 def read_units(run: Run[Pipeline], folder: str, run_keys: pl.Series, matches: pl.Expr) -> pl.DataFrame:
-    """Return the dispositions of other runs' matching units, with their ``run_key``; none where a workspace is gone.
+    """Return the matching dispositions of other runs, with their ``run_key``; none from a workspace that is gone.
 
     Parameters
     ----------
     run
         The redrive.
     folder
-        Of the other runs' workspaces, which has the dataset ``dispositions``.
+        The folder of the other runs' workspaces that has the dataset ``dispositions``.
     run_keys
         The other runs.
     matches
-        Which dispositions are wanted.
+        Selects the dispositions to return.
     """
     frames = [DISPOSITIONS.to_frame().with_columns(run_key=pl.lit(None, pl.String))]
     for key in run_keys.unique().sort():

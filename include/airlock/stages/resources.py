@@ -1,7 +1,6 @@
 """Resources: the datasets that every pipeline of FHIR resources writes, and the claims on resources.
 
-A C-CDA document becomes resources when it is converted, and then has the same datasets in the workspace's folder
-``fhir``.
+For converted C-CDA documents, these datasets are in the workspace's folder ``fhir``.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 # A unit is a line of an NDJSON file or an entry of a Bundle, counted from 1; the line is null for a file as a whole.
 UNIT = {"arrival_id": pl.String(), "line": pl.Int64()}
 IDENTITY = {"resource_type": pl.String(), "resource_id": pl.String()}
-# By what rows of these datasets are partitioned.
+# The values by which rows of these datasets are partitioned.
 BY_UNIT = pl.format("{}:{}", "arrival_id", pl.col("line").cast(pl.String).fill_null(""))
 BY_RESOURCE = pl.format("{}/{}", *IDENTITY)
 
@@ -29,9 +28,9 @@ BY_RESOURCE = pl.format("{}/{}", *IDENTITY)
 FILES = schema(
     {
         "arrival_id": pl.String,
-        "reason": pl.String,  # a Reason that sets the whole file aside, else null
+        "reason": pl.String,  # a Reason that stops the whole file, else null
         "detail": pl.String,
-        "units": pl.Int64,  # rows of the resources dataset that are the file's
+        "units": pl.Int64,  # the number of the file's rows in the resources dataset
         "bytes_read": pl.Int64,  # as stored
     }
 )
@@ -85,15 +84,15 @@ CSV_COLUMNS = (
 )
 
 
-def chunks_index(shard: str) -> str:
-    """Return the name of the list of a shard's chunks of resources, which makes the chunks count."""
+def name_chunks_index(shard: str) -> str:
+    """Return the name of the list of a shard's chunks of resources; chunks that it does not list do not exist."""
     return f"resources/{shard}/index.json"
 
 
 def claim_resources(
     run: Run[Pipeline], datastore_id: str, claims: pl.DataFrame | Iterable[pl.DataFrame]
 ) -> pl.DataFrame:
-    """Claim resources, frame by frame, for a run; return those that another run is bringing. A plan only looks."""
+    """Claim resources for a run, frame by frame; return those that another run has claimed. A plan claims none."""
     if run.plan_only:
         return run.ledger.claimed_resources(datastore_id, claims)
     return run.ledger.claim_resources(datastore_id, run.pipeline.name, run.key, claims)
