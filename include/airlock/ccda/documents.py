@@ -26,9 +26,9 @@ C_CDA_TEMPLATES = "2.16.840.1.113883.10.20.22."
 
 _HEADER_DEPTH = 2  # children of ClinicalDocument
 _EXPECTED = {"effectiveTime": _HEADER_DEPTH, "recordTarget": _HEADER_DEPTH, "structuredBody": _HEADER_DEPTH + 1}
-_MOST_NOTED = 100  # values of one header element; a hostile header must not grow in memory
-_AT_ONCE = 1024**2  # bytes
-_ENDS_EARLY = {
+_MOST_VALUES = 100  # per header element, so that a hostile header does not fill the memory
+_PIECE_BYTES = 1024**2  # bytes
+_CUT_OFF_CODES = {
     expat.codes[text]
     for text in (
         expat.XML_ERROR_NO_ELEMENTS,
@@ -45,9 +45,9 @@ class DocumentError(Exception):
     Parameters
     ----------
     reason
-        The code that becomes the arrival's.
+        The arrival's reason code.
     detail
-        A few words beside it; they never hold a value of the document or a key.
+        A short explanation; it never contains a value of the document or a key.
     """
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
@@ -74,9 +74,9 @@ class Document:
     problems
         Parts of header or body that C-CDA requires and that are missing; none of them stops the document.
     size
-        Bytes of the document once unpacked.
+        Bytes of the unpacked document.
     is_gzip
-        Whether the object is packed; AWS documents no packed input, so the document itself has to be sent.
+        Whether the object is packed. AWS does not document packed input, so normalize unpacks it.
     """
 
     document_id: str
@@ -95,12 +95,12 @@ def read_document(body: bytes, limit: int) -> Document:
     body
         The whole object.
     limit
-        Most bytes of the document, as stored and unpacked.
+        The most bytes of the document, both as stored and unpacked.
 
     Raises
     ------
     DocumentError
-        With the reason why it cannot be converted.
+        If the document cannot be converted, with the reason.
     """
     if not body:
         raise DocumentError(Reason.EMPTY_OBJECT)
@@ -108,23 +108,23 @@ def read_document(body: bytes, limit: int) -> Document:
         raise DocumentError(Reason.FILE_TOO_LARGE, f"more than {limit} bytes")
     header = _Header()
     try:
-        size = _parse(body, limit, header)
+        size = _parse_xml(body, limit, header)
     except BrokenGzipError as error:
         raise DocumentError(Reason.UNREADABLE, str(error)) from None
     except DefusedXmlException:
         raise DocumentError(Reason.XML_ENTITY, "a document type declaration") from None
     except SAXParseException as error:
-        raise _not_well_formed(error, header) from None
+        raise _explain_syntax_error(error, header) from None
     except (LookupError, ValueError):
         raise DocumentError(Reason.NOT_XML, "the declared encoding is unknown or is not the document's") from None
-    return header.document(size, is_gzip=body.startswith(GZIP))
+    return header.make_document(size, is_gzip=body.startswith(GZIP))
 
 
-def _parse(body: bytes, limit: int, header: _Header) -> int:
+def _parse_xml(body: bytes, limit: int, header: _Header) -> int:
     parser = create_parser(namespaceHandling=1, forbid_dtd=True)
     parser.setContentHandler(header)
     size = 0
-    for piece in unpack(body[start : start + _AT_ONCE] for start in range(0, len(body), _AT_ONCE)):
+    for piece in unpack(body[start : start + _PIECE_BYTES] for start in range(0, len(body), _PIECE_BYTES)):
         size += len(piece)
         if size > limit:
             raise DocumentError(Reason.FILE_TOO_LARGE, f"more than {limit} bytes when unpacked")
@@ -135,17 +135,17 @@ def _parse(body: bytes, limit: int, header: _Header) -> int:
     return size
 
 
-def _not_well_formed(error: SAXParseException, header: _Header) -> DocumentError:
+def _explain_syntax_error(error: SAXParseException, header: _Header) -> DocumentError:
     """Return the error of a document that was cut off, or of one that is not XML."""
     code = getattr(error.getException(), "code", None)
-    if header.is_open and code in _ENDS_EARLY:
+    if header.is_open and code in _CUT_OFF_CODES:
         return DocumentError(Reason.TRUNCATED, "the document ends inside an element")
     return DocumentError(Reason.NOT_XML, f"line {error.getLineNumber()}")
 
 
 @dataclass
 class _Header(ContentHandler):
-    """A SAX handler that keeps a few attributes of the header and nothing else."""
+    """A SAX handler that keeps only a few attributes of the header."""
 
     depth: int = 0
     ids: list[str] = field(default_factory=list)
@@ -171,25 +171,25 @@ class _Header(ContentHandler):
         if self.depth == _EXPECTED.get(name[1]):
             self.seen.add(name[1])
         elif self.depth == _HEADER_DEPTH:
-            self._note(name[1], {local: value for (space, local), value in attributes.items() if space is None})
+            self._note_value(name[1], {local: value for (space, local), value in attributes.items() if space is None})
 
     def endElementNS(self, _name: tuple[str | None, str], _qname: Any) -> None:  # noqa: N802 - named by xml.sax
         self.depth -= 1
 
-    def _note(self, name: str, attributes: dict[str, str]) -> None:
+    def _note_value(self, name: str, attributes: dict[str, str]) -> None:
         identified = "|".join(filter(None, (attributes.get("root"), attributes.get("extension"))))
         known = {"id": self.ids, "templateId": self.templates, "code": self.codes}.get(name)
         value = attributes.get("code") if name == "code" else identified if attributes.get("root") else None
-        if known is not None and value and len(known) < _MOST_NOTED:
+        if known is not None and value and len(known) < _MOST_VALUES:
             known.append(value)
 
-    def document(self, size: int, *, is_gzip: bool) -> Document:
+    def make_document(self, size: int, *, is_gzip: bool) -> Document:
         if not self.ids:
             raise DocumentError(Reason.DOCUMENT_WITHOUT_ID)
         code = next(iter(self.codes), None)
-        return Document(self.ids[0], tuple(self.templates), code, tuple(self._problems()), size, is_gzip)
+        return Document(self.ids[0], tuple(self.templates), code, tuple(self._find_problems()), size, is_gzip)
 
-    def _problems(self) -> list[str]:
+    def _find_problems(self) -> list[str]:
         found = {
             "no templateId of C-CDA": not any(name.startswith(C_CDA_TEMPLATES) for name in self.templates),
             "no code": not self.codes,

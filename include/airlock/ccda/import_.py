@@ -1,4 +1,4 @@
-"""Import: one data-transformation job per batch of documents. What is checked before, and what is recorded of its end.
+"""Import: the check of a batch before its data-transformation job, and the record of the job's end.
 
 The module's name has an underscore since ``import`` is a keyword of Python; the stage is ``import`` everywhere else.
 """
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def check_prefix(run: Run[CcdaPipeline], batch: Batch) -> None:
-    """Refuse a prefix that does not hold exactly the batch's documents, as `airlock.stages.jobs.check_prefix`."""
+    """Raise an error unless the prefix holds exactly the batch's documents, as `airlock.stages.jobs.check_prefix`."""
     rows = run.workspace.read(f"batches/{batch.batch_id}", BATCHES).filter(pl.col("reason").is_null())
     jobs.check_prefix(run, batch, dict.fromkeys(rows["staged_key"]))
 
 
 def record(run: Run[CcdaPipeline], job: Job, properties: dict[str, Any], output_uri: str) -> dict[str, Any]:
-    """Record how a job ended, with its own counts and profile version; return what goes to XCom.
+    """Record a job's end with its own counts and profile version; return the value for XCom.
 
     The properties are ``TransformationJobProperties`` of DescribeDataTransformationJob.
     """

@@ -1,4 +1,4 @@
-"""Manifests: the files that a conversion job left in its output folder, and the counts that it reported of itself."""
+"""Manifests: the files in the output folder of a conversion job, and the counts that the job reported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class JobOutput:
     Parameters
     ----------
     s3
-        Where the output bucket is.
+        S3 with the output bucket.
     folder
         The job's own folder, ending in ``/``.
     """
@@ -32,11 +32,11 @@ class JobOutput:
         self._files = {item.key.removeprefix(folder.key): item for item in s3.list_objects(folder)}
 
     def find_file(self, below: str, stem: str, *endings: str) -> ListedObject | None:
-        """Return the file about an input document, whether or not its name keeps the document's extension."""
+        """Return the file about an input document; its name may or may not have the document's extension."""
         return next((item for end in endings if (item := self._files.get(f"{below}{stem}{end}"))), None)
 
     def read_json(self, item: ListedObject | None) -> dict[str, Any]:
-        """Return a small JSON object; an empty one where the file is absent or cannot be read."""
+        """Return a small JSON object; an empty one if the file is absent or cannot be read."""
         if item is None:
             return {}
         try:
@@ -46,7 +46,7 @@ class JobOutput:
         return content if isinstance(content, dict) else {}
 
     def count_files(self, below: str) -> int:
-        """Return how many files lie in one of the folders."""
+        """Return the number of files in one of the folders."""
         return sum(name.startswith(below) for name in self._files)
 
 

@@ -1,6 +1,7 @@
 """Normalize: write the accepted documents, unpacked and under numbered names, below a prefix per batch.
 
-Writes one ``batches/<batch id>`` dataset per batch, then ``batches/index.json``, which makes them count.
+Writes one ``batches/<batch id>`` dataset per batch, and last ``batches/index.json``: batches that it does not list do
+not exist.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ if TYPE_CHECKING:
 
 
 def normalize(run: Run[CcdaPipeline]) -> list[Batch]:
-    """Stage the documents that are to be converted; once a conversion was begun, the batches stand."""
+    """Stage the documents to convert and return their batches; once a conversion was begun, they do not change."""
     if find_begun_batches(run):
         return find_batches(run)
-    batches = [_stage(run, rows) for rows in foresee(run)]
+    batches = [_stage_batch(run, rows) for rows in foresee(run)]
     write_batches(run, batches)
     return batches
 
 
 def foresee(run: Run[CcdaPipeline]) -> Iterator[pl.DataFrame]:
-    """Yield the accepted documents of each batch, in the order of keys; nothing is staged."""
+    """Yield the accepted documents of each batch that `normalize` would stage, in the order of keys."""
     limits = run.pipeline.transformation
     pending: list[pl.DataFrame] = []
     count = size = 0
@@ -53,19 +54,21 @@ def foresee(run: Run[CcdaPipeline]) -> Iterator[pl.DataFrame]:
         yield pl.concat(pending)
 
 
-def _stage(run: Run[CcdaPipeline], documents: pl.DataFrame) -> Batch:
+def _stage_batch(run: Run[CcdaPipeline], documents: pl.DataFrame) -> Batch:
     batch_id = digest(run.pipeline.transformation.profile_id, run.key, *documents["arrival_id"].sort())
     prefix = S3Uri.parse(run.pipeline.staging.uri).join(run.pipeline.name, run.key, batch_id, "")
     run.s3.delete(prefix.bucket, [item.key for item in run.s3.list_objects(prefix, placeholders=True)])
     names = [prefix.join(f"{number:06}.xml") for number in range(documents.height)]
     with ThreadPoolExecutor(run.pipeline.staging.copies_in_flight) as pool:
-        placed = list(pool.map(lambda row, name: _put(run, row, name), documents.iter_rows(named=True), names))
+        refusals = list(
+            pool.map(lambda row, name: _stage_document(run, row, name), documents.iter_rows(named=True), names)
+        )
     rows = documents.select(
         "arrival_id",
         batch_id=pl.lit(batch_id),
         staged_bucket=pl.lit(prefix.bucket),
         staged_key=pl.Series([name.key for name in names], dtype=pl.String),
-        reason=pl.Series([reason and str(reason) for reason in placed], dtype=pl.String),
+        reason=pl.Series([reason and str(reason) for reason in refusals], dtype=pl.String),
         size=pl.col("unpacked"),
     )
     run.workspace.write(f"batches/{batch_id}", BATCHES, rows.select(BATCHES.names()).cast(BATCHES))
@@ -73,8 +76,8 @@ def _stage(run: Run[CcdaPipeline], documents: pl.DataFrame) -> Batch:
     return Batch(batch_id, str(prefix), sent.height, int(sent["size"].sum()))
 
 
-def _put(run: Run[CcdaPipeline], row: dict[str, Any], target: S3Uri) -> Reason | None:
-    """Write one document below its batch's prefix; return the reason if it cannot be sent any more."""
+def _stage_document(run: Run[CcdaPipeline], row: dict[str, Any], target: S3Uri) -> Reason | None:
+    """Write one document below its batch's prefix; return the reason if its object is gone, changed or refused."""
     try:
         if row["is_gzip"]:  # AWS does not document packed input
             run.s3.put(target, b"".join(unpack([read_object(run, row)])), "application/xml")

@@ -1,6 +1,6 @@
-"""Outcomes: what became of every document in its conversion, by the files that the job left.
+"""Outcomes: the result of every document's conversion, from the files in the job's output folder.
 
-Job status proves nothing: a document is converted only where the job left a result for it, and no error beside it.
+Job status proves nothing: a document is converted only if the folder has a result for it, and no error.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _FAILED = "FAILED"  # the service's status
 
 
 def account_batch(run: Run[CcdaPipeline], batch: Batch) -> pl.DataFrame:
-    """Return the conversions of a batch's documents, one row each."""
+    """Return the result of each document of a batch as a row of the dataset ``conversions``."""
     documents = run.workspace.read(f"batches/{batch.batch_id}", BATCHES)
     job = find_ended_job(run, batch.batch_id)
     if job is not None:
         output = JobOutput(run.s3, S3Uri.parse(job.output_uri))
-        disagree = _counts_disagree(read_progress(run.workspace, batch.batch_id), documents, output)
+        disagree = _do_counts_disagree(read_progress(run.workspace, batch.batch_id), documents, output)
         least = run.pipeline.transformation.min_coverage
         found = [_find_outcome(row, output, job, least, disagree=disagree) for row in documents.iter_rows(named=True)]
     else:
@@ -46,8 +46,8 @@ def account_batch(run: Run[CcdaPipeline], batch: Batch) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=CONVERSIONS)
 
 
-def _counts_disagree(progress: dict[str, Any], documents: pl.DataFrame, output: JobOutput) -> bool:
-    """Return whether the job's own counts contradict the documents that were sent, or the files that it left."""
+def _do_counts_disagree(progress: dict[str, Any], documents: pl.DataFrame, output: JobOutput) -> bool:
+    """Return whether the job's own counts differ from the documents that were sent or the files in its folder."""
     sent = documents.filter(pl.col("reason").is_null()).height
     expected = {
         "TotalFilesScanned": sent,
@@ -75,7 +75,7 @@ def _find_outcome(
         return outcome | _explain_no_result(job)
     if disagree:
         return outcome | {"reason": str(Reason.JOB_COUNTS_DISAGREE)}
-    if not _covers(outcome["coverage"], least_coverage):
+    if not _is_covered(outcome["coverage"], least_coverage):
         return outcome | {"reason": str(Reason.CONVERSION_DRIFT), "detail": f"coverage {outcome['coverage']}"}
     address = {"bucket": output.folder.bucket, "key": converted.key, "etag": converted.etag, "size": converted.size}
     return outcome | address | {"last_modified": converted.last_modified}
@@ -87,5 +87,5 @@ def _explain_no_result(job: EndedJob) -> dict[str, Any]:
     return {"reason": str(Reason.CONVERSION_MISSING)}
 
 
-def _covers(coverage: float | None, least: float) -> bool:
+def _is_covered(coverage: float | None, least: float) -> bool:
     return not least or (coverage is not None and coverage >= least)

@@ -32,11 +32,11 @@ def parse(run: Run[CcdaPipeline], shard: str, progress: Callable[[int, int], Non
     Parameters
     ----------
     run
-        The run; its dataset ``arrivals/<shard>`` says which objects.
+        The run; its dataset ``arrivals/<shard>`` lists the objects.
     shard
         The shard's name, from buffer.
     progress
-        Called after each document with the documents done and all documents.
+        Called after each document with the number of documents done and of all documents.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def parse(run: Run[CcdaPipeline], shard: str, progress: Callable[[int, int], Non
     arrivals = run.workspace.read(f"arrivals/{shard}", ARRIVALS)
     rows: list[dict[str, Any]] = []
     for arrival in arrivals.iter_rows(named=True):
-        rows.append(_describe_document(run, arrival) | {"arrival_id": arrival["arrival_id"]})
+        rows.append(_read_row(run, arrival) | {"arrival_id": arrival["arrival_id"]})
         if progress:
             progress(len(rows), arrivals.height)
     documents = pl.DataFrame(rows, schema=DOCUMENTS)
@@ -54,12 +54,12 @@ def parse(run: Run[CcdaPipeline], shard: str, progress: Callable[[int, int], Non
     return {"arrivals": documents.height, "unread": int(documents["reason"].is_not_null().sum())}
 
 
-def _describe_document(run: Run[CcdaPipeline], arrival: dict[str, Any]) -> dict[str, Any]:
+def _read_row(run: Run[CcdaPipeline], arrival: dict[str, Any]) -> dict[str, Any]:
     settings = run.pipeline
     name = arrival["key"].rpartition("/")[2].lower()
     try:
         body = read_object(run, arrival)
-        document = read_document(body, document_limit(settings))
+        document = read_document(body, compute_limit(settings))
     except DocumentError as error:
         sidecar = error.reason in _NOT_A_DOCUMENT and sidecar_pattern(settings.parse.sidecars).fullmatch(name)
         return {"reason": str(Reason.SIDECAR if sidecar else error.reason), "detail": error.detail or None}
@@ -81,8 +81,8 @@ def _describe_document(run: Run[CcdaPipeline], arrival: dict[str, Any]) -> dict[
     }
 
 
-def document_limit(pipeline: CcdaPipeline) -> int:
-    """Return how many bytes a document may have."""
+def compute_limit(pipeline: CcdaPipeline) -> int:
+    """Return the most bytes that a document may have."""
     return round(pipeline.transformation.document_mib * 1024**2)
 
 
@@ -92,9 +92,9 @@ def read_object(run: Run[CcdaPipeline], arrival: dict[str, Any]) -> bytes:
     Raises
     ------
     DocumentError
-        If it is larger than the limit.
+        If the object is larger than the limit.
     """
-    body, limit = bytearray(), document_limit(run.pipeline)
+    body, limit = bytearray(), compute_limit(run.pipeline)
     for piece in run.s3.stream(S3Uri(arrival["bucket"], arrival["key"]), arrival["etag"]):
         body += piece
         if len(body) > limit:

@@ -1,4 +1,4 @@
-"""The plan of a C-CDA pipeline, up to the conversion: its resources are unknown before."""
+"""The plan of a C-CDA pipeline, up to the conversion, since resources are unknown before it."""
 
 from __future__ import annotations
 

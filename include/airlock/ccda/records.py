@@ -15,10 +15,10 @@ FOLDER = "fhir"  # the workspace's folder of the stages that import the converte
 DOCUMENT = "ClinicalDocument"  # a document's type among the ledger's resources
 
 
-def converted_by(pipeline: CcdaPipeline) -> str:
-    """Return the ledger's name for the documents that one version of a profile converted; it stands for a data store.
+def name_document_store(pipeline: CcdaPipeline) -> str:
+    """Return the name of the profile and its version, which the ledger uses in place of a data store.
 
-    Another version may convert a document again.
+    So another version of the profile may convert the same document again.
     """
     return f"{pipeline.transformation.profile_id}/{pipeline.transformation.profile_version}"
 
@@ -27,7 +27,7 @@ def converted_by(pipeline: CcdaPipeline) -> str:
 DOCUMENTS = schema(
     {
         "arrival_id": pl.String,
-        "reason": pl.String,  # a Reason where the document cannot be converted, else null
+        "reason": pl.String,  # a Reason if the document cannot be converted, else null
         "detail": pl.String,
         "document_id": pl.String,  # ClinicalDocument.id as root|extension
         "code": pl.String,  # ClinicalDocument.code
@@ -58,7 +58,7 @@ BATCHES = pl.Schema(
         "arrival_id": pl.String,
         "staged_bucket": pl.String,
         "staged_key": pl.String,
-        "reason": pl.String,  # a Reason where the document could not be staged, else null
+        "reason": pl.String,  # a Reason if the document could not be staged, else null
         "size": pl.Int64,
     }
 )
@@ -68,7 +68,7 @@ CONVERSIONS = schema(
     {
         "arrival_id": pl.String,
         "batch_id": pl.String,
-        "reason": pl.String,  # a Reason where the document gave no resources, else null
+        "reason": pl.String,  # a Reason if the document was not converted, else null
         "detail": pl.String,
         "coverage": pl.Float64,  # of the drift report, 0 to 1; null without one
         "bucket": pl.String,

@@ -1,4 +1,4 @@
-"""Redrive of C-CDA documents: their resources are those of the second chain of stages, after the conversion."""
+"""Redrive of C-CDA documents: their resources are in the datasets of the folder ``fhir``, after the conversion."""
 
 from __future__ import annotations
 

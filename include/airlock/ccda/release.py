@@ -1,7 +1,7 @@
 """Release: the question and the answer about a run's converted resources, in the workspace and the ledger.
 
-``asked`` is what the question is about, ``approved`` what an approval is worth: these resources with this content. What
-comes in after it waits for another.
+``asked`` lists the resources of the question with their content, ``approved`` those of an approval. Resources that are
+imported after an approval wait for another one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from airlock.ccda.records import DOCUMENT, FOLDER, VERDICTS, converted_by
+from airlock.ccda.records import DOCUMENT, FOLDER, VERDICTS, name_document_store
 from airlock.reasons import Reason
 from airlock.records import Disposition, Gate, Verdict, schema
 from airlock.stages.auditing import is_open
@@ -34,33 +34,33 @@ _IN_STORE = (Disposition.RELEASED, Disposition.HELD, Disposition.DUPLICATE)
 
 
 def record_question(run: Run[CcdaPipeline]) -> int:
-    """Keep the resources of the question, and return how many wait for the answer."""
-    with _partitions(run) as partitions, run.workspace.writer("asked", REVIEWED) as asked:
-        waiting = _waiting(run, partitions)
+    """Write the resources that wait for an approval to ``asked``; return their number."""
+    with _open_partitions(run) as partitions, run.workspace.writer("asked", REVIEWED) as asked:
+        waiting = _find_waiting(run, partitions)
         for rows in waiting:
             asked.add(rows)
         return waiting.rows
 
 
 def record_review(run: Run[CcdaPipeline], review: Review) -> None:
-    """Keep an answer; an approval is written to the ledger as an override of every hold that waited for it.
+    """Write an answer to the workspace, and an approval to the ledger as an override of every hold that waited for it.
 
     Raises
     ------
     ReviewError
-        If an approval names no person or no reason, if more waits now than it was asked for, or if a redrive takes
-        some of it through again.
+        If an approval names no person or no reason, if resources have come in since the question, or if a redrive
+        has taken over some of the documents.
     """
     if review.approved:
-        _approve(run, review)
+        _record_approval(run, review)
     run.workspace.write_json(_REVIEW, asdict(review))
 
 
-def _approve(run: Run[CcdaPipeline], review: Review) -> None:
+def _record_approval(run: Run[CcdaPipeline], review: Review) -> None:
     check_answer(review)
-    with _partitions(run) as partitions:
+    with _open_partitions(run) as partitions:
         asked = partitions.spool(BY_RESOURCE, REVIEWED, run.workspace.find_parts("asked", REVIEWED))
-        both = zip_partitions(_waiting(run, partitions), asked)
+        both = zip_partitions(_find_waiting(run, partitions), asked)
         unseen = sum(rows.join(seen, on=rows.columns, how="anti").height for rows, seen in both)
     if unseen:
         raise ReviewError(f"{unseen} resources have come in since review asked: clear review and answer it again")
@@ -79,13 +79,13 @@ def _approve(run: Run[CcdaPipeline], review: Review) -> None:
     run.ledger.override_holds(datastore, run.key, held["subject"], review.person, review.why)
 
 
-def _partitions(run: Run[CcdaPipeline]) -> Partitions:
+def _open_partitions(run: Run[CcdaPipeline]) -> Partitions:
     workspace = run.within(FOLDER).workspace
     return Partitions(max(map(workspace.count_rows, ("dispositions", "outcomes"))))
 
 
-def _waiting(run: Run[CcdaPipeline], partitions: Partitions) -> Spool:
-    """Return the resources that a review would release, as the last audit saw them: `REVIEWED`, by resource."""
+def _find_waiting(run: Run[CcdaPipeline], partitions: Partitions) -> Spool:
+    """Return the resources that an approval would release, by the last audit: `REVIEWED`, partitioned by resource."""
     workspace, waits = run.within(FOLDER).workspace, pl.col("reason") == Reason.AWAITING_REVIEW
     waiting = (rows.filter(waits) for rows in workspace.find_parts("dispositions", DISPOSITIONS))
     units = partitions.spool(BY_UNIT, schema(UNIT, IDENTITY), waiting)
@@ -99,7 +99,7 @@ def _waiting(run: Run[CcdaPipeline], partitions: Partitions) -> Spool:
 
 
 def find_review(run: Run[CcdaPipeline]) -> Review | None:
-    """Return the kept answer; None before there is one."""
+    """Return the last answer; None before the first one."""
     try:
         return Review(**json.loads(run.s3.get(run.within("").workspace.root.join(_REVIEW))))
     except FileNotFoundError:
@@ -115,30 +115,30 @@ def find_approved(run: Run[CcdaPipeline]) -> Iterator[pl.DataFrame] | None:
 
 
 def record_documents(run: Run[CcdaPipeline]) -> None:
-    """Record the documents whose resources are all in the data store, and give up the claims on the others.
+    """Record the documents whose resources are all in the data store, and drop the claims on the others.
 
     A document on which the run has not decided stays claimed.
     """
-    workspace, store, file = run.within(FOLDER).workspace, converted_by(run.pipeline), pl.col("arrival_id")
+    workspace, store, file = run.within(FOLDER).workspace, name_document_store(run.pipeline), pl.col("arrival_id")
     is_accepted = pl.col("verdict") == Verdict.ACCEPT
     with Partitions(max(run.workspace.count_rows("verdicts"), workspace.count_rows("dispositions"))) as partitions:
         accepted = (rows.filter(is_accepted) for rows in run.workspace.find_parts("verdicts", VERDICTS))
         documents = partitions.spool(file, VERDICTS, accepted)
-        fates = map(_fates, workspace.find_parts("dispositions", DISPOSITIONS))
+        fates = map(_sum_by_document, workspace.find_parts("dispositions", DISPOSITIONS))
         for rows, parts in zip_partitions(documents, partitions.spool(file, _FATES, fates)):
-            decided = _with_fates(rows, parts)
+            decided = _join_documents(rows, parts)
             run.ledger.record_imported_resources(store, run.key, decided.filter("brought"))
             given_up = decided.filter(~pl.col("brought") & ~pl.col("undecided"))
             run.ledger.drop_resource_claims(store, run.key, given_up)
 
 
-def _fates(units: pl.DataFrame) -> pl.DataFrame:
-    """Return of each document whether these units of it are all in the data store, and whether one is undecided."""
+def _sum_by_document(units: pl.DataFrame) -> pl.DataFrame:
+    """Return one row per document: whether all its units here are in the data store, and whether any is undecided."""
     is_stored = pl.col("disposition").is_in([str(word) for word in _IN_STORE]) & pl.col("line").is_not_null()
     return units.group_by("arrival_id").agg(brought=is_stored.all(), undecided=is_open().any())
 
 
-def _with_fates(documents: pl.DataFrame, fates: pl.DataFrame) -> pl.DataFrame:
+def _join_documents(documents: pl.DataFrame, fates: pl.DataFrame) -> pl.DataFrame:
     whole = fates.group_by("arrival_id").agg(pl.col("brought").all(), pl.col("undecided").any())
     return documents.join(whole, on="arrival_id", how="left").select(
         "arrival_id",

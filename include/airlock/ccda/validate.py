@@ -1,6 +1,6 @@
 """Validate: decide on every document before conversion, by the findings of parse and by equal ClinicalDocument.id.
 
-Writes ``verdicts``, one row per arrival. The resources that come out of the conversion are validated after it.
+Writes ``verdicts``, one row per arrival. The converted resources are validated after the conversion.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from airlock.ccda.records import DOCUMENT, DOCUMENTS, VERDICTS, converted_by
+from airlock.ccda.records import DOCUMENT, DOCUMENTS, VERDICTS, name_document_store
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, Disposition, Verdict, count_parts
 from airlock.stages.batches import find_begun_batches
@@ -25,23 +25,28 @@ if TYPE_CHECKING:
     from airlock.run import Run
     from airlock.storage.spool import Spool
 
-# Documents without an id have nothing to do with each other.
+# Documents without an id are not compared with others, so each may be in any partition.
 _BY_DOCUMENT = pl.coalesce("document_id", "arrival_id")
-_SAMPLED = 100  # one key in so many says how the keys are spread
+_SAMPLED = 100  # every so many keys, one is sampled to divide their order into ranges of equal size
 
 
 def validate(run: Run[CcdaPipeline]) -> dict[str, int]:
-    """Decide on every document and return documents by verdict; the verdicts stand once a conversion was begun."""
+    """Decide on every document; return the number of documents by verdict.
+
+    Once a conversion was begun, the verdicts do not change.
+    """
     if not find_begun_batches(run):
         buffered = find_buffered(run) or Buffered()
         with Partitions(buffered.arrivals) as partitions:
-            _write(run, partitions, partitions.spool(_BY_DOCUMENT, VERDICTS, _compare(run, partitions)))
+            _write_verdicts(
+                run, partitions, partitions.spool(_BY_DOCUMENT, VERDICTS, _compare_documents(run, partitions))
+            )
     return count_parts(run.workspace.parts("verdicts", VERDICTS, ["verdict"]), "verdict")
 
 
-def _write(run: Run[CcdaPipeline], partitions: Partitions, documents: Spool) -> None:
+def _write_verdicts(run: Run[CcdaPipeline], partitions: Partitions, documents: Spool) -> None:
     """Claim the accepted documents, and write ``verdicts`` in the order of keys."""
-    taken = claim_resources(run, converted_by(run.pipeline), map(_keys, documents))
+    taken = claim_resources(run, name_document_store(run.pipeline), map(_make_claims, documents))
     is_taken = pl.col("document_id").is_in(taken["resource_id"].implode())
     decided = (_decide(rows, is_taken, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, None) for rows in documents)
     sample = [rows["key"].gather_every(_SAMPLED) for rows in documents]
@@ -51,13 +56,13 @@ def _write(run: Run[CcdaPipeline], partitions: Partitions, documents: Spool) -> 
             verdicts.add(rows.sort("key", "arrival_id"))
 
 
-def _compare(run: Run[CcdaPipeline], partitions: Partitions) -> Iterator[pl.DataFrame]:
-    """Decide on documents, those of one ClinicalDocument.id together."""
-    for rows in partitions.spool(_BY_DOCUMENT, VERDICTS, _read(run)):
-        yield _duplicates(run, rows).select(VERDICTS.names()).cast(VERDICTS)
+def _compare_documents(run: Run[CcdaPipeline], partitions: Partitions) -> Iterator[pl.DataFrame]:
+    """Yield documents with verdicts; those of one ClinicalDocument.id are in one partition."""
+    for rows in partitions.spool(_BY_DOCUMENT, VERDICTS, _read_documents(run)):
+        yield _stop_duplicates(run, rows).select(VERDICTS.names()).cast(VERDICTS)
 
 
-def _read(run: Run[CcdaPipeline]) -> Iterator[pl.DataFrame]:
+def _read_documents(run: Run[CcdaPipeline]) -> Iterator[pl.DataFrame]:
     """Yield the documents of each shard with a verdict by the findings of parse."""
     stopped = pl.when(pl.col("reason") == Reason.SIDECAR).then(pl.lit(Verdict.IGNORE.value))
     accepted = pl.when(pl.col("reason").is_null()).then(pl.lit(Verdict.ACCEPT.value))
@@ -78,8 +83,8 @@ def _decide(rows: pl.DataFrame, where: pl.Expr, verdict: Verdict, reason: Reason
     )
 
 
-def _duplicates(run: Run[CcdaPipeline], rows: pl.DataFrame) -> pl.DataFrame:
-    """Stop twins: of equal ones all but the first, of unequal ones with one id all of them."""
+def _stop_duplicates(run: Run[CcdaPipeline], rows: pl.DataFrame) -> pl.DataFrame:
+    """Stop documents of one id, all but the first if their contents are equal, and those that were converted before."""
     twins = rows.filter(pl.col("verdict") == Verdict.ACCEPT).group_by("document_id")
     rows = rows.join(twins.agg(contents=pl.col("content_digest").n_unique()), on="document_id", how="left")
     rows = rows.sort("key", "arrival_id")
@@ -87,7 +92,7 @@ def _duplicates(run: Run[CcdaPipeline], rows: pl.DataFrame) -> pl.DataFrame:
     rows = _decide(rows, pl.col("contents") > 1, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, other)
     again = (pl.col("verdict") == Verdict.ACCEPT).cum_sum().over("document_id") > 1
     rows = _decide(rows, again, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, "within the delivery")
-    store, keys = converted_by(run.pipeline), _keys(rows)
+    store, keys = name_document_store(run.pipeline), _make_claims(rows)
     known = run.ledger.known_resources(store, keys, except_run=run.holder)
     if run.redrive is not None:
         late = find_overtaken(run, store, keys)["arrival_id"].implode()
@@ -100,7 +105,7 @@ def _duplicates(run: Run[CcdaPipeline], rows: pl.DataFrame) -> pl.DataFrame:
     return _decide(rows, same, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, "by an earlier delivery")
 
 
-def _keys(rows: pl.DataFrame) -> pl.DataFrame:
+def _make_claims(rows: pl.DataFrame) -> pl.DataFrame:
     accepted = rows.filter(pl.col("verdict") == Verdict.ACCEPT)
     return accepted.select(
         "arrival_id", "content_digest", resource_type=pl.lit(DOCUMENT), resource_id=pl.col("document_id")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airlock.ccda.audit import ASIDE, audit
+from airlock.ccda.audit import STOPPED_SHARD, audit
 from airlock.ccda.normalize import normalize
 from airlock.ccda.records import CONVERSIONS, FOLDER
 from airlock.clinical.audit import audit as audit_units
@@ -174,7 +174,7 @@ def handed_on(run: Run[CcdaPipeline]) -> tuple[dict[str, str], dict[str, str | N
         for shard in find_shards(leg)
         for arrival in leg.workspace.read(f"arrivals/{shard}", ARRIVALS)["arrival_id"]
     }
-    aside = leg.workspace.read(f"files/{ASIDE}", FILES)
+    aside = leg.workspace.read(f"files/{STOPPED_SHARD}", FILES)
     return shards, {named[arrival]: reason for arrival, reason in aside.select("arrival_id", "reason").iter_rows()}
 
 
@@ -196,7 +196,7 @@ class TestTheLeg:
         assert audit(run) == ["0000", "0001"]
         shards, reasons = handed_on(run)
         assert shards.keys() == FILES_OF_ALL_KINDS.keys()
-        assert {name for name, shard in shards.items() if shard != ASIDE} == {"a.xml", "c.xml"}
+        assert {name for name, shard in shards.items() if shard != STOPPED_SHARD} == {"a.xml", "c.xml"}
         assert reasons == {
             "b.xml": "conversion_failed",
             "bad.xml": "not_xml",
@@ -231,7 +231,7 @@ class TestTheLeg:
     def test_nothing_converted_leaves_all_aside(self, world: World) -> None:
         run = normalized(world, {"bad.xml": b"x"})
         assert audit(run) == []
-        assert handed_on(run) == ({"bad.xml": ASIDE}, {"bad.xml": "not_xml"})
+        assert handed_on(run) == ({"bad.xml": STOPPED_SHARD}, {"bad.xml": "not_xml"})
 
     def test_of_a_run_that_broke_off_before_it_decided_everything_is_undecided(self, world: World) -> None:
         run = parsed(world, {"a.xml": ccd(1)})
@@ -249,7 +249,7 @@ class TestTheLeg:
         world.ledger.record_job(Job(late.batch_id, 0, run.key, "token", job_id, input_uri=late.input_uri))
         first = carried_on(world, run)
         assert handed_on(run) == (
-            dict.fromkeys(files, ASIDE),
+            dict.fromkeys(files, STOPPED_SHARD),
             {"a.xml": "undecided", "b.xml": reason, "bad.xml": "not_xml"},
         )
         assert (first.balanced, first.open_arrivals) == (True, 2)
