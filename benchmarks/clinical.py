@@ -1,8 +1,8 @@
 """``make bench-clinical``: a FHIR delivery through parse, validate, normalize and audit; seconds and memory of each.
 
-Each stage runs in a process of its own, so that its peak memory is its own. The S3 is `loopback_s3`, the ledger SQLite.
-What the import jobs would have left is written in between; ``$validate`` is not asked and nothing is read back.
-``RESOURCES=200000`` by default. Bundles of files as bulk exports have them: one type each, `PER_FILE` lines.
+Each stage runs in a process of its own, so that its peak memory is measured alone. The S3 is `loopback_s3`, the ledger
+SQLite. The benchmark writes the output of the import jobs itself; it does not call ``$validate`` and reads no resource
+back. ``RESOURCES=200000`` by default. As in bulk exports, a file has one type and at most `PER_FILE` lines.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ PIPELINE = {
 }
 
 
-def patient(number: int) -> dict[str, Any]:
-    """Return a Patient."""
+def make_patient(number: int) -> dict[str, Any]:
+    """Return the Patient with this number."""
     return {
         "resourceType": "Patient",
         "id": f"p{number}",
@@ -63,8 +63,8 @@ def patient(number: int) -> dict[str, Any]:
     }
 
 
-def observation(number: int, of_patient: int) -> dict[str, Any]:
-    """Return a vital sign of a patient, of the size that exporters write."""
+def make_observation(number: int, of_patient: int) -> dict[str, Any]:
+    """Return a vital sign of a patient, as large as those of real exports."""
     category = {"system": "http://terminology.hl7.org/CodeSystem/observation-category", "code": "vital-signs"}
     return {
         "resourceType": "Observation",
@@ -81,8 +81,8 @@ def observation(number: int, of_patient: int) -> dict[str, Any]:
 def write_delivery(folder: Path, resources: int) -> None:
     """Write the files of a delivery: Patients, and Observations in the order of their dates, not of patients."""
     patients = -(-resources // PER_PATIENT)
-    _write_files(folder / "Patient", map(patient, range(patients)))
-    _write_files(folder / "Observation", (observation(n, n % patients) for n in range(resources - patients)))
+    _write_files(folder / "Patient", map(make_patient, range(patients)))
+    _write_files(folder / "Observation", (make_observation(n, n % patients) for n in range(resources - patients)))
 
 
 def _write_files(start: Path, resources: Iterable[dict[str, Any]]) -> None:
@@ -106,18 +106,18 @@ def open_run(endpoint: str, ledger_url: str) -> Run[ClinicalPipeline]:
     return Run(pipeline, "bench", None, S3Uri.parse(pipeline.source.uri), s3, Ledger.open(ledger_url))
 
 
-# The stages, each in a process of its own, which loads what the stage needs.
+# The stages. Each imports its modules itself, so that a process loads only those of its stage.
 
 
 def buffer(run: Run[ClinicalPipeline]) -> dict[str, Any]:
-    """Run buffer."""
+    """Run buffer; return the number of shards."""
     from airlock.stages.buffer import buffer as stage  # noqa: PLC0415
 
     return {"shards": len(stage(run).shards)}
 
 
 def parse(run: Run[ClinicalPipeline]) -> dict[str, Any]:
-    """Run the parse tasks, one after the other."""
+    """Run the parse tasks one after the other; return the number of units."""
     from airlock.clinical.parse import parse as stage  # noqa: PLC0415
     from airlock.stages.buffer import find_shards  # noqa: PLC0415
 
@@ -125,14 +125,14 @@ def parse(run: Run[ClinicalPipeline]) -> dict[str, Any]:
 
 
 def validate(run: Run[ClinicalPipeline]) -> dict[str, Any]:
-    """Run validate."""
+    """Run validate; return the number of units by verdict."""
     from airlock.clinical.validate import validate as stage  # noqa: PLC0415
 
     return stage(run, None)
 
 
 def normalize(run: Run[ClinicalPipeline]) -> dict[str, Any]:
-    """Run normalize."""
+    """Run normalize; return the numbers of batches and import files."""
     from airlock.clinical.normalize import normalize as stage  # noqa: PLC0415
 
     batches = stage(run, run.pipeline.healthlake)
@@ -140,7 +140,7 @@ def normalize(run: Run[ClinicalPipeline]) -> dict[str, Any]:
 
 
 def import_(run: Run[ClinicalPipeline]) -> dict[str, Any]:
-    """Leave what the jobs would: a success line per resource, and a manifest."""
+    """Write the output of the import jobs: a success line per resource, and a manifest per job."""
     from airlock.clinical.import_ import record  # noqa: PLC0415
     from airlock.clinical.records import BATCHES  # noqa: PLC0415
     from airlock.stages.batches import find_batches  # noqa: PLC0415
@@ -150,7 +150,7 @@ def import_(run: Run[ClinicalPipeline]) -> dict[str, Any]:
         folder = S3Uri.parse(run.pipeline.healthlake.output_uri).join(f"job-{number}", "")
         for (key,), part in rows.group_by("staged_key"):
             lines = part.select("resource_type", "resource_id", "staged_line").iter_rows()
-            body = "".join(_success(*line) for line in lines).encode()
+            body = "".join(_make_success_line(*line) for line in lines).encode()
             run.s3.put(folder.join("SUCCESS", str(key).rpartition("/")[2]), body)
         counts = {"numberOfResourcesScanned": rows.height, "numberOfResourcesImportedSuccessfully": rows.height}
         run.s3.put(folder.join("Manifest.json"), json.dumps(counts).encode())
@@ -160,14 +160,20 @@ def import_(run: Run[ClinicalPipeline]) -> dict[str, Any]:
     return {}
 
 
-def _success(resource_type: str, resource_id: str, line: int) -> str:
+def _make_success_line(resource_type: str, resource_id: str, line: int) -> str:
     response = {"jsonBlob": None, "statusCode": 200}
-    said = {"lineId": line, "resourceId": resource_id, "resourceType": resource_type}
-    return json.dumps({**said, "UpdateResourceResponse": response}) + "\n"
+    named = {"lineId": line, "resourceId": resource_id, "resourceType": resource_type}
+    return json.dumps({**named, "UpdateResourceResponse": response}) + "\n"
 
 
 def audit(run: Run[ClinicalPipeline]) -> dict[str, Any]:
-    """Run audit, and refuse books that do not balance."""
+    """Run audit; return the counts of its report.
+
+    Raises
+    ------
+    RuntimeError
+        If the books do not balance.
+    """
     from airlock.clinical.audit import audit as stage  # noqa: PLC0415
 
     content = stage(run, NoStore()).report
@@ -177,10 +183,10 @@ def audit(run: Run[ClinicalPipeline]) -> dict[str, Any]:
 
 
 class NoStore:
-    """A data store of which nothing is read."""
+    """A data store without resources, since the benchmark reads none back."""
 
     def read(self, resource_type: str, resource_id: str) -> dict[str, Any] | None:  # noqa: ARG002
-        """Return nothing."""
+        """Return None for every resource."""
         return None
 
 
@@ -202,30 +208,30 @@ def run_stage(stage: str, endpoint: str, ledger_url: str) -> dict[str, Any]:
     return {"seconds": round(time.perf_counter() - began, 1), "peak_mib": peak_mib(), "result": result}
 
 
-# The chain, from outside.
+# The whole chain, stage by stage in child processes.
 
 
-def measure(resources: int) -> dict[str, Any]:
-    """Take a delivery through the chain; return seconds and peak MiB by stage, and the largest of `MEASURED`."""
+def measure_chain(resources: int) -> dict[str, Any]:
+    """Run all stages on a delivery; return seconds and peak MiB by stage, and their sum and maximum over `MEASURED`."""
     with tempfile.TemporaryDirectory(prefix="airlock-clinical-") as name, loopback_s3(Path(name)) as endpoint:
         folder = Path(name) / "archive" / "in"
         folder.mkdir(parents=True)
         write_delivery(folder, resources)
         ledger_url = f"sqlite:///{Path(name) / 'ledger.db'}"
         upgrade(ledger_url)
-        stages = {stage: _child(stage, endpoint, ledger_url) for stage in STAGES}
+        stages = {stage: _run_child(stage, endpoint, ledger_url) for stage in STAGES}
     measured = [stages[stage] for stage in MEASURED]
-    together = {"seconds": round(sum(one["seconds"] for one in measured), 1)}
-    return {"resources": resources, **together, "peak_mib": max(one["peak_mib"] for one in measured), "stages": stages}
+    total = {"seconds": round(sum(one["seconds"] for one in measured), 1)}
+    return {"resources": resources, **total, "peak_mib": max(one["peak_mib"] for one in measured), "stages": stages}
 
 
-def _child(stage: str, endpoint: str, ledger_url: str) -> dict[str, Any]:
+def _run_child(stage: str, endpoint: str, ledger_url: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.clinical", stage, endpoint, ledger_url]
     reply = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603  # ourselves
     return dict(json.loads(reply.stdout))
 
 
-def table(figures: dict[str, Any]) -> str:
+def format_table(figures: dict[str, Any]) -> str:
     """Return the figures as text."""
     lines = [f"{figures['resources']:,} resources, on {os.cpu_count()} cores; * is no part of the sum"]
     for name, stage in figures["stages"].items():
@@ -239,4 +245,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 4:
         sys.stdout.write(json.dumps(run_stage(*sys.argv[1:])))
     else:
-        sys.stdout.write(f"{table(measure(int(os.environ.get('RESOURCES', '200000'))))}\n")
+        sys.stdout.write(f"{format_table(measure_chain(int(os.environ.get('RESOURCES', '200000'))))}\n")
