@@ -34,7 +34,7 @@ def rows_of_books(**changes: pl.DataFrame) -> dict[str, pl.DataFrame]:
 
 
 def imbalances(rows: dict[str, pl.DataFrame]) -> list[str]:
-    """Return what is said of these rows, in three partitions."""
+    """Return the imbalances of these rows, in three partitions."""
     with Partitions(3 * PARTITION_ROWS) as partitions:
         books = Books(partitions)
         books.add_arrivals(rows["arrivals"])
@@ -52,7 +52,7 @@ def twice(frame_: pl.DataFrame) -> pl.DataFrame:
 
 
 class TestImbalances:
-    def test_none_when_every_unit_is_in_one_place(self) -> None:
+    def test_there_are_none_if_every_unit_is_counted_once(self) -> None:
         assert imbalances(rows_of_books()) == []
         empty = {name: rows.clear() for name, rows in rows_of_books().items()}
         assert imbalances(empty) == []
@@ -77,7 +77,7 @@ class TestImbalances:
     def test_each_is_named(self, changes: dict[str, pl.DataFrame], problem: str) -> None:
         assert problem in imbalances(rows_of_books(**changes))
 
-    def test_a_file_that_was_not_parsed_yet_is_open_and_no_imbalance(self) -> None:
+    def test_a_file_that_was_not_parsed_is_not_an_imbalance(self) -> None:
         units = (P1, O2, LINE)
         found = rows_of_books(
             files=rows_of_books()["files"][:1],

@@ -1,4 +1,4 @@
-"""Release or hold, per patient and per file; and the last word on every unit and every file."""
+"""Release or hold, per patient and per file; and the disposition of every unit and every file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Books:
         self.outcomes = gate.flag_uncertain(outcomes(*rows), list(suspect))
 
     def and_(self, *others: dict[str, Any]) -> Books:
-        """Add verdicts of what was not accepted."""
+        """Add verdicts other than accept."""
         self.verdicts = self.verdicts.vstack(verdicts(*others))
         return self
 
@@ -112,7 +112,7 @@ class TestDecide:
             assert books.reasons(WHOLE_PATIENTS)["Patient/p1"] == reason
             assert books.words(WHOLE_PATIENTS)["p1"] == ("held", "patient_held")
 
-    def test_a_duplicate_holds_nobody(self) -> None:
+    def test_a_duplicate_holds_no_patient(self) -> None:
         books = Books(P1).and_(stopped(O2, "duplicate_same_content", "duplicate"))
         assert set(
             books.reasons(ClinicalAudit(hold_incomplete_patients=True, hold_incomplete_files=True)).values()
@@ -125,18 +125,18 @@ class TestDecide:
         assert books.reasons(WHOLE_FILES)["file/a"] == what[1]
         assert books.reasons(WHOLE_FILES)["file/b"] is None
 
-    def test_a_file_is_held_for_a_line_that_is_nothing_if_the_policy_asks(self) -> None:
+    def test_a_line_that_is_not_json_holds_its_file_if_the_policy_asks(self) -> None:
         books = Books(P1).and_({"arrival_id": "a", "line": 8, "verdict": "quarantine", "reason": "not_json"})
         assert books.reasons(WHOLE_FILES)["file/a"] == "not_json"
 
-    def test_of_what_did_not_come_in_nothing_is_released(self) -> None:
+    def test_a_patient_without_an_imported_resource_is_held(self) -> None:
         assert Books(P1, p1=REJECTED).reasons() == {"Patient/p1": "rejected", "file/a": "rejected"}
 
     def test_books_that_do_not_balance_hold_everything(self) -> None:
         books = Books(P1, O2, P4, o2=UNACCOUNTED)
         assert set(books.reasons(balanced=False).values()) == {"run_unbalanced"}
 
-    def test_without_its_review_everything_waits(self) -> None:
+    def test_everything_waits_for_the_review(self) -> None:
         books = Books(P1, O2, P4, o2=UNACCOUNTED)
         waits = {"Patient/p4": "awaiting_review", "file/a": "awaiting_review", "file/b": "awaiting_review"}
         assert books.reasons(reviewed=False) == waits | {"Patient/p1": "not_in_manifest"}
@@ -146,27 +146,27 @@ class TestDecide:
 
 
 class TestLastWords:
-    def test_what_came_in_is_released(self) -> None:
+    def test_an_imported_resource_is_released(self) -> None:
         assert Books(P1, ORG).words() == {"p1": RELEASED, "g5": RELEASED}
 
     @pytest.mark.parametrize("what", [UNACCOUNTED, SERVER_ERROR])
-    def test_what_is_uncertain_fails_and_its_patients_other_resources_are_held(self, what: tuple[str, str]) -> None:
+    def test_an_uncertain_resource_fails_and_its_patients_other_resources_are_held(self, what: tuple[str, str]) -> None:
         books = Books(P1, O2, P4, ORG, o2=what)
         held = {"p1": ("held", "patient_held"), "o2": ("failed", what[1])}
         assert books.words() == held | {"p4": RELEASED, "g5": RELEASED}
 
-    def test_what_was_rejected_fails_alone(self) -> None:
+    def test_a_rejected_resource_fails_alone(self) -> None:
         assert Books(P1, O2, o2=REJECTED).words() == {"p1": RELEASED, "o2": ("failed", "rejected")}
 
-    def test_what_was_stored_with_issues_is_held_alone(self) -> None:
+    def test_a_resource_stored_with_issues_is_held_alone(self) -> None:
         assert Books(P1, O2, o2=WITH_ISSUES).words() == {"p1": RELEASED, "o2": ("held", "stored_with_issues")}
 
-    def test_a_batch_whose_counts_disagree_is_held_by_that(self) -> None:
+    def test_resources_of_a_batch_whose_counts_disagree_are_held(self) -> None:
         books = Books(P1, O2, O3, suspect=("b1",), o2=WITH_ISSUES, o3=REJECTED)
         disagree = ("held", "job_counts_disagree")
         assert books.words() == {"p1": disagree, "o2": disagree, "o3": ("failed", "rejected")}
 
-    def test_a_held_file_holds_other_peoples_resources_too(self) -> None:
+    def test_a_held_file_holds_its_other_resources(self) -> None:
         books = Books(P1, unit("Patient/p6", of="Patient/p6"), P4).and_(stopped(O2))
         held = ("held", "file_held")
         assert books.words(WHOLE_FILES) == {
@@ -176,7 +176,7 @@ class TestLastWords:
             "o2": ("quarantined", "invalid_resource"),
         }
 
-    def test_an_unbalanced_run_says_so_of_everything_in_the_store(self) -> None:
+    def test_an_unbalanced_run_holds_everything_in_the_data_store(self) -> None:
         books = Books(P1, O2, O3, o2=WITH_ISSUES, o3=REJECTED)
         held = ("held", "run_unbalanced")
         assert books.words(balanced=False) == {"p1": held, "o2": held, "o3": ("failed", "rejected")}
@@ -194,19 +194,19 @@ class TestLastWords:
             ("ignore", "sidecar", "ignored", "parse"),
         ],
     )
-    def test_what_was_decided_before_the_import_stays(self, verdict: str, reason: str, word: str, stage: str) -> None:
+    def test_a_verdict_before_import_is_the_disposition(self, verdict: str, reason: str, word: str, stage: str) -> None:
         rows = Books(P1).and_(stopped(O2, reason, verdict)).decide_dispositions()
         row = rows.filter(pl.col("resource_id") == "o2").row(0, named=True)
         assert (row["disposition"], row["reason"], row["stage"]) == (word, reason, stage)
 
-    def test_a_twin_of_what_did_not_come_in_fails_with_it(self) -> None:
+    def test_a_duplicate_of_a_resource_that_was_not_imported_fails(self) -> None:
         twin = stopped(TWIN, "duplicate_same_content", "duplicate")
         for what, expected in ((REJECTED, ("failed", "rejected")), (("imported", None), ("duplicate", twin["reason"]))):
             rows = Books(P1, O2, o2=what).and_(twin).decide_dispositions()
             row = rows.filter(pl.col("arrival_id") == "b").row(0, named=True)
             assert (row["disposition"], row["reason"]) == expected
 
-    def test_a_file_on_which_nothing_was_decided_has_one_row(self) -> None:
+    def test_a_file_without_a_verdict_has_one_row(self) -> None:
         rows = Books(P1).decide_dispositions(LENIENT, "z")
         row = rows.filter(pl.col("arrival_id") == "z").row(0, named=True)
         assert (row["line"], row["disposition"], row["reason"], row["stage"]) == (None, "failed", "undecided", "audit")
@@ -227,7 +227,7 @@ class TestLastWords:
 
 
 def word_of(*units: tuple[str, str | None]) -> tuple[str, str | None]:
-    """Return the word of a file of such units."""
+    """Return the disposition of a file with these units."""
     rows = [
         {"arrival_id": "a", "line": number, "disposition": word, "reason": reason, "stage": "audit", "detail": "said"}
         for number, (word, reason) in enumerate(units)
@@ -260,7 +260,7 @@ class TestFileWords:
             ([("failed", "rejected"), ("quarantined", "instance_claimed")], ("failed", "instance_claimed")),
         ],
     )
-    def test_the_gravest_word_and_what_all_agree_on(
+    def test_a_file_has_the_gravest_disposition_and_the_shared_reason(
         self, units: list[tuple[str, str | None]], word: tuple[str, str | None]
     ) -> None:
         assert word_of(*units) == word

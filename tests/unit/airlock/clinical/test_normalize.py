@@ -118,7 +118,7 @@ def test_the_ends_of_the_lines_count(world: World) -> None:
 
 
 class TestContent:
-    def test_a_line_is_what_was_delivered_with_references_as_they_must_be(self, world: World) -> None:
+    def test_a_line_is_the_delivered_resource_with_references_rewritten(self, world: World) -> None:
         weight = (
             '{ "resourceType" : "Observation","id":"o1","status":"final", "code":{"text":"é"},'
             '"valueQuantity":{"value":70.10}, "subject":{ "reference" : "Patient?identifier=s|1" } }'
@@ -138,7 +138,7 @@ class TestContent:
         run = normalized(world, {"a.json": pretty(bundle("transaction", entry(patient("p1"), URN), entry(weight)))})
         assert not any(b"urn:uuid" in body for body in import_files(run).values())
 
-    def test_names_say_nothing_of_what_was_delivered(self, world: World) -> None:
+    def test_names_contain_no_name_of_the_delivery(self, world: World) -> None:
         run = normalized(world, {"MUELLER.ndjson": [patient("p1")]})
         (key,) = import_files(run)
         assert key.startswith(f"staging/records/{run.key}/")
@@ -158,7 +158,7 @@ class TestReruns:
         normalize(run, run.pipeline.healthlake)
         assert (find_batches(run), import_files(run), rows(run)) == first
 
-    def test_what_a_try_that_broke_off_has_left_is_gone(self, world: World) -> None:
+    def test_files_of_a_try_that_broke_off_are_deleted(self, world: World) -> None:
         run = normalized(world)
         (batch,) = find_batches(run)
         world.put(f"{batch.input_uri}Patient.00099.ndjson", b"{}")
@@ -173,7 +173,7 @@ class TestReruns:
         other = normalized(world, {"a.ndjson": [patient("p1")]}, "two")
         assert {batch.batch_id for batch in find_batches(one)}.isdisjoint(b.batch_id for b in find_batches(other))
 
-    def test_once_a_job_was_begun_the_files_stand(self, world: World) -> None:
+    def test_once_a_job_was_begun_the_files_do_not_change(self, world: World) -> None:
         run = normalized(world)
         begun(run)
         first = find_batches(run), import_files(run)

@@ -1,4 +1,4 @@
-"""What became of each resource, by the lines that name it and by nothing else."""
+"""The outcome of each resource, from the lines that name it and nothing else."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class TestAccount:
         assert account(sent, JOB, with_lines(output(OK), file=place))["outcome"].to_list() == ["unaccounted"]
 
     @pytest.mark.parametrize("status", ["COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED"])
-    def test_the_jobs_status_changes_nothing_for_what_is_named(self, status: str) -> None:
+    def test_the_jobs_status_does_not_change_a_named_outcome(self, status: str) -> None:
         assert found(OK, status=status) == ("imported", None)
 
     @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ class TestAccount:
             ("CANCEL_COMPLETED", False, "job_failed"),
         ],
     )
-    def test_the_reason_of_what_is_not_named(self, status: str, manifest: bool, reason: str) -> None:
+    def test_the_reason_of_a_resource_that_no_line_names(self, status: str, manifest: bool, reason: str) -> None:
         job = replace(JOB, status=status, message="said the service")
         row = account(batch(P1), job, output(found=manifest)).row(0, named=True)
         assert (row["outcome"], row["reason"], row["detail"]) == ("unaccounted", reason, "said the service")
@@ -114,7 +114,7 @@ class TestAccount:
 
 
 class TestOperationOutcomes:
-    def test_those_of_the_batch_and_one_each(self) -> None:
+    def test_at_most_one_per_resource_of_the_batch(self) -> None:
         results = output(("failure", "Patient/p1", 400), ("failure", "Patient/p1", 400), ("failure", "Patient/p9", 400))
         rows = operation_outcomes(batch(P1, P2), JOB, with_lines(results, outcome="{}"))
         assert rows.schema == OPERATION_OUTCOMES
@@ -125,19 +125,19 @@ class TestDiscrepancies:
     def odd(self, results: JobOutput, progress: Counters | None = None, **job: Any) -> list[str]:
         return discrepancies(batch(P1, P2), replace(JOB, **job), results, progress or Counters())
 
-    def test_none_where_all_agree(self) -> None:
+    def test_there_are_none_if_all_counts_agree(self) -> None:
         lines = (OK, ("failure", "Patient/p2", 400))
         counts = {"scanned": 2, "imported": 1, "customer_errors": 1, "server_errors": 0, "files_scanned": 1}
         assert self.odd(output(*lines, **counts), Counters(2, 1, 1, None, 1)) == []
 
-    def test_none_where_nothing_is_counted(self) -> None:
+    def test_there_are_none_without_counts(self) -> None:
         assert self.odd(output(OK)) == []
 
     def test_a_warned_resource_listed_twice_is_one(self) -> None:
         lines = (OK, ("warning", "Patient/p1", 200), ("success", "Patient/p2", 200))
         assert self.odd(output(*lines, scanned=2, imported=2, customer_errors=0, server_errors=0)) == []
 
-    def test_what_the_service_lost_without_a_line_is_no_discrepancy(self) -> None:
+    def test_a_resource_that_the_service_lost_is_not_a_discrepancy(self) -> None:
         assert self.odd(output(OK, scanned=2, imported=1, customer_errors=0, server_errors=1)) == []
 
     @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ class TestDiscrepancies:
         counts = {"scanned": 2, "imported": 1, "customer_errors": 1, "server_errors": 0, "files_scanned": 1}
         assert self.odd(output(OK, ("failure", "Patient/p2", 400), **counts), progress) == [sentence]
 
-    def test_errors_that_nobody_tells_of(self) -> None:
+    def test_a_job_with_errors_that_no_line_reports(self) -> None:
         lines = (OK, ("success", "Patient/p2", 200))
         sentence = "the job ended with errors, but neither its manifest nor its lines tell of any"
         assert self.odd(output(*lines), status="COMPLETED_WITH_ERRORS") == [sentence]

@@ -37,7 +37,7 @@ def resolved(*rows: dict[str, Any], twins: tuple[dict[str, Any], ...] = (), stor
 
 
 def meaning(reference: str, *others: dict[str, Any], **more: Any) -> tuple[str | None, str | None, str | None]:
-    """Return what a reference becomes, what it refers to and why it is lost."""
+    """Return the form of a reference, its target, and the reason if it means no resource."""
     found = resolved(unit("Observation/o1", reference, line=9), *others, **more)
     becomes = pl.when(IS_REWRITTEN).then("reference")
     return found.select(becomes, "target", "why").row(0)
@@ -68,12 +68,12 @@ class TestLiteral:
             "Patient/p1/x",
         ],
     )
-    def test_one_to_another_place_is_not_ours(self, reference: str) -> None:
+    def test_a_reference_to_another_server_stays(self, reference: str) -> None:
         assert meaning(reference) == (None, None, None)
 
 
 class TestFullUrl:
-    def test_it_means_the_entry_that_bears_it(self) -> None:
+    def test_it_means_the_entry_with_it(self) -> None:
         assert meaning(URN, P1) == ("Patient/p1", "Patient/p1", None)
 
     def test_an_absolute_one_too(self) -> None:
@@ -83,7 +83,7 @@ class TestFullUrl:
         lost = "a urn reference that leads to no single resource"
         assert meaning(URN, P1 | {"arrival_id": "b"}) == (None, None, lost)
 
-    def test_two_entries_that_bear_one_mean_nothing(self) -> None:
+    def test_a_full_url_of_two_resources_means_none(self) -> None:
         lost = "a urn reference that leads to no single resource"
         assert meaning(URN, P1, unit("Patient/p2", full_url=URN, line=2)) == (None, None, lost)
 
@@ -94,7 +94,7 @@ class TestFullUrl:
         assert meaning(URN, twins=(P1,)) == ("Patient/p1", "Patient/p1", None)
 
     @pytest.mark.parametrize("reference", [URN, "urn:oid:1.2.3", "urn:uuid:"])
-    def test_one_that_nothing_bears_is_lost(self, reference: str) -> None:
+    def test_one_that_no_entry_has_means_none(self, reference: str) -> None:
         assert meaning(reference)[2] == "a urn reference that leads to no single resource"
 
 
@@ -105,13 +105,13 @@ class TestConditional:
         "reference",
         ["Patient?identifier=s|1", "Patient?identifier=s%7C1", "Patient?identifier=a%20b|c"],
     )
-    def test_it_means_who_bears_the_identifier_in_any_file(self, reference: str) -> None:
+    def test_it_means_the_resource_with_the_identifier_in_any_file(self, reference: str) -> None:
         store = Store()
         assert meaning(reference, P1 | {"arrival_id": "b"}, store=store) == ("Patient/p1", "Patient/p1", None)
         assert store.asked == []
 
     @pytest.mark.parametrize("reference", ["Patient?identifier=1", "Patient?identifier=|plain"])
-    def test_a_number_without_its_system_means_nobody(self, reference: str) -> None:
+    def test_an_identifier_without_its_system_means_none(self, reference: str) -> None:
         store = Store()
         assert meaning(reference, P1, store=store)[2] == self.LOST
         assert store.asked == [], "the data store may know another patient by it"
@@ -119,7 +119,7 @@ class TestConditional:
     def test_of_its_type_alone(self) -> None:
         assert meaning("Practitioner?identifier=s|1", P1) == (None, None, self.LOST)
 
-    def test_two_bearers_are_none(self) -> None:
+    def test_two_resources_with_the_identifier_mean_none(self) -> None:
         other = unit("Patient/p2", line=2, identifiers=["s|1"])
         store = Store(found={"Patient?identifier=s|1": ["p3"]})
         assert meaning("Patient?identifier=s|1", P1, other)[2] == self.LOST
@@ -136,7 +136,7 @@ class TestConditional:
         assert meaning("Patient?identifier=s%7C2", P1, store=store)[0] == becomes
         assert store.asked == ["Patient?identifier=s|2"]
 
-    def test_any_search_will_do(self) -> None:
+    def test_any_search_parameter_is_allowed(self) -> None:
         store = Store(found={"Patient?family=Doe Roe&birthdate=1950": ["p7"]})
         assert meaning("Patient?family=Doe%20Roe&birthdate=1950", store=store)[0] == "Patient/p7"
 
@@ -193,7 +193,7 @@ class TestMissing:
 
 
 def fallen(edges: dict[str, list[str]], gone: set[str]) -> dict[str, str]:
-    """Return what falls, by its name, with the type that it misses."""
+    """Return the stopped units by name, with the type of the missing target."""
     rows = [
         (row, edge, name, target)
         for row, (name, targets) in enumerate(edges.items())
@@ -206,7 +206,7 @@ def fallen(edges: dict[str, list[str]], gone: set[str]) -> dict[str, str]:
 
 
 class TestCascade:
-    def test_who_refers_to_what_falls_falls(self) -> None:
+    def test_a_unit_that_refers_to_a_stopped_unit_is_stopped(self) -> None:
         edges = {
             "Encounter/e": ["Patient/gone"],
             "Observation/o": ["Encounter/e", "Patient/p"],
@@ -229,7 +229,7 @@ class TestCascade:
 
     @settings(deadline=None)
     @given(st.dictionaries(st.integers(0, 9), st.lists(st.integers(0, 12), max_size=3), max_size=10))
-    def test_what_is_left_refers_to_nothing_that_is_missing(self, graph: dict[int, list[int]]) -> None:
+    def test_the_other_units_refer_to_no_missing_resource(self, graph: dict[int, list[int]]) -> None:
         edges = {f"Basic/{name}": [f"Basic/{target}" for target in targets] for name, targets in graph.items()}
         gone = {target for targets in edges.values() for target in targets} - edges.keys()
         stopped = fallen(edges, gone).keys()

@@ -53,7 +53,7 @@ class TestBalance:
             undecided = [rows.filter(pl.col("verdict").is_null()) for rows in books.decided]
             assert pl.concat(undecided).select("arrival_id", "key").rows() == [(ODD["arrival_id"], ODD["key"])]
 
-    def test_the_last_words_are_held_against_the_arrivals(self, partitions: int) -> None:
+    def test_the_dispositions_are_compared_with_the_arrivals(self, partitions: int) -> None:
         with open_books(partitions) as books:
             fill(books, [], [], [])
             words = books.spool(pl.col("arrival_id"), pl.Schema({"arrival_id": pl.String}))
