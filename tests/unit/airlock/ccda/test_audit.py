@@ -269,7 +269,7 @@ class TestTheLeg:
             "bad.xml:": ("quarantined", "not_xml"),
         }
 
-    def test_what_went_on_stands_once_its_import_was_begun(self, world: World) -> None:
+    def test_the_converted_files_do_not_change_once_their_import_was_begun(self, world: World) -> None:
         run = normalized(world, {"a.xml": ccd(1), "b.xml": ccd(2)}, audit=NO_READ_BACK)
         ended(world, run, {"a.xml": Left([patient("p1")]), "b.xml": Left(None, "broken")})
         carried_on(world, run)

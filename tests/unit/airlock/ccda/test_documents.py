@@ -34,7 +34,7 @@ def refusal(body: bytes, limit: int = LIMIT) -> DocumentError:
     return caught.value
 
 
-def test_a_header_tells_what_the_document_is() -> None:
+def test_the_fields_of_a_header_are_read() -> None:
     assert read_document(SOUND, LIMIT) == Document(
         document_id=f"{DOCUMENT_ROOT}|doc-1",
         template_ids=(f"{US_REALM_HEADER}|{CCDA_2015}", f"{CCD}|{CCDA_2015}"),
@@ -101,7 +101,7 @@ def test_everything_else_has_a_reason(body: bytes, reason: Reason) -> None:
     assert refusal(body).reason is reason
 
 
-def test_the_limit_holds_for_what_is_stored_and_for_what_is_unpacked() -> None:
+def test_the_limit_applies_to_stored_and_to_unpacked_bytes() -> None:
     assert read_document(SOUND, len(SOUND)).size == len(SOUND)
     assert refusal(SOUND, len(SOUND) - 1).reason is Reason.FILE_TOO_LARGE
     packed = gzip.compress(SOUND)
@@ -119,7 +119,7 @@ def test_the_limit_holds_for_what_is_stored_and_for_what_is_unpacked() -> None:
         (b"structuredBody", b"nonXMLBody", "no structuredBody, so that little can be converted"),
     ],
 )
-def test_what_c_cda_asks_for_and_is_not_there_is_said(present: bytes, instead: bytes, problem: str) -> None:
+def test_a_missing_required_part_is_a_problem(present: bytes, instead: bytes, problem: str) -> None:
     assert read_document(SOUND.replace(present, instead), LIMIT).problems == (problem,)
 
 

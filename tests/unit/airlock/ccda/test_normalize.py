@@ -55,7 +55,7 @@ def test_a_document_that_is_larger_than_a_job_goes_alone(world: World) -> None:
     assert [batch.files for batch in find_batches(run)] == [1, 1]
 
 
-def test_what_cannot_be_had_any_more_is_not_sent(world: World) -> None:
+def test_a_document_that_is_gone_or_changed_is_not_sent(world: World) -> None:
     files = {"a.xml": ccd(1), "b.xml": ccd(2), "c.xml.gz": gzip.compress(ccd(3)), "d.xml": ccd(4)}
     run = validated(world, files)
     world.put("s3://archive/in/one/a.xml", ccd(9))

@@ -43,7 +43,7 @@ def test_a_packed_one_has_the_same_content(world: World) -> None:
     assert {row["unpacked"] for row in rows.values()} == {len(SOUND)}
 
 
-def test_what_the_header_lacks_is_said_and_stops_nothing(world: World) -> None:
+def test_a_problem_of_the_header_does_not_stop_the_document(world: World) -> None:
     row = documents(parsed(world, {"a.xml": SOUND.replace(b"effectiveTime", b"effectivetime")}))["a.xml"]
     assert (row["reason"], row["detail"]) == (None, "no effectiveTime")
 
@@ -69,9 +69,7 @@ def test_what_the_header_lacks_is_said_and_stops_nothing(world: World) -> None:
         ("index.html", b"<html/>", "sidecar"),
     ],
 )
-def test_what_is_no_document_has_a_reason_and_the_rest_goes_on(
-    world: World, name: str, body: bytes, reason: str
-) -> None:
+def test_an_object_that_is_not_a_document_has_a_reason(world: World, name: str, body: bytes, reason: str) -> None:
     rows = documents(parsed(world, {name: body, "good.xml": SOUND}))
     assert rows[name]["reason"] == reason
     assert (rows[name]["document_id"], rows[name]["content_digest"]) == (None, None)

@@ -104,6 +104,6 @@ class TestItLeavesNoTrace:
         assert world.keys(pipeline().staging.uri) == []
         assert len(world.keys(normalized(world, TWO).pipeline.staging.uri)) == plan.batches.files == 2
 
-    def test_what_another_run_is_bringing_is_no_work(self, world: World) -> None:
+    def test_documents_that_another_run_has_claimed_are_not_planned(self, world: World) -> None:
         validated(world, {"a.xml": ccd(1)}, "other")
         assert found(made(world, TWO)) == {("accept", None): 1, ("quarantine", "instance_claimed"): 1}

@@ -82,7 +82,7 @@ THREE = [patient("p1"), patient("p2"), patient("p3")]
 
 
 class TestAnswers:
-    def test_an_approval_overrides_what_waited_for_it_and_nothing_else(self, world: World) -> None:
+    def test_an_approval_overrides_only_the_holds_that_waited_for_it(self, world: World) -> None:
         run = held(world, *THREE)
         assert (find_review(run), find_approved(run)) == (None, None)
         approved(run)
@@ -139,7 +139,7 @@ class TestWhatIsApproved:
         assert record_question(run) == 0
         assert sum(rows.height for rows in find_approved(run)) == 2, "what was approved stays"
 
-    def test_what_comes_in_after_an_approval_has_all_wait_for_another(self, world: World) -> None:
+    def test_resources_imported_after_an_approval_make_the_run_wait_again(self, world: World) -> None:
         run = held(world, *THREE)
         approved(run)
         audited(run)

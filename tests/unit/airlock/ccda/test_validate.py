@@ -54,7 +54,7 @@ def test_of_unequal_twins_none(world: World) -> None:
     assert words(run) == {"a.xml": OTHERWISE, "b.xml": OTHERWISE, "c.xml": ACCEPTED}
 
 
-def test_what_was_converted_before_is_not_converted_again(world: World) -> None:
+def test_a_document_that_was_converted_before_is_a_duplicate(world: World) -> None:
     converted(validated(world, {"a.xml": ccd(1), "b.xml": ccd(2)}))
     run = validated(world, {"a.xml": ccd(1), "b.xml": ccd(2, problems=3), "c.xml": ccd(3)}, "two")
     assert words(run) == {"a.xml": TWICE, "b.xml": ACCEPTED, "c.xml": ACCEPTED}
@@ -66,7 +66,7 @@ def test_unless_by_another_version_of_the_profile(world: World) -> None:
     assert words(run) == {"a.xml": ACCEPTED}
 
 
-def test_what_another_run_is_converting_stays_out(world: World) -> None:
+def test_a_document_that_another_run_has_claimed_is_quarantined(world: World) -> None:
     validated(world, {"a.xml": ccd(1)})
     run = validated(world, {"b.xml": ccd(1), "c.xml": ccd(2)}, "two")
     assert words(run) == {"b.xml": ("quarantine", "instance_claimed"), "c.xml": ACCEPTED}
@@ -82,7 +82,7 @@ def test_a_rerun_gives_the_same(world: World) -> None:
     assert run.workspace.read("verdicts", VERDICTS).equals(first)
 
 
-def test_what_is_decided_stands_once_a_conversion_was_begun(world: World) -> None:
+def test_verdicts_do_not_change_once_a_conversion_was_begun(world: World) -> None:
     run = validated(world, {"a.xml": ccd(1)})
     normalize(run)
     ended(world, run, {})

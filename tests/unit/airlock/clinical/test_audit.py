@@ -111,7 +111,7 @@ class TestGoodRun:
         (line,) = world.s3.get(run.workspace.root.join("audit/operation-outcomes.ndjson")).splitlines()
         assert json.loads(line)["outcome"] == outcome()
 
-    def test_what_was_released_is_in_the_contracts_of_patients_and_files(self, world: World) -> None:
+    def test_released_resources_are_in_the_contracts_of_patients_and_files(self, world: World) -> None:
         run, _ = audited(world, "one", FILES_OF_TWO, {"Observation/o2": rejected()})
         brought = run.workspace.read("arrivals/0000", ARRIVALS).filter(pl.col("key").str.ends_with("b.ndjson"))
         file = file_subject(brought["arrival_id"][0])
@@ -181,7 +181,7 @@ class TestBadOutput:
         assert (audit(run, Store()).balanced, words(run)["Patient/p1"]) == (True, ("failed", "job_failed"))
         assert run.workspace.read("dispositions", DISPOSITIONS)["detail"].to_list() == ["no access"]
 
-    def test_what_was_stored_with_issues_is_held_alone(self, world: World) -> None:
+    def test_a_resource_stored_with_issues_is_held_alone(self, world: World) -> None:
         run, found = audited(world, "one", FILES_OF_TWO, {"Observation/o1": warned()}, **MINIMAL)
         assert words(run)["Observation/o1"] == ("held", "stored_with_issues")
         assert words(run)["Patient/p1"] == RELEASED
@@ -203,13 +203,13 @@ class TestBadOutput:
         world.s3.delete("work", [item.key for item in world.s3.list_objects(S3Uri("work", "output/"))])
         assert audit(run, Store()) == first
 
-    def test_an_output_that_was_whole_is_not_unsaid_by_what_comes_to_lie_there(self, world: World) -> None:
+    def test_a_complete_output_is_not_changed_by_later_objects_in_its_folder(self, world: World) -> None:
         run, first = audited(world, "one", {"a.ndjson": [P1]})
         (line,) = [item for item in world.s3.list_objects(S3Uri("work", "output/")) if "SUCCESS" in item.key]
         world.s3.put(S3Uri("work", line.key.replace("SUCCESS", "FAILURE")), world.s3.get(S3Uri("work", line.key)))
         assert audit(run, Store()) == first
 
-    def test_what_came_late_is_found_by_the_next_audit(self, world: World) -> None:
+    def test_a_late_output_is_found_by_the_next_audit(self, world: World) -> None:
         run = delivered(world, "one", FILES_OF_TWO, audit=NO_READ_BACK)
         ended(world, run, dict.fromkeys(ALL), written=None)
         audit(run, Store())
@@ -235,7 +235,7 @@ class TestReadBack:
             "Patient/p1": ("held", "patient_held"),
         }
 
-    def test_a_store_that_holds_what_was_sent(self, world: World) -> None:
+    def test_a_store_that_holds_the_sent_resources(self, world: World) -> None:
         run = delivered(world, "one", FILES_OF_TWO)
         ended(world, run)
         reader = self.held(P1, P2, O1, O2, ORG)
@@ -346,7 +346,7 @@ class TestDeliveries:
         world.ledger.claim("records", again.key, listing)
         assert world.ledger.held_total("records", again.key)[0] == 1
 
-    def test_a_twin_in_another_file_fails_with_what_did_not_come_in(self, world: World) -> None:
+    def test_a_duplicate_in_another_file_fails_with_the_resource_that_was_not_imported(self, world: World) -> None:
         run, _ = audited(world, "one", {"a.ndjson": [P1], "b.ndjson": [P1]}, {"Patient/p1": rejected()})
         assert set(words(run).values()) == {("failed", "rejected")}
         assert count_arrivals(world.ledger, "records") == {"failed": 2}
@@ -406,7 +406,7 @@ class TestWhatTheProofIsOf:
         assert says in found.report["problems"][0]
         assert {word for word, _ in words(run).values()} == {"held"}
 
-    def test_what_a_later_run_brought_anew_is_not_compared(self, world: World) -> None:
+    def test_a_resource_that_a_later_run_imported_is_not_compared(self, world: World) -> None:
         first = delivered(world, "one", {"a.ndjson": [P1]})
         ended(world, first)
         store = Store({"Patient/p1": P1})
@@ -420,7 +420,7 @@ class TestWhatTheProofIsOf:
         audit(first, Store({"Patient/p1": changed}))
         assert words(first)["Patient/p1"] == RELEASED
 
-    def test_what_was_read_back_once_needs_no_staging_any_more(self, world: World) -> None:
+    def test_a_sample_that_was_proven_is_not_read_back_again(self, world: World) -> None:
         run = delivered(world, "one", {"a.ndjson": [P1]})
         ended(world, run)
         audit(run, Store({"Patient/p1": P1}))

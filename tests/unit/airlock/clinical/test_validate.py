@@ -100,7 +100,7 @@ class TestUnits:
         assert (wrong["line"], wrong["reason"]) == (2, reason)
         assert wrong["detail"].startswith(detail)
 
-    def test_what_the_structure_check_said_is_kept(self, world: World) -> None:
+    def test_the_findings_of_the_structure_check_are_kept(self, world: World) -> None:
         run = validated(world, {"a.ndjson": [patient("p9", colour="blue"), P1]})
         (kept,) = outcomes(run)
         assert (kept["source"], kept["resource_id"], kept["line"]) == ("local", "p9", 1)
@@ -171,7 +171,7 @@ class TestAgainstTheLedger:
         imported(run)
         assert validate(run, None) == {"accept": 1}
 
-    def test_what_another_run_is_bringing_stays_out(self, world: World) -> None:
+    def test_a_resource_that_another_run_has_claimed_is_quarantined(self, world: World) -> None:
         validated(world, {"a.ndjson": [P1, P2]})
         run = validated(world, {"b.ndjson": [P1 | {"gender": "other"}, O1]}, "two")
         assert words(run) == {"Patient/p1": ("quarantine", "instance_claimed"), "Observation/o1": ACCEPTED}
@@ -200,7 +200,7 @@ def mother(reference: str = URN) -> dict[str, Any]:
 
 
 class TestReferences:
-    def test_what_refers_to_an_entry_under_a_condition_is_stopped_with_it(self, world: World) -> None:
+    def test_a_reference_to_a_conditional_entry_stops_the_resource(self, world: World) -> None:
         content = mother()
         content["entry"][0]["request"] = {"method": "POST", "url": "Patient", "ifNoneExist": "identifier=s|1"}
         run = validated(world, {"a.json": pretty(content)})
@@ -266,7 +266,7 @@ class TestReferences:
         assert words(run) == {"Observation/o1": ACCEPTED, "Observation/o2": ACCEPTED, "Observation/o3": LOST}
         assert sorted(store.asked) == ["Patient/p2", "Patient/p3"]
 
-    def test_what_refers_to_what_is_stopped_is_stopped(self, world: World) -> None:
+    def test_a_resource_that_refers_to_a_stopped_one_is_stopped(self, world: World) -> None:
         encounter = {
             "resourceType": "Encounter",
             "id": "e1",
@@ -308,7 +308,7 @@ class TestTheServicesWord:
     def test_without_a_data_store_nobody_is_asked(self, world: World) -> None:
         assert set(words(self.checked(world, "all", None)).values()) == {ACCEPTED}
 
-    def test_what_it_finds_wrong_is_stopped_and_its_outcome_kept(self, world: World) -> None:
+    def test_a_resource_with_a_finding_is_stopped_and_the_outcome_kept(self, world: World) -> None:
         run = self.checked(world, "all", Store(invalid={"o1": "the code is none"}))
         assert words(run)["Observation/o1"] == ("quarantine", "service_finds_invalid")
         assert Counter(words(run).values())[ACCEPTED] == 3
@@ -316,7 +316,7 @@ class TestTheServicesWord:
         assert (kept["source"], kept["resource_type"], kept["resource_id"]) == ("$validate", "Observation", "o1")
         assert json.loads(kept["outcome"])["issue"][0]["diagnostics"] == "the code is none"
 
-    def test_what_refers_to_it_falls_with_it(self, world: World) -> None:
+    def test_a_resource_that_refers_to_it_is_stopped_too(self, world: World) -> None:
         run = self.checked(world, "all", Store(invalid={"p1": "no"}))
         assert words(run)["Observation/o1"] == words(run)["Observation/o2"] == LOST
 
@@ -325,13 +325,13 @@ class TestTheServicesWord:
         self.checked(world, "sample", store, sample_size=2)
         assert sorted(each["resourceType"] for each in store.validated) == ["Observation", "Patient"]
 
-    def test_it_is_asked_about_what_would_be_sent(self, world: World) -> None:
+    def test_it_is_asked_about_the_resource_as_it_would_be_sent(self, world: World) -> None:
         store = Store()
         validated(world, {"a.json": pretty(mother())}, store=store, validation={"service_check": "all"})
         (weight,) = (each for each in store.validated if each["resourceType"] == "Observation")
         assert weight["subject"] == {"reference": "Patient/p1"}
 
-    def test_it_is_not_asked_about_what_is_stopped_already(self, world: World) -> None:
+    def test_it_is_not_asked_about_a_stopped_resource(self, world: World) -> None:
         store = Store()
         lines = [patient("p9", colour="blue"), P1, P1, patient("p2"), patient("p2", gender="other")]
         validated(world, {"a.ndjson": lines}, store=store, validation={"service_check": "all"})
@@ -346,7 +346,7 @@ class TestReruns:
         validate(run, None)
         assert [run.workspace.read(*name).equals(frame) for name, frame in zip(names, first, strict=True)] == [True] * 3
 
-    def test_what_is_decided_stands_once_a_job_was_begun(self, world: World) -> None:
+    def test_verdicts_do_not_change_once_a_job_was_begun(self, world: World) -> None:
         run = validated(world, {"a.ndjson": [P1, O1]}, store=Store())
         normalize(run, run.pipeline.healthlake)
         begun(run)

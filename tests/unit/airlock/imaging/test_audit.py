@@ -136,7 +136,7 @@ class TestGoodRun:
         table = csv.DictReader(io.StringIO(world.s3.get(S3Uri.parse(audited.dispositions_uri)).decode()))
         assert {row["key"]: row["disposition"] for row in table} == {"in/a": "released", "in/bad": "quarantined"}
 
-    def test_the_report_says_what_reading_the_headers_has_cost(self, world: World) -> None:
+    def test_the_report_has_the_cost_of_reading_headers(self, world: World) -> None:
         run = staged(world, A, B)
         keep_reading(
             run.workspace, "0000", Reading(arrivals=2, requests=3, bytes_read=48 * 1024, fallbacks={"text": 1})
@@ -214,7 +214,7 @@ class TestBadOutput:
         assert set(contracts(run)) == {"1.2"}
         assert count_instances(world.ledger, STORE) == {"imported": 2, "non_primary": 1}
 
-    def test_a_non_primary_file_does_not_say_what_its_study_is(self, world: World) -> None:
+    def test_a_non_primary_file_does_not_determine_its_study(self, world: World) -> None:
         done(world, A, a=success("", isPrimary=False))
         assert world.ledger.known_studies(STORE, pl.Series(["1.1"])).is_empty()
         assert world.ledger.known_series(STORE, pl.Series(["1.1.1"])).is_empty()
@@ -421,7 +421,9 @@ class TestPartitions:
         imported(world, run, **LINES)
         return run
 
-    def test_tiny_ones_give_what_one_gives(self, world: World, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_tiny_ones_give_the_same_result_as_one(
+        self, world: World, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         audit(run, None)
         one = kept(world, run)
         assert words(run) == WORDS
@@ -504,7 +506,7 @@ class TestContracts:
         audit(two, None)
         assert words(two) == {"d": ("released", None)}
 
-    def test_what_waits_for_a_person_comes_into_no_released_contract(self, world: World) -> None:
+    def test_a_file_that_waits_for_a_person_is_in_no_released_contract(self, world: World) -> None:
         lax = NO_WAIT | {"hold_incomplete_studies": False}
         one = staged(world, A, audit=lax)
         imported(world, one, a=warning("", "InvalidOffsetTable"))
@@ -524,7 +526,7 @@ class TestContracts:
         audit(two, None)
         assert words(two) == {"d": ("released", None)}
 
-    def test_by_no_policy_is_what_waits_for_a_person_released(self, world: World) -> None:
+    def test_no_policy_releases_a_file_that_waits_for_a_person(self, world: World) -> None:
         done(world, A, B, b=success("", isPrimary=False))
         lenient = {"audit": NO_WAIT | {"hold_incomplete_studies": False}}
         two = staged(world, dicom("d", SOPInstanceUID="1.1.1.9"), run_id="two", **lenient)

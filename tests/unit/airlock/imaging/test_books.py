@@ -31,7 +31,7 @@ def fill(books: Books, decided: list[dict[str, Any]], imported: list[dict[str, A
 
 @pytest.mark.parametrize("partitions", [1, 5])
 class TestBalance:
-    def test_of_what_is_whole_there_is_nothing_to_say(self, partitions: int) -> None:
+    def test_complete_books_have_no_imbalance(self, partitions: int) -> None:
         with open_books(partitions) as books:
             fill(books, [*FILES, ODD], FILES, [*FILES, ODD])
             assert describe_imbalances(books.balance()) == []

@@ -132,10 +132,10 @@ class TestGate:
 
     @pytest.mark.parametrize("policy", [True, False])
     @pytest.mark.parametrize("reason", [Reason.STUDY_HELD, Reason.STUDY_INCOMPLETE])
-    def test_what_other_runs_left_unresolved_holds_and_says_whether_a_person_or_a_file_is_waited_for(
+    def test_an_unresolved_file_of_another_run_holds_its_study_with_its_reason(
         self, reason: Reason, policy: bool
     ) -> None:
-        """What counts as unresolved is the ledger's to say, by the same policy."""
+        """The ledger selects the unresolved files, by the same policy."""
         found, words = gated(
             verdicts(A, OTHER), outcomes(A, OTHER), elsewhere={reason: [("1.1", "x")]}, hold_incomplete_studies=policy
         )
@@ -207,12 +207,12 @@ class TestLastWords:
             ("ignore", "sidecar", "ignored", "parse"),
         ],
     )
-    def test_what_was_decided_before_import_stays(self, verdict: str, reason: str, word: str, stage: str) -> None:
+    def test_a_verdict_before_import_is_the_disposition(self, verdict: str, reason: str, word: str, stage: str) -> None:
         decided = verdicts(A | {"verdict": verdict, "reason": reason, "detail": "d"})
         row = self.words(frame([A], ARRIVALS), decided, OUTCOMES.to_frame(), GATES.to_frame())["a"]
         assert (row["disposition"], row["stage"], row["reason"], row["detail"]) == (word, stage, reason, "d")
 
-    def test_a_row_says_what_the_arrival_was_and_where_it_is(self) -> None:
+    def test_a_row_names_the_arrival_and_its_image_set(self) -> None:
         gates = frame([{"StudyInstanceUID": "1.1", "gate": "release"}], GATES)
         row = self.words(frame([A], ARRIVALS), verdicts(A), outcomes(A), gates)["a"]
         assert row == {
@@ -231,14 +231,14 @@ class TestLastWords:
             "image_set_id": "i1",
         }
 
-    def test_what_was_only_noted_is_told_of_a_released_file(self) -> None:
+    def test_a_finding_that_is_only_noted_is_kept_for_a_released_file(self) -> None:
         noted = A | {"reason": "invalid_uid", "detail": "SOPInstanceUID"}
         gates = frame([{"StudyInstanceUID": "1.1", "gate": "release"}], GATES)
         row = self.words(frame([A], ARRIVALS), verdicts(noted), outcomes(A), gates)["a"]
         assert (row["disposition"], row["reason"], row["detail"]) == ("released", "invalid_uid", "SOPInstanceUID")
 
     @pytest.mark.parametrize("reason", ["object_changed", "object_gone"])
-    def test_a_duplicate_of_what_could_not_be_staged_has_not_come_in_either(self, reason: str) -> None:
+    def test_a_duplicate_of_a_file_that_could_not_be_staged_fails(self, reason: str) -> None:
         twin = dicom("z", SOPInstanceUID=A["SOPInstanceUID"])
         decided = verdicts(A, twin | {"verdict": "duplicate", "reason": "duplicate_same_content"}).with_columns(
             duplicate_of=pl.when(pl.col("verdict") == "duplicate").then(pl.lit(A["arrival_id"]))

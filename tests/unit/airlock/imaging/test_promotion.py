@@ -31,12 +31,12 @@ def read(updates: dict[str, bytes]) -> dict[str, Any]:
     return {name: json.loads(body) for name, body in updates.items()}
 
 
-def test_what_agrees_is_not_changed() -> None:
+def test_equal_elements_are_not_changed() -> None:
     assert find_changes(document(SeriesNumber="1"), [document(), document(StudyDate="20260301 ")]) == ({}, False)
     assert find_changes(document(PatientID="Q"), []) == ({}, False)
 
 
-def test_only_what_differs_is_made_that_of_the_primary() -> None:
+def test_only_different_elements_are_changed_to_those_of_the_primary() -> None:
     updates, force = find_changes(document(PatientID="Q"), [document()])
     assert read(updates) == {"updatableAttributes": {"SchemaVersion": 1.1, "Patient": {"DICOM": {"PatientID": "P"}}}}
     assert not force
@@ -48,7 +48,7 @@ def test_study_id_needs_force() -> None:
     assert force
 
 
-def test_what_the_primary_does_not_have_is_removed() -> None:
+def test_an_element_that_the_primary_does_not_have_is_removed() -> None:
     updates, _ = find_changes(document(AccessionNumber="B"), [document(AccessionNumber="")])
     assert read(updates) == {"removableAttributes": {"SchemaVersion": 1.1, "Study": {"DICOM": {"AccessionNumber": ""}}}}
 

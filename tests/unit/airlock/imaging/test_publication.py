@@ -125,13 +125,13 @@ class TestSending:
         assert names == ["Endpoint.00000.ndjson", "ImagingStudy.00000.ndjson", "Patient.00000.ndjson"]
         assert "/fhir/" in str(run.within(FOLDER).workspace.root)
 
-    def test_what_is_there_with_this_content_is_not_sent_again(self, world: World) -> None:
+    def test_a_resource_in_the_store_with_this_content_is_not_sent_again(self, world: World) -> None:
         published(world, released(world, HEAD))
         run = released(world, HEAD, name="two")
         assert normalize(run) == []
         assert audit(run) == {"published": 1, "not_published": 0}
 
-    def test_what_changed_is_sent_alone(self, world: World) -> None:
+    def test_only_changed_resources_are_sent(self, world: World) -> None:
         published(world, released(world, HEAD))
         run = released(world, study(StudyInstanceUID="1.2.1", StudyDescription="Head, again"), name="two")
         normalize(run)
@@ -152,7 +152,7 @@ class TestSending:
         assert normalize(run) == []
         assert audit(run) == {"published": 0, "not_published": 0}
 
-    def test_what_another_run_is_publishing_has_to_wait(self, world: World) -> None:
+    def test_a_resource_that_another_run_is_publishing_makes_the_task_fail(self, world: World) -> None:
         first, run = released(world, HEAD), released(world, CHEST, name="two")
         normalize(first)
         with pytest.raises(PublicationBusyError, match=r"1 resources .* python -m airlock\.ledger release") as caught:
@@ -169,7 +169,7 @@ class TestSending:
         normalize(run)
         assert len(sent(run)) == 4
 
-    def test_and_what_it_waits_for_is_free_once_that_run_is_released(self, world: World) -> None:
+    def test_its_resources_are_free_once_that_run_is_released(self, world: World) -> None:
         first, run = released(world, HEAD), released(world, CHEST, name="two")
         world.ledger.record_job(Job("images", 0, first.key, "token", "job", "COMPLETED"))
         normalize(first)
@@ -237,7 +237,7 @@ class TestProof:
         normalize(run)
         assert audit(run) == {"published": 0, "not_published": 1}
 
-    def test_what_did_not_come_in_is_sent_by_the_next_run_alone(self, world: World) -> None:
+    def test_a_resource_that_was_not_imported_is_sent_by_the_next_run(self, world: World) -> None:
         published(world, released(world, HEAD), {PATIENT: rejected()})
         run = released(world, HEAD, name="two")
         normalize(run)
@@ -323,7 +323,7 @@ class TestFurtherBatches:
         assert published(world, run) == {"published": 2, "not_published": 0}
         assert normalize(run) == find_batches(run.within(FOLDER))
 
-    def test_what_the_first_batch_did_not_bring_is_not_sent_again_unasked(self, world: World) -> None:
+    def test_a_failed_resource_of_the_first_batch_is_not_sent_again_unasked(self, world: World) -> None:
         run = released(world, HEAD)
         published(world, run, {STUDY: rejected()})
         publishable(run, HEAD, OTHER)
@@ -372,7 +372,7 @@ class TestFurtherBatches:
 
 
 class TestClaims:
-    def test_what_a_job_may_still_bring_stays_claimed(self, world: World) -> None:
+    def test_a_resource_that_a_job_may_still_import_stays_claimed(self, world: World) -> None:
         run = released(world, HEAD)
         normalize(run)
         submitted(run)
@@ -422,7 +422,7 @@ class TestClaims:
         with pytest.raises(PublicationBusyError):
             normalize(released(world, study(StudyInstanceUID="1.2.4"), name="three"))
 
-    def test_what_is_in_may_be_changed_by_another_run_while_more_is_planned(self, world: World) -> None:
+    def test_an_imported_resource_may_be_changed_by_another_run_while_more_is_planned(self, world: World) -> None:
         run = released(world, HEAD)
         published(world, run)
         later = study(StudyInstanceUID="1.2.1", StudyDate="20301231", PatientName="New^Name")
@@ -432,13 +432,13 @@ class TestClaims:
         assert len(sent(run)) == 8
 
     @pytest.mark.parametrize("line", [rejected(), rejected(500), None])
-    def test_what_did_not_come_in_is_free_for_the_next_run(self, world: World, line: Any) -> None:
+    def test_a_resource_that_was_not_imported_is_free_for_the_next_run(self, world: World, line: Any) -> None:
         published(world, released(world, HEAD), {PATIENT: line})
         run = released(world, CHEST, name="two")
         normalize(run)
         assert PATIENT in sent(run)
 
-    def test_what_may_have_been_written_over_is_sent_again(self, world: World) -> None:
+    def test_a_resource_that_may_be_overwritten_is_sent_again(self, world: World) -> None:
         published(world, released(world, HEAD))
         later = study(StudyInstanceUID="1.2.1", StudyDate="20301231", PatientName="New^Name")
         published(world, released(world, later, name="two"), {PATIENT: None})  # of which nobody knows what became
