@@ -1,1 +1,1 @@
-"""C-CDA documents on their way to HealthLake: what is known of one before anything converts it."""
+"""The kind ``ccda``: C-CDA documents, their conversion to FHIR resources, and the review before release."""

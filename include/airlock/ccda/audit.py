@@ -52,7 +52,7 @@ def audit(run: Run[CcdaPipeline]) -> list[str]:
             summary.add(conversions)
     buffered = find_buffered(run) or Buffered()
     run.workspace.write_json("conversion.json", summary.build(run, buffered.arrivals))
-    # While a conversion is open, no file is passed on: the decisions on resources would stand before the last arrives.
+    # While a conversion is open, no file is passed on: decisions on resources must include those of every document.
     converted = () if summary.is_open else _read_converted(run)
     shards = write_shards(leg, summary.converted, converted)
     _write_stopped(run, buffered, shards)

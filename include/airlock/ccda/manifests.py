@@ -57,7 +57,7 @@ def keep_progress(workspace: Workspace, batch_id: str, properties: dict[str, Any
 
 
 def read_progress(workspace: Workspace, batch_id: str) -> dict[str, Any]:
-    """Return what `keep_progress` wrote of a batch's job."""
+    """Return the counts and the profile version that `keep_progress` wrote for a batch's job."""
     return dict(json.loads(workspace.s3.get(workspace.root.join(_progress_name(batch_id)))))
 
 

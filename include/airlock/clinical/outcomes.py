@@ -44,7 +44,7 @@ def account(
     sent
         The batch's list (rows of the batches dataset), partitioned as the lines are.
     job
-        The batch's job; None when no job is known to have ended.
+        The batch's job; None if no job is known to have ended.
     output
         The job's output; None without a job.
     absent

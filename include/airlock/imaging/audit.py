@@ -155,11 +155,10 @@ def _account_batch(run: Run, batch: Batch, until: float) -> tuple[pl.DataFrame, 
 
 
 def _record_imports(run: Run, books: Books) -> pl.Series:
-    """Record in the ledger what was imported; return the instances that another run has imported meanwhile.
+    """Record the imported instances in the ledger; return those that another run has imported meanwhile.
 
     This comes before the gate: a study is complete as soon as this run has imported the file that an earlier run could
-    not. A file that the service did not import gives up its claim on the instance, so that a later delivery may bring
-    it.
+    not. The claim on an instance that the service did not import is dropped, so that a later delivery may import it.
     """
     datastore = run.pipeline.healthimaging.datastore_id
     state = pl.when(pl.col("outcome") == Outcome.NON_PRIMARY).then(pl.lit("non_primary")).otherwise(pl.lit("imported"))
@@ -216,7 +215,7 @@ def _gather_evidence(
 def _find_overrides(run: Run) -> pl.DataFrame:
     """Return people's decisions on the run's holds, except on subjects that a redrive has taken over.
 
-    The audit of the redrive decides on those: a late answer must not release here what is imported again there.
+    The audit of the redrive decides on those: a late answer must not release a study that the redrive imports again.
     """
     overrides = run.ledger.overrides_of(run.pipeline.datastore_id, run.key)
     return overrides.filter(
@@ -360,7 +359,7 @@ def _write(
 
 
 def _describe_redrive(run: Run) -> dict[str, Any] | None:
-    """Return who asked for the redrive, why and of what, and how its non-primary image sets were resolved."""
+    """Return the request for the redrive, and the resolutions of its non-primary image sets; None without a redrive."""
     redrive = run.ledger.find_redrive(run.key)
     if redrive is None:
         return None

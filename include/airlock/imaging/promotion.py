@@ -188,11 +188,11 @@ def _prove(ledger: Ledger, images: ImageSets, record: ResolutionRecord, promoted
     raise _give_up(ledger, record, "was not copied")
 
 
-def _give_up(ledger: Ledger, record: ResolutionRecord, what: str) -> ResolutionError:
+def _give_up(ledger: Ledger, record: ResolutionRecord, problem: str) -> ResolutionError:
     """Record that no copy is under way; return the error to raise."""
     ledger.advance_resolution(record, ResolutionState.BEGUN)
     return ResolutionError(
-        f"image set {record.image_set_id} {what}, and still exists: check it and its message in AWS, then clear "
+        f"image set {record.image_set_id} {problem}, and still exists: check it and its message in AWS, then clear "
         f"validate, or {INSTEAD}"
     )
 

@@ -67,7 +67,7 @@ DISPOSITIONS = schema(
     },
 )
 
-# The last column identifies a row's file when people choose what to redrive.
+# The last column identifies a row's file in a selection for a redrive.
 CSV_COLUMNS = (
     "key",
     "line",
