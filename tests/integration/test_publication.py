@@ -195,5 +195,5 @@ def test_clearing_any_stage_publishes_nothing_twice(place: Place) -> None:
 
 def test_data_store_for_the_publication_that_is_not_there(place: Place) -> None:
     chain = published(place, datastore_id="0" * 32)
-    with pytest.raises(AirflowFailException, match=r"is not there: correct healthlake\.datastore_id"):
+    with pytest.raises(AirflowFailException, match=r"does not exist. Correct healthlake\.datastore_id"):
         chain.stage("receive")

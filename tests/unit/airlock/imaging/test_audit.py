@@ -347,7 +347,7 @@ class TestBrokenOff:
             return read_output(s3, folder, wait_seconds)
 
         monkeypatch.setattr("airlock.imaging.manifests.read_output", counted)
-        monkeypatch.setattr("airlock.imaging.audit.BATCHES_AT_A_TIME", 1)
+        monkeypatch.setattr("airlock.stages.outputs.BATCHES_AT_A_TIME", 1)
         run = staged(world, A, C, audit={"manifest_wait_seconds": 0.2}, limits={"files_per_job": 1})
         imported(world, run, "FAILED", manifest=None, a=None, c=None)
         audit(run, None)
