@@ -46,16 +46,16 @@ def write_plan(run: Run[CcdaPipeline]) -> tuple[Plan, str]:
     storage = ResourceStorage(billed_bytes=None, healthlake=None, copies=jobs.copied_bytes / GIB * prices.s3_gib_month)
     plan = Plan(
         **describe_delivery(run),
-        findings=sort_findings(_findings(run)),
+        findings=sort_findings(_make_findings(run)),
         batches=sum_batches(jobs),
         hours=estimate_hours(run.pipeline, settings, jobs, run.pipeline.staging.copies_in_flight),
-        cost=sum_cost(prices, _requests(run, jobs, unpacked), converted, storage),
-        assumptions=tuple(_assumptions(run.pipeline)),
+        cost=sum_cost(prices, _price_requests(run, jobs, unpacked), converted, storage),
+        assumptions=tuple(_list_assumptions(run.pipeline)),
     )
     return write_plan_file(run, plan)
 
 
-def _findings(run: Run[CcdaPipeline]) -> Iterator[Finding]:
+def _make_findings(run: Run[CcdaPipeline]) -> Iterator[Finding]:
     sums = (pl.col("arrivals").sum(), pl.col("size").sum())
     parts = run.workspace.parts("verdicts", VERDICTS, ["verdict", "reason", "size"])
     counted = [part.with_columns(arrivals=1).group_by("verdict", "reason").agg(sums) for part in parts]
@@ -63,7 +63,7 @@ def _findings(run: Run[CcdaPipeline]) -> Iterator[Finding]:
         yield make_finding(verdict, reason, arrivals=arrivals, size=size)
 
 
-def _requests(run: Run[CcdaPipeline], jobs: Jobs, unpacked: int) -> Iterator[Requests]:
+def _price_requests(run: Run[CcdaPipeline], jobs: Jobs, unpacked: int) -> Iterator[Requests]:
     delivery, prices = find_buffered(run) or Buffered(), run.pipeline.plan.prices
     source, prefixes = price_listings(delivery, jobs, prices)
     looks = jobs.count_polls(run.pipeline.transformation.poll_seconds)
@@ -77,7 +77,7 @@ def _requests(run: Run[CcdaPipeline], jobs: Jobs, unpacked: int) -> Iterator[Req
     yield price_requests("HealthLake DescribeDataTransformationJob", looks, None)
 
 
-def _assumptions(pipeline: CcdaPipeline) -> Iterator[str]:
+def _list_assumptions(pipeline: CcdaPipeline) -> Iterator[str]:
     settings, prices = pipeline.plan, pipeline.plan.prices
     yield (
         "Resources are unknown before the conversion. Its rejects, the import of its resources, their patients and "

@@ -48,7 +48,7 @@ def _write_verdicts(run: Run[CcdaPipeline], partitions: Partitions, documents: S
     """Claim the accepted documents, and write ``verdicts`` in the order of keys."""
     taken = claim_resources(run, name_document_store(run.pipeline), map(_make_claims, documents))
     is_taken = pl.col("document_id").is_in(taken["resource_id"].implode())
-    decided = (_decide(rows, is_taken, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, None) for rows in documents)
+    decided = (_decide_where(rows, is_taken, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, None) for rows in documents)
     sample = [rows["key"].gather_every(_SAMPLED) for rows in documents]
     keys = pl.concat([pl.Series([], dtype=pl.String), *sample])
     with run.workspace.writer("verdicts", VERDICTS) as verdicts:
@@ -74,7 +74,9 @@ def _read_documents(run: Run[CcdaPipeline]) -> Iterator[pl.DataFrame]:
         yield rows.with_columns(verdict=verdict)
 
 
-def _decide(rows: pl.DataFrame, where: pl.Expr, verdict: Verdict, reason: Reason, detail: str | None) -> pl.DataFrame:
+def _decide_where(
+    rows: pl.DataFrame, where: pl.Expr, verdict: Verdict, reason: Reason, detail: str | None
+) -> pl.DataFrame:
     hit = (pl.col("verdict") == Verdict.ACCEPT) & where.fill_null(value=False)
     return rows.with_columns(
         verdict=pl.when(hit).then(pl.lit(verdict.value)).otherwise("verdict"),
@@ -89,20 +91,20 @@ def _stop_duplicates(run: Run[CcdaPipeline], rows: pl.DataFrame) -> pl.DataFrame
     rows = rows.join(twins.agg(contents=pl.col("content_digest").n_unique()), on="document_id", how="left")
     rows = rows.sort("key", "arrival_id")
     other = "the delivery brings this ClinicalDocument.id with several contents"
-    rows = _decide(rows, pl.col("contents") > 1, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, other)
+    rows = _decide_where(rows, pl.col("contents") > 1, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, other)
     again = (pl.col("verdict") == Verdict.ACCEPT).cum_sum().over("document_id") > 1
-    rows = _decide(rows, again, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, "within the delivery")
+    rows = _decide_where(rows, again, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, "within the delivery")
     store, keys = name_document_store(run.pipeline), _make_claims(rows)
     known = run.ledger.known_resources(store, keys, except_run=run.holder)
     if run.redrive is not None:
         late = find_overtaken(run, store, keys)["arrival_id"].implode()
-        rows = _decide(rows, pl.col("arrival_id").is_in(late), Verdict.IGNORE, Reason.NEWER_CONTENT, None)
+        rows = _decide_where(rows, pl.col("arrival_id").is_in(late), Verdict.IGNORE, Reason.NEWER_CONTENT, None)
         held = run.ledger.brought_by(store, keys).filter(pl.col("disposition") == Disposition.HELD)
         known = known.join(held, on="resource_id", how="anti")
     stored = known.select(document_id="resource_id", stored="content_digest")
     rows = rows.join(stored, on="document_id", how="left", maintain_order="left")
     same = pl.col("stored") == pl.col("content_digest")
-    return _decide(rows, same, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, "by an earlier delivery")
+    return _decide_where(rows, same, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, "by an earlier delivery")
 
 
 def _make_claims(rows: pl.DataFrame) -> pl.DataFrame:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from airlock.clinical.manifests import Outputs, keep_output, read_progress, spool_sent
-from airlock.clinical.outcomes import account, discrepancies, operation_outcomes
+from airlock.clinical.outcomes import account, find_discrepancies, operation_outcomes
 from airlock.clinical.read_back import find_differing
 from airlock.clinical.records import BATCHES
 from airlock.clinical.result_lines import as_read, identify, names_nothing
@@ -112,7 +112,7 @@ def _account_batch(run: Run[Pipeline], batch: Batch, reading: JobReading, until:
         few = sent.rows <= reading.healthlake.most_reads_by_id
         if reading.reader is not None and few and names_nothing(sent, job, output, progress):
             output = _read_each(run, reading.reader, sent, job, output, partitions=partitions)
-        odd = discrepancies(sent, job, output, progress)
+        odd = find_discrepancies(sent, job, output, progress)
         _add_frames(found.outcomes, account(sent, job, output))
         _add_frames(found.operation_outcomes, operation_outcomes(sent, job, output))
         found.jobs.append(build_job_entry(batch, job, odd, resources=sent.rows))

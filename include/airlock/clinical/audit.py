@@ -71,7 +71,7 @@ def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: Iterable[pl.
         found = taken.balance()
         other = find_other_targets(run, run.pipeline.datastore_id, str(run.pipeline.risk.validation_level))
         again = partitions.enter_context(Partitions(partitions.rows))
-        decisions = _decide(run, taken, again, balanced=True, reviewed=True)
+        decisions = _decide_all(run, taken, again, balanced=True, reviewed=True)
         found += taken.balance_dispositions(decisions.units)
         problems = [*list_imbalances(found), *other]
         if find_buffered(run.within("")) is None:
@@ -79,12 +79,12 @@ def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: Iterable[pl.
         reviewed = _is_reviewed(run, partitions, decisions, approved)
         if problems or not reviewed:
             again = partitions.enter_context(Partitions(partitions.rows))
-            decisions = _decide(run, taken, again, balanced=not problems, reviewed=reviewed)
+            decisions = _decide_all(run, taken, again, balanced=not problems, reviewed=reviewed)
         files = _FileDispositions(taken, decisions)
         _write_datasets(run, decisions)
         _write_operation_outcomes(run, taken, accounts)
         audited = _write_report(run, decisions, files, accounts.jobs, problems)
-        _record(run, decisions, files, audited)
+        _record_decisions(run, decisions, files, audited)
     return audited
 
 
@@ -164,7 +164,7 @@ class _Decisions:
             yield part.sort("key", "arrival_id", "line").select(DISPOSITIONS.names())
 
 
-def _decide(
+def _decide_all(
     run: Run[ClinicalPipeline], taken: Books, partitions: Partitions, *, balanced: bool, reviewed: bool
 ) -> _Decisions:
     """Return the decisions, made subject by subject; every unit, and every file without units, has a disposition."""
@@ -330,7 +330,9 @@ def _write_operation_outcomes(run: Run[ClinicalPipeline], taken: Books, accounts
         run.within("").workspace.write_file(name, lines, "application/x-ndjson")
 
 
-def _record(run: Run[ClinicalPipeline], decisions: _Decisions, files: _FileDispositions, audited: Audited) -> None:
+def _record_decisions(
+    run: Run[ClinicalPipeline], decisions: _Decisions, files: _FileDispositions, audited: Audited
+) -> None:
     """Record resources, gates and contracts in the ledger, and settle the files last.
 
     An audit that breaks off before the end is then done again.

@@ -230,15 +230,15 @@ def stage_batches(
     return [*standing, *written]
 
 
-def _prefix(run: Run[Pipeline], batch_id: str) -> S3Uri:
+def _make_prefix(run: Run[Pipeline], batch_id: str) -> S3Uri:
     pipeline: Pipeline = run.pipeline
     return S3Uri.parse(pipeline.staging.uri).join(pipeline.name, run.key, batch_id, "")
 
 
 def _empty_prefix(run: Run[Pipeline], batch_id: str) -> None:
     """Delete all objects under a batch's prefix: an earlier try may have left files with other contents."""
-    listed = [item.key for item in run.s3.list_objects(_prefix(run, batch_id), placeholders=True)]
-    run.s3.delete(_prefix(run, batch_id).bucket, listed)
+    listed = [item.key for item in run.s3.list_objects(_make_prefix(run, batch_id), placeholders=True)]
+    run.s3.delete(_make_prefix(run, batch_id).bucket, listed)
 
 
 def _open_unnamed_file() -> IO[bytes]:
@@ -285,7 +285,7 @@ def _write_files(
     with ExitStack() as stack:
         batches = {
             batch_id: _StagedBatch(
-                _prefix(run, batch_id),
+                _make_prefix(run, batch_id),
                 number,
                 resources,
                 stack.enter_context(run.workspace.writer(f"batches/{batch_id}", BATCHES)),
@@ -315,7 +315,7 @@ def _write_bodies(
         if file is None:
             batch_id, left = remaining[kind, number]
             file = filling[kind, number] = _ImportFile(
-                _prefix(run, batch_id).join(f"{kind}.{number:05}.ndjson").key, left
+                _make_prefix(run, batch_id).join(f"{kind}.{number:05}.ndjson").key, left
             )
         sizes.append(file.content.write(body.encode() + b"\n"))
         keys.append(file.key)

@@ -148,7 +148,7 @@ def operation_outcomes(sent: Spool, job: EndedJob, output: JobOutput) -> Iterato
         yield named.with_columns(source=pl.lit("import")).select(OPERATION_OUTCOMES.names()).cast(OPERATION_OUTCOMES)
 
 
-def discrepancies(sent: Spool, job: EndedJob, output: JobOutput, progress: Counters) -> list[str]:
+def find_discrepancies(sent: Spool, job: EndedJob, output: JobOutput, progress: Counters) -> list[str]:
     """Return the differences between a job's counts, its result lines and the batch's list.
 
     Parameters

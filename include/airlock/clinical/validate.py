@@ -101,10 +101,10 @@ def _decide_all(
     read = partitions.spool(_BY_RESOURCE, _REFERRING_UNITS, _read_units(run, findings))
     compared = partitions.numbered_spool(_IN_ORDER, _UNITS, _stop_duplicates(run, read, resolver))
     meanings = partitions.numbered_spool(_IN_ORDER, MEANINGS, resolver.find_meanings())
-    resolved = partitions.numbered_spool(_IN_ORDER, _UNITS, _resolve(compared, meanings, rewrites))
+    resolved = partitions.numbered_spool(_IN_ORDER, _UNITS, _resolve_references(compared, meanings, rewrites))
     asked = partitions.numbered_spool(_IN_ORDER, _UNITS, _ask_service(run, resolved, meanings, store, findings))
     referring = partitions.spool(_BY_RESOURCE, _UNITS, _stop_dangling(run, asked, meanings, store, partitions))
-    return partitions.numbered_spool(_IN_ORDER, _UNITS, _claim(run, referring))
+    return partitions.numbered_spool(_IN_ORDER, _UNITS, _claim_resources(run, referring))
 
 
 def _stop_copies(units: pl.DataFrame) -> pl.DataFrame:
@@ -205,7 +205,9 @@ def _select_accepted(units: pl.DataFrame) -> pl.DataFrame:
     return units.filter(pl.col("verdict") == Verdict.ACCEPT)
 
 
-def _decide(units: pl.DataFrame, where: pl.Expr, verdict: Verdict, reason: Reason, detail: pl.Expr) -> pl.DataFrame:
+def _decide_where(
+    units: pl.DataFrame, where: pl.Expr, verdict: Verdict, reason: Reason, detail: pl.Expr
+) -> pl.DataFrame:
     """Return units with this verdict where the condition holds and the unit is still accepted."""
     hit = (pl.col("verdict") == Verdict.ACCEPT) & where.fill_null(value=False)
     return units.with_columns(
@@ -224,9 +226,9 @@ def _stop_twins(units: pl.DataFrame) -> pl.DataFrame:
     twins = _select_accepted(units).group_by(_RESOURCE).agg(contents=pl.col("content_digest").n_unique())
     units = units.join(twins, on=_RESOURCE, how="left", maintain_order="left")
     other = pl.lit("the delivery brings this type and id with several contents")
-    units = _decide(units, pl.col("contents") > 1, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, other)
+    units = _decide_where(units, pl.col("contents") > 1, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, other)
     again = (pl.col("verdict") == Verdict.ACCEPT).cum_sum().over(_RESOURCE) > 1
-    units = _decide(units, again, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, pl.lit(_WITHIN_DELIVERY))
+    units = _decide_where(units, again, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, pl.lit(_WITHIN_DELIVERY))
     return units.drop("contents")
 
 
@@ -243,10 +245,10 @@ def _stop_stored(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFram
     )
     same = pl.col("stored") == pl.col("content_digest")
     earlier = pl.lit("by an earlier delivery")
-    units = _decide(units, same, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, earlier)
+    units = _decide_where(units, same, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, earlier)
     if run.pipeline.validation.changed_resource == "quarantine":
         changed = pl.col("stored").is_not_null()
-        units = _decide(units, changed, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, earlier)
+        units = _decide_where(units, changed, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, earlier)
     return units.drop("stored")
 
 
@@ -255,10 +257,10 @@ def _stop_overtaken(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataF
     claims = _select_accepted(units).select("arrival_id", *_RESOURCE, "content_digest")
     late = find_overtaken(run, run.pipeline.datastore_id, claims).with_columns(late=True)
     units = units.join(late, on=["arrival_id", *_RESOURCE], how="left", maintain_order="left")
-    return _decide(units, pl.col("late"), Verdict.IGNORE, Reason.NEWER_CONTENT, _null_text()).drop("late")
+    return _decide_where(units, pl.col("late"), Verdict.IGNORE, Reason.NEWER_CONTENT, _null_text()).drop("late")
 
 
-def _resolve(units: Spool, meanings: Spool, rewrites: DatasetWriter) -> Iterator[pl.DataFrame]:
+def _resolve_references(units: Spool, meanings: Spool, rewrites: DatasetWriter) -> Iterator[pl.DataFrame]:
     """Yield the units with the resolved patient; stop those with a reference that means no single resource.
 
     Writes the references that import files need in another form to ``rewrites``.
@@ -272,7 +274,7 @@ def _resolve(units: Spool, meanings: Spool, rewrites: DatasetWriter) -> Iterator
 
 def _stop_unresolved(units: pl.DataFrame, meanings: pl.DataFrame) -> pl.DataFrame:
     lost = meanings.filter(pl.col("why").is_not_null()).unique("row", keep="first", maintain_order=True)
-    return _stop(units, lost.select("row", finding="why"), Reason.UNRESOLVED_REFERENCE)
+    return _stop_rows(units, lost.select("row", finding="why"), Reason.UNRESOLVED_REFERENCE)
 
 
 def _resolve_patients(units: pl.DataFrame, rewrites: pl.DataFrame) -> pl.DataFrame:
@@ -314,14 +316,14 @@ def _stop_invalid(
     reported = [rows[key] | {"source": "$validate", "outcome": finding.outcome} for key, finding in stopped.items()]
     findings.add(pl.DataFrame(reported, schema=schema({"row": pl.Int64}, OPERATION_OUTCOMES)).drop("row"))
     frame = pl.DataFrame(details, schema={"row": pl.Int64, "finding": pl.String}, orient="row")
-    return _stop(units, frame, Reason.SERVICE_FINDS_INVALID)
+    return _stop_rows(units, frame, Reason.SERVICE_FINDS_INVALID)
 
 
-def _stop(units: pl.DataFrame, findings: pl.DataFrame, reason: Reason) -> pl.DataFrame:
+def _stop_rows(units: pl.DataFrame, findings: pl.DataFrame, reason: Reason) -> pl.DataFrame:
     """Quarantine the units of these rows (``row``), with the ``finding`` about each as detail."""
     units = units.join(findings, on="row", how="left", maintain_order="left")
     finding = pl.col("finding")
-    return _decide(units, finding.is_not_null(), Verdict.QUARANTINE, reason, finding).drop("finding")
+    return _decide_where(units, finding.is_not_null(), Verdict.QUARANTINE, reason, finding).drop("finding")
 
 
 def _stop_dangling(
@@ -342,7 +344,7 @@ def _stop_dangling(
     in_order = partitions.numbered_spool(_IN_ORDER, references.STOPPED, stopped)
     finding = pl.format("the one that is nowhere is of type {}", "kind").alias("finding")
     for part, found in zip_partitions(units, in_order):
-        yield _stop(part, found.select("row", finding), Reason.UNRESOLVED_REFERENCE)
+        yield _stop_rows(part, found.select("row", finding), Reason.UNRESOLVED_REFERENCE)
 
 
 def _find_missing(run: Run[ClinicalPipeline], edges: Spool, own: Spool, store: FhirStore | None) -> Iterator[set[str]]:
@@ -357,12 +359,14 @@ def _find_missing(run: Run[ClinicalPipeline], edges: Spool, own: Spool, store: F
         )
 
 
-def _claim(run: Run[ClinicalPipeline], units: Spool) -> Iterator[pl.DataFrame]:
+def _claim_resources(run: Run[ClinicalPipeline], units: Spool) -> Iterator[pl.DataFrame]:
     """Claim the accepted resources; stop those that another run has claimed, so that a later run takes their file."""
     claims = (_select_accepted(part).select("arrival_id", *_RESOURCE, "content_digest") for part in units)
     taken = claim_resources(run, run.pipeline.datastore_id, claims)
     is_taken = pl.col("claimed_by").is_not_null()
     for part in units:
         held = part.join(taken, on=_RESOURCE, how="left", maintain_order="left")
-        decided = _decide(held, is_taken, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, _null_text()).drop("claimed_by")
+        decided = _decide_where(held, is_taken, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, _null_text()).drop(
+            "claimed_by"
+        )
         yield _stop_copies(decided)

@@ -20,7 +20,7 @@ from airlock.imaging.contracts import FhirReferences, StudyContract, complete, w
 from airlock.imaging.fhir.publishing import read_publishing
 from airlock.imaging.fhir.study import name_resources
 from airlock.imaging.input_files import name_files
-from airlock.imaging.outcomes import account, discrepancies
+from airlock.imaging.outcomes import account, find_discrepancies
 from airlock.imaging.read_back import choose_image_sets, read_back
 from airlock.imaging.reading import find_reading
 from airlock.imaging.report import Tally
@@ -109,7 +109,7 @@ def audit(run: Run, imaging: ImageSetReader, published: Collection[str] = ()) ->
             decisions = _decide_all(run, books, evidence, balanced=False)
         with ThreadPoolExecutor(1) as pool:  # the ledger and this machine work at the same time
             recorded = pool.submit(_record_decisions, run, books, decisions)
-            audited = _write(run, buffered, decisions, jobs, problems)
+            audited = _write_reports(run, buffered, decisions, jobs, problems)
             recorded.result()
         _settle(run, decisions, audited)
     return audited
@@ -148,7 +148,7 @@ def _account_batch(run: Run, batch: Batch, until: float) -> tuple[pl.DataFrame, 
     if job is not None:
         output = read_best_output(run, job, max(0.0, until - time.monotonic()), manifests)
         output = name_files(files, job, output)
-        return account(files, job, output), [build_job_entry(batch, job, discrepancies(files, output))]
+        return account(files, job, output), [build_job_entry(batch, job, find_discrepancies(files, output))]
     known = run.ledger.job(batch.batch_id)
     entries = [] if known is None else [build_job_entry(batch, known, [])]
     return account(files, None, None, missing_job_reason(known)), entries
@@ -258,7 +258,7 @@ def _decide_all(run: Run, books: Books, evidence: _Evidence, *, balanced: bool) 
         run.workspace.writer("holds", HOLDS) as holds,
     ):
         for decided, facts in zip_partitions(books.decided, books.outcomes):
-            part = _decide(run, decided, facts, evidence, balanced=balanced)
+            part = _decide_part(run, decided, facts, evidence, balanced=balanced)
             outcomes.add(part["outcomes"].select(OUTCOMES.names()).cast(OUTCOMES))
             gates.add(part["gates"])
             holds.add(part["holds"])
@@ -272,7 +272,7 @@ def _decide_all(run: Run, books: Books, evidence: _Evidence, *, balanced: bool) 
     return decisions
 
 
-def _decide(
+def _decide_part(
     run: Run, decided: pl.DataFrame, outcomes: pl.DataFrame, evidence: _Evidence, *, balanced: bool
 ) -> dict[str, pl.DataFrame]:
     """Decide on a part, which has whole studies; return its verdicts, outcomes, gates and dispositions."""
@@ -297,15 +297,15 @@ def _flag_versions(run: Run, outcomes: pl.DataFrame, evidence: _Evidence) -> pl.
         | pl.col("SeriesInstanceUID").is_in(evidence.split.implode())
         | pl.col("batch_id").is_in(evidence.repeated)
     )
-    return _flag(outcomes, above & ~expected)
+    return _flag_version(outcomes, above & ~expected)
 
 
 def _flag_overwritten(outcomes: pl.DataFrame, evidence: _Evidence) -> pl.DataFrame:
     """Flag instances that another run has imported meanwhile."""
-    return _flag(outcomes, _IN_STORE & pl.col("SOPInstanceUID").is_in(evidence.brought_elsewhere.implode()))
+    return _flag_version(outcomes, _IN_STORE & pl.col("SOPInstanceUID").is_in(evidence.brought_elsewhere.implode()))
 
 
-def _flag(outcomes: pl.DataFrame, where: pl.Expr) -> pl.DataFrame:
+def _flag_version(outcomes: pl.DataFrame, where: pl.Expr) -> pl.DataFrame:
     flag = pl.when(where).then(pl.lit(str(Reason.VERSION_ABOVE_ONE)))
     return outcomes.with_columns(reason=flag.otherwise("reason"))
 
@@ -328,16 +328,16 @@ def _decide_gates(
 def _find_files_elsewhere(run: Run, studies: pl.Series) -> dict[Reason, list[tuple[str, str]]]:
     """Return other runs' files, by study, that wait for a person, or that were not imported if the policy asks."""
 
-    def unresolved(*, missing: bool) -> list[tuple[str, str]]:
+    def find_unresolved(*, missing: bool) -> list[tuple[str, str]]:
         store, name = run.pipeline.datastore_id, run.pipeline.name
         return run.ledger.unresolved_files(store, name, studies, except_run=run.key, missing=missing)
 
-    found = unresolved(missing=run.pipeline.audit.hold_incomplete_studies)
-    waiting = unresolved(missing=False) if found else []
+    found = find_unresolved(missing=run.pipeline.audit.hold_incomplete_studies)
+    waiting = find_unresolved(missing=False) if found else []
     return {Reason.STUDY_HELD: waiting, Reason.STUDY_INCOMPLETE: sorted(set(found) - set(waiting))}
 
 
-def _write(
+def _write_reports(
     run: Run, buffered: Buffered, decisions: _Decisions, jobs: list[dict[str, Any]], problems: list[str]
 ) -> Audited:
     """Write the dispositions, as a dataset and as dispositions.csv, and then the report."""

@@ -43,14 +43,14 @@ class Books:
         self._stack = stack
         decided, arrival, study = pl.Schema({name: VERDICTS[name] for name in DECIDED}), pl.col(_ID), pl.col(_STUDY)
         by_study = pl.when(study != "").then(study).otherwise(arrival)
-        self.arrivals = self.spool(arrival, _subset(decided, ARRIVAL))
-        self.verdict_ids = self.spool(arrival, _subset(decided, _VERDICT))
-        self.outcome_ids = self.spool(arrival, _subset(decided, [_ID, _STUDY]))
-        self.held_ids = self.spool(arrival, _subset(decided, [_ID]))
+        self.arrivals = self.spool(arrival, _select_columns(decided, ARRIVAL))
+        self.verdict_ids = self.spool(arrival, _select_columns(decided, _VERDICT))
+        self.outcome_ids = self.spool(arrival, _select_columns(decided, [_ID, _STUDY]))
+        self.held_ids = self.spool(arrival, _select_columns(decided, [_ID]))
         self.decided = self.spool(by_study, decided)  # every arrival, with or without a verdict
         self.outcomes = self.spool(by_study, OUTCOMES)
         self.drafts = self.spool(study, STUDIES)
-        self.series = self.spool(pl.col("SeriesInstanceUID"), _subset(OUTCOMES, _SERIES))
+        self.series = self.spool(pl.col("SeriesInstanceUID"), _select_columns(OUTCOMES, _SERIES))
         self.bytes = 0  # of the arrivals
         self.unknown_ids = pl.Series([], dtype=pl.String)  # of verdicts without an arrival
         self._keys = pl.Series([], dtype=pl.String)  # a sample
@@ -121,7 +121,7 @@ class Books:
         return pl.concat([pl.Series([], dtype=pl.String), *found])
 
 
-def _subset(schema: pl.Schema, names: Iterable[str]) -> pl.Schema:
+def _select_columns(schema: pl.Schema, names: Iterable[str]) -> pl.Schema:
     return pl.Schema({name: schema[name] for name in names})
 
 

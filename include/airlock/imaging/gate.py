@@ -126,10 +126,10 @@ def find_holds(
     incomplete = pl.lit(str(Reason.STUDY_INCOMPLETE))
     found = pl.concat(
         [
-            _findings(to_be_seen, pl.col("reason")),
-            _findings(refused, incomplete),
-            _findings(stopped.with_columns(warnings=pl.lit([], pl.List(pl.String))), incomplete),
-            *(_findings_elsewhere(files, code) for code, files in elsewhere.items()),
+            _make_findings(to_be_seen, pl.col("reason")),
+            _make_findings(refused, incomplete),
+            _make_findings(stopped.with_columns(warnings=pl.lit([], pl.List(pl.String))), incomplete),
+            *(_make_findings_elsewhere(files, code) for code, files in elsewhere.items()),
             held.filter(pl.col("reason") == Reason.RUN_UNBALANCED).select(
                 "StudyInstanceUID", finding="reason", code="reason"
             ),
@@ -149,7 +149,7 @@ def find_holds(
     )
 
 
-def _findings(files: pl.DataFrame, code: pl.Expr) -> pl.DataFrame:
+def _make_findings(files: pl.DataFrame, code: pl.Expr) -> pl.DataFrame:
     """Return files as findings, each with its reason code."""
     warnings = pl.col("warnings").list.sort().list.join(",")
     return files.select(
@@ -159,7 +159,7 @@ def _findings(files: pl.DataFrame, code: pl.Expr) -> pl.DataFrame:
     )
 
 
-def _findings_elsewhere(files: Collection[tuple[str, str]], code: Reason) -> pl.DataFrame:
+def _make_findings_elsewhere(files: Collection[tuple[str, str]], code: Reason) -> pl.DataFrame:
     """Return findings outside this run, each with the file or run that causes it."""
     named = pl.DataFrame(sorted(files), schema={"StudyInstanceUID": pl.String, "cause": pl.String}, orient="row")
     return named.select(

@@ -164,7 +164,7 @@ def _describe_shapes(output: JobOutput) -> str:
     return f": {told}"[:DETAIL_LENGTH] if told else ""
 
 
-def discrepancies(files: pl.DataFrame, output: JobOutput) -> list[str]:
+def find_discrepancies(files: pl.DataFrame, output: JobOutput) -> list[str]:
     """Return where a job's counts and lines differ from the batch's list, in sentences without identifiers."""
     sent = files.filter(pl.col("reason").is_null())["staged_key"]
     named = output.lines["staged_key"].unique()

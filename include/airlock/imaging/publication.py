@@ -83,7 +83,7 @@ def normalize(run: Run) -> list[Batch]:
     """
     leg, store = run.within(FOLDER), _find_healthlake(run)
     standing = find_begun_batches(leg)
-    with _partitions(run) as partitions:
+    with _open_partitions(run) as partitions:
         rows_sent = (rows for batch in standing for rows in leg.workspace.parts(f"batches/{batch.batch_id}", BATCHES))
         sent = partitions.spool(_BY_RESOURCE, BATCHES, rows_sent)
         resources = partitions.spool(_BY_RESOURCE, _WANTED, _build_resources(run, partitions))
@@ -96,14 +96,14 @@ def normalize(run: Run) -> list[Batch]:
         return stage_batches(leg, store, new, lambda rows: rows.iter_slices(10_000), standing)
 
 
-def _partitions(run: Run) -> Partitions:
+def _open_partitions(run: Run) -> Partitions:
     return Partitions(_ROWS_PER_ARRIVAL * run.workspace.count_rows("outcomes"))
 
 
 def audit(run: Run, reader: FhirReader | None = None) -> dict[str, int]:
     """Write the outcome of every resource that was sent and the published studies; return the counts of studies."""
     leg = run.within(FOLDER)
-    with _partitions(run) as partitions:
+    with _open_partitions(run) as partitions:
         reading = JobReading(_find_healthlake(run), run.pipeline.audit.manifest_wait_seconds, reader)
         accounts = account_batches(leg, partitions, reading)
         with leg.workspace.writer("outcomes", RESOURCE_OUTCOMES) as outcomes:
@@ -170,10 +170,10 @@ def _claim_all(run: Run, new: Spool, on_the_way: Spool) -> None:
         for rows, waiting in zip_partitions(new, on_the_way):
             unsent = rows.join(waiting, on=_KEY, how="anti").select(_KEY)
             run.ledger.drop_resource_claims(datastore, run.key, unsent)
-        raise PublicationBusyError(_advise(run, taken))
+        raise PublicationBusyError(_explain_busy(run, taken))
 
 
-def _advise(run: Run, taken: pl.DataFrame) -> str:
+def _explain_busy(run: Run, taken: pl.DataFrame) -> str:
     others = [run.ledger.run(key) for key in taken["claimed_by"].unique().sort()]
     names = " and ".join(f"--pipeline {other.pipeline} --run {other.run_key}" for other in others if other)
     return (

@@ -45,24 +45,21 @@ class ResourceRules:
             return found
         several = found.filter(pl.col("reason").is_in([str(reason) for reason in _SEVERAL_REASONS]))
         is_open = pl.col("disposition").is_in(_OPEN) & pl.col("reason").is_in(reasons)
-        hit = self._units(run, several["run_key"], is_open)["arrival_id"]
+        hit = read_units(run, self.folder, several["run_key"], is_open)["arrival_id"]
         return found.filter(pl.col("reason").is_in(reasons) | pl.col("arrival_id").is_in(hit.implode()))
 
     def find_companions(self, run: Run[Pipeline], selected: pl.DataFrame) -> pl.DataFrame:
         """Return the files, as `CANDIDATES`, of which the same runs hold resources of a selected file's patient."""
         is_selected = pl.col("arrival_id").is_in(selected["arrival_id"].implode())
         is_open = is_selected & pl.col("disposition").is_in(_OPEN)
-        patients = self._units(run, selected["run_key"], is_open)["patient"].drop_nulls()
+        patients = read_units(run, self.folder, selected["run_key"], is_open)["patient"].drop_nulls()
         waits = (pl.col("reason") == Reason.PATIENT_HELD) & pl.col("patient").is_in(patients.implode()) & ~is_selected
-        ids = self._units(run, selected["run_key"], waits)["arrival_id"]
+        ids = read_units(run, self.folder, selected["run_key"], waits)["arrival_id"]
         if ids.is_empty():
             return CANDIDATES.to_frame()
         found = run.ledger.find_arrivals(run.pipeline.datastore_id, run.pipeline.name, ids)
         open_ = pl.col("disposition").is_in(_OPEN) & (pl.col("run_state") != "running")
         return found.filter(open_ & is_current())
-
-    def _units(self, run: Run[Pipeline], run_keys: pl.Series, matches: pl.Expr) -> pl.DataFrame:
-        return read_units(run, self.folder, run_keys, matches)
 
 
 def read_units(run: Run[Pipeline], folder: str, run_keys: pl.Series, matches: pl.Expr) -> pl.DataFrame:

@@ -275,8 +275,8 @@ def operation_outcomes(rows: pl.DataFrame, *more: Any) -> pl.DataFrame:
     return pl.concat([OPERATION_OUTCOMES.to_frame(), *outcomes_.operation_outcomes(sent(rows), *more)])
 
 
-def discrepancies(rows: pl.DataFrame, *more: Any) -> list[str]:
-    return outcomes_.discrepancies(sent(rows), *more)
+def find_discrepancies(rows: pl.DataFrame, *more: Any) -> list[str]:
+    return outcomes_.find_discrepancies(sent(rows), *more)
 
 
 def identify(rows: pl.DataFrame, *more: Any) -> JobOutput:

@@ -29,7 +29,7 @@ from tests.unit.airlock.clinical.books import (
     JOB,
     account,
     batch,
-    discrepancies,
+    find_discrepancies,
     lines_of,
     manifest,
     ndjson,
@@ -330,4 +330,4 @@ def test_no_garbage_breaks_the_account(s3: S3, written: bytes, lines: dict[str, 
     assert accounted["resource_id"].to_list() == ["p1", "p2"]
     assert accounted["outcome"].null_count() == 0
     assert operation_outcomes(sent, JOB, found).height <= 2
-    assert all(isinstance(each, str) for each in discrepancies(sent, JOB, found, Counters()))
+    assert all(isinstance(each, str) for each in find_discrepancies(sent, JOB, found, Counters()))

@@ -15,7 +15,7 @@ from tests.unit.airlock.clinical.books import (
     JOB,
     account,
     batch,
-    discrepancies,
+    find_discrepancies,
     operation_outcomes,
     output,
     unit,
@@ -123,7 +123,7 @@ class TestOperationOutcomes:
 
 class TestDiscrepancies:
     def odd(self, results: JobOutput, progress: Counters | None = None, **job: Any) -> list[str]:
-        return discrepancies(batch(P1, P2), replace(JOB, **job), results, progress or Counters())
+        return find_discrepancies(batch(P1, P2), replace(JOB, **job), results, progress or Counters())
 
     def test_there_are_none_if_all_counts_agree(self) -> None:
         lines = (OK, ("failure", "Patient/p2", 400))

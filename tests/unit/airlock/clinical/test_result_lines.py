@@ -22,8 +22,8 @@ from tests.unit.airlock.clinical.books import (
     account,
     batch,
     delivered,
-    discrepancies,
     ended,
+    find_discrepancies,
     identify,
     lines_of,
     manifest,
@@ -164,7 +164,7 @@ class TestLineId:
     def at(self, *lines: dict[str, Any], sizes: tuple[int, ...] = (3,)) -> tuple[list[str], list[str]]:
         sent = files(*sizes)
         output = identify(sent, JOB, left({"SUCCESS/Patient.00000.ndjson": list(lines)}))
-        return outcomes(sent, output), discrepancies(sent, JOB, output, Counters())
+        return outcomes(sent, output), find_discrepancies(sent, JOB, output, Counters())
 
     def test_lines_that_fit_both_bases_prove_nothing_and_are_told(self) -> None:
         found, odd = self.at({"lineId": 1}, {"lineId": 2})
@@ -241,7 +241,7 @@ def test_shapes_name_fields_and_never_values() -> None:
     row = account(files(1), JOB, output).row(0, named=True)
     shape = "UpdateResourceResponse(?, jsonBlob(name, resourceType)), line"
     assert row["detail"] == f"1 in SUCCESS/ have {shape}; 1 in SUCCESS/ have no JSON object"
-    assert "CANARY" not in str(discrepancies(files(1), JOB, output, Counters()))
+    assert "CANARY" not in str(find_discrepancies(files(1), JOB, output, Counters()))
 
 
 def test_many_shapes_are_counted_and_not_all_told() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from airlock.imaging import report
 from airlock.imaging.gate import decide_dispositions, decide_studies, flag_blocking
-from airlock.imaging.outcomes import account, discrepancies
+from airlock.imaging.outcomes import account, find_discrepancies
 from airlock.pipelines import Audit
 from airlock.reasons import SENTENCES, Reason
 from airlock.records import ARRIVALS, DISPOSITIONS, GATES, OUTCOMES, VERDICTS, Disposition, Stage, study_key
@@ -305,7 +305,7 @@ def test_the_books_balance_whatever_the_job_left(words: list[str], end: Any, pol
     job, lines, counted, found = end or (None, [], {}, False)
     left = None if job is None else output(*lines, found=found, **counted)
     facts = account(listed, job, left)
-    suspect = ["b1"] if left is not None and discrepancies(listed, left) else []
+    suspect = ["b1"] if left is not None and find_discrepancies(listed, left) else []
     marked = flag_blocking(facts, Audit(), suspect)
     arrivals, decided = frame(named, ARRIVALS), verdicts(*named)
     gates = decide_studies(decided, marked, {}, Audit(hold_incomplete_studies=policy), balanced=True)

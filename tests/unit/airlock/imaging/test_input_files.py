@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airlock.imaging.input_files import TWO_FILES, name_files
-from airlock.imaging.outcomes import account, discrepancies
+from airlock.imaging.outcomes import account, find_discrepancies
 from tests.unit.airlock.job_output import files, output
 from tests.unit.airlock.world import ended_job
 
@@ -88,7 +88,7 @@ def test_a_name_that_can_be_two_files_of_the_batch_is_none(name: str) -> None:
     rows = account(files(*keys), JOB, named)
     assert rows["outcome"].to_list() == ["unaccounted"] * 2
     assert rows["detail"].to_list() == [f"1 result lines cannot be read: 1 have {TWO_FILES}"] * 2
-    assert f"1 result lines cannot be read: 1 have {TWO_FILES}" in discrepancies(files(*keys), named)
+    assert f"1 result lines cannot be read: 1 have {TWO_FILES}" in find_discrepancies(files(*keys), named)
 
 
 @pytest.mark.parametrize("form", ["key", "percent_encoded"])
@@ -102,7 +102,7 @@ def test_a_form_that_explains_every_line_of_the_job_is_the_jobs(form: str) -> No
 def test_a_name_of_no_file_of_the_batch_stays_a_foreign_one(name: str) -> None:
     named = name_files(files("in/b1/a"), JOB, output({"staged_key": name, "kind": "success"}))
     assert named.lines["staged_key"].to_list() == [name]
-    assert "1 result lines name files that are not in the batch" in discrepancies(files("in/b1/a"), named)
+    assert "1 result lines name files that are not in the batch" in find_discrepancies(files("in/b1/a"), named)
 
 
 def test_a_file_that_is_named_in_two_forms_is_one() -> None:

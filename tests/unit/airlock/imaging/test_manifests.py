@@ -22,7 +22,7 @@ from airlock.imaging.manifests import (
     read_output,
     warning_type,
 )
-from airlock.imaging.outcomes import account, discrepancies
+from airlock.imaging.outcomes import account, find_discrepancies
 from tests.unit.airlock.job_output import FILES, FOLDER, failure, files, leave, output, read, success, summary, warning
 from tests.unit.airlock.world import ended_job
 
@@ -100,7 +100,7 @@ class TestShapes:
         assert found.lines.height == 2
         (row,) = account(files("a"), JOB, found).rows(named=True)
         assert (row["outcome"], row["warnings"]) == ("imported_with_warning", ["OTHER"])
-        assert discrepancies(files("a"), found) == []
+        assert find_discrepancies(files("a"), found) == []
 
     def test_versions_of_the_image_sets(self, world: World) -> None:
         sets = [
@@ -175,7 +175,7 @@ class TestMissing:
         leave(world, summary(2), success=whole + b"\n" + half)
         found = read(world)
         assert (found.lines["staged_key"].to_list(), found.unreadable_lines) == (["a"], 1)
-        assert "1 result lines cannot be read: 1 have no JSON object" in discrepancies(files("a", "b"), found)
+        assert "1 result lines cannot be read: 1 have no JSON object" in find_discrepancies(files("a", "b"), found)
 
     @pytest.mark.parametrize(
         "line", [b"text", b"[]", b"1", b"{}", b'{"inputFile": 1}', b'{"inputFile": null}', b"\xff", b"[" * 99_999]
@@ -307,7 +307,7 @@ def test_no_garbage_breaks_the_account(world: World, manifest: bytes, lines: dic
     accounted = account(batch, JOB, found)
     assert accounted["arrival_id"].to_list() == ["a-a", "a-b"]
     assert accounted["outcome"].null_count() == 0
-    assert all(isinstance(each, str) for each in discrepancies(batch, found))
+    assert all(isinstance(each, str) for each in find_discrepancies(batch, found))
 
 
 @pytest.mark.parametrize(

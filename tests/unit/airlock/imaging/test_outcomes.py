@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
-from airlock.imaging.outcomes import account, discrepancies
+from airlock.imaging.outcomes import account, find_discrepancies
 from airlock.reasons import Reason
 from airlock.records import OUTCOMES
 from tests.unit.airlock.job_output import files, output
@@ -145,7 +145,7 @@ class TestBatch:
 
 class TestDiscrepancies:
     def found(self, *lines: dict[str, Any], unreadable: int = 0, found: bool = True, **counts: int | None) -> list[str]:
-        return discrepancies(files("a", "b"), output(*lines, unreadable=unreadable, found=found, **counts))
+        return find_discrepancies(files("a", "b"), output(*lines, unreadable=unreadable, found=found, **counts))
 
     def test_of_a_job_that_agrees_there_are_none(self) -> None:
         assert self.found(line("a"), line("b"), scanned=2, imported=2, customer_errors=0, server_errors=0) == []
@@ -183,7 +183,7 @@ class TestDiscrepancies:
 
     def test_what_could_not_be_staged_is_not_expected(self) -> None:
         batch = pl.concat([files("a"), files("b", reason="object_gone")])
-        assert discrepancies(batch, output(line("a"), scanned=1, imported=1)) == []
+        assert find_discrepancies(batch, output(line("a"), scanned=1, imported=1)) == []
 
     def test_a_job_over_nothing_agrees(self) -> None:
-        assert discrepancies(files(), output(scanned=0, imported=0, customer_errors=0, server_errors=0)) == []
+        assert find_discrepancies(files(), output(scanned=0, imported=0, customer_errors=0, server_errors=0)) == []
