@@ -32,12 +32,12 @@ def normalize(run: Run[CcdaPipeline]) -> list[Batch]:
     """Stage the documents to convert and return their batches; once a conversion was begun, they do not change."""
     if find_begun_batches(run):
         return find_batches(run)
-    batches = [_stage_batch(run, rows) for rows in foresee(run)]
+    batches = [_stage_batch(run, rows) for rows in plan_batches(run)]
     write_batches(run, batches)
     return batches
 
 
-def foresee(run: Run[CcdaPipeline]) -> Iterator[pl.DataFrame]:
+def plan_batches(run: Run[CcdaPipeline]) -> Iterator[pl.DataFrame]:
     """Yield the accepted documents of each batch that `normalize` would stage, in the order of keys."""
     limits = run.pipeline.transformation
     pending: list[pl.DataFrame] = []

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from airlock.ccda.normalize import foresee
+from airlock.ccda.normalize import plan_batches
 from airlock.ccda.records import VERDICTS
 from airlock.stages.buffer import Buffered, find_buffered
 from airlock.stages.plan import Plan, ResourceStorage, write_plan_file
@@ -37,7 +37,7 @@ def write_plan(run: Run[CcdaPipeline]) -> tuple[Plan, str]:
     """Write ``plan.json`` from the results of buffer, parse and validate; return the plan and its address."""
     settings, prices = run.pipeline.plan, run.pipeline.plan.prices
     jobs, unpacked = Jobs(), 0
-    for documents in foresee(run):
+    for documents in plan_batches(run):
         seconds = documents.height / settings.job_documents_per_second
         jobs.add(documents["unpacked"], settings, seconds, in_place=False)
         unpacked += int(documents["is_gzip"].sum())

@@ -58,7 +58,7 @@ def normalize(run: Run[Pipeline], healthlake: HealthLake) -> list[Batch]:
         return stage_batches(run, healthlake, _read_accepted(run), bodies)
 
 
-def foresee(run: Run[Pipeline], healthlake: HealthLake) -> pl.DataFrame:
+def plan_files(run: Run[Pipeline], healthlake: HealthLake) -> pl.DataFrame:
     """Return the import files (`FILES`) that `normalize` would write for the accepted resources."""
     with Placement(run, healthlake) as placement:
         for resources in _read_accepted(run):

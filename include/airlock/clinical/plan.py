@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.clinical.normalize import foresee
+from airlock.clinical.normalize import plan_files
 from airlock.clinical.records import VERDICTS
 from airlock.clinical.validate import validate
 from airlock.records import ARRIVALS, Verdict, schema
@@ -88,7 +88,7 @@ def foresee_verdicts(run: Run[ClinicalPipeline], store: FhirStore) -> dict[str, 
 def write_plan(run: Run[ClinicalPipeline]) -> tuple[Plan, str]:
     """Write ``plan.json`` from the results of buffer, parse and validate; return the plan and its address."""
     settings, healthlake = run.pipeline.plan, run.pipeline.healthlake
-    files = foresee(run, healthlake)
+    files = plan_files(run, healthlake)
     jobs, resources = _jobs(run, files), int(files["resources"].sum())
     imported = sum(jobs.bytes) / GIB
     imports = None if settings.prices.import_gib is None else imported * settings.prices.import_gib

@@ -55,7 +55,7 @@ def normalize(run: Run) -> list[Batch]:
     return batches
 
 
-def foresee(run: Run) -> Iterator[tuple[pl.DataFrame, bool]]:
+def plan_batches(run: Run) -> Iterator[tuple[pl.DataFrame, bool]]:
     """Yield the files of each batch as it would be staged now, and whether they need no copy. Nothing is staged."""
     in_place = run.pipeline.staging.mode == "in_place"
     for files in plan(_accepted(run, _PLANNED), run.pipeline.limits):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from airlock.imaging.normalize import foresee
+from airlock.imaging.normalize import plan_batches
 from airlock.imaging.reading import find_reading
 from airlock.records import VERDICTS, Verdict
 from airlock.stages.buffer import Buffered, find_buffered
@@ -76,7 +76,7 @@ def write_plan(run: Run) -> tuple[Plan, str]:
     accepted, jobs = _Accepted(), Jobs()
     for part in run.workspace.parts("verdicts", VERDICTS, _COLUMNS):
         accepted.add(part, settings)
-    for files, in_place in foresee(run):
+    for files, in_place in plan_batches(run):
         jobs.add(files["size"], settings, files.height / settings.job_files_per_second, in_place=in_place)
     findings = (
         make_finding(*pair, arrivals=number, size=accepted.bytes[pair]) for pair, number in accepted.found.items()
