@@ -82,7 +82,7 @@ class TestFirstRun:
     def test_the_same_folder_again_imports_nothing_and_says_so(self, machine: Machine, first_folder: Path) -> None:
         again = machine.make_run(first_folder)
         assert again.returncode == 0, again.stdout + again.stderr
-        assert "nothing new" in again.stdout
+        assert "Nothing new" in again.stdout
         assert json.loads((machine.settings.var / "report.json").read_text())["jobs"] == []
         assert "dispositions.csv is left as it is" in again.stdout
         self.test_every_file_is_in_exactly_one_place(machine)
