@@ -84,7 +84,7 @@ class TestFirstRun:
         assert again.returncode == 0, again.stdout + again.stderr
         assert "Nothing new" in again.stdout
         assert json.loads((machine.settings.var / "report.json").read_text())["jobs"] == []
-        assert "dispositions.csv is left as it is" in again.stdout
+        assert "dispositions.csv is unchanged" in again.stdout
         self.test_every_file_is_in_exactly_one_place(machine)
 
     def test_a_second_run_leaves_no_errors_of_pools_and_no_discarded_connections_in_the_logs(
