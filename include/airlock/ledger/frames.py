@@ -45,6 +45,7 @@ COPY_BYTES = 16 * 1024**2
 HASH_MIB = 256  # memory for PostgreSQL to hash staged rows; with its default of 4 MiB it would use the disk
 _TYPES: dict[Any, Any] = {pl.String: Text, pl.Int64: BigInteger, TIMESTAMP: UtcDateTime}
 _NULL = r"\N"
+_SQLITE_TIME = "%Y-%m-%d %H:%M:%S%.6f"  # as SQLAlchemy stores a time
 # The backslash comes first. PostgreSQL escapes the last three when it writes, although it reads them unescaped too.
 _ESCAPES = {
     "\\": r"\\",
@@ -158,8 +159,10 @@ def disable_joins(connection: Connection, *ways: str) -> Iterator[None]:
 
 
 def _insert(connection: Connection, table: Table, frame: pl.DataFrame) -> None:
-    for chunk in frame.iter_slices(CHUNK):
-        connection.execute(insert(table), chunk.to_dicts())
+    # Rows that SQLAlchemy would bind one by one cost it three times the CPU of the driver.
+    statement = str(insert(table).compile(dialect=connection.dialect))
+    for chunk in frame.with_columns(pl.col(TIMESTAMP).dt.to_string(_SQLITE_TIME)).iter_slices(CHUNK):
+        connection.exec_driver_sql(statement, chunk.rows())
 
 
 @contextmanager
