@@ -354,13 +354,16 @@ def _counters(content: dict[str, Any], names: tuple[str | None, ...]) -> Counter
 
 def _parsed(content: bytes | str) -> Any:
     try:
-        return json.loads(content, parse_constant=_refuse)
+        return _DECODER.decode(content if isinstance(content, str) else content.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return None  # counts as a line that names no resource
 
 
 def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)  # json.loads would make one per line
 
 
 def _portions(s3: S3, where: S3Uri, kind: str, file: str, unread: Counter[Shape]) -> Iterator[list[tuple[Any, ...]]]:
