@@ -52,7 +52,7 @@ def _write_verdicts(run: Run[CcdaPipeline], partitions: Partitions, documents: S
     sample = [rows["key"].gather_every(_SAMPLED) for rows in documents]
     keys = pl.concat([pl.Series([], dtype=pl.String), *sample])
     with run.workspace.writer("verdicts", VERDICTS) as verdicts:
-        for rows in partitions.sorted_spool("key", keys, VERDICTS, decided):
+        for rows in partitions.sorted_spool(pl.col("key"), keys, VERDICTS, decided):
             verdicts.add(rows.sort("key", "arrival_id"))
 
 

@@ -43,13 +43,8 @@ class Accounts:
 
     def take_over(self, other: Accounts) -> None:
         """Move the outcomes and jobs of other accounts to these, and delete the others."""
-        for mine, others in (
-            (self.outcomes, other.outcomes),
-            (self.operation_outcomes, other.operation_outcomes),
-        ):
-            for rows in others:
-                mine.add(rows)
-            others.close()
+        self.outcomes.take_over(other.outcomes)
+        self.operation_outcomes.take_over(other.operation_outcomes)
         self.jobs.extend(other.jobs)
         self.suspect.extend(other.suspect)
 

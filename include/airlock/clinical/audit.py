@@ -31,7 +31,7 @@ from airlock.stages.contracts import ContractOverride
 from airlock.stages.reporting import count_values
 from airlock.stages.resources import BY_RESOURCE, BY_UNIT, DISPOSITIONS, FILES, IDENTITY, OUTCOMES, UNIT
 from airlock.stages.review import find_overridden, overrides_by_key
-from airlock.storage.spool import Partitions, zip_partitions
+from airlock.storage.spool import FrameFile, Partitions, zip_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -121,8 +121,10 @@ def _read_back(run: Run[ClinicalPipeline], reader: FhirReader, accounts: Account
         The resources (resource_type, resource_id) that the data store does not hold as they were sent.
     """
     none, sample = pl.Schema(IDENTITY).to_frame(), run.pipeline.audit.read_back_sample
+    if not sample:
+        return none
     jobs = sorted({job for rows in accounts.outcomes for job in rows["job_id"].drop_nulls().unique()})
-    if not sample or _proven_jobs(run) == jobs:
+    if _proven_jobs(run) == jobs:
         return none
     chosen = OUTCOMES.to_frame()
     for rows in accounts.outcomes:
@@ -161,7 +163,7 @@ class _Decisions:
     def in_order(self) -> Iterator[pl.DataFrame]:
         """Yield the dispositions part by part, by key and line."""
         for part in self.dispositions:
-            yield part.sort("key", "arrival_id", "line").select(DISPOSITIONS.names())
+            yield part.sort("key", "arrival_id", "line")
 
 
 def _decide_all(
@@ -174,7 +176,7 @@ def _decide_all(
         gates=partitions.spool(pl.col("subject"), GATES, subjects.gates),
         holds=partitions.spool(pl.col("subject"), HOLDS),
         sent=partitions.spool(gate.subject(), _SENT),
-        dispositions=partitions.sorted_spool("order", subjects.sample, schema(DISPOSITIONS, {"order": pl.String})),
+        dispositions=partitions.sorted_spool(ORDER, subjects.sample, DISPOSITIONS),
         units=partitions.spool(BY_UNIT, pl.Schema(UNIT)),
         summed=partitions.spool(file, gate.SUMMED),
     )
@@ -203,7 +205,7 @@ def _decide_part(
     dispositions = gate.decide_dispositions(arrivals, verdicts, outcomes, gates)
     decisions.gates.add(patients)
     decisions.holds.add(holds.join(overridden, on="subject", how="anti"))
-    decisions.dispositions.add(dispositions.with_columns(order=ORDER))
+    decisions.dispositions.add(dispositions)
     decisions.units.add(dispositions.select(_UNIT))
     decisions.summed.add(gate.sum_dispositions(dispositions))
     decisions.sent.add(_join_sent(outcomes, dispositions, arrivals))
@@ -354,12 +356,19 @@ def _record_resources(run: Run[ClinicalPipeline], sent: Spool) -> None:
     refused = pl.col("outcome") == Outcome.REJECTED
     waits = is_open() | (pl.col("word") == Reason.AWAITING_REVIEW)
     known, waits = known.fill_null(value=False), waits.fill_null(value=False)
-    # One call for all rows, since each call reads all claims of the run.
-    run.ledger.record_imported_resources(datastore, run.key, (rows.filter(known) for rows in sent))
-    run.ledger.drop_resource_claims(datastore, run.key, (rows.filter(refused) for rows in sent))
     # Uncertain resources and those held for them are forgotten, so that a later delivery imports and decides them anew.
     unproven = ~known & ~refused & ~waits
-    run.ledger.forget_resources(datastore, run.key, (rows.filter(unproven) for rows in sent))
+    with FrameFile() as others:
+
+        def imported() -> Iterator[pl.DataFrame]:
+            for rows in sent:
+                others.add(rows.filter(refused | unproven))
+                yield rows.filter(known)
+
+        # One call for all rows, since each call reads all claims of the run.
+        run.ledger.record_imported_resources(datastore, run.key, imported())
+        run.ledger.drop_resource_claims(datastore, run.key, (rows.filter(refused) for rows in others))
+        run.ledger.forget_resources(datastore, run.key, (rows.filter(unproven) for rows in others))
 
 
 def _write_contracts(run: Run[ClinicalPipeline], decisions: _Decisions) -> None:

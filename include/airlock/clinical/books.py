@@ -30,6 +30,9 @@ _ARRIVAL = pl.Schema({name: ARRIVALS[name] for name in (_ID, "bucket", "key", "s
 _FILE = pl.Schema({name: FILES[name] for name in (_ID, "units")})
 _IDS = pl.Schema({_ID: pl.String})
 _VERDICTS = schema(VERDICTS, {"copy_reason": pl.String})
+# Verdicts and outcomes that are equal for a file's gate, each once in a frame, with the number of the verdict's units.
+_FILE_VERDICTS = schema({name: VERDICTS[name] for name in gate.FILE_COLUMNS[0]}, {"units": pl.Int64})
+_FILE_OUTCOMES = pl.Schema({name: gate.JUDGED[name] for name in gate.FILE_COLUMNS[1]})
 _NAMES = schema(UNIT, {"verdict": pl.String})
 # Rows that are decided on: every unit with its file, and every file without units; and the reason why its file is held.
 DECIDED = schema(_VERDICTS, {name: kind for name, kind in _ARRIVAL.items() if name != "size"}, {"file_size": pl.Int64})
@@ -82,6 +85,8 @@ class Books:
         self._held = partitions.spool(file, _IDS)
         self._verdicts = partitions.spool(file, _VERDICTS)
         self._outcomes = partitions.spool(file, gate.JUDGED)
+        self._file_verdicts = partitions.spool(file, _FILE_VERDICTS)
+        self._file_outcomes = partitions.spool(file, _FILE_OUTCOMES)
         self._duplicates = partitions.spool(BY_RESOURCE, VERDICTS)
         self._lost = partitions.spool(BY_RESOURCE, gate.LOST)
         self._verdict_names = partitions.spool(BY_UNIT, _NAMES)
@@ -104,6 +109,7 @@ class Books:
     def add_outcomes(self, rows: pl.DataFrame) -> None:
         """Add outcomes, as `gate.flag_uncertain` returns them."""
         self._outcomes.add(rows.select(gate.JUDGED.names()))
+        self._file_outcomes.add(rows.select(gate.FILE_COLUMNS[1]).unique())
         self._outcome_names.add(rows.select(_UNIT))
         self._lost.add(gate.find_lost(rows))
 
@@ -112,6 +118,7 @@ class Books:
         none = pl.lit(None, pl.String).alias("copy_reason")
         for rows in parts:
             self._verdict_names.add(rows.select(_NAMES.names()))
+            self._file_verdicts.add(rows.group_by(gate.FILE_COLUMNS[0]).agg(units=pl.len().cast(pl.Int64)))
             self._duplicates.add(rows.filter(gate.is_duplicate()))
             self._verdicts.add(rows.filter(~gate.is_duplicate()).with_columns(none))
         for rows, lost in zip_partitions(self._duplicates, self._lost):
@@ -140,9 +147,7 @@ class Books:
         _count_differences(found, "arrivals", ids, ids)
         _count_differences(found, "files", ids.filter(ids.is_in(files[_ID].implode())), files[_ID])
         _count_differences(found, "the ledger", ids, self._held.partition(number)[_ID])
-        counts = [pl.DataFrame(schema={_ID: pl.String, "decided": pl.UInt32})]
-        counts += [piece.group_by(_ID).agg(decided=pl.len()) for piece in self._verdicts.pieces(number)]
-        decided = pl.concat(counts).group_by(_ID).agg(pl.col("decided").sum())
+        decided = self._file_verdicts.partition(number).group_by(_ID).agg(decided=pl.col("units").sum())
         both = files.join(decided, on=_ID, how="full", coalesce=True)
         wrong = both.filter(pl.max_horizontal("units", 1).ne_missing(pl.col("decided"))).height
         found["verdicts", "have another number of units than parse found", "files"] += wrong
@@ -164,21 +169,20 @@ class Books:
 
     def _find_undecided_files(self, number: int) -> pl.DataFrame:
         """Return the files of a partition without a verdict."""
-        ids = [_IDS.to_frame(), *(piece.select(_ID).unique() for piece in self._verdicts.pieces(number))]
-        return self.arrivals.partition(number).join(pl.concat(ids), on=_ID, how="anti")
+        return self.arrivals.partition(number).join(self._file_verdicts.partition(number), on=_ID, how="anti")
 
     def add_keys(self, frames: Iterable[pl.DataFrame], partitions: Partitions) -> Iterator[pl.DataFrame]:
         """Yield rows of OperationOutcomes with the ``key`` of their file, part by part in the order of `ORDER`."""
-        file, keyed = pl.col(_ID), schema(OPERATION_OUTCOMES, {"key": pl.String, "order": pl.String})
+        file, keyed = pl.col(_ID), schema(OPERATION_OUTCOMES, {"key": pl.String})
         found = self._partitions.spool(file, OPERATION_OUTCOMES, frames)
         sample, rows = pl.Series([], dtype=pl.String), partitions.spool(file, keyed)
         for number in range(self._partitions.number):
             keys = self.arrivals.partition(number).select(_ID, "key").unique(_ID)
             for piece in found.pieces(number):
-                known = piece.join(keys, on=_ID, maintain_order="left").with_columns(order=ORDER)
+                known = piece.join(keys, on=_ID, maintain_order="left")
                 rows.add(known.select(keyed.names()))
-                sample.append(known["order"].gather_every(_SAMPLED))
-        yield from partitions.sorted_spool("order", sample, keyed, rows)
+                sample.append(_sample_order(known))
+        yield from partitions.sorted_spool(ORDER, sample, keyed, rows)
 
     def regroup_by_subject(self, policy: Policy, partitions: Partitions) -> Subjects:
         """Return the rows to decide on by subject, and the gates of the files."""
@@ -186,10 +190,7 @@ class Books:
         found = Subjects(partitions.spool(subject, DECIDED_HELD), partitions.spool(subject, JUDGED_HELD))
         for number in range(self._partitions.number):
             arrivals = self.arrivals.partition(number).rename({"size": "file_size"}).unique(_ID)
-            gates = policy.decide_files(
-                _read_distinct(self._verdicts.pieces(number), VERDICTS, gate.FILE_COLUMNS[0]),
-                _read_distinct(self._outcomes.pieces(number), gate.JUDGED, gate.FILE_COLUMNS[1]),
-            )
+            gates = policy.decide_files(self._file_verdicts.partition(number), self._file_outcomes.partition(number))
             found.gates.append(gates)
             held = gate.find_held_files(gates)
             open_files = self._find_undecided_files(number).select(_ID)
@@ -197,22 +198,20 @@ class Books:
                 rows = units.join(arrivals, on=_ID, how="left", maintain_order="left")
                 rows = rows.join(held, on=_ID, how="left", maintain_order="left").select(DECIDED_HELD.names())
                 found.decided.add(rows)
-                found.sample.append(rows.select(ORDER.alias("order"))["order"].gather_every(_SAMPLED))
+                found.sample.append(_sample_order(rows))
             for outcomes in self._outcomes.pieces(number):
                 rows = outcomes.join(held, on=_ID, how="left", maintain_order="left")
                 found.outcomes.add(rows.select(JUDGED_HELD.names()))
         return found
 
 
+def _sample_order(rows: pl.DataFrame) -> pl.Series:
+    return rows.gather_every(_SAMPLED).select(ORDER.alias("order"))["order"]
+
+
 def _as_verdicts(files: pl.DataFrame) -> pl.DataFrame:
     """Return files without a verdict as rows of verdicts with the arrival's id alone."""
     return pl.concat([_VERDICTS.to_frame(), files], how="diagonal")
-
-
-def _read_distinct(pieces: Iterable[pl.DataFrame], kinds: pl.Schema, columns: tuple[str, ...]) -> pl.DataFrame:
-    """Return the distinct rows of all pieces in these columns."""
-    none = pl.DataFrame(schema={name: kinds[name] for name in columns})
-    return pl.concat([none, *(piece.select(columns).unique() for piece in pieces)]).unique()
 
 
 def name_units(units: pl.DataFrame) -> pl.Series:

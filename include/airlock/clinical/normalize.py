@@ -156,7 +156,7 @@ class Placement:
         with Partitions(int(files["resources"].sum())) as partitions:
             numbers = files.select(*_FILE, "batch")
             rows = (frame.join(numbers, on=_FILE).select("batch", content=_CONTENT) for frame in self._read_frames())
-            for part in partitions.sorted_spool("content", self._sample, kinds, rows):
+            for part in partitions.sorted_spool(pl.col("content"), self._sample, kinds, rows):
                 for (batch,), lines in part.sort("content").group_by("batch"):
                     contents[batch].update("".join(f"{line}\n" for line in lines["content"]).encode())
         run, store = self._run, self._healthlake.datastore_id

@@ -141,10 +141,14 @@ def _reason(job: EndedJob, output: JobOutput) -> pl.Expr:
 
 def operation_outcomes(sent: Spool, job: EndedJob, output: JobOutput) -> Iterator[pl.DataFrame]:
     """Yield the OperationOutcomes of a job, as rows of the dataset of that name: at most one per resource."""
-    for rows, lines in zip_partitions(sent, output.lines):
-        given = _shorten_file_names(lines, job).filter(pl.col("outcome").is_not_null())
+    for number in range(sent.partitions):
+        given = _shorten_file_names(output.part(number), job).filter(pl.col("outcome").is_not_null())
+        if not given.height:
+            continue
         first = given.unique(RESOURCE, keep="first", maintain_order=True).select(*RESOURCE, "outcome")
-        named = _add_file_names(rows, job).join(first, on=RESOURCE, how="inner", maintain_order="left")
+        named = _add_file_names(sent.partition(number), job).join(
+            first, on=RESOURCE, how="inner", maintain_order="left"
+        )
         yield named.with_columns(source=pl.lit("import")).select(OPERATION_OUTCOMES.names()).cast(OPERATION_OUTCOMES)
 
 
@@ -200,8 +204,7 @@ def _check_lines(found: Counter[str], output: JobOutput) -> Iterator[str]:
 def _check_counts(sent: Spool, counted: Counters) -> Iterator[str]:
     if counted.scanned is not None and counted.scanned != sent.rows:
         yield f"the job scanned {counted.scanned} resources, the batch has {sent.rows}"
-    files = count_files(sent)
-    if counted.files_scanned is not None and counted.files_scanned != files:
+    if counted.files_scanned is not None and counted.files_scanned != (files := count_files(sent)):
         yield f"the job scanned {counted.files_scanned} files, the batch has {files}"
     parts = (counted.imported, counted.customer_errors, counted.server_errors)
     known = [part for part in parts if part is not None]

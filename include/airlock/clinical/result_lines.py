@@ -117,7 +117,7 @@ def names_nothing(sent: Spool, job: EndedJob, output: JobOutput, progress: Count
     progress
         What the job reported of itself.
     """
-    number, files, counted = sent.rows, count_files(sent), output.counters
+    number, counted = sent.rows, output.counters
     return (
         job.status == "COMPLETED"
         and output.manifest_found
@@ -126,10 +126,10 @@ def names_nothing(sent: Spool, job: EndedJob, output: JobOutput, progress: Count
         and output.unreadable_lines == number
         and (counted.scanned, counted.imported) == (number, number)
         and (counted.customer_errors, counted.server_errors) == (0, 0)
-        and counted.files_scanned in (None, files)
         and progress.scanned in (None, number)
         and progress.imported in (None, number)
         and not progress.customer_errors
+        and counted.files_scanned in (None, count_files(sent))
     )
 
 

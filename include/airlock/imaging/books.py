@@ -63,7 +63,7 @@ class Books:
 
     def spool_by_key(self, schema: pl.Schema) -> SortedSpool:
         """Return a spool of rows that have an arrival's key, in the order of the keys."""
-        spool = self._stack.enter_context(SortedSpool("key", compute_bounds(self._keys, self._partitions)))
+        spool = self._stack.enter_context(SortedSpool(pl.col("key"), compute_bounds(self._keys, self._partitions)))
         spool.add(schema.to_frame())
         return spool
 

@@ -62,19 +62,31 @@ class FrameFile:
         self.rows += rows.height
         body = io.BytesIO()
         rows.write_ipc(body, compression="lz4")
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="airlock-")  # noqa: SIM115  (closed by `close`)
-        start = self._file.seek(0, io.SEEK_END)
-        self._file.write(body.getbuffer())
-        self._pieces.append((start, body.getbuffer().nbytes))
-        return len(self._pieces) - 1
+        return self._append(body.getbuffer())
+
+    def take_over(self, other: FrameFile) -> None:
+        """Move the frames of another file to this one without decoding them, and delete the other."""
+        self.rows += other.rows
+        for number in range(len(other._pieces)):
+            self._append(other._body(number))
+        other.close()
 
     def read(self, number: int) -> pl.DataFrame:
         """Return the frame with this number."""
+        return pl.read_ipc(self._body(number))
+
+    def _append(self, body: bytes | memoryview) -> int:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="airlock-")  # noqa: SIM115  (closed by `close`)
+        self._pieces.append((self._file.seek(0, io.SEEK_END), len(body)))
+        self._file.write(body)
+        return len(self._pieces) - 1
+
+    def _body(self, number: int) -> bytes:
         start, size = self._pieces[number]
-        assert self._file is not None  # noqa: S101  # for mypy: `add` has opened it
+        assert self._file is not None  # noqa: S101  # for mypy: `_append` has opened it
         self._file.seek(start)
-        return pl.read_ipc(self._file.read(size))
+        return self._file.read(size)
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
         """Yield all frames in the order in which they were stored."""
@@ -165,13 +177,13 @@ class SortedSpool(Spool):
     Parameters
     ----------
     by
-        The column.
+        The text.
     bounds
         The bounds between the ranges, ascending, from `compute_bounds`.
     """
 
-    def __init__(self, by: str, bounds: pl.Series) -> None:
-        super().__init__(pl.col(by), bounds.len() + 1)
+    def __init__(self, by: pl.Expr, bounds: pl.Series) -> None:
+        super().__init__(by, bounds.len() + 1)
         self._bounds = bounds
 
     def _partition_number(self) -> pl.Expr:
@@ -210,7 +222,9 @@ class Partitions(ExitStack):
         """Return a spool of these columns by the partition numbers that rows have, with the rows of these frames."""
         return self._fill_spool(NumberedSpool(by, self.number), schema, frames)
 
-    def sorted_spool(self, by: str, sample: pl.Series, schema: pl.Schema, frames: Iterable[pl.DataFrame] = ()) -> Spool:
+    def sorted_spool(
+        self, by: pl.Expr, sample: pl.Series, schema: pl.Schema, frames: Iterable[pl.DataFrame] = ()
+    ) -> Spool:
         """Return a spool of these columns by ranges of a text, which a sample of its values bounds, with these rows."""
         return self._fill_spool(SortedSpool(by, compute_bounds(sample, self.number)), schema, frames)
 

@@ -99,7 +99,7 @@ def test_the_number_of_partitions_follows_the_rows(monkeypatch: pytest.MonkeyPat
 @given(keys=st.lists(st.text(max_size=3), max_size=30), partitions=st.integers(1, 6))
 def test_ranges_come_in_the_order_of_their_text(keys: list[str], partitions: int) -> None:
     rows = pl.DataFrame({"key": keys, "row": range(len(keys))}, schema={"key": pl.String, "row": pl.Int64})
-    with SortedSpool("key", compute_bounds(rows["key"][::2], partitions)) as spooled:
+    with SortedSpool(pl.col("key"), compute_bounds(rows["key"][::2], partitions)) as spooled:
         for piece in rows.iter_slices(3):
             spooled.add(piece)
         found = [part.sort("key", maintain_order=True) for part in spooled]
@@ -109,7 +109,7 @@ def test_ranges_come_in_the_order_of_their_text(keys: list[str], partitions: int
 
 def test_bounds_make_ranges_of_about_one_size() -> None:
     keys = pl.Series("key", [f"{n:03}" for n in range(100)])
-    with SortedSpool("key", compute_bounds(keys, 4)) as spooled:
+    with SortedSpool(pl.col("key"), compute_bounds(keys, 4)) as spooled:
         spooled.add(keys.to_frame())
         assert [part.height for part in spooled] == [25, 25, 25, 25]
 
