@@ -76,7 +76,7 @@ def delivery(patients: int) -> bytes:
 def most_rows(world: World, counter: Counter, patients: int) -> dict[str, int]:
     """Return the most rows that each stage has held of a delivery."""
     name = f"of-{patients}"
-    line = pipeline(healthlake={"bytes_per_file": 4_000}, audit={"read_back_sample": 5})
+    line = pipeline(healthlake={"bytes_per_file": 4_000}, audit={"read_back_sample": 5, "manifest_wait_seconds": 0})
     run = Run(line, name, None, S3Uri("archive", f"in/{name}/"), world.s3, world.ledger)
     world.put(f"s3://archive/in/{name}/a.ndjson", delivery(patients))
     for shard in buffer(run).shards:
