@@ -403,7 +403,7 @@ def table(figures: dict[str, Any]) -> str:
 def main(sizes: Iterable[int], until: str, profile: str) -> None:
     """Print a table per size."""
     sys.stdout.write(
-        "without copies to staging prefixes, their listings, and PostgreSQL's fsync; * is no part of the sum\n"
+        "without copies to staging prefixes, their listings, and PostgreSQL's fsync; the sum leaves out stages with *\n"
     )
     for arrivals in sizes:
         sys.stdout.write(f"{table(measure(arrivals, until, profile))}\n\n")

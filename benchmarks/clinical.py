@@ -233,7 +233,7 @@ def _run_child(stage: str, endpoint: str, ledger_url: str) -> dict[str, Any]:
 
 def format_table(figures: dict[str, Any]) -> str:
     """Return the figures as text."""
-    lines = [f"{figures['resources']:,} resources, on {os.cpu_count()} cores; * is no part of the sum"]
+    lines = [f"{figures['resources']:,} resources, on {os.cpu_count()} cores; the sum leaves out the stages with *"]
     for name, stage in figures["stages"].items():
         mark = " " if name in MEASURED else "*"
         lines.append(f" {mark}{name:11}{stage['seconds']:8.1f} s {stage['peak_mib']:7} MiB   {stage['result']}")

@@ -39,7 +39,7 @@ HealthLake's older pages allow one StartFHIRImportJob per minute; AWS names no b
 """
 
 LOCAL_RATES: dict[str, Rate] = dict.fromkeys(("StartDICOMImportJob", "StartFHIRImportJob"), Rate(20, 40))
-"""What applies unless told otherwise: enough to notice a runaway loop, too much to slow down a local run."""
+"""The default rate: low enough to notice a runaway loop, too high to slow down a local run."""
 
 LENGTH_LIMITS: dict[str, int] = {
     **dict.fromkeys(("PatientName", "PatientID", "StudyInstanceUID", "StudyID", "StudyDescription"), 256),

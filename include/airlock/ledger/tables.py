@@ -58,7 +58,7 @@ class StowState(StrEnum):
 
 
 class Resolution(StrEnum):
-    """What a person wants to be done with a non-primary image set."""
+    """The action that a person chose for a non-primary image set."""
 
     PROMOTE = "promote"
     DELETE = "delete"

@@ -1,1 +1,1 @@
-"""What all kinds of pipelines share of the stages; nothing here imports a kind."""
+"""The parts of the stages that all kinds of pipelines share; no module here imports a kind."""

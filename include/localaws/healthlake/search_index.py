@@ -21,7 +21,7 @@ Row = tuple[str, str | None, str | None, float | None, float | None]
 """Parameter, system, value, and the range of moments or numbers that the value stands for."""
 
 Text = tuple[str, str | None, str]
-"""What is added to the parameter's name (a modifier), system, value."""
+"""The modifier of the parameter, the system and the value."""
 
 COLUMNS = frozenset({"_id", "_lastUpdated"})
 """Parameters that are columns of their own."""

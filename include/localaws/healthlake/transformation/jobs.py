@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ADVANCE = "transformation"
 JOB = "data transformation job"
 KMS_KEY = re.compile(r"(arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:)?((key/)?[A-Za-z0-9-]+|alias/[A-Za-z0-9:/_-]+)")
-"""What names a key (AWS KMS, "Key identifiers"): the model has no pattern here, as it has for imports."""
+"""The pattern of a key identifier (AWS KMS, "Key identifiers"); the model has one for imports only."""
 
 INSERT = """
 INSERT INTO transformation_job (
