@@ -8,7 +8,8 @@ from sqlalchemy import func, select
 
 from airlock.ledger.database import reading
 from airlock.ledger.frames import fetch
-from airlock.ledger.tables import arrivals, instances
+from airlock.ledger.tables import arrival_states as arrivals
+from airlock.ledger.tables import instances
 from airlock.records import DISPOSITIONS
 
 if TYPE_CHECKING:

@@ -15,7 +15,9 @@ from pydicom.datadict import dictionary_VR
 from airlock.dicom.preconditions import file_rules
 from airlock.imaging.normalize import has_job_in_datastore
 from airlock.imaging.resolve import read_carried_verdicts
+from airlock.ledger.arrivals import scope
 from airlock.ledger.instances import OWNERS
+from airlock.ledger.instances import SCOPE as INSTANCES
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, VERDICTS, Verdict, count_parts
 from airlock.stages.buffer import Buffered, find_buffered
@@ -54,6 +56,11 @@ _LESSER_CONFLICTS = tuple(
 
 _FACTS = (*ARRIVALS, *ATTRIBUTES)
 _IS_ACCEPTED = pl.col("verdict") == Verdict.ACCEPT
+_UID_COLUMNS = {
+    "SOPInstanceUID": "sop_instance_uid",
+    "SeriesInstanceUID": "series_instance_uid",
+    "StudyInstanceUID": "study_instance_uid",
+}
 _DECISION = ("verdict", "reason", "detail", "duplicate_of")
 # The columns that are compared between files; the other columns go to the verdicts as they are.
 _COMPARED = (
@@ -271,21 +278,32 @@ def _write(run: Run, facts: Spool, decided: Spool) -> Iterator[pl.DataFrame]:
 
     An instance that another run has claimed meanwhile is decided like any duplicate. A plan claims nothing.
     """
-    accepted = (_accepted(part) for part in decided)
-    owners = OWNERS.to_frame() if run.plan_only else _claim_instances(run, accepted)
+    owners = OWNERS.to_frame() if run.plan_only else _claim_instances(run, facts, decided)
     with run.workspace.writer("verdicts", VERDICTS, part_rows=None) as verdicts:
         for known, part in zip(facts, decided, strict=True):  # both have the same partitions
-            words = _decide_by_owners(part, owners).select("arrival_id", *_DECISION)
-            rows = known.join(words, on="arrival_id", how="inner", validate="1:1", maintain_order="left")
+            rows = _join_decisions(known, _decide_by_owners(part, owners))
             verdicts.add(rows.select(VERDICTS.names()).cast(VERDICTS))
             verdicts.end_part()
             yield rows
 
 
-def _claim_instances(run: Run, accepted: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """Claim the accepted instances; return those that another run owns."""
-    store = run.pipeline.healthimaging.datastore_id
-    return run.ledger.claim_instances(store, run.pipeline.name, run.key, accepted)
+def _join_decisions(facts: pl.DataFrame, decided: pl.DataFrame) -> pl.DataFrame:
+    decisions = decided.select("arrival_id", *_DECISION)
+    return facts.join(decisions, on="arrival_id", how="inner", validate="1:1", maintain_order="left")
+
+
+def _claim_instances(run: Run, facts: Spool, decided: Spool) -> pl.DataFrame:
+    """Claim the accepted instances and record all verdicts at once; return the instances that another run owns."""
+    store, pipeline = run.pipeline.healthimaging.datastore_id, run.pipeline.name
+    accepted = (_accepted(part) for part in decided)
+    with run.ledger.at_once(scope(pipeline), INSTANCES) as ledger:
+        owners = ledger.claim_instances(store, pipeline, run.key, accepted)
+        decisions = (
+            _join_decisions(known, _decide_by_owners(part, owners)).rename(_UID_COLUMNS)
+            for known, part in zip(facts, decided, strict=True)
+        )
+        ledger.record_verdicts(store, pipeline, run.key, decisions)
+    return owners
 
 
 def _accepted(rows: pl.DataFrame) -> pl.DataFrame:

@@ -9,6 +9,7 @@ database to it by the steps in ``migrations``.
 from __future__ import annotations
 
 from airlock.ledger.arrivals import Claim
+from airlock.ledger.columns import InstanceState, MessageState, Resolution, ResolutionState, StowState
 from airlock.ledger.errors import LedgerError, LedgerSchemaError, LedgerUnreachableError
 from airlock.ledger.jobs import Job
 from airlock.ledger.ledger import Ledger
@@ -17,7 +18,6 @@ from airlock.ledger.outbox import OutboxMessage
 from airlock.ledger.resolutions import ResolutionRecord
 from airlock.ledger.runs import RunRecord
 from airlock.ledger.schema import upgrade
-from airlock.ledger.tables import InstanceState, MessageState, Resolution, ResolutionState, StowState
 
 __all__ = [
     "Claim",

@@ -5,34 +5,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import polars as pl
-from sqlalchemy import and_, delete, exists, or_, select
+from sqlalchemy import and_, delete, exists, literal_column, or_, select
 
 from airlock.ledger.arrivals import study_key_of
+from airlock.ledger.columns import InstanceState
 from airlock.ledger.database import Store
 from airlock.ledger.frames import fetch, fetch_by_values, insert_missing, stage, uid_frame
-from airlock.ledger.redrives import HELD_FOR_THE_STUDY, STOPPED, still_owns, superseded
+from airlock.ledger.generations import STOPPED
+from airlock.ledger.redrives import HELD_FOR_THE_STUDY, still_owns, superseded
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import InstanceState, arrivals, contracts, gates, instances
+from airlock.ledger.tables import arrival_states as states
+from airlock.ledger.tables import contracts, gates, in_flight, instances, words
 from airlock.reasons import Reason
 from airlock.records import CONTRACTS, Disposition, schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
-    from sqlalchemy import Column, ColumnElement, Connection, Select, Table
-
-    # A query for studies and their unresolved files, and the column with the key of the run that holds these.
-    _Asked = tuple[Select[str, str], Column[str]]
+    from sqlalchemy import ColumnElement, Connection, Select, Table
 
 _KEPT = schema(CONTRACTS, {"patient": pl.String})
 _STUDY_KEYS = pl.Schema({"StudyInstanceUID": pl.String, "study_key": pl.String})
 SCOPE = "contracts"
 # A file that is held only because its study is held is released with the study; any other held file needs a person.
 _HELD_FOR_THE_STUDY = tuple(reason.value for reason in HELD_FOR_THE_STUDY)
-_ARRIVAL = and_(arrivals.c.pipeline == instances.c.pipeline, arrivals.c.arrival_id == instances.c.arrival_id)
-_WAITS_FOR_A_PERSON = and_(
-    arrivals.c.disposition == Disposition.HELD.value, arrivals.c.reason.not_in(_HELD_FOR_THE_STUDY)
-)
+_ARRIVAL = and_(states.c.pipeline == instances.c.pipeline, states.c.arrival_id == instances.c.arrival_id)
+_WAITS_FOR_A_PERSON = and_(states.c.disposition == Disposition.HELD.value, states.c.reason.not_in(_HELD_FOR_THE_STUDY))
 
 
 class Contracts(Store):
@@ -112,23 +110,18 @@ class Contracts(Store):
         Returns
         -------
         list of (str, str)
-            A Study Instance UID with the id of an arrival, or with the key of a run whose books do not balance.
+            A Study Instance UID with the id of an arrival, or with the key of a run that has not settled a file of the
+            study or whose books do not balance.
         """
         frame = uid_frame(uids, "StudyInstanceUID").with_columns(study_key_of("StudyInstanceUID").alias("study_key"))
         with self._reading() as connection:
             rows = stage(connection, frame, _STUDY_KEYS, ["study_key"])
-            # Claimed files first: a file that is settled between the queries is found by the later ones.
-            found = (
-                _fetch_of_other_runs(connection, _query_claimed(rows, datastore_id), except_run) if missing else set()
-            )
-            settled = _stage_settled_by_others(connection, rows, except_run)
-            found |= _fetch_of_other_runs(
-                connection, _query_waiting(rows, settled, datastore_id, pipeline, except_run), except_run
-            )
+            # Open files first: a file that is settled between the queries is found by the later ones.
+            found = _fetch_pairs(connection, _query_in_flight(rows, datastore_id, except_run)) if missing else set()
+            settled = _stage_unreleased(connection, rows, except_run)
+            found |= _fetch_pairs(connection, *_query_waiting(rows, settled, datastore_id, pipeline, except_run))
             if missing:
-                found |= _fetch_of_other_runs(
-                    connection, _query_missing(settled, datastore_id, pipeline, except_run), except_run
-                )
+                found |= _fetch_pairs(connection, _query_missing(settled, datastore_id, pipeline, except_run))
             return sorted(found)
 
 
@@ -137,55 +130,57 @@ def _fetch_contracts(connection: Connection, datastore_id: str, subjects: pl.Ser
     return fetch_by_values(connection, contracts, CONTRACTS, subjects, "subject", in_store).sort("subject")
 
 
-def _fetch_of_other_runs(connection: Connection, asked: Iterable[_Asked], by_run: str) -> set[tuple[str, str]]:
-    others = [statement.where(run_key != by_run).distinct() for statement, run_key in asked]
-    return {(uid, what) for statement in others for uid, what in connection.execute(statement)}
+def _fetch_pairs(connection: Connection, *statements: Select[str, str]) -> set[tuple[str, str]]:
+    return {(uid, what) for statement in statements for uid, what in connection.execute(statement.distinct())}
 
 
-def _stage_settled_by_others(connection: Connection, rows: Table, by_run: str) -> Table:
-    """Stage the studies of which another run has settled a file; usually they are few.
+def _query_in_flight(rows: Table, datastore_id: str, by_run: str) -> Select[str, str]:
+    """Return the query for staged studies with files that another run has not settled, and for these runs."""
+    others = and_(in_flight.c.datastore_id == datastore_id, in_flight.c.run_key != by_run)
+    joined = select(rows.c.StudyInstanceUID, in_flight.c.run_key)
+    return joined.join(in_flight, in_flight.c.study_key == rows.c.study_key).where(others)
+
+
+def _stage_unreleased(connection: Connection, rows: Table, by_run: str) -> Table:
+    """Stage the studies of which another run has settled a file and not released it; usually they are few.
 
     From a staged table the database knows their number. Otherwise it would expect many and read all arrivals.
     """
-    of_others = exists().where(arrivals.c.study_key == rows.c.study_key, arrivals.c.run_key != by_run)
+    unreleased = words.c.disposition != literal_column("'released'")  # as in the condition of the index
+    of_others = exists().where(words.c.study_key == rows.c.study_key, unreleased, words.c.said_by != by_run)
     found = fetch(connection, select(*(rows.c[name] for name in _STUDY_KEYS)).where(of_others), _STUDY_KEYS)
     return stage(connection, found, _STUDY_KEYS, ["study_key"])
 
 
-def _select_settled_files(settled: Table) -> Select[str, str]:
-    uid = settled.c.StudyInstanceUID
-    return select(uid, arrivals.c.arrival_id).join(arrivals, arrivals.c.study_key == settled.c.study_key)
-
-
-def _query_claimed(rows: Table, datastore_id: str) -> Iterator[_Asked]:
-    """Yield a query for staged studies of which a run has claimed and not yet imported a file."""
-    uid = rows.c.StudyInstanceUID
-    claimed = and_(instances.c.datastore_id == datastore_id, instances.c.state == InstanceState.CLAIMED.value)
-    brought = select(uid, arrivals.c.arrival_id).join(instances, instances.c.StudyInstanceUID == uid)
-    yield brought.join(arrivals, _ARRIVAL).where(claimed), arrivals.c.run_key
-
-
-def _query_waiting(rows: Table, settled: Table, datastore_id: str, pipeline: str, by_run: str) -> Iterator[_Asked]:
-    """Yield queries for staged studies that wait for a person in the data store."""
-    uid = rows.c.StudyInstanceUID
+def _select_settled_files(settled: Table, datastore_id: str, pipeline: str, by_run: str) -> Select[str, str]:
+    """Return the query for the files of staged studies in the data store, from runs other than the calling one."""
     there = exists().where(_ARRIVAL, instances.c.datastore_id == datastore_id)
+    in_store = or_(states.c.pipeline == pipeline, states.c.datastore_id == datastore_id, there)
+    files = select(settled.c.StudyInstanceUID, states.c.arrival_id)
+    return files.join(states, states.c.study_key == settled.c.study_key).where(in_store, states.c.run_key != by_run)
+
+
+def _query_waiting(
+    rows: Table, settled: Table, datastore_id: str, pipeline: str, by_run: str
+) -> Iterator[Select[str, str]]:
+    """Yield queries for staged studies that wait for a person in the data store."""
     counts = or_(~superseded(by_run), still_owns(datastore_id))
-    waits = and_(_WAITS_FOR_A_PERSON, counts, or_(arrivals.c.pipeline == pipeline, there))
-    yield _select_settled_files(settled).where(waits), arrivals.c.run_key
+    yield _select_settled_files(settled, datastore_id, pipeline, by_run).where(_WAITS_FOR_A_PERSON, counts)
     unbalanced = and_(gates.c.datastore_id == datastore_id, gates.c.reason == Reason.RUN_UNBALANCED.value)
-    yield select(uid, gates.c.run_key).join(gates, gates.c.subject == uid).where(unbalanced), gates.c.run_key
+    held = select(rows.c.StudyInstanceUID, gates.c.run_key).join(gates, gates.c.subject == rows.c.StudyInstanceUID)
+    yield held.where(unbalanced, gates.c.run_key != by_run)
 
 
-def _query_missing(settled: Table, datastore_id: str, pipeline: str, by_run: str) -> Iterator[_Asked]:
-    """Yield a query for staged studies of which a file was not imported."""
+def _query_missing(settled: Table, datastore_id: str, pipeline: str, by_run: str) -> Select[str, str]:
+    """Return the query for staged studies of which a file was not imported."""
     lost = and_(_did_not_come_in(datastore_id), ~superseded(by_run))
-    yield _select_settled_files(settled).where(arrivals.c.pipeline == pipeline, lost), arrivals.c.run_key
+    return _select_settled_files(settled, datastore_id, pipeline, by_run).where(lost)
 
 
 def _did_not_come_in(datastore_id: str) -> ColumnElement[bool]:
     imported = exists().where(
         instances.c.datastore_id == datastore_id,
-        instances.c.SOPInstanceUID == arrivals.c.sop_instance_uid,
+        instances.c.SOPInstanceUID == states.c.sop_instance_uid,
         instances.c.state == InstanceState.IMPORTED.value,
     )
-    return and_(arrivals.c.disposition.in_(STOPPED), ~imported)
+    return and_(states.c.disposition.in_(STOPPED), ~imported)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.exc import ArgumentError
@@ -14,7 +14,7 @@ from airlock.ledger.errors import LedgerError, translate_errors
 from airlock.records import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from sqlalchemy import URL
 
@@ -126,17 +126,48 @@ def sqlite_file(url: URL) -> Path | None:
 
 
 class Store:
-    """The base of the ledger's parts: its engine, and its reading and writing transactions."""
+    """The base of the ledger's parts: its engine, and its reading and writing transactions.
 
-    def __init__(self, engine: Engine) -> None:
+    Parameters
+    ----------
+    engine
+        The ledger's engine.
+    connection, scopes
+        The transaction in which all methods work, and what it has locked; without one each method has its own.
+    """
+
+    def __init__(self, engine: Engine, connection: Connection | None = None, scopes: Collection[str] = ()) -> None:
         self._engine = engine
+        self._connection = connection
+        self._scopes = frozenset(scopes)
+
+    @contextmanager
+    def at_once(self, *scopes: str) -> Iterator[Self]:
+        """Open one transaction that writes, and yield the ledger whose methods all work in it.
+
+        Parameters
+        ----------
+        scopes
+            The scopes of all methods that are called; see `writing`.
+        """
+        with writing(self._engine, *scopes) as connection:
+            yield type(self)(self._engine, connection, scopes)
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
+        if self._connection is not None:
+            yield self._connection
+            return
         with reading(self._engine) as connection:
             yield connection
 
     @contextmanager
     def _writing(self, *scopes: str) -> Iterator[Connection]:
-        with writing(self._engine, *scopes) as connection:
-            yield connection
+        if self._connection is None:
+            with writing(self._engine, *scopes) as connection:
+                yield connection
+            return
+        unlocked = set(scopes) - self._scopes
+        if unlocked:  # to lock them now, out of order, could end in a deadlock
+            raise ValueError(f"the transaction has not locked {', '.join(sorted(unlocked))}: name them in at_once")
+        yield self._connection

@@ -30,8 +30,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
+from airlock.ledger.columns import UtcDateTime
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.tables import UtcDateTime
 from airlock.records import TIMESTAMP
 
 if TYPE_CHECKING:
@@ -101,6 +101,21 @@ def stage(
     key
         The columns that queries join on.
     """
+    table = _create_staged(connection, schema)
+    fill = _copy_in if connection.dialect.name == "postgresql" else _insert
+    for frame in (frames,) if isinstance(frames, pl.DataFrame) else frames:
+        fill(connection, table, select_schema(frame, schema))
+    return _index_staged(connection, table, key)
+
+
+def stage_query(connection: Connection, query: Select[Any], schema: pl.Schema, key: Sequence[str]) -> Table:
+    """Return a new temporary table with the rows of a query, which has the schema's columns in order; see `stage`."""
+    table = _create_staged(connection, schema)
+    connection.execute(insert(table).from_select(list(schema), query))
+    return _index_staged(connection, table, key)
+
+
+def _create_staged(connection: Connection, schema: pl.Schema) -> Table:
     table = Table(
         f"staged_{next(_serial)}",
         MetaData(),
@@ -109,12 +124,13 @@ def stage(
         postgresql_on_commit="DROP",
     )
     table.create(connection)
-    on_postgres = connection.dialect.name == "postgresql"
-    fill = _copy_in if on_postgres else _insert
-    for frame in (frames,) if isinstance(frames, pl.DataFrame) else frames:
-        fill(connection, table, select_schema(frame, schema))
-    if on_postgres:
+    if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SET LOCAL work_mem TO '{HASH_MIB}MB'")
+    return table
+
+
+def _index_staged(connection: Connection, table: Table, key: Sequence[str]) -> Table:
+    if connection.dialect.name == "postgresql":
         # An index of one column costs least. The planner uses it where the other table's statistics mislead it.
         Index(f"ix_{table.name}", table.c[key[0]], postgresql_using="hash").create(connection)
     else:

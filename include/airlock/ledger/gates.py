@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from sqlalchemy import and_, case, exists, func, insert, literal, or_, select, update
 
+from airlock.ledger.columns import DecisionKind
 from airlock.ledger.database import Store
+from airlock.ledger.decision_tables import decisions
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, insert_missing, select_schema, stage, stage_values
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import gates, overrides
+from airlock.ledger.tables import gates
 from airlock.records import HOLDS, TIMESTAMP, Gate, schema
 
 if TYPE_CHECKING:
@@ -47,32 +49,36 @@ OVERRIDES = schema(
 )
 _HOLDS = schema(HOLDS, _WRITTEN)
 SCOPE = "gates"
+_IS_OVERRIDE = decisions.c.kind == DecisionKind.OVERRIDE.value
+# The columns of the decision log that hold what an override says.
+_LOGGED = {"findings": "seen", "overridden_by": "decided_by", "override_reason": "why", "overridden_at": "decided_at"}
 
 
-def overridden(decisions: FromClause) -> Exists:
+def overridden(held: FromClause) -> Exists:
     """Return the condition that a person overrode the hold of a gate."""
     return exists().where(
+        _IS_OVERRIDE,
         # An override with findings counts in the next audit with the same findings, which then writes a release.
-        overrides.c.findings.is_(None),
-        overrides.c.datastore_id == decisions.c.datastore_id,
-        overrides.c.subject == decisions.c.subject,
-        overrides.c.run_key == decisions.c.run_key,
-        overrides.c.held_reason.is_not_distinct_from(decisions.c.reason),
-        overrides.c.overridden_at >= decisions.c.decided_at,  # a hold after a release is a new hold
+        decisions.c.seen.is_(None),
+        decisions.c.datastore_id == held.c.datastore_id,
+        decisions.c.subject == held.c.subject,
+        decisions.c.run_key == held.c.run_key,
+        decisions.c.reason.is_not_distinct_from(held.c.reason),
+        decisions.c.decided_at >= held.c.decided_at,  # a hold after a release is a new hold
     )
 
 
-def released(decisions: FromClause) -> ColumnElement[bool]:
+def released(decided: FromClause) -> ColumnElement[bool]:
     """Return the condition that the gate or a person released the subject."""
-    return or_(decisions.c.gate == Gate.RELEASE, overridden(decisions))
+    return or_(decided.c.gate == Gate.RELEASE, overridden(decided))
 
 
 _RELEASED = released(gates)
 _DECISION: list[Any] = [_RELEASED if name == "released" else gates.c[name] for name in DECISIONS]
 
 
-def _shape_gates(decisions: pl.DataFrame) -> pl.DataFrame:
-    frame = select_schema(decisions, GATES)
+def _shape_gates(decided: pl.DataFrame) -> pl.DataFrame:
+    frame = select_schema(decided, GATES)
     unknown = frame.filter(~pl.col("gate").is_in(list(Gate)).fill_null(value=False)).height
     if unknown:
         raise LedgerError(f"{unknown} subjects have no known gate: use one of {', '.join(Gate)}")
@@ -98,14 +104,14 @@ def _is_gate_of(datastore_id: str, run_key: str, rows: Table) -> Any:
 class Gates(Store):
     """The ledger's methods about gates."""
 
-    def record_gates(self, datastore_id: str, run_key: str, decisions: pl.DataFrame) -> None:
+    def record_gates(self, datastore_id: str, run_key: str, decided: pl.DataFrame) -> None:
         """Write a run's decisions over its earlier ones; an unchanged decision keeps its time.
 
         Parameters
         ----------
         datastore_id, run_key
             The data store and the run.
-        decisions
+        decided
             `GATES`.
 
         Raises
@@ -113,16 +119,18 @@ class Gates(Store):
         LedgerError
             If a subject has no known gate or more than one, or the run is unknown.
         """
-        frame = _shape_gates(decisions)
+        frame = _shape_gates(decided)
         with self._writing(SCOPE) as connection:
             need_run(connection, run_key)
             rows = stage(connection, frame, GATES, ["subject"])
             now = datetime.now(UTC)
             same = and_(gates.c.gate == rows.c.gate, gates.c.reason.is_not_distinct_from(rows.c.reason))
-            values = {"gate": rows.c.gate, "reason": rows.c.reason, "subject_key": rows.c.subject_key}
-            decided = case((same, gates.c.decided_at), else_=now)
+            values: dict[str, Any] = {"gate": rows.c.gate, "reason": rows.c.reason, "subject_key": rows.c.subject_key}
+            decided_at = case((same, gates.c.decided_at), else_=now)
             connection.execute(
-                update(gates).where(_is_gate_of(datastore_id, run_key, rows)).values(values | {"decided_at": decided})
+                update(gates)
+                .where(_is_gate_of(datastore_id, run_key, rows))
+                .values(values | {"decided_at": decided_at})
             )
             constants: dict[str, Any] = {"datastore_id": datastore_id, "run_key": run_key, "decided_at": now}
             insert_missing(connection, gates, rows, ["datastore_id", "run_key", "subject"], **constants)
@@ -145,22 +153,21 @@ class Gates(Store):
             If the run does not hold one of the subjects, or person or reason is empty. Nothing is written.
         """
         _need_person_and_reason(person, why)
-        answer = {"overridden_by": person, "override_reason": why}
+        answer = {"kind": DecisionKind.OVERRIDE.value, "decided_by": person, "why": why}
         with self._writing(SCOPE) as connection:
             rows = stage_values(connection, subjects, "subject")
             held = and_(_is_gate_of(datastore_id, run_key, rows), gates.c.gate == Gate.HOLD)
             not_held = connection.scalar(select(func.count()).select_from(rows).where(~exists().where(held)))
             if not_held:
                 raise LedgerError(f"run {run_key!r} does not hold {not_held} of these subjects: look at its gates")
-            again = overridden(gates).where(*(overrides.c[name] == value for name, value in answer.items()))
+            again = overridden(gates).where(*(decisions.c[name] == value for name, value in answer.items()))
             values = {
-                **{name: gates.c[name] for name in ("datastore_id", "subject", "run_key")},
-                "held_reason": gates.c.reason,
+                **{name: gates.c[name] for name in ("datastore_id", "subject", "subject_key", "run_key", "reason")},
                 **{name: literal(value) for name, value in answer.items()},
-                "overridden_at": literal(datetime.now(UTC), overrides.c.overridden_at.type),
+                "decided_at": literal(datetime.now(UTC), decisions.c.decided_at.type),
             }
             fresh = select(*values.values()).join(rows, held).where(~again)
-            connection.execute(insert(overrides).from_select(list(values), fresh))
+            connection.execute(insert(decisions).from_select(list(values), fresh))
 
     def override_findings(
         self, datastore_id: str, run_key: str, holds: pl.DataFrame, *, person: str, why: str, at: datetime
@@ -189,26 +196,25 @@ class Gates(Store):
             need_run(connection, run_key)
             rows = stage(connection, written, _HOLDS, ["subject"])
 
-            values: dict[str, Any] = {"subject": rows.c.subject, "held_reason": rows.c.reason}
-            values |= {name: rows.c[name] for name in ("reasons", "findings")}
-            given: dict[str, Any] = {"datastore_id": datastore_id, "run_key": run_key}
-            given |= {"overridden_by": person, "override_reason": why, "overridden_at": at}
-            values |= {name: literal(value, overrides.c[name].type) for name, value in given.items()}
-            names = ("datastore_id", "run_key", "subject", "findings", "overridden_by", "overridden_at")
-            again = exists().where(*(overrides.c[name] == values[name] for name in names))
+            values: dict[str, Any] = {_LOGGED.get(name, name): rows.c[name] for name in _HOLDS}
+            given: dict[str, Any] = {"datastore_id": datastore_id, "run_key": run_key, "decided_at": at}
+            given |= {"kind": DecisionKind.OVERRIDE.value, "decided_by": person, "why": why}
+            values |= {name: literal(value, decisions.c[name].type) for name, value in given.items()}
+            names = ("kind", "datastore_id", "run_key", "subject", "seen", "decided_by", "decided_at")
+            again = exists().where(*(decisions.c[name] == values[name] for name in names))
             fresh = select(*values.values()).where(~again)
-            connection.execute(insert(overrides).from_select(list(values), fresh))
+            connection.execute(insert(decisions).from_select(list(values), fresh))
 
     def overrides_of(self, datastore_id: str, run_key: str) -> pl.DataFrame:
         """Return people's overrides of a run's findings, as `OVERRIDES`, the earliest first."""
-        columns: list[Any] = [overrides.c["held_reason" if name == "reason" else name] for name in OVERRIDES]
-        statement = select(*columns).where(
-            overrides.c.datastore_id == datastore_id,
-            overrides.c.run_key == run_key,
-            overrides.c.findings.is_not(None),
+        statement = select(*(decisions.c[_LOGGED.get(name, name)] for name in OVERRIDES)).where(
+            _IS_OVERRIDE,
+            decisions.c.datastore_id == datastore_id,
+            decisions.c.run_key == run_key,
+            decisions.c.seen.is_not(None),
         )
         with self._reading() as connection:
-            ordered = statement.order_by(overrides.c.overridden_at, overrides.c.id)
+            ordered = statement.order_by(decisions.c.decided_at, decisions.c.id)
             found = fetch(connection, ordered, schema(OVERRIDES, _WRITTEN))
         return found.with_columns(pl.col("reasons").str.split(","))
 

@@ -8,13 +8,14 @@ import polars as pl
 from sqlalchemy import Connection, Table, and_, delete, exists, func, or_, select, update
 
 from airlock.ledger.arrivals import need_held
+from airlock.ledger.columns import InstanceState
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import disable_joins, fetch, insert_missing, select_schema, stage, stage_values
 from airlock.ledger.redrives import is_redrive
 from airlock.ledger.runs import need_run
 from airlock.ledger.studies import insert_elements
-from airlock.ledger.tables import InstanceState, arrivals, instances
+from airlock.ledger.tables import arrival_states, arrivals, instances, successors
 from airlock.records import Disposition
 from airlock.records import schema as schema_of
 
@@ -89,7 +90,7 @@ def _find_known(connection: Connection, rows: Table, in_store: ColumnElement[boo
 
 def _find_other_owners(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> pl.DataFrame:
     other = or_(instances.c.pipeline != pipeline, instances.c.arrival_id != rows.c.arrival_id)
-    before = arrivals.alias("before")
+    before = arrival_states.alias("before")
     inherited = exists().where(
         before.c.arrival_id == rows.c.arrival_id,
         before.c.pipeline == instances.c.pipeline,
@@ -106,7 +107,9 @@ def _superseded_in(run_key: str) -> ColumnElement[bool]:
     """Return the condition that a run redrives the owning arrival, which then gives its instance up to that run."""
     successor = arrivals.alias("successor")
     return exists().where(
-        successor.c.arrival_id == arrivals.c.superseded_by,
+        successors.c.arrival_id == arrivals.c.arrival_id,
+        successors.c.pipeline == arrivals.c.pipeline,
+        successor.c.arrival_id == successors.c.superseded_by,
         successor.c.pipeline == arrivals.c.pipeline,
         successor.c.run_key == run_key,
     )
@@ -141,7 +144,7 @@ def _count_staged(connection: Connection, rows: Table) -> tuple[int, int]:
 
 def _transfer_to_successors(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> None:
     """Transfer instances from superseded arrivals to their staged successors; the stored data is untouched."""
-    before = arrivals.alias("before")
+    before = arrival_states.alias("before")
     replaced = and_(
         instances.c.datastore_id == datastore_id,
         instances.c.pipeline == pipeline,
@@ -155,7 +158,7 @@ def _transfer_to_successors(connection: Connection, datastore_id: str, pipeline:
 
 def return_to_predecessors(connection: Connection, owned: ColumnElement[bool]) -> int:
     """Return stored instances to the held arrivals that were superseded by their owners; return their number."""
-    before = arrivals.alias("before")
+    before = arrival_states.alias("before")
     theirs = and_(
         instances.c.state != InstanceState.CLAIMED,
         before.c.pipeline == instances.c.pipeline,
@@ -227,9 +230,9 @@ def _write_imported(connection: Connection, datastore_id: str, pipeline: str, ro
 def _without_superseded(pipeline: str, rows: Table) -> Subquery:
     """Return the staged rows without those of arrivals that a redrive has superseded."""
     replaced = exists().where(
-        arrivals.c.arrival_id == rows.c.arrival_id,
-        arrivals.c.pipeline == pipeline,
-        arrivals.c.superseded_by.is_not(None),
+        successors.c.arrival_id == rows.c.arrival_id,
+        successors.c.pipeline == pipeline,
+        successors.c.superseded_by.is_not(None),
     )
     return select(rows).where(~replaced).subquery()
 

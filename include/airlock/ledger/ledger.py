@@ -21,6 +21,7 @@ from airlock.ledger.schema import check
 from airlock.ledger.stow import Stow
 from airlock.ledger.studies import Studies
 from airlock.ledger.unrouted import Unrouted
+from airlock.ledger.words import Words
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 class Ledger(
     Runs,
     Arrivals,
+    Words,
     Instances,
     Resources,
     Studies,

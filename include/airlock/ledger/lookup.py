@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from sqlalchemy import and_, exists, func, literal_column, or_, select
 
+from airlock.ledger.columns import DecisionKind
 from airlock.ledger.database import Store
+from airlock.ledger.decision_tables import decisions
 from airlock.ledger.frames import fetch, stage, stage_values
 from airlock.ledger.gates import overridden, released
 from airlock.ledger.runs import RunRecord, record
+from airlock.ledger.tables import arrival_states as states
 from airlock.ledger.tables import (
-    arrivals,
     contracts,
     gates,
     instances,
     outbox,
-    overrides,
     redrives,
     resolutions,
     resources,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from polars._typing import PolarsDataType
-    from sqlalchemy import ColumnElement, Connection, Select, Table
+    from sqlalchemy import ColumnElement, Connection, FromClause, Select, Table
 
 _RUN: dict[str, PolarsDataType] = {"run_key": pl.String, "run_id": pl.String}
 FOUND_ARRIVALS = schema(
@@ -106,7 +107,13 @@ UNRELEASED = schema(
     dict.fromkeys(("subject", "datastore_id", "disposition", "reason"), pl.String), {"arrivals": pl.Int64}
 )
 _FILE = "file/"
-_UNRELEASED = arrivals.c.disposition != literal_column("'released'")  # as in the condition of the index
+_OVERRIDE_COLUMNS = {
+    "held_reason": "reason",
+    "overridden_by": "decided_by",
+    "override_reason": "why",
+    "overridden_at": "decided_at",
+}
+_UNRELEASED = states.c.disposition != literal_column("'released'")  # as in the condition of the index
 _NOT_RELEASED = (Disposition.HELD.value, Disposition.QUARANTINED.value, Disposition.FAILED.value)
 
 
@@ -219,7 +226,7 @@ class Lookup(Store):
         with self._reading() as connection:
             rows = stage(connection, frame, frame.schema, ["study_key"])
             parts = [
-                fetch(connection, _count_unreleased(rows, arrivals.c[name] == rows.c[name]), UNRELEASED)
+                fetch(connection, _count_unreleased(rows, states.c[name] == rows.c[name]), UNRELEASED)
                 for name in ("study_key", "arrival_id")
             ]
         return pl.concat(parts).sort(
@@ -228,25 +235,30 @@ class Lookup(Store):
 
 
 def _count_unreleased(rows: Table, same: ColumnElement[bool]) -> Select[Any]:
-    groups = rows.c.subject, rows.c.datastore_id, arrivals.c.disposition, arrivals.c.reason
-    joined = select(*groups, func.count()).select_from(rows).join(arrivals, same)
-    latest = arrivals.c.superseded_by.is_(None)
+    groups = rows.c.subject, rows.c.datastore_id, states.c.disposition, states.c.reason
+    joined = select(*groups, func.count()).select_from(rows).join(states, same)
+    latest = states.c.superseded_by.is_(None)
     decided = gates.c.subject == rows.c.subject, gates.c.datastore_id == rows.c.datastore_id
     in_store = select(runs.c.pipeline).join(gates, gates.c.run_key == runs.c.run_key).where(*decided)
-    counted = arrivals.c.disposition.in_(_NOT_RELEASED), latest, arrivals.c.pipeline.in_(in_store)
+    counted = states.c.disposition.in_(_NOT_RELEASED), latest, states.c.pipeline.in_(in_store)
     return joined.where(*counted).group_by(*groups)
 
 
-def _run_columns(table: Table, columns: Iterable[str], **own: ColumnElement[Any]) -> Select[Any]:
+def _run_columns(table: FromClause, columns: Iterable[str], **own: ColumnElement[Any]) -> Select[Any]:
     """Return the query for a table's columns; columns that it lacks come from the run of each row."""
     found: Mapping[str, Any] = {**runs.c, **table.c, **own}
     return select(*(found[name] for name in columns)).join_from(table, runs, runs.c.run_key == table.c.run_key)
 
 
-_ARRIVALS = _run_columns(arrivals, FOUND_ARRIVALS)
-_ABOUT_SUBJECTS: dict[str, tuple[Table, pl.Schema]] = {
+_ARRIVALS = _run_columns(states, FOUND_ARRIVALS)
+_OVERRIDES = (
+    select(decisions, *(decisions.c[name].label(other) for other, name in _OVERRIDE_COLUMNS.items()))
+    .where(decisions.c.kind == DecisionKind.OVERRIDE.value)
+    .subquery("overrides")
+)
+_ABOUT_SUBJECTS: dict[str, tuple[FromClause, pl.Schema]] = {
     "gates": (gates, FOUND_GATES),
-    "overrides": (overrides, FOUND_OVERRIDES),
+    "overrides": (_OVERRIDES, FOUND_OVERRIDES),
     "contracts": (contracts, FOUND_CONTRACTS),
 }
 
@@ -254,17 +266,17 @@ _ABOUT_SUBJECTS: dict[str, tuple[Table, pl.Schema]] = {
 def _select_by_each_name(text: str) -> dict[str, list[Select[Any]]]:
     """Return, for each kind of name that a text may be, the queries for its arrivals; each of them uses an index."""
     bucket, _, key = text.removeprefix("s3://").partition("/") if text.startswith("s3://") else ("", "", text)
-    of_key = _ARRIVALS.where(arrivals.c.key == key)
-    owner = and_(instances.c.arrival_id == arrivals.c.arrival_id, instances.c.pipeline == arrivals.c.pipeline)
+    of_key = _ARRIVALS.where(states.c.key == key)
+    owner = and_(instances.c.arrival_id == states.c.arrival_id, instances.c.pipeline == states.c.pipeline)
     return {
-        "StudyInstanceUID": [_ARRIVALS.where(arrivals.c.study_key == study_key(text))],
-        "study_key": [_ARRIVALS.where(arrivals.c.study_key == text)],
+        "StudyInstanceUID": [_ARRIVALS.where(states.c.study_key == study_key(text))],
+        "study_key": [_ARRIVALS.where(states.c.study_key == text)],
         "SOPInstanceUID": [  # a released arrival owns its instance
             _ARRIVALS.join(instances, owner).where(instances.c.SOPInstanceUID == text),
-            _ARRIVALS.where(arrivals.c.sop_instance_uid == text, _UNRELEASED),
+            _ARRIVALS.where(states.c.unreleased_instance_uid == text, _UNRELEASED),
         ],
-        "key": [of_key.where(arrivals.c.bucket == bucket) if bucket else of_key],
-        "arrival_id": [_ARRIVALS.where(arrivals.c.arrival_id == text)],
+        "key": [of_key.where(states.c.bucket == bucket) if bucket else of_key],
+        "arrival_id": [_ARRIVALS.where(states.c.arrival_id == text)],
     }
 
 
@@ -279,10 +291,12 @@ def _name_subjects(files: pl.DataFrame, text: str) -> pl.Series:
     return pl.concat([files["study_instance_uid"], of_files, named], rechunk=True)
 
 
-def _fetch_about_subjects(connection: Connection, subjects: Table, table: Table, columns: pl.Schema) -> pl.DataFrame:
+def _fetch_about_subjects(
+    connection: Connection, subjects: Table, table: FromClause, columns: pl.Schema
+) -> pl.DataFrame:
     own = {"released": released(gates)} if table is gates else {}
     statement = _run_columns(table, columns, **own).join(subjects, subjects.c.subject == table.c.subject)
-    order = {"gates": "decided_at", "overrides": "overridden_at"}.get(table.name, "revision")
+    order = next(name for name in ("overridden_at", "decided_at", "revision") if name in columns)
     return fetch(connection, statement, columns).sort("subject", "datastore_id", order)
 
 
@@ -308,6 +322,6 @@ def _name_subject_keys(files: pl.DataFrame, known: Mapping[str, pl.DataFrame]) -
     return pl.concat([files["study_key"], known["gates"]["subject_key"], known["contracts"]["subject_key"]])
 
 
-def _fetch_by_key(connection: Connection, keys: Table, table: Table, columns: pl.Schema) -> pl.DataFrame:
+def _fetch_by_key(connection: Connection, keys: Table, table: FromClause, columns: pl.Schema) -> pl.DataFrame:
     (key,) = keys.c
     return fetch(connection, _run_columns(table, columns).join(keys, key == table.c[key.name]), columns)

@@ -14,11 +14,12 @@ import polars as pl
 from sqlalchemy import and_, exists, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from airlock.ledger.columns import MessageState
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import insert_missing, select_schema, stage
 from airlock.ledger.runs import need_pipeline, need_run
-from airlock.ledger.tables import MessageState, outbox
+from airlock.ledger.tables import outbox
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, FromClause, Row

@@ -14,18 +14,15 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from sqlalchemy import and_, case, exists, func, insert, or_, select, update
 
-from airlock.ledger.arrivals import next_generation, scope
+from airlock.ledger.arrivals import scope
+from airlock.ledger.columns import InstanceState
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import fetch, insert_missing, stage, stage_values
+from airlock.ledger.frames import fetch, insert_missing, stage, stage_query, stage_values
+from airlock.ledger.generations import STOPPED, next_generation, record_newest
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import (
-    InstanceState,
-    arrivals,
-    instances,
-    redrives,
-    runs,
-)
+from airlock.ledger.tables import arrival_states as states
+from airlock.ledger.tables import arrivals, instances, redrives, runs, successors
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, Disposition, schema
 
@@ -75,14 +72,14 @@ CARRIED = pl.Schema(
 REDRIVEN = schema({"arrival_id": pl.String}, {"asked_at": ARRIVALS["last_modified"]})
 _IDS = pl.Schema({"arrival_id": pl.String})
 _LINKS = pl.Schema({"arrival_id": pl.String, "superseded_by": pl.String})
-_INSERTED = schema(ARRIVALS, {"carries": pl.String, "generation": pl.Int64})
-STOPPED = (Disposition.QUARANTINED.value, Disposition.FAILED.value)  # dispositions without an import
-_successor = arrivals.alias("successor")
-_REPLACED = and_(_successor.c.arrival_id == arrivals.c.superseded_by, _successor.c.pipeline == arrivals.c.pipeline)
+_INSERTED = schema(ARRIVALS, {"carries": pl.String, "generation": pl.Int64, "chosen_id": pl.String})
+_NEW = schema(ARRIVALS, {"site": pl.String, "carries": pl.String, "generation": pl.Int64})
+_successor = states.alias("successor")
+_REPLACED = and_(_successor.c.arrival_id == states.c.superseded_by, _successor.c.pipeline == states.c.pipeline)
 _IN_STORE = (InstanceState.IMPORTED.value, InstanceState.NON_PRIMARY.value)
 _OWNS = and_(
-    instances.c.arrival_id == arrivals.c.arrival_id,
-    instances.c.pipeline == arrivals.c.pipeline,
+    instances.c.arrival_id == states.c.arrival_id,
+    instances.c.pipeline == states.c.pipeline,
     instances.c.state.in_(_IN_STORE),
 )
 
@@ -105,7 +102,7 @@ def still_owns(datastore_id: str) -> ColumnElement[bool]:
 
 def _candidates(datastore_id: str, pipeline: str, *conditions: ColumnElement[bool]) -> Select[Any]:
     columns: dict[str, ColumnElement[Any]] = {
-        **dict(arrivals.c.items()),
+        **dict(states.c.items()),
         "image_set_id": instances.c.image_set_id,
         "state": instances.c.state,
         "redriven_by": _successor.c.run_key,
@@ -114,10 +111,10 @@ def _candidates(datastore_id: str, pipeline: str, *conditions: ColumnElement[boo
     }
     return (
         select(*(columns[name] for name in CANDIDATES))
-        .join(runs, runs.c.run_key == arrivals.c.run_key)
+        .join(runs, runs.c.run_key == states.c.run_key)
         .outerjoin(instances, and_(_OWNS, instances.c.datastore_id == datastore_id))
         .outerjoin(_successor, _REPLACED)
-        .where(arrivals.c.pipeline == pipeline, *conditions)
+        .where(states.c.pipeline == pipeline, *conditions)
     )
 
 
@@ -128,20 +125,20 @@ class Redrives(Store):
         """Return the arrivals of a pipeline that have these ids, in any state, as `CANDIDATES`."""
         with self._reading() as connection:
             rows = stage_values(connection, ids, "arrival_id")
-            named = arrivals.c.arrival_id.in_(select(rows.c.arrival_id))
+            named = states.c.arrival_id.in_(select(rows.c.arrival_id))
             return fetch(connection, _candidates(datastore_id, pipeline, named), CANDIDATES).sort("key", "arrival_id")
 
     def count_undecided(self, pipeline: str, run_key: str) -> int:
         """Return how many arrivals a run holds and has not decided on."""
-        of_run = arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key
+        of_run = states.c.pipeline == pipeline, states.c.run_key == run_key
         with self._reading() as connection:
-            counted = select(func.count()).where(*of_run, arrivals.c.settled_at.is_(None))
+            counted = select(func.count()).where(*of_run, states.c.settled_at.is_(None))
             return int(connection.execute(counted).scalar_one())
 
     def count_redriven(self, pipeline: str, run_key: str) -> int:
         """Return how many held arrivals of a run have a successor."""
-        of_run = arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key
-        held = arrivals.c.disposition == Disposition.HELD.value, arrivals.c.superseded_by.is_not(None)
+        of_run = states.c.pipeline == pipeline, states.c.run_key == run_key
+        held = states.c.disposition == Disposition.HELD.value, states.c.superseded_by.is_not(None)
         with self._reading() as connection:
             return int(connection.execute(select(func.count()).where(*of_run, *held)).scalar_one())
 
@@ -162,13 +159,13 @@ class Redrives(Store):
         polars.DataFrame
             `CANDIDATES`, including arrivals that are being redriven.
         """
-        wanted: list[ColumnElement[bool]] = [arrivals.c.disposition.in_([word.value for word in REDRIVABLE])]
+        wanted: list[ColumnElement[bool]] = [states.c.disposition.in_([word.value for word in REDRIVABLE])]
         if run_key is not None:
-            wanted.append(arrivals.c.run_key == run_key)
+            wanted.append(states.c.run_key == run_key)
         if study is not None:
-            wanted.append(arrivals.c.study_key == study)
+            wanted.append(states.c.study_key == study)
         if reasons:
-            wanted.append(arrivals.c.reason.in_(reasons))
+            wanted.append(states.c.reason.in_(reasons))
         with self._reading() as connection:
             found = fetch(connection, _candidates(datastore_id, pipeline, *wanted), CANDIDATES)
         return found.filter(is_current() | is_underway()).sort("key", "arrival_id")
@@ -186,8 +183,8 @@ class Redrives(Store):
         reasons = [str(reason) for reason in HELD_FOR_THE_STUDY]
         with self._reading() as connection:
             rows = stage_values(connection, studies, "study_key")
-            of_study = arrivals.c.study_key.in_(select(rows.c.study_key))
-            held = and_(arrivals.c.disposition == Disposition.HELD.value, arrivals.c.reason.in_(reasons), of_study)
+            of_study = states.c.study_key.in_(select(rows.c.study_key))
+            held = and_(states.c.disposition == Disposition.HELD.value, states.c.reason.in_(reasons), of_study)
             found = fetch(connection, _candidates(datastore_id, pipeline, held), CANDIDATES)
         return found.filter(is_current() & (pl.col("run_state") != "running")).sort("key", "arrival_id")
 
@@ -245,9 +242,9 @@ class Redrives(Store):
 
     def find_redriven_studies(self, pipeline: str, run_key: str) -> pl.Series:
         """Return the StudyInstanceUIDs of a run's held arrivals that have a successor."""
-        held = arrivals.c.disposition == Disposition.HELD.value
-        of_run = arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key
-        statement = select(arrivals.c.study_instance_uid).where(*of_run, held, arrivals.c.superseded_by.is_not(None))
+        held = states.c.disposition == Disposition.HELD.value
+        of_run = states.c.pipeline == pipeline, states.c.run_key == run_key
+        statement = select(states.c.study_instance_uid).where(*of_run, held, states.c.superseded_by.is_not(None))
         with self._reading() as connection:
             return pl.Series(connection.execute(statement.distinct()).scalars().all(), dtype=pl.String)
 
@@ -260,10 +257,10 @@ class Redrives(Store):
             `REDRIVEN`.
         """
         statement = (
-            select(arrivals.c.arrival_id, redrives.c.asked_at)
+            select(states.c.arrival_id, redrives.c.asked_at)
             .join(_successor, _REPLACED)
             .join(redrives, redrives.c.run_key == _successor.c.run_key)
-            .where(arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key)
+            .where(states.c.pipeline == pipeline, states.c.run_key == run_key)
         )
         with self._reading() as connection:
             return fetch(connection, statement, REDRIVEN)
@@ -284,17 +281,15 @@ class Redrives(Store):
         """
         before = arrivals.alias("before")
         owner = and_(
-            instances.c.arrival_id.in_([arrivals.c.arrival_id, before.c.arrival_id]),
-            instances.c.pipeline == arrivals.c.pipeline,
+            instances.c.arrival_id.in_([states.c.arrival_id, before.c.arrival_id]),
+            instances.c.pipeline == states.c.pipeline,
             instances.c.datastore_id == datastore_id,
         )
         statement = (
-            select(
-                arrivals.c.arrival_id, arrivals.c.carries, before.c.run_key, instances.c.image_set_id, instances.c.state
-            )
-            .join(before, and_(before.c.arrival_id == arrivals.c.carries, before.c.pipeline == arrivals.c.pipeline))
+            select(states.c.arrival_id, states.c.carries, before.c.run_key, instances.c.image_set_id, instances.c.state)
+            .join(before, and_(before.c.arrival_id == states.c.carries, before.c.pipeline == states.c.pipeline))
             .outerjoin(instances, owner)
-            .where(arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key)
+            .where(states.c.pipeline == pipeline, states.c.run_key == run_key)
         )
         with self._reading() as connection:
             return fetch(connection, statement, CARRIED).unique("arrival_id").sort("arrival_id")
@@ -315,12 +310,13 @@ def _check_free(connection: Connection, pipeline: str, ids: pl.Series) -> None:
     """Refuse arrivals that another redrive has claimed since they were selected."""
     rows = stage_values(connection, ids, "arrival_id")
     underway = exists().where(
-        _successor.c.arrival_id == arrivals.c.superseded_by,
-        _successor.c.pipeline == arrivals.c.pipeline,
+        _successor.c.arrival_id == states.c.superseded_by,
+        _successor.c.pipeline == states.c.pipeline,
+        redrives.c.run_key == _successor.c.run_key,
         or_(_successor.c.settled_at.is_(None), ~exists().where(_OWNS)),
     )
-    taken = and_(arrivals.c.pipeline == pipeline, arrivals.c.arrival_id.in_(select(rows.c.arrival_id)), underway)
-    claimed = connection.execute(select(func.count()).select_from(arrivals).where(taken)).scalar_one()
+    taken = and_(states.c.pipeline == pipeline, states.c.arrival_id.in_(select(rows.c.arrival_id)), underway)
+    claimed = connection.execute(select(func.count()).select_from(states).where(taken)).scalar_one()
     if claimed:
         raise LedgerError(f"Another redrive has claimed {claimed} of these arrivals. Select again when it has ended.")
 
@@ -383,14 +379,14 @@ def _read_known(connection: Connection, pipeline: str, ids: list[str]) -> dict[s
     """Return the ledger's rows by id, with the run that has not decided on each or on its successor."""
     rows = stage(connection, pl.DataFrame({"arrival_id": ids}, schema=_IDS).unique(), _IDS, ["arrival_id"])
     undecided = case(
-        (arrivals.c.disposition.is_(None), arrivals.c.run_key),
+        (states.c.disposition.is_(None), states.c.run_key),
         (_successor.c.disposition.is_(None), _successor.c.run_key),
     )
-    columns = [arrivals.c[name] for name in ("arrival_id", "disposition", "generation", "superseded_by")]
+    columns = [states.c[name] for name in ("arrival_id", "disposition", "generation", "superseded_by")]
     statement = (
         select(*columns, undecided.label("undecided"), exists().where(_OWNS).label("owns"))
         .outerjoin(_successor, _REPLACED)
-        .where(arrivals.c.pipeline == pipeline, arrivals.c.arrival_id.in_(select(rows.c.arrival_id)))
+        .where(states.c.pipeline == pipeline, states.c.arrival_id.in_(select(rows.c.arrival_id)))
     )
     return {row.arrival_id: row for row in connection.execute(statement)}
 
@@ -407,8 +403,18 @@ def _insert(connection: Connection, pipeline: str, run_key: str, claims: list[_C
     rows = rows.sort("carries", nulls_last=True, maintain_order=True)
     rows = rows.unique("arrival_id", keep="first", maintain_order=True)
     staged = stage(connection, rows, _INSERTED, ["arrival_id"])
+    chosen = and_(arrivals.c.arrival_id == staged.c.chosen_id, arrivals.c.pipeline == pipeline)
+    inserted = stage_query(
+        connection,
+        select(*(arrivals.c.site if name == "site" else staged.c[name] for name in _NEW)).join_from(
+            staged, arrivals, chosen
+        ),
+        _NEW,
+        ["arrival_id"],
+    )
+    record_newest(connection, pipeline, inserted)
     constants: dict[str, Any] = {"pipeline": pipeline, "run_key": run_key, "claimed_at": datetime.now(UTC)}
-    insert_missing(connection, arrivals, staged, ["pipeline", "arrival_id"], **constants)
+    insert_missing(connection, arrivals, inserted, ["arrival_id", "pipeline"], **constants)
     carried = rows["carries"].count()
     return {"taken": rows.height - carried, "carried": carried}
 
@@ -427,7 +433,8 @@ def _link(connection: Connection, pipeline: str, claims: list[_Claim]) -> None:
 
 def _name_successors(connection: Connection, pipeline: str, links: dict[str, str | None]) -> None:
     rows = stage(connection, pl.DataFrame(list(links.items()), schema=_LINKS, orient="row"), _LINKS, ["arrival_id"])
-    is_one = and_(arrivals.c.pipeline == pipeline, arrivals.c.arrival_id == rows.c.arrival_id)
-    changes = arrivals.c.superseded_by.is_distinct_from(rows.c.superseded_by)
-    values = {"superseded_by": rows.c.superseded_by, "superseded_before": arrivals.c.superseded_by}
-    connection.execute(update(arrivals).where(is_one, changes).values(values))
+    is_one = and_(successors.c.pipeline == pipeline, successors.c.arrival_id == rows.c.arrival_id)
+    changes = successors.c.superseded_by.is_distinct_from(rows.c.superseded_by)
+    values = {"superseded_by": rows.c.superseded_by, "superseded_before": successors.c.superseded_by}
+    connection.execute(update(successors).where(is_one, changes).values(values))
+    insert_missing(connection, successors, rows, ["arrival_id", "pipeline"], pipeline=pipeline)

@@ -8,20 +8,12 @@ from sqlalchemy import and_, delete, func, select, update
 
 from airlock.ledger import instances as of_instances
 from airlock.ledger import resources as of_resources
-from airlock.ledger.arrivals import scope
+from airlock.ledger.arrivals import is_settled, scope
+from airlock.ledger.columns import InstanceState, ResolutionState
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import (
-    InstanceState,
-    ResolutionState,
-    arrivals,
-    instances,
-    jobs,
-    redrives,
-    resolutions,
-    resources,
-)
+from airlock.ledger.tables import arrivals, instances, jobs, redrives, resolutions, resources, successors
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection
@@ -56,16 +48,14 @@ def _undo_redrive(connection: Connection, pipeline: str, run_key: str, unsettled
     if _count_rows(connection, of_run, resolutions.c.state != ResolutionState.BEGUN):
         raise LedgerError(f"run {run_key!r} resolves non-primary image sets: clear its validate task, which continues")
     connection.execute(delete(resolutions).where(of_run))
-    before = arrivals.alias("before")
     given = select(arrivals.c.arrival_id).where(unsettled)
     of_instances.return_to_predecessors(
         connection, and_(instances.c.pipeline == pipeline, instances.c.arrival_id.in_(given))
     )
-    linked = select(before.c.arrival_id).where(before.c.pipeline == pipeline, before.c.superseded_by.in_(given))
-    free = and_(arrivals.c.pipeline == pipeline, arrivals.c.arrival_id.in_(linked))
-    again = {"superseded_by": arrivals.c.superseded_before, "superseded_before": None}
-    connection.execute(update(arrivals).where(free).values(again))
-    if not _count_rows(connection, arrivals.c.run_key == run_key, arrivals.c.settled_at.is_not(None)):
+    linked = and_(successors.c.pipeline == pipeline, successors.c.superseded_by.in_(given))
+    again = {"superseded_by": successors.c.superseded_before, "superseded_before": None}
+    connection.execute(update(successors).where(linked).values(again))
+    if not _count_rows(connection, arrivals.c.run_key == run_key, is_settled(arrivals)):
         connection.execute(delete(redrives).where(redrives.c.run_key == run_key))
 
 
@@ -87,9 +77,7 @@ class Release(Store):
         """
         with self._writing(scope(pipeline), of_instances.SCOPE, of_resources.SCOPE) as connection:
             need_run(connection, run_key, pipeline)
-            unsettled = and_(
-                arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key, arrivals.c.settled_at.is_(None)
-            )
+            unsettled = and_(arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key, ~is_settled(arrivals))
             started = _count_rows(connection, jobs.c.run_key == run_key)
             if started and _count_rows(connection, unsettled):
                 raise LedgerError(

@@ -9,9 +9,10 @@ from typing import Any
 
 from sqlalchemy import and_, delete, insert, select, update
 
+from airlock.ledger.columns import Resolution, ResolutionState
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.tables import Resolution, ResolutionState, instances, resolutions
+from airlock.ledger.tables import instances, resolutions
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, insert_missing, select_schema, stage
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import arrivals, resources
+from airlock.ledger.tables import arrival_states, resources
 from airlock.records import TIMESTAMP, schema
 
 if TYPE_CHECKING:
@@ -67,10 +67,10 @@ def _exists_staged(rows: Table, datastore_id: str) -> ColumnElement[bool]:
 def _is_superseded_claim() -> ColumnElement[bool]:
     """Return the condition that a claim is of a settled arrival that a redrive has superseded."""
     return exists().where(
-        arrivals.c.arrival_id == resources.c.claimed_arrival_id,
-        arrivals.c.run_key == resources.c.claimed_by,
-        arrivals.c.superseded_by.is_not(None),
-        arrivals.c.settled_at.is_not(None),
+        arrival_states.c.arrival_id == resources.c.claimed_arrival_id,
+        arrival_states.c.run_key == resources.c.claimed_by,
+        arrival_states.c.superseded_by.is_not(None),
+        arrival_states.c.settled_at.is_not(None),
     )
 
 
@@ -215,11 +215,12 @@ class Resources(Store):
         polars.DataFrame
             `BROUGHT`, no row for a resource that was not imported from a file.
         """
-        columns: dict[str, ColumnElement[Any]] = {**dict(arrivals.c.items()), **dict(resources.c.items())}
-        file = and_(arrivals.c.arrival_id == resources.c.arrival_id, arrivals.c.pipeline == resources.c.pipeline)
+        columns: dict[str, ColumnElement[Any]] = {**dict(arrival_states.c.items()), **dict(resources.c.items())}
+        same = arrival_states.c.arrival_id == resources.c.arrival_id
+        file = and_(same, arrival_states.c.pipeline == resources.c.pipeline)
         with self._reading() as connection:
             rows = _stage_resources(connection, keys)
-            brought = select(*(columns[name] for name in BROUGHT)).join_from(resources, arrivals, file)
+            brought = select(*(columns[name] for name in BROUGHT)).join_from(resources, arrival_states, file)
             statement = brought.where(_exists_staged(rows, datastore_id), resources.c.content_digest.is_not(None))
             return fetch(connection, statement, BROUGHT).sort(_RESOURCE)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
 RUNNING = "running"
+AUDITED = "audited"  # the state of a run whose arrivals are all settled
 SCHEDULED = "scheduled__"  # prefix of Airflow's ids of runs that the schedule starts
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
     from sqlalchemy.pool import PoolProxiedConnection
 
-REVISION = "0011"  # the newest in migrations/versions; named here so that opening a ledger need not load Alembic
+REVISION = "0012"  # the newest in migrations/versions; named here so that opening a ledger need not load Alembic
 # Not Alembic's default name: Airflow or other users of Alembic may share the database.
 VERSION_TABLE = "airlock_ledger_version"
 LEDGER_URL = "AIRLOCK_LEDGER_URL"  # environment variable: every user of the machine can read command lines

@@ -3,21 +3,19 @@
 Column names are plain SQL names; a column of a DICOM attribute has the DICOM keyword as its key in Python, as in the
 stages' frames. The most selective column of a key comes first: SQLite has no statistics, and would otherwise choose an
 index that begins with the data store to find one instance.
+
+Tables with a row per arrival have no foreign keys: on PostgreSQL the checks would cost as much as the inserts.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
-    DateTime,
     ForeignKey,
-    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
@@ -26,85 +24,32 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.types import TypeDecorator
 
-from airlock.records import Disposition, Gate
+from airlock.ledger.columns import (
+    InstanceState,
+    MessageState,
+    Resolution,
+    ResolutionState,
+    StowState,
+    UtcDateTime,
+    metadata,
+    one_of,
+)
+from airlock.records import Disposition, Gate, Verdict
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine.interfaces import Dialect
+    from collections.abc import Sequence
 
 
-class InstanceState(StrEnum):
-    """The state of a SOP instance's import into a data store by the arrival that owns it."""
-
-    CLAIMED = "claimed"
-    IMPORTED = "imported"
-    NON_PRIMARY = "non_primary"
+def number_column() -> Column[int]:
+    """Return a primary key that the database counts up."""
+    return Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
 
 
-class MessageState(StrEnum):
-    """The state of a message of the outbox."""
+def partial_index(name: str, columns: Sequence[str], condition: str, **options: Any) -> Index:
+    """Return an index of the rows that meet a condition."""
+    return Index(name, *columns, postgresql_where=text(condition), sqlite_where=text(condition), **options)
 
-    PENDING = "pending"
-    SENT = "sent"
-    FAILED = "failed"  # given up, until somebody queues it again
-
-
-class StowState(StrEnum):
-    """Whether a DICOMweb server has stored an instance, by its own answer."""
-
-    STORED = "stored"
-    REFUSED = "refused"
-
-
-class Resolution(StrEnum):
-    """The action that a person chose for a non-primary image set."""
-
-    PROMOTE = "promote"
-    DELETE = "delete"
-
-
-class ResolutionState(StrEnum):
-    """The progress of a resolution; each step is recorded before its request to the service."""
-
-    BEGUN = "begun"
-    COPYING = "copying"  # CopyImageSet may have been requested
-    DELETING = "deleting"  # DeleteImageSet may have been requested
-    DONE = "done"
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """An aware time: ``timestamptz`` on PostgreSQL, the same instant as naive UTC text on SQLite."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Store every time as UTC."""
-        return None if value is None else value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Return an aware time, whatever the database stores."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-def one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
-    """Return the constraint that a column holds one of these values."""
-    listed = ", ".join(f"'{value}'" for value in values)
-    return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
-
-
-metadata = MetaData(
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-    }
-)
 
 runs = Table(
     "runs",
@@ -118,57 +63,148 @@ runs = Table(
     Column("ended_at", UtcDateTime),
     Column("state", Text, nullable=False),
     Column("report", Text),  # JSON
+    Column("listed_until", UtcDateTime),  # the time up to which its claim has taken what was listed; null before it
+    Column("marker", Text),  # digest of the address of the marker that opened its delivery
+    Column("marker_at", UtcDateTime),  # its last_modified
     UniqueConstraint("pipeline", "run_id"),
 )
 
-# An arrival has one row per pipeline; the run in run_key holds it.
+# The row of an arrival is its claim: the run in run_key holds it. It has the facts about the object and never changes.
 arrivals = Table(
     "arrivals",
     metadata,
     Column("arrival_id", Text, primary_key=True),
     Column("pipeline", Text, primary_key=True),
+    Column("run_key", Text, nullable=False),
     Column("bucket", Text, nullable=False),
     Column("key", Text, nullable=False),
     Column("version_id", Text),
     Column("etag", Text, nullable=False),
     Column("size", BigInteger, nullable=False),  # bytes
     Column("last_modified", UtcDateTime, nullable=False),
-    Column("run_key", Text, ForeignKey("runs.run_key"), nullable=False),
+    Column("site", Text, nullable=False),  # "" where the key has none, and for arrivals claimed before schema 0012
+    Column("generation", Integer, nullable=False, server_default="1"),
+    Column("carries", Text),  # the arrival_id of the generation whose import counts for this one too
     Column("claimed_at", UtcDateTime, nullable=False),
-    Column("disposition", Text),
-    Column("stage", Text),
-    Column("reason", Text),
-    Column("detail", Text),
+    Index(None, "run_key"),
+    Index("ix_arrivals_key", "key", postgresql_using="hash"),
+)
+
+# The verdict of validate on an arrival, and the study of its file. A rerun of validate may replace it.
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("arrival_id", Text, primary_key=True),
+    Column("pipeline", Text, primary_key=True),
+    Column("verdict", Text),  # null for arrivals settled before schema 0012
+    Column("datastore_id", Text),
+    Column("study_key", Text),  # indexed instead of the UID: a file may declare a UID too long for an index
     Column("sop_instance_uid", Text),
     Column("series_instance_uid", Text),
     Column("study_instance_uid", Text),
-    Column("study_key", Text),  # indexed instead of the UID: a file may declare a UID too long for an index
+    one_of("verdict", Verdict),
+    Index(None, "study_key"),
+)
+
+# Each decision on an arrival is a row; the one with the highest number counts. An arrival with a word is settled.
+words = Table(
+    "words",
+    metadata,
+    Column("arrival_id", Text, primary_key=True),
+    Column("pipeline", Text, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),  # from 1
+    Column("said_by", Text, nullable=False),  # the key of the run that decided, which need not hold the arrival
+    Column("disposition", Text, nullable=False),
+    Column("stage", Text),
+    Column("reason", Text),
+    Column("detail", Text),
+    Column("study_key", Text),
+    Column("unreleased_instance_uid", Text),  # the SOPInstanceUID, unless released: instances have those
     Column("batch_id", Text),
     Column("job_id", Text),
     Column("image_set_id", Text),
-    Column("settled_at", UtcDateTime),
-    Column("generation", Integer, nullable=False, server_default="1"),
-    Column("superseded_by", Text),  # the arrival_id of its successor, the generation that a redrive made
-    Column("superseded_before", Text),  # superseded_by before the last redrive; restored if that redrive is released
-    Column("carries", Text),  # the arrival_id of the generation whose import counts for this one too
+    Column("settled_at", UtcDateTime, nullable=False),
     one_of("disposition", Disposition),
-    CheckConstraint("(settled_at IS NULL) = (disposition IS NULL)", name="settled_with_a_word"),
+    partial_index("ix_words_unreleased", ["study_key"], "disposition <> 'released'"),
+    partial_index(
+        "ix_words_instance", ["unreleased_instance_uid"], "disposition <> 'released'", postgresql_using="hash"
+    ),
+    partial_index("ix_words_reason", ["reason", "pipeline"], "disposition <> 'released'"),
+    partial_index("ix_words_again", ["arrival_id", "pipeline", "number"], "number > 1"),
+)
+
+# Arrivals that a redrive processes again, each with the arrival of the next generation.
+successors = Table(
+    "successors",
+    metadata,
+    Column("arrival_id", Text, primary_key=True),
+    Column("pipeline", Text, primary_key=True),
+    Column("superseded_by", Text),  # null where the only redrive was released
+    Column("superseded_before", Text),  # superseded_by before the last redrive; restored if that redrive is released
+    Index("ix_successors_superseded_by", "superseded_by"),
+)
+
+# Studies with files that a run has given a verdict on and has not settled.
+in_flight = Table(
+    "in_flight",
+    metadata,
+    Column("study_key", Text, primary_key=True),
+    Column("datastore_id", Text, primary_key=True),
+    Column("run_key", Text, primary_key=True),
+    Column("pipeline", Text, nullable=False),
     Index(None, "run_key"),
-    Index(None, "study_key"),
-    Index(
-        "ix_arrivals_superseded_by",
-        "superseded_by",
-        postgresql_where=text("superseded_by IS NOT NULL"),
-        sqlite_where=text("superseded_by IS NOT NULL"),
-    ),
-    Index("ix_arrivals_key", "key", postgresql_using="hash"),
-    Index(  # released arrivals are found by their instances
-        "ix_arrivals_unreleased",
-        "sop_instance_uid",
-        postgresql_using="hash",
-        postgresql_where=text("disposition <> 'released'"),
-        sqlite_where=text("disposition <> 'released'"),
-    ),
+)
+
+# Objects that must come again: given back, released from a run, or out of reach when they were to be read.
+owed = Table(
+    "owed",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("bucket", Text, primary_key=True),
+    Column("pipeline", Text, primary_key=True),
+    Column("arrival_id", Text, nullable=False),  # of the last arrival, which may have been given back
+    Column("reason", Text, nullable=False),
+    Column("run_key", Text, nullable=False),  # the run that held it last
+    Column("since", UtcDateTime, nullable=False),  # when it was owed first
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", UtcDateTime, nullable=False),
+    Column("asked_at", UtcDateTime),  # when it became overdue and people were told
+    Column("taken_by", Text),  # the run that has claimed it again and has not settled it
+    Index("ix_owed_next", "pipeline", "next_attempt_at"),
+)
+
+# The newest content under each key that had several contents; an older content that returns is a new generation.
+newest_contents = Table(
+    "newest_contents",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("bucket", Text, primary_key=True),
+    Column("pipeline", Text, primary_key=True),
+    Column("arrival_id", Text, nullable=False),
+    Column("last_modified", UtcDateTime, nullable=False),
+)
+
+# FHIR resources that wait for another one; their bytes are below parked/ in the workspace.
+parked = Table(
+    "parked",
+    metadata,
+    Column("arrival_id", Text, primary_key=True),
+    Column("line", BigInteger, primary_key=True, autoincrement=False),
+    Column("waits_for_type", Text, primary_key=True),
+    Column("waits_for_id", Text, primary_key=True),
+    Column("pipeline", Text, primary_key=True),
+    Column("datastore_id", Text, nullable=False),
+    Column("resource_type", Text, nullable=False),
+    Column("resource_id", Text, nullable=False),
+    Column("content_digest", Text, nullable=False),
+    Column("patient", Text),
+    Column("site", Text, nullable=False),
+    Column("run_key", Text, nullable=False),
+    Column("body_uri", Text, nullable=False),
+    Column("parked_at", UtcDateTime, nullable=False),
+    Column("parked_until", UtcDateTime, nullable=False),
+    Index("ix_parked_target", "waits_for_id", "waits_for_type", "datastore_id"),
+    Index("ix_parked_until", "pipeline", "parked_until"),
 )
 
 # A SOP instance has one row per data store, so one owner: the arrival that is to import it or has imported it. On
@@ -187,7 +223,6 @@ instances = Table(
     Column("image_set_version", BigInteger),
     Column("batch_id", Text),
     one_of("state", InstanceState),
-    ForeignKeyConstraint(["arrival_id", "pipeline"], ["arrivals.arrival_id", "arrivals.pipeline"]),
     Index("ix_instances_arrival", "arrival_id", "pipeline"),
     Index("ix_instances_study", "StudyInstanceUID", "datastore_id"),
 )
@@ -200,17 +235,38 @@ resources = Table(
     Column("resource_type", Text, primary_key=True),
     Column("datastore_id", Text, primary_key=True),
     Column("content_digest", Text),  # of what was imported; null until then, as all up to batch_id
-    Column("run_key", Text, ForeignKey("runs.run_key")),
+    Column("run_key", Text),
     Column("pipeline", Text),
     Column("arrival_id", Text),  # null for a resource that Airlock itself has built
     Column("batch_id", Text),
-    Column("claimed_by", Text, ForeignKey("runs.run_key"), index=True),
+    Column("claimed_by", Text, index=True),
     Column("claimed_digest", Text),
     Column("claimed_arrival_id", Text),
+    Column("clock", Text),  # orders what was imported, by the source's declared order
+    Column("claimed_clock", Text),
+    Column("patient", Text),  # Patient/<id>, of the claimed or imported content
     CheckConstraint("(content_digest IS NULL) = (run_key IS NULL)", name="imported_by_a_run"),
     CheckConstraint("content_digest IS NOT NULL OR claimed_by IS NOT NULL", name="imported_or_claimed"),
-    ForeignKeyConstraint(["arrival_id", "pipeline"], ["arrivals.arrival_id", "arrivals.pipeline"]),
+    Index("ix_resources_patient", "patient", "datastore_id"),
     Index("ix_resources_arrival", "arrival_id", "pipeline"),
+)
+
+# FHIR resources whose last attempt did not end in a release.
+open_resources = Table(
+    "open_resources",
+    metadata,
+    Column("resource_id", Text, primary_key=True),
+    Column("resource_type", Text, primary_key=True),
+    Column("datastore_id", Text, primary_key=True),
+    Column("patient", Text),
+    Column("disposition", Text, nullable=False),
+    Column("reason", Text),
+    Column("clock", Text),
+    Column("run_key", Text, nullable=False),
+    Column("pipeline", Text, nullable=False),
+    Column("arrival_id", Text),
+    Index(None, "run_key"),
+    Index("ix_open_resources_patient", "patient", "datastore_id"),
 )
 
 # The grouping elements of the studies and series in a data store, as the first run that imported some of it found them.
@@ -253,7 +309,7 @@ jobs = Table(
     Column("ended_at", UtcDateTime),
 )
 
-# The audits' decisions; people's decisions about holds are in overrides, where no row is ever changed or deleted.
+# The audits' decisions; people's decisions about holds are in decisions.
 # The subject of a gate is a StudyInstanceUID, or "Patient/<id>" or "file/<arrival_id>" in a clinical pipeline; the
 # subject_key replaces it where the subject must not be seen.
 gates = Table(
@@ -270,26 +326,10 @@ gates = Table(
     Index(None, "run_key"),
 )
 
-overrides = Table(
-    "overrides",
-    metadata,
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
-    Column("datastore_id", Text, nullable=False),
-    Column("subject", Text, nullable=False),
-    Column("run_key", Text, ForeignKey("runs.run_key"), nullable=False),
-    Column("held_reason", Text),  # reason of the hold that the person saw; a hold for another reason stays
-    Column("overridden_by", Text, nullable=False),
-    Column("override_reason", Text, nullable=False),
-    Column("overridden_at", UtcDateTime, nullable=False),
-    Column("reasons", Text),  # codes of the findings that the person saw, separated by commas
-    Column("findings", Text),  # digest of these findings: the override counts for them only
-    Index("ix_overrides_subject", "subject", "datastore_id"),
-)
-
 outbox = Table(
     "outbox",
     metadata,
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    number_column(),
     Column("pipeline", Text, nullable=False),
     Column("destination", Text, nullable=False),
     Column("subject_key", Text, nullable=False),
@@ -386,3 +426,60 @@ stow_instances = Table(
     Column("decided_at", UtcDateTime, nullable=False),
     one_of("state", StowState),
 )
+
+# How many arrivals of a run, and bytes, have each disposition and reason: the sum of the rows. The transaction that
+# writes words adds a row for each difference that it makes, also to the totals of another run.
+run_totals = Table(
+    "run_totals",
+    metadata,
+    number_column(),
+    Column("run_key", Text, nullable=False),  # the run that holds the arrivals
+    Column("pipeline", Text, nullable=False),
+    Column("site", Text, nullable=False),
+    Column("disposition", Text, nullable=False),
+    Column("reason", Text),
+    Column("arrivals", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("said_by", Text, nullable=False),  # the run that made the difference
+    Column("said_at", UtcDateTime, nullable=False),
+    Index(None, "run_key"),
+    Index("ix_run_totals_pipeline", "pipeline", "said_at"),
+)
+
+# A dated count of the archive, by site and month.
+census = Table(
+    "census",
+    metadata,
+    number_column(),
+    Column("pipeline", Text, nullable=False),
+    Column("source_uri", Text, nullable=False),
+    Column("site", Text, nullable=False),
+    Column("month", Text, nullable=False),  # YYYY-MM
+    Column("objects", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("studies", BigInteger),
+    Column("method", Text, nullable=False),  # inventory, listing or plan
+    Column("counted_at", UtcDateTime, nullable=False),
+    Index("ix_census_pipeline", "pipeline", "counted_at"),
+)
+
+# What `arrivals` was before schema 0012: each arrival with its verdict, latest word and successor.
+arrival_states = Table(
+    "arrival_states",
+    MetaData(),
+    *(Column(column.name, column.type) for column in arrivals.c),
+    *(Column(column.name, column.type) for column in verdicts.c if column.name not in arrivals.c),
+    *(Column(column.name, column.type) for column in words.c if column.name not in {*arrivals.c.keys(), "study_key"}),
+    *(Column(column.name, column.type) for column in successors.c if column.name not in arrivals.c),
+)
+STATES_VIEW = """CREATE VIEW arrival_states AS
+SELECT a.arrival_id, a.pipeline, a.run_key, a.bucket, a.key, a.version_id, a.etag, a.size, a.last_modified, a.site,
+    a.generation, a.carries, a.claimed_at, v.verdict, v.datastore_id, v.study_key, v.sop_instance_uid,
+    v.series_instance_uid, v.study_instance_uid, w.number, w.said_by, w.disposition, w.stage, w.reason, w.detail,
+    w.unreleased_instance_uid, w.batch_id, w.job_id, w.image_set_id, w.settled_at, s.superseded_by, s.superseded_before
+FROM arrivals a
+LEFT JOIN verdicts v ON v.arrival_id = a.arrival_id AND v.pipeline = a.pipeline
+LEFT JOIN words w ON w.arrival_id = a.arrival_id AND w.pipeline = a.pipeline AND NOT EXISTS (
+    SELECT 1 FROM words l
+    WHERE l.number > 1 AND l.arrival_id = w.arrival_id AND l.pipeline = w.pipeline AND l.number > w.number)
+LEFT JOIN successors s ON s.arrival_id = a.arrival_id AND s.pipeline = a.pipeline"""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import polars as pl
 
 from airlock.ledger import InstanceState
-from airlock.ledger.arrivals import next_generation
-from airlock.ledger.redrives import REDRIVABLE, STOPPED, SUCCESSORS, is_current, is_underway
+from airlock.ledger.generations import STOPPED, next_generation
+from airlock.ledger.redrives import REDRIVABLE, SUCCESSORS, is_current, is_underway
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, Disposition, arrival_id
 from airlock.run import run_key

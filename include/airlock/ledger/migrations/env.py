@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from alembic import context
 
+from airlock.ledger import decision_tables, tables  # noqa: F401  # both fill the metadata
+from airlock.ledger.columns import metadata
 from airlock.ledger.schema import VERSION_TABLE
-from airlock.ledger.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import create_engine, delete
 
 from airlock.ledger import Ledger, upgrade
-from airlock.ledger.tables import metadata
+from airlock.ledger.columns import metadata
 from tests.servers.postgres import Postgres, postgres_server, postgres_url
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.ledger.arrivals import next_generation
+from airlock.ledger.generations import next_generation
 from airlock.ledger.redrives import SUCCESSORS
 from airlock.records import arrival_id
 from tests.unit.airlock.ledger.samples import (

@@ -9,6 +9,7 @@ import polars as pl
 
 from airlock.ledger.instances import CLAIMS, IMPORTS
 from airlock.ledger.studies import SERIES, STUDIES
+from airlock.ledger.words import VERDICTS
 from airlock.records import ARRIVALS, DISPOSITIONS, arrival_id
 
 if TYPE_CHECKING:
@@ -44,6 +45,12 @@ def claims(*pairs: tuple[str, str]) -> pl.DataFrame:
     """Pairs of an arrival's name and the SOP Instance UID that it brings."""
     rows = [(id_of(name), uid, f"{uid}.series", "1.study") for name, uid in pairs]
     return pl.DataFrame(rows, schema=CLAIMS, orient="row")
+
+
+def verdicts(*pairs: tuple[str, str], verdict: str = "accept") -> pl.DataFrame:
+    """Pairs of an arrival's name and the study that its file belongs to."""
+    rows = [(id_of(name), verdict, f"1.{name}", "1.series", uid) for name, uid in pairs]
+    return pl.DataFrame(rows, schema=VERDICTS, orient="row")
 
 
 def imports(*pairs: tuple[str, str], state: str = "imported") -> pl.DataFrame:

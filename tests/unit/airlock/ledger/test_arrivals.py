@@ -230,13 +230,16 @@ def test_words_that_come_frame_by_frame_are_kept_all_or_none(ledger: Ledger) -> 
     assert list(ledger.held_ids(NIGHTLY, "b")) == []
 
 
-def test_settling_again_is_harmless_and_a_cleared_audit_may_decide_otherwise(ledger: Ledger) -> None:
+def test_settling_again_is_harmless_and_a_cleared_audit_may_decide_otherwise_but_not_unsay_a_release(
+    ledger: Ledger,
+) -> None:
     begin(ledger, "a")
-    ledger.claim(NIGHTLY, "a", arrivals("1", "2"))
+    ledger.claim(NIGHTLY, "a", arrivals("1", "2", "3"))
+    ledger.settle(NIGHTLY, "a", dispositions("1", "2", "3", word="failed"))
     ledger.settle(NIGHTLY, "a", dispositions("1", "2"))
     ledger.settle(NIGHTLY, "a", dispositions("1", "2"))
-    ledger.settle(NIGHTLY, "a", dispositions("2", word="held"))
-    assert count_arrivals(ledger, NIGHTLY) == {"released": 1, "held": 1}
+    ledger.settle(NIGHTLY, "a", dispositions("2", "3", word="held"))
+    assert count_arrivals(ledger, NIGHTLY) == {"released": 2, "held": 1}
 
 
 def test_settling_an_arrival_of_another_run_is_refused_as_a_whole(ledger: Ledger) -> None:

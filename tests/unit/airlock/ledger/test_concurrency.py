@@ -164,7 +164,7 @@ def _die_in_the_middle(url: str, run: str) -> None:
 
         rows = stage(connection, arrivals(*NAMES[:10]), ARRIVALS, ["arrival_id"])
         constants = {"pipeline": NIGHTLY, "run_key": run, "claimed_at": SEEN_AT}
-        assert insert_missing(connection, table, rows, ["pipeline", "arrival_id"], **constants) == 10
+        assert insert_missing(connection, table, rows, ["arrival_id", "pipeline"], site="", **constants) == 10
         os.kill(os.getpid(), signal.SIGKILL)
 
 

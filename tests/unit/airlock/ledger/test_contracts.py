@@ -18,6 +18,7 @@ from tests.unit.airlock.ledger.samples import (
     series,
     study,
     uids,
+    verdicts,
 )
 
 if TYPE_CHECKING:
@@ -116,18 +117,21 @@ def test_a_failed_file_that_came_with_a_later_delivery_keeps_nothing_back(opened
 
 
 def test_a_file_on_its_way_in_another_run_keeps_its_study_back(opened: Ledger) -> None:
-    opened.claim_instances(STORE, NIGHTLY, "a", claims(("1", "1.1")))
+    opened.record_verdicts(STORE, NIGHTLY, "a", verdicts(("1", "1.study")))
     assert studies(opened.unresolved_files(STORE, NIGHTLY, uids("1.study"), "b")) == ["1.study"]
     assert studies(opened.unresolved_files(STORE, NIGHTLY, uids("1.study"), "a")) == []
     assert studies(opened.unresolved_files(STORE, NIGHTLY, uids("1.study"), "b", missing=False)) == []
     assert studies(opened.unresolved_files("f" * 32, NIGHTLY, uids("1.study"), "b")) == []
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-3: nothing of a run is seen until it settles")
-def test_a_file_in_the_store_keeps_its_study_back_until_its_run_has_settled(opened: Ledger) -> None:
-    opened.claim_instances(STORE, NIGHTLY, "a", claims(("1", "1.1")))
+@pytest.mark.parametrize("verdict", ["accept", "quarantine", "duplicate"])
+def test_a_study_is_kept_back_until_the_run_with_one_of_its_files_has_settled(opened: Ledger, verdict: str) -> None:
+    opened.record_verdicts(STORE, NIGHTLY, "a", verdicts(("1", "1.study"), verdict=verdict))
     opened.record_imported(STORE, "a", imports(("1", "1.1")), study(), series())
     assert studies(opened.unresolved_files(STORE, NIGHTLY, uids("1.study"), "b")) == ["1.study"]
+    assert studies(opened.unresolved_files(STORE, "another", uids("1.study"), "b")) == ["1.study"]
+    opened.settle(NIGHTLY, "a", dispositions("1"))
+    assert studies(opened.unresolved_files(STORE, NIGHTLY, uids("1.study"), "b")) == []
 
 
 def test_a_run_whose_books_do_not_balance_keeps_its_studies_back(opened: Ledger) -> None:

@@ -4,7 +4,8 @@ import polars as pl
 import pytest
 from sqlalchemy import select
 
-from airlock.ledger import Ledger, LedgerError, tables
+from airlock.ledger import Ledger, LedgerError
+from airlock.ledger.decision_tables import decisions
 from airlock.ledger.gates import DECISIONS, GATES
 from airlock.records import study_key
 from tests.unit.airlock.ledger.samples import STORE, begin, uids
@@ -26,9 +27,9 @@ def released(ledger: Ledger, run: str) -> dict[str, bool]:
 
 
 def overrides(ledger: Ledger) -> list[tuple[str, str | None, str, str]]:
-    columns = (getattr(tables.overrides.c, name) for name in ("subject", "held_reason", "overridden_by"))
+    columns = (decisions.c[name] for name in ("subject", "reason", "decided_by"))
     with ledger._reading() as connection:
-        rows = connection.execute(select(*columns, tables.overrides.c.override_reason))
+        rows = connection.execute(select(*columns, decisions.c.why))
         return sorted(tuple(row) for row in rows)
 
 

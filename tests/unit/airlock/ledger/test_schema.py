@@ -22,9 +22,9 @@ from sqlalchemy.exc import IntegrityError
 import airlock.ledger.migrations
 from airlock.ledger import Ledger, LedgerError, upgrade
 from airlock.ledger.__main__ import main
+from airlock.ledger.columns import UtcDateTime, metadata
 from airlock.ledger.database import engine_for, parse_url, writing
 from airlock.ledger.schema import REVISION, VERSION_TABLE
-from airlock.ledger.tables import UtcDateTime, metadata
 from airlock.records import CONTRACTS
 from tests.unit.airlock.ledger.samples import NIGHTLY, SEEN_AT, STORE, arrivals, begin, uids
 

@@ -1,0 +1,99 @@
+"""The values and types of the ledger's columns."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from sqlalchemy import CheckConstraint, DateTime, MetaData
+from sqlalchemy.types import TypeDecorator
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine.interfaces import Dialect
+
+
+class InstanceState(StrEnum):
+    """The state of a SOP instance's import into a data store by the arrival that owns it."""
+
+    CLAIMED = "claimed"
+    IMPORTED = "imported"
+    NON_PRIMARY = "non_primary"
+
+
+class MessageState(StrEnum):
+    """The state of a message of the outbox."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    FAILED = "failed"  # given up, until somebody queues it again
+
+
+class StowState(StrEnum):
+    """Whether a DICOMweb server has stored an instance, by its own answer."""
+
+    STORED = "stored"
+    REFUSED = "refused"
+
+
+class Resolution(StrEnum):
+    """The action that a person chose for a non-primary image set."""
+
+    PROMOTE = "promote"
+    DELETE = "delete"
+
+
+class ResolutionState(StrEnum):
+    """The progress of a resolution; each step is recorded before its request to the service."""
+
+    BEGUN = "begun"
+    COPYING = "copying"  # CopyImageSet may have been requested
+    DELETING = "deleting"  # DeleteImageSet may have been requested
+    DONE = "done"
+
+
+class DecisionKind(StrEnum):
+    """What a person decided on."""
+
+    OVERRIDE = "override"  # the hold of a subject
+    BRAKE = "brake"  # the stop of a run whose numbers are absurd
+    IDENTITY = "identity"  # whose study it is
+    SIGN_OFF = "sign_off"  # a version of a profile or mapping
+    ADOPT = "adopt"  # a data store that others filled
+    FORGET = "forget"  # what was removed from a data store
+    SWEEP = "sweep"  # objects that a sweep named and did not take in
+    REVEAL = "reveal"  # identifiers shown to a person
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware time: ``timestamptz`` on PostgreSQL, the same instant as naive UTC text on SQLite."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Store every time as UTC."""
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Return an aware time, whatever the database stores."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
+    """Return the constraint that a column holds one of these values."""
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
+
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
