@@ -209,6 +209,13 @@ class Reason(StrEnum):
         "non_primary",
         "The file contradicts its study and went into a non-primary image set. Redrive it to promote or delete that.",
     )
+    PRIMARY_UNKNOWN = (
+        "primary_unknown",
+        (
+            "The job's result line does not say whether the file's image set is the study's primary one. Look at the "
+            "image set, and approve the file if it is."
+        ),
+    )
     VERSION_ABOVE_ONE = (
         "version_above_one",
         "Another import of the same instance changed the image set. Compare the two imports.",
@@ -216,6 +223,13 @@ class Reason(StrEnum):
     NOT_IN_MANIFEST = (
         "not_in_manifest",
         "The job's result files do not name it, or contradict each other. Redrive it.",
+    )
+    REPLACED_DURING_IMPORT = (
+        "replaced_during_import",
+        (
+            "The object was replaced or deleted while its job imported it in place, so nobody knows what the data "
+            "store holds. Compare its image set with the source; the next run takes the new object."
+        ),
     )
     MANIFEST_MISSING = (
         "manifest_missing",

@@ -10,6 +10,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -19,9 +20,10 @@ from airlock.imaging.books import ARRIVAL, DECIDED, open_books
 from airlock.imaging.contracts import FhirReferences, StudyContract, complete, with_revision
 from airlock.imaging.fhir.publishing import read_publishing
 from airlock.imaging.fhir.study import name_resources
+from airlock.imaging.import_ import find_replaced
 from airlock.imaging.input_files import name_files
-from airlock.imaging.outcomes import account, find_discrepancies
-from airlock.imaging.read_back import choose_image_sets, read_back
+from airlock.imaging.outcomes import account, find_discrepancies, list_notes
+from airlock.imaging.read_back import ask_primary, choose_image_sets, read_back
 from airlock.imaging.reading import find_reading
 from airlock.imaging.report import Tally
 from airlock.imaging.resolve import CARRIED
@@ -96,7 +98,7 @@ def audit(run: Run, imaging: ImageSetReader, published: Collection[str] = ()) ->
     found = find_buffered(run)
     buffered = found or Buffered()
     with open_books(count_partitions(buffered.arrivals)) as books:
-        jobs = _account_all(run, books)
+        jobs = _account_all(run, books, imaging)
         _fill_books(run, books, buffered.all_shards)
         problems = describe_imbalances(books.balance())
         if found is None:
@@ -128,27 +130,31 @@ def _fill_books(run: Run, books: Books, shards: list[str]) -> None:
         books.held_ids.add(rows)
 
 
-def _account_all(run: Run, books: Books) -> list[dict[str, Any]]:
+def _account_all(run: Run, books: Books, imaging: ImageSetReader) -> list[dict[str, Any]]:
     """Add the outcomes of all batches to the books; return an entry per job for the report."""
     jobs: list[dict[str, Any]] = []
     for carried in run.workspace.find_parts(CARRIED, OUTCOMES):
         books.add_outcomes(carried)
     # One wait for all jobs: they have ended, and a hundred without output must not cost a hundred waits.
     until = time.monotonic() + run.pipeline.audit.manifest_wait_seconds
-    for outcomes, entries in account_for_each(find_batches(run), lambda batch: _account_batch(run, batch, until)):
+    one = partial(_account_batch, run, imaging=imaging, until=until)
+    for outcomes, entries in account_for_each(find_batches(run), one):
         books.add_outcomes(outcomes)
         jobs += entries
     return jobs
 
 
-def _account_batch(run: Run, batch: Batch, until: float) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+def _account_batch(
+    run: Run, batch: Batch, *, imaging: ImageSetReader, until: float
+) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
     """Return a batch's outcomes, and the entry of its job if one was begun; wait for its output at most until then."""
     files = run.workspace.read(f"batches/{batch.batch_id}", BATCHES)
     job = find_ended_job(run, batch.batch_id)
     if job is not None:
         output = read_best_output(run, job, max(0.0, until - time.monotonic()), manifests)
-        output = name_files(files, job, output)
-        return account(files, job, output), [build_job_entry(batch, job, find_discrepancies(files, output))]
+        output = ask_primary(imaging, run.pipeline.datastore_id, name_files(files, job, output))
+        entry = build_job_entry(batch, job, find_discrepancies(files, output)) | list_notes(output)
+        return account(files, job, output, replaced=find_replaced(run, batch.batch_id, job.job_id)), [entry]
     known = run.ledger.job(batch.batch_id)
     entries = [] if known is None else [build_job_entry(batch, known, [])]
     return account(files, None, None, missing_job_reason(known)), entries

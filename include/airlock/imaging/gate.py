@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from airlock.pipelines import Audit
 
 IMPORTED = (Outcome.IMPORTED.value, Outcome.IMPORTED_WITH_WARNING.value)
+_TO_LOOK_AT = (Reason.NON_PRIMARY, Reason.PRIMARY_UNKNOWN, Reason.VERSION_ABOVE_ONE)
 # Reasons of a gate that no single file causes: every file of the study has the gate's reason.
 _OF_THE_STUDY = (Reason.STUDY_HELD, Reason.STUDY_INCOMPLETE, Reason.NOT_PUBLISHED, Reason.RUN_UNBALANCED)
 # An accepted file with one of these reasons could not be staged. Its duplicates were not imported either and get the
@@ -31,7 +32,7 @@ def flag_blocking(outcomes: pl.DataFrame, settings: Audit, suspect_batches: list
     A service warning does not block if all its types are harmless, and neither does a finding that is only noted.
     """
     harmful_warning = (pl.col("reason") == Reason.SERVICE_WARNING) & ~_only_harmless(settings)
-    to_look_at = pl.col("reason").is_in([str(reason) for reason in (Reason.NON_PRIMARY, Reason.VERSION_ABOVE_ONE)])
+    to_look_at = pl.col("reason").is_in([str(reason) for reason in _TO_LOOK_AT])
     suspect = pl.col("batch_id").is_in(suspect_batches) & pl.col("outcome").is_in(IMPORTED)
     imported_but = (harmful_warning | to_look_at).fill_null(value=False)
     return outcomes.with_columns(

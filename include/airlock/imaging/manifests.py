@@ -42,6 +42,7 @@ RESULTS = {
     "failure": "FAILURE/failure.ndjson",
     "warning": "WARNING/warning.ndjson",
 }
+_SETS = ("non_primary_sets", "primary_sets")
 OTHER = "OTHER"  # the service's type for a warning without another type
 
 # The usual line: a success with these fields, each once, and without escapes. Such lines are read together.
@@ -95,6 +96,7 @@ class JobOutput:
     unreadable_lines: int
     image_set_versions: dict[str, int] = field(default_factory=dict)
     non_primary_sets: frozenset[str] = frozenset()  # by the manifest; a line may say so as well
+    primary_sets: frozenset[str] = frozenset()  # by their own metadata, where no line says so
     shapes: dict[str, int] = field(default_factory=dict)  # the fields of unreadable lines, with a count of each kind
 
 
@@ -143,8 +145,9 @@ def _read_kept_json(workspace: Workspace, batch_id: str, job_id: str) -> JobOutp
 def _kept(about: dict[str, Any], lines: pl.DataFrame, job_id: str) -> JobOutput | None:
     if about.pop("job_id") != job_id:
         return None
-    counters, non_primary = Counters(**about.pop("counters")), frozenset(about.pop("non_primary_sets"))
-    return JobOutput(**about, counters=counters, lines=lines, non_primary_sets=non_primary)
+    counters = Counters(**about.pop("counters"))
+    about |= {name: frozenset(about.get(name, ())) for name in _SETS}  # an earlier version kept no primary_sets
+    return JobOutput(**about, counters=counters, lines=lines)
 
 
 def keep_output(workspace: Workspace, batch_id: str, job_id: str, output: JobOutput) -> None:
@@ -152,7 +155,7 @@ def keep_output(workspace: Workspace, batch_id: str, job_id: str, output: JobOut
     about = vars(output) | {
         "job_id": job_id,
         "counters": vars(output.counters),
-        "non_primary_sets": sorted(output.non_primary_sets),
+        **{name: sorted(getattr(output, name)) for name in _SETS},
     }
     write_kept(workspace, batch_id, [about.pop("lines")], LINES, about)
 

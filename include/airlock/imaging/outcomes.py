@@ -14,11 +14,14 @@ from airlock.records import OUTCOMES, Outcome
 from airlock.stages.outputs import DETAIL_LENGTH
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from polars._typing import PolarsDataType
 
     from airlock.imaging.manifests import JobOutput
     from airlock.stages.jobs import EndedJob
 
+_IN_STORE = (Outcome.IMPORTED.value, Outcome.IMPORTED_WITH_WARNING.value, Outcome.NON_PRIMARY.value)
 VALIDATION_EXCEPTION = "ValidationException"  # the only exception type that AWS documents for a refused file
 
 
@@ -27,6 +30,7 @@ def account(
     job: EndedJob | None,
     output: JobOutput | None,
     absent: Reason = Reason.JOB_NOT_STARTED,
+    replaced: Collection[str] = (),
 ) -> pl.DataFrame:
     """Return the outcome of every file of a batch.
 
@@ -40,6 +44,8 @@ def account(
         The job's output; None without a job.
     absent
         The reason without a job.
+    replaced
+        The staged keys whose objects were replaced while the job ran: a success line proves nothing about them.
 
     Returns
     -------
@@ -64,6 +70,7 @@ def account(
             detail=_detail(job, output),
             job_id=pl.lit(job.job_id),
         )
+        rows = _discount_replaced(rows, replaced)
     unsent = pl.col("reason").is_not_null()  # the file could not be staged and was never part of the job
     return (
         rows.with_columns(
@@ -72,6 +79,15 @@ def account(
         )
         .select(OUTCOMES.names())
         .cast(OUTCOMES)
+    )
+
+
+def _discount_replaced(rows: pl.DataFrame, replaced: Collection[str]) -> pl.DataFrame:
+    """Turn the successes of replaced objects into files that nothing is known about."""
+    proves_nothing = pl.col("staged_key").is_in(list(replaced)) & (pl.col("outcome").is_in(_IN_STORE))
+    return rows.with_columns(
+        outcome=pl.when(proves_nothing).then(pl.lit(Outcome.UNACCOUNTED.value)).otherwise("outcome"),
+        found=pl.when(proves_nothing).then(pl.lit(str(Reason.REPLACED_DURING_IMPORT))).otherwise("found"),
     )
 
 
@@ -102,12 +118,23 @@ def _per_file(output: JobOutput) -> pl.DataFrame:
             .first()
             .replace_strict(output.image_set_versions, default=None, return_dtype=pl.Int64),
         ),
-        is_primary=pl.col("is_primary").drop_nulls().all()
-        & ~pl.col("image_set_id").is_in(sorted(output.non_primary_sets)).fill_null(value=False).any(),
+        is_primary=_find_primary(output),
         exception_type=pl.col("exception_type").drop_nulls().first(),
         detail=pl.col("detail").drop_nulls().first(),
         warnings=pl.col("warnings").explode(empty_as_null=False, keep_nulls=False).unique(maintain_order=True),
     )
+
+
+def _find_primary(output: JobOutput) -> pl.Expr:
+    """Return whether a file's image set is primary: False if anything says no, else True if anything says yes.
+
+    It is null where nothing says anything.
+    """
+    by_line = pl.col("is_primary").drop_nulls()
+    listed = pl.col("image_set_id").drop_nulls()
+    no = (~by_line).any() | listed.is_in(sorted(output.non_primary_sets)).any()
+    yes = by_line.any() | listed.is_in(sorted(output.primary_sets)).any()
+    return pl.when(no).then(pl.lit(value=False)).when(yes).then(pl.lit(value=True))
 
 
 def _outcome(output: JobOutput) -> pl.Expr:
@@ -153,15 +180,31 @@ def _reason(job: EndedJob, output: JobOutput) -> pl.Expr:
         Outcome.IMPORTED_WITH_WARNING: Reason.SERVICE_WARNING,
         Outcome.UNACCOUNTED: unnamed,
     }
-    return _outcome(output).replace_strict(
+    outcome = _outcome(output)
+    by_outcome = outcome.replace_strict(
         {str(outcome): str(reason) for outcome, reason in reasons.items()}, default=None, return_dtype=pl.String
     )
+    unknown = outcome.is_in(_IN_STORE) & pl.col("is_primary").is_null()
+    return pl.when(unknown).then(pl.lit(str(Reason.PRIMARY_UNKNOWN))).otherwise(by_outcome)
 
 
 def _describe_shapes(output: JobOutput) -> str:
     """Return the shapes of the unreadable lines after a colon; nothing where none is known."""
     told = "; ".join(f"{count} have {shape}" for shape, count in sorted(output.shapes.items()))
     return f": {told}"[:DETAIL_LENGTH] if told else ""
+
+
+def says_primary(output: JobOutput) -> bool:
+    """Return whether any line about an imported file says if its image set is primary; true without such lines."""
+    imported = output.lines.filter(pl.col("kind") != "failure")
+    return not imported.height or imported["is_primary"].is_not_null().any()
+
+
+def list_notes(output: JobOutput) -> dict[str, list[str]]:
+    """Return the notes of a job's entry in the report, which hold nothing by themselves; empty if there are none."""
+    if says_primary(output):
+        return {}
+    return {"notes": ["no result line says whether its image set is primary, so each image set was asked"]}
 
 
 def find_discrepancies(files: pl.DataFrame, output: JobOutput) -> list[str]:

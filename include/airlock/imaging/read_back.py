@@ -1,6 +1,7 @@
 """Read-back: fetch a share of a run's image sets and compare them with the sent files, instance by instance.
 
-Source: HealthImaging developer guide, "Getting image set metadata"; the document is gzip-ed JSON.
+Image sets also answer whether they are primary if a job's result lines do not. Sources: HealthImaging developer guide,
+"Getting image set metadata", whose document is gzip-ed JSON; GetImageSet in the API reference.
 """
 
 from __future__ import annotations
@@ -8,17 +9,24 @@ from __future__ import annotations
 import gzip
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
 from botocore.exceptions import ClientError
 
+from airlock.imaging.outcomes import says_primary
 from airlock.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from airlock.imaging.manifests import JobOutput
+
 TRIES = 4
+AT_A_TIME = 8  # image sets that are asked at the same time
 _NOT_THERE = "ResourceNotFoundException"
 NOT_YET = frozenset({"ConflictException", _NOT_THERE, "ThrottlingException"})
 
@@ -29,6 +37,48 @@ class ImageSetReader(Protocol):
     def get_image_set_metadata(self, *, datastoreId: str, imageSetId: str) -> dict[str, Any]:  # noqa: N803
         """Return the metadata document in ``imageSetMetadataBlob``."""
         ...
+
+    def get_image_set(self, *, datastoreId: str, imageSetId: str) -> dict[str, Any]:  # noqa: N803
+        """Return an image set's properties."""
+        ...
+
+
+def ask_primary(
+    imaging: ImageSetReader, datastore_id: str, output: JobOutput, *, pause: Callable[[float], None] = time.sleep
+) -> JobOutput:
+    """Complete the output of a job none of whose lines says if an image set is primary: the image sets themselves say.
+
+    Parameters
+    ----------
+    imaging
+        Reads the image sets.
+    datastore_id
+        The data store.
+    output
+        The job's output. It is returned as it is if a line says so.
+    pause
+        How to wait some seconds.
+    """
+    if says_primary(output):
+        return output
+    names = output.lines["image_set_id"].drop_nulls().unique().sort().to_list()
+    ask = partial(_read_is_primary, imaging, datastore_id, pause=pause)
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        answers = dict(zip(names, pool.map(ask, names), strict=True))
+    return replace(
+        output,
+        primary_sets=frozenset(name for name, answer in answers.items() if answer is True),
+        non_primary_sets=output.non_primary_sets | {name for name, answer in answers.items() if answer is False},
+    )
+
+
+def _read_is_primary(
+    imaging: ImageSetReader, datastore_id: str, image_set: str, *, pause: Callable[[float], None]
+) -> bool | None:
+    """Return whether an image set is primary; None if it does not exist or does not say."""
+    properties = _read(lambda: imaging.get_image_set(datastoreId=datastore_id, imageSetId=image_set), pause)
+    answer = properties.get("isPrimary")
+    return answer if isinstance(answer, bool) else None
 
 
 def read_back(
@@ -79,20 +129,27 @@ def _read_metadata(
     imaging: ImageSetReader, datastore_id: str, image_set: str, pause: Callable[[float], None]
 ) -> dict[str, Any]:
     """Return an image set's metadata; empty if it does not exist (any more), which is a finding and not an error."""
+
+    def read() -> dict[str, Any]:
+        reply = imaging.get_image_set_metadata(datastoreId=datastore_id, imageSetId=image_set)
+        body = reply["imageSetMetadataBlob"].read()
+        text = gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
+        return json.loads(text)  # type: ignore[no-any-return]
+
+    return _read(read, pause)
+
+
+def _read(read: Callable[[], dict[str, Any]], pause: Callable[[float], None]) -> dict[str, Any]:
+    """Return what a request answers, repeated while the service is busy; empty if the image set does not exist."""
     for attempt in range(1, TRIES + 1):
         try:
-            reply = imaging.get_image_set_metadata(datastoreId=datastore_id, imageSetId=image_set)
-            body = reply["imageSetMetadataBlob"].read()
+            return read()
         except ClientError as error:
             code = error.response["Error"]["Code"]
             if code not in NOT_YET or (attempt == TRIES and code != _NOT_THERE):
                 raise
-            if attempt == TRIES:
-                break
-            pause(2.0**attempt)
-        else:
-            text = gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
-            return json.loads(text)  # type: ignore[no-any-return]
+            if attempt < TRIES:
+                pause(2.0**attempt)
     return {}
 
 

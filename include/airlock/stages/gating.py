@@ -10,6 +10,7 @@ from airlock.records import Stage
 # The reasons on which a person has to decide, from the gravest, which no review can release, to the mildest.
 TO_DECIDE = (
     Reason.NON_PRIMARY,
+    Reason.PRIMARY_UNKNOWN,
     Reason.VERSION_ABOVE_ONE,
     Reason.READ_BACK_MISMATCH,
     Reason.JOB_COUNTS_DISAGREE,

@@ -32,7 +32,12 @@ if TYPE_CHECKING:
 LOOKUPS_IN_FLIGHT = 32  # of objects in S3
 SHOWN = 5  # lines or runs that an error names
 # The import itself raised these: only another import, with a manifest of its own, can clear them.
-IMPORT_AGAIN = (Reason.VERSION_ABOVE_ONE, Reason.JOB_COUNTS_DISAGREE, Reason.READ_BACK_MISMATCH)
+IMPORT_AGAIN = (
+    Reason.PRIMARY_UNKNOWN,
+    Reason.VERSION_ABOVE_ONE,
+    Reason.JOB_COUNTS_DISAGREE,
+    Reason.READ_BACK_MISMATCH,
+)
 
 
 class RedriveRules(Protocol):

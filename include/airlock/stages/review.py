@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # non-primary image set (a reader of the contract would not find it: resolve the conflict).
 OVERRIDABLE = (
     Reason.SERVICE_WARNING,
+    Reason.PRIMARY_UNKNOWN,
     Reason.VERSION_ABOVE_ONE,
     Reason.READ_BACK_MISMATCH,
     Reason.JOB_COUNTS_DISAGREE,

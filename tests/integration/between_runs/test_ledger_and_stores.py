@@ -79,7 +79,6 @@ def test_a_file_that_comes_corrected_after_its_image_set_was_deleted_is_imported
     assert by_hand(place, "two").run()["dispositions"] == {"released": 1}
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="H-6: an object replaced in place is released")
 def test_a_study_is_held_whose_object_was_replaced_when_its_job_in_place_began(place: Place) -> None:
     def replace(_: dict[str, Any]) -> None:
         place.put({"002.dcm": ct(7, 1, 7)}, "in/s/")  # of another patient

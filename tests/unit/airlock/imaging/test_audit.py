@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -213,6 +214,21 @@ class TestBadOutput:
         assert words(run) == {"a": ("held", "study_held"), "b": ("held", "non_primary"), "c": ("released", None)}
         assert set(contracts(run)) == {"1.2"}
         assert count_instances(world.ledger, STORE) == {"imported": 2, "non_primary": 1}
+
+    def test_a_file_whose_line_does_not_say_that_it_is_primary_is_held(self, world: World) -> None:
+        run, audited = done(world, A, B, C, b=success("", isPrimary=None))
+        assert words(run) == {"a": ("held", "study_held"), "b": ("held", "primary_unknown"), "c": ("released", None)}
+        assert "notes" not in audited.report["jobs"][0]
+
+    @pytest.mark.parametrize(("answer", "word"), [(True, ("released", None)), (False, ("held", "non_primary"))])
+    def test_where_no_line_of_a_job_says_so_its_image_sets_decide_and_the_report_says_so_once(
+        self, world: World, answer: bool, word: tuple[str, str | None]
+    ) -> None:
+        run = staged(world, A, B)
+        imported(world, run, a=success("", isPrimary=None), b=success("", isPrimary=None))
+        audited = audit(run, SimpleNamespace(get_image_set=lambda **_: {"isPrimary": answer}))
+        assert words(run) == dict.fromkeys("ab", word)
+        assert len(audited.report["jobs"][0]["notes"]) == 1
 
     def test_a_non_primary_file_does_not_determine_its_study(self, world: World) -> None:
         done(world, A, a=success("", isPrimary=False))

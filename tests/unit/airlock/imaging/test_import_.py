@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
-from airlock.imaging.import_ import check_prefix, record
+from airlock.imaging.import_ import check_prefix, find_replaced, record
 from airlock.ledger import Job, LedgerError
 from airlock.records import BATCHES, JOBS
 from airlock.stages.batches import Batch
@@ -120,3 +120,58 @@ class TestRecord:
             record(run, job, {"jobId": "job-2", "jobStatus": "COMPLETED"}, self.OUTPUT)
         assert run.workspace.read("jobs/b1", JOBS)["job_id"].to_list() == ["job-1"]
         assert isinstance(run.workspace.read("jobs/b1", JOBS), pl.DataFrame)
+
+
+class TestInPlace:
+    """The objects of a prefix are listed again when the job has ended: they must still be those that parse read."""
+
+    FOLDER = "s3://archive/in/x/"
+
+    def begun(self, world: World) -> tuple[Run, Job]:
+        etags = {name: world.put(f"{self.FOLDER}{name}", name.encode()) for name in ("a", "b", "unsent")}
+        rows = [{"key": f"in/x/{name}", "staged_key": f"in/x/{name}", "etag": etag} for name, etag in etags.items()]
+        rows[-1]["reason"] = "object_changed"
+        run = batch_of(world, *rows)
+        job = Job("b1", 1, run.key, "token", "job-1", input_uri=self.FOLDER)
+        run.ledger.record_job(job)
+        return run, job
+
+    def end(self, run: Run, job: Job) -> list[str]:
+        record(run, job, {"jobId": job.job_id, "jobStatus": "COMPLETED"}, "s3://work/output/x/")
+        return find_replaced(run, "b1", str(job.job_id)).to_list()
+
+    def test_objects_that_are_as_they_were_are_proven(self, world: World) -> None:
+        run, job = self.begun(world)
+        world.put(f"{self.FOLDER}unsent", b"no part of the job")
+        assert self.end(run, job) == []
+
+    def test_a_replaced_object_is_not_proven(self, world: World) -> None:
+        run, job = self.begun(world)
+        world.put(f"{self.FOLDER}a", b"of another patient")
+        assert self.end(run, job) == ["in/x/a"]
+
+    def test_a_deleted_object_is_not_proven(self, world: World) -> None:
+        run, job = self.begun(world)
+        world.s3.delete("archive", ["in/x/b"])
+        assert self.end(run, job) == ["in/x/b"]
+
+    def test_what_changes_after_the_job_was_recorded_changes_nothing(self, world: World) -> None:
+        run, job = self.begun(world)
+        assert self.end(run, job) == []
+        world.put(f"{self.FOLDER}a", b"the next delivery")
+        assert self.end(run, job) == []
+
+    def test_another_job_of_the_batch_is_listed_for_itself(self, world: World) -> None:
+        run, job = self.begun(world)
+        assert self.end(run, job) == []
+        world.put(f"{self.FOLDER}a", b"of another patient")
+        again = Job("b1", 2, run.key, "token-2", "job-2", input_uri=self.FOLDER)
+        run.ledger.record_job(again)
+        assert self.end(run, again) == ["in/x/a"]
+        assert find_replaced(run, "b1", "job-1").to_list() == []
+
+    def test_copies_are_not_listed_again(self, world: World) -> None:
+        run = batch_of(world, {"staged_key": "staging/b1/0", "etag": "of the source"})
+        job = Job("b1", 1, run.key, "token", "job-1", input_uri=PREFIX)
+        run.ledger.record_job(job)
+        assert self.end(run, job) == []

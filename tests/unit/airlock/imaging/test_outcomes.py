@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
 
-from airlock.imaging.outcomes import account, find_discrepancies
+from airlock.imaging.outcomes import account, find_discrepancies, list_notes
 from airlock.reasons import Reason
 from airlock.records import OUTCOMES
 from tests.unit.airlock.job_output import files, output
@@ -83,8 +84,31 @@ class TestOneFile:
             "non_primary",
         )
 
-    def test_a_line_that_does_not_say_is_primary(self) -> None:
-        assert what(one(line("a", is_primary=None))) == ("imported", None)
+    def test_an_image_set_of_which_no_line_says_that_it_is_primary_is_looked_at(self) -> None:
+        assert what(one(line("a", is_primary=None))) == ("imported", "primary_unknown")
+        warned = line("a", "warning", is_primary=None, warnings=["X"])
+        assert what(one(warned)) == ("imported_with_warning", "primary_unknown")
+        assert what(one(line("a"), warned)) == ("imported_with_warning", "service_warning")
+        assert what(one(line("a", "failure", is_primary=None))) == ("rejected", "rejected")
+
+    @pytest.mark.parametrize(
+        ("sets", "expected"),
+        [
+            ({"primary_sets": frozenset({"i1"})}, ("imported", None)),
+            ({"non_primary_sets": frozenset({"i1"})}, ("non_primary", "non_primary")),
+            ({"primary_sets": frozenset({"i2"})}, ("imported", "primary_unknown")),
+        ],
+    )
+    def test_where_no_line_says_so_the_image_set_does(self, sets: dict[str, Any], expected: tuple[str, str]) -> None:
+        told = replace(output(line("a", is_primary=None)), **sets)
+        assert what(account(files("a"), DONE, told).row(0, named=True)) == expected
+
+    def test_a_success_of_an_object_that_was_replaced_meanwhile_proves_nothing(self) -> None:
+        lines = line("a"), line("b"), line("c", "failure", exception_type="ValidationException")
+        rows = account(files("a", "b", "c"), DONE, output(*lines), replaced=["a", "c"])
+        assert rows["outcome"].to_list() == ["unaccounted", "imported", "rejected"]
+        assert rows["reason"].to_list() == ["replaced_during_import", None, "rejected"]
+        assert rows["image_set_id"].to_list() == ["i1", "i1", None]
 
     def test_two_lines_that_contradict_each_other_prove_nothing(self) -> None:
         both = line("a"), line("a", "failure", exception_type="ValidationException", detail="bad")
@@ -184,6 +208,14 @@ class TestDiscrepancies:
     def test_what_could_not_be_staged_is_not_expected(self) -> None:
         batch = pl.concat([files("a"), files("b", reason="object_gone")])
         assert find_discrepancies(batch, output(line("a"), scanned=1, imported=1)) == []
+
+    def test_a_job_none_of_whose_lines_says_that_an_image_set_is_primary_is_noted_once(self) -> None:
+        silent = line("a", is_primary=None), line("b", is_primary=None)
+        (notes,) = list_notes(output(*silent)).values()
+        assert len(notes) == 1
+        assert list_notes(output(line("a"), silent[1])) == {}
+        assert list_notes(output(line("a", "failure"))) == {}
+        assert self.found(*silent) == []  # it holds nothing
 
     def test_a_job_over_nothing_agrees(self) -> None:
         assert find_discrepancies(files(), output(scanned=0, imported=0, customer_errors=0, server_errors=0)) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -12,11 +13,12 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from airlock.imaging.gate import flag_blocking
-from airlock.imaging.read_back import TRIES, choose_image_sets, read_back
+from airlock.imaging.read_back import TRIES, ask_primary, choose_image_sets, read_back
 from airlock.pipelines import Audit
 from localaws.server import serve
 from localaws.settings import Seed
 from tests.dicom_files import ct, sop_uid
+from tests.unit.airlock.job_output import output
 from tests.unit.airlock.world import STORE, dicom, outcomes
 
 if TYPE_CHECKING:
@@ -161,3 +163,45 @@ def test_the_same_share_is_read_every_time_and_at_least_one(
     client = Recording(imaging, "", 0)
     read_back(client, STORE, facts, declared, choose_image_sets(sets, fraction))
     assert client.asked == ["a", "b", "c", "d"][:number]
+
+
+def silent(image_set: str, **more: Any) -> dict[str, Any]:
+    return {"staged_key": "a", "kind": "success", "image_set_id": image_set, "is_primary": None} | more
+
+
+class TestPrimary:
+    """Where no line of a job says whether an image set is primary, the image set itself is asked."""
+
+    def asked(self, imaging: Any, *lines: dict[str, Any]) -> tuple[frozenset[str], frozenset[str]]:
+        found = ask_primary(imaging, STORE, output(*lines), pause=lambda _seconds: None)
+        return found.primary_sets, found.non_primary_sets
+
+    def test_an_image_set_says_it_for_all_its_files(self, imaging: Any, image_set: str) -> None:
+        lines = silent(image_set), silent(image_set, staged_key="b"), {"staged_key": "c", "kind": "failure"}
+        assert self.asked(imaging, *lines) == ({image_set}, frozenset())
+
+    def test_one_that_is_gone_says_nothing(self, imaging: Any, image_set: str) -> None:
+        assert self.asked(imaging, silent(image_set), silent("0" * 32)) == ({image_set}, frozenset())
+
+    @pytest.mark.parametrize(
+        ("answer", "primary", "non_primary"),
+        [({"isPrimary": True}, {"x"}, set()), ({"isPrimary": False}, set(), {"x"}), ({}, set(), set())]
+        + [({"isPrimary": odd}, set(), set()) for odd in ("true", 1, None)],
+    )
+    def test_only_true_and_false_are_answers(
+        self, answer: dict[str, Any], primary: set[str], non_primary: set[str]
+    ) -> None:
+        client = SimpleNamespace(get_image_set=lambda **_: answer)
+        assert self.asked(client, silent("x")) == (primary, non_primary)
+
+    def test_nobody_is_asked_if_a_line_says_so(self) -> None:
+        lines = silent("x"), silent("y", staged_key="b", is_primary=True)
+        assert self.asked(None, *lines) == (frozenset(), frozenset())
+        assert self.asked(None, {"staged_key": "a", "kind": "failure"}) == (frozenset(), frozenset())
+
+    def test_a_refusal_is_an_error(self) -> None:
+        def refuse(**_: Any) -> Any:
+            raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "GetImageSet")
+
+        with pytest.raises(ClientError, match="AccessDeniedException"):
+            self.asked(SimpleNamespace(get_image_set=refuse), silent("x"))
