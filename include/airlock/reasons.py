@@ -283,6 +283,10 @@ class Reason(StrEnum):
         "Another file of the study was not imported. Repair that file and store it again to release the study.",
     )
     STUDY_HELD = "study_held", "A file of this study needs a decision. See the reason of each file."
+    STUDY_IN_FLIGHT = (
+        "study_in_flight",
+        "Another run has a file of this study and has not decided on it. A later run releases the study when it has.",
+    )
     JOB_COUNTS_DISAGREE = (
         "job_counts_disagree",
         "The job's counts differ from the batch's list. Compare the job's output with the files below its prefix.",

@@ -104,13 +104,6 @@ class Books:
         self.unknown_ids = pl.concat(unknown_ids)
         return found
 
-    def balance_dispositions(self, ids: Spool) -> Counter[tuple[str, str]]:
-        """Return the imbalances between the arrivals and the dispositions' ids, which have the same partitions."""
-        found: Counter[tuple[str, str]] = Counter()
-        for arrivals, dispositions in zip_partitions(self.arrivals, ids):
-            found.update(imbalances({"arrivals": arrivals, "dispositions": dispositions}))
-        return found
-
     def split_series(self) -> pl.Series:
         """Return the SeriesInstanceUIDs of the series that more than one batch brings."""
         counted = (

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 IMPORTED = (Outcome.IMPORTED.value, Outcome.IMPORTED_WITH_WARNING.value)
 _TO_LOOK_AT = (Reason.NON_PRIMARY, Reason.PRIMARY_UNKNOWN, Reason.VERSION_ABOVE_ONE)
 # Reasons of a gate that no single file causes: every file of the study has the gate's reason.
-_OF_THE_STUDY = (Reason.STUDY_HELD, Reason.STUDY_INCOMPLETE, Reason.NOT_PUBLISHED, Reason.RUN_UNBALANCED)
+_OF_THE_STUDY = (
+    Reason.STUDY_HELD,
+    Reason.STUDY_INCOMPLETE,
+    Reason.STUDY_IN_FLIGHT,
+    Reason.NOT_PUBLISHED,
+    Reason.RUN_UNBALANCED,
+)
 # An accepted file with one of these reasons could not be staged. Its duplicates were not imported either and get the
 # same reason, with which the ledger lets a later run take them again.
 GONE_AT_STAGING = (Reason.OBJECT_CHANGED, Reason.OBJECT_GONE)
@@ -168,8 +174,8 @@ def _make_findings_elsewhere(files: Collection[tuple[str, str]], code: Reason) -
     )
 
 
-def release_overridden(gates: pl.DataFrame, subjects: pl.Series) -> pl.DataFrame:
-    """Release the held studies that a person has approved."""
+def release_studies(gates: pl.DataFrame, subjects: pl.Series) -> pl.DataFrame:
+    """Release these studies: a person has approved their holds, or the run has released them before."""
     chosen = pl.col("StudyInstanceUID").is_in(subjects.implode())
     return gates.with_columns(
         gate=pl.when(chosen).then(pl.lit(Gate.RELEASE.value)).otherwise("gate"),

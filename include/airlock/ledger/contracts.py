@@ -15,7 +15,7 @@ from airlock.ledger.generations import STOPPED
 from airlock.ledger.redrives import HELD_FOR_THE_STUDY, still_owns, superseded
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import arrival_states as states
-from airlock.ledger.tables import contracts, gates, in_flight, instances, words
+from airlock.ledger.tables import contracts, gates, in_flight, instances, runs, words
 from airlock.reasons import Reason
 from airlock.records import CONTRACTS, Disposition, schema
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _KEPT = schema(CONTRACTS, {"patient": pl.String})
 _STUDY_KEYS = pl.Schema({"StudyInstanceUID": pl.String, "study_key": pl.String})
+_WAITING = pl.Schema({"subject": pl.String, "subject_key": pl.String})
 SCOPE = "contracts"
 # A file that is held only because its study is held is released with the study; any other held file needs a person.
 _HELD_FOR_THE_STUDY = tuple(reason.value for reason in HELD_FOR_THE_STUDY)
@@ -93,7 +94,7 @@ class Contracts(Store):
     def unresolved_files(
         self, datastore_id: str, pipeline: str, uids: pl.Series, except_run: str, *, missing: bool = True
     ) -> list[tuple[str, str]]:
-        """Return the files of these studies that other runs have not imported (yet), or that wait there for a person.
+        """Return the files of these studies that other runs have not imported, or that wait there for a person.
 
         Parameters
         ----------
@@ -110,19 +111,62 @@ class Contracts(Store):
         Returns
         -------
         list of (str, str)
-            A Study Instance UID with the id of an arrival, or with the key of a run that has not settled a file of the
-            study or whose books do not balance.
+            A Study Instance UID with the id of an arrival, or with the key of a run whose books do not balance.
         """
-        frame = uid_frame(uids, "StudyInstanceUID").with_columns(study_key_of("StudyInstanceUID").alias("study_key"))
         with self._reading() as connection:
-            rows = stage(connection, frame, _STUDY_KEYS, ["study_key"])
-            # Open files first: a file that is settled between the queries is found by the later ones.
-            found = _fetch_pairs(connection, _query_in_flight(rows, datastore_id, except_run)) if missing else set()
+            rows = _stage_studies(connection, uids)
             settled = _stage_unreleased(connection, rows, except_run)
-            found |= _fetch_pairs(connection, *_query_waiting(rows, settled, datastore_id, pipeline, except_run))
+            found = _fetch_pairs(connection, *_query_waiting(rows, settled, datastore_id, pipeline, except_run))
             if missing:
                 found |= _fetch_pairs(connection, _query_missing(settled, datastore_id, pipeline, except_run))
             return sorted(found)
+
+    def studies_in_flight(self, datastore_id: str, uids: pl.Series, except_run: str) -> list[tuple[str, str]]:
+        """Return which of these studies have files that other runs have a verdict on and have not settled.
+
+        Parameters
+        ----------
+        datastore_id
+            The data store; the runs of all its pipelines count.
+        uids, except_run
+            Study Instance UIDs, and the calling run.
+
+        Returns
+        -------
+        list of (str, str)
+            A Study Instance UID with the key of a run.
+        """
+        with self._reading() as connection:
+            rows = _stage_studies(connection, uids)
+            return sorted(_fetch_pairs(connection, _query_in_flight(rows, datastore_id, except_run)))
+
+    def waiting_studies(self, datastore_id: str, pipeline: str, except_run: str) -> pl.DataFrame:
+        """Return the studies that runs of a pipeline hold only for files in flight, of which none is any more.
+
+        Returns
+        -------
+        polars.DataFrame
+            ``subject`` and ``subject_key``, sorted. Other causes may hold them: ask `unresolved_files`.
+        """
+        later = gates.alias("later")
+        decided_later = exists().where(
+            later.c.subject == gates.c.subject,
+            later.c.datastore_id == gates.c.datastore_id,
+            later.c.decided_at > gates.c.decided_at,
+            later.c.run_key != except_run,
+        )
+        flies = exists().where(
+            in_flight.c.study_key == gates.c.subject_key, in_flight.c.datastore_id == gates.c.datastore_id
+        )
+        waits = select(gates.c.subject, gates.c.subject_key).where(
+            gates.c.reason == literal_column(f"'{Reason.STUDY_IN_FLIGHT}'"),  # as in the condition of the index
+            gates.c.datastore_id == datastore_id,
+            gates.c.run_key.in_(select(runs.c.run_key).where(runs.c.pipeline == pipeline)),
+            ~decided_later,
+            ~flies,
+        )
+        with self._reading() as connection:
+            return fetch(connection, waits.distinct(), _WAITING).sort("subject_key")
 
 
 def _fetch_contracts(connection: Connection, datastore_id: str, subjects: pl.Series) -> pl.DataFrame:
@@ -132,6 +176,11 @@ def _fetch_contracts(connection: Connection, datastore_id: str, subjects: pl.Ser
 
 def _fetch_pairs(connection: Connection, *statements: Select[str, str]) -> set[tuple[str, str]]:
     return {(uid, what) for statement in statements for uid, what in connection.execute(statement.distinct())}
+
+
+def _stage_studies(connection: Connection, uids: pl.Series) -> Table:
+    frame = uid_frame(uids, "StudyInstanceUID").with_columns(study_key_of("StudyInstanceUID").alias("study_key"))
+    return stage(connection, frame, _STUDY_KEYS, ["study_key"])
 
 
 def _query_in_flight(rows: Table, datastore_id: str, by_run: str) -> Select[str, str]:

@@ -142,16 +142,18 @@ class Store:
         self._scopes = frozenset(scopes)
 
     @contextmanager
-    def at_once(self, *scopes: str) -> Iterator[Self]:
+    def at_once(self, *scopes: str, covered: Collection[str] = ()) -> Iterator[Self]:
         """Open one transaction that writes, and yield the ledger whose methods all work in it.
 
         Parameters
         ----------
         scopes
-            The scopes of all methods that are called; see `writing`.
+            What to lock; see `writing`.
+        covered
+            The scopes of called methods that these locks make needless, because they are finer.
         """
         with writing(self._engine, *scopes) as connection:
-            yield type(self)(self._engine, connection, scopes)
+            yield type(self)(self._engine, connection, {*scopes, *covered})
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:

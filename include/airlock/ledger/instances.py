@@ -306,6 +306,24 @@ class Instances(Store):
                 statement = statement.where(arrivals.c.run_key != except_run, ~_superseded_in(except_run))
             return fetch(connection, statement, OWNERS).sort("SOPInstanceUID")
 
+    def series_of_others(self, datastore_id: str, studies: pl.Series, except_run: str) -> pl.Series:
+        """Return the series of these studies that other runs have imported into, or have claimed instances of.
+
+        Parameters
+        ----------
+        datastore_id, studies, except_run
+            The data store, Study Instance UIDs, and the calling run.
+        """
+        with self._reading() as connection:
+            rows = stage_values(connection, studies, "StudyInstanceUID")
+            found = (
+                select(instances.c.SeriesInstanceUID)
+                .join_from(instances, arrivals, _ARRIVAL)
+                .join(rows, instances.c.StudyInstanceUID == rows.c.StudyInstanceUID)
+                .where(instances.c.datastore_id == datastore_id, arrivals.c.run_key != except_run)
+            )
+            return pl.Series(connection.execute(found.distinct()).scalars().all(), dtype=pl.String)
+
     def record_imported(
         self,
         datastore_id: str,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 from sqlalchemy import and_, delete, exists, literal, select, update
 
 from airlock.ledger.frames import insert_missing
 from airlock.ledger.tables import owed
 from airlock.reasons import Reason
+from airlock.records import schema
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Table
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 # Arrivals settled without reading their content. The next run may find the object, readable and under the same etag. A
 # duplicate has the reason of the copy that was to be imported instead of it.
 COME_AGAIN = (Reason.ACCESS_DENIED, Reason.OBJECT_CHANGED, Reason.OBJECT_GONE, Reason.INSTANCE_CLAIMED)
+
+GIVEN_BACK = "given_back"  # the reason of an object whose claim was released; no arrival has it
+OBJECTS = schema(dict.fromkeys(("arrival_id", "bucket", "key", "reason"), pl.String))
 
 
 def _is_about(pipeline: str, rows: Table) -> ColumnElement[bool]:

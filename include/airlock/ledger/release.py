@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import and_, delete, func, select, update
+from sqlalchemy import and_, delete, func, literal, select, update
 
 from airlock.ledger import instances as of_instances
 from airlock.ledger import resources as of_resources
@@ -12,8 +12,20 @@ from airlock.ledger.arrivals import is_settled, scope
 from airlock.ledger.columns import InstanceState, ResolutionState
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
+from airlock.ledger.frames import stage_query
+from airlock.ledger.owed import GIVEN_BACK, OBJECTS, owe
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import arrivals, instances, jobs, redrives, resolutions, resources, successors
+from airlock.ledger.tables import (
+    arrivals,
+    in_flight,
+    instances,
+    jobs,
+    redrives,
+    resolutions,
+    resources,
+    successors,
+    verdicts,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection
@@ -59,6 +71,17 @@ def _undo_redrive(connection: Connection, pipeline: str, run_key: str, unsettled
         connection.execute(delete(redrives).where(redrives.c.run_key == run_key))
 
 
+def _give_back(connection: Connection, pipeline: str, run_key: str, unsettled: ColumnElement[bool]) -> int:
+    """Delete unsettled arrivals with their verdicts, and owe their objects; return their number."""
+    given = select(*(literal(GIVEN_BACK) if name == "reason" else arrivals.c[name] for name in OBJECTS))
+    rows = stage_query(connection, given.where(unsettled), OBJECTS, ["arrival_id"])
+    owe(connection, pipeline, run_key, rows)
+    ids = select(rows.c.arrival_id)
+    connection.execute(delete(verdicts).where(verdicts.c.pipeline == pipeline, verdicts.c.arrival_id.in_(ids)))
+    connection.execute(delete(in_flight).where(in_flight.c.run_key == run_key))
+    return connection.execute(delete(arrivals).where(unsettled)).rowcount
+
+
 class Release(Store):
     """The ledger's methods about releasing claims."""
 
@@ -89,7 +112,7 @@ class Release(Store):
             _undo_redrive(connection, pipeline, run_key, unsettled)
             if not started:
                 of_resources.end_claims(connection, resources.c.claimed_by == run_key)
-            return connection.execute(delete(arrivals).where(unsettled)).rowcount
+            return _give_back(connection, pipeline, run_key, unsettled)
 
     def release_resources(self, pipeline: str, run_key: str, *, jobs_ended: bool = False) -> int:
         """Release the FHIR resources that a run claims, whatever the dispositions of its arrivals.

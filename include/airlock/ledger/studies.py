@@ -13,6 +13,7 @@ from sqlalchemy import and_, exists
 from airlock.ledger.database import Store
 from airlock.ledger.frames import fetch_by_values, insert_missing, stage
 from airlock.ledger.tables import arrivals, instances, series, studies
+from airlock.records import study_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,6 +32,15 @@ STUDIES = pl.Schema(
 )
 
 SERIES = pl.Schema({"SeriesInstanceUID": pl.String, "StudyInstanceUID": pl.String, "SeriesNumber": pl.String})
+
+
+_BUCKETS = 1_024  # of studies that are locked together, per data store
+
+
+def lock_scopes(datastore_id: str, uids: pl.Series) -> list[str]:
+    """Return the lock scopes of these studies in a data store; see `database.writing`."""
+    buckets = {int(study_key(uid)[:8], 16) % _BUCKETS for uid in uids.drop_nulls()}
+    return [f"studies {bucket} of {datastore_id}" for bucket in sorted(buckets)]
 
 
 def insert_elements(

@@ -324,6 +324,7 @@ gates = Table(
     Column("decided_at", UtcDateTime, nullable=False),
     one_of("gate", Gate),
     Index(None, "run_key"),
+    partial_index("ix_gates_in_flight", ["datastore_id"], "reason = 'study_in_flight'"),
 )
 
 outbox = Table(

@@ -16,18 +16,22 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    null,
     or_,
     select,
     update,
 )
 
 from airlock.ledger.arrivals import is_settled, need_held, scope, study_key_of
+from airlock.ledger.columns import InstanceState
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import disable_joins, insert_missing, select_schema, stage, stage_query
-from airlock.ledger.owed import COME_AGAIN, owe, pay
+from airlock.ledger.frames import disable_joins, insert_missing, select_schema, stage, stage_query, stage_values
+from airlock.ledger.owed import COME_AGAIN, OBJECTS, owe, pay
+from airlock.ledger.redrives import HELD_FOR_THE_STUDY
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import arrivals, in_flight, owed, run_totals, verdicts, words
+from airlock.ledger.tables import arrival_states as states
+from airlock.ledger.tables import arrivals, in_flight, instances, owed, run_totals, verdicts, words
 from airlock.records import DISPOSITIONS, Disposition, schema
 
 if TYPE_CHECKING:
@@ -41,12 +45,11 @@ _GIVEN = schema(
     {name: DISPOSITIONS[name] for name in DISPOSITIONS if name not in {"key", "size"}}, {"study_key": pl.String}
 )
 _BEFORE = {"number": pl.Int64, "old_disposition": pl.String, "old_reason": pl.String}
-_NEWS = schema(_GIVEN, {"site": pl.String, "size": pl.Int64}, _BEFORE)
+_NEWS = schema(_GIVEN, dict.fromkeys(("pipeline", "run_key", "site"), pl.String), {"size": pl.Int64}, _BEFORE)
 VERDICTS = schema(
     dict.fromkeys(("arrival_id", "verdict", *_UIDS), pl.String),
 )
 _STUDY_KEYS = pl.Schema({"study_key": pl.String})
-_OBJECTS = schema(dict.fromkeys(("arrival_id", "bucket", "key", "reason"), pl.String))
 _VERDICTS = schema(VERDICTS, {"study_key": pl.String})
 
 
@@ -126,43 +129,86 @@ class Words(Store):
             news = _stage_news(connection, pipeline, rows, arrivals.c.run_key == run_key)
             _need_all_held(connection, pipeline, run_key, rows, news)
             _insert_verdicts(connection, pipeline, news)
-            say(connection, pipeline, run_key, news, now)
+            say(connection, run_key, news, now)
             _update_owed(connection, pipeline, run_key, rows)
             _end_flights(connection, pipeline, run_key, rows)
 
+    def settle_siblings(self, datastore_id: str, run_key: str, studies: pl.Series) -> int:
+        """Release the files that other runs hold only because these studies were held; return their number.
 
-def say(connection: Connection, pipeline: str, said_by: str, news: Table, now: datetime) -> None:
-    """Add the staged words that differ from the latest ones, and their differences to the totals of their runs."""
-    unsaid = and_(news.c.old_disposition == Disposition.RELEASED.value)
+        Parameters
+        ----------
+        datastore_id, run_key
+            The data store, and the run that releases the studies.
+        studies
+            Study keys.
+        """
+        now = datetime.now(UTC)
+        with self._writing() as connection:  # the caller has locked the studies
+            news = _stage_siblings(connection, datastore_id, run_key, stage_values(connection, studies, "study_key"))
+            return say(connection, run_key, news, now)
+
+
+def say(connection: Connection, said_by: str, news: Table, now: datetime) -> int:
+    """Add the staged words that differ from the latest ones, and their differences to the totals; return their number.
+
+    What was released stays released.
+    """
     repeated = and_(news.c.old_disposition == news.c.disposition, news.c.old_reason.is_not_distinct_from(news.c.reason))
+    unsaid = news.c.old_disposition == Disposition.RELEASED.value
     connection.execute(delete(news).where(or_(unsaid, repeated)))
-    values: dict[str, Any] = {name: news.c[name] for name in ("arrival_id", *_DECIDED)}
     unreleased = news.c.disposition != Disposition.RELEASED.value
+    values: dict[str, Any] = {name: news.c[name] for name in ("arrival_id", "pipeline", *_DECIDED)}
     values |= {
         "unreleased_instance_uid": case((unreleased, news.c.sop_instance_uid)),
-        "pipeline": literal(pipeline),
         "number": cast(news.c.number, BigInteger),
         "said_by": literal(said_by),
         "settled_at": literal(now, words.c.settled_at.type),
     }
     source = select(*values.values()).order_by(news.c.arrival_id)
-    connection.execute(insert(words).from_select(list(values), source))
-    _add_totals(connection, pipeline, said_by, news, now)
+    added = connection.execute(insert(words).from_select(list(values), source)).rowcount
+    _add_totals(connection, said_by, news, now)
+    return added
 
 
-def _add_totals(connection: Connection, pipeline: str, said_by: str, news: Table, now: datetime) -> None:
+def _add_totals(connection: Connection, said_by: str, news: Table, now: datetime) -> None:
     """Add what the staged words add to, and take from, the totals of the runs that hold the arrivals."""
-    held = and_(arrivals.c.arrival_id == news.c.arrival_id, arrivals.c.pipeline == pipeline)
     for sign, disposition, reason in (
         (1, news.c.disposition, news.c.reason),
         (-1, news.c.old_disposition, news.c.old_reason),
     ):
-        groups = (arrivals.c.run_key, news.c.site, disposition, reason)
+        groups = (news.c.run_key, news.c.pipeline, news.c.site, disposition, reason)
         sums = (sign * func.count(), sign * func.sum(news.c.size))
-        constants = (literal(pipeline), literal(said_by), literal(now, run_totals.c.said_at.type))
-        counted = select(*groups, *sums, *constants).join_from(news, arrivals, held).where(disposition.is_not(None))
-        names = ["run_key", "site", "disposition", "reason", "arrivals", "bytes", "pipeline", "said_by", "said_at"]
-        connection.execute(insert(run_totals).from_select(names, counted.group_by(*groups)))
+        constants = (literal(said_by), literal(now, run_totals.c.said_at.type))
+        counted = select(*groups, *sums, *constants).where(disposition.is_not(None)).group_by(*groups)
+        names = ["run_key", "pipeline", "site", "disposition", "reason", "arrivals", "bytes", "said_by", "said_at"]
+        connection.execute(insert(run_totals).from_select(names, counted))
+
+
+def _stage_siblings(connection: Connection, datastore_id: str, run_key: str, rows: Table) -> Table:
+    """Stage the release of imported files that other runs hold only because their study, which is staged, was held."""
+    own = and_(
+        instances.c.arrival_id == states.c.arrival_id,
+        instances.c.pipeline == states.c.pipeline,
+        instances.c.datastore_id == datastore_id,
+        instances.c.state == InstanceState.IMPORTED.value,
+    )
+    is_held = and_(
+        states.c.disposition == Disposition.HELD.value,
+        states.c.reason.in_([str(reason) for reason in HELD_FOR_THE_STUDY]),
+        states.c.run_key != run_key,
+    )
+    given: dict[str, Any] = {name: states.c[name] for name in _NEWS if name in states.c}
+    given |= {
+        "disposition": literal(Disposition.RELEASED.value),
+        "reason": null(),
+        "detail": null(),
+        "number": states.c.number + 1,
+        "old_disposition": states.c.disposition,
+        "old_reason": states.c.reason,
+    }
+    query = select(*(given[name] for name in _NEWS)).join_from(rows, states, states.c.study_key == rows.c.study_key)
+    return stage_query(connection, query.where(is_held, exists().where(own)), _NEWS, ["arrival_id"])
 
 
 def _stage_news(connection: Connection, pipeline: str, rows: Table, held: ColumnElement[bool]) -> Table:
@@ -172,6 +218,8 @@ def _stage_news(connection: Connection, pipeline: str, rows: Table, held: Column
     query = (
         select(
             *(rows.c[name] for name in _GIVEN),
+            arrivals.c.pipeline,
+            arrivals.c.run_key,
             arrivals.c.site,
             arrivals.c.size,
             func.coalesce(words.c.number, 0) + 1,
@@ -206,11 +254,15 @@ def _need_all_held(connection: Connection, pipeline: str, run_key: str, rows: Ta
 
 
 def _insert_verdicts(connection: Connection, pipeline: str, news: Table) -> None:
-    """Keep the UIDs of arrivals without a verdict: a run of an older Airlock has validated them."""
+    """Keep the UIDs of arrivals that an older Airlock has validated, and studies that were found out since."""
     named = select(*(news.c[name] for name in ("arrival_id", *_UIDS, "study_key"))).where(
         or_(*(news.c[name].is_not(None) for name in _UIDS))
     )
     _insert_absent(connection, verdicts, named.subquery(), pipeline=pipeline)
+    same = and_(verdicts.c.arrival_id == news.c.arrival_id, verdicts.c.pipeline == pipeline)
+    found = and_(verdicts.c.study_key.is_(None), news.c.study_key.is_not(None))
+    values = {name: news.c[name] for name in ("study_key", "study_instance_uid")}
+    connection.execute(update(verdicts).where(same, found).values(values))
 
 
 def _insert_absent(connection: Connection, table: Table, rows: Any, **constants: Any) -> None:
@@ -229,11 +281,11 @@ def _update_owed(connection: Connection, pipeline: str, run_key: str, rows: Tabl
     settled = select(arrivals.c.arrival_id, arrivals.c.bucket, arrivals.c.key, rows.c.reason).join_from(
         rows, arrivals, held
     )
-    again = stage_query(connection, settled.where(comes_again), _OBJECTS, ["key"])
+    again = stage_query(connection, settled.where(comes_again), OBJECTS, ["key"])
     owe(connection, pipeline, run_key, again)
     taken = exists().where(owed.c.taken_by == run_key, owed.c.key == arrivals.c.key, owed.c.pipeline == pipeline)
     read = settled.where(taken, or_(~comes_again, rows.c.reason.is_(None)))
-    pay(connection, pipeline, stage_query(connection, read, _OBJECTS, ["key"]))
+    pay(connection, pipeline, stage_query(connection, read, OBJECTS, ["key"]))
 
 
 def _end_flights(connection: Connection, pipeline: str, run_key: str, rows: Table) -> None:

@@ -19,7 +19,6 @@ WITHOUT_FRAMES = ct(1, 1, 1, PixelData=b"\0\0")  # imported with a warning that 
 REJECTED = {"kind": "all_files_rejected", "key": "*/000001.dcm", "times": 1}  # the second file of a batch
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-3: a killed audit has given its files up")
 def test_a_slice_rejected_in_a_run_whose_audit_was_killed_holds_the_study(place: Place) -> None:
     place.put({"001.dcm": ct(1, 1, 1), "002.dcm": ct(1, 1, 2)}, "in/one/")
     place.put({"003.dcm": ct(1, 1, 3)}, "in/two/")
@@ -33,7 +32,6 @@ def test_a_slice_rejected_in_a_run_whose_audit_was_killed_holds_the_study(place:
     assert place.contracts() == []
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-3: a contract names what another audit holds")
 def test_an_instance_that_a_killed_audit_has_not_decided_goes_into_no_contract(place: Place) -> None:
     place.put({"001.dcm": WITHOUT_FRAMES}, "in/one/")
     place.put({"002.dcm": ct(1, 1, 2)}, "in/two/")
@@ -46,7 +44,6 @@ def test_an_instance_that_a_killed_audit_has_not_decided_goes_into_no_contract(p
     assert place.contracts() == []
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-3: quarantined files of a run are not seen")
 def test_a_file_quarantined_by_a_run_that_still_imports_holds_the_study(place: Place) -> None:
     place.put({"bad.dcm": BAD, "other.dcm": ct(9, 1, 1)}, "in/one/")
     place.put({"good.dcm": ct(1, 1, 1)}, "in/two/")
@@ -57,7 +54,6 @@ def test_a_file_quarantined_by_a_run_that_still_imports_holds_the_study(place: P
     assert [contract["StudyInstanceUID"] for contract in place.contracts()] == [study_uid(9)]
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="H-3: runs that share a series hold each other")
 def test_two_runs_that_import_into_one_series_at_once_release_it_whole(place: Place) -> None:
     place.put({"001.dcm": ct(1, 1, 1), "002.dcm": ct(1, 1, 2)}, "in/one/")
     place.put({"003.dcm": ct(1, 1, 3)}, "in/two/")
@@ -69,7 +65,6 @@ def test_two_runs_that_import_into_one_series_at_once_release_it_whole(place: Pl
     assert released(place) == slices(1, 2, 3)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="M-5: a study stays held for claims given back")
 def test_a_study_held_for_a_claim_that_was_given_back_and_mended_is_released(place: Place) -> None:
     place.put({"001.dcm": ct(1, 2, 1)}, "in/one/")
     place.put({"002.dcm": ct(1, 1, 2)}, "in/two/")
@@ -82,7 +77,6 @@ def test_a_study_held_for_a_claim_that_was_given_back_and_mended_is_released(pla
     assert {contract["StudyInstanceUID"] for contract in place.contracts()} == {study_uid(1), study_uid(9)}
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="M-4: other pipelines of the store are not seen")
 def test_a_file_quarantined_by_another_pipeline_of_the_data_store_holds_the_study(place: Place) -> None:
     place.put({"bad.dcm": BAD}, "in/one/")
     place.put({"good.dcm": ct(1, 1, 1)}, "in/two/")

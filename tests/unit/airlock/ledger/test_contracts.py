@@ -118,20 +118,18 @@ def test_a_failed_file_that_came_with_a_later_delivery_keeps_nothing_back(opened
 
 def test_a_file_on_its_way_in_another_run_keeps_its_study_back(opened: Ledger) -> None:
     opened.record_verdicts(STORE, NIGHTLY, "a", verdicts(("1", "1.study")))
-    assert studies(opened.unresolved_files(STORE, NIGHTLY, uids("1.study"), "b")) == ["1.study"]
-    assert studies(opened.unresolved_files(STORE, NIGHTLY, uids("1.study"), "a")) == []
-    assert studies(opened.unresolved_files(STORE, NIGHTLY, uids("1.study"), "b", missing=False)) == []
-    assert studies(opened.unresolved_files("f" * 32, NIGHTLY, uids("1.study"), "b")) == []
+    assert opened.studies_in_flight(STORE, uids("1.study"), "b") == [("1.study", "a")]
+    assert opened.studies_in_flight(STORE, uids("1.study"), "a") == []
+    assert opened.studies_in_flight("f" * 32, uids("1.study"), "b") == []
 
 
 @pytest.mark.parametrize("verdict", ["accept", "quarantine", "duplicate"])
 def test_a_study_is_kept_back_until_the_run_with_one_of_its_files_has_settled(opened: Ledger, verdict: str) -> None:
     opened.record_verdicts(STORE, NIGHTLY, "a", verdicts(("1", "1.study"), verdict=verdict))
     opened.record_imported(STORE, "a", imports(("1", "1.1")), study(), series())
-    assert studies(opened.unresolved_files(STORE, NIGHTLY, uids("1.study"), "b")) == ["1.study"]
-    assert studies(opened.unresolved_files(STORE, "another", uids("1.study"), "b")) == ["1.study"]
+    assert opened.studies_in_flight(STORE, uids("1.study"), "b") == [("1.study", "a")]
     opened.settle(NIGHTLY, "a", dispositions("1"))
-    assert studies(opened.unresolved_files(STORE, NIGHTLY, uids("1.study"), "b")) == []
+    assert opened.studies_in_flight(STORE, uids("1.study"), "b") == []
 
 
 def test_a_run_whose_books_do_not_balance_keeps_its_studies_back(opened: Ledger) -> None:

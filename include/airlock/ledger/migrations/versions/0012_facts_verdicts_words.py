@@ -48,6 +48,7 @@ def upgrade() -> None:
         table.create(connection)
     _change_runs()
     _log_overrides()
+    _index_gates()
     _add_totals()
     _find_newest_contents()
     _find_in_flight(connection)
@@ -84,6 +85,11 @@ def _log_overrides() -> None:
         "override_reason, overridden_at FROM overrides ORDER BY id"
     )
     op.drop_table("overrides")
+
+
+def _index_gates() -> None:
+    index = next(one for one in tables.gates.indexes if one.name == "ix_gates_in_flight")
+    index.create(op.get_bind())
 
 
 def _add_totals() -> None:

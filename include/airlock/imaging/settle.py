@@ -1,0 +1,219 @@
+"""Settle: decide on studies under their locks, and write gates, contracts and dispositions to the ledger at once.
+
+What other runs have of a study is asked before the decision and again under the lock. If it has changed, the decision
+is made anew: of two runs that settle one study, the second sees the first as settled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from airlock.imaging import gate
+from airlock.imaging.contracts import FhirReferences, StudyContract, complete, with_revision
+from airlock.imaging.fhir.publishing import read_publishing
+from airlock.imaging.fhir.study import name_resources
+from airlock.imaging.report import imbalances
+from airlock.ledger import arrivals, contracts, gates, instances
+from airlock.ledger.studies import lock_scopes
+from airlock.reasons import Reason
+from airlock.records import CONTRACTS, Gate, Outcome, digest
+from airlock.stages.auditing import is_open
+from airlock.stages.reporting import describe_imbalances
+from airlock.stages.review import find_overridden, overrides_by_key
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from airlock.ledger import Ledger
+    from airlock.run import Run
+
+IN_STORE = pl.col("outcome").is_in((*gate.IMPORTED, Outcome.NON_PRIMARY.value))
+_SUBJECT = {"StudyInstanceUID": "subject", "study_key": "subject_key"}  # the ledger's word for a study is subject
+_COVERED = (gates.SCOPE, contracts.SCOPE, instances.SCOPE)  # the locks of the studies are finer
+
+
+class UnbalancedError(RuntimeError):
+    """An arrival has no disposition, or more than one."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Part:
+    """Whole studies of a run, as audit has accounted for them."""
+
+    verdicts: pl.DataFrame  # of every arrival, with or without a verdict
+    outcomes: pl.DataFrame  # with ``blocks``
+    drafts: pl.DataFrame  # of the studies' contracts
+    arrivals: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What decides on all studies of a run beside their own files."""
+
+    balanced: bool
+    published: Collection[str]  # study keys
+    overrides: pl.DataFrame  # people's decisions on this run's holds
+    released: pl.Series  # the StudyInstanceUIDs that this run has released before: a release is final
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What other runs have of some studies: each a StudyInstanceUID with a file or a run."""
+
+    in_flight: list[tuple[str, str]]
+    waiting: list[tuple[str, str]]  # for a person
+    missing: list[tuple[str, str]]  # not imported
+    contracts: pl.DataFrame  # the latest of each study
+
+    @property
+    def causes(self) -> Mapping[Reason, list[tuple[str, str]]]:
+        """The causes that hold the studies, by reason."""
+        return {
+            Reason.STUDY_HELD: self.waiting,
+            Reason.STUDY_INCOMPLETE: self.missing,
+            Reason.STUDY_IN_FLIGHT: self.in_flight,
+        }
+
+    def equals(self, other: Elsewhere) -> bool:
+        """Return whether two answers are the same."""
+        same = (self.in_flight, self.waiting, self.missing) == (other.in_flight, other.waiting, other.missing)
+        return same and self.contracts.equals(other.contracts)
+
+
+def settle_part(run: Run, part: Part, policy: Policy) -> dict[str, pl.DataFrame]:
+    """Decide on the studies of a part and write the decisions to the ledger; return them as frames.
+
+    The frames are ``verdicts``, ``outcomes``, ``gates``, ``holds``, ``overrides``, ``dispositions`` and ``contracts``.
+    If the run's books do not balance, everything is held and nothing is settled.
+
+    Raises
+    ------
+    UnbalancedError
+        If the dispositions are not one per arrival. Nothing of the part is written.
+    """
+    studies = part.outcomes["StudyInstanceUID"].unique().sort()
+    scopes = lock_scopes(run.pipeline.datastore_id, studies)
+    while True:  # another round means that another run has settled one of these studies
+        elsewhere = _look_elsewhere(run, run.ledger, studies, run.key)
+        decided = _decide(run, part, elsewhere, policy)
+        with run.ledger.at_once(arrivals.scope(run.pipeline.name), *scopes, covered=_COVERED) as ledger:
+            if _look_elsewhere(run, ledger, studies, run.key).equals(elsewhere):
+                _record(run, ledger, decided, balanced=policy.balanced)
+                return decided
+
+
+def release_waiting(run: Run, published: Collection[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Release the studies that earlier runs held only for files in flight; return their contracts and gates.
+
+    Their last file has been settled or given back by a run that had no reason to decide on the study.
+    """
+    store = run.pipeline.datastore_id
+    waiting = run.ledger.waiting_studies(store, run.pipeline.name, run.key)
+    scopes = lock_scopes(store, waiting["subject"])
+    with run.ledger.at_once(arrivals.scope(run.pipeline.name), *scopes, covered=_COVERED) as ledger:
+        elsewhere = _look_elsewhere(run, ledger, waiting["subject"], "")
+        kept_back = {uid for files in elsewhere.causes.values() for uid, _ in files}
+        free = elsewhere.contracts.filter(~pl.col("subject").is_in(sorted(kept_back)))
+        decided = free.select(study_key="subject_key", StudyInstanceUID="subject", gate=pl.lit(Gate.RELEASE.value))
+        decided = decided.with_columns(reason=pl.lit(None, pl.String))
+        if run.pipeline.healthlake is not None:
+            decided = gate.hold_unpublished(decided, published)
+        ledger.record_gates(store, run.key, decided.rename(_SUBJECT))
+        _release_siblings(run, ledger, decided)
+    return free, decided
+
+
+def _look_elsewhere(run: Run, ledger: Ledger, studies: pl.Series, except_run: str) -> Elsewhere:
+    """Return what other runs have of these studies; files that are not imported only where the policy asks."""
+    store, name = run.pipeline.datastore_id, run.pipeline.name
+    whole = run.pipeline.audit.hold_incomplete_studies
+    in_flight = ledger.studies_in_flight(store, studies, except_run) if whole else []
+    found = ledger.unresolved_files(store, name, studies, except_run, missing=whole)
+    waiting = ledger.unresolved_files(store, name, studies, except_run, missing=False) if found else []
+    missing = sorted(set(found) - set(waiting))
+    return Elsewhere(in_flight, waiting, missing, ledger.contracts(store, studies))
+
+
+def _decide(run: Run, part: Part, elsewhere: Elsewhere, policy: Policy) -> dict[str, pl.DataFrame]:
+    decision = _decide_gates(run, part, elsewhere, policy)
+    dispositions = gate.decide_dispositions(part.arrivals, part.verdicts, part.outcomes, decision["gates"])
+    problems = describe_imbalances(imbalances({"arrivals": part.arrivals, "dispositions": dispositions}))
+    if problems and policy.balanced:
+        raise UnbalancedError(problems)
+    frames = decision | {"verdicts": part.verdicts, "outcomes": part.outcomes, "dispositions": dispositions}
+    return frames | {"contracts": _complete_contracts(run, part, elsewhere.contracts, decision["overrides"])}
+
+
+def _decide_gates(run: Run, part: Part, elsewhere: Elsewhere, policy: Policy) -> dict[str, pl.DataFrame]:
+    """Return the studies' gates, the holds with their findings, and the holds that a person has overridden."""
+    settings, causes = run.pipeline.audit, elsewhere.causes
+    decided = gate.decide_studies(part.verdicts, part.outcomes, causes, settings, balanced=policy.balanced)
+    decided = gate.release_studies(decided, policy.released)
+    holds = gate.find_holds(decided, part.verdicts, part.outcomes, causes, settings)
+    overridden = find_overridden(holds, policy.overrides)
+    decided = gate.release_studies(decided, overridden["subject"])
+    if run.pipeline.healthlake is not None:
+        decided = gate.release_studies(gate.hold_unpublished(decided, policy.published), policy.released)
+    return {"gates": decided, "holds": holds.join(overridden, on="subject", how="anti"), "overrides": overridden}
+
+
+def _record(run: Run, ledger: Ledger, decided: dict[str, pl.DataFrame], *, balanced: bool) -> None:
+    """Write the decisions; the run gives up what its jobs did not import, for a later delivery to import."""
+    store = run.pipeline.datastore_id
+    ledger.record_gates(store, run.key, decided["gates"].rename(_SUBJECT))
+    completed = decided["contracts"]
+    ledger.revise_contracts(store, run.key, completed["subject"], lambda _: completed)
+    if balanced:
+        ledger.settle(run.pipeline.name, run.key, decided["dispositions"].filter(~is_open()))
+        ledger.drop_instances(store, run.key, decided["outcomes"].filter(~IN_STORE & ~is_open())["SOPInstanceUID"])
+        _release_siblings(run, ledger, decided["gates"])
+
+
+def _release_siblings(run: Run, ledger: Ledger, decided: pl.DataFrame) -> None:
+    released = decided.filter(pl.col("gate") == Gate.RELEASE)["study_key"]
+    ledger.settle_siblings(run.pipeline.datastore_id, run.key, released)
+
+
+def _complete_contracts(run: Run, part: Part, known: pl.DataFrame, overridden: pl.DataFrame) -> pl.DataFrame:
+    """Return the contract of every study with imported instances, revised."""
+    imported = part.outcomes.filter(pl.col("outcome").is_in(gate.IMPORTED))
+    image_sets = dict(imported.select("SOPInstanceUID", "image_set_id").iter_rows())
+    drafts = part.drafts.filter(pl.col("StudyInstanceUID").is_in(imported["StudyInstanceUID"].unique().implode()))
+    overrides = overrides_by_key(overridden)
+    earlier = {row["subject"]: row for row in known.iter_rows(named=True)}
+    rows = []
+    for uid, key, text in drafts.select("StudyInstanceUID", "study_key", "contract").iter_rows():
+        before = earlier.get(uid)
+        completed = _complete_contract(run, text, image_sets, before, overrides.get(key))
+        rows.append((uid, key, *_revise_contract(completed, before)))
+    return pl.DataFrame(rows, schema=CONTRACTS, orient="row")
+
+
+def _complete_contract(
+    run: Run,
+    planned: str,
+    image_sets: dict[str, str | None],
+    before: dict[str, Any] | None,
+    override: dict[str, Any] | None,
+) -> str:
+    """Return the contract of the imported instances, with the study's FHIR references; its revision is 0."""
+    text = complete(planned, image_sets, before["contract"] if before else None, override)
+    if run.pipeline.healthlake is None:
+        return text
+    contract = StudyContract.model_validate_json(text)
+    where = FhirReferences(**name_resources(contract, read_publishing(run.pipeline, run.pipeline.healthlake)))
+    return contract.model_copy(update={"fhir": where}).to_json()
+
+
+def _revise_contract(text: str, before: dict[str, Any] | None) -> tuple[int, str, str]:
+    """Return revision, content digest and JSON of a contract; the revision rises only if the content has changed."""
+    content = digest(text, length=64)
+    revision = 1 if before is None else before["revision"] + (before["content_digest"] != content)
+    return revision, content, with_revision(text, revision)
