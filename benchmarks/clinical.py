@@ -37,7 +37,7 @@ PIPELINE = {
     "schema": "airlock.pipeline/1",
     "name": "bench",
     "kind": "clinical",
-    "source": {"uri": "s3://archive/in/"},
+    "source": {"uri": "s3://archive/in/", "order": {"across_keys": "last_updated"}},
     "workspace": "s3://work/runs/",
     "staging": {"uri": "s3://work/staging/"},
     "risk": {"workflow": "contract", "why": "nothing is imported here"},

@@ -119,6 +119,7 @@ def _clinical(name: str) -> dict[str, Any]:
     return PLACES | {
         "name": name,
         "kind": "clinical",
+        "source": PLACES["source"] | {"order": {"across_keys": "last_updated"}},
         "risk": CONTRACT,
         "healthlake": HEALTHLAKE,
         "audit": {"manifest_wait_seconds": 3},

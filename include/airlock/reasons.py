@@ -183,7 +183,15 @@ class Reason(StrEnum):
     )
     NEWER_CONTENT = (
         "newer_content",
-        "A newer file has other content, which a redrive does not overwrite. If this content is right, send it again.",
+        "Newer content of the same resource is there, which nothing older overwrites. If this is right, send it again.",
+    )
+    ORDER_UNKNOWN = (
+        "order_unknown",
+        "source.order does not say which content is newer (see detail). Ask the sender for the time, or send it again.",
+    )
+    FUTURE_TIMESTAMP = (
+        "future_timestamp",
+        "The content's time is in the future, so it does not replace what is there. Correct the sender's clock.",
     )
 
     # Redrive

@@ -273,7 +273,10 @@ def pipelines(scene: Scene) -> dict[str, tuple[Pipeline, dict[str, bytes], dict[
     """Return a pipeline of each kind, its delivery, and what a person answers."""
     both: dict[str, Any] = {"notify": scene.notify(), "routes": routes(scene.queue, uri="s3://contracts/all/")}
     source = {"uri": "s3://archive/{}/"}
-    named = {kind: {"source": {"uri": source["uri"].format(kind)}} | both for kind in ASKS}
+    named = {
+        kind: {"source": {"uri": source["uri"].format(kind), "order": {"across_keys": "last_updated"}}} | both
+        for kind in ASKS
+    }
     parse = {"retries": 0, "request_timeout_seconds": 10}
     return {
         "imaging": (

@@ -14,7 +14,7 @@ from airlock.reasons import Reason
 from airlock.records import ARRIVALS, Disposition, Verdict, count_parts
 from airlock.stages.batches import find_begun_batches
 from airlock.stages.buffer import Buffered, find_buffered, find_shards
-from airlock.stages.redrive_resources import find_overtaken
+from airlock.stages.content_order import FileClocks, find_late, format_clock, refuse_late
 from airlock.stages.resources import claim_resources
 from airlock.storage.spool import Partitions
 
@@ -46,14 +46,24 @@ def validate(run: Run[CcdaPipeline]) -> dict[str, int]:
 
 def _write_verdicts(run: Run[CcdaPipeline], partitions: Partitions, documents: Spool) -> None:
     """Claim the accepted documents, and write ``verdicts`` in the order of keys."""
-    taken = claim_resources(run, name_document_store(run.pipeline), map(_make_claims, documents))
-    is_taken = pl.col("document_id").is_in(taken["resource_id"].implode())
-    decided = (_decide_where(rows, is_taken, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, None) for rows in documents)
+    claims, store = (_make_claims(run, rows) for rows in documents), name_document_store(run.pipeline)
+    refused = claim_resources(run, store, claims, lambda contested: refuse_late(run, contested))
+    decided = (_stop_refused(rows, refused) for rows in documents)
     sample = [rows["key"].gather_every(_SAMPLED) for rows in documents]
     keys = pl.concat([pl.Series([], dtype=pl.String), *sample])
     with run.workspace.writer("verdicts", VERDICTS) as verdicts:
         for rows in partitions.sorted_spool(pl.col("key"), keys, VERDICTS, decided):
             verdicts.add(rows.sort("key", "arrival_id"))
+
+
+def _stop_refused(rows: pl.DataFrame, refused: pl.DataFrame) -> pl.DataFrame:
+    """Stop documents that another run has claimed, or of which a newer content has come since."""
+    reasons = refused.select(document_id="resource_id", why=pl.col("reason").fill_null(str(Reason.INSTANCE_CLAIMED)))
+    rows = rows.join(reasons, on="document_id", how="left", maintain_order="left")
+    for reason in (Reason.INSTANCE_CLAIMED, Reason.NEWER_CONTENT, Reason.ORDER_UNKNOWN, Reason.FUTURE_TIMESTAMP):
+        verdict = Verdict.IGNORE if reason is Reason.NEWER_CONTENT else Verdict.QUARANTINE
+        rows = _decide_where(rows, pl.col("why") == reason, verdict, reason, None)
+    return rows.drop("why")
 
 
 def _compare_documents(run: Run[CcdaPipeline], partitions: Partitions) -> Iterator[pl.DataFrame]:
@@ -94,11 +104,10 @@ def _stop_duplicates(run: Run[CcdaPipeline], rows: pl.DataFrame) -> pl.DataFrame
     rows = _decide_where(rows, pl.col("contents") > 1, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, other)
     again = (pl.col("verdict") == Verdict.ACCEPT).cum_sum().over("document_id") > 1
     rows = _decide_where(rows, again, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, "within the delivery")
-    store, keys = name_document_store(run.pipeline), _make_claims(rows)
+    store, keys = name_document_store(run.pipeline), _make_claims(run, rows)
     known = run.ledger.known_resources(store, keys, except_run=run.holder)
+    rows = _stop_late(rows, find_late(run, store, keys))
     if run.redrive is not None:
-        late = find_overtaken(run, store, keys)["arrival_id"].implode()
-        rows = _decide_where(rows, pl.col("arrival_id").is_in(late), Verdict.IGNORE, Reason.NEWER_CONTENT, None)
         held = run.ledger.brought_by(store, keys).filter(pl.col("disposition") == Disposition.HELD)
         known = known.join(held, on="resource_id", how="anti")
     stored = known.select(document_id="resource_id", stored="content_digest")
@@ -107,8 +116,27 @@ def _stop_duplicates(run: Run[CcdaPipeline], rows: pl.DataFrame) -> pl.DataFrame
     return _decide_where(rows, same, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, "by an earlier delivery")
 
 
-def _make_claims(rows: pl.DataFrame) -> pl.DataFrame:
+def _stop_late(rows: pl.DataFrame, late: pl.DataFrame) -> pl.DataFrame:
+    """Ignore documents of which newer content was converted, and quarantine those that cannot be ordered."""
+    rows = rows.join(late, on="arrival_id", how="left", maintain_order="left")
+    for verdict in (Verdict.IGNORE, Verdict.QUARANTINE):
+        for reason in (Reason.NEWER_CONTENT, Reason.ORDER_UNKNOWN, Reason.FUTURE_TIMESTAMP):
+            found = (pl.col("order_verdict") == verdict) & (pl.col("order_reason") == reason)
+            rows = _decide_where(rows, found, verdict, reason, None)
+    return rows.select(VERDICTS.names())
+
+
+def _make_claims(run: Run[CcdaPipeline], rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the accepted documents as `ledger.resources.CLAIMS`."""
     accepted = rows.filter(pl.col("verdict") == Verdict.ACCEPT)
-    return accepted.select(
-        "arrival_id", "content_digest", resource_type=pl.lit(DOCUMENT), resource_id=pl.col("document_id")
+    none = pl.lit(None, pl.Int64)
+    of_files = FileClocks(run).read(accepted).with_columns(last_updated=none)
+    clocks = of_files.select("arrival_id", format_clock(run.pipeline.order, run.ledger.database_time()))
+    return accepted.join(clocks, on="arrival_id", maintain_order="left").select(
+        "arrival_id",
+        "content_digest",
+        "clock",
+        resource_type=pl.lit(DOCUMENT),
+        resource_id=pl.col("document_id"),
+        patient=pl.lit(None, pl.String),
     )

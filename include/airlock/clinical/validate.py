@@ -18,12 +18,21 @@ from airlock.clinical.records import OPERATION_OUTCOMES, RESOURCES, REWRITES, VE
 from airlock.clinical.redrive import drop_held
 from airlock.clinical.references import EDGES, IS_REWRITTEN, MEANINGS, Resolver
 from airlock.reasons import Reason
-from airlock.records import Verdict, count_parts, schema
+from airlock.records import ARRIVALS, Verdict, count_parts, schema
 from airlock.stages.batches import find_begun_batches
-from airlock.stages.buffer import find_shards
-from airlock.stages.redrive_resources import find_overtaken
+from airlock.stages.buffer import find_shards, read_arrivals
+from airlock.stages.content_order import (
+    DECIDED,
+    FileClocks,
+    find_confirmed,
+    find_late,
+    format_clock,
+    read_clock,
+    read_last_updated,
+    refuse_late,
+)
 from airlock.stages.resources import FILES, IDENTITY, UNIT, claim_resources
-from airlock.storage.spool import PARTITION_ROWS, Partitions, zip_partitions
+from airlock.storage.spool import PARTITION_ROWS, NumberedSpool, Partitions, zip_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,7 +46,7 @@ if TYPE_CHECKING:
 
 _MILD_VERDICTS = {  # reasons of files for which the verdict is not quarantine
     str(Reason.SIDECAR): Verdict.IGNORE.value,
-    str(Reason.NEWER_CONTENT): Verdict.IGNORE.value,  # of a C-CDA document in a redrive
+    str(Reason.NEWER_CONTENT): Verdict.IGNORE.value,  # of a C-CDA document
     str(Reason.DUPLICATE_SAME_CONTENT): Verdict.DUPLICATE.value,  # of a C-CDA document that was converted before
 }
 _WITHIN_DELIVERY = "within the delivery"
@@ -46,7 +55,7 @@ _RESOURCE = list(IDENTITY)
 _REFERRING = ("full_url", "references", "identifiers")
 # A unit's row: the number of its partition in the order of the delivery, and its number there.
 _ROW_BITS = 32
-_UNITS = schema({"row": pl.Int64}, VERDICTS)
+_UNITS = schema({"row": pl.Int64}, VERDICTS, {"clock": pl.String})  # of `stages.content_order`
 _REFERRING_UNITS = schema(_UNITS, {name: RESOURCES[name] for name in _REFERRING})
 _IN_ORDER = pl.col("row") // 2**_ROW_BITS
 # Units without a resource are not compared with others, so each may be in any partition.
@@ -98,7 +107,7 @@ def _decide_all(
 ) -> Spool:
     """Return the decided units; each rule reads partitions that hold all rows that the rule compares."""
     resolver = Resolver(partitions, store)
-    read = partitions.spool(_BY_RESOURCE, _REFERRING_UNITS, _read_units(run, findings))
+    read = partitions.spool(_BY_RESOURCE, _REFERRING_UNITS, _read_units(run, partitions, findings))
     compared = partitions.numbered_spool(_IN_ORDER, _UNITS, _stop_duplicates(run, read, resolver))
     meanings = partitions.numbered_spool(_IN_ORDER, MEANINGS, resolver.find_meanings())
     resolved = partitions.numbered_spool(_IN_ORDER, _UNITS, _resolve_references(compared, meanings, rewrites))
@@ -130,10 +139,10 @@ def _stop_copies(units: pl.DataFrame) -> pl.DataFrame:
     ).drop("stands", "copy_reason", "copy_detail")
 
 
-def _read_units(run: Run[ClinicalPipeline], findings: DatasetWriter) -> Iterator[pl.DataFrame]:
+def _read_units(run: Run[ClinicalPipeline], partitions: Partitions, findings: DatasetWriter) -> Iterator[pl.DataFrame]:
     """Yield the units in the order of the delivery, with verdicts by their lines, structure and files."""
     partition = first = 0
-    for units in _read_shards(run, findings):
+    for units in _read_shards(run, partitions, findings):
         if first >= PARTITION_ROWS:
             partition, first = partition + 1, 0
         rows = pl.int_range(pl.len(), dtype=pl.Int64) + (partition * 2**_ROW_BITS + first)
@@ -141,17 +150,56 @@ def _read_units(run: Run[ClinicalPipeline], findings: DatasetWriter) -> Iterator
         yield units.with_columns(row=rows).select(_REFERRING_UNITS.names()).cast(_REFERRING_UNITS)
 
 
-def _read_shards(run: Run[ClinicalPipeline], findings: DatasetWriter) -> Iterator[pl.DataFrame]:
+def _read_shards(run: Run[ClinicalPipeline], partitions: Partitions, findings: DatasetWriter) -> Iterator[pl.DataFrame]:
     """Yield the files without units as one unit each, and the units of each chunk."""
-    none = RESOURCES.to_frame().with_columns(chunk=_null_text())
-    for shard in find_shards(run):
+    none = RESOURCES.to_frame().with_columns(chunk=_null_text(), clock=_null_text())
+    clocks = _Clocks(run, partitions)
+    for number, shard in enumerate(find_shards(run)):
         for files in run.workspace.parts(f"files/{shard}", FILES):
             yield _decide_by_file(pl.concat([none, _select_without_units(files)], how="diagonal"), files)
         chunks = read_chunks(run, [shard])
         if chunks:  # the shard of stopped C-CDA documents has no chunks and may have very many files
-            files = run.workspace.read(f"files/{shard}", FILES)
+            files, of_files = run.workspace.read(f"files/{shard}", FILES), clocks.read(number, shard)
             for chunk in chunks:
-                yield _decide_by_file(_check_structures(run, chunk, _select_without_units(files), findings), files)
+                checked = _check_structures(run, chunk, _select_without_units(files), findings)
+                yield _decide_by_file(clocks.add(checked, of_files), files)
+
+
+class _Clocks:
+    """Gives units their clocks: their own time of update, and the clocks of the files that were delivered."""
+
+    def __init__(self, run: Run[ClinicalPipeline], partitions: Partitions) -> None:
+        self._run = run
+        self._files = FileClocks(run)
+        self._now = run.ledger.database_time()
+        self._documents = _spool_documents(run, partitions) if run.folder else None
+
+    def read(self, number: int, shard: str) -> pl.DataFrame:
+        """Return the clocks of a shard's files; those of converted files are the clocks of their documents."""
+        if self._documents is not None:
+            return self._files.read(self._documents.partition(number))
+        return self._files.read(self._run.workspace.read(f"arrivals/{shard}", ARRIVALS))
+
+    def add(self, units: pl.DataFrame, files: pl.DataFrame) -> pl.DataFrame:
+        """Return units with ``clock``."""
+        known = units.join(files, on="arrival_id", how="left", maintain_order="left")
+        return known.with_columns(format_clock(self._run.pipeline.order, self._now))
+
+
+def _spool_documents(run: Run[ClinicalPipeline], partitions: Partitions) -> Spool:
+    """Return the documents of converted files, partitioned by the number of the shard that has the file."""
+    file, shards = pl.col("arrival_id"), find_shards(run)
+    numbered = schema({"arrival_id": pl.String, "shard": pl.Int64})
+    files = (
+        rows.select("arrival_id", shard=pl.lit(number, pl.Int64))
+        for number, shard in enumerate(shards)
+        for rows in run.workspace.parts(f"arrivals/{shard}", ARRIVALS, ["arrival_id"])
+    )
+    documents = partitions.spool(file, ARRIVALS, read_arrivals(run.within("")))
+    found = partitions.enter_context(NumberedSpool(pl.col("shard"), len(shards)))
+    for rows, places in zip_partitions(documents, partitions.spool(file, numbered, files)):
+        found.add(rows.join(places, on="arrival_id"))
+    return found
 
 
 def _select_without_units(files: pl.DataFrame) -> pl.DataFrame:
@@ -183,11 +231,22 @@ def _check_structures(
     units = rows.select(_KEY + _RESOURCE).iter_rows(named=True)
     wrong = [row | {"source": "local", "outcome": item.outcome} for row, item in zip(units, found, strict=True) if item]
     findings.add(pl.DataFrame(wrong, schema=OPERATION_OUTCOMES))
-    return rows.drop("body").with_columns(
-        reason=pl.coalesce(pl.Series([item and str(item.reason) for item in found], dtype=pl.String), "reason"),
-        detail=pl.coalesce(pl.Series([item and item.detail for item in found], dtype=pl.String), "detail"),
-        chunk=pl.lit(chunk),
+    return (
+        rows.with_columns(_read_time_of_update(run))
+        .drop("body")
+        .with_columns(
+            reason=pl.coalesce(pl.Series([item and str(item.reason) for item in found], dtype=pl.String), "reason"),
+            detail=pl.coalesce(pl.Series([item and item.detail for item in found], dtype=pl.String), "detail"),
+            chunk=pl.lit(chunk),
+        )
     )
+
+
+def _read_time_of_update(run: Run[ClinicalPipeline]) -> pl.Expr:
+    """Return the time of a resource's update if the pipeline orders contents by it."""
+    if run.pipeline.order.across_keys == "last_updated":
+        return read_last_updated()
+    return pl.lit(None, pl.Int64).alias("last_updated")
 
 
 def _stop_duplicates(
@@ -195,7 +254,7 @@ def _stop_duplicates(
 ) -> Iterator[pl.DataFrame]:
     """Stop duplicates within the delivery and of the data store; add resources and references to the resolver."""
     for part in units:
-        decided = _stop_stored(run, _stop_twins(part))
+        decided = _stop_stored(run, _stop_twins(_stop_older_twins(run, part)))
         resolver.add_resources(decided.filter(pl.col("resource_id").is_not_null()))
         resolver.add_references(_select_accepted(decided))
         yield decided
@@ -221,6 +280,22 @@ def _null_text() -> pl.Expr:
     return pl.lit(None, pl.String)
 
 
+def _stop_older_twins(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
+    """Ignore units of one resource with several contents where the declared clock orders all of them, but the newest.
+
+    The next clock does not count here: files of one delivery are uploaded in any order.
+    """
+    declared = read_clock(run.pipeline.order.across_keys)
+    twins = _select_accepted(units).group_by(_RESOURCE)
+    of_twins = twins.agg(
+        several=(pl.col("content_digest").n_unique() > 1) & declared.is_not_null().all(), newest=declared.max()
+    )
+    units = units.join(of_twins, on=_RESOURCE, how="left", maintain_order="left")
+    older = pl.col("several") & (declared < pl.col("newest"))
+    detail = pl.lit("the delivery brings newer content")
+    return _decide_where(units, older, Verdict.IGNORE, Reason.NEWER_CONTENT, detail).drop("several", "newest")
+
+
 def _stop_twins(units: pl.DataFrame) -> pl.DataFrame:
     """Stop units of one resource: all but the first if their contents are equal, else all of them."""
     twins = _select_accepted(units).group_by(_RESOURCE).agg(contents=pl.col("content_digest").n_unique())
@@ -233,18 +308,19 @@ def _stop_twins(units: pl.DataFrame) -> pl.DataFrame:
 
 
 def _stop_stored(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
-    """Stop resources that the data store holds with the same content, and by policy those with another content."""
+    """Stop resources of which newer content is there, or the same, and by policy those with other content."""
+    units = _stop_late(run, units)
     known = run.ledger.known_resources(
         run.pipeline.datastore_id, _select_accepted(units).select(_RESOURCE), except_run=run.holder
     )
     if run.redrive is not None:
-        units = _stop_overtaken(run, units)
         known = drop_held(run, known)
     units = units.join(
         known.select(*_RESOURCE, stored="content_digest"), on=_RESOURCE, how="left", maintain_order="left"
     )
     same = pl.col("stored") == pl.col("content_digest")
     earlier = pl.lit("by an earlier delivery")
+    _confirm_stored(run, _select_accepted(units).filter(same))
     units = _decide_where(units, same, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, earlier)
     if run.pipeline.validation.changed_resource == "quarantine":
         changed = pl.col("stored").is_not_null()
@@ -252,12 +328,28 @@ def _stop_stored(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFram
     return units.drop("stored")
 
 
-def _stop_overtaken(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
-    """Ignore the resources of a redrive for which a newer file has brought other content."""
-    claims = _select_accepted(units).select("arrival_id", *_RESOURCE, "content_digest")
-    late = find_overtaken(run, run.pipeline.datastore_id, claims).with_columns(late=True)
+def _stop_late(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
+    """Ignore the resources of which newer content is there, and quarantine those that cannot be ordered."""
+    late = find_late(run, run.pipeline.datastore_id, _make_claims(units))
     units = units.join(late, on=["arrival_id", *_RESOURCE], how="left", maintain_order="left")
-    return _decide_where(units, pl.col("late"), Verdict.IGNORE, Reason.NEWER_CONTENT, _null_text()).drop("late")
+    hit = (pl.col("verdict") == Verdict.ACCEPT) & pl.col("order_reason").is_not_null()
+    return units.with_columns(
+        verdict=pl.when(hit).then("order_verdict").otherwise("verdict"),
+        reason=pl.when(hit).then("order_reason").otherwise("reason"),
+        detail=pl.when(hit).then("order_detail").otherwise("detail"),
+    ).drop(DECIDED)
+
+
+def _confirm_stored(run: Run[ClinicalPipeline], same: pl.DataFrame) -> None:
+    """Let contents that come again unchanged count as of now, so that nothing between the two comes after them."""
+    if same.height and not run.plan_only:
+        datastore = run.pipeline.datastore_id
+        run.ledger.confirm_contents(datastore, find_confirmed(run, datastore, _make_claims(same)))
+
+
+def _make_claims(units: pl.DataFrame) -> pl.DataFrame:
+    """Return the accepted units as `ledger.resources.CLAIMS`."""
+    return _select_accepted(units).select("arrival_id", *_RESOURCE, "content_digest", "clock", "patient")
 
 
 def _resolve_references(units: Spool, meanings: Spool, rewrites: DatasetWriter) -> Iterator[pl.DataFrame]:
@@ -360,13 +452,20 @@ def _find_missing(run: Run[ClinicalPipeline], edges: Spool, own: Spool, store: F
 
 
 def _claim_resources(run: Run[ClinicalPipeline], units: Spool) -> Iterator[pl.DataFrame]:
-    """Claim the accepted resources; stop those that another run has claimed, so that a later run takes their file."""
-    claims = (_select_accepted(part).select("arrival_id", *_RESOURCE, "content_digest") for part in units)
-    taken = claim_resources(run, run.pipeline.datastore_id, claims)
-    is_taken = pl.col("claimed_by").is_not_null()
+    """Claim the accepted resources; stop those that another run has claimed, so that a later run takes their file.
+
+    The order of contents is asked again: another run may have brought newer content since.
+    """
+    refused = claim_resources(
+        run, run.pipeline.datastore_id, map(_make_claims, units), lambda contested: refuse_late(run, contested)
+    ).rename({"reason": "why", "detail": "finding"})
+    is_older = pl.col("why") == Reason.NEWER_CONTENT
     for part in units:
-        held = part.join(taken, on=_RESOURCE, how="left", maintain_order="left")
-        decided = _decide_where(held, is_taken, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, _null_text()).drop(
-            "claimed_by"
+        held = part.join(refused, on=_RESOURCE, how="left", maintain_order="left")
+        decided = _decide_where(
+            held, pl.col("claimed_by").is_not_null(), Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, _null_text()
         )
-        yield _stop_copies(decided)
+        decided = _decide_where(decided, is_older, Verdict.IGNORE, Reason.NEWER_CONTENT, pl.col("finding"))
+        for reason in (Reason.ORDER_UNKNOWN, Reason.FUTURE_TIMESTAMP):
+            decided = _decide_where(decided, pl.col("why") == reason, Verdict.QUARANTINE, reason, pl.col("finding"))
+        yield _stop_copies(decided.drop("claimed_by", "why", "finding"))

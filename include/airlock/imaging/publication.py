@@ -161,9 +161,10 @@ def count_undecided(run: Run) -> int:
 
 def _claim_all(run: Run, new: Spool, on_the_way: Spool) -> None:
     """Claim all new resources, or none of them: two runs that each claim a part would wait for each other."""
-    datastore = _find_healthlake(run).datastore_id
+    datastore, none = _find_healthlake(run).datastore_id, pl.lit(None, pl.String)
     claims = (
-        pl.concat([rows.select("arrival_id", *_CONTENT) for rows in both]) for both in zip_partitions(new, on_the_way)
+        pl.concat([rows.select("arrival_id", *_CONTENT, clock=none, patient=none) for rows in both])
+        for both in zip_partitions(new, on_the_way)
     )
     taken = run.ledger.claim_resources(datastore, run.pipeline.name, run.key, claims)
     if taken.height:

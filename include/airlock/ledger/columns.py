@@ -29,6 +29,15 @@ class MessageState(StrEnum):
     FAILED = "failed"  # given up, until somebody queues it again
 
 
+class OpenState(StrEnum):
+    """Why a FHIR resource is open: the last attempt to bring it did not end in a release."""
+
+    DOUBTFUL = "doubtful"  # nobody knows what the data store has
+    HELD = "held"  # stored, and waits
+    REFUSED = "refused"  # by the service
+    STOPPED = "stopped"  # before import
+
+
 class StowState(StrEnum):
     """Whether a DICOMweb server has stored an instance, by its own answer."""
 

@@ -11,6 +11,7 @@ from airlock.ledger.gates import Gates
 from airlock.ledger.instances import Instances
 from airlock.ledger.jobs import Jobs
 from airlock.ledger.lookup import Lookup
+from airlock.ledger.open_resources import OpenResources
 from airlock.ledger.outbox import Outbox
 from airlock.ledger.redrives import Redrives
 from airlock.ledger.release import Release
@@ -33,6 +34,7 @@ class Ledger(
     Words,
     Instances,
     Resources,
+    OpenResources,
     Studies,
     Jobs,
     Release,

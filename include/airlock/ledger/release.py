@@ -13,6 +13,7 @@ from airlock.ledger.columns import InstanceState, ResolutionState
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import stage_query
+from airlock.ledger.open_resources import keep_clocks
 from airlock.ledger.owed import GIVEN_BACK, OBJECTS, owe
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import (
@@ -143,6 +144,7 @@ class Release(Store):
             if not jobs_ended and _count_rows(connection, claims):
                 _need_jobs_ended(connection, run_key)
             if _count_rows(connection, jobs.c.run_key == run_key):
+                keep_clocks(connection, claims, run_key, pipeline)
                 return connection.execute(delete(resources).where(claims)).rowcount
             return of_resources.end_claims(connection, claims)
 

@@ -1,32 +1,38 @@
 """The FHIR resources of each HealthLake data store: the imported content, and the claim of a run on the next content.
 
 An import overwrites a resource of the same id, so two runs must not import one resource at the same time: a run claims
-a resource before its import. The claim ends when the import is recorded, or when the run gives the claim up.
+a resource before its import. The claim ends when the import is recorded, or when the run gives the claim up. Resources
+whose content the ledger does not know are in ``airlock.ledger.open_resources``.
 """
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, case, delete, exists, null, or_, select, update
+from sqlalchemy import and_, case, delete, exists, func, null, or_, select, update
 
 from airlock.ledger.arrivals import need_held
+from airlock.ledger.columns import UtcDateTime
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import fetch, insert_missing, select_schema, stage
+from airlock.ledger.frames import fetch, fetch_frames, insert_missing, select_schema, stage
+from airlock.ledger.open_resources import SCOPE as OPEN_SCOPE
+from airlock.ledger.open_resources import doubted_since, unknown_contents
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import arrival_states, resources
+from airlock.ledger.tables import arrival_states, arrivals, resources
 from airlock.records import TIMESTAMP, schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-    from sqlalchemy import Column, ColumnElement, Connection, Table
+    from polars._typing import PolarsDataType
+    from sqlalchemy import Column, ColumnElement, Connection, Select, Table
 
     Frames = pl.DataFrame | Iterable[pl.DataFrame]
 
-SCOPE = "resources"
+SCOPE = OPEN_SCOPE
 
 CLAIMS = pl.Schema(
     {
@@ -34,22 +40,34 @@ CLAIMS = pl.Schema(
         "resource_type": pl.String,
         "resource_id": pl.String,
         "content_digest": pl.String,
+        "clock": pl.String,  # of `stages.content_order`; null for a resource that Airlock itself has built
+        "patient": pl.String,  # Patient/<id>
     }
 )
 CLAIMED = pl.Schema({"resource_type": pl.String, "resource_id": pl.String, "claimed_by": pl.String})
+# Claims that a run did not get: of another run's, or by the order of contents, with the reason.
+REFUSED = schema(CLAIMED, {"reason": pl.String, "detail": pl.String})
+_FILE: dict[str, PolarsDataType] = {"bucket": pl.String, "key": pl.String, "last_modified": TIMESTAMP}
+_KNOWN = schema({"known_digest": pl.String, "known_clock": pl.String}, _FILE)
+CONTENTS = schema({"resource_type": pl.String, "resource_id": pl.String}, _KNOWN)
+CONTESTED = schema(CLAIMS, _KNOWN)
 KNOWN = pl.Schema(
     {"resource_type": pl.String, "resource_id": pl.String, "content_digest": pl.String, "run_key": pl.String}
 )
-IMPORTS = schema(CLAIMS, {"batch_id": pl.String})
+IMPORTS = pl.Schema(
+    dict.fromkeys(("arrival_id", "resource_type", "resource_id", "content_digest", "batch_id"), pl.String)
+)
 BROUGHT = schema(
-    dict.fromkeys(("resource_type", "resource_id", "content_digest"), pl.String),
-    {"bucket": pl.String, "key": pl.String, "last_modified": TIMESTAMP, "disposition": pl.String},  # of the file
+    dict.fromkeys(("resource_type", "resource_id", "content_digest"), pl.String), _FILE, {"disposition": pl.String}
+)
+CONFIRMED = pl.Schema(
+    dict.fromkeys(("resource_type", "resource_id", "content_digest", "clock", "known_clock"), pl.String)
 )
 
 _RESOURCE = ("resource_id", "resource_type")
 _RESOURCES = pl.Schema(dict.fromkeys(_RESOURCE, pl.String))
 _KEY = (*_RESOURCE, "datastore_id")
-_CLAIM = {"arrival_id": "claimed_arrival_id", "content_digest": "claimed_digest"}
+_CLAIM = {"arrival_id": "claimed_arrival_id", "content_digest": "claimed_digest", "clock": "claimed_clock"}
 _CLAIM_ROWS = pl.Schema({_CLAIM.get(name, name): pl.String for name in CLAIMS})
 _NO_CLAIM = dict.fromkeys(("claimed_by", *_CLAIM.values()))
 
@@ -72,6 +90,44 @@ def _is_superseded_claim() -> ColumnElement[bool]:
         arrival_states.c.superseded_by.is_not(None),
         arrival_states.c.settled_at.is_not(None),
     )
+
+
+def _select_contents(rows: Table, datastore_id: str, except_run: str | None, *more: Column[str]) -> list[Select[Any]]:
+    """Return queries for the contents (`_KNOWN`) of staged resources that are, or may be, in a data store.
+
+    Parameters
+    ----------
+    rows, datastore_id
+        The staged resources and the data store.
+    except_run
+        A run whose own imports are omitted.
+    more
+        The first columns of the result.
+    """
+    file = and_(arrivals.c.arrival_id == resources.c.arrival_id, arrivals.c.pipeline == resources.c.pipeline)
+    found = resources.c.content_digest, resources.c.clock, *(arrivals.c[name] for name in _FILE)
+    known = select(*more, *found).select_from(rows.join(resources, _is_staged(rows, datastore_id)))
+    statement = known.outerjoin(arrivals, file).where(resources.c.content_digest.is_not(None))
+    if except_run is not None:
+        statement = statement.where(resources.c.run_key != except_run)
+    return [statement, unknown_contents(rows, datastore_id, except_run, *more)]
+
+
+def _refuse_older(
+    connection: Connection, rows: Table, datastore_id: str, run_key: str, judge: Callable[[pl.DataFrame], pl.DataFrame]
+) -> pl.DataFrame:
+    """Take the staged claims away that the order of contents does not allow, and return them (`REFUSED`)."""
+    own = [rows.c[_CLAIM.get(name, name)] for name in CLAIMS]
+    refused = REFUSED.to_frame()
+    for statement in _select_contents(rows, datastore_id, run_key, *own):
+        for contested in fetch_frames(connection, statement, CONTESTED):
+            found = judge(contested).with_columns(claimed_by=pl.lit(None, pl.String))
+            refused.extend(select_schema(found, REFUSED))
+    if refused.height:
+        late = stage(connection, refused.select(_RESOURCE).unique(), _RESOURCES, _RESOURCE)
+        is_late = exists().where(*(late.c[name] == rows.c[name] for name in _RESOURCE))
+        connection.execute(delete(rows).where(is_late))
+    return refused.unique(_RESOURCE, keep="first", maintain_order=True)
 
 
 def _stage_resources(connection: Connection, keys: Frames) -> Table:
@@ -110,8 +166,15 @@ def _shape_imports(imported: pl.DataFrame) -> pl.DataFrame:
 class Resources(Store):
     """The ledger's methods about FHIR resources; they ignore extra columns of the given frames."""
 
-    def claim_resources(self, datastore_id: str, pipeline: str, run_key: str, claims: Frames) -> pl.DataFrame:
-        """Claim for a run the resources that no other run claims.
+    def claim_resources(
+        self,
+        datastore_id: str,
+        pipeline: str,
+        run_key: str,
+        claims: Frames,
+        judge: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
+    ) -> pl.DataFrame:
+        """Claim for a run the resources that no other run claims and of which no newer content is there.
 
         A claim of a held arrival that a redrive has superseded no longer counts.
 
@@ -127,11 +190,14 @@ class Resources(Store):
         claims
             `CLAIMS`, in one frame or frame by frame; of several in a frame with one resource the first counts, and no
             two frames have the same.
+        judge
+            Gets claims with other content in the data store (`CONTESTED`), and returns those that the order of
+            contents does not allow, as `REFUSED`. Other writers wait for it. Without it the order is not asked.
 
         Returns
         -------
         polars.DataFrame
-            `CLAIMED`: the resources that another run claims.
+            `REFUSED`: the resources that another run claims, or that are older than what is there.
 
         Raises
         ------
@@ -146,15 +212,18 @@ class Resources(Store):
             need_run(connection, run_key, pipeline)
             rows = stage(connection, wanted, _CLAIM_ROWS, _RESOURCE)
             _need_arrivals(connection, pipeline, run_key, rows.c.claimed_arrival_id)
+            older = REFUSED.to_frame()
+            if judge is not None:
+                older = _refuse_older(connection, rows, datastore_id, run_key, judge)
             among, ours = _is_staged(rows, datastore_id), resources.c.claimed_by == run_key
             here = resources.c.datastore_id == datastore_id
             end_claims(connection, and_(ours, here, ~_exists_staged(rows, datastore_id)))
-            values = {name: rows.c[name] for name in _CLAIM.values()} | {"claimed_by": run_key}
+            values = {name: rows.c[name] for name in (*_CLAIM.values(), "patient")} | {"claimed_by": run_key}
             free = or_(resources.c.claimed_by.is_(None), _is_superseded_claim())
             connection.execute(update(resources).where(among, or_(free, ours)).values(values))
             insert_missing(connection, resources, rows, _KEY, datastore_id=datastore_id, claimed_by=run_key)
             others = select(*(resources.c[name] for name in CLAIMED)).where(among, ~ours)
-            return fetch(connection, others, CLAIMED).sort(_RESOURCE)
+            return pl.concat([fetch(connection, others, CLAIMED), older], how="diagonal").sort(_RESOURCE)
 
     def claimed_resources(self, datastore_id: str, keys: Frames) -> pl.DataFrame:
         """Return the claims of any run on these resources, without claiming.
@@ -202,6 +271,54 @@ class Resources(Store):
                 statement = statement.where(resources.c.run_key != except_run)
             return fetch(connection, statement, KNOWN).sort(_RESOURCE)
 
+    def contents_of(self, datastore_id: str, keys: pl.DataFrame, except_run: str | None = None) -> pl.DataFrame:
+        """Return the contents of these resources that are in a data store, or may be, with their clocks.
+
+        Parameters
+        ----------
+        datastore_id, keys
+            The HealthLake data store and the resources.
+        except_run
+            A run whose own imports are omitted.
+
+        Returns
+        -------
+        polars.DataFrame
+            `CONTENTS`. A content without a clock was recorded before schema 0012, or is one that Airlock has built.
+        """
+        with self._reading() as connection:
+            rows = _stage_resources(connection, keys)
+            own = (rows.c.resource_type, rows.c.resource_id)
+            found = [fetch(connection, one, CONTENTS) for one in _select_contents(rows, datastore_id, except_run, *own)]
+            return pl.concat(found).sort(_RESOURCE)
+
+    def database_time(self) -> datetime:
+        """Return the database's present time; on SQLite it is this machine's."""
+        with self._reading() as connection:
+            if connection.dialect.name == "sqlite":
+                return datetime.now(UTC)
+            return connection.execute(select(func.clock_timestamp(type_=UtcDateTime))).scalar_one()
+
+    def confirm_contents(self, datastore_id: str, rows: pl.DataFrame) -> int:
+        """Advance the clocks of contents that a newer file has brought unchanged; return their number.
+
+        Parameters
+        ----------
+        datastore_id
+            The HealthLake data store.
+        rows
+            `CONFIRMED`: the contents with their new clocks. One that has changed since, or has another clock than
+            ``known_clock``, stays as it is.
+        """
+        with self._writing(SCOPE) as connection:
+            staged = stage(connection, select_schema(rows, CONFIRMED).unique(_RESOURCE), CONFIRMED, _RESOURCE)
+            is_same = and_(
+                _is_staged(staged, datastore_id),
+                resources.c.content_digest == staged.c.content_digest,
+                resources.c.clock.is_not_distinct_from(staged.c.known_clock),
+            )
+            return connection.execute(update(resources).where(is_same).values(clock=staged.c.clock)).rowcount
+
     def brought_by(self, datastore_id: str, keys: pl.DataFrame) -> pl.DataFrame:
         """Return the files from which the content of these resources in a data store was imported.
 
@@ -228,7 +345,7 @@ class Resources(Store):
         """Record what an import brought into a data store; the run's claims on it end.
 
         If the run has no claim on a resource and another run has imported content, that content is later and stays. So
-        a second audit of an older run overwrites nothing.
+        a second audit of an older run overwrites nothing, not even what a later run is in doubt about.
 
         Parameters
         ----------
@@ -253,9 +370,12 @@ class Resources(Store):
             superseded = and_(resources.c.content_digest.is_not(None), resources.c.run_key != run_key)
             values: dict[str, Any] = {name: staged.c[name] for name in ("content_digest", "arrival_id", "batch_id")}
             values |= facts | {name: case((ours, null()), else_=resources.c[name]) for name in _NO_CLAIM}
-            own = and_(_is_staged(staged, datastore_id), or_(ours, ~superseded))
+            values["clock"] = case((ours, resources.c.claimed_clock), else_=resources.c.clock)
+            unknown = doubted_since(staged, datastore_id, run_key)
+            own = and_(_is_staged(staged, datastore_id), or_(ours, and_(~superseded, ~unknown)))
             connection.execute(update(resources).where(own).values(values))
-            insert_missing(connection, resources, staged, _KEY, datastore_id=datastore_id, **facts)
+            certain = select(staged).where(~unknown).subquery()
+            insert_missing(connection, resources, certain, _KEY, datastore_id=datastore_id, **facts)
 
     def forget_resources(self, datastore_id: str, run_key: str, keys: Frames) -> int:
         """Forget resources that a run may have imported without proof, so that the next content is imported again.

@@ -28,6 +28,7 @@ from sqlalchemy import (
 from airlock.ledger.columns import (
     InstanceState,
     MessageState,
+    OpenState,
     Resolution,
     ResolutionState,
     StowState,
@@ -258,13 +259,15 @@ open_resources = Table(
     Column("resource_id", Text, primary_key=True),
     Column("resource_type", Text, primary_key=True),
     Column("datastore_id", Text, primary_key=True),
-    Column("patient", Text),
-    Column("disposition", Text, nullable=False),
+    Column("patient", Text),  # Patient/<id>, or file/<arrival id> of a resource without one
+    Column("state", Text, nullable=False),
     Column("reason", Text),
+    Column("content_digest", Text),
     Column("clock", Text),
     Column("run_key", Text, nullable=False),
     Column("pipeline", Text, nullable=False),
     Column("arrival_id", Text),
+    one_of("state", OpenState),
     Index(None, "run_key"),
     Index("ix_open_resources_patient", "patient", "datastore_id"),
 )

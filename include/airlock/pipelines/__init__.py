@@ -29,6 +29,7 @@ from airlock.pipelines.imaging import (
     Validate,
 )
 from airlock.pipelines.notify import Event, Notify
+from airlock.pipelines.order import SAFETY_TYPES, Order
 from airlock.pipelines.parts import ImportWindow, Pipeline, Receive, Schedule, Source, Staging
 from airlock.pipelines.plan import (
     CcdaPlanSettings,
@@ -57,6 +58,7 @@ from airlock.pipelines.settings import NAME, Prefix
 __all__ = [
     "ELEMENT_LENGTHS",
     "NAME",
+    "SAFETY_TYPES",
     "SOFT_REASONS",
     "AnyDestination",
     "Arrivals",
@@ -81,6 +83,7 @@ __all__ = [
     "ImportWindow",
     "Limits",
     "Notify",
+    "Order",
     "ParseSettings",
     "Pipeline",
     "PipelineError",

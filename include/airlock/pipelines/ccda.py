@@ -61,6 +61,11 @@ class CcdaPipeline(ClinicalPipeline):
             raise ValueError("converted data always waits for its review: remove audit.on_hold")
         if self.risk.validation_level is not ValidationLevel.STRICT:
             raise ValueError("converted data must be validated strictly: set risk.workflow to contract")
+        if self.order.across_keys == "last_updated":
+            raise ValueError(
+                "source.order.across_keys is last_updated, which documents do not have: use key_date, manifest or "
+                "last_modified"
+            )
         return self
 
     def own_prefixes(self) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from airlock.pipelines.healthlake import HealthLake
 from airlock.pipelines.notify import Notify
+from airlock.pipelines.order import SAFETY_TYPES, Order, ResourceTypes
 from airlock.pipelines.parts import Pipeline
 from airlock.pipelines.plan import ClinicalPlanSettings
 from airlock.pipelines.review import ON_HOLD, OnHold, Review, check_review
@@ -118,7 +119,10 @@ class ClinicalAudit(Settings):
         50, ge=0, description="number of resources that are read back from the data store and compared"
     )
     hold_incomplete_patients: bool = Field(
-        False, description="hold all resources of a patient if one of them was set aside"
+        False, description="hold all resources of a patient if one of hold_types was set aside, in this run or another"
+    )
+    hold_types: ResourceTypes = Field(
+        SAFETY_TYPES, description="with hold_incomplete_patients, the resource types that hold their patient"
     )
     hold_incomplete_files: bool = Field(False, description="hold all resources of a file if one of them was set aside")
     on_hold: OnHold = Field("hold", description=ON_HOLD)
@@ -142,6 +146,15 @@ class ClinicalPipeline(Pipeline):
     )
 
     @model_validator(mode="after")
+    def _require_order(self) -> ClinicalPipeline:
+        if self.source.order is None:
+            raise ValueError(
+                "field 'source.order' is missing: name under source.order.across_keys the clock that orders two "
+                "contents of a resource: last_updated, key_date, manifest or last_modified"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _require_review_for_invalid_data(self) -> ClinicalPipeline:
         self.check_generations("healthlake.max_generations", self.healthlake.max_generations)
         check_review(self.audit.on_hold, self.review)
@@ -151,6 +164,12 @@ class ClinicalPipeline(Pipeline):
                 "review.by, or choose modernization or contract"
             )
         return self
+
+    @property
+    def order(self) -> Order:
+        """The order of the contents of a resource."""
+        assert self.source.order is not None  # noqa: S101  # for mypy: `_require_order` has checked it
+        return self.source.order
 
     @property
     def datastore_id(self) -> str:

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, Field, model_validator
 
 from airlock.pipelines.arrivals import Arrivals
+from airlock.pipelines.order import Order
 from airlock.pipelines.review import Review
 from airlock.pipelines.routes import Route, Routing, check_routes
 from airlock.pipelines.settings import NAME, Prefix, Settings
@@ -69,6 +70,9 @@ class Source(Settings):
         gt=0,
         le=_MOST_HOURS,
         description="with listing: inventory, the greatest age of an inventory; the run waits for a newer one",
+    )
+    order: Order | None = Field(
+        None, description="which of two contents of a FHIR resource is newer; required for clinical and ccda, see below"
     )
 
     @model_validator(mode="after")

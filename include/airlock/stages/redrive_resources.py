@@ -13,8 +13,7 @@ import polars as pl
 
 from airlock.ledger.redrives import CANDIDATES, REDRIVABLE, is_current
 from airlock.reasons import Reason
-from airlock.records import ARRIVALS
-from airlock.stages.resources import CSV_COLUMNS, DISPOSITIONS, IDENTITY
+from airlock.stages.resources import CSV_COLUMNS, DISPOSITIONS
 
 if TYPE_CHECKING:
     from airlock.pipelines import Pipeline
@@ -81,31 +80,3 @@ def read_units(run: Run[Pipeline], folder: str, run_keys: pl.Series, matches: pl
         parts = run.workspace_of(key, folder).find_parts("dispositions", DISPOSITIONS)
         frames += [part.filter(matches).with_columns(run_key=pl.lit(key)) for part in parts]
     return pl.concat(frames)
-
-
-def find_overtaken(run: Run[Pipeline], datastore_id: str, claims: pl.DataFrame) -> pl.DataFrame:
-    """Return the resources of which another file, not older than their own, has brought other content.
-
-    Parameters
-    ----------
-    run
-        The redrive.
-    datastore_id
-        The data store, or the name that stands for it in the ledger.
-    claims
-        `ledger.resources.CLAIMS`.
-
-    Returns
-    -------
-    polars.DataFrame
-        Columns ``arrival_id``, ``resource_type``, ``resource_id``.
-    """
-    address = ["bucket", "key", "last_modified"]
-    is_named = pl.col("arrival_id").is_in(claims["arrival_id"].unique().implode())
-    held = run.ledger.held_frames(run.pipeline.name, run.key)
-    own = pl.concat([ARRIVALS.to_frame(), *(rows.filter(is_named) for rows in held)]).select("arrival_id", *address)
-    brought = run.ledger.brought_by(datastore_id, claims).rename({"content_digest": "known"})
-    both = claims.join(own, on="arrival_id").join(brought, on=[*IDENTITY], suffix="_known")
-    elsewhere = (pl.col("bucket") != pl.col("bucket_known")) | (pl.col("key") != pl.col("key_known"))
-    newer = elsewhere & (pl.col("last_modified_known") >= pl.col("last_modified"))
-    return both.filter(newer & (pl.col("known") != pl.col("content_digest"))).select("arrival_id", *IDENTITY).unique()

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from airlock.ledger.resources import REFUSED
 from airlock.records import schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from airlock.pipelines import Pipeline
     from airlock.run import Run
@@ -90,9 +91,24 @@ def name_chunks_index(shard: str) -> str:
 
 
 def claim_resources(
-    run: Run[Pipeline], datastore_id: str, claims: pl.DataFrame | Iterable[pl.DataFrame]
+    run: Run[Pipeline],
+    datastore_id: str,
+    claims: pl.DataFrame | Iterable[pl.DataFrame],
+    judge: Callable[[pl.DataFrame], pl.DataFrame],
 ) -> pl.DataFrame:
-    """Claim resources for a run, frame by frame; return those that another run has claimed. A plan claims none."""
+    """Claim resources for a run, frame by frame; return those that it does not get. A plan claims none.
+
+    Parameters
+    ----------
+    run, datastore_id, claims, judge
+        As for `Ledger.claim_resources`.
+
+    Returns
+    -------
+    polars.DataFrame
+        `ledger.resources.REFUSED`.
+    """
     if run.plan_only:
-        return run.ledger.claimed_resources(datastore_id, claims)
-    return run.ledger.claim_resources(datastore_id, run.pipeline.name, run.key, claims)
+        taken = run.ledger.claimed_resources(datastore_id, claims)
+        return pl.concat([REFUSED.to_frame(), taken], how="diagonal")
+    return run.ledger.claim_resources(datastore_id, run.pipeline.name, run.key, claims, judge)

@@ -33,7 +33,6 @@ def gender(place: Place) -> str | None:
     return (place.stored("Patient/p1") or {}).get("gender")
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-4: a night cleared late writes old content over new")
 def test_a_night_that_is_cleared_after_a_later_one_does_not_write_its_older_content(place: Place) -> None:
     first = deliver(place, 1, "first", patient(gender="male", meta=updated(1)))
     first.until("buffer")
@@ -44,7 +43,6 @@ def test_a_night_that_is_cleared_after_a_later_one_does_not_write_its_older_cont
     assert first.words == {"Patient/p1": ("ignored", "newer_content")}
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-5: bytes that return under their key are no arrival")
 def test_content_that_returns_under_its_key_is_imported_again(place: Place) -> None:
     for day, said in enumerate(("male", "female", "male")):
         deliver(place, day, "Patient-p1", patient(gender=said)).run()

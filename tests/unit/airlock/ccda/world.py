@@ -19,7 +19,7 @@ from airlock.run import Run
 from airlock.stages.batches import find_batches
 from airlock.stages.buffer import buffer, find_shards
 from airlock.storage.s3uri import S3Uri
-from tests.unit.airlock.clinical.books import CCDA, ndjson, patient, pipeline
+from tests.unit.airlock.clinical.books import CCDA, ndjson, patient, pipeline, put
 from tests.unit.airlock.world import read_arrivals
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ def delivery(world: World, files: Mapping[str, bytes], run_id: str = "one", **ch
     transformation = CCDA["transformation"] | changes.pop("transformation", {})
     chosen = pipeline(**CCDA | {"transformation": transformation} | changes)
     run: Run[Any] = Run(chosen, run_id, None, S3Uri("archive", f"in/{run_id}/"), world.s3, world.ledger)
-    for name, body in files.items():
-        world.put(f"s3://archive/in/{run_id}/{name}", body)
+    put(world, run_id, files)
     buffer(run)
     return run
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -28,9 +30,12 @@ from airlock.stages.buffer import buffer
 from airlock.stages.resources import DISPOSITIONS, OUTCOMES
 from airlock.storage.s3uri import S3Uri
 from airlock.storage.spool import Partitions
-from tests.unit.airlock.world import ended_job, frame
+from tests.servers.objects import make_replica
+from tests.unit.airlock.world import NIGHT, ended_job, frame
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from airlock.stages.auditing import Audited
     from airlock.storage.spool import Spool
     from tests.unit.airlock.world import World
@@ -41,7 +46,7 @@ SECTIONS: dict[str, Any] = {
     "schema": "airlock.pipeline/1",
     "name": "records",
     "kind": "clinical",
-    "source": {"uri": "s3://archive/in/"},
+    "source": {"uri": "s3://archive/in/", "order": {"across_keys": "last_modified"}},
     "workspace": "s3://work/runs/",
     "staging": {"uri": "s3://work/staging/"},
     "risk": RISK,
@@ -63,6 +68,7 @@ CCDA = {
 }
 
 Line = dict[str, Any]
+_deliveries = count()
 
 
 def pipeline(**changes: Any) -> ClinicalPipeline:
@@ -135,13 +141,20 @@ class Store:
 def delivered(world: World, run_id: str, files: dict[str, Any], **changes: Any) -> Run[ClinicalPipeline]:
     """Take files (a list of resources or raw lines each, or bytes) up to the import."""
     run = Run(pipeline(**changes), run_id, None, S3Uri("archive", f"in/{run_id}/"), world.s3, world.ledger)
-    for name, content in files.items():
-        world.put(f"s3://archive/in/{run_id}/{name}", content if isinstance(content, bytes) else ndjson(content))
+    put(world, run_id, files)
     for shard in buffer(run).shards:
         parse(run, shard)
     validate(run, None)
     normalize(run, run.pipeline.healthlake)
     return run
+
+
+def put(world: World, folder: str, files: Mapping[str, Any]) -> None:
+    """Put files into a folder of the source, as if a minute after those before."""
+    moment = NIGHT + next(_deliveries) * timedelta(minutes=1)
+    for name, content in files.items():
+        world.put(f"s3://archive/in/{folder}/{name}", content if isinstance(content, bytes) else ndjson(content))
+        make_replica("archive", f"in/{folder}/{name}", moment.replace(tzinfo=None))
 
 
 def ndjson(lines: list[Any]) -> bytes:

@@ -21,7 +21,7 @@ from airlock.stages.batches import find_batches
 from airlock.stages.buffer import buffer, find_shards
 from airlock.stages.resources import FILES
 from airlock.storage.s3uri import S3Uri
-from tests.unit.airlock.clinical.books import ndjson, pipeline
+from tests.unit.airlock.clinical.books import pipeline, put
 from tests.unit.airlock.world import read_arrivals
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ class Store:
 def delivery(world: World, files: Mapping[str, Any], run_id: str = "one", **changes: Any) -> Run[ClinicalPipeline]:
     """Buffer files: bytes, or lists of resources and raw lines."""
     run = Run(pipeline(**changes), run_id, None, S3Uri("archive", f"in/{run_id}/"), world.s3, world.ledger)
-    for name, content in files.items():
-        world.put(f"s3://archive/in/{run_id}/{name}", content if isinstance(content, bytes) else ndjson(content))
+    put(world, run_id, files)
     buffer(run)
     return run
 

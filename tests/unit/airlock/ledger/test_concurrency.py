@@ -94,6 +94,8 @@ def _claim_resources(url: str, run: str) -> dict[str, int]:
             resource_type=pl.lit("Patient"),
             arrival_id=pl.lit(ids(arrivals(run)).pop()),
             content_digest=pl.lit(run),
+            clock=pl.lit(None, pl.String),
+            patient=pl.lit(None, pl.String),
         )
         taken = ledger.claim_resources(STORE, NIGHTLY, run, wanted)
         return dict(taken["claimed_by"].value_counts().iter_rows())

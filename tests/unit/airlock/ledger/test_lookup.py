@@ -116,7 +116,7 @@ class TestWhere:
 
     def test_a_fhir_resource_is_found_by_its_type_and_id(self, told: Ledger) -> None:
         resource = {"arrival_id": [id_of("good")], "resource_type": ["Patient"], "resource_id": ["p1"]}
-        rows = pl.DataFrame(resource | {"content_digest": ["d"]})
+        rows = pl.DataFrame(resource | {"content_digest": ["d"], "clock": [None], "patient": [None]})
         told.claim_resources(STORE, NIGHTLY, "a", rows)
         told.record_imported_resources(STORE, "a", rows.with_columns(batch_id=pl.lit("b")))
         decide(told, "a", "Patient/p1", "hold", "awaiting_review")

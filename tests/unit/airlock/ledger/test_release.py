@@ -18,7 +18,7 @@ FHIR = Job("resources", 0, "a", "t1", job_id="j1")  # not ended, for all the led
 
 
 def resources(run: str, *ids: str, digest: str = "d1") -> pl.DataFrame:
-    rows = [(id_of(run), "Patient", name, digest) for name in ids]
+    rows = [(id_of(run), "Patient", name, digest, None, None) for name in ids]
     return pl.DataFrame(rows, schema=CLAIMS, orient="row")
 
 

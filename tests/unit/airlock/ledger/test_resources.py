@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from airlock.ledger import Ledger, LedgerError
-from airlock.ledger.resources import CLAIMED, CLAIMS, IMPORTS, KNOWN
+from airlock.ledger.resources import CLAIMS, IMPORTS, KNOWN, REFUSED
 from tests.unit.airlock.ledger.samples import NIGHTLY, STORE, arrivals, begin, dispositions, id_of
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ ELSEWHERE = "f" * 32
 
 
 def claims(*ids: str, file: str | None = "1", digest: str = "d1") -> pl.DataFrame:
-    rows = [(file and id_of(file), "Patient", name, digest) for name in ids]
+    rows = [(file and id_of(file), "Patient", name, digest, None, None) for name in ids]
     return pl.DataFrame(rows, schema=CLAIMS, orient="row")
 
 
@@ -41,7 +41,7 @@ def refused(ledger: Ledger, run: str, *ids: str, store: str = STORE, digest: str
     """Claim for a run and return the ids that it did not get, each with who has it."""
     file = {"a": "1", "b": "2"}[run]
     taken = ledger.claim_resources(store, NIGHTLY, run, claims(*ids, file=file, digest=digest))
-    assert taken.schema == CLAIMED
+    assert taken.schema == REFUSED
     return dict(taken.select("resource_id", "claimed_by").iter_rows())
 
 

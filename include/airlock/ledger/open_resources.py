@@ -1,0 +1,163 @@
+"""FHIR resources whose last attempt did not end in a release: refused, stopped, held, or in doubt.
+
+They hold their patient across runs, and a contract counts them. One whose content the data store may have keeps its
+clock, so that older content does not follow it. The row goes when a run has brought the resource.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from sqlalchemy import and_, case, delete, exists, func, literal, null, or_, select, update
+
+from airlock.ledger.columns import OpenState
+from airlock.ledger.database import Store
+from airlock.ledger.frames import fetch, insert_missing, select_schema, stage, stage_values
+from airlock.ledger.runs import need_run
+from airlock.ledger.tables import arrivals, open_resources, resources, runs
+
+if TYPE_CHECKING:
+    from sqlalchemy import Column, ColumnElement, Connection, Exists, FromClause, Select, Table
+
+SCOPE = "resources"  # of all writers to resources and open resources
+OPEN = pl.Schema(
+    dict.fromkeys(
+        (
+            "resource_type",
+            "resource_id",
+            "patient",  # Patient/<id>, or file/<arrival id> of a resource without one
+            "state",  # an `OpenState`
+            "reason",
+            "content_digest",
+            "arrival_id",
+        ),
+        pl.String,
+    )
+)
+FOUND_OPEN = pl.Schema(dict(OPEN) | {"run_key": pl.String, "pipeline": pl.String})
+_RESOURCE = ("resource_id", "resource_type")
+_KEY = (*_RESOURCE, "datastore_id")
+_IN_STORE = open_resources.c.state.in_((OpenState.DOUBTFUL.value, OpenState.HELD.value))
+
+
+def _is_of(rows: FromClause, datastore_id: str) -> ColumnElement[bool]:
+    same = (open_resources.c[name] == rows.c[name] for name in _RESOURCE)
+    return and_(open_resources.c.datastore_id == datastore_id, *same)
+
+
+def unknown_contents(rows: Table, datastore_id: str, except_run: str | None, *more: Column[str]) -> Select[Any]:
+    """Return the query for contents of staged resources that the data store may have; see `resources`."""
+    file = and_(arrivals.c.arrival_id == open_resources.c.arrival_id, arrivals.c.pipeline == open_resources.c.pipeline)
+    content = open_resources.c.content_digest, open_resources.c.clock
+    columns: list[Any] = [*more, *content, *(arrivals.c[name] for name in ("bucket", "key", "last_modified"))]
+    found = select(*columns).select_from(rows.join(open_resources, _is_of(rows, datastore_id)))
+    statement = found.outerjoin(arrivals, file).where(_IN_STORE)
+    return statement if except_run is None else statement.where(open_resources.c.run_key != except_run)
+
+
+def _began(run_key: str | Column[str]) -> Any:
+    began = runs.alias()
+    return select(began.c.started_at).where(began.c.run_key == run_key).scalar_subquery()
+
+
+def doubted_since(rows: FromClause, datastore_id: str, run_key: str) -> Exists:
+    """Return the condition that a later run is in doubt about a staged resource."""
+    later = _began(open_resources.c.run_key) > _began(run_key)
+    return exists().where(_is_of(rows, datastore_id), open_resources.c.run_key != run_key, _IN_STORE, later)
+
+
+def _brought_since(rows: Table, datastore_id: str, run_key: str) -> Exists:
+    """Return the condition that a later run has brought a staged resource."""
+    same = (resources.c[name] == rows.c[name] for name in _RESOURCE)
+    later = and_(resources.c.run_key != run_key, _began(resources.c.run_key) > _began(run_key))
+    return exists().where(
+        resources.c.datastore_id == datastore_id, *same, resources.c.content_digest.is_not(None), later
+    )
+
+
+def _find_clock(rows: Table, datastore_id: str, run_key: str) -> Any:
+    """Return the clock of the content that the run has sent, or has imported, of a staged resource."""
+    same = (resources.c[name] == rows.c[name] for name in _RESOURCE)
+    clock = case(
+        (resources.c.claimed_by == run_key, resources.c.claimed_clock),
+        (resources.c.run_key == run_key, resources.c.clock),
+        else_=null(),
+    )
+    return select(clock).where(resources.c.datastore_id == datastore_id, *same).scalar_subquery()
+
+
+def keep_clocks(connection: Connection, forgotten: ColumnElement[bool], run_key: str, pipeline: str) -> None:
+    """Note as doubtful the resources for which a condition holds, before they are deleted from ``resources``."""
+    columns = {name: resources.c[name] for name in (*_KEY, "patient")} | {
+        "state": literal(OpenState.DOUBTFUL.value),
+        "content_digest": func.coalesce(resources.c.claimed_digest, resources.c.content_digest),
+        "clock": func.coalesce(resources.c.claimed_clock, resources.c.clock),
+        "run_key": literal(run_key),
+        "pipeline": literal(pipeline),
+        "arrival_id": func.coalesce(resources.c.claimed_arrival_id, resources.c.arrival_id),
+    }
+    gone = select(*(value.label(name) for name, value in columns.items())).where(forgotten).subquery()
+    insert_missing(connection, open_resources, gone, _KEY)
+
+
+class OpenResources(Store):
+    """The ledger's methods about open resources; they ignore extra columns of the given frames."""
+
+    def note_open(self, datastore_id: str, run_key: str, rows: pl.DataFrame, *, replace: bool = True) -> None:
+        """Note resources that a run has not brought; the word of a later run about a resource stays.
+
+        Parameters
+        ----------
+        datastore_id, run_key
+            The data store and the run.
+        rows
+            `OPEN`; of several rows of a resource the first counts.
+        replace
+            Whether the run's earlier notes that are not repeated go.
+        """
+        frame = select_schema(rows, OPEN).unique(_RESOURCE, keep="first", maintain_order=True)
+        with self._writing(SCOPE) as connection:
+            pipeline = need_run(connection, run_key).pipeline
+            staged = stage(connection, frame, OPEN, _RESOURCE)
+            ours = open_resources.c.run_key == run_key
+            if replace:
+                again = exists(select(staged.c.resource_id).where(_is_of(staged, datastore_id)))
+                connection.execute(delete(open_resources).where(ours, ~again))
+            clock = _find_clock(staged, datastore_id, run_key)
+            values: dict[str, Any] = {name: staged.c[name] for name in OPEN if name not in _RESOURCE}
+            values |= {"run_key": run_key, "pipeline": pipeline, "clock": func.coalesce(clock, open_resources.c.clock)}
+            not_later = or_(ours, _began(open_resources.c.run_key) <= _began(run_key))
+            earlier = and_(_is_of(staged, datastore_id), not_later)
+            connection.execute(update(open_resources).where(earlier).values(values))
+            new = select(staged, clock.label("clock")).where(~_brought_since(staged, datastore_id, run_key)).subquery()
+            known = {"datastore_id": datastore_id, "run_key": run_key, "pipeline": pipeline}
+            insert_missing(connection, open_resources, new, _KEY, **known)
+
+    def close_open(self, datastore_id: str, run_key: str) -> int:
+        """Delete the notes about resources that a run has brought, but those of its own; return their number."""
+        same = (resources.c[name] == open_resources.c[name] for name in _KEY)
+        brought = exists().where(*same, resources.c.run_key == run_key, resources.c.content_digest.is_not(None))
+        of_others = and_(open_resources.c.datastore_id == datastore_id, open_resources.c.run_key != run_key)
+        with self._writing(SCOPE) as connection:
+            return connection.execute(delete(open_resources).where(of_others, brought)).rowcount
+
+    def open_of_patients(self, datastore_id: str, patients: pl.Series, except_run: str | None = None) -> pl.DataFrame:
+        """Return the open resources of patients, `FOUND_OPEN`, by patient.
+
+        Parameters
+        ----------
+        datastore_id
+            The data store.
+        patients
+            Patient/<id>, or file/<arrival id> for resources without a patient.
+        except_run
+            A run whose own notes are omitted.
+        """
+        with self._reading() as connection:
+            rows = stage_values(connection, patients, "patient")
+            in_store = and_(open_resources.c.patient == rows.c.patient, open_resources.c.datastore_id == datastore_id)
+            statement = select(*(open_resources.c[name] for name in FOUND_OPEN)).join(rows, in_store)
+            if except_run is not None:
+                statement = statement.where(open_resources.c.run_key != except_run)
+            return fetch(connection, statement, FOUND_OPEN).sort("patient", *_RESOURCE)
