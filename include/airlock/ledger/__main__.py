@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         url = _choose_url(given.url)
         if given.action == "upgrade":
-            upgrade(url)
+            upgrade(url, lambda sentence: print(sentence, flush=True))  # noqa: T201
         with Ledger.open(url) as ledger:
             if given.action == "release":
                 for line in release_run(ledger, given.pipeline, given.run, jobs_ended=given.jobs_ended):

@@ -6,12 +6,14 @@ import sqlite3
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Column, MetaData, String, Table, inspect, select
+from sqlalchemy import Column, MetaData, String, Table, inspect, select, update
 
 from airlock.ledger.database import BUSY_TIMEOUT_MS, engine_for, parse_url, reading, shown_address, sqlite_file, writing
 from airlock.ledger.errors import LedgerError, LedgerSchemaError
+from airlock.ledger.migrations.copying import BEGUN, PARTS, copy_part, create_copies, find_remaining
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from sqlalchemy import Connection, Engine
@@ -19,20 +21,25 @@ if TYPE_CHECKING:
 
 REVISION = "0012"  # the newest in migrations/versions; named here so that opening a ledger need not load Alembic
 # Not Alembic's default name: Airflow or other users of Alembic may share the database.
+BEFORE_COPYING = "0011"
 VERSION_TABLE = "airlock_ledger_version"
 LEDGER_URL = "AIRLOCK_LEDGER_URL"  # environment variable: every user of the machine can read command lines
 _LOCKED_PAUSE_SECONDS = 0.05
 _version = Table(VERSION_TABLE, MetaData(), Column("version_num", String))
 
 
-def upgrade(url: str) -> None:
+def upgrade(url: str, report: Callable[[str], None] = lambda _: None) -> None:
     """Create a ledger, or upgrade an older one; several processes may do so at the same time.
+
+    The step to schema 0012 copies all arrivals. If it is interrupted, the next upgrade continues it.
 
     Parameters
     ----------
     url
         See `database.parse_url`. A SQLite file and its folder are created for this user only; a PostgreSQL database
         must exist.
+    report
+        Gets a sentence about the progress of a step that takes long.
 
     Raises
     ------
@@ -48,9 +55,11 @@ def upgrade(url: str) -> None:
         if file is not None:
             _wait_for_write_ahead(engine)
         with writing(engine, "schema") as connection:
-            found = _read_revision(connection)
-            if found != REVISION:
-                _migrate(connection, found)
+            _begin_copying(connection)
+        while _copy_next_part(engine, report):
+            pass
+        with writing(engine, "schema") as connection:
+            _migrate(connection, "head")
     finally:
         engine.dispose()
 
@@ -83,6 +92,8 @@ def check(engine: Engine) -> None:
         found = _read_revision(connection)
     if found is None:
         raise LedgerSchemaError(f"the database at {shown_address(engine)} holds no ledger yet: {command}")
+    if found == BEGUN:
+        raise LedgerSchemaError(f"the upgrade of the ledger at {shown_address(engine)} was interrupted: {command}")
     if found != REVISION:
         raise LedgerSchemaError(
             f"the ledger at {shown_address(engine)} has schema {found}, this Airlock needs {REVISION}: {command}"
@@ -117,15 +128,44 @@ def _set_write_ahead(connection: PoolProxiedConnection, *, last: bool) -> bool:
     return True
 
 
-def _migrate(connection: Connection, found: str | None) -> None:
+def _begin_copying(connection: Connection) -> None:
+    """Prepare an older ledger for the step that copies its arrivals; a new ledger has none to copy."""
+    found = _read_revision(connection)
+    if found in {None, REVISION, BEGUN}:
+        return
+    _migrate(connection, BEFORE_COPYING)
+    if _read_revision(connection) == BEFORE_COPYING:
+        create_copies(connection)
+        connection.execute(update(_version).values(version_num=BEGUN))
+
+
+def _copy_next_part(engine: Engine, report: Callable[[str], None]) -> bool:
+    """Copy the next part of the arrivals; return False when none is left."""
+    with writing(engine, "schema") as connection:
+        if _read_revision(connection) != BEGUN:
+            return False
+        remaining = list(find_remaining(connection))
+        if not remaining:
+            connection.execute(update(_version).values(version_num=BEFORE_COPYING))
+            return False
+        copied = copy_part(connection, remaining[0])
+        report(f"part {len(PARTS) - len(remaining) + 1} of {len(PARTS)}: {copied:,} arrivals copied")
+        return True
+
+
+def _migrate(connection: Connection, target: str) -> None:
+    """Bring the schema to a revision, unless it is beyond it."""
     from alembic import command  # noqa: PLC0415  # only upgrades need it, not every task
     from alembic.config import Config  # noqa: PLC0415
     from alembic.script import ScriptDirectory  # noqa: PLC0415
 
+    found = _read_revision(connection)
+    if found == REVISION:
+        return
     config = Config()
     config.set_main_option("script_location", "airlock.ledger:migrations")
     config.attributes["connection"] = connection
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if found is not None and found not in known:
         raise LedgerError(f"the ledger has schema {found}, which is newer than this Airlock: install the newer Airlock")
-    command.upgrade(config, "head")
+    command.upgrade(config, target)
