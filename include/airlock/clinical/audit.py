@@ -18,7 +18,9 @@ from airlock.clinical import gate, report
 from airlock.clinical.accounts import JobReading, account_batches
 from airlock.clinical.books import ORDER, Books, Policy, list_imbalances
 from airlock.clinical.contracts import ClinicalContract, complete, draft, with_subjects
+from airlock.clinical.dangling import flag_dangling
 from airlock.clinical.import_ import find_other_targets
+from airlock.clinical.open_resources import find_doubts, find_held, note_open
 from airlock.clinical.read_back import choose_sample, flag_mismatches, read_back
 from airlock.clinical.records import BATCHES, GATES, OPERATION_OUTCOMES, VERDICTS
 from airlock.pipelines import CcdaPipeline
@@ -47,7 +49,7 @@ _RESOURCE = list(IDENTITY)
 _UNIT = list(UNIT)
 _CONTENT = schema(IDENTITY, {"content_digest": pl.String})
 # A resource that was sent: its outcome, the disposition and reason of its unit (``word``), and its file.
-_SENT = schema(OUTCOMES, dict.fromkeys(("disposition", "word", "bucket", "key"), pl.String))
+_SENT = schema(OUTCOMES, {"uncertain": pl.Boolean}, dict.fromkeys(("disposition", "word", "bucket", "key"), pl.String))
 
 
 def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: Iterable[pl.DataFrame] | None = None) -> Audited:
@@ -67,8 +69,11 @@ def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: Iterable[pl.
     with Partitions(_count_units(run)) as partitions:
         reading = JobReading(run.pipeline.healthlake, run.pipeline.audit.manifest_wait_seconds, reader)
         accounts = account_batches(run, partitions, reading)
-        taken = _fill_books(run, partitions, accounts, _read_back(run, reader, accounts))
+        taken = _fill_books(run, partitions, accounts, reader)
         found = taken.balance()
+        missed = taken.find_missed(partitions)
+        if not found.total():  # before the decisions, so that of two runs the later one sees what the other misses
+            note_open(run, missed)
         other = find_other_targets(run, run.pipeline.datastore_id, str(run.pipeline.risk.validation_level))
         again = partitions.enter_context(Partitions(partitions.rows))
         decisions = _decide_all(run, taken, again, balanced=True, reviewed=True)
@@ -84,6 +89,8 @@ def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: Iterable[pl.
         _write_datasets(run, decisions)
         _write_operation_outcomes(run, taken, accounts)
         audited = _write_report(run, decisions, files, accounts.jobs, problems)
+        if audited.balanced:
+            note_open(run, missed, map(find_held, decisions.sent), replace=True)
         _record_decisions(run, decisions, files, audited)
     return audited
 
@@ -94,9 +101,9 @@ def _count_units(run: Run[Pipeline]) -> int:
     return max(run.workspace.count_rows("verdicts"), 0 if buffered is None else buffered.arrivals)
 
 
-def _fill_books(run: Run[Pipeline], partitions: Partitions, accounts: Accounts, wrong: pl.DataFrame) -> Books:
+def _fill_books(run: Run[ClinicalPipeline], partitions: Partitions, accounts: Accounts, reader: FhirReader) -> Books:
     """Return the books: the datasets of earlier stages, as far as they exist, and the ids that the ledger holds."""
-    taken = Books(partitions)
+    taken, wrong = Books(partitions), _read_back(run, reader, accounts)
     for rows in read_arrivals(run.within("")):  # the report names C-CDA documents, not the converted files
         taken.add_arrivals(rows)
     for shard in find_shards(run):
@@ -104,8 +111,9 @@ def _fill_books(run: Run[Pipeline], partitions: Partitions, accounts: Accounts, 
             taken.add_files(rows)
     for rows in run.ledger.held_ids(run.pipeline.name, run.key):
         taken.add_held(rows)
-    for rows in accounts.outcomes:
-        taken.add_outcomes(flag_mismatches(gate.flag_uncertain(rows, accounts.suspect), wrong))
+    judged = (flag_mismatches(gate.flag_uncertain(rows, accounts.suspect), wrong) for rows in accounts.outcomes)
+    for rows in flag_dangling(run, partitions, reader, judged):
+        taken.add_outcomes(rows)
     taken.add_verdicts(run.workspace.find_parts("verdicts", VERDICTS))
     return taken
 
@@ -170,7 +178,9 @@ def _decide_all(
     run: Run[ClinicalPipeline], taken: Books, partitions: Partitions, *, balanced: bool, reviewed: bool
 ) -> _Decisions:
     """Return the decisions, made subject by subject; every unit, and every file without units, has a disposition."""
-    policy = Policy(run.pipeline.datastore_id, run.pipeline.audit, balanced, reviewed)
+    policy = Policy(
+        run.pipeline.datastore_id, run.pipeline.audit, balanced, reviewed, lambda patients: find_doubts(run, patients)
+    )
     subjects, file = taken.regroup_by_subject(policy, partitions), pl.col("arrival_id")
     decisions = _Decisions(
         gates=partitions.spool(pl.col("subject"), GATES, subjects.gates),
@@ -340,6 +350,7 @@ def _record_decisions(
     An audit that breaks off before the end is then done again.
     """
     _record_resources(run, decisions.sent)
+    run.ledger.close_open(run.pipeline.datastore_id, run.key)
     for gates in decisions.gates:
         run.ledger.record_gates(run.pipeline.datastore_id, run.key, gates)
     _write_contracts(run, decisions)

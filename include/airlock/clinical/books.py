@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.clinical import gate
+from airlock.clinical import gate, open_resources
 from airlock.clinical.records import OPERATION_OUTCOMES, VERDICTS
+from airlock.ledger.open_resources import OPEN
 from airlock.records import ARRIVALS, Verdict, schema
 from airlock.stages.reporting import compare_ids
 from airlock.stages.resources import BY_RESOURCE, BY_UNIT, FILES, UNIT
 from airlock.storage.spool import zip_partitions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from airlock.pipelines import ClinicalAudit
     from airlock.storage.spool import Partitions, Spool
@@ -51,10 +52,13 @@ class Policy:
     settings: ClinicalAudit
     balanced: bool
     reviewed: bool
+    find_doubts: Callable[[pl.Series], pl.DataFrame]  # the resources for which other runs hold patients, `gate.DOUBTS`
 
     def decide_patients(self, verdicts: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
         """Return the gates of the patients with accepted resources."""
-        return gate.decide_patients(self.datastore_id, verdicts, outcomes, self.settings, **self._settings())
+        books = self.datastore_id, verdicts, outcomes, self.settings
+        doubts = self.find_doubts(outcomes["patient"].drop_nulls())
+        return gate.decide_patients(*books, **self._settings(), doubts=doubts)
 
     def decide_files(self, verdicts: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
         """Return the gates of the files with accepted resources."""
@@ -123,6 +127,15 @@ class Books:
             self._verdicts.add(rows.filter(~gate.is_duplicate()).with_columns(none))
         for rows, lost in zip_partitions(self._duplicates, self._lost):
             self._verdicts.add(gate.add_copy_reasons(rows, lost).select(_VERDICTS.names()))
+
+    def find_missed(self, partitions: Partitions) -> Spool:
+        """Return the resources that the run has not brought, by resource (`ledger.open_resources.OPEN`)."""
+        missed = partitions.spool(BY_RESOURCE, OPEN)
+        for rows in self._outcomes:
+            missed.add(open_resources.find_unproven(rows))
+        for rows in self._verdicts:
+            missed.add(open_resources.find_stopped(rows))
+        return missed
 
     def balance(self) -> Counter[tuple[str, str, str]]:
         """Return the imbalances between the steps before the decisions, file by file and unit by unit.

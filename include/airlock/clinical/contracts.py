@@ -39,6 +39,18 @@ class ContractSubject(ContractModel):
     reference: str | None = Field(None, description="of the patient, as Patient/id")
 
 
+class ClinicalCompleteness(ContractModel):
+    """How much of the subject the contract has, in numbers of resources by type."""
+
+    state: Literal["complete", "partial", "unknown"] = Field(
+        description="partial if a known resource is not released; else unknown, since no list says what there is"
+    )
+    released: dict[str, int]
+    known: dict[str, int] = Field(description="released, waiting or quarantined")
+    waiting: dict[str, int] = Field(description="held, or not proven to be in the data store")
+    quarantined: dict[str, int] = Field(description="set aside before import, or refused by the service")
+
+
 class ClinicalContract(ContractModel):
     """The released resources of one patient or file."""
 
@@ -50,14 +62,18 @@ class ClinicalContract(ContractModel):
     subject: ContractSubject
     validation_level: ValidationLevel = Field(description="with which the latest resources were imported")
     resources: tuple[ContractResource, ...] = Field(description="in the order of their references")
+    completeness: ClinicalCompleteness | None = Field(
+        None, description="left out in contracts of earlier versions of Airlock"
+    )
     override: ContractOverride | None = Field(
         None, description="where a person released what was stored with issues; the latest such word, else left out"
     )
 
     def to_json(self) -> str:
         """Return the contract as the JSON that is stored and routed."""
-        # An empty override is left out, so that contracts older than this field keep their content digest.
-        return self.model_dump_json(by_alias=True, indent=1, exclude={"override"} if self.override is None else None)
+        # What is empty is left out, so that contracts older than these fields keep their content digest.
+        empty = {name for name in ("override", "completeness") if getattr(self, name) is None}
+        return self.model_dump_json(by_alias=True, indent=1, exclude=empty or None)
 
     @property
     def content_digest(self) -> str:
@@ -117,7 +133,7 @@ def _sorted(resources: Iterable[ContractResource]) -> tuple[ContractResource, ..
     return tuple(sorted(resources, key=lambda one: one.reference))
 
 
-def complete(planned: ClinicalContract, earlier: ClinicalContract | None) -> ClinicalContract:
+def complete(planned: ClinicalContract, earlier: ClinicalContract | None, missing: pl.DataFrame) -> ClinicalContract:
     """Return the contract with the resources of earlier deliveries; the revision rises if the content changes.
 
     A resource that comes again with the same content stays as it is known, so that auditing an older delivery again
@@ -129,13 +145,15 @@ def complete(planned: ClinicalContract, earlier: ClinicalContract | None) -> Cli
         This delivery's draft.
     earlier
         The contract as an earlier delivery, or an earlier audit of this one, left it.
+    missing
+        The resources of the subject that no run has brought (`ledger.open_resources.FOUND_OPEN`).
     """
     if earlier is None:
-        return planned.model_copy(update={"revision": 1})
+        return _with_completeness(planned.model_copy(update={"revision": 1}), missing)
     known = {one.reference: one for one in earlier.resources}
     changed = [one for one in planned.resources if not _is_known(one, known.get(one.reference))]
     if not changed:
-        return earlier
+        return _with_new_completeness(earlier, missing)
     merged = known | {one.reference: one for one in changed}
     update = {
         "pipeline": earlier.pipeline,
@@ -143,7 +161,23 @@ def complete(planned: ClinicalContract, earlier: ClinicalContract | None) -> Cli
         "resources": _sorted(merged.values()),
         "override": planned.override or earlier.override,
     }
-    return planned.model_copy(update=update)
+    return _with_completeness(planned.model_copy(update=update), missing)
+
+
+def _with_new_completeness(contract: ClinicalContract, missing: pl.DataFrame) -> ClinicalContract:
+    """Return a contract as it is, or the next revision if its completeness has changed."""
+    found = _with_completeness(contract, missing)
+    assert found.completeness is not None  # noqa: S101  # for mypy
+    is_unsaid = contract.completeness is None and found.completeness.state != "partial"
+    if is_unsaid or found.completeness == contract.completeness:
+        return contract
+    return found.model_copy(update={"revision": contract.revision + 1})
+
+
+def _with_completeness(contract: ClinicalContract, missing: pl.DataFrame) -> ClinicalContract:
+    released = {one.reference for one in contract.resources}
+    rows = missing.filter(pl.col("patient") == name_subject(contract.subject, missing))
+    return contract.model_copy(update={"completeness": _count(released, rows)})
 
 
 def _is_known(one: ContractResource, known: ContractResource | None) -> bool:

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from airlock.pipelines import ClinicalAudit
 
 UNIT = ["arrival_id", "line"]
+_RESOURCE = ["resource_type", "resource_id"]
 JUDGED = schema(OUTCOMES, dict.fromkeys(("uncertain", "overridden"), pl.Boolean))  # of `flag_uncertain`
 LOST = schema(dict.fromkeys(("resource_type", "resource_id", "copy_reason"), pl.String))
 SUMMED = schema(
     dict.fromkeys(("arrival_id", "disposition", "stage", "reason", "detail"), pl.String),
     dict.fromkeys(("line", "units"), pl.Int64),
 )
+DOUBTS = schema(dict.fromkeys(("subject", "reason", "resource_type", "resource_id"), pl.String))  # of other runs
 # The columns of verdicts and of outcomes that decide on a file; equal rows count as one.
 FILE_COLUMNS = (
     ("arrival_id", "verdict", "reason"),
@@ -112,6 +114,7 @@ def decide_patients(
     *,
     balanced: bool,
     reviewed: bool = True,
+    doubts: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Decide on every patient with accepted resources; a resource that was not imported is never released.
 
@@ -131,14 +134,17 @@ def decide_patients(
         Whether the run's books balance; if not, everything is held.
     reviewed
         Whether a person has approved the run, or none has to; if not, everything is held.
+    doubts
+        The resources for which other runs hold these patients (`DOUBTS`).
 
     Returns
     -------
     polars.DataFrame
         Rows of the gates dataset.
     """
-    incomplete = settings.hold_incomplete_patients
-    held = _find_held(verdicts, outcomes, pl.col("patient"), incomplete=incomplete, doubtful=True)
+    counts = pl.col("resource_type").is_in(settings.hold_types).fill_null(value=False)
+    incomplete = counts if settings.hold_incomplete_patients else pl.lit(value=False)
+    held = _find_held(verdicts, outcomes, pl.col("patient"), incomplete=incomplete, doubtful=True, doubts=doubts)
     return _build_gates(datastore_id, held, balanced=balanced, reviewed=reviewed)
 
 
@@ -156,7 +162,7 @@ def decide_files(
     Equal rows of the columns `FILE_COLUMNS` may be given once.
     """
     whole, file = settings.hold_incomplete_files, _FILE + pl.col("arrival_id")
-    held = _find_held(verdicts, outcomes, file, incomplete=whole, doubtful=whole)
+    held = _find_held(verdicts, outcomes, file, incomplete=pl.lit(whole), doubtful=whole)
     return _build_gates(datastore_id, held, balanced=balanced, reviewed=reviewed)
 
 
@@ -187,7 +193,13 @@ def _build_gates(datastore_id: str, held: pl.DataFrame, *, balanced: bool, revie
 
 
 def _find_held(
-    verdicts: pl.DataFrame, outcomes: pl.DataFrame, subject: pl.Expr, *, incomplete: bool, doubtful: bool
+    verdicts: pl.DataFrame,
+    outcomes: pl.DataFrame,
+    subject: pl.Expr,
+    *,
+    incomplete: pl.Expr,
+    doubtful: bool,
+    doubts: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Return each subject with the reason of the gravest resource that holds it; null where none does.
 
@@ -198,20 +210,33 @@ def _find_held(
     subject
         The subject of a row.
     incomplete, doubtful
-        Whether a rejected resource holds its subject, and whether an uncertain one does. A subject without an imported
-        resource is always held.
+        Whether a resource that was stopped or refused holds its subject, and whether an uncertain one does. A subject
+        without an imported resource is always held.
+    doubts
+        The resources of other runs that hold their subjects, unless this run has brought them.
     """
     sent = outcomes.with_columns(subject=subject).filter(pl.col("subject").is_not_null())
     # If the service rejected the Patient, the resources of the subject refer to a Patient that does not exist.
     in_doubt = (pl.col("uncertain") | _is_refused_patient()) & doubtful
-    refused = (pl.col("outcome") == Outcome.REJECTED) & incomplete
+    refused = ((pl.col("outcome") == Outcome.REJECTED) | is_dangling()) & incomplete
     nothing = ~pl.col("outcome").is_in(IMPORTED).any().over("subject")
     stopped = verdicts.filter((pl.col("verdict") == Verdict.QUARANTINE) & incomplete).with_columns(subject=subject)
+    others = DOUBTS.to_frame() if doubts is None else doubts.join(_select_brought(outcomes), on=_RESOURCE, how="anti")
     holding = pl.concat(
-        [rows.select("subject", "reason") for rows in (sent.filter(in_doubt | refused | nothing), stopped)]
+        [rows.select("subject", "reason") for rows in (sent.filter(in_doubt | refused | nothing), stopped, others)]
     )
     reasons = holding.group_by("subject").agg(reason=gravest_reason(Reason.UNDECIDED))
     return sent.select("subject").unique().join(reasons, on="subject", how="left")
+
+
+def _select_brought(outcomes: pl.DataFrame) -> pl.DataFrame:
+    """Return the resources that are in the data store without a doubt."""
+    return outcomes.filter(pl.col("outcome").is_in(IMPORTED) & ~pl.col("uncertain")).select(_RESOURCE)
+
+
+def is_dangling() -> pl.Expr:
+    """Return whether an imported resource refers to one that the service refused."""
+    return (pl.col("reason") == Reason.UNRESOLVED_REFERENCE).fill_null(value=False)
 
 
 def _is_refused_patient() -> pl.Expr:

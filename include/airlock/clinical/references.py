@@ -21,6 +21,7 @@ from airlock.storage.spool import zip_partitions
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from airlock.clinical.read_back import FhirReader
     from airlock.storage.spool import Partitions, Spool
 
 # An id of FHIR, less "." and ".." (the expressions of polars cannot look ahead).
@@ -199,7 +200,7 @@ def find_missing(
     targets: pl.Series,
     known: Callable[[pl.DataFrame], pl.DataFrame],
     accepted: pl.Series,
-    store: FhirStore | None,
+    store: FhirReader | None,
     at_a_time: int,
 ) -> set[str]:
     """Return the targets that are not in the delivery, the ledger or the data store.
@@ -230,6 +231,23 @@ def find_missing(
     with ThreadPoolExecutor(at_a_time) as pool:
         is_stored = list(pool.map(lambda target: reader.read(*target.split("/", 1)) is not None, asked))
     return set(rest) - {target for target, is_there in zip(asked, is_stored, strict=True) if is_there}
+
+
+def find_edges(referring: pl.DataFrame, rewrites: pl.DataFrame) -> pl.DataFrame:
+    """Return the references to resources (`EDGES`) of units: arrival_id, line, own, found; rewritten ones as written.
+
+    Parameters
+    ----------
+    referring
+        The references as they were delivered.
+    rewrites
+        Rows of the rewrites dataset.
+    """
+    units = list(UNIT)
+    found = referring.join(rewrites, on=[*units, "found"], how="left", maintain_order="left", nulls_equal=True)
+    target = pl.coalesce("reference", "found").str.extract(_LITERAL)
+    edges = found.with_columns(target=target, row=pl.lit(0, pl.Int64), edge=pl.lit(0, pl.Int64))
+    return edges.drop_nulls("target").select(EDGES.names())
 
 
 def find_dependents(partitions: Partitions, edges: Spool, missing_targets: Iterable[set[str]]) -> Spool:

@@ -49,7 +49,6 @@ def test_content_that_returns_under_its_key_is_imported_again(place: Place) -> N
     assert gender(place) == "male"
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="H-4: a doubt about a patient ends with its run")
 def test_a_patient_in_doubt_is_held_in_the_next_run_too(place: Place) -> None:
     place.faults({"kind": "manifest_partial", "key": "Observation/o1", "times": 1})
     first = deliver(place, 1, "first", patient(), observation("o1"))

@@ -17,7 +17,7 @@ from tests.unit.airlock.clinical.books import STORE, outcomes, unit, verdicts
 from tests.unit.airlock.world import frame
 
 LENIENT = ClinicalAudit()
-WHOLE_PATIENTS = ClinicalAudit(hold_incomplete_patients=True)
+WHOLE_PATIENTS = ClinicalAudit(hold_incomplete_patients=True, hold_types=("Observation",))
 WHOLE_FILES = ClinicalAudit(hold_incomplete_files=True)
 P1, O2, O3 = unit("Patient/p1"), unit("Observation/o2"), unit("Observation/o3")
 P4 = unit("Patient/p4", of="Patient/p4", file="b")

@@ -1,0 +1,88 @@
+"""The resources that a run has not brought: what it notes of them in the ledger, and what other runs have noted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from airlock.clinical import gate
+from airlock.clinical.outcomes import IMPORTED
+from airlock.ledger.columns import OpenState
+from airlock.ledger.open_resources import OPEN
+from airlock.reasons import Reason
+from airlock.records import Disposition, Gate, Outcome, Verdict
+from airlock.stages.auditing import is_open
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airlock.pipelines import ClinicalAudit, ClinicalPipeline
+    from airlock.run import Run
+
+_RESOURCE = ["resource_type", "resource_id"]
+
+
+def _describe(rows: pl.DataFrame, state: pl.Expr) -> pl.DataFrame:
+    named = rows.filter(pl.col("resource_id").is_not_null())
+    return named.with_columns(state=state, patient=gate.subject()).select(OPEN.names()).cast(OPEN)
+
+
+def find_unproven(outcomes: pl.DataFrame) -> pl.DataFrame:
+    """Return the resources that were refused, or of which nobody knows whether the data store has them."""
+    refused, doubtful = pl.col("outcome") == Outcome.REJECTED, pl.col("uncertain") & ~is_open()
+    state = pl.when(refused).then(pl.lit(OpenState.REFUSED.value)).otherwise(pl.lit(OpenState.DOUBTFUL.value))
+    return _describe(outcomes.filter(refused | doubtful), state)
+
+
+def find_stopped(verdicts: pl.DataFrame) -> pl.DataFrame:
+    """Return the quarantined resources; one that another run has claimed is that run's."""
+    mine = pl.col("reason").ne_missing(str(Reason.INSTANCE_CLAIMED))
+    stopped = verdicts.filter((pl.col("verdict") == Verdict.QUARANTINE) & mine)
+    return _describe(stopped, pl.lit(OpenState.STOPPED.value))
+
+
+def find_held(sent: pl.DataFrame) -> pl.DataFrame:
+    """Return the resources that are stored and held, of the rows of sent resources."""
+    waits = is_open() | pl.col("word").is_in([str(Reason.AWAITING_REVIEW), str(Reason.RUN_UNBALANCED)])
+    stored = pl.col("outcome").is_in(IMPORTED) & ~pl.col("uncertain")
+    held = (pl.col("disposition") == Disposition.HELD) & stored & ~waits.fill_null(value=False)
+    return _describe(sent.filter(held).with_columns(reason="word"), pl.lit(OpenState.HELD.value))
+
+
+def note_open(
+    run: Run[ClinicalPipeline],
+    missed: Iterable[pl.DataFrame],
+    held: Iterable[pl.DataFrame] = (),
+    *,
+    replace: bool = False,
+) -> None:
+    """Note in the ledger what a run has not brought and what it holds; with *replace* its other notes go."""
+    rows = pl.concat([OPEN.to_frame(), *missed, *held])
+    run.ledger.note_open(run.pipeline.datastore_id, run.key, rows, replace=replace)
+
+
+def find_doubts(run: Run[ClinicalPipeline], patients: pl.Series) -> pl.DataFrame:
+    """Return the resources for which other runs hold these patients (`gate.DOUBTS`).
+
+    A patient that this run has released stays released: what came later is a finding of the run that found it.
+    """
+    datastore = run.pipeline.datastore_id
+    found = run.ledger.open_of_patients(datastore, patients, except_run=run.key)
+    holding = found.filter(_holds(run.pipeline.audit))
+    if holding.is_empty():
+        return gate.DOUBTS.to_frame()
+    releases = run.ledger.released_before(datastore, holding["patient"].unique())
+    own = releases.filter((pl.col("run_key") == run.key) & (pl.col("gate") == Gate.RELEASE))["subject"]
+    rows = holding.filter(~pl.col("patient").is_in(own.implode()))
+    return rows.select(subject="patient", reason="reason", resource_type="resource_type", resource_id="resource_id")
+
+
+def _holds(settings: ClinicalAudit) -> pl.Expr:
+    """Return whether an open resource holds its patient."""
+    state = pl.col("state")
+    refused_patient = (state == OpenState.REFUSED) & (pl.col("resource_type") == "Patient")
+    missing = state.is_in([OpenState.REFUSED.value, OpenState.STOPPED.value]) | gate.is_dangling()
+    counts = missing & pl.col("resource_type").is_in(settings.hold_types)
+    holds = (state == OpenState.DOUBTFUL) | refused_patient
+    return holds | counts if settings.hold_incomplete_patients else holds

@@ -1,0 +1,88 @@
+"""What a run has not brought holds its patient in other runs too, until a run has brought it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airlock.clinical.audit import audit
+from airlock.clinical.records import GATES
+from tests.unit.airlock.clinical.books import Store, audited, observation, patient, rejected, words
+
+if TYPE_CHECKING:
+    from tests.unit.airlock.world import World
+
+P1, O1, O2 = patient("p1"), observation("o1", "p1"), observation("o2", "p1")
+ALLERGY = {
+    "resourceType": "AllergyIntolerance",
+    "id": "a1",
+    "patient": {"reference": "Patient/p1"},
+    "code": {"text": "penicillin"},
+}
+BAD_ALLERGY = ALLERGY | {"colour": "blue"}
+RELEASED, PATIENT_HELD = ("released", None), ("held", "patient_held")
+NO_READ_BACK: dict[str, Any] = {"read_back_sample": 0}
+WHOLE = {"audit": NO_READ_BACK | {"hold_incomplete_patients": True}}
+
+
+def test_a_patient_in_doubt_is_held_in_the_next_run_until_the_resource_has_come(world: World) -> None:
+    one, _ = audited(world, "one", {"a.ndjson": [P1, O1]}, {"Observation/o1": None})
+    assert words(one)["Patient/p1"][0] == "held"
+    two, _ = audited(world, "two", {"b.ndjson": [O2]})
+    assert words(two) == {"Observation/o2": PATIENT_HELD}
+    three, _ = audited(world, "three", {"c.ndjson": [P1, O1, O2]})
+    assert set(words(three).values()) == {RELEASED}
+    four, _ = audited(world, "four", {"d.ndjson": [observation("o4", "p1")]})
+    assert words(four) == {"Observation/o4": RELEASED}
+
+
+def test_what_a_run_has_released_stays_released_when_a_later_run_is_in_doubt(world: World) -> None:
+    one, _ = audited(world, "one", {"a.ndjson": [P1, O1]})
+    audited(world, "two", {"b.ndjson": [O2]}, {"Observation/o2": None})
+    audit(one, Store())
+    assert set(words(one).values()) == {RELEASED}
+
+
+def test_an_older_run_audited_again_does_not_end_a_later_doubt(world: World) -> None:
+    one, _ = audited(world, "one", {"a.ndjson": [P1, O1]})
+    changed = observation("o1", "p1", status="amended")
+    audited(world, "two", {"b.ndjson": [changed]}, {"Observation/o1": None})
+    audit(one, Store())
+    three, _ = audited(world, "three", {"c.ndjson": [O2]})
+    assert words(three) == {"Observation/o2": PATIENT_HELD}
+
+
+def test_older_content_does_not_follow_content_in_doubt(world: World) -> None:
+    audited(world, "one", {"a.ndjson": [P1]})
+    late = {"meta": {"lastUpdated": "2026-11-01T00:00:00Z"}}
+    newer = {"meta": {"lastUpdated": "2026-11-02T00:00:00Z"}, "status": "amended"}
+    order = {"source": {"order": {"across_keys": "last_updated"}}}
+    audited(world, "two", {"b.ndjson": [O1 | newer]}, {"Observation/o1": None}, **order)
+    three, _ = audited(world, "three", {"c.ndjson": [O1 | late]}, **order)
+    assert words(three) == {"Observation/o1": ("ignored", "newer_content")}
+
+
+def test_a_patient_without_a_refused_one_of_hold_types_is_held_in_every_run(world: World) -> None:
+    files = {"a.ndjson": [P1, BAD_ALLERGY]}
+    one, _ = audited(world, "one", files, **WHOLE)
+    assert words(one)["Patient/p1"] == PATIENT_HELD
+    two, _ = audited(world, "two", {"b.ndjson": [O2, P1]}, **WHOLE)
+    assert words(two) == {"Observation/o2": PATIENT_HELD, "Patient/p1": PATIENT_HELD}
+    three, _ = audited(world, "three", {"c.ndjson": [P1, O2, ALLERGY]}, **WHOLE)
+    assert set(words(three).values()) == {RELEASED}
+
+
+def test_other_types_hold_no_patient(world: World) -> None:
+    one, _ = audited(world, "one", {"a.ndjson": [P1, O1]}, {"Observation/o1": rejected()}, **WHOLE)
+    assert words(one)["Patient/p1"] == RELEASED
+
+
+def test_without_the_policy_a_refused_allergy_holds_nothing(world: World) -> None:
+    one, _ = audited(world, "one", {"a.ndjson": [P1, BAD_ALLERGY]})
+    two, _ = audited(world, "two", {"b.ndjson": [O2]})
+    assert (words(one)["Patient/p1"], words(two)["Observation/o2"]) == (RELEASED, RELEASED)
+
+
+def test_the_ledger_knows_what_is_open_of_a_patient(world: World) -> None:
+    run, _ = audited(world, "one", {"a.ndjson": [P1, O1, BAD_ALLERGY]}, {"Observation/o1": rejected()})
+    rows = run.ledger.open_of_patients(run.pipeline.datastore_id, run.workspace.read("gates", GATES)["subject"])
+    assert rows.select("resource_id", "state").rows() == [("a1", "stopped"), ("o1", "refused")]
