@@ -12,6 +12,8 @@ RESOURCES ?= 200000
 MUTATIONS ?= 100000
 PROCESSES ?= 3
 PIPELINE ?= sample
+SECONDS ?= 60
+SEED ?= 1
 QUICK ?=
 BENCH ?=
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --universal --python-version 3.11 \
@@ -21,7 +23,7 @@ COMPOSE_FILE := docker-compose.yaml
 # The program reads SOURCE and PIPELINE from the environment, so that file names need no quoting.
 export SOURCE PIPELINE
 
-.PHONY: help run demo-arrivals stop status airflow cli test test-fast proofs fuzz bench bench-clinical lint format lock clean
+.PHONY: help run demo-arrivals stop status airflow cli test test-fast proofs explore fuzz bench bench-clinical lint format lock clean
 
 help: ## list the targets and settings
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 | /p' Makefile | awk -F'|' '{printf "%-22s %s\n", $$1, $$2}'
@@ -61,7 +63,7 @@ cli: $(STAMP) ## run Airlock's command line on the local stack: make cli CMD="he
 # Test files that share no server run in parallel. All contract tests share one emulator, all e2e tests one stack.
 test: $(STAMP) ## run every test but proofs and fuzz; most of them in three processes (PROCESSES=1 for one)
 	@begin=$$(date +%s); set -e -x; \
-	$(BIN)/python -m pytest -m "not proof" -n $(PROCESSES) --dist loadfile tests/integration tests/oracles tests/unit tests/test_*.py; \
+	$(BIN)/python -m pytest -m "not proof" -n $(PROCESSES) --dist loadfile tests/explore tests/integration tests/oracles tests/unit tests/test_*.py; \
 	$(BIN)/python -m pytest -m "not proof" tests/contract; \
 	$(BIN)/python -m pytest -m "not proof" tests/e2e; \
 	{ set +x; } 2>/dev/null; echo "make test: $$(($$(date +%s) - begin)) seconds"
@@ -71,6 +73,9 @@ test-fast: $(STAMP) ## run the tests that need no servers
 
 proofs: $(STAMP) ## run the tests that take minutes: bursts, killed processes, real servers
 	$(BIN)/python -m pytest -m proof tests
+
+explore: $(STAMP) ## search for histories of several runs that break the books: make explore SECONDS=900 SEED=1 (HISTORY=json for one)
+	@SECONDS=$(SECONDS) SEED=$(SEED) $(BIN)/python -m tests.explore
 
 fuzz: $(STAMP) ## compare scanner and pydicom on damaged DICOM headers: make fuzz MUTATIONS=100000 (ONLY=n for one)
 	@MUTATIONS=$(MUTATIONS) $(BIN)/python -m tests.fuzz.headers

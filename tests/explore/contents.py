@@ -1,0 +1,137 @@
+"""The contents of a history's objects by short names, so that a history is a text: ``ct 1.1.2``, ``fhir p1=b o1``.
+
+Images are ``<kind> <study>.<series>.<instance>``. FHIR files are lists of resources, each ``<id>[=<variant>]``; an id
+that begins with p is a Patient, with o an Observation of patient p1, with a an AllergyIntolerance of patient p1, and
+``o1/p2`` is of patient p2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from airlock.clinical.resources import describe
+from tests.clinical_files import ndjson, observation, patient
+from tests.dicom_files import ct, sop_uid, study_uid
+
+CANARY = "Zqxjv"  # in every name of a patient: it must not be seen outside workspace, ledger and contracts
+IMAGE_KINDS = {
+    "ct": {},
+    "header": {"StudyDescription": "another text"},
+    "pixels": {"pixel": 7},
+    "bad": {"PatientID": f"{CANARY}" * 60},  # its UIDs are read, then it is quarantined
+    "noframes": {"PixelData": b"\0\0"},  # imported with a warning that holds its study
+}
+UNREAD_KINDS = ("empty", "garbage", "cut")
+VARIANTS = ("male", "female", "other", "unknown")
+_STATUSES = ("final", "amended", "corrected", "preliminary")
+
+
+@dataclass(frozen=True)
+class Image:
+    """What an object really is, whatever Airlock reads of it."""
+
+    kind: str
+    study: str  # StudyInstanceUID
+    sop: str
+
+    @property
+    def is_read(self) -> bool:
+        """Whether its header can be read."""
+        return self.kind not in UNREAD_KINDS
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether it is good enough to be imported."""
+        return self.kind in {"ct", "header", "pixels", "noframes"}
+
+
+@cache
+def make(content: str) -> bytes:
+    """Return the bytes of a content."""
+    kind, _, rest = content.partition(" ")
+    if kind == "fhir":
+        return ndjson(*(_resource(word) for word in rest.split()))
+    if kind == "empty":
+        return b""
+    study, series, instance = map(int, rest.split("."))
+    name = f"{CANARY}^Number{study}"
+    if kind == "garbage":
+        return b"\1\2\3\4" + f"{rest}".encode() * 400
+    if kind == "cut":
+        return ct(study, series, instance, PatientName=name)[:400]
+    return ct(study, series, instance, **({"PatientName": name} | IMAGE_KINDS[kind]))
+
+
+@cache
+def image_of(content: str) -> Image | None:
+    """Return what an image's content is; None for other contents."""
+    kind, _, rest = content.partition(" ")
+    if kind == "fhir" or not rest:
+        return None
+    study, series, instance = map(int, rest.split("."))
+    return Image(kind, study_uid(study), sop_uid(study, series, instance))
+
+
+@cache
+def resources_of(content: str) -> dict[str, str]:
+    """Return the digests of the resources of a FHIR file, by their reference ``Patient/p1``."""
+    kind, _, rest = content.partition(" ")
+    if kind != "fhir":
+        return {}
+    found = {}
+    for word in rest.split():
+        made = _resource(word)
+        row = describe(made, json.dumps(made, separators=(",", ":")))
+        found[_name(made)] = str(row["content_digest"])
+    return found
+
+
+@cache
+def variants_of(content: str) -> dict[str, str]:
+    """Return the element that tells the variants of each resource apart, by the resource's reference."""
+    kind, _, rest = content.partition(" ")
+    return {} if kind != "fhir" else {_name(made): variant_of(made) for made in map(_resource, rest.split())}
+
+
+def variant_of(resource: dict[str, Any]) -> str:
+    """Return the element that tells the variants of a resource apart."""
+    return str(resource[_TELLING[resource["resourceType"]]])
+
+
+_TELLING = {"Patient": "gender", "Observation": "status", "AllergyIntolerance": "criticality"}
+
+
+def _name(resource: dict[str, Any]) -> str:
+    return f"{resource['resourceType']}/{resource['id']}"
+
+
+@cache
+def etag_of(content: str) -> str:
+    """Return the etag of a content."""
+    return hashlib.md5(make(content), usedforsecurity=False).hexdigest()
+
+
+def _resource(word: str) -> dict[str, Any]:
+    name, _, variant = word.partition("=")
+    name, _, whose = name.partition("/")
+    number = "abcd".index(variant or "a")
+    if name.startswith("p"):
+        return patient(name, gender=VARIANTS[number], name=[{"family": CANARY, "given": ["Testcase"]}])
+    if name.startswith("a"):
+        return {
+            "resourceType": "AllergyIntolerance",
+            "id": name,
+            "clinicalStatus": _coded("allergyintolerance-clinical", "active"),
+            "verificationStatus": _coded("allergyintolerance-verification", "confirmed"),
+            "criticality": ("low", "high", "unable-to-assess", "low")[number],
+            "patient": {"reference": f"Patient/{whose or 'p1'}"},
+        }
+    return observation(name, whose or "p1", status=_STATUSES[number])
+
+
+def _coded(system: str, code: str) -> dict[str, Any]:
+    return {"coding": [{"system": f"http://terminology.hl7.org/CodeSystem/{system}", "code": code}]}

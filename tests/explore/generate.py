@@ -1,0 +1,163 @@
+"""Histories from a seed and a number: the same two always make the same one.
+
+Most are random. Every third one sweeps: its first run is killed at a point whose number grows with the history's, and
+another run goes on to its end before the first is cleared, so that in time every point is one where a run was killed.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+from tests.explore.history import Clear, GiveBack, GiveUp, Go, History, Remove, RunPlan, Step, Upload, Wait
+from tests.explore.nights import nights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MOST_POINTS = 150  # of a run; one that is over before is not killed
+_KINDS = ("ct",) * 14 + ("bad", "bad", "noframes", "cut", "garbage", "empty", "header", "pixels")
+_REDRIVE = ("element_too_long", "study_incomplete", "sibling_unread")
+_VARIANTS = "aaabbc"
+
+
+def generate(seed: int, number: int) -> History:
+    """Return a history."""
+    rng = Random(f"{seed}/{number}")  # it replays, it guards nothing
+    turn, lap = number % 12, number // 12
+    if turn in _SWEEPS:
+        return _SWEEPS[turn](rng, 1 + (lap + seed) % MOST_POINTS)
+    return _RANDOM[turn % len(_RANDOM)](rng)
+
+
+def _sweep_imaging(rng: Random, point: int) -> History:
+    uploads, runs = _images(rng), _imaging_runs(rng, 2)
+    return History("kill imaging", runs, (*uploads, *_killed_at(rng, point, "A", "B")))
+
+
+def _sweep_redrive(rng: Random, point: int) -> History:
+    """Kill a redrive: of a study whose bad file has been mended, or not."""
+    uploads = _images(rng)
+    bad = [step for step in uploads if step.content.startswith(("bad", "cut"))] or [uploads[-1]]
+    spoiled = [step if step.key != bad[0].key else Upload(step.key, f"bad {_uid(step)}") for step in uploads]
+    mended = [Upload(bad[0].key, f"ct {_uid(bad[0])}")] if rng.random() < 0.6 else []
+    runs = {"first": RunPlan("first"), "A": RunPlan("first", reasons=_REDRIVE), "B": _imaging_runs(rng, 1)["A"]}
+    steps = (*spoiled, Go("first"), Wait(24), *mended, *_killed_at(rng, point, "A", "B"))
+    return History("kill a redrive", runs, steps)
+
+
+def _sweep_clinical(rng: Random, point: int) -> History:
+    runs = {"A": RunPlan("records", "fhir/a/"), "B": RunPlan("records", rng.choice(("fhir/b/", "")))}
+    early = [Upload("fhir/a/1.ndjson", f"fhir {_resources(rng)}")]
+    late = [Upload("fhir/b/1.ndjson", f"fhir {_resources(rng)}")]
+    killed = _killed_at(rng, point, "A", "B")
+    return History("kill clinical", runs, (*early, killed[0], Wait(24), *late, *killed[1:]))
+
+
+def _killed_at(rng: Random, point: int, killed: str, other: str) -> list[Step]:
+    begun: list[Step] = [Go(killed, point, fatal=True)]
+    if rng.random() < 0.2:
+        begun = [Go(killed, point)]
+    after: list[Step] = [GiveUp(killed)] if rng.random() < 0.3 else []
+    return (
+        [*begun, *after, Go(other), Clear(killed)] if rng.random() < 0.5 else [*begun, Go(other), *after, Clear(killed)]
+    )
+
+
+def _overlap(rng: Random) -> History:
+    """Return two or three runs over shared studies, which wait, die and go on in any order."""
+    uploads = _images(rng)
+    runs = _imaging_runs(rng, rng.choice((2, 2, 3)))
+    first = uploads if rng.random() < 0.6 else uploads[:-1]
+    later = [step for step in uploads if step not in first]
+    return History("overlapping images", runs, (*first, *_shuffle(rng, list(runs), later, uploads)))
+
+
+def _imaging_runs(rng: Random, number: int) -> dict[str, RunPlan]:
+    places = rng.choice((("in/a/", "in/b/", ""), ("in/a/", "in/b/", "in/a/"), ("", "in/b/", ""), ("", "", "")))
+    pipelines = rng.choice((("first",) * 3,) * 4 + (("first", "second", "first"),))
+    return {name: RunPlan(pipelines[at], places[at]) for at, name in enumerate("ABC"[:number])}
+
+
+def _images(rng: Random) -> list[Upload]:
+    """Return uploads of one or two studies into two folders; most are good."""
+    studies, found = rng.choice((1, 1, 1, 2)), []
+    for number in range(rng.randint(2, 5)):
+        study, series, instance = rng.randint(1, studies), rng.choice((1, 1, 2)), rng.choice((number, 1, 2))
+        folder = rng.choice("ab")
+        found.append(Upload(f"in/{folder}/{number:03}.dcm", f"{rng.choice(_KINDS)} {study}.{series}.{instance + 1}"))
+    return found
+
+
+def _uid(step: Upload) -> str:
+    return step.content.partition(" ")[2] or "1.1.1"
+
+
+def _clinical(rng: Random) -> History:
+    """Return days on which files come, are replaced and put back, and runs that are late, cleared and killed."""
+    stable = rng.random() < 0.5  # exports under the same keys, or under new ones
+    runs = {name: RunPlan("records") for name in "ABC"[: rng.choice((2, 3, 3))]}
+    steps: list[Step] = []
+    contents: list[str] = []
+    for day, name in enumerate(runs):
+        for number in range(rng.choice((1, 1, 2))):
+            key = f"fhir/{number}.ndjson" if stable else f"fhir/{day}/{number}.ndjson"
+            content = rng.choice(contents) if contents and rng.random() < 0.3 else f"fhir {_resources(rng)}"
+            contents.append(content)
+            age = 0.0 if stable or rng.random() < 0.8 else 60.0
+            steps.append(Upload(key, content, age))
+        begun = rng.random()
+        steps.append(Go(name) if begun < 0.5 else Go(name, rng.randint(1, MOST_POINTS), fatal=begun < 0.8))
+        steps.append(Wait(24))
+    order = list(runs)
+    rng.shuffle(order)
+    for name in order:
+        steps += [*([GiveUp(name)] if rng.random() < 0.3 else []), Clear(name), Go(name)]
+    return History("clinical days", runs, tuple(steps))
+
+
+def _resources(rng: Random) -> str:
+    names = rng.sample(("p1", "o1", "a1", "p2", "o2/p2"), rng.choice((1, 2, 3)))
+    return " ".join(f"{name.partition('/')[0]}{_whose(name)}={rng.choice(_VARIANTS)}" for name in sorted(names))
+
+
+def _whose(name: str) -> str:
+    _, cut, whose = name.partition("/")
+    return cut + whose
+
+
+def _shuffle(rng: Random, runs: list[str], later: list[Upload], uploads: list[Upload]) -> list[Step]:
+    """Return the steps of runs that are interrupted, and of what happens meanwhile."""
+    steps: list[Step] = []
+    for _ in range(rng.randint(3, 9)):
+        name, chance = rng.choice(runs), rng.random()
+        if chance < 0.35:
+            steps.append(Go(name, rng.randint(1, MOST_POINTS)))
+        elif chance < 0.55:
+            steps.append(Go(name))
+        elif chance < 0.75:
+            steps.append(Go(name, rng.randint(1, MOST_POINTS), fatal=True))
+        elif chance < 0.90:
+            steps.append(rng.choice((Clear(name), Clear(name), GiveUp(name), Clear(name, "audit"), GiveBack(name))))
+        else:
+            steps.append(_change(rng, later, uploads))
+    return [*steps, *later]
+
+
+def _change(rng: Random, later: list[Upload], uploads: list[Upload]) -> Step:
+    """Return a change of the source: an object that comes late, is replaced, or is deleted."""
+    one = rng.choice(uploads)
+    chance = rng.random()
+    if later and chance < 0.4:
+        return later.pop()
+    if chance < 0.8:
+        return Upload(one.key, f"ct {_uid(one)}")
+    return Remove(one.key)
+
+
+_SWEEPS: dict[int, Callable[[Random, int], History]] = {
+    0: _sweep_imaging,
+    4: _sweep_clinical,
+    8: _sweep_redrive,
+}
+_RANDOM: tuple[Callable[[Random], History], ...] = (_overlap, nights, _clinical, _overlap, nights)

@@ -1,0 +1,188 @@
+"""A history: runs, and the steps that objects, runs, operators and time take, as data that prints and shrinks.
+
+Every step may be left out: a step that does not apply (a run that has ended goes on) does nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An object comes under a key; a replica keeps a time that is *age* hours old."""
+
+    key: str
+    content: str
+    age: float = 0.0
+
+    def __str__(self) -> str:
+        late = f", a replica of {self.age:g} hours ago" if self.age else ""
+        return f"upload {self.key}: {self.content}{late}"
+
+
+@dataclass(frozen=True)
+class Remove:
+    """An object is deleted."""
+
+    key: str
+
+    def __str__(self) -> str:
+        return f"delete {self.key}"
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Hours pass."""
+
+    hours: float
+
+    def __str__(self) -> str:
+        return f"{self.hours:g} hours pass"
+
+
+@dataclass(frozen=True)
+class Go:
+    """A run goes on: to its end, for so many calls or up to a stage; there it waits, or its worker is killed."""
+
+    run: str
+    points: int | None = None
+    fatal: bool = False
+    until: str = ""
+
+    def __str__(self) -> str:
+        end = " and is killed" if self.fatal else ""
+        if self.until:
+            return f"{self.run} goes on up to {self.until}{end}"
+        return f"{self.run} goes on for {self.points} calls{end}" if self.points else f"{self.run} goes on to its end"
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A run is killed where it waits."""
+
+    run: str
+
+    def __str__(self) -> str:
+        return f"{self.run} is killed"
+
+
+@dataclass(frozen=True)
+class Clear:
+    """Somebody clears a stage of a run and what follows; without a stage, the one that did not succeed."""
+
+    run: str
+    stage: str = ""
+
+    def __str__(self) -> str:
+        return f"somebody clears {self.stage or 'the failed task'} of {self.run} and what follows"
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """The retries of a run's killed task are used up: it counts as failed, and audit runs."""
+
+    run: str
+
+    def __str__(self) -> str:
+        return f"the killed task of {self.run} counts as failed, the DAG goes on"
+
+
+@dataclass(frozen=True)
+class GiveBack:
+    """An operator gives the claims of a run back."""
+
+    run: str
+
+    def __str__(self) -> str:
+        return f"airlock ledger release {self.run}"
+
+
+Step = Upload | Remove | Wait | Go | Kill | Clear | GiveUp | GiveBack
+_STEPS = {kind.__name__: kind for kind in (Upload, Remove, Wait, Go, Kill, Clear, GiveUp, GiveBack)}
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run of a history.
+
+    Parameters
+    ----------
+    pipeline
+        ``first`` or ``second`` of images, or ``records``.
+    prefix
+        The folder below the source that it takes; all without one.
+    reasons
+        Those of a redrive.
+    window
+        Of a scheduled run or a backfill: start and end, ISO 8601.
+    how
+        ``manual``, ``scheduled`` or ``backfill``.
+    """
+
+    pipeline: str
+    prefix: str = ""
+    reasons: tuple[str, ...] = ()
+    window: tuple[str, str] | None = None
+    how: str = "manual"
+
+    def __str__(self) -> str:
+        what = [self.how, f"pipeline {self.pipeline}"]
+        if self.window:
+            what.append(f"from {self.window[0]} to {self.window[1]}")
+        if self.prefix:
+            what.append(f"below {self.prefix}")
+        if self.reasons:
+            what.append(f"redrives {', '.join(self.reasons)}")
+        return ", ".join(what)
+
+
+@dataclass(frozen=True)
+class History:
+    """All that happens.
+
+    Parameters
+    ----------
+    kind
+        Which generator made it.
+    runs
+        By name.
+    steps
+        In their order.
+    lookback_hours, key_dates
+        Of the source.
+    claims_only
+        Whether runs end after buffer: what they would do with objects does not matter.
+    """
+
+    kind: str
+    runs: dict[str, RunPlan]
+    steps: tuple[Step, ...]
+    zone: str = "UTC"
+    lookback_hours: float = 24.0
+    key_dates: bool = False
+    claims_only: bool = False
+    promised: tuple[str, ...] = field(default_factory=tuple)  # keys that the windows of the runs cover
+
+    def to_json(self) -> str:
+        """Return the history as a line of JSON, for `from_json`."""
+        plain = {item.name: getattr(self, item.name) for item in fields(self)}
+        plain["runs"] = {name: asdict(plan) for name, plan in self.runs.items()}
+        plain["steps"] = [[type(step).__name__, *asdict(step).values()] for step in self.steps]
+        return json.dumps(plain)
+
+    @classmethod
+    def from_json(cls, text: str) -> History:
+        """Read what `to_json` wrote."""
+        plain: dict[str, Any] = json.loads(text)
+        plain["runs"] = {name: _read_plan(plan) for name, plan in plain["runs"].items()}
+        plain["steps"] = tuple(_STEPS[name](*values) for name, *values in plain["steps"])
+        plain["promised"] = tuple(plain["promised"])
+        return cls(**plain)
+
+
+def _read_plan(plain: dict[str, Any]) -> RunPlan:
+    window = tuple(plain["window"]) if plain["window"] else None
+    return RunPlan(**(plain | {"reasons": tuple(plain["reasons"]), "window": window}))

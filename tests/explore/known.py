@@ -1,0 +1,141 @@
+"""Histories that once broke the books, as short as they get. Each is a finding of between-runs tests by its number."""
+
+from __future__ import annotations
+
+from tests.explore.history import Clear, GiveUp, Go, History, RunPlan, Step, Upload, Wait
+
+_FIRST, _RECORDS = RunPlan("first"), RunPlan("records")
+_A, _B = RunPlan("first", "in/a/"), RunPlan("first", "in/b/")
+
+
+def _images(name: str, runs: dict[str, RunPlan], *steps: Step) -> tuple[str, History]:
+    return name, History("known", runs, steps)
+
+
+def _night(start: str, end: str) -> RunPlan:
+    return RunPlan("first", window=(f"2026-10-{start}+00:00", f"2026-10-{end}+00:00"), how="scheduled")
+
+
+_NIGHTS = {
+    "one": _night("21T02:00:00", "22T02:00:00"),
+    "two": _night("22T02:00:00", "23T02:00:00"),
+    "three": _night("23T02:00:00", "24T02:00:00"),
+}
+
+KNOWN: dict[str, History] = dict(
+    [
+        _images(
+            "a file quarantined by a run that still imports holds the study",
+            {"A": _A, "B": _B},
+            Upload("in/a/001.dcm", "bad 1.1.1"),
+            Upload("in/a/002.dcm", "ct 2.1.1"),
+            Upload("in/b/003.dcm", "ct 1.2.1"),
+            Go("A", until="normalize"),
+            Go("B"),
+        ),
+        _images(
+            "a file that a killed audit has not decided on goes into no contract",
+            {"A": _A, "B": _B},
+            Upload("in/a/001.dcm", "noframes 1.1.1"),
+            Upload("in/b/003.dcm", "ct 1.2.1"),
+            Go("A", until="audit"),
+            Go("A", 30, fatal=True),
+            Go("B"),
+            Clear("A"),
+        ),
+        _images(
+            "an unreadable file holds the study of its neighbours",
+            {"A": _FIRST},
+            Upload("in/a/001.dcm", "ct 1.1.1"),
+            Upload("in/a/002.dcm", "cut 1.1.2"),
+            Go("A"),
+        ),
+        _images(
+            "a file quarantined by another pipeline of the data store holds the study",
+            {"A": RunPlan("second", "in/a/"), "B": _B},
+            Upload("in/a/001.dcm", "bad 1.1.1"),
+            Upload("in/b/002.dcm", "ct 1.1.2"),
+            Go("A"),
+            Go("B"),
+        ),
+        _images(
+            "a release stands when its run is audited again after a bad sibling came",
+            {"A": _A, "B": _B},
+            Upload("in/a/001.dcm", "ct 1.1.1"),
+            Upload("in/b/002.dcm", "bad 1.1.2"),
+            Go("A"),
+            Go("B"),
+        ),
+        _images(
+            "two runs that import into one series at once release it whole",
+            {"A": _A, "B": _B},
+            Upload("in/a/001.dcm", "ct 1.1.1"),
+            Upload("in/b/002.dcm", "ct 1.1.2"),
+            Go("A", until="audit"),
+            Go("B"),
+        ),
+        _images("what is released is queued", {"A": _FIRST}, Upload("in/a/001.dcm", "ct 1.1.1"), Go("A")),
+        _images(
+            "a night that is cleared late does not write its older content",
+            {"A": _RECORDS, "B": _RECORDS},
+            Upload("fhir/1.ndjson", "fhir p1=a"),
+            Go("A", until="parse"),
+            Wait(24),
+            Upload("fhir/2.ndjson", "fhir p1=b"),
+            Go("B"),
+        ),
+        _images(
+            "content that returns under its key is imported again",
+            {"A": _RECORDS, "B": _RECORDS, "C": _RECORDS},
+            Upload("fhir/1.ndjson", "fhir p1=a"),
+            Go("A"),
+            Wait(24),
+            Upload("fhir/1.ndjson", "fhir p1=b"),
+            Go("B"),
+            Wait(24),
+            Upload("fhir/1.ndjson", "fhir p1=a"),
+            Go("C"),
+        ),
+        (
+            "the night after two that failed before listing takes what they left",
+            History(
+                "known",
+                _NIGHTS,
+                (
+                    Wait(38.1),
+                    Go("one"),
+                    Wait(4),
+                    Upload("in/001.dcm", "ct 1.1.1"),
+                    Wait(20),
+                    Go("two", 1, fatal=True),
+                    GiveUp("two"),
+                    Wait(24),
+                    Go("three"),
+                ),
+                lookback_hours=0.0,
+                claims_only=True,
+                promised=("in/001.dcm",),
+            ),
+        ),
+        (
+            "a file put below its day in the forenoon is taken by one night",
+            History(
+                "known",
+                _NIGHTS,
+                (
+                    Wait(38.1),
+                    Go("one"),
+                    Wait(8),
+                    Upload("in/2026/10/22/001.dcm", "ct 1.1.1"),
+                    Wait(16),
+                    Go("two"),
+                    Wait(24),
+                    Go("three"),
+                ),
+                key_dates=True,
+                claims_only=True,
+                promised=("in/2026/10/22/001.dcm",),
+            ),
+        ),
+    ]
+)

@@ -1,0 +1,331 @@
+"""Play a history: its steps in their order, the invariants at every point, and at the end what must hold in quiet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from airlock.ledger import LedgerError
+from airlock.ledger.release import release_run
+from airlock.records import Window
+from airlock.run import RedriveRequest
+from airlock.storage.s3uri import S3Uri
+from tests.explore import contents, quiet
+from tests.explore.books import Books
+from tests.explore.facts import Facts, Put, Violation
+from tests.explore.history import Clear, GiveBack, GiveUp, Go, Kill, Remove, RunPlan, Upload, Wait
+from tests.explore.invariants import AT_EVERY_POINT
+from tests.explore.quiet import LAST
+from tests.explore.scheduler import Actor
+from tests.explore.stages import STAGES, DagRun, RunSpec
+from tests.explore.world import pipelines_of
+
+if TYPE_CHECKING:
+    from tests.explore.books import Reader
+    from tests.explore.history import History, Step
+    from tests.explore.scheduler import Site
+    from tests.explore.world import World
+
+_CLEARS = 3  # of a run that fails again and again, at the end
+
+
+@dataclass
+class Coverage:
+    """The points that were reached, and those at which a run was killed or let others go on."""
+
+    reached: Counter[Site] = field(default_factory=Counter)
+    killed: Counter[Site] = field(default_factory=Counter)
+    waited: Counter[Site] = field(default_factory=Counter)
+
+
+@dataclass
+class Played:
+    """The result of a history."""
+
+    history: History
+    violations: list[Violation] = field(default_factory=list)
+    timeline: list[str] = field(default_factory=list)
+    books: Books = field(default_factory=Books)
+    state: quiet.State | None = None
+
+
+class Player:
+    """Plays one history.
+
+    Parameters
+    ----------
+    world
+        Where; it is emptied first.
+    history
+        What.
+    coverage
+        Where the points are counted.
+    stop
+        Whether the first violation ends the history.
+    quietly
+        Whether only the state at the end is asked for.
+    without
+        Invariants whose violations do not count.
+    audits_again
+        Whether every run is audited a second time at the end.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        history: History,
+        coverage: Coverage,
+        *,
+        stop: bool = True,
+        quietly: bool = False,
+        without: frozenset[int] = frozenset(),
+        audits_again: bool = False,
+    ) -> None:
+        self.outside = world.reset()
+        assert world.reader is not None
+        self.reader: Reader = world.reader
+        self.history = history
+        self.coverage = coverage
+        self.played = Played(history)
+        self.facts = Facts(world.services)
+        self.runs: dict[str, DagRun] = {}
+        self.listed_at: dict[str, datetime] = {}
+        self._pipelines = pipelines_of(history)
+        self._stop, self._quietly, self._without = stop, quietly, without
+        self.audits_again = audits_again
+        self._before = self.reader.read()
+        self._version, self._jobs = self.reader.version(), 0
+
+    def play(self, *, to_the_end: bool = True) -> Played:
+        """Do all steps, then bring every run to its end and check what holds in quiet."""
+        try:
+            for step in self.history.steps:
+                self.do(step)
+            if to_the_end:
+                self._come_to_rest()
+                self.played.state = quiet.read_state(self.facts, self.outside.s3, self._before)
+        except _Found:
+            pass
+        finally:
+            for run in self.runs.values():
+                run.actor.watch = _look_away
+                run.actor.kill()
+        self.played.books = self._before
+        return self.played
+
+    def do(self, step: Step) -> None:
+        """Do one step; one that does not apply does nothing."""
+        self._say(str(step))
+        match step:
+            case Upload():
+                self._upload(step)
+            case Remove(key):
+                self.outside.s3.delete_object(Bucket="archive", Key=key)
+                self.facts.end_put(key, self.outside.clock.time)
+            case Wait(hours):
+                self.outside.clock.move(hours)
+            case Go():
+                self._go(step)
+            case Kill(name):
+                self._kill(name)
+            case Clear(name, stage):
+                self._clear(name, stage)
+            case GiveUp(name):
+                self._give_up(name)
+            case GiveBack(name):
+                self._give_back(name)
+        self.check()
+
+    def _upload(self, step: Upload) -> None:
+        now = self.outside.clock.now()
+        modified = now - timedelta(hours=step.age)
+        modified = modified.replace(microsecond=modified.microsecond // 1000 * 1000)  # S3 lists milliseconds
+        self.outside.s3.store("archive", step.key, contents.make(step.content), last_modified=modified)
+        self.facts.add_put(Put(len(self.facts.puts), step.key, step.content, now, modified))
+
+    def _go(self, step: Go) -> None:
+        name = step.run
+        run = self.runs.get(name) or self._open(name)
+        if not run.actor.alive:
+            if run.states:
+                return
+            run.begin(STAGES[0])
+        reached = run.actor.reached
+        run.actor.go(step.points, fatal=step.fatal, until=step.until)
+        counted = self.coverage.killed if step.fatal else self.coverage.waited
+        stopped = run.actor.alive or "killed" in run.states.values()
+        if stopped and run.actor.reached > reached and run.actor.at:
+            counted[run.actor.at] += 1
+        self._after(run)
+
+    def _open(self, name: str) -> DagRun:
+        plan = self.history.runs[name]
+        run = DagRun(
+            self._spec(name, plan), self.outside, Actor(name, self._watch), claims_only=self.history.claims_only
+        )
+        self.runs[name] = run
+        self.facts.names[run.run.key] = name
+        return run
+
+    def _spec(self, name: str, plan: RunPlan) -> RunSpec:
+        window = Window(*map(datetime.fromisoformat, plan.window)) if plan.window else None
+        when = f"{window.end.isoformat()}" if window else name
+        asked = RedriveRequest("an operator", "the cause is cured", reasons=plan.reasons) if plan.reasons else None
+        pipeline = self._pipelines[plan.pipeline]
+        return RunSpec(name, pipeline, f"{plan.how}__{when}", window, plan.prefix or None, asked)
+
+    def _after(self, run: DagRun) -> None:
+        """Say where a run is, and note what it has done."""
+        if run.actor.error is not None and not _is_kill(run.actor.error):
+            raise run.actor.error
+        if run.states.get("validate") == "success":
+            self.facts.validated.add(run.run.key)
+        if run.states.get("buffer") == "success":
+            self.listed_at.setdefault(run.spec.name, self.outside.clock.time)
+        at = run.actor.at
+        if run.actor.alive and at is not None:
+            self._say(f"  {run.spec.name} waits in {at.stage} before {at.call} ({at.where})")
+            return
+        states = ", ".join(f"{stage} {state}" for stage, state in run.states.items() if state != "success")
+        self._say(f"  {run.spec.name} has ended: {states or 'success'}{_describe_errors(run)}")
+        if at is not None and "killed" in run.states.values():
+            self._say(f"  (killed in {at.stage} before {at.call}, {at.where})")
+
+    def _kill(self, name: str) -> None:
+        run = self.runs.get(name)
+        if run is not None and run.actor.alive:
+            if run.actor.at:
+                self.coverage.killed[run.actor.at] += 1
+            run.actor.kill()
+            self._after(run)
+
+    def _clear(self, name: str, stage: str) -> None:
+        run = self.runs.get(name)
+        if run is None or run.actor.alive:
+            return
+        first = run.stopped_at or stage or STAGES[-1]
+        if stage and STAGES.index(stage) < STAGES.index(first):
+            first = stage
+        if STAGES.index(first) <= STAGES.index("validate"):
+            self.facts.validated.discard(run.run.key)
+        run.begin(first)
+        run.actor.go(None)
+        self._after(run)
+
+    def _give_up(self, name: str) -> None:
+        run = self.runs.get(name)
+        if run is not None and not run.actor.alive and run.give_up_task():
+            run.actor.go(None)
+            self._after(run)
+
+    def _give_back(self, name: str) -> None:
+        run = self.runs.get(name)
+        if run is None or run.actor.alive or run.ended_well:
+            return
+        try:
+            lines = release_run(self.outside.ledger, run.spec.pipeline.name, run.run.key, jobs_ended=True)
+        except LedgerError as error:
+            lines = [f"refused: {str(error)[:100]}"]
+        else:
+            self.facts.validated.discard(run.run.key)
+        self._say(f"  {'; '.join(lines)}")
+
+    def _come_to_rest(self) -> None:
+        """Let every run go on to its end, cure what failed, and take what is left, as the next nights would."""
+        self._say("everything comes to rest")
+        for run in self.runs.values():
+            if run.actor.alive:
+                self._go(Go(run.spec.name))
+                self.check()
+        for run in list(self.runs.values()):
+            for _ in range(_CLEARS):
+                if run.ended_well:
+                    break
+                self._say(f"somebody clears {run.stopped_at} of {run.spec.name}")
+                self._clear(run.spec.name, "")
+                self.check()
+        if not self.history.claims_only:
+            self._take_the_rest()
+        if not self._quietly:
+            for check in quiet.IN_QUIET:
+                self._note(check(self))
+
+    def _take_the_rest(self) -> None:
+        for pipeline in self._pipelines:
+            if not self._is_left(pipeline):
+                continue
+            name = f"{LAST}-{pipeline}"
+            spec = self._spec(name, RunPlan(pipeline))
+            run = self.runs[name] = DagRun(spec, self.outside, Actor(name, self._watch))
+            self.facts.names[run.run.key] = name
+            self._say(f"{name}: a run over everything that is there")
+            self._go(Go(name))
+            self.check()
+
+    def _is_left(self, pipeline: str) -> bool:
+        """Return whether there is an object that is no settled arrival of a pipeline."""
+        settled = {(row.key, row.etag) for row in self._before.arrivals if row.pipeline == pipeline and row.disposition}
+        source = S3Uri.parse(self._pipelines[pipeline].source.uri)
+        there = self.outside.s3.buckets[source.bucket].objects.items()
+        return any((key, one.etag) not in settled for key, one in there if key.startswith(source.key))
+
+    def _watch(self, actor: Actor, site: Site) -> None:
+        """Count a point and check the invariants, if anything was written since the last one."""
+        self.coverage.reached[site] += 1
+        run = self.runs[actor.name]
+        if run.states.get("validate") == "success":
+            self.facts.validated.add(run.run.key)
+        self.check()
+
+    def check(self) -> None:
+        """Check the invariants that hold at every point."""
+        version, jobs = self.reader.version(), self.outside.services.calls
+        if (version, jobs) == (self._version, self._jobs):
+            return
+        self._version, self._jobs = version, jobs
+        before, now = self._before, self.reader.read()
+        self._before = now
+        self._say_changes(before, now)
+        for invariant in () if self._quietly else AT_EVERY_POINT:
+            self._note(list(invariant(self.facts, self.outside.s3, before, now)))
+
+    def _note(self, found: list[Violation]) -> None:
+        found = [violation for violation in found if violation.invariant not in self._without]
+        known = {violation.text for violation in self.played.violations}
+        for violation in found:
+            if violation.text not in known:
+                self.played.violations.append(violation)
+                self._say(f"!! {violation}")
+        if found and self._stop:
+            raise _Found
+
+    def _say_changes(self, before: Books, now: Books) -> None:
+        known = {(row.pipeline, row.arrival_id): row for row in before.arrivals}
+        for row in now.arrivals:
+            if row.disposition and known.get((row.pipeline, row.arrival_id)) != row:
+                self._say(f"    {self.facts.describe(row)}")
+        places = {(one.subject_key, one.revision, one.destination) for one in before.queued}
+        for one in now.queued:
+            if (one.subject_key, one.revision, one.destination) not in places:
+                self._say(f"    queued: revision {one.revision} of {one.subject_key} by pipeline {one.pipeline}")
+
+    def _say(self, text: str) -> None:
+        self.played.timeline.append(f"{self.outside.clock.time:%a %d %b %H:%M:%S} {text}")
+
+
+class _Found(BaseException):  # the end of a history, which no stage catches
+    """A violation was found."""
+
+
+def _look_away(_actor: Actor, _site: Site) -> None:
+    """Check nothing: the history is over."""
+
+
+def _is_kill(error: BaseException) -> bool:
+    return type(error).__name__ == "Killed"
+
+
+def _describe_errors(run: DagRun) -> str:
+    return f" ({type(run.errors[-1]).__name__}: {str(run.errors[-1])[:120]})" if run.errors else ""

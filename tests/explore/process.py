@@ -1,0 +1,43 @@
+"""The search of one process, and its progress; in a module of its own, so that other processes can import it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from tests.explore.explorer import Search, explore
+from tests.explore.world import World
+
+SHRINK_SECONDS = 40.0, 5.0  # of the one finding, or of each of several
+_PROGRESS_SECONDS = 30.0
+
+
+def search(seed: int, seconds: float, first: int, every: int, without: frozenset[int]) -> Search:
+    """Search the histories of this process: from *first* on every so many."""
+    keep_going = bool(os.environ.get("KEEP_GOING"))
+    with World() as world:
+        return explore(
+            world,
+            seed,
+            seconds,
+            first=first,
+            every=every,
+            without=without,
+            keep_going=keep_going,
+            shrink_seconds=SHRINK_SECONDS[keep_going],
+            progress=_Progress() if first == 0 else lambda _: None,
+        )
+
+
+class _Progress:
+    """Prints a line every half minute."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + _PROGRESS_SECONDS
+
+    def __call__(self, found: Search) -> None:
+        if time.monotonic() > self._next:
+            self._next += _PROGRESS_SECONDS
+            sys.stdout.write(f"{found.seconds:5.0f} s: {found.histories} histories in this process\n")
+            sys.stdout.flush()

@@ -1,0 +1,202 @@
+"""What must hold when everything has come to rest: the invariants of the whole, and the state that is compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from localaws.imaging.documents import read_document
+from tests.explore import contents
+from tests.explore.books import contents_of, instances_of, read_payload
+from tests.explore.facts import Violation
+from tests.explore.history import Clear
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.explore.books import Books
+    from tests.explore.facts import Facts, Put
+    from tests.explore.memory_s3 import MemoryS3
+    from tests.explore.play import Player
+
+
+LAST = "last"  # begins the names of the runs after everything
+
+
+@dataclass(frozen=True)
+class State:
+    """What people and systems see in the end, whatever way led there."""
+
+    downstream: frozenset[tuple[str, frozenset[Any]]]  # instances, or resources with their digests, by subject
+    words: frozenset[tuple[str, str, str, str]]  # pipeline, key, content, disposition
+    stored: frozenset[tuple[str, str]]  # resource and variant in HealthLake
+
+    def differences(self, other: State) -> list[str]:
+        """Return what this state has and the other has not."""
+        mine = [*self.downstream - other.downstream, *self.words - other.words, *self.stored - other.stored]
+        return sorted(" ".join(map(str, item)) for item in mine)
+
+
+def read_state(facts: Facts, s3: MemoryS3, books: Books) -> State:
+    """Return the state of books, destinations and stores."""
+    downstream = set()
+    for key, one in books.newest_queued().items():
+        contract = read_payload(s3, one.payload_uri) or {}
+        named = instances_of(contract) | set(contents_of(contract).items())
+        downstream.add((_subject(facts, contract, key), frozenset(named)))
+    words = {
+        (row.pipeline, row.key, facts.content(row), row.disposition or "unsettled")
+        for row in books.arrivals
+        if row.successor is None
+    }
+    return State(frozenset(downstream), frozenset(words), frozenset(facts.read_store().items()))
+
+
+def _subject(facts: Facts, contract: dict[str, Any], key: str) -> str:
+    return str(contract.get("StudyInstanceUID") or contract.get("subject", {}).get("reference") or "a file")
+
+
+def every_arrival_is_settled(player: Player) -> list[Violation]:
+    """1: every arrival of a run that has ended well has a disposition."""
+    if player.history.claims_only:
+        return []
+    well = {run.run.key for run in player.runs.values() if run.ended_well}
+    rows = [row for row in player.reader.read().arrivals if row.run_key in well and row.disposition is None]
+    return [Violation(1, f"{player.facts.describe(row)}, but its run has ended well") for row in rows]
+
+
+def runs_end_well(player: Player) -> list[Violation]:
+    """5: a run whose cause is cured succeeds when it is cleared."""
+    ill = [run for run in player.runs.values() if not run.ended_well and not _is_refused(run)]
+    return [
+        Violation(
+            5, f"run {run.spec.name} still fails in {run.stopped_at} after {len(run.errors)} errors: {_last(run)}"
+        )
+        for run in ill
+    ]
+
+
+def _last(run: Any) -> str:
+    return f"{type(run.errors[-1]).__name__}: {str(run.errors[-1])[:200]}" if run.errors else "no error"
+
+
+def _is_refused(run: Any) -> bool:
+    """Return whether a run says that a person must do something else: a redrive of nothing, a delivery given back."""
+    return bool(run.errors) and type(run.errors[-1]).__name__ in {"RedriveError", "BufferError", "GivenBackError"}
+
+
+def released_is_stored(player: Player) -> list[Violation]:
+    """2: the data store has what was released."""
+    rows = player.facts.services.state.rows(
+        "SELECT document FROM image_set_version JOIN image_set ON image_set.id = image_set_id "
+        "WHERE version = latest_version AND image_set.is_primary"
+    )
+    stored = {
+        uid
+        for row in rows
+        for series in read_document(row["document"])["Study"]["Series"].values()
+        for uid in series["Instances"]
+    }
+    found = []
+    for row in player.reader.read().arrivals:
+        image = player.facts.image(row)
+        if image is not None and row.disposition == "released" and image.sop not in stored:
+            found.append(Violation(2, f"{player.facts.describe(row)}, but the data store does not have it"))
+    return found
+
+
+def nothing_names_a_patient(player: Player) -> list[Violation]:
+    """7: neither an error nor XCom nor the outbox names a patient."""
+    texts = [str(error) for run in player.runs.values() for error in run.errors]
+    texts += [str(value) for run in player.runs.values() for value in run.returned.values()]
+    texts += [f"{one.payload_uri} {one.subject_key}" for one in player.reader.read().queued]
+    named = [text for text in texts if contents.CANARY in text or "PID-" in text or "/fhir/" in text]
+    return [Violation(7, f"a text names a patient or a key: {text[:200]}") for text in named]
+
+
+def sent_what_is_queued(player: Player) -> list[Violation]:
+    """13: everything that was queued is sent, and the destination's newest contract is the newest queued one."""
+    if player.history.claims_only:
+        return []
+    waiting = [one for one in player.reader.read().queued if one.state == "pending"]
+    return [Violation(13, f"revision {one.revision} of {one.subject_key} is still waiting") for one in waiting]
+
+
+def newest_is_stored(player: Player) -> list[Violation]:
+    """12: the data store shows the newest content that was accepted."""
+    accepted = ("released", "duplicate")
+    claimed = {(row.key, row.etag) for row in player.reader.read().arrivals if row.disposition in accepted}
+    shown = player.facts.read_store()
+    newest: dict[str, Put] = {}
+    for one in sorted(player.facts.puts, key=lambda put: (put.last_modified, put.number)):
+        if (one.key, contents.etag_of(one.content)) in claimed and _was_seen(player, one):
+            newest |= dict.fromkeys(contents.variants_of(one.content), one)
+    found = []
+    for resource, put in newest.items():
+        wanted = contents.variants_of(put.content)[resource]
+        if shown.get(resource, wanted) != wanted:
+            text = f"the data store has {resource} as {shown[resource]}, the newest file {put.key} says {wanted}"
+            found.append(Violation(12, text))
+    return found
+
+
+def _was_seen(player: Player, put: Put) -> bool:
+    """Return whether a run listed while the object was there."""
+    return any(put.at <= at and (put.gone_at is None or at <= put.gone_at) for at in player.listed_at.values())
+
+
+def windows_take_everything(player: Player) -> list[Violation]:
+    """10, as far as windows go: what came on time is an arrival after the nights that follow."""
+    nights = [run for run in player.runs.values() if run.spec.run_id.startswith("scheduled") and run.spec.window]
+    good = [run for run in nights if run.ended_well]
+    if not good:
+        return []
+    last = max(good, key=lambda run: run.spec.window.end)  # type: ignore[union-attr]
+    begin = min(run.spec.window.start for run in nights)  # type: ignore[union-attr]
+    taken = {(row.key, row.etag) for row in player.reader.read().arrivals}
+    return [
+        Violation(10, f"{one.key} of {one.at:%a %d %b %H:%M} was taken by no night, the last was {last.spec.name}")
+        for one in player.facts.puts
+        if one.key in player.history.promised
+        and one.gone_at is None
+        and (one.key, contents.etag_of(one.content)) not in taken
+        and one.last_modified >= begin
+        and _is_due(player, one, last)
+    ]
+
+
+def _is_due(player: Player, put: Put, last: Any) -> bool:
+    """Return whether the last good night comes after an upload, and with key dates after its day."""
+    end, zone = last.spec.window.end, ZoneInfo(player.history.zone)
+    if put.at >= min(end, player.listed_at[last.spec.name]):
+        return False
+    return not player.history.key_dates or put.at.astimezone(zone).date() < end.astimezone(zone).date()
+
+
+def auditing_again_changes_nothing(player: Player) -> list[Violation]:
+    """5 and 11: a release is final; auditing again changes no word of a released file."""
+    if player.history.claims_only or not player.audits_again:
+        return []
+    before = {(row.pipeline, row.arrival_id): row for row in player.reader.read().arrivals}
+    for name, run in list(player.runs.items()):
+        if run.ended_well and not name.startswith(LAST):
+            player.do(Clear(name, "audit"))
+    now = {(row.pipeline, row.arrival_id): row for row in player.reader.read().arrivals}
+    return [
+        Violation(5, f"{player.facts.describe(row)} when its run is audited again; it was released")
+        for place, row in now.items()
+        if place in before and before[place].disposition == "released" and row.disposition != "released"
+    ]
+
+
+IN_QUIET: tuple[Callable[[Player], list[Violation]], ...] = (
+    every_arrival_is_settled,
+    runs_end_well,
+    released_is_stored,
+    nothing_names_a_patient,
+    sent_what_is_queued,
+    newest_is_stored,
+    windows_take_everything,
+    auditing_again_changes_nothing,
+)

@@ -1,0 +1,67 @@
+"""Invariant 14: the state at rest is that of some serial order, in which each run does all of its work at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from typing import TYPE_CHECKING
+
+from tests.explore.facts import Violation
+from tests.explore.history import Clear, GiveUp, Go, Kill
+from tests.explore.play import Coverage, Player
+
+if TYPE_CHECKING:
+    from tests.explore.history import History, Step
+    from tests.explore.play import Played
+    from tests.explore.world import World
+
+MOST_ORDERS = 8
+
+
+def check_serial(world: World, played: Played, *, audits_again: bool) -> Violation | None:
+    """Return a violation if no serial order of the runs of a history leads to its state."""
+    state, nearest = played.state, None
+    if state is None or played.history.claims_only:
+        return None
+    for order in serial_orders(played.history):
+        other = Player(world, order, Coverage(), stop=False, quietly=True, audits_again=audits_again).play().state
+        if other is None or other == state:
+            return None
+        lacking = other.differences(state), state.differences(other)
+        if nearest is None or sum(map(len, lacking)) < sum(map(len, nearest)):
+            nearest = lacking
+    if nearest is None:
+        return None
+    serial, here = (", ".join(items) or "nothing" for items in nearest)
+    return Violation(14, f"no serial order ends so; the nearest has [{serial}] where this has [{here}]")
+
+
+def serial_orders(history: History) -> list[History]:
+    """Return the histories in which each run happens at its first or at its last step; none if it is serial already."""
+    places = {name: _places(history.steps, name) for name in history.runs}
+    if not _is_interleaved(history, places):
+        return []
+    found: dict[tuple[Step, ...], History] = {}
+    for choice in product((-1, 0), repeat=len(places)):
+        at = {places[name][end]: name for name, end in zip(places, choice, strict=True) if places[name]}
+        rest = [name for name in places if not places[name]]
+        steps: list[Step] = []
+        for number, step in enumerate(history.steps):
+            if number in at:
+                steps.append(Go(at[number]))
+            elif not isinstance(step, Go | Clear | GiveUp | Kill):
+                steps.append(step)
+        steps += [Go(name) for name in rest]
+        found.setdefault(tuple(steps), replace(history, steps=tuple(steps)))
+    return list(found.values())[:MOST_ORDERS]
+
+
+def _places(steps: tuple[Step, ...], name: str) -> list[int]:
+    return [at for at, step in enumerate(steps) if isinstance(step, Go | Clear | GiveUp | Kill) and step.run == name]
+
+
+def _is_interleaved(history: History, places: dict[str, list[int]]) -> bool:
+    """Return whether a run was interrupted."""
+    return any(len(found) > 1 for found in places.values()) or any(
+        isinstance(step, Go) and (step.points or step.until) for step in history.steps
+    )

@@ -1,0 +1,260 @@
+"""One DAG run: the stages' functions in the order of the DAG, with Airflow's trigger rules and without Airflow.
+
+The operators in plugins/airlock_tasks do the same: they open the run, call one function of the library and keep its
+small result. What a test of the operators covers (deferral, conf, retries) is not repeated here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from airlock.clinical import audit as clinical_audit
+from airlock.clinical import normalize as clinical_normalize
+from airlock.clinical import parse as clinical_parse
+from airlock.clinical import redrive as clinical_redrive
+from airlock.clinical import validate as clinical_validate
+from airlock.destinations.s3 import S3Folder
+from airlock.imaging import audit as imaging_audit
+from airlock.imaging import normalize as imaging_normalize
+from airlock.imaging import parse as imaging_parse
+from airlock.imaging import redrive as imaging_redrive
+from airlock.imaging import validate as imaging_validate
+from airlock.imaging.publication import find_published
+from airlock.imaging.resolve import carry_arrivals
+from airlock.pipelines import ImagingPipeline
+from airlock.run import Run, source_prefix
+from airlock.stages import buffer, receive, route
+from airlock.stages.redrive import redrive
+from airlock.storage.s3 import S3
+from airlock.storage.s3uri import S3Uri
+from tests.explore.doors import ClientDoor, LedgerDoor, S3Door
+from tests.explore.jobs import HealthLakeJobs, ImagingJobs, import_batch
+from tests.explore.scheduler import Actor, Killed
+from tests.explore.services import ImageSetReader, MemoryFhir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from airlock.ledger import Ledger
+    from airlock.pipelines import Pipeline
+    from airlock.records import Window
+    from airlock.run import RedriveRequest
+    from tests.explore.clock import Clock
+    from tests.explore.memory_s3 import MemoryS3
+    from tests.explore.services import Services
+
+STAGES = ("receive", "buffer", "parse", "validate", "normalize", "import", "audit", "route")
+
+
+class TaskFailedError(RuntimeError):
+    """A task ends failed by the operator's own rule: the books do not balance, or arrivals are undecided."""
+
+
+@dataclass(frozen=True)
+class Outside:
+    """The world that runs share."""
+
+    clock: Clock
+    s3: MemoryS3
+    services: Services
+    ledger: Ledger
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """A DAG run: who starts it, and what it takes."""
+
+    name: str  # short, for people
+    pipeline: Pipeline
+    run_id: str
+    window: Window | None = None
+    prefix: str | None = None
+    redrive: RedriveRequest | None = None
+
+
+@dataclass
+class DagRun:
+    """One DAG run and its thread."""
+
+    spec: RunSpec
+    outside: Outside
+    actor: Actor
+    states: dict[str, str] = field(default_factory=dict)  # of the stages
+    returned: dict[str, Any] = field(default_factory=dict)  # XCom
+    errors: list[Exception] = field(default_factory=list)
+    claims_only: bool = False  # whether the run is over once buffer has claimed
+
+    def __post_init__(self) -> None:
+        spec, actor = self.spec, self.actor
+        client: Any = S3Door(self.outside.s3, actor)
+        ledger: Any = LedgerDoor(self.outside.ledger, actor)
+        services: Any = ClientDoor(self.outside.services, actor, "aws")
+        prefix = source_prefix(spec.pipeline, spec.prefix)
+        s3 = S3(None, client)  # type: ignore[arg-type]  # no session: nothing opens another client
+        self.run: Run[Any] = Run(spec.pipeline, spec.run_id, spec.window, prefix, s3, ledger, redrive=spec.redrive)
+        kind = ImagingStages if isinstance(spec.pipeline, ImagingPipeline) else ClinicalStages
+        self._stages = kind(self.run, services, self.returned, self.outside.clock.now)
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether all stages have succeeded."""
+        return not self.actor.alive and self.stopped_at is None
+
+    @property
+    def stopped_at(self) -> str | None:
+        """The first stage that has not succeeded; None if all have."""
+        return next((name for name in STAGES if self.states.get(name) != "success"), None)
+
+    def begin(self, first: str) -> None:
+        """Get ready to do the stages from this one on; `Actor.go` does them."""
+        for name in STAGES[STAGES.index(first) :]:
+            self.states.pop(name, None)
+        self.actor.begin(lambda: self._do_from(first))
+
+    def _do_from(self, first: str) -> None:
+        for name in STAGES[STAGES.index(first) :]:
+            before = STAGES[STAGES.index(name) - 1]
+            if self.claims_only and self.states.get("buffer") == "success":
+                self.states[name] = "success"
+                continue
+            due = name in {"receive", "audit"} or self.states.get(before) == "success"
+            self.states[name] = self._do(name) if due else "upstream_failed"
+
+    def _do(self, name: str) -> str:
+        self.actor.stage = name
+        try:
+            self.returned[name] = getattr(self._stages, name if name != "import" else "import_")()
+        except Killed:
+            self.states[name] = "killed"
+            raise
+        except Exception as error:  # noqa: BLE001  # as Airflow
+            self.errors.append(error)
+            return "failed"
+        return "success"
+
+    def give_up_task(self) -> bool:
+        """Let a killed task count as failed and get ready for what follows; return whether there is any.
+
+        Airflow does so when the retries of a task are used up.
+        """
+        killed = next((name for name in STAGES if self.states.get(name) == "killed"), None)
+        if killed is None or killed == STAGES[-1]:
+            return False
+        self.states[killed] = "failed"
+        following = STAGES[STAGES.index(killed) + 1]
+        self.actor.begin(lambda: self._do_from(following))
+        return True
+
+
+class _Stages:
+    """The stages that all kinds share."""
+
+    rules: Any
+    jobs: Callable[[Any], Any]
+
+    def __init__(self, run: Run[Any], services: Any, returned: dict[str, Any], now: Callable[[], datetime]) -> None:
+        self.now = now
+        self.run = run
+        self.services = services
+        self.returned = returned
+
+    def receive(self) -> int:
+        """Look at the delivery once."""
+        if self.run.redrive is not None:
+            return 0
+        pipeline = self.run.pipeline
+        return receive.look(self.run.s3, self.run.prefix, pipeline.source, pipeline.receive, self.now()).objects
+
+    def buffer(self) -> list[str]:
+        """Claim the delivery, or the arrivals of a redrive."""
+        if self.run.redrive is not None:
+            redrive(self.run, self.run.redrive, self.rules)
+        return buffer.buffer(self.run).shards
+
+    def normalize(self) -> list[str]:
+        """Stage the batches."""
+        return [batch.batch_id for batch in self.stage_batches() if batch.files]
+
+    def import_(self) -> None:
+        """Do the jobs of all batches."""
+        for batch_id in self.returned["normalize"]:
+            import_batch(self.run, batch_id, self.jobs(self.services))
+
+    def audit(self) -> int:
+        """Audit, and return the number of undecided arrivals."""
+        audited = self.decide()
+        if not audited.balanced:
+            raise TaskFailedError("the books do not balance")
+        return int(audited.open_arrivals)
+
+    def route(self) -> dict[str, int]:
+        """Send the released contracts to the folders on S3."""
+        run = self.run
+        folders = {
+            item.name: S3Folder(run.s3, run.s3, S3Uri.parse(item.address(run.pipeline.datastore_id)))
+            for item in run.pipeline.routes
+        }
+        sent = route.route(run, folders).sent
+        if self.returned["audit"]:
+            raise TaskFailedError("arrivals are undecided")
+        return sent
+
+    def stage_batches(self) -> list[Any]:
+        """Return the batches of the kind's normalize."""
+        raise NotImplementedError
+
+    def decide(self) -> Any:
+        """Return the result of the kind's audit."""
+        raise NotImplementedError
+
+
+class ImagingStages(_Stages):
+    """The stages of a pipeline of images."""
+
+    rules = imaging_redrive.RULES
+    jobs = ImagingJobs
+
+    def parse(self) -> None:
+        """Read the headers of all shards."""
+        for shard in self.returned["buffer"]:
+            imaging_parse.parse_shard(self.run, shard)
+
+    def validate(self) -> dict[str, int]:
+        """Decide on the arrivals."""
+        if self.run.redrive is not None:
+            carry_arrivals(self.run, self.services)
+        return imaging_validate.validate(self.run)
+
+    def stage_batches(self) -> list[Any]:
+        """Stage batches of series."""
+        return imaging_normalize.normalize(self.run)
+
+    def decide(self) -> Any:
+        """Audit the run."""
+        return imaging_audit.audit(self.run, ImageSetReader(self.services), find_published(self.run))
+
+
+class ClinicalStages(_Stages):
+    """The stages of a pipeline of FHIR resources."""
+
+    rules = clinical_redrive.RULES
+    jobs = HealthLakeJobs
+
+    def parse(self) -> None:
+        """Split the files of all shards."""
+        for shard in self.returned["buffer"]:
+            clinical_parse.parse(self.run, shard)
+
+    def validate(self) -> dict[str, int]:
+        """Decide on the resources."""
+        return clinical_validate.validate(self.run, MemoryFhir(self.services))
+
+    def stage_batches(self) -> list[Any]:
+        """Write the import files."""
+        return clinical_normalize.normalize(self.run, self.run.pipeline.healthlake)
+
+    def decide(self) -> Any:
+        """Audit the run."""
+        return clinical_audit.audit(self.run, MemoryFhir(self.services))
