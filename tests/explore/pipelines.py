@@ -42,7 +42,7 @@ def clinical(name: str = "records", **changes: Any) -> ClinicalPipeline:
     content = _PLACES | {
         "name": name,
         "kind": "clinical",
-        "source": {"uri": "s3://archive/fhir/"},
+        "source": {"uri": "s3://archive/fhir/", "order": {"across_keys": "last_modified"}},
         "risk": {"workflow": "contract", "why": "the search for histories that break the books"},
         "healthlake": {
             "datastore_id": RECORDS,

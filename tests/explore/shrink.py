@@ -40,7 +40,8 @@ def shrink(history: History, breaks: Callable[[History], bool], seconds: float =
             if breaks(smaller):
                 history, changed = smaller, True
                 break
-    return _without_unused_runs(history)
+    tidy = _without_unused_runs(history)
+    return tidy if breaks(tidy) else history
 
 
 def _smaller(history: History) -> Iterator[History]:
