@@ -290,6 +290,14 @@ class Reason(StrEnum):
         "study_incomplete",
         "Another file of the study was not imported. Repair that file and store it again to release the study.",
     )
+    SIBLING_UNREAD = (
+        "sibling_unread",
+        "A file that belongs to the study by its key or folder cannot be read. Repair that file and store it again.",
+    )
+    WAITING_FOR_FILE = (
+        "waiting_for_file",
+        "S3 does not give a file of the study yet. Nothing to do at first: the next runs try it again.",
+    )
     STUDY_HELD = "study_held", "A file of this study needs a decision. See the reason of each file."
     STUDY_IN_FLIGHT = (
         "study_in_flight",

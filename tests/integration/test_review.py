@@ -62,6 +62,14 @@ def test_a_persons_word_releases_a_study_and_stands_in_ledger_report_and_contrac
     assert overrides.select("reason", "overridden_by", "override_reason").rows() == [("truncated", "a clinician", WHY)]
 
 
+def test_a_person_may_release_a_study_although_a_file_of_it_cannot_be_read(place: Place) -> None:
+    chain = held(place, {"held/1.dcm": ct(3, 1, 1), "held/2.dcm": b""})
+    assert chain.report["dispositions"] == {"held": 1, "quarantined": 1}
+    answered(chain, APPROVE, WHY)
+    assert chain.report["dispositions"] == {"released": 1, "quarantined": 1}
+    assert chain.report["overrides"][0]["reasons"] == ["sibling_unread"]
+
+
 def test_the_question_names_counts_and_reason_codes_only(place: Place, asked: list[dict[str, Any]]) -> None:
     chain = held(place, INCOMPLETE)
     answered(chain, KEEP_HELD)

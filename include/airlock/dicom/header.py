@@ -110,14 +110,18 @@ def header_plan(
         try:
             return _parse_as_found(file, scanner)
         except NeedBytes as need:
-            span = _next_range(file, need.span, step, left)
+            following = _next_range(file, need.span, step, left)
+            if following is None:
+                raise HeaderError(Reason.HEADER_TOO_LONG, "", scanner.uids_so_far()) from None
+            span = following
             step *= _GROWTH
 
 
-def _next_range(file: BlockFile, needed: Range, step: int, left: int) -> Range:
+def _next_range(file: BlockFile, needed: Range, step: int, left: int) -> Range | None:
+    """Return the next range to read; None if it has more bytes than are left to read."""
     start = file.here_from(needed.start)
     if needed.end - start > left:
-        raise HeaderError(Reason.HEADER_TOO_LONG)
+        return None
     return Range(start, min(max(needed.end, start + step), start + left, file.size))
 
 
@@ -135,6 +139,8 @@ def _parse_as_found(file: BlockFile, scanner: Scanner) -> Header:
     if magic.is_gzip(first):
         raise HeaderError(Reason.GZIP_ENCODED, "gzip stream")
     if not (magic.looks_like_data_set(first, file.size) or first.startswith(magic.PREFIX)):
+        if magic.begins_like_dicom(first):
+            raise HeaderError(Reason.UNREADABLE, "its first element is damaged")
         raise HeaderError(Reason.NOT_DICOM, magic.name_content(first))
     error = HeaderError(Reason.NO_PREAMBLE, "", _values_without_preamble(file))
     error.doubt = Doubt.NO_PREAMBLE
@@ -150,6 +156,7 @@ def _scan_or_parse(file: BlockFile, scanner: Scanner) -> Header:
         return replace(parse(file), doubt=scanner.doubt)
     except HeaderError as error:
         error.doubt = scanner.doubt
+        error.values = scanner.uids_so_far() | error.values
         raise
 
 

@@ -59,6 +59,11 @@ def looks_like_data_set(first: bytes, size: int) -> bool:
     return group in (0x0002, 0x0008) and element <= 0x0070 and length <= min(1024, size - 8)
 
 
+def begins_like_dicom(first: bytes) -> bool:
+    """Return whether the prefix, or the first group of a data set, begins an object that is not a data set."""
+    return PREFIX in first[: 2 * PREAMBLE] or first[:2] in {b"\x02\0", b"\x08\0"}
+
+
 def name_content(first: bytes) -> str:
     """Return the name, for people, of the format that the object seems to have."""
     for magic, name in _MAGIC.items():

@@ -49,6 +49,7 @@ _GROUP_LENGTH, _MEDIA_STORAGE_CLASS, _TRANSFER_SYNTAX = 0x00020000, 0x00020002, 
 _FIRST_TAG = 0x00080000  # of a data set that is no directory (PS3.6)
 _REQUESTED_PROCEDURE = TAGS["RequestedProcedureID"]
 _MANDATORY = tuple(TAGS[name] for name in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"))
+_NAMING = _MANDATORY[1:]
 _DATA_SET_TAGS = tuple(tag for tag in TAGS.values() if tag != _TRANSFER_SYNTAX)
 _LAST = max(_DATA_SET_TAGS)
 _LAST_IN_REQUEST = min(PIXELS) - 1  # pydicom may end a data set at pixels, wherever they stand
@@ -143,6 +144,16 @@ class Scanner:
         except (zlib.error, HeaderError):  # HeaderError: the inflated data set is too long
             self.doubt = Doubt.DEFLATE
         return None
+
+    def uids_so_far(self) -> dict[str, str]:
+        """Return the UIDs of instance, series and study that stand before the place where the scanner stopped.
+
+        Only whole elements in their order count, at the top level: they name the study of a file that is cut or
+        damaged behind them.
+        """
+        raw = {} if self._walk is None else self._walk.values
+        found = {_KEYWORD_OF(tag): _UID(raw.get(tag, b"")) for tag in _NAMING}
+        return {keyword: uid[1].decode("ascii") for keyword, uid in found.items() if uid}
 
     def _values(self) -> dict[str, str]:
         if self._walk is None:

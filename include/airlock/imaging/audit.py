@@ -25,6 +25,7 @@ from airlock.imaging.reading import find_reading
 from airlock.imaging.report import Tally
 from airlock.imaging.resolve import CARRIED
 from airlock.imaging.settle import IN_STORE, Part, Policy, UnbalancedError, release_waiting, settle_part
+from airlock.imaging.unread import attribute
 from airlock.ledger.studies import SERIES as SERIES_ELEMENTS
 from airlock.ledger.studies import STUDIES as STUDY_ELEMENTS
 from airlock.reasons import Reason
@@ -111,6 +112,7 @@ def _fill_books(run: Run, books: Books, shards: list[str]) -> None:
         books.drafts.add(rows)
     for rows in run.ledger.held_ids(run.pipeline.name, run.key):
         books.held_ids.add(rows)
+    attribute(run, books)
 
 
 def _account_all(run: Run, books: Books, imaging: ImageSetReader) -> list[dict[str, Any]]:
@@ -233,7 +235,9 @@ def _settle_all(run: Run, books: Books, evidence: _Evidence, policy: Policy) -> 
     UnbalancedError
         If the dispositions of a part are not one per arrival. Nothing of the part is written.
     """
-    decisions = _Decisions(books.spool_by_key(DISPOSITIONS), Tally(books.arrivals.rows, books.bytes))
+    decisions = _Decisions(
+        books.spool_by_key(DISPOSITIONS), Tally(books.arrivals.rows, books.bytes, unattributed=books.unattributed)
+    )
     with ExitStack() as stack:
         writers = {
             name: stack.enter_context(run.workspace.writer(name, schema, rows))
@@ -245,7 +249,8 @@ def _settle_all(run: Run, books: Books, evidence: _Evidence, policy: Policy) -> 
                 ("publishable", CONTRACTS, None),
             )
         }
-        for frames in zip_partitions(books.decided, books.outcomes, books.drafts):
+        spools = (books.decided, books.outcomes, books.drafts, books.unread_by_study, books.unread_by_file)
+        for frames in zip_partitions(*spools):
             part = settle_part(run, _account_part(run, frames, books.unknown_ids, evidence), policy)
             writers["outcomes"].add(part["outcomes"].select(OUTCOMES.names()).cast(OUTCOMES))
             writers["gates"].add(part["gates"])
@@ -269,13 +274,13 @@ def _add_contracts(writers: Mapping[str, DatasetWriter], contracts: pl.DataFrame
 
 def _account_part(run: Run, studies: tuple[pl.DataFrame, ...], unknown_ids: pl.Series, evidence: _Evidence) -> Part:
     """Return a part, which has whole studies, with the findings about its outcomes."""
-    decided, outcomes, drafts = studies
+    decided, outcomes, drafts, *unread = studies
     outcomes = _flag_overwritten(_flag_versions(run, outcomes, evidence), evidence)
     outcomes = gate.flag_blocking(outcomes, run.pipeline.audit, evidence.suspect)
     frames = decided.select("arrival_id", "NumberOfFrames")
     outcomes = read_back(evidence.imaging, run.pipeline.datastore_id, outcomes, frames, evidence.to_read_back)
     arrivals = decided.filter(~pl.col("arrival_id").is_in(unknown_ids.implode())).unique("arrival_id")
-    return Part(decided, outcomes, drafts, arrivals)
+    return Part(decided, outcomes, drafts, arrivals, *unread)
 
 
 def _flag_versions(run: Run, outcomes: pl.DataFrame, evidence: _Evidence) -> pl.DataFrame:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from airlock.imaging.report import imbalances
-from airlock.records import OUTCOMES, STUDIES, VERDICTS
+from airlock.ledger.folders import FOLDERS, MOST_OF_A_FOLDER
+from airlock.reasons import Reason
+from airlock.records import OUTCOMES, STUDIES, VERDICTS, Verdict
 from airlock.storage.spool import SortedSpool, Spool, compute_bounds, zip_partitions
 
 if TYPE_CHECKING:
@@ -28,6 +30,20 @@ DECIDED = (
 _VERDICT = ("arrival_id", "verdict")
 _SERIES = ("SeriesInstanceUID", "batch_id")
 _ID, _STUDY = "arrival_id", "StudyInstanceUID"
+_FOLDER = "folder"
+UNREAD = pl.Schema({_ID: pl.String, "key": pl.String, "reason": pl.String})
+DIRECTORIES = pl.Schema({_FOLDER: pl.String, "key": pl.String, "size": pl.Int64})
+ATTRIBUTED = pl.Schema(
+    {
+        _ID: pl.String,
+        _STUDY: pl.String,
+        "code": pl.String,  # the Reason that holds the study
+        "by": pl.String,  # how the study was found
+    }
+)
+# The files by which a folder names studies, and the files that have one.
+ACCEPTED = pl.col("verdict").is_in([Verdict.ACCEPT.value, Verdict.DUPLICATE.value])
+_HAS_STUDY = pl.col(_STUDY).fill_null("") != ""
 _SAMPLED = 100  # every so many keys, one is sampled to divide their order into ranges of equal size
 
 
@@ -51,6 +67,12 @@ class Books:
         self.outcomes = self.spool(by_study, OUTCOMES)
         self.drafts = self.spool(study, STUDIES)
         self.series = self.spool(pl.col("SeriesInstanceUID"), _select_columns(OUTCOMES, _SERIES))
+        self.unread = self.spool(arrival, UNREAD)
+        self.folders = self.spool(pl.col("folder"), FOLDERS)  # of the accepted files
+        self.directories = self.spool(pl.col(_FOLDER), DIRECTORIES)
+        self.unread_by_file = self.spool(arrival, ATTRIBUTED)  # `unread.attribute` adds to these
+        self.unread_by_study = self.spool(study, ATTRIBUTED)
+        self.unattributed: Counter[str] = Counter()  # unread files without a study, by site
         self.bytes = 0  # of the arrivals
         self.unknown_ids = pl.Series([], dtype=pl.String)  # of verdicts without an arrival
         self._keys = pl.Series([], dtype=pl.String)  # a sample
@@ -77,6 +99,9 @@ class Books:
         """Add verdicts."""
         self.verdict_ids.add(rows.select(_VERDICT))
         self.decided.add(rows.select(DECIDED))
+        self.unread.add(find_unread(rows))
+        self.directories.add(_find_directories(rows))
+        self.folders.add(find_folders(rows, MOST_OF_A_FOLDER))
 
     def add_outcomes(self, rows: pl.DataFrame) -> None:
         """Add the outcomes of a batch."""
@@ -112,6 +137,29 @@ class Books:
         )
         found = [part["SeriesInstanceUID"] for part in counted]
         return pl.concat([pl.Series([], dtype=pl.String), *found])
+
+
+def find_unread(verdicts: pl.DataFrame) -> pl.DataFrame:
+    """Return the quarantined files of which no StudyInstanceUID was read, as `UNREAD`."""
+    quarantined = pl.col("verdict") == Verdict.QUARANTINE
+    return verdicts.filter(quarantined & ~_HAS_STUDY).select(UNREAD.names())
+
+
+def _find_directories(verdicts: pl.DataFrame) -> pl.DataFrame:
+    """Return the media directories with their folders, as `DIRECTORIES`."""
+    found = verdicts.filter((pl.col("verdict") == Verdict.IGNORE) & (pl.col("reason") == Reason.DICOMDIR))
+    return found.select(_get_folder(), "key", "size")
+
+
+def _get_folder() -> pl.Expr:
+    return pl.col("key").str.replace("[^/]*$", "").alias(_FOLDER)
+
+
+def find_folders(verdicts: pl.DataFrame, most: int) -> pl.DataFrame:
+    """Return the folders of accepted files with their studies, as `FOLDERS`; of one folder at most so many studies."""
+    accepted = verdicts.lazy().filter(ACCEPTED & _HAS_STUDY)
+    pairs = accepted.select(_get_folder(), _STUDY).unique()
+    return pairs.group_by(_FOLDER).head(most).select(FOLDERS.names()).collect()
 
 
 def _select_columns(schema: pl.Schema, names: Iterable[str]) -> pl.Schema:

@@ -23,6 +23,8 @@ _OF_THE_STUDY = (
     Reason.STUDY_HELD,
     Reason.STUDY_INCOMPLETE,
     Reason.STUDY_IN_FLIGHT,
+    Reason.SIBLING_UNREAD,
+    Reason.WAITING_FOR_FILE,
     Reason.NOT_PUBLISHED,
     Reason.RUN_UNBALANCED,
 )

@@ -1,7 +1,8 @@
 """The report of a run: report.json with the counts, dispositions.csv with one row per arrival.
 
-Both are written for every run, successful or not. report.json names no key, no identifier and no UID; dispositions.csv
-is the list that people fix and resubmit, and stays in the workspace.
+Both are written for every run, successful or not. report.json names no key, no identifier and no UID; it names sites
+if the pipeline's source.site_pattern does. dispositions.csv is the list that people fix and resubmit, and stays in the
+workspace.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ import polars as pl
 from airlock.imaging.reading import Reading
 from airlock.reasons import Reason
 from airlock.records import DISPOSITIONS, Gate, Verdict
-from airlock.stages.reporting import by_frequency, compare_ids, count_values, describe_run, explain_reasons
+from airlock.stages.reporting import (
+    by_frequency,
+    compare_ids,
+    count_by_site,
+    count_values,
+    describe_run,
+    explain_reasons,
+)
 from airlock.stages.review import overrides_by_key
 
 if TYPE_CHECKING:
@@ -44,6 +52,7 @@ class Tally:
     held: list[dict[str, Any]] = field(default_factory=list)  # study_key and reason
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)  # review decisions by study_key
     reading: Reading = field(default_factory=Reading)
+    unattributed: Counter[str] = field(default_factory=Counter)  # unread files that belong to no known study, by site
     redrive: dict[str, Any] | None = None  # who asked for it, why and of what; None if the run is not one
 
     def add(self, books: dict[str, pl.DataFrame]) -> None:
@@ -92,6 +101,7 @@ def build(run: Run, tally: Tally, jobs: list[dict[str, Any]], problems: list[str
             "held": held,
             "stopped": tally.studies - released - held,  # without an accepted file
         },
+        "unattributed": count_by_site(run.pipeline.source, tally.unattributed),
         **_publication(run, tally),
         **({} if tally.redrive is None else {"redrive": tally.redrive}),
         "held": sorted(tally.held, key=itemgetter("study_key")),

@@ -16,6 +16,7 @@ from airlock.imaging.contracts import FhirReferences, StudyContract, complete, w
 from airlock.imaging.fhir.publishing import read_publishing
 from airlock.imaging.fhir.study import name_resources
 from airlock.imaging.report import imbalances
+from airlock.imaging.unread import find_causes, name_studies
 from airlock.ledger import arrivals, contracts, gates, instances
 from airlock.ledger.studies import lock_scopes
 from airlock.reasons import Reason
@@ -51,6 +52,8 @@ class Part:
     outcomes: pl.DataFrame  # with ``blocks``
     drafts: pl.DataFrame  # of the studies' contracts
     arrivals: pl.DataFrame
+    unread_by_study: pl.DataFrame  # files that cannot be read and are counted to these studies
+    unread_by_file: pl.DataFrame  # of these arrivals, with their studies
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,7 @@ def _look_elsewhere(run: Run, ledger: Ledger, studies: pl.Series, except_run: st
 def _decide(run: Run, part: Part, elsewhere: Elsewhere, policy: Policy) -> dict[str, pl.DataFrame]:
     decision = _decide_gates(run, part, elsewhere, policy)
     dispositions = gate.decide_dispositions(part.arrivals, part.verdicts, part.outcomes, decision["gates"])
+    dispositions = name_studies(dispositions, part.unread_by_file)
     problems = describe_imbalances(imbalances({"arrivals": part.arrivals, "dispositions": dispositions}))
     if problems and policy.balanced:
         raise UnbalancedError(problems)
@@ -153,7 +157,8 @@ def _decide(run: Run, part: Part, elsewhere: Elsewhere, policy: Policy) -> dict[
 
 def _decide_gates(run: Run, part: Part, elsewhere: Elsewhere, policy: Policy) -> dict[str, pl.DataFrame]:
     """Return the studies' gates, the holds with their findings, and the holds that a person has overridden."""
-    settings, causes = run.pipeline.audit, elsewhere.causes
+    settings = run.pipeline.audit
+    causes = {**elsewhere.causes, **find_causes(part.unread_by_study, settings)}
     decided = gate.decide_studies(part.verdicts, part.outcomes, causes, settings, balanced=policy.balanced)
     decided = gate.release_studies(decided, policy.released)
     holds = gate.find_holds(decided, part.verdicts, part.outcomes, causes, settings)

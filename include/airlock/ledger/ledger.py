@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Self
 from airlock.ledger.arrivals import Arrivals
 from airlock.ledger.contracts import Contracts
 from airlock.ledger.database import engine_for, parse_url
+from airlock.ledger.folders import Folders
 from airlock.ledger.gates import Gates
 from airlock.ledger.instances import Instances
 from airlock.ledger.jobs import Jobs
 from airlock.ledger.lookup import Lookup
 from airlock.ledger.open_resources import OpenResources
 from airlock.ledger.outbox import Outbox
+from airlock.ledger.predecessors import Predecessors
 from airlock.ledger.redrives import Redrives
 from airlock.ledger.release import Release
 from airlock.ledger.resolutions import Resolutions
@@ -46,6 +48,8 @@ class Ledger(
     Redrives,
     Resolutions,
     Lookup,
+    Predecessors,
+    Folders,
 ):
     """The database of record of arrivals, decisions, imports, audits and routes.
 

@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Select
 
 REDRIVABLE = (Disposition.HELD, Disposition.QUARANTINED, Disposition.FAILED)
-HELD_FOR_THE_STUDY = (Reason.STUDY_INCOMPLETE, Reason.STUDY_HELD, Reason.STUDY_IN_FLIGHT, Reason.NOT_PUBLISHED)
+HELD_FOR_THE_STUDY = (
+    Reason.STUDY_INCOMPLETE,
+    Reason.SIBLING_UNREAD,
+    Reason.WAITING_FOR_FILE,
+    Reason.STUDY_HELD,
+    Reason.STUDY_IN_FLIGHT,
+    Reason.NOT_PUBLISHED,
+)
 
 # A settled arrival that may be selected.
 CANDIDATES = schema(

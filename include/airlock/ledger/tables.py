@@ -185,6 +185,16 @@ newest_contents = Table(
     Column("last_modified", UtcDateTime, nullable=False),
 )
 
+# The studies of which files were accepted below a folder of the source; of each folder at most 101.
+folders = Table(
+    "folders",
+    metadata,
+    Column("folder", Text, primary_key=True),  # digest of its bucket and key
+    Column("pipeline", Text, primary_key=True),
+    Column("study_key", Text, primary_key=True),
+    Column("study_instance_uid", Text, nullable=False, key="StudyInstanceUID"),
+)
+
 # FHIR resources that wait for another one; their bytes are below parked/ in the workspace.
 parked = Table(
     "parked",

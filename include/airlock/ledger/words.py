@@ -260,7 +260,8 @@ def _insert_verdicts(connection: Connection, pipeline: str, news: Table) -> None
     )
     _insert_absent(connection, verdicts, named.subquery(), pipeline=pipeline)
     same = and_(verdicts.c.arrival_id == news.c.arrival_id, verdicts.c.pipeline == pipeline)
-    found = and_(verdicts.c.study_key.is_(None), news.c.study_key.is_not(None))
+    unread = func.coalesce(verdicts.c.study_instance_uid, "") == ""  # audit has found the study by key or folder
+    found = and_(unread, news.c.study_key.is_not(None), news.c.study_instance_uid != "")
     values = {name: news.c[name] for name in ("study_key", "study_instance_uid")}
     connection.execute(update(verdicts).where(same, found).values(values))
 

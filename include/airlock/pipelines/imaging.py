@@ -40,6 +40,7 @@ ELEMENT_LENGTHS = {
 }
 
 
+MOST_SIBLING_STUDIES = 100  # that one unread file may hold; a delivery's folders are remembered with one more
 _IN_FLIGHT_KIB = 256 * 1024  # most KiB of first ranges in flight, since a task holds them in memory
 
 
@@ -201,6 +202,21 @@ class Audit(Settings):
         True,
         description="hold a study if another of its files was quarantined or not imported by an earlier run; "
         "a file of this delivery that was rejected or is unaccounted for always holds its study",
+    )
+    unread_siblings_studies: int = Field(
+        1,
+        ge=0,
+        le=MOST_SIBLING_STUDIES,
+        description="a file without a readable StudyInstanceUID holds the studies of the accepted files in its folder, "
+        "or in the nearest folder above it that has any, if they are at most this many; 0: such a file holds no study "
+        "by its folder",
+    )
+    transient_nights: int = Field(
+        3,
+        ge=0,
+        le=100,
+        description="for how many runs an object that S3 refuses, or that changed or vanished, is tried again before "
+        "its study is held for it by sibling_unread; until then the study waits with waiting_for_file",
     )
     harmless_warnings: tuple[str, ...] = Field(
         ("COERCION_OF_DATA_ELEMENTS", "ELEMENTS_DISCARDED", "INVALID_UID_FORMAT"),

@@ -13,6 +13,7 @@ from airlock.pipelines.arrivals import Arrivals
 from airlock.pipelines.order import Order
 from airlock.pipelines.review import Review
 from airlock.pipelines.routes import Route, Routing, check_routes
+from airlock.pipelines.rules import Pattern
 from airlock.pipelines.settings import NAME, Prefix, Settings
 
 _UPLOAD_HOURS = 24  # assumed duration of a multipart upload
@@ -33,6 +34,20 @@ def check_timezone(text: str) -> str:
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ValueError(f"{text!r} is not a time zone: write an IANA name, for example Europe/Berlin or UTC") from None
     return text
+
+
+def _named_groups(field: str, pattern: str) -> set[str]:
+    """Return the names of a pattern's groups.
+
+    Raises
+    ------
+    ValueError
+        If it is not a regular expression; the text names the field.
+    """
+    try:
+        return set(re.compile(pattern).groupindex)
+    except re.error as error:
+        raise ValueError(f"{field} is not a regular expression: {error}") from error
 
 
 class Source(Settings):
@@ -75,13 +90,24 @@ class Source(Settings):
         None, description="which of two contents of a FHIR resource is newer; required for clinical and ccda, see below"
     )
 
+    site_pattern: Pattern | None = Field(
+        None,
+        description="a regular expression, searched in the key, whose group site names the site of an object; null: "
+        "the first folder below uri",
+    )
+
+    @model_validator(mode="after")
+    def _require_site_group(self) -> Source:
+        if self.site_pattern is not None and "site" not in _named_groups("site_pattern", self.site_pattern):
+            raise ValueError(
+                "site_pattern has no group named site: write it, for example ^archive/(?P<site>[^/]+)/, or remove "
+                "site_pattern"
+            )
+        return self
+
     @model_validator(mode="after")
     def _require_date_groups(self) -> Source:
-        try:
-            groups = set(re.compile(self.key_date_pattern).groupindex)
-        except re.error as error:
-            raise ValueError(f"key_date_pattern is not a regular expression: {error}") from error
-        if not {"year", "month", "day"} <= groups:
+        if not {"year", "month", "day"} <= _named_groups("key_date_pattern", self.key_date_pattern):
             raise ValueError("key_date_pattern needs the named groups year, month and day")
         return self
 

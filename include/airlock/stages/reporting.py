@@ -11,13 +11,15 @@ from airlock.reasons import SENTENCES, Reason
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from airlock.pipelines import Pipeline
+    from airlock.pipelines import Pipeline, Source
     from airlock.run import Run
 
 # What makes a formula of a cell, and of the rest of a cell that a spreadsheet with other separators cuts in two.
 _FORMULAS = ((r"^([=+\-@\t\r\n])", "'${1}"), (r"([;\t\r\n])([=+\-@])", "${1}'${2}"))
 _TO_QUOTE = r'[",\r\n]'
 WAITING = "awaiting_publication"
+MOST_SITES = 50  # that a count names
+OTHER_SITES = "other sites"
 _IN_WORDS = {
     "released": "released",
     WAITING: "waiting for their publication",
@@ -34,6 +36,18 @@ def describe_run(run: Run[Pipeline]) -> dict[str, Any]:
         "run_key": run.key,
         "window": None if run.window is None else [run.window.start.isoformat(), run.window.end.isoformat()],
     }
+
+
+def count_by_site(source: Source, counter: Mapping[str, int]) -> dict[str, Any]:
+    """Return a count of files with its parts by site, highest first.
+
+    Sites are named only if ``source.site_pattern`` says where a key names one: the first folder below the source may
+    be named after a patient. Of many sites the smallest are counted together.
+    """
+    named = by_frequency(counter) if source.site_pattern is not None else {}
+    shown = dict(list(named.items())[:MOST_SITES])
+    rest = sum(named.values()) - sum(shown.values())
+    return {"files": sum(counter.values()), "sites": shown | ({OTHER_SITES: rest} if rest else {})}
 
 
 def count_values(column: pl.Series) -> dict[str, int]:

@@ -34,6 +34,8 @@ OVERRIDABLE = (
     Reason.READ_BACK_MISMATCH,
     Reason.JOB_COUNTS_DISAGREE,
     Reason.STUDY_INCOMPLETE,
+    Reason.SIBLING_UNREAD,
+    Reason.WAITING_FOR_FILE,
     Reason.STORED_WITH_ISSUES,
 )
 OVERRIDE = ("reason", "reasons", "overridden_by", "override_reason", "overridden_at")

@@ -15,7 +15,7 @@ STOPPED = frozenset({"quarantined", "held"})
 SET_ASIDE = frozenset({"quarantined", "ignored"})
 ONE_OF_TWO = frozenset({"released", "duplicate"})
 
-WHOLE_STUDY_WAITS = ("study_incomplete", "study_held")
+WHOLE_STUDY_WAITS = ("study_incomplete", "sibling_unread", "study_held")
 """Reason codes of sound files whose study has a file that is not sound."""
 
 

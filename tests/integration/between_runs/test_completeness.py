@@ -18,7 +18,6 @@ pytestmark = pytest.mark.slow
 
 
 class TestUnreadableFiles:
-    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-2: a file without a header holds no study")
     def test_a_study_with_an_unreadable_sibling_is_held(self, place: Place) -> None:
         place.put({"empty/001.dcm": ct(1, 1, 1), "empty/002.dcm": ct(1, 1, 2), "empty/003.dcm": b""})
         place.put({"garbage/001.dcm": ct(2, 1, 1), "garbage/002.dcm": ct(2, 1, 2), "garbage/003.dcm": b"\0" * 4000})
@@ -34,7 +33,6 @@ class TestUnreadableFiles:
         contract = newest_contract(place)  # none if the policy holds the study
         assert contract is None or "300" in json.dumps(contract.get("completeness"))
 
-    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-2: a redrive of a vanished file releases")
     def test_a_redrive_of_a_file_that_has_vanished_does_not_release_its_study(self, place: Place) -> None:
         place.put({"001.dcm": ct(1, 1, 1), "002.dcm": BAD})
         given(by_hand(place, "one").run()["studies"]["held"] == 1)
@@ -43,6 +41,46 @@ class TestUnreadableFiles:
         given("object_gone" in again["reasons"])
         assert again["studies"]["released"] == 0
         assert place.contracts() == []
+
+    def test_a_study_is_released_when_its_unreadable_files_come_again_mended(self, place: Place) -> None:
+        place.put({"001.dcm": ct(1, 1, 1), "002.dcm": b"", "003.dcm": bytes(range(256)) * 9})
+        first = by_hand(place, "one").run()
+        given(first["studies"]["held"] == 1)
+        assert set(first["reasons"]) == {"sibling_unread", "empty_object", "not_dicom"}
+        place.put({"002.dcm": ct(1, 1, 2), "003.dcm": ct(1, 1, 3)})
+        assert by_hand(place, "two").run()["studies"] == {"released": 1, "held": 0, "stopped": 0}
+        assert released(place) == slices(1, 2, 3)
+
+    def test_stray_files_in_a_folder_of_many_studies_hold_none(self, place: Place) -> None:
+        studies = {f"all/{study}-{n}.dcm": ct(study, 1, n) for study in range(1, 9) for n in (1, 2)}
+        strays = {"all/viewer.dll": b"MZ" + bytes(900), "all/7-3.dcm": b"", "all/INDEX": b"1 2 3"}
+        place.put(studies | strays)
+        report = by_hand(place, "one").run()
+        assert report["studies"] == {"released": 8, "held": 0, "stopped": 0}
+        assert report["unattributed"]["files"] == 3
+
+    def test_an_unreadable_file_holds_its_study_in_later_nights_too(self, place: Place) -> None:
+        place.put({"001.dcm": ct(1, 1, 1), "002.dcm": b""})
+        by_hand(place, "one").run()
+        place.put({"elsewhere/003.dcm": ct(1, 1, 3)})
+        assert by_hand(place, "two").run()["studies"]["held"] == 1
+        assert place.contracts() == []
+
+    def test_a_good_file_that_is_replaced_by_garbage_holds_what_comes_later(self, place: Place) -> None:
+        place.put({"one/001.dcm": ct(1, 1, 1), "one/002.dcm": ct(1, 1, 2), "one/003.dcm": ct(2, 1, 1)})
+        by_hand(place, "one").run()
+        place.put({"one/002.dcm": b""})
+        by_hand(place, "two").run()
+        place.put({"two/004.dcm": ct(1, 1, 4)})
+        assert by_hand(place, "three").run()["studies"]["held"] == 1
+
+    def test_a_file_that_comes_unreadable_after_its_siblings_holds_what_comes_later(self, place: Place) -> None:
+        place.put({"one/001.dcm": ct(1, 1, 1)})
+        by_hand(place, "one").run()
+        place.put({"one/002.dcm": b""})
+        assert by_hand(place, "two").run()["unattributed"]["files"] == 0
+        place.put({"two/003.dcm": ct(1, 1, 3)})
+        assert by_hand(place, "three").run()["studies"]["held"] == 1
 
 
 class TestLater:

@@ -241,6 +241,10 @@ class TestNoPart10:
         error = refusal(data)
         assert (error.reason, error.detail) == (Reason.NOT_DICOM, detail)
 
+    @pytest.mark.parametrize("data", [b"\x08\0\x16\0??\xff\xff" + bytes(99), b"x" * 100 + b"DICM" + b"y" * 99])
+    def test_what_begins_like_a_data_set_is_a_damaged_one(self, data: bytes) -> None:
+        assert refusal(data).reason is Reason.UNREADABLE
+
     def test_a_gzip_stream(self) -> None:
         assert refusal(gzip.compress(ct())).reason is Reason.GZIP_ENCODED
 
@@ -379,6 +383,32 @@ class TestCutObjects:
     def test_a_cut_deflated_stream(self) -> None:
         data = deflated({0x00091010: ("OB", random.Random(1).randbytes(5000))})
         assert refusal(data[:-3000]).reason is Reason.TRUNCATED
+
+
+UIDS = {"SOPInstanceUID": "1.2.3.1.1", "StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.1"}
+
+
+class TestUidsBeforeTheDamage:
+    """What stands before the place where a header breaks off still names the study."""
+
+    @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
+    def test_of_a_header_that_is_cut_behind_them(self, syntax: str) -> None:
+        whole = ct({0x00200010: ("SH", b"STUDY " * 40)}, syntax)
+        error = refusal(whole[: whole.index(b"STUDY STUDY") + 9])
+        assert error.reason is Reason.TRUNCATED
+        assert {name: error.values.get(name) for name in UIDS} == UIDS
+
+    def test_of_a_header_that_is_too_long(self) -> None:
+        private = b"".join(element(0x00210000 + n, "LO", b"x" * 60) for n in range(0x1000, 0x2000))
+        error = refusal(ct({0x00211000: private}), max_bytes=100 * KIB)
+        assert error.reason is Reason.HEADER_TOO_LONG
+        assert error.values["StudyInstanceUID"] == "1.2.3"
+
+    def test_not_of_one_that_is_cut_within_them(self) -> None:
+        whole = ct()
+        error = refusal(whole[: whole.index(b"\x20\0\x0d\0UI") + 10])
+        assert "StudyInstanceUID" not in error.values
+        assert error.values["SOPInstanceUID"] == "1.2.3.1.1"
 
 
 class TestPixels:

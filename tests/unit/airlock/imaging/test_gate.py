@@ -112,6 +112,12 @@ class TestGate:
         assert gates == {"1.1": ("hold", "rejected"), "1.2": ("release", None)}
         assert words == {"a": ("failed", "rejected"), "b": ("held", "study_incomplete"), "o": ("released", None)}
 
+    @pytest.mark.parametrize("code", [Reason.SIBLING_UNREAD, Reason.WAITING_FOR_FILE])
+    def test_an_unread_file_that_is_counted_to_a_study_holds_every_file_of_it(self, code: Reason) -> None:
+        gates, words = gated(verdicts(A, OTHER), outcomes(A, OTHER), elsewhere={code: [("1.1", "x"), ("1.9", "y")]})
+        assert gates == {"1.1": ("hold", code), "1.2": ("release", None)}
+        assert words == {"a": ("held", code), "o": ("released", None)}
+
     def test_a_quarantined_sibling_holds_as_the_policy_says(self) -> None:
         stopped = dicom("b", verdict="quarantine", reason="element_too_long", detail="StudyID")
         gates, words = gated(verdicts(A, stopped), outcomes(A))

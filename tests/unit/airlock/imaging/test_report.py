@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
@@ -101,6 +102,15 @@ class TestReport:
         assert CANARY not in text
         assert "1.99" not in text
         assert "in/" not in text.replace("in/out", "")
+
+    def test_files_without_a_study_are_counted_by_site_where_a_setting_names_the_sites(self) -> None:
+        def count(**source: str) -> dict[str, Any]:
+            line = pipeline(source=source)
+            run = Run(line, "manual__1", None, S3Uri("archive", "in/"), None, None)  # type: ignore[arg-type]
+            return dict(build(run, Tally(unattributed=Counter({"north": 1, "": 2})), [], [])["unattributed"])
+
+        assert count(site_pattern="^in/(?P<site>[^/]+)/") == {"files": 3, "sites": {"": 2, "north": 1}}
+        assert count() == {"files": 3, "sites": {}}, "the first folder may be named after a patient"
 
     def test_a_run_that_does_not_balance_says_so(self) -> None:
         found = built(*FILES, problems=["verdicts: 1 arrivals are missing"])

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airlock.records import DISPOSITIONS
-from airlock.stages.reporting import count_values, harmless_text, to_csv
-from tests.unit.airlock.world import frame
+from airlock.stages.reporting import MOST_SITES, OTHER_SITES, count_by_site, count_values, harmless_text, to_csv
+from tests.unit.airlock.world import frame, pipeline
 
 COLUMNS = ("key", "size", "sop_instance_uid", "detail")
 
@@ -24,6 +24,14 @@ def rows(dispositions: pl.DataFrame) -> list[dict[str, str]]:
 
 def test_counts_come_most_frequent_first_and_then_by_name() -> None:
     assert list(count_values(pl.Series("x", ["b", "c", "a", "c", None])).items()) == [("c", 2), ("a", 1), ("b", 1)]
+
+
+def test_of_many_sites_the_smallest_are_counted_together() -> None:
+    source = pipeline(source={"site_pattern": "(?P<site>x)"}).source
+    found = count_by_site(source, {f"s{n}": n for n in range(1, MOST_SITES + 3)})
+    assert len(found["sites"]) == MOST_SITES + 1
+    assert (found["sites"][f"s{MOST_SITES + 2}"], found["sites"][OTHER_SITES]) == (MOST_SITES + 2, 1 + 2)
+    assert sum(found["sites"].values()) == found["files"]
 
 
 class TestCells:

@@ -25,6 +25,7 @@ _NEW = [
     tables.in_flight,
     tables.owed,
     tables.newest_contents,
+    tables.folders,
     tables.parked,
     tables.open_resources,
     tables.run_totals,

@@ -1,0 +1,87 @@
+"""The studies of unread files by the lists in their delivery: its manifest, and its media directories (DICOMDIR)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from airlock.dicom.directory import MOST_BYTES, read_directory
+from airlock.storage.refusals import refusal_of
+from airlock.storage.s3 import S3Error
+from airlock.storage.s3uri import S3Uri
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airlock.run import Run
+
+_log = logging.getLogger(__name__)
+MOST_DIRECTORIES = 1_000  # that an audit reads; each costs a request
+_MANIFEST_BYTES = 64 * 1024**2  # a list of about half a million files
+NAMED = pl.Schema({"key": pl.String, "StudyInstanceUID": pl.String})
+
+
+def read_manifest(run: Run) -> pl.DataFrame:
+    """Return the files that the delivery manifest names with their studies, as `NAMED`; none without a manifest.
+
+    ``files`` of the manifest has the StudyInstanceUID of each file by its path below the delivery's prefix.
+    """
+    settings = run.pipeline.receive
+    if settings.mode != "manifest":
+        return NAMED.to_frame()
+    body = _read(run, run.prefix.join(settings.manifest))
+    if len(body) > _MANIFEST_BYTES:
+        _log.warning("The delivery manifest has more than %d bytes: its files are not read.", _MANIFEST_BYTES)
+        return NAMED.to_frame()
+    files = _find_files(body)
+    pairs = [(run.prefix.key + path, uid) for path, uid in files.items() if isinstance(uid, str) and uid]
+    return pl.DataFrame(pairs, schema=NAMED, orient="row")
+
+
+def _find_files(body: bytes) -> dict[str, Any]:
+    """Return what a manifest says of files; nothing if it is not valid: receive has refused it."""
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    files = content.get("files") if isinstance(content, dict) else None
+    return files if isinstance(files, dict) else {}
+
+
+def read_directories(run: Run, directories: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Yield the files that media directories name, as `NAMED` with keys in lower case.
+
+    Parameters
+    ----------
+    run
+        The run.
+    directories
+        ``key`` and ``size`` of the directories; too large ones are not read.
+    """
+    for key, size in directories.select("key", "size").iter_rows():
+        if size > MOST_BYTES:
+            _log.warning("A DICOMDIR has more than %d bytes: it is not read.", MOST_BYTES)
+            continue
+        folder = key[: key.rfind("/") + 1].lower()
+        files = read_directory(_read(run, S3Uri(run.prefix.bucket, key)))
+        yield pl.DataFrame([(folder + path, uid) for path, uid in files.items()], schema=NAMED, orient="row")
+
+
+def _read(run: Run, where: S3Uri) -> bytes:
+    """Return an object's bytes; none if S3 does not give this object.
+
+    Raises
+    ------
+    S3Error
+        If S3 cannot be read at all.
+    """
+    try:
+        return run.s3.get(where)
+    except FileNotFoundError:
+        return b""
+    except S3Error as error:
+        refusal_of(error)
+        return b""

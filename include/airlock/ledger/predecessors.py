@@ -1,0 +1,76 @@
+"""The arrivals that other runs have taken under the same keys, for files whose own header names no study."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+from sqlalchemy import select
+
+from airlock.ledger.database import Store
+from airlock.ledger.frames import fetch, stage_values
+from airlock.ledger.tables import arrival_states as states
+from airlock.records import TIMESTAMP, schema
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airlock.reasons import Reason
+
+_FOUND = schema(
+    dict.fromkeys(("key", "StudyInstanceUID", "reason"), pl.String),
+    dict.fromkeys(("last_modified", "claimed_at"), TIMESTAMP),
+)
+PREDECESSORS = pl.Schema(
+    {
+        "key": pl.String,
+        "StudyInstanceUID": pl.String,  # of the latest arrival under the key that has a study, else null
+        "tries": pl.Int64,  # the earlier arrivals under the key that have one of the given reasons
+    }
+)
+
+
+class Predecessors(Store):
+    """The ledger's methods about earlier arrivals under the same key."""
+
+    def find_predecessors(
+        self, pipeline: str, bucket: str, keys: pl.Series, except_run: str, counted: Sequence[Reason]
+    ) -> pl.DataFrame:
+        """Return what is known of the arrivals that other runs of a pipeline have taken under these keys.
+
+        Parameters
+        ----------
+        pipeline, bucket, keys
+            The pipeline, and where its objects lie.
+        except_run
+            The calling run, whose own arrivals do not count.
+        counted
+            The reasons of the arrivals to count as ``tries``.
+
+        Returns
+        -------
+        polars.DataFrame
+            `PREDECESSORS`, one row per key that has an earlier arrival.
+        """
+        with self._reading() as connection:
+            rows = stage_values(connection, keys, "key")
+            uid = states.c.study_instance_uid
+            columns = (states.c.key, uid, *(states.c[name] for name in ("reason", "last_modified", "claimed_at")))
+            statement = (
+                select(*columns)
+                .join(rows, rows.c.key == states.c.key)
+                .where(states.c.pipeline == pipeline, states.c.bucket == bucket, states.c.run_key != except_run)
+            )
+            found = fetch(connection, statement, _FOUND)
+        reasons = [str(reason) for reason in counted]
+        known = pl.when(pl.col("StudyInstanceUID") != "").then("StudyInstanceUID")
+        return (
+            found.with_columns(known)
+            .sort("last_modified", "claimed_at")
+            .group_by("key", maintain_order=True)
+            .agg(
+                pl.col("StudyInstanceUID").drop_nulls().last(),
+                tries=pl.col("reason").is_in(reasons).sum().cast(pl.Int64),
+            )
+            .cast(PREDECESSORS)
+        )

@@ -1,0 +1,73 @@
+"""Arrivals of earlier runs under the same key: the study that they name."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pytest
+
+from airlock.reasons import Reason
+from airlock.records import arrival_id
+from tests.unit.airlock.ledger.samples import NIGHTLY, SEEN_AT, arrivals, begin, dispositions, uids
+
+if TYPE_CHECKING:
+    from airlock.ledger import Ledger
+
+
+def content(key: str, number: int) -> pl.DataFrame:
+    """Return an arrival of the n-th content under a key."""
+    etag = f"content-{number}"
+    rows = arrivals(key).with_columns(
+        arrival_id=pl.lit(arrival_id("archive", f"in/{key}", None, etag, 100)),
+        etag=pl.lit(etag),
+        last_modified=pl.lit(SEEN_AT + timedelta(days=number)),
+    )
+    return rows.with_columns(pl.col("last_modified").cast(arrivals("x").schema["last_modified"]))
+
+
+def settle(
+    ledger: Ledger, run: str, rows: pl.DataFrame, word: tuple[str, str | None], study: str | None = "1.study"
+) -> None:
+    ledger.claim(NIGHTLY, run, rows)
+    words = dispositions("x", word=word[0], study_uid=study).with_columns(
+        rows.select("arrival_id", "key"), reason=pl.lit(word[1], pl.String)
+    )
+    ledger.settle(NIGHTLY, run, words)
+
+
+@pytest.fixture
+def opened(ledger: Ledger) -> Ledger:
+    begin(ledger, "a", "b", "c")
+    return ledger
+
+
+def found(ledger: Ledger, *keys: str, run: str = "c") -> list[tuple[str, str | None, int]]:
+    reasons = [Reason.ACCESS_DENIED]
+    return ledger.find_predecessors(NIGHTLY, "archive", uids(*(f"in/{key}" for key in keys)), run, reasons).rows()
+
+
+def test_a_key_without_earlier_arrivals_has_no_row(opened: Ledger) -> None:
+    opened.claim(NIGHTLY, "c", content("1", 1))
+    assert found(opened, "1", "2") == []
+
+
+def test_the_latest_arrival_with_a_study_names_it(opened: Ledger) -> None:
+    settle(opened, "a", content("1", 1), ("released", None), "1.old")
+    settle(opened, "b", content("1", 2), ("quarantined", "truncated"), "1.new")
+    settle(opened, "c", content("1", 3), ("quarantined", "empty_object"), None)
+    assert found(opened, "1", run="d") == [("in/1", "1.new", 0)]
+    assert found(opened, "1", run="b") == [("in/1", "1.old", 0)]
+
+
+def test_earlier_arrivals_with_a_counted_reason_are_counted(opened: Ledger) -> None:
+    settle(opened, "a", content("1", 1), ("quarantined", "access_denied"), None)
+    settle(opened, "b", content("1", 2), ("quarantined", "access_denied"), "")
+    assert found(opened, "1") == [("in/1", None, 2)]
+
+
+def test_other_pipelines_say_nothing(opened: Ledger) -> None:
+    begin(opened, "x", pipeline="other")
+    opened.claim("other", "x", content("1", 1))
+    assert found(opened, "1") == []
