@@ -51,9 +51,9 @@ def compare_chains(other: Path, arrivals: int, rounds: int) -> str:
     """Return the medians of the chain's seconds and CPU seconds of both sides, and their ratios."""
     found: dict[Path, list[dict[str, Any]]] = {other: [], HERE: []}
     for _ in range(rounds):
-        for checkout in found:
-            found[checkout].append(_measure_chain(checkout, arrivals))
-            sys.stderr.write(f"  {checkout.name}: {found[checkout][-1]['seconds']} s\n")
+        for checkout, figures in found.items():
+            figures.append(_measure_chain(checkout, arrivals))
+            sys.stderr.write(f"  {checkout.name}: {figures[-1]['seconds']} s\n")
     lines = [f"validate + normalize + audit of {arrivals:,} arrivals, median of {rounds}: other, this, ratio"]
     for name in ("seconds", "cpu_seconds", "peak_mib"):
         before, now = (median(one[name] for one in found[side]) for side in (other, HERE))
@@ -78,9 +78,7 @@ def compare_claims(other: Path, ledger: int, known: int, new: int) -> str:
     return "\n".join([*lines, f"  ratio of PostgreSQL's CPU seconds: {seconds[1] / seconds[0]:.3f}"])
 
 
-def _measure_claim(
-    postgres: Postgres, checkout: Path, database: str, sizes: tuple[int, int, int]
-) -> dict[str, Any]:
+def _measure_claim(postgres: Postgres, checkout: Path, database: str, sizes: tuple[int, int, int]) -> dict[str, Any]:
     ledger, known, new = sizes
     url, script = postgres.url(database), str(HERE / "benchmarks/claims.py")
     _run(checkout, "-c", f"from airlock.ledger import upgrade; upgrade({url!r})")

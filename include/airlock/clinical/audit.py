@@ -17,12 +17,13 @@ import polars as pl
 from airlock.clinical import gate, report
 from airlock.clinical.accounts import JobReading, account_batches
 from airlock.clinical.books import ORDER, Books, Policy, list_imbalances
-from airlock.clinical.contracts import ClinicalContract, complete, draft, with_subjects
+from airlock.clinical.contracts import ClinicalContract, complete, draft, renew, with_subjects
 from airlock.clinical.dangling import flag_dangling
 from airlock.clinical.import_ import find_other_targets
-from airlock.clinical.open_resources import find_doubts, find_held, note_open
+from airlock.clinical.open_resources import find_doubts, find_held, find_missed, note_open
 from airlock.clinical.read_back import choose_sample, flag_mismatches, read_back
 from airlock.clinical.records import BATCHES, GATES, OPERATION_OUTCOMES, VERDICTS
+from airlock.ledger.open_resources import FOUND_OPEN
 from airlock.pipelines import CcdaPipeline
 from airlock.reasons import Reason
 from airlock.records import CONTRACTS, HOLDS, Disposition, Outcome, schema
@@ -71,7 +72,7 @@ def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: Iterable[pl.
         accounts = account_batches(run, partitions, reading)
         taken = _fill_books(run, partitions, accounts, reader)
         found = taken.balance()
-        missed = taken.find_missed(partitions)
+        missed = find_missed(taken, partitions)
         if not found.total():  # before the decisions, so that of two runs the later one sees what the other misses
             note_open(run, missed)
         other = find_other_targets(run, run.pipeline.datastore_id, str(run.pipeline.risk.validation_level))
@@ -89,9 +90,7 @@ def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: Iterable[pl.
         _write_datasets(run, decisions)
         _write_operation_outcomes(run, taken, accounts)
         audited = _write_report(run, decisions, files, accounts.jobs, problems)
-        if audited.balanced:
-            note_open(run, missed, map(find_held, decisions.sent), replace=True)
-        _record_decisions(run, decisions, files, audited)
+        _record_decisions(run, decisions, files, audited, missed)
     return audited
 
 
@@ -343,17 +342,19 @@ def _write_operation_outcomes(run: Run[ClinicalPipeline], taken: Books, accounts
 
 
 def _record_decisions(
-    run: Run[ClinicalPipeline], decisions: _Decisions, files: _FileDispositions, audited: Audited
+    run: Run[ClinicalPipeline], decisions: _Decisions, files: _FileDispositions, audited: Audited, missed: Spool
 ) -> None:
     """Record resources, gates and contracts in the ledger, and settle the files last.
 
     An audit that breaks off before the end is then done again.
     """
+    if audited.balanced:
+        note_open(run, missed, map(find_held, decisions.sent), replace=True)
     _record_resources(run, decisions.sent)
     run.ledger.close_open(run.pipeline.datastore_id, run.key)
     for gates in decisions.gates:
         run.ledger.record_gates(run.pipeline.datastore_id, run.key, gates)
-    _write_contracts(run, decisions)
+    _write_contracts(run, decisions, missed)
     if audited.balanced:
         settled = (rows.filter(~pl.col("is_open")) for rows in files)
         run.ledger.settle(run.pipeline.name, run.key, settled)
@@ -382,40 +383,44 @@ def _record_resources(run: Run[ClinicalPipeline], sent: Spool) -> None:
         run.ledger.forget_resources(datastore, run.key, (rows.filter(unproven) for rows in others))
 
 
-def _write_contracts(run: Run[ClinicalPipeline], decisions: _Decisions) -> None:
-    """Write the complete contract of every patient and file with released resources to the ledger and ``contracts``."""
+def _write_contracts(run: Run[ClinicalPipeline], decisions: _Decisions, missed: Spool) -> None:
+    """Write the complete contracts to the ledger and ``contracts``: of subjects with released or missed resources.
+
+    A contract that an earlier run has released says from now on what this run has not brought.
+    """
     overrides = {key: ContractOverride(**override) for key, override in decisions.tally.overrides.items()}
     with run.workspace.writer("contracts", CONTRACTS, part_rows=None) as contracts:
-        for sent in decisions.sent:
+        for sent, open_ones in zip_partitions(decisions.sent, missed):
             # A resource that a later run has imported is in that run's contract.
             released = sent.filter(pl.col("disposition") == Disposition.RELEASED)
             keys = released.select(_RESOURCE)
             later = run.ledger.known_resources(run.pipeline.datastore_id, keys, except_run=run.key)
             own = released.join(later, on=_RESOURCE, how="anti", maintain_order="left")
-            contracts.add(_complete_contracts(run, with_subjects(own), overrides))
+            contracts.add(_complete_contracts(run, with_subjects(own), open_ones["patient"], overrides))
             contracts.end_part()  # contracts are few, and long
 
 
 def _complete_contracts(
-    run: Run[ClinicalPipeline], released: pl.DataFrame, overrides: dict[str, ContractOverride]
+    run: Run[ClinicalPipeline], released: pl.DataFrame, missing_of: pl.Series, overrides: dict[str, ContractOverride]
 ) -> pl.DataFrame:
     pipeline = run.pipeline
+    subjects = pl.concat([released["subject"], missing_of.drop_nulls()]).unique()
 
     def revise(known: pl.DataFrame) -> pl.DataFrame:
-        before = dict(known.select("subject", "contract").iter_rows())
-        planned = draft(released, pipeline.name, pipeline.datastore_id, pipeline.risk.validation_level)
-        rows = [
-            _make_contract_row(
-                subject, one.model_copy(update={"override": overrides.get(one.subject_key)}), before.get(subject)
-            )
-            for subject, one in planned
-        ]
+        texts = dict(known.select("subject", "contract").iter_rows())
+        before = {subject: ClinicalContract.model_validate_json(text) for subject, text in texts.items()}
+        missing = run.ledger.open_of_patients(pipeline.datastore_id, subjects).partition_by("patient", as_dict=True)
+        rows = []
+        for subject, one in draft(released, pipeline.name, pipeline.datastore_id, pipeline.risk.validation_level):
+            planned = one.model_copy(update={"override": overrides.get(one.subject_key)})
+            contract = complete(planned, before.pop(subject, None), missing.get((subject,)))
+            rows.append(_make_contract_row(subject, contract))
+        for subject, one in before.items():
+            rows.append(_make_contract_row(subject, renew(one, missing.get((subject,), FOUND_OPEN.to_frame()))))
         return pl.DataFrame(rows, schema=CONTRACTS, orient="row")
 
-    return run.ledger.revise_contracts(pipeline.datastore_id, run.key, released["subject"].unique(), revise)
+    return run.ledger.revise_contracts(pipeline.datastore_id, run.key, subjects, revise)
 
 
-def _make_contract_row(subject: str, planned: ClinicalContract, before: str | None) -> tuple[Any, ...]:
-    earlier = None if before is None else ClinicalContract.model_validate_json(before)
-    contract = complete(planned, earlier)
+def _make_contract_row(subject: str, contract: ClinicalContract) -> tuple[Any, ...]:
     return subject, contract.subject_key, contract.revision, contract.content_digest, contract.to_json()

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.clinical import gate, open_resources
+from airlock.clinical import gate
 from airlock.clinical.records import OPERATION_OUTCOMES, VERDICTS
-from airlock.ledger.open_resources import OPEN
 from airlock.records import ARRIVALS, Verdict, schema
 from airlock.stages.reporting import compare_ids
 from airlock.stages.resources import BY_RESOURCE, BY_UNIT, FILES, UNIT
@@ -128,14 +127,13 @@ class Books:
         for rows, lost in zip_partitions(self._duplicates, self._lost):
             self._verdicts.add(gate.add_copy_reasons(rows, lost).select(_VERDICTS.names()))
 
-    def find_missed(self, partitions: Partitions) -> Spool:
-        """Return the resources that the run has not brought, by resource (`ledger.open_resources.OPEN`)."""
-        missed = partitions.spool(BY_RESOURCE, OPEN)
-        for rows in self._outcomes:
-            missed.add(open_resources.find_unproven(rows))
-        for rows in self._verdicts:
-            missed.add(open_resources.find_stopped(rows))
-        return missed
+    def outcomes(self) -> Spool:
+        """Return the outcomes, by file."""
+        return self._outcomes
+
+    def verdicts(self) -> Spool:
+        """Return the verdicts, by file."""
+        return self._verdicts
 
     def balance(self) -> Counter[tuple[str, str, str]]:
         """Return the imbalances between the steps before the decisions, file by file and unit by unit.

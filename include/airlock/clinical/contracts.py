@@ -7,6 +7,7 @@ that was released so far, each with its latest content, and its revision rises w
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +16,8 @@ import polars as pl
 from pydantic import Field
 
 from airlock.clinical.records import file_subject, subject_key
+from airlock.ledger.columns import OpenState
+from airlock.ledger.open_resources import FOUND_OPEN
 from airlock.pipelines import ValidationLevel
 from airlock.records import digest
 from airlock.stages.contracts import ContractModel, ContractOverride
@@ -133,7 +136,9 @@ def _sorted(resources: Iterable[ContractResource]) -> tuple[ContractResource, ..
     return tuple(sorted(resources, key=lambda one: one.reference))
 
 
-def complete(planned: ClinicalContract, earlier: ClinicalContract | None, missing: pl.DataFrame) -> ClinicalContract:
+def complete(
+    planned: ClinicalContract, earlier: ClinicalContract | None, missing: pl.DataFrame | None = None
+) -> ClinicalContract:
     """Return the contract with the resources of earlier deliveries; the revision rises if the content changes.
 
     A resource that comes again with the same content stays as it is known, so that auditing an older delivery again
@@ -146,14 +151,15 @@ def complete(planned: ClinicalContract, earlier: ClinicalContract | None, missin
     earlier
         The contract as an earlier delivery, or an earlier audit of this one, left it.
     missing
-        The resources of the subject that no run has brought (`ledger.open_resources.FOUND_OPEN`).
+        The resources of the subject that no run has brought (`ledger.open_resources.FOUND_OPEN`), if there are any.
     """
+    missing = FOUND_OPEN.to_frame() if missing is None else missing
     if earlier is None:
         return _with_completeness(planned.model_copy(update={"revision": 1}), missing)
     known = {one.reference: one for one in earlier.resources}
     changed = [one for one in planned.resources if not _is_known(one, known.get(one.reference))]
     if not changed:
-        return _with_new_completeness(earlier, missing)
+        return renew(earlier, missing)
     merged = known | {one.reference: one for one in changed}
     update = {
         "pipeline": earlier.pipeline,
@@ -164,20 +170,35 @@ def complete(planned: ClinicalContract, earlier: ClinicalContract | None, missin
     return _with_completeness(planned.model_copy(update=update), missing)
 
 
-def _with_new_completeness(contract: ClinicalContract, missing: pl.DataFrame) -> ClinicalContract:
-    """Return a contract as it is, or the next revision if its completeness has changed."""
-    found = _with_completeness(contract, missing)
-    assert found.completeness is not None  # noqa: S101  # for mypy
-    is_unsaid = contract.completeness is None and found.completeness.state != "partial"
-    if is_unsaid or found.completeness == contract.completeness:
+def renew(contract: ClinicalContract, missing: pl.DataFrame) -> ClinicalContract:
+    """Return a contract as it is, or its next revision if its completeness has changed."""
+    found = _count(contract, missing)
+    is_unsaid = contract.completeness is None and found.state != "partial"
+    if is_unsaid or found == contract.completeness:
         return contract
-    return found.model_copy(update={"revision": contract.revision + 1})
+    return contract.model_copy(update={"completeness": found, "revision": contract.revision + 1})
 
 
 def _with_completeness(contract: ClinicalContract, missing: pl.DataFrame) -> ClinicalContract:
+    return contract.model_copy(update={"completeness": _count(contract, missing)})
+
+
+def _count(contract: ClinicalContract, missing: pl.DataFrame) -> ClinicalCompleteness:
     released = {one.reference for one in contract.resources}
-    rows = missing.filter(pl.col("patient") == name_subject(contract.subject, missing))
-    return contract.model_copy(update={"completeness": _count(released, rows)})
+    stopped = missing["state"].is_in([OpenState.REFUSED.value, OpenState.STOPPED.value])
+    names = pl.format("{}/{}", "resource_type", "resource_id")
+    waiting, quarantined = (set(missing.filter(rows).select(names).to_series()) for rows in (~stopped, stopped))
+    return ClinicalCompleteness(
+        state="partial" if waiting or quarantined else "unknown",
+        released=_count_types(released),
+        known=_count_types(released | waiting | quarantined),
+        waiting=_count_types(waiting),
+        quarantined=_count_types(quarantined),
+    )
+
+
+def _count_types(references: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(reference.partition("/")[0] for reference in references).items()))
 
 
 def _is_known(one: ContractResource, known: ContractResource | None) -> bool:

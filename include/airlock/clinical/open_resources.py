@@ -17,8 +17,10 @@ from airlock.stages.auditing import is_open
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from airlock.clinical.books import Books
     from airlock.pipelines import ClinicalAudit, ClinicalPipeline
     from airlock.run import Run
+    from airlock.storage.spool import Partitions, Spool
 
 _RESOURCE = ["resource_type", "resource_id"]
 
@@ -48,6 +50,14 @@ def find_held(sent: pl.DataFrame) -> pl.DataFrame:
     stored = pl.col("outcome").is_in(IMPORTED) & ~pl.col("uncertain")
     held = (pl.col("disposition") == Disposition.HELD) & stored & ~waits.fill_null(value=False)
     return _describe(sent.filter(held).with_columns(reason="word"), pl.lit(OpenState.HELD.value))
+
+
+def find_missed(books: Books, partitions: Partitions) -> Spool:
+    """Return the resources that a run has not brought (`OPEN`), by patient."""
+    missed = partitions.spool(pl.col("patient"), OPEN, map(find_unproven, books.outcomes()))
+    for rows in books.verdicts():
+        missed.add(find_stopped(rows))
+    return missed
 
 
 def note_open(

@@ -61,13 +61,16 @@ def _study_fields() -> dict[str, Kind]:
     return dict.fromkeys(text, Kind.TEXT) | dict.fromkeys(number, Kind.NUMBER) | dict.fromkeys(dates, Kind.DATE)
 
 
+_ANY = "*"  # stands for a name that the data give, such as a resource type
+
+
 def _clinical_fields() -> dict[str, Kind]:
     text = (
         "schema", "subject_key", "pipeline", "datastore_id", "subject.kind", "subject.reference", "validation_level",
-        "resources.reference", "resources.content_digest", "resources.source",
-        *_OVERRIDE,
+        "resources.reference", "resources.content_digest", "resources.source", "completeness.state", *_OVERRIDE,
     )  # fmt: skip
-    return dict.fromkeys(text, Kind.TEXT) | dict.fromkeys(("revision", "resources.line"), Kind.NUMBER)
+    counts = (f"completeness.{name}.{_ANY}" for name in ("released", "known", "waiting", "quarantined"))
+    return dict.fromkeys(text, Kind.TEXT) | dict.fromkeys(("revision", "resources.line", *counts), Kind.NUMBER)
 
 
 # By contract schema. A copy, because the contracts' own modules load polars, which reading a pipeline file must not do;
@@ -186,7 +189,9 @@ class Rule(BaseModel):
         if self.not_ is not None:
             return not self.not_.matches(contract)
         path = str(self.field)
-        kind = FIELDS[contract["schema"]][path]
+        kind = _find_kind(FIELDS[contract["schema"]], path)
+        if kind is None:
+            return False
         tests = [*self._tests(kind)]
         found = (value for value in find_values(contract, path) if len(str(value)) <= MOST_CHARACTERS)
         return any(all(test(value) for test in tests) for value in found)
@@ -249,6 +254,12 @@ def to_comparable(kind: Kind, value: Any) -> str | float | date | None:
         return None
 
 
+def _find_kind(fields: Mapping[str, Kind], path: str) -> Kind | None:
+    """Return the kind of a field by its path; None if contracts have no such field."""
+    folder, _, name = path.rpartition(".")
+    return fields.get(path) or fields.get(f"{folder}.{_ANY}" if name else "")
+
+
 def check_rule(rule: Rule, schema: str) -> None:
     """Refuse a rule that does not fit the contracts of a schema.
 
@@ -280,9 +291,9 @@ def _comparisons(rule: Rule, depth: int) -> Iterator[Rule]:
 
 def _check_comparison(rule: Rule, schema: str) -> None:
     fields, path = FIELDS[schema], str(rule.field)
-    if path not in fields:
+    kind = _find_kind(fields, path)
+    if kind is None:
         raise ValueError(f"{schema} has no field {path!r}: {_suggest(path, fields)}")
-    kind = fields[path]
     for name, given in rule._operands():  # noqa: SLF001  # of this module
         if kind is Kind.TEXT and name in _RANGES:
             raise ValueError(f"{path!r} is a text, which cannot be compared with {name}: use equals, in or regex")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from airlock.clinical.audit import audit
 from airlock.clinical.records import GATES
+from airlock.records import CONTRACTS
 from tests.unit.airlock.clinical.books import Store, audited, observation, patient, rejected, words
 
 if TYPE_CHECKING:
@@ -25,11 +27,12 @@ WHOLE = {"audit": NO_READ_BACK | {"hold_incomplete_patients": True}}
 
 
 def test_a_patient_in_doubt_is_held_in_the_next_run_until_the_resource_has_come(world: World) -> None:
-    one, _ = audited(world, "one", {"a.ndjson": [P1, O1]}, {"Observation/o1": None})
-    assert words(one)["Patient/p1"][0] == "held"
+    audited(world, "zero", {"a.ndjson": [P1]})
+    one, _ = audited(world, "one", {"a.ndjson": [O1, observation("o3", "p1")]}, {"Observation/o1": None})
+    assert words(one)["Observation/o3"][0] == "held"
     two, _ = audited(world, "two", {"b.ndjson": [O2]})
     assert words(two) == {"Observation/o2": PATIENT_HELD}
-    three, _ = audited(world, "three", {"c.ndjson": [P1, O1, O2]})
+    three, _ = audited(world, "three", {"c.ndjson": [O1, O2, observation("o3", "p1")]})
     assert set(words(three).values()) == {RELEASED}
     four, _ = audited(world, "four", {"d.ndjson": [observation("o4", "p1")]})
     assert words(four) == {"Observation/o4": RELEASED}
@@ -86,3 +89,38 @@ def test_the_ledger_knows_what_is_open_of_a_patient(world: World) -> None:
     run, _ = audited(world, "one", {"a.ndjson": [P1, O1, BAD_ALLERGY]}, {"Observation/o1": rejected()})
     rows = run.ledger.open_of_patients(run.pipeline.datastore_id, run.workspace.read("gates", GATES)["subject"])
     assert rows.select("resource_id", "state").rows() == [("a1", "stopped"), ("o1", "refused")]
+
+
+class TestCompleteness:
+    def said(self, run: Any) -> dict[str, Any]:
+        (text,) = run.workspace.read("contracts", CONTRACTS)["contract"]
+        found = json.loads(text)
+        return found["completeness"] | {"revision": found["revision"]}
+
+    def test_a_contract_says_which_types_are_missing(self, world: World) -> None:
+        run, _ = audited(world, "one", {"a.ndjson": [P1, O1, O2, BAD_ALLERGY]}, {"Observation/o2": rejected()})
+        assert self.said(run) == {
+            "revision": 1,
+            "state": "partial",
+            "released": {"Observation": 1, "Patient": 1},
+            "known": {"AllergyIntolerance": 1, "Observation": 2, "Patient": 1},
+            "waiting": {},
+            "quarantined": {"AllergyIntolerance": 1, "Observation": 1},
+        }
+
+    def test_without_a_list_nobody_knows_whether_all_is_there(self, world: World) -> None:
+        run, _ = audited(world, "one", {"a.ndjson": [P1]})
+        assert self.said(run)["state"] == "unknown"
+
+    def test_what_is_missing_later_is_the_next_revision(self, world: World) -> None:
+        audited(world, "one", {"a.ndjson": [P1]})
+        two, _ = audited(world, "two", {"b.ndjson": [BAD_ALLERGY]})
+        said = self.said(two)
+        assert (said["revision"], said["state"], said["quarantined"]) == (2, "partial", {"AllergyIntolerance": 1})
+        audit(two, Store())
+        assert self.said(two)["revision"] == 2
+
+    def test_and_so_is_what_is_no_longer_missing(self, world: World) -> None:
+        audited(world, "one", {"a.ndjson": [P1, BAD_ALLERGY]})
+        two, _ = audited(world, "two", {"b.ndjson": [ALLERGY]})
+        assert (self.said(two)["revision"], self.said(two)["state"]) == (2, "unknown")

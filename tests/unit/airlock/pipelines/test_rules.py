@@ -6,7 +6,7 @@ import re
 import time
 from datetime import date
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 from hypothesis import given, settings
@@ -102,6 +102,7 @@ def leaves(model: type[BaseModel], path: str = "") -> dict[str, Any]:
     for name, field in model.model_fields.items():
         where = f"{path}{field.alias or name}"
         within = [kind for kind in _types(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        where = f"{where}.*" if get_origin(field.annotation) is dict else where
         found |= leaves(within[0], f"{where}.") if within else {where: field.annotation}
     return found
 
