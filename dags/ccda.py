@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from airflow.sdk import Asset, TaskGroup
 
 from airlock.pipelines import CcdaPipeline, load_pipelines
+from airlock_tasks.announce import add_announce_tasks
 from airlock_tasks.audit import CcdaAuditOperator, ConvertedAuditOperator
 from airlock_tasks.buffer import CcdaBufferOperator
 from airlock_tasks.dag import PIPELINES, new_dag
@@ -20,7 +21,7 @@ from airlock_tasks.normalize import CcdaNormalizeOperator, FhirNormalizeOperator
 from airlock_tasks.parse import CcdaParseOperator, FhirParseOperator
 from airlock_tasks.receive import ReceiveSensor
 from airlock_tasks.review import ConvertedReleaseOperator, ConvertedReviewOperator
-from airlock_tasks.route import AnnounceOperator, RouteOperator
+from airlock_tasks.route import RouteOperator
 from airlock_tasks.validate import CcdaValidateOperator, FhirValidateOperator
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def build(pipeline: CcdaPipeline) -> DAG:
         import_ >> audit
         fhir >> review >> release >> route
         if pipeline.has_asset_route:
-            release >> AnnounceOperator(task_id="announce", pipeline=pipeline, folder=FHIR)
+            release >> add_announce_tasks(pipeline, FHIR)
     return dag
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from airflow.sdk import Asset
 
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline, load_pipelines
+from airlock_tasks.announce import add_announce_tasks
 from airlock_tasks.audit import FhirAuditOperator
 from airlock_tasks.buffer import FhirBufferOperator
 from airlock_tasks.dag import PIPELINES, new_dag
@@ -20,7 +21,7 @@ from airlock_tasks.normalize import FhirNormalizeOperator
 from airlock_tasks.parse import FhirParseOperator
 from airlock_tasks.receive import ReceiveSensor
 from airlock_tasks.review import FhirReleaseOperator, ReviewOperator
-from airlock_tasks.route import AnnounceOperator, RouteOperator
+from airlock_tasks.route import RouteOperator
 from airlock_tasks.validate import FhirValidateOperator
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def build(pipeline: ClinicalPipeline) -> DAG:
         asset = Asset(f"airlock-{pipeline.name}-contracts")
         last >> RouteOperator(task_id="route", pipeline=pipeline, asset=asset, audited_by=last.task_id)
         if pipeline.has_asset_route:
-            last >> AnnounceOperator(task_id="announce", pipeline=pipeline)
+            last >> add_announce_tasks(pipeline)
     return dag
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from airflow.sdk import Asset, TaskGroup
 
 from airlock.pipelines import ImagingPipeline, load_pipelines
+from airlock_tasks.announce import add_announce_tasks
 from airlock_tasks.audit import AuditOperator, PublicationAuditOperator
 from airlock_tasks.buffer import BufferOperator
 from airlock_tasks.dag import PIPELINES, new_dag
@@ -20,7 +21,7 @@ from airlock_tasks.normalize import NormalizeOperator, PublicationNormalizeOpera
 from airlock_tasks.parse import ParseOperator
 from airlock_tasks.receive import ReceiveSensor
 from airlock_tasks.review import ReleaseOperator, ReviewOperator
-from airlock_tasks.route import AnnounceOperator, RouteOperator
+from airlock_tasks.route import RouteOperator
 from airlock_tasks.validate import ValidateOperator
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def build(pipeline: ImagingPipeline) -> DAG:
         asset = Asset(f"airlock-{pipeline.name}-contracts")
         last >> RouteOperator(task_id="route", pipeline=pipeline, asset=asset, audited_by=audited_by)
         if pipeline.has_asset_route:
-            last >> AnnounceOperator(task_id="announce", pipeline=pipeline)
+            last >> add_announce_tasks(pipeline)
     return dag
 
 

@@ -144,7 +144,7 @@ def test_each_released_study_is_told_to_an_asset_once_and_again_by_a_retry(place
     chain = Chain(place, pipeline(routes=[{"name": "studies", "asset": {"name": "released-studies"}}]))
     chain.run()
     told = {study_key(study_uid(study)) for study in (1, 2)}
-    assert chain.xcom["announce", 0] == {"released-studies": 2}
+    assert chain.xcom["mark_announced", 0] == {"released-studies": 2}
     assert chain.partitions("released-studies") == told
     chain.stage("announce")
     assert chain.partitions("released-studies") == told

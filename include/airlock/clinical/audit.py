@@ -31,6 +31,7 @@ from airlock.stages.auditing import Audited, explain_missing_delivery, is_open
 from airlock.stages.batches import find_batches
 from airlock.stages.buffer import find_buffered, find_shards, read_arrivals
 from airlock.stages.contracts import ContractOverride
+from airlock.stages.releases import settle_and_release
 from airlock.stages.reporting import count_values
 from airlock.stages.resources import BY_RESOURCE, BY_UNIT, DISPOSITIONS, FILES, IDENTITY, OUTCOMES, UNIT
 from airlock.stages.review import find_overridden, overrides_by_key
@@ -356,8 +357,7 @@ def _record_decisions(
         run.ledger.record_gates(run.pipeline.datastore_id, run.key, gates)
     _write_contracts(run, decisions, missed)
     if audited.balanced:
-        settled = (rows.filter(~pl.col("is_open")) for rows in files)
-        run.ledger.settle(run.pipeline.name, run.key, settled)
+        settle_and_release(run, (rows.filter(~pl.col("is_open")) for rows in files))
     state = "audited" if audited.balanced and not audited.open_arrivals else "open"
     run.ledger.close_run(run.key, state, audited.report)
 

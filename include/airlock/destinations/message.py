@@ -25,7 +25,7 @@ class Message:
     Parameters
     ----------
     deduplication_id
-        64 hex digits, the same for the same content and destination.
+        64 hex digits, the same for the same revision, content and destination.
     pipeline, run_key
         The pipeline and the run that released it.
     subject_key
@@ -50,7 +50,7 @@ class Message:
     def of(cls, row: OutboxMessage) -> Message:
         """Return the message for a row of the outbox."""
         return cls(
-            deduplication_id=digest(row.destination, row.subject_key, row.content_digest, length=64),
+            deduplication_id=digest(row.destination, row.subject_key, row.revision, row.content_digest, length=64),
             pipeline=row.pipeline,
             run_key=row.run_key,
             subject_key=row.subject_key,

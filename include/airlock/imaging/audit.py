@@ -53,6 +53,7 @@ from airlock.stages.batches import find_batches
 from airlock.stages.buffer import Buffered, find_buffered
 from airlock.stages.jobs import find_ended_job
 from airlock.stages.outputs import account_for_each, read_best_output
+from airlock.stages.releases import remove_unreleased_payloads
 from airlock.stages.reporting import describe_imbalances, to_csv
 from airlock.storage.spool import count_partitions, zip_partitions
 from airlock.storage.workspace import PART_ROWS
@@ -95,6 +96,7 @@ def audit(run: Run, imaging: ImageSetReader, published: Collection[str] = ()) ->
         except UnbalancedError as error:
             problems = error.problems
             decisions = _settle_all(run, books, evidence, _make_policy(run, published, balanced=False))
+        remove_unreleased_payloads(run)
         audited = _write_reports(run, buffered, decisions, jobs, problems)
         state = "audited" if audited.balanced and not audited.open_arrivals else "open"
         run.ledger.close_run(run.key, state, audited.report)

@@ -22,6 +22,7 @@ from airlock.ledger.studies import lock_scopes
 from airlock.reasons import Reason
 from airlock.records import CONTRACTS, Gate, Outcome, digest
 from airlock.stages.auditing import is_open
+from airlock.stages.releases import write_payloads
 from airlock.stages.reporting import describe_imbalances
 from airlock.stages.review import find_overridden, overrides_by_key
 
@@ -106,9 +107,10 @@ def settle_part(run: Run, part: Part, policy: Policy) -> dict[str, pl.DataFrame]
     while True:  # another round means that another run has settled one of these studies
         elsewhere = _look_elsewhere(run, run.ledger, studies, run.key)
         decided = _decide(run, part, elsewhere, policy)
+        releases = write_payloads(run, _select_released(decided["contracts"], decided["gates"]))
         with run.ledger.at_once(arrivals.scope(run.pipeline.name), *scopes, covered=_COVERED) as ledger:
             if _look_elsewhere(run, ledger, studies, run.key).equals(elsewhere):
-                _record(run, ledger, decided, balanced=policy.balanced)
+                _record(run, ledger, decided, releases, balanced=policy.balanced)
                 return decided
 
 
@@ -119,16 +121,21 @@ def release_waiting(run: Run, published: Collection[str]) -> tuple[pl.DataFrame,
     """
     store = run.pipeline.datastore_id
     waiting = run.ledger.waiting_studies(store, run.pipeline.name, run.key)
+    releases = write_payloads(run, run.ledger.contracts(store, waiting["subject"]))
     scopes = lock_scopes(store, waiting["subject"])
     with run.ledger.at_once(arrivals.scope(run.pipeline.name), *scopes, covered=_COVERED) as ledger:
         elsewhere = _look_elsewhere(run, ledger, waiting["subject"], "")
         kept_back = {uid for files in elsewhere.causes.values() for uid, _ in files}
         free = elsewhere.contracts.filter(~pl.col("subject").is_in(sorted(kept_back)))
+        free = free.join(releases, on=["subject_key", "revision"], how="semi")  # the others have just changed
         decided = free.select(study_key="subject_key", StudyInstanceUID="subject", gate=pl.lit(Gate.RELEASE.value))
         decided = decided.with_columns(reason=pl.lit(None, pl.String))
         if run.pipeline.healthlake is not None:
             decided = gate.hold_unpublished(decided, published)
         ledger.record_gates(store, run.key, decided.rename(_SUBJECT))
+        released = _select_released(free, decided)
+        releases = releases.join(released, on=["subject_key", "revision"], how="semi")
+        ledger.record_releases(run.pipeline.name, run.key, store, releases)
         _release_siblings(run, ledger, decided)
     return free, decided
 
@@ -169,7 +176,14 @@ def _decide_gates(run: Run, part: Part, elsewhere: Elsewhere, policy: Policy) ->
     return {"gates": decided, "holds": holds.join(overridden, on="subject", how="anti"), "overrides": overridden}
 
 
-def _record(run: Run, ledger: Ledger, decided: dict[str, pl.DataFrame], *, balanced: bool) -> None:
+def _select_released(completed: pl.DataFrame, decided: pl.DataFrame) -> pl.DataFrame:
+    released = decided.filter(pl.col("gate") == Gate.RELEASE)["StudyInstanceUID"]
+    return completed.filter(pl.col("subject").is_in(released.implode()))
+
+
+def _record(
+    run: Run, ledger: Ledger, decided: dict[str, pl.DataFrame], releases: pl.DataFrame, *, balanced: bool
+) -> None:
     """Write the decisions; the run gives up what its jobs did not import, for a later delivery to import."""
     store = run.pipeline.datastore_id
     ledger.record_gates(store, run.key, decided["gates"].rename(_SUBJECT))
@@ -177,6 +191,7 @@ def _record(run: Run, ledger: Ledger, decided: dict[str, pl.DataFrame], *, balan
     ledger.revise_contracts(store, run.key, completed["subject"], lambda _: completed)
     if balanced:
         ledger.settle(run.pipeline.name, run.key, decided["dispositions"].filter(~is_open()))
+        ledger.record_releases(run.pipeline.name, run.key, store, releases)
         ledger.drop_instances(store, run.key, decided["outcomes"].filter(~IN_STORE & ~is_open())["SOPInstanceUID"])
         _release_siblings(run, ledger, decided["gates"])
 

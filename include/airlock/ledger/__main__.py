@@ -1,7 +1,7 @@
 """``python -m airlock.ledger upgrade|check|release|requeue``: maintain the ledger at ``AIRLOCK_LEDGER_URL``.
 
 ``release`` returns the FHIR resources and arrivals of a run that will never continue; the next run takes them.
-``requeue`` makes messages due again that a destination did not take.
+``requeue`` makes messages due again that a destination did not take, or has releases matched with new routes.
 """
 
 from __future__ import annotations
@@ -43,16 +43,24 @@ def main(arguments: list[str] | None = None) -> int:
         f"machine can read it in the process list; by default {LEDGER_URL}",
     )
     parser.add_argument("--pipeline", help="with release and requeue: the pipeline's name")
-    parser.add_argument("--run", help="with release: the run's key, as in its report")
+    parser.add_argument("--run", help="with release, and with requeue --match-again: the run's key, as in its report")
     parser.add_argument(
         "--jobs-ended", action="store_true", help="with release: you have checked in AWS that the run's jobs have ended"
     )
     parser.add_argument("--destination", help="with requeue: only this destination, as the outbox names it")
+    parser.add_argument(
+        "--match-again",
+        action="store_true",
+        help="with requeue: have the next run match what was released with the present routes; a destination does not "
+        "get again what it has",
+    )
     given = parser.parse_args(arguments)
     if given.action == "release" and not (given.pipeline and given.run):
         parser.error("release needs --pipeline and --run")
     if given.action == "requeue" and not given.pipeline:
         parser.error("requeue needs --pipeline")
+    if given.match_again and given.destination:
+        parser.error("--match-again matches with all routes: omit --destination")
     try:
         url = _choose_url(given.url)
         if given.action == "upgrade":
@@ -62,13 +70,19 @@ def main(arguments: list[str] | None = None) -> int:
                 for line in release_run(ledger, given.pipeline, given.run, jobs_ended=given.jobs_ended):
                     print(line)  # noqa: T201
             elif given.action == "requeue":
-                due = ledger.requeue(given.pipeline, given.destination)
-                print(f"{due} messages are due; the pipeline's next run, or its cleared route task, sends them")  # noqa: T201
+                print(_requeue(ledger, given))  # noqa: T201
     except LedgerError as error:
         print(error, file=sys.stderr)  # noqa: T201  # this is a command
         return 1
     print(f"the ledger is at schema {REVISION}")  # noqa: T201
     return 0
+
+
+def _requeue(ledger: Ledger, given: argparse.Namespace) -> str:
+    after = "the pipeline's next run, or its cleared route task,"
+    if given.match_again:
+        return f"{after} matches {ledger.match_again(given.pipeline, given.run)} released contracts with its routes"
+    return f"{ledger.requeue(given.pipeline, given.destination)} messages are due; {after} sends them"
 
 
 def _choose_url(given: str | None) -> str:

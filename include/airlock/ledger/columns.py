@@ -27,6 +27,7 @@ class MessageState(StrEnum):
     PENDING = "pending"
     SENT = "sent"
     FAILED = "failed"  # given up, until somebody queues it again
+    SKIPPED = "skipped"  # not sent, since a later revision took its place
 
 
 class OpenState(StrEnum):

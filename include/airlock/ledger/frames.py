@@ -278,6 +278,11 @@ def _unescape(text: pl.Expr) -> pl.Expr:
     return text.str.replace_all("\x00", "\\", literal=True)
 
 
+def insert_for(connection: Connection, table: Table) -> Any:
+    """Return the database's own INSERT, which can handle conflicts."""
+    return _INSERTS[connection.dialect.name](table)
+
+
 def insert_missing(
     connection: Connection,
     table: Table,
@@ -310,5 +315,5 @@ def insert_missing(
     values |= {name: literal(value, table.c[name].type) for name, value in constants.items()}
     # Without a WHERE SQLite would read ON CONFLICT as a join (its documentation of UPSERT, "Parsing Ambiguity").
     source = select(*values.values()).where(true()).order_by(*(rows.c[name] for name in order))
-    statement = _INSERTS[connection.dialect.name](table).from_select(list(values), source)
+    statement = insert_for(connection, table).from_select(list(values), source)
     return connection.execute(statement.on_conflict_do_nothing(index_elements=[table.c[name] for name in on])).rowcount

@@ -17,13 +17,13 @@ from airlock.ledger.outbox import Outbox
 from airlock.ledger.predecessors import Predecessors
 from airlock.ledger.redrives import Redrives
 from airlock.ledger.release import Release
+from airlock.ledger.releases import Releases
 from airlock.ledger.resolutions import Resolutions
 from airlock.ledger.resources import Resources
 from airlock.ledger.runs import Runs
 from airlock.ledger.schema import check
 from airlock.ledger.stow import Stow
 from airlock.ledger.studies import Studies
-from airlock.ledger.unrouted import Unrouted
 from airlock.ledger.words import Words
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Ledger(
     Gates,
     Contracts,
     Outbox,
-    Unrouted,
+    Releases,
     Stow,
     Redrives,
     Resolutions,

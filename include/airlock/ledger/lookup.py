@@ -21,10 +21,10 @@ from airlock.ledger.tables import (
     instances,
     outbox,
     redrives,
+    releases,
     resolutions,
     resources,
     runs,
-    unrouted,
 )
 from airlock.records import ARRIVALS, TIMESTAMP, Disposition, Gate, schema, study_key
 
@@ -89,6 +89,7 @@ FOUND_ROUTES = schema(
 )
 FOUND_UNROUTED = schema(
     {"subject_key": pl.String, "pipeline": pl.String, "datastore_id": pl.String, "revision": pl.Int64},
+    {"routes": pl.Int64},  # null: the task route has not matched it yet
     _RUN,
     {"released_at": TIMESTAMP},
 )
@@ -129,7 +130,7 @@ class Found:
     overrides: pl.DataFrame
     contracts: pl.DataFrame
     routes: pl.DataFrame
-    unrouted: pl.DataFrame  # released, and taken by no route
+    unrouted: pl.DataFrame  # released, and not (yet) taken by a route
     redrives: pl.DataFrame  # runs that redrove one of the arrivals
     resolutions: pl.DataFrame  # of an image set that holds or held one of the arrivals
 
@@ -178,7 +179,8 @@ class Lookup(Store):
             again = stage_values(connection, files["run_key"], "run_key")
             asked = _fetch_by_key(connection, again, redrives, FOUND_REDRIVES).sort("asked_at")
             done = _fetch_by_key(connection, again, resolutions, FOUND_RESOLUTIONS).sort("begun_at", "image_set_id")
-            without = _fetch_by_key(connection, keys, unrouted, FOUND_UNROUTED).sort("pipeline", "subject_key")
+            newest = _fetch_by_key(connection, keys, releases, FOUND_UNROUTED).sort("pipeline", "subject_key")
+            without = newest.filter(pl.col("routes").is_null() | (pl.col("routes") == 0))
         if not held.is_empty() and "/" in text and files.is_empty():
             parts["resource"] = held
         if not known["gates"].filter(pl.col("subject") == text).is_empty():

@@ -41,6 +41,9 @@ from airlock.records import Disposition, Gate, Verdict
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+OPEN_MESSAGE = "state IN ('pending', 'failed')"  # the condition of an index; queries repeat it literally
+OPEN_RELEASE = "routes IS NULL OR routes = 0"  # as above
+
 
 def number_column() -> Column[int]:
     """Return a primary key that the database counts up."""
@@ -361,15 +364,14 @@ outbox = Table(
     Column("queued_at", UtcDateTime, nullable=False),  # as created_at, or the time of the last requeue
     Column("sent_at", UtcDateTime),
     one_of("state", MessageState),
-    UniqueConstraint("subject_key", "content_digest", "destination"),
-    UniqueConstraint("subject_key", "revision", "pipeline", "destination"),
-    Index("ix_outbox_pending", "pipeline", "destination", "state"),
-    Index("ix_outbox_subject", "subject_key", "pipeline"),
+    UniqueConstraint("subject_key", "revision", "destination"),
+    partial_index("ix_outbox_open", ("pipeline", "destination", "state", "id"), OPEN_MESSAGE),
 )
 
-# Released contracts that no route took: the latest of each subject, which holds all that was released before.
-unrouted = Table(
-    "unrouted",
+# The latest released contract of each subject, written by the transaction that settles. The row stays: an older
+# revision that is settled again finds it and is not released again.
+releases = Table(
+    "releases",
     metadata,
     Column("subject_key", Text, primary_key=True),
     Column("pipeline", Text, primary_key=True),
@@ -377,10 +379,11 @@ unrouted = Table(
     Column("revision", BigInteger, nullable=False),
     Column("content_digest", Text, nullable=False),
     Column("payload_uri", Text, nullable=False),
-    Column("run_key", Text, ForeignKey("runs.run_key"), nullable=False),
-    Column("rules", Text, nullable=False),  # digest of the last rules that did not take it
+    Column("run_key", Text, ForeignKey("runs.run_key"), nullable=False, index=True),
     Column("released_at", UtcDateTime, nullable=False),
-    Index("ix_unrouted_pipeline", "pipeline", "datastore_id"),
+    Column("rules", Text),  # digest of the rules that it was matched with last; null before
+    Column("routes", Integer),  # number of routes that take it by these rules; null before
+    partial_index("ix_releases_open", ("pipeline", "datastore_id", "subject_key"), OPEN_RELEASE),
 )
 
 # The latest contract of each subject of which something was imported, released or not.

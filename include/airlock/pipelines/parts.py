@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 from airlock.pipelines.arrivals import Arrivals
 from airlock.pipelines.order import Order
 from airlock.pipelines.review import Review
-from airlock.pipelines.routes import Route, Routing, check_routes
+from airlock.pipelines.routes import MOST_SETTLE_MINUTES, Route, Routing, check_routes
 from airlock.pipelines.rules import Pattern
 from airlock.pipelines.settings import NAME, Prefix, Settings
 
@@ -239,6 +239,13 @@ class Pipeline(Settings):
     default_route: str | None = Field(
         None,
         description="route for contracts that no other route takes; without it they are recorded as unrouted",
+    )
+    settle_minutes: float = Field(
+        10,
+        ge=0,
+        le=MOST_SETTLE_MINUTES,
+        description="time after a release before it is sent; a later revision of the same study or patient takes its "
+        "place in this time. 0 sends at once, for alarms",
     )
     workspace: Prefix = Field(description="s3://bucket/prefix/ for the runs' datasets and reports")
     schedule: Schedule = Schedule()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _AWS = Field("aws_default", description="Airflow connection with the right to send there")
 _REGION = Field(None, description="AWS region; by default the connection's")
 _OF_STUDIES = "airlock.study/1"
+MOST_SETTLE_MINUTES = 24 * 60
 _LOOPBACK_NAMES = frozenset({"localhost"})
 
 
@@ -253,6 +254,9 @@ class Route(Settings):
     stow: StowDestination | None = Field(None, description="a DICOMweb server that receives the instances themselves")
     asset: AssetDestination | None = Field(None, description="an Airflow asset that gets an event per contract")
     delivery: Delivery = Field(Delivery(), description="how often and how long messages are sent again")
+    settle_minutes: float | None = Field(
+        None, ge=0, le=MOST_SETTLE_MINUTES, description="the pipeline's settle_minutes for this route alone"
+    )
 
     @model_validator(mode="after")
     def _require_one_destination(self) -> Route:

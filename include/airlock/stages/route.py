@@ -1,22 +1,22 @@
-"""Route: send released contracts to their destinations through the ledger's outbox.
+"""Route: send the pipeline's releases to their destinations through the ledger's outbox.
 
-A destination gets the content of a contract once: the outbox identifies it by its digest, whichever run brings it
-again. Each route has its own thread, so that a destination that is down or slow delays only its own messages.
+A run's releases are in the ledger since the run was settled; route works off what is open, of all runs of the pipeline.
+Each route has its own thread, so that a destination that is down or slow delays only its own messages.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airlock.ledger import MessageState
-from airlock.stages.route_queue import queue_contracts
+from airlock.stages.route_queue import queue_releases
 from airlock.stages.route_sending import send_due_messages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import timedelta
 
     from airlock.destinations import Destination
     from airlock.pipelines import Pipeline, Route
@@ -46,6 +46,10 @@ class Routed:
         The number of subjects of the pipeline that no route takes.
     without_route
         Waiting in the outbox, by destination, for a route that the pipeline no longer has: nobody sends them.
+    overtaken
+        Matched by this attempt and not queued: the destination has a later revision of the subject.
+    gone
+        Matched by this attempt in vain: the workspace no longer has their contracts.
     """
 
     sent: dict[str, int]
@@ -53,17 +57,22 @@ class Routed:
     failed: dict[str, int]
     unrouted: int
     without_route: dict[str, int] = field(default_factory=dict)
+    overtaken: int = 0
+    gone: int = 0
+    pause: timedelta | None = field(default=None, compare=False)  # until more messages can be sent
 
 
-def route(run: Run[Pipeline], destinations: Mapping[str, Destination]) -> Routed:
-    """Send the run's released contracts, and those that earlier attempts could not send.
+def route(run: Run[Pipeline], destinations: Mapping[str, Destination], *, comes_again: bool = False) -> Routed:
+    """Send the releases of the pipeline that are open, and the messages that earlier attempts could not send.
 
     Parameters
     ----------
     run
-        The run whose contracts are queued first.
+        The run of the task; releases of other runs of its pipeline are sent too.
     destinations
         The destinations by the route's name. Messages of other routes stay in the outbox for `announce`.
+    comes_again
+        Whether the caller calls again after `Routed.pause`, if there is one: nothing is raised before.
 
     Raises
     ------
@@ -71,46 +80,33 @@ def route(run: Run[Pipeline], destinations: Mapping[str, Destination]) -> Routed
         If a destination did not take every contract. The other routes are served all the same.
     """
     routes = [item for item in run.pipeline.routes if item.name in destinations]
-    queue_contracts(run)
+    matched = queue_releases(run)
     with ThreadPoolExecutor(max(1, len(routes))) as pool:
         done = list(pool.map(lambda item: send_due_messages(run, item, destinations[item.name]), routes))
     tries = {item.name: one for item, one in zip(routes, done, strict=True)}
-    routed = _write_report(run, tries)
-    own = run.ledger.messages_by_state(run.pipeline.name, run.key)
+    pipeline = run.pipeline
+    pause = run.ledger.time_until_free(pipeline.name, [item.address(pipeline.datastore_id) for item in routes])
+    routed = _count(run, tries, overtaken=matched.overtaken, gone=matched.gone, pause=pause)
+    run.workspace.write_json(REPORT, {name: value for name, value in vars(routed).items() if name != "pause"})
+    own = run.ledger.overdue_messages(pipeline.name, run.key)
     trouble = [text for item in routes if (text := _describe_trouble(run, item, tries[item.name], own))]
-    if trouble:
+    if trouble and not (comes_again and pause):
         raise RouteError(f"Contracts were not delivered. {' '.join(trouble)}")
     return routed
 
 
-def announce(run: Run[Pipeline]) -> dict[str, list[str]]:
-    """Return the subject keys to announce to Airflow's assets, by the asset's name, and record them in the ledger.
-
-    An asset event counts only if the task that emits it succeeds. A retry of the same run therefore announces the same
-    subjects again, and those released since.
-    """
-    queue_contracts(run)
-    now, pipeline = datetime.now(UTC), run.pipeline
-    return {
-        item.asset.name: run.ledger.mark_announced(pipeline.name, item.address(pipeline.datastore_id), run.key, now)
-        for item in pipeline.routes
-        if item.asset is not None
-    }
-
-
-def _write_report(run: Run[Pipeline], tries: Mapping[str, Try]) -> Routed:
-    """Count the ledger's messages by route, and write the numbers to routing.json."""
-    states = run.ledger.messages_by_state(run.pipeline.name)
+def _count(run: Run[Pipeline], tries: Mapping[str, Try], **known: Any) -> Routed:
+    """Return the numbers of an attempt, with the ledger's messages by route."""
+    states = run.ledger.open_messages(run.pipeline.name)
     found = {item.name: states.get(item.address(run.pipeline.datastore_id), {}) for item in run.pipeline.routes}
-    routed = Routed(
+    return Routed(
         sent={name: one.sent for name, one in tries.items()},
         waiting={name: by_state.get(MessageState.PENDING, 0) for name, by_state in found.items()},
         failed={name: by_state.get(MessageState.FAILED, 0) for name, by_state in found.items()},
         unrouted=run.ledger.count_unrouted(run.pipeline.name),
         without_route=_count_without_route(run, states),
+        **known,
     )
-    run.workspace.write_json(REPORT, vars(routed))
-    return routed
 
 
 def _count_without_route(run: Run[Pipeline], states: Mapping[str, Mapping[MessageState, int]]) -> dict[str, int]:
@@ -119,12 +115,9 @@ def _count_without_route(run: Run[Pipeline], states: Mapping[str, Mapping[Messag
     return {address: number for address, number in sorted(waits.items()) if number}
 
 
-def _describe_trouble(
-    run: Run[Pipeline], item: Route, one: Try, own: Mapping[str, Mapping[MessageState, int]]
-) -> str | None:
+def _describe_trouble(run: Run[Pipeline], item: Route, one: Try, own: Mapping[str, int]) -> str | None:
     """Return the trouble of a route in counts and codes; None if there is none."""
-    waits = own.get(item.address(run.pipeline.datastore_id), {}).get(MessageState.PENDING, 0)
-    waits = max(waits, one.refused.total())
+    waits = max(own.get(item.address(run.pipeline.datastore_id), 0), one.refused.total())
     said = []
     if waits:
         codes = f" ({', '.join(sorted(one.refused))})" if one.refused else ""

@@ -9,7 +9,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from threading import Event, Lock, Thread
+from time import monotonic
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from airlock.destinations import DestinationError, Message
 from airlock.ledger import LedgerError
@@ -68,28 +70,59 @@ class Try:
                 self.refused[answer.code] += 1
 
 
+@dataclass
+class _Sender:
+    """One try to send a route's messages, which has leases of its own: Airflow may have lost a try that still sends."""
+
+    run: Run[Pipeline]
+    item: Route
+    destination: Destination
+    done: Try = field(default_factory=Try)
+    renewed_at: float = field(default_factory=monotonic)
+
+    def __post_init__(self) -> None:
+        self.owner = f"{self.run.key}/{uuid4().hex[:12]}"
+        self.address = self.item.address(self.run.pipeline.datastore_id)
+
+    @property
+    def may_send(self) -> bool:
+        """Whether the destination takes messages and the leases hold; they end while a machine sleeps."""
+        return not self.done.is_down and monotonic() - self.renewed_at < LEASE.total_seconds()
+
+    def lease(self, since: datetime) -> list[OutboxMessage]:
+        """Lease the next messages."""
+        self.renewed_at = monotonic()
+        lot = LOT * self.item.delivery.in_flight
+        return self.run.ledger.lease_due(self.run.pipeline.name, self.address, lot, self.owner, since=since)
+
+    def renew(self) -> None:
+        """Renew all leases."""
+        began = monotonic()
+        with suppress(LedgerError):  # the ledger may be back before the lease ends
+            self.run.ledger.renew_leases(self.run.pipeline.name, self.address, self.owner)
+            self.renewed_at = began
+
+
 def send_due_messages(run: Run[Pipeline], item: Route, destination: Destination) -> Try:
     """Send every due message once, until the destination no longer takes messages; return the counts."""
-    name, address = run.pipeline.name, item.address(run.pipeline.datastore_id)
-    done, since, lot = Try(), datetime.now(UTC), LOT * item.delivery.in_flight
-    with _keep_leases(run, name, address):
-        while not done.is_down:
-            due = run.ledger.lease_due(name, address, datetime.now(UTC), lot, run.key, since=since)
+    sender, since = _Sender(run, item, destination), run.ledger.clock()
+    with _keep_leases(sender):
+        while not sender.done.is_down:
+            due = sender.lease(since)
             if not due:
                 break
-            _send_lot(run, item, destination, due, done)
-    return done
+            _send_lot(sender, due)
+    return sender.done
 
 
 @contextmanager
-def _keep_leases(run: Run[Pipeline], name: str, address: str) -> Iterator[None]:
-    """Renew this run's leases while messages are sent; then hand back the messages that were not tried."""
+def _keep_leases(sender: _Sender) -> Iterator[None]:
+    """Renew the leases while messages are sent; then hand back the messages that were not tried."""
     over = Event()
 
     def renew() -> None:
         while not over.wait(RENEWED_EVERY):
-            with suppress(LedgerError):  # the ledger may be back before the lease ends
-                run.ledger.renew_leases(name, address, run.key, datetime.now(UTC))
+            sender.renew()
 
     renewing = Thread(target=renew, daemon=True)
     renewing.start()
@@ -98,32 +131,28 @@ def _keep_leases(run: Run[Pipeline], name: str, address: str) -> Iterator[None]:
     finally:
         over.set()
         renewing.join()
-        run.ledger.return_leases(name, address, run.key)
+        sender.run.ledger.return_leases(sender.run.pipeline.name, sender.address, sender.owner)
 
 
-def _send_lot(
-    run: Run[Pipeline], item: Route, destination: Destination, due: Sequence[OutboxMessage], done: Try
-) -> None:
+def _send_lot(sender: _Sender, due: Sequence[OutboxMessage]) -> None:
     queues = defaultdict(list)
     for message in due:
         queues[message.subject_key].append(message)
-    with ThreadPoolExecutor(item.delivery.in_flight) as pool:
-        for _ in pool.map(lambda queue: _send_subject(run, item, destination, queue, done), queues.values()):
+    with ThreadPoolExecutor(sender.item.delivery.in_flight) as pool:
+        for _ in pool.map(lambda queue: _send_subject(sender, queue), queues.values()):
             pass  # raises the ledger's errors
 
 
-def _send_subject(
-    run: Run[Pipeline], item: Route, destination: Destination, queue: Sequence[OutboxMessage], done: Try
-) -> None:
+def _send_subject(sender: _Sender, queue: Sequence[OutboxMessage]) -> None:
     """Send one subject's messages; a later revision waits for its earlier one."""
     for message in queue:
-        if done.is_down:
+        if not sender.may_send:
             return
-        error = _send_message(destination, message)
+        error = _send_message(sender.destination, message)
         if error is None:
-            run.ledger.mark_sent(message.id, datetime.now(UTC))
-        answer = _Answer() if error is None else _record_refusal(run, item.delivery, message, error)
-        done.count(answer)
+            sender.run.ledger.mark_sent(message.id)
+        answer = _Answer() if error is None else _record_refusal(sender, message, error)
+        sender.done.count(answer)
         if answer.to_be_tried_again:
             return
 
@@ -141,15 +170,15 @@ def _send_message(destination: Destination, message: OutboxMessage) -> Destinati
     return None
 
 
-def _record_refusal(run: Run[Pipeline], delivery: Delivery, message: OutboxMessage, error: DestinationError) -> _Answer:
+def _record_refusal(sender: _Sender, message: OutboxMessage, error: DestinationError) -> _Answer:
     """Record that a destination did not take a message: for good, or until its next attempt."""
-    now = datetime.now(UTC)
-    late = now - message.queued_at >= timedelta(hours=delivery.give_up_hours)
+    ledger, delivery = sender.run.ledger, sender.item.delivery
+    late = datetime.now(UTC) - message.queued_at >= timedelta(hours=delivery.give_up_hours)
     if not error.retryable or late or message.attempts + 1 >= delivery.max_attempts:
-        run.ledger.mark_given_up(message.id, error.code)
+        ledger.mark_given_up(message.id, error.code, sender.owner)
         return _Answer(error.code, given_up=True)
     wait = max(pause_seconds(delivery, message.attempts), error.retry_after or 0)
-    run.ledger.mark_failed(message.id, error.code, now + timedelta(seconds=wait))
+    ledger.mark_failed(message.id, error.code, timedelta(seconds=wait), sender.owner)
     return _Answer(error.code)
 
 

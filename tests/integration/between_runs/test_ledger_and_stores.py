@@ -93,7 +93,6 @@ def test_a_study_is_held_whose_object_was_replaced_when_its_job_in_place_began(p
     assert place.contracts() == []
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="H-1: releases of a deleted run are never routed")
 def test_the_next_run_routes_what_a_run_released_that_never_came_to_route(place: Place) -> None:
     place.put(ONE)
     one = by_hand(place, "one")

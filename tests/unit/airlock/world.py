@@ -41,6 +41,7 @@ SECTIONS: dict[str, Any] = {
         "output_uri": "s3://work/output/",
     },
     "routes": [{"name": "contracts", "uri": "s3://work/contracts/"}],
+    "settle_minutes": 0,
 }
 CT = {
     "TransferSyntaxUID": "1.2.840.10008.1.2.1",

@@ -1,21 +1,24 @@
-"""What the tasks route and announce do around the library: connections that are missing, assets told of nothing."""
+"""What the task route does around the library: connections that are missing, and counts over its pauses."""
 
 from __future__ import annotations
 
+from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.sdk import Asset
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airlock.run import Run
+from airlock.stages.route import Routed
 from airlock.storage.s3uri import S3Uri
-from airlock_tasks.route import AnnounceOperator, RouteOperator
+from airlock_tasks.route import RouteOperator
 from tests.unit.airlock.world import pipeline
 
-ASSETS = pipeline(routes=[{"name": name, "asset": {"name": f"{name}-studies"}} for name in ("ct", "mr")])
 HOOK = pipeline(routes=[{"name": "hook", "webhook": {"conn_id": "hospital"}}])
+ASSET = Asset("contracts")
 
 
 def run(line: Any) -> Run:
@@ -23,37 +26,36 @@ def run(line: Any) -> Run:
     return Run(line, "one", None, S3Uri.parse(line.source.uri), nothing, nothing)
 
 
-def announce(monkeypatch: pytest.MonkeyPatch, told: dict[str, list[str]]) -> tuple[AnnounceOperator, Any]:
-    monkeypatch.setattr("airlock.stages.route.announce", lambda _: told)
-    task, events = AnnounceOperator(task_id="announce", pipeline=ASSETS), OutletEventAccessors()
-    context: Any = {"outlet_events": events}
-    task.run_stage(run(ASSETS), context)
-    return task, events
+def context(open_arrivals: int = 0) -> Any:
+    instance = SimpleNamespace(xcom_pull=lambda task_ids: {"open_arrivals": open_arrivals}, dag_id="nightly")
+    return {"ti": instance, "dag_run": SimpleNamespace(run_type="manual"), "outlet_events": OutletEventAccessors()}
 
 
-def test_each_subject_is_a_partition(monkeypatch: pytest.MonkeyPatch) -> None:
-    task, events = announce(monkeypatch, {"ct-studies": ["k1", "k2"], "mr-studies": ["k3"]})
-    assert events[Asset("ct-studies")].partition_keys == {"k1", "k2"}
-    assert events[Asset("mr-studies")].partition_keys == {"k3"}
-    assert len(task.outlets) == 2
-
-
-def test_an_asset_that_is_told_of_nothing_gets_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Airflow makes one of each outlet, without a partition: it would start a DAG that nothing was released for."""
-    task, _ = announce(monkeypatch, {"ct-studies": ["k1"], "mr-studies": []})
-    assert [asset.name for asset in task.outlets] == ["ct-studies"]
-
-
-def test_nothing_told_skips_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(AirflowSkipException):
-        announce(monkeypatch, {"ct-studies": [], "mr-studies": []})
-
-
-def test_what_was_released_is_queued_though_a_connection_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    queued: list[str] = []
-    monkeypatch.setattr("airlock.stages.route_queue.queue_contracts", lambda one: queued.append(one.key))
-    task, opened = RouteOperator(task_id="route", pipeline=HOOK, asset=Asset("contracts")), run(HOOK)
-    context: Any = {}
+def test_a_missing_connection_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was released stays in the ledger, for the cleared task or the next run."""
+    task = RouteOperator(task_id="route", pipeline=HOOK, asset=ASSET)
     with pytest.raises(AirflowFailException, match="there is no Airflow connection 'hospital'"):
-        task.run_stage(opened, context)
-    assert queued == [opened.key]
+        task.run_stage(run(HOOK), context())
+
+
+def test_what_was_sent_before_a_pause_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airlock_tasks.route.connect", lambda _: {})
+    done = [
+        Routed({"hook": 2}, {"hook": 1}, {"hook": 0}, 0, pause=timedelta(minutes=10)),
+        Routed({"hook": 1}, {"hook": 0}, {"hook": 0}, 0),
+    ]
+    monkeypatch.setattr("airlock.stages.route.route", lambda *_, **__: done.pop(0))
+    task, given = RouteOperator(task_id="route", pipeline=HOOK, asset=ASSET), context()
+    with pytest.raises(TaskDeferred) as paused:
+        task.run_stage(run(HOOK), given)
+    task.kept = paused.value.trigger.event  # type: ignore[attr-defined]
+    assert task.run_stage(run(HOOK), given) == {"hook": 3}
+    assert given["outlet_events"][ASSET].extra["contracts"] == 3
+
+
+def test_undecided_arrivals_fail_the_run_after_the_rest_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airlock_tasks.route.connect", lambda _: {})
+    monkeypatch.setattr("airlock.stages.route.route", lambda *_, **__: Routed({}, {}, {}, 0, overtaken=1, gone=1))
+    task = RouteOperator(task_id="route", pipeline=HOOK, asset=ASSET)
+    with pytest.raises(AirflowFailException, match="3 arrivals are undecided"):
+        task.run_stage(run(HOOK), context(3))

@@ -13,10 +13,10 @@ ROW = OutboxMessage(
 )
 
 
-def test_deduplication_id_is_that_of_destination_subject_and_content_alone() -> None:
-    ids = {Message.of(row).deduplication_id for row in (ROW, replace(ROW, id=8, run_key="b", attempts=3, revision=2))}
+def test_deduplication_id_is_that_of_destination_subject_revision_and_content_alone() -> None:
+    ids = {Message.of(row).deduplication_id for row in (ROW, replace(ROW, id=8, run_key="b", attempts=3))}
     assert len(ids) == 1
-    for other in ({"destination": "sqs:p"}, {"subject_key": "k2"}, {"content_digest": "d2"}):
+    for other in ({"destination": "sqs:p"}, {"subject_key": "k2"}, {"content_digest": "d2"}, {"revision": 2}):
         assert Message.of(replace(ROW, **other)).deduplication_id not in ids
 
 

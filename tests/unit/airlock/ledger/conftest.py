@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,9 +14,28 @@ from tests.servers.postgres import Postgres, postgres_server, postgres_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import timedelta
     from pathlib import Path
 
 __all__ = ["postgres_server", "postgres_url"]
+
+
+class Clock:
+    """The database's clock, which stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 11, 24, 2, tzinfo=UTC)
+
+    def forward(self, by: timedelta) -> None:
+        self.now += by
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the ledger in this process."""
+    clock = Clock()
+    monkeypatch.setattr("airlock.ledger.clock.database_time", lambda _: clock.now)
+    return clock
 
 
 @pytest.fixture(scope="session")

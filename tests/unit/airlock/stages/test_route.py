@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -12,11 +13,12 @@ import pytest
 from botocore.config import Config
 
 from airlock.destinations.s3 import S3Folder
-from airlock.records import CONTRACTS, STUDIES, digest, study_key
-from airlock.stages.route import RouteError, announce, route
+from airlock.ledger.gates import GATES
+from airlock.records import CONTRACTS, digest, study_key
+from airlock.stages.releases import write_payloads
+from airlock.stages.route import Routed, RouteError, route
 from airlock.storage.s3 import S3
 from airlock.storage.s3uri import S3Uri
-from airlock.storage.workspace import DatasetMissingError
 from tests.unit.airlock.world import STORE, pipeline
 
 if TYPE_CHECKING:
@@ -33,15 +35,23 @@ DOWN = [{"name": "down", "uri": "s3://nowhere/x/", "delivery": NOW}, {"name": "u
 def released(
     world: World, *contents: tuple[str, int, str], run_id: str = "one", routes: list[dict[str, Any]] = TWO
 ) -> Run:
-    """Give a run released contracts: study, revision, content."""
+    """Release contracts as settling does: study, revision, content."""
     run = world.run(run_id, pipeline(routes=routes))
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, None)
+    release(run, contracts(*contents))
+    return run
+
+
+def contracts(*contents: tuple[str, int, str]) -> pl.DataFrame:
     rows = [
         (uid, study_key(uid), revision, digest(text), json.dumps({"content": text, "revision": revision}))
         for uid, revision, text in contents
     ]
-    run.workspace.write("contracts", CONTRACTS, pl.DataFrame(rows, schema=CONTRACTS, orient="row"))
-    return run
+    return pl.DataFrame(rows, schema=CONTRACTS, orient="row")
+
+
+def release(run: Run, rows: pl.DataFrame) -> None:
+    run.ledger.record_releases(run.pipeline.name, run.key, STORE, write_payloads(run, rows))
 
 
 def routed(run: Run, **instead: S3) -> dict[str, int]:
@@ -70,11 +80,9 @@ def test_each_destination_gets_each_contract_once(world: World) -> None:
     assert sorted(content(world, "s3://work/first/")) == ["a", "b"]
 
 
-def test_each_part_of_the_contracts_is_sent(world: World) -> None:
+def test_releases_are_sent_however_many(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airlock.stages.route_queue.MATCHED_AT_A_TIME", 2)
     run = released(world, *((f"1.{number}", 1, str(number)) for number in range(5)))
-    contracts = run.workspace.read("contracts", CONTRACTS)
-    with run.workspace.writer("contracts", CONTRACTS, part_rows=2) as writer:
-        writer.add(contracts)
     assert routed(run) == {"first": 5, "second": 5}
     assert sorted(content(world, "s3://work/second/")) == ["0", "1", "2", "3", "4"]
 
@@ -106,37 +114,99 @@ def test_without_destinations_there_is_nothing_to_do(world: World) -> None:
     assert routed(released(world, ("1.1", 1, "a"), routes=[])) == {}
 
 
-def test_what_was_not_audited_is_not_routed(world: World) -> None:
+def test_what_was_not_released_is_not_routed(world: World) -> None:
+    """Audit may have ended before it settled, or somebody marked it as a success."""
     run = world.run()
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, None)
-    with pytest.raises(DatasetMissingError, match="'contracts'"):
-        routed(run)
+    run.workspace.write("contracts", CONTRACTS, contracts(("1.1", 1, "a")))
+    write_payloads(run, contracts(("1.1", 1, "a")))
+    assert routed(run) == {"contracts": 0}
 
 
-def test_only_the_contracts_dataset_is_read(world: World) -> None:
-    """A draft, or a contract of a held study, lies in other datasets."""
-    run = released(world, ("1.1", 1, "a"))
-    drafts = pl.DataFrame([(study_key("1.9"), "1.9", "{}")], schema=STUDIES, orient="row")
-    run.workspace.write("studies", STUDIES, drafts)
+def test_a_run_sends_what_another_one_released_that_never_came_to_route(world: World) -> None:
+    one = released(world, ("1.1", 1, "a"))
+    two = released(world, run_id="two")
+    assert routed(two) == {"first": 1, "second": 1}
+    assert two.ledger.messages_by_state(two.pipeline.name, one.key).keys() == {
+        item.address(STORE) for item in two.pipeline.routes
+    }, "the messages name the run that released"
+    assert content(world, "s3://work/first/") == ["a"]
+
+
+def test_a_run_that_an_earlier_version_settled_is_routed(world: World) -> None:
+    """It wrote its contracts and its gates, and no releases."""
+    run = world.run("one", pipeline(routes=TWO))
+    run.ledger.open_run(run.key, run.pipeline.name, run.run_id, None)
+    run.workspace.write("contracts", CONTRACTS, contracts(("1.1", 1, "a"), ("1.2", 1, "b")))
+    gates = [("1.1", study_key("1.1"), "release", None), ("1.2", study_key("1.2"), "hold", "rejected")]
+    run.ledger.record_gates(STORE, run.key, pl.DataFrame(gates, schema=GATES, orient="row"))
     assert routed(run) == {"first": 1, "second": 1}
+    assert routed(run) == {"first": 0, "second": 0}
+    assert content(world, "s3://work/second/") == ["a"]
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-5: a contract whose content returns is not sent")
+def test_an_older_revision_that_is_released_late_is_not_sent(world: World) -> None:
+    one = world.run("one", pipeline(routes=TWO))
+    one.ledger.open_run(one.key, one.pipeline.name, one.run_id, None)
+    routed(released(world, ("1.1", 2, "b"), run_id="two"))
+    release(one, contracts(("1.1", 1, "a")))
+    assert routed(one) == {"first": 0, "second": 0}
+    assert content(world, "s3://work/first/") == ["b"]
+
+
+def test_it_is_said_which_number_came_too_late(world: World) -> None:
+    """Another pipeline has sent a later revision to the same destination."""
+    routed(released(world, ("1.1", 2, "b"), routes=TWO[:1]))
+    weekly = world.run("w", pipeline(name="weekly", routes=TWO[:1]))
+    weekly.ledger.open_run(weekly.key, "weekly", weekly.run_id, None)
+    release(weekly, contracts(("1.1", 1, "a")))
+    destinations = {item.name: folder(weekly, item, weekly.s3) for item in weekly.pipeline.routes}
+    done = route(weekly, destinations)
+    assert (done.sent, done.overtaken) == ({"first": 0}, 1)
+    assert json.loads(world.s3.get(weekly.workspace.root.join("routing.json")))["overtaken"] == 1
+
+
+class TestSettling:
+    SLOW = (*TWO[:1], {"name": "alarm", "uri": "s3://work/alarm/", "settle_minutes": 0})
+
+    def run(self, world: World, *contents: tuple[str, int, str], run_id: str = "one") -> Run:
+        run = world.run(run_id, pipeline(routes=self.SLOW, settle_minutes=10))
+        run.ledger.open_run(run.key, run.pipeline.name, run.run_id, None)
+        release(run, contracts(*contents))
+        return run
+
+    def route(self, run: Run) -> Routed:
+        return route(run, {item.name: folder(run, item, run.s3) for item in run.pipeline.routes})
+
+    def test_revisions_of_some_minutes_are_one_and_an_alarm_does_not_wait(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = self.route(self.run(world, ("1.1", 1, "a")))
+        assert (first.sent, first.waiting) == ({"first": 0, "alarm": 1}, {"first": 1, "alarm": 0})
+        assert first.pause is not None
+        assert timedelta(minutes=9) < first.pause <= timedelta(minutes=10)
+        self.route(self.run(world, ("1.1", 2, "b"), run_id="two"))
+        later = datetime.now(UTC) + timedelta(minutes=11)
+        monkeypatch.setattr("airlock.ledger.clock.database_time", lambda _: later)
+        assert self.route(self.run(world, run_id="three")).sent == {"first": 1, "alarm": 0}
+        assert content(world, "s3://work/first/") == ["b"]
+        assert content(world, "s3://work/alarm/") == ["a", "b"]
+
+    def test_a_run_that_was_not_routed_in_time_settles_no_longer(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = self.run(world, ("1.1", 1, "a"))
+        later = datetime.now(UTC) + timedelta(minutes=11)
+        monkeypatch.setattr("airlock.ledger.clock.database_time", lambda _: later)
+        assert self.route(run).sent == {"first": 1, "alarm": 1}
+
+
 def test_a_content_that_returns_after_another_one_is_sent_again(world: World) -> None:
     for revision, text in enumerate("aba", start=1):
         routed(released(world, ("1.1", revision, text), run_id=f"run-{revision}"))
     assert content(world, "s3://work/first/") == ["a", "b", "a"]
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="H-1: told of before the task has succeeded")
-def test_an_asset_is_told_by_the_next_run_of_what_a_lost_task_did_not_tell(world: World) -> None:
-    to_an_asset = [{"name": "studies", "asset": {"name": "released-studies"}}]
-    announce(released(world, ("1.1", 1, "a"), routes=to_an_asset))  # the worker is lost before Airflow takes the events
-    told = announce(released(world, ("1.2", 1, "b"), run_id="two", routes=to_an_asset))
-    assert set(told["released-studies"]) == {study_key("1.1"), study_key("1.2")}
-
-
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="M-6: a lost worker and its retry have one lease")
 def test_a_worker_that_airflow_has_lost_and_its_retry_send_a_contract_once(world: World) -> None:
     run, sent = released(world, ("1.1", 1, "a"), routes=TWO[:1]), []
 

@@ -21,6 +21,7 @@ from airlock.ledger import MessageState
 from airlock.ledger.outbox import LEASE
 from airlock.pipelines import Delivery, ImagingPipeline
 from airlock.records import CONTRACTS, digest, study_key
+from airlock.stages.releases import write_payloads
 from airlock.stages.route import Routed, RouteError, route
 from airlock.stages.route_queue import find_routes
 from airlock.stages.route_sending import DOWN_AFTER, pause_seconds
@@ -95,7 +96,7 @@ def study(uid: str, revision: int = 1) -> tuple[str, int]:
 def released(
     world: World, line: ImagingPipeline, *studies: tuple[str, str] | tuple[str, str, int], run_id: str = "one"
 ) -> Run:
-    """Give a run released contracts: study, modality, and a revision."""
+    """Release contracts as settling does: study, modality, and a revision."""
     run = world.run(run_id, line)
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, None)
     rows = []
@@ -104,7 +105,8 @@ def released(
         content = {"schema": "airlock.study/1", "ModalitiesInStudy": [modality], "revision": revision}
         text = json.dumps(content)
         rows.append((uid, study_key(uid), revision, digest(uid, text), text))
-    run.workspace.write("contracts", CONTRACTS, pl.DataFrame(rows, schema=CONTRACTS, orient="row"))
+    messages = write_payloads(run, pl.DataFrame(rows, schema=CONTRACTS, orient="row"))
+    run.ledger.record_releases(line.name, run.key, STORE, messages)
     return run
 
 
@@ -184,6 +186,8 @@ class TestUnrouted:
             "failed": {"ct": 0},
             "unrouted": 1,
             "without_route": {},
+            "overtaken": 0,
+            "gone": 0,
         }
 
 
@@ -276,7 +280,9 @@ class TestPatience:
             for _ in range(2):  # the first may have begun before
                 renewed.clear()
                 assert renewed.wait(30)
-            assert run.ledger.lease_due(line.name, line.routes[0].address(STORE), ended, 10, "two") == []
+            with monkeypatch.context() as later:
+                later.setattr("airlock.ledger.clock.database_time", lambda _: ended)
+                assert run.ledger.lease_due(line.name, line.routes[0].address(STORE), 10, "two") == []
 
         assert route(run, {"slow": Inbox(keep_it_until_the_lease_would_have_ended)}).sent == {"slow": 2}
 

@@ -15,6 +15,7 @@ from sqlalchemy import text
 from airlock.ledger import decision_tables, tables
 from airlock.ledger.generations import next_generation
 from airlock.ledger.migrations import copying
+from airlock.ledger.migrations.routing_0012 import upgrade_outbox, upgrade_releases
 from airlock.ledger.owed import COME_AGAIN
 from airlock.records import study_key
 
@@ -50,6 +51,8 @@ def upgrade() -> None:
     _change_runs()
     _log_overrides()
     _index_gates()
+    upgrade_outbox()
+    upgrade_releases()
     _add_totals()
     _find_newest_contents()
     _find_in_flight(connection)
