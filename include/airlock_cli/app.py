@@ -292,8 +292,19 @@ def ledger_release(
 def ledger_requeue(
     pipeline: Pipeline,
     destination: Annotated[str | None, typer.Option(help="Only for this destination, as the outbox names it.")] = None,
+    match_again: Annotated[
+        bool,
+        typer.Option("--match-again", help="Match everything released with the present routes, for a new route."),
+    ] = False,
+    run: Annotated[
+        str | None, typer.Option(help="With --match-again: only what this run released (run key or run id).")
+    ] = None,
 ) -> None:
     """Have the next run send again the messages that destinations did not accept."""
     from airlock_cli import ledgers  # noqa: PLC0415
 
-    say(ledgers.requeue(pipeline, destination))
+    if match_again and destination is not None:
+        raise RequestError("--match-again matches with all routes. Omit --destination.")
+    if run is not None and not match_again:
+        raise RequestError("--run limits --match-again. Add it, or omit --run.")
+    say(ledgers.match_again(pipeline, run) if match_again else ledgers.requeue(pipeline, destination))

@@ -96,3 +96,16 @@ def requeue(pipeline: str, destination: str | None) -> str:
     with open_ledger() as ledger:
         due = ledger.requeue(pipeline, destination)
     return f"{due} messages are due. The pipeline's next run sends them; so does its route task, if you clear it."
+
+
+def match_again(pipeline: str, run: str | None) -> str:
+    """Have a pipeline's releases, or those of one run, matched again, and return the message for the user."""
+    with open_ledger() as ledger:
+        found = ledger.find_run(pipeline, run) if run is not None else None
+        if run is not None and found is None:
+            raise RequestError(no_such_run(pipeline, run))
+        released = ledger.match_again(pipeline, found.run_key if found else None)
+    return (
+        f"{released} released contracts are matched with the routes by the pipeline's next run, or by its route task, "
+        "if you clear it. A destination does not get again what it has."
+    )

@@ -135,7 +135,9 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
         ("destination", "revision", "state", "attempts", "sent_at", "next_attempt_at", "last_error"),
     )
     yield _table(
-        "released, but no route's rule matches", found["unrouted"], ("pipeline", "revision", "released_at", "run_id")
+        "released, not at a destination: no route's rule matches (routes: 0), or the task route has not run since",
+        found["unrouted"],
+        ("pipeline", "revision", "routes", "released_at", "run_id"),
     )
     yield _table("redrives", found["redrives"], ("asked_at", "asked_by", "why", "pipeline", "run_id"))
     yield _table(

@@ -326,6 +326,20 @@ def test_what_a_destination_did_not_take_is_due_again(told: Any, airlock: Any) -
     assert (result.exit_code, result.stderr[:21]) == (0, "0 messages are due. T")
 
 
+def test_what_was_released_is_matched_with_new_routes(told: Any, airlock: Any) -> None:
+    result = airlock("ledger", "requeue", NIGHTLY, "--match-again", "--run", "scheduled__a")
+    assert (result.exit_code, result.stderr[:21]) == (0, "0 released contracts ")
+    assert airlock("ledger", "requeue", NIGHTLY, "--match-again").exit_code == 0
+    for wrong, said in (
+        (("--match-again", "--run", "none"), "Pipeline nightly has no run 'none'. "),
+        (("--match-again", "--destination", "s3://to/"), "--match-again matches with all routes. "),
+        (("--run", "scheduled__a"), "--run limits --match-again. "),
+    ):
+        result = airlock("ledger", "requeue", NIGHTLY, *wrong)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(said)
+
+
 def test_help_loads_nothing_that_takes_long() -> None:
     code = "import sys; from airlock_cli.app import app; app(['--help'], standalone_mode=False); print(*sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
