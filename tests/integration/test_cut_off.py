@@ -114,7 +114,9 @@ class Scene:
         connection = psycopg2.connect(self.database)
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute("UPDATE outbox SET state = 'pending', attempts = 0, next_attempt_at = queued_at")
+            cursor.execute(
+                "UPDATE outbox SET state = 'pending', attempts = 0, next_attempt_at = queued_at, leased_until = NULL"
+            )
         connection.close()
 
     def through(self, run: Watched, stage: str, servers: tuple[str, ...], moments: Iterable[Moment], row: str) -> None:
