@@ -114,6 +114,8 @@ def describe_holds(report: Mapping[str, Any], *, published: bool) -> str:
     published
         Whether the run's publication has been audited; before, studies that only wait for it do not count.
     """
+    from airlock.stages.reporting import describe_unattributed
+
     counts = {
         code: next(n for name, n in entry.items() if name != "sentence") for code, entry in report["reasons"].items()
     }
@@ -123,17 +125,7 @@ def describe_holds(report: Mapping[str, Any], *, published: bool) -> str:
     if held <= 0:
         return ""
     codes = ", ".join(f"{code} {number}" for code, number in counts.items())
-    return f"Held: {held}. Held and set aside, by reason code: {codes}.{_describe_unattributed(report)}"
-
-
-def _describe_unattributed(report: Mapping[str, Any]) -> str:
-    """Return a sentence about the unread files that hold no study; empty if there are none."""
-    unattributed = report.get("unattributed", {"files": 0})
-    if not unattributed["files"]:
-        return ""
-    sites = ", ".join(f"{site or 'no site'} {number}" for site, number in unattributed["sites"].items())
-    by_site = f", by site: {sites}" if sites else ""
-    return f" Unattributed: {unattributed['files']} (not readable, and of no known study){by_site}."
+    return " ".join([f"Held: {held}. Held and set aside, by reason code: {codes}.", *describe_unattributed(report)])
 
 
 def make_notifier(target: Notify, subject: str, text: str) -> BaseNotifier:

@@ -128,7 +128,18 @@ def summarize(report: dict[str, Any]) -> list[str]:
     return [
         f"{books}. Of {describe_units(report)}: {_describe_counts(report['dispositions'])}.",
         *(f"{name.capitalize()}: {_describe_counts(report[name])}." for name in subjects),
+        *describe_unattributed(report),
     ]
+
+
+def describe_unattributed(report: Mapping[str, Any]) -> list[str]:
+    """Return a sentence about the unread files that hold no study; none if there are none."""
+    unattributed = report.get("unattributed", {"files": 0})
+    if not unattributed["files"]:
+        return []
+    sites = ", ".join(f"{site or 'no site'} {number}" for site, number in unattributed["sites"].items())
+    by_site = f", by site: {sites}" if sites else ""
+    return [f"Unattributed: {unattributed['files']} (not readable, and of no known study){by_site}."]
 
 
 def describe_units(report: dict[str, Any]) -> str:

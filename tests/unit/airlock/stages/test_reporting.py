@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airlock.records import DISPOSITIONS
-from airlock.stages.reporting import MOST_SITES, OTHER_SITES, count_by_site, count_values, harmless_text, to_csv
+from airlock.stages.reporting import (
+    MOST_SITES,
+    OTHER_SITES,
+    count_by_site,
+    count_values,
+    harmless_text,
+    summarize,
+    to_csv,
+)
 from tests.unit.airlock.world import frame, pipeline
 
 COLUMNS = ("key", "size", "sop_instance_uid", "detail")
@@ -32,6 +40,13 @@ def test_of_many_sites_the_smallest_are_counted_together() -> None:
     assert len(found["sites"]) == MOST_SITES + 1
     assert (found["sites"][f"s{MOST_SITES + 2}"], found["sites"][OTHER_SITES]) == (MOST_SITES + 2, 1 + 2)
     assert sum(found["sites"].values()) == found["files"]
+
+
+def test_a_log_says_how_many_unread_files_hold_nothing() -> None:
+    report = {"balanced": True, "arrivals": 3, "dispositions": {"quarantined": 3}}
+    counted = report | {"unattributed": {"files": 2, "sites": {"north": 2}}}
+    assert summarize(report | {"unattributed": {"files": 0, "sites": {}}}) == summarize(report)
+    assert summarize(counted)[-1] == "Unattributed: 2 (not readable, and of no known study), by site: north 2."
 
 
 class TestCells:
