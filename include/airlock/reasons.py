@@ -187,7 +187,7 @@ class Reason(StrEnum):
     )
     ORDER_UNKNOWN = (
         "order_unknown",
-        "source.order does not say which content is newer (see detail). Ask the sender for the time, or send it again.",
+        "The declared order does not tell which content is newer. Ask the sender for the time, or send it again.",
     )
     FUTURE_TIMESTAMP = (
         "future_timestamp",

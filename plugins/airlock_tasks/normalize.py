@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from typing_extensions import override
 
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
+from airlock_tasks.datastores import fhir_store
 from airlock_tasks.stage import PipelineT, StageOperator
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ class PublicationNormalizeOperator(_StagingOperator[ImagingPipeline]):
     def stage_batches(self, run: Run) -> list[Batch]:
         from airlock.imaging.publication import normalize
 
-        return normalize(run)
+        store = run.pipeline.healthlake
+        return normalize(run, None if store is None else fhir_store(store))
 
 
 def _in_words(number: int, singular: str, plural: str = "") -> str:

@@ -2,11 +2,13 @@
 
 A second chain of stages within an imaging run, in its workspace's folder ``fhir``: normalize, import, audit. A resource
 that was published with the same content is not sent again. A study is published once each of its resources was proven
-in the data store, and stays published even if a later run changes the resources.
+in the data store, and stays published even if a later run changes the resources. A Patient that Airlock has not made is
+never written: the study refers to it as it is.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -61,6 +63,8 @@ _WANTED = schema(RESOURCES, {"is_wanted": pl.Boolean})
 _CONTENTS = schema(dict.fromkeys(_CONTENT, pl.String))
 _BRINGERS = schema(dict.fromkeys(("StudyInstanceUID", "arrival_id"), pl.String))
 _STUDIES = schema(dict.fromkeys(("patient", "arrival_id", "contract"), pl.String))
+_FOREIGN = pl.Schema({"name": pl.String})  # a Patient of the data store that Airlock has not made, as Type/id
+_READS = 8  # resources read from the data store at a time
 _NAMES = schema(PUBLISHED, {"name": pl.String})  # the name of a resource of the study, as Type/id
 _PROOFS = schema(PUBLISHED, {"is_proven": pl.Boolean})
 _ROWS_PER_ARRIVAL = 4  # a contract as an object needs more memory than the rows of its arrivals
@@ -70,11 +74,18 @@ class PublicationBusyError(RuntimeError):
     """Another run is publishing one of the same resources; a later retry succeeds."""
 
 
-def normalize(run: Run) -> list[Batch]:
+def normalize(run: Run, reader: FhirReader | None = None) -> list[Batch]:
     """Write the import files of the resources to publish; return their batches.
 
     A batch whose job was begun does not change. Resources that have become publishable since then are in further
     batches.
+
+    Parameters
+    ----------
+    run
+        The run.
+    reader
+        Reads the data store, for Patients that the ledger does not know.
 
     Raises
     ------
@@ -86,7 +97,8 @@ def normalize(run: Run) -> list[Batch]:
     with _open_partitions(run) as partitions:
         rows_sent = (rows for batch in standing for rows in leg.workspace.parts(f"batches/{batch.batch_id}", BATCHES))
         sent = partitions.spool(_BY_RESOURCE, BATCHES, rows_sent)
-        resources = partitions.spool(_BY_RESOURCE, _WANTED, _build_resources(run, partitions))
+        built = partitions.spool(_BY_RESOURCE, _WANTED, _build_resources(run, partitions))
+        resources = partitions.spool(_BY_RESOURCE, _WANTED, _drop_foreign(run, reader, built))
         with leg.workspace.writer("resources", RESOURCES, part_rows=None) as writer:
             for rows in resources:
                 writer.add(rows.select(RESOURCES.names()))
@@ -222,13 +234,51 @@ def _read_studies(run: Run, partitions: Partitions, settings: Publishing) -> Ite
 
 
 def _find_earlier_contracts(run: Run, contracts: list[StudyContract]) -> list[StudyContract]:
-    """Return the released contracts of the same patients: a Patient is merged from the contracts of all runs."""
+    """Return the contracts of the same patients that other runs have released, or published to release them.
+
+    A Patient is merged from all of them: two runs that publish one after the other would otherwise leave each other's
+    studies out.
+    """
     datastore = run.pipeline.healthimaging.datastore_id
     patients = pl.Series([one.fhir.Patient for one in contracts if one.fhir], dtype=pl.String)
     known = run.ledger.contracts_of_patients(datastore, patients)
-    released = run.ledger.released_before(datastore, known["subject"], except_run=run.key)
-    texts = known.filter(pl.col("subject").is_in(released["subject"].implode()))["contract"]
-    return [StudyContract.model_validate_json(text) for text in texts]
+    released = set(run.ledger.released_before(datastore, known["subject"], except_run=run.key)["subject"])
+    found = [StudyContract.model_validate_json(text) for text in known["contract"]]
+    there = _find_published_studies(run, found)
+    return [one for one in found if one.StudyInstanceUID in released or one.StudyInstanceUID in there]
+
+
+def _find_published_studies(run: Run, contracts: list[StudyContract]) -> set[str]:
+    """Return the studies, by their UID, of which other runs have published the ImagingStudy."""
+    names = {one.fhir.ImagingStudy: one.StudyInstanceUID for one in contracts if one.fhir}
+    keys = pl.DataFrame([name.split("/") for name in names], schema=dict.fromkeys(_KEY, pl.String), orient="row")
+    known = run.ledger.known_resources(_find_healthlake(run).datastore_id, keys, except_run=run.key)
+    return {names[name] for name in known.select(_BY_RESOURCE.alias("name"))["name"]}
+
+
+def _drop_foreign(run: Run, reader: FhirReader | None, resources: Spool) -> Iterator[pl.DataFrame]:
+    """Yield the resources without the Patients that Airlock has not made; write these to ``foreign``."""
+    with run.within(FOLDER).workspace.writer("foreign", _FOREIGN) as writer:
+        for rows in resources:
+            foreign = _find_foreign(
+                run, reader, rows.filter(pl.col("is_wanted") & (pl.col("resource_type") == "Patient"))
+            )
+            writer.add(foreign.select(_BY_RESOURCE.alias("name")))
+            yield rows.join(foreign, on=_KEY, how="anti")
+
+
+def _find_foreign(run: Run, reader: FhirReader | None, patients: pl.DataFrame) -> pl.DataFrame:
+    """Return the Patients (`_KEY`) that a file has brought, or that are in the data store unknown to the ledger."""
+    known = run.ledger.contents_of(_find_healthlake(run).datastore_id, patients.select(_KEY))
+    brought = known.filter(pl.col("known_clock").is_not_null()).select(_KEY)
+    if reader is None:
+        return brought
+    unknown = patients.join(known, on=_KEY, how="anti").select(_KEY)
+    claimed = run.ledger.claimed_resources(_find_healthlake(run).datastore_id, unknown)  # a run may have written these
+    unknown = unknown.join(claimed, on=_KEY, how="anti")
+    with ThreadPoolExecutor(_READS) as pool:
+        is_there = list(pool.map(lambda names: reader.read(*names) is not None, unknown.iter_rows()))
+    return pl.concat([brought, unknown.filter(pl.Series(is_there, dtype=pl.Boolean))])
 
 
 def _list_names(contract: StudyContract, settings: Publishing) -> Iterable[str]:
@@ -293,6 +343,7 @@ def _record_outcomes(run: Run, partitions: Partitions, accounts: Accounts) -> It
         run.ledger.record_imported_resources(datastore, run.key, last.filter(is_stored))
         run.ledger.drop_resource_claims(datastore, run.key, last.filter(refused).select(_KEY))
         run.ledger.forget_resources(datastore, run.key, last.filter(~is_stored & ~refused).select(_KEY))
+        run.ledger.close_open(datastore, run.key)
         yield last.filter(is_stored)
 
 
@@ -304,10 +355,12 @@ def _find_proofs(run: Run, partitions: Partitions, imported: Spool) -> Iterator[
     parts = run.within(FOLDER).workspace.find_parts("resources", RESOURCES, _CONTENT)
     resources = partitions.spool(_BY_RESOURCE, _CONTENTS, parts)
     names = partitions.spool(pl.col("name"), _NAMES, _name_resources(run))
-    for rows, own, named in zip_partitions(resources, imported, names):
+    found = run.within(FOLDER).workspace.find_parts("foreign", _FOREIGN)
+    foreign = partitions.spool(pl.col("name"), _FOREIGN, found)
+    for rows, own, named, others in zip_partitions(resources, imported, names, foreign):
         known = pl.concat([_find_proven(run, rows), own])
         proven = rows.join(known, on=_CONTENT, how="semi").select(_BY_RESOURCE.alias("name"))["name"]
-        is_proven = pl.col("name").is_in(proven.implode())
+        is_proven = pl.col("name").is_in(proven.implode()) | pl.col("name").is_in(others["name"].implode())
         yield named.with_columns(is_proven=is_proven).select(_PROOFS.names())
 
 

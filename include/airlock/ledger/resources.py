@@ -19,7 +19,7 @@ from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, fetch_frames, insert_missing, select_schema, stage
 from airlock.ledger.open_resources import SCOPE as OPEN_SCOPE
-from airlock.ledger.open_resources import doubted_since, unknown_contents
+from airlock.ledger.open_resources import doubted_since, keep_clocks, unknown_contents
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import arrival_states, arrivals, resources
 from airlock.records import TIMESTAMP, schema
@@ -380,6 +380,8 @@ class Resources(Store):
     def forget_resources(self, datastore_id: str, run_key: str, keys: Frames) -> int:
         """Forget resources that a run may have imported without proof, so that the next content is imported again.
 
+        They are in doubt from then on, and keep their clocks.
+
         Content that the data store held before is forgotten too: the run may have overwritten it.
 
         Parameters
@@ -395,8 +397,9 @@ class Resources(Store):
         brought = and_(resources.c.claimed_by.is_(None), resources.c.run_key == run_key)
         with self._writing(SCOPE) as connection:
             rows = _stage_resources(connection, keys)
-            ours = or_(resources.c.claimed_by == run_key, brought)
-            return connection.execute(delete(resources).where(ours, _exists_staged(rows, datastore_id))).rowcount
+            forgotten = and_(or_(resources.c.claimed_by == run_key, brought), _exists_staged(rows, datastore_id))
+            keep_clocks(connection, forgotten, run_key, need_run(connection, run_key).pipeline)
+            return connection.execute(delete(resources).where(forgotten)).rowcount
 
     def drop_resource_claims(self, datastore_id: str, run_key: str, keys: Frames) -> int:
         """End a run's claims on resources that its jobs did not import, so that a later delivery can bring them.

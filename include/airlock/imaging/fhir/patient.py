@@ -1,4 +1,4 @@
-"""Patient: one per identity, merged from the studies that are published together."""
+"""Patient: one per identity, merged from all its released studies, the newest first."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from airlock.imaging.fhir.identifiers import patient_id, patient_identifier
 from airlock.imaging.fhir.values import day, filled, gender, human_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from airlock.imaging.contracts import StudyContract
     from airlock.imaging.fhir.publishing import Publishing
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def build_patient(studies: Sequence[StudyContract], settings: Publishing) -> dict[str, Any]:
     """Return the Patient of studies of the same patient.
 
-    The name is that of the newest study. Birth date and sex are left out if the studies contradict each other.
+    Name, birth date and sex are each those of the newest study that has one, so that no later study removes them.
 
     Parameters
     ----------
@@ -29,22 +29,19 @@ def build_patient(studies: Sequence[StudyContract], settings: Publishing) -> dic
     newest_first = sorted(studies, key=_age, reverse=True)
     identifier = patient_identifier(newest_first[0], settings)
     names = (human_names(study.PatientName) for study in newest_first)
+    genders = (gender(study.PatientSex) for study in newest_first)
+    birth_dates = (day(study.PatientBirthDate) for study in newest_first)
     return filled(
         {
             "resourceType": "Patient",
             "id": patient_id(newest_first[0], settings),
             "identifier": [identifier] if identifier else [],
             "name": next((name for name in names if name), []),
-            "gender": _undisputed(gender(study.PatientSex) for study in newest_first),
-            "birthDate": _undisputed(day(study.PatientBirthDate) for study in newest_first),
+            "gender": next(filter(None, genders), None),
+            "birthDate": next(filter(None, birth_dates), None),
         }
     )
 
 
 def _age(study: StudyContract) -> tuple[str, str, str]:
     return day(study.StudyDate) or "", study.StudyTime or "", study.StudyInstanceUID
-
-
-def _undisputed(values: Iterable[str | None]) -> str | None:
-    distinct = {value for value in values if value is not None}
-    return distinct.pop() if len(distinct) == 1 else None

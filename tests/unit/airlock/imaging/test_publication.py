@@ -20,9 +20,9 @@ from airlock.records import CONTRACTS, OUTCOMES
 from airlock.run import Run
 from airlock.stages.batches import find_batches
 from airlock.storage.s3uri import S3Uri
-from tests.unit.airlock.clinical.books import SECTIONS, ended, rejected, warned
+from tests.unit.airlock.clinical.books import SECTIONS, Store, ended, rejected, warned
 from tests.unit.airlock.imaging.fhir.studies import study
-from tests.unit.airlock.world import dicom, frame, outcomes, pipeline
+from tests.unit.airlock.world import dicom, frame, outcomes, pipeline, read_arrivals
 
 if TYPE_CHECKING:
     from airlock.imaging.contracts import StudyContract
@@ -34,6 +34,10 @@ OTHER = study(StudyInstanceUID="1.2.3", PatientID="P2")
 LINE = pipeline(healthlake=SECTIONS["healthlake"], healthimaging={"region_name": "eu-west-1"})
 NAMED = name_resources(HEAD, read_publishing(LINE, LINE.healthlake))  # type: ignore[arg-type]  # it has a healthlake section
 PATIENT, STUDY = NAMED["Patient"], NAMED["ImagingStudy"]
+
+
+def name_of(contract: StudyContract) -> FhirReferences:
+    return FhirReferences(**name_resources(contract, read_publishing(LINE, LINE.healthlake)))  # type: ignore[arg-type]
 
 
 def released(world: World, *contracts: StudyContract, name: str = "one", line: Any = LINE) -> Run:
@@ -145,7 +149,20 @@ class TestSending:
         later = study(StudyInstanceUID="1.2.2", PatientSex="M")
         run = released(world, later.model_copy(update={"fhir": FhirReferences(**NAMED)}), name="two")
         normalize(run)
-        assert "gender" not in bodies(run)[PATIENT]  # a contradiction is not told
+        assert bodies(run)[PATIENT]["gender"] == "male"
+
+    def test_a_patient_tells_of_a_newer_study_that_another_run_is_about_to_release(self, world: World) -> None:
+        newer = study(StudyInstanceUID="1.2.2", StudyDate="20301231", PatientName="New^Name")
+        first = released(world, newer)
+        known = newer.model_copy(update={"fhir": name_of(newer), "revision": 1})
+        row = (known.StudyInstanceUID, known.study_key, 1, "digest", known.to_json())
+        rows = pl.DataFrame([row], schema=CONTRACTS, orient="row")
+        world.ledger.revise_contracts(known.datastore_id, first.key, rows["subject"], lambda _: rows)
+        published(world, first)
+        older = HEAD.model_copy(update={"fhir": name_of(HEAD)})
+        run = released(world, older, name="two")
+        normalize(run)
+        assert PATIENT not in sent(run), "it is as the newer study has it"
 
     def test_nothing_released_sends_nothing(self, world: World) -> None:
         run = released(world)
@@ -243,6 +260,34 @@ class TestProof:
         normalize(run)
         assert sent(run) == [PATIENT]
         assert published(world, run) == {"published": 1, "not_published": 0}
+
+
+class TestForeignPatients:
+    def test_a_patient_that_a_file_has_brought_is_not_written(self, world: World) -> None:
+        bring = Run(LINE, "files", None, S3Uri.parse(LINE.source.uri), world.s3, world.ledger)
+        world.buffered(bring, dicom("file"))
+        arrival_id = read_arrivals(bring)["arrival_id"].item()
+        kind, name = PATIENT.split("/")
+        claim = {"arrival_id": arrival_id, "resource_type": kind, "resource_id": name, "content_digest": "d"}
+        rows = pl.DataFrame([claim | {"clock": "place=a last_modified=1", "patient": PATIENT}])
+        store = SECTIONS["healthlake"]["datastore_id"]
+        world.ledger.claim_resources(store, LINE.name, bring.key, rows)
+        world.ledger.record_imported_resources(store, bring.key, rows.with_columns(batch_id=pl.lit("b")))
+        run = released(world, HEAD)
+        assert published(world, run) == {"published": 1, "not_published": 0}
+        assert PATIENT not in sent(run)
+        assert STUDY in sent(run)
+
+    def test_nor_one_that_the_ledger_does_not_know(self, world: World) -> None:
+        run = released(world, HEAD)
+        normalize(run, Store({PATIENT: {"resourceType": "Patient"}}))
+        assert PATIENT not in sent(run)
+
+    def test_airlocks_own_is_written_again_although_its_import_was_not_proven(self, world: World) -> None:
+        published(world, released(world, HEAD), {PATIENT: None})
+        run = released(world, study(StudyInstanceUID="1.2.2", PatientName="Roe^Jane"), name="two")
+        normalize(run, Store({PATIENT: {"resourceType": "Patient"}}))
+        assert PATIENT in sent(run)
 
 
 class TestReruns:

@@ -42,11 +42,10 @@ def test_a_newer_study_without_a_name_takes_none_away() -> None:
     assert built(OLD, nameless)["name"] == [{"family": "Maiden", "given": ["Jane"]}]
 
 
-def test_a_contradiction_is_not_decided_but_left_out() -> None:
+def test_the_newest_study_decides_a_contradiction() -> None:
     other = NEW.model_copy(update={"PatientBirthDate": "19800228", "PatientSex": "M"})
     found = built(OLD, other)
-    assert "birthDate" not in found
-    assert "gender" not in found
+    assert (found["birthDate"], found["gender"]) == ("1980-02-28", "male")
 
 
 def test_what_only_one_study_knows_is_no_contradiction() -> None:
