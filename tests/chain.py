@@ -103,6 +103,7 @@ def ccda_pipeline(name: str = "documents", **changes: Any) -> CcdaPipeline:
     """Return a pipeline of C-CDA documents; ``changes`` replace whole sections."""
     content = _clinical(name) | {
         "kind": "ccda",
+        "source": PLACES["source"] | {"order": {"across_keys": "last_modified"}},
         "preview": True,
         "transformation": {
             "profile_id": PROFILE,

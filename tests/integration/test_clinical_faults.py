@@ -105,7 +105,7 @@ class TestResources:
         assert place.routed() == ALL - {"Observation/o1-1"}
 
     def test_one_rejected_resource_holds_its_patient_where_the_policy_says_so(self, place: Place) -> None:
-        strict = {"manifest_wait_seconds": 3, "hold_incomplete_patients": True}
+        strict = {"manifest_wait_seconds": 3, "hold_incomplete_patients": True, "hold_types": ["Observation"]}
         chain = run_with(place, {"kind": "all_resources_rejected", "key": "Observation/o1-1"}, audit=strict)
         assert reasons(chain) == {"rejected": 1, "patient_held": 2}
         assert place.routed() == OF_P2

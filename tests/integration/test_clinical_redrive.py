@@ -152,7 +152,8 @@ def table(rows: list[dict[str, str]]) -> bytes:
 
 def test_what_waits_for_the_same_patient_in_another_file_goes_along(place: Place) -> None:
     place.faults({"kind": "all_resources_rejected", "key": "Observation/o1"})
-    strict = clinical_pipeline(audit={"manifest_wait_seconds": 3, "hold_incomplete_patients": True})
+    whole = {"hold_incomplete_patients": True, "hold_types": ["Observation"]}
+    strict = clinical_pipeline(audit={"manifest_wait_seconds": 3} | whole)
     files = {"Patient.ndjson": ndjson(patient()), "Observation.ndjson": ndjson(observation("o1"))}
     first = taken(place, files, wanted=strict)
     assert first.words == {"Patient/p1": ("held", "patient_held"), "Observation/o1": ("failed", "rejected")}

@@ -276,7 +276,7 @@ def pipelines(scene: Scene) -> dict[str, tuple[Pipeline, dict[str, bytes], dict[
     both: dict[str, Any] = {"notify": scene.notify(), "routes": routes(scene.queue, uri="s3://contracts/all/")}
     source = {"uri": "s3://archive/{}/"}
     named = {
-        kind: {"source": {"uri": source["uri"].format(kind), "order": {"across_keys": "last_updated"}}} | both
+        kind: {"source": {"uri": source["uri"].format(kind), "order": {"across_keys": "last_modified"}}} | both
         for kind in ASKS
     }
     parse = {"retries": 0, "request_timeout_seconds": 10}

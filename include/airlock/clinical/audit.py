@@ -73,7 +73,7 @@ def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: Iterable[pl.
         accounts = account_batches(run, partitions, reading)
         taken = _fill_books(run, partitions, accounts, reader)
         found = taken.balance()
-        missed = find_missed(taken, partitions)
+        missed = find_missed(run, taken, partitions)
         if not found.total():  # before the decisions, so that of two runs the later one sees what the other misses
             note_open(run, missed)
         other = find_other_targets(run, run.pipeline.datastore_id, str(run.pipeline.risk.validation_level))

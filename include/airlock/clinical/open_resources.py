@@ -8,11 +8,14 @@ import polars as pl
 
 from airlock.clinical import gate
 from airlock.clinical.outcomes import IMPORTED
+from airlock.clinical.validate import OLDER
 from airlock.ledger.columns import OpenState
 from airlock.ledger.open_resources import OPEN
 from airlock.reasons import Reason
 from airlock.records import Disposition, Gate, Outcome, Verdict
 from airlock.stages.auditing import is_open
+from airlock.stages.resources import UNIT
+from airlock.storage.spool import zip_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,11 +55,13 @@ def find_held(sent: pl.DataFrame) -> pl.DataFrame:
     return _describe(sent.filter(held).with_columns(reason="word"), pl.lit(OpenState.HELD.value))
 
 
-def find_missed(books: Books, partitions: Partitions) -> Spool:
+def find_missed(run: Run[ClinicalPipeline], books: Books, partitions: Partitions) -> Spool:
     """Return the resources that a run has not brought (`OPEN`), by patient."""
     missed = partitions.spool(pl.col("patient"), OPEN, map(find_unproven, books.outcomes()))
-    for rows in books.verdicts():
-        missed.add(find_stopped(rows))
+    unit = pl.Schema(UNIT)
+    older = partitions.spool(pl.col("arrival_id"), unit, run.workspace.find_parts(OLDER, unit))
+    for rows, units in zip_partitions(books.verdicts(), older):
+        missed.add(find_stopped(rows.join(units, on=unit.names(), how="anti")))
     return missed
 
 

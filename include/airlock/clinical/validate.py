@@ -7,6 +7,7 @@ with one row per unit, ``rewrites`` with the references that import files need i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -17,6 +18,7 @@ from airlock.clinical.parse import read_chunks
 from airlock.clinical.records import OPERATION_OUTCOMES, RESOURCES, REWRITES, VERDICTS
 from airlock.clinical.redrive import drop_held
 from airlock.clinical.references import EDGES, IS_REWRITTEN, MEANINGS, Resolver
+from airlock.ledger.resources import CLAIMS
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, Verdict, count_parts, schema
 from airlock.stages.batches import find_begun_batches
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from airlock.storage.spool import Spool
     from airlock.storage.workspace import DatasetWriter
 
+OLDER = "older"  # the dataset of quarantined units of which newer content is there
 _MILD_VERDICTS = {  # reasons of files for which the verdict is not quarantine
     str(Reason.SIDECAR): Verdict.IGNORE.value,
     str(Reason.NEWER_CONTENT): Verdict.IGNORE.value,  # of a C-CDA document
@@ -83,13 +86,23 @@ def validate(run: Run[ClinicalPipeline], store: FhirStore | None) -> dict[str, i
         Partitions(_count_units(run)) as partitions,
         run.workspace.writer("rewrites", REWRITES) as rewrites,
         run.workspace.writer("operation_outcomes", OPERATION_OUTCOMES) as findings,
+        run.workspace.writer(OLDER, pl.Schema(UNIT)) as older,
     ):
-        decided = _decide_all(run, store, partitions, rewrites, findings)
+        decided = _decide_all(run, store, partitions, _Writers(rewrites, findings, older))
         with run.workspace.writer("verdicts", VERDICTS, part_rows=None) as verdicts:
             for units in decided:
                 verdicts.add(units.sort("row").select(VERDICTS.names()))
                 verdicts.end_part()  # whole chunks, so that normalize reads the bodies of each once
     return count_parts(run.workspace.parts("verdicts", VERDICTS, ["verdict"]), "verdict")
+
+
+@dataclass(frozen=True)
+class _Writers:
+    """The datasets that validate writes besides the verdicts."""
+
+    rewrites: DatasetWriter
+    findings: DatasetWriter
+    older: DatasetWriter
 
 
 def _count_units(run: Run[ClinicalPipeline]) -> int:
@@ -102,15 +115,14 @@ def _decide_all(
     run: Run[ClinicalPipeline],
     store: FhirStore | None,
     partitions: Partitions,
-    rewrites: DatasetWriter,
-    findings: DatasetWriter,
+    writers: _Writers,
 ) -> Spool:
     """Return the decided units; each rule reads partitions that hold all rows that the rule compares."""
-    resolver = Resolver(partitions, store)
+    resolver, findings = Resolver(partitions, store), writers.findings
     read = partitions.spool(_BY_RESOURCE, _REFERRING_UNITS, _read_units(run, partitions, findings))
-    compared = partitions.numbered_spool(_IN_ORDER, _UNITS, _stop_duplicates(run, read, resolver))
+    compared = partitions.numbered_spool(_IN_ORDER, _UNITS, _stop_duplicates(run, read, resolver, writers.older))
     meanings = partitions.numbered_spool(_IN_ORDER, MEANINGS, resolver.find_meanings())
-    resolved = partitions.numbered_spool(_IN_ORDER, _UNITS, _resolve_references(compared, meanings, rewrites))
+    resolved = partitions.numbered_spool(_IN_ORDER, _UNITS, _resolve_references(compared, meanings, writers.rewrites))
     asked = partitions.numbered_spool(_IN_ORDER, _UNITS, _ask_service(run, resolved, meanings, store, findings))
     referring = partitions.spool(_BY_RESOURCE, _UNITS, _stop_dangling(run, asked, meanings, store, partitions))
     return partitions.numbered_spool(_IN_ORDER, _UNITS, _claim_resources(run, referring))
@@ -250,10 +262,11 @@ def _read_time_of_update(run: Run[ClinicalPipeline]) -> pl.Expr:
 
 
 def _stop_duplicates(
-    run: Run[ClinicalPipeline], units: Iterable[pl.DataFrame], resolver: Resolver
+    run: Run[ClinicalPipeline], units: Iterable[pl.DataFrame], resolver: Resolver, older: DatasetWriter
 ) -> Iterator[pl.DataFrame]:
     """Stop duplicates within the delivery and of the data store; add resources and references to the resolver."""
     for part in units:
+        older.add(_find_older_stopped(run, part))
         decided = _stop_stored(run, _stop_twins(_stop_older_twins(run, part)))
         resolver.add_resources(decided.filter(pl.col("resource_id").is_not_null()))
         resolver.add_references(_select_accepted(decided))
@@ -340,6 +353,14 @@ def _stop_late(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
     ).drop(DECIDED)
 
 
+def _find_older_stopped(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
+    """Return the quarantined units of which newer content is there: nothing is missing for them."""
+    stopped = units.filter((pl.col("verdict") == Verdict.QUARANTINE) & pl.col("content_digest").is_not_null())
+    late = find_late(run, run.pipeline.datastore_id, stopped.select(CLAIMS.names()))
+    older = late.filter(pl.col("order_verdict") == Verdict.IGNORE)
+    return stopped.join(older, on=["arrival_id", *_RESOURCE], how="semi").select(_KEY)
+
+
 def _confirm_stored(run: Run[ClinicalPipeline], same: pl.DataFrame) -> None:
     """Let contents that come again unchanged count as of now, so that nothing between the two comes after them."""
     if same.height and not run.plan_only:
@@ -349,7 +370,7 @@ def _confirm_stored(run: Run[ClinicalPipeline], same: pl.DataFrame) -> None:
 
 def _make_claims(units: pl.DataFrame) -> pl.DataFrame:
     """Return the accepted units as `ledger.resources.CLAIMS`."""
-    return _select_accepted(units).select("arrival_id", *_RESOURCE, "content_digest", "clock", "patient")
+    return _select_accepted(units).select(CLAIMS.names())
 
 
 def _resolve_references(units: Spool, meanings: Spool, rewrites: DatasetWriter) -> Iterator[pl.DataFrame]:

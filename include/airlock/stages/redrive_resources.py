@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from airlock.ledger.columns import OpenState
 from airlock.ledger.redrives import CANDIDATES, REDRIVABLE, is_current
 from airlock.reasons import Reason
+from airlock.records import Disposition
 from airlock.stages.resources import CSV_COLUMNS, DISPOSITIONS
 
 if TYPE_CHECKING:
@@ -48,12 +50,20 @@ class ResourceRules:
         return found.filter(pl.col("reason").is_in(reasons) | pl.col("arrival_id").is_in(hit.implode()))
 
     def find_companions(self, run: Run[Pipeline], selected: pl.DataFrame) -> pl.DataFrame:
-        """Return the files, as `CANDIDATES`, of which the same runs hold resources of a selected file's patient."""
+        """Return the files, as `CANDIDATES`, of which a run holds resources for those of the selected files.
+
+        They are of a patient in a selected file, or they refer to a resource that the service refused in the same run.
+        """
         is_selected = pl.col("arrival_id").is_in(selected["arrival_id"].implode())
         is_open = is_selected & pl.col("disposition").is_in(_OPEN)
         patients = read_units(run, self.folder, selected["run_key"], is_open)["patient"].drop_nulls()
-        waits = (pl.col("reason") == Reason.PATIENT_HELD) & pl.col("patient").is_in(patients.implode()) & ~is_selected
-        ids = read_units(run, self.folder, selected["run_key"], waits)["arrival_id"]
+        of_patients = (pl.col("reason") == Reason.PATIENT_HELD) & pl.col("patient").is_in(patients.implode())
+        dangling = (pl.col("reason") == Reason.UNRESOLVED_REFERENCE) & (pl.col("disposition") == Disposition.HELD)
+        waits = (of_patients | dangling) & ~is_selected
+        of_runs = read_units(run, self.folder, selected["run_key"], waits)["arrival_id"]
+        noted = run.ledger.open_of_patients(run.pipeline.datastore_id, patients)
+        of_others = noted.filter((pl.col("state") == OpenState.HELD) & ~is_selected)["arrival_id"].drop_nulls()
+        ids = pl.concat([of_runs, of_others]).unique()
         if ids.is_empty():
             return CANDIDATES.to_frame()
         found = run.ledger.find_arrivals(run.pipeline.datastore_id, run.pipeline.name, ids)
