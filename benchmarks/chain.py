@@ -80,7 +80,8 @@ PIPELINE = {
         "data_access_role_arn": "arn:aws:iam::123456789012:role/import",
         "output_uri": "s3://airlock/output/",
     },
-    "audit": {"manifest_wait_seconds": 0},  # some jobs leave out a file: no wait makes their output whole
+    # Some jobs leave out a file: no wait makes their output whole. The brake counts, and no share is above its limit.
+    "audit": {"manifest_wait_seconds": 0, "brake": {"held": 1}},
 }
 
 

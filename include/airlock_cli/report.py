@@ -86,6 +86,7 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
     ]
     head += [(name, found[name]) for name in ("resources", "arrivals", "validation_level") if name in found]
     head += [("size", format_size(found["bytes"]))] if "bytes" in found else []
+    head += [("brake", found["brake"])] if "brake" in found else []
     head += [("books", "balance" if found["balanced"] else "DO NOT BALANCE: nothing is released")]
     yield Table("report", ("", ""), head)
     yield Table("problems", ("",), [(problem,) for problem in found["problems"]])
@@ -101,7 +102,7 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
 def _jobs_table(jobs: list[dict[str, Any]]) -> Table:
     columns = [
         name
-        for name in ("batch_id", "generation", "job_id", "status", "message")
+        for name in ("batch_id", "generation", "job_id", "status", "message", "notes")
         if any(job.get(name) is not None for job in jobs)
     ]
     return Table(f"import jobs: {len(jobs)}", columns, [[job.get(name) for name in columns] for job in jobs])

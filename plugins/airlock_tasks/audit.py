@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from airflow.sdk.exceptions import AirflowFailException
 from typing_extensions import override
 
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
+from airlock_tasks.brake import BrakedOperator
 from airlock_tasks.datastores import fhir_store
 from airlock_tasks.notify import describe_holds, notify_once
 from airlock_tasks.stage import StageOperator
@@ -21,13 +22,17 @@ if TYPE_CHECKING:
 
     from airlock.run import Run
     from airlock.stages.auditing import Audited
+    from airlock.stages.brake import Finding
 
 
 AuditedT = TypeVar("AuditedT", bound=ImagingPipeline | ClinicalPipeline)
 
 
-class BaseAuditOperator(StageOperator[AuditedT]):
-    """An operator that writes the run's report, whether or not the books balance."""
+class BaseAuditOperator(BrakedOperator[AuditedT]):
+    """An operator that writes the run's report, whether or not the books balance.
+
+    If it would hold an absurd share of the run, it asks a person before it settles anything.
+    """
 
     reported: Sequence[str] = ()  # the parts of the report that go to XCom
     publishes = False  # whether the publication is audited, so that unpublished studies count as held
@@ -39,7 +44,32 @@ class BaseAuditOperator(StageOperator[AuditedT]):
 
     @override
     def run_stage(self, run: Run[AuditedT], context: Context) -> dict[str, Any]:
-        return self.conclude(self.audit(run), context)
+        audited = self.audit(run)
+        if audited.stopped_by is not None:
+            self._stop(run, context, audited, audited.stopped_by)
+        return self.conclude(audited, context)
+
+    @override
+    def go_on(self, run: Run[AuditedT], context: Context, result: None) -> dict[str, Any]:
+        return self.run_stage(run, context)
+
+    def _stop(self, run: Run[AuditedT], context: Context, audited: Audited, finding: Finding) -> NoReturn:
+        """Ask a person whether the run goes on, or fail if validate has asked and the run was not let go on.
+
+        Raises
+        ------
+        AirflowFailException
+            If the run was stopped before import.
+        """
+        from airlock.stages.brake import IMPORT, describe
+
+        lists = f"Report: {audited.report_uri}\n\nDispositions and their reasons: {audited.dispositions_uri}"
+        if finding.gate != IMPORT:
+            self.ask(run, context, finding, more=lists)
+        raise AirflowFailException(
+            f"The run was stopped before import, so nothing is settled: {describe(run, finding)} Cure the cause, then "
+            f"clear parse with its downstream; or clear validate to be asked again. {lists}"
+        )
 
     def conclude(self, audited: Audited, context: Context) -> dict[str, Any]:
         """Log the result, notify people of holds, and return the report's address and counts.

@@ -8,19 +8,19 @@ a later try changes them; so the form says from the start that an approval needs
 from __future__ import annotations
 
 from abc import abstractmethod
-from copy import copy
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, cast
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param
-from airflow.sdk.exceptions import AirflowFailException, ParamValidationError, TaskAwaitingInput
+from airflow.sdk.exceptions import AirflowFailException, TaskAwaitingInput
 from airflow.sdk.execution_time.hitl import upsert_hitl_detail
 from airflow.sdk.timezone import utcnow
 from typing_extensions import override
 
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
 from airlock_tasks.audit import AuditedT, AuditOperator, BaseAuditOperator, ConvertedAuditOperator, FhirAuditOperator
+from airlock_tasks.questions import check_fields, read_answer, serialize_form
 from airlock_tasks.stage import open_run
 
 if TYPE_CHECKING:
@@ -110,15 +110,8 @@ class _ReviewOperator(HITLOperator, Generic[AuditedT]):
 
     @property
     def serialized_params(self) -> dict[str, dict[str, Any]]:
-        """The fields for Airflow's form, which disables its buttons while a field that cannot be null is empty.
-
-        The params themselves allow null, because Airflow checks their defaults before the task starts.
-        """
-        from airlock.stages.person_text import LONGEST
-
-        fields = super().serialized_params
-        fields["reason"]["schema"] = fields["reason"]["schema"] | {"type": "string", "maxLength": LONGEST}
-        return fields
+        """The fields for Airflow's form."""
+        return serialize_form({name: self.params.get_param(name) for name in self.params})
 
     def execute(self, context: Context) -> Any:
         """Ask the question, unless nothing waits for a decision."""
@@ -164,27 +157,8 @@ class _ReviewOperator(HITLOperator, Generic[AuditedT]):
         raise TaskAwaitingInput(method_name="execute_complete", timeout=max(left, timedelta(seconds=1)))
 
     def validate_params_input(self, params_input: Mapping[str, Any]) -> None:
-        """Refuse fields and types that the form does not have; a field that is missing or null is empty.
-
-        Airflow's own check would write the person's text to the task's log.
-
-        Raises
-        ------
-        ReviewError
-            With the field.
-        """
-        from airlock.stages.review import ReviewError
-
-        given = {name for name, value in params_input.items() if value is not None}
-        unknown = len(given - set(self.form))
-        if unknown:
-            raise ReviewError(f"The answer has {unknown} fields that are not in the form. Use {', '.join(self.form)}.")
-        for name, param in self.form.items():
-            try:
-                copy(param).resolve(params_input.get(name))  # resolve stores the value in the param
-            except ParamValidationError:
-                types = " or ".join(param.schema["type"])
-                raise ReviewError(f"The field {name} of the answer must be {types}.") from None
+        """Refuse an answer as `check_fields` does."""
+        check_fields(self.form, params_input)
 
 
 class ReviewOperator(_ReviewOperator[ImagingPipeline | ClinicalPipeline]):
@@ -358,12 +332,4 @@ def _read_reason_codes(answer: dict[str, Any]) -> list[str]:
 
 
 def _read_review(answer: dict[str, Any]) -> Review:
-    from airlock.stages.review import Review
-
-    person = answer.get("responded_by_user") or {}
-    return Review(
-        approved=answer["chosen_options"] == [APPROVE],
-        person=str(person.get("name") or person.get("id") or ""),
-        why=str((answer.get("params_input") or {}).get("reason") or ""),
-        answered_at=str(answer.get("responded_at") or ""),
-    )
+    return read_answer(answer, APPROVE)

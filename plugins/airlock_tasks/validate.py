@@ -8,29 +8,46 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
+from airlock_tasks.brake import BrakedOperator, BrakedT
 from airlock_tasks.datastores import fhir_store, image_sets
-from airlock_tasks.stage import PipelineT, StageOperator
 
 if TYPE_CHECKING:
+    import polars as pl
     from airflow.sdk import Context
 
     from airlock.run import Run
 
 
-class _ValidateOperator(StageOperator[PipelineT]):
-    """An operator that returns how many arrivals, resources or documents have each verdict."""
+class _ValidateOperator(BrakedOperator[BrakedT]):
+    """An operator that returns how many arrivals, resources or documents have each verdict.
+
+    If these numbers are absurd, it asks a person before anything is imported.
+    """
 
     in_plan = True
 
     @abstractmethod
-    def decide(self, run: Run[PipelineT]) -> dict[str, int]:
+    def decide(self, run: Run[BrakedT]) -> dict[str, int]:
         """Decide on everything that parse has read, and return the number of each verdict."""
 
+    @abstractmethod
+    def schema(self) -> pl.Schema:
+        """Return the columns of the dataset ``verdicts``."""
+
     @override
-    def run_stage(self, run: Run[PipelineT], context: Context) -> dict[str, int]:
+    def run_stage(self, run: Run[BrakedT], context: Context) -> dict[str, int]:
+        from airlock.stages.brake import check_verdicts
+
         verdicts = self.decide(run)
         self.log.info("Verdicts: %s.", ", ".join(f"{name} {number}" for name, number in verdicts.items()) or "none")
+        finding = check_verdicts(run, self.schema(), verdicts)
+        if finding is not None:
+            self.ask(run, context, finding, verdicts)
         return verdicts
+
+    @override
+    def go_on(self, run: Run[BrakedT], context: Context, result: dict[str, int]) -> dict[str, int]:
+        return result
 
 
 class ValidateOperator(_ValidateOperator[ImagingPipeline]):
@@ -45,6 +62,12 @@ class ValidateOperator(_ValidateOperator[ImagingPipeline]):
             carry_arrivals(run, image_sets(run.pipeline.healthimaging))
         return validate(run)
 
+    @override
+    def schema(self) -> pl.Schema:
+        from airlock.records import VERDICTS
+
+        return VERDICTS
+
 
 class FhirValidateOperator(_ValidateOperator[ClinicalPipeline]):
     """Applies the rules of lines, structure, twins and references, and calls $validate as often as the policy says."""
@@ -57,6 +80,12 @@ class FhirValidateOperator(_ValidateOperator[ClinicalPipeline]):
         decide = foresee_verdicts if run.plan_only else validate
         return decide(run, fhir_store(run.pipeline.healthlake))
 
+    @override
+    def schema(self) -> pl.Schema:
+        from airlock.clinical.records import VERDICTS
+
+        return VERDICTS
+
 
 class CcdaValidateOperator(_ValidateOperator[CcdaPipeline]):
     """Decides on every C-CDA document before it is converted."""
@@ -66,3 +95,9 @@ class CcdaValidateOperator(_ValidateOperator[CcdaPipeline]):
         from airlock.ccda.validate import validate
 
         return validate(run)
+
+    @override
+    def schema(self) -> pl.Schema:
+        from airlock.ccda.records import VERDICTS
+
+        return VERDICTS

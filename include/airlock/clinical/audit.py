@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,9 @@ from airlock.ledger.open_resources import FOUND_OPEN
 from airlock.pipelines import CcdaPipeline
 from airlock.reasons import Reason
 from airlock.records import CONTRACTS, HOLDS, Disposition, Outcome, schema
-from airlock.stages.auditing import Audited, explain_missing_delivery, is_open
+from airlock.stages.auditing import Audited, explain_missing_delivery, is_open, leave_open
 from airlock.stages.batches import find_batches
+from airlock.stages.brake import check_held, read_held
 from airlock.stages.buffer import find_buffered, find_shards, read_arrivals
 from airlock.stages.contracts import ContractOverride
 from airlock.stages.releases import settle_and_release
@@ -91,6 +93,11 @@ def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: Iterable[pl.
         _write_datasets(run, decisions)
         _write_operation_outcomes(run, taken, accounts)
         audited = _write_report(run, decisions, files, accounts.jobs, problems)
+        tally = decisions.tally
+        held = partial(read_held, tally.dispositions, tally.reasons)
+        stopped_by = check_held(run, tally.dispositions.total(), held, balanced=not problems)
+        if stopped_by is not None:
+            return leave_open(run, audited, stopped_by)
         _record_decisions(run, decisions, files, audited, missed)
     return audited
 

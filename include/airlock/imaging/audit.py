@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from airlock.imaging.read_back import ask_primary, choose_image_sets, read_back
 from airlock.imaging.reading import find_reading
 from airlock.imaging.report import Tally
 from airlock.imaging.resolve import CARRIED
-from airlock.imaging.settle import IN_STORE, Part, Policy, UnbalancedError, release_waiting, settle_part
+from airlock.imaging.settle import IN_STORE, Part, Policy, UnbalancedError, foresee_holds, release_waiting, settle_part
 from airlock.imaging.unread import attribute
 from airlock.ledger.studies import SERIES as SERIES_ELEMENTS
 from airlock.ledger.studies import STUDIES as STUDY_ELEMENTS
@@ -47,9 +47,11 @@ from airlock.stages.auditing import (
     Audited,
     build_job_entry,
     explain_missing_delivery,
+    leave_open,
     missing_job_reason,
 )
 from airlock.stages.batches import find_batches
+from airlock.stages.brake import check_held, count_held
 from airlock.stages.buffer import Buffered, find_buffered
 from airlock.stages.jobs import find_ended_job
 from airlock.stages.outputs import account_for_each, read_best_output
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from airlock.imaging.read_back import ImageSetReader
     from airlock.run import Run
     from airlock.stages.batches import Batch
+    from airlock.stages.brake import Finding
     from airlock.storage.spool import SortedSpool
     from airlock.storage.workspace import DatasetWriter
 
@@ -91,13 +94,17 @@ def audit(run: Run, imaging: ImageSetReader, published: Collection[str] = ()) ->
         if found is None:
             problems = [explain_missing_delivery(run), *problems]
         evidence = _gather_evidence(run, books, jobs, _record_imports(run, books), imaging)
+        stopped_by = _check_brake(run, books, evidence, balanced=not problems)
+        policy = _make_policy(run, published, balanced=not problems, settles=stopped_by is None)
         try:
-            decisions = _settle_all(run, books, evidence, _make_policy(run, published, balanced=not problems))
+            decisions = _settle_all(run, books, evidence, policy)
         except UnbalancedError as error:
             problems = error.problems
-            decisions = _settle_all(run, books, evidence, _make_policy(run, published, balanced=False))
+            decisions = _settle_all(run, books, evidence, replace(policy, balanced=False))
         remove_unreleased_payloads(run)
         audited = _write_reports(run, buffered, decisions, jobs, problems)
+        if stopped_by is not None:
+            return leave_open(run, audited, stopped_by)
         state = "audited" if audited.balanced and not audited.open_arrivals else "open"
         run.ledger.close_run(run.key, state, audited.report)
     return audited
@@ -197,7 +204,7 @@ def _gather_evidence(
     )
 
 
-def _make_policy(run: Run, published: Collection[str], *, balanced: bool) -> Policy:
+def _make_policy(run: Run, published: Collection[str], *, balanced: bool, settles: bool) -> Policy:
     """Return what decides on all studies; of people's decisions not those on studies that a redrive has taken over.
 
     The audit of the redrive decides on those: a late answer must not release a study that the redrive imports again.
@@ -208,6 +215,7 @@ def _make_policy(run: Run, published: Collection[str], *, balanced: bool) -> Pol
     before = run.ledger.gates_of(store, run.key)
     return Policy(
         balanced=balanced,
+        settles=settles,
         published=published,
         overrides=overrides.filter(~pl.col("subject").is_in(redriven.implode())),
         released=before.filter(pl.col("gate") == Gate.RELEASE)["subject"],
@@ -257,10 +265,11 @@ def _settle_all(run: Run, books: Books, evidence: _Evidence, policy: Policy) -> 
             writers["outcomes"].add(part["outcomes"].select(OUTCOMES.names()).cast(OUTCOMES))
             writers["gates"].add(part["gates"])
             writers["holds"].add(part["holds"])
-            _add_contracts(writers, part["contracts"], part["gates"])
+            if policy.settles:
+                _add_contracts(writers, part["contracts"], part["gates"])
             decisions.dispositions.add(part["dispositions"])
             decisions.tally.add(part)
-        if policy.balanced:
+        if policy.balanced and policy.settles:
             _add_contracts(writers, *release_waiting(run, policy.published))
     return decisions
 
@@ -277,12 +286,27 @@ def _add_contracts(writers: Mapping[str, DatasetWriter], contracts: pl.DataFrame
 def _account_part(run: Run, studies: tuple[pl.DataFrame, ...], unknown_ids: pl.Series, evidence: _Evidence) -> Part:
     """Return a part, which has whole studies, with the findings about its outcomes."""
     decided, outcomes, drafts, *unread = studies
-    outcomes = _flag_overwritten(_flag_versions(run, outcomes, evidence), evidence)
-    outcomes = gate.flag_blocking(outcomes, run.pipeline.audit, evidence.suspect)
+    outcomes = _flag_outcomes(run, outcomes, evidence)
     frames = decided.select("arrival_id", "NumberOfFrames")
     outcomes = read_back(evidence.imaging, run.pipeline.datastore_id, outcomes, frames, evidence.to_read_back)
     arrivals = decided.filter(~pl.col("arrival_id").is_in(unknown_ids.implode())).unique("arrival_id")
     return Part(decided, outcomes, drafts, arrivals, *unread)
+
+
+def _flag_outcomes(run: Run, outcomes: pl.DataFrame, evidence: _Evidence) -> pl.DataFrame:
+    """Add the column ``blocks``, and the reasons of what a person has to look at."""
+    outcomes = _flag_overwritten(_flag_versions(run, outcomes, evidence), evidence)
+    return gate.flag_blocking(outcomes, run.pipeline.audit, evidence.suspect)
+
+
+def _check_brake(run: Run, books: Books, evidence: _Evidence, *, balanced: bool) -> Finding | None:
+    """Return the finding that keeps the audit from settling, before it decides under locks."""
+
+    def foresee() -> Iterator[pl.DataFrame]:
+        for decided, outcomes, unread in zip_partitions(books.decided, books.outcomes, books.unread_by_study):
+            yield foresee_holds(run, decided, _flag_outcomes(run, outcomes, evidence), unread)
+
+    return check_held(run, books.arrivals.rows, lambda: count_held(run, foresee()), balanced=balanced)
 
 
 def _flag_versions(run: Run, outcomes: pl.DataFrame, evidence: _Evidence) -> pl.DataFrame:

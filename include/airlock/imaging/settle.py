@@ -65,6 +65,7 @@ class Policy:
     published: Collection[str]  # study keys
     overrides: pl.DataFrame  # people's decisions on this run's holds
     released: pl.Series  # the StudyInstanceUIDs that this run has released before: a release is final
+    settles: bool = True  # or only decides, since the brake has stopped the run
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,30 @@ def settle_part(run: Run, part: Part, policy: Policy) -> dict[str, pl.DataFrame]
     while True:  # another round means that another run has settled one of these studies
         elsewhere = _look_elsewhere(run, run.ledger, studies, run.key)
         decided = _decide(run, part, elsewhere, policy)
+        if not policy.settles:
+            return decided
         releases = write_payloads(run, _select_released(decided["contracts"], decided["gates"]))
         with run.ledger.at_once(arrivals.scope(run.pipeline.name), *scopes, covered=_COVERED) as ledger:
             if _look_elsewhere(run, ledger, studies, run.key).equals(elsewhere):
                 _record(run, ledger, decided, releases, balanced=policy.balanced)
                 return decided
+
+
+def foresee_holds(run: Run, verdicts: pl.DataFrame, outcomes: pl.DataFrame, unread: pl.DataFrame) -> pl.DataFrame:
+    """Return the key of each arrival of a part, with the reason where the run's own findings would hold it.
+
+    Parameters
+    ----------
+    run
+        The run.
+    verdicts, outcomes, unread
+        As of a `Part`. What other runs have of the studies is not asked.
+    """
+    settings = run.pipeline.audit
+    gates = gate.decide_studies(verdicts, outcomes, find_causes(unread, settings), settings, balanced=True)
+    held = outcomes.filter(IN_STORE).select("arrival_id", "StudyInstanceUID")
+    held = held.join(gates.filter(pl.col("gate") == Gate.HOLD), on="StudyInstanceUID").unique("arrival_id")
+    return verdicts.select("arrival_id", "key").join(held.select("arrival_id", "reason"), on="arrival_id", how="left")
 
 
 def release_waiting(run: Run, published: Collection[str]) -> tuple[pl.DataFrame, pl.DataFrame]:

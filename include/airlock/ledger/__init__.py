@@ -9,6 +9,7 @@ define the schema; ``python -m airlock.ledger upgrade`` brings a database to it 
 from __future__ import annotations
 
 from airlock.ledger.arrivals import Claim
+from airlock.ledger.brakes import BrakeAnswer
 from airlock.ledger.columns import InstanceState, MessageState, Resolution, ResolutionState, StowState
 from airlock.ledger.errors import LedgerError, LedgerSchemaError, LedgerUnreachableError
 from airlock.ledger.jobs import Job
@@ -20,6 +21,7 @@ from airlock.ledger.runs import RunRecord
 from airlock.ledger.schema import upgrade
 
 __all__ = [
+    "BrakeAnswer",
     "Claim",
     "Found",
     "InstanceState",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from airlock.ledger.arrivals import Arrivals
+from airlock.ledger.brakes import Brakes
 from airlock.ledger.contracts import Contracts
 from airlock.ledger.database import engine_for, parse_url
 from airlock.ledger.folders import Folders
@@ -41,6 +42,7 @@ class Ledger(
     Jobs,
     Release,
     Gates,
+    Brakes,
     Contracts,
     Outbox,
     Releases,

@@ -5,6 +5,7 @@ with which an editor checks a file while it is written.
 """
 
 from airlock.pipelines.arrivals import Arrivals
+from airlock.pipelines.brake import Brake
 from airlock.pipelines.ccda import CcdaPipeline, Transformation
 from airlock.pipelines.clinical import (
     ClinicalAudit,
@@ -64,6 +65,7 @@ __all__ = [
     "Arrivals",
     "AssetDestination",
     "Audit",
+    "Brake",
     "CcdaPipeline",
     "CcdaPlanSettings",
     "ClinicalAudit",

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from airlock.pipelines.brake import BRAKE, Brake, BrakeSetting
 from airlock.pipelines.healthlake import HealthLake
 from airlock.pipelines.notify import Notify
 from airlock.pipelines.order import SAFETY_TYPES, Order, ResourceTypes
@@ -126,6 +127,7 @@ class ClinicalAudit(Settings):
     )
     hold_incomplete_files: bool = Field(False, description="hold all resources of a file if one of them was set aside")
     on_hold: OnHold = Field("hold", description=ON_HOLD)
+    brake: BrakeSetting = Field(Brake(), description=BRAKE)
 
 
 class ClinicalPipeline(Pipeline):

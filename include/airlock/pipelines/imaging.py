@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from airlock.pipelines.brake import BRAKE, Brake, BrakeSetting
 from airlock.pipelines.healthlake import HealthLake, Publish
 from airlock.pipelines.notify import Notify
 from airlock.pipelines.parts import ROLE_ARN, Pipeline
@@ -223,6 +224,7 @@ class Audit(Settings):
         description="warning types of the service that do not hold a study; any other type does",
     )
     on_hold: OnHold = Field("hold", description=ON_HOLD)
+    brake: BrakeSetting = Field(Brake(), description=BRAKE)
 
 
 class ImagingPipeline(Pipeline):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from airlock.reasons import Reason
+from airlock.stages.brake import describe
 
 if TYPE_CHECKING:
     from airlock.ledger import Job
     from airlock.pipelines import Pipeline
     from airlock.run import Run
     from airlock.stages.batches import Batch
+    from airlock.stages.brake import AnyRun, Finding
     from airlock.stages.jobs import EndedJob
 
 # The run has not decided on arrivals with these reasons: it keeps its claims on them until the failed task is cleared.
@@ -34,11 +36,20 @@ class Audited:
     report_uri: str
     dispositions_uri: str
     open_arrivals: int  # arrivals on which the run has not decided yet
+    stopped_by: Finding | None = None  # the brake's finding; nothing is settled then
 
     @property
     def balanced(self) -> bool:
         """Whether every arrival is counted exactly once in each step."""
         return bool(self.report["balanced"])
+
+
+def leave_open(run: AnyRun, audited: Audited, stopped_by: Finding) -> Audited:
+    """Write the brake's finding into the report of an audit that settles nothing, here and in the ledger."""
+    audited.report["brake"] = describe(run, stopped_by)
+    run.within("").workspace.write_json("audit/report.json", audited.report)
+    run.ledger.close_run(run.key, "open", audited.report)
+    return replace(audited, stopped_by=stopped_by)
 
 
 def explain_missing_delivery(run: Run[Pipeline]) -> str:

@@ -1,0 +1,367 @@
+"""The brake: stop a run whose numbers are absurd, with one finding and one question to a person.
+
+Validate measures before import: files that could not be read, and files quarantined for one reason. Audit measures
+before route: what it would hold. A run that is stopped has imported, or settled and released, nothing of what the
+question is about. The question is the object ``brake/<gate>.json`` in the workspace; the answer is a decision in the
+ledger. It stands for the same measure at the same share or a lower one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from airlock.ledger import BrakeAnswer
+from airlock.reasons import PARSE_REASONS, Reason
+from airlock.records import Disposition, Verdict
+from airlock.stages.sites import site_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from airlock.pipelines import Brake, CcdaPipeline, ClinicalPipeline, ImagingPipeline
+    from airlock.run import Run
+    from airlock.stages.review import Review
+
+    AnyRun = Run[ImagingPipeline | ClinicalPipeline | CcdaPipeline]
+
+IMPORT, ROUTE = "import", "route"  # the gates
+UNREAD, ONE_REASON, HELD = "unread", "one_reason", "held"  # the measures, by the names of their limits
+NIGHTS = 14
+LEAST_NIGHTS = 5  # of a site, below which its median says nothing
+SHOWN_REASONS = 5
+# What waits for a later task of the run is not held yet.
+_WAITS = (str(Reason.NOT_PUBLISHED), str(Reason.AWAITING_REVIEW))
+_UNREADABLE = frozenset(str(reason) for reason in PARSE_REASONS)
+_WHAT = {
+    UNREAD: "cannot be read",
+    ONE_REASON: "are quarantined as {reason}",
+    HELD: "would be held",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One number of a run that is absurd."""
+
+    gate: str
+    measure: str
+    affected: int
+    total: int
+    limit: float  # share
+    reason: str | None = None  # of the measure ONE_REASON
+    site: str | None = None  # if the numbers are those of one site
+    median: float | None = None  # of the site's last nights, if these make the limit
+    reasons: dict[str, int] = field(default_factory=dict)  # the most frequent ones of the run, with their counts
+
+    @property
+    def share(self) -> float:
+        """The share of the run, or of the site, that is affected."""
+        return self.affected / self.total
+
+    @property
+    def excess(self) -> float:
+        """How many times the limit the share is; the finding with the greatest is the one that people are told."""
+        return self.share / self.limit
+
+    def describe(self, *, name_site: bool = False) -> str:
+        """Return the finding in sentences with counts and reason codes; the site is named only on request."""
+        what = _WHAT[self.measure].format(reason=self.reason)
+        where = "" if self.site is None else f" of site {self.site}" if name_site else " of one site"
+        if self.median is None:
+            limit = f"audit.brake.{self.measure} allows {_percent(self.limit)}"
+        else:
+            limit = f"in its last {NIGHTS} nights the median was {_percent(self.median)}"
+        codes = ", ".join(f"{code} {number}" for code, number in self.reasons.items())
+        return (
+            f"{self.affected} of {self.total}{where} ({_percent(self.share)}) {what}; {limit}. "
+            f"By reason code: {codes or 'none'}."
+        )
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.3g} %"
+
+
+@dataclass
+class Measured:
+    """The counts of a run, or of one of its sites: all of it, and by reason what the measures count."""
+
+    total: int = 0
+    quarantined: Counter[str] = field(default_factory=Counter)  # by reason
+    held: Counter[str] = field(default_factory=Counter)
+    shown: Counter[str] = field(default_factory=Counter)  # the reasons to show, if not those of what is held
+
+    def list_shares(self, gate: str) -> Iterator[tuple[str, str | None, int]]:
+        """Yield the measures of a gate, each with its reason if it has one, and its count."""
+        if gate == ROUTE:
+            yield HELD, None, sum(self.held.values())
+            return
+        yield UNREAD, None, sum(number for code, number in self.quarantined.items() if code in _UNREADABLE)
+        for code, number in self.quarantined.most_common(1):
+            yield ONE_REASON, code, number
+
+
+@dataclass(frozen=True)
+class Held:
+    """What an audit would hold of a run."""
+
+    whole: Measured
+    by_site: Mapping[str, Measured]  # empty if the ledger counts the pipeline in other units
+
+
+def find_brake(run: AnyRun) -> Brake | None:
+    """Return the brake of a run; None if it has none: it is off, or a plan, or a redrive, which a person has chosen."""
+    brake = run.pipeline.audit.brake
+    return None if brake == "off" or run.plan_only or run.redrive is not None else brake
+
+
+def check_verdicts(run: AnyRun, schema: pl.Schema, counts: Mapping[str, int]) -> Finding | None:
+    """Return the finding that stops a run before import, unless a person has let it go on; record it either way.
+
+    Parameters
+    ----------
+    run
+        The run, whose dataset ``verdicts`` is complete.
+    schema
+        The columns of that dataset.
+    counts
+        The number of each verdict.
+    """
+    brake = find_brake(run)
+    if brake is None:
+        return None
+    found = _measure_verdicts(run, brake, schema, counts)
+    if found is not None or _read_question(run, IMPORT) is not None:
+        _write_question(run, IMPORT, found)
+    return _unless_answered(run, found)
+
+
+def check_held(run: AnyRun, total: int, count: Callable[[], Held], *, balanced: bool = True) -> Finding | None:
+    """Return the finding that keeps an audit from settling: of a stopped validate, or of what the audit would hold.
+
+    Parameters
+    ----------
+    run
+        The run.
+    total
+        The number of its arrivals, or units.
+    count
+        Counts what the audit would hold; it is not called for a small run.
+    balanced
+        Whether the books balance. If not, everything is held for that alone, and nothing is settled anyway.
+    """
+    brake = find_brake(run)
+    if brake is None:
+        return None
+    for chain in dict.fromkeys(("", run.folder)):
+        asked = _unless_answered(run.within(chain), _read_question(run.within(chain), IMPORT))
+        if asked is not None:
+            return asked
+    if not balanced or total < brake.least_arrivals:
+        return None
+    held = count()
+    if sum(held.whole.held.values()) < _fewest(brake, brake.held):
+        return None
+    found = _find_gravest(run, brake, ROUTE, held.whole, held.by_site)
+    if found is not None:
+        _write_question(run, ROUTE, found)
+    return _unless_answered(run, found)
+
+
+def count_held(run: AnyRun, parts: Iterable[pl.DataFrame]) -> Held:
+    """Count what would be held, from frames with the ``key`` of each arrival and ``reason`` where it would be held."""
+    by_site: dict[str, Measured] = {}
+    whole = Measured()
+    for rows in parts:
+        counted = rows.with_columns(site_of(run.pipeline.source)).group_by("site", "reason").len()
+        for name, reason, number in counted.iter_rows():
+            for measured in (whole, by_site.setdefault(name, Measured())):
+                measured.total += number
+                if reason is not None and reason not in _WAITS:
+                    measured.held[reason] += number
+    return Held(whole, by_site)
+
+
+def read_held(dispositions: Mapping[str, int], reasons: Mapping[str, int]) -> Held:
+    """Return what would be held by the counts of an audit; the reasons that are shown are those of all that is bad."""
+    waits = sum(reasons.get(code, 0) for code in _WAITS)
+    held = dispositions.get(Disposition.HELD.value, 0) - waits
+    shown = Counter({code: number for code, number in reasons.items() if code not in _WAITS})
+    return Held(Measured(sum(dispositions.values()), held=Counter({"": held}), shown=shown), {})
+
+
+def record_answer(run: AnyRun, finding: Finding, review: Review, *, timed_out: bool) -> None:
+    """Record a person's answer in the ledger; without an answer in time the run is stopped.
+
+    Parameters
+    ----------
+    run
+        The run.
+    finding
+        What the person was asked about.
+    review
+        The answer; approved lets the run go on.
+    timed_out
+        Whether nobody has answered.
+    """
+    answer = BrakeAnswer(
+        gate=_name_gate(run, finding.gate),
+        go_on=review.approved,
+        measure=_name_measure(finding),
+        share=finding.share,
+        decided_by="nobody, in time" if timed_out else review.person or "unknown",
+        why=review.why or "no reason given",
+        decided_at=datetime.fromisoformat(review.answered_at) if review.answered_at else datetime.now(UTC),
+        details=asdict(finding),
+    )
+    run.ledger.answer_brake(run.pipeline.name, run.key, answer)
+
+
+def read_finding(content: Mapping[str, Any]) -> Finding:
+    """Return a finding from its JSON object."""
+    return Finding(**content)
+
+
+def describe(run: AnyRun, finding: Finding) -> str:
+    """Return a finding in sentences that anybody may see: a site is named only if ``source.site_pattern`` says where.
+
+    The first folder below a source may be a person's name.
+    """
+    return finding.describe(name_site=run.pipeline.source.site_pattern is not None)
+
+
+def _measure_verdicts(run: AnyRun, brake: Brake, schema: pl.Schema, counts: Mapping[str, int]) -> Finding | None:
+    total, quarantined = sum(counts.values()), counts.get(Verdict.QUARANTINE.value, 0)
+    if total < brake.least_arrivals or quarantined < _fewest(brake, min(brake.unread, brake.one_reason)):
+        return None  # the dataset, which is large, need not be read again
+    has_sites = "key" in schema.names()
+    by_site: dict[str, Measured] = {}
+    columns = ["verdict", "reason", *(["key"] if has_sites else [])]
+    site = site_of(run.pipeline.source) if has_sites else pl.lit("").alias("site")
+    for rows in run.workspace.parts("verdicts", schema, columns):
+        counted = rows.with_columns(site).group_by("site", "verdict", "reason").len()
+        for name, verdict, reason, number in counted.iter_rows():
+            measured = by_site.setdefault(name, Measured())
+            measured.total += number
+            if verdict == Verdict.QUARANTINE:
+                measured.quarantined[reason] += number
+    whole = Measured(total, sum((one.quarantined for one in by_site.values()), Counter()))
+    return _find_gravest(run, brake, IMPORT, whole, by_site if has_sites else {})
+
+
+def _fewest(brake: Brake, limit: float) -> float:
+    """Return the smallest count at which anything can stop a run: of a site of the least size, at half of a limit."""
+    return brake.least_arrivals * limit / 2
+
+
+def _find_gravest(
+    run: AnyRun, brake: Brake, gate: str, whole: Measured, by_site: Mapping[str, Measured]
+) -> Finding | None:
+    found = [*_find_above_limits(brake, gate, whole), *_find_above_medians(run, brake, gate, by_site)]
+    if not found:
+        return None
+    counted = whole.shown or (whole.held if gate == ROUTE else whole.quarantined)
+    gravest = max(found, key=lambda one: one.excess)
+    return replace(gravest, reasons=dict(counted.most_common(SHOWN_REASONS)))
+
+
+def _find_above_limits(brake: Brake, gate: str, whole: Measured) -> Iterator[Finding]:
+    for measure, reason, affected in whole.list_shares(gate):
+        limit = getattr(brake, measure)
+        if affected / whole.total > limit:
+            yield Finding(gate, measure, affected, whole.total, limit, reason)
+
+
+def _find_above_medians(run: AnyRun, brake: Brake, gate: str, by_site: Mapping[str, Measured]) -> Iterator[Finding]:
+    large = {site: one for site, one in by_site.items() if one.total >= brake.least_arrivals}
+    if brake.times_median is None or not large:
+        return
+    since = datetime.now(UTC) - timedelta(days=NIGHTS)
+    nights = run.ledger.night_totals(run.pipeline.name, since, except_run=run.key)
+    for site, measured in large.items():
+        for measure, reason, affected in measured.list_shares(gate):
+            median = _median_share(nights.filter(pl.col("site") == site), measure, reason)
+            share = affected / measured.total
+            if median is None or share < getattr(brake, measure) / 2 or share <= brake.times_median * median:
+                continue
+            limit = max(getattr(brake, measure) / 2, brake.times_median * median)
+            yield Finding(gate, measure, affected, measured.total, limit, reason, site, median)
+
+
+def _median_share(nights: pl.DataFrame, measure: str, reason: str | None) -> float | None:
+    """Return the median share of a site's nights; None if there are too few."""
+    word = Disposition.HELD if measure == HELD else Disposition.QUARANTINED
+    code = pl.col("reason")
+    of_measure = {
+        UNREAD: code.is_in(sorted(_UNREADABLE)),
+        ONE_REASON: code == pl.lit(reason, pl.String),
+        HELD: ~code.is_in(_WAITS),
+    }[measure]
+    counted = (pl.col("disposition") == word) & of_measure
+    arrivals = pl.col("arrivals")
+    shares = nights.group_by(pl.col("started_at").dt.date()).agg(
+        total=arrivals.sum(), affected=arrivals.filter(counted.fill_null(value=False)).sum()
+    )
+    shares = shares.filter(pl.col("total") > 0)
+    if shares.height < LEAST_NIGHTS:
+        return None
+    return float(shares.select((pl.col("affected") / pl.col("total")).median()).item())
+
+
+def count_stops(totals: pl.DataFrame, brake: Brake) -> tuple[int, int]:
+    """Return how many runs the limits of a brake would have stopped, and how many runs there are.
+
+    Parameters
+    ----------
+    totals
+        `ledger.brakes.NIGHT_TOTALS`.
+    brake
+        The limits.
+    """
+    stops, runs = 0, totals.partition_by("started_at")
+    for run in runs:
+        whole = Measured(int(run["arrivals"].sum()))
+        for disposition, reason, number in run.select("disposition", "reason", "arrivals").iter_rows():
+            if disposition == Disposition.QUARANTINED:
+                whole.quarantined[reason] += number
+            elif disposition == Disposition.HELD and reason not in _WAITS:
+                whole.held[reason] += number
+        if whole.total >= brake.least_arrivals:
+            stops += any(next(_find_above_limits(brake, gate, whole), None) for gate in (IMPORT, ROUTE))
+    return stops, len(runs)
+
+
+def _unless_answered(run: AnyRun, found: Finding | None) -> Finding | None:
+    """Return the finding unless the last answer about it lets the run go on."""
+    if found is None:
+        return None
+    last = run.ledger.last_brake_answer(run.key, _name_gate(run, found.gate), _name_measure(found))
+    goes_on = last is not None and last.go_on and found.share <= last.share
+    return None if goes_on else found
+
+
+def _name_gate(run: AnyRun, gate: str) -> str:
+    """Return the name of a gate in the ledger; the second chain of stages has its own."""
+    return f"{run.folder}/{gate}" if run.folder else gate
+
+
+def _name_measure(finding: Finding) -> str:
+    return ":".join(part for part in (finding.measure, finding.reason, finding.site) if part is not None)
+
+
+def _write_question(run: AnyRun, gate: str, found: Finding | None) -> None:
+    run.workspace.write_json(f"brake/{gate}.json", None if found is None else asdict(found))
+
+
+def _read_question(run: AnyRun, gate: str) -> Finding | None:
+    try:
+        content = json.loads(run.s3.get(run.workspace.root.join(f"brake/{gate}.json")))
+    except FileNotFoundError:
+        return None
+    return None if content is None else read_finding(content)

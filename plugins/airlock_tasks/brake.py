@@ -1,0 +1,171 @@
+"""Brake: a stage whose numbers are absurd asks a person, in Airflow's own form, whether its run goes on.
+
+The stage's task waits without a worker slot. Its run has then imported, or settled and released, nothing that the
+question is about.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from airflow.sdk import Param
+from airflow.sdk.exceptions import AirflowFailException, TaskAwaitingInput
+from airflow.sdk.execution_time.hitl import upsert_hitl_detail
+from airflow.sdk.timezone import utcnow
+
+from airlock.pipelines import Brake, ClinicalPipeline, ImagingPipeline
+from airlock_tasks.notify import notify_once
+from airlock_tasks.questions import check_fields, read_answer, serialize_form
+from airlock_tasks.stage import StageOperator, open_run
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airlock.run import Run
+    from airlock.stages.brake import Finding
+    from airlock.stages.review import Review
+
+GO_ON, STOP = "Go on", "Stop the run"
+FORM = {
+    "reason": Param(
+        None,
+        type=["null", "string"],
+        title="Reason",
+        description="Why the run goes on or stops, and what you checked. Do not write patient data: the reason is "
+        "stored with your name in the ledger.",
+    )
+}
+_TASKS = {"import": "Nothing of this run has been imported.", "route": "Nothing of this run is settled or sent."}
+_ADVICE = (
+    "**Stop the run** if the cause can be cured, for example a key, a role or a broken export: cure it, then clear "
+    "the task parse with its downstream, or give the files back with `airlock ledger release`.\n\n"
+    "**Go on** if the numbers are right. It needs a reason; an answer without one is rejected, and this question is "
+    "then open again. docs/operations.md says more. The counts are those of the first question; the task's log has the "
+    "latest."
+)
+
+BrakedT = TypeVar("BrakedT", bound=ImagingPipeline | ClinicalPipeline)
+
+
+class BrakedOperator(StageOperator[BrakedT]):
+    """Base of operators that may stop their run and ask a person whether it goes on."""
+
+    def go_on(self, run: Run[BrakedT], context: Context, result: Any) -> Any:
+        """Return the task's result after a person has let the run go on.
+
+        Parameters
+        ----------
+        run
+            The run.
+        context
+            The task's context.
+        result
+            What the task had computed when it asked.
+        """
+        raise NotImplementedError
+
+    def ask(
+        self, run: Run[BrakedT], context: Context, finding: Finding, result: Any = None, more: str = ""
+    ) -> NoReturn:
+        """Ask whether the run goes on, and wait for the answer.
+
+        Parameters
+        ----------
+        run, context
+            The run and the task's context.
+        finding
+            Why the run has stopped.
+        result
+            What the task has computed, for `go_on`.
+        more
+            What else the person should read, such as the address of a list.
+        """
+        from airlock.stages.brake import describe
+
+        told = describe(run, finding)
+        self.log.warning("The run has stopped and asks a person: %s", told)
+        notify_once(self.pipeline, "brake", context, f"{told} The run asks whether to go on: Required Actions.")
+        lines = (f"For: {_name_answerers(self.pipeline)}.", told, _TASKS[finding.gate], more, _ADVICE)
+        self._put_question(context, "\n\n".join(line for line in lines if line))
+        wait = {"finding": asdict(finding), "result": result}
+        raise TaskAwaitingInput(method_name="answer_brake", kwargs=wait, timeout=self._answer_within())
+
+    def answer_brake(self, context: Context, event: dict[str, Any], finding: dict[str, Any], result: Any) -> Any:
+        """Record the answer; let the task go on, or fail it.
+
+        Raises
+        ------
+        AirflowFailException
+            If a person has stopped the run, or nobody has answered in time.
+        """
+        from airlock.stages.brake import describe, read_finding, record_answer
+        from airlock.stages.review import ReviewError
+
+        asked = read_finding(finding)
+        try:
+            review = _read(event)
+        except ReviewError as error:
+            self.log.warning("The answer is rejected. %s The question is open again.", error)
+            self._put_question(context, None)
+            left = context["ti"].start_date + self._answer_within() - utcnow()
+            wait = {"finding": finding, "result": result}
+            raise TaskAwaitingInput(
+                method_name="answer_brake", kwargs=wait, timeout=max(left, timedelta(seconds=1))
+            ) from None
+        timed_out = not event.get("responded_by_user")
+        run = open_run(self.pipeline, context, self.folder)
+        with run.ledger:
+            record_answer(run, asked, review, timed_out=timed_out)
+            if not review.approved:
+                who = "Nobody answered in time, so the run is stopped" if timed_out else "A person has stopped the run"
+                raise AirflowFailException(f"{who}: {describe(run, asked)} Cure the cause, then clear parse.")
+            self.log.info("A person lets the run go on.")
+            return self.go_on(run, context, result)
+
+    def _answer_within(self) -> timedelta:
+        brake = self.pipeline.audit.brake
+        return timedelta(hours=(brake if isinstance(brake, Brake) else Brake()).answer_hours)
+
+    def _put_question(self, context: Context, body: str | None) -> None:
+        """Make Airflow show the question; it keeps the text of a question that it has shown before."""
+        users = self.pipeline.review.users if self.pipeline.review else ()
+        upsert_hitl_detail(
+            ti_id=context["ti"].id,
+            options=[GO_ON, STOP],
+            subject=f"{self.pipeline.name}: let the run go on?",
+            body=body,
+            defaults=[STOP],
+            params=serialize_form(FORM),
+            assigned_users=[{"id": user, "name": user} for user in users],
+        )
+
+
+def _name_answerers(pipeline: ImagingPipeline | ClinicalPipeline) -> str:
+    review = pipeline.review
+    if review is None:
+        return "everybody who may change the pipeline's runs"
+    only = f". Only these users may answer: {', '.join(review.users)}" if review.users else ""
+    return f"{review.by}{only}"
+
+
+def _read(event: dict[str, Any]) -> Review:
+    """Return the answer of an event.
+
+    Raises
+    ------
+    ReviewError
+        If it cannot be recorded.
+    """
+    from airlock.stages.review import ReviewError, check_answer
+
+    chosen = event.get("chosen_options") or [STOP]
+    if chosen not in ([GO_ON], [STOP]):
+        raise ReviewError(f"The answer has another option. Use {GO_ON!r} or {STOP!r}.")
+    fields = event.get("params_input") or {}
+    check_fields(FORM, fields)
+    when = event.get("responded_at") or datetime.now(UTC)
+    review = read_answer(event | {"chosen_options": chosen, "params_input": fields, "responded_at": when}, GO_ON)
+    check_answer(review)
+    return review
