@@ -92,14 +92,28 @@ def plan(
     prefix: Prefix = None,
     window_start: WindowStart = None,
     window_end: WindowEnd = None,
+    impact: Annotated[
+        bool,
+        typer.Option(
+            "--impact",
+            help="Start no run: show how much each rule would hold of what earlier runs and plans have read.",
+        ),
+    ] = False,
     wait: Wait = True,
     timeout_minutes: Minutes = None,
     json: Json = False,
 ) -> None:
     """Show what a run would do, without importing: objects, studies or resources, rejects, hours and cost."""
+    from airlock_cli import impact as impacts  # noqa: PLC0415
     from airlock_cli import plan as plans  # noqa: PLC0415
     from airlock_cli import runs, workspaces  # noqa: PLC0415
 
+    if impact:
+        if prefix or window_start or window_end:
+            raise RequestError("--impact is about all earlier runs and plans. Leave out the prefix and the window.")
+        measured = impacts.measure(pipeline)
+        _print(json, measured, impacts.tables(measured))
+        return
     conf = runs.build_run_conf(pipeline, prefix, window_start, window_end) | {"plan_only": True}
     if wait:
         workspaces.load_named_pipeline(pipeline)  # the plan is read from its workspace: fail before the run starts

@@ -10,6 +10,7 @@ from airlock.ledger.contracts import Contracts
 from airlock.ledger.database import engine_for, parse_url
 from airlock.ledger.folders import Folders
 from airlock.ledger.gates import Gates
+from airlock.ledger.impact import Impacts
 from airlock.ledger.instances import Instances
 from airlock.ledger.jobs import Jobs
 from airlock.ledger.lookup import Lookup
@@ -43,6 +44,7 @@ class Ledger(
     Release,
     Gates,
     Brakes,
+    Impacts,
     Contracts,
     Outbox,
     Releases,
