@@ -181,6 +181,14 @@ class Reason(StrEnum):
         "duplicate_other_content",
         "The same SOPInstanceUID, or resource type and id, has different content. Ask the sender which is right.",
     )
+    HEADER_CHANGED = (
+        "header_changed",
+        "The instance has the same pixels under another header in another copy, which stays. Check which one is right.",
+    )
+    IDENTITY_CHANGED = (
+        "identity_changed",
+        "The same SOPInstanceUID names another patient, study or series in another copy. Find out whose image it is.",
+    )
     NEWER_CONTENT = (
         "newer_content",
         "Newer content of the same resource is there, which nothing older overwrites. If this is right, send it again.",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from airlock.imaging.copies import dispose_held_copy
 from airlock.imaging.manifests import warning_type
 from airlock.reasons import Reason
 from airlock.records import DISPOSITIONS, GATES, HOLDS, Disposition, Gate, Outcome, Stage, Verdict, digest, study_key
@@ -276,6 +277,7 @@ def _disposition() -> pl.Expr:
     in_store = pl.col("outcome").is_in((*IMPORTED, Outcome.NON_PRIMARY.value))
     return pl.coalesce(
         pl.when(_copy_lost()).then(pl.lit(Disposition.FAILED.value)),
+        dispose_held_copy(),
         pl.col("verdict").replace_strict(before_import, default=None, return_dtype=pl.String),
         pl.when(released).then(pl.lit(Disposition.RELEASED.value)),
         pl.when(in_store).then(pl.lit(Disposition.HELD.value)),

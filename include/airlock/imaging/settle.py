@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.imaging import gate
+from airlock.imaging import copies, gate
 from airlock.imaging.contracts import FhirReferences, StudyContract, complete, with_revision
 from airlock.imaging.fhir.publishing import read_publishing
 from airlock.imaging.fhir.study import name_resources
 from airlock.imaging.report import imbalances
 from airlock.imaging.unread import find_causes, name_studies
 from airlock.ledger import arrivals, contracts, gates, instances
+from airlock.ledger.columns import InstanceState
 from airlock.ledger.studies import lock_scopes
 from airlock.reasons import Reason
 from airlock.records import CONTRACTS, Gate, Outcome, digest
@@ -76,6 +77,7 @@ class Elsewhere:
     waiting: list[tuple[str, str]]  # for a person
     missing: list[tuple[str, str]]  # not imported
     contracts: pl.DataFrame  # the latest of each study
+    imported: pl.Series  # SOPInstanceUIDs of quarantined files whose instance is in the data store
 
     @property
     def causes(self) -> Mapping[Reason, list[tuple[str, str]]]:
@@ -89,7 +91,7 @@ class Elsewhere:
     def equals(self, other: Elsewhere) -> bool:
         """Return whether two answers are the same."""
         same = (self.in_flight, self.waiting, self.missing) == (other.in_flight, other.waiting, other.missing)
-        return same and self.contracts.equals(other.contracts)
+        return same and self.contracts.equals(other.contracts) and self.imported.equals(other.imported)
 
 
 def settle_part(run: Run, part: Part, policy: Policy) -> dict[str, pl.DataFrame]:
@@ -103,16 +105,17 @@ def settle_part(run: Run, part: Part, policy: Policy) -> dict[str, pl.DataFrame]
     UnbalancedError
         If the dispositions are not one per arrival. Nothing of the part is written.
     """
-    studies = part.outcomes["StudyInstanceUID"].unique().sort()
+    studies = copies.add_held_copies(part.verdicts, part.outcomes)["StudyInstanceUID"].unique().sort()
     scopes = lock_scopes(run.pipeline.datastore_id, studies)
+    quarantined = copies.find_quarantined_uids(part.verdicts)
     while True:  # another round means that another run has settled one of these studies
-        elsewhere = _look_elsewhere(run, run.ledger, studies, run.key)
+        elsewhere = _look_elsewhere(run, run.ledger, studies, quarantined)
         decided = _decide(run, part, elsewhere, policy)
         if not policy.settles:
             return decided
         releases = write_payloads(run, _select_released(decided["contracts"], decided["gates"]))
         with run.ledger.at_once(arrivals.scope(run.pipeline.name), *scopes, covered=_COVERED) as ledger:
-            if _look_elsewhere(run, ledger, studies, run.key).equals(elsewhere):
+            if _look_elsewhere(run, ledger, studies, quarantined).equals(elsewhere):
                 _record(run, ledger, decided, releases, balanced=policy.balanced)
                 return decided
 
@@ -144,7 +147,7 @@ def release_waiting(run: Run, published: Collection[str]) -> tuple[pl.DataFrame,
     releases = write_payloads(run, run.ledger.contracts(store, waiting["subject"]))
     scopes = lock_scopes(store, waiting["subject"])
     with run.ledger.at_once(arrivals.scope(run.pipeline.name), *scopes, covered=_COVERED) as ledger:
-        elsewhere = _look_elsewhere(run, ledger, waiting["subject"], "")
+        elsewhere = _look_elsewhere(run, ledger, waiting["subject"], pl.Series([], dtype=pl.String), except_run="")
         kept_back = {uid for files in elsewhere.causes.values() for uid, _ in files}
         free = elsewhere.contracts.filter(~pl.col("subject").is_in(sorted(kept_back)))
         free = free.join(releases, on=["subject_key", "revision"], how="semi")  # the others have just changed
@@ -160,15 +163,32 @@ def release_waiting(run: Run, published: Collection[str]) -> tuple[pl.DataFrame,
     return free, decided
 
 
-def _look_elsewhere(run: Run, ledger: Ledger, studies: pl.Series, except_run: str) -> Elsewhere:
-    """Return what other runs have of these studies; files that are not imported only where the policy asks."""
+def _look_elsewhere(
+    run: Run, ledger: Ledger, studies: pl.Series, quarantined: pl.Series, except_run: str | None = None
+) -> Elsewhere:
+    """Return what other runs have of these studies; files that are not imported only where the policy asks.
+
+    Parameters
+    ----------
+    run, ledger
+        The run, and the ledger or the part of it in a transaction.
+    studies
+        StudyInstanceUIDs.
+    quarantined
+        SOPInstanceUIDs of the run's quarantined files.
+    except_run
+        The run whose own files do not count; by default this run.
+    """
     store, name = run.pipeline.datastore_id, run.pipeline.name
+    except_run = run.key if except_run is None else except_run
     whole = run.pipeline.audit.hold_incomplete_studies
     in_flight = ledger.studies_in_flight(store, studies, except_run) if whole else []
     found = ledger.unresolved_files(store, name, studies, except_run, missing=whole)
     waiting = ledger.unresolved_files(store, name, studies, except_run, missing=False) if found else []
     missing = sorted(set(found) - set(waiting))
-    return Elsewhere(in_flight, waiting, missing, ledger.contracts(store, studies))
+    known = ledger.known_instances(store, quarantined)
+    imported = known.filter(pl.col("state") == InstanceState.IMPORTED)["SOPInstanceUID"]
+    return Elsewhere(in_flight, waiting, missing, ledger.contracts(store, studies), imported)
 
 
 def _decide(run: Run, part: Part, elsewhere: Elsewhere, policy: Policy) -> dict[str, pl.DataFrame]:
@@ -186,13 +206,17 @@ def _decide_gates(run: Run, part: Part, elsewhere: Elsewhere, policy: Policy) ->
     """Return the studies' gates, the holds with their findings, and the holds that a person has overridden."""
     settings = run.pipeline.audit
     causes = {**elsewhere.causes, **find_causes(part.unread_by_study, settings)}
-    decided = gate.decide_studies(part.verdicts, part.outcomes, causes, settings, balanced=policy.balanced)
+    lacking = copies.leave_out_stored(part.verdicts, elsewhere.imported)
+    outcomes = copies.add_held_copies(part.verdicts, part.outcomes)
+    decided = gate.decide_studies(lacking, outcomes, causes, settings, balanced=policy.balanced)
     decided = gate.release_studies(decided, policy.released)
-    holds = gate.find_holds(decided, part.verdicts, part.outcomes, causes, settings)
+    holds = gate.find_holds(decided, lacking, outcomes, causes, settings)
     overridden = find_overridden(holds, policy.overrides)
     decided = gate.release_studies(decided, overridden["subject"])
     if run.pipeline.healthlake is not None:
-        decided = gate.release_studies(gate.hold_unpublished(decided, policy.published), policy.released)
+        brought = decided["StudyInstanceUID"].is_in(part.outcomes["StudyInstanceUID"].implode())
+        published = {*policy.published, *decided.filter(~brought)["study_key"]}  # nothing is there to be published
+        decided = gate.release_studies(gate.hold_unpublished(decided, published), policy.released)
     return {"gates": decided, "holds": holds.join(overridden, on="subject", how="anti"), "overrides": overridden}
 
 

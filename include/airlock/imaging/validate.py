@@ -13,8 +13,11 @@ import polars as pl
 from pydicom.datadict import dictionary_VR
 
 from airlock.dicom.preconditions import file_rules
+from airlock.imaging.copies import decide_among_copies, decide_by_claims, decide_by_owners
+from airlock.imaging.copy_proofs import CopyProofs
 from airlock.imaging.normalize import has_job_in_datastore
 from airlock.imaging.resolve import read_carried_verdicts
+from airlock.imaging.verdicts import DECISION, IS_ACCEPTED, decide, filter_accepted
 from airlock.ledger.arrivals import scope
 from airlock.ledger.instances import OWNERS
 from airlock.ledger.instances import SCOPE as INSTANCES
@@ -55,18 +58,16 @@ _LESSER_CONFLICTS = tuple(
 )
 
 _FACTS = (*ARRIVALS, *ATTRIBUTES)
-_IS_ACCEPTED = pl.col("verdict") == Verdict.ACCEPT
 _UID_COLUMNS = {
     "SOPInstanceUID": "sop_instance_uid",
     "SeriesInstanceUID": "series_instance_uid",
     "StudyInstanceUID": "study_instance_uid",
 }
-_DECISION = ("verdict", "reason", "detail", "duplicate_of")
 # The columns that are compared between files; the other columns go to the verdicts as they are.
 _COMPARED = (
-    *("arrival_id", "key", "etag", "size", "SOPInstanceUID", "SeriesInstanceUID"),
+    *("arrival_id", "bucket", "key", "etag", "size", "SOPInstanceUID", "SeriesInstanceUID"),
     *(element for elements in GROUPING_ELEMENTS.values() for element in elements),
-    *_DECISION,
+    *DECISION,
 )
 
 
@@ -112,10 +113,10 @@ def _regroup(parts: Iterable[pl.DataFrame], uid: str, partitions: int) -> Iterat
 
 def _decide_all(run: Run, shards: list[str], facts: Spool, partitions: int) -> Iterator[pl.DataFrame]:
     """Yield the verdicts of all rules by partitions of studies; columns that are not compared go to ``facts``."""
-    settings = run.pipeline.validation
+    settings, proofs = run.pipeline.validation, CopyProofs(run.s3, run.pipeline.validation)
     parts = _file_verdicts(run, shards, facts)
     parts = (
-        _compare_with_ledger_instances(run, apply_duplicate_rules(part))
+        decide_among_copies(_compare_with_ledger_instances(run, part, proofs), proofs, settings)
         for part in _regroup(parts, "SOPInstanceUID", partitions)
     )
     parts = (
@@ -196,118 +197,47 @@ def _finding(rule: FileRule) -> pl.Expr:
     return pl.when(rule.finds.fill_null(value=False)).then(finding)
 
 
-def apply_duplicate_rules(rows: pl.DataFrame) -> pl.DataFrame:
-    """Accept the first by key of equal copies in the delivery; quarantine all copies that differ.
-
-    Equal ETag and size mean equal content. Equal content with different ETags (multipart, SSE-KMS) cannot be told from
-    other content without reading pixels, and counts as other content.
-    """
-    accepted = _accepted(rows)
-    per_uid = (
-        accepted.filter(pl.col("SOPInstanceUID").is_duplicated())
-        .sort("key", "arrival_id")
-        .group_by("SOPInstanceUID", maintain_order=True)
-        .agg(
-            first=pl.col("arrival_id").first(),
-            copies=pl.len(),
-            contents=pl.struct("etag", "size").n_unique(),
-        )
-    )
-    rows = rows.join(per_uid, on="SOPInstanceUID", how="left", maintain_order="left")
-    differs = pl.col("contents") > 1
-    repeats = (pl.col("contents") == 1) & (pl.col("first") != pl.col("arrival_id"))
-    detail = pl.format("{} copies in this delivery", pl.col("copies"))
-    rows = _decide(rows, differs, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, detail)
-    rows = _decide(
-        rows, repeats, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, detail, duplicate_of=pl.col("first")
-    )
-    return rows.drop("first", "copies", "contents")
-
-
-def _decide(
-    rows: pl.DataFrame,
-    where: pl.Expr,
-    verdict: Verdict,
-    reason: Reason,
-    detail: pl.Expr,
-    *,
-    duplicate_of: pl.Expr | None = None,
-    among: pl.Expr = _IS_ACCEPTED,
-) -> pl.DataFrame:
-    where = (where & among).fill_null(value=False)
-    return rows.with_columns(
-        verdict=pl.when(where).then(pl.lit(verdict)).otherwise("verdict"),
-        reason=pl.when(where).then(pl.lit(str(reason))).otherwise("reason"),
-        detail=pl.when(where).then(detail).otherwise("detail"),
-        duplicate_of=pl.when(where).then(duplicate_of).otherwise("duplicate_of")
-        if duplicate_of is not None
-        else pl.col("duplicate_of"),
-    )
-
-
-def _decide_by_owners(rows: pl.DataFrame, owners: pl.DataFrame) -> pl.DataFrame:
-    """Decide on arrivals whose instance another arrival already owns in the data store."""
-    owners = owners.select(
-        "SOPInstanceUID", owner="arrival_id", owner_etag="etag", owner_size="size", owner_state="state"
-    )
-    rows = rows.join(owners, on="SOPInstanceUID", how="left", maintain_order="left")
-    owned = pl.col("owner").is_not_null()  # perhaps by this very object, from another pipeline
-    same = (pl.col("owner_etag") == pl.col("etag")) & (pl.col("owner_size") == pl.col("size"))
-    claimed = pl.col("owner_state") == "claimed"
-    owner = pl.col("owner")
-    # Not a duplicate yet: if that run fails, the instance is not in the store and this file is still needed.
-    waits = pl.lit("held by another run")
-    rows = _decide(rows, owned & same & claimed, Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, waits, duplicate_of=owner)
-    earlier = pl.lit("taken by an earlier delivery")
-    rows = _decide(rows, owned & same, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, earlier, duplicate_of=owner)
-    other = pl.lit("an earlier delivery holds other content")
-    rows = _decide(
-        rows, owned & ~same, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, other, duplicate_of=pl.col("owner")
-    )
-    return rows.drop("owner", "owner_etag", "owner_size", "owner_state")
-
-
-def _compare_with_ledger_instances(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
-    uids = _accepted(rows)["SOPInstanceUID"]
-    owners = run.ledger.known_instances(run.pipeline.healthimaging.datastore_id, uids, except_run=run.holder)
-    return _decide_by_owners(rows, owners)
+def _compare_with_ledger_instances(run: Run, rows: pl.DataFrame, proofs: CopyProofs) -> pl.DataFrame:
+    datastore = run.pipeline.healthimaging.datastore_id
+    uids = filter_accepted(rows)["SOPInstanceUID"].unique()
+    owners = run.ledger.known_instances(datastore, uids, except_run=run.holder)
+    if owners.is_empty():
+        return rows
+    studies = run.ledger.known_studies(datastore, owners["StudyInstanceUID"].unique())
+    return decide_by_owners(rows, owners, studies, proofs, run.pipeline.validation)
 
 
 def _write(run: Run, facts: Spool, decided: Spool) -> Iterator[pl.DataFrame]:
     """Claim the accepted instances and write the verdicts, one part per partition of studies.
 
-    An instance that another run has claimed meanwhile is decided like any duplicate. A plan claims nothing.
+    A plan claims nothing.
     """
     owners = OWNERS.to_frame() if run.plan_only else _claim_instances(run, facts, decided)
     with run.workspace.writer("verdicts", VERDICTS, part_rows=None) as verdicts:
         for known, part in zip(facts, decided, strict=True):  # both have the same partitions
-            rows = _join_decisions(known, _decide_by_owners(part, owners))
+            rows = _join_decisions(known, decide_by_claims(part, owners))
             verdicts.add(rows.select(VERDICTS.names()).cast(VERDICTS))
             verdicts.end_part()
             yield rows
 
 
 def _join_decisions(facts: pl.DataFrame, decided: pl.DataFrame) -> pl.DataFrame:
-    decisions = decided.select("arrival_id", *_DECISION)
+    decisions = decided.select("arrival_id", *DECISION)
     return facts.join(decisions, on="arrival_id", how="inner", validate="1:1", maintain_order="left")
 
 
 def _claim_instances(run: Run, facts: Spool, decided: Spool) -> pl.DataFrame:
     """Claim the accepted instances and record all verdicts at once; return the instances that another run owns."""
     store, pipeline = run.pipeline.healthimaging.datastore_id, run.pipeline.name
-    accepted = (_accepted(part) for part in decided)
+    accepted = (filter_accepted(part) for part in decided)
     with run.ledger.at_once(scope(pipeline), INSTANCES) as ledger:
         owners = ledger.claim_instances(store, pipeline, run.key, accepted)
         decisions = (
-            _join_decisions(known, _decide_by_owners(part, owners)).rename(_UID_COLUMNS)
+            _join_decisions(known, decide_by_claims(part, owners)).rename(_UID_COLUMNS)
             for known, part in zip(facts, decided, strict=True)
         )
         ledger.record_verdicts(store, pipeline, run.key, decisions)
     return owners
-
-
-def _accepted(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.filter(_IS_ACCEPTED)
 
 
 def apply_grouping_rules(rows: pl.DataFrame, group: str, settings: Validate) -> pl.DataFrame:
@@ -358,8 +288,8 @@ def _only_warns(reason: Reason, settings: Validate) -> bool:
 def _compared_for(reason: Reason, settings: Validate) -> pl.Expr:
     """Return the files that a conflict may stop: accepted ones, and for a patient conflict those with a lesser one."""
     if reason not in PATIENT_CONFLICTS or _only_warns(reason, settings):
-        return _IS_ACCEPTED
-    return _IS_ACCEPTED | _has_reason(_LESSER_CONFLICTS)
+        return IS_ACCEPTED
+    return IS_ACCEPTED | _has_reason(_LESSER_CONFLICTS)
 
 
 def _has_reason(reasons: Iterable[Reason]) -> pl.Expr:
@@ -371,17 +301,17 @@ def _apply_conflict(
 ) -> pl.DataFrame:
     among = _compared_for(reason, settings)
     if not _only_warns(reason, settings):
-        return _decide(rows, where, Verdict.QUARANTINE, reason, detail, among=among)
+        return decide(rows, where, Verdict.QUARANTINE, reason, detail, among=among)
     if reason in _LESSER_CONFLICTS:
         among &= ~_has_reason(PATIENT_CONFLICTS)
-    return _decide(rows, where, Verdict.ACCEPT, reason, detail, among=among)
+    return decide(rows, where, Verdict.ACCEPT, reason, detail, among=among)
 
 
 def _compare_with_ledger_studies(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
     """Compare the accepted arrivals with the grouping elements that the data store has from other runs."""
     datastore = run.pipeline.healthimaging.datastore_id
     settings = run.pipeline.validation
-    compared = rows.filter(_IS_ACCEPTED | _has_reason(_LESSER_CONFLICTS))
+    compared = rows.filter(IS_ACCEPTED | _has_reason(_LESSER_CONFLICTS))
     studies = run.ledger.known_studies(datastore, compared["StudyInstanceUID"].unique(), except_run=run.holder)
     series = run.ledger.known_series(datastore, compared["SeriesInstanceUID"].unique(), except_run=run.holder)
     for group, known in (("SeriesInstanceUID", series), ("StudyInstanceUID", studies)):

@@ -143,6 +143,25 @@ class Validate(Settings):
         (Reason.INVALID_UID, Reason.UNKNOWN_TRANSFER_SYNTAX, Reason.UNDECODABLE_TEXT),
         description="reason codes that are noted on an accepted arrival instead of quarantining it",
     )
+    dedupe: Literal["stored", "hash"] = Field(
+        "stored",
+        description="the proof that two copies of an instance with different etags are the same: the checksums that S3 "
+        "stores (stored), or these and a hash of both copies, which are read whole (hash)",
+    )
+    dedupe_file_mib: int = Field(
+        512,
+        ge=1,
+        le=10_240,
+        description="with dedupe: hash, the largest copy that is read; a larger one proves nothing",
+    )
+    dedupe_run_gib: float = Field(
+        64, gt=0, le=10_240, description="with dedupe: hash, most GiB that a run reads; further copies prove nothing"
+    )
+    changed_header: Literal["duplicate", "hold"] = Field(
+        "duplicate",
+        description="a second copy with the same pixels and identity, but another header: set it aside as a duplicate, "
+        "or hold its study until a person decides",
+    )
 
     @model_validator(mode="after")
     def _require_soft_reasons(self) -> Validate:

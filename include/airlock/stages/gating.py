@@ -12,9 +12,11 @@ TO_DECIDE = (
     Reason.NON_PRIMARY,
     Reason.PRIMARY_UNKNOWN,
     Reason.VERSION_ABOVE_ONE,
+    Reason.IDENTITY_CHANGED,
     Reason.READ_BACK_MISMATCH,
     Reason.JOB_COUNTS_DISAGREE,
     Reason.SERVICE_WARNING,
+    Reason.HEADER_CHANGED,
 )
 _GRAVITY = {str(reason): rank for rank, reason in enumerate(dict.fromkeys((*TO_DECIDE, *Reason)))}
 

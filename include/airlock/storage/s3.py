@@ -268,6 +268,18 @@ class S3:
             "last_modified": reply["LastModified"],
         }
 
+    def head(self, uri: S3Uri, etag: str) -> dict[str, Any]:
+        """Return what S3 says of an object that still has this etag, with the checksums that it stores.
+
+        Raises
+        ------
+        S3Error
+            If it cannot be looked up, for example with code 404, or 412 if the object has another etag by now.
+        """
+        with _translate_errors(f"an object in bucket {uri.bucket!r} cannot be looked up", "HeadObject"):
+            where = {"Bucket": uri.bucket, "Key": uri.key, "IfMatch": f'"{etag}"'}
+            return cast("dict[str, Any]", self.client.head_object(**where, ChecksumMode="ENABLED"))
+
     def _head(self, uri: S3Uri) -> dict[str, Any] | None:
         try:
             with _translate_errors(f"an object in bucket {uri.bucket!r} cannot be looked up", "HeadObject"):

@@ -2,7 +2,7 @@
 
 from pydicom.uid import ExplicitVRLittleEndian
 
-from airlock_local.sample.archive import ONE_OF_TWO, QUARANTINED, STOPPED, WHOLE_STUDY_WAITS, Archive, expect
+from airlock_local.sample.archive import HELD, ONE_OF_TWO, QUARANTINED, STOPPED, WHOLE_STUDY_WAITS, Archive, expect
 from airlock_local.sample.sites import NAMESAKES, SITES
 from airlock_local.sample.studies import PLAIN_CT, Examination, SeriesPlan
 
@@ -70,7 +70,7 @@ def _add_same_uid_other_content(archive: Archive) -> None:
 
 def _add_uid_in_two_series(archive: Archive) -> None:
     study = archive.study(TWO_SERIES)
-    expected = expect("uid_in_two_series", QUARANTINED, "duplicate_other_content")
+    expected = expect("uid_in_two_series", HELD, "identity_changed")
     archive.add_study(study, expected, SOPInstanceUID=study.sop_uid(1, 1))
 
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from airlock.dicom.preconditions import file_rules
+from airlock.imaging.copies import decide_among_copies
 from airlock.imaging.gate import decide_dispositions
 from airlock.imaging.validate import (
     SERIES_ELEMENTS,
     STUDY_ELEMENTS,
     HeadersIncompleteError,
-    apply_duplicate_rules,
     apply_file_rules,
     apply_grouping_rules,
     validate,
@@ -27,7 +27,7 @@ from airlock.pipelines import Limits, Validate
 from airlock.records import ATTRIBUTES, BATCHES, GATES, HEADERS, OUTCOMES, VERDICTS, Verdict, digest
 from airlock.stages.batches import INDEX
 from airlock.storage import spool
-from tests.unit.airlock.world import STORE, by_name, dicom, frame, joined, pipeline, unread
+from tests.unit.airlock.world import STORE, Unproven, by_name, dicom, frame, joined, pipeline, unread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,7 +42,7 @@ GROUPING = [(element, str(reason)) for elements in ELEMENTS.values() for element
 def decided(*files: dict[str, Any], **policy: Any) -> pl.DataFrame:
     """Decide on a delivery by itself, in the stage's own order of rules."""
     rules, choice = list(file_rules(Limits())), Validate(**policy)
-    rows = apply_duplicate_rules(apply_file_rules(joined(*files), rules, choice))
+    rows = decide_among_copies(apply_file_rules(joined(*files), rules, choice), Unproven(), choice)
     for group in ("SeriesInstanceUID", "StudyInstanceUID"):
         rows = apply_grouping_rules(rows, group, choice)
     return rows
@@ -171,7 +171,7 @@ class TestDuplicates:
     def test_one_uid_in_two_series_loses_none(self) -> None:
         one = dicom("a", SOPInstanceUID="1.5", SeriesInstanceUID="1.1.1")
         two = dicom("b", SOPInstanceUID="1.5", SeriesInstanceUID="1.1.2")
-        assert reason(one, two) == {"a": "duplicate_other_content", "b": "duplicate_other_content"}
+        assert reason(one, two) == {"a": "identity_changed", "b": "identity_changed"}
 
     def test_a_whole_delivery_with_one_uid_loses_none(self) -> None:
         files = [dicom(f"{number:03}", SOPInstanceUID="1.5") for number in range(426)]
