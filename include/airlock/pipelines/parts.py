@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, Field, model_validator
 
 from airlock.pipelines.arrivals import Arrivals
+from airlock.pipelines.cron import check_cron
 from airlock.pipelines.order import Order
 from airlock.pipelines.review import Review
 from airlock.pipelines.routes import MOST_SETTLE_MINUTES, Route, Routing, check_routes
@@ -200,7 +201,7 @@ class ImportWindow(Settings):
 class Schedule(Settings):
     """The schedule of the pipeline's runs."""
 
-    cron: str | None = Field(
+    cron: Annotated[str, AfterValidator(check_cron)] | None = Field(
         "0 2 * * *",
         pattern=r"^(@[a-z]+|\S+( +\S+){4,5})$",
         description="nightly by default; null: only manual runs, backfills and arrivals",

@@ -161,6 +161,7 @@ def test_the_smallest_file_has_sound_defaults(tmp_path: Path) -> None:
         ),
         ("schedule.timezone", "../etc/passwd", "is not a time zone"),
         ("schedule.cron", "every night", "field 'schedule.cron'"),
+        ("schedule.cron", "0 0 31 2 *", "not a cron expression that ever fires"),
         (
             "schedule.import_window",
             {"start": 1200, "end": "06:00"},  # what YAML makes of 20:00 without quotes
