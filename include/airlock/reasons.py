@@ -326,3 +326,9 @@ _ALL = list(Reason)
 # import.
 PARSE_REASONS = tuple(_ALL[: _ALL.index(Reason.MISSING_TRANSFER_SYNTAX_UID)])
 SENTENCES: dict[str, str] = {str(reason): reason.sentence for reason in Reason}
+# The reason why an object is owed that a run gave back. No arrival has it, since its claim is gone.
+GIVEN_BACK = "given_back"
+# By the reason of an owed object.
+OWED_SENTENCES: dict[str, str] = SENTENCES | {
+    GIVEN_BACK: "The run that held the object gave it back, and no run has found it since. Ask the sender for it again."
+}

@@ -60,7 +60,8 @@ def find_generations(connection: Connection, pipeline: str, rows: Table, due: da
     for name, modified, newest_id, newest_at, owed_id in found.iter_rows():
         last = latest[name]
         returns = newest_id is not None and newest_id != last and modified > newest_at
-        following = next_generation(last) if returns or owed_id == last else last
+        comes_again = owed_id in {last, next_generation(last)}  # the latter was claimed and given back
+        following = next_generation(last) if returns or comes_again else last
         if following != name:
             steps[name] = following
     return pl.DataFrame(list(steps.items()), schema=_NEXT, orient="row")

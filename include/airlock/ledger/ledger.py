@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from airlock.ledger.arrivals import Arrivals
+from airlock.ledger.attempts import Attempts
 from airlock.ledger.brakes import Brakes
 from airlock.ledger.contracts import Contracts
 from airlock.ledger.database import engine_for, parse_url
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 class Ledger(
     Runs,
     Arrivals,
+    Attempts,
     Words,
     Instances,
     Resources,

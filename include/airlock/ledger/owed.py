@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, delete, exists, literal, select, update
+from sqlalchemy import and_, case, delete, exists, literal, null, or_, select, update
 
 from airlock.ledger.frames import insert_missing
 from airlock.ledger.tables import owed
@@ -19,9 +19,27 @@ if TYPE_CHECKING:
 # Arrivals settled without reading their content. The next run may find the object, readable and under the same etag. A
 # duplicate has the reason of the copy that was to be imported instead of it.
 COME_AGAIN = (Reason.ACCESS_DENIED, Reason.OBJECT_CHANGED, Reason.OBJECT_GONE, Reason.INSTANCE_CLAIMED)
-
-GIVEN_BACK = "given_back"  # the reason of an object whose claim was released; no arrival has it
 OBJECTS = schema(dict.fromkeys(("arrival_id", "bucket", "key", "reason"), pl.String))
+NEVER = datetime(9000, 1, 1, tzinfo=UTC)  # the next attempt of an overdue object: only a person's run tries it
+_AT_ONCE = 3  # attempts before the first pause
+_LONGEST_PAUSE = timedelta(hours=24)
+
+
+def pause_after(attempts: int) -> timedelta:
+    """Return the pause before the next attempt: none after the first two, then 1, 2, 4 and up to 24 hours."""
+    if attempts < _AT_ONCE:
+        return timedelta()
+    return min(timedelta(hours=2 ** min(attempts - _AT_ONCE, 5)), _LONGEST_PAUSE)
+
+
+def count_attempt(now: datetime) -> dict[str, ColumnElement[Any]]:
+    """Return the values of a row after another attempt; an overdue object stays overdue."""
+    time = owed.c.next_attempt_at.type
+    pauses = ((owed.c.attempts + 1 <= number, now + pause_after(number)) for number in range(_AT_ONCE + 6))
+    moments = ((reached, literal(moment, time)) for reached, moment in pauses)
+    overdue = owed.c.next_attempt_at >= NEVER, owed.c.next_attempt_at
+    following = case(overdue, *moments, else_=literal(now + _LONGEST_PAUSE, time))
+    return {"attempts": owed.c.attempts + 1, "next_attempt_at": following}
 
 
 def _is_about(pipeline: str, rows: Table) -> ColumnElement[bool]:
@@ -29,11 +47,12 @@ def _is_about(pipeline: str, rows: Table) -> ColumnElement[bool]:
 
 
 def owe(connection: Connection, pipeline: str, run_key: str, rows: Table) -> None:
-    """Owe staged objects (``arrival_id``, ``bucket``, ``key``, ``reason``); one owed before counts an attempt."""
+    """Owe staged `OBJECTS`; for one owed before this is another attempt, unless another run has claimed it since."""
     now = datetime.now(UTC)
     fresh = {"arrival_id": rows.c.arrival_id, "reason": rows.c.reason, "run_key": literal(run_key)}
-    again = {"attempts": owed.c.attempts + 1, "next_attempt_at": literal(now, owed.c.since.type), "taken_by": None}
-    connection.execute(update(owed).where(_is_about(pipeline, rows)).values(**fresh, **again))
+    again = fresh | count_attempt(now) | {"taken_by": null()}
+    own = or_(owed.c.taken_by.is_(None), owed.c.taken_by == run_key)
+    connection.execute(update(owed).where(_is_about(pipeline, rows), own).values(again))
     times: dict[str, Any] = {"since": now, "next_attempt_at": now, "attempts": 0}
     insert_missing(connection, owed, rows, ["key", "bucket", "pipeline"], pipeline=pipeline, run_key=run_key, **times)
 
@@ -47,3 +66,9 @@ def take_owed(connection: Connection, pipeline: str, run_key: str, rows: Table) 
     """Record that a run has claimed staged objects that were owed."""
     taken = exists(select(rows.c.key).where(_is_about(pipeline, rows)))
     connection.execute(update(owed).where(taken).values(taken_by=run_key))
+
+
+def return_owed(connection: Connection, pipeline: str, run_key: str) -> None:
+    """Undo `take_owed` for all objects that a run has claimed and not settled."""
+    taken = owed.c.pipeline == pipeline, owed.c.taken_by == run_key
+    connection.execute(update(owed).where(*taken).values(taken_by=None))

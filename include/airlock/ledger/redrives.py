@@ -20,6 +20,7 @@ from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, insert_missing, stage, stage_query, stage_values
 from airlock.ledger.generations import STOPPED, next_generation, record_newest
+from airlock.ledger.owed import take_owed
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import arrival_states as states
 from airlock.ledger.tables import arrivals, instances, redrives, runs, successors
@@ -422,6 +423,7 @@ def _insert(connection: Connection, pipeline: str, run_key: str, claims: list[_C
     record_newest(connection, pipeline, inserted)
     constants: dict[str, Any] = {"pipeline": pipeline, "run_key": run_key, "claimed_at": datetime.now(UTC)}
     insert_missing(connection, arrivals, inserted, ["arrival_id", "pipeline"], **constants)
+    take_owed(connection, pipeline, run_key, inserted)
     carried = rows["carries"].count()
     return {"taken": rows.height - carried, "carried": carried}
 

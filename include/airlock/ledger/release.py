@@ -14,7 +14,7 @@ from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import stage_query
 from airlock.ledger.open_resources import keep_clocks
-from airlock.ledger.owed import GIVEN_BACK, OBJECTS, owe
+from airlock.ledger.owed import OBJECTS, owe, return_owed
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import (
     arrivals,
@@ -27,6 +27,7 @@ from airlock.ledger.tables import (
     successors,
     verdicts,
 )
+from airlock.reasons import GIVEN_BACK
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection
@@ -72,11 +73,19 @@ def _undo_redrive(connection: Connection, pipeline: str, run_key: str, unsettled
         connection.execute(delete(redrives).where(redrives.c.run_key == run_key))
 
 
-def _give_back(connection: Connection, pipeline: str, run_key: str, unsettled: ColumnElement[bool]) -> int:
-    """Delete unsettled arrivals with their verdicts, and owe their objects; return their number."""
+def _give_back(
+    connection: Connection, pipeline: str, run_key: str, unsettled: ColumnElement[bool], *, is_redrive: bool
+) -> int:
+    """Delete unsettled arrivals with their verdicts, and owe their objects; return their number.
+
+    Objects of a redrive are owed only if they were owed before it: its predecessors are current again.
+    """
     given = select(*(literal(GIVEN_BACK) if name == "reason" else arrivals.c[name] for name in OBJECTS))
     rows = stage_query(connection, given.where(unsettled), OBJECTS, ["arrival_id"])
-    owe(connection, pipeline, run_key, rows)
+    if is_redrive:
+        return_owed(connection, pipeline, run_key)
+    else:
+        owe(connection, pipeline, run_key, rows)
     ids = select(rows.c.arrival_id)
     connection.execute(delete(verdicts).where(verdicts.c.pipeline == pipeline, verdicts.c.arrival_id.in_(ids)))
     connection.execute(delete(in_flight).where(in_flight.c.run_key == run_key))
@@ -110,10 +119,11 @@ class Release(Store):
             claimed = and_(instances.c.pipeline == pipeline, instances.c.state == InstanceState.CLAIMED)
             of_run = instances.c.arrival_id.in_(select(arrivals.c.arrival_id).where(unsettled))
             connection.execute(delete(instances).where(claimed, of_run))
+            is_redrive = _count_rows(connection, redrives.c.run_key == run_key) > 0
             _undo_redrive(connection, pipeline, run_key, unsettled)
             if not started:
                 of_resources.end_claims(connection, resources.c.claimed_by == run_key)
-            return _give_back(connection, pipeline, run_key, unsettled)
+            return _give_back(connection, pipeline, run_key, unsettled, is_redrive=is_redrive)
 
     def release_resources(self, pipeline: str, run_key: str, *, jobs_ended: bool = False) -> int:
         """Release the FHIR resources that a run claims, whatever the dispositions of its arrivals.

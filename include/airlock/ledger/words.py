@@ -37,7 +37,7 @@ from airlock.records import DISPOSITIONS, Disposition, schema
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sqlalchemy import ColumnElement, Connection, Table
+    from sqlalchemy import ColumnElement, Connection, Select, Table
 
 _UIDS = ("sop_instance_uid", "series_instance_uid", "study_instance_uid")
 _DECIDED = ("disposition", "stage", "reason", "detail", "study_key", "batch_id", "job_id", "image_set_id")
@@ -130,7 +130,7 @@ class Words(Store):
             _need_all_held(connection, pipeline, run_key, rows, news)
             _insert_verdicts(connection, pipeline, news)
             say(connection, run_key, news, now)
-            _update_owed(connection, pipeline, run_key, rows)
+            _update_owed(connection, pipeline, run_key, rows, news)
             _end_flights(connection, pipeline, run_key, rows)
 
     def settle_siblings(self, datastore_id: str, run_key: str, studies: pl.Series) -> int:
@@ -275,18 +275,21 @@ def _insert_absent(connection: Connection, table: Table, rows: Any, **constants:
     connection.execute(insert(table).from_select(list(values), source))
 
 
-def _update_owed(connection: Connection, pipeline: str, run_key: str, rows: Table) -> None:
-    """Owe the objects that were settled without being read; the others are owed no longer."""
-    comes_again = rows.c.reason.in_([str(reason) for reason in COME_AGAIN])
-    held = and_(arrivals.c.arrival_id == rows.c.arrival_id, arrivals.c.pipeline == pipeline)
-    settled = select(arrivals.c.arrival_id, arrivals.c.bucket, arrivals.c.key, rows.c.reason).join_from(
-        rows, arrivals, held
-    )
-    again = stage_query(connection, settled.where(comes_again), OBJECTS, ["key"])
-    owe(connection, pipeline, run_key, again)
+def _update_owed(connection: Connection, pipeline: str, run_key: str, rows: Table, news: Table) -> None:
+    """Owe the objects of new words that were settled without being read; the others are owed no longer."""
+    new, again = _select_settled(pipeline, news)
+    owe(connection, pipeline, run_key, stage_query(connection, new.where(again), OBJECTS, ["key"]))
     taken = exists().where(owed.c.taken_by == run_key, owed.c.key == arrivals.c.key, owed.c.pipeline == pipeline)
-    read = settled.where(taken, or_(~comes_again, rows.c.reason.is_(None)))
-    pay(connection, pipeline, stage_query(connection, read, OBJECTS, ["key"]))
+    settled, again = _select_settled(pipeline, rows)
+    pay(connection, pipeline, stage_query(connection, settled.where(taken, ~again), OBJECTS, ["key"]))
+
+
+def _select_settled(pipeline: str, rows: Table) -> tuple[Select[Any], ColumnElement[bool]]:
+    """Return the query for the `OBJECTS` of staged words, and the condition that one must come again."""
+    held = and_(arrivals.c.arrival_id == rows.c.arrival_id, arrivals.c.pipeline == pipeline)
+    columns = arrivals.c.arrival_id, arrivals.c.bucket, arrivals.c.key, rows.c.reason
+    comes_again = func.coalesce(rows.c.reason, "").in_([str(reason) for reason in COME_AGAIN])
+    return select(*columns).join_from(rows, arrivals, held), comes_again
 
 
 def _end_flights(connection: Connection, pipeline: str, run_key: str, rows: Table) -> None:
