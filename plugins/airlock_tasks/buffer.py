@@ -23,11 +23,14 @@ class BufferOperator(StageOperator[ImagingPipeline | ClinicalPipeline]):
 
     def run_stage(self, run: Run[ImagingPipeline | ClinicalPipeline], context: Context) -> list[str]:  # noqa: ARG002
         """Return the shards that parse is mapped over."""
-        from airlock.stages.buffer import buffer
+        from airlock.stages.buffer import LostClaimsError, buffer
 
         if run.redrive is not None:
             self._redrive(run, run.redrive)
-        buffered = buffer(run)
+        try:
+            buffered = buffer(run)
+        except LostClaimsError as error:
+            raise AirflowFailException(str(error)) from None
         self.log.info(
             "%d arrivals (%d bytes) in %d shards; %d were settled by earlier runs, %d are held by other runs, "
             "%d have no date in their key",

@@ -32,7 +32,8 @@ PARAMS = {
         format="date-time",
         title="Window start",
         description="Only import objects that arrived at or after this time. If the pipeline goes by last-modified, "
-        "objects from the lookback hours before it are included unless a run has taken them. Give Window end too.",
+        "objects from the lookback hours before it are included unless a run has taken them. If it goes by dates in "
+        "keys, give whole days. Give Window end too.",
     ),
     "window_end": Param(
         None,

@@ -16,7 +16,7 @@ from asgiref.sync import sync_to_async
 from airlock.pipelines import Receive, Source
 from airlock_tasks.datastores import check_datastores
 from airlock_tasks.notify import check_connections, notify_once
-from airlock_tasks.stage import connect_s3, is_plan, redrive_request
+from airlock_tasks.stage import connect_s3, is_plan, ledger_url, redrive_request
 from healthaws.triggers.pause import PauseTrigger
 
 if TYPE_CHECKING:
@@ -28,12 +28,29 @@ if TYPE_CHECKING:
     from airlock.stages.receive import Delivery
 
 
-def look_at_delivery(source: Source, prefix: str, settings: Receive) -> Delivery:
+def look_at_delivery(source: Source, prefix: str, settings: Receive, used_marker: str | None = None) -> Delivery:
     """List a delivery once, and return what is there and what is missing."""
     from airlock.stages.receive import look
     from airlock.storage.s3uri import S3Uri
 
-    return look(connect_s3(source.aws_conn_id), S3Uri.parse(prefix), source, settings, datetime.now(UTC))
+    used = None if used_marker is None else datetime.fromisoformat(used_marker)
+    s3 = connect_s3(source.aws_conn_id)
+    return look(s3, S3Uri.parse(prefix), source, settings, datetime.now(UTC), used_marker=used)
+
+
+def find_used_marker(pipeline: ImagingPipeline | ClinicalPipeline, run_id: str, prefix: str) -> str | None:
+    """Return when the marker that opened another run's delivery was last modified, in ISO 8601; None without one."""
+    from airlock.ledger import Ledger
+    from airlock.run import run_key
+    from airlock.stages.receive import marker_name
+    from airlock.storage.s3uri import S3Uri
+
+    if pipeline.receive.mode != "marker":
+        return None
+    marker = marker_name(S3Uri.parse(prefix), pipeline.receive)
+    with Ledger.open(ledger_url()) as ledger:
+        used = ledger.used_marker(pipeline.name, run_key(pipeline.name, run_id), marker)
+    return None if used is None else used.isoformat()
 
 
 class DeliveryCompleteTrigger(BaseTrigger):
@@ -49,18 +66,29 @@ class DeliveryCompleteTrigger(BaseTrigger):
         ``Receive`` settings as JSON-able values.
     deadline
         When to give up, ISO 8601.
+    used_marker
+        When the marker of the delivery before was last modified, ISO 8601: only a newer one opens this delivery.
     """
 
-    def __init__(self, *, source: dict[str, Any], prefix: str, settings: dict[str, Any], deadline: str) -> None:
+    def __init__(
+        self,
+        *,
+        source: dict[str, Any],
+        prefix: str,
+        settings: dict[str, Any],
+        deadline: str,
+        used_marker: str | None = None,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.source = source
         self.prefix = prefix
         self.settings = settings
         self.deadline = deadline
+        self.used_marker = used_marker
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments."""
-        fields = ("source", "prefix", "settings", "deadline")
+        fields = ("source", "prefix", "settings", "deadline", "used_marker")
         return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in fields}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -68,7 +96,7 @@ class DeliveryCompleteTrigger(BaseTrigger):
         source, settings = Source.model_validate(self.source), Receive.model_validate(self.settings)
         while True:
             # Airflow reads connections in this thread of asgiref's, which can reach the event loop.
-            delivery = await sync_to_async(look_at_delivery)(source, self.prefix, settings)
+            delivery = await sync_to_async(look_at_delivery)(source, self.prefix, settings, self.used_marker)
             seen = {"objects": delivery.objects, "bytes": delivery.bytes}
             if delivery.complete or datetime.now(UTC) >= datetime.fromisoformat(self.deadline):
                 status = "success" if delivery.complete else "timeout"
@@ -115,14 +143,15 @@ class ReceiveSensor(BaseSensorOperator):
             prefix = str(source_prefix(self.pipeline, context["params"].get("prefix")))
         except PrefixOutsideSourceError as error:
             raise AirflowFailException(str(error)) from None
-        delivery = look_at_delivery(source, prefix, settings)
+        used_marker = None if plan_only else find_used_marker(self.pipeline, str(context["run_id"]), prefix)
+        delivery = look_at_delivery(source, prefix, settings, used_marker)
         if not delivery.complete:
             self.log.info("The delivery is not complete. Waiting for %s.", delivery.waiting_for)
         if delivery.complete or plan_only:  # a plan takes the objects that are there now
             return {"objects": delivery.objects, "bytes": delivery.bytes}
         end = datetime.now(UTC) + timedelta(minutes=settings.timeout_minutes)
         first = settings.late_after_minutes or settings.timeout_minutes
-        raise self._wait(prefix, datetime.now(UTC) + timedelta(minutes=first), end)
+        raise self._wait(prefix, datetime.now(UTC) + timedelta(minutes=first), end, used_marker)
 
     def _pause(self, changing: str, event: dict[str, Any] | None) -> TaskDeferred:
         """Return a deferral until the next check of the data stores; fail if the timeout has passed."""
@@ -136,26 +165,32 @@ class ReceiveSensor(BaseSensorOperator):
         self.log.info("%s. Checking again in %g s.", changing, settings.poll_seconds)
         return TaskDeferred(trigger=PauseTrigger(now + settings.poll_seconds, {"end": end}), method_name="look")
 
-    def _wait(self, prefix: str, deadline: datetime, end: datetime) -> TaskDeferred:
+    def _wait(self, prefix: str, deadline: datetime, end: datetime, used_marker: str | None) -> TaskDeferred:
         """Return a deferral until the delivery is complete or the deadline has passed; *end* is the last deadline."""
         trigger = DeliveryCompleteTrigger(
             source=self.pipeline.source.model_dump(mode="json"),
             prefix=prefix,
             settings=self.pipeline.receive.model_dump(mode="json"),
             deadline=deadline.isoformat(),
+            used_marker=used_marker,
         )
-        after = {"prefix": prefix, "end": end.isoformat()} if deadline < end else {}
+        after = {"prefix": prefix, "end": end.isoformat(), "used_marker": used_marker} if deadline < end else {}
         return TaskDeferred(trigger=trigger, method_name="execute_complete", kwargs=after)
 
     def execute_complete(
-        self, context: Context, event: dict[str, Any] | None = None, prefix: str = "", end: str = ""
+        self,
+        context: Context,
+        event: dict[str, Any] | None = None,
+        prefix: str = "",
+        end: str = "",
+        used_marker: str | None = None,
     ) -> dict[str, int]:
         """Return the delivery's counts; if it is late, notify people and wait on; fail at the last deadline."""
         event = validate_execute_complete_event(event)
         if event["status"] != "success" and end:
             notify_once(self.pipeline, "late", context, f"Still waiting for {event['message']}.")
             last = datetime.fromisoformat(end)
-            raise self._wait(prefix, last, last)
+            raise self._wait(prefix, last, last, used_marker)
         if event["status"] != "success":
             raise AirflowFailException(
                 f"The delivery is not complete after {self.pipeline.receive.timeout_minutes:g} minutes; it waits for "

@@ -119,6 +119,24 @@ def _moment(name: str, text: str) -> datetime:
     return moment
 
 
+def _check_days(pipeline: Pipeline, window: Window | None, context: Context) -> None:
+    """Refuse a person's window that holds no whole day where keys have days: the run would take nothing.
+
+    Raises
+    ------
+    AirflowFailException
+        With the time zone of the days.
+    """
+    from airlock.stages.windows import owns_a_day
+
+    by_key_date = pipeline.source.window == "key_date" and context["params"].get("window_start")
+    if window is not None and by_key_date and not owns_a_day(window, pipeline.schedule):
+        raise AirflowFailException(
+            f"No day of {pipeline.schedule.timezone} ends between window_start and window_end, so no key date belongs "
+            f"to the window. Give whole days of that time zone, from midnight to midnight."
+        )
+
+
 def is_plan(context: Context) -> bool:
     """Return whether the run is a plan, which ends after normalize.
 
@@ -178,6 +196,7 @@ def open_run(pipeline: PipelineT, context: Context, folder: str = "") -> Run[Pip
         raise AirflowFailException(str(error)) from None
     pipeline, s3 = with_region(pipeline), connect_s3(pipeline.source.aws_conn_id)
     window, asked = run_window(context, sweep=pipeline.arrivals is not None), redrive_request(pipeline, context)
+    _check_days(pipeline, window, context)
     run = Run(pipeline, context["run_id"], window, prefix, s3, Ledger.open(ledger_url()), folder, redrive=asked)
     return run.as_plan() if is_plan(context) else run
 

@@ -35,6 +35,7 @@ class RunRecord:
     ended_at: datetime | None
     state: str
     report: dict[str, Any] | None
+    listed_until: datetime | None  # the time up to which its claim has taken what was listed; None before the claim
 
 
 def record(row: Row[Any]) -> RunRecord:
@@ -48,6 +49,7 @@ def record(row: Row[Any]) -> RunRecord:
         ended_at=row.ended_at,
         state=row.state,
         report=None if row.report is None else json.loads(row.report),
+        listed_until=row.listed_until,
     )
 
 
@@ -150,12 +152,53 @@ class Runs(Store):
             connection.execute(update(runs).where(runs.c.run_key == run_key).values(values))
 
     def scheduled_until(self, pipeline: str, before: datetime) -> datetime | None:
-        """Return the latest end, at or before *before*, of the windows of a pipeline's scheduled runs; None without."""
-        ended = runs.c.run_id.startswith(SCHEDULED, autoescape=True), runs.c.window_end <= before
+        """Return the time up to which scheduled runs have taken what was listed; None if there was none.
+
+        A window counts as taken when the claim of its run has committed, not when the run has begun. If none has
+        committed, this is the start of the first window.
+
+        Parameters
+        ----------
+        pipeline
+            The pipeline.
+        before
+            Only windows that end at or before this time count.
+        """
+        scheduled = runs.c.pipeline == pipeline, runs.c.run_id.startswith(SCHEDULED, autoescape=True)
+        listed = select(func.max(runs.c.listed_until)).where(*scheduled, runs.c.listed_until <= before)
+        begun = select(func.min(runs.c.window_start)).where(*scheduled, runs.c.window_end <= before)
         with self._reading() as connection:
-            latest = select(func.max(runs.c.window_end)).where(runs.c.pipeline == pipeline, *ended)
-            until: datetime | None = connection.scalar(latest)
-            return until
+            until: datetime | None = connection.scalar(listed)
+            return connection.scalar(begun) if until is None else until
+
+    def note_marker(self, run_key: str, marker: str, at: datetime) -> None:
+        """Record the marker that opens a run's delivery.
+
+        Parameters
+        ----------
+        run_key
+            An open run.
+        marker
+            The digest of the marker's address.
+        at
+            When it was last modified.
+        """
+        with self._writing("runs") as connection:
+            need_run(connection, run_key)
+            own = runs.c.run_key == run_key
+            connection.execute(update(runs).where(own).values(marker=marker, marker_at=at))
+
+    def used_marker(self, pipeline: str, run_key: str, marker: str) -> datetime | None:
+        """Return when the marker that opened the last delivery was last modified; only a newer one opens the next.
+
+        None if no run has claimed a delivery by this marker, or if this run has: its delivery is frozen.
+        """
+        claimed = runs.c.pipeline == pipeline, runs.c.marker == marker, runs.c.listed_until.is_not(None)
+        with self._reading() as connection:
+            if connection.scalar(select(runs.c.run_key).where(*claimed, runs.c.run_key == run_key)):
+                return None
+            newest: datetime | None = connection.scalar(select(func.max(runs.c.marker_at)).where(*claimed))
+            return newest
 
     def pipelines(self) -> set[str]:
         """Return the names of the pipelines that have run."""

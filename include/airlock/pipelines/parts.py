@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import date, timedelta
+from math import ceil
 from typing import Annotated, ClassVar, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -18,7 +19,9 @@ from airlock.pipelines.rules import Pattern
 from airlock.pipelines.settings import NAME, Prefix, Settings
 
 _UPLOAD_HOURS = 24  # assumed duration of a multipart upload
-_MOST_HOURS = 24 * 366
+_LOOKBACK_DAYS = 3
+_MOST_DAYS = 366
+_MOST_HOURS = 24 * _MOST_DAYS
 ROLE_ARN = r"^arn:aws(-[^:]+)?:iam::[0-9]{12}:role/.+$"
 
 
@@ -58,7 +61,8 @@ class Source(Settings):
     aws_conn_id: str = Field("aws_default", description="Airflow connection for the source and the workspace")
     window: Literal["last_modified", "key_date"] = Field(
         "last_modified",
-        description="the time that assigns an arrival to a data interval: S3's last-modified, or a date in the key",
+        description="the time that assigns an arrival to a data interval: S3's last-modified, or a date in the key, "
+        "read as a day in schedule.timezone",
     )
     key_date_pattern: str = Field(
         r"(?P<year>\d{4})/(?P<month>\d{2})/(?P<day>\d{2})/",
@@ -70,6 +74,20 @@ class Source(Settings):
         le=_MOST_HOURS,
         description="with window: last_modified, how far before its interval a run looks for unsettled "
         "arrivals; since a multipart upload is dated at its start but listed at its end",
+    )
+    lookback_days: int = Field(
+        _LOOKBACK_DAYS,
+        ge=1,
+        le=_MOST_DAYS,
+        description="with window: key_date, how many days before its own a scheduled run looks for unsettled "
+        "arrivals; since an object may be stored below a day that has passed",
+    )
+    owed_days: float = Field(
+        14,
+        gt=0,
+        le=_MOST_DAYS,
+        description="how long runs try again to take an object that was given back or out of reach; then it is "
+        "overdue, and people are notified",
     )
     listing: Literal["s3", "inventory"] = Field(
         "s3",
@@ -113,6 +131,20 @@ class Source(Settings):
         return self
 
     @model_validator(mode="after")
+    def _refuse_lookback_of_the_other_window(self) -> Source:
+        if self.window == "key_date" and self.lookback_hours != _UPLOAD_HOURS:
+            raise ValueError(
+                f"lookback_hours {self.lookback_hours:g} has no effect, because window: key_date compares days: "
+                f"write lookback_days instead"
+            )
+        if self.window == "last_modified" and self.lookback_days != _LOOKBACK_DAYS:
+            raise ValueError(
+                f"lookback_days {self.lookback_days} has no effect with window: last_modified: "
+                f"write lookback_hours instead"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _require_complete_inventory(self) -> Source:
         if (self.listing == "inventory") != (self.inventory_uri is not None):
             raise ValueError("listing: inventory and inventory_uri belong together: give both or neither")
@@ -121,14 +153,19 @@ class Source(Settings):
                 f"inventory_uri {self.inventory_uri!r} is inside uri {self.uri!r}, so its files would be imported: "
                 f"move the inventory"
             )
-        late = self.listing == "inventory" and self.window == "last_modified"
-        if late and self.lookback_hours < self.inventory_max_age_hours + _UPLOAD_HOURS:
-            raise ValueError(
-                f"lookback_hours {self.lookback_hours:g} would miss objects, because an inventory may be "
-                f"{self.inventory_max_age_hours:g} hours old and a multipart upload may take {_UPLOAD_HOURS} hours: "
-                f"make it {self.inventory_max_age_hours + _UPLOAD_HOURS:g} or more"
-            )
+        if self.listing == "inventory":
+            self._require_lookback_over_inventory(self.inventory_max_age_hours + _UPLOAD_HOURS)
         return self
+
+    def _require_lookback_over_inventory(self, hours: float) -> None:
+        by_day = self.window == "key_date"
+        given, needed = (self.lookback_days, ceil(hours / 24)) if by_day else (self.lookback_hours, hours)
+        if given < needed:
+            raise ValueError(
+                f"{'lookback_days' if by_day else 'lookback_hours'} {given:g} would miss objects, because an inventory "
+                f"may be {self.inventory_max_age_hours:g} hours old and a multipart upload may take {_UPLOAD_HOURS} "
+                f"hours: make it {needed:g} or more"
+            )
 
 
 class Receive(Settings):

@@ -2,38 +2,43 @@
 
 It writes one dataset ``arrivals/<shard>`` per shard of the delivery, and then ``arrivals/index.json``, which commits
 them. A run that buffers again lists nothing and takes the arrivals that it holds in the ledger, so that a cleared task
-gives the same delivery. A plan claims nothing, and lists each time.
+gives the same delivery. If its claims were given back, it lists and claims again. A plan claims nothing, and lists each
+time. `airlock.stages.windows` decides which of the listed objects belong to the run.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from calendar import timegm
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from functools import lru_cache
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import polars as pl
 
+from airlock.ledger.owed import NEVER
 from airlock.ledger.runs import SCHEDULED
-from airlock.records import ARRIVALS, TIMESTAMP, arrival_ids
+from airlock.records import ARRIVALS, arrival_ids
 from airlock.stages.inventory import InventoryError, fresh_inventory, list_inventory
+from airlock.stages.receive import find_marker
+from airlock.stages.windows import find_bounds, is_asked_for, moments, takes_owed
 from airlock.storage.spool import FrameFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from airlock.pipelines import ClinicalParse, ClinicalPipeline, ImagingPipeline, ParseSettings, Pipeline, Source
-    from airlock.records import Window
+    from airlock.ledger import RunRecord
+    from airlock.pipelines import ClinicalParse, ClinicalPipeline, ImagingPipeline, ParseSettings, Pipeline
     from airlock.run import Run
 
     AnyRun = Run[ImagingPipeline | ClinicalPipeline]
 
 INDEX = "arrivals/index.json"
+
+
+class LostClaimsError(RuntimeError):
+    """The ledger lacks arrivals of a frozen delivery, and nobody gave them back."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,19 @@ class Buffered:
 
 
 def buffer(run: AnyRun) -> Buffered:
-    """Claim and freeze a run's delivery; a plan claims nothing, and for a redrive `redrive` has claimed it."""
+    """Claim and freeze a run's delivery; a plan claims nothing, and for a redrive `redrive` has claimed it.
+
+    Raises
+    ------
+    LostClaimsError
+        If the ledger is older than the frozen delivery.
+    InventoryError
+        If the inventory cannot show all of the window.
+    """
     if run.plan_only:
         return _foresee(run)
-    run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)
-    counts = _counted_before(run) or _claim(run)
+    known = run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)
+    counts = _counted_before(run, known) or _claim(run)
     arrivals, size = run.ledger.held_total(run.pipeline.name, run.key)
     shards, carried = (_write_held(run, arrivals, carried=carried) for carried in (False, True))
     buffered = Buffered(shards, arrivals, size, **counts, carried=carried)
@@ -81,21 +94,58 @@ def _foresee(run: AnyRun) -> Buffered:
     return buffered
 
 
-def _counted_before(run: Run[Pipeline]) -> dict[str, int] | None:
+def _counted_before(run: Run[Pipeline], known: RunRecord) -> dict[str, int] | None:
+    """Return what an earlier try counted; None if it froze nothing, or the claims on it were given back."""
     before = find_buffered(run)
-    names = ("settled", "claimed_elsewhere", "undated")
-    return None if before is None else {name: getattr(before, name) for name in names}
+    if before is None or not _still_holds(run, known, before):
+        return None
+    return {name: getattr(before, name) for name in ("settled", "claimed_elsewhere", "undated")}
+
+
+def _still_holds(run: Run[Pipeline], known: RunRecord, before: Buffered) -> bool:
+    """Return whether the ledger holds what a run has frozen; `redrive` claims again what a redrive gave back.
+
+    Raises
+    ------
+    LostClaimsError
+        If the ledger does not know that the run has ever claimed.
+    """
+    held, _ = run.ledger.held_total(run.pipeline.name, run.key)
+    if held >= before.arrivals or run.redrive is not None:
+        return True
+    if known.listed_until is None:
+        raise LostClaimsError(
+            f"This run froze {before.arrivals} arrivals, but the ledger holds {held} of them and knows no claim of the "
+            f"run: the ledger was restored from an older backup. Nothing was claimed. Restore the newest backup, then "
+            f"clear this task. If there is none, compare the data store with the run's report before you start a new "
+            f"run, because it imports these objects again."
+        )
+    return False
 
 
 def _claim(run: Run[Pipeline]) -> dict[str, int]:
     """List the window to the local disk, then claim it, so that the ledger does not wait for S3; count the rest."""
     if run.redrive is not None:
         return {"settled": 0, "claimed_elsewhere": 0, "undated": 0}
-    listing = Listing(run)
+    pipeline, now = run.pipeline.name, datetime.now(UTC)
+    _note_marker(run)
+    if takes_owed(run):
+        run.ledger.end_owed(pipeline, now - timedelta(days=run.pipeline.source.owed_days))
+    listing, until = Listing(run, now), now if run.window is None else run.window.end
     with FrameFile() as aside:
         numbers = [aside.add(rows) for rows in listing]
-        claim = run.ledger.claim(run.pipeline.name, run.key, map(aside.read, numbers))
+        claim = run.ledger.claim(pipeline, run.key, map(aside.read, numbers), until, listing.owed_due)
+    if takes_owed(run):
+        run.ledger.defer_owed(pipeline, listing.bucket, now)
     return {"settled": claim.settled, "claimed_elsewhere": claim.claimed_elsewhere, "undated": listing.undated}
+
+
+def _note_marker(run: Run[Pipeline]) -> None:
+    """Record the marker before listing, so that its delivery is opened once; a newer one opens the next delivery."""
+    if run.pipeline.receive.mode == "marker":
+        marker = find_marker(run.s3, run.prefix, run.pipeline.receive)
+        if marker.at is not None:
+            run.ledger.note_marker(run.key, marker.name, marker.at)
 
 
 def find_buffered(run: Run[Pipeline]) -> Buffered | None:
@@ -118,12 +168,14 @@ def read_arrivals(run: Run[Pipeline]) -> Iterator[pl.DataFrame]:
 
 
 class Listing:
-    """The objects in a run's window, as frames of `records.ARRIVALS`; each iteration lists them again.
+    """The objects that belong to a run, as frames of `records.ARRIVALS`; each iteration lists them again.
 
     Parameters
     ----------
     run
         The run, which has the prefix, the window and the pipeline's rule for an arrival's time.
+    now
+        The time of the listing; by default the present.
 
     Attributes
     ----------
@@ -131,25 +183,40 @@ class Listing:
         The number of objects without a date in their key, if the pipeline uses key dates.
     listed
         The number of objects below the prefix, whatever their time.
+    owed_due
+        Owed objects belong to the run if their next attempt is at or before this time.
     """
 
-    def __init__(self, run: Run[Pipeline]) -> None:
+    def __init__(self, run: Run[Pipeline], now: datetime | None = None) -> None:
         self.undated = self.listed = 0
         self._run = run
+        self._now = now or datetime.now(UTC)
+        self.bucket = run.prefix.bucket
+        self.owed_due = NEVER if is_asked_for(run) else self._now
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
         """List the source."""
         self.undated = self.listed = 0
-        bucket, source, in_window = self._run.prefix.bucket, self._run.pipeline.source, _is_in_window(self._run)
-        for listed in _objects(self._run):
+        source, chosen = self._run.pipeline.source, find_bounds(self._run, self._now).contain("moment")
+        owed = self._owed_keys()
+        for listed in _objects(self._run, self._now):
             self.listed += listed.height
-            dated = listed.with_columns(_moments(source, listed))
+            dated = listed.with_columns(moments(source, listed))
             self.undated += dated["moment"].null_count()
-            rows = dated.filter(in_window)
-            yield rows.with_columns(arrival_ids(bucket, rows), bucket=pl.lit(bucket)).select(ARRIVALS.names())
+            rows = dated.filter(chosen | pl.col("key").hash().is_in(owed))
+            columns = arrival_ids(self.bucket, rows), pl.lit(self.bucket).alias("bucket")
+            yield rows.with_columns(*columns).select(ARRIVALS.names())
+
+    def _owed_keys(self) -> pl.Expr:
+        """Return the hashes of the keys that are owed and due. Two keys with one hash only take an object early."""
+        hashes = [pl.Series("key", dtype=pl.UInt64)]
+        if takes_owed(self._run) and self._run.window is not None:
+            frames = self._run.ledger.owed_keys(self._run.pipeline.name, self.bucket, self.owed_due)
+            hashes += [keys["key"].hash() for keys in frames]
+        return pl.lit(pl.concat(hashes)).implode()
 
 
-def _objects(run: Run[Pipeline]) -> Iterator[pl.DataFrame]:
+def _objects(run: Run[Pipeline], now: datetime) -> Iterator[pl.DataFrame]:
     """Yield the objects below the run's prefix, from a listing or from an inventory.
 
     Raises
@@ -160,56 +227,14 @@ def _objects(run: Run[Pipeline]) -> Iterator[pl.DataFrame]:
     source = run.pipeline.source
     if source.listing == "s3":
         return run.s3.list_frames(run.prefix)
-    inventory = fresh_inventory(run.s3, source, datetime.now(UTC))
-    if source.window == "key_date" and run.window is not None and inventory.begun < run.window.end:
+    inventory = fresh_inventory(run.s3, source, now)
+    looks_back_later = source.window == "last_modified" or run.run_id.startswith(SCHEDULED)
+    if run.window is not None and not looks_back_later and inventory.begun < run.window.end:
         raise InventoryError(
             f"The newest inventory was begun at {inventory.begun:%Y-%m-%d %H:%M} UTC, before the run's window ended, "
-            f"and no later run looks back for key dates. Clear buffer when the next inventory is complete."
+            f"and a backfill of key dates keeps to its days. Clear buffer when the next inventory is complete."
         )
     return list_inventory(run.s3, inventory, run.prefix)
-
-
-def _is_in_window(run: Run[Pipeline]) -> pl.Expr:
-    window, source = run.window, run.pipeline.source
-    if window is None:
-        return pl.lit(value=True)
-    lookback = round(source.lookback_hours * 3600 * 10**6) if source.window == "last_modified" else 0
-    first, end = _microseconds(_window_start(run, window)) - lookback, _microseconds(window.end)
-    return pl.col("moment").dt.epoch("us").is_between(first, end, closed="left")
-
-
-def _window_start(run: Run[Pipeline], window: Window) -> datetime:
-    """Return the window's start, extended back over intervals that Airflow skipped.
-
-    Without catchup, Airflow starts no run for an interval that passed while it was down or other runs waited.
-    """
-    may_skip = run.run_id.startswith(SCHEDULED) and not run.pipeline.schedule.catchup
-    until = run.ledger.scheduled_until(run.pipeline.name, window.start) if may_skip else None
-    return until or window.start
-
-
-def _microseconds(moment: datetime) -> int:
-    """Return the microseconds from 1970 to an aware moment, of any subclass and in any time zone."""
-    return timegm(moment.utctimetuple()) * 10**6 + moment.microsecond
-
-
-def _moments(source: Source, listed: pl.DataFrame) -> pl.Series:
-    """Return the time by which each listed object belongs to a window; null without one."""
-    if source.window == "last_modified":
-        return listed["last_modified"].alias("moment")
-    search = re.compile(source.key_date_pattern).search
-    matches = (search(key) for key in listed["key"])
-    days = [match and _day(match["year"], match["month"], match["day"]) for match in matches]
-    return pl.Series("moment", days, pl.Int64).cast(TIMESTAMP)
-
-
-@lru_cache(maxsize=1000)
-def _day(year: str | None, month: str | None, day: str | None) -> int | None:
-    """Return the first moment of a day in microseconds since 1970; None if the day does not exist."""
-    try:
-        return _microseconds(datetime(int(year or ""), int(month or ""), int(day or ""), tzinfo=UTC))
-    except (ValueError, OverflowError):  # no such day, a group that took no part, a number beyond all years
-        return None
 
 
 def shard_rows(settings: ParseSettings | ClinicalParse, arrivals: int) -> int:

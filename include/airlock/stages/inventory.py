@@ -112,7 +112,7 @@ def fresh_inventory(s3: S3, source: Source, now: datetime) -> Inventory:
     if lacking := lacking_inventory(inventory, source, now):
         raise InventoryError(
             f"There is no {lacking}. Check whether S3 still delivers the inventory of source.inventory_uri, or raise "
-            f"source.inventory_max_age_hours, and lookback_hours with it."
+            f"source.inventory_max_age_hours, and lookback_hours or lookback_days with it."
         )
     found = cast("Inventory", inventory)
     if found.source_bucket != S3Uri.parse(source.uri).bucket:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from airlock.records import digest
 from airlock.stages.inventory import find_inventory, inventory_folder, lacking_inventory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import datetime
 
     from airlock.pipelines import Receive, Source
     from airlock.storage.s3 import S3
@@ -34,11 +34,41 @@ class Delivery:
     waiting_for: str  # a clause without identifiers, for the log; "" when complete
 
 
-def look(s3: S3, prefix: S3Uri, source: Source, settings: Receive, now: datetime) -> Delivery:
+@dataclass(frozen=True)
+class Marker:
+    """The marker of a prefix: its name in the ledger, and when it was last modified; None if it is not there."""
+
+    name: str
+    at: datetime | None
+
+
+def marker_name(prefix: S3Uri, settings: Receive) -> str:
+    """Return the name of a prefix's marker in the ledger: a digest of its address."""
+    return digest("marker", str(prefix.join(settings.marker)))
+
+
+def find_marker(s3: S3, prefix: S3Uri, settings: Receive) -> Marker:
+    """Look a prefix's marker up."""
+    found = s3.find(prefix.join(settings.marker))
+    return Marker(marker_name(prefix, settings), None if found is None else found["last_modified"])
+
+
+def look(
+    s3: S3, prefix: S3Uri, source: Source, settings: Receive, now: datetime, *, used_marker: datetime | None = None
+) -> Delivery:
     """Return the state of a delivery now.
 
     An inventory shows one moment, and a quiet period does not make it more complete. The delivery therefore only waits
     until the inventory is young enough.
+
+    Parameters
+    ----------
+    s3, prefix, source, settings
+        The delivery, and the sign that it is complete.
+    now
+        The present time.
+    used_marker
+        When the marker that opened the delivery before was last modified: only a newer one opens this delivery.
 
     Raises
     ------
@@ -53,8 +83,7 @@ def look(s3: S3, prefix: S3Uri, source: Source, settings: Receive, now: datetime
     if settings.mode == "quiet_period":
         return _check_quiet(s3.list_frames(prefix), timedelta(seconds=settings.quiet_seconds), now)
     if settings.mode == "marker":
-        complete = s3.exists(prefix.join(settings.marker))
-        return Delivery(complete, 0, 0, "" if complete else f"the marker object {settings.marker}")
+        return _check_marker(find_marker(s3, prefix, settings).at, settings.marker, used_marker)
     return _check_manifest(s3, prefix, settings.manifest)
 
 
@@ -69,6 +98,15 @@ def _check_quiet(listing: Iterable[pl.DataFrame], quiet: timedelta, now: datetim
         return Delivery(True, objects, size, "")
     waiting = f"{(quiet - age).total_seconds():.0f} s more without a new object"
     return Delivery(False, objects, size, waiting)
+
+
+def _check_marker(at: datetime | None, name: str, used: datetime | None) -> Delivery:
+    if at is None:
+        return Delivery(False, 0, 0, f"the marker object {name}")
+    if used is not None and at <= used:
+        waiting = f"a new marker object {name}: the one of {at:%Y-%m-%d %H:%M:%S} UTC opened the delivery before"
+        return Delivery(False, 0, 0, waiting)
+    return Delivery(True, 0, 0, "")
 
 
 def _check_manifest(s3: S3, prefix: S3Uri, name: str) -> Delivery:

@@ -45,7 +45,6 @@ def held(chain: Chain) -> set[str]:
 
 
 class TestKeyDates:
-    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-1: no night takes what a day brings after 02:00")
     def test_a_file_put_below_its_day_in_the_forenoon_is_taken_by_one_night(self, place: Place) -> None:
         day = LAST_NIGHT - 2 * DAY
         name = f"{day:%Y/%m/%d}/001.dcm"
@@ -53,7 +52,6 @@ class TestKeyDates:
         put_at(place, day + 8 * HOUR, {name: FILE})
         assert [take(nightly(place, 1, BY_KEY_DATE)), take(nightly(place, 0, BY_KEY_DATE))] == [{name}, set()]
 
-    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-1: the backfill of a day takes the next day")
     def test_the_backfill_of_a_day_takes_the_files_below_that_day(self, place: Place) -> None:
         day = LAST_NIGHT - 2 * DAY
         that, next_one = (f"{day + more:%Y/%m/%d}/001.dcm" for more in (0 * DAY, DAY))
@@ -64,19 +62,16 @@ class TestKeyDates:
 
 
 class TestOwed:
-    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-6: objects given back after days are not taken")
     def test_what_an_operator_gives_back_after_days_is_taken_by_the_next_night(self, place: Place) -> None:
         give_back_after_days(place)
         assert take(nightly(place)) == {"001.dcm"}
 
-    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-6: a run without its claims is cleared to green")
     def test_a_cleared_run_whose_claims_were_given_back_takes_them_again_or_fails(self, place: Place) -> None:
         chain = give_back_after_days(place)
         with suppress(AirflowFailException):
             chain.onward()
         assert chain.states["buffer"] == "failed" or chain.report["dispositions"] == {"released": 1}
 
-    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-6: an object out of reach comes again only once")
     def test_an_object_out_of_reach_for_two_nights_is_taken_when_it_is_back(self, place: Place) -> None:
         uploaded = LAST_NIGHT - 4 * DAY - HOUR
         for ago in (4, 3):
@@ -100,7 +95,6 @@ def give_back_after_days(place: Place) -> Chain:
 
 
 class TestNights:
-    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="C-6: a night that never listed counts as taken")
     def test_the_night_after_two_that_failed_before_listing_takes_what_they_left(self, place: Place) -> None:
         take(nightly(place, 3))
         put_at(place, LAST_NIGHT - 2 * DAY - HOUR, {"001.dcm": FILE})
@@ -109,13 +103,11 @@ class TestNights:
                 nightly(place, ago).stage("audit")  # it runs whatever became of receive and buffer
         assert take(nightly(place)) == {"001.dcm"}
 
-    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="H-2: an upload across the end is taken in halves")
     def test_a_study_uploaded_across_the_end_of_the_newest_window_is_taken_whole(self, place: Place) -> None:
         put_at(place, LAST_NIGHT - SECOND, {"001.dcm": ct(1, 1, 1), "002.dcm": ct(1, 1, 2)})
         put_at(place, LAST_NIGHT + SECOND, {"003.dcm": ct(1, 1, 3)})
         assert take(nightly(place)) == {"001.dcm", "002.dcm", "003.dcm"}
 
-    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="M-3: yesterday's marker opens today's delivery")
     def test_the_marker_of_a_delivery_does_not_open_the_next_one(self, place: Place) -> None:
         line = pipeline(receive={"mode": "marker", "poll_seconds": 0.1, "timeout_minutes": 0.001})
         place.put({"s1/001.dcm": ct(1, 1, 1), "_SUCCESS": b""})

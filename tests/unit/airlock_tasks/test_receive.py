@@ -12,6 +12,11 @@ import boto3
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
+from airlock.ledger import Ledger, upgrade
+from airlock.records import ARRIVALS
+from airlock.run import run_key
+from airlock.stages.receive import marker_name
+from airlock.storage.s3uri import S3Uri
 from airlock_tasks.receive import DeliveryCompleteTrigger, ReceiveSensor
 from healthaws.hooks.healthlake import HealthLakeHook
 from healthaws.triggers.pause import PauseTrigger
@@ -23,8 +28,9 @@ from tests.unit.healthaws.emulator import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-CONTEXT: Any = {"params": {"prefix": None}}
+CONTEXT: Any = {"params": {"prefix": None}, "run_id": "scheduled__1"}
 STORE = {
     "data_access_role_arn": "arn:aws:iam::123456789012:role/import",
     "output_uri": "s3://output/imports/",
@@ -52,6 +58,15 @@ def archive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield client
 
 
+@pytest.fixture
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    monkeypatch.setenv("AIRLOCK_LEDGER_URL", url)
+    upgrade(url)
+    with Ledger.open(url) as opened:
+        yield opened
+
+
 def sensor(**receive: Any) -> ReceiveSensor:
     return ReceiveSensor(task_id="receive", pipeline=pipeline(receive=receive))
 
@@ -72,7 +87,7 @@ def test_complete_delivery_takes_no_trigger(archive: Any) -> None:
     assert sensor(mode="quiet_period", quiet_seconds=0).execute(CONTEXT) == {"objects": 1, "bytes": 5}
 
 
-@pytest.mark.usefixtures("archive")
+@pytest.mark.usefixtures("archive", "ledger")
 def test_incomplete_delivery_defers_to_a_trigger_that_survives_the_journey() -> None:
     with pytest.raises(TaskDeferred) as caught:
         sensor(**MARKER).execute(CONTEXT)
@@ -88,6 +103,33 @@ def test_trigger_fires_when_the_marker_comes(archive: Any) -> None:
         return await waiting
 
     assert asyncio.run(deliver_meanwhile())["status"] == "success"
+
+
+def test_the_marker_of_the_delivery_before_is_not_enough(archive: Any, ledger: Ledger) -> None:
+    archive.put_object(Bucket="archive", Key="in/_SUCCESS", Body=b"")
+    written = archive.head_object(Bucket="archive", Key="in/_SUCCESS")["LastModified"]
+    receive = sensor(**MARKER)
+    assert receive.execute(CONTEXT) == {"objects": 0, "bytes": 0}
+
+    before = run_key("nightly", "scheduled__0")
+    ledger.open_run(before, "nightly", "scheduled__0", None)
+    ledger.note_marker(before, marker_name(S3Uri("archive", "in/"), receive.pipeline.receive), written)
+    assert receive.execute(CONTEXT) == {"objects": 0, "bytes": 0}  # buffer of that run has claimed nothing
+    ledger.claim("nightly", before, ARRIVALS.to_frame(), written)
+    with pytest.raises(TaskDeferred) as caught:
+        receive.execute(CONTEXT)
+    assert caught.value.trigger.serialize()[1]["used_marker"] == written.isoformat()
+    assert receive.execute(CONTEXT | {"run_id": "scheduled__0"}) == {"objects": 0, "bytes": 0}
+
+
+def test_trigger_waits_for_a_newer_marker(archive: Any) -> None:
+    archive.put_object(Bucket="archive", Key="in/_SUCCESS", Body=b"")
+    written = archive.head_object(Bucket="archive", Key="in/_SUCCESS")["LastModified"]
+    fields = trigger(0).serialize()[1]
+    late = DeliveryCompleteTrigger(**fields | {"used_marker": written.isoformat()})
+    assert asyncio.run(first(late))["status"] == "timeout"
+    early = DeliveryCompleteTrigger(**fields | {"used_marker": (written - timedelta(seconds=1)).isoformat()})
+    assert asyncio.run(first(early))["status"] == "success"
 
 
 @pytest.mark.usefixtures("archive")

@@ -162,6 +162,9 @@ def test_the_smallest_file_has_sound_defaults(tmp_path: Path) -> None:
         ("schedule.timezone", "../etc/passwd", "is not a time zone"),
         ("schedule.cron", "every night", "field 'schedule.cron'"),
         ("schedule.cron", "0 0 31 2 *", "not a cron expression that ever fires"),
+        ("source.lookback_days", 7, "lookback_days 7 has no effect with window: last_modified: write lookback_hours"),
+        ("source.lookback_days", 0, "field 'source.lookback_days'"),
+        ("source.owed_days", 0, "field 'source.owed_days'"),
         (
             "schedule.import_window",
             {"start": 1200, "end": "06:00"},  # what YAML makes of 20:00 without quotes

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
+from sqlalchemy import delete
 
 from airlock.ledger import Ledger
+from airlock.ledger.tables import arrivals, runs
 from airlock.records import ARRIVALS, DISPOSITIONS, Window, arrival_id
 from airlock.run import Run
-from airlock.stages.buffer import Buffered, Listing, buffer, find_buffered, shard_rows
+from airlock.stages.buffer import Buffered, Listing, LostClaimsError, buffer, find_buffered, shard_rows
+from airlock.stages.receive import marker_name
 from tests.unit.airlock.world import pipeline, read_arrivals
 
 if TYPE_CHECKING:
@@ -110,15 +113,15 @@ class TestNightsLeftOut:
         """Return what a run of the fourth night takes in, of which the ledger knows the first."""
         for day in (1, 2, 3, 4, 5):
             world.put(f"s3://archive/in/2026/11/0{day}/a")
-        line = pipeline(source={"window": "key_date"}, schedule={"catchup": catchup})
+        line = pipeline(source={"window": "key_date", "lookback_days": 1}, schedule={"catchup": catchup})
         buffer(world.run("scheduled__1", line=line, window=self.night(1)))
         return names(listed(world.run(run_id, line=line, window=self.night(4))))
 
     def night(self, day: int) -> Window:
         return Window(datetime(2026, 11, day, tzinfo=UTC), datetime(2026, 11, day + 1, tzinfo=UTC))
 
-    def test_the_next_scheduled_run_takes_them_in(self, world: World) -> None:
-        assert self.taken(world, "scheduled__4") == ["2026/11/02/a", "2026/11/03/a", "2026/11/04/a"]
+    def test_the_next_scheduled_run_takes_them_in_and_looks_back(self, world: World) -> None:
+        assert self.taken(world, "scheduled__4") == [f"2026/11/0{day}/a" for day in (1, 2, 3, 4)]
 
     def test_a_backfill_keeps_to_its_interval(self, world: World) -> None:
         assert self.taken(world, "backfill__4") == ["2026/11/04/a"]
@@ -127,23 +130,23 @@ class TestNightsLeftOut:
         assert self.taken(world, "scheduled__4", catchup=True) == ["2026/11/04/a"]
 
     def test_the_first_scheduled_run_keeps_to_its_interval(self, world: World) -> None:
-        world.put("s3://archive/in/2026/11/03/a")
-        run = world.run("scheduled__4", line=pipeline(source={"window": "key_date"}), window=self.night(4))
-        assert names(listed(run)) == []
+        world.put("s3://archive/in/2026/11/02/a")
+        line = pipeline(source={"window": "key_date", "lookback_days": 1})
+        assert names(listed(world.run("scheduled__4", line=line, window=self.night(4)))) == []
 
 
 class TestKeyDates:
     DAY = Window(datetime(2026, 11, 24, tzinfo=UTC), datetime(2026, 11, 25, tzinfo=UTC))
 
     def taken(self, world: World, window: Window | None, pattern: str | None = None) -> tuple[list[str], int]:
-        source = {"window": "key_date", "lookback_hours": 48} | ({"key_date_pattern": pattern} if pattern else {})
+        source = {"window": "key_date", "lookback_days": 2} | ({"key_date_pattern": pattern} if pattern else {})
         listing = Listing(world.run(line=pipeline(source=source), window=window))
         return names(pl.concat([ARRIVALS.to_frame(), *listing])), listing.undated
 
     def test_the_date_in_the_key_places_an_object(self, world: World) -> None:
         for day in ("2026/11/23", "2026/11/24", "2026/11/25"):
             world.put(f"s3://archive/in/{day}/a")
-        assert self.taken(world, self.DAY) == (["2026/11/24/a"], 0)  # and there is no look-back: nothing comes late
+        assert self.taken(world, self.DAY) == (["2026/11/24/a"], 0)  # a person's window has no look-back
 
     def test_keys_without_a_date_are_counted_and_left(self, world: World) -> None:
         for key in ("2026/11/24/a", "2026/13/45/b", "2026/02/30/c", "no-date", "0000/01/01/d"):
@@ -189,6 +192,29 @@ class TestClaims:
         buffer(run)
         assert names(read_arrivals(run)) == ["a", "late"]
 
+    def test_a_run_that_gave_its_claims_back_claims_again_what_is_there_now(self, world: World) -> None:
+        world.put("s3://archive/in/a")
+        world.put("s3://archive/in/b")
+        run = world.run()
+        buffer(run)
+        world.ledger.release_claims(run.pipeline.name, run.key)
+        world.s3.delete("archive", ["in/a"])
+        world.put("s3://archive/in/late")
+        assert buffer(run).arrivals == 2
+        assert names(read_arrivals(run)) == ["b", "late"]
+
+    def test_a_run_of_which_the_ledger_knows_no_claim_is_refused(self, world: World) -> None:
+        """The ledger is a backup from before the run."""
+        world.put("s3://archive/in/a")
+        run = world.run()
+        buffer(run)
+        with world.ledger._engine.begin() as connection:
+            connection.execute(delete(arrivals))
+            connection.execute(delete(runs))
+        with pytest.raises(LostClaimsError, match=r"froze 1 arrivals, but the ledger holds 0 .* Nothing was claimed"):
+            buffer(run)
+        assert world.ledger.held_total(run.pipeline.name, run.key) == (0, 0)
+
     def test_a_second_run_over_the_same_listing_gets_nothing(self, world: World) -> None:
         world.put("s3://archive/in/a")
         one = world.run("one")
@@ -232,6 +258,84 @@ class TestClaims:
             list(pool.map(work, runs))
         held = pl.concat([read_arrivals(run) for run in runs])
         assert held.height == held["arrival_id"].n_unique() == 30
+
+
+class TestOwed:
+    """Objects that must come again, whatever their date."""
+
+    LINE = pipeline(source={"window": "key_date"}, schedule={"cron": "@yearly"})
+    YEAR = Window(datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC))
+
+    def give_back(self, world: World) -> None:
+        """Let a run take an object of long ago, and give it back."""
+        world.put("s3://archive/in/2020/02/02/a")
+        first = world.run("manual__1", self.LINE)
+        assert buffer(first).arrivals == 1
+        world.ledger.release_claims(self.LINE.name, first.key)
+
+    def due(self, world: World, hours: float) -> list[str]:
+        frames = world.ledger.owed_keys("nightly", "archive", datetime.now(UTC) + hours * HOUR)
+        return [key for frame in frames for key in frame["key"]]
+
+    def test_a_scheduled_run_takes_what_was_given_back(self, world: World) -> None:
+        self.give_back(world)
+        run = world.run("scheduled__1", self.LINE, self.YEAR)
+        assert buffer(run).arrivals == 1
+        assert names(read_arrivals(run)) == ["2020/02/02/a"]
+        assert world.ledger.count_owed().is_empty()  # it is with this run
+
+    @pytest.mark.parametrize(("run_id", "prefix"), [("backfill__1", None), ("scheduled__1", "s3://archive/in/2026/")])
+    def test_a_run_that_is_limited_on_purpose_leaves_it(self, world: World, run_id: str, prefix: str | None) -> None:
+        self.give_back(world)
+        assert buffer(world.run(run_id, self.LINE, self.YEAR, prefix)).arrivals == 0
+        assert world.ledger.count_owed()["waiting"].to_list() == [1]
+
+    def test_a_plan_shows_it_and_leaves_it_owed(self, world: World) -> None:
+        self.give_back(world)
+        assert buffer(world.run("scheduled__1", self.LINE, self.YEAR).as_plan()).arrivals == 1
+        assert world.ledger.count_owed()["waiting"].to_list() == [1]
+
+    def test_one_that_is_gone_is_tried_with_pauses_until_it_is_overdue(self, world: World) -> None:
+        self.give_back(world)
+        world.s3.delete("archive", ["in/2020/02/02/a"])
+        key = "in/2020/02/02/a"
+        for number in range(4):
+            buffer(world.run(f"scheduled__{number}", self.LINE, self.YEAR))
+        assert [self.due(world, hours) for hours in (0, 2)] == [[], [key]]
+
+        impatient = self.LINE.model_copy(update={"source": self.LINE.source.model_copy(update={"owed_days": 1e-9})})
+        buffer(world.run("scheduled__9", impatient, self.YEAR))
+        assert world.ledger.count_owed().select("waiting", "overdue", "untold").row(0) == (0, 1, 1)
+
+    def test_an_overdue_one_waits_for_a_person(self, world: World) -> None:
+        self.give_back(world)
+        world.ledger.end_owed("nightly", datetime.now(UTC))
+        assert buffer(world.run("scheduled__1", self.LINE, self.YEAR)).arrivals == 0
+        assert buffer(world.run("manual__2", self.LINE)).arrivals == 1
+
+
+class TestMarker:
+    LINE = pipeline(receive={"mode": "marker"})
+
+    def used(self, world: World, run: Run) -> datetime | None:
+        return world.ledger.used_marker(run.pipeline.name, run.key, marker_name(run.prefix, run.pipeline.receive))
+
+    def test_the_marker_that_was_there_belongs_to_the_run(self, world: World) -> None:
+        world.put("s3://archive/in/_SUCCESS", b"")
+        one, two = world.run("one", self.LINE), world.run("two", self.LINE)
+        assert self.used(world, two) is None
+        buffer(one)
+        assert self.used(world, two) == seen_at(world)
+        assert self.used(world, one) is None  # its delivery is frozen, and it waits for no other
+
+    def test_a_marker_below_another_prefix_is_another_one(self, world: World) -> None:
+        world.put("s3://archive/in/2026/_SUCCESS", b"")
+        buffer(world.run("one", self.LINE, prefix="s3://archive/in/2026/"))
+        assert self.used(world, world.run("two", self.LINE)) is None
+
+    def test_without_one_none_is_used(self, world: World) -> None:
+        buffer(world.run("one", self.LINE))
+        assert self.used(world, world.run("two", self.LINE)) is None
 
 
 class TestShards:

@@ -44,6 +44,7 @@ FIELDS = {
 TIMES = selectors.by_name("last_modified_date", require_all=False)
 NOW = datetime.now(UTC)
 SETTINGS = {"listing": "inventory", "inventory_uri": str(FOLDER), "lookback_hours": 72}
+DATED = {"listing": "inventory", "inventory_uri": str(FOLDER), "window": "key_date"}
 SOURCE = Source.model_validate({"uri": str(ARCHIVE)} | SETTINGS)
 FORMATS = pytest.mark.parametrize("file_format", ["CSV", "ORC", "Parquet"])
 
@@ -253,9 +254,9 @@ class TestNewest:
         assert refusal(world).startswith("The inventory is of bucket 'other', not of s3://archive/in/. Correct")
 
     def test_it_must_have_begun_after_a_window_of_key_dates(self, world: World) -> None:
-        """No later run looks for a date that has passed."""
+        """No later backfill looks for a date that has passed; scheduled runs look back for as long as it is allowed."""
         world.put("s3://archive/in/2026/11/24/a")
-        line = pipeline(source=SETTINGS | {"window": "key_date"})
+        line = pipeline(source=DATED)
         begun = NOW - timedelta(hours=1)
         deliver(world, inventory_rows(world), begun=begun)
         open_window = Window(datetime(2026, 11, 24, tzinfo=UTC), begun + timedelta(minutes=1))
@@ -263,6 +264,7 @@ class TestNewest:
             list(Listing(world.run(line=line, window=open_window)))
         closed = Window(open_window.start, begun - timedelta(minutes=1))
         assert pl.concat(Listing(world.run(line=line, window=closed))).height == 1
+        assert pl.concat(Listing(world.run("scheduled__1", line=line, window=open_window))).height == 1
 
     @pytest.mark.parametrize("file_format", ["ORC", "Parquet"])
     def test_what_it_cannot_read_is_not_quoted(self, world: World, file_format: str) -> None:
@@ -300,15 +302,13 @@ class TestSettings:
             (SETTINGS | {"inventory_uri": "s3://archive/in/inventory/"}, "its files would be imported"),
             (SETTINGS | {"lookback_hours": 24}, "make it 72 or more"),
             (SETTINGS | {"inventory_max_age_hours": 200}, "lookback_hours 72 would miss .* make it 224 or more"),
+            (DATED | {"lookback_days": 2}, "lookback_days 2 would miss .* make it 3 or more"),
+            (DATED | {"inventory_max_age_hours": 49}, "lookback_days 3 would miss .* make it 4 or more"),
         ],
     )
     def test_what_would_pass_objects_over_is_refused(self, changes: dict[str, Any], complaint: str) -> None:
         with pytest.raises(ValueError, match=complaint):
             Source.model_validate({"uri": str(ARCHIVE)} | changes)
-
-    def test_key_dates_need_no_look_back(self) -> None:
-        settings = SETTINGS | {"uri": str(ARCHIVE), "window": "key_date", "lookback_hours": 0}
-        assert Source.model_validate(settings).inventory_max_age_hours == 48
 
     def test_a_delivery_manifest_counts_what_is_there_now(self) -> None:
         with pytest.raises(ValueError, match=r"use receive\.mode: marker"):

@@ -68,6 +68,16 @@ class TestMarker:
         world.put("s3://archive/in/_READY", b"")
         assert look(world.s3, PREFIX, SOURCE, self.SETTINGS, NOW).complete
 
+    def test_one_that_opened_the_delivery_before_does_not_open_this_one(self, world: World) -> None:
+        world.put("s3://archive/in/_READY", b"")
+        written = newest(world)
+        early = look(world.s3, PREFIX, SOURCE, self.SETTINGS, NOW, used_marker=written)
+        assert not early.complete
+        assert early.waiting_for == (
+            f"a new marker object _READY: the one of {written:%Y-%m-%d %H:%M:%S} UTC opened the delivery before"
+        )
+        assert look(world.s3, PREFIX, SOURCE, self.SETTINGS, NOW, used_marker=written - timedelta(seconds=1)).complete
+
     def test_a_marker_in_a_folder_of_its_own(self, world: World) -> None:
         settings = Receive(mode="marker", marker="done/yes.txt")
         assert not look(world.s3, PREFIX, SOURCE, settings, NOW).complete
