@@ -243,7 +243,7 @@ def held(
     reason: Annotated[str | None, typer.Option(help="Only with this reason code.")] = None,
     json: Json = False,
 ) -> None:
-    """List the subjects held now: since when, why, and what to do."""
+    """List the subjects held now and the overdue objects: since when, why, and what to do."""
     from airlock_cli import held as holds  # noqa: PLC0415
 
     found = holds.find_held(pipeline, reason)

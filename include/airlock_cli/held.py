@@ -1,10 +1,10 @@
-"""``airlock held``: the studies, patients and files held now, since when, why, and what to do."""
+"""``airlock held``: the studies, patients and files held now, and overdue objects: since when, why, and what to do."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airlock.reasons import SENTENCES
+from airlock.reasons import OWED_SENTENCES, SENTENCES
 from airlock.suggestions import suggest_name
 from airlock_cli.errors import RequestError
 from airlock_cli.ledgers import has_run, open_ledger
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from airlock.ledger import Ledger
 
 SCHEMA = "airlock.held/1"
+_OVERDUE = ("since", "pipeline", "objects", "reason", "what_to_do")
 _COLUMNS = ("since", "pipeline", "subject_key", "reason", "what_to_do", "arrivals not released", "run_id")
 
 
@@ -34,12 +35,13 @@ def find_held(pipeline: str | None, reason: str | None) -> dict[str, Any]:
     RequestError
         If the pipeline or the reason code does not exist.
     """
-    if reason is not None:
+    if reason is not None and reason not in OWED_SENTENCES:
         check_reason(reason)
     with open_ledger() as ledger:
         last_run = None if pipeline is None else _describe_last_run(ledger, pipeline)
         gates = ledger.held(pipeline)
         unreleased = ledger.unreleased(gates)
+        overdue = _find_overdue(ledger, pipeline, reason)
     arrivals = unreleased.rows_by_key(("subject", "datastore_id"), named=True, include_key=False)
     rows = [
         row
@@ -50,7 +52,18 @@ def find_held(pipeline: str | None, reason: str | None) -> dict[str, Any]:
         for row in gates.to_dicts()
     ]
     wanted = [row for row in rows if reason is None or reason in {row["reason"], *_arrival_reasons(row)}]
-    return {"schema": SCHEMA, "pipeline": pipeline, "last_run": last_run, "reason": reason, "held": wanted}
+    asked = {"schema": SCHEMA, "pipeline": pipeline, "last_run": last_run, "reason": reason}
+    return asked | {"held": wanted, "overdue": overdue}
+
+
+def _find_overdue(ledger: Ledger, pipeline: str | None, reason: str | None) -> list[dict[str, Any]]:
+    """Return the objects that runs could not take and do not try any more by themselves, counted by reason."""
+    return [
+        {"since": row["since"], "pipeline": row["pipeline"], "objects": row["overdue"], "reason": row["reason"]}
+        | {"what_to_do": OWED_SENTENCES[row["reason"]]}
+        for row in ledger.count_owed(pipeline).to_dicts()
+        if row["overdue"] and reason in {None, row["reason"]}
+    ]
 
 
 def _describe_last_run(ledger: Ledger, pipeline: str) -> dict[str, Any] | None:
@@ -94,6 +107,8 @@ def check_reason(code: str) -> None:
 def tables(found: dict[str, Any]) -> Iterator[Table]:
     """Yield the table of a result of `find_held`."""
     yield Table(f"held: {len(found['held'])}", _COLUMNS, [_table_row(row) for row in found["held"]])
+    overdue = [[row[name] for name in _OVERDUE] for row in found["overdue"]]
+    yield Table(f"overdue: {sum(row['objects'] for row in found['overdue'])}", _OVERDUE, overdue)
 
 
 def _table_row(row: dict[str, Any]) -> tuple[Any, ...]:

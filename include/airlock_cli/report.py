@@ -96,6 +96,9 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
         (item.get("arrivals", item.get("units")), code, item["sentence"]) for code, item in found["reasons"].items()
     ]
     yield Table("reasons", ("number", "reason", "what_to_do"), reasons)
+    owed = found.get("owed", {}).get("reasons", {})
+    rows = [(item["objects"], item["overdue"], code, item["sentence"]) for code, item in owed.items()]
+    yield Table("objects that are tried again", ("number", "overdue", "reason", "what_to_do"), rows)
     yield _jobs_table(found["jobs"])
 
 

@@ -11,7 +11,7 @@ from typing_extensions import override
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
 from airlock_tasks.brake import BrakedOperator
 from airlock_tasks.datastores import fhir_store
-from airlock_tasks.notify import describe_holds, notify_once
+from airlock_tasks.notify import describe_holds, describe_overdue, notify_once
 from airlock_tasks.stage import StageOperator
 from healthaws.hooks.healthimaging import HealthImagingHook
 
@@ -47,7 +47,10 @@ class BaseAuditOperator(BrakedOperator[AuditedT]):
         audited = self.audit(run)
         if audited.stopped_by is not None:
             self._stop(run, context, audited, audited.stopped_by)
-        return self.conclude(audited, context)
+        result = self.conclude(audited, context)
+        if self.notifies:
+            run.ledger.note_told(run.pipeline.name)
+        return result
 
     @override
     def go_on(self, run: Run[AuditedT], context: Context, result: None) -> dict[str, Any]:
@@ -93,9 +96,9 @@ class BaseAuditOperator(BrakedOperator[AuditedT]):
         undecided = [f"{audited.open_arrivals} files are not decided yet."] if audited.open_arrivals else []
         for line in (*summarize(report), *undecided, *addresses):
             self.log.info("%s", line)
-        held = describe_holds(audited.report, published=self.publishes)
-        if held and self.notifies:
-            notify_once(self.pipeline, "hold", context, held)
+        news = describe_holds(audited.report, published=self.publishes), describe_overdue(audited.report)
+        if any(news) and self.notifies:
+            notify_once(self.pipeline, "hold", context, " ".join(filter(None, news)))
         if not audited.balanced:
             # A failed task has no return value, and the report is needed most now.
             context["ti"].xcom_push(key="return_value", value=result)

@@ -128,6 +128,15 @@ def describe_holds(report: Mapping[str, Any], *, published: bool) -> str:
     return " ".join([f"Held: {held}. Held and set aside, by reason code: {codes}.", *describe_unattributed(report)])
 
 
+def describe_overdue(report: Mapping[str, Any]) -> str:
+    """Return a sentence about objects that have become overdue since the last notification; empty without any."""
+    owed = report.get("owed")
+    if not owed or not owed["untold"]:
+        return ""
+    codes = ", ".join(f"{code} {entry['overdue']}" for code, entry in owed["reasons"].items() if entry["overdue"])
+    return f"Overdue: {owed['overdue']} objects could not be taken, {owed['untold']} of them new. By reason: {codes}."
+
+
 def make_notifier(target: Notify, subject: str, text: str) -> BaseNotifier:
     """Return Airflow's notifier for a target; import its provider only now."""
     aws: dict[str, Any] = {"aws_conn_id": target.connection, "region_name": target.region_name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -57,6 +58,24 @@ def test_a_hold_is_told_once_with_counts_and_reason_codes(
     assert "CANARY" not in text.upper()
     run.onward("audit")
     assert queue.take() == []
+
+
+def test_an_overdue_object_is_told_once_and_stays_in_the_report(place: Place, queue: Queue) -> None:
+    place.put({"CANARY-1.dcm": ct(1, 1, 1)})
+    first = chain(place, queue)
+    first.until("buffer")
+    place.take("archive")
+    assert first.onward("parse")["reasons"].keys() == {"object_gone"}
+    source = {"uri": "s3://archive/in/", "owed_days": 1e-9}
+    later = [replace(chain(place, queue, source=source), run_id=f"manual__{number}") for number in (2, 3)]
+    told = []
+    for run in later:
+        owed = run.run()["owed"]
+        assert (owed["overdue"], owed["reasons"]["object_gone"]["objects"]) == (1, 1)
+        told.append(queue.take())
+    assert "\nOverdue: 1 objects could not be taken, 1 of them new. By reason: object_gone 1." in told[0][0]
+    assert "CANARY" not in told[0][0]
+    assert told[1] == []
 
 
 def test_a_run_that_holds_nothing_tells_nothing(place: Place, queue: Queue) -> None:

@@ -18,8 +18,8 @@ class Notify(Settings):
     events: tuple[Event, ...] = Field(
         ("hold", "failure", "late", "brake"),
         min_length=1,
-        description="hold: the audit holds a subject; failure: the run failed; late: the delivery is not "
-        "complete after late_after_minutes; brake: the run has stopped and asks whether to go on",
+        description="hold: the audit holds a subject, or an object is overdue; failure: the run failed; late: the "
+        "delivery is not complete after late_after_minutes; brake: the run has stopped and asks whether to go on",
     )
     sns: str | None = Field(None, pattern=r"^arn:aws(-[^:]+)?:sns:", description="ARN of an SNS topic")
     sqs: str | None = Field(None, pattern=r"^https?://", description="URL of an SQS queue")

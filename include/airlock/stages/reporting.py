@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.reasons import SENTENCES, Reason
+from airlock.reasons import OWED_SENTENCES, SENTENCES, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,6 +48,21 @@ def count_by_site(source: Source, counter: Mapping[str, int]) -> dict[str, Any]:
     shown = dict(list(named.items())[:MOST_SITES])
     rest = sum(named.values()) - sum(shown.values())
     return {"files": sum(counter.values()), "sites": shown | ({OTHER_SITES: rest} if rest else {})}
+
+
+def describe_owed(run: Run[Pipeline]) -> dict[str, Any]:
+    """Return the field of report.json about objects that earlier runs could not take and that runs try again.
+
+    ``overdue`` objects are not tried any more by themselves; of ``untold`` ones people have not been notified.
+    """
+    rows = run.ledger.count_owed(run.pipeline.name)
+    totals = {name: int(rows[name].sum()) for name in ("waiting", "overdue", "untold")}
+    reasons = {
+        row["reason"]: {"objects": row["waiting"] + row["overdue"], "overdue": row["overdue"]}
+        | {"sentence": OWED_SENTENCES[row["reason"]]}
+        for row in rows.to_dicts()
+    }
+    return {"owed": totals | {"reasons": reasons}}
 
 
 def count_values(column: pl.Series) -> dict[str, int]:
@@ -125,10 +140,12 @@ def summarize(report: dict[str, Any]) -> list[str]:
     """Return a report in a few sentences for a log."""
     books = "The books balance" if report["balanced"] else "The books do not balance, so everything is held"
     subjects = [name for name in ("studies", "patients", "files") if name in report]
+    overdue = report.get("owed", {}).get("overdue", 0)
     return [
         f"{books}. Of {describe_units(report)}: {_describe_counts(report['dispositions'])}.",
         *(f"{name.capitalize()}: {_describe_counts(report[name])}." for name in subjects),
         *describe_unattributed(report),
+        *([f"Overdue objects: {overdue}. See airlock held."] if overdue else []),
     ]
 
 

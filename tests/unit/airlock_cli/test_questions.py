@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -14,7 +15,7 @@ from airlock.records import study_key
 from airlock.run import run_key
 from tests.ledger_rows import count_arrivals
 from tests.unit.airlock.ledger.redriven import to_come
-from tests.unit.airlock.ledger.samples import NIGHTLY, STORE, begin, dispositions
+from tests.unit.airlock.ledger.samples import NIGHTLY, STORE, arrivals, begin, dispositions
 from tests.unit.airlock_cli.conftest import HOSTILE, STUDY
 
 if TYPE_CHECKING:
@@ -110,6 +111,21 @@ class TestHeld:
     ) -> None:
         found = json.loads(airlock("held", "--reason", reason, "--json").stdout)
         assert len(found["held"]) == number
+
+    def test_overdue_objects_are_listed_with_what_to_do(self, told: Ledger, airlock: Any) -> None:
+        begin(told, "b", pipeline="another")
+        told.claim("another", "b", arrivals("gone", "denied"))
+        told.release_claims("another", "b")
+        assert json.loads(airlock("held", "another", "--json").stdout)["overdue"] == []  # owed, not overdue
+        told.end_owed("another", datetime.now(UTC))
+        result = airlock("held", "another")
+        assert result.stderr.startswith("Nothing is held for another.")
+        for text in ("overdue: 2", "given_back", "Ask the sender for it again"):
+            assert text in result.stdout
+        assert airlock("held", NIGHTLY, "--json").stdout.count("given_back") == 0
+        [row] = json.loads(airlock("held", "--json").stdout)["overdue"]
+        assert (row["pipeline"], row["objects"], row["reason"]) == ("another", 2, "given_back")
+        assert json.loads(airlock("held", "--reason", "truncated", "--json").stdout)["overdue"] == []
 
     def test_nothing_held_is_said_with_how_the_last_run_ended(self, told: Ledger, airlock: Any) -> None:
         began = told.open_run("b", "another", "manual__b", None).started_at.strftime("%Y-%m-%d %H:%M:%SZ")

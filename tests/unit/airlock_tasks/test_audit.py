@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from airlock.stages.auditing import Audited
 from airlock_tasks.audit import AuditOperator, FhirAuditOperator, PublicationAuditOperator
+from airlock_tasks.notify import describe_overdue
 from tests.chain import clinical_pipeline, pipeline
 
 IMAGING: dict[str, Any] = {
@@ -74,3 +75,16 @@ def test_resources_are_counted_with_their_patients_and_files() -> None:
         "Files: 11 released, 1 held.",
         *PLACES,
     ]
+
+
+def test_overdue_objects_are_in_the_log_and_in_the_news_until_people_were_told() -> None:
+    reasons = {
+        "object_gone": {"objects": 5, "overdue": 2, "sentence": "..."},
+        "access_denied": {"objects": 1, "overdue": 0, "sentence": "..."},
+    }
+    report = IMAGING | {"owed": {"waiting": 4, "overdue": 2, "untold": 1, "reasons": reasons}}
+    _, lines = concluded(PublicationAuditOperator(task_id="audit", pipeline=pipeline()), report)
+    assert "Overdue objects: 2. See airlock held." in lines
+    assert describe_overdue(report) == "Overdue: 2 objects could not be taken, 1 of them new. By reason: object_gone 2."
+    assert not describe_overdue(report | {"owed": report["owed"] | {"untold": 0}})
+    assert not describe_overdue(IMAGING)
