@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 
+from airlock.ledger.arrival_states import arrival_states as arrivals
 from airlock.ledger.database import reading
 from airlock.ledger.frames import fetch
-from airlock.ledger.tables import arrival_states as arrivals
 from airlock.ledger.tables import instances
 from airlock.records import DISPOSITIONS
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 from sqlalchemy import and_, delete, exists, literal_column, or_, select
 
+from airlock.ledger.arrival_states import arrival_states as states
 from airlock.ledger.arrivals import study_key_of
 from airlock.ledger.columns import InstanceState
 from airlock.ledger.database import Store
@@ -14,7 +15,6 @@ from airlock.ledger.frames import fetch, fetch_by_values, insert_missing, stage,
 from airlock.ledger.generations import STOPPED
 from airlock.ledger.redrives import HELD_FOR_THE_STUDY, still_owns, superseded
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import arrival_states as states
 from airlock.ledger.tables import contracts, gates, in_flight, instances, runs, words
 from airlock.reasons import Reason
 from airlock.records import CONTRACTS, Disposition, schema

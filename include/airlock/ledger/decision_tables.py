@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Index, Table, Text
 
-from airlock.ledger.columns import DecisionKind, UtcDateTime, metadata, one_of
+from airlock.ledger.columns import UtcDateTime, metadata
 from airlock.ledger.tables import number_column, partial_index
 
 # What people decided and saw; no row is ever changed or deleted.
@@ -26,7 +26,6 @@ decisions = Table(
     Column("why", Text, nullable=False),
     Column("decided_at", UtcDateTime, nullable=False),
     Column("details", Text),  # JSON
-    one_of("kind", DecisionKind),
     Index("ix_decisions_subject", "subject", "datastore_id"),
     Index("ix_decisions_run", "run_key", "kind"),
 )

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from sqlalchemy import and_, exists, func, select, union_all, update
 
+from airlock.ledger.arrival_states import arrival_states
 from airlock.ledger.frames import fetch, insert_missing, stage, stage_query
-from airlock.ledger.tables import arrival_states, arrivals, newest_contents, owed, successors
+from airlock.ledger.tables import arrivals, newest_contents, owed, successors
 from airlock.records import TIMESTAMP, Disposition, digest, schema
 
 if TYPE_CHECKING:

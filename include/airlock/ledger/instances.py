@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from sqlalchemy import Connection, Table, and_, delete, exists, func, or_, select, update
 
+from airlock.ledger.arrival_states import arrival_states
 from airlock.ledger.arrivals import need_held
 from airlock.ledger.columns import InstanceState
 from airlock.ledger.database import Store
@@ -15,7 +16,7 @@ from airlock.ledger.frames import disable_joins, fetch, insert_missing, select_s
 from airlock.ledger.redrives import is_redrive
 from airlock.ledger.runs import need_run
 from airlock.ledger.studies import insert_elements
-from airlock.ledger.tables import arrival_states, arrivals, instances, successors
+from airlock.ledger.tables import arrivals, instances, successors
 from airlock.records import Disposition
 from airlock.records import schema as schema_of
 

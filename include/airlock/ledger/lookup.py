@@ -8,24 +8,14 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from sqlalchemy import and_, exists, func, literal_column, or_, select
 
+from airlock.ledger.arrival_states import arrival_states as states
 from airlock.ledger.columns import DecisionKind
 from airlock.ledger.database import Store
 from airlock.ledger.decision_tables import decisions
 from airlock.ledger.frames import fetch, stage, stage_values
 from airlock.ledger.gates import overridden, released
 from airlock.ledger.runs import RunRecord, record
-from airlock.ledger.tables import arrival_states as states
-from airlock.ledger.tables import (
-    contracts,
-    gates,
-    instances,
-    outbox,
-    redrives,
-    releases,
-    resolutions,
-    resources,
-    runs,
-)
+from airlock.ledger.tables import contracts, gates, instances, outbox, redrives, releases, resolutions, resources, runs
 from airlock.records import ARRIVALS, TIMESTAMP, Disposition, Gate, schema, study_key
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import polars as pl
 from sqlalchemy import select
 
+from airlock.ledger.arrival_states import arrival_states as states
 from airlock.ledger.database import Store
 from airlock.ledger.frames import fetch, stage_values
-from airlock.ledger.tables import arrival_states as states
 from airlock.records import TIMESTAMP, schema
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from sqlalchemy import and_, case, exists, func, insert, or_, select, update
 
+from airlock.ledger.arrival_states import arrival_states as states
 from airlock.ledger.arrivals import scope
 from airlock.ledger.columns import InstanceState
 from airlock.ledger.database import Store
@@ -22,7 +23,6 @@ from airlock.ledger.frames import fetch, insert_missing, stage, stage_query, sta
 from airlock.ledger.generations import STOPPED, next_generation, record_newest
 from airlock.ledger.owed import take_owed
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import arrival_states as states
 from airlock.ledger.tables import arrivals, instances, redrives, runs, successors
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, Disposition, schema

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from sqlalchemy import and_, case, delete, exists, func, null, or_, select, update
 
+from airlock.ledger.arrival_states import arrival_states
 from airlock.ledger.arrivals import need_held
 from airlock.ledger.columns import UtcDateTime
 from airlock.ledger.database import Store
@@ -21,7 +22,7 @@ from airlock.ledger.frames import fetch, fetch_frames, insert_missing, select_sc
 from airlock.ledger.open_resources import SCOPE as OPEN_SCOPE
 from airlock.ledger.open_resources import doubted_since, keep_clocks, unknown_contents
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import arrival_states, arrivals, resources
+from airlock.ledger.tables import arrivals, resources
 from airlock.records import TIMESTAMP, schema
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ Column names are plain SQL names; a column of a DICOM attribute has the DICOM ke
 stages' frames. The most selective column of a key comes first: SQLite has no statistics, and would otherwise choose an
 index that begins with the data store to find one instance.
 
-Tables with a row per arrival have no foreign keys: on PostgreSQL the checks would cost as much as the inserts.
+Tables with a row per arrival have no foreign keys: on PostgreSQL the checks would cost as much as the inserts. Columns
+of schema 0012 have no CHECK of their values: a later value would be refused by a neighbouring version's constraint.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    MetaData,
     Table,
     Text,
     UniqueConstraint,
@@ -28,7 +28,6 @@ from sqlalchemy import (
 from airlock.ledger.columns import (
     InstanceState,
     MessageState,
-    OpenState,
     Resolution,
     ResolutionState,
     StowState,
@@ -36,7 +35,7 @@ from airlock.ledger.columns import (
     metadata,
     one_of,
 )
-from airlock.records import Disposition, Gate, Verdict
+from airlock.records import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,7 +105,6 @@ verdicts = Table(
     Column("sop_instance_uid", Text),
     Column("series_instance_uid", Text),
     Column("study_instance_uid", Text),
-    one_of("verdict", Verdict),
     Index(None, "study_key"),
 )
 
@@ -128,7 +126,6 @@ words = Table(
     Column("job_id", Text),
     Column("image_set_id", Text),
     Column("settled_at", UtcDateTime, nullable=False),
-    one_of("disposition", Disposition),
     partial_index("ix_words_unreleased", ["study_key"], "disposition <> 'released'"),
     partial_index(
         "ix_words_instance", ["unreleased_instance_uid"], "disposition <> 'released'", postgresql_using="hash"
@@ -280,7 +277,6 @@ open_resources = Table(
     Column("run_key", Text, nullable=False),
     Column("pipeline", Text, nullable=False),
     Column("arrival_id", Text),
-    one_of("state", OpenState),
     Index(None, "run_key"),
     Index("ix_open_resources_patient", "patient", "datastore_id"),
 )
@@ -479,24 +475,3 @@ census = Table(
     Column("counted_at", UtcDateTime, nullable=False),
     Index("ix_census_pipeline", "pipeline", "counted_at"),
 )
-
-# What `arrivals` was before schema 0012: each arrival with its verdict, latest word and successor.
-arrival_states = Table(
-    "arrival_states",
-    MetaData(),
-    *(Column(column.name, column.type) for column in arrivals.c),
-    *(Column(column.name, column.type) for column in verdicts.c if column.name not in arrivals.c),
-    *(Column(column.name, column.type) for column in words.c if column.name not in {*arrivals.c.keys(), "study_key"}),
-    *(Column(column.name, column.type) for column in successors.c if column.name not in arrivals.c),
-)
-STATES_VIEW = """CREATE VIEW arrival_states AS
-SELECT a.arrival_id, a.pipeline, a.run_key, a.bucket, a.key, a.version_id, a.etag, a.size, a.last_modified, a.site,
-    a.generation, a.carries, a.claimed_at, v.verdict, v.datastore_id, v.study_key, v.sop_instance_uid,
-    v.series_instance_uid, v.study_instance_uid, w.number, w.said_by, w.disposition, w.stage, w.reason, w.detail,
-    w.unreleased_instance_uid, w.batch_id, w.job_id, w.image_set_id, w.settled_at, s.superseded_by, s.superseded_before
-FROM arrivals a
-LEFT JOIN verdicts v ON v.arrival_id = a.arrival_id AND v.pipeline = a.pipeline
-LEFT JOIN words w ON w.arrival_id = a.arrival_id AND w.pipeline = a.pipeline AND NOT EXISTS (
-    SELECT 1 FROM words l
-    WHERE l.number > 1 AND l.arrival_id = w.arrival_id AND l.pipeline = w.pipeline AND l.number > w.number)
-LEFT JOIN successors s ON s.arrival_id = a.arrival_id AND s.pipeline = a.pipeline"""

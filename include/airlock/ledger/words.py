@@ -22,6 +22,7 @@ from sqlalchemy import (
     update,
 )
 
+from airlock.ledger.arrival_states import arrival_states as states
 from airlock.ledger.arrivals import is_settled, need_held, scope, study_key_of
 from airlock.ledger.columns import InstanceState
 from airlock.ledger.database import Store
@@ -30,7 +31,6 @@ from airlock.ledger.frames import disable_joins, insert_missing, select_schema, 
 from airlock.ledger.owed import COME_AGAIN, OBJECTS, owe, pay
 from airlock.ledger.redrives import HELD_FOR_THE_STUDY
 from airlock.ledger.runs import need_run
-from airlock.ledger.tables import arrival_states as states
 from airlock.ledger.tables import arrivals, in_flight, instances, owed, run_totals, verdicts, words
 from airlock.records import DISPOSITIONS, Disposition, schema
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Column, Connection, MetaData, Table, Text, inspect, text
 
-from airlock.ledger.tables import arrivals, successors, verdicts, words
+from airlock.ledger.migrations.tables_0012 import COPIED, metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,8 +47,8 @@ def create_copies(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"ALTER INDEX pk_arrivals RENAME TO pk_{BEFORE}"))
     _progress.create(connection)
-    for table in (arrivals, verdicts, words, successors):
-        copy = table.to_metadata(MetaData(naming_convention=table.metadata.naming_convention))
+    for table in COPIED:
+        copy = table.to_metadata(MetaData(naming_convention=metadata.naming_convention))
         copy.indexes.clear()
         copy.create(connection)
 
@@ -72,7 +72,7 @@ def copy_part(connection: Connection, part: tuple[str, str | None]) -> int:
 def create_indexes(connection: Connection) -> None:
     """Drop the old arrivals, and create the indexes of all copies."""
     connection.execute(text(f"DROP TABLE {BEFORE}"))
-    for table in (arrivals, verdicts, words, successors):
+    for table in COPIED:
         for index in sorted(table.indexes, key=lambda one: str(one.name)):
             index.create(connection)
     connection.execute(text("DROP TABLE upgrade_progress"))

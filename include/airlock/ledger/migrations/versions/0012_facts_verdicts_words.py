@@ -12,30 +12,29 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy import text
 
-from airlock.ledger import decision_tables, tables
+from airlock.ledger.columns import UtcDateTime
 from airlock.ledger.generations import next_generation
 from airlock.ledger.migrations import copying
+from airlock.ledger.migrations import tables_0012 as tables
 from airlock.ledger.migrations.routing_0012 import upgrade_outbox, upgrade_releases
-from airlock.ledger.owed import COME_AGAIN
 from airlock.records import study_key
 
 revision = "0012"
 down_revision = "0011"
 
-_NEW = [
-    tables.in_flight,
-    tables.owed,
-    tables.newest_contents,
-    tables.folders,
-    tables.parked,
-    tables.open_resources,
-    tables.run_totals,
-    tables.census,
-    decision_tables.decisions,
-    decision_tables.reviews,
-    decision_tables.notes,
-    decision_tables.identities,
-]
+# The reasons of arrivals that came again by themselves, and those of schema 0011 that did not come yet are owed.
+_COME_AGAIN = ("access_denied", "object_changed", "object_gone", "instance_claimed")
+_VIEW = """CREATE VIEW arrival_states AS
+SELECT a.arrival_id, a.pipeline, a.run_key, a.bucket, a.key, a.version_id, a.etag, a.size, a.last_modified, a.site,
+    a.generation, a.carries, a.claimed_at, v.verdict, v.datastore_id, v.study_key, v.sop_instance_uid,
+    v.series_instance_uid, v.study_instance_uid, w.number, w.said_by, w.disposition, w.stage, w.reason, w.detail,
+    w.unreleased_instance_uid, w.batch_id, w.job_id, w.image_set_id, w.settled_at, s.superseded_by, s.superseded_before
+FROM arrivals a
+LEFT JOIN verdicts v ON v.arrival_id = a.arrival_id AND v.pipeline = a.pipeline
+LEFT JOIN words w ON w.arrival_id = a.arrival_id AND w.pipeline = a.pipeline AND NOT EXISTS (
+    SELECT 1 FROM words l
+    WHERE l.number > 1 AND l.arrival_id = w.arrival_id AND l.pipeline = w.pipeline AND l.number > w.number)
+LEFT JOIN successors s ON s.arrival_id = a.arrival_id AND s.pipeline = a.pipeline"""
 
 
 def upgrade() -> None:
@@ -46,7 +45,7 @@ def upgrade() -> None:
         copying.copy_part(connection, part)
     _drop_foreign_keys()
     copying.create_indexes(connection)
-    for table in _NEW:
+    for table in tables.NEW:
         table.create(connection)
     _change_runs()
     _log_overrides()
@@ -57,7 +56,7 @@ def upgrade() -> None:
     _find_newest_contents()
     _find_in_flight(connection)
     _find_owed(connection)
-    connection.execute(text(tables.STATES_VIEW))
+    connection.execute(text(_VIEW))
 
 
 def _drop_foreign_keys() -> None:
@@ -74,7 +73,7 @@ def _drop_foreign_keys() -> None:
 def _change_runs() -> None:
     """Add the columns; a run that has arrivals has listed its window."""
     for column in ("listed_until", "marker_at"):
-        op.add_column("runs", sa.Column(column, tables.runs.c[column].type))
+        op.add_column("runs", sa.Column(column, UtcDateTime()))
     op.add_column("runs", sa.Column("marker", sa.Text()))
     op.execute(
         "UPDATE runs SET listed_until = coalesce(window_end, started_at) "
@@ -92,8 +91,8 @@ def _log_overrides() -> None:
 
 
 def _index_gates() -> None:
-    index = next(one for one in tables.gates.indexes if one.name == "ix_gates_in_flight")
-    index.create(op.get_bind())
+    waits = text("reason = 'study_in_flight'")
+    op.create_index("ix_gates_in_flight", "gates", ["datastore_id"], sqlite_where=waits, postgresql_where=waits)
 
 
 def _add_totals() -> None:
@@ -138,7 +137,7 @@ def _find_owed(connection: sa.Connection) -> None:
     again = sa.select(known, states.c.reason, states.c.settled_at).join(
         states, sa.and_(states.c.arrival_id == known.c.arrival_id, states.c.pipeline == known.c.pipeline)
     )
-    for row in connection.execute(again.where(states.c.reason.in_([str(reason) for reason in COME_AGAIN]))).all():
+    for row in connection.execute(again.where(states.c.reason.in_(_COME_AGAIN))).all():
         following = next_generation(row.arrival_id)
         key = {"arrival_id": row.arrival_id, "pipeline": row.pipeline}
         is_next = sa.and_(known.c.arrival_id == following, known.c.pipeline == row.pipeline)
