@@ -7,15 +7,14 @@ whose content the ledger does not know are in ``airlock.ledger.open_resources``.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, case, delete, exists, func, null, or_, select, update
+from sqlalchemy import and_, case, delete, exists, null, or_, select, update
 
 from airlock.ledger.arrival_states import arrival_states
 from airlock.ledger.arrivals import need_held
-from airlock.ledger.columns import UtcDateTime
+from airlock.ledger.clock import database_time
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, fetch_frames, insert_missing, select_schema, stage
@@ -27,6 +26,7 @@ from airlock.records import TIMESTAMP, schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from datetime import datetime
 
     from polars._typing import PolarsDataType
     from sqlalchemy import Column, ColumnElement, Connection, Select, Table
@@ -294,11 +294,9 @@ class Resources(Store):
             return pl.concat(found).sort(_RESOURCE)
 
     def database_time(self) -> datetime:
-        """Return the database's present time; on SQLite it is this machine's."""
+        """Return the database's present time."""
         with self._reading() as connection:
-            if connection.dialect.name == "sqlite":
-                return datetime.now(UTC)
-            return connection.execute(select(func.clock_timestamp(type_=UtcDateTime))).scalar_one()
+            return database_time(connection)
 
     def confirm_contents(self, datastore_id: str, rows: pl.DataFrame) -> int:
         """Advance the clocks of contents that a newer file has brought unchanged; return their number.
