@@ -41,6 +41,8 @@ ATTRIBUTED = pl.Schema(
         "by": pl.String,  # how the study was found
     }
 )
+_EXTENSION = r"\.[a-z][a-z0-9]{0,4}$"
+_NUMBERS = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{16,}|[0-9]+(?:[._-]?[0-9]+)*"
 # The files by which a folder names studies, and the files that have one.
 ACCEPTED = pl.col("verdict").is_in([Verdict.ACCEPT.value, Verdict.DUPLICATE.value])
 _HAS_STUDY = pl.col(_STUDY).fill_null("") != ""
@@ -158,8 +160,15 @@ def _get_folder() -> pl.Expr:
 def find_folders(verdicts: pl.DataFrame, most: int) -> pl.DataFrame:
     """Return the folders of accepted files with their studies, as `FOLDERS`; of one folder at most so many studies."""
     accepted = verdicts.lazy().filter(ACCEPTED & _HAS_STUDY)
-    pairs = accepted.select(_get_folder(), _STUDY).unique()
-    return pairs.group_by(_FOLDER).head(most).select(FOLDERS.names()).collect()
+    pairs = accepted.select(_get_folder(), _STUDY, "key").unique([_FOLDER, _STUDY], keep="any")
+    named = pairs.group_by(_FOLDER).head(most).with_columns(pattern=name_pattern())
+    return named.select(FOLDERS.names()).collect()
+
+
+def name_pattern() -> pl.Expr:
+    """Return the pattern of an object's name: its extension or, without one, its letters around numbers."""
+    name = pl.col("key").str.extract("([^/]*)/?$").str.to_lowercase()
+    return pl.coalesce(name.str.extract(f"({_EXTENSION})"), name.str.replace_all(_NUMBERS, "9"))
 
 
 def _select_columns(schema: pl.Schema, names: Iterable[str]) -> pl.Schema:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from airlock.imaging.books import ACCEPTED, ATTRIBUTED, DIRECTORIES
+from airlock.imaging.books import ACCEPTED, ATTRIBUTED, DIRECTORIES, name_pattern
 from airlock.imaging.named_files import MOST_DIRECTORIES, read_directories, read_manifest
 from airlock.ledger.folders import FOLDERS, MOST_OF_A_FOLDER
 from airlock.ledger.predecessors import PREDECESSORS
 from airlock.reasons import Reason
-from airlock.records import digest
+from airlock.records import digest, schema
 from airlock.stages.sites import site_of
 from airlock.storage.s3uri import S3Uri
 from airlock.storage.spool import zip_partitions
@@ -41,14 +41,18 @@ BY_FOLDER = "it counts to the study of the accepted files beside it"
 _ID, _STUDY, _FOLDER = "arrival_id", "StudyInstanceUID", "folder"
 _KNOWN = pl.Schema({_ID: pl.String, _STUDY: pl.String, "tries": pl.Int64})
 _LISTED = pl.Schema({_ID: pl.String, _STUDY: pl.String})
-_ASKED = pl.Schema(
-    {_ID: pl.String, "key": pl.String, "reason": pl.String, "pattern": pl.String, "level": pl.Int64, _FOLDER: pl.String}
+_ASKED = schema(
+    dict.fromkeys((_ID, "key", "reason", "pattern"), pl.String),
+    {"level": pl.Int64},  # of the folder, below the source
+    {_FOLDER: pl.String},
 )
-_BESIDE = pl.Schema({_ID: pl.String, "reason": pl.String, "pattern": pl.String, _STUDY: pl.String})
+_ANSWERS = schema(_ASKED, {"studies": pl.List(pl.String)}, {"alike": pl.Boolean})
+_BESIDE = schema(
+    dict.fromkeys((_ID, "reason", "pattern", _STUDY), pl.String),
+    {"alike": pl.Boolean},  # whether one of the files that name the folder has such a name
+)
 _HAS_STUDY = pl.col(_STUDY).is_not_null()
 _IS_OTHER = pl.col("reason") == Reason.NOT_DICOM
-_EXTENSION = r"\.[a-z][a-z0-9]{0,4}$"
-_NUMBERS = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{16,}|[0-9]+(?:[._-]?[0-9]+)*"
 
 
 def attribute(run: Run, books: Books) -> None:
@@ -106,7 +110,13 @@ def _offer_folders(books: Books, source: S3Uri) -> Spool:
     offered = books.spool(pl.col(_FOLDER), FOLDERS)
     for pairs in books.folders:
         above = _list_folders(pairs.rename({_FOLDER: "below"}), pl.col("below"), source, lowest=0)
-        offered.add(above.select(FOLDERS.names()).unique().group_by(_FOLDER).head(MOST_OF_A_FOLDER))
+        offered.add(
+            above.select(FOLDERS.names())
+            .unique([_FOLDER, _STUDY])
+            .group_by(_FOLDER)
+            .head(MOST_OF_A_FOLDER)
+            .select(FOLDERS.names())
+        )
     return offered
 
 
@@ -140,21 +150,18 @@ def _find_siblings(run: Run, books: Books, asked: Spool, offered: Spool) -> Iter
     Files of earlier runs count too.
     """
     most = run.pipeline.audit.unread_siblings_studies
-    answers = books.spool(pl.col(_ID), pl.Schema({**_ASKED, "studies": pl.List(pl.String)}))
+    answers = books.spool(pl.col(_ID), _ANSWERS)
     for questions, offers in zip_partitions(asked, offered):
         earlier = run.ledger.find_folders(run.pipeline.name, questions[_FOLDER])
-        every = pl.concat([offers, earlier]).unique().group_by(_FOLDER)
-        answers.add(questions.join(every.agg(studies=pl.col(_STUDY).sort().head(most + 1)), on=_FOLDER, how="inner"))
+        every = pl.concat([offers, earlier]).group_by(_FOLDER)
+        studies = every.agg(studies=pl.col(_STUDY).unique().sort().head(most + 1), patterns=pl.col("pattern").unique())
+        answered = questions.join(studies, on=_FOLDER, how="inner")
+        alike = pl.col("patterns").list.contains(pl.col("pattern"))
+        answers.add(answered.with_columns(alike=alike).select(_ANSWERS.names()))
     for rows in answers:
         nearest = rows.sort("level").unique(_ID, keep="last", maintain_order=True)
         few = nearest.filter(pl.col("studies").list.len() <= most).explode("studies")
         yield few.rename({"studies": _STUDY}).select(_BESIDE.names())
-
-
-def name_pattern() -> pl.Expr:
-    """Return the pattern of an object's name: its extension or, without one, its letters around numbers."""
-    name = pl.col("key").str.extract("([^/]*)/?$").str.to_lowercase()
-    return pl.coalesce(name.str.extract(f"({_EXTENSION})"), name.str.replace_all(_NUMBERS, "9"))
 
 
 def _keep_alike(books: Books, found: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
@@ -168,8 +175,8 @@ def _keep_alike(books: Books, found: Iterator[pl.DataFrame]) -> Iterator[pl.Data
         by_study.add(rows)
     for number in range(by_study.partitions):
         rows = by_study.partition(number)
-        others = rows.filter(_IS_OTHER)
-        yield rows.filter(~_IS_OTHER)
+        others = rows.filter(_IS_OTHER & ~pl.col("alike"))
+        yield rows.filter(~_IS_OTHER | pl.col("alike"))
         if not others.is_empty():
             accepted = books.decided.partition(number).filter(ACCEPTED)
             named = accepted.select(_STUDY, pattern=name_pattern()).unique()

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Select, Table
 
-FOLDERS = pl.Schema({"folder": pl.String, "StudyInstanceUID": pl.String})
+FOLDERS = pl.Schema(
+    {
+        "folder": pl.String,  # digest of its bucket and key
+        "StudyInstanceUID": pl.String,
+        "pattern": pl.String,  # of the name of one of these files
+    }
+)
 # Of a folder with more studies than a file may hold one more is enough to know that there are too many.
 MOST_OF_A_FOLDER = MOST_SIBLING_STUDIES + 1
 _STAGED = schema(FOLDERS, {"study_key": pl.String})
@@ -62,7 +68,9 @@ def _insert_new(connection: Connection, pipeline: str, rows: Table, known: Table
     same = and_(
         folders.c.folder == rows.c.folder, folders.c.pipeline == pipeline, folders.c.study_key == rows.c.study_key
     )
-    new = select(*(rows.c[name] for name in _STAGED)).where(~exists().where(same)).distinct().subquery()
+    copy = func.row_number().over(partition_by=(rows.c.folder, rows.c.study_key), order_by=rows.c.pattern)
+    every = select(*(rows.c[name] for name in _STAGED), copy.label("copy")).where(~exists().where(same)).subquery()
+    new = select(*(every.c[name] for name in _STAGED)).where(every.c.copy == 1).subquery()
     place = func.row_number().over(partition_by=new.c.folder, order_by=new.c.study_key)
     columns = (*(new.c[name] for name in _STAGED), func.coalesce(known.c.studies, 0).label("studies"))
     numbered = select(*columns, place.label("place")).outerjoin(known, known.c.folder == new.c.folder).subquery()

@@ -193,6 +193,7 @@ folders = Table(
     Column("pipeline", Text, primary_key=True),
     Column("study_key", Text, primary_key=True),
     Column("study_instance_uid", Text, nullable=False, key="StudyInstanceUID"),
+    Column("pattern", Text, nullable=False),  # of the name of one of these files: its extension, or letters and 9s
 )
 
 # FHIR resources that wait for another one; their bytes are below parked/ in the workspace.

@@ -135,6 +135,7 @@ folders = Table(
     Column("pipeline", Text, primary_key=True),
     Column("study_key", Text, primary_key=True),
     Column("study_instance_uid", Text, nullable=False),
+    Column("pattern", Text, nullable=False),
 )
 
 parked = Table(

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 
 
 def pairs(*rows: tuple[str, str]) -> pl.DataFrame:
-    return pl.DataFrame(list(rows), schema=FOLDERS, orient="row")
+    return pl.DataFrame([(*row, ".dcm") for row in rows], schema=FOLDERS, orient="row")
 
 
 def found(ledger: Ledger, *names: str, pipeline: str = NIGHTLY) -> set[tuple[str, str]]:
-    return set(ledger.find_folders(pipeline, uids(*names)).rows())
+    rows = ledger.find_folders(pipeline, uids(*names))
+    assert set(rows["pattern"]) <= {".dcm"}
+    return set(rows.select("folder", "StudyInstanceUID").rows())
 
 
 def test_what_was_added_is_found_by_its_folder(ledger: Ledger) -> None:
