@@ -269,6 +269,14 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         review={"by": "the archive team", "users": [USER]},
         notify=[{"sqs": f"http://127.0.0.1:{s3}/123456789012/news", "region_name": "us-east-1"}],
     )
+    imaging_pipeline(
+        pipelines,
+        "brakes",
+        "8",
+        healthlake=None,
+        receive={"quiet_seconds": 0},
+        audit={"brake": {"least_arrivals": 10, "unread": 0.05, "one_reason": 1}},
+    )
     with stopped_after(folder, api, s3, health) as made:
         yield made
 
