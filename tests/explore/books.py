@@ -7,13 +7,16 @@ import sqlite3
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from airlock.ledger import tables
 from airlock.records import study_key
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from tests.explore.memory_s3 import MemoryS3
 
+RELEASED = "releases" if hasattr(tables, "releases") else "unrouted"  # the table of released contracts
 STOPPED = frozenset({"quarantined", "failed"})
 
 
@@ -65,7 +68,43 @@ class Books:
 
 
 class Reader:
-    """Reads the books of a ledger on SQLite.
+    """Reads the books.
+
+    Parameters
+    ----------
+    execute
+        Runs a statement and returns its rows.
+    """
+
+    def __init__(self, execute: Callable[[str], Iterable[Any]]) -> None:
+        self._execute = execute
+        self._kept = RELEASED
+
+    def read(self) -> Books:
+        """Return the present state."""
+        return Books(self._read_arrivals(), self._read_queued(), self._read_contracts())
+
+    def _read_arrivals(self) -> list[ArrivalRow]:
+        statement = (
+            "SELECT arrival_id, pipeline, key, etag, last_modified, run_key, disposition, reason, superseded_by, "
+            "sop_instance_uid FROM arrival_states ORDER BY arrival_id"
+        )
+        return [ArrivalRow(*row) for row in self._execute(statement)]
+
+    def _read_queued(self) -> list[Queued]:
+        outbox = (
+            "SELECT pipeline, subject_key, revision, content_digest, payload_uri, destination, state, id FROM outbox"
+        )
+        kept = f"SELECT pipeline, subject_key, revision, content_digest, payload_uri, NULL, NULL, 0 FROM {self._kept}"
+        return [Queued(*row) for statement in (outbox, kept) for row in self._execute(statement)]
+
+    def _read_contracts(self) -> dict[str, tuple[int, str]]:
+        rows = self._execute("SELECT subject_key, revision, contract FROM contracts")
+        return {row[0]: (row[1], row[2]) for row in rows}
+
+
+class FileReader(Reader):
+    """Reads the books of a ledger on SQLite, on a connection of its own.
 
     Parameters
     ----------
@@ -75,42 +114,15 @@ class Reader:
 
     def __init__(self, file: Path) -> None:
         self._connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
-        self._connection.row_factory = sqlite3.Row
-        names = {row[0] for row in self._connection.execute("SELECT name FROM sqlite_master")}
-        self._states = "arrival_states" if "arrival_states" in names else "arrivals"
-        self._kept = "releases" if "releases" in names else "unrouted"
-        columns = {row[1] for row in self._connection.execute(f"PRAGMA table_info({self._states})")}
-        self._successor = "superseded_by" if "superseded_by" in columns else "successor"
+        super().__init__(self._connection.execute)
 
     def version(self) -> int:
         """Return a number that changes when anybody has written."""
         return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
 
-    def read(self) -> Books:
-        """Return the present state."""
-        return Books(self._read_arrivals(), self._read_queued(), self._read_contracts())
-
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
-
-    def _read_arrivals(self) -> list[ArrivalRow]:
-        statement = (
-            f"SELECT arrival_id, pipeline, key, etag, last_modified, run_key, disposition, reason, "
-            f"{self._successor}, sop_instance_uid FROM {self._states} ORDER BY arrival_id"
-        )
-        return [ArrivalRow(*row) for row in self._connection.execute(statement)]
-
-    def _read_queued(self) -> list[Queued]:
-        outbox = (
-            "SELECT pipeline, subject_key, revision, content_digest, payload_uri, destination, state, id FROM outbox"
-        )
-        kept = f"SELECT pipeline, subject_key, revision, content_digest, payload_uri, NULL, NULL, 0 FROM {self._kept}"
-        return [Queued(*row) for statement in (outbox, kept) for row in self._connection.execute(statement)]
-
-    def _read_contracts(self) -> dict[str, tuple[int, str]]:
-        rows = self._connection.execute("SELECT subject_key, revision, contract FROM contracts")
-        return {row[0]: (row[1], row[2]) for row in rows}
 
 
 def read_payload(s3: MemoryS3, uri: str) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ from tests.explore.stages import STAGES, DagRun, RunSpec
 from tests.explore.world import pipelines_of
 
 if TYPE_CHECKING:
-    from tests.explore.books import Reader
+    from tests.explore.books import FileReader
     from tests.explore.history import History, Step
     from tests.explore.scheduler import Site
     from tests.explore.world import World
@@ -85,7 +85,7 @@ class Player:
     ) -> None:
         self.outside = world.reset()
         assert world.reader is not None
-        self.reader: Reader = world.reader
+        self.reader: FileReader = world.reader
         self.history = history
         self.coverage = coverage
         self.played = Played(history)

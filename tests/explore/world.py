@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from tests.explore.books import Reader
+from tests.explore.books import FileReader
 from tests.explore.clock import Clock
 from tests.explore.folder import FOLDER
 from tests.explore.memory_s3 import MemoryS3
@@ -35,7 +35,7 @@ class World:
         self.s3 = self._new_s3()
         self.services = Services(self.s3)
         self.ledger = QuickLedger.make()
-        self.reader: Reader | None = None
+        self.reader: FileReader | None = None
         self._changes = ExitStack()
         self._played = 0
 
@@ -63,7 +63,7 @@ class World:
         self.s3 = self._new_s3()
         self.services.reset(self.s3, [])
         self.ledger.reset()
-        self.reader = Reader(FOLDER / "ledger.db")
+        self.reader = FileReader(FOLDER / "ledger.db")
         return Outside(self.clock, self.s3, self.services, self.ledger)
 
     def query(self, statement: str) -> list[sqlite3.Row]:
