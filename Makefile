@@ -76,6 +76,7 @@ proofs: $(STAMP) ## run the tests that take minutes: bursts, killed processes, r
 
 explore: $(STAMP) ## search for histories of several runs that break the books: make explore SECONDS=900 SEED=1 (HISTORY=json for one)
 	@SECONDS=$(SECONDS) SEED=$(SEED) $(BIN)/python -m tests.explore
+	$(BIN)/python -m pytest tests/explore/test_on_postgres.py
 
 fuzz: $(STAMP) ## compare scanner and pydicom on damaged DICOM headers: make fuzz MUTATIONS=100000 (ONLY=n for one)
 	@MUTATIONS=$(MUTATIONS) $(BIN)/python -m tests.fuzz.headers

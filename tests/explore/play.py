@@ -248,6 +248,7 @@ class Player:
                 self.check()
         if not self.history.claims_only:
             self._take_the_rest()
+            self._send_the_rest()
         if not self._quietly:
             for check in quiet.IN_QUIET:
                 self._note(check(self))
@@ -263,6 +264,15 @@ class Player:
             self._say(f"{name}: a run over everything that is there")
             self._go(Go(name))
             self.check()
+
+    def _send_the_rest(self) -> None:
+        """Let a day pass, and route once more: messages may wait for later revisions of their subject."""
+        self.do(Wait(24))
+        for pipeline in self._pipelines.values():
+            of_pipeline = (name for name, run in self.runs.items() if run.spec.pipeline is pipeline and run.ended_well)
+            name = next(of_pipeline, None)
+            if name is not None:
+                self.do(Clear(name, "route"))
 
     def _is_left(self, pipeline: str) -> bool:
         """Return whether there is an object that is no settled arrival of a pipeline."""
