@@ -34,6 +34,7 @@ class ArrivalRow:
     reason: str | None
     successor: str | None
     sop: str | None
+    generation: int = 1
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Reader:
     def _read_arrivals(self) -> list[ArrivalRow]:
         statement = (
             "SELECT arrival_id, pipeline, key, etag, last_modified, run_key, disposition, reason, superseded_by, "
-            "sop_instance_uid FROM arrival_states ORDER BY arrival_id"
+            "sop_instance_uid, generation FROM arrival_states ORDER BY arrival_id"
         )
         return [ArrivalRow(*row) for row in self._execute(statement)]
 

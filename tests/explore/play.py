@@ -16,7 +16,7 @@ from tests.explore import contents, quiet
 from tests.explore.books import Books
 from tests.explore.facts import Facts, Put, Violation
 from tests.explore.history import Clear, GiveBack, GiveUp, Go, Kill, Remove, RunPlan, Upload, Wait
-from tests.explore.invariants import AT_EVERY_POINT
+from tests.explore.invariants import AT_EVERY_POINT, TRANSIENT
 from tests.explore.quiet import LAST
 from tests.explore.scheduler import Actor
 from tests.explore.stages import STAGES, DagRun, RunSpec
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tests.explore.scheduler import Site
     from tests.explore.world import World
 
+REST_HOURS = 72.0  # after which an object that is owed is due again
 _CLEARS = 3  # of a run that fails again and again, at the end
 
 
@@ -254,6 +255,8 @@ class Player:
                 self._note(check(self))
 
     def _take_the_rest(self) -> None:
+        """Let days pass, and take what no run has settled, or could not read at its time."""
+        self.do(Wait(REST_HOURS))
         for pipeline in self._pipelines:
             if not self._is_left(pipeline):
                 continue
@@ -276,7 +279,11 @@ class Player:
 
     def _is_left(self, pipeline: str) -> bool:
         """Return whether there is an object that is no settled arrival of a pipeline."""
-        settled = {(row.key, row.etag) for row in self._before.arrivals if row.pipeline == pipeline and row.disposition}
+        settled = {
+            (row.key, row.etag)
+            for row in self._before.arrivals
+            if row.pipeline == pipeline and row.disposition and row.reason not in TRANSIENT
+        }
         source = S3Uri.parse(self._pipelines[pipeline].source.uri)
         there = self.outside.s3.buckets[source.bucket].objects.items()
         return any((key, one.etag) not in settled for key, one in there if key.startswith(source.key))

@@ -11,11 +11,12 @@ from tests.explore import contents
 from tests.explore.books import contents_of, instances_of, read_payload
 from tests.explore.facts import Violation
 from tests.explore.history import Clear
+from tests.explore.invariants import TRANSIENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.explore.books import Books
+    from tests.explore.books import ArrivalRow, Books
     from tests.explore.facts import Facts, Put
     from tests.explore.memory_s3 import MemoryS3
     from tests.explore.play import Player
@@ -45,11 +46,12 @@ def read_state(facts: Facts, s3: MemoryS3, books: Books) -> State:
         contract = read_payload(s3, one.payload_uri) or {}
         named = instances_of(contract) | set(contents_of(contract).items())
         downstream.add((_subject(facts, contract, key), frozenset(named)))
-    words = {
-        (row.pipeline, row.key, facts.content(row), row.disposition or "unsettled")
-        for row in books.arrivals
-        if row.successor is None
-    }
+    latest: dict[tuple[str, str, str], ArrivalRow] = {}
+    for row in books.arrivals:
+        place = row.pipeline, row.key, facts.content(row)
+        if place not in latest or latest[place].generation < row.generation:
+            latest[place] = row
+    words = {(*place, row.disposition or "unsettled") for place, row in latest.items() if row.reason not in TRANSIENT}
     return State(frozenset(downstream), frozenset(words), frozenset(facts.read_store().items()))
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.explore.play import Played
     from tests.explore.world import World
 
-MOST_ORDERS = 8
+MOST_ORDERS = 16
 
 
 def check_serial(world: World, played: Played, *, audits_again: bool) -> Violation | None:
@@ -37,23 +37,31 @@ def check_serial(world: World, played: Played, *, audits_again: bool) -> Violati
 
 
 def serial_orders(history: History) -> list[History]:
-    """Return the histories in which each run happens at its first or at its last step; none if it is serial already."""
-    places = {name: _places(history.steps, name) for name in history.runs}
+    """Return the histories in which each run happens at its first step, at its last one, or after all steps.
+
+    A run that goes on after all steps does so when everything comes to rest. None if the history is serial already.
+    """
+    places = {name: found for name in history.runs if (found := _places(history.steps, name))}
     if not _is_interleaved(history, places):
         return []
     found: dict[tuple[Step, ...], History] = {}
-    for choice in product((-1, 0), repeat=len(places)):
-        at = {places[name][end]: name for name, end in zip(places, choice, strict=True) if places[name]}
-        rest = [name for name in places if not places[name]]
-        steps: list[Step] = []
-        for number, step in enumerate(history.steps):
-            if number in at:
-                steps.append(Go(at[number]))
-            elif not isinstance(step, Go | Clear | GiveUp | Kill):
-                steps.append(step)
-        steps += [Go(name) for name in rest]
-        found.setdefault(tuple(steps), replace(history, steps=tuple(steps)))
+    for choice in product((-1, 0, None), repeat=len(places)):
+        steps = _place_runs(history, places, choice)
+        found.setdefault(steps, replace(history, steps=steps))
     return list(found.values())[:MOST_ORDERS]
+
+
+def _place_runs(history: History, places: dict[str, list[int]], choice: tuple[int | None, ...]) -> tuple[Step, ...]:
+    """Return the steps in which each run happens once: at one of its places, or at the end."""
+    chosen = list(zip(places, choice, strict=True))
+    at = {places[name][end]: name for name, end in chosen if end is not None}
+    steps: list[Step] = []
+    for number, step in enumerate(history.steps):
+        if number in at:
+            steps.append(Go(at[number]))
+        elif not isinstance(step, Go | Clear | GiveUp | Kill):
+            steps.append(step)
+    return (*steps, *(Go(name) for name, end in chosen if end is None))
 
 
 def _places(steps: tuple[Step, ...], name: str) -> list[int]:
