@@ -87,8 +87,8 @@ def pipelines_of(history: History) -> dict[str, Pipeline]:
 
 def _settings(history: History, name: str) -> dict[str, Any]:
     where = "s3://archive/fhir/" if name == "records" else "s3://archive/in/"
-    window = "key_date" if history.key_dates else "last_modified"
-    source: dict[str, Any] = {"uri": where, "window": window, "lookback_hours": history.lookback_hours}
+    dates = {"window": "key_date"} if history.key_dates else {"lookback_hours": history.lookback_hours}
+    source: dict[str, Any] = {"uri": where, **dates}
     if name == "records":
         source["order"] = {"across_keys": "last_modified"}
     return {"source": source, "schedule": {"cron": "0 2 * * *", "timezone": history.zone}}
