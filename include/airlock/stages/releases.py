@@ -6,6 +6,7 @@ the payloads that no release names are removed when it is done again.
 
 from __future__ import annotations
 
+import logging
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -19,11 +20,12 @@ from airlock.records import CONTRACTS
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from airlock.pipelines import Pipeline
     from airlock.run import Run
 
+_log = logging.getLogger(__name__)
 WRITERS = 16  # contracts written, or read again, at a time
 _FOLDER = "contracts"
 _NAME = re.compile(r"(?P<subject_key>[^/]+)/revision-(?P<revision>[0-9]+)\.json")
@@ -74,16 +76,27 @@ def remove_unreleased_payloads(run: Run[Pipeline]) -> int:
     """Delete the run's payloads that neither a release nor a message names; return their number.
 
     Call it after the transaction that settles: a run settles in one task at a time, so no other one writes here now.
+    What cannot be deleted stays, since nothing points to it; the log has the number.
     """
     removed = 0
     for found in _list_payloads(run):
         pipeline = run.pipeline
         left = run.ledger.unreleased_payloads(pipeline.name, pipeline.datastore_id, found)
-        uris = [S3Uri.parse(uri) for uri in left["payload_uri"]]
-        if uris:
-            run.s3.delete(uris[0].bucket, [uri.key for uri in uris])
-        removed += len(uris)
+        removed += _delete(run, [S3Uri.parse(uri) for uri in left["payload_uri"]])
     return removed
+
+
+def _delete(run: Run[Pipeline], uris: Sequence[S3Uri]) -> int:
+    try:
+        run.s3.delete(run.workspace.root.bucket, [uri.key for uri in uris])
+    except OSError as error:  # refused, or no answer
+        _log.warning(
+            "%d contracts that were not released stay in the workspace (%s). Give the role s3:DeleteObject there.",
+            len(uris),
+            type(error).__name__,
+        )
+        return 0
+    return len(uris)
 
 
 def _list_payloads(run: Run[Pipeline]) -> Iterator[pl.DataFrame]:

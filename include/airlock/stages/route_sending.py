@@ -86,7 +86,7 @@ class _Sender:
 
     @property
     def may_send(self) -> bool:
-        """Whether the destination takes messages and the leases hold; they end while a machine sleeps."""
+        """Whether the destination takes messages and the leases hold; they end while a process is stopped."""
         return not self.done.is_down and monotonic() - self.renewed_at < LEASE.total_seconds()
 
     def lease(self, since: datetime) -> list[OutboxMessage]:

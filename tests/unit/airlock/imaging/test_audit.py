@@ -459,7 +459,10 @@ class TestPartitions:
         assert not tiny.balanced
         assert tiny.report["problems"][0] == "verdicts: 1 arrivals are missing"
 
-    @pytest.mark.parametrize(("method", "at"), [("record_imported", 1), ("drop_instances", 2), ("revise_contracts", 2)])
+    @pytest.mark.parametrize(
+        ("method", "at"),
+        [("record_imported", 1), ("drop_instances", 2), ("revise_contracts", 2), ("record_releases", 1)],
+    )
     def test_broken_off_between_two_it_gives_the_same_when_run_again(
         self, world: World, run: Run, monkeypatch: pytest.MonkeyPatch, method: str, at: int
     ) -> None:

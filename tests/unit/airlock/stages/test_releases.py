@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 from airlock.records import study_key
 from airlock.stages.releases import remove_unreleased_payloads, write_payloads
 from airlock.stages.route import route
+from airlock.storage.s3 import S3
 from tests.unit.airlock.stages.test_route import contracts, release, released
 
 if TYPE_CHECKING:
+    import pytest
+
     from airlock.run import Run
     from tests.unit.airlock.world import World
 
@@ -38,6 +41,20 @@ def test_what_a_settling_left_that_broke_off_is_removed(world: World) -> None:
     assert remove_unreleased_payloads(run) == 2
     assert payloads(world, run) == [name("1.1")]
     assert remove_unreleased_payloads(run) == 0
+
+
+def test_what_may_not_be_deleted_stays_and_the_run_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = released(world)
+    write_payloads(run, contracts(("1.2", 1, "c")))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(S3, "delete", refuse)
+    assert remove_unreleased_payloads(run) == 0
+    assert "1 contracts that were not released stay in the workspace (PermissionError)" in caplog.text
 
 
 def test_what_is_on_its_way_stays(world: World) -> None:
