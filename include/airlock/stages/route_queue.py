@@ -94,8 +94,9 @@ def _enqueue_for_routes(run: Run[Pipeline], found: pl.DataFrame, names: Sequence
     pipeline, overtaken = run.pipeline, 0
     for item in pipeline.routes:
         taken = found.filter(pl.Series([item.name in (one or ()) for one in names], dtype=pl.Boolean))
-        # One run releases many contracts at a time.
-        for (run_key, released_at), rows in taken.group_by(["run_key", "released_at"], maintain_order=True):
+        for (run_key,), rows in taken.group_by(["run_key"], maintain_order=True):
+            # A run releases its contracts within one task, so the latest time stands for all.
+            released_at = rows.select(pl.col("released_at").max()).item()
             queued = run.ledger.enqueue(
                 pipeline.name,
                 str(run_key),
