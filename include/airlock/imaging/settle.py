@@ -131,9 +131,12 @@ def foresee_holds(run: Run, verdicts: pl.DataFrame, outcomes: pl.DataFrame, unre
         As of a `Part`. What other runs have of the studies is not asked.
     """
     settings = run.pipeline.audit
-    gates = gate.decide_studies(verdicts, outcomes, find_causes(unread, settings), settings, balanced=True)
-    held = outcomes.filter(IN_STORE).select("arrival_id", "StudyInstanceUID")
-    held = held.join(gates.filter(pl.col("gate") == Gate.HOLD), on="StudyInstanceUID").unique("arrival_id")
+    imported = _find_imported(run.ledger, run.pipeline.datastore_id, copies.find_quarantined_uids(verdicts))
+    lacking = copies.leave_out_stored(verdicts, imported)
+    outcomes = copies.add_held_copies(verdicts, outcomes)
+    gates = gate.decide_studies(lacking, outcomes, find_causes(unread, settings), settings, balanced=True)
+    stored = outcomes.filter(IN_STORE | pl.col("outcome").is_null()).select("arrival_id", "StudyInstanceUID")
+    held = stored.join(gates.filter(pl.col("gate") == Gate.HOLD), on="StudyInstanceUID").unique("arrival_id")
     return verdicts.select("arrival_id", "key").join(held.select("arrival_id", "reason"), on="arrival_id", how="left")
 
 
@@ -186,9 +189,14 @@ def _look_elsewhere(
     found = ledger.unresolved_files(store, name, studies, except_run, missing=whole)
     waiting = ledger.unresolved_files(store, name, studies, except_run, missing=False) if found else []
     missing = sorted(set(found) - set(waiting))
-    known = ledger.known_instances(store, quarantined)
-    imported = known.filter(pl.col("state") == InstanceState.IMPORTED)["SOPInstanceUID"]
+    imported = _find_imported(ledger, store, quarantined)
     return Elsewhere(in_flight, waiting, missing, ledger.contracts(store, studies), imported)
+
+
+def _find_imported(ledger: Ledger, store: str, uids: pl.Series) -> pl.Series:
+    """Return those of the SOPInstanceUIDs that any run has imported into the data store."""
+    known = ledger.known_instances(store, uids)
+    return known.filter(pl.col("state") == InstanceState.IMPORTED)["SOPInstanceUID"]
 
 
 def _decide(run: Run, part: Part, elsewhere: Elsewhere, policy: Policy) -> dict[str, pl.DataFrame]:
