@@ -8,6 +8,7 @@ import polars as pl
 
 from airlock.clinical.records import VERDICTS
 from airlock.pipelines import CcdaPipeline
+from airlock.reasons import Reason
 from airlock.records import schema
 from airlock.stages.plan_impact import Impact, Rule, count_rows, find_past_runs, measure_brake
 from airlock.stages.resources import BY_RESOURCE, IDENTITY
@@ -29,8 +30,17 @@ def measure_impact(pipeline: ClinicalPipeline, s3: S3, ledger: Ledger) -> Impact
     """Return how many patients and resources each rule would hold, of what earlier runs and plans have read."""
     folder = CONVERTED if isinstance(pipeline, CcdaPipeline) else ""
     past, without = find_past_runs(pipeline, s3, ledger, folder)
-    rules = [_measure_order(past), *measure_brake(pipeline, ledger)]
+    rules = [_measure_incomplete(pipeline, ledger), _measure_order(past), *measure_brake(pipeline, ledger)]
     return Impact(pipeline.name, pipeline.kind, len(past), without, rules)
+
+
+def _measure_incomplete(pipeline: ClinicalPipeline, ledger: Ledger) -> Rule:
+    """Return how many patients lack a resource of the types that hold a patient."""
+    types = pipeline.audit.hold_types
+    missing, patients = ledger.count_incomplete_patients(pipeline.datastore_id, types)
+    on = str(pipeline.audit.hold_incomplete_patients).lower()
+    setting = f"audit.hold_incomplete_patients: {on}, hold_types: {', '.join(types)}"
+    return Rule("hold_types", setting, "patients", missing, patients)
 
 
 def _measure_order(past: list[PastRun[ClinicalPipeline]]) -> Rule:
@@ -38,10 +48,10 @@ def _measure_order(past: list[PastRun[ClinicalPipeline]]) -> Rule:
     unknown = resources = 0
     with Partitions(count_rows(past)) as partitions:
         for rows in partitions.spool(BY_RESOURCE, _DECIDED, _read_resources(past)):
-            resources += rows.select(IDENTITY).n_unique()
-            unknown += rows.filter(pl.col("reason") == "order_unknown").select(IDENTITY).n_unique()
+            resources += rows.select(*IDENTITY).n_unique()
+            unknown += rows.filter(pl.col("reason") == Reason.ORDER_UNKNOWN).select(*IDENTITY).n_unique()
     note = "in runs and plans since Airlock knows the order; make a plan first"
-    return Rule("order_unknown", "source.order", "resources", unknown, resources, note)
+    return Rule(str(Reason.ORDER_UNKNOWN), "source.order", "resources", unknown, resources, note)
 
 
 def _read_resources(past: list[PastRun[ClinicalPipeline]]) -> Iterator[pl.DataFrame]:

@@ -68,7 +68,7 @@ def _measure_unread(pipeline: ImagingPipeline, past: list[PastRun[ImagingPipelin
         with open_books(count_partitions(one.workspace.count_rows("verdicts"))) as books:
             for rows in one.workspace.parts("verdicts", VERDICTS, DECIDED):
                 books.add_verdicts(rows)
-            attribute(one.run, books)
+            attribute(one.run, books, remembers=False)
             for rows in books.unread_by_study:
                 held.update(rows[_STUDY])
             unattributed += books.unattributed.total()
@@ -110,7 +110,7 @@ def _measure_identities(by_instance: Spool, studies: int) -> Rule:
         copies = rows.filter(pl.col(_UID).fill_null("") != "").unique([_UID, "etag", "size"])
         held.update(copies.filter(pl.col(_UID).is_duplicated() & differs)[_STUDY])
     setting = "none: a person decides whose image it is"
-    return Rule("identity_changed", setting, "studies", len(held), studies)
+    return Rule(str(Reason.IDENTITY_CHANGED), setting, "studies", len(held), studies)
 
 
 def _measure_flights(pipeline: ImagingPipeline, ledger: Ledger, studies: int) -> Rule:

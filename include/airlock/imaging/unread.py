@@ -55,11 +55,15 @@ _HAS_STUDY = pl.col(_STUDY).is_not_null()
 _IS_OTHER = pl.col("reason") == Reason.NOT_DICOM
 
 
-def attribute(run: Run, books: Books) -> None:
-    """Add to the books the studies of the unread files, by file and by study, and count the files without a study."""
+def attribute(run: Run, books: Books, *, remembers: bool = True) -> None:
+    """Add to the books the studies of the unread files, by file and by study, and count the files without a study.
+
+    Later runs know the folders of accepted files. Without *remembers* the ledger stays as it is.
+    """
     source = S3Uri.parse(run.pipeline.source.uri)
     offered = _offer_folders(books, source)
-    run.ledger.add_folders(run.pipeline.name, offered)
+    if remembers:
+        run.ledger.add_folders(run.pipeline.name, offered)
     if not books.unread.rows:
         return
     known, asked = books.spool(pl.col(_ID), _KNOWN), books.spool(pl.col(_FOLDER), _ASKED)

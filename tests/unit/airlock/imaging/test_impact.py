@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import func, select
+
 from airlock.imaging.impact import measure_impact
+from airlock.ledger import tables
+from airlock.ledger.words import VERDICTS as GIVEN
 from airlock.records import VERDICTS
 from tests.unit.airlock.world import dicom, frame, pipeline, unread
 
@@ -49,6 +53,14 @@ def test_an_unread_file_counts_for_the_study_in_its_folder(world: World) -> None
     assert of(world, "sibling_unread", audit={"unread_siblings_studies": 0}) == (0, 2)
 
 
+def test_it_leaves_the_ledger_as_it_is(world: World) -> None:
+    validated(world, study(1, "a1"), unread("1/a2", "truncated"))
+    measured(world)
+    folders = select(func.count()).select_from(tables.folders)
+    with world.ledger._reading() as connection:
+        assert connection.execute(folders).scalar_one() == 0
+
+
 def test_a_stray_file_among_many_studies_holds_none_and_is_counted(world: World) -> None:
     flat = [study(number, "a1", key=f"in/flat/{number}.dcm") for number in (1, 2, 3)]
     validated(world, *flat, unread("flat/4.dcm", "truncated"))
@@ -88,8 +100,6 @@ def test_studies_that_another_run_has_not_settled(world: World) -> None:
     run.workspace.write("verdicts", VERDICTS, frame([{"verdict": "accept"} | file], VERDICTS))
     uids = {f"{level}_instance_uid": file[f"{name}InstanceUID"] for level, name in
             (("sop", "SOP"), ("series", "Series"), ("study", "Study"))}  # fmt: skip
-    from airlock.ledger.words import VERDICTS as GIVEN
-
     row = {"arrival_id": file["arrival_id"], "verdict": "accept"} | uids
     run.ledger.record_verdicts(run.pipeline.datastore_id, run.pipeline.name, run.key, frame([row], GIVEN))
     assert of(world, "in_flight") == (1, 1)
