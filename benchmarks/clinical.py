@@ -47,7 +47,7 @@ PIPELINE = {
         "output_uri": "s3://work/output/",
         "kms_key_id": "alias/bench",
     },
-    "audit": {"manifest_wait_seconds": 0, "read_back_sample": 0},
+    "audit": {"manifest_wait_seconds": 0, "read_back_sample": 0, "brake": {"held": 1}},  # no share is above 1
 }
 
 
