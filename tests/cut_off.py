@@ -23,7 +23,7 @@ ASKS: dict[str, dict[str, tuple[str, ...]]] = {
         "normalize": STORED,
         "import": (*STORED, "HealthImaging"),
         "audit": (*STORED, "HealthImaging", "SQS"),
-        "fhir.normalize": STORED,
+        "fhir.normalize": (*STORED, *LAKE),
         "fhir.import": (*STORED, "HealthLake"),
         "fhir.audit": (*STORED, "HealthImaging", "SQS"),
         "route": (*STORED, "SQS", "webhook"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -73,8 +74,7 @@ def note_open(
     replace: bool = False,
 ) -> None:
     """Note in the ledger what a run has not brought and what it holds; with *replace* its other notes go."""
-    rows = pl.concat([OPEN.to_frame(), *missed, *held])
-    run.ledger.note_open(run.pipeline.datastore_id, run.key, rows, replace=replace)
+    run.ledger.note_open(run.pipeline.datastore_id, run.key, chain(missed, held), replace=replace)
 
 
 def find_doubts(run: Run[ClinicalPipeline], patients: pl.Series) -> pl.DataFrame:

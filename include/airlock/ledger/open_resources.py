@@ -18,6 +18,8 @@ from airlock.ledger.runs import need_run
 from airlock.ledger.tables import arrivals, open_resources, resources, runs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sqlalchemy import Column, ColumnElement, Connection, Exists, FromClause, Select, Table
 
 SCOPE = "resources"  # of all writers to resources and open resources
@@ -104,7 +106,7 @@ def keep_clocks(connection: Connection, forgotten: ColumnElement[bool], run_key:
 class OpenResources(Store):
     """The ledger's methods about open resources; they ignore extra columns of the given frames."""
 
-    def note_open(self, datastore_id: str, run_key: str, rows: pl.DataFrame, *, replace: bool = True) -> None:
+    def note_open(self, datastore_id: str, run_key: str, rows: Iterable[pl.DataFrame], *, replace: bool = True) -> None:
         """Note resources that a run has not brought; the word of a later run about a resource stays.
 
         Parameters
@@ -112,14 +114,14 @@ class OpenResources(Store):
         datastore_id, run_key
             The data store and the run.
         rows
-            `OPEN`; of several rows of a resource the first counts.
+            `OPEN`, frame by frame; of several rows of a resource one counts.
         replace
             Whether the run's earlier notes that are not repeated go.
         """
-        frame = select_schema(rows, OPEN).unique(_RESOURCE, keep="first", maintain_order=True)
+        frames = (select_schema(frame, OPEN).unique(_RESOURCE, keep="first", maintain_order=True) for frame in rows)
         with self._writing(SCOPE) as connection:
             pipeline = need_run(connection, run_key).pipeline
-            staged = stage(connection, frame, OPEN, _RESOURCE)
+            staged = stage(connection, frames, OPEN, _RESOURCE)
             ours = open_resources.c.run_key == run_key
             if replace:
                 again = exists(select(staged.c.resource_id).where(_is_of(staged, datastore_id)))

@@ -45,7 +45,7 @@ def record(ledger: Ledger, run: str, digest: str) -> None:
 
 def note(ledger: Ledger, run: str, state: str | None, digest: str = "d1") -> None:
     rows = [("Observation", "o1", P1, state, "why", digest, id_of(FILES[run]))] if state else []
-    ledger.note_open(STORE, run, pl.DataFrame(rows, schema=OPEN, orient="row"))
+    ledger.note_open(STORE, run, [pl.DataFrame(rows, schema=OPEN, orient="row")])
 
 
 def states(ledger: Ledger, except_run: str | None = None) -> list[tuple[str, str]]:
