@@ -19,20 +19,21 @@ if TYPE_CHECKING:
 ASKING: dict[str, Any] = {"manifest_wait_seconds": 3, "on_hold": "review"}
 # What was imported before lies in an emulator that is not kept.
 UNREAD: dict[str, Any] = {"manifest_wait_seconds": 3, "read_back_fraction": 0.0}
+ORDER: dict[str, Any] = {"order": {"across_keys": "last_updated"}}
 
 
 def kept_pipelines() -> dict[str, Pipeline]:
     """Return the pipeline of each run, by the run's name."""
     return {
         "claimed_images": pipeline("images", source=_below("images")),
-        "claimed_records": clinical_pipeline("records", source=_below("records")),
+        "claimed_records": clinical_pipeline("records", source=_below("records") | ORDER),
         "imported": pipeline("imported", source=_below("imported"), audit=UNREAD),
         "reviewed": pipeline("reviewed", source=_below("reviewed"), audit=ASKING, review={"by": "the archive team"}),
         "outbox": pipeline("outbox", source=_below("outbox"), routes=[_webhook()]),
     }
 
 
-def _below(folder: str) -> dict[str, str]:
+def _below(folder: str) -> dict[str, Any]:
     return {"uri": f"s3://archive/{folder}/"}
 
 
