@@ -152,14 +152,9 @@ def released_not_queued(facts: Facts, s3: MemoryS3, before: Books, now: Books) -
         image = facts.image(row)
         if image is not None and image.sop not in instances_of(named.get(key_of_study(image.study), {})):
             yield Violation(13, f"{facts.describe(row)}, and no contract that names it is queued")
-        for name in _resources(facts, row):
-            if name not in resources:
-                yield Violation(13, f"{facts.describe(row)}, and no contract that names {name} is queued")
-
-
-def _resources(facts: Facts, row: ArrivalRow) -> list[str]:
-
-    return sorted(variants_of(facts.content(row)))
+        names = set(variants_of(facts.content(row)))
+        if names and not names & resources:  # others of the file may have been set aside
+            yield Violation(13, f"{facts.describe(row)}, and no contract that names a resource of it is queued")
 
 
 def _new_in_queue(before: Books, now: Books) -> list[Queued]:

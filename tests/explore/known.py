@@ -67,6 +67,15 @@ KNOWN: dict[str, History] = dict(
             Go("B"),
         ),
         _images(
+            "a cleared audit names nothing that a later run holds",
+            {"A": _A, "B": _B},
+            Upload("in/a/001.dcm", "ct 1.1.1"),
+            Upload("in/b/002.dcm", "noframes 1.1.2"),
+            Go("A"),
+            Go("B"),
+            Clear("A", "audit"),
+        ),
+        _images(
             "two runs that import into one series at once release it whole",
             {"A": _A, "B": _B},
             Upload("in/a/001.dcm", "ct 1.1.1"),

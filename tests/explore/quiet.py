@@ -49,9 +49,10 @@ def read_state(facts: Facts, s3: MemoryS3, books: Books) -> State:
     latest: dict[tuple[str, str, str], ArrivalRow] = {}
     for row in books.arrivals:
         place = row.pipeline, row.key, facts.content(row)
-        if place not in latest or latest[place].generation < row.generation:
+        newer = place not in latest or latest[place].generation < row.generation
+        if newer and row.reason not in TRANSIENT:
             latest[place] = row
-    words = {(*place, row.disposition or "unsettled") for place, row in latest.items() if row.reason not in TRANSIENT}
+    words = {(*place, row.disposition or "unsettled") for place, row in latest.items()}
     return State(frozenset(downstream), frozenset(words), frozenset(facts.read_store().items()))
 
 
