@@ -19,13 +19,8 @@ if TYPE_CHECKING:
 NUMBERS = range(24)
 
 
-OPEN = {"a cleared audit names nothing that a later run holds"}
-
-
 @pytest.mark.parametrize("name", KNOWN)
-def test_a_known_history(world: World, request: pytest.FixtureRequest, name: str) -> None:
-    if name in OPEN:
-        request.applymarker(pytest.mark.xfail(raises=AssertionError, strict=False, reason="not cured yet"))
+def test_a_known_history(world: World, name: str) -> None:
     played = play(world, KNOWN[name], Coverage())
     assert not played.violations, "\n".join(played.timeline)
 

@@ -116,7 +116,7 @@ def settle_part(run: Run, part: Part, policy: Policy) -> dict[str, pl.DataFrame]
         releases = write_payloads(run, _select_released(decided["contracts"], decided["gates"]))
         with run.ledger.at_once(arrivals.scope(run.pipeline.name), *scopes, covered=_COVERED) as ledger:
             if _look_elsewhere(run, ledger, studies, quarantined).equals(elsewhere):
-                _record(run, ledger, decided, releases, balanced=policy.balanced)
+                _record(run, ledger, decided, releases, policy)
                 return decided
 
 
@@ -207,7 +207,18 @@ def _decide(run: Run, part: Part, elsewhere: Elsewhere, policy: Policy) -> dict[
     if problems and policy.balanced:
         raise UnbalancedError(problems)
     frames = decision | {"verdicts": part.verdicts, "outcomes": part.outcomes, "dispositions": dispositions}
-    return frames | {"contracts": _complete_contracts(run, part, elsewhere.contracts, decision["overrides"])}
+    completed = _complete_contracts(run, part, elsewhere.contracts, decision["overrides"])
+    return frames | {"contracts": _leave_out_later(run, completed, policy.released)}
+
+
+def _leave_out_later(run: Run, completed: pl.DataFrame, released: pl.Series) -> pl.DataFrame:
+    """Leave out contracts of studies that this run has released before, if later runs added what is not released."""
+    again = completed.filter(pl.col("subject").is_in(released.implode()))["subject_key"]
+    known = run.ledger.released_revisions(run.pipeline.name, run.pipeline.datastore_id, again)
+    later = completed.join(known, on="subject_key", suffix="_released").filter(
+        pl.col("revision") > pl.col("revision_released")
+    )
+    return completed.join(later, on="subject", how="anti")
 
 
 def _decide_gates(run: Run, part: Part, elsewhere: Elsewhere, policy: Policy) -> dict[str, pl.DataFrame]:
@@ -233,19 +244,18 @@ def _select_released(completed: pl.DataFrame, decided: pl.DataFrame) -> pl.DataF
     return completed.filter(pl.col("subject").is_in(released.implode()))
 
 
-def _record(
-    run: Run, ledger: Ledger, decided: dict[str, pl.DataFrame], releases: pl.DataFrame, *, balanced: bool
-) -> None:
+def _record(run: Run, ledger: Ledger, decided: dict[str, pl.DataFrame], releases: pl.DataFrame, policy: Policy) -> None:
     """Write the decisions; the run gives up what its jobs did not import, for a later delivery to import."""
     store = run.pipeline.datastore_id
     ledger.record_gates(store, run.key, decided["gates"].rename(_SUBJECT))
     completed = decided["contracts"]
     ledger.revise_contracts(store, run.key, completed["subject"], lambda _: completed)
-    if balanced:
+    if policy.balanced:
         ledger.settle(run.pipeline.name, run.key, decided["dispositions"].filter(~is_open()))
         ledger.record_releases(run.pipeline.name, run.key, store, releases)
         ledger.drop_instances(store, run.key, decided["outcomes"].filter(~IN_STORE & ~is_open())["SOPInstanceUID"])
-        _release_siblings(run, ledger, decided["gates"])
+        new = ~pl.col("StudyInstanceUID").is_in(policy.released.implode())
+        _release_siblings(run, ledger, decided["gates"].filter(new))
 
 
 def _release_siblings(run: Run, ledger: Ledger, decided: pl.DataFrame) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import and_, exists, func, literal, or_, select, text, true, upd
 
 from airlock.ledger import clock
 from airlock.ledger.database import Store
-from airlock.ledger.frames import fetch, insert_for, select_schema, stage
+from airlock.ledger.frames import fetch, fetch_by_values, insert_for, select_schema, stage
 from airlock.ledger.outbox import MESSAGES
 from airlock.ledger.runs import need_pipeline, need_run
 from airlock.ledger.tables import OPEN_RELEASE, outbox, releases
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 OPEN = schema(MESSAGES, {"run_key": pl.String, "released_at": TIMESTAMP})  # releases to match
 MATCHED = pl.Schema({"subject_key": pl.String, "revision": pl.Int64, "routes": pl.Int64})
+_REVISIONS = pl.Schema({"subject_key": pl.String, "revision": pl.Int64})
 _IS_OPEN = text(f"({OPEN_RELEASE})")  # literally the condition of the index
 _REPLACED = ("revision", "content_digest", "payload_uri", "run_key", "released_at", "rules", "routes")
 
@@ -166,6 +167,12 @@ class Releases(Store):
             of_revision = and_(outbox.c.subject_key == rows.c.subject_key, outbox.c.revision == rows.c.revision)
             queued = exists().where(of_revision, outbox.c.payload_uri == rows.c.payload_uri)
             return fetch(connection, select(*(rows.c[name] for name in columns)).where(~released, ~queued), columns)
+
+    def released_revisions(self, pipeline: str, datastore_id: str, subject_keys: pl.Series) -> pl.DataFrame:
+        """Return the latest released revision of each subject: ``subject_key``, ``revision``."""
+        in_store = _is_of(pipeline, datastore_id)
+        with self._reading() as connection:
+            return fetch_by_values(connection, releases, _REVISIONS, subject_keys, "subject_key", in_store)
 
     def has_released(self, pipeline: str, run_key: str) -> bool:
         """Return whether the latest release of a subject is one of this run."""
