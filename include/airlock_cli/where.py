@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from airlock.reasons import SENTENCES
+from airlock.reasons import OWED_SENTENCES, SENTENCES
 from airlock_cli.errors import WrongError
 from airlock_cli.ledgers import open_ledger
 from airlock_cli.show import Table, format_size
@@ -36,7 +36,8 @@ def find(text: str) -> dict[str, Any]:
     """
     with open_ledger() as ledger:
         found = ledger.where(text)
-    if not found.known_as:
+        owed = ledger.find_owed(text)
+    if not found.known_as and owed.is_empty():
         raise WrongError(
             f"The ledger knows nothing of {text}. It was looked up as {_LOOKED_FOR}. An object that no run listed is "
             "unknown; an object that no run read is known by its key only."
@@ -44,7 +45,7 @@ def find(text: str) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "asked": text,
-        "known_as": list(found.known_as),
+        "known_as": list(found.known_as) or ["key"],
         "arrivals": [_with_sentence(row) for row in _rows(found.arrivals)],
         "instances": _rows(found.instances),
         "gates": [_with_sentence(row) for row in _rows(found.gates)],
@@ -55,6 +56,7 @@ def find(text: str) -> dict[str, Any]:
         "redrives": _rows(found.redrives),
         "resolutions": _rows(found.resolutions),
         "resources": _rows(found.resources),
+        "owed": [row | {"what_to_do": OWED_SENTENCES[row["reason"]]} for row in _rows(owed)],
     }
 
 
@@ -138,6 +140,11 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
         "released, not at a destination: no route's rule matches (routes: 0), or the task route has not run since",
         found["unrouted"],
         ("pipeline", "revision", "routes", "released_at", "run_id"),
+    )
+    yield _table(
+        "tried again by later runs",
+        found["owed"],
+        ("reason", "what_to_do", "since", "attempts", "next_attempt_at", "pipeline", "key"),
     )
     yield _table("redrives", found["redrives"], ("asked_at", "asked_by", "why", "pipeline", "run_id"))
     yield _table(

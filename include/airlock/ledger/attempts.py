@@ -36,6 +36,10 @@ OWED = schema(
         "since": TIMESTAMP,  # of the oldest
     }
 )
+FOUND_OWED = schema(
+    dict.fromkeys(("pipeline", "bucket", "key", "reason"), pl.String),
+    {"since": TIMESTAMP, "attempts": pl.Int64, "next_attempt_at": TIMESTAMP},
+)
 _IS_OPEN = owed.c.taken_by.is_(None)
 _IS_OVERDUE = owed.c.next_attempt_at >= NEVER
 
@@ -85,6 +89,20 @@ class Attempts(Store):
             statement = statement.where(owed.c.pipeline == pipeline)
         with self._reading() as connection:
             return fetch(connection, statement, OWED).sort("pipeline", "reason")
+
+    def find_owed(self, text: str) -> pl.DataFrame:
+        """Return what is owed under a key, with or without ``s3://bucket/``, as `FOUND_OWED`.
+
+        An overdue object has no next attempt.
+        """
+        bucket, _, key = text.removeprefix("s3://").partition("/") if text.startswith("s3://") else ("", "", text)
+        statement = select(*(owed.c[name] for name in FOUND_OWED)).where(owed.c.key == key, _IS_OPEN)
+        if bucket:
+            statement = statement.where(owed.c.bucket == bucket)
+        with self._reading() as connection:
+            found = fetch(connection, statement, FOUND_OWED).sort("pipeline", "bucket")
+        next_attempt = pl.col("next_attempt_at")
+        return found.with_columns(pl.when(next_attempt < NEVER).then(next_attempt))
 
     def note_told(self, pipeline: str) -> None:
         """Record that people have been told of all objects that are overdue."""

@@ -118,6 +118,9 @@ class TestHeld:
         told.release_claims("another", "b")
         assert json.loads(airlock("held", "another", "--json").stdout)["overdue"] == []  # owed, not overdue
         told.end_owed("another", datetime.now(UTC))
+        where = airlock("where", "in/gone")  # its arrival is given back
+        assert where.exit_code == 0
+        assert "given_back" in where.stdout
         result = airlock("held", "another")
         assert result.stderr.startswith("Nothing is held for another.")
         for text in ("overdue: 2", "given_back", "Ask the sender for it again"):

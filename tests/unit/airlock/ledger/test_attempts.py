@@ -132,6 +132,16 @@ class TestOverdue:
         assert counts(owing) == [("object_gone", 0, 1, 1)]
 
 
+def test_one_is_found_by_its_key(owing: Ledger) -> None:
+    (row,) = owing.find_owed("in/x").to_dicts()
+    assert (row["pipeline"], row["reason"], row["attempts"]) == (NIGHTLY, "object_gone", 0)
+    assert owing.find_owed(f"s3://{BUCKET}/in/x").height == 1
+    assert owing.find_owed("s3://elsewhere/in/x").is_empty()
+    assert owing.find_owed("in/z").is_empty()
+    owing.end_owed(NIGHTLY, datetime.now(UTC))
+    assert owing.find_owed("in/x")["next_attempt_at"].to_list() == [None]
+
+
 class TestGivenBack:
     def test_what_a_run_gives_back_is_owed(self, ledger: Ledger) -> None:
         begin(ledger, "a")
