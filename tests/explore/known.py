@@ -94,6 +94,16 @@ KNOWN: dict[str, History] = dict(
             Go("B"),
         ),
         _images(
+            "of equal copies in one delivery the newest counts",
+            {"A": _RECORDS, "B": _RECORDS},
+            Upload("fhir/0.ndjson", "fhir p1=b"),
+            Go("A"),
+            Wait(24),
+            Upload("fhir/1.ndjson", "fhir p1=a", 36.0),
+            Upload("fhir/2.ndjson", "fhir p1=a"),
+            Go("B"),
+        ),
+        _images(
             "content that returns under its key is imported again",
             {"A": _RECORDS, "B": _RECORDS, "C": _RECORDS},
             Upload("fhir/1.ndjson", "fhir p1=a"),

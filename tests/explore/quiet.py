@@ -85,8 +85,8 @@ def _last(run: Any) -> str:
 
 
 def _is_refused(run: Any) -> bool:
-    """Return whether a run says that a person must do something else: a redrive of nothing, a delivery given back."""
-    return bool(run.errors) and type(run.errors[-1]).__name__ in {"RedriveError", "BufferError", "GivenBackError"}
+    """Return whether a run says that a person must do something else, as a redrive that selects nothing."""
+    return any(type(error).__name__ in {"RedriveError", "LostClaimsError"} for error in run.errors)
 
 
 def released_is_stored(player: Player) -> list[Violation]:

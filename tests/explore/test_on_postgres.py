@@ -7,6 +7,7 @@ the same time: each transaction of the ledger is held up at random between its s
 from __future__ import annotations
 
 import random
+import secrets
 import threading
 import time
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import event, text
 
-from airlock.ledger import Ledger, upgrade
+from airlock.ledger import Ledger, database, upgrade
 from tests.dicom_files import sop_uid
 from tests.explore import contents
 from tests.explore.books import Reader, instances_of, key_of_study, read_payload
@@ -143,6 +144,13 @@ def test_a_study_that_two_runs_settle_at_once_is_released_whole(stage: Stage, se
         together(one, two, first="audit")
     assert [run.states["route"] for run in (one, two)] == ["success", "success"], [one.errors, two.errors]
     assert stage.released(study) == {sop_uid(study, 1, 1), sop_uid(study, 2, 1)}
+
+
+@pytest.mark.proof
+def test_without_locks_it_is_not(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "digest", lambda *_, length: secrets.token_hex(length)[:length])
+    with pytest.raises(AssertionError):
+        test_a_study_that_two_runs_settle_at_once_is_released_whole(stage, 77)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
