@@ -76,6 +76,16 @@ KNOWN: dict[str, History] = dict(
             Clear("A", "audit"),
         ),
         _images(
+            "a cleared audit releases nothing that an unread file holds",
+            {"A": _A, "B": _B},
+            Upload("in/a/001.dcm", "ct 1.1.1"),
+            Upload("in/b/002.dcm", "ct 1.2.2"),
+            Upload("in/b/003.dcm", "empty 1.2.3"),
+            Go("A"),
+            Go("B"),
+            Clear("A", "audit"),
+        ),
+        _images(
             "two runs that import into one series at once release it whole",
             {"A": _A, "B": _B},
             Upload("in/a/001.dcm", "ct 1.1.1"),
