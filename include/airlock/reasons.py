@@ -306,6 +306,14 @@ class Reason(StrEnum):
         "waiting_for_file",
         "S3 does not give a file of the study yet. Nothing to do at first: the next runs try it again.",
     )
+    FEWER_THAN_DECLARED = (
+        "fewer_than_declared",
+        "Fewer instances of the study are known than its source declares (see detail). Ask the sender for the rest.",
+    )
+    AWAITING_DECLARED = (
+        "awaiting_declared",
+        "The study waits for more instances, as declared (see detail). Clear audit after declared_count.wait_hours.",
+    )
     STUDY_HELD = "study_held", "A file of this study needs a decision. See the reason of each file."
     STUDY_IN_FLIGHT = (
         "study_in_flight",

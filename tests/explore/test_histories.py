@@ -20,6 +20,8 @@ NUMBERS = range(24)
 
 
 OPEN = {"of equal copies in one delivery the newest counts"}
+
+
 @pytest.mark.parametrize("name", KNOWN)
 def test_a_known_history(world: World, name: str) -> None:
     played = play(world, KNOWN[name], Coverage())

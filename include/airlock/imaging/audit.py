@@ -17,6 +17,8 @@ import polars as pl
 
 from airlock.imaging import gate, manifests, report
 from airlock.imaging.books import ARRIVAL, DECIDED, open_books
+from airlock.imaging.declarations import DATASET as DECLARED_COUNTS
+from airlock.imaging.declarations import DECLARED
 from airlock.imaging.import_ import find_replaced
 from airlock.imaging.input_files import name_files
 from airlock.imaging.outcomes import account, find_discrepancies, list_notes
@@ -95,7 +97,7 @@ def audit(run: Run, imaging: ImageSetReader, published: Collection[str] = ()) ->
             problems = [explain_missing_delivery(run), *problems]
         evidence = _gather_evidence(run, books, jobs, _record_imports(run, books), imaging)
         stopped_by = _check_brake(run, books, evidence, balanced=not problems)
-        policy = _make_policy(run, published, balanced=not problems, settles=stopped_by is None)
+        policy = _make_policy(run, books, published, balanced=not problems, settles=stopped_by is None)
         try:
             decisions = _settle_all(run, books, evidence, policy)
         except UnbalancedError as error:
@@ -119,6 +121,8 @@ def _fill_books(run: Run, books: Books, shards: list[str]) -> None:
         books.add_verdicts(rows)
     for rows in run.workspace.find_parts("studies", STUDIES):
         books.drafts.add(rows)
+    for rows in run.workspace.find_parts(DECLARED_COUNTS, DECLARED):
+        books.declared.add(rows)
     for rows in run.ledger.held_ids(run.pipeline.name, run.key):
         books.held_ids.add(rows)
     attribute(run, books)
@@ -204,7 +208,7 @@ def _gather_evidence(
     )
 
 
-def _make_policy(run: Run, published: Collection[str], *, balanced: bool, settles: bool) -> Policy:
+def _make_policy(run: Run, books: Books, published: Collection[str], *, balanced: bool, settles: bool) -> Policy:
     """Return what decides on all studies; of people's decisions not those on studies that a redrive has taken over.
 
     The audit of the redrive decides on those: a late answer must not release a study that the redrive imports again.
@@ -219,6 +223,7 @@ def _make_policy(run: Run, published: Collection[str], *, balanced: bool, settle
         published=published,
         overrides=overrides.filter(~pl.col("subject").is_in(redriven.implode())),
         released=before.filter(pl.col("gate") == Gate.RELEASE)["subject"],
+        unattributed=books.unattributed,
     )
 
 
@@ -259,8 +264,8 @@ def _settle_all(run: Run, books: Books, evidence: _Evidence, policy: Policy) -> 
                 ("publishable", CONTRACTS, None),
             )
         }
-        spools = (books.decided, books.outcomes, books.drafts, books.unread_by_study, books.unread_by_file)
-        for frames in zip_partitions(*spools):
+        unread = books.unread_by_study, books.unread_by_file
+        for frames in zip_partitions(books.decided, books.outcomes, books.drafts, *unread, books.declared):
             part = settle_part(run, _account_part(run, frames, books.unknown_ids, evidence), policy)
             writers["outcomes"].add(part["outcomes"].select(OUTCOMES.names()).cast(OUTCOMES))
             writers["gates"].add(part["gates"])
@@ -285,12 +290,12 @@ def _add_contracts(writers: Mapping[str, DatasetWriter], contracts: pl.DataFrame
 
 def _account_part(run: Run, studies: tuple[pl.DataFrame, ...], unknown_ids: pl.Series, evidence: _Evidence) -> Part:
     """Return a part, which has whole studies, with the findings about its outcomes."""
-    decided, outcomes, drafts, *unread = studies
+    decided, outcomes, drafts, *others = studies
     outcomes = _flag_outcomes(run, outcomes, evidence)
     frames = decided.select("arrival_id", "NumberOfFrames")
     outcomes = read_back(evidence.imaging, run.pipeline.datastore_id, outcomes, frames, evidence.to_read_back)
     arrivals = decided.filter(~pl.col("arrival_id").is_in(unknown_ids.implode())).unique("arrival_id")
-    return Part(decided, outcomes, drafts, arrivals, *unread)
+    return Part(decided, outcomes, drafts, arrivals, *others)
 
 
 def _flag_outcomes(run: Run, outcomes: pl.DataFrame, evidence: _Evidence) -> pl.DataFrame:
@@ -313,7 +318,10 @@ def _flag_versions(run: Run, outcomes: pl.DataFrame, evidence: _Evidence) -> pl.
     """Flag image sets with a version above 1 whose series only one first job of this run has imported into."""
     above = (pl.col("image_set_version") > 1) & pl.col("outcome").is_in(gate.IMPORTED)
     studies = outcomes.filter(above)["StudyInstanceUID"].drop_nulls().unique()
-    known = run.ledger.series_of_others(run.pipeline.healthimaging.datastore_id, studies, run.key)
+    store, series = run.pipeline.datastore_id, outcomes.filter(above)["SeriesInstanceUID"].drop_nulls().unique()
+    # The series is also known if this run has redriven all that another run had brought of it.
+    before = run.ledger.known_series(store, series, except_run=run.key)["SeriesInstanceUID"]
+    known = pl.concat([before, run.ledger.series_of_others(store, studies, run.key)])
     expected = (
         pl.col("SeriesInstanceUID").is_in(known.implode())
         | pl.col("SeriesInstanceUID").is_in(evidence.split.implode())

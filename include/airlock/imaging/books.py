@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from airlock.imaging.declarations import DECLARED
 from airlock.imaging.report import imbalances
 from airlock.ledger.folders import FOLDERS, MOST_OF_A_FOLDER
 from airlock.reasons import Reason
@@ -68,6 +69,7 @@ class Books:
         self.decided = self.spool(by_study, decided)  # every arrival, with or without a verdict
         self.outcomes = self.spool(by_study, OUTCOMES)
         self.drafts = self.spool(study, STUDIES)
+        self.declared = self.spool(study, DECLARED)
         self.series = self.spool(pl.col("SeriesInstanceUID"), _select_columns(OUTCOMES, _SERIES))
         self.unread = self.spool(arrival, UNREAD)
         self.folders = self.spool(pl.col("folder"), FOLDERS)  # of the accepted files

@@ -14,6 +14,7 @@ import polars as pl
 from pydantic import Field
 from pydantic_core import from_json, to_json
 
+from airlock.imaging.completeness import judge
 from airlock.records import STUDIES, digest, study_key
 from airlock.stages.contracts import ContractModel, ContractOverride
 
@@ -60,6 +61,28 @@ class FhirReferences(ContractModel):
     ServiceRequest: str | None = None
 
 
+class Completeness(ContractModel):
+    """How much of a study the contract has, as far as Airlock knows."""
+
+    state: Literal["complete", "partial", "unknown"] = Field(
+        description="complete: all that a manifest or the source's list declares; partial: an instance is known to be "
+        "missing, or fewer are released than declared; unknown: nobody outside the files says how many there are"
+    )
+    released: int = Field(description="instances in this contract")
+    known: int = Field(description="instances that Airlock knows of: released, waiting and quarantined")
+    declared: int | None = Field(None, description="the number that the source declares; null if it declares none")
+    declared_by: Literal["manifest", "header"] | None = Field(
+        None,
+        description="manifest: the delivery's manifest or the source's list; header: NumberOfStudyRelatedInstances of "
+        "its files, the greatest",
+    )
+    waiting: int = Field(0, description="instances on their way, or waiting for a person")
+    quarantined: int = Field(0, description="instances that were stopped or not imported")
+    unattributed: int = Field(
+        0, description="files of the same sites and the same run that could not be read, and may belong to any study"
+    )
+
+
 class StudyContract(ContractModel):
     """One study."""
 
@@ -93,10 +116,14 @@ class StudyContract(ContractModel):
         None, description="where a person released what the audit held; the latest such word, else left out"
     )
 
+    completeness: Completeness | None = Field(
+        None, description="how much of the study this is; left out in contracts from before Airlock said so"
+    )
+
     def to_json(self) -> str:
         """Return the contract as the JSON that is stored and routed."""
         # Empty fields are left out, so that contracts older than these fields keep their content digest.
-        absent = {name for name in ("fhir", "override") if getattr(self, name) is None}
+        absent = {name for name in ("fhir", "override", "completeness") if getattr(self, name) is None}
         return self.model_dump_json(by_alias=True, indent=1, exclude=absent)
 
     @property
@@ -188,6 +215,7 @@ def complete(
     image_sets: Mapping[str, str | None],
     earlier: str | None,
     override: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the contract of the imported instances as `StudyContract.to_json` would; its revision is the draft's.
 
@@ -204,6 +232,8 @@ def complete(
         The JSON of the contract as an earlier delivery left it, whose other instances are kept.
     override
         The fields of `ContractOverride` where a person released the study; of this and an earlier one the later stays.
+    facts
+        The counts for the field ``completeness``, as `completeness.describe` returns them; without, it is left out.
     """
     contract = from_json(planned)
     before = StudyContract.model_validate_json(earlier).model_dump(mode="json", by_alias=True) if earlier else {}
@@ -219,12 +249,27 @@ def complete(
             series[uid] = _merge_series(item, imported, series.get(uid, {}))
     known = _keep_known(before, ("pipeline", *STUDY_ATTRIBUTES))
     counted = _count_series([series[uid] for uid in sorted(series)])
-    return to_json(contract | known | counted | _latest_override(before, override), indent=1).decode()
+    whole = contract | known | counted | _latest_override(before, override)
+    if facts is not None:
+        whole["completeness"] = judge(whole["NumberOfStudyRelatedInstances"], facts)
+    return to_json(whole, indent=1).decode()
 
 
-def with_revision(contract: str, revision: int) -> str:
-    """Return a contract's JSON with another revision than 0. The field comes before any value from a file."""
-    return contract.replace('\n "revision": 0,', f'\n "revision": {revision},', 1)
+def renew_completeness(contract: str) -> str:
+    """Return the JSON of a contract whose study waits for nothing any more; it says so if it says anything of it."""
+    content = from_json(contract)
+    said = content.get("completeness")
+    if said is None:
+        return contract
+    facts = {name: said[name] for name in ("declared", "declared_by")} | {"waiting": 0, "quarantined": 0}
+    facts["unattributed"] = said["unattributed"]
+    renewed = content | {"completeness": judge(content["NumberOfStudyRelatedInstances"], facts)}
+    return to_json(renewed, indent=1).decode()
+
+
+def with_revision(contract: str, revision: int, before: int = 0) -> str:
+    """Return a contract's JSON with another revision. The field comes before any value from a file."""
+    return contract.replace(f'\n "revision": {before},', f'\n "revision": {revision},', 1)
 
 
 def _keep_known(earlier: dict[str, Any], keywords: tuple[str, ...]) -> dict[str, Any]:

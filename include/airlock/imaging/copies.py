@@ -203,7 +203,7 @@ def find_quarantined_uids(verdicts: pl.DataFrame) -> pl.Series:
 
 
 def leave_out_stored(verdicts: pl.DataFrame, in_store: pl.Series) -> pl.DataFrame:
-    """Return the verdicts without quarantined copies that do not make their study incomplete.
+    """Return the verdicts without quarantined copies of instances that are in the data store.
 
     Parameters
     ----------
@@ -213,15 +213,18 @@ def leave_out_stored(verdicts: pl.DataFrame, in_store: pl.Series) -> pl.DataFram
         SOPInstanceUIDs of instances that are imported: their studies lack nothing if a second copy is quarantined.
     """
     second = (pl.col("verdict") == Verdict.QUARANTINE) & pl.col(_UID).is_in(in_store.implode())
-    return verdicts.filter(~(second | is_held_copy()).fill_null(value=False))
+    return verdicts.filter(~second.fill_null(value=False) | is_held_copy())
 
 
-def add_held_copies(verdicts: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
-    """Return the outcomes with ``blocks``, and with a row for each copy that holds its study until a person decides."""
+def move_held_copies(verdicts: pl.DataFrame, outcomes: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Move the copies that wait for a person's decision from the verdicts to the outcomes, where they block.
+
+    So they hold their studies under their own reason, also a study of which nothing else has come.
+    """
     names = [name for name in outcomes.columns if name in verdicts.columns]
     no_warning = pl.lit([], pl.List(pl.String))
     held = verdicts.filter(is_held_copy()).select(*names, blocks=pl.lit(value=True), warnings=no_warning)
-    return pl.concat([outcomes, held], how="diagonal")
+    return verdicts.filter(~is_held_copy()), pl.concat([outcomes, held], how="diagonal")
 
 
 def dispose_held_copy() -> pl.Expr:

@@ -26,6 +26,8 @@ _OF_THE_STUDY = (
     Reason.STUDY_IN_FLIGHT,
     Reason.SIBLING_UNREAD,
     Reason.WAITING_FOR_FILE,
+    Reason.FEWER_THAN_DECLARED,
+    Reason.AWAITING_DECLARED,
     Reason.NOT_PUBLISHED,
     Reason.RUN_UNBALANCED,
 )

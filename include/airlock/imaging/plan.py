@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from airlock.imaging.normalize import plan_batches
+from airlock.imaging.plan_declared import ask_why, compare_declared
 from airlock.imaging.reading import find_reading
 from airlock.records import VERDICTS, Verdict
 from airlock.stages.buffer import Buffered, find_buffered
@@ -81,11 +82,14 @@ def write_plan(run: Run) -> tuple[Plan, str]:
     findings = (
         make_finding(*pair, arrivals=number, size=accepted.bytes[pair]) for pair, number in accepted.found.items()
     )
+    declared = compare_declared(run)
     plan = Plan(
         **describe_delivery(run),
         findings=sort_findings(findings),
         studies=accepted.studies,
         series=accepted.series,
+        declared=declared,
+        questions=ask_why(run, declared),
         batches=sum_batches(jobs),
         hours=estimate_hours(run.pipeline, settings, jobs, run.pipeline.staging.copies_in_flight),
         cost=sum_cost(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from airlock.imaging.completeness import compare_counts
 from airlock.imaging.reading import Reading
 from airlock.reasons import Reason
 from airlock.records import DISPOSITIONS, Gate, Verdict
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 # The last column identifies a row when people choose what to redrive.
 CSV_COLUMNS = (*(name for name in DISPOSITIONS.names() if name != "arrival_id"), "what_to_do", "arrival_id")
 _ID = "arrival_id"
+_MOST_FINDINGS = 1_000  # studies with fewer instances than declared that a report names
 # The steps by the names of their books, as the report names them.
 _STEPS = {name: name for name in ("arrivals", "verdicts", "outcomes", "dispositions")} | {"held": "the ledger"}
 
@@ -51,6 +53,8 @@ class Tally:
     gates: Counter[str] = field(default_factory=Counter)
     held: list[dict[str, Any]] = field(default_factory=list)  # study_key and reason
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)  # review decisions by study_key
+    declared: Counter[str] = field(default_factory=Counter)  # studies with equal, fewer or more instances than declared
+    fewer: list[dict[str, Any]] = field(default_factory=list)  # the first of those with fewer
     reading: Reading = field(default_factory=Reading)
     unattributed: Counter[str] = field(default_factory=Counter)  # unread files that belong to no known study, by site
     redrive: dict[str, Any] | None = None  # who asked for it, why and of what; None if the run is not one
@@ -69,6 +73,14 @@ class Tally:
             counter.update(count_values(column))
         self.held += gates.filter(pl.col("gate") == Gate.HOLD).select("study_key", "reason").to_dicts()
         self.overrides |= overrides_by_key(books["overrides"])
+        self._add_counts(books["counts"], gates)
+
+    def _add_counts(self, counts: pl.DataFrame, gates: pl.DataFrame) -> None:
+        compared = compare_counts(counts)
+        self.declared.update(count_values(compared["is"]))
+        fewer = compared.filter(pl.col("is") == "fewer").join(gates, on="StudyInstanceUID", how="inner")
+        columns = ("study_key", "known", "declared", "declared_by", "gate")
+        self.fewer += fewer.select(columns).head(_MOST_FINDINGS - len(self.fewer)).to_dicts()
 
 
 def build(run: Run, tally: Tally, jobs: list[dict[str, Any]], problems: list[str]) -> dict[str, Any]:
@@ -102,6 +114,7 @@ def build(run: Run, tally: Tally, jobs: list[dict[str, Any]], problems: list[str
             "stopped": tally.studies - released - held,  # without an accepted file
         },
         "unattributed": count_by_site(run.pipeline.source, tally.unattributed),
+        "declared": by_frequency(tally.declared) | {"findings": sorted(tally.fewer, key=itemgetter("study_key"))},
         **_publication(run, tally),
         **({} if tally.redrive is None else {"redrive": tally.redrive}),
         "held": sorted(tally.held, key=itemgetter("study_key")),

@@ -6,19 +6,20 @@ is made anew: of two runs that settle one study, the second sees the first as se
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.imaging import copies, gate
-from airlock.imaging.contracts import FhirReferences, StudyContract, complete, with_revision
+from airlock.imaging import completeness, copies, gate
+from airlock.imaging.completeness_counts import StudyFiles, count_studies, find_imported, merge_earlier
+from airlock.imaging.contracts import FhirReferences, StudyContract, complete, renew_completeness, with_revision
 from airlock.imaging.fhir.publishing import read_publishing
 from airlock.imaging.fhir.study import name_resources
 from airlock.imaging.report import imbalances
 from airlock.imaging.unread import find_causes, name_studies
 from airlock.ledger import arrivals, contracts, gates, instances
-from airlock.ledger.columns import InstanceState
 from airlock.ledger.studies import lock_scopes
 from airlock.reasons import Reason
 from airlock.records import CONTRACTS, Gate, Outcome, digest
@@ -26,11 +27,13 @@ from airlock.stages.auditing import is_open
 from airlock.stages.releases import write_payloads
 from airlock.stages.reporting import describe_imbalances
 from airlock.stages.review import find_overridden, overrides_by_key
+from airlock.stages.sites import site_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from airlock.ledger import Ledger
+    from airlock.pipelines import Audit
     from airlock.run import Run
 
 IN_STORE = pl.col("outcome").is_in((*gate.IMPORTED, Outcome.NON_PRIMARY.value))
@@ -56,6 +59,7 @@ class Part:
     arrivals: pl.DataFrame
     unread_by_study: pl.DataFrame  # files that cannot be read and are counted to these studies
     unread_by_file: pl.DataFrame  # of these arrivals, with their studies
+    declared: pl.DataFrame  # `declarations.DECLARED`
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Policy:
     published: Collection[str]  # study keys
     overrides: pl.DataFrame  # people's decisions on this run's holds
     released: pl.Series  # the StudyInstanceUIDs that this run has released before: a release is final
+    unattributed: Mapping[str, int]  # unread files without a study, by site
     settles: bool = True  # or only decides, since the brake has stopped the run
 
 
@@ -77,21 +82,20 @@ class Elsewhere:
     waiting: list[tuple[str, str]]  # for a person
     missing: list[tuple[str, str]]  # not imported
     contracts: pl.DataFrame  # the latest of each study
-    imported: pl.Series  # SOPInstanceUIDs of quarantined files whose instance is in the data store
+    imported: pl.Series  # SOPInstanceUIDs of the run's quarantined files whose instance is in the data store
+    counts: pl.DataFrame  # `completeness.COUNTS`: the studies' instances in all runs
 
-    @property
-    def causes(self) -> Mapping[Reason, list[tuple[str, str]]]:
-        """The causes that hold the studies, by reason."""
-        return {
-            Reason.STUDY_HELD: self.waiting,
-            Reason.STUDY_INCOMPLETE: self.missing,
-            Reason.STUDY_IN_FLIGHT: self.in_flight,
-        }
+    def find_causes(self, settings: Audit) -> Mapping[Reason, list[tuple[str, str]]]:
+        """Return the causes that hold the studies, by reason; the first reason of a study becomes its gate's."""
+        short = completeness.find_holds(self.counts, settings.declared_count, datetime.now(UTC))
+        others = {Reason.STUDY_INCOMPLETE: self.missing, Reason.STUDY_IN_FLIGHT: self.in_flight}
+        return short | {Reason.STUDY_HELD: self.waiting} | (others if settings.hold_incomplete_studies else {})
 
     def equals(self, other: Elsewhere) -> bool:
         """Return whether two answers are the same."""
         same = (self.in_flight, self.waiting, self.missing) == (other.in_flight, other.waiting, other.missing)
-        return same and self.contracts.equals(other.contracts) and self.imported.equals(other.imported)
+        frames = ("contracts", "imported", "counts")
+        return same and all(getattr(self, name).equals(getattr(other, name)) for name in frames)
 
 
 def settle_part(run: Run, part: Part, policy: Policy) -> dict[str, pl.DataFrame]:
@@ -105,17 +109,17 @@ def settle_part(run: Run, part: Part, policy: Policy) -> dict[str, pl.DataFrame]
     UnbalancedError
         If the dispositions are not one per arrival. Nothing of the part is written.
     """
-    studies = copies.add_held_copies(part.verdicts, part.outcomes)["StudyInstanceUID"].unique().sort()
+    _, files = copies.move_held_copies(part.verdicts, part.outcomes)
+    studies = files["StudyInstanceUID"].unique().sort()
     scopes = lock_scopes(run.pipeline.datastore_id, studies)
-    quarantined = copies.find_quarantined_uids(part.verdicts)
     while True:  # another round means that another run has settled one of these studies
-        elsewhere = _look_elsewhere(run, run.ledger, studies, quarantined)
+        elsewhere = _look_elsewhere(run, run.ledger, studies, part)
         decided = _decide(run, part, elsewhere, policy)
         if not policy.settles:
             return decided
         releases = write_payloads(run, _select_released(decided["contracts"], decided["gates"]))
         with run.ledger.at_once(arrivals.scope(run.pipeline.name), *scopes, covered=_COVERED) as ledger:
-            if _look_elsewhere(run, ledger, studies, quarantined).equals(elsewhere):
+            if _look_elsewhere(run, ledger, studies, part).equals(elsewhere):
                 _record(run, ledger, decided, releases, policy)
                 return decided
 
@@ -131,11 +135,10 @@ def foresee_holds(run: Run, verdicts: pl.DataFrame, outcomes: pl.DataFrame, unre
         As of a `Part`. What other runs have of the studies is not asked.
     """
     settings = run.pipeline.audit
-    imported = _find_imported(run.ledger, run.pipeline.datastore_id, copies.find_quarantined_uids(verdicts))
-    lacking = copies.leave_out_stored(verdicts, imported)
-    outcomes = copies.add_held_copies(verdicts, outcomes)
-    gates = gate.decide_studies(lacking, outcomes, find_causes(unread, settings), settings, balanced=True)
-    stored = outcomes.filter(IN_STORE | pl.col("outcome").is_null()).select("arrival_id", "StudyInstanceUID")
+    imported = find_imported(run.ledger, run.pipeline.datastore_id, copies.find_quarantined_uids(verdicts))
+    lacking, facts = copies.move_held_copies(copies.leave_out_stored(verdicts, imported), outcomes)
+    gates = gate.decide_studies(lacking, facts, find_causes(unread, settings), settings, balanced=True)
+    stored = facts.filter(IN_STORE | pl.col("outcome").is_null()).select("arrival_id", "StudyInstanceUID")
     held = stored.join(gates.filter(pl.col("gate") == Gate.HOLD), on="StudyInstanceUID").unique("arrival_id")
     return verdicts.select("arrival_id", "key").join(held.select("arrival_id", "reason"), on="arrival_id", how="left")
 
@@ -147,13 +150,18 @@ def release_waiting(run: Run, published: Collection[str]) -> tuple[pl.DataFrame,
     """
     store = run.pipeline.datastore_id
     waiting = run.ledger.waiting_studies(store, run.pipeline.name, run.key)
-    releases = write_payloads(run, run.ledger.contracts(store, waiting["subject"]))
+    known = run.ledger.contracts(store, waiting["subject"])
+    renewed = _renew_contracts(known)
+    releases = write_payloads(run, renewed)
     scopes = lock_scopes(store, waiting["subject"])
     with run.ledger.at_once(arrivals.scope(run.pipeline.name), *scopes, covered=_COVERED) as ledger:
-        elsewhere = _look_elsewhere(run, ledger, waiting["subject"], pl.Series([], dtype=pl.String), except_run="")
-        kept_back = {uid for files in elsewhere.causes.values() for uid, _ in files}
-        free = elsewhere.contracts.filter(~pl.col("subject").is_in(sorted(kept_back)))
-        free = free.join(releases, on=["subject_key", "revision"], how="semi")  # the others have just changed
+        elsewhere = _look_elsewhere(run, ledger, waiting["subject"])
+        counts = completeness.count_contracts(elsewhere.contracts, waiting)
+        causes = replace(elsewhere, counts=counts).find_causes(run.pipeline.audit)
+        kept_back = {uid for files in causes.values() for uid, _ in files}
+        unchanged = known.join(elsewhere.contracts, on=["subject", "revision"], how="semi")["subject"]
+        free = renewed.filter(pl.col("subject").is_in(sorted({*unchanged} - kept_back)))
+        ledger.revise_contracts(store, run.key, free["subject"], lambda _: free)
         decided = free.select(study_key="subject_key", StudyInstanceUID="subject", gate=pl.lit(Gate.RELEASE.value))
         decided = decided.with_columns(reason=pl.lit(None, pl.String))
         if run.pipeline.healthlake is not None:
@@ -166,10 +174,8 @@ def release_waiting(run: Run, published: Collection[str]) -> tuple[pl.DataFrame,
     return free, decided
 
 
-def _look_elsewhere(
-    run: Run, ledger: Ledger, studies: pl.Series, quarantined: pl.Series, except_run: str | None = None
-) -> Elsewhere:
-    """Return what other runs have of these studies; files that are not imported only where the policy asks.
+def _look_elsewhere(run: Run, ledger: Ledger, studies: pl.Series, part: Part | None = None) -> Elsewhere:
+    """Return what other runs have of these studies.
 
     Parameters
     ----------
@@ -177,26 +183,23 @@ def _look_elsewhere(
         The run, and the ledger or the part of it in a transaction.
     studies
         StudyInstanceUIDs.
-    quarantined
-        SOPInstanceUIDs of the run's quarantined files.
-    except_run
-        The run whose own files do not count; by default this run.
+    part
+        The run's files of these studies; None if no run's files are its own here.
     """
-    store, name = run.pipeline.datastore_id, run.pipeline.name
-    except_run = run.key if except_run is None else except_run
-    whole = run.pipeline.audit.hold_incomplete_studies
-    in_flight = ledger.studies_in_flight(store, studies, except_run) if whole else []
-    found = ledger.unresolved_files(store, name, studies, except_run, missing=whole)
-    waiting = ledger.unresolved_files(store, name, studies, except_run, missing=False) if found else []
+    store, name, own = run.pipeline.datastore_id, run.pipeline.name, "" if part is None else run.key
+    in_flight = ledger.studies_in_flight(store, studies, own)
+    found = ledger.unresolved_files(store, name, studies, own)
+    waiting = ledger.unresolved_files(store, name, studies, own, missing=False) if found else []
     missing = sorted(set(found) - set(waiting))
-    imported = _find_imported(ledger, store, quarantined)
-    return Elsewhere(in_flight, waiting, missing, ledger.contracts(store, studies), imported)
-
-
-def _find_imported(ledger: Ledger, store: str, uids: pl.Series) -> pl.Series:
-    """Return those of the SOPInstanceUIDs that any run has imported into the data store."""
-    known = ledger.known_instances(store, uids)
-    return known.filter(pl.col("state") == InstanceState.IMPORTED)["SOPInstanceUID"]
+    contracts, nothing = ledger.contracts(store, studies), pl.Series([], dtype=pl.String)
+    other = Elsewhere(in_flight, waiting, missing, contracts, nothing, completeness.COUNTS.to_frame())
+    if part is None:
+        return other
+    imported = find_imported(ledger, store, copies.find_quarantined_uids(part.verdicts))
+    lost = [*missing, *part.unread_by_study.select("StudyInstanceUID", "arrival_id").iter_rows()]
+    files = StudyFiles(copies.leave_out_stored(part.verdicts, imported), part.outcomes, lost, in_flight)
+    numbers = merge_earlier(studies, part.declared, contracts)
+    return replace(other, imported=imported, counts=count_studies(ledger, store, run.key, numbers, files))
 
 
 def _decide(run: Run, part: Part, elsewhere: Elsewhere, policy: Policy) -> dict[str, pl.DataFrame]:
@@ -206,9 +209,10 @@ def _decide(run: Run, part: Part, elsewhere: Elsewhere, policy: Policy) -> dict[
     problems = describe_imbalances(imbalances({"arrivals": part.arrivals, "dispositions": dispositions}))
     if problems and policy.balanced:
         raise UnbalancedError(problems)
+    dispositions = completeness.explain(dispositions, elsewhere.counts)
     frames = decision | {"verdicts": part.verdicts, "outcomes": part.outcomes, "dispositions": dispositions}
-    completed = _complete_contracts(run, part, elsewhere.contracts, decision["overrides"])
-    return frames | {"contracts": _leave_out_later(run, completed, policy.released)}
+    contracts = _complete_contracts(run, part, elsewhere, decision["overrides"], policy.unattributed)
+    return frames | {"counts": elsewhere.counts, "contracts": _leave_out_later(run, contracts, policy.released)}
 
 
 def _leave_out_later(run: Run, completed: pl.DataFrame, released: pl.Series) -> pl.DataFrame:
@@ -224,9 +228,9 @@ def _leave_out_later(run: Run, completed: pl.DataFrame, released: pl.Series) -> 
 def _decide_gates(run: Run, part: Part, elsewhere: Elsewhere, policy: Policy) -> dict[str, pl.DataFrame]:
     """Return the studies' gates, the holds with their findings, and the holds that a person has overridden."""
     settings = run.pipeline.audit
-    causes = {**elsewhere.causes, **find_causes(part.unread_by_study, settings)}
+    causes = {**elsewhere.find_causes(settings), **find_causes(part.unread_by_study, settings)}
     lacking = copies.leave_out_stored(part.verdicts, elsewhere.imported)
-    outcomes = copies.add_held_copies(part.verdicts, part.outcomes)
+    lacking, outcomes = copies.move_held_copies(lacking, part.outcomes)
     decided = gate.decide_studies(lacking, outcomes, causes, settings, balanced=policy.balanced)
     decided = gate.release_studies(decided, policy.released)
     holds = gate.find_holds(decided, lacking, outcomes, causes, settings)
@@ -263,17 +267,22 @@ def _release_siblings(run: Run, ledger: Ledger, decided: pl.DataFrame) -> None:
     ledger.settle_siblings(run.pipeline.datastore_id, run.key, released)
 
 
-def _complete_contracts(run: Run, part: Part, known: pl.DataFrame, overridden: pl.DataFrame) -> pl.DataFrame:
+def _complete_contracts(
+    run: Run, part: Part, elsewhere: Elsewhere, overridden: pl.DataFrame, unattributed: Mapping[str, int]
+) -> pl.DataFrame:
     """Return the contract of every study with imported instances, revised."""
     imported = part.outcomes.filter(pl.col("outcome").is_in(gate.IMPORTED))
     image_sets = dict(imported.select("SOPInstanceUID", "image_set_id").iter_rows())
     drafts = part.drafts.filter(pl.col("StudyInstanceUID").is_in(imported["StudyInstanceUID"].unique().implode()))
     overrides = overrides_by_key(overridden)
-    earlier = {row["subject"]: row for row in known.iter_rows(named=True)}
+    unread = completeness.count_unattributed(part.verdicts, site_of(run.pipeline.source), unattributed)
+    facts = completeness.describe(elsewhere.counts, unread)
+    earlier = {row["subject"]: row for row in elsewhere.contracts.iter_rows(named=True)}
     rows = []
     for uid, key, text in drafts.select("StudyInstanceUID", "study_key", "contract").iter_rows():
         before = earlier.get(uid)
-        completed = _complete_contract(run, text, image_sets, before, overrides.get(key))
+        said = {"override": overrides.get(key), "facts": facts.get(uid)}
+        completed = _complete_contract(run, text, image_sets, before, said)
         rows.append((uid, key, *_revise_contract(completed, before)))
     return pl.DataFrame(rows, schema=CONTRACTS, orient="row")
 
@@ -283,15 +292,24 @@ def _complete_contract(
     planned: str,
     image_sets: dict[str, str | None],
     before: dict[str, Any] | None,
-    override: dict[str, Any] | None,
+    said: dict[str, Any],
 ) -> str:
     """Return the contract of the imported instances, with the study's FHIR references; its revision is 0."""
-    text = complete(planned, image_sets, before["contract"] if before else None, override)
+    text = complete(planned, image_sets, before["contract"] if before else None, **said)
     if run.pipeline.healthlake is None:
         return text
     contract = StudyContract.model_validate_json(text)
     where = FhirReferences(**name_resources(contract, read_publishing(run.pipeline, run.pipeline.healthlake)))
     return contract.model_copy(update={"fhir": where}).to_json()
+
+
+def _renew_contracts(contracts: pl.DataFrame) -> pl.DataFrame:
+    """Return contracts whose studies wait for nothing any more, revised where they say so."""
+    rows = []
+    for row in contracts.iter_rows(named=True):
+        renewed = renew_completeness(with_revision(row["contract"], 0, row["revision"]))
+        rows.append((row["subject"], row["subject_key"], *_revise_contract(renewed, row)))
+    return pl.DataFrame(rows, schema=CONTRACTS, orient="row")
 
 
 def _revise_contract(text: str, before: dict[str, Any] | None) -> tuple[int, str, str]:

@@ -15,6 +15,7 @@ from pydicom.datadict import dictionary_VR
 from airlock.dicom.preconditions import file_rules
 from airlock.imaging.copies import decide_among_copies, decide_by_claims, decide_by_owners
 from airlock.imaging.copy_proofs import CopyProofs
+from airlock.imaging.declarations import Declarations
 from airlock.imaging.normalize import has_job_in_datastore
 from airlock.imaging.resolve import read_carried_verdicts
 from airlock.imaging.verdicts import DECISION, IS_ACCEPTED, decide, filter_accepted
@@ -90,13 +91,16 @@ def validate(run: Run) -> dict[str, int]:
     with (
         Spool(_partition_key("StudyInstanceUID"), partitions) as facts,
         Spool(_partition_key("StudyInstanceUID"), partitions) as decided,
+        Declarations(run, partitions) as declared,
     ):
         for part in _decide_all(run, buffered.shards, facts, partitions):
             decided.add(part)
         for part in read_carried_verdicts(run):  # they are in the data store already, so no rule is applied again
             facts.add(part.select(_FACTS))
             decided.add(part.select(_COMPARED))
-        return count_parts(_write(run, facts, decided), "verdict")
+        counts = count_parts(_write(run, facts, decided, declared), "verdict")
+        declared.write()
+        return counts
 
 
 def _partition_key(uid: str) -> pl.Expr:
@@ -207,7 +211,7 @@ def _compare_with_ledger_instances(run: Run, rows: pl.DataFrame, proofs: CopyPro
     return decide_by_owners(rows, owners, studies, proofs, run.pipeline.validation)
 
 
-def _write(run: Run, facts: Spool, decided: Spool) -> Iterator[pl.DataFrame]:
+def _write(run: Run, facts: Spool, decided: Spool, declared: Declarations) -> Iterator[pl.DataFrame]:
     """Claim the accepted instances and write the verdicts, one part per partition of studies.
 
     A plan claims nothing.
@@ -218,6 +222,7 @@ def _write(run: Run, facts: Spool, decided: Spool) -> Iterator[pl.DataFrame]:
             rows = _join_decisions(known, decide_by_claims(part, owners))
             verdicts.add(rows.select(VERDICTS.names()).cast(VERDICTS))
             verdicts.end_part()
+            declared.add_headers(rows)
             yield rows
 
 

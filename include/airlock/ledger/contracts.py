@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import polars as pl
-from sqlalchemy import and_, delete, exists, literal_column, or_, select
+from sqlalchemy import and_, delete, exists, func, literal_column, or_, select
 
 from airlock.ledger.arrival_states import arrival_states as states
 from airlock.ledger.arrivals import study_key_of
@@ -17,16 +17,20 @@ from airlock.ledger.redrives import HELD_FOR_THE_STUDY, still_owns, superseded
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import contracts, gates, in_flight, instances, runs, words
 from airlock.reasons import Reason
-from airlock.records import CONTRACTS, Disposition, schema
+from airlock.records import CONTRACTS, TIMESTAMP, Disposition, schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sqlalchemy import ColumnElement, Connection, Select, Table
+    from sqlalchemy import ColumnClause, ColumnElement, Connection, Select, Table
 
 _KEPT = schema(CONTRACTS, {"patient": pl.String})
 _STUDY_KEYS = pl.Schema({"StudyInstanceUID": pl.String, "study_key": pl.String})
-_WAITING = pl.Schema({"subject": pl.String, "subject_key": pl.String})
+_WAITING = schema({"subject": pl.String, "subject_key": pl.String}, {"decided_at": TIMESTAMP})
+# Literals, as in the condition of the index.
+_WAITING_REASONS: list[ColumnClause[str]] = [
+    literal_column(f"'{reason}'") for reason in (Reason.STUDY_IN_FLIGHT, Reason.AWAITING_DECLARED)
+]
 SCOPE = "contracts"
 # A file that is held only because its study is held is released with the study; any other held file needs a person.
 _HELD_FOR_THE_STUDY = tuple(reason.value for reason in HELD_FOR_THE_STUDY)
@@ -141,12 +145,13 @@ class Contracts(Store):
             return sorted(_fetch_pairs(connection, _query_in_flight(rows, datastore_id, except_run)))
 
     def waiting_studies(self, datastore_id: str, pipeline: str, except_run: str) -> pl.DataFrame:
-        """Return the studies that runs of a pipeline hold only for files in flight, of which none is any more.
+        """Return the studies that runs of a pipeline hold for files in flight or declared ones, and none is in flight.
 
         Returns
         -------
         polars.DataFrame
-            ``subject`` and ``subject_key``, sorted. Other causes may hold them: ask `unresolved_files`.
+            ``subject``, ``subject_key`` and ``decided_at`` (when it was held), sorted. Other causes may hold them:
+            ask `unresolved_files`.
         """
         later = gates.alias("later")
         decided_later = exists().where(
@@ -158,15 +163,16 @@ class Contracts(Store):
         flies = exists().where(
             in_flight.c.study_key == gates.c.subject_key, in_flight.c.datastore_id == gates.c.datastore_id
         )
-        waits = select(gates.c.subject, gates.c.subject_key).where(
-            gates.c.reason == literal_column(f"'{Reason.STUDY_IN_FLIGHT}'"),  # as in the condition of the index
+        decided_at = func.min(gates.c.decided_at, type_=gates.c.decided_at.type).label("decided_at")
+        waits = select(gates.c.subject, gates.c.subject_key, decided_at).where(
+            gates.c.reason.in_(_WAITING_REASONS),
             gates.c.datastore_id == datastore_id,
             gates.c.run_key.in_(select(runs.c.run_key).where(runs.c.pipeline == pipeline)),
             ~decided_later,
             ~flies,
         )
         with self._reading() as connection:
-            return fetch(connection, waits.distinct(), _WAITING).sort("subject_key")
+            return fetch(connection, waits.group_by("subject", "subject_key"), _WAITING).sort("subject_key")
 
 
 def _fetch_contracts(connection: Connection, datastore_id: str, subjects: pl.Series) -> pl.DataFrame:

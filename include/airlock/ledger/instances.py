@@ -104,7 +104,7 @@ def _find_other_owners(connection: Connection, datastore_id: str, pipeline: str,
     return fetch(connection, statement, OWNERS).sort("SOPInstanceUID", "arrival_id")
 
 
-def _superseded_in(run_key: str) -> ColumnElement[bool]:
+def superseded_in(run_key: str) -> ColumnElement[bool]:
     """Return the condition that a run redrives the owning arrival, which then gives its instance up to that run."""
     successor = arrivals.alias("successor")
     return exists().where(
@@ -304,7 +304,7 @@ class Instances(Store):
             known = stage(connection, _find_known(connection, rows, in_store), _SOPS, ["SOPInstanceUID"])
             statement = _select_with_arrivals(OWNERS, known, "SOPInstanceUID").where(in_store)
             if except_run is not None:
-                statement = statement.where(arrivals.c.run_key != except_run, ~_superseded_in(except_run))
+                statement = statement.where(arrivals.c.run_key != except_run, ~superseded_in(except_run))
             return fetch(connection, statement, OWNERS).sort("SOPInstanceUID")
 
     def series_of_others(self, datastore_id: str, studies: pl.Series, except_run: str) -> pl.Series:

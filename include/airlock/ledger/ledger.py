@@ -27,6 +27,7 @@ from airlock.ledger.runs import Runs
 from airlock.ledger.schema import check
 from airlock.ledger.stow import Stow
 from airlock.ledger.studies import Studies
+from airlock.ledger.study_counts import StudyCounts
 from airlock.ledger.words import Words
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Ledger(
     Resources,
     OpenResources,
     Studies,
+    StudyCounts,
     Jobs,
     Release,
     Gates,

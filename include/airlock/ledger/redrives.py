@@ -37,6 +37,8 @@ HELD_FOR_THE_STUDY = (
     Reason.WAITING_FOR_FILE,
     Reason.STUDY_HELD,
     Reason.STUDY_IN_FLIGHT,
+    Reason.FEWER_THAN_DECLARED,
+    Reason.AWAITING_DECLARED,
     Reason.NOT_PUBLISHED,
 )
 

@@ -337,7 +337,7 @@ gates = Table(
     Column("decided_at", UtcDateTime, nullable=False),
     one_of("gate", Gate),
     Index(None, "run_key"),
-    partial_index("ix_gates_in_flight", ["datastore_id"], "reason = 'study_in_flight'"),
+    partial_index("ix_gates_waiting", ["datastore_id"], "reason IN ('study_in_flight', 'awaiting_declared')"),
 )
 
 outbox = Table(

@@ -16,6 +16,7 @@ from airlock.pipelines.clinical import (
     ValidationLevel,
     Workflow,
 )
+from airlock.pipelines.declared import DeclaredCount
 from airlock.pipelines.files import PipelineError, json_schema, load_pipeline, load_pipelines
 from airlock.pipelines.healthlake import HealthLake, Publish
 from airlock.pipelines.imaging import (
@@ -74,6 +75,7 @@ __all__ = [
     "ClinicalPlanSettings",
     "ClinicalValidate",
     "ConversionPrices",
+    "DeclaredCount",
     "Delivery",
     "Event",
     "EventBridgeDestination",

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from airlock.pipelines.brake import BRAKE, Brake, BrakeSetting
+from airlock.pipelines.declared import DeclaredCount
 from airlock.pipelines.healthlake import HealthLake, Publish
 from airlock.pipelines.notify import Notify
 from airlock.pipelines.parts import ROLE_ARN, Pipeline
@@ -152,7 +153,7 @@ class Validate(Settings):
         512,
         ge=1,
         le=10_240,
-        description="with dedupe: hash, the largest copy that is read; a larger one proves nothing",
+        description="with dedupe: hash, the largest copy in MiB that is read; a larger one proves nothing",
     )
     dedupe_run_gib: float = Field(
         64, gt=0, le=10_240, description="with dedupe: hash, most GiB that a run reads; further copies prove nothing"
@@ -241,6 +242,10 @@ class Audit(Settings):
     harmless_warnings: tuple[str, ...] = Field(
         ("COERCION_OF_DATA_ELEMENTS", "ELEMENTS_DISCARDED", "INVALID_UID_FORMAT"),
         description="warning types of the service that do not hold a study; any other type does",
+    )
+    declared_count: DeclaredCount = Field(
+        DeclaredCount(),
+        description="what follows if a study has fewer instances than its source declares, see below",
     )
     on_hold: OnHold = Field("hold", description=ON_HOLD)
     brake: BrakeSetting = Field(Brake(), description=BRAKE)

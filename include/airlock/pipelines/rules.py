@@ -50,12 +50,14 @@ def _study_fields() -> dict[str, Kind]:
         "series.image_set_ids", "series.instances.SOPInstanceUID", "series.instances.SOPClassUID",
         "series.instances.TransferSyntaxUID", "series.instances.image_set_id", "series.instances.source",
         "series.instances.etag", "fhir.datastore_id", "fhir.Patient", "fhir.ImagingStudy", "fhir.Endpoint",
-        "fhir.ServiceRequest", *_OVERRIDE,
+        "fhir.ServiceRequest", *_OVERRIDE, "completeness.state", "completeness.declared_by",
     )  # fmt: skip
     # The contract's own counts, and the DICOM attributes of VR IS (PS3.6).
     number = (
         "revision", "NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances", "series.SeriesNumber",
         "series.instances.InstanceNumber", "series.instances.NumberOfFrames", "series.instances.size",
+        "completeness.released", "completeness.known", "completeness.declared", "completeness.waiting",
+        "completeness.quarantined", "completeness.unattributed",
     )  # fmt: skip
     dates = ("StudyDate", "PatientBirthDate")  # VR DA
     return dict.fromkeys(text, Kind.TEXT) | dict.fromkeys(number, Kind.NUMBER) | dict.fromkeys(dates, Kind.DATE)

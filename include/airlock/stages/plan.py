@@ -45,6 +45,20 @@ class Finding(_Part):
     bytes: int = Field(description="of the arrivals; of a clinical pipeline, of the resources and of files as a whole")
 
 
+class DeclaredCounts(_Part):
+    """The studies of one site whose number of instances one source declares."""
+
+    site: str = Field(description="of the study's first file by key; empty for files directly below the source")
+    declared_by: Literal["manifest", "header"] = Field(
+        description="manifest: the delivery's manifest or the source's list; header: NumberOfStudyRelatedInstances"
+    )
+    studies: int = Field(description="of the site, with or without a declared number")
+    declare: int = Field(description="studies with a declared number")
+    equal: int = Field(description="of these: as many instances are known as declared")
+    fewer: int
+    more: int
+
+
 class Resources(_Part):
     """The FHIR resources to import."""
 
@@ -136,6 +150,10 @@ class Plan(_Part):
     )
     studies: int | None = Field(None, description="with at least one accepted file; null in other pipelines")
     series: int | None = Field(None, description="with at least one accepted file; null in other pipelines")
+    declared: tuple[DeclaredCounts, ...] = Field(
+        (), description="of an imaging pipeline: declared against known instances, by site and source of the number"
+    )
+    questions: tuple[str, ...] = Field((), description="to answer in the pipeline file before the run")
     resources: Resources | None = Field(
         None, description="of a clinical pipeline; of a ccda pipeline they are unknown before the conversion: null"
     )

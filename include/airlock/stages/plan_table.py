@@ -46,6 +46,7 @@ def _content_lines(plan: Plan) -> Iterator[str]:
     if plan.studies is not None:
         yield f"  {'studies':42}{plan.studies:>14,}"
         yield f"  {'series':42}{plan.series:>14,}"
+        yield from _declared_lines(plan)
     elif plan.resources is not None:
         yield f"  {'resources to import':42}{plan.resources.total:>14,}"
         for name, number in plan.resources.by_type.items():
@@ -53,6 +54,15 @@ def _content_lines(plan: Plan) -> Iterator[str]:
         yield f"  {'patients':42}{plan.resources.patients:>14,}"
     else:
         yield f"  {'resources':42}{'unknown':>14}  before the documents are converted"
+
+
+def _declared_lines(plan: Plan) -> Iterator[str]:
+    """Yield the studies that declare a number of instances, by site, and the plan's questions about them."""
+    for one in plan.declared:
+        name = f"  declared by {one.declared_by}, site {one.site or '(none)'}"
+        numbers = f"equal {one.equal:,}, fewer {one.fewer:,}, more {one.more:,}"
+        yield f"{name:44}{one.declare:>14,}  of {one.studies:,} studies: {numbers}"
+    yield from (f"  {question}" for question in plan.questions)
 
 
 def _work_lines(plan: Plan) -> Iterator[str]:

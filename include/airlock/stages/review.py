@@ -38,6 +38,7 @@ OVERRIDABLE = (
     Reason.STUDY_INCOMPLETE,
     Reason.SIBLING_UNREAD,
     Reason.WAITING_FOR_FILE,
+    Reason.FEWER_THAN_DECLARED,
     Reason.STORED_WITH_ISSUES,
 )
 OVERRIDE = ("reason", "reasons", "overridden_by", "override_reason", "overridden_at")

@@ -9,11 +9,11 @@ import pytest
 
 from airlock.imaging import gate
 from airlock.imaging.copies import (
-    add_held_copies,
     decide_among_copies,
     decide_by_owners,
     find_quarantined_uids,
     leave_out_stored,
+    move_held_copies,
 )
 from airlock.imaging.copy_proofs import Copy, Likeness
 from airlock.ledger.instances import OWNERS
@@ -141,7 +141,7 @@ class TestGate:
     ) -> tuple[pl.DataFrame, dict[str, tuple[str, str | None]]]:
         marked = gate.flag_blocking(facts, Audit(), [])
         lacking = leave_out_stored(rows, pl.Series(in_store, dtype=pl.String))
-        gates = gate.decide_studies(lacking, add_held_copies(rows, marked), {}, Audit(), balanced=True)
+        gates = gate.decide_studies(*move_held_copies(lacking, marked), {}, Audit(), balanced=True)
         found = gate.decide_dispositions(rows.select(ARRIVALS.names()), rows, marked, gates)
         return gates, {key[3:]: (word, why) for key, word, why in found.select("key", "disposition", "reason").rows()}
 

@@ -11,7 +11,9 @@ import pytest
 from airlock.imaging.normalize import normalize
 from airlock.imaging.plan import write_plan
 from airlock.imaging.validate import validate
-from airlock.records import HEADERS
+from airlock.ledger.instances import IMPORTS
+from airlock.ledger.studies import SERIES, STUDIES
+from airlock.records import HEADERS, VERDICTS
 from airlock.stages.buffer import buffer
 from airlock.stages.plan import read_plan
 from airlock.stages.plan_table import format_plan
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from airlock.stages.plan import Plan
     from tests.unit.airlock.world import World
 
+NUMBER = "NumberOfStudyRelatedInstances"
 NOBODY: dict[str, int] = {}
 
 
@@ -123,6 +126,42 @@ class TestWhatItSays:
             for plan in (in_place, copied)
         ]
         assert copies == [0, 2]
+
+    def test_declared_numbers_are_compared_by_site(self, world: World) -> None:
+        numbers = {"one": ("2", "2"), "two": ("3", None), "three": ("1", "1")}
+        files = [
+            dicom(
+                f"east/{study}{n}", StudyInstanceUID=f"1.{study}", SeriesInstanceUID=f"1.{study}.1", **{NUMBER: number}
+            )
+            for study, of_files in numbers.items()
+            for n, number in enumerate(of_files)
+        ]
+        files.append(dicom("none"))
+        plan = made(world, *files)
+        (east,) = plan.declared
+        assert (east.site, east.declared_by, east.studies, east.declare) == ("east", "header", 3, 3)
+        assert (east.equal, east.fewer, east.more) == (1, 1, 1)
+        assert "declared by header, site east" in format_plan(plan)
+        assert "of 3 studies: equal 1, fewer 1, more 1" in format_plan(plan)
+        assert plan.questions == ()
+
+    def test_a_plan_asks_why_headers_are_trusted_that_are_often_wrong(self, world: World) -> None:
+        files = [dicom("east/a", **{NUMBER: "300"})]
+        policy = {"header": "hold"}
+        plan = made(world, *files, line=pipeline(audit={"declared_count": policy}))
+        (question,) = plan.questions
+        assert "only 0 of 1 studies of site 'east' have as many instances as their headers declare" in question
+        assert question in format_plan(plan)
+        told = policy | {"why": "the PACS counts again before it exports"}
+        assert made(world, *files, run_id="two", line=pipeline(audit={"declared_count": told})).questions == ()
+
+    def test_what_the_store_has_counts_for_a_plan(self, world: World) -> None:
+        run = taken(world, dicom("east/a"), run_id="real")
+        rows = run.workspace.read("verdicts", VERDICTS).to_dicts()
+        facts = frame([row | {"state": "imported", "image_set_id": "i", "batch_id": "b"} for row in rows], IMPORTS)
+        world.ledger.record_imported(STORE, run.key, facts, STUDIES.to_frame(), SERIES.to_frame())
+        (east,) = made(world, dicom("east/b", **{NUMBER: "2"})).declared
+        assert (east.equal, east.fewer) == (1, 0)
 
     def test_no_key_and_no_identifier_is_in_the_table(self, world: World) -> None:
         text = format_plan(made(world, dicom("CANARY-KEY", PatientID="CANARY-ID"), unread("CANARY.txt", "sidecar")))

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from airlock.imaging.completeness import COUNTS
 from airlock.imaging.gate import decide_dispositions, decide_studies, flag_blocking
 from airlock.imaging.report import CSV_COLUMNS, Tally, build, imbalances
 from airlock.ledger.gates import OVERRIDES
@@ -56,6 +57,7 @@ def books(*files: dict[str, Any]) -> dict[str, pl.DataFrame]:
         "verdicts": decided,
         "outcomes": facts,
         "gates": gates,
+        "counts": COUNTS.to_frame(),
         "dispositions": rows,
         "overrides": schema(HOLDS, OVERRIDES).to_frame(),
         "held": arrivals,

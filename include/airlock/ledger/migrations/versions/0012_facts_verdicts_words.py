@@ -91,8 +91,8 @@ def _log_overrides() -> None:
 
 
 def _index_gates() -> None:
-    waits = text("reason = 'study_in_flight'")
-    op.create_index("ix_gates_in_flight", "gates", ["datastore_id"], sqlite_where=waits, postgresql_where=waits)
+    waits = text("reason IN ('study_in_flight', 'awaiting_declared')")
+    op.create_index("ix_gates_waiting", "gates", ["datastore_id"], sqlite_where=waits, postgresql_where=waits)
 
 
 def _add_totals() -> None:
