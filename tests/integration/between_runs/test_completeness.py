@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.dicom_files import ct
+from tests.chain import pipeline
+from tests.dicom_files import ct, study_uid
 from tests.integration.between_runs.runs import BAD, by_hand, given, newest_contract, redrive, released, slices
 from tests.ledger_rows import count_arrivals
 
 if TYPE_CHECKING:
+    from datetime import tzinfo
+
+    from airlock.pipelines import ImagingPipeline
     from tests.chain import Place
 
 pytestmark = pytest.mark.slow
@@ -108,3 +113,65 @@ class TestLater:
         given(released(place) == slices(1, 2))
         with place.ledger() as ledger:
             assert "held" not in {state for state, number in count_arrivals(ledger, "nightly").items() if number}
+
+
+def deliver_listed(place: Place, folder: str, files: dict[str, bytes], instances: int) -> None:
+    """Deliver files with a manifest that declares this number of instances of study 1."""
+    manifest = {"objects": len(files), "studies": {study_uid(1): instances}}
+    place.put(files | {"delivery.json": json.dumps(manifest).encode()}, f"in/{folder}/")
+
+
+def listed(**policy: Any) -> ImagingPipeline:
+    audit = {"manifest_wait_seconds": 3, "declared_count": policy}
+    return pipeline(receive={"mode": "manifest", "quiet_seconds": 0}, audit=audit)
+
+
+class TestDeclaredNumbers:
+    def test_a_study_is_held_until_as_many_instances_have_come_as_its_manifest_declares(self, place: Place) -> None:
+        deliver_listed(place, "one", {"001.dcm": ct(1, 1, 1), "002.dcm": ct(1, 1, 2)}, 3)
+        report = by_hand(place, "one", "one", listed()).run()
+        assert report["dispositions"] == {"held": 2, "ignored": 1}
+        assert report["reasons"]["fewer_than_declared"]["arrivals"] == 2
+        (finding,) = report["declared"]["findings"]
+        assert (finding["known"], finding["declared"], finding["declared_by"]) == (2, 3, "manifest")
+        place.put({"003.dcm": ct(1, 1, 3)}, "in/two/")
+        assert by_hand(place, "two", "two").run()["dispositions"] == {"released": 1}
+        contract = newest_contract(place)
+        assert contract is not None
+        assert contract["completeness"] == {
+            "state": "complete",
+            "released": 3,
+            "known": 3,
+            "declared": 3,
+            "declared_by": "manifest",
+            "waiting": 0,
+            "quarantined": 0,
+            "unattributed": 0,
+        }
+
+    def test_a_manifest_that_declares_too_few_or_another_study_holds_nothing(self, place: Place) -> None:
+        deliver_listed(place, "one", {"001.dcm": ct(1, 1, 1), "002.dcm": ct(2, 1, 1)}, 0)
+        assert by_hand(place, "one", "one", listed()).run()["dispositions"] == {"released": 2, "ignored": 1}
+        states = {contract["StudyInstanceUID"]: contract["completeness"]["state"] for contract in place.contracts()}
+        assert states == {study_uid(1): "complete", study_uid(2): "unknown"}
+
+    def test_a_study_that_has_waited_is_released_as_partial_by_a_later_night(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        line = listed(wait_hours=24, then="release_partial")
+        deliver_listed(place, "one", {"001.dcm": ct(1, 1, 1)}, 2)
+        assert by_hand(place, "one", "one", line).run()["reasons"].keys() == {"awaiting_declared", "sidecar"}
+        deliver_listed(place, "two", {"002.dcm": ct(2, 1, 1)}, 0)
+        by_hand(place, "two", "two", line).run()
+        given({contract["StudyInstanceUID"] for contract in place.contracts()} == {study_uid(2)})
+
+        class TwoDaysLater(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> datetime:
+                return datetime.now(tz) + timedelta(days=2)
+
+        monkeypatch.setattr("airlock.imaging.settle.datetime", TwoDaysLater)
+        deliver_listed(place, "three", {"003.dcm": ct(3, 1, 1)}, 0)
+        by_hand(place, "three", "three", line).run()
+        (late,) = (one for one in place.contracts() if one["StudyInstanceUID"] == study_uid(1))
+        assert (late["completeness"]["state"], late["completeness"]["declared"]) == ("partial", 2)
