@@ -232,15 +232,16 @@ def _decide_gates(run: Run, part: Part, elsewhere: Elsewhere, policy: Policy) ->
     lacking = copies.leave_out_stored(part.verdicts, elsewhere.imported)
     lacking, outcomes = copies.move_held_copies(lacking, part.outcomes)
     decided = gate.decide_studies(lacking, outcomes, causes, settings, balanced=policy.balanced)
-    decided = gate.release_studies(decided, policy.released)
-    holds = gate.find_holds(decided, lacking, outcomes, causes, settings)
-    overridden = find_overridden(holds, policy.overrides)
-    decided = gate.release_studies(decided, overridden["subject"])
+    found = gate.find_holds(decided, lacking, outcomes, causes, settings)
+    overridden = find_overridden(found, policy.overrides)
+    released = pl.concat([policy.released, overridden["subject"]])
+    decided = gate.release_studies(decided, released)
     if run.pipeline.healthlake is not None:
         brought = decided["StudyInstanceUID"].is_in(part.outcomes["StudyInstanceUID"].implode())
         published = {*policy.published, *decided.filter(~brought)["study_key"]}  # nothing is there to be published
         decided = gate.release_studies(gate.hold_unpublished(decided, published), policy.released)
-    return {"gates": decided, "holds": holds.join(overridden, on="subject", how="anti"), "overrides": overridden}
+    holds = found.filter(~pl.col("subject").is_in(released.implode()))
+    return {"gates": decided, "holds": holds, "overrides": overridden}
 
 
 def _select_released(completed: pl.DataFrame, decided: pl.DataFrame) -> pl.DataFrame:
