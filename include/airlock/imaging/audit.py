@@ -152,7 +152,9 @@ def _account_batch(
         output = read_best_output(run, job, max(0.0, until - time.monotonic()), manifests)
         output = ask_primary(imaging, run.pipeline.datastore_id, name_files(files, job, output))
         entry = build_job_entry(batch, job, find_discrepancies(files, output)) | list_notes(output)
-        return account(files, job, output, replaced=find_replaced(run, batch.batch_id, job.job_id)), [entry]
+        return account(files, job, output, replaced=find_replaced(run, batch.batch_id, job.job_id, batch.input_uri)), [
+            entry
+        ]
     known = run.ledger.job(batch.batch_id)
     entries = [] if known is None else [build_job_entry(batch, known, [])]
     return account(files, None, None, missing_job_reason(known)), entries

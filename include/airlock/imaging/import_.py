@@ -46,8 +46,13 @@ def record(run: Run, job: Job, properties: dict[str, Any], output_uri: str) -> d
     return jobs.record_job_end(run, job, properties, output_uri, _FIELDS)
 
 
-def find_replaced(run: Run, batch_id: str, job_id: str) -> pl.Series:
-    """Return the staged keys of a batch whose objects were no longer those that parse read when the job had ended."""
+def find_replaced(run: Run, batch_id: str, job_id: str, input_uri: str) -> pl.Series:
+    """Return the staged keys of a batch whose objects were no longer those that parse read when the job had ended.
+
+    Only a batch in place can have any: nobody else writes below a staging prefix.
+    """
+    if not _is_in_place(run, input_uri):
+        return pl.Series([], dtype=pl.String)
     rows = run.workspace.find(_dataset(batch_id), LISTED_AFTER)
     return rows.filter(pl.col("job_id") == job_id, ~pl.col("is_unchanged"))["staged_key"]
 

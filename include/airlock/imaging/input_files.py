@@ -55,15 +55,18 @@ def _find_readings(names: Collection[str], keys: Collection[str], prefix: S3Uri)
 
     A form that turns all these names into different files is preferred: it is the job's own form.
     """
-    each = [{name: key for name in names if (key := form(name)) in keys} for form in _list_forms(prefix)]
+    escaped = any("%" in name or "+" in name for name in names)
+    each = [
+        {name: key for name in names if (key := form(name)) in keys} for form in _list_forms(prefix, escaped=escaped)
+    ]
     known = set().union(*each)
     whole = [found for found in each if len(found) == len(known) == len(set(found.values()))]
     return {name: {found[name] for found in whole or each if name in found} for name in known}
 
 
-def _list_forms(prefix: S3Uri) -> Iterable[Callable[[str], str]]:
-    """Return the forms of a name: functions that make a key of it."""
-    for decoded in (str, unquote, unquote_plus):
+def _list_forms(prefix: S3Uri, *, escaped: bool) -> Iterable[Callable[[str], str]]:
+    """Return the forms of a name: functions that make a key of it. Names without escapes need not be decoded."""
+    for decoded in (str, unquote, unquote_plus) if escaped else (str,):
         for bucket in ("", f"s3://{prefix.bucket}/"):
             for above in ("", prefix.key):
                 yield partial(_make_key, decoded, bucket, above)

@@ -256,7 +256,9 @@ def _record(run: Run, ledger: Ledger, decided: dict[str, pl.DataFrame], releases
     completed = decided["contracts"]
     ledger.revise_contracts(store, run.key, completed["subject"], lambda _: completed)
     if policy.balanced:
-        ledger.settle(run.pipeline.name, run.key, decided["dispositions"].filter(~is_open()))
+        words = decided["dispositions"]
+        open_studies = words.filter(is_open())["study_instance_uid"].drop_nulls().unique()
+        ledger.settle(run.pipeline.name, run.key, words.filter(~is_open()), open_studies)
         ledger.record_releases(run.pipeline.name, run.key, store, releases)
         ledger.drop_instances(store, run.key, decided["outcomes"].filter(~IN_STORE & ~is_open())["SOPInstanceUID"])
         new = ~pl.col("StudyInstanceUID").is_in(policy.released.implode())

@@ -216,7 +216,7 @@ def _write(run: Run, facts: Spool, decided: Spool, declared: Declarations) -> It
 
     A plan claims nothing.
     """
-    owners = OWNERS.to_frame() if run.plan_only else _claim_instances(run, facts, decided)
+    owners = OWNERS.to_frame() if run.plan_only else _claim_instances(run, decided)
     with run.workspace.writer("verdicts", VERDICTS, part_rows=None) as verdicts:
         for known, part in zip(facts, decided, strict=True):  # both have the same partitions
             rows = _join_decisions(known, decide_by_claims(part, owners))
@@ -231,16 +231,14 @@ def _join_decisions(facts: pl.DataFrame, decided: pl.DataFrame) -> pl.DataFrame:
     return facts.join(decisions, on="arrival_id", how="inner", validate="1:1", maintain_order="left")
 
 
-def _claim_instances(run: Run, facts: Spool, decided: Spool) -> pl.DataFrame:
+def _claim_instances(run: Run, decided: Spool) -> pl.DataFrame:
     """Claim the accepted instances and record all verdicts at once; return the instances that another run owns."""
+    columns = ["arrival_id", "verdict", *_UID_COLUMNS]
     store, pipeline = run.pipeline.healthimaging.datastore_id, run.pipeline.name
     accepted = (filter_accepted(part) for part in decided)
     with run.ledger.at_once(scope(pipeline), INSTANCES) as ledger:
         owners = ledger.claim_instances(store, pipeline, run.key, accepted)
-        decisions = (
-            _join_decisions(known, decide_by_claims(part, owners)).rename(_UID_COLUMNS)
-            for known, part in zip(facts, decided, strict=True)
-        )
+        decisions = (decide_by_claims(part, owners).select(columns).rename(_UID_COLUMNS) for part in decided)
         ledger.record_verdicts(store, pipeline, run.key, decisions)
     return owners
 

@@ -108,11 +108,14 @@ def stage(
     return _index_staged(connection, table, key)
 
 
-def stage_query(connection: Connection, query: Select[Any], schema: pl.Schema, key: Sequence[str]) -> Table:
-    """Return a new temporary table with the rows of a query, which has the schema's columns in order; see `stage`."""
+def stage_query(connection: Connection, query: Select[Any], schema: pl.Schema, key: Sequence[str] = ()) -> Table:
+    """Return a new temporary table with the rows of a query, which has the schema's columns in order; see `stage`.
+
+    Without a key it is to be read from its beginning to its end: it has no index.
+    """
     table = _create_staged(connection, schema)
     connection.execute(insert(table).from_select(list(schema), query))
-    return _index_staged(connection, table, key)
+    return _index_staged(connection, table, key) if key else table
 
 
 def _create_staged(connection: Connection, schema: pl.Schema) -> Table:

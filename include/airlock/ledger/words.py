@@ -23,21 +23,21 @@ from sqlalchemy import (
 )
 
 from airlock.ledger.arrival_states import arrival_states as states
-from airlock.ledger.arrivals import is_settled, need_held, scope, study_key_of
+from airlock.ledger.arrivals import need_held, scope, study_key_of
 from airlock.ledger.columns import InstanceState
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import disable_joins, insert_missing, select_schema, stage, stage_query, stage_values
+from airlock.ledger.frames import disable_joins, select_schema, stage, stage_query, stage_values
 from airlock.ledger.owed import COME_AGAIN, OBJECTS, owe, pay
 from airlock.ledger.redrives import HELD_FOR_THE_STUDY
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import arrivals, in_flight, instances, owed, run_totals, verdicts, words
-from airlock.records import DISPOSITIONS, Disposition, schema
+from airlock.records import DISPOSITIONS, Disposition, schema, study_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sqlalchemy import ColumnElement, Connection, Select, Table
+    from sqlalchemy import ColumnElement, Connection, Table
 
 _UIDS = ("sop_instance_uid", "series_instance_uid", "study_instance_uid")
 _DECIDED = ("disposition", "stage", "reason", "detail", "study_key", "batch_id", "job_id", "image_set_id")
@@ -49,7 +49,8 @@ _NEWS = schema(_GIVEN, dict.fromkeys(("pipeline", "run_key", "site"), pl.String)
 VERDICTS = schema(
     dict.fromkeys(("arrival_id", "verdict", *_UIDS), pl.String),
 )
-_STUDY_KEYS = pl.Schema({"study_key": pl.String})
+_FOUND = schema(dict.fromkeys(("arrival_id", "study_key", "study_instance_uid"), pl.String))
+_REASONS = schema(dict.fromkeys(("arrival_id", "reason"), pl.String))
 _VERDICTS = schema(VERDICTS, {"study_key": pl.String})
 
 
@@ -90,21 +91,21 @@ class Words(Store):
         with self._writing(scope(pipeline)) as connection:
             need_run(connection, run_key, pipeline)
             rows = stage(connection, frames, _VERDICTS, ["arrival_id"])
-            need_held(connection, pipeline, run_key, rows)
-            same = and_(verdicts.c.arrival_id == rows.c.arrival_id, verdicts.c.pipeline == pipeline)
-            values = {name: rows.c[name] for name in _VERDICTS if name != "arrival_id"}
-            differs = or_(*(verdicts.c[name].is_distinct_from(value) for name, value in values.items()))
-            connection.execute(update(verdicts).where(same, differs).values(**values, datastore_id=datastore_id))
             constants = {"pipeline": pipeline, "datastore_id": datastore_id}
-            _insert_absent(connection, verdicts, rows, **constants)
+            if _write_verdicts(connection, run_key, rows, constants) < _count(connection, rows):
+                need_held(connection, pipeline, run_key, rows)
             connection.execute(delete(in_flight).where(in_flight.c.run_key == run_key))
-            studies = select(rows.c.study_key).where(rows.c.study_key.is_not(None)).distinct()
-            open_rows = stage_query(connection, studies, _STUDY_KEYS, ["study_key"])
-            insert_missing(
-                connection, in_flight, open_rows, ["study_key", "datastore_id", "run_key"], run_key=run_key, **constants
-            )
+            values = {"study_key": rows.c.study_key} | _literals(constants | {"run_key": run_key})
+            studies = select(*values.values()).where(rows.c.study_key.is_not(None)).distinct()
+            connection.execute(insert(in_flight).from_select(list(values), studies))
 
-    def settle(self, pipeline: str, run_key: str, dispositions: pl.DataFrame | Iterable[pl.DataFrame]) -> None:
+    def settle(
+        self,
+        pipeline: str,
+        run_key: str,
+        dispositions: pl.DataFrame | Iterable[pl.DataFrame],
+        open_studies: Iterable[str] = (),
+    ) -> None:
         """Add words about arrivals that a run holds; a repeated word is not added again.
 
         What the run has released stays released: a later audit of the same run does not unsay it.
@@ -115,6 +116,8 @@ class Words(Store):
             The run that holds them.
         dispositions
             `records.DISPOSITIONS`, in one frame or frame by frame; their key and size are not written.
+        open_studies
+            Study Instance UIDs with arrivals that the run has not decided on: they stay in flight.
 
         Raises
         ------
@@ -128,10 +131,12 @@ class Words(Store):
             rows = stage(connection, map(_shape_dispositions, frames), _GIVEN, ["arrival_id"])
             news = _stage_news(connection, pipeline, rows, arrivals.c.run_key == run_key)
             _need_all_held(connection, pipeline, run_key, rows, news)
-            _insert_verdicts(connection, pipeline, news)
+            if not _has_verdict(connection, pipeline, news):
+                _insert_verdicts(connection, pipeline, news)
+            _name_studies(connection, pipeline, news)
             say(connection, run_key, news, now)
             _update_owed(connection, pipeline, run_key, rows, news)
-            _end_flights(connection, pipeline, run_key, rows)
+            _end_flights(connection, run_key, rows, open_studies)
 
     def settle_siblings(self, datastore_id: str, run_key: str, studies: pl.Series) -> int:
         """Release the files that other runs hold only because these studies were held; return their number.
@@ -231,7 +236,7 @@ def _stage_news(connection: Connection, pipeline: str, rows: Table, held: Column
         .where(held)
     )
     with disable_joins(connection, "hashjoin", "nestloop"):
-        return stage_query(connection, query, _NEWS, ["arrival_id"])
+        return stage_query(connection, query, _NEWS)
 
 
 def _need_all_held(connection: Connection, pipeline: str, run_key: str, rows: Table, news: Table) -> None:
@@ -242,28 +247,66 @@ def _need_all_held(connection: Connection, pipeline: str, run_key: str, rows: Ta
     LedgerError
         If not; the text has their number.
     """
-    given = connection.execute(select(func.count()).select_from(rows)).scalar_one()
-    found, distinct = connection.execute(
-        select(func.count(), func.count(news.c.arrival_id.distinct())).select_from(news)
-    ).one()
-    if found > distinct:
-        doubled = given - connection.execute(select(func.count(rows.c.arrival_id.distinct()))).scalar_one()
-        raise LedgerError(f"{doubled} arrivals have more than one disposition: give each exactly one")
+    given, found = _count(connection, rows), _count(connection, news)
+    distinct = connection.execute(select(func.count(rows.c.arrival_id.distinct()))).scalar_one()
+    if given > distinct:
+        raise LedgerError(f"{given - distinct} arrivals have more than one disposition: give each exactly one")
     if found < given:
         need_held(connection, pipeline, run_key, rows)
 
 
+def _count(connection: Connection, rows: Table) -> int:
+    return int(connection.execute(select(func.count()).select_from(rows)).scalar_one())
+
+
+def _literals(constants: dict[str, Any]) -> dict[str, Any]:
+    return {name: literal(value) for name, value in constants.items()}
+
+
+def _write_verdicts(connection: Connection, run_key: str, rows: Table, constants: dict[str, Any]) -> int:
+    """Write the staged verdicts on arrivals of the run over earlier ones; return the number of those that are new."""
+    held = and_(
+        arrivals.c.arrival_id == rows.c.arrival_id,
+        arrivals.c.pipeline == constants["pipeline"],
+        arrivals.c.run_key == run_key,
+    )
+    values = {name: rows.c[name] for name in _VERDICTS} | _literals(constants)
+    known = exists().where(verdicts.c.arrival_id == rows.c.arrival_id, verdicts.c.pipeline == constants["pipeline"])
+    source = select(*values.values()).join_from(rows, arrivals, held).where(~known).order_by(rows.c.arrival_id)
+    written = connection.execute(insert(verdicts).from_select(list(values), source)).rowcount
+    if written < _count(connection, rows):
+        same = and_(verdicts.c.arrival_id == rows.c.arrival_id, verdicts.c.pipeline == constants["pipeline"])
+        changes = {name: value for name, value in values.items() if name not in {"arrival_id", "pipeline"}}
+        differs = or_(*(verdicts.c[name].is_distinct_from(value) for name, value in changes.items()))
+        connection.execute(update(verdicts).where(same, differs).values(changes))
+    return written
+
+
+def _has_verdict(connection: Connection, pipeline: str, news: Table) -> bool:
+    """Return whether one of the staged arrivals has a verdict: validate records all of a run or none."""
+    one = select(news.c.arrival_id).limit(1).scalar_subquery()
+    known = exists().where(verdicts.c.arrival_id == one, verdicts.c.pipeline == pipeline)
+    return bool(connection.scalar(select(known)))
+
+
 def _insert_verdicts(connection: Connection, pipeline: str, news: Table) -> None:
-    """Keep the UIDs of arrivals that an older Airlock has validated, and studies that were found out since."""
+    """Keep the UIDs of arrivals that an older Airlock has validated, or whose kind records no verdicts."""
     named = select(*(news.c[name] for name in ("arrival_id", *_UIDS, "study_key"))).where(
         or_(*(news.c[name].is_not(None) for name in _UIDS))
     )
     _insert_absent(connection, verdicts, named.subquery(), pipeline=pipeline)
-    same = and_(verdicts.c.arrival_id == news.c.arrival_id, verdicts.c.pipeline == pipeline)
-    unread = func.coalesce(verdicts.c.study_instance_uid, "") == ""  # audit has found the study by key or folder
-    found = and_(unread, news.c.study_key.is_not(None), news.c.study_instance_uid != "")
-    values = {name: news.c[name] for name in ("study_key", "study_instance_uid")}
-    connection.execute(update(verdicts).where(same, found).values(values))
+
+
+def _name_studies(connection: Connection, pipeline: str, news: Table) -> None:
+    """Write the studies of unread files, which audit has found out, to their verdicts."""
+    unread = func.coalesce(news.c.sop_instance_uid, "") == ""
+    columns = (news.c[name] for name in _FOUND)
+    query = select(*columns).where(unread, func.coalesce(news.c.study_instance_uid, "") != "")
+    rows = stage_query(connection, query, _FOUND, ["arrival_id"])
+    same = and_(verdicts.c.arrival_id == rows.c.arrival_id, verdicts.c.pipeline == pipeline)
+    unknown = func.coalesce(verdicts.c.study_instance_uid, "") == ""
+    values = {name: rows.c[name] for name in ("study_key", "study_instance_uid")}
+    connection.execute(update(verdicts).where(same, unknown).values(values))
 
 
 def _insert_absent(connection: Connection, table: Table, rows: Any, **constants: Any) -> None:
@@ -277,33 +320,41 @@ def _insert_absent(connection: Connection, table: Table, rows: Any, **constants:
 
 def _update_owed(connection: Connection, pipeline: str, run_key: str, rows: Table, news: Table) -> None:
     """Owe the objects of new words that were settled without being read; the others are owed no longer."""
-    new, again = _select_settled(pipeline, news)
-    owe(connection, pipeline, run_key, stage_query(connection, new.where(again), OBJECTS, ["key"]))
-    taken = exists().where(owed.c.taken_by == run_key, owed.c.key == arrivals.c.key, owed.c.pipeline == pipeline)
-    settled, again = _select_settled(pipeline, rows)
-    pay(connection, pipeline, stage_query(connection, settled.where(taken, ~again), OBJECTS, ["key"]))
-
-
-def _select_settled(pipeline: str, rows: Table) -> tuple[Select[Any], ColumnElement[bool]]:
-    """Return the query for the `OBJECTS` of staged words, and the condition that one must come again."""
-    held = and_(arrivals.c.arrival_id == rows.c.arrival_id, arrivals.c.pipeline == pipeline)
-    columns = arrivals.c.arrival_id, arrivals.c.bucket, arrivals.c.key, rows.c.reason
-    comes_again = func.coalesce(rows.c.reason, "").in_([str(reason) for reason in COME_AGAIN])
-    return select(*columns).join_from(rows, arrivals, held), comes_again
-
-
-def _end_flights(connection: Connection, pipeline: str, run_key: str, rows: Table) -> None:
-    """End the flight of the settled studies, except those with arrivals that the run has not decided on."""
-    of_run = and_(arrivals.c.run_key == run_key, arrivals.c.pipeline == pipeline)
-    is_open = exists().where(
-        verdicts.c.study_key == in_flight.c.study_key,
-        verdicts.c.pipeline == pipeline,
-        arrivals.c.arrival_id == verdicts.c.arrival_id,
-        of_run,
-        ~is_settled(arrivals),
+    comes_again = news.c.reason.in_([str(reason) for reason in COME_AGAIN])
+    again = stage_query(
+        connection, select(news.c.arrival_id, news.c.reason).where(comes_again), _REASONS, ["arrival_id"]
     )
-    settled = in_flight.c.study_key.in_(select(rows.c.study_key))
-    connection.execute(delete(in_flight).where(in_flight.c.run_key == run_key, settled, ~is_open))
+    held = and_(arrivals.c.arrival_id == again.c.arrival_id, arrivals.c.pipeline == pipeline)
+    columns = arrivals.c.arrival_id, arrivals.c.bucket, arrivals.c.key, again.c.reason
+    objects = select(*columns).join_from(again, arrivals, held)
+    owe(connection, pipeline, run_key, stage_query(connection, objects, OBJECTS, ["key"]))
+    if connection.scalar(select(exists().where(owed.c.taken_by == run_key, owed.c.pipeline == pipeline))):
+        _pay_settled(connection, pipeline, run_key, rows)
+
+
+def _pay_settled(connection: Connection, pipeline: str, run_key: str, rows: Table) -> None:
+    """Forget that objects were owed which the run has taken and which its staged words have settled."""
+    taken = and_(
+        owed.c.key == arrivals.c.key, owed.c.bucket == arrivals.c.bucket, owed.c.pipeline == arrivals.c.pipeline
+    )
+    comes_again = func.coalesce(rows.c.reason, "").in_([str(reason) for reason in COME_AGAIN])
+    columns = arrivals.c.arrival_id, arrivals.c.bucket, arrivals.c.key, rows.c.reason
+    query = (
+        select(*columns)
+        .join_from(owed, arrivals, taken)
+        .join(rows, rows.c.arrival_id == arrivals.c.arrival_id)
+        .where(owed.c.taken_by == run_key, owed.c.pipeline == pipeline, arrivals.c.run_key == run_key, ~comes_again)
+    )
+    pay(connection, pipeline, stage_query(connection, query, OBJECTS, ["key"]))
+
+
+def _end_flights(connection: Connection, run_key: str, rows: Table, open_studies: Iterable[str]) -> None:
+    """End the flight of the settled studies, except of those with arrivals that the run has not decided on."""
+    settled = select(rows.c.study_key).where(rows.c.study_key.is_not(None)).distinct()
+    keys = pl.Series([study_key(uid) for uid in open_studies], dtype=pl.String)
+    stay = select(stage_values(connection, keys, "study_key").c.study_key)
+    ended = and_(in_flight.c.study_key.in_(settled), in_flight.c.study_key.not_in(stay))
+    connection.execute(delete(in_flight).where(in_flight.c.run_key == run_key, ended))
 
 
 def _shape_verdicts(given: pl.DataFrame) -> pl.DataFrame:
