@@ -102,7 +102,7 @@ def _stage(
     connection: Connection,
     rows: pl.DataFrame | Iterable[pl.DataFrame],
     schema: pl.Schema,
-    key: Sequence[str],  # a few rows need no index
+    key: Sequence[str] = (),  # a few rows need no index
 ) -> Table:
     """Return a temporary table with these rows, as `airlock.ledger.frames.stage`."""
     number = connection.info[_COUNT]

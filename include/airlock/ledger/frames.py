@@ -88,7 +88,7 @@ def uid_frame(uids: pl.Series, name: str) -> pl.DataFrame:
 
 
 def stage(
-    connection: Connection, frames: pl.DataFrame | Iterable[pl.DataFrame], schema: pl.Schema, key: Sequence[str]
+    connection: Connection, frames: pl.DataFrame | Iterable[pl.DataFrame], schema: pl.Schema, key: Sequence[str] = ()
 ) -> Table:
     """Return a new temporary table with these rows, for queries of the same transaction to join with.
 
@@ -99,13 +99,14 @@ def stage(
     frames, schema
         The rows, in one frame or frame by frame, and the columns to stage.
     key
-        The columns that queries join on.
+        The columns that queries join on. Without one the rows are only read from the first to the last: they get no
+        index, and a statement that joins them has to choose how (`disable_joins`).
     """
     table = _create_staged(connection, schema)
     fill = _copy_in if connection.dialect.name == "postgresql" else _insert
     for frame in (frames,) if isinstance(frames, pl.DataFrame) else frames:
         fill(connection, table, select_schema(frame, schema))
-    return _index_staged(connection, table, key)
+    return _index_staged(connection, table, key) if key else table
 
 
 def stage_query(connection: Connection, query: Select[Any], schema: pl.Schema, key: Sequence[str] = ()) -> Table:

@@ -90,7 +90,7 @@ class Words(Store):
         frames = map(_shape_verdicts, (given,) if isinstance(given, pl.DataFrame) else given)
         with self._writing(scope(pipeline)) as connection:
             need_run(connection, run_key, pipeline)
-            rows = stage(connection, frames, _VERDICTS, ["arrival_id"])
+            rows = stage(connection, frames, _VERDICTS)
             constants = {"pipeline": pipeline, "datastore_id": datastore_id}
             if _write_verdicts(connection, run_key, rows, constants) < _count(connection, rows):
                 need_held(connection, pipeline, run_key, rows)
@@ -128,7 +128,7 @@ class Words(Store):
         now = datetime.now(UTC)
         with self._writing(scope(pipeline)) as connection:
             need_run(connection, run_key, pipeline)
-            rows = stage(connection, map(_shape_dispositions, frames), _GIVEN, ["arrival_id"])
+            rows = stage(connection, map(_shape_dispositions, frames), _GIVEN)
             news = _stage_news(connection, pipeline, rows, arrivals.c.run_key == run_key)
             _need_all_held(connection, pipeline, run_key, rows, news)
             if not _has_verdict(connection, pipeline, news):
@@ -273,7 +273,8 @@ def _write_verdicts(connection: Connection, run_key: str, rows: Table, constants
     values = {name: rows.c[name] for name in _VERDICTS} | _literals(constants)
     known = exists().where(verdicts.c.arrival_id == rows.c.arrival_id, verdicts.c.pipeline == constants["pipeline"])
     source = select(*values.values()).join_from(rows, arrivals, held).where(~known).order_by(rows.c.arrival_id)
-    written = connection.execute(insert(verdicts).from_select(list(values), source)).rowcount
+    with disable_joins(connection, "hashjoin", "nestloop"):
+        written = connection.execute(insert(verdicts).from_select(list(values), source)).rowcount
     if written < _count(connection, rows):
         same = and_(verdicts.c.arrival_id == rows.c.arrival_id, verdicts.c.pipeline == constants["pipeline"])
         changes = {name: value for name, value in values.items() if name not in {"arrival_id", "pipeline"}}
