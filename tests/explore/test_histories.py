@@ -19,13 +19,8 @@ if TYPE_CHECKING:
 NUMBERS = range(24)
 
 
-OPEN = {"of equal copies in one delivery the newest counts"}  # not cured yet
-
-
 @pytest.mark.parametrize("name", KNOWN)
-def test_a_known_history(world: World, request: pytest.FixtureRequest, name: str) -> None:
-    if name in OPEN:
-        request.applymarker(pytest.mark.xfail(raises=AssertionError, strict=False, reason="not cured yet"))
+def test_a_known_history(world: World, name: str) -> None:
     played = play(world, KNOWN[name], Coverage())
     assert not played.violations, "\n".join(played.timeline)
 

@@ -14,7 +14,7 @@ from airlock.reasons import Reason
 from airlock.records import ARRIVALS, Disposition, Verdict, count_parts
 from airlock.stages.batches import find_begun_batches
 from airlock.stages.buffer import Buffered, find_buffered, find_shards
-from airlock.stages.content_order import FileClocks, find_late, format_clock, refuse_late
+from airlock.stages.content_order import FileClocks, find_late, find_spare, format_clock, refuse_late
 from airlock.stages.resources import claim_resources
 from airlock.storage.spool import Partitions
 
@@ -96,15 +96,17 @@ def _decide_where(
 
 
 def _stop_duplicates(run: Run[CcdaPipeline], rows: pl.DataFrame) -> pl.DataFrame:
-    """Stop documents of one id, all but the first if their contents are equal, and those that were converted before."""
+    """Stop documents of one id, all but the newest if their contents are equal, and those that came before."""
     twins = rows.filter(pl.col("verdict") == Verdict.ACCEPT).group_by("document_id")
     rows = rows.join(twins.agg(contents=pl.col("content_digest").n_unique()), on="document_id", how="left")
     rows = rows.sort("key", "arrival_id")
     other = "the delivery brings this ClinicalDocument.id with several contents"
     rows = _decide_where(rows, pl.col("contents") > 1, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, other)
-    again = (pl.col("verdict") == Verdict.ACCEPT).cum_sum().over("document_id") > 1
-    rows = _decide_where(rows, again, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, "within the delivery")
     store, keys = name_document_store(run.pipeline), _make_claims(run, rows)
+    spare = find_spare(run, store, keys)
+    again = pl.col("arrival_id").is_in(spare["arrival_id"].implode())
+    rows = _decide_where(rows, again, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, "within the delivery")
+    keys = keys.join(spare, on="arrival_id", how="anti", maintain_order="left")
     known = run.ledger.known_resources(store, keys, except_run=run.holder)
     rows = _stop_late(rows, find_late(run, store, keys))
     if run.redrive is not None:

@@ -28,6 +28,7 @@ from airlock.stages.content_order import (
     FileClocks,
     find_confirmed,
     find_late,
+    find_spare,
     format_clock,
     read_clock,
     read_last_updated,
@@ -267,7 +268,7 @@ def _stop_duplicates(
     """Stop duplicates within the delivery and of the data store; add resources and references to the resolver."""
     for part in units:
         older.add(_find_older_stopped(run, part))
-        decided = _stop_stored(run, _stop_twins(_stop_older_twins(run, part)))
+        decided = _stop_stored(run, _stop_twins(run, _stop_older_twins(run, part)))
         resolver.add_resources(decided.filter(pl.col("resource_id").is_not_null()))
         resolver.add_references(_select_accepted(decided))
         yield decided
@@ -309,13 +310,14 @@ def _stop_older_twins(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.Dat
     return _decide_where(units, older, Verdict.IGNORE, Reason.NEWER_CONTENT, detail).drop("several", "newest")
 
 
-def _stop_twins(units: pl.DataFrame) -> pl.DataFrame:
-    """Stop units of one resource: all but the first if their contents are equal, else all of them."""
+def _stop_twins(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
+    """Stop units of one resource: all but the newest if their contents are equal, else all of them."""
     twins = _select_accepted(units).group_by(_RESOURCE).agg(contents=pl.col("content_digest").n_unique())
     units = units.join(twins, on=_RESOURCE, how="left", maintain_order="left")
     other = pl.lit("the delivery brings this type and id with several contents")
     units = _decide_where(units, pl.col("contents") > 1, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, other)
-    again = (pl.col("verdict") == Verdict.ACCEPT).cum_sum().over(_RESOURCE) > 1
+    spare = find_spare(run, run.pipeline.datastore_id, _select_accepted(units).select("row", *CLAIMS.names()))
+    again = pl.col("row").is_in(spare["row"].implode())
     units = _decide_where(units, again, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, pl.lit(_WITHIN_DELIVERY))
     return units.drop("contents")
 

@@ -34,6 +34,8 @@ FILE_CLOCKS = schema(
 )
 DECIDED = ("order_verdict", "order_reason", "order_detail")
 _FIELD = "as_of"  # of a delivery's manifest
+# Of equal copies, one that may follow the known content counts before one in doubt, and that before an older one.
+_TURNS = {Verdict.ACCEPT.value: 1, Verdict.QUARANTINE.value: 2, Verdict.IGNORE.value: 3}
 
 
 def list_clocks(order: Order) -> tuple[str, ...]:
@@ -179,6 +181,30 @@ def find_late(run: Run[ClinicalPipeline], datastore_id: str, claims: pl.DataFram
     """
     known = run.ledger.contents_of(datastore_id, claims.select(*IDENTITY), except_run=run.holder)
     return judge(run, claims.join(known, on=[*IDENTITY]))
+
+
+def find_spare(run: Run[ClinicalPipeline], datastore_id: str, claims: pl.DataFrame) -> pl.DataFrame:
+    """Return the copies that do not count, of claims that have one content for each resource.
+
+    The content of a resource is as new as its newest copy. Of copies that the known content allows alike, the one with
+    the newest clocks counts, and of those the first.
+
+    Parameters
+    ----------
+    run, datastore_id, claims
+        As for `find_late`; more columns stay.
+    """
+    copies = claims.filter(pl.len().over(*IDENTITY) > 1).with_row_index("copy")
+    if copies.is_empty():
+        return claims.clear()
+    newest = [read_clock(name) for name in list_clocks(run.pipeline.order)]
+    in_order = copies.sort(newest, descending=True, nulls_last=True, maintain_order=True)
+    of_files = in_order.unique(["arrival_id", *IDENTITY], keep="first", maintain_order=True)
+    late = find_late(run, datastore_id, of_files).select("arrival_id", *IDENTITY, "order_verdict")
+    judged = of_files.join(late, on=["arrival_id", *IDENTITY], how="left", maintain_order="left")
+    turn = pl.col("order_verdict").replace_strict(_TURNS, default=0, return_dtype=pl.Int64)
+    counting = judged.sort(turn, maintain_order=True).unique([*IDENTITY], keep="first", maintain_order=True)
+    return copies.join(counting, on="copy", how="anti", maintain_order="left").drop("copy")
 
 
 def judge(run: Run[ClinicalPipeline], contested: pl.DataFrame) -> pl.DataFrame:

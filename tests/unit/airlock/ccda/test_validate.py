@@ -6,6 +6,7 @@ import gzip
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import pytest
 
 from airlock.ccda.normalize import normalize
 from airlock.ccda.records import DOCUMENT, DOCUMENTS, VERDICTS
@@ -47,6 +48,15 @@ def test_every_document_has_one_verdict(world: World) -> None:
 def test_of_equal_twins_the_first_is_taken_packed_or_not(world: World) -> None:
     run = validated(world, {"a.xml.gz": gzip.compress(ccd(1)), **{f"{name}.xml": ccd(1) for name in "bcdefg"}})
     assert words(run) == {"a.xml.gz": ACCEPTED, **{f"{name}.xml": TWICE for name in "bcdefg"}}
+
+
+@pytest.mark.parametrize("days", [(1, 3), (3, 1)])
+def test_of_equal_twins_the_newest_counts(world: World, days: tuple[int, int]) -> None:
+    order = {"order": {"across_keys": "key_date"}}
+    converted(validated(world, {"2020/01/02/a.xml": ccd(1, problems=2)}, source=order))
+    keys = [f"{folder}/2020/01/{day:02}/a.xml" for folder, day in zip("ab", days, strict=True)]
+    run = validated(world, dict.fromkeys(keys, ccd(1)), "two", source=order)
+    assert words(run) == {key: ACCEPTED if "/03/" in key else TWICE for key in keys}
 
 
 def test_of_unequal_twins_none(world: World) -> None:

@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airlock.clinical.normalize import normalize
+from airlock.clinical.parse import parse
 from airlock.clinical.records import OPERATION_OUTCOMES, REWRITES, VERDICTS
 from airlock.clinical.validate import validate
 from airlock.run import Run
-from tests.unit.airlock.clinical.books import ndjson, observation, organization, patient, pipeline
+from airlock.stages.buffer import buffer
+from airlock.storage.s3uri import S3Uri
+from tests.unit.airlock.clinical.books import ndjson, observation, organization, patient, pipeline, put
 from tests.unit.airlock.clinical.world import (
     Store,
     begun,
     bundle,
     entry,
+    file_names,
     imported,
     pretty,
     validated,
@@ -35,6 +39,24 @@ URN = "urn:uuid:11111111-2222-4333-8444-555555555555"
 ACCEPTED, LOST = ("accept", None), ("quarantine", "unresolved_reference")
 TWICE = ("duplicate", "duplicate_same_content")
 OTHERWISE = ("quarantine", "duplicate_other_content")
+
+
+BY_UPDATE = {"order": {"across_keys": "last_updated"}}
+
+
+def updated(day: int | None, **more: Any) -> dict[str, Any]:
+    """Return patient p1 as it was updated on a day of 2026; a day that no month has is a year."""
+    if day is None:
+        return patient("p1", **more)
+    moment = f"{day}-01-01" if day > 31 else f"2026-01-{day:02}"
+    return patient("p1", meta={"lastUpdated": f"{moment}T00:00:00Z"}, **more)
+
+
+def the_counting(run: Run[Any]) -> tuple[str, tuple[str, str | None]]:
+    """Return the file and the word of the one unit that is no duplicate."""
+    names = file_names(run)
+    (row,) = (row for row in verdicts(run) if row["verdict"] != "duplicate")
+    return names[row["arrival_id"]].removesuffix(".ndjson"), (row["verdict"], row["reason"])
 
 
 def outcomes(run: Run[Any]) -> list[dict[str, Any]]:
@@ -125,6 +147,39 @@ class TestTwins:
         run = validated(world, {"a.ndjson": [P1, patient("p1", gender="other")], "b.ndjson": [P1, P2]})
         counts = Counter((row["verdict"], row["reason"]) for row in verdicts(run))
         assert counts == {OTHERWISE: 3, ACCEPTED: 1}
+
+    @pytest.mark.parametrize("days", [(1, 3), (3, 1), (1, 3, 2), (None, 3), (3, None), (2999, 3)])
+    def test_of_equal_ones_the_newest_counts(self, world: World, days: tuple[int | None, ...]) -> None:
+        imported(validated(world, {"a.ndjson": [updated(2, gender="other")]}, source=BY_UPDATE))
+        files = {f"{number}.ndjson": [updated(day)] for number, day in enumerate(days)}
+        assert the_counting(validated(world, files, "two", source=BY_UPDATE)) == (str(days.index(3)), ACCEPTED)
+
+    @pytest.mark.parametrize("days", [(1, 3), (3, 1)])
+    def test_of_equal_ones_in_a_file_the_newest_counts(self, world: World, days: tuple[int, ...]) -> None:
+        imported(validated(world, {"a.ndjson": [updated(2, gender="other")]}, source=BY_UPDATE))
+        run = validated(world, {"0.ndjson": [updated(day) for day in days]}, "two", source=BY_UPDATE)
+        assert {row["line"]: row["verdict"] for row in verdicts(run)} == {
+            1 + days.index(3): "accept",
+            1 + days.index(1): "duplicate",
+        }
+
+    @pytest.mark.parametrize(("day", "word"), [(1, ("ignore", "newer_content")), (2, ("accept", "order_unknown"))])
+    def test_of_equal_ones_that_are_all_older_or_as_old_the_first_counts(
+        self, world: World, day: int, word: tuple[str, str]
+    ) -> None:
+        imported(validated(world, {"a.ndjson": [updated(2, gender="other")]}, source=BY_UPDATE))
+        files = {f"{number}.ndjson": [updated(day)] for number in range(2)}
+        assert the_counting(validated(world, files, "two", source=BY_UPDATE)) == ("0", word)
+
+    def test_of_equal_ones_one_that_takes_the_place_of_the_known_content_counts(self, world: World) -> None:
+        imported(validated(world, {"0.ndjson": [updated(3, gender="other")]}, source=BY_UPDATE))
+        put(world, "one", {"0.ndjson": [updated(1)]})
+        put(world, "two", {"0.ndjson": [updated(2)]})
+        run = Run(pipeline(source=BY_UPDATE), "two", None, S3Uri("archive", "in/"), world.s3, world.ledger)
+        for shard in buffer(run).shards:
+            parse(run, shard)
+        assert validate(run, None) == {"accept": 1, "duplicate": 1}
+        assert the_counting(run) == ("one/0", ACCEPTED)
 
     def test_a_decimals_digits_are_content(self, world: World) -> None:
         weight = json.dumps(observation("o1", "p1", valueQuantity={"value": 70.1}))
