@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from random import Random
 from typing import TYPE_CHECKING
 
-from tests.explore.generate import generate
+from tests.explore.aim import Aim
+from tests.explore.generate import large, small
 from tests.explore.play import Coverage, Player
 from tests.explore.serial import check_serial
 from tests.explore.shrink import shrink, signature
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
     from tests.explore.play import Played
     from tests.explore.world import World
 
-SERIAL_EVERY, AUDITED_EVERY = 5, 3  # histories, of which one is compared with serial orders, or audited twice
+SERIAL_EVERY, AUDITED_EVERY = 7, 3  # histories, of which one is compared with serial orders, or audited twice
+_SMALL_FIRST = 9  # histories of each process before it aims
+_PLAN = "kkokrkor"  # kill at a rare point, overtake at one, random: the turns of a process
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,11 @@ def explore(
     """
     search = Search(seed)
     begun, begun_cpu = time.monotonic(), time.process_time()
-    number = first
+    number, aim = first, Aim(first, every)
     while time.monotonic() - begun < seconds:
-        history = generate(seed, number)
-        checks = Checks(number % SERIAL_EVERY == 0, number % AUDITED_EVERY == 0, number, without)
+        history = _choose(seed, number, aim, search.coverage)
+        turn = number // every
+        checks = Checks(turn % SERIAL_EVERY == 0, turn % AUDITED_EVERY == 0, number, without)
         found = play(world, history, search.coverage, checks)
         search.histories += 1
         search.kinds[history.kind] += 1
@@ -111,6 +116,17 @@ def explore(
             break
         number += every
     return search
+
+
+def _choose(seed: int, number: int, aim: Aim, coverage: Coverage) -> History:
+    """Return the next history: one that stops a run where that has happened least, or a random one."""
+    turn = number // aim.every
+    if turn < _SMALL_FIRST:
+        return small(seed, number)
+    what = _PLAN[turn % len(_PLAN)]
+    rng = Random(f"{seed}/{number}/aim")  # it replays, it guards nothing
+    aimed = aim.at(coverage, rng, fatal=what == "k") if what != "r" else None
+    return aimed or large(seed, number, rng)
 
 
 def play(world: World, history: History, coverage: Coverage, checks: Checks = ALL_CHECKS) -> Played:

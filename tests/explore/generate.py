@@ -1,7 +1,7 @@
 """Histories from a seed and a number: the same two always make the same one.
 
-Most are random. Every third one sweeps: its first run is killed at a point whose number grows with the history's, and
-another run goes on to its end before the first is cleared, so that in time every point is one where a run was killed.
+Most are random. Every fourth one is small and goes without a hitch: from these `aim` makes the histories in which a run
+is killed at a certain point, or is overtaken there.
 """
 
 from __future__ import annotations
@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MOST_POINTS = 150  # of a run; one that is over before is not killed
+TURNS = 12  # histories after which the kinds begin again
+_SECOND = (
+    "ct 1.1.2",
+    "ct 1.2.1",
+    "bad 1.1.2",
+    "noframes 1.1.2",
+    "cut 1.1.2",
+    "header 1.1.1",
+    "pixels 1.1.1",
+    "ct 1.1.1",
+)
 _KINDS = ("ct",) * 14 + ("bad", "bad", "noframes", "cut", "garbage", "empty", "header", "pixels")
 _REDRIVE = ("element_too_long", "study_incomplete", "sibling_unread")
 _VARIANTS = "aaabbc"
@@ -24,44 +35,49 @@ _VARIANTS = "aaabbc"
 def generate(seed: int, number: int) -> History:
     """Return a history."""
     rng = Random(f"{seed}/{number}")  # it replays, it guards nothing
-    turn, lap = number % 12, number // 12
-    if turn in _SWEEPS:
-        return _SWEEPS[turn](rng, 1 + (lap + seed) % MOST_POINTS)
+    turn = number % TURNS
+    if turn in _SMALL:
+        return _SMALL[turn](rng)
     return _RANDOM[turn % len(_RANDOM)](rng)
 
 
-def _sweep_imaging(rng: Random, point: int) -> History:
-    uploads, runs = _images(rng), _imaging_runs(rng, 2)
-    return History("kill imaging", runs, (*uploads, *_killed_at(rng, point, "A", "B")))
+def _small_imaging(rng: Random) -> History:
+    """Two runs bring two files: at least one is good, and the other may hold its study."""
+    contents = ["ct 1.1.1", rng.choice(_SECOND)]
+    rng.shuffle(contents)
+    uploads = [Upload(f"in/{folder}/1.dcm", content) for folder, content in zip("ab", contents, strict=True)]
+    other = "second" if rng.random() < 0.2 else "first"
+    runs = {"A": RunPlan("first", "in/a/"), "B": RunPlan(other, rng.choice(("in/b/", "in/b/", "")))}
+    return History("small imaging", runs, (*uploads, Go("A"), Go("B")))
 
 
-def _sweep_redrive(rng: Random, point: int) -> History:
-    """Kill a redrive: of a study whose bad file has been mended, or not."""
-    uploads = _images(rng)
-    bad = [step for step in uploads if step.content.startswith(("bad", "cut"))] or [uploads[-1]]
-    spoiled = [step if step.key != bad[0].key else Upload(step.key, f"bad {_uid(step)}") for step in uploads]
-    mended = [Upload(bad[0].key, f"ct {_uid(bad[0])}")] if rng.random() < 0.6 else []
-    runs = {"first": RunPlan("first"), "A": RunPlan("first", reasons=_REDRIVE), "B": _imaging_runs(rng, 1)["A"]}
-    steps = (*spoiled, Go("first"), Wait(24), *mended, *_killed_at(rng, point, "A", "B"))
-    return History("kill a redrive", runs, steps)
+def _small_redrive(rng: Random) -> History:
+    """A redrive of a study whose bad file has been mended, or not."""
+    bad = Upload("in/a/1.dcm", rng.choice(("bad 1.1.1", "bad 1.1.1", "cut 1.1.1")))
+    mended = [Upload(bad.key, "ct 1.1.1")] if rng.random() < 0.6 else []
+    good = [Upload("in/a/2.dcm", "ct 1.1.2")] if rng.random() < 0.6 else []
+    runs = {"first": RunPlan("first"), "A": RunPlan("first", reasons=_REDRIVE), "B": RunPlan("first", "in/a/")}
+    return History("small redrive", runs, (bad, *good, Go("first"), Wait(24), *mended, Go("A"), Go("B")))
 
 
-def _sweep_clinical(rng: Random, point: int) -> History:
+def _small_clinical(rng: Random) -> History:
+    """Two runs bring resources of the same patients on two days."""
     runs = {"A": RunPlan("records", "fhir/a/"), "B": RunPlan("records", rng.choice(("fhir/b/", "")))}
-    early = [Upload("fhir/a/1.ndjson", f"fhir {_resources(rng)}")]
-    late = [Upload("fhir/b/1.ndjson", f"fhir {_resources(rng)}")]
-    killed = _killed_at(rng, point, "A", "B")
-    return History("kill clinical", runs, (*early, killed[0], Wait(24), *late, *killed[1:]))
+    first, second = (Upload(f"fhir/{folder}/1.ndjson", f"fhir {_resources(rng)}") for folder in "ab")
+    together = rng.random() < 0.5
+    steps = (first, second, Go("A"), Go("B")) if together else (first, Go("A"), Wait(24), second, Go("B"))
+    return History("small clinical", runs, steps)
 
 
-def _killed_at(rng: Random, point: int, killed: str, other: str) -> list[Step]:
-    begun: list[Step] = [Go(killed, point, fatal=True)]
-    if rng.random() < 0.2:
-        begun = [Go(killed, point)]
-    after: list[Step] = [GiveUp(killed)] if rng.random() < 0.3 else []
-    return (
-        [*begun, *after, Go(other), Clear(killed)] if rng.random() < 0.5 else [*begun, Go(other), *after, Clear(killed)]
-    )
+def small(seed: int, number: int) -> History:
+    """Return a small history."""
+    turns = sorted(_SMALL)
+    return generate(seed, number * TURNS + turns[number % len(turns)])
+
+
+def large(seed: int, number: int, rng: Random) -> History:
+    """Return a random history of one of the other kinds."""
+    return generate(seed, number * TURNS + rng.choice([turn for turn in range(TURNS) if turn not in _SMALL]))
 
 
 def _overlap(rng: Random) -> History:
@@ -155,9 +171,5 @@ def _change(rng: Random, later: list[Upload], uploads: list[Upload]) -> Step:
     return Remove(one.key)
 
 
-_SWEEPS: dict[int, Callable[[Random, int], History]] = {
-    0: _sweep_imaging,
-    4: _sweep_clinical,
-    8: _sweep_redrive,
-}
+_SMALL: dict[int, Callable[[Random], History]] = {0: _small_imaging, 4: _small_clinical, 8: _small_redrive}
 _RANDOM: tuple[Callable[[Random], History], ...] = (_overlap, nights, _clinical, _overlap, nights)

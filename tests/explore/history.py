@@ -9,6 +9,8 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+STAGES = ("receive", "buffer", "parse", "validate", "normalize", "import", "audit", "route")  # of a run
+
 
 @dataclass(frozen=True)
 class Upload:
@@ -45,17 +47,18 @@ class Wait:
 
 @dataclass(frozen=True)
 class Go:
-    """A run goes on: to its end, for so many calls or up to a stage; there it waits, or its worker is killed."""
+    """A run goes on: to its end, for so many calls, up to a stage or a point; there it waits, or is killed."""
 
     run: str
     points: int | None = None
     fatal: bool = False
     until: str = ""
+    at: str = ""  # a point, with the number of its line or without it
 
     def __str__(self) -> str:
         end = " and is killed" if self.fatal else ""
-        if self.until:
-            return f"{self.run} goes on up to {self.until}{end}"
+        if self.at or self.until:
+            return f"{self.run} goes on up to {self.at or self.until}{end}"
         return f"{self.run} goes on for {self.points} calls{end}" if self.points else f"{self.run} goes on to its end"
 
 
@@ -75,9 +78,12 @@ class Clear:
 
     run: str
     stage: str = ""
+    at: str = ""  # a point, at which it is killed again, or waits
+    fatal: bool = True
 
     def __str__(self) -> str:
-        return f"somebody clears {self.stage or 'the failed task'} of {self.run} and what follows"
+        what = f"somebody clears {self.stage or 'the failed task'} of {self.run} and what follows"
+        return what + _describe_stop(self.at, self.fatal)
 
 
 @dataclass(frozen=True)
@@ -85,9 +91,12 @@ class GiveUp:
     """The retries of a run's killed task are used up: it counts as failed, and audit runs."""
 
     run: str
+    at: str = ""  # a point, at which it is killed again, or waits
+    fatal: bool = True
 
     def __str__(self) -> str:
-        return f"the killed task of {self.run} counts as failed, the DAG goes on"
+        what = f"the killed task of {self.run} counts as failed, the DAG goes on"
+        return what + _describe_stop(self.at, self.fatal)
 
 
 @dataclass(frozen=True)
@@ -181,6 +190,10 @@ class History:
         plain["steps"] = tuple(_STEPS[name](*values) for name, *values in plain["steps"])
         plain["promised"] = tuple(plain["promised"])
         return cls(**plain)
+
+
+def _describe_stop(at: str, fatal: bool) -> str:
+    return f", up to {at}{' where it is killed' if fatal else ''}" if at else ""
 
 
 def _read_plan(plain: dict[str, Any]) -> RunPlan:

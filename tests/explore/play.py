@@ -13,13 +13,14 @@ from airlock.records import Window
 from airlock.run import RedriveRequest
 from airlock.storage.s3uri import S3Uri
 from tests.explore import contents, quiet
+from tests.explore.aim import WITNESSES, Witness
 from tests.explore.books import Books
 from tests.explore.facts import Facts, Put, Violation
-from tests.explore.history import Clear, GiveBack, GiveUp, Go, Kill, Remove, RunPlan, Upload, Wait
+from tests.explore.history import STAGES, Clear, GiveBack, GiveUp, Go, Kill, Remove, RunPlan, Upload, Wait
 from tests.explore.invariants import AT_EVERY_POINT, TRANSIENT
 from tests.explore.quiet import LAST
 from tests.explore.scheduler import Actor
-from tests.explore.stages import STAGES, DagRun, RunSpec
+from tests.explore.stages import DagRun, RunSpec
 from tests.explore.world import pipelines_of
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ _CLEARS = 3  # of a run that fails again and again, at the end
 class Coverage:
     """The points that were reached, and those at which a run was killed or let others go on."""
 
+    witnesses: dict[Site, list[Witness]] = field(default_factory=dict)
+    locked: set[Site] = field(default_factory=set)  # within transactions, where no run lets others go on
     reached: Counter[Site] = field(default_factory=Counter)
     killed: Counter[Site] = field(default_factory=Counter)
     waited: Counter[Site] = field(default_factory=Counter)
@@ -98,12 +101,15 @@ class Player:
         self.audits_again = audits_again
         self._before = self.reader.read()
         self._version, self._jobs = self.reader.version(), 0
+        self._step = 0  # the number of the present one
 
     def play(self, *, to_the_end: bool = True) -> Played:
         """Do all steps, then bring every run to its end and check what holds in quiet."""
         try:
-            for step in self.history.steps:
+            for number, step in enumerate(self.history.steps):
+                self._step = number
                 self.do(step)
+            self._step = len(self.history.steps)
             if to_the_end:
                 self._come_to_rest()
                 self.played.state = quiet.read_state(self.facts, self.outside.s3, self._before)
@@ -131,10 +137,10 @@ class Player:
                 self._go(step)
             case Kill(name):
                 self._kill(name)
-            case Clear(name, stage):
-                self._clear(name, stage)
-            case GiveUp(name):
-                self._give_up(name)
+            case Clear():
+                self._clear(step)
+            case GiveUp():
+                self._give_up(step)
             case GiveBack(name):
                 self._give_back(name)
         self.check()
@@ -153,8 +159,13 @@ class Player:
             if run.states:
                 return
             run.begin(STAGES[0])
+        self._let_go(run, step)
+
+    def _let_go(self, run: DagRun, step: Go | Clear | GiveUp) -> None:
+        """Let a run go on as far as a step says, and count where it stops."""
         reached = run.actor.reached
-        run.actor.go(step.points, fatal=step.fatal, until=step.until)
+        points, until = (step.points, step.until) if isinstance(step, Go) else (None, "")
+        run.actor.go(points, fatal=step.fatal, until=until, at=step.at)
         counted = self.coverage.killed if step.fatal else self.coverage.waited
         stopped = run.actor.alive or "killed" in run.states.values()
         if stopped and run.actor.reached > reached and run.actor.at:
@@ -202,8 +213,8 @@ class Player:
             run.actor.kill()
             self._after(run)
 
-    def _clear(self, name: str, stage: str) -> None:
-        run = self.runs.get(name)
+    def _clear(self, step: Clear) -> None:
+        run, stage = self.runs.get(step.run), step.stage
         if run is None or run.actor.alive:
             return
         first = run.stopped_at or stage or STAGES[-1]
@@ -212,14 +223,12 @@ class Player:
         if STAGES.index(first) <= STAGES.index("validate"):
             self.facts.validated.discard(run.run.key)
         run.begin(first)
-        run.actor.go(None)
-        self._after(run)
+        self._let_go(run, step)
 
-    def _give_up(self, name: str) -> None:
-        run = self.runs.get(name)
+    def _give_up(self, step: GiveUp) -> None:
+        run = self.runs.get(step.run)
         if run is not None and not run.actor.alive and run.give_up_task():
-            run.actor.go(None)
-            self._after(run)
+            self._let_go(run, step)
 
     def _give_back(self, name: str) -> None:
         run = self.runs.get(name)
@@ -240,12 +249,14 @@ class Player:
             if run.actor.alive:
                 self._go(Go(run.spec.name))
                 self.check()
+        if self.history.claims_only and not self._quietly:
+            self._note(quiet.windows_take_everything(self))  # before anybody clears a night that failed
         for run in list(self.runs.values()):
             for _ in range(_CLEARS):
                 if run.ended_well:
                     break
                 self._say(f"somebody clears {run.stopped_at} of {run.spec.name}")
-                self._clear(run.spec.name, "")
+                self._clear(Clear(run.spec.name))
                 self.check()
         if not self.history.claims_only:
             self._take_the_rest()
@@ -291,10 +302,25 @@ class Player:
     def _watch(self, actor: Actor, site: Site) -> None:
         """Count a point and check the invariants, if anything was written since the last one."""
         self.coverage.reached[site] += 1
+        self._witness(actor, site)
         run = self.runs[actor.name]
         if run.states.get("validate") == "success":
             self.facts.validated.add(run.run.key)
         self.check()
+
+    def _witness(self, actor: Actor, site: Site) -> None:
+        """Note how to come to a point, if few histories are known that do, or only longer ones."""
+        if actor.locks:
+            self.coverage.locked.add(site)
+        known = self.coverage.witnesses.setdefault(site, [])
+        if any(one.history is self.history and one.run == actor.name for one in known):
+            return
+        longest = max(known, key=lambda one: len(one.history.steps), default=None)
+        if longest and len(known) >= WITNESSES:
+            if len(self.history.steps) >= len(longest.history.steps):
+                return
+            known.remove(longest)
+        known.append(Witness(self.history, self._step, actor.name))
 
     def check(self) -> None:
         """Check the invariants that hold at every point."""

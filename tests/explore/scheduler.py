@@ -35,6 +35,10 @@ class Site:
     def __str__(self) -> str:
         return f"{self.stage} {self.call} {self.where}"
 
+    def matches(self, text: str) -> bool:
+        """Return whether this is a point that a history names, which may leave out the line."""
+        return text.startswith(self.stage) and (str(self) == text or str(self).startswith(f"{text}:"))
+
 
 @dataclass
 class Actor:
@@ -58,6 +62,7 @@ class Actor:
     error: BaseException | None = None
     _left: int | None = None  # points until it waits; None: to its end
     _until: str = ""  # the stage before which it waits
+    _at: str = ""  # the point at which it waits
     _fatal: bool = False
     _killed: bool = False
     _mine: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -68,14 +73,14 @@ class Actor:
         self.alive, self._killed, self.at, self.locks, self.error = True, False, None, 0, None
         threading.Thread(target=self._run, args=(work,), name=self.name, daemon=True).start()
 
-    def go(self, points: int | None, *, fatal: bool = False, until: str = "") -> None:
-        """Let the run go on to its end, for this many points or up to a stage; wait until it is there.
+    def go(self, points: int | None, *, fatal: bool = False, until: str = "", at: str = "") -> None:
+        """Let the run go on to its end, for this many points, up to a stage or a point; wait until it is there.
 
         There it waits, or is killed if *fatal*.
         """
         if not self.alive:
             return
-        self._left, self._fatal, self._until = points, fatal, until
+        self._left, self._fatal, self._until, self._at = points, fatal, until, at
         self._mine.release()
         if not self._directors.acquire(timeout=_PATIENCE):
             raise StuckError(f"{self.name} has been within {self.stage} after {self.at} for {_PATIENCE:g} seconds")
@@ -98,6 +103,8 @@ class Actor:
 
     def _is_there(self, site: Site) -> bool:
         """Return whether the run has come as far as it may."""
+        if self._at:
+            return site.matches(self._at)
         if self._until:
             return site.stage == self._until
         if self._left is not None:

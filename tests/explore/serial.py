@@ -71,5 +71,5 @@ def _places(steps: tuple[Step, ...], name: str) -> list[int]:
 def _is_interleaved(history: History, places: dict[str, list[int]]) -> bool:
     """Return whether a run was interrupted."""
     return any(len(found) > 1 for found in places.values()) or any(
-        isinstance(step, Go) and (step.points or step.until) for step in history.steps
+        isinstance(step, Go) and (step.points or step.until or step.at) for step in history.steps
     )

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tests.explore.history import Go, History, Upload
+from tests.explore.history import Clear, GiveUp, Go, History, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,10 +59,12 @@ def _smaller(history: History) -> Iterator[History]:
 
 def _simpler(step: Step) -> Iterator[Step]:
     match step:
-        case Go(run, points, fatal, until) if points or until:
+        case Go(run, points, fatal, until, at) if points or until or at:
             yield Go(run)
             if fatal:
-                yield Go(run, points, until=until)
+                yield Go(run, points, until=until, at=at)
+        case Clear(run, _, at) | GiveUp(run, at) if at:
+            yield replace(step, at="")
         case Upload(key, content, age):
             if age:
                 yield Upload(key, content)

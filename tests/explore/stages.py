@@ -29,6 +29,7 @@ from airlock.stages.redrive import redrive
 from airlock.storage.s3 import S3
 from airlock.storage.s3uri import S3Uri
 from tests.explore.doors import ClientDoor, LedgerDoor, S3Door
+from tests.explore.history import STAGES
 from tests.explore.jobs import HealthLakeJobs, ImagingJobs, import_batch
 from tests.explore.scheduler import Actor, Killed
 from tests.explore.services import ImageSetReader, MemoryFhir
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from tests.explore.clock import Clock
     from tests.explore.memory_s3 import MemoryS3
     from tests.explore.services import Services
-
-STAGES = ("receive", "buffer", "parse", "validate", "normalize", "import", "audit", "route")
 
 
 class TaskFailedError(RuntimeError):

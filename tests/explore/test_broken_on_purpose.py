@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.proof
 
-SECONDS = 240.0
+SECONDS = 900.0
 SEED = 3
 
 

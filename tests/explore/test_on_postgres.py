@@ -21,11 +21,12 @@ from tests.dicom_files import sop_uid
 from tests.explore import contents
 from tests.explore.books import Reader, instances_of, key_of_study, read_payload
 from tests.explore.clock import Clock
+from tests.explore.history import STAGES
 from tests.explore.memory_s3 import MemoryS3
 from tests.explore.pipelines import BUCKETS, imaging
 from tests.explore.scheduler import Actor
 from tests.explore.services import Services
-from tests.explore.stages import STAGES, DagRun, Outside, RunSpec
+from tests.explore.stages import DagRun, Outside, RunSpec
 from tests.explore.threads import without_threads
 from tests.servers.postgres import Postgres, postgres_server
 
