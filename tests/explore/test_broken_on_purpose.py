@@ -41,7 +41,7 @@ def find(world: World, *wanted: int) -> int:
 
 def test_a_run_that_does_not_look_again_under_the_locks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settle.Elsewhere, "equals", lambda *_: True)
-    assert find(world, 3, 11, 14)
+    assert find(world, 3, 11, 13, 14)
 
 
 def test_ownership_that_is_given_up_before_the_study_is_settled(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
