@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import fhirkit
 from pydantic import AfterValidator, Field
 
 from airlock.pipelines.settings import Settings
@@ -22,6 +21,8 @@ def _check_types(names: tuple[str, ...]) -> tuple[str, ...]:
     ValueError
         If one is not a type of R4.
     """
+    import fhirkit  # noqa: PLC0415  # DAG files read pipelines, and most of these name no type
+
     for name in names:
         if name not in fhirkit.RESOURCE_TYPES:
             remedy = suggest_name(name, fhirkit.RESOURCE_TYPES, "write a type as it is in resourceType")

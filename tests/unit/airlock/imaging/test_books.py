@@ -53,16 +53,6 @@ class TestBalance:
             undecided = [rows.filter(pl.col("verdict").is_null()) for rows in books.decided]
             assert pl.concat(undecided).select("arrival_id", "key").rows() == [(ODD["arrival_id"], ODD["key"])]
 
-    def test_the_dispositions_are_compared_with_the_arrivals(self, partitions: int) -> None:
-        with open_books(partitions) as books:
-            fill(books, [], [], [])
-            words = books.spool(pl.col("arrival_id"), pl.Schema({"arrival_id": pl.String}))
-            words.add(frame([*FILES[1:], ODD, ODD], ARRIVALS).select("arrival_id"))
-            assert describe_imbalances(books.balance_dispositions(words)) == [
-                "dispositions: 1 arrivals are missing",
-                "dispositions: 1 arrivals occur more than once",
-            ]
-
     def test_a_series_in_several_batches_is_known(self, partitions: int) -> None:
         with open_books(partitions) as books:
             fill(books, FILES, FILES[:5], [])

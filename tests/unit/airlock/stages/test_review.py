@@ -51,8 +51,6 @@ def test_a_word_does_not_count_for_what_is_found_later(world: World) -> None:
     run = held(world)
     record_question(run)
     record_review(run, YES)
-    audit(run, None)
-    assert words(run)["a"] == ("released", "service_warning")
     refused_elsewhere(world, "c", 3)
     audit(run, None)
     assert words(run) == HELD
@@ -73,11 +71,22 @@ def test_a_word_about_a_file_of_another_run_does_not_count_for_a_second_one(worl
     audit(run, None)
     record_question(run)
     record_review(run, YES)
-    audit(run, None)
-    assert words(run)["a"] == ("released", "service_warning")
     refused_elsewhere(world, "d", 4)
     audit(run, None)
     assert words(run) == HELD
+
+
+def test_a_release_that_a_person_approved_stands_whatever_another_run_finds_later(world: World) -> None:
+    run = held(world)
+    record_question(run)
+    record_review(run, YES)
+    audit(run, None)
+    released = words(run)
+    assert released["a"] == ("released", "service_warning")
+    refused_elsewhere(world, "c", 3)
+    audit(run, None)
+    assert words(run) == released
+    assert record_question(run) == {}
 
 
 def test_an_answer_given_twice_is_written_once(world: World) -> None:
