@@ -77,7 +77,8 @@ class Aim:
             return _wait(site, witness)
         mine = filter(self._is_mine, rare)
         later = [one for one in mine if any(_follows(one, by, site, witness) for by in coverage.witnesses[one])]
-        more = rng.sample(later, min(len(later), rng.choice((1, 2, 3))))
+        later.sort(key=lambda one: (often[one], rng.random()))
+        more = later[: rng.choice((1, 2, 3))]
         more.sort(key=lambda one: STAGES.index(one.stage))
         return _kill(rng, [site, *more], witness)
 
@@ -145,6 +146,11 @@ def _cut(witness: Witness, site: Site, *, fatal: bool) -> tuple[History, tuple[S
 def _name(witness: Witness) -> str:
     """Return the name of the run: one that the player makes at rest becomes a run of the history."""
     return witness.run.replace(f"{LAST}-", "rest-")
+
+
+def is_aimed(history: History) -> bool:
+    """Return whether a history was made from another one, and is longer."""
+    return history.kind.startswith(("kill ", "overtake "))
 
 
 def _kind(history: History) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.explore.aim import Aim
 from tests.explore.explorer import play
-from tests.explore.generate import generate
-from tests.explore.history import Go, History, RunPlan, Upload
+from tests.explore.generate import generate, small
+from tests.explore.history import Clear, Go, History, RunPlan, Upload
 from tests.explore.known import KNOWN
 from tests.explore.play import Coverage
 from tests.explore.shrink import shrink
@@ -37,6 +39,28 @@ def test_a_history_plays_the_same_again(world: World, number: int) -> None:
     history = generate(7, number)
     first, second = (play(world, history, Coverage()) for _ in range(2))
     assert first.timeline == second.timeline
+
+
+def test_a_run_stops_at_a_point_that_a_history_names(world: World) -> None:
+    runs = {"A": RunPlan("first", "in/a/"), "B": RunPlan("first", "in/b/")}
+    point = "audit ledger.at_once imaging/settle.py"
+    steps = (Upload("in/a/1.dcm", "ct 1.1.1"), Go("A", at=point, fatal=True), Go("B"), Clear("A", at=point), Clear("A"))
+    coverage = Coverage()
+    assert not play(world, History("test", runs, steps), coverage).violations
+    assert [(site.call, number) for site, number in coverage.killed.items()] == [("ledger.at_once", 2)]
+
+
+def test_the_search_aims_at_points_where_no_run_was_killed_yet(world: World) -> None:
+    coverage, aim = Coverage(), Aim()
+    play(world, small(7, 0), coverage)
+    known = dict(coverage.reached)
+    for turn in range(3):
+        aimed = aim.at(coverage, Random(turn), fatal=True)  # it replays, it guards nothing
+        assert aimed is not None
+        before = len(coverage.killed)
+        play(world, aimed, coverage)
+        assert len(coverage.killed) > before
+    assert set(coverage.killed) <= {*known, *coverage.reached}
 
 
 def test_a_history_shrinks_to_what_breaks() -> None:
