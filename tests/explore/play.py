@@ -256,7 +256,7 @@ class Player:
                 if run.ended_well:
                     break
                 self._say(f"somebody clears {run.stopped_at} of {run.spec.name}")
-                self._clear(Clear(run.spec.name))
+                self._clear(Clear(run.spec.name, "buffer" if _lacks_claims(run) else ""))
                 self.check()
         if not self.history.claims_only:
             self._take_the_rest()
@@ -370,6 +370,11 @@ def _look_away(_actor: Actor, _site: Site) -> None:
 
 def _is_kill(error: BaseException) -> bool:
     return type(error).__name__ == "Killed"
+
+
+def _lacks_claims(run: DagRun) -> bool:
+    """Return whether a run says that its claims were given back, and which task to clear."""
+    return any("clear its buffer task" in str(error) for error in run.errors)
 
 
 def _describe_errors(run: DagRun) -> str:

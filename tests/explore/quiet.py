@@ -52,8 +52,14 @@ def read_state(facts: Facts, s3: MemoryS3, books: Books) -> State:
         newer = place not in latest or latest[place].generation < row.generation
         if newer and row.reason not in TRANSIENT:
             latest[place] = row
-    words = {(*place, row.disposition or "unsettled") for place, row in latest.items()}
+    words = {(*place, _word(row)) for place, row in latest.items()}
     return State(frozenset(downstream), frozenset(words), frozenset(facts.read_store().items()))
+
+
+def _word(row: ArrivalRow) -> str:
+    """Return what became of an arrival; a FHIR file may bring its resources before or after another that has them."""
+    brought = row.key.startswith("fhir/") and row.disposition == "duplicate"
+    return "released" if brought else row.disposition or "unsettled"
 
 
 def _subject(facts: Facts, contract: dict[str, Any], key: str) -> str:
@@ -129,7 +135,11 @@ def sent_what_is_queued(player: Player) -> list[Violation]:
 def newest_is_stored(player: Player) -> list[Violation]:
     """12: the data store shows the newest content that was accepted."""
     accepted = ("released", "duplicate")
-    claimed = {(row.key, row.etag) for row in player.reader.read().arrivals if row.disposition in accepted}
+    claimed = {
+        (row.key, row.etag)
+        for row in player.reader.read().arrivals
+        if row.disposition in accepted or row.reason == "resources_set_aside"
+    }
     shown = player.facts.read_store()
     newest: dict[str, Put] = {}
     for one in sorted(player.facts.puts, key=lambda put: (put.last_modified, put.number)):
