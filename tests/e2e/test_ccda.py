@@ -57,5 +57,5 @@ def test_an_approval_with_a_reason_releases_and_is_in_the_ledger(machine: Machin
     assert machine.decide("documents", waiting, "review", APPROVE, {"reason": REASON}) == "success"
     assert report(machine, waiting)["dispositions"] == {"released": held}
     with sqlite3.connect(machine.settings.ledger_url.removeprefix("sqlite:///")) as ledger:
-        who = "SELECT DISTINCT overridden_by, override_reason FROM overrides WHERE run_key = ?"
+        who = "SELECT DISTINCT decided_by, why FROM decisions WHERE run_key = ?"
         assert ledger.execute(who, [run_key("documents", waiting)]).fetchall() == [("admin", REASON)]

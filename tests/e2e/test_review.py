@@ -74,7 +74,7 @@ def check_override(machine: Machine, run: str) -> None:
     assert (word["overridden_by"], word["override_reason"], word["reasons"]) == (USER, WHY, ["study_incomplete"])
     assert contract_of(machine, word["study_key"])["override"] == {n: v for n, v in word.items() if n != "study_key"}
     with sqlite3.connect(machine.settings.ledger_url.removeprefix("sqlite:///")) as ledger:
-        who = "SELECT overridden_by, override_reason, reasons FROM overrides WHERE run_key = ?"
+        who = "SELECT decided_by, why, reasons FROM decisions WHERE run_key = ?"
         assert ledger.execute(who, [key]).fetchall() == [(USER, WHY, "study_incomplete")]
 
 
