@@ -68,7 +68,7 @@ class Bucket:
         self.objects[key] = stored
 
     def delete(self, key: str) -> None:
-        """Delete an object; one that is not there is no error."""
+        """Delete an object, if it exists."""
         if self.objects.pop(key, None) is not None:
             del self.order[bisect_left(self.order, key.encode())]
 

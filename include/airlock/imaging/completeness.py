@@ -1,7 +1,7 @@
 """Completeness: how many instances of a study are known and how many its source declares; what follows if they differ.
 
 Every instance counts once, in whatever run and under whatever key it came. Files that were quarantined or rejected are
-accounted for: they hold their study by themselves, and are no instances that nobody has sent.
+accounted for: they hold their study by themselves, and do not count as unsent.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ def _read_list(run: Run) -> Iterator[pl.DataFrame]:
             run.s3.get_file(S3Uri.parse(address), file)
         except FileNotFoundError:
             raise DeclaredListError(
-                "audit.declared_count.list_uri: there is no such object. Store the list there, or correct the address."
+                "audit.declared_count.list_uri: the object does not exist. Store it there, or correct the address."
             ) from None
         file.seek(0)
         try:

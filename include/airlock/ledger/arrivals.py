@@ -223,7 +223,7 @@ def _stage_listing(
 
 
 def _select_new(pipeline: str, rows: Table) -> Select[Any]:
-    """Return the query for the staged rows that are no arrivals yet, one per arrival."""
+    """Return the query for the staged objects that no run has claimed, one per arrival."""
     known = exists().where(arrivals.c.arrival_id == rows.c.arrival_id, arrivals.c.pipeline == pipeline)
     copy = func.row_number().over(partition_by=rows.c.arrival_id, order_by=rows.c.last_modified)
     numbered = select(rows, copy.label("copy")).where(~known).subquery()

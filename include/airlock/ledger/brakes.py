@@ -99,7 +99,7 @@ class Brakes(Store):
     def night_totals(self, pipeline: str, since: datetime, except_run: str) -> pl.DataFrame:
         """Return how many arrivals of a pipeline's runs since then have each disposition and reason, by site.
 
-        A redrive is no night: it has only what was bad before.
+        Redrives do not count: they have only what was bad before.
 
         Parameters
         ----------

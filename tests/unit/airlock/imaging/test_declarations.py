@@ -85,5 +85,5 @@ class TestList:
             declared(world, dicom("a"), **LIST)
 
     def test_one_that_is_absent_stops_the_run(self, world: World) -> None:
-        with pytest.raises(DeclaredListError, match="there is no such object"):
+        with pytest.raises(DeclaredListError, match="the object does not exist"):
             declared(world, dicom("a"), **LIST)
