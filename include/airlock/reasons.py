@@ -146,6 +146,10 @@ class Reason(StrEnum):
         "unresolved_reference",
         "The resource refers to one that is neither in the delivery nor in the data store. Send that resource too.",
     )
+    AWAITED_REFERENCE = (
+        "awaited_reference",
+        "The resource refers to one that another run may bring. Make sure that this other run succeeds.",
+    )
 
     # Validate, of a study: HealthImaging's grouping elements
     STUDY_DATE_CONFLICT = (

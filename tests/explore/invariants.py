@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.explore.memory_s3 import MemoryS3
 
 # Reasons of S3 that say nothing about the file: the next runs take it again before it holds its study.
-TRANSIENT = frozenset({"access_denied", "object_gone", "object_changed", "instance_claimed"})
+TRANSIENT = frozenset({"access_denied", "object_gone", "object_changed", "instance_claimed", "awaited_reference"})
 HELD_FOR_THE_STUDY = frozenset(
     {"study_held", "study_incomplete", "sibling_unread", "not_published", "waiting_for_file", "run_unbalanced"}
 )

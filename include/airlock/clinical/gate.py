@@ -11,6 +11,7 @@ import polars as pl
 
 from airlock.clinical.outcomes import IMPORTED
 from airlock.clinical.records import GATES, file_subject, subject_key
+from airlock.ledger.owed import COME_AGAIN
 from airlock.reasons import Reason
 from airlock.records import DISPOSITIONS as FILE_DISPOSITIONS
 from airlock.records import HOLDS, Disposition, Gate, Outcome, Stage, Verdict, digest, schema
@@ -383,7 +384,7 @@ def decide_file_dispositions(arrivals: pl.DataFrame, summed: pl.DataFrame) -> pl
     gravity = {disposition.value: number for number, disposition in enumerate(GRAVEST_FIRST)}
     rank = pl.col("disposition").replace_strict(gravity, return_dtype=pl.Int64)
     gravest = pl.col("rank") == pl.col("rank").min()
-    claimed = pl.col("reason") == Reason.INSTANCE_CLAIMED
+    comes_again = pl.col("reason").is_in([str(reason) for reason in COME_AGAIN])
     per_file = (
         summed.with_columns(rank=rank)
         .sort("line")
@@ -395,7 +396,7 @@ def decide_file_dispositions(arrivals: pl.DataFrame, summed: pl.DataFrame) -> pl
             reasons=pl.col("reason").n_unique(),
             units=pl.col("units").sum(),
             own_detail=pl.col("detail").first(),
-            claimed=claimed.any(),
+            again=pl.col("reason").filter(comes_again).first(),
         )
         .with_columns(reason=_file_reason(), detail=pl.when(pl.col("units") == 1).then("own_detail"))
     )
@@ -406,11 +407,11 @@ def decide_file_dispositions(arrivals: pl.DataFrame, summed: pl.DataFrame) -> pl
 
 
 def _file_reason() -> pl.Expr:
-    """Return the reason that the units share; if another run claims a unit, the next run takes the whole file again."""
+    """Return the reason that the units share; if a unit waits for another run, the next takes the whole file again."""
     several = pl.col("disposition").is_in(_STOPPED) & (pl.col("reasons") > 1)
     return (
-        pl.when("claimed")
-        .then(pl.lit(str(Reason.INSTANCE_CLAIMED)))
+        pl.when(pl.col("again").is_not_null())
+        .then("again")
         .when(several)
         .then(pl.lit(str(Reason.RESOURCES_SET_ASIDE)))
         .otherwise("own")

@@ -17,7 +17,9 @@ from airlock.clinical.bodies import read_bodies
 from airlock.clinical.parse import read_chunks
 from airlock.clinical.records import OPERATION_OUTCOMES, RESOURCES, REWRITES, VERDICTS
 from airlock.clinical.redrive import drop_held
-from airlock.clinical.references import EDGES, IS_REWRITTEN, MEANINGS, Resolver
+from airlock.clinical.references import IS_REWRITTEN, MEANINGS, Resolver
+from airlock.clinical.validate_references import resolve_references, stop_dangling
+from airlock.clinical.verdicts import IN_ORDER, ROW_BITS, UNITS, decide_where, select_accepted, stop_rows
 from airlock.ledger.resources import CLAIMS
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, Verdict, count_parts, schema
@@ -57,11 +59,7 @@ _WITHIN_DELIVERY = "within the delivery"
 _KEY = list(UNIT)
 _RESOURCE = list(IDENTITY)
 _REFERRING = ("full_url", "references", "identifiers")
-# A unit's row: the number of its partition in the order of the delivery, and its number there.
-_ROW_BITS = 32
-_UNITS = schema({"row": pl.Int64}, VERDICTS, {"clock": pl.String})  # of `stages.content_order`
-_REFERRING_UNITS = schema(_UNITS, {name: RESOURCES[name] for name in _REFERRING})
-_IN_ORDER = pl.col("row") // 2**_ROW_BITS
+_REFERRING_UNITS = schema(UNITS, {name: RESOURCES[name] for name in _REFERRING})
 # Units without a resource are not compared with others, so each may be in any partition.
 _BY_RESOURCE = pl.coalesce(references.name_of(), pl.col("row").cast(pl.String))
 
@@ -121,12 +119,12 @@ def _decide_all(
     """Return the decided units; each rule reads partitions that hold all rows that the rule compares."""
     resolver, findings = Resolver(partitions, store), writers.findings
     read = partitions.spool(_BY_RESOURCE, _REFERRING_UNITS, _read_units(run, partitions, findings))
-    compared = partitions.numbered_spool(_IN_ORDER, _UNITS, _stop_duplicates(run, read, resolver, writers.older))
-    meanings = partitions.numbered_spool(_IN_ORDER, MEANINGS, resolver.find_meanings())
-    resolved = partitions.numbered_spool(_IN_ORDER, _UNITS, _resolve_references(compared, meanings, writers.rewrites))
-    asked = partitions.numbered_spool(_IN_ORDER, _UNITS, _ask_service(run, resolved, meanings, store, findings))
-    referring = partitions.spool(_BY_RESOURCE, _UNITS, _stop_dangling(run, asked, meanings, store, partitions))
-    return partitions.numbered_spool(_IN_ORDER, _UNITS, _claim_resources(run, referring))
+    compared = partitions.numbered_spool(IN_ORDER, UNITS, _stop_duplicates(run, read, resolver, writers.older))
+    meanings = partitions.numbered_spool(IN_ORDER, MEANINGS, resolver.find_meanings())
+    resolved = partitions.numbered_spool(IN_ORDER, UNITS, resolve_references(compared, meanings, writers.rewrites))
+    asked = partitions.numbered_spool(IN_ORDER, UNITS, _ask_service(run, resolved, meanings, store, findings))
+    referring = partitions.spool(_BY_RESOURCE, UNITS, stop_dangling(run, asked, meanings, store, partitions))
+    return partitions.numbered_spool(IN_ORDER, UNITS, _claim_resources(run, referring))
 
 
 def _stop_copies(units: pl.DataFrame) -> pl.DataFrame:
@@ -158,7 +156,7 @@ def _read_units(run: Run[ClinicalPipeline], partitions: Partitions, findings: Da
     for units in _read_shards(run, partitions, findings):
         if first >= PARTITION_ROWS:
             partition, first = partition + 1, 0
-        rows = pl.int_range(pl.len(), dtype=pl.Int64) + (partition * 2**_ROW_BITS + first)
+        rows = pl.int_range(pl.len(), dtype=pl.Int64) + (partition * 2**ROW_BITS + first)
         first += units.height
         yield units.with_columns(row=rows).select(_REFERRING_UNITS.names()).cast(_REFERRING_UNITS)
 
@@ -270,24 +268,8 @@ def _stop_duplicates(
         older.add(_find_older_stopped(run, part))
         decided = _stop_stored(run, _stop_twins(run, _stop_older_twins(run, part)))
         resolver.add_resources(decided.filter(pl.col("resource_id").is_not_null()))
-        resolver.add_references(_select_accepted(decided))
+        resolver.add_references(select_accepted(decided))
         yield decided
-
-
-def _select_accepted(units: pl.DataFrame) -> pl.DataFrame:
-    return units.filter(pl.col("verdict") == Verdict.ACCEPT)
-
-
-def _decide_where(
-    units: pl.DataFrame, where: pl.Expr, verdict: Verdict, reason: Reason, detail: pl.Expr
-) -> pl.DataFrame:
-    """Return units with this verdict where the condition holds and the unit is still accepted."""
-    hit = (pl.col("verdict") == Verdict.ACCEPT) & where.fill_null(value=False)
-    return units.with_columns(
-        verdict=pl.when(hit).then(pl.lit(verdict.value)).otherwise("verdict"),
-        reason=pl.when(hit).then(pl.lit(str(reason))).otherwise("reason"),
-        detail=pl.when(hit).then(detail).otherwise("detail"),
-    )
 
 
 def _null_text() -> pl.Expr:
@@ -300,25 +282,25 @@ def _stop_older_twins(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.Dat
     The next clock does not count here: files of one delivery are uploaded in any order.
     """
     declared = read_clock(run.pipeline.order.across_keys)
-    twins = _select_accepted(units).group_by(_RESOURCE)
+    twins = select_accepted(units).group_by(_RESOURCE)
     of_twins = twins.agg(
         several=(pl.col("content_digest").n_unique() > 1) & declared.is_not_null().all(), newest=declared.max()
     )
     units = units.join(of_twins, on=_RESOURCE, how="left", maintain_order="left")
     older = pl.col("several") & (declared < pl.col("newest"))
     detail = pl.lit("the delivery brings newer content")
-    return _decide_where(units, older, Verdict.IGNORE, Reason.NEWER_CONTENT, detail).drop("several", "newest")
+    return decide_where(units, older, Verdict.IGNORE, Reason.NEWER_CONTENT, detail).drop("several", "newest")
 
 
 def _stop_twins(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
     """Stop units of one resource: all but the newest if their contents are equal, else all of them."""
-    twins = _select_accepted(units).group_by(_RESOURCE).agg(contents=pl.col("content_digest").n_unique())
+    twins = select_accepted(units).group_by(_RESOURCE).agg(contents=pl.col("content_digest").n_unique())
     units = units.join(twins, on=_RESOURCE, how="left", maintain_order="left")
     other = pl.lit("the delivery brings this type and id with several contents")
-    units = _decide_where(units, pl.col("contents") > 1, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, other)
-    spare = find_spare(run, run.pipeline.datastore_id, _select_accepted(units).select("row", *CLAIMS.names()))
+    units = decide_where(units, pl.col("contents") > 1, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, other)
+    spare = find_spare(run, run.pipeline.datastore_id, select_accepted(units).select("row", *CLAIMS.names()))
     again = pl.col("row").is_in(spare["row"].implode())
-    units = _decide_where(units, again, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, pl.lit(_WITHIN_DELIVERY))
+    units = decide_where(units, again, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, pl.lit(_WITHIN_DELIVERY))
     return units.drop("contents")
 
 
@@ -326,7 +308,7 @@ def _stop_stored(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFram
     """Stop resources of which newer content is there, or the same, and by policy those with other content."""
     units = _stop_late(run, units)
     known = run.ledger.known_resources(
-        run.pipeline.datastore_id, _select_accepted(units).select(_RESOURCE), except_run=run.holder
+        run.pipeline.datastore_id, select_accepted(units).select(_RESOURCE), except_run=run.holder
     )
     if run.redrive is not None:
         known = drop_held(run, known)
@@ -335,11 +317,11 @@ def _stop_stored(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFram
     )
     same = pl.col("stored") == pl.col("content_digest")
     earlier = pl.lit("by an earlier delivery")
-    _confirm_stored(run, _select_accepted(units).filter(same))
-    units = _decide_where(units, same, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, earlier)
+    _confirm_stored(run, select_accepted(units).filter(same))
+    units = decide_where(units, same, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, earlier)
     if run.pipeline.validation.changed_resource == "quarantine":
         changed = pl.col("stored").is_not_null()
-        units = _decide_where(units, changed, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, earlier)
+        units = decide_where(units, changed, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, earlier)
     return units.drop("stored")
 
 
@@ -372,32 +354,7 @@ def _confirm_stored(run: Run[ClinicalPipeline], same: pl.DataFrame) -> None:
 
 def _make_claims(units: pl.DataFrame) -> pl.DataFrame:
     """Return the accepted units as `ledger.resources.CLAIMS`."""
-    return _select_accepted(units).select(CLAIMS.names())
-
-
-def _resolve_references(units: Spool, meanings: Spool, rewrites: DatasetWriter) -> Iterator[pl.DataFrame]:
-    """Yield the units with the resolved patient; stop those with a reference that means no single resource.
-
-    Writes the references that import files need in another form to ``rewrites``.
-    """
-    for part, found in zip_partitions(units, meanings):
-        in_order = found.sort("row", "edge")
-        written = in_order.filter(IS_REWRITTEN).select(REWRITES.names())
-        rewrites.add(written)
-        yield _resolve_patients(_stop_unresolved(part.sort("row"), in_order), written)
-
-
-def _stop_unresolved(units: pl.DataFrame, meanings: pl.DataFrame) -> pl.DataFrame:
-    lost = meanings.filter(pl.col("why").is_not_null()).unique("row", keep="first", maintain_order=True)
-    return _stop_rows(units, lost.select("row", finding="why"), Reason.UNRESOLVED_REFERENCE)
-
-
-def _resolve_patients(units: pl.DataFrame, rewrites: pl.DataFrame) -> pl.DataFrame:
-    """Return units with the resolved ``patient``; null if the resource's subject is not a Patient."""
-    renamed = rewrites.rename({"found": "patient", "reference": "resolved"})
-    units = units.join(renamed, on=[*_KEY, "patient"], how="left", maintain_order="left")
-    whose = pl.coalesce("resolved", "patient").str.extract(r"^(Patient/[A-Za-z0-9\-.]{1,64})(?:/_history/.*)?$")
-    return units.with_columns(patient=whose)
+    return select_accepted(units).select(CLAIMS.names())
 
 
 def _ask_service(
@@ -408,9 +365,9 @@ def _ask_service(
     if store is None or settings.service_check == "none":
         yield from units
         return
-    sample = None if settings.service_check == "all" else service_check.sampled(map(_select_accepted, units), settings)
+    sample = None if settings.service_check == "all" else service_check.sampled(map(select_accepted, units), settings)
     for part, found in zip_partitions(units, meanings):
-        accepted = _select_accepted(part)
+        accepted = select_accepted(part)
         asked = accepted if sample is None else accepted.join(sample, on=_KEY, how="semi", maintain_order="left")
         stopped: dict[tuple[str, int], Finding] = {}
         for rows in read_bodies(run, asked, found.filter(IS_REWRITTEN).select(REWRITES.names())):
@@ -431,47 +388,7 @@ def _stop_invalid(
     reported = [rows[key] | {"source": "$validate", "outcome": finding.outcome} for key, finding in stopped.items()]
     findings.add(pl.DataFrame(reported, schema=schema({"row": pl.Int64}, OPERATION_OUTCOMES)).drop("row"))
     frame = pl.DataFrame(details, schema={"row": pl.Int64, "finding": pl.String}, orient="row")
-    return _stop_rows(units, frame, Reason.SERVICE_FINDS_INVALID)
-
-
-def _stop_rows(units: pl.DataFrame, findings: pl.DataFrame, reason: Reason) -> pl.DataFrame:
-    """Quarantine the units of these rows (``row``), with the ``finding`` about each as detail."""
-    units = units.join(findings, on="row", how="left", maintain_order="left")
-    finding = pl.col("finding")
-    return _decide_where(units, finding.is_not_null(), Verdict.QUARANTINE, reason, finding).drop("finding")
-
-
-def _stop_dangling(
-    run: Run[ClinicalPipeline], units: Spool, meanings: Spool, store: FhirStore | None, partitions: Partitions
-) -> Iterator[pl.DataFrame]:
-    """Stop units with a reference to a missing resource, and units that refer to those, directly or through others."""
-    if run.pipeline.validation.unknown_reference == "accept":
-        yield from units
-        return
-    own = partitions.spool(pl.col("own"), pl.Schema({"own": pl.String}))
-    edges = partitions.spool(pl.col("target"), EDGES)
-    for part, found in zip_partitions(units, meanings):
-        accepted = _select_accepted(part).select("row", own=references.name_of())
-        own.add(accepted.select("own"))
-        referring = found.filter(pl.col("target").is_not_null()).join(accepted, on="row", how="inner")
-        edges.add(referring.select(EDGES.names()))
-    stopped = references.find_dependents(partitions, edges, _find_missing(run, edges, own, store))
-    in_order = partitions.numbered_spool(_IN_ORDER, references.STOPPED, stopped)
-    finding = pl.format("the one that is nowhere is of type {}", "kind").alias("finding")
-    for part, found in zip_partitions(units, in_order):
-        yield _stop_rows(part, found.select("row", finding), Reason.UNRESOLVED_REFERENCE)
-
-
-def _find_missing(run: Run[ClinicalPipeline], edges: Spool, own: Spool, store: FhirStore | None) -> Iterator[set[str]]:
-    """Yield the missing targets of each partition of the references."""
-    for referring, accepted in zip_partitions(edges, own):
-        yield references.find_missing(
-            referring["target"],
-            lambda keys: run.ledger.known_resources(run.pipeline.datastore_id, keys),
-            accepted["own"],
-            store,
-            run.pipeline.validation.checks_in_flight,
-        )
+    return stop_rows(units, frame, Reason.SERVICE_FINDS_INVALID)
 
 
 def _claim_resources(run: Run[ClinicalPipeline], units: Spool) -> Iterator[pl.DataFrame]:
@@ -485,10 +402,10 @@ def _claim_resources(run: Run[ClinicalPipeline], units: Spool) -> Iterator[pl.Da
     is_older = pl.col("why") == Reason.NEWER_CONTENT
     for part in units:
         held = part.join(refused, on=_RESOURCE, how="left", maintain_order="left")
-        decided = _decide_where(
+        decided = decide_where(
             held, pl.col("claimed_by").is_not_null(), Verdict.QUARANTINE, Reason.INSTANCE_CLAIMED, _null_text()
         )
-        decided = _decide_where(decided, is_older, Verdict.IGNORE, Reason.NEWER_CONTENT, pl.col("finding"))
+        decided = decide_where(decided, is_older, Verdict.IGNORE, Reason.NEWER_CONTENT, pl.col("finding"))
         for reason in (Reason.ORDER_UNKNOWN, Reason.FUTURE_TIMESTAMP):
-            decided = _decide_where(decided, pl.col("why") == reason, Verdict.QUARANTINE, reason, pl.col("finding"))
+            decided = decide_where(decided, pl.col("why") == reason, Verdict.QUARANTINE, reason, pl.col("finding"))
         yield _stop_copies(decided.drop("claimed_by", "why", "finding"))

@@ -70,12 +70,13 @@ def doubted_since(rows: FromClause, datastore_id: str, run_key: str) -> Exists:
 
 
 def _brought_since(rows: Table, datastore_id: str, run_key: str) -> Exists:
-    """Return the condition that a later run has brought a staged resource."""
+    """Return the condition that a later run has brought a staged resource, or an earlier one a stopped content."""
     same = (resources.c[name] == rows.c[name] for name in _RESOURCE)
-    later = and_(resources.c.run_key != run_key, _began(resources.c.run_key) > _began(run_key))
-    return exists().where(
-        resources.c.datastore_id == datastore_id, *same, resources.c.content_digest.is_not(None), later
-    )
+    later = _began(resources.c.run_key) > _began(run_key)
+    same_content = resources.c.content_digest == rows.c.content_digest
+    known = or_(later, and_(rows.c.state == OpenState.STOPPED.value, same_content))
+    brought = and_(resources.c.content_digest.is_not(None), resources.c.run_key != run_key, known)
+    return exists().where(resources.c.datastore_id == datastore_id, *same, brought)
 
 
 def _find_clock(rows: Table, datastore_id: str, run_key: str) -> Any:

@@ -13,15 +13,15 @@ import polars as pl
 from sqlalchemy import and_, case, delete, exists, null, or_, select, update
 
 from airlock.ledger.arrival_states import arrival_states
-from airlock.ledger.arrivals import need_held
+from airlock.ledger.arrivals import is_settled, need_held
 from airlock.ledger.clock import database_time
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, fetch_frames, insert_missing, select_schema, stage
 from airlock.ledger.open_resources import SCOPE as OPEN_SCOPE
 from airlock.ledger.open_resources import doubted_since, keep_clocks, unknown_contents
-from airlock.ledger.runs import need_run
-from airlock.ledger.tables import arrivals, resources
+from airlock.ledger.runs import AUDITED, need_run
+from airlock.ledger.tables import arrivals, jobs, resources, runs
 from airlock.records import TIMESTAMP, schema
 
 if TYPE_CHECKING:
@@ -146,6 +146,11 @@ def _need_arrivals(connection: Connection, pipeline: str, run_key: str, arrival_
     need_held(connection, pipeline, run_key, files)
 
 
+def _has_unsettled(connection: Connection, pipeline: str, run_key: str) -> bool:
+    held = and_(arrivals.c.run_key == run_key, arrivals.c.pipeline == pipeline)
+    return bool(connection.scalar(select(exists().where(held, ~is_settled(arrivals)))))
+
+
 def end_claims(connection: Connection, claims: ColumnElement[bool]) -> int:
     """End the claims for which a condition holds, and return their number; imported content stays recorded."""
     unknown = connection.execute(delete(resources).where(claims, resources.c.content_digest.is_(None)))
@@ -247,6 +252,21 @@ class Resources(Store):
             return fetch(connection, select(*(resources.c[name] for name in CLAIMED)).where(held), CLAIMED).sort(
                 _RESOURCE
             )
+
+    def has_claims(self, datastore_id: str, except_run: str) -> bool:
+        """Return whether another run claims a resource of a data store."""
+        others = resources.c.claimed_by.is_not(None), resources.c.claimed_by != except_run
+        with self._reading() as connection:
+            return bool(connection.scalar(select(exists().where(resources.c.datastore_id == datastore_id, *others))))
+
+    def has_undecided_run(self, datastore_id: str, pipeline: str, except_run: str) -> bool:
+        """Return whether another run of a pipeline has unsettled arrivals, but neither claims on resources nor jobs."""
+        of_others = and_(runs.c.pipeline == pipeline, runs.c.run_key != except_run, runs.c.state != AUDITED)
+        claims = exists().where(resources.c.claimed_by == runs.c.run_key, resources.c.datastore_id == datastore_id)
+        begun = exists().where(jobs.c.run_key == runs.c.run_key)
+        with self._reading() as connection:
+            found = connection.scalars(select(runs.c.run_key).where(of_others, ~claims, ~begun)).all()
+            return any(_has_unsettled(connection, pipeline, run_key) for run_key in found)
 
     def known_resources(self, datastore_id: str, keys: pl.DataFrame, except_run: str | None = None) -> pl.DataFrame:
         """Return which of these resources are in a data store, and the digest of their content.

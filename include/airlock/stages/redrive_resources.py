@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from airlock.run import Run
 
 # In the ledger, a file with one of these reasons stands for resources with several.
-_SEVERAL_REASONS = (Reason.RESOURCES_SET_ASIDE, Reason.INSTANCE_CLAIMED)
+_SEVERAL_REASONS = (Reason.RESOURCES_SET_ASIDE, Reason.INSTANCE_CLAIMED, Reason.AWAITED_REFERENCE)
 _OPEN = [word.value for word in REDRIVABLE]
 
 

@@ -258,6 +258,7 @@ class TestFileWords:
             ([DUPLICATE, DUPLICATE], DUPLICATE),
             ([RELEASED, ("quarantined", "instance_claimed"), INVALID], ("quarantined", "instance_claimed")),
             ([("failed", "rejected"), ("quarantined", "instance_claimed")], ("failed", "instance_claimed")),
+            ([RELEASED, ("quarantined", "awaited_reference"), INVALID], ("quarantined", "awaited_reference")),
         ],
     )
     def test_a_file_has_the_gravest_disposition_and_the_shared_reason(

@@ -21,9 +21,11 @@ from tests.unit.airlock.clinical.world import (
     Store,
     begun,
     bundle,
+    delivery,
     entry,
     file_names,
     imported,
+    parsed,
     pretty,
     validated,
     verdicts,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 P1, P2, O1 = patient("p1"), patient("p2"), observation("o1", "p1")
 URN = "urn:uuid:11111111-2222-4333-8444-555555555555"
 ACCEPTED, LOST = ("accept", None), ("quarantine", "unresolved_reference")
+AWAITED = ("quarantine", "awaited_reference")
 TWICE = ("duplicate", "duplicate_same_content")
 OTHERWISE = ("quarantine", "duplicate_other_content")
 
@@ -345,6 +348,43 @@ class TestReferences:
     def test_unknown_ones_pass_where_the_policy_lets_them(self, world: World) -> None:
         run = validated(world, {"a.ndjson": [O1]}, store=Store(), validation={"unknown_reference": "accept"})
         assert words(run) == {"Observation/o1": ACCEPTED}
+
+
+class TestReferencesToWhatAnotherRunMayBring:
+    LINES = (observation("o1", "p1"), observation("o2", "p2"))
+
+    def test_one_to_a_claimed_resource_is_awaited(self, world: World) -> None:
+        validated(world, {"a.ndjson": [P1]})
+        run = validated(world, {"b.ndjson": list(self.LINES)}, "two")
+        assert words(run) == {"Observation/o1": AWAITED, "Observation/o2": LOST}
+        assert {row["detail"] for row in verdicts(run) if row["reason"] == AWAITED[1]} == {
+            "the one that another run may bring is of type Patient"
+        }
+
+    def test_any_is_awaited_while_a_run_has_not_decided(self, world: World) -> None:
+        delivery(world, {"a.ndjson": [P1]})
+        run = validated(world, {"b.ndjson": list(self.LINES)}, "two", Store(held={"Patient/p2"}))
+        assert words(run) == {"Observation/o1": AWAITED, "Observation/o2": ACCEPTED}
+
+    def test_none_when_the_run_has_decided_otherwise(self, world: World) -> None:
+        validated(world, {"a.ndjson": [P2, patient("p1", colour="blue")]})
+        run = validated(world, {"b.ndjson": list(self.LINES)}, "two")
+        assert words(run) == {"Observation/o1": LOST, "Observation/o2": AWAITED}
+
+    def test_a_run_of_another_pipeline_counts_when_it_has_claimed(self, world: World) -> None:
+        other = parsed(world, {"a.ndjson": [P1]}, name="other")
+        assert words(validated(world, {"b.ndjson": [O1]}, "two"))["Observation/o1"] == LOST
+        validate(other, None)
+        assert words(validated(world, {"b.ndjson": [O1]}, "three"))["Observation/o1"] == AWAITED
+
+    def test_what_refers_to_an_awaiting_resource_waits_too(self, world: World) -> None:
+        validated(world, {"a.ndjson": [P1]})
+        visit = {"resourceType": "Encounter", "id": "e1", "status": "finished", "class": {"code": "AMB"}}
+        visit |= {"subject": {"reference": "Patient/p1"}}
+        by_visit = {"encounter": {"reference": "Encounter/e1"}}
+        lines = [visit, observation("o1", "p1", **by_visit), observation("o2", "p2", **by_visit)]
+        run = validated(world, {"b.ndjson": lines}, "two")
+        assert words(run) == {"Encounter/e1": AWAITED, "Observation/o1": AWAITED, "Observation/o2": LOST}
 
 
 class TestTheServicesWord:

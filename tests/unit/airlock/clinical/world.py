@@ -154,7 +154,8 @@ def pretty(content: Any) -> bytes:
 
 
 def imported(run: Run[ClinicalPipeline]) -> None:
-    """Tell the ledger that all that was accepted came in, as an audit does."""
+    """Tell the ledger that all that was accepted came in by a job, as an audit does."""
+    run.ledger.record_job(Job(f"batch-of-{run.key}", 0, run.key, "token", "job-0"))
     rows = run.workspace.read("verdicts", VERDICTS).filter(pl.col("verdict") == Verdict.ACCEPT)
     batch = pl.lit(None, pl.String)
     run.ledger.record_imported_resources(run.pipeline.datastore_id, run.key, rows.with_columns(batch_id=batch))

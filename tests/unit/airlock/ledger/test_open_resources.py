@@ -75,6 +75,15 @@ def test_it_ends_when_any_run_brings_the_resource(two_runs: Ledger) -> None:
     assert states(two_runs) == []
 
 
+@pytest.mark.parametrize(("digest", "left"), [("d1", []), ("d2", [("stopped", "b")])])
+def test_nothing_is_missing_if_an_earlier_run_has_brought_the_content(
+    two_runs: Ledger, digest: str, left: list[tuple[str, str]]
+) -> None:
+    bring(two_runs, "a")
+    note(two_runs, "b", "stopped", digest)
+    assert states(two_runs) == left
+
+
 def test_the_word_of_the_later_run_stands(two_runs: Ledger) -> None:
     note(two_runs, "a", "stopped")
     note(two_runs, "b", "refused")

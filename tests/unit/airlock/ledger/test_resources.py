@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 
-from airlock.ledger import Ledger, LedgerError
+from airlock.ledger import Job, Ledger, LedgerError
 from airlock.ledger.resources import CLAIMS, IMPORTS, KNOWN, REFUSED
 from tests.unit.airlock.ledger.samples import NIGHTLY, STORE, arrivals, begin, dispositions, id_of
 
@@ -221,3 +221,30 @@ class TestRedrives:
             file["last_modified"],
         )
         assert redriven.brought_by(ELSEWHERE, keys("p1")).is_empty()
+
+
+class TestWhatOtherRunsMayBring:
+    def undecided(self, ledger: Ledger, run: str, pipeline: str = NIGHTLY) -> bool:
+        return ledger.has_undecided_run(STORE, pipeline, except_run=run)
+
+    def test_a_run_that_has_claimed_no_resource_is_undecided(self, two_runs: Ledger) -> None:
+        assert self.undecided(two_runs, "a")
+        refused(two_runs, "b", "p1", store=ELSEWHERE)
+        assert self.undecided(two_runs, "a")
+        refused(two_runs, "b", "p1")
+        assert not self.undecided(two_runs, "a")
+        assert self.undecided(two_runs, "b")
+        assert not self.undecided(two_runs, "b", "another pipeline")
+
+    def test_a_run_with_a_job_or_without_unsettled_arrivals_has_decided(self, two_runs: Ledger) -> None:
+        two_runs.record_job(Job("batch", 0, "b", "token"))
+        assert not self.undecided(two_runs, "a")
+        two_runs.settle(NIGHTLY, "a", dispositions("1"))
+        assert not self.undecided(two_runs, "b")
+
+    def test_claims_are_of_one_data_store_and_end_with_the_import(self, two_runs: Ledger) -> None:
+        refused(two_runs, "a", "p1")
+        assert [two_runs.has_claims(STORE, except_run=run) for run in "ab"] == [False, True]
+        assert not two_runs.has_claims(ELSEWHERE, except_run="b")
+        two_runs.record_imported_resources(STORE, "a", imports("p1"))
+        assert not two_runs.has_claims(STORE, except_run="b")
