@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import PoolProxiedConnection
 
 REVISION = "0012"  # the newest in migrations/versions; named here so that opening a ledger need not load Alembic
+# The next schema only adds to this one: workers of two neighbouring versions share a ledger while they are replaced.
+NEXT = f"{int(REVISION) + 1:04}"
 # Not Alembic's default name: Airflow or other users of Alembic may share the database.
 BEFORE_COPYING = "0011"
 VERSION_TABLE = "airlock_ledger_version"
 LEDGER_URL = "AIRLOCK_LEDGER_URL"  # environment variable: every user of the machine can read command lines
 _LOCKED_PAUSE_SECONDS = 0.05
+_INSTALL = f"This Airlock works with {REVISION} and {NEXT}: install the Airlock that upgraded the ledger"
 _version = Table(VERSION_TABLE, MetaData(), Column("version_num", String))
 
 
@@ -44,7 +47,7 @@ def upgrade(url: str, report: Callable[[str], None] = lambda _: None) -> None:
     Raises
     ------
     LedgerError
-        If the address is wrong, the database does not answer, or a newer Airlock has upgraded it.
+        If the address is wrong, the database does not answer, or this Airlock does not know the ledger's schema.
     """
     parsed = parse_url(url)
     file = sqlite_file(parsed)
@@ -77,12 +80,12 @@ def _make_private(file: Path) -> None:
 
 
 def check(engine: Engine) -> None:
-    """Check that the ledger's schema is `REVISION`.
+    """Check that the ledger's schema is `REVISION` or `NEXT`.
 
     Raises
     ------
     LedgerSchemaError
-        If it is not, or there is no ledger; the text has the command that creates or upgrades it.
+        If it is not, or there is no ledger; the text says what to do.
     """
     file = sqlite_file(engine.url)
     command = f"run, with {LEDGER_URL} set to its address: python -m airlock.ledger upgrade"
@@ -94,10 +97,12 @@ def check(engine: Engine) -> None:
         raise LedgerSchemaError(f"the database at {shown_address(engine)} holds no ledger yet: {command}")
     if found == BEGUN:
         raise LedgerSchemaError(f"the upgrade of the ledger at {shown_address(engine)} was interrupted: {command}")
-    if found != REVISION:
-        raise LedgerSchemaError(
-            f"the ledger at {shown_address(engine)} has schema {found}, this Airlock needs {REVISION}: {command}"
-        )
+    if found in {REVISION, NEXT}:
+        return
+    has = f"the ledger at {shown_address(engine)} has schema {found}"
+    if found.isdecimal() and found < REVISION:
+        raise LedgerSchemaError(f"{has}, this Airlock needs {REVISION}: {command}")
+    raise LedgerSchemaError(f"{has}, which this Airlock does not know; nothing was read or written. {_INSTALL}")
 
 
 def _read_revision(connection: Connection) -> str | None:
@@ -129,9 +134,9 @@ def _set_write_ahead(connection: PoolProxiedConnection, *, last: bool) -> bool:
 
 
 def _begin_copying(connection: Connection) -> None:
-    """Prepare an older ledger for the step that copies its arrivals; a new ledger has none to copy."""
+    """Prepare a ledger from before schema 0012 for the step that copies its arrivals; a new ledger has none to copy."""
     found = _read_revision(connection)
-    if found in {None, REVISION, BEGUN}:
+    if found is None or found > BEFORE_COPYING:
         return
     _migrate(connection, BEFORE_COPYING)
     if _read_revision(connection) == BEFORE_COPYING:
@@ -160,12 +165,12 @@ def _migrate(connection: Connection, target: str) -> None:
     from alembic.script import ScriptDirectory  # noqa: PLC0415
 
     found = _read_revision(connection)
-    if found == REVISION:
+    if found in {REVISION, NEXT}:
         return
     config = Config()
     config.set_main_option("script_location", "airlock.ledger:migrations")
     config.attributes["connection"] = connection
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if found is not None and found not in known:
-        raise LedgerError(f"the ledger has schema {found}, which is newer than this Airlock: install the newer Airlock")
+        raise LedgerError(f"the ledger has schema {found}, which this Airlock does not know. {_INSTALL}")
     command.upgrade(config, target)

@@ -24,7 +24,7 @@ from airlock.ledger import Ledger, LedgerError, upgrade
 from airlock.ledger.__main__ import main
 from airlock.ledger.columns import UtcDateTime, metadata
 from airlock.ledger.database import engine_for, parse_url, writing
-from airlock.ledger.schema import REVISION, VERSION_TABLE
+from airlock.ledger.schema import NEXT, REVISION, VERSION_TABLE
 from airlock.records import CONTRACTS
 from tests.unit.airlock.ledger.samples import NIGHTLY, SEEN_AT, STORE, arrivals, begin, uids
 
@@ -195,10 +195,25 @@ def test_an_older_ledger_is_refused_with_the_command_that_upgrades_it(own_url: s
         Ledger.open(own_url)
 
 
-def test_a_newer_ledger_is_not_downgraded(own_url: str) -> None:
-    execute(own_url, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
-    with pytest.raises(LedgerError, match="has schema 9999, which is newer than this Airlock"):
-        upgrade(own_url)
+def test_a_ledger_of_the_next_version_is_used_as_it_is(own_url: str) -> None:
+    """Workers of two neighbouring versions share a ledger while they are replaced."""
+    execute(own_url, f"UPDATE {VERSION_TABLE} SET version_num = '{NEXT}'")
+    execute(own_url, "CREATE TABLE of_the_next_version (n INTEGER)")
+    upgrade(own_url)
+    with Ledger.open(own_url) as ledger:
+        begin(ledger, "a")
+        assert ledger.pipelines() == {NIGHTLY}
+
+
+@pytest.mark.parametrize("found", ["9999", "main"])
+def test_a_ledger_of_an_unknown_schema_is_left_alone(own_url: str, found: str) -> None:
+    execute(own_url, f"UPDATE {VERSION_TABLE} SET version_num = '{found}'")
+    told = (
+        f"has schema {found}, which this Airlock does not know.*This Airlock works with {REVISION} and {NEXT}: install"
+    )
+    for use in (upgrade, Ledger.open):
+        with pytest.raises(LedgerError, match=told):
+            use(own_url)
 
 
 def test_a_failed_upgrade_leaves_nothing_half_done(empty_url: str) -> None:
