@@ -40,5 +40,13 @@ def documents() -> dict[str, bytes]:
     return _named({"1.xml": named, "2.xml": named.replace(b"doc-1", b"doc-2")[:-30]})
 
 
+def absurd(kind: str) -> dict[str, bytes]:
+    """Return a delivery to a kind of pipeline of which half cannot be read."""
+    if kind == "imaging":
+        return _named({f"{n}.dcm": ct(n, 1, 1, **_DICOM)[: None if n % 2 else 400] for n in range(1, 13)})
+    people = [patient(f"{_ID}-{number}", **_WHO) for number in range(6)]
+    return _named({"Patient.ndjson": ndjson(*people, *[f'{{"id": "{CANARY}"'] * 6)})
+
+
 def _named(files: dict[str, bytes]) -> dict[str, bytes]:
     return {f"{FOLDER}/{CANARY} {name}": body for name, body in files.items()}

@@ -6,7 +6,6 @@ question is about.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -89,10 +88,11 @@ class BrakedOperator(StageOperator[BrakedT]):
         notify_once(self.pipeline, "brake", context, f"{told} The run asks whether to go on: Required Actions.")
         lines = (f"For: {_name_answerers(self.pipeline)}.", told, _TASKS[finding.gate], more, _ADVICE)
         self._put_question(context, "\n\n".join(line for line in lines if line))
-        wait = {"finding": asdict(finding), "result": result}
+        # Airflow keeps these in its database. The finding, which may name a site, stays in the workspace.
+        wait = {"gate": finding.gate, "result": result}
         raise TaskAwaitingInput(method_name="answer_brake", kwargs=wait, timeout=self._answer_within())
 
-    def answer_brake(self, context: Context, event: dict[str, Any], finding: dict[str, Any], result: Any) -> Any:
+    def answer_brake(self, context: Context, event: dict[str, Any], gate: str, result: Any) -> Any:
         """Record the answer; let the task go on, or fail it.
 
         Raises
@@ -100,23 +100,25 @@ class BrakedOperator(StageOperator[BrakedT]):
         AirflowFailException
             If a person has stopped the run, or nobody has answered in time.
         """
-        from airlock.stages.brake import describe, read_finding, record_answer
+        from airlock.stages.brake import describe, read_question, record_answer
         from airlock.stages.review import ReviewError
 
-        asked = read_finding(finding)
         try:
             review = _read(event)
         except ReviewError as error:
             self.log.warning("The answer is rejected. %s The question is open again.", error)
             self._put_question(context, None)
             left = context["ti"].start_date + self._answer_within() - utcnow()
-            wait = {"finding": finding, "result": result}
+            wait = {"gate": gate, "result": result}
             raise TaskAwaitingInput(
                 method_name="answer_brake", kwargs=wait, timeout=max(left, timedelta(seconds=1))
             ) from None
         timed_out = not event.get("responded_by_user")
         run = open_run(self.pipeline, context, self.folder)
         with run.ledger:
+            asked = read_question(run, gate)
+            if asked is None:  # its workspace was deleted
+                return self.run_stage(run, context)
             record_answer(run, asked, review, timed_out=timed_out)
             if not review.approved:
                 who = "Nobody answered in time, so the run is stopped" if timed_out else "A person has stopped the run"

@@ -14,6 +14,7 @@ import traceback
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,14 @@ import boto3
 import psycopg2  # type: ignore[import-untyped]
 import pytest
 from airflow.observability import stats as core_stats
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException, TaskAwaitingInput
 from airflow.sdk.observability import stats as task_stats
+from sqlalchemy import insert, update
 
 from airlock.ledger import upgrade
+from airlock.ledger.tables import run_totals, runs
+from airlock.run import run_key
+from airlock_tasks.brake import GO_ON, STOP
 from airlock_tasks.review import APPROVE
 from localaws.server import serve
 from localaws.settings import Seed
@@ -143,6 +148,8 @@ class Scene:
             yield
         except AirflowSkipException:
             pass
+        except TaskAwaitingInput as asked:
+            self.deferrals.append(repr(asked.kwargs))  # Airflow keeps them with the task
         except Exception as error:  # noqa: BLE001  (whatever a task ends with, its log has it)
             told = "".join(traceback.format_exception(error))
             assert cut != NOTHING, told
@@ -262,8 +269,9 @@ def _watch(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
         return await first_event(trigger)
 
     monkeypatch.setattr(chains, "_first_event", deferred)
-    hitl = "airflow.providers.standard.operators.hitl.upsert_hitl_detail"
-    monkeypatch.setattr(hitl, lambda **question: scene.questions.append(repr(question)))
+    for asking in ("airflow.providers.standard.operators.hitl", "airlock_tasks.review", "airlock_tasks.brake"):
+        upsert = f"{asking}.upsert_hitl_detail"
+        monkeypatch.setattr(upsert, lambda **question: scene.questions.append(repr(question)))
     monkeypatch.setattr("healthaws.fhir.time", SimpleNamespace(sleep=lambda _: None))
     for stats in (core_stats, task_stats):
         stats.initialize(factory=lambda: _Recorder(scene.metrics), export_legacy_names=False)  # type: ignore[arg-type, return-value]
@@ -347,3 +355,69 @@ def test_no_name_is_seen_whatever_is_cut_off_when(scene: Scene, kind: str) -> No
     assert +scene.found == Counter(), scene.table()
     assert [where for where, times in scene.felt.items() if not times] == []
     assert scene.filled >= set(PLACES) - ({"question"} if kind != "ccda" else set())
+
+
+def keep_nights(scene: Scene, name: str) -> None:
+    """Give a pipeline five nights without a bad file, of the site that all canaries are of."""
+    with scene.place.ledger() as ledger:
+        for night in range(1, 6):
+            key = run_key(name, f"night-{night}")
+            ledger.open_run(key, name, f"night-{night}", None)
+            earlier = datetime.now(UTC) - timedelta(days=night)
+            total = {"run_key": key, "pipeline": name, "site": canaries.FOLDER, "disposition": "released"}
+            with ledger._writing("test") as connection:
+                connection.execute(update(runs).where(runs.c.run_key == key).values(started_at=earlier))
+                connection.execute(
+                    insert(run_totals).values(total | {"arrivals": 100, "bytes": 1, "said_by": key, "said_at": earlier})
+                )
+
+
+def braked(scene: Scene, kind: str) -> Watched:
+    """Deliver much that cannot be read, to a pipeline that asks people about it; its site is named like a patient."""
+    limits = {"least_arrivals": 10, "unread": 0.3, "one_reason": 1}
+    name = f"braked-{kind}"
+    settings: dict[str, Any] = {
+        "source": {"uri": f"s3://archive/{name}/", "order": {"across_keys": "last_modified"}},
+        "audit": {"manifest_wait_seconds": 1, "brake": limits},
+        "notify": scene.notify(),
+    }
+    if kind == "imaging":
+        keep_nights(scene, name)
+        made: Pipeline = pipeline(name, **settings)
+    else:
+        made = clinical_pipeline(name, **settings)
+    scene.place.put(canaries.absurd(kind), prefix=f"{name}/")
+    return Watched(scene.place, made, run_id="manual__1", tries=1)
+
+
+@pytest.mark.parametrize("kind", ["imaging", "clinical"])
+def test_no_name_is_seen_when_the_brake_asks_and_is_answered_with_one(scene: Scene, kind: str) -> None:
+    """A site may be a folder that is named like a patient, and a person may write a name into the form."""
+    run = braked(scene, kind)
+    for stage in ("receive", "buffer", "parse"):
+        run.stage(stage)
+    with scene.watched(f"{kind} validate asks", NOTHING, run):
+        run.stage("validate")
+    assert scene.filled >= {"question", "deferral", "e-mail", "message"}
+    assert +scene.found == Counter(), scene.table()
+    for row, choice, why in (("is refused", GO_ON, None), ("stops", STOP, canaries.CANARY)):
+        run.answer = answer(choice, why)
+        with scene.watched(f"{kind} validate {row}", "webhook", run):
+            run.stage("validate")
+    run.answer = None
+    with scene.watched(f"{kind} audit of a stopped run", "webhook", run):
+        run.stage("audit")
+    run.answer = answer(GO_ON, canaries.CANARY)
+    for stage in ("validate", "normalize", "import", "audit", "route"):
+        with scene.watched(f"{kind} goes on, {stage}", NOTHING, run):
+            run.stage(stage)
+    assert +scene.found == Counter(), scene.table()
+    with scene.place.ledger() as ledger:
+        last = ledger.last_brake_answer(run_key(run.pipeline.name, run.run_id), "import", measure_of(kind))
+    assert last is not None
+    assert (last.go_on, last.why) == (True, canaries.CANARY)
+
+
+def measure_of(kind: str) -> str:
+    """Return the name of what stopped a run: where nights are known, that of its site."""
+    return f"unread:{canaries.FOLDER}" if kind == "imaging" else "unread"

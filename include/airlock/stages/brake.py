@@ -12,7 +12,7 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -137,7 +137,7 @@ def check_verdicts(run: AnyRun, schema: pl.Schema, counts: Mapping[str, int]) ->
     if brake is None:
         return None
     found = _measure_verdicts(run, brake, schema, counts)
-    if found is not None or _read_question(run, IMPORT) is not None:
+    if found is not None or read_question(run, IMPORT) is not None:
         _write_question(run, IMPORT, found)
     return _unless_answered(run, found)
 
@@ -160,7 +160,7 @@ def check_held(run: AnyRun, total: int, count: Callable[[], Held], *, balanced: 
     if brake is None:
         return None
     for chain in dict.fromkeys(("", run.folder)):
-        asked = _unless_answered(run.within(chain), _read_question(run.within(chain), IMPORT))
+        asked = _unless_answered(run.within(chain), read_question(run.within(chain), IMPORT))
         if asked is not None:
             return asked
     if not balanced or total < brake.least_arrivals:
@@ -223,9 +223,13 @@ def record_answer(run: AnyRun, finding: Finding, review: Review, *, timed_out: b
     run.ledger.answer_brake(run.pipeline.name, run.key, answer)
 
 
-def read_finding(content: Mapping[str, Any]) -> Finding:
-    """Return a finding from its JSON object."""
-    return Finding(**content)
+def read_question(run: AnyRun, gate: str) -> Finding | None:
+    """Return the finding that a run's question at a gate is about; None if there is none."""
+    try:
+        content = json.loads(run.s3.get(run.workspace.root.join(f"brake/{gate}.json")))
+    except FileNotFoundError:
+        return None
+    return None if content is None else Finding(**content)
 
 
 def describe(run: AnyRun, finding: Finding) -> str:
@@ -357,11 +361,3 @@ def _name_measure(finding: Finding) -> str:
 
 def _write_question(run: AnyRun, gate: str, found: Finding | None) -> None:
     run.workspace.write_json(f"brake/{gate}.json", None if found is None else asdict(found))
-
-
-def _read_question(run: AnyRun, gate: str) -> Finding | None:
-    try:
-        content = json.loads(run.s3.get(run.workspace.root.join(f"brake/{gate}.json")))
-    except FileNotFoundError:
-        return None
-    return None if content is None else read_finding(content)
