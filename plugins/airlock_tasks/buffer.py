@@ -41,6 +41,12 @@ class BufferOperator(StageOperator[ImagingPipeline | ClinicalPipeline]):
             buffered.claimed_elsewhere,
             buffered.undated,
         )
+        if buffered.undated:
+            self.log.warning(
+                "%d objects have no valid date in their key, so no run with a window takes them. Correct the keys or "
+                "source.key_date_pattern; or start a run without a window, which takes them whatever their key.",
+                buffered.undated,
+            )
         return buffered.shards
 
     def _redrive(self, run: Run[ImagingPipeline | ClinicalPipeline], request: RedriveRequest) -> None:
