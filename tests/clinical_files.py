@@ -44,6 +44,20 @@ def observation(name: str = "o1", /, of: str = "p1", **changes: Any) -> Resource
     return _changed(base, changes)
 
 
+def allergy(name: str = "a1", /, of: str = "p1", **changes: Any) -> Resource:
+    """Return an AllergyIntolerance of a patient; a changed value of None removes the element."""
+    active = {"system": "http://terminology.hl7.org/CodeSystem/allergyintolerance-clinical", "code": "active"}
+    base = {
+        "resourceType": "AllergyIntolerance",
+        "id": name,
+        "clinicalStatus": {"coding": [active]},
+        "criticality": "high",
+        "code": {"text": "Invented substance"},
+        "patient": {"reference": f"Patient/{of}"},
+    }
+    return _changed(base, changes)
+
+
 def organization(name: str = "clinic", /, **changes: Any) -> Resource:
     """Return an Organization, which belongs to no patient; a changed value of None removes the element."""
     return _changed({"resourceType": "Organization", "id": name, "name": "Example Clinic"}, changes)

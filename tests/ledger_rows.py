@@ -25,6 +25,12 @@ def count_arrivals(ledger: Ledger, pipeline: str) -> dict[str, int]:
     return _count(ledger, disposition, arrivals.c.pipeline == pipeline)
 
 
+def count_current_arrivals(ledger: Ledger, pipeline: str) -> dict[str, int]:
+    """Return the same without arrivals that a later one has replaced."""
+    disposition = func.coalesce(arrivals.c.disposition, "claimed")
+    return _count(ledger, disposition, (arrivals.c.pipeline == pipeline) & arrivals.c.superseded_by.is_(None))
+
+
 def count_instances(ledger: Ledger, datastore_id: str) -> dict[str, int]:
     """Return how many instances a data store has in each state."""
     return _count(ledger, instances.c.state, instances.c.datastore_id == datastore_id)
