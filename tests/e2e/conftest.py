@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -126,6 +127,12 @@ class Machine:
         """Return a run's report."""
         key = f"runs/{pipeline}/{run_key}/audit/report.json"
         return json.loads(self.s3().get_object(Bucket="airlock-workspace", Key=key)["Body"].read())
+
+    def contracts(self, prefix: str) -> list[dict[str, Any]]:
+        """Return the contracts that were routed below a prefix."""
+        pages = self.s3().get_paginator("list_objects_v2").paginate(Bucket="airlock-contracts", Prefix=prefix)
+        keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+        return [json.loads(self.s3().get_object(Bucket="airlock-contracts", Key=key)["Body"].read()) for key in keys]
 
     def question(self, dag: str, run: str, task: str) -> dict[str, Any] | None:
         """Return what a task asks people, None while it does not."""
@@ -247,6 +254,24 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         source={"window": "key_date"},
         receive={"quiet_seconds": 0},
         schedule={"cron": "0 0 * * *", "start_date": "2026-10-01", "max_active_runs": 2},
+    )
+    for source in ("main", "mirror"):
+        imaging_pipeline(
+            pipelines,
+            source,
+            "9",
+            healthlake={"datastore_id": "9" * 32},
+            receive={"quiet_seconds": 0},
+            routes=[{"name": "contracts", "uri": "s3://airlock-contracts/overlap/"}],
+        )
+    _pipeline(
+        pipelines,
+        "clinical",
+        "exports",
+        source={"window": "key_date"},
+        healthlake={"datastore_id": "a" * 32},
+        routes=[{"name": "contracts", "uri": "s3://airlock-contracts/exports/"}],
+        schedule={"cron": "0 0 * * *", "start_date": f"{datetime.now(UTC) - timedelta(days=30):%Y-%m-%d}"},
     )
     api, s3, health = free_ports(3)
     _waking(pipelines, "arriving", "4", s3, schedule={"cron": None})
