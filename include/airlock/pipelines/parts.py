@@ -111,8 +111,8 @@ class Source(Settings):
 
     site_pattern: Pattern | None = Field(
         None,
-        description="a regular expression, searched in the key, whose group site names the site of an object; null: "
-        "the first folder below uri",
+        description="a regular expression, searched in the key, whose group site names the site of an object, which "
+        "totals, reports and the brake then count by; null: the source is one site",
     )
 
     @model_validator(mode="after")

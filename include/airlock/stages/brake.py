@@ -19,7 +19,7 @@ import polars as pl
 from airlock.ledger import BrakeAnswer
 from airlock.reasons import PARSE_REASONS, Reason
 from airlock.records import Disposition, Verdict
-from airlock.stages.sites import site_of
+from airlock.stages.sites import CountedSites
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -72,7 +72,7 @@ class Finding:
     def describe(self, *, name_site: bool = False) -> str:
         """Return the finding in sentences with counts and reason codes; the site is named only on request."""
         what = _WHAT[self.measure].format(reason=self.reason)
-        where = "" if self.site is None else f" of site {self.site}" if name_site else " of one site"
+        where = "" if self.site is None or not name_site else f" of site {self.site or '(none)'}"
         if self.median is None:
             limit = f"audit.brake.{self.measure} allows {_percent(self.limit)}"
         else:
@@ -177,9 +177,9 @@ def check_held(run: AnyRun, total: int, count: Callable[[], Held], *, balanced: 
 def count_held(run: AnyRun, parts: Iterable[pl.DataFrame]) -> Held:
     """Count what would be held, from frames with the ``key`` of each arrival and ``reason`` where it would be held."""
     by_site: dict[str, Measured] = {}
-    whole = Measured()
+    whole, sites = Measured(), CountedSites(run.pipeline.source)
     for rows in parts:
-        counted = rows.with_columns(site_of(run.pipeline.source)).group_by("site", "reason").len()
+        counted = sites.add_to(rows).group_by("site", "reason").len()
         for name, reason, number in counted.iter_rows():
             for measured in (whole, by_site.setdefault(name, Measured())):
                 measured.total += number
@@ -233,10 +233,7 @@ def read_question(run: AnyRun, gate: str) -> Finding | None:
 
 
 def describe(run: AnyRun, finding: Finding) -> str:
-    """Return a finding in sentences that anybody may see: a site is named only if ``source.site_pattern`` says where.
-
-    The first folder below a source may be a person's name.
-    """
+    """Return a finding in sentences that anybody may see; without ``source.site_pattern`` the source is one site."""
     return finding.describe(name_site=run.pipeline.source.site_pattern is not None)
 
 
@@ -247,9 +244,10 @@ def _measure_verdicts(run: AnyRun, brake: Brake, schema: pl.Schema, counts: Mapp
     has_sites = "key" in schema.names()
     by_site: dict[str, Measured] = {}
     columns = ["verdict", "reason", *(["key"] if has_sites else [])]
-    site = site_of(run.pipeline.source) if has_sites else pl.lit("").alias("site")
+    sites = CountedSites(run.pipeline.source)
     for rows in run.workspace.parts("verdicts", schema, columns):
-        counted = rows.with_columns(site).group_by("site", "verdict", "reason").len()
+        named = sites.add_to(rows) if has_sites else rows.with_columns(site=pl.lit(""))
+        counted = named.group_by("site", "verdict", "reason").len()
         for name, verdict, reason, number in counted.iter_rows():
             measured = by_site.setdefault(name, Measured())
             measured.total += number

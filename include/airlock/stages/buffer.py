@@ -22,6 +22,7 @@ from airlock.ledger.runs import SCHEDULED
 from airlock.records import ARRIVALS, arrival_ids
 from airlock.stages.inventory import InventoryError, fresh_inventory, list_inventory
 from airlock.stages.receive import find_marker
+from airlock.stages.sites import CountedSites
 from airlock.stages.windows import find_bounds, is_asked_for, moments, takes_owed
 from airlock.storage.spool import FrameFile
 
@@ -132,8 +133,9 @@ def _claim(run: Run[Pipeline]) -> dict[str, int]:
     if takes_owed(run):
         run.ledger.end_owed(pipeline, now - timedelta(days=run.pipeline.source.owed_days))
     listing, until = Listing(run, now), now if run.window is None else run.window.end
+    sites = CountedSites(run.pipeline.source)
     with FrameFile() as aside:
-        numbers = [aside.add(rows) for rows in listing]
+        numbers = [aside.add(sites.add_to(rows)) for rows in listing]
         claim = run.ledger.claim(pipeline, run.key, map(aside.read, numbers), until, listing.owed_due)
     if takes_owed(run):
         run.ledger.defer_owed(pipeline, listing.bucket, now)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from airlock.pipelines import Source
 
 SITE_LENGTH = 64  # characters that are kept of a site's name
+MOST_COUNTED = 200  # sites of a run that are counted by name
+OTHER = "other"  # all others
 
 
 def site_of(source: Source) -> pl.Expr:
@@ -30,3 +32,29 @@ def site_of(source: Source) -> pl.Expr:
     else:
         name = key.str.extract(source.site_pattern, re.compile(source.site_pattern).groupindex["site"])
     return name.fill_null("").str.slice(0, SITE_LENGTH).alias("site")
+
+
+class CountedSites:
+    """The sites by which a run's objects are counted in the ledger and by the brake.
+
+    Without ``source.site_pattern`` the source is one site, "": its first folder may be named after a patient. A run
+    counts `MOST_COUNTED` sites by name, so that a pattern that matches too much does not make a row per folder.
+
+    Parameters
+    ----------
+    source
+        The source below which the keys lie.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._site = pl.lit("").alias("site") if source.site_pattern is None else site_of(source)
+        self._named: set[str] = set()
+
+    def add_to(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return rows that have the column ``key`` with the column ``site``."""
+        found = rows.with_columns(self._site)
+        for name in found["site"].unique().sort():
+            if len(self._named) < MOST_COUNTED:
+                self._named.add(name)
+        site = pl.col("site")
+        return found.with_columns(site=pl.when(site.is_in(list(self._named))).then(site).otherwise(pl.lit(OTHER)))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tests.unit.airlock.world import World
 
 SMALL = {"least_arrivals": 10}
+BY_SITE = {"source": {"uri": "s3://archive/in/", "site_pattern": "^in/(?P<site>[^/]+)/"}}
 WHEN = datetime(2026, 11, 24, 3, tzinfo=UTC).isoformat()
 YES = Review(True, "ada", "an old scanner", WHEN)
 NO = Review(False, "ada", "a lost key", WHEN)
@@ -218,7 +219,7 @@ class TestBeforeRoute:
 class TestMedians:
     """A site's share is also compared with the median of its last nights."""
 
-    def nights(self, world: World, number: int, *counted: tuple[int, str, str | None]) -> None:
+    def nights(self, world: World, number: int, *counted: tuple[int, str, str | None], site: str = "a") -> None:
         for night in range(number):
             run = world.run(f"night-{night}", pipeline())
             rows = [
@@ -226,7 +227,7 @@ class TestMedians:
                 for row in made(*((n, "accept", None) for n, _, _ in counted), site="a")
             ]
             arrivals = frame(rows, ARRIVALS).with_columns(
-                arrival_id=pl.format("{}-{}", "arrival_id", pl.lit(night)), site=pl.lit("a")
+                arrival_id=pl.format("{}-{}", "arrival_id", pl.lit(night)), site=pl.lit(site)
             )
             run.ledger.open_run(run.key, run.pipeline.name, run.run_id, None)
             run.ledger.claim(run.pipeline.name, run.key, arrivals)
@@ -241,34 +242,41 @@ class TestMedians:
                 connection.execute(update(runs).where(runs.c.run_key == run.key).values(started_at=earlier))
 
     LIMITS = SMALL | {"unread": 0.5, "one_reason": 1.0}
+    TONIGHT = (14, "accept", None), (6, "quarantine", "truncated")  # 30 %
 
     def test_five_times_the_median_stops_the_run_from_half_of_the_limit_on(self, world: World) -> None:
         self.nights(world, 5, (19, "released", None), (1, "quarantined", "truncated"))  # 5 %
-        tonight = (14, "accept", None), (6, "quarantine", "truncated")  # 30 %
-        found = stopped(world, *tonight, brake=self.LIMITS)
+        tonight = self.TONIGHT
+        found = stopped(world, *tonight, brake=self.LIMITS, **BY_SITE)
         assert found is not None
         assert (found.measure, found.site, found.median, found.total) == ("unread", "a", 0.05, 20)
-        assert stopped(world, *tonight, brake=self.LIMITS | {"times_median": 7}) is None
-        assert stopped(world, *tonight, brake=self.LIMITS | {"times_median": None}) is None
-        assert stopped(world, *tonight, brake=self.LIMITS | {"unread": 0.7}) is None  # less than half of it
+        assert stopped(world, *tonight, brake=self.LIMITS | {"times_median": 7}, **BY_SITE) is None
+        assert stopped(world, *tonight, brake=self.LIMITS | {"times_median": None}, **BY_SITE) is None
+        assert stopped(world, *tonight, brake=self.LIMITS | {"unread": 0.7}, **BY_SITE) is None  # less than half of it
 
     def test_a_few_nights_have_no_median(self, world: World) -> None:
         self.nights(world, 4, (20, "released", None))
-        assert stopped(world, (14, "accept", None), (6, "quarantine", "truncated"), brake=self.LIMITS) is None
+        assert stopped(world, *self.TONIGHT, brake=self.LIMITS, **BY_SITE) is None
 
     def test_a_site_without_a_bad_night_stops_the_run_at_half_of_the_limit(self, world: World) -> None:
         self.nights(world, 5, (20, "released", None))
-        assert stopped(world, (14, "accept", None), (6, "quarantine", "truncated"), brake=self.LIMITS) is not None
-        assert stopped(world, (16, "accept", None), (4, "quarantine", "truncated"), brake=self.LIMITS) is None
+        assert stopped(world, *self.TONIGHT, brake=self.LIMITS, **BY_SITE) is not None
+        better = (16, "accept", None), (4, "quarantine", "truncated")
+        assert stopped(world, *better, brake=self.LIMITS, **BY_SITE) is None
 
     def test_other_sites_have_other_nights(self, world: World) -> None:
         self.nights(world, 5, (20, "released", None))
-        files = made((14, "accept", None), (6, "quarantine", "truncated"), site="b")
-        assert check(begun(world, *files, brake=self.LIMITS)) is None
+        assert check(begun(world, *made(*self.TONIGHT, site="b"), brake=self.LIMITS, **BY_SITE)) is None
+
+    def test_without_a_pattern_the_nights_of_the_source_count(self, world: World) -> None:
+        self.nights(world, 5, (19, "released", None), (1, "quarantined", "truncated"), site="")
+        found = stopped(world, *self.TONIGHT, brake=self.LIMITS)
+        assert found is not None
+        assert (found.site, found.median) == ("", 0.05)
 
     def test_held_files_have_a_median_too(self, world: World) -> None:
         self.nights(world, 5, (19, "released", None), (1, "held", "study_held"))
-        run = begun(world, brake=SMALL | {"held": 0.5})
+        run = begun(world, brake=SMALL | {"held": 0.5}, **BY_SITE)
         tonight = dispositions((14, "released", None), (6, "held", "study_held"))
         found = would_hold(run, tonight)
         assert found is not None
@@ -285,9 +293,9 @@ class TestWords:
         assert " are quarantined as truncated; audit.brake.one_reason allows 10 %." in one.describe()
 
     def test_a_site_is_named_only_where_the_pipeline_says_what_one_is(self, world: World) -> None:
-        """The first folder below the source may be a person's name."""
-        found = Finding("route", "held", 5, 10, 0.1, site="MUELLER", median=0.01)
+        found = Finding("route", "held", 5, 10, 0.1, site="", median=0.01)
         told = describe(begun(world), found)
-        assert told.startswith("5 of 10 of one site (50 %) would be held; in its last 14 nights the median was 1 %.")
-        source = {"uri": "s3://archive/in/", "site_pattern": "^in/(?P<site>[^/]+)/"}
-        assert "of site MUELLER" in describe(begun(world, source=source), found)
+        assert told.startswith("5 of 10 (50 %) would be held; in its last 14 nights the median was 1 %.")
+        by_site = begun(world, **BY_SITE)
+        assert "5 of 10 of site (none)" in describe(by_site, found)
+        assert "of site NORTH" in describe(by_site, replace(found, site="NORTH"))

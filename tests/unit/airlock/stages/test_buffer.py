@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 
 from airlock.ledger import Ledger
 from airlock.ledger.tables import arrivals, runs
@@ -385,3 +385,13 @@ class TestShards:
         assert find_buffered(run) is not None
         assert read_arrivals(run).equals(ARRIVALS.to_frame())
         assert buffer(run).arrivals == 0
+
+
+def test_the_claims_name_the_sites_by_which_the_ledger_counts(world: World) -> None:
+    world.put("s3://archive/in/north/1.dcm")
+    world.put("s3://archive/in/2.dcm")
+    line = pipeline(source={"site_pattern": "^in/(?P<site>[^/]+)/"})
+    buffer(world.run("one", line))
+    with world.ledger._reading() as connection:
+        rows = connection.execute(select(arrivals.c.key, arrivals.c.site))
+        assert {key: site for key, site in rows} == {"in/north/1.dcm": "north", "in/2.dcm": ""}  # noqa: C416
