@@ -75,6 +75,34 @@ class DecisionKind(StrEnum):
     REVEAL = "reveal"  # identifiers shown to a person
 
 
+class ComparisonKind(StrEnum):
+    """What is compared."""
+
+    SWEEP = "sweep"  # the objects below a source with the ledger
+    RECONCILE = "reconcile"  # the ledger with S3 and a data store
+
+
+class FindingKind(StrEnum):
+    """A difference between the ledger, S3 and a data store."""
+
+    OVERDUE = "overdue"  # an object below the source is no arrival
+    VANISHED = "vanished"  # the object of an arrival is gone
+    MISSING_IN_STORE = "missing_in_store"
+    FOREIGN_IN_STORE = "foreign_in_store"
+    OTHER_VERSION = "other_version"
+    OTHER_INSTANCE_COUNT = "other_instance_count"
+    OTHER_CONTENT = "other_content"
+    NO_EVIDENCE = "no_evidence"  # a contract without the rows or files that it rests on
+
+
+class StoreOrigin(StrEnum):
+    """Why a ledger knows a data store."""
+
+    IMPORTED = "imported"  # a run has begun a job for it
+    ADOPTED = "adopted"  # a person took over what others had stored
+    REBUILT = "rebuilt"  # from workspaces and the store
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware time: ``timestamptz`` on PostgreSQL, the same instant as naive UTC text on SQLite."""
 
