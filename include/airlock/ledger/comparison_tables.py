@@ -47,9 +47,7 @@ findings = Table(
     Column("closed_by", Text),  # the run or the person
     Index("ix_findings_arrival", "arrival_id", "pipeline"),
     Index("ix_findings_comparison", "comparison_id"),
-    partial_index(
-        "ix_findings_open", ["subject_key", "kind", "datastore_id", "pipeline"], "closed_at IS NULL"
-    ),
+    partial_index("ix_findings_open", ["subject_key", "kind", "datastore_id", "pipeline"], "closed_at IS NULL"),
 )
 
 # The data stores into which Airlock may import: it began them, or a person adopted them.
