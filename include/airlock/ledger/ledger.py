@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 from airlock.ledger.arrivals import Arrivals
 from airlock.ledger.attempts import Attempts
 from airlock.ledger.brakes import Brakes
+from airlock.ledger.comparisons import Comparisons
 from airlock.ledger.contracts import Contracts
 from airlock.ledger.database import engine_for, parse_url
 from airlock.ledger.folders import Folders
@@ -58,6 +59,7 @@ class Ledger(
     Lookup,
     Predecessors,
     Folders,
+    Comparisons,
 ):
     """The database of record of arrivals, decisions, imports, audits and routes.
 
