@@ -31,8 +31,10 @@ from botocore.config import Config
 import ccda
 import clinical
 import imaging
-from airlock.ledger import Ledger
+from airlock.imaging.adopt import ImageSets
+from airlock.ledger import Adoption, Ledger
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
+from airlock.stages.adopt import adopt
 from airlock.storage.s3 import S3
 from airlock.storage.s3uri import S3Uri
 from healthaws.hooks.healthlake_fhir import HealthLakeFhirHook
@@ -232,6 +234,17 @@ class Place:
     def ledger(self) -> Ledger:
         """Open the ledger."""
         return Ledger.open(self.ledger_url)
+
+
+def adopt_images(place: Place) -> int:
+    """Adopt the image sets that others have stored, as ``airlock ledger adopt`` does; return how many there are."""
+    config = Config(inject_host_prefix=False)
+    client = boto3.client(
+        "medical-imaging", endpoint_url=place.imaging_endpoint, region_name="us-east-1", config=config
+    )
+    decision = Adoption("a person", "others have filled it", datetime.now(UTC))
+    with place.ledger() as ledger:
+        return adopt(ledger, DATASTORE, ImageSets(client, DATASTORE), lambda: decision, lambda _: None)
 
 
 class StateStore(dict[str, Any]):

@@ -110,7 +110,8 @@ class BatchJobOperator(StartJobOperator[JobHookT], Generic[JobHookT, PipelineT])
         run = self._run(context)
         if job.job_id is None:
             self.import_stage.check_prefix(run, self._batch(context))
-        run.ledger.record_job(self._row(run, job))
+        datastore_id: str | None = getattr(self, "datastore_id", None)  # a conversion imports into none
+        run.ledger.record_job(self._row(run, job), datastore_id)
 
     @override
     def complete(self, context: Context, properties: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from healthaws.hooks.healthlake_fhir import HealthLakeFhirHook
 from healthaws.refusals import CHANGING_DATASTORE_STATUS, Backoff
 
 if TYPE_CHECKING:
+    from airlock.ledger import Ledger
     from airlock.pipelines import HealthImaging, HealthLake
 
 PipelineT = TypeVar("PipelineT", bound=Pipeline)
@@ -83,6 +84,29 @@ def check_datastores(pipeline: Pipeline) -> str | None:
         stores.append(("healthlake", pipeline.healthlake, HealthLakeHook))
     changing = [_check_datastore(pipeline, *store) for store in stores]
     return next(filter(None, changing), None)
+
+
+def require_known_datastores(pipeline: Pipeline, ledger: Ledger) -> None:
+    """Refuse a data store that the ledger does not know and that holds something, before anything is staged for it.
+
+    Raises
+    ------
+    AirflowFailException
+        With the two ways on: rebuild a ledger that was lost, or adopt a data store that others have filled.
+    """
+    from airlock.clinical.adopt import CommonResources
+    from airlock.imaging.adopt import ImageSets
+    from airlock.stages.adopt import UnknownStoreError, require_known
+
+    try:
+        if isinstance(pipeline, ImagingPipeline):
+            store = pipeline.healthimaging
+            require_known(ledger, store.datastore_id, ImageSets(image_sets(store).conn, store.datastore_id))
+        if isinstance(pipeline, ImagingPipeline | ClinicalPipeline) and pipeline.healthlake is not None:
+            records = pipeline.healthlake
+            require_known(ledger, records.datastore_id, CommonResources(fhir_store(records)))
+    except UnknownStoreError as error:
+        raise AirflowFailException(str(error)) from None
 
 
 def _check_datastore(

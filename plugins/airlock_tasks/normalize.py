@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from typing_extensions import override
 
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
-from airlock_tasks.datastores import fhir_store
+from airlock_tasks.datastores import fhir_store, require_known_datastores
 from airlock_tasks.stage import PipelineT, StageOperator
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class _StagingOperator(StageOperator[PipelineT]):
 
     @override
     def run_stage(self, run: Run[PipelineT], context: Context) -> list[str]:
+        require_known_datastores(run.pipeline, run.ledger)  # receive may have looked before the ledger was lost
         batches = self.stage_batches(run)
         files = sum(batch.files for batch in batches)
         self.log.info("%s in %s.", _in_words(files, self.noun), _in_words(len(batches), "batch", "batches"))

@@ -14,7 +14,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
 from airlock.pipelines import Receive, Source
-from airlock_tasks.datastores import check_datastores
+from airlock_tasks.datastores import check_datastores, require_known_datastores
 from airlock_tasks.notify import check_connections, notify_once
 from airlock_tasks.stage import connect_s3, is_plan, ledger_url, redrive_request
 from healthaws.triggers.pause import PauseTrigger
@@ -51,6 +51,14 @@ def find_used_marker(pipeline: ImagingPipeline | ClinicalPipeline, run_id: str, 
     with Ledger.open(ledger_url()) as ledger:
         used = ledger.used_marker(pipeline.name, run_key(pipeline.name, run_id), marker)
     return None if used is None else used.isoformat()
+
+
+def check_known(pipeline: ImagingPipeline | ClinicalPipeline) -> None:
+    """Refuse a data store that holds something and that the ledger does not know, before the run claims anything."""
+    from airlock.ledger import Ledger
+
+    with Ledger.open(ledger_url()) as ledger:
+        require_known_datastores(pipeline, ledger)
 
 
 class DeliveryCompleteTrigger(BaseTrigger):
@@ -136,6 +144,8 @@ class ReceiveSensor(BaseSensorOperator):
         if changing := check_datastores(self.pipeline):
             raise self._pause(changing, event)
         check_connections(self.pipeline)
+        if not plan_only:
+            check_known(self.pipeline)
         if redrive_request(self.pipeline, context) is not None:
             return {"objects": 0, "bytes": 0}  # nothing to wait for: buffer claims settled arrivals
         source, settings = self.pipeline.source, self.pipeline.receive

@@ -17,7 +17,7 @@ from botocore.config import Config
 from airlock.imaging import promotion
 from airlock.records import study_key
 from airlock.run import run_key
-from tests.chain import DATASTORE, Chain, pipeline
+from tests.chain import DATASTORE, Chain, adopt_images, pipeline
 from tests.dicom_files import ct, delivery, sop_uid, study_uid
 from tests.ledger_rows import count_arrivals, count_instances
 from tests.waiting import until
@@ -325,6 +325,7 @@ def imported_by_others(place: Place, body: bytes) -> None:
         return bool(job["jobStatus"] == "COMPLETED")
 
     until("the import by others is COMPLETED", is_through, 20)
+    adopt_images(place)
 
 
 def test_what_is_too_large_to_promote_is_given_back_and_deleted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

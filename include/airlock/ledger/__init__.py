@@ -2,16 +2,17 @@
 
 Callers use the class ``Ledger``. Its methods are defined in one module per concern: ``runs``, ``arrivals``,
 ``instances``, ``studies``, ``resources``, ``jobs``, ``gates``, ``contracts``, ``outbox``, ``releases``, ``stow``,
-``redrives``, ``release``, ``lookup``, ``predecessors``, ``folders``, ``words``, ``comparisons``. ``tables``,
-``decision_tables`` and ``comparison_tables`` define the schema; ``python -m airlock.ledger upgrade`` brings a database
-to it by the steps in ``migrations``.
+``redrives``, ``release``, ``lookup``, ``predecessors``, ``folders``, ``words``, ``comparisons``, ``data_stores``.
+``tables``, ``decision_tables`` and ``comparison_tables`` define the schema; ``python -m airlock.ledger upgrade`` brings
+a database to it by the steps in ``migrations``.
 """
 
 from __future__ import annotations
 
 from airlock.ledger.arrivals import Claim
 from airlock.ledger.brakes import BrakeAnswer
-from airlock.ledger.columns import InstanceState, MessageState, Resolution, ResolutionState, StowState
+from airlock.ledger.columns import InstanceState, MessageState, Resolution, ResolutionState, StoreOrigin, StowState
+from airlock.ledger.data_stores import FOREIGN, Adoption, KnownStore
 from airlock.ledger.errors import LedgerError, LedgerSchemaError, LedgerUnreachableError
 from airlock.ledger.jobs import Job
 from airlock.ledger.ledger import Ledger
@@ -22,11 +23,14 @@ from airlock.ledger.runs import RunRecord
 from airlock.ledger.schema import upgrade
 
 __all__ = [
+    "FOREIGN",
+    "Adoption",
     "BrakeAnswer",
     "Claim",
     "Found",
     "InstanceState",
     "Job",
+    "KnownStore",
     "Ledger",
     "LedgerError",
     "LedgerSchemaError",
@@ -37,6 +41,7 @@ __all__ = [
     "ResolutionRecord",
     "ResolutionState",
     "RunRecord",
+    "StoreOrigin",
     "StowState",
     "upgrade",
 ]

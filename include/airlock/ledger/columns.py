@@ -101,6 +101,7 @@ class StoreOrigin(StrEnum):
     IMPORTED = "imported"  # a run has begun a job for it
     ADOPTED = "adopted"  # a person took over what others had stored
     REBUILT = "rebuilt"  # from workspaces and the store
+    ADOPTING = "adopting"  # an adoption has begun and not ended: no run may import yet
 
 
 class UtcDateTime(TypeDecorator[datetime]):

@@ -50,7 +50,8 @@ findings = Table(
     partial_index("ix_findings_open", ["subject_key", "kind", "datastore_id", "pipeline"], "closed_at IS NULL"),
 )
 
-# The data stores into which Airlock may import: it began them, or a person adopted them.
+# The data stores into which runs may import: a run began them, or a person adopted or rebuilt them. One whose adoption
+# has not ended is closed to runs.
 data_stores = Table(
     "data_stores",
     metadata,
@@ -58,7 +59,7 @@ data_stores = Table(
     Column("origin", Text, nullable=False),  # a StoreOrigin
     Column("decision_id", BigInteger),  # of the person who adopted it
     Column("known_at", UtcDateTime, nullable=False),
-    Column("counts", Text),  # JSON: what was found in it when it was adopted
+    Column("counts", Text),  # JSON: what was found in it when it was adopted, and the position of the adoption
 )
 
 # What others had stored in a data store when it was adopted: image sets, or FHIR resources as Type/id.
@@ -71,4 +72,5 @@ foreign_sets = Table(
     Column("version", BigInteger),
     Column("instances", Integer),
     Column("recorded_at", UtcDateTime, nullable=False),
+    Index("ix_foreign_sets_study", "study_key"),
 )

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import insert, select, update
 
+from airlock.ledger.columns import StoreOrigin
+from airlock.ledger.data_stores import note_store
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.runs import need_run
@@ -68,13 +70,15 @@ class Jobs(Store):
             row = connection.execute(statement).mappings().one_or_none()
         return None if row is None else Job(**row)
 
-    def record_job(self, job: Job) -> None:
+    def record_job(self, job: Job, datastore_id: str | None = None) -> None:
         """Record a job, over what the ledger knew of the same batch and generation.
 
         Parameters
         ----------
         job
             Record it with its client token before the service is called, then with its job id, then with its end.
+        datastore_id
+            The data store that a new job imports into: from now on the ledger knows it.
 
         Raises
         ------
@@ -86,6 +90,8 @@ class Jobs(Store):
             known = _find_job(connection, job)
             if known is None:
                 connection.execute(insert(jobs).values(asdict(job)))
+                if datastore_id is not None:
+                    note_store(connection, datastore_id, StoreOrigin.IMPORTED)
                 return
             _need_same_job(known, job)
             own = (jobs.c.batch_id == job.batch_id, jobs.c.generation == job.generation)

@@ -9,6 +9,7 @@ from airlock.ledger.attempts import Attempts
 from airlock.ledger.brakes import Brakes
 from airlock.ledger.comparisons import Comparisons
 from airlock.ledger.contracts import Contracts
+from airlock.ledger.data_stores import DataStores
 from airlock.ledger.database import engine_for, parse_url
 from airlock.ledger.folders import Folders
 from airlock.ledger.gates import Gates
@@ -46,6 +47,7 @@ class Ledger(
     Studies,
     StudyCounts,
     Jobs,
+    DataStores,
     Release,
     Gates,
     Brakes,

@@ -48,7 +48,6 @@ def delete_image_sets(place: Place) -> None:
     until("the image sets are gone", lambda: not left(), 30)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="H-5: a lost ledger imports the archive a second time")
 def test_a_run_on_an_empty_ledger_imports_nothing_over_a_filled_data_store(place: Place, tmp_path: Path) -> None:
     place.put(ONE)
     by_hand(place, "one").run()

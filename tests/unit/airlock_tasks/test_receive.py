@@ -12,13 +12,14 @@ import boto3
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
-from airlock.ledger import Ledger, upgrade
+from airlock.ledger import Ledger, StoreOrigin, upgrade
 from airlock.records import ARRIVALS
 from airlock.run import run_key
 from airlock.stages.receive import marker_name
 from airlock.storage.s3uri import S3Uri
 from airlock_tasks.receive import DeliveryCompleteTrigger, ReceiveSensor
 from healthaws.hooks.healthlake import HealthLakeHook
+from healthaws.hooks.healthlake_fhir import HealthLakeFhirHook
 from healthaws.triggers.pause import PauseTrigger
 from localaws.server import serve
 from localaws.settings import Seed
@@ -45,6 +46,7 @@ def _archive(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Iterator[Any]:
     with moto_server() as endpoint, serve(s3_endpoint=endpoint, **seeds, **settings) as emulator:
         stores = {"medical-imaging": {"endpoint_url": emulator}, "healthlake": {"endpoint_url": emulator}}
         extra = {"endpoint_url": endpoint, "region_name": "us-east-1", "service_config": stores}
+        extra["config_kwargs"] = {"inject_host_prefix": False}
         connection = {"conn_type": "aws", "login": "testing", "password": "testing", "extra": extra}
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
         client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
@@ -58,7 +60,7 @@ def archive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield client
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
     url = f"sqlite:///{tmp_path}/ledger.db"
     monkeypatch.setenv("AIRLOCK_LEDGER_URL", url)
@@ -87,7 +89,7 @@ def test_complete_delivery_takes_no_trigger(archive: Any) -> None:
     assert sensor(mode="quiet_period", quiet_seconds=0).execute(CONTEXT) == {"objects": 1, "bytes": 5}
 
 
-@pytest.mark.usefixtures("archive", "ledger")
+@pytest.mark.usefixtures("archive")
 def test_incomplete_delivery_defers_to_a_trigger_that_survives_the_journey() -> None:
     with pytest.raises(TaskDeferred) as caught:
         sensor(**MARKER).execute(CONTEXT)
@@ -189,3 +191,34 @@ def test_a_plan_takes_what_is_there_now(archive: Any) -> None:
     archive.put_object(Bucket="archive", Key="in/a.dcm", Body=b"12345")
     asked: Any = {"params": {"prefix": None, "plan_only": True}}
     assert sensor(quiet_seconds=300).execute(asked) == {"objects": 1, "bytes": 5}
+
+
+class TestDataStoreThatOthersFilled:
+    """The ledger knows no import into it, since others filled it or since the ledger was lost."""
+
+    def fill(self) -> None:
+        store = HealthLakeFhirHook(RECORDS, aws_conn_id="aws_default", region_name="us-east-1")
+        store.create({"resourceType": "Patient"})
+
+    def receive(self) -> ReceiveSensor:
+        quiet = {"mode": "quiet_period", "quiet_seconds": 0}
+        return ReceiveSensor(task_id="receive", pipeline=clinical_pipeline(receive=quiet))
+
+    @pytest.mark.usefixtures("archive")
+    def test_stops_before_anything_is_claimed_and_names_both_ways(self) -> None:
+        self.fill()
+        both = rf"resources of type Patient in it.*ledger rebuild.*ledger adopt --datastore {RECORDS} --why"
+        with pytest.raises(AirflowFailException, match=both):
+            self.receive().execute(CONTEXT)
+
+    @pytest.mark.usefixtures("archive")
+    def test_is_used_as_soon_as_it_is_known(self, ledger: Ledger) -> None:
+        self.fill()
+        ledger.note_store(RECORDS, StoreOrigin.REBUILT)
+        assert self.receive().execute(CONTEXT) == {"objects": 0, "bytes": 0}
+
+    @pytest.mark.usefixtures("archive")
+    def test_can_be_planned(self) -> None:
+        self.fill()
+        asked: Any = {"params": {"prefix": None, "plan_only": True}}
+        assert self.receive().execute(asked) == {"objects": 0, "bytes": 0}

@@ -102,3 +102,4 @@ def _create_stores() -> None:
         sa.Column("recorded_at", UtcDateTime, nullable=False),
         sa.PrimaryKeyConstraint("object_id", "datastore_id", name="pk_foreign_sets"),
     )
+    op.create_index("ix_foreign_sets_study", "foreign_sets", ["study_key"])

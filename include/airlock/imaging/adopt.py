@@ -1,0 +1,104 @@
+"""What a HealthImaging data store holds, by SearchImageSets.
+
+The search gives no total, and its tokens are not documented to outlive an interruption. So image sets are read in the
+order of their creation: the time of the last one is the position, and an estimate counts samples of that time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from airlock.ledger import FOREIGN
+from airlock.records import study_key
+from airlock.stages.adopt import PAGE_ROWS, Estimate, Page
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PAGE = 50  # image sets in an answer, at most
+SAMPLES = 20
+_SLACK = timedelta(seconds=1)  # the service may round the times that it returns
+_FIRST = datetime(2020, 1, 1, tzinfo=UTC)  # before HealthImaging
+
+
+@dataclass(frozen=True)
+class ImageSets:
+    """The search for image sets of one data store, with a boto3 client of ``medical-imaging``."""
+
+    client: Any
+    datastore_id: str
+    requests_per_second: float = 25  # "HealthImaging endpoints and quotas"
+
+    def find_any(self) -> str | None:
+        """Return "image sets" if there is one."""
+        found = self.client.search_image_sets(datastoreId=self.datastore_id, maxResults=1)
+        return "image sets" if found["imageSetsMetadataSummaries"] else None
+
+    def estimate(self) -> Estimate:
+        """Return how many image sets there are, from samples over the time in which they were created."""
+        until = _now()
+        first = self._ask(_FIRST, until)
+        sets = first["imageSetsMetadataSummaries"]
+        exact = "nextToken" not in first
+        number = len(sets) if exact else round(self._sample(sets[0]["createdAt"], until))
+        return Estimate(number, -(-number // PAGE) + 1, exact, "image sets")
+
+    def _sample(self, since: datetime, until: datetime) -> float:
+        """Return the sum over equal spans of time: the number in a span, or the density at its beginning."""
+        span, number = (until - since) / SAMPLES, 0.0
+        for index in range(SAMPLES):
+            start = since + index * span
+            reply = self._ask(start, start + span)
+            sets = reply["imageSetsMetadataSummaries"]
+            share = 1.0
+            if "nextToken" in reply:
+                share = max((sets[-1]["createdAt"] - start) / span, 1e-6)
+            number += len(sets) / share
+        return number
+
+    def pages(self, position: dict[str, Any] | None) -> Iterator[Page]:
+        """Yield image sets in the order of their creation, from the position on."""
+        until = _now()
+        since = datetime.fromisoformat(position["created_at"]) - _SLACK if position else _FIRST
+        found: list[dict[str, Any]] = []
+        token: dict[str, str] = {}
+        while True:
+            reply = self._ask(since, until, **token)
+            found += reply["imageSetsMetadataSummaries"]
+            token = {"nextToken": reply["nextToken"]} if "nextToken" in reply else {}
+            if found and (len(found) >= PAGE_ROWS or not token):
+                yield _page(found)
+                found = []
+            if not token:
+                return
+
+    def _ask(self, since: datetime, until: datetime, **token: str) -> dict[str, Any]:
+        created = {"operator": "BETWEEN", "values": [{"createdAt": since}, {"createdAt": until}]}
+        order = {"sortField": "createdAt", "sortOrder": "ASC"}
+        reply: dict[str, Any] = self.client.search_image_sets(
+            datastoreId=self.datastore_id,
+            maxResults=PAGE,
+            searchCriteria={"filters": [created], "sort": order},
+            **token,
+        )
+        return reply
+
+
+def _page(found: list[dict[str, Any]]) -> Page:
+    last: datetime = found[-1]["createdAt"].astimezone(UTC)
+    rows = [(item["imageSetId"], _study_key(item.get("DICOMTags", {})), item.get("version"), None) for item in found]
+    frame = pl.DataFrame(rows, schema=FOREIGN, orient="row")
+    return Page(frame, {"created_at": last.isoformat()}, f"up to those created on {last:%Y-%m-%d %H:%M}Z")
+
+
+def _study_key(tags: dict[str, Any]) -> str | None:
+    uid = tags.get("DICOMStudyInstanceUID")
+    return study_key(uid) if uid else None
+
+
+def _now() -> datetime:
+    return datetime.now(UTC) + timedelta(minutes=5)  # this machine's clock may be behind the service's
