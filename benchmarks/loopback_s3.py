@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 UPLOAD = ".upload-"  # how the folder of an upload in parts begins
+_CHANGED = "Tue, 24 Nov 2026 02:00:00 GMT"
 _NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 
@@ -55,11 +56,15 @@ class _Handler(BaseHTTPRequestHandler):
         path = self._path()
         if not path.is_file():
             return self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
-        first, last = self._range(path.stat().st_size)
+        size = path.stat().st_size
+        first, last = self._range(size)
         with path.open("rb") as file:
             file.seek(first)
             body = file.read(last + 1 - first)
-        return self._answer(206 if "Range" in self.headers else 200, body, ETag=_etag(path))
+        headers = {"ETag": _etag(path), "Last-Modified": _CHANGED}
+        if "Range" not in self.headers:
+            return self._answer(200, body, **headers)
+        return self._answer(206, body, **headers, **{"Content-Range": f"bytes {first}-{last}/{size}"})
 
     def do_HEAD(self) -> None:
         path = self._path()
@@ -114,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
         keys = sorted(str(file.relative_to(bucket)) for file in files)
         contents = "".join(
             f"<Contents><Key>{escape(key)}</Key><ETag>{_etag(bucket / key)}</ETag><Size>{(bucket / key).stat().st_size}"
-            f"</Size><LastModified>2026-11-24T02:00:00.000Z</LastModified></Contents>"
+            f"</Size><LastModified>2026-11-24T02:00:00.000Z</LastModified></Contents>"  # as _CHANGED
             for key in keys
             if key.startswith(prefix)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from airflow.sdk.exceptions import AirflowFailException
@@ -172,9 +173,8 @@ class ConvertedAuditOperator(BaseAuditOperator[CcdaPipeline]):
 
     @override
     def audit(self, run: Run[CcdaPipeline]) -> Audited:
-        from airlock.ccda.release import find_approved, record_documents
+        from airlock.ccda.release import find_approved, prepare_documents
         from airlock.clinical.audit import audit
 
-        audited = audit(run, fhir_store(run.pipeline.healthlake), find_approved(run))
-        record_documents(run.within(""))
-        return audited
+        documents = partial(prepare_documents, run.within(""))
+        return audit(run, fhir_store(run.pipeline.healthlake), find_approved(run), documents)

@@ -6,6 +6,7 @@ question is about.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -51,6 +52,7 @@ BrakedT = TypeVar("BrakedT", bound=ImagingPipeline | ClinicalPipeline)
 class BrakedOperator(StageOperator[BrakedT]):
     """Base of operators that may stop their run and ask a person whether it goes on."""
 
+    @abstractmethod
     def go_on(self, run: Run[BrakedT], context: Context, result: Any) -> Any:
         """Return the task's result after a person has let the run go on.
 
@@ -63,7 +65,6 @@ class BrakedOperator(StageOperator[BrakedT]):
         result
             What the task had computed when it asked.
         """
-        raise NotImplementedError
 
     def ask(
         self, run: Run[BrakedT], context: Context, finding: Finding, result: Any = None, more: str = ""

@@ -6,6 +6,7 @@ small result. What a test of the operators covers (deferral, conf, retries) is n
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -147,7 +148,7 @@ class DagRun:
         return True
 
 
-class _Stages:
+class _Stages(ABC):
     """The stages that all kinds share."""
 
     rules: Any
@@ -200,13 +201,13 @@ class _Stages:
             raise TaskFailedError("arrivals are undecided")
         return sent
 
+    @abstractmethod
     def stage_batches(self) -> list[Any]:
         """Return the batches of the kind's normalize."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decide(self) -> Any:
         """Return the result of the kind's audit."""
-        raise NotImplementedError
 
 
 class ImagingStages(_Stages):

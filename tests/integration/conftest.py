@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,16 @@ def place(
     from tests.servers.moto import reset_moto
 
     reset_moto(s3_endpoint)
-    ledger_url = f"sqlite:///{tmp_path}/ledger.db"
+    with place_beside(s3_endpoint, tmp_path, monkeypatch, **getattr(request, "param", {})) as made:
+        for bucket in BUCKETS:
+            made.s3().create_bucket(Bucket=bucket)
+        yield made
+
+
+@contextmanager
+def place_beside(s3_endpoint: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Iterator[Place]:
+    """Give an emulator beside a running S3, and a ledger in the folder; the settings are the emulator's."""
+    ledger_url = f"sqlite:///{folder}/ledger.db"
     upgrade(ledger_url)
     seeds = {
         "datastore": (Seed(DATASTORE, "test"),),
@@ -64,8 +74,7 @@ def place(
         "transformation_profile": (Seed(PROFILE, "test"),),
     }
     # Most jobs have ended when they are first looked at, a second before the next look.
-    settings = {"submitted_seconds": 0.0, **seeds, **getattr(request, "param", {})}
-    with serve(s3_endpoint=s3_endpoint, **settings) as emulator:
+    with serve(s3_endpoint=s3_endpoint, **({"submitted_seconds": 0.0} | seeds | settings)) as emulator:
         connection = {
             "conn_type": "aws",
             "login": "testing",
@@ -82,7 +91,4 @@ def place(
         }
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
         monkeypatch.setenv("AIRLOCK_LEDGER_URL", ledger_url)
-        made = Place(s3_endpoint, emulator, ledger_url)
-        for bucket in BUCKETS:
-            made.s3().create_bucket(Bucket=bucket)
-        yield made
+        yield Place(s3_endpoint, emulator, ledger_url)

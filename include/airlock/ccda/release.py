@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from itertools import starmap
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -21,8 +22,9 @@ from airlock.stages.review import Review, ReviewError, check_answer
 from airlock.storage.spool import Partitions, zip_partitions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from airlock.ledger import Ledger
     from airlock.pipelines import CcdaPipeline
     from airlock.run import Run
     from airlock.storage.spool import Spool
@@ -114,22 +116,24 @@ def find_approved(run: Run[CcdaPipeline]) -> Iterator[pl.DataFrame] | None:
     return run.within("").workspace.find_parts("approved", REVIEWED)
 
 
-def record_documents(run: Run[CcdaPipeline]) -> None:
-    """Record the documents whose resources are all in the data store, and drop the claims on the others.
+def prepare_documents(run: Run[CcdaPipeline], partitions: Partitions) -> Callable[[Ledger], None]:
+    """Read whose resources are all in the data store; return the function that records these documents in the ledger.
 
-    A document on which the run has not decided stays claimed.
+    It ends the claims on the other documents. One on which the run has not decided stays claimed.
     """
-    workspace, store, file = run.within(FOLDER).workspace, name_document_store(run.pipeline), pl.col("arrival_id")
-    is_accepted = pl.col("verdict") == Verdict.ACCEPT
-    with Partitions(max(run.workspace.count_rows("verdicts"), workspace.count_rows("dispositions"))) as partitions:
-        accepted = (rows.filter(is_accepted) for rows in run.workspace.find_parts("verdicts", VERDICTS))
-        documents = partitions.spool(file, VERDICTS, accepted)
-        fates = map(_sum_by_document, workspace.find_parts("dispositions", DISPOSITIONS))
-        for rows, parts in zip_partitions(documents, partitions.spool(file, _FATES, fates)):
-            decided = _join_documents(rows, parts)
-            run.ledger.record_imported_resources(store, run.key, decided.filter("brought"))
-            given_up = decided.filter(~pl.col("brought") & ~pl.col("undecided"))
-            run.ledger.drop_resource_claims(store, run.key, given_up)
+    workspace, file = run.within(FOLDER).workspace, pl.col("arrival_id")
+    verdicts = run.workspace.find_parts("verdicts", VERDICTS)
+    accepted = (rows.filter(pl.col("verdict") == Verdict.ACCEPT) for rows in verdicts)
+    documents = partitions.spool(file, VERDICTS, accepted)
+    fates = partitions.spool(file, _FATES, map(_sum_by_document, workspace.find_parts("dispositions", DISPOSITIONS)))
+
+    def record(ledger: Ledger) -> None:
+        store = name_document_store(run.pipeline)
+        for decided in starmap(_join_documents, zip_partitions(documents, fates)):
+            ledger.record_imported_resources(store, run.key, decided.filter("brought"))
+            ledger.drop_resource_claims(store, run.key, decided.filter(~pl.col("brought") & ~pl.col("undecided")))
+
+    return record
 
 
 def _sum_by_document(units: pl.DataFrame) -> pl.DataFrame:

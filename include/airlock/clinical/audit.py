@@ -18,34 +18,32 @@ import polars as pl
 from airlock.clinical import gate, report
 from airlock.clinical.accounts import JobReading, account_batches
 from airlock.clinical.books import ORDER, Books, Policy, list_imbalances
-from airlock.clinical.contracts import ClinicalContract, complete, draft, renew, with_subjects
 from airlock.clinical.dangling import flag_dangling
 from airlock.clinical.import_ import find_other_targets
-from airlock.clinical.open_resources import find_doubts, find_held, find_missed, note_open
+from airlock.clinical.open_resources import find_doubts, find_missed, note_open
 from airlock.clinical.read_back import choose_sample, flag_mismatches, read_back
 from airlock.clinical.records import BATCHES, GATES, OPERATION_OUTCOMES, VERDICTS
-from airlock.ledger.open_resources import FOUND_OPEN
+from airlock.clinical.settle import ChangedError, Decided, record_held, settle
 from airlock.pipelines import CcdaPipeline
-from airlock.reasons import Reason
-from airlock.records import CONTRACTS, HOLDS, Disposition, Outcome, schema
+from airlock.records import HOLDS, Disposition, schema
 from airlock.stages.auditing import Audited, explain_missing_delivery, is_open, leave_open
 from airlock.stages.batches import find_batches
 from airlock.stages.brake import check_held, read_held
 from airlock.stages.buffer import find_buffered, find_shards, read_arrivals
-from airlock.stages.contracts import ContractOverride
-from airlock.stages.releases import settle_and_release
 from airlock.stages.reporting import count_values, describe_owed
 from airlock.stages.resources import BY_RESOURCE, BY_UNIT, DISPOSITIONS, FILES, IDENTITY, OUTCOMES, UNIT
 from airlock.stages.review import find_overridden, overrides_by_key
 from airlock.storage.spool import FrameFile, Partitions, zip_partitions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from airlock.clinical.accounts import Accounts
     from airlock.clinical.read_back import FhirReader
+    from airlock.ledger import Ledger
     from airlock.pipelines import ClinicalPipeline, Pipeline
     from airlock.run import Run
+    from airlock.stages.brake import Finding
     from airlock.storage.spool import Spool
 
 _READ_BACK = "read-back.json"
@@ -56,7 +54,12 @@ _CONTENT = schema(IDENTITY, {"content_digest": pl.String})
 _SENT = schema(OUTCOMES, {"uncertain": pl.Boolean}, dict.fromkeys(("disposition", "word", "bucket", "key"), pl.String))
 
 
-def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: Iterable[pl.DataFrame] | None = None) -> Audited:
+def audit(
+    run: Run[ClinicalPipeline],
+    reader: FhirReader,
+    approved: Iterable[pl.DataFrame] | None = None,
+    record_more: Callable[[Partitions], Callable[[Ledger], None]] | None = None,
+) -> Audited:
     """Decide on every unit of a run, write the datasets and the report, and record the decisions in the ledger.
 
     Parameters
@@ -68,6 +71,8 @@ def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: Iterable[pl.
     approved
         The resources that a person has approved, if the run has to be reviewed (kind ``ccda``), frame by frame: columns
         ``resource_type``, ``resource_id``, ``content_digest``; None before the approval.
+    record_more
+        Reads the written datasets, and returns what the transaction that settles has to call.
     """
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)  # buffer may have failed before it did
     with Partitions(_count_units(run)) as partitions:
@@ -77,29 +82,51 @@ def audit(run: Run[ClinicalPipeline], reader: FhirReader, approved: Iterable[pl.
         found = taken.balance()
         missed = find_missed(run, taken, partitions)
         if not found.total():  # before the decisions, so that of two runs the later one sees what the other misses
-            note_open(run, missed)
-        other = find_other_targets(run, run.pipeline.datastore_id, str(run.pipeline.risk.validation_level))
-        again = partitions.enter_context(Partitions(partitions.rows))
-        decisions = _decide_all(run, taken, again, balanced=True, reviewed=True)
-        found += taken.balance_dispositions(decisions.units)
-        problems = [*list_imbalances(found), *other]
-        if find_buffered(run.within("")) is None:
-            problems = [explain_missing_delivery(run), *problems]
-        reviewed = _is_reviewed(run, partitions, decisions, approved)
-        if problems or not reviewed:
-            again = partitions.enter_context(Partitions(partitions.rows))
-            decisions = _decide_all(run, taken, again, balanced=not problems, reviewed=reviewed)
-        files = _FileDispositions(taken, decisions)
-        _write_datasets(run, decisions)
+            note_open(run, run.ledger, missed)
         _write_operation_outcomes(run, taken, accounts)
-        audited = _write_report(run, decisions, files, accounts.jobs, problems)
-        tally = decisions.tally
-        held = partial(read_held, tally.dispositions, tally.reasons)
-        stopped_by = check_held(run, tally.dispositions.total(), held, balanced=not problems)
-        if stopped_by is not None:
-            return leave_open(run, audited, stopped_by)
-        _record_decisions(run, decisions, files, audited, missed)
-    return audited
+        other = find_other_targets(run, run.pipeline.datastore_id, str(run.pipeline.risk.validation_level))
+        shown = None if approved is None else partitions.spool(BY_RESOURCE, _CONTENT, approved)
+        while True:  # another round means that another run has changed what holds a patient
+            with Partitions(partitions.rows) as again:
+                decisions, problems = _decide(run, taken, again, shown, [*list_imbalances(found), *other])
+                audited = _write_decisions(run, taken, decisions, accounts.jobs, problems)
+                stopped_by = _check_brake(run, decisions.tally, balanced=audited.balanced)
+                if stopped_by is not None:
+                    return leave_open(run, audited, stopped_by)
+                try:
+                    if audited.balanced:
+                        settle(run, decisions.describe(taken, missed, record_more and record_more(again)))
+                    else:
+                        record_held(run, decisions.gates)
+                except ChangedError:
+                    continue
+            state = "audited" if audited.balanced and not audited.open_arrivals else "open"
+            run.ledger.close_run(run.key, state, audited.report)
+            return audited
+
+
+def _decide(
+    run: Run[ClinicalPipeline],
+    taken: Books,
+    partitions: Partitions,
+    approved: Spool | None,
+    problems: list[str],
+) -> tuple[_Decisions, list[str]]:
+    """Return the decisions, and a sentence per problem for which the books do not balance."""
+    decisions = _decide_all(run, taken, partitions, balanced=True, reviewed=True)
+    problems = [*problems, *list_imbalances(taken.balance_dispositions(decisions.units))]
+    if find_buffered(run.within("")) is None:
+        problems = [explain_missing_delivery(run), *problems]
+    reviewed = _is_reviewed(run, partitions, decisions, approved)
+    if problems or not reviewed:
+        again = partitions.enter_context(Partitions(partitions.rows))
+        decisions = _decide_all(run, taken, again, balanced=not problems, reviewed=reviewed)
+    return decisions, problems
+
+
+def _check_brake(run: Run[ClinicalPipeline], tally: report.Tally, *, balanced: bool) -> Finding | None:
+    held = partial(read_held, tally.dispositions, tally.reasons)
+    return check_held(run, tally.dispositions.total(), held, balanced=balanced)
 
 
 def _count_units(run: Run[Pipeline]) -> int:
@@ -173,6 +200,7 @@ class _Decisions:
     dispositions: Spool  # in the order of files and lines
     units: Spool  # the units that have a disposition
     summed: Spool  # the sums of dispositions, by file
+    doubts: FrameFile  # of other runs, a frame per partition of ``sent``
     tally: report.Tally = field(default_factory=report.Tally)
 
     def in_order(self) -> Iterator[pl.DataFrame]:
@@ -180,14 +208,24 @@ class _Decisions:
         for part in self.dispositions:
             yield part.sort("key", "arrival_id", "line")
 
+    def describe(self, taken: Books, missed: Spool, record_more: Callable[[Ledger], None] | None) -> Decided:
+        """Return the decisions as they are to be settled."""
+        files = _FileDispositions(taken, self)
+        return Decided(self.sent, missed, self.gates, files, self.doubts, self.tally.overrides, record_more)
+
 
 def _decide_all(
     run: Run[ClinicalPipeline], taken: Books, partitions: Partitions, *, balanced: bool, reviewed: bool
 ) -> _Decisions:
     """Return the decisions, made subject by subject; every unit, and every file without units, has a disposition."""
-    policy = Policy(
-        run.pipeline.datastore_id, run.pipeline.audit, balanced, reviewed, lambda patients: find_doubts(run, patients)
-    )
+    doubts = partitions.enter_context(FrameFile())
+
+    def ask(patients: pl.Series) -> pl.DataFrame:
+        found = find_doubts(run, run.ledger, patients)
+        doubts.add(found)
+        return found
+
+    policy = Policy(run.pipeline.datastore_id, run.pipeline.audit, balanced, reviewed, ask)
     subjects, file = taken.regroup_by_subject(policy, partitions), pl.col("arrival_id")
     decisions = _Decisions(
         gates=partitions.spool(pl.col("subject"), GATES, subjects.gates),
@@ -196,6 +234,7 @@ def _decide_all(
         dispositions=partitions.sorted_spool(ORDER, subjects.sample, DISPOSITIONS),
         units=partitions.spool(BY_UNIT, pl.Schema(UNIT)),
         summed=partitions.spool(file, gate.SUMMED),
+        doubts=doubts,
     )
     decisions.tally.arrivals, decisions.tally.bytes = taken.arrivals.rows, taken.bytes
     for gates in subjects.gates:
@@ -264,19 +303,18 @@ class _Answers:
 
 
 def _is_reviewed(
-    run: Run[ClinicalPipeline],
-    partitions: Partitions,
-    decisions: _Decisions,
-    approved: Iterable[pl.DataFrame] | None,
+    run: Run[ClinicalPipeline], partitions: Partitions, decisions: _Decisions, approved: Spool | None
 ) -> bool:
     """Return whether a person has approved all resources that would be released, or no approval is needed."""
     if not isinstance(run.pipeline, CcdaPipeline):
         return True
     released = (rows.filter(pl.col("disposition") == Disposition.RELEASED) for rows in decisions.sent)
+    if approved is None:
+        return False
     found = partitions.spool(BY_RESOURCE, _CONTENT, released)
-    known = partitions.spool(BY_RESOURCE, _CONTENT, approved or ())
-    unseen = sum(rows.join(seen, on=rows.columns, how="anti").height for rows, seen in zip_partitions(found, known))
-    return approved is not None and not unseen
+    return not any(
+        rows.join(seen, on=rows.columns, how="anti").height for rows, seen in zip_partitions(found, approved)
+    )
 
 
 class _FileDispositions:
@@ -294,7 +332,10 @@ class _FileDispositions:
             yield files.with_columns(is_open=pl.col("arrival_id").is_in(open_files.implode()))
 
 
-def _write_datasets(run: Run[ClinicalPipeline], decisions: _Decisions) -> None:
+def _write_decisions(
+    run: Run[ClinicalPipeline], taken: Books, decisions: _Decisions, jobs: list[dict[str, Any]], problems: list[str]
+) -> Audited:
+    """Write the datasets, and then the report."""
     for name, kinds, parts in (
         ("outcomes", OUTCOMES, decisions.sent),
         ("gates", GATES, decisions.gates),
@@ -303,17 +344,8 @@ def _write_datasets(run: Run[ClinicalPipeline], decisions: _Decisions) -> None:
         with run.workspace.writer(name, kinds) as writer:
             for rows in parts:
                 writer.add(rows.select(kinds.names()).cast(kinds))
-
-
-def _write_report(
-    run: Run[ClinicalPipeline],
-    decisions: _Decisions,
-    file_dispositions: _FileDispositions,
-    jobs: list[dict[str, Any]],
-    problems: list[str],
-) -> Audited:
     waiting = 0
-    for files in file_dispositions:
+    for files in _FileDispositions(taken, decisions):
         decisions.tally.files.update(count_values(files["disposition"]))
         waiting += int(files["is_open"].sum())
     dispositions_uri = _write_dispositions(run, decisions)
@@ -347,87 +379,3 @@ def _write_operation_outcomes(run: Run[ClinicalPipeline], taken: Books, accounts
             lines.write(report.operation_outcomes(part).encode())
         name = "audit/operation-outcomes.ndjson"
         run.within("").workspace.write_file(name, lines, "application/x-ndjson")
-
-
-def _record_decisions(
-    run: Run[ClinicalPipeline], decisions: _Decisions, files: _FileDispositions, audited: Audited, missed: Spool
-) -> None:
-    """Record resources, gates and contracts in the ledger, and settle the files last.
-
-    An audit that breaks off before the end is then done again.
-    """
-    if audited.balanced:
-        note_open(run, missed, map(find_held, decisions.sent), replace=True)
-    _record_resources(run, decisions.sent)
-    run.ledger.close_open(run.pipeline.datastore_id, run.key)
-    for gates in decisions.gates:
-        run.ledger.record_gates(run.pipeline.datastore_id, run.key, gates)
-    _write_contracts(run, decisions, missed)
-    if audited.balanced:
-        settle_and_release(run, (rows.filter(~pl.col("is_open")) for rows in files))
-    state = "audited" if audited.balanced and not audited.open_arrivals else "open"
-    run.ledger.close_run(run.key, state, audited.report)
-
-
-def _record_resources(run: Run[ClinicalPipeline], sent: Spool) -> None:
-    datastore = run.pipeline.datastore_id
-    known = (pl.col("disposition") == Disposition.RELEASED) | (pl.col("word") == Reason.STORED_WITH_ISSUES)
-    refused = pl.col("outcome") == Outcome.REJECTED
-    waits = is_open() | (pl.col("word") == Reason.AWAITING_REVIEW)
-    known, waits = known.fill_null(value=False), waits.fill_null(value=False)
-    # Uncertain resources and those held for them are forgotten, so that a later delivery imports and decides them anew.
-    unproven = ~known & ~refused & ~waits
-    with FrameFile() as others:
-
-        def imported() -> Iterator[pl.DataFrame]:
-            for rows in sent:
-                others.add(rows.filter(refused | unproven))
-                yield rows.filter(known)
-
-        # One call for all rows, since each call reads all claims of the run.
-        run.ledger.record_imported_resources(datastore, run.key, imported())
-        run.ledger.drop_resource_claims(datastore, run.key, (rows.filter(refused) for rows in others))
-        run.ledger.forget_resources(datastore, run.key, (rows.filter(unproven) for rows in others))
-
-
-def _write_contracts(run: Run[ClinicalPipeline], decisions: _Decisions, missed: Spool) -> None:
-    """Write the complete contracts to the ledger and ``contracts``: of subjects with released or missed resources.
-
-    A contract that an earlier run has released says from now on what this run has not brought.
-    """
-    overrides = {key: ContractOverride(**override) for key, override in decisions.tally.overrides.items()}
-    with run.workspace.writer("contracts", CONTRACTS, part_rows=None) as contracts:
-        for sent, open_ones in zip_partitions(decisions.sent, missed):
-            # A resource that a later run has imported is in that run's contract.
-            released = sent.filter(pl.col("disposition") == Disposition.RELEASED)
-            keys = released.select(_RESOURCE)
-            later = run.ledger.known_resources(run.pipeline.datastore_id, keys, except_run=run.key)
-            own = released.join(later, on=_RESOURCE, how="anti", maintain_order="left")
-            contracts.add(_complete_contracts(run, with_subjects(own), open_ones["patient"], overrides))
-            contracts.end_part()  # contracts are few, and long
-
-
-def _complete_contracts(
-    run: Run[ClinicalPipeline], released: pl.DataFrame, missing_of: pl.Series, overrides: dict[str, ContractOverride]
-) -> pl.DataFrame:
-    pipeline = run.pipeline
-    subjects = pl.concat([released["subject"], missing_of.drop_nulls()]).unique()
-
-    def revise(known: pl.DataFrame) -> pl.DataFrame:
-        texts = dict(known.select("subject", "contract").iter_rows())
-        before = {subject: ClinicalContract.model_validate_json(text) for subject, text in texts.items()}
-        missing = run.ledger.open_of_patients(pipeline.datastore_id, subjects).partition_by("patient", as_dict=True)
-        rows = []
-        for subject, one in draft(released, pipeline.name, pipeline.datastore_id, pipeline.risk.validation_level):
-            planned = one.model_copy(update={"override": overrides.get(one.subject_key)})
-            contract = complete(planned, before.pop(subject, None), missing.get((subject,)))
-            rows.append(_make_contract_row(subject, contract))
-        for subject, one in before.items():
-            rows.append(_make_contract_row(subject, renew(one, missing.get((subject,), FOUND_OPEN.to_frame()))))
-        return pl.DataFrame(rows, schema=CONTRACTS, orient="row")
-
-    return run.ledger.revise_contracts(pipeline.datastore_id, run.key, subjects, revise)
-
-
-def _make_contract_row(subject: str, contract: ClinicalContract) -> tuple[Any, ...]:
-    return subject, contract.subject_key, contract.revision, contract.content_digest, contract.to_json()

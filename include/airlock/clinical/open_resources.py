@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from airlock.clinical.books import Books
+    from airlock.ledger import Ledger
     from airlock.pipelines import ClinicalAudit, ClinicalPipeline
     from airlock.run import Run
     from airlock.storage.spool import Partitions, Spool
@@ -68,26 +69,27 @@ def find_missed(run: Run[ClinicalPipeline], books: Books, partitions: Partitions
 
 def note_open(
     run: Run[ClinicalPipeline],
+    ledger: Ledger,
     missed: Iterable[pl.DataFrame],
     held: Iterable[pl.DataFrame] = (),
     *,
     replace: bool = False,
 ) -> None:
     """Note in the ledger what a run has not brought and what it holds; with *replace* its other notes go."""
-    run.ledger.note_open(run.pipeline.datastore_id, run.key, chain(missed, held), replace=replace)
+    ledger.note_open(run.pipeline.datastore_id, run.key, chain(missed, held), replace=replace)
 
 
-def find_doubts(run: Run[ClinicalPipeline], patients: pl.Series) -> pl.DataFrame:
-    """Return the resources for which other runs hold these patients (`gate.DOUBTS`).
+def find_doubts(run: Run[ClinicalPipeline], ledger: Ledger, patients: pl.Series) -> pl.DataFrame:
+    """Return the resources for which other runs hold these patients (`gate.DOUBTS`), in a fixed order.
 
     A patient that this run has released stays released: what came later is a finding of the run that found it.
     """
     datastore = run.pipeline.datastore_id
-    found = run.ledger.open_of_patients(datastore, patients, except_run=run.key)
+    found = ledger.open_of_patients(datastore, patients, except_run=run.key)
     holding = found.filter(_holds(run.pipeline.audit))
     if holding.is_empty():
         return gate.DOUBTS.to_frame()
-    releases = run.ledger.released_before(datastore, holding["patient"].unique())
+    releases = ledger.released_before(datastore, holding["patient"].unique())
     own = releases.filter((pl.col("run_key") == run.key) & (pl.col("gate") == Gate.RELEASE))["subject"]
     rows = holding.filter(~pl.col("patient").is_in(own.implode()))
     return rows.select(subject="patient", reason="reason", resource_type="resource_type", resource_id="resource_id")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from airlock.pipelines.settings import Settings
 
@@ -43,10 +43,24 @@ class Brake(Settings):
     )
 
 
-def _read_switch(value: Any) -> Any:
-    """Return the word for what YAML 1.1 makes of ``off`` and ``on``: false and true."""
+def _read_switch(value: Any, validate: ValidatorFunctionWrapHandler) -> Brake | Literal["off"]:
+    """Return the limits, or off; YAML 1.1 makes false and true of ``off`` and ``on``.
+
+    Raises
+    ------
+    ValidationError
+        Of the limits alone, if these are given: not also that they are not off.
+    ValueError
+        If another word is given.
+    """
     words = {False: "off", True: {}}
-    return words[value] if isinstance(value, bool) else value
+    known = words[value] if isinstance(value, bool) else value
+    if isinstance(known, dict):
+        return Brake.model_validate(known)
+    try:
+        return cast("Brake | Literal['off']", validate(known))
+    except ValidationError:
+        raise ValueError("write off, on or the limits, for example {unread: 0.05}") from None
 
 
-BrakeSetting = Annotated[Brake | Literal["off"], BeforeValidator(_read_switch)]
+BrakeSetting = Annotated[Brake | Literal["off"], WrapValidator(_read_switch)]

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from airlock.destinations.s3 import contract_name
-from airlock.ledger.arrivals import scope
 from airlock.ledger.outbox import MESSAGES
 from airlock.records import CONTRACTS
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from airlock.pipelines import Pipeline
     from airlock.run import Run
@@ -52,24 +51,6 @@ def write_payloads(run: Run[Pipeline], contracts: pl.DataFrame) -> pl.DataFrame:
         addresses = list(pool.map(write, contracts.select("subject_key", "revision", "contract").iter_rows()))
     keys = contracts.select("subject_key", "revision", "content_digest")
     return keys.with_columns(payload_uri=pl.Series(addresses, dtype=pl.String)).select(MESSAGES.names())
-
-
-def settle_and_release(run: Run[Pipeline], dispositions: Iterable[pl.DataFrame]) -> None:
-    """Settle a run's arrivals and record the releases of its dataset ``contracts``, in one transaction.
-
-    Parameters
-    ----------
-    run
-        The run.
-    dispositions
-        As for `Ledger.settle`.
-    """
-    name, datastore = run.pipeline.name, run.pipeline.datastore_id
-    parts = [write_payloads(run, contracts) for contracts in run.workspace.parts(_FOLDER, CONTRACTS)]
-    with run.ledger.at_once(scope(name)) as ledger:
-        ledger.settle(name, run.key, dispositions)
-        ledger.record_releases(name, run.key, datastore, pl.concat([MESSAGES.to_frame(), *parts]))
-    remove_unreleased_payloads(run)
 
 
 def remove_unreleased_payloads(run: Run[Pipeline]) -> int:

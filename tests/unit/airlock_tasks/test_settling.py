@@ -18,7 +18,7 @@ WOKEN = {"queue_url": "https://sqs.us-east-1.amazonaws.com/123456789012/arrivals
 
 class Waits(SettlingOperator):
     def run_stage(self, run: Any, context: Any) -> Any:
-        raise NotImplementedError
+        """Do nothing: the tests ask only how long it may wait."""
 
 
 def task(**changes: Any) -> Waits:

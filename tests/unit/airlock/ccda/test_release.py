@@ -12,7 +12,7 @@ from airlock.ccda.records import FOLDER
 from airlock.ccda.release import (
     find_approved,
     find_review,
-    record_documents,
+    prepare_documents,
     record_question,
     record_review,
 )
@@ -22,6 +22,7 @@ from airlock.clinical.parse import parse
 from airlock.clinical.validate import validate
 from airlock.stages.resources import DISPOSITIONS
 from airlock.stages.review import Review, ReviewError
+from airlock.storage.spool import Partitions
 from airlock_local.sample.ccda.documents import ccd
 from tests.unit.airlock.ccda.world import Left, names, normalized, validated, words
 from tests.unit.airlock.ccda.world import ended as converted
@@ -162,6 +163,12 @@ class TestWhatIsApproved:
         assert set(overridden(run).values()) == {False}
 
 
+def recorded(run: Run[CcdaPipeline]) -> None:
+    """Record the documents as the transaction does that settles."""
+    with Partitions(1) as partitions:
+        prepare_documents(run, partitions)(run.ledger)
+
+
 def decided(run: Run[CcdaPipeline], reason: str | None = None, **units: list[tuple[int | None, str]]) -> None:
     """Write the last words on each document's units: line and disposition; all have the same reason."""
     arrival = {name.removesuffix(".xml"): key for key, name in names(run).items()}
@@ -171,7 +178,7 @@ def decided(run: Run[CcdaPipeline], reason: str | None = None, **units: list[tup
         for line, word in each
     ]
     run.within(FOLDER).workspace.write("dispositions", DISPOSITIONS, frame(rows, DISPOSITIONS))
-    record_documents(run)
+    recorded(run)
 
 
 def later(world: World, *numbers: int) -> dict[str, tuple[str, str | None]]:
@@ -205,7 +212,7 @@ class TestDocuments:
 
     def test_a_run_that_broke_off_gives_all_claims_back(self, world: World) -> None:
         run = normalized(world, {"a.xml": ccd(1)})
-        record_documents(run)
+        recorded(run)
         assert later(world, 1) == {"1.xml": ("accept", None)}
 
     @pytest.mark.parametrize("reason", ["job_unfinished", "job_not_started", "undecided"])

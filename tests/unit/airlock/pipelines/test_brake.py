@@ -52,3 +52,15 @@ def test_on_has_the_defaults(text: str) -> None:
 def test_a_wrong_limit_is_refused_by_its_name(text: str, field: str) -> None:
     with pytest.raises(ValidationError, match=field):
         brake(text)
+
+
+def test_a_wrong_limit_is_the_only_error() -> None:
+    with pytest.raises(ValidationError) as told:
+        brake("brake: {held: 5}")
+    assert [error["loc"][-1] for error in told.value.errors()] == ["held"]
+
+
+@pytest.mark.parametrize("word", ["never", "7", "null"])
+def test_of_another_word_it_says_what_to_write(word: str) -> None:
+    with pytest.raises(ValidationError, match="write off, on or the limits"):
+        brake(f"brake: {word}")
