@@ -11,12 +11,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+_LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's lock_timeout
+
+
 class LedgerError(Exception):
     """The ledger refuses or fails a request; the text has the cause and the remedy, and no value of a row."""
 
 
 class LedgerUnreachableError(LedgerError):
     """The ledger's database does not answer."""
+
+
+class LedgerLockedError(LedgerError):
+    """Others use a table for longer than the request may wait."""
 
 
 class LedgerSchemaError(LedgerError):
@@ -47,6 +54,8 @@ def translate_errors(address: str) -> Iterator[None]:
     try:
         yield
     except StatementError as error:  # a DBAPIError is one
+        if getattr(error.orig, "pgcode", None) == _LOCK_NOT_AVAILABLE:
+            raise LedgerLockedError(f"the ledger at {address} is in use: repeat this when fewer tasks run") from None
         unreachable = isinstance(error, OperationalError | InterfaceError)
         raise (LedgerUnreachableError if unreachable else LedgerError)(
             f"the ledger at {address} failed ({_describe(error)}): "

@@ -96,6 +96,11 @@ class Ledger(
             raise
         return cls(engine)
 
+    @property
+    def schema(self) -> str:
+        """The schema that the ledger has at this moment."""
+        return check(self._engine)
+
     def dispose(self) -> None:
         """Close all connections."""
         self._engine.dispose()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Column, MetaData, String, Table, inspect, select, update
 
 from airlock.ledger.database import BUSY_TIMEOUT_MS, engine_for, parse_url, reading, shown_address, sqlite_file, writing
-from airlock.ledger.errors import LedgerError, LedgerSchemaError
+from airlock.ledger.errors import LedgerError, LedgerLockedError, LedgerSchemaError
+from airlock.ledger.large_indexes import build_missing
 from airlock.ledger.migrations.copying import BEGUN, PARTS, copy_part, create_copies, find_remaining
 
 if TYPE_CHECKING:
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
 REVISION = "0013"  # the newest in migrations/versions; named here so that opening a ledger need not load Alembic
 # The next schema only adds to this one: workers of two neighbouring versions share a ledger while they are replaced.
 NEXT = f"{int(REVISION) + 1:04}"
+FIRST_WITH_NEIGHBOURS = "0012"  # earlier versions of Airlock work on their own schema only
 # Not Alembic's default name: Airflow or other users of Alembic may share the database.
 BEFORE_COPYING = "0011"
 VERSION_TABLE = "airlock_ledger_version"
 LEDGER_URL = "AIRLOCK_LEDGER_URL"  # environment variable: every user of the machine can read command lines
 _LOCKED_PAUSE_SECONDS = 0.05
 _INSTALL = f"This Airlock works with {REVISION} and {NEXT}: install the Airlock that upgraded the ledger"
+_LOCK_SECONDS, _LOCK_TRIES = 5, 60
 _version = Table(VERSION_TABLE, MetaData(), Column("version_num", String))
 
 
@@ -57,12 +60,15 @@ def upgrade(url: str, report: Callable[[str], None] = lambda _: None) -> None:
     try:
         if file is not None:
             _wait_for_write_ahead(engine)
+        with reading(engine) as connection:
+            if _read_revision(connection) in {REVISION, NEXT}:
+                return build_missing(engine, report)
         with writing(engine, "schema") as connection:
             _begin_copying(connection)
         while _copy_next_part(engine, report):
             pass
-        with writing(engine, "schema") as connection:
-            _migrate(connection, "head")
+        _take_steps(engine, report)
+        build_missing(engine, report)
     finally:
         engine.dispose()
 
@@ -79,8 +85,34 @@ def _make_private(file: Path) -> None:
         ) from None
 
 
-def check(engine: Engine) -> None:
-    """Check that the ledger's schema is `REVISION` or `NEXT`.
+def _take_steps(engine: Engine, report: Callable[[str], None]) -> None:
+    """Take all steps in one transaction; wait for running tasks, but not so that new ones have to wait meanwhile.
+
+    A step that changes a table waits for the transactions that use it, and all later ones wait behind the step. So it
+    gives up after some seconds and tries again.
+    """
+    for tries_left in reversed(range(_LOCK_TRIES)):
+        try:
+            with writing(engine, "schema") as connection:
+                if connection.dialect.name == "postgresql":
+                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS * 1_000:.0f}ms'")
+                return _migrate(connection, "head")
+        except LedgerLockedError:
+            if not tries_left:
+                raise
+            report("tasks use a table that is to be changed: trying again")
+    return None
+
+
+def check(engine: Engine) -> str:
+    """Check that this Airlock works on the ledger: its schema is `REVISION` or `NEXT`.
+
+    So the ledger is upgraded first, and then the workers one by one.
+
+    Returns
+    -------
+    str
+        The ledger's schema.
 
     Raises
     ------
@@ -98,11 +130,17 @@ def check(engine: Engine) -> None:
     if found == BEGUN:
         raise LedgerSchemaError(f"the upgrade of the ledger at {shown_address(engine)} was interrupted: {command}")
     if found in {REVISION, NEXT}:
-        return
+        return found
     has = f"the ledger at {shown_address(engine)} has schema {found}"
     if found.isdecimal() and found < REVISION:
         raise LedgerSchemaError(f"{has}, this Airlock needs {REVISION}: {command}")
     raise LedgerSchemaError(f"{has}, which this Airlock does not know; nothing was read or written. {_INSTALL}")
+
+
+def versions_for(revision: str) -> list[str]:
+    """Return the schemas of the versions of Airlock that may run on a ledger with this schema."""
+    before = f"{int(revision) - 1:04}"
+    return sorted({max(FIRST_WITH_NEIGHBOURS, before), revision})
 
 
 def _read_revision(connection: Connection) -> str | None:

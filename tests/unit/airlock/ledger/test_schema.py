@@ -24,7 +24,7 @@ from airlock.ledger import Ledger, LedgerError, upgrade
 from airlock.ledger.__main__ import main
 from airlock.ledger.columns import UtcDateTime, metadata
 from airlock.ledger.database import engine_for, parse_url, writing
-from airlock.ledger.schema import NEXT, REVISION, VERSION_TABLE
+from airlock.ledger.schema import NEXT, REVISION, VERSION_TABLE, versions_for
 from airlock.records import CONTRACTS
 from tests.unit.airlock.ledger.samples import NIGHTLY, SEEN_AT, STORE, arrivals, begin, uids
 
@@ -166,7 +166,20 @@ def test_a_claim_leaves_room_in_its_page_for_the_import_that_it_becomes(postgres
     with engine.connect() as connection:
         options = connection.scalar(text("SELECT reloptions FROM pg_class WHERE oid = 'instances'::regclass"))
     engine.dispose()
-    assert options == ["fillfactor=45"]
+    assert "fillfactor=45" in options
+
+
+def test_large_tables_are_vacuumed_after_a_hundredth_of_them_has_changed(postgres_url: str) -> None:
+    upgrade(postgres_url)
+    engine = engine_for(parse_url(postgres_url))
+    with engine.connect() as connection:
+        options = connection.scalar(text("SELECT reloptions FROM pg_class WHERE oid = 'arrivals'::regclass"))
+    engine.dispose()
+    assert set(options) == {
+        "autovacuum_vacuum_scale_factor=0.01",
+        "autovacuum_vacuum_insert_scale_factor=0.02",
+        "autovacuum_analyze_scale_factor=0.01",
+    }
 
 
 def test_the_revision_that_a_ledger_is_opened_at_is_the_newest_step() -> None:
@@ -214,6 +227,43 @@ def test_a_ledger_of_an_unknown_schema_is_left_alone(own_url: str, found: str) -
     for use in (upgrade, Ledger.open):
         with pytest.raises(LedgerError, match=told):
             use(own_url)
+
+
+def test_a_ledger_says_which_versions_may_run_on_it() -> None:
+    assert versions_for("0014") == ["0013", "0014"]
+    assert versions_for("0012") == ["0012"]  # earlier ones work on their own schema only
+
+
+def test_an_upgrade_waits_for_nobody_who_reads_or_writes(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    upgrade_to(postgres_url, "0012")
+    monkeypatch.setattr("airlock.ledger.schema._LOCK_TRIES", 1)
+    engine = engine_for(parse_url(postgres_url))
+    with engine.begin() as task:
+        run = "('a', 'nightly', 'one', now(), 'open')"
+        task.execute(text(f"INSERT INTO runs (run_key, pipeline, run_id, started_at, state) VALUES {run}"))
+        task.execute(text("DELETE FROM arrivals"))
+        upgrade(postgres_url)
+    engine.dispose()
+    with Ledger.open(postgres_url) as ledger:
+        assert ledger.run("a") is not None
+
+
+def test_an_upgrade_tries_again_while_a_task_holds_a_table(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    upgrade_to(postgres_url, "0012")
+    monkeypatch.setattr("airlock.ledger.schema._LOCK_SECONDS", 0.05)
+    engine = engine_for(parse_url(postgres_url))
+    told: list[str] = []
+    with engine.connect() as task:
+        task.execute(text("LOCK TABLE arrivals IN ACCESS EXCLUSIVE MODE"))
+
+        def end_task(sentence: str) -> None:
+            told.append(sentence)
+            task.rollback()
+
+        upgrade(postgres_url, end_task)
+    engine.dispose()
+    assert told == ["tasks use a table that is to be changed: trying again"]
+    Ledger.open(postgres_url).dispose()
 
 
 def test_a_failed_upgrade_leaves_nothing_half_done(empty_url: str) -> None:
