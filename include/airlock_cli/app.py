@@ -284,6 +284,29 @@ def ledger_check() -> None:
     say(ledgers.check())
 
 
+@ledger_app.command("adopt")
+def ledger_adopt(
+    *,
+    datastore: Annotated[str, typer.Option(help="The id of the data store.", show_default=False)],
+    why: Annotated[str, typer.Option(help="Why runs may import into it; the decision log keeps it.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how much it holds.")] = False,
+    json: Json = False,
+) -> None:
+    """Record what others have stored in a data store as foreign, so that runs may import into it."""
+    from airlock_cli import adopt  # noqa: PLC0415
+
+    found = adopt.adopt(datastore, why, dry_run=dry_run)
+    _print(json, found, adopt.tables(found))
+
+
+@ledger_app.command("copy")
+def ledger_copy() -> None:
+    """Copy the ledger to the empty database that AIRLOCK_LEDGER_TARGET_URL names."""
+    from airlock_cli import ledgers  # noqa: PLC0415
+
+    say(ledgers.copy())
+
+
 @ledger_app.command("release")
 def ledger_release(
     pipeline: Pipeline,

@@ -9,6 +9,7 @@ from airlock.ledger import Ledger, LedgerError, LedgerSchemaError, LedgerUnreach
 from airlock.ledger.release import release_run
 from airlock_cli import settings, workspaces
 from airlock_cli.errors import RequestError, UnreachableError, WrongError
+from airlock_cli.show import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,8 +51,8 @@ def has_run(ledger: Ledger, pipeline: str) -> bool:
 def upgrade() -> str:
     """Create or upgrade the ledger, and return the message for the user."""
     with translate_errors():
-        schema.upgrade(settings.ledger_url())
-    return _describe_schema()
+        schema.upgrade(settings.ledger_url(), say)
+    return check()
 
 
 def check() -> str:
@@ -60,18 +61,30 @@ def check() -> str:
     Raises
     ------
     WrongError
-        If there is no ledger, or its schema is not the current one.
+        If there is no ledger, or this Airlock does not work on its schema.
     """
     with translate_errors():
         try:
-            Ledger.open(settings.ledger_url()).dispose()
+            with Ledger.open(settings.ledger_url()) as ledger:
+                found = ledger.schema
         except LedgerSchemaError as error:
             raise WrongError(str(error)) from None
-    return _describe_schema()
+    return (
+        f"The ledger is at schema {found}. Versions of Airlock with schema {' and '.join(schema.versions_for(found))} "
+        f"may run on it. This one has schema {schema.REVISION}."
+    )
 
 
-def _describe_schema() -> str:
-    return f"The ledger is at schema {schema.REVISION}."
+def copy() -> str:
+    """Copy the ledger to another database, and return the message for the user."""
+    from airlock.ledger.transfer import transfer  # noqa: PLC0415  # only this command needs it
+
+    with translate_errors():
+        rows = transfer(settings.ledger_url(), settings.ledger_target_url(), say)
+    return (
+        f"{rows:,} rows are copied. Set {settings.LEDGER_URL}, or the Airflow connection airlock_ledger, to the new "
+        f"address before any task runs."
+    )
 
 
 def release(pipeline: str, run: str, *, jobs_ended: bool) -> list[str]:

@@ -8,12 +8,14 @@ from pathlib import Path
 from airlock_cli.errors import RequestError
 
 LEDGER_URL = "AIRLOCK_LEDGER_URL"
+LEDGER_TARGET_URL = "AIRLOCK_LEDGER_TARGET_URL"
 PIPELINES = "AIRLOCK_PIPELINES"
 API_URL = "AIRLOCK_API_URL"
 API_USER, API_PASSWORD, API_TOKEN = "AIRLOCK_API_USER", "AIRLOCK_API_PASSWORD", "AIRLOCK_API_TOKEN"
 
 _MEANING = {
     LEDGER_URL: "the ledger's address, for example postgresql://user@host/airlock or sqlite:////folder/ledger.db",
+    LEDGER_TARGET_URL: "the address of the empty database to copy the ledger to",
     PIPELINES: "the folder of the pipeline files",
     API_URL: "the address of Airflow's API server, for example https://airflow.example.org",
     API_USER: f"a user of Airflow, and {API_PASSWORD} to the password. Or set {API_TOKEN}",
@@ -37,6 +39,11 @@ def ledger_url() -> str:
         If the variable is not set; so do the other functions here that return a setting.
     """
     return _require(LEDGER_URL)
+
+
+def ledger_target_url() -> str:
+    """Return the address of the database to copy the ledger to."""
+    return _require(LEDGER_TARGET_URL)
 
 
 def has_ledger() -> bool:

@@ -29,7 +29,7 @@ def load_named_pipeline(name: str) -> Pipeline:
     RequestError
         If no valid file has this name.
     """
-    known = _load_pipelines()
+    known = load_all_pipelines()
     if name not in known:
         raise _unknown_pipeline(name, known)
     return known[name]
@@ -50,12 +50,13 @@ def require_known_pipeline(name: str, others: Collection[str]) -> None:
     RequestError
         With similar names.
     """
-    files = _load_pipelines() if settings.has_pipelines() else {}
+    files = load_all_pipelines() if settings.has_pipelines() else {}
     if name not in files:
         raise _unknown_pipeline(name, {*files, *others})
 
 
-def _load_pipelines() -> dict[str, Pipeline]:
+def load_all_pipelines() -> dict[str, Pipeline]:
+    """Return the valid pipelines of the folder of pipeline files, by name."""
     try:
         known, problems = load_pipelines(settings.pipelines())
     except PipelineError as error:

@@ -173,4 +173,7 @@ def cli_variables(settings: Settings, known: Secrets) -> dict[str, str]:
         "AIRLOCK_API_USER": USER,
         "AIRLOCK_API_PASSWORD": known.password,
         "AWS_ENDPOINT_URL": settings.s3_url,
+        "AWS_ENDPOINT_URL_MEDICAL_IMAGING": settings.health_url,
+        "AWS_ENDPOINT_URL_HEALTHLAKE": settings.health_url,
+        "AWS_DISABLE_HOST_PREFIX_INJECTION": "true",
     }

@@ -40,6 +40,7 @@ def test_a_command_is_named_with_all_its_options(name: str) -> None:
 def test_the_commands_are_those_of_the_design() -> None:
     wanted = {"plan", "run", "report", "where", "held", "redrive"}
     wanted |= {"ledger upgrade", "ledger check", "ledger release", "ledger requeue", "pipelines check"}
+    wanted |= {"ledger adopt", "ledger copy"}
     assert wanted == COMMANDS.keys()
 
 
@@ -51,4 +52,4 @@ def test_an_exit_status_is_explained(status: Status) -> None:
 def test_every_variable_is_named() -> None:
     names = [value for name, value in vars(settings).items() if name.isupper() and str(value).startswith("AIRLOCK_")]
     assert [name for name in names if f"`{name}`" not in PAGE] == []
-    assert len(names) == 6
+    assert len(names) == 7

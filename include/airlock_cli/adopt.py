@@ -1,0 +1,122 @@
+"""``airlock ledger adopt``: let runs import into a data store that others have filled."""
+
+from __future__ import annotations
+
+import getpass
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airlock.ledger import Adoption
+from airlock.pipelines import ClinicalPipeline, ImagingPipeline
+from airlock_cli import workspaces
+from airlock_cli.errors import RequestError, UnreachableError
+from airlock_cli.ledgers import open_ledger
+from airlock_cli.show import Table, say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airlock.pipelines import HealthImaging, HealthLake, Pipeline
+    from airlock.stages.adopt import StoreSearch
+
+SCHEMA = "airlock.adopt/1"
+
+
+def adopt(datastore_id: str, why: str, *, dry_run: bool) -> dict[str, Any]:
+    """Record what a data store holds as foreign and open it to runs, or only say how much it holds; schema `SCHEMA`.
+
+    Raises
+    ------
+    RequestError
+        If no pipeline names the data store, there is no reason, or runs may import into it already.
+    UnreachableError
+        If the service refuses or does not answer.
+    """
+    from airlock.stages import adopt as stage  # noqa: PLC0415  # only this command needs it
+
+    if not dry_run and not why.strip():
+        raise RequestError("--why is empty. Give a reason: the decision log keeps it.")
+    pipeline = _find_pipeline(datastore_id)
+    person = getpass.getuser()
+    with _open_search(pipeline, datastore_id) as search, open_ledger() as ledger:
+        estimate = search.estimate()
+        say(estimate.describe(search.requests_per_second))
+        known = ledger.find_store(datastore_id)
+        result = {"schema": SCHEMA, "datastore_id": datastore_id, "expected": estimate.objects, "adopted": False}
+        if dry_run or (not estimate.objects and known is None):
+            note = "" if known is None else f"It is {known.origin.value} since {known.known_at:%Y-%m-%d %H:%M}Z."
+            return result | {"note": note or _describe_unknown(estimate.objects)}
+        found = stage.adopt(ledger, datastore_id, search, lambda: Adoption(person, why.strip(), datetime.now(UTC)), say)
+        return result | {"adopted": True, "foreign": found, "note": f"Adopted by {person}. Runs may import into it."}
+
+
+def _describe_unknown(objects: int) -> str:
+    if not objects:
+        return "A search finds nothing in it, so runs may import into it. Nothing is to be adopted."
+    return "Nothing was recorded. Runs stop before they import into it, until it is adopted."
+
+
+def _find_pipeline(datastore_id: str) -> Pipeline:
+    """Return a pipeline that names the data store; its section has the region."""
+    known = workspaces.load_all_pipelines()
+    for pipeline in known.values():
+        if any(store.datastore_id == datastore_id for store in _stores(pipeline)):
+            return pipeline
+    raise RequestError(
+        f"No valid pipeline file names the data store {datastore_id!r}. Check the files: airlock pipelines check"
+    )
+
+
+def _stores(pipeline: Pipeline) -> Iterator[HealthImaging | HealthLake]:
+    if isinstance(pipeline, ImagingPipeline):
+        yield pipeline.healthimaging
+    if isinstance(pipeline, ImagingPipeline | ClinicalPipeline) and pipeline.healthlake is not None:
+        yield pipeline.healthlake
+
+
+@contextmanager
+def _open_search(pipeline: Pipeline, datastore_id: str) -> Iterator[StoreSearch]:
+    """Open the search of a data store with boto3's credentials; its errors become errors of a command."""
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    from airlock.clinical.store_search import StoreSearchError  # noqa: PLC0415
+    from airlock.storage.aws import error_code  # noqa: PLC0415
+
+    try:
+        yield connect_search(pipeline, datastore_id)
+    except StoreSearchError as error:
+        raise UnreachableError(str(error)) from None
+    except (ClientError, BotoCoreError) as error:
+        raise UnreachableError(
+            f"The data store {datastore_id} cannot be searched ({error_code(error)}). Check your AWS credentials, and "
+            f"the region of the pipeline {pipeline.name!r}. What was recorded stays: the same command goes on."
+        ) from None
+
+
+def connect_search(pipeline: Pipeline, datastore_id: str) -> StoreSearch:
+    """Return the search of a data store that the pipeline names."""
+    import boto3  # noqa: PLC0415
+    from botocore.config import Config  # noqa: PLC0415
+
+    from airlock.clinical.adopt import AllResources  # noqa: PLC0415
+    from airlock.clinical.store_search import StoreSearch as FhirSearch  # noqa: PLC0415
+    from airlock.imaging.adopt import ImageSets  # noqa: PLC0415
+
+    (store,) = (store for store in _stores(pipeline) if store.datastore_id == datastore_id)
+    session = boto3.Session(region_name=store.region_name)
+    patient = Config(retries={"mode": "adaptive", "max_attempts": 10})
+    if isinstance(pipeline, ImagingPipeline) and store is pipeline.healthimaging:
+        return ImageSets(session.client("medical-imaging", config=patient), datastore_id)
+    client = session.client("healthlake", config=patient)
+    url = client.describe_fhir_datastore(DatastoreId=datastore_id)["DatastoreProperties"]["DatastoreEndpoint"]
+    credentials = session.get_credentials()
+    if credentials is None:
+        raise RequestError("There are no AWS credentials. Set them as for the AWS command line.")
+    return AllResources(FhirSearch(f"{url.rstrip('/')}/", credentials, client.meta.region_name))
+
+
+def tables(found: dict[str, Any]) -> Iterator[Table]:
+    """Yield the table of a result of `adopt`."""
+    names = [name for name in ("expected", "foreign", "adopted", "note") if name in found]
+    yield Table(f"data store {found['datastore_id']}", ("", ""), [(name, found[name]) for name in names])
