@@ -19,6 +19,7 @@ from airlock.ledger.database import Store
 from airlock.ledger.decision_tables import decisions
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch_by_values, insert_for, insert_missing, stage
+from airlock.ledger.tables import gates
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -73,6 +74,18 @@ class DataStores(Store):
         """Open a data store to runs, unless the ledger knows it; for example since a rebuild has found its imports."""
         with self._writing(SCOPE) as connection:
             note_store(connection, datastore_id, origin, None if counts is None else json.dumps(counts))
+
+    def note_settled_store(self, datastore_id: str) -> bool:
+        """Open a data store to runs if a run has settled imports into it, and return whether one has.
+
+        A neighbouring version with schema 0012 imports without noting the data store.
+        """
+        settled = select(gates.c.run_key).where(gates.c.datastore_id == datastore_id).limit(1)
+        with self._writing(SCOPE) as connection:
+            if connection.execute(settled).first() is None:
+                return False
+            note_store(connection, datastore_id, StoreOrigin.IMPORTED)
+            return True
 
     def begin_adoption(self, datastore_id: str) -> KnownStore:
         """Record that a data store is being adopted, and return how far an earlier attempt has come.

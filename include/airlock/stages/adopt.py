@@ -94,7 +94,7 @@ def require_known(ledger: Ledger, datastore_id: str, probe: StoreProbe) -> None:
             f"{command}. Then clear this task."
         )
     found = probe.find_any()
-    if found is not None:
+    if found is not None and not ledger.note_settled_store(datastore_id):
         raise UnknownStoreError(
             f"The ledger knows no import into the data store {datastore_id}, but a search finds {found} in it, so "
             f"nothing is imported. If the ledger was lost, rebuild it: airlock ledger rebuild. If others have filled "

@@ -7,6 +7,7 @@ import pytest
 
 from airlock.ledger import FOREIGN, Adoption, Job, Ledger, LedgerError, StoreOrigin
 from tests.unit.airlock.ledger.samples import SEEN_AT, STORE, begin
+from tests.unit.airlock.ledger.test_gates import gates
 
 BY_ADA = Adoption("ada", "the old PACS filled it", SEEN_AT)
 
@@ -86,3 +87,13 @@ def test_what_is_foreign_is_found_by_its_id_and_by_its_study(ledger: Ledger) -> 
     assert ledger.foreign_studies(STORE, pl.Series(["k1"])).height == 2
     assert ledger.foreign_studies(STORE, pl.Series(["k2"])).is_empty()
     assert ledger.foreign_studies("another store", pl.Series(["k1"])).is_empty()
+
+
+def test_a_data_store_with_settled_imports_of_the_version_before_is_known(ledger: Ledger) -> None:
+    assert not ledger.note_settled_store(STORE)
+    begin(ledger, "a")
+    ledger.record_gates(STORE, "a", gates(s1=("release", None)))
+    assert ledger.note_settled_store(STORE)
+    known = ledger.find_store(STORE)
+    assert known is not None
+    assert known.origin is StoreOrigin.IMPORTED
