@@ -340,7 +340,12 @@ PARSE_REASONS = tuple(_ALL[: _ALL.index(Reason.MISSING_TRANSFER_SYNTAX_UID)])
 SENTENCES: dict[str, str] = {str(reason): reason.sentence for reason in Reason}
 # The reason why an object is owed that a run gave back. No arrival has it, since its claim is gone.
 GIVEN_BACK = "given_back"
+# The reason why an object is owed that a sweep found and that was never an arrival.
+FOUND_BY_SWEEP = "found_by_sweep"
 # By the reason of an owed object.
 OWED_SENTENCES: dict[str, str] = SENTENCES | {
-    GIVEN_BACK: "The run that held the object gave it back, and no run has found it since. Ask the sender for it again."
+    GIVEN_BACK: "The run that held the object gave it back, and no run has found it since. Ask the sender for it "
+    "again.",
+    FOUND_BY_SWEEP: "A sweep found the object, and no run has taken it since. Check that the pipeline runs, and that "
+    "S3 or the inventory still lists the object.",
 }

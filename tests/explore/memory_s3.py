@@ -75,7 +75,7 @@ class Bucket:
     def keys(self, prefix: str, after: str = "") -> Iterator[str]:
         """Yield the keys with a prefix, in order."""
         start = prefix.encode()
-        first = bisect_right(self.order, after.encode()) if after else bisect_left(self.order, start)
+        first = max(bisect_left(self.order, start), bisect_right(self.order, after.encode()) if after else 0)
         for name in self.order[first:]:
             if not name.startswith(start):
                 return
@@ -99,6 +99,9 @@ class _Events:
     def register(self, event: str, *_: Any, **__: Any) -> None:
         """Note that a listing is to be answered as columns."""
         self.pages |= event == _LISTING_EVENT
+
+    def unregister(self, *_: Any) -> None:
+        """Do nothing: no other event is raised here."""
 
 
 class MemoryS3:
@@ -136,12 +139,13 @@ class MemoryS3:
         Prefix: str = "",
         Delimiter: str = "",
         ContinuationToken: str = "",
+        StartAfter: str = "",
         **_: Any,
     ) -> dict[str, Any]:
         """Answer ListObjectsV2, up to a thousand objects at a time; folders only on one page."""
         bucket = self._bucket(Bucket, "ListObjectsV2")
         keys, folders = [], set()
-        for key in bucket.keys(Prefix, ContinuationToken):
+        for key in bucket.keys(Prefix, ContinuationToken or StartAfter):
             head, cut, _rest = key[len(Prefix) :].partition(Delimiter) if Delimiter else ("", "", "")
             if cut:
                 folders.add(f"{Prefix}{head}{cut}")

@@ -140,8 +140,8 @@ class Arrivals(Store):
         now = datetime.now(UTC)
         with self._writing(scope(pipeline)) as connection:
             need_run(connection, run_key, pipeline)
-            rows = _stage_listing(connection, pipeline, listing, owed_due or now)
-            new = stage_query(connection, _select_new(pipeline, rows), LISTED, ["arrival_id"])
+            rows = stage_listing(connection, pipeline, listing, owed_due or now)
+            new = stage_query(connection, select_new(pipeline, rows), LISTED, ["arrival_id"])
             elsewhere = _count_elsewhere(connection, pipeline, run_key, rows, new)
             record_contents(connection, pipeline, new)
             values = {name: new.c[name] for name in LISTED} | {
@@ -169,8 +169,8 @@ class Arrivals(Store):
             As in `claim`.
         """
         with self._reading() as connection:
-            rows = _stage_listing(connection, pipeline, listing, datetime.now(UTC))
-            new = stage_query(connection, _select_new(pipeline, rows), LISTED, ["arrival_id"])
+            rows = stage_listing(connection, pipeline, listing, datetime.now(UTC))
+            new = stage_query(connection, select_new(pipeline, rows), LISTED, ["arrival_id"])
             elsewhere = _count_elsewhere(connection, pipeline, "", rows, new)
             total = select(func.count(), func.coalesce(func.sum(new.c.size), 0)).select_from(new)
             number, size = connection.execute(total).one()
@@ -209,7 +209,7 @@ class Arrivals(Store):
             yield from fetch_frames(connection, statement, pl.Schema({"arrival_id": pl.String}))
 
 
-def _stage_listing(
+def stage_listing(
     connection: Connection, pipeline: str, listing: pl.DataFrame | Iterable[pl.DataFrame], due: datetime
 ) -> Table:
     """Stage a listing, with the ids of the generations that its objects are now."""
@@ -222,7 +222,7 @@ def _stage_listing(
     return rows
 
 
-def _select_new(pipeline: str, rows: Table) -> Select[Any]:
+def select_new(pipeline: str, rows: Table) -> Select[Any]:
     """Return the query for the staged objects that no run has claimed, one per arrival."""
     known = exists().where(arrivals.c.arrival_id == rows.c.arrival_id, arrivals.c.pipeline == pipeline)
     copy = func.row_number().over(partition_by=rows.c.arrival_id, order_by=rows.c.last_modified)

@@ -30,6 +30,7 @@ from airlock.ledger.schema import check
 from airlock.ledger.stow import Stow
 from airlock.ledger.studies import Studies
 from airlock.ledger.study_counts import StudyCounts
+from airlock.ledger.sweeps import Sweeps
 from airlock.ledger.words import Words
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Ledger(
     Predecessors,
     Folders,
     Comparisons,
+    Sweeps,
 ):
     """The database of record of arrivals, decisions, imports, audits and routes.
 

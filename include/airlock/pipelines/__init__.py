@@ -56,6 +56,7 @@ from airlock.pipelines.routes import (
     WebhookDestination,
 )
 from airlock.pipelines.settings import NAME, Prefix
+from airlock.pipelines.sweep import Sweep
 
 __all__ = [
     "ELEMENT_LENGTHS",
@@ -107,6 +108,7 @@ __all__ = [
     "SqsDestination",
     "Staging",
     "StowDestination",
+    "Sweep",
     "Transformation",
     "Validate",
     "ValidationLevel",

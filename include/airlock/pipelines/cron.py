@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from croniter import CroniterError, croniter  # type: ignore[import-untyped]
@@ -16,6 +17,7 @@ _PRESETS = {
     "@quarterly": "0 0 1 */3 *",
     "@yearly": "0 0 1 1 *",
 }
+_FIRINGS = 24  # a cron of some hours or weekdays has had its longest pause by then
 _SOME_DAY = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -41,3 +43,11 @@ def next_time(cron: str, timezone: str, after: datetime) -> datetime:
     """Return the first moment after another one at which a valid cron expression fires in a time zone."""
     moment: datetime = croniter(_PRESETS.get(cron, cron), after.astimezone(ZoneInfo(timezone))).get_next(datetime)
     return moment
+
+
+def longest_interval(cron: str, timezone: str, after: datetime) -> timedelta:
+    """Return the longest time between two of the next firings of a valid cron expression."""
+    moments = [next_time(cron, timezone, after)]
+    for _ in range(_FIRINGS):
+        moments.append(next_time(cron, timezone, moments[-1]))
+    return max(later - earlier for earlier, later in pairwise(moments))

@@ -17,6 +17,7 @@ from airlock.pipelines.review import Review
 from airlock.pipelines.routes import MOST_SETTLE_MINUTES, Route, Routing, check_routes
 from airlock.pipelines.rules import Pattern
 from airlock.pipelines.settings import NAME, Prefix, Settings
+from airlock.pipelines.sweep import Sweep
 
 _UPLOAD_HOURS = 24  # assumed duration of a multipart upload
 _LOOKBACK_DAYS = 3
@@ -287,6 +288,7 @@ class Pipeline(Settings):
     )
     workspace: Prefix = Field(description="s3://bucket/prefix/ for the runs' datasets and reports")
     schedule: Schedule = Schedule()
+    sweep: Sweep = Field(Sweep(), description="comparison of the whole source with the ledger, see below")
     retries: int = Field(
         3, ge=2, description="retries of every task; at least 2, since a race in Airflow's scheduler can cost one"
     )

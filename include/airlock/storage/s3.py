@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from boto3.s3.transfer import TransferConfig
@@ -120,7 +121,7 @@ class S3:
         BucketError
             If S3 has no such bucket or refuses to list it.
         """
-        for page in self._pages(uri):
+        for page in self.list_pages(uri):
             rows = frame_of([page])
             kept = rows if placeholders else without_placeholders(rows)
             for key, _, etag, size, last_modified in kept.iter_rows():
@@ -139,20 +140,40 @@ class S3:
         BucketError
             If S3 has no such bucket or refuses to list it.
         """
-        for rows in frames_of(self._pages(uri)):
+        for rows in frames_of(self.list_pages(uri)):
             yield without_placeholders(rows)
 
-    def _pages(self, uri: S3Uri) -> Iterator[Page]:
-        """Yield the page of each answer of S3."""
-        where = {"Bucket": uri.bucket, "Prefix": uri.key}
+    def list_pages(self, uri: S3Uri, after: str = "") -> Iterator[Page]:
+        """Yield the page of each answer of S3, in key order.
+
+        Parameters
+        ----------
+        uri
+            The prefix.
+        after
+            Only keys that follow this one; without it all below the prefix.
+
+        Raises
+        ------
+        BucketError
+            If S3 has no such bucket or refuses to list it.
+        """
+        where = {"Bucket": uri.bucket, "Prefix": uri.key} | ({"StartAfter": after} if after else {})
         token: str | None = ""
         while token is not None:
             with _listing(uri.bucket):
                 page, token = list_page(self.client, **where, **({"ContinuationToken": token} if token else {}))
             yield page
 
-    def list_folders(self, uri: S3Uri) -> list[str]:
+    def list_folders(self, uri: S3Uri, most_pages: int | None = None) -> list[str]:
         """Return the names of the folders right below a prefix, without their slash, in order.
+
+        Parameters
+        ----------
+        uri
+            The prefix.
+        most_pages
+            The first folders only, as far as so many answers of S3 name them: objects beside the folders fill them too.
 
         Raises
         ------
@@ -161,7 +182,8 @@ class S3:
         """
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=uri.bucket, Prefix=uri.key, Delimiter="/")
         with _listing(uri.bucket):
-            found = [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", ())]
+            first = islice(pages, most_pages)
+            found = [item["Prefix"] for page in first for item in page.get("CommonPrefixes", ())]
         return [name.removeprefix(uri.key).removesuffix("/") for name in found]
 
     def get(self, uri: S3Uri) -> bytes:

@@ -47,8 +47,13 @@ def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def world(s3: S3, empty_ledger: Path, tmp_path: Path) -> Iterator[World]:
+def ledger(empty_ledger: Path, tmp_path: Path) -> Iterator[Ledger]:
     file = tmp_path / "ledger.db"
     file.write_bytes(empty_ledger.read_bytes())
     with Ledger.open(f"sqlite:///{file}") as ledger:
-        yield World(s3, ledger)
+        yield ledger
+
+
+@pytest.fixture
+def world(s3: S3, ledger: Ledger) -> World:
+    return World(s3, ledger)

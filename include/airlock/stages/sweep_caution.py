@@ -1,0 +1,62 @@
+"""Why a sweep takes nothing in by itself: it is the first, the ledger was restored, or the source is another one.
+
+A ledger was restored or lost if the workspace has a run that has frozen a delivery, or a sweep, which the ledger does
+not know. What the last sweep has noticed already makes no further sweep dry.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from airlock.ledger.columns import ComparisonKind
+from airlock.stages.buffer import INDEX
+from airlock.stages.sweep_files import SWEEPS, name_sweep, sweeps_folder
+from airlock.storage.s3uri import S3Uri
+
+if TYPE_CHECKING:
+    from airlock.ledger import Ledger
+    from airlock.pipelines import Pipeline
+    from airlock.storage.s3 import S3
+
+
+class Caution(StrEnum):
+    """Why a sweep is dry."""
+
+    ASKED = "asked"
+    FIRST = "first"
+    MOVED = "moved"
+    RESTORED = "restored"
+
+
+IN_WORDS = {
+    Caution.ASKED: "a person asked for a dry run",
+    Caution.FIRST: "it is the pipeline's first",
+    Caution.MOVED: "source.uri has changed since the last one",
+    Caution.RESTORED: "the workspace has runs or sweeps that the ledger does not know: it was restored or lost",
+}
+
+
+def find_caution(s3: S3, pipeline: Pipeline, ledger: Ledger, *, dry_run: bool) -> tuple[Caution | None, list[str]]:
+    """Return why a sweep that begins now is dry, None if it is not; and the runs and sweeps that the ledger lacks."""
+    unknown = find_unknown(s3, pipeline, ledger)
+    last = ledger.last_comparison(ComparisonKind.SWEEP, pipeline=pipeline.name, has_ended=True)
+    if dry_run:
+        return Caution.ASKED, unknown
+    if last is None:
+        return Caution.FIRST, unknown
+    noticed: dict[str, Any] = last.scope
+    if set(unknown) - set(noticed["unknown"]):
+        return Caution.RESTORED, unknown
+    return (Caution.MOVED if noticed["uri"] != pipeline.source.uri else None), unknown
+
+
+def find_unknown(s3: S3, pipeline: Pipeline, ledger: Ledger) -> list[str]:
+    """Return the names of the runs and sweeps in a pipeline's workspace that the ledger does not know."""
+    root = S3Uri.parse(pipeline.workspace).join(pipeline.name, "")
+    known = ledger.run_keys(pipeline.name)
+    candidates = [name for name in s3.list_folders(root) if name not in known]
+    runs = [name for name in candidates if s3.exists(root.join(name, INDEX))]  # plans and other folders have none
+    begun = {name_sweep(number, began_at) for number, began_at in ledger.sweep_times(pipeline.name).items()}
+    sweeps = s3.list_folders(sweeps_folder(pipeline)) if SWEEPS in candidates else []
+    return [*runs, *(name for name in sweeps if name not in begun)]
