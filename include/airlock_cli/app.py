@@ -252,6 +252,32 @@ def held(
     _print(json, found, holds.tables(found))
 
 
+@app.command()
+def sweep(
+    pipeline: Pipeline,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count and name; take nothing in.")] = False,
+    take_in: Annotated[
+        int | None, typer.Option("--take-in", help="Take in what the sweep of this number has named.")
+    ] = None,
+    why: Annotated[str | None, typer.Option(help="With --take-in: the reason, kept in the ledger.")] = None,
+    json: Json = False,
+) -> None:
+    """Compare everything below the source with the ledger, and take in objects that no run has taken."""
+    from airlock_cli import sweep as sweeps  # noqa: PLC0415
+
+    if (take_in is None) != (why is None) or (dry_run and take_in is not None):
+        raise RequestError("--take-in and --why belong together, without --dry-run.")
+    if take_in is not None:
+        answered = sweeps.take_in(pipeline, take_in, why or "")
+        say(sweeps.describe_answer(answered))
+        _print(json, answered, [])
+        return
+    report = sweeps.start(pipeline, dry_run=dry_run)
+    _print(json, report, sweeps.tables(report))
+    raise typer.Exit(sweeps.status(report))
+
+
 @pipelines_app.command("check")
 def pipelines_check(
     folder: Annotated[

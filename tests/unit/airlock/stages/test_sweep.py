@@ -40,7 +40,7 @@ class Archive:
         self.client = MemoryS3(lambda: datetime.now(UTC))
         for bucket in BUCKETS:
             self.client.create_bucket(Bucket=bucket)
-        self.s3 = S3(None, self.client)  # type: ignore[arg-type]
+        self.s3 = S3(None, self.client)
         self.ledger = ledger
         self.line = pipeline(**changes)
 
