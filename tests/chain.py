@@ -432,7 +432,7 @@ def answer(choice: str, reason: str | None = None, person: str = "a clinician", 
 def questions_to_people(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Return what Airflow will be told to ask people; its API server, which keeps the questions, is not here."""
     asked: list[dict[str, Any]] = []
-    for place in ("airflow.providers.standard.operators.hitl", "airlock_tasks.review", "airlock_tasks.brake"):
+    for place in ("airflow.providers.standard.operators.hitl", "airlock_tasks.review", "airlock_tasks.questions"):
         monkeypatch.setattr(f"{place}.upsert_hitl_detail", lambda **question: asked.append(question))
     return asked
 

@@ -7,17 +7,15 @@ question is about.
 from __future__ import annotations
 
 from abc import abstractmethod
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException, TaskAwaitingInput
-from airflow.sdk.execution_time.hitl import upsert_hitl_detail
-from airflow.sdk.timezone import utcnow
 
 from airlock.pipelines import Brake, ClinicalPipeline, ImagingPipeline
 from airlock_tasks.notify import notify_once
-from airlock_tasks.questions import check_fields, read_answer, serialize_form
+from airlock_tasks.questions import Question, name_answerers, time_left
 from airlock_tasks.stage import StageOperator, open_run
 
 if TYPE_CHECKING:
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 
     from airlock.run import Run
     from airlock.stages.brake import Finding
-    from airlock.stages.review import Review
 
 GO_ON, STOP = "Go on", "Stop the run"
 FORM = {
@@ -37,6 +34,7 @@ FORM = {
         "stored with your name in the ledger.",
     )
 }
+QUESTION = Question(GO_ON, STOP, FORM)
 _TASKS = {"import": "Nothing of this run has been imported.", "route": "Nothing of this run is settled or sent."}
 _ADVICE = (
     "**Stop the run** if the cause can be cured, for example a key, a role or a broken export: cure it, then clear "
@@ -87,7 +85,7 @@ class BrakedOperator(StageOperator[BrakedT]):
         told = describe(run, finding)
         self.log.warning("The run has stopped and asks a person: %s", told)
         notify_once(self.pipeline, "brake", context, f"{told} The run asks whether to go on: Required Actions.")
-        lines = (f"For: {_name_answerers(self.pipeline)}.", told, _TASKS[finding.gate], more, _ADVICE)
+        lines = (f"For: {name_answerers(self.pipeline)}.", told, _TASKS[finding.gate], more, _ADVICE)
         self._put_question(context, "\n\n".join(line for line in lines if line))
         # Airflow keeps these in its database. The finding, which may name a site, stays in the workspace.
         wait = {"gate": finding.gate, "result": result}
@@ -105,15 +103,13 @@ class BrakedOperator(StageOperator[BrakedT]):
         from airlock.stages.review import ReviewError
 
         try:
-            review = _read(event)
+            review = QUESTION.read(event)
         except ReviewError as error:
             self.log.warning("The answer is rejected. %s The question is open again.", error)
             self._put_question(context, None)
-            left = context["ti"].start_date + self._answer_within() - utcnow()
             wait = {"gate": gate, "result": result}
-            raise TaskAwaitingInput(
-                method_name="answer_brake", kwargs=wait, timeout=max(left, timedelta(seconds=1))
-            ) from None
+            left = time_left(context, self._answer_within())
+            raise TaskAwaitingInput(method_name="answer_brake", kwargs=wait, timeout=left) from None
         timed_out = not event.get("responded_by_user")
         run = open_run(self.pipeline, context, self.folder)
         with run.ledger:
@@ -132,43 +128,4 @@ class BrakedOperator(StageOperator[BrakedT]):
         return timedelta(hours=(brake if isinstance(brake, Brake) else Brake()).answer_hours)
 
     def _put_question(self, context: Context, body: str | None) -> None:
-        """Make Airflow show the question; it keeps the text of a question that it has shown before."""
-        users = self.pipeline.review.users if self.pipeline.review else ()
-        upsert_hitl_detail(
-            ti_id=context["ti"].id,
-            options=[GO_ON, STOP],
-            subject=f"{self.pipeline.name}: let the run go on?",
-            body=body,
-            defaults=[STOP],
-            params=serialize_form(FORM),
-            assigned_users=[{"id": user, "name": user} for user in users],
-        )
-
-
-def _name_answerers(pipeline: ImagingPipeline | ClinicalPipeline) -> str:
-    review = pipeline.review
-    if review is None:
-        return "everybody who may change the pipeline's runs"
-    only = f". Only these users may answer: {', '.join(review.users)}" if review.users else ""
-    return f"{review.by}{only}"
-
-
-def _read(event: dict[str, Any]) -> Review:
-    """Return the answer of an event.
-
-    Raises
-    ------
-    ReviewError
-        If it cannot be recorded.
-    """
-    from airlock.stages.review import ReviewError, check_answer
-
-    chosen = event.get("chosen_options") or [STOP]
-    if chosen not in ([GO_ON], [STOP]):
-        raise ReviewError(f"The answer has another option. Use {GO_ON!r} or {STOP!r}.")
-    fields = event.get("params_input") or {}
-    check_fields(FORM, fields)
-    when = event.get("responded_at") or datetime.now(UTC)
-    review = read_answer(event | {"chosen_options": chosen, "params_input": fields, "responded_at": when}, GO_ON)
-    check_answer(review)
-    return review
+        QUESTION.put(context, self.pipeline, f"{self.pipeline.name}: let the run go on?", body)

@@ -8,6 +8,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airlock.pipelines import ClinicalPipeline, ImagingPipeline
 from airlock_tasks.stage import StageOperator
+from airlock_tasks.sweep import note_age
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -47,6 +48,7 @@ class BufferOperator(StageOperator[ImagingPipeline | ClinicalPipeline]):
                 "source.key_date_pattern; or start a run without a window, which takes them whatever their key.",
                 buffered.undated,
             )
+        note_age(run.pipeline, run.ledger)
         return buffered.shards
 
     def _redrive(self, run: Run[ImagingPipeline | ClinicalPipeline], request: RedriveRequest) -> None:

@@ -55,7 +55,7 @@ def check_connections(pipeline: Notifying) -> None:
             ) from None
 
 
-def send_notifications(pipeline: Notifying, event: Event, run_id: str, what: str) -> None:
+def send_notifications(pipeline: Notifying, event: Event, run_id: str, what: str, dag_id: str | None = None) -> None:
     """Notify every target that subscribes to the event.
 
     Parameters
@@ -64,9 +64,11 @@ def send_notifications(pipeline: Notifying, event: Event, run_id: str, what: str
         The run, and the kind of news.
     what
         The news: counts and reason codes, in words.
+    dag_id
+        Of the run; by default the pipeline's own DAG.
     """
     subject = f"Airlock {pipeline.name}: {event}"
-    text = f"{subject}\nRun: {run_id}\n{what}\n{_link(pipeline.name, run_id)}".rstrip()
+    text = f"{subject}\nRun: {run_id}\n{what}\n{_link(dag_id or pipeline.name, run_id)}".rstrip()
     for target in pipeline.notify:
         if event not in target.events:
             continue
@@ -88,7 +90,7 @@ def notify_once(pipeline: Notifying, event: Event, context: Context, what: str) 
     if store.get(key, ""):
         return
     store.set(key, _TOLD)
-    send_notifications(pipeline, event, str(context["run_id"]), what)
+    send_notifications(pipeline, event, str(context["run_id"]), what, _dag_id(context))
 
 
 def on_failure(pipeline: Notifying) -> Callable[[Context], None] | None:
@@ -101,7 +103,14 @@ def on_failure(pipeline: Notifying) -> Callable[[Context], None] | None:
 def _notify_of_failure(pipeline: Notifying, context: Context) -> None:
     last: Any = context.get("ti")
     task = f"The last task was {last.task_id}. " if last else ""
-    send_notifications(pipeline, "failure", str(context["run_id"]), f"{task}See its log and the report in the UI.")
+    send_notifications(
+        pipeline, "failure", str(context["run_id"]), f"{task}See its log and the report in the UI.", _dag_id(context)
+    )
+
+
+def _dag_id(context: Context) -> str | None:
+    found = getattr(context.get("dag_run"), "dag_id", None)
+    return found if isinstance(found, str) else None
 
 
 def describe_holds(report: Mapping[str, Any], *, published: bool) -> str:

@@ -3,16 +3,85 @@
 from __future__ import annotations
 
 from copy import copy
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import ParamValidationError
+from airflow.sdk.execution_time.hitl import upsert_hitl_detail
+from airflow.sdk.timezone import utcnow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from airflow.sdk import Param
+    from airflow.sdk import Context, Param
 
+    from airlock.pipelines import Pipeline
     from airlock.stages.review import Review
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with two answers, which a task asks while it waits without a worker slot.
+
+    Parameters
+    ----------
+    yes, no
+        The answers; the second one counts if nobody answers in time.
+    form
+        The fields beside the choice, of which ``reason`` is one.
+    """
+
+    yes: str
+    no: str
+    form: Mapping[str, Param]
+
+    def put(self, context: Context, pipeline: Pipeline, subject: str, body: str | None) -> None:
+        """Make Airflow show the question; it keeps the text of a question that it has shown before."""
+        users = pipeline.review.users if pipeline.review else ()
+        upsert_hitl_detail(
+            ti_id=context["ti"].id,
+            options=[self.yes, self.no],
+            subject=subject,
+            body=body,
+            defaults=[self.no],
+            params=serialize_form(self.form),
+            assigned_users=[{"id": user, "name": user} for user in users],
+        )
+
+    def read(self, event: dict[str, Any]) -> Review:
+        """Return the answer of an event.
+
+        Raises
+        ------
+        ReviewError
+            If it cannot be recorded.
+        """
+        from airlock.stages.review import ReviewError, check_answer
+
+        chosen = event.get("chosen_options") or [self.no]
+        if chosen not in ([self.yes], [self.no]):
+            raise ReviewError(f"The answer has another option. Use {self.yes!r} or {self.no!r}.")
+        fields = event.get("params_input") or {}
+        check_fields(self.form, fields)
+        when = event.get("responded_at") or datetime.now(UTC)
+        review = read_answer(event | {"chosen_options": chosen, "params_input": fields, "responded_at": when}, self.yes)
+        check_answer(review)
+        return review
+
+
+def time_left(context: Context, answer_within: timedelta) -> timedelta:
+    """Return how long a question that is open again may still be answered."""
+    return max(context["ti"].start_date + answer_within - utcnow(), timedelta(seconds=1))
+
+
+def name_answerers(pipeline: Pipeline) -> str:
+    """Return who may answer, for the text of a question."""
+    review = pipeline.review
+    if review is None:
+        return "everybody who may change the pipeline's runs"
+    only = f". Only these users may answer: {', '.join(review.users)}" if review.users else ""
+    return f"{review.by}{only}"
 
 
 def check_fields(form: Mapping[str, Param], answer: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from airlock_tasks.stage import PARAMS
 from tests.unit.dags.shipped import DAGS, PIPELINES
 
 ROOT = Path(__file__).parents[3]
-FILES = ("imaging", "clinical", "ccda")
+FILES = ("imaging", "clinical", "ccda", "sweep")
 
 
 @pytest.fixture(params=sorted(DAGS))
