@@ -48,6 +48,14 @@ app.add_typer(ledger_app, name="ledger")
 app.add_typer(pipelines_app, name="pipelines")
 
 
+class Compared(StrEnum):
+    """The parts of a reconciliation."""
+
+    STORE = "store"
+    SOURCE = "source"
+    EVIDENCE = "evidence"
+
+
 class NonPrimary(StrEnum):
     """The actions of a redrive on a non-primary image set."""
 
@@ -174,6 +182,9 @@ def redrive(
     csv: Annotated[
         str | None, typer.Option(help="Arrivals in an edited dispositions.csv: a file, or its s3:// address.")
     ] = None,
+    findings: Annotated[
+        bool, typer.Option("--findings", help="What airlock reconcile found to be missing in the data store.")
+    ] = False,
     non_primary: Annotated[
         NonPrimary | None, typer.Option(help="The action on non-primary image sets among the chosen arrivals.")
     ] = None,
@@ -182,10 +193,11 @@ def redrive(
     timeout_minutes: Minutes = None,
     json: Json = False,
 ) -> None:
-    """Process held, quarantined or failed arrivals again; several options together narrow the choice."""
+    """Process arrivals again that are held, quarantined, failed or lost; several options narrow the choice."""
     from airlock_cli import redrive as redrives  # noqa: PLC0415
 
-    choice = redrives.Choice(run, study, tuple(reason or ()), csv, non_primary.value if non_primary else None)
+    resolution = non_primary.value if non_primary else None
+    choice = redrives.Choice(run, study, tuple(reason or ()), csv, resolution, findings)
     conf = redrives.build_redrive_conf(pipeline, choice, why)
     if dry_run:
         found = redrives.preview(pipeline, conf)
@@ -235,6 +247,54 @@ def _require_utf8(name: str, text: str) -> str:
     except UnicodeEncodeError:
         raise RequestError(f"{name} is not UTF-8, but all keys and UIDs are. Copy it from the report.") from None
     return text
+
+
+@app.command()
+def reconcile(
+    pipeline: Pipeline,
+    *,
+    study: Annotated[
+        str | None, typer.Option(help="Only this study: its study_key, or its StudyInstanceUID, which is hashed here.")
+    ] = None,
+    patient: Annotated[str | None, typer.Option(help="Only this patient, as Patient/<id>.")] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Only so many studies or resources, chosen at random.")
+    ] = None,
+    part: Annotated[
+        list[Compared] | None, typer.Option(help="Compare this part only; can be repeated. [default: all three]")
+    ] = None,
+    content: Annotated[
+        bool | None,
+        typer.Option(
+            "--content/--no-content",
+            help="Read the content of each image set or resource. [default: only of a sample, a study or a patient]",
+        ),
+    ] = None,
+    rate: Annotated[float, typer.Option(min=0.1, max=1000, help="Most requests a second to the data store.")] = 20,
+    s3_rate: Annotated[float, typer.Option(min=1, max=5000, help="Most requests a second to S3.")] = 200,
+    forget_at_most: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="How many missing instances or resources no longer count as stored without a question. "
+            "[default: 10,000, or 1 % of what was released if that is more]",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate requests, time and cost.")] = False,
+    json: Json = False,
+) -> None:
+    """Compare the ledger with S3 and the data store; an interrupted comparison goes on where it was."""
+    from airlock_cli import reconcile as reconciliations  # noqa: PLC0415
+
+    parts = tuple(one.value for one in part or ())
+    scope = reconciliations.build_scope(study=study, patient=patient, sample=sample, parts=parts, content=content)
+    if dry_run:
+        estimated = reconciliations.estimate(pipeline, scope, (rate, s3_rate))
+        _print(json, estimated, reconciliations.tables_of_estimate(estimated))
+        return
+    expected, found = reconciliations.reconcile(pipeline, scope, (rate, s3_rate), forget_at_most)
+    _print(json, found | {"estimate": expected}, reconciliations.tables(found))
+    raise typer.Exit(Status.WRONG if reconciliations.has_differences(found) else Status.OK)
 
 
 @app.command()

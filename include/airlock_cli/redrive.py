@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SCHEMA = "airlock.redrive/1"
 _COLUMNS = ("disposition", "reason", "what_to_do", "study_key", "generation", "key")
 SHOWN = 50  # rows of the table; --json has all
-_NOTHING_CHOSEN = "Nothing is chosen. Give --run, --study, --reason or --csv."
+_NOTHING_CHOSEN = "Nothing is chosen. Give --run, --study, --reason, --csv or --findings."
 
 _STUDY_KEY = re.compile(r"[0-9a-f]{16}")
 
@@ -38,6 +38,7 @@ class Choice:
     reasons: tuple[str, ...]
     csv: str | None
     non_primary: str | None
+    findings: bool = False
 
 
 def build_redrive_conf(pipeline: str, choice: Choice, why: str) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def build_redrive_conf(pipeline: str, choice: Choice, why: str) -> dict[str, Any
     """
     if not why.strip():
         raise RequestError("--why is empty. Give a reason: the ledger keeps it.")
-    if not (choice.run or choice.study or choice.reasons or choice.csv):
+    if not (choice.run or choice.study or choice.reasons or choice.csv or choice.findings):
         raise RequestError(_NOTHING_CHOSEN)
     for code in choice.reasons:
         check_reason(code)
@@ -61,6 +62,7 @@ def build_redrive_conf(pipeline: str, choice: Choice, why: str) -> dict[str, Any
         "redrive_csv": _resolve_csv(pipeline, choice.csv),
         "redrive_why": why.strip(),
         "redrive_non_primary": choice.non_primary,
+        "redrive_findings": choice.findings,
     }
     return {name: value for name, value in conf.items() if value}
 

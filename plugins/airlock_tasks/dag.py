@@ -81,6 +81,12 @@ REDRIVE_PARAMS = {
         title="Redrive: edited list",
         description="Process again the rows that you left in a copy of a run's dispositions.csv: s3://bucket/key.csv.",
     ),
+    "redrive_findings": Param(
+        False,
+        type="boolean",
+        title="Redrive: what the data store has lost",
+        description="Import again everything that airlock reconcile found to be missing in the data store.",
+    ),
     "redrive_non_primary": Param(
         None,
         type=["null", "string"],

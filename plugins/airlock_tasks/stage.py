@@ -29,7 +29,7 @@ PARAMS = frozenset(
     {
         *("prefix", "window_start", "window_end", "plan_only"),
         *("redrive_run", "redrive_study", "redrive_reasons", "redrive_csv"),
-        *("redrive_non_primary", "redrive_why", "redrive_by"),
+        *("redrive_findings", "redrive_non_primary", "redrive_why", "redrive_by"),
     }
 )
 LEDGER_CONNECTION = "airlock_ledger"

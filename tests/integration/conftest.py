@@ -74,7 +74,8 @@ def place_beside(s3_endpoint: str, folder: Path, monkeypatch: pytest.MonkeyPatch
         "transformation_profile": (Seed(PROFILE, "test"),),
     }
     # Most jobs have ended when they are first looked at, a second before the next look.
-    with serve(s3_endpoint=s3_endpoint, **({"submitted_seconds": 0.0} | seeds | settings)) as emulator:
+    settings = {"submitted_seconds": 0.0, "state": folder / "localaws.db", **seeds, **settings}
+    with serve(s3_endpoint=s3_endpoint, **settings) as emulator:
         connection = {
             "conn_type": "aws",
             "login": "testing",

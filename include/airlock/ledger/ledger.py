@@ -20,6 +20,7 @@ from airlock.ledger.lookup import Lookup
 from airlock.ledger.open_resources import OpenResources
 from airlock.ledger.outbox import Outbox
 from airlock.ledger.predecessors import Predecessors
+from airlock.ledger.reconciled import Reconciled
 from airlock.ledger.redrives import Redrives
 from airlock.ledger.release import Release
 from airlock.ledger.releases import Releases
@@ -64,6 +65,7 @@ class Ledger(
     Folders,
     Comparisons,
     Sweeps,
+    Reconciled,
 ):
     """The database of record of arrivals, decisions, imports, audits and routes.
 

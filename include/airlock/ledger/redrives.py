@@ -16,7 +16,8 @@ from sqlalchemy import and_, case, exists, func, insert, or_, select, update
 
 from airlock.ledger.arrival_states import arrival_states as states
 from airlock.ledger.arrivals import scope
-from airlock.ledger.columns import InstanceState
+from airlock.ledger.columns import FindingKind, InstanceState
+from airlock.ledger.comparison_tables import findings
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, insert_missing, stage, stage_query, stage_values
@@ -110,6 +111,21 @@ def still_owns(datastore_id: str) -> ColumnElement[bool]:
     return exists().where(_OWNS, instances.c.datastore_id == datastore_id)
 
 
+def _has_lost(datastore_id: str) -> ColumnElement[bool]:
+    """Return the condition that the data store has lost what an arrival brought, and no other has brought it since."""
+    lost = (
+        findings.c.kind == FindingKind.MISSING_IN_STORE.value,
+        findings.c.closed_at.is_(None),
+        findings.c.datastore_id == datastore_id,
+    )
+    again = exists().where(
+        instances.c.SOPInstanceUID == findings.c.subject,
+        instances.c.datastore_id == datastore_id,
+        instances.c.state.in_(_IN_STORE),
+    )
+    return states.c.arrival_id.in_(select(findings.c.arrival_id).where(*lost, ~again))
+
+
 def _candidates(datastore_id: str, pipeline: str, *conditions: ColumnElement[bool]) -> Select[Any]:
     columns: dict[str, ColumnElement[Any]] = {
         **dict(states.c.items()),
@@ -176,6 +192,25 @@ class Redrives(Store):
             wanted.append(states.c.study_key == study)
         if reasons:
             wanted.append(states.c.reason.in_(reasons))
+        with self._reading() as connection:
+            found = fetch(connection, _candidates(datastore_id, pipeline, *wanted), CANDIDATES)
+        return found.filter(is_current() | is_underway()).sort("key", "arrival_id")
+
+    def choose_lost(self, datastore_id: str, pipeline: str, run_key: str | None, study: str | None) -> pl.DataFrame:
+        """Return the arrivals that brought what a data store has lost, as `CANDIDATES`, whatever their dispositions.
+
+        Parameters
+        ----------
+        datastore_id, pipeline
+            The data store and the pipeline.
+        run_key, study
+            Only those of this run, or this study key.
+        """
+        wanted = [_has_lost(datastore_id), states.c.settled_at.is_not(None)]
+        if run_key is not None:
+            wanted.append(states.c.run_key == run_key)
+        if study is not None:
+            wanted.append(states.c.study_key == study)
         with self._reading() as connection:
             found = fetch(connection, _candidates(datastore_id, pipeline, *wanted), CANDIDATES)
         return found.filter(is_current() | is_underway()).sort("key", "arrival_id")

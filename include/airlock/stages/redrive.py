@@ -1,7 +1,7 @@
 """Redrive: select settled arrivals on a person's request, and claim each as an arrival of the next generation.
 
-A request selects by run, study, reason codes or the rows of an edited dispositions.csv. An arrival must meet all that
-is given. The run takes each object as it is now under its key.
+A request selects by run, study, reason codes, the rows of an edited dispositions.csv, or what the data store has lost.
+An arrival must meet all that is given. The run takes each object as it is now under its key.
 """
 
 from __future__ import annotations
@@ -102,7 +102,9 @@ def select_arrivals(run: Run[Pipeline], request: RedriveRequest, rules: RedriveR
         `ledger.redrives.CANDIDATES`.
     """
     by_run = _find_requested_run(run, request)
-    if request.csv:
+    if request.findings:
+        selected = run.ledger.choose_lost(run.pipeline.datastore_id, run.pipeline.name, by_run, request.study)
+    elif request.csv:
         selected = _find_listed(run, read_csv(_get_csv(run, request.csv), rules.csv_columns), request, by_run, rules)
     else:
         by_reason = request.reasons if rules.reasons_in_ledger else ()
@@ -112,7 +114,9 @@ def select_arrivals(run: Run[Pipeline], request: RedriveRequest, rules: RedriveR
         selected = rules.filter_by_reasons(run, found, request.reasons)
     if selected.is_empty():
         raise RedriveError(
-            "No held, quarantined or failed arrival meets the request. Compare it with the run's dispositions.csv."
+            "No arrival meets the request: the last reconciliations found nothing lost that is not imported again."
+            if request.findings
+            else "No held, quarantined or failed arrival meets the request. Compare it with the run's dispositions.csv."
         )
     _check_decided(selected)
     _check_image_sets(run, selected, request)

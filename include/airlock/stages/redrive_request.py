@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PARAMS = (
     *("redrive_run", "redrive_study", "redrive_reasons", "redrive_csv"),
-    *("redrive_non_primary", "redrive_why", "redrive_by"),
+    *("redrive_findings", "redrive_non_primary", "redrive_why", "redrive_by"),
 )
 OF_STUDIES = ("redrive_study", "redrive_non_primary")
 _STUDY_KEY = re.compile(r"[0-9a-f]{16}")
@@ -52,9 +52,10 @@ def read_request(params: Mapping[str, Any], person: str | None, pipeline: Pipeli
     if misplaced:
         raise RedriveError(f"{', '.join(misplaced)} cannot go with a redrive. Leave it out.")
     _check_kind(given, pipeline)
-    if not {"redrive_run", "redrive_study", "redrive_reasons", "redrive_csv"} & given.keys():
+    if not {"redrive_run", "redrive_study", "redrive_reasons", "redrive_csv", "redrive_findings"} & given.keys():
         raise RedriveError(
-            "The redrive selects nothing. Give redrive_run, redrive_study, redrive_reasons or redrive_csv."
+            "The redrive selects nothing. Give redrive_run, redrive_study, redrive_reasons, redrive_csv or "
+            "redrive_findings."
         )
     return RedriveRequest(
         asked_by=_read_signature(given, person),
@@ -64,6 +65,7 @@ def read_request(params: Mapping[str, Any], person: str | None, pipeline: Pipeli
         reasons=_read_reasons(given),
         csv=_read_address(given),
         non_primary=_read_resolution(given),
+        findings=_read_findings(given),
     )
 
 
@@ -122,6 +124,19 @@ def _read_reasons(given: Mapping[str, Any]) -> tuple[str, ...]:
     if unknown:
         raise RedriveError(f"redrive_reasons has {unknown} codes that do not exist. docs/reasons.md lists the codes.")
     return tuple(dict.fromkeys(reasons))
+
+
+def _read_findings(given: Mapping[str, Any]) -> bool:
+    """Return whether arrivals are selected of which the data store has lost something."""
+    asked = given.get("redrive_findings", False)
+    if not isinstance(asked, bool):
+        raise RedriveError("redrive_findings is not true or false. Write it without quotes.")
+    if asked and {"redrive_reasons", "redrive_csv", "redrive_non_primary"} & given.keys():
+        raise RedriveError(
+            "redrive_findings selects what was released, and redrive_reasons, redrive_csv and redrive_non_primary "
+            "select what was not. Give one of them; redrive_run and redrive_study narrow both."
+        )
+    return asked
 
 
 def _read_address(given: Mapping[str, Any]) -> str | None:

@@ -88,7 +88,11 @@ def to_csv(rows: pl.DataFrame, columns: Sequence[str], *, head: bool = True) -> 
     left out.
     """
     advice = pl.col("reason").replace_strict(SENTENCES, default=None, return_dtype=pl.String)
-    table = rows.with_columns(what_to_do=advice).select(columns)
+    return cells_to_csv(rows.with_columns(what_to_do=advice).select(columns), head=head)
+
+
+def cells_to_csv(table: pl.DataFrame, *, head: bool = True) -> str:
+    """Return a table as CSV; see `to_csv`."""
     return table.with_columns(_quoted()).write_csv(include_header=head, line_terminator="\r\n", quote_style="never")
 
 

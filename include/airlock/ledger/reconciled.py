@@ -1,0 +1,421 @@
+"""What a ledger says is in a data store, page by page, for its comparison with the store; and what the store has lost.
+
+A reconciliation reads whole studies or resources in the order of an index, so that its memory does not grow and it can
+go on after an interruption. What the store has lost no longer counts as stored: the rows of its instances are deleted,
+and the findings keep their facts until a redrive has imported them again.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from sqlalchemy import and_, delete, exists, func, or_, select, union, update
+
+from airlock.ledger.columns import ComparisonKind, FindingKind, InstanceState
+from airlock.ledger.comparison_tables import comparisons, findings, foreign_sets
+from airlock.ledger.comparisons import FINDINGS
+from airlock.ledger.comparisons import SCOPE as FINDINGS_SCOPE
+from airlock.ledger.database import Store
+from airlock.ledger.frames import (
+    fetch,
+    fetch_by_values,
+    fetch_frames,
+    insert_missing,
+    select_schema,
+    stage,
+    stage_values,
+)
+from airlock.ledger.instances import SCOPE as INSTANCES
+from airlock.ledger.tables import (
+    arrivals,
+    contracts,
+    instances,
+    jobs,
+    releases,
+    resolutions,
+    run_totals,
+    series,
+    studies,
+    verdicts,
+    words,
+)
+from airlock.ledger.words import latest_word
+from airlock.records import Disposition, digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy import ColumnElement
+
+    from airlock.ledger.comparisons import Comparison
+
+STORED = pl.Schema(
+    {
+        "SOPInstanceUID": pl.String,
+        "SeriesInstanceUID": pl.String,
+        "StudyInstanceUID": pl.String,
+        "arrival_id": pl.String,
+        "pipeline": pl.String,
+        "state": pl.String,  # imported or non_primary
+        "image_set_id": pl.String,
+        "image_set_version": pl.Int64,  # after its import; null where the job's result did not say it
+        "batch_id": pl.String,
+        "bucket": pl.String,  # null where the arrival's row is gone, as all below
+        "key": pl.String,
+        "etag": pl.String,
+        "size": pl.Int64,
+        "disposition": pl.String,
+    }
+)
+LOST = pl.Schema(dict.fromkeys(("subject", "study_key", "arrival_id", "image_set_id", "expected"), pl.String))
+PAYLOADS = pl.Schema(dict.fromkeys(("subject_key", "pipeline", "payload_uri"), pl.String))
+OUTPUTS = pl.Schema(dict.fromkeys(("batch_id", "job_id", "run_key", "output_uri"), pl.String))
+_RESTORED = pl.Schema({"subject": pl.String, "arrival_id": pl.String, "image_set_id": pl.String, "version": pl.Int64})
+_MISSING = findings.c.kind == FindingKind.MISSING_IN_STORE.value
+_IS_OPEN = findings.c.closed_at.is_(None)
+_IN_STORE = instances.c.state != InstanceState.CLAIMED.value
+
+
+class Reconciled(Store):
+    """The ledger's methods for its comparison with a data store."""
+
+    def count_store_contents(self, datastore_id: str, pipeline: str) -> dict[str, int]:
+        """Return how many ``studies`` and ``series`` a data store has, and released ``objects`` and ``bytes``.
+
+        Parameters
+        ----------
+        datastore_id
+            The data store.
+        pipeline
+            The pipeline whose released objects are counted.
+        """
+        released = run_totals.c.pipeline == pipeline, run_totals.c.disposition == Disposition.RELEASED.value
+        sums = func.coalesce(func.sum(run_totals.c.arrivals), 0), func.coalesce(func.sum(run_totals.c.bytes), 0)
+        with self._reading() as connection:
+            counts = {
+                table.name: int(
+                    connection.scalar(select(func.count()).where(table.c.datastore_id == datastore_id)) or 0
+                )
+                for table in (studies, series)
+            }
+            objects, size = connection.execute(select(*sums).where(*released)).one()
+        return counts | {"objects": int(objects), "bytes": int(size)}
+
+    def unfinished_reconciliation(self, datastore_id: str, scope: dict[str, Any]) -> int | None:
+        """Return the number of the newest reconciliation of this scope that has not ended; None if all have."""
+        statement = select(comparisons.c.id).where(
+            comparisons.c.kind == ComparisonKind.RECONCILE.value,
+            comparisons.c.datastore_id == datastore_id,
+            comparisons.c.scope == json.dumps(scope, sort_keys=True),
+            comparisons.c.ended_at.is_(None),
+        )
+        with self._reading() as connection:
+            number = connection.scalar(statement.order_by(comparisons.c.id.desc()).limit(1))
+        return None if number is None else int(number)
+
+    def stored_studies(self, datastore_id: str, after: str, limit: int) -> list[str]:
+        """Return the next StudyInstanceUIDs with instances or a contract in a data store, in the database's order.
+
+        Parameters
+        ----------
+        datastore_id
+            The data store.
+        after
+            The last study of the page before; "" for the first page.
+        limit
+            The most studies to return.
+        """
+        uid = instances.c.StudyInstanceUID
+        imported = select(uid.label("uid")).where(instances.c.datastore_id == datastore_id, _IN_STORE, uid > after)
+        named = select(contracts.c.subject.label("uid")).where(
+            contracts.c.datastore_id == datastore_id, contracts.c.subject > after
+        )
+        first = imported.distinct().order_by(uid).limit(limit).subquery()
+        second = named.order_by(contracts.c.subject).limit(limit).subquery()
+        both = union(select(first.c.uid), select(second.c.uid)).subquery()
+        with self._reading() as connection:
+            return list(connection.scalars(select(both.c.uid).order_by(both.c.uid).limit(limit)))
+
+    def known_studies_in(self, datastore_id: str, uids: pl.Series) -> set[str]:
+        """Return those of the studies of which a data store has an instance, or a contract, by the ledger."""
+        with self._reading() as connection:
+            rows = stage_values(connection, uids, "uid")
+            uid = rows.c.uid
+            imported = exists().where(
+                instances.c.StudyInstanceUID == uid, instances.c.datastore_id == datastore_id, _IN_STORE
+            )
+            named = exists().where(contracts.c.subject == uid, contracts.c.datastore_id == datastore_id)
+            return set(connection.scalars(select(uid).where(or_(imported, named))))
+
+    def sampled_studies(self, datastore_id: str, start: str, limit: int) -> list[str]:
+        """Return the studies of a data store with the next study keys from one on: a random sample, as keys are hashes.
+
+        Parameters
+        ----------
+        datastore_id
+            The data store.
+        start
+            A study key, or its beginning.
+        limit
+            The most studies to return.
+        """
+        there = exists().where(
+            instances.c.StudyInstanceUID == verdicts.c.study_instance_uid,
+            instances.c.datastore_id == datastore_id,
+            _IN_STORE,
+        )
+        statement = (
+            select(verdicts.c.study_key, verdicts.c.study_instance_uid)
+            .where(verdicts.c.study_key >= start, verdicts.c.study_instance_uid.is_not(None), there)
+            .distinct()
+            .order_by(verdicts.c.study_key)
+            .limit(limit)
+        )
+        with self._reading() as connection:
+            return [uid for _, uid in connection.execute(statement)]
+
+    def studies_of_key(self, datastore_id: str, study_key: str) -> list[str]:
+        """Return the StudyInstanceUID of a study key in a data store; none if the ledger does not know it."""
+        decided = select(verdicts.c.study_instance_uid).where(
+            verdicts.c.study_key == study_key, verdicts.c.study_instance_uid.is_not(None)
+        )
+        named = select(contracts.c.subject).where(
+            contracts.c.subject_key == study_key, contracts.c.datastore_id == datastore_id
+        )
+        with self._reading() as connection:
+            return sorted({*connection.scalars(decided.distinct()), *connection.scalars(named)})
+
+    def stored_instances(self, datastore_id: str, uids: pl.Series) -> pl.DataFrame:
+        """Return the instances of studies that a data store has by the ledger, as `STORED`, sorted.
+
+        Parameters
+        ----------
+        datastore_id, uids
+            The data store, and StudyInstanceUIDs.
+        """
+        own = and_(arrivals.c.arrival_id == instances.c.arrival_id, arrivals.c.pipeline == instances.c.pipeline)
+        said = and_(
+            words.c.arrival_id == instances.c.arrival_id, words.c.pipeline == instances.c.pipeline, latest_word()
+        )
+        columns: dict[str, ColumnElement[Any]] = {
+            **dict(arrivals.c.items()),
+            **dict(instances.c.items()),
+            "disposition": words.c.disposition,
+        }
+        with self._reading() as connection:
+            rows = stage_values(connection, uids, "StudyInstanceUID")
+            statement = (
+                select(*(columns[name] for name in STORED))
+                .join_from(rows, instances, instances.c.StudyInstanceUID == rows.c.StudyInstanceUID)
+                .outerjoin(arrivals, own)
+                .outerjoin(words, said)
+                .where(instances.c.datastore_id == datastore_id, _IN_STORE)
+            )
+            return fetch(connection, statement, STORED).sort("StudyInstanceUID", "image_set_id", "SOPInstanceUID")
+
+    def find_expected_sets(self, datastore_id: str, image_sets: pl.Series) -> set[str]:
+        """Return those of the image sets for whose being in the data store the ledger has a reason beside instances.
+
+        Others had stored them before the store was adopted, or a redrive is promoting or deleting them.
+        """
+        with self._reading() as connection:
+            rows = stage_values(connection, image_sets, "object_id")
+            named = select(rows.c.object_id)
+            before = select(foreign_sets.c.object_id).where(
+                foreign_sets.c.datastore_id == datastore_id, foreign_sets.c.object_id.in_(named)
+            )
+            resolved = [
+                select(column).where(resolutions.c.datastore_id == datastore_id, column.in_(named))
+                for column in (resolutions.c.image_set_id, resolutions.c.promoted_id)
+            ]
+            return {name for statement in (before, *resolved) for name in connection.scalars(statement)}
+
+    def find_image_sets(self, datastore_id: str, image_sets: pl.Series) -> set[str]:
+        """Return those of the image sets that hold an instance of the ledger; it reads all instances of the store."""
+        with self._reading() as connection:
+            rows = stage_values(connection, image_sets, "object_id")
+            statement = select(instances.c.image_set_id).where(
+                instances.c.datastore_id == datastore_id, instances.c.image_set_id.in_(select(rows.c.object_id))
+            )
+            return set(connection.scalars(statement.distinct()))
+
+    def find_arrived(self, objects: pl.DataFrame) -> set[tuple[str, str, str]]:
+        """Return those of the objects that are arrivals of a pipeline, whatever became of them.
+
+        Parameters
+        ----------
+        objects
+            ``bucket``, ``key`` and ``etag``.
+
+        Returns
+        -------
+        set of (str, str, str)
+            Bucket, key and etag.
+        """
+        columns = pl.Schema(dict.fromkeys(("bucket", "key", "etag"), pl.String))
+        with self._reading() as connection:
+            rows = stage(connection, select_schema(objects, columns).unique(), columns, ["key"])
+            same = and_(*(arrivals.c[name] == rows.c[name] for name in columns))
+            found = select(*(rows.c[name] for name in columns)).join(arrivals, same).distinct()
+            return {(bucket, key, etag) for bucket, key, etag in connection.execute(found)}
+
+    def find_payloads(self, datastore_id: str, study_keys: pl.Series) -> pl.DataFrame:
+        """Return the addresses of the latest released contracts of these subjects, as `PAYLOADS`."""
+        with self._reading() as connection:
+            of_store = releases.c.datastore_id == datastore_id
+            return fetch_by_values(connection, releases, PAYLOADS, study_keys, "subject_key", of_store).sort(
+                "subject_key", "pipeline"
+            )
+
+    def find_outputs(self, batch_ids: pl.Series) -> pl.DataFrame:
+        """Return the output of the last job of each batch, as `OUTPUTS`; no row for a batch without a job."""
+        later = jobs.alias("later")
+        is_last = ~exists().where(later.c.batch_id == jobs.c.batch_id, later.c.generation > jobs.c.generation)
+        with self._reading() as connection:
+            return fetch_by_values(connection, jobs, OUTPUTS, batch_ids, "batch_id", is_last).sort("batch_id")
+
+    def find_lost(self, datastore_id: str, subjects: pl.Series) -> set[str]:
+        """Return those of the instances or resources that a reconciliation has missed, or a person has given up."""
+        keys = pl.Series(map(digest, subjects.drop_nulls().unique()), dtype=pl.String)
+        with self._reading() as connection:
+            rows = stage_values(connection, keys, "subject_key")
+            named = findings.c.subject_key.in_(select(rows.c.subject_key))
+            statement = select(findings.c.subject).where(_MISSING, findings.c.datastore_id == datastore_id, named)
+            return set(connection.scalars(statement.distinct()))
+
+    def find_open_losses(
+        self, datastore_id: str, before: int, limit: int, study_key: str | None = None
+    ) -> pl.DataFrame:
+        """Return what earlier reconciliations missed and this one has not seen yet, as `LOST`, by their subjects.
+
+        An instance that was imported again, into another image set, is left out.
+
+        Parameters
+        ----------
+        datastore_id
+            The data store.
+        before
+            The number of this reconciliation.
+        limit
+            The most losses to return.
+        study_key
+            Only of this study.
+        """
+        again = exists().where(
+            instances.c.SOPInstanceUID == findings.c.subject,
+            instances.c.datastore_id == findings.c.datastore_id,
+            _IN_STORE,
+            instances.c.image_set_id != findings.c.image_set_id,
+        )
+        conditions = [_MISSING, _IS_OPEN, findings.c.datastore_id == datastore_id, findings.c.comparison_id < before]
+        if study_key is not None:
+            conditions.append(findings.c.study_key == study_key)
+        statement = select(*(findings.c[name] for name in LOST)).where(*conditions, ~again)
+        with self._reading() as connection:
+            return fetch(connection, statement.order_by(findings.c.subject).limit(limit), LOST)
+
+    def keep_findings(self, comparison: int, datastore_id: str, study_keys: Sequence[str]) -> None:
+        """Keep the open findings about studies or patients that a reconciliation had to leave out."""
+        if study_keys:
+            with self._writing(FINDINGS_SCOPE) as connection:
+                connection.execute(
+                    update(findings)
+                    .where(_IS_OPEN, findings.c.datastore_id == datastore_id, findings.c.study_key.in_(study_keys))
+                    .values(comparison_id=comparison)
+                )
+
+    def close_unseen_of(
+        self, comparison: Comparison, study_keys: Sequence[str], kinds: Sequence[FindingKind], closed_by: str
+    ) -> int:
+        """Close what earlier reconciliations found about studies or patients and this one did not; return the number.
+
+        Parameters
+        ----------
+        comparison
+            The reconciliation.
+        study_keys
+            The study keys or patients of which it has compared everything.
+        kinds
+            The kinds of differences that it would have found.
+        closed_by
+            The person.
+        """
+        about = findings.c.datastore_id == comparison.datastore_id, findings.c.study_key.in_(study_keys)
+        unseen = findings.c.comparison_id < comparison.number, findings.c.kind.in_([kind.value for kind in kinds])
+        values = {"closed_at": datetime.now(UTC), "closed_by": closed_by}
+        with self._writing(FINDINGS_SCOPE) as connection:
+            return connection.execute(update(findings).where(_IS_OPEN, *about, *unseen).values(values)).rowcount
+
+    def find_closed(self, datastore_id: str, since: datetime) -> Iterator[pl.DataFrame]:
+        """Yield the findings about a data store that were closed since a time, as `FINDINGS`, frame by frame."""
+        closed = findings.c.datastore_id == datastore_id, findings.c.closed_at >= since
+        statement = select(*(findings.c[name] for name in FINDINGS)).where(*closed).order_by(findings.c.id)
+        with self._reading() as connection:
+            yield from fetch_frames(connection, statement, FINDINGS)
+
+    def count_missing(self, comparison: int) -> int:
+        """Return how many instances that a reconciliation missed still count as stored."""
+        with self._reading() as connection:
+            counted = select(func.count()).select_from(instances).where(_is_missed(comparison))
+            return int(connection.execute(counted).scalar_one())
+
+    def forget_missing(self, comparison: int) -> int:
+        """Delete the rows of the instances that a reconciliation missed: they no longer count as stored.
+
+        A later delivery or a redrive imports them again. An instance that a run has claimed or imported anew since is
+        in another image set, or has no image set yet, and stays.
+
+        Returns
+        -------
+        int
+            The number of instances.
+        """
+        with self._writing(INSTANCES) as connection:
+            return connection.execute(delete(instances).where(_is_missed(comparison))).rowcount
+
+    def restore_found(self, datastore_id: str, found: pl.DataFrame) -> int:
+        """Restore the rows of instances that were missed and are in the data store after all; return their number.
+
+        Parameters
+        ----------
+        datastore_id
+            The data store.
+        found
+            ``subject`` (a SOPInstanceUID), ``arrival_id``, ``image_set_id`` and ``version``. An instance that another
+            arrival has claimed or imported since stays as it is.
+        """
+        with self._writing(INSTANCES) as connection:
+            rows = stage(connection, select_schema(found, _RESTORED), _RESTORED, ["arrival_id"])
+            columns: dict[str, ColumnElement[Any]] = {
+                "SOPInstanceUID": rows.c.subject,
+                "SeriesInstanceUID": verdicts.c.series_instance_uid,
+                "StudyInstanceUID": verdicts.c.study_instance_uid,
+                "arrival_id": rows.c.arrival_id,
+                "pipeline": verdicts.c.pipeline,
+                "image_set_id": rows.c.image_set_id,
+                "image_set_version": rows.c.version,
+            }
+            known = select(*(column.label(name) for name, column in columns.items())).join_from(
+                rows, verdicts, verdicts.c.arrival_id == rows.c.arrival_id
+            )
+            whole = known.where(verdicts.c.series_instance_uid.is_not(None)).subquery()
+            constants = {"datastore_id": datastore_id, "state": InstanceState.IMPORTED.value}
+            return insert_missing(connection, instances, whole, ["SOPInstanceUID", "datastore_id"], **constants)
+
+
+def _is_missed(comparison: int) -> ColumnElement[bool]:
+    """Return the condition that a reconciliation has missed an instance in the image set of its row."""
+    missed = select(findings.c.subject).where(findings.c.comparison_id == comparison, _MISSING, _IS_OPEN)
+    same_set = exists().where(
+        findings.c.comparison_id == comparison,
+        _MISSING,
+        _IS_OPEN,
+        findings.c.subject == instances.c.SOPInstanceUID,
+        findings.c.datastore_id == instances.c.datastore_id,
+        findings.c.image_set_id == instances.c.image_set_id,
+    )
+    # The list lets a database look the few missed instances up; by the second condition alone it would read them all.
+    return and_(instances.c.SOPInstanceUID.in_(missed), _IN_STORE, same_set)

@@ -1,0 +1,257 @@
+"""Reconcile: compare the ledger with S3 and a data store, page by page, and record the differences as findings.
+
+Nothing is imported or deleted. What the data store has lost no longer counts as stored in the ledger, so that a redrive
+imports it again; above a limit a person is asked first. A difference that is gone is closed, and the report says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import polars as pl
+
+from airlock.ledger.columns import ComparisonKind, FindingKind
+from airlock.ledger.comparisons import FOUND
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from airlock.ledger import Ledger
+    from airlock.ledger.comparisons import Comparison
+    from airlock.stages.reconcile_meter import Meter
+
+STORE, SOURCE, EVIDENCE = "store", "source", "evidence"
+PARTS = (STORE, SOURCE, EVIDENCE)
+LEAST_FORGOTTEN = 10_000  # instances that are forgotten without a question, and
+FORGOTTEN_SHARE = 0.01  # of what was released, if that is more
+
+
+class ReconcileError(RuntimeError):
+    """A reconciliation cannot be done as asked; nothing was compared."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What is compared: everything, a sample, or one study or patient."""
+
+    subject: str | None = None  # a study key, or Patient/<id>
+    sample: int | None = None  # number of studies or resources
+    parts: tuple[str, ...] = PARTS
+    content: bool = False  # whether the content of each image set or resource is read
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything is compared."""
+        return self.subject is None and self.sample is None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the scope as the ledger keeps it: an interrupted comparison goes on with the same scope only."""
+        given = {"subject": self.subject, "sample": self.sample, "parts": sorted(self.parts), "content": self.content}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Requests that a reconciliation is going to make."""
+
+    what: str
+    number: int
+    per_second: float
+    cost: float | None  # None if the price is unknown
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The requests of a reconciliation, and what to know of them."""
+
+    requests: tuple[Expected, ...]
+    currency: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """The time that the requests need at least."""
+        return sum(one.number / one.per_second for one in self.requests)
+
+
+@dataclass(frozen=True)
+class Page:
+    """A part of a comparison; when it is recorded, the comparison goes on at its position."""
+
+    position: Any
+    counts: dict[str, int]
+    found: pl.DataFrame = field(default_factory=FOUND.to_frame)
+    compared: tuple[str, ...] = ()  # study keys or patients of which everything was compared
+    left_out: dict[str, str] = field(default_factory=dict)  # study keys or patients, with the reason
+    found_again: tuple[str, ...] = ()  # subjects that an earlier comparison missed
+
+
+class Comparer(Protocol):
+    """The part of a reconciliation that each kind of pipeline does for itself."""
+
+    @property
+    def datastore_id(self) -> str:
+        """The data store."""
+
+    @property
+    def meters(self) -> Sequence[Meter]:
+        """The meters that count its requests."""
+
+    def check(self) -> None:
+        """Refuse a data store that does not exist or may not be read.
+
+        Raises
+        ------
+        ReconcileError
+            With the remedy.
+        """
+
+    def estimate(self, scope: Scope) -> Estimate:
+        """Return the requests that the comparison will need."""
+
+    def kinds(self, scope: Scope) -> tuple[FindingKind, ...]:
+        """Return the kinds of differences that a comparison of this scope finds."""
+
+    def pages(self, comparison: int, scope: Scope, position: Any) -> Iterator[Page]:
+        """Yield the comparison from a position on; None is the beginning."""
+
+    def count_missing(self, comparison: int) -> int:
+        """Return how many instances or resources that the comparison missed still count as stored."""
+
+    def forget_missing(self, comparison: int) -> int:
+        """Let what the comparison missed no longer count as stored; return its number."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A person's request to reconcile."""
+
+    scope: Scope
+    asked_by: str
+    forget_at_most: int | None = None  # None: `LEAST_FORGOTTEN`, or `FORGOTTEN_SHARE`
+
+
+@dataclass(frozen=True)
+class Reconciliation:
+    """An ended comparison."""
+
+    comparison: Comparison
+    counts: dict[str, Any]
+    missing: int  # that still count as stored, since they are more than the limit
+    limit: int
+
+
+def reconcile(
+    ledger: Ledger,
+    comparer: Comparer,
+    pipeline: str,
+    request: Request,
+    progress: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> Reconciliation:
+    """Compare, or go on with the same comparison where it was interrupted.
+
+    Parameters
+    ----------
+    ledger, comparer
+        The ledger, and the comparison of the pipeline's kind.
+    pipeline
+        The pipeline's name.
+    request
+        What a person asks for.
+    progress
+        Gets the counts after each page.
+
+    Raises
+    ------
+    ReconcileError
+        If the data store cannot be compared.
+    LedgerError
+        If another process has gone on with the same comparison.
+    """
+    comparer.check()
+    scope, store = request.scope, comparer.datastore_id
+    comparison = _begin(ledger, store, request)
+    counts = comparison.counts or {}
+    clock = time.monotonic()
+    for page in comparer.pages(comparison.number, scope, comparison.position):
+        counts = _add(counts, page, comparer.meters, time.monotonic() - clock)
+        clock = time.monotonic()
+        comparison = ledger.advance_comparison(comparison, page.position, counts, page.found)
+        counts = _sum_numbers(counts, {"closed": _close(ledger, comparer, comparison, page, request)})
+        progress(counts)
+    limit = _find_limit(ledger, store, pipeline, request)
+    missing = comparer.count_missing(comparison.number)
+    forgotten = comparer.forget_missing(comparison.number) if 0 < missing <= limit else 0
+    closed = _close_rest(ledger, comparer, comparison, request)
+    counts = _sum_numbers(counts, {"closed": closed, "forgotten": forgotten})
+    comparison = ledger.end_comparison(comparison, counts)
+    return Reconciliation(comparison, counts, missing - forgotten, limit)
+
+
+def _begin(ledger: Ledger, datastore_id: str, request: Request) -> Comparison:
+    """Return the interrupted comparison of the same scope, or a new one."""
+    scope = request.scope.as_json()
+    number = ledger.unfinished_reconciliation(datastore_id, scope)
+    begun = None if number is None else ledger.comparison(number)
+    return begun or ledger.begin_comparison(
+        ComparisonKind.RECONCILE, scope, datastore_id=datastore_id, is_dry=False, asked_by=request.asked_by
+    )
+
+
+def _close(ledger: Ledger, comparer: Comparer, comparison: Comparison, page: Page, request: Request) -> int:
+    """Close what a page shows to be gone, keep what it had to leave out, and return the number of closed findings."""
+    store, person = comparer.datastore_id, request.asked_by
+    ledger.keep_findings(comparison.number, store, list(page.left_out))
+    subjects = pl.Series(page.found_again, dtype=pl.String)
+    missing = FindingKind.MISSING_IN_STORE
+    closed = ledger.close_findings(subjects, missing, pipeline=None, datastore_id=store, closed_by=person)
+    if request.scope.is_whole:
+        return closed
+    kinds = [kind for kind in comparer.kinds(request.scope) if kind is not missing]  # losses are looked for at the end
+    return closed + ledger.close_unseen_of(comparison, page.compared, kinds, person)
+
+
+def _close_rest(ledger: Ledger, comparer: Comparer, comparison: Comparison, request: Request) -> int:
+    """Close at the end what was not found again; return the number of closed findings.
+
+    A sample closes no losses, since it does not look for them.
+    """
+    kinds, subject, person = comparer.kinds(request.scope), request.scope.subject, request.asked_by
+    if request.scope.is_whole:
+        return ledger.close_unseen(comparison, *kinds, closed_by=person)
+    losses = [kind for kind in kinds if kind is FindingKind.MISSING_IN_STORE]
+    return ledger.close_unseen_of(comparison, [subject], losses, person) if subject is not None else 0
+
+
+def _find_limit(ledger: Ledger, datastore_id: str, pipeline: str, request: Request) -> int:
+    if request.forget_at_most is not None:
+        return request.forget_at_most
+    released = ledger.count_store_contents(datastore_id, pipeline)["objects"]
+    return max(LEAST_FORGOTTEN, int(released * FORGOTTEN_SHARE))
+
+
+def _add(counts: dict[str, Any], page: Page, meters: Sequence[Meter], seconds: float) -> dict[str, Any]:
+    """Return the counts after a page."""
+    groups = {
+        "findings": dict(page.found["kind"].value_counts().iter_rows()),
+        "left_out": dict(Counter(page.left_out.values())),
+        "requests": _sum(*(meter.take_counts() for meter in meters)),
+    }
+    added = {name: _sum(counts.get(name, {}), group) for name, group in groups.items()}
+    return _sum_numbers(counts, page.counts | {"seconds": round(seconds, 3)}) | added
+
+
+def _sum_numbers(counts: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Return the counts with more of those that are numbers."""
+    groups = {name: group for name, group in counts.items() if isinstance(group, dict)}
+    return _sum({name: number for name, number in counts.items() if name not in groups}, more) | groups
+
+
+def _sum(*counts: dict[str, Any]) -> dict[str, Any]:
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update(one)
+    return dict(sorted(total.items()))

@@ -1,0 +1,135 @@
+"""The side of S3 in a reconciliation: the objects of released arrivals, and the files on which contracts rest."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import polars as pl
+
+from airlock.ledger.columns import FindingKind
+from airlock.ledger.comparisons import FOUND
+from airlock.storage.s3 import S3Error
+from airlock.storage.s3uri import S3Uri
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airlock.ledger import Ledger
+    from airlock.stages.reconcile_meter import Meter
+    from airlock.storage.s3 import S3
+
+REQUESTS_IN_FLIGHT = 16
+_BUSY = frozenset({"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "500", "502", "503", "504"})
+
+
+class Evidence(NamedTuple):
+    """A file on which a contract rests."""
+
+    name: str  # what it is, for people
+    study_key: str
+    addresses: tuple[S3Uri, ...]  # one of them is enough
+
+
+class Archive:
+    """Looks objects up in S3, at a rate.
+
+    Parameters
+    ----------
+    s3
+        The account with the source and the workspace.
+    meter
+        Counts and paces the requests.
+    """
+
+    def __init__(self, s3: S3, meter: Meter) -> None:
+        self._s3 = s3
+        self.meter = meter
+
+    def find(self, address: S3Uri) -> dict[str, Any] | None:
+        """Return the object under a key, as `S3.find`; None if there is none."""
+        return self.meter.ask("HeadObject", lambda: self._s3.find(address), _is_busy)
+
+    def find_all(self, addresses: Iterable[S3Uri]) -> list[dict[str, Any] | None]:
+        """Return the objects under these keys, several at a time."""
+        with ThreadPoolExecutor(REQUESTS_IN_FLIGHT) as pool:
+            return list(pool.map(self.find, addresses))
+
+
+def _is_busy(error: Exception) -> bool:
+    return isinstance(error, S3Error) and error.code in _BUSY
+
+
+def compare_objects(
+    ledger: Ledger, archive: Archive, objects: pl.DataFrame, young_hours: float
+) -> tuple[pl.DataFrame, int]:
+    """Return the released arrivals whose object is gone or has another content, and how many are left to the next runs.
+
+    Parameters
+    ----------
+    ledger, archive
+        The ledger, and S3.
+    objects
+        ``arrival_id``, ``study_key``, ``bucket``, ``key`` and ``etag``.
+    young_hours
+        An object that was replaced within these hours is left to the next run, without a finding.
+
+    Returns
+    -------
+    tuple
+        `FOUND`, and the number of young objects.
+    """
+    rows = objects.to_dicts()
+    now_there = archive.find_all(S3Uri(row["bucket"], row["key"]) for row in rows)
+    gone = [row for row, found in zip(rows, now_there, strict=True) if found is None]
+    replaced = [
+        row | {"found": found["etag"], "modified": found["last_modified"]}
+        for row, found in zip(rows, now_there, strict=True)
+        if found is not None and found["etag"] != row["etag"]
+    ]
+    replaced = _leave_out_arrived(ledger, replaced)
+    oldest = datetime.now(UTC) - timedelta(hours=young_hours)
+    old = [row for row in replaced if row["modified"] < oldest]
+    vanished = [_finding(FindingKind.VANISHED, row, None) for row in gone]
+    others = [_finding(FindingKind.OTHER_CONTENT, row, f"etag {row['found']}") for row in old]
+    return pl.DataFrame([*vanished, *others], FOUND, orient="row"), len(replaced) - len(old)
+
+
+def _leave_out_arrived(ledger: Ledger, replaced: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out objects whose present content is an arrival of its own: runs decide on it."""
+    if not replaced:
+        return []
+    present = pl.DataFrame([(row["bucket"], row["key"], row["found"]) for row in replaced], orient="row")
+    arrived = ledger.find_arrived(present.rename(dict(zip(present.columns, ("bucket", "key", "etag"), strict=True))))
+    return [row for row in replaced if (row["bucket"], row["key"], row["found"]) not in arrived]
+
+
+def _finding(kind: FindingKind, row: dict[str, Any], found: str | None) -> dict[str, Any]:
+    return {
+        "kind": kind.value,
+        "subject": row["arrival_id"],
+        "study_key": row["study_key"],
+        "arrival_id": row["arrival_id"],
+        "expected": f"etag {row['etag']}",
+        "found": found,
+    }
+
+
+def find_lacking(archive: Archive, evidence: Iterable[Evidence]) -> list[Evidence]:
+    """Return the evidence of which S3 has none of the addresses."""
+    asked = list(evidence)
+    with ThreadPoolExecutor(REQUESTS_IN_FLIGHT) as pool:
+        there = pool.map(lambda one: any(archive.find(address) is not None for address in one.addresses), asked)
+        return [one for one, is_there in zip(asked, there, strict=True) if not is_there]
+
+
+def describe_lacking(name: str, study_key: str, found: str) -> dict[str, Any]:
+    """Return the finding about evidence that is gone, as `FOUND` without the columns that it does not need."""
+    return {
+        "kind": FindingKind.NO_EVIDENCE.value,
+        "subject": name,
+        "study_key": study_key,
+        "expected": None,
+        "found": found,
+    }

@@ -1,0 +1,246 @@
+"""A reconciliation finds every difference between the ledger, S3 and HealthImaging, and nothing else."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+from sqlalchemy import insert
+
+from airlock.ledger import Ledger, LedgerError
+from airlock.ledger.comparison_tables import foreign_sets
+from airlock.ledger.database import writing
+from airlock.records import study_key
+from airlock.stages.reconcile import ReconcileError, Request, Scope, reconcile
+from tests.chain import DATASTORE, pipeline
+from tests.dicom_files import ct, study_uid
+from tests.integration.between_runs.runs import WorkerKilled, by_hand, given
+from tests.integration.reconciling import Reconciler
+from tests.integration.seeded_differences import Differences, deliver
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.chain import Place
+    from tests.integration.seeded_differences import Found
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def differences(place: Place, tmp_path: Path) -> Iterator[Differences]:
+    with place.ledger() as ledger:
+        yield Differences(place, tmp_path / "localaws.db", ledger)
+
+
+def seed(differences: Differences, each: int, outputs: int) -> tuple[int, Found]:
+    """Make so many differences of each kind, each in a study of its own; return their number and the findings."""
+    expected: Found = set()
+    makers = differences.makers()
+    for number, make in enumerate(makers.values()):
+        expected |= make(list(range(number * each + 1, (number + 1) * each + 1)))
+    expected |= differences.delete_outputs(outputs)
+    differences.settle()
+    return len(makers) * each + outputs, expected
+
+
+def reconcile_seeded(differences: Differences, each: int, outputs: int, files_per_job: int) -> dict[str, Any]:
+    line = pipeline(limits={"files_per_job": files_per_job})
+    studies = len(differences.makers()) * each + 5  # five stay as they are
+    differences.place.put(deliver(studies))
+    given(by_hand(differences.place, "one", line=line).run()["dispositions"] == {"released": 2 * studies})
+    person = Reconciler(differences.place, line)
+    assert person.report(content=True)["findings"] == {}  # before anything differs
+    number, expected = seed(differences, each, outputs)
+    report = person.report(content=True)
+    assert person.open_findings() == expected
+    assert number >= 10 * each
+    return report
+
+
+def test_every_seeded_difference_is_found_and_no_other(differences: Differences) -> None:
+    report = reconcile_seeded(differences, each=1, outputs=1, files_per_job=10)
+    assert report["left_out"] == {}
+
+
+@pytest.mark.proof
+def test_a_thousand_seeded_differences_are_found_and_no_other(differences: Differences) -> None:
+    report = reconcile_seeded(differences, each=84, outputs=10, files_per_job=50)
+    assert sum(one["findings"] for one in report["findings"].values()) >= 1_000
+
+
+@pytest.fixture
+def two_studies(differences: Differences) -> Differences:
+    """A released delivery of two studies, with two instances each."""
+    differences.place.put(deliver(2))
+    given(by_hand(differences.place, "one").run()["dispositions"] == {"released": 4})
+    return differences
+
+
+def lose(differences: Differences, study: int) -> None:
+    """Delete a study's image set, and reconcile."""
+    differences.delete_sets([study])
+    differences.settle()
+    given(Reconciler(differences.place).report()["counts"]["forgotten"] == 2)
+
+
+def test_a_redrive_imports_again_what_the_store_has_lost(two_studies: Differences) -> None:
+    place = two_studies.place
+    before = two_studies.image_set(1)
+    lose(two_studies, 1)
+    again = by_hand(place, "two", redrive_findings=True, redrive_why="somebody deleted the image set")
+    assert again.run()["dispositions"] == {"released": 2}
+    assert two_studies.image_set(1) != before
+    newest = max((one for one in place.contracts() if one["study_key"] == key(1)), key=lambda one: one["revision"])
+    assert {one["image_set_id"] for one in newest["series"][0]["instances"]} == {two_studies.image_set(1)}
+
+
+def test_a_redrive_of_findings_takes_nothing_twice(two_studies: Differences) -> None:
+    place = two_studies.place
+    lose(two_studies, 1)
+    by_hand(place, "two", redrive_findings=True, redrive_why="somebody deleted the image set").run()
+    with pytest.raises(AirflowFailException, match="found nothing lost that is not imported again"):
+        by_hand(place, "three", redrive_findings=True, redrive_why="once more").until("buffer")
+
+
+def test_a_finding_is_closed_when_the_difference_is_gone_and_the_report_says_so(two_studies: Differences) -> None:
+    person = Reconciler(two_studies.place)
+    lose(two_studies, 1)
+    by_hand(two_studies.place, "two", redrive_findings=True, redrive_why="somebody deleted it").run()
+    assert len(person.open_findings()) == 2
+    assert person.report()["closed"] == {"missing_in_store": 2}
+    assert person.open_findings() == set()
+
+
+def test_what_is_still_missing_stays_one_finding(two_studies: Differences) -> None:
+    person = Reconciler(two_studies.place)
+    lose(two_studies, 1)
+    found = person.open_findings()
+    for scope in ({}, {"subject": key(1)}, {"sample": 2}):
+        report = person.report(**scope)
+        assert report["closed"] == {}
+        assert person.open_findings() == found
+
+
+def test_what_was_out_of_reach_counts_as_stored_again(two_studies: Differences) -> None:
+    """The service answers for a while as if an image set were gone, and then has it after all."""
+    person, name = Reconciler(two_studies.place), two_studies.image_set(1)
+    with two_studies.hidden(name):
+        given(person.report()["counts"]["forgotten"] == 2)
+    report = person.report()
+    assert report["closed"] == {"missing_in_store": 2}
+    assert two_studies.image_set(1) == name
+    assert person.report(content=True)["findings"] == {}
+
+
+def test_above_the_limit_nothing_is_forgotten_and_a_person_is_asked(two_studies: Differences) -> None:
+    person = Reconciler(two_studies.place)
+    two_studies.delete_sets([1, 2])
+    two_studies.settle()
+    report = person.report(forget_at_most=3)
+    assert report["still_counted_as_stored"] == 4
+    assert report["counts"]["forgotten"] == 0
+    assert person.report(forget_at_most=4)["counts"]["forgotten"] == 4
+
+
+def test_a_study_of_an_open_run_is_left_out(two_studies: Differences) -> None:
+    place, person = two_studies.place, Reconciler(two_studies.place)
+    place.put({"study-0001/3.dcm": ct(1, 1, 3)})
+    chain = by_hand(place, "two")
+    chain.until("import")  # the image set has another version by now, and audit has not looked at it
+    report = person.report(content=True)
+    assert report["findings"] == {}
+    assert report["left_out"] == {"a run has files of the study": 1}
+    chain.onward("audit")
+    assert person.report(content=True)["findings"] == {}
+
+
+def test_an_interrupted_comparison_goes_on(differences: Differences, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airlock.imaging.reconcile.STUDIES_PER_PAGE", 2)
+    monkeypatch.setattr("airlock.imaging.reconcile.LISTED_PER_PART", 3)
+    place = differences.place
+    place.put(deliver(7))
+    given(by_hand(place, "one").run()["dispositions"] == {"released": 14})
+    expected = differences.delete_sets([2, 6]) | differences.import_foreign_studies([1])
+    differences.settle()
+    person = Reconciler(place)
+    attempts = 0
+    while True:
+        attempts += 1
+        try:
+            with killed_at_page(differences.ledger, 1):
+                report = person.report()
+            break
+        except WorkerKilled:
+            given(attempts < 30)
+    assert attempts > 5
+    assert person.open_findings() == expected
+    assert report["comparison"] == 1
+    assert report["counts"]["studies"] == 7
+
+
+def test_two_processes_do_not_go_on_with_one_comparison(two_studies: Differences) -> None:
+    person = Reconciler(two_studies.place)
+    other = Reconciler(two_studies.place)
+    with two_studies.place.ledger() as ledger:
+        comparer = person.comparer(ledger)
+        pages = comparer.pages
+
+        def overtaken(*arguments: Any) -> Any:
+            for page in pages(*arguments):
+                other.report()
+                yield page
+
+        comparer.pages = overtaken  # type: ignore[method-assign]
+        with pytest.raises(LedgerError, match="another process has gone on with it"):
+            reconcile(ledger, comparer, "nightly", Request(Scope(), "an operator"))
+
+
+def test_throttling_slows_a_comparison_down_and_does_not_end_it(two_studies: Differences) -> None:
+    pauses: list[float] = []
+    two_studies.place.faults({"kind": "throttle_storm", "operation": "SearchImageSets", "times": 4})
+    report = Reconciler(two_studies.place, pause=pauses.append).report()
+    assert report["findings"] == {}
+    assert report["requests"]["SearchImageSets"] == 5
+    assert len(pauses) >= 4
+
+
+def test_a_data_store_that_does_not_exist_is_refused(two_studies: Differences) -> None:
+    settings = pipeline().healthimaging.model_dump() | {"datastore_id": "e" * 32}
+    with pytest.raises(ReconcileError, match="There is no data store"):
+        Reconciler(two_studies.place, pipeline(healthimaging=settings)).report()
+    assert Reconciler(two_studies.place).report()["comparison"] == 1  # nothing was begun
+
+
+def test_a_foreign_set_of_an_adopted_store_is_no_finding(two_studies: Differences) -> None:
+    ((_, name),) = two_studies.import_foreign_studies([1])
+    row = {"object_id": name, "datastore_id": DATASTORE, "recorded_at": datetime.now(UTC)}
+    with writing(two_studies.ledger._engine) as connection:
+        connection.execute(insert(foreign_sets).values(row))
+    assert Reconciler(two_studies.place).report()["findings"] == {}
+
+
+def key(study: int) -> str:
+    return study_key(study_uid(study))
+
+
+@contextmanager
+def killed_at_page(ledger: Ledger, number: int) -> Iterator[None]:
+    """Kill a comparison after so many pages of it were recorded."""
+    record = Ledger.advance_comparison
+    recorded = 0
+
+    def kill(self: Ledger, *arguments: Any) -> Any:
+        nonlocal recorded
+        if recorded == number:
+            raise WorkerKilled
+        recorded += 1
+        return record(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ledger, "advance_comparison", kill)
+        yield
