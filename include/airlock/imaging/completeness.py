@@ -34,6 +34,7 @@ COUNTS = schema(
     }
 )
 EARLIER = schema({"StudyInstanceUID": pl.String, "earlier": pl.Int64, "earlier_by": pl.String})
+FOREIGN = "foreign_image_sets"  # the field of a contract, which is left out where there are none
 _STUDY, _SOP, _ID = "StudyInstanceUID", "SOPInstanceUID", "arrival_id"
 _NUMBERS = ("stored", "waiting", "quarantined")
 _KNOWN = pl.sum_horizontal(*_NUMBERS)
@@ -198,7 +199,9 @@ def count_unattributed(verdicts: pl.DataFrame, site: pl.Expr, unattributed: Mapp
     return dict(sites.group_by(_STUDY).agg(files.sum()).iter_rows())
 
 
-def describe(counts: pl.DataFrame, unattributed: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+def describe(
+    counts: pl.DataFrame, unattributed: Mapping[str, int], foreign: Mapping[str, int] | None = None
+) -> dict[str, dict[str, Any]]:
     """Return what a contract says about each study besides its own instances, by StudyInstanceUID.
 
     Parameters
@@ -207,10 +210,15 @@ def describe(counts: pl.DataFrame, unattributed: Mapping[str, int]) -> dict[str,
         `COUNTS`.
     unattributed
         The result of `count_unattributed`.
+    foreign
+        The number of image sets that others have stored, by StudyInstanceUID.
     """
     names = ("declared", "declared_by", "waiting", "quarantined")
-    rows = counts.select(_STUDY, *names).iter_rows(named=True)
-    return {uid: row | {"unattributed": unattributed.get(uid, 0)} for row in rows if (uid := row.pop(_STUDY))}
+    found: dict[str, dict[str, Any]] = {}
+    for row in counts.select(_STUDY, *names).iter_rows(named=True):
+        uid = row.pop(_STUDY)
+        found[uid] = row | {"unattributed": unattributed.get(uid, 0), FOREIGN: (foreign or {}).get(uid, 0)}
+    return found
 
 
 def judge(released: int, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,8 +233,10 @@ def judge(released: int, facts: Mapping[str, Any]) -> dict[str, Any]:
     """
     known = released + facts["waiting"] + facts["quarantined"]
     declared, by = facts["declared"], facts["declared_by"]
-    if known > released or (declared is not None and released < declared):
+    foreign = facts.get(FOREIGN, 0)
+    if foreign or known > released or (declared is not None and released < declared):
         state = "partial"
     else:
         state = "complete" if by == "manifest" else "unknown"
-    return {"state": state, "released": released, "known": known, **facts}
+    said = {name: value for name, value in facts.items() if name != FOREIGN or foreign}
+    return {"state": state, "released": released, "known": known, **said}

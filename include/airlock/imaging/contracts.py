@@ -14,7 +14,7 @@ import polars as pl
 from pydantic import Field
 from pydantic_core import from_json, to_json
 
-from airlock.imaging.completeness import judge
+from airlock.imaging.completeness import FOREIGN, judge
 from airlock.records import STUDIES, digest, study_key
 from airlock.stages.contracts import ContractModel, ContractOverride
 
@@ -66,7 +66,8 @@ class Completeness(ContractModel):
 
     state: Literal["complete", "partial", "unknown"] = Field(
         description="complete: all that a manifest or the source's list declares; partial: an instance is known to be "
-        "missing, or fewer are released than declared; unknown: nobody outside the files says how many there are"
+        "missing, fewer are released than declared, or the data store has image sets of others; unknown: nobody "
+        "outside the files says how many there are"
     )
     released: int = Field(description="instances in this contract")
     known: int = Field(description="instances that Airlock knows of: released, waiting and quarantined")
@@ -80,6 +81,11 @@ class Completeness(ContractModel):
     quarantined: int = Field(0, description="instances that were stopped or not imported")
     unattributed: int = Field(
         0, description="files of the same sites and the same run that could not be read, and may belong to any study"
+    )
+    foreign_image_sets: int = Field(
+        0,
+        description="image sets of the study that others had stored when the data store was adopted; left out where 0",
+        exclude_if=lambda number: number == 0,
     )
 
 
@@ -262,7 +268,7 @@ def renew_completeness(contract: str) -> str:
     if said is None:
         return contract
     facts = {name: said[name] for name in ("declared", "declared_by")} | {"waiting": 0, "quarantined": 0}
-    facts["unattributed"] = said["unattributed"]
+    facts |= {name: said.get(name, 0) for name in ("unattributed", FOREIGN)}
     renewed = content | {"completeness": judge(content["NumberOfStudyRelatedInstances"], facts)}
     return to_json(renewed, indent=1).decode()
 

@@ -19,7 +19,7 @@ from airlock.imaging.fhir.publishing import read_publishing
 from airlock.imaging.fhir.study import name_resources
 from airlock.imaging.report import imbalances
 from airlock.imaging.unread import find_causes, name_studies
-from airlock.ledger import arrivals, contracts, gates, instances
+from airlock.ledger import StoreOrigin, arrivals, contracts, gates, instances
 from airlock.ledger.studies import lock_scopes
 from airlock.reasons import Reason
 from airlock.records import CONTRACTS, Gate, Outcome, digest
@@ -279,7 +279,7 @@ def _complete_contracts(
     drafts = part.drafts.filter(pl.col("StudyInstanceUID").is_in(imported["StudyInstanceUID"].unique().implode()))
     overrides = overrides_by_key(overridden)
     unread = completeness.count_unattributed(part.verdicts, site_of(run.pipeline.source), unattributed)
-    facts = completeness.describe(elsewhere.counts, unread)
+    facts = completeness.describe(elsewhere.counts, unread, _count_foreign(run, drafts))
     earlier = {row["subject"]: row for row in elsewhere.contracts.iter_rows(named=True)}
     rows = []
     for uid, key, text in drafts.select("StudyInstanceUID", "study_key", "contract").iter_rows():
@@ -288,6 +288,16 @@ def _complete_contracts(
         completed = _complete_contract(run, text, image_sets, before, said)
         rows.append((uid, key, *_revise_contract(completed, before)))
     return pl.DataFrame(rows, schema=CONTRACTS, orient="row")
+
+
+def _count_foreign(run: Run, drafts: pl.DataFrame) -> dict[str, int]:
+    """Return how many image sets of each study others had stored when the data store was adopted, by UID."""
+    store = run.pipeline.datastore_id
+    known = run.ledger.find_store(store)
+    if known is None or known.origin is not StoreOrigin.ADOPTED:
+        return {}
+    found = run.ledger.foreign_studies(store, drafts["study_key"]).group_by("study_key").len("sets")
+    return dict(drafts.join(found, on="study_key").select("StudyInstanceUID", "sets").iter_rows())
 
 
 def _complete_contract(

@@ -57,7 +57,7 @@ def _study_fields() -> dict[str, Kind]:
         "revision", "NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances", "series.SeriesNumber",
         "series.instances.InstanceNumber", "series.instances.NumberOfFrames", "series.instances.size",
         "completeness.released", "completeness.known", "completeness.declared", "completeness.waiting",
-        "completeness.quarantined", "completeness.unattributed",
+        "completeness.quarantined", "completeness.unattributed", "completeness.foreign_image_sets",
     )  # fmt: skip
     dates = ("StudyDate", "PatientBirthDate")  # VR DA
     return dict.fromkeys(text, Kind.TEXT) | dict.fromkeys(number, Kind.NUMBER) | dict.fromkeys(dates, Kind.DATE)
