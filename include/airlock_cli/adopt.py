@@ -17,6 +17,8 @@ from airlock_cli.show import Table, say
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from boto3 import Session
+
     from airlock.pipelines import HealthImaging, HealthLake, Pipeline
     from airlock.stages.adopt import StoreSearch
 
@@ -61,14 +63,15 @@ def _find_pipeline(datastore_id: str) -> Pipeline:
     """Return a pipeline that names the data store; its section has the region."""
     known = workspaces.load_all_pipelines()
     for pipeline in known.values():
-        if any(store.datastore_id == datastore_id for store in _stores(pipeline)):
+        if any(store.datastore_id == datastore_id for store in list_stores(pipeline)):
             return pipeline
     raise RequestError(
         f"No valid pipeline file names the data store {datastore_id!r}. Check the files: airlock pipelines check"
     )
 
 
-def _stores(pipeline: Pipeline) -> Iterator[HealthImaging | HealthLake]:
+def list_stores(pipeline: Pipeline) -> Iterator[HealthImaging | HealthLake]:
+    """Yield the sections of the data stores that a pipeline imports into."""
     if isinstance(pipeline, ImagingPipeline):
         yield pipeline.healthimaging
     if isinstance(pipeline, ImagingPipeline | ClinicalPipeline) and pipeline.healthlake is not None:
@@ -78,13 +81,14 @@ def _stores(pipeline: Pipeline) -> Iterator[HealthImaging | HealthLake]:
 @contextmanager
 def _open_search(pipeline: Pipeline, datastore_id: str) -> Iterator[StoreSearch]:
     """Open the search of a data store with boto3's credentials; its errors become errors of a command."""
+    import boto3  # noqa: PLC0415
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
     from airlock.clinical.store_search import StoreSearchError  # noqa: PLC0415
     from airlock.storage.aws import error_code  # noqa: PLC0415
 
     try:
-        yield connect_search(pipeline, datastore_id)
+        yield connect_search(pipeline, datastore_id, boto3.Session())
     except StoreSearchError as error:
         raise UnreachableError(str(error)) from None
     except (ClientError, BotoCoreError) as error:
@@ -94,21 +98,34 @@ def _open_search(pipeline: Pipeline, datastore_id: str) -> Iterator[StoreSearch]
         ) from None
 
 
-def connect_search(pipeline: Pipeline, datastore_id: str) -> StoreSearch:
-    """Return the search of a data store that the pipeline names."""
-    import boto3  # noqa: PLC0415
+def connect_search(
+    pipeline: Pipeline, datastore_id: str, session: Session, endpoint_url: str | None = None, **settings: Any
+) -> StoreSearch:
+    """Return the search of a data store that the pipeline names.
+
+    Parameters
+    ----------
+    pipeline, datastore_id
+        The pipeline and the data store.
+    session
+        boto3's credentials.
+    endpoint_url
+        The address of both services, where it is not AWS's.
+    settings
+        Further ones of `botocore.config.Config`.
+    """
     from botocore.config import Config  # noqa: PLC0415
 
     from airlock.clinical.adopt import AllResources  # noqa: PLC0415
     from airlock.clinical.store_search import StoreSearch as FhirSearch  # noqa: PLC0415
     from airlock.imaging.adopt import ImageSets  # noqa: PLC0415
 
-    (store,) = (store for store in _stores(pipeline) if store.datastore_id == datastore_id)
-    session = boto3.Session(region_name=store.region_name)
-    patient = Config(retries={"mode": "adaptive", "max_attempts": 10})
+    (store,) = (store for store in list_stores(pipeline) if store.datastore_id == datastore_id)
+    config = Config(retries={"mode": "adaptive", "max_attempts": 10}, **settings)
+    options = {"region_name": store.region_name, "endpoint_url": endpoint_url, "config": config}
     if isinstance(pipeline, ImagingPipeline) and store is pipeline.healthimaging:
-        return ImageSets(session.client("medical-imaging", config=patient), datastore_id)
-    client = session.client("healthlake", config=patient)
+        return ImageSets(session.client("medical-imaging", **options), datastore_id)
+    client = session.client("healthlake", **options)
     url = client.describe_fhir_datastore(DatastoreId=datastore_id)["DatastoreProperties"]["DatastoreEndpoint"]
     credentials = session.get_credentials()
     if credentials is None:

@@ -16,6 +16,7 @@ from airlock.run import run_key
 from airlock.storage.s3uri import S3Uri
 from airlock_cli.airflow_api import AirflowApi
 from airlock_cli.watch import WAITS, follow
+from airlock_local.adopt import adopt_stores
 from airlock_local.buckets import local_client, make_buckets
 from airlock_local.choice import Choice, choose
 from airlock_local.components import S3, plan
@@ -144,6 +145,8 @@ def _check_bucket(client: Any, choice: Choice) -> None:
 
 
 def _run_pipeline(settings: Settings, choice: Choice, delivered: int) -> int:
+    if choice.uses_local:
+        adopt_stores(settings, choice.pipeline)
     password, dag = read_secrets(settings).password, choice.pipeline.name
     with AirflowApi(settings.api_url, USER, password) as api:
         api.log_in()
