@@ -10,6 +10,8 @@ import polars as pl
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from airlock.pipelines import Source
 
 SITE_LENGTH = 64  # characters that are kept of a site's name
@@ -44,11 +46,13 @@ class CountedSites:
     ----------
     source
         The source below which the keys lie.
+    named
+        Sites that are counted by name already.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, named: Iterable[str] = ()) -> None:
         self._site = pl.lit("").alias("site") if source.site_pattern is None else site_of(source)
-        self._named: set[str] = set()
+        self._named = set(named) - {OTHER}
 
     def add_to(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Return rows that have the column ``key`` with the column ``site``."""

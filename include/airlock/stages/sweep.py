@@ -23,7 +23,6 @@ from airlock.ledger.columns import ComparisonKind, FindingKind
 from airlock.pipelines.cron import longest_interval
 from airlock.pipelines.sweep import LEAST_TAKEN, SHARE_TAKEN
 from airlock.records import arrival_ids
-from airlock.stages.sites import site_of
 from airlock.stages.sweep_arrivals import LISTED_KEYS, MOST_NAMED, compare_arrivals, hash_keys
 from airlock.stages.sweep_caution import find_caution
 from airlock.stages.sweep_files import SweepFiles, name_sweep
@@ -127,8 +126,8 @@ def _compare_listing(work: Sweeping) -> Iterator[Any]:
 
 def _compare_frame(work: Sweeping, rows: pl.DataFrame, young_since: datetime) -> None:
     bucket = work.prefix.bucket
-    columns = arrival_ids(bucket, rows), pl.lit(bucket).alias("bucket"), site_of(work.pipeline.source)
-    strays = work.ledger.find_strays(work.pipeline.name, rows.with_columns(*columns).select(LISTED.names()))
+    sited = work.sites.add_to(rows).with_columns(arrival_ids(bucket, rows), pl.lit(bucket).alias("bucket"))
+    strays = work.ledger.find_strays(work.pipeline.name, sited.select(LISTED.names()))
     is_young = pl.col("last_modified") > young_since
     overdue = strays.objects.filter(~is_young)
     work.files.add(LISTED_KEYS, hash_keys(rows))

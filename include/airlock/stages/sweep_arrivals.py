@@ -14,7 +14,6 @@ import polars as pl
 from airlock.ledger.sweeps import KEYS
 from airlock.records import schema
 from airlock.stages.inventory import InventoryError
-from airlock.stages.sites import site_of
 from airlock.stages.sweep_work import VANISHED, first_folder
 from airlock.storage.s3uri import S3Uri
 from airlock.storage.spool import Partitions, partition_hash, zip_partitions
@@ -29,8 +28,7 @@ MOST_NAMED = 10_000  # vanished arrivals that become findings
 CHECKED = 1_000  # of the vanished objects that are looked up once more
 _LEAST_WRONG = 10  # existing objects that an inventory may lack
 _HASHES = pl.Schema({"hash": pl.UInt64})
-NAMED = schema(KEYS, {"site": pl.String})
-_KNOWN = schema(NAMED, _HASHES)
+_KNOWN = schema(KEYS, _HASHES)
 
 
 def hash_keys(rows: pl.DataFrame) -> pl.DataFrame:
@@ -43,7 +41,7 @@ def _hash() -> pl.Expr:
 
 
 def compare_arrivals(work: Sweeping, arrivals: int, candidates: pl.Series) -> tuple[pl.DataFrame, pl.Series]:
-    """Count the vanished arrivals; return the first of them as `NAMED`, and the candidates that have arrivals.
+    """Count the vanished arrivals; return the first of them as `KEYS`, and the candidates that have arrivals.
 
     Parameters
     ----------
@@ -74,23 +72,23 @@ def _read_arrivals(work: Sweeping, candidates: pl.Series, seen: set[str]) -> Ite
         below = rows.filter(pl.col("key").str.starts_with(work.prefix.key))
         folders = below.select(first_folder(work.prefix)).to_series()
         seen.update(folders.filter(folders.is_in(candidates.implode())))
-        yield below.filter(pl.col("claimed_at") < before).with_columns(site_of(work.pipeline.source), _hash())
+        yield below.filter(pl.col("claimed_at") < before).with_columns(_hash())
 
 
 def _find_vanished(work: Sweeping, partitions: Iterable[tuple[pl.DataFrame, ...]]) -> pl.DataFrame:
     """Count the arrivals whose keys were not listed, one per key, and return the first `MOST_NAMED`."""
-    named = NAMED.to_frame()
+    named = KEYS.to_frame()
     checked = existing = 0
     for listed, known in partitions:
         gone = known.join(listed, on="hash", how="anti").sort("claimed_at", "arrival_id")
-        gone = gone.unique("key", keep="last").sort("key").select(NAMED.names())
+        gone = gone.unique("key", keep="last").sort("key").select(KEYS.names())
         looked_up = gone.head(CHECKED - checked)
         exists = pl.Series(
             [work.s3.exists(S3Uri(work.prefix.bucket, key)) for key in looked_up["key"]], dtype=pl.Boolean
         )
         checked, existing = checked + looked_up.height, existing + int(exists.sum())
         gone = pl.concat([looked_up.filter(~exists), gone.slice(looked_up.height)])
-        work.counts.add(VANISHED, gone)
+        work.counts.add(VANISHED, work.sites.add_to(gone))
         named = pl.concat([named, gone.head(MOST_NAMED - named.height)])
     _check_inventory(work, checked, existing)
     return named

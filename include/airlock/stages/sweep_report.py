@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.stages.sites import site_of
 from airlock.stages.sweep_caution import IN_WORDS, Caution
 from airlock.stages.sweep_work import OVERDUE, VANISHED, YOUNG
 
@@ -61,9 +60,7 @@ def make_report(work: Sweeping, vanished: pl.DataFrame, asked: Asked) -> dict[st
         "vanished_named": vanished.height,
         "requests": counts.requests,
         "overdue_uri": work.files.write_csv("overdue.csv", _list_overdue(work, asked), _OVERDUE),
-        "vanished_uri": work.files.write_csv(
-            "vanished.csv", [vanished.with_columns(site_of(work.pipeline.source))], _VANISHED
-        ),
+        "vanished_uri": work.files.write_csv("vanished.csv", [work.sites.add_to(vanished)], _VANISHED),
     }
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from airlock.stages.sites import CountedSites
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -90,6 +92,11 @@ class Sweeping:
     def prefix(self) -> S3Uri:
         """The source."""
         return S3Uri.parse(self.pipeline.source.uri)
+
+    @cached_property
+    def sites(self) -> CountedSites:
+        """The sites by which objects are counted."""
+        return CountedSites(self.pipeline.source, self.counts.sites)
 
     def overdue(self) -> Iterator[pl.DataFrame]:
         """Yield the overdue objects, as `ledger.arrivals.LISTED`."""

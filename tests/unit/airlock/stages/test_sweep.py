@@ -98,10 +98,15 @@ class TestCounts:
         assert archive.read_csv(found, "overdue").select("key", "taken_in").rows() == [("in/a/4", "yes")]
 
     def test_counts_are_by_site(self, archive: Archive) -> None:
+        archive.change(source={"site_pattern": "^in/(?P<site>[^/]+)/"})
         archive.put("a/3", "a/4", "b/2")
         archive.remove("b/1")
         sites = archive.sweep().counts.sites
         assert {site: (of["overdue"], of["vanished"]) for site, of in sites.items()} == {"a": (2, 0), "b": (1, 1)}
+
+    def test_without_a_pattern_the_source_is_one_site(self, archive: Archive) -> None:
+        archive.put("Doe^Jane/1")
+        assert archive.sweep().counts.sites.keys() == {""}
 
     def test_a_changed_content_and_one_that_returns_are_objects_of_their_own(self, archive: Archive) -> None:
         archive.put("a/1", body=b"new", age=OLD - timedelta(days=1))
@@ -361,5 +366,5 @@ def test_the_report_counts_and_the_lists_name(archive: Archive) -> None:
     archive.put("a/3")
     found = archive.sweep()
     assert json.loads(archive.s3.get(S3Uri.parse(found.report_uri))) == json.loads(json.dumps(found.report))
-    assert found.report["sites"] == {"a": {"young": 0, "overdue": 1, "vanished": 0}}
+    assert found.report["sites"] == {"": {"young": 0, "overdue": 1, "vanished": 0}}
     assert "in/a/3" not in json.dumps(found.report)
