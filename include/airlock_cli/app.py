@@ -411,6 +411,21 @@ def ledger_release(
         say(line)
 
 
+@ledger_app.command("forget")
+def ledger_forget(
+    pipeline: Pipeline,
+    *,
+    study: Annotated[
+        str, typer.Option(help="The study: its study_key, or its StudyInstanceUID, which is hashed here.")
+    ],
+    why: Annotated[str, typer.Option(help="The reason, kept in the decision log.", show_default=False)],
+) -> None:
+    """Record that what the data store lacks of a study was removed on purpose."""
+    from airlock_cli import ledgers  # noqa: PLC0415
+
+    say(ledgers.forget(pipeline, study, why))
+
+
 @ledger_app.command("requeue")
 def ledger_requeue(
     pipeline: Pipeline,

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import getpass
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from airlock.ledger import Ledger, LedgerError, LedgerSchemaError, LedgerUnreachableError, schema
 from airlock.ledger.release import release_run
+from airlock.records import study_key
 from airlock_cli import settings, workspaces
 from airlock_cli.errors import RequestError, UnreachableError, WrongError
 from airlock_cli.show import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_STUDY_KEY = re.compile(r"[0-9a-f]{16}")
 
 
 @contextmanager
@@ -94,6 +99,27 @@ def release(pipeline: str, run: str, *, jobs_ended: bool) -> list[str]:
         if found is None and (not has_run(ledger, pipeline) or ledger.run(run) is None):
             raise RequestError(no_such_run(pipeline, run))
         return release_run(ledger, pipeline, found.run_key if found else run, jobs_ended=jobs_ended)
+
+
+def forget(pipeline: str, study: str, why: str) -> str:
+    """Record that what a data store lacks of a study was removed on purpose, and return the message for the user.
+
+    Raises
+    ------
+    RequestError
+        If there is no reason, or the pipeline is not one of the files.
+    WrongError
+        If no reconciliation has found that something of the study is missing.
+    """
+    if not why.strip():
+        raise RequestError("--why is empty. Give a reason: the decision log keeps it.")
+    key = study if _STUDY_KEY.fullmatch(study) else study_key(study)
+    known = workspaces.load_named_pipeline(pipeline)
+    with open_ledger() as ledger:
+        number = ledger.record_removal(pipeline, known.datastore_id, key, getpass.getuser(), why.strip())
+    if not number:
+        raise WrongError(f"Nothing of study {key} is missing, as far as it was compared. First: airlock reconcile")
+    return f"{number} instances of study {key} were removed on purpose. They are not imported again by --findings."
 
 
 def no_such_run(pipeline: str, run: str | None) -> str:

@@ -137,6 +137,26 @@ def test_what_was_out_of_reach_counts_as_stored_again(two_studies: Differences) 
     assert person.report(content=True)["findings"] == {}
 
 
+def test_a_study_that_has_lost_a_file_is_held_until_it_is_there_again(two_studies: Differences) -> None:
+    place = two_studies.place
+    lose(two_studies, 1)
+    place.put({"study-0001/3.dcm": ct(1, 1, 3)})
+    assert by_hand(place, "two").run()["dispositions"] == {"held": 1}
+    by_hand(place, "three", redrive_findings=True, redrive_why="somebody deleted it").run()
+    newest = max((one for one in place.contracts() if one["study_key"] == key(1)), key=lambda one: one["revision"])
+    assert newest["NumberOfStudyRelatedInstances"] == 3
+
+
+def test_what_was_removed_on_purpose_is_not_imported_again(two_studies: Differences) -> None:
+    person = Reconciler(two_studies.place)
+    lose(two_studies, 1)
+    assert two_studies.ledger.record_removal("nightly", DATASTORE, key(1), "an operator", "wrong patient") == 2
+    assert person.open_findings() == set()
+    with pytest.raises(AirflowFailException, match="found nothing lost"):
+        by_hand(two_studies.place, "two", redrive_findings=True, redrive_why="all of it").until("buffer")
+    assert person.report(content=True)["findings"] == {}  # the contract still names what was removed
+
+
 def test_above_the_limit_nothing_is_forgotten_and_a_person_is_asked(two_studies: Differences) -> None:
     person = Reconciler(two_studies.place)
     two_studies.delete_sets([1, 2])

@@ -131,7 +131,7 @@ class ImageSetStore:
         since
             Only those created at or after this time.
         """
-        start = since or datetime(2020, 1, 1, tzinfo=UTC)
+        start = datetime(2020, 1, 1, tzinfo=UTC) if since is None else since - timedelta(seconds=1)  # it may be rounded
         created = {
             "operator": "BETWEEN",
             "values": [{"createdAt": start}, {"createdAt": datetime.now(UTC) + timedelta(days=1)}],

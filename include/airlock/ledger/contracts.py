@@ -9,7 +9,8 @@ from sqlalchemy import and_, delete, exists, func, literal_column, or_, select
 
 from airlock.ledger.arrival_states import arrival_states as states
 from airlock.ledger.arrivals import study_key_of
-from airlock.ledger.columns import InstanceState
+from airlock.ledger.columns import FindingKind, InstanceState
+from airlock.ledger.comparison_tables import findings
 from airlock.ledger.database import Store
 from airlock.ledger.frames import fetch, fetch_by_values, insert_missing, stage, uid_frame
 from airlock.ledger.generations import STOPPED
@@ -123,6 +124,7 @@ class Contracts(Store):
             found = _fetch_pairs(connection, *_query_waiting(rows, settled, datastore_id, pipeline, except_run))
             if missing:
                 found |= _fetch_pairs(connection, _query_missing(settled, datastore_id, pipeline, except_run))
+                found |= _fetch_pairs(connection, _query_lost(rows, datastore_id))
             return sorted(found)
 
     def studies_in_flight(self, datastore_id: str, uids: pl.Series, except_run: str) -> list[tuple[str, str]]:
@@ -230,6 +232,23 @@ def _query_missing(settled: Table, datastore_id: str, pipeline: str, by_run: str
     """Return the query for staged studies of which a file was not imported."""
     lost = and_(_did_not_come_in(datastore_id), ~superseded(by_run))
     return _select_settled_files(settled, datastore_id, pipeline, by_run).where(lost)
+
+
+def _query_lost(rows: Table, datastore_id: str) -> Select[str, str]:
+    """Return the query for staged studies of which the data store has lost a file, and nobody has brought it again."""
+    imported = exists().where(
+        instances.c.datastore_id == datastore_id,
+        instances.c.SOPInstanceUID == findings.c.subject,
+        instances.c.state == InstanceState.IMPORTED.value,
+    )
+    lost = and_(
+        findings.c.kind == FindingKind.MISSING_IN_STORE.value,
+        findings.c.closed_at.is_(None),
+        findings.c.datastore_id == datastore_id,
+        findings.c.arrival_id.is_not(None),
+    )
+    joined = select(rows.c.StudyInstanceUID, findings.c.arrival_id)
+    return joined.join(findings, findings.c.study_key == rows.c.study_key).where(lost, ~imported)
 
 
 def _did_not_come_in(datastore_id: str) -> ColumnElement[bool]:

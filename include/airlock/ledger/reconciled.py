@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, delete, exists, func, or_, select, union, update
+from sqlalchemy import and_, delete, exists, func, insert, or_, select, union, update
 
-from airlock.ledger.columns import ComparisonKind, FindingKind, InstanceState
+from airlock.ledger.columns import ComparisonKind, DecisionKind, FindingKind, InstanceState
 from airlock.ledger.comparison_tables import comparisons, findings, foreign_sets
 from airlock.ledger.comparisons import FINDINGS
 from airlock.ledger.comparisons import SCOPE as FINDINGS_SCOPE
 from airlock.ledger.database import Store
+from airlock.ledger.decision_tables import decisions
 from airlock.ledger.frames import (
     fetch,
     fetch_by_values,
@@ -277,13 +278,41 @@ class Reconciled(Store):
         with self._reading() as connection:
             return fetch_by_values(connection, jobs, OUTPUTS, batch_ids, "batch_id", is_last).sort("batch_id")
 
+    def record_removal(self, pipeline: str, datastore_id: str, study_key: str, decided_by: str, why: str) -> int:
+        """Record a person's decision that what a data store lacks of a study was removed on purpose.
+
+        The findings about it are closed: no redrive takes it, and it does not hold the study.
+
+        Returns
+        -------
+        int
+            The number of instances; nothing is recorded if there are none.
+        """
+        lost = and_(_MISSING, _IS_OPEN, findings.c.datastore_id == datastore_id, findings.c.study_key == study_key)
+        now = datetime.now(UTC)
+        with self._writing(FINDINGS_SCOPE) as connection:
+            closing = update(findings).where(lost).values(closed_at=now, closed_by=decided_by)
+            number = connection.execute(closing).rowcount
+            if number:
+                decision = {"kind": DecisionKind.FORGET.value, "pipeline": pipeline, "datastore_id": datastore_id}
+                decision |= {"subject_key": study_key, "decided_by": decided_by, "why": why}
+                details = json.dumps({"instances": number})
+                connection.execute(insert(decisions).values(**decision, decided_at=now, details=details))
+            return number
+
     def find_lost(self, datastore_id: str, subjects: pl.Series) -> set[str]:
-        """Return those of the instances or resources that a reconciliation has missed, or a person has given up."""
+        """Return those of the instances or resources that are known to be lost, or that a person has removed."""
         keys = pl.Series(map(digest, subjects.drop_nulls().unique()), dtype=pl.String)
         with self._reading() as connection:
             rows = stage_values(connection, keys, "subject_key")
             named = findings.c.subject_key.in_(select(rows.c.subject_key))
-            statement = select(findings.c.subject).where(_MISSING, findings.c.datastore_id == datastore_id, named)
+            removed = exists().where(
+                decisions.c.kind == DecisionKind.FORGET.value,
+                decisions.c.subject_key == findings.c.study_key,
+                decisions.c.datastore_id == datastore_id,
+            )
+            known = _MISSING, or_(_IS_OPEN, removed), findings.c.datastore_id == datastore_id
+            statement = select(findings.c.subject).where(*known, named)
             return set(connection.scalars(statement.distinct()))
 
     def find_open_losses(

@@ -1,0 +1,156 @@
+"""What the ledger says is stored is read page by page, and what a data store has lost no longer counts as stored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pytest
+
+from airlock.ledger.columns import ComparisonKind, FindingKind
+from airlock.ledger.comparisons import FOUND, Comparison
+from airlock.records import study_key
+from tests.unit.airlock.ledger.samples import (
+    NIGHTLY,
+    STORE,
+    arrivals,
+    begin,
+    dispositions,
+    held_after,
+    id_of,
+    imports,
+    series,
+    study,
+    uids,
+    verdicts,
+)
+
+if TYPE_CHECKING:
+    from airlock.ledger import Ledger
+
+KEY = study_key("1.study")
+
+
+@pytest.fixture
+def stored(ledger: Ledger) -> Ledger:
+    """A ledger with a released study of two instances, in one image set."""
+    begin(ledger, "one")
+    held_after(ledger, "one", arrivals("a", "b"))
+    ledger.record_verdicts(STORE, NIGHTLY, "one", verdicts(("a", "1.study"), ("b", "1.study")))
+    ledger.record_imported(STORE, "one", imports(("a", "1.a"), ("b", "1.b")), study(), series())
+    ledger.settle(NIGHTLY, "one", dispositions("a", "b"))
+    return ledger
+
+
+def reconciliation(ledger: Ledger) -> Comparison:
+    return ledger.begin_comparison(
+        ComparisonKind.RECONCILE, {}, datastore_id=STORE, is_dry=False, asked_by="an operator"
+    )
+
+
+def miss(ledger: Ledger, *names: str, image_set: str = "image-set") -> Comparison:
+    """Record that a reconciliation misses the instances of these arrivals."""
+    rows = [
+        (FindingKind.MISSING_IN_STORE.value, f"1.{name}", KEY, id_of(name), image_set, "version 1", None)
+        for name in names
+    ]
+    return ledger.advance_comparison(reconciliation(ledger), {}, {}, pl.DataFrame(rows, FOUND, orient="row"))
+
+
+def stored_uids(ledger: Ledger) -> list[str]:
+    return ledger.stored_instances(STORE, uids("1.study"))["SOPInstanceUID"].to_list()
+
+
+def test_studies_come_page_by_page(stored: Ledger) -> None:
+    assert stored.stored_studies(STORE, "", 10) == ["1.study"]
+    assert stored.stored_studies(STORE, "1.study", 10) == []
+    assert stored.stored_studies("another", "", 10) == []
+
+
+def test_a_sample_begins_at_a_study_key(stored: Ledger) -> None:
+    assert stored.sampled_studies(STORE, "0" * 16, 10) == ["1.study"]
+    assert stored.sampled_studies(STORE, f"{KEY}+", 10) == []
+    assert stored.studies_of_key(STORE, KEY) == ["1.study"]
+
+
+def test_instances_come_with_their_objects_and_dispositions(stored: Ledger) -> None:
+    found = stored.stored_instances(STORE, uids("1.study"))
+    facts = found.select("SOPInstanceUID", "image_set_id", "image_set_version", "key", "disposition")
+    assert facts.rows() == [("1.a", "image-set", 1, "in/a", "released"), ("1.b", "image-set", 1, "in/b", "released")]
+
+
+def test_a_missed_instance_no_longer_counts_as_stored(stored: Ledger) -> None:
+    missed = miss(stored, "a")
+    assert stored.count_missing(missed.number) == 1
+    assert stored.forget_missing(missed.number) == 1
+    assert stored_uids(stored) == ["1.b"]
+    assert stored.known_instances(STORE, uids("1.a")).is_empty()
+    assert stored.forget_missing(missed.number) == 0
+
+
+def test_an_instance_that_is_in_another_image_set_by_now_stays(stored: Ledger) -> None:
+    assert stored.forget_missing(miss(stored, "a", image_set="an-earlier-set").number) == 0
+    assert stored_uids(stored) == ["1.a", "1.b"]
+
+
+def test_what_was_missed_is_chosen_by_a_redrive_until_it_is_there_again(stored: Ledger) -> None:
+    stored.forget_missing(miss(stored, "a").number)
+    assert stored.choose_lost(STORE, NIGHTLY, None, None)["arrival_id"].to_list() == [id_of("a")]
+    assert stored.choose_lost(STORE, NIGHTLY, None, KEY).height == 1
+    assert stored.choose_lost(STORE, NIGHTLY, "another", None).is_empty()
+    assert stored.choose_lost("another", NIGHTLY, None, None).is_empty()
+    stored.record_imported(STORE, "one", imports(("a", "1.a")), study(), series())
+    assert stored.choose_lost(STORE, NIGHTLY, None, None).is_empty()
+
+
+def test_a_study_that_has_lost_a_file_lacks_it_for_other_runs(stored: Ledger) -> None:
+    stored.forget_missing(miss(stored, "a").number)
+    begin(stored, "two")
+    assert stored.unresolved_files(STORE, NIGHTLY, uids("1.study"), "two") == [("1.study", id_of("a"))]
+    assert stored.record_removal(NIGHTLY, STORE, KEY, "an operator", "wrong patient") == 1
+    assert stored.unresolved_files(STORE, NIGHTLY, uids("1.study"), "two") == []
+    assert stored.find_lost(STORE, uids("1.a", "1.b")) == {"1.a"}
+
+
+def test_what_is_found_again_is_restored(stored: Ledger) -> None:
+    stored.forget_missing(miss(stored, "a").number)
+    later = reconciliation(stored)
+    lost = stored.find_open_losses(STORE, later.number, 10)
+    assert lost["subject"].to_list() == ["1.a"]
+    assert stored.restore_found(STORE, lost.with_columns(version=pl.lit(2, pl.Int64))) == 1
+    found = stored.stored_instances(STORE, uids("1.study"))
+    assert found["image_set_version"].to_list() == [2, 1]
+    assert stored.restore_found(STORE, lost.with_columns(version=pl.lit(3, pl.Int64))) == 0
+
+
+def test_losses_that_were_imported_again_are_no_longer_looked_for(stored: Ledger) -> None:
+    miss(stored, "a", image_set="an-earlier-set")
+    assert stored.find_open_losses(STORE, reconciliation(stored).number, 10).is_empty()
+
+
+def test_findings_of_studies_that_were_left_out_are_kept(stored: Ledger) -> None:
+    miss(stored, "a", "b")
+    later = reconciliation(stored)
+    stored.keep_findings(later.number, STORE, [KEY])
+    kinds = [FindingKind.MISSING_IN_STORE]
+    assert stored.close_unseen_of(later, [KEY], kinds, "an operator") == 0
+    latest = reconciliation(stored)
+    assert stored.close_unseen_of(latest, ["another study"], kinds, "an operator") == 0
+    assert stored.close_unseen_of(latest, [KEY], kinds, "an operator") == 2
+    (closed,) = stored.find_closed(STORE, latest.began_at)
+    assert set(closed["closed_by"]) == {"an operator"}
+
+
+def test_an_unfinished_reconciliation_is_found_by_its_scope(ledger: Ledger) -> None:
+    begun = ledger.begin_comparison(
+        ComparisonKind.RECONCILE, {"sample": 3}, datastore_id=STORE, is_dry=False, asked_by="an operator"
+    )
+    assert ledger.unfinished_reconciliation(STORE, {"sample": 3}) == begun.number
+    assert ledger.unfinished_reconciliation(STORE, {"sample": 4}) is None
+    ledger.end_comparison(begun, {})
+    assert ledger.unfinished_reconciliation(STORE, {"sample": 3}) is None
+
+
+def test_objects_that_are_arrivals_are_known_whatever_became_of_them(stored: Ledger) -> None:
+    objects = arrivals("a", "unknown").select("bucket", "key", "etag")
+    assert stored.find_arrived(objects) == {("archive", "in/a", "etag-a")}
