@@ -13,6 +13,7 @@ from sqlalchemy import and_, exists, func, select, union_all, update
 
 from airlock.ledger.arrival_states import arrival_states
 from airlock.ledger.frames import fetch, insert_missing, stage, stage_query
+from airlock.ledger.owed import COME_AGAIN
 from airlock.ledger.tables import arrivals, newest_contents, owed, successors
 from airlock.records import TIMESTAMP, Disposition, digest, schema
 
@@ -57,11 +58,14 @@ def find_generations(connection: Connection, pipeline: str, rows: Table, due: da
     """
     found = fetch(connection, _select_special(pipeline, rows, due), _SPECIAL).unique("arrival_id", maintain_order=True)
     latest = _find_latest(connection, pipeline, found["arrival_id"].to_list())
+    of_owed = found.filter(pl.col("owed_id").is_not_null())["arrival_id"]
+    unread = _find_unread(connection, pipeline, {latest[name] for name in of_owed})
     steps: dict[str, str] = {}
     for name, modified, newest_id, newest_at, owed_id in found.iter_rows():
         last = latest[name]
         returns = newest_id is not None and newest_id != last and modified > newest_at
-        comes_again = owed_id in {last, next_generation(last)}  # the latter was claimed and given back
+        # The next generation was claimed and given back. The debt may be of another content under the key.
+        comes_again = owed_id in {last, next_generation(last)} or last in unread
         following = next_generation(last) if returns or comes_again else last
         if following != name:
             steps[name] = following
@@ -105,6 +109,14 @@ def _find_latest(connection: Connection, pipeline: str, ids: list[str]) -> dict[
         underway = [name for name in underway if following[name] in existing]
         latest |= {name: following[name] for name in underway}
     return latest
+
+
+def _find_unread(connection: Connection, pipeline: str, ids: set[str]) -> set[str]:
+    """Return the given ids whose arrivals were settled for a reason to come again."""
+    rows = _stage_ids(connection, ids)
+    reasons = arrival_states.c.reason.in_([str(reason) for reason in COME_AGAIN])
+    same = and_(arrival_states.c.arrival_id == rows.c.arrival_id, arrival_states.c.pipeline == pipeline)
+    return set(connection.execute(select(rows.c.arrival_id).join(arrival_states, same).where(reasons)).scalars())
 
 
 def _find_existing(connection: Connection, pipeline: str, ids: Iterable[str]) -> set[str]:
