@@ -7,8 +7,9 @@ Run it::
     python -m benchmarks.against CHECKOUT --only claims --known 100000 --new 1000 --ledger 1000000
 
 The other checkout needs its own ``.venv``. The chain runs in turns, and the median of each side counts. Claims: each
-side fills a ledger of its own on one PostgreSQL server, VACUUM follows as autovacuum would, and then each claims new
-objects in a listing of known ones; compared are the CPU seconds of PostgreSQL.
+side lets runs settle the known objects in a ledger of its own on one PostgreSQL server; SQL multiplies these rows until
+the ledger is large, and VACUUM follows as autovacuum would. Then each side claims new objects in a listing of the known
+ones; compared are the CPU seconds of PostgreSQL.
 """
 
 from __future__ import annotations
@@ -31,6 +32,19 @@ if TYPE_CHECKING:
     from tests.servers.postgres import Postgres
 
 HERE = Path(__file__).resolve().parents[1]
+# Ids are 32 digits, as those of `claims.listed`. The copies of a table's rows belong to the arrivals' copies.
+_COPIED = {
+    "arrival_id": "translate(md5(arrival_id || time), 'abcdef', '012345')",
+    "key": "key || '-' || time",
+}
+_WITH_ARRIVALS = """SELECT relname FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
+    WHERE relkind = 'r' AND attname = 'arrival_id' AND relname IN ('arrivals', 'verdicts', 'words')"""
+_COLUMNS = "SELECT attname FROM pg_attribute WHERE attrelid = '{}'::regclass AND attnum > 0 AND NOT attisdropped"
+_INDEXES = """SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index
+    WHERE indrelid = '{}'::regclass AND NOT indisprimary"""
+_PRIMARY_KEY = """SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE conrelid = '{}'::regclass AND contype = 'p'"""
+_COPY = "INSERT INTO {table} ({names}) SELECT {copied} FROM {table}, generate_series(2, {times}) AS time"
 LARGE = ("arrivals", "verdicts", "words", "instances")  # tables that no statement of a claim may read as a whole
 
 
@@ -82,7 +96,9 @@ def _measure_claim(postgres: Postgres, checkout: Path, database: str, sizes: tup
     ledger, known, new = sizes
     url, script = postgres.url(database), str(HERE / "benchmarks/claims.py")
     _run(checkout, "-c", f"from airlock.ledger import upgrade; upgrade({url!r})")
-    _run(checkout, script, "fill", url, str(ledger))
+    filled = min(ledger, known)
+    _run(checkout, script, "fill", url, str(filled))
+    _multiply(postgres, database, ledger // filled)
     _execute(postgres, database, "VACUUM (ANALYZE)")
     before = _count_read(postgres, database)
     usage = PostgresUsage(postgres.folder)
@@ -94,6 +110,22 @@ def _measure_claim(postgres: Postgres, checkout: Path, database: str, sizes: tup
     after = _count_read(postgres, database)
     read = {name: after[name] - before.get(name, 0) for name in after if after[name] > before.get(name, 0)}
     return figures | {"rows_read_sequentially": read}
+
+
+def _multiply(postgres: Postgres, database: str, times: int) -> None:
+    """Copy each arrival, with its verdict and its words, so that there are so many times as many; ids have no order."""
+    for (table,) in _execute(postgres, database, _WITH_ARRIVALS):
+        names = [name for (name,) in _execute(postgres, database, _COLUMNS.format(table))]
+        copied = ", ".join(_COPIED.get(name, name) for name in names)
+        indexes = _execute(postgres, database, _INDEXES.format(table))
+        keys = _execute(postgres, database, _PRIMARY_KEY.format(table))
+        statements = [f"DROP INDEX {name}" for name, _ in indexes]
+        statements += [f"ALTER TABLE {table} DROP CONSTRAINT {name} CASCADE" for name, _ in keys]
+        statements += [_COPY.format(table=table, names=", ".join(names), copied=copied, times=times)]
+        statements += [text for _, text in indexes]
+        statements += [f"ALTER TABLE {table} ADD CONSTRAINT {name} {text}" for name, text in keys]
+        for statement in statements:
+            _execute(postgres, database, statement)
 
 
 def _execute(postgres: Postgres, database: str, statement: str) -> list[tuple[Any, ...]]:

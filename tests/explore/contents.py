@@ -2,7 +2,7 @@
 
 Images are ``<kind> <study>.<series>.<instance>``. FHIR files are lists of resources, each ``<id>[=<variant>]``; an id
 that begins with p is a Patient, with o an Observation of patient p1, with a an AllergyIntolerance of patient p1, and
-``o1/p2`` is of patient p2.
+``o1/p2`` is of patient p2. HealthLake refuses the variant ``d``, which validate accepts.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ IMAGE_KINDS = {
 }
 UNREAD_KINDS = ("empty", "garbage", "cut")
 VARIANTS = ("male", "female", "other", "unknown")
+REFUSED = "d"
+_UNKNOWN_PROFILE = "http://example.org/StructureDefinition/of-nobody"
 _STATUSES = ("final", "amended", "corrected", "preliminary")
 
 
@@ -92,9 +94,10 @@ def resources_of(content: str) -> dict[str, str]:
 
 @cache
 def variants_of(content: str) -> dict[str, str]:
-    """Return the element that tells the variants of each resource apart, by the resource's reference."""
+    """Return the element that tells the variants of each resource apart, by the reference; without refused ones."""
     kind, _, rest = content.partition(" ")
-    return {} if kind != "fhir" else {_name(made): variant_of(made) for made in map(_resource, rest.split())}
+    words = [] if kind != "fhir" else [word for word in rest.split() if not word.endswith(f"={REFUSED}")]
+    return {_name(made): variant_of(made) for made in map(_resource, words)}
 
 
 def variant_of(resource: dict[str, Any]) -> str:
@@ -119,6 +122,11 @@ def _resource(word: str) -> dict[str, Any]:
     name, _, variant = word.partition("=")
     name, _, whose = name.partition("/")
     number = "abcd".index(variant or "a")
+    made = _make(name, whose, number)
+    return made | {"meta": {"profile": [_UNKNOWN_PROFILE]}} if variant == REFUSED else made
+
+
+def _make(name: str, whose: str, number: int) -> dict[str, Any]:
     if name.startswith("p"):
         return patient(name, gender=VARIANTS[number], name=[{"family": CANARY, "given": ["Testcase"]}])
     if name.startswith("a"):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.explore.world import World
 
 SERIAL_EVERY, AUDITED_EVERY = 7, 3  # histories, of which one is compared with serial orders, or audited twice
-_SMALL_FIRST = 9  # histories of each process before it aims
+_SMALL_FIRST = 12  # histories of each process before it aims
 _PLAN = "kkokrkor"  # kill at a rare point, overtake at one, random: the turns of a process
 
 

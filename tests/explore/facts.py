@@ -57,7 +57,9 @@ class Facts:
         self.puts.append(put)
         self.by_etag[contents.etag_of(put.content)] = put.content
         variants = contents.variants_of(put.content)
-        self.digests |= {digest: variants[name] for name, digest in contents.resources_of(put.content).items()}
+        self.digests |= {
+            digest: variants[name] for name, digest in contents.resources_of(put.content).items() if name in variants
+        }
 
     def end_put(self, key: str, at: datetime) -> None:
         """Note that the object under a key is gone."""

@@ -29,7 +29,9 @@ _SECOND = (
 )
 _KINDS = ("ct",) * 14 + ("bad", "bad", "noframes", "cut", "garbage", "empty", "header", "pixels")
 _REDRIVE = ("element_too_long", "study_incomplete", "sibling_unread")
+_REDRIVE_RESOURCES = ("rejected", "unresolved_reference", "patient_held")
 _VARIANTS = "aaabbc"
+_SOME_REFUSED = "aaaabbbccd"  # HealthLake refuses d
 
 
 def generate(seed: int, number: int) -> History:
@@ -67,6 +69,19 @@ def _small_clinical(rng: Random) -> History:
     together = rng.random() < 0.5
     steps = (first, second, Go("A"), Go("B")) if together else (first, Go("A"), Wait(24), second, Go("B"))
     return History("small clinical", runs, steps)
+
+
+def _small_refused(rng: Random) -> History:
+    """A redrive of a file with resources that HealthLake refuses, and what depends on them, mended or not."""
+    known = [Upload("fhir/a/1.ndjson", "fhir p1=a"), Go("zero"), Wait(24)] if rng.random() < 0.6 else []
+    bad = rng.choice(("o1=a p1=d", "o1=a p1=d", "a1=a o2/p2=a p1=a p2=d", "a1=d o1=a p1=b"))
+    mended = [Upload("fhir/b/1.ndjson", f"fhir {bad.replace('d', 'c')}")] if rng.random() < 0.6 else []
+    later = [Upload("fhir/c/1.ndjson", f"fhir {_resources(rng)}")] if rng.random() < 0.8 else []
+    runs = {name: RunPlan("records") for name in ("zero", "first")}
+    runs |= {"A": RunPlan("records", reasons=_REDRIVE_RESOURCES), "B": RunPlan("records", "fhir/c/")}
+    last = rng.choice((("A", "B"), ("B", "A")))
+    steps = (*known, Upload("fhir/b/1.ndjson", f"fhir {bad}"), Go("first"), Wait(24), *mended, *later, *map(Go, last))
+    return History("small refused", runs, steps)
 
 
 def small(seed: int, number: int) -> History:
@@ -118,7 +133,9 @@ def _clinical(rng: Random) -> History:
     for day, name in enumerate(runs):
         for number in range(rng.choice((1, 1, 2))):
             key = f"fhir/{number}.ndjson" if stable else f"fhir/{day}/{number}.ndjson"
-            content = rng.choice(contents) if contents and rng.random() < 0.3 else f"fhir {_resources(rng)}"
+            content = (
+                rng.choice(contents) if contents and rng.random() < 0.3 else f"fhir {_resources(rng, _SOME_REFUSED)}"
+            )
             contents.append(content)
             age = 0.0 if stable or rng.random() < 0.8 else 60.0
             steps.append(Upload(key, content, age))
@@ -132,9 +149,9 @@ def _clinical(rng: Random) -> History:
     return History("clinical days", runs, tuple(steps))
 
 
-def _resources(rng: Random) -> str:
+def _resources(rng: Random, variants: str = _VARIANTS) -> str:
     names = rng.sample(("p1", "o1", "a1", "p2", "o2/p2"), rng.choice((1, 2, 3)))
-    return " ".join(f"{name.partition('/')[0]}{_whose(name)}={rng.choice(_VARIANTS)}" for name in sorted(names))
+    return " ".join(f"{name.partition('/')[0]}{_whose(name)}={rng.choice(variants)}" for name in sorted(names))
 
 
 def _whose(name: str) -> str:
@@ -171,5 +188,10 @@ def _change(rng: Random, later: list[Upload], uploads: list[Upload]) -> Step:
     return Remove(one.key)
 
 
-_SMALL: dict[int, Callable[[Random], History]] = {0: _small_imaging, 4: _small_clinical, 8: _small_redrive}
+_SMALL: dict[int, Callable[[Random], History]] = {
+    0: _small_imaging,
+    4: _small_clinical,
+    6: _small_refused,
+    8: _small_redrive,
+}
 _RANDOM: tuple[Callable[[Random], History], ...] = (_overlap, nights, _clinical, _overlap, nights)

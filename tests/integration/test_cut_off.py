@@ -358,13 +358,13 @@ def test_no_name_is_seen_whatever_is_cut_off_when(scene: Scene, kind: str) -> No
 
 
 def keep_nights(scene: Scene, name: str) -> None:
-    """Give a pipeline five nights without a bad file, of the site that all canaries are of."""
+    """Give a pipeline five nights without a bad file: its source, which is one site, then has a median."""
     with scene.place.ledger() as ledger:
         for night in range(1, 6):
             key = run_key(name, f"night-{night}")
             ledger.open_run(key, name, f"night-{night}", None)
             earlier = datetime.now(UTC) - timedelta(days=night)
-            total = {"run_key": key, "pipeline": name, "site": canaries.FOLDER, "disposition": "released"}
+            total = {"run_key": key, "pipeline": name, "site": "", "disposition": "released"}
             with ledger._writing("test") as connection:
                 connection.execute(update(runs).where(runs.c.run_key == key).values(started_at=earlier))
                 connection.execute(
@@ -373,7 +373,7 @@ def keep_nights(scene: Scene, name: str) -> None:
 
 
 def braked(scene: Scene, kind: str) -> Watched:
-    """Deliver much that cannot be read, to a pipeline that asks people about it; its site is named like a patient."""
+    """Deliver much that cannot be read to a pipeline that asks people about it; its folder is named like a patient."""
     limits = {"least_arrivals": 10, "unread": 0.3, "one_reason": 1}
     name = f"braked-{kind}"
     settings: dict[str, Any] = {
@@ -392,7 +392,7 @@ def braked(scene: Scene, kind: str) -> Watched:
 
 @pytest.mark.parametrize("kind", ["imaging", "clinical"])
 def test_no_name_is_seen_when_the_brake_asks_and_is_answered_with_one(scene: Scene, kind: str) -> None:
-    """A site may be a folder that is named like a patient, and a person may write a name into the form."""
+    """A person may write a name into the form."""
     run = braked(scene, kind)
     for stage in ("receive", "buffer", "parse"):
         run.stage(stage)
@@ -412,12 +412,8 @@ def test_no_name_is_seen_when_the_brake_asks_and_is_answered_with_one(scene: Sce
         with scene.watched(f"{kind} goes on, {stage}", NOTHING, run):
             run.stage(stage)
     assert +scene.found == Counter(), scene.table()
+    measure = "unread:" if kind == "imaging" else "unread"  # of a site, where nights are known
     with scene.place.ledger() as ledger:
-        last = ledger.last_brake_answer(run_key(run.pipeline.name, run.run_id), "import", measure_of(kind))
+        last = ledger.last_brake_answer(run_key(run.pipeline.name, run.run_id), "import", measure)
     assert last is not None
     assert (last.go_on, last.why) == (True, canaries.CANARY)
-
-
-def measure_of(kind: str) -> str:
-    """Return the name of what stopped a run: where nights are known, that of its site."""
-    return f"unread:{canaries.FOLDER}" if kind == "imaging" else "unread"

@@ -120,11 +120,15 @@ def settle(run: Run[ClinicalPipeline], decided: Decided) -> None:
     remove_unreleased_payloads(run)
 
 
-def record_held(run: Run[ClinicalPipeline], gates_of_all: Iterable[pl.DataFrame]) -> None:
+def record_held(run: Run[ClinicalPipeline], held: Iterable[pl.DataFrame]) -> None:
     """Record the gates of a run whose books do not balance: all is held, and the run keeps its claims."""
-    with run.ledger.at_once(gates.SCOPE) as ledger, run.workspace.writer("contracts", CONTRACTS):
-        for rows in gates_of_all:
-            ledger.record_gates(run.pipeline.datastore_id, run.key, rows)
+    with run.workspace.writer("contracts", CONTRACTS), run.ledger.at_once(gates.SCOPE) as ledger:
+        _record_gates(run, ledger, held)
+
+
+def _record_gates(run: Run[ClinicalPipeline], ledger: Ledger, decided: Iterable[pl.DataFrame]) -> None:
+    for rows in decided:
+        ledger.record_gates(run.pipeline.datastore_id, run.key, rows)
 
 
 def _settle_with(
@@ -148,8 +152,7 @@ def _settle_with(
             _need_unchanged(run, ledger, decided)
             _record_resources(run, ledger, decided)
             _need_foreseen(run, ledger, decided, facts, found)
-            for rows in decided.gates:
-                ledger.record_gates(store, run.key, rows)
+            _record_gates(run, ledger, decided.gates)
             for completed, released in zip(contracts, messages, strict=True):
                 ledger.revise_contracts(store, run.key, completed["subject"], _return(completed))
                 ledger.record_releases(name, run.key, store, released)

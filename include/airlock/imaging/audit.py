@@ -11,6 +11,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -26,7 +27,16 @@ from airlock.imaging.read_back import ask_primary, choose_image_sets, read_back
 from airlock.imaging.reading import find_reading
 from airlock.imaging.report import Tally
 from airlock.imaging.resolve import CARRIED
-from airlock.imaging.settle import IN_STORE, Part, Policy, UnbalancedError, foresee_holds, release_waiting, settle_part
+from airlock.imaging.settle import (
+    IN_STORE,
+    Part,
+    Policy,
+    UnbalancedError,
+    cut_studies,
+    foresee_holds,
+    release_waiting,
+    settle_part,
+)
 from airlock.imaging.unread import attribute
 from airlock.ledger.studies import SERIES as SERIES_ELEMENTS
 from airlock.ledger.studies import STUDIES as STUDY_ELEMENTS
@@ -267,7 +277,8 @@ def _settle_all(run: Run, books: Books, evidence: _Evidence, policy: Policy) -> 
             )
         }
         unread = books.unread_by_study, books.unread_by_file
-        for frames in zip_partitions(books.decided, books.outcomes, books.drafts, *unread, books.declared):
+        partitions = zip_partitions(books.decided, books.outcomes, books.drafts, *unread, books.declared)
+        for frames in chain.from_iterable(map(cut_studies, partitions)):
             part = settle_part(run, _account_part(run, frames, books.unknown_ids, evidence), policy)
             writers["outcomes"].add(part["outcomes"].select(OUTCOMES.names()).cast(OUTCOMES))
             writers["gates"].add(part["gates"])

@@ -30,13 +30,14 @@ from airlock.stages.review import find_overridden, overrides_by_key
 from airlock.stages.sites import site_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from airlock.ledger import Ledger
     from airlock.pipelines import Audit
     from airlock.run import Run
 
 IN_STORE = pl.col("outcome").is_in((*gate.IMPORTED, Outcome.NON_PRIMARY.value))
+MOST_STUDIES = 2_000  # that one transaction settles: as long as it lasts, others wait for their locks
 _SUBJECT = {"StudyInstanceUID": "subject", "study_key": "subject_key"}  # the ledger's word for a study is subject
 _COVERED = (gates.SCOPE, contracts.SCOPE, instances.SCOPE)  # the locks of the studies are finer
 
@@ -96,6 +97,22 @@ class Elsewhere:
         same = (self.in_flight, self.waiting, self.missing) == (other.in_flight, other.waiting, other.missing)
         frames = ("contracts", "imported", "counts")
         return same and all(getattr(self, name).equals(getattr(other, name)) for name in frames)
+
+
+def cut_studies(partition: tuple[pl.DataFrame, ...]) -> Iterator[tuple[pl.DataFrame, ...]]:
+    """Yield whole studies of a partition piece by piece, each of about `MOST_STUDIES` at most.
+
+    The frames are those of a `Part`: verdicts, outcomes, drafts, unread files by study and by file, declared numbers.
+    """
+    study, file = pl.col("StudyInstanceUID"), pl.col("arrival_id")
+    pieces = -(-partition[0]["StudyInstanceUID"].n_unique() // MOST_STUDIES)
+    if pieces <= 1:
+        yield partition
+        return
+    with_files = pl.when(study != "").then(study).otherwise(file)
+    keys = (with_files, with_files, study, study, file, study)
+    for number in range(pieces):
+        yield tuple(rows.filter(key.hash() % pieces == number) for rows, key in zip(partition, keys, strict=True))
 
 
 def settle_part(run: Run, part: Part, policy: Policy) -> dict[str, pl.DataFrame]:

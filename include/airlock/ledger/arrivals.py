@@ -16,7 +16,7 @@ from sqlalchemy import exists, func, insert, literal, select, update
 
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import fetch_frames, stage, stage_query
+from airlock.ledger.frames import count_rows, fetch_frames, forbid_plans, stage, stage_query
 from airlock.ledger.generations import find_generations, record_contents
 from airlock.ledger.owed import take_owed
 from airlock.ledger.runs import AUDITED, need_run
@@ -140,10 +140,10 @@ class Arrivals(Store):
         now = datetime.now(UTC)
         with self._writing(scope(pipeline)) as connection:
             need_run(connection, run_key, pipeline)
-            rows = stage_listing(connection, pipeline, listing, owed_due or now)
-            new = stage_query(connection, select_new(pipeline, rows), LISTED, ["arrival_id"])
-            elsewhere = _count_elsewhere(connection, pipeline, run_key, rows, new)
-            record_contents(connection, pipeline, new)
+            with forbid_plans(connection, "seqscan"):
+                rows = stage_listing(connection, pipeline, listing, owed_due or now)
+                new, elsewhere = _stage_new(connection, pipeline, run_key, rows)
+                record_contents(connection, pipeline, new)
             values = {name: new.c[name] for name in LISTED} | {
                 "pipeline": literal(pipeline),
                 "run_key": literal(run_key),
@@ -169,9 +169,9 @@ class Arrivals(Store):
             As in `claim`.
         """
         with self._reading() as connection:
-            rows = stage_listing(connection, pipeline, listing, datetime.now(UTC))
-            new = stage_query(connection, select_new(pipeline, rows), LISTED, ["arrival_id"])
-            elsewhere = _count_elsewhere(connection, pipeline, "", rows, new)
+            with forbid_plans(connection, "seqscan"):
+                rows = stage_listing(connection, pipeline, listing, datetime.now(UTC))
+                new, elsewhere = _stage_new(connection, pipeline, "", rows)
             total = select(func.count(), func.coalesce(func.sum(new.c.size), 0)).select_from(new)
             number, size = connection.execute(total).one()
             columns = select(*(new.c[name] for name in ARRIVALS)).order_by(*_order_by_key(connection, new))
@@ -213,7 +213,7 @@ def stage_listing(
     connection: Connection, pipeline: str, listing: pl.DataFrame | Iterable[pl.DataFrame], due: datetime
 ) -> Table:
     """Stage a listing, with the ids of the generations that its objects are now."""
-    rows = stage(connection, _frames(listing), LISTED, ["arrival_id"])
+    rows = stage(connection, _frames(listing), LISTED)
     generations = find_generations(connection, pipeline, rows, due)
     if not generations.is_empty():
         changes = stage(connection, generations, generations.schema, ["arrival_id"])
@@ -222,23 +222,36 @@ def stage_listing(
     return rows
 
 
-def select_new(pipeline: str, rows: Table) -> Select[Any]:
-    """Return the query for the staged objects that no run has claimed, one per arrival."""
-    known = exists().where(arrivals.c.arrival_id == rows.c.arrival_id, arrivals.c.pipeline == pipeline)
+def stage_unclaimed(connection: Connection, pipeline: str, rows: Table) -> Table:
+    """Stage the listed objects that no run has claimed, one per arrival.
+
+    Nearly all of a listing may be known, so only its ids are sorted, and they are looked up in the primary key alone.
+    """
+    ids = select(rows.c.arrival_id).distinct().subquery()
+    known = exists().where(arrivals.c.arrival_id == ids.c.arrival_id, arrivals.c.pipeline == pipeline)
+    with forbid_plans(connection, "hashagg", "hashjoin"):
+        unknown = stage_query(connection, select(ids.c.arrival_id).where(~known), _IDS, ["arrival_id"])
     copy = func.row_number().over(partition_by=rows.c.arrival_id, order_by=rows.c.last_modified)
-    numbered = select(rows, copy.label("copy")).where(~known).subquery()
-    return select(*(numbered.c[name] for name in LISTED)).where(numbered.c.copy == 1)
+    listed = select(rows, copy.label("copy")).join(unknown, unknown.c.arrival_id == rows.c.arrival_id).subquery()
+    first = select(*(listed.c[name] for name in LISTED)).where(listed.c.copy == 1)
+    return stage_query(connection, first, LISTED, ["arrival_id"])
 
 
-def _count_elsewhere(connection: Connection, pipeline: str, run_key: str, rows: Table, new: Table) -> Claim:
-    """Count the staged arrivals that other runs hold, of which *new* are none's."""
-    listed = connection.execute(select(func.count(rows.c.arrival_id.distinct()))).scalar_one()
-    every = listed - connection.execute(select(func.count()).select_from(new)).scalar_one()
-    own = _count_held(connection, pipeline, rows, [run_key])
+def _stage_new(connection: Connection, pipeline: str, run_key: str, rows: Table) -> tuple[Table, Claim]:
+    """Stage the listed objects that no run has claimed; return them, and the count of the others."""
+    new = stage_unclaimed(connection, pipeline, rows)
+    listed = count_rows(connection, select(rows.c.arrival_id).distinct().subquery())
+    known = listed - count_rows(connection, new)
+    return new, _count_elsewhere(connection, pipeline, run_key, rows, known)
+
+
+def _count_elsewhere(connection: Connection, pipeline: str, run_key: str, rows: Table, known: int) -> Claim:
+    """Divide the number of staged arrivals that are known: settled by another run, or claimed by one."""
+    own = arrivals.c.run_key == run_key
     open_runs = runs.c.pipeline == pipeline, runs.c.run_key != run_key, runs.c.state != AUDITED
-    others = list(connection.scalars(select(runs.c.run_key).where(*open_runs)))
+    others = arrivals.c.run_key.in_(list(connection.scalars(select(runs.c.run_key).where(*open_runs))))
     unsettled = _count_held(connection, pipeline, rows, others, ~is_settled(arrivals))
-    return Claim(settled=every - own - unsettled, claimed_elsewhere=unsettled)
+    return Claim(settled=known - _count_held(connection, pipeline, rows, own) - unsettled, claimed_elsewhere=unsettled)
 
 
 def is_settled(held: FromClause) -> ColumnElement[bool]:
@@ -246,16 +259,11 @@ def is_settled(held: FromClause) -> ColumnElement[bool]:
     return exists().where(words.c.arrival_id == held.c.arrival_id, words.c.pipeline == held.c.pipeline)
 
 
-def _count_held(
-    connection: Connection, pipeline: str, rows: Table, run_keys: list[str], *conditions: ColumnElement[bool]
-) -> int:
-    """Count the staged arrivals that these runs hold, by the index of runs: it reads no other run's arrivals."""
-    number = 0
-    for run_key in run_keys:
-        of_run = select(arrivals.c.arrival_id).where(
-            arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key, *conditions
-        )
-        held = stage_query(connection, of_run, _IDS, ["arrival_id"])
-        counted = select(func.count(held.c.arrival_id)).where(exists().where(rows.c.arrival_id == held.c.arrival_id))
-        number += int(connection.execute(counted).scalar_one())
-    return number
+def _count_held(connection: Connection, pipeline: str, rows: Table, *conditions: ColumnElement[bool]) -> int:
+    """Count the staged arrivals that some runs hold, by the index of runs: it reads no other run's arrivals."""
+    of_runs = select(arrivals.c.arrival_id).where(arrivals.c.pipeline == pipeline, *conditions)
+    held = stage_query(connection, of_runs, _IDS, ["arrival_id"])
+    if not count_rows(connection, held):
+        return 0
+    listed = exists().where(rows.c.arrival_id == held.c.arrival_id)
+    return int(connection.execute(select(func.count(held.c.arrival_id)).where(listed)).scalar_one())

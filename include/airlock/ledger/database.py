@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
 
@@ -22,6 +22,8 @@ BUSY_TIMEOUT_MS = 60_000
 CACHE_KIB = 65_536  # SQLite's default of 2 MiB makes a large delivery's inserts slow: their keys have no order
 _POSTGRES = {"postgres", "postgresql", "postgresql+psycopg2"}
 _SQLITE = {"sqlite", "sqlite+pysqlite"}
+# In the order of the array: a thousand locks, each by a statement of its own, would take longer than most transactions.
+_LOCK = text("SELECT pg_advisory_xact_lock(key) FROM unnest(CAST(:keys AS bigint[])) AS locked (key)")
 _SECRETS = ("password", "sslpassword")  # libpq accepts these in the query of an address too
 
 
@@ -98,8 +100,8 @@ def writing(engine: Engine, *scopes: str) -> Iterator[Connection]:
         connection.begin(),
     ):
         if connection.dialect.name == "postgresql":
-            for key in sorted(int(digest("airlock ledger", scope, length=15), 16) for scope in scopes):
-                connection.execute(select(func.pg_advisory_xact_lock(key)))
+            keys = sorted(int(digest("airlock ledger", scope, length=15), 16) for scope in scopes)
+            connection.execute(_LOCK, {"keys": keys})
         yield connection
 
 

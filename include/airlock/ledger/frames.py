@@ -22,6 +22,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    func,
     insert,
     literal,
     select,
@@ -82,6 +83,11 @@ def select_schema(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
     return typed.with_columns(pl.col(pl.String).str.replace_all("\x00", "\ufffd", literal=True))
 
 
+def count_rows(connection: Connection, rows: FromClause) -> int:
+    """Return the number of rows of a table or a query."""
+    return int(connection.execute(select(func.count()).select_from(rows)).scalar_one())
+
+
 def uid_frame(uids: pl.Series, name: str) -> pl.DataFrame:
     """Return the distinct UIDs, without nulls, as a frame of one column, for `stage`."""
     return pl.DataFrame({name: uids.cast(pl.String).drop_nulls().unique()})
@@ -100,7 +106,7 @@ def stage(
         The rows, in one frame or frame by frame, and the columns to stage.
     key
         The columns that queries join on. Without one the rows are only read from the first to the last: they get no
-        index, and a statement that joins them has to choose how (`disable_joins`).
+        index, and a statement that joins them has to choose how (`forbid_plans`).
     """
     table = _create_staged(connection, schema)
     fill = _copy_in if connection.dialect.name == "postgresql" else _insert
@@ -163,8 +169,8 @@ def fetch_by_values(
 
 
 @contextmanager
-def disable_joins(connection: Connection, *ways: str) -> Iterator[None]:
-    """Forbid PostgreSQL some join methods (``hashjoin``, ``nestloop``) within the block, or until it raises.
+def forbid_plans(connection: Connection, *ways: str) -> Iterator[None]:
+    """Forbid PostgreSQL some ways (``hashjoin``, ``nestloop``, ``seqscan``) within the block, or until it raises.
 
     For millions of staged rows PostgreSQL would choose a hash join in batches, each of which reads pages all over the
     other table, or a lookup per row. A merge join reads both tables in the order of the joined columns. It merges by

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, exists, func, select, union_all, update
+from sqlalchemy import and_, exists, func, or_, select, union_all, update
 
 from airlock.ledger.arrival_states import arrival_states
 from airlock.ledger.frames import fetch, insert_missing, stage, stage_query
+from airlock.ledger.owed import COME_AGAIN
 from airlock.ledger.tables import arrivals, newest_contents, owed, successors
 from airlock.records import TIMESTAMP, Disposition, digest, schema
 
@@ -56,12 +57,17 @@ def find_generations(connection: Connection, pipeline: str, rows: Table, due: da
         An object that is owed comes again if its next attempt is at or before this time.
     """
     found = fetch(connection, _select_special(pipeline, rows, due), _SPECIAL).unique("arrival_id", maintain_order=True)
+    known = _find_existing(connection, pipeline, found["arrival_id"])
+    found = found.filter(pl.col("arrival_id").is_in(sorted(known)))
     latest = _find_latest(connection, pipeline, found["arrival_id"].to_list())
+    of_owed = found.filter(pl.col("owed_id").is_not_null())["arrival_id"]
+    unread = _find_unread(connection, pipeline, {latest[name] for name in of_owed})
     steps: dict[str, str] = {}
     for name, modified, newest_id, newest_at, owed_id in found.iter_rows():
         last = latest[name]
         returns = newest_id is not None and newest_id != last and modified > newest_at
-        comes_again = owed_id in {last, next_generation(last)}  # the latter was claimed and given back
+        # The next generation was claimed and given back. The debt may be of another content under the key.
+        comes_again = owed_id in {last, next_generation(last)} or last in unread
         following = next_generation(last) if returns or comes_again else last
         if following != name:
             steps[name] = following
@@ -72,17 +78,15 @@ def _select_special(pipeline: str, rows: Table, due: datetime) -> Select[Any]:
     """Return the query for the staged arrivals that may have further generations, as `_SPECIAL`."""
     content, debt = _is_under_key(newest_contents, pipeline, rows), _is_under_key(owed, pipeline, rows)
     debt = and_(debt, owed.c.taken_by.is_(None), owed.c.next_attempt_at <= due)
-    named = union_all(
-        select(successors.c.arrival_id).where(successors.c.pipeline == pipeline),
-        select(rows.c.arrival_id).join(owed, debt),
-        select(rows.c.arrival_id).join(newest_contents, content),
-    ).subquery()
+    redriven = and_(successors.c.arrival_id == rows.c.arrival_id, successors.c.pipeline == pipeline)
     newest = newest_contents.c
+    found = or_(newest.arrival_id.is_not(None), owed.c.arrival_id.is_not(None), successors.c.arrival_id.is_not(None))
     return (
         select(rows.c.arrival_id, rows.c.last_modified, newest.arrival_id, newest.last_modified, owed.c.arrival_id)
         .outerjoin(newest_contents, content)
         .outerjoin(owed, debt)
-        .where(rows.c.arrival_id.in_(select(named.c.arrival_id)), _is_known(pipeline, rows))
+        .outerjoin(successors, redriven)
+        .where(found)
     )
 
 
@@ -107,8 +111,19 @@ def _find_latest(connection: Connection, pipeline: str, ids: list[str]) -> dict[
     return latest
 
 
+def _find_unread(connection: Connection, pipeline: str, ids: set[str]) -> set[str]:
+    """Return the given ids whose arrivals were settled for a reason to come again."""
+    rows = _stage_ids(connection, ids)
+    reasons = arrival_states.c.reason.in_([str(reason) for reason in COME_AGAIN])
+    same = and_(arrival_states.c.arrival_id == rows.c.arrival_id, arrival_states.c.pipeline == pipeline)
+    return set(connection.execute(select(rows.c.arrival_id).join(arrival_states, same).where(reasons)).scalars())
+
+
 def _find_existing(connection: Connection, pipeline: str, ids: Iterable[str]) -> set[str]:
     """Return the given ids that arrivals of the pipeline have."""
+    ids = list(ids)
+    if not ids:
+        return set()
     rows = _stage_ids(connection, ids)
     return set(connection.execute(select(rows.c.arrival_id).where(_is_known(pipeline, rows))).scalars())
 

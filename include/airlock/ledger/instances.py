@@ -12,7 +12,7 @@ from airlock.ledger.arrivals import need_held
 from airlock.ledger.columns import InstanceState
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import disable_joins, fetch, insert_missing, select_schema, stage, stage_values
+from airlock.ledger.frames import fetch, forbid_plans, insert_missing, select_schema, stage, stage_values
 from airlock.ledger.redrives import is_redrive
 from airlock.ledger.runs import need_run
 from airlock.ledger.studies import insert_elements
@@ -224,7 +224,7 @@ def _write_imported(connection: Connection, datastore_id: str, pipeline: str, ro
         instances.c.SOPInstanceUID.is_not_distinct_from(rows.c.SOPInstanceUID),
     )
     values = {name: rows.c[name] for name in ("state", "image_set_id", "image_set_version", "batch_id")}
-    with disable_joins(connection, "hashjoin"):  # nested loops stay, for small deliveries
+    with forbid_plans(connection, "hashjoin"):  # nested loops stay, for small deliveries
         return connection.execute(update(instances).where(own).values(values)).rowcount
 
 

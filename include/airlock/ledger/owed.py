@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from sqlalchemy import and_, case, delete, exists, literal, null, or_, select, update
 
-from airlock.ledger.frames import insert_missing
-from airlock.ledger.tables import owed
+from airlock.ledger.frames import insert_missing, stage_query
+from airlock.ledger.tables import arrivals, newest_contents, owed
 from airlock.reasons import Reason
 from airlock.records import schema
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Connection, Table
+    from sqlalchemy import ColumnElement, Connection, Select, Table
 
 # Arrivals settled without reading their content, or before another run has imported what they need. The next run may
 # find the object, readable and under the same etag. A duplicate has the reason of the copy that was to be imported
@@ -54,14 +54,30 @@ def _is_about(pipeline: str, rows: Table) -> ColumnElement[bool]:
 
 
 def owe(connection: Connection, pipeline: str, run_key: str, rows: Table) -> None:
-    """Owe staged `OBJECTS`; for one owed before this is another attempt, unless another run has claimed it since."""
+    """Owe staged `OBJECTS`; for one owed before this is another attempt, unless another run has claimed it since.
+
+    A content is not owed if a newer one was claimed under its key: the object is gone, and the newer one may be owed.
+    """
     now = datetime.now(UTC)
+    rows = stage_query(connection, _select_newest(pipeline, rows), OBJECTS, ["key"])
     fresh = {"arrival_id": rows.c.arrival_id, "reason": rows.c.reason, "run_key": literal(run_key)}
     again = fresh | count_attempt(now) | {"taken_by": null()}
     own = or_(owed.c.taken_by.is_(None), owed.c.taken_by == run_key)
     connection.execute(update(owed).where(_is_about(pipeline, rows), own).values(again))
     times: dict[str, Any] = {"since": now, "next_attempt_at": now, "attempts": 0}
     insert_missing(connection, owed, rows, ["key", "bucket", "pipeline"], pipeline=pipeline, run_key=run_key, **times)
+
+
+def _select_newest(pipeline: str, rows: Table) -> Select[Any]:
+    """Return the query for the staged `OBJECTS` of which no newer content was claimed under their keys."""
+    newer = exists().where(
+        newest_contents.c.pipeline == pipeline,
+        newest_contents.c.bucket == rows.c.bucket,
+        newest_contents.c.key == rows.c.key,
+        newest_contents.c.last_modified > arrivals.c.last_modified,
+    )
+    held = exists().where(arrivals.c.arrival_id == rows.c.arrival_id, arrivals.c.pipeline == pipeline, newer)
+    return select(*(rows.c[name] for name in OBJECTS)).where(~held)
 
 
 def pay(connection: Connection, pipeline: str, rows: Table) -> None:

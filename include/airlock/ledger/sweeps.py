@@ -16,12 +16,12 @@ import polars as pl
 from sqlalchemy import and_, exists, func, insert, literal, select
 
 from airlock.ledger.arrival_states import arrival_states
-from airlock.ledger.arrivals import LISTED, scope, select_new, stage_listing
+from airlock.ledger.arrivals import LISTED, scope, stage_listing, stage_unclaimed
 from airlock.ledger.columns import ComparisonKind, DecisionKind
 from airlock.ledger.comparison_tables import comparisons
 from airlock.ledger.database import Store
 from airlock.ledger.decision_tables import decisions
-from airlock.ledger.frames import fetch, fetch_frames, stage, stage_query
+from airlock.ledger.frames import fetch, fetch_frames, forbid_plans, stage, stage_query
 from airlock.ledger.owed import NEVER, OBJECTS, owe, pay
 from airlock.ledger.tables import arrivals, owed, runs
 from airlock.reasons import FOUND_BY_SWEEP
@@ -156,8 +156,9 @@ class Sweeps(Store):
 
 def _stage_new(connection: Connection, pipeline: str, listing: pl.DataFrame) -> Table:
     """Stage the listed objects that are no arrivals; owed ones are not counted as new generations."""
-    rows = stage_listing(connection, pipeline, listing, _LONG_AGO)
-    return stage_query(connection, select_new(pipeline, rows), LISTED, ["key"])
+    with forbid_plans(connection, "seqscan"):
+        rows = stage_listing(connection, pipeline, listing, _LONG_AGO)
+        return stage_unclaimed(connection, pipeline, rows)
 
 
 def _is_owed(pipeline: str, rows: Table) -> ColumnElement[bool]:

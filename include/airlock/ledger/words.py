@@ -27,7 +27,7 @@ from airlock.ledger.arrivals import need_held, scope, study_key_of
 from airlock.ledger.columns import InstanceState
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import disable_joins, select_schema, stage, stage_query, stage_values
+from airlock.ledger.frames import count_rows, forbid_plans, select_schema, stage, stage_query, stage_values
 from airlock.ledger.owed import COME_AGAIN, OBJECTS, owe, pay
 from airlock.ledger.redrives import HELD_FOR_THE_STUDY
 from airlock.ledger.runs import need_run
@@ -92,7 +92,7 @@ class Words(Store):
             need_run(connection, run_key, pipeline)
             rows = stage(connection, frames, _VERDICTS)
             constants = {"pipeline": pipeline, "datastore_id": datastore_id}
-            if _write_verdicts(connection, run_key, rows, constants) < _count(connection, rows):
+            if _write_verdicts(connection, run_key, rows, constants) < count_rows(connection, rows):
                 need_held(connection, pipeline, run_key, rows)
             connection.execute(delete(in_flight).where(in_flight.c.run_key == run_key))
             values = {"study_key": rows.c.study_key} | _literals(constants | {"run_key": run_key})
@@ -235,7 +235,7 @@ def _stage_news(connection: Connection, pipeline: str, rows: Table, held: Column
         .outerjoin(words, before)
         .where(held)
     )
-    with disable_joins(connection, "hashjoin", "nestloop"):
+    with forbid_plans(connection, "hashjoin", "nestloop"):
         return stage_query(connection, query, _NEWS)
 
 
@@ -247,16 +247,12 @@ def _need_all_held(connection: Connection, pipeline: str, run_key: str, rows: Ta
     LedgerError
         If not; the text has their number.
     """
-    given, found = _count(connection, rows), _count(connection, news)
+    given, found = count_rows(connection, rows), count_rows(connection, news)
     distinct = connection.execute(select(func.count(rows.c.arrival_id.distinct()))).scalar_one()
     if given > distinct:
         raise LedgerError(f"{given - distinct} arrivals have more than one disposition: give each exactly one")
     if found < given:
         need_held(connection, pipeline, run_key, rows)
-
-
-def _count(connection: Connection, rows: Table) -> int:
-    return int(connection.execute(select(func.count()).select_from(rows)).scalar_one())
 
 
 def _literals(constants: dict[str, Any]) -> dict[str, Any]:
@@ -273,9 +269,9 @@ def _write_verdicts(connection: Connection, run_key: str, rows: Table, constants
     values = {name: rows.c[name] for name in _VERDICTS} | _literals(constants)
     known = exists().where(verdicts.c.arrival_id == rows.c.arrival_id, verdicts.c.pipeline == constants["pipeline"])
     source = select(*values.values()).join_from(rows, arrivals, held).where(~known).order_by(rows.c.arrival_id)
-    with disable_joins(connection, "hashjoin", "nestloop"):
+    with forbid_plans(connection, "hashjoin", "nestloop"):
         written = connection.execute(insert(verdicts).from_select(list(values), source)).rowcount
-    if written < _count(connection, rows):
+    if written < count_rows(connection, rows):
         same = and_(verdicts.c.arrival_id == rows.c.arrival_id, verdicts.c.pipeline == constants["pipeline"])
         changes = {name: value for name, value in values.items() if name not in {"arrival_id", "pipeline"}}
         differs = or_(*(verdicts.c[name].is_distinct_from(value) for name, value in changes.items()))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
+from airlock.imaging import audit as audit_module
+from airlock.imaging import settle
 from airlock.imaging.audit import audit
 from airlock.imaging.contracts import StudyContract
 from airlock.imaging.import_ import record
@@ -129,6 +131,21 @@ class TestGoodRun:
         record_ = world.ledger.run(run.key)
         assert record_ is not None
         assert (record_.state, record_.report) == ("audited", audited.report)
+
+    def test_studies_are_settled_in_pieces(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As long as one transaction lasts, others wait."""
+        whole, _ = done(world, A, B, C, BAD)
+        monkeypatch.setattr(settle, "MOST_STUDIES", 1)
+        pieces = []
+        part = audit_module.settle_part
+        monkeypatch.setattr(audit_module, "settle_part", lambda *args: pieces.append(args[1]) or part(*args))
+        before = words(whole), contracts(whole)
+        audit(whole, None)
+        assert (words(whole), contracts(whole)) == before
+        assert len(pieces) == 3  # for two studies, and a file without one
+        studies = [piece.verdicts["StudyInstanceUID"].unique().drop_nulls() for piece in pieces]
+        assert sorted(pl.concat(studies)) == ["1.1", "1.2"], "each study is whole in one piece"
+        assert sum(piece.verdicts.height for piece in pieces) == 4
 
     def test_the_report_lies_beside_the_audit(self, world: World) -> None:
         run, audited = done(world, A, BAD)

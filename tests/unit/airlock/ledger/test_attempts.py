@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from airlock.ledger.owed import NEVER, pause_after
+from airlock.records import arrival_id
 from tests.unit.airlock.ledger.redriven import ASKED, to_come
 from tests.unit.airlock.ledger.samples import arrivals, begin, dispositions
 
@@ -188,3 +189,32 @@ class TestAuditedAgain:
         assert due(owing) == ["y"]
         owing.claim(NIGHTLY, "c", arrivals("x"))
         assert owing.held_by(NIGHTLY, "c").is_empty()
+
+
+def content(name: str, etag: str, age: timedelta = timedelta()) -> pl.DataFrame:
+    """Return another content of an object, that much older or younger."""
+    row = arrival_id("archive", f"in/{name}", None, etag, 100)
+    return arrivals(name).with_columns(
+        arrival_id=pl.lit(row), etag=pl.lit(etag), last_modified=pl.col("last_modified") - age
+    )
+
+
+@pytest.mark.parametrize("age", [-DAY, DAY])  # of the later content: a replica keeps its old date
+def test_older_content_that_is_settled_later_does_not_hide_what_is_owed(ledger: Ledger, age: timedelta) -> None:
+    later = content("x", "another", age)
+    begin(ledger, "a", "b", "c")
+    ledger.claim(NIGHTLY, "a", arrivals("x"))
+    ledger.claim(NIGHTLY, "b", later)
+    for run, row in (("b", later), ("a", arrivals("x"))):
+        word = unread("x", reason="instance_claimed").with_columns(arrival_id=pl.lit(row["arrival_id"][0]))
+        ledger.settle(NIGHTLY, run, word)
+    ledger.claim(NIGHTLY, "c", later)
+    assert ledger.held_by(NIGHTLY, "c")["etag"].to_list() == ["another"]
+
+
+def test_content_that_was_replaced_is_not_owed(ledger: Ledger) -> None:
+    begin(ledger, "a", "b")
+    ledger.claim(NIGHTLY, "a", arrivals("x"))
+    ledger.claim(NIGHTLY, "b", content("x", "another", -DAY))
+    ledger.settle(NIGHTLY, "a", unread("x", reason="instance_claimed"))
+    assert due(ledger) == []

@@ -119,7 +119,7 @@ def test_large_tables_are_not_hashed_where_that_is_asked_and_only_there(postgres
     with reading(engine) as connection:
         one, other = (frames.stage(connection, many, SCHEMA, ["text"]) for _ in range(2))
         both = select(one.c.number, other.c.number).join(other, one.c.text == other.c.text)
-        with frames.disable_joins(connection, "hashjoin"):
+        with frames.forbid_plans(connection, "hashjoin"):
             within = plan(connection, both)
         after = plan(connection, both)
     engine.dispose()
