@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tests.explore.history import Clear, GiveBack, GiveUp, Go, History, Remove, RunPlan, Step, Upload, Wait
 from tests.explore.nights import nights
+from tests.explore.sweeps import swept
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -194,4 +195,4 @@ _SMALL: dict[int, Callable[[Random], History]] = {
     6: _small_refused,
     8: _small_redrive,
 }
-_RANDOM: tuple[Callable[[Random], History], ...] = (_overlap, nights, _clinical, _overlap, nights)
+_RANDOM: tuple[Callable[[Random], History], ...] = (_overlap, nights, _clinical, _overlap, nights, swept)

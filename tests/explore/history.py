@@ -109,8 +109,19 @@ class GiveBack:
         return f"airlock ledger release {self.run}"
 
 
-Step = Upload | Remove | Wait | Go | Kill | Clear | GiveUp | GiveBack
-_STEPS = {kind.__name__: kind for kind in (Upload, Remove, Wait, Go, Kill, Clear, GiveUp, GiveBack)}
+@dataclass(frozen=True)
+class Sweep:
+    """Everything below a pipeline's source is compared with the ledger; the sweep may be killed at a call of S3."""
+
+    pipeline: str
+    calls: int = 0  # at which it is killed; 0 never
+
+    def __str__(self) -> str:
+        return f"airlock sweep {self.pipeline}{f', killed at call {self.calls} of S3' if self.calls else ''}"
+
+
+Step = Upload | Remove | Wait | Go | Kill | Clear | GiveUp | GiveBack | Sweep
+_STEPS = {kind.__name__: kind for kind in (Upload, Remove, Wait, Go, Kill, Clear, GiveUp, GiveBack, Sweep)}
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from tests.explore import contents, quiet
 from tests.explore.aim import WITNESSES, Witness, is_aimed
 from tests.explore.books import Books
 from tests.explore.facts import Facts, Put, Violation
-from tests.explore.history import STAGES, Clear, GiveBack, GiveUp, Go, Kill, Remove, RunPlan, Upload, Wait
+from tests.explore.history import STAGES, Clear, GiveBack, GiveUp, Go, Kill, Remove, RunPlan, Sweep, Upload, Wait
 from tests.explore.invariants import AT_EVERY_POINT, TRANSIENT
 from tests.explore.quiet import LAST
 from tests.explore.scheduler import Actor
 from tests.explore.stages import DagRun, RunSpec
+from tests.explore.sweeps import do_sweep, sweep_at_rest
 from tests.explore.world import pipelines_of
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Player:
         self.facts = Facts(world.services)
         self.runs: dict[str, DagRun] = {}
         self.listed_at: dict[str, datetime] = {}
-        self._pipelines = pipelines_of(history)
+        self.pipelines = pipelines_of(history)
         self._stop, self._quietly, self._without = stop, quietly, without
         self.audits_again = audits_again
         self._before = self.reader.read()
@@ -124,7 +125,7 @@ class Player:
 
     def do(self, step: Step) -> None:
         """Do one step; one that does not apply does nothing."""
-        self._say(str(step))
+        self.say(str(step))
         match step:
             case Upload():
                 self._upload(step)
@@ -143,6 +144,8 @@ class Player:
                 self._give_up(step)
             case GiveBack(name):
                 self._give_back(name)
+            case Sweep():
+                do_sweep(self, step)
         self.check()
 
     def _upload(self, step: Upload) -> None:
@@ -154,7 +157,7 @@ class Player:
 
     def _go(self, step: Go) -> None:
         name = step.run
-        run = self.runs.get(name) or self._open(name)
+        run = self.runs.get(name) or self.open_run(name, self.history.runs[name])
         if not run.actor.alive:
             if run.states:
                 return
@@ -172,8 +175,8 @@ class Player:
             counted[run.actor.at] += 1
         self._after(run)
 
-    def _open(self, name: str) -> DagRun:
-        plan = self.history.runs[name]
+    def open_run(self, name: str, plan: RunPlan) -> DagRun:
+        """Return a new run of this name."""
         run = DagRun(
             self._spec(name, plan), self.outside, Actor(name, self._watch), claims_only=self.history.claims_only
         )
@@ -185,7 +188,7 @@ class Player:
         window = Window(*map(datetime.fromisoformat, plan.window)) if plan.window else None
         when = f"{window.end.isoformat()}" if window else name
         asked = RedriveRequest("an operator", "the cause is cured", reasons=plan.reasons) if plan.reasons else None
-        pipeline = self._pipelines[plan.pipeline]
+        pipeline = self.pipelines[plan.pipeline]
         return RunSpec(name, pipeline, f"{plan.how}__{when}", window, plan.prefix or None, asked)
 
     def _after(self, run: DagRun) -> None:
@@ -198,12 +201,12 @@ class Player:
             self.listed_at.setdefault(run.spec.name, self.outside.clock.time)
         at = run.actor.at
         if run.actor.alive and at is not None:
-            self._say(f"  {run.spec.name} waits in {at.stage} before {at.call} ({at.where})")
+            self.say(f"  {run.spec.name} waits in {at.stage} before {at.call} ({at.where})")
             return
         states = ", ".join(f"{stage} {state}" for stage, state in run.states.items() if state != "success")
-        self._say(f"  {run.spec.name} has ended: {states or 'success'}{_describe_errors(run)}")
+        self.say(f"  {run.spec.name} has ended: {states or 'success'}{_describe_errors(run)}")
         if at is not None and "killed" in run.states.values():
-            self._say(f"  (killed in {at.stage} before {at.call}, {at.where})")
+            self.say(f"  (killed in {at.stage} before {at.call}, {at.where})")
 
     def _kill(self, name: str) -> None:
         run = self.runs.get(name)
@@ -240,22 +243,23 @@ class Player:
             lines = [f"refused: {str(error)[:100]}"]
         else:
             self.facts.validated.discard(run.run.key)
-        self._say(f"  {'; '.join(lines)}")
+        self.say(f"  {'; '.join(lines)}")
 
     def _come_to_rest(self) -> None:
         """Let every run go on to its end, cure what failed, and take what is left, as the next nights would."""
-        self._say("everything comes to rest")
+        self.say("everything comes to rest")
         for run in self.runs.values():
             if run.actor.alive:
                 self._go(Go(run.spec.name))
                 self.check()
         if self.history.claims_only and not self._quietly:
             self._note(quiet.windows_take_everything(self))  # before anybody clears a night that failed
+            sweep_at_rest(self)
         for run in list(self.runs.values()):
             for _ in range(_CLEARS):
                 if run.ended_well:
                     break
-                self._say(f"somebody clears {run.stopped_at} of {run.spec.name}")
+                self.say(f"somebody clears {run.stopped_at} of {run.spec.name}")
                 self._clear(Clear(run.spec.name, "buffer" if _lacks_claims(run) else ""))
                 self.check()
         if not self.history.claims_only:
@@ -268,21 +272,21 @@ class Player:
     def _take_the_rest(self) -> None:
         """Let days pass, and take what no run has settled, or could not read at its time."""
         self.do(Wait(REST_HOURS))
-        for pipeline in self._pipelines:
+        for pipeline in self.pipelines:
             if not self._is_left(pipeline):
                 continue
             name = f"{LAST}-{pipeline}"
             spec = self._spec(name, RunPlan(pipeline))
             run = self.runs[name] = DagRun(spec, self.outside, Actor(name, self._watch))
             self.facts.names[run.run.key] = name
-            self._say(f"{name}: a run over everything that is there")
+            self.say(f"{name}: a run over everything that is there")
             self._go(Go(name))
             self.check()
 
     def _send_the_rest(self) -> None:
         """Let a day pass, and route once more: messages may wait for later revisions of their subject."""
         self.do(Wait(24))
-        for pipeline in self._pipelines.values():
+        for pipeline in self.pipelines.values():
             of_pipeline = (name for name, run in self.runs.items() if run.spec.pipeline is pipeline and run.ended_well)
             name = next(of_pipeline, None)
             if name is not None:
@@ -295,7 +299,7 @@ class Player:
             for row in self._before.arrivals
             if row.pipeline == pipeline and row.disposition and row.reason not in TRANSIENT
         }
-        source = S3Uri.parse(self._pipelines[pipeline].source.uri)
+        source = S3Uri.parse(self.pipelines[pipeline].source.uri)
         there = self.outside.s3.buckets[source.bucket].objects.items()
         return any((key, one.etag) not in settled for key, one in there if key.startswith(source.key))
 
@@ -342,7 +346,7 @@ class Player:
         for violation in found:
             if violation.text not in known:
                 self.played.violations.append(violation)
-                self._say(f"!! {violation}")
+                self.say(f"!! {violation}")
         if found and self._stop:
             raise _Found
 
@@ -350,13 +354,13 @@ class Player:
         known = {(row.pipeline, row.arrival_id): row for row in before.arrivals}
         for row in now.arrivals:
             if row.disposition and known.get((row.pipeline, row.arrival_id)) != row:
-                self._say(f"    {self.facts.describe(row)}")
+                self.say(f"    {self.facts.describe(row)}")
         places = {(one.subject_key, one.revision, one.destination) for one in before.queued}
         for one in now.queued:
             if (one.subject_key, one.revision, one.destination) not in places:
-                self._say(f"    queued: revision {one.revision} of {one.subject_key} by pipeline {one.pipeline}")
+                self.say(f"    queued: revision {one.revision} of {one.subject_key} by pipeline {one.pipeline}")
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
         self.played.timeline.append(f"{self.outside.clock.time:%a %d %b %H:%M:%S} {text}")
 
 

@@ -12,6 +12,7 @@ from tests.explore.books import contents_of, instances_of, read_payload
 from tests.explore.facts import Violation
 from tests.explore.history import Clear
 from tests.explore.invariants import TRANSIENT
+from tests.explore.sweeps import every_object_is_an_arrival
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -211,5 +212,6 @@ IN_QUIET: tuple[Callable[[Player], list[Violation]], ...] = (
     sent_what_is_queued,
     newest_is_stored,
     windows_take_everything,
+    every_object_is_an_arrival,
     auditing_again_changes_nothing,
 )
