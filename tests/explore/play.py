@@ -96,7 +96,7 @@ class Player:
         self.facts = Facts(world.services)
         self.runs: dict[str, DagRun] = {}
         self.listed_at: dict[str, datetime] = {}
-        self._pipelines = pipelines_of(history)
+        self.pipelines = pipelines_of(history)
         self._stop, self._quietly, self._without = stop, quietly, without
         self.audits_again = audits_again
         self._before = self.reader.read()
@@ -185,7 +185,7 @@ class Player:
         window = Window(*map(datetime.fromisoformat, plan.window)) if plan.window else None
         when = f"{window.end.isoformat()}" if window else name
         asked = RedriveRequest("an operator", "the cause is cured", reasons=plan.reasons) if plan.reasons else None
-        pipeline = self._pipelines[plan.pipeline]
+        pipeline = self.pipelines[plan.pipeline]
         return RunSpec(name, pipeline, f"{plan.how}__{when}", window, plan.prefix or None, asked)
 
     def _after(self, run: DagRun) -> None:
@@ -268,8 +268,8 @@ class Player:
     def _take_the_rest(self) -> None:
         """Let days pass, and take what no run has settled, or could not read at its time."""
         self.do(Wait(REST_HOURS))
-        for pipeline in self._pipelines:
-            if not self._is_left(pipeline):
+        for pipeline in self.pipelines:
+            if not self.is_left(pipeline):
                 continue
             name = f"{LAST}-{pipeline}"
             spec = self._spec(name, RunPlan(pipeline))
@@ -282,20 +282,20 @@ class Player:
     def _send_the_rest(self) -> None:
         """Let a day pass, and route once more: messages may wait for later revisions of their subject."""
         self.do(Wait(24))
-        for pipeline in self._pipelines.values():
+        for pipeline in self.pipelines.values():
             of_pipeline = (name for name, run in self.runs.items() if run.spec.pipeline is pipeline and run.ended_well)
             name = next(of_pipeline, None)
             if name is not None:
                 self.do(Clear(name, "route"))
 
-    def _is_left(self, pipeline: str) -> bool:
+    def is_left(self, pipeline: str) -> bool:
         """Return whether there is an object that is no settled arrival of a pipeline."""
         settled = {
             (row.key, row.etag)
             for row in self._before.arrivals
             if row.pipeline == pipeline and row.disposition and row.reason not in TRANSIENT
         }
-        source = S3Uri.parse(self._pipelines[pipeline].source.uri)
+        source = S3Uri.parse(self.pipelines[pipeline].source.uri)
         there = self.outside.s3.buckets[source.bucket].objects.items()
         return any((key, one.etag) not in settled for key, one in there if key.startswith(source.key))
 
