@@ -140,10 +140,9 @@ class Arrivals(Store):
         now = datetime.now(UTC)
         with self._writing(scope(pipeline)) as connection:
             need_run(connection, run_key, pipeline)
-            with forbid_plans(connection, "seqscan"):
-                rows = _stage_listing(connection, pipeline, listing, owed_due or now)
-                new, elsewhere = _stage_new(connection, pipeline, run_key, rows)
-                record_contents(connection, pipeline, new)
+            rows = _stage_listing(connection, pipeline, listing, owed_due or now)
+            new, elsewhere = _stage_new(connection, pipeline, run_key, rows)
+            record_contents(connection, pipeline, new)
             values = {name: new.c[name] for name in LISTED} | {
                 "pipeline": literal(pipeline),
                 "run_key": literal(run_key),
@@ -169,9 +168,8 @@ class Arrivals(Store):
             As in `claim`.
         """
         with self._reading() as connection:
-            with forbid_plans(connection, "seqscan"):
-                rows = _stage_listing(connection, pipeline, listing, datetime.now(UTC))
-                new, elsewhere = _stage_new(connection, pipeline, "", rows)
+            rows = _stage_listing(connection, pipeline, listing, datetime.now(UTC))
+            new, elsewhere = _stage_new(connection, pipeline, "", rows)
             total = select(func.count(), func.coalesce(func.sum(new.c.size), 0)).select_from(new)
             number, size = connection.execute(total).one()
             columns = select(*(new.c[name] for name in ARRIVALS)).order_by(*_order_by_key(connection, new))
@@ -229,7 +227,7 @@ def _stage_new(connection: Connection, pipeline: str, run_key: str, rows: Table)
     """
     ids = select(rows.c.arrival_id).distinct().subquery()
     known = exists().where(arrivals.c.arrival_id == ids.c.arrival_id, arrivals.c.pipeline == pipeline)
-    with forbid_plans(connection, "hashagg", "hashjoin"):
+    with forbid_plans(connection, "seqscan", "hashagg", "hashjoin"):
         unknown = stage_query(connection, select(ids.c.arrival_id).where(~known), _IDS, ["arrival_id"])
     copy = func.row_number().over(partition_by=rows.c.arrival_id, order_by=rows.c.last_modified)
     listed = select(rows, copy.label("copy")).join(unknown, unknown.c.arrival_id == rows.c.arrival_id).subquery()
@@ -256,7 +254,8 @@ def is_settled(held: FromClause) -> ColumnElement[bool]:
 def _count_held(connection: Connection, pipeline: str, rows: Table, *conditions: ColumnElement[bool]) -> int:
     """Count the staged arrivals that some runs hold, by the index of runs: it reads no other run's arrivals."""
     of_runs = select(arrivals.c.arrival_id).where(arrivals.c.pipeline == pipeline, *conditions)
-    held = stage_query(connection, of_runs, _IDS, ["arrival_id"])
+    with forbid_plans(connection, "seqscan"):
+        held = stage_query(connection, of_runs, _IDS, ["arrival_id"])
     if not count_rows(connection, held):
         return 0
     listed = exists().where(rows.c.arrival_id == held.c.arrival_id)
