@@ -83,6 +83,14 @@ def select_schema(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
     return typed.with_columns(pl.col(pl.String).str.replace_all("\x00", "\ufffd", literal=True))
 
 
+def number_rows(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Add the column ``position``: the number of each row among those of all frames."""
+    first = 0
+    for frame in frames:
+        yield frame.with_columns(position=pl.int_range(first, first + pl.len(), dtype=pl.Int64))
+        first += frame.height
+
+
 def count_rows(connection: Connection, rows: FromClause) -> int:
     """Return the number of rows of a table or a query."""
     return int(connection.execute(select(func.count()).select_from(rows)).scalar_one())
@@ -145,7 +153,10 @@ def _index_staged(connection: Connection, table: Table, key: Sequence[str]) -> T
         Index(f"ix_{table.name}", table.c[key[0]], postgresql_using="hash").create(connection)
     else:
         Index(f"ix_{table.name}", *(table.c[name] for name in key)).create(connection)
-    connection.exec_driver_sql(f"ANALYZE {table.name}")  # otherwise the planner guesses the number of rows
+    columns = ", ".join(connection.dialect.identifier_preparer.quote(name) for name in key)
+    # Otherwise the planner guesses the number of rows. The statistics of columns that are only read cost CPU.
+    only = f" ({columns})" if connection.dialect.name == "postgresql" else ""
+    connection.exec_driver_sql(f"ANALYZE {table.name}{only}")
     return table
 
 
