@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import exists, func, insert, literal, select, update
+from sqlalchemy import exists, func, insert, literal, null, select, union_all, update
 
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 LISTED = schema(ARRIVALS, {"site": pl.String})
 _IDS = pl.Schema({"arrival_id": pl.String})
+_UNKNOWN = schema(_IDS, {"listed": pl.Int64})  # its last row has no id, and the number of ids listed
 
 
 def scope(pipeline: str) -> str:
@@ -225,15 +226,18 @@ def _stage_new(connection: Connection, pipeline: str, run_key: str, rows: Table)
 
     Nearly all of a listing may be known, so only its ids are sorted, and they are looked up in the primary key alone.
     """
-    ids = select(rows.c.arrival_id).distinct().subquery()
+    ids = select(rows.c.arrival_id).distinct().cte("ids")
     known = exists().where(arrivals.c.arrival_id == ids.c.arrival_id, arrivals.c.pipeline == pipeline)
+    number = select(null(), func.count()).select_from(ids)
+    found = union_all(select(ids.c.arrival_id, null()).where(~known), number)
     with forbid_plans(connection, "seqscan", "hashagg", "hashjoin"):
-        unknown = stage_query(connection, select(ids.c.arrival_id).where(~known), _IDS, ["arrival_id"])
+        unknown = stage_query(connection, found, _UNKNOWN, ["arrival_id"])
     copy = func.row_number().over(partition_by=rows.c.arrival_id, order_by=rows.c.last_modified)
     listed = select(rows, copy.label("copy")).join(unknown, unknown.c.arrival_id == rows.c.arrival_id).subquery()
     first = select(*(listed.c[name] for name in LISTED)).where(listed.c.copy == 1)
     new = stage_query(connection, first, LISTED, ["arrival_id"])
-    others = count_rows(connection, ids) - count_rows(connection, unknown)
+    listed_ids = connection.execute(select(func.max(unknown.c.listed))).scalar_one()
+    others = listed_ids - count_rows(connection, new)
     return new, _count_elsewhere(connection, pipeline, run_key, rows, others)
 
 

@@ -38,7 +38,7 @@ from airlock.records import TIMESTAMP
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from sqlalchemy import ColumnElement, FromClause, Select
+    from sqlalchemy import ColumnElement, CompoundSelect, FromClause, Select
 
 CHUNK = 10_000
 COPY_CHUNK = 200_000  # rows
@@ -123,7 +123,9 @@ def stage(
     return _index_staged(connection, table, key) if key else table
 
 
-def stage_query(connection: Connection, query: Select[Any], schema: pl.Schema, key: Sequence[str] = ()) -> Table:
+def stage_query(
+    connection: Connection, query: Select[Any] | CompoundSelect[Any], schema: pl.Schema, key: Sequence[str] = ()
+) -> Table:
     """Return a new temporary table with the rows of a query, which has the schema's columns in order; see `stage`.
 
     Without a key it is to be read from its beginning to its end: it has no index.
