@@ -9,6 +9,7 @@ from tests.dicom_files import ROOT, ct
 CANARY = "CANARYX"
 FOLDER = f"{CANARY}^JANE"
 NAMES = (CANARY.lower(), ROOT)  # what must not be seen, in lower case
+GONE = f"{FOLDER}/{CANARY} gone"  # a file that is deleted when a run has claimed it
 _DICOM = dict.fromkeys(("PatientID", "PatientName", "AccessionNumber", "StudyDescription", "StudyID"), CANARY)
 _WHO = {"identifier": [{"system": "urn:oid:1.2.3.4", "value": CANARY}], "name": [{"family": CANARY}]}
 _ID = f"{CANARY}-1"
@@ -46,6 +47,11 @@ def absurd(kind: str) -> dict[str, bytes]:
         return _named({f"{n}.dcm": ct(n, 1, 1, **_DICOM)[: None if n % 2 else 400] for n in range(1, 13)})
     people = [patient(f"{_ID}-{number}", **_WHO) for number in range(6)]
     return _named({"Patient.ndjson": ndjson(*people, *[f'{{"id": "{CANARY}"'] * 6)})
+
+
+def replaced(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Return other contents for all files of a delivery."""
+    return {name: body + b"\n" for name, body in files.items() if name != GONE}
 
 
 def _named(files: dict[str, bytes]) -> dict[str, bytes]:

@@ -12,7 +12,6 @@ import sys
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -264,15 +263,6 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
             receive={"quiet_seconds": 0},
             routes=[{"name": "contracts", "uri": "s3://airlock-contracts/overlap/"}],
         )
-    _pipeline(
-        pipelines,
-        "clinical",
-        "exports",
-        source={"window": "key_date"},
-        healthlake={"datastore_id": "a" * 32},
-        routes=[{"name": "contracts", "uri": "s3://airlock-contracts/exports/"}],
-        schedule={"cron": "0 0 * * *", "start_date": f"{datetime.now(UTC) - timedelta(days=30):%Y-%m-%d}"},
-    )
     api, s3, health = free_ports(3)
     _waking(pipelines, "arriving", "4", s3, schedule={"cron": None})
     _waking(pipelines, "bursts", "5", s3, schedule={"cron": "* * * * *", "max_active_runs": 2})

@@ -1,4 +1,7 @@
-"""Airflow's own backfill of clinical exports, run backwards after a night: patient and allergy stay the newest."""
+"""Airflow's own backfill of clinical exports, run backwards after a night: patient and allergy stay the newest.
+
+Airflow keeps its metadata in PostgreSQL here, for the reason in `test_backfill_month`.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,18 @@ from airlock.run import run_key
 from airlock_local.environment import airflow_variables, read_secrets
 from airlock_tasks.datastores import fhir_store
 from tests.clinical_files import allergy, ndjson, observation, patient
-from tests.e2e.conftest import until
+from tests.e2e.conftest import _pipeline, free_ports, imaging_pipeline, stopped_after, until
+from tests.servers.postgres import postgres_server, postgres_url
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import date
+    from pathlib import Path
 
     from tests.e2e.conftest import Machine
 
-pytestmark = [pytest.mark.slow, pytest.mark.proof, pytest.mark.timeout(900), pytest.mark.usefixtures("first_run")]
+__all__ = ["postgres_server", "postgres_url"]  # fixtures
+pytestmark = [pytest.mark.slow, pytest.mark.proof, pytest.mark.timeout(1800)]
 
 DAG = "exports"
 TODAY = datetime.now(UTC).date()
@@ -30,6 +37,24 @@ OLD = [TODAY - timedelta(days=ago) for ago in (12, 11, 10)]  # before what a nig
 GENDERS = dict(zip((*OLD, NIGHT), ("other", "female", "male", "unknown"), strict=True))
 GRAVITIES = dict(zip((*OLD, NIGHT), ("low", "high", "low", "unable-to-assess"), strict=True))
 ORDERED = ("Patient/p1", "AllergyIntolerance/a1")
+
+
+@pytest.fixture
+def machine(postgres_url: str, first_folder: Path, tmp_path: Path) -> Iterator[Machine]:
+    """A stack of its own, after a newcomer's first make run."""
+    (tmp_path / "pipelines").mkdir()
+    imaging_pipeline(tmp_path / "pipelines", "first", "1", healthlake=None, receive={"quiet_seconds": 0})
+    _pipeline(
+        tmp_path / "pipelines",
+        "clinical",
+        DAG,
+        source={"window": "key_date"},
+        schedule={"cron": "0 0 * * *", "start_date": f"{TODAY - timedelta(days=30)}"},
+    )
+    with stopped_after(tmp_path, *free_ports(3), AIRLOCK_METADATA_URL=postgres_url) as made:
+        done = made.make_run(first_folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield made
 
 
 def deliver(machine: Machine, day: date) -> None:
@@ -62,7 +87,7 @@ def test_three_old_days_backwards_after_a_night(machine: Machine, monkeypatch: p
     with machine.api() as api:
         until("the DAG is there", lambda: api.dag(DAG))
         api.unpause(DAG)
-    (night,) = until("the night ends", lambda: runs(machine, "scheduled", 1))
+    (night,) = until("the night ends", lambda: runs(machine, "scheduled", 1), 600)
     assert words(machine, night) == {"released": 3}
 
     done = machine.airflow(
@@ -70,7 +95,7 @@ def test_three_old_days_backwards_after_a_night(machine: Machine, monkeypatch: p
         *("--max-active-runs", "1", "--run-backwards"),
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    backfilled = until("the backfill ends", lambda: runs(machine, "backfill", len(OLD)), 400)
+    backfilled = until("the backfill ends", lambda: runs(machine, "backfill", len(OLD)), 900)
     assert [run["data_interval_start"][:10] for run in backfilled] == [str(day) for day in reversed(OLD)]
     assert [words(machine, run) for run in backfilled] == [{"released": 1, "ignored": 2}] * 3
 
@@ -90,7 +115,7 @@ def test_three_old_days_backwards_after_a_night(machine: Machine, monkeypatch: p
         )
         contents = ledger.contents_of(pipeline.datastore_id, keys)
     known = dict(zip(sorted(ORDERED), contents["known_digest"], strict=True))
-    sent = sorted(machine.contracts(f"{DAG}/"), key=lambda contract: contract["revision"])
+    sent = sorted(machine.contracts("clinical/"), key=lambda contract: contract["revision"])
     assert [contract["revision"] for contract in sent] == [1, 2, 3, 4]
     for contract in sent:
         told = {resource["reference"]: resource["content_digest"] for resource in contract["resources"]}

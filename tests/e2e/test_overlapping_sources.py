@@ -16,7 +16,7 @@ from tests.e2e.conftest import until
 if TYPE_CHECKING:
     from tests.e2e.conftest import Machine
 
-pytestmark = [pytest.mark.slow, pytest.mark.proof, pytest.mark.timeout(900), pytest.mark.usefixtures("first_run")]
+pytestmark = [pytest.mark.slow, pytest.mark.proof, pytest.mark.timeout(2400), pytest.mark.usefixtures("first_run")]
 
 SOURCES = ("main", "mirror")
 FIRST = 2_000  # the number of the first study
@@ -42,7 +42,7 @@ def run_both(machine: Machine) -> dict[str, str]:
             api.unpause(source)
         started = {source: api.trigger(source, {}) for source in SOURCES}
         for source, run in started.items():
-            until("the run ends", lambda source=source, run=run: api.run_state(source, run) == "success", 300)
+            until("the run ends", lambda source=source, run=run: api.run_state(source, run) == "success", 600)
     return started
 
 

@@ -273,7 +273,7 @@ class Player:
         """Let days pass, and take what no run has settled, or could not read at its time."""
         self.do(Wait(REST_HOURS))
         for pipeline in self.pipelines:
-            if not self._is_left(pipeline):
+            if not self.is_left(pipeline):
                 continue
             name = f"{LAST}-{pipeline}"
             spec = self._spec(name, RunPlan(pipeline))
@@ -292,7 +292,7 @@ class Player:
             if name is not None:
                 self.do(Clear(name, "route"))
 
-    def _is_left(self, pipeline: str) -> bool:
+    def is_left(self, pipeline: str) -> bool:
         """Return whether there is an object that is no settled arrival of a pipeline."""
         settled = {
             (row.key, row.etag)

@@ -180,6 +180,14 @@ def windows_take_everything(player: Player) -> list[Violation]:
     ]
 
 
+def nothing_is_left(player: Player) -> list[Violation]:
+    """10: after a run over everything, no object is there that is to come again."""
+    if player.history.claims_only or not all(run.ended_well for run in player.runs.values()):
+        return []
+    left = filter(player.is_left, player.pipelines)
+    return [Violation(10, f"an object of pipeline {name} is to come again, and no run takes it") for name in left]
+
+
 def _is_due(player: Player, put: Put, last: Any) -> bool:
     """Return whether the last good night comes after an upload, and with key dates after its day."""
     end, zone = last.spec.window.end, ZoneInfo(player.history.zone)
@@ -213,5 +221,6 @@ IN_QUIET: tuple[Callable[[Player], list[Violation]], ...] = (
     newest_is_stored,
     windows_take_everything,
     every_object_is_an_arrival,
+    nothing_is_left,
     auditing_again_changes_nothing,
 )

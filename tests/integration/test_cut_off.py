@@ -69,6 +69,10 @@ __all__ = ["postgres_server"]
 pytestmark = pytest.mark.slow
 
 PLACES = ("log", "traceback", "XCom", "rendered", "deferral", "state store", "question", "metric", "e-mail", "message")
+# The tables that a run, or the redrive after it, writes; imaging and clinical runs have some of their own.
+EVERYWHERE = {"verdicts", "words", "successors", "owed", "newest_contents", "decisions", "releases", "run_totals"}
+OF_IMAGES, OF_RESOURCES = {"in_flight", "folders", "instances"}, {"open_resources", "resources"}
+TOUCHED = sorted(EVERYWHERE | OF_IMAGES | OF_RESOURCES)
 # When a server is cut off: before so many pieces of requests, or at the first request that names a patient.
 MOMENTS: tuple[Moment, ...] = (0, canaries.CANARY, 1, 2, 3, 5, 8, 13)
 AUDIT = {"manifest_wait_seconds": 1, "read_back_fraction": 1.0}
@@ -106,6 +110,7 @@ class Scene:
     found: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     felt: Counter[tuple[str, str]] = field(default_factory=Counter)
     filled: set[str] = field(default_factory=set)  # places where there was something to look at
+    written: set[str] = field(default_factory=set)  # tables of the ledger that had rows
 
     def notify(self) -> list[dict[str, Any]]:
         """Return who is told of a hold."""
@@ -138,7 +143,17 @@ class Scene:
         before = {cut: proxy.passed for cut, proxy in self.cuts.items()}
         with self.watched(row, NOTHING, run):
             run.stage(stage)
+        self.written |= set(self._list_filled_tables())
         assert {cut for cut, proxy in self.cuts.items() if proxy.passed > before[cut]} <= set(servers), row
+
+    def _list_filled_tables(self) -> Iterator[str]:
+        connection = psycopg2.connect(self.database)
+        with connection.cursor() as cursor:
+            for table in TOUCHED:
+                cursor.execute(f"SELECT EXISTS (SELECT FROM {table})")
+                if cursor.fetchone() == (True,):
+                    yield table
+        connection.close()
 
     @contextmanager
     def watched(self, row: str, cut: str, run: Watched | None = None) -> Iterator[None]:
@@ -324,13 +339,16 @@ def pipelines(scene: Scene) -> dict[str, tuple[Pipeline, dict[str, bytes], dict[
 def cut_everywhere(scene: Scene, kind: str, moments: Iterable[Moment], last: str = "") -> None:
     """Take a run through its stages, and what it held through those of a redrive, with each server cut off in turn."""
     made, files, words = pipelines(scene)[kind]
-    scene.place.put(files, prefix=f"{kind}/")
+    scene.place.put(files | {canaries.GONE: b"gone"}, prefix=f"{kind}/")
     prefix = {"prefix": f"s3://archive/{kind}/{canaries.FOLDER}/"}
     run = Watched(scene.place, made, run_id="manual__1", params=prefix, tries=1, answer=words)
     for stage, servers in ASKS[kind].items():
         scene.through(run, stage, servers, moments, f"{kind} {stage}")
+        if stage == "buffer":
+            scene.place.s3().delete_object(Bucket="archive", Key=f"{kind}/{canaries.GONE}")
         if stage == last:
             return
+    scene.place.put(canaries.replaced(files), prefix=f"{kind}/")
     asked = {"redrive_run": "manual__1", "redrive_why": "the cause is cured", "redrive_by": "an operator"}
     again = Watched(scene.place, made, run_id="manual__2", params=asked, tries=1)
     for stage in ("receive", "buffer", "parse"):
@@ -355,6 +373,7 @@ def test_no_name_is_seen_whatever_is_cut_off_when(scene: Scene, kind: str) -> No
     assert +scene.found == Counter(), scene.table()
     assert [where for where, times in scene.felt.items() if not times] == []
     assert scene.filled >= set(PLACES) - ({"question"} if kind != "ccda" else set())
+    sys.stdout.write(f"\ntables of the ledger that had rows: {', '.join(sorted(scene.written))}\n")
 
 
 def keep_nights(scene: Scene, name: str) -> None:

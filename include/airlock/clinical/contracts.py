@@ -112,11 +112,6 @@ def draft(
         )
 
 
-def with_subjects(resources: pl.DataFrame) -> pl.DataFrame:
-    """Return the resources with the ``subject`` that each belongs to."""
-    return resources.with_columns(subject=pl.coalesce("patient", pl.lit(file_subject("")) + pl.col("arrival_id")))
-
-
 def _resource(row: dict[str, Any]) -> ContractResource:
     return ContractResource(
         reference=f"{row['resource_type']}/{row['resource_id']}",

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.clinical.contracts import ClinicalContract, complete, draft, renew, with_subjects
+from airlock.clinical import gate
+from airlock.clinical.contracts import ClinicalContract, complete, draft, renew
 from airlock.clinical.open_resources import find_doubts, find_held, note_open
 from airlock.ledger import arrivals, contracts, gates, resources
 from airlock.ledger.columns import OpenState
-from airlock.ledger.open_resources import FOUND_OPEN, OPEN
+from airlock.ledger.open_resources import FOUND_OPEN
 from airlock.reasons import Reason
 from airlock.records import CONTRACTS, Disposition, Outcome
 from airlock.stages.auditing import is_open
@@ -184,7 +185,7 @@ def _need_foreseen(
 
 
 def _select_released(sent: pl.DataFrame) -> pl.DataFrame:
-    return with_subjects(sent.filter(pl.col("disposition") == Disposition.RELEASED))
+    return sent.filter(pl.col("disposition") == Disposition.RELEASED).with_columns(subject=gate.subject())
 
 
 def _find_subjects(sent: pl.DataFrame, missed: pl.DataFrame) -> pl.Series:
@@ -205,11 +206,11 @@ def _foresee(run: Run[ClinicalPipeline], sent: pl.DataFrame, missed: pl.DataFram
     now, claims = _ask(run, run.ledger, sent, missed), run.ledger.claimed_resources(run.pipeline.datastore_id, sent)
     later = now.later.join(claims.filter(pl.col("claimed_by") == run.key), on=_RESOURCE, how="anti")
     brought = sent.filter(_is_recorded()).join(later, on=_RESOURCE, how="anti")
-    others = now.missing.filter(pl.col("run_key") != run.key).join(brought, on=_RESOURCE, how="anti")
-    own = pl.concat([missed, find_held(sent)]).filter(pl.col("patient").is_in(_find_subjects(sent, missed).implode()))
-    return _Facts(
-        now.known, later, pl.concat([others, own.select(OPEN.names())], how="diagonal").select(others.columns)
-    )
+    is_own = pl.col("run_key") == run.key
+    others = now.missing.filter(~is_own).join(brought, on=_RESOURCE, how="anti")
+    noted = now.missing.filter(is_own).join(missed, on=_RESOURCE, how="semi")  # before the decisions
+    held = find_held(sent).filter(pl.col("patient").is_in(_find_subjects(sent, missed).implode()))
+    return _Facts(now.known, later, pl.concat([others, noted, held], how="diagonal").select(FOUND_OPEN.names()))
 
 
 def _is_recorded() -> pl.Expr:

@@ -235,11 +235,11 @@ def _claim_instances(run: Run, decided: Spool) -> pl.DataFrame:
     """Claim the accepted instances and record all verdicts at once; return the instances that another run owns."""
     columns = ["arrival_id", "verdict", *_UID_COLUMNS]
     store, pipeline = run.pipeline.healthimaging.datastore_id, run.pipeline.name
-    accepted = (filter_accepted(part) for part in decided)
+    decisions = (part.select(columns).rename(_UID_COLUMNS) for part in decided)
     with run.ledger.at_once(scope(pipeline), INSTANCES) as ledger:
-        owners = ledger.claim_instances(store, pipeline, run.key, accepted)
-        decisions = (decide_by_claims(part, owners).select(columns).rename(_UID_COLUMNS) for part in decided)
-        ledger.record_verdicts(store, pipeline, run.key, decisions)
+        verdicts = ledger.stage_verdicts(decisions)
+        owners = ledger.claim_instances(store, pipeline, run.key, verdicts)
+        ledger.record_verdicts(store, pipeline, run.key, verdicts, taken=owners["SOPInstanceUID"])
     return owners
 
 

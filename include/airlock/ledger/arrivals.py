@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import exists, func, insert, literal, select, update
+from sqlalchemy import exists, func, insert, literal, null, select, union_all, update
 
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 LISTED = schema(ARRIVALS, {"site": pl.String})
 _IDS = pl.Schema({"arrival_id": pl.String})
+_UNKNOWN = schema(_IDS, {"listed": pl.Int64})  # its last row has no id, and the number of ids listed
 
 
 def scope(pipeline: str) -> str:
@@ -140,10 +141,9 @@ class Arrivals(Store):
         now = datetime.now(UTC)
         with self._writing(scope(pipeline)) as connection:
             need_run(connection, run_key, pipeline)
-            with forbid_plans(connection, "seqscan"):
-                rows = stage_listing(connection, pipeline, listing, owed_due or now)
-                new, elsewhere = _stage_new(connection, pipeline, run_key, rows)
-                record_contents(connection, pipeline, new)
+            rows = stage_listing(connection, pipeline, listing, owed_due or now)
+            new, elsewhere = _stage_new(connection, pipeline, run_key, rows)
+            record_contents(connection, pipeline, new)
             values = {name: new.c[name] for name in LISTED} | {
                 "pipeline": literal(pipeline),
                 "run_key": literal(run_key),
@@ -169,9 +169,8 @@ class Arrivals(Store):
             As in `claim`.
         """
         with self._reading() as connection:
-            with forbid_plans(connection, "seqscan"):
-                rows = stage_listing(connection, pipeline, listing, datetime.now(UTC))
-                new, elsewhere = _stage_new(connection, pipeline, "", rows)
+            rows = stage_listing(connection, pipeline, listing, datetime.now(UTC))
+            new, elsewhere = _stage_new(connection, pipeline, "", rows)
             total = select(func.count(), func.coalesce(func.sum(new.c.size), 0)).select_from(new)
             number, size = connection.execute(total).one()
             columns = select(*(new.c[name] for name in ARRIVALS)).order_by(*_order_by_key(connection, new))
@@ -222,27 +221,28 @@ def stage_listing(
     return rows
 
 
-def stage_unclaimed(connection: Connection, pipeline: str, rows: Table) -> Table:
-    """Stage the listed objects that no run has claimed, one per arrival.
+def stage_unclaimed(connection: Connection, pipeline: str, rows: Table) -> tuple[Table, int]:
+    """Stage the listed objects that no run has claimed, one per arrival; return them, and the number listed.
 
     Nearly all of a listing may be known, so only its ids are sorted, and they are looked up in the primary key alone.
     """
-    ids = select(rows.c.arrival_id).distinct().subquery()
+    ids = select(rows.c.arrival_id).distinct().cte("ids")
     known = exists().where(arrivals.c.arrival_id == ids.c.arrival_id, arrivals.c.pipeline == pipeline)
-    with forbid_plans(connection, "hashagg", "hashjoin"):
-        unknown = stage_query(connection, select(ids.c.arrival_id).where(~known), _IDS, ["arrival_id"])
+    number = select(null(), func.count()).select_from(ids)
+    found = union_all(select(ids.c.arrival_id, null()).where(~known), number)
+    with forbid_plans(connection, "seqscan", "hashagg", "hashjoin"):
+        unknown = stage_query(connection, found, _UNKNOWN, ["arrival_id"])
     copy = func.row_number().over(partition_by=rows.c.arrival_id, order_by=rows.c.last_modified)
     listed = select(rows, copy.label("copy")).join(unknown, unknown.c.arrival_id == rows.c.arrival_id).subquery()
     first = select(*(listed.c[name] for name in LISTED)).where(listed.c.copy == 1)
-    return stage_query(connection, first, LISTED, ["arrival_id"])
+    new = stage_query(connection, first, LISTED, ["arrival_id"])
+    return new, int(connection.execute(select(func.max(unknown.c.listed))).scalar_one())
 
 
 def _stage_new(connection: Connection, pipeline: str, run_key: str, rows: Table) -> tuple[Table, Claim]:
     """Stage the listed objects that no run has claimed; return them, and the count of the others."""
-    new = stage_unclaimed(connection, pipeline, rows)
-    listed = count_rows(connection, select(rows.c.arrival_id).distinct().subquery())
-    known = listed - count_rows(connection, new)
-    return new, _count_elsewhere(connection, pipeline, run_key, rows, known)
+    new, listed = stage_unclaimed(connection, pipeline, rows)
+    return new, _count_elsewhere(connection, pipeline, run_key, rows, listed - count_rows(connection, new))
 
 
 def _count_elsewhere(connection: Connection, pipeline: str, run_key: str, rows: Table, known: int) -> Claim:
@@ -262,7 +262,8 @@ def is_settled(held: FromClause) -> ColumnElement[bool]:
 def _count_held(connection: Connection, pipeline: str, rows: Table, *conditions: ColumnElement[bool]) -> int:
     """Count the staged arrivals that some runs hold, by the index of runs: it reads no other run's arrivals."""
     of_runs = select(arrivals.c.arrival_id).where(arrivals.c.pipeline == pipeline, *conditions)
-    held = stage_query(connection, of_runs, _IDS, ["arrival_id"])
+    with forbid_plans(connection, "seqscan"):
+        held = stage_query(connection, of_runs, _IDS, ["arrival_id"])
     if not count_rows(connection, held):
         return 0
     listed = exists().where(rows.c.arrival_id == held.c.arrival_id)

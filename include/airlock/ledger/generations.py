@@ -12,7 +12,7 @@ import polars as pl
 from sqlalchemy import and_, exists, func, or_, select, union_all, update
 
 from airlock.ledger.arrival_states import arrival_states
-from airlock.ledger.frames import fetch, insert_missing, stage, stage_query
+from airlock.ledger.frames import count_rows, fetch, forbid_plans, insert_missing, stage, stage_query
 from airlock.ledger.owed import COME_AGAIN
 from airlock.ledger.tables import arrivals, newest_contents, owed, successors
 from airlock.records import TIMESTAMP, Disposition, digest, schema
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, FromClause, Select, Table
 
 STOPPED = (Disposition.QUARANTINED.value, Disposition.FAILED.value)  # dispositions without an import
+_BY_INDEX = ("hashjoin", "mergejoin")  # forbidden, so that each staged row is looked up in the indexes of arrivals
 _NEXT = pl.Schema({"arrival_id": pl.String, "next_id": pl.String})
 _SPECIAL = schema(
     {"arrival_id": pl.String, "last_modified": TIMESTAMP},
@@ -125,7 +126,8 @@ def _find_existing(connection: Connection, pipeline: str, ids: Iterable[str]) ->
     if not ids:
         return set()
     rows = _stage_ids(connection, ids)
-    return set(connection.execute(select(rows.c.arrival_id).where(_is_known(pipeline, rows))).scalars())
+    with forbid_plans(connection, *_BY_INDEX):
+        return set(connection.execute(select(rows.c.arrival_id).where(_is_known(pipeline, rows))).scalars())
 
 
 def _stage_ids(connection: Connection, ids: Iterable[str]) -> Table:
@@ -145,7 +147,10 @@ def record_contents(connection: Connection, pipeline: str, new: Table) -> None:
     new
         The staged arrivals that are about to be inserted.
     """
-    _supersede(connection, pipeline, record_newest(connection, pipeline, new))
+    with forbid_plans(connection, *_BY_INDEX):
+        before = record_newest(connection, pipeline, new)
+        if count_rows(connection, before):
+            _supersede(connection, pipeline, before)
 
 
 def _find_before(connection: Connection, pipeline: str, new: Table) -> Table:
@@ -159,6 +164,8 @@ def _find_before(connection: Connection, pipeline: str, new: Table) -> Table:
 def record_newest(connection: Connection, pipeline: str, new: Table) -> Table:
     """Write the newest content under each key that had another one; return the staged arrivals known under the keys."""
     before = _find_before(connection, pipeline, new)
+    if not count_rows(connection, before):
+        return before
     known = arrivals.alias("known")
     columns = list(_CONTENTS)
     contents = union_all(
@@ -169,8 +176,6 @@ def record_newest(connection: Connection, pipeline: str, new: Table) -> Table:
     )
     every = contents.subquery()
     frame = fetch(connection, select(*every.c), _CONTENTS)
-    if frame.is_empty():
-        return before
     newest = frame.sort("last_modified", "arrival_id").unique(["bucket", "key"], keep="last", maintain_order=True)
     rows = stage(connection, newest, _CONTENTS, ["key"])
     same = _is_under_key(newest_contents, pipeline, rows)

@@ -12,18 +12,26 @@ from airlock.ledger.arrivals import need_held
 from airlock.ledger.columns import InstanceState
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import fetch, forbid_plans, insert_missing, select_schema, stage, stage_values
+from airlock.ledger.frames import (
+    fetch,
+    forbid_plans,
+    insert_missing,
+    number_rows,
+    select_schema,
+    stage,
+    stage_values,
+)
 from airlock.ledger.redrives import is_redrive
 from airlock.ledger.runs import need_run
 from airlock.ledger.studies import insert_elements
 from airlock.ledger.tables import arrivals, instances, successors
-from airlock.records import Disposition
+from airlock.records import Disposition, Verdict
 from airlock.records import schema as schema_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
-    from sqlalchemy import ColumnElement, Select, Subquery
+    from sqlalchemy import ColumnElement, FromClause, Select, Subquery
 
 SCOPE = "instances"
 
@@ -71,7 +79,7 @@ _ARRIVAL = and_(arrivals.c.pipeline == instances.c.pipeline, arrivals.c.arrival_
 _COLUMNS: dict[str, ColumnElement[Any]] = {**dict(arrivals.c.items()), **dict(instances.c.items())}
 
 
-def _select_with_arrivals(schema: pl.Schema, rows: Table, on: str) -> Select[Any]:
+def _select_with_arrivals(schema: pl.Schema, rows: FromClause, on: str) -> Select[Any]:
     """Return the query for a schema's columns of the instances that staged rows name, and of their arrivals."""
     return (
         select(*(_COLUMNS[name] for name in schema))
@@ -89,7 +97,7 @@ def _find_known(connection: Connection, rows: Table, in_store: ColumnElement[boo
     return fetch(connection, select(rows.c.SOPInstanceUID).where(named), _SOPS)
 
 
-def _find_other_owners(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> pl.DataFrame:
+def _find_other_owners(connection: Connection, datastore_id: str, pipeline: str, rows: FromClause) -> pl.DataFrame:
     other = or_(instances.c.pipeline != pipeline, instances.c.arrival_id != rows.c.arrival_id)
     before = arrival_states.alias("before")
     inherited = exists().where(
@@ -116,15 +124,20 @@ def superseded_in(run_key: str) -> ColumnElement[bool]:
     )
 
 
-def _number_claims(claims: pl.DataFrame | Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Add each claim's position, so that the database knows the first of several claims on one instance."""
-    first = 0
-    for frame in (claims,) if isinstance(claims, pl.DataFrame) else claims:
-        yield select_schema(frame, CLAIMS).with_columns(position=pl.int_range(first, first + pl.len(), dtype=pl.Int64))
-        first += frame.height
+def _stage_claims(connection: Connection, claims: pl.DataFrame | Iterable[pl.DataFrame]) -> Table:
+    """Stage claims with their positions, so that the database knows the first of several claims on one instance."""
+    frames = (claims,) if isinstance(claims, pl.DataFrame) else claims
+    shaped = (select_schema(frame, CLAIMS) for frame in frames)
+    return stage(connection, number_rows(shaped), _NUMBERED_CLAIMS, ["SOPInstanceUID", "arrival_id"])
 
 
-def _insert_claims(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> bool:
+def _select_accepted(verdicts: Table) -> Subquery:
+    """Return the claims of accepted arrivals among staged verdicts (`words.Words.stage_verdicts`)."""
+    columns = (verdicts.c[instances.c[name].name].label(name) for name in CLAIMS)
+    return select(*columns, verdicts.c.position).where(verdicts.c.verdict == Verdict.ACCEPT.value).subquery()
+
+
+def _insert_claims(connection: Connection, datastore_id: str, pipeline: str, rows: FromClause) -> bool:
     """Insert the claims on instances without an owner, and return whether those are all claims.
 
     Of several arrivals with one instance the first becomes its owner. If no two arrivals have the same instance, the
@@ -136,14 +149,14 @@ def _insert_claims(connection: Connection, datastore_id: str, pipeline: str, row
     return insert_missing(connection, instances, rows, _KEY, order=[order], **constants) == number
 
 
-def _count_staged(connection: Connection, rows: Table) -> tuple[int, int]:
+def _count_staged(connection: Connection, rows: FromClause) -> tuple[int, int]:
     """Return the number of staged rows, and the number of instances that they name."""
     counted = select(func.count(), func.count(rows.c.SOPInstanceUID.distinct())).select_from(rows)
     number, distinct = connection.execute(counted).one()
     return int(number), int(distinct)
 
 
-def _transfer_to_successors(connection: Connection, datastore_id: str, pipeline: str, rows: Table) -> None:
+def _transfer_to_successors(connection: Connection, datastore_id: str, pipeline: str, rows: FromClause) -> None:
     """Transfer instances from superseded arrivals to their staged successors; the stored data is untouched."""
     before = arrival_states.alias("before")
     replaced = and_(
@@ -170,7 +183,9 @@ def return_to_predecessors(connection: Connection, owned: ColumnElement[bool]) -
     return connection.execute(update(instances).where(owned, theirs).values(arrival_id=before.c.arrival_id)).rowcount
 
 
-def _drop_other_claims(connection: Connection, datastore_id: str, pipeline: str, run_key: str, rows: Table) -> None:
+def _drop_other_claims(
+    connection: Connection, datastore_id: str, pipeline: str, run_key: str, rows: FromClause
+) -> None:
     """Drop a run's claims that are not staged: a rerun has decided otherwise on their arrivals."""
     held = select(arrivals.c.arrival_id).where(arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key)
     again = exists().where(
@@ -242,7 +257,7 @@ class Instances(Store):
     """The ledger's methods about SOP instances; they ignore extra columns of the given frames."""
 
     def claim_instances(
-        self, datastore_id: str, pipeline: str, run_key: str, claims: pl.DataFrame | Iterable[pl.DataFrame]
+        self, datastore_id: str, pipeline: str, run_key: str, claims: pl.DataFrame | Iterable[pl.DataFrame] | Table
     ) -> pl.DataFrame:
         """Claim SOP instances that have no owner for arrivals of a run.
 
@@ -257,7 +272,8 @@ class Instances(Store):
             The run that holds the arrivals.
         claims
             Columns ``arrival_id``, ``SOPInstanceUID``, ``SeriesInstanceUID``, ``StudyInstanceUID``; one frame, or
-            frame by frame. Of several arrivals with one instance the first becomes its owner.
+            frame by frame. Of several arrivals with one instance the first becomes its owner. Or staged verdicts, of
+            which the accepted ones are claims; `record_verdicts` then checks that the run holds them.
 
         Returns
         -------
@@ -272,8 +288,9 @@ class Instances(Store):
         """
         with self._writing(SCOPE) as connection:
             need_run(connection, run_key, pipeline)
-            rows = stage(connection, _number_claims(claims), _NUMBERED_CLAIMS, ["SOPInstanceUID", "arrival_id"])
-            need_held(connection, pipeline, run_key, rows)
+            rows = _select_accepted(claims) if isinstance(claims, Table) else _stage_claims(connection, claims)
+            if not isinstance(claims, Table):
+                need_held(connection, pipeline, run_key, rows)
             _drop_other_claims(connection, datastore_id, pipeline, run_key, rows)
             if is_redrive(connection, run_key):
                 _transfer_to_successors(connection, datastore_id, pipeline, rows)
@@ -363,7 +380,7 @@ class Instances(Store):
         frames = [outcomes] if isinstance(outcomes, pl.DataFrame) else outcomes
         with self._writing(SCOPE) as connection:
             pipeline = need_run(connection, run_key).pipeline
-            rows = stage(connection, map(_shape_imports, frames), IMPORTS, ["SOPInstanceUID"])
+            rows = stage(connection, map(_shape_imports, frames), IMPORTS)
             need_held(connection, pipeline, run_key, rows)
             if is_redrive(connection, run_key):
                 _transfer_to_successors(connection, datastore_id, pipeline, rows)

@@ -48,6 +48,11 @@ def _is_of(rows: FromClause, datastore_id: str) -> ColumnElement[bool]:
     return and_(open_resources.c.datastore_id == datastore_id, *same)
 
 
+def is_staged(rows: FromClause, datastore_id: str) -> ColumnElement[bool]:
+    """Return the condition that a row of ``resources`` is staged, for statements that join with the staged rows."""
+    return and_(resources.c.datastore_id == datastore_id, *(resources.c[name] == rows.c[name] for name in _RESOURCE))
+
+
 def unknown_contents(rows: Table, datastore_id: str, except_run: str | None, *more: Column[str]) -> Select[Any]:
     """Return the query for contents of staged resources that the data store may have; see `resources`."""
     file = and_(arrivals.c.arrival_id == open_resources.c.arrival_id, arrivals.c.pipeline == open_resources.c.pipeline)
@@ -71,23 +76,21 @@ def doubted_since(rows: FromClause, datastore_id: str, run_key: str) -> Exists:
 
 def _brought_since(rows: Table, datastore_id: str, run_key: str) -> Exists:
     """Return the condition that a later run has brought a staged resource, or an earlier one a stopped content."""
-    same = (resources.c[name] == rows.c[name] for name in _RESOURCE)
     later = _began(resources.c.run_key) > _began(run_key)
     same_content = resources.c.content_digest == rows.c.content_digest
     known = or_(later, and_(rows.c.state == OpenState.STOPPED.value, same_content))
     brought = and_(resources.c.content_digest.is_not(None), resources.c.run_key != run_key, known)
-    return exists().where(resources.c.datastore_id == datastore_id, *same, brought)
+    return exists().where(is_staged(rows, datastore_id), brought)
 
 
 def _find_clock(rows: Table, datastore_id: str, run_key: str) -> Any:
     """Return the clock of the content that the run has sent, or has imported, of a staged resource."""
-    same = (resources.c[name] == rows.c[name] for name in _RESOURCE)
     clock = case(
         (resources.c.claimed_by == run_key, resources.c.claimed_clock),
         (resources.c.run_key == run_key, resources.c.clock),
         else_=null(),
     )
-    return select(clock).where(resources.c.datastore_id == datastore_id, *same).scalar_subquery()
+    return select(clock).where(is_staged(rows, datastore_id)).scalar_subquery()
 
 
 def keep_clocks(connection: Connection, forgotten: ColumnElement[bool], run_key: str, pipeline: str) -> None:

@@ -19,7 +19,7 @@ from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, fetch_frames, insert_missing, select_schema, stage
 from airlock.ledger.open_resources import SCOPE as OPEN_SCOPE
-from airlock.ledger.open_resources import doubted_since, keep_clocks, unknown_contents
+from airlock.ledger.open_resources import doubted_since, is_staged, keep_clocks, unknown_contents
 from airlock.ledger.runs import AUDITED, need_run
 from airlock.ledger.tables import arrivals, jobs, resources, runs
 from airlock.records import TIMESTAMP, schema
@@ -73,14 +73,9 @@ _CLAIM_ROWS = pl.Schema({_CLAIM.get(name, name): pl.String for name in CLAIMS})
 _NO_CLAIM = dict.fromkeys(("claimed_by", *_CLAIM.values()))
 
 
-def _is_staged(rows: Table, datastore_id: str) -> ColumnElement[bool]:
-    """Return the condition that a resource is staged, for statements that join with the staged rows."""
-    return and_(resources.c.datastore_id == datastore_id, *(resources.c[name] == rows.c[name] for name in _RESOURCE))
-
-
 def _exists_staged(rows: Table, datastore_id: str) -> ColumnElement[bool]:
     """Return the condition that a resource is staged, for statements without another use of the staged rows."""
-    return exists(select(rows.c.resource_id).where(_is_staged(rows, datastore_id)))
+    return exists(select(rows.c.resource_id).where(is_staged(rows, datastore_id)))
 
 
 def _is_superseded_claim() -> ColumnElement[bool]:
@@ -107,7 +102,7 @@ def _select_contents(rows: Table, datastore_id: str, except_run: str | None, *mo
     """
     file = and_(arrivals.c.arrival_id == resources.c.arrival_id, arrivals.c.pipeline == resources.c.pipeline)
     found = resources.c.content_digest, resources.c.clock, *(arrivals.c[name] for name in _FILE)
-    known = select(*more, *found).select_from(rows.join(resources, _is_staged(rows, datastore_id)))
+    known = select(*more, *found).select_from(rows.join(resources, is_staged(rows, datastore_id)))
     statement = known.outerjoin(arrivals, file).where(resources.c.content_digest.is_not(None))
     if except_run is not None:
         statement = statement.where(resources.c.run_key != except_run)
@@ -221,7 +216,7 @@ class Resources(Store):
             older = REFUSED.to_frame()
             if judge is not None:
                 older = _refuse_older(connection, rows, datastore_id, run_key, judge)
-            among, ours = _is_staged(rows, datastore_id), resources.c.claimed_by == run_key
+            among, ours = is_staged(rows, datastore_id), resources.c.claimed_by == run_key
             here = resources.c.datastore_id == datastore_id
             end_claims(connection, and_(ours, here, ~_exists_staged(rows, datastore_id)))
             values = {name: rows.c[name] for name in (*_CLAIM.values(), "patient")} | {"claimed_by": run_key}
@@ -248,7 +243,7 @@ class Resources(Store):
         """
         with self._reading() as connection:
             rows = _stage_resources(connection, keys)
-            held = and_(_is_staged(rows, datastore_id), resources.c.claimed_by.is_not(None))
+            held = and_(is_staged(rows, datastore_id), resources.c.claimed_by.is_not(None))
             return fetch(connection, select(*(resources.c[name] for name in CLAIMED)).where(held), CLAIMED).sort(
                 _RESOURCE
             )
@@ -286,7 +281,7 @@ class Resources(Store):
         with self._reading() as connection:
             rows = _stage_resources(connection, keys)
             statement = select(*(resources.c[name] for name in KNOWN)).where(
-                _is_staged(rows, datastore_id), resources.c.content_digest.is_not(None)
+                is_staged(rows, datastore_id), resources.c.content_digest.is_not(None)
             )
             if except_run is not None:
                 statement = statement.where(resources.c.run_key != except_run)
@@ -332,7 +327,7 @@ class Resources(Store):
         with self._writing(SCOPE) as connection:
             staged = stage(connection, select_schema(rows, CONFIRMED).unique(_RESOURCE), CONFIRMED, _RESOURCE)
             is_same = and_(
-                _is_staged(staged, datastore_id),
+                is_staged(staged, datastore_id),
                 resources.c.content_digest == staged.c.content_digest,
                 resources.c.clock.is_not_distinct_from(staged.c.known_clock),
             )
@@ -391,7 +386,7 @@ class Resources(Store):
             values |= facts | {name: case((ours, null()), else_=resources.c[name]) for name in _NO_CLAIM}
             values["clock"] = case((ours, resources.c.claimed_clock), else_=resources.c.clock)
             unknown = doubted_since(staged, datastore_id, run_key)
-            own = and_(_is_staged(staged, datastore_id), or_(ours, and_(~superseded, ~unknown)))
+            own = and_(is_staged(staged, datastore_id), or_(ours, and_(~superseded, ~unknown)))
             connection.execute(update(resources).where(own).values(values))
             certain = select(staged).where(~unknown).subquery()
             insert_missing(connection, resources, certain, _KEY, datastore_id=datastore_id, **facts)

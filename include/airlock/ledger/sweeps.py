@@ -21,7 +21,7 @@ from airlock.ledger.columns import ComparisonKind, DecisionKind
 from airlock.ledger.comparison_tables import comparisons
 from airlock.ledger.database import Store
 from airlock.ledger.decision_tables import decisions
-from airlock.ledger.frames import fetch, fetch_frames, forbid_plans, stage, stage_query
+from airlock.ledger.frames import fetch, fetch_frames, stage, stage_query
 from airlock.ledger.owed import NEVER, OBJECTS, owe, pay
 from airlock.ledger.tables import arrivals, owed, runs
 from airlock.reasons import FOUND_BY_SWEEP
@@ -156,9 +156,8 @@ class Sweeps(Store):
 
 def _stage_new(connection: Connection, pipeline: str, listing: pl.DataFrame) -> Table:
     """Stage the listed objects that are no arrivals; owed ones are not counted as new generations."""
-    with forbid_plans(connection, "seqscan"):
-        rows = stage_listing(connection, pipeline, listing, _LONG_AGO)
-        return stage_unclaimed(connection, pipeline, rows)
+    rows = stage_listing(connection, pipeline, listing, _LONG_AGO)
+    return stage_unclaimed(connection, pipeline, rows)[0]
 
 
 def _is_owed(pipeline: str, rows: Table) -> ColumnElement[bool]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from sqlalchemy import (
     BigInteger,
+    Table,
     and_,
     case,
     cast,
@@ -27,17 +28,17 @@ from airlock.ledger.arrivals import need_held, scope, study_key_of
 from airlock.ledger.columns import InstanceState
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import count_rows, forbid_plans, select_schema, stage, stage_query, stage_values
+from airlock.ledger.frames import count_rows, forbid_plans, number_rows, select_schema, stage, stage_query, stage_values
 from airlock.ledger.owed import COME_AGAIN, OBJECTS, owe, pay
 from airlock.ledger.redrives import HELD_FOR_THE_STUDY
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import arrivals, in_flight, instances, owed, run_totals, verdicts, words
-from airlock.records import DISPOSITIONS, Disposition, schema, study_key
+from airlock.records import DISPOSITIONS, Disposition, Verdict, schema, study_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sqlalchemy import ColumnElement, Connection, Table
+    from sqlalchemy import ColumnElement, Connection
 
 _UIDS = ("sop_instance_uid", "series_instance_uid", "study_instance_uid")
 _DECIDED = ("disposition", "stage", "reason", "detail", "study_key", "batch_id", "job_id", "image_set_id")
@@ -52,6 +53,7 @@ VERDICTS = schema(
 _FOUND = schema(dict.fromkeys(("arrival_id", "study_key", "study_instance_uid"), pl.String))
 _REASONS = schema(dict.fromkeys(("arrival_id", "reason"), pl.String))
 _VERDICTS = schema(VERDICTS, {"study_key": pl.String})
+_NUMBERED = schema(_VERDICTS, {"position": pl.Int64})
 
 
 def latest_word(alias: Any = words) -> ColumnElement[bool]:
@@ -68,8 +70,24 @@ def latest_word(alias: Any = words) -> ColumnElement[bool]:
 class Words(Store):
     """The ledger's methods about verdicts and dispositions."""
 
+    def stage_verdicts(self, given: pl.DataFrame | Iterable[pl.DataFrame]) -> Table:
+        """Stage verdicts for `claim_instances` and `record_verdicts` of the same transaction; call it in `at_once`.
+
+        Parameters
+        ----------
+        given
+            `VERDICTS`, in one frame or frame by frame. A ``study_key`` beside them counts for arrivals without a UID.
+        """
+        with self._reading() as connection:
+            return _stage_verdicts(connection, given)
+
     def record_verdicts(
-        self, datastore_id: str, pipeline: str, run_key: str, given: pl.DataFrame | Iterable[pl.DataFrame]
+        self,
+        datastore_id: str,
+        pipeline: str,
+        run_key: str,
+        given: pl.DataFrame | Iterable[pl.DataFrame] | Table,
+        taken: pl.Series | None = None,
     ) -> None:
         """Record the verdicts on arrivals that a run holds, over earlier ones; their studies are in flight from now on.
 
@@ -80,17 +98,20 @@ class Words(Store):
         pipeline, run_key
             The run.
         given
-            `VERDICTS`, in one frame or frame by frame. A ``study_key`` beside them counts for arrivals without a UID.
+            The verdicts as `stage_verdicts` takes or returns them.
+        taken
+            SOP Instance UIDs that other arrivals own: accepted arrivals with one of them are recorded as quarantined.
 
         Raises
         ------
         LedgerError
             If the run does not hold one of the arrivals. Nothing is written.
         """
-        frames = map(_shape_verdicts, (given,) if isinstance(given, pl.DataFrame) else given)
         with self._writing(scope(pipeline)) as connection:
             need_run(connection, run_key, pipeline)
-            rows = stage(connection, frames, _VERDICTS)
+            rows = given if isinstance(given, Table) else _stage_verdicts(connection, given)
+            if taken is not None and not taken.is_empty():
+                _quarantine_taken(connection, rows, taken)
             constants = {"pipeline": pipeline, "datastore_id": datastore_id}
             if _write_verdicts(connection, run_key, rows, constants) < count_rows(connection, rows):
                 need_held(connection, pipeline, run_key, rows)
@@ -257,6 +278,17 @@ def _need_all_held(connection: Connection, pipeline: str, run_key: str, rows: Ta
 
 def _literals(constants: dict[str, Any]) -> dict[str, Any]:
     return {name: literal(value) for name, value in constants.items()}
+
+
+def _stage_verdicts(connection: Connection, given: pl.DataFrame | Iterable[pl.DataFrame]) -> Table:
+    frames = map(_shape_verdicts, (given,) if isinstance(given, pl.DataFrame) else given)
+    return stage(connection, number_rows(frames), _NUMBERED)
+
+
+def _quarantine_taken(connection: Connection, rows: Table, taken: pl.Series) -> None:
+    uids = select(stage_values(connection, taken, "sop_instance_uid").c.sop_instance_uid)
+    lost = and_(rows.c.verdict == Verdict.ACCEPT.value, rows.c.sop_instance_uid.in_(uids))
+    connection.execute(update(rows).where(lost).values(verdict=Verdict.QUARANTINE.value))
 
 
 def _write_verdicts(connection: Connection, run_key: str, rows: Table, constants: dict[str, Any]) -> int:

@@ -105,6 +105,10 @@ class TestHeld:
         assert row["subject"] == STUDY
         assert {"disposition": "quarantined", "reason": "truncated", "arrivals": 1} in row["arrivals"]
 
+    def test_its_table_names_neither_a_study_nor_a_key(self, told: Ledger, airlock: Any) -> None:
+        shown = airlock("held", NIGHTLY).output
+        assert [text for text in (STUDY, HOSTILE, "in/", "CANARY") if text in shown] == []
+
     @pytest.mark.parametrize(("reason", "number"), [("study_incomplete", 1), ("truncated", 1), ("non_primary", 0)])
     def test_a_reason_chooses_by_the_gate_and_by_the_arrivals(
         self, told: Ledger, airlock: Any, reason: str, number: int

@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from airlock.clinical.contracts import ClinicalContract, complete, draft, json_schema, with_subjects
+from airlock.clinical.contracts import ClinicalContract, complete, draft, json_schema
+from airlock.clinical.gate import subject
 from airlock.clinical.records import subject_key
 from airlock.pipelines import ValidationLevel
 from tests.unit.airlock.clinical.books import STORE, unit
@@ -22,7 +23,7 @@ def drafts(
     *units: dict[str, Any], name: str = "records", level: ValidationLevel = STRICT
 ) -> dict[str, ClinicalContract]:
     rows = pl.DataFrame([each | {"bucket": "archive", "key": f"in/{each['arrival_id']}"} for each in units])
-    return dict(draft(with_subjects(rows), name, STORE, level))
+    return dict(draft(rows.with_columns(subject=subject()), name, STORE, level))
 
 
 def references(contract: ClinicalContract) -> list[str]:

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
+from sqlalchemy import func, select
 
 from airlock.ledger import Ledger, LedgerError
-from airlock.ledger.instances import OWNERS
+from airlock.ledger.arrivals import scope
+from airlock.ledger.database import reading
+from airlock.ledger.instances import OWNERS, SCOPE
+from airlock.ledger.tables import verdicts as verdicts_table
 from tests.ledger_rows import count_instances
 from tests.unit.airlock.ledger.samples import (
     NIGHTLY,
@@ -18,7 +24,11 @@ from tests.unit.airlock.ledger.samples import (
     series,
     study,
     uids,
+    verdicts,
 )
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 @pytest.fixture
@@ -175,3 +185,31 @@ def test_outcomes_that_contradict_themselves_leave_a_claim_as_it_is(two_runs: Le
     with pytest.raises(LedgerError, match="1 outcomes name an instance that another outcome names"):
         two_runs.record_imported(STORE, "a", imports(("1", "1.1"), (again, "1.1")), NO_STUDIES, NO_SERIES)
     assert owners(two_runs, "1.1") == {"1.1": (id_of("1"), "claimed")}
+
+
+def count_verdicts(ledger: Ledger) -> dict[str, int]:
+    with reading(ledger._engine) as connection:
+        return dict(connection.execute(select(verdicts_table.c.verdict, func.count()).group_by("verdict")).all())
+
+
+def claim_and_record(ledger: Ledger, run: str, given: pl.DataFrame) -> pl.DataFrame:
+    """Claim and record from one staging; return the instances that other arrivals own."""
+    with ledger.at_once(scope(NIGHTLY), SCOPE) as opened:
+        staged = opened.stage_verdicts([given])
+        taken = opened.claim_instances(STORE, NIGHTLY, run, staged)
+        opened.record_verdicts(STORE, NIGHTLY, run, staged, taken=taken["SOPInstanceUID"])
+    return taken
+
+
+def test_claims_and_verdicts_come_from_one_staging(two_runs: Ledger) -> None:
+    two_runs.claim_instances(STORE, NIGHTLY, "b", claims(("3", "1.2")))
+    taken = claim_and_record(two_runs, "a", verdicts(("1", "1.study"), ("2", "1.study")))
+    assert taken.select("SOPInstanceUID", "arrival_id").rows() == [("1.2", id_of("3"))]
+    assert owners(two_runs, "1.1", "1.2") == {"1.1": (id_of("1"), "claimed"), "1.2": (id_of("3"), "claimed")}
+    assert count_verdicts(two_runs) == {"accept": 1, "quarantine": 1}
+
+
+def test_staged_verdicts_on_arrivals_of_another_run_claim_nothing(two_runs: Ledger) -> None:
+    with pytest.raises(LedgerError, match="does not hold 1 "):
+        claim_and_record(two_runs, "a", verdicts(("1", "1.study"), ("3", "1.study")))
+    assert count_instances(two_runs, STORE) == {}
