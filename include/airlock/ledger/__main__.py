@@ -14,7 +14,7 @@ from airlock.ledger.database import has_password, parse_url
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.ledger import Ledger
 from airlock.ledger.release import release_run
-from airlock.ledger.schema import LEDGER_URL, REVISION, upgrade
+from airlock.ledger.schema import LEDGER_URL, upgrade
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         if given.action == "upgrade":
             upgrade(url, lambda sentence: print(sentence, flush=True))  # noqa: T201
         with Ledger.open(url) as ledger:
+            schema = ledger.schema
             if given.action == "release":
                 for line in release_run(ledger, given.pipeline, given.run, jobs_ended=given.jobs_ended):
                     print(line)  # noqa: T201
@@ -74,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     except LedgerError as error:
         print(error, file=sys.stderr)  # noqa: T201  # this is a command
         return 1
-    print(f"the ledger is at schema {REVISION}")  # noqa: T201
+    print(f"the ledger is at schema {schema}")  # noqa: T201
     return 0
 
 
