@@ -57,6 +57,9 @@ class Archive:
         buffer(run)
         return sorted(key.removeprefix("in/") for key in read_arrivals(run)["key"])
 
+    def run_key(self, run_id: str) -> str:
+        return Run(self.line, run_id, None, S3Uri("archive", "in/"), self.s3, self.ledger).key
+
     def sweep(self, **given: Any) -> Swept:
         return sweep(self.line, self.s3, self.ledger, "ada", **given)
 
