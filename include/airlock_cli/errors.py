@@ -38,6 +38,12 @@ class UnreachableError(CommandError):
     status = Status.UNREACHABLE
 
 
+class StoppedError(CommandError):
+    """The user has stopped the command."""
+
+    status = Status.INTERRUPTED
+
+
 class UndecidedError(CommandError):
     """The run has no result yet."""
 

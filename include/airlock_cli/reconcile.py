@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from airlock.records import study_key
 from airlock.storage.s3uri import S3Uri
 from airlock_cli import ledgers, workspaces
-from airlock_cli.errors import RequestError, UnreachableError
+from airlock_cli.errors import RequestError, StoppedError, UnreachableError
 from airlock_cli.show import Table, say
 
 if TYPE_CHECKING:
@@ -68,9 +68,42 @@ def estimate(pipeline: str, scope: Scope, rates: tuple[float, float]) -> dict[st
         The most requests per second to the data store, and to S3.
     """
     known = workspaces.load_named_pipeline(pipeline)
-    with ledgers.open_ledger() as ledger, _open_comparer(known, ledger, rates) as comparer:
-        found = comparer.estimate(scope)
-    return _describe(pipeline, found)
+    _check_scope(known, scope)
+    with _translate_errors(), ledgers.open_ledger() as ledger, _open_comparer(known, ledger, rates) as comparer:
+        return _describe(pipeline, comparer.estimate(scope))
+
+
+def _check_scope(pipeline: Pipeline, scope: Scope) -> None:
+    """Refuse a study in a pipeline of patients, and the reverse."""
+    is_patient = scope.subject is not None and "/" in scope.subject
+    if scope.subject is not None and is_patient == pipeline.has_studies:
+        wrong, right = ("--patient", "--study") if is_patient else ("--study", "--patient")
+        raise RequestError(f"{wrong} does not fit a pipeline of kind {pipeline.kind}. Give {right}.")
+
+
+@contextmanager
+def _translate_errors() -> Iterator[None]:
+    """Turn errors of a comparison into errors of a command; what was compared stays."""
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    from airlock.clinical.store_search import StoreSearchError  # noqa: PLC0415
+    from airlock.stages.reconcile import ReconcileError  # noqa: PLC0415
+    from airlock.stages.reconcile_meter import ServiceRefusedError  # noqa: PLC0415
+    from airlock.storage.aws import error_code  # noqa: PLC0415
+
+    try:
+        yield
+    except ReconcileError as error:
+        raise RequestError(str(error)) from None
+    except (ServiceRefusedError, StoreSearchError) as error:
+        raise UnreachableError(str(error)) from None
+    except (ClientError, BotoCoreError) as error:
+        raise UnreachableError(
+            f"The data store cannot be read ({error_code(error)}). Check your AWS credentials, region and the rights "
+            f"in iam/reconcile-policy.json. What was compared stays: the same command goes on."
+        ) from None
+    except KeyboardInterrupt:
+        raise StoppedError("Stopped. What was compared stays: the same command goes on where it was.") from None
 
 
 def _describe(pipeline: str, found: Estimate) -> dict[str, Any]:
@@ -80,7 +113,7 @@ def _describe(pipeline: str, found: Estimate) -> dict[str, Any]:
         "pipeline": pipeline,
         "requests": [asdict(one) for one in found.requests],
         "seconds": round(found.seconds, 1),
-        "cost": None if None in costs else round(sum(cost or 0 for cost in costs), 4),
+        "cost": None if None in costs else round(sum(cost or 0 for cost in costs), 6),
         "currency": found.currency,
         "notes": list(found.notes),
     }
@@ -98,20 +131,15 @@ def reconcile(
     forget_at_most
         How many missing instances or resources no longer count as stored without a further question.
     """
-    from airlock.stages.reconcile import ReconcileError, Request  # noqa: PLC0415
-    from airlock.stages.reconcile_meter import ServiceRefusedError  # noqa: PLC0415
+    from airlock.stages.reconcile import Request  # noqa: PLC0415
 
     known = workspaces.load_named_pipeline(pipeline)
+    _check_scope(known, scope)
     request = Request(scope, getpass.getuser(), forget_at_most)
-    try:
-        with ledgers.open_ledger() as ledger, _open_comparer(known, ledger, rates) as comparer:
-            expected = _describe(pipeline, comparer.estimate(scope))
-            say(_say_estimate(expected))
-            return expected, _compare(known, ledger, comparer, request)
-    except ReconcileError as error:
-        raise RequestError(str(error)) from None
-    except ServiceRefusedError as error:
-        raise UnreachableError(str(error)) from None
+    with _translate_errors(), ledgers.open_ledger() as ledger, _open_comparer(known, ledger, rates) as comparer:
+        expected = _describe(pipeline, comparer.estimate(scope))
+        say(_say_estimate(expected))
+        return expected, _compare(known, ledger, comparer, request)
 
 
 def _compare(pipeline: Pipeline, ledger: Ledger, comparer: Comparer, request: Request) -> dict[str, Any]:
@@ -121,7 +149,7 @@ def _compare(pipeline: Pipeline, ledger: Ledger, comparer: Comparer, request: Re
     done = compare(ledger, comparer, pipeline.name, request, _Progress())
     with workspaces.open_s3(S3Uri.parse(pipeline.workspace)) as store:
         unit = "studies" if pipeline.has_studies else "resources"
-        return write_report(ledger, _workspace(pipeline, store, done.comparison.number), done, unit)
+        return write_report(ledger, _workspace(pipeline, store, f"reconcile/{done.comparison.number}"), done, unit)
 
 
 class _Progress:
@@ -159,20 +187,21 @@ def _open_comparer(pipeline: Pipeline, ledger: Ledger, rates: tuple[float, float
     with workspaces.open_s3(S3Uri.parse(pipeline.workspace)) as store:
         archive = Archive(store, Meter("S3", rates[1]))
 
-        def workspace_of(number: int) -> Workspace:
-            return _workspace(pipeline, store, number)
+        def workspace_of(name: str) -> Workspace:
+            return _workspace(pipeline, store, name)
 
         yield _OPENED[pipeline.kind](pipeline, ledger, archive, rates[0], workspace_of)
 
 
-def _workspace(pipeline: Pipeline, store: S3, number: int) -> Workspace:
+def _workspace(pipeline: Pipeline, store: S3, name: str) -> Workspace:
+    """Return a folder of the pipeline in the workspace: of a comparison, or of a run."""
     from airlock.storage.workspace import Workspace  # noqa: PLC0415
 
-    return Workspace(store, S3Uri.parse(pipeline.workspace).join(pipeline.name, "reconcile", str(number), ""))
+    return Workspace(store, S3Uri.parse(pipeline.workspace).join(pipeline.name, name, ""))
 
 
 def _open_imaging(
-    pipeline: Any, ledger: Ledger, archive: Any, rate: float, workspace_of: Callable[[int], Workspace]
+    pipeline: Any, ledger: Ledger, archive: Any, rate: float, workspace_of: Callable[[str], Workspace]
 ) -> Comparer:
     import boto3  # noqa: PLC0415
     from botocore.config import Config  # noqa: PLC0415
@@ -189,7 +218,40 @@ def _open_imaging(
     )
 
 
-_OPENED: dict[str, Callable[..., Comparer]] = {"imaging": _open_imaging}
+def _open_clinical(
+    pipeline: Any, ledger: Ledger, archive: Any, rate: float, workspace_of: Callable[[str], Workspace]
+) -> Comparer:
+    import boto3  # noqa: PLC0415
+
+    from airlock.ccda.records import FOLDER  # noqa: PLC0415
+    from airlock.clinical.reconcile import ResourceComparer  # noqa: PLC0415
+    from airlock.clinical.reconcile_store import ResourceStore  # noqa: PLC0415
+    from airlock.stages.reconcile_meter import Meter  # noqa: PLC0415
+
+    session = boto3.Session(region_name=pipeline.healthlake.region_name)
+    client = session.client("healthlake")
+    found = client.describe_fhir_datastore(DatastoreId=pipeline.datastore_id)["DatastoreProperties"]
+    credentials = session.get_credentials()
+    if credentials is None:
+        raise RequestError("There are no AWS credentials. Set them as for the AWS command line.")
+    url = f"{found['DatastoreEndpoint'].rstrip('/')}/"
+    store = ResourceStore(url, credentials, client.meta.region_name, Meter("HealthLake", rate))
+    return ResourceComparer(
+        ledger,
+        pipeline,
+        store,
+        archive,
+        workspace_of=workspace_of,
+        random_key=lambda: secrets.token_hex(32),
+        folder=FOLDER if pipeline.kind == "ccda" else "",
+    )
+
+
+_OPENED: dict[str, Callable[..., Comparer]] = {
+    "imaging": _open_imaging,
+    "clinical": _open_clinical,
+    "ccda": _open_clinical,
+}
 
 
 def tables_of_estimate(found: dict[str, Any]) -> Iterator[Table]:

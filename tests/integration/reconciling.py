@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.config import Config
 
+from airlock.clinical.reconcile import ResourceComparer
+from airlock.clinical.reconcile_store import ResourceStore
 from airlock.imaging.reconcile import ImageSetComparer
 from airlock.imaging.reconcile_store import ImageSetStore
 from airlock.stages.reconcile import Request, Scope, reconcile
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from airlock.ledger import Ledger
-    from airlock.pipelines import ImagingPipeline
     from airlock.stages.reconcile import Reconciliation
     from tests.chain import Place
 
@@ -41,12 +42,19 @@ class Reconciler:
     """A person who compares."""
 
     place: Place
-    line: ImagingPipeline = field(default_factory=pipeline)
+    line: Any = field(default_factory=pipeline)
     rate: float = RATE
     pause: Callable[[float], None] = lambda _: None
 
-    def comparer(self, ledger: Ledger) -> ImageSetComparer:
-        """Return the comparison of the pipeline."""
+    @property
+    def unit(self) -> str:
+        """What a sample consists of."""
+        return "studies" if self.line.kind == "imaging" else "resources"
+
+    def comparer(self, ledger: Ledger) -> Any:
+        """Return the comparison of the pipeline's kind."""
+        if self.line.kind != "imaging":
+            return self._resources(ledger)
         store = ImageSetStore(
             imaging_client(self.place), self.line.datastore_id, Meter("HealthImaging", self.rate, pause=self.pause)
         )
@@ -55,11 +63,25 @@ class Reconciler:
             ledger, self.line, store, archive, workspace_of=self._workspace, random_key=lambda: "8" * 16
         )
 
+    def _resources(self, ledger: Ledger) -> ResourceComparer:
+        session = boto3.Session(region_name="us-east-1")
+        found = self.place.healthlake().describe_fhir_datastore(DatastoreId=self.line.datastore_id)
+        credentials = session.get_credentials()
+        assert credentials is not None
+        url = found["DatastoreProperties"]["DatastoreEndpoint"]
+        meter = Meter("HealthLake", self.rate, pause=self.pause)
+        store = ResourceStore(url, credentials, "us-east-1", meter)
+        archive = Archive(self._s3(), Meter("S3", RATE))
+        folder = "fhir" if self.line.kind == "ccda" else ""
+        return ResourceComparer(
+            ledger, self.line, store, archive, workspace_of=self._workspace, random_key=lambda: "8" * 64, folder=folder
+        )
+
     def _s3(self) -> S3:
         return S3(boto3.Session(region_name="us-east-1"), self.place.s3())
 
-    def _workspace(self, number: int) -> Workspace:
-        return Workspace(self._s3(), S3Uri.parse(f"{self.line.workspace}{self.line.name}/reconcile/{number}/"))
+    def _workspace(self, name: str) -> Workspace:
+        return Workspace(self._s3(), S3Uri.parse(f"{self.line.workspace}{self.line.name}/{name}/"))
 
     def compare(self, ledger: Ledger, forget_at_most: int | None = None, **scope: Any) -> Reconciliation:
         """Compare and return the result."""
@@ -70,7 +92,7 @@ class Reconciler:
         """Compare and return the report."""
         with self.place.ledger() as ledger:
             done = self.compare(ledger, forget_at_most, **scope)
-            return write_report(ledger, self._workspace(done.comparison.number), done, "studies")
+            return write_report(ledger, self._workspace(f"reconcile/{done.comparison.number}"), done, self.unit)
 
     def open_findings(self) -> set[tuple[str, str]]:
         """Return kind and subject of the open findings about the data store."""

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from airflow.sdk.exceptions import AirflowFailException
 from sqlalchemy import insert
+from typer.testing import CliRunner
 
 from airlock.ledger import Ledger, LedgerError
+from airlock.ledger.columns import ComparisonKind
 from airlock.ledger.comparison_tables import foreign_sets
 from airlock.ledger.database import writing
 from airlock.records import study_key
 from airlock.stages.reconcile import ReconcileError, Request, Scope, reconcile
+from airlock.storage.s3uri import S3Uri
+from airlock_cli.app import app
 from tests.chain import DATASTORE, pipeline
-from tests.dicom_files import ct, study_uid
+from tests.dicom_files import ct, sop_uid, study_uid
 from tests.integration.between_runs.runs import WorkerKilled, by_hand, given
 from tests.integration.reconciling import Reconciler
 from tests.integration.seeded_differences import Differences, deliver
@@ -24,6 +33,8 @@ from tests.integration.seeded_differences import Differences, deliver
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from typer.testing import Result
 
     from tests.chain import Place
     from tests.integration.seeded_differences import Found
@@ -264,3 +275,67 @@ def killed_at_page(ledger: Ledger, number: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Ledger, "advance_comparison", kill)
         yield
+
+
+def test_the_command_estimates_compares_and_writes_a_report(two_studies: Differences, command: Command) -> None:
+    estimate = json.loads(command("nightly", "--dry-run", "--json").stdout)
+    assert {one["what"]: one["number"] for one in estimate["requests"]} == {
+        "SearchImageSets": 2,
+        "S3 HEAD of the objects in the archive": 4,
+        "S3 HEAD of contracts and job outputs": 4,
+    }
+    assert estimate["cost"] > 0
+    assert two_studies.ledger.last_comparison(ComparisonKind.RECONCILE) is None
+    assert command("nightly").exit_code == 0
+    two_studies.delete_sets([1])
+    two_studies.settle()
+    answered = command("nightly", "--json")
+    report = json.loads(answered.stdout)
+    assert answered.exit_code == 1
+    assert report["findings"]["missing_in_store"]["findings"] == 2
+    address = S3Uri.parse(report["findings_uri"])
+    body = two_studies.place.s3().get_object(Bucket=address.bucket, Key=address.key)["Body"].read().decode()
+    lines = list(csv.DictReader(io.StringIO(body)))
+    assert {line["subject"] for line in lines} == {sop_uid(1, 1, 1), sop_uid(1, 1, 2)}
+    assert all(line["what_to_do"].startswith("The data store has lost") for line in lines)
+
+
+def test_the_command_refuses_what_does_not_fit(two_studies: Differences, command: Command) -> None:
+    given(two_studies.ledger is not None)
+    for options, text in (
+        (("--patient", "Patient/p1"), "--patient does not fit a pipeline of kind imaging"),
+        (("--study", "1.2.3", "--sample", "5"), "exclude each other"),
+        (("--study", "1.2.3"), "The ledger does not know this study"),
+    ):
+        answered = command("nightly", *options)
+        assert answered.exit_code == 2
+        assert text in answered.stderr
+
+
+Command = Callable[..., "Result"]
+
+
+@pytest.fixture
+def command(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Call ``airlock reconcile`` with these arguments."""
+    folder = tmp_path / "pipelines"
+    folder.mkdir()
+    content = pipeline().model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    (folder / "nightly.yaml").write_text(yaml.safe_dump(content | {"schema": "airlock.pipeline/1", "kind": "imaging"}))
+    for name, value in {
+        "AIRLOCK_PIPELINES": str(folder),
+        "AIRLOCK_LEDGER_URL": place.ledger_url,
+        "AWS_ENDPOINT_URL": place.s3_endpoint,
+        "AWS_ENDPOINT_URL_MEDICAL_IMAGING": place.imaging_endpoint,
+        "AWS_DISABLE_HOST_PREFIX_INJECTION": "true",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+    def call(*arguments: str) -> Result:
+        result = CliRunner().invoke(app, ["reconcile", *arguments], prog_name="airlock")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return call

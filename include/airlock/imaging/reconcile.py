@@ -53,7 +53,7 @@ class ImageSetComparer:
     store, archive
         Its data store, and S3.
     workspace_of
-        Returns the folder of a comparison in the workspace, by its number.
+        Returns a folder of the pipeline in the workspace, by its name.
     random_key
         Returns the study key from which a sample is taken.
     """
@@ -65,7 +65,7 @@ class ImageSetComparer:
         store: ImageSetStore,
         archive: Archive,
         *,
-        workspace_of: Callable[[int], Workspace],
+        workspace_of: Callable[[str], Workspace],
         random_key: Callable[[], str],
     ) -> None:
         self.datastore_id = pipeline.datastore_id
@@ -151,7 +151,7 @@ class ImageSetComparer:
 
     def _list(self, comparison: int, listing: Listing, position: dict[str, Any]) -> Iterator[Page]:
         """List the data store into parts in the workspace, and add all parts to the listing."""
-        workspace, parts = self._workspace_of(comparison), int(position.get("parts", 0))
+        workspace, parts = self._workspace_of(f"reconcile/{comparison}"), int(position.get("parts", 0))
         since: datetime | None = None
         for number in range(parts):
             rows = workspace.read(f"listed/{number:05}", LISTED)
@@ -227,7 +227,9 @@ class ImageSetComparer:
                 found.append(self._compare_content(uids, stored, differing, changing))
         if SOURCE in scope.parts:
             objects = stored.filter(pl.col("bucket").is_not_null(), pl.col("disposition") == Disposition.RELEASED)
-            rows = objects.with_columns(study_key=pl.col("StudyInstanceUID").replace_strict(keys))
+            rows = objects.with_columns(
+                study_key=pl.col("StudyInstanceUID").replace_strict(keys, return_dtype=pl.String)
+            )
             differing, young = compare_objects(
                 self._ledger, self._archive, rows, young_hours=young_hours(self._pipeline)
             )

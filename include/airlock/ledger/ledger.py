@@ -21,6 +21,7 @@ from airlock.ledger.open_resources import OpenResources
 from airlock.ledger.outbox import Outbox
 from airlock.ledger.predecessors import Predecessors
 from airlock.ledger.reconciled import Reconciled
+from airlock.ledger.reconciled_resources import ReconciledResources
 from airlock.ledger.redrives import Redrives
 from airlock.ledger.release import Release
 from airlock.ledger.releases import Releases
@@ -66,6 +67,7 @@ class Ledger(
     Comparisons,
     Sweeps,
     Reconciled,
+    ReconciledResources,
 ):
     """The database of record of arrivals, decisions, imports, audits and routes.
 

@@ -73,7 +73,7 @@ class Meter:
             If it is refused `TRIES` times.
         """
         for attempt in range(1, TRIES + 1):
-            self._wait(operation)
+            self.wait(operation)
             try:
                 reply = request()
             except Exception as error:
@@ -95,7 +95,8 @@ class Meter:
             counts, self._counts = dict(self._counts), Counter()
         return counts
 
-    def _wait(self, operation: str) -> None:
+    def wait(self, operation: str) -> None:
+        """Count a request and wait for its turn."""
         with self._lock:
             self._counts[operation] += 1
             now = self._clock()

@@ -44,12 +44,12 @@ class Archive:
     """
 
     def __init__(self, s3: S3, meter: Meter) -> None:
-        self._s3 = s3
+        self.s3 = s3
         self.meter = meter
 
     def find(self, address: S3Uri) -> dict[str, Any] | None:
         """Return the object under a key, as `S3.find`; None if there is none."""
-        return self.meter.ask("HeadObject", lambda: self._s3.find(address), _is_busy)
+        return self.meter.ask("HeadObject", lambda: self.s3.find(address), _is_busy)
 
     def find_all(self, addresses: Iterable[S3Uri]) -> list[dict[str, Any] | None]:
         """Return the objects under these keys, several at a time."""

@@ -1,0 +1,103 @@
+"""A reconciliation finds every difference between the ledger, S3 and HealthLake, and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from airlock.clinical.records import subject_key
+from tests.chain import RECORDS, Chain, clinical_pipeline
+from tests.clinical_files import ndjson, observation, organization, patient
+from tests.integration.between_runs.runs import given
+from tests.integration.reconciling import Reconciler
+
+if TYPE_CHECKING:
+    from tests.chain import Place
+
+pytestmark = pytest.mark.slow
+
+DELIVERY = {
+    "p1.ndjson": ndjson(patient("p1"), observation("o1"), observation("o2", valueQuantity={"value": 1.10})),
+    "p2.ndjson": ndjson(patient("p2"), observation("o3", of="p2")),
+    "org.ndjson": ndjson(organization()),
+}
+
+
+def run(place: Place, name: str, **params: Any) -> dict[str, Any]:
+    return Chain(place, clinical_pipeline(), run_id=f"manual__{name}", params=params).run()
+
+
+@pytest.fixture
+def stored(place: Place) -> Place:
+    """A data store with a released delivery."""
+    place.put(DELIVERY)
+    given(run(place, "one")["dispositions"] == {"released": 6})
+    return place
+
+
+@pytest.fixture
+def person(stored: Place) -> Reconciler:
+    return Reconciler(stored, clinical_pipeline())
+
+
+@pytest.mark.parametrize("scope", [{}, {"content": True}, {"sample": 3, "content": True}, {"subject": "Patient/p1"}])
+def test_what_nobody_has_touched_differs_in_nothing(person: Reconciler, scope: dict[str, Any]) -> None:
+    assert person.report(**scope)["findings"] == {}
+
+
+def test_every_seeded_difference_is_found_and_no_other(person: Reconciler) -> None:
+    place, fhir = person.place, person.place.fhir()
+    fhir.delete("Observation", "o1")
+    fhir.update(patient("stranger"))
+    fhir.update(observation("o2", valueQuantity={"value": 99}))
+    fhir.update(organization())  # another version with the same content
+    place.s3().delete_object(Bucket="archive", Key="in/p2.ndjson")
+    for key in place.keys("workspace", "runs/records/"):
+        if "/contracts/" in key and subject_key(RECORDS, "Patient/p2") in key:
+            place.s3().delete_object(Bucket="workspace", Key=key)
+    report = person.report(content=True)
+    with place.ledger() as ledger:
+        (vanished,) = ledger.brought_by(RECORDS, ledger.resources_of_patient(RECORDS, "Patient/p2")[:1])["key"]
+    given(vanished == "in/p2.ndjson")
+    kinds = sorted(person.open_findings())
+    assert [pair for pair in kinds if pair[0] not in {"vanished", "no_evidence"}] == [
+        ("foreign_in_store", "Patient/stranger"),
+        ("missing_in_store", "Observation/o1"),
+        ("other_content", "Observation/o2"),
+    ]
+    assert [kind for kind, _ in kinds if kind in {"vanished", "no_evidence"}] == ["no_evidence", "vanished"]
+    assert report["left_out"] == {}
+
+
+def test_a_redrive_brings_again_what_the_store_has_lost(person: Reconciler) -> None:
+    place = person.place
+    place.fhir().delete("Observation", "o1")
+    given(person.report()["counts"]["forgotten"] == 1)
+    report = run(place, "two", redrive_findings=True, redrive_why="somebody deleted it")
+    assert report["dispositions"] == {"released": 1, "duplicate": 2}
+    assert place.stored("Observation/o1") is not None
+    assert person.report(content=True)["closed"] == {"missing_in_store": 1}
+    assert person.open_findings() == set()
+
+
+def test_a_patient_with_a_lost_resource_is_held(person: Reconciler) -> None:
+    place = person.place
+    place.fhir().delete("Observation", "o1")
+    given(person.report()["counts"]["forgotten"] == 1)
+    place.put({"more.ndjson": ndjson(observation("o9"))})
+    assert run(place, "two")["dispositions"] == {"held": 1}
+
+
+def test_what_is_there_again_counts_as_stored(person: Reconciler) -> None:
+    place = person.place
+    before = place.stored("Observation/o1")
+    place.fhir().delete("Observation", "o1")
+    given(person.report()["counts"]["forgotten"] == 1)
+    assert before is not None
+    place.fhir().update({name: value for name, value in before.items() if name != "meta"})
+    assert person.report()["closed"] == {"missing_in_store": 1}
+    assert person.report(content=True)["findings"] == {}
+    with pytest.raises(AirflowFailException, match="buffer"):
+        run(place, "two", redrive_findings=True, redrive_why="nothing is left to do")
