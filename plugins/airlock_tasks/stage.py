@@ -189,6 +189,7 @@ def open_run(pipeline: PipelineT, context: Context, folder: str = "") -> Run[Pip
     """
     from airlock.ledger import Ledger
     from airlock.run import PrefixOutsideSourceError, Run, source_prefix
+    from airlock.stages.journal import keep_journal
 
     try:
         prefix = source_prefix(pipeline, context["params"].get("prefix"))
@@ -197,7 +198,8 @@ def open_run(pipeline: PipelineT, context: Context, folder: str = "") -> Run[Pip
     pipeline, s3 = with_region(pipeline), connect_s3(pipeline.source.aws_conn_id)
     window, asked = run_window(context, sweep=pipeline.arrivals is not None), redrive_request(pipeline, context)
     _check_days(pipeline, window, context)
-    run = Run(pipeline, context["run_id"], window, prefix, s3, Ledger.open(ledger_url()), folder, redrive=asked)
+    ledger = Ledger.open(ledger_url())
+    run = keep_journal(Run(pipeline, context["run_id"], window, prefix, s3, ledger, folder, redrive=asked))
     return run.as_plan() if is_plan(context) else run
 
 

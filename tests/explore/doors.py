@@ -71,6 +71,10 @@ class LedgerDoor:
         finally:
             self._actor.locks -= 1
 
+    def journaled_in(self, journal: Any) -> LedgerDoor:
+        """Return the door of the same ledger, whose changes are kept in a journal."""
+        return LedgerDoor(self._ledger.journaled_in(journal), self._actor)
+
     def __enter__(self) -> LedgerDoor:
         return self
 

@@ -26,6 +26,7 @@ from airlock.imaging.resolve import carry_arrivals
 from airlock.pipelines import ImagingPipeline
 from airlock.run import Run, source_prefix
 from airlock.stages import buffer, receive, route
+from airlock.stages.journal import keep_journal
 from airlock.stages.redrive import redrive
 from airlock.storage.s3 import S3
 from airlock.storage.s3uri import S3Uri
@@ -93,7 +94,8 @@ class DagRun:
         services: Any = ClientDoor(self.outside.services, actor, "aws")
         prefix = source_prefix(spec.pipeline, spec.prefix)
         s3 = S3(None, client)  # type: ignore[arg-type]  # no session: nothing opens another client
-        self.run: Run[Any] = Run(spec.pipeline, spec.run_id, spec.window, prefix, s3, ledger, redrive=spec.redrive)
+        run: Run[Any] = Run(spec.pipeline, spec.run_id, spec.window, prefix, s3, ledger, redrive=spec.redrive)
+        self.run = keep_journal(run)
         kind = ImagingStages if isinstance(spec.pipeline, ImagingPipeline) else ClinicalStages
         self._stages = kind(self.run, services, self.returned, self.outside.clock.now)
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from sqlalchemy import exists, func, insert, literal, null, select, union_all, update
 
+from airlock.ledger import clock
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import count_rows, fetch_frames, forbid_plans, stage, stage_query
 from airlock.ledger.generations import find_generations, record_contents
+from airlock.ledger.journal import Taken, encode
 from airlock.ledger.owed import take_owed
 from airlock.ledger.runs import AUDITED, need_run
 from airlock.ledger.tables import arrivals, runs, words
@@ -25,6 +26,7 @@ from airlock.records import ARRIVALS, schema, study_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from datetime import datetime
 
     from sqlalchemy import ColumnElement, Connection, FromClause, Select, Table
 
@@ -138,7 +140,25 @@ class Arrivals(Store):
         LedgerError
             If the run is not open. Nothing is claimed.
         """
-        now = datetime.now(UTC)
+        with clock.note_times() as times:
+            claim = self._claim_listing(pipeline, run_key, listing, listed_until, owed_due)
+        entry = self.begin_entry()
+        if entry is not None:  # what the run holds now, not the whole listing; after the commit, without locks
+            held = Taken(entry, self._held_with_sites(pipeline, run_key))
+            facts = {"listed_until": encode(listed_until), "owed_due": encode(owed_due), "listing": held.read_all()}
+            entry.add_call("claim", {"pipeline": pipeline, "run_key": run_key} | facts, times)
+            self.end_entry(entry)
+        return claim
+
+    def _claim_listing(
+        self,
+        pipeline: str,
+        run_key: str,
+        listing: pl.DataFrame | Iterable[pl.DataFrame],
+        listed_until: datetime | None,
+        owed_due: datetime | None,
+    ) -> Claim:
+        now = clock.now()
         with self._writing(scope(pipeline)) as connection:
             need_run(connection, run_key, pipeline)
             rows = stage_listing(connection, pipeline, listing, owed_due or now)
@@ -157,6 +177,14 @@ class Arrivals(Store):
                 connection.execute(update(runs).where(own).values(listed_until=listed_until))
             return elsewhere
 
+    def _held_with_sites(self, pipeline: str, run_key: str) -> Iterator[pl.DataFrame]:
+        """Yield the arrivals that a run holds, as `LISTED`."""
+        statement = select(*(arrivals.c[name] for name in LISTED)).where(
+            arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key
+        )
+        with self._reading() as connection:
+            yield from fetch_frames(connection, statement, LISTED)
+
     @contextmanager
     def find_unclaimed(self, pipeline: str, listing: pl.DataFrame | Iterable[pl.DataFrame]) -> Iterator[Unclaimed]:
         """Find the arrivals that `claim` would claim for a new run, without claiming; read the frames within the block.
@@ -169,7 +197,7 @@ class Arrivals(Store):
             As in `claim`.
         """
         with self._reading() as connection:
-            rows = stage_listing(connection, pipeline, listing, datetime.now(UTC))
+            rows = stage_listing(connection, pipeline, listing, clock.now())
             new, elsewhere = _stage_new(connection, pipeline, "", rows)
             total = select(func.count(), func.coalesce(func.sum(new.c.size), 0)).select_from(new)
             number, size = connection.execute(total).one()

@@ -7,21 +7,23 @@ people are told.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import polars as pl
 from sqlalchemy import and_, case, func, select, update
 
+from airlock.ledger import clock
 from airlock.ledger.arrivals import scope
 from airlock.ledger.database import Store
 from airlock.ledger.frames import fetch, fetch_frames
+from airlock.ledger.journal import journaled
 from airlock.ledger.owed import NEVER, count_attempt
 from airlock.ledger.tables import owed
 from airlock.records import TIMESTAMP, schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
     from sqlalchemy import ColumnElement
 
@@ -56,6 +58,7 @@ class Attempts(Store):
         with self._reading() as connection:
             yield from fetch_frames(connection, select(owed.c.key).where(_is_due(pipeline, bucket, due)), _KEYS)
 
+    @journaled()
     def defer_owed(self, pipeline: str, bucket: str, due: datetime) -> int:
         """Count an attempt for each owed object that was due and that no run has claimed; return their number.
 
@@ -68,8 +71,9 @@ class Attempts(Store):
         """
         with self._writing(scope(pipeline)) as connection:
             missed = update(owed).where(_is_due(pipeline, bucket, due))
-            return connection.execute(missed.values(count_attempt(datetime.now(UTC)))).rowcount
+            return connection.execute(missed.values(count_attempt(clock.now()))).rowcount
 
+    @journaled()
     def end_owed(self, pipeline: str, before: datetime) -> int:
         """Make overdue what has been owed since *before* or longer; return the number of objects.
 
@@ -104,8 +108,9 @@ class Attempts(Store):
         next_attempt = pl.col("next_attempt_at")
         return found.with_columns(pl.when(next_attempt < NEVER).then(next_attempt))
 
+    @journaled()
     def note_told(self, pipeline: str) -> None:
         """Record that people have been told of all objects that are overdue."""
         untold = owed.c.pipeline == pipeline, _IS_OVERDUE, owed.c.asked_at.is_(None)
         with self._writing(scope(pipeline)) as connection:
-            connection.execute(update(owed).where(*untold).values(asked_at=datetime.now(UTC)))
+            connection.execute(update(owed).where(*untold).values(asked_at=clock.now()))

@@ -13,6 +13,7 @@ from airlock.ledger.columns import DecisionKind
 from airlock.ledger.database import Store
 from airlock.ledger.decision_tables import decisions
 from airlock.ledger.frames import fetch
+from airlock.ledger.journal import journaled
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import redrives, run_totals, runs
 from airlock.records import TIMESTAMP, schema
@@ -50,6 +51,7 @@ class BrakeAnswer:
 class Brakes(Store):
     """The ledger's methods about the brake."""
 
+    @journaled()
     def answer_brake(self, pipeline: str, run_key: str, answer: BrakeAnswer) -> None:
         """Add an answer to the decision log.
 

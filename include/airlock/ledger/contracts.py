@@ -14,6 +14,7 @@ from airlock.ledger.comparison_tables import findings
 from airlock.ledger.database import Store
 from airlock.ledger.frames import fetch, fetch_by_values, insert_missing, stage, uid_frame
 from airlock.ledger.generations import STOPPED
+from airlock.ledger.journal import journaled
 from airlock.ledger.redrives import HELD_FOR_THE_STUDY, still_owns, superseded
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import contracts, gates, in_flight, instances, runs, words
@@ -47,6 +48,7 @@ class Contracts(Store):
         with self._reading() as connection:
             return _fetch_contracts(connection, datastore_id, subjects)
 
+    @journaled(without="revise", result="completed")
     def revise_contracts(
         self, datastore_id: str, run_key: str, subjects: pl.Series, revise: Callable[[pl.DataFrame], pl.DataFrame]
     ) -> pl.DataFrame:

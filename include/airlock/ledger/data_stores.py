@@ -19,6 +19,7 @@ from airlock.ledger.database import Store
 from airlock.ledger.decision_tables import decisions
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch_by_values, insert_for, insert_missing, stage
+from airlock.ledger.journal import journaled
 from airlock.ledger.tables import gates
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class DataStores(Store):
             note_store(connection, datastore_id, StoreOrigin.IMPORTED)
             return True
 
+    @journaled()
     def begin_adoption(self, datastore_id: str) -> KnownStore:
         """Record that a data store is being adopted, and return how far an earlier attempt has come.
 
@@ -106,6 +108,7 @@ class DataStores(Store):
                 )
             return found
 
+    @journaled()
     def record_foreign(self, datastore_id: str, rows: pl.DataFrame, position: dict[str, Any]) -> int:
         """Add what others have stored, and how far the adoption has come; what is there already stays.
 
@@ -133,6 +136,7 @@ class DataStores(Store):
             connection.execute(update(data_stores).where(this).values(counts=json.dumps(counts)))
             return int(counts[FOUND])
 
+    @journaled()
     def end_adoption(self, datastore_id: str, adoption: Adoption) -> int:
         """Add the decision to the decision log, open the data store to runs, and return the decision's number."""
         with self._writing(SCOPE) as connection:

@@ -10,13 +10,17 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
 
+from airlock.ledger import clock
 from airlock.ledger.errors import LedgerError, translate_errors
+from airlock.ledger.journal import Entry
 from airlock.records import digest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from sqlalchemy import URL
+
+    from airlock.ledger.journal import Journal
 
 BUSY_TIMEOUT_MS = 60_000
 CACHE_KIB = 65_536  # SQLite's default of 2 MiB makes a large delivery's inserts slow: their keys have no order
@@ -135,16 +139,34 @@ class Store:
     engine
         The ledger's engine.
     connection, scopes
-        The transaction in which all methods work, and what it has locked; without one each method has its own.
+        The transaction in which all methods work, and what it has locked; without one each method has its own. Without
+        scopes it need not lock anything.
+    journal
+        What keeps the calls that change the ledger; they are not kept without one.
+    entry
+        The journal's entry of the transaction.
     """
 
-    def __init__(self, engine: Engine, connection: Connection | None = None, scopes: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        connection: Connection | None = None,
+        scopes: Collection[str] | None = (),
+        journal: Journal | None = None,
+        entry: Entry | None = None,
+    ) -> None:
         self._engine = engine
         self._connection = connection
-        self._scopes = frozenset(scopes)
+        self._scopes = None if scopes is None else frozenset(scopes)
+        self._journal = journal
+        self._entry = entry
+
+    def journaled_in(self, journal: Journal) -> Self:
+        """Return the same ledger, whose changes are also kept in a journal."""
+        return type(self)(self._engine, journal=journal)
 
     @contextmanager
-    def at_once(self, *scopes: str, covered: Collection[str] = ()) -> Iterator[Self]:
+    def at_once(self, *scopes: str, covered: Collection[str] = (), keep_first: bool = False) -> Iterator[Self]:
         """Open one transaction that writes, and yield the ledger whose methods all work in it.
 
         Parameters
@@ -153,9 +175,41 @@ class Store:
             What to lock; see `writing`.
         covered
             The scopes of called methods that these locks make needless, because they are finer.
+        keep_first
+            Whether the journal keeps the calls before they are committed, under the locks: what it cannot keep does
+            not take effect.
         """
+        entry = None if self._journal is None else Entry()
         with writing(self._engine, *scopes) as connection:
-            yield type(self)(self._engine, connection, {*scopes, *covered})
+            yield type(self)(self._engine, connection, {*scopes, *covered}, self._journal, entry)
+            if entry is not None:
+                entry.at = clock.database_time(connection)
+                if keep_first:
+                    self._keep(entry)
+        if entry is not None and not keep_first:
+            self._keep(entry)
+
+    @contextmanager
+    def alone(self) -> Iterator[Self]:
+        """Open one transaction in which all methods work without locks, while nobody else uses the ledger."""
+        with writing(self._engine) as connection:
+            yield type(self)(self._engine, connection, None)
+
+    def begin_entry(self) -> Entry | None:
+        """Return the journal's entry for a call: that of the transaction, or a new one; None without a journal."""
+        return Entry() if self._journal is not None and self._entry is None else self._entry
+
+    def end_entry(self, entry: Entry) -> None:
+        """Have the journal keep the entry of a call with a transaction of its own, which is committed."""
+        if entry is not self._entry:
+            self._keep(entry)
+
+    def _keep(self, entry: Entry) -> None:
+        try:
+            if self._journal is not None and entry.calls:
+                self._journal.write(entry)
+        finally:
+            entry.close()
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -170,8 +224,9 @@ class Store:
         if self._connection is None:
             with writing(self._engine, *scopes) as connection:
                 yield connection
+                clock.end_call(connection)
             return
-        unlocked = set(scopes) - self._scopes
+        unlocked = set() if self._scopes is None else set(scopes) - self._scopes
         if unlocked:  # to lock them now, out of order, could end in a deadlock
             raise ValueError(f"the transaction has not locked {', '.join(sorted(unlocked))}: name them in at_once")
         yield self._connection

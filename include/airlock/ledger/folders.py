@@ -10,6 +10,7 @@ from sqlalchemy import and_, exists, func, insert, literal, select
 from airlock.ledger.arrivals import study_key_of
 from airlock.ledger.database import Store
 from airlock.ledger.frames import fetch_by_values, stage, stage_query
+from airlock.ledger.journal import journaled
 from airlock.ledger.tables import folders
 from airlock.pipelines.imaging import MOST_SIBLING_STUDIES
 from airlock.records import schema
@@ -35,6 +36,7 @@ _COUNTED = pl.Schema({"folder": pl.String, "studies": pl.Int64})
 class Folders(Store):
     """The ledger's methods about folders."""
 
+    @journaled()
     def add_folders(self, pipeline: str, accepted: Iterable[pl.DataFrame]) -> None:
         """Add the studies of accepted files to their folders, as far as these do not have `MOST_OF_A_FOLDER` already.
 

@@ -5,22 +5,25 @@ A subject is a study, named by its StudyInstanceUID, or a patient or a file of a
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from sqlalchemy import and_, case, exists, func, insert, literal, or_, select, update
 
+from airlock.ledger import clock
 from airlock.ledger.columns import DecisionKind
 from airlock.ledger.database import Store
 from airlock.ledger.decision_tables import decisions
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, insert_missing, select_schema, stage, stage_values
+from airlock.ledger.journal import journaled
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import gates
 from airlock.records import HOLDS, TIMESTAMP, Gate, schema
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from sqlalchemy import ColumnElement, Exists, FromClause, Table
 
 GATES = pl.Schema(
@@ -104,6 +107,7 @@ def _is_gate_of(datastore_id: str, run_key: str, rows: Table) -> Any:
 class Gates(Store):
     """The ledger's methods about gates."""
 
+    @journaled()
     def record_gates(self, datastore_id: str, run_key: str, decided: pl.DataFrame) -> None:
         """Write a run's decisions over its earlier ones; an unchanged decision keeps its time.
 
@@ -123,7 +127,7 @@ class Gates(Store):
         with self._writing(SCOPE) as connection:
             need_run(connection, run_key)
             rows = stage(connection, frame, GATES, ["subject"])
-            now = datetime.now(UTC)
+            now = clock.now()
             same = and_(gates.c.gate == rows.c.gate, gates.c.reason.is_not_distinct_from(rows.c.reason))
             values: dict[str, Any] = {"gate": rows.c.gate, "reason": rows.c.reason, "subject_key": rows.c.subject_key}
             decided_at = case((same, gates.c.decided_at), else_=now)
@@ -135,6 +139,7 @@ class Gates(Store):
             constants: dict[str, Any] = {"datastore_id": datastore_id, "run_key": run_key, "decided_at": now}
             insert_missing(connection, gates, rows, ["datastore_id", "run_key", "subject"], **constants)
 
+    @journaled()
     def override_holds(self, datastore_id: str, run_key: str, subjects: pl.Series, person: str, why: str) -> None:
         """Record a person's override of holds; it counts while the run holds the subject for the same reason.
 
@@ -164,11 +169,12 @@ class Gates(Store):
             values = {
                 **{name: gates.c[name] for name in ("datastore_id", "subject", "subject_key", "run_key", "reason")},
                 **{name: literal(value) for name, value in answer.items()},
-                "decided_at": literal(datetime.now(UTC), decisions.c.decided_at.type),
+                "decided_at": literal(clock.now(), decisions.c.decided_at.type),
             }
             fresh = select(*values.values()).join(rows, held).where(~again)
             connection.execute(insert(decisions).from_select(list(values), fresh))
 
+    @journaled()
     def override_findings(
         self, datastore_id: str, run_key: str, holds: pl.DataFrame, *, person: str, why: str, at: datetime
     ) -> None:

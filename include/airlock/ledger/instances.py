@@ -21,6 +21,7 @@ from airlock.ledger.frames import (
     stage,
     stage_values,
 )
+from airlock.ledger.journal import journaled
 from airlock.ledger.redrives import is_redrive
 from airlock.ledger.runs import need_run
 from airlock.ledger.studies import insert_elements
@@ -256,6 +257,7 @@ def _without_superseded(pipeline: str, rows: Table) -> Subquery:
 class Instances(Store):
     """The ledger's methods about SOP instances; they ignore extra columns of the given frames."""
 
+    @journaled()
     def claim_instances(
         self, datastore_id: str, pipeline: str, run_key: str, claims: pl.DataFrame | Iterable[pl.DataFrame] | Table
     ) -> pl.DataFrame:
@@ -342,6 +344,7 @@ class Instances(Store):
             )
             return pl.Series(connection.execute(found.distinct()).scalars().all(), dtype=pl.String)
 
+    @journaled()
     def record_imported(
         self,
         datastore_id: str,
@@ -401,6 +404,7 @@ class Instances(Store):
                 return OWNERS.to_frame()
             return _find_other_owners(connection, datastore_id, pipeline, rows)
 
+    @journaled()
     def drop_instances(self, datastore_id: str, run_key: str, uids: pl.Series) -> int:
         """Give up a run's SOP instances that its jobs did not import, so that a later delivery can import them.
 

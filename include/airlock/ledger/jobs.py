@@ -14,6 +14,7 @@ from airlock.ledger.columns import StoreOrigin
 from airlock.ledger.data_stores import note_store
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
+from airlock.ledger.journal import journaled
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import jobs
 
@@ -70,6 +71,7 @@ class Jobs(Store):
             row = connection.execute(statement).mappings().one_or_none()
         return None if row is None else Job(**row)
 
+    @journaled()
     def record_job(self, job: Job, datastore_id: str | None = None) -> None:
         """Record a job, over what the ledger knew of the same batch and generation.
 

@@ -14,6 +14,7 @@ from sqlalchemy import and_, case, delete, exists, func, literal, null, or_, sel
 from airlock.ledger.columns import OpenState
 from airlock.ledger.database import Store
 from airlock.ledger.frames import fetch, insert_missing, select_schema, stage, stage_values
+from airlock.ledger.journal import journaled
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import arrivals, open_resources, resources, runs
 
@@ -110,6 +111,7 @@ def keep_clocks(connection: Connection, forgotten: ColumnElement[bool], run_key:
 class OpenResources(Store):
     """The ledger's methods about open resources; they ignore extra columns of the given frames."""
 
+    @journaled()
     def note_open(self, datastore_id: str, run_key: str, rows: Iterable[pl.DataFrame], *, replace: bool = True) -> None:
         """Note resources that a run has not brought; the word of a later run about a resource stays.
 
@@ -140,6 +142,7 @@ class OpenResources(Store):
             known = {"datastore_id": datastore_id, "run_key": run_key, "pipeline": pipeline}
             insert_missing(connection, open_resources, new, _KEY, **known)
 
+    @journaled()
     def close_open(self, datastore_id: str, run_key: str) -> int:
         """Delete the notes about resources that a run has brought, but those of its own; return their number."""
         same = (resources.c[name] == open_resources.c[name] for name in _KEY)

@@ -22,6 +22,7 @@ from airlock.ledger.columns import MessageState
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch_by_values, insert_missing, select_schema, stage
+from airlock.ledger.journal import journaled
 from airlock.ledger.runs import need_pipeline, need_run
 from airlock.ledger.tables import OPEN_MESSAGE, outbox
 from airlock.records import TIMESTAMP, schema
@@ -139,6 +140,7 @@ def _merge(fresh: pl.DataFrame, settling: pl.DataFrame, due: datetime, now: date
 class Outbox(Store):
     """The ledger's methods about the outbox."""
 
+    @journaled()
     def enqueue(
         self,
         pipeline: str,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from sqlalchemy import and_, case, delete, exists, literal, null, or_, select, update
 
+from airlock.ledger import clock
 from airlock.ledger.frames import insert_missing, stage_query
 from airlock.ledger.tables import arrivals, newest_contents, owed
 from airlock.reasons import Reason
@@ -58,7 +59,7 @@ def owe(connection: Connection, pipeline: str, run_key: str, rows: Table) -> Non
 
     A content is not owed if a newer one was claimed under its key: the object is gone, and the newer one may be owed.
     """
-    now = datetime.now(UTC)
+    now = clock.now()
     rows = stage_query(connection, _select_newest(pipeline, rows), OBJECTS, ["key"])
     fresh = {"arrival_id": rows.c.arrival_id, "reason": rows.c.reason, "run_key": literal(run_key)}
     again = fresh | count_attempt(now) | {"taken_by": null()}

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from sqlalchemy import and_, case, exists, func, insert, or_, select, update
 
+from airlock.ledger import clock
 from airlock.ledger.arrival_states import arrival_states as states
 from airlock.ledger.arrivals import scope
 from airlock.ledger.columns import FindingKind, InstanceState
@@ -22,6 +22,7 @@ from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, insert_missing, stage, stage_query, stage_values
 from airlock.ledger.generations import STOPPED, next_generation, record_newest
+from airlock.ledger.journal import journaled
 from airlock.ledger.owed import take_owed
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import arrivals, instances, redrives, runs, successors
@@ -245,6 +246,7 @@ class Redrives(Store):
             )
             return int(connection.execute(counted).scalar_one())
 
+    @journaled()
     def redrive(
         self, pipeline: str, run_key: str, successors: pl.DataFrame, asked: dict[str, Any]
     ) -> dict[str, int] | None:
@@ -282,7 +284,7 @@ class Redrives(Store):
             _link(connection, pipeline, claims)
             counts = {"chosen": len(claims), **new, "in_already": sum(not claim.is_new for claim in claims)}
             record = asked | {"choice": json.dumps(asked["choice"]), "counts": json.dumps(counts)}
-            connection.execute(insert(redrives).values(run_key=run_key, asked_at=datetime.now(UTC), **record))
+            connection.execute(insert(redrives).values(run_key=run_key, asked_at=clock.now(), **record))
             return counts
 
     def find_redriven_studies(self, pipeline: str, run_key: str) -> pl.Series:
@@ -458,7 +460,7 @@ def _insert(connection: Connection, pipeline: str, run_key: str, claims: list[_C
         ["arrival_id"],
     )
     record_newest(connection, pipeline, inserted)
-    constants: dict[str, Any] = {"pipeline": pipeline, "run_key": run_key, "claimed_at": datetime.now(UTC)}
+    constants: dict[str, Any] = {"pipeline": pipeline, "run_key": run_key, "claimed_at": clock.now()}
     insert_missing(connection, arrivals, inserted, ["arrival_id", "pipeline"], **constants)
     take_owed(connection, pipeline, run_key, inserted)
     carried = rows["carries"].count()

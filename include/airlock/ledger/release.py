@@ -13,6 +13,7 @@ from airlock.ledger.columns import InstanceState, ResolutionState
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import stage_query
+from airlock.ledger.journal import journaled
 from airlock.ledger.open_resources import keep_clocks
 from airlock.ledger.owed import OBJECTS, owe, return_owed
 from airlock.ledger.runs import need_run
@@ -95,6 +96,7 @@ def _give_back(
 class Release(Store):
     """The ledger's methods about releasing claims."""
 
+    @journaled()
     def release_claims(self, pipeline: str, run_key: str) -> int:
         """Release a run's unsettled arrivals and its claims on their instances, for a later run to take.
 
@@ -125,6 +127,7 @@ class Release(Store):
                 of_resources.end_claims(connection, resources.c.claimed_by == run_key)
             return _give_back(connection, pipeline, run_key, unsettled, is_redrive=is_redrive)
 
+    @journaled()
     def release_resources(self, pipeline: str, run_key: str, *, jobs_ended: bool = False) -> int:
         """Release the FHIR resources that a run claims, whatever the dispositions of its arrivals.
 

@@ -15,6 +15,7 @@ from sqlalchemy import and_, exists, func, literal, or_, select, text, true, upd
 from airlock.ledger import clock
 from airlock.ledger.database import Store
 from airlock.ledger.frames import fetch, fetch_by_values, insert_for, select_schema, stage
+from airlock.ledger.journal import journaled
 from airlock.ledger.outbox import MESSAGES
 from airlock.ledger.runs import need_pipeline, need_run
 from airlock.ledger.tables import OPEN_RELEASE, outbox, releases
@@ -41,6 +42,7 @@ def _same_revision(rows: FromClause) -> ColumnElement[bool]:
 class Releases(Store):
     """The ledger's methods about releases."""
 
+    @journaled()
     def record_releases(self, pipeline: str, run_key: str, datastore_id: str, messages: pl.DataFrame) -> int:
         """Record released contracts: the pipeline's next task route sends them, whatever becomes of the run.
 
@@ -104,6 +106,7 @@ class Releases(Store):
         with self._reading() as connection:
             return fetch(connection, statement, OPEN)
 
+    @journaled()
     def mark_matched(self, pipeline: str, datastore_id: str, rules: str, matched: pl.DataFrame) -> None:
         """Record how many routes take releases by the rules with this digest; later revisions stay open.
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import and_, delete, insert, select, update
 
+from airlock.ledger import clock
 from airlock.ledger.columns import Resolution, ResolutionState
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
+from airlock.ledger.journal import journaled
 from airlock.ledger.tables import instances, resolutions
 
 
@@ -32,6 +33,7 @@ class ResolutionRecord:
 class Resolutions(Store):
     """The ledger's part about resolutions."""
 
+    @journaled()
     def begin_resolution(
         self, datastore_id: str, run_key: str, image_set_id: str, resolution: Resolution
     ) -> ResolutionRecord:
@@ -48,7 +50,7 @@ class Resolutions(Store):
             found = select(resolutions).where(*(resolutions.c[name] == value for name, value in key.items()))
             row = connection.execute(found).mappings().one_or_none()
             if row is None:
-                connection.execute(insert(resolutions).values(**key, **values, begun_at=datetime.now(UTC)))
+                connection.execute(insert(resolutions).values(**key, **values, begun_at=clock.now()))
                 row = connection.execute(found).mappings().one()
             if row["run_key"] != run_key:
                 raise LedgerError(
@@ -56,6 +58,7 @@ class Resolutions(Store):
                 )
             return _record(row)
 
+    @journaled()
     def advance_resolution(
         self,
         record: ResolutionRecord,
@@ -77,7 +80,7 @@ class Resolutions(Store):
         if state is not ResolutionState.BEGUN:
             named = {name: value for name, value in named.items() if value is not None}
         with self._writing("resolutions", "instances") as connection:
-            times = {"ended_at": datetime.now(UTC)} if done else {}
+            times = {"ended_at": clock.now()} if done else {}
             connection.execute(update(resolutions).where(this).values(state=state.value, **named, **times))
             if done and record.resolution is Resolution.DELETE:
                 inside = instances.c.image_set_id == record.image_set_id

@@ -18,6 +18,7 @@ from airlock.ledger.clock import database_time
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, fetch_frames, insert_missing, select_schema, stage
+from airlock.ledger.journal import journaled
 from airlock.ledger.open_resources import SCOPE as OPEN_SCOPE
 from airlock.ledger.open_resources import doubted_since, is_staged, keep_clocks, unknown_contents
 from airlock.ledger.runs import AUDITED, need_run
@@ -167,6 +168,7 @@ def _shape_imports(imported: pl.DataFrame) -> pl.DataFrame:
 class Resources(Store):
     """The ledger's methods about FHIR resources; they ignore extra columns of the given frames."""
 
+    @journaled(without="judge", result="refused")
     def claim_resources(
         self,
         datastore_id: str,
@@ -313,6 +315,7 @@ class Resources(Store):
         with self._reading() as connection:
             return database_time(connection)
 
+    @journaled()
     def confirm_contents(self, datastore_id: str, rows: pl.DataFrame) -> int:
         """Advance the clocks of contents that a newer file has brought unchanged; return their number.
 
@@ -355,6 +358,7 @@ class Resources(Store):
             statement = brought.where(_exists_staged(rows, datastore_id), resources.c.content_digest.is_not(None))
             return fetch(connection, statement, BROUGHT).sort(_RESOURCE)
 
+    @journaled()
     def record_imported_resources(self, datastore_id: str, run_key: str, rows: Frames) -> None:
         """Record what an import brought into a data store; the run's claims on it end.
 
@@ -391,6 +395,7 @@ class Resources(Store):
             certain = select(staged).where(~unknown).subquery()
             insert_missing(connection, resources, certain, _KEY, datastore_id=datastore_id, **facts)
 
+    @journaled()
     def forget_resources(self, datastore_id: str, run_key: str, keys: Frames) -> int:
         """Forget resources that a run may have imported without proof, so that the next content is imported again.
 
@@ -415,6 +420,7 @@ class Resources(Store):
             keep_clocks(connection, forgotten, run_key, need_run(connection, run_key).pipeline)
             return connection.execute(delete(resources).where(forgotten)).rowcount
 
+    @journaled()
     def drop_resource_claims(self, datastore_id: str, run_key: str, keys: Frames) -> int:
         """End a run's claims on resources that its jobs did not import, so that a later delivery can bring them.
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, insert, select, update
 
+from airlock.ledger import clock
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
+from airlock.ledger.journal import journaled
 from airlock.ledger.tables import runs
 from airlock.records import Window
 from airlock.suggestions import suggest_name
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from sqlalchemy import Connection, Row
 
 RUNNING = "running"
@@ -97,6 +100,7 @@ def need_pipeline(connection: Connection, pipeline: str) -> None:
 class Runs(Store):
     """The ledger's methods about runs."""
 
+    @journaled()
     def open_run(self, run_key: str, pipeline: str, run_id: str, window: Window | None) -> RunRecord:
         """Record that a run has begun; a run that exists already is running again and keeps its first window.
 
@@ -119,7 +123,7 @@ class Runs(Store):
             if known is None:
                 start, end = (None, None) if window is None else (window.start, window.end)
                 row = {"run_key": run_key, "pipeline": pipeline, "run_id": run_id, "state": RUNNING}
-                times = {"window_start": start, "window_end": end, "started_at": datetime.now(UTC)}
+                times = {"window_start": start, "window_end": end, "started_at": clock.now()}
                 connection.execute(insert(runs).values(row | times))
             elif (known.pipeline, known.run_id) != (pipeline, run_id):
                 raise LedgerError(
@@ -129,6 +133,7 @@ class Runs(Store):
                 connection.execute(update(runs).where(runs.c.run_key == run_key).values(state=RUNNING, ended_at=None))
             return need_run(connection, run_key)
 
+    @journaled()
     def close_run(self, run_key: str, state: str, report: dict[str, Any]) -> None:
         """Record a run's end, over an earlier end of the same run.
 
@@ -148,7 +153,7 @@ class Runs(Store):
         """
         with self._writing("runs") as connection:
             need_run(connection, run_key)
-            values = {"state": state, "report": json.dumps(report), "ended_at": datetime.now(UTC)}
+            values = {"state": state, "report": json.dumps(report), "ended_at": clock.now()}
             connection.execute(update(runs).where(runs.c.run_key == run_key).values(values))
 
     def scheduled_until(self, pipeline: str, before: datetime) -> datetime | None:
@@ -171,6 +176,7 @@ class Runs(Store):
             until: datetime | None = connection.scalar(listed)
             return connection.scalar(begun) if until is None else until
 
+    @journaled()
     def note_marker(self, run_key: str, marker: str, at: datetime) -> None:
         """Record the marker that opens a run's delivery.
 

@@ -9,6 +9,7 @@ from sqlalchemy import and_, delete, exists, select
 
 from airlock.ledger.database import Store
 from airlock.ledger.frames import fetch_by_values, insert_missing, stage
+from airlock.ledger.journal import journaled
 from airlock.ledger.tables import stow_instances
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Stow(Store):
             found = fetch_by_values(connection, stow_instances, STOW_INSTANCES, uids, "SOPInstanceUID", here)
             return found.sort("SOPInstanceUID")
 
+    @journaled()
     def decide_stow_instances(self, destination: str, decided: pl.DataFrame, now: datetime) -> None:
         """Record a destination's answers about instances, `STOW_INSTANCES`, over its earlier answers."""
         with self._writing(f"instances at {destination}") as connection:

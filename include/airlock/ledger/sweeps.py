@@ -22,6 +22,7 @@ from airlock.ledger.comparison_tables import comparisons
 from airlock.ledger.database import Store
 from airlock.ledger.decision_tables import decisions
 from airlock.ledger.frames import fetch, fetch_frames, stage, stage_query
+from airlock.ledger.journal import journaled
 from airlock.ledger.owed import NEVER, OBJECTS, owe, pay
 from airlock.ledger.tables import arrivals, owed, runs
 from airlock.reasons import FOUND_BY_SWEEP
@@ -44,6 +45,9 @@ class Strays:
 
     objects: pl.DataFrame  # `arrivals.LISTED`
     owed: int  # further ones that are owed, so that a run takes them
+
+
+SCOPE = "sweeps"
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,7 @@ class Sweeps(Store):
             rows = connection.execute(select(comparisons.c.id, comparisons.c.began_at).where(*of_pipeline))
             return {row.id: row.began_at for row in rows}
 
+    @journaled()
     def answer_sweep(self, pipeline: str, answer: SweepAnswer) -> None:
         """Add an answer about the objects that a sweep named to the decision log."""
         values: dict[str, Any] = {
@@ -150,7 +155,7 @@ class Sweeps(Store):
             "decided_at": answer.decided_at,
             "details": json.dumps({"named": answer.named}),
         }
-        with self._writing("sweeps") as connection:
+        with self._writing(SCOPE) as connection:
             connection.execute(insert(decisions).values(values))
 
 

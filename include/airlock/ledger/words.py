@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -23,12 +22,14 @@ from sqlalchemy import (
     update,
 )
 
+from airlock.ledger import clock
 from airlock.ledger.arrival_states import arrival_states as states
 from airlock.ledger.arrivals import need_held, scope, study_key_of
 from airlock.ledger.columns import InstanceState
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import count_rows, forbid_plans, number_rows, select_schema, stage, stage_query, stage_values
+from airlock.ledger.journal import journaled
 from airlock.ledger.owed import COME_AGAIN, OBJECTS, owe, pay
 from airlock.ledger.redrives import HELD_FOR_THE_STUDY
 from airlock.ledger.runs import need_run
@@ -37,6 +38,7 @@ from airlock.records import DISPOSITIONS, Disposition, Verdict, schema, study_ke
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
     from sqlalchemy import ColumnElement, Connection
 
@@ -70,6 +72,7 @@ def latest_word(alias: Any = words) -> ColumnElement[bool]:
 class Words(Store):
     """The ledger's methods about verdicts and dispositions."""
 
+    @journaled()
     def stage_verdicts(self, given: pl.DataFrame | Iterable[pl.DataFrame]) -> Table:
         """Stage verdicts for `claim_instances` and `record_verdicts` of the same transaction; call it in `at_once`.
 
@@ -81,6 +84,7 @@ class Words(Store):
         with self._reading() as connection:
             return _stage_verdicts(connection, given)
 
+    @journaled()
     def record_verdicts(
         self,
         datastore_id: str,
@@ -120,6 +124,7 @@ class Words(Store):
             studies = select(*values.values()).where(rows.c.study_key.is_not(None)).distinct()
             connection.execute(insert(in_flight).from_select(list(values), studies))
 
+    @journaled()
     def settle(
         self,
         pipeline: str,
@@ -146,7 +151,7 @@ class Words(Store):
             If the run does not hold one of them, or one has no known disposition or more than one. Nothing is written.
         """
         frames = [dispositions] if isinstance(dispositions, pl.DataFrame) else dispositions
-        now = datetime.now(UTC)
+        now = clock.now()
         with self._writing(scope(pipeline)) as connection:
             need_run(connection, run_key, pipeline)
             rows = stage(connection, map(_shape_dispositions, frames), _GIVEN)
@@ -159,6 +164,7 @@ class Words(Store):
             _update_owed(connection, pipeline, run_key, rows, news)
             _end_flights(connection, run_key, rows, open_studies)
 
+    @journaled()
     def settle_siblings(self, datastore_id: str, run_key: str, studies: pl.Series) -> int:
         """Release the files that other runs hold only because these studies were held; return their number.
 
@@ -169,7 +175,7 @@ class Words(Store):
         studies
             Study keys.
         """
-        now = datetime.now(UTC)
+        now = clock.now()
         with self._writing() as connection:  # the caller has locked the studies
             news = _stage_siblings(connection, datastore_id, run_key, stage_values(connection, studies, "study_key"))
             return say(connection, run_key, news, now)
