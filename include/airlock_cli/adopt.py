@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airlock.ledger import Adoption
 from airlock.pipelines import ClinicalPipeline, ImagingPipeline
+from airlock.storage.s3uri import S3Uri
 from airlock_cli import workspaces
 from airlock_cli.errors import RequestError, UnreachableError
 from airlock_cli.ledgers import open_ledger
@@ -36,6 +37,7 @@ def adopt(datastore_id: str, why: str, *, dry_run: bool) -> dict[str, Any]:
         If the service refuses or does not answer.
     """
     from airlock.stages import adopt as stage  # noqa: PLC0415  # only this command needs it
+    from airlock.stages.decision_log import open_log  # noqa: PLC0415
 
     if not dry_run and not why.strip():
         raise RequestError("--why is empty. Give a reason: the decision log keeps it.")
@@ -49,7 +51,11 @@ def adopt(datastore_id: str, why: str, *, dry_run: bool) -> dict[str, Any]:
         if dry_run or (not estimate.objects and known is None):
             note = "" if known is None else f"It is {known.origin.value} since {known.known_at:%Y-%m-%d %H:%M}Z."
             return result | {"note": note or _describe_unknown(estimate.objects)}
-        found = stage.adopt(ledger, datastore_id, search, lambda: Adoption(person, why.strip(), datetime.now(UTC)), say)
+        with workspaces.open_s3(S3Uri.parse(pipeline.workspace)) as store:
+            kept = ledger.journaled_in(open_log(store, pipeline))
+            found = stage.adopt(
+                *(kept, datastore_id, search), lambda: Adoption(person, why.strip(), datetime.now(UTC)), say
+            )
         return result | {"adopted": True, "foreign": found, "note": f"Adopted by {person}. Runs may import into it."}
 
 

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from airlock.ccda.records import DOCUMENT, FOLDER, VERDICTS, name_document_store
+from airlock.ledger.gates import SCOPE
 from airlock.reasons import Reason
 from airlock.records import Disposition, Gate, Verdict, schema
 from airlock.stages.auditing import is_open
+from airlock.stages.decision_log import decide
 from airlock.stages.resources import BY_RESOURCE, BY_UNIT, DISPOSITIONS, IDENTITY, OUTCOMES, UNIT
 from airlock.stages.review import Review, ReviewError, check_answer
 from airlock.storage.spool import Partitions, zip_partitions
@@ -78,7 +80,12 @@ def _record_approval(run: Run[CcdaPipeline], review: Review) -> None:
     datastore = run.pipeline.datastore_id
     gates = run.ledger.gates_of(datastore, run.key)
     held = gates.filter((pl.col("gate") == Gate.HOLD) & (pl.col("reason") == Reason.AWAITING_REVIEW))
-    run.ledger.override_holds(datastore, run.key, held["subject"], review.person, review.why)
+    subjects, by = held["subject"], (review.person, review.why)
+    decide(
+        *(run.s3, run.pipeline, run.ledger),
+        lambda ledger: ledger.override_holds(datastore, run.key, subjects, *by),
+        SCOPE,
+    )
 
 
 def _open_partitions(run: Run[CcdaPipeline]) -> Partitions:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from airlock.ledger.data_stores import FOUND, POSITION
+from airlock.ledger.data_stores import FOUND, POSITION, SCOPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -130,5 +130,6 @@ def adopt(
     for page in search.pages(counts.get(POSITION)):
         found = ledger.record_foreign(datastore_id, page.rows, page.position)
         say(f"{found:,} recorded, {page.progress}.")
-    ledger.end_adoption(datastore_id, decide())
+    with ledger.at_once(SCOPE, keep_first=True) as inner:  # a person's decision
+        inner.end_adoption(datastore_id, decide())
     return found

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from airlock.ledger import BrakeAnswer
+from airlock.ledger.brakes import SCOPE
 from airlock.reasons import PARSE_REASONS, Reason
 from airlock.records import Disposition, Verdict
+from airlock.stages.decision_log import decide
 from airlock.stages.sites import CountedSites
 
 if TYPE_CHECKING:
@@ -220,7 +222,8 @@ def record_answer(run: AnyRun, finding: Finding, review: Review, *, timed_out: b
         decided_at=datetime.fromisoformat(review.answered_at) if review.answered_at else datetime.now(UTC),
         details=asdict(finding),
     )
-    run.ledger.answer_brake(run.pipeline.name, run.key, answer)
+    name = run.pipeline.name
+    decide(run.s3, run.pipeline, run.ledger, lambda ledger: ledger.answer_brake(name, run.key, answer), SCOPE)
 
 
 def read_question(run: AnyRun, gate: str) -> Finding | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import polars as pl
 
 from airlock.ledger import InstanceState
+from airlock.ledger.arrivals import scope
 from airlock.ledger.generations import STOPPED, next_generation
 from airlock.ledger.redrives import REDRIVABLE, SUCCESSORS, is_current, is_underway
 from airlock.reasons import Reason
@@ -90,7 +91,8 @@ def redrive(run: Run[Pipeline], request: RedriveRequest, rules: RedriveRules) ->
     selected = select_arrivals(run, request, rules)
     record = {"asked_by": request.asked_by, "why": request.why, "choice": request.choice}
     successors = _describe_successors(run, selected, request)
-    return run.ledger.redrive(run.pipeline.name, run.key, successors, record) or {}
+    with run.ledger.at_once(scope(run.pipeline.name), keep_first=True) as ledger:  # a person asks for it
+        return ledger.redrive(run.pipeline.name, run.key, successors, record) or {}
 
 
 def select_arrivals(run: Run[Pipeline], request: RedriveRequest, rules: RedriveRules) -> pl.DataFrame:

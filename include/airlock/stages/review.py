@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from airlock.ledger import gates
 from airlock.reasons import Reason
 from airlock.records import HOLDS
+from airlock.stages.decision_log import decide
 from airlock.stages.person_text import find_text_fault, has_letter_or_digit
 
 if TYPE_CHECKING:
@@ -114,8 +116,11 @@ def record_review(run: Run[Pipeline], review: Review, reasons: Collection[str] =
         raise ReviewError(f"{unseen} holds are new since review asked. Clear review and answer it again.")
     chosen = asked.filter(_held_only_by(reasons)) if reasons else asked
     when = datetime.fromisoformat(review.answered_at)
-    run.ledger.override_findings(
-        run.pipeline.datastore_id, run.key, chosen, person=review.person, why=review.why, at=when
+    store, by = run.pipeline.datastore_id, {"person": review.person, "why": review.why}
+    decide(
+        *(run.s3, run.pipeline, run.ledger),
+        lambda ledger: ledger.override_findings(store, run.key, chosen, **by, at=when),
+        gates.SCOPE,
     )
     return chosen.height
 

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from airlock.ledger.columns import ComparisonKind
-from airlock.ledger.sweeps import SweepAnswer
+from airlock.ledger.sweeps import SCOPE, SweepAnswer
+from airlock.stages.decision_log import decide
 from airlock.stages.person_text import find_text_fault, has_letter_or_digit
 from airlock.stages.sweep import files_of
 from airlock.stages.sweep_work import OVERDUE, Asked, read_asked
@@ -57,7 +58,8 @@ def answer(
     _check_text("The name", person)
     _check_text("The reason", why)
     files = files_of(s3, pipeline, comparison)
-    ledger.answer_sweep(pipeline.name, SweepAnswer(files.name, asked.number, take_in, person, why, datetime.now(UTC)))
+    answer = SweepAnswer(files.name, asked.number, take_in, person, why, datetime.now(UTC))
+    decide(s3, pipeline, ledger, lambda inner: inner.answer_sweep(pipeline.name, answer), SCOPE)
     if not take_in:
         return asked.number, 0
     chosen = asked.choose(S3Uri.parse(pipeline.source.uri))
