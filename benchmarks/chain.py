@@ -5,6 +5,7 @@ Run it::
     python -m benchmarks.chain                                    # 100 thousand, 1 million and 5 million arrivals
     python -m benchmarks.chain --arrivals 100000                  # one size
     python -m benchmarks.chain --arrivals 100000 --until validate # the chain up to a stage
+    python -m benchmarks.chain --until rebuild                    # and rebuild a lost ledger from the workspace
     python -m benchmarks.chain --arrivals 100000 --profile /tmp/p # a profile per stage: /tmp/p/validate.txt and .prof
 
 It writes a delivery's ``arrivals`` and ``headers`` as buffer and parse would (`deliveries`), an earlier delivery in the
@@ -44,6 +45,7 @@ from tests.servers.postgres import found_programs, running, shipped_programs
 from airlock.ledger import Ledger, upgrade
 from airlock.pipelines import ImagingPipeline
 from airlock.run import Run
+from airlock.stages.journal import keep_journal
 from airlock.storage.s3 import S3
 from airlock.storage.s3uri import S3Uri
 from benchmarks.deliveries import CHUNK, delivered_before, frames, job_output, split
@@ -55,7 +57,8 @@ if TYPE_CHECKING:
     from airlock.storage.s3 import ListedObject
 
 SIZES = (100_000, 1_000_000, 5_000_000)
-STAGES = ("deliver", "validate", "normalize", "import", "audit")
+STAGES = ("deliver", "validate", "normalize", "import", "audit", "rebuild")
+LAST = "audit"  # unless asked otherwise
 MEASURED = ("validate", "normalize", "audit")
 # As a server of 4 GiB is set up (docs/operations.md). The defaults are those of a machine with 512 MiB; its background
 # writer leaves nearly every page of a bulk to the process that waits for it.
@@ -102,7 +105,7 @@ def open_run(endpoint: str, ledger_url: str, name: str = "bench") -> Run:
     session = boto3.Session("bench", "bench", region_name="us-east-1")
     pipeline = ImagingPipeline.model_validate(PIPELINE)
     s3 = StagingLessS3(session, session.client("s3", endpoint_url=endpoint))
-    return Run(pipeline, name, None, S3Uri.parse(pipeline.source.uri), s3, Ledger.open(ledger_url))
+    return keep_journal(Run(pipeline, name, None, S3Uri.parse(pipeline.source.uri), s3, Ledger.open(ledger_url)))
 
 
 # The stages, each in a process of its own.
@@ -208,12 +211,30 @@ def audit(run: Run, arrivals: int) -> dict[str, Any]:
     return {name: content[name] for name in ("verdicts", "outcomes", "dispositions", "studies")}
 
 
+def rebuild(run: Run, arrivals: int) -> dict[str, Any]:
+    """Rebuild the ledger, which is empty here, from the workspace."""
+    from airlock.stages.rebuild import rebuild as rebuild_ledger  # noqa: PLC0415
+
+    requests = 0
+
+    def count(**_: Any) -> None:
+        nonlocal requests
+        requests += 1
+
+    run.s3.client.meta.events.register("before-send.s3", count)
+    report = rebuild_ledger(run.ledger, run.s3, [run.pipeline], "bench", lambda _: None)
+    if report.is_incomplete or report.counts["arrivals"] < arrivals:
+        raise RuntimeError(f"the ledger is not whole: {report.to_json()}")
+    return {"requests": requests, "entries": report.entries, "arrivals": report.counts["arrivals"]}
+
+
 _STAGES: dict[str, Callable[[Run, int], dict[str, Any]]] = {
     "deliver": deliver,
     "validate": validate,
     "normalize": normalize,
     "import": import_,
     "audit": audit,
+    "rebuild": rebuild,
 }
 
 
@@ -329,7 +350,7 @@ def _pss_kib(process: Path) -> int:
     return 0
 
 
-def measure(arrivals: int, until: str = STAGES[-1], profile: str = "") -> dict[str, Any]:
+def measure(arrivals: int, until: str = LAST, profile: str = "") -> dict[str, Any]:
     """Take a synthetic delivery through the chain.
 
     Parameters
@@ -363,6 +384,9 @@ def measure(arrivals: int, until: str = STAGES[-1], profile: str = "") -> dict[s
         postgres_usage = PostgresUsage(postgres.folder)
         try:
             for stage in STAGES[: STAGES.index(until) + 1]:
+                if stage == "rebuild":
+                    ledger_url = postgres.url(postgres.create_database())
+                    upgrade(ledger_url)
                 command = [sys.executable, "-m", "benchmarks.chain", "--child", stage, endpoint, ledger_url, profile]
                 command += ["--arrivals", str(arrivals)]
                 reply = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603  # ourselves
@@ -416,7 +440,7 @@ if __name__ == "__main__":
         prog="python -m benchmarks.chain", description="The stage chain on synthetic tables"
     )
     parser.add_argument("--arrivals", type=int, action="append", help=f"how many, by default each of {SIZES}")
-    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to run")
+    parser.add_argument("--until", choices=STAGES, default=LAST, help="the last stage to run")
     parser.add_argument("--profile", default="", metavar="FOLDER", help="write a profile per stage there")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -393,6 +393,22 @@ def ledger_copy() -> None:
     say(ledgers.copy())
 
 
+@ledger_app.command("rebuild")
+def ledger_rebuild(
+    onto_backup: Annotated[
+        bool,
+        typer.Option("--onto-backup", help="The ledger is a restored backup: repeat only what came after it."),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Fill an empty ledger from the workspaces of all pipeline files, after the ledger was lost."""
+    from airlock_cli import ledgers  # noqa: PLC0415
+
+    found = ledgers.rebuild(say, onto_backup=onto_backup)
+    _print(json, found.to_json(), ledgers.rebuilt_tables(found))
+    raise typer.Exit(Status.WRONG if found.is_incomplete else Status.OK)
+
+
 @ledger_app.command("release")
 def ledger_release(
     pipeline: Pipeline,

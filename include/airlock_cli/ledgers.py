@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import re
 from contextlib import contextmanager
+from getpass import getuser
 from typing import TYPE_CHECKING
 
 from airlock.ledger import Ledger, LedgerError, LedgerSchemaError, LedgerUnreachableError, schema
@@ -12,10 +13,12 @@ from airlock.ledger.release import release_run
 from airlock.records import study_key
 from airlock_cli import settings, workspaces
 from airlock_cli.errors import RequestError, UnreachableError, WrongError
-from airlock_cli.show import say
+from airlock_cli.show import Table, say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from airlock.stages.rebuild import Rebuilt
 
 _STUDY_KEY = re.compile(r"[0-9a-f]{16}")
 
@@ -90,6 +93,33 @@ def copy() -> str:
         f"{rows:,} rows are copied. Set {settings.LEDGER_URL}, or the Airflow connection airlock_ledger, to the new "
         f"address before any task runs."
     )
+
+
+def rebuild(tell: Callable[[str], None], *, onto_backup: bool) -> Rebuilt:
+    """Rebuild the ledger from the workspaces of all pipelines; return what was rebuilt."""
+    from airlock.stages.rebuild import find_root  # noqa: PLC0415  # polars is slow to import
+    from airlock.stages.rebuild import rebuild as rebuild_ledger  # noqa: PLC0415
+
+    pipelines = workspaces.require_all_pipelines()
+    where = find_root(pipelines[0])
+    with (
+        translate_errors(),
+        Ledger.open(settings.ledger_url(), rebuilding=True) as ledger,
+        workspaces.open_s3(where) as store,
+    ):
+        return rebuild_ledger(ledger, store, pipelines, getuser(), tell, onto_backup=onto_backup)
+
+
+def rebuilt_tables(found: Rebuilt) -> list[Table]:
+    """Return what a rebuild has found, for a person."""
+    facts = [("runs", found.runs), ("entries repeated", found.entries), ("decisions", found.decisions)]
+    facts += [(name.replace("_", " "), number) for name, number in found.counts.items() if name != "runs"]
+    unknown = [("a run without a journal", name) for name in found.without_journal]
+    unknown += [("an entry that could not be repeated", f"{why} ({number})") for why, number in found.refused.items()]
+    return [
+        Table("rebuilt", ("what", "number"), facts),
+        Table("not known", ("what", "which"), unknown),
+    ]
 
 
 def release(pipeline: str, run: str, *, jobs_ended: bool) -> list[str]:

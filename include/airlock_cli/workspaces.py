@@ -35,6 +35,26 @@ def load_named_pipeline(name: str) -> Pipeline:
     return known[name]
 
 
+def require_all_pipelines() -> list[Pipeline]:
+    """Return all pipelines of the folder of pipeline files.
+
+    Raises
+    ------
+    RequestError
+        If there is none, or a file is wrong: its runs would be missing.
+    """
+    try:
+        known, problems = load_pipelines(settings.pipelines())
+    except PipelineError as error:
+        raise RequestError(str(error)) from None
+    if problems or not known:
+        raise RequestError(
+            f"{len(problems)} pipeline files are wrong and {len(known)} are right. A rebuild needs the files of all "
+            f"pipelines that shared the ledger. List their problems: airlock pipelines check"
+        )
+    return list(known.values())
+
+
 def require_known_pipeline(name: str, others: Collection[str]) -> None:
     """Refuse a pipeline name that no valid pipeline file has.
 

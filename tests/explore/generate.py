@@ -6,10 +6,11 @@ is killed at a certain point, or is overtaken there.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
-from tests.explore.history import Clear, GiveBack, GiveUp, Go, History, Remove, RunPlan, Step, Upload, Wait
+from tests.explore.history import Clear, GiveBack, GiveUp, Go, History, Rebuild, Remove, RunPlan, Step, Upload, Wait
 from tests.explore.nights import nights
 from tests.explore.sweeps import swept
 
@@ -121,6 +122,15 @@ def _images(rng: Random) -> list[Upload]:
     return found
 
 
+def _rebuilt(rng: Random) -> History:
+    """Return another history in which the ledger is lost and rebuilt once or twice."""
+    other = rng.choice((_overlap, _overlap, _clinical, *_SMALL.values()))(rng)
+    steps = list(other.steps)
+    for _ in range(rng.choice((1, 1, 2))):
+        steps.insert(rng.randint(1, len(steps)), Rebuild())
+    return replace(other, kind=f"rebuilt {other.kind}", steps=tuple(steps))
+
+
 def _uid(step: Upload) -> str:
     return step.content.partition(" ")[2] or "1.1.1"
 
@@ -195,4 +205,4 @@ _SMALL: dict[int, Callable[[Random], History]] = {
     6: _small_refused,
     8: _small_redrive,
 }
-_RANDOM: tuple[Callable[[Random], History], ...] = (_overlap, nights, _clinical, _overlap, nights, swept)
+_RANDOM: tuple[Callable[[Random], History], ...] = (_overlap, nights, _clinical, _overlap, nights, swept, _rebuilt)

@@ -120,8 +120,18 @@ class Sweep:
         return f"airlock sweep {self.pipeline}{f', killed at call {self.calls} of S3' if self.calls else ''}"
 
 
-Step = Upload | Remove | Wait | Go | Kill | Clear | GiveUp | GiveBack | Sweep
-_STEPS = {kind.__name__: kind for kind in (Upload, Remove, Wait, Go, Kill, Clear, GiveUp, GiveBack, Sweep)}
+
+@dataclass(frozen=True)
+class Rebuild:
+    """The ledger is lost, and rebuilt from the workspaces; runs that go on are killed before."""
+
+    def __str__(self) -> str:
+        return "the ledger is lost: airlock ledger rebuild"
+
+
+Step = Upload | Remove | Wait | Go | Kill | Clear | GiveUp | GiveBack | Sweep | Rebuild
+_KINDS = (Upload, Remove, Wait, Go, Kill, Clear, GiveUp, GiveBack, Sweep, Rebuild)
+_STEPS = {kind.__name__: kind for kind in _KINDS}
 
 
 @dataclass(frozen=True)

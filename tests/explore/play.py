@@ -16,9 +16,23 @@ from tests.explore import contents, quiet
 from tests.explore.aim import WITNESSES, Witness, is_aimed
 from tests.explore.books import Books
 from tests.explore.facts import Facts, Put, Violation
-from tests.explore.history import STAGES, Clear, GiveBack, GiveUp, Go, Kill, Remove, RunPlan, Sweep, Upload, Wait
+from tests.explore.history import (
+    STAGES,
+    Clear,
+    GiveBack,
+    GiveUp,
+    Go,
+    Kill,
+    Rebuild,
+    Remove,
+    RunPlan,
+    Sweep,
+    Upload,
+    Wait,
+)
 from tests.explore.invariants import AT_EVERY_POINT, TRANSIENT
 from tests.explore.quiet import LAST
+from tests.explore.rebuilt import rebuild_ledger
 from tests.explore.scheduler import Actor
 from tests.explore.stages import DagRun, RunSpec
 from tests.explore.sweeps import do_sweep, sweep_at_rest
@@ -146,6 +160,8 @@ class Player:
                 self._give_back(name)
             case Sweep():
                 do_sweep(self, step)
+            case Rebuild():
+                self._rebuild()
         self.check()
 
     def _upload(self, step: Upload) -> None:
@@ -244,6 +260,19 @@ class Player:
         else:
             self.facts.validated.discard(run.run.key)
         self.say(f"  {'; '.join(lines)}")
+
+    def _rebuild(self) -> None:
+        """Lose the ledger and rebuild it; it is as before, unless a killed run has not kept all that it changed."""
+        for name in self.runs:
+            self._kill(name)
+        found = rebuild_ledger(self.outside, self._pipelines.values(), exact=not self._was_killed)
+        self._before = self.reader.read()
+        self._version = self.reader.version()
+        self._note(found)
+
+    @property
+    def _was_killed(self) -> bool:
+        return any("killed" in str(line) or "refused" in str(line) for line in self.played.timeline)
 
     def _come_to_rest(self) -> None:
         """Let every run go on to its end, cure what failed, and take what is left, as the next nights would."""

@@ -80,6 +80,7 @@ class ComparisonKind(StrEnum):
 
     SWEEP = "sweep"  # the objects below a source with the ledger
     RECONCILE = "reconcile"  # the ledger with S3 and a data store
+    REBUILD = "rebuild"  # nothing: the ledger is rebuilt from the workspaces
 
 
 class FindingKind(StrEnum):

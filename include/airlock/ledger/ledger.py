@@ -10,7 +10,7 @@ from airlock.ledger.brakes import Brakes
 from airlock.ledger.comparisons import Comparisons
 from airlock.ledger.contracts import Contracts
 from airlock.ledger.data_stores import DataStores
-from airlock.ledger.database import engine_for, parse_url
+from airlock.ledger.database import engine_for, parse_url, reading
 from airlock.ledger.folders import Folders
 from airlock.ledger.gates import Gates
 from airlock.ledger.impact import Impacts
@@ -20,6 +20,7 @@ from airlock.ledger.lookup import Lookup
 from airlock.ledger.open_resources import OpenResources
 from airlock.ledger.outbox import Outbox
 from airlock.ledger.predecessors import Predecessors
+from airlock.ledger.rebuilt import Rebuilds, need_no_rebuild
 from airlock.ledger.reconciled import Reconciled
 from airlock.ledger.reconciled_resources import ReconciledResources
 from airlock.ledger.redrives import Redrives
@@ -68,6 +69,7 @@ class Ledger(
     Sweeps,
     Reconciled,
     ReconciledResources,
+    Rebuilds,
 ):
     """The database of record of arrivals, decisions, imports, audits and routes.
 
@@ -81,22 +83,28 @@ class Ledger(
     """
 
     @classmethod
-    def open(cls, url: str) -> Self:
+    def open(cls, url: str, *, rebuilding: bool = False) -> Self:
         """Open a ledger.
 
         Parameters
         ----------
         url
             ``sqlite:////folder/ledger.db`` or ``postgresql://user@host/database``.
+        rebuilding
+            Whether the caller is the rebuild, which nobody else may use.
 
         Raises
         ------
         LedgerError
-            If the address is wrong, no database answers, or its schema is not up to date; the text has the command.
+            If the address is wrong, no database answers, its schema is not up to date, or its rebuild is unfinished;
+            the text has the command.
         """
         engine = engine_for(parse_url(url))
         try:
             check(engine)
+            if not rebuilding:
+                with reading(engine) as connection:
+                    need_no_rebuild(connection)
         except BaseException:
             engine.dispose()
             raise

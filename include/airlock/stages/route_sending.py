@@ -16,6 +16,7 @@ from uuid import uuid4
 from airlock.destinations import DestinationError, Message
 from airlock.ledger import LedgerError
 from airlock.ledger.outbox import LEASE
+from airlock.stages.sends import Lot, begin_lot, end_lot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -138,12 +139,14 @@ def _send_lot(sender: _Sender, due: Sequence[OutboxMessage]) -> None:
     queues = defaultdict(list)
     for message in due:
         queues[message.subject_key].append(message)
+    lot = begin_lot(sender.run, sender.item, due)
     with ThreadPoolExecutor(sender.item.delivery.in_flight) as pool:
-        for _ in pool.map(lambda queue: _send_subject(sender, queue), queues.values()):
+        for _ in pool.map(lambda queue: _send_subject(sender, queue, lot), queues.values()):
             pass  # raises the ledger's errors
+    end_lot(sender.run, lot)
 
 
-def _send_subject(sender: _Sender, queue: Sequence[OutboxMessage]) -> None:
+def _send_subject(sender: _Sender, queue: Sequence[OutboxMessage], lot: Lot) -> None:
     """Send one subject's messages; a later revision waits for its earlier one."""
     for message in queue:
         if not sender.may_send:
@@ -151,7 +154,10 @@ def _send_subject(sender: _Sender, queue: Sequence[OutboxMessage]) -> None:
         error = _send_message(sender.destination, message)
         if error is None:
             sender.run.ledger.mark_sent(message.id)
+            lot.add_sent(message)
         answer = _Answer() if error is None else _record_refusal(sender, message, error)
+        if answer.code is not None:
+            lot.add_refused(message, answer.code, given_up=answer.given_up)
         sender.done.count(answer)
         if answer.to_be_tried_again:
             return

@@ -1,0 +1,176 @@
+"""Rebuild: make the ledger again from the journals in the workspaces, after it was lost.
+
+The entries of all runs and decisions of all pipelines are repeated in the order of their times. What was being sent is
+compared last with the notes of routes. The report names what nobody can know.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from tempfile import SpooledTemporaryFile
+from typing import IO, TYPE_CHECKING, cast
+
+from airlock.ledger import LedgerError
+from airlock.ledger.replay import BrokenEntryError, read_entry, repeat_calls
+from airlock.stages import decision_log, sends
+from airlock.stages.buffer import INDEX
+from airlock.stages.journal import FOLDER
+from airlock.storage.s3uri import S3Uri
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from concurrent.futures import Future
+
+    from airlock.ledger import Ledger
+    from airlock.pipelines import Pipeline
+    from airlock.storage.s3 import S3
+
+_READ_AHEAD = 8  # entries
+_IN_MEMORY = 8 * 1024**2  # bytes of an entry before it is on the local disk
+_TOLD_EVERY = 500  # entries
+_NOT_RUNS = frozenset({decision_log.FOLDER, sends.FOLDER, "redrives", "parked", "sweeps"})
+
+
+@dataclass(frozen=True, order=True)
+class Found:
+    """An entry of a journal; entries sort by their times."""
+
+    name: str
+    uri: str
+
+
+@dataclass
+class Rebuilt:
+    """The numbers of a rebuild, and what it could not know."""
+
+    runs: int = 0
+    entries: int = 0
+    decisions: int = 0
+    without_journal: list[str] = field(default_factory=list)  # keys of runs
+    refused: Counter[str] = field(default_factory=Counter)  # entries that could not be repeated, by method and cause
+    datastores: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)  # of the ledger's rows, and of what is open in them
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether runs or entries are missing in the ledger."""
+        return bool(self.without_journal or self.refused)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the report as JSON values."""
+        return vars(self) | {"refused": dict(self.refused)}
+
+
+def rebuild(
+    ledger: Ledger,
+    s3: S3,
+    pipelines: Iterable[Pipeline],
+    asked_by: str,
+    tell: Callable[[str], None],
+    *,
+    onto_backup: bool = False,
+) -> Rebuilt:
+    """Fill an empty ledger from the workspaces of these pipelines; go on with a rebuild that was interrupted.
+
+    Parameters
+    ----------
+    ledger
+        An empty ledger, or one whose rebuild is unfinished.
+    s3
+        The S3 account of the workspaces.
+    pipelines
+        All pipelines that shared the lost ledger.
+    asked_by
+        The person.
+    tell
+        Gets a sentence about the progress now and then.
+    onto_backup
+        Whether the ledger is a restored backup: only what came after it is repeated.
+
+    Raises
+    ------
+    LedgerError
+        If the ledger is not empty, and not said to be a backup.
+    """
+    roots = sorted({str(find_root(one)) for one in pipelines})
+    scope = {"workspaces": roots, "onto_backup": onto_backup}
+    begun = ledger.begin_rebuild(scope, asked_by, onto_backup=onto_backup)
+    report = Rebuilt()
+    entries = sorted(_find_entries(s3, roots, report))
+    left = [one for one in entries if one.name > begun.position]
+    tell(f"{report.runs} runs and {report.decisions} decisions have {len(entries)} entries, {len(left)} are to repeat.")
+    _repeat_all(ledger, s3, left, report, tell)
+    ledger.record_sends(sends.read_sends(s3, roots, begun.since))
+    report.datastores = ledger.record_rebuilt_stores()
+    report.counts = ledger.count_rebuilt()
+    ledger.end_rebuild(report.to_json())
+    return report
+
+
+def find_root(pipeline: Pipeline) -> S3Uri:
+    """Return the folder of a pipeline's runs in its workspace."""
+    return S3Uri.parse(pipeline.workspace).join(pipeline.name, "")
+
+
+def _find_entries(s3: S3, roots: Sequence[str], report: Rebuilt) -> Iterator[Found]:
+    for root in map(S3Uri.parse, roots):
+        for entry in _list_entries(s3, root.join(decision_log.FOLDER, "")):
+            report.decisions += 1
+            yield entry
+        runs = [name for name in s3.list_folders(root) if name not in _NOT_RUNS]
+        with ThreadPoolExecutor(_READ_AHEAD) as pool:
+            listed = pool.map(lambda run: list(_list_entries(s3, root.join(run, FOLDER, ""))), runs)  # noqa: B023
+            for run, found in zip(runs, listed, strict=True):
+                report.runs += bool(found)
+                if not found and s3.exists(root.join(run, INDEX)):
+                    report.without_journal.append(run)
+                yield from found
+
+
+def _list_entries(s3: S3, folder: S3Uri) -> Iterator[Found]:
+    for item in s3.list_objects(folder):
+        if item.key.endswith(".entry"):
+            yield Found(item.key.rpartition("/")[2], str(S3Uri(folder.bucket, item.key)))
+
+
+def _repeat_all(ledger: Ledger, s3: S3, entries: Sequence[Found], report: Rebuilt, tell: Callable[[str], None]) -> None:
+    for number, (entry, file) in enumerate(_read_ahead(s3, entries), 1):
+        with file:
+            _repeat(ledger, entry, file, report)
+        report.entries += 1
+        if number % _TOLD_EVERY == 0:
+            tell(f"{number} of {len(entries)} entries are repeated.")
+
+
+def _repeat(ledger: Ledger, entry: Found, file: IO[bytes], report: Rebuilt) -> None:
+    """Repeat an entry; one that cannot be repeated is counted, and left out."""
+    method = "unreadable"
+    try:
+        calls = read_entry(file)
+        method = calls[0].method
+        repeat_calls(ledger, entry.name, calls)
+    except (LedgerError, BrokenEntryError) as error:
+        report.refused[f"{method}: {error}"] += 1
+        ledger.move_rebuild(entry.name)
+
+
+def _read_ahead(s3: S3, entries: Sequence[Found]) -> Iterator[tuple[Found, IO[bytes]]]:
+    """Yield the entries with their content, a few of which are read before they are asked for."""
+
+    def read(entry: Found) -> IO[bytes]:
+        file = cast("IO[bytes]", SpooledTemporaryFile(max_size=_IN_MEMORY))  # noqa: SIM115  (the caller closes it)
+        s3.get_file(S3Uri.parse(entry.uri), file)
+        return file
+
+    with ThreadPoolExecutor(_READ_AHEAD) as pool:
+        waiting: deque[tuple[Found, Future[IO[bytes]]]] = deque()
+        for entry in entries:
+            waiting.append((entry, pool.submit(read, entry)))
+            if len(waiting) > _READ_AHEAD:
+                first, reading = waiting.popleft()
+                yield first, reading.result()
+        while waiting:
+            first, reading = waiting.popleft()
+            yield first, reading.result()

@@ -1,0 +1,231 @@
+"""A ledger with a journal keeps its changes; repeated on an empty ledger, they make the same ledger."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pytest
+
+from airlock.ledger import BrakeAnswer, Job, Ledger, LedgerError, upgrade
+from airlock.ledger.journal import Entry
+from airlock.ledger.replay import BrokenEntryError, read_entry, repeat_calls
+from airlock.records import HOLDS, Window
+from tests.rebuilt_ledger import differences, read_tables
+from tests.unit.airlock.ledger.samples import (
+    NIGHTLY,
+    NO_SERIES,
+    NO_STUDIES,
+    STORE,
+    arrivals,
+    claims,
+    dispositions,
+    id_of,
+    imports,
+    verdicts,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WINDOW = Window(datetime(2026, 11, 23, 2, tzinfo=UTC), datetime(2026, 11, 24, 2, tzinfo=UTC))
+
+
+@dataclass
+class Shelf:
+    """A journal in memory."""
+
+    entries: list[tuple[datetime | None, bytes]] = field(default_factory=list)
+    broken: bool = False
+
+    def write(self, entry: Entry) -> None:
+        if self.broken:
+            raise OSError("the workspace is closed")
+        file = entry.finish()
+        file.seek(0)
+        self.entries.append((entry.at, file.read()))
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf()
+
+
+@pytest.fixture
+def kept(ledger: Ledger, shelf: Shelf) -> Ledger:
+    """The ledger with a journal."""
+    return ledger.journaled_in(shelf)
+
+
+def rebuilt(shelf: Shelf, folder: Path) -> str:
+    """Return the address of a new ledger in which the kept calls were repeated."""
+    url = f"sqlite:///{folder}/rebuilt.db"
+    upgrade(url)
+    with Ledger.open(url) as ledger:
+        ledger.begin_rebuild({}, "an operator")
+        for number, (_, body) in enumerate(shelf.entries):
+            repeat_calls(ledger, f"{number:04}", read_entry(io.BytesIO(body)))
+        ledger.end_rebuild({})
+    return url
+
+
+def play(ledger: Ledger) -> None:
+    """Bring two files in, of which one is released."""
+    ledger.open_run("r1", NIGHTLY, "scheduled__1", WINDOW)
+    ledger.note_marker("r1", "marker", WINDOW.end)
+    ledger.claim(NIGHTLY, "r1", (arrivals(name) for name in "ab"), WINDOW.end)
+    with ledger.at_once("arrivals of nightly", "instances") as inner:
+        inner.claim_instances(STORE, NIGHTLY, "r1", claims(("a", "1.a"), ("b", "1.b")))
+        inner.record_verdicts(STORE, NIGHTLY, "r1", iter([verdicts(("a", "1.study"), ("b", "1.study"))]))
+    job = Job("batch", 0, "r1", "token")
+    ledger.record_job(job, STORE)
+    ledger.record_imported(STORE, "r1", imports(("a", "1.a")), NO_STUDIES, NO_SERIES)
+    ledger.settle(NIGHTLY, "r1", dispositions("a"))
+    ledger.settle(NIGHTLY, "r1", dispositions("b", word="held"))
+    ledger.drop_instances(STORE, "r1", pl.Series(["1.b"]))
+    holds = pl.DataFrame([("1.study", "key", "study_held", ["unaccounted"], "seen")], HOLDS, orient="row")
+    ledger.override_findings(STORE, "r1", holds, person="Dr. A", why="I have seen it", at=WINDOW.end)
+    answer = BrakeAnswer("import", True, "unread", 0.1, "Dr. A", "go on", WINDOW.end, {"share": 0.1})
+    ledger.answer_brake(NIGHTLY, "r1", answer)
+    ledger.close_run("r1", "audited", {"balanced": True})
+
+
+def test_the_calls_of_a_run_make_the_same_ledger_again(kept: Ledger, url: str, shelf: Shelf, tmp_path: Path) -> None:
+    play(kept)
+    assert not differences(read_tables(url), read_tables(rebuilt(shelf, tmp_path)))
+
+
+def test_the_calls_of_a_transaction_are_one_entry_and_entries_are_in_order(kept: Ledger, shelf: Shelf) -> None:
+    play(kept)
+    times = [at for at, _ in shelf.entries]
+    assert times == sorted(times, key=lambda at: at or datetime.max.replace(tzinfo=UTC))
+    methods = [[call.method for call in read_entry(io.BytesIO(body))] for _, body in shelf.entries]
+    assert ["claim_instances", "record_verdicts"] in methods
+
+
+def test_a_call_that_changes_nothing_is_not_kept(kept: Ledger, shelf: Shelf) -> None:
+    assert kept.defer_owed(NIGHTLY, "archive", datetime.now(UTC)) == 0
+    assert shelf.entries == []
+
+
+def test_a_call_that_fails_is_not_kept(kept: Ledger, shelf: Shelf) -> None:
+    with pytest.raises(LedgerError):
+        kept.close_run("unknown", "audited", {})
+    assert shelf.entries == []
+
+
+def test_a_claim_keeps_what_the_run_holds_and_not_the_whole_listing(kept: Ledger, shelf: Shelf) -> None:
+    for run in ("r1", "r2"):
+        kept.open_run(run, NIGHTLY, run, None)
+    kept.claim(NIGHTLY, "r1", arrivals("a", "b"))
+    kept.claim(NIGHTLY, "r2", arrivals("a", "b", "c"))
+    (call,) = read_entry(io.BytesIO(shelf.entries[-1][1]))
+    assert [name for rows in call.arguments["listing"] for name in rows["arrival_id"]] == [id_of("c")]
+
+
+def test_a_claim_whose_entry_was_lost_is_kept_by_the_next_try(ledger: Ledger, kept: Ledger, shelf: Shelf) -> None:
+    kept.open_run("r1", NIGHTLY, "r1", None)
+    ledger.claim(NIGHTLY, "r1", arrivals("a"))  # the worker is killed before the entry is written
+    kept.claim(NIGHTLY, "r1", arrivals("a"))
+    (call,) = read_entry(io.BytesIO(shelf.entries[-1][1]))
+    assert [name for rows in call.arguments["listing"] for name in rows["arrival_id"]] == [id_of("a")]
+
+
+def test_a_later_claim_shows_that_an_earlier_run_has_given_back(
+    ledger: Ledger, kept: Ledger, url: str, shelf: Shelf, tmp_path: Path
+) -> None:
+    for run in ("r1", "r2"):
+        kept.open_run(run, NIGHTLY, run, None)
+    kept.claim(NIGHTLY, "r1", arrivals("a"))
+    ledger.release_claims(NIGHTLY, "r1")  # by a command that has no workspace
+    kept.claim(NIGHTLY, "r2", arrivals("a"))
+    before, after = read_tables(url), read_tables(rebuilt(shelf, tmp_path))
+    assert before["arrivals"] == after["arrivals"]
+
+
+class TestFirst:
+    """Calls that are kept before they take effect."""
+
+    def test_what_cannot_be_kept_does_not_take_effect(self, kept: Ledger, shelf: Shelf) -> None:
+        shelf.broken = True
+        with pytest.raises(OSError, match="closed"), kept.at_once("runs", keep_first=True) as inner:
+            inner.open_run("r1", NIGHTLY, "r1", None)
+        assert kept.run("r1") is None
+
+    def test_what_was_kept_is_in_the_ledger(self, kept: Ledger, shelf: Shelf) -> None:
+        with kept.at_once("runs", keep_first=True) as inner:
+            inner.open_run("r1", NIGHTLY, "r1", None)
+        assert len(shelf.entries) == 1
+        assert kept.run("r1") is not None
+
+
+class TestRebuild:
+    """The row of a rebuild."""
+
+    def test_a_ledger_that_is_not_empty_is_refused(self, ledger: Ledger) -> None:
+        ledger.open_run("r1", NIGHTLY, "r1", None)
+        with pytest.raises(
+            LedgerError, match=r"not empty: 1 tables have rows, for example runs\. If it is a restored backup"
+        ):
+            ledger.begin_rebuild({}, "an operator")
+
+    def test_nobody_opens_a_ledger_whose_rebuild_is_unfinished(self, ledger: Ledger, url: str) -> None:
+        ledger.begin_rebuild({}, "an operator")
+        with pytest.raises(LedgerError, match="Continue it: airlock ledger rebuild"):
+            Ledger.open(url)
+        ledger.end_rebuild({})
+        Ledger.open(url).dispose()
+
+    def test_it_goes_on_after_its_last_entry(self, ledger: Ledger) -> None:
+        assert ledger.begin_rebuild({}, "an operator").position == ""
+        ledger.move_rebuild("0007")
+        assert ledger.begin_rebuild({}, "another operator").position == "0007"
+
+    def test_it_goes_on_with_the_same_workspaces_only(self, ledger: Ledger) -> None:
+        ledger.begin_rebuild({"workspaces": ["a"]}, "an operator")
+        with pytest.raises(LedgerError, match="other workspaces is unfinished"):
+            ledger.begin_rebuild({"workspaces": ["b"]}, "an operator")
+
+
+class TestBadEntries:
+    """Entries that cannot be repeated."""
+
+    @pytest.mark.parametrize("keep", [0, 7, -9, -1])
+    def test_an_entry_that_is_cut_off_is_refused(self, kept: Ledger, shelf: Shelf, keep: int) -> None:
+        kept.open_run("r1", NIGHTLY, "r1", None)
+        with pytest.raises(BrokenEntryError, match="not whole"):
+            read_entry(io.BytesIO(shelf.entries[0][1][:keep]))
+
+    @pytest.mark.parametrize("method", ["dispose", "at_once", "no_such_method", "_engine"])
+    def test_only_journaled_methods_are_called(self, ledger: Ledger, method: str) -> None:
+        call: Any = {"method": method, "arguments": {}, "times": []}
+        entry = Entry()
+        entry.calls.append(call)
+        file = entry.finish()
+        ledger.begin_rebuild({}, "an operator")
+        with pytest.raises(LedgerError, match="does not know"):
+            repeat_calls(ledger, "0001", read_entry(file))
+
+    def test_nothing_of_an_entry_is_written_that_fails(self, kept: Ledger, shelf: Shelf, tmp_path: Path) -> None:
+        kept.open_run("r1", NIGHTLY, "r1", None)
+        with kept.at_once("arrivals of nightly", "runs") as inner:
+            inner.open_run("r2", NIGHTLY, "r2", None)
+            inner.close_run("r1", "audited", {})
+        del shelf.entries[0]
+        with pytest.raises(LedgerError, match="no run 'r1'"):
+            rebuilt(shelf, tmp_path)
+        with Ledger.open(f"sqlite:///{tmp_path}/rebuilt.db", rebuilding=True) as ledger:
+            assert ledger.run("r2") is None
+
+
+def test_times_are_those_of_the_first_time(kept: Ledger, shelf: Shelf, tmp_path: Path) -> None:
+    before = datetime.now(UTC)
+    kept.open_run("r1", NIGHTLY, "r1", None)
+    with Ledger.open(rebuilt(shelf, tmp_path)) as again:
+        found = again.run("r1")
+    assert found is not None
+    assert before <= found.started_at <= before + timedelta(seconds=60)
+    assert found == kept.run("r1")
