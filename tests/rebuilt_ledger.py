@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, select
 
-from airlock.ledger import Ledger
+from airlock.ledger import Ledger, upgrade
 from airlock.ledger.columns import metadata
 from airlock.stages.rebuild import Rebuilt, rebuild
 
@@ -54,10 +54,13 @@ def read_rows(connection: Connection) -> dict[str, list[tuple[Any, ...]]]:
 
 def lose_and_rebuild(url: str, file: Path, s3: S3, pipelines: Iterable[Pipeline]) -> Rebuilt:
     """Put an empty ledger in the place of a SQLite ledger, and rebuild it."""
-    from airlock.ledger import upgrade
-
     for one in file.parent.glob(f"{file.name}*"):
         one.unlink()
+    return rebuild_into(url, s3, pipelines)
+
+
+def rebuild_into(url: str, s3: S3, pipelines: Iterable[Pipeline]) -> Rebuilt:
+    """Create a ledger and fill it from the workspaces of these pipelines."""
     upgrade(url)
     with Ledger.open(url, rebuilding=True) as ledger:
         return rebuild(ledger, s3, pipelines, "an operator", lambda _: None)

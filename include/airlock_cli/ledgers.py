@@ -5,12 +5,13 @@ from __future__ import annotations
 import getpass
 import re
 from contextlib import contextmanager
-from getpass import getuser
 from typing import TYPE_CHECKING
 
 from airlock.ledger import Ledger, LedgerError, LedgerSchemaError, LedgerUnreachableError, schema
+from airlock.ledger.comparisons import SCOPE
 from airlock.ledger.release import release_run
 from airlock.records import study_key
+from airlock.storage.s3uri import S3Uri
 from airlock_cli import settings, workspaces
 from airlock_cli.errors import RequestError, UnreachableError, WrongError
 from airlock_cli.show import Table, say
@@ -107,7 +108,7 @@ def rebuild(tell: Callable[[str], None], *, onto_backup: bool) -> Rebuilt:
         Ledger.open(settings.ledger_url(), rebuilding=True) as ledger,
         workspaces.open_s3(where) as store,
     ):
-        return rebuild_ledger(ledger, store, pipelines, getuser(), tell, onto_backup=onto_backup)
+        return rebuild_ledger(ledger, store, pipelines, getpass.getuser(), tell, onto_backup=onto_backup)
 
 
 def rebuilt_tables(found: Rebuilt) -> list[Table]:
@@ -141,12 +142,15 @@ def forget(pipeline: str, study: str, why: str) -> str:
     WrongError
         If no reconciliation has found that something of the study is missing.
     """
+    from airlock.stages.decision_log import decide  # noqa: PLC0415  # polars is slow to import
+
     if not why.strip():
         raise RequestError("--why is empty. Give a reason: the decision log keeps it.")
     key = study if _STUDY_KEY.fullmatch(study) else study_key(study)
     known = workspaces.load_named_pipeline(pipeline)
-    with open_ledger() as ledger:
-        number = ledger.record_removal(pipeline, known.datastore_id, key, getpass.getuser(), why.strip())
+    decision = known.datastore_id, key, getpass.getuser(), why.strip()
+    with open_ledger() as ledger, workspaces.open_s3(S3Uri.parse(known.workspace)) as store:
+        number = decide(store, known, ledger, lambda inner: inner.record_removal(pipeline, *decision), SCOPE)
     if not number:
         raise WrongError(f"Nothing of study {key} is missing, as far as it was compared. First: airlock reconcile")
     return f"{number} instances of study {key} were removed on purpose. They are not imported again by --findings."

@@ -181,6 +181,7 @@ def _say_estimate(found: dict[str, Any]) -> str:
 @contextmanager
 def _open_comparer(pipeline: Pipeline, ledger: Ledger, rates: tuple[float, float]) -> Iterator[Comparer]:
     """Open the comparison of a pipeline's kind; nothing is asked yet."""
+    from airlock.stages.decision_log import open_log  # noqa: PLC0415
     from airlock.stages.reconcile_meter import Meter  # noqa: PLC0415
     from airlock.stages.reconcile_source import Archive  # noqa: PLC0415
 
@@ -190,7 +191,8 @@ def _open_comparer(pipeline: Pipeline, ledger: Ledger, rates: tuple[float, float
         def workspace_of(name: str) -> Workspace:
             return _workspace(pipeline, store, name)
 
-        yield _OPENED[pipeline.kind](pipeline, ledger, archive, rates[0], workspace_of)
+        kept = ledger.journaled_in(open_log(store, pipeline))
+        yield _OPENED[pipeline.kind](pipeline, kept, archive, rates[0], workspace_of)
 
 
 def _workspace(pipeline: Pipeline, store: S3, name: str) -> Workspace:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import contextmanager
 from functools import cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,9 +14,11 @@ from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from botocore.loaders import JSONFileLoader, Loader
 
 from airlock.ledger import upgrade
+from airlock.storage.s3uri import S3Uri
 from localaws.server import serve
 from localaws.settings import Seed
 from tests.chain import BUCKETS, DATASTORE, PROFILE, RECORDS, Place
+from tests.rebuilt_ledger import differences, read_tables, rebuild_into
 from tests.servers.moto import moto_server
 
 if TYPE_CHECKING:
@@ -61,6 +65,8 @@ def place(
         for bucket in BUCKETS:
             made.s3().create_bucket(Bucket=bucket)
         yield made
+        if os.environ.get("AIRLOCK_REBUILD"):
+            require_same_rebuilt(made, tmp_path)
 
 
 @contextmanager
@@ -93,3 +99,15 @@ def place_beside(s3_endpoint: str, folder: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
         monkeypatch.setenv("AIRLOCK_LEDGER_URL", ledger_url)
         yield Place(s3_endpoint, emulator, ledger_url)
+
+
+def require_same_rebuilt(place: Place, folder: Path) -> None:
+    """Rebuild the ledger that a test leaves in a database of its own, and require that it has the same rows."""
+    from airlock_tasks.stage import connect_s3
+
+    s3 = connect_s3("aws_default")
+    workspace = "s3://workspace/runs/"
+    lines: Any = [SimpleNamespace(workspace=workspace, name=name) for name in s3.list_folders(S3Uri.parse(workspace))]
+    found = rebuild_into(f"sqlite:///{folder}/rebuilt.db", s3, lines)
+    assert not found.refused
+    assert not differences(read_tables(place.ledger_url), read_tables(f"sqlite:///{folder}/rebuilt.db"))

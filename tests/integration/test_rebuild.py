@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from airlock_tasks.stage import connect_s3
+from tests.chain import HEALTHLAKE, Chain, clinical_pipeline, pipeline
+from tests.clinical_files import delivery
 from tests.dicom_files import ct
 from tests.integration.between_runs.runs import BAD, by_hand, redrive
 from tests.rebuilt_ledger import differences, lose_and_rebuild, read_tables
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from airlock.stages.rebuild import Rebuilt
-    from tests.chain import Chain, Place
+    from tests.chain import Place
 
 pytestmark = pytest.mark.slow
 
@@ -52,3 +54,18 @@ def test_a_redrive_and_a_second_audit_are_rebuilt(place: Place, tmp_path: Path) 
     two.run()
     one.onward("audit")
     rebuilt(place, tmp_path, one, two)
+
+
+def test_a_ledger_of_several_kinds_over_one_data_store_is_rebuilt(place: Place, tmp_path: Path) -> None:
+    place.put({"001.dcm": ct(1, 1, 1)}, "in/a/")
+    place.put({"002.dcm": ct(1, 1, 2)}, "in/b/")
+    place.put(delivery(patients=2, observations=1), "fhir/")
+    source = {"uri": "s3://archive/fhir/", "order": {"across_keys": "last_updated"}}
+    first = by_hand(place, "one", "a")
+    second = by_hand(place, "one", "b", line=pipeline("second", healthlake=HEALTHLAKE))
+    records = Chain(place, clinical_pipeline(source=source))
+    for chain in (first, second, records):
+        chain.run()
+    rebuilt(place, tmp_path, first, second, records)
+    later = Chain(place, records.pipeline, run_id="manual__later")
+    assert later.run()["arrivals"] == 0

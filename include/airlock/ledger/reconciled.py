@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from sqlalchemy import and_, delete, exists, func, insert, or_, select, union, update
 
+from airlock.ledger import clock
 from airlock.ledger.columns import ComparisonKind, DecisionKind, FindingKind, InstanceState
 from airlock.ledger.comparison_tables import comparisons, findings, foreign_sets
 from airlock.ledger.comparisons import FINDINGS
@@ -30,6 +31,8 @@ from airlock.ledger.frames import (
     stage_values,
 )
 from airlock.ledger.instances import SCOPE as INSTANCES
+from airlock.ledger.journal import journaled
+from airlock.ledger.rebuilt import MISSED
 from airlock.ledger.tables import (
     arrivals,
     contracts,
@@ -278,6 +281,7 @@ class Reconciled(Store):
         with self._reading() as connection:
             return fetch_by_values(connection, jobs, OUTPUTS, batch_ids, "batch_id", is_last).sort("batch_id")
 
+    @journaled(result="removed")
     def record_removal(self, pipeline: str, datastore_id: str, study_key: str, decided_by: str, why: str) -> int:
         """Record a person's decision that what a data store lacks of a study was removed on purpose.
 
@@ -289,7 +293,7 @@ class Reconciled(Store):
             The number of instances; nothing is recorded if there are none.
         """
         lost = and_(_MISSING, _IS_OPEN, findings.c.datastore_id == datastore_id, findings.c.study_key == study_key)
-        now = datetime.now(UTC)
+        now = clock.now()
         with self._writing(FINDINGS_SCOPE) as connection:
             closing = update(findings).where(lost).values(closed_at=now, closed_by=decided_by)
             number = connection.execute(closing).rowcount
@@ -403,8 +407,13 @@ class Reconciled(Store):
             The number of instances.
         """
         with self._writing(INSTANCES) as connection:
-            return connection.execute(delete(instances).where(_is_missed(comparison))).rowcount
+            columns = instances.c.SOPInstanceUID, instances.c.datastore_id
+            missed = fetch(connection, select(*columns).where(_is_missed(comparison)), MISSED)
+            deleted = connection.execute(delete(instances).where(_is_missed(comparison))).rowcount
+        self.keep_call("forget_instances", missed=missed)
+        return deleted
 
+    @journaled()
     def restore_found(self, datastore_id: str, found: pl.DataFrame) -> int:
         """Restore the rows of instances that were missed and are in the data store after all; return their number.
 

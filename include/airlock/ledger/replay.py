@@ -138,10 +138,20 @@ def _revise_contracts(ledger: Ledger, /, *, completed: pl.DataFrame, **given: An
     ledger.revise_contracts(revise=lambda _: completed, **given)
 
 
+def _forget(ledger: Ledger, /, *, missed: pl.DataFrame) -> None:
+    ledger.forget_instances(missed)
+
+
+def _record_removal(ledger: Ledger, /, **given: Any) -> None:
+    ledger.repeat_removal(**given)
+
+
 _SPECIAL: dict[str, Callable[..., None]] = {
     "claim": _claim,
     "claim_resources": _claim_resources,
     "revise_contracts": _revise_contracts,
+    "forget_instances": _forget,
+    "record_removal": _record_removal,
 }
 
 

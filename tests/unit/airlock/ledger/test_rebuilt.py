@@ -27,6 +27,7 @@ from tests.unit.airlock.ledger.samples import (
     imports,
     verdicts,
 )
+from tests.unit.airlock.ledger.test_reconciled import KEY, miss
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -144,6 +145,15 @@ def test_a_later_claim_shows_that_an_earlier_run_has_given_back(
     kept.claim(NIGHTLY, "r2", arrivals("a"))
     before, after = read_tables(url), read_tables(rebuilt(shelf, tmp_path))
     assert before["arrivals"] == after["arrivals"]
+
+
+def test_what_a_reconciliation_took_back_is_not_stored_after_a_rebuild(
+    kept: Ledger, url: str, shelf: Shelf, tmp_path: Path
+) -> None:
+    play(kept)
+    assert kept.forget_missing(miss(kept, "a").number) == 1
+    assert kept.record_removal(NIGHTLY, STORE, KEY, "an operator", "wrong patient") == 1
+    assert not differences(read_tables(url), read_tables(rebuilt(shelf, tmp_path)))
 
 
 class TestFirst:
