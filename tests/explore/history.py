@@ -120,7 +120,6 @@ class Sweep:
         return f"airlock sweep {self.pipeline}{f', killed at call {self.calls} of S3' if self.calls else ''}"
 
 
-
 @dataclass(frozen=True)
 class Rebuild:
     """The ledger is lost, and rebuilt from the workspaces; runs that go on are killed before."""

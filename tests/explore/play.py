@@ -158,10 +158,8 @@ class Player:
                 self._give_up(step)
             case GiveBack(name):
                 self._give_back(name)
-            case Sweep():
-                do_sweep(self, step)
-            case Rebuild():
-                self._rebuild()
+            case Sweep() | Rebuild():
+                self._maintain(step)
         self.check()
 
     def _upload(self, step: Upload) -> None:
@@ -260,6 +258,12 @@ class Player:
         else:
             self.facts.validated.discard(run.run.key)
         self.say(f"  {'; '.join(lines)}")
+
+    def _maintain(self, step: Sweep | Rebuild) -> None:
+        if isinstance(step, Sweep):
+            do_sweep(self, step)
+        else:
+            self._rebuild()
 
     def _rebuild(self) -> None:
         """Lose the ledger and rebuild it; it is as before, unless a killed run has not kept all that it changed."""

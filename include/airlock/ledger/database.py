@@ -12,7 +12,7 @@ from sqlalchemy.pool import NullPool
 
 from airlock.ledger import clock
 from airlock.ledger.errors import LedgerError, translate_errors
-from airlock.ledger.journal import Entry, take
+from airlock.ledger.journal import Entry
 from airlock.records import digest
 
 if TYPE_CHECKING:
@@ -203,13 +203,6 @@ class Store:
         """Have the journal keep the entry of a call with a transaction of its own, which is committed."""
         if entry is not self._entry:
             self._keep(entry)
-
-    def keep_call(self, method: str, **arguments: Any) -> None:
-        """Have the journal keep a call that makes the change which this ledger has just made."""
-        entry = self.begin_entry()
-        if entry is not None:
-            entry.add_call(method, {name: take(entry, one)[1] for name, one in arguments.items()}, clock.Times())
-            self.end_entry(entry)
 
     def _keep(self, entry: Entry) -> None:
         try:

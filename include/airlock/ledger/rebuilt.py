@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, delete, exists, func, insert, select, update
+from sqlalchemy import and_, exists, func, insert, select, update
 
 from airlock.ledger import clock
 from airlock.ledger.columns import ComparisonKind, DecisionKind, StoreOrigin, metadata
@@ -52,7 +52,6 @@ _TIMES = (
     *(runs.c.started_at, runs.c.ended_at, arrivals.c.claimed_at, words.c.settled_at, gates.c.decided_at),
     *(decisions.c.decided_at, redrives.c.asked_at, releases.c.released_at, outbox.c.created_at, resolutions.c.begun_at),
 )
-MISSED = pl.Schema({"SOPInstanceUID": pl.String, "datastore_id": pl.String})
 _HOLDERS = pl.Schema({"arrival_id": pl.String})
 
 
@@ -140,13 +139,6 @@ class Rebuilds(Store):
             known = arrivals.c.pipeline == pipeline, arrivals.c.run_key != run_key
             found = select(arrivals.c.run_key).join(rows, rows.c.arrival_id == arrivals.c.arrival_id).where(*known)
             return sorted(connection.scalars(found.distinct()))
-
-    def forget_instances(self, missed: pl.DataFrame) -> int:
-        """Delete the rows of instances that a reconciliation missed, `MISSED`; return their number."""
-        with self._writing("instances") as connection:
-            rows = stage(connection, missed, MISSED, ["SOPInstanceUID"])
-            same = (instances.c[name] == rows.c[name] for name in MISSED)
-            return connection.execute(delete(instances).where(exists().where(*same))).rowcount
 
     def repeat_removal(
         self, pipeline: str, datastore_id: str, study_key: str, *, decided_by: str, why: str, removed: int

@@ -32,7 +32,6 @@ from airlock.ledger.frames import (
 )
 from airlock.ledger.instances import SCOPE as INSTANCES
 from airlock.ledger.journal import journaled
-from airlock.ledger.rebuilt import MISSED
 from airlock.ledger.tables import (
     arrivals,
     contracts,
@@ -77,6 +76,7 @@ STORED = pl.Schema(
 LOST = pl.Schema(dict.fromkeys(("subject", "study_key", "arrival_id", "image_set_id", "expected"), pl.String))
 PAYLOADS = pl.Schema(dict.fromkeys(("subject_key", "pipeline", "payload_uri"), pl.String))
 OUTPUTS = pl.Schema(dict.fromkeys(("batch_id", "job_id", "run_key", "output_uri"), pl.String))
+MISSED = pl.Schema(dict.fromkeys(("SOPInstanceUID", "datastore_id", "image_set_id"), pl.String))
 _RESTORED = pl.Schema({"subject": pl.String, "arrival_id": pl.String, "image_set_id": pl.String, "version": pl.Int64})
 _MISSING = findings.c.kind == FindingKind.MISSING_IN_STORE.value
 _IS_OPEN = findings.c.closed_at.is_(None)
@@ -406,12 +406,20 @@ class Reconciled(Store):
         int
             The number of instances.
         """
-        with self._writing(INSTANCES) as connection:
-            columns = instances.c.SOPInstanceUID, instances.c.datastore_id
+        with self._reading() as connection:
+            columns = (instances.c[name] for name in MISSED)
             missed = fetch(connection, select(*columns).where(_is_missed(comparison)), MISSED)
-            deleted = connection.execute(delete(instances).where(_is_missed(comparison))).rowcount
-        self.keep_call("forget_instances", missed=missed)
-        return deleted
+        return self.forget_instances(missed)
+
+    @journaled()
+    def forget_instances(self, missed: pl.DataFrame) -> int:
+        """Delete the rows of these instances, `MISSED`, unless they are in another image set by now."""
+        with self._writing(INSTANCES) as connection:
+            rows = stage(connection, missed, MISSED, ["SOPInstanceUID"])
+            same = (instances.c[name] == rows.c[name] for name in MISSED)
+            return connection.execute(
+                delete(instances).where(exists(select(rows.c.image_set_id).where(*same)))
+            ).rowcount
 
     @journaled()
     def restore_found(self, datastore_id: str, found: pl.DataFrame) -> int:

@@ -16,6 +16,7 @@ from airlock.ledger.columns import FindingKind, OpenState
 from airlock.ledger.comparison_tables import findings, foreign_sets
 from airlock.ledger.database import Store
 from airlock.ledger.frames import fetch, insert_missing, stage, stage_values
+from airlock.ledger.journal import journaled
 from airlock.ledger.open_resources import SCOPE
 from airlock.ledger.tables import contracts, open_resources, resources
 from airlock.records import Disposition
@@ -130,7 +131,8 @@ class ReconciledResources(Store):
     def count_missing_resources(self, comparison: int) -> int:
         """Return how many resources that a reconciliation missed still count as stored."""
         with self._reading() as connection:
-            rows = _stage_missed(connection, comparison)
+            missed = _find_missed(connection, comparison)
+            rows = stage(connection, missed, missed.schema, _RESOURCE)
             counted = select(func.count()).select_from(rows).join(resources, _is_of_row(rows)).where(_is_free())
             return int(connection.execute(counted).scalar_one())
 
@@ -139,8 +141,15 @@ class ReconciledResources(Store):
 
         They are in doubt until a run brings them again. One that a run is importing stays.
         """
+        with self._reading() as connection:
+            missed = _find_missed(connection, comparison)
+        return self.forget_lost_resources(missed)
+
+    @journaled()
+    def forget_lost_resources(self, missed: pl.DataFrame) -> int:
+        """Let these resources no longer count as stored; see `forget_missing_resources`."""
         with self._writing(SCOPE) as connection:
-            rows = _stage_missed(connection, comparison)
+            rows = stage(connection, missed, missed.schema, _RESOURCE)
             forgotten = and_(_is_free(), exists(select(rows.c.name).where(_is_of_row(rows))))
             doubtful: dict[str, ColumnElement[Any]] = {
                 name: resources.c[name] for name in (*_KEY, "content_digest", "clock", "run_key", "pipeline")
@@ -151,6 +160,7 @@ class ReconciledResources(Store):
             insert_missing(connection, open_resources, lost, _KEY)
             return connection.execute(delete(resources).where(forgotten)).rowcount
 
+    @journaled()
     def restore_resources(self, datastore_id: str, names: pl.Series) -> int:
         """Restore resources (``Type/id``) that were missed and are in the data store after all; return their number."""
         with self._writing(SCOPE) as connection:
@@ -193,13 +203,12 @@ def _split(names: Iterable[str]) -> pl.DataFrame:
     return pl.DataFrame(rows, _NAMES, orient="row")
 
 
-def _stage_missed(connection: Connection, comparison: int) -> Table:
-    """Stage the resources that a reconciliation missed, with their data store."""
+def _find_missed(connection: Connection, comparison: int) -> pl.DataFrame:
+    """Return the resources that a reconciliation missed, with their data store."""
     missed = select(findings.c.subject, findings.c.datastore_id).where(
         findings.c.comparison_id == comparison,
         findings.c.kind == FindingKind.MISSING_IN_STORE.value,
         findings.c.closed_at.is_(None),
     )
     found = fetch(connection, missed, pl.Schema({"name": pl.String, "datastore_id": pl.String}))
-    rows = found.join(_split(found["name"].to_list()), on="name").select(*_NAMES, "datastore_id")
-    return stage(connection, rows, rows.schema, _RESOURCE)
+    return found.join(_split(found["name"].to_list()), on="name").select(*_NAMES, "datastore_id")

@@ -98,9 +98,17 @@ def _read_frame(file: IO[bytes], piece: list[int]) -> pl.DataFrame:
     return pl.read_ipc(file.read(piece[1]))
 
 
+@dataclass(frozen=True)
+class _Staged:
+    """A table that an earlier call of the entry has staged."""
+
+    call: int
+
+
 _READ: dict[str, Callable[[IO[bytes], Any], Any]] = {
     "frame": _read_frame,
     "frames": _Frames,
+    "staged": lambda _, call: _Staged(call),
     "series": lambda file, piece: _read_frame(file, piece)["value"],
 }
 
@@ -138,10 +146,6 @@ def _revise_contracts(ledger: Ledger, /, *, completed: pl.DataFrame, **given: An
     ledger.revise_contracts(revise=lambda _: completed, **given)
 
 
-def _forget(ledger: Ledger, /, *, missed: pl.DataFrame) -> None:
-    ledger.forget_instances(missed)
-
-
 def _record_removal(ledger: Ledger, /, **given: Any) -> None:
     ledger.repeat_removal(**given)
 
@@ -150,7 +154,6 @@ _SPECIAL: dict[str, Callable[..., None]] = {
     "claim": _claim,
     "claim_resources": _claim_resources,
     "revise_contracts": _revise_contracts,
-    "forget_instances": _forget,
     "record_removal": _record_removal,
 }
 
@@ -164,14 +167,15 @@ def repeat_calls(ledger: Ledger, name: str, calls: Iterable[Call]) -> None:
         If a call does not fit what was rebuilt before. Nothing of the entry is written.
     """
     with ledger.alone() as alone:
+        answers: list[Any] = []
         for call in calls:
-            repeat = _SPECIAL.get(call.method)
-            method = getattr(type(alone), call.method, None)
-            if not getattr(method, "is_journaled", False) and repeat is None:
+            arguments = {
+                name: answers[value.call] if isinstance(value, _Staged) else value
+                for name, value in call.arguments.items()
+            }
+            repeat: Any = _SPECIAL.get(call.method, getattr(type(alone), call.method, None))
+            if call.method not in _SPECIAL and not getattr(repeat, "is_journaled", False):
                 raise LedgerError(f"the journal has a call {call.method!r} that this version does not know: upgrade")
             with clock.repeat_times(call.times):
-                if repeat is not None:
-                    repeat(alone, **call.arguments)
-                elif method is not None:
-                    method(alone, **call.arguments)
+                answers.append(repeat(alone, **arguments))
         alone.move_rebuild(name)
