@@ -60,7 +60,7 @@ def _find_overdue(ledger: Ledger, pipeline: str | None, reason: str | None) -> l
     """Return the objects that runs could not take and do not try any more by themselves, counted by reason."""
     return [
         {"since": row["since"], "pipeline": row["pipeline"], "objects": row["overdue"], "reason": row["reason"]}
-        | {"what_to_do": OWED_SENTENCES[row["reason"]]}
+        | {"what_to_do": OWED_SENTENCES.get(row["reason"])}
         for row in ledger.count_owed(pipeline).to_dicts()
         if row["overdue"] and reason in {None, row["reason"]}
     ]

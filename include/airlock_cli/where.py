@@ -56,7 +56,7 @@ def find(text: str) -> dict[str, Any]:
         "redrives": _rows(found.redrives),
         "resolutions": _rows(found.resolutions),
         "resources": _rows(found.resources),
-        "owed": [row | {"what_to_do": OWED_SENTENCES[row["reason"]]} for row in _rows(owed)],
+        "owed": [row | {"what_to_do": OWED_SENTENCES.get(row["reason"])} for row in _rows(owed)],
     }
 
 

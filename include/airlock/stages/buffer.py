@@ -130,8 +130,6 @@ def _claim(run: Run[Pipeline]) -> dict[str, int]:
         return {"settled": 0, "claimed_elsewhere": 0, "undated": 0}
     pipeline, now = run.pipeline.name, datetime.now(UTC)
     _note_marker(run)
-    if takes_owed(run):
-        run.ledger.end_owed(pipeline, now - timedelta(days=run.pipeline.source.owed_days))
     listing, until = Listing(run, now), now if run.window is None else run.window.end
     sites = CountedSites(run.pipeline.source)
     with FrameFile() as aside:
@@ -139,6 +137,7 @@ def _claim(run: Run[Pipeline]) -> dict[str, int]:
         claim = run.ledger.claim(pipeline, run.key, map(aside.read, numbers), until, listing.owed_due)
     if takes_owed(run):
         run.ledger.defer_owed(pipeline, listing.bucket, now)
+        run.ledger.end_owed(pipeline, now - timedelta(days=run.pipeline.source.owed_days))  # of what was not there
     return {"settled": claim.settled, "claimed_elsewhere": claim.claimed_elsewhere, "undated": listing.undated}
 
 

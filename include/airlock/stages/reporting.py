@@ -59,7 +59,7 @@ def describe_owed(run: Run[Pipeline]) -> dict[str, Any]:
     totals = {name: int(rows[name].sum()) for name in ("waiting", "overdue", "untold")}
     reasons = {
         row["reason"]: {"objects": row["waiting"] + row["overdue"], "overdue": row["overdue"]}
-        | {"sentence": OWED_SENTENCES[row["reason"]]}
+        | {"sentence": OWED_SENTENCES.get(row["reason"], "")}
         for row in rows.to_dicts()
     }
     return {"owed": totals | {"reasons": reasons}}

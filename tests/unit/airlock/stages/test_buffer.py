@@ -307,6 +307,12 @@ class TestOwed:
         buffer(world.run("scheduled__9", impatient, self.YEAR))
         assert world.ledger.count_owed().select("waiting", "overdue", "untold").row(0) == (0, 1, 1)
 
+    def test_one_that_was_owed_long_ago_is_tried_before_it_is_overdue(self, world: World) -> None:
+        """No run may have tried it: the DAG was paused."""
+        self.give_back(world)
+        impatient = self.LINE.model_copy(update={"source": self.LINE.source.model_copy(update={"owed_days": 1e-9})})
+        assert buffer(world.run("scheduled__1", impatient, self.YEAR)).arrivals == 1
+
     def test_an_overdue_one_waits_for_a_person(self, world: World) -> None:
         self.give_back(world)
         world.ledger.end_owed("nightly", datetime.now(UTC))
