@@ -39,9 +39,20 @@ def cut_page(
     AwsError
         ValidationException: not a token of ours.
     """
-    start = _offset(params[following], following) if following in params else 0
-    end = start + params.get(size, LARGEST_PAGE)
+    start, number = read_page(params, size, following)
+    end = start + number
     return items[start:end], {following: _token(end)} if end < len(items) else {}
+
+
+def read_page(params: dict[str, Any], size: str = "maxResults", following: str = "nextToken") -> tuple[int, int]:
+    """Return the offset and the size of the page that a request asks for, as in `cut_page`."""
+    start = _offset(params[following], following) if following in params else 0
+    return start, params.get(size, LARGEST_PAGE)
+
+
+def end_page(found: Sequence[Item], start: int, number: int) -> tuple[Sequence[Item], dict[str, str]]:
+    """Return a page and the token of the next one, from the items at its offset and, if there are more, one beyond."""
+    return found[:number], {"nextToken": _token(start + number)} if len(found) > number else {}
 
 
 def _token(offset: int) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from airflow.sdk.exceptions import AirflowFailException
 
 from airlock.pipelines import ClinicalPipeline, ImagingPipeline
+from airlock_tasks.findings import note_findings
 from airlock_tasks.stage import StageOperator
 from airlock_tasks.sweep import note_age
 
@@ -49,6 +50,7 @@ class BufferOperator(StageOperator[ImagingPipeline | ClinicalPipeline]):
                 buffered.undated,
             )
         note_age(run.pipeline, run.ledger)
+        note_findings(run.pipeline, run.ledger)
         return buffered.shards
 
     def _redrive(self, run: Run[ImagingPipeline | ClinicalPipeline], request: RedriveRequest) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from localaws.errors import invalid
 from localaws.imaging.datastores import find_active_datastore
-from localaws.paging import cut_page
+from localaws.paging import end_page, read_page
 
 if TYPE_CHECKING:
     import sqlite3
@@ -56,12 +56,14 @@ class Search:
             "SELECT * FROM image_set WHERE datastore_id = ? "  # noqa: S608 - names of our own
             "AND created_at <= ? AND (deleted_at IS NULL OR deleted_at > ?) "
             f"{''.join(f'AND {condition} ' for condition in conditions)}"
-            f"ORDER BY {SORTS[sort['sortField']]} {sort['sortOrder']}, id"
+            f"ORDER BY {SORTS[sort['sortField']]} {sort['sortOrder']}, id LIMIT ? OFFSET ?"
         )
+        start, number = read_page(params)
         with self._runtime.state.read() as connection:
             find_active_datastore(connection, params["datastoreId"])
-            rows = connection.execute(query, (params["datastoreId"], seen_until, seen_until, *values)).fetchall()
-        shown, token = cut_page(rows, params)
+            asked = (params["datastoreId"], seen_until, seen_until, *values, number + 1, start)
+            rows = connection.execute(query, asked).fetchall()
+        shown, token = end_page(rows, start, number)
         return {"imageSetsMetadataSummaries": [_summarise_match(row) for row in shown], "sort": sort, **token}
 
 

@@ -21,6 +21,7 @@ CREATE TABLE IF NOT EXISTS image_set (
 );
 CREATE INDEX IF NOT EXISTS image_set_by_study ON image_set (datastore_id, study_uid);
 CREATE INDEX IF NOT EXISTS image_set_by_series ON image_set (datastore_id, series_uid);
+CREATE INDEX IF NOT EXISTS image_set_by_creation ON image_set (datastore_id, created_at, id);
 CREATE TABLE IF NOT EXISTS image_set_version (
     image_set_id TEXT NOT NULL REFERENCES image_set, version INTEGER NOT NULL, state TEXT NOT NULL,
     workflow_status TEXT NOT NULL, created_at REAL NOT NULL, updated_at REAL NOT NULL, deleted_at REAL,

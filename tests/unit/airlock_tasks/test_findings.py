@@ -1,0 +1,56 @@
+"""Each run writes how many differences are open, once something was compared."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pytest
+
+from airlock.ledger import Ledger, upgrade
+from airlock.ledger.columns import ComparisonKind
+from airlock_tasks.findings import AGE, FINDINGS, note_findings
+from tests.chain import DATASTORE, pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    upgrade(url)
+    with Ledger.open(url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def gauges(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str | None], float]:
+    written: dict[tuple[str, str | None], float] = {}
+
+    def gauge(name: str, value: float, *, tags: dict[str, Any]) -> None:
+        assert tags["pipeline"] == "nightly"
+        written[name, tags.get("kind")] = value
+
+    monkeypatch.setattr("airlock_tasks.findings.Stats.gauge", gauge)
+    return written
+
+
+def test_nothing_is_written_before_the_first_comparison(
+    ledger: Ledger, gauges: dict[tuple[str, str | None], float]
+) -> None:
+    note_findings(pipeline(), ledger)
+    assert gauges == {}
+
+
+def test_open_findings_are_counted_by_kind(ledger: Ledger, gauges: dict[tuple[str, str | None], float]) -> None:
+    begun = ledger.begin_comparison(
+        ComparisonKind.RECONCILE, {}, datastore_id=DATASTORE, is_dry=False, asked_by="an operator"
+    )
+    found = pl.DataFrame({"kind": ["foreign_in_store"] * 2, "subject": ["one", "two"]})
+    ledger.end_comparison(begun, {}, found)
+    note_findings(pipeline(), ledger)
+    assert gauges[FINDINGS, "foreign_in_store"] == 2
+    assert gauges[FINDINGS, "missing_in_store"] == 0
+    assert 0 <= gauges[AGE, None] < 1
