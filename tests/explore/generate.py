@@ -202,7 +202,7 @@ def _change(rng: Random, later: list[Upload], uploads: list[Upload]) -> Step:
 _SMALL: dict[int, Callable[[Random], History]] = {
     0: _small_imaging,
     4: _small_clinical,
-    6: _small_refused,
     8: _small_redrive,
+    10: _small_refused,
 }
 _RANDOM: tuple[Callable[[Random], History], ...] = (_overlap, nights, _clinical, _overlap, nights, swept, _rebuilt)

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from airlock.run import Run
     from tests.explore.world import World
 
-pytestmark = pytest.mark.proof
-
 SECONDS = 900.0
 SEED = 3
+
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(SECONDS + 120)]  # the search ends by itself
 
 
 def find(world: World, *wanted: int) -> int:
