@@ -24,13 +24,14 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from airflow.triggers.shared_stream import SharedStreamProducer
 
 from airlock.pipelines import Arrivals
-from airlock.stages.notifications import PoisonError, count_created_below, read_notification
+from airlock.stages.notifications import PoisonError, announced_below, count_created_below, read_notification
 from airlock.storage.aws import AWS_ERRORS, error_code
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 
+    from airflow.sdk import Context
     from airflow.triggers.shared_stream import AdvanceItem
 
     from airlock.pipelines import Pipeline
@@ -45,6 +46,7 @@ _LONGEST_PAUSE = 60.0  # seconds between two attempts to reach the queue
 _LONGEST_INVISIBLE = 12 * 3600  # seconds; SQS allows no more
 _DELETING = 60  # seconds that deleting an event's messages may take
 _TRIES = 3  # attempts to delete messages
+_MOST_ANNOUNCED = 2_000  # objects of an event that a run looks for; Airflow's database keeps their ids
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,9 @@ def _make_entries(receipts: Sequence[str]) -> list[dict[str, Any]]:
 
 
 class ArrivalsTrigger(BaseEventTrigger):
-    """Fires one event for the messages of a burst, if one names an object of the source; the event carries counts only.
+    """Fires one event for the messages of a burst, if one names an object of the source.
+
+    The event carries counts, and digests by which a run counts the objects that were gone before it listed.
 
     Parameters
     ----------
@@ -258,11 +262,19 @@ class ArrivalsTrigger(BaseEventTrigger):
             objects = count_created_below(source, burst.notifications)
             if objects:
                 counts = {"objects": objects, "messages": len(burst.notifications), "poison": burst.poison}
-                yield TriggerEvent(counts)  # type: ignore[no-untyped-call]
+                announced = announced_below(source, burst.notifications, _MOST_ANNOUNCED)
+                yield TriggerEvent(counts | {"announced": announced})  # type: ignore[no-untyped-call]
 
     def run(self) -> AsyncIterator[TriggerEvent]:
         """Refuse to read the queue alone; Airflow calls this only without a shared stream."""
         raise NotImplementedError("The queue is read through the shared stream only.")
+
+
+def read_announced(context: Context) -> list[str]:
+    """Return the ids of the objects that the events of a woken run have announced; none for other runs."""
+    events = [event for found in (context.get("triggering_asset_events") or {}).values() for event in found]
+    payloads = ((event.extra or {}).get("payload") or {} for event in events)
+    return sorted({one for payload in payloads if isinstance(payload, dict) for one in payload.get("announced", ())})
 
 
 def arrivals_asset(pipeline: Pipeline, settings: Arrivals) -> Asset:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.observability.stats import Stats
 
 from airlock.pipelines import ClinicalPipeline, ImagingPipeline
+from airlock_tasks.arrivals import read_announced
 from airlock_tasks.findings import note_findings
 from airlock_tasks.stage import StageOperator
 from airlock_tasks.sweep import note_age
@@ -17,13 +19,15 @@ if TYPE_CHECKING:
     from airlock.run import RedriveRequest, Run
     from airlock.stages.redrive import RedriveRules
 
+GONE = "airlock.arrivals.gone"  # the metric
+
 
 class BufferOperator(StageOperator[ImagingPipeline | ClinicalPipeline]):
     """Lists the window, subtracts settled arrivals, claims the rest; returns the names of the shards."""
 
     in_plan = True
 
-    def run_stage(self, run: Run[ImagingPipeline | ClinicalPipeline], context: Context) -> list[str]:  # noqa: ARG002
+    def run_stage(self, run: Run[ImagingPipeline | ClinicalPipeline], context: Context) -> list[str]:
         """Return the shards that parse is mapped over."""
         from airlock.stages.buffer import LostClaimsError, buffer
 
@@ -51,7 +55,19 @@ class BufferOperator(StageOperator[ImagingPipeline | ClinicalPipeline]):
             )
         note_age(run.pipeline, run.ledger)
         note_findings(run.pipeline, run.ledger)
+        self._count_gone(run, read_announced(context))
         return buffered.shards
+
+    def _count_gone(self, run: Run[ImagingPipeline | ClinicalPipeline], announced: list[str]) -> None:
+        """Count the objects that messages announced and no run has found: deleted or replaced before a listing."""
+        gone = run.ledger.count_unknown(run.pipeline.name, announced) if announced and not run.plan_only else 0
+        if gone:
+            Stats.incr(GONE, gone, tags={"pipeline": run.pipeline.name})
+            self.log.warning(
+                "%d of %d announced objects were deleted or replaced before a run listed them: no run can take them.",
+                gone,
+                len(announced),
+            )
 
     def _redrive(self, run: Run[ImagingPipeline | ClinicalPipeline], request: RedriveRequest) -> None:
         from airlock.stages.redrive import redrive

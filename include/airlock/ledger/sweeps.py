@@ -21,7 +21,7 @@ from airlock.ledger.columns import ComparisonKind, DecisionKind
 from airlock.ledger.comparison_tables import comparisons
 from airlock.ledger.database import Store
 from airlock.ledger.decision_tables import decisions
-from airlock.ledger.frames import fetch, fetch_frames, stage, stage_query
+from airlock.ledger.frames import fetch, fetch_frames, stage, stage_query, stage_values
 from airlock.ledger.journal import journaled
 from airlock.ledger.owed import NEVER, OBJECTS, owe, pay
 from airlock.ledger.tables import arrivals, owed, runs
@@ -29,7 +29,7 @@ from airlock.reasons import FOUND_BY_SWEEP
 from airlock.records import TIMESTAMP, schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from sqlalchemy import ColumnElement, Connection, Table
 
@@ -128,6 +128,13 @@ class Sweeps(Store):
             same = and_(arrival_states.c.arrival_id == rows.c.arrival_id, arrival_states.c.pipeline == pipeline)
             columns = (arrival_states.c[name] for name in VANISHED)
             return fetch(connection, select(*columns).join_from(rows, arrival_states, same), VANISHED).sort("key")
+
+    def count_unknown(self, pipeline: str, ids: Collection[str]) -> int:
+        """Return how many of these ids no arrival of a pipeline has."""
+        with self._reading() as connection:
+            rows = stage_values(connection, pl.Series(list(ids), dtype=pl.String), "arrival_id")
+            known = exists().where(arrivals.c.arrival_id == rows.c.arrival_id, arrivals.c.pipeline == pipeline)
+            return int(connection.execute(select(func.count()).select_from(rows).where(~known)).scalar_one())
 
     def run_keys(self, pipeline: str) -> set[str]:
         """Return the keys of all runs of a pipeline."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
@@ -48,6 +49,7 @@ class Notification:
     """The objects that a message reports as created; none if it reports something else."""
 
     created: frozenset[S3Uri]
+    contents: frozenset[tuple[S3Uri, str]] = frozenset()  # each with the `arrival_id` that a listing gives it
 
 
 def read_notification(body: str) -> Notification:
@@ -62,7 +64,9 @@ def read_notification(body: str) -> Notification:
     """
     try:
         content = _unwrap_sns(_parse_json(body))
-        return Notification(frozenset(_created_objects(content)))
+        created = list(_created_objects(content))
+        contents = ((uri, known) for uri, known in created if known is not None)
+        return Notification(frozenset(uri for uri, _ in created), frozenset(contents))
     except RecursionError:
         raise PoisonError(Poison.NOT_JSON) from None
 
@@ -71,6 +75,17 @@ def count_created_below(source: S3Uri, notifications: Iterable[Notification]) ->
     """Return the number of distinct objects below a source that the notifications report as created."""
     created = {uri for notification in notifications for uri in notification.created}
     return sum(uri.bucket == source.bucket and uri.key.startswith(source.key) for uri in created)
+
+
+def announced_below(source: S3Uri, notifications: Iterable[Notification], at_most: int) -> list[str]:
+    """Return the `arrival_id` of objects below a source that the notifications report as created, so many at most.
+
+    A listing leaves folder placeholders out, so they are left out here.
+    """
+    found = {one for notification in notifications for one in notification.contents}
+    below = (uri.bucket == source.bucket and uri.key.startswith(source.key) for uri, _ in found)
+    named = compress(found, below)
+    return sorted(known for uri, known in named if not uri.key.endswith("/"))[:at_most]
 
 
 def _parse_json(body: str) -> dict[str, Any]:
@@ -89,12 +104,12 @@ def _unwrap_sns(content: dict[str, Any]) -> dict[str, Any]:
     return _parse_json(message) if content.get("Type") == "Notification" and isinstance(message, str) else content
 
 
-def _created_objects(content: dict[str, Any]) -> Iterator[S3Uri]:
+def _created_objects(content: dict[str, Any]) -> Iterator[tuple[S3Uri, str | None]]:
     if content.get("Event") == "s3:TestEvent":
         return
     records, detail = content.get("Records"), content.get("detail")
     if isinstance(records, list) and records:
-        yield from (uri for record in records if (uri := _created_object(record)) is not None)
+        yield from (found for record in records if (found := _created_object(record)) is not None)
     elif content.get("source") == "aws.s3" and isinstance(detail, dict):
         if content.get("detail-type") == "Object Created":
             yield _read_object(detail, _keep_encoding)
@@ -102,7 +117,7 @@ def _created_objects(content: dict[str, Any]) -> Iterator[S3Uri]:
         raise PoisonError(Poison.NO_NOTIFICATION)
 
 
-def _created_object(record: Any) -> S3Uri | None:
+def _created_object(record: Any) -> tuple[S3Uri, str | None] | None:
     """Return the object of a record in S3's own form, or None if the record reports no creation."""
     name = record.get("eventName") if isinstance(record, dict) else None
     if not isinstance(name, str):
@@ -118,11 +133,22 @@ def _keep_encoding(key: str) -> str:
     return key
 
 
-def _read_object(entry: Any, decode: Callable[[str], str]) -> S3Uri:
+def _read_object(entry: Any, decode: Callable[[str], str]) -> tuple[S3Uri, str | None]:
     try:
         bucket, key = entry["bucket"]["name"], entry["object"]["key"]
     except (KeyError, TypeError, IndexError):
         raise PoisonError(Poison.NO_OBJECT) from None
     if not (isinstance(bucket, str) and bucket and isinstance(key, str) and key):
         raise PoisonError(Poison.NO_OBJECT)
-    return S3Uri(bucket, decode(key))
+    uri = S3Uri(bucket, decode(key))
+    return uri, _identify(uri, entry["object"])
+
+
+def _identify(uri: S3Uri, content: dict[str, Any]) -> str | None:
+    """Return the `arrival_id` of a created object; None if the message lacks its etag or size."""
+    from airlock.records import arrival_id  # noqa: PLC0415  # it loads polars, which DAG files must not
+
+    etag, size = content.get("eTag", content.get("etag")), content.get("size")
+    if not (isinstance(etag, str) and isinstance(size, int)):
+        return None
+    return arrival_id(uri.bucket, uri.key, None, etag.strip('"'), size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import boto3
@@ -11,7 +12,7 @@ import pytest
 from airflow.triggers.shared_stream import AdvanceItem, AdvanceOutcome, SharedStreamManager
 
 from airlock.pipelines import Arrivals
-from airlock_tasks import arrivals
+from airlock_tasks import arrivals, buffer
 from airlock_tasks.arrivals import ArrivalsTrigger, QueueProducer, arrivals_asset
 from airlock_tasks.dag import new_dag
 from tests.chain import pipeline
@@ -28,7 +29,7 @@ STORED, LOST, REFUSED = AdvanceOutcome(1, 0), AdvanceOutcome(0, 1), AdvanceOutco
 
 
 def notice(key: str, bucket: str = "archive") -> str:
-    place = {"bucket": {"name": bucket}, "object": {"key": key}}
+    place = {"bucket": {"name": bucket}, "object": {"key": key, "size": 1, "eTag": "e"}}
     return json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": place}]})
 
 
@@ -248,7 +249,7 @@ def test_airflow_has_a_message_deleted_only_after_it_stored_the_event(queues: Qu
         ]
         silent = asyncio.ensure_future(anext(streams[1]))
         event = await anext(streams[0])
-        assert event.payload == {"objects": 2, "messages": 2, "poison": 0}
+        assert event.payload | {"announced": 2} == {"objects": 2, "messages": 2, "poison": 0, "announced": 2}
         seq = manager.bind_pending_event(trigger_id=0, key=key)
         further = asyncio.ensure_future(anext(streams[0]))
         await asyncio.sleep(0)  # both have asked for what comes next; the event is not stored yet
@@ -262,12 +263,12 @@ def test_airflow_has_a_message_deleted_only_after_it_stored_the_event(queues: Qu
     asyncio.run(asyncio.wait_for(run(), 60))
 
 
-def fired(source: str, *bodies: str) -> list[dict[str, int]]:
+def fired(source: str, *bodies: str) -> list[dict[str, Any]]:
     async def stream() -> Any:
         for body in bodies:
             yield arrivals.Burst((arrivals.read_notification(body),), 1)
 
-    async def collect() -> list[dict[str, int]]:
+    async def collect() -> list[dict[str, Any]]:
         trigger = ArrivalsTrigger(source=source, queue_url="http://127.0.0.1/123456789012/q")
         return [event.payload async for event in trigger.filter_shared_stream(stream())]
 
@@ -276,7 +277,31 @@ def fired(source: str, *bodies: str) -> list[dict[str, int]]:
 
 def test_event_carries_counts_and_no_key() -> None:
     said = fired("s3://archive/in/", notice("in/CANARY-NAME.dcm"), notice("elsewhere/a.dcm"), notice("in/a", "other"))
-    assert said == [{"objects": 1, "messages": 1, "poison": 1}]
+    assert [one | {"announced": len(one["announced"])} for one in said] == [
+        {"objects": 1, "messages": 1, "poison": 1, "announced": 1}
+    ]
+    assert "CANARY" not in json.dumps(said)
+
+
+def test_a_run_reads_what_its_events_announced() -> None:
+    event, other = (SimpleNamespace(extra={"payload": {"announced": ids}}) for ids in (["b", "a"], ["a"]))
+    older = SimpleNamespace(extra={"from_trigger": True, "payload": {"objects": 1}})
+    context: Any = {"triggering_asset_events": {"asset": [event, other, older]}}
+    assert arrivals.read_announced(context) == ["a", "b"]
+    none: Any = {}
+    assert arrivals.read_announced(none) == []
+
+
+@pytest.mark.parametrize(("plan_only", "gone"), [(False, 2), (True, None)])
+def test_announced_objects_that_no_run_has_found_are_counted(
+    plan_only: bool, gone: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: dict[str, int] = {}
+    monkeypatch.setattr(buffer.Stats, "incr", lambda name, count, **_: counted.update({name: count}), raising=False)
+    ledger = SimpleNamespace(count_unknown=lambda _, ids: len(ids) - 1)
+    run: Any = SimpleNamespace(pipeline=pipeline(), ledger=ledger, plan_only=plan_only)
+    buffer.BufferOperator(task_id="buffer", pipeline=pipeline())._count_gone(run, ["a", "b", "c"])
+    assert counted.get("airlock.arrivals.gone") == gone
 
 
 def test_trigger_survives_its_way_to_the_triggerer() -> None:

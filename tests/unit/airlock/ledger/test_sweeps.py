@@ -121,6 +121,12 @@ def test_a_vanished_arrival_is_described(claimed: Ledger) -> None:
     assert found.select("key", "disposition").rows() == [("in/x", "released"), ("in/y", None)]
 
 
+def test_ids_that_no_arrival_has_are_counted(claimed: Ledger) -> None:
+    assert claimed.count_unknown(NIGHTLY, [id_of("x"), id_of("z"), id_of("z")]) == 1
+    assert claimed.count_unknown("other", [id_of("x")]) == 1
+    assert claimed.count_unknown(NIGHTLY, []) == 0
+
+
 def test_runs_and_sweeps_are_known_by_their_pipeline(claimed: Ledger) -> None:
     kind = ComparisonKind.SWEEP
     begun = claimed.begin_comparison(kind, {}, pipeline=NIGHTLY, is_dry=True, asked_by="ada")

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airlock.stages.notifications import Notification, Poison, PoisonError, count_created_below, read_notification
+from airlock.records import arrival_id
+from airlock.stages.notifications import (
+    Notification,
+    Poison,
+    PoisonError,
+    announced_below,
+    count_created_below,
+    read_notification,
+)
 from airlock.storage.s3uri import S3Uri
 
 SOURCE = S3Uri("inbox", "in dir/")
@@ -131,3 +139,10 @@ def test_only_what_lies_below_the_source_counts_and_once() -> None:
 
 def test_nothing_lies_below_a_source_that_no_message_names() -> None:
     assert count_created_below(SOURCE, [Notification(frozenset())]) == 0
+
+
+def test_a_created_object_is_announced_by_the_id_that_a_listing_gives_it() -> None:
+    said = [direct("in+dir/a", "in+dir/b/", "other/a"), direct("in+dir/a"), eventbridge("in dir/without-size")]
+    expected = [arrival_id("inbox", "in dir/a", None, "e", 1)]
+    assert announced_below(SOURCE, map(read_notification, said), 10) == expected
+    assert announced_below(SOURCE, map(read_notification, said), 0) == []
