@@ -7,12 +7,13 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from airlock.stages.decision_log import DecisionNotKeptError
 from airlock.stages.inventory import InventoryError
 from airlock.stages.sweep import sweep
 from airlock.stages.sweep_answer import SweepAnswerError, answer
 from airlock.storage.s3uri import S3Uri
 from airlock_cli import workspaces
-from airlock_cli.errors import RequestError, Status, WrongError
+from airlock_cli.errors import RequestError, Status, UnreachableError, WrongError
 from airlock_cli.ledgers import open_ledger
 from airlock_cli.show import Table, say
 
@@ -67,6 +68,8 @@ def take_in(pipeline: str, number: int, why: str) -> dict[str, Any]:
     ------
     RequestError
         If there is no such sweep, it named nothing, or no reason is given.
+    UnreachableError
+        If the decision cannot be copied to the workspace.
     """
     known = workspaces.load_named_pipeline(pipeline)
     with open_ledger() as ledger, workspaces.open_s3(S3Uri.parse(known.workspace)) as s3:
@@ -74,6 +77,8 @@ def take_in(pipeline: str, number: int, why: str) -> dict[str, Any]:
             named, owed = answer(known, s3, ledger, number, take_in=True, person=getpass.getuser(), why=why.strip())
         except SweepAnswerError as error:
             raise RequestError(str(error)) from None
+        except DecisionNotKeptError as error:
+            raise UnreachableError(str(error)) from None
     return {"schema": ANSWER_SCHEMA, "pipeline": pipeline, "sweep": number, "named": named, "owed": owed}
 
 
