@@ -270,6 +270,10 @@ def reconcile(
             help="Read the content of each image set or resource. [default: only of a sample, a study or a patient]",
         ),
     ] = None,
+    pixels: Annotated[
+        bool,
+        typer.Option("--pixels", help="Also read each uncompressed object, and compare its pixels by their checksums."),
+    ] = False,
     rate: Annotated[float, typer.Option(min=0.1, max=1000, help="Most requests a second to the data store.")] = 20,
     s3_rate: Annotated[float, typer.Option(min=1, max=5000, help="Most requests a second to S3.")] = 200,
     forget_at_most: Annotated[
@@ -287,7 +291,9 @@ def reconcile(
     from airlock_cli import reconcile as reconciliations  # noqa: PLC0415
 
     parts = tuple(one.value for one in part or ())
-    scope = reconciliations.build_scope(study=study, patient=patient, sample=sample, parts=parts, content=content)
+    scope = reconciliations.build_scope(
+        study=study, patient=patient, sample=sample, parts=parts, content=content, pixels=pixels
+    )
     if dry_run:
         estimated = reconciliations.estimate(pipeline, scope, (rate, s3_rate))
         _print(json, estimated, reconciliations.tables_of_estimate(estimated))

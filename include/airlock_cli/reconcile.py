@@ -32,7 +32,13 @@ _STUDY_KEY = re.compile(r"[0-9a-f]{16}")
 
 
 def build_scope(
-    *, study: str | None, patient: str | None, sample: int | None, parts: tuple[str, ...], content: bool | None
+    *,
+    study: str | None,
+    patient: str | None,
+    sample: int | None,
+    parts: tuple[str, ...],
+    content: bool | None,
+    pixels: bool,
 ) -> Scope:
     """Return what a person wants to compare.
 
@@ -52,7 +58,10 @@ def build_scope(
     subject = patient if study is None else study if _STUDY_KEY.fullmatch(study) else study_key(study)
     is_small = subject is not None or sample is not None
     chosen = tuple(part for part in PARTS if part in parts) or PARTS
-    return Scope(subject, sample, chosen, is_small if content is None else content)
+    reads = (is_small or pixels) if content is None else content
+    if pixels and not reads:
+        raise RequestError("--pixels compares with what --content reads. Leave --no-content out.")
+    return Scope(subject, sample, chosen, reads, pixels)
 
 
 def estimate(pipeline: str, scope: Scope, rates: tuple[float, float]) -> dict[str, Any]:

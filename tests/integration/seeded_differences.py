@@ -74,6 +74,7 @@ class Differences:
             "instance added by others": self.import_foreign_instances,
             "instance lost in its image set": self.lose_instances,
             "other patient in the image set": self.change_patients,
+            "other pixels": self.change_pixels,
             "object gone": self.delete_objects,
             "object replaced": self.replace_objects,
             "contract's file gone": self.delete_payloads,
@@ -136,6 +137,14 @@ class Differences:
             with self._document(self.image_set(study)) as document:
                 document["Patient"]["DICOM"]["PatientID"] = "SOMEBODY ELSE"
         return {("other_content", self.image_set(study)) for study in studies}
+
+    def change_pixels(self, studies: list[int]) -> Found:
+        for study in studies:
+            with self._document(self.image_set(study)) as document:
+                (series,) = document["Study"]["Series"].values()
+                (frame,) = series["Instances"][sop_uid(study, 1, 2)]["ImageFrames"]
+                frame["PixelDataChecksumFromBaseToFullResolution"][-1]["Checksum"] += 1
+        return {("other_content", sop_uid(study, 1, 2)) for study in studies}
 
     def delete_objects(self, studies: list[int]) -> Found:
         for study in studies:

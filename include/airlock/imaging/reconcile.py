@@ -14,6 +14,7 @@ import polars as pl
 
 from airlock.imaging.reconcile_content import compare_content
 from airlock.imaging.reconcile_evidence import ContractEvidence
+from airlock.imaging.reconcile_pixels import compare_pixels
 from airlock.imaging.reconcile_sets import LOCKED, find_candidates, group_sets, judge
 from airlock.imaging.reconcile_store import LISTED, PAGE, Listing
 from airlock.ledger.columns import FindingKind
@@ -111,6 +112,8 @@ class ImageSetComparer:
             lines.append(("SearchImageSets", searches, api, prices.api_per_1000))
         if STORE in scope.parts and scope.content:
             lines.append(("GetImageSetMetadata", sets, api, prices.api_per_1000))
+        if STORE in scope.parts and scope.pixels:
+            lines.append(("S3 GET of the objects in the archive", objects, s3, prices.get_per_1000))
         if SOURCE in scope.parts:
             lines.append(("S3 HEAD of the objects in the archive", objects, s3, prices.get_per_1000))
         if EVIDENCE in scope.parts:
@@ -224,7 +227,9 @@ class ImageSetComparer:
             found.append(differing)
             left_out |= {keys.get(uid, study_key(uid)): CHANGING for uid in changing}
             if scope.content:
-                found.append(self._compare_content(uids, stored, differing, changing))
+                content, pixels = self._compare_content(uids, stored, differing, changing, pixels=scope.pixels)
+                found.append(content)
+                counts["pixels"] = pixels
         if SOURCE in scope.parts:
             objects = stored.filter(pl.col("bucket").is_not_null(), pl.col("disposition") == Disposition.RELEASED)
             rows = objects.with_columns(
@@ -264,16 +269,20 @@ class ImageSetComparer:
         return pl.DataFrame(rows, FOUND, orient="row"), changing
 
     def _compare_content(
-        self, uids: list[str], stored: pl.DataFrame, differing: pl.DataFrame, changing: set[str]
-    ) -> pl.DataFrame:
-        """Read the image sets that are there, and compare their instances and their content."""
+        self, uids: list[str], stored: pl.DataFrame, differing: pl.DataFrame, changing: set[str], *, pixels: bool
+    ) -> tuple[pl.DataFrame, int]:
+        """Read the image sets that are there; compare their instances, their content and, if asked, their pixels."""
         gone = differing.filter(pl.col("kind") == FindingKind.MISSING_IN_STORE)["image_set_id"]
         there = stored.filter(
             ~pl.col("image_set_id").is_in(gone.implode()), ~pl.col("StudyInstanceUID").is_in(list(changing))
         )
         contracts = self._ledger.contracts(self.datastore_id, pl.Series(uids, dtype=pl.String))
         documents = self._store.read(there["image_set_id"].drop_nulls())
-        return compare_content(there, documents, contracts)
+        found = compare_content(there, documents, contracts)
+        if not pixels:
+            return found, 0
+        other, compared = compare_pixels(self._archive, there, documents)
+        return pl.concat([found, other]), compared
 
     def _leave_out_moving(
         self, found: pl.DataFrame, stored: pl.DataFrame, keys: dict[str, str]

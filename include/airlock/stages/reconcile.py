@@ -41,6 +41,7 @@ class Scope:
     sample: int | None = None  # number of studies or resources
     parts: tuple[str, ...] = PARTS
     content: bool = False  # whether the content of each image set or resource is read
+    pixels: bool = False  # whether the pixels of each instance are compared with those of its object
 
     @property
     def is_whole(self) -> bool:
@@ -50,6 +51,7 @@ class Scope:
     def as_json(self) -> dict[str, Any]:
         """Return the scope as the ledger keeps it: an interrupted comparison goes on with the same scope only."""
         given = {"subject": self.subject, "sample": self.sample, "parts": sorted(self.parts), "content": self.content}
+        given |= {"pixels": self.pixels or None}
         return {name: value for name, value in given.items() if value is not None}
 
 

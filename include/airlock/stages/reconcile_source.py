@@ -51,6 +51,16 @@ class Archive:
         """Return the object under a key, as `S3.find`; None if there is none."""
         return self.meter.ask("HeadObject", lambda: self.s3.find(address), _is_busy)
 
+    def read(self, address: S3Uri, etag: str) -> bytes:
+        """Return the content of an object that still has this etag.
+
+        Raises
+        ------
+        S3Error
+            If it is gone or was replaced, or cannot be read.
+        """
+        return self.meter.ask("GetObject", lambda: b"".join(self.s3.stream(address, etag)), _is_busy)
+
     def find_all(self, addresses: Iterable[S3Uri]) -> list[dict[str, Any] | None]:
         """Return the objects under these keys, several at a time."""
         with ThreadPoolExecutor(REQUESTS_IN_FLIGHT) as pool:
