@@ -116,6 +116,7 @@ def rebuilt_tables(found: Rebuilt) -> list[Table]:
     facts = [("runs", found.runs), ("entries repeated", found.entries), ("decisions", found.decisions)]
     facts += [(name.replace("_", " "), number) for name, number in found.counts.items() if name != "runs"]
     unknown = [("a run without a journal", name) for name in found.without_journal]
+    unknown += [("a data store that runs do not import into until it is adopted", name) for name in found.closed]
     unknown += [("an entry that could not be repeated", f"{why} ({number})") for why, number in found.refused.items()]
     return [
         Table("rebuilt", ("what", "number"), facts),

@@ -269,7 +269,7 @@ class Player:
         """Lose the ledger and rebuild it; it is as before, unless a killed run has not kept all that it changed."""
         for name in self.runs:
             self._kill(name)
-        found = rebuild_ledger(self.outside, self._pipelines.values(), exact=not self._was_killed)
+        found = rebuild_ledger(self.outside, self.pipelines.values(), exact=not self._was_killed)
         self._before = self.reader.read()
         self._version = self.reader.version()
         self._note(found)

@@ -16,7 +16,7 @@ from sqlalchemy import and_, exists, func, insert, select, update
 
 from airlock.ledger import clock
 from airlock.ledger.columns import ComparisonKind, DecisionKind, StoreOrigin, metadata
-from airlock.ledger.comparison_tables import comparisons
+from airlock.ledger.comparison_tables import comparisons, data_stores
 from airlock.ledger.data_stores import note_store
 from airlock.ledger.database import Store
 from airlock.ledger.decision_tables import decisions
@@ -39,6 +39,8 @@ from airlock.ledger.tables import (
 from airlock.records import TIMESTAMP, schema
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sqlalchemy import Connection
 
 SENDS = schema(
@@ -61,6 +63,7 @@ class Begun:
 
     position: str  # the name of the last entry that was repeated, or the time of the backup; empty at the beginning
     since: str  # the time of the backup; empty without one
+    refused: dict[str, int]  # entries that could not be repeated so far, by method and cause
 
 
 def _find_newest(connection: Connection) -> str:
@@ -68,6 +71,10 @@ def _find_newest(connection: Connection) -> str:
     times = [connection.scalar(select(func.max(column, type_=column.type))) for column in _TIMES]
     newest = max((one for one in times if one is not None), default=None)
     return "" if newest is None else newest.strftime(TIME)
+
+
+def _tell_counts(begun: Begun) -> str:
+    return json.dumps({"since": begun.since, "refused": begun.refused})
 
 
 def _is_open_rebuild() -> Any:
@@ -106,7 +113,7 @@ class Rebuilds(Store):
                         "a rebuild from other workspaces is unfinished: repeat it with the same pipeline files, or "
                         "begin again with an empty database"
                     )
-                return Begun(json.loads(row.position or '""'), json.loads(row.counts)["since"])
+                return Begun(json.loads(row.position), **json.loads(row.counts))
             since = _find_newest(connection) if onto_backup else ""
             filled = [
                 name for name, table in metadata.tables.items() if connection.scalar(select(exists(table.select())))
@@ -117,14 +124,18 @@ class Rebuilds(Store):
                     f"If it is a restored backup, add --onto-backup. Otherwise rebuild into a new database"
                 )
             values = {"kind": ComparisonKind.REBUILD.value, "scope": told, "is_dry": False, "asked_by": asked_by}
-            told_since = {"position": json.dumps(since), "counts": json.dumps({"since": since})}
-            connection.execute(insert(comparisons).values(**values, **told_since, began_at=datetime.now(UTC)))
-            return Begun(since, since)
+            begun = Begun(since, since, {})
+            values |= {"position": json.dumps(since), "counts": _tell_counts(begun)}
+            connection.execute(insert(comparisons).values(**values, began_at=datetime.now(UTC)))
+            return begun
 
-    def move_rebuild(self, name: str) -> None:
-        """Note the last entry that was repeated, or that cannot be."""
+    def move_rebuild(self, name: str, begun: Begun | None = None) -> None:
+        """Note the last entry that was repeated; with *begun* also those that could not be."""
+        counts = {} if begun is None else {"counts": _tell_counts(begun)}
         with self._writing("rebuild") as connection:
-            connection.execute(update(comparisons).where(_is_open_rebuild()).values(position=json.dumps(name)))
+            connection.execute(
+                update(comparisons).where(_is_open_rebuild()).values(position=json.dumps(name), **counts)
+            )
 
     def end_rebuild(self, counts: Any) -> None:
         """End the rebuild: from now on runs may use the ledger."""
@@ -169,6 +180,15 @@ class Rebuilds(Store):
             for name in sorted(found):
                 note_store(connection, name, StoreOrigin.REBUILT)
             return sorted(found)
+
+    def close_stores(self, datastore_ids: Iterable[str]) -> None:
+        """Let no run import into these data stores until they are adopted: the ledger lacks some of what is there."""
+        values = {"origin": StoreOrigin.ADOPTING.value, "counts": None}
+        with self._writing("rebuild") as connection:
+            for name in datastore_ids:
+                note_store(connection, name, StoreOrigin.ADOPTING)
+                this = data_stores.c.datastore_id == name
+                connection.execute(update(data_stores).where(this).values(values))
 
     def count_rebuilt(self) -> dict[str, int]:
         """Return numbers of what was rebuilt, and of what is still open in it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from tempfile import SpooledTemporaryFile
 from typing import IO, TYPE_CHECKING, cast
 
@@ -20,12 +20,15 @@ from airlock.stages.journal import FOLDER
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from concurrent.futures import Future
 
     from airlock.ledger import Ledger
+    from airlock.ledger.rebuilt import Begun
     from airlock.pipelines import Pipeline
     from airlock.storage.s3 import S3
+
+    _Read = tuple["Found", IO[bytes]]
 
 _READ_AHEAD = 8  # entries
 _IN_MEMORY = 8 * 1024**2  # bytes of an entry before it is on the local disk
@@ -51,6 +54,7 @@ class Rebuilt:
     without_journal: list[str] = field(default_factory=list)  # keys of runs
     refused: Counter[str] = field(default_factory=Counter)  # entries that could not be repeated, by method and cause
     datastores: list[str] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)  # data stores into which no run imports until they are adopted
     counts: dict[str, int] = field(default_factory=dict)  # of the ledger's rows, and of what is open in them
 
     @property
@@ -66,7 +70,7 @@ class Rebuilt:
 def rebuild(
     ledger: Ledger,
     s3: S3,
-    pipelines: Iterable[Pipeline],
+    pipelines: Collection[Pipeline],
     asked_by: str,
     tell: Callable[[str], None],
     *,
@@ -97,13 +101,17 @@ def rebuild(
     roots = sorted({str(find_root(one)) for one in pipelines})
     scope = {"workspaces": roots, "onto_backup": onto_backup}
     begun = ledger.begin_rebuild(scope, asked_by, onto_backup=onto_backup)
-    report = Rebuilt()
+    report = Rebuilt(refused=Counter(begun.refused))
     entries = sorted(_find_entries(s3, roots, report))
     left = [one for one in entries if one.name > begun.position]
     tell(f"{report.runs} runs and {report.decisions} decisions have {len(entries)} entries, {len(left)} are to repeat.")
-    _repeat_all(ledger, s3, left, report, tell)
+    _repeat_all(ledger, _read_ahead(s3, left), report, tell, replace(begun, refused=report.refused))
+    report.without_journal = [run for run in report.without_journal if ledger.run(run) is None]
     ledger.record_sends(sends.read_sends(s3, roots, begun.since))
     report.datastores = ledger.record_rebuilt_stores()
+    if report.without_journal:
+        report.closed = sorted({one.datastore_id for one in pipelines})
+        ledger.close_stores(report.closed)
     report.counts = ledger.count_rebuilt()
     ledger.end_rebuild(report.to_json())
     return report
@@ -135,16 +143,22 @@ def _list_entries(s3: S3, folder: S3Uri) -> Iterator[Found]:
             yield Found(item.key.rpartition("/")[2], str(S3Uri(folder.bucket, item.key)))
 
 
-def _repeat_all(ledger: Ledger, s3: S3, entries: Sequence[Found], report: Rebuilt, tell: Callable[[str], None]) -> None:
-    for number, (entry, file) in enumerate(_read_ahead(s3, entries), 1):
+def _repeat_all(
+    ledger: Ledger,
+    entries: Iterator[_Read],
+    report: Rebuilt,
+    tell: Callable[[str], None],
+    begun: Begun,
+) -> None:
+    for entry, file in entries:
         with file:
-            _repeat(ledger, entry, file, report)
+            _repeat(ledger, entry, file, begun)
         report.entries += 1
-        if number % _TOLD_EVERY == 0:
-            tell(f"{number} of {len(entries)} entries are repeated.")
+        if report.entries % _TOLD_EVERY == 0:
+            tell(f"{report.entries} entries are repeated.")
 
 
-def _repeat(ledger: Ledger, entry: Found, file: IO[bytes], report: Rebuilt) -> None:
+def _repeat(ledger: Ledger, entry: Found, file: IO[bytes], begun: Begun) -> None:
     """Repeat an entry; one that cannot be repeated is counted, and left out."""
     method = "unreadable"
     try:
@@ -152,11 +166,12 @@ def _repeat(ledger: Ledger, entry: Found, file: IO[bytes], report: Rebuilt) -> N
         method = calls[0].method
         repeat_calls(ledger, entry.name, calls)
     except (LedgerError, BrokenEntryError) as error:
-        report.refused[f"{method}: {error}"] += 1
-        ledger.move_rebuild(entry.name)
+        name = f"{method}: {error}"
+        begun.refused[name] = begun.refused.get(name, 0) + 1
+        ledger.move_rebuild(entry.name, begun)
 
 
-def _read_ahead(s3: S3, entries: Sequence[Found]) -> Iterator[tuple[Found, IO[bytes]]]:
+def _read_ahead(s3: S3, entries: Sequence[Found]) -> Iterator[_Read]:
     """Yield the entries with their content, a few of which are read before they are asked for."""
 
     def read(entry: Found) -> IO[bytes]:

@@ -125,6 +125,18 @@ def test_a_run_without_a_journal_is_named(world: World, again: Ledger) -> None:
     report = rebuild_from(run, again)
     assert report.without_journal == [old.key]
     assert report.is_incomplete
+    store = again.find_store(run.pipeline.datastore_id)
+    assert store is not None
+    assert not store.is_open
+
+
+def test_a_run_without_a_journal_that_the_backup_has_is_not_missing(world: World) -> None:
+    old = world.run("old")
+    world.put("s3://archive/in/old.dcm")
+    buffer(old)
+    new = filled(world)
+    report = rebuild(world.ledger, new.s3, [new.pipeline], "an operator", lambda _: None, onto_backup=True)
+    assert not report.is_incomplete
 
 
 class Receiver:
