@@ -22,11 +22,11 @@ def note_findings(pipeline: ImagingPipeline | ClinicalPipeline, ledger: Ledger) 
     from airlock.ledger.columns import ComparisonKind
     from airlock.stages.reconcile_report import SENTENCES
 
-    store = pipeline.datastore_id
-    last = ledger.last_comparison(ComparisonKind.RECONCILE, datastore_id=store, has_ended=True)
+    name, store = pipeline.name, pipeline.datastore_id
+    last = ledger.last_comparison(ComparisonKind.RECONCILE, pipeline=name, datastore_id=store, has_ended=True)
     if last is None or last.ended_at is None:
         return
-    counts = dict(ledger.count_findings(datastore_id=store).select("kind", "findings").iter_rows())
+    counts = dict(ledger.count_findings(pipeline=name, datastore_id=store).select("kind", "findings").iter_rows())
     for kind in SENTENCES:
         Stats.gauge(FINDINGS, counts.get(kind.value, 0), tags={"pipeline": pipeline.name, "kind": kind.value})
     Stats.gauge(AGE, (datetime.now(UTC) - last.ended_at) / timedelta(hours=1), tags={"pipeline": pipeline.name})

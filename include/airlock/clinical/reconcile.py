@@ -46,6 +46,7 @@ IN_FLIGHT = "a run is importing it"
 UNPROVEN = "its import file is gone, and its digest differs"
 _LISTING, _RESOURCES, _FOREIGN, _CONTRACTS, _LOSSES = "listing", "resources", "foreign", "contracts", "losses"
 _ORDER = (_LISTING, _RESOURCES, _FOREIGN, _CONTRACTS, _LOSSES)
+_BATCH = ("run_key", "batch_id")
 _FILE = pl.lit(file_subject("")) + pl.col("arrival_id").fill_null("")
 _NAME = pl.concat_str("resource_type", pl.lit("/"), "resource_id")
 
@@ -210,6 +211,7 @@ class ResourceComparer:
     def _compare(self, rows: pl.DataFrame, listed: ListedResources, scope: Scope, position: Any) -> Page:
         rows = rows.with_columns(name=_NAME, subject=pl.coalesce("patient", _FILE))
         rows = rows.with_columns(study_key=pl.col("subject").map_elements(self._key, pl.String)).drop("subject")
+        own = rows.filter(pl.col("pipeline") == self._pipeline.name)  # another's archive may be out of its reach
         counts = {"resources": rows.height}
         found, left_out = [FOUND.to_frame()], dict[str, str]()
         if STORE in scope.parts:
@@ -219,11 +221,11 @@ class ResourceComparer:
             differing, left_out = self._compare_with_store(asked)
             found.append(differing)
         if SOURCE in scope.parts:
-            differing, objects, young = self._compare_source(rows)
+            differing, objects, young = self._compare_source(own)
             found.append(differing)
             counts |= {"objects": objects, "young": young}
         if EVIDENCE in scope.parts:
-            lacking = list(self._files.find_lacking_outputs(rows))
+            lacking = list(self._files.find_lacking_outputs(own))
             keys = rows["study_key"].unique() if scope.subject is not None else pl.Series([], dtype=pl.String)
             lacking += self._files.find_lacking_contracts(keys)
             found.append(pl.DataFrame(lacking, FOUND, orient="row"))
@@ -278,7 +280,9 @@ class ResourceComparer:
     def _find_differing(self, rows: pl.DataFrame) -> tuple[set[str], set[str]]:
         """Return the resources that differ from their import file, and those whose import file is gone."""
         differing, unproven = set[str](), set[str]()
-        for (run_key, batch_id), some in rows.group_by("run_key", "batch_id"):
+        others = rows.filter(pl.col("pipeline") != self._pipeline.name)["name"]
+        unproven |= set(others)
+        for (run_key, batch_id), some in rows.filter(~pl.col("name").is_in(others.implode())).group_by(*_BATCH):
             try:
                 run = self._workspace_of(f"{run_key}/{self._folder}" if self._folder else str(run_key))
                 parts = run.parts(f"batches/{batch_id}", BATCHES)
@@ -340,7 +344,7 @@ class ResourceComparer:
         """Look again for what earlier comparisons missed."""
         key = None if scope.subject is None else self._key(scope.subject)
         while True:
-            lost = self._ledger.find_open_losses(self.datastore_id, comparison, RESOURCES_PER_PAGE, key)
+            lost = self._ledger.find_open_losses(comparison, RESOURCES_PER_PAGE, key)
             if lost.is_empty():
                 return
             held = self._store.read_all(lost["subject"])

@@ -162,7 +162,8 @@ class ImageSetComparer:
             since = rows["created_at"].max()  # type: ignore[assignment]  # of a column of times
         if position["phase"] != _LISTING:
             return
-        for rows in _group(self._store.list_all(since), LISTED_PER_PART):
+        found = (_leave_out_listed(rows, listing) for rows in self._store.list_all(since))
+        for rows in _group(found, LISTED_PER_PART):
             listing.add(rows)
             workspace.write(f"listed/{parts:05}", LISTED, rows)
             parts += 1
@@ -231,7 +232,7 @@ class ImageSetComparer:
                 found.append(content)
                 counts["pixels"] = pixels
         if SOURCE in scope.parts:
-            objects = stored.filter(pl.col("bucket").is_not_null(), pl.col("disposition") == Disposition.RELEASED)
+            objects = self._own(stored).filter(pl.col("disposition") == Disposition.RELEASED)
             rows = objects.with_columns(
                 study_key=pl.col("StudyInstanceUID").replace_strict(keys, return_dtype=pl.String)
             )
@@ -281,8 +282,12 @@ class ImageSetComparer:
         found = compare_content(there, documents, contracts)
         if not pixels:
             return found, 0
-        other, compared = compare_pixels(self._archive, there, documents)
+        other, compared = compare_pixels(self._archive, self._own(there), documents)
         return pl.concat([found, other]), compared
+
+    def _own(self, stored: pl.DataFrame) -> pl.DataFrame:
+        """Return the instances that the pipeline itself has imported: another's archive may be out of its reach."""
+        return stored.filter(pl.col("bucket").is_not_null(), pl.col("pipeline") == self._pipeline.name)
 
     def _leave_out_moving(
         self, found: pl.DataFrame, stored: pl.DataFrame, keys: dict[str, str]
@@ -327,7 +332,7 @@ class ImageSetComparer:
     def _look_for_losses(self, comparison: int, scope: Scope) -> Iterator[Page]:
         """Look again for what earlier comparisons missed: a store that was out of reach may have it after all."""
         while True:
-            lost = self._ledger.find_open_losses(self.datastore_id, comparison, LOSSES_PER_PAGE, scope.subject)
+            lost = self._ledger.find_open_losses(comparison, LOSSES_PER_PAGE, scope.subject)
             if lost.is_empty():
                 return
             yield self._look_again(lost)
@@ -360,6 +365,12 @@ _NO_LISTING: Any = _NoListing()
 def young_hours(pipeline: ImagingPipeline) -> float:
     """Return for how long a replaced object is left to the next runs: two days, or the lookback if that is longer."""
     return max(48.0, pipeline.source.lookback_hours)
+
+
+def _leave_out_listed(rows: pl.DataFrame, listing: Listing) -> pl.DataFrame:
+    """Return the image sets that were not listed before an interruption."""
+    before = listing.find_sets(rows["image_set_id"].to_list())["image_set_id"]
+    return rows.filter(~pl.col("image_set_id").is_in(before.implode()))
 
 
 def _complete(found: pl.DataFrame) -> pl.DataFrame:

@@ -32,13 +32,15 @@ class ContractEvidence:
     def __init__(self, ledger: Ledger, pipeline: ImagingPipeline, archive: Archive) -> None:
         self._ledger = ledger
         self._datastore_id = pipeline.datastore_id
+        self._pipeline = pipeline.name
         self._files = EvidenceFiles(
             ledger, archive, pipeline, datastore_id=pipeline.datastore_id, manifests=(MANIFEST,)
         )
 
     def compare(self, uids: list[str], keys: dict[str, str], stored: pl.DataFrame) -> pl.DataFrame:
         """Find contracts whose instances, payload, arrivals or job outputs are gone."""
-        batches = stored.with_columns(study_key=pl.col("StudyInstanceUID").replace_strict(keys, return_dtype=pl.String))
+        own = stored.filter(pl.col("pipeline") == self._pipeline)
+        batches = own.with_columns(study_key=pl.col("StudyInstanceUID").replace_strict(keys, return_dtype=pl.String))
         rows = [
             *self._find_lacking_rows(uids, keys, stored),
             *self._files.find_lacking_contracts(pl.Series(list(keys.values()), dtype=pl.String)),

@@ -46,13 +46,12 @@ def compare_pixels(
     archive
         S3.
     stored
-        `reconciled.STORED`.
+        `reconciled.STORED`, with their objects.
     documents
         The metadata by image set.
     """
     given = {uid: sums for document in documents.values() for uid, sums in _list_checksums(document)}
-    readable = pl.col("bucket").is_not_null() & (pl.col("size") <= MOST_BYTES)
-    rows = stored.filter(readable, pl.col("SOPInstanceUID").is_in(list(given))).to_dicts()
+    rows = stored.filter(pl.col("size") <= MOST_BYTES, pl.col("SOPInstanceUID").is_in(list(given))).to_dicts()
     with ThreadPoolExecutor(READ_AT_A_TIME) as pool:
         own = list(pool.map(lambda row: _read(archive, row), rows))
     found = [

@@ -108,10 +108,11 @@ class Reconciled(Store):
             objects, size = connection.execute(select(*sums).where(*released)).one()
         return counts | {"objects": int(objects), "bytes": int(size)}
 
-    def unfinished_reconciliation(self, datastore_id: str, scope: dict[str, Any]) -> int | None:
+    def unfinished_reconciliation(self, pipeline: str, datastore_id: str, scope: dict[str, Any]) -> int | None:
         """Return the number of the newest reconciliation of this scope that has not ended; None if all have."""
         statement = select(comparisons.c.id).where(
             comparisons.c.kind == ComparisonKind.RECONCILE.value,
+            comparisons.c.pipeline == pipeline,
             comparisons.c.datastore_id == datastore_id,
             comparisons.c.scope == json.dumps(scope, sort_keys=True),
             comparisons.c.ended_at.is_(None),
@@ -319,19 +320,15 @@ class Reconciled(Store):
             statement = select(findings.c.subject).where(*known, named)
             return set(connection.scalars(statement.distinct()))
 
-    def find_open_losses(
-        self, datastore_id: str, before: int, limit: int, study_key: str | None = None
-    ) -> pl.DataFrame:
+    def find_open_losses(self, comparison: int, limit: int, study_key: str | None = None) -> pl.DataFrame:
         """Return what earlier reconciliations missed and this one has not seen yet, as `LOST`, by their subjects.
 
         An instance that was imported again, into another image set, is left out.
 
         Parameters
         ----------
-        datastore_id
-            The data store.
-        before
-            The number of this reconciliation.
+        comparison
+            The number of this reconciliation; losses of another pipeline's are left to that one.
         limit
             The most losses to return.
         study_key
@@ -343,21 +340,26 @@ class Reconciled(Store):
             _IN_STORE,
             instances.c.image_set_id != findings.c.image_set_id,
         )
-        conditions = [_MISSING, _IS_OPEN, findings.c.datastore_id == datastore_id, findings.c.comparison_id < before]
+        this = and_(
+            comparisons.c.id == comparison,
+            comparisons.c.pipeline == findings.c.pipeline,
+            comparisons.c.datastore_id == findings.c.datastore_id,
+        )
+        conditions = [_MISSING, _IS_OPEN, findings.c.comparison_id < comparison, exists().where(this)]
         if study_key is not None:
             conditions.append(findings.c.study_key == study_key)
         statement = select(*(findings.c[name] for name in LOST)).where(*conditions, ~again)
         with self._reading() as connection:
             return fetch(connection, statement.order_by(findings.c.subject).limit(limit), LOST)
 
-    def keep_findings(self, comparison: int, datastore_id: str, study_keys: Sequence[str]) -> None:
+    def keep_findings(self, comparison: Comparison, study_keys: Sequence[str]) -> None:
         """Keep the open findings about studies or patients that a reconciliation had to leave out."""
         if study_keys:
             with self._writing(FINDINGS_SCOPE) as connection:
                 connection.execute(
                     update(findings)
-                    .where(_IS_OPEN, findings.c.datastore_id == datastore_id, findings.c.study_key.in_(study_keys))
-                    .values(comparison_id=comparison)
+                    .where(_IS_OPEN, *_about(comparison), findings.c.study_key.in_(study_keys))
+                    .values(comparison_id=comparison.number)
                 )
 
     def close_unseen_of(
@@ -376,15 +378,15 @@ class Reconciled(Store):
         closed_by
             The person.
         """
-        about = findings.c.datastore_id == comparison.datastore_id, findings.c.study_key.in_(study_keys)
+        about = *_about(comparison), findings.c.study_key.in_(study_keys)
         unseen = findings.c.comparison_id < comparison.number, findings.c.kind.in_([kind.value for kind in kinds])
         values = {"closed_at": datetime.now(UTC), "closed_by": closed_by}
         with self._writing(FINDINGS_SCOPE) as connection:
             return connection.execute(update(findings).where(_IS_OPEN, *about, *unseen).values(values)).rowcount
 
-    def find_closed(self, datastore_id: str, since: datetime) -> Iterator[pl.DataFrame]:
-        """Yield the findings about a data store that were closed since a time, as `FINDINGS`, frame by frame."""
-        closed = findings.c.datastore_id == datastore_id, findings.c.closed_at >= since
+    def find_closed(self, comparison: Comparison) -> Iterator[pl.DataFrame]:
+        """Yield the findings that were closed since a reconciliation began, as `FINDINGS`, frame by frame."""
+        closed = *_about(comparison), findings.c.closed_at >= comparison.began_at
         statement = select(*(findings.c[name] for name in FINDINGS)).where(*closed).order_by(findings.c.id)
         with self._reading() as connection:
             yield from fetch_frames(connection, statement, FINDINGS)
@@ -417,9 +419,10 @@ class Reconciled(Store):
         with self._writing(INSTANCES) as connection:
             rows = stage(connection, missed, MISSED, ["SOPInstanceUID"])
             same = (instances.c[name] == rows.c[name] for name in MISSED)
-            return connection.execute(
-                delete(instances).where(exists(select(rows.c.image_set_id).where(*same)))
-            ).rowcount
+            # The list lets SQLite look the few up; by the second condition alone it would read all instances.
+            named = instances.c.SOPInstanceUID.in_(select(rows.c.SOPInstanceUID))
+            missing = and_(named, exists(select(rows.c.image_set_id).where(*same)))
+            return connection.execute(delete(instances).where(missing)).rowcount
 
     @journaled()
     def restore_found(self, datastore_id: str, found: pl.DataFrame) -> int:
@@ -450,6 +453,10 @@ class Reconciled(Store):
             whole = known.where(verdicts.c.series_instance_uid.is_not(None)).subquery()
             constants = {"datastore_id": datastore_id, "state": InstanceState.IMPORTED.value}
             return insert_missing(connection, instances, whole, ["SOPInstanceUID", "datastore_id"], **constants)
+
+
+def _about(comparison: Comparison) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return findings.c.pipeline == comparison.pipeline, findings.c.datastore_id == comparison.datastore_id
 
 
 def _is_missed(comparison: int) -> ColumnElement[bool]:

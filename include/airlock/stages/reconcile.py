@@ -175,7 +175,7 @@ def reconcile(
     """
     comparer.check()
     scope, store = request.scope, comparer.datastore_id
-    comparison = _begin(ledger, store, request)
+    comparison = _begin(ledger, pipeline, store, request)
     counts = comparison.counts or {}
     clock = time.monotonic()
     for page in comparer.pages(comparison.number, scope, comparison.position):
@@ -193,23 +193,29 @@ def reconcile(
     return Reconciliation(comparison, counts, missing - forgotten, limit)
 
 
-def _begin(ledger: Ledger, datastore_id: str, request: Request) -> Comparison:
+def _begin(ledger: Ledger, pipeline: str, datastore_id: str, request: Request) -> Comparison:
     """Return the interrupted comparison of the same scope, or a new one."""
     scope = request.scope.as_json()
-    number = ledger.unfinished_reconciliation(datastore_id, scope)
+    number = ledger.unfinished_reconciliation(pipeline, datastore_id, scope)
     begun = None if number is None else ledger.comparison(number)
     return begun or ledger.begin_comparison(
-        ComparisonKind.RECONCILE, scope, datastore_id=datastore_id, is_dry=False, asked_by=request.asked_by
+        ComparisonKind.RECONCILE,
+        scope,
+        pipeline=pipeline,
+        datastore_id=datastore_id,
+        is_dry=False,
+        asked_by=request.asked_by,
     )
 
 
 def _close(ledger: Ledger, comparer: Comparer, comparison: Comparison, page: Page, request: Request) -> int:
     """Close what a page shows to be gone, keep what it had to leave out, and return the number of closed findings."""
     store, person = comparer.datastore_id, request.asked_by
-    ledger.keep_findings(comparison.number, store, list(page.left_out))
+    ledger.keep_findings(comparison, list(page.left_out))
     subjects = pl.Series(page.found_again, dtype=pl.String)
     missing = FindingKind.MISSING_IN_STORE
-    closed = ledger.close_findings(subjects, missing, pipeline=None, datastore_id=store, closed_by=person)
+    about = {"pipeline": comparison.pipeline, "datastore_id": store}
+    closed = ledger.close_findings(subjects, missing, **about, closed_by=person)
     if request.scope.is_whole:
         return closed
     kinds = [kind for kind in comparer.kinds(request.scope) if kind is not missing]  # losses are looked for at the end

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from airlock.stages.reconcile_source import Evidence, describe_lacking, find_lacking
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import polars as pl
 
     from airlock.ledger import Ledger
     from airlock.pipelines import Pipeline
@@ -49,6 +49,7 @@ class EvidenceFiles:
         self._ledger = ledger
         self._archive = archive
         self._datastore_id = datastore_id
+        self._pipeline = pipeline.name
         self._root = S3Uri.parse(pipeline.workspace).join(pipeline.name)
         self._manifests = manifests
         self._folder = folder
@@ -59,7 +60,7 @@ class EvidenceFiles:
         payloads = self._ledger.find_payloads(self._datastore_id, subject_keys)
         asked = [
             Evidence(f"contract of {key} in {pipeline}", key, (S3Uri.parse(address),))
-            for key, pipeline, address in payloads.iter_rows()
+            for key, pipeline, address in payloads.filter(pl.col("pipeline") == self._pipeline).iter_rows()
         ]
         for one in find_lacking(self._archive, asked):
             yield describe_lacking(one.name, one.study_key, "the contract's file is gone")

@@ -142,4 +142,4 @@ def _find_open(ledger: Ledger, done: Reconciliation) -> Iterator[pl.DataFrame]:
 
 
 def _find_closed(ledger: Ledger, done: Reconciliation) -> Iterator[pl.DataFrame]:
-    return ledger.find_closed(str(done.comparison.datastore_id), done.comparison.began_at)
+    return ledger.find_closed(done.comparison)

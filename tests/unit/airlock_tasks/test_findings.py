@@ -46,7 +46,7 @@ def test_nothing_is_written_before_the_first_comparison(
 
 def test_open_findings_are_counted_by_kind(ledger: Ledger, gauges: dict[tuple[str, str | None], float]) -> None:
     begun = ledger.begin_comparison(
-        ComparisonKind.RECONCILE, {}, datastore_id=DATASTORE, is_dry=False, asked_by="an operator"
+        ComparisonKind.RECONCILE, {}, pipeline="nightly", datastore_id=DATASTORE, is_dry=False, asked_by="an operator"
     )
     found = pl.DataFrame({"kind": ["foreign_in_store"] * 2, "subject": ["one", "two"]})
     ledger.end_comparison(begun, {}, found)

@@ -44,7 +44,7 @@ def stored(ledger: Ledger) -> Ledger:
 
 def reconciliation(ledger: Ledger) -> Comparison:
     return ledger.begin_comparison(
-        ComparisonKind.RECONCILE, {}, datastore_id=STORE, is_dry=False, asked_by="an operator"
+        ComparisonKind.RECONCILE, {}, pipeline=NIGHTLY, datastore_id=STORE, is_dry=False, asked_by="an operator"
     )
 
 
@@ -115,7 +115,7 @@ def test_a_study_that_has_lost_a_file_lacks_it_for_other_runs(stored: Ledger) ->
 def test_what_is_found_again_is_restored(stored: Ledger) -> None:
     stored.forget_missing(miss(stored, "a").number)
     later = reconciliation(stored)
-    lost = stored.find_open_losses(STORE, later.number, 10)
+    lost = stored.find_open_losses(later.number, 10)
     assert lost["subject"].to_list() == ["1.a"]
     assert stored.restore_found(STORE, lost.with_columns(version=pl.lit(2, pl.Int64))) == 1
     found = stored.stored_instances(STORE, uids("1.study"))
@@ -125,30 +125,35 @@ def test_what_is_found_again_is_restored(stored: Ledger) -> None:
 
 def test_losses_that_were_imported_again_are_no_longer_looked_for(stored: Ledger) -> None:
     miss(stored, "a", image_set="an-earlier-set")
-    assert stored.find_open_losses(STORE, reconciliation(stored).number, 10).is_empty()
+    assert stored.find_open_losses(reconciliation(stored).number, 10).is_empty()
 
 
 def test_findings_of_studies_that_were_left_out_are_kept(stored: Ledger) -> None:
     miss(stored, "a", "b")
     later = reconciliation(stored)
-    stored.keep_findings(later.number, STORE, [KEY])
+    stored.keep_findings(later, [KEY])
     kinds = [FindingKind.MISSING_IN_STORE]
     assert stored.close_unseen_of(later, [KEY], kinds, "an operator") == 0
     latest = reconciliation(stored)
     assert stored.close_unseen_of(latest, ["another study"], kinds, "an operator") == 0
     assert stored.close_unseen_of(latest, [KEY], kinds, "an operator") == 2
-    (closed,) = stored.find_closed(STORE, latest.began_at)
+    (closed,) = stored.find_closed(latest)
     assert set(closed["closed_by"]) == {"an operator"}
 
 
 def test_an_unfinished_reconciliation_is_found_by_its_scope(ledger: Ledger) -> None:
     begun = ledger.begin_comparison(
-        ComparisonKind.RECONCILE, {"sample": 3}, datastore_id=STORE, is_dry=False, asked_by="an operator"
+        ComparisonKind.RECONCILE,
+        {"sample": 3},
+        pipeline=NIGHTLY,
+        datastore_id=STORE,
+        is_dry=False,
+        asked_by="an operator",
     )
-    assert ledger.unfinished_reconciliation(STORE, {"sample": 3}) == begun.number
-    assert ledger.unfinished_reconciliation(STORE, {"sample": 4}) is None
+    assert ledger.unfinished_reconciliation(NIGHTLY, STORE, {"sample": 3}) == begun.number
+    assert ledger.unfinished_reconciliation(NIGHTLY, STORE, {"sample": 4}) is None
     ledger.end_comparison(begun, {})
-    assert ledger.unfinished_reconciliation(STORE, {"sample": 3}) is None
+    assert ledger.unfinished_reconciliation(NIGHTLY, STORE, {"sample": 3}) is None
 
 
 def test_objects_that_are_arrivals_are_known_whatever_became_of_them(stored: Ledger) -> None:
