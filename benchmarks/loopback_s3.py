@@ -52,7 +52,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         query = self._query()
         if "list-type" in query:
-            return self._list(query.get("prefix", [""])[0])
+            prefix = query.get("prefix", [""])[0]
+            return self._list_folders(prefix) if "delimiter" in query else self._list(prefix)
         path = self._path()
         if not path.is_file():
             return self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
@@ -124,6 +125,12 @@ class _Handler(BaseHTTPRequestHandler):
             if key.startswith(prefix)
         )
         self._answer(200, f"<ListBucketResult><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>".encode())
+
+    def _list_folders(self, prefix: str) -> None:
+        below = self._path() / prefix
+        names = sorted(one.name for one in below.iterdir() if one.is_dir()) if below.is_dir() else []
+        found = "".join(f"<CommonPrefixes><Prefix>{escape(prefix + name)}/</Prefix></CommonPrefixes>" for name in names)
+        self._answer(200, f"<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>".encode())
 
     def _query(self) -> dict[str, list[str]]:
         return parse_qs(urlsplit(self.path).query, keep_blank_values=True)

@@ -143,13 +143,16 @@ class Rebuilds(Store):
             values = {"counts": json.dumps(counts), "ended_at": datetime.now(UTC)}
             connection.execute(update(comparisons).where(_is_open_rebuild()).values(values))
 
-    def other_holders(self, pipeline: str, run_key: str, listing: pl.DataFrame) -> list[str]:
-        """Return the runs, other than this one, that hold some of these arrivals."""
+    def find_given_back(self, pipeline: str, run_key: str, listing: Iterable[pl.DataFrame]) -> list[str]:
+        """Return the runs that have given arrivals back, by a listing of all that one run holds."""
         with self._reading() as connection:
-            rows = stage(connection, select_schema(listing, _HOLDERS), _HOLDERS, ["arrival_id"])
-            known = arrivals.c.pipeline == pipeline, arrivals.c.run_key != run_key
-            found = select(arrivals.c.run_key).join(rows, rows.c.arrival_id == arrivals.c.arrival_id).where(*known)
-            return sorted(connection.scalars(found.distinct()))
+            rows = stage(connection, (select_schema(frame, _HOLDERS) for frame in listing), _HOLDERS, ["arrival_id"])
+            of_run = and_(arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key)
+            known = select(arrivals.c.run_key).join(rows, rows.c.arrival_id == arrivals.c.arrival_id)
+            others = known.where(arrivals.c.pipeline == pipeline, arrivals.c.run_key != run_key).distinct()
+            kept = exists(select(rows.c.arrival_id).where(rows.c.arrival_id == arrivals.c.arrival_id))
+            lost = connection.scalar(select(exists().where(of_run, ~kept)))
+            return [*sorted(connection.scalars(others)), *([run_key] if lost else [])]
 
     def repeat_removal(
         self, pipeline: str, datastore_id: str, study_key: str, *, decided_by: str, why: str, removed: int

@@ -127,11 +127,14 @@ def _decode(value: Any, file: IO[bytes]) -> Any:
 
 
 def _claim(ledger: Ledger, /, *, pipeline: str, run_key: str, listing: Iterable[pl.DataFrame], **given: Any) -> None:
-    """Claim what a run held; a later claim on an arrival proves that its earlier run has given it back."""
-    for frame in listing:
-        for other in ledger.other_holders(pipeline, run_key, frame):
-            ledger.release_resources(pipeline, other, jobs_ended=True)
-            ledger.release_claims(pipeline, other)
+    """Claim what a run held after its claim.
+
+    What it held before and holds no longer was given back, by a command without a workspace; so was what another run
+    holds of it here.
+    """
+    for run in ledger.find_given_back(pipeline, run_key, listing):
+        ledger.release_resources(pipeline, run, jobs_ended=True)
+        ledger.release_claims(pipeline, run)
     ledger.claim(pipeline, run_key, listing, **given)
 
 

@@ -147,6 +147,18 @@ def test_a_later_claim_shows_that_an_earlier_run_has_given_back(
     assert before["arrivals"] == after["arrivals"]
 
 
+def test_a_claim_after_a_release_holds_what_the_run_holds_then(
+    ledger: Ledger, kept: Ledger, url: str, shelf: Shelf, tmp_path: Path
+) -> None:
+    kept.open_run("r1", NIGHTLY, "r1", None)
+    kept.claim(NIGHTLY, "r1", arrivals("a", "b"))
+    ledger.release_claims(NIGHTLY, "r1")  # by a command that has no workspace
+    kept.claim(NIGHTLY, "r1", arrivals("b", "c"))
+    before, after = read_tables(url), read_tables(rebuilt(shelf, tmp_path))
+    assert before["arrivals"] == after["arrivals"]
+    assert [row[:3] for row in before["owed"]] == [row[:3] for row in after["owed"]]
+
+
 def test_what_a_reconciliation_took_back_is_not_stored_after_a_rebuild(
     kept: Ledger, url: str, shelf: Shelf, tmp_path: Path
 ) -> None:
