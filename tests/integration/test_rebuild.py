@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 
+from airlock.ledger import upgrade
 from airlock_tasks.stage import connect_s3
 from tests.chain import HEALTHLAKE, Chain, clinical_pipeline, pipeline
 from tests.clinical_files import delivery
 from tests.dicom_files import ct
 from tests.integration.between_runs.runs import BAD, by_hand, redrive
-from tests.rebuilt_ledger import differences, lose_and_rebuild, read_tables
+from tests.rebuilt_ledger import differences, lose_and_rebuild, read_tables, rebuild_into
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +45,26 @@ def test_a_ledger_of_one_run_is_rebuilt_and_the_next_run_brings_nothing(place: P
     again.run()
     assert again.report["arrivals"] == 0
     assert (place.jobs(), place.contracts()) == (jobs, contracts)
+
+
+def test_the_run_that_a_lost_ledger_stopped_is_cleared_after_the_rebuild(place: Place, tmp_path: Path) -> None:
+    place.put({"001.dcm": ct(1, 1, 1)})
+    one = by_hand(place, "one")
+    one.run()
+    before = read_tables(place.ledger_url)
+    for file in tmp_path.glob("ledger.db*"):
+        file.unlink()
+    upgrade(place.ledger_url)
+    two = by_hand(place, "two")
+    with pytest.raises(AirflowFailException):
+        two.run()
+    assert two.states["receive"] == "failed"
+    assert read_tables(place.ledger_url)["runs"]  # the audit has opened it
+    assert not rebuild_into(place.ledger_url, connect_s3("aws_default"), [one.pipeline]).refused
+    lost = {name: rows["lost"] for name, rows in differences(before, read_tables(place.ledger_url)).items()}
+    assert not any(lost.values())
+    assert two.run()["arrivals"] == 0
+    assert len(place.jobs()) == 1
 
 
 def test_a_redrive_and_a_second_audit_are_rebuilt(place: Place, tmp_path: Path) -> None:

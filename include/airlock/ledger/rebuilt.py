@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, exists, func, insert, select, update
+from sqlalchemy import and_, delete, exists, func, insert, select, update
 
 from airlock.ledger import clock
 from airlock.ledger.columns import ComparisonKind, DecisionKind, StoreOrigin, metadata
@@ -118,7 +118,10 @@ class Rebuilds(Store):
             filled = [
                 name for name, table in metadata.tables.items() if connection.scalar(select(exists(table.select())))
             ]
-            if filled and not onto_backup:
+            if filled == [runs.name] and not onto_backup:
+                # Runs that refused to import into a data store that the lost ledger knew; their journals have them.
+                connection.execute(delete(runs))
+            elif filled and not onto_backup:
                 raise LedgerError(
                     f"the ledger is not empty: {len(filled)} tables have rows, for example {min(filled)}. "
                     f"If it is a restored backup, add --onto-backup. Otherwise rebuild into a new database"

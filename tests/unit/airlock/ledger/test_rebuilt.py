@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
-from airlock.ledger import BrakeAnswer, Job, Ledger, LedgerError, upgrade
+from airlock.ledger import BrakeAnswer, Job, Ledger, LedgerError, StoreOrigin, upgrade
 from airlock.ledger.journal import Entry
 from airlock.ledger.replay import BrokenEntryError, read_entry, repeat_calls
 from airlock.records import HOLDS, Window
@@ -189,10 +189,16 @@ class TestRebuild:
 
     def test_a_ledger_that_is_not_empty_is_refused(self, ledger: Ledger) -> None:
         ledger.open_run("r1", NIGHTLY, "r1", None)
-        with pytest.raises(
-            LedgerError, match=r"not empty: 1 tables have rows, for example runs\. If it is a restored backup"
-        ):
+        ledger.note_store("d" * 32, StoreOrigin.IMPORTED)
+        told = r"not empty: 2 tables have rows, for example data_stores\. If it is a restored backup"
+        with pytest.raises(LedgerError, match=told):
             ledger.begin_rebuild({}, "an operator")
+
+    def test_runs_that_have_claimed_nothing_are_left_to_their_journals(self, ledger: Ledger) -> None:
+        """They have refused to import into a data store that the lost ledger knew."""
+        ledger.open_run("r1", NIGHTLY, "r1", None)
+        ledger.begin_rebuild({}, "an operator")
+        assert ledger.pipelines() == set()
 
     def test_nobody_opens_a_ledger_whose_rebuild_is_unfinished(self, ledger: Ledger, url: str) -> None:
         ledger.begin_rebuild({}, "an operator")
