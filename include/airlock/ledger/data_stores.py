@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from airlock.ledger.columns import DecisionKind, StoreOrigin
 from airlock.ledger.comparison_tables import data_stores, foreign_sets
@@ -20,7 +20,7 @@ from airlock.ledger.decision_tables import decisions
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch_by_values, insert_for, insert_missing, stage
 from airlock.ledger.journal import journaled
-from airlock.ledger.tables import gates
+from airlock.ledger.tables import gates, instances, resources
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -140,7 +140,8 @@ class DataStores(Store):
     def end_adoption(self, datastore_id: str, adoption: Adoption) -> int:
         """Add the decision to the decision log, open the data store to runs, and return the decision's number."""
         with self._writing(SCOPE) as connection:
-            counts = json.dumps({FOUND: _need_adopting(connection, datastore_id).counts.get(FOUND, 0)})
+            found = _need_adopting(connection, datastore_id).counts.get(FOUND, 0)
+            counts = json.dumps({FOUND: found - _drop_own(connection, datastore_id)})
             values = {"kind": DecisionKind.ADOPT.value, "datastore_id": datastore_id, "subject": datastore_id}
             added = connection.execute(insert(decisions).values(**values, **asdict(adoption), details=counts))
             (number,) = added.inserted_primary_key or (0,)
@@ -167,6 +168,19 @@ class DataStores(Store):
         of_store = foreign_sets.c.datastore_id == datastore_id
         with self._reading() as connection:
             return fetch_by_values(connection, foreign_sets, FOREIGN, values, column, of_store)
+
+
+def _drop_own(connection: Connection, datastore_id: str) -> int:
+    """Delete what runs of this ledger have stored, after a rebuild that lacks some runs; return how much it was."""
+    in_store = foreign_sets.c.datastore_id == datastore_id
+    sets = select(instances.c.image_set_id).where(
+        instances.c.datastore_id == datastore_id, instances.c.image_set_id.is_not(None)
+    )
+    names = select(resources.c.resource_type + "/" + resources.c.resource_id).where(
+        resources.c.datastore_id == datastore_id, resources.c.content_digest.is_not(None)
+    )
+    own = foreign_sets.c.object_id.in_(sets.union_all(names))
+    return connection.execute(delete(foreign_sets).where(in_store, own)).rowcount
 
 
 def _need_adopting(connection: Connection, datastore_id: str) -> KnownStore:

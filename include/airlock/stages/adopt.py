@@ -90,8 +90,8 @@ def require_known(ledger: Ledger, datastore_id: str, probe: StoreProbe) -> None:
     command = f"airlock ledger adopt --datastore {datastore_id} --why TEXT"
     if known is not None:
         raise UnknownStoreError(
-            f"The adoption of the data store {datastore_id} was interrupted, so nothing is imported. Go on with it: "
-            f"{command}. Then clear this task."
+            f"The data store {datastore_id} is closed, so nothing is imported: its adoption was interrupted, or a "
+            f"rebuild of the ledger lacks runs that imported into it. Adopt it: {command}. Then clear this task."
         )
     found = probe.find_any()
     if found is not None and not ledger.note_settled_store(datastore_id):
@@ -132,4 +132,4 @@ def adopt(
         say(f"{found:,} recorded, {page.progress}.")
     with ledger.at_once(SCOPE, keep_first=True) as inner:  # a person's decision
         inner.end_adoption(datastore_id, decide())
-    return found
+    return ledger.count_foreign(datastore_id)

@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 
 from airlock.ledger import FOREIGN, Adoption, Job, Ledger, LedgerError, StoreOrigin
-from tests.unit.airlock.ledger.samples import SEEN_AT, STORE, begin
+from airlock.ledger.studies import SERIES, STUDIES
+from tests.unit.airlock.ledger.samples import NIGHTLY, SEEN_AT, STORE, arrivals, begin, claims, imports
 from tests.unit.airlock.ledger.test_gates import gates
 
 BY_ADA = Adoption("ada", "the old PACS filled it", SEEN_AT)
@@ -97,3 +98,16 @@ def test_a_data_store_with_settled_imports_of_the_version_before_is_known(ledger
     known = ledger.find_store(STORE)
     assert known is not None
     assert known.origin is StoreOrigin.IMPORTED
+
+
+def test_what_runs_of_the_ledger_have_stored_is_not_foreign(ledger: Ledger) -> None:
+    """A rebuild that lacks some runs leaves their data store to an adoption, which finds everything there."""
+    begin(ledger, "a")
+    ledger.claim(NIGHTLY, "a", arrivals("1"))
+    ledger.claim_instances(STORE, NIGHTLY, "a", claims(("1", "1.1")))
+    ledger.record_imported(STORE, "a", imports(("1", "1.1")), STUDIES.to_frame(), SERIES.to_frame())
+    adopt(ledger, "i1", "image-set")
+    assert ledger.find_foreign(STORE, pl.Series(["i1", "image-set"]))["object_id"].to_list() == ["i1"]
+    known = ledger.find_store(STORE)
+    assert known is not None
+    assert known.counts == {"found": 1}

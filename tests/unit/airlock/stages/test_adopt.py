@@ -86,7 +86,7 @@ def test_an_adopted_one_is_open_and_what_is_there_is_foreign(ledger: Ledger) -> 
 def test_one_whose_adoption_was_interrupted_stays_closed_and_says_so(ledger: Ledger) -> None:
     with pytest.raises(ConnectionError):
         run_adoption(ledger, Search(5, breaks_after=1))
-    with pytest.raises(UnknownStoreError, match="was interrupted, so nothing is imported"):
+    with pytest.raises(UnknownStoreError, match="is closed, so nothing is imported: its adoption was interrupted"):
         require_known(ledger, STORE, Search(0))
 
 
