@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,10 @@ pytestmark = pytest.mark.slow
 
 CANARY = {"PatientID": "CANARY-ID", "PatientName": "Canary^Name", "AccessionNumber": "CANARY-ACC"}
 HELD = {"CANARY-1.dcm": ct(3, 1, 1, **CANARY), "CANARY-2.dcm": ct(3, 1, 2, **CANARY)[:-100]}
+
+
+# One file of no known study: the folder, which may be named after a patient, holds several studies.
+LEFT = {f"CANARY-FOLDER/{n}.dcm": ct(n, 1, 1, **CANARY) for n in (7, 8)} | {"CANARY-FOLDER/9.dcm": b""}
 
 
 class Queue:
@@ -58,6 +63,19 @@ def test_a_hold_is_told_once_with_counts_and_reason_codes(
     assert "CANARY" not in text.upper()
     run.onward("audit")
     assert queue.take() == []
+
+
+def test_no_folder_is_told_that_may_be_named_after_a_patient(
+    place: Place, queue: Queue, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place.put(HELD | LEFT)
+    run = chain(place, queue)
+    report = run.run()
+    assert report["unattributed"] == {"files": 1, "sites": {}}
+    (text,) = queue.take()
+    assert "Unattributed: 1 (not readable, and of no known study)" in text
+    said = text + json.dumps(report) + caplog.text + "".join(capfd.readouterr()) + str(dict(run.xcom))
+    assert "CANARY" not in said.upper()
 
 
 def test_an_overdue_object_is_told_once_and_stays_in_the_report(place: Place, queue: Queue) -> None:

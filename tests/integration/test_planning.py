@@ -55,8 +55,11 @@ def test_what_a_plan_says_is_what_the_run_does_and_the_run_finds_everything(plac
 def test_nothing_of_a_patient_is_in_xcom_or_the_log(
     place: Place, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    place.put({"CANARY-ID.dcm": ct(1, 1, 1, **CANARY), "cut CANARY.dcm": ct(2, 1, 1, **CANARY)[:-100]})
+    counted = CANARY | {"NumberOfStudyRelatedInstances": 300}
+    place.put({"CANARY-ID/1.dcm": ct(1, 1, 1, **counted), "CANARY/cut CANARY.dcm": ct(2, 1, 1, **CANARY)[:-100]})
     chain = planned(place)
     said = caplog.text + "".join(capfd.readouterr())
     assert "nothing was claimed, staged or imported" in said
-    assert "canary" not in (said + str(dict(chain.xcom))).lower()
+    assert "declared by header" in said
+    plan = read_plan(place._wrapped, chain.pipeline, chain.run_id).model_dump_json()
+    assert "canary" not in (said + plan + str(dict(chain.xcom))).lower()

@@ -13,7 +13,7 @@ from airlock.imaging.copies import find_quarantined_uids, leave_out_stored
 from airlock.imaging.declarations import DATASET, DECLARED
 from airlock.records import VERDICTS, Outcome, Verdict
 from airlock.stages.plan import DeclaredCounts
-from airlock.stages.sites import site_of
+from airlock.stages.sites import CountedSites
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,9 +29,10 @@ def compare_declared(run: Run) -> tuple[DeclaredCounts, ...]:
     """Return how many studies of each site have as many instances as each source of numbers declares."""
     studies: Counter[str] = Counter()
     found: Counter[tuple[str, str, str]] = Counter()
+    counted = CountedSites(run.pipeline.source)
     for part in run.workspace.parts("verdicts", VERDICTS, _COLUMNS):
         files = part.filter(pl.col(_STUDY) != "")
-        sites = files.sort("key").group_by(_STUDY).agg(site_of(run.pipeline.source).first())
+        sites = counted.add_to(files.sort("key").unique(_STUDY, keep="first")).select(_STUDY, "site")
         studies.update(dict(sites["site"].value_counts().iter_rows()))
         compared = compare_counts(_count(run, files)).join(sites, on=_STUDY, how="left")
         for *names, number in compared.group_by("site", "declared_by", "is").len().iter_rows():
@@ -73,8 +74,12 @@ def ask_why(run: Run, declared: tuple[DeclaredCounts, ...]) -> tuple[str, ...]:
         return ()
     doubtful = (one for one in declared if one.declared_by == "header" and one.equal < TRUSTED * one.declare)
     return tuple(
-        f"audit.declared_count.header is hold, but only {one.equal:,} of {one.declare:,} studies of site {one.site!r} "
+        f"audit.declared_count.header is hold, but only {one.equal:,} of {one.declare:,} studies{_name_site(one)} "
         f"have as many instances as their headers declare: write the reason to trust them in audit.declared_count.why, "
         f"or set header to warn."
         for one in doubtful
     )
+
+
+def _name_site(one: DeclaredCounts) -> str:
+    return f" of site {one.site!r}" if one.site else ""

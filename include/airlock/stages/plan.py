@@ -48,7 +48,7 @@ class Finding(_Part):
 class DeclaredCounts(_Part):
     """The studies of one site whose number of instances one source declares."""
 
-    site: str = Field(description="of the study's first file by key; empty for files directly below the source")
+    site: str = Field(description="of the study's first file by key; empty without source.site_pattern")
     declared_by: Literal["manifest", "header"] = Field(
         description="manifest: the delivery's manifest or the source's list; header: NumberOfStudyRelatedInstances"
     )

@@ -59,7 +59,7 @@ def _content_lines(plan: Plan) -> Iterator[str]:
 def _declared_lines(plan: Plan) -> Iterator[str]:
     """Yield the studies that declare a number of instances, by site, and the plan's questions about them."""
     for one in plan.declared:
-        name = f"  declared by {one.declared_by}, site {one.site or '(none)'}"
+        name = f"  declared by {one.declared_by}" + (f", site {one.site}" if one.site else "")
         numbers = f"equal {one.equal:,}, fewer {one.fewer:,}, more {one.more:,}"
         yield f"{name:44}{one.declare:>14,}  of {one.studies:,} studies: {numbers}"
     yield from (f"  {question}" for question in plan.questions)

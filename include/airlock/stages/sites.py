@@ -1,4 +1,7 @@
-"""The site of an object: the part of its key that ``source.site_pattern`` names, or the first folder of the source."""
+"""The site of an object: the part of its key that ``source.site_pattern`` names.
+
+Without ``source.site_pattern`` the source is one site, "": any folder of its keys may be named after a patient.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,6 @@ import re
 from typing import TYPE_CHECKING
 
 import polars as pl
-
-from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,10 +28,9 @@ def site_of(source: Source) -> pl.Expr:
     source
         The source below which the keys lie.
     """
-    key, below = pl.col("key"), S3Uri.parse(source.uri).key
+    key = pl.col("key")
     if source.site_pattern is None:
-        segments = key.str.strip_prefix(below).str.splitn("/", 2)
-        name: pl.Expr = pl.when(segments.struct[1].is_not_null()).then(segments.struct[0])
+        name = key.str.head(0)  # a literal would not have the number of rows
     else:
         name = key.str.extract(source.site_pattern, re.compile(source.site_pattern).groupindex["site"])
     return name.fill_null("").str.slice(0, SITE_LENGTH).alias("site")
@@ -39,8 +39,7 @@ def site_of(source: Source) -> pl.Expr:
 class CountedSites:
     """The sites by which a run's objects are counted in the ledger and by the brake.
 
-    Without ``source.site_pattern`` the source is one site, "": its first folder may be named after a patient. A run
-    counts `MOST_COUNTED` sites by name, so that a pattern that matches too much does not make a row per folder.
+    A run counts `MOST_COUNTED` sites by name, so that a pattern that matches too much does not make a row per folder.
 
     Parameters
     ----------
@@ -51,7 +50,7 @@ class CountedSites:
     """
 
     def __init__(self, source: Source, named: Iterable[str] = ()) -> None:
-        self._site = pl.lit("").alias("site") if source.site_pattern is None else site_of(source)
+        self._site = site_of(source)
         self._named = set(named) - {OTHER}
 
     def add_to(self, rows: pl.DataFrame) -> pl.DataFrame:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tests.unit.airlock.world import World
 
 NUMBER = "NumberOfStudyRelatedInstances"
+BY_SITE = {"site_pattern": "^in/(?P<site>[^/]+)/"}
 NOBODY: dict[str, int] = {}
 
 
@@ -137,7 +138,7 @@ class TestWhatItSays:
             for n, number in enumerate(of_files)
         ]
         files.append(dicom("none"))
-        plan = made(world, *files)
+        plan = made(world, *files, line=pipeline(source=BY_SITE))
         (east,) = plan.declared
         assert (east.site, east.declared_by, east.studies, east.declare) == ("east", "header", 3, 3)
         assert (east.equal, east.fewer, east.more) == (1, 1, 1)
@@ -145,10 +146,18 @@ class TestWhatItSays:
         assert "of 3 studies: equal 1, fewer 1, more 1" in format_plan(plan)
         assert plan.questions == ()
 
+    def test_no_plan_names_a_folder_that_no_setting_calls_a_site(self, world: World) -> None:
+        files = [dicom(f"CANARY/{n}", **{NUMBER: "300"}) for n in (1, 2)]
+        plan = made(world, *files, line=pipeline(audit={"declared_count": {"header": "hold"}}))
+        (source,) = plan.declared
+        assert (source.site, source.studies, source.fewer) == ("", 1, 1)
+        assert "only 0 of 1 studies have as many instances as their headers declare" in plan.questions[0]
+        assert "CANARY" not in plan.model_dump_json() + format_plan(plan)
+
     def test_a_plan_asks_why_headers_are_trusted_that_are_often_wrong(self, world: World) -> None:
         files = [dicom("east/a", **{NUMBER: "300"})]
         policy = {"header": "hold"}
-        plan = made(world, *files, line=pipeline(audit={"declared_count": policy}))
+        plan = made(world, *files, line=pipeline(source=BY_SITE, audit={"declared_count": policy}))
         (question,) = plan.questions
         assert "only 0 of 1 studies of site 'east' have as many instances as their headers declare" in question
         assert question in format_plan(plan)
