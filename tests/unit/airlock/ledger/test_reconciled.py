@@ -128,6 +128,17 @@ def test_losses_that_were_imported_again_are_no_longer_looked_for(stored: Ledger
     assert stored.find_open_losses(reconciliation(stored).number, 10).is_empty()
 
 
+def test_losses_that_another_pipeline_found_are_left_to_it(stored: Ledger) -> None:
+    miss(stored, "a")
+    other = stored.begin_comparison(
+        ComparisonKind.RECONCILE, {}, pipeline="other", datastore_id=STORE, is_dry=False, asked_by="an operator"
+    )
+    assert stored.find_open_losses(other.number, 10).is_empty()
+    stored.keep_findings(other, [KEY])
+    assert stored.close_unseen_of(other, [KEY], [FindingKind.MISSING_IN_STORE], "an operator") == 0
+    assert stored.find_open_losses(reconciliation(stored).number, 10).height == 1
+
+
 def test_findings_of_studies_that_were_left_out_are_kept(stored: Ledger) -> None:
     miss(stored, "a", "b")
     later = reconciliation(stored)
