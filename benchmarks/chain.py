@@ -222,9 +222,10 @@ def rebuild(run: Run, arrivals: int) -> dict[str, Any]:
         requests += 1
 
     run.s3.client.meta.events.register("before-send.s3", count)
-    report = rebuild_ledger(run.ledger, run.s3, [run.pipeline], "bench", lambda _: None)
+    report = rebuild_ledger(run.ledger, run.s3, [run.pipeline], "bench", lambda text: print(text, file=sys.stderr))  # noqa: T201
     if report.is_incomplete or report.counts["arrivals"] < arrivals:
         raise RuntimeError(f"the ledger is not whole: {report.to_json()}")
+    print(f"{requests} requests for {report.entries} entries", file=sys.stderr)  # noqa: T201
     return {"requests": requests, "entries": report.entries, "arrivals": report.counts["arrivals"]}
 
 
