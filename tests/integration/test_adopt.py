@@ -55,6 +55,7 @@ def command(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
     for name, value in {
         "AIRLOCK_LEDGER_URL": place.ledger_url,
         "AIRLOCK_PIPELINES": str(folder),
+        "AWS_ENDPOINT_URL": place.s3_endpoint,
         "AWS_ENDPOINT_URL_MEDICAL_IMAGING": place.imaging_endpoint,
         "AWS_ENDPOINT_URL_HEALTHLAKE": place.imaging_endpoint,
         "AWS_DISABLE_HOST_PREFIX_INJECTION": "true",
@@ -91,6 +92,7 @@ def test_image_sets_of_others_are_adopted_and_the_stopped_run_goes_on(place: Pla
     done = command(DATASTORE, "--why", "the old PACS filled it", "--json")
     assert done.exit_code == 0
     assert '"foreign": 2' in done.output
+    assert place.keys("workspace", "runs/nightly/decisions/")  # a rebuild repeats the adoption
     assert chain.run()["dispositions"] == {"released": 1}
     assert command(DATASTORE, "--why", "again").exit_code == 2
 
