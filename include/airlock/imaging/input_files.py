@@ -8,7 +8,6 @@ as none, unless a single form explains all names of the job.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, unquote_plus
 
@@ -17,7 +16,7 @@ import polars as pl
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Iterator
 
     from airlock.imaging.manifests import JobOutput
     from airlock.stages.jobs import EndedJob
@@ -37,12 +36,11 @@ def name_files(files: pl.DataFrame, job: EndedJob, output: JobOutput) -> JobOutp
     output
         What that job left. A line about a file that is not in the batch stays as it is.
     """
-    names = set(output.lines["staged_key"])
-    readings = _find_readings(names, set(files["staged_key"]), S3Uri.parse(job.input_uri))
-    keys = {name: next(iter(found)) for name, found in readings.items() if len(found) == 1}
-    two = pl.Series([name for name in readings if name not in keys], dtype=pl.String)
+    readings = _find_readings(output.lines["staged_key"].unique(), files["staged_key"], S3Uri.parse(job.input_uri))
+    is_doubtful = pl.col("name").is_duplicated()
+    two, one = readings.filter(is_doubtful)["name"], readings.filter(~is_doubtful)
     lines = output.lines.filter(~pl.col("staged_key").is_in(two.implode()))
-    lines = lines.with_columns(pl.col("staged_key").replace(list(keys), list(keys.values())))
+    lines = lines.with_columns(pl.col("staged_key").replace(one["name"], one["key"]))
     lost = output.lines.height - lines.height
     if not lost:
         return replace(output, lines=lines)
@@ -50,27 +48,30 @@ def name_files(files: pl.DataFrame, job: EndedJob, output: JobOutput) -> JobOutp
     return replace(output, lines=lines, unreadable_lines=output.unreadable_lines + lost, shapes=shapes)
 
 
-def _find_readings(names: Collection[str], keys: Collection[str], prefix: S3Uri) -> dict[str, set[str]]:
-    """Return the keys that each name fits, for the names that fit any.
+def _find_readings(names: pl.Series, keys: pl.Series, prefix: S3Uri) -> pl.DataFrame:
+    """Return each ``name`` with each ``key`` that it fits, once; names that fit none are left out.
 
     A form that turns all these names into different files is preferred: it is the job's own form.
     """
-    escaped = any("%" in name or "+" in name for name in names)
     each = [
-        {name: key for name in names if (key := form(name)) in keys} for form in _list_forms(prefix, escaped=escaped)
+        pl.DataFrame({"name": names, "key": read}).filter(pl.col("key").is_in(keys.implode()))
+        for read in _read_each_way(names, prefix)
     ]
-    known = set().union(*each)
-    whole = [found for found in each if len(found) == len(known) == len(set(found.values()))]
-    return {name: {found[name] for found in whole or each if name in found} for name in known}
+    known = pl.concat(found["name"] for found in each).n_unique()
+    whole = [found for found in each if found.height == known == found["key"].n_unique()]
+    return pl.concat(whole or each).unique()
 
 
-def _list_forms(prefix: S3Uri, *, escaped: bool) -> Iterable[Callable[[str], str]]:
-    """Return the forms of a name: functions that make a key of it. Names without escapes need not be decoded."""
-    for decoded in (str, unquote, unquote_plus) if escaped else (str,):
-        for bucket in ("", f"s3://{prefix.bucket}/"):
-            for above in ("", prefix.key):
-                yield partial(_make_key, decoded, bucket, above)
+def _read_each_way(names: pl.Series, prefix: S3Uri) -> Iterator[pl.Series]:
+    """Yield the keys that the names are in each form. Names without escapes need not be decoded."""
+    yield from _read_plain(names, prefix)
+    if names.str.contains("[%+]").any():
+        for decode in (unquote, unquote_plus):
+            decoded = [decode(name) for name in names]
+            yield from _read_plain(pl.Series(decoded, dtype=pl.String), prefix)
 
 
-def _make_key(decoded: Callable[[str], str], bucket: str, above: str, name: str) -> str:
-    return above + decoded(name).removeprefix(bucket)
+def _read_plain(names: pl.Series, prefix: S3Uri) -> Iterator[pl.Series]:
+    for bucket in ("", f"s3://{prefix.bucket}/"):
+        for above in ("", prefix.key):
+            yield above + names.str.strip_prefix(bucket)

@@ -120,7 +120,7 @@ def stage(
     fill = _copy_in if connection.dialect.name == "postgresql" else _insert
     for frame in (frames,) if isinstance(frames, pl.DataFrame) else frames:
         fill(connection, table, select_schema(frame, schema))
-    return _index_staged(connection, table, key) if key else table
+    return index_staged(connection, table, key) if key else table
 
 
 def stage_query(
@@ -132,7 +132,7 @@ def stage_query(
     """
     table = _create_staged(connection, schema)
     connection.execute(insert(table).from_select(list(schema), query))
-    return _index_staged(connection, table, key) if key else table
+    return index_staged(connection, table, key) if key else table
 
 
 def _create_staged(connection: Connection, schema: pl.Schema) -> Table:
@@ -149,12 +149,17 @@ def _create_staged(connection: Connection, schema: pl.Schema) -> Table:
     return table
 
 
-def _index_staged(connection: Connection, table: Table, key: Sequence[str]) -> Table:
+def index_staged(connection: Connection, table: Table, key: Sequence[str]) -> Table:
+    """Index a staged table by further columns that queries join on, and return it.
+
+    A staged table that is looked up must have an index. PostgreSQL takes rows of a data store, pipeline or table
+    without statistics for one row, and would read a staged table without an index as a whole for each of them.
+    """
     if connection.dialect.name == "postgresql":
         # An index of one column costs least. The planner uses it where the other table's statistics mislead it.
-        Index(f"ix_{table.name}", table.c[key[0]], postgresql_using="hash").create(connection)
+        Index(f"ix_{table.name}_{key[0]}", table.c[key[0]], postgresql_using="hash").create(connection)
     else:
-        Index(f"ix_{table.name}", *(table.c[name] for name in key)).create(connection)
+        Index(f"ix_{table.name}_{key[0]}", *(table.c[name] for name in key)).create(connection)
     columns = ", ".join(connection.dialect.identifier_preparer.quote(name) for name in key)
     # Otherwise the planner guesses the number of rows. The statistics of columns that are only read cost CPU.
     only = f" ({columns})" if connection.dialect.name == "postgresql" else ""

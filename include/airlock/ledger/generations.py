@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, exists, func, or_, select, union_all, update
+from sqlalchemy import and_, exists, func, or_, select, true, union_all, update
 
 from airlock.ledger.arrival_states import arrival_states
 from airlock.ledger.frames import count_rows, fetch, forbid_plans, insert_missing, stage, stage_query
@@ -154,10 +154,16 @@ def record_contents(connection: Connection, pipeline: str, new: Table) -> None:
 
 
 def _find_before(connection: Connection, pipeline: str, new: Table) -> Table:
-    """Stage the arrivals that are known under the keys of the new ones."""
-    known = select(arrivals.c.arrival_id, new.c.arrival_id).join_from(
-        new, arrivals, _is_under_key(arrivals, pipeline, new)
-    )
+    """Stage the arrivals that are known under the keys of the new ones.
+
+    PostgreSQL is told to look up each key. Until it has statistics of a new pipeline it takes all its arrivals for one,
+    and would compare each with all new ones.
+    """
+    same = _is_under_key(arrivals, pipeline, new)
+    known = select(arrivals.c.arrival_id, new.c.arrival_id).join_from(new, arrivals, same)
+    if connection.dialect.name == "postgresql":
+        found = select(arrivals.c.arrival_id).where(same).offset(0).lateral()  # with an offset it is no plain join
+        known = select(found.c.arrival_id, new.c.arrival_id).join_from(new, found, true())
     return stage_query(connection, known, _BEFORE, ["arrival_id"])
 
 

@@ -15,6 +15,7 @@ from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import (
     fetch,
     forbid_plans,
+    index_staged,
     insert_missing,
     number_rows,
     select_schema,
@@ -298,6 +299,8 @@ class Instances(Store):
                 _transfer_to_successors(connection, datastore_id, pipeline, rows)
             if _insert_claims(connection, datastore_id, pipeline, rows):
                 return OWNERS.to_frame()  # every claim was inserted: no other owner exists
+            if isinstance(claims, Table):
+                index_staged(connection, claims, [instances.c.SOPInstanceUID.name])
             return _find_other_owners(connection, datastore_id, pipeline, rows).unique(maintain_order=True)
 
     def known_instances(self, datastore_id: str, uids: pl.Series, except_run: str | None = None) -> pl.DataFrame:
@@ -383,7 +386,7 @@ class Instances(Store):
         frames = [outcomes] if isinstance(outcomes, pl.DataFrame) else outcomes
         with self._writing(SCOPE) as connection:
             pipeline = need_run(connection, run_key).pipeline
-            rows = stage(connection, map(_shape_imports, frames), IMPORTS)
+            rows = stage(connection, map(_shape_imports, frames), IMPORTS, ["arrival_id"])
             need_held(connection, pipeline, run_key, rows)
             if is_redrive(connection, run_key):
                 _transfer_to_successors(connection, datastore_id, pipeline, rows)

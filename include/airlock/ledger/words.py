@@ -288,7 +288,7 @@ def _literals(constants: dict[str, Any]) -> dict[str, Any]:
 
 def _stage_verdicts(connection: Connection, given: pl.DataFrame | Iterable[pl.DataFrame]) -> Table:
     frames = map(_shape_verdicts, (given,) if isinstance(given, pl.DataFrame) else given)
-    return stage(connection, number_rows(frames), _NUMBERED)
+    return stage(connection, number_rows(frames), _NUMBERED, ["arrival_id"])
 
 
 def _quarantine_taken(connection: Connection, rows: Table, taken: pl.Series) -> None:

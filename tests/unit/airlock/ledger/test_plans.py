@@ -1,18 +1,33 @@
-"""The plans that PostgreSQL makes for claims: it finds arrivals by their indexes, however large the listing is.
+"""The plans that PostgreSQL makes: it finds rows by their indexes, however large the listing is.
 
 The ledger of a test is small, and PostgreSQL reads a small table as a whole wherever it may.
 """
 
 from __future__ import annotations
 
+import re
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, event
 
-from airlock.ledger import Claim, Ledger
-from tests.unit.airlock.ledger.samples import NIGHTLY, arrivals, begin, dispositions
+from airlock.ledger import Claim, Ledger, upgrade
+from airlock.ledger.arrivals import scope
+from airlock.ledger.frames import _stream_rows
+from airlock.ledger.instances import SCOPE
+from tests.unit.airlock.ledger.samples import (
+    NIGHTLY,
+    STORE,
+    arrivals,
+    begin,
+    dispositions,
+    imports,
+    series,
+    study,
+    uids,
+    verdicts,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,3 +93,41 @@ def test_nor_does_a_plan(filled: Ledger) -> None:
     with explained() as plans, filled.find_unclaimed(NIGHTLY, arrivals(*NAMES, "underway", "new")) as found:
         assert found.arrivals == 1
     assert list_scans(plans) == []
+
+
+STAGED_SCAN = re.compile(r"Seq Scan on staged.* rows=(?!1 )")  # PostgreSQL knows that one staged row is one
+
+
+def reads_staged_again_and_again(plan: str) -> bool:
+    """Return whether a nested loop reads a staged table as a whole for each row of another table."""
+    lines = [(len(line) - len(line.lstrip()), line) for line in plan.splitlines() if "cost=" in line]
+    for place, (depth, line) in enumerate(lines):
+        if STAGED_SCAN.search(line):
+            above = max((n for n in range(place) if lines[n][0] < depth), default=0)
+            if "Nested Loop" in lines[above][1] and place > above + 1:
+                return True
+    return False
+
+
+def test_a_staged_table_is_not_read_for_each_row_of_a_table_without_statistics(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL takes the rows of a new pipeline or data store for one row until it has new statistics."""
+    upgrade(postgres_url)
+    monkeypatch.setattr("airlock.ledger.frames.fetch_frames", _stream_rows)  # by a statement that can be explained
+    pairs = [(name, f"1.{name}") for name in NAMES]
+    own = verdicts(*((name, "1.study") for name in NAMES))
+    with Ledger.open(postgres_url) as ledger, explained() as plans:
+        begin(ledger, "a", "b")
+        ledger.claim(NIGHTLY, "b", arrivals(*(f"earlier {name}" for name in NAMES)))
+        ledger.claim(NIGHTLY, "a", arrivals(*NAMES))
+        for _ in range(2):  # the second time validate was cleared
+            with ledger.at_once(SCOPE, scope(NIGHTLY)) as at_once:
+                staged = at_once.stage_verdicts(own)
+                at_once.claim_instances(STORE, NIGHTLY, "a", staged)
+                at_once.record_verdicts(STORE, NIGHTLY, "a", staged)
+        ledger.record_imported(STORE, "a", imports(*pairs), study(), series())
+        ledger.settle(NIGHTLY, "a", dispositions(*NAMES))
+        ledger.drop_instances(STORE, "a", uids(*(uid for _, uid in pairs)))
+    assert any("Update on instances" in plan for plan in plans)
+    assert [plan for plan in plans if reads_staged_again_and_again(plan)] == []
