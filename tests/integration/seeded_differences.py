@@ -64,23 +64,19 @@ class Differences:
         """The emulator's client."""
         return imaging_client(self.place)
 
-    def makers(self) -> dict[str, Callable[[list[int]], Found]]:
-        """Return the makers by the kind of difference."""
-        return {
-            "image set deleted": self.delete_sets,
-            "foreign study": self.import_foreign_studies,
-            "foreign series of a known study": self.import_foreign_series,
-            "metadata changed": self.update_metadata,
-            "instance added by others": self.import_foreign_instances,
-            "instance lost in its image set": self.lose_instances,
-            "other patient in the image set": self.change_patients,
-            "other pixels": self.change_pixels,
-            "object gone": self.delete_objects,
-            "object replaced": self.replace_objects,
-            "contract's file gone": self.delete_payloads,
-            "row of an instance gone": self.delete_instances,
-            "row of an arrival gone": self.delete_arrivals,
-        }
+    def makers(self) -> list[tuple[Callable[[list[int]], Found], ...]]:
+        """Return the makers of each kind of difference; those in one group can change the same studies."""
+        return [
+            (self.delete_sets,),
+            (self.import_foreign_studies, self.delete_objects),
+            (self.import_foreign_series, self.replace_objects),
+            (self.update_metadata, self.delete_payloads),
+            (self.import_foreign_instances,),
+            (self.lose_instances,),
+            (self.change_patients, self.change_pixels),
+            (self.delete_instances,),
+            (self.delete_arrivals,),
+        ]
 
     def image_set(self, study: int) -> str:
         """Return the image set of a study by the ledger."""
