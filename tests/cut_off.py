@@ -13,14 +13,14 @@ CUTS = ("S3", "SQS", "HealthImaging", "HealthLake", "FHIR REST", "webhook", "led
 NOTHING = "nothing"
 STORED = "S3", "ledger"
 LAKE = "HealthLake", "FHIR REST"
-# What each stage asks.
+# What each stage asks; receive and normalize search a data store that the ledger does not know.
 ASKS: dict[str, dict[str, tuple[str, ...]]] = {
     "imaging": {
-        "receive": ("S3", "HealthImaging", "HealthLake"),
+        "receive": (*STORED, "HealthImaging", *LAKE),
         "buffer": STORED,
         "parse": STORED,
         "validate": STORED,
-        "normalize": STORED,
+        "normalize": (*STORED, "HealthImaging", *LAKE),
         "import": (*STORED, "HealthImaging"),
         "audit": (*STORED, "HealthImaging", "SQS"),
         "fhir.normalize": (*STORED, *LAKE),
@@ -29,36 +29,36 @@ ASKS: dict[str, dict[str, tuple[str, ...]]] = {
         "route": (*STORED, "SQS", "webhook"),
     },
     "in-place": {  # a batch's prefix is the archive's own
-        "receive": ("S3", "HealthImaging"),
+        "receive": (*STORED, "HealthImaging"),
         "buffer": STORED,
         "parse": STORED,
         "validate": STORED,
-        "normalize": STORED,
+        "normalize": (*STORED, "HealthImaging"),
         "import": (*STORED, "HealthImaging"),
         "audit": (*STORED, "HealthImaging", "SQS"),
         "route": (*STORED, "SQS", "webhook"),
     },
     "clinical": {
-        "receive": ("S3", "HealthLake"),
+        "receive": (*STORED, *LAKE),
         "buffer": STORED,
         "parse": STORED,
         "validate": (*STORED, *LAKE),
-        "normalize": STORED,
+        "normalize": (*STORED, *LAKE),
         "import": (*STORED, "HealthLake"),
         "audit": (*STORED, *LAKE, "SQS"),
         "route": (*STORED, "SQS", "webhook"),
     },
     "ccda": {
-        "receive": ("S3", "HealthLake"),
+        "receive": (*STORED, *LAKE),
         "buffer": STORED,
         "parse": STORED,
         "validate": STORED,
-        "normalize": STORED,
+        "normalize": (*STORED, *LAKE),
         "import": (*STORED, "HealthLake"),
         "audit": STORED,
         "fhir.parse": STORED,
         "fhir.validate": STORED,
-        "fhir.normalize": STORED,
+        "fhir.normalize": (*STORED, *LAKE),
         "fhir.import": (*STORED, "HealthLake"),
         "fhir.audit": (*STORED, *LAKE, "SQS"),
         "review": STORED,

@@ -289,7 +289,7 @@ def _watch(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
         return await first_event(trigger)
 
     monkeypatch.setattr(chains, "_first_event", deferred)
-    for asking in ("airflow.providers.standard.operators.hitl", "airlock_tasks.review", "airlock_tasks.brake"):
+    for asking in ("airflow.providers.standard.operators.hitl", "airlock_tasks.review", "airlock_tasks.questions"):
         upsert = f"{asking}.upsert_hitl_detail"
         monkeypatch.setattr(upsert, lambda **question: scene.questions.append(repr(question)))
     monkeypatch.setattr("healthaws.fhir.time", SimpleNamespace(sleep=lambda _: None))
@@ -357,7 +357,8 @@ def cut_everywhere(scene: Scene, kind: str, moments: Iterable[Moment], last: str
     asked = {"redrive_run": "manual__1", "redrive_why": "the cause is cured", "redrive_by": "an operator"}
     again = Watched(scene.place, made, run_id="manual__2", params=asked, tries=1)
     for stage in ("receive", "buffer", "parse"):
-        servers = tuple(server for server in ASKS[kind][stage] if stage != "receive" or server != "S3")
+        unasked = {"S3", "FHIR REST"} if stage == "receive" else set()  # the data store is known
+        servers = tuple(server for server in ASKS[kind][stage] if server not in unasked)
         scene.through(again, stage, servers, moments, f"{kind} redrive: {stage}")
 
 
