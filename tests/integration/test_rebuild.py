@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from airlock.ledger import upgrade
+from airlock.ledger import Ledger, upgrade
+from airlock.stages.rebuild import rebuild
 from airlock_tasks.stage import connect_s3
 from tests.chain import HEALTHLAKE, Chain, clinical_pipeline, pipeline
 from tests.clinical_files import delivery
@@ -65,6 +68,27 @@ def test_the_run_that_a_lost_ledger_stopped_is_cleared_after_the_rebuild(place: 
     assert not any(lost.values())
     assert two.run()["arrivals"] == 0
     assert len(place.jobs()) == 1
+
+
+def test_a_restored_backup_catches_up_with_the_night_after_it(place: Place, tmp_path: Path) -> None:
+    """The way of docs/backup.md."""
+    place.put({"001.dcm": ct(1, 1, 1)})
+    by_hand(place, "one").run()
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger:
+        ledger.execute(f"VACUUM INTO '{tmp_path}/backup.db'")
+    place.put({"002.dcm": ct(1, 1, 2), "003.dcm": ct(2, 1, 1)})
+    by_hand(place, "two").run()
+    before, jobs, contracts = read_tables(place.ledger_url), place.jobs(), place.contracts()
+
+    for file in tmp_path.glob("ledger.db*"):
+        file.unlink()
+    (tmp_path / "backup.db").rename(tmp_path / "ledger.db")
+    with Ledger.open(place.ledger_url, rebuilding=True) as restored:
+        s3 = connect_s3("aws_default")
+        rebuild(restored, s3, [pipeline()], "an operator", lambda _: None, onto_backup=True)
+    assert not differences(before, read_tables(place.ledger_url))
+    assert by_hand(place, "three").run()["arrivals"] == 0
+    assert (place.jobs(), place.contracts()) == (jobs, contracts)
 
 
 def test_a_redrive_and_a_second_audit_are_rebuilt(place: Place, tmp_path: Path) -> None:
