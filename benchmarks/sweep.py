@@ -26,6 +26,7 @@ from tests.unit.airlock.world import pipeline
 
 from airlock.ledger import Ledger, upgrade
 from airlock.ledger.columns import ComparisonKind
+from airlock.ledger.runs import AUDITED
 from airlock.records import ARRIVALS, arrival_ids
 from airlock.stages.sweep import sweep
 from airlock.storage.s3 import S3
@@ -57,6 +58,7 @@ def _fill(ledger: Ledger, objects: int) -> None:
         name = f"run-{first}"
         ledger.open_run(name, _LINE.name, name, None)
         ledger.claim(_LINE.name, name, _listed(known[first : first + _RUN_ROWS]))
+        ledger.close_run(name, AUDITED, {})
     # The sweep before, so that this one is not dry.
     scope = {"uri": _LINE.source.uri, "edition": "s3", "caution": None, "unknown": []}
     kind = ComparisonKind.SWEEP

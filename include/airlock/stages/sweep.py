@@ -24,7 +24,7 @@ from airlock.pipelines.cron import longest_interval
 from airlock.pipelines.sweep import LEAST_TAKEN, SHARE_TAKEN
 from airlock.records import arrival_ids
 from airlock.stages.sweep_arrivals import LISTED_KEYS, MOST_NAMED, compare_arrivals, hash_keys
-from airlock.stages.sweep_caution import find_caution
+from airlock.stages.sweep_caution import find_caution, find_unknown
 from airlock.stages.sweep_files import SweepFiles, name_sweep
 from airlock.stages.sweep_report import describe_caution, make_report
 from airlock.stages.sweep_source import open_source
@@ -84,9 +84,10 @@ def sweep(pipeline: Pipeline, s3: S3, ledger: Ledger, asked_by: str, *, dry_run:
 
 def _begin(pipeline: Pipeline, s3: S3, ledger: Ledger, asked_by: str, *, dry_run: bool) -> Sweeping:
     source = open_source(s3, pipeline, datetime.now(UTC))
-    comparison = _find_interrupted(pipeline, ledger, source, dry_run=dry_run)
+    unknown = find_unknown(s3, pipeline, ledger)
+    comparison = _find_interrupted(pipeline, ledger, source, unknown, dry_run=dry_run)
     if comparison is None:
-        caution, unknown = find_caution(s3, pipeline, ledger, dry_run=dry_run)
+        caution = find_caution(pipeline, ledger, unknown, dry_run=dry_run)
         scope = {"uri": pipeline.source.uri, "edition": source.edition, "caution": caution, "unknown": unknown}
         kind, is_dry = ComparisonKind.SWEEP, caution is not None
         comparison = ledger.begin_comparison(kind, scope, pipeline=pipeline.name, is_dry=is_dry, asked_by=asked_by)
@@ -102,12 +103,15 @@ def files_of(s3: S3, pipeline: Pipeline, comparison: Comparison) -> SweepFiles:
     return SweepFiles(s3, pipeline, name, (comparison.position or {}).get("parts"))
 
 
-def _find_interrupted(pipeline: Pipeline, ledger: Ledger, source: SweepSource, *, dry_run: bool) -> Comparison | None:
-    """Return the pipeline's last sweep if it has not ended, is young, and compares the same."""
+def _find_interrupted(
+    pipeline: Pipeline, ledger: Ledger, source: SweepSource, unknown: list[str], *, dry_run: bool
+) -> Comparison | None:
+    """Return the pipeline's last sweep if it has not ended, is young, and compares the same with the same ledger."""
     last = ledger.last_comparison(ComparisonKind.SWEEP, pipeline=pipeline.name)
     if last is None or last.ended_at is not None or datetime.now(UTC) - last.began_at > GOES_ON_WITHIN:
         return None
     same = last.scope["uri"] == pipeline.source.uri and last.scope["edition"] == source.edition
+    same = same and set(unknown) <= set(last.scope["unknown"])
     return last if same and (last.is_dry or not dry_run) else None
 
 

@@ -7,7 +7,7 @@ not know. What the last sweep has noticed already makes no further sweep dry.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airlock.ledger.columns import ComparisonKind
 from airlock.stages.buffer import INDEX
@@ -37,18 +37,26 @@ IN_WORDS = {
 }
 
 
-def find_caution(s3: S3, pipeline: Pipeline, ledger: Ledger, *, dry_run: bool) -> tuple[Caution | None, list[str]]:
-    """Return why a sweep that begins now is dry, None if it is not; and the runs and sweeps that the ledger lacks."""
-    unknown = find_unknown(s3, pipeline, ledger)
+def find_caution(pipeline: Pipeline, ledger: Ledger, unknown: list[str], *, dry_run: bool) -> Caution | None:
+    """Return why a sweep that begins now is dry; None if it is not.
+
+    Parameters
+    ----------
+    pipeline, ledger
+        The pipeline.
+    unknown
+        From `find_unknown`.
+    dry_run
+        Whether a person asks for a dry one.
+    """
     last = ledger.last_comparison(ComparisonKind.SWEEP, pipeline=pipeline.name, has_ended=True)
     if dry_run:
-        return Caution.ASKED, unknown
+        return Caution.ASKED
     if last is None:
-        return Caution.FIRST, unknown
-    noticed: dict[str, Any] = last.scope
-    if set(unknown) - set(noticed["unknown"]):
-        return Caution.RESTORED, unknown
-    return (Caution.MOVED if noticed["uri"] != pipeline.source.uri else None), unknown
+        return Caution.FIRST
+    if set(unknown) - set(last.scope["unknown"]):
+        return Caution.RESTORED
+    return Caution.MOVED if last.scope["uri"] != pipeline.source.uri else None
 
 
 def find_unknown(s3: S3, pipeline: Pipeline, ledger: Ledger) -> list[str]:

@@ -247,6 +247,19 @@ class TestCaution:
         ledger_file.write_bytes(backup)
         assert "restored or lost" in str(archive.sweep().caution)
 
+    def test_an_interrupted_sweep_does_not_go_on_in_a_restored_ledger(
+        self, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(sweeps, "compare_arrivals", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                archive.sweep()
+        backup = (tmp_path / "ledger.db").read_bytes()
+        archive.put("a/3")
+        archive.take("manual__2")
+        (tmp_path / "ledger.db").write_bytes(backup)
+        assert "restored or lost" in str(archive.sweep().caution)
+
     def test_a_plan_in_the_workspace_means_none(self, archive: Archive) -> None:
         plan = Run(archive.line, "plan", None, S3Uri("archive", "in/"), archive.s3, archive.ledger).as_plan()
         buffer(plan)
