@@ -83,7 +83,7 @@ class BaseAuditOperator(BrakedOperator[AuditedT]):
         AirflowFailException
             If the books do not balance; the report is written, and everything is held.
         """
-        from airlock.stages.reporting import counted_apart, summarize
+        from airlock.stages.reporting import counted_apart, describe_undated, summarize
 
         report = audited.report if self.publishes else counted_apart(audited.report)
         result = {
@@ -99,7 +99,7 @@ class BaseAuditOperator(BrakedOperator[AuditedT]):
             self.log.info("%s", line)
         news = describe_holds(audited.report, published=self.publishes), describe_overdue(audited.report)
         if any(news) and self.notifies:
-            notify_once(self.pipeline, "hold", context, " ".join(filter(None, news)))
+            notify_once(self.pipeline, "hold", context, " ".join(filter(None, (*news, *describe_undated(report)))))
         if not audited.balanced:
             # A failed task has no return value, and the report is needed most now.
             context["ti"].xcom_push(key="return_value", value=result)

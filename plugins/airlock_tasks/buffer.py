@@ -77,7 +77,7 @@ class BufferOperator(StageOperator[ImagingPipeline | ClinicalPipeline]):
             counts = redrive(run, request, self.redrive_rules())
         except RedriveError as error:
             raise AirflowFailException(str(error)) from None
-        self.log.info("Redrive requested by %r. Why: %r. Arrivals: %s", request.asked_by, request.why, counts)
+        self.log.info("Redriven arrivals: %s. The ledger and the report say who requested it and why.", counts)
 
     def redrive_rules(self) -> RedriveRules:
         """Return the rules by which a redrive of DICOM files selects arrivals."""

@@ -12,23 +12,28 @@ import logging
 import sys
 import traceback
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import boto3
 import psycopg2  # type: ignore[import-untyped]
 import pytest
+import yaml
 from airflow.observability import stats as core_stats
 from airflow.sdk.exceptions import AirflowSkipException, TaskAwaitingInput
 from airflow.sdk.observability import stats as task_stats
 from sqlalchemy import insert, update
+from typer.testing import CliRunner
 
 from airlock.ledger import upgrade
 from airlock.ledger.tables import run_totals, runs
 from airlock.run import run_key
+from airlock_cli.app import app
 from airlock_tasks.brake import GO_ON, STOP
 from airlock_tasks.review import APPROVE
 from localaws.server import serve
@@ -48,7 +53,7 @@ from tests.chain import (
     clinical_pipeline,
     pipeline,
 )
-from tests.cut_off import ASKS, CUTS, NOTHING, address, connections, mail_text, routes
+from tests.cut_off import ASKS, CUTS, NOTHING, STORED, address, connections, mail_text, routes
 from tests.servers.moto import reset_moto
 from tests.servers.postgres import USER, Postgres, postgres_server
 from tests.servers.proxy import Proxy, proxies
@@ -116,6 +121,23 @@ class Scene:
     felt: Counter[tuple[str, str]] = field(default_factory=Counter)
     filled: set[str] = field(default_factory=set)  # places where there was something to look at
     written: set[str] = field(default_factory=set)  # tables of the ledger that had rows
+
+    def show_impact(self, line: Pipeline, folder: Path) -> None:
+        """Ask for the impact of a pipeline's rules as a person does, with each server cut off and then with none."""
+        (folder / f"{line.name}.yaml").write_text(
+            yaml.safe_dump(line.model_dump(mode="json", by_alias=True, exclude_unset=True))
+        )
+        aws = {"AWS_ENDPOINT_URL": self.cuts["S3"].url, "AWS_DEFAULT_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1"}
+        for cut in (*STORED, NOTHING):
+            with self.watched(f"{line.name} impact", cut), ExitStack() as restored:
+                if cut != NOTHING:
+                    self.cuts[cut].cut_after(0)
+                    restored.callback(self.cuts[cut].restore)
+                commands = CliRunner(env=aws | {"AIRLOCK_PIPELINES": str(folder)})
+                shown = commands.invoke(app, ["plan", line.name, "--impact"])
+                sys.stdout.write(f"{shown.output}{shown.exception!r}")
+            assert (shown.exit_code == 0) == (cut == NOTHING), shown.output
+        assert "would be held" in shown.output
 
     def notify(self) -> list[dict[str, Any]]:
         """Return who is told of a hold."""
@@ -351,11 +373,14 @@ def cut_everywhere(scene: Scene, kind: str, moments: Iterable[Moment], last: str
         scene.through(run, stage, servers, moments, f"{kind} {stage}")
         if stage == "buffer":
             scene.place.s3().delete_object(Bucket="archive", Key=f"{kind}/{canaries.GONE}")
+        if stage == "validate":
+            with TemporaryDirectory() as folder:
+                scene.show_impact(made, Path(folder))
         if stage == last:
             return
     scene.place.put(canaries.replaced(files), prefix=f"{kind}/")
-    asked = {"redrive_run": "manual__1", "redrive_why": "the cause is cured", "redrive_by": "an operator"}
-    again = Watched(scene.place, made, run_id="manual__2", params=asked, tries=1)
+    said = {"redrive_why": f"{canaries.CANARY} is cured", "redrive_by": canaries.CANARY}  # a person may write a name
+    again = Watched(scene.place, made, run_id="manual__2", params={"redrive_run": "manual__1"} | said, tries=1)
     for stage in ("receive", "buffer", "parse"):
         unasked = {"S3", "FHIR REST"} if stage == "receive" else set()  # the data store is known
         servers = tuple(server for server in ASKS[kind][stage] if server not in unasked)

@@ -30,7 +30,7 @@ from airlock.stages.auditing import Audited, explain_missing_delivery, is_open, 
 from airlock.stages.batches import find_batches
 from airlock.stages.brake import check_held, read_held
 from airlock.stages.buffer import find_buffered, find_shards, read_arrivals
-from airlock.stages.reporting import count_values, describe_owed
+from airlock.stages.reporting import count_values, describe_untaken
 from airlock.stages.resources import BY_RESOURCE, BY_UNIT, DISPOSITIONS, FILES, IDENTITY, OUTCOMES, UNIT
 from airlock.stages.review import find_overridden, overrides_by_key
 from airlock.storage.spool import FrameFile, Partitions, zip_partitions
@@ -349,7 +349,7 @@ def _write_decisions(
         decisions.tally.files.update(count_values(files["disposition"]))
         waiting += int(files["is_open"].sum())
     dispositions_uri = _write_dispositions(run, decisions)
-    content = report.build(run, decisions.tally, jobs, problems) | describe_owed(run)
+    content = report.build(run, decisions.tally, jobs, problems) | describe_untaken(run)
     report_uri = run.within("").workspace.write_json("audit/report.json", content)
     return Audited(content, report_uri, dispositions_uri, waiting)
 

@@ -68,7 +68,7 @@ from airlock.stages.buffer import Buffered, find_buffered
 from airlock.stages.jobs import find_ended_job
 from airlock.stages.outputs import account_for_each, read_best_output
 from airlock.stages.releases import remove_unreleased_payloads
-from airlock.stages.reporting import describe_imbalances, describe_owed, to_csv
+from airlock.stages.reporting import describe_imbalances, describe_untaken, to_csv
 from airlock.storage.spool import count_partitions, zip_partitions
 from airlock.storage.workspace import PART_ROWS
 
@@ -368,7 +368,7 @@ def _write_reports(
         dispositions_uri = run.workspace.write_file("audit/dispositions.csv", table, "text/csv")
     decisions.tally.reading = find_reading(run.workspace, buffered.shards)
     decisions.tally.redrive = _describe_redrive(run)
-    content = report.build(run, decisions.tally, jobs, problems) | describe_owed(run)
+    content = report.build(run, decisions.tally, jobs, problems) | describe_untaken(run)
     report_uri = run.workspace.write_json("audit/report.json", content)
     waiting = sum(decisions.tally.reasons[str(reason)] for reason in OPEN_REASONS)
     return Audited(content, report_uri, dispositions_uri, waiting)

@@ -261,14 +261,18 @@ def complete(
     return to_json(whole, indent=1).decode()
 
 
-def renew_completeness(contract: str) -> str:
-    """Return the JSON of a contract whose study waits for nothing any more; it says so if it says anything of it."""
+def renew_completeness(contract: str, *, lacks_none: bool) -> str:
+    """Return the JSON of a contract whose study waits for nothing any more; it says so if it says anything of it.
+
+    With *lacks_none* the study lacks no instance that was stopped either.
+    """
     content = from_json(contract)
     said = content.get("completeness")
     if said is None:
         return contract
-    facts = {name: said[name] for name in ("declared", "declared_by")} | {"waiting": 0, "quarantined": 0}
+    facts = {name: said[name] for name in ("declared", "declared_by")} | {"waiting": 0}
     facts |= {name: said.get(name, 0) for name in ("unattributed", FOREIGN)}
+    facts["quarantined"] = 0 if lacks_none else said["quarantined"]
     renewed = content | {"completeness": judge(content["NumberOfStudyRelatedInstances"], facts)}
     return to_json(renewed, indent=1).decode()
 

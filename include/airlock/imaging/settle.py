@@ -168,7 +168,8 @@ def release_waiting(run: Run, published: Collection[str]) -> tuple[pl.DataFrame,
     store = run.pipeline.datastore_id
     waiting = run.ledger.waiting_studies(store, run.pipeline.name, run.key)
     known = run.ledger.contracts(store, waiting["subject"])
-    renewed = _renew_contracts(known)
+    # What lacks a stopped instance is released here only by a pipeline that does not hold it for that.
+    renewed = _renew_contracts(known, lacks_none=run.pipeline.audit.hold_incomplete_studies)
     releases = write_payloads(run, renewed)
     scopes = lock_scopes(store, waiting["subject"])
     with run.ledger.at_once(arrivals.scope(run.pipeline.name), *scopes, covered=_COVERED) as ledger:
@@ -333,11 +334,11 @@ def _complete_contract(
     return contract.model_copy(update={"fhir": where}).to_json()
 
 
-def _renew_contracts(contracts: pl.DataFrame) -> pl.DataFrame:
+def _renew_contracts(contracts: pl.DataFrame, *, lacks_none: bool) -> pl.DataFrame:
     """Return contracts whose studies wait for nothing any more, revised where they say so."""
     rows = []
     for row in contracts.iter_rows(named=True):
-        renewed = renew_completeness(with_revision(row["contract"], 0, row["revision"]))
+        renewed = renew_completeness(with_revision(row["contract"], 0, row["revision"]), lacks_none=lacks_none)
         rows.append((row["subject"], row["subject_key"], *_revise_contract(renewed, row)))
     return pl.DataFrame(rows, schema=CONTRACTS, orient="row")
 

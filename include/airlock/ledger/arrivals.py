@@ -6,18 +6,27 @@ run holds its arrivals after they are settled too, so that a cleared task finds 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import exists, func, insert, literal, null, select, union_all, update
+from sqlalchemy import exists, func, insert, literal, select, update
 
 from airlock.ledger import clock
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import count_rows, fetch_frames, forbid_plans, stage, stage_query
-from airlock.ledger.generations import find_generations, record_contents
+from airlock.ledger.frames import (
+    count_rows,
+    fetch_frames,
+    forbid_plans,
+    number_rows,
+    select_schema,
+    stage,
+    stage_query,
+)
+from airlock.ledger.generations import LISTED_KEYS, find_generations, record_contents
 from airlock.ledger.journal import Taken, encode
 from airlock.ledger.owed import take_owed
 from airlock.ledger.runs import AUDITED, need_run
@@ -25,14 +34,14 @@ from airlock.ledger.tables import arrivals, runs, words
 from airlock.records import ARRIVALS, schema, study_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, Connection, FromClause, Select, Table
 
 LISTED = schema(ARRIVALS, {"site": pl.String})
 _IDS = pl.Schema({"arrival_id": pl.String})
-_UNKNOWN = schema(_IDS, {"listed": pl.Int64})  # its last row has no id, and the number of ids listed
+_POSITIONS = pl.Schema({"position": pl.Int64, "arrival_id": pl.String})
 
 
 def scope(pipeline: str) -> str:
@@ -55,6 +64,14 @@ class Unclaimed(Claim):
     arrivals: int
     bytes: int
     frames: Iterator[pl.DataFrame]  # of `records.ARRIVALS`, by key
+
+
+@dataclass(frozen=True)
+class StagedListing:
+    """A listing in the database."""
+
+    rows: Table  # with the columns `LISTED_KEYS`
+    arrivals: int  # in these rows, each counted once
 
 
 def _order_by_key(connection: Connection, rows: FromClause) -> list[ColumnElement[str]]:
@@ -99,11 +116,24 @@ def study_key_of(column: str) -> pl.Expr:
 
 
 def _shape_listing(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame if "site" in frame.columns else frame.with_columns(site=pl.lit(""))
+    return select_schema(frame if "site" in frame.columns else frame.with_columns(site=pl.lit("")), LISTED)
 
 
-def _frames(listing: pl.DataFrame | Iterable[pl.DataFrame]) -> Iterable[pl.DataFrame]:
-    return map(_shape_listing, (listing,) if isinstance(listing, pl.DataFrame) else listing)
+def _frames(listing: pl.DataFrame | Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Yield the numbered rows of a listing, always in the same order."""
+    return number_rows(map(_shape_listing, (listing,) if isinstance(listing, pl.DataFrame) else listing))
+
+
+def _select_listed(frames: Iterable[pl.DataFrame], wanted: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Yield the numbered rows that have a wanted ``position``, with the id wanted for it; both ascend by position."""
+    pieces = iter(wanted)
+    piece = next(pieces, None)
+    for frame in frames:
+        while piece is not None and not frame.is_empty():
+            yield frame.drop("arrival_id").join(piece, on="position")
+            if piece["position"][-1] > frame["position"][-1]:
+                break
+            piece = next(pieces, None)
 
 
 class Arrivals(Store):
@@ -127,9 +157,9 @@ class Arrivals(Store):
         pipeline, run_key
             An open run.
         listing
-            `LISTED`, or `records.ARRIVALS` for objects without a site; in one frame or frame by frame. The same arrival
-            twice counts once. Other writers wait while the ledger waits for a frame: prepare the frames before the
-            call.
+            `LISTED`, or `records.ARRIVALS` for objects without a site; in one frame or frame by frame. It is read
+            twice, in the same order, the second time for new arrivals; an iterator is kept in memory. An arrival twice
+            counts once. Other writers wait while the ledger waits for a frame: prepare the frames before the call.
         listed_until
             The time up to which the listing has all objects, aware.
         owed_due
@@ -161,8 +191,7 @@ class Arrivals(Store):
         now = clock.now()
         with self._writing(scope(pipeline)) as connection:
             need_run(connection, run_key, pipeline)
-            rows = stage_listing(connection, pipeline, listing, owed_due or now)
-            new, elsewhere = _stage_new(connection, pipeline, run_key, rows)
+            new, elsewhere = _stage_new(connection, pipeline, run_key, listing, owed_due or now)
             record_contents(connection, pipeline, new)
             values = {name: new.c[name] for name in LISTED} | {
                 "pipeline": literal(pipeline),
@@ -197,8 +226,7 @@ class Arrivals(Store):
             As in `claim`.
         """
         with self._reading() as connection:
-            rows = stage_listing(connection, pipeline, listing, clock.now())
-            new, elsewhere = _stage_new(connection, pipeline, "", rows)
+            new, elsewhere = _stage_new(connection, pipeline, "", listing, clock.now())
             total = select(func.count(), func.coalesce(func.sum(new.c.size), 0)).select_from(new)
             number, size = connection.execute(total).one()
             columns = select(*(new.c[name] for name in ARRIVALS)).order_by(*_order_by_key(connection, new))
@@ -238,47 +266,74 @@ class Arrivals(Store):
 
 def stage_listing(
     connection: Connection, pipeline: str, listing: pl.DataFrame | Iterable[pl.DataFrame], due: datetime
-) -> Table:
+) -> StagedListing:
     """Stage a listing, with the ids of the generations that its objects are now."""
-    rows = stage(connection, _frames(listing), LISTED)
+    hashes: list[pl.Series] = []
+    rows = stage(connection, _sort_ids(_frames(listing), hashes), LISTED_KEYS)
     generations = find_generations(connection, pipeline, rows, due)
     if not generations.is_empty():
         changes = stage(connection, generations, generations.schema, ["arrival_id"])
         is_one = rows.c.arrival_id == changes.c.arrival_id
         connection.execute(update(rows).where(is_one).values(arrival_id=changes.c.next_id))
-    return rows
+    return StagedListing(rows, _count_ids(connection, rows, hashes))
 
 
-def stage_unclaimed(connection: Connection, pipeline: str, rows: Table) -> tuple[Table, int]:
-    """Stage the listed objects that no run has claimed, one per arrival; return them, and the number listed.
+def _sort_ids(frames: Iterable[pl.DataFrame], hashes: list[pl.Series]) -> Iterator[pl.DataFrame]:
+    """Yield each frame in the order of its ids, in which an index is read fastest, and collect the ids' hashes."""
+    for frame in frames:
+        hashes.append(frame["arrival_id"].hash())
+        yield frame.sort("arrival_id", maintain_order=True)
 
-    Nearly all of a listing may be known, so only its ids are sorted, and they are looked up in the primary key alone.
+
+def _count_ids(connection: Connection, rows: Table, hashes: list[pl.Series]) -> int:
+    """Return the number of different staged ids; the database counts only if hashes repeat, for the sort is costly."""
+    listed = sum(map(len, hashes))
+    if not listed or pl.concat(hashes).n_unique() == listed:
+        return listed
+    return int(connection.execute(select(func.count(rows.c.arrival_id.distinct()))).scalar_one())
+
+
+def stage_unclaimed(
+    connection: Connection, pipeline: str, staged: StagedListing, listing: pl.DataFrame | Iterable[pl.DataFrame]
+) -> Table:
+    """Stage the listed objects that no run has claimed, one per arrival.
+
+    Nearly all of a listing may be known: only ids are looked up, in the primary key alone. Then new rows are staged.
     """
-    ids = select(rows.c.arrival_id).distinct().cte("ids")
-    known = exists().where(arrivals.c.arrival_id == ids.c.arrival_id, arrivals.c.pipeline == pipeline)
-    number = select(null(), func.count()).select_from(ids)
-    found = union_all(select(ids.c.arrival_id, null()).where(~known), number)
-    with forbid_plans(connection, "seqscan", "hashagg", "hashjoin"):
-        unknown = stage_query(connection, found, _UNKNOWN, ["arrival_id"])
-    copy = func.row_number().over(partition_by=rows.c.arrival_id, order_by=rows.c.last_modified)
-    listed = select(rows, copy.label("copy")).join(unknown, unknown.c.arrival_id == rows.c.arrival_id).subquery()
-    first = select(*(listed.c[name] for name in LISTED)).where(listed.c.copy == 1)
-    new = stage_query(connection, first, LISTED, ["arrival_id"])
-    return new, int(connection.execute(select(func.max(unknown.c.listed))).scalar_one())
+    rows = staged.rows
+    known = exists().where(arrivals.c.arrival_id == rows.c.arrival_id, arrivals.c.pipeline == pipeline)
+    with forbid_plans(connection, "seqscan", "hashjoin", "mergejoin"):
+        unknown = stage_query(connection, select(rows.c.position, rows.c.arrival_id).where(~known), _POSITIONS)
+    wanted = fetch_frames(connection, select(unknown).order_by(unknown.c.position), _POSITIONS)
+    listed = stage(connection, _select_listed(_frames(listing), wanted), LISTED)
+    copy = func.row_number().over(partition_by=listed.c.arrival_id, order_by=listed.c.last_modified)
+    copies = select(listed, copy.label("copy")).subquery()
+    first = select(*(copies.c[name] for name in LISTED)).where(copies.c.copy == 1)
+    return stage_query(connection, first, LISTED, ["arrival_id"])
 
 
-def _stage_new(connection: Connection, pipeline: str, run_key: str, rows: Table) -> tuple[Table, Claim]:
+def _stage_new(
+    connection: Connection,
+    pipeline: str,
+    run_key: str,
+    listing: pl.DataFrame | Iterable[pl.DataFrame],
+    due: datetime,
+) -> tuple[Table, Claim]:
     """Stage the listed objects that no run has claimed; return them, and the count of the others."""
-    new, listed = stage_unclaimed(connection, pipeline, rows)
-    return new, _count_elsewhere(connection, pipeline, run_key, rows, listed - count_rows(connection, new))
+    listing = tuple(listing) if isinstance(listing, Iterator) else listing
+    staged = stage_listing(connection, pipeline, listing, due)
+    new = stage_unclaimed(connection, pipeline, staged, listing)
+    others = staged.arrivals - count_rows(connection, new)
+    return new, _count_elsewhere(connection, pipeline, run_key, staged.rows, others)
 
 
 def _count_elsewhere(connection: Connection, pipeline: str, run_key: str, rows: Table, known: int) -> Claim:
     """Divide the number of staged arrivals that are known: settled by another run, or claimed by one."""
     own = arrivals.c.run_key == run_key
     open_runs = runs.c.pipeline == pipeline, runs.c.run_key != run_key, runs.c.state != AUDITED
-    others = arrivals.c.run_key.in_(list(connection.scalars(select(runs.c.run_key).where(*open_runs))))
-    unsettled = _count_held(connection, pipeline, rows, others, ~is_settled(arrivals))
+    others = list(connection.scalars(select(runs.c.run_key).where(*open_runs)))
+    underway = arrivals.c.run_key.in_(others), ~is_settled(arrivals)
+    unsettled = _count_held(connection, pipeline, rows, *underway) if others else 0
     return Claim(settled=known - _count_held(connection, pipeline, rows, own) - unsettled, claimed_elsewhere=unsettled)
 
 

@@ -26,8 +26,12 @@ if TYPE_CHECKING:
 STOPPED = (Disposition.QUARANTINED.value, Disposition.FAILED.value)  # dispositions without an import
 _BY_INDEX = ("hashjoin", "mergejoin")  # forbidden, so that each staged row is looked up in the indexes of arrivals
 _NEXT = pl.Schema({"arrival_id": pl.String, "next_id": pl.String})
+# The columns that are staged of known objects too, with times in microseconds: PostgreSQL parses numbers much faster.
+LISTED_KEYS = schema(
+    dict.fromkeys(("arrival_id", "bucket", "key"), pl.String), dict.fromkeys(("last_modified", "position"), pl.Int64)
+)
 _SPECIAL = schema(
-    {"arrival_id": pl.String, "last_modified": TIMESTAMP},
+    {"arrival_id": pl.String, "last_modified": pl.Int64},
     {
         "newest_id": pl.String,  # the newest content of its key, where the key had several
     },
@@ -52,14 +56,16 @@ def find_generations(connection: Connection, pipeline: str, rows: Table, due: da
     connection, pipeline
         A transaction, and the pipeline.
     rows
-        The staged listing. Only arrivals that are owed, that have a successor, or whose key has had several contents
-        can have further generations; these are few.
+        The staged listing, as `LISTED_KEYS`. Only arrivals that are owed, that have a successor, or whose key has had
+        several contents can have further generations; these are few.
     due
         An object that is owed comes again if its next attempt is at or before this time.
     """
     found = fetch(connection, _select_special(pipeline, rows, due), _SPECIAL).unique("arrival_id", maintain_order=True)
+    if found.is_empty():
+        return _NEXT.to_frame()
     known = _find_existing(connection, pipeline, found["arrival_id"])
-    found = found.filter(pl.col("arrival_id").is_in(sorted(known)))
+    found = found.filter(pl.col("arrival_id").is_in(sorted(known))).cast({"last_modified": TIMESTAMP})
     latest = _find_latest(connection, pipeline, found["arrival_id"].to_list())
     of_owed = found.filter(pl.col("owed_id").is_not_null())["arrival_id"]
     unread = _find_unread(connection, pipeline, {latest[name] for name in of_owed})

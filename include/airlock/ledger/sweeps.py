@@ -168,8 +168,8 @@ class Sweeps(Store):
 
 def _stage_new(connection: Connection, pipeline: str, listing: pl.DataFrame) -> Table:
     """Stage the listed objects that are no arrivals; owed ones are not counted as new generations."""
-    rows = stage_listing(connection, pipeline, listing, _LONG_AGO)
-    return stage_unclaimed(connection, pipeline, rows)[0]
+    staged = stage_listing(connection, pipeline, listing, _LONG_AGO)
+    return stage_unclaimed(connection, pipeline, staged, listing)
 
 
 def _is_owed(pipeline: str, rows: Table) -> ColumnElement[bool]:

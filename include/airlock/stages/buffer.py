@@ -86,8 +86,8 @@ def _foresee(run: AnyRun) -> Buffered:
     """Write the delivery that a run would claim now, and how many objects were listed for it."""
     listing = Listing(run)
     with FrameFile() as aside:
-        numbers = [aside.add(rows) for rows in listing]
-        with run.ledger.find_unclaimed(run.pipeline.name, map(aside.read, numbers)) as free:
+        aside.add_all(listing)
+        with run.ledger.find_unclaimed(run.pipeline.name, aside) as free:
             shards = write_shards(run, free.arrivals, free.frames)
     counts = {"settled": free.settled, "claimed_elsewhere": free.claimed_elsewhere, "undated": listing.undated}
     buffered = Buffered(shards, free.arrivals, free.bytes, **counts, carried=[], listed=listing.listed)
@@ -133,8 +133,8 @@ def _claim(run: Run[Pipeline]) -> dict[str, int]:
     listing, until = Listing(run, now), now if run.window is None else run.window.end
     sites = CountedSites(run.pipeline.source)
     with FrameFile() as aside:
-        numbers = [aside.add(sites.add_to(rows)) for rows in listing]
-        claim = run.ledger.claim(pipeline, run.key, map(aside.read, numbers), until, listing.owed_due)
+        aside.add_all(map(sites.add_to, listing))
+        claim = run.ledger.claim(pipeline, run.key, aside, until, listing.owed_due)
     if takes_owed(run):
         run.ledger.defer_owed(pipeline, listing.bucket, now)
         run.ledger.end_owed(pipeline, now - timedelta(days=run.pipeline.source.owed_days))  # of what was not there

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from airlock.reasons import OWED_SENTENCES, SENTENCES, Reason
+from airlock.stages.buffer import find_buffered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,10 +51,12 @@ def count_by_site(source: Source, counter: Mapping[str, int]) -> dict[str, Any]:
     return {"files": sum(counter.values()), "sites": shown | ({OTHER_SITES: rest} if rest else {})}
 
 
-def describe_owed(run: Run[Pipeline]) -> dict[str, Any]:
-    """Return the field of report.json about objects that earlier runs could not take and that runs try again.
+def describe_untaken(run: Run[Pipeline]) -> dict[str, Any]:
+    """Return the fields of report.json about objects that runs did not take.
 
-    ``overdue`` objects are not tried any more by themselves; of ``untold`` ones people have not been notified.
+    ``undated`` objects have no date in their key, so no run with a window takes them. ``owed`` objects could not be
+    taken by earlier runs, and runs try again: ``overdue`` objects are not tried any more by
+    themselves; of ``untold`` ones people have not been notified.
     """
     rows = run.ledger.count_owed(run.pipeline.name)
     totals = {name: int(rows[name].sum()) for name in ("waiting", "overdue", "untold")}
@@ -62,7 +65,8 @@ def describe_owed(run: Run[Pipeline]) -> dict[str, Any]:
         | {"sentence": OWED_SENTENCES.get(row["reason"], "")}
         for row in rows.to_dicts()
     }
-    return {"owed": totals | {"reasons": reasons}}
+    buffered = find_buffered(run.within("")) if run.window is not None else None
+    return {"undated": buffered.undated if buffered else 0, "owed": totals | {"reasons": reasons}}
 
 
 def count_values(column: pl.Series) -> dict[str, int]:
@@ -149,6 +153,7 @@ def summarize(report: dict[str, Any]) -> list[str]:
         f"{books}. Of {describe_units(report)}: {_describe_counts(report['dispositions'])}.",
         *(f"{name.capitalize()}: {_describe_counts(report[name])}." for name in subjects),
         *describe_unattributed(report),
+        *describe_undated(report),
         *([f"Overdue objects: {overdue}. See airlock held."] if overdue else []),
     ]
 
@@ -161,6 +166,16 @@ def describe_unattributed(report: Mapping[str, Any]) -> list[str]:
     sites = ", ".join(f"{site or 'no site'} {number}" for site, number in unattributed["sites"].items())
     by_site = f", by site: {sites}" if sites else ""
     return [f"Unattributed: {unattributed['files']} (not readable, and of no known study){by_site}."]
+
+
+def describe_undated(report: Mapping[str, Any]) -> list[str]:
+    """Return a sentence about the objects without a date in their key; none if there are none."""
+    undated = report.get("undated", 0)
+    return (
+        [f"Undated: {undated} objects have no valid date in their key, so the run did not take them."]
+        if undated
+        else []
+    )
 
 
 def describe_units(report: dict[str, Any]) -> str:

@@ -64,6 +64,11 @@ class FrameFile:
         rows.write_ipc(body, compression="lz4")
         return self._append(body.getbuffer())
 
+    def add_all(self, frames: Iterable[pl.DataFrame]) -> None:
+        """Store frames."""
+        for rows in frames:
+            self.add(rows)
+
     def take_over(self, other: FrameFile) -> None:
         """Move the frames of another file to this one without decoding them, and delete the other."""
         self.rows += other.rows

@@ -34,11 +34,14 @@ def test_a_key_date_that_is_none_is_told_and_its_object_is_left_to_a_run_without
 ) -> None:
     yesterday = f"{LAST_NIGHT - timedelta(days=1):%Y/%m/%d}"
     place.put({f"{yesterday}/1.dcm": ct(1, 1, 1), "2026/13/45/1.dcm": ct(2, 1, 1), "2026/02/30/1.dcm": ct(3, 1, 1)})
-    assert nightly(place, 0, DATED).run()["dispositions"] == {"released": 1}
+    report = nightly(place, 0, DATED).run()
+    assert (report["dispositions"], report["undated"]) == ({"released": 1}, 2)
     told = "2 objects have no valid date in their key, so no run with a window takes them. Correct the keys or"
     seen = capfd.readouterr()
     assert told in seen.out + seen.err
-    assert by_hand(place, "all", line=DATED).run()["dispositions"] == {"released": 2}
+    assert "Undated: 2 objects have no valid date in their key, so the run did not take them." in seen.out + seen.err
+    report = by_hand(place, "all", line=DATED).run()
+    assert (report["dispositions"], report["undated"]) == ({"released": 2}, 0)
 
 
 def test_a_manifest_that_promises_more_objects_than_come_ends_the_wait_with_both_numbers(place: Place) -> None:

@@ -159,8 +159,13 @@ class TestDeclaredNumbers:
         self, place: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         line = listed(wait_hours=24, then="release_partial")
-        deliver_listed(place, "one", {"001.dcm": ct(1, 1, 1)}, 2)
-        assert by_hand(place, "one", "one", line).run()["reasons"].keys() == {"awaiting_declared", "sidecar"}
+        line = line.model_copy(update={"audit": line.audit.model_copy(update={"hold_incomplete_studies": False})})
+        deliver_listed(place, "one", {"001.dcm": ct(1, 1, 1), "bad.dcm": BAD}, 3)
+        assert by_hand(place, "one", "one", line).run()["reasons"].keys() == {
+            "awaiting_declared",
+            "element_too_long",
+            "sidecar",
+        }
         deliver_listed(place, "two", {"002.dcm": ct(2, 1, 1)}, 0)
         by_hand(place, "two", "two", line).run()
         given({contract["StudyInstanceUID"] for contract in place.contracts()} == {study_uid(2)})
@@ -174,4 +179,5 @@ class TestDeclaredNumbers:
         deliver_listed(place, "three", {"003.dcm": ct(3, 1, 1)}, 0)
         by_hand(place, "three", "three", line).run()
         (late,) = (one for one in place.contracts() if one["StudyInstanceUID"] == study_uid(1))
-        assert (late["completeness"]["state"], late["completeness"]["declared"]) == ("partial", 2)
+        assert (late["completeness"]["state"], late["completeness"]["declared"]) == ("partial", 3)
+        assert (late["completeness"]["known"], late["completeness"]["quarantined"]) == (2, 1)

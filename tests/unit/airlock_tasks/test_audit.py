@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from structlog.testing import capture_logs
 
@@ -10,6 +10,9 @@ from airlock.stages.auditing import Audited
 from airlock_tasks.audit import AuditOperator, FhirAuditOperator, PublicationAuditOperator
 from airlock_tasks.notify import describe_overdue
 from tests.chain import clinical_pipeline, pipeline
+
+if TYPE_CHECKING:
+    import pytest
 
 IMAGING: dict[str, Any] = {
     "arrivals": 509,
@@ -88,3 +91,16 @@ def test_overdue_objects_are_in_the_log_and_in_the_news_until_people_were_told()
     assert describe_overdue(report) == "Overdue: 2 objects could not be taken, 1 of them new. By reason: object_gone 2."
     assert not describe_overdue(report | {"owed": report["owed"] | {"untold": 0}})
     assert not describe_overdue(IMAGING)
+
+
+def test_undated_objects_are_in_the_log_and_in_news_of_holds_but_are_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("airlock_tasks.audit.notify_once", lambda *news: told.append(news[-1]))
+    task = PublicationAuditOperator(task_id="audit", pipeline=pipeline())
+    sentence = "Undated: 4 objects have no valid date in their key, so the run did not take them."
+    for report in (IMAGING | {"undated": 4}, IMAGING | {"undated": 4, "dispositions": {"released": 1}}):
+        assert sentence in concluded(task, report)[1]
+        task.notifies = True
+        task.conclude(Audited(report, "s3://w/report.json", "s3://w/dispositions.csv", 0), {})
+    assert len(told) == 1
+    assert told[0].endswith(f" {sentence}")

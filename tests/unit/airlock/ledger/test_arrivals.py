@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from sqlalchemy import create_engine, text
 
-from airlock.ledger import Claim, Ledger, LedgerError
+from airlock.ledger import Claim, Ledger, LedgerError, frames
 from airlock.records import ARRIVALS, DISPOSITIONS, study_key
 from tests.ledger_rows import count_arrivals, read_dispositions
 from tests.unit.airlock.ledger.samples import (
@@ -149,8 +149,8 @@ def test_frame_by_frame_is_as_all_at_once(ledger: Ledger) -> None:
     begin(ledger, "a", "b", "c")
     ledger.claim(NIGHTLY, "a", arrivals("1", "2", "3"))
     ledger.settle(NIGHTLY, "a", dispositions("1"))
-    frames = [arrivals("1", "4"), arrivals("2", "5"), arrivals(), arrivals("4", "3", "6")]
-    claim = ledger.claim(NIGHTLY, "b", iter(frames))
+    pieces = [arrivals("1", "4"), arrivals("2", "5"), arrivals(), arrivals("4", "3", "6")]
+    claim = ledger.claim(NIGHTLY, "b", iter(pieces))
     assert (claim.settled, claim.claimed_elsewhere) == (1, 2)
     assert ledger.held_by(NIGHTLY, "b").equals(arrivals("4", "5", "6"))
     assert ledger.held_total(NIGHTLY, "b") == (3, 300)
@@ -159,13 +159,31 @@ def test_frame_by_frame_is_as_all_at_once(ledger: Ledger) -> None:
     assert list(ledger.held_frames(NIGHTLY, "c")) == []
 
 
+def test_new_objects_are_found_in_any_frame_and_repeats_count_once(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "CHUNK", 2)
+    monkeypatch.setattr(frames, "COPY_BYTES", 30)  # the ids of new objects come in pieces too
+    begin(ledger, "a", "b")
+    ledger.claim(NIGHTLY, "a", arrivals("1", "2"))
+    listing = [
+        arrivals("3", "1", "4"),
+        arrivals("2"),
+        arrivals(),
+        arrivals("5", "2", "6", "7", "8"),
+        arrivals("1", "9"),
+    ]
+    assert ledger.claim(NIGHTLY, "b", listing) == Claim(settled=0, claimed_elsewhere=2)
+    assert ledger.held_by(NIGHTLY, "b").equals(arrivals(*"3456789"))
+
+
 def test_no_transaction_waits_for_who_takes_what_is_held(postgres_ledger: str) -> None:
     """A server may end one that is idle; the shards that are written meanwhile take longer than it allows."""
     ledger = Ledger.open(postgres_ledger)
     begin(ledger, "a")
     ledger.claim(NIGHTLY, "a", arrivals("1", "2"))
-    frames = ledger.held_frames(NIGHTLY, "a")
-    assert next(frames).height == 2
+    held = ledger.held_frames(NIGHTLY, "a")
+    assert next(held).height == 2
     idle = text("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in t%' AND datname = current_database()")
     engine = create_engine(postgres_ledger)
     with engine.connect() as connection:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+LARGE = ("arrivals", "words", "verdicts")
 NAMES = [str(number) for number in range(3_000)]
 
 
@@ -72,7 +73,41 @@ def filled(postgres_ledger: str) -> Iterator[Ledger]:
 
 
 def list_scans(plans: list[str]) -> list[str]:
-    return [plan for plan in plans if "Seq Scan on arrivals" in plan or "Seq Scan on words" in plan]
+    """Return the plans that read all rows of a large table: one by one, or all of an index."""
+    return [plan for plan in plans if any(map(reads_whole_table, split_nodes(plan)))]
+
+
+def split_nodes(plan: str) -> list[str]:
+    """Return the nodes of a plan, each with its conditions."""
+    return re.split(r"\n(?=\s*->)", plan)
+
+
+def reads_whole_table(node: str) -> bool:
+    name, *conditions = node.splitlines()
+    if not re.search(rf" (?:on|using \w+ on) (?:{'|'.join(LARGE)})\b", name):
+        return False
+    return "Seq Scan" in name or ("Index" in name and not any(map(selects_rows, conditions)))
+
+
+def selects_rows(condition: str) -> bool:
+    """Return whether a condition on an index is about more than the pipeline, which most arrivals may share."""
+    return "Index Cond" in condition and re.sub(r"\w*\.?pipeline = [^)]+", "", condition).count("=") > 0
+
+
+@pytest.mark.parametrize(
+    ("plan", "whole"),
+    [
+        ("Seq Scan on arrivals  (cost=1)", True),
+        ("Merge Join  (cost=1)\n  ->  Index Only Scan using pk_arrivals on arrivals arrivals_1  (cost=1)", True),
+        ("Nested Loop\n  ->  Index Only Scan using pk_arrivals on arrivals\n        Index Cond: (a = b)", False),
+        ("Index Only Scan using pk_arrivals on arrivals\n  Index Cond: (pipeline = 'nightly'::text)", True),
+        ("Index Only Scan using pk_arrivals on arrivals\n  Index Cond: ((a = b) AND (pipeline = 'x'::text))", False),
+        ("Nested Loop\n  ->  Seq Scan on staged_1  (cost=1)", False),
+        ("Insert on arrivals  (cost=1)\n  ->  Seq Scan on staged_1", False),
+    ],
+)
+def test_a_scan_of_a_whole_table_is_found_in_a_plan(plan: str, whole: bool) -> None:
+    assert list_scans([plan]) == [plan] * whole
 
 
 def test_a_claim_reads_no_arrival_that_it_does_not_list(filled: Ledger) -> None:
