@@ -350,5 +350,5 @@ def _count_held(connection: Connection, pipeline: str, rows: Table, *conditions:
         held = stage_query(connection, of_runs, _IDS, ["arrival_id"])
     if not count_rows(connection, held):
         return 0
-    listed = exists().where(rows.c.arrival_id == held.c.arrival_id)
+    listed = held.c.arrival_id.in_(select(rows.c.arrival_id))  # rows have no index: SQLite reads them once for this
     return int(connection.execute(select(func.count(held.c.arrival_id)).where(listed)).scalar_one())
