@@ -23,6 +23,7 @@ from airlock.imaging.declarations import DECLARED
 from airlock.imaging.import_ import find_replaced
 from airlock.imaging.input_files import name_files
 from airlock.imaging.outcomes import account, find_discrepancies, list_notes
+from airlock.imaging.publication import FOLDER
 from airlock.imaging.read_back import ask_primary, choose_image_sets, read_back
 from airlock.imaging.reading import find_reading
 from airlock.imaging.report import Tally
@@ -236,7 +237,16 @@ def _make_policy(run: Run, books: Books, published: Collection[str], *, balanced
         overrides=overrides.filter(~pl.col("subject").is_in(redriven.implode())),
         released=before.filter(pl.col("gate") == Gate.RELEASE)["subject"],
         unattributed=books.unattributed,
+        late=_find_late(run, before),
     )
+
+
+def _find_late(run: Run, before: pl.DataFrame) -> dict[str, str] | None:
+    """Return the studies that waited for others until the publication was over, with the reason; None before it was."""
+    if not run.within(FOLDER).workspace.is_committed("published"):
+        return None
+    waited = pl.col("reason").is_in([str(Reason.STUDY_IN_FLIGHT), str(Reason.AWAITING_DECLARED)])
+    return dict(before.filter(waited).select("subject", "reason").iter_rows())
 
 
 @dataclass(frozen=True)
@@ -288,7 +298,7 @@ def _settle_all(run: Run, books: Books, evidence: _Evidence, policy: Policy) -> 
             decisions.dispositions.add(part["dispositions"])
             decisions.tally.add(part)
         if policy.balanced and policy.settles:
-            _add_contracts(writers, *release_waiting(run, policy.published))
+            _add_contracts(writers, *release_waiting(run, policy))
     return decisions
 
 

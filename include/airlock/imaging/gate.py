@@ -188,7 +188,9 @@ def release_studies(gates: pl.DataFrame, subjects: pl.Series) -> pl.DataFrame:
     )
 
 
-def hold_unpublished(gates: pl.DataFrame, published: Collection[str]) -> pl.DataFrame:
+def hold_unpublished(
+    gates: pl.DataFrame, published: Collection[str], late: Mapping[str, str] | None = None
+) -> pl.DataFrame:
     """Hold the studies that would be released but are not proven in HealthLake.
 
     Parameters
@@ -197,11 +199,17 @@ def hold_unpublished(gates: pl.DataFrame, published: Collection[str]) -> pl.Data
         Rows of the gates dataset.
     published
         The keys of the proven studies.
+    late
+        StudyInstanceUIDs that this run's publication could not have, with the reason that kept them from it. They keep
+        the reason, so that a later run publishes and releases them.
     """
+    reason = pl.col("StudyInstanceUID").replace_strict(
+        late or {}, default=str(Reason.NOT_PUBLISHED), return_dtype=pl.String
+    )
     waits = (pl.col("gate") == Gate.RELEASE) & ~pl.col("study_key").is_in(sorted(published))
     return gates.with_columns(
         gate=pl.when(waits).then(pl.lit(Gate.HOLD.value)).otherwise("gate"),
-        reason=pl.when(waits).then(pl.lit(str(Reason.NOT_PUBLISHED))).otherwise("reason"),
+        reason=pl.when(waits).then(reason).otherwise("reason"),
     )
 
 

@@ -72,6 +72,8 @@ class Policy:
     overrides: pl.DataFrame  # people's decisions on this run's holds
     released: pl.Series  # the StudyInstanceUIDs that this run has released before: a release is final
     unattributed: Mapping[str, int]  # unread files without a study, by site
+    # StudyInstanceUIDs that waited for others until the publication was over, with the reason; None before it was.
+    late: Mapping[str, str] | None
     settles: bool = True  # or only decides, since the brake has stopped the run
 
 
@@ -160,13 +162,16 @@ def foresee_holds(run: Run, verdicts: pl.DataFrame, outcomes: pl.DataFrame, unre
     return verdicts.select("arrival_id", "key").join(held.select("arrival_id", "reason"), on="arrival_id", how="left")
 
 
-def release_waiting(run: Run, published: Collection[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
+def release_waiting(run: Run, policy: Policy) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Release the studies that earlier runs held only for files in flight; return their contracts and gates.
 
-    Their last file has been settled or given back by a run that had no reason to decide on the study.
+    Their last file has been settled or given back by a run that had no reason to decide on the study. Once the run's
+    publication is over, only what it published is released: the rest waits for a run that can still publish it.
     """
     store = run.pipeline.datastore_id
     waiting = run.ledger.waiting_studies(store, run.pipeline.name, run.key)
+    if policy.late is not None:
+        waiting = waiting.filter(pl.col("subject_key").is_in(sorted(policy.published)))
     known = run.ledger.contracts(store, waiting["subject"])
     # What lacks a stopped instance is released here only by a pipeline that does not hold it for that.
     renewed = _renew_contracts(known, lacks_none=run.pipeline.audit.hold_incomplete_studies)
@@ -183,7 +188,7 @@ def release_waiting(run: Run, published: Collection[str]) -> tuple[pl.DataFrame,
         decided = free.select(study_key="subject_key", StudyInstanceUID="subject", gate=pl.lit(Gate.RELEASE.value))
         decided = decided.with_columns(reason=pl.lit(None, pl.String))
         if run.pipeline.healthlake is not None:
-            decided = gate.hold_unpublished(decided, published)
+            decided = gate.hold_unpublished(decided, policy.published)
         ledger.record_gates(store, run.key, decided.rename(_SUBJECT))
         released = _select_released(free, decided)
         releases = releases.join(released, on=["subject_key", "revision"], how="semi")
@@ -257,7 +262,7 @@ def _decide_gates(run: Run, part: Part, elsewhere: Elsewhere, policy: Policy) ->
     if run.pipeline.healthlake is not None:
         brought = decided["StudyInstanceUID"].is_in(part.outcomes["StudyInstanceUID"].implode())
         published = {*policy.published, *decided.filter(~brought)["study_key"]}  # nothing is there to be published
-        decided = gate.release_studies(gate.hold_unpublished(decided, published), policy.released)
+        decided = gate.release_studies(gate.hold_unpublished(decided, published, policy.late), policy.released)
     holds = found.filter(~pl.col("subject").is_in(released.implode()))
     return {"gates": decided, "holds": holds, "overrides": overridden}
 
