@@ -49,7 +49,7 @@ class Attribution:
 
     def __call__(self, *files: dict[str, Any], line: ImagingPipeline | None = None, **policy: Any) -> dict[str, set]:
         """Return the studies of the attributed files by name."""
-        line = line or pipeline(audit=policy)
+        line = with_sites(line or pipeline(audit=policy))
         with open_books(self.partitions) as books:
             for each in files:
                 books.add_verdicts(verdicts(each))
@@ -83,6 +83,12 @@ class Attribution:
             for each in files
         ]
         ledger.settle("nightly", earlier.key, frame(words, DISPOSITIONS))
+
+
+def with_sites(line: ImagingPipeline) -> ImagingPipeline:
+    """Return the pipeline with the first folder below the source as the site."""
+    source = line.source.model_copy(update={"site_pattern": "^in/(?P<site>[^/]+)/"})
+    return line.model_copy(update={"source": source})
 
 
 @pytest.fixture
