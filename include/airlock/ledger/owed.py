@@ -71,13 +71,11 @@ def owe(connection: Connection, pipeline: str, run_key: str, rows: Table) -> Non
 
 def _select_newest(pipeline: str, rows: Table) -> Select[Any]:
     """Return the query for the staged `OBJECTS` of which no newer content was claimed under their keys."""
-    newer = exists().where(
-        newest_contents.c.pipeline == pipeline,
-        newest_contents.c.bucket == rows.c.bucket,
-        newest_contents.c.key == rows.c.key,
-        newest_contents.c.last_modified > arrivals.c.last_modified,
-    )
-    held = exists().where(arrivals.c.arrival_id == rows.c.arrival_id, arrivals.c.pipeline == pipeline, newer)
+    same_key = newest_contents.c.bucket == arrivals.c.bucket, newest_contents.c.key == arrivals.c.key
+    newer = newest_contents.c.last_modified > arrivals.c.last_modified
+    newest = and_(newest_contents.c.pipeline == pipeline, *same_key, newer)
+    claimed = arrivals.c.arrival_id == rows.c.arrival_id, arrivals.c.pipeline == pipeline
+    held = select(arrivals.c.arrival_id).join(newest_contents, newest).where(*claimed).exists()
     return select(*(rows.c[name] for name in OBJECTS)).where(~held)
 
 
