@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airlock.ledger import tables
+from airlock.ledger.generations import next_generation
 from airlock.records import study_key
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ class ArrivalRow:
     reason: str | None
     successor: str | None
     sop: str | None
-    generation: int = 1
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,15 @@ class Books:
                 found[one.subject_key] = one
         return found
 
+    def by_generation(self) -> list[ArrivalRow]:
+        """Return the arrivals, those of one content in the order of its generations."""
+        before = {next_generation(row.arrival_id): row.arrival_id for row in self.arrivals}
+
+        def count_before(arrival_id: str | None) -> int:
+            return 0 if arrival_id is None else 1 + count_before(before.get(arrival_id))
+
+        return sorted(self.arrivals, key=lambda row: count_before(row.arrival_id))
+
 
 class Reader:
     """Reads the books.
@@ -88,7 +97,7 @@ class Reader:
     def _read_arrivals(self) -> list[ArrivalRow]:
         statement = (
             "SELECT arrival_id, pipeline, key, etag, last_modified, run_key, disposition, reason, superseded_by, "
-            "sop_instance_uid, generation FROM arrival_states ORDER BY arrival_id"
+            "sop_instance_uid FROM arrival_states ORDER BY arrival_id"
         )
         return [ArrivalRow(*row) for row in self._execute(statement)]
 

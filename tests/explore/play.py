@@ -326,12 +326,9 @@ class Player:
                 self.do(Clear(name, "route"))
 
     def is_left(self, pipeline: str) -> bool:
-        """Return whether there is an object that is no settled arrival of a pipeline."""
-        settled = {
-            (row.key, row.etag)
-            for row in self._before.arrivals
-            if row.pipeline == pipeline and row.disposition and row.reason not in TRANSIENT
-        }
+        """Return whether there is an object whose latest arrival in a pipeline is not settled, or that has none."""
+        latest = {(row.key, row.etag): row for row in self._before.by_generation() if row.pipeline == pipeline}
+        settled = {place for place, row in latest.items() if row.disposition and row.reason not in TRANSIENT}
         source = S3Uri.parse(self.pipelines[pipeline].source.uri)
         there = self.outside.s3.buckets[source.bucket].objects.items()
         return any((key, one.etag) not in settled for key, one in there if key.startswith(source.key))

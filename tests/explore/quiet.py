@@ -47,12 +47,8 @@ def read_state(facts: Facts, s3: MemoryS3, books: Books) -> State:
         contract = read_payload(s3, one.payload_uri) or {}
         named = instances_of(contract) | set(contents_of(contract).items())
         downstream.add((_subject(facts, contract, key), frozenset(named)))
-    latest: dict[tuple[str, str, str], ArrivalRow] = {}
-    for row in books.arrivals:
-        place = row.pipeline, row.key, facts.content(row)
-        newer = place not in latest or latest[place].generation < row.generation
-        if newer and row.reason not in TRANSIENT:
-            latest[place] = row
+    settled = [row for row in books.by_generation() if row.reason not in TRANSIENT]
+    latest = {(row.pipeline, row.key, facts.content(row)): row for row in settled}
     words = {(*place, _word(row)) for place, row in latest.items()}
     return State(frozenset(downstream), frozenset(words), frozenset(facts.read_store().items()))
 
