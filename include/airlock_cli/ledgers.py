@@ -174,11 +174,14 @@ def requeue(pipeline: str, destination: str | None) -> str:
 
 def match_again(pipeline: str, run: str | None) -> str:
     """Have a pipeline's releases, or those of one run, matched again, and return the message for the user."""
-    with open_ledger() as ledger:
+    from airlock.stages.decision_log import open_log  # noqa: PLC0415  # polars is slow to import
+
+    known = workspaces.load_named_pipeline(pipeline)
+    with open_ledger() as ledger, workspaces.open_s3(S3Uri.parse(known.workspace)) as store:
         found = ledger.find_run(pipeline, run) if run is not None else None
         if run is not None and found is None:
             raise RequestError(no_such_run(pipeline, run))
-        released = ledger.match_again(pipeline, found.run_key if found else None)
+        released = ledger.journaled_in(open_log(store, known)).match_again(pipeline, found.run_key if found else None)
     return (
         f"{released} released contracts are matched with the routes by the pipeline's next run, or by its route task, "
         "if you clear it. A destination does not get again what it has."

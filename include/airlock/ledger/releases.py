@@ -122,6 +122,7 @@ class Releases(Store):
             chosen = and_(_is_of(pipeline, datastore_id), _same_revision(rows))
             connection.execute(update(releases).where(chosen).values(rules=rules, routes=rows.c.routes))
 
+    @journaled()
     def match_again(self, pipeline: str, run_key: str | None = None) -> int:
         """Open a pipeline's releases again, so that routes get them which did not exist when they were matched.
 

@@ -85,6 +85,7 @@ class Sweeps(Store):
             number = connection.execute(select(func.count()).select_from(new).where(is_owed)).scalar_one()
         return Strays(objects, int(number))
 
+    @journaled()
     def owe_strays(self, pipeline: str, sweep: str, listing: pl.DataFrame) -> int:
         """Make owed the listed objects that are still no arrivals; return their number.
 

@@ -23,6 +23,7 @@ from airlock.ledger.columns import ComparisonKind, FindingKind
 from airlock.pipelines.cron import longest_interval
 from airlock.pipelines.sweep import LEAST_TAKEN, SHARE_TAKEN
 from airlock.records import arrival_ids
+from airlock.stages.decision_log import open_log
 from airlock.stages.sweep_arrivals import LISTED_KEYS, MOST_NAMED, compare_arrivals, hash_keys
 from airlock.stages.sweep_caution import find_caution, find_unknown
 from airlock.stages.sweep_files import SweepFiles, name_sweep
@@ -183,8 +184,9 @@ def _conclude(work: Sweeping, vanished: pl.DataFrame, asked: Asked) -> Swept:
     """Take in what is not asked about, write the report, and end the sweep."""
     pipeline, ledger = work.pipeline.name, work.ledger
     described = ledger.describe_vanished(pipeline, vanished["arrival_id"])
+    kept = ledger.journaled_in(open_log(work.s3, work.pipeline))
     for rows in () if asked.everything else work.overdue():
-        ledger.owe_strays(pipeline, work.files.name, rows.filter(~asked.choose(work.prefix)))
+        kept.owe_strays(pipeline, work.files.name, rows.filter(~asked.choose(work.prefix)))
     report = make_report(work, described, asked)
     work.counts.asked = asked.as_json()
     where = work.files.write_report(report)

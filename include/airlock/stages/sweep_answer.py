@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from airlock.ledger.columns import ComparisonKind
 from airlock.ledger.sweeps import SCOPE, SweepAnswer
-from airlock.stages.decision_log import decide
+from airlock.stages.decision_log import decide, open_log
 from airlock.stages.person_text import find_text_fault, has_letter_or_digit
 from airlock.stages.sweep import files_of
 from airlock.stages.sweep_work import OVERDUE, Asked, read_asked
@@ -63,7 +63,8 @@ def answer(
     if not take_in:
         return asked.number, 0
     chosen = asked.choose(S3Uri.parse(pipeline.source.uri))
-    owed = (ledger.owe_strays(pipeline.name, files.name, rows.filter(chosen)) for rows in files.read(OVERDUE))
+    kept = ledger.journaled_in(open_log(s3, pipeline))
+    owed = (kept.owe_strays(pipeline.name, files.name, rows.filter(chosen)) for rows in files.read(OVERDUE))
     return asked.number, sum(owed)
 
 

@@ -326,7 +326,8 @@ def test_what_a_destination_did_not_take_is_due_again(told: Any, airlock: Any) -
     assert (result.exit_code, result.stderr[:21]) == (0, "0 messages are due. T")
 
 
-def test_what_was_released_is_matched_with_new_routes(told: Any, airlock: Any) -> None:
+@pytest.mark.usefixtures("told", "pipelines", "s3")
+def test_what_was_released_is_matched_with_new_routes(airlock: Any) -> None:
     result = airlock("ledger", "requeue", NIGHTLY, "--match-again", "--run", "scheduled__a")
     assert (result.exit_code, result.stderr[:21]) == (0, "0 released contracts ")
     assert airlock("ledger", "requeue", NIGHTLY, "--match-again").exit_code == 0

@@ -12,9 +12,11 @@ from airlock.destinations import DestinationError
 from airlock.ledger import Ledger, LedgerError, upgrade
 from airlock.records import ARRIVALS
 from airlock.stages.buffer import INDEX, buffer
+from airlock.stages.decision_log import open_log
 from airlock.stages.journal import keep_journal
 from airlock.stages.rebuild import Rebuilt, rebuild
 from airlock.stages.route import RouteError, route
+from airlock.stages.route_queue import queue_releases, rules_digest
 from airlock.storage.s3 import S3
 from tests.rebuilt_ledger import differences, read_tables
 from tests.unit.airlock.stages.test_route import contracts, release
@@ -154,6 +156,16 @@ class Receiver:
 
 class WorkerLostError(BaseException):
     """The worker is gone."""
+
+
+def test_what_a_person_has_matched_again_is_matched_again(world: World, again: Ledger) -> None:
+    run = filled(world, routes=ROUTES, settle_minutes=0)
+    release(run, contracts(("1.1", 1, "a")))
+    queue_releases(run)
+    world.ledger.journaled_in(open_log(run.s3, run.pipeline)).match_again("nightly")
+    rebuild_from(run, again)
+    assert not differences(tables(world.ledger), tables(again))
+    assert not again.open_releases("nightly", run.pipeline.datastore_id, rules_digest(run.pipeline), 1).is_empty()
 
 
 class TestSends:

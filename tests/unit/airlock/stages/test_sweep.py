@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
-from airlock.ledger import Ledger, LedgerError
+from airlock.ledger import Ledger, LedgerError, upgrade
 from airlock.ledger.columns import FindingKind
 from airlock.records import Window
 from airlock.run import Run
 from airlock.stages import sweep as sweeps
 from airlock.stages.buffer import buffer
+from airlock.stages.journal import keep_journal
+from airlock.stages.rebuild import rebuild
 from airlock.stages.sweep import sweep, youth
 from airlock.stages.sweep_answer import SweepAnswerError, answer
 from airlock.storage import key_ranges, listing
 from airlock.storage.s3 import S3, S3Error
 from airlock.storage.s3uri import S3Uri
 from tests.explore.memory_s3 import MemoryS3
+from tests.rebuilt_ledger import differences, read_tables
 from tests.unit.airlock.world import BUCKETS, pipeline, read_arrivals
 
 if TYPE_CHECKING:
@@ -53,7 +56,7 @@ class Archive:
 
     def take(self, run_id: str = "manual__1", window: Window | None = None) -> list[str]:
         """Buffer a run, and return the names of what it holds."""
-        run = Run(self.line, run_id, window, S3Uri("archive", "in/"), self.s3, self.ledger)
+        run = keep_journal(Run(self.line, run_id, window, S3Uri("archive", "in/"), self.s3, self.ledger))
         buffer(run)
         return sorted(key.removeprefix("in/") for key in read_arrivals(run)["key"])
 
@@ -186,6 +189,19 @@ class TestTakingIn:
         assert archive.answer(found.number) == (2, 2)
         assert archive.take("scheduled__2", NIGHT) == ["new/1", "new/2"]
         assert archive.answer(found.number) == (2, 0)
+
+    def test_a_rebuilt_ledger_owes_what_a_sweep_and_a_person_have_taken_in(
+        self, archive: Archive, tmp_path: Path
+    ) -> None:
+        archive.put("a/3", "new/1")
+        archive.answer(archive.sweep().number)
+        url = f"sqlite:///{tmp_path}/again.db"
+        upgrade(url)
+        with Ledger.open(url, rebuilding=True) as again:
+            rebuild(again, archive.s3, [archive.line], "an operator", lambda _: None)
+            assert not differences(read_tables(f"sqlite:///{tmp_path}/ledger.db"), read_tables(url))
+            archive.ledger = again
+            assert archive.take("scheduled__2", NIGHT) == ["a/3", "new/1"]
 
     def test_an_answer_may_leave_them(self, archive: Archive) -> None:
         archive.put("new/1")
