@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import shutil
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import polars as pl
 from sqlalchemy import Column, Connection, Engine, MetaData, Table, create_engine, event
@@ -65,16 +66,14 @@ class QuickLedger(Ledger):
     @contextmanager
     def quickly(self) -> Iterator[None]:
         """Use the staged tables of this module within the block."""
-        real = frames.stage
         modules = [module for name, module in list(sys.modules.items()) if name.startswith("airlock.ledger")]
-        changed = [module for module in modules if getattr(module, "stage", None) is real]
-        for module in changed:
-            module.stage = _stage  # type: ignore[attr-defined]
-        try:
+        with ExitStack() as changes:
+            for name, quick in (("stage", _stage), ("index_staged", _leave_without_index)):
+                real = getattr(frames, name)
+                for module in modules:
+                    if getattr(module, name, None) is real:
+                        changes.enter_context(patch.object(module, name, quick))
             yield
-        finally:
-            for module in changed:
-                module.stage = real  # type: ignore[attr-defined]
 
 
 def _begin_staging(connection: Connection) -> None:
@@ -115,4 +114,9 @@ def _stage(
         if typed.height:
             times = pl.col(TIMESTAMP).dt.to_string(frames._SQLITE_TIME)
             connection.exec_driver_sql(fill, typed.with_columns(times).rows())
+    return table
+
+
+def _leave_without_index(_connection: Connection, table: Table, _key: Sequence[str]) -> Table:
+    """Return the table: a few rows need no index, and a table that is used again would have it already."""
     return table
