@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import Engine, event
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,6 +33,19 @@ os.environ.update(
     AWS_SECRET_ACCESS_KEY="testing",
     AWS_DEFAULT_REGION="us-east-1",
 )
+
+
+@event.listens_for(Engine, "connect")
+def do_not_wait_for_the_disk(connection: object, _: object) -> None:
+    """Let SQLite leave it to the system when a commit is on the disk: tests kill processes, not machines."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
+
+
+def pytest_collection_finish() -> None:
+    """Take what the imports made out of what the garbage collector looks through again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def group_of(nodeid: str) -> str:

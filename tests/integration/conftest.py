@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from contextlib import contextmanager
 from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import boto3
 import pytest
-from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook, BaseSessionFactory
 from botocore.loaders import JSONFileLoader, Loader
 
-from airlock.ledger import upgrade
 from airlock.storage.s3uri import S3Uri
 from localaws.server import serve
 from localaws.settings import Seed
 from tests.chain import BUCKETS, DATASTORE, PROFILE, RECORDS, Place
 from tests.rebuilt_ledger import differences, read_tables, rebuild_into
+from tests.servers.ledger import new_ledger
 from tests.servers.moto import moto_server
 
 if TYPE_CHECKING:
@@ -42,9 +44,22 @@ def quick_clients() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(JSONFileLoader, "load_file", lambda _, path: load_file(one, path))
         patch.setattr(Loader, "list_available_services", listed)
+        patch.setattr(BaseSessionFactory, "_create_basic_session", session_of_this_thread)
         # It is for the user agent, and found by inspecting the whole stack.
         patch.setattr(AwsBaseHook, "_find_operator_class_name", lambda *_: "test")
         yield
+
+
+_sessions = threading.local()  # two threads must not make clients of one session at the same time
+
+
+def session_of_this_thread(_: BaseSessionFactory, session_kwargs: dict[str, Any]) -> boto3.Session:
+    """Return the one session of this thread for these credentials and this environment."""
+    kept: dict[str, boto3.Session] = vars(_sessions)
+    key = json.dumps([session_kwargs, {name: os.environ[name] for name in os.environ if name.startswith("AWS_")}])
+    if key not in kept:
+        kept[key] = boto3.Session(**session_kwargs)
+    return kept[key]
 
 
 @pytest.fixture(scope="session")
@@ -72,8 +87,7 @@ def place(
 @contextmanager
 def place_beside(s3_endpoint: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Iterator[Place]:
     """Give an emulator beside a running S3, and a ledger in the folder; the settings are the emulator's."""
-    ledger_url = f"sqlite:///{folder}/ledger.db"
-    upgrade(ledger_url)
+    ledger_url = new_ledger(folder / "ledger.db")
     seeds = {
         "datastore": (Seed(DATASTORE, "test"),),
         "healthlake_datastore": (Seed(RECORDS, "test"),),

@@ -55,9 +55,9 @@ class Postgres:
     def url(self, database: str) -> str:
         return f"postgresql+psycopg2://{USER}@/{database}?host={self.folder}"
 
-    def execute(self, statement: str) -> None:
-        """Run one statement outside of any transaction."""
-        connection = psycopg2.connect(host=str(self.folder), user=USER, dbname="postgres")
+    def execute(self, statement: str, database: str = "postgres") -> None:
+        """Run a statement, or several with semicolons between them, outside of any other transaction."""
+        connection = psycopg2.connect(host=str(self.folder), user=USER, dbname=database)
         with closing(connection), connection.cursor() as cursor:
             connection.autocommit = True
             cursor.execute(statement)
@@ -101,7 +101,8 @@ def _initialised(programs: Path, folder: Path, user: str | None) -> Path:
 
 
 def _settings(folder: Path, more: dict[str, str]) -> list[str]:
-    values = {"listen_addresses": "", "unix_socket_directories": folder, "fsync": "off", "full_page_writes": "off"}
+    values = {"listen_addresses": "", "unix_socket_directories": folder}
+    values |= {"fsync": "off", "full_page_writes": "off", "jit": "off"}  # compiling took longer than a test's queries
     return [part for name, value in (values | more).items() for part in ("-c", f"{name}={value}")]
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
-from airlock.ledger import Ledger, upgrade
+from airlock.ledger import Ledger
 from airlock.storage.s3 import S3
+from tests.servers.ledger import new_ledger
 from tests.servers.moto import moto_server, reset_moto
 from tests.unit.airlock.world import BUCKETS, World
 
@@ -39,18 +40,9 @@ def s3(s3_server: str, s3_client: S3) -> S3:
     return s3_client
 
 
-@pytest.fixture(scope="session")
-def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("ledger") / "empty.db"
-    upgrade(f"sqlite:///{file}")
-    return file
-
-
 @pytest.fixture
-def ledger(empty_ledger: Path, tmp_path: Path) -> Iterator[Ledger]:
-    file = tmp_path / "ledger.db"
-    file.write_bytes(empty_ledger.read_bytes())
-    with Ledger.open(f"sqlite:///{file}") as ledger:
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger.open(new_ledger(tmp_path / "ledger.db")) as ledger:
         yield ledger
 
 

@@ -19,7 +19,7 @@ from airlock_cli.app import app
 from airlock_local.settings import ROOT
 from tests.servers.moto import moto_server
 from tests.servers.postgres import postgres_server, postgres_url
-from tests.unit.airlock.ledger.conftest import postgres_ledger, shared_postgres_ledger, sqlite_template, url
+from tests.unit.airlock.ledger.conftest import postgres_ledger, shared_postgres_ledger, url
 from tests.unit.airlock.ledger.samples import NIGHTLY, STORE, arrivals, begin, dispositions, uids
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from typer.testing import Result
 
-__all__ = ["postgres_ledger", "postgres_server", "postgres_url", "shared_postgres_ledger", "sqlite_template", "url"]
+__all__ = ["postgres_ledger", "postgres_server", "postgres_url", "shared_postgres_ledger", "url"]
 STUDY = "1.study"
 CONTRACT = """{"schema": "airlock.study/1", "PatientName": "CANARY^NAME", "PatientID": "CANARY-ID",
  "NumberOfStudyRelatedInstances": 1, "series": [{"image_set_ids": ["image-set"], "instances": []}],

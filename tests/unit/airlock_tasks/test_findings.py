@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
-from airlock.ledger import Ledger, upgrade
+from airlock.ledger import Ledger
 from airlock.ledger.columns import ComparisonKind
 from airlock_tasks.findings import AGE, FINDINGS, note_findings
 from tests.chain import DATASTORE, pipeline
+from tests.servers.ledger import new_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    url = f"sqlite:///{tmp_path}/ledger.db"
-    upgrade(url)
-    with Ledger.open(url) as opened:
+    with Ledger.open(new_ledger(tmp_path / "ledger.db")) as opened:
         yield opened
 
 

@@ -12,7 +12,7 @@ import boto3
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
-from airlock.ledger import Ledger, StoreOrigin, upgrade
+from airlock.ledger import Ledger, StoreOrigin
 from airlock.records import ARRIVALS
 from airlock.run import run_key
 from airlock.stages.receive import marker_name
@@ -24,6 +24,7 @@ from healthaws.triggers.pause import PauseTrigger
 from localaws.server import serve
 from localaws.settings import Seed
 from tests.chain import DATASTORE, RECORDS, clinical_pipeline, pipeline
+from tests.servers.ledger import new_ledger
 from tests.servers.moto import moto_server
 from tests.unit.healthaws.emulator import run
 
@@ -62,9 +63,8 @@ def archive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
-    url = f"sqlite:///{tmp_path}/ledger.db"
+    url = new_ledger(tmp_path / "ledger.db")
     monkeypatch.setenv("AIRLOCK_LEDGER_URL", url)
-    upgrade(url)
     with Ledger.open(url) as opened:
         yield opened
 

@@ -11,7 +11,6 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airlock.imaging.fhir.publishing import read_publishing
-from airlock.ledger import upgrade
 from airlock.pipelines.parts import Staging
 from airlock.pipelines.routes import Delivery
 from airlock.records import Window
@@ -21,6 +20,7 @@ from airlock_tasks.normalize import FhirNormalizeOperator, PublicationNormalizeO
 from airlock_tasks.stage import CONNECTIONS, connect_s3, is_plan, ledger_url, open_run, run_window
 from airlock_tasks.validate import FhirValidateOperator
 from tests.chain import DATASTORE, HEALTHLAKE, ROLE, ccda_pipeline, clinical_pipeline, pipeline
+from tests.servers.ledger import new_ledger
 from tests.servers.moto import moto_server
 
 if TYPE_CHECKING:
@@ -46,9 +46,7 @@ def test_scheduled_sweep_takes_whatever_is_there_and_a_backfill_its_interval() -
 
 
 def test_scheduled_runs_of_a_pipeline_with_a_queue_are_sweeps(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = f"sqlite:///{tmp_path}/ledger.db"
-    upgrade(url)
-    monkeypatch.setenv("AIRLOCK_LEDGER_URL", url)
+    monkeypatch.setenv("AIRLOCK_LEDGER_URL", new_ledger(tmp_path / "ledger.db"))
     queue = {"queue_url": "https://sqs.eu-central-1.amazonaws.com/123456789012/arrivals"}
     assert open_run(pipeline(), context("scheduled")).window == Window(START, END)
     assert open_run(pipeline(arrivals=queue), context("scheduled")).window is None
@@ -80,18 +78,14 @@ def test_wrong_window_is_explained(params: dict[str, str], sentence: str) -> Non
 
 
 def test_prefix_outside_the_source_fails_at_once(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = f"sqlite:///{tmp_path}/ledger.db"
-    upgrade(url)
-    monkeypatch.setenv("AIRLOCK_LEDGER_URL", url)
+    monkeypatch.setenv("AIRLOCK_LEDGER_URL", new_ledger(tmp_path / "ledger.db"))
     with pytest.raises(AirflowFailException, match="must be inside the source s3://archive/in/"):
         open_run(pipeline(), context(prefix="elsewhere/"))
 
 
 @pytest.fixture
 def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = f"sqlite:///{tmp_path}/ledger.db"
-    upgrade(url)
-    monkeypatch.setenv("AIRLOCK_LEDGER_URL", url)
+    monkeypatch.setenv("AIRLOCK_LEDGER_URL", new_ledger(tmp_path / "ledger.db"))
 
 
 def _in_region(region: str, monkeypatch: pytest.MonkeyPatch, **publish: str) -> Any:

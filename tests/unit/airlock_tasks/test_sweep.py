@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskAwaitingInput
 
-from airlock.ledger import Ledger, upgrade
+from airlock.ledger import Ledger
 from airlock_tasks import sweep as tasks
 from airlock_tasks.sweep import AGE, LEAVE, OVERDUE, TAKE_IN, SweepOperator, note_age
 from tests.chain import answer, questions_to_people
+from tests.servers.ledger import new_ledger
 from tests.unit.airlock.stages.test_sweep import NIGHT, Archive
 
 if TYPE_CHECKING:
@@ -30,8 +31,7 @@ class Store(dict[str, str]):
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    upgrade(f"sqlite:///{tmp_path}/ledger.db")
-    with Ledger.open(f"sqlite:///{tmp_path}/ledger.db") as ledger:
+    with Ledger.open(new_ledger(tmp_path / "ledger.db")) as ledger:
         yield ledger
 
 

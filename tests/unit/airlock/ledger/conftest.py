@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import create_engine, delete
 
 from airlock.ledger import Ledger, upgrade
 from airlock.ledger.columns import metadata
+from tests.servers.ledger import new_ledger
 from tests.servers.postgres import Postgres, postgres_server, postgres_url
 
 if TYPE_CHECKING:
@@ -40,27 +40,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture(scope="session")
 def shared_postgres_ledger(postgres_server: Postgres) -> str:
-    """The URL of a ledger that many tests use, one after the other."""
-    url = postgres_server.url(postgres_server.create_database())
-    upgrade(url)
-    return url
+    """The database of a ledger that many tests use, one after the other."""
+    name = postgres_server.create_database()
+    upgrade(postgres_server.url(name))
+    return name
 
 
 @pytest.fixture
-def postgres_ledger(shared_postgres_ledger: str) -> Iterator[str]:
-    yield shared_postgres_ledger
-    engine = create_engine(shared_postgres_ledger)
-    with engine.begin() as connection:
-        for table in reversed(metadata.sorted_tables):
-            connection.execute(delete(table))
-    engine.dispose()
-
-
-@pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("ledger") / "template.db"
-    upgrade(f"sqlite:///{file}")
-    return file
+def postgres_ledger(postgres_server: Postgres, shared_postgres_ledger: str) -> Iterator[str]:
+    yield postgres_server.url(shared_postgres_ledger)
+    tables = reversed(metadata.sorted_tables)
+    postgres_server.execute("; ".join(f"DELETE FROM {table.name}" for table in tables), shared_postgres_ledger)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -76,9 +66,7 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty ledger."""
     if request.param == "sqlite":
-        file = tmp_path / "ledger.db"
-        file.write_bytes(request.getfixturevalue("sqlite_template").read_bytes())
-        return f"sqlite:///{file}"
+        return new_ledger(tmp_path / "ledger.db")
     emptied: str = request.getfixturevalue("postgres_ledger")
     return emptied
 

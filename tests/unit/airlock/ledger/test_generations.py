@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
+from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from airlock.ledger import Ledger
 from airlock.ledger.redrives import REDRIVABLE, SUCCESSORS
 from airlock.records import ARRIVALS, DISPOSITIONS, arrival_id
 from tests.ledger_rows import count_arrivals
+from tests.servers.ledger import new_ledger
 from tests.unit.airlock.ledger.samples import NIGHTLY, SEEN_AT, STORE, begin
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 KEYS = "abc"
 WORDS = st.lists(st.sampled_from([*(word.value for word in REDRIVABLE), "released", "ignored"]), min_size=3, max_size=3)
@@ -124,14 +122,10 @@ PUT_BACK = [("nightly", ["held"] * 3), ("redrive", ["held"] * 3), ("give_back", 
 
 @given(steps=STEPS)
 @example(steps=PUT_BACK)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_each_generation_has_its_one_word_and_each_object_its_one_place(
-    sqlite_template: Path, steps: list[tuple[str, Any]]
-) -> None:
-    with TemporaryDirectory() as folder:
-        file = shutil.copy(sqlite_template, folder)
-        with Ledger.open(f"sqlite:///{file}") as ledger:
-            archive = Archive(ledger)
-            for name, given_to_it in steps:
-                getattr(archive, name)(given_to_it)
-                is_conserved(archive)
+@settings(max_examples=25, deadline=None)
+def test_each_generation_has_its_one_word_and_each_object_its_one_place(steps: list[tuple[str, Any]]) -> None:
+    with TemporaryDirectory() as folder, Ledger.open(new_ledger(Path(folder, "ledger.db"))) as ledger:
+        archive = Archive(ledger)
+        for name, given_to_it in steps:
+            getattr(archive, name)(given_to_it)
+            is_conserved(archive)

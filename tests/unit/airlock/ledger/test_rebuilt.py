@@ -12,11 +12,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from airlock.ledger import BrakeAnswer, Job, Ledger, LedgerError, StoreOrigin, upgrade
+from airlock.ledger import BrakeAnswer, Job, Ledger, LedgerError, StoreOrigin
 from airlock.ledger.journal import Entry
 from airlock.ledger.replay import BrokenEntryError, read_entry, repeat_calls
 from airlock.records import HOLDS, Window
 from tests.rebuilt_ledger import differences, read_tables
+from tests.servers.ledger import new_ledger
 from tests.unit.airlock.ledger.samples import (
     NIGHTLY,
     NO_SERIES,
@@ -63,8 +64,7 @@ def kept(ledger: Ledger, shelf: Shelf) -> Ledger:
 
 def rebuilt(shelf: Shelf, folder: Path) -> str:
     """Return the address of a new ledger in which the kept calls were repeated."""
-    url = f"sqlite:///{folder}/rebuilt.db"
-    upgrade(url)
+    url = new_ledger(folder / "rebuilt.db")
     with Ledger.open(url) as ledger:
         ledger.begin_rebuild({}, "an operator")
         for number, (_, body) in enumerate(shelf.entries):

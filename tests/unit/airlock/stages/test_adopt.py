@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
-from airlock.ledger import FOREIGN, Adoption, Ledger, StoreOrigin, upgrade
+from airlock.ledger import FOREIGN, Adoption, Ledger, StoreOrigin
 from airlock.stages.adopt import Estimate, Page, UnknownStoreError, adopt, require_known
+from tests.servers.ledger import new_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,9 +23,7 @@ ADOPTION = Adoption("ada", "the old PACS filled it", datetime(2026, 11, 29, tzin
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    url = f"sqlite:///{tmp_path}/ledger.db"
-    upgrade(url)
-    with Ledger.open(url) as opened:
+    with Ledger.open(new_ledger(tmp_path / "ledger.db")) as opened:
         yield opened
 
 

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 import pytest
 
 from airlock.destinations import DestinationError
-from airlock.ledger import Ledger, LedgerError, upgrade
+from airlock.ledger import Ledger, LedgerError
 from airlock.records import ARRIVALS
 from airlock.stages.buffer import INDEX, buffer
 from airlock.stages.decision_log import open_log
@@ -19,6 +19,7 @@ from airlock.stages.route import RouteError, route
 from airlock.stages.route_queue import queue_releases, rules_digest
 from airlock.storage.s3 import S3
 from tests.rebuilt_ledger import differences, read_tables
+from tests.servers.ledger import new_ledger
 from tests.unit.airlock.stages.test_route import contracts, release
 from tests.unit.airlock.world import pipeline
 
@@ -40,9 +41,7 @@ ROUTES = [
 @pytest.fixture
 def again(tmp_path: Path) -> Iterator[Ledger]:
     """An empty ledger."""
-    url = f"sqlite:///{tmp_path}/again.db"
-    upgrade(url)
-    with Ledger.open(url, rebuilding=True) as ledger:
+    with Ledger.open(new_ledger(tmp_path / "again.db"), rebuilding=True) as ledger:
         yield ledger
 
 

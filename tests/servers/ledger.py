@@ -1,0 +1,23 @@
+"""Empty ledgers for the tests: migrated once per process, then copied."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from airlock.ledger import upgrade
+
+
+@cache
+def _migrated() -> bytes:
+    with TemporaryDirectory(prefix="airlock-ledger-") as folder:
+        file = Path(folder, "ledger.db")
+        upgrade(f"sqlite:///{file}")
+        return file.read_bytes()
+
+
+def new_ledger(file: Path) -> str:
+    """Create an empty ledger in a SQLite file and return its URL."""
+    file.write_bytes(_migrated())
+    return f"sqlite:///{file}"
