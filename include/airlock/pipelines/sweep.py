@@ -18,8 +18,8 @@ class Sweep(Settings):
 
     cron: Annotated[str, AfterValidator(check_cron)] | None = Field(
         None,
-        description="when the DAG <name>__sweep runs, in schedule.timezone; null: there is no such DAG, and sweeps are "
-        "started with airlock sweep",
+        description="when the DAG <name>__sweep runs, in schedule.timezone; null: the pipeline gets no sweep DAG, and "
+        "a person starts sweeps with airlock sweep",
     )
     take_at_most: int | None = Field(
         None,
@@ -30,8 +30,8 @@ class Sweep(Settings):
     )
     new_folders: Literal["ask", "take"] = Field(
         "ask",
-        description="overdue objects below a folder of the source of which no arrival is known; take: where each "
-        "patient or study has a first folder of its own",
+        description="overdue objects below a first folder from which no arrival has come: ask a person, or take them "
+        "in; take fits a source in which each patient or study has a first folder of its own",
     )
     answer_hours: float = Field(
         72, gt=0, le=30 * 24, description="how long a sweep waits for an answer; then nothing is taken in"
