@@ -10,12 +10,11 @@ from abc import abstractmethod
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from airflow.sdk import Param
-from airflow.sdk.exceptions import AirflowFailException, TaskAwaitingInput
+from airflow.sdk.exceptions import AirflowFailException
 
 from airlock.pipelines import Brake, ClinicalPipeline, ImagingPipeline
 from airlock_tasks.notify import notify_once
-from airlock_tasks.questions import Question, name_answerers, time_left
+from airlock_tasks.questions import Question
 from airlock_tasks.stage import StageOperator, open_run
 
 if TYPE_CHECKING:
@@ -25,16 +24,13 @@ if TYPE_CHECKING:
     from airlock.stages.brake import Finding
 
 GO_ON, STOP = "Go on", "Stop the run"
-FORM = {
-    "reason": Param(
-        None,
-        type=["null", "string"],
-        title="Reason",
-        description="Why the run goes on or stops, and what you checked. Do not write patient data: the reason is "
-        "stored with your name in the ledger.",
-    )
-}
-QUESTION = Question(GO_ON, STOP, FORM)
+QUESTION = Question(
+    GO_ON,
+    STOP,
+    "let the run go on?",
+    "Why the run goes on or stops, and what you checked.",
+    answered_by="answer_brake",
+)
 _TASKS = {"import": "Nothing of this run has been imported.", "route": "Nothing of this run is settled or sent."}
 _ADVICE = (
     "**Stop the run** if the cause can be cured, for example a key, a role or a broken export: cure it, then clear "
@@ -85,11 +81,10 @@ class BrakedOperator(StageOperator[BrakedT]):
         told = describe(run, finding)
         self.log.warning("The run has stopped and asks a person: %s", told)
         notify_once(self.pipeline, "brake", context, f"{told} The run asks whether to go on: Required Actions.")
-        lines = (f"For: {name_answerers(self.pipeline)}.", told, _TASKS[finding.gate], more, _ADVICE)
-        self._put_question(context, "\n\n".join(line for line in lines if line))
-        # Airflow keeps these in its database. The finding, which may name a site, stays in the workspace.
-        wait = {"gate": finding.gate, "result": result}
-        raise TaskAwaitingInput(method_name="answer_brake", kwargs=wait, timeout=self._answer_within())
+        lines = (told, _TASKS[finding.gate], more, _ADVICE)
+        # Airflow keeps gate and result in its database. The finding, which may name a site, stays in the workspace.
+        kept = {"gate": finding.gate, "result": result}
+        QUESTION.ask(context, self.pipeline, *lines, within=self._answer_within, **kept)
 
     def answer_brake(self, context: Context, event: dict[str, Any], gate: str, result: Any) -> Any:
         """Record the answer; let the task go on, or fail it.
@@ -100,16 +95,8 @@ class BrakedOperator(StageOperator[BrakedT]):
             If a person has stopped the run, or nobody has answered in time.
         """
         from airlock.stages.brake import describe, read_question, record_answer
-        from airlock.stages.review import ReviewError
 
-        try:
-            review = QUESTION.read(event)
-        except ReviewError as error:
-            self.log.warning("The answer is rejected. %s The question is open again.", error)
-            self._put_question(context, None)
-            wait = {"gate": gate, "result": result}
-            left = time_left(context, self._answer_within())
-            raise TaskAwaitingInput(method_name="answer_brake", kwargs=wait, timeout=left) from None
+        review = QUESTION.read(context, self.pipeline, event, within=self._answer_within, gate=gate, result=result)
         timed_out = not event.get("responded_by_user")
         run = open_run(self.pipeline, context, self.folder)
         with run.ledger:
@@ -123,9 +110,7 @@ class BrakedOperator(StageOperator[BrakedT]):
             self.log.info("A person lets the run go on.")
             return self.go_on(run, context, result)
 
+    @property
     def _answer_within(self) -> timedelta:
         brake = self.pipeline.audit.brake
         return timedelta(hours=(brake if isinstance(brake, Brake) else Brake()).answer_hours)
-
-    def _put_question(self, context: Context, body: str | None) -> None:
-        QUESTION.put(context, self.pipeline, f"{self.pipeline.name}: let the run go on?", body)

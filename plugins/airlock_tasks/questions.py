@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.sdk.exceptions import ParamValidationError
+from airflow.sdk import Param
+from airflow.sdk.exceptions import ParamValidationError, TaskAwaitingInput
 from airflow.sdk.execution_time.hitl import upsert_hitl_detail
 from airflow.sdk.timezone import utcnow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from airflow.sdk import Context, Param
+    from airflow.sdk import Context
 
     from airlock.pipelines import Pipeline
     from airlock.stages.review import Review
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,35 +33,59 @@ class Question:
     ----------
     yes, no
         The answers; the second one counts if nobody answers in time.
-    form
-        The fields beside the choice, of which ``reason`` is one.
+    subject
+        The question's title, after the pipeline's name.
+    reason
+        What the field for the reason asks.
+    answered_by
+        The task's method that gets an answer.
     """
 
     yes: str
     no: str
-    form: Mapping[str, Param]
+    subject: str
+    reason: str
+    answered_by: str
 
-    def put(self, context: Context, pipeline: Pipeline, subject: str, body: str | None) -> None:
+    @property
+    def form(self) -> dict[str, Param]:
+        """The fields beside the choice."""
+        text = f"{self.reason} Do not write patient data: the reason is stored with your name in the ledger."
+        return {"reason": Param(None, type=["null", "string"], title="Reason", description=text)}
+
+    def ask(self, context: Context, pipeline: Pipeline, *lines: str, within: timedelta, **kept: Any) -> NoReturn:
+        """Ask the question and wait; the method that gets the answer also gets what is *kept*."""
+        self._put(context, pipeline, "\n\n".join((f"For: {_name_answerers(pipeline)}.", *filter(None, lines))))
+        raise TaskAwaitingInput(method_name=self.answered_by, kwargs=kept, timeout=within)
+
+    def read(
+        self, context: Context, pipeline: Pipeline, event: dict[str, Any], *, within: timedelta, **kept: Any
+    ) -> Review:
+        """Return the answer of an event; if it cannot be recorded, the question is open again."""
+        from airlock.stages.review import ReviewError
+
+        try:
+            return self._check(event)
+        except ReviewError as error:
+            _log.warning("The answer is rejected. %s The question is open again.", error)
+            self._put(context, pipeline, None)
+            left = max(context["ti"].start_date + within - utcnow(), timedelta(seconds=1))
+            raise TaskAwaitingInput(method_name=self.answered_by, kwargs=kept, timeout=left) from None
+
+    def _put(self, context: Context, pipeline: Pipeline, body: str | None) -> None:
         """Make Airflow show the question; it keeps the text of a question that it has shown before."""
         users = pipeline.review.users if pipeline.review else ()
         upsert_hitl_detail(
             ti_id=context["ti"].id,
             options=[self.yes, self.no],
-            subject=subject,
+            subject=f"{pipeline.name}: {self.subject}",
             body=body,
             defaults=[self.no],
             params=serialize_form(self.form),
             assigned_users=[{"id": user, "name": user} for user in users],
         )
 
-    def read(self, event: dict[str, Any]) -> Review:
-        """Return the answer of an event.
-
-        Raises
-        ------
-        ReviewError
-            If it cannot be recorded.
-        """
+    def _check(self, event: dict[str, Any]) -> Review:
         from airlock.stages.review import ReviewError, check_answer
 
         chosen = event.get("chosen_options") or [self.no]
@@ -70,12 +99,7 @@ class Question:
         return review
 
 
-def time_left(context: Context, answer_within: timedelta) -> timedelta:
-    """Return how long a question that is open again may still be answered."""
-    return max(context["ti"].start_date + answer_within - utcnow(), timedelta(seconds=1))
-
-
-def name_answerers(pipeline: Pipeline) -> str:
+def _name_answerers(pipeline: Pipeline) -> str:
     """Return who may answer, for the text of a question."""
     review = pipeline.review
     if review is None:

@@ -11,12 +11,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import DAG, BaseOperator, CronTriggerTimetable, Param
-from airflow.sdk.exceptions import AirflowFailException, TaskAwaitingInput
+from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.observability.stats import Stats
 from dateutil.tz import gettz
 
 from airlock_tasks.notify import notify_once, on_failure
-from airlock_tasks.questions import Question, name_answerers, time_left
+from airlock_tasks.questions import Question
 from airlock_tasks.stage import connect_s3, ledger_url
 
 if TYPE_CHECKING:
@@ -40,16 +40,13 @@ PARAMS = {
         description="Count and name only: nothing is taken in.",
     )
 }
-FORM = {
-    "reason": Param(
-        None,
-        type=["null", "string"],
-        title="Reason",
-        description="Why the objects are taken in or left, and what you checked. Do not write patient data: the reason "
-        "is stored with your name in the ledger.",
-    )
-}
-QUESTION = Question(TAKE_IN, LEAVE, FORM)
+QUESTION = Question(
+    TAKE_IN,
+    LEAVE,
+    "take in overdue objects?",
+    "Why the objects are taken in or left, and what you checked.",
+    answered_by="answer_sweep",
+)
 _ADVICE = (
     "**Take in** if these objects belong to the archive: the next run takes exactly those that are named. It needs a "
     "reason; an answer without one is rejected, and this question is then open again.\n\n"
@@ -150,23 +147,14 @@ class SweepOperator(BaseOperator):
         why = "because they are too many, or below first folders that are new"
         told = f"{swept.asks} objects below the source are overdue and not taken in, {why}."
         where = f"They are named in {swept.report['overdue_uri']}"
-        self._put_question(context, "\n\n".join((f"For: {name_answerers(self.pipeline)}.", told, where, _ADVICE)))
-        wait = {"number": swept.report["sweep"], "result": result}
-        raise TaskAwaitingInput(method_name="answer_sweep", kwargs=wait, timeout=self._answer_within())
+        kept = {"number": swept.report["sweep"], "result": result}
+        QUESTION.ask(context, self.pipeline, told, where, _ADVICE, within=self._answer_within, **kept)
 
     def answer_sweep(
         self, context: Context, event: dict[str, Any], number: int, result: dict[str, Any]
     ) -> dict[str, Any]:
         """Record the answer, and take in what was named if it says so; without an answer nothing happens."""
-        from airlock.stages.review import ReviewError
-
-        try:
-            review = QUESTION.read(event)
-        except ReviewError as error:
-            self.log.warning("The answer is rejected. %s The question is open again.", error)
-            self._put_question(context, None)
-            wait, left = {"number": number, "result": result}, time_left(context, self._answer_within())
-            raise TaskAwaitingInput(method_name="answer_sweep", kwargs=wait, timeout=left) from None
+        review = QUESTION.read(context, self.pipeline, event, within=self._answer_within, number=number, result=result)
         if not event.get("responded_by_user"):
             self.log.warning("Nobody answered in time. Nothing is taken in; the next sweep asks again.")
             return result
@@ -182,8 +170,6 @@ class SweepOperator(BaseOperator):
             named = answer(self.pipeline, s3, ledger, number, take_in=review.approved, person=person, why=why)
         return named[1]
 
+    @property
     def _answer_within(self) -> timedelta:
         return timedelta(hours=self.pipeline.sweep.answer_hours)
-
-    def _put_question(self, context: Context, body: str | None) -> None:
-        QUESTION.put(context, self.pipeline, f"{self.pipeline.name}: take in overdue objects?", body)
