@@ -150,11 +150,10 @@ def wait_for_locks(ledger_url: str, scopes: list[str], ended: Event, found: Any)
     """Take locks again and again until the event; put the longest wait and the number of attempts."""
     longest, attempts = 0.0, 0
     with Ledger.open(ledger_url) as ledger:
-        while not ended.is_set():
+        while not ended.wait(_PAUSE):
             began = time.perf_counter()
             with ledger.at_once(*scopes):
                 longest, attempts = max(longest, time.perf_counter() - began), attempts + 1
-            time.sleep(_PAUSE)
     found.put((longest, attempts))
 
 

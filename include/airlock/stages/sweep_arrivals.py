@@ -41,16 +41,7 @@ def _hash() -> pl.Expr:
 
 
 def compare_arrivals(work: Sweeping, arrivals: int, candidates: pl.Series) -> tuple[pl.DataFrame, pl.Series]:
-    """Count the vanished arrivals; return the first of them as `KEYS`, and the candidates that have arrivals.
-
-    Parameters
-    ----------
-    work
-        The sweep, which has listed everything.
-    arrivals
-        The number of the pipeline's arrivals.
-    candidates
-        Names of first folders below the source.
+    """Count the vanished arrivals; return the first of them as `KEYS`, and the folders of the candidates with arrivals.
 
     Raises
     ------
