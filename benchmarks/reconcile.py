@@ -140,9 +140,10 @@ def compare(folder: Path, imaging: str, s3: str) -> dict[str, Any]:
     from airlock.imaging.reconcile import ImageSetComparer  # noqa: PLC0415
     from airlock.imaging.reconcile_store import ImageSetStore  # noqa: PLC0415
     from airlock.pipelines import ImagingPipeline  # noqa: PLC0415
-    from airlock.stages.reconcile import Request, Scope, reconcile  # noqa: PLC0415
-    from airlock.stages.reconcile_meter import Meter  # noqa: PLC0415
+    from airlock.stages.reconcile import Request, reconcile  # noqa: PLC0415
+    from airlock.stages.reconcile_scope import Scope  # noqa: PLC0415
     from airlock.stages.reconcile_source import Archive  # noqa: PLC0415
+    from airlock.storage.requests import RequestMeter  # noqa: PLC0415
     from airlock.storage.s3 import S3  # noqa: PLC0415
     from airlock.storage.s3uri import S3Uri  # noqa: PLC0415
     from airlock.storage.workspace import Workspace  # noqa: PLC0415
@@ -150,8 +151,8 @@ def compare(folder: Path, imaging: str, s3: str) -> dict[str, Any]:
     session = boto3.Session("testing", "testing", region_name="us-east-1")
     store = S3(session, session.client("s3", endpoint_url=s3))
     store.client.create_bucket(Bucket="workspace")
-    once = Config(inject_host_prefix=False, retries={"total_max_attempts": 1})
-    client = session.client("medical-imaging", endpoint_url=imaging, config=once)
+    config = Config(inject_host_prefix=False)
+    client = session.client("medical-imaging", endpoint_url=imaging, config=config)
     content = {"schema": "airlock.pipeline/1", "name": PIPELINE, "kind": "imaging", "workspace": "s3://workspace/runs/"}
     content |= {"source": {"uri": "s3://archive/in/"}, "receive": {"mode": "quiet_period"}}
     content |= {"staging": {"uri": "s3://staging/batches/"}}
@@ -161,10 +162,9 @@ def compare(folder: Path, imaging: str, s3: str) -> dict[str, Any]:
         comparer = ImageSetComparer(
             ledger,
             line,
-            ImageSetStore(client, STORE, Meter("HealthImaging", 1e6)),
-            Archive(store, Meter("S3", 1e6)),
-            workspace_of=lambda name: Workspace(store, S3Uri("workspace", f"runs/{PIPELINE}/{name}/")),
-            random_key=lambda: "0" * 16,
+            ImageSetStore(client, STORE, RequestMeter()),
+            Archive(store, RequestMeter()),
+            lambda name: Workspace(store, S3Uri("workspace", f"runs/{PIPELINE}/{name}/")),
         )
         before, began = peak_rss_mib(), time.perf_counter()
         done = reconcile(ledger, comparer, PIPELINE, Request(Scope(parts=("store",)), "bench", 10**9))
@@ -187,7 +187,7 @@ def _servers(folder: Path) -> Iterator[list[str]]:
     command = [sys.executable, "-m", "benchmarks.reconcile", "serve", str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as own:  # noqa: S603  # ourselves
         if own.stdin is None or own.stdout is None:
-            raise RuntimeError("there are no pipes to the servers")
+            raise RuntimeError("the process of the servers has no standard input or output")
         yield own.stdout.readline().split()
         own.stdin.close()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +10,10 @@ from airlock.ledger import Adoption
 from airlock.pipelines import ClinicalPipeline, ImagingPipeline
 from airlock.storage.s3uri import S3Uri
 from airlock_cli import workspaces
-from airlock_cli.errors import RequestError, UnreachableError
+from airlock_cli.errors import RequestError
 from airlock_cli.ledgers import open_ledger
 from airlock_cli.show import Table, say
+from airlock_cli.stores import connect, connect_fhir, translate_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +36,8 @@ def adopt(datastore_id: str, why: str, *, dry_run: bool) -> dict[str, Any]:
     UnreachableError
         If the service refuses or does not answer.
     """
+    from boto3 import Session  # noqa: PLC0415  # slow to import
+
     from airlock.stages import adopt as stage  # noqa: PLC0415  # only this command needs it
     from airlock.stages.decision_log import open_log  # noqa: PLC0415
 
@@ -43,7 +45,9 @@ def adopt(datastore_id: str, why: str, *, dry_run: bool) -> dict[str, Any]:
         raise RequestError("--why is empty. Give a reason: the decision log keeps it.")
     pipeline = _find_pipeline(datastore_id)
     person = getpass.getuser()
-    with _open_search(pipeline, datastore_id) as search, open_ledger() as ledger:
+    advice = f"Check your AWS credentials, and the region of the pipeline {pipeline.name!r}. What was recorded stays: "
+    with translate_errors(f"{advice}the same command goes on."), open_ledger() as ledger:
+        search = connect_search(pipeline, datastore_id, Session())
         estimate = search.estimate()
         say(estimate.describe(search.requests_per_second))
         known = ledger.find_store(datastore_id)
@@ -84,29 +88,7 @@ def list_stores(pipeline: Pipeline) -> Iterator[HealthImaging | HealthLake]:
         yield pipeline.healthlake
 
 
-@contextmanager
-def _open_search(pipeline: Pipeline, datastore_id: str) -> Iterator[StoreSearch]:
-    """Open the search of a data store with boto3's credentials; its errors become errors of a command."""
-    import boto3  # noqa: PLC0415
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-
-    from airlock.clinical.store_search import StoreSearchError  # noqa: PLC0415
-    from airlock.storage.aws import error_code  # noqa: PLC0415
-
-    try:
-        yield connect_search(pipeline, datastore_id, boto3.Session())
-    except StoreSearchError as error:
-        raise UnreachableError(str(error)) from None
-    except (ClientError, BotoCoreError) as error:
-        raise UnreachableError(
-            f"The data store {datastore_id} cannot be searched ({error_code(error)}). Check your AWS credentials, and "
-            f"the region of the pipeline {pipeline.name!r}. What was recorded stays: the same command goes on."
-        ) from None
-
-
-def connect_search(
-    pipeline: Pipeline, datastore_id: str, session: Session, endpoint_url: str | None = None, **settings: Any
-) -> StoreSearch:
+def connect_search(pipeline: Pipeline, datastore_id: str, session: Session, **options: Any) -> StoreSearch:
     """Return the search of a data store that the pipeline names.
 
     Parameters
@@ -115,28 +97,18 @@ def connect_search(
         The pipeline and the data store.
     session
         boto3's credentials.
-    endpoint_url
-        The address of both services, where it is not AWS's.
-    settings
-        Further ones of `botocore.config.Config`.
+    options
+        Those of `boto3.Session.client`, such as ``endpoint_url``.
     """
-    from botocore.config import Config  # noqa: PLC0415
-
     from airlock.clinical.adopt import AllResources  # noqa: PLC0415
-    from airlock.clinical.store_search import StoreSearch as FhirSearch  # noqa: PLC0415
     from airlock.imaging.adopt import ImageSets  # noqa: PLC0415
+    from airlock.storage.requests import RequestMeter  # noqa: PLC0415
 
     (store,) = (store for store in list_stores(pipeline) if store.datastore_id == datastore_id)
-    config = Config(retries={"mode": "adaptive", "max_attempts": 10}, **settings)
-    options = {"region_name": store.region_name, "endpoint_url": endpoint_url, "config": config}
+    options["region_name"] = store.region_name
     if isinstance(pipeline, ImagingPipeline) and store is pipeline.healthimaging:
-        return ImageSets(session.client("medical-imaging", **options), datastore_id)
-    client = session.client("healthlake", **options)
-    url = client.describe_fhir_datastore(DatastoreId=datastore_id)["DatastoreProperties"]["DatastoreEndpoint"]
-    credentials = session.get_credentials()
-    if credentials is None:
-        raise RequestError("There are no AWS credentials. Set them as for the AWS command line.")
-    return AllResources(FhirSearch(f"{url.rstrip('/')}/", credentials, client.meta.region_name))
+        return ImageSets(connect(session, "medical-imaging", **options), datastore_id)
+    return AllResources(connect_fhir(session, datastore_id, RequestMeter(), **options))
 
 
 def tables(found: dict[str, Any]) -> Iterator[Table]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import re
-import secrets
 import time
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,16 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from airlock.records import study_key
 from airlock.storage.s3uri import S3Uri
-from airlock_cli import ledgers, workspaces
-from airlock_cli.errors import RequestError, StoppedError, UnreachableError
+from airlock_cli import ledgers, stores, workspaces
+from airlock_cli.errors import RequestError, StoppedError
 from airlock_cli.show import Table, say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from airlock.ledger import Ledger
     from airlock.pipelines import Pipeline
-    from airlock.stages.reconcile import Comparer, Estimate, Request, Scope
+    from airlock.stages.reconcile import Request
+    from airlock.stages.reconcile_comparer import AnyComparer
+    from airlock.stages.reconcile_scope import Estimate, Scope
+    from airlock.storage.requests import RequestMeter
     from airlock.storage.s3 import S3
     from airlock.storage.workspace import Workspace
 
@@ -49,7 +51,7 @@ def build_scope(
     RequestError
         If the options contradict each other.
     """
-    from airlock.stages.reconcile import PARTS, Scope  # noqa: PLC0415
+    from airlock.stages.reconcile_scope import PARTS, Scope  # noqa: PLC0415
 
     if sum(given is not None for given in (study, patient, sample)) > 1:
         raise RequestError("--study, --patient and --sample exclude each other. Give one of them, or none for all.")
@@ -93,26 +95,17 @@ def _check_scope(pipeline: Pipeline, scope: Scope) -> None:
 @contextmanager
 def _translate_errors() -> Iterator[None]:
     """Turn errors of a comparison into errors of a command; what was compared stays."""
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+    from airlock.stages.reconcile_scope import ReconcileError  # noqa: PLC0415
 
-    from airlock.clinical.store_search import StoreSearchError  # noqa: PLC0415
-    from airlock.stages.reconcile import ReconcileError  # noqa: PLC0415
-    from airlock.stages.reconcile_meter import ServiceRefusedError  # noqa: PLC0415
-    from airlock.storage.aws import error_code  # noqa: PLC0415
-
+    goes_on = "What was compared stays: the same command goes on where it was."
+    advice = f"Check your AWS credentials, region and the rights in iam/reconcile-policy.json. {goes_on}"
     try:
-        yield
+        with stores.translate_errors(advice):
+            yield
     except ReconcileError as error:
         raise RequestError(str(error)) from None
-    except (ServiceRefusedError, StoreSearchError) as error:
-        raise UnreachableError(str(error)) from None
-    except (ClientError, BotoCoreError) as error:
-        raise UnreachableError(
-            f"The data store cannot be read ({error_code(error)}). Check your AWS credentials, region and the rights "
-            f"in iam/reconcile-policy.json. What was compared stays: the same command goes on."
-        ) from None
     except KeyboardInterrupt:
-        raise StoppedError("Stopped. What was compared stays: the same command goes on where it was.") from None
+        raise StoppedError(f"Stopped. {goes_on}") from None
 
 
 def _describe(pipeline: str, found: Estimate) -> dict[str, Any]:
@@ -151,14 +144,14 @@ def reconcile(
         return expected, _compare(known, ledger, comparer, request)
 
 
-def _compare(pipeline: Pipeline, ledger: Ledger, comparer: Comparer, request: Request) -> dict[str, Any]:
+def _compare(pipeline: Pipeline, ledger: Ledger, comparer: AnyComparer, request: Request) -> dict[str, Any]:
     from airlock.stages.reconcile import reconcile as compare  # noqa: PLC0415
     from airlock.stages.reconcile_report import write_report  # noqa: PLC0415
 
     done = compare(ledger, comparer, pipeline.name, request, _Progress())
     with workspaces.open_s3(S3Uri.parse(pipeline.workspace)) as store:
-        unit = "studies" if pipeline.has_studies else "resources"
-        return write_report(ledger, _workspace(pipeline, store, f"reconcile/{done.comparison.number}"), done, unit)
+        folder = _workspace(pipeline, store, f"reconcile/{done.comparison.number}")
+        return write_report(ledger, folder, done, comparer.unit)
 
 
 class _Progress:
@@ -188,20 +181,17 @@ def _say_estimate(found: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _open_comparer(pipeline: Pipeline, ledger: Ledger, rates: tuple[float, float]) -> Iterator[Comparer]:
+def _open_comparer(pipeline: Pipeline, ledger: Ledger, rates: tuple[float, float]) -> Iterator[AnyComparer]:
     """Open the comparison of a pipeline's kind; nothing is asked yet."""
     from airlock.stages.decision_log import open_log  # noqa: PLC0415
-    from airlock.stages.reconcile_meter import Meter  # noqa: PLC0415
     from airlock.stages.reconcile_source import Archive  # noqa: PLC0415
+    from airlock.storage.requests import RequestMeter  # noqa: PLC0415
 
-    with workspaces.open_s3(S3Uri.parse(pipeline.workspace)) as store:
-        archive = Archive(store, Meter("S3", rates[1]))
-
-        def workspace_of(name: str) -> Workspace:
-            return _workspace(pipeline, store, name)
-
-        kept = ledger.journaled_in(open_log(store, pipeline))
-        yield _OPENED[pipeline.kind](pipeline, kept, archive, rates[0], workspace_of)
+    where = S3Uri.parse(pipeline.workspace)
+    with workspaces.open_s3(where) as store, workspaces.open_s3(where, is_patient=True) as objects:
+        kind, compared = _OPENED[pipeline.kind](pipeline, RequestMeter(rates[0]))
+        kept, archive = ledger.journaled_in(open_log(store, pipeline)), Archive(objects, RequestMeter(rates[1]))
+        yield kind(kept, pipeline, compared, archive, lambda name: _workspace(pipeline, store, name))
 
 
 def _workspace(pipeline: Pipeline, store: S3, name: str) -> Workspace:
@@ -211,58 +201,26 @@ def _workspace(pipeline: Pipeline, store: S3, name: str) -> Workspace:
     return Workspace(store, S3Uri.parse(pipeline.workspace).join(pipeline.name, name, ""))
 
 
-def _open_imaging(
-    pipeline: Any, ledger: Ledger, archive: Any, rate: float, workspace_of: Callable[[str], Workspace]
-) -> Comparer:
-    import boto3  # noqa: PLC0415
-    from botocore.config import Config  # noqa: PLC0415
+def _open_imaging(pipeline: Any, meter: RequestMeter) -> tuple[type[AnyComparer], Any]:
+    from boto3 import Session  # noqa: PLC0415
 
     from airlock.imaging.reconcile import ImageSetComparer  # noqa: PLC0415
     from airlock.imaging.reconcile_store import ImageSetStore  # noqa: PLC0415
-    from airlock.stages.reconcile_meter import Meter  # noqa: PLC0415
 
-    once = Config(retries={"total_max_attempts": 1})
-    client = boto3.client("medical-imaging", region_name=pipeline.healthimaging.region_name, config=once)
-    store = ImageSetStore(client, pipeline.datastore_id, Meter("HealthImaging", rate))
-    return ImageSetComparer(
-        ledger, pipeline, store, archive, workspace_of=workspace_of, random_key=lambda: secrets.token_hex(8)
-    )
+    client = stores.connect(Session(), "medical-imaging", region_name=pipeline.healthimaging.region_name)
+    return ImageSetComparer, ImageSetStore(client, pipeline.datastore_id, meter)
 
 
-def _open_clinical(
-    pipeline: Any, ledger: Ledger, archive: Any, rate: float, workspace_of: Callable[[str], Workspace]
-) -> Comparer:
-    import boto3  # noqa: PLC0415
+def _open_resources(pipeline: Any, meter: RequestMeter) -> tuple[type[AnyComparer], Any]:
+    from boto3 import Session  # noqa: PLC0415
 
-    from airlock.ccda.records import FOLDER  # noqa: PLC0415
     from airlock.clinical.reconcile import ResourceComparer  # noqa: PLC0415
-    from airlock.clinical.reconcile_store import ResourceStore  # noqa: PLC0415
-    from airlock.stages.reconcile_meter import Meter  # noqa: PLC0415
 
-    session = boto3.Session(region_name=pipeline.healthlake.region_name)
-    client = session.client("healthlake")
-    found = client.describe_fhir_datastore(DatastoreId=pipeline.datastore_id)["DatastoreProperties"]
-    credentials = session.get_credentials()
-    if credentials is None:
-        raise RequestError("There are no AWS credentials. Set them as for the AWS command line.")
-    url = f"{found['DatastoreEndpoint'].rstrip('/')}/"
-    store = ResourceStore(url, credentials, client.meta.region_name, Meter("HealthLake", rate))
-    return ResourceComparer(
-        ledger,
-        pipeline,
-        store,
-        archive,
-        workspace_of=workspace_of,
-        random_key=lambda: secrets.token_hex(32),
-        folder=FOLDER if pipeline.kind == "ccda" else "",
-    )
+    session = Session(region_name=pipeline.healthlake.region_name)
+    return ResourceComparer, stores.connect_fhir(session, pipeline.datastore_id, meter)
 
 
-_OPENED: dict[str, Callable[..., Comparer]] = {
-    "imaging": _open_imaging,
-    "clinical": _open_clinical,
-    "ccda": _open_clinical,
-}
+_OPENED = {"imaging": _open_imaging, "clinical": _open_resources, "ccda": _open_resources}
 
 
 def tables_of_estimate(found: dict[str, Any]) -> Iterator[Table]:

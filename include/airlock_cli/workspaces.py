@@ -129,16 +129,18 @@ def upload_csv(pipeline: Pipeline, file: Path, check: Callable[[bytes], object])
 
 
 @contextmanager
-def open_s3(where: S3Uri) -> Iterator[S3]:
-    """Open S3; its errors become errors of a command."""
+def open_s3(where: S3Uri, *, is_patient: bool = False) -> Iterator[S3]:
+    """Open S3, waiting out refusals if asked; its errors become errors of a command."""
     import boto3  # noqa: PLC0415  # slow to import, and most commands need none
+    from botocore.config import Config  # noqa: PLC0415
     from botocore.exceptions import BotoCoreError  # noqa: PLC0415
 
+    from airlock.storage.aws import PATIENCE  # noqa: PLC0415
     from airlock.storage.s3 import S3, S3Error  # noqa: PLC0415
 
     fix = "Check your AWS credentials and AWS_ENDPOINT_URL."
     try:
-        yield S3(boto3.Session(), boto3.client("s3"))
+        yield S3(boto3.Session(), boto3.client("s3", config=Config(retries=PATIENCE) if is_patient else None))
     except S3Error as error:
         raise UnreachableError(f"Bucket {where.bucket!r} cannot be used ({error.code}). {fix}") from None
     except BotoCoreError as error:  # boto3 cannot create a client

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import boto3
+from botocore.config import Config
 
 from airlock.ledger import Adoption, Ledger
 from airlock.stages.adopt import adopt
@@ -26,8 +27,9 @@ def adopt_stores(settings: Settings, pipeline: Pipeline) -> None:
             known = ledger.find_store(store.datastore_id)
             if store.aws_conn_id != LOCAL_CONNECTION or (known is not None and known.is_open):
                 continue
+            config = Config(inject_host_prefix=False, proxies={})
             search = connect_search(
-                pipeline, store.datastore_id, session, settings.health_url, inject_host_prefix=False, proxies={}
+                pipeline, store.datastore_id, session, endpoint_url=settings.health_url, config=config
             )
             found = search.find_any()
             if found is None:

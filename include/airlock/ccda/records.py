@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import polars as pl
 
+from airlock.pipelines import CcdaPipeline
 from airlock.records import ARRIVALS, TIMESTAMP, schema
 
-if TYPE_CHECKING:
-    from airlock.pipelines import CcdaPipeline
-
-FOLDER = "fhir"  # the workspace's folder of the stages that import the converted resources
+FOLDER = CcdaPipeline.resources_folder  # the workspace's folder of the stages that import the converted resources
 DOCUMENT = "ClinicalDocument"  # a document's type among the ledger's resources
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from airlock.clinical.records import VERDICTS
-from airlock.pipelines import CcdaPipeline
 from airlock.reasons import Reason
 from airlock.records import schema
 from airlock.stages.plan_impact import Impact, Rule, count_rows, find_past_runs, measure_brake
@@ -22,14 +21,12 @@ if TYPE_CHECKING:
     from airlock.stages.plan_impact import PastRun
     from airlock.storage.s3 import S3
 
-CONVERTED = "fhir"  # the folder of a run's workspace with the resources converted from C-CDA
 _DECIDED = schema(IDENTITY, {"reason": pl.String})
 
 
 def measure_impact(pipeline: ClinicalPipeline, s3: S3, ledger: Ledger) -> Impact:
     """Return how many patients and resources each rule would hold, of what earlier runs and plans have read."""
-    folder = CONVERTED if isinstance(pipeline, CcdaPipeline) else ""
-    past, without = find_past_runs(pipeline, s3, ledger, folder)
+    past, without = find_past_runs(pipeline, s3, ledger, pipeline.resources_folder)
     rules = [_measure_incomplete(pipeline, ledger), _measure_order(past), *measure_brake(pipeline, ledger)]
     return Impact(pipeline.name, pipeline.kind, len(past), without, rules)
 

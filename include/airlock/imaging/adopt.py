@@ -62,30 +62,39 @@ class ImageSets:
 
     def pages(self, position: dict[str, Any] | None) -> Iterator[Page]:
         """Yield image sets in the order of their creation, from the position on."""
-        until = _now()
-        since = datetime.fromisoformat(position["created_at"]) - _SLACK if position else _FIRST
+        for found in self.list_created(position["created_at"] if position else None, PAGE_ROWS):
+            yield _page(found)
+
+    def list_created(self, since: str | None, number: int) -> Iterator[list[dict[str, Any]]]:
+        """Yield the summaries of image sets in the order of their creation, so many at a time, from a time on."""
         found: list[dict[str, Any]] = []
+        for reply in self.search(_created(datetime.fromisoformat(since) - _SLACK if since else _FIRST, _now())):
+            found += reply["imageSetsMetadataSummaries"]
+            if len(found) >= number:
+                yield found
+                found = []
+        if found:
+            yield found
+
+    def search(self, criteria: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the answers of a search, page by page."""
         token: dict[str, str] = {}
         while True:
-            reply = self._ask(since, until, **token)
-            found += reply["imageSetsMetadataSummaries"]
-            token = {"nextToken": reply["nextToken"]} if "nextToken" in reply else {}
-            if found and (len(found) >= PAGE_ROWS or not token):
-                yield _page(found)
-                found = []
-            if not token:
+            reply = self.client.search_image_sets(
+                datastoreId=self.datastore_id, maxResults=PAGE, searchCriteria=criteria, **token
+            )
+            yield reply
+            if not reply.get("nextToken"):
                 return
+            token = {"nextToken": reply["nextToken"]}
 
-    def _ask(self, since: datetime, until: datetime, **token: str) -> dict[str, Any]:
-        created = {"operator": "BETWEEN", "values": [{"createdAt": since}, {"createdAt": until}]}
-        order = {"sortField": "createdAt", "sortOrder": "ASC"}
-        reply: dict[str, Any] = self.client.search_image_sets(
-            datastoreId=self.datastore_id,
-            maxResults=PAGE,
-            searchCriteria={"filters": [created], "sort": order},
-            **token,
-        )
-        return reply
+    def _ask(self, since: datetime, until: datetime) -> dict[str, Any]:
+        return next(self.search(_created(since, until)))
+
+
+def _created(since: datetime, until: datetime) -> dict[str, Any]:
+    created = {"operator": "BETWEEN", "values": [{"createdAt": since}, {"createdAt": until}]}
+    return {"filters": [created], "sort": {"sortField": "createdAt", "sortOrder": "ASC"}}
 
 
 def _page(found: list[dict[str, Any]]) -> Page:

@@ -82,7 +82,7 @@ def _list_checksums(document: dict[str, Any]) -> Iterator[tuple[str, list[int]]]
 def _read(archive: Archive, row: dict[str, Any]) -> list[int] | None:
     """Return the checksums of an object's frames; None if it is not as it was imported, or not in a plain encoding."""
     try:
-        body = archive.read(S3Uri(row["bucket"], row["key"]), row["etag"])
+        body = b"".join(archive.s3.stream(S3Uri(row["bucket"], row["key"]), row["etag"]))
     except S3Error as error:
         if error.code not in _GONE:
             raise

@@ -9,63 +9,34 @@ from __future__ import annotations
 
 import gzip
 import json
-import sqlite3
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
-from airlock.records import TIMESTAMP, schema
-from airlock.stages.reconcile import ReconcileError
+from airlock.imaging.adopt import ImageSets
+from airlock.stages.reconcile_scope import ReconcileError
 from airlock.storage.aws import error_code
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from types import TracebackType
-    from typing import Self
+    from collections.abc import Callable, Iterable, Iterator
 
-    from airlock.stages.reconcile_meter import Meter
+    from airlock.storage.requests import RequestMeter
 
-PAGE = 50  # image sets in an answer of SearchImageSets
-AT_A_TIME = 8  # image sets that are asked at the same time
-LISTED = schema(
+AT_A_TIME = 8  # image sets or studies that are asked at the same time
+LISTED = pl.Schema(
     {
         "image_set_id": pl.String,
         "StudyInstanceUID": pl.String,  # "" where the service does not say it
         "version": pl.Int64,
         "is_primary": pl.Boolean,
-    },
-    {"created_at": TIMESTAMP},
+    }
 )
 _NOT_FOUND = "ResourceNotFoundException"
-_BUSY = frozenset({"ThrottlingException", "InternalServerException", "ServiceUnavailable", "429", "500", "503"})
-_DENIED = frozenset({"AccessDeniedException", "UnrecognizedClientException", "ExpiredTokenException"})
-_CREATE = (
-    "CREATE TABLE listed (image_set_id TEXT PRIMARY KEY, study TEXT NOT NULL, version INTEGER, is_primary INTEGER)",
-    "CREATE INDEX listed_by_study ON listed (study)",
-)
-
-
-class ImagingClient(Protocol):
-    """A boto3 ``medical-imaging`` client, as far as it is needed."""
-
-    def get_datastore(self, **asked: Any) -> dict[str, Any]:
-        """Return a data store's properties."""
-
-    def search_image_sets(self, **asked: Any) -> dict[str, Any]:
-        """Return a page of image sets."""
-
-    def get_image_set(self, **asked: Any) -> dict[str, Any]:
-        """Return an image set's properties."""
-
-    def get_image_set_metadata(self, **asked: Any) -> dict[str, Any]:
-        """Return an image set's metadata document."""
+_BUSY = frozenset({"ThrottlingException", "InternalServerException"})
+ReplyT = TypeVar("ReplyT")
 
 
 @dataclass(frozen=True)
@@ -83,17 +54,19 @@ class ImageSetStore:
     Parameters
     ----------
     client
-        Its errors must be those of the first try: the meter repeats requests.
+        A boto3 client of ``medical-imaging``, which repeats requests by itself.
     datastore_id
         The data store.
     meter
-        Counts and paces the requests.
+        Counts and paces the client's requests.
     """
 
-    def __init__(self, client: ImagingClient, datastore_id: str, meter: Meter) -> None:
+    def __init__(self, client: Any, datastore_id: str, meter: RequestMeter) -> None:
         self.datastore_id = datastore_id
         self.meter = meter
         self._client = client
+        self._sets = ImageSets(client, datastore_id)
+        meter.attach(client)
 
     def check(self) -> None:
         """Refuse a data store that does not exist, is not ACTIVE, or may not be read.
@@ -104,15 +77,16 @@ class ImageSetStore:
             With the remedy.
         """
         try:
-            reply = self._ask("GetDatastore", self._client.get_datastore)
+            reply = self._client.get_datastore(datastoreId=self.datastore_id)
         except ClientError as error:
-            raise self._explain(error) from None
+            if error_code(error) in _BUSY:
+                raise
+            raise self._explain(error_code(error)) from None
         status = reply["datastoreProperties"]["datastoreStatus"]
         if status != "ACTIVE":
             raise ReconcileError(f"The data store {self.datastore_id} is {status}. Reconcile it when it is ACTIVE.")
 
-    def _explain(self, error: ClientError) -> ReconcileError:
-        code = error_code(error)
+    def _explain(self, code: str) -> ReconcileError:
         if code == _NOT_FOUND:
             return ReconcileError(
                 f"There is no data store {self.datastore_id}. Correct healthimaging.datastore_id of the pipeline, or "
@@ -123,146 +97,77 @@ class ImageSetStore:
             f"iam/reconcile-policy.json."
         )
 
-    def list_all(self, since: datetime | None) -> Iterator[pl.DataFrame]:
-        """Yield all image sets by the time of their creation, page by page, as `LISTED`.
+    def list_all(self, since: str | None, number: int) -> Iterator[tuple[pl.DataFrame, str]]:
+        """Yield image sets by the time of their creation as `LISTED`, so many at a time, with the time of the last one.
 
         Parameters
         ----------
         since
             Only those created at or after this time.
+        number
+            Image sets in a frame.
         """
-        start = datetime(2020, 1, 1, tzinfo=UTC) if since is None else since - timedelta(seconds=1)  # it may be rounded
-        created = {
-            "operator": "BETWEEN",
-            "values": [{"createdAt": start}, {"createdAt": datetime.now(UTC) + timedelta(days=1)}],
-        }
-        yield from self._search({"filters": [created], "sort": {"sortField": "createdAt", "sortOrder": "ASC"}})
+        for found in self._sets.list_created(since, number):
+            yield _frame(found), found[-1]["createdAt"].isoformat()
 
-    def list_studies(self, uids: Sequence[str]) -> pl.DataFrame:
+    def list_studies(self, uids: Iterable[str]) -> pl.DataFrame:
         """Return the image sets of these studies, as `LISTED`."""
-        with ThreadPoolExecutor(AT_A_TIME) as pool:
-            return pl.concat([LISTED.to_frame(), *pool.map(self._list_study, uids)])
+        return pl.concat([LISTED.to_frame(), *_ask_all(self._list_study, uids).values()])
 
     def _list_study(self, uid: str) -> pl.DataFrame:
         named = {"operator": "EQUAL", "values": [{"DICOMStudyInstanceUID": uid}]}
-        return pl.concat([LISTED.to_frame(), *self._search({"filters": [named]})])
-
-    def _search(self, criteria: dict[str, Any]) -> Iterator[pl.DataFrame]:
-        asked: dict[str, Any] = {"searchCriteria": criteria, "maxResults": PAGE}
-        while True:
-            reply = self._ask("SearchImageSets", self._client.search_image_sets, **asked)
-            yield pl.DataFrame([_read_summary(item) for item in reply["imageSetsMetadataSummaries"]], LISTED)
-            if not reply.get("nextToken"):
-                return
-            asked["nextToken"] = reply["nextToken"]
+        replies = self._sets.search({"filters": [named]})
+        return _frame([item for reply in replies for item in reply["imageSetsMetadataSummaries"]])
 
     def look_up(self, image_sets: Iterable[str]) -> dict[str, Seen | None]:
         """Return these image sets by GetImageSet; None for those that are gone."""
-        names = list(dict.fromkeys(image_sets))
-        with ThreadPoolExecutor(AT_A_TIME) as pool:
-            return dict(zip(names, pool.map(self._look_up, names), strict=True))
+        return _ask_all(self._look_up, image_sets)
 
     def _look_up(self, image_set_id: str) -> Seen | None:
-        try:
-            reply = self._ask("GetImageSet", self._client.get_image_set, imageSetId=image_set_id)
-        except ClientError as error:
-            if error_code(error) != _NOT_FOUND:
-                raise
-            return None
-        if reply["imageSetState"] == "DELETED":
+        reply = self._ask(self._client.get_image_set, image_set_id)
+        if reply is None or reply["imageSetState"] == "DELETED":
             return None
         return Seen(reply["imageSetState"], int(reply["versionId"]), reply.get("isPrimary"))
 
     def read(self, image_sets: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Return the metadata documents of these image sets; empty for one that is gone."""
-        names = list(dict.fromkeys(image_sets))
-        with ThreadPoolExecutor(AT_A_TIME) as pool:
-            return dict(zip(names, pool.map(self._read, names), strict=True))
+        return _ask_all(self._read, image_sets)
 
     def _read(self, image_set_id: str) -> dict[str, Any]:
-        try:
-            reply = self._ask("GetImageSetMetadata", self._client.get_image_set_metadata, imageSetId=image_set_id)
-        except ClientError as error:
-            if error_code(error) != _NOT_FOUND:
-                raise
+        reply = self._ask(self._client.get_image_set_metadata, image_set_id)
+        if reply is None:
             return {}
         body = reply["imageSetMetadataBlob"].read()
         document: dict[str, Any] = json.loads(gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body)
         return document
 
-    def _ask(self, operation: str, call: Any, **asked: Any) -> Any:
-        return self.meter.ask(operation, lambda: call(datastoreId=self.datastore_id, **asked), _is_busy)
+    def _ask(self, call: Any, image_set_id: str) -> dict[str, Any] | None:
+        """Return the answer about an image set; None if it is gone."""
+        try:
+            reply: dict[str, Any] = call(datastoreId=self.datastore_id, imageSetId=image_set_id)
+        except ClientError as error:
+            if error_code(error) != _NOT_FOUND:
+                raise
+            return None
+        return reply
 
 
-def _is_busy(error: Exception) -> bool:
-    """Return whether a later try may succeed; the service does not answer, or refuses."""
-    return isinstance(error, BotoCoreError) or (isinstance(error, ClientError) and error_code(error) in _BUSY)
+def _ask_all(ask: Callable[[str], ReplyT], names: Iterable[str]) -> dict[str, ReplyT]:
+    """Return an answer by name, of which several are asked for at a time."""
+    asked = list(dict.fromkeys(names))
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        return dict(zip(asked, pool.map(ask, asked), strict=True))
 
 
-def _read_summary(item: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "image_set_id": item["imageSetId"],
-        "StudyInstanceUID": item.get("DICOMTags", {}).get("DICOMStudyInstanceUID", ""),
-        "version": item.get("version"),
-        "is_primary": item.get("isPrimary"),
-        "created_at": item.get("createdAt"),
-    }
-
-
-class Listing:
-    """The listed image sets of a whole data store, by study, on the local disk. A context manager.
-
-    The file is deleted at the end: it has the UIDs of all studies.
-    """
-
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="airlock-")
-        self._connection = sqlite3.connect(Path(self._folder.name) / "listed.db", isolation_level=None)
-        self._connection.execute("PRAGMA journal_mode = OFF")
-        self._connection.execute("PRAGMA synchronous = OFF")
-        for statement in _CREATE:
-            self._connection.execute(statement)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._connection.close()
-        self._folder.cleanup()
-
-    def add(self, rows: pl.DataFrame) -> None:
-        """Add rows of `LISTED`; an image set that was listed twice counts as the later row says."""
-        self._connection.execute("BEGIN")
-        self._connection.executemany(
-            "INSERT OR REPLACE INTO listed VALUES (?, ?, ?, ?)", rows.drop("created_at").iter_rows()
+def _frame(summaries: list[dict[str, Any]]) -> pl.DataFrame:
+    """Return image sets of an answer of SearchImageSets, as `LISTED`."""
+    rows = [
+        (
+            item["imageSetId"],
+            item.get("DICOMTags", {}).get("DICOMStudyInstanceUID", ""),
+            item.get("version"),
+            item.get("isPrimary"),
         )
-        self._connection.execute("COMMIT")
-
-    def count(self) -> int:
-        """Return the number of image sets."""
-        (number,) = self._connection.execute("SELECT count(*) FROM listed").fetchone()
-        return int(number)
-
-    def find_studies(self, uids: Sequence[str]) -> pl.DataFrame:
-        """Return the image sets of these studies, as `LISTED`."""
-        return self._find("study", uids)
-
-    def find_sets(self, image_sets: Sequence[str]) -> pl.DataFrame:
-        """Return those of these image sets that were listed, as `LISTED`."""
-        return self._find("image_set_id", image_sets)
-
-    def studies(self, after: str, limit: int) -> list[str]:
-        """Return the next StudyInstanceUIDs after one, in order."""
-        query = "SELECT DISTINCT study FROM listed WHERE study > ? ORDER BY study LIMIT ?"
-        return [uid for (uid,) in self._connection.execute(query, (after, limit))]
-
-    def _find(self, column: str, values: Sequence[str]) -> pl.DataFrame:
-        query = f"SELECT * FROM listed WHERE {column} IN (SELECT value FROM json_each(?))"  # noqa: S608 - our own names
-        with closing(self._connection.execute(query, (json.dumps(list(values)),))) as found:
-            rows = [
-                (name, study, version, None if primary is None else bool(primary), None)
-                for name, study, version, primary in found
-            ]
-        return pl.DataFrame(rows, LISTED, orient="row")
+        for item in summaries
+    ]
+    return pl.DataFrame(rows, LISTED, orient="row")

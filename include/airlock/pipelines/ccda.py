@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -43,6 +43,8 @@ class Transformation(Settings):
 
 class CcdaPipeline(ClinicalPipeline):
     """A C-CDA pipeline: a clinical pipeline whose resources come from a conversion."""
+
+    resources_folder: ClassVar[str] = "fhir"
 
     kind: Literal["ccda"] = Field(description="the kind of data that the pipeline imports")  # type: ignore[assignment]  # narrower than the parent's
     preview: bool = Field(False, description="must be true: AWS's conversion is a preview, see docs/clinical.md")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -132,6 +132,8 @@ class ClinicalAudit(Settings):
 
 class ClinicalPipeline(Pipeline):
     """A clinical pipeline."""
+
+    resources_folder: ClassVar[str] = ""  # of a run's workspace: the datasets about the resources that it imports
 
     kind: Literal["clinical"] = Field(description="the kind of data that the pipeline imports")
     risk: Risk

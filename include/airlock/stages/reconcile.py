@@ -8,123 +8,24 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from airlock.ledger.columns import ComparisonKind, FindingKind
-from airlock.ledger.comparisons import FOUND
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from airlock.ledger import Ledger
     from airlock.ledger.comparisons import Comparison
-    from airlock.stages.reconcile_meter import Meter
+    from airlock.stages.reconcile_comparer import AnyComparer
+    from airlock.stages.reconcile_scope import Page, Scope
+    from airlock.storage.requests import RequestMeter
 
-STORE, SOURCE, EVIDENCE = "store", "source", "evidence"
-PARTS = (STORE, SOURCE, EVIDENCE)
 LEAST_FORGOTTEN = 10_000  # instances that are forgotten without a question, and
 FORGOTTEN_SHARE = 0.01  # of what was released, if that is more
-
-
-class ReconcileError(RuntimeError):
-    """A reconciliation cannot be done as asked; nothing was compared."""
-
-
-@dataclass(frozen=True)
-class Scope:
-    """What is compared: everything, a sample, or one study or patient."""
-
-    subject: str | None = None  # a study key, or Patient/<id>
-    sample: int | None = None  # number of studies or resources
-    parts: tuple[str, ...] = PARTS
-    content: bool = False  # whether the content of each image set or resource is read
-    pixels: bool = False  # whether the pixels of each instance are compared with those of its object
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether everything is compared."""
-        return self.subject is None and self.sample is None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the scope as the ledger keeps it: an interrupted comparison goes on with the same scope only."""
-        given = {"subject": self.subject, "sample": self.sample, "parts": sorted(self.parts), "content": self.content}
-        given |= {"pixels": self.pixels or None}
-        return {name: value for name, value in given.items() if value is not None}
-
-
-@dataclass(frozen=True)
-class Expected:
-    """Requests that a reconciliation is going to make."""
-
-    what: str
-    number: int
-    per_second: float
-    cost: float | None  # None if the price is unknown
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """The requests of a reconciliation, and what to know of them."""
-
-    requests: tuple[Expected, ...]
-    currency: str
-    notes: tuple[str, ...] = ()
-
-    @property
-    def seconds(self) -> float:
-        """The time that the requests need at least."""
-        return sum(one.number / one.per_second for one in self.requests)
-
-
-@dataclass(frozen=True)
-class Page:
-    """A part of a comparison; when it is recorded, the comparison goes on at its position."""
-
-    position: Any
-    counts: dict[str, int]
-    found: pl.DataFrame = field(default_factory=FOUND.to_frame)
-    compared: tuple[str, ...] = ()  # study keys or patients of which everything was compared
-    left_out: dict[str, str] = field(default_factory=dict)  # study keys or patients, with the reason
-    found_again: tuple[str, ...] = ()  # subjects that an earlier comparison missed
-
-
-class Comparer(Protocol):
-    """The part of a reconciliation that each kind of pipeline does for itself."""
-
-    @property
-    def datastore_id(self) -> str:
-        """The data store."""
-
-    @property
-    def meters(self) -> Sequence[Meter]:
-        """The meters that count its requests."""
-
-    def check(self) -> None:
-        """Refuse a data store that does not exist or may not be read.
-
-        Raises
-        ------
-        ReconcileError
-            With the remedy.
-        """
-
-    def estimate(self, scope: Scope) -> Estimate:
-        """Return the requests that the comparison will need."""
-
-    def kinds(self, scope: Scope) -> tuple[FindingKind, ...]:
-        """Return the kinds of differences that a comparison of this scope finds."""
-
-    def pages(self, comparison: int, scope: Scope, position: Any) -> Iterator[Page]:
-        """Yield the comparison from a position on; None is the beginning."""
-
-    def count_missing(self, comparison: int) -> int:
-        """Return how many instances or resources that the comparison missed still count as stored."""
-
-    def forget_missing(self, comparison: int) -> int:
-        """Let what the comparison missed no longer count as stored; return its number."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +49,7 @@ class Reconciliation:
 
 def reconcile(
     ledger: Ledger,
-    comparer: Comparer,
+    comparer: AnyComparer,
     pipeline: str,
     request: Request,
     progress: Callable[[dict[str, Any]], None] = lambda _: None,
@@ -208,7 +109,7 @@ def _begin(ledger: Ledger, pipeline: str, datastore_id: str, request: Request) -
     )
 
 
-def _close(ledger: Ledger, comparer: Comparer, comparison: Comparison, page: Page, request: Request) -> int:
+def _close(ledger: Ledger, comparer: AnyComparer, comparison: Comparison, page: Page, request: Request) -> int:
     """Close what a page shows to be gone, keep what it had to leave out, and return the number of closed findings."""
     store, person = comparer.datastore_id, request.asked_by
     ledger.keep_findings(comparison, list(page.left_out))
@@ -222,7 +123,7 @@ def _close(ledger: Ledger, comparer: Comparer, comparison: Comparison, page: Pag
     return closed + ledger.close_unseen_of(comparison, page.compared, kinds, person)
 
 
-def _close_rest(ledger: Ledger, comparer: Comparer, comparison: Comparison, request: Request) -> int:
+def _close_rest(ledger: Ledger, comparer: AnyComparer, comparison: Comparison, request: Request) -> int:
     """Close at the end what was not found again; return the number of closed findings.
 
     A sample closes no losses, since it does not look for them.
@@ -241,7 +142,7 @@ def _find_limit(ledger: Ledger, datastore_id: str, pipeline: str, request: Reque
     return max(LEAST_FORGOTTEN, int(released * FORGOTTEN_SHARE))
 
 
-def _add(counts: dict[str, Any], page: Page, meters: Sequence[Meter], seconds: float) -> dict[str, Any]:
+def _add(counts: dict[str, Any], page: Page, meters: Sequence[RequestMeter], seconds: float) -> dict[str, Any]:
     """Return the counts after a page."""
     groups = {
         "findings": dict(page.found["kind"].value_counts().iter_rows()),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from airlock.stages.reconcile_source import Evidence, describe_lacking, find_lacking
+from airlock.ledger.columns import FindingKind
+from airlock.stages.reconcile_source import REQUESTS_IN_FLIGHT
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from airlock.ledger import Ledger
-    from airlock.pipelines import Pipeline
+    from airlock.pipelines import ClinicalPipeline, ImagingPipeline
     from airlock.stages.reconcile_source import Archive
 
 KEPT_ANSWERS = 50_000  # batches of which it is remembered whether their output is there
@@ -24,12 +26,8 @@ class EvidenceFiles:
 
     Parameters
     ----------
-    ledger, archive
-        The ledger, and S3.
-    pipeline
-        The pipeline with the workspace.
-    datastore_id
-        The data store of the contracts.
+    ledger, archive, pipeline
+        The ledger, S3, and the pipeline with the workspace.
     manifests
         The names that the manifest of a job may have in its output folder.
     folder
@@ -40,15 +38,13 @@ class EvidenceFiles:
         self,
         ledger: Ledger,
         archive: Archive,
-        pipeline: Pipeline,
-        *,
-        datastore_id: str,
+        pipeline: ImagingPipeline | ClinicalPipeline,
         manifests: tuple[str, ...],
-        folder: str = "",
+        folder: str,
     ) -> None:
         self._ledger = ledger
-        self._archive = archive
-        self._datastore_id = datastore_id
+        self._s3 = archive.s3
+        self._datastore_id = pipeline.datastore_id
         self._pipeline = pipeline.name
         self._root = S3Uri.parse(pipeline.workspace).join(pipeline.name)
         self._manifests = manifests
@@ -58,12 +54,10 @@ class EvidenceFiles:
     def find_lacking_contracts(self, subject_keys: pl.Series) -> Iterator[dict[str, Any]]:
         """Yield the findings about released contracts of these subjects whose file is gone."""
         payloads = self._ledger.find_payloads(self._datastore_id, subject_keys)
-        asked = [
-            Evidence(f"contract of {key} in {pipeline}", key, (S3Uri.parse(address),))
-            for key, pipeline, address in payloads.filter(pl.col("pipeline") == self._pipeline).iter_rows()
-        ]
-        for one in find_lacking(self._archive, asked):
-            yield describe_lacking(one.name, one.study_key, "the contract's file is gone")
+        own = payloads.filter(pl.col("pipeline") == self._pipeline)
+        lacking = own.filter(self._find_lacking((S3Uri.parse(address),) for address in own["payload_uri"]))
+        for key in lacking["subject_key"]:
+            yield describe_lacking(f"contract of {key} in {self._pipeline}", key, "the contract's file is gone")
 
     def find_lacking_outputs(self, batches: pl.DataFrame) -> Iterator[dict[str, Any]]:
         """Yield the findings about batches whose job has no output: in its own folder, or kept in the run's workspace.
@@ -85,15 +79,26 @@ class EvidenceFiles:
             self._jobs.clear()
         asked = batch_ids.filter(~batch_ids.is_in(list(self._jobs)))
         outputs = self._ledger.find_outputs(asked).drop_nulls("job_id")
-        evidence = [Evidence(row["batch_id"], "", self._places(row)) for row in outputs.iter_rows(named=True)]
-        lacking = {one.name for one in find_lacking(self._archive, evidence)}
-        self._jobs |= dict.fromkeys(asked, False) | {one.name: one.name not in lacking for one in evidence}
+        lacking = outputs.filter(self._find_lacking(map(self._places, outputs.iter_rows(named=True))))["batch_id"]
+        self._jobs |= dict.fromkeys(asked, False) | dict.fromkeys(outputs["batch_id"], True)
+        self._jobs |= dict.fromkeys(lacking, False)
 
     def _places(self, row: dict[str, Any]) -> tuple[S3Uri, ...]:
-        kept = self._root.join(row["run_key"], self._folder) if self._folder else self._root.join(row["run_key"])
+        kept = self._root.join(row["run_key"], *([self._folder] if self._folder else []), "outputs")
         own = S3Uri.parse(row["output_uri"])
         return (
-            kept.join("outputs", f"{row['batch_id']}.parquet"),
+            kept.join(f"{row['batch_id']}.parquet"),
             *(own.join(name) for name in self._manifests),
-            kept.join("outputs", f"{row['batch_id']}.json"),
+            kept.join(f"{row['batch_id']}.json"),
         )
+
+    def _find_lacking(self, evidence: Iterable[tuple[S3Uri, ...]]) -> pl.Series:
+        """Return of each evidence whether S3 has none of its addresses."""
+        with ThreadPoolExecutor(REQUESTS_IN_FLIGHT) as pool:
+            found = pool.map(lambda addresses: not any(map(self._s3.exists, addresses)), evidence)
+            return pl.Series(list(found), dtype=pl.Boolean)
+
+
+def describe_lacking(name: str, study_key: str, found: str) -> dict[str, Any]:
+    """Return the finding about evidence that is gone, named for people."""
+    return {"kind": FindingKind.NO_EVIDENCE.value, "subject": name, "study_key": study_key, "found": found}

@@ -1,35 +1,25 @@
-"""The side of S3 in a reconciliation: the objects of released arrivals, and the files on which contracts rest."""
+"""The objects of released arrivals in a reconciliation."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from airlock.ledger.columns import FindingKind
 from airlock.ledger.comparisons import FOUND
-from airlock.storage.s3 import S3Error
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from airlock.ledger import Ledger
-    from airlock.stages.reconcile_meter import Meter
+    from airlock.storage.requests import RequestMeter
     from airlock.storage.s3 import S3
 
 REQUESTS_IN_FLIGHT = 16
-_BUSY = frozenset({"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "500", "502", "503", "504"})
-
-
-class Evidence(NamedTuple):
-    """A file on which a contract rests."""
-
-    name: str  # what it is, for people
-    study_key: str
-    addresses: tuple[S3Uri, ...]  # one of them is enough
 
 
 class Archive:
@@ -38,37 +28,20 @@ class Archive:
     Parameters
     ----------
     s3
-        The account with the source and the workspace.
+        The account with the source and the workspace; its client repeats requests by itself.
     meter
         Counts and paces the requests.
     """
 
-    def __init__(self, s3: S3, meter: Meter) -> None:
+    def __init__(self, s3: S3, meter: RequestMeter) -> None:
         self.s3 = s3
         self.meter = meter
-
-    def find(self, address: S3Uri) -> dict[str, Any] | None:
-        """Return the object under a key, as `S3.find`; None if there is none."""
-        return self.meter.ask("HeadObject", lambda: self.s3.find(address), _is_busy)
-
-    def read(self, address: S3Uri, etag: str) -> bytes:
-        """Return the content of an object that still has this etag.
-
-        Raises
-        ------
-        S3Error
-            If it is gone or was replaced, or cannot be read.
-        """
-        return self.meter.ask("GetObject", lambda: b"".join(self.s3.stream(address, etag)), _is_busy)
+        meter.attach(s3.client)
 
     def find_all(self, addresses: Iterable[S3Uri]) -> list[dict[str, Any] | None]:
         """Return the objects under these keys, several at a time."""
         with ThreadPoolExecutor(REQUESTS_IN_FLIGHT) as pool:
-            return list(pool.map(self.find, addresses))
-
-
-def _is_busy(error: Exception) -> bool:
-    return isinstance(error, S3Error) and error.code in _BUSY
+            return list(pool.map(self.s3.find, addresses))
 
 
 def compare_objects(
@@ -122,24 +95,5 @@ def _finding(kind: FindingKind, row: dict[str, Any], found: str | None) -> dict[
         "study_key": row["study_key"],
         "arrival_id": row["arrival_id"],
         "expected": f"etag {row['etag']}",
-        "found": found,
-    }
-
-
-def find_lacking(archive: Archive, evidence: Iterable[Evidence]) -> list[Evidence]:
-    """Return the evidence of which S3 has none of the addresses."""
-    asked = list(evidence)
-    with ThreadPoolExecutor(REQUESTS_IN_FLIGHT) as pool:
-        there = pool.map(lambda one: any(archive.find(address) is not None for address in one.addresses), asked)
-        return [one for one, is_there in zip(asked, there, strict=True) if not is_there]
-
-
-def describe_lacking(name: str, study_key: str, found: str) -> dict[str, Any]:
-    """Return the finding about evidence that is gone, as `FOUND` without the columns that it does not need."""
-    return {
-        "kind": FindingKind.NO_EVIDENCE.value,
-        "subject": name,
-        "study_key": study_key,
-        "expected": None,
         "found": found,
     }

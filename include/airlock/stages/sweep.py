@@ -30,7 +30,7 @@ from airlock.stages.sweep_files import SweepFiles, name_sweep
 from airlock.stages.sweep_report import describe_caution, make_report
 from airlock.stages.sweep_source import open_source
 from airlock.stages.sweep_work import OVERDUE, VANISHED, YOUNG, Asked, Counts, Sweeping, Swept, first_folder
-from airlock.storage.requests import RequestCounter
+from airlock.storage.requests import RequestMeter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +67,7 @@ def sweep(pipeline: Pipeline, s3: S3, ledger: Ledger, asked_by: str, *, dry_run:
     LedgerError
         If another process goes on with the same sweep.
     """
-    with RequestCounter(s3.client) as requests:
+    with RequestMeter().attached(s3.client) as requests:
         work = _begin(pipeline, s3, ledger, asked_by, dry_run=dry_run)
         before = Counter(work.counts.requests)
         for position in _compare_listing(work):

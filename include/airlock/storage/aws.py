@@ -7,6 +7,7 @@ name. So do the DEBUG logs, and urllib3's warning about a header that it cannot 
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
@@ -15,6 +16,9 @@ from urllib3.exceptions import HTTPError
 
 # urllib3's own errors are raised by a body that is read after the call.
 AWS_ERRORS = (ClientError, BotoCoreError, Boto3Error, ResponseParserError, HTTPError)
+
+# botocore's retries of a command that reads a whole data store: after refusals it lowers the rate, and raises it again.
+PATIENCE: Final = {"mode": "adaptive", "total_max_attempts": 12}
 
 for _name in ("botocore", "boto3", "s3transfer", "aiobotocore"):
     logging.getLogger(_name).setLevel(logging.INFO)

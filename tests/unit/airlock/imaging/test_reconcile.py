@@ -8,7 +8,7 @@ import polars as pl
 
 from airlock.imaging.reconcile_content import compare_content
 from airlock.imaging.reconcile_sets import find_candidates, group_sets, judge
-from airlock.imaging.reconcile_store import LISTED, Listing, Seen
+from airlock.imaging.reconcile_store import LISTED, Seen
 from airlock.ledger.reconciled import STORED
 from airlock.records import CONTRACTS, study_key
 
@@ -19,7 +19,7 @@ def stored(*rows: dict[str, Any]) -> pl.DataFrame:
 
 
 def listed(*rows: tuple[str, str, int | None, bool | None]) -> pl.DataFrame:
-    return pl.DataFrame([(*row, None) for row in rows], LISTED, orient="row")
+    return pl.DataFrame(rows, LISTED, orient="row")
 
 
 INSTANCES = stored({"SOPInstanceUID": "1.1", "arrival_id": "a"}, {"SOPInstanceUID": "1.2", "image_set_version": 2})
@@ -111,13 +111,3 @@ def test_another_patient_and_other_frames_are_other_content() -> None:
         ("other_content", "1.2"),
     ]
     assert differences(document("1.1", "1.2", frames=0), frames="1") == []  # not extracted: the service has warned
-
-
-def test_a_listing_is_found_by_study_and_by_image_set() -> None:
-    with Listing() as listing:
-        listing.add(listed(("x", "1", 1, True), ("y", "2", None, None)))
-        listing.add(listed(("x", "1", 2, False)))
-        assert listing.find_studies(["1", "3"]).rows() == [("x", "1", 2, False, None)]
-        assert listing.find_sets(["y", "z"]).rows() == [("y", "2", None, None, None)]
-        assert listing.studies("", 10) == ["1", "2"]
-        assert listing.studies("1", 10) == ["2"]
