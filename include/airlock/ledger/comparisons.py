@@ -23,7 +23,7 @@ from airlock.ledger.frames import fetch, fetch_frames, insert_missing, select_sc
 from airlock.records import TIMESTAMP, digest, schema
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
     from sqlalchemy import ColumnElement, Connection, Row, Table
 
@@ -179,6 +179,7 @@ class Comparisons(Store):
         pipeline: str | None = None,
         datastore_id: str | None = None,
         has_ended: bool | None = None,
+        scope: dict[str, Any] | None = None,
     ) -> Comparison | None:
         """Return the newest comparison of a kind; None if there is none.
 
@@ -190,12 +191,11 @@ class Comparisons(Store):
             Only of this pipeline, or this data store.
         has_ended
             Only one that has ended, or has not.
+        scope
+            Only one of this scope.
         """
-        conditions = [comparisons.c.kind == kind.value]
-        if pipeline is not None:
-            conditions.append(comparisons.c.pipeline == pipeline)
-        if datastore_id is not None:
-            conditions.append(comparisons.c.datastore_id == datastore_id)
+        named = {"kind": kind.value, "pipeline": pipeline, "datastore_id": datastore_id, "scope": _to_json(scope)}
+        conditions = [comparisons.c[name] == value for name, value in named.items() if value is not None]
         if has_ended is not None:
             ended = comparisons.c.ended_at
             conditions.append(ended.is_not(None) if has_ended else ended.is_(None))
@@ -208,7 +208,7 @@ class Comparisons(Store):
         pipeline: str | None = None,
         datastore_id: str | None = None,
         comparison: int | None = None,
-        only_open: bool = True,
+        closed_since: datetime | None = None,
     ) -> Iterator[pl.DataFrame]:
         """Yield findings as `FINDINGS`, frame by frame, by number.
 
@@ -220,14 +220,13 @@ class Comparisons(Store):
             Only about this pipeline, or this data store.
         comparison
             Only what the comparison of this number was the last to find.
-        only_open
-            Whether closed ones are left out.
+        closed_since
+            Only those that were closed since then, instead of the open ones.
         """
         conditions = _about(kinds, pipeline, datastore_id)
         if comparison is not None:
             conditions.append(findings.c.comparison_id == comparison)
-        if only_open:
-            conditions.append(_IS_OPEN)
+        conditions.append(_IS_OPEN if closed_since is None else findings.c.closed_at >= closed_since)
         statement = select(*(findings.c[name] for name in FINDINGS)).where(*conditions).order_by(findings.c.id)
         with self._reading() as connection:
             yield from fetch_frames(connection, statement, FINDINGS)
@@ -239,8 +238,10 @@ class Comparisons(Store):
         with self._reading() as connection:
             return fetch(connection, statement, OPEN_FINDINGS).sort("kind")
 
-    def close_unseen(self, comparison: Comparison, *kinds: FindingKind, closed_by: str) -> int:
-        """Close what earlier comparisons have found and this one has not; only for one that has compared everything.
+    def close_unseen(
+        self, comparison: Comparison, *kinds: FindingKind, closed_by: str, study_keys: Sequence[str] | None = None
+    ) -> int:
+        """Close what earlier comparisons have found and this one has not, of what it has compared.
 
         Parameters
         ----------
@@ -250,15 +251,26 @@ class Comparisons(Store):
             The kinds that it has compared.
         closed_by
             The run or the person.
+        study_keys
+            The studies or patients that it has compared; None if it has compared everything.
 
         Returns
         -------
         int
             The number of findings.
         """
-        before = findings.c.comparison_id < comparison.number
+        conditions = [*_about_comparison(comparison), _among(kinds), findings.c.comparison_id < comparison.number]
+        if study_keys is not None:
+            conditions.append(findings.c.study_key.in_(study_keys))
         with self._writing(SCOPE) as connection:
-            return _close(connection, closed_by, *_about_comparison(comparison), _among(kinds), before)
+            return _close(connection, closed_by, *conditions)
+
+    def keep_findings(self, comparison: Comparison, study_keys: Sequence[str]) -> None:
+        """Keep the open findings about studies or patients that a reconciliation had to leave out."""
+        about = *_about_comparison(comparison), findings.c.study_key.in_(study_keys)
+        with self._writing(SCOPE) as connection:
+            kept = update(findings).where(_IS_OPEN, *about).values(comparison_id=comparison.number)
+            connection.execute(kept)
 
     def close_findings(
         self, subjects: pl.Series, *kinds: FindingKind, pipeline: str | None, datastore_id: str | None, closed_by: str

@@ -8,23 +8,20 @@ and the findings keep their facts until a redrive has imported them again.
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from sqlalchemy import and_, delete, exists, func, insert, or_, select, union, update
 
 from airlock.ledger import clock
-from airlock.ledger.columns import ComparisonKind, DecisionKind, FindingKind, InstanceState
+from airlock.ledger.columns import DecisionKind, FindingKind, InstanceState
 from airlock.ledger.comparison_tables import comparisons, findings, foreign_sets
-from airlock.ledger.comparisons import FINDINGS
 from airlock.ledger.comparisons import SCOPE as FINDINGS_SCOPE
 from airlock.ledger.database import Store
 from airlock.ledger.decision_tables import decisions
 from airlock.ledger.frames import (
     fetch,
     fetch_by_values,
-    fetch_frames,
     insert_missing,
     select_schema,
     stage,
@@ -49,11 +46,7 @@ from airlock.ledger.words import latest_word
 from airlock.records import Disposition, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from sqlalchemy import ColumnElement
-
-    from airlock.ledger.comparisons import Comparison
 
 STORED = pl.Schema(
     {
@@ -107,19 +100,6 @@ class Reconciled(Store):
             }
             objects, size = connection.execute(select(*sums).where(*released)).one()
         return counts | {"objects": int(objects), "bytes": int(size)}
-
-    def unfinished_reconciliation(self, pipeline: str, datastore_id: str, scope: dict[str, Any]) -> int | None:
-        """Return the number of the newest reconciliation of this scope that has not ended; None if all have."""
-        statement = select(comparisons.c.id).where(
-            comparisons.c.kind == ComparisonKind.RECONCILE.value,
-            comparisons.c.pipeline == pipeline,
-            comparisons.c.datastore_id == datastore_id,
-            comparisons.c.scope == json.dumps(scope, sort_keys=True),
-            comparisons.c.ended_at.is_(None),
-        )
-        with self._reading() as connection:
-            number = connection.scalar(statement.order_by(comparisons.c.id.desc()).limit(1))
-        return None if number is None else int(number)
 
     def stored_studies(self, datastore_id: str, after: str, limit: int) -> list[str]:
         """Return the next StudyInstanceUIDs with instances or a contract in a data store, in the database's order.
@@ -352,45 +332,6 @@ class Reconciled(Store):
         with self._reading() as connection:
             return fetch(connection, statement.order_by(findings.c.subject).limit(limit), LOST)
 
-    def keep_findings(self, comparison: Comparison, study_keys: Sequence[str]) -> None:
-        """Keep the open findings about studies or patients that a reconciliation had to leave out."""
-        if study_keys:
-            with self._writing(FINDINGS_SCOPE) as connection:
-                connection.execute(
-                    update(findings)
-                    .where(_IS_OPEN, *_about(comparison), findings.c.study_key.in_(study_keys))
-                    .values(comparison_id=comparison.number)
-                )
-
-    def close_unseen_of(
-        self, comparison: Comparison, study_keys: Sequence[str], kinds: Sequence[FindingKind], closed_by: str
-    ) -> int:
-        """Close what earlier reconciliations found about studies or patients and this one did not; return the number.
-
-        Parameters
-        ----------
-        comparison
-            The reconciliation.
-        study_keys
-            The study keys or patients of which it has compared everything.
-        kinds
-            The kinds of differences that it would have found.
-        closed_by
-            The person.
-        """
-        about = *_about(comparison), findings.c.study_key.in_(study_keys)
-        unseen = findings.c.comparison_id < comparison.number, findings.c.kind.in_([kind.value for kind in kinds])
-        values = {"closed_at": datetime.now(UTC), "closed_by": closed_by}
-        with self._writing(FINDINGS_SCOPE) as connection:
-            return connection.execute(update(findings).where(_IS_OPEN, *about, *unseen).values(values)).rowcount
-
-    def find_closed(self, comparison: Comparison) -> Iterator[pl.DataFrame]:
-        """Yield the findings that were closed since a reconciliation began, as `FINDINGS`, frame by frame."""
-        closed = *_about(comparison), findings.c.closed_at >= comparison.began_at
-        statement = select(*(findings.c[name] for name in FINDINGS)).where(*closed).order_by(findings.c.id)
-        with self._reading() as connection:
-            yield from fetch_frames(connection, statement, FINDINGS)
-
     def count_missing(self, comparison: int) -> int:
         """Return how many instances that a reconciliation missed still count as stored."""
         with self._reading() as connection:
@@ -453,10 +394,6 @@ class Reconciled(Store):
             whole = known.where(verdicts.c.series_instance_uid.is_not(None)).subquery()
             constants = {"datastore_id": datastore_id, "state": InstanceState.IMPORTED.value}
             return insert_missing(connection, instances, whole, ["SOPInstanceUID", "datastore_id"], **constants)
-
-
-def _about(comparison: Comparison) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    return findings.c.pipeline == comparison.pipeline, findings.c.datastore_id == comparison.datastore_id
 
 
 def _is_missed(comparison: int) -> ColumnElement[bool]:

@@ -96,23 +96,17 @@ def reconcile(
 
 def _begin(ledger: Ledger, pipeline: str, datastore_id: str, request: Request) -> Comparison:
     """Return the interrupted comparison of the same scope, or a new one."""
-    scope = request.scope.as_json()
-    number = ledger.unfinished_reconciliation(pipeline, datastore_id, scope)
-    begun = None if number is None else ledger.comparison(number)
-    return begun or ledger.begin_comparison(
-        ComparisonKind.RECONCILE,
-        scope,
-        pipeline=pipeline,
-        datastore_id=datastore_id,
-        is_dry=False,
-        asked_by=request.asked_by,
-    )
+    kind, scope = ComparisonKind.RECONCILE, request.scope.as_json()
+    named = {"pipeline": pipeline, "datastore_id": datastore_id}
+    begun = ledger.last_comparison(kind, scope=scope, has_ended=False, **named)
+    return begun or ledger.begin_comparison(kind, scope, is_dry=False, asked_by=request.asked_by, **named)
 
 
 def _close(ledger: Ledger, comparer: AnyComparer, comparison: Comparison, page: Page, request: Request) -> int:
     """Close what a page shows to be gone, keep what it had to leave out, and return the number of closed findings."""
     store, person = comparer.datastore_id, request.asked_by
-    ledger.keep_findings(comparison, list(page.left_out))
+    if page.left_out:
+        ledger.keep_findings(comparison, list(page.left_out))
     subjects = pl.Series(page.found_again, dtype=pl.String)
     missing = FindingKind.MISSING_IN_STORE
     about = {"pipeline": comparison.pipeline, "datastore_id": store}
@@ -120,7 +114,7 @@ def _close(ledger: Ledger, comparer: AnyComparer, comparison: Comparison, page: 
     if request.scope.is_whole:
         return closed
     kinds = [kind for kind in comparer.kinds(request.scope) if kind is not missing]  # losses are looked for at the end
-    return closed + ledger.close_unseen_of(comparison, page.compared, kinds, person)
+    return closed + ledger.close_unseen(comparison, *kinds, closed_by=person, study_keys=page.compared)
 
 
 def _close_rest(ledger: Ledger, comparer: AnyComparer, comparison: Comparison, request: Request) -> int:
@@ -131,8 +125,8 @@ def _close_rest(ledger: Ledger, comparer: AnyComparer, comparison: Comparison, r
     kinds, subject, person = comparer.kinds(request.scope), request.scope.subject, request.asked_by
     if request.scope.is_whole:
         return ledger.close_unseen(comparison, *kinds, closed_by=person)
-    losses = [kind for kind in kinds if kind is FindingKind.MISSING_IN_STORE]
-    return ledger.close_unseen_of(comparison, [subject], losses, person) if subject is not None else 0
+    losses = [kind for kind in kinds if kind is FindingKind.MISSING_IN_STORE and subject is not None]
+    return ledger.close_unseen(comparison, *losses, closed_by=person, study_keys=[subject or ""])
 
 
 def _find_limit(ledger: Ledger, datastore_id: str, pipeline: str, request: Request) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -13,8 +14,6 @@ from airlock.records import schema
 from airlock.stages.reporting import cells_to_csv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from airlock.ledger import Ledger
     from airlock.stages.reconcile import Reconciliation
     from airlock.storage.workspace import Workspace
@@ -118,28 +117,22 @@ def _describe_sample(size: int, differing: int, unit: str) -> dict[str, Any]:
 
 def _write_findings(ledger: Ledger, workspace: Workspace, done: Reconciliation) -> tuple[str, int, dict[str, int]]:
     """Write the findings, and return the address, the number of rows, and the numbers of closed findings by kind."""
-    rows = [schema(FINDINGS, {"state": pl.String}).to_frame()]
-    closed: dict[str, int] = {}
-    for state, frames in (("open", _find_open(ledger, done)), ("closed", _find_closed(ledger, done))):
+    comparison = done.comparison
+    rows, closed = [schema(FINDINGS, {"state": pl.String}).to_frame()], Counter[str]()
+    for state, frames in {
+        "open": ledger.find_findings(comparison=comparison.number),
+        "closed": ledger.find_findings(
+            pipeline=comparison.pipeline, datastore_id=comparison.datastore_id, closed_since=comparison.began_at
+        ),
+    }.items():
         for frame in frames:
-            if state == "closed":
-                for kind, number in frame["kind"].value_counts().iter_rows():
-                    closed[kind] = closed.get(kind, 0) + number
+            closed.update(frame["kind"] if state == "closed" else ())
             room = MOST_LISTED - sum(one.height for one in rows)
             rows.append(frame.head(max(0, room)).with_columns(state=pl.lit(state)))
+    sentences = {kind.value: text for kind, text in SENTENCES.items()}
     listed = pl.concat(rows).with_columns(
         pl.col("found_at").dt.to_string("iso:strict"),
-        what_to_do=pl.col("kind").replace_strict(
-            {kind.value: text for kind, text in SENTENCES.items()}, default=None, return_dtype=pl.String
-        ),
+        what_to_do=pl.col("kind").replace_strict(sentences, default=None, return_dtype=pl.String),
     )
     text = cells_to_csv(listed.select(COLUMNS))
-    return workspace.write_text("findings.csv", text, "text/csv"), listed.height, closed
-
-
-def _find_open(ledger: Ledger, done: Reconciliation) -> Iterator[pl.DataFrame]:
-    return ledger.find_findings(comparison=done.comparison.number)
-
-
-def _find_closed(ledger: Ledger, done: Reconciliation) -> Iterator[pl.DataFrame]:
-    return ledger.find_closed(done.comparison)
+    return workspace.write_text("findings.csv", text, "text/csv"), listed.height, dict(closed)

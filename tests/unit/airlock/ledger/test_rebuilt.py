@@ -263,7 +263,7 @@ def test_times_are_those_of_the_first_time(kept: Ledger, shelf: Shelf, tmp_path:
 # and findings (done again), data stores (concluded), and the rebuild's own; and a part of the claim, which is kept.
 NOT_KEPT = {
     *("lease_due", "mark_all_sent", "renew_leases", "return_leases", "requeue", "_mark"),
-    *("begin_comparison", "_write", "close_unseen", "close_findings", "keep_findings", "close_unseen_of"),
+    *("begin_comparison", "_write", "close_unseen", "close_findings", "keep_findings"),
     *("note_store", "note_settled_store", "close_stores", "record_rebuilt_stores"),
     *("begin_rebuild", "move_rebuild", "end_rebuild", "record_sends", "repeat_removal"),
     "_claim_listing",

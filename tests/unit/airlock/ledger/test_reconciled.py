@@ -135,7 +135,7 @@ def test_losses_that_another_pipeline_found_are_left_to_it(stored: Ledger) -> No
     )
     assert stored.find_open_losses(other.number, 10).is_empty()
     stored.keep_findings(other, [KEY])
-    assert stored.close_unseen_of(other, [KEY], [FindingKind.MISSING_IN_STORE], "an operator") == 0
+    assert stored.close_unseen(other, FindingKind.MISSING_IN_STORE, closed_by="an operator", study_keys=[KEY]) == 0
     assert stored.find_open_losses(reconciliation(stored).number, 10).height == 1
 
 
@@ -143,28 +143,22 @@ def test_findings_of_studies_that_were_left_out_are_kept(stored: Ledger) -> None
     miss(stored, "a", "b")
     later = reconciliation(stored)
     stored.keep_findings(later, [KEY])
-    kinds = [FindingKind.MISSING_IN_STORE]
-    assert stored.close_unseen_of(later, [KEY], kinds, "an operator") == 0
+    by = {"closed_by": "an operator", "study_keys": [KEY]}
+    assert stored.close_unseen(later, FindingKind.MISSING_IN_STORE, **by) == 0
     latest = reconciliation(stored)
-    assert stored.close_unseen_of(latest, ["another study"], kinds, "an operator") == 0
-    assert stored.close_unseen_of(latest, [KEY], kinds, "an operator") == 2
-    (closed,) = stored.find_closed(latest)
+    assert stored.close_unseen(latest, FindingKind.MISSING_IN_STORE, **by | {"study_keys": ["another study"]}) == 0
+    assert stored.close_unseen(latest, FindingKind.MISSING_IN_STORE, **by) == 2
+    (closed,) = stored.find_findings(closed_since=latest.began_at)
     assert set(closed["closed_by"]) == {"an operator"}
 
 
 def test_an_unfinished_reconciliation_is_found_by_its_scope(ledger: Ledger) -> None:
-    begun = ledger.begin_comparison(
-        ComparisonKind.RECONCILE,
-        {"sample": 3},
-        pipeline=NIGHTLY,
-        datastore_id=STORE,
-        is_dry=False,
-        asked_by="an operator",
-    )
-    assert ledger.unfinished_reconciliation(NIGHTLY, STORE, {"sample": 3}) == begun.number
-    assert ledger.unfinished_reconciliation(NIGHTLY, STORE, {"sample": 4}) is None
+    kind, about = ComparisonKind.RECONCILE, {"pipeline": NIGHTLY, "datastore_id": STORE}
+    begun = ledger.begin_comparison(kind, {"sample": 3}, is_dry=False, asked_by="an operator", **about)
+    assert ledger.last_comparison(kind, has_ended=False, scope={"sample": 3}, **about) == begun
+    assert ledger.last_comparison(kind, has_ended=False, scope={"sample": 4}, **about) is None
     ledger.end_comparison(begun, {})
-    assert ledger.unfinished_reconciliation(NIGHTLY, STORE, {"sample": 3}) is None
+    assert ledger.last_comparison(kind, has_ended=False, scope={"sample": 3}, **about) is None
 
 
 def test_objects_that_are_arrivals_are_known_whatever_became_of_them(stored: Ledger) -> None:
