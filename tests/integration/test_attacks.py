@@ -26,7 +26,7 @@ from pydicom.filewriter import write_dataset
 from pydicom.tag import Tag
 
 from airlock.ledger import upgrade
-from airlock.ledger.database import Store
+from airlock.ledger.database import Scope, Store
 from airlock.storage.s3 import S3
 from tests.chain import BUCKETS, DATASTORE, Chain, Place, pipeline
 from tests.dicom_files import ct, delivery, sop_uid
@@ -246,10 +246,10 @@ def crash_after(patch: pytest.MonkeyPatch, number: int) -> None:
     real_writing = Store._writing
 
     @contextmanager
-    def writing(self: Store, *scopes: str) -> Iterator[Any]:
+    def writing(self: Store, *scopes: Scope) -> Iterator[Any]:
         with real_writing(self, *scopes) as connection:
             yield connection
-        written(", ".join(scopes))
+        written(", ".join(map(str, scopes)))
 
     for name in ("put", "copy", "delete"):
         patch.setattr(S3, name, wrapped(name))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from airlock.ccda.records import DOCUMENT, FOLDER, VERDICTS, name_document_store
-from airlock.ledger.gates import SCOPE
+from airlock.ledger.gates import scope
 from airlock.reasons import Reason
 from airlock.records import Disposition, Gate, Verdict, schema
 from airlock.stages.auditing import is_open
@@ -84,7 +84,7 @@ def _record_approval(run: Run[CcdaPipeline], review: Review) -> None:
     decide(
         *(run.s3, run.pipeline, run.ledger),
         lambda ledger: ledger.override_holds(datastore, run.key, subjects, *by),
-        SCOPE,
+        scope(datastore),
     )
 
 

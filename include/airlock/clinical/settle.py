@@ -17,7 +17,7 @@ import polars as pl
 from airlock.clinical import gate
 from airlock.clinical.contracts import ClinicalContract, complete, draft, renew
 from airlock.clinical.open_resources import find_doubts, find_held, note_open
-from airlock.ledger import arrivals, contracts, gates, resources
+from airlock.ledger import arrivals, contracts, gates, open_resources
 from airlock.ledger.columns import OpenState
 from airlock.ledger.open_resources import FOUND_OPEN
 from airlock.reasons import Reason
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from airlock.storage.spool import Spool
 
 _RESOURCE = ["resource_type", "resource_id"]
-_SCOPES = (gates.SCOPE, contracts.SCOPE, resources.SCOPE)
+_SCOPES = (gates.scope, contracts.scope, open_resources.scope)
 _STOPPED = [OpenState.REFUSED.value, OpenState.STOPPED.value]
 
 
@@ -123,7 +123,8 @@ def settle(run: Run[ClinicalPipeline], decided: Decided) -> None:
 
 def record_held(run: Run[ClinicalPipeline], held: Iterable[pl.DataFrame]) -> None:
     """Record the gates of a run whose books do not balance: all is held, and the run keeps its claims."""
-    with run.workspace.writer("contracts", CONTRACTS), run.ledger.at_once(gates.SCOPE) as ledger:
+    scope = gates.scope(run.pipeline.datastore_id)
+    with run.workspace.writer("contracts", CONTRACTS), run.ledger.at_once(scope) as ledger:
         _record_gates(run, ledger, held)
 
 
@@ -149,7 +150,8 @@ def _settle_with(
             contracts.add(completed)
             messages.add(write_payloads(run, completed))
         name, store = run.pipeline.name, run.pipeline.datastore_id
-        with run.ledger.at_once(arrivals.scope(name), *_SCOPES) as ledger:
+        scopes = (scope(store) for scope in _SCOPES)
+        with run.ledger.at_once(arrivals.scope(name), *scopes) as ledger:
             _need_unchanged(run, ledger, decided)
             _record_resources(run, ledger, decided)
             _need_foreseen(run, ledger, decided, facts, found)

@@ -21,7 +21,7 @@ from airlock.imaging.contracts import StudyContract
 from airlock.imaging.fhir.imaging_study import to_ndjson
 from airlock.imaging.fhir.publishing import read_publishing
 from airlock.imaging.fhir.study import build_publication, name_resources
-from airlock.ledger.resources import SCOPE as RESOURCES_SCOPE
+from airlock.ledger.open_resources import scope
 from airlock.records import CONTRACTS, OUTCOMES, Outcome, schema
 from airlock.stages.auditing import is_open
 from airlock.stages.batches import INDEX, Batch, find_begun_batches
@@ -341,7 +341,7 @@ def _record_outcomes(run: Run, partitions: Partitions, accounts: Accounts) -> It
         decided = outcomes.join(outcomes.filter(is_open()), on=_KEY, how="anti", maintain_order="left")
         # Of a resource that was sent twice, the data store holds the later content, unless that was rejected.
         last = decided.sort(~refused, maintain_order=True).unique(_KEY, keep="last", maintain_order=True)
-        with run.ledger.at_once(RESOURCES_SCOPE) as ledger:
+        with run.ledger.at_once(scope(datastore)) as ledger:
             ledger.record_imported_resources(datastore, run.key, last.filter(is_stored))
             ledger.drop_resource_claims(datastore, run.key, last.filter(refused).select(_KEY))
             ledger.forget_resources(datastore, run.key, last.filter(~is_stored & ~refused).select(_KEY))

@@ -11,7 +11,7 @@ from airlock.ledger.arrival_states import arrival_states as states
 from airlock.ledger.arrivals import study_key_of
 from airlock.ledger.columns import FindingKind, InstanceState
 from airlock.ledger.comparison_tables import findings
-from airlock.ledger.database import Store
+from airlock.ledger.database import PartScope, Store
 from airlock.ledger.frames import fetch, fetch_by_values, insert_missing, stage, uid_frame
 from airlock.ledger.generations import STOPPED
 from airlock.ledger.journal import journaled
@@ -38,6 +38,11 @@ SCOPE = "contracts"
 _HELD_FOR_THE_STUDY = tuple(reason.value for reason in HELD_FOR_THE_STUDY)
 _ARRIVAL = and_(states.c.pipeline == instances.c.pipeline, states.c.arrival_id == instances.c.arrival_id)
 _WAITS_FOR_A_PERSON = and_(states.c.disposition == Disposition.HELD.value, states.c.reason.not_in(_HELD_FOR_THE_STUDY))
+
+
+def scope(datastore_id: str) -> PartScope:
+    """Return the lock scope of writers of a data store's contracts; see `database.writing`."""
+    return PartScope(SCOPE, datastore_id)
 
 
 class Contracts(Store):
@@ -68,7 +73,7 @@ class Contracts(Store):
         polars.DataFrame
             The result of *revise*.
         """
-        with self._writing(SCOPE) as connection:
+        with self._writing(scope(datastore_id)) as connection:
             need_run(connection, run_key)
             completed = revise(_fetch_contracts(connection, datastore_id, subjects))
             kept = completed.with_columns(patient=pl.col("contract").str.json_path_match("$.fhir.Patient"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,7 +17,7 @@ from airlock.ledger.journal import Entry
 from airlock.records import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from sqlalchemy import URL
 
@@ -27,8 +28,36 @@ CACHE_KIB = 65_536  # SQLite's default of 2 MiB makes a large delivery's inserts
 _POSTGRES = {"postgres", "postgresql", "postgresql+psycopg2"}
 _SQLITE = {"sqlite", "sqlite+pysqlite"}
 # In the order of the array: a thousand locks, each by a statement of its own, would take longer than most transactions.
-_LOCK = text("SELECT pg_advisory_xact_lock(key) FROM unnest(CAST(:keys AS bigint[])) AS locked (key)")
+_LOCK = text(
+    "SELECT CASE WHEN shared THEN pg_advisory_xact_lock_shared(key) ELSE pg_advisory_xact_lock(key) END"
+    " FROM unnest(CAST(:keys AS bigint[]), CAST(:shared AS boolean[])) AS locked (key, shared)"
+)
 _SECRETS = ("password", "sslpassword")  # libpq accepts these in the query of an address too
+
+
+@dataclass(frozen=True)
+class PartScope:
+    """A part of a lock scope, for example the gates of one data store.
+
+    Its writers wait for those of the same part, and for those that lock the whole, as versions before this class do.
+    """
+
+    whole: str
+    part: str
+
+    def __str__(self) -> str:
+        """Return the name of the part."""
+        return f"{self.whole} of {self.part}"
+
+
+Scope = str | PartScope
+
+
+def _order_locks(scopes: Iterable[Scope]) -> dict[int, bool]:
+    """Return the keys of the locks in the order in which every writer takes them, each with whether it is shared."""
+    wholes = {scope.whole: True for scope in scopes if isinstance(scope, PartScope)}
+    named = wholes | {str(scope): False for scope in scopes}
+    return dict(sorted((int(digest("airlock ledger", name, length=15), 16), shared) for name, shared in named.items()))
 
 
 def parse_url(text: str) -> URL:
@@ -85,7 +114,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 @contextmanager
-def writing(engine: Engine, *scopes: str) -> Iterator[Connection]:
+def writing(engine: Engine, *scopes: Scope) -> Iterator[Connection]:
     """Open a transaction that writes; no other writer of its scopes runs at the same time.
 
     On PostgreSQL an advisory lock separates the writers of a scope, on SQLite the write lock separates all writers. So
@@ -96,7 +125,7 @@ def writing(engine: Engine, *scopes: str) -> Iterator[Connection]:
     engine
         The ledger's engine.
     scopes
-        Names of what is written, for example ``arrivals of nightly``.
+        Names of what is written, for example ``arrivals of nightly``, or parts of it.
     """
     with (
         translate_errors(shown_address(engine)),
@@ -104,8 +133,8 @@ def writing(engine: Engine, *scopes: str) -> Iterator[Connection]:
         connection.begin(),
     ):
         if connection.dialect.name == "postgresql":
-            keys = sorted(int(digest("airlock ledger", scope, length=15), 16) for scope in scopes)
-            connection.execute(_LOCK, {"keys": keys})
+            locks = _order_locks(scopes)
+            connection.execute(_LOCK, {"keys": list(locks), "shared": list(locks.values())})
         yield connection
 
 
@@ -151,7 +180,7 @@ class Store:
         self,
         engine: Engine,
         connection: Connection | None = None,
-        scopes: Collection[str] | None = (),
+        scopes: Collection[Scope] | None = (),
         journal: Journal | None = None,
         entry: Entry | None = None,
     ) -> None:
@@ -166,7 +195,7 @@ class Store:
         return type(self)(self._engine, journal=journal)
 
     @contextmanager
-    def at_once(self, *scopes: str, covered: Collection[str] = (), keep_first: bool = False) -> Iterator[Self]:
+    def at_once(self, *scopes: Scope, covered: Collection[str] = (), keep_first: bool = False) -> Iterator[Self]:
         """Open one transaction that writes, and yield the ledger whose methods all work in it.
 
         Parameters
@@ -220,13 +249,17 @@ class Store:
             yield connection
 
     @contextmanager
-    def _writing(self, *scopes: str) -> Iterator[Connection]:
+    def _writing(self, *scopes: Scope) -> Iterator[Connection]:
         if self._connection is None:
             with writing(self._engine, *scopes) as connection:
                 yield connection
                 clock.end_call(connection)
             return
-        unlocked = set() if self._scopes is None else set(scopes) - self._scopes
+        unlocked = {str(scope) for scope in scopes if not self._has_locked(scope)}
         if unlocked:  # to lock them now, out of order, could end in a deadlock
             raise ValueError(f"the transaction has not locked {', '.join(sorted(unlocked))}: name them in at_once")
         yield self._connection
+
+    def _has_locked(self, scope: Scope) -> bool:
+        whole = scope.whole if isinstance(scope, PartScope) else scope
+        return self._scopes is None or not self._scopes.isdisjoint((scope, whole))

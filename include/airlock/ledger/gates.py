@@ -12,7 +12,7 @@ from sqlalchemy import and_, case, exists, func, insert, literal, or_, select, u
 
 from airlock.ledger import clock
 from airlock.ledger.columns import DecisionKind
-from airlock.ledger.database import Store
+from airlock.ledger.database import PartScope, Store
 from airlock.ledger.decision_tables import decisions
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, insert_missing, select_schema, stage, stage_values
@@ -55,6 +55,11 @@ SCOPE = "gates"
 _IS_OVERRIDE = decisions.c.kind == DecisionKind.OVERRIDE.value
 # The columns of the decision log that hold what an override says.
 _LOGGED = {"findings": "seen", "overridden_by": "decided_by", "override_reason": "why", "overridden_at": "decided_at"}
+
+
+def scope(datastore_id: str) -> PartScope:
+    """Return the lock scope of writers of a data store's gates and of their overrides; see `database.writing`."""
+    return PartScope(SCOPE, datastore_id)
 
 
 def overridden(held: FromClause) -> Exists:
@@ -124,7 +129,7 @@ class Gates(Store):
             If a subject has no known gate or more than one, or the run is unknown.
         """
         frame = _shape_gates(decided)
-        with self._writing(SCOPE) as connection:
+        with self._writing(scope(datastore_id)) as connection:
             need_run(connection, run_key)
             rows = stage(connection, frame, GATES, ["subject"])
             now = clock.now()
@@ -159,7 +164,7 @@ class Gates(Store):
         """
         _need_person_and_reason(person, why)
         answer = {"kind": DecisionKind.OVERRIDE.value, "decided_by": person, "why": why}
-        with self._writing(SCOPE) as connection:
+        with self._writing(scope(datastore_id)) as connection:
             rows = stage_values(connection, subjects, "subject")
             held = and_(_is_gate_of(datastore_id, run_key, rows), gates.c.gate == Gate.HOLD)
             not_held = connection.scalar(select(func.count()).select_from(rows).where(~exists().where(held)))
@@ -198,7 +203,7 @@ class Gates(Store):
         """
         _need_person_and_reason(person, why)
         written = holds.with_columns(pl.col("reasons").list.join(","))
-        with self._writing(SCOPE) as connection:
+        with self._writing(scope(datastore_id)) as connection:
             need_run(connection, run_key)
             rows = stage(connection, written, _HOLDS, ["subject"])
 

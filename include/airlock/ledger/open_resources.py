@@ -12,7 +12,7 @@ import polars as pl
 from sqlalchemy import and_, case, delete, exists, func, literal, null, or_, select, update
 
 from airlock.ledger.columns import OpenState
-from airlock.ledger.database import Store
+from airlock.ledger.database import PartScope, Store
 from airlock.ledger.frames import fetch, insert_missing, select_schema, stage, stage_values
 from airlock.ledger.journal import journaled
 from airlock.ledger.runs import need_run
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Column, ColumnElement, Connection, Exists, FromClause, Select, Table
 
-SCOPE = "resources"  # of all writers to resources and open resources
+SCOPE = "resources"
 OPEN = pl.Schema(
     dict.fromkeys(
         (
@@ -42,6 +42,11 @@ FOUND_OPEN = pl.Schema(dict(OPEN) | {"run_key": pl.String, "pipeline": pl.String
 _RESOURCE = ("resource_id", "resource_type")
 _KEY = (*_RESOURCE, "datastore_id")
 _IN_STORE = open_resources.c.state.in_((OpenState.DOUBTFUL.value, OpenState.HELD.value))
+
+
+def scope(datastore_id: str) -> PartScope:
+    """Return the lock scope of writers of a data store's resources and open resources; see `database.writing`."""
+    return PartScope(SCOPE, datastore_id)
 
 
 def _is_of(rows: FromClause, datastore_id: str) -> ColumnElement[bool]:
@@ -125,7 +130,7 @@ class OpenResources(Store):
             Whether the run's earlier notes that are not repeated go.
         """
         frames = (select_schema(frame, OPEN).unique(_RESOURCE, keep="first", maintain_order=True) for frame in rows)
-        with self._writing(SCOPE) as connection:
+        with self._writing(scope(datastore_id)) as connection:
             pipeline = need_run(connection, run_key).pipeline
             staged = stage(connection, frames, OPEN, _RESOURCE)
             ours = open_resources.c.run_key == run_key
@@ -148,7 +153,7 @@ class OpenResources(Store):
         same = (resources.c[name] == open_resources.c[name] for name in _KEY)
         brought = exists().where(*same, resources.c.run_key == run_key, resources.c.content_digest.is_not(None))
         of_others = and_(open_resources.c.datastore_id == datastore_id, open_resources.c.run_key != run_key)
-        with self._writing(SCOPE) as connection:
+        with self._writing(scope(datastore_id)) as connection:
             return connection.execute(delete(open_resources).where(of_others, brought)).rowcount
 
     def open_of_patients(self, datastore_id: str, patients: pl.Series, except_run: str | None = None) -> pl.DataFrame:

@@ -17,7 +17,7 @@ from airlock.ledger.comparison_tables import findings, foreign_sets
 from airlock.ledger.database import Store
 from airlock.ledger.frames import fetch, insert_missing, stage, stage_values
 from airlock.ledger.journal import journaled
-from airlock.ledger.open_resources import SCOPE
+from airlock.ledger.open_resources import scope
 from airlock.ledger.tables import contracts, open_resources, resources
 from airlock.records import Disposition
 
@@ -148,7 +148,7 @@ class ReconciledResources(Store):
     @journaled()
     def forget_lost_resources(self, missed: pl.DataFrame) -> int:
         """Let these resources no longer count as stored; see `forget_missing_resources`."""
-        with self._writing(SCOPE) as connection:
+        with self._writing(*map(scope, missed["datastore_id"].unique())) as connection:
             rows = stage(connection, missed, missed.schema, _RESOURCE)
             forgotten = and_(_is_free(), exists(select(rows.c.name).where(_is_of_row(rows))))
             doubtful: dict[str, ColumnElement[Any]] = {
@@ -163,7 +163,7 @@ class ReconciledResources(Store):
     @journaled()
     def restore_resources(self, datastore_id: str, names: pl.Series) -> int:
         """Restore resources (``Type/id``) that were missed and are in the data store after all; return their number."""
-        with self._writing(SCOPE) as connection:
+        with self._writing(scope(datastore_id)) as connection:
             rows = _stage_names(connection, names)
             of_row = and_(
                 open_resources.c.datastore_id == datastore_id,

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 from sqlalchemy import and_, delete, func, literal, select, update
 
 from airlock.ledger import instances as of_instances
-from airlock.ledger import resources as of_resources
 from airlock.ledger.arrivals import is_settled, scope
 from airlock.ledger.columns import InstanceState, ResolutionState
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import stage_query
 from airlock.ledger.journal import journaled
+from airlock.ledger.open_resources import SCOPE as RESOURCES
 from airlock.ledger.open_resources import keep_clocks
 from airlock.ledger.owed import OBJECTS, owe, return_owed
+from airlock.ledger.resources import end_claims
 from airlock.ledger.runs import need_run
 from airlock.ledger.tables import (
     arrivals,
@@ -110,7 +111,7 @@ class Release(Store):
         LedgerError
             If the run has import jobs and unsettled arrivals: only its audit can find out what was imported.
         """
-        with self._writing(scope(pipeline), of_instances.SCOPE, of_resources.SCOPE) as connection:
+        with self._writing(scope(pipeline), of_instances.SCOPE, RESOURCES) as connection:
             need_run(connection, run_key, pipeline)
             unsettled = and_(arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key, ~is_settled(arrivals))
             started = _count_rows(connection, jobs.c.run_key == run_key)
@@ -124,7 +125,7 @@ class Release(Store):
             is_redrive = _count_rows(connection, redrives.c.run_key == run_key) > 0
             _undo_redrive(connection, pipeline, run_key, unsettled)
             if not started:
-                of_resources.end_claims(connection, resources.c.claimed_by == run_key)
+                end_claims(connection, resources.c.claimed_by == run_key)
             return _give_back(connection, pipeline, run_key, unsettled, is_redrive=is_redrive)
 
     @journaled()
@@ -151,7 +152,7 @@ class Release(Store):
         LedgerError
             If a job may still be running: it would overwrite what another run imports.
         """
-        with self._writing(of_resources.SCOPE) as connection:
+        with self._writing(RESOURCES) as connection:
             need_run(connection, run_key, pipeline)
             claims = resources.c.claimed_by == run_key
             if not jobs_ended and _count_rows(connection, claims):
@@ -159,7 +160,7 @@ class Release(Store):
             if _count_rows(connection, jobs.c.run_key == run_key):
                 keep_clocks(connection, claims, run_key, pipeline)
                 return connection.execute(delete(resources).where(claims)).rowcount
-            return of_resources.end_claims(connection, claims)
+            return end_claims(connection, claims)
 
 
 def release_run(ledger: Release, pipeline: str, run_key: str, *, jobs_ended: bool) -> list[str]:

@@ -19,8 +19,7 @@ from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, fetch_frames, insert_missing, select_schema, stage
 from airlock.ledger.journal import journaled
-from airlock.ledger.open_resources import SCOPE as OPEN_SCOPE
-from airlock.ledger.open_resources import doubted_since, is_staged, keep_clocks, unknown_contents
+from airlock.ledger.open_resources import doubted_since, is_staged, keep_clocks, scope, unknown_contents
 from airlock.ledger.runs import AUDITED, need_run
 from airlock.ledger.tables import arrivals, jobs, resources, runs
 from airlock.records import TIMESTAMP, schema
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Column, ColumnElement, Connection, Select, Table
 
     Frames = pl.DataFrame | Iterable[pl.DataFrame]
-
-SCOPE = OPEN_SCOPE
 
 CLAIMS = pl.Schema(
     {
@@ -211,7 +208,7 @@ class Resources(Store):
             select_schema(rows, CLAIMS).unique(_RESOURCE, keep="first", maintain_order=True).rename(_CLAIM)
             for rows in _frames(claims)
         )
-        with self._writing(SCOPE) as connection:
+        with self._writing(scope(datastore_id)) as connection:
             need_run(connection, run_key, pipeline)
             rows = stage(connection, wanted, _CLAIM_ROWS, _RESOURCE)
             _need_arrivals(connection, pipeline, run_key, rows.c.claimed_arrival_id)
@@ -327,7 +324,7 @@ class Resources(Store):
             `CONFIRMED`: the contents with their new clocks. One that has changed since, or has another clock than
             ``known_clock``, stays as it is.
         """
-        with self._writing(SCOPE) as connection:
+        with self._writing(scope(datastore_id)) as connection:
             staged = stage(connection, select_schema(rows, CONFIRMED).unique(_RESOURCE), CONFIRMED, _RESOURCE)
             is_same = and_(
                 is_staged(staged, datastore_id),
@@ -379,7 +376,7 @@ class Resources(Store):
             written.
         """
         frames = map(_shape_imports, _frames(rows))
-        with self._writing(SCOPE) as connection:
+        with self._writing(scope(datastore_id)) as connection:
             pipeline = need_run(connection, run_key).pipeline
             staged = stage(connection, frames, IMPORTS, _RESOURCE)
             _need_arrivals(connection, pipeline, run_key, staged.c.arrival_id)
@@ -414,7 +411,7 @@ class Resources(Store):
             The number of forgotten resources.
         """
         brought = and_(resources.c.claimed_by.is_(None), resources.c.run_key == run_key)
-        with self._writing(SCOPE) as connection:
+        with self._writing(scope(datastore_id)) as connection:
             rows = _stage_resources(connection, keys)
             forgotten = and_(or_(resources.c.claimed_by == run_key, brought), _exists_staged(rows, datastore_id))
             keep_clocks(connection, forgotten, run_key, need_run(connection, run_key).pipeline)
@@ -434,6 +431,6 @@ class Resources(Store):
         int
             The number of ended claims.
         """
-        with self._writing(SCOPE) as connection:
+        with self._writing(scope(datastore_id)) as connection:
             rows = _stage_resources(connection, keys)
             return end_claims(connection, and_(resources.c.claimed_by == run_key, _exists_staged(rows, datastore_id)))

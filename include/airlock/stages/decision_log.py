@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from airlock.ledger import Ledger
+    from airlock.ledger.database import Scope
     from airlock.pipelines import Pipeline
     from airlock.storage.s3 import S3
 
@@ -33,7 +34,7 @@ def open_log(s3: S3, pipeline: Pipeline) -> FolderJournal:
     return FolderJournal(s3, S3Uri.parse(pipeline.workspace).join(pipeline.name, FOLDER, ""))
 
 
-def decide(s3: S3, pipeline: Pipeline, ledger: Ledger, record: Callable[[Ledger], T], *scopes: str) -> T:
+def decide(s3: S3, pipeline: Pipeline, ledger: Ledger, record: Callable[[Ledger], T], *scopes: Scope) -> T:
     """Record a person's decision in the ledger, after its copy was written below the pipeline's workspace.
 
     Parameters

@@ -120,7 +120,7 @@ def record_review(run: Run[Pipeline], review: Review, reasons: Collection[str] =
     decide(
         *(run.s3, run.pipeline, run.ledger),
         lambda ledger: ledger.override_findings(store, run.key, chosen, **by, at=when),
-        gates.SCOPE,
+        gates.scope(store),
     )
     return chosen.height
 
