@@ -10,6 +10,7 @@ from abc import abstractmethod
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException
 
 from airlock.pipelines import Brake, ClinicalPipeline, ImagingPipeline
@@ -24,20 +25,28 @@ if TYPE_CHECKING:
     from airlock.stages.brake import Finding
 
 GO_ON, STOP = "Go on", "Stop the run"
+_NUMBER = Param(
+    None,
+    type=["null", "integer"],
+    title="Number of the question",
+    description="Leave it empty for question 1. If the task was cleared and asks another one, its log names the number "
+    "and the counts: Airflow shows the first text again.",
+)
 QUESTION = Question(
     GO_ON,
     STOP,
     "let the run go on?",
     "Why the run goes on or stops, and what you checked.",
     answered_by="answer_brake",
+    fields={"question": _NUMBER},
 )
 _TASKS = {"import": "Nothing of this run has been imported.", "route": "Nothing of this run is settled or sent."}
 _ADVICE = (
     "**Stop the run** if the cause can be cured, for example a key, a role or a broken export: cure it, then clear "
     "the task parse with its downstream, or give the files back with `airlock ledger release`.\n\n"
     "**Go on** if the numbers are right. It needs a reason; an answer without one is rejected, and this question is "
-    "then open again. docs/operations.md says more. The counts are those of the first question; the task's log has the "
-    "latest."
+    "then open again. docs/operations.md says more. If the task is cleared and asks another question, this text stays: "
+    "read that question in the task's log, and write its number into the form."
 )
 
 BrakedT = TypeVar("BrakedT", bound=ImagingPipeline | ClinicalPipeline)
@@ -78,9 +87,10 @@ class BrakedOperator(StageOperator[BrakedT]):
         """
         from airlock.stages.brake import describe
 
-        told = describe(run, finding)
+        told = f"Question {finding.number}: {describe(run, finding)}"
         self.log.warning("The run has stopped and asks a person: %s", told)
-        notify_once(self.pipeline, "brake", context, f"{told} The run asks whether to go on: Required Actions.")
+        about = "" if finding.number == 1 else str(finding.number)
+        notify_once(self.pipeline, "brake", context, f"{told} The run asks whether to go on: Required Actions.", about)
         lines = (told, _TASKS[finding.gate], more, _ADVICE)
         # Airflow keeps gate and result in its database. The finding, which may name a site, stays in the workspace.
         kept = {"gate": finding.gate, "result": result}
@@ -96,13 +106,18 @@ class BrakedOperator(StageOperator[BrakedT]):
         """
         from airlock.stages.brake import describe, read_question, record_answer
 
-        review = QUESTION.read(context, self.pipeline, event, within=self._answer_within, gate=gate, result=result)
+        again: dict[str, Any] = {"within": self._answer_within, "gate": gate, "result": result}
+        review = QUESTION.read(context, self.pipeline, event, **again)
         timed_out = not event.get("responded_by_user")
         run = open_run(self.pipeline, context, self.folder)
         with run.ledger:
             asked = read_question(run, gate)
             if asked is None:  # its workspace was deleted
                 return self.run_stage(run, context)
+            number = (event.get("params_input") or {}).get("question") or 1
+            if review.approved and number != asked.number:
+                why = f"It is about question {number}. Question {asked.number} is: {describe(run, asked)}"
+                QUESTION.reject(context, self.pipeline, why, **again)
             record_answer(run, asked, review, timed_out=timed_out)
             if not review.approved:
                 who = "Nobody answered in time, so the run is stopped" if timed_out else "A person has stopped the run"

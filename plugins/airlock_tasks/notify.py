@@ -83,10 +83,10 @@ def send_notifications(pipeline: Notifying, event: Event, run_id: str, what: str
             _log.info("Sent a notification of %s by %s.", event, target.kind)
 
 
-def notify_once(pipeline: Notifying, event: Event, context: Context, what: str) -> None:
-    """Notify people of an event once in a run, even if the task is retried or cleared."""
+def notify_once(pipeline: Notifying, event: Event, context: Context, what: str, about: str = "") -> None:
+    """Notify people of an event once in a run, even if the task is retried or cleared; once of each *about*."""
     store = context["task_state_store"]
-    key = f"{_TOLD}_{event}"
+    key = f"{_TOLD}_{event}{about}"
     if store.get(key, ""):
         return
     store.set(key, _TOLD)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -39,6 +39,8 @@ class Question:
         What the field for the reason asks.
     answered_by
         The task's method that gets an answer.
+    fields
+        Further fields beside the choice.
     """
 
     yes: str
@@ -46,12 +48,13 @@ class Question:
     subject: str
     reason: str
     answered_by: str
+    fields: Mapping[str, Param] = field(default_factory=dict)
 
     @property
     def form(self) -> dict[str, Param]:
         """The fields beside the choice."""
         text = f"{self.reason} Do not write patient data: the reason is stored with your name in the ledger."
-        return {"reason": Param(None, type=["null", "string"], title="Reason", description=text)}
+        return {"reason": Param(None, type=["null", "string"], title="Reason", description=text), **self.fields}
 
     def ask(self, context: Context, pipeline: Pipeline, *lines: str, within: timedelta, **kept: Any) -> NoReturn:
         """Ask the question and wait; the method that gets the answer also gets what is *kept*."""
@@ -67,10 +70,14 @@ class Question:
         try:
             return self._check(event)
         except ReviewError as error:
-            _log.warning("The answer is rejected. %s The question is open again.", error)
-            self._put(context, pipeline, None)
-            left = max(context["ti"].start_date + within - utcnow(), timedelta(seconds=1))
-            raise TaskAwaitingInput(method_name=self.answered_by, kwargs=kept, timeout=left) from None
+            self.reject(context, pipeline, str(error), within=within, **kept)
+
+    def reject(self, context: Context, pipeline: Pipeline, why: str, *, within: timedelta, **kept: Any) -> NoReturn:
+        """Reject an answer, and open the question again for the rest of its time."""
+        _log.warning("The answer is rejected. %s The question is open again.", why)
+        self._put(context, pipeline, None)
+        left = max(context["ti"].start_date + within - utcnow(), timedelta(seconds=1))
+        raise TaskAwaitingInput(method_name=self.answered_by, kwargs=kept, timeout=left) from None
 
     def _put(self, context: Context, pipeline: Pipeline, body: str | None) -> None:
         """Make Airflow show the question; it keeps the text of a question that it has shown before."""

@@ -66,6 +66,26 @@ def test_a_run_with_absurd_numbers_asks_once_before_anything_is_imported(
     assert asked == []
 
 
+def test_a_second_question_is_answered_by_its_number_since_airflow_shows_the_first_text(
+    place: Place, asked: list[dict[str, Any]]
+) -> None:
+    chain = stopped_at(images(place), "validate")
+    chain.answer = SENDER_SAYS
+    chain.stage("validate")
+    chain.answer = None
+    chain.pipeline = pipeline(audit={"brake": SMALL}, limits={"file_bytes": 1})  # nothing else may come in
+    stopped_at(chain, "validate")
+    assert place.jobs() == []
+    chain.answer = SENDER_SAYS  # to the text of the first question
+    stopped_at(chain, "validate")
+    assert "Question 1: 1 of 10" in asked[0]["body"]
+    assert "Question 2: 9 of 10" in asked[-2]["body"]
+    assert asked[-1]["body"] is None  # the question is open again
+    chain.answer = answer(GO_ON, "the sender knows of it", question=2)
+    chain.stage("validate")
+    assert chain.states["validate"] == "success"
+
+
 def test_a_stopped_run_settles_nothing_and_goes_on_when_the_cause_is_cured(place: Place) -> None:
     chain = images(place)
     chain.answer = answer(STOP, "an upload broke off")

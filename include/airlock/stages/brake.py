@@ -3,7 +3,8 @@
 Validate measures before import: files that could not be read, and files quarantined for one reason. Audit measures
 before route: what it would hold. A run that is stopped has imported, or settled and released, nothing of what the
 question is about. The question is the object ``brake/<gate>.json`` in the workspace; the answer is a decision in the
-ledger. It stands for the same measure at the same share or a lower one.
+ledger. It stands for each measure that the question names, at the same share or a lower one. A finding that a person
+has let go on is left out before the gravest is chosen: it must not hide another one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from airlock.stages.sites import CountedSites
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from airlock.ledger import Ledger
     from airlock.pipelines import Brake, CcdaPipeline, ClinicalPipeline, ImagingPipeline
     from airlock.run import Run
     from airlock.stages.review import Review
@@ -49,7 +51,7 @@ _WHAT = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One number of a run that is absurd."""
+    """A number of a run that is absurd, and the question about it."""
 
     gate: str
     measure: str
@@ -60,6 +62,8 @@ class Finding:
     site: str | None = None  # if the numbers are those of one site
     median: float | None = None  # of the site's last nights, if these make the limit
     reasons: dict[str, int] = field(default_factory=dict)  # the most frequent ones of the run, with their counts
+    others: tuple[Finding, ...] = ()  # less grave ones, about which the question is as well
+    number: int = 1  # of the question at its gate
 
     @property
     def share(self) -> float:
@@ -73,17 +77,23 @@ class Finding:
 
     def describe(self, *, name_site: bool = False) -> str:
         """Return the finding in sentences with counts and reason codes; the site is named only on request."""
+        codes = ", ".join(f"{code} {number}" for code, number in self.reasons.items())
+        told = [one.describe_number(name_site=name_site) for one in self.list_all()]
+        return f"{' '.join(told)} By reason code: {codes or 'none'}."
+
+    def list_all(self) -> list[Finding]:
+        """Return all findings of the question, the gravest first."""
+        return [replace(self, others=()), *self.others]
+
+    def describe_number(self, *, name_site: bool) -> str:
+        """Return a sentence about this number alone."""
         what = _WHAT[self.measure].format(reason=self.reason)
         where = "" if self.site is None or not name_site else f" of site {self.site or '(none)'}"
         if self.median is None:
             limit = f"audit.brake.{self.measure} allows {_percent(self.limit)}"
         else:
             limit = f"in its last {NIGHTS} nights the median was {_percent(self.median)}"
-        codes = ", ".join(f"{code} {number}" for code, number in self.reasons.items())
-        return (
-            f"{self.affected} of {self.total}{where} ({_percent(self.share)}) {what}; {limit}. "
-            f"By reason code: {codes or 'none'}."
-        )
+        return f"{self.affected} of {self.total}{where} ({_percent(self.share)}) {what}; {limit}."
 
 
 def _percent(share: float) -> str:
@@ -105,7 +115,7 @@ class Measured:
             yield HELD, None, sum(self.held.values())
             return
         yield UNREAD, None, sum(number for code, number in self.quarantined.items() if code in _UNREADABLE)
-        for code, number in self.quarantined.most_common(1):
+        for code, number in self.quarantined.most_common():
             yield ONE_REASON, code, number
 
 
@@ -124,7 +134,7 @@ def find_brake(run: AnyRun) -> Brake | None:
 
 
 def check_verdicts(run: AnyRun, schema: pl.Schema, counts: Mapping[str, int]) -> Finding | None:
-    """Return the finding that stops a run before import, unless a person has let it go on; record it either way.
+    """Return the finding that stops a run before import, and record it; what a person has let go on is left out.
 
     Parameters
     ----------
@@ -138,10 +148,7 @@ def check_verdicts(run: AnyRun, schema: pl.Schema, counts: Mapping[str, int]) ->
     brake = find_brake(run)
     if brake is None:
         return None
-    found = _measure_verdicts(run, brake, schema, counts)
-    if found is not None or read_question(run, IMPORT) is not None:
-        _write_question(run, IMPORT, found)
-    return _unless_answered(run, found)
+    return _write_question(run, IMPORT, _measure_verdicts(run, brake, schema, counts))
 
 
 def check_held(run: AnyRun, total: int, count: Callable[[], Held], *, balanced: bool = True) -> Finding | None:
@@ -162,18 +169,15 @@ def check_held(run: AnyRun, total: int, count: Callable[[], Held], *, balanced: 
     if brake is None:
         return None
     for chain in dict.fromkeys(("", run.folder)):
-        asked = _unless_answered(run.within(chain), read_question(run.within(chain), IMPORT))
-        if asked is not None:
+        asked = read_question(run.within(chain), IMPORT)
+        if asked is not None and any(_leave_out_answered(run.within(chain), asked.list_all())):
             return asked
     if not balanced or total < brake.least_arrivals:
         return None
     held = count()
     if sum(held.whole.held.values()) < _fewest(brake, brake.held):
         return None
-    found = _find_gravest(run, brake, ROUTE, held.whole, held.by_site)
-    if found is not None:
-        _write_question(run, ROUTE, found)
-    return _unless_answered(run, found)
+    return _write_question(run, ROUTE, _find_gravest(run, brake, ROUTE, held.whole, held.by_site))
 
 
 def count_held(run: AnyRun, parts: Iterable[pl.DataFrame]) -> Held:
@@ -199,7 +203,9 @@ def read_held(dispositions: Mapping[str, int], reasons: Mapping[str, int]) -> He
 
 
 def record_answer(run: AnyRun, finding: Finding, review: Review, *, timed_out: bool) -> None:
-    """Record a person's answer in the ledger; without an answer in time the run is stopped.
+    """Record a person's answer to a question in the ledger, for each finding that it names.
+
+    Without an answer in time the run is stopped.
 
     Parameters
     ----------
@@ -212,27 +218,43 @@ def record_answer(run: AnyRun, finding: Finding, review: Review, *, timed_out: b
     timed_out
         Whether nobody has answered.
     """
-    answer = BrakeAnswer(
-        gate=_name_gate(run, finding.gate),
-        go_on=review.approved,
-        measure=_name_measure(finding),
-        share=finding.share,
-        decided_by="nobody, in time" if timed_out else review.person or "unknown",
-        why=review.why or "no reason given",
-        decided_at=datetime.fromisoformat(review.answered_at) if review.answered_at else datetime.now(UTC),
-        details=asdict(finding),
-    )
-    name = run.pipeline.name
-    decide(run.s3, run.pipeline, run.ledger, lambda ledger: ledger.answer_brake(name, run.key, answer), SCOPE)
+    when = datetime.fromisoformat(review.answered_at) if review.answered_at else datetime.now(UTC)
+    answers = [
+        BrakeAnswer(
+            gate=_name_gate(run, one.gate),
+            go_on=review.approved,
+            measure=_name_measure(one),
+            share=one.share,
+            decided_by="nobody, in time" if timed_out else review.person or "unknown",
+            why=review.why or "no reason given",
+            decided_at=when,
+            details=asdict(one),
+        )
+        for one in finding.list_all()
+    ]
+
+    def record(ledger: Ledger) -> None:
+        for answer in answers:
+            ledger.answer_brake(run.pipeline.name, run.key, answer)
+
+    decide(run.s3, run.pipeline, run.ledger, record, SCOPE)
 
 
 def read_question(run: AnyRun, gate: str) -> Finding | None:
     """Return the finding that a run's question at a gate is about; None if there is none."""
+    return _read_questions(run, gate)[1]
+
+
+def _read_questions(run: AnyRun, gate: str) -> tuple[int, Finding | None]:
+    """Return how many questions a run has asked at a gate, and the finding of the one that is open or answered."""
     try:
         content = json.loads(run.s3.get(run.workspace.root.join(f"brake/{gate}.json")))
     except FileNotFoundError:
-        return None
-    return None if content is None else Finding(**content)
+        return 0, None
+    if content["finding"] is None:
+        return content["asked"], None
+    others = tuple(Finding(**one | {"others": ()}) for one in content["finding"].pop("others"))
+    return content["asked"], Finding(**content["finding"], others=others)
 
 
 def describe(run: AnyRun, finding: Finding) -> str:
@@ -268,12 +290,14 @@ def _fewest(brake: Brake, limit: float) -> float:
 def _find_gravest(
     run: AnyRun, brake: Brake, gate: str, whole: Measured, by_site: Mapping[str, Measured]
 ) -> Finding | None:
+    """Return the gravest finding, with the others, of those that nobody has let go on; None if there is none."""
     found = [*_find_above_limits(brake, gate, whole), *_find_above_medians(run, brake, gate, by_site)]
-    if not found:
+    unanswered = sorted(_leave_out_answered(run, found), key=lambda one: -one.excess)
+    if not unanswered:
         return None
+    gravest, *others = unanswered
     counted = whole.shown or (whole.held if gate == ROUTE else whole.quarantined)
-    gravest = max(found, key=lambda one: one.excess)
-    return replace(gravest, reasons=dict(counted.most_common(SHOWN_REASONS)))
+    return replace(gravest, reasons=dict(counted.most_common(SHOWN_REASONS)), others=tuple(others))
 
 
 def _find_above_limits(brake: Brake, gate: str, whole: Measured) -> Iterator[Finding]:
@@ -342,13 +366,12 @@ def count_stops(totals: pl.DataFrame, brake: Brake) -> tuple[int, int]:
     return stops, len(runs)
 
 
-def _unless_answered(run: AnyRun, found: Finding | None) -> Finding | None:
-    """Return the finding unless the last answer about it lets the run go on."""
-    if found is None:
-        return None
-    last = run.ledger.last_brake_answer(run.key, _name_gate(run, found.gate), _name_measure(found))
-    goes_on = last is not None and last.go_on and found.share <= last.share
-    return None if goes_on else found
+def _leave_out_answered(run: AnyRun, found: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield the findings but those whose last answer, at the same share or a higher one, lets the run go on."""
+    for one in found:
+        last = run.ledger.last_brake_answer(run.key, _name_gate(run, one.gate), _name_measure(one))
+        if last is None or not last.go_on or one.share > last.share:
+            yield one
 
 
 def _name_gate(run: AnyRun, gate: str) -> str:
@@ -360,5 +383,20 @@ def _name_measure(finding: Finding) -> str:
     return ":".join(part for part in (finding.measure, finding.reason, finding.site) if part is not None)
 
 
-def _write_question(run: AnyRun, gate: str, found: Finding | None) -> None:
-    run.workspace.write_json(f"brake/{gate}.json", None if found is None else asdict(found))
+def _write_question(run: AnyRun, gate: str, found: Finding | None) -> Finding | None:
+    """Write the question about a finding, and return the finding with its number; None takes the last question back."""
+    asked, before = _read_questions(run, gate)
+    if found is None and before is None:
+        return None
+    if found is not None:
+        asked += before is None or not _names(before, found)
+        found = replace(found, number=asked)
+    content = {"asked": asked, "finding": None if found is None else asdict(found)}
+    run.workspace.write_json(f"brake/{gate}.json", content)
+    return found
+
+
+def _names(question: Finding, found: Finding) -> bool:
+    """Return whether a question names all of these findings, at the same shares or higher ones."""
+    named = {_name_measure(one): one.share for one in question.list_all()}
+    return all(one.share <= named.get(_name_measure(one), 0) for one in found.list_all())

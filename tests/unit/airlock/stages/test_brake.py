@@ -127,6 +127,54 @@ class TestAnswers:
         conflict = made((85, "accept", None), (15, "quarantine", "study_id_conflict"))
         assert check(begun(world, *conflict)) is not None
 
+    def test_what_a_person_let_go_on_does_not_hide_what_comes_up_later(self, world: World) -> None:
+        found = check(self.bad(world, 30))
+        assert found is not None
+        record_answer(self.bad(world, 30), found, YES, timed_out=False)
+        bad = (30, "quarantine", "access_denied"), (12, "quarantine", "study_id_conflict")
+        again = check(begun(world, *made((58, "accept", None), *bad)))
+        assert again is not None
+        assert (again.measure, again.reason, again.affected, again.others) == (
+            "one_reason",
+            "study_id_conflict",
+            12,
+            (),
+        )
+        run = begun(world, *made((58, "accept", None), *bad))
+        assert would_hold(run, dispositions((100, "released", None))) == again
+        record_answer(run, again, YES, timed_out=False)
+        assert check(run) is None
+        assert would_hold(run, dispositions((100, "released", None))) is None
+
+    def test_an_answer_is_about_everything_that_its_question_names(self, world: World) -> None:
+        bad = (30, "quarantine", "access_denied"), (20, "quarantine", "study_id_conflict")
+        run = begun(world, *made((50, "accept", None), *bad))
+        found = check(run)
+        assert found is not None
+        assert [(one.measure, one.reason) for one in found.list_all()] == [
+            ("unread", None),
+            ("one_reason", "access_denied"),
+            ("one_reason", "study_id_conflict"),
+        ]
+        assert "20 of 100 (20 %) are quarantined as study_id_conflict; audit.brake.one_reason" in found.describe()
+        record_answer(run, found, YES, timed_out=False)
+        assert check(run) is None
+        answer = run.ledger.last_brake_answer(run.key, "import", "one_reason:study_id_conflict")
+        assert answer is not None
+        assert (answer.share, answer.details["affected"]) == (0.2, 20)
+
+    def test_another_question_has_the_next_number_and_the_same_keeps_its_own(self, world: World) -> None:
+        first, same, fewer = (check(self.bad(world, number)) for number in (20, 20, 15))
+        assert [one and one.number for one in (first, same, fewer)] == [1, 1, 1]
+        more = check(self.bad(world, 16))
+        assert more is not None
+        assert more.number == 2
+        record_answer(self.bad(world, 16), more, YES, timed_out=False)
+        assert check(self.bad(world, 10)) is None  # no question is open
+        again = check(self.bad(world, 30))
+        assert again is not None
+        assert again.number == 3
+
     def test_who_answered_and_why_is_in_the_ledger(self, world: World) -> None:
         run = self.bad(world, 20)
         found = check(run)
