@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.explore.play import Coverage
     from tests.explore.scheduler import Site
 
-_DECIDING = ("audit", "validate")  # stages in which runs look at one another
+_DECIDING = ("audit", "fhir.normalize", "fhir.audit", "validate")  # stages in which runs look at one another
 ENOUGH = 2  # times that a run is killed at each point
 WITNESSES = 8  # of each point: one may have the right files for what breaks there
 MISSES = 3  # tries at a point that do not reach it

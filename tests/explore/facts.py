@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.explore import contents
 
@@ -93,10 +93,32 @@ class Facts:
         return sorted(found, key=lambda one: (one.last_modified, one.number))
 
     def read_store(self) -> dict[str, str]:
-        """Return the variant of each resource in the data store, by its reference."""
+        """Return the variant of each resource of a file that is in the data store, by its reference."""
+        brought = self._brought()
+        return {name: contents.variant_of(one) for name, one in self._stored().items() if name in brought}
+
+    def read_published(self) -> dict[str, tuple[str, ...]]:
+        """Return what each Patient and ImagingStudy that Airlock has made says, by its reference.
+
+        Of a study these are its instances: its endpoints have the random ids of image sets.
+        """
+        brought = self._brought()
+        made = {name: one for name, one in self._stored().items() if name not in brought}
+        patients = {name: _tell_patient(one) for name, one in made.items() if one["resourceType"] == "Patient"}
+        return patients | {name: _list_uids(one) for name, one in made.items() if one["resourceType"] == "ImagingStudy"}
+
+    def _stored(self) -> dict[str, dict[str, Any]]:
         rows = self.services.state.rows("SELECT body FROM fhir_version WHERE superseded_at IS NULL AND NOT deleted")
-        found = {}
-        for row in rows:
-            resource = json.loads(row["body"])
-            found[f"{resource['resourceType']}/{resource['id']}"] = contents.variant_of(resource)
-        return found
+        resources = [json.loads(row["body"]) for row in rows]
+        return {f"{one['resourceType']}/{one['id']}": one for one in resources}
+
+    def _brought(self) -> set[str]:
+        return {name for one in self.puts for name in contents.variants_of(one.content)}
+
+
+def _tell_patient(resource: dict[str, Any]) -> tuple[str, ...]:
+    return (json.dumps({key: value for key, value in resource.items() if key != "meta"}, sort_keys=True),)
+
+
+def _list_uids(study: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(sorted(one["uid"] for series in study["series"] for one in series["instance"]))

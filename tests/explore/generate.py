@@ -50,9 +50,19 @@ def _small_imaging(rng: Random) -> History:
     contents = ["ct 1.1.1", rng.choice(_SECOND)]
     rng.shuffle(contents)
     uploads = [Upload(f"in/{folder}/1.dcm", content) for folder, content in zip("ab", contents, strict=True)]
-    other = "second" if rng.random() < 0.2 else "first"
-    runs = {"A": RunPlan("first", "in/a/"), "B": RunPlan(other, rng.choice(("in/b/", "in/b/", "")))}
-    return History("small imaging", runs, (*uploads, Go("A"), Go("B")))
+    first, second = _choose_two(rng)
+    runs = {"A": RunPlan(first, "in/a/"), "B": RunPlan(second, rng.choice(("in/b/", "in/b/", "")))}
+    return History(f"small {_name_kind(first)}", runs, (*uploads, Go("A"), Go("B")))
+
+
+def _choose_two(rng: Random) -> tuple[str, str]:
+    """Return the pipelines of two runs: often the same, and in two of five histories with a publication."""
+    names = ("first", "second") if rng.random() < 0.6 else ("published", "mirror")
+    return names if rng.random() < 0.3 else (names[0], names[0])
+
+
+def _name_kind(pipeline: str) -> str:
+    return "publication" if pipeline == "published" else "imaging"
 
 
 def _small_redrive(rng: Random) -> History:
@@ -103,13 +113,14 @@ def _overlap(rng: Random) -> History:
     runs = _imaging_runs(rng, rng.choice((2, 2, 3)))
     first = uploads if rng.random() < 0.6 else uploads[:-1]
     later = [step for step in uploads if step not in first]
-    return History("overlapping images", runs, (*first, *_shuffle(rng, list(runs), later, uploads)))
+    what = "published images" if runs["A"].pipeline == "published" else "images"
+    return History(f"overlapping {what}", runs, (*first, *_shuffle(rng, list(runs), later, uploads)))
 
 
 def _imaging_runs(rng: Random, number: int) -> dict[str, RunPlan]:
     places = rng.choice((("in/a/", "in/b/", ""), ("in/a/", "in/b/", "in/a/"), ("", "in/b/", ""), ("", "", "")))
-    pipelines = rng.choice((("first",) * 3,) * 4 + (("first", "second", "first"),))
-    return {name: RunPlan(pipelines[at], places[at]) for at, name in enumerate("ABC"[:number])}
+    one, other = _choose_two(rng)
+    return {name: RunPlan((one, other, one)[at], places[at]) for at, name in enumerate("ABC"[:number])}
 
 
 def _images(rng: Random) -> list[Upload]:

@@ -9,7 +9,8 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-STAGES = ("receive", "buffer", "parse", "validate", "normalize", "import", "audit", "route")  # of a run
+PUBLICATION = ("fhir.normalize", "fhir.import", "fhir.audit")
+STAGES = ("receive", "buffer", "parse", "validate", "normalize", "import", "audit", *PUBLICATION, "route")  # of a run
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ class RunPlan:
     Parameters
     ----------
     pipeline
-        ``first`` or ``second`` of images, or ``records``.
+        ``first`` or ``second`` of images, ``published`` or ``mirror`` of images that are published as FHIR, or
+        ``records``.
     prefix
         The folder below the source that it takes; all without one.
     reasons

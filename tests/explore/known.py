@@ -93,6 +93,16 @@ KNOWN: dict[str, History] = dict(
             Go("A", until="audit"),
             Go("B"),
         ),
+        _images(
+            "a study in flight until the publication was over is published by the next run",
+            {"A": RunPlan("published", "in/a/"), "B": RunPlan("mirror", "in/b/")},
+            Upload("in/a/001.dcm", "ct 1.1.1"),
+            Upload("in/b/002.dcm", "ct 1.1.1"),
+            Go("A", until="normalize"),
+            Go("B", until="audit"),
+            Go("A", until="fhir.audit"),
+            Go("B"),
+        ),
         _images("what is released is queued", {"A": _FIRST}, Upload("in/a/001.dcm", "ct 1.1.1"), Go("A")),
         _images(
             "a night that is cleared late does not write its older content",

@@ -305,16 +305,20 @@ class Player:
     def _take_the_rest(self) -> None:
         """Let days pass, and take what no run has settled, or could not read at its time."""
         self.do(Wait(REST_HOURS))
-        for pipeline in self.pipelines:
-            if not self.is_left(pipeline):
-                continue
-            name = f"{LAST}-{pipeline}"
-            spec = self._spec(name, RunPlan(pipeline))
-            run = self.runs[name] = DagRun(spec, self.outside, Actor(name, self._watch))
-            self.facts.names[run.run.key] = name
-            self.say(f"{name}: a run over everything that is there")
-            self._go(Go(name))
-            self.check()
+        for turn in ("", "-again"):  # a study may wait for what another pipeline takes in the first turn
+            for pipeline in self.pipelines:
+                if not self.is_left(pipeline) and not self._has_waiting(pipeline):
+                    continue
+                name = f"{LAST}{turn}-{pipeline}"
+                spec = self._spec(name, RunPlan(pipeline))
+                run = self.runs[name] = DagRun(spec, self.outside, Actor(name, self._watch))
+                self.facts.names[run.run.key] = name
+                self.say(f"{name}: a run over everything that is there")
+                self._go(Go(name))
+                self.check()
+
+    def _has_waiting(self, pipeline: str) -> bool:
+        return any(row.pipeline == pipeline and quiet.is_waiting(row) for row in self.reader.read().arrivals)
 
     def _send_the_rest(self) -> None:
         """Let a day pass, and route once more: messages may wait for later revisions of their subject."""

@@ -32,7 +32,7 @@ class State:
 
     downstream: frozenset[tuple[str, frozenset[Any]]]  # instances, or resources with their digests, by subject
     words: frozenset[tuple[str, str, str, str]]  # pipeline, key, content, disposition
-    stored: frozenset[tuple[str, str]]  # resource and variant in HealthLake
+    stored: frozenset[tuple[str, str | tuple[str, ...]]]  # in HealthLake: variant, or content of what Airlock has made
 
     def differences(self, other: State) -> list[str]:
         """Return what this state has and the other has not."""
@@ -50,7 +50,8 @@ def read_state(facts: Facts, s3: MemoryS3, books: Books) -> State:
     settled = [row for row in books.by_generation() if row.reason not in TRANSIENT]
     latest = {(row.pipeline, row.key, facts.content(row)): row for row in settled}
     words = {(*place, _word(row)) for place, row in latest.items()}
-    return State(frozenset(downstream), frozenset(words), frozenset(facts.read_store().items()))
+    stored = {*facts.read_store().items(), *facts.read_published().items()}
+    return State(frozenset(downstream), frozenset(words), frozenset(stored))
 
 
 def _word(row: ArrivalRow) -> str:
@@ -110,6 +111,32 @@ def released_is_stored(player: Player) -> list[Violation]:
         if image is not None and row.disposition == "released" and image.sop not in stored:
             found.append(Violation(2, f"{player.facts.describe(row)}, but the data store does not have it"))
     return found
+
+
+def released_is_published(player: Player) -> list[Violation]:
+    """2: HealthLake has the study as the newest released contract describes it."""
+    stored = player.facts.read_published()
+    found = []
+    for one in player.reader.read().newest_queued().values():
+        contract = read_payload(player.outside.s3, one.payload_uri) or {}
+        name = (contract.get("fhir") or {}).get("ImagingStudy")
+        if name is not None and set(stored.get(name, ())) != instances_of(contract):
+            what = f"revision {one.revision} of {one.subject_key}"
+            found.append(Violation(2, f"HealthLake has other instances in {name} than {what}"))
+    return found
+
+
+def nothing_waits_for_a_run(player: Player) -> list[Violation]:
+    """11: a study that waited for another run, or for its publication, is taken up by the pipeline's next run."""
+    if player.history.claims_only or not all(run.ended_well for run in player.runs.values()):
+        return []
+    waiting = (row for row in player.reader.read().arrivals if is_waiting(row))
+    return [Violation(11, f"{player.facts.describe(row)}, and no run takes it up") for row in waiting]
+
+
+def is_waiting(row: ArrivalRow) -> bool:
+    """Return whether an arrival is held for what a later run of its pipeline does by itself."""
+    return row.successor is None and row.disposition == "held" and row.reason in {"not_published", "study_in_flight"}
 
 
 def nothing_names_a_patient(player: Player) -> list[Violation]:
@@ -212,6 +239,8 @@ IN_QUIET: tuple[Callable[[Player], list[Violation]], ...] = (
     every_arrival_is_settled,
     runs_end_well,
     released_is_stored,
+    released_is_published,
+    nothing_waits_for_a_run,
     nothing_names_a_patient,
     sent_what_is_queued,
     newest_is_stored,

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _ROOT = Path(airlock.__file__).parent
-# What the runs of histories use. Plans, reviews, publications and documents have no part in them.
+# What the runs of histories use. Plans, reviews and documents have no part in them.
 _PACKAGES = ("stages", "imaging", "clinical")
-_APART = frozenset({"review.py", "plan.py", "publication.py", "resolve.py", "promotion.py", "notifications.py"})
+_APART = frozenset({"review.py", "plan.py", "resolve.py", "promotion.py", "notifications.py"})
 
 
 def find_unreached(reached: set[str]) -> list[str]:

@@ -19,9 +19,9 @@ from airlock.destinations.s3 import S3Folder
 from airlock.imaging import audit as imaging_audit
 from airlock.imaging import normalize as imaging_normalize
 from airlock.imaging import parse as imaging_parse
+from airlock.imaging import publication
 from airlock.imaging import redrive as imaging_redrive
 from airlock.imaging import validate as imaging_validate
-from airlock.imaging.publication import find_published
 from airlock.imaging.resolve import carry_arrivals
 from airlock.pipelines import ImagingPipeline
 from airlock.run import Run, source_prefix
@@ -31,7 +31,7 @@ from airlock.stages.redrive import redrive
 from airlock.storage.s3 import S3
 from airlock.storage.s3uri import S3Uri
 from tests.explore.doors import ClientDoor, LedgerDoor, S3Door
-from tests.explore.history import STAGES
+from tests.explore.history import PUBLICATION, STAGES
 from tests.explore.jobs import HealthLakeJobs, ImagingJobs, import_batch
 from tests.explore.scheduler import Actor, Killed
 from tests.explore.services import ImageSetReader, MemoryFhir
@@ -97,7 +97,14 @@ class DagRun:
         run: Run[Any] = Run(spec.pipeline, spec.run_id, spec.window, prefix, s3, ledger, redrive=spec.redrive)
         self.run = keep_journal(run)
         kind = ImagingStages if isinstance(spec.pipeline, ImagingPipeline) else ClinicalStages
+        if self.publishes:
+            kind = PublishingStages
         self._stages = kind(self.run, services, self.returned, self.outside.clock.now)
+
+    @property
+    def publishes(self) -> bool:
+        """Whether the run publishes its studies."""
+        return isinstance(self.spec.pipeline, ImagingPipeline) and self.spec.pipeline.healthlake is not None
 
     @property
     def ended_well(self) -> bool:
@@ -121,13 +128,16 @@ class DagRun:
             if self.claims_only and self.states.get("buffer") == "success":
                 self.states[name] = "success"
                 continue
-            due = name in {"receive", "audit"} or self.states.get(before) == "success"
+            always = {"receive", "audit", *(["fhir.audit"] if self.publishes else [])}
+            due = name in always or self.states.get(before) == "success"
             self.states[name] = self._do(name) if due else "upstream_failed"
 
     def _do(self, name: str) -> str:
+        if name in PUBLICATION and not self.publishes:
+            return "success"  # there is no such task
         self.actor.stage = name
         try:
-            self.returned[name] = getattr(self._stages, name if name != "import" else "import_")()
+            self.returned[name] = getattr(self._stages, name.replace(".", "_") if name != "import" else "import_")()
         except Killed:
             self.states[name] = "killed"
             raise
@@ -155,6 +165,7 @@ class _Stages(ABC):
 
     rules: Any
     jobs: Callable[[Any], Any]
+    audited_by = "audit"
 
     def __init__(self, run: Run[Any], services: Any, returned: dict[str, Any], now: Callable[[], datetime]) -> None:
         self.now = now
@@ -199,7 +210,7 @@ class _Stages(ABC):
             for item in run.pipeline.routes
         }
         sent = route.route(run, folders).sent
-        if self.returned["audit"]:
+        if self.returned[self.audited_by]:
             raise TaskFailedError("arrivals are undecided")
         return sent
 
@@ -235,7 +246,28 @@ class ImagingStages(_Stages):
 
     def decide(self) -> Any:
         """Audit the run."""
-        return imaging_audit.audit(self.run, ImageSetReader(self.services), find_published(self.run))
+        return imaging_audit.audit(self.run, ImageSetReader(self.services), publication.find_published(self.run))
+
+
+class PublishingStages(ImagingStages):
+    """The stages of a pipeline of images that are published as FHIR: the task group ``fhir`` comes before route."""
+
+    audited_by = "fhir.audit"
+
+    def fhir_normalize(self) -> list[str]:
+        """Write the import files of the publication."""
+        batches = publication.normalize(self.run, MemoryFhir(self.services))
+        return [batch.batch_id for batch in batches if batch.files]
+
+    def fhir_import(self) -> None:
+        """Do the jobs of the publication."""
+        for batch_id in self.returned["fhir.normalize"]:
+            import_batch(self.run.within(publication.FOLDER), batch_id, HealthLakeJobs(self.services))
+
+    def fhir_audit(self) -> int:
+        """Audit the publication and then the run again, and return the number of what is undecided."""
+        publication.audit(self.run, MemoryFhir(self.services))
+        return self.audit() + publication.count_undecided(self.run)
 
 
 class ClinicalStages(_Stages):

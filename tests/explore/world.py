@@ -11,7 +11,7 @@ from tests.explore.books import FileReader
 from tests.explore.clock import Clock
 from tests.explore.folder import FOLDER
 from tests.explore.memory_s3 import MemoryS3
-from tests.explore.pipelines import BUCKETS, clinical, imaging
+from tests.explore.pipelines import BUCKETS, clinical, imaging, publishing
 from tests.explore.quick_ledger import QuickLedger
 from tests.explore.services import Services
 from tests.explore.stages import Outside
@@ -81,7 +81,7 @@ class World:
 def pipelines_of(history: History) -> dict[str, Pipeline]:
     """Return the pipelines of a history by the names that its runs use."""
     names = {plan.pipeline for plan in history.runs.values()}
-    kinds = {"first": imaging, "second": imaging, "records": clinical}
+    kinds = {"first": imaging, "second": imaging, "published": publishing, "mirror": publishing, "records": clinical}
     return {name: kinds[name](name, **_settings(history, name)) for name in sorted(names)}
 
 
