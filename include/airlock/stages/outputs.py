@@ -17,6 +17,7 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from airlock.storage.s3uri import S3Uri
+from airlock.storage.workspace import COMPRESSION_LEVEL
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -115,7 +116,12 @@ def write_kept(
     with tempfile.TemporaryFile(prefix="airlock-") as file:  # a file without a name is gone when the task is killed
         rows = register_io_source(read, schema=schema)
         rows.sink_parquet(
-            file, compression="zstd", metadata={_ABOUT: json.dumps(about)}, row_group_size=KEPT_ROWS, engine="streaming"
+            file,
+            compression="zstd",
+            compression_level=COMPRESSION_LEVEL,
+            metadata={_ABOUT: json.dumps(about)},
+            row_group_size=KEPT_ROWS,
+            engine="streaming",
         )
         workspace.write_file(_kept_name(batch_id), file, "application/vnd.apache.parquet")
 
