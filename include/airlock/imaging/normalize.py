@@ -190,7 +190,7 @@ def _find_clean_folder(run: Run, files: pl.DataFrame) -> S3Uri | None:
 
 def _copy_all(run: Run, prefix: S3Uri, files: pl.DataFrame) -> pl.DataFrame:
     """Copy a batch's files below its prefix under numbered names, and delete everything else there."""
-    names = [prefix.join(f"{number:06}.dcm") for number in range(files.height)]
+    names = [S3Uri(prefix.bucket, f"{prefix.key}{number:06}.dcm") for number in range(files.height)]
     there = {item.key: item for item in run.s3.list_objects(prefix)}
     rows = files.select("bucket", "key", "version_id", "etag", "size").iter_rows(named=True)
     pairs = list(zip(rows, names, strict=True))
