@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # What makes a formula of a cell, and of the rest of a cell that a spreadsheet with other separators cuts in two.
 _FORMULAS = ((r"^([=+\-@\t\r\n])", "'${1}"), (r"([;\t\r\n])([=+\-@])", "${1}'${2}"))
 _TO_QUOTE = r'[",\r\n]'
+_NEEDS_CARE = r'^[=+\-@]|[;",\t\r\n]'  # in a cell that is not written as it is; most columns have no such cell
 WAITING = "awaiting_publication"
 MOST_SITES = 50  # that a count names
 OTHER_SITES = "other sites"
@@ -97,7 +98,10 @@ def to_csv(rows: pl.DataFrame, columns: Sequence[str], *, head: bool = True) -> 
 
 def cells_to_csv(table: pl.DataFrame, *, head: bool = True) -> str:
     """Return a table as CSV; see `to_csv`."""
-    return table.with_columns(_quoted()).write_csv(include_header=head, line_terminator="\r\n", quote_style="never")
+    texts = table.select(pl.col(pl.String).str.contains(_NEEDS_CARE).any()).to_dicts()
+    careful = [name for found in texts for name, needs_care in found.items() if needs_care]
+    cells = table.with_columns(_quoted(pl.col(careful))) if careful else table
+    return cells.write_csv(include_header=head, line_terminator="\r\n", quote_style="never")
 
 
 def harmless_text(value: str) -> str:
@@ -111,20 +115,21 @@ def _harmless(text: pl.Expr) -> pl.Expr:
     return text
 
 
-def _quoted() -> pl.Expr:
+def _quoted(text: pl.Expr) -> pl.Expr:
     """Return each text as a cell: harmless, and quoted where it must be; nothing where it is empty or missing."""
-    harmless = _harmless(pl.col(pl.String))
+    harmless = _harmless(text)
     quoted = harmless.str.replace_all('"', '""', literal=True).str.replace(r"(?s)\A(.*)\z", '"${1}"')
     return pl.when(harmless.str.contains(_TO_QUOTE)).then(quoted).otherwise(harmless)
 
 
 def compare_ids(expected: pl.Series, actual: pl.Series) -> dict[str, int]:
     """Return how the ids of a step differ from those that it must have, as counts in words."""
-    return {
-        "are missing": expected.len() - int(expected.is_in(actual.implode()).sum()),
-        "do not belong there": actual.len() - int(actual.is_in(expected.implode()).sum()),
-        "occur more than once": actual.len() - actual.n_unique(),
-    }
+    strangers = actual.len() - int(actual.is_in(expected.implode()).sum())
+    repeated = actual.len() - actual.n_unique()
+    # As many distinct ids, all of which are expected, leave none out.
+    whole = not strangers and not repeated and actual.len() == expected.len()
+    missing = 0 if whole else expected.len() - int(expected.is_in(actual.implode()).sum())
+    return {"are missing": missing, "do not belong there": strangers, "occur more than once": repeated}
 
 
 def describe_imbalances(found: Mapping[tuple[str, str], int], counted: str = "arrivals") -> list[str]:
