@@ -12,7 +12,7 @@ from airlock.ledger.arrivals import study_key_of
 from airlock.ledger.columns import FindingKind, InstanceState
 from airlock.ledger.comparison_tables import findings
 from airlock.ledger.database import PartScope, Store
-from airlock.ledger.frames import fetch, fetch_by_values, insert_missing, stage, uid_frame
+from airlock.ledger.frames import compress_quickly, fetch, fetch_by_values, insert_missing, stage, uid_frame
 from airlock.ledger.generations import STOPPED
 from airlock.ledger.journal import journaled
 from airlock.ledger.redrives import HELD_FOR_THE_STUDY, still_owns, superseded
@@ -76,7 +76,8 @@ class Contracts(Store):
         with self._writing(scope(datastore_id)) as connection:
             need_run(connection, run_key)
             completed = revise(_fetch_contracts(connection, datastore_id, subjects))
-            kept = completed.with_columns(patient=pl.col("contract").str.json_path_match("$.fhir.Patient"))
+            kept = completed.with_columns(patient=_find_patients(completed["contract"]))
+            compress_quickly(connection)
             rows = stage(connection, kept, _KEPT, ["subject"])
             twin = and_(contracts.c.datastore_id == datastore_id, contracts.c.subject == rows.c.subject)
             connection.execute(delete(contracts).where(exists(select(rows.c.subject).where(twin))))
@@ -182,6 +183,13 @@ class Contracts(Store):
         )
         with self._reading() as connection:
             return fetch(connection, waits.group_by("subject", "subject_key"), _WAITING).sort("subject_key")
+
+
+def _find_patients(texts: pl.Series) -> pl.Series:
+    """Return the patient of each contract that is published as FHIR; a JSON without the field is not parsed."""
+    if not texts.str.contains('"fhir"', literal=True).any():
+        return pl.Series([None] * texts.len(), dtype=pl.String)
+    return texts.str.json_path_match("$.fhir.Patient")
 
 
 def _fetch_contracts(connection: Connection, datastore_id: str, subjects: pl.Series) -> pl.DataFrame:
