@@ -95,7 +95,7 @@ class _Frames:
 
 def _read_frame(file: IO[bytes], piece: list[int]) -> pl.DataFrame:
     file.seek(piece[0])
-    return pl.read_ipc(file.read(piece[1]))
+    return pl.read_parquet(file.read(piece[1]))
 
 
 @dataclass(frozen=True)
