@@ -265,7 +265,8 @@ class _Decisions:
 def _settle_all(run: Run, books: Books, evidence: _Evidence, policy: Policy) -> _Decisions:
     """Settle study by study, and write the datasets of the decisions.
 
-    ``publishable`` has the released contracts, and those of studies that only wait for their publication in HealthLake.
+    ``publishable`` has the released contracts, and those of studies that only wait for their publication in HealthLake;
+    a pipeline that publishes nothing does not write it.
 
     Raises
     ------
@@ -283,7 +284,7 @@ def _settle_all(run: Run, books: Books, evidence: _Evidence, policy: Policy) -> 
                 ("gates", GATES, PART_ROWS),
                 ("holds", HOLDS, PART_ROWS),
                 ("contracts", CONTRACTS, None),
-                ("publishable", CONTRACTS, None),
+                *([("publishable", CONTRACTS, None)] if run.pipeline.healthlake is not None else []),
             )
         }
         unread = books.unread_by_study, books.unread_by_file
@@ -305,10 +306,11 @@ def _settle_all(run: Run, books: Books, evidence: _Evidence, policy: Policy) -> 
 def _add_contracts(writers: Mapping[str, DatasetWriter], contracts: pl.DataFrame, gates: pl.DataFrame) -> None:
     release = pl.col("gate") == Gate.RELEASE
     ready = release | (pl.col("reason") == Reason.NOT_PUBLISHED)
-    for name, where in (("contracts", release), ("publishable", ready)):
-        studies = gates.filter(where)["StudyInstanceUID"]
-        writers[name].add(contracts.filter(pl.col("subject").is_in(studies.implode())))
-        writers[name].end_part()  # contracts are few, and long
+    for writer, where in ((writers["contracts"], release), (writers.get("publishable"), ready)):
+        if writer is not None:
+            studies = gates.filter(where)["StudyInstanceUID"]
+            writer.add(contracts.filter(pl.col("subject").is_in(studies.implode())))
+            writer.end_part()  # contracts are few, and long
 
 
 def _account_part(run: Run, studies: tuple[pl.DataFrame, ...], unknown_ids: pl.Series, evidence: _Evidence) -> Part:
