@@ -41,14 +41,7 @@ def compare_pixels(
 ) -> tuple[pl.DataFrame, int]:
     """Return the instances whose frames are not those of their objects, as `FOUND`, and how many were compared.
 
-    Parameters
-    ----------
-    archive
-        S3.
-    stored
-        `reconciled.STORED`, with their objects.
-    documents
-        The metadata by image set.
+    *stored* are `reconciled.STORED` with their objects, *documents* the metadata by image set.
     """
     given = {uid: sums for document in documents.values() for uid, sums in _list_checksums(document)}
     rows = stored.filter(pl.col("size") <= MOST_BYTES, pl.col("SOPInstanceUID").is_in(list(given))).to_dicts()

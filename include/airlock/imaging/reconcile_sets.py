@@ -58,14 +58,7 @@ def find_candidates(sets: pl.DataFrame, listed: pl.DataFrame) -> pl.DataFrame:
 def judge(row: dict[str, Any], seen: dict[str, Seen | None], stored: pl.DataFrame) -> Iterator[dict[str, Any]]:
     """Yield the differences of an image set that GetImageSet confirms, as rows of `FOUND`.
 
-    Parameters
-    ----------
-    row
-        Of `find_candidates`.
-    seen
-        The image sets as the service describes them now.
-    stored
-        The instances of their studies by the ledger.
+    *row* is one of `find_candidates`, *stored* the instances of its study by the ledger.
     """
     name, one = row["image_set_id"], seen[row["image_set_id"]]
     uid = row["StudyInstanceUID"]

@@ -94,20 +94,10 @@ class Comparisons(Store):
         is_dry: bool,
         asked_by: str,
     ) -> Comparison:
-        """Record that a comparison begins.
+        """Record that a comparison begins, which is about a pipeline, a data store, or both.
 
-        Parameters
-        ----------
-        kind
-            What is compared.
-        scope
-            What belongs to it, as JSON: a comparison of another scope is not gone on with.
-        pipeline, datastore_id
-            Its pipeline or its data store, or both; its findings are about them.
-        is_dry
-            Whether it only counts and names.
-        asked_by
-            The person or the run.
+        *scope* is what belongs to it, as JSON: a comparison of another scope does not go on with it. A dry one only
+        counts and names.
         """
         values = {
             "kind": kind.value,
@@ -128,16 +118,8 @@ class Comparisons(Store):
     ) -> Comparison:
         """Record how far a comparison is, with what it has counted and found up to there.
 
-        A difference that is open already, of the same kind, subject, pipeline and data store, is the same row.
-
-        Parameters
-        ----------
-        comparison
-            As `begin_comparison`, `last_comparison` or this method has returned it.
-        position, counts
-            As JSON.
-        found
-            `FOUND`; the columns after ``subject`` may be left out.
+        A difference that is open already, of the same kind, subject, pipeline and data store, is the same row. Of
+        `FOUND`, the columns after ``subject`` may be left out.
 
         Raises
         ------
@@ -181,19 +163,7 @@ class Comparisons(Store):
         has_ended: bool | None = None,
         scope: dict[str, Any] | None = None,
     ) -> Comparison | None:
-        """Return the newest comparison of a kind; None if there is none.
-
-        Parameters
-        ----------
-        kind
-            What is compared.
-        pipeline, datastore_id
-            Only of this pipeline, or this data store.
-        has_ended
-            Only one that has ended, or has not.
-        scope
-            Only one of this scope.
-        """
+        """Return the newest comparison of a kind, and of what else is given; None if there is none."""
         named = {"kind": kind.value, "pipeline": pipeline, "datastore_id": datastore_id, "scope": _to_json(scope)}
         conditions = [comparisons.c[name] == value for name, value in named.items() if value is not None]
         if has_ended is not None:
@@ -210,18 +180,10 @@ class Comparisons(Store):
         comparison: int | None = None,
         closed_since: datetime | None = None,
     ) -> Iterator[pl.DataFrame]:
-        """Yield findings as `FINDINGS`, frame by frame, by number.
+        """Yield open findings as `FINDINGS`, frame by frame, by number: of all kinds if none is given.
 
-        Parameters
-        ----------
-        kinds
-            Only of these kinds; of all without one.
-        pipeline, datastore_id
-            Only about this pipeline, or this data store.
-        comparison
-            Only what the comparison of this number was the last to find.
-        closed_since
-            Only those that were closed since then, instead of the open ones.
+        With *comparison*, only what the comparison of this number was the last to find; with *closed_since*, those that
+        were closed since then, instead of the open ones.
         """
         conditions = _about(kinds, pipeline, datastore_id)
         if comparison is not None:
@@ -241,23 +203,10 @@ class Comparisons(Store):
     def close_unseen(
         self, comparison: Comparison, *kinds: FindingKind, closed_by: str, study_keys: Sequence[str] | None = None
     ) -> int:
-        """Close what earlier comparisons have found and this one has not, of what it has compared.
+        """Close what earlier comparisons have found and this one has not; return the number of findings.
 
-        Parameters
-        ----------
-        comparison
-            The comparison; findings about another pipeline or data store stay.
-        kinds
-            The kinds that it has compared.
-        closed_by
-            The run or the person.
-        study_keys
-            The studies or patients that it has compared; None if it has compared everything.
-
-        Returns
-        -------
-        int
-            The number of findings.
+        *kinds* and *study_keys* are what it has compared; None stands for everything. Findings about another pipeline
+        or data store stay.
         """
         conditions = [*_about_comparison(comparison), _among(kinds), findings.c.comparison_id < comparison.number]
         if study_keys is not None:
@@ -277,16 +226,7 @@ class Comparisons(Store):
     ) -> int:
         """Close the open findings of these kinds about these subjects; return their number.
 
-        Parameters
-        ----------
-        subjects
-            The subjects, as text.
-        kinds
-            The kinds of findings.
-        pipeline, datastore_id
-            What the findings are about, as their comparison named it.
-        closed_by
-            The run or the person.
+        *pipeline* and *datastore_id* are those of their comparison.
         """
         keys = subjects.map_elements(digest, pl.String)
         about = findings.c.pipeline == pipeline, findings.c.datastore_id == datastore_id

@@ -110,21 +110,9 @@ class DataStores(Store):
 
     @journaled()
     def record_foreign(self, datastore_id: str, rows: pl.DataFrame, position: dict[str, Any]) -> int:
-        """Add what others have stored, and how far the adoption has come; what is there already stays.
+        """Add what others have stored, as `FOREIGN`, and return how much this and earlier calls have added.
 
-        Parameters
-        ----------
-        datastore_id
-            A data store that is being adopted.
-        rows
-            `FOREIGN`.
-        position
-            Where the adoption goes on if it is interrupted.
-
-        Returns
-        -------
-        int
-            How much this and earlier calls have added.
+        From *position* the adoption goes on if it is interrupted. What is there already stays.
         """
         constants: dict[str, Any] = {"datastore_id": datastore_id, "recorded_at": datetime.now(UTC)}
         with self._writing(SCOPE) as connection:

@@ -15,7 +15,7 @@ import polars as pl
 from sqlalchemy import and_, delete, exists, func, insert, select, update
 
 from airlock.ledger import clock
-from airlock.ledger.columns import ComparisonKind, DecisionKind, StoreOrigin, metadata
+from airlock.ledger.columns import ComparisonKind, StoreOrigin, metadata
 from airlock.ledger.comparison_tables import comparisons, data_stores
 from airlock.ledger.data_stores import note_store
 from airlock.ledger.database import Store
@@ -23,6 +23,7 @@ from airlock.ledger.decision_tables import decisions
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import select_schema, stage
 from airlock.ledger.journal import TIME
+from airlock.ledger.reconciled import add_removal
 from airlock.ledger.tables import (
     arrivals,
     gates,
@@ -161,11 +162,8 @@ class Rebuilds(Store):
         self, pipeline: str, datastore_id: str, study_key: str, *, decided_by: str, why: str, removed: int
     ) -> None:
         """Record a person's decision that something of a study was removed; its findings were lost with the ledger."""
-        values = {"kind": DecisionKind.FORGET.value, "pipeline": pipeline, "datastore_id": datastore_id}
-        values |= {"subject_key": study_key, "decided_by": decided_by, "why": why}
-        values |= {"details": json.dumps({"instances": removed})}
         with self._writing("decisions") as connection:
-            connection.execute(insert(decisions).values(**values, decided_at=clock.now()))
+            add_removal(connection, (pipeline, datastore_id, study_key, decided_by, why), removed, clock.now())
 
     def record_sends(self, sends: pl.DataFrame) -> int:
         """Record what is known of messages that were being sent, as `SENDS`; return their number."""

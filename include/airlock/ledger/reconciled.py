@@ -46,7 +46,9 @@ from airlock.ledger.words import latest_word
 from airlock.records import Disposition, digest
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement
+    from datetime import datetime
+
+    from sqlalchemy import ColumnElement, Connection
 
 STORED = pl.Schema(
     {
@@ -80,15 +82,7 @@ class Reconciled(Store):
     """The ledger's methods for its comparison with a data store."""
 
     def count_store_contents(self, datastore_id: str, pipeline: str) -> dict[str, int]:
-        """Return how many ``studies`` and ``series`` a data store has, and released ``objects`` and ``bytes``.
-
-        Parameters
-        ----------
-        datastore_id
-            The data store.
-        pipeline
-            The pipeline whose released objects are counted.
-        """
+        """Return how many ``studies`` and ``series`` a data store has, and released ``objects`` and ``bytes``."""
         released = run_totals.c.pipeline == pipeline, run_totals.c.disposition == Disposition.RELEASED.value
         sums = func.coalesce(func.sum(run_totals.c.arrivals), 0), func.coalesce(func.sum(run_totals.c.bytes), 0)
         with self._reading() as connection:
@@ -104,14 +98,7 @@ class Reconciled(Store):
     def stored_studies(self, datastore_id: str, after: str, limit: int) -> list[str]:
         """Return the next StudyInstanceUIDs with instances or a contract in a data store, in the database's order.
 
-        Parameters
-        ----------
-        datastore_id
-            The data store.
-        after
-            The last study of the page before; "" for the first page.
-        limit
-            The most studies to return.
+        *after* is the last study of the page before; "" for the first page.
         """
         uid = instances.c.StudyInstanceUID
         imported = select(uid.label("uid")).where(instances.c.datastore_id == datastore_id, _IN_STORE, uid > after)
@@ -136,17 +123,7 @@ class Reconciled(Store):
             return set(connection.scalars(select(uid).where(or_(imported, named))))
 
     def sampled_studies(self, datastore_id: str, start: str, limit: int) -> list[str]:
-        """Return the studies of a data store with the next study keys from one on: a random sample, as keys are hashes.
-
-        Parameters
-        ----------
-        datastore_id
-            The data store.
-        start
-            A study key, or its beginning.
-        limit
-            The most studies to return.
-        """
+        """Return the studies of a data store with the next study keys from one on: a sample, since keys are hashes."""
         there = exists().where(
             instances.c.StudyInstanceUID == verdicts.c.study_instance_uid,
             instances.c.datastore_id == datastore_id,
@@ -174,13 +151,7 @@ class Reconciled(Store):
             return sorted({*connection.scalars(decided.distinct()), *connection.scalars(named)})
 
     def stored_instances(self, datastore_id: str, uids: pl.Series) -> pl.DataFrame:
-        """Return the instances of studies that a data store has by the ledger, as `STORED`, sorted.
-
-        Parameters
-        ----------
-        datastore_id, uids
-            The data store, and StudyInstanceUIDs.
-        """
+        """Return the instances of these studies that a data store has by the ledger, as `STORED`, sorted."""
         own = and_(arrivals.c.arrival_id == instances.c.arrival_id, arrivals.c.pipeline == instances.c.pipeline)
         said = and_(
             words.c.arrival_id == instances.c.arrival_id, words.c.pipeline == instances.c.pipeline, latest_word()
@@ -228,18 +199,7 @@ class Reconciled(Store):
             return set(connection.scalars(statement.distinct()))
 
     def find_arrived(self, objects: pl.DataFrame) -> set[tuple[str, str, str]]:
-        """Return those of the objects that are arrivals of a pipeline, whatever became of them.
-
-        Parameters
-        ----------
-        objects
-            ``bucket``, ``key`` and ``etag``.
-
-        Returns
-        -------
-        set of (str, str, str)
-            Bucket, key and etag.
-        """
+        """Return those of the objects (bucket, key, etag) that are arrivals of a pipeline, whatever became of them."""
         columns = pl.Schema(dict.fromkeys(("bucket", "key", "etag"), pl.String))
         with self._reading() as connection:
             rows = stage(connection, select_schema(objects, columns).unique(), columns, ["key"])
@@ -279,10 +239,7 @@ class Reconciled(Store):
             closing = update(findings).where(lost).values(closed_at=now, closed_by=decided_by)
             number = connection.execute(closing).rowcount
             if number:
-                decision = {"kind": DecisionKind.FORGET.value, "pipeline": pipeline, "datastore_id": datastore_id}
-                decision |= {"subject_key": study_key, "decided_by": decided_by, "why": why}
-                details = json.dumps({"instances": number})
-                connection.execute(insert(decisions).values(**decision, decided_at=now, details=details))
+                add_removal(connection, (pipeline, datastore_id, study_key, decided_by, why), number, now)
             return number
 
     def find_lost(self, datastore_id: str, subjects: pl.Series) -> set[str]:
@@ -303,16 +260,8 @@ class Reconciled(Store):
     def find_open_losses(self, comparison: int, limit: int, study_key: str | None = None) -> pl.DataFrame:
         """Return what earlier reconciliations missed and this one has not seen yet, as `LOST`, by their subjects.
 
-        An instance that was imported again, into another image set, is left out.
-
-        Parameters
-        ----------
-        comparison
-            The number of this reconciliation; losses of another pipeline's are left to that one.
-        limit
-            The most losses to return.
-        study_key
-            Only of this study.
+        An instance that was imported again, into another image set, is left out, and so are losses that another
+        pipeline found.
         """
         again = exists().where(
             instances.c.SOPInstanceUID == findings.c.subject,
@@ -369,13 +318,8 @@ class Reconciled(Store):
     def restore_found(self, datastore_id: str, found: pl.DataFrame) -> int:
         """Restore the rows of instances that were missed and are in the data store after all; return their number.
 
-        Parameters
-        ----------
-        datastore_id
-            The data store.
-        found
-            ``subject`` (a SOPInstanceUID), ``arrival_id``, ``image_set_id`` and ``version``. An instance that another
-            arrival has claimed or imported since stays as it is.
+        *found* has ``subject`` (a SOPInstanceUID), ``arrival_id``, ``image_set_id`` and ``version``. An instance that
+        another arrival has claimed or imported since stays as it is.
         """
         with self._writing(INSTANCES) as connection:
             rows = stage(connection, select_schema(found, _RESTORED), _RESTORED, ["arrival_id"])
@@ -394,6 +338,15 @@ class Reconciled(Store):
             whole = known.where(verdicts.c.series_instance_uid.is_not(None)).subquery()
             constants = {"datastore_id": datastore_id, "state": InstanceState.IMPORTED.value}
             return insert_missing(connection, instances, whole, ["SOPInstanceUID", "datastore_id"], **constants)
+
+
+def add_removal(
+    connection: Connection, decision: tuple[str, str, str, str, str], instances: int, now: datetime
+) -> None:
+    """Add to the decision log that instances were removed: pipeline, data store, study key, person and reason."""
+    names = ("pipeline", "datastore_id", "subject_key", "decided_by", "why")
+    values = dict(zip(names, decision, strict=True)) | {"kind": DecisionKind.FORGET.value, "decided_at": now}
+    connection.execute(insert(decisions).values(values | {"details": json.dumps({"instances": instances})}))
 
 
 def _is_missed(comparison: int) -> ColumnElement[bool]:

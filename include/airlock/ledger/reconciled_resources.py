@@ -54,17 +54,7 @@ class ReconciledResources(Store):
             return int(connection.execute(counted).scalar_one())
 
     def stored_resources(self, datastore_id: str, after: tuple[str, str], limit: int) -> pl.DataFrame:
-        """Return the next resources of a data store, as `STORED_RESOURCES`, in the order of id and type.
-
-        Parameters
-        ----------
-        datastore_id
-            The data store.
-        after
-            Id and type of the last resource of the page before; two empty texts for the first page.
-        limit
-            The most resources to return.
-        """
+        """Return the next resources of a data store after an id and type, as `STORED_RESOURCES`, in this order."""
         name, kind = resources.c.resource_id, resources.c.resource_type
         later = or_(name > after[0], and_(name == after[0], kind > after[1]))
         return self._fetch_stored(datastore_id, later, order=(name, kind), limit=limit)

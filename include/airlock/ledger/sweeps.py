@@ -66,16 +66,9 @@ class Sweeps(Store):
     """The ledger's methods about sweeps."""
 
     def find_strays(self, pipeline: str, listing: pl.DataFrame) -> Strays:
-        """Find the listed objects that are no arrivals of a pipeline.
+        """Find the objects of a listing, `arrivals.LISTED`, that are not arrivals of a pipeline.
 
         A content that came back under its key is an object of its own until a run has claimed it.
-
-        Parameters
-        ----------
-        pipeline
-            The pipeline.
-        listing
-            `arrivals.LISTED`.
         """
         with self._reading() as connection:
             new = _stage_new(connection, pipeline, listing)
@@ -87,16 +80,9 @@ class Sweeps(Store):
 
     @journaled()
     def owe_strays(self, pipeline: str, sweep: str, listing: pl.DataFrame) -> int:
-        """Make owed the listed objects that are still no arrivals; return their number.
+        """Make owed the objects of a listing, `arrivals.LISTED`, that are still not arrivals; return their number.
 
-        Parameters
-        ----------
-        pipeline
-            The pipeline.
-        sweep
-            The name of the sweep that found them.
-        listing
-            `arrivals.LISTED`.
+        *sweep* is the name of the sweep that found them.
         """
         with self._writing(scope(pipeline)) as connection:
             new = _stage_new(connection, pipeline, listing)

@@ -60,12 +60,9 @@ class EvidenceFiles:
             yield describe_lacking(f"contract of {key} in {self._pipeline}", key, "the contract's file is gone")
 
     def find_lacking_outputs(self, batches: pl.DataFrame) -> Iterator[dict[str, Any]]:
-        """Yield the findings about batches whose job has no output: in its own folder, or kept in the run's workspace.
+        """Yield the findings about batches (``batch_id``, ``study_key``) whose job has no output.
 
-        Parameters
-        ----------
-        batches
-            ``batch_id`` and ``study_key``.
+        It may be in the job's own folder, or kept in the run's workspace.
         """
         rows = batches.drop_nulls("batch_id").unique("batch_id", keep="first", maintain_order=True)
         self._look_up(rows["batch_id"])

@@ -67,16 +67,9 @@ def _chance_of_at_most(differing: int, sample: int, share: float) -> float:
 
 
 def write_report(ledger: Ledger, workspace: Workspace, done: Reconciliation, unit: str) -> dict[str, Any]:
-    """Write report.json and findings.csv, and return the report, schema `SCHEMA`.
+    """Write report.json and findings.csv into a comparison's folder, and return the report, schema `SCHEMA`.
 
-    Parameters
-    ----------
-    ledger, workspace
-        The ledger, and the comparison's folder in the workspace.
-    done
-        The comparison.
-    unit
-        What a sample consists of: ``studies`` or ``resources``.
+    *unit* is what a sample consists of: ``studies`` or ``resources``.
     """
     comparison, counts = done.comparison, done.counts
     report: dict[str, Any] = {

@@ -23,15 +23,7 @@ REQUESTS_IN_FLIGHT = 16
 
 
 class Archive:
-    """Looks objects up in S3, at a rate.
-
-    Parameters
-    ----------
-    s3
-        The account with the source and the workspace; its client repeats requests by itself.
-    meter
-        Counts and paces the requests.
-    """
+    """S3, with the objects and the workspace, at a rate; its client repeats requests by itself."""
 
     def __init__(self, s3: S3, meter: RequestMeter) -> None:
         self.s3 = s3

@@ -38,17 +38,7 @@ IN_WORDS = {
 
 
 def find_caution(pipeline: Pipeline, ledger: Ledger, unknown: list[str], *, dry_run: bool) -> Caution | None:
-    """Return why a sweep that begins now is dry; None if it is not.
-
-    Parameters
-    ----------
-    pipeline, ledger
-        The pipeline.
-    unknown
-        From `find_unknown`.
-    dry_run
-        Whether a person asks for a dry one.
-    """
+    """Return why a sweep that begins now is dry; None if it is not. *unknown* is the result of `find_unknown`."""
     last = ledger.last_comparison(ComparisonKind.SWEEP, pipeline=pipeline.name, has_ended=True)
     if dry_run:
         return Caution.ASKED

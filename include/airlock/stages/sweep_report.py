@@ -27,16 +27,9 @@ def describe_caution(work: Sweeping) -> str | None:
 
 
 def make_report(work: Sweeping, vanished: pl.DataFrame, asked: Asked) -> dict[str, Any]:
-    """Write the lists of a sweep, and return the content of its report.
+    """Write the lists of a sweep whose counts are complete, and return the content of its report.
 
-    Parameters
-    ----------
-    work
-        The sweep, whose counts are complete.
-    vanished
-        The vanished arrivals that are named, `ledger.sweeps.VANISHED`.
-    asked
-        The overdue objects about which a person decides.
+    *vanished* are the vanished arrivals that are named, as `ledger.sweeps.VANISHED`.
     """
     counts, comparison = work.counts, work.comparison
     overdue = counts.total(OVERDUE)

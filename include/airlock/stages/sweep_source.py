@@ -29,7 +29,7 @@ _INVENTORY_LAG = timedelta(hours=24)
 
 
 class SweepSource(ABC):
-    """The objects below a source.
+    """The objects below a source, for a sweep that begins now.
 
     Attributes
     ----------
@@ -44,6 +44,12 @@ class SweepSource(ABC):
     edition: str
     complete_until: datetime
     may_be_incomplete: bool
+
+    def __init__(self, s3: S3, pipeline: Pipeline, now: datetime) -> None:
+        self.complete_until = now
+        self._s3 = s3
+        self._uri = S3Uri.parse(pipeline.source.uri)
+        self._pipeline = pipeline
 
     @abstractmethod
     def frames(self, position: Any) -> Iterator[tuple[pl.DataFrame, Any]]:
@@ -64,31 +70,17 @@ class SweepSource(ABC):
 
 
 class BucketSource(SweepSource):
-    """Listings of key ranges in parallel.
-
-    Parameters
-    ----------
-    s3, pipeline
-        The source.
-    now
-        When the sweep began.
-    """
+    """Listings of key ranges in parallel."""
 
     edition = "s3"
     may_be_incomplete = False
-
-    def __init__(self, s3: S3, pipeline: Pipeline, now: datetime) -> None:
-        self.complete_until = now
-        self._s3 = s3
-        self._uri = S3Uri.parse(pipeline.source.uri)
-        self._at_once = pipeline.sweep.listings
 
     def frames(self, position: Any) -> Iterator[tuple[pl.DataFrame, Any]]:
         """Yield objects; the position has what is left of each range, null where nothing is left."""
         left = [list(keys) for keys in cut_ranges(self._s3, self._uri)] if position is None else list(position)
         numbers = [number for number, keys in enumerate(left) if keys is not None]
         ranges = [KeyRange(*left[number]) for number in numbers]
-        for one in list_ranges(self._s3, self._uri, ranges, self._at_once):
+        for one in list_ranges(self._s3, self._uri, ranges, self._pipeline.sweep.listings):
             number = numbers[one.number]
             left[number] = None if one.rows is None else [one.last, left[number][1]]
             if one.rows is not None:
@@ -97,26 +89,12 @@ class BucketSource(SweepSource):
 
 
 class InventorySource(SweepSource):
-    """The newest S3 Inventory; a sweep goes on at a file of the same inventory only.
-
-    Parameters
-    ----------
-    s3, pipeline
-        The source.
-    now
-        When the sweep began.
-
-    Raises
-    ------
-    InventoryError
-        If there is no inventory, or it is too old.
-    """
+    """The newest S3 Inventory; a sweep goes on at a file of the same inventory only."""
 
     may_be_incomplete = True
 
     def __init__(self, s3: S3, pipeline: Pipeline, now: datetime) -> None:
-        self._s3 = s3
-        self._uri = S3Uri.parse(pipeline.source.uri)
+        super().__init__(s3, pipeline, now)
         self._inventory = fresh_inventory(s3, pipeline.source, now)
         self.edition = f"inventory {self._inventory.begun:%Y-%m-%dT%H:%MZ}"
         self.complete_until = min(now, self._inventory.begun - _INVENTORY_LAG)

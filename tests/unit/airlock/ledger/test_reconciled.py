@@ -10,20 +10,8 @@ import pytest
 from airlock.ledger.columns import ComparisonKind, FindingKind
 from airlock.ledger.comparisons import FOUND, Comparison
 from airlock.records import study_key
-from tests.unit.airlock.ledger.samples import (
-    NIGHTLY,
-    STORE,
-    arrivals,
-    begin,
-    dispositions,
-    held_after,
-    id_of,
-    imports,
-    series,
-    study,
-    uids,
-    verdicts,
-)
+from tests.unit.airlock.ledger import samples
+from tests.unit.airlock.ledger.samples import NIGHTLY, STORE
 
 if TYPE_CHECKING:
     from airlock.ledger import Ledger
@@ -34,11 +22,11 @@ KEY = study_key("1.study")
 @pytest.fixture
 def stored(ledger: Ledger) -> Ledger:
     """A ledger with a released study of two instances, in one image set."""
-    begin(ledger, "one")
-    held_after(ledger, "one", arrivals("a", "b"))
-    ledger.record_verdicts(STORE, NIGHTLY, "one", verdicts(("a", "1.study"), ("b", "1.study")))
-    ledger.record_imported(STORE, "one", imports(("a", "1.a"), ("b", "1.b")), study(), series())
-    ledger.settle(NIGHTLY, "one", dispositions("a", "b"))
+    samples.begin(ledger, "one")
+    samples.held_after(ledger, "one", samples.arrivals("a", "b"))
+    ledger.record_verdicts(STORE, NIGHTLY, "one", samples.verdicts(("a", "1.study"), ("b", "1.study")))
+    ledger.record_imported(STORE, "one", samples.imports(("a", "1.a"), ("b", "1.b")), samples.study(), samples.series())
+    ledger.settle(NIGHTLY, "one", samples.dispositions("a", "b"))
     return ledger
 
 
@@ -51,14 +39,14 @@ def reconciliation(ledger: Ledger) -> Comparison:
 def miss(ledger: Ledger, *names: str, image_set: str = "image-set") -> Comparison:
     """Record that a reconciliation misses the instances of these arrivals."""
     rows = [
-        (FindingKind.MISSING_IN_STORE.value, f"1.{name}", KEY, id_of(name), image_set, "version 1", None)
+        (FindingKind.MISSING_IN_STORE.value, f"1.{name}", KEY, samples.id_of(name), image_set, "version 1", None)
         for name in names
     ]
     return ledger.advance_comparison(reconciliation(ledger), {}, {}, pl.DataFrame(rows, FOUND, orient="row"))
 
 
 def stored_uids(ledger: Ledger) -> list[str]:
-    return ledger.stored_instances(STORE, uids("1.study"))["SOPInstanceUID"].to_list()
+    return ledger.stored_instances(STORE, samples.uids("1.study"))["SOPInstanceUID"].to_list()
 
 
 def test_studies_come_page_by_page(stored: Ledger) -> None:
@@ -74,7 +62,7 @@ def test_a_sample_begins_at_a_study_key(stored: Ledger) -> None:
 
 
 def test_instances_come_with_their_objects_and_dispositions(stored: Ledger) -> None:
-    found = stored.stored_instances(STORE, uids("1.study"))
+    found = stored.stored_instances(STORE, samples.uids("1.study"))
     facts = found.select("SOPInstanceUID", "image_set_id", "image_set_version", "key", "disposition")
     assert facts.rows() == [("1.a", "image-set", 1, "in/a", "released"), ("1.b", "image-set", 1, "in/b", "released")]
 
@@ -84,7 +72,7 @@ def test_a_missed_instance_no_longer_counts_as_stored(stored: Ledger) -> None:
     assert stored.count_missing(missed.number) == 1
     assert stored.forget_missing(missed.number) == 1
     assert stored_uids(stored) == ["1.b"]
-    assert stored.known_instances(STORE, uids("1.a")).is_empty()
+    assert stored.known_instances(STORE, samples.uids("1.a")).is_empty()
     assert stored.forget_missing(missed.number) == 0
 
 
@@ -95,21 +83,21 @@ def test_an_instance_that_is_in_another_image_set_by_now_stays(stored: Ledger) -
 
 def test_what_was_missed_is_chosen_by_a_redrive_until_it_is_there_again(stored: Ledger) -> None:
     stored.forget_missing(miss(stored, "a").number)
-    assert stored.choose_lost(STORE, NIGHTLY, None, None)["arrival_id"].to_list() == [id_of("a")]
+    assert stored.choose_lost(STORE, NIGHTLY, None, None)["arrival_id"].to_list() == [samples.id_of("a")]
     assert stored.choose_lost(STORE, NIGHTLY, None, KEY).height == 1
     assert stored.choose_lost(STORE, NIGHTLY, "another", None).is_empty()
     assert stored.choose_lost("another", NIGHTLY, None, None).is_empty()
-    stored.record_imported(STORE, "one", imports(("a", "1.a")), study(), series())
+    stored.record_imported(STORE, "one", samples.imports(("a", "1.a")), samples.study(), samples.series())
     assert stored.choose_lost(STORE, NIGHTLY, None, None).is_empty()
 
 
 def test_a_study_that_has_lost_a_file_lacks_it_for_other_runs(stored: Ledger) -> None:
     stored.forget_missing(miss(stored, "a").number)
-    begin(stored, "two")
-    assert stored.unresolved_files(STORE, NIGHTLY, uids("1.study"), "two") == [("1.study", id_of("a"))]
+    samples.begin(stored, "two")
+    assert stored.unresolved_files(STORE, NIGHTLY, samples.uids("1.study"), "two") == [("1.study", samples.id_of("a"))]
     assert stored.record_removal(NIGHTLY, STORE, KEY, "an operator", "wrong patient") == 1
-    assert stored.unresolved_files(STORE, NIGHTLY, uids("1.study"), "two") == []
-    assert stored.find_lost(STORE, uids("1.a", "1.b")) == {"1.a"}
+    assert stored.unresolved_files(STORE, NIGHTLY, samples.uids("1.study"), "two") == []
+    assert stored.find_lost(STORE, samples.uids("1.a", "1.b")) == {"1.a"}
 
 
 def test_what_is_found_again_is_restored(stored: Ledger) -> None:
@@ -118,7 +106,7 @@ def test_what_is_found_again_is_restored(stored: Ledger) -> None:
     lost = stored.find_open_losses(later.number, 10)
     assert lost["subject"].to_list() == ["1.a"]
     assert stored.restore_found(STORE, lost.with_columns(version=pl.lit(2, pl.Int64))) == 1
-    found = stored.stored_instances(STORE, uids("1.study"))
+    found = stored.stored_instances(STORE, samples.uids("1.study"))
     assert found["image_set_version"].to_list() == [2, 1]
     assert stored.restore_found(STORE, lost.with_columns(version=pl.lit(3, pl.Int64))) == 0
 
@@ -162,5 +150,5 @@ def test_an_unfinished_reconciliation_is_found_by_its_scope(ledger: Ledger) -> N
 
 
 def test_objects_that_are_arrivals_are_known_whatever_became_of_them(stored: Ledger) -> None:
-    objects = arrivals("a", "unknown").select("bucket", "key", "etag")
+    objects = samples.arrivals("a", "unknown").select("bucket", "key", "etag")
     assert stored.find_arrived(objects) == {("archive", "in/a", "etag-a")}
