@@ -12,6 +12,13 @@ def _images(name: str, runs: dict[str, RunPlan], *steps: Step) -> tuple[str, His
     return name, History("known", runs, steps)
 
 
+def _awaited(name: str, first: str, second: str, until: str) -> tuple[str, History]:
+    """Return a history in which the second delivery is read while the run of the first waits before a stage."""
+    uploads = Upload("fhir/a/1.ndjson", first), Upload("fhir/b/1.ndjson", second)
+    runs = {"A": RunPlan("records", "fhir/a/"), "B": _RECORDS}
+    return _images(name, runs, *uploads, Go("A", until=until), Go("B"), Go("A"))
+
+
 def _night(start: str, end: str) -> RunPlan:
     return RunPlan("first", window=(f"2026-10-{start}+00:00", f"2026-10-{end}+00:00"), how="scheduled")
 
@@ -113,23 +120,15 @@ KNOWN: dict[str, History] = dict(
             Upload("fhir/2.ndjson", "fhir p1=b"),
             Go("B"),
         ),
-        _images(
+        _awaited(
             "a resource whose Patient an undecided run may bring comes again by itself",
-            {"A": RunPlan("records", "fhir/a/"), "B": _RECORDS},
-            Upload("fhir/a/1.ndjson", "fhir o1=a p1=a p2=a"),
-            Upload("fhir/b/1.ndjson", "fhir a1=a o1=a o2/p2=c"),
-            Go("A", until="validate"),
-            Go("B"),
-            Go("A"),
+            *("fhir o1=a p1=a p2=a", "fhir a1=a o1=a o2/p2=c"),
+            until="validate",
         ),
-        _images(
+        _awaited(
             "a resource whose Patient another run has claimed comes again by itself",
-            {"A": RunPlan("records", "fhir/a/"), "B": _RECORDS},
-            Upload("fhir/a/1.ndjson", "fhir p1=a"),
-            Upload("fhir/b/1.ndjson", "fhir a1=a"),
-            Go("A", until="import"),
-            Go("B"),
-            Go("A"),
+            *("fhir p1=a", "fhir a1=a"),
+            until="import",
         ),
         _images(
             "a refused Patient holds its patient in other runs until a redrive brings it",

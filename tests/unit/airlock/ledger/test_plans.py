@@ -16,18 +16,8 @@ from airlock.ledger import Claim, Ledger, upgrade
 from airlock.ledger.arrivals import scope
 from airlock.ledger.frames import _stream_rows
 from airlock.ledger.instances import SCOPE
-from tests.unit.airlock.ledger.samples import (
-    NIGHTLY,
-    STORE,
-    arrivals,
-    begin,
-    dispositions,
-    imports,
-    series,
-    study,
-    uids,
-    verdicts,
-)
+from tests.unit.airlock.ledger import samples
+from tests.unit.airlock.ledger.samples import NIGHTLY, STORE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,11 +50,11 @@ def explained() -> Iterator[list[str]]:
 def filled(postgres_ledger: str) -> Iterator[Ledger]:
     """A ledger with settled arrivals, of which PostgreSQL has statistics."""
     with Ledger.open(postgres_ledger) as ledger:
-        begin(ledger, "a", "b", "c")
-        ledger.claim(NIGHTLY, "a", arrivals(*NAMES))
-        ledger.settle(NIGHTLY, "a", dispositions(*NAMES))
+        samples.begin(ledger, "a", "b", "c")
+        ledger.claim(NIGHTLY, "a", samples.arrivals(*NAMES))
+        ledger.settle(NIGHTLY, "a", samples.dispositions(*NAMES))
         ledger.close_run("a", "audited", {})
-        ledger.claim(NIGHTLY, "c", arrivals("underway"))
+        ledger.claim(NIGHTLY, "c", samples.arrivals("underway"))
         engine = create_engine(postgres_ledger, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             connection.exec_driver_sql("VACUUM (ANALYZE)")
@@ -112,7 +102,7 @@ def test_a_scan_of_a_whole_table_is_found_in_a_plan(plan: str, whole: bool) -> N
 
 def test_a_claim_reads_no_arrival_that_it_does_not_list(filled: Ledger) -> None:
     with explained() as plans:
-        claim = filled.claim(NIGHTLY, "b", arrivals(*NAMES, "underway", "new"))
+        claim = filled.claim(NIGHTLY, "b", samples.arrivals(*NAMES, "underway", "new"))
     assert claim == Claim(settled=len(NAMES), claimed_elsewhere=1)
     assert any("arrivals" in plan for plan in plans)
     assert list_scans(plans) == []
@@ -120,12 +110,12 @@ def test_a_claim_reads_no_arrival_that_it_does_not_list(filled: Ledger) -> None:
 
 def test_nor_does_a_claim_of_new_objects_alone(filled: Ledger) -> None:
     with explained() as plans:
-        filled.claim(NIGHTLY, "b", arrivals(*(f"new-{name}" for name in NAMES)))
+        filled.claim(NIGHTLY, "b", samples.arrivals(*(f"new-{name}" for name in NAMES)))
     assert list_scans(plans) == []
 
 
 def test_nor_does_a_plan(filled: Ledger) -> None:
-    with explained() as plans, filled.find_unclaimed(NIGHTLY, arrivals(*NAMES, "underway", "new")) as found:
+    with explained() as plans, filled.find_unclaimed(NIGHTLY, samples.arrivals(*NAMES, "underway", "new")) as found:
         assert found.arrivals == 1
     assert list_scans(plans) == []
 
@@ -151,18 +141,18 @@ def test_a_staged_table_is_not_read_for_each_row_of_a_table_without_statistics(
     upgrade(postgres_url)
     monkeypatch.setattr("airlock.ledger.frames.fetch_frames", _stream_rows)  # by a statement that can be explained
     pairs = [(name, f"1.{name}") for name in NAMES]
-    own = verdicts(*((name, "1.study") for name in NAMES))
+    own = samples.verdicts(*((name, "1.study") for name in NAMES))
     with Ledger.open(postgres_url) as ledger, explained() as plans:
-        begin(ledger, "a", "b")
-        ledger.claim(NIGHTLY, "b", arrivals(*(f"earlier {name}" for name in NAMES)))
-        ledger.claim(NIGHTLY, "a", arrivals(*NAMES))
+        samples.begin(ledger, "a", "b")
+        ledger.claim(NIGHTLY, "b", samples.arrivals(*(f"earlier {name}" for name in NAMES)))
+        ledger.claim(NIGHTLY, "a", samples.arrivals(*NAMES))
         for _ in range(2):  # the second time validate was cleared
             with ledger.at_once(SCOPE, scope(NIGHTLY)) as at_once:
                 staged = at_once.stage_verdicts(own)
                 at_once.claim_instances(STORE, NIGHTLY, "a", staged)
                 at_once.record_verdicts(STORE, NIGHTLY, "a", staged)
-        ledger.record_imported(STORE, "a", imports(*pairs), study(), series())
-        ledger.settle(NIGHTLY, "a", dispositions(*NAMES))
-        ledger.drop_instances(STORE, "a", uids(*(uid for _, uid in pairs)))
+        ledger.record_imported(STORE, "a", samples.imports(*pairs), samples.study(), samples.series())
+        ledger.settle(NIGHTLY, "a", samples.dispositions(*NAMES))
+        ledger.drop_instances(STORE, "a", samples.uids(*(uid for _, uid in pairs)))
     assert any("Update on instances" in plan for plan in plans)
     assert [plan for plan in plans if reads_staged_again_and_again(plan)] == []
