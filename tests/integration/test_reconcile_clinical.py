@@ -101,3 +101,11 @@ def test_what_is_there_again_counts_as_stored(person: Reconciler) -> None:
     assert person.report(content=True)["findings"] == {}
     with pytest.raises(AirflowFailException, match="buffer"):
         run(place, "two", redrive_findings=True, redrive_why="nothing is left to do")
+
+
+def test_throttling_slows_a_comparison_down_and_does_not_end_it(person: Reconciler) -> None:
+    searches = person.report()["requests"]["SearchWithGet"]
+    person.place.faults({"kind": "throttle_storm", "operation": "SearchWithGet", "times": 2})
+    report = person.report()
+    assert report["findings"] == {}
+    assert report["requests"]["SearchWithGet"] == searches + 2

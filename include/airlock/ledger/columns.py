@@ -86,7 +86,7 @@ class ComparisonKind(StrEnum):
 class FindingKind(StrEnum):
     """A difference between the ledger, S3 and a data store."""
 
-    OVERDUE = "overdue"  # an object below the source is no arrival
+    OVERDUE = "overdue"  # an object below the source is not an arrival
     VANISHED = "vanished"  # the object of an arrival is gone
     MISSING_IN_STORE = "missing_in_store"
     FOREIGN_IN_STORE = "foreign_in_store"

@@ -1,4 +1,4 @@
-"""What a sweep asks the ledger: which listed objects are no arrivals, and which arrivals it knows.
+"""What a sweep asks the ledger: which listed objects are not arrivals, and which arrivals it knows.
 
 An object that a sweep takes in becomes owed. The next run without prefix or window then claims it by its key, whatever
 its date, so that there is one way by which objects come again.
@@ -41,7 +41,7 @@ _PIECES = 64  # of the arrivals on PostgreSQL, each of which is copied to the lo
 
 @dataclass(frozen=True)
 class Strays:
-    """Objects of a listing that are no arrivals."""
+    """Objects of a listing that are not arrivals."""
 
     objects: pl.DataFrame  # `arrivals.LISTED`
     owed: int  # further ones that are owed, so that a run takes them
@@ -154,7 +154,7 @@ class Sweeps(Store):
 
 
 def _stage_new(connection: Connection, pipeline: str, listing: pl.DataFrame) -> Table:
-    """Stage the listed objects that are no arrivals; owed ones are not counted as new generations."""
+    """Stage the listed objects that are not arrivals; owed ones are not counted as new generations."""
     staged = stage_listing(connection, pipeline, listing, _LONG_AGO)
     return stage_unclaimed(connection, pipeline, staged, listing)
 

@@ -1,6 +1,6 @@
 """Sweep: compare everything below a pipeline's source with the ledger, whatever its date.
 
-An object that is no arrival is *young* while the next run will take it, and *overdue* afterwards. An arrival whose
+An object that is not an arrival is *young* while the next run will take it, and *overdue* afterwards. An arrival whose
 object is gone has *vanished*. A sweep makes overdue objects owed, so that the next run takes them; where they are too
 many, or below a folder from which nothing has come before, it names them and a person decides. It deletes nothing.
 
@@ -117,7 +117,7 @@ def _find_interrupted(
 
 
 def _compare_listing(work: Sweeping) -> Iterator[Any]:
-    """Find what is no arrival, and yield each position at which the sweep can go on."""
+    """Find what is not an arrival, and yield each position at which the sweep can go on."""
     young_since = work.comparison.began_at - youth(work.pipeline, work.comparison.began_at)
     counts = work.counts
     for rows, position in work.source.frames((work.comparison.position or {}).get("source")):

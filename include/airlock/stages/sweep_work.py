@@ -29,7 +29,7 @@ class Counts:
     """What a sweep has counted up to its position."""
 
     listed: int = 0
-    owed: int = 0  # no arrivals, but runs try to take them
+    owed: int = 0  # not arrivals, but runs try to take them
     sites: dict[str, dict[str, int]] = field(default_factory=dict)  # young, overdue and vanished
     requests: dict[str, int] = field(default_factory=dict)  # by operation
     asked: dict[str, Any] | None = None  # at the end, an `Asked`
