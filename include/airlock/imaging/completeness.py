@@ -36,6 +36,7 @@ COUNTS = schema(
 EARLIER = schema({"StudyInstanceUID": pl.String, "earlier": pl.Int64, "earlier_by": pl.String})
 FOREIGN = "foreign_image_sets"  # the field of a contract, which is left out where there are none
 _STUDY, _SOP, _ID = "StudyInstanceUID", "SOPInstanceUID", "arrival_id"
+_FACTS = ("declared", "declared_by", "waiting", "quarantined", "unattributed")  # of a contract, in order
 _NUMBERS = ("stored", "waiting", "quarantined")
 _KNOWN = pl.sum_horizontal(*_NUMBERS)
 _IN_STORE = (Outcome.IMPORTED.value, Outcome.IMPORTED_WITH_WARNING.value, Outcome.NON_PRIMARY.value)
@@ -213,7 +214,7 @@ def describe(
     foreign
         The number of image sets that others have stored, by StudyInstanceUID.
     """
-    names = ("declared", "declared_by", "waiting", "quarantined")
+    names = _FACTS[:-1]
     found: dict[str, dict[str, Any]] = {}
     for row in counts.select(_STUDY, *names).iter_rows(named=True):
         uid = row.pop(_STUDY)
@@ -238,5 +239,5 @@ def judge(released: int, facts: Mapping[str, Any]) -> dict[str, Any]:
         state = "partial"
     else:
         state = "complete" if by == "manifest" else "unknown"
-    said = {name: value for name, value in facts.items() if name != FOREIGN or foreign}
-    return {"state": state, "released": released, "known": known, **said}
+    said = {name: facts[name] for name in _FACTS}  # in one order: a contract's digest is that of its text
+    return {"state": state, "released": released, "known": known, **said} | ({FOREIGN: foreign} if foreign else {})

@@ -33,7 +33,7 @@ DECLARED = schema(
         "StudyInstanceUID": pl.String,
         "manifest": pl.Int64,  # by the delivery's manifest or the source's list; null if neither names the study
         "header": pl.Int64,  # the greatest of its headers; null if none declares a number
-        "newest": TIMESTAMP,  # last_modified of its newest file; null if the delivery has no file of it
+        "newest": TIMESTAMP,  # last_modified of its newest file; null without a file of it, or if it need not be known
     }
 )
 _STUDY, _NUMBER = "StudyInstanceUID", "NumberOfStudyRelatedInstances"
@@ -76,13 +76,12 @@ class Declarations:
         named = rows.filter(pl.col(_STUDY) != "")
         studies = named.group_by(_STUDY).agg(header=_read_number().max(), newest=pl.col("last_modified").max())
         self._studies.append(studies.select(partition_hash(pl.col(_STUDY))).to_series())
-        self._add(studies.filter(pl.col("header").is_not_null() | self._lists_studies))
+        self._add(studies.filter(pl.col("header").is_not_null() | self._waits))
 
     @property
-    def _lists_studies(self) -> bool:
-        """Whether a manifest or a list may name studies: then the time of the newest file is needed of all studies."""
-        pipeline = self._run.pipeline
-        return pipeline.receive.mode == "manifest" or pipeline.audit.declared_count.list_uri is not None
+    def _waits(self) -> bool:
+        """Whether studies wait for instances: an earlier run may know a study's number, so all need a newest time."""
+        return self._run.pipeline.audit.declared_count.wait_hours > 0
 
     def write(self) -> None:
         """Read the delivery manifest and the source's list, and write the dataset ``declared``.
@@ -101,7 +100,8 @@ class Declarations:
         with self._run.workspace.writer(DATASET, DECLARED) as writer:
             for rows in self._spool:
                 found = rows.group_by(_STUDY).agg(greatest).sort(_STUDY)
-                writer.add(found.filter(pl.col("manifest").is_not_null() | pl.col("header").is_not_null()))
+                has_number = pl.col("manifest").is_not_null() | pl.col("header").is_not_null()
+                writer.add(found.filter(has_number | self._waits))
 
     def _add(self, rows: pl.DataFrame) -> None:
         missing = {name: pl.lit(None, kind) for name, kind in DECLARED.items() if name not in rows.columns}
@@ -121,21 +121,29 @@ def _read_manifest(run: Run) -> Iterator[pl.DataFrame]:
     if settings.mode != "manifest":
         return
     try:
-        content = json.loads(run.s3.get(run.prefix.join(settings.manifest)))
+        content = json.loads(run.s3.get(run.prefix.join(settings.manifest)), object_pairs_hook=_name_once)
+        studies = {uid.encode().strip().decode(): number for uid, number in content.get("studies", {}).items()}
     except FileNotFoundError:  # removed since receive read it
         return
-    except (ValueError, RecursionError):
-        content = None
-    studies = content.get("studies", {}) if isinstance(content, dict) else None
-    if not isinstance(studies, dict) or not all(map(_is_number, studies.values())):
+    except (ValueError, AttributeError, RecursionError):
+        studies = {"": None}
+    if not all(map(_is_number, studies.values())):
         raise DeliveryManifestError(
-            f"delivery manifest {settings.manifest}: studies must give each StudyInstanceUID a whole number from 0 to "
-            f'{_MOST}, as in {{"studies": {{"1.2.3": 300}}}}'
+            f"delivery manifest {settings.manifest}: studies must name each StudyInstanceUID once, with a whole number "
+            f'from 0 to {_MOST}, as in {{"studies": {{"1.2.3": 300}}}}'
         )
     yield pl.DataFrame({_STUDY: list(studies), "manifest": list(studies.values())}, schema=_MANIFEST)
 
 
 _MANIFEST = pl.Schema({_STUDY: pl.String, "manifest": pl.Int64})
+
+
+def _name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object whose names differ, spaces aside; of two numbers of one study none is better."""
+    found = dict(pairs)
+    if len({name.strip() for name in found}) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return found
 
 
 def _is_number(value: Any) -> bool:

@@ -155,6 +155,24 @@ class TestDeclaredNumbers:
         states = {contract["StudyInstanceUID"]: contract["completeness"]["state"] for contract in place.contracts()}
         assert states == {study_uid(1): "complete", study_uid(2): "unknown"}
 
+    def test_a_study_still_waits_when_a_delivery_that_does_not_name_it_brings_some_of_it(self, place: Place) -> None:
+        line = listed(wait_hours=24, then="release_partial")
+        deliver_listed(place, "one", {"001.dcm": ct(1, 1, 1)}, 3)
+        given("awaiting_declared" in by_hand(place, "one", "one", line).run()["reasons"])
+        place.put({"002.dcm": ct(1, 1, 2), "delivery.json": b'{"objects": 1}'}, "in/two/")
+        assert by_hand(place, "two", "two", line).run()["reasons"].keys() == {"awaiting_declared", "sidecar"}
+        assert place.contracts() == []
+
+    def test_a_study_that_waited_gets_one_revision_from_the_run_that_brings_the_rest(self, place: Place) -> None:
+        line = listed(wait_hours=24, then="hold")
+        deliver_listed(place, "one", {"001.dcm": ct(1, 1, 1)}, 2)
+        first = by_hand(place, "one", "one", line)
+        given("awaiting_declared" in first.run()["reasons"])
+        deliver_listed(place, "two", {"002.dcm": ct(1, 1, 2)}, 2)
+        by_hand(place, "two", "two", line).run()
+        first.onward("audit")
+        assert [contract["revision"] for contract in place.contracts()] == [2]
+
     def test_a_study_that_has_waited_is_released_as_partial_by_a_later_night(
         self, place: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -39,6 +39,14 @@ class TestHeaders:
         files = stopped, dicom("b"), dicom("c", StudyInstanceUID="1.2"), unread("d", "not_dicom")
         assert declared(world, *files) == [("1.1", None, 7)]
 
+    def test_where_studies_wait_the_newest_file_of_each_is_noted(self, world: World) -> None:
+        run = world.run("one", pipeline(audit={"declared_count": {"wait_hours": 24, "then": "hold"}}))
+        world.buffered(run, dicom("a"), dicom("b", StudyInstanceUID="1.2", **{NUMBER: "2"}))
+        validate(run)
+        rows = run.workspace.read(DATASET, DECLARED)
+        assert rows.select("StudyInstanceUID", "header").rows() == [("1.1", None), ("1.2", 2)]
+        assert rows["newest"].null_count() == 0
+
 
 class TestManifest:
     def test_it_may_name_studies_and_those_that_did_not_come(self, world: World) -> None:
@@ -56,11 +64,19 @@ class TestManifest:
     )
     def test_one_that_is_wrong_stops_the_run_before_anything_is_imported(self, world: World, studies: Any) -> None:
         world.put("s3://archive/in/delivery.json", json.dumps({"objects": 1, "studies": studies}).encode())
-        with pytest.raises(
-            DeliveryManifestError, match="studies must give each StudyInstanceUID a whole number"
-        ) as told:
+        with pytest.raises(DeliveryManifestError, match="must name each StudyInstanceUID once, with a whole n") as told:
             declared(world, dicom("a"), **MANIFEST)
         assert "1.1" not in str(told.value).replace("1.2.3", "")
+
+    @pytest.mark.parametrize("studies", ['{"1.1": 300, "1.1": 1}', '{"1.1": 1, " 1.1 ": 300}', '{"1.1\\ud800": 1}'])
+    def test_one_that_names_a_study_twice_or_in_no_unicode_is_wrong(self, world: World, studies: str) -> None:
+        world.put("s3://archive/in/delivery.json", f'{{"objects": 1, "studies": {studies}}}'.encode())
+        with pytest.raises(DeliveryManifestError, match="studies must name each StudyInstanceUID once"):
+            declared(world, dicom("a"), **MANIFEST)
+
+    def test_spaces_around_a_name_do_not_count(self, world: World) -> None:
+        world.put("s3://archive/in/delivery.json", b'{"objects": 1, "studies": {" 1.1 ": 300}}')
+        assert declared(world, dicom("a"), **MANIFEST) == [("1.1", 300, None)]
 
 
 class TestList:
