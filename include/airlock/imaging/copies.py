@@ -228,6 +228,14 @@ def move_held_copies(verdicts: pl.DataFrame, outcomes: pl.DataFrame) -> tuple[pl
 
 
 def dispose_held_copy() -> pl.Expr:
-    """Return the disposition of a held copy by its study's ``gate``: a person who releases the study drops the copy."""
-    dropped = pl.when(pl.col("gate") == Gate.RELEASE).then(pl.lit(Disposition.DUPLICATE.value))
-    return pl.when(is_held_copy()).then(dropped.otherwise(pl.lit(Disposition.HELD.value)))
+    """Return the disposition of a held copy by its study's ``gate``.
+
+    A person who releases the study drops the copy. Without a first copy the study lacks the instance: all its copies
+    stay quarantined, so that a redrive can take one of them.
+    """
+    has_first = pl.col("duplicate_of").is_not_null()
+    dropped = (
+        pl.when(has_first).then(pl.lit(Disposition.DUPLICATE.value)).otherwise(pl.lit(Disposition.QUARANTINED.value))
+    )
+    word = pl.when(pl.col("gate") == Gate.RELEASE).then(dropped).otherwise(pl.lit(Disposition.HELD.value))
+    return pl.when(is_held_copy()).then(word)

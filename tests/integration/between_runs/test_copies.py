@@ -78,6 +78,20 @@ def test_a_copy_of_another_patient_waits_for_a_person_in_whichever_run_its_study
     assert released(place) == slices(1, 2)
 
 
+def test_of_two_patients_copies_in_one_run_none_is_lost_when_a_person_releases_the_rest(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions_to_people(monkeypatch)
+    line = pipeline(audit={"manifest_wait_seconds": 3, "on_hold": "review"}, review={"by": "the archive team"})
+    place.put({"1.dcm": ct(1, 1, 1), "2.dcm": ct(1, 1, 2), "other/1.dcm": ct(1, 1, 1, PatientID="PID-9")})
+    one = by_hand(place, "one", line=line)
+    one.answer = answer(APPROVE, WHY)
+    assert one.run()["dispositions"] == {"released": 1, "quarantined": 2}
+    place.put({"other/1.dcm": ct(1, 1, 1)})
+    assert redrive(place, "again", "identity_changed").run()["dispositions"] == {"released": 1, "duplicate": 1}
+    assert released(place) == slices(1, 2)
+
+
 def test_a_redrive_takes_the_copy_whose_identity_was_corrected_at_the_source(place: Place) -> None:
     place.put({"001.dcm": ct(1, 1, 1)}, "in/one/")
     given(by_hand(place, "one", "one").run()["dispositions"] == {"released": 1})

@@ -175,11 +175,15 @@ class TestGate:
         assert gates.select("StudyInstanceUID", "gate", "reason").rows() == [("1.2", "hold", "identity_changed")]
         assert words == {"copy": ("held", "identity_changed")}
 
-    def test_a_person_who_releases_the_study_drops_the_copy(self) -> None:
+    @pytest.mark.parametrize(("first", "word"), [("id-a", "duplicate"), (None, "quarantined")])
+    def test_a_person_who_releases_the_study_drops_a_copy_that_has_a_first_one(
+        self, first: str | None, word: str
+    ) -> None:
         a = dicom("a")
-        rows = pl.concat([verdicts(a), self.copy("identity_changed")])
+        copy = self.copy("identity_changed").with_columns(duplicate_of=pl.lit(first, pl.String))
+        rows = pl.concat([verdicts(a), copy])
         gates, _ = self.judged(rows, outcomes(a), ["1.5"])
         released = gate.release_studies(gates, gates["StudyInstanceUID"])
         marked = gate.flag_blocking(outcomes(a), Audit(), [])
         found = gate.decide_dispositions(rows.select(ARRIVALS.names()), rows, marked, released)
-        assert dict(found.select("key", "disposition").rows()) == {"in/a": "released", "in/copy": "duplicate"}
+        assert dict(found.select("key", "disposition").rows()) == {"in/a": "released", "in/copy": word}
