@@ -41,6 +41,7 @@ _WORDS: dict[str, Callable[[str], Any]] = {
     "datetime": datetime.fromisoformat,
 }
 _RESOURCE = ["resource_type", "resource_id"]
+_PARQUET = b"PAR1"  # other frames are of the version before, which wrote Arrow IPC
 
 
 class BrokenEntryError(ValueError):
@@ -95,7 +96,8 @@ class _Frames:
 
 def _read_frame(file: IO[bytes], piece: list[int]) -> pl.DataFrame:
     file.seek(piece[0])
-    return pl.read_parquet(file.read(piece[1]))
+    body = file.read(piece[1])
+    return pl.read_parquet(body) if body.startswith(_PARQUET) else pl.read_ipc(body)
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,18 @@ def test_the_calls_of_a_run_make_the_same_ledger_again(kept: Ledger, url: str, s
     assert not differences(read_tables(url), read_tables(rebuilt(shelf, tmp_path)))
 
 
+def test_entries_of_the_version_before_are_read(
+    kept: Ledger, url: str, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_ipc(rows: pl.DataFrame, file: io.BytesIO, **_: Any) -> None:
+        rows.write_ipc(file, compression="zstd")
+
+    with monkeypatch.context() as before:
+        before.setattr(pl.DataFrame, "write_parquet", write_ipc)
+        play(kept)
+    assert not differences(read_tables(url), read_tables(rebuilt(shelf, tmp_path)))
+
+
 def test_the_calls_of_a_transaction_are_one_entry_and_entries_are_in_order(kept: Ledger, shelf: Shelf) -> None:
     play(kept)
     times = [at for at, _ in shelf.entries]
