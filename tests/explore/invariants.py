@@ -63,11 +63,11 @@ def incomplete_release(facts: Facts, s3: MemoryS3, before: Books, now: Books) ->
     for study in sorted({image.study for row in fresh if (image := facts.image(row))}):
         runs = {row.run_key for row in fresh if (image := facts.image(row)) and image.study == study}
         for row in now.arrivals:
-            if why := _keeps_from_release(facts, now, row, study, runs):
+            if why := keeps_from_release(facts, now, row, study, runs):
                 yield Violation(11, f"a study is released although {facts.describe(row)}: {why}")
 
 
-def _keeps_from_release(facts: Facts, now: Books, row: ArrivalRow, study: str, runs: set[str]) -> str | None:
+def keeps_from_release(facts: Facts, now: Books, row: ArrivalRow, study: str, runs: set[str]) -> str | None:
     """Return why an arrival keeps a study from its release; None if it does not."""
     image = facts.image(row)
     if image is None or row.successor is not None:
@@ -99,8 +99,15 @@ def _unread_holds(facts: Facts, now: Books, row: ArrivalRow, study: str, runs: s
         for other in now.arrivals
         if other.run_key == row.run_key and other.key.rpartition("/")[0] == folder and (image := facts.image(other))
     ]
+    later = [
+        image
+        for other in now.arrivals
+        if other.pipeline == row.pipeline and other.key.rpartition("/")[0] == folder and (image := facts.image(other))
+    ]
     studies = {image.study for image in near if image.is_accepted}
-    return "it cannot be read, and all its neighbours are of this study" if studies == {study} else None
+    in_folder = {image.study for image in later if image.is_accepted}  # of two studies: the file counts to none
+    is_sibling = studies == in_folder == {study}
+    return "it cannot be read, and all its neighbours are of this study" if is_sibling else None
 
 
 def _is_replaced(now: Books, row: ArrivalRow) -> bool:

@@ -11,7 +11,7 @@ from tests.explore import contents
 from tests.explore.books import contents_of, instances_of, read_payload
 from tests.explore.facts import Violation
 from tests.explore.history import Clear
-from tests.explore.invariants import TRANSIENT
+from tests.explore.invariants import TRANSIENT, keeps_from_release
 from tests.explore.sweeps import every_object_is_an_arrival
 
 if TYPE_CHECKING:
@@ -42,15 +42,18 @@ class State:
 
 def read_state(facts: Facts, s3: MemoryS3, books: Books) -> State:
     """Return the state of books, destinations and stores."""
-    downstream = set()
+    downstream, published = set(), set()
     for key, one in books.newest_queued().items():
         contract = read_payload(s3, one.payload_uri) or {}
+        published |= {name for name in (contract.get("fhir") or {}).values() if isinstance(name, str)}
         named = instances_of(contract) | set(contents_of(contract).items())
         downstream.add((_subject(facts, contract, key), frozenset(named)))
     settled = [row for row in books.by_generation() if row.reason not in TRANSIENT]
     latest = {(row.pipeline, row.key, facts.content(row)): row for row in settled}
     words = {(*place, _word(row)) for place, row in latest.items()}
-    stored = {*facts.read_store().items(), *facts.read_published().items()}
+    # A study is published before it is released: what was published and then held by another run is no release.
+    made = {(name, content) for name, content in facts.read_published().items() if name in published}
+    stored = {*facts.read_store().items(), *made}
     return State(frozenset(downstream), frozenset(words), frozenset(stored))
 
 
@@ -130,8 +133,19 @@ def nothing_waits_for_a_run(player: Player) -> list[Violation]:
     """11: a study that waited for another run, or for its publication, is taken up by the pipeline's next run."""
     if player.history.claims_only or not all(run.ended_well for run in player.runs.values()):
         return []
-    waiting = (row for row in player.reader.read().arrivals if is_waiting(row))
-    return [Violation(11, f"{player.facts.describe(row)}, and no run takes it up") for row in waiting]
+    now = player.reader.read()
+    return [
+        Violation(11, f"{player.facts.describe(row)}, and no run takes it up")
+        for row in filter(is_waiting, now.arrivals)
+        if not _is_held_otherwise(player.facts, now, row)
+    ]
+
+
+def _is_held_otherwise(facts: Facts, now: Books, row: ArrivalRow) -> bool:
+    """Return whether another file keeps the study of a waiting arrival from its release."""
+    image = facts.image(row)
+    others = (other for other in now.arrivals if not is_waiting(other))
+    return image is not None and any(keeps_from_release(facts, now, one, image.study, set()) for one in others)
 
 
 def is_waiting(row: ArrivalRow) -> bool:
