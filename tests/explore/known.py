@@ -110,6 +110,14 @@ KNOWN: dict[str, History] = dict(
             Go("A", until="fhir.audit"),
             Go("B"),
         ),
+        _images(
+            "a publication that waits does not write over what another run has released meanwhile",
+            {"A": RunPlan("published", "in/a/"), "B": RunPlan("published", "in/b/")},
+            Upload("in/a/001.dcm", "ct 1.1.1"),
+            Upload("in/b/002.dcm", "ct 1.2.1"),
+            Go("A", at="fhir.normalize s3.put_object imaging/publication.py"),
+            Go("B"),
+        ),
         _images("what is released is queued", {"A": _FIRST}, Upload("in/a/001.dcm", "ct 1.1.1"), Go("A")),
         _images(
             "a night that is cleared late does not write its older content",

@@ -98,14 +98,17 @@ def normalize(run: Run, reader: FhirReader | None = None) -> list[Batch]:
     with _open_partitions(run) as partitions:
         rows_sent = (rows for batch in standing for rows in leg.workspace.parts(f"batches/{batch.batch_id}", BATCHES))
         sent = partitions.spool(_BY_RESOURCE, BATCHES, rows_sent)
-        built = partitions.spool(_BY_RESOURCE, _WANTED, _build_resources(run, partitions))
-        resources = partitions.spool(_BY_RESOURCE, _WANTED, _drop_foreign(run, reader, built))
-        with leg.workspace.writer("resources", RESOURCES, part_rows=None) as writer:
-            for rows in resources:
-                writer.add(rows.select(RESOURCES.names()))
-                writer.end_part()
-        new = partitions.spool(_BY_RESOURCE, RESOURCES, _find_new(run, resources, sent))
-        _claim_all(run, new, partitions.spool(_BY_RESOURCE, BATCHES, _find_undecided(leg, partitions, sent)))
+        revisions: list[int] | None = None
+        while revisions != (found := _hash_revisions(run)):  # once claimed, no other run changes the resources
+            revisions = found
+            built = partitions.spool(_BY_RESOURCE, _WANTED, _build_resources(run, partitions))
+            resources = partitions.spool(_BY_RESOURCE, _WANTED, _drop_foreign(run, reader, built))
+            with leg.workspace.writer("resources", RESOURCES, part_rows=None) as writer:
+                for rows in resources:
+                    writer.add(rows.select(RESOURCES.names()))
+                    writer.end_part()
+            new = partitions.spool(_BY_RESOURCE, RESOURCES, _find_new(run, resources, sent))
+            _claim_all(run, new, partitions.spool(_BY_RESOURCE, BATCHES, _find_undecided(leg, partitions, sent)))
         return stage_batches(leg, store, new, lambda rows: rows.iter_slices(10_000), standing)
 
 
@@ -222,7 +225,7 @@ def _read_studies(run: Run, partitions: Partitions, settings: Publishing) -> Ite
         for rows in run.workspace.parts("outcomes", OUTCOMES, columns)
     )
     bringers = partitions.spool(pl.col("StudyInstanceUID"), _BRINGERS, first)
-    contracts = partitions.spool(pl.col("subject"), CONTRACTS, run.workspace.parts("publishable", CONTRACTS))
+    contracts = partitions.spool(pl.col("subject"), CONTRACTS, _read_publishable(run))
     for rows, arrivals in zip_partitions(contracts, bringers):
         brought = arrivals.group_by(subject="StudyInstanceUID").agg(pl.col("arrival_id").min())
         patients = [
@@ -232,6 +235,23 @@ def _read_studies(run: Run, partitions: Partitions, settings: Publishing) -> Ite
             brought, on="subject", how="left", maintain_order="left"
         )
         yield joined.select(_STUDIES.names())
+
+
+def _read_publishable(run: Run) -> Iterator[pl.DataFrame]:
+    """Yield the contracts to publish: of a study that another run has released since the audit, the newest one."""
+    store = run.pipeline.datastore_id
+    for rows in run.workspace.parts("publishable", CONTRACTS):
+        known = run.ledger.contracts(store, rows["subject"])
+        newer = known.join(rows.select("subject", own="revision"), on="subject").filter(
+            pl.col("revision") > pl.col("own")
+        )
+        released = run.ledger.released_before(store, newer["subject"], except_run=run.key)["subject"]
+        newer = newer.filter(pl.col("subject").is_in(released.implode())).select(rows.columns)
+        yield pl.concat([rows.join(newer, on="subject", how="anti"), newer])
+
+
+def _hash_revisions(run: Run) -> list[int]:
+    return [int(rows.select("subject", "revision").hash_rows().sum()) for rows in _read_publishable(run)]
 
 
 def _find_earlier_contracts(run: Run, contracts: list[StudyContract]) -> list[StudyContract]:
@@ -369,7 +389,7 @@ def _find_proofs(run: Run, partitions: Partitions, imported: Spool) -> Iterator[
 def _name_resources(run: Run) -> Iterator[pl.DataFrame]:
     """Yield the names of the resources of each publishable study (`_NAMES`)."""
     settings = _read_settings(run)
-    for rows in run.workspace.parts("publishable", CONTRACTS):
+    for rows in _read_publishable(run):
         contracts = map(StudyContract.model_validate_json, rows["contract"])
         named = [(one.study_key, one.content_digest, name) for one in contracts for name in _list_names(one, settings)]
         yield pl.DataFrame(named, schema=_NAMES, orient="row")
