@@ -189,6 +189,11 @@ class TestGoodRun:
         assert read_dispositions(world.ledger, "nightly", run.key).equals(kept)
         assert count_instances(world.ledger, STORE) == {"imported": 2}
 
+    def test_contracts_are_written_a_second_time_only_to_be_published(self, world: World) -> None:
+        run, _ = done(world, A)
+        assert run.workspace.is_committed("contracts")
+        assert not run.workspace.is_committed("publishable")
+
     def test_an_empty_delivery_balances(self, world: World) -> None:
         run = staged(world)
         audited = audit(run, None)

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import polars as pl
 import pytest
+from sqlalchemy import create_engine
 
+from airlock.ledger import Ledger
 from airlock.ledger.gates import GATES
 from airlock.records import CONTRACTS, study_key
 from tests.unit.airlock.ledger.samples import (
@@ -20,9 +20,6 @@ from tests.unit.airlock.ledger.samples import (
     uids,
     verdicts,
 )
-
-if TYPE_CHECKING:
-    from airlock.ledger import Ledger
 
 
 def studies(files: list[tuple[str, str]]) -> list[str]:
@@ -49,6 +46,17 @@ def settle(ledger: Ledger, word: str, reason: str | None = None, *, missing: boo
     """Settle run a's arrival and return the studies that it keeps back from run b."""
     ledger.settle(NIGHTLY, "a", dispositions("1", word=word).with_columns(reason=pl.lit(reason, pl.String)))
     return studies(ledger.unresolved_files(STORE, NIGHTLY, uids("1.study", "2.study"), "b", missing=missing))
+
+
+def test_a_long_contract_is_compressed_quickly_on_postgresql(postgres_ledger: str) -> None:
+    with Ledger.open(postgres_ledger) as ledger:
+        begin(ledger, "a")
+        record(ledger, STORE, "a", contracts("1.study", 1, "d1").with_columns(contract=pl.lit("[1,2,3]" * 10_000)))
+    engine = create_engine(postgres_ledger)
+    with engine.connect() as connection:
+        statement = "SELECT pg_column_compression(contract) FROM contracts"
+        assert connection.exec_driver_sql(statement).scalars().all() == ["lz4"]
+    engine.dispose()
 
 
 def test_the_latest_contract_of_a_study_takes_the_place_of_the_one_before(opened: Ledger) -> None:
