@@ -72,6 +72,8 @@ def _read_each_way(names: pl.Series, prefix: S3Uri) -> Iterator[pl.Series]:
 
 
 def _read_plain(names: pl.Series, prefix: S3Uri) -> Iterator[pl.Series]:
-    for bucket in ("", f"s3://{prefix.bucket}/"):
+    bucket = f"s3://{prefix.bucket}/"
+    forms = [names, names.str.strip_prefix(bucket)] if names.str.starts_with(bucket).any() else [names]
+    for form in forms:
         for above in ("", prefix.key):
-            yield above + names.str.strip_prefix(bucket)
+            yield above + form
