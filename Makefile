@@ -64,7 +64,7 @@ cli: $(STAMP) ## run Airlock's command line on the local stack: make cli CMD="he
 # The longest files begin first; xdist would begin with those of most tests, which take seconds.
 test: $(STAMP) ## run every test but proofs and fuzz; most of them in three processes (PROCESSES=1 for one)
 	@begin=$$(date +%s); set -e -x; \
-	$(BIN)/python -m pytest -m "not proof" -n $(PROCESSES) --dist loadfile --no-loadscope-reorder tests/explore tests/integration tests/oracles tests/unit tests/test_*.py; \
+	$(BIN)/python -m pytest -m "not proof" -n $(PROCESSES) --dist loadfile --no-loadscope-reorder tests/explore tests/integration tests/oracles tests/servers tests/unit tests/test_*.py; \
 	$(BIN)/python -m pytest -m "not proof" tests/contract; \
 	$(BIN)/python -m pytest -m "not proof" tests/e2e; \
 	{ set +x; } 2>/dev/null; echo "make test: $$(($$(date +%s) - begin)) seconds"

@@ -9,6 +9,7 @@ import pytest
 
 from airlock.ledger import Ledger
 from airlock.storage.s3 import S3
+from tests.servers.in_process import ask_in_process
 from tests.servers.ledger import new_ledger
 from tests.servers.moto import moto_server, reset_moto
 from tests.unit.airlock.world import BUCKETS, World
@@ -28,8 +29,7 @@ def s3_server() -> Iterator[str]:
 def s3_client(s3_server: str) -> S3:
     """One client for all tests; the buckets are each test's own."""
     session = boto3.Session("testing", "testing", region_name="us-east-1")
-    client = session.client("s3", endpoint_url=s3_server)
-    return S3(session, client)
+    return S3(session, ask_in_process(session.client("s3", endpoint_url=s3_server)))
 
 
 @pytest.fixture
