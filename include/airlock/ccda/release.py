@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from airlock.ccda.records import DOCUMENT, FOLDER, VERDICTS, name_document_store
+from airlock.clinical.settle import Addition
+from airlock.ledger import open_resources
 from airlock.ledger.gates import scope
 from airlock.reasons import Reason
 from airlock.records import Disposition, Gate, Verdict, schema
@@ -24,7 +26,7 @@ from airlock.stages.review import Review, ReviewError, check_answer
 from airlock.storage.spool import Partitions, zip_partitions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from airlock.ledger import Ledger
     from airlock.pipelines import CcdaPipeline
@@ -123,8 +125,8 @@ def find_approved(run: Run[CcdaPipeline]) -> Iterator[pl.DataFrame] | None:
     return run.within("").workspace.find_parts("approved", REVIEWED)
 
 
-def prepare_documents(run: Run[CcdaPipeline], partitions: Partitions) -> Callable[[Ledger], None]:
-    """Read whose resources are all in the data store; return the function that records these documents in the ledger.
+def prepare_documents(run: Run[CcdaPipeline], partitions: Partitions) -> Addition:
+    """Read whose resources are all in the data store; return what records these documents in the ledger.
 
     It ends the claims on the other documents. One on which the run has not decided stays claimed.
     """
@@ -134,13 +136,14 @@ def prepare_documents(run: Run[CcdaPipeline], partitions: Partitions) -> Callabl
     documents = partitions.spool(file, VERDICTS, accepted)
     fates = partitions.spool(file, _FATES, map(_sum_by_document, workspace.find_parts("dispositions", DISPOSITIONS)))
 
+    store = name_document_store(run.pipeline)
+
     def record(ledger: Ledger) -> None:
-        store = name_document_store(run.pipeline)
         for decided in starmap(_join_documents, zip_partitions(documents, fates)):
             ledger.record_imported_resources(store, run.key, decided.filter("brought"))
             ledger.drop_resource_claims(store, run.key, decided.filter(~pl.col("brought") & ~pl.col("undecided")))
 
-    return record
+    return Addition(record, (open_resources.scope(store),))
 
 
 def _sum_by_document(units: pl.DataFrame) -> pl.DataFrame:

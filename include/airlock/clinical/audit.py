@@ -23,7 +23,7 @@ from airlock.clinical.import_ import find_other_targets
 from airlock.clinical.open_resources import find_doubts, find_missed, note_open
 from airlock.clinical.read_back import choose_sample, flag_mismatches, read_back
 from airlock.clinical.records import BATCHES, GATES, OPERATION_OUTCOMES, VERDICTS
-from airlock.clinical.settle import ChangedError, Decided, record_held, settle
+from airlock.clinical.settle import Addition, ChangedError, Decided, record_held, settle
 from airlock.pipelines import CcdaPipeline
 from airlock.records import HOLDS, Disposition, schema
 from airlock.stages.auditing import Audited, explain_missing_delivery, is_open, leave_open
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
     from airlock.clinical.accounts import Accounts
     from airlock.clinical.read_back import FhirReader
-    from airlock.ledger import Ledger
     from airlock.pipelines import ClinicalPipeline, Pipeline
     from airlock.run import Run
     from airlock.stages.brake import Finding
@@ -58,7 +57,7 @@ def audit(
     run: Run[ClinicalPipeline],
     reader: FhirReader,
     approved: Iterable[pl.DataFrame] | None = None,
-    record_more: Callable[[Partitions], Callable[[Ledger], None]] | None = None,
+    add_more: Callable[[Partitions], Addition] | None = None,
 ) -> Audited:
     """Decide on every unit of a run, write the datasets and the report, and record the decisions in the ledger.
 
@@ -71,8 +70,8 @@ def audit(
     approved
         The resources that a person has approved, if the run has to be reviewed (kind ``ccda``), frame by frame: columns
         ``resource_type``, ``resource_id``, ``content_digest``; None before the approval.
-    record_more
-        Reads the written datasets, and returns what the transaction that settles has to call.
+    add_more
+        Reads the written datasets, and returns what the transaction that settles has to add.
     """
     run.ledger.open_run(run.key, run.pipeline.name, run.run_id, run.window)  # buffer may have failed before it did
     with Partitions(_count_units(run)) as partitions:
@@ -95,7 +94,7 @@ def audit(
                     return leave_open(run, audited, stopped_by)
                 try:
                     if audited.balanced:
-                        settle(run, decisions.describe(taken, missed, record_more and record_more(again)))
+                        settle(run, decisions.describe(taken, missed, add_more and add_more(again)))
                     else:
                         record_held(run, decisions.gates)
                 except ChangedError:
@@ -208,10 +207,10 @@ class _Decisions:
         for part in self.dispositions:
             yield part.sort("key", "arrival_id", "line")
 
-    def describe(self, taken: Books, missed: Spool, record_more: Callable[[Ledger], None] | None) -> Decided:
+    def describe(self, taken: Books, missed: Spool, more: Addition | None) -> Decided:
         """Return the decisions as they are to be settled."""
         files = _FileDispositions(taken, self)
-        return Decided(self.sent, missed, self.gates, files, self.doubts, self.tally.overrides, record_more)
+        return Decided(self.sent, missed, self.gates, files, self.doubts, self.tally.overrides, more)
 
 
 def _decide_all(

@@ -9,7 +9,7 @@ import polars as pl
 
 from airlock.clinical import gate
 from airlock.clinical.outcomes import IMPORTED
-from airlock.clinical.validate import OLDER
+from airlock.clinical.records import OLDER, VERDICTS
 from airlock.ledger.columns import OpenState
 from airlock.ledger.open_resources import OPEN
 from airlock.reasons import Reason
@@ -19,7 +19,7 @@ from airlock.stages.resources import UNIT
 from airlock.storage.spool import zip_partitions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from airlock.clinical.books import Books
     from airlock.ledger import Ledger
@@ -60,11 +60,29 @@ def find_held(sent: pl.DataFrame) -> pl.DataFrame:
 def find_missed(run: Run[ClinicalPipeline], books: Books, partitions: Partitions) -> Spool:
     """Return the resources that a run has not brought (`OPEN`), by patient."""
     missed = partitions.spool(pl.col("patient"), OPEN, map(find_unproven, books.outcomes()))
+    for rows in _find_all_stopped(run, books.verdicts(), partitions):
+        missed.add(rows)
+    return missed
+
+
+def _find_all_stopped(run: Run[ClinicalPipeline], verdicts: Spool, partitions: Partitions) -> Iterator[pl.DataFrame]:
+    """Yield the quarantined resources of which no newer content is there; the verdicts are spooled by file."""
     unit = pl.Schema(UNIT)
     older = partitions.spool(pl.col("arrival_id"), unit, run.workspace.find_parts(OLDER, unit))
-    for rows, units in zip_partitions(books.verdicts(), older):
-        missed.add(find_stopped(rows.join(units, on=unit.names(), how="anti")))
-    return missed
+    for rows, units in zip_partitions(verdicts, older):
+        yield find_stopped(rows.join(units, on=unit.names(), how="anti"))
+
+
+def note_stopped(run: Run[ClinicalPipeline], partitions: Partitions) -> None:
+    """Note in the ledger what validate has quarantined: other runs hold its patients before this run's audit.
+
+    A run that is given back keeps its notes, since its files come again.
+    """
+    quarantined = (
+        rows.filter(pl.col("verdict") == Verdict.QUARANTINE) for rows in run.workspace.parts("verdicts", VERDICTS)
+    )
+    verdicts = partitions.spool(pl.col("arrival_id"), VERDICTS, quarantined)
+    note_open(run, run.ledger, _find_all_stopped(run, verdicts, partitions), replace=True)
 
 
 def note_open(

@@ -39,6 +39,8 @@ VERDICTS = schema(
     },
 )
 
+OLDER = "older"  # validate: the dataset of quarantined units (`UNIT`) of which newer content is there
+
 # validate: the new text of a reference that has to change
 REWRITES = schema(UNIT, {"found": pl.String, "reference": pl.String})
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from airlock.ledger import Ledger
+    from airlock.ledger.database import Scope
     from airlock.pipelines import ClinicalPipeline
     from airlock.run import Run
     from airlock.storage.spool import Spool
@@ -49,6 +50,14 @@ class _OutdatedError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Addition:
+    """What the transaction that settles also records, and what it locks for that."""
+
+    record: Callable[[Ledger], None]
+    scopes: tuple[Scope, ...]
+
+
+@dataclass(frozen=True)
 class Decided:
     """The decisions on a run."""
 
@@ -58,7 +67,7 @@ class Decided:
     files: Iterable[pl.DataFrame]  # `records.DISPOSITIONS` of the files, with ``is_open``
     doubts: FrameFile  # `gate.DOUBTS` by which patients were decided, a frame per partition of ``sent``
     overrides: Mapping[str, Mapping[str, Any]]  # by subject key
-    record_more: Callable[[Ledger], None] | None = None  # called in the transaction
+    more: Addition | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +159,7 @@ def _settle_with(
             contracts.add(completed)
             messages.add(write_payloads(run, completed))
         name, store = run.pipeline.name, run.pipeline.datastore_id
-        scopes = (scope(store) for scope in _SCOPES)
+        scopes = [scope(store) for scope in _SCOPES] + list(decided.more.scopes if decided.more else ())
         with run.ledger.at_once(arrivals.scope(name), *scopes) as ledger:
             _need_unchanged(run, ledger, decided)
             _record_resources(run, ledger, decided)
@@ -234,8 +243,8 @@ def _record_resources(run: Run[ClinicalPipeline], ledger: Ledger, decided: Decid
     ledger.drop_resource_claims(store, key, (rows.filter(refused) for rows in sent))
     ledger.forget_resources(store, key, (rows.filter(unproven) for rows in sent))
     ledger.close_open(store, key)
-    if decided.record_more is not None:
-        decided.record_more(ledger)
+    if decided.more is not None:
+        decided.more.record(ledger)
 
 
 def _complete_contracts(

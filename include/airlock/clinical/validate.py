@@ -14,8 +14,9 @@ import polars as pl
 
 from airlock.clinical import references, service_check, structure
 from airlock.clinical.bodies import read_bodies
+from airlock.clinical.open_resources import note_stopped
 from airlock.clinical.parse import read_chunks
-from airlock.clinical.records import OPERATION_OUTCOMES, RESOURCES, REWRITES, VERDICTS
+from airlock.clinical.records import OLDER, OPERATION_OUTCOMES, RESOURCES, REWRITES, VERDICTS
 from airlock.clinical.redrive import drop_held
 from airlock.clinical.references import IS_REWRITTEN, MEANINGS, Resolver
 from airlock.clinical.validate_references import resolve_references, stop_dangling
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from airlock.storage.spool import Spool
     from airlock.storage.workspace import DatasetWriter
 
-OLDER = "older"  # the dataset of quarantined units of which newer content is there
 _MILD_VERDICTS = {  # reasons of files for which the verdict is not quarantine
     str(Reason.SIDECAR): Verdict.IGNORE.value,
     str(Reason.NEWER_CONTENT): Verdict.IGNORE.value,  # of a C-CDA document
@@ -81,8 +81,15 @@ def validate(run: Run[ClinicalPipeline], store: FhirStore | None) -> dict[str, i
     """
     if find_begun_batches(run):
         return count_parts(run.workspace.parts("verdicts", VERDICTS, ["verdict"]), "verdict")
+    with Partitions(_count_units(run)) as partitions:
+        _write_verdicts(run, store, partitions)
+        if not run.plan_only:
+            note_stopped(run, partitions)
+    return count_parts(run.workspace.parts("verdicts", VERDICTS, ["verdict"]), "verdict")
+
+
+def _write_verdicts(run: Run[ClinicalPipeline], store: FhirStore | None, partitions: Partitions) -> None:
     with (
-        Partitions(_count_units(run)) as partitions,
         run.workspace.writer("rewrites", REWRITES) as rewrites,
         run.workspace.writer("operation_outcomes", OPERATION_OUTCOMES) as findings,
         run.workspace.writer(OLDER, pl.Schema(UNIT)) as older,
@@ -92,7 +99,6 @@ def validate(run: Run[ClinicalPipeline], store: FhirStore | None) -> dict[str, i
             for units in decided:
                 verdicts.add(units.sort("row").select(VERDICTS.names()))
                 verdicts.end_part()  # whole chunks, so that normalize reads the bodies of each once
-    return count_parts(run.workspace.parts("verdicts", VERDICTS, ["verdict"]), "verdict")
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ class TestWhatIsApproved:
 def recorded(run: Run[CcdaPipeline]) -> None:
     """Record the documents as the transaction does that settles."""
     with Partitions(1) as partitions:
-        prepare_documents(run, partitions)(run.ledger)
+        prepare_documents(run, partitions).record(run.ledger)
 
 
 def decided(run: Run[CcdaPipeline], reason: str | None = None, **units: list[tuple[int | None, str]]) -> None:
