@@ -26,6 +26,7 @@ from sqlalchemy import (
     insert,
     literal,
     select,
+    text,
     true,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -58,6 +59,7 @@ _ESCAPES = {
     "\v": r"\v",
 }
 _TO_ESCAPE = r"[\\\t\n\r\x08\f\v]"
+_BY_INDEX, _MERGED = ("hashjoin", "mergejoin"), ("hashjoin", "nestloop")  # what is forbidden for it
 _INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 _serial = count()
 
@@ -201,6 +203,22 @@ def forbid_plans(connection: Connection, *ways: str) -> Iterator[None]:
     yield
     for way in ways:
         connection.exec_driver_sql(f"SET LOCAL enable_{way} TO DEFAULT")
+
+
+_SIZE = text("SELECT reltuples FROM pg_class WHERE oid = CAST(:name AS regclass)")  # as of the last ANALYZE or VACUUM
+_FEW = 20  # a lookup of a row costs as much as reading about this many in order
+
+
+def choose_join(connection: Connection, large: Table, rows: Table) -> tuple[str, str]:
+    """Return the ways to forbid (`forbid_plans`), so that PostgreSQL joins staged rows with a large table well.
+
+    Few rows are looked up one by one, so that the time does not grow with the ledger. Many are merged with all rows of
+    the table, in the order of its primary key: so are all while the table's size is unknown.
+    """
+    if connection.dialect.name != "postgresql":
+        return _MERGED
+    size = connection.execute(_SIZE, {"name": large.name}).scalar_one()
+    return _BY_INDEX if count_rows(connection, rows) * _FEW < size else _MERGED
 
 
 def compress_quickly(connection: Connection) -> None:

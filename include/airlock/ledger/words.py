@@ -28,7 +28,16 @@ from airlock.ledger.arrivals import need_held, scope, study_key_of
 from airlock.ledger.columns import InstanceState
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
-from airlock.ledger.frames import count_rows, forbid_plans, number_rows, select_schema, stage, stage_query, stage_values
+from airlock.ledger.frames import (
+    choose_join,
+    count_rows,
+    forbid_plans,
+    number_rows,
+    select_schema,
+    stage,
+    stage_query,
+    stage_values,
+)
 from airlock.ledger.journal import journaled
 from airlock.ledger.owed import COME_AGAIN, OBJECTS, owe, pay
 from airlock.ledger.redrives import HELD_FOR_THE_STUDY
@@ -262,7 +271,7 @@ def _stage_news(connection: Connection, pipeline: str, rows: Table, held: Column
         .outerjoin(words, before)
         .where(held)
     )
-    with forbid_plans(connection, "hashjoin", "nestloop"):
+    with forbid_plans(connection, *choose_join(connection, arrivals, rows)):
         return stage_query(connection, query, _NEWS)
 
 
@@ -307,7 +316,7 @@ def _write_verdicts(connection: Connection, run_key: str, rows: Table, constants
     values = {name: rows.c[name] for name in _VERDICTS} | _literals(constants)
     known = exists().where(verdicts.c.arrival_id == rows.c.arrival_id, verdicts.c.pipeline == constants["pipeline"])
     source = select(*values.values()).join_from(rows, arrivals, held).where(~known).order_by(rows.c.arrival_id)
-    with forbid_plans(connection, "hashjoin", "nestloop"):
+    with forbid_plans(connection, *choose_join(connection, arrivals, rows)):
         written = connection.execute(insert(verdicts).from_select(list(values), source)).rowcount
     if written < count_rows(connection, rows):
         same = and_(verdicts.c.arrival_id == rows.c.arrival_id, verdicts.c.pipeline == constants["pipeline"])

@@ -120,6 +120,18 @@ def test_nor_does_a_plan(filled: Ledger) -> None:
     assert list_scans(plans) == []
 
 
+def test_nor_do_the_verdicts_and_words_of_a_small_run(filled: Ledger) -> None:
+    names = NAMES[:20]
+    filled.claim(NIGHTLY, "b", samples.arrivals(*(f"new-{name}" for name in names)))
+    with explained() as plans:
+        with filled.at_once(SCOPE, scope(NIGHTLY)) as at_once:
+            staged = at_once.stage_verdicts(samples.verdicts(*((f"new-{name}", "1.study") for name in names)))
+            at_once.claim_instances(STORE, NIGHTLY, "b", staged)
+            at_once.record_verdicts(STORE, NIGHTLY, "b", staged)
+        filled.settle(NIGHTLY, "b", samples.dispositions(*(f"new-{name}" for name in names)))
+    assert list_scans(plans) == []
+
+
 STAGED_SCAN = re.compile(r"Seq Scan on staged.* rows=(?!1 )")  # PostgreSQL knows that one staged row is one
 
 
