@@ -2,8 +2,8 @@
 
 The first of these that answers counts: the arrivals under the same key in earlier runs; the delivery's manifest, or a
 DICOMDIR, that names the file; the accepted files in its folder, or in the nearest folder above it that has any, if they
-belong to few studies. An attributed file holds its study. A file that is not attributed holds nothing, and the report
-counts it.
+belong to few studies. An attributed file holds its study, also when its run is audited again. A file that is not
+attributed holds nothing, and the report counts it.
 
 Rows are on the disk in partitions, by file, by folder and by study, so that memory does not grow with the delivery.
 """
@@ -37,9 +37,10 @@ TRANSIENT = (Reason.ACCESS_DENIED, Reason.OBJECT_CHANGED, Reason.OBJECT_GONE)
 BY_KEY = "it counts to the study of the earlier file under its key"
 BY_LIST = "it counts to the study that the delivery's manifest or DICOMDIR names for it"
 BY_FOLDER = "it counts to the study of the accepted files beside it"
+BY_AUDIT = "it counts to the study that an earlier audit has found"
 
 _ID, _STUDY, _FOLDER = "arrival_id", "StudyInstanceUID", "folder"
-_KNOWN = pl.Schema({_ID: pl.String, _STUDY: pl.String, "tries": pl.Int64})
+_KNOWN = pl.Schema({_ID: pl.String, _STUDY: pl.String, "own": pl.String, "tries": pl.Int64})
 _LISTED = pl.Schema({_ID: pl.String, _STUDY: pl.String})
 _ASKED = schema(
     dict.fromkeys((_ID, "key", "reason", "pattern"), pl.String),
@@ -87,7 +88,7 @@ def attribute(run: Run, books: Books, *, remembers: bool = True) -> None:
 
 
 def _find_predecessors(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
-    """Return what earlier runs know of these files' keys, as `_KNOWN`; a redriven arrival keeps its key."""
+    """Return what the ledger knows of these files' keys, as `_KNOWN`; a redriven arrival keeps its key."""
     bucket = run.prefix.bucket
     found = run.ledger.find_predecessors(run.pipeline.name, bucket, rows["key"], run.key, TRANSIENT)
     return rows.join(found.select(PREDECESSORS.names()), on="key", how="inner").select(_KNOWN.names())
@@ -194,7 +195,10 @@ def _name_codes(
     by_key = before.filter(_HAS_STUDY).select(_ID, _STUDY, by=pl.lit(BY_KEY))
     by_list = listed.unique(_ID, keep="first", maintain_order=True).select(_ID, _STUDY, by=pl.lit(BY_LIST))
     by_folder = found.join(by_list, on=_ID, how="anti").select(_ID, _STUDY, by=pl.lit(BY_FOLDER))
-    attributed = pl.concat([by_key, by_list, by_folder])
+    # What this run has counted to a study stays there, whatever comes into the folder later.
+    by_audit = before.filter(pl.col("own").is_not_null()).select(_ID, pl.col("own").alias(_STUDY), by=pl.lit(BY_AUDIT))
+    answers = pl.concat([by_key, by_list, by_folder, by_audit])
+    attributed = answers.unique([_ID, _STUDY], keep="first", maintain_order=True)
     tries = pl.col("tries").fill_null(0)  # before this one
     transient = pl.col("reason").is_in([str(reason) for reason in TRANSIENT])
     waits = transient & (tries < policy.transient_nights)

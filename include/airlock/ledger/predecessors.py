@@ -1,4 +1,4 @@
-"""The arrivals that other runs have taken under the same keys, for files whose own header names no study."""
+"""The arrivals that were taken under the same keys before, for files whose own header names no study."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from airlock.reasons import Reason
 
 _FOUND = schema(
-    dict.fromkeys(("key", "StudyInstanceUID", "reason"), pl.String),
+    dict.fromkeys(("key", "StudyInstanceUID", "reason", "run_key"), pl.String),
     dict.fromkeys(("last_modified", "claimed_at"), TIMESTAMP),
 )
 PREDECESSORS = pl.Schema(
     {
         "key": pl.String,
-        "StudyInstanceUID": pl.String,  # of the latest arrival under the key that has a study, else null
+        "StudyInstanceUID": pl.String,  # of the latest arrival of another run that has a study, else null
+        "own": pl.String,  # the study that an earlier audit of the calling run has found for the file
         "tries": pl.Int64,  # the earlier arrivals under the key that have one of the given reasons
     }
 )
@@ -34,43 +35,47 @@ class Predecessors(Store):
     """The ledger's methods about earlier arrivals under the same key."""
 
     def find_predecessors(
-        self, pipeline: str, bucket: str, keys: pl.Series, except_run: str, counted: Sequence[Reason]
+        self, pipeline: str, bucket: str, keys: pl.Series, own_run: str, counted: Sequence[Reason]
     ) -> pl.DataFrame:
-        """Return what is known of the arrivals that other runs of a pipeline have taken under these keys.
+        """Return what is known of the arrivals that a pipeline has taken under these keys.
 
         Parameters
         ----------
         pipeline, bucket, keys
             The pipeline, and where its objects lie.
-        except_run
-            The calling run, whose own arrivals do not count.
+        own_run
+            The calling run.
         counted
-            The reasons of the arrivals to count as ``tries``.
+            The reasons of the arrivals of other runs to count as ``tries``.
 
         Returns
         -------
         polars.DataFrame
-            `PREDECESSORS`, one row per key that has an earlier arrival.
+            `PREDECESSORS`, one row per key that has an arrival.
         """
         with self._reading() as connection:
             rows = stage_values(connection, keys, "key")
             uid = states.c.study_instance_uid
-            columns = (states.c.key, uid, *(states.c[name] for name in ("reason", "last_modified", "claimed_at")))
+            more = ("reason", "run_key", "last_modified", "claimed_at")
+            columns = (states.c.key, uid, *(states.c[name] for name in more))
             statement = (
                 select(*columns)
                 .join(rows, rows.c.key == states.c.key)
-                .where(states.c.pipeline == pipeline, states.c.bucket == bucket, states.c.run_key != except_run)
+                .where(states.c.pipeline == pipeline, states.c.bucket == bucket)
             )
             found = fetch(connection, statement, _FOUND)
         reasons = [str(reason) for reason in counted]
         known = pl.when(pl.col("StudyInstanceUID") != "").then("StudyInstanceUID")
+        own = pl.col("run_key") == own_run
+        study = pl.col("StudyInstanceUID")
         return (
             found.with_columns(known)
             .sort("last_modified", "claimed_at")
             .group_by("key", maintain_order=True)
             .agg(
-                pl.col("StudyInstanceUID").drop_nulls().last(),
-                tries=pl.col("reason").is_in(reasons).sum().cast(pl.Int64),
+                study.filter(~own).drop_nulls().last(),
+                own=study.filter(own).drop_nulls().last(),
+                tries=(pl.col("reason").is_in(reasons) & ~own).sum().cast(pl.Int64),
             )
             .cast(PREDECESSORS)
         )

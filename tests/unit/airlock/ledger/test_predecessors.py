@@ -45,7 +45,8 @@ def opened(ledger: Ledger) -> Ledger:
 
 def found(ledger: Ledger, *keys: str, run: str = "c") -> list[tuple[str, str | None, int]]:
     reasons = [Reason.ACCESS_DENIED]
-    return ledger.find_predecessors(NIGHTLY, "archive", uids(*(f"in/{key}" for key in keys)), run, reasons).rows()
+    rows = ledger.find_predecessors(NIGHTLY, "archive", uids(*(f"in/{key}" for key in keys)), run, reasons)
+    return rows.filter(pl.col("StudyInstanceUID").is_not_null() | (pl.col("tries") > 0)).drop("own").rows()
 
 
 def test_a_key_without_earlier_arrivals_has_no_row(opened: Ledger) -> None:
@@ -71,3 +72,9 @@ def test_other_pipelines_say_nothing(opened: Ledger) -> None:
     begin(opened, "x", pipeline="other")
     opened.claim("other", "x", content("1", 1))
     assert found(opened, "1") == []
+
+
+def test_the_study_that_the_run_itself_has_found_is_named_apart(opened: Ledger) -> None:
+    settle(opened, "a", content("1", 1), ("quarantined", "access_denied"), "1.own")
+    rows = opened.find_predecessors(NIGHTLY, "archive", uids("in/1"), "a", [Reason.ACCESS_DENIED])
+    assert rows.rows() == [("in/1", None, "1.own", 0)]
