@@ -95,9 +95,17 @@ def resources_of(content: str) -> dict[str, str]:
 @cache
 def variants_of(content: str) -> dict[str, str]:
     """Return the element that tells the variants of each resource apart, by the reference; without refused ones."""
+    return {_name(made): variant_of(made) for made in map(_resource, _words_of(content, refused=False))}
+
+
+def refused_in(content: str) -> set[str]:
+    """Return the references of the resources that HealthLake refuses."""
+    return {_name(made) for made in map(_resource, _words_of(content, refused=True))}
+
+
+def _words_of(content: str, *, refused: bool) -> list[str]:
     kind, _, rest = content.partition(" ")
-    words = [] if kind != "fhir" else [word for word in rest.split() if not word.endswith(f"={REFUSED}")]
-    return {_name(made): variant_of(made) for made in map(_resource, words)}
+    return [word for word in rest.split() if kind == "fhir" and word.endswith(f"={REFUSED}") is refused]
 
 
 def variant_of(resource: dict[str, Any]) -> str:

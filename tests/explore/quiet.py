@@ -183,6 +183,8 @@ def newest_is_stored(player: Player) -> list[Violation]:
     for one in sorted(player.facts.puts, key=lambda put: (put.last_modified, put.number)):
         if (one.key, contents.etag_of(one.content)) in claimed and _was_seen(player, one):
             newest |= dict.fromkeys(contents.variants_of(one.content), one)
+            for refused in contents.refused_in(one.content):  # the file that the delivery had before was not sent
+                newest.pop(refused, None)
     found = []
     for resource, put in newest.items():
         wanted = contents.variants_of(put.content)[resource]

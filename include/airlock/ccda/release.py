@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from airlock.ccda.records import DOCUMENT, FOLDER, VERDICTS, name_document_store
-from airlock.clinical.settle import Addition
 from airlock.ledger import open_resources
 from airlock.ledger.gates import scope
 from airlock.reasons import Reason
 from airlock.records import Disposition, Gate, Verdict, schema
-from airlock.stages.auditing import is_open
+from airlock.stages.auditing import Addition, is_open
 from airlock.stages.decision_log import decide
 from airlock.stages.resources import BY_RESOURCE, BY_UNIT, DISPOSITIONS, IDENTITY, OUTCOMES, UNIT
 from airlock.stages.review import Review, ReviewError, check_answer

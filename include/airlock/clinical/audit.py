@@ -23,10 +23,10 @@ from airlock.clinical.import_ import find_other_targets
 from airlock.clinical.open_resources import find_doubts, find_missed, note_open
 from airlock.clinical.read_back import choose_sample, flag_mismatches, read_back
 from airlock.clinical.records import BATCHES, GATES, OPERATION_OUTCOMES, VERDICTS
-from airlock.clinical.settle import Addition, ChangedError, Decided, record_held, settle
+from airlock.clinical.settle import ChangedError, Decided, record_held, settle
 from airlock.pipelines import CcdaPipeline
 from airlock.records import HOLDS, Disposition, schema
-from airlock.stages.auditing import Audited, explain_missing_delivery, is_open, leave_open
+from airlock.stages.auditing import Addition, Audited, explain_missing_delivery, is_open, leave_open
 from airlock.stages.batches import find_batches
 from airlock.stages.brake import check_held, read_held
 from airlock.stages.buffer import find_buffered, find_shards, read_arrivals

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from airlock.ledger import Ledger
-    from airlock.ledger.database import Scope
     from airlock.pipelines import ClinicalPipeline
     from airlock.run import Run
+    from airlock.stages.auditing import Addition
     from airlock.storage.spool import Spool
 
 _RESOURCE = ["resource_type", "resource_id"]
@@ -47,14 +47,6 @@ class ChangedError(RuntimeError):
 
 class _OutdatedError(RuntimeError):
     """The ledger will say something else than the contracts were made from: nothing was written."""
-
-
-@dataclass(frozen=True)
-class Addition:
-    """What the transaction that settles also records, and what it locks for that."""
-
-    record: Callable[[Ledger], None]
-    scopes: tuple[Scope, ...]
 
 
 @dataclass(frozen=True)

@@ -323,8 +323,10 @@ def _stop_stored(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFram
     )
     same = pl.col("stored") == pl.col("content_digest")
     earlier = pl.lit("by an earlier delivery")
-    _confirm_stored(run, select_accepted(units).filter(same))
-    units = decide_where(units, same, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, earlier)
+    again = select_accepted(units).filter(same)
+    _confirm_stored(run, again)
+    stays = pl.col("row").is_in(_find_claimed(run, again).implode()).not_()
+    units = decide_where(units, same & stays, Verdict.DUPLICATE, Reason.DUPLICATE_SAME_CONTENT, earlier)
     if run.pipeline.validation.changed_resource == "quarantine":
         changed = pl.col("stored").is_not_null()
         units = decide_where(units, changed, Verdict.QUARANTINE, Reason.DUPLICATE_OTHER_CONTENT, earlier)
@@ -356,6 +358,17 @@ def _confirm_stored(run: Run[ClinicalPipeline], same: pl.DataFrame) -> None:
     if same.height and not run.plan_only:
         datastore = run.pipeline.datastore_id
         run.ledger.confirm_contents(datastore, find_confirmed(run, datastore, _make_claims(same)))
+
+
+def _find_claimed(run: Run[ClinicalPipeline], same: pl.DataFrame) -> pl.Series:
+    """Return the rows of confirmed contents of which another run may be about to store another content.
+
+    They are no duplicates: their claim is refused, and their file comes again. Whoever claims a resource from now on
+    is refused if its content is older than the confirmed one.
+    """
+    claimed = run.ledger.claimed_resources(run.pipeline.datastore_id, same.select(_RESOURCE))
+    of_others = claimed.filter(pl.col("claimed_by") != run.holder)
+    return same.join(of_others, on=_RESOURCE, how="semi")["row"]
 
 
 def _make_claims(units: pl.DataFrame) -> pl.DataFrame:

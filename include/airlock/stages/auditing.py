@@ -11,7 +11,10 @@ from airlock.reasons import Reason
 from airlock.stages.brake import describe
 
 if TYPE_CHECKING:
-    from airlock.ledger import Job
+    from collections.abc import Callable
+
+    from airlock.ledger import Job, Ledger
+    from airlock.ledger.database import Scope
     from airlock.pipelines import Pipeline
     from airlock.run import Run
     from airlock.stages.batches import Batch
@@ -26,6 +29,14 @@ _UNCLAIMED = (
     "buffer has not claimed the arrivals of the redrive, so none was redriven: see buffer's log. If the choice is "
     "wrong, start a corrected redrive; otherwise fix the cause and clear buffer"
 )
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What the transaction that settles also records, and what it locks for that."""
+
+    record: Callable[[Ledger], None]
+    scopes: tuple[Scope, ...]
 
 
 @dataclass(frozen=True)

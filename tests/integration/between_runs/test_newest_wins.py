@@ -49,6 +49,19 @@ def test_content_that_returns_under_its_key_is_imported_again(place: Place) -> N
     assert gender(place) == "male"
 
 
+def test_content_that_returns_while_a_run_stores_another_one_is_imported_after_it(place: Place) -> None:
+    deliver(place, 1, "first", patient(gender="male", meta=updated(1))).run()
+    second = deliver(place, 2, "second", patient(gender="female", meta=updated(2)))
+    second.until("import")
+    third = deliver(place, 3, "third", patient(gender="male", meta=updated(3)))
+    third.run()
+    assert third.words == {"Patient/p1": ("quarantined", "instance_claimed")}
+    second.onward("audit")
+    given(gender(place) == "female")
+    deliver(place, 4, "fourth", observation("o1")).run()  # what is owed comes again
+    assert gender(place) == "male"
+
+
 def test_a_patient_in_doubt_is_held_in_the_next_run_too(place: Place) -> None:
     place.faults({"kind": "manifest_partial", "key": "Observation/o1", "times": 1})
     first = deliver(place, 1, "first", patient(), observation("o1"))
