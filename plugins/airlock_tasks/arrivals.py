@@ -86,7 +86,10 @@ class QueueProducer(SharedStreamProducer):
         return broker_payload[0]
 
     async def advance(self, batch: Sequence[AdvanceItem]) -> None:
-        """Delete the messages of bursts that are in Airflow's database; SQS delivers the others again."""
+        """Delete the messages of bursts that have their event in Airflow's database, or need none.
+
+        Those of bursts that failed stay: SQS delivers them again.
+        """
         for receipts, outcome in batch:
             if outcome.is_clean or outcome.rejected:
                 for chunk in _split_into_calls(receipts):

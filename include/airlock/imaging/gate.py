@@ -74,7 +74,8 @@ def decide_studies(
     outcomes
         Rows of the outcomes dataset with ``blocks``.
     elsewhere
-        The causes outside this run that hold a study: StudyInstanceUIDs, each with a file or a run, by reason.
+        The causes beside its own files that hold a study, by reason: StudyInstanceUIDs, each with what holds it,
+        such as a file, a run or a count.
     settings
         The policy.
     balanced

@@ -89,7 +89,7 @@ class Elsewhere:
     counts: pl.DataFrame  # `completeness.COUNTS`: the studies' instances in all runs
 
     def find_causes(self, settings: Audit) -> Mapping[Reason, list[tuple[str, str]]]:
-        """Return the causes that hold the studies, by reason; the first reason of a study becomes its gate's."""
+        """Return the causes that hold the studies, by reason, the gravest first; see `gate.decide_studies`."""
         short = completeness.find_holds(self.counts, settings.declared_count, datetime.now(UTC))
         others = {Reason.STUDY_INCOMPLETE: self.missing, Reason.STUDY_IN_FLIGHT: self.in_flight}
         return short | {Reason.STUDY_HELD: self.waiting} | (others if settings.hold_incomplete_studies else {})
@@ -163,7 +163,7 @@ def foresee_holds(run: Run, verdicts: pl.DataFrame, outcomes: pl.DataFrame, unre
 
 
 def release_waiting(run: Run, policy: Policy) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Release the studies that earlier runs held only for files in flight; return their contracts and gates.
+    """Release the studies that earlier runs held only for files in flight or to come; return their contracts and gates.
 
     Their last file has been settled or given back by a run that had no reason to decide on the study. Once the run's
     publication is over, only what it published is released: the rest waits for a run that can still publish it.
