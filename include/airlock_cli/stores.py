@@ -48,7 +48,7 @@ def connect_fhir(session: Session, datastore_id: str, meter: RequestMeter, **opt
     Raises
     ------
     RequestError
-        If there are no credentials.
+        If boto3 finds no credentials.
     """
     from airlock.clinical.fhir_store import FhirStore  # noqa: PLC0415
 

@@ -51,7 +51,7 @@ def read_state(facts: Facts, s3: MemoryS3, books: Books) -> State:
     settled = [row for row in books.by_generation() if row.reason not in TRANSIENT]
     latest = {(row.pipeline, row.key, facts.content(row)): row for row in settled}
     words = {(*place, _word(row)) for place, row in latest.items()}
-    # A study is published before it is released: what was published and then held by another run is no release.
+    # A study is published before it is released. If another run holds it afterwards, its resources do not count.
     made = {(name, content) for name, content in facts.read_published().items() if name in published}
     stored = {*facts.read_store().items(), *made}
     return State(frozenset(downstream), frozenset(words), frozenset(stored))

@@ -134,7 +134,7 @@ class DagRun:
 
     def _do(self, name: str) -> str:
         if name in PUBLICATION and not self.publishes:
-            return "success"  # there is no such task
+            return "success"  # the DAG of this pipeline does not have the task
         self.actor.stage = name
         try:
             self.returned[name] = getattr(self._stages, name.replace(".", "_") if name != "import" else "import_")()

@@ -49,7 +49,7 @@ class _Session:
         return answer
 
     def close(self) -> None:
-        """There is no connection to close."""
+        """Close nothing: the client has not opened a connection."""
 
 
 def _environ(request: AWSPreparedRequest) -> dict[str, Any]:

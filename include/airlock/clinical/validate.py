@@ -363,8 +363,8 @@ def _confirm_stored(run: Run[ClinicalPipeline], same: pl.DataFrame) -> None:
 def _find_claimed(run: Run[ClinicalPipeline], same: pl.DataFrame) -> pl.Series:
     """Return the rows of confirmed contents of which another run may be about to store another content.
 
-    They are no duplicates: their claim is refused, and their file comes again. Whoever claims a resource from now on
-    is refused if its content is older than the confirmed one.
+    They are not duplicates: the claim of such a content is refused, and its file comes again. A run that claims the
+    resource from now on is refused if its own content is older than the confirmed one.
     """
     claimed = run.ledger.claimed_resources(run.pipeline.datastore_id, same.select(_RESOURCE))
     of_others = claimed.filter(pl.col("claimed_by") != run.holder)
