@@ -16,7 +16,7 @@ from sqlalchemy import and_, delete, exists, func, insert, select, update
 
 from airlock.ledger import clock
 from airlock.ledger.columns import ComparisonKind, StoreOrigin, metadata
-from airlock.ledger.comparison_tables import comparisons, data_stores
+from airlock.ledger.comparison_tables import comparisons, data_stores, findings
 from airlock.ledger.data_stores import note_store
 from airlock.ledger.database import Store
 from airlock.ledger.decision_tables import decisions
@@ -55,6 +55,7 @@ _TIMES = (
     *(runs.c.started_at, runs.c.ended_at, arrivals.c.claimed_at, words.c.settled_at, gates.c.decided_at),
     *(decisions.c.decided_at, redrives.c.asked_at, releases.c.released_at, outbox.c.created_at, resolutions.c.begun_at),
 )
+_LOOKED = (runs, comparisons, findings)  # rows of runs that claimed nothing, and of comparisons
 _HOLDERS = pl.Schema({"arrival_id": pl.String})
 
 
@@ -76,6 +77,22 @@ def _find_newest(connection: Connection) -> str:
 
 def _tell_counts(begun: Begun) -> str:
     return json.dumps({"since": begun.since, "refused": begun.refused})
+
+
+def _empty(connection: Connection) -> None:
+    """Delete what was written before a person noticed that the ledger was lost, or refuse a ledger that has more.
+
+    Runs refused to import into a data store that the lost ledger knew; dry sweeps and reconciliations compared with it.
+    """
+    filled = [table for table in metadata.tables.values() if connection.scalar(select(exists(table.select())))]
+    if any(table not in _LOOKED for table in filled):
+        names = [table.name for table in filled]
+        raise LedgerError(
+            f"the ledger is not empty: it has rows in {len(names)} tables, for example in {min(names)}. "
+            f"If it is a restored backup, add --onto-backup. Otherwise rebuild into a new database"
+        )
+    for table in filled:
+        connection.execute(delete(table))
 
 
 def _is_open_rebuild() -> Any:
@@ -116,17 +133,8 @@ class Rebuilds(Store):
                     )
                 return Begun(json.loads(row.position), **json.loads(row.counts))
             since = _find_newest(connection) if onto_backup else ""
-            filled = [
-                name for name, table in metadata.tables.items() if connection.scalar(select(exists(table.select())))
-            ]
-            if filled == [runs.name] and not onto_backup:
-                # Runs that refused to import into a data store that the lost ledger knew; their journals have them.
-                connection.execute(delete(runs))
-            elif filled and not onto_backup:
-                raise LedgerError(
-                    f"the ledger is not empty: {len(filled)} tables have rows, for example {min(filled)}. "
-                    f"If it is a restored backup, add --onto-backup. Otherwise rebuild into a new database"
-                )
+            if not onto_backup:
+                _empty(connection)
             values = {"kind": ComparisonKind.REBUILD.value, "scope": told, "is_dry": False, "asked_by": asked_by}
             begun = Begun(since, since, {})
             values |= {"position": json.dumps(since), "counts": _tell_counts(begun)}

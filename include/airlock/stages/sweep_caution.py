@@ -42,10 +42,10 @@ def find_caution(pipeline: Pipeline, ledger: Ledger, unknown: list[str], *, dry_
     last = ledger.last_comparison(ComparisonKind.SWEEP, pipeline=pipeline.name, has_ended=True)
     if dry_run:
         return Caution.ASKED
+    if set(unknown) - set(last.scope["unknown"] if last else []):
+        return Caution.RESTORED
     if last is None:
         return Caution.FIRST
-    if set(unknown) - set(last.scope["unknown"]):
-        return Caution.RESTORED
     return Caution.MOVED if last.scope["uri"] != pipeline.source.uri else None
 
 

@@ -202,7 +202,7 @@ class TestRebuild:
     def test_a_ledger_that_is_not_empty_is_refused(self, ledger: Ledger) -> None:
         ledger.open_run("r1", NIGHTLY, "r1", None)
         ledger.note_store("d" * 32, StoreOrigin.IMPORTED)
-        told = r"not empty: 2 tables have rows, for example data_stores\. If it is a restored backup"
+        told = r"not empty: it has rows in 2 tables, for example in data_stores\. If it is a restored backup"
         with pytest.raises(LedgerError, match=told):
             ledger.begin_rebuild({}, "an operator")
 
@@ -211,6 +211,13 @@ class TestRebuild:
         ledger.open_run("r1", NIGHTLY, "r1", None)
         ledger.begin_rebuild({}, "an operator")
         assert ledger.pipelines() == set()
+
+    def test_what_was_compared_with_the_lost_ledger_is_forgotten(self, ledger: Ledger) -> None:
+        """A person who sweeps or reconciles first, and then sees that the ledger is lost, needs no other database."""
+        miss(ledger, "a")
+        ledger.begin_rebuild({}, "an operator")
+        ledger.end_rebuild({})
+        assert ledger.count_findings(pipeline=NIGHTLY).is_empty()
 
     def test_nobody_opens_a_ledger_whose_rebuild_is_unfinished(self, ledger: Ledger, url: str) -> None:
         ledger.begin_rebuild({}, "an operator")

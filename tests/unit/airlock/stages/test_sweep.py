@@ -24,6 +24,7 @@ from airlock.storage.s3 import S3, S3Error
 from airlock.storage.s3uri import S3Uri
 from tests.explore.memory_s3 import MemoryS3
 from tests.rebuilt_ledger import differences, read_tables
+from tests.servers.ledger import new_ledger
 from tests.unit.airlock.world import BUCKETS, pipeline, read_arrivals
 
 if TYPE_CHECKING:
@@ -255,6 +256,10 @@ class TestCaution:
         assert (found.taken_in, found.asks) == (0, 1)
         assert str(found.caution).startswith("the workspace has runs or sweeps that the ledger does not know")
         assert archive.sweep().taken_in == 1
+
+    def test_the_first_one_after_a_loss_of_the_ledger_tells_of_it(self, archive: Archive, tmp_path: Path) -> None:
+        with Ledger.open(new_ledger(tmp_path / "new.db")) as archive.ledger:
+            assert "restored or lost" in str(archive.sweep().caution)
 
     def test_a_sweep_that_the_ledger_lacks_means_a_restore_too(self, archive: Archive, tmp_path: Path) -> None:
         ledger_file = tmp_path / "ledger.db"
