@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -13,27 +15,41 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.httpsession import get_cert_path
-from urllib3 import PoolManager, Retry
-from urllib3.exceptions import HTTPError
+from botocore.exceptions import ConnectionError as BrokenConnection
+from botocore.exceptions import HTTPClientError
+from botocore.httpsession import URLLib3Session
+from botocore.session import Session
+from botocore.utils import get_environ_proxies
 
 from airlock.storage.aws import error_code
 from airlock.storage.requests import RequestMeter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from botocore.credentials import Credentials
 
 AT_A_TIME = 8  # resources that are read at the same time
-# A minute in all: a signature is valid for five.
-RETRIES = Retry(
-    7,
-    backoff_factor=0.5,
-    backoff_max=30,
-    status_forcelist=(HTTPStatus.TOO_MANY_REQUESTS, *range(HTTPStatus.INTERNAL_SERVER_ERROR, 600)),
-    raise_on_status=False,
-)
+PAUSES = (0.5, 1, 2, 4, 8, 16, 30)  # seconds before a request is repeated
+_CHECKS = {
+    "ProxyConnectionError": "the proxy in HTTPS_PROXY",
+    "SSLError": "the certificate authority in AWS_CA_BUNDLE",
+}
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """An answer, or why there is none."""
+
+    reason: str
+    status: int | None = None
+    body: dict[str, Any] | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether to ask again."""
+        status = self.status
+        return status is None or status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 class FhirStoreError(RuntimeError):
@@ -42,7 +58,7 @@ class FhirStoreError(RuntimeError):
 
 @dataclass(frozen=True)
 class FhirStore:
-    """The FHIR interface of one data store, signed as boto3 would sign.
+    """The FHIR interface of one data store: signed as boto3 would sign, with its proxies and certificate authorities.
 
     Parameters
     ----------
@@ -54,12 +70,15 @@ class FhirStore:
         The region of the data store.
     meter
         Counts and paces the requests.
+    pause
+        How to wait for some seconds.
     """
 
     url: str
     credentials: Credentials
     region: str
     meter: RequestMeter = field(default_factory=RequestMeter)
+    pause: Callable[[float], None] = time.sleep
 
     def search(self, resource_type: str, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield the resources that are found, page after page."""
@@ -96,30 +115,48 @@ class FhirStore:
         return self._get("SearchWithGet", resource_type, path) or {}
 
     @cached_property
-    def _pool(self) -> PoolManager:
-        return PoolManager(maxsize=AT_A_TIME, retries=RETRIES, timeout=60, ca_certs=get_cert_path(verify=True))
+    def _session(self) -> URLLib3Session:
+        return URLLib3Session(
+            verify=_find_ca_bundle() or True,
+            proxies=get_environ_proxies(self.url),
+            timeout=60,
+            max_pool_connections=AT_A_TIME,
+        )
 
     def _get(
         self, operation: str, resource_type: str, path: str, gone: frozenset[int] = frozenset()
     ) -> dict[str, Any] | None:
-        """Return the answer to a request; None for one of the statuses *gone*."""
+        """Return the answer to a request, which is repeated for a minute; None for one of the statuses *gone*."""
+        answer = self._try(operation, path)
+        for seconds in PAUSES:
+            if not answer.is_busy:
+                break
+            self.pause(seconds)
+            answer = self._try(operation, path)
+        if answer.status in gone:
+            return None
+        if answer.status == HTTPStatus.OK:
+            return answer.body
+        check = _CHECKS.get(answer.reason, f"the credentials and the right healthlake:{operation}")
+        raise FhirStoreError(
+            f"{operation} of {resource_type} failed ({answer.reason}). Check {check}, and repeat the command: it goes "
+            f"on where it was."
+        )
+
+    def _try(self, operation: str, path: str) -> _Answer:
         self.meter.count(operation)
         request = AWSRequest("GET", f"{self.url}{path}", {"Accept": "application/fhir+json"})
         SigV4Auth(self.credentials.get_frozen_credentials(), "healthlake", self.region).add_auth(request)
-        signed = request.prepare()
         try:
-            reply = self._pool.request("GET", signed.url, headers=dict(signed.headers.items()), redirect=False)
-            for _ in reply.retries.history if reply.retries else ():
-                self.meter.count(operation)
-            if reply.status in gone:
-                return None
-            if reply.status == HTTPStatus.OK:
-                found: dict[str, Any] = json.loads(reply.data, parse_float=Decimal)
-                return found
-            reason = f"HTTP {reply.status}"
-        except (HTTPError, ValueError) as error:
-            reason = error_code(error)
-        raise FhirStoreError(
-            f"{operation} of {resource_type} failed ({reason}). Check the credentials and the right "
-            f"healthlake:{operation}, and repeat the command: it goes on where it was."
-        )
+            reply = self._session.send(request.prepare())
+            is_found = reply.status_code == HTTPStatus.OK
+            body = json.loads(reply.content, parse_float=Decimal) if is_found else None
+        except (BrokenConnection, HTTPClientError, ValueError) as error:
+            return _Answer(error_code(error))
+        return _Answer(f"HTTP {reply.status_code}", reply.status_code, body)
+
+
+def _find_ca_bundle() -> str | None:
+    """Return the file of certificate authorities that boto3 would use; None for its own."""
+    named: str | None = Session().get_config_variable("ca_bundle")  # AWS_CA_BUNDLE, or of the profile
+    return named or os.environ.get("REQUESTS_CA_BUNDLE")
