@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _FOUND = schema(
     dict.fromkeys(("key", "StudyInstanceUID", "reason", "run_key"), pl.String),
     dict.fromkeys(("last_modified", "claimed_at"), TIMESTAMP),
+    dict.fromkeys(("pipeline", "bucket"), pl.String),
 )
 PREDECESSORS = pl.Schema(
     {
@@ -56,20 +57,18 @@ class Predecessors(Store):
         with self._reading() as connection:
             rows = stage_values(connection, keys, "key")
             uid = states.c.study_instance_uid
-            more = ("reason", "run_key", "last_modified", "claimed_at")
+            more = ("reason", "run_key", "last_modified", "claimed_at", "pipeline", "bucket")
             columns = (states.c.key, uid, *(states.c[name] for name in more))
-            statement = (
-                select(*columns)
-                .join(rows, rows.c.key == states.c.key)
-                .where(states.c.pipeline == pipeline, states.c.bucket == bucket)
-            )
-            found = fetch(connection, statement, _FOUND)
+            found = fetch(connection, select(*columns).join(rows, rows.c.key == states.c.key), _FOUND)
         reasons = [str(reason) for reason in counted]
         known = pl.when(pl.col("StudyInstanceUID") != "").then("StudyInstanceUID")
         own = pl.col("run_key") == own_run
         study = pl.col("StudyInstanceUID")
+        # PostgreSQL takes a pipeline without statistics for one row, and would read all of it, and its words, again
+        # and again: its condition is not in the query.
         return (
-            found.with_columns(known)
+            found.filter(pipeline=pipeline, bucket=bucket)
+            .with_columns(known)
             .sort("last_modified", "claimed_at")
             .group_by("key", maintain_order=True)
             .agg(

@@ -132,6 +132,25 @@ def test_nor_do_the_verdicts_and_words_of_a_small_run(filled: Ledger) -> None:
     assert list_scans(plans) == []
 
 
+def test_nor_does_a_look_at_what_was_taken_under_some_keys(filled: Ledger) -> None:
+    with explained() as plans:
+        assert filled.find_predecessors(NIGHTLY, "archive", samples.arrivals(*NAMES[:20])["key"], "c", []).height == 20
+    assert list_scans(plans) == []
+
+
+def test_a_pipeline_without_statistics_is_not_taken_for_one_row_when_keys_are_looked_up(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL would read the arrivals of the pipeline, and all its words again for each of them."""
+    upgrade(postgres_url)
+    monkeypatch.setattr("airlock.ledger.frames.fetch_frames", _stream_rows)
+    with Ledger.open(postgres_url) as ledger, explained() as plans:
+        samples.begin(ledger, "a")
+        ledger.claim(NIGHTLY, "a", samples.arrivals(*NAMES))
+        ledger.find_predecessors(NIGHTLY, "archive", samples.arrivals(*NAMES[:20])["key"], "a", [])
+    assert [plan for plan in plans if re.search(r"Seq Scan on arrivals.*\n *Filter: .*pipeline", plan)] == []
+
+
 STAGED_SCAN = re.compile(r"Seq Scan on staged.* rows=(?!1 )")  # PostgreSQL knows that one staged row is one
 
 
