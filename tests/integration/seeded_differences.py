@@ -201,12 +201,28 @@ class Differences:
     def hidden(self, image_set: str) -> Iterator[None]:
         """Let the service answer as if an image set did not exist."""
         for before, after in ((DATASTORE, OTHER), (OTHER, DATASTORE)):
-            with closing(sqlite3.connect(self.state, timeout=60)) as connection:
-                change = "UPDATE image_set SET datastore_id = ? WHERE id = ? AND datastore_id = ?"
-                connection.execute(change, (after, image_set, before))
-                connection.commit()
+            change = "UPDATE image_set SET datastore_id = ? WHERE id = ? AND datastore_id = ?"
+            self._alter(change, after, image_set, before)
             if after == OTHER:
                 yield
+
+    @contextmanager
+    def locked(self, image_set: str) -> Iterator[None]:
+        """Let an image set be in change."""
+        for state in ("LOCKED", "ACTIVE"):
+            self._alter("UPDATE image_set_version SET state = ? WHERE image_set_id = ?", state, image_set)
+            if state == "LOCKED":
+                yield
+
+    def demote(self, image_set: str) -> None:
+        """Let an image set no longer be the primary one of its study."""
+        for table, name in (("image_set", "id"), ("image_set_version", "image_set_id")):
+            self._alter(f"UPDATE {table} SET is_primary = 0 WHERE {name} = ?", image_set)  # our own text
+
+    def _alter(self, change: str, *values: Any) -> None:
+        with closing(sqlite3.connect(self.state, timeout=60)) as connection:
+            connection.execute(change, values)
+            connection.commit()
 
     def settle(self) -> None:
         """Wait until no image set is being changed."""

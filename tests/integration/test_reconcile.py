@@ -29,7 +29,7 @@ from tests.chain import DATASTORE, pipeline
 from tests.dicom_files import ct, sop_uid, study_uid
 from tests.integration.between_runs.runs import WorkerKilled, by_hand, given
 from tests.integration.reconciling import Reconciler
-from tests.integration.seeded_differences import Differences, deliver
+from tests.integration.seeded_differences import Differences, deliver, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,6 +162,16 @@ def test_a_study_that_has_lost_a_file_is_held_until_it_is_there_again(two_studie
     assert newest["NumberOfStudyRelatedInstances"] == 3
 
 
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_what_was_lost_may_come_again_for_another_patient(two_studies: Differences, *, is_removed: bool) -> None:
+    place = two_studies.place
+    lose(two_studies, 1)
+    if is_removed:
+        given(two_studies.ledger.record_removal("nightly", DATASTORE, key(1), "an operator", "wrong patient") == 2)
+    place.put({name_of(1, number): ct(1, 1, number, PatientID="RIGHT") for number in (1, 2)})
+    assert by_hand(place, "two").run()["dispositions"] == {"released": 2}
+
+
 def test_what_was_removed_on_purpose_is_not_imported_again(two_studies: Differences) -> None:
     person = Reconciler(two_studies.place)
     lose(two_studies, 1)
@@ -190,8 +200,41 @@ def test_a_study_of_an_open_run_is_left_out(two_studies: Differences) -> None:
     report = person.report(content=True)
     assert report["findings"] == {}
     assert report["left_out"] == {"a run has files of the study": 1}
+    assert person.report(sample=2, content=True)["sample"]["compared"] == 1  # it proves nothing of what it left out
     chain.onward("audit")
     assert person.report(content=True)["findings"] == {}
+
+
+def test_a_lost_image_set_that_is_being_changed_is_neither_forgotten_nor_there(two_studies: Differences) -> None:
+    """The store had it out of reach, too much to forget; now it is there and somebody is changing it."""
+    person, name = Reconciler(two_studies.place), two_studies.image_set(1)
+    with two_studies.hidden(name):
+        given(person.report(forget_at_most=1)["still_counted_as_stored"] == 2)
+    with two_studies.locked(name):
+        report = person.report()
+    assert (report["counts"]["forgotten"], report["closed"]) == (0, {})
+    assert person.report()["closed"] == {"missing_in_store": 2}
+
+
+def test_what_comes_back_as_not_primary_counts_so(two_studies: Differences) -> None:
+    person, name = Reconciler(two_studies.place), two_studies.image_set(1)
+    with two_studies.hidden(name):
+        given(person.report()["counts"]["forgotten"] == 2)
+    two_studies.demote(name)
+    given(person.report()["closed"] == {"missing_in_store": 2})
+    assert person.report()["findings"] == {}
+
+
+def test_an_output_that_many_studies_rest_on_is_one_finding_and_all_of_them_differ(
+    differences: Differences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airlock.imaging.reconcile.STUDIES_PER_PAGE", 2)
+    differences.place.put(deliver(5))
+    given(by_hand(differences.place, "one").run()["dispositions"] == {"released": 10})
+    given(len(differences.delete_outputs(1)) == 1)
+    report = Reconciler(differences.place).report(sample=5)
+    assert report["findings"]["no_evidence"]["findings"] == 1
+    assert report["sample"]["differing"] == 5
 
 
 def test_an_interrupted_comparison_goes_on(differences: Differences, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,34 @@ def test_what_is_there_again_counts_as_stored(person: Reconciler) -> None:
         run(place, "two", redrive_findings=True, redrive_why="nothing is left to do")
 
 
+def test_other_content_under_the_id_of_a_lost_resource_does_not_count_as_stored(person: Reconciler) -> None:
+    place = person.place
+    place.fhir().delete("Observation", "o1")
+    given(person.report()["counts"]["forgotten"] == 1)
+    place.fhir().update(observation("o1", valueQuantity={"value": 99}))  # of somebody else
+    assert person.report()["closed"] == {}
+    assert run(place, "two", redrive_findings=True, redrive_why="it is other content")["dispositions"]["released"] == 1
+    assert person.report(content=True)["findings"] == {}
+
+
+def test_a_sample_counts_each_resource_that_differs_and_none_that_was_left_out(person: Reconciler) -> None:
+    place = person.place
+    place.s3().delete_object(Bucket="archive", Key="in/p1.ndjson")  # it brought three resources
+    assert person.report(sample=100, parts=("source",))["sample"] | {"at_most": 0} == {
+        "unit": "resources",
+        "compared": 6,
+        "differing": 3,
+        "at_most": 0,
+        "confidence": 0.95,
+    }
+    place.fhir().update(observation("o3", of="p2", valueQuantity={"value": 99}))
+    for key in place.keys("workspace", "runs/records/"):
+        if "/batches/" in key:
+            place.s3().delete_object(Bucket="workspace", Key=key)
+    sample = person.report(sample=100, content=True, parts=("store",))["sample"]
+    assert (sample["compared"], sample["differing"]) == (5, 0)
+
+
 def test_throttling_slows_a_comparison_down_and_does_not_end_it(person: Reconciler) -> None:
     searches = person.report()["requests"]["SearchWithGet"]
     person.place.faults({"kind": "throttle_storm", "operation": "SearchWithGet", "times": 2})

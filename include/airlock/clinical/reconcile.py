@@ -23,6 +23,7 @@ from airlock.ledger.columns import FindingKind
 from airlock.ledger.comparisons import FOUND
 from airlock.pipelines import ClinicalPipeline
 from airlock.stages.reconcile_comparer import CONTRACTS, Comparer, frame_found, join_found
+from airlock.stages.reconcile_evidence import rests_on
 from airlock.stages.reconcile_scope import EVIDENCE, SOURCE, STORE, Page
 from airlock.storage.s3 import S3Error
 from airlock.storage.workspace import DatasetMissingError
@@ -61,6 +62,11 @@ class ResourceComparer(Comparer[pl.DataFrame, ClinicalPipeline, FhirStore]):
     @cached_property
     def _looked_up(self) -> set[str]:
         """The arrivals whose object was compared."""
+        return set()
+
+    @cached_property
+    def _differing_arrivals(self) -> set[str]:
+        """Those of the arrivals whose object differs."""
         return set()
 
     def check(self) -> None:
@@ -109,28 +115,34 @@ class ResourceComparer(Comparer[pl.DataFrame, ClinicalPipeline, FhirStore]):
         own = rows.filter(pl.col("pipeline") == self.pipeline.name)  # another's archive may be out of its reach
         counts = {"resources": rows.height}
         keys = rows["study_key"].unique().to_list() if scope.subject is not None else []
-        found, left_out = [FOUND.to_frame()], dict[str, str]()
+        found, left_out, undecided = [FOUND.to_frame()], dict[str, str](), set[str]()
         if STORE in scope.parts:
             asked = rows
             if scope.is_whole and not scope.content:
                 asked = rows.join(listed.find(rows["name"]), left_on="name", right_on="object_id", how="anti")
-            differing, left_out = self._compare_with_store(asked)
+            differing, left_out, undecided = self._compare_with_store(asked)
             found.append(differing)
         if SOURCE in scope.parts:
             differing, numbers = self._compare_source(self._find_objects(own))
+            self._differing_arrivals.update(differing["subject"])
             found.append(differing)
             counts |= numbers
         if EVIDENCE in scope.parts:
             found.append(self._find_lacking_files(keys, own))
         whole = join_found(*found)
-        counts["differing"] = whole["subject"].n_unique()
+        is_other = pl.col("name").is_in(whole["subject"].implode()) | pl.col("arrival_id").is_in(
+            self._differing_arrivals
+        )
+        differs = is_other.fill_null(value=False) | rests_on(whole)
+        counts["differing"] = rows.filter(differs, ~pl.col("name").is_in(undecided)).height
+        counts["undecided"] = len(undecided)
         return Page(position, counts, whole, tuple(set(keys) - set(left_out)), left_out)
 
     def _find_key(self, subject: str) -> str:
         return subject_key(self.datastore_id, subject)
 
-    def _compare_with_store(self, rows: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, str]]:
-        """Read resources; return the differences, and the patients that had to be left out with the reasons."""
+    def _compare_with_store(self, rows: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, str], set[str]]:
+        """Read resources; return the differences, the patients left out, with reasons, and the undecided resources."""
         held = self.store.read_all(rows["name"])
         gone = [name for name, one in held.items() if one is None]
         digests = {name: digest_of(one) for name, one in held.items() if one is not None}
@@ -155,9 +167,19 @@ class ResourceComparer(Comparer[pl.DataFrame, ClinicalPipeline, FhirStore]):
         moving = set(found["name"]) - stable
         left_out = {keys[name]: IN_FLIGHT for name in moving} | {keys[name]: UNPROVEN for name in unproven}
         kept = found.filter(pl.col("name").is_in(list(stable)))
-        return kept.select(
-            "kind", "study_key", "arrival_id", "expected", "found", subject="name", image_set_id=pl.lit(None, pl.String)
-        ), left_out
+        return (
+            kept.select(
+                "kind",
+                "study_key",
+                "arrival_id",
+                "expected",
+                "found",
+                subject="name",
+                image_set_id=pl.lit(None, pl.String),
+            ),
+            left_out,
+            moving | unproven,
+        )
 
     def _find_stable(self, found: pl.DataFrame) -> set[str]:
         """Return the resources that no run has imported since, or is importing."""
@@ -225,11 +247,13 @@ class ResourceComparer(Comparer[pl.DataFrame, ClinicalPipeline, FhirStore]):
             found = frame_found(self.files.find_lacking_contracts(rows["subject_key"]))
             yield Page({"phase": CONTRACTS, "after": after}, {"contracts": rows.height}, found)
 
-    def _restore(self, lost: pl.DataFrame) -> pl.Series:
-        held = self.store.read_all(lost["subject"])
-        back = pl.Series("subject", [name for name, one in held.items() if one is not None], pl.String)
+    def _restore(self, lost: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
+        held = {name: one for name, one in self.store.read_all(lost["subject"]).items() if one is not None}
+        doubtful = self.ledger.find_doubtful(self.datastore_id, pl.Series(list(held), dtype=pl.String))
+        there = [name for name, one in held.items() if doubtful.get(name) in {None, digest_of(one)}]
+        back = pl.Series("subject", there, pl.String)
         self.ledger.restore_resources(self.datastore_id, back)
-        return back
+        return back, pl.Series([name for name in held if name not in there], dtype=pl.String)
 
 
 def digest_of(held: dict[str, Any]) -> str:

@@ -18,13 +18,14 @@ from airlock.imaging.reconcile_content import compare_content
 from airlock.imaging.reconcile_evidence import find_lacking_rows
 from airlock.imaging.reconcile_pixels import compare_pixels
 from airlock.imaging.reconcile_sets import LOCKED, find_candidates, group_sets, judge
-from airlock.imaging.reconcile_store import LISTED, ImageSetStore
+from airlock.imaging.reconcile_store import LISTED, ImageSetStore, state_of
 from airlock.ledger.columns import FindingKind
 from airlock.ledger.comparisons import FOUND
 from airlock.ledger.reconciled import STORED
 from airlock.pipelines import ImagingPipeline
 from airlock.records import Disposition, study_key
 from airlock.stages.reconcile_comparer import Comparer, frame_found, join_found
+from airlock.stages.reconcile_evidence import rests_on
 from airlock.stages.reconcile_scope import EVIDENCE, SOURCE, STORE, Page
 
 if TYPE_CHECKING:
@@ -139,7 +140,9 @@ class ImageSetComparer(Comparer[list[str], ImagingPipeline, ImageSetStore]):
             found += [frame_found(lacking), self._find_lacking_files(list(keys.values()), own)]
         whole, moved = self._leave_out_moving(join_found(*found), stored, keys)
         left_out |= moved
-        counts["differing"] = whole["study_key"].n_unique()
+        others = {*whole["study_key"], *own.filter(rests_on(whole))["study_key"]}
+        counts["differing"] = len(others - left_out.keys())
+        counts["undecided"] = len(left_out.keys() & set(keys.values()))
         compared = tuple(key for key in keys.values() if key not in left_out)
         return Page(position, counts, whole, compared, left_out)
 
@@ -223,15 +226,17 @@ class ImageSetComparer(Comparer[list[str], ImagingPipeline, ImageSetStore]):
         keys = {uid: study_key(uid) for uid in rows["StudyInstanceUID"].unique()}
         return self._leave_out_moving(found, empty, keys)
 
-    def _restore(self, lost: pl.DataFrame) -> pl.Series:
+    def _restore(self, lost: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
         seen = self.store.look_up(lost["image_set_id"].drop_nulls())
         documents = self.store.read(name for name, one in seen.items() if one is not None and one.state != LOCKED)
         held = {name: name_held(document) for name, document in documents.items()}
         is_back = [row["subject"] in held.get(row["image_set_id"], ()) for row in lost.iter_rows(named=True)]
         back = lost.filter(pl.Series(is_back, dtype=pl.Boolean))
-        versions = [one.version if (one := seen[name]) else None for name in back["image_set_id"]]
-        self.ledger.restore_found(self.datastore_id, back.with_columns(version=pl.Series(versions, dtype=pl.Int64)))
-        return back["subject"]
+        found = [(one.version, state_of(one)) if (one := seen[name]) else (None, None) for name in back["image_set_id"]]
+        facts = pl.DataFrame(found, {"version": pl.Int64, "state": pl.String}, orient="row")
+        self.ledger.restore_found(self.datastore_id, back.hstack(facts))
+        locked = [name for name, one in seen.items() if one is not None and one.state == LOCKED]
+        return back["subject"], lost.filter(pl.col("image_set_id").is_in(locked))["subject"]
 
 
 def name_held(document: dict[str, Any]) -> set[str]:

@@ -17,6 +17,7 @@ import polars as pl
 from botocore.exceptions import ClientError
 
 from airlock.imaging.adopt import ImageSets
+from airlock.ledger.columns import InstanceState
 from airlock.stages.reconcile_scope import ReconcileError
 from airlock.storage.aws import error_code
 
@@ -46,6 +47,11 @@ class Seen:
     state: str  # ACTIVE or LOCKED
     version: int
     is_primary: bool | None
+
+
+def state_of(seen: Seen) -> str:
+    """Return the `InstanceState` of the instances in an image set."""
+    return (InstanceState.NON_PRIMARY if seen.is_primary is False else InstanceState.IMPORTED).value
 
 
 class ImageSetStore:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from airlock.ledger.columns import FindingKind
 
 SCOPE = "comparisons"
+UNDECIDED = "a difference that this comparison could not judge"  # what a loss was found to be: it is not forgotten
 _FACTS = schema(dict.fromkeys(("study_key", "arrival_id", "image_set_id", "expected", "found"), pl.String))
 FOUND = schema(
     {"kind": pl.String, "subject": pl.String}, _FACTS
@@ -206,17 +207,18 @@ class Comparisons(Store):
         """Close what earlier comparisons have found and this one has not; return the number of findings.
 
         *kinds* and *study_keys* are what it has compared; None stands for everything. Findings about another pipeline
-        or data store stay.
+        or data store stay, and so do those that another comparison has added since this one began.
         """
-        conditions = [*_about_comparison(comparison), _among(kinds), findings.c.comparison_id < comparison.number]
+        earlier = findings.c.comparison_id < comparison.number, findings.c.found_at < comparison.began_at
+        conditions = [*_about_comparison(comparison), _among(kinds), *earlier]
         if study_keys is not None:
             conditions.append(findings.c.study_key.in_(study_keys))
         with self._writing(SCOPE) as connection:
             return _close(connection, closed_by, *conditions)
 
-    def keep_findings(self, comparison: Comparison, study_keys: Sequence[str]) -> None:
-        """Keep the open findings about studies or patients that a reconciliation had to leave out."""
-        about = *_about_comparison(comparison), findings.c.study_key.in_(study_keys)
+    def keep_findings(self, comparison: Comparison, *kinds: FindingKind, study_keys: Sequence[str]) -> None:
+        """Keep the open findings of these kinds about studies or patients that a reconciliation had to leave out."""
+        about = *_about_comparison(comparison), _among(kinds), findings.c.study_key.in_(study_keys)
         with self._writing(SCOPE) as connection:
             kept = update(findings).where(_IS_OPEN, *about).values(comparison_id=comparison.number)
             connection.execute(kept)
@@ -234,6 +236,11 @@ class Comparisons(Store):
             rows = stage_values(connection, keys, "subject_key")
             named = findings.c.subject_key.in_(select(rows.c.subject_key))
             return _close(connection, closed_by, named, _among(kinds), *about)
+
+
+def is_decided() -> ColumnElement[bool]:
+    """Return the condition that a comparison could judge what it has found."""
+    return func.coalesce(findings.c.found, "") != UNDECIDED
 
 
 def _find(connection: Connection, *conditions: ColumnElement[bool]) -> Comparison | None:

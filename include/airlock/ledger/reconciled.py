@@ -17,6 +17,7 @@ from airlock.ledger import clock
 from airlock.ledger.columns import DecisionKind, FindingKind, InstanceState
 from airlock.ledger.comparison_tables import comparisons, findings, foreign_sets
 from airlock.ledger.comparisons import SCOPE as FINDINGS_SCOPE
+from airlock.ledger.comparisons import is_decided
 from airlock.ledger.database import Store
 from airlock.ledger.decision_tables import decisions
 from airlock.ledger.frames import (
@@ -72,7 +73,16 @@ LOST = pl.Schema(dict.fromkeys(("subject", "study_key", "arrival_id", "image_set
 PAYLOADS = pl.Schema(dict.fromkeys(("subject_key", "pipeline", "payload_uri"), pl.String))
 OUTPUTS = pl.Schema(dict.fromkeys(("batch_id", "job_id", "run_key", "output_uri"), pl.String))
 MISSED = pl.Schema(dict.fromkeys(("SOPInstanceUID", "datastore_id", "image_set_id"), pl.String))
-_RESTORED = pl.Schema({"subject": pl.String, "arrival_id": pl.String, "image_set_id": pl.String, "version": pl.Int64})
+_RESTORED = pl.Schema(
+    {
+        "subject": pl.String,
+        "arrival_id": pl.String,
+        "image_set_id": pl.String,
+        "version": pl.Int64,
+        "state": pl.String,
+    }
+)
+_GROUPS = pl.Schema(dict.fromkeys(("StudyInstanceUID", "SeriesInstanceUID", "datastore_id"), pl.String))
 _MISSING = findings.c.kind == FindingKind.MISSING_IN_STORE.value
 _IS_OPEN = findings.c.closed_at.is_(None)
 _IN_STORE = instances.c.state != InstanceState.CLAIMED.value
@@ -305,21 +315,28 @@ class Reconciled(Store):
 
     @journaled()
     def forget_instances(self, missed: pl.DataFrame) -> int:
-        """Delete the rows of these instances, `MISSED`, unless they are in another image set by now."""
+        """Delete the rows of these instances, `MISSED`, unless they are in another image set by now.
+
+        The grouping elements of a study or series of which the data store has nothing left are deleted too: what comes
+        next need not agree with them.
+        """
         with self._writing(INSTANCES) as connection:
             rows = stage(connection, missed, MISSED, ["SOPInstanceUID"])
             same = (instances.c[name] == rows.c[name] for name in MISSED)
             # The list lets SQLite look the few up; by the second condition alone it would read all instances.
             named = instances.c.SOPInstanceUID.in_(select(rows.c.SOPInstanceUID))
             missing = and_(named, exists(select(rows.c.image_set_id).where(*same)))
-            return connection.execute(delete(instances).where(missing)).rowcount
+            groups = fetch(connection, select(*(instances.c[name] for name in _GROUPS)).where(missing), _GROUPS)
+            number = connection.execute(delete(instances).where(missing)).rowcount
+            _delete_empty_groups(connection, groups)
+            return number
 
     @journaled()
     def restore_found(self, datastore_id: str, found: pl.DataFrame) -> int:
         """Restore the rows of instances that were missed and are in the data store after all; return their number.
 
-        *found* has ``subject`` (a SOPInstanceUID), ``arrival_id``, ``image_set_id`` and ``version``. An instance that
-        another arrival has claimed or imported since stays as it is.
+        *found* has ``subject`` (a SOPInstanceUID), ``arrival_id``, ``image_set_id``, ``version`` and ``state``. An
+        instance that another arrival has claimed or imported since stays as it is.
         """
         with self._writing(INSTANCES) as connection:
             rows = stage(connection, select_schema(found, _RESTORED), _RESTORED, ["arrival_id"])
@@ -331,13 +348,14 @@ class Reconciled(Store):
                 "pipeline": verdicts.c.pipeline,
                 "image_set_id": rows.c.image_set_id,
                 "image_set_version": rows.c.version,
+                "state": rows.c.state,
             }
             known = select(*(column.label(name) for name, column in columns.items())).join_from(
                 rows, verdicts, verdicts.c.arrival_id == rows.c.arrival_id
             )
             whole = known.where(verdicts.c.series_instance_uid.is_not(None)).subquery()
-            constants = {"datastore_id": datastore_id, "state": InstanceState.IMPORTED.value}
-            return insert_missing(connection, instances, whole, ["SOPInstanceUID", "datastore_id"], **constants)
+            key = ["SOPInstanceUID", "datastore_id"]
+            return insert_missing(connection, instances, whole, key, datastore_id=datastore_id)
 
 
 def add_removal(
@@ -349,13 +367,24 @@ def add_removal(
     connection.execute(insert(decisions).values(values | {"details": json.dumps({"instances": instances})}))
 
 
+def _delete_empty_groups(connection: Connection, groups: pl.DataFrame) -> None:
+    """Delete the grouping elements of those of the studies and series, `_GROUPS`, that have no stored instance."""
+    for table, uid in ((series, "SeriesInstanceUID"), (studies, "StudyInstanceUID")):
+        key = (uid, "datastore_id")
+        rows = stage(connection, groups.select(key).unique(), pl.Schema(dict.fromkeys(key, pl.String)), [uid])
+        of_row = exists(select(rows.c[uid]).where(*(rows.c[name] == table.c[name] for name in key)))
+        is_left = exists().where(
+            _IN_STORE, *(instances.c[name] == table.c[name] for name in {"StudyInstanceUID", *key})
+        )
+        connection.execute(delete(table).where(table.c[uid].in_(select(rows.c[uid])), of_row, ~is_left))
+
+
 def _is_missed(comparison: int) -> ColumnElement[bool]:
     """Return the condition that a reconciliation has missed an instance in the image set of its row."""
-    missed = select(findings.c.subject).where(findings.c.comparison_id == comparison, _MISSING, _IS_OPEN)
+    conditions = findings.c.comparison_id == comparison, _MISSING, _IS_OPEN, is_decided()
+    missed = select(findings.c.subject).where(*conditions)
     same_set = exists().where(
-        findings.c.comparison_id == comparison,
-        _MISSING,
-        _IS_OPEN,
+        *conditions,
         findings.c.subject == instances.c.SOPInstanceUID,
         findings.c.datastore_id == instances.c.datastore_id,
         findings.c.image_set_id == instances.c.image_set_id,

@@ -150,17 +150,21 @@ class ReconciledResources(Store):
             insert_missing(connection, open_resources, lost, _KEY)
             return connection.execute(delete(resources).where(forgotten)).rowcount
 
+    def find_doubtful(self, datastore_id: str, names: pl.Series) -> dict[str, str]:
+        """Return the content digests of those of the resources (``Type/id``) that are in doubt, by name."""
+        with self._reading() as connection:
+            rows = _stage_names(connection, names)
+            statement = select(rows.c.name, open_resources.c.content_digest).join(
+                rows, _is_doubtful(rows, datastore_id)
+            )
+            return {name: content for name, content in connection.execute(statement) if content is not None}
+
     @journaled()
     def restore_resources(self, datastore_id: str, names: pl.Series) -> int:
         """Restore resources (``Type/id``) that were missed and are in the data store after all; return their number."""
         with self._writing(scope(datastore_id)) as connection:
             rows = _stage_names(connection, names)
-            of_row = and_(
-                open_resources.c.datastore_id == datastore_id,
-                open_resources.c.state == OpenState.DOUBTFUL.value,
-                *(open_resources.c[name] == rows.c[name] for name in _RESOURCE),
-            )
-            is_doubtful = exists(select(rows.c.name).where(of_row))
+            is_doubtful = exists(select(rows.c.name).where(_is_doubtful(rows, datastore_id)))
             columns = (*_KEY, "content_digest", "clock", "run_key", "pipeline", "arrival_id", "patient")
             known = select(*(open_resources.c[name] for name in columns)).where(
                 is_doubtful, open_resources.c.content_digest.is_not(None)
@@ -173,6 +177,14 @@ class ReconciledResources(Store):
 def _is_free() -> ColumnElement[bool]:
     """Return the condition that a resource is imported, and no run is importing its next content."""
     return and_(_IMPORTED, resources.c.claimed_by.is_(None))
+
+
+def _is_doubtful(rows: Table, datastore_id: str) -> ColumnElement[bool]:
+    return and_(
+        open_resources.c.datastore_id == datastore_id,
+        open_resources.c.state == OpenState.DOUBTFUL.value,
+        *(open_resources.c[name] == rows.c[name] for name in _RESOURCE),
+    )
 
 
 def _is_of(rows: Table, datastore_id: str) -> ColumnElement[bool]:

@@ -105,15 +105,15 @@ def _begin(ledger: Ledger, pipeline: str, datastore_id: str, request: Request) -
 def _close(ledger: Ledger, comparer: AnyComparer, comparison: Comparison, page: Page, request: Request) -> int:
     """Close what a page shows to be gone, keep what it had to leave out, and return the number of closed findings."""
     store, person = comparer.datastore_id, request.asked_by
-    if page.left_out:
-        ledger.keep_findings(comparison, list(page.left_out))
-    subjects = pl.Series(page.found_again, dtype=pl.String)
     missing = FindingKind.MISSING_IN_STORE
+    kinds = [kind for kind in comparer.kinds(request.scope) if kind is not missing]  # losses are looked for at the end
+    if page.left_out:
+        ledger.keep_findings(comparison, *kinds, study_keys=list(page.left_out))
+    subjects = pl.Series(page.found_again, dtype=pl.String)
     about = {"pipeline": comparison.pipeline, "datastore_id": store}
     closed = ledger.close_findings(subjects, missing, **about, closed_by=person)
     if request.scope.is_whole:
         return closed
-    kinds = [kind for kind in comparer.kinds(request.scope) if kind is not missing]  # losses are looked for at the end
     return closed + ledger.close_unseen(comparison, *kinds, closed_by=person, study_keys=page.compared)
 
 

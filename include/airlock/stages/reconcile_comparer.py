@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeAlias, T
 import polars as pl
 
 from airlock.ledger.columns import FindingKind
-from airlock.ledger.comparisons import FOUND
+from airlock.ledger.comparisons import FOUND, UNDECIDED
 from airlock.pipelines import ClinicalPipeline, ImagingPipeline
 from airlock.stages.local_list import LocalList
 from airlock.stages.reconcile_evidence import EvidenceFiles
@@ -160,8 +160,8 @@ class Comparer(ABC, Generic[UnitsT, PipelineT, StoreT]):
         yield from ()
 
     @abstractmethod
-    def _restore(self, lost: pl.DataFrame) -> pl.Series:
-        """Let what is in the data store after all count as stored; return its subjects."""
+    def _restore(self, lost: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
+        """Let what is in the data store after all count as stored; return its subjects, and those it cannot judge."""
 
     def _find_key(self, subject: str) -> str:
         """Return the study key of findings about a study or patient."""
@@ -273,12 +273,13 @@ class Comparer(ABC, Generic[UnitsT, PipelineT, StoreT]):
         """Look again for what earlier comparisons missed: a store that was out of reach may have it after all."""
         key = None if scope.subject is None else self._find_key(scope.subject)
         while (lost := self.ledger.find_open_losses(comparison, LOSSES_PER_PAGE, key)).height:
-            back = self._restore(lost)
-            gone = lost.filter(~pl.col("subject").is_in(back.implode())).with_columns(
-                kind=pl.lit(FindingKind.MISSING_IN_STORE.value), found=pl.lit(None, pl.String)
+            back, unclear = self._restore(lost)
+            still = lost.filter(~pl.col("subject").is_in(back.implode())).with_columns(
+                kind=pl.lit(FindingKind.MISSING_IN_STORE.value),
+                found=pl.when(pl.col("subject").is_in(unclear.implode())).then(pl.lit(UNDECIDED)),
             )
             counts = {"found_again": back.len()}
-            yield Page({"phase": LOSSES}, counts, gone.select(FOUND.names()), found_again=tuple(back))
+            yield Page({"phase": LOSSES}, counts, still.select(FOUND.names()), found_again=tuple(back))
 
 
 AnyComparer: TypeAlias = "Comparer[Any, Any, Any]"

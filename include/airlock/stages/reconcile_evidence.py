@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from airlock.stages.reconcile_source import Archive
 
 KEPT_ANSWERS = 50_000  # batches of which it is remembered whether their output is there
+_OUTPUT = "output of batch {}"
 
 
 class EvidenceFiles:
@@ -69,7 +70,7 @@ class EvidenceFiles:
         text = "the job's row, or its output and the copy of it in the workspace, are gone"
         for batch, key in rows.select("batch_id", "study_key").iter_rows():
             if not self._jobs[batch]:
-                yield describe_lacking(f"output of batch {batch}", key, text)
+                yield describe_lacking(_OUTPUT.format(batch), key, text)
 
     def _look_up(self, batch_ids: pl.Series) -> None:
         if len(self._jobs) > KEPT_ANSWERS:
@@ -94,6 +95,11 @@ class EvidenceFiles:
         with ThreadPoolExecutor(REQUESTS_IN_FLIGHT) as pool:
             found = pool.map(lambda addresses: not any(map(self._s3.exists, addresses)), evidence)
             return pl.Series(list(found), dtype=pl.Boolean)
+
+
+def rests_on(found: pl.DataFrame) -> pl.Expr:
+    """Return the condition that a row (``batch_id``) rests on an output that was found to be gone, as `FOUND`."""
+    return pl.format(_OUTPUT, "batch_id").is_in(found["subject"].implode()).fill_null(value=False)
 
 
 def describe_lacking(name: str, study_key: str, found: str) -> dict[str, Any]:

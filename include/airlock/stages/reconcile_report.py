@@ -80,19 +80,21 @@ def write_report(ledger: Ledger, workspace: Workspace, done: Reconciliation, uni
         "asked_by": comparison.asked_by,
         "began_at": comparison.began_at.isoformat(),
         "ended_at": comparison.ended_at and comparison.ended_at.isoformat(),
-        "counts": {name: number for name, number in counts.items() if not isinstance(number, dict)},
+        "counts": {name: round(number, 3) for name, number in counts.items() if not isinstance(number, dict)},
         "left_out": counts.get("left_out", {}),
         "requests": counts.get("requests", {}),
         "still_counted_as_stored": done.missing,
         "forget_at_most": done.limit,
-        "findings": {
-            kind: {"findings": number, "sentence": SENTENCES[FindingKind(kind)]}
-            for kind, number in sorted(counts.get("findings", {}).items())
-        },
     }
     if "sample" in comparison.scope:
-        report["sample"] = _describe_sample(counts.get(unit, 0), counts.get("differing", 0), unit)
-    report["findings_uri"], report["listed"], report["closed"] = _write_findings(ledger, workspace, done)
+        size = counts.get(unit, 0) - counts.get("undecided", 0)
+        report["sample"] = _describe_sample(size, counts.get("differing", 0), unit)
+    report["findings_uri"], report["listed"], numbers = _write_findings(ledger, workspace, done)
+    report["closed"] = dict(numbers["closed"])
+    report["findings"] = {
+        kind: {"findings": number, "sentence": SENTENCES[FindingKind(kind)]}
+        for kind, number in sorted(numbers["open"].items())
+    }
     report["report_uri"] = str(workspace.root.join("report.json"))
     workspace.write_json("report.json", report)
     return report
@@ -108,10 +110,13 @@ def _describe_sample(size: int, differing: int, unit: str) -> dict[str, Any]:
     }
 
 
-def _write_findings(ledger: Ledger, workspace: Workspace, done: Reconciliation) -> tuple[str, int, dict[str, int]]:
-    """Write the findings, and return the address, the number of rows, and the numbers of closed findings by kind."""
+def _write_findings(
+    ledger: Ledger, workspace: Workspace, done: Reconciliation
+) -> tuple[str, int, dict[str, Counter[str]]]:
+    """Write the findings, and return the address, the number of rows, and the numbers of findings by state and kind."""
     comparison = done.comparison
-    rows, closed = [schema(FINDINGS, {"state": pl.String}).to_frame()], Counter[str]()
+    rows = [schema(FINDINGS, {"state": pl.String}).to_frame()]
+    numbers = {"open": Counter[str](), "closed": Counter[str]()}
     for state, frames in {
         "open": ledger.find_findings(comparison=comparison.number),
         "closed": ledger.find_findings(
@@ -119,7 +124,7 @@ def _write_findings(ledger: Ledger, workspace: Workspace, done: Reconciliation) 
         ),
     }.items():
         for frame in frames:
-            closed.update(frame["kind"] if state == "closed" else ())
+            numbers[state].update(frame["kind"])
             room = MOST_LISTED - sum(one.height for one in rows)
             rows.append(frame.head(max(0, room)).with_columns(state=pl.lit(state)))
     sentences = {kind.value: text for kind, text in SENTENCES.items()}
@@ -128,4 +133,4 @@ def _write_findings(ledger: Ledger, workspace: Workspace, done: Reconciliation) 
         what_to_do=pl.col("kind").replace_strict(sentences, default=None, return_dtype=pl.String),
     )
     text = cells_to_csv(listed.select(COLUMNS))
-    return workspace.write_text("findings.csv", text, "text/csv"), listed.height, dict(closed)
+    return workspace.write_text("findings.csv", text, "text/csv"), listed.height, numbers

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from airlock.ledger.columns import ComparisonKind, FindingKind
-from airlock.ledger.comparisons import FOUND, Comparison
+from airlock.ledger.comparisons import FOUND, UNDECIDED, Comparison
 from airlock.records import study_key
 from tests.unit.airlock.ledger import samples
 from tests.unit.airlock.ledger.samples import NIGHTLY, STORE
@@ -105,10 +105,11 @@ def test_what_is_found_again_is_restored(stored: Ledger) -> None:
     later = reconciliation(stored)
     lost = stored.find_open_losses(later.number, 10)
     assert lost["subject"].to_list() == ["1.a"]
-    assert stored.restore_found(STORE, lost.with_columns(version=pl.lit(2, pl.Int64))) == 1
+    facts = {"version": pl.lit(2, pl.Int64), "state": pl.lit("non_primary")}
+    assert stored.restore_found(STORE, lost.with_columns(**facts)) == 1
     found = stored.stored_instances(STORE, samples.uids("1.study"))
-    assert found["image_set_version"].to_list() == [2, 1]
-    assert stored.restore_found(STORE, lost.with_columns(version=pl.lit(3, pl.Int64))) == 0
+    assert found.select("image_set_version", "state").rows() == [(2, "non_primary"), (1, "imported")]
+    assert stored.restore_found(STORE, lost.with_columns(**facts)) == 0
 
 
 def test_losses_that_were_imported_again_are_no_longer_looked_for(stored: Ledger) -> None:
@@ -122,7 +123,7 @@ def test_losses_that_another_pipeline_found_are_left_to_it(stored: Ledger) -> No
         ComparisonKind.RECONCILE, {}, pipeline="other", datastore_id=STORE, is_dry=False, asked_by="an operator"
     )
     assert stored.find_open_losses(other.number, 10).is_empty()
-    stored.keep_findings(other, [KEY])
+    stored.keep_findings(other, FindingKind.MISSING_IN_STORE, study_keys=[KEY])
     assert stored.close_unseen(other, FindingKind.MISSING_IN_STORE, closed_by="an operator", study_keys=[KEY]) == 0
     assert stored.find_open_losses(reconciliation(stored).number, 10).height == 1
 
@@ -130,7 +131,7 @@ def test_losses_that_another_pipeline_found_are_left_to_it(stored: Ledger) -> No
 def test_findings_of_studies_that_were_left_out_are_kept(stored: Ledger) -> None:
     miss(stored, "a", "b")
     later = reconciliation(stored)
-    stored.keep_findings(later, [KEY])
+    stored.keep_findings(later, FindingKind.MISSING_IN_STORE, study_keys=[KEY])
     by = {"closed_by": "an operator", "study_keys": [KEY]}
     assert stored.close_unseen(later, FindingKind.MISSING_IN_STORE, **by) == 0
     latest = reconciliation(stored)
@@ -138,6 +139,30 @@ def test_findings_of_studies_that_were_left_out_are_kept(stored: Ledger) -> None
     assert stored.close_unseen(latest, FindingKind.MISSING_IN_STORE, **by) == 2
     (closed,) = stored.find_findings(closed_since=latest.began_at)
     assert set(closed["closed_by"]) == {"an operator"}
+
+
+def test_findings_that_another_comparison_adds_meanwhile_are_not_closed(stored: Ledger) -> None:
+    first, second = reconciliation(stored), reconciliation(stored)
+    row = (FindingKind.MISSING_IN_STORE.value, "1.a", KEY, samples.id_of("a"), "image-set", "version 1", None)
+    stored.advance_comparison(first, {}, {}, pl.DataFrame([row], FOUND, orient="row"))
+    assert stored.close_unseen(second, FindingKind.MISSING_IN_STORE, closed_by="an operator") == 0
+
+
+def test_the_grouping_elements_of_what_has_nothing_left_are_forgotten_too(stored: Ledger) -> None:
+    new = samples.series("1.a.series")
+    stored.record_imported(STORE, "one", samples.imports(("a", "1.a")), samples.NO_STUDIES, new)
+    stored.forget_missing(miss(stored, "a").number)
+    assert stored.known_series(STORE, new["SeriesInstanceUID"]).is_empty()
+    assert stored.known_studies(STORE, samples.uids("1.study")).height == 1
+    stored.forget_missing(miss(stored, "b").number)
+    assert stored.known_studies(STORE, samples.uids("1.study")).is_empty()
+
+
+def test_what_could_not_be_judged_is_not_forgotten(stored: Ledger) -> None:
+    kind = FindingKind.MISSING_IN_STORE.value
+    row = (kind, "1.a", KEY, samples.id_of("a"), "image-set", "version 1", UNDECIDED)
+    begun = stored.advance_comparison(reconciliation(stored), {}, {}, pl.DataFrame([row], FOUND, orient="row"))
+    assert stored.count_missing(begun.number) == stored.forget_missing(begun.number) == 0
 
 
 def test_an_unfinished_reconciliation_is_found_by_its_scope(ledger: Ledger) -> None:

@@ -83,6 +83,12 @@ def test_a_resource_that_is_there_after_all_counts_as_stored_again(stored: Ledge
     assert stored.open_of_patients(STORE, pl.Series(["Patient/p1"])).is_empty()
 
 
+def test_contents_in_doubt_are_found_by_name(stored: Ledger) -> None:
+    stored.forget_missing_resources(miss(stored, "Observation/o1").number)
+    found = stored.find_doubtful(STORE, pl.Series([*NAMES, "Patient/unknown"]))
+    assert found == {"Observation/o1": "digest of Observation/o1"}
+
+
 def test_what_the_ledger_knows_in_any_way_is_known(stored: Ledger) -> None:
     stored.forget_missing_resources(miss(stored, "Observation/o1").number)
     assert stored.known_objects(STORE, pl.Series([*NAMES, "Patient/stranger"])) == set(NAMES)
