@@ -274,6 +274,9 @@ def reconcile(
         bool,
         typer.Option("--pixels", help="Also read each uncompressed object, and compare its pixels by their checksums."),
     ] = False,
+    published: Annotated[
+        bool, typer.Option("--published", help="Compare what an imaging pipeline has published in HealthLake instead.")
+    ] = False,
     rate: Annotated[float, typer.Option(min=0.1, max=1000, help="Most requests a second to the data store.")] = 20,
     s3_rate: Annotated[float, typer.Option(min=1, max=5000, help="Most requests a second to S3.")] = 200,
     forget_at_most: Annotated[
@@ -292,13 +295,20 @@ def reconcile(
 
     parts = tuple(one.value for one in part or ())
     scope = reconciliations.build_scope(
-        study=study, patient=patient, sample=sample, parts=parts, content=content, pixels=pixels
+        study=study,
+        patient=patient,
+        sample=sample,
+        parts=parts,
+        content=content,
+        pixels=pixels,
+        published=published,
     )
+    compared = reconciliations.load(pipeline, scope, published=published)
     if dry_run:
-        estimated = reconciliations.estimate(pipeline, scope, (rate, s3_rate))
+        estimated = reconciliations.estimate(compared, scope, (rate, s3_rate))
         _print(json, estimated, reconciliations.tables_of_estimate(estimated))
         return
-    expected, found = reconciliations.reconcile(pipeline, scope, (rate, s3_rate), forget_at_most)
+    expected, found = reconciliations.reconcile(compared, scope, (rate, s3_rate), forget_at_most)
     _print(json, found | {"estimate": expected}, reconciliations.tables(found))
     raise typer.Exit(Status.WRONG if reconciliations.has_differences(found) else Status.OK)
 

@@ -6,9 +6,9 @@ import getpass
 import re
 import time
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from airlock.records import study_key
 from airlock.storage.s3uri import S3Uri
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airlock.ledger import Ledger
-    from airlock.pipelines import Pipeline
+    from airlock.pipelines import HealthLake, Pipeline
+    from airlock.pipelines.parts import Source
+    from airlock.pipelines.plan import PlanSettings
     from airlock.stages.reconcile import Request
     from airlock.stages.reconcile_comparer import AnyComparer
     from airlock.stages.reconcile_scope import Estimate, Scope
@@ -41,6 +43,7 @@ def build_scope(
     parts: tuple[str, ...],
     content: bool | None,
     pixels: bool,
+    published: bool = False,
 ) -> Scope:
     """Return what a person wants to compare.
 
@@ -51,7 +54,7 @@ def build_scope(
     RequestError
         If the options contradict each other.
     """
-    from airlock.stages.reconcile_scope import PARTS, Scope  # noqa: PLC0415
+    from airlock.stages.reconcile_scope import PARTS, STORE, Scope  # noqa: PLC0415
 
     if sum(given is not None for given in (study, patient, sample)) > 1:
         raise RequestError("--study, --patient and --sample exclude each other. Give one of them, or none for all.")
@@ -59,29 +62,66 @@ def build_scope(
         raise RequestError("--patient is not a reference. Write it as Patient/<id>.")
     subject = patient if study is None else study if _STUDY_KEY.fullmatch(study) else study_key(study)
     is_small = subject is not None or sample is not None
-    chosen = tuple(part for part in PARTS if part in parts) or PARTS
+    chosen = tuple(part for part in PARTS if part in parts) or ((STORE,) if published else PARTS)
     reads = (is_small or pixels) if content is None else content
     if pixels and not reads:
         raise RequestError("--pixels compares with what --content reads. Leave --no-content out.")
     return Scope(subject, sample, chosen, reads, pixels)
 
 
-def estimate(pipeline: str, scope: Scope, rates: tuple[float, float]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Publication:
+    """What an imaging pipeline publishes in HealthLake, as a pipeline of resources."""
+
+    name: str
+    workspace: str
+    healthlake: HealthLake
+    plan: PlanSettings
+    source: Source
+    kind: str = "publication"
+    resources_folder: str = "fhir"
+
+    @property
+    def datastore_id(self) -> str:
+        """The HealthLake data store."""
+        return self.healthlake.datastore_id
+
+
+def load(pipeline: str, scope: Scope, *, published: bool) -> Pipeline | Publication:
+    """Return the pipeline of this name, or its publication, to be compared.
+
+    Raises
+    ------
+    RequestError
+        If the scope does not fit it.
+    """
+    known: Any = workspaces.load_named_pipeline(pipeline)
+    if not published:
+        _check_scope(known, scope)
+        return cast("Pipeline", known)
+    if known.kind != "imaging" or known.healthlake is None:
+        raise RequestError(f"--published needs an imaging pipeline with healthlake, which {pipeline} is not.")
+    if scope.subject is not None or scope.pixels or scope.parts != ("store",):
+        raise RequestError(
+            "--published compares with HealthLake only. Leave out --study, --patient, --part and --pixels."
+        )
+    return Publication(known.name, known.workspace, known.healthlake, known.plan, known.source)
+
+
+def estimate(pipeline: Pipeline | Publication, scope: Scope, rates: tuple[float, float]) -> dict[str, Any]:
     """Return the requests that a reconciliation would make, their time and cost, schema `SCHEMA`; nothing is compared.
 
     Parameters
     ----------
     pipeline
-        The pipeline's name.
+        Of `load`.
     scope
         What would be compared.
     rates
         The most requests per second to the data store, and to S3.
     """
-    known = workspaces.load_named_pipeline(pipeline)
-    _check_scope(known, scope)
-    with _translate_errors(), ledgers.open_ledger() as ledger, _open_comparer(known, ledger, rates) as comparer:
-        return _describe(pipeline, comparer.estimate(scope))
+    with _translate_errors(), ledgers.open_ledger() as ledger, _open_comparer(pipeline, ledger, rates) as comparer:
+        return _describe(pipeline.name, comparer.estimate(scope))
 
 
 def _check_scope(pipeline: Pipeline, scope: Scope) -> None:
@@ -122,7 +162,7 @@ def _describe(pipeline: str, found: Estimate) -> dict[str, Any]:
 
 
 def reconcile(
-    pipeline: str, scope: Scope, rates: tuple[float, float], forget_at_most: int | None
+    pipeline: Pipeline | Publication, scope: Scope, rates: tuple[float, float], forget_at_most: int | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Compare, and return the estimate and the report; a comparison of the same scope that was interrupted goes on.
 
@@ -135,16 +175,16 @@ def reconcile(
     """
     from airlock.stages.reconcile import Request  # noqa: PLC0415
 
-    known = workspaces.load_named_pipeline(pipeline)
-    _check_scope(known, scope)
     request = Request(scope, getpass.getuser(), forget_at_most)
-    with _translate_errors(), ledgers.open_ledger() as ledger, _open_comparer(known, ledger, rates) as comparer:
-        expected = _describe(pipeline, comparer.estimate(scope))
+    with _translate_errors(), ledgers.open_ledger() as ledger, _open_comparer(pipeline, ledger, rates) as comparer:
+        expected = _describe(pipeline.name, comparer.estimate(scope))
         say(_say_estimate(expected))
-        return expected, _compare(known, ledger, comparer, request)
+        return expected, _compare(pipeline, ledger, comparer, request)
 
 
-def _compare(pipeline: Pipeline, ledger: Ledger, comparer: AnyComparer, request: Request) -> dict[str, Any]:
+def _compare(
+    pipeline: Pipeline | Publication, ledger: Ledger, comparer: AnyComparer, request: Request
+) -> dict[str, Any]:
     from airlock.stages.reconcile import reconcile as compare  # noqa: PLC0415
     from airlock.stages.reconcile_report import write_report  # noqa: PLC0415
 
@@ -181,7 +221,9 @@ def _say_estimate(found: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _open_comparer(pipeline: Pipeline, ledger: Ledger, rates: tuple[float, float]) -> Iterator[AnyComparer]:
+def _open_comparer(
+    pipeline: Pipeline | Publication, ledger: Ledger, rates: tuple[float, float]
+) -> Iterator[AnyComparer]:
     """Open the comparison of a pipeline's kind; nothing is asked yet."""
     from airlock.stages.decision_log import open_log  # noqa: PLC0415
     from airlock.stages.reconcile_source import Archive  # noqa: PLC0415
@@ -190,11 +232,14 @@ def _open_comparer(pipeline: Pipeline, ledger: Ledger, rates: tuple[float, float
     where = S3Uri.parse(pipeline.workspace)
     with workspaces.open_s3(where) as store, workspaces.open_s3(where, is_patient=True) as objects:
         kind, compared = _OPENED[pipeline.kind](pipeline, RequestMeter(rates[0]))
-        kept, archive = ledger.journaled_in(open_log(store, pipeline)), Archive(objects, RequestMeter(rates[1]))
+        kept, archive = (
+            ledger.journaled_in(open_log(store, cast("Pipeline", pipeline))),
+            Archive(objects, RequestMeter(rates[1])),
+        )
         yield kind(kept, pipeline, compared, archive, lambda name: _workspace(pipeline, store, name))
 
 
-def _workspace(pipeline: Pipeline, store: S3, name: str) -> Workspace:
+def _workspace(pipeline: Pipeline | Publication, store: S3, name: str) -> Workspace:
     """Return a folder of the pipeline in the workspace: of a comparison, or of a run."""
     from airlock.storage.workspace import Workspace  # noqa: PLC0415
 
@@ -220,7 +265,18 @@ def _open_resources(pipeline: Any, meter: RequestMeter) -> tuple[type[AnyCompare
     return ResourceComparer, stores.connect_fhir(session, pipeline.datastore_id, meter)
 
 
-_OPENED = {"imaging": _open_imaging, "clinical": _open_resources, "ccda": _open_resources}
+def _open_publication(pipeline: Any, meter: RequestMeter) -> tuple[type[AnyComparer], Any]:
+    from airlock.clinical.reconcile import PublishedComparer  # noqa: PLC0415
+
+    return PublishedComparer, _open_resources(pipeline, meter)[1]
+
+
+_OPENED = {
+    "imaging": _open_imaging,
+    "clinical": _open_resources,
+    "ccda": _open_resources,
+    "publication": _open_publication,
+}
 
 
 def tables_of_estimate(found: dict[str, Any]) -> Iterator[Table]:

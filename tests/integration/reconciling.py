@@ -80,6 +80,10 @@ class Reconciler:
 
     def open_findings(self) -> set[tuple[str, str]]:
         """Return kind and subject of the open findings about the data store."""
+        return self.findings_about(self.line.datastore_id)
+
+    def findings_about(self, datastore_id: str) -> set[tuple[str, str]]:
+        """Return kind and subject of the open findings about a data store."""
         with self.place.ledger() as ledger:
-            frames = list(ledger.find_findings(datastore_id=self.line.datastore_id))
+            frames = list(ledger.find_findings(datastore_id=datastore_id))
         return {pair for frame in frames for pair in frame.select("kind", "subject").iter_rows()}

@@ -25,7 +25,7 @@ from airlock.stages.reconcile import Request, reconcile
 from airlock.stages.reconcile_scope import ReconcileError, Scope
 from airlock.storage.s3uri import S3Uri
 from airlock_cli.app import app
-from tests.chain import DATASTORE, pipeline
+from tests.chain import DATASTORE, HEALTHLAKE, pipeline
 from tests.dicom_files import ct, sop_uid, study_uid
 from tests.integration.between_runs.runs import WorkerKilled, by_hand, given
 from tests.integration.reconciling import Reconciler
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from typer.testing import Result
 
+    from airlock.pipelines import ImagingPipeline
     from tests.chain import Place
     from tests.integration.seeded_differences import Found
 
@@ -357,21 +358,51 @@ def test_the_command_refuses_what_does_not_fit(two_studies: Differences, command
         assert text in answered.stderr
 
 
+def test_what_an_imaging_pipeline_has_published_is_compared_on_demand(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = pipeline(healthlake=HEALTHLAKE)
+    place.put(deliver(2))
+    given(by_hand(place, "one", line=line).run()["dispositions"] == {"released": 4})
+    call = command_for(line, place, tmp_path, monkeypatch)
+    assert call("nightly", "--published", "--content").exit_code == 0
+    first, second = place.fhir().search("ImagingStudy", {})
+    lost, changed = first["id"], second["id"]
+    place.fhir().delete("ImagingStudy", lost)
+    place.fhir().update({name: value for name, value in second.items() if name != "meta"} | {"status": "cancelled"})
+    place.fhir().update({"resourceType": "Patient", "id": "of-another-system"})
+    assert call("nightly", "--published", "--content").exit_code == 1
+    findings = Reconciler(place, line).findings_about(line.healthlake.datastore_id)
+    assert findings == {("missing_in_store", f"ImagingStudy/{lost}"), ("other_content", f"ImagingStudy/{changed}")}
+    place.put({f"study-{study:04}/3.dcm": ct(study, 1, 3) for study in (1, 2)})
+    given(by_hand(place, "two", line=line).run()["dispositions"] == {"released": 2})
+    assert call("nightly", "--published", "--content").exit_code == 0
+    assert place.stored(f"ImagingStudy/{lost}") is not None
+    refused = call("nightly", "--published", "--study", "1.2.3")
+    assert (refused.exit_code, "--published compares with HealthLake only" in refused.stderr) == (2, True)
+
+
 Command = Callable[..., "Result"]
 
 
 @pytest.fixture
 def command(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Call ``airlock reconcile`` with these arguments."""
+    return command_for(pipeline(), place, tmp_path, monkeypatch)
+
+
+def command_for(line: ImagingPipeline, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Call ``airlock reconcile`` with these arguments, about this pipeline."""
     folder = tmp_path / "pipelines"
     folder.mkdir()
-    content = pipeline().model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    content = line.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     (folder / "nightly.yaml").write_text(yaml.safe_dump(content | {"schema": "airlock.pipeline/1", "kind": "imaging"}))
     for name, value in {
         "AIRLOCK_PIPELINES": str(folder),
         "AIRLOCK_LEDGER_URL": place.ledger_url,
         "AWS_ENDPOINT_URL": place.s3_endpoint,
         "AWS_ENDPOINT_URL_MEDICAL_IMAGING": place.imaging_endpoint,
+        "AWS_ENDPOINT_URL_HEALTHLAKE": place.imaging_endpoint,
         "AWS_DISABLE_HOST_PREFIX_INJECTION": "true",
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():

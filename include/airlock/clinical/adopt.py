@@ -54,10 +54,11 @@ class CommonResources:
 
 @dataclass(frozen=True)
 class AllResources:
-    """The search for resources of all types of one data store."""
+    """The search for resources of all types, or some, of one data store."""
 
     fhir: CountingFhirSearch
     requests_per_second: float = 20
+    types: tuple[str, ...] = ALL_TYPES  # sorted
 
     def find_any(self) -> str | None:
         """Return what there is, by the common types."""
@@ -73,8 +74,8 @@ class AllResources:
 
     def pages(self, position: dict[str, Any] | None) -> Iterator[Page]:
         """Yield resources by type, and within a type in the order of their last change, from the position on."""
-        first, since = (position["type"], position["since"]) if position else (ALL_TYPES[0], None)
-        for name in dropwhile(lambda item: item < first, ALL_TYPES):
+        first, since = (position["type"], position["since"]) if position else (self.types[0], None)
+        for name in dropwhile(lambda item: item < first, self.types):
             order: dict[str, Any] = {"_count": PAGE, "_elements": "id,meta", "_sort": "_lastUpdated"}
             narrow = {"_lastUpdated": f"ge{since}"} if since and name == first else {}
             found = self.fhir.search(name, order | narrow)

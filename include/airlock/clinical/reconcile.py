@@ -9,7 +9,7 @@ resources, so they are not compared.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import polars as pl
 
@@ -51,8 +51,9 @@ class ResourceComparer(Comparer[pl.DataFrame, ClinicalPipeline, FhirStore]):
     unknown = "The ledger knows no resource of this patient. Write it as Patient/<id>."
     listed_as = pl.Schema({"object_id": pl.String})
     confirmed_by = "ReadResource"
-    store_kinds = (FindingKind.MISSING_IN_STORE, FindingKind.FOREIGN_IN_STORE)
+    store_kinds: ClassVar[tuple[FindingKind, ...]] = (FindingKind.MISSING_IN_STORE, FindingKind.FOREIGN_IN_STORE)
     manifests = MANIFESTS
+    types: ClassVar[tuple[str, ...]] = ALL_TYPES  # that are listed
 
     @property
     def folder(self) -> str:
@@ -88,14 +89,14 @@ class ResourceComparer(Comparer[pl.DataFrame, ClinicalPipeline, FhirStore]):
         prices = self.pipeline.plan.prices
         query = getattr(prices, "query_per_1000", None)  # a ccda pipeline has no such price
         if STORE in scope.parts and scope.is_whole:
-            yield "SearchWithGet", len(ALL_TYPES) + number // PAGE, self.store.meter, query
+            yield "SearchWithGet", len(self.types) + number // PAGE, self.store.meter, query
         if STORE in scope.parts and (scope.content or not scope.is_whole):
             yield "ReadResource", number * share, self.store.meter, query
         if SOURCE in scope.parts:
             yield "S3 HEAD of the objects", objects * share, self.archive.meter, prices.get_per_1000
 
     def _list_store(self, position: dict[str, Any] | None) -> Iterator[tuple[pl.DataFrame, Any]]:
-        return ((page.rows, page.position) for page in AllResources(self.store).pages(position))
+        return ((page.rows, page.position) for page in AllResources(self.store, types=self.types).pages(position))
 
     def _read_subject(self, subject: str) -> pl.DataFrame:
         return self.ledger.resources_of_patient(self.datastore_id, subject)
@@ -254,6 +255,19 @@ class ResourceComparer(Comparer[pl.DataFrame, ClinicalPipeline, FhirStore]):
         back = pl.Series("subject", there, pl.String)
         self.ledger.restore_resources(self.datastore_id, back)
         return back, pl.Series([name for name in held if name not in there], dtype=pl.String)
+
+
+class PublishedComparer(ResourceComparer):
+    """The comparison of what an imaging pipeline has published; resources of others are not its matter."""
+
+    store_kinds = (FindingKind.MISSING_IN_STORE,)
+    types = ("Endpoint", "ImagingStudy", "Patient", "ServiceRequest")
+
+    def _compare(self, units: pl.DataFrame, listed: LocalList, scope: Scope, position: Any) -> Page:
+        return super()._compare(units.filter(pl.col("pipeline") == self.pipeline.name), listed, scope, position)
+
+    def _find_foreign(self, listed: LocalList, after: str) -> Iterator[tuple[str, pl.DataFrame, dict[str, str]]]:  # noqa: ARG002  # of the base
+        yield from ()
 
 
 def digest_of(held: dict[str, Any]) -> str:
