@@ -20,9 +20,9 @@ from airlock.clinical.accounts import JobReading, account_batches
 from airlock.clinical.books import ORDER, Books, Policy, list_imbalances
 from airlock.clinical.dangling import flag_dangling
 from airlock.clinical.import_ import find_other_targets
-from airlock.clinical.open_resources import find_doubts, find_missed, note_open
+from airlock.clinical.open_resources import find_doubts, find_missed, find_superseded, note_open
 from airlock.clinical.read_back import choose_sample, flag_mismatches, read_back
-from airlock.clinical.records import BATCHES, GATES, OPERATION_OUTCOMES, VERDICTS
+from airlock.clinical.records import BATCHES, GATES, OPERATION_OUTCOMES, STOPPED, VERDICTS
 from airlock.clinical.settle import ChangedError, Decided, record_held, settle
 from airlock.pipelines import CcdaPipeline
 from airlock.records import HOLDS, Disposition, schema
@@ -239,17 +239,24 @@ def _decide_all(
     for gates in subjects.gates:
         decisions.tally.add_gates(gates)
     answers = _Answers.find(run)
-    for decided, outcomes in zip_partitions(subjects.decided, subjects.outcomes):
-        _decide_part(decided, outcomes, policy, answers, decisions)
+    superseded = partitions.spool(gate.subject(), STOPPED, find_superseded(run))
+    for decided, outcomes, mended in zip_partitions(subjects.decided, subjects.outcomes, superseded):
+        _decide_part(decided, outcomes, policy, answers, decisions, superseded=mended)
     return decisions
 
 
 def _decide_part(
-    decided: pl.DataFrame, outcomes: pl.DataFrame, policy: Policy, answers: _Answers, decisions: _Decisions
+    decided: pl.DataFrame,
+    outcomes: pl.DataFrame,
+    policy: Policy,
+    answers: _Answers,
+    decisions: _Decisions,
+    *,
+    superseded: pl.DataFrame,
 ) -> None:
-    """Decide on the subjects of one partition, and add the results to the decisions."""
+    """Decide on the subjects of one partition, and add the results; a superseded unit holds no patient."""
     verdicts = decided.filter(pl.col("verdict").is_not_null()).drop("file_reason")
-    patients = policy.decide_patients(verdicts, outcomes)
+    patients = policy.decide_patients(verdicts.join(superseded, on=_UNIT, how="anti"), outcomes)
     files = pl.concat([rows.select("arrival_id", "file_reason") for rows in (decided, outcomes)])
     gates = pl.concat([patients, gate.rebuild_file_gates(files)])
     holds = gate.find_holds(policy.datastore_id, outcomes, gates)

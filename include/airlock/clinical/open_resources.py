@@ -9,12 +9,13 @@ import polars as pl
 
 from airlock.clinical import gate
 from airlock.clinical.outcomes import IMPORTED
-from airlock.clinical.records import OLDER, VERDICTS
+from airlock.clinical.records import STOPPED, VERDICTS
 from airlock.ledger.columns import OpenState
 from airlock.ledger.open_resources import OPEN
 from airlock.reasons import Reason
 from airlock.records import Disposition, Gate, Outcome, Verdict
 from airlock.stages.auditing import is_open
+from airlock.stages.content_order import select_superseded
 from airlock.stages.resources import UNIT
 from airlock.storage.spool import zip_partitions
 
@@ -68,9 +69,18 @@ def find_missed(run: Run[ClinicalPipeline], books: Books, partitions: Partitions
 def _find_all_stopped(run: Run[ClinicalPipeline], verdicts: Spool, partitions: Partitions) -> Iterator[pl.DataFrame]:
     """Yield the quarantined resources of which no newer content is there; the verdicts are spooled by file."""
     unit = pl.Schema(UNIT)
-    older = partitions.spool(pl.col("arrival_id"), unit, run.workspace.find_parts(OLDER, unit))
-    for rows, units in zip_partitions(verdicts, older):
+    superseded = partitions.spool(pl.col("arrival_id"), STOPPED, find_superseded(run, released=False))
+    for rows, units in zip_partitions(verdicts, superseded):
         yield find_stopped(rows.join(units, on=unit.names(), how="anti"))
+
+
+def find_superseded(run: Run[ClinicalPipeline], *, released: bool = True) -> Iterator[pl.DataFrame]:
+    """Yield the quarantined units (`STOPPED`) of which other runs have brought newer content, or the same.
+
+    With *released*, content that its run holds or doubts does not count.
+    """
+    for rows in run.workspace.find_parts("stopped", STOPPED):
+        yield select_superseded(run, run.pipeline.datastore_id, rows, released=released)
 
 
 def note_stopped(run: Run[ClinicalPipeline], partitions: Partitions) -> None:

@@ -39,7 +39,16 @@ VERDICTS = schema(
     },
 )
 
-OLDER = "older"  # validate: the dataset of quarantined units (`UNIT`) of which newer content is there
+# validate, one row per quarantined unit with content, to ask later whether another content has superseded it: stopped
+STOPPED = schema(
+    UNIT,
+    IDENTITY,
+    {
+        "content_digest": pl.String,
+        "clock": pl.String,  # of `stages.content_order`
+        "patient": pl.String,
+    },
+)
 
 # validate: the new text of a reference that has to change
 REWRITES = schema(UNIT, {"found": pl.String, "reference": pl.String})

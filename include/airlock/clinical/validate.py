@@ -16,7 +16,7 @@ from airlock.clinical import references, service_check, structure
 from airlock.clinical.bodies import read_bodies
 from airlock.clinical.open_resources import note_stopped
 from airlock.clinical.parse import read_chunks
-from airlock.clinical.records import OLDER, OPERATION_OUTCOMES, RESOURCES, REWRITES, VERDICTS
+from airlock.clinical.records import OPERATION_OUTCOMES, RESOURCES, REWRITES, STOPPED, VERDICTS
 from airlock.clinical.redrive import drop_held
 from airlock.clinical.references import IS_REWRITTEN, MEANINGS, Resolver
 from airlock.clinical.validate_references import resolve_references, stop_dangling
@@ -92,12 +92,13 @@ def _write_verdicts(run: Run[ClinicalPipeline], store: FhirStore | None, partiti
     with (
         run.workspace.writer("rewrites", REWRITES) as rewrites,
         run.workspace.writer("operation_outcomes", OPERATION_OUTCOMES) as findings,
-        run.workspace.writer(OLDER, pl.Schema(UNIT)) as older,
+        run.workspace.writer("stopped", STOPPED) as stopped,
     ):
-        decided = _decide_all(run, store, partitions, _Writers(rewrites, findings, older))
+        decided = _decide_all(run, store, partitions, _Writers(rewrites, findings))
         with run.workspace.writer("verdicts", VERDICTS, part_rows=None) as verdicts:
             for units in decided:
                 verdicts.add(units.sort("row").select(VERDICTS.names()))
+                stopped.add(_select_stopped(units))
                 verdicts.end_part()  # whole chunks, so that normalize reads the bodies of each once
 
 
@@ -107,7 +108,12 @@ class _Writers:
 
     rewrites: DatasetWriter
     findings: DatasetWriter
-    older: DatasetWriter
+
+
+def _select_stopped(units: pl.DataFrame) -> pl.DataFrame:
+    """Return the quarantined units with content (`STOPPED`)."""
+    stopped = (pl.col("verdict") == Verdict.QUARANTINE) & pl.col("content_digest").is_not_null()
+    return units.filter(stopped).select(STOPPED.names())
 
 
 def _count_units(run: Run[ClinicalPipeline]) -> int:
@@ -125,7 +131,7 @@ def _decide_all(
     """Return the decided units; each rule reads partitions that hold all rows that the rule compares."""
     resolver, findings = Resolver(partitions, store), writers.findings
     read = partitions.spool(_BY_RESOURCE, _REFERRING_UNITS, _read_units(run, partitions, findings))
-    compared = partitions.numbered_spool(IN_ORDER, UNITS, _stop_duplicates(run, read, resolver, writers.older))
+    compared = partitions.numbered_spool(IN_ORDER, UNITS, _stop_duplicates(run, read, resolver))
     meanings = partitions.numbered_spool(IN_ORDER, MEANINGS, resolver.find_meanings())
     resolved = partitions.numbered_spool(IN_ORDER, UNITS, resolve_references(compared, meanings, writers.rewrites))
     asked = partitions.numbered_spool(IN_ORDER, UNITS, _ask_service(run, resolved, meanings, store, findings))
@@ -267,11 +273,10 @@ def _read_time_of_update(run: Run[ClinicalPipeline]) -> pl.Expr:
 
 
 def _stop_duplicates(
-    run: Run[ClinicalPipeline], units: Iterable[pl.DataFrame], resolver: Resolver, older: DatasetWriter
+    run: Run[ClinicalPipeline], units: Iterable[pl.DataFrame], resolver: Resolver
 ) -> Iterator[pl.DataFrame]:
     """Stop duplicates within the delivery and of the data store; add resources and references to the resolver."""
     for part in units:
-        older.add(_find_older_stopped(run, part))
         decided = _stop_stored(run, _stop_twins(run, _stop_older_twins(run, part)))
         resolver.add_resources(decided.filter(pl.col("resource_id").is_not_null()))
         resolver.add_references(select_accepted(decided))
@@ -285,17 +290,24 @@ def _null_text() -> pl.Expr:
 def _stop_older_twins(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
     """Ignore units of one resource with several contents where the declared clock orders all of them, but the newest.
 
-    The next clock does not count here: files of one delivery are uploaded in any order.
+    A unit that was stopped is ignored too if an accepted one is newer. The next clock does not count here: files of one
+    delivery are uploaded in any order.
     """
     declared = read_clock(run.pipeline.order.across_keys)
-    twins = select_accepted(units).group_by(_RESOURCE)
-    of_twins = twins.agg(
-        several=(pl.col("content_digest").n_unique() > 1) & declared.is_not_null().all(), newest=declared.max()
+    of_twins = (
+        select_accepted(units)
+        .group_by(_RESOURCE)
+        .agg(newest=declared.max(), ordered=declared.is_not_null().all(), contents=pl.col("content_digest").n_unique())
     )
     units = units.join(of_twins, on=_RESOURCE, how="left", maintain_order="left")
-    older = pl.col("several") & (declared < pl.col("newest"))
-    detail = pl.lit("the delivery brings newer content")
-    return decide_where(units, older, Verdict.IGNORE, Reason.NEWER_CONTENT, detail).drop("several", "newest")
+    older = pl.col("ordered") & (declared < pl.col("newest"))
+    accepted, stopped = (pl.col("verdict") == verdict for verdict in (Verdict.ACCEPT, Verdict.QUARANTINE))
+    hit = (older & ((accepted & (pl.col("contents") > 1)) | stopped)).fill_null(value=False)
+    return units.with_columns(
+        verdict=pl.when(hit).then(pl.lit(Verdict.IGNORE.value)).otherwise("verdict"),
+        reason=pl.when(hit).then(pl.lit(str(Reason.NEWER_CONTENT))).otherwise("reason"),
+        detail=pl.when(hit).then(pl.lit("the delivery brings newer content")).otherwise("detail"),
+    ).drop("newest", "ordered", "contents")
 
 
 def _stop_twins(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
@@ -343,14 +355,6 @@ def _stop_late(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
         reason=pl.when(hit).then("order_reason").otherwise("reason"),
         detail=pl.when(hit).then("order_detail").otherwise("detail"),
     ).drop(DECIDED)
-
-
-def _find_older_stopped(run: Run[ClinicalPipeline], units: pl.DataFrame) -> pl.DataFrame:
-    """Return the quarantined units of which newer content is there: nothing is missing for them."""
-    stopped = units.filter((pl.col("verdict") == Verdict.QUARANTINE) & pl.col("content_digest").is_not_null())
-    late = find_late(run, run.pipeline.datastore_id, stopped.select(CLAIMS.names()))
-    older = late.filter(pl.col("order_verdict") == Verdict.IGNORE)
-    return stopped.join(older, on=["arrival_id", *_RESOURCE], how="semi").select(_KEY)
 
 
 def _confirm_stored(run: Run[ClinicalPipeline], same: pl.DataFrame) -> None:

@@ -59,6 +59,11 @@ def is_staged(rows: FromClause, datastore_id: str) -> ColumnElement[bool]:
     return and_(resources.c.datastore_id == datastore_id, *(resources.c[name] == rows.c[name] for name in _RESOURCE))
 
 
+def is_unproven(rows: FromClause, datastore_id: str) -> Exists:
+    """Return the condition that a run holds or doubts the content of a staged resource."""
+    return exists().where(_is_of(rows, datastore_id), _IN_STORE)
+
+
 def unknown_contents(rows: Table, datastore_id: str, except_run: str | None, *more: Column[str]) -> Select[Any]:
     """Return the query for contents of staged resources that the data store may have; see `resources`."""
     file = and_(arrivals.c.arrival_id == open_resources.c.arrival_id, arrivals.c.pipeline == open_resources.c.pipeline)

@@ -19,7 +19,7 @@ from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, fetch_frames, insert_missing, select_schema, stage
 from airlock.ledger.journal import journaled
-from airlock.ledger.open_resources import doubted_since, is_staged, keep_clocks, scope, unknown_contents
+from airlock.ledger.open_resources import doubted_since, is_staged, is_unproven, keep_clocks, scope, unknown_contents
 from airlock.ledger.runs import AUDITED, need_run
 from airlock.ledger.tables import arrivals, jobs, resources, runs
 from airlock.records import TIMESTAMP, schema
@@ -286,7 +286,9 @@ class Resources(Store):
                 statement = statement.where(resources.c.run_key != except_run)
             return fetch(connection, statement, KNOWN).sort(_RESOURCE)
 
-    def contents_of(self, datastore_id: str, keys: pl.DataFrame, except_run: str | None = None) -> pl.DataFrame:
+    def contents_of(
+        self, datastore_id: str, keys: pl.DataFrame, except_run: str | None = None, *, released: bool = False
+    ) -> pl.DataFrame:
         """Return the contents of these resources that are in a data store, or may be, with their clocks.
 
         Parameters
@@ -295,6 +297,8 @@ class Resources(Store):
             The HealthLake data store and the resources.
         except_run
             A run whose own imports are omitted.
+        released
+            Whether contents that their run holds or doubts are omitted.
 
         Returns
         -------
@@ -304,8 +308,9 @@ class Resources(Store):
         with self._reading() as connection:
             rows = _stage_resources(connection, keys)
             own = (rows.c.resource_type, rows.c.resource_id)
-            found = [fetch(connection, one, CONTENTS) for one in _select_contents(rows, datastore_id, except_run, *own)]
-            return pl.concat(found).sort(_RESOURCE)
+            imported, unknown = _select_contents(rows, datastore_id, except_run, *own)
+            asked = [imported.where(~is_unproven(rows, datastore_id))] if released else [imported, unknown]
+            return pl.concat(fetch(connection, one, CONTENTS) for one in asked).sort(_RESOURCE)
 
     def database_time(self) -> datetime:
         """Return the database's present time."""

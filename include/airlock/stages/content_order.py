@@ -183,6 +183,28 @@ def find_late(run: Run[ClinicalPipeline], datastore_id: str, claims: pl.DataFram
     return judge(run, claims.join(known, on=[*IDENTITY]))
 
 
+def select_superseded(
+    run: Run[ClinicalPipeline], datastore_id: str, stopped: pl.DataFrame, *, released: bool
+) -> pl.DataFrame:
+    """Return the contents of which other runs have brought newer content, or the same: nothing is missing for them.
+
+    Parameters
+    ----------
+    run, datastore_id
+        As for `find_late`.
+    stopped
+        Units with ``resource_type``, ``resource_id``, ``content_digest`` and ``clock``.
+    released
+        Whether content that its run holds or doubts does not count.
+    """
+    keys = stopped.select(*IDENTITY)
+    known = run.ledger.contents_of(datastore_id, keys, except_run=run.holder, released=released)
+    both = stopped.join(known, on=[*IDENTITY])
+    decided = decide_order(_complete_clocks(run, both), run.pipeline.order)
+    is_same, is_newer = pl.col("known_digest") == pl.col("content_digest"), pl.col("order_verdict") == Verdict.IGNORE
+    return decided.filter(is_same | is_newer).select(stopped.columns).unique(maintain_order=True)
+
+
 def find_spare(run: Run[ClinicalPipeline], datastore_id: str, claims: pl.DataFrame) -> pl.DataFrame:
     """Return the copies that do not count, of claims that have one content for each resource.
 

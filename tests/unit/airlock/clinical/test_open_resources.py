@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airlock.clinical.audit import audit
 from airlock.clinical.records import GATES
 from airlock.records import CONTRACTS
-from tests.unit.airlock.clinical.books import Store, audited, observation, patient, rejected, words
+from tests.unit.airlock.clinical.books import Store, audited, observation, patient, rejected, warned, words
 
 if TYPE_CHECKING:
     from tests.unit.airlock.world import World
@@ -21,6 +21,7 @@ ALLERGY = {
     "code": {"text": "penicillin"},
 }
 BAD_ALLERGY = ALLERGY | {"colour": "blue"}
+OF_P2 = {"id": "a2", "patient": {"reference": "Patient/p2"}}
 RELEASED, PATIENT_HELD = ("released", None), ("held", "patient_held")
 NO_READ_BACK: dict[str, Any] = {"read_back_sample": 0}
 WHOLE = {"audit": NO_READ_BACK | {"hold_incomplete_patients": True}}
@@ -72,6 +73,67 @@ def test_a_patient_without_a_refused_one_of_hold_types_is_held_in_every_run(worl
     assert words(two) == {"Observation/o2": PATIENT_HELD, "Patient/p1": PATIENT_HELD}
     three, _ = audited(world, "three", {"c.ndjson": [P1, O2, ALLERGY]}, **WHOLE)
     assert set(words(three).values()) == {RELEASED}
+
+
+def test_what_released_content_has_superseded_under_another_key_holds_nobody(world: World) -> None:
+    one, _ = audited(world, "one", {"a.ndjson": [P1, BAD_ALLERGY]}, **WHOLE)
+    assert words(one)["Patient/p1"] == PATIENT_HELD
+    audited(world, "two", {"b.ndjson": [P1, ALLERGY]}, **WHOLE)
+    audit(one, Store())
+    assert words(one) == {"Patient/p1": RELEASED, "AllergyIntolerance/a1": ("quarantined", "invalid_resource")}
+
+
+def test_the_same_content_released_by_another_run_holds_nobody(world: World) -> None:
+    signed = ALLERGY | {"recorder": {"reference": "Practitioner/d1"}}
+    one, _ = audited(world, "one", {"a.ndjson": [P1, signed]}, **WHOLE)
+    assert words(one)["Patient/p1"] == PATIENT_HELD
+    audited(world, "two", {"b.ndjson": [P1, signed, {"resourceType": "Practitioner", "id": "d1"}]}, **WHOLE)
+    audit(one, Store())
+    assert words(one)["Patient/p1"] == RELEASED
+
+
+def test_an_older_content_does_not_supersede_what_is_missing(world: World) -> None:
+    audited(world, "one", {"a.ndjson": [P1, ALLERGY]}, **WHOLE)
+    two, _ = audited(world, "two", {"b.ndjson": [O2, BAD_ALLERGY]}, **WHOLE)
+    assert words(two)["Observation/o2"] == PATIENT_HELD
+
+
+def test_newer_content_that_is_held_supersedes_nothing(world: World) -> None:
+    one, _ = audited(world, "one", {"a.ndjson": [P1, BAD_ALLERGY]}, **WHOLE)
+    two, _ = audited(world, "two", {"b.ndjson": [P1, ALLERGY]}, {"AllergyIntolerance/a1": warned()}, **WHOLE)
+    assert words(two)["AllergyIntolerance/a1"] == ("held", "stored_with_issues")
+    audit(one, Store())
+    assert words(one)["Patient/p1"] == PATIENT_HELD
+
+
+def test_content_that_cannot_be_ordered_supersedes_nothing(world: World) -> None:
+    order = WHOLE | {"source": {"order": {"across_keys": "last_updated"}}}
+    one, _ = audited(world, "one", {"a.ndjson": [P1, BAD_ALLERGY]}, **order)
+    audited(world, "two", {"b.ndjson": [P1, ALLERGY]}, **order)
+    audit(one, Store())
+    assert words(one)["Patient/p1"] == PATIENT_HELD
+
+
+def test_only_the_lines_that_are_older_are_superseded(world: World) -> None:
+    order = WHOLE | {"source": {"order": {"across_keys": "last_updated"}}}
+    old, mid, new = ({"meta": {"lastUpdated": f"2026-11-0{day}T00:00:00Z"}} for day in (1, 2, 3))
+    audited(world, "one", {"a.ndjson": [P1]}, **WHOLE)
+    audited(world, "two", {"b.ndjson": [ALLERGY | mid]}, **order)
+    three, _ = audited(world, "three", {"c.ndjson": [O1, BAD_ALLERGY | old]}, **order)
+    assert words(three)["Observation/o1"] == RELEASED
+    four, _ = audited(world, "four", {"d.ndjson": [O2, BAD_ALLERGY | old, BAD_ALLERGY | new]}, **order)
+    assert words(four)["Observation/o2"] == PATIENT_HELD
+
+
+def test_a_line_that_the_delivery_mends_in_newer_content_holds_nobody(world: World) -> None:
+    order = WHOLE | {"source": {"order": {"across_keys": "last_updated"}}}
+    old, new = ({"meta": {"lastUpdated": f"2026-11-0{day}T00:00:00Z"}} for day in (1, 2))
+    one, _ = audited(world, "one", {"a.ndjson": [P1, BAD_ALLERGY | old], "b.ndjson": [ALLERGY | new]}, **order)
+    assert words(one)["Patient/p1"] == words(one)["AllergyIntolerance/a1"] == RELEASED
+    two, _ = audited(
+        world, "two", {"c.ndjson": [patient("p2"), BAD_ALLERGY | new | OF_P2, ALLERGY | old | OF_P2]}, **order
+    )
+    assert words(two)["Patient/p2"] == PATIENT_HELD
 
 
 def test_other_types_hold_no_patient(world: World) -> None:
