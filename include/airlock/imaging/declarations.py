@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 import polars as pl
 
 from airlock.records import TIMESTAMP, schema
-from airlock.stages.receive import DeliveryManifestError
+from airlock.stages.receive import DeliveryManifestError, get_manifest
 from airlock.storage.s3uri import S3Uri
 from airlock.storage.spool import Spool, partition_hash
 
@@ -121,10 +121,12 @@ def _read_manifest(run: Run) -> Iterator[pl.DataFrame]:
     if settings.mode != "manifest":
         return
     try:
-        content = json.loads(run.s3.get(run.prefix.join(settings.manifest)), object_pairs_hook=_name_once)
-        studies = {uid.encode().strip().decode(): number for uid, number in content.get("studies", {}).items()}
+        body = get_manifest(run.s3, run.prefix.join(settings.manifest), settings)
     except FileNotFoundError:  # removed since receive read it
         return
+    try:
+        content = json.loads(body, object_pairs_hook=_name_once)
+        studies = {uid.encode().strip().decode(): number for uid, number in content.get("studies", {}).items()}
     except (ValueError, AttributeError, RecursionError):
         studies = {"": None}
     if not all(map(_is_number, studies.values())):

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from airlock.dicom.directory import MOST_BYTES, read_directory
+from airlock.stages.receive import DeliveryManifestError, get_manifest
 from airlock.storage.refusals import refusal_of
 from airlock.storage.s3 import S3Error
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from airlock.run import Run
 
 _log = logging.getLogger(__name__)
 MOST_DIRECTORIES = 1_000  # that an audit reads; each costs a request
-_MANIFEST_BYTES = 64 * 1024**2  # a list of about half a million files
 NAMED = pl.Schema({"key": pl.String, "StudyInstanceUID": pl.String})
 
 
@@ -32,11 +33,12 @@ def read_manifest(run: Run) -> pl.DataFrame:
     settings = run.pipeline.receive
     if settings.mode != "manifest":
         return NAMED.to_frame()
-    body = _read(run, run.prefix.join(settings.manifest))
-    if len(body) > _MANIFEST_BYTES:
-        _log.warning("The delivery manifest has more than %d bytes: its files are not read.", _MANIFEST_BYTES)
+    where = run.prefix.join(settings.manifest)
+    try:
+        files = _find_files(_read(partial(get_manifest, run.s3, where, settings)))
+    except DeliveryManifestError as error:  # replaced since receive read it
+        _log.warning("The files of the delivery manifest are not read: %s.", error)
         return NAMED.to_frame()
-    files = _find_files(body)
     pairs = [(run.prefix.key + path, uid) for path, uid in files.items() if isinstance(uid, str) and uid]
     return pl.DataFrame(pairs, schema=NAMED, orient="row")
 
@@ -66,11 +68,11 @@ def read_directories(run: Run, directories: pl.DataFrame) -> Iterator[pl.DataFra
             _log.warning("A DICOMDIR has more than %d bytes: it is not read.", MOST_BYTES)
             continue
         folder = key[: key.rfind("/") + 1].lower()
-        files = read_directory(_read(run, S3Uri(run.prefix.bucket, key)))
+        files = read_directory(_read(partial(run.s3.get, S3Uri(run.prefix.bucket, key))))
         yield pl.DataFrame([(folder + path, uid) for path, uid in files.items()], schema=NAMED, orient="row")
 
 
-def _read(run: Run, where: S3Uri) -> bytes:
+def _read(get: Callable[[], bytes]) -> bytes:
     """Return an object's bytes; none if S3 does not give this object.
 
     Raises
@@ -79,7 +81,7 @@ def _read(run: Run, where: S3Uri) -> bytes:
         If S3 cannot be read at all.
     """
     try:
-        return run.s3.get(where)
+        return get()
     except FileNotFoundError:
         return b""
     except S3Error as error:

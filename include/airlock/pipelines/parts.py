@@ -184,6 +184,7 @@ class Receive(Settings):
         min_length=1,
         description='manifest: a JSON object below the prefix, {"objects": 1200, "bytes": 5}',
     )
+    manifest_mib: float = Field(64, gt=0, le=1024, description="manifest: largest one, which is read as a whole")
     poll_seconds: float = Field(30, gt=0, description="time between two checks of the delivery")
     timeout_minutes: float = Field(720, gt=0, description="the run fails if the delivery is not complete by then")
     late_after_minutes: float | None = Field(

@@ -17,6 +17,7 @@ import polars as pl
 
 from airlock.reasons import Reason
 from airlock.records import Verdict, digest, schema
+from airlock.stages.receive import get_manifest
 from airlock.stages.resources import IDENTITY
 from airlock.storage.s3uri import S3Uri
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from airlock.pipelines import ClinicalPipeline, Order
     from airlock.run import Run
-    from airlock.storage.s3 import S3
 
 CLOCKS = ("last_updated", "key_date", "manifest", "last_modified")  # a clock that does not order falls to the next
 FILE_CLOCKS = schema(
@@ -98,7 +98,7 @@ class FileClocks:
         for folder in _list_folders(file, S3Uri.parse(self.run.pipeline.source.uri)):
             manifest = folder.join(self.run.pipeline.receive.manifest)
             if manifest not in self._as_of:
-                self._as_of[manifest] = _read_as_of(self.run.s3, manifest)
+                self._as_of[manifest] = _read_as_of(self.run, manifest)
             if self._as_of[manifest] is not None:
                 return self._as_of[manifest]
         return None
@@ -114,9 +114,9 @@ def _list_folders(file: S3Uri, source: S3Uri) -> Iterator[S3Uri]:
         yield S3Uri(file.bucket, key)
 
 
-def _read_as_of(s3: S3, manifest: S3Uri) -> int | None:
+def _read_as_of(run: Run[ClinicalPipeline], manifest: S3Uri) -> int | None:
     try:
-        content = json.loads(s3.get(manifest))
+        content = json.loads(get_manifest(run.s3, manifest, run.pipeline.receive))
     except (FileNotFoundError, ValueError, RecursionError):
         return None
     said = content.get(_FIELD) if isinstance(content, dict) else None

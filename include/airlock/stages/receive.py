@@ -84,7 +84,7 @@ def look(
         return _check_quiet(s3.list_frames(prefix), timedelta(seconds=settings.quiet_seconds), now)
     if settings.mode == "marker":
         return _check_marker(find_marker(s3, prefix, settings).at, settings.marker, used_marker)
-    return _check_manifest(s3, prefix, settings.manifest)
+    return _check_manifest(s3, prefix, settings)
 
 
 def _check_quiet(listing: Iterable[pl.DataFrame], quiet: timedelta, now: datetime) -> Delivery:
@@ -109,10 +109,31 @@ def _check_marker(at: datetime | None, name: str, used: datetime | None) -> Deli
     return Delivery(True, 0, 0, "")
 
 
-def _check_manifest(s3: S3, prefix: S3Uri, name: str) -> Delivery:
+def get_manifest(s3: S3, where: S3Uri, settings: Receive) -> bytes:
+    """Return a delivery manifest.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    DeliveryManifestError
+        If it is too large.
+    """
+    most = int(settings.manifest_mib * 1024**2)
+    body = s3.get(where, most + 1)
+    if len(body) > most:
+        raise DeliveryManifestError(
+            f"delivery manifest {settings.manifest}: more than {settings.manifest_mib:g} MiB; send a smaller one, or "
+            "set receive.manifest_mib higher"
+        )
+    return body
+
+
+def _check_manifest(s3: S3, prefix: S3Uri, settings: Receive) -> Delivery:
+    name = settings.manifest
     where = prefix.join(name)
     try:
-        expected, expected_bytes = _read_manifest(s3.get(where), name)
+        expected, expected_bytes = _read_manifest(get_manifest(s3, where, settings), name)
     except FileNotFoundError:
         return Delivery(False, 0, 0, f"the delivery manifest {name}")
     sizes = [rows.filter(pl.col("key") != where.key)["size"] for rows in s3.list_frames(prefix)]

@@ -8,7 +8,7 @@ takes boto3 nearly all of the time.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -186,8 +186,8 @@ class S3:
             found = [item["Prefix"] for page in first for item in page.get("CommonPrefixes", ())]
         return [name.removeprefix(uri.key).removesuffix("/") for name in found]
 
-    def get(self, uri: S3Uri) -> bytes:
-        """Return a whole (small) object.
+    def get(self, uri: S3Uri, most: int | None = None) -> bytes:
+        """Return a whole (small) object, or with *most* its first bytes.
 
         Raises
         ------
@@ -197,8 +197,8 @@ class S3:
             If it cannot be read.
         """
         try:
-            with _reading(uri.bucket):
-                return cast("bytes", self.client.get_object(Bucket=uri.bucket, Key=uri.key)["Body"].read())
+            with _reading(uri.bucket), closing(self.client.get_object(Bucket=uri.bucket, Key=uri.key)["Body"]) as body:
+                return cast("bytes", body.read(most))
         except S3Error as error:
             if error.code in _NOT_FOUND:
                 raise FileNotFoundError(f"no such object in bucket {uri.bucket}") from None

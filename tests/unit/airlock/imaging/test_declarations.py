@@ -74,6 +74,11 @@ class TestManifest:
         with pytest.raises(DeliveryManifestError, match="studies must name each StudyInstanceUID once"):
             declared(world, dicom("a"), **MANIFEST)
 
+    def test_one_that_is_too_large_stops_the_run_too(self, world: World) -> None:
+        world.put("s3://archive/in/delivery.json", b'{"objects": 1, "studies": {"1.1": 300}}'.ljust(2_000))
+        with pytest.raises(DeliveryManifestError, match="set receive"):
+            declared(world, dicom("a"), receive={"mode": "manifest", "manifest_mib": 0.001})
+
     def test_spaces_around_a_name_do_not_count(self, world: World) -> None:
         world.put("s3://archive/in/delivery.json", b'{"objects": 1, "studies": {" 1.1 ": 300}}')
         assert declared(world, dicom("a"), **MANIFEST) == [("1.1", 300, None)]

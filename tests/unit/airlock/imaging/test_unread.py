@@ -242,6 +242,11 @@ class TestByList:
         found = attributed(*of("1.1", "a/1.dcm"), lost("a/3.dcm"), lost("a/4.dcm"), line=line)
         assert found == {"a/3.dcm": {"1.7"}, "a/4.dcm": {"1.1"}}
 
+    def test_a_manifest_that_is_too_large_by_now_names_nothing(self, attributed: Attribution) -> None:
+        attributed.world.put("s3://archive/in/delivery.json", b'{"files": {"a/3.dcm": "1.7"}}'.ljust(2_000))
+        line = pipeline(receive={"mode": "manifest", "manifest_mib": 0.001})
+        assert attributed(lost("a/3.dcm"), line=line) == {}
+
     @pytest.mark.parametrize("body", [b"no JSON", b"[]", b'{"objects": 1}', b'{"files": ["a/3.dcm"]}'])
     def test_a_manifest_that_names_no_files_says_nothing(self, attributed: Attribution, body: bytes) -> None:
         attributed.world.put("s3://archive/in/delivery.json", body)

@@ -117,6 +117,18 @@ class TestManifest:
     def test_a_delivery_of_nothing_is_complete(self, world: World) -> None:
         assert self.look(world, {"objects": 0, "bytes": 0}) == Delivery(True, 0, 0, "")
 
+    def test_one_that_is_too_large_is_an_error_that_names_the_setting(self, world: World) -> None:
+        settings = Receive(mode="manifest", manifest_mib=0.001)  # 1,048 bytes
+        body = json.dumps({"objects": 0}).encode()
+        world.put("s3://archive/in/delivery.json", body.ljust(1_048))
+        assert look(world.s3, PREFIX, SOURCE, settings, NOW).complete
+        world.put("s3://archive/in/delivery.json", body.ljust(1_049))
+        wrong = (
+            r"manifest delivery\.json: more than 0\.001 MiB; send a smaller one, or set receive\.manifest_mib higher"
+        )
+        with pytest.raises(DeliveryManifestError, match=wrong):
+            look(world.s3, PREFIX, SOURCE, settings, NOW)
+
     @pytest.mark.parametrize(
         "content",
         [
