@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from airlock.pipelines import Limits
 from healthaws.exceptions import JobUnfinishedError
 from tests.chain import HEALTHLAKE, Chain, pipeline
-from tests.dicom_files import ct, delivery
+from tests.dicom_files import ct, delivery, study_uid
 
 if TYPE_CHECKING:
     from tests.chain import Place
@@ -179,6 +180,34 @@ def test_study_that_grows_is_updated_in_place(place: Place) -> None:
     assert study["numberOfInstances"] == 2
     assert count(place, "ImagingStudy") == 1
     assert count(place, "Patient") == 1
+
+
+def test_a_published_study_stays_as_it_was_released_while_another_run_holds_it(place: Place) -> None:
+    place.put({"1.dcm": ct(1, 1, 1)})
+    published(place).run()
+    place.put({"2.dcm": ct(1, 1, 2), "3.dcm": ct(1, 1, 3)[:-100]})
+    assert published(place, "manual__2").run()["studies"] == {"released": 0, "held": 1, "stopped": 0}
+    (contract,) = place.contracts()
+    study = place.stored(contract["fhir"]["ImagingStudy"])
+    assert study
+    assert (study["numberOfInstances"], place.version(contract["fhir"]["ImagingStudy"])) == (1, 1)
+    assert known_completeness(place)[1:] == ("partial", 2, 1)
+
+    place.put({"3.dcm": ct(1, 1, 3)})
+    assert published(place, "manual__3").run()["studies"] == {"released": 1, "held": 0, "stopped": 0}
+    study = place.stored(contract["fhir"]["ImagingStudy"])
+    assert study
+    assert study["numberOfInstances"] == 3
+    assert known_completeness(place)[1:] == ("unknown", 3, 0)
+
+
+def known_completeness(place: Place) -> tuple[int, str, int, int]:
+    """Return revision, state, released and quarantined instances of the latest contract of study 1, sent or not."""
+    with place.ledger() as ledger:
+        (text,) = ledger.contracts(pipeline().datastore_id, pl.Series([study_uid(1)]))["contract"]
+    contract = json.loads(text)
+    found = contract["completeness"]
+    return contract["revision"], found["state"], found["released"], found["quarantined"]
 
 
 def test_clearing_any_stage_publishes_nothing_twice(place: Place) -> None:
