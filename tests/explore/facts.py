@@ -50,6 +50,7 @@ class Facts:
     stored: dict[str, int] = field(default_factory=dict)  # the put that the data store shows, by resource
     digests: dict[str, str] = field(default_factory=dict)  # variant by content digest
     by_etag: dict[str, str] = field(default_factory=dict)
+    siblings: dict[tuple[str, str], str] = field(default_factory=dict)  # studies of unreadable files, by arrival
 
     def add_put(self, put: Put) -> None:
         """Note an upload; it ends what was under its key."""
@@ -77,6 +78,11 @@ class Facts:
     def image(self, arrival: ArrivalRow) -> Image | None:
         """Return what an arrival's image is; None if it is none."""
         return contents.image_of(self.content(arrival))
+
+    def study(self, arrival: ArrivalRow) -> str | None:
+        """Return the study of an arrival whose image Airlock accepts."""
+        image = self.image(arrival)
+        return image.study if image is not None and image.is_accepted else None
 
     def run(self, arrival: ArrivalRow) -> str:
         """Return the name of the run that holds an arrival."""

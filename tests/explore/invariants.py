@@ -54,6 +54,7 @@ def twice(facts: Facts, s3: MemoryS3, before: Books, now: Books) -> Iterator[Vio
 
 def incomplete_release(facts: Facts, s3: MemoryS3, before: Books, now: Books) -> Iterator[Violation]:
     """11: no study is released while a file of it is on its way, was refused, or waits for a person."""
+    _note_siblings(facts, before, now)
     earlier = {(row.pipeline, row.arrival_id) for row in before.arrivals if row.disposition == "released"}
     fresh = [
         row
@@ -73,7 +74,7 @@ def keeps_from_release(facts: Facts, now: Books, row: ArrivalRow, study: str, ru
     if image is None or row.successor is not None:
         return None
     if not image.is_read:
-        return _unread_holds(facts, now, row, study, runs)
+        return _unread_holds(facts, now, row, study)
     if image.study != study:
         return None
     if row.disposition is None:
@@ -89,25 +90,30 @@ def keeps_from_release(facts: Facts, now: Books, row: ArrivalRow, study: str, ru
     return None
 
 
-def _unread_holds(facts: Facts, now: Books, row: ArrivalRow, study: str, runs: set[str]) -> str | None:
-    """Return why an unreadable file holds a study: its neighbours in the same run are all of that study."""
-    if row.run_key not in runs or row.disposition is None or row.reason in TRANSIENT or _is_replaced(now, row):
+def _unread_holds(facts: Facts, now: Books, row: ArrivalRow, study: str) -> str | None:
+    """Return why an unreadable file holds a study: when its run decided on it, all its neighbours were of that study.
+
+    What comes into its folder later changes nothing.
+    """
+    if row.disposition is None or row.reason in TRANSIENT or _is_replaced(now, row):
         return None
-    folder = row.key.rpartition("/")[0]
-    near = [
-        image
-        for other in now.arrivals
-        if other.run_key == row.run_key and other.key.rpartition("/")[0] == folder and (image := facts.image(other))
-    ]
-    later = [
-        image
-        for other in now.arrivals
-        if other.pipeline == row.pipeline and other.key.rpartition("/")[0] == folder and (image := facts.image(other))
-    ]
-    studies = {image.study for image in near if image.is_accepted}
-    in_folder = {image.study for image in later if image.is_accepted}  # of two studies: the file counts to none
-    is_sibling = studies == in_folder == {study}
-    return "it cannot be read, and all its neighbours are of this study" if is_sibling else None
+    is_sibling = facts.siblings.get((row.pipeline, row.arrival_id)) == study
+    return "it cannot be read, and all its neighbours were of this study" if is_sibling else None
+
+
+def _note_siblings(facts: Facts, before: Books, now: Books) -> None:
+    """Note the studies of the unreadable files on which a run has just decided."""
+    decided = {(row.pipeline, row.arrival_id) for row in before.arrivals if row.disposition}
+    for row in now.arrivals:
+        image = facts.image(row)
+        if image is None or image.is_read or not row.disposition or (row.pipeline, row.arrival_id) in decided:
+            continue
+        folder = row.key.rpartition("/")[0]
+        beside = [one for one in now.arrivals if (one.pipeline, one.key.rpartition("/")[0]) == (row.pipeline, folder)]
+        in_run = {facts.study(one) for one in beside if one.run_key == row.run_key}
+        in_folder = {facts.study(one) for one in beside}  # of two studies: the file counts to none
+        if in_run - {None} == in_folder - {None} and len(in_folder - {None}) == 1:
+            (facts.siblings[row.pipeline, row.arrival_id],) = in_folder - {None}
 
 
 def _is_replaced(now: Books, row: ArrivalRow) -> bool:

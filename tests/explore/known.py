@@ -58,6 +58,16 @@ KNOWN: dict[str, History] = dict(
             Go("A"),
         ),
         _images(
+            "an unreadable file holds its study when its run is audited after another study came into its folder",
+            {"A": _A, "B": _A},
+            Upload("in/a/001.dcm", "ct 1.1.1"),
+            Upload("in/a/002.dcm", "cut 1.1.2"),
+            Go("A"),
+            Upload("in/a/003.dcm", "ct 2.1.1"),
+            Go("B"),
+            Clear("A", "audit"),
+        ),
+        _images(
             "a file quarantined by another pipeline of the data store holds the study",
             {"A": RunPlan("second", "in/a/"), "B": _B},
             Upload("in/a/001.dcm", "bad 1.1.1"),
