@@ -1,7 +1,8 @@
 """Aim at the points at which a run was killed, or waited while another went on, least often so far.
 
 A point is known by a witness: a history, and the step in which a run came by it. Cut there, the witness becomes a
-history in which the run stops at this point. Each process aims at points of its own, so that two do not aim at one.
+history in which the run stops at this point; cleared, it is killed again at points that it came by afterwards. Each
+process aims at points of its own, so that two do not aim at one.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import zlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from tests.explore.history import STAGES, Clear, GiveUp, Go, History, RunPlan, Wait
+from tests.explore.history import Clear, GiveUp, Go, History, RunPlan
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Sequence
     from random import Random
 
     from tests.explore.history import Step
@@ -25,13 +27,36 @@ ENOUGH = 2  # times that a run is killed at each point
 WITNESSES = 8  # of each point: one may have the right files for what breaks there
 MISSES = 3  # tries at a point that do not reach it
 LAST = "last"  # begins the names of the runs after everything
+_AGAIN, _MOST_AGAIN = (0, 1, 2), (0, 4, 8, 16)  # kills of a run after its first: each costs a part of one stage
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a history has come by: all steps, also those at rest, and the points of each run in each step."""
+
+    history: History
+    done: list[Step] = field(default_factory=list)
+    passed: dict[tuple[str, int], dict[Site, None]] = field(default_factory=dict)  # in their order
+
+    @property
+    def points(self) -> set[Site]:
+        """All points, of any run."""
+        return set().union(*self.passed.values())
+
+    def has_begun(self, run: str, step: int) -> bool:
+        """Return whether a run had begun before a step."""
+        return any(name == run and at < step for name, at in self.passed)
+
+    def sites_of(self, run: str) -> list[Site]:
+        """Return the points of a run in all steps, in their order."""
+        return list(dict.fromkeys(site for (name, _), sites in self.passed.items() if name == run for site in sites))
 
 
 @dataclass(frozen=True)
 class Witness:
-    """A history in which a run comes by a point, and the number of the step; beyond the last: at rest."""
+    """A trace in which a run comes by a point, and the number of the step."""
 
-    history: History
+    trace: Trace
     step: int
     run: str
 
@@ -66,21 +91,19 @@ class Aim:
         known = [site for site in coverage.witnesses if fatal or site not in coverage.locked]
         often = {site: self._often(site, counted, fatal) for site in known}
         rare = [site for site in known if often[site] < (ENOUGH if fatal else WITNESSES)]
-        if not rare:
+        if not rare and not (fatal and known):
             return None
-        calm = (0 if fatal else _calmness(one) for one in rare)
-        rank = {one: (so, not self._is_mine(one), often[one], rng.random()) for one, so in zip(rare, calm, strict=True)}
-        site = min(rare, key=lambda one: rank[one])
+        ranks = {one: (0 if fatal else _calmness(one), not self._is_mine(one), often[one]) for one in rare or known}
+        site = min(ranks, key=lambda one: (*ranks[one], rng.random()))
         self._note(site, fatal)
-        witness = rng.choice(coverage.witnesses[site])
+        witnesses = coverage.witnesses[site]
         if not fatal:
-            return _wait(site, witness)
-        mine = filter(self._is_mine, rare)
-        later = [one for one in mine if any(_follows(one, by, site, witness) for by in coverage.witnesses[one])]
-        later.sort(key=lambda one: (often[one], rng.random()))
-        more = later[: rng.choice((1, 2, 3))]
-        more.sort(key=lambda one: STAGES.index(one.stage))
-        return _kill(rng, [site, *more], witness)
+            return _wait(site, rng.choice(witnesses))
+        if not rare:
+            return _kill(rng, site, rng.choice(witnesses), set(known), _AGAIN)
+        wanted = set(rare)
+        richest = max(witnesses, key=lambda one: (len(wanted & one.trace.points), rng.random()))
+        return _kill(rng, site, richest, wanted, _MOST_AGAIN)
 
     def _note(self, site: Site, fatal: bool) -> None:
         self.tries[site, fatal] = self.tries.get((site, fatal), 0) + 1
@@ -98,54 +121,74 @@ def _calmness(site: Site) -> int:
     return 0 if site.call == "ledger.at_once" else 1 if site.stage in _DECIDING else 2
 
 
-def _follows(later: Site, by: Witness, site: Site, witness: Witness) -> bool:
-    """Return whether the run that comes by a point does so in a later stage than by another."""
-    same = by.history is witness.history and (by.run, by.step) == (witness.run, witness.step)
-    return same and STAGES.index(later.stage) > STAGES.index(site.stage)
-
-
-def _kill(rng: Random, sites: list[Site], witness: Witness) -> History:
-    """Return a history whose run is killed at a point; then others go on, and it is cleared, and maybe killed again."""
-    history, before, after = _cut(witness, sites[0], fatal=True)
-    name = _name(witness)
-    others = [Go(one) for one in history.runs if one != name]
+def _kill(rng: Random, site: Site, witness: Witness, rare: set[Site], most: Sequence[int]) -> History:
+    """Return a history whose run is killed at a point; then others go on, and it is cleared and killed again later."""
+    history, before, after = _cut(witness, site, fatal=True)
+    trace, name = witness.trace, _name(witness)
+    others: list[Step] = []
+    for one in history.runs:
+        if one != name and not trace.has_begun(one, witness.step) and rng.random() < 0.5:
+            others += _kill_often(one, _choose(rng, trace.sites_of(one), rare, most))
+        elif one != name:
+            others.append(Go(one))
     given_up: list[Step] = [GiveUp(name)] if rng.random() < 0.2 else []
-    meanwhile: list[Step] = [*given_up, *others] if rng.random() < 0.5 else [*others, *given_up]
-    again = [Clear(name, at=str(site)) for site in sites[1:]] + [Clear(name)]
+    meanwhile = [*given_up, *others] if rng.random() < 0.5 else [*others, *given_up]
+    passed = list(trace.passed[witness.run, witness.step])
+    later = _choose(rng, passed[passed.index(site) + 1 :], rare, most)
+    again = [*(Clear(name, at=str(one)) for one in later), Clear(name)]
     return replace(history, kind=f"kill {_kind(history)}", steps=(*before, *meanwhile, *again, *after))
+
+
+def _choose(rng: Random, sites: list[Site], rare: set[Site], most: Sequence[int]) -> list[Site]:
+    """Return some of the rare ones of a run's points, in their order."""
+    found = [site for site in sites if site in rare]
+    chosen = set(rng.sample(found, min(len(found), rng.choice(most))))
+    return [site for site in found if site in chosen]
+
+
+def _kill_often(run: str, sites: list[Site]) -> list[Step]:
+    """Return the steps in which a run begins, is killed at each of the points, and comes to its end."""
+    if not sites:
+        return [Go(run)]
+    first, *more = map(str, sites)
+    return [Go(run, fatal=True, at=first), *(Clear(run, at=one) for one in more), Clear(run)]
 
 
 def _wait(site: Site, witness: Witness) -> History:
     """Return a history whose run waits at a point while all others go on to their ends."""
     history, before, after = _cut(witness, site, fatal=False)
-    others = [Go(one) for one in history.runs if one != _name(witness)]
-    steps = (*before, *others, Go(_name(witness)), *after)
-    return replace(history, kind=f"overtake {_kind(history)}", steps=steps)
+    name = _name(witness)
+    others = [Go(one) for one in history.runs if one != name]
+    return replace(history, kind=f"overtake {_kind(history)}", steps=(*before, *others, Go(name), *after))
 
 
 def _cut(witness: Witness, site: Site, *, fatal: bool) -> tuple[History, tuple[Step, ...], tuple[Step, ...]]:
-    """Return the history, and its steps up to the point and after it."""
-    history, name = witness.history, witness.run
-    if witness.step < len(history.steps):
-        step = history.steps[witness.step]
-        if isinstance(step, Clear):
-            cut: Step = Clear(name, step.stage, at=str(site), fatal=fatal)
-        elif isinstance(step, GiveUp):
-            cut = GiveUp(name, at=str(site), fatal=fatal)
-        else:
-            cut = Go(name, fatal=fatal, at=str(site))
-        return history, (*history.steps[: witness.step], cut), history.steps[witness.step + 1 :]
-    ends: list[Step] = [step for one in history.runs for step in (Go(one), Clear(one))]
-    if not name.startswith(LAST):
-        return history, (*history.steps, *ends, Clear(name, "audit", at=str(site), fatal=fatal)), ()
-    plan = RunPlan(name.removeprefix(f"{LAST}-"))
-    history = replace(history, runs={**history.runs, _name(witness): plan})
-    return history, (*history.steps, *ends, Wait(72), Go(_name(witness), fatal=fatal, at=str(site))), ()
+    """Return the history, and its steps up to the point and after it; those at rest become steps of the history."""
+    trace, plain = witness.trace, witness.trace.history
+    step, name = trace.done[witness.step], _name(witness)
+    last = sorted({one for one, at in trace.passed if one.startswith(LAST) and at <= witness.step})
+    names = dict.fromkeys(plain.runs) | {one: _name(replace(witness, run=one)) for one in last}
+    runs = plain.runs | {names[one]: RunPlan(one.rpartition("-")[2]) for one in last}
+    if isinstance(step, Clear):
+        cut: Step = Clear(name, step.stage, at=str(site), fatal=fatal)
+    elif isinstance(step, GiveUp):
+        cut = GiveUp(name, at=str(site), fatal=fatal)
+    else:
+        cut = Go(name, fatal=fatal, at=str(site))
+    before = [_rename(one, names) for one in trace.done[: witness.step] if getattr(one, "run", None) in {None, *names}]
+    return replace(plain, runs=runs), (*before, cut), plain.steps[witness.step + 1 :]
+
+
+def _rename(step: Step, names: dict[str, str | None]) -> Step:
+    if isinstance(step, Go | Clear | GiveUp) and (name := names[step.run]):
+        return replace(step, run=name)
+    return step
 
 
 def _name(witness: Witness) -> str:
     """Return the name of the run: one that the player makes at rest becomes a run of the history."""
-    return witness.run.replace(f"{LAST}-", "rest-")
+    runs = witness.trace.history.runs
+    return witness.run if witness.run in runs else f"rest-{len(runs)}-{witness.run}"
 
 
 def is_aimed(history: History) -> bool:

@@ -13,7 +13,7 @@ from airlock.records import Window
 from airlock.run import RedriveRequest
 from airlock.storage.s3uri import S3Uri
 from tests.explore import contents, quiet
-from tests.explore.aim import WITNESSES, Witness, is_aimed
+from tests.explore.aim import WITNESSES, Trace, Witness, is_aimed
 from tests.explore.books import Books
 from tests.explore.facts import Facts, Put, Violation
 from tests.explore.history import (
@@ -64,6 +64,7 @@ class Played:
     """The result of a history."""
 
     history: History
+    trace: Trace
     violations: list[Violation] = field(default_factory=list)
     timeline: list[str] = field(default_factory=list)
     books: Books = field(default_factory=Books)
@@ -107,7 +108,7 @@ class Player:
         self.reader: FileReader = world.reader
         self.history = history
         self.coverage = coverage
-        self.played = Played(history)
+        self.played = Played(history, Trace(history))
         self.facts = Facts(world.services)
         self.runs: dict[str, DagRun] = {}
         self.listed_at: dict[str, datetime] = {}
@@ -116,15 +117,12 @@ class Player:
         self.audits_again = audits_again
         self._before = self.reader.read()
         self._version, self._jobs = self.reader.version(), 0
-        self._step = 0  # the number of the present one
 
     def play(self, *, to_the_end: bool = True) -> Played:
         """Do all steps, then bring every run to its end and check what holds in quiet."""
         try:
-            for number, step in enumerate(self.history.steps):
-                self._step = number
+            for step in self.history.steps:
                 self.do(step)
-            self._step = len(self.history.steps)
             if to_the_end:
                 self._come_to_rest()
                 self.played.state = quiet.read_state(self.facts, self.outside.s3, self._before)
@@ -140,6 +138,7 @@ class Player:
     def do(self, step: Step) -> None:
         """Do one step; one that does not apply does nothing."""
         self.say(str(step))
+        self.played.trace.done.append(step)
         match step:
             case Upload():
                 self._upload(step)
@@ -283,8 +282,7 @@ class Player:
         self.say("everything comes to rest")
         for run in self.runs.values():
             if run.actor.alive:
-                self._go(Go(run.spec.name))
-                self.check()
+                self.do(Go(run.spec.name))
         if self.history.claims_only and not self._quietly:
             self._note(quiet.windows_take_everything(self))  # before anybody clears a night that failed
             sweep_at_rest(self)
@@ -292,9 +290,7 @@ class Player:
             for _ in range(_CLEARS):
                 if run.ended_well:
                     break
-                self.say(f"somebody clears {run.stopped_at} of {run.spec.name}")
-                self._clear(Clear(run.spec.name, "buffer" if _lacks_claims(run) else ""))
-                self.check()
+                self.do(Clear(run.spec.name, "buffer" if _lacks_claims(run) else ""))
         if not self.history.claims_only:
             self._take_the_rest()
             self._send_the_rest()
@@ -310,12 +306,9 @@ class Player:
                 if not self.is_left(pipeline) and not self._has_waiting(pipeline):
                     continue
                 name = f"{LAST}{turn}-{pipeline}"
-                spec = self._spec(name, RunPlan(pipeline))
-                run = self.runs[name] = DagRun(spec, self.outside, Actor(name, self._watch))
-                self.facts.names[run.run.key] = name
+                self.open_run(name, RunPlan(pipeline))
                 self.say(f"{name}: a run over everything that is there")
-                self._go(Go(name))
-                self.check()
+                self.do(Go(name))
 
     def _has_waiting(self, pipeline: str) -> bool:
         return any(row.pipeline == pipeline and quiet.is_waiting(row) for row in self.reader.read().arrivals)
@@ -350,17 +343,21 @@ class Player:
         """Note how to come to a point, if few histories are known that do, or only longer ones."""
         if actor.locks:
             self.coverage.locked.add(site)
+        if actor.name not in self.history.runs and not actor.name.startswith(LAST):
+            return
+        step = len(self.played.trace.done) - 1
+        self.played.trace.passed.setdefault((actor.name, step), {}).setdefault(site)
         known = self.coverage.witnesses.setdefault(site, [])
         if known and is_aimed(self.history):
             return
-        if any(one.history is self.history and one.run == actor.name for one in known):
+        if any(one.trace is self.played.trace and one.run == actor.name for one in known):
             return
-        longest = max(known, key=lambda one: len(one.history.steps), default=None)
+        longest = max(known, key=lambda one: len(one.trace.history.steps), default=None)
         if longest and len(known) >= WITNESSES:
-            if len(self.history.steps) >= len(longest.history.steps):
+            if len(self.history.steps) >= len(longest.trace.history.steps):
                 return
             known.remove(longest)
-        known.append(Witness(self.history, self._step, actor.name))
+        known.append(Witness(self.played.trace, step, actor.name))
 
     def check(self) -> None:
         """Check the invariants that hold at every point."""

@@ -12,6 +12,7 @@ from tests.explore.invariants import TRANSIENT
 from tests.explore.play import Coverage, Player
 
 if TYPE_CHECKING:
+    from tests.explore.aim import Trace
     from tests.explore.history import History, Step
     from tests.explore.play import Played
     from tests.explore.world import World
@@ -24,7 +25,7 @@ def check_serial(world: World, played: Played, *, audits_again: bool) -> Violati
     state, nearest = played.state, None
     if state is None or played.history.claims_only or _has_lost(world, played):
         return None
-    for order in serial_orders(played.history):
+    for order in serial_orders(played.history, played.trace):
         other = Player(world, order, Coverage(), stop=False, quietly=True, audits_again=audits_again).play().state
         if other is None or other == state:
             return None
@@ -47,12 +48,13 @@ def _has_lost(world: World, played: Played) -> bool:
     return any((row.key, row.etag) not in there for row in files)
 
 
-def serial_orders(history: History) -> list[History]:
+def serial_orders(history: History, trace: Trace) -> list[History]:
     """Return the histories in which each run happens at its first step, at its last one, or after all steps.
 
-    A run that goes on after all steps does so when everything comes to rest. None if the history is serial already.
+    A run that goes on after all steps does so when everything comes to rest. Steps in which a run did nothing do not
+    count. None if the history is serial already.
     """
-    places = {name: found for name in history.runs if (found := _places(history.steps, name))}
+    places = {name: found for name in history.runs if (found := _places(history.steps, name, trace))}
     if not _is_interleaved(history, places):
         return []
     found: dict[tuple[Step, ...], History] = {}
@@ -75,8 +77,8 @@ def _place_runs(history: History, places: dict[str, list[int]], choice: tuple[in
     return (*steps, *(Go(name) for name, end in chosen if end is None))
 
 
-def _places(steps: tuple[Step, ...], name: str) -> list[int]:
-    return [at for at, step in enumerate(steps) if isinstance(step, Go | Clear | GiveUp | Kill) and step.run == name]
+def _places(steps: tuple[Step, ...], name: str, trace: Trace) -> list[int]:
+    return [at for at in range(len(steps)) if (name, at) in trace.passed]
 
 
 def _is_interleaved(history: History, places: dict[str, list[int]]) -> bool:

@@ -34,7 +34,7 @@ def test_a_seed_makes_the_same_history_again(number: int) -> None:
     assert History.from_json(history.to_json()) == history
 
 
-@pytest.mark.parametrize("number", [0, 3, 4, 8])
+@pytest.mark.parametrize("number", [0, 4, 7])
 def test_a_history_plays_the_same_again(world: World, number: int) -> None:
     history = generate(7, number)
     first, second = (play(world, history, Coverage()) for _ in range(2))
@@ -50,16 +50,18 @@ def test_a_run_stops_at_a_point_that_a_history_names(world: World) -> None:
     assert [(site.call, number) for site, number in coverage.killed.items()] == [("ledger.at_once", 2)]
 
 
-def test_the_search_aims_at_points_where_no_run_was_killed_yet(world: World) -> None:
+def test_the_search_aims_at_points_where_no_run_was_killed_yet(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.explore.aim._MOST_AGAIN", (8,))  # kills of a run after its first
     coverage, aim = Coverage(), Aim()
     play(world, small(7, 0), coverage)
     known = dict(coverage.reached)
-    for turn in range(3):
+    for turn in range(2):
         aimed = aim.at(coverage, Random(turn), fatal=True)  # it replays, it guards nothing
         assert aimed is not None
         before = len(coverage.killed)
         play(world, aimed, coverage)
         assert len(coverage.killed) > before
+    assert len(coverage.killed) >= 10
     assert set(coverage.killed) <= {*known, *coverage.reached}
 
 
