@@ -11,6 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from tests.explore.history import Clear, GiveBack, GiveUp, Go, History, Rebuild, Remove, RunPlan, Step, Upload, Wait
+from tests.explore.lost import lose
 from tests.explore.nights import nights
 from tests.explore.sweeps import swept
 
@@ -142,6 +143,11 @@ def _rebuilt(rng: Random) -> History:
     return replace(other, kind=f"rebuilt {other.kind}", steps=tuple(steps))
 
 
+def _lost(rng: Random) -> History:
+    """Return a history of images in which somebody deletes image sets."""
+    return lose(rng, rng.choice((_overlap, _small_imaging))(rng))
+
+
 def _uid(step: Upload) -> str:
     return step.content.partition(" ")[2] or "1.1.1"
 
@@ -216,4 +222,13 @@ _SMALL: dict[int, Callable[[Random], History]] = {
     8: _small_redrive,
     10: _small_refused,
 }
-_RANDOM: tuple[Callable[[Random], History], ...] = (_overlap, nights, _clinical, _overlap, nights, swept, _rebuilt)
+_RANDOM: tuple[Callable[[Random], History], ...] = (
+    _overlap,
+    nights,
+    _clinical,
+    _overlap,
+    nights,
+    swept,
+    _rebuilt,
+    _lost,
+)

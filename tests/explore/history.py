@@ -129,8 +129,28 @@ class Rebuild:
         return "the ledger is lost: airlock ledger rebuild"
 
 
-Step = Upload | Remove | Wait | Go | Kill | Clear | GiveUp | GiveBack | Sweep | Rebuild
-_KINDS = (Upload, Remove, Wait, Go, Kill, Clear, GiveUp, GiveBack, Sweep, Rebuild)
+@dataclass(frozen=True)
+class Lose:
+    """Somebody deletes an image set in the data store."""
+
+    number: int  # of those that are there
+
+    def __str__(self) -> str:
+        return "somebody deletes an image set"
+
+
+@dataclass(frozen=True)
+class Reconcile:
+    """The ledger is compared with the data store of a pipeline."""
+
+    pipeline: str
+
+    def __str__(self) -> str:
+        return f"airlock reconcile {self.pipeline}"
+
+
+Step = Upload | Remove | Wait | Go | Kill | Clear | GiveUp | GiveBack | Sweep | Rebuild | Lose | Reconcile
+_KINDS = (Upload, Remove, Wait, Go, Kill, Clear, GiveUp, GiveBack, Sweep, Rebuild, Lose, Reconcile)
 _STEPS = {kind.__name__: kind for kind in _KINDS}
 
 
@@ -149,6 +169,8 @@ class RunPlan:
         Those of a redrive.
     window
         Of a scheduled run or a backfill: start and end, ISO 8601.
+    finds
+        Whether it redrives what the data store has lost.
     how
         ``manual``, ``scheduled`` or ``backfill``.
     """
@@ -158,6 +180,7 @@ class RunPlan:
     reasons: tuple[str, ...] = ()
     window: tuple[str, str] | None = None
     how: str = "manual"
+    finds: bool = False
 
     def __str__(self) -> str:
         what = [self.how, f"pipeline {self.pipeline}"]
@@ -167,6 +190,8 @@ class RunPlan:
             what.append(f"below {self.prefix}")
         if self.reasons:
             what.append(f"redrives {', '.join(self.reasons)}")
+        if self.finds:
+            what.append("redrives what the data store has lost")
         return ", ".join(what)
 
 

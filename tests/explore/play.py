@@ -23,7 +23,9 @@ from tests.explore.history import (
     GiveUp,
     Go,
     Kill,
+    Lose,
     Rebuild,
+    Reconcile,
     Remove,
     RunPlan,
     Sweep,
@@ -31,6 +33,7 @@ from tests.explore.history import (
     Wait,
 )
 from tests.explore.invariants import AT_EVERY_POINT, TRANSIENT
+from tests.explore.lost import compare, find_at_rest, lose_image_set
 from tests.explore.quiet import LAST
 from tests.explore.rebuilt import rebuild_ledger
 from tests.explore.scheduler import Actor
@@ -157,7 +160,7 @@ class Player:
                 self._give_up(step)
             case GiveBack(name):
                 self._give_back(name)
-            case Sweep() | Rebuild():
+            case Sweep() | Rebuild() | Lose() | Reconcile():
                 self._maintain(step)
         self.check()
 
@@ -200,7 +203,8 @@ class Player:
     def _spec(self, name: str, plan: RunPlan) -> RunSpec:
         window = Window(*map(datetime.fromisoformat, plan.window)) if plan.window else None
         when = f"{window.end.isoformat()}" if window else name
-        asked = RedriveRequest("an operator", "the cause is cured", reasons=plan.reasons) if plan.reasons else None
+        request = RedriveRequest("an operator", "the cause is cured", reasons=plan.reasons, findings=plan.finds)
+        asked = request if plan.reasons or plan.finds else None
         pipeline = self.pipelines[plan.pipeline]
         return RunSpec(name, pipeline, f"{plan.how}__{when}", window, plan.prefix or None, asked)
 
@@ -258,11 +262,16 @@ class Player:
             self.facts.validated.discard(run.run.key)
         self.say(f"  {'; '.join(lines)}")
 
-    def _maintain(self, step: Sweep | Rebuild) -> None:
-        if isinstance(step, Sweep):
-            do_sweep(self, step)
-        else:
-            self._rebuild()
+    def _maintain(self, step: Sweep | Rebuild | Lose | Reconcile) -> None:
+        match step:
+            case Sweep():
+                do_sweep(self, step)
+            case Rebuild():
+                self._rebuild()
+            case Lose():
+                lose_image_set(self, step)
+            case Reconcile():
+                compare(self, step)
 
     def _rebuild(self) -> None:
         """Lose the ledger and rebuild it; it is as before, unless a killed run has not kept all that it changed."""
@@ -293,6 +302,7 @@ class Player:
                 self.do(Clear(run.spec.name, "buffer" if _lacks_claims(run) else ""))
         if not self.history.claims_only:
             self._take_the_rest()
+            find_at_rest(self)
             self._send_the_rest()
         if not self._quietly:
             for check in quiet.IN_QUIET:

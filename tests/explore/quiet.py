@@ -12,6 +12,7 @@ from tests.explore.books import contents_of, instances_of, read_payload
 from tests.explore.facts import Violation
 from tests.explore.history import Clear
 from tests.explore.invariants import TRANSIENT, keeps_from_release
+from tests.explore.lost import has_lost
 from tests.explore.sweeps import every_object_is_an_arrival
 
 if TYPE_CHECKING:
@@ -98,22 +99,27 @@ def _is_refused(run: Any) -> bool:
 
 def released_is_stored(player: Player) -> list[Violation]:
     """2: the data store has what was released."""
-    rows = player.facts.services.state.rows(
-        "SELECT document FROM image_set_version JOIN image_set ON image_set.id = image_set_id "
-        "WHERE version = latest_version AND image_set.is_primary"
-    )
-    stored = {
-        uid
-        for row in rows
-        for series in read_document(row["document"])["Study"]["Series"].values()
-        for uid in series["Instances"]
-    }
+    stored = _read_stored(player)
     found = []
     for row in player.reader.read().arrivals:
         image = player.facts.image(row)
         if image is not None and row.disposition == "released" and image.sop not in stored:
             found.append(Violation(2, f"{player.facts.describe(row)}, but the data store does not have it"))
     return found
+
+
+def _read_stored(player: Player) -> set[str]:
+    """Return the SOPInstanceUIDs in the data store."""
+    rows = player.facts.services.state.rows(
+        "SELECT document FROM image_set_version JOIN image_set ON image_set.id = image_set_id "
+        "WHERE version = latest_version AND image_set.is_primary AND state <> 'DELETED'"
+    )
+    return {
+        uid
+        for row in rows
+        for series in read_document(row["document"])["Study"]["Series"].values()
+        for uid in series["Instances"]
+    }
 
 
 def released_is_published(player: Player) -> list[Violation]:
@@ -127,6 +133,17 @@ def released_is_published(player: Player) -> list[Violation]:
             what = f"revision {one.revision} of {one.subject_key}"
             found.append(Violation(2, f"HealthLake has other instances in {name} than {what}"))
     return found
+
+
+def published_is_stored(player: Player) -> list[Violation]:
+    """2: the data store has what HealthLake names, also of a study that is held after its publication."""
+    published = player.facts.read_published()
+    studies = {name: uids for name, uids in published.items() if name.startswith("ImagingStudy/")}
+    if not studies or has_lost(player.history):
+        return []
+    stored = _read_stored(player)
+    lacking = [name for name, uids in studies.items() if not set(uids) <= stored]
+    return [Violation(2, f"HealthLake has instances in {name} that the data store does not have") for name in lacking]
 
 
 def nothing_waits_for_a_run(player: Player) -> list[Violation]:
@@ -260,6 +277,7 @@ IN_QUIET: tuple[Callable[[Player], list[Violation]], ...] = (
     runs_end_well,
     released_is_stored,
     released_is_published,
+    published_is_stored,
     nothing_waits_for_a_run,
     nothing_names_a_patient,
     sent_what_is_queued,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tests.explore.facts import Violation
 from tests.explore.history import Clear, GiveUp, Go, Kill
 from tests.explore.invariants import TRANSIENT
+from tests.explore.lost import has_lost
 from tests.explore.play import Coverage, Player
 
 if TYPE_CHECKING:
@@ -39,10 +40,13 @@ def check_serial(world: World, played: Played, *, audits_again: bool) -> Violati
 
 
 def _has_lost(world: World, played: Played) -> bool:
-    """Return whether a FHIR file was to come again, but its object was replaced or deleted before.
+    """Return whether something was lost, whose state is that of no serial order.
 
-    Some of its resources were taken then and the others are lost, which is the state of no serial order.
+    Somebody deleted an image set, or a FHIR file was to come again and its object was replaced or deleted before: some
+    of its resources were taken then.
     """
+    if has_lost(played.history):
+        return True
     there = {(key, one.etag) for key, one in world.s3.buckets["archive"].objects.items()}
     files = (row for row in played.books.arrivals if row.key.startswith("fhir/") and row.reason in TRANSIENT)
     return any((row.key, row.etag) not in there for row in files)

@@ -175,11 +175,20 @@ class _CurrentS3:
 def _call(service: Service, operation: str, params: dict[str, Any]) -> dict[str, Any]:
     """Call a handler; its answer has streams where boto3's has."""
     try:
-        answer = service.handlers[operation](params)
+        answer = service.handlers[operation](_as_sent(params))
     except AwsError as error:
         said: Any = {"Error": {"Code": error.code, "Message": error.message}}
         raise ClientError(said, operation) from None
     return {name: _as_boto3(name, value) for name, value in answer.items()}
+
+
+def _as_sent(value: Any) -> Any:
+    """Return a parameter as boto3 sends it: a time as a number of seconds."""
+    if isinstance(value, dict):
+        return {name: _as_sent(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_as_sent(item) for item in value]
+    return value.timestamp() if isinstance(value, datetime) else value
 
 
 def _as_boto3(name: str, value: Any) -> Any:
@@ -192,10 +201,14 @@ def _as_boto3(name: str, value: Any) -> Any:
 
 
 class ImageSetReader:
-    """The part of a ``medical-imaging`` client that audit uses."""
+    """The part of a ``medical-imaging`` client that audits and reconciliations use."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
+
+    def get_datastore(self, **params: Any) -> dict[str, Any]:
+        """Return a data store's properties."""
+        return self._services.imaging("GetDatastore", **params)
 
     def get_image_set_metadata(self, **params: Any) -> dict[str, Any]:
         """Return an image set's metadata."""
