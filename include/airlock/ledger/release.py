@@ -13,8 +13,8 @@ from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import stage_query
 from airlock.ledger.journal import journaled
-from airlock.ledger.open_resources import SCOPE as RESOURCES
 from airlock.ledger.open_resources import keep_clocks
+from airlock.ledger.open_resources import scope as resource_scope
 from airlock.ledger.owed import OBJECTS, owe, return_owed
 from airlock.ledger.resources import end_claims
 from airlock.ledger.runs import need_run
@@ -32,6 +32,8 @@ from airlock.ledger.tables import (
 from airlock.reasons import GIVEN_BACK
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from sqlalchemy import ColumnElement, Connection
 
 
@@ -94,8 +96,19 @@ def _give_back(
     return connection.execute(delete(arrivals).where(unsettled)).rowcount
 
 
+def _is_claimed(run_key: str, stores: Collection[str]) -> ColumnElement[bool]:
+    """Return the condition that the run claims a resource of these data stores."""
+    return and_(resources.c.claimed_by == run_key, resources.c.datastore_id.in_(stores))
+
+
 class Release(Store):
     """The ledger's methods about releasing claims."""
+
+    def _find_claimed_stores(self, run_key: str) -> list[str]:
+        """Return the data stores of which a run claims resources; only these have to be locked."""
+        claimed = select(resources.c.datastore_id).where(resources.c.claimed_by == run_key).distinct()
+        with self._reading() as connection:
+            return list(connection.scalars(claimed))
 
     @journaled()
     def release_claims(self, pipeline: str, run_key: str) -> int:
@@ -111,7 +124,9 @@ class Release(Store):
         LedgerError
             If the run has import jobs and unsettled arrivals: only its audit can find out what was imported.
         """
-        with self._writing(scope(pipeline), of_instances.SCOPE, RESOURCES) as connection:
+        stores = self._find_claimed_stores(run_key)
+        locks = [resource_scope(store) for store in stores]
+        with self._writing(scope(pipeline), of_instances.SCOPE, *locks) as connection:
             need_run(connection, run_key, pipeline)
             unsettled = and_(arrivals.c.pipeline == pipeline, arrivals.c.run_key == run_key, ~is_settled(arrivals))
             started = _count_rows(connection, jobs.c.run_key == run_key)
@@ -125,7 +140,7 @@ class Release(Store):
             is_redrive = _count_rows(connection, redrives.c.run_key == run_key) > 0
             _undo_redrive(connection, pipeline, run_key, unsettled)
             if not started:
-                end_claims(connection, resources.c.claimed_by == run_key)
+                end_claims(connection, _is_claimed(run_key, stores))
             return _give_back(connection, pipeline, run_key, unsettled, is_redrive=is_redrive)
 
     @journaled()
@@ -152,9 +167,10 @@ class Release(Store):
         LedgerError
             If a job may still be running: it would overwrite what another run imports.
         """
-        with self._writing(RESOURCES) as connection:
+        stores = self._find_claimed_stores(run_key)
+        with self._writing(*map(resource_scope, stores)) as connection:
             need_run(connection, run_key, pipeline)
-            claims = resources.c.claimed_by == run_key
+            claims = _is_claimed(run_key, stores)
             if not jobs_ended and _count_rows(connection, claims):
                 _need_jobs_ended(connection, run_key)
             if _count_rows(connection, jobs.c.run_key == run_key):

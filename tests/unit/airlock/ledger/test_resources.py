@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 
-from airlock.ledger import Job, Ledger, LedgerError
+from airlock.ledger import Job, Ledger, LedgerError, instances, open_resources
+from airlock.ledger.arrivals import scope as arrivals_scope
+from airlock.ledger.release import release_run
 from airlock.ledger.resources import CLAIMS, IMPORTS, KNOWN, REFUSED
 from tests.unit.airlock.ledger.samples import NIGHTLY, STORE, arrivals, begin, dispositions, id_of
 
@@ -121,6 +123,19 @@ class TestClaims:
         assert two_runs.drop_resource_claims(STORE, "b", keys("p1")) == 1
         assert known(two_runs) == {"p1": "d1 by a"}
         assert refused(two_runs, "a", "p1") == {}
+
+    def test_its_release_locks_only_the_data_stores_of_which_it_claims_resources(self, two_runs: Ledger) -> None:
+        refused(two_runs, "a", "p1")
+        refused(two_runs, "b", "p1", store=ELSEWHERE)
+        needed = arrivals_scope(NIGHTLY), instances.SCOPE, open_resources.scope(STORE)
+        with two_runs.at_once(*needed) as at_once:
+            assert release_run(at_once, NIGHTLY, "a", jobs_ended=False)[0].startswith("1 FHIR")
+        assert refused(two_runs, "b", "p1") == {}
+        with (
+            two_runs.at_once(*needed) as at_once,
+            pytest.raises(ValueError, match=f"not locked resources of {ELSEWHERE}"),
+        ):
+            at_once.release_resources(NIGHTLY, "b")
 
     def test_a_run_that_will_never_go_on_holds_no_resource_once_it_is_released(self, two_runs: Ledger) -> None:
         two_runs.record_imported_resources(STORE, "b", imports("p2", file="2"))
