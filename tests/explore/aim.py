@@ -27,7 +27,7 @@ ENOUGH = 2  # times that a run is killed at each point
 WITNESSES = 8  # of each point: one may have the right files for what breaks there
 MISSES = 3  # tries at a point that do not reach it
 LAST = "last"  # begins the names of the runs after everything
-_AGAIN, _MOST_AGAIN = (0, 1, 2), (0, 4, 8, 16)  # kills of a run after its first: each costs a part of one stage
+_AGAIN, _MOST_AGAIN = (0, 1, 2), (0, 8, 16, 32)  # kills of a run after its first: each costs a part of one stage
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Aim:
     first: int = 0
     every: int = 1
     tries: dict[tuple[Site, bool], int] = field(default_factory=dict)
+    is_behind: bool = True  # whether a run was killed less than twice at some point
 
     def at(self, coverage: Coverage, rng: Random, *, fatal: bool) -> History | None:
         """Return a history that stops a run at the point where that has happened least; None if no point is known.
@@ -91,6 +92,7 @@ class Aim:
         known = [site for site in coverage.witnesses if fatal or site not in coverage.locked]
         often = {site: self._often(site, counted, fatal) for site in known}
         rare = [site for site in known if often[site] < (ENOUGH if fatal else WITNESSES)]
+        self.is_behind = bool(rare) if fatal else self.is_behind
         if not rare and not (fatal and known):
             return None
         ranks = {one: (0 if fatal else _calmness(one), not self._is_mine(one), often[one]) for one in rare or known}
@@ -122,9 +124,10 @@ def _calmness(site: Site) -> int:
 
 
 def _kill(rng: Random, site: Site, witness: Witness, rare: set[Site], most: Sequence[int]) -> History:
-    """Return a history whose run is killed at a point; then others go on, and it is cleared and killed again later."""
-    history, before, after = _cut(witness, site, fatal=True)
+    """Return a history whose run is killed at a point, maybe after others; then others go on, and it is cleared."""
     trace, name = witness.trace, _name(witness)
+    first, *later = _choose(rng, list(trace.passed[witness.run, witness.step]), rare, most, site)
+    history, before, after = _cut(witness, first, fatal=True)
     others: list[Step] = []
     for one in history.runs:
         if one != name and not trace.has_begun(one, witness.step) and rng.random() < 0.5:
@@ -133,17 +136,15 @@ def _kill(rng: Random, site: Site, witness: Witness, rare: set[Site], most: Sequ
             others.append(Go(one))
     given_up: list[Step] = [GiveUp(name)] if rng.random() < 0.2 else []
     meanwhile = [*given_up, *others] if rng.random() < 0.5 else [*others, *given_up]
-    passed = list(trace.passed[witness.run, witness.step])
-    later = _choose(rng, passed[passed.index(site) + 1 :], rare, most)
     again = [*(Clear(name, at=str(one)) for one in later), Clear(name)]
     return replace(history, kind=f"kill {_kind(history)}", steps=(*before, *meanwhile, *again, *after))
 
 
-def _choose(rng: Random, sites: list[Site], rare: set[Site], most: Sequence[int]) -> list[Site]:
-    """Return some of the rare ones of a run's points, in their order."""
+def _choose(rng: Random, sites: list[Site], rare: set[Site], most: Sequence[int], *wanted: Site) -> list[Site]:
+    """Return the wanted and some of the rare ones of a run's points, in their order."""
     found = [site for site in sites if site in rare]
-    chosen = set(rng.sample(found, min(len(found), rng.choice(most))))
-    return [site for site in found if site in chosen]
+    chosen = {*wanted, *rng.sample(found, min(len(found), rng.choice(most)))}
+    return [site for site in sites if site in chosen]
 
 
 def _kill_often(run: str, sites: list[Site]) -> list[Step]:

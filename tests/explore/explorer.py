@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SERIAL_EVERY, AUDITED_EVERY = 7, 3  # histories, of which one is compared with serial orders, or audited twice
 _SMALL_FIRST = 12  # histories of each process before it aims
-_PLAN = "kkokrkor"  # kill at a rare point, overtake at one, random: the turns of a process
+_PLAN, _BEHIND = "kkokrkor", "kkkokkkr"  # kill at a rare point, overtake at one, random: the turns of a process
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,9 @@ def _choose(seed: int, number: int, aim: Aim, coverage: Coverage) -> History:
     """Return the next history: one that stops a run where that has happened least, or a random one."""
     turn = number // aim.every
     if turn < _SMALL_FIRST:
-        return small(seed, number)
-    what = _PLAN[turn % len(_PLAN)]
+        return small(seed, number, turn)
+    plan = _BEHIND if aim.is_behind else _PLAN
+    what = plan[turn % len(plan)]
     rng = Random(f"{seed}/{number}/aim")  # it replays, it guards nothing
     aimed = aim.at(coverage, rng, fatal=what == "k") if what != "r" else None
     return aimed or large(seed, number, rng)

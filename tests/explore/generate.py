@@ -97,10 +97,10 @@ def _small_refused(rng: Random) -> History:
     return History("small refused", runs, steps)
 
 
-def small(seed: int, number: int) -> History:
-    """Return a small history."""
+def small(seed: int, number: int, turn: int | None = None) -> History:
+    """Return a small history; its kind depends on the turn of the process, which is the number if there is one."""
     turns = sorted(_SMALL)
-    return generate(seed, number * TURNS + turns[number % len(turns)])
+    return generate(seed, number * TURNS + turns[(number if turn is None else turn) % len(turns)])
 
 
 def large(seed: int, number: int, rng: Random) -> History:
