@@ -76,6 +76,9 @@ def compare(player: Player, step: Reconcile) -> None:
     if not isinstance(pipeline, ImagingPipeline):
         return
     outside = player.outside
+    known = outside.ledger.find_store(DATASTORE)
+    if known is None or not known.is_open:  # the command would refuse it
+        return
     s3 = S3(None, outside.s3)  # type: ignore[arg-type]  # no session: nothing opens another client
     store = ImageSetStore(ImageSetReader(outside.services), DATASTORE, _NoMeter())
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from airflow.sdk.exceptions import AirflowFailException
-from sqlalchemy import insert
+from sqlalchemy import delete, insert
 from typer.testing import CliRunner
 
 from airlock.ledger import Ledger, LedgerError
-from airlock.ledger.columns import ComparisonKind
-from airlock.ledger.comparison_tables import foreign_sets
+from airlock.ledger.columns import ComparisonKind, StoreOrigin
+from airlock.ledger.comparison_tables import data_stores, foreign_sets
 from airlock.ledger.database import writing
+from airlock.ledger.tables import gates
 from airlock.records import study_key
 from airlock.stages.reconcile import Request, reconcile
 from airlock.stages.reconcile_scope import ReconcileError, Scope
@@ -291,6 +292,20 @@ def test_a_data_store_that_does_not_exist_is_refused(two_studies: Differences) -
     with pytest.raises(ReconcileError, match="There is no data store"):
         Reconciler(two_studies.place, pipeline(healthimaging=settings)).report()
     assert Reconciler(two_studies.place).report()["comparison"] == 1  # nothing was begun
+
+
+@pytest.mark.parametrize("known", [None, StoreOrigin.ADOPTING])
+def test_a_data_store_that_the_ledger_does_not_know_is_refused(
+    two_studies: Differences, known: StoreOrigin | None
+) -> None:
+    """If the ledger was lost, all would count as foreign, and somebody might delete it."""
+    with writing(two_studies.ledger._engine) as connection:
+        connection.execute(delete(gates))
+        connection.execute(delete(data_stores))
+    if known is not None:
+        two_studies.ledger.note_store(DATASTORE, known)
+    with pytest.raises(ReconcileError, match=r"airlock ledger adopt --datastore"):
+        Reconciler(two_studies.place).report()
 
 
 def test_a_foreign_set_of_an_adopted_store_is_no_finding(two_studies: Differences) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from airlock.ledger.columns import ComparisonKind, FindingKind
+from airlock.stages.reconcile_scope import ReconcileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,12 +71,13 @@ def reconcile(
     Raises
     ------
     ReconcileError
-        If the data store cannot be compared.
+        If the data store cannot be compared, or the ledger does not know it.
     LedgerError
         If another process has gone on with the same comparison.
     """
     comparer.check()
     scope, store = request.scope, comparer.datastore_id
+    _require_known(ledger, store)
     comparison = _begin(ledger, pipeline, store, request)
     counts = comparison.counts or {}
     clock = time.monotonic()
@@ -92,6 +94,22 @@ def reconcile(
     counts = _sum_numbers(counts, {"closed": closed, "forgotten": forgotten})
     comparison = ledger.end_comparison(comparison, counts)
     return Reconciliation(comparison, counts, missing - forgotten, limit)
+
+
+def _require_known(ledger: Ledger, datastore_id: str) -> None:
+    """Refuse a data store without imports of this ledger: all in it would count as foreign, for somebody to delete."""
+    known = ledger.find_store(datastore_id)
+    if known is None and not ledger.note_settled_store(datastore_id):
+        raise ReconcileError(
+            f"The ledger knows no import into the data store {datastore_id}, so there is nothing to compare. If the "
+            f"ledger was lost, rebuild it: airlock ledger rebuild. If others have filled the data store, adopt it: "
+            f"airlock ledger adopt --datastore {datastore_id} --why TEXT"
+        )
+    if known is not None and not known.is_open:
+        raise ReconcileError(
+            f"The data store {datastore_id} is closed: its adoption was interrupted, or a rebuild of the ledger lacks "
+            f"runs that imported into it. Adopt it first: airlock ledger adopt --datastore {datastore_id} --why TEXT"
+        )
 
 
 def _begin(ledger: Ledger, pipeline: str, datastore_id: str, request: Request) -> Comparison:
