@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airlock.pipelines import HealthLake, Pipeline
     from airlock.pipelines.parts import Source
     from airlock.pipelines.plan import PlanSettings
-    from airlock.stages.reconcile import Request
+    from airlock.stages.reconcile import Reconciliation, Request
     from airlock.stages.reconcile_comparer import AnyComparer
     from airlock.stages.reconcile_scope import Estimate, Scope
     from airlock.storage.requests import RequestMeter
@@ -188,10 +188,11 @@ def _compare(
     from airlock.stages.reconcile import reconcile as compare  # noqa: PLC0415
     from airlock.stages.reconcile_report import write_report  # noqa: PLC0415
 
-    done = compare(ledger, comparer, pipeline.name, request, _Progress())
-    with workspaces.open_s3(S3Uri.parse(pipeline.workspace)) as store:
-        folder = _workspace(pipeline, store, f"reconcile/{done.comparison.number}")
+    def report(done: Reconciliation) -> dict[str, Any]:
+        folder = comparer.workspace_of(f"reconcile/{done.comparison.number}")
         return write_report(ledger, folder, done, comparer.unit)
+
+    return compare(ledger, comparer, pipeline.name, request, report, progress=_Progress())
 
 
 class _Progress:

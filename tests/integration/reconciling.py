@@ -66,17 +66,17 @@ class Reconciler:
     def _workspace(self, name: str) -> Workspace:
         return Workspace(self._s3(), S3Uri.parse(f"{self.line.workspace}{self.line.name}/{name}/"))
 
-    def compare(self, ledger: Ledger, forget_at_most: int | None = None, **scope: Any) -> Reconciliation:
-        """Compare and return the result."""
-        request = Request(Scope(**scope), "an operator", forget_at_most)
-        return reconcile(ledger, self.comparer(ledger), self.line.name, request)
-
     def report(self, forget_at_most: int | None = None, **scope: Any) -> dict[str, Any]:
         """Compare and return the report."""
         with self.place.ledger() as ledger:
-            done = self.compare(ledger, forget_at_most, **scope)
-            unit = self.comparer(ledger).unit
-            return write_report(ledger, self._workspace(f"reconcile/{done.comparison.number}"), done, unit)
+            comparer = self.comparer(ledger)
+
+            def write(done: Reconciliation) -> dict[str, Any]:
+                folder = self._workspace(f"reconcile/{done.comparison.number}")
+                return write_report(ledger, folder, done, comparer.unit)
+
+            request = Request(Scope(**scope), "an operator", forget_at_most)
+            return reconcile(ledger, comparer, self.line.name, request, write)
 
     def open_findings(self) -> set[tuple[str, str]]:
         """Return kind and subject of the open findings about the data store."""

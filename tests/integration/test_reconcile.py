@@ -25,6 +25,7 @@ from airlock.records import study_key
 from airlock.stages.reconcile import Request, reconcile
 from airlock.stages.reconcile_scope import ReconcileError, Scope
 from airlock.storage.s3uri import S3Uri
+from airlock.storage.workspace import Workspace
 from airlock_cli.app import app
 from tests.chain import DATASTORE, HEALTHLAKE, pipeline
 from tests.dicom_files import ct, sop_uid, study_uid
@@ -263,6 +264,36 @@ def test_an_interrupted_comparison_goes_on(differences: Differences, monkeypatch
     assert report["counts"]["studies"] == 7
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"), [(Ledger, "forget_missing"), (Workspace, "write_json"), (Ledger, "end_comparison")]
+)
+def test_an_interruption_at_the_end_loses_no_report(
+    two_studies: Differences, monkeypatch: pytest.MonkeyPatch, kind: type, name: str
+) -> None:
+    """The command is killed when it has forgotten, when it has written its report, or before it has ended."""
+    two_studies.delete_sets([1])
+    two_studies.settle()
+    person, call = Reconciler(two_studies.place), getattr(kind, name)
+    monkeypatch.setattr(kind, name, killing(call if name != "end_comparison" else lambda *_: None))
+    with pytest.raises(WorkerKilled):
+        person.report()
+    monkeypatch.setattr(kind, name, call)
+    report = person.report()
+    assert (report["comparison"], report["counts"]["forgotten"], report["closed"]) == (1, 2, {})
+    assert report["findings"]["missing_in_store"]["findings"] == 2
+    assert person.report()["comparison"] == 2
+
+
+def killing(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method whose process is killed after it."""
+
+    def kill(*arguments: Any) -> Any:
+        call(*arguments)
+        raise WorkerKilled
+
+    return kill
+
+
 def test_two_processes_do_not_go_on_with_one_comparison(two_studies: Differences) -> None:
     person = Reconciler(two_studies.place)
     other = Reconciler(two_studies.place)
@@ -277,7 +308,7 @@ def test_two_processes_do_not_go_on_with_one_comparison(two_studies: Differences
 
         comparer.pages = overtaken  # type: ignore[method-assign]
         with pytest.raises(LedgerError, match="another process has gone on with it"):
-            reconcile(ledger, comparer, "nightly", Request(Scope(), "an operator"))
+            reconcile(ledger, comparer, "nightly", Request(Scope(), "an operator"), lambda done: done)
 
 
 def test_throttling_slows_a_comparison_down_and_does_not_end_it(two_studies: Differences) -> None:

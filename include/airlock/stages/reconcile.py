@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 LEAST_FORGOTTEN = 10_000  # instances that are forgotten without a question, and
 FORGOTTEN_SHARE = 0.01  # of what was released, if that is more
 
+ReportT = TypeVar("ReportT")
+
 
 @dataclass(frozen=True)
 class Request:
@@ -40,7 +42,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reconciliation:
-    """An ended comparison."""
+    """A comparison of everything in its scope."""
 
     comparison: Comparison
     counts: dict[str, Any]
@@ -53,9 +55,11 @@ def reconcile(
     comparer: AnyComparer,
     pipeline: str,
     request: Request,
+    report: Callable[[Reconciliation], ReportT],
+    *,
     progress: Callable[[dict[str, Any]], None] = lambda _: None,
-) -> Reconciliation:
-    """Compare, or go on with the same comparison where it was interrupted.
+) -> ReportT:
+    """Compare, or go on with the same comparison where it was interrupted; return the report.
 
     Parameters
     ----------
@@ -65,6 +69,8 @@ def reconcile(
         The pipeline's name.
     request
         What a person asks for.
+    report
+        Writes the report. The comparison ends after that, so that an interruption loses no report.
     progress
         Gets the counts after each page.
 
@@ -89,11 +95,15 @@ def reconcile(
         progress(counts)
     limit = _find_limit(ledger, store, pipeline, request)
     missing = comparer.count_missing(comparison.number)
-    forgotten = comparer.forget_missing(comparison.number) if 0 < missing <= limit else 0
-    closed = _close_rest(ledger, comparer, comparison, request)
-    counts = _sum_numbers(counts, {"closed": closed, "forgotten": forgotten})
-    comparison = ledger.end_comparison(comparison, counts)
-    return Reconciliation(comparison, counts, missing - forgotten, limit)
+    forgotten = missing if missing <= limit else 0
+    counts = counts | {"forgotten": max(forgotten, counts.get("forgotten", 0))}
+    if forgotten:
+        comparison = ledger.advance_comparison(comparison, comparison.position, counts)  # once forgotten, they are none
+        comparer.forget_missing(comparison.number)
+    counts = _sum_numbers(counts, {"closed": _close_rest(ledger, comparer, comparison, request)})
+    written = report(Reconciliation(comparison, counts, missing - forgotten, limit))
+    ledger.end_comparison(comparison, counts)
+    return written
 
 
 def _require_known(ledger: Ledger, datastore_id: str) -> None:

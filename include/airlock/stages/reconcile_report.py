@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -79,7 +80,7 @@ def write_report(ledger: Ledger, workspace: Workspace, done: Reconciliation, uni
         "scope": comparison.scope,
         "asked_by": comparison.asked_by,
         "began_at": comparison.began_at.isoformat(),
-        "ended_at": comparison.ended_at and comparison.ended_at.isoformat(),
+        "ended_at": datetime.now(UTC).isoformat(),
         "counts": {name: round(number, 3) for name, number in counts.items() if not isinstance(number, dict)},
         "left_out": counts.get("left_out", {}),
         "requests": counts.get("requests", {}),
