@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections import OrderedDict
 from contextlib import contextmanager
 from functools import cache
 from types import SimpleNamespace
@@ -13,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook, BaseSessionFactory
+from botocore.config import Config
 from botocore.loaders import JSONFileLoader, Loader
 
 from airlock.storage.s3uri import S3Uri
+from localaws import aws_clients
 from localaws.server import serve
 from localaws.settings import Seed
 from tests.chain import BUCKETS, DATASTORE, PROFILE, RECORDS, Place
 from tests.rebuilt_ledger import differences, read_tables, rebuild_into
+from tests.servers.in_process import ask_all_in_process
 from tests.servers.ledger import new_ledger
 from tests.servers.moto import moto_server
 
@@ -44,7 +48,8 @@ def quick_clients() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(JSONFileLoader, "load_file", lambda _, path: load_file(one, path))
         patch.setattr(Loader, "list_available_services", listed)
-        patch.setattr(BaseSessionFactory, "_create_basic_session", session_of_this_thread)
+        patch.setattr(BaseSessionFactory, "_create_basic_session", basic_session)
+        patch.setattr(aws_clients, "boto3", SimpleNamespace(session=SimpleNamespace(Session=emulators_session)))
         # It is for the user agent, and found by inspecting the whole stack.
         patch.setattr(AwsBaseHook, "_find_operator_class_name", lambda *_: "test")
         yield
@@ -53,18 +58,46 @@ def quick_clients() -> Iterator[None]:
 _sessions = threading.local()  # two threads must not make clients of one session at the same time
 
 
-def session_of_this_thread(_: BaseSessionFactory, session_kwargs: dict[str, Any]) -> boto3.Session:
+def session_of_this_thread(arguments: dict[str, Any]) -> boto3.Session:
     """Return the one session of this thread for these credentials and this environment."""
     kept: dict[str, boto3.Session] = vars(_sessions)
-    key = json.dumps([session_kwargs, {name: os.environ[name] for name in os.environ if name.startswith("AWS_")}])
+    key = json.dumps([arguments, {name: os.environ[name] for name in os.environ if name.startswith("AWS_")}])
     if key not in kept:
-        kept[key] = boto3.Session(**session_kwargs)
+        kept[key] = KeptClients(**arguments)
     return kept[key]
+
+
+def basic_session(_: BaseSessionFactory, session_kwargs: dict[str, Any]) -> boto3.Session:
+    """Return the session of a task."""
+    return session_of_this_thread(session_kwargs)
+
+
+def emulators_session(key: str | None = None, secret: str | None = None, *, region_name: str) -> boto3.Session:
+    """Return the session of the emulator's own clients."""
+    return session_of_this_thread(
+        {"aws_access_key_id": key, "aws_secret_access_key": secret, "region_name": region_name}
+    )
+
+
+class KeptClients(boto3.Session):
+    """A session that makes one client for each service, endpoint and configuration."""
+
+    def client(self, *args: Any, **kwargs: Any) -> Any:
+        kept: OrderedDict[str, Any] = vars(self).setdefault("kept", OrderedDict())
+        configured = {name: vars(value) if isinstance(value, Config) else value for name, value in kwargs.items()}
+        key = repr((args, sorted(configured.items())))
+        if key not in kept:
+            kept[key] = super().client(*args, **kwargs)
+        kept.move_to_end(key)
+        if len(kept) > 20:  # the emulators of earlier tests have stopped
+            kept.popitem(last=False)
+        return kept[key]
 
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
-    with moto_server() as endpoint:
+    with moto_server() as endpoint, pytest.MonkeyPatch.context() as patch:
+        ask_all_in_process(endpoint, patch)
         yield endpoint
 
 

@@ -1,4 +1,4 @@
-"""Requests of boto3 to this process's moto without connections, which took a third of the stages' unit tests."""
+"""Requests of boto3 to this process's moto without connections, which took a third of the stages' tests."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from botocore.awsrequest import AWSResponse
+from botocore.httpsession import URLLib3Session
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from urllib3 import HTTPHeaderDict, HTTPResponse
 
 if TYPE_CHECKING:
+    import pytest
     from botocore.awsrequest import AWSPreparedRequest
 
 _LISTENER = SimpleNamespace(multithread=True, multiprocess=False, server_address=("127.0.0.1", 80), ssl_context=None)
@@ -28,6 +30,16 @@ def ask_in_process(client: Any) -> Any:
     """Have a boto3 client call moto's WSGI application instead of its server; both keep the same buckets."""
     client._endpoint.http_session = _Session()
     return client
+
+
+def ask_all_in_process(endpoint: str, patch: pytest.MonkeyPatch) -> None:
+    """Have every boto3 client call moto's WSGI application where it would call moto's server at this endpoint."""
+    send, session = URLLib3Session.send, _Session()
+
+    def answer(connected: URLLib3Session, request: AWSPreparedRequest) -> AWSResponse:
+        return session.send(request) if request.url.startswith(f"{endpoint}/") else send(connected, request)
+
+    patch.setattr(URLLib3Session, "send", answer)
 
 
 class _Session:
