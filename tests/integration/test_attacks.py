@@ -192,13 +192,14 @@ class TestOnce:
         with place.ledger() as ledger:
             assert count_instances(ledger, DATASTORE) == {"imported": 6}
 
+    @pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.proof)])
     def test_crash_after_every_write_of_every_stage_changes_nothing(
-        self, place: Place, monkeypatch: pytest.MonkeyPatch
+        self, place: Place, monkeypatch: pytest.MonkeyPatch, step: int
     ) -> None:
         place.put({"a": ct(1, 1, 1), "b": ct(1, 2, 1), "c": ct(2, 1, 1), "d.txt": b"text"})
         chain = Chain(place, pipeline(limits={"files_per_job": 2}, audit=NO_READ_BACK), tries=1)
-        crashes = [where for stage in STAGES for where in crash_through(chain, stage, monkeypatch)]
-        assert len(crashes) > 40
+        crashes = [where for stage in STAGES for where in crash_through(chain, stage, monkeypatch, step)]
+        assert len(crashes) > 40 / step
         assert chain.report["balanced"]
         assert chain.report["dispositions"] == {"released": 3, "ignored": 1}
         assert len(place.jobs()) == 2
@@ -209,9 +210,9 @@ class CrashError(BaseException):
     """As a killed process, no handler of errors sees it."""
 
 
-def crash_through(chain: Chain, stage: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Run a stage again and again, each time crashing one write later, until it gets through; yield the crashes."""
-    for number in count(1):
+def crash_through(chain: Chain, stage: str, monkeypatch: pytest.MonkeyPatch, step: int) -> Iterator[str]:
+    """Run a stage again and again, each time crashing *step* writes later, until it gets through; yield the crashes."""
+    for number in count(1, step):
         with monkeypatch.context() as patch:
             crash_after(patch, number)
             try:
