@@ -239,7 +239,8 @@ def _decide_all(
     for gates in subjects.gates:
         decisions.tally.add_gates(gates)
     answers = _Answers.find(run)
-    superseded = partitions.spool(gate.subject(), STOPPED, find_superseded(run))
+    holds_missing = run.pipeline.audit.hold_incomplete_patients
+    superseded = partitions.spool(gate.subject(), STOPPED, find_superseded(run) if holds_missing else ())
     for decided, outcomes, mended in zip_partitions(subjects.decided, subjects.outcomes, superseded):
         _decide_part(decided, outcomes, policy, answers, decisions, superseded=mended)
     return decisions
