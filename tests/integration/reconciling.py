@@ -12,6 +12,7 @@ from airlock.clinical.fhir_store import FhirStore
 from airlock.clinical.reconcile import ResourceComparer
 from airlock.imaging.reconcile import ImageSetComparer
 from airlock.imaging.reconcile_store import ImageSetStore
+from airlock.stages.decision_log import open_log
 from airlock.stages.reconcile import Request, reconcile
 from airlock.stages.reconcile_report import write_report
 from airlock.stages.reconcile_scope import Scope
@@ -46,9 +47,8 @@ class Reconciler:
         """Return the comparison of the pipeline's kind."""
         kind: Any = ImageSetComparer if self.line.kind == "imaging" else ResourceComparer
         store = self._image_sets() if self.line.kind == "imaging" else self._resources()
-        return kind(
-            ledger, self.line, store, Archive(self._s3(), RequestMeter()), self._workspace, random_key=lambda: "8" * 16
-        )
+        kept, archive = ledger.journaled_in(open_log(self._s3(), self.line)), Archive(self._s3(), RequestMeter())
+        return kind(kept, self.line, store, archive, self._workspace, random_key=lambda: "8" * 16)
 
     def _image_sets(self) -> ImageSetStore:
         return ImageSetStore(imaging_client(self.place), self.line.datastore_id, RequestMeter())
