@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SERIAL_EVERY, AUDITED_EVERY = 7, 3  # histories, of which one is compared with serial orders, or audited twice
 _SMALL_FIRST = 12  # histories of each process before it aims
+_LATE = 0.95  # of the time
 _PLAN, _BEHIND = "kkokrkor", "kkkokkkr"  # kill at a rare point, overtake at one, random: the turns of a process
 
 
@@ -99,7 +100,8 @@ def explore(
     begun, begun_cpu = time.monotonic(), time.process_time()
     number, aim = first, Aim(first, every)
     while time.monotonic() - begun < seconds:
-        history = _choose(seed, number, aim, search.coverage)
+        is_late = time.monotonic() - begun > _LATE * seconds
+        history = _choose(seed, number, aim, search.coverage, is_late=is_late)
         turn = number // every
         checks = Checks(turn % SERIAL_EVERY == 0, turn % AUDITED_EVERY == 0, number, without)
         found = play(world, history, search.coverage, checks)
@@ -118,13 +120,16 @@ def explore(
     return search
 
 
-def _choose(seed: int, number: int, aim: Aim, coverage: Coverage) -> History:
-    """Return the next history: one that stops a run where that has happened least, or a random one."""
+def _choose(seed: int, number: int, aim: Aim, coverage: Coverage, *, is_late: bool) -> History:
+    """Return the next history: one that stops a run where that has happened least, or a random one.
+
+    At the end it kills only: a random history could come by a point for which no time is left.
+    """
     turn = number // aim.every
     if turn < _SMALL_FIRST:
         return small(seed, number, turn)
     plan = _BEHIND if aim.is_behind else _PLAN
-    what = plan[turn % len(plan)]
+    what = "k" if is_late else plan[turn % len(plan)]
     rng = Random(f"{seed}/{number}/aim")  # it replays, it guards nothing
     aimed = aim.at(coverage, rng, fatal=what == "k") if what != "r" else None
     return aimed or large(seed, number, rng)
