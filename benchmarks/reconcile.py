@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from airlock.ledger import Ledger, upgrade
+from airlock.ledger.columns import StoreOrigin
 from airlock.ledger.instances import IMPORTS
 from airlock.ledger.studies import SERIES, STUDIES
 from airlock.ledger.words import VERDICTS
@@ -85,6 +86,7 @@ def fill_ledger(folder: Path, sets: int) -> None:
     url = f"sqlite:///{folder}/ledger.db"
     upgrade(url)
     with Ledger.open(url) as ledger:
+        ledger.note_store(STORE, StoreOrigin.IMPORTED)
         for first in range(0, sets, PART):
             rows, run = _frame(first, min(first + PART, sets)), f"run-{first}"
             ledger.open_run(run, PIPELINE, run, None)
