@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SERIAL_EVERY, AUDITED_EVERY = 7, 3  # histories, of which one is compared with serial orders, or audited twice
 _SMALL_FIRST = 12  # histories of each process before it aims
 _LATE = 0.95  # of the time
-_PLAN, _BEHIND = "kkokrkor", "kkkokkkr"  # kill at a rare point, overtake at one, random: the turns of a process
+_PLAN, _BEHIND = "kkokrkor", "kkokkokr"  # kill at a rare point, overtake at one, random: the turns of a process
 
 
 @dataclass(frozen=True)
