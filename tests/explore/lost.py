@@ -12,7 +12,7 @@ from airlock.imaging.reconcile import ImageSetComparer
 from airlock.imaging.reconcile_store import ImageSetStore
 from airlock.pipelines import ImagingPipeline
 from airlock.stages.reconcile import Request, reconcile
-from airlock.stages.reconcile_scope import STORE, Scope
+from airlock.stages.reconcile_scope import STORE, ReconcileError, Scope
 from airlock.stages.reconcile_source import Archive
 from airlock.storage.requests import RequestMeter
 from airlock.storage.s3 import S3
@@ -76,9 +76,6 @@ def compare(player: Player, step: Reconcile) -> None:
     if not isinstance(pipeline, ImagingPipeline):
         return
     outside = player.outside
-    known = outside.ledger.find_store(DATASTORE)
-    if known is None or not known.is_open:  # the command would refuse it
-        return
     s3 = S3(None, outside.s3)  # type: ignore[arg-type]  # no session: nothing opens another client
     store = ImageSetStore(ImageSetReader(outside.services), DATASTORE, _NoMeter())
 
@@ -86,8 +83,13 @@ def compare(player: Player, step: Reconcile) -> None:
         return Workspace(s3, S3Uri.parse(f"{pipeline.workspace}{pipeline.name}/{name}/"))
 
     comparer = ImageSetComparer(outside.ledger, pipeline, store, Archive(s3, _NoMeter()), open_workspace)
-    done = reconcile(outside.ledger, comparer, pipeline.name, Request(Scope(parts=(STORE,)), "an operator"))
-    player.say(f"  {done.counts.get('findings')} found, {done.counts.get('forgotten')} no longer count as stored")
+    request = Request(Scope(parts=(STORE,)), "an operator")
+    try:
+        done = reconcile(outside.ledger, comparer, pipeline.name, request, lambda ended: ended)
+    except ReconcileError as error:
+        player.say(f"  refused: {str(error)[:100]}")
+    else:
+        player.say(f"  {done.counts.get('findings')} found, {done.counts.get('forgotten')} no longer count as stored")
 
 
 def find_at_rest(player: Player) -> None:
