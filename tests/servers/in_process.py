@@ -68,6 +68,7 @@ def _environ(request: AWSPreparedRequest) -> dict[str, Any]:
     """Return what moto's server would make of the request."""
     content = request.body
     body = content.read() if hasattr(content, "read") else content or b""
+    body = body.encode() if isinstance(body, str) else body  # a form's, of services such as SNS
     url = urlsplit(request.url)
     handler = MotoRequestHandler.__new__(MotoRequestHandler)
     handler.server = _LISTENER  # type: ignore[assignment]
