@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from tests.unit.airlock.world import World
 
-ROWS = 15  # in a partition
+ROWS = 30  # in a partition
 PER_PATIENT = 5
 
 
@@ -101,6 +101,6 @@ def test_five_times_the_delivery_takes_less_than_thrice_the_rows_at_once(
     monkeypatch.setattr(validating, "PARTITION_ROWS", ROWS)
     monkeypatch.setattr(parsing, "_MIB", 1024)  # of a chunk of resources
     counter = Counter(monkeypatch)
-    small, large = most_rows(world, counter, 12), most_rows(world, counter, 60)
+    small, large = most_rows(world, counter, 24), most_rows(world, counter, 120)
     for stage, rows in large.items():
         assert rows < 3 * small[stage], f"{stage} holds {rows} rows, and {small[stage]} of a fifth of the delivery"
