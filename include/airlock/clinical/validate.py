@@ -371,7 +371,7 @@ def _find_claimed(run: Run[ClinicalPipeline], same: pl.DataFrame) -> pl.Series:
     resource from now on is refused if its own content is older than the confirmed one.
     """
     claimed = run.ledger.claimed_resources(run.pipeline.datastore_id, same.select(_RESOURCE))
-    of_others = claimed.filter(pl.col("claimed_by") != run.holder)
+    of_others = claimed.filter(pl.col("claimed_by").ne_missing(pl.lit(run.holder, pl.String)))
     return same.join(of_others, on=_RESOURCE, how="semi")["row"]
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from airlock.stages.plan import read_plan
 from tests.chain import clinical_pipeline
 from tests.clinical_files import ndjson, observation, patient
 from tests.integration.between_runs.runs import DAY, LAST_NIGHT, by_hand, given, put_at
@@ -54,6 +55,11 @@ def test_content_that_returns_while_a_run_stores_another_one_is_imported_after_i
     second = deliver(place, 2, "second", patient(gender="female", meta=updated(2)))
     second.until("import")
     third = deliver(place, 3, "third", patient(gender="male", meta=updated(3)))
+    plan = by_hand(place, "plan", line=third.pipeline, plan_only=True)
+    plan.until("normalize")
+    assert [item.reason for item in read_plan(place._wrapped, third.pipeline, plan.run_id).findings] == [
+        "instance_claimed"
+    ]
     third.run()
     assert third.words == {"Patient/p1": ("quarantined", "instance_claimed")}
     second.onward("audit")
