@@ -103,6 +103,13 @@ class Facts:
         brought = self._brought()
         return {name: contents.variant_of(one) for name, one in self._stored().items() if name in brought}
 
+    def read_versions(self) -> set[tuple[str, str]]:
+        """Return the variants of resources that the data store has had at any time, with their references."""
+        resources = [json.loads(row["body"]) for row in self.services.state.rows("SELECT body FROM fhir_version")]
+        named = ((f"{one['resourceType']}/{one['id']}", one) for one in resources)
+        brought = self._brought()
+        return {(name, contents.variant_of(one)) for name, one in named if name in brought}
+
     def read_published(self) -> dict[str, tuple[str, ...]]:
         """Return what each Patient and ImagingStudy that Airlock has made says, by its reference.
 

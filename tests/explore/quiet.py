@@ -205,22 +205,23 @@ def sent_what_is_queued(player: Player) -> list[Violation]:
 
 
 def newest_is_stored(player: Player) -> list[Violation]:
-    """12: the data store shows the newest content that was accepted."""
-    accepted = ("released", "duplicate")
-    claimed = {
-        (row.key, row.etag)
-        for row in player.reader.read().arrivals
-        if row.disposition in accepted or row.reason == "resources_set_aside"
-    }
-    shown = player.facts.read_store()
+    """12: the data store shows the newest content that was accepted; of a file in part, what was ever stored of it."""
+    arrivals = player.reader.read().arrivals
+    whole = {(row.key, row.etag) for row in arrivals if row.disposition in {"released", "duplicate"}}
+    in_part = {(row.key, row.etag) for row in arrivals if row.reason == "resources_set_aside"}
+    shown, stored = player.facts.read_store(), player.facts.read_versions()
     newest: dict[str, Put] = {}
     before: dict[str, str] = {}
     for one in sorted(player.facts.puts, key=lambda put: (put.last_modified, put.number)):
         if before.get(one.key) == one.content:  # an equal content under a new time is settled, not new
             continue
         before[one.key] = one.content
-        if (one.key, contents.etag_of(one.content)) in claimed and _was_seen(player, one):
-            newest |= dict.fromkeys(contents.variants_of(one.content), one)
+        place = one.key, contents.etag_of(one.content)
+        if place in whole | in_part and _was_seen(player, one):
+            variants = contents.variants_of(one.content).items()
+            newest |= dict.fromkeys(
+                (name for name, variant in variants if place in whole or (name, variant) in stored), one
+            )
             for refused in contents.refused_in(one.content):  # the file that the delivery had before was not sent
                 newest.pop(refused, None)
     found = []
