@@ -98,6 +98,7 @@ def audit(
                     else:
                         record_held(run, decisions.gates)
                 except ChangedError:
+                    missed = find_missed(run, taken, partitions)
                     continue
             state = "audited" if audited.balanced and not audited.open_arrivals else "open"
             run.ledger.close_run(run.key, state, audited.report)

@@ -30,7 +30,10 @@ SUMMED = schema(
     dict.fromkeys(("arrival_id", "disposition", "stage", "reason", "detail"), pl.String),
     dict.fromkeys(("line", "units"), pl.Int64),
 )
-DOUBTS = schema(dict.fromkeys(("subject", "reason", "resource_type", "resource_id"), pl.String))  # of other runs
+DOUBTS = schema(  # of other runs
+    dict.fromkeys(("subject", "reason", "resource_type", "resource_id"), pl.String),
+    {"stays": pl.Boolean},  # also where this run has brought the resource: the content is older
+)
 # The columns of verdicts and of outcomes that decide on a file; equal rows count as one.
 FILE_COLUMNS = (
     ("arrival_id", "verdict", "reason"),
@@ -214,7 +217,7 @@ def _find_held(
         Whether a resource that was stopped or refused holds its subject, and whether an uncertain one does. A subject
         without an imported resource is always held.
     doubts
-        The resources of other runs that hold their subjects, unless this run has brought them.
+        The resources of other runs that hold their subjects, unless this run has brought them and they do not stay.
     """
     sent = outcomes.with_columns(subject=subject).filter(pl.col("subject").is_not_null())
     # If the service rejected the Patient, the resources of the subject refer to a Patient that does not exist.
@@ -222,12 +225,17 @@ def _find_held(
     refused = ((pl.col("outcome") == Outcome.REJECTED) | is_dangling()) & incomplete
     nothing = ~pl.col("outcome").is_in(IMPORTED).any().over("subject")
     stopped = verdicts.filter((pl.col("verdict") == Verdict.QUARANTINE) & incomplete).with_columns(subject=subject)
-    others = DOUBTS.to_frame() if doubts is None else doubts.join(_select_brought(outcomes), on=_RESOURCE, how="anti")
+    others = DOUBTS.to_frame() if doubts is None else _select_standing(doubts, outcomes)
     holding = pl.concat(
         [rows.select("subject", "reason") for rows in (sent.filter(in_doubt | refused | nothing), stopped, others)]
     )
     reasons = holding.group_by("subject").agg(reason=gravest_reason(Reason.UNDECIDED))
     return sent.select("subject").unique().join(reasons, on="subject", how="left")
+
+
+def _select_standing(doubts: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
+    unbrought = doubts.filter(~pl.col("stays")).join(_select_brought(outcomes), on=_RESOURCE, how="anti")
+    return pl.concat([doubts.filter("stays"), unbrought])
 
 
 def _select_brought(outcomes: pl.DataFrame) -> pl.DataFrame:

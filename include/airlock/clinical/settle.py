@@ -16,7 +16,7 @@ import polars as pl
 
 from airlock.clinical import gate
 from airlock.clinical.contracts import ClinicalContract, complete, draft, renew
-from airlock.clinical.open_resources import find_doubts, find_held, note_open
+from airlock.clinical.open_resources import find_doubts, find_held, find_outdated, has_order, has_superseded, note_open
 from airlock.ledger import arrivals, contracts, gates, open_resources
 from airlock.ledger.columns import OpenState
 from airlock.ledger.open_resources import FOUND_OPEN
@@ -28,7 +28,7 @@ from airlock.stages.releases import remove_unreleased_payloads, write_payloads
 from airlock.storage.spool import FrameFile, zip_partitions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from airlock.ledger import Ledger
     from airlock.pipelines import ClinicalPipeline
@@ -105,8 +105,9 @@ def settle(run: Run[ClinicalPipeline], decided: Decided) -> None:
     """
     with ExitStack() as stack:
         facts = stack.enter_context(_FactsFile())
-        for sent, missed in zip_partitions(decided.sent, decided.missed):
-            facts.add_facts(_foresee(run, sent, missed))
+        parts = zip_partitions(decided.sent, decided.missed)
+        for held, (sent, missed) in zip(_find_held(decided), parts, strict=True):
+            facts.add_facts(_foresee(run, sent, missed, held))
         while True:
             contracts, found = stack.enter_context(FrameFile()), stack.enter_context(_FactsFile())
             try:
@@ -172,6 +173,8 @@ def _need_unchanged(run: Run[ClinicalPipeline], ledger: Ledger, decided: Decided
         patients = decided.sent.partition(number)["patient"].drop_nulls()
         if not find_doubts(run, ledger, patients).equals(doubts):
             raise ChangedError
+    if any(has_superseded(run, ledger, missed) for missed in decided.missed):
+        raise ChangedError
 
 
 def _need_foreseen(
@@ -204,16 +207,24 @@ def _ask(run: Run[ClinicalPipeline], ledger: Ledger, sent: pl.DataFrame, missed:
     return _Facts(ledger.contracts(store, subjects), later, ledger.open_of_patients(store, subjects))
 
 
-def _foresee(run: Run[ClinicalPipeline], sent: pl.DataFrame, missed: pl.DataFrame) -> _Facts:
+def _find_held(decided: Decided) -> Iterator[pl.DataFrame]:
+    """Yield what the run holds, by subject; where newer content is missing, the note of that stands."""
+    for number, doubts in enumerate(decided.doubts):
+        held = find_held(decided.sent.partition(number))
+        yield held.join(doubts.filter("stays"), on=_RESOURCE, how="anti")
+
+
+def _foresee(run: Run[ClinicalPipeline], sent: pl.DataFrame, missed: pl.DataFrame, held: pl.DataFrame) -> _Facts:
     """Return the facts of a partition as the ledger will have them once the run's resources are recorded."""
     now, claims = _ask(run, run.ledger, sent, missed), run.ledger.claimed_resources(run.pipeline.datastore_id, sent)
     later = now.later.join(claims.filter(pl.col("claimed_by") == run.key), on=_RESOURCE, how="anti")
-    brought = sent.filter(_is_recorded()).join(later, on=_RESOURCE, how="anti")
-    is_own = pl.col("run_key") == run.key
+    brought, is_own = sent.filter(_is_recorded()).join(later, on=_RESOURCE, how="anti"), pl.col("run_key") == run.key
+    contested = brought.join(now.missing.filter(has_order() & ~is_own), on=_RESOURCE, how="semi")
+    brought = brought.join(find_outdated(run, run.ledger, contested), on=_RESOURCE, how="anti")
     others = now.missing.filter(~is_own).join(brought, on=_RESOURCE, how="anti")
     noted = now.missing.filter(is_own).join(missed, on=_RESOURCE, how="semi")  # before the decisions
-    held = find_held(sent).filter(pl.col("patient").is_in(_find_subjects(sent, missed).implode()))
-    return _Facts(now.known, later, pl.concat([others, noted, held], how="diagonal").select(FOUND_OPEN.names()))
+    counted = held.filter(pl.col("patient").is_in(_find_subjects(sent, missed).implode()))
+    return _Facts(now.known, later, pl.concat([others, noted, counted], how="diagonal").select(FOUND_OPEN.names()))
 
 
 def _is_recorded() -> pl.Expr:
@@ -229,12 +240,15 @@ def _record_resources(run: Run[ClinicalPipeline], ledger: Ledger, decided: Decid
     waits = (is_open() | (pl.col("word") == Reason.AWAITING_REVIEW)).fill_null(value=False)
     # Uncertain resources and those held for them are forgotten, so that a later delivery imports and decides them anew.
     unproven = ~_is_recorded() & ~refused & ~waits
-    note_open(run, ledger, decided.missed, map(find_held, sent), replace=True)
+    note_open(run, ledger, decided.missed, _find_held(decided), replace=True)
     # One call for all rows, since each call reads all claims of the run.
     ledger.record_imported_resources(store, key, (rows.filter(_is_recorded()) for rows in sent))
     ledger.drop_resource_claims(store, key, (rows.filter(refused) for rows in sent))
     ledger.forget_resources(store, key, (rows.filter(unproven) for rows in sent))
-    ledger.close_open(store, key)
+    with FrameFile() as outdated:
+        for rows in sent:
+            outdated.add(find_outdated(run, ledger, rows.filter(_is_recorded())))
+        ledger.close_open(store, key, outdated)
     if decided.more is not None:
         decided.more.record(ledger)
 

@@ -205,6 +205,14 @@ def select_superseded(
     return decided.filter(is_same | is_newer).select(stopped.columns).unique(maintain_order=True)
 
 
+def select_outdated(run: Run[ClinicalPipeline], contents: pl.DataFrame) -> pl.DataFrame:
+    """Return the stopped contents (`ledger.open_resources.STOPPED_CONTENTS`) of which the brought content is older."""
+    differing = contents.filter(pl.col("known_digest").ne_missing(pl.col("content_digest")))
+    swapped = _complete_clocks(run, differing).rename({"clock": "known_clock", "known_clock": "clock"})
+    decided = decide_order(swapped, run.pipeline.order)
+    return decided.filter(pl.col("order_verdict") == Verdict.IGNORE).select(*IDENTITY)
+
+
 def find_spare(run: Run[ClinicalPipeline], datastore_id: str, claims: pl.DataFrame) -> pl.DataFrame:
     """Return the copies that do not count, of claims that have one content for each resource.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from airlock.clinical.audit import audit
 from airlock.clinical.records import GATES
 from airlock.records import CONTRACTS
@@ -134,6 +136,62 @@ def test_a_line_that_the_delivery_mends_in_newer_content_holds_nobody(world: Wor
         world, "two", {"c.ndjson": [patient("p2"), BAD_ALLERGY | new | OF_P2, ALLERGY | old | OF_P2]}, **order
     )
     assert words(two)["Patient/p2"] == PATIENT_HELD
+
+
+class TestNewerStopped:
+    """A quarantined line holds its patient until the same content, or one that is not older, is brought."""
+
+    ORDER = WHOLE | {"source": {"order": {"across_keys": "last_updated"}}}
+
+    @pytest.fixture(autouse=True)
+    def _released_patient(self, world: World) -> None:
+        audited(world, "zero", {"zero.ndjson": [P1]}, **self.ORDER)
+
+    def of_day(self, day: int) -> dict[str, Any]:
+        return {"meta": {"lastUpdated": f"2026-11-0{day}T00:00:00Z"}}
+
+    def test_older_content_does_not_end_the_hold(self, world: World) -> None:
+        audited(world, "one", {"a.ndjson": [BAD_ALLERGY | self.of_day(2)]}, **self.ORDER)
+        two, _ = audited(world, "two", {"b.ndjson": [ALLERGY | self.of_day(1)]}, **self.ORDER)
+        assert words(two)["AllergyIntolerance/a1"] == PATIENT_HELD
+        three, _ = audited(world, "three", {"c.ndjson": [O1]}, **self.ORDER)
+        assert words(three)["Observation/o1"] == PATIENT_HELD
+        audit(two, Store())
+        assert words(two)["AllergyIntolerance/a1"] == PATIENT_HELD
+
+    @pytest.mark.parametrize("newer", [2, 3])
+    def test_content_that_is_not_older_does(self, world: World, newer: int) -> None:
+        audited(world, "one", {"a.ndjson": [BAD_ALLERGY | self.of_day(2)]}, **self.ORDER)
+        audited(world, "two", {"b.ndjson": [ALLERGY | self.of_day(1)]}, **self.ORDER)
+        three, _ = audited(world, "three", {"c.ndjson": [O1, ALLERGY | self.of_day(newer)]}, **self.ORDER)
+        assert set(words(three).values()) == {RELEASED}
+        four, _ = audited(world, "four", {"d.ndjson": [O2]}, **self.ORDER)
+        assert words(four)["Observation/o2"] == RELEASED
+
+    def test_and_so_does_content_that_nothing_orders(self, world: World) -> None:
+        audited(world, "one", {"a.ndjson": [BAD_ALLERGY]}, **self.ORDER)
+        two, _ = audited(world, "two", {"b.ndjson": [O1, ALLERGY]}, **self.ORDER)
+        assert set(words(two).values()) == {RELEASED}
+
+    def test_of_two_stopped_lines_the_newest_counts(self, world: World) -> None:
+        lines = [BAD_ALLERGY | self.of_day(1), BAD_ALLERGY | self.of_day(3)]
+        audited(world, "one", {"a.ndjson": lines}, **self.ORDER)
+        two, _ = audited(world, "two", {"b.ndjson": [ALLERGY | self.of_day(2)]}, **self.ORDER)
+        assert words(two)["AllergyIntolerance/a1"] == PATIENT_HELD
+
+    def test_and_also_of_two_runs(self, world: World) -> None:
+        audited(world, "one", {"a.ndjson": [BAD_ALLERGY | self.of_day(3)]}, **self.ORDER)
+        audited(world, "two", {"b.ndjson": [BAD_ALLERGY | self.of_day(1)]}, **self.ORDER)
+        three, _ = audited(world, "three", {"c.ndjson": [ALLERGY | self.of_day(2)]}, **self.ORDER)
+        assert words(three)["AllergyIntolerance/a1"] == PATIENT_HELD
+
+    def test_without_the_policy_the_contract_counts_it(self, world: World) -> None:
+        order = {"source": self.ORDER["source"]}
+        audited(world, "one", {"a.ndjson": [BAD_ALLERGY | self.of_day(2)]}, **order)
+        two, _ = audited(world, "two", {"b.ndjson": [ALLERGY | self.of_day(1)]}, **order)
+        assert words(two)["AllergyIntolerance/a1"] == RELEASED
+        (text,) = two.workspace.read("contracts", CONTRACTS)["contract"]
+        assert json.loads(text)["completeness"]["quarantined"] == {"AllergyIntolerance": 1}
 
 
 def test_other_types_hold_no_patient(world: World) -> None:

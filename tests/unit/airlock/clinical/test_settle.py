@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import pytest
 
 from airlock.clinical import settle
@@ -166,6 +167,32 @@ def test_contracts_are_made_once_where_nobody_else_acts(world: World, monkeypatc
     changed = patient("p1", active=True)
     audited(world, "three", {"c.ndjson": [changed, observation("o2", "p1"), "no JSON"]})
     assert len(rounds) == 3
+
+
+def test_a_contract_that_counts_newer_stopped_content_is_made_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = []
+    settled = settle._settle_with
+    monkeypatch.setattr(settle, "_settle_with", lambda *args: rounds.append(1) or settled(*args))
+    order = {"source": {"order": {"across_keys": "last_updated"}}}
+    for number, (day, more) in enumerate([(2, {"colour": "blue"}), (1, {}), (3, {})]):
+        seen = {"meta": {"lastUpdated": f"2026-11-0{day}T00:00:00Z"}}
+        lines = [patient("p1", gender=("male", "female", "other")[number]), observation("o1", "p1") | seen | more]
+        audited(world, f"run-{number}", {"a.ndjson": lines}, **order)
+    assert len(rounds) == 3
+
+
+def test_a_stopped_line_that_is_mended_after_the_decision_is_not_noted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audited(world, "zero", {"a.ndjson": [patient("p1")]})
+    lines = [observation("o1", "p1"), observation("o2", "p1", colour="blue")]
+    one = delivered(world, "one", {"a.ndjson": lines}, **NO_READ_BACK)
+    ended(world, one)
+    overtaken(monkeypatch, lambda: audited(world, "two", {"b.ndjson": [observation("o2", "p1")]}))
+    audit(one, Store())
+    assert world.ledger.open_of_patients(STORE, pl.Series(["Patient/p1"])).is_empty()
 
 
 def test_a_run_whose_books_do_not_balance_keeps_its_claims(world: World) -> None:

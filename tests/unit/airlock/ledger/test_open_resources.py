@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 
-from airlock.ledger.open_resources import FOUND_OPEN, OPEN
+from airlock.ledger.open_resources import FOUND_OPEN, OPEN, STOPPED_CONTENTS
 from airlock.ledger.resources import CLAIMS, CONTENTS, IMPORTS
 from tests.unit.airlock.ledger.samples import NIGHTLY, STORE, arrivals, begin, id_of
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 P1 = "Patient/p1"
 FILES = {"a": "1", "b": "2"}
+RESOURCE = pl.DataFrame({"resource_type": ["Observation"], "resource_id": ["o1"]})
 
 
 @pytest.fixture
@@ -37,14 +38,14 @@ def bring(ledger: Ledger, run: str, clock: str = "place=a last_modified=1", dige
     record(ledger, run, digest)
 
 
-def record(ledger: Ledger, run: str, digest: str) -> None:
+def record(ledger: Ledger, run: str, digest: str, outdated: pl.DataFrame | None = None) -> None:
     row = (id_of(FILES[run]), "Observation", "o1", digest, "batch")
     ledger.record_imported_resources(STORE, run, pl.DataFrame([row], schema=IMPORTS, orient="row"))
-    ledger.close_open(STORE, run)
+    ledger.close_open(STORE, run, () if outdated is None else [outdated])
 
 
-def note(ledger: Ledger, run: str, state: str | None, digest: str = "d1") -> None:
-    rows = [("Observation", "o1", P1, state, "why", digest, id_of(FILES[run]))] if state else []
+def note(ledger: Ledger, run: str, state: str | None, digest: str = "d1", clock: str | None = None) -> None:
+    rows = [("Observation", "o1", P1, state, "why", digest, id_of(FILES[run]), clock)] if state else []
     ledger.note_open(STORE, run, [pl.DataFrame(rows, schema=OPEN, orient="row")])
 
 
@@ -55,8 +56,7 @@ def states(ledger: Ledger, except_run: str | None = None) -> list[tuple[str, str
 
 
 def contents(ledger: Ledger) -> list[tuple[str, str]]:
-    keys = pl.DataFrame({"resource_type": ["Observation"], "resource_id": ["o1"]})
-    found = ledger.contents_of(STORE, keys)
+    found = ledger.contents_of(STORE, RESOURCE)
     assert found.schema == CONTENTS
     return found.select("known_digest", "known_clock").rows()
 
@@ -73,6 +73,42 @@ def test_it_ends_when_any_run_brings_the_resource(two_runs: Ledger) -> None:
     note(two_runs, "a", "stopped")
     bring(two_runs, "b")
     assert states(two_runs) == []
+
+
+def test_one_of_newer_content_stays_with_its_clock(two_runs: Ledger) -> None:
+    note(two_runs, "a", "stopped", "d9", "last_modified=9")
+    claim(two_runs, "b", "last_modified=1", "d1")
+    rows = two_runs.stopped_contents(STORE, "b", RESOURCE)
+    assert rows.schema == STOPPED_CONTENTS
+    contents_of_both = ("Observation", "o1", "d9", "last_modified=9", "d1", "last_modified=1")
+    assert [row[:6] for row in rows.rows()] == [contents_of_both]
+    record(two_runs, "b", "d1", outdated=RESOURCE)
+    assert states(two_runs) == [("stopped", "a")]
+    assert two_runs.stopped_contents(STORE, "b", RESOURCE).equals(rows)
+    two_runs.close_open(STORE, "b")
+    assert states(two_runs) == []
+
+
+def test_but_none_of_another_state(two_runs: Ledger) -> None:
+    note(two_runs, "a", "refused")
+    claim(two_runs, "b", "last_modified=1", "d1")
+    assert two_runs.stopped_contents(STORE, "b", RESOURCE).is_empty()
+    record(two_runs, "b", "d1", outdated=RESOURCE)
+    assert states(two_runs) == []
+
+
+def test_a_frame_of_an_old_journal_has_no_clock(two_runs: Ledger) -> None:
+    row = ("Observation", "o1", P1, "stopped", "why", "d1", id_of("1"))
+    rows = pl.DataFrame([row], schema=[name for name in OPEN if name != "clock"], orient="row")
+    two_runs.note_open(STORE, "a", [rows])
+    bring(two_runs, "b")
+    assert states(two_runs) == []
+
+
+def test_the_clock_of_a_stopped_content_is_not_that_of_a_content_in_the_store(two_runs: Ledger) -> None:
+    note(two_runs, "a", "stopped", "d9", "last_modified=9")
+    note(two_runs, "b", "doubtful", "d1")
+    assert contents(two_runs) == [("d1", None)]
 
 
 @pytest.mark.parametrize(("digest", "left"), [("d1", []), ("d2", [("stopped", "b")])])
@@ -97,10 +133,18 @@ def test_an_older_run_notes_nothing_that_a_later_one_has_brought(two_runs: Ledge
     assert states(two_runs) == []
 
 
+def test_but_a_stopped_content_with_a_clock_unless_it_is_the_same(two_runs: Ledger) -> None:
+    bring(two_runs, "b", digest="d1")
+    note(two_runs, "a", "stopped", "d1", "last_modified=9")
+    assert states(two_runs) == []
+    note(two_runs, "a", "stopped", "d9", "last_modified=9")
+    assert states(two_runs) == [("stopped", "a")]
+
+
 def test_a_content_in_doubt_keeps_its_clock(two_runs: Ledger) -> None:
     claim(two_runs, "a", "place=a last_modified=7", "d7")
     note(two_runs, "a", "doubtful", "d7")
-    two_runs.forget_resources(STORE, "a", pl.DataFrame({"resource_type": ["Observation"], "resource_id": ["o1"]}))
+    two_runs.forget_resources(STORE, "a", RESOURCE)
     assert contents(two_runs) == [("d7", "place=a last_modified=7")]
     note(two_runs, "a", "doubtful", "d7")
     assert contents(two_runs) == [("d7", "place=a last_modified=7")]
@@ -110,7 +154,7 @@ def test_an_older_run_audited_again_records_nothing_that_a_later_one_doubts(two_
     bring(two_runs, "a")
     claim(two_runs, "b", "place=a last_modified=7", "d7")
     note(two_runs, "b", "doubtful", "d7")
-    two_runs.forget_resources(STORE, "b", pl.DataFrame({"resource_type": ["Observation"], "resource_id": ["o1"]}))
+    two_runs.forget_resources(STORE, "b", RESOURCE)
     record(two_runs, "a", "d1")
     assert contents(two_runs) == [("d7", "place=a last_modified=7")]
     assert states(two_runs) == [("doubtful", "b")]
