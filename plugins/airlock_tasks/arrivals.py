@@ -1,8 +1,9 @@
 """Arrivals: the queue of S3 notifications starts runs, through an asset watcher.
 
 This uses Airflow's ack mode (``airflow.triggers.shared_stream``): messages are gathered into one event, and deleted
-only when that event is in Airflow's database. A message that is not deleted comes again; the run that it starts
-finds nothing new.
+only when that event is in Airflow's database. Messages that need no run are deleted at once, and those that cannot be
+read once the dead-letter queue has them. A message that is not deleted comes again; the run that it starts finds
+nothing new.
 """
 
 from __future__ import annotations

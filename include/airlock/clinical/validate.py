@@ -1,7 +1,8 @@
 """Validate: decide on every unit before import, by its line, structure, duplicates and references, and by $validate.
 
-Later rules do not change an earlier decision; they decide only on units that are still accepted. Writes ``verdicts``
-with one row per unit, ``rewrites`` with the references that import files need in another form, and
+Later rules decide only on units that are still accepted, with two exceptions: a quarantined unit is ignored where the
+delivery brings newer content, and a duplicate comes again while another run may store other content. Writes
+``verdicts`` with one row per unit, ``rewrites`` with the references that import files need in another form, and
 ``operation_outcomes``.
 """
 

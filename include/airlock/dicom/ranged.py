@@ -1,7 +1,8 @@
 """File-like objects over an S3 object of which only some byte ranges are fetched.
 
 pydicom reads files, not ranges. These files keep the fetched bytes. A read beyond them raises ``NeedBytes``; the caller
-fetches that range and starts again. The files also know where the object ends, so that a cut header is recognized.
+fetches that range, and the scanner goes on where it was, while pydicom starts again. The files also know where the
+object ends, so that a cut header is recognized.
 """
 
 from __future__ import annotations

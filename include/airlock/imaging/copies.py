@@ -3,10 +3,12 @@
 Each further copy is compared with the first: the one that another arrival has brought or is bringing into the data
 store, or else the first by key of the delivery.
 
-- the same content: a duplicate, or `instance_claimed` while another run has not imported the first copy;
+- the same content: a duplicate;
 - another patient, study or series: `identity_changed`. Whose image it is, is decided by a person;
 - the same pixels and another header: `header_changed`. Only a hash proves that;
 - anything else: `duplicate_other_content`.
+
+The same content or pixels are `instance_claimed` while another run has not imported the first copy.
 
 If no copy is in the data store yet, a delivery with copies of the last kind, or of several identities, loses all of
 them: none is better than the other.

@@ -89,7 +89,7 @@ class Elsewhere:
     counts: pl.DataFrame  # `completeness.COUNTS`: the studies' instances in all runs
 
     def find_causes(self, settings: Audit) -> Mapping[Reason, list[tuple[str, str]]]:
-        """Return the causes that hold the studies, by reason, the gravest first; see `gate.decide_studies`."""
+        """Return the causes that hold the studies, by reason; the first of a study counts: `gate.decide_studies`."""
         short = completeness.find_holds(self.counts, settings.declared_count, datetime.now(UTC))
         others = {Reason.STUDY_INCOMPLETE: self.missing, Reason.STUDY_IN_FLIGHT: self.in_flight}
         return short | {Reason.STUDY_HELD: self.waiting} | (others if settings.hold_incomplete_studies else {})

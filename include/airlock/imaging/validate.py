@@ -1,8 +1,9 @@
 """Validate: decide on every arrival before import: file rules, duplicate rules, study rules, in this order.
 
-A decision, once made, stands: later rules see only what is still accepted. Writes ``verdicts``, one row per arrival.
-Rules that compare files see them by partitions, in which what they compare is whole: by instance, then by series, then
-by study. So memory does not grow with the delivery, and a study's verdicts end in one part of ``verdicts``.
+Later rules see only what is still accepted; of two conflicts of one file, that of the patient counts. Writes
+``verdicts``, one row per arrival. Rules that compare files see them by partitions, in which what they compare is whole:
+by instance, then by series, then by study. So memory does not grow with the delivery, and a study's verdicts end in one
+part of ``verdicts``.
 """
 
 from __future__ import annotations

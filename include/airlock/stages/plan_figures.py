@@ -141,7 +141,7 @@ def estimate_hours(pipeline: Pipeline, settings: AnyPlanSettings, jobs: Jobs, co
 def sum_cost(
     prices: S3Prices, requests: Iterable[Requests], imports: float | None, storage: Storage | ResourceStorage
 ) -> Cost:
-    """Return the cost of requests by a price table, with the given cost of imports and storage."""
+    """Return the cost of requests, imports and storage; the sum leaves out requests of unknown cost."""
     requests = tuple(requests)
     return Cost(
         currency=prices.currency,

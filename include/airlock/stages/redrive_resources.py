@@ -52,7 +52,7 @@ class ResourceRules:
     def find_companions(self, run: Run[Pipeline], selected: pl.DataFrame) -> pl.DataFrame:
         """Return the files, as `CANDIDATES`, of which a run holds resources for those of the selected files.
 
-        They are of a patient in a selected file, or they refer to a resource that the service refused in the same run.
+        They are of a patient in a selected file, in any run, or dangle in the run of one.
         """
         is_selected = pl.col("arrival_id").is_in(selected["arrival_id"].implode())
         is_open = is_selected & pl.col("disposition").is_in(_OPEN)
