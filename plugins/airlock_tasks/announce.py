@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from airlock_tasks.run import RunOperator
 from airlock_tasks.settling import SettlingOperator
-from airlock_tasks.stage import StageOperator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +61,7 @@ class CollectAnnouncementsOperator(SettlingOperator):
         return collected.chunks
 
 
-class AnnounceOperator(StageOperator):
+class AnnounceOperator(RunOperator):
     """Emits the asset events of one chunk, one per subject, with its key as partition.
 
     Airflow counts events only if their task succeeds: a destination of another route that is down must not suppress
@@ -76,7 +76,7 @@ class AnnounceOperator(StageOperator):
     outlets
         The assets of the pipeline's routes.
     **kwargs
-        Of :class:`StageOperator`.
+        Of :class:`RunOperator`.
     """
 
     def __init__(self, *, pipeline: Pipeline, chunk: str, outlets: Sequence[Asset], **kwargs: Any) -> None:
@@ -97,7 +97,7 @@ class AnnounceOperator(StageOperator):
         return len(chunk.subject_keys)
 
 
-class MarkAnnouncedOperator(StageOperator):
+class MarkAnnouncedOperator(RunOperator):
     """Marks the chunks as sent whose tasks have succeeded; the others are announced again."""
 
     def run_stage(self, run: Run[Pipeline], context: Context) -> dict[str, int]:

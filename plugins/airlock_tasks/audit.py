@@ -13,7 +13,7 @@ from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
 from airlock_tasks.brake import BrakedOperator
 from airlock_tasks.datastores import fhir_store
 from airlock_tasks.notify import describe_holds, describe_overdue, notify_once
-from airlock_tasks.stage import StageOperator
+from airlock_tasks.run import RunOperator
 from healthaws.hooks.healthimaging import HealthImagingHook
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class FhirAuditOperator(BaseAuditOperator[ClinicalPipeline]):
         return audit(run, fhir_store(run.pipeline.healthlake))
 
 
-class CcdaAuditOperator(StageOperator[CcdaPipeline]):
+class CcdaAuditOperator(RunOperator[CcdaPipeline]):
     """Accounts for every document's conversion; returns the shards of converted resources for fhir.parse."""
 
     @override

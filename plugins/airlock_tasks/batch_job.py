@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol
 from typing_extensions import TypeVar, override
 
 from airlock.pipelines import Pipeline
-from airlock_tasks.stage import PipelineT, open_run
+from airlock_tasks.run import PipelineT, open_run
 from healthaws.hooks.jobs import JobHookT
 from healthaws.jobs import ImportJob
 from healthaws.operators.jobs import StartJobOperator

@@ -16,7 +16,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airlock.pipelines import Brake, ClinicalPipeline, ImagingPipeline
 from airlock_tasks.notify import notify_once
 from airlock_tasks.questions import Question
-from airlock_tasks.stage import StageOperator, open_run
+from airlock_tasks.run import RunOperator, open_run
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -52,7 +52,7 @@ _ADVICE = (
 BrakedT = TypeVar("BrakedT", bound=ImagingPipeline | ClinicalPipeline)
 
 
-class BrakedOperator(StageOperator[BrakedT]):
+class BrakedOperator(RunOperator[BrakedT]):
     """Base of operators that may stop their run and ask a person whether it goes on."""
 
     @abstractmethod

@@ -10,7 +10,7 @@ from airflow.sdk.observability.stats import Stats
 from airlock.pipelines import ClinicalPipeline, ImagingPipeline
 from airlock_tasks.arrivals import read_announced
 from airlock_tasks.findings import note_findings
-from airlock_tasks.stage import StageOperator
+from airlock_tasks.run import RunOperator
 from airlock_tasks.sweep import note_age
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 GONE = "airlock.arrivals.gone"  # the metric
 
 
-class BufferOperator(StageOperator[ImagingPipeline | ClinicalPipeline]):
+class BufferOperator(RunOperator[ImagingPipeline | ClinicalPipeline]):
     """Lists the window, subtracts settled arrivals, claims the rest; returns the names of the shards."""
 
     in_plan = True

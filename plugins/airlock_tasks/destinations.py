@@ -18,7 +18,7 @@ from airlock.pipelines import (
     StowDestination,
     WebhookDestination,
 )
-from airlock_tasks.stage import client_of, connect_s3
+from airlock_tasks.run import client_of, connect_s3
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
 from airlock_tasks.datastores import fhir_store, require_known_datastores
-from airlock_tasks.stage import PipelineT, StageOperator
+from airlock_tasks.run import PipelineT, RunOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from airlock.stages.plan import Plan
 
 
-class _StagingOperator(StageOperator[PipelineT]):
+class _StagingOperator(RunOperator[PipelineT]):
     """An operator that stages batches and returns their ids; import is mapped over them.
 
     The batches' prefixes may hold names, so they stay in the workspace.

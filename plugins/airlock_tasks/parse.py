@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typing_extensions import override
 
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
-from airlock_tasks.stage import PipelineT, StageOperator
+from airlock_tasks.run import PipelineT, RunOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from airlock.run import Run
 
 
-class _ParseOperator(StageOperator[PipelineT]):
+class _ParseOperator(RunOperator[PipelineT]):
     """An operator that reads one shard, and returns how many objects it has read and what that has cost.
 
     Parameters
@@ -23,7 +23,7 @@ class _ParseOperator(StageOperator[PipelineT]):
     shard
         The shard's name, from buffer.
     **kwargs
-        Of :class:`StageOperator`.
+        Of :class:`RunOperator`.
     """
 
     in_plan = True

@@ -16,7 +16,7 @@ from asgiref.sync import sync_to_async
 from airlock.pipelines import Receive, Source
 from airlock_tasks.datastores import check_datastores, require_known_datastores
 from airlock_tasks.notify import check_connections, notify_once
-from airlock_tasks.stage import connect_s3, is_plan, ledger_url, redrive_request
+from airlock_tasks.run import connect_s3, is_plan, ledger_url, redrive_request
 from healthaws.triggers.pause import PauseTrigger
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from typing_extensions import override
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
 from airlock_tasks.audit import AuditedT, AuditOperator, BaseAuditOperator, ConvertedAuditOperator, FhirAuditOperator
 from airlock_tasks.questions import check_fields, read_answer, serialize_form
-from airlock_tasks.stage import open_run
+from airlock_tasks.run import open_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -265,7 +265,7 @@ class _ReleaseOperator(BaseAuditOperator[AuditedT]):
     audited_by
         The task whose audit the answer is about.
     **kwargs
-        Of :class:`StageOperator`.
+        Of :class:`RunOperator`.
     """
 
     notifies = False

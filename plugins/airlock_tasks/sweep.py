@@ -17,7 +17,7 @@ from dateutil.tz import gettz
 
 from airlock_tasks.notify import notify_once, on_failure
 from airlock_tasks.questions import Question
-from airlock_tasks.stage import connect_s3, ledger_url
+from airlock_tasks.run import connect_s3, ledger_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

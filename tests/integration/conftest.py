@@ -150,7 +150,7 @@ def place_beside(s3_endpoint: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 
 def require_same_rebuilt(place: Place, folder: Path) -> None:
     """Rebuild the ledger that a test leaves in a database of its own, and require that it has the same rows."""
-    from airlock_tasks.stage import connect_s3
+    from airlock_tasks.run import connect_s3
 
     s3 = connect_s3("aws_default")
     workspace = "s3://workspace/runs/"

@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airlock.records import VERDICTS, Window
 from airlock.run import Run
 from airlock.storage.s3uri import S3Uri
-from airlock_tasks.stage import connect_s3
+from airlock_tasks.run import connect_s3
 from tests.chain import Chain, pipeline
 from tests.dicom_files import ct, delivery
 

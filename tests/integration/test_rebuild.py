@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airlock.ledger import Ledger, upgrade
 from airlock.stages.rebuild import rebuild
-from airlock_tasks.stage import connect_s3
+from airlock_tasks.run import connect_s3
 from tests.chain import HEALTHLAKE, Chain, clinical_pipeline, pipeline
 from tests.clinical_files import delivery
 from tests.dicom_files import ct

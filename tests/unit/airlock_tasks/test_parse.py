@@ -11,7 +11,7 @@ import pytest
 from airlock.dicom.fetch import Arrival, RangeReader
 from airlock.dicom.ranged import Range
 from airlock.pipelines import ParseSettings
-from airlock_tasks.stage import connect_s3
+from airlock_tasks.run import connect_s3
 from tests.servers.faulty_s3 import FaultyS3, faulty_s3
 from tests.servers.moto import moto_server
 

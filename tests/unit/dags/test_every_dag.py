@@ -16,7 +16,7 @@ from airlock.pipelines import load_pipelines
 from airlock.stages.redrive_request import OF_STUDIES
 from airlock.stages.redrive_request import PARAMS as REDRIVES
 from airlock_tasks.dag import PIPELINES as FOLDER
-from airlock_tasks.stage import PARAMS
+from airlock_tasks.run import PARAMS
 from tests.unit.dags.shipped import DAGS, PIPELINES
 
 ROOT = Path(__file__).parents[3]

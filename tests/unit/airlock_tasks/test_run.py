@@ -17,7 +17,7 @@ from airlock.records import Window
 from airlock.storage.s3uri import S3Uri
 from airlock_tasks.audit import AuditOperator, PublicationAuditOperator
 from airlock_tasks.normalize import FhirNormalizeOperator, PublicationNormalizeOperator
-from airlock_tasks.stage import CONNECTIONS, connect_s3, is_plan, ledger_url, open_run, run_window
+from airlock_tasks.run import CONNECTIONS, connect_s3, is_plan, ledger_url, open_run, run_window
 from airlock_tasks.validate import FhirValidateOperator
 from tests.chain import DATASTORE, HEALTHLAKE, ROLE, ccda_pipeline, clinical_pipeline, pipeline
 from tests.servers.ledger import new_ledger

@@ -203,7 +203,7 @@ def open_run(pipeline: PipelineT, context: Context, folder: str = "") -> Run[Pip
     return run.as_plan() if is_plan(context) else run
 
 
-class StageOperator(BaseOperator, Generic[PipelineT]):
+class RunOperator(BaseOperator, Generic[PipelineT]):
     """Base of operators that open their run and call one stage of the library.
 
     A plan skips the operator unless it has ``in_plan``, and always skips the second chain of stages.
