@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from airlock.storage.s3 import ListedObject
 
 SIZES = (100_000, 1_000_000, 5_000_000)
-STAGES = ("deliver", "validate", "normalize", "import", "audit", "rebuild")
+STAGES = ("deliver", "validate", "normalize", "stage", "import", "audit", "rebuild")
 LAST = "audit"  # unless asked otherwise
 MEASURED = ("validate", "normalize", "audit")
 # As a server of 4 GiB is set up (docs/operations.md). The defaults are those of a machine with 512 MiB; its background
@@ -180,15 +180,24 @@ def normalize(run: Run, arrivals: int) -> dict[str, Any]:  # noqa: ARG001
     return {"batches": len(batches), "files": sum(batch.files for batch in batches)}
 
 
+def stage(run: Run, arrivals: int) -> dict[str, Any]:  # noqa: ARG001
+    """Run stage for each batch, one after the other."""
+    from airlock.imaging.stage import stage as stage_batch  # noqa: PLC0415
+    from airlock.stages.batches import find_batches  # noqa: PLC0415
+
+    return {"files": sum(stage_batch(run, batch.batch_id).files for batch in find_batches(run))}
+
+
 def import_(run: Run, arrivals: int) -> dict[str, Any]:  # noqa: ARG001
     """Write the results of the jobs: their outputs, the dataset ``jobs`` and the ledger's rows."""
     from airlock.imaging.import_ import record  # noqa: PLC0415
+    from airlock.imaging.stage import find_staged  # noqa: PLC0415
     from airlock.ledger import Job  # noqa: PLC0415
     from airlock.records import BATCHES  # noqa: PLC0415
     from airlock.stages.batches import find_batches  # noqa: PLC0415
 
     datastore = run.pipeline.healthimaging.datastore_id
-    for number, batch in enumerate(find_batches(run)):
+    for number, batch in enumerate(find_staged(run, planned.batch_id) for planned in find_batches(run)):
         job_id = f"{number:032x}"
         folder = S3Uri.parse(run.pipeline.healthimaging.output_uri).join(f"{datastore}-DicomImport-{job_id}", "")
         output = job_output(run.workspace.read(f"batches/{batch.batch_id}", BATCHES), job_id, datastore)
@@ -233,6 +242,7 @@ _STAGES: dict[str, Callable[[Run, int], dict[str, Any]]] = {
     "deliver": deliver,
     "validate": validate,
     "normalize": normalize,
+    "stage": stage,
     "import": import_,
     "audit": audit,
     "rebuild": rebuild,

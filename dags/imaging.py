@@ -1,4 +1,4 @@
-"""One DAG per ``kind: imaging`` pipeline: receive, buffer, parse, validate, normalize, import, audit, route.
+"""One DAG per ``kind: imaging`` pipeline: receive, buffer, parse, validate, normalize, stage, import, audit, route.
 
 If the pipeline asks people about held data, review and release come after audit.
 
@@ -7,9 +7,9 @@ This file is wiring only. A wrong pipeline file makes no DAG; dags/pipelines.py 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Asset, TaskGroup
+from airflow.sdk import Asset, TaskGroup, task_group
 
 from airlock.pipelines import ImagingPipeline, load_pipelines
 from airlock_tasks.announce import add_announce_tasks
@@ -22,6 +22,7 @@ from airlock_tasks.parse import ParseOperator
 from airlock_tasks.receive import ReceiveSensor
 from airlock_tasks.review import ReleaseOperator, ReviewOperator
 from airlock_tasks.route import RouteOperator
+from airlock_tasks.stage import StageOperator
 from airlock_tasks.validate import ValidateOperator
 
 if TYPE_CHECKING:
@@ -41,16 +42,11 @@ def build(pipeline: ImagingPipeline) -> DAG:
         # An empty delivery maps no task; a skipped parse must not skip the report too.
         validate = ValidateOperator(task_id="validate", pipeline=pipeline, trigger_rule="none_failed")
         normalize = NormalizeOperator(task_id="normalize", pipeline=pipeline)
-        import_ = ImportOperator.partial(
-            task_id="import",
-            pipeline=pipeline,
-            map_index_template="batch {{ task.batch_id[:12] }}",
-            pool=pipeline.healthimaging.pool,
-        ).expand(batch_id=normalize.output)
+        batches = add_batch_tasks(pipeline, normalize.output)
         audit = AuditOperator(task_id="audit", pipeline=pipeline, trigger_rule="all_done")
         receive >> buffer
         parse >> validate >> normalize
-        import_ >> audit
+        batches >> audit
         last: BaseOperator | TaskGroup = audit
         audited_by = "audit"
         if pipeline.audit.on_hold == "review":
@@ -66,6 +62,30 @@ def build(pipeline: ImagingPipeline) -> DAG:
         if pipeline.has_asset_route:
             last >> add_announce_tasks(pipeline)
     return dag
+
+
+def add_batch_tasks(pipeline: ImagingPipeline, batch_ids: Any) -> Any:
+    """Return the group that stages and imports each batch; a batch is imported as soon as it is staged."""
+
+    @task_group(group_id="batch", prefix_group_id=False)
+    def batch(batch_id: str) -> None:
+        named = "batch {{ task.batch_id[:12] }}"
+        stage = StageOperator(
+            task_id="stage",
+            pipeline=pipeline,
+            batch_id=batch_id,
+            map_index_template=named,
+            pool=pipeline.staging.pool,
+        )
+        stage >> ImportOperator(
+            task_id="import",
+            pipeline=pipeline,
+            batch_id=batch_id,
+            map_index_template=named,
+            pool=pipeline.healthimaging.pool,
+        )
+
+    return batch.expand(batch_id=batch_ids)
 
 
 def publish(pipeline: ImagingPipeline, healthlake: HealthLake) -> TaskGroup:

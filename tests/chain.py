@@ -23,6 +23,7 @@ import boto3
 import httpx
 import yaml
 from airflow.sdk import Asset
+from airflow.sdk.definitions._internal.expandinput import MappedArgument
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskAwaitingInput, TaskDeferred
 from airflow.sdk.execution_time.context import OutletEventAccessors
@@ -321,13 +322,23 @@ class Chain:
                 return
 
     def stage(self, name: str) -> None:
-        """Run one stage, all its mapped tasks."""
-        for index, operator in enumerate(self._operators(name)):
-            self.xcom[name, index] = self.task(operator, index)
+        """Run one stage, all its mapped tasks; it is skipped if all of them are."""
+        operators, skipped = list(self._operators(name)), 0
+        for index, operator in enumerate(operators):
+            try:
+                self.xcom[name, index] = self.task(operator, index)
+            except AirflowSkipException:
+                skipped += 1
+                if skipped == len(operators):
+                    raise
         self.states[name] = "success"
 
     def _operators(self, name: str) -> Iterable[BaseOperator]:
         task = self.dag.get_task(name)
+        group = task.get_closest_mapped_task_group()
+        if group is not None:
+            ((_, source),) = group._expand_input.value.items()
+            return [_resolve(task, value) for value in self.xcom[source.operator.task_id, 0]]
         if not isinstance(task, MappedOperator):
             return [task.prepare_for_execution()]
         ((argument, source),) = task._get_specified_expand_input().value.items()
@@ -411,6 +422,15 @@ class Chain:
         last = next(stage for stage in ("release", "fhir.audit", "audit") if (stage, 0) in self.xcom)
         uri = S3Uri.parse(self.xcom[last, 0][name])
         return self.place.s3().get_object(Bucket=uri.bucket, Key=uri.key)["Body"].read()
+
+
+def _resolve(task: BaseOperator, value: Any) -> BaseOperator:
+    """Return a task of a mapped group with the group's argument, as rendering its templates does."""
+    resolved = task.prepare_for_execution()
+    for name in resolved.template_fields:
+        if isinstance(getattr(resolved, name), MappedArgument):
+            setattr(resolved, name, value)
+    return resolved
 
 
 def _name(row: dict[str, str]) -> str:

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol
 
+from airflow.sdk.exceptions import AirflowSkipException
 from typing_extensions import TypeVar, override
 
 from airlock.pipelines import Pipeline
@@ -53,7 +54,8 @@ class BatchJobOperator(StartJobOperator[JobHookT], Generic[JobHookT, PipelineT])
     pipeline
         The pipeline whose run this is.
     batch_id
-        The batch, from normalize. The same batch and generation make the same client token.
+        The batch, from normalize. The same batch and generation make the same client token. It is templated as
+        ``idempotency_key``, since a mapped group of tasks resolves it when the task runs.
     folder
         Of the workspace, where the batch belongs to a second chain of stages within the run.
     **kwargs
@@ -68,13 +70,15 @@ class BatchJobOperator(StartJobOperator[JobHookT], Generic[JobHookT, PipelineT])
     input_s3_uri: str
 
     def __init__(self, *, pipeline: PipelineT, batch_id: str, folder: str = "", **kwargs: Any) -> None:
-        # The service allows 64 characters, and the operator adds nine; so the batch id is never cut.
-        name = f"airlock.{pipeline.name[:14]}.{batch_id}"
-        super().__init__(job_name=name, idempotency_key=batch_id, deferrable=True, **kwargs)
+        super().__init__(idempotency_key=batch_id, deferrable=True, **kwargs)
         self.pipeline = pipeline
-        self.batch_id = batch_id
         self.folder = folder
         self._opened: Run[PipelineT] | None = None
+
+    @property
+    def batch_id(self) -> str:
+        """The batch whose job this is."""
+        return str(self.idempotency_key)
 
     @property
     @abstractmethod
@@ -83,14 +87,23 @@ class BatchJobOperator(StartJobOperator[JobHookT], Generic[JobHookT, PipelineT])
 
     @override
     def take_up(self, context: Context, *args: Any, **kwargs: Any) -> Any:
-        self._apply_generation(context)
-        self.input_s3_uri = self._batch(context).input_uri
+        self._prepare_job(context)
+        batch = self.find_batch(self._run(context))
+        if not batch.files:
+            raise AirflowSkipException(f"Batch {self.batch_id} has no file left to import; audit says why.")
+        self.input_s3_uri = batch.input_uri
         return super().take_up(context, *args, **kwargs)
 
     @override
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
-        self._apply_generation(context)
+        self._prepare_job(context)
         return super().execute_complete(context, event)
+
+    def find_batch(self, run: Run[PipelineT]) -> Batch:
+        """Return the batch as the stage before has left it."""
+        from airlock.stages.batches import find_batch
+
+        return find_batch(run, self.batch_id)
 
     @override
     def starts_at(self, now: datetime) -> datetime:
@@ -109,7 +122,7 @@ class BatchJobOperator(StartJobOperator[JobHookT], Generic[JobHookT, PipelineT])
         """Record the job in the ledger; before the start, refuse a prefix that does not hold the batch."""
         run = self._run(context)
         if job.job_id is None:
-            self.import_stage.check_prefix(run, self._batch(context))
+            self.import_stage.check_prefix(run, self.find_batch(run))
         datastore_id: str | None = getattr(self, "datastore_id", None)  # a conversion imports into none
         run.ledger.record_job(self._row(run, job), datastore_id)
 
@@ -120,10 +133,9 @@ class BatchJobOperator(StartJobOperator[JobHookT], Generic[JobHookT, PipelineT])
         job = self.load_job(context)
         if job is None:
             raise LookupError(f"The ledger has no job for batch {self.batch_id}. Clear import.")
-        run, batch = self._run(context), self._batch(context)
-        return self.import_stage.record(
-            run, replace(self._row(run, job), input_uri=batch.input_uri), properties, output_uri
-        )
+        run = self._run(context)
+        row = replace(self._row(run, job), input_uri=self.find_batch(run).input_uri)
+        return self.import_stage.record(run, row, properties, output_uri)
 
     @override
     def job_failed(self, context: Context, properties: dict[str, Any]) -> Any:
@@ -141,7 +153,10 @@ class BatchJobOperator(StartJobOperator[JobHookT], Generic[JobHookT, PipelineT])
         self.log.error("The job of batch %s was cancelled. Audit finds out what it imported.", self.batch_id)
         return self.complete(context, properties)
 
-    def _apply_generation(self, context: Context) -> None:
+    def _prepare_job(self, context: Context) -> None:
+        """Name the job, and apply the generation that a person has asked for."""
+        # The service allows 64 characters, and the operator adds nine; so the batch id is never cut.
+        self.job_name = f"airlock.{self.pipeline.name[:14]}.{self.batch_id}"
         generation: Any = context["task_state_store"].get(GENERATION_KEY)
         if generation is not None:
             self.generation = generation
@@ -163,11 +178,3 @@ class BatchJobOperator(StartJobOperator[JobHookT], Generic[JobHookT, PipelineT])
             job_id=job.job_id,
             input_uri=self.input_s3_uri,
         )
-
-    def _batch(self, context: Context) -> Batch:
-        from airlock.stages.batches import find_batches
-
-        for batch in find_batches(self._run(context)):
-            if batch.batch_id == self.batch_id:
-                return batch
-        raise LookupError(f"The run has no batch {self.batch_id}. Clear normalize and everything after it.")

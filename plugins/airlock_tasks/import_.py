@@ -17,6 +17,8 @@ from healthaws.operators.healthlake_transformation_jobs import HealthLakeStartDa
 
 if TYPE_CHECKING:
     from airlock.pipelines import HealthImaging, HealthLake, Transformation
+    from airlock.run import Run
+    from airlock.stages.batches import Batch
 
 
 def _reach_settings(store: HealthImaging | HealthLake) -> dict[str, Any]:
@@ -70,6 +72,12 @@ class ImportOperator(
         from airlock.imaging import import_
 
         return import_
+
+    @override
+    def find_batch(self, run: Run) -> Batch:
+        from airlock.imaging.stage import find_staged
+
+        return find_staged(run, self.batch_id)
 
 
 class FhirImportOperator(BatchJobOperator[HealthLakeFhirImportJobHook, Pipeline], HealthLakeStartFhirImportJobOperator):

@@ -1,4 +1,4 @@
-"""Normalize: build study contracts and batches, and stage the batches."""
+"""Normalize: build contracts and batches."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from airlock.stages.plan import Plan
 
 
-class _StagingOperator(RunOperator[PipelineT]):
-    """An operator that stages batches and returns their ids; import is mapped over them.
+class _BatchOperator(RunOperator[PipelineT]):
+    """An operator that makes batches and returns their ids; import is mapped over them.
 
     The batches' prefixes may hold names, so they stay in the workspace.
     """
@@ -28,20 +28,20 @@ class _StagingOperator(RunOperator[PipelineT]):
     noun: ClassVar[str]  # what a batch holds, in the singular
 
     @abstractmethod
-    def stage_batches(self, run: Run[PipelineT]) -> list[Batch]:
-        """Stage the run's batches and return them."""
+    def make_batches(self, run: Run[PipelineT]) -> list[Batch]:
+        """Make the run's batches and return them."""
 
     @override
     def run_stage(self, run: Run[PipelineT], context: Context) -> list[str]:
         require_known_datastores(run.pipeline, run.ledger)  # receive may have looked before the ledger was lost
-        batches = self.stage_batches(run)
+        batches = self.make_batches(run)
         files = sum(batch.files for batch in batches)
         self.log.info("%s in %s.", _in_words(files, self.noun), _in_words(len(batches), "batch", "batches"))
         # A batch whose objects are all gone or changed has nothing to import; audit accounts for its files.
         return [batch.batch_id for batch in batches if batch.files]
 
 
-class _NormalizeOperator(_StagingOperator[PipelineT]):
+class _NormalizeOperator(_BatchOperator[PipelineT]):
     """An operator that a plan ends with: the plan is in the log, and its address in the XCom ``plan``."""
 
     in_plan = True
@@ -65,12 +65,12 @@ class _NormalizeOperator(_StagingOperator[PipelineT]):
 
 
 class NormalizeOperator(_NormalizeOperator[ImagingPipeline]):
-    """Writes study contracts, and stages batches of whole series, each below a prefix of its own."""
+    """Writes study contracts, and plans batches of whole series; stage is mapped over them, and then import."""
 
     noun = "file"
 
     @override
-    def stage_batches(self, run: Run) -> list[Batch]:
+    def make_batches(self, run: Run) -> list[Batch]:
         from airlock.imaging.normalize import normalize
 
         return normalize(run)
@@ -88,7 +88,7 @@ class FhirNormalizeOperator(_NormalizeOperator[ClinicalPipeline]):
     noun = "import file"
 
     @override
-    def stage_batches(self, run: Run[ClinicalPipeline]) -> list[Batch]:
+    def make_batches(self, run: Run[ClinicalPipeline]) -> list[Batch]:
         from airlock.clinical.normalize import normalize
 
         return normalize(run, run.pipeline.healthlake)
@@ -106,7 +106,7 @@ class CcdaNormalizeOperator(_NormalizeOperator[CcdaPipeline]):
     noun = "document"
 
     @override
-    def stage_batches(self, run: Run[CcdaPipeline]) -> list[Batch]:
+    def make_batches(self, run: Run[CcdaPipeline]) -> list[Batch]:
         from airlock.ccda.normalize import normalize
 
         return normalize(run)
@@ -118,13 +118,13 @@ class CcdaNormalizeOperator(_NormalizeOperator[CcdaPipeline]):
         return write_plan(run)
 
 
-class PublicationNormalizeOperator(_StagingOperator[ImagingPipeline]):
+class PublicationNormalizeOperator(_BatchOperator[ImagingPipeline]):
     """Writes the import files of released studies as FHIR."""
 
     noun = "import file"
 
     @override
-    def stage_batches(self, run: Run) -> list[Batch]:
+    def make_batches(self, run: Run) -> list[Batch]:
         from airlock.imaging.publication import normalize
 
         store = run.pipeline.healthlake

@@ -10,7 +10,18 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 PUBLICATION = ("fhir.normalize", "fhir.import", "fhir.audit")
-STAGES = ("receive", "buffer", "parse", "validate", "normalize", "import", "audit", *PUBLICATION, "route")  # of a run
+STAGES = (
+    "receive",
+    "buffer",
+    "parse",
+    "validate",
+    "normalize",
+    "stage",
+    "import",
+    "audit",
+    *PUBLICATION,
+    "route",
+)  # of a run
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airlock.clinical import import_ as clinical
 from airlock.imaging import import_ as imaging
+from airlock.imaging.stage import find_staged
 from airlock.ledger import Job
-from airlock.stages.batches import find_batches
+from airlock.stages.batches import find_batch
 from tests.explore.pipelines import DATASTORE, RECORDS, ROLE
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ class ImagingJobs:
     services: Services
     stage: Any = imaging
 
+    def find_batch(self, run: Run[Any], batch_id: str) -> Batch:
+        """Return a batch as stage has left it."""
+        return find_staged(run, batch_id)
+
     def start(self, token: str, name: str, input_uri: str) -> str:
         """Start a job."""
         answer = self.services.imaging(
@@ -85,6 +90,10 @@ class HealthLakeJobs:
     services: Services
     stage: Any = clinical
 
+    def find_batch(self, run: Run[Any], batch_id: str) -> Batch:
+        """Return a batch as normalize has left it."""
+        return find_batch(run, batch_id)
+
     def start(self, token: str, name: str, input_uri: str) -> str:
         """Start a job."""
         answer = self.services.healthlake(
@@ -115,7 +124,9 @@ class HealthLakeJobs:
 
 def import_batch(run: Run[Any], batch_id: str, service: Any) -> None:
     """Run a batch's job to its end and record it, or find the recorded one; after FAILED start the next."""
-    batch = next(one for one in find_batches(run) if one.batch_id == batch_id)
+    batch = service.find_batch(run, batch_id)
+    if not batch.files:
+        return  # the task is skipped
     for _ in range(GENERATIONS):
         job = _find_or_start(run, batch, service)
         properties = service.describe(job.job_id)

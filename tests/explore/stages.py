@@ -21,6 +21,7 @@ from airlock.imaging import normalize as imaging_normalize
 from airlock.imaging import parse as imaging_parse
 from airlock.imaging import publication
 from airlock.imaging import redrive as imaging_redrive
+from airlock.imaging import stage as imaging_stage
 from airlock.imaging import validate as imaging_validate
 from airlock.imaging.resolve import carry_arrivals
 from airlock.pipelines import ImagingPipeline
@@ -187,8 +188,12 @@ class _Stages(ABC):
         return buffer.buffer(self.run).shards
 
     def normalize(self) -> list[str]:
-        """Stage the batches."""
-        return [batch.batch_id for batch in self.stage_batches() if batch.files]
+        """Make the batches."""
+        return [batch.batch_id for batch in self.make_batches() if batch.files]
+
+    def stage(self) -> int:
+        """Do nothing: normalize has written the batches' files."""
+        return 0
 
     def import_(self) -> None:
         """Do the jobs of all batches."""
@@ -215,7 +220,7 @@ class _Stages(ABC):
         return sent
 
     @abstractmethod
-    def stage_batches(self) -> list[Any]:
+    def make_batches(self) -> list[Any]:
         """Return the batches of the kind's normalize."""
 
     @abstractmethod
@@ -240,9 +245,20 @@ class ImagingStages(_Stages):
             carry_arrivals(self.run, self.services)
         return imaging_validate.validate(self.run)
 
-    def stage_batches(self) -> list[Any]:
-        """Stage batches of series."""
+    def make_batches(self) -> list[Any]:
+        """Plan batches of series."""
         return imaging_normalize.normalize(self.run)
+
+    def stage(self) -> int:
+        """Stage the first batch; the mapped tasks of each other one come after the import of the batch before."""
+        return sum(imaging_stage.stage(self.run, batch_id).files for batch_id in self.returned["normalize"][:1])
+
+    def import_(self) -> None:
+        """Do the jobs of the batches, and stage each other one before its job."""
+        for number, batch_id in enumerate(self.returned["normalize"]):
+            if number:
+                imaging_stage.stage(self.run, batch_id)
+            import_batch(self.run, batch_id, self.jobs(self.services))
 
     def decide(self) -> Any:
         """Audit the run."""
@@ -285,7 +301,7 @@ class ClinicalStages(_Stages):
         """Decide on the resources."""
         return clinical_validate.validate(self.run, MemoryFhir(self.services))
 
-    def stage_batches(self) -> list[Any]:
+    def make_batches(self) -> list[Any]:
         """Write the import files."""
         return clinical_normalize.normalize(self.run, self.run.pipeline.healthlake)
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-STAGES = ("receive", "buffer", "parse", "validate", "normalize", "import", "audit", "route")
+STAGES = ("receive", "buffer", "parse", "validate", "normalize", "stage", "import", "audit", "route")
 IN_PLACE = {"uri": "s3://staging/batches/", "mode": "in_place"}
 IMPATIENT = {"manifest_wait_seconds": 0.1}
 NO_READ_BACK = {"manifest_wait_seconds": 3, "read_back_fraction": 0}
@@ -128,7 +128,7 @@ class TestUnreleased:
             chain.stage("import")
         assert place.jobs() == []
 
-        for stage in ("normalize", "import", "audit", "route"):
+        for stage in ("normalize", "stage", "import", "audit", "route"):
             chain.stage(stage)
         assert chain.report["dispositions"] == {"held": 2, "failed": 1}
         assert chain.rows["study-1/002.dcm"]["reason"] == "object_changed"

@@ -58,7 +58,7 @@ def test_batch_whose_objects_are_gone_starts_no_job(place: Place) -> None:
     chain = Chain(place, pipeline())
     chain.until("validate")
     place.take("archive")
-    for stage in ("normalize", "import", "audit", "route"):
+    for stage in ("normalize", "stage", "import", "audit", "route"):
         chain.stage(stage)
     assert place.jobs() == []
     assert {row["reason"] for row in chain.rows.values()} == {"object_gone"}

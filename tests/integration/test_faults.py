@@ -206,7 +206,7 @@ def test_the_same_delivery_again_imports_nothing(place: Place) -> None:
 def test_clearing_any_stage_with_what_follows_gives_the_same_and_no_second_job(place: Place) -> None:
     chain = run_with(place)
     first = chain.report, chain.rows
-    stages = ("receive", "buffer", "parse", "validate", "normalize", "import", "audit", "route")
+    stages = ("receive", "buffer", "parse", "validate", "normalize", "stage", "import", "audit", "route")
     for cleared in range(len(stages)):
         for stage in stages[cleared:]:
             chain.stage(stage)

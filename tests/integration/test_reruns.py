@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-STAGES = ("receive", "buffer", "parse", "validate", "normalize", "import", "audit", "route")
+STAGES = ("receive", "buffer", "parse", "validate", "normalize", "stage", "import", "audit", "route")
 
 
 def again(chain: Chain) -> None:
@@ -69,7 +69,7 @@ def test_batches_without_a_job_are_staged_again(place: Place) -> None:
     for key in place.keys("staging"):
         place.s3().delete_object(Bucket="staging", Key=key)
 
-    for stage in ("normalize", "import", "audit", "route"):
+    for stage in ("normalize", "stage", "import", "audit", "route"):
         chain.stage(stage)
 
     assert chain.xcom["normalize", 0] == [first, second]

@@ -38,6 +38,7 @@ from airlock.imaging.settle import (
     release_waiting,
     settle_part,
 )
+from airlock.imaging.stage import describe_staged, is_staged
 from airlock.imaging.unread import attribute
 from airlock.ledger.studies import SERIES as SERIES_ELEMENTS
 from airlock.ledger.studies import STUDIES as STUDY_ELEMENTS
@@ -158,14 +159,13 @@ def _account_batch(
 ) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
     """Return a batch's outcomes, and the entry of its job if one was begun; wait for its output at most until then."""
     files = run.workspace.read(f"batches/{batch.batch_id}", BATCHES)
+    batch = describe_staged(files) if is_staged(files) else batch
     job = find_ended_job(run, batch.batch_id)
     if job is not None:
         output = read_best_output(run, job, max(0.0, until - time.monotonic()), manifests)
         output = ask_primary(imaging, run.pipeline.datastore_id, name_files(files, job, output))
         entry = build_job_entry(batch, job, find_discrepancies(files, output)) | list_notes(output)
-        return account(files, job, output, replaced=find_replaced(run, batch.batch_id, job.job_id, batch.input_uri)), [
-            entry
-        ]
+        return account(files, job, output, replaced=find_replaced(run, job)), [entry]
     known = run.ledger.job(batch.batch_id)
     entries = [] if known is None else [build_job_entry(batch, known, [])]
     return account(files, None, None, missing_job_reason(known)), entries

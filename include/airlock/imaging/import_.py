@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from airlock.ledger import Job
     from airlock.run import Run
     from airlock.stages.batches import Batch
+    from airlock.stages.jobs import EndedJob
 
 _FIELDS = ("jobId", "jobStatus", "message", "submittedAt", "endedAt")
 
@@ -46,15 +47,15 @@ def record(run: Run, job: Job, properties: dict[str, Any], output_uri: str) -> d
     return jobs.record_job_end(run, job, properties, output_uri, _FIELDS)
 
 
-def find_replaced(run: Run, batch_id: str, job_id: str, input_uri: str) -> pl.Series:
+def find_replaced(run: Run, job: EndedJob) -> pl.Series:
     """Return the staged keys of a batch whose objects were no longer those that parse read when the job had ended.
 
     Only a batch in place can have any: nobody else writes below a staging prefix.
     """
-    if not _is_in_place(run, input_uri):
+    if not _is_in_place(run, job.input_uri):
         return pl.Series([], dtype=pl.String)
-    rows = run.workspace.find(_dataset(batch_id), LISTED_AFTER)
-    return rows.filter(pl.col("job_id") == job_id, ~pl.col("is_unchanged"))["staged_key"]
+    rows = run.workspace.find(_dataset(job.batch_id), LISTED_AFTER)
+    return rows.filter(pl.col("job_id") == job.job_id, ~pl.col("is_unchanged"))["staged_key"]
 
 
 def _list_again(run: Run, job: Job, job_id: str) -> None:

@@ -1,65 +1,53 @@
-"""Normalize: build study contracts and batches of whole series, and give each batch a prefix of its own.
+"""Normalize: build study contracts, and plan batches of whole series.
 
 Writes ``studies``, one ``batches/<batch id>`` dataset per batch, then ``batches/index.json``, which makes them count.
+`airlock.imaging.stage` gives each batch its prefix.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from airlock.imaging.contracts import draft
 from airlock.imaging.resolve import find_carried_ids
-from airlock.reasons import Reason
 from airlock.records import BATCHES, STUDIES, VERDICTS, Verdict, digest
 from airlock.stages.batches import Batch, check_batch_count, find_batches, write_batches
-from airlock.storage.s3 import S3Error
-from airlock.storage.s3uri import S3Uri
 from airlock.storage.spool import partition_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from airlock.pipelines import Limits
     from airlock.run import Run
-    from airlock.storage.s3 import ListedObject
 
 _PLANNED = ["verdict", *(name for name in VERDICTS if name in BATCHES)]
-COPIES_PER_TURN = 10  # of a thread: handing over each copy alone costs more CPU than the request to S3
 _ORDER = ("StudyInstanceUID", "SeriesInstanceUID", "key", "arrival_id")
-_GONE = {
-    "PreconditionFailed": Reason.OBJECT_CHANGED,
-    "412": Reason.OBJECT_CHANGED,
-    "NoSuchKey": Reason.OBJECT_GONE,
-    "NoSuchVersion": Reason.OBJECT_GONE,
-}
 
 
 def normalize(run: Run) -> list[Batch]:
-    """Plan and stage a run's batches; a second call finds them staged.
+    """Plan a run's batches; a second call finds them planned.
 
     Once a job was begun, the batches stand even if the limits change: other batches would import the same files again.
     """
     carried = find_carried_ids(run)
     needed = sum(1 for _ in plan(_leave_out(carried, _with_studies(run)), run.pipeline.limits))
-    stands = has_job_in_datastore(run)
-    if not stands:
-        check_batch_count(needed)
-    accepted = _leave_out(carried, _accepted(run, _PLANNED))
-    planned = _read_batches(run, find_batches(run)) if stands else plan(accepted, run.pipeline.limits)
-    given = _find_given_batches(run)
-    batches = [_stage(run, files, given) for files in planned]
+    if has_job_in_datastore(run):
+        return find_batches(run)
+    check_batch_count(needed)
+    known = {batch.batch_id for batch in find_batches(run)}  # these may be staged by now
+    batches = [
+        _write_batch(run, files, known)
+        for files in plan(_leave_out(carried, _accepted(run, _PLANNED)), run.pipeline.limits)
+    ]
     write_batches(run, batches)
     return batches
 
 
-def plan_batches(run: Run) -> Iterator[tuple[pl.DataFrame, bool]]:
-    """Yield the files of each batch as it would be staged now, and whether they need no copy. Nothing is staged."""
-    in_place = run.pipeline.staging.mode == "in_place"
-    for files in plan(_accepted(run, _PLANNED), run.pipeline.limits):
-        yield files, in_place and _find_clean_folder(run, files) is not None
+def plan_batches(run: Run) -> Iterator[pl.DataFrame]:
+    """Yield the files of each batch that `normalize` would write. Nothing is written."""
+    return plan(_accepted(run, _PLANNED), run.pipeline.limits)
 
 
 def has_job_in_datastore(run: Run) -> bool:
@@ -69,13 +57,6 @@ def has_job_in_datastore(run: Run) -> bool:
         return False
     planned = _read_batches(run, (batch for batch in find_batches(run) if batch.batch_id in begun))
     return any(_batch_id(run, files) in begun for files in planned)
-
-
-def _find_given_batches(run: Run) -> dict[str, Batch]:
-    """Return, by their ids, the batches that a job was started for and has not failed to import."""
-    jobs = {job.batch_id: job for job in run.ledger.jobs_of(run.key)}  # the last generation of each batch
-    given = {name for name, job in jobs.items() if job.job_id and job.status != "FAILED"}
-    return {batch.batch_id: batch for batch in find_batches(run) if batch.batch_id in given}
 
 
 def _batch_id(run: Run, files: pl.DataFrame) -> str:
@@ -155,69 +136,16 @@ def _cut_series(sizes: Iterable[int], limits: Limits) -> Iterator[tuple[int, int
     yield files, total
 
 
-def _stage(run: Run, files: pl.DataFrame, given: Mapping[str, Batch]) -> Batch:
+def _write_batch(run: Run, files: pl.DataFrame, known: Collection[str]) -> Batch:
+    """Write a batch's files without staged keys, unless an earlier try has written them."""
     batch_id = _batch_id(run, files)
-    if batch_id in given:
-        return given[batch_id]  # its job has the files, even if the prefix has changed since
-    own = S3Uri.parse(run.pipeline.staging.uri).join(run.pipeline.name, run.key, batch_id, "")
-    clean = _find_clean_folder(run, files) if run.pipeline.staging.mode == "in_place" else None
-    prefix = clean or own
-    if prefix == own:
-        staged = _copy_all(run, prefix, files)
-    else:
-        staged = files.with_columns(staged_bucket=pl.col("bucket"), staged_key=pl.col("key"), reason=_no_reason())
-    rows = staged.with_columns(batch_id=pl.lit(batch_id)).select(BATCHES.names()).cast(BATCHES)
-    run.workspace.write(f"batches/{batch_id}", BATCHES, rows)
-    sent = rows.filter(pl.col("reason").is_null())
-    return Batch(batch_id, str(prefix), sent.height, int(sent["size"].sum()))
-
-
-def _no_reason() -> pl.Expr:
-    return pl.lit(None, pl.String)
-
-
-def _find_clean_folder(run: Run, files: pl.DataFrame) -> S3Uri | None:
-    """Return the folder that holds exactly these objects, unchanged since they were listed; None if there is none."""
-    keys = files["key"].to_list()
-    first, last = min(keys), max(keys)
-    shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    folder = S3Uri(files["bucket"][0], first[: first[:shared].rfind("/") + 1])
-    if not folder.key:
-        return None
-    there = {(item.key, item.etag) for item in run.s3.list_objects(folder, placeholders=True)}
-    return folder if there == set(files.select("key", "etag").iter_rows()) else None
-
-
-def _copy_all(run: Run, prefix: S3Uri, files: pl.DataFrame) -> pl.DataFrame:
-    """Copy a batch's files below its prefix under numbered names, and delete everything else there."""
-    names = [S3Uri(prefix.bucket, f"{prefix.key}{number:06}.dcm") for number in range(files.height)]
-    there = {item.key: item for item in run.s3.list_objects(prefix)}
-    rows = files.select("bucket", "key", "version_id", "etag", "size").iter_rows(named=True)
-    pairs = list(zip(rows, names, strict=True))
-    turns = [pairs[first : first + COPIES_PER_TURN] for first in range(0, len(pairs), COPIES_PER_TURN)]
-    with ThreadPoolExecutor(run.pipeline.staging.copies_in_flight) as pool:
-        found = pool.map(lambda turn: [_copy(run, row, name, there.get(name.key)) for row, name in turn], turns)
-        reasons = [reason for turn in found for reason in turn]
-    staged = {name.key for name, reason in zip(names, reasons, strict=True) if reason is None}
-    run.s3.delete(prefix.bucket, sorted((there.keys() | {name.key for name in names}) - staged))
-    return files.with_columns(
-        staged_bucket=pl.lit(prefix.bucket),
-        staged_key=pl.Series([name.key for name in names], dtype=pl.String),
-        reason=pl.Series([None if reason is None else str(reason) for reason in reasons], dtype=pl.String),
-    )
-
-
-def _copy(run: Run, row: dict[str, Any], target: S3Uri, there: ListedObject | None) -> Reason | None:
-    """Copy one file; return the reason if it cannot be sent any more."""
-    if there is not None and (there.etag, there.size) == (row["etag"], row["size"]):
-        return None
-    source = {"Bucket": row["bucket"], "Key": row["key"]}
-    if row["version_id"]:
-        source["VersionId"] = row["version_id"]
-    try:
-        run.s3.copy(source, row["etag"], row["size"], target)
-    except S3Error as error:
-        if error.code not in _GONE:
-            raise
-        return _GONE[error.code]
-    return None
+    if batch_id not in known:
+        rows = files.with_columns(
+            pl.lit(None, pl.String).alias(name) for name in ("staged_bucket", "staged_key", "reason")
+        )
+        run.workspace.write(
+            f"batches/{batch_id}",
+            BATCHES,
+            rows.with_columns(batch_id=pl.lit(batch_id)).select(BATCHES.names()).cast(BATCHES),
+        )
+    return Batch(batch_id, "", files.height, int(files["size"].sum()))

@@ -12,6 +12,7 @@ import polars as pl
 from airlock.imaging.normalize import plan_batches
 from airlock.imaging.plan_declared import ask_why, compare_declared
 from airlock.imaging.reading import find_reading
+from airlock.imaging.stage import find_clean_folder
 from airlock.records import VERDICTS, Verdict
 from airlock.stages.buffer import Buffered, find_buffered
 from airlock.stages.plan import Plan, Storage, write_plan_file
@@ -77,7 +78,8 @@ def write_plan(run: Run) -> tuple[Plan, str]:
     accepted, jobs = _Accepted(), Jobs()
     for part in run.workspace.parts("verdicts", VERDICTS, _COLUMNS):
         accepted.add(part, settings)
-    for files, in_place in plan_batches(run):
+    for files in plan_batches(run):
+        in_place = run.pipeline.staging.mode == "in_place" and find_clean_folder(run, files) is not None
         jobs.add(files["size"], settings, files.height / settings.job_files_per_second, in_place=in_place)
     findings = (
         make_finding(*pair, arrivals=number, size=accepted.bytes[pair]) for pair, number in accepted.found.items()
@@ -121,7 +123,7 @@ def _requests(run: Run, delivery: Buffered, jobs: Jobs) -> Iterator[Requests]:
     looks = jobs.count_polls(run.pipeline.healthimaging.poll_seconds)
     yield source
     yield price_requests("S3 GET of headers, by parse", headers, prices.get_per_1000, made=True)
-    yield price_requests("S3 COPY to the batches' prefixes, by normalize", jobs.copy_requests, prices.put_per_1000)
+    yield price_requests("S3 COPY to the batches' prefixes, by stage", jobs.copy_requests, prices.put_per_1000)
     yield prefixes
     yield price_requests("S3 GET of whole files, by HealthImaging", sum(jobs.files), prices.get_per_1000)
     yield price_requests("S3 GET of manifests, by audit", number * _MANIFESTS, prices.get_per_1000)

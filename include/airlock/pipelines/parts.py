@@ -213,6 +213,11 @@ class Staging(Settings):
         "batch's files, else copy",
     )
     copies_in_flight: int = Field(16, ge=1, le=256, description="server-side copies at the same time")
+    pool: str = Field(
+        "airlock_staging",
+        description="Airflow pool of the tasks that copy batches; give it fewer slots than the workers have, otherwise "
+        "all batches are copied before the first one is imported",
+    )
 
 
 _CLOCK = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"

@@ -1,4 +1,4 @@
-"""The batches of a run: what each import job is given, as normalize has staged it."""
+"""The batches of a run: what each import job is given."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Batch:
     """One batch as the import stage needs it: no keys, no identifiers."""
 
     batch_id: str
-    input_uri: str  # the prefix that the job imports
+    input_uri: str  # the prefix that the job imports; "" in the index of a kind whose stage `stage` chooses it
     files: int
     bytes: int
 
@@ -46,17 +46,31 @@ def check_batch_count(needed: int) -> None:
 
 
 def write_batches(run: Run[Pipeline], batches: Sequence[Batch]) -> None:
-    """Write the index that makes a run's staged batches count."""
+    """Write the index that makes a run's batches count."""
     run.workspace.write_json(INDEX, [asdict(batch) for batch in batches])
 
 
 def find_batches(run: Run[Pipeline]) -> list[Batch]:
-    """Return the run's staged batches; none before normalize has ended."""
+    """Return the run's batches as normalize has left them; none before it has ended."""
     try:
         content = json.loads(run.s3.get(run.workspace.root.join(INDEX)))
     except FileNotFoundError:
         return []
     return [Batch(**item) for item in content]
+
+
+def find_batch(run: Run[Pipeline], batch_id: str) -> Batch:
+    """Return one of the run's batches as normalize has left it.
+
+    Raises
+    ------
+    LookupError
+        If the run has no such batch.
+    """
+    for batch in find_batches(run):
+        if batch.batch_id == batch_id:
+            return batch
+    raise LookupError(f"The run has no batch {batch_id}. Clear normalize and everything after it.")
 
 
 def find_begun_batches(run: Run[Pipeline]) -> list[Batch]:

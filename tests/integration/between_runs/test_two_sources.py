@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-STAGES = ("receive", "buffer", "parse", "validate", "normalize", "import", "audit")
+STAGES = ("receive", "buffer", "parse", "validate", "normalize", "stage", "import", "audit")
 STAGES += ("fhir.normalize", "fhir.import", "fhir.audit", "route")
 
 

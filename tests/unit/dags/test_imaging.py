@@ -11,8 +11,12 @@ import imaging
 from airlock.stages.buffer import shard_rows
 from tests.unit.dags.shipped import DAGS
 
-STAGES = ["receive", "buffer", "parse", "validate", "normalize", "import", "audit"]
+STAGES = ["receive", "buffer", "parse", "validate", "normalize", "stage", "import", "audit"]
 PUBLISHING = ["fhir.normalize", "fhir.import", "fhir.audit"]
+
+
+def is_mapped(task: Any) -> bool:
+    return isinstance(task, MappedOperator) or task.get_closest_mapped_task_group() is not None
 
 
 @pytest.fixture(params=["sample", "nightly"])
@@ -34,9 +38,20 @@ def test_what_is_released_is_published_before_it_is_routed() -> None:
     assert dag.get_task("fhir.audit").trigger_rule == "all_done"
 
 
-def test_mapped_tasks_are_parse_and_the_imports(dag: Any) -> None:
-    mapped = {task.task_id for task in dag.tasks if isinstance(task, MappedOperator)}
-    assert mapped - {"fhir.import"} == {"parse", "import"}
+def test_mapped_tasks_are_parse_and_those_of_each_batch(dag: Any) -> None:
+    assert {task.task_id for task in dag.tasks if is_mapped(task)} - {"fhir.import"} == {"parse", "stage", "import"}
+
+
+def test_a_batch_is_imported_as_soon_as_it_is_staged(dag: Any) -> None:
+    """As tasks of one mapped group: two tasks that are mapped by themselves would wait for all of the first."""
+    stage, import_ = dag.get_task("stage"), dag.get_task("import")
+    assert stage.get_closest_mapped_task_group() is import_.get_closest_mapped_task_group() is not None
+    assert import_.upstream_task_ids == {"normalize", "stage"}  # of normalize it takes the batches' ids
+    assert dag.get_task("audit").upstream_task_ids == {"import"}
+
+
+def test_batches_are_copied_in_a_pool_of_their_own(dag: Any) -> None:
+    assert dag.get_task("stage").pool == "airlock_staging"
 
 
 def test_imports_hold_a_slot_of_their_services_pool(dag: Any) -> None:
@@ -48,10 +63,12 @@ def test_a_million_objects_are_few_task_instances() -> None:
     """Airflow's scheduler slows down with their number. From the defaults: a nightly run of whole jobs' batches."""
     pipeline = imaging.pipelines["nightly"]
     arrivals = 1_000_000
+    batches = -(-arrivals // pipeline.limits.files_per_job)
     mapped = {
         "parse": -(-arrivals // shard_rows(pipeline.parse, arrivals)),
-        "import": -(-arrivals // pipeline.limits.files_per_job),
+        "stage": batches,
+        "import": batches,
     }
-    instances = sum(mapped[task.task_id] if isinstance(task, MappedOperator) else 1 for task in DAGS["nightly"].tasks)
-    assert mapped == {"parse": 200, "import": 200}
-    assert instances <= 450
+    instances = sum(mapped[task.task_id] if is_mapped(task) else 1 for task in DAGS["nightly"].tasks)
+    assert mapped == {"parse": 200, "stage": 200, "import": 200}
+    assert instances <= 650

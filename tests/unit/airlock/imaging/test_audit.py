@@ -17,8 +17,8 @@ from airlock.imaging.audit import audit
 from airlock.imaging.contracts import StudyContract
 from airlock.imaging.import_ import record
 from airlock.imaging.manifests import read_output
-from airlock.imaging.normalize import normalize
 from airlock.imaging.reading import Reading, keep_reading
+from airlock.imaging.stage import find_staged
 from airlock.imaging.validate import validate
 from airlock.ledger import Job, Ledger
 from airlock.records import ARRIVALS, BATCHES, CONTRACTS, DISPOSITIONS, GATES, OUTCOMES, VERDICTS, study_key
@@ -26,6 +26,7 @@ from airlock.stages.batches import find_batches
 from airlock.storage import spool
 from airlock.storage.s3uri import S3Uri
 from tests.ledger_rows import count_arrivals, count_instances, read_dispositions
+from tests.unit.airlock.imaging.batches import stage_all
 from tests.unit.airlock.job_output import FILES, failure, success, summary, warning
 from tests.unit.airlock.world import STORE, dicom, frame, pipeline, unread
 
@@ -54,7 +55,7 @@ def staged(world: World, *files: dict[str, Any], run_id: str = "one", **changes:
         rows.append(dicom("", **(each | {"etag": world.put(f"s3://archive/{each['key']}", body), "size": len(body)})))
     world.buffered(run, *rows)
     validate(run)
-    normalize(run)
+    stage_all(run)
     return run
 
 
@@ -62,7 +63,7 @@ def imported(
     world: World, run: Run, status: str = "COMPLETED", message: str = "", generation: int = 0, **lines: Any
 ) -> None:
     """End each batch's job. Files succeed unless ``lines`` has a line (None for no line at all) under their name."""
-    for number, batch in enumerate(find_batches(run)):
+    for number, batch in enumerate(find_staged(run, batch.batch_id) for batch in find_batches(run)):
         job_id = f"job-{run.run_id}-{number}"
         folder = S3Uri.parse(run.pipeline.healthimaging.output_uri).join(f"{STORE}-DicomImport-{job_id}", "")
         found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in FILES}
@@ -297,7 +298,7 @@ class TestBadOutput:
         world.buffered(run, dicom("", **(A | {"etag": etag, "size": 4})), dicom("", **(B | {"etag": "old", "size": 4})))
         world.put("s3://archive/in/b", b"new content")
         validate(run)
-        normalize(run)
+        stage_all(run)
         imported(world, run, b=None)
         audited = audit(run, None)
         assert words(run) == {"a": ("held", "study_incomplete"), "b": ("failed", "object_changed")}
@@ -312,7 +313,7 @@ class TestBadOutput:
         world.buffered(run, *files)
         validate(run)
         world.put("s3://archive/in/a", b"new content")
-        normalize(run)
+        stage_all(run)
         assert audit(run, None).balanced
         assert words(run) == dict.fromkeys("ab", ("failed", "object_changed"))
         next_run = world.run("two")

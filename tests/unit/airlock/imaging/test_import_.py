@@ -138,7 +138,7 @@ class TestInPlace:
 
     def end(self, run: Run, job: Job) -> list[str]:
         record(run, job, {"jobId": job.job_id, "jobStatus": "COMPLETED"}, "s3://work/output/x/")
-        return find_replaced(run, "b1", str(job.job_id), job.input_uri).to_list()
+        return find_replaced(run, job).to_list()
 
     def test_objects_that_are_as_they_were_are_proven(self, world: World) -> None:
         run, job = self.begun(world)
@@ -168,7 +168,7 @@ class TestInPlace:
         again = Job("b1", 2, run.key, "token-2", "job-2", input_uri=self.FOLDER)
         run.ledger.record_job(again)
         assert self.end(run, again) == ["in/x/a"]
-        assert find_replaced(run, "b1", "job-1", job.input_uri).to_list() == []
+        assert find_replaced(run, job).to_list() == []
 
     def test_copies_are_not_listed_again(self, world: World) -> None:
         run = batch_of(world, {"staged_key": "staging/b1/0", "etag": "of the source"})

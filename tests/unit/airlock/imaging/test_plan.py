@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airlock.imaging.normalize import normalize
 from airlock.imaging.plan import write_plan
 from airlock.imaging.validate import validate
 from airlock.ledger.instances import IMPORTS
@@ -18,6 +17,7 @@ from airlock.stages.buffer import buffer
 from airlock.stages.plan import read_plan
 from airlock.stages.plan_table import format_plan
 from tests.ledger_rows import count_arrivals, count_instances
+from tests.unit.airlock.imaging.batches import stage_all
 from tests.unit.airlock.world import STORE, dicom, frame, pipeline, unread
 
 if TYPE_CHECKING:
@@ -61,11 +61,11 @@ def made(world: World, *files: dict[str, Any], run_id: str = "one", line: Imagin
 
 
 def taken(world: World, *files: dict[str, Any], run_id: str) -> Run:
-    """Deliver files, and take a run through normalize."""
+    """Deliver files, and take a run through stage."""
     run = world.run(run_id)
     headers(run, deliver(world, *files), buffer(run).shards)
     validate(run)
-    normalize(run)
+    stage_all(run)
     return run
 
 

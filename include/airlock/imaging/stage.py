@@ -1,0 +1,140 @@
+"""Stage: give one batch a prefix that holds its files and nothing else.
+
+It writes the ``batches/<batch id>`` dataset of normalize again, with the staged key of each file, and with the reason
+of a file that cannot be sent. Until then no file of the dataset has a staged key. Stage is mapped over the batches, and
+a batch is imported as soon as it is staged.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from airlock.reasons import Reason
+from airlock.records import BATCHES
+from airlock.stages.batches import Batch
+from airlock.storage.s3 import S3Error
+from airlock.storage.s3uri import S3Uri
+
+if TYPE_CHECKING:
+    from airlock.run import Run
+    from airlock.storage.s3 import ListedObject
+
+COPIES_PER_TURN = 10  # of a thread: handing over each copy alone costs more CPU than the request to S3
+_GONE = {
+    "PreconditionFailed": Reason.OBJECT_CHANGED,
+    "412": Reason.OBJECT_CHANGED,
+    "NoSuchKey": Reason.OBJECT_GONE,
+    "NoSuchVersion": Reason.OBJECT_GONE,
+}
+
+
+class BatchNotStagedError(LookupError):
+    """A batch is to be imported that stage has not given a prefix."""
+
+
+def stage(run: Run, batch_id: str) -> Batch:
+    """Stage a batch, and return it; a second call finds it staged.
+
+    A batch stays as it is once a job was started for it: the job has the files, even if the prefix has changed since.
+    After a job that FAILED it is staged anew.
+    """
+    files = run.workspace.read(f"batches/{batch_id}", BATCHES)
+    if _has_job(run, batch_id):
+        return describe_staged(files)
+    rows = _give_prefix(run, batch_id, files).select(BATCHES.names()).cast(BATCHES)
+    run.workspace.write(f"batches/{batch_id}", BATCHES, rows)
+    return describe_staged(rows)
+
+
+def find_staged(run: Run, batch_id: str) -> Batch:
+    """Return a batch as stage has left it, for import.
+
+    Raises
+    ------
+    BatchNotStagedError
+        If stage has not given it a prefix.
+    """
+    files = run.workspace.read(f"batches/{batch_id}", BATCHES)
+    if not is_staged(files):
+        raise BatchNotStagedError(f"Batch {batch_id} is not staged. Clear its task stage and everything after it.")
+    return describe_staged(files)
+
+
+def is_staged(files: pl.DataFrame) -> bool:
+    """Return whether the files of a batch, rows of ``batches``, have a prefix."""
+    return files["staged_key"].null_count() == 0
+
+
+def describe_staged(rows: pl.DataFrame) -> Batch:
+    """Return the batch of these rows of ``batches``, which stage has written."""
+    sent = rows.filter(pl.col("reason").is_null())
+    prefix = _shared_folder(rows["staged_bucket"][0], rows["staged_key"])
+    return Batch(rows["batch_id"][0], str(prefix), sent.height, int(sent["size"].sum()))
+
+
+def find_clean_folder(run: Run, files: pl.DataFrame) -> S3Uri | None:
+    """Return the folder that holds exactly these objects, unchanged since they were listed; None if there is none."""
+    folder = _shared_folder(files["bucket"][0], files["key"])
+    if not folder.key:
+        return None
+    there = {(item.key, item.etag) for item in run.s3.list_objects(folder, placeholders=True)}
+    return folder if there == set(files.select("key", "etag").iter_rows()) else None
+
+
+def _has_job(run: Run, batch_id: str) -> bool:
+    job = run.ledger.job(batch_id)  # of the last generation
+    return job is not None and job.job_id is not None and job.status != "FAILED"
+
+
+def _shared_folder(bucket: str, keys: pl.Series) -> S3Uri:
+    """Return the deepest folder that holds all these keys."""
+    first, last = str(keys.min()), str(keys.max())
+    shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return S3Uri(bucket, first[: first[:shared].rfind("/") + 1])
+
+
+def _give_prefix(run: Run, batch_id: str, files: pl.DataFrame) -> pl.DataFrame:
+    if run.pipeline.staging.mode == "in_place" and find_clean_folder(run, files) is not None:
+        return files.with_columns(
+            staged_bucket=pl.col("bucket"), staged_key=pl.col("key"), reason=pl.lit(None, pl.String)
+        )
+    # The batch's id comes first: S3 spreads keys by their start, and the batches are copied at the same time.
+    return _copy_all(run, S3Uri.parse(run.pipeline.staging.uri).join(batch_id, run.pipeline.name, run.key, ""), files)
+
+
+def _copy_all(run: Run, prefix: S3Uri, files: pl.DataFrame) -> pl.DataFrame:
+    """Copy a batch's files below its prefix under numbered names, and delete everything else there."""
+    names = [S3Uri(prefix.bucket, f"{prefix.key}{number:06}.dcm") for number in range(files.height)]
+    there = {item.key: item for item in run.s3.list_objects(prefix)}
+    rows = files.select("bucket", "key", "version_id", "etag", "size").iter_rows(named=True)
+    pairs = list(zip(rows, names, strict=True))
+    turns = [pairs[first : first + COPIES_PER_TURN] for first in range(0, len(pairs), COPIES_PER_TURN)]
+    with ThreadPoolExecutor(run.pipeline.staging.copies_in_flight) as pool:
+        found = pool.map(lambda turn: [_copy(run, row, name, there.get(name.key)) for row, name in turn], turns)
+        reasons = [reason for turn in found for reason in turn]
+    staged = {name.key for name, reason in zip(names, reasons, strict=True) if reason is None}
+    run.s3.delete(prefix.bucket, sorted((there.keys() | {name.key for name in names}) - staged))
+    return files.with_columns(
+        staged_bucket=pl.lit(prefix.bucket),
+        staged_key=pl.Series([name.key for name in names], dtype=pl.String),
+        reason=pl.Series([None if reason is None else str(reason) for reason in reasons], dtype=pl.String),
+    )
+
+
+def _copy(run: Run, row: dict[str, Any], target: S3Uri, there: ListedObject | None) -> Reason | None:
+    """Copy one file; return the reason if it cannot be sent any more."""
+    if there is not None and (there.etag, there.size) == (row["etag"], row["size"]):
+        return None
+    source = {"Bucket": row["bucket"], "Key": row["key"]}
+    if row["version_id"]:
+        source["VersionId"] = row["version_id"]
+    try:
+        run.s3.copy(source, row["etag"], row["size"], target)
+    except S3Error as error:
+        if error.code not in _GONE:
+            raise
+        return _GONE[error.code]
+    return None
