@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 KIB = 1 << 10
 MIB = 1 << 20
+_HEAD = 12  # bytes of an element's head at most; pydicom stops before one
 _GROWTH = 4  # factor between the sizes of an object's second and third range, and of all further ones
 
 _TRANSFER_SYNTAX = "TransferSyntaxUID"  # in the file meta group, all others in the data set
@@ -68,12 +69,15 @@ class Header:
         The doubt for which the scanner left the header to pydicom; None if the scanner read it.
     ends_without_pixels
         Whether the object is known to end before any pixels.
+    extent
+        Bytes from the object's start to behind the last element head that was read; few if its data set is deflated.
     """
 
     values: dict[str, str]
     undecodable: tuple[str, ...] = ()
     doubt: Doubt | None = None
     ends_without_pixels: bool = False
+    extent: int = 0
 
 
 def header_plan(
@@ -151,9 +155,9 @@ def _scan_or_parse(file: BlockFile, scanner: Scanner) -> Header:
     """Return the header read by the scanner, or by pydicom once the scanner has a doubt."""
     values = None if scanner.doubt else scanner.values()
     if values is not None:
-        return Header(values, ends_without_pixels=scanner.ends_without_pixels)
+        return Header(values, ends_without_pixels=scanner.ends_without_pixels, extent=scanner.extent)
     try:
-        return replace(parse(file), doubt=scanner.doubt)
+        return replace(parse(file), doubt=scanner.doubt, extent=min(file.tell() + _HEAD, file.size))
     except HeaderError as error:
         error.doubt = scanner.doubt
         error.values = scanner.uids_so_far() | error.values

@@ -1,5 +1,7 @@
 """Parse: read the wanted attributes of each arrival from as few bytes as possible, and never its pixels.
 
+A range may end behind the header; bytes of the pixels in it are dropped undecoded.
+
 Every arrival gets exactly one row. A fault of one object is the reason in its row; a fault of S3 as a whole ends the
 task, which can be retried. Rows are written as they come, so that a task's memory does not grow with its shard.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from itertools import chain
+from operator import itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,8 +20,9 @@ import uvloop
 
 from airlock.dicom.errors import HeaderError
 from airlock.dicom.fetch import Arrival, RangeReader, S3UnavailableError
-from airlock.dicom.header import KIB, MIB, header_plan, quiet_pydicom
+from airlock.dicom.header import MIB, header_plan, quiet_pydicom
 from airlock.dicom.sop_classes import is_image
+from airlock.imaging.first_ranges import FirstRanges
 from airlock.imaging.reading import Reading, keep_reading
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS
@@ -41,7 +45,9 @@ FRAME_ROWS = 1_000  # rows held as Python objects of about 2 KB; few, since no a
 PART_ROWS = 10_000
 _PROGRESS_EVERY = 1_000  # arrivals
 _NO_DICOM = frozenset({Reason.EMPTY_OBJECT, Reason.NOT_DICOM, Reason.GZIP_ENCODED})
+_AHEAD = 4  # two answers one after the other, as the first long header of a folder needs, and slow ones
 _ARRIVAL = ("arrival_id", *Arrival._fields)
+_key_of = itemgetter(_ARRIVAL.index("key"))
 
 
 def parse_shard(run: Run, shard: str, progress: Progress | None = None) -> Reading:
@@ -161,7 +167,8 @@ class _Shard:
     """The headers of a shard while they are read.
 
     A worker requests the next range before it parses the range that came: so the number of requests in flight stays the
-    same all the time. An object that needs a second range gets it before a new object is begun.
+    same all the time. An object that needs a second range gets it before a new object is begun. A folder is begun
+    `_AHEAD` times as many objects before its turn as are in flight, so that its first headers have come by then.
     """
 
     def __init__(
@@ -173,12 +180,13 @@ class _Shard:
         progress: Progress | None,
     ) -> None:
         self.reading = Reading()
-        self._todo: Iterator[Row] = chain.from_iterable(frame.select(_ARRIVAL).iter_rows() for frame in arrivals)
+        self._first_ranges = FirstRanges(settings)
+        rows = chain.from_iterable(frame.select(_ARRIVAL).iter_rows() for frame in arrivals)
+        self._todo: Iterator[Row] = self._first_ranges.ask_first(rows, _key_of, _AHEAD * settings.in_flight)
         self._further: deque[_Object] = deque()  # objects that need another range
         self._rows: list[Row] = []
         self._reader = reader
         self._in_flight = settings.in_flight
-        self._first_range = first_range_by_key(settings)
         self._max_bytes = settings.max_header_mib * MIB
         self._sidecar = sidecar_pattern(settings.sidecars)
         self._write = write
@@ -224,7 +232,7 @@ class _Shard:
     def _begin_object(self) -> _Object | None:
         for arrival_id, *fields in self._todo:
             arrival = Arrival(*fields)
-            first = self._first_range(arrival.key)
+            first = self._first_ranges.find(arrival.key)
             plan = header_plan(arrival.size, first_range=first, max_bytes=self._max_bytes)
             current = _Object(arrival_id, arrival, plan)
             try:
@@ -241,6 +249,7 @@ class _Shard:
         try:
             current.span = current.plan.send(data)
         except StopIteration as end:
+            self._first_ranges.learn(current.arrival.key, end.value.extent)
             self._add_row(current, _describe_header(end.value))
         except Exception as error:  # noqa: BLE001  (nothing about one object ends the task)
             self._fail(current, error)
@@ -289,13 +298,3 @@ def _describe_header(header: Header) -> _Result:
         return _Result(None, ", ".join(header.undecodable), Reason.UNDECODABLE_TEXT, header.values, header.doubt)
     lacks_pixels = header.ends_without_pixels and is_image(header.values.get("SOPClassUID", ""))
     return _Result(warning=Reason.NO_PIXEL_DATA if lacks_pixels else None, values=header.values, doubt=header.doubt)
-
-
-def first_range_by_key(settings: ParseSettings) -> Callable[[str], int]:
-    """Return the function from an object's key to the bytes of its first range: those of its longest prefix."""
-    default = settings.first_range_kib * KIB
-    by_prefix = sorted(settings.first_ranges, key=lambda first: len(first.prefix), reverse=True)
-    sizes = [(first.prefix, first.kib * KIB) for first in by_prefix]
-    if not sizes:
-        return lambda _key: default
-    return lambda key: next((size for prefix, size in sizes if key.startswith(prefix)), default)

@@ -71,10 +71,13 @@ class ParseSettings(Settings):
         description="most requests that one task starts, repeated ones not counted; null for no limit",
     )
     first_range_kib: int = Field(
-        16, ge=1, le=4_096, description="size of the first request for each object; most headers fit in it"
+        16,
+        ge=1,
+        le=4_096,
+        description="smallest first request for an object; folders of longer headers get larger ones",
     )
     first_ranges: tuple[FirstRange, ...] = Field(
-        (), description="other first ranges by prefix, see below; the longest matching prefix applies"
+        (), description="first ranges by prefix instead of learnt ones, see below; the longest matching prefix applies"
     )
     max_header_mib: int = Field(
         16, ge=1, le=256, description="most bytes read of one object; a longer header is quarantined"

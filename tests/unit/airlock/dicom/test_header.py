@@ -9,7 +9,7 @@ import struct
 import tracemalloc
 import warnings
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -36,6 +36,8 @@ from tests.unit.airlock.dicom.objects import (
 
 if TYPE_CHECKING:
     from airlock.dicom.header import Header
+
+    Changes = dict[int, tuple[str, bytes] | None]
 
 KIB = 1024
 REQUEST_ATTRIBUTES, PIXEL_DATA = 0x00400275, 0x7FE00010
@@ -432,6 +434,36 @@ class TestPixels:
         """Nothing more is asked for: the pixels may come behind it."""
         data = ct({0x00431001: ("OB", bytes(90_000)), PIXEL_DATA: None, 0x00540220: ("OB", bytes(10))})
         assert not read(data).ends_without_pixels
+
+
+class TestExtent:
+    """How far an object was read, with whatever range its bytes came."""
+
+    BLOB: ClassVar = {0x00091010: ("OB", bytes(90_000))}
+    ODD: ClassVar = {0x00100020: ("LO", b"PID\0\0-1")}  # for pydicom
+
+    @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
+    @pytest.mark.parametrize("more", [{}, ODD])
+    @pytest.mark.parametrize("first_range", [16 * KIB, 128 * KIB])
+    def test_it_ends_with_the_head_of_the_pixels(self, syntax: str, more: Changes, first_range: int) -> None:
+        behind = {0x00431001: ("OB", bytes(6_000)), PIXEL_DATA: ("OW", bytes(300_000))}
+        data = ct(self.BLOB | more | behind, syntax)
+        header = read(data, first_range=first_range)
+        assert bool(header.doubt) is bool(more)
+        assert 0 <= header.extent - (len(data) - 300_000) <= 4
+
+    @pytest.mark.parametrize("more", [{}, ODD])
+    @pytest.mark.parametrize("behind", [{}, {0x00431001: ("OB", bytes(90_000))}, {PIXEL_DATA: None}])
+    def test_a_range_that_ends_there_is_enough_and_has_the_same(self, more: Changes, behind: Changes) -> None:
+        source = Memory(ct(self.BLOB | more | behind))
+        header = read_header(source)
+        again = Memory(source.data)
+        assert read_header(again, first_range=header.extent) == header
+        assert (len(source.spans), len(again.spans)) == (2, 1)
+
+    def test_that_of_a_deflated_data_set_is_not_known(self) -> None:
+        assert read(deflated(self.BLOB)).extent < KIB
+        assert read(deflated(self.BLOB | self.ODD)).extent < KIB
 
 
 class TestHostileObjects:

@@ -10,14 +10,14 @@ import threading
 import uuid
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import boto3
 import polars as pl
 import pytest
 
 from airlock.dicom.fetch import S3UnavailableError
-from airlock.imaging.parse import FRAME_ROWS, PART_ROWS, first_range_by_key, parse, parse_shard
+from airlock.imaging.parse import FRAME_ROWS, PART_ROWS, parse, parse_shard
 from airlock.imaging.reading import Reading, find_reading
 from airlock.pipelines import ParseSettings
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS, arrival_id
@@ -216,21 +216,29 @@ class TestRequests:
 
 
 class TestFirstRange:
-    SETTINGS = ParseSettings.model_validate(
-        {"first_range_kib": 8, "first_ranges": [{"prefix": "a/", "kib": 32}, {"prefix": "a/mr/", "kib": 64}]}
-    )
+    BEHIND: ClassVar = {0x00431001: ("OB", bytes(6_000)), 0x7FE00010: ("OW", bytes(500_000))}
+    LONG = ct({0x00091010: ("OB", bytes(100_000))} | BEHIND)
+    END = LONG.index(b"\xe0\x7f\x10\0OW")  # of its header
 
-    @pytest.mark.parametrize(
-        ("key", "kib"), [("a/mr/1.dcm", 64), ("a/ct/1.dcm", 32), ("a/mr.dcm", 32), ("b/a/mr/1.dcm", 8), ("A/1.dcm", 8)]
-    )
-    def test_the_longest_prefix_counts(self, key: str, kib: int) -> None:
-        assert first_range_by_key(self.SETTINGS)(key) == kib * 1024
-
-    def test_it_is_what_is_asked_for_first(self, s3: S3) -> None:
-        big = ct({0x00091010: ("OB", bytes(50_000)), 0x7FE00010: ("OW", bytes(500_000))})
-        headers = read(s3, [put(s3, "a/mr/1.dcm", big), put(s3, "b/1.dcm", big)], self.SETTINGS)
+    def test_it_is_the_one_of_its_prefix(self, s3: S3) -> None:
+        settings = ParseSettings.model_validate({"first_range_kib": 8, "first_ranges": [{"prefix": "a/", "kib": 128}]})
+        headers = read(s3, [put(s3, "a/mr/1.dcm", self.LONG), put(s3, "b/1.dcm", self.LONG)], settings)
         assert headers["requests"].to_list() == [1, 2]
-        assert headers["bytes_read"].to_list() == [64 * 1024, 2 * 8 * 1024]
+        assert headers["bytes_read"].to_list() == [128 * 1024, 2 * 8 * 1024]
+
+    def test_the_headers_of_a_folder_teach_it_and_few_bytes_behind_them_are_read(self, s3: S3) -> None:
+        arrivals = [put(s3, f"learnt/{folder}/{n}.dcm", self.LONG) for folder in "ab" for n in range(10)]
+        headers = read(s3, arrivals, ParseSettings(in_flight=1))
+        assert headers["requests"].to_list() == [2] * 3 + [1] * 7 + [2] * 2 + [1] * 8
+        learnt = headers.filter(pl.col("requests") == 1)["bytes_read"]
+        assert self.END < learnt.min() <= learnt.max() < self.END + 12 + 4 * 1024
+        assert headers["RequestedProcedureID"].unique().to_list() == ["RP-TOP"]
+
+    def test_a_learnt_range_shows_a_cut_file_as_two_requests_do(self, s3: S3) -> None:
+        arrivals = [put(s3, f"cut/{n}.dcm", self.LONG[:-10] if n in {0, 9} else self.LONG) for n in range(10)]
+        headers = read(s3, arrivals, ParseSettings(in_flight=1))
+        assert headers["reason"].to_list() == ["truncated", *[None] * 8, "truncated"]
+        assert headers["requests"].to_list() == [2] * 4 + [1] * 6
 
 
 class TestInFlight:
@@ -239,7 +247,7 @@ class TestInFlight:
     def test_as_many_as_allowed_all_the_time_and_never_more(self, faulty: FaultyS3) -> None:
         together, now = threading.Barrier(4), Now()
         bodies = [ct({0x00091010: ("OB", bytes(50_000 if n < 8 else 50))}) for n in range(24)]
-        arrivals = [served(faulty, f"{n}.dcm", body) for n, body in enumerate(bodies)]
+        arrivals = [served(faulty, f"{n}/1.dcm", body) for n, body in enumerate(bodies)]
         faulty.before = lambda _number: now.meet(together)
         headers = read(at(faulty), arrivals, ParseSettings(in_flight=4))
         assert headers["requests"].to_list() == [2] * 8 + [1] * 16
