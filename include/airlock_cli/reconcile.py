@@ -6,9 +6,9 @@ import getpass
 import re
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from airlock.records import study_key
 from airlock.storage.s3uri import S3Uri
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airlock.ledger import Ledger
-    from airlock.pipelines import HealthLake, Pipeline
-    from airlock.pipelines.parts import Source
-    from airlock.pipelines.plan import PlanSettings
+    from airlock.pipelines import Pipeline, Publication
     from airlock.stages.reconcile import Reconciliation, Request
     from airlock.stages.reconcile_comparer import AnyComparer
     from airlock.stages.reconcile_scope import Estimate, Scope
@@ -69,24 +67,6 @@ def build_scope(
     return Scope(subject, sample, chosen, reads, pixels)
 
 
-@dataclass(frozen=True)
-class Publication:
-    """What an imaging pipeline publishes in HealthLake, as a pipeline of resources."""
-
-    name: str
-    workspace: str
-    healthlake: HealthLake
-    plan: PlanSettings
-    source: Source
-    kind: str = "publication"
-    resources_folder: str = "fhir"
-
-    @property
-    def datastore_id(self) -> str:
-        """The HealthLake data store."""
-        return self.healthlake.datastore_id
-
-
 def load(pipeline: str, scope: Scope, *, published: bool) -> Pipeline | Publication:
     """Return the pipeline of this name, or its publication, to be compared.
 
@@ -95,17 +75,20 @@ def load(pipeline: str, scope: Scope, *, published: bool) -> Pipeline | Publicat
     RequestError
         If the scope does not fit it.
     """
-    known: Any = workspaces.load_named_pipeline(pipeline)
+    from airlock.pipelines import ImagingPipeline  # noqa: PLC0415
+
+    known = workspaces.load_named_pipeline(pipeline)
     if not published:
         _check_scope(known, scope)
-        return cast("Pipeline", known)
-    if known.kind != "imaging" or known.healthlake is None:
+        return known
+    publication = known.publication if isinstance(known, ImagingPipeline) else None
+    if publication is None:
         raise RequestError(f"--published needs an imaging pipeline with healthlake, which {pipeline} is not.")
     if scope.subject is not None or scope.pixels or scope.parts != ("store",):
         raise RequestError(
             "--published compares with HealthLake only. Leave out --study, --patient, --part and --pixels."
         )
-    return Publication(known.name, known.workspace, known.healthlake, known.plan, known.source)
+    return publication
 
 
 def estimate(pipeline: Pipeline | Publication, scope: Scope, rates: tuple[float, float]) -> dict[str, Any]:
@@ -226,17 +209,16 @@ def _open_comparer(
     pipeline: Pipeline | Publication, ledger: Ledger, rates: tuple[float, float]
 ) -> Iterator[AnyComparer]:
     """Open the comparison of a pipeline's kind; nothing is asked yet."""
+    from airlock.pipelines import Publication  # noqa: PLC0415
     from airlock.stages.decision_log import open_log  # noqa: PLC0415
     from airlock.stages.reconcile_source import Archive  # noqa: PLC0415
     from airlock.storage.requests import RequestMeter  # noqa: PLC0415
 
     where = S3Uri.parse(pipeline.workspace)
     with workspaces.open_s3(where) as store, workspaces.open_s3(where, is_patient=True) as objects:
-        kind, compared = _OPENED[pipeline.kind](pipeline, RequestMeter(rates[0]))
-        kept, archive = (
-            ledger.journaled_in(open_log(store, cast("Pipeline", pipeline))),
-            Archive(objects, RequestMeter(rates[1])),
-        )
+        connect = _open_publication if isinstance(pipeline, Publication) else _OPENED[pipeline.kind]
+        kind, compared = connect(pipeline, RequestMeter(rates[0]))
+        kept, archive = ledger.journaled_in(open_log(store, pipeline)), Archive(objects, RequestMeter(rates[1]))
         yield kind(kept, pipeline, compared, archive, lambda name: _workspace(pipeline, store, name))
 
 
@@ -276,7 +258,6 @@ _OPENED = {
     "imaging": _open_imaging,
     "clinical": _open_resources,
     "ccda": _open_resources,
-    "publication": _open_publication,
 }
 
 

@@ -21,7 +21,7 @@ from airlock.clinical.records import BATCHES, file_subject, subject_key
 from airlock.clinical.resources import content_digest
 from airlock.ledger.columns import FindingKind
 from airlock.ledger.comparisons import FOUND
-from airlock.pipelines import ClinicalPipeline
+from airlock.pipelines import ClinicalPipeline, Publication
 from airlock.stages.reconcile_comparer import CONTRACTS, Comparer, frame_found, join_found
 from airlock.stages.reconcile_evidence import rests_on
 from airlock.stages.reconcile_scope import EVIDENCE, SOURCE, STORE, Page
@@ -43,7 +43,7 @@ _FILE = pl.lit(file_subject("")) + pl.col("arrival_id").fill_null("")
 _NAME = pl.concat_str("resource_type", pl.lit("/"), "resource_id")
 
 
-class ResourceComparer(Comparer[pl.DataFrame, ClinicalPipeline, FhirStore]):
+class ResourceComparer(Comparer[pl.DataFrame, ClinicalPipeline | Publication, FhirStore]):
     """The `Comparer` of pipelines with FHIR resources; its units are rows of `STORED_RESOURCES`."""
 
     unit = "resources"

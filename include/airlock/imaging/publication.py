@@ -22,6 +22,7 @@ from airlock.imaging.fhir.imaging_study import to_ndjson
 from airlock.imaging.fhir.publishing import read_publishing
 from airlock.imaging.fhir.study import build_publication, name_resources
 from airlock.ledger.open_resources import scope
+from airlock.pipelines import Publication
 from airlock.records import CONTRACTS, OUTCOMES, Outcome, schema
 from airlock.stages.auditing import is_open
 from airlock.stages.batches import INDEX, Batch, find_begun_batches
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from airlock.run import Run
     from airlock.storage.spool import Spool
 
-FOLDER = "fhir"
+FOLDER = Publication.resources_folder
 RESOURCES = pl.Schema(
     {
         "arrival_id": pl.String,  # of a file of the study

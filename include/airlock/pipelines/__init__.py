@@ -28,6 +28,7 @@ from airlock.pipelines.imaging import (
     ImagingPipeline,
     Limits,
     ParseSettings,
+    Publication,
     Validate,
 )
 from airlock.pipelines.notify import Event, Notify
@@ -95,6 +96,7 @@ __all__ = [
     "PlanSettings",
     "Prefix",
     "Prices",
+    "Publication",
     "Publish",
     "Receive",
     "Review",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -10,7 +11,7 @@ from airlock.pipelines.brake import BRAKE, Brake, BrakeSetting
 from airlock.pipelines.declared import DeclaredCount
 from airlock.pipelines.healthlake import HealthLake, Publish
 from airlock.pipelines.notify import Notify
-from airlock.pipelines.parts import ROLE_ARN, Pipeline
+from airlock.pipelines.parts import ROLE_ARN, Pipeline, Source
 from airlock.pipelines.plan import PlanSettings
 from airlock.pipelines.review import ON_HOLD, OnHold, Review, check_review
 from airlock.pipelines.settings import Prefix, Settings
@@ -254,6 +255,24 @@ class Audit(Settings):
     brake: BrakeSetting = Field(Brake(), description=BRAKE)
 
 
+@dataclass(frozen=True)
+class Publication:
+    """The settings with which an imaging pipeline publishes FHIR resources in HealthLake."""
+
+    resources_folder: ClassVar[str] = "fhir"  # of a run's workspace: the datasets about the resources that it imports
+
+    name: str  # of the pipeline
+    workspace: str
+    healthlake: HealthLake
+    plan: PlanSettings
+    source: Source
+
+    @property
+    def datastore_id(self) -> str:
+        """The id of the HealthLake data store."""
+        return self.healthlake.datastore_id
+
+
 class ImagingPipeline(Pipeline):
     """An imaging pipeline."""
 
@@ -327,6 +346,13 @@ class ImagingPipeline(Pipeline):
     def datastore_id(self) -> str:
         """The id of the HealthImaging data store."""
         return self.healthimaging.datastore_id
+
+    @property
+    def publication(self) -> Publication | None:
+        """The settings of what is published in HealthLake; None without ``healthlake``."""
+        if self.healthlake is None:
+            return None
+        return Publication(self.name, self.workspace, self.healthlake, self.plan, self.source)
 
     def own_prefixes(self) -> dict[str, str]:
         """Return the prefixes that the pipeline writes to, by the name of their field."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from airlock.ledger import Ledger
     from airlock.ledger.database import Scope
-    from airlock.pipelines import Pipeline
+    from airlock.pipelines import Pipeline, Publication
     from airlock.storage.s3 import S3
 
 FOLDER = "decisions"
@@ -29,7 +29,7 @@ class DecisionNotKeptError(RuntimeError):
     """The copy of a decision cannot be written, so the decision does not count."""
 
 
-def open_log(s3: S3, pipeline: Pipeline) -> FolderJournal:
+def open_log(s3: S3, pipeline: Pipeline | Publication) -> FolderJournal:
     """Return the journal that keeps the copies of decisions about a pipeline."""
     return FolderJournal(s3, S3Uri.parse(pipeline.workspace).join(pipeline.name, FOLDER, ""))
 

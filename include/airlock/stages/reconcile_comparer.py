@@ -19,7 +19,7 @@ import polars as pl
 
 from airlock.ledger.columns import FindingKind
 from airlock.ledger.comparisons import FOUND, UNDECIDED
-from airlock.pipelines import ClinicalPipeline, ImagingPipeline
+from airlock.pipelines import ClinicalPipeline, ImagingPipeline, Publication
 from airlock.stages.local_list import LocalList
 from airlock.stages.reconcile_evidence import EvidenceFiles
 from airlock.stages.reconcile_scope import EVIDENCE, SOURCE, STORE, Estimate, Expected, Page, ReconcileError
@@ -48,7 +48,7 @@ class Metered(Protocol):
 
 
 UnitsT = TypeVar("UnitsT", list[str], pl.DataFrame)  # studies, or resources
-PipelineT = TypeVar("PipelineT", bound=ImagingPipeline | ClinicalPipeline)
+PipelineT = TypeVar("PipelineT", bound=ImagingPipeline | ClinicalPipeline | Publication)
 StoreT = TypeVar("StoreT", bound=Metered)
 
 

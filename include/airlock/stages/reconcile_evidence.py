@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from airlock.ledger import Ledger
-    from airlock.pipelines import ClinicalPipeline, ImagingPipeline
+    from airlock.pipelines import ClinicalPipeline, ImagingPipeline, Publication
     from airlock.stages.reconcile_source import Archive
 
 KEPT_ANSWERS = 50_000  # batches of which it is remembered whether their output is there
@@ -39,7 +39,7 @@ class EvidenceFiles:
         self,
         ledger: Ledger,
         archive: Archive,
-        pipeline: ImagingPipeline | ClinicalPipeline,
+        pipeline: ImagingPipeline | ClinicalPipeline | Publication,
         manifests: tuple[str, ...],
         folder: str,
     ) -> None:
