@@ -106,7 +106,7 @@ def require_known_datastores(pipeline: Pipeline, ledger: Ledger) -> None:
             records = pipeline.healthlake
             require_known(ledger, records.datastore_id, CommonResources(fhir_store(records)))
     except UnknownStoreError as error:
-        raise AirflowFailException(str(error)) from None
+        raise AirflowFailException(f"{error} Then clear this task.") from None
 
 
 def _check_datastore(

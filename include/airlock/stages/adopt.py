@@ -76,8 +76,19 @@ class StoreSearch(StoreProbe, Protocol):
         """Yield all that the search finds, from a position on."""
 
 
-def require_known(ledger: Ledger, datastore_id: str, probe: StoreProbe) -> None:
-    """Refuse to import into a data store that the ledger does not know and that holds something.
+def require_known(
+    ledger: Ledger, datastore_id: str, probe: StoreProbe | None, effect: str = "nothing is imported"
+) -> None:
+    """Refuse a data store that the ledger does not know and that holds something.
+
+    Parameters
+    ----------
+    ledger, datastore_id
+        The ledger and the data store.
+    probe
+        Whether the data store holds anything; None if that makes no difference.
+    effect
+        What the refusal prevents, in words.
 
     Raises
     ------
@@ -90,15 +101,15 @@ def require_known(ledger: Ledger, datastore_id: str, probe: StoreProbe) -> None:
     command = f"airlock ledger adopt --datastore {datastore_id} --why TEXT"
     if known is not None:
         raise UnknownStoreError(
-            f"The data store {datastore_id} is closed, so nothing is imported: its adoption was interrupted, or a "
-            f"rebuild of the ledger lacks runs that imported into it. Adopt it: {command}. Then clear this task."
+            f"The data store {datastore_id} is closed, so {effect}: its adoption was interrupted, or a rebuild of the "
+            f"ledger lacks runs that imported into it. Adopt it: {command}."
         )
-    found = probe.find_any()
-    if found is not None and not ledger.note_settled_store(datastore_id):
+    found = None if probe is None else probe.find_any()
+    if (probe is None or found is not None) and not ledger.note_settled_store(datastore_id):
+        content = "" if found is None else f", but a search finds {found} in it"
         raise UnknownStoreError(
-            f"The ledger knows no import into the data store {datastore_id}, but a search finds {found} in it, so "
-            f"nothing is imported. If the ledger was lost, rebuild it: airlock ledger rebuild. If others have filled "
-            f"the data store, adopt it: {command}. Then clear this task."
+            f"The ledger knows no import into the data store {datastore_id}{content}, so {effect}. If the ledger was "
+            f"lost, rebuild it: airlock ledger rebuild. If others have filled the data store, adopt it: {command}."
         )
 
 

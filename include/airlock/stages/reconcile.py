@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import polars as pl
 
 from airlock.ledger.columns import ComparisonKind, FindingKind
+from airlock.stages.adopt import UnknownStoreError, require_known
 from airlock.stages.reconcile_scope import ReconcileError
 
 if TYPE_CHECKING:
@@ -108,18 +109,10 @@ def reconcile(
 
 def _require_known(ledger: Ledger, datastore_id: str) -> None:
     """Refuse a data store without imports of this ledger: all in it would count as foreign, for somebody to delete."""
-    known = ledger.find_store(datastore_id)
-    if known is None and not ledger.note_settled_store(datastore_id):
-        raise ReconcileError(
-            f"The ledger knows no import into the data store {datastore_id}, so there is nothing to compare. If the "
-            f"ledger was lost, rebuild it: airlock ledger rebuild. If others have filled the data store, adopt it: "
-            f"airlock ledger adopt --datastore {datastore_id} --why TEXT"
-        )
-    if known is not None and not known.is_open:
-        raise ReconcileError(
-            f"The data store {datastore_id} is closed: its adoption was interrupted, or a rebuild of the ledger lacks "
-            f"runs that imported into it. Adopt it first: airlock ledger adopt --datastore {datastore_id} --why TEXT"
-        )
+    try:
+        require_known(ledger, datastore_id, None, "nothing is compared")
+    except UnknownStoreError as error:
+        raise ReconcileError(str(error)) from None
 
 
 def _begin(ledger: Ledger, pipeline: str, datastore_id: str, request: Request) -> Comparison:

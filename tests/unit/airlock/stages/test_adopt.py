@@ -55,6 +55,13 @@ class Search:
             yield Page(rows, {"at": start + len(names)}, f"up to {names[-1]}")
 
 
+class Unreachable(Search):
+    """A data store that cannot be searched."""
+
+    def find_any(self) -> str | None:
+        raise ConnectionError
+
+
 def run_adoption(ledger: Ledger, search: Search) -> list[str]:
     told: list[str] = []
     adopt(ledger, STORE, search, lambda: ADOPTION, told.append)
@@ -73,7 +80,12 @@ def test_a_filled_one_that_nobody_knows_is_refused_with_both_ways(ledger: Ledger
 
 def test_a_known_one_is_not_searched(ledger: Ledger) -> None:
     ledger.note_store(STORE, StoreOrigin.IMPORTED)
-    require_known(ledger, STORE, None)  # type: ignore[arg-type]
+    require_known(ledger, STORE, Unreachable(3))
+
+
+def test_one_that_nobody_knows_is_refused_whatever_it_holds_if_nothing_is_asked(ledger: Ledger) -> None:
+    with pytest.raises(UnknownStoreError, match=rf"import into the data store {STORE}, so nothing is compared. If the"):
+        require_known(ledger, STORE, None, "nothing is compared")
 
 
 def test_an_adopted_one_is_open_and_what_is_there_is_foreign(ledger: Ledger) -> None:
