@@ -22,8 +22,9 @@ from airlock.records import TIMESTAMP, schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
-    from sqlalchemy import Column, ColumnElement, Connection, Exists, FromClause, Select, Table
+    from sqlalchemy import Case, Column, ColumnElement, Connection, Exists, FromClause, ScalarSelect, Select, Table
 
 SCOPE = "resources"
 OPEN = pl.Schema(
@@ -85,7 +86,7 @@ def unknown_contents(rows: Table, datastore_id: str, except_run: str | None, *mo
     return statement if except_run is None else statement.where(open_resources.c.run_key != except_run)
 
 
-def _began(run_key: str | Column[str]) -> Any:
+def _began(run_key: str | Column[str]) -> ScalarSelect[datetime]:
     began = runs.alias()
     return select(began.c.started_at).where(began.c.run_key == run_key).scalar_subquery()
 
@@ -108,19 +109,20 @@ def _brought_since(rows: Table, datastore_id: str, run_key: str) -> Exists:
     return exists().where(is_staged(rows, datastore_id), brought)
 
 
-def _brought_by(run_key: str, claimed: str, imported: str) -> Any:
+def _brought_by(run_key: str, claimed: str, imported: str) -> Case[str | None]:
     """Return the column of what the run has sent, or has imported, of a row of ``resources``."""
     sent = resources.c.claimed_by == run_key, resources.c[claimed]
     return case(sent, (resources.c.run_key == run_key, resources.c[imported]), else_=null())
 
 
-def _find_clock(rows: Table, datastore_id: str, run_key: str) -> Any:
+def _find_clock(rows: Table, datastore_id: str, run_key: str) -> Case[str | None]:
     """Return the clock of a staged resource: of the stopped content, or of that which the run sent or imported."""
     brought = select(_brought_by(run_key, "claimed_clock", "clock")).where(is_staged(rows, datastore_id))
     return case((rows.c.state == OpenState.STOPPED.value, rows.c.clock), else_=brought.scalar_subquery())
 
 
-def _shape(rows: pl.DataFrame) -> pl.DataFrame:
+def _select_open_rows(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows as `OPEN`, the first of each resource."""
     known = rows if "clock" in rows.columns else rows.with_columns(clock=None)  # as journals before clocks have it
     return select_schema(known, OPEN).unique(_RESOURCE, keep="first", maintain_order=True)
 
@@ -157,7 +159,7 @@ class OpenResources(Store):
         """
         with self._writing(scope(datastore_id)) as connection:
             pipeline = need_run(connection, run_key).pipeline
-            staged = stage(connection, map(_shape, rows), OPEN, _RESOURCE)
+            staged = stage(connection, map(_select_open_rows, rows), OPEN, _RESOURCE)
             ours = open_resources.c.run_key == run_key
             if replace:
                 again = exists(select(staged.c.resource_id).where(_is_of(staged, datastore_id)))
