@@ -134,6 +134,25 @@ def test_a_finding_is_closed_when_the_difference_is_gone_and_the_report_says_so(
     assert person.open_findings() == set()
 
 
+def test_an_object_that_is_replaced_once_more_keeps_its_finding(
+    two_studies: Differences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run takes the newest content; until then the finding is as true as before."""
+    person = Reconciler(two_studies.place)
+    found = two_studies.replace_objects([1])
+    given(person.report(parts=("source",))["findings"].keys() == {"other_content"})
+    two_studies.place.put({name_of(1, 1): ct(1, 1, 1, pixel=8)})
+    close = Ledger.close_findings
+    monkeypatch.setattr(Ledger, "close_findings", killing(lambda *_, **__: None))
+    with pytest.raises(WorkerKilled):  # the page is recorded, and the comparison goes on after it
+        person.report(parts=("source",))
+    monkeypatch.setattr(Ledger, "close_findings", close)
+    report = person.report(parts=("source",))
+    assert (report["comparison"], report["counts"]["young"], report["closed"]) == (2, 1, {})
+    assert person.open_findings() == found
+    assert person.report(subject=key(1), parts=("source",))["closed"] == {}
+
+
 def test_what_is_still_missing_stays_one_finding(two_studies: Differences) -> None:
     person = Reconciler(two_studies.place)
     lose(two_studies, 1)
@@ -287,8 +306,8 @@ def test_an_interruption_at_the_end_loses_no_report(
 def killing(call: Callable[..., Any]) -> Callable[..., Any]:
     """Return a method whose process is killed after it."""
 
-    def kill(*arguments: Any) -> Any:
-        call(*arguments)
+    def kill(*arguments: Any, **named: Any) -> Any:
+        call(*arguments, **named)
         raise WorkerKilled
 
     return kill

@@ -116,7 +116,7 @@ class ResourceComparer(Comparer[pl.DataFrame, ClinicalPipeline | Publication, Fh
         own = rows.filter(pl.col("pipeline") == self.pipeline.name)  # another's archive may be out of its reach
         counts = {"resources": rows.height}
         keys = rows["study_key"].unique().to_list() if scope.subject is not None else []
-        found, left_out, undecided = [FOUND.to_frame()], dict[str, str](), set[str]()
+        found, left_out, undecided, young = [FOUND.to_frame()], dict[str, str](), set[str](), tuple[str, ...]()
         if STORE in scope.parts:
             asked = rows
             if scope.is_whole and not scope.content:
@@ -124,10 +124,11 @@ class ResourceComparer(Comparer[pl.DataFrame, ClinicalPipeline | Publication, Fh
             differing, left_out, undecided = self._compare_with_store(asked)
             found.append(differing)
         if SOURCE in scope.parts:
-            differing, numbers = self._compare_source(self._find_objects(own))
-            self._differing_arrivals.update(differing["subject"])
-            found.append(differing)
-            counts |= numbers
+            source = self._compare_source(self._find_objects(own))
+            self._differing_arrivals.update(source.found["subject"])
+            found.append(source.found)
+            counts |= source.counts
+            young = source.young
         if EVIDENCE in scope.parts:
             found.append(self._find_lacking_files(keys, own))
         whole = join_found(*found)
@@ -137,7 +138,7 @@ class ResourceComparer(Comparer[pl.DataFrame, ClinicalPipeline | Publication, Fh
         differs = is_other.fill_null(value=False) | rests_on(whole)
         counts["differing"] = rows.filter(differs, ~pl.col("name").is_in(undecided)).height
         counts["undecided"] = len(undecided)
-        return Page(position, counts, whole, tuple(set(keys) - set(left_out)), left_out)
+        return Page(position, counts, whole, tuple(set(keys) - set(left_out)), left_out, young)
 
     def _find_key(self, subject: str) -> str:
         return subject_key(self.datastore_id, subject)

@@ -116,6 +116,7 @@ class ImageSetComparer(Comparer[list[str], ImagingPipeline, ImageSetStore]):
         keys = {uid: study_key(uid) for uid in uids}
         counts = {"studies": len(uids), "instances": stored.height}
         left_out: dict[str, str] = {}
+        young: tuple[str, ...] = ()
         found = [FOUND.to_frame()]
         if STORE in scope.parts:
             listed = listing.find(uids, self.listed_by) if scope.is_whole else self.store.list_studies(uids)
@@ -132,9 +133,10 @@ class ImageSetComparer(Comparer[list[str], ImagingPipeline, ImageSetStore]):
         own = self._own(stored).with_columns(study_key=key)
         if SOURCE in scope.parts:
             is_released = pl.col("disposition") == Disposition.RELEASED
-            differing, numbers = self._compare_source(own.filter(is_released, pl.col("bucket").is_not_null()))
-            found.append(differing)
-            counts |= numbers
+            source = self._compare_source(own.filter(is_released, pl.col("bucket").is_not_null()))
+            found.append(source.found)
+            counts |= source.counts
+            young = source.young
         if EVIDENCE in scope.parts:
             lacking = find_lacking_rows(self.ledger, self.datastore_id, keys, stored)
             found += [frame_found(lacking), self._find_lacking_files(list(keys.values()), own)]
@@ -144,7 +146,7 @@ class ImageSetComparer(Comparer[list[str], ImagingPipeline, ImageSetStore]):
         counts["differing"] = len(others - left_out.keys())
         counts["undecided"] = len(left_out.keys() & set(keys.values()))
         compared = tuple(key for key in keys.values() if key not in left_out)
-        return Page(position, counts, whole, compared, left_out)
+        return Page(position, counts, whole, compared, left_out, young)
 
     def _compare_sets(
         self, sets: pl.DataFrame, stored: pl.DataFrame, listed: pl.DataFrame, listing: LocalList

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, func, insert, select, update
+from sqlalchemy import and_, func, insert, or_, select, update
 
 from airlock.ledger.columns import ComparisonKind
 from airlock.ledger.comparison_tables import comparisons, findings
@@ -216,10 +216,22 @@ class Comparisons(Store):
         with self._writing(SCOPE) as connection:
             return _close(connection, closed_by, *conditions)
 
-    def keep_findings(self, comparison: Comparison, *kinds: FindingKind, study_keys: Sequence[str]) -> None:
-        """Keep the open findings of these kinds about studies or patients that a reconciliation had to leave out."""
-        about = *_about_comparison(comparison), _among(kinds), findings.c.study_key.in_(study_keys)
+    def keep_findings(
+        self,
+        comparison: Comparison,
+        *kinds: FindingKind,
+        study_keys: Sequence[str] = (),
+        subjects: Sequence[str] = (),
+    ) -> None:
+        """Keep the open findings of these kinds about what a reconciliation had to leave out.
+
+        *study_keys* are of studies or patients, *subjects* those of single findings.
+        """
+        keys = pl.Series([digest(subject) for subject in subjects], dtype=pl.String)
         with self._writing(SCOPE) as connection:
+            rows = stage_values(connection, keys, "subject_key")
+            is_named = findings.c.subject_key.in_(select(rows.c.subject_key))
+            about = *_about_comparison(comparison), _among(kinds), or_(findings.c.study_key.in_(study_keys), is_named)
             kept = update(findings).where(_IS_OPEN, *about).values(comparison_id=comparison.number)
             connection.execute(kept)
 

@@ -91,6 +91,7 @@ def reconcile(
     for page in comparer.pages(comparison.number, scope, comparison.position):
         counts = _add(counts, page, comparer.meters, time.monotonic() - clock)
         clock = time.monotonic()
+        _keep_left_out(ledger, comparer, comparison, page, request)
         comparison = ledger.advance_comparison(comparison, page.position, counts, page.found)
         counts = _sum_numbers(counts, {"closed": _close(ledger, comparer, comparison, page, request)})
         progress(counts)
@@ -123,13 +124,26 @@ def _begin(ledger: Ledger, pipeline: str, datastore_id: str, request: Request) -
     return begun or ledger.begin_comparison(kind, scope, is_dry=False, asked_by=request.asked_by, **named)
 
 
+def _kinds_of_page(comparer: AnyComparer, request: Request) -> list[FindingKind]:
+    """Return the kinds of differences that a page finds; losses are looked for at the end."""
+    return [kind for kind in comparer.kinds(request.scope) if kind is not FindingKind.MISSING_IN_STORE]
+
+
+def _keep_left_out(ledger: Ledger, comparer: AnyComparer, comparison: Comparison, page: Page, request: Request) -> None:
+    """Keep the findings about what a page had to leave out.
+
+    This comes before the page is recorded: an interrupted comparison does not repeat a recorded page.
+    """
+    if page.left_out or page.young:
+        kinds = _kinds_of_page(comparer, request)
+        ledger.keep_findings(comparison, *kinds, study_keys=list(page.left_out), subjects=page.young)
+
+
 def _close(ledger: Ledger, comparer: AnyComparer, comparison: Comparison, page: Page, request: Request) -> int:
-    """Close what a page shows to be gone, keep what it had to leave out, and return the number of closed findings."""
+    """Close what a page shows to be gone, and return the number of closed findings."""
     store, person = comparer.datastore_id, request.asked_by
     missing = FindingKind.MISSING_IN_STORE
-    kinds = [kind for kind in comparer.kinds(request.scope) if kind is not missing]  # losses are looked for at the end
-    if page.left_out:
-        ledger.keep_findings(comparison, *kinds, study_keys=list(page.left_out))
+    kinds = _kinds_of_page(comparer, request)
     subjects = pl.Series(page.found_again, dtype=pl.String)
     about = {"pipeline": comparison.pipeline, "datastore_id": store}
     closed = ledger.close_findings(subjects, missing, **about, closed_by=person)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from airlock.ledger import Ledger
     from airlock.stages.reconcile_scope import Scope
-    from airlock.stages.reconcile_source import Archive
+    from airlock.stages.reconcile_source import Archive, ObjectComparison
     from airlock.storage.requests import RequestMeter
     from airlock.storage.workspace import Workspace
 
@@ -258,11 +258,10 @@ class Comparer(ABC, Generic[UnitsT, PipelineT, StoreT]):
             else:
                 key, is_wrapped = "", True
 
-    def _compare_source(self, objects: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
-        """Return the differences of arrivals from their objects, see `compare_objects`, and counts."""
+    def _compare_source(self, objects: pl.DataFrame) -> ObjectComparison:
+        """Compare arrivals with their objects, see `compare_objects`."""
         young = max(YOUNG_HOURS, self.pipeline.source.lookback_hours)
-        differing, number = compare_objects(self.ledger, self.archive, objects, young)
-        return differing, {"objects": objects.height, "young": number}
+        return compare_objects(self.ledger, self.archive, objects, young)
 
     def _find_lacking_files(self, subject_keys: Sequence[str], batches: pl.DataFrame) -> pl.DataFrame:
         """Return the contracts of these subjects whose file is gone, and these batches whose job has no output."""

@@ -73,4 +73,5 @@ class Page:
     found: pl.DataFrame = field(default_factory=FOUND.to_frame)
     compared: tuple[str, ...] = ()  # study keys or patients of which everything was compared
     left_out: dict[str, str] = field(default_factory=dict)  # study keys or patients, with the reason
+    young: tuple[str, ...] = ()  # subjects that are left to the next run; their earlier findings stay
     found_again: tuple[str, ...] = ()  # subjects that an earlier comparison missed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +37,22 @@ class Archive:
             return list(pool.map(self.s3.find, addresses))
 
 
-def compare_objects(
-    ledger: Ledger, archive: Archive, objects: pl.DataFrame, young_hours: float
-) -> tuple[pl.DataFrame, int]:
-    """Return the released arrivals whose object is gone or has another content, and how many are left to the next runs.
+@dataclass(frozen=True)
+class ObjectComparison:
+    """Arrivals compared with their objects."""
+
+    found: pl.DataFrame  # `FOUND`: the object is gone or has another content
+    objects: int
+    young: tuple[str, ...]  # arrivals whose object was replaced so recently that it is left to the next run
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers of compared and of young objects."""
+        return {"objects": self.objects, "young": len(self.young)}
+
+
+def compare_objects(ledger: Ledger, archive: Archive, objects: pl.DataFrame, young_hours: float) -> ObjectComparison:
+    """Compare released arrivals with their objects.
 
     Parameters
     ----------
@@ -48,12 +61,7 @@ def compare_objects(
     objects
         ``arrival_id``, ``study_key``, ``bucket``, ``key`` and ``etag``.
     young_hours
-        An object that was replaced within these hours is left to the next run, without a finding.
-
-    Returns
-    -------
-    tuple
-        `FOUND`, and the number of young objects.
+        An object that was replaced within these hours is left to the next run, without a new finding.
     """
     rows = objects.to_dicts()
     now_there = archive.find_all(S3Uri(row["bucket"], row["key"]) for row in rows)
@@ -66,9 +74,10 @@ def compare_objects(
     replaced = _leave_out_arrived(ledger, replaced)
     oldest = datetime.now(UTC) - timedelta(hours=young_hours)
     old = [row for row in replaced if row["modified"] < oldest]
+    young = tuple(row["arrival_id"] for row in replaced if row["modified"] >= oldest)
     vanished = [_finding(FindingKind.VANISHED, row, None) for row in gone]
     others = [_finding(FindingKind.OTHER_CONTENT, row, f"etag {row['found']}") for row in old]
-    return pl.DataFrame([*vanished, *others], FOUND, orient="row"), len(replaced) - len(old)
+    return ObjectComparison(pl.DataFrame([*vanished, *others], FOUND, orient="row"), len(rows), young)
 
 
 def _leave_out_arrived(ledger: Ledger, replaced: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -141,6 +141,16 @@ def test_findings_of_studies_that_were_left_out_are_kept(stored: Ledger) -> None
     assert set(closed["closed_by"]) == {"an operator"}
 
 
+def test_findings_about_subjects_that_were_left_out_are_kept(stored: Ledger) -> None:
+    miss(stored, "a", "b")
+    later = reconciliation(stored)
+    stored.keep_findings(later, FindingKind.VANISHED, subjects=["1.b"])
+    stored.keep_findings(later, FindingKind.MISSING_IN_STORE, subjects=["1.a", "another"])
+    assert stored.close_unseen(later, FindingKind.MISSING_IN_STORE, closed_by="an operator") == 1
+    (still,) = stored.find_findings()
+    assert still["subject"].to_list() == ["1.a"]
+
+
 def test_findings_that_another_comparison_adds_meanwhile_are_not_closed(stored: Ledger) -> None:
     first, second = reconciliation(stored), reconciliation(stored)
     row = (FindingKind.MISSING_IN_STORE.value, "1.a", KEY, samples.id_of("a"), "image-set", "version 1", None)
