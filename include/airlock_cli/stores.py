@@ -22,11 +22,12 @@ def translate_errors(advice: str) -> Iterator[None]:
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415  # slow to import
 
     from airlock.clinical.fhir_store import FhirStoreError  # noqa: PLC0415
+    from airlock.imaging.adopt import ImageSetSearchError  # noqa: PLC0415
     from airlock.storage.aws import error_code  # noqa: PLC0415
 
     try:
         yield
-    except FhirStoreError as error:
+    except (FhirStoreError, ImageSetSearchError) as error:
         raise UnreachableError(str(error)) from None
     except (ClientError, BotoCoreError) as error:
         raise UnreachableError(f"The data store cannot be read ({error_code(error)}). {advice}") from None

@@ -25,6 +25,10 @@ _SLACK = timedelta(seconds=1)  # the service may round the times that it returns
 _FIRST = datetime(2020, 1, 1, tzinfo=UTC)  # before HealthImaging
 
 
+class ImageSetSearchError(RuntimeError):
+    """SearchImageSets answers otherwise than AWS documents; the text has no identifiers."""
+
+
 @dataclass(frozen=True)
 class ImageSets:
     """The search for image sets of one data store, with a boto3 client of ``medical-imaging``."""
@@ -77,7 +81,13 @@ class ImageSets:
             yield found
 
     def search(self, criteria: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yield the answers of a search, page by page."""
+        """Yield the answers of a search, page by page.
+
+        Raises
+        ------
+        ImageSetSearchError
+            If an answer leads back to itself: the pages would not end.
+        """
         token: dict[str, str] = {}
         while True:
             reply = self.client.search_image_sets(
@@ -86,7 +96,13 @@ class ImageSets:
             yield reply
             if not reply.get("nextToken"):
                 return
-            token = {"nextToken": reply["nextToken"]}
+            following = {"nextToken": reply["nextToken"]}
+            if following == token:
+                raise ImageSetSearchError(
+                    "SearchImageSets returned the same nextToken twice, so that its pages do not end. Repeat the "
+                    "command: it goes on where it was. If it fails again, report it to AWS."
+                )
+            token = following
 
     def _ask(self, since: datetime, until: datetime) -> dict[str, Any]:
         return next(self.search(_created(since, until)))

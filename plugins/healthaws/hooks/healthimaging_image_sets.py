@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowException
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from healthaws.exceptions import ServiceBusyError
+from healthaws.exceptions import IncompleteReplyError, ServiceBusyError
 from healthaws.hooks.healthimaging import HealthImagingHook
 from healthaws.refusals import Backoff, Refusals, is_busy
 from healthaws.replies import member
@@ -183,14 +183,23 @@ class HealthImagingImageSetsHook(HealthImagingHook):
             time.sleep(self.poll_seconds)
 
     def _all(self, operation: str, items: str, request: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the items of all pages."""
+        """Return the items of all pages.
+
+        Raises
+        ------
+        IncompleteReplyError
+            If a page leads back to itself.
+        """
         ask, found, token = getattr(self.conn, operation), list[dict[str, Any]](), None
         while True:
             reply = self._ask(partial(ask, **request, **({"nextToken": token} if token else {})))
             found += reply[items]
-            token = reply.get("nextToken")
-            if not token:
+            following = reply.get("nextToken")
+            if not following:
                 return found
+            if following == token:
+                raise IncompleteReplyError(f"{operation}: the service returned the same nextToken twice.")
+            token = following
 
     def update(self, image_set_id: str, version: str, updates: dict[str, bytes], *, force: bool) -> None:
         """

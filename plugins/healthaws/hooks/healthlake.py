@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import botocore
 from typing_extensions import override
 
-from healthaws.exceptions import DatastoreNotReadyError, UnknownOperationError
+from healthaws.exceptions import DatastoreNotReadyError, IncompleteReplyError, UnknownOperationError
 from healthaws.hooks.service import HealthServiceHook
 from healthaws.replies import member
 
@@ -121,9 +121,12 @@ class HealthLakeHook(HealthServiceHook):
         while True:
             reply = self._reply(operation, {**request, "NextToken": token})
             yield from member(reply, listed, operation)
-            token = reply.get("NextToken")
-            if not token:
+            following = reply.get("NextToken")
+            if not following:
                 return
+            if following == token:
+                raise IncompleteReplyError(f"{operation}: the service returned the same NextToken twice.")
+            token = following
 
 
 def given(request: Mapping[str, Any]) -> dict[str, Any]:

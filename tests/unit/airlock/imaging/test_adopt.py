@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from airlock.imaging.adopt import PAGE, ImageSets
+from airlock.imaging.adopt import PAGE, ImageSets, ImageSetSearchError
 from airlock.records import study_key
 
 STORE = "d" * 32
@@ -79,6 +79,20 @@ def test_all_are_read_with_their_studies() -> None:
     assert [page.rows.height for page in pages] == [1_000, 1_000, 345]
     assert pages[0].rows.row(1) == ("i1", study_key("1.2.1"), 1, None)
     assert pages[-1].progress == f"up to those created on {BEGIN + timedelta(hours=2_344):%Y-%m-%d %H:%M}Z"
+
+
+class Stuck(Client):
+    """A service whose second page leads back to itself."""
+
+    def search_image_sets(self, *arguments: Any, **more: Any) -> dict[str, Any]:
+        return super().search_image_sets(*arguments, **more) | {"nextToken": str(PAGE)}
+
+
+def test_a_page_that_leads_back_to_itself_ends_the_search_with_an_error() -> None:
+    client = Stuck(every(60, 2_345))
+    with pytest.raises(ImageSetSearchError, match="returned the same nextToken twice"):
+        list(ImageSets(client, STORE).pages(None))
+    assert client.requests == 2
 
 
 def test_an_interrupted_reading_goes_on_by_the_time_of_creation() -> None:

@@ -99,6 +99,16 @@ def test_primary_image_sets_are_searched_by_their_study_alone_and_told_apart_in_
         assert images.primaries("1.2", IMAGE_SET) == [TARGET]
 
 
+def test_a_page_that_leads_back_to_itself_is_refused() -> None:
+    images = hook()
+    repeated = found(IMAGE_SET, isPrimary=False) | {"nextToken": "next"}
+    with Stubber(images.conn) as stub:
+        stub.add_response("search_image_sets", repeated, SEARCH)
+        stub.add_response("search_image_sets", repeated, SEARCH | {"nextToken": "next"})
+        with pytest.raises(IncompleteReplyError, match="the same nextToken twice"):
+            images.primaries("1.2", IMAGE_SET)
+
+
 def test_an_index_that_lags_is_waited_for() -> None:
     images = hook()
     with Stubber(images.conn) as stub:

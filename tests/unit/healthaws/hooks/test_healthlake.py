@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from botocore.stub import Stubber
 
-from healthaws.exceptions import DatastoreNotReadyError
+from healthaws.exceptions import DatastoreNotReadyError, IncompleteReplyError
 from healthaws.hooks.healthlake import HealthLakeHook
 from tests.unit.healthaws.healthlake import STORE
 
@@ -46,6 +46,14 @@ def test_lists_datastores_where_boto_cannot_page(hook: HealthLakeHook, stub: Stu
     stub.add_response("list_fhir_datastores", reply, wanted)
     stub.add_response("list_fhir_datastores", {"DatastorePropertiesList": []}, wanted | {"NextToken": "t"})
     assert list(hook.list_fhir_datastores(**wanted)) == [datastore()]
+
+
+def test_a_page_that_leads_back_to_itself_is_refused(hook: HealthLakeHook, stub: Stubber) -> None:
+    reply = {"DatastorePropertiesList": [datastore()], "NextToken": "t"}
+    stub.add_response("list_fhir_datastores", reply, {})
+    stub.add_response("list_fhir_datastores", reply, {"NextToken": "t"})
+    with pytest.raises(IncompleteReplyError, match="the same NextToken twice"):
+        list(hook.list_fhir_datastores())
 
 
 class TestDatastoreEndpoint:
