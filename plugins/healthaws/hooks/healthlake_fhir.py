@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import NoCredentialsError
+from botocore.session import Session
 
 from healthaws.exceptions import FhirUnavailableError, IncompleteReplyError
 from healthaws.fhir import RESOURCE_ID, FhirEndpoint, FhirReply, encode_query, query_of_link, resource_path
@@ -31,7 +32,8 @@ class HealthLakeFhirHook(HealthLakeHook):
     Interact with the FHIR interface of one HealthLake data store.
 
     Neither boto3 nor the amazon provider supports it. Requests go to the endpoint that DescribeFHIRDatastore returns,
-    signed with the credentials of the connection; timeouts and proxies are those of the botocore client.
+    signed with the credentials of the connection; timeouts, proxies and certificate authorities are those of the
+    botocore client.
 
     Throttled requests are repeated with growing pauses. Requests that end in 5xx or a broken connection are repeated
     too, unless the change could be made twice.
@@ -82,7 +84,7 @@ class HealthLakeFhirHook(HealthLakeHook):
             credentials,
             self.conn_region_name,
             config=self.conn_client_meta.config,
-            verify=self.verify,
+            verify=self._find_ca_bundle() if self.verify is None else self.verify,
             max_attempts=self.max_attempts,
             backoff=self.backoff,
         )
@@ -321,6 +323,13 @@ class HealthLakeFhirHook(HealthLakeHook):
         query = encode_query({"profile": profile, "mode": mode})
         reply = self.endpoint.send(interaction, "POST", path, query=query, body=resource)
         return _resource(reply.require(interaction, HTTPStatus.OK), interaction)
+
+    def _find_ca_bundle(self) -> str | None:
+        """Return the file of certificate authorities that botocore's client of this hook uses; None for its own."""
+        session = self.get_session(region_name=self.region_name)
+        profile = session.profile_name if session.profile_name in session.available_profiles else None
+        bundle: str | None = Session(profile=profile).get_config_variable("ca_bundle")  # or AWS_CA_BUNDLE
+        return bundle
 
     def _find_original(self, reply: FhirReply, resource_type: str) -> dict[str, Any] | None:
         """Find the resource that an idempotency key has created: AWS documents it as body, but sends its Location."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator, Mapping
 
 ACCESS_KEY, SECRET_KEY = "AKIDEXAMPLE", "wJalrXUtnFEMI"
@@ -63,14 +64,20 @@ class FhirService(ThreadingHTTPServer):
         self.script: list[Answer] = []
         self.asked: list[Asked] = []
         self.patience_is_over = threading.Event()
+        self.scheme = "http"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}{BASE}"
+        return f"{self.scheme}://127.0.0.1:{self.server_port}{BASE}"
 
     def says(self, *answers: Answer) -> None:
         """Begin a new script."""
         self.script, self.asked = list(answers), []
+
+    def use_certificate(self, context: ssl.SSLContext) -> None:
+        """Serve HTTPS from now on."""
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.scheme = "https"
 
 
 class _Handler(BaseHTTPRequestHandler):

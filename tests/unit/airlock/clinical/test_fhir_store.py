@@ -95,14 +95,6 @@ def proxy() -> Iterator[ForwardProxy]:
         yield running
 
 
-class Hospital(FhirService):
-    """A service under the certificate of the hospital's own authority."""
-
-    @property
-    def url(self) -> str:
-        return super().url.replace("http:", "https:")
-
-
 @pytest.fixture
 def secure(service: FhirService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FhirService:
     """The service under the certificate of the hospital's own authority, which the environment does not name yet."""
@@ -110,8 +102,7 @@ def secure(service: FhirService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
     _, context = certify_loopback(tmp_path)
-    service.socket = context.wrap_socket(service.socket, server_side=True)
-    service.__class__ = Hospital
+    service.use_certificate(context)
     return service
 
 

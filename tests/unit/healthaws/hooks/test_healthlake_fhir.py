@@ -13,11 +13,13 @@ from botocore.stub import Stubber
 from healthaws.exceptions import FhirConflictError, FhirRejectedError, FhirUnavailableError, IncompleteReplyError
 from healthaws.hooks.healthlake_fhir import HealthLakeFhirHook
 from healthaws.refusals import Backoff
+from tests.servers.network import certify_loopback
 from tests.unit.healthaws.fhir_service import ACCESS_KEY, SECRET_KEY, Answer, FhirService, fhir_service, issue, outcome
 from tests.unit.healthaws.healthlake import STORE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 SECRET_ID = "mrn-4711"
 PATIENT = {"resourceType": "Patient", "id": SECRET_ID, "name": [{"family": "Müller"}]}
@@ -60,6 +62,26 @@ def hook_for(server: FhirService, **more: Any) -> HealthLakeFhirHook:
             stub.add_response("describe_fhir_datastore", {"DatastoreProperties": properties}, {"DatastoreId": STORE})
             assert hook.endpoint.url == server.url
     return hook
+
+
+@pytest.mark.parametrize("profile", ["default", "hospital"])
+def test_the_authority_of_the_connections_profile_is_trusted(
+    profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client of the same connection trusts it: so must the requests to the endpoint."""
+    _, context = certify_loopback(tmp_path)
+    section = "default" if profile == "default" else f"profile {profile}"
+    keys = f"aws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}"
+    (tmp_path / "config").write_text(f"[{section}]\n{keys}\nca_bundle = {tmp_path / 'authority.pem'}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    extra = {} if profile == "default" else {"profile_name": profile}
+    monkeypatch.setenv("AIRFLOW_CONN_HOSPITAL", json.dumps({"conn_type": "aws", "extra": extra}))
+    with fhir_service() as secure:
+        secure.use_certificate(context)
+        secure.says(Answer(200, STORED))
+        assert hook_for(secure, aws_conn_id="hospital").read("Patient", "p1") == STORED
 
 
 @pytest.fixture(scope="module")
