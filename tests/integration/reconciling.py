@@ -12,7 +12,8 @@ from airlock.clinical.fhir_store import FhirStore
 from airlock.clinical.reconcile import ResourceComparer
 from airlock.imaging.reconcile import ImageSetComparer
 from airlock.imaging.reconcile_store import ImageSetStore
-from airlock.stages.decision_log import open_log
+from airlock.ledger.comparisons import SCOPE
+from airlock.stages.decision_log import decide, open_log
 from airlock.stages.reconcile import Request, reconcile
 from airlock.stages.reconcile_report import write_report
 from airlock.stages.reconcile_scope import Scope
@@ -77,6 +78,12 @@ class Reconciler:
 
             request = Request(Scope(**scope), "an operator", forget_at_most)
             return reconcile(ledger, comparer, self.line.name, request, write)
+
+    def remove(self, study_key: str, why: str) -> int:
+        """Decide as ``airlock ledger forget`` that a loss was on purpose; return the number of instances."""
+        decision = self.line.datastore_id, study_key, "an operator", why
+        with self.place.ledger() as ledger:
+            return decide(self._s3(), self.line, ledger, lambda it: it.record_removal(self.line.name, *decision), SCOPE)
 
     def open_findings(self) -> set[tuple[str, str]]:
         """Return kind and subject of the open findings about the data store."""

@@ -189,7 +189,7 @@ def test_what_was_lost_may_come_again_for_another_patient(two_studies: Differenc
     place = two_studies.place
     lose(two_studies, 1)
     if is_removed:
-        given(two_studies.ledger.record_removal("nightly", DATASTORE, key(1), "an operator", "wrong patient") == 2)
+        given(Reconciler(place).remove(key(1), "wrong patient") == 2)
     place.put({name_of(1, number): ct(1, 1, number, PatientID="RIGHT") for number in (1, 2)})
     assert by_hand(place, "two").run()["dispositions"] == {"released": 2}
 
@@ -197,7 +197,7 @@ def test_what_was_lost_may_come_again_for_another_patient(two_studies: Differenc
 def test_what_was_removed_on_purpose_is_not_imported_again(two_studies: Differences) -> None:
     person = Reconciler(two_studies.place)
     lose(two_studies, 1)
-    assert two_studies.ledger.record_removal("nightly", DATASTORE, key(1), "an operator", "wrong patient") == 2
+    assert person.remove(key(1), "wrong patient") == 2
     assert person.open_findings() == set()
     with pytest.raises(AirflowFailException, match="found nothing lost"):
         by_hand(two_studies.place, "two", redrive_findings=True, redrive_why="all of it").until("buffer")
