@@ -9,8 +9,8 @@ import pytest
 
 from airlock.ledger import Ledger
 from airlock.ledger.columns import ComparisonKind
-from airlock_tasks.findings import AGE, FINDINGS, note_findings
-from tests.chain import DATASTORE, pipeline
+from airlock_tasks.findings import AGE, FINDINGS, PUBLISHED_AGE, PUBLISHED_FINDINGS, note_findings
+from tests.chain import DATASTORE, HEALTHLAKE, RECORDS, pipeline
 from tests.servers.ledger import new_ledger
 
 if TYPE_CHECKING:
@@ -43,13 +43,28 @@ def test_nothing_is_written_before_the_first_comparison(
     assert gauges == {}
 
 
+def compare(ledger: Ledger, datastore_id: str, kind: str) -> None:
+    """Record a comparison that has found two differences of a kind."""
+    named = {"pipeline": "nightly", "datastore_id": datastore_id}
+    begun = ledger.begin_comparison(ComparisonKind.RECONCILE, {}, is_dry=False, asked_by="an operator", **named)
+    ledger.end_comparison(begun, {}, pl.DataFrame({"kind": [kind] * 2, "subject": ["one", "two"]}))
+
+
 def test_open_findings_are_counted_by_kind(ledger: Ledger, gauges: dict[tuple[str, str | None], float]) -> None:
-    begun = ledger.begin_comparison(
-        ComparisonKind.RECONCILE, {}, pipeline="nightly", datastore_id=DATASTORE, is_dry=False, asked_by="an operator"
-    )
-    found = pl.DataFrame({"kind": ["foreign_in_store"] * 2, "subject": ["one", "two"]})
-    ledger.end_comparison(begun, {}, found)
+    compare(ledger, DATASTORE, "foreign_in_store")
     note_findings(pipeline(), ledger)
     assert gauges[FINDINGS, "foreign_in_store"] == 2
     assert gauges[FINDINGS, "missing_in_store"] == 0
     assert 0 <= gauges[AGE, None] < 1
+
+
+def test_findings_about_published_studies_are_counted_apart(
+    ledger: Ledger, gauges: dict[tuple[str, str | None], float]
+) -> None:
+    compare(ledger, RECORDS, "missing_in_store")
+    note_findings(pipeline(), ledger)
+    assert gauges == {}  # it publishes nothing
+    note_findings(pipeline(healthlake=HEALTHLAKE), ledger)
+    assert gauges[PUBLISHED_FINDINGS, "missing_in_store"] == 2
+    assert 0 <= gauges[PUBLISHED_AGE, None] < 1
+    assert (FINDINGS, "missing_in_store") not in gauges
