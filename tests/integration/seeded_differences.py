@@ -118,6 +118,19 @@ class Differences:
             found.add(("other_version", self.image_set(study)))
         return found
 
+    def move(self, study: int, uid: str) -> Found:
+        """Move a study's image set, as non-primary, to the study of this StudyInstanceUID."""
+        self.demote(self.image_set(study))
+        changes = json.dumps({"SchemaVersion": 1.1, "Study": {"DICOM": {"StudyInstanceUID": uid}}}).encode()
+        self.client.update_image_set_metadata(
+            datastoreId=DATASTORE,
+            imageSetId=self.image_set(study),
+            latestVersionId="1",
+            force=True,
+            updateImageSetMetadataUpdates={"DICOMUpdates": {"updatableAttributes": changes}},
+        )
+        return {("other_version", self.image_set(study))}
+
     def lose_instances(self, studies: list[int]) -> Found:
         found: Found = set()
         for study in studies:

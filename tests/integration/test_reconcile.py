@@ -134,6 +134,19 @@ def test_a_finding_is_closed_when_the_difference_is_gone_and_the_report_says_so(
     assert person.open_findings() == set()
 
 
+@pytest.mark.parametrize(("study", "other"), [(1, 50_001), (2, 1)])
+def test_an_image_set_that_was_moved_to_another_study_is_one_finding(
+    two_studies: Differences, monkeypatch: pytest.MonkeyPatch, study: int, other: int
+) -> None:
+    """It is not foreign, whether the ledger knows the other study or not, and which of them is compared first."""
+    monkeypatch.setattr("airlock.imaging.reconcile.STUDIES_PER_PAGE", 1)
+    found = two_studies.move(study, study_uid(other))
+    two_studies.settle()
+    person = Reconciler(two_studies.place)
+    given(person.report(parts=("store",))["counts"]["listed"] == 2)
+    assert person.open_findings() == found
+
+
 def test_an_object_that_is_replaced_once_more_keeps_its_finding(
     two_studies: Differences, monkeypatch: pytest.MonkeyPatch
 ) -> None:

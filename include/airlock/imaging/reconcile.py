@@ -31,6 +31,7 @@ from airlock.stages.reconcile_scope import EVIDENCE, SOURCE, STORE, Page
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from airlock.imaging.reconcile_store import Seen
     from airlock.stages.local_list import LocalList
     from airlock.stages.reconcile_scope import Scope
     from airlock.storage.requests import RequestMeter
@@ -165,7 +166,17 @@ class ImageSetComparer(Comparer[list[str], ImagingPipeline, ImageSetStore]):
             if (one := seen[row["image_set_id"]]) is not None and one.state == LOCKED
         }
         rows = [finding for row in candidates.iter_rows(named=True) for finding in judge(row, seen, stored)]
-        return frame_found(rows), changing
+        moved = self._find_moved(rows, seen)
+        return frame_found(row for row in rows if row["subject"] not in moved), changing
+
+    def _find_moved(self, rows: list[dict[str, Any]], seen: dict[str, Seen | None]) -> set[str]:
+        """Return foreign image sets that hold an instance of the ledger: a person has moved them from another study.
+
+        They are findings of that study, and not foreign, or somebody might delete them. A move makes another version.
+        """
+        foreign = [row["subject"] for row in rows if row["kind"] == FindingKind.FOREIGN_IN_STORE.value]
+        changed = pl.Series([name for name in foreign if (one := seen[name]) and one.version > 1], dtype=pl.String)
+        return self.ledger.find_image_sets(self.datastore_id, changed) if len(changed) else set()
 
     def _compare_content(
         self, uids: list[str], stored: pl.DataFrame, differing: pl.DataFrame, changing: set[str], *, pixels: bool
