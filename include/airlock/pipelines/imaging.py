@@ -57,7 +57,7 @@ class FirstRange(Settings):
 class ParseSettings(Settings):
     """How headers are read."""
 
-    shard_size: int = Field(5_000, ge=1, description="arrivals per mapped task")
+    shard_size: int = Field(25_000, ge=1, description="arrivals per mapped task")
     max_shards: int = Field(
         1_000,
         ge=1,

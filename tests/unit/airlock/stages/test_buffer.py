@@ -382,8 +382,8 @@ class TestShards:
 
     def test_fifty_million_arrivals_stay_below_what_airflow_maps(self) -> None:
         settings = pipeline().parse
-        shards = [-(-arrivals // shard_rows(settings, arrivals)) for arrivals in (1, 5_000, 1_000_000, 50_000_000)]
-        assert shards == [1, 1, 200, 1000]
+        shards = [-(-arrivals // shard_rows(settings, arrivals)) for arrivals in (1, 25_000, 1_000_000, 50_000_000)]
+        assert shards == [1, 1, 40, 1000]
 
     def test_an_empty_delivery_has_none_and_is_still_a_delivery(self, world: World) -> None:
         run = world.run()
