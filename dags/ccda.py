@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import Asset, TaskGroup
 
-from airlock.pipelines import CcdaPipeline, load_pipelines
+from airlock.pipelines import CcdaPipeline
 from airlock_tasks.announce import add_announce_tasks
 from airlock_tasks.audit import CcdaAuditOperator, ConvertedAuditOperator
 from airlock_tasks.buffer import CcdaBufferOperator
-from airlock_tasks.dag import PIPELINES, new_dag
+from airlock_tasks.dag import new_dag, read_pipelines
 from airlock_tasks.import_ import CcdaImportOperator, FhirImportOperator
 from airlock_tasks.normalize import CcdaNormalizeOperator, FhirNormalizeOperator
 from airlock_tasks.parse import CcdaParseOperator, FhirParseOperator
@@ -89,7 +89,5 @@ def import_converted(pipeline: CcdaPipeline, audit: CcdaAuditOperator) -> TaskGr
     return group
 
 
-pipelines = {
-    name: pipeline for name, pipeline in load_pipelines(PIPELINES)[0].items() if isinstance(pipeline, CcdaPipeline)
-}
+pipelines = {name: pipeline for name, pipeline in read_pipelines().items() if isinstance(pipeline, CcdaPipeline)}
 dags = {name: build(pipeline) for name, pipeline in pipelines.items()}  # Airflow finds them as they are built

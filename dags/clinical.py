@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import Asset
 
-from airlock.pipelines import CcdaPipeline, ClinicalPipeline, load_pipelines
+from airlock.pipelines import CcdaPipeline, ClinicalPipeline
 from airlock_tasks.announce import add_announce_tasks
 from airlock_tasks.audit import FhirAuditOperator
 from airlock_tasks.buffer import FhirBufferOperator
-from airlock_tasks.dag import PIPELINES, new_dag
+from airlock_tasks.dag import new_dag, read_pipelines
 from airlock_tasks.import_ import FhirImportOperator
 from airlock_tasks.normalize import FhirNormalizeOperator
 from airlock_tasks.parse import FhirParseOperator
@@ -64,7 +64,7 @@ def build(pipeline: ClinicalPipeline) -> DAG:
 
 pipelines = {
     name: pipeline
-    for name, pipeline in load_pipelines(PIPELINES)[0].items()
+    for name, pipeline in read_pipelines().items()
     if isinstance(pipeline, ClinicalPipeline) and not isinstance(pipeline, CcdaPipeline)
 }
 dags = {name: build(pipeline) for name, pipeline in pipelines.items()}  # Airflow finds them as they are built

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, TaskGroup, task_group
 
-from airlock.pipelines import ImagingPipeline, load_pipelines
+from airlock.pipelines import ImagingPipeline
 from airlock_tasks.announce import add_announce_tasks
 from airlock_tasks.audit import AuditOperator, PublicationAuditOperator
 from airlock_tasks.buffer import BufferOperator
-from airlock_tasks.dag import PIPELINES, new_dag
+from airlock_tasks.dag import new_dag, read_pipelines
 from airlock_tasks.import_ import FhirImportOperator, ImportOperator
 from airlock_tasks.normalize import NormalizeOperator, PublicationNormalizeOperator
 from airlock_tasks.parse import ParseOperator
@@ -105,7 +105,5 @@ def publish(pipeline: ImagingPipeline, healthlake: HealthLake) -> TaskGroup:
     return group
 
 
-pipelines = {
-    name: pipeline for name, pipeline in load_pipelines(PIPELINES)[0].items() if isinstance(pipeline, ImagingPipeline)
-}
+pipelines = {name: pipeline for name, pipeline in read_pipelines().items() if isinstance(pipeline, ImagingPipeline)}
 dags = {name: build(pipeline) for name, pipeline in pipelines.items()}  # Airflow finds them as they are built

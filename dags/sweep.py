@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from airlock.pipelines import load_pipelines
-from airlock_tasks.dag import PIPELINES
+from airlock_tasks.dag import read_pipelines
 from airlock_tasks.sweep import SweepOperator, new_sweep_dag
 
 if TYPE_CHECKING:
@@ -24,5 +23,5 @@ def build(pipeline: ImagingPipeline | ClinicalPipeline) -> DAG:
     return dag
 
 
-pipelines = cast("dict[str, ImagingPipeline | ClinicalPipeline]", load_pipelines(PIPELINES)[0])
+pipelines = cast("dict[str, ImagingPipeline | ClinicalPipeline]", read_pipelines())
 dags = {name: build(one) for name, one in pipelines.items() if one.sweep.cron is not None}  # Airflow finds them

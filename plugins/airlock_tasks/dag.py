@@ -7,11 +7,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import DAG, AssetOrTimeSchedule, CronDataIntervalTimetable, Param
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronDataIntervalTimetable, Param, get_parsing_context
 from dateutil.tz import gettz
 
+from airlock.pipelines import load_pipelines
 from airlock_tasks.arrivals import arrivals_asset
 from airlock_tasks.notify import on_failure
+from airlock_tasks.sweep import SUFFIX
 
 if TYPE_CHECKING:
     from airlock.pipelines import ClinicalPipeline, ImagingPipeline, Pipeline
@@ -108,6 +110,16 @@ REDRIVE_PARAMS = {
         description="Who asks for the redrive. If empty: the user who starts the run.",
     ),
 }
+
+
+def read_pipelines() -> dict[str, Pipeline]:
+    """Return the valid pipelines by name; in a task only that of its DAG, since every task parses its DAG file."""
+    name = (get_parsing_context().dag_id or "").removesuffix(SUFFIX)
+    if name:
+        found = load_pipelines(PIPELINES, name)[0]
+        if name in found:
+            return {name: found[name]}
+    return load_pipelines(PIPELINES)[0]
 
 
 def new_dag(pipeline: ImagingPipeline | ClinicalPipeline) -> DAG:

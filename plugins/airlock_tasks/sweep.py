@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from airlock.stages.sweep_work import Swept
     from airlock.storage.s3 import S3
 
+SUFFIX = "__sweep"  # of the DAG's name, after the pipeline's
 TAKE_IN, LEAVE = "Take in", "Leave"
 OVERDUE, VANISHED, AGE = "airlock.sweep.overdue", "airlock.sweep.vanished", "airlock.sweep.age_hours"  # metrics
 PARAMS = {
@@ -59,7 +60,7 @@ def new_sweep_dag(pipeline: ImagingPipeline | ClinicalPipeline) -> DAG:
     schedule, zone = pipeline.schedule, pipeline.schedule.timezone
     cron = pipeline.sweep.cron
     return DAG(
-        dag_id=f"{pipeline.name}__sweep",
+        dag_id=f"{pipeline.name}{SUFFIX}",
         description=f"Compares everything below the source of {pipeline.name} with the ledger",
         schedule=None if cron is None else CronTriggerTimetable(cron, timezone=zone),
         start_date=datetime.combine(schedule.start_date, datetime.min.time(), tzinfo=gettz(zone)),

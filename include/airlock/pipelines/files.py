@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
@@ -71,8 +72,16 @@ def _describe_problem(item: Any) -> str:
     return f"field {where!r}: {message}{shown}"
 
 
-def load_pipelines(folder: Path) -> tuple[dict[str, Pipeline], list[PipelineError]]:
+def load_pipelines(folder: Path, name: str = "") -> tuple[dict[str, Pipeline], list[PipelineError]]:
     """Read every ``*.yaml`` and ``*.yml`` of a folder.
+
+    Parameters
+    ----------
+    folder
+        The folder of the pipeline files.
+    name
+        Read only files with the line ``name: <name>``. A file can give its pipeline's name in another form of YAML: if
+        the name is not found, read all.
 
     Returns
     -------
@@ -84,16 +93,20 @@ def load_pipelines(folder: Path) -> tuple[dict[str, Pipeline], list[PipelineErro
     found: dict[str, list[tuple[Path, Pipeline]]] = {}
     problems: list[PipelineError] = []
     for path in _list_files(folder):
+        if name and not _has_name_line(path, name):
+            continue
         try:
             pipeline = load_pipeline(path)
         except PipelineError as error:
             problems.append(error)
         else:
             found.setdefault(pipeline.name, []).append((path, pipeline))
-    for name, entries in found.items():
+    for twice, entries in found.items():
         if len(entries) > 1:
             files = " and ".join(path.name for path, _ in entries)
-            problems.append(PipelineError(f"{files} name their pipeline {name!r}: rename one; neither runs until then"))
+            problems.append(
+                PipelineError(f"{files} name their pipeline {twice!r}: rename one; neither runs until then")
+            )
     loaded = {name: entries[0][1] for name, entries in found.items() if len(entries) == 1}
     shared = _find_queue_conflicts(loaded.values())
     problems += shared.values()
@@ -129,6 +142,15 @@ def _list_files(folder: Path) -> Iterable[Path]:
         raise PipelineError(
             f"{folder} cannot be read: {error}: correct its permissions, or set AIRLOCK_PIPELINES to another folder"
         ) from error
+
+
+def _has_name_line(path: Path, name: str) -> bool:
+    """Return whether a file has the line that names this pipeline; True if it cannot be read: reading it says why."""
+    line = rf"""^name:\s*(["']?){re.escape(name)}\1\s*(#.*)?$"""
+    try:
+        return re.search(line, path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+    except (OSError, ValueError):
+        return True
 
 
 def json_schema() -> dict[str, Any]:

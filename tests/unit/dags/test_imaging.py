@@ -70,5 +70,5 @@ def test_a_million_objects_are_few_task_instances() -> None:
         "import": batches,
     }
     instances = sum(mapped[task.task_id] if is_mapped(task) else 1 for task in DAGS["nightly"].tasks)
-    assert mapped == {"parse": 200, "stage": 200, "import": 200}
-    assert instances <= 650
+    assert mapped == {"parse": 40, "stage": 200, "import": 200}
+    assert instances <= 450
