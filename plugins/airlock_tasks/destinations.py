@@ -5,7 +5,6 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
 
@@ -19,6 +18,7 @@ from airlock.pipelines import (
     WebhookDestination,
 )
 from airlock_tasks.run import client_of, connect_s3
+from healthaws.hooks.aws import AwsHook
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -86,9 +86,7 @@ def _make_aws_destination(settings: SqsDestination | SnsDestination | EventBridg
 
 
 def _make_client(settings: SqsDestination | SnsDestination | EventBridgeDestination, service: str) -> Any:
-    return client_of(
-        AwsBaseHook(aws_conn_id=settings.aws_conn_id, region_name=settings.region_name, client_type=service)
-    )
+    return client_of(AwsHook(aws_conn_id=settings.aws_conn_id, region_name=settings.region_name, client_type=service))
 
 
 def _make_webhook(route: Route, settings: WebhookDestination) -> Destination:

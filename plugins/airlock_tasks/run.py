@@ -7,13 +7,13 @@ from abc import abstractmethod
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
-from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.sdk import BaseHook, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
 from typing_extensions import TypeVar
 
 from airlock.pipelines import Pipeline
 from airlock_tasks.datastores import with_region
+from healthaws.hooks.aws import AwsHook
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -41,11 +41,11 @@ def connect_s3(aws_conn_id: str, region_name: str | None = None) -> S3:
     """Open S3 with an Airflow connection's credentials, endpoint and region."""
     from airlock.storage.s3 import S3
 
-    hook = AwsBaseHook(aws_conn_id=aws_conn_id, region_name=region_name, client_type="s3")
+    hook = AwsHook(aws_conn_id=aws_conn_id, region_name=region_name, client_type="s3")
     return S3(hook.get_session(), client_of(hook))
 
 
-def client_of(hook: AwsBaseHook) -> Any:
+def client_of(hook: AwsHook) -> Any:
     """Return a hook's client with a connection for each thread of a stage; botocore's default keeps only ten."""
     from botocore.config import Config
 

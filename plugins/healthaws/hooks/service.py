@@ -7,13 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from typing_extensions import override
+
+from healthaws.hooks.aws import AwsHook
 
 WAITERS = Path(__file__).parents[1] / "waiters"
 
 
-class HealthServiceHook(AwsBaseHook):
+class HealthServiceHook(AwsHook):
     """
     Base of hooks around one boto3 client, with the waiter model that this package has for its service.
 
