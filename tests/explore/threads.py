@@ -71,7 +71,7 @@ def without_threads() -> Iterator[None]:
     """Let the library do everything in the calling thread within the block."""
     changes: list[tuple[Any, str, Any]] = [
         (parse, "RangeReader", DirectReader),
-        (parse, "_run_on_uvloop", _run_at_once),
+        (parse, "run_on_uvloop", _run_at_once),
         (route_sending, "Thread", _NoThread),
     ]
     pool = concurrent.futures.ThreadPoolExecutor

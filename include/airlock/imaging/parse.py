@@ -16,7 +16,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
-import uvloop
 
 from airlock.dicom.errors import HeaderError
 from airlock.dicom.fetch import Arrival, RangeReader, S3UnavailableError
@@ -27,9 +26,10 @@ from airlock.imaging.reading import Reading, keep_reading
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, ATTRIBUTES, HEADERS
 from airlock.stages.sidecars import sidecar_pattern
+from airlock.storage.event_loop import run_on_uvloop
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 
     from airlock.dicom.errors import Doubt
     from airlock.dicom.header import Header
@@ -110,31 +110,8 @@ def read_headers(
     """
     shard = _Shard(arrivals, RangeReader(s3, settings), settings, write, progress)
     with quiet_pydicom():
-        _run_on_uvloop(shard.read())
+        run_on_uvloop(shard.read())
     return shard.reading
-
-
-def _run_on_uvloop(reading: Coroutine[Any, Any, None]) -> None:
-    """Run to the end on uvloop, which takes over the bytes from obstore's threads with a fifth less CPU.
-
-    An exception from a signal handler is raised here: this is how Airflow ends a task that takes too long. uvloop alone
-    would log it and go on.
-    """
-    raised: list[BaseException] = []
-
-    def note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if "handle" in context:  # other contexts are not logged: an error that nobody awaits may name a key
-            raised.append(context["exception"])
-            loop.stop()
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.get_loop().set_exception_handler(note)
-        try:
-            runner.run(reading)
-        except RuntimeError:  # the loop was stopped
-            if raised:
-                raise raised[0] from None
-            raise
 
 
 class _Object:
