@@ -309,7 +309,8 @@ def _write_bodies(
 ) -> pl.DataFrame:
     """Write bodies to their import files; return their rows of the batches dataset."""
     sizes, keys = [], []
-    bucket = S3Uri.parse(run.pipeline.staging.uri).bucket
+    staging = run.pipeline.staging
+    bucket = S3Uri.parse(staging.uri).bucket
     for kind, number, body in piece.select(*_FILE, "body").iter_rows():
         file = filling.get((kind, number))
         if file is None:
@@ -321,7 +322,7 @@ def _write_bodies(
         keys.append(file.key)
         file.remaining -= 1
         if not file.remaining:
-            run.s3.put_file(S3Uri(bucket, file.key), file.content, "application/fhir+ndjson")
+            run.s3.put_file(S3Uri(bucket, file.key), file.content, "application/fhir+ndjson", staging)
             file.content.close()
             del filling[kind, number]
     rows = piece.with_columns(

@@ -23,6 +23,7 @@ _UPLOAD_HOURS = 24  # assumed duration of a multipart upload
 _LOOKBACK_DAYS = 3
 _MOST_DAYS = 366
 _MOST_HOURS = 24 * _MOST_DAYS
+AccountId = Annotated[str, Field(pattern=r"^[0-9]{12}$")]
 ROLE_ARN = r"^arn:aws(-[^:]+)?:iam::[0-9]{12}:role/.+$"
 
 
@@ -212,12 +213,36 @@ class Staging(Settings):
         description="copy: copy every batch; in_place: import without a copy if a prefix holds exactly one "
         "batch's files, else copy",
     )
-    copies_in_flight: int = Field(16, ge=1, le=256, description="server-side copies at the same time")
+    copies_in_flight: int = Field(64, ge=1, le=256, description="server-side copies at the same time")
     pool: str = Field(
         "airlock_staging",
         description="Airflow pool of the tasks that copy batches; give it fewer slots than the workers have, otherwise "
         "all batches are copied before the first one is imported",
     )
+    kms_key_id: str | None = Field(
+        None,
+        min_length=1,
+        max_length=400,
+        description="KMS key that encrypts the batches' files; without it the bucket's own settings apply",
+    )
+    bucket_key: bool = Field(
+        True, description="with kms_key_id: copy with an S3 Bucket Key, so that S3 asks KMS less often"
+    )
+    owner_account_id: AccountId | None = Field(
+        None, description="account that must own the staging bucket; S3 refuses to write to one of another account"
+    )
+    source_owner_account_id: AccountId | None = Field(
+        None, description="account that must own the archive's bucket; S3 refuses to copy from one of another account"
+    )
+
+    @model_validator(mode="after")
+    def _refuse_bucket_key_without_key(self) -> Staging:
+        if self.kms_key_id is None and not self.bucket_key:
+            raise ValueError(
+                "bucket_key has no effect without kms_key_id: give the key as well, or remove bucket_key, so that the "
+                "bucket's own settings apply"
+            )
+        return self
 
 
 _CLOCK = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"

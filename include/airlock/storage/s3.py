@@ -17,6 +17,7 @@ from boto3.s3.transfer import TransferConfig
 
 from airlock.storage.aws import AWS_ERRORS, error_code
 from airlock.storage.listing import Page, frame_of, frames_of, list_page, without_placeholders
+from airlock.storage.protection import begin_parameters, owner_parameters, source_parameters, upload_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
     import polars as pl
     from botocore.client import BaseClient
 
+    from airlock.storage.protection import Protection
     from airlock.storage.s3uri import S3Uri
 
 _REFUSALS = frozenset(
     {"NoSuchBucket", "AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "PermanentRedirect", "403"}
 )
-_BUSY = frozenset({"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "500", "502", "503", "504"})
+BUSY = frozenset({"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "500", "502", "503", "504"})
 _BROKEN = frozenset({"ReadTimeoutError", "ResponseStreamingError", "IncompleteReadError"})  # bodies
 _FIXES = {
     "ParamValidationError": "correct the name of the bucket in the pipeline file",
@@ -311,7 +313,13 @@ class S3:
                 return None
             raise
 
-    def put(self, uri: S3Uri, body: bytes, content_type: str = "application/octet-stream") -> None:
+    def put(
+        self,
+        uri: S3Uri,
+        body: bytes,
+        content_type: str = "application/octet-stream",
+        protection: Protection | None = None,
+    ) -> None:
         """Write a whole object; readers see it as a whole or not at all.
 
         Raises
@@ -320,14 +328,16 @@ class S3:
             If it cannot be written.
         """
         with _writing(uri.bucket):
-            self.client.put_object(Bucket=uri.bucket, Key=uri.key, Body=body, ContentType=content_type)
+            where = {"Bucket": uri.bucket, "Key": uri.key, **begin_parameters(protection)}
+            self.client.put_object(**where, Body=body, ContentType=content_type)
 
-    def put_file(self, uri: S3Uri, file: IO[bytes], content_type: str) -> None:
+    def put_file(self, uri: S3Uri, file: IO[bytes], content_type: str, protection: Protection | None = None) -> None:
         """Write an open file of any size, from its beginning, as an object; it is never in memory as a whole."""
         whole = TransferConfig(multipart_threshold=_PUT_IN_ONE_CALL)
         file.seek(0)
         with _writing(uri.bucket):
-            self.client.upload_fileobj(file, uri.bucket, uri.key, ExtraArgs={"ContentType": content_type}, Config=whole)
+            extra = {"ContentType": content_type, **upload_parameters(protection)}
+            self.client.upload_fileobj(file, uri.bucket, uri.key, ExtraArgs=extra, Config=whole)
 
     def delete(self, bucket: str, keys: list[str]) -> None:
         """Delete objects, a thousand per request.
@@ -348,7 +358,9 @@ class S3:
                     f"give the role s3:DeleteObject there"
                 )
 
-    def copy(self, source: dict[str, str], etag: str, size: int, target: S3Uri) -> None:
+    def copy(
+        self, source: dict[str, str], etag: str, size: int, target: S3Uri, protection: Protection | None = None
+    ) -> None:
         """Copy one object version within S3, if it still has this etag.
 
         Parameters
@@ -362,23 +374,26 @@ class S3:
             In bytes; above 5 GiB the copy is made in parts.
         target
             The address of the copy.
+        protection
+            The key of the copy, and the owners of the two buckets.
 
         Raises
         ------
         S3Error
             If it cannot be copied, for example with code PreconditionFailed or NoSuchKey.
         """
-        failure = f"an object cannot be copied from bucket {source['Bucket']!r} to bucket {target.bucket!r}"
-        with _translate_errors(failure, "CopyObject"):
-            self._copy(source, etag, size, target)
+        with _translate_errors(_cannot_copy(source["Bucket"], target.bucket), "CopyObject"):
+            self._copy(source, etag, size, target, protection)
 
-    def _copy(self, source: dict[str, str], etag: str, size: int, target: S3Uri) -> None:
-        guard = {"CopySource": source, "CopySourceIfMatch": etag}
-        where = {"Bucket": target.bucket, "Key": target.key}
+    def _copy(self, source: dict[str, str], etag: str, size: int, target: S3Uri, protection: Protection | None) -> None:
+        guard = {"CopySource": source, "CopySourceIfMatch": etag, **source_parameters(protection)}
+        place = {"Bucket": target.bucket, "Key": target.key}
+        begin = place | begin_parameters(protection)
         if size <= COPY_IN_ONE_CALL:
-            self.client.copy_object(**guard, **where)
+            self.client.copy_object(**guard, **begin)
             return
-        upload = self.client.create_multipart_upload(**where)["UploadId"]
+        where = place | owner_parameters(protection)
+        upload = self.client.create_multipart_upload(**begin)["UploadId"]
         try:
             parts = [
                 {"PartNumber": number, "ETag": self._copy_part(guard | where, upload, number, first, size)}
@@ -397,6 +412,19 @@ class S3:
         return cast("str", reply["CopyPartResult"]["ETag"])
 
 
+def copy_error(source_bucket: str, target_bucket: str, code: str) -> S3Error:
+    """Return the error of a copy that S3 refuses with this code, or that fails with this class of botocore's errors."""
+    return _make_error(_cannot_copy(source_bucket, target_bucket), "CopyObject", code)
+
+
+def _cannot_copy(source_bucket: str, target_bucket: str) -> str:
+    return f"an object cannot be copied from bucket {source_bucket!r} to bucket {target_bucket!r}"
+
+
+def _make_error(failure: str, operation: str, code: str) -> S3Error:
+    return (BucketError if code in _REFUSALS else S3Error)(failure, operation, code)
+
+
 def requests_of_copy(size: int) -> int:
     """Return the number of requests that a copy of this many bytes takes."""
     return 1 if size <= COPY_IN_ONE_CALL else 2 + -(-size // _COPY_PART)
@@ -408,8 +436,7 @@ def _translate_errors(failure: str, operation: str) -> Iterator[None]:
     try:
         yield
     except AWS_ERRORS as error:
-        code = error_code(error)
-        raise (BucketError if code in _REFUSALS else S3Error)(failure, operation, code) from None
+        raise _make_error(failure, operation, error_code(error)) from None
 
 
 def _listing(bucket: str) -> AbstractContextManager[None]:
@@ -429,7 +456,7 @@ def _find_remedy(operation: str, code: str) -> str:
     if code in _REFUSALS:
         role = _PERMISSIONS[operation]
         return f"correct the address in the pipeline file, its aws_conn_id, or give the role {role} there"
-    if code in _BUSY:
+    if code in BUSY:
         return "S3 is busy; clear the task later"
     if not code.endswith("Error"):
         return f"look the code up in S3's documentation of {operation}, fix the cause and clear the task"

@@ -84,10 +84,10 @@ class TestWhatItSays:
 
 class TestItsFigures:
     def test_one_job_after_the_other_takes_its_documents_in_turn(self, world: World) -> None:
-        rates = {"job_seconds": 10, "job_documents_per_second": 0.5, "job_mib_per_second": 1e9, "copy_seconds": 8}
+        rates = {"job_seconds": 10, "job_documents_per_second": 0.5, "job_mib_per_second": 1e9, "copy_seconds": 32}
         plan = made(world, TWO, transformation={"documents_per_job": 1}, plan=rates)
         assert plan.hours.jobs * 3600 == pytest.approx(2 * (10 + 2))
-        assert plan.hours.copies * 3600 == pytest.approx(1)  # 2 copies of 8 s, 16 at a time
+        assert plan.hours.copies * 3600 == pytest.approx(1)  # 2 copies of 32 s, 64 at a time
         assert plan.hours.limited_by == "concurrent jobs"
 
     def test_a_conversion_has_a_price_only_where_one_is_named(self, world: World) -> None:

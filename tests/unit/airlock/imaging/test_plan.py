@@ -190,11 +190,11 @@ class TestItsFigures:
     def test_hours_follow_the_tightest_limit(
         self, world: World, settings: dict[str, Any], seconds: float, limit: str
     ) -> None:
-        rates = {"job_seconds": 10, "job_files_per_second": 1e9, "job_mib_per_second": 1e9, "copy_seconds": 16}
+        rates = {"job_seconds": 10, "job_files_per_second": 1e9, "job_mib_per_second": 1e9, "copy_seconds": 64}
         files = [dicom("x" * number, SeriesInstanceUID=f"1.1.{number}") for number in (1, 2, 3)]
         plan = made(world, *files, line=pipeline(limits={"files_per_job": 1}, plan=rates | settings))
         assert plan.hours.jobs == pytest.approx(seconds / 3600)
-        assert plan.hours.copies == pytest.approx(3 / 3600)  # 3 copies of 16 s, 16 at a time
+        assert plan.hours.copies == pytest.approx(3 / 3600)  # 3 copies of 64 s, 64 at a time
         assert plan.hours.total == pytest.approx(plan.hours.jobs + plan.hours.copies)
         assert plan.hours.limited_by == limit
 
