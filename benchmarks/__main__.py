@@ -31,7 +31,7 @@ SIZES = (100_000, 1_000_000, 5_000_000)  # arrivals
 OBJECTS = (10_000, 300_000)  # of a parse task; python -m benchmarks.parse_memory has a million
 QUICK_SIZES, QUICK_OBJECTS = SIZES[:1], (2_000, 20_000)
 MINUTES = 15
-PARTS = ("headers", "scanner", "parse_memory", "chain")
+PARTS = ("headers", "scanner", "parse_memory", "copies", "chain")
 
 
 def parts(var: Path, until: float, *, quick: bool) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -57,6 +57,11 @@ def parts(var: Path, until: float, *, quick: bool) -> dict[str, Callable[[], dic
 
         return measure(QUICK_OBJECTS if quick else OBJECTS)
 
+    def copies() -> dict[str, Any]:
+        from benchmarks.copies import FULL, QUICK, measure  # noqa: PLC0415
+
+        return measure(QUICK if quick else FULL)
+
     def chain() -> dict[str, Any]:
         from benchmarks.chain import measure  # noqa: PLC0415
 
@@ -67,6 +72,7 @@ def parts(var: Path, until: float, *, quick: bool) -> dict[str, Callable[[], dic
         "headers": lambda: headers.measure(var / "bench", contest),
         "scanner": scanner,
         "parse_memory": parse_memory,
+        "copies": copies,
         "chain": chain,
     }
 

@@ -52,13 +52,14 @@ def bars(figures: Mapping[str, Any]) -> list[Bar]:
     Parameters
     ----------
     figures
-        The results of the parts ``headers``, ``scanner``, ``parse_memory`` and ``chain``; a missing part was not
-        measured.
+        The results of the parts ``headers``, ``scanner``, ``parse_memory``, ``copies`` and ``chain``; a missing part
+        was not measured.
     """
     return [
         *_of_headers(figures.get("headers")),
         *_of_scanner(figures.get("scanner")),
         *_of_parse_memory(figures.get("parse_memory")),
+        *_of_copies(figures.get("copies")),
         *_of_chain(figures.get("chain")),
     ]
 
@@ -95,6 +96,12 @@ def _of_parse_memory(found: Mapping[str, Any] | None) -> Iterator[Bar]:
     peak, spread = (found[name] if found else None for name in ("peak_mib", "spread"))
     yield Bar("peak RSS of a parse task, MiB", peak, 300)
     yield Bar("peak RSS of a parse task, the highest over the lowest", spread, 1.20)
+
+
+def _of_copies(found: Mapping[str, Any] | None) -> Iterator[Bar]:
+    tls, plain = (found[name]["ratio"] if found else {} for name in ("tls", "plain"))
+    yield Bar("CPU per copy against boto3's in threads, TLS", tls.get("cpu_us_per_copy"), 1 / 3)
+    yield Bar("copies/s against boto3's in threads", plain.get("copies_per_second"), 2.5, at_least=True)
 
 
 def _of_chain(found: Mapping[str, Any] | None) -> Iterator[Bar]:

@@ -1,0 +1,74 @@
+"""How a boto3 client connects, for a client with many requests in flight: authority, proxy and timeouts."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from botocore.httpsession import URLLib3Session, create_urllib3_context, get_cert_path
+
+_SET_BY_BOTO3 = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")  # or not sent at all
+
+
+@dataclass(frozen=True)
+class Connection:
+    """The way to one address.
+
+    Parameters
+    ----------
+    trust
+        The TLS context.
+    timeout
+        For connecting, and for each wait for an answer.
+    proxy
+        The address of the proxy; None for a direct way.
+    proxy_headers
+        The headers that the proxy asks for.
+    """
+
+    trust: ssl.SSLContext
+    timeout: aiohttp.ClientTimeout
+    proxy: str | None
+    proxy_headers: dict[str, str] | None
+
+    def open(self, in_flight: int) -> aiohttp.ClientSession:
+        """Return a client that keeps so many connections; it adds no header and keeps no cookie."""
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=in_flight, ssl=self.trust),
+            timeout=self.timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=_SET_BY_BOTO3,
+            auto_decompress=False,
+        )
+
+
+def find_connection(client: Any, url: str) -> Connection | None:
+    """Return how a boto3 client connects to an address; None if another client cannot connect in the same way."""
+    http = client._endpoint.http_session  # noqa: SLF001  # boto3 tells nobody which authority it trusts
+    config = client.meta.config
+    if type(http) is not URLLib3Session or config.proxies_config:
+        return None
+    proxy = http._proxy_config.proxy_url_for(url)  # noqa: SLF001
+    return Connection(
+        trust=_trust(http._verify, config.client_cert),  # noqa: SLF001
+        timeout=aiohttp.ClientTimeout(sock_connect=config.connect_timeout, sock_read=config.read_timeout),
+        proxy=proxy,
+        proxy_headers=http._proxy_config.proxy_headers_for(proxy) if proxy else None,  # noqa: SLF001
+    )
+
+
+def _trust(verify: bool | str, certificate: str | tuple[str, str] | None) -> ssl.SSLContext:
+    """Return a context as botocore makes it, which checks the host's name as urllib3 does by itself."""
+    context: ssl.SSLContext = create_urllib3_context()
+    if verify:
+        path = Path(get_cert_path(verify))
+        context.load_verify_locations(**{"capath" if path.is_dir() else "cafile": str(path)})
+        context.check_hostname = True
+    else:
+        context.verify_mode = ssl.CERT_NONE
+    if certificate:
+        context.load_cert_chain(*([certificate] if isinstance(certificate, str) else certificate))
+    return context
