@@ -7,22 +7,23 @@ a batch is imported as soon as it is staged.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from airlock.reasons import Reason
 from airlock.records import BATCHES
 from airlock.stages.batches import Batch
-from airlock.storage.s3 import S3Error
+from airlock.storage.copies import copy_objects
+from airlock.storage.copy_requests import Copy
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from airlock.run import Run
     from airlock.storage.s3 import ListedObject
 
-COPIES_PER_TURN = 10  # of a thread: handing over each copy alone costs more CPU than the request to S3
 _GONE = {
     "PreconditionFailed": Reason.OBJECT_CHANGED,
     "412": Reason.OBJECT_CHANGED,
@@ -110,11 +111,11 @@ def _copy_all(run: Run, prefix: S3Uri, files: pl.DataFrame) -> pl.DataFrame:
     names = [S3Uri(prefix.bucket, f"{prefix.key}{number:06}.dcm") for number in range(files.height)]
     there = {item.key: item for item in run.s3.list_objects(prefix)}
     rows = files.select("bucket", "key", "version_id", "etag", "size").iter_rows(named=True)
-    pairs = list(zip(rows, names, strict=True))
-    turns = [pairs[first : first + COPIES_PER_TURN] for first in range(0, len(pairs), COPIES_PER_TURN)]
-    with ThreadPoolExecutor(run.pipeline.staging.copies_in_flight) as pool:
-        found = pool.map(lambda turn: [_copy(run, row, name, there.get(name.key)) for row, name in turn], turns)
-        reasons = [reason for turn in found for reason in turn]
+    copies = [Copy(**row, target=name) for row, name in zip(rows, names, strict=True)]
+    missing = [copy for copy in copies if not _is_there(copy, there)]
+    outcomes = dict(zip(missing, copy_objects(run.s3, missing, run.pipeline.staging, _GONE), strict=True))
+    codes = [outcomes.get(copy) for copy in copies]
+    reasons = [None if code is None else _GONE[code] for code in codes]
     staged = {name.key for name, reason in zip(names, reasons, strict=True) if reason is None}
     run.s3.delete(prefix.bucket, sorted((there.keys() | {name.key for name in names}) - staged))
     return files.with_columns(
@@ -124,17 +125,7 @@ def _copy_all(run: Run, prefix: S3Uri, files: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _copy(run: Run, row: dict[str, Any], target: S3Uri, there: ListedObject | None) -> Reason | None:
-    """Copy one file; return the reason if it cannot be sent any more."""
-    if there is not None and (there.etag, there.size) == (row["etag"], row["size"]):
-        return None
-    source = {"Bucket": row["bucket"], "Key": row["key"]}
-    if row["version_id"]:
-        source["VersionId"] = row["version_id"]
-    try:
-        run.s3.copy(source, row["etag"], row["size"], target)
-    except S3Error as error:
-        if error.code not in _GONE:
-            raise
-        return _GONE[error.code]
-    return None
+def _is_there(copy: Copy, there: Mapping[str, ListedObject]) -> bool:
+    """Return whether the copy of an earlier try is there."""
+    item = there.get(copy.target.key)
+    return item is not None and (item.etag, item.size) == (copy.etag, copy.size)
