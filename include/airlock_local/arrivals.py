@@ -22,7 +22,6 @@ from airlock_local.progress import say
 from airlock_local.queues import make_queues
 from airlock_local.run import RunError, await_dag, check_alive
 from airlock_local.stack import Stack
-from airlock_local.stores import SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -68,8 +67,8 @@ def demonstrate(settings: Settings, source: str, environment: Mapping[str, str])
     files = sample_files(settings.var / "sample", choice.pipeline.kind) if choice.files is None else choice.files
     with AirflowApi(settings.api_url, USER, read_secrets(settings).password) as api:
         api.log_in()
-        for pool, service in choice.pools().items():
-            api.make_pool(pool, SLOTS[service], f"{service} import jobs at a time")
+        for pool in choice.pools(settings.parallelism):
+            api.make_pool(pool.name, pool.slots, pool.description)
         await_dag(api, choice, settings)
         runs = WokenRuns(settings, api, s3, choice, frozenset(run["dag_run_id"] for run in api.runs(PIPELINE)))
         api.unpause(PIPELINE)

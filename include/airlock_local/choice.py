@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airlock.pipelines import Pipeline
-    from airlock_local.stores import AwsService
+    from airlock_local.stores import Pool
 
 SAMPLE = "sample/"
 
@@ -58,9 +58,9 @@ class Choice:
         """Return the emulator's flags that make what the local pipelines name."""
         return seeds_of(self.local_pipelines)
 
-    def pools(self) -> dict[str, AwsService]:
-        """Return the import pools of the chosen and the local pipelines, each with its service."""
-        return pools_of((self.pipeline, *self.local_pipelines))
+    def pools(self, parallelism: int) -> list[Pool]:
+        """Return the pools of the chosen and the local pipelines, for so many tasks at the same time."""
+        return pools_of((self.pipeline, *self.local_pipelines), parallelism)
 
     def buckets(self) -> list[str]:
         """Return the buckets of the local pipelines."""

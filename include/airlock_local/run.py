@@ -32,7 +32,6 @@ from airlock_local.failures import describe_failures
 from airlock_local.progress import say
 from airlock_local.report import REPORTS, audit_lines, copy_reports, report_lines
 from airlock_local.stack import Stack, StackError
-from airlock_local.stores import SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -150,8 +149,8 @@ def _run_pipeline(settings: Settings, choice: Choice, delivered: int) -> int:
     password, dag = read_secrets(settings).password, choice.pipeline.name
     with AirflowApi(settings.api_url, USER, password) as api:
         api.log_in()
-        for pool, service in choice.pools().items():
-            api.make_pool(pool, SLOTS[service], f"{service} import jobs at a time")
+        for pool in choice.pools(settings.parallelism):
+            api.make_pool(pool.name, pool.slots, pool.description)
         await_dag(api, choice, settings)
         api.unpause(dag)
         for other in api.unfinished_runs(dag):

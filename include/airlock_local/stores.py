@@ -1,7 +1,8 @@
-"""Things that pipelines name and a run needs: data stores, conversion profiles, pools of import jobs."""
+"""Things that pipelines name and a run needs: data stores, conversion profiles, pools."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from airlock.pipelines import CcdaPipeline, ClinicalPipeline, ImagingPipeline
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
 
 AwsService = Literal["medical-imaging", "healthlake"]
 
-SLOTS: dict[AwsService, int] = {"medical-imaging": 20, "healthlake": 1}
-"""Slots of a new pool; an existing pool keeps its own. HealthLake runs one import of an account at a time."""
+_SLOTS: dict[AwsService, int] = {"medical-imaging": 20, "healthlake": 1}  # HealthLake: one import of an account
+_MOST_STAGING_SLOTS = 4  # each with staging.copies_in_flight: S3's own limit per prefix is near
 
 _FLAGS: dict[AwsService, str] = {"medical-imaging": "--datastore", "healthlake": "--healthlake-datastore"}
 
@@ -35,9 +36,33 @@ def _list_seeds(pipeline: Pipeline) -> Iterator[str]:
         yield f"--transformation-profile={pipeline.transformation.profile_id}"
 
 
-def pools_of(pipelines: Iterable[Pipeline]) -> dict[str, AwsService]:
-    """Return the import pools of pipelines, each with the service whose jobs it limits."""
-    return {section.pool: service for pipeline in pipelines for service, section in _sections(pipeline)}
+@dataclass(frozen=True, order=True)
+class Pool:
+    """An Airflow pool as it is made; an existing one keeps its own slots."""
+
+    name: str
+    slots: int
+    description: str
+
+
+def pools_of(pipelines: Iterable[Pipeline], parallelism: int) -> list[Pool]:
+    """Return the pools that pipelines name.
+
+    Parameters
+    ----------
+    pipelines
+        The pipelines.
+    parallelism
+        The tasks that Airflow runs at the same time. Fewer stage, so that some import meanwhile.
+    """
+    pools = set()
+    for pipeline in pipelines:
+        for service, section in _sections(pipeline):
+            pools.add(Pool(section.pool, _SLOTS[service], f"{service} import jobs at a time"))
+        if isinstance(pipeline, ImagingPipeline):
+            slots = max(1, min(_MOST_STAGING_SLOTS, parallelism // 2))
+            pools.add(Pool(pipeline.staging.pool, slots, "batches copied at a time"))
+    return sorted(pools)
 
 
 def _sections(pipeline: Pipeline) -> Iterator[tuple[AwsService, HealthImaging | HealthLake]]:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from airlock.run import Run
 
 
+PROGRESS_COPIES = 1_000  # between two lines of the log
+
+
 class StageOperator(RunOperator[ImagingPipeline]):
     """Stages one batch, and returns how many files and bytes its job is to import.
 
@@ -38,6 +41,10 @@ class StageOperator(RunOperator[ImagingPipeline]):
     def run_stage(self, run: Run, context: Context) -> dict[str, int]:
         from airlock.imaging.stage import stage
 
-        batch = stage(run, self.batch_id)
+        batch = stage(run, self.batch_id, self._log_progress)
         self.log.info("%d files are staged.", batch.files)
         return {"files": batch.files, "bytes": batch.bytes}
+
+    def _log_progress(self, copies: int) -> None:
+        if copies % PROGRESS_COPIES == 0:
+            self.log.info("%d files are copied so far.", copies)

@@ -30,7 +30,6 @@ from airlock_local.choice import choose
 from airlock_local.components import plan
 from airlock_local.environment import airflow_variables, cli_variables, inherited, read_secrets
 from airlock_local.stack import Stack
-from airlock_local.stores import SLOTS
 from tests.dicom_files import ct, study_uid
 from tests.e2e.conftest import Machine, _instance, free_ports, imaging_pipeline, stopped_after, until
 from tests.servers.postgres import USER, Postgres, found_programs, postgres_server, shipped_programs
@@ -241,8 +240,8 @@ def start_stack(hospital: Hospital) -> None:
     machine.sqs().create_queue(QueueName="sent")
     hospital.shell(f"airflow connections add airlock_ledger --conn-uri {hospital.address}/{hospital.database}")
     with machine.api() as api:
-        for pool, service in choice.pools().items():
-            api.make_pool(pool, SLOTS[service], service)
+        for pool in choice.pools(machine.settings.parallelism):
+            api.make_pool(pool.name, pool.slots, pool.description)
         until("the DAGs are there", lambda: all(map(api.dag, STORES)))
         for dag in STORES:
             api.unpause(dag)

@@ -98,7 +98,7 @@ class TestUnreleased:
     def test_study_waits_for_the_part_that_another_run_still_brings(self, place: Place) -> None:
         place.put({"a.dcm": ct(1, 1, 1), "b.dcm": ct(1, 2, 1)})
         one = Chain(place, pipeline(limits={"files_per_job": 1}))
-        one.until("normalize")
+        one.until("stage")
         one.task(next(iter(one._operators("import"))), 0)
         one.stage("audit")
         place.put({"c.dcm": ct(1, 3, 1)})
@@ -122,7 +122,7 @@ class TestUnreleased:
     def test_object_replaced_under_an_import_in_place_is_not_imported(self, place: Place) -> None:
         place.put(delivery(1, 3))
         chain = Chain(place, pipeline(staging=IN_PLACE), tries=1)
-        chain.until("normalize")
+        chain.until("stage")
         place.put({"study-1/002.dcm": ct(1, 1, 2, pixel=77)})
         with pytest.raises(RuntimeError, match="of its 3 objects 0 are missing and 1 were replaced, and 0 others"):
             chain.stage("import")

@@ -124,7 +124,7 @@ def test_study_whose_images_come_in_late_is_published_after_the_others(place: Pl
     steady = published(place).pipeline.model_copy(update={"limits": Limits(files_per_job=1)})
     store = steady.healthimaging.model_copy(update={"job_timeout_minutes": 1 / 60})
     chain = Chain(place, steady.model_copy(update={"healthimaging": store}))
-    chain.until("normalize")
+    chain.until("stage")
     _, second = chain.xcom["normalize", 0]
     place.faults({"kind": "stuck_in_progress", "input_s3_uri": f"*{second}*"})
     with pytest.raises(AirflowFailException, match="1 arrivals are undecided"):

@@ -62,7 +62,7 @@ def without_reading(report: dict[str, Any]) -> dict[str, Any]:
 def test_batches_without_a_job_are_staged_again(place: Place) -> None:
     place.put(delivery(studies=2, instances=2))
     chain = Chain(place, pipeline(limits={"files_per_job": 2}))
-    chain.until("normalize")
+    chain.until("stage")
     first, second = chain.xcom["normalize", 0]
     operators = list(chain._operators("import"))
     chain.task(operators[0], 0)

@@ -9,7 +9,7 @@ import yaml
 from airlock.pipelines import load_pipelines
 from airlock_local.buckets import is_local
 from airlock_local.settings import ROOT
-from airlock_local.stores import SLOTS, pools_of, seeds_of
+from airlock_local.stores import pools_of, seeds_of
 
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 
@@ -67,15 +67,15 @@ def test_compose_makes_what_every_local_pipeline_names(compose):
 def test_compose_makes_the_pool_of_every_pipeline(compose):
     pipelines, _ = load_pipelines(ROOT / "include/pipelines")
     script = compose["airflow-init"]["command"][-1]
-    for pool, service in pools_of(pipelines.values()).items():
-        assert f"airflow pools set {pool} {SLOTS[service]} " in script
+    for pool in pools_of(pipelines.values(), parallelism=16):  # a Celery worker's default
+        assert f'airflow pools set {pool.name} {pool.slots} "{pool.description}" --include-deferred' in script
 
 
 def test_compose_names_the_local_servers_as_they_reach_each_other(compose):
     """HealthLake's FHIR address is the one in its answers, so it has to lead back to the same server."""
     given = dict(re.findall(r"^([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
     local = json.loads(given["AIRFLOW_CONN_AWS_DEFAULT"])["extra"]["service_config"]
-    assert local == {store: {"endpoint_url": "http://health:4567"} for store in SLOTS}
+    assert local == {store: {"endpoint_url": "http://health:4567"} for store in ("medical-imaging", "healthlake")}
     assert "--public-url=http://health:4567" in compose["health"]["command"]
     for server in ("s3", "health"):
         assert f"--allowed-host={server}" in compose[server]["command"]

@@ -37,7 +37,7 @@ def check_prefix(run: Run, batch: Batch) -> None:
     rows = _read_sent(run, batch.batch_id)
     # Airlock's own copies have ETags of their own; files that are imported in place must be those that parse read.
     etag = pl.col("etag") if _is_in_place(run, batch.input_uri) else pl.lit(None, pl.String)
-    jobs.check_prefix(run, batch, dict(rows.select("staged_key", etag=etag).iter_rows()))
+    jobs.check_prefix(run, batch, dict(rows.select("staged_key", etag=etag).iter_rows()), "stage")
 
 
 def record(run: Run, job: Job, properties: dict[str, Any], output_uri: str) -> dict[str, Any]:

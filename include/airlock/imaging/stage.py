@@ -19,7 +19,7 @@ from airlock.storage.copy_requests import Copy
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from airlock.run import Run
     from airlock.storage.s3 import ListedObject
@@ -36,16 +36,25 @@ class BatchNotStagedError(LookupError):
     """A batch is to be imported that stage has not given a prefix."""
 
 
-def stage(run: Run, batch_id: str) -> Batch:
+def stage(run: Run, batch_id: str, progress: Callable[[int], None] | None = None) -> Batch:
     """Stage a batch, and return it; a second call finds it staged.
 
     A batch stays as it is once a job was started for it: the job has the files, even if the prefix has changed since.
     After a job that FAILED it is staged anew.
+
+    Parameters
+    ----------
+    run
+        The run.
+    batch_id
+        The batch, which normalize has planned.
+    progress
+        Called with the number of copies that have an outcome, after each.
     """
     files = run.workspace.read(f"batches/{batch_id}", BATCHES)
     if _has_job(run, batch_id):
         return describe_staged(files)
-    rows = _give_prefix(run, batch_id, files).select(BATCHES.names()).cast(BATCHES)
+    rows = _give_prefix(run, batch_id, files, progress).select(BATCHES.names()).cast(BATCHES)
     run.workspace.write(f"batches/{batch_id}", BATCHES, rows)
     return describe_staged(rows)
 
@@ -97,23 +106,25 @@ def _shared_folder(bucket: str, keys: pl.Series) -> S3Uri:
     return S3Uri(bucket, first[: first[:shared].rfind("/") + 1])
 
 
-def _give_prefix(run: Run, batch_id: str, files: pl.DataFrame) -> pl.DataFrame:
+def _give_prefix(run: Run, batch_id: str, files: pl.DataFrame, progress: Callable[[int], None] | None) -> pl.DataFrame:
     if run.pipeline.staging.mode == "in_place" and find_clean_folder(run, files) is not None:
         return files.with_columns(
             staged_bucket=pl.col("bucket"), staged_key=pl.col("key"), reason=pl.lit(None, pl.String)
         )
     # The batch's id comes first: S3 spreads keys by their start, and the batches are copied at the same time.
-    return _copy_all(run, S3Uri.parse(run.pipeline.staging.uri).join(batch_id, run.pipeline.name, run.key, ""), files)
+    prefix = S3Uri.parse(run.pipeline.staging.uri).join(batch_id, run.pipeline.name, run.key, "")
+    return _copy_all(run, prefix, files, progress)
 
 
-def _copy_all(run: Run, prefix: S3Uri, files: pl.DataFrame) -> pl.DataFrame:
+def _copy_all(run: Run, prefix: S3Uri, files: pl.DataFrame, progress: Callable[[int], None] | None) -> pl.DataFrame:
     """Copy a batch's files below its prefix under numbered names, and delete everything else there."""
     names = [S3Uri(prefix.bucket, f"{prefix.key}{number:06}.dcm") for number in range(files.height)]
     there = {item.key: item for item in run.s3.list_objects(prefix)}
     rows = files.select("bucket", "key", "version_id", "etag", "size").iter_rows(named=True)
     copies = [Copy(**row, target=name) for row, name in zip(rows, names, strict=True)]
     missing = [copy for copy in copies if not _is_there(copy, there)]
-    outcomes = dict(zip(missing, copy_objects(run.s3, missing, run.pipeline.staging, _GONE), strict=True))
+    found = copy_objects(run.s3, missing, run.pipeline.staging, _GONE, progress=progress)
+    outcomes = dict(zip(missing, found, strict=True))
     codes = [outcomes.get(copy) for copy in copies]
     reasons = [None if code is None else _GONE[code] for code in codes]
     staged = {name.key for name, reason in zip(names, reasons, strict=True) if reason is None}

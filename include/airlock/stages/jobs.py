@@ -39,7 +39,9 @@ class EndedJob:
     output_uri: str  # the job's own folder, ending in "/"
 
 
-def check_prefix(run: Run[Pipeline], batch: Batch, staged: Mapping[str, str | int | None]) -> None:
+def check_prefix(
+    run: Run[Pipeline], batch: Batch, staged: Mapping[str, str | int | None], staged_by: str = "normalize"
+) -> None:
     """Refuse a prefix that holds more, less or other than its batch: a job imports everything below it.
 
     Parameters
@@ -50,11 +52,13 @@ def check_prefix(run: Run[Pipeline], batch: Batch, staged: Mapping[str, str | in
         The batch whose job is to start.
     staged
         The keys of the batch's objects, each with the ETag or the size that the object must have, or None for any.
+    staged_by
+        The task that stages the batch, and that a person clears to have it staged again.
 
     Raises
     ------
     StagedPrefixError
-        With the counts; clear normalize to stage the batch again.
+        With the counts, and the task to clear.
     """
     listed = {item.key: item for item in run.s3.list_objects(S3Uri.parse(batch.input_uri), placeholders=True)}
     missing = len(staged.keys() - listed.keys())
@@ -64,7 +68,7 @@ def check_prefix(run: Run[Pipeline], batch: Batch, staged: Mapping[str, str | in
     if missing or others or changed:
         raise StagedPrefixError(
             f"batch {batch.batch_id}: of its {len(staged)} objects {missing} are missing and {changed} were replaced, "
-            f"and {others} others lie below its prefix. Clear normalize to stage the batch again."
+            f"and {others} others lie below its prefix. Clear {staged_by} to stage the batch again."
         )
 
 

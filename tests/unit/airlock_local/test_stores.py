@@ -11,7 +11,7 @@ from airlock.pipelines import load_pipelines
 from airlock_local.buckets import buckets_of
 from airlock_local.components import plan
 from airlock_local.settings import ROOT, read_settings
-from airlock_local.stores import SLOTS, pools_of, seeds_of
+from airlock_local.stores import pools_of, seeds_of
 from localaws.settings import read_settings as localaws_settings
 from tests.unit.airlock.clinical.books import CCDA
 from tests.unit.airlock.clinical.books import pipeline as ccda_pipeline
@@ -66,8 +66,16 @@ def test_a_conversion_profile_is_made_too() -> None:
 
 
 def test_each_pool_has_the_slots_of_its_service(pipelines: list[Pipeline]) -> None:
-    assert pools_of(pipelines) == {"healthlake_import": "healthlake", "scans": "medical-imaging"}
-    assert SLOTS["healthlake"] == 1  # an account runs one import; what waits in Airflow does not fill the queue
+    slots = {pool.name: pool.slots for pool in pools_of(pipelines, parallelism=16)}
+    # HealthLake: an account runs one import; what waits in Airflow does not fill the queue
+    assert slots == {"healthlake_import": 1, "scans": 20, "airlock_staging": 4}
+
+
+@pytest.mark.parametrize(("parallelism", "slots"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4), (64, 4)])
+def test_fewer_tasks_stage_than_run_at_the_same_time(pipelines: list[Pipeline], parallelism: int, slots: int) -> None:
+    """With as many, Airflow stages all batches before it imports the first."""
+    (staging,) = (pool for pool in pools_of(pipelines, parallelism) if pool.name == "airlock_staging")
+    assert staging.slots == slots
 
 
 def test_the_emulator_understands_what_it_is_told(pipelines: list[Pipeline], tmp_path: Path) -> None:

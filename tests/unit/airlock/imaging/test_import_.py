@@ -49,7 +49,7 @@ class TestCheckPrefix:
         world.put(PREFIX + more, b"")
         with pytest.raises(
             StagedPrefixError,
-            match=r"batch b1: of its 2 objects 0 are missing and 0 were replaced, and 1 others .*Clear normalize",
+            match=r"batch b1: of its 2 objects 0 are missing and 0 were replaced, and 1 others .*Clear stage",
         ):
             check_prefix(run, BATCH)
 
