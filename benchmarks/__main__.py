@@ -31,7 +31,7 @@ SIZES = (100_000, 1_000_000, 5_000_000)  # arrivals
 OBJECTS = (10_000, 300_000)  # of a parse task; python -m benchmarks.parse_memory has a million
 QUICK_SIZES, QUICK_OBJECTS = SIZES[:1], (2_000, 20_000)
 MINUTES = 15
-PARTS = ("headers", "scanner", "parse_memory", "copies", "chain")
+PARTS = ("headers", "series", "parse_memory", "copies", "chain")
 
 
 def parts(var: Path, until: float, *, quick: bool) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -47,10 +47,10 @@ def parts(var: Path, until: float, *, quick: bool) -> dict[str, Callable[[], dic
         Whether to measure less.
     """
 
-    def scanner() -> dict[str, Any]:
-        from benchmarks.scanner import measure  # noqa: PLC0415
+    def series() -> dict[str, Any]:
+        from benchmarks.series import PAIRS, measure  # noqa: PLC0415
 
-        return measure()
+        return measure(var / "bench" / "series", 1 if quick else PAIRS)
 
     def parse_memory() -> dict[str, Any]:
         from benchmarks.parse_memory import measure  # noqa: PLC0415
@@ -70,7 +70,7 @@ def parts(var: Path, until: float, *, quick: bool) -> dict[str, Callable[[], dic
     contest = headers.QUICK if quick else headers.FULL
     return {
         "headers": lambda: headers.measure(var / "bench", contest),
-        "scanner": scanner,
+        "series": series,
         "parse_memory": parse_memory,
         "copies": copies,
         "chain": chain,

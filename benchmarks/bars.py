@@ -52,12 +52,12 @@ def bars(figures: Mapping[str, Any]) -> list[Bar]:
     Parameters
     ----------
     figures
-        The results of the parts ``headers``, ``scanner``, ``parse_memory``, ``copies`` and ``chain``; a missing part
+        The results of the parts ``headers``, ``series``, ``parse_memory``, ``copies`` and ``chain``; a missing part
         was not measured.
     """
     return [
         *_of_headers(figures.get("headers")),
-        *_of_scanner(figures.get("scanner")),
+        *_of_series(figures.get("series")),
         *_of_parse_memory(figures.get("parse_memory")),
         *_of_copies(figures.get("copies")),
         *_of_chain(figures.get("chain")),
@@ -74,8 +74,6 @@ def _of_headers(found: Mapping[str, Any] | None) -> Iterator[Bar]:
     def lighter(other: str) -> float | None:
         return float(ratios[other]["cpu_ms_per_object"]) if ratios else None
 
-    yield Bar("objects/s against GET only", faster("floor"), 0.90, at_least=True)
-    yield Bar("objects/s against GET only, the same request form", faster("floor_if_match"), 0.90, at_least=True)
     yield Bar("objects/s against boto3 full GET + pydicom", faster("boto3_full"), 4, at_least=True)
     yield Bar("CPU against boto3 full GET + pydicom", lighter("boto3_full"), 6, at_least=True)
     yield Bar("objects/s against s3fs + pydicom", faster("s3fs"), 8, at_least=True)
@@ -85,11 +83,12 @@ def _of_headers(found: Mapping[str, Any] | None) -> Iterator[Bar]:
     yield Bar("objects whose values differ from pydicom's, bench corpus", airlock.get("differing"), 0)
 
 
-def _of_scanner(found: Mapping[str, Any] | None) -> Iterator[Bar]:
-    mix, whole, frames = (found[name]["ratio"] if found else None for name in ("ct_mix", "ct_mix_all", "enhanced"))
-    yield Bar("scanner against dcmread, CT mix", mix, 12, at_least=True)
-    yield Bar("the same, with the objects that the scanner leaves to pydicom", whole, 12, at_least=True)
-    yield Bar("scanner against dcmread, enhanced multi-frame", frames, 300, at_least=True)
+def _of_series(found: Mapping[str, Any] | None) -> Iterator[Bar]:
+    airlock, ratio = (found["airlock"], found["ratio"]) if found else ({}, None)
+    yield Bar("series of one kind: objects/s against GET only of the same ranges", ratio, 0.90, at_least=True)
+    yield Bar("series of one kind: requests per object", airlock.get("requests_per_object"), 1.02)
+    yield Bar("series of one kind: KiB per object", airlock.get("kib_per_object"), 34)
+    yield Bar("series of one kind: objects whose values differ from pydicom's", airlock.get("differing"), 0)
 
 
 def _of_parse_memory(found: Mapping[str, Any] | None) -> Iterator[Bar]:

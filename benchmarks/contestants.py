@@ -107,7 +107,7 @@ def floor_get_range(endpoint: str) -> Read:
     async def one(item: Object) -> None:
         await obstore.get_range_async(store, item.key, start=0, end=min(FIRST_RANGE, item.size))
 
-    return partial(_in_flight, one)
+    return partial(run_in_flight, one)
 
 
 def floor_get_if_match(endpoint: str) -> Read:
@@ -121,7 +121,7 @@ def floor_get_if_match(endpoint: str) -> Read:
         reply = await obstore.get_async(store, item.key, options={"range": span, "if_match": f'"{item.etag}"'})
         await reply.bytes_async()
 
-    return partial(_in_flight, one)
+    return partial(run_in_flight, one)
 
 
 def _obstore(endpoint: str) -> S3Store:
@@ -138,7 +138,8 @@ def _obstore(endpoint: str) -> S3Store:
     )
 
 
-def _in_flight(one: Callable[[Object], Any], objects: Sequence[Object]) -> list[Values | None]:
+def run_in_flight(one: Callable[[Any], Any], objects: Sequence[Any]) -> list[Values | None]:
+    """Await a function for all objects, so many at the same time as Airlock does, and on the same event loop."""
     import uvloop
 
     todo = iter(objects)

@@ -1,7 +1,8 @@
-"""The corpus of ``make bench``: synthetic DICOM objects of ten kinds, the same bytes on every run.
+"""The corpus of ``make bench``: synthetic DICOM objects of many kinds, the same bytes on every run.
 
 The kinds and their shares imitate clinical archives; requests and bytes per object depend on them. Objects are made one
-at a time and never kept, so that a corpus of gigabytes needs no memory.
+at a time and never kept, so that a corpus of gigabytes needs no memory. In the mix, the folders have objects of all
+kinds; in the series, a folder has objects of one kind, as those of archives mostly have.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ _COMPRESSED = {"jpeg": 180_000, "jpeg2000": 180_000, "cr": 3_500_000}  # bytes
 _UNDEFINED = {"implicit_undefined", "icon", *_COMPRESSED}  # sequences and items of undefined length
 _SIDE = {"mr": 256, "csa": 256}  # rows and columns of a frame, 512 else
 _PER_SERIES, _PER_STUDY = 50, 200  # objects
+VARIANTS = 6  # of each kind; the objects of a series repeat them in turns
+_LENGTH = 4.8, 0.8  # of the logarithm of a series' objects, mean and deviation: 167 objects in the mean
 
 
 class Position(NamedTuple):
@@ -125,6 +128,26 @@ def objects(recipe: Recipe) -> Iterator[Made]:
         yield Made(f"mixed/{position.study:04}/{position.series}/{number:06}.dcm", kind, instance(kind, number))
     for number in range(recipe.enhanced):
         yield Made(f"enhanced/{number:04}.dcm", ENHANCED, enhanced(number, recipe.frames))
+
+
+class Member(NamedTuple):
+    """One object of a series; its bytes are those of ``instance(kind, variant)``."""
+
+    key: str
+    kind: str
+    variant: int
+
+
+def series(count: int) -> Iterator[Member]:
+    """Yield the objects of series of one kind each, in the order of their keys; a hundred have every kind in its share.
+
+    Each series is a folder.
+    """
+    kinds, chance = spread_kinds(), random.Random("series")  # noqa: S311  (reproducible, not secret)
+    for folder in range(count):
+        kind = kinds[folder % len(kinds)]
+        for number in range(round(chance.lognormvariate(*_LENGTH)) or 1):
+            yield Member(f"series/{folder:04}-{kind}/{number:05}.dcm", kind, number % VARIANTS)
 
 
 def spread_kinds() -> list[str]:

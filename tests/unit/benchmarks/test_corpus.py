@@ -1,8 +1,9 @@
 """The corpus of the benchmark: the same bytes on every run, each kind in its share, values where pydicom finds them."""
 
 import hashlib
+from collections import Counter
 
-from benchmarks.corpus import SHARES, Position, Recipe, enhanced, instance, objects, spread_kinds, truth
+from benchmarks.corpus import SHARES, Position, Recipe, enhanced, instance, objects, series, spread_kinds, truth
 
 from airlock.records import ATTRIBUTES
 
@@ -28,6 +29,16 @@ def test_a_hundred_objects_have_every_kind_in_its_share() -> None:
 
 def test_kinds_are_spread() -> None:
     assert len(set(spread_kinds()[:25])) >= len(SHARES) * 2 // 3
+
+
+def test_a_series_is_a_folder_of_one_kind_and_a_hundred_have_every_kind_in_its_share() -> None:
+    members = list(series(100))
+    kinds = {member.key.rpartition("/")[0]: member.kind for member in members}
+
+    assert Counter(kinds.values()) == SHARES
+    assert all(kinds[member.key.rpartition("/")[0]] == member.kind for member in members)
+    assert [member.key for member in members] == sorted(member.key for member in members)
+    assert 120 * 100 < len(members) < 210 * 100
 
 
 def test_every_kind_has_its_wanted_values() -> None:
