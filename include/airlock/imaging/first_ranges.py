@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from airlock.dicom.header import KIB
+from airlock.dicom.header import KIB, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     Row = tuple[Any, ...]
 
-LARGEST = 256 * KIB  # of a learnt range: 16 MiB with 64 in flight; a second request takes less time than more bytes
+LARGEST = 256 * KIB  # of a learnt range; a second request takes less time than more bytes
+_IN_FLIGHT = 64 * MIB  # of learnt ranges at most; a task takes two to three times the memory
 ASKED_FIRST = 2  # objects of a folder: after one alone, a folder of all kinds would follow its first kind
 _HEADERS = 16  # of a folder that are remembered
 _FOLDERS = 4_096  # that are remembered, in 4 MB; more than begin in the arrivals that are read ahead
@@ -47,6 +48,7 @@ class FirstRanges:
 
     def __init__(self, settings: ParseSettings) -> None:
         self._smallest = settings.first_range_kib * KIB
+        self._largest = min(LARGEST, _IN_FLIGHT // settings.in_flight)
         by_prefix = sorted(settings.first_ranges, key=lambda first: len(first.prefix), reverse=True)
         self._by_prefix = [(first.prefix, first.kib * KIB) for first in by_prefix]
         self._folders: dict[str, _Folder] = {}
@@ -74,7 +76,7 @@ class FirstRanges:
         if len(extents) < ASKED_FIRST or 2 * len(long) <= len(extents):
             return 0
         ranges = [-(-extent // _STEP) * _STEP for extent in long]
-        return max((size for size in ranges if size <= LARGEST), default=0)
+        return max((size for size in ranges if size <= self._largest), default=0)
 
     def ask_first(self, rows: Iterable[Row], key_of: Callable[[Row], str], ahead: int) -> Iterator[Row]:
         """Yield rows of arrivals in their order, but the first ones of each folder earlier.

@@ -74,6 +74,11 @@ class TestByFolder:
         assert learnt(LARGEST + 1, LARGEST + 1).find("in/mr/2.dcm") == SMALLEST
         assert LONG <= learnt(LONG, LARGEST + 1, LARGEST + 1).find("in/mr/2.dcm") < LONG + 4 * KIB
 
+    def test_the_limit_is_lower_with_many_requests_in_flight(self) -> None:
+        settings = ParseSettings(in_flight=512)
+        assert learnt(LONG, LONG, 128 * KIB, settings=settings).find("in/mr/2.dcm") == 128 * KIB
+        assert learnt(*[128 * KIB + 1] * 2, settings=settings).find("in/mr/2.dcm") == SMALLEST
+
     def test_no_headers_make_it_larger_than_the_limit(self) -> None:
         noise = random.Random(1)
         ranges = learnt()
