@@ -30,6 +30,8 @@ class ForwardProxy(ThreadingHTTPServer):
     ----------
     tunnels
         The addresses that clients asked for.
+    authorizations
+        How clients named themselves, each time.
     """
 
     daemon_threads = True
@@ -37,6 +39,7 @@ class ForwardProxy(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Tunnel)
         self.tunnels: list[str] = []
+        self.authorizations: list[str | None] = []
 
     @property
     def url(self) -> str:
@@ -49,6 +52,7 @@ class _Tunnel(BaseHTTPRequestHandler):
 
     def do_CONNECT(self) -> None:
         self.server.tunnels.append(self.path)
+        self.server.authorizations.append(self.headers["Proxy-Authorization"])
         host, _, port = self.path.partition(":")
         with socket.create_connection((host, int(port))) as upstream:
             self.send_response(200)

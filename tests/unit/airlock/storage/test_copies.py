@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import traceback
+from base64 import b64encode
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -57,7 +58,7 @@ class Settings:
 copy_all = partial(copy_objects, settings=Settings(), refusals=ALONE, retries=QUICK)
 
 
-def client(endpoint: str, *, verify: str | None = None, **config: Any) -> S3:
+def client(endpoint: str, *, verify: str | bool | None = None, **config: Any) -> S3:
     session = boto3.Session("testing", "testing", region_name="us-east-1")
     once = {"retries": {"total_max_attempts": 1}, "s3": {"addressing_style": "path"}}
     return S3(session, session.client("s3", endpoint_url=endpoint, verify=verify, config=Config(**once | config)))
@@ -301,6 +302,7 @@ class TestFaultsThatDoNot:
 
 
 class TestNetwork:
+    @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
     def test_the_authority_of_the_hospital_is_trusted_if_it_is_named(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -312,7 +314,8 @@ class TestNetwork:
             assert copy_all(client(server.endpoint, verify=str(bundle)), copies) == [None] * 100
             monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
             assert copy_all(client(server.endpoint), copies) == [None] * 100
-        assert server.copies == Counter(targets(copies) * 2)
+            assert copy_all(client(server.endpoint, verify=False), copies) == [None] * 100
+        assert server.copies == Counter(targets(copies) * 3)
 
     @pytest.mark.parametrize("named_in", ["environment", "connection"])
     def test_every_connection_goes_through_the_proxy(
@@ -320,10 +323,12 @@ class TestNetwork:
     ) -> None:
         bundle, context = certify_loopback(tmp_path)
         with copying_s3(context) as server, forward_proxy() as proxy:
-            config: dict[str, Any] = {"proxies": {"https": proxy.url}}
+            address = proxy.url.replace("http://", "http://airlock:p%40ss@")
+            config: dict[str, Any] = {"proxies": {"https": address}}
             if named_in == "environment":
-                monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+                monkeypatch.setenv("HTTPS_PROXY", address)
                 config = {}
             s3 = client(server.endpoint, verify=str(bundle), **config)
             assert copy_all(s3, store(server, 40), settings=Settings(copies_in_flight=5)) == [None] * 40
         assert proxy.tunnels == [server.endpoint.removeprefix("https://")] * 6  # one is boto3's
+        assert set(proxy.authorizations) == {f"Basic {b64encode(b'airlock:p@ss').decode()}"}
