@@ -1,4 +1,4 @@
-"""How a boto3 client connects, for a client with many requests in flight: authority, proxy and timeouts."""
+"""How a boto3 client connects, for a client with many requests in flight: credentials, authority, proxy, timeouts."""
 
 from __future__ import annotations
 
@@ -43,6 +43,11 @@ class Connection:
             skip_auto_headers=_SET_BY_BOTO3,
             auto_decompress=False,
         )
+
+
+def find_credentials(client: Any) -> Any:
+    """Return the credentials that a boto3 client signs with; its session may have others."""
+    return client._request_signer._credentials  # noqa: SLF001  # boto3 tells nobody
 
 
 def find_connection(client: Any, url: str) -> Connection | None:

@@ -18,7 +18,7 @@ import aiohttp
 from yarl import URL
 
 from airlock.storage.aws import AWS_ERRORS, error_code
-from airlock.storage.connections import find_connection
+from airlock.storage.connections import find_connection, find_credentials
 from airlock.storage.copy_answers import is_expired, may_pass, name_failure, read_answer
 from airlock.storage.copy_requests import Copy, CopyForm, noting_requests
 from airlock.storage.event_loop import run_on_uvloop
@@ -158,8 +158,9 @@ class _Copying:
             self.copy_through_boto3(first)
         if not rest:
             return
-        form = CopyForm.of(sent[-1], first[1], self.s3.session.get_credentials()) if sent else None
-        connection = find_connection(self.s3.client, form.url) if form else None
+        client = self.s3.client
+        form = CopyForm.of(sent[-1], first[1], find_credentials(client)) if sent else None
+        connection = find_connection(client, form.url) if form else None
         if form is None or connection is None:
             self._copy_in_threads(rest)
         else:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from airlock.storage.s3uri import S3Uri
 
 _SENT = "before-send.s3.CopyObject"  # boto3's event, for each try
-_SCOPE = re.compile(r"AWS4-HMAC-SHA256 Credential=(?P<key>.+)/\d{8}/(?P<region>[^/]+)/(?P<service>[^/]+)/aws4_request,")
+_SCOPE = re.compile(r"AWS4-HMAC-SHA256 Credential=.+/\d{8}/(?P<region>[^/]+)/(?P<service>[^/]+)/aws4_request,")
 _SOURCE, _IF_MATCH = "x-amz-copy-source", "x-amz-copy-source-if-match"
 _OF_EACH = frozenset(  # set by the signer, by aiohttp, or by boto3 for each try
     {
@@ -92,7 +92,7 @@ class CopyForm:
     region, service
         What requests are signed for.
     credentials
-        The session's credentials, which botocore renews in time.
+        The client's credentials, which botocore renews in time.
     """
 
     url: str
@@ -103,15 +103,13 @@ class CopyForm:
     credentials: Credentials
 
     @classmethod
-    def of(cls, request: AWSPreparedRequest, copy: Copy, credentials: Credentials | None) -> Self | None:
+    def of(cls, request: AWSPreparedRequest, copy: Copy, credentials: Credentials) -> Self | None:
         """Return the form of a request that boto3 has sent for a copy; None if others cannot follow it."""
         headers = {name.lower(): _as_text(value) for name, value in request.headers.items()}
         scope = _SCOPE.match(headers.get("authorization", ""))
         url, source = _encode_key(copy.target.key), _encode_source(copy)
-        if scope is None or credentials is None or _EXPRESS in headers:
+        if scope is None or _EXPRESS in headers:
             return None
-        if scope["key"] != credentials.get_frozen_credentials().access_key:
-            return None  # the client does not sign with the session's credentials
         if not (request.url.endswith(f"/{url}") and headers[_SOURCE].endswith(f"/{source}")):
             return None
         return cls(

@@ -199,6 +199,13 @@ def test_the_key_and_the_owners_are_in_every_request(server: CopyingS3) -> None:
     assert [request.items() >= wanted.items() for request in server.requests] == [True] * 3
 
 
+def test_the_credentials_are_those_of_the_client(server: CopyingS3) -> None:
+    session = boto3.Session(region_name="us-east-1")
+    own = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
+    s3 = S3(session, session.client("s3", endpoint_url=server.endpoint, **own))
+    assert copy_all(s3, store(server, 10)) == [None] * 10
+
+
 class TestFaultsThatPass:
     @pytest.mark.parametrize(
         "fault",
