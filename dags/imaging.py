@@ -24,6 +24,7 @@ from airlock_tasks.review import ReleaseOperator, ReviewOperator
 from airlock_tasks.route import RouteOperator
 from airlock_tasks.stage import StageOperator
 from airlock_tasks.validate import ValidateOperator
+from airlock_tasks.waves import NextWaveOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG, BaseOperator
@@ -44,7 +45,7 @@ def build(pipeline: ImagingPipeline) -> DAG:
         normalize = NormalizeOperator(task_id="normalize", pipeline=pipeline)
         batches = add_batch_tasks(pipeline, normalize.output)
         audit = AuditOperator(task_id="audit", pipeline=pipeline, trigger_rule="all_done")
-        receive >> buffer
+        receive >> buffer >> NextWaveOperator(task_id="next_wave", pipeline=pipeline)
         parse >> validate >> normalize
         batches >> audit
         last: BaseOperator | TaskGroup = audit

@@ -85,6 +85,14 @@ class RedriveRequest:
         return {name: value for name, value in (given | more).items() if value is not None}
 
 
+@dataclass(frozen=True)
+class WaveOf:
+    """The part of another run's delivery that a run takes, see `airlock.stages.waves`."""
+
+    of: str  # Airflow's id of the run that listed the delivery
+    number: int  # from 2: the run that listed is the first wave
+
+
 PipelineT_co = TypeVar("PipelineT_co", bound=Pipeline, default=ImagingPipeline, covariant=True)
 
 
@@ -101,6 +109,7 @@ class Run(Generic[PipelineT_co]):
     folder: str = ""  # of the workspace, for a second chain of stages: "fhir"
     plan_only: bool = False  # the run ends after normalize and claims, stages and imports nothing
     redrive: RedriveRequest | None = None  # the arrivals to redrive, instead of a listing
+    wave: WaveOf | None = None  # a part of another run's listing, instead of a listing
 
     def within(self, folder: str) -> Run[PipelineT_co]:
         """Return the same run in a folder of its workspace, for a second chain of stages."""

@@ -30,12 +30,13 @@ class BufferOperator(RunOperator[ImagingPipeline | ClinicalPipeline]):
     def run_stage(self, run: Run[ImagingPipeline | ClinicalPipeline], context: Context) -> list[str]:
         """Return the shards that parse is mapped over."""
         from airlock.stages.buffer import LostClaimsError, buffer
+        from airlock.stages.waves import WaveError
 
         if run.redrive is not None:
             self._redrive(run, run.redrive)
         try:
             buffered = buffer(run)
-        except LostClaimsError as error:
+        except (LostClaimsError, WaveError) as error:
             raise AirflowFailException(str(error)) from None
         self.log.info(
             "%d arrivals (%d bytes) in %d shards; %d were settled by earlier runs, %d are held by other runs, "

@@ -53,6 +53,23 @@ PARAMS = {
     ),
 }
 
+# Params of the second and later runs of a delivery that is too large for one run; Airlock sets them.
+WAVE_PARAMS = {
+    "wave": Param(
+        None,
+        type=["null", "integer"],
+        minimum=2,
+        title="Wave: number",
+        description="Set by Airlock: which part of a large delivery this run takes.",
+    ),
+    "wave_of": Param(
+        None,
+        type=["null", "string"],
+        title="Wave: of run",
+        description="Set by Airlock: the run that listed this delivery.",
+    ),
+}
+
 # Params of a redrive, which airlock.stages.redrive_request reads; OF_STUDIES only in pipelines that have studies.
 OF_STUDIES = ("redrive_study", "redrive_non_primary")
 REDRIVE_PARAMS = {
@@ -142,7 +159,8 @@ def new_dag(pipeline: ImagingPipeline | ClinicalPipeline) -> DAG:
 def _params(pipeline: Pipeline) -> dict[str, Param]:
     """Return the params of the form; those about studies only if the pipeline has studies."""
     left_out = () if pipeline.has_studies else OF_STUDIES
-    return PARAMS | {name: param for name, param in REDRIVE_PARAMS.items() if name not in left_out}
+    redrive = {name: param for name, param in REDRIVE_PARAMS.items() if name not in left_out}
+    return PARAMS | redrive | (WAVE_PARAMS if pipeline.wave_limits else {})
 
 
 def _schedule(pipeline: ImagingPipeline | ClinicalPipeline) -> Any:

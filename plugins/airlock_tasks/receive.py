@@ -16,7 +16,7 @@ from asgiref.sync import sync_to_async
 from airlock.pipelines import Receive, Source
 from airlock_tasks.datastores import check_datastores, require_known_datastores
 from airlock_tasks.notify import check_connections, notify_once
-from airlock_tasks.run import connect_s3, is_plan, ledger_url, redrive_request
+from airlock_tasks.run import connect_s3, is_plan, ledger_url, redrive_request, wave_of
 from healthaws.triggers.pause import PauseTrigger
 
 if TYPE_CHECKING:
@@ -146,8 +146,8 @@ class ReceiveSensor(BaseSensorOperator):
         check_connections(self.pipeline)
         if not plan_only:
             check_known(self.pipeline)
-        if redrive_request(self.pipeline, context) is not None:
-            return {"objects": 0, "bytes": 0}  # nothing to wait for: buffer claims settled arrivals
+        if redrive_request(self.pipeline, context) is not None or wave_of(context) is not None:
+            return {"objects": 0, "bytes": 0}  # nothing to wait for: buffer claims settled arrivals, or a wave
         source, settings = self.pipeline.source, self.pipeline.receive
         try:
             prefix = str(source_prefix(self.pipeline, context["params"].get("prefix")))

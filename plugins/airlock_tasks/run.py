@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airlock.records import Window
-    from airlock.run import RedriveRequest, Run
+    from airlock.run import RedriveRequest, Run, WaveOf
     from airlock.storage.s3 import S3
 
 PipelineT = TypeVar("PipelineT", bound=Pipeline, default=Pipeline)
@@ -30,6 +30,7 @@ PARAMS = frozenset(
         *("prefix", "window_start", "window_end", "plan_only"),
         *("redrive_run", "redrive_study", "redrive_reasons", "redrive_csv"),
         *("redrive_findings", "redrive_non_primary", "redrive_why", "redrive_by"),
+        *("wave", "wave_of"),
     }
 )
 LEDGER_CONNECTION = "airlock_ledger"
@@ -170,6 +171,22 @@ def redrive_request(pipeline: Pipeline, context: Context) -> RedriveRequest | No
         raise AirflowFailException(str(error)) from None
 
 
+def wave_of(context: Context) -> WaveOf | None:
+    """Return the part of another run's delivery that a run takes; None if it has its own delivery.
+
+    Raises
+    ------
+    AirflowFailException
+        If only one of the two params is given.
+    """
+    from airlock.run import WaveOf
+
+    number, of = context["params"].get("wave"), context["params"].get("wave_of")
+    if bool(number) != bool(of):
+        raise AirflowFailException("wave and wave_of belong together. Airlock sets both: give neither.")
+    return WaveOf(of, number) if of and number else None
+
+
 def open_run(pipeline: PipelineT, context: Context, folder: str = "") -> Run[PipelineT]:
     """Open the run that a task is part of, with its S3 and its ledger.
 
@@ -199,7 +216,8 @@ def open_run(pipeline: PipelineT, context: Context, folder: str = "") -> Run[Pip
     window, asked = run_window(context, sweep=pipeline.arrivals is not None), redrive_request(pipeline, context)
     _check_days(pipeline, window, context)
     ledger = Ledger.open(ledger_url())
-    run = keep_journal(Run(pipeline, context["run_id"], window, prefix, s3, ledger, folder, redrive=asked))
+    wave = wave_of(context)
+    run = keep_journal(Run(pipeline, context["run_id"], window, prefix, s3, ledger, folder, redrive=asked, wave=wave))
     return run.as_plan() if is_plan(context) else run
 
 

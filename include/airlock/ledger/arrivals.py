@@ -146,6 +146,8 @@ class Arrivals(Store):
         listing: pl.DataFrame | Iterable[pl.DataFrame],
         listed_until: datetime | None = None,
         owed_due: datetime | None = None,
+        *,
+        completes: str | None = None,
     ) -> Claim:
         """Claim for a run all listed arrivals that no run holds; of two runs at the same time only one gets an arrival.
 
@@ -164,6 +166,8 @@ class Arrivals(Store):
             The time up to which the listing has all objects, aware.
         owed_due
             Objects that are owed come again if their next attempt is at or before this time; now without one.
+        completes
+            The key of another run whose listing is taken with this claim: *listed_until* counts for it too.
 
         Raises
         ------
@@ -171,11 +175,13 @@ class Arrivals(Store):
             If the run is not open. Nothing is claimed.
         """
         with clock.note_times() as times:
-            claim = self._claim_listing(pipeline, run_key, listing, listed_until, owed_due)
+            claim = self._claim_listing(pipeline, run_key, listing, listed_until, owed_due, completes=completes)
         entry = self.begin_entry()
         if entry is not None:  # what the run holds now, not the whole listing; after the commit, without locks
             held = Taken(entry, self._held_with_sites(pipeline, run_key))
             facts = {"listed_until": encode(listed_until), "owed_due": encode(owed_due), "listing": held.read_all()}
+            if completes is not None:
+                facts["completes"] = completes
             entry.add_call("claim", {"pipeline": pipeline, "run_key": run_key} | facts, times)
             self.end_entry(entry)
         return claim
@@ -187,6 +193,8 @@ class Arrivals(Store):
         listing: pl.DataFrame | Iterable[pl.DataFrame],
         listed_until: datetime | None,
         owed_due: datetime | None,
+        *,
+        completes: str | None,
     ) -> Claim:
         now = clock.now()
         with self._writing(scope(pipeline)) as connection:
@@ -202,8 +210,8 @@ class Arrivals(Store):
             connection.execute(insert(arrivals).from_select(list(values), source))
             take_owed(connection, pipeline, run_key, new)
             if listed_until is not None:
-                own = runs.c.run_key == run_key
-                connection.execute(update(runs).where(own).values(listed_until=listed_until))
+                taken = runs.c.run_key.in_([run_key, *([completes] if completes else [])])
+                connection.execute(update(runs).where(taken).values(listed_until=listed_until))
             return elsewhere
 
     def _held_with_sites(self, pipeline: str, run_key: str) -> Iterator[pl.DataFrame]:

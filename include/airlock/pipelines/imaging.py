@@ -188,6 +188,23 @@ SOFT_REASONS = frozenset(
 )
 
 
+# Two jobs that follow each other fill at least one limit, in files or in bytes. So what fills 250 jobs to the one limit
+# and 250 to the other needs at most 1,000, which is as many as a run maps.
+_FULL_JOBS_OF_A_WAVE = 250
+
+
+class Waves(Settings):
+    """How a delivery that is too large for one run is cut."""
+
+    objects: int = Field(
+        1_000_000,
+        ge=1,
+        le=5_000_000,
+        description="most objects that one run takes of a delivery; a larger delivery is listed once and cut at folder "
+        "borders into several runs, of which schedule.max_active_runs are active at the same time",
+    )
+
+
 class HealthImaging(Settings):
     """The data store and its import jobs."""
 
@@ -284,6 +301,7 @@ class ImagingPipeline(Pipeline):
     parse: ParseSettings = ParseSettings()
     limits: Limits = Limits()
     validation: Validate = Validate()
+    waves: Waves = Waves()
     healthimaging: HealthImaging
     audit: Audit = Audit()
     review: Review | None = Field(None, description="who answers reviews; required if audit.on_hold is review")
@@ -341,6 +359,12 @@ class ImagingPipeline(Pipeline):
             return self
         store = self.healthimaging.model_copy(update={"region_name": region})
         return self.model_copy(update={"healthimaging": store})
+
+    @property
+    def wave_limits(self) -> tuple[int, int]:
+        """The most objects and bytes of a wave."""
+        files, size = (_FULL_JOBS_OF_A_WAVE * each for each in (self.limits.files_per_job, self.limits.bytes_per_job))
+        return min(self.waves.objects, files), size
 
     @property
     def datastore_id(self) -> str:

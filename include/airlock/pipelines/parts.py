@@ -369,6 +369,11 @@ class Pipeline(Settings):
         raise NotImplementedError(f"kind {self.kind!r} has no data store")
 
     @property
+    def wave_limits(self) -> tuple[int, int] | None:
+        """The most objects and bytes that one run takes of a delivery; None if it takes all of it."""
+        return None
+
+    @property
     def has_asset_route(self) -> bool:
         """Whether a route sends to an Airflow asset."""
         return any(route.asset is not None for route in self.routes)

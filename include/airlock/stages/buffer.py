@@ -3,7 +3,8 @@
 It writes one dataset ``arrivals/<shard>`` per shard of the delivery, and then ``arrivals/index.json``, which commits
 them. A run that buffers again lists nothing and takes the arrivals that it holds in the ledger, so that a cleared task
 gives the same delivery. If its claims were given back, it lists and claims again. A plan claims nothing, and lists each
-time. `airlock.stages.windows` decides which of the listed objects belong to the run.
+time. `airlock.stages.windows` decides which of the listed objects belong to the run. A delivery that is too large for
+one run is cut into `airlock.stages.waves`.
 """
 
 from __future__ import annotations
@@ -20,18 +21,21 @@ import polars as pl
 from airlock.ledger.owed import NEVER
 from airlock.ledger.runs import SCHEDULED
 from airlock.records import ARRIVALS, arrival_ids
+from airlock.run import run_key
 from airlock.stages.inventory import InventoryError, fresh_inventory, list_inventory
 from airlock.stages.receive import find_marker
 from airlock.stages.sites import CountedSites
+from airlock.stages.waves import check_turn, find_waves, limits_of, number_of, read_wave, write_waves
 from airlock.stages.windows import find_bounds, is_asked_for, moments, takes_owed
 from airlock.storage.spool import FrameFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from airlock.ledger import RunRecord
+    from airlock.ledger import Claim, RunRecord
     from airlock.pipelines import ClinicalParse, ClinicalPipeline, ImagingPipeline, ParseSettings, Pipeline
     from airlock.run import Run
+    from airlock.stages.waves import Waves
 
     AnyRun = Run[ImagingPipeline | ClinicalPipeline]
 
@@ -125,20 +129,51 @@ def _still_holds(run: Run[Pipeline], known: RunRecord, before: Buffered) -> bool
 
 
 def _claim(run: Run[Pipeline]) -> dict[str, int]:
-    """List the window to the local disk, then claim it, so that the ledger does not wait for S3; count the rest."""
+    """Claim the run's wave of a delivery, or list its window; count the rest."""
     if run.redrive is not None:
         return {"settled": 0, "claimed_elsewhere": 0, "undated": 0}
+    waves = find_waves(run)
+    return _list_and_claim(run) if waves is None else _claim_wave(run, waves)
+
+
+def _list_and_claim(run: Run[Pipeline]) -> dict[str, int]:
+    """List the window to the local disk, then claim it, so that the ledger does not wait for S3."""
     pipeline, now = run.pipeline.name, datetime.now(UTC)
     _note_marker(run)
     listing, until = Listing(run, now), now if run.window is None else run.window.end
-    sites = CountedSites(run.pipeline.source)
+    sites, limits = CountedSites(run.pipeline.source), limits_of(run.pipeline)
     with FrameFile() as aside:
         aside.add_all(map(sites.add_to, listing))
-        claim = run.ledger.claim(pipeline, run.key, aside, until, listing.owed_due)
+        if limits is not None and (aside.rows > limits.objects or _count_bytes(aside) > limits.bytes):
+            counts = _claim_wave(run, write_waves(run, aside, until, listing.owed_due, limits))
+        else:
+            counts = _count(run.ledger.claim(pipeline, run.key, aside, until, listing.owed_due))
     if takes_owed(run):
         run.ledger.defer_owed(pipeline, listing.bucket, now)
         run.ledger.end_owed(pipeline, now - timedelta(days=run.pipeline.source.owed_days))  # of what was not there
-    return {"settled": claim.settled, "claimed_elsewhere": claim.claimed_elsewhere, "undated": listing.undated}
+    return counts | {"undated": listing.undated}
+
+
+def _claim_wave(run: Run[Pipeline], waves: Waves) -> dict[str, int]:
+    """Claim a wave; the window of the run that listed counts as taken with the claim of the last one."""
+    check_turn(run, waves)
+    number, of = number_of(run), run_key(run.pipeline.name, waves.lead)
+    is_last = number == len(waves.waves)
+    until = waves.until if is_last or run.window is None else run.window.start
+    with FrameFile() as aside:
+        aside.add_all(read_wave(run, number))
+        claim = run.ledger.claim(
+            run.pipeline.name, run.key, aside, until, waves.owed_due, completes=of if is_last else None
+        )
+    return _count(claim)
+
+
+def _count_bytes(listing: Iterable[pl.DataFrame]) -> int:
+    return sum(int(rows["size"].sum()) for rows in listing)
+
+
+def _count(claim: Claim) -> dict[str, int]:
+    return {"settled": claim.settled, "claimed_elsewhere": claim.claimed_elsewhere, "undated": 0}
 
 
 def _note_marker(run: Run[Pipeline]) -> None:

@@ -79,7 +79,8 @@ def takes_owed(run: Run[Pipeline]) -> bool:
     Runs with a prefix or a window, backfills and redrives take only what they were asked for.
     """
     is_limited = run.window is not None and not run.run_id.startswith(SCHEDULED)
-    return run.redrive is None and not is_limited and run.prefix == S3Uri.parse(run.pipeline.source.uri)
+    is_limited = is_limited or run.redrive is not None or run.wave is not None
+    return not is_limited and run.prefix == S3Uri.parse(run.pipeline.source.uri)
 
 
 def is_asked_for(run: Run[Pipeline]) -> bool:

@@ -1,0 +1,273 @@
+"""Waves: a delivery that is too large for one run is listed once, and cut at folder borders into runs of its own.
+
+The run that lists is the first wave. It freezes the listing of each wave in its workspace as ``waves/<number>``, and
+then ``waves/index.json``, which makes them count. Each wave claims its part, and then starts the next one: several are
+active at the same time, and a window counts as taken when the last wave has claimed. What a wave has not claimed is not
+known of: a study in two waves is released as in two deliveries.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from itertools import chain, takewhile
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import polars as pl
+
+from airlock.ledger.arrivals import LISTED
+from airlock.run import run_key
+from airlock.storage.spool import Partitions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from airlock.pipelines import Pipeline
+    from airlock.run import Run
+    from airlock.storage.spool import FrameFile, Spool
+    from airlock.storage.workspace import Workspace
+
+INDEX = "waves/index.json"
+_SAMPLE_EVERY = 500  # keys of a listing, to sort it in pieces
+_STEPS_PER_WAVE = 100  # places to cut a folder that is larger than a wave
+_EARLIEST_CUT = 0.75  # of a wave: behind it the border of the largest folders is taken
+PARAMS = ("wave", "wave_of")  # of a run that is not the first wave
+
+
+class WaveError(RuntimeError):
+    """A wave cannot be taken: it does not exist, or its turn has not come."""
+
+
+class Border(NamedTuple):
+    """A place between two objects, in the order of keys, at which a delivery may be cut."""
+
+    position: int  # the objects before it
+    bytes: int  # their size
+    folders: int  # that the objects on both sides have in common
+    within: bool = False  # a folder: both sides lie in the same one
+
+
+class WaveLimits(NamedTuple):
+    """The most objects and bytes of a wave."""
+
+    objects: int
+    bytes: int
+
+    def share(self, first: Border, end: Border) -> float:
+        """Return how much of a wave the objects between two borders fill."""
+        return max((end.position - first.position) / self.objects, (end.bytes - first.bytes) / self.bytes)
+
+
+@dataclass(frozen=True)
+class Wave:
+    """A part of a delivery."""
+
+    objects: int
+    bytes: int
+    continues: bool  # the next wave begins in the same folder right below the source
+
+
+@dataclass(frozen=True)
+class Waves:
+    """All waves of a delivery."""
+
+    lead: str  # Airflow's id of the run that listed, which is the first wave
+    until: datetime  # when the listing began, or the end of the window
+    owed_due: datetime  # owed objects come again if their next attempt is at or before this time
+    waves: tuple[Wave, ...]
+
+    def run_id(self, number: int) -> str:
+        """Return Airflow's id of the run of a wave, counted from 1."""
+        return self.lead if number == 1 else f"wave_{number:04}__{self.lead}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON of the index."""
+        return asdict(self) | {"until": self.until.isoformat(), "owed_due": self.owed_due.isoformat()}
+
+    @classmethod
+    def of_json(cls, content: dict[str, Any]) -> Waves:
+        """Return the waves of an index."""
+        times = {name: datetime.fromisoformat(content[name]) for name in ("until", "owed_due")}
+        return cls(content["lead"], waves=tuple(Wave(**wave) for wave in content["waves"]), **times)
+
+
+def find_waves(run: Run[Pipeline]) -> Waves | None:
+    """Return the waves of the delivery that a run is part of; None if it has a delivery of its own.
+
+    Raises
+    ------
+    WaveError
+        If the run was started as a wave that does not exist.
+    """
+    try:
+        content = json.loads(run.s3.get(_workspace(run).root.join(INDEX)))
+    except FileNotFoundError:
+        if run.wave is None:
+            return None
+        raise WaveError(f"run {run.wave.of!r} has no waves. Start a run without wave and wave_of.") from None
+    waves = Waves.of_json(content)
+    if run.wave is not None and not 1 < run.wave.number <= len(waves.waves):
+        raise WaveError(f"run {run.wave.of!r} has {len(waves.waves)} waves, not a wave {run.wave.number}.")
+    return waves
+
+
+def write_waves(
+    run: Run[Pipeline], listing: FrameFile, until: datetime, owed_due: datetime, limits: WaveLimits
+) -> Waves:
+    """Cut a listing, freeze its waves and return them.
+
+    Parameters
+    ----------
+    run
+        The run that listed.
+    listing
+        Frames of ``ledger.arrivals.LISTED``, in any order.
+    until, owed_due
+        As in `Waves`.
+    limits
+        The most objects and bytes of a wave.
+    """
+    sample = pl.concat([rows["key"].gather_every(_SAMPLE_EVERY) for rows in listing])
+    total = Border(listing.rows, sum(int(rows["size"].sum()) for rows in listing), 0)
+    with Partitions(listing.rows) as partitions:
+        ordered = partitions.sorted_spool(pl.col("key"), sample, LISTED, listing)
+        step = max(1, limits.objects // _STEPS_PER_WAVE)
+        cuts = choose_cuts(find_borders(_sorted(ordered), step), total, limits)
+        waves = tuple(_write_parts(run, ordered, [*cuts, listing.rows]))
+    found = Waves(run.run_id, until, owed_due, waves)
+    run.workspace.write_json(INDEX, found.to_json())
+    return found
+
+
+def read_wave(run: Run[Pipeline], number: int) -> Iterator[pl.DataFrame]:
+    """Yield the listing of a wave of the run's delivery, by key."""
+    yield from _workspace(run).parts(_dataset(number), LISTED)
+
+
+def limits_of(pipeline: Pipeline) -> WaveLimits | None:
+    """Return the limits of a pipeline's waves; None if it takes each delivery in one run."""
+    return None if pipeline.wave_limits is None else WaveLimits(*pipeline.wave_limits)
+
+
+def number_of(run: Run[Pipeline]) -> int:
+    """Return which wave of its delivery a run is."""
+    return 1 if run.wave is None else run.wave.number
+
+
+def check_turn(run: Run[Pipeline], waves: Waves) -> None:
+    """Refuse a wave whose predecessor has not claimed: a window would count as taken that is not.
+
+    Raises
+    ------
+    WaveError
+        With the run to look at.
+    """
+    if run.wave is None:
+        return
+    before = waves.run_id(run.wave.number - 1)
+    known = run.ledger.run(run_key(run.pipeline.name, before))
+    if known is None or known.listed_until is None:
+        raise WaveError(f"Wave {run.wave.number - 1} has not claimed its objects: see the task buffer of run {before}.")
+
+
+def find_next_wave(run: Run[Pipeline]) -> tuple[str, dict[str, Any]] | None:
+    """Return the id and the params of the run that is to follow; None behind the last wave."""
+    waves = find_waves(run)
+    following = number_of(run) + 1
+    if waves is None or following > len(waves.waves):
+        return None
+    return waves.run_id(following), dict(zip(PARAMS, (following, waves.lead), strict=True))
+
+
+def find_borders(ordered: Iterable[pl.DataFrame], step: int) -> Iterator[Border]:
+    """Yield where objects in the order of their keys may be cut: between folders, and at each *step* of objects."""
+    position, size, last = 0, 0, ""
+    for rows in ordered:
+        folders = rows["key"].str.replace(r"[^/]*$", "")
+        before, sizes = folders.shift(1, fill_value=last), rows["size"].cum_sum() - rows["size"]
+        steps = (pl.int_range(position, position + rows.height, eager=True) % step) == 0
+        for index in ((folders != before) | steps).arg_true().to_list():
+            if position + index:
+                one, other = before[index], folders[index]
+                yield Border(position + index, size + int(sizes[index]), _count_shared(one, other), one == other)
+        position, size, last = position + rows.height, size + int(rows["size"].sum()), folders[-1]
+
+
+def choose_cuts(borders: Iterable[Border], total: Border, limits: WaveLimits) -> list[int]:
+    """Return the positions at which a delivery is cut, so that each part keeps to the limits.
+
+    A part ends between two folders: between the largest ones in its last quarter, else behind its last whole folder.
+    Only a folder that is larger than a part is cut within. An object that is larger than a part is one.
+    """
+    cuts: list[int] = []
+    first = Border(0, 0, 0)
+    reached: list[Border] = []
+    for border in chain(borders, [total]):
+        while reached and limits.share(first, border) > 1:
+            first = _choose(first, [one for one in reached if not one.within] or reached, limits)
+            cuts.append(first.position)
+            reached = [one for one in reached if one.position > first.position]
+        reached.append(border)
+    return cuts
+
+
+def _choose(first: Border, reached: Sequence[Border], limits: WaveLimits) -> Border:
+    """Return where a part ends that begins at *first*."""
+    late = [one for one in reached if limits.share(first, one) > _EARLIEST_CUT] or reached[-1:]
+    return min(late, key=lambda one: (one.folders, -one.position))
+
+
+def _count_shared(one: str, other: str) -> int:
+    """Return how many folders two paths have in common; both end in ``/``, or are empty."""
+    pairs = zip(one.split("/")[:-1], other.split("/")[:-1], strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _sorted(ordered: Spool) -> Iterator[pl.DataFrame]:
+    return (rows.sort("key") for rows in ordered)
+
+
+def _write_parts(run: Run[Pipeline], ordered: Spool, ends: Sequence[int]) -> Iterator[Wave]:
+    """Write each part of the sorted rows as a dataset, and yield it as a wave."""
+    pieces = _cut(_sorted(ordered), ends)
+    following = next(pieces, None)
+    for number in range(1, len(ends) + 1):
+        objects = size = 0
+        last = ""
+        with run.workspace.writer(_dataset(number), LISTED) as writer:
+            while following is not None and following[0] == number:
+                rows = following[1]
+                writer.add(rows)
+                objects, size, last = objects + rows.height, size + int(rows["size"].sum()), rows["key"][-1]
+                following = next(pieces, None)
+        continues = following is not None and _top(run, following[1]["key"][0]) == _top(run, last)
+        yield Wave(objects, size, continues)
+
+
+def _cut(frames: Iterator[pl.DataFrame], ends: Sequence[int]) -> Iterator[tuple[int, pl.DataFrame]]:
+    """Yield rows with the number of their part, from 1; a part ends before each of these positions."""
+    number = position = 0
+    for rows in frames:
+        taken = 0
+        while taken < rows.height:
+            piece = rows.slice(taken, ends[number] - position)
+            yield number + 1, piece
+            taken, position = taken + piece.height, position + piece.height
+            number += position == ends[number]
+
+
+def _top(run: Run[Pipeline], key: str) -> str:
+    """Return the folder right below the run's prefix; the key's own name where it lies beside the folders."""
+    return key.removeprefix(run.prefix.key).partition("/")[0]
+
+
+def _workspace(run: Run[Pipeline]) -> Workspace:
+    """Return the workspace of the run that listed the delivery."""
+    if run.wave is None:
+        return run.workspace
+    return run.workspace_of(run_key(run.pipeline.name, run.wave.of), run.folder)
+
+
+def _dataset(number: int) -> str:
+    return f"waves/{number:04}"
