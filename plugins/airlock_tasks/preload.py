@@ -24,6 +24,7 @@ from airlock_tasks import (  # noqa: F401  # the operators of all DAG files
     receive,
     review,
     route,
+    stage,
     sweep,
     validate,
 )
