@@ -81,7 +81,7 @@ class Header:
 
 
 def header_plan(
-    size: int, *, first_range: int = 16 * KIB, max_bytes: int = 16 * MIB
+    size: int, *, first_range: int = 16 * KIB, second_range: int | None = None, max_bytes: int = 16 * MIB
 ) -> Generator[Range, bytes, Header]:
     """Plan the reads of one object: yield the next range, be sent its bytes, return the header.
 
@@ -94,6 +94,8 @@ def header_plan(
         Of the object, in bytes.
     first_range
         Bytes to ask for first.
+    second_range
+        Bytes to ask for next; as many as first without it.
     max_bytes
         Bytes to read of the object at most.
 
@@ -107,7 +109,7 @@ def header_plan(
     file = BlockFile(size)
     scanner = Scanner(file)
     span = Range(0, min(size, first_range))
-    step, left = first_range, max_bytes
+    step, left = second_range or first_range, max_bytes
     while True:
         file.add(span.start, (yield span))
         left -= span.length

@@ -7,7 +7,7 @@ precede the last wanted attribute, a first range that holds them saves every obj
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airlock.dicom.header import KIB, MIB
 
@@ -24,6 +24,13 @@ ASKED_FIRST = 2  # objects of a folder: after one alone, a folder of all kinds w
 _HEADERS = 16  # of a folder that are remembered
 _FOLDERS = 4_096  # that are remembered, in 4 MB; more than begin in the arrivals that are read ahead
 _STEP = 4 * KIB  # a learnt range is a multiple of it, since the texts of a series differ in length
+
+
+class Sizes(NamedTuple):
+    """The bytes of an object's first two ranges."""
+
+    first: int
+    second: int
 
 
 class _Folder:
@@ -53,13 +60,13 @@ class FirstRanges:
         self._by_prefix = [(first.prefix, first.kib * KIB) for first in by_prefix]
         self._folders: dict[str, _Folder] = {}
 
-    def find(self, key: str) -> int:
-        """Return the bytes of an object's first range."""
+    def find(self, key: str) -> Sizes:
+        """Return the sizes of an object's first two ranges; a learnt one says nothing of the second."""
         for prefix, size in self._by_prefix:
             if key.startswith(prefix):
-                return size
+                return Sizes(size, size)
         folder = self._folders.get(_folder_of(key))
-        return folder.learnt or self._smallest if folder else self._smallest
+        return Sizes(folder.learnt if folder and folder.learnt else self._smallest, self._smallest)
 
     def learn(self, key: str, extent: int) -> None:
         """Remember the ``Header.extent`` of an object."""

@@ -209,8 +209,8 @@ class _Shard:
     def _begin_object(self) -> _Object | None:
         for arrival_id, *fields in self._todo:
             arrival = Arrival(*fields)
-            first = self._first_ranges.find(arrival.key)
-            plan = header_plan(arrival.size, first_range=first, max_bytes=self._max_bytes)
+            first, second = self._first_ranges.find(arrival.key)
+            plan = header_plan(arrival.size, first_range=first, second_range=second, max_bytes=self._max_bytes)
             current = _Object(arrival_id, arrival, plan)
             try:
                 current.span = next(plan)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 
 from airlock.dicom.errors import HeaderError
+from airlock.dicom.header import header_plan
 from airlock.reasons import Reason
 from tests.unit.airlock.dicom.objects import (
     BIG_ENDIAN,
@@ -198,6 +199,12 @@ class TestRanges:
             read_header(source, max_bytes=100 * KIB)
         assert caught.value.reason is Reason.HEADER_TOO_LONG
         assert source.bytes_read == 100 * KIB
+
+    def test_the_second_range_has_its_own_size(self) -> None:
+        plan = header_plan(1_000_000, first_range=64 * KIB, second_range=8 * KIB)
+        first = next(plan)
+        second = plan.send(ct({0x00091010: ("OB", bytes(500_000))})[: first.length])
+        assert (first.length, second.length) == (64 * KIB, 8 * KIB)
 
     @pytest.mark.parametrize("first_range", [16, 100, 333, 700, 4096])
     @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN, DEFLATED])
