@@ -25,7 +25,13 @@ import yaml
 from airflow.sdk import Asset
 from airflow.sdk.definitions._internal.expandinput import MappedArgument
 from airflow.sdk.definitions.mappedoperator import MappedOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskAwaitingInput, TaskDeferred
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowSkipException,
+    DagRunTriggerException,
+    TaskAwaitingInput,
+    TaskDeferred,
+)
 from airflow.sdk.execution_time.context import OutletEventAccessors
 from botocore.config import Config
 
@@ -267,6 +273,7 @@ class Chain:
     window: Window | None = None
     tries: int = 4
     answer: dict[str, Any] | None = None  # a person's, to a review
+    started: dict[str, dict[str, Any]] = field(default_factory=dict)  # runs, with their confs
     xcom: dict[tuple[str, int], Any] = field(default_factory=dict)
     stores: dict[tuple[str, int], StateStore] = field(default_factory=lambda: defaultdict(StateStore))
     outlets: dict[tuple[str, int], OutletEventAccessors] = field(
@@ -317,7 +324,10 @@ class Chain:
     def until(self, last: str) -> None:
         """Run the stages up to this one."""
         for task in self.dag.topological_sort():
-            self.stage(task.task_id)
+            try:
+                self.stage(task.task_id)
+            except AirflowSkipException:
+                self.states[task.task_id] = "skipped"
             if task.task_id == last:
                 return
 
@@ -365,6 +375,9 @@ class Chain:
         while True:
             try:
                 return method(context, **arguments)
+            except DagRunTriggerException as started:
+                self.started[started.dag_run_id] = started.conf or {}
+                return None
             except TaskDeferred as deferred:
                 event = asyncio.run(_first_event(deferred.trigger))
                 method = getattr(operator, deferred.method_name)

@@ -71,6 +71,7 @@ from airlock.stages.jobs import find_ended_job
 from airlock.stages.outputs import account_for_each, read_best_output
 from airlock.stages.releases import remove_unreleased_payloads
 from airlock.stages.reporting import describe_imbalances, describe_untaken, to_csv
+from airlock.stages.waves import describe_wave
 from airlock.storage.spool import count_partitions, zip_partitions
 from airlock.storage.workspace import PART_ROWS
 
@@ -380,10 +381,15 @@ def _write_reports(
         dispositions_uri = run.workspace.write_file("audit/dispositions.csv", table, "text/csv")
     decisions.tally.reading = find_reading(run.workspace, buffered.shards)
     decisions.tally.redrive = _describe_redrive(run)
-    content = report.build(run, decisions.tally, jobs, problems) | describe_untaken(run)
+    content = report.build(run, decisions.tally, jobs, problems) | _describe_beside(run)
     report_uri = run.workspace.write_json("audit/report.json", content)
     waiting = sum(decisions.tally.reasons[str(reason)] for reason in OPEN_REASONS)
     return Audited(content, report_uri, dispositions_uri, waiting)
+
+
+def _describe_beside(run: Run) -> dict[str, Any]:
+    """Return the fields of the report about objects that are not the run's: of other waves, and those not taken."""
+    return (describe_wave(run) if find_buffered(run) else {}) | describe_untaken(run)
 
 
 def _describe_redrive(run: Run) -> dict[str, Any] | None:

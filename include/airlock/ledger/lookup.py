@@ -15,11 +15,23 @@ from airlock.ledger.decision_tables import decisions
 from airlock.ledger.frames import fetch, stage, stage_values
 from airlock.ledger.gates import overridden, released
 from airlock.ledger.runs import RunRecord, record
-from airlock.ledger.tables import contracts, gates, instances, outbox, redrives, releases, resolutions, resources, runs
+from airlock.ledger.tables import (
+    arrivals,
+    contracts,
+    gates,
+    instances,
+    outbox,
+    redrives,
+    releases,
+    resolutions,
+    resources,
+    runs,
+    verdicts,
+)
 from airlock.records import ARRIVALS, TIMESTAMP, Disposition, Gate, schema, study_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from polars._typing import PolarsDataType
     from sqlalchemy import ColumnElement, Connection, FromClause, Select, Table
@@ -179,6 +191,21 @@ class Lookup(Store):
         theirs = done.filter(pl.col("image_set_id").is_in(files["image_set_id"].drop_nulls().implode()))
         more = {"routes": routes, "unrouted": without, "redrives": asked, "resolutions": theirs}
         return Found(known_as, files, brought, held, **known, **more)
+
+    def count_shared_studies(self, pipeline: str, run_key: str, others: Collection[str]) -> int:
+        """Return of how many studies both a run and one of these other runs of its pipeline have a file."""
+        theirs, other = arrivals.alias("theirs"), verdicts.alias("other")
+        same = and_(other.c.arrival_id == theirs.c.arrival_id, other.c.pipeline == theirs.c.pipeline)
+        shared = exists().where(
+            same, theirs.c.run_key.in_(others), theirs.c.pipeline == pipeline, other.c.study_key == verdicts.c.study_key
+        )
+        own = and_(verdicts.c.arrival_id == arrivals.c.arrival_id, verdicts.c.pipeline == arrivals.c.pipeline)
+        statement = select(func.count(verdicts.c.study_key.distinct())).select_from(arrivals).join(verdicts, own)
+        with self._reading() as connection:
+            found = connection.scalar(
+                statement.where(arrivals.c.run_key == run_key, arrivals.c.pipeline == pipeline, shared)
+            )
+        return int(found or 0)
 
     def held(self, pipeline: str | None = None) -> pl.DataFrame:
         """Return the subjects whose latest gate is a hold that nobody has overridden, as `HELD`; the oldest first."""

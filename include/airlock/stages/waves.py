@@ -180,6 +180,19 @@ def find_next_wave(run: Run[Pipeline]) -> tuple[str, dict[str, Any]] | None:
     return waves.run_id(following), dict(zip(PARAMS, (following, waves.lead), strict=True))
 
 
+def describe_wave(run: Run[Pipeline]) -> dict[str, Any]:
+    """Return the field of report.json about a run that is a wave; nothing if it has a delivery of its own.
+
+    ``split_studies`` counts the studies of which another wave has a file too, as far as it has read its files by now.
+    """
+    waves = find_waves(run)
+    if waves is None:
+        return {}
+    keys = {run_key(run.pipeline.name, waves.run_id(number + 1)) for number in range(len(waves.waves))}
+    split = run.ledger.count_shared_studies(run.pipeline.name, run.key, keys - {run.key})
+    return {"wave": {"number": number_of(run), "of": len(waves.waves), "run": waves.lead, "split_studies": split}}
+
+
 def find_borders(ordered: Iterable[pl.DataFrame], step: int) -> Iterator[Border]:
     """Yield where objects in the order of their keys may be cut: between folders, and at each *step* of objects."""
     position, size, last = 0, 0, ""

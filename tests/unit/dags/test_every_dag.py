@@ -54,7 +54,7 @@ def test_report_is_written_whatever_failed(dag: Any) -> None:
 
 def test_form_offers_what_a_run_understands(dag: Any) -> None:
     is_imaging = PIPELINES[dag.dag_id].kind == "imaging"
-    assert set(dag.params) == (set(PARAMS) if is_imaging else set(PARAMS) - set(OF_STUDIES))
+    assert set(dag.params) == (set(PARAMS) if is_imaging else set(PARAMS) - {*OF_STUDIES, "wave", "wave_of"})
     assert set(REDRIVES) == {name for name in PARAMS if name.startswith("redrive_")}
 
 

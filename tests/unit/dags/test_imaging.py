@@ -25,12 +25,18 @@ def dag(request: pytest.FixtureRequest) -> Any:
 
 
 def test_stages_are_in_order() -> None:
-    assert [task.task_id for task in DAGS["nightly"].topological_sort()] == [*STAGES, "route"]
+    stages = [task.task_id for task in DAGS["nightly"].topological_sort() if task.task_id != "next_wave"]
+    assert stages == [*STAGES, "route"]
+
+
+def test_the_next_wave_starts_as_soon_as_this_one_has_claimed(dag: Any) -> None:
+    assert dag.get_task("next_wave").upstream_task_ids == {"buffer"}
+    assert dag.get_task("next_wave").downstream_task_ids == set()
 
 
 def test_what_is_released_is_published_before_it_is_routed() -> None:
     dag: Any = DAGS["sample"]
-    assert {task.task_id for task in dag.tasks} == {*STAGES, *PUBLISHING, "route"}
+    assert {task.task_id for task in dag.tasks} == {*STAGES, *PUBLISHING, "route", "next_wave"}
     assert dag.get_task("fhir.normalize").upstream_task_ids == {"audit"}
     assert dag.get_task("fhir.import").upstream_task_ids == {"fhir.normalize"}
     assert dag.get_task("fhir.audit").upstream_task_ids == {"fhir.import"}

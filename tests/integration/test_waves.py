@@ -1,0 +1,116 @@
+"""A delivery that is too large for one run is taken by one run after the other; each starts the next."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowSkipException
+
+from tests.chain import Chain, pipeline
+from tests.dicom_files import ct, sop_uid
+
+if TYPE_CHECKING:
+    from tests.chain import Place
+
+pytestmark = pytest.mark.slow
+
+LINE: dict[str, Any] = {"waves": {"objects": 4}}
+
+
+def begin(place: Place, **changes: Any) -> Chain:
+    """Deliver two studies in folders of their own, and one of which each half is in a folder of its own."""
+    files = {f"{study}/{number}.dcm": ct(study, 1, number) for study in (1, 2) for number in (1, 2)}
+    files |= {f"3/{part}/{number}.dcm": ct(3, 1, 2 * part + number) for part in (0, 1) for number in (1, 2)}
+    place.put(files)
+    return Chain(place, pipeline(**(LINE | changes)))
+
+
+def follow(chain: Chain) -> Chain | None:
+    """Return the run that a run has started; None if it has started none."""
+    found = [Chain(chain.place, chain.pipeline, run_id, conf) for run_id, conf in chain.started.items()]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def claim(chain: Chain) -> None:
+    """Take a run up to the start of the next wave."""
+    chain.until("buffer")
+    with suppress(AirflowSkipException):
+        chain.stage("next_wave")
+
+
+def instances(place: Place) -> dict[str, set[str]]:
+    """Return the instances of the newest contract of each study."""
+    newest: dict[str, dict[str, Any]] = {}
+    for contract in place.contracts():
+        known = newest.get(contract["study_key"])
+        if known is None or known["revision"] < contract["revision"]:
+            newest[contract["study_key"]] = contract
+    return {
+        key: {item["SOPInstanceUID"] for series in contract["series"] for item in series["instances"]}
+        for key, contract in newest.items()
+    }
+
+
+def test_each_wave_releases_its_studies_and_nothing_is_taken_twice(place: Place) -> None:
+    first = begin(place)
+    first.run()
+    second = follow(first)
+    assert second is not None
+    place.put({"1/late.dcm": ct(1, 1, 9)})  # nothing is listed again
+    second.run()
+    assert follow(second) is None
+    reports = [first.report, second.report]
+    assert [report["arrivals"] for report in reports] == [4, 4]
+    assert [report["wave"] for report in reports] == [
+        {"number": number, "of": 2, "run": first.run_id, "split_studies": 0} for number in (1, 2)
+    ]
+    assert Counter(len(found) for found in instances(place).values()) == Counter([2, 2, 4])
+
+
+def test_a_study_in_two_waves_is_released_whole_in_the_end(place: Place) -> None:
+    first = begin(place, waves={"objects": 2})
+    chains = [first]
+    first.run()
+    while (following := follow(chains[-1])) is not None:
+        chains.append(following)
+        following.run()
+    assert [chain.report["wave"]["split_studies"] for chain in chains] == [0, 0, 0, 1]
+    found = instances(place)
+    whole = {sop_uid(3, 1, number) for number in (1, 2, 3, 4)}
+    assert whole in found.values()
+    assert len(found) == 3
+
+
+def test_a_study_whose_other_part_is_claimed_by_the_next_wave_waits_for_it(place: Place) -> None:
+    """The next wave claims before this one ends; so most studies in two waves are released once, and whole."""
+    chains = [begin(place, waves={"objects": 2})]
+    claim(chains[0])
+    while (following := follow(chains[-1])) is not None:
+        chains.append(following)
+        claim(following)
+    for chain in chains:
+        chain.stage("parse")
+        chain.stage("validate")
+    for chain in chains:
+        chain.onward("normalize")
+    assert len(place.contracts()) == 3
+    assert {sop_uid(3, 1, number) for number in (1, 2, 3, 4)} in instances(place).values()
+
+
+def test_a_killed_buffer_is_cleared_and_no_wave_is_lost(place: Place) -> None:
+    first = begin(place, waves={"objects": 2})
+    first.until("buffer")
+    first.onward("buffer")
+    second = follow(first)
+    assert second is not None
+    second.until("buffer")
+    again = Chain(place, second.pipeline, second.run_id, second.params)
+    again.run()
+    third = follow(again)
+    assert third is not None
+    third.run()
+    assert [first.report["arrivals"], again.report["arrivals"], third.report["arrivals"]] == [2, 2, 2]
