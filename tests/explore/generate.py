@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MOST_POINTS = 150  # of a run; one that is over before is not killed
-TURNS = 12  # histories after which the kinds begin again
 _SECOND = (
     "ct 1.1.2",
     "ct 1.2.1",
@@ -40,10 +39,7 @@ _SOME_REFUSED = "aaaabbbccd"  # HealthLake refuses d
 def generate(seed: int, number: int) -> History:
     """Return a history."""
     rng = Random(f"{seed}/{number}")  # it replays, it guards nothing
-    turn = number % TURNS
-    if turn in _SMALL:
-        return _SMALL[turn](rng)
-    return _RANDOM[turn % len(_RANDOM)](rng)
+    return _OF_TURNS[number % TURNS](rng)
 
 
 def _small_imaging(rng: Random) -> History:
@@ -95,6 +91,26 @@ def _small_refused(rng: Random) -> History:
     last = rng.choice((("A", "B"), ("B", "A")))
     steps = (*known, Upload("fhir/b/1.ndjson", f"fhir {bad}"), Go("first"), Wait(24), *mended, *later, *map(Go, last))
     return History("small refused", runs, steps)
+
+
+def _small_waves(rng: Random) -> History:
+    """A delivery in two waves, of which a study may have files in both."""
+    other = rng.choice(("ct 1.1.2", "ct 2.1.1", "bad 1.1.2", "cut 1.1.2", "pixels 1.1.1"))
+    uploads = [Upload(f"in/{key}.dcm", content) for key, content in (("a/1", "ct 1.1.1"), ("b/1", other))]
+    return History("small waves", _plan_waves(2), (*uploads, Go("A"), Go("A2")))
+
+
+def _waves(rng: Random) -> History:
+    """Return a delivery in several waves, and another run over a part of it."""
+    uploads = [replace(step, key=step.key.replace("in/", f"in/{rng.choice('xy')}/")) for step in _images(rng)]
+    runs = _plan_waves(3) | {"B": RunPlan(rng.choice(("waves", "first")), rng.choice(("in/x/", "")))}
+    return History("waves", runs, (*uploads, Go("A", rng.randint(1, 40)), *_shuffle(rng, list(runs), [], uploads)))
+
+
+def _plan_waves(number: int) -> dict[str, RunPlan]:
+    """Return a run whose delivery is cut, and the runs of its further waves."""
+    further = {f"A{wave}": RunPlan("waves", wave=wave, wave_of="A") for wave in range(2, number + 1)}
+    return {"A": RunPlan("waves")} | further
 
 
 def small(seed: int, number: int, turn: int | None = None) -> History:
@@ -216,19 +232,21 @@ def _change(rng: Random, later: list[Upload], uploads: list[Upload]) -> Step:
     return Remove(one.key)
 
 
-_SMALL: dict[int, Callable[[Random], History]] = {
-    0: _small_imaging,
-    4: _small_clinical,
-    8: _small_redrive,
-    10: _small_refused,
-}
-_RANDOM: tuple[Callable[[Random], History], ...] = (
-    _overlap,
+_OF_TURNS: tuple[Callable[[Random], History], ...] = (
+    _small_imaging,
     nights,
     _clinical,
     _overlap,
-    nights,
+    _small_clinical,
     swept,
     _rebuilt,
     _lost,
+    _small_redrive,
+    nights,
+    _small_refused,
+    _overlap,
+    _small_waves,
+    _waves,
 )
+_SMALL = {turn: kind for turn, kind in enumerate(_OF_TURNS) if kind.__name__.startswith("_small")}
+TURNS = len(_OF_TURNS)  # histories after which the kinds begin again

@@ -172,8 +172,8 @@ class RunPlan:
     Parameters
     ----------
     pipeline
-        ``first`` or ``second`` of images, ``published`` or ``mirror`` of images that are published as FHIR, or
-        ``records``.
+        ``first`` or ``second`` of images, ``waves`` of images in runs of two objects, ``published`` or ``mirror`` of
+        images that are published as FHIR, or ``records``.
     prefix
         The folder below the source that it takes; all without one.
     reasons
@@ -184,6 +184,8 @@ class RunPlan:
         Whether it redrives what the data store has lost.
     how
         ``manual``, ``scheduled`` or ``backfill``.
+    wave, wave_of
+        Which part it takes of the delivery of another run, by the name of that.
     """
 
     pipeline: str
@@ -192,6 +194,8 @@ class RunPlan:
     window: tuple[str, str] | None = None
     how: str = "manual"
     finds: bool = False
+    wave: int = 0
+    wave_of: str = ""
 
     def __str__(self) -> str:
         what = [self.how, f"pipeline {self.pipeline}"]
@@ -203,6 +207,8 @@ class RunPlan:
             what.append(f"redrives {', '.join(self.reasons)}")
         if self.finds:
             what.append("redrives what the data store has lost")
+        if self.wave:
+            what.append(f"wave {self.wave} of {self.wave_of}")
         return ", ".join(what)
 
 

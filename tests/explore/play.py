@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from airlock.ledger import LedgerError
 from airlock.ledger.release import release_run
 from airlock.records import Window
-from airlock.run import RedriveRequest
+from airlock.run import RedriveRequest, WaveOf
 from airlock.storage.s3uri import S3Uri
 from tests.explore import contents, quiet
 from tests.explore.aim import WITNESSES, Trace, Witness, is_aimed
@@ -173,12 +173,24 @@ class Player:
 
     def _go(self, step: Go) -> None:
         name = step.run
+        if name not in self.runs and not self._is_due(self.history.runs[name]):
+            return
         run = self.runs.get(name) or self.open_run(name, self.history.runs[name])
         if not run.actor.alive:
             if run.states:
                 return
             run.begin(STAGES[0])
         self._let_go(run, step)
+
+    def _is_due(self, plan: RunPlan) -> bool:
+        """Return whether a run may start: a wave is started by the one before, once that has claimed."""
+        if not plan.wave:
+            return True
+        before = self._wave(plan.wave_of, plan.wave - 1)
+        return before is not None and before.states.get("buffer") == "success" and before.starts_next
+
+    def _wave(self, lead: str, number: int) -> DagRun | None:
+        return self.runs.get(lead if number == 1 else f"{lead}{number}")
 
     def _let_go(self, run: DagRun, step: Go | Clear | GiveUp) -> None:
         """Let a run go on as far as a step says, and count where it stops."""
@@ -206,7 +218,12 @@ class Player:
         request = RedriveRequest("an operator", "the cause is cured", reasons=plan.reasons, findings=plan.finds)
         asked = request if plan.reasons or plan.finds else None
         pipeline = self.pipelines[plan.pipeline]
-        return RunSpec(name, pipeline, f"{plan.how}__{when}", window, plan.prefix or None, asked)
+        spec = RunSpec(name, pipeline, f"{plan.how}__{when}", window, plan.prefix or None, asked)
+        if not plan.wave:
+            return spec
+        lead = self.runs[plan.wave_of].spec
+        wave = WaveOf(lead.run_id, plan.wave)
+        return replace(spec, run_id=f"wave_{plan.wave:04}__{lead.run_id}", prefix=lead.prefix, wave=wave)
 
     def _after(self, run: DagRun) -> None:
         """Say where a run is, and note what it has done."""
@@ -296,10 +313,8 @@ class Player:
             self._note(quiet.windows_take_everything(self))  # before anybody clears a night that failed
             sweep_at_rest(self)
         for run in list(self.runs.values()):
-            for _ in range(_CLEARS):
-                if run.ended_well:
-                    break
-                self.do(Clear(run.spec.name, "buffer" if _lacks_claims(run) else ""))
+            self._cure(run)
+        self._take_the_waves()
         if not self.history.claims_only:
             self._take_the_rest()
             find_at_rest(self)
@@ -307,6 +322,27 @@ class Player:
         if not self._quietly:
             for check in quiet.IN_QUIET:
                 self._note(check(self))
+
+    def _cure(self, run: DagRun) -> None:
+        for _ in range(_CLEARS):
+            if run.ended_well:
+                break
+            self.do(Clear(run.spec.name, "buffer" if _lacks_claims(run) else ""))
+
+    def _take_the_waves(self) -> None:
+        """Start every wave that the one before has to start; Airflow retries that task until it has."""
+        leads = [run for run in self.runs.values() if run.spec.wave is None]
+        for lead in leads:
+            number, run = 1, lead
+            while run.states.get("buffer") == "success" and run.starts_next:
+                number += 1
+                name = f"{lead.spec.name}{number}"
+                if name not in self.runs:
+                    plan = RunPlan(lead.spec.pipeline.name, wave=number, wave_of=lead.spec.name)
+                    self.open_run(name, plan)
+                    self.do(Go(name))
+                run = self.runs[name]
+                self._cure(run)
 
     def _take_the_rest(self) -> None:
         """Let days pass, and take what no run has settled, or could not read at its time."""
@@ -319,6 +355,7 @@ class Player:
                 self.open_run(name, RunPlan(pipeline))
                 self.say(f"{name}: a run over everything that is there")
                 self.do(Go(name))
+                self._take_the_waves()
 
     def _has_waiting(self, pipeline: str) -> bool:
         return any(row.pipeline == pipeline and quiet.is_waiting(row) for row in self.reader.read().arrivals)

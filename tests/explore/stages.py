@@ -7,7 +7,7 @@ small result. What a test of the operators covers (deferral, conf, retries) is n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from airlock.clinical import audit as clinical_audit
@@ -29,6 +29,7 @@ from airlock.run import Run, source_prefix
 from airlock.stages import buffer, receive, route
 from airlock.stages.journal import keep_journal
 from airlock.stages.redrive import redrive
+from airlock.stages.waves import find_next_wave
 from airlock.storage.s3 import S3
 from airlock.storage.s3uri import S3Uri
 from tests.explore.doors import ClientDoor, LedgerDoor, S3Door
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from airlock.ledger import Ledger
     from airlock.pipelines import Pipeline
     from airlock.records import Window
-    from airlock.run import RedriveRequest
+    from airlock.run import RedriveRequest, WaveOf
     from tests.explore.clock import Clock
     from tests.explore.memory_s3 import MemoryS3
     from tests.explore.services import Services
@@ -74,6 +75,7 @@ class RunSpec:
     window: Window | None = None
     prefix: str | None = None
     redrive: RedriveRequest | None = None
+    wave: WaveOf | None = None
 
 
 @dataclass
@@ -95,7 +97,9 @@ class DagRun:
         services: Any = ClientDoor(self.outside.services, actor, "aws")
         prefix = source_prefix(spec.pipeline, spec.prefix)
         s3 = S3(None, client)  # type: ignore[arg-type]  # no session: nothing opens another client
-        run: Run[Any] = Run(spec.pipeline, spec.run_id, spec.window, prefix, s3, ledger, redrive=spec.redrive)
+        run: Run[Any] = Run(
+            spec.pipeline, spec.run_id, spec.window, prefix, s3, ledger, redrive=spec.redrive, wave=spec.wave
+        )
         self.run = keep_journal(run)
         kind = ImagingStages if isinstance(spec.pipeline, ImagingPipeline) else ClinicalStages
         if self.publishes:
@@ -106,6 +110,12 @@ class DagRun:
     def publishes(self) -> bool:
         """Whether the run publishes its studies."""
         return isinstance(self.spec.pipeline, ImagingPipeline) and self.spec.pipeline.healthlake is not None
+
+    @property
+    def starts_next(self) -> bool:
+        """Whether the run's delivery has a further wave."""
+        quiet = replace(self.run, s3=S3(None, self.outside.s3))  # type: ignore[arg-type]
+        return find_next_wave(quiet) is not None
 
     @property
     def ended_well(self) -> bool:
@@ -176,7 +186,7 @@ class _Stages(ABC):
 
     def receive(self) -> int:
         """Look at the delivery once."""
-        if self.run.redrive is not None:
+        if self.run.redrive is not None or self.run.wave is not None:
             return 0
         pipeline = self.run.pipeline
         return receive.look(self.run.s3, self.run.prefix, pipeline.source, pipeline.receive, self.now()).objects

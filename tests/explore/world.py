@@ -81,7 +81,14 @@ class World:
 def pipelines_of(history: History) -> dict[str, Pipeline]:
     """Return the pipelines of a history by the names that its runs use."""
     names = {plan.pipeline for plan in history.runs.values()}
-    kinds = {"first": imaging, "second": imaging, "published": publishing, "mirror": publishing, "records": clinical}
+    kinds = {
+        "first": imaging,
+        "second": imaging,
+        "waves": imaging,
+        "published": publishing,
+        "mirror": publishing,
+        "records": clinical,
+    }
     return {name: kinds[name](name, **_settings(history, name)) for name in sorted(names)}
 
 
@@ -91,4 +98,5 @@ def _settings(history: History, name: str) -> dict[str, Any]:
     source: dict[str, Any] = {"uri": where, **dates}
     if name == "records":
         source["order"] = {"across_keys": "last_modified"}
-    return {"source": source, "schedule": {"cron": "0 2 * * *", "timezone": history.zone}}
+    cut = {"waves": {"objects": 1 if history.kind.startswith("small") else 2}} if name == "waves" else {}
+    return cut | {"source": source, "schedule": {"cron": "0 2 * * *", "timezone": history.zone}}
