@@ -7,12 +7,15 @@ client, session, engine or socket.
 from __future__ import annotations
 
 import airflow.dag_processing.dagbag
+import airflow.sdk.definitions.decorators
 import airflow.sdk.execution_time.task_runner  # noqa: F401
 import boto3.s3.inject  # noqa: F401
 import jinja2.ext  # noqa: F401
 import sqlalchemy.dialects.postgresql
 import sqlalchemy.dialects.sqlite  # noqa: F401
 
+import airlock.storage.connections
+import airlock.storage.copy_requests  # noqa: F401
 from airlock_tasks import (  # noqa: F401  # the operators of all DAG files
     announce,
     audit,

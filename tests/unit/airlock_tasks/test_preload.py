@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[3]
-OURS = ("airlock_tasks.import_", "airlock.pipelines", "healthaws.hooks.aws", "airflow.dag_processing.dagbag")
+OURS = ("airlock_tasks.import_", "aiohttp", "airlock.pipelines", "healthaws.hooks.aws", "airflow.dag_processing.dagbag")
 WITH_THREADS = ("polars", "pyarrow", "numpy")
-OF_ONE_STAGE = ("obstore", "pydicom", "aiohttp", "fhirkit")
+OF_ONE_STAGE = ("obstore", "pydicom", "fhirkit")
 
 # What must not be made before a fork: threads of any library, sockets and other open files, clients, engines.
 MADE = """
