@@ -30,6 +30,7 @@ from airlock_tasks import (  # noqa: F401  # the operators of all DAG files
     stage,
     sweep,
     validate,
+    waves,
 )
 from healthaws.hooks.aws import load_models
 
