@@ -31,7 +31,7 @@ SIZES = (100_000, 1_000_000, 5_000_000)  # arrivals
 OBJECTS = (10_000, 300_000)  # of a parse task; python -m benchmarks.parse_memory has a million
 QUICK_SIZES, QUICK_OBJECTS = SIZES[:1], (2_000, 20_000)
 MINUTES = 15
-PARTS = ("headers", "series", "parse_memory", "copies", "chain")
+PARTS = ("headers", "series", "parse_memory", "copies", "tasks", "chain")
 
 
 def parts(var: Path, until: float, *, quick: bool) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -62,6 +62,11 @@ def parts(var: Path, until: float, *, quick: bool) -> dict[str, Callable[[], dic
 
         return measure(QUICK if quick else FULL)
 
+    def tasks() -> dict[str, Any]:
+        from benchmarks.tasks import QUICK, measure  # noqa: PLC0415
+
+        return measure(*QUICK) if quick else measure()
+
     def chain() -> dict[str, Any]:
         from benchmarks.chain import measure  # noqa: PLC0415
 
@@ -73,6 +78,7 @@ def parts(var: Path, until: float, *, quick: bool) -> dict[str, Callable[[], dic
         "series": series,
         "parse_memory": parse_memory,
         "copies": copies,
+        "tasks": tasks,
         "chain": chain,
     }
 

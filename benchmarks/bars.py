@@ -52,14 +52,15 @@ def bars(figures: Mapping[str, Any]) -> list[Bar]:
     Parameters
     ----------
     figures
-        The results of the parts ``headers``, ``series``, ``parse_memory``, ``copies`` and ``chain``; a missing part
-        was not measured.
+        The results of the parts ``headers``, ``series``, ``parse_memory``, ``copies``, ``tasks`` and ``chain``; a
+        missing part was not measured.
     """
     return [
         *_of_headers(figures.get("headers")),
         *_of_series(figures.get("series")),
         *_of_parse_memory(figures.get("parse_memory")),
         *_of_copies(figures.get("copies")),
+        *_of_tasks(figures.get("tasks")),
         *_of_chain(figures.get("chain")),
     ]
 
@@ -101,6 +102,10 @@ def _of_copies(found: Mapping[str, Any] | None) -> Iterator[Bar]:
     tls, plain = (found[name]["ratio"] if found else {} for name in ("tls", "plain"))
     yield Bar("CPU per copy against boto3's in threads, TLS", tls.get("cpu_us_per_copy"), 1 / 3)
     yield Bar("copies/s against boto3's in threads", plain.get("copies_per_second"), 2.5, at_least=True)
+
+
+def _of_tasks(found: Mapping[str, Any] | None) -> Iterator[Bar]:
+    yield Bar("CPU of an Airlock task against an empty task", found["ratio"] if found else None, 1.8)
 
 
 def _of_chain(found: Mapping[str, Any] | None) -> Iterator[Bar]:
