@@ -147,13 +147,14 @@ def reset(handler: Handler) -> None:
 
 def reset_once_made(handler: Handler) -> None:
     """Make the copy and break the connection off, so that the client cannot know."""
-    handler.make()
+    if handler.find_refusal() is None:
+        handler.make()
     reset(handler)
 
 
 def cut(handler: Handler) -> None:
     """Make the copy and answer half of what was announced."""
-    body = handler.make()
+    body = handler.make() if handler.find_refusal() is None else _ERROR
     handler.begin(200, len(body))
     handler.wfile.write(body[: len(body) // 2].encode())
     handler.close_connection = True

@@ -232,6 +232,7 @@ class TestFaultsThatPass:
         seen: list[int] = []
         found = copy_all(client(server.endpoint), copies, progress=seen.append)
         assert found == ["PreconditionFailed" if n in wrong else None for n in range(1500)]
+        assert set(server.copies) == set(targets([copy for n, copy in enumerate(copies) if n not in wrong]))
         assert seen == list(range(1, 1501))
         assert len(server.requests) > 1600
 
