@@ -40,7 +40,7 @@ class Size(NamedTuple):
     turns: int
 
 
-FULL, QUICK = Size(2_000, 5), Size(500, 3)
+FULL, QUICK = Size(5_000, 3), Size(1_000, 3)  # a batch has 5,000 files
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Copies of many objects within S3, a number of them in flight.
 
 boto3 makes the first copy and so decides how S3 is reached and what each request says; aiohttp sends the others in that
-form, for a fifth of boto3's CPU. boto3 also makes all copies that it alone can make: above 5 GiB, and where its way of
-connecting or signing cannot be followed.
+form, for a third of boto3's CPU or less. boto3 also makes the copies that it alone can make: above 5 GiB, and where its
+way of connecting or signing cannot be followed.
 """
 
 from __future__ import annotations
