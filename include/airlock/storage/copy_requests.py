@@ -77,7 +77,23 @@ def noting_requests(client: Any) -> Iterator[list[AWSPreparedRequest]]:
         client.meta.events.unregister(_SENT, note)
 
 
-@dataclass(frozen=True)
+class _Signer(S3SigV4Auth):  # type: ignore[misc]  # botocore has no types
+    """botocore's signer, which derives its key once a day instead of for each request."""
+
+    _derived: tuple[str, bytes] = ("", b"")  # what the key is for, and the key
+
+    def signature(self, string_to_sign: str, request: AWSRequest) -> str:
+        """Return the signature as the base class makes it."""
+        scope = self.credential_scope(request)
+        if self._derived[0] != scope:
+            key = f"AWS4{self.credentials.secret_key}".encode()
+            for part in scope.split("/"):
+                key = self._sign(key, part)
+            self._derived = scope, key
+        return str(self._sign(self._derived[1], string_to_sign, hex=True))
+
+
+@dataclass
 class CopyForm:
     """What the copies from one bucket to another have in common.
 
@@ -101,6 +117,7 @@ class CopyForm:
     region: str
     service: str
     credentials: Credentials
+    _signer: _Signer | None = None
 
     @classmethod
     def of(cls, request: AWSPreparedRequest, copy: Copy, credentials: Credentials) -> Self | None:
@@ -112,10 +129,11 @@ class CopyForm:
             return None
         if not (request.url.endswith(f"/{url}") and headers[_SOURCE].endswith(f"/{source}")):
             return None
+        host = _Signer(None, scope["service"], scope["region"]).headers_to_sign(request)["host"]
         return cls(
             url=request.url.removesuffix(url),
             source=headers[_SOURCE].removesuffix(source),
-            headers={name: value for name, value in headers.items() if name not in _OF_EACH},
+            headers={name: value for name, value in headers.items() if name not in _OF_EACH} | {"host": host},
             region=scope["region"],
             service=scope["service"],
             credentials=credentials,
@@ -124,9 +142,12 @@ class CopyForm:
     def sign(self, copy: Copy, credentials: ReadOnlyCredentials) -> tuple[str, dict[str, str]]:
         """Return the URL and the signed headers of a copy's request."""
         own = {_SOURCE: self.source + _encode_source(copy), _IF_MATCH: copy.etag}
-        request = AWSRequest("PUT", self.url + _encode_key(copy.target.key), headers=self.headers | own)
-        S3SigV4Auth(credentials, self.service, self.region).add_auth(request)
-        return request.url, dict(request.headers.items())
+        url = self.url + _encode_key(copy.target.key)
+        request = AWSRequest("PUT", url, headers=self.headers | own)
+        if self._signer is None or self._signer.credentials != credentials:
+            self._signer = _Signer(credentials, self.service, self.region)
+        self._signer.add_auth(request)
+        return url, dict(request.headers.items())
 
     def renew_credentials(self, refused: ReadOnlyCredentials) -> bool:
         """Renew the credentials that S3 calls expired, unless it was done; return whether there are others now."""

@@ -6,6 +6,7 @@ import random
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -67,6 +68,7 @@ def _is_alike(form: CopyForm, copy: Copy, wanted: AWSPreparedRequest) -> bool:
     theirs = {name.lower(): value for name, value in wanted.headers.items()}
     of_each_try = {"amz-sdk-invocation-id", "amz-sdk-request", "content-length"}
     texts = {name: value.decode() for name, value in theirs.items() if name not in of_each_try}
+    texts["host"] = urlsplit(url).netloc  # which http.client adds for boto3
     return (url, signed) == (wanted.url, texts)
 
 
@@ -116,6 +118,22 @@ POINT = "arn:aws:s3:us-east-1:123456789012:accesspoint/point"
 def test_every_way_of_addressing_a_bucket_is_followed(target: str, given: dict[str, Any]) -> None:
     copies = [copy._replace(target=S3Uri(target, copy.target.key)) for copy in odd_copies(40)[::8]]
     assert differences(connect(**given), copies, first=FIRST._replace(target=S3Uri(target, "batches/first"))) == []
+
+
+def test_the_signature_follows_the_day_and_the_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    request = ask_boto3(connect(endpoint="http://127.0.0.1:9"), FIRST, NONE)
+    kept = CopyForm.of(request, FIRST, CREDENTIALS)
+    assert kept is not None
+    seen = set()
+    for day, key in ((1, "one"), (2, "one"), (2, "two"), (2, "one"), (3, "two")):
+        now = datetime(2026, 12, day, tzinfo=UTC)
+        monkeypatch.setattr("botocore.auth.get_current_datetime", lambda now=now, **_: now)
+        new = CopyForm.of(request, FIRST, CREDENTIALS)
+        assert new is not None
+        credentials = ReadOnlyCredentials(key, key, None, None)
+        assert kept.sign(FIRST, credentials) == new.sign(FIRST, credentials)
+        seen.add(kept.sign(FIRST, credentials)[1]["Authorization"])
+    assert len(seen) == 4
 
 
 class TestNoForm:
