@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from pydicom.dataelem import RawDataElement
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 KIB = 1 << 10
 MIB = 1 << 20
-_HEAD = 12  # bytes of an element's head at most; pydicom stops before one
 _GROWTH = 4  # factor between the sizes of an object's second and third range, and of all further ones
 
 _TRANSFER_SYNTAX = "TransferSyntaxUID"  # in the file meta group, all others in the data set
@@ -69,35 +68,36 @@ class Header:
         The doubt for which the scanner left the header to pydicom; None if the scanner read it.
     ends_without_pixels
         Whether the object is known to end before any pixels.
-    extent
-        Bytes from the object's start to behind the last element head that was read; few if its data set is deflated.
+    reach
+        Offset behind the ranges that were parsed; 0 if the first one did.
     """
 
     values: dict[str, str]
     undecodable: tuple[str, ...] = ()
     doubt: Doubt | None = None
     ends_without_pixels: bool = False
-    extent: int = 0
+    reach: int = field(default=0, compare=False)
 
 
 def header_plan(
-    size: int, *, first_range: int = 16 * KIB, second_range: int | None = None, max_bytes: int = 16 * MIB
+    size: int, *, first_range: int = 16 * KIB, prefetch: int = 0, max_bytes: int = 16 * MIB
 ) -> Generator[Range, bytes, Header]:
     """Plan the reads of one object: yield the next range, be sent its bytes, return the header.
 
     Large values that are not wanted are skipped. With each further range, which few objects need, the scanner continues
-    where it stopped, and pydicom parses all fetched bytes again.
+    where it stopped, and pydicom parses all fetched bytes again. Prefetched bytes save requests and change nothing
+    else: of them, only the ranges that would be asked for without them are parsed.
 
     Parameters
     ----------
     size
         Of the object, in bytes.
     first_range
-        Bytes to ask for first.
-    second_range
-        Bytes to ask for next; as many as first without it.
+        Bytes to parse first.
+    prefetch
+        Bytes to ask for first, if they are more.
     max_bytes
-        Bytes to read of the object at most.
+        Bytes to parse of the object at most.
 
     Raises
     ------
@@ -109,17 +109,19 @@ def header_plan(
     file = BlockFile(size)
     scanner = Scanner(file)
     span = Range(0, min(size, first_range))
-    step, left = second_range or first_range, max_bytes
+    step, left, reach = first_range, max_bytes, 0
+    fetched = yield Range(0, min(size, max(first_range, prefetch)))
     while True:
-        file.add(span.start, (yield span))
+        file.add(span.start, fetched[span.start : span.end] if span.end <= len(fetched) else (yield span))
         left -= span.length
         try:
-            return _parse_as_found(file, scanner)
+            header = _parse_as_found(file, scanner)
+            return replace(header, reach=reach) if reach else header
         except NeedBytes as need:
             following = _next_range(file, need.span, step, left)
             if following is None:
                 raise HeaderError(Reason.HEADER_TOO_LONG, "", scanner.uids_so_far()) from None
-            span = following
+            span, reach = following, max(reach, following.end)
             step *= _GROWTH
 
 
@@ -157,9 +159,9 @@ def _scan_or_parse(file: BlockFile, scanner: Scanner) -> Header:
     """Return the header read by the scanner, or by pydicom once the scanner has a doubt."""
     values = None if scanner.doubt else scanner.values()
     if values is not None:
-        return Header(values, ends_without_pixels=scanner.ends_without_pixels, extent=scanner.extent)
+        return Header(values, ends_without_pixels=scanner.ends_without_pixels)
     try:
-        return replace(parse(file), doubt=scanner.doubt, extent=min(file.tell() + _HEAD, file.size))
+        return replace(parse(file), doubt=scanner.doubt)
     except HeaderError as error:
         error.doubt = scanner.doubt
         error.values = scanner.uids_so_far() | error.values

@@ -115,17 +115,13 @@ class Scanner:
         The cause for which pydicom must read the object; None while there is none.
     ends_without_pixels
         Whether the object is known to end before any pixels.
-    extent
-        As of ``Header``.
     """
 
     def __init__(self, file: BlockFile) -> None:
         self.doubt: Doubt | None = None
         self.ends_without_pixels = False
-        self.extent = 0
         self._file = file
         self._syntax = b""
-        self._deflated = False
         self._encoding = _EXPLICIT
         self._walk: Walk | None = None  # over the data set, once the file meta group was read
 
@@ -165,8 +161,6 @@ class Scanner:
         walk = self._walk
         walk.run()
         self.ends_without_pixels = walk.look_behind() if walk.passed else True
-        if not self._deflated:
-            self.extent = walk.extent if walk.passed else walk.position
         raw = walk.values
         requests = raw.pop(REQUEST_ATTRIBUTES_SEQUENCE, None)
         if requests is not None:
@@ -196,7 +190,6 @@ class Scanner:
 
     def _data_set_from(self, start: int, syntax: str) -> Walk:
         if syntax == DeflatedExplicitVRLittleEndian:
-            self._deflated = True
             return _EXPLICIT.walk(InflatedFile(self._file, start, INFLATE_LIMIT), 0)
         self._encoding = _ENCODINGS.get(syntax, _EXPLICIT)
         if not self._encoding.explicit and self._looks_explicit(start):

@@ -103,8 +103,6 @@ class Walk:
         Whether its tag is behind ``last``; if not after ``run``, the elements end at ``position``.
     values
         The stored values of the wanted elements, by tag.
-    extent
-        Offset behind the last element head that ``look_behind`` has read.
     """
 
     def __init__(
@@ -121,7 +119,6 @@ class Walk:
         self.position = position
         self.passed = False
         self.values: dict[int, bytes] = {}
-        self.extent = 0
         self._file = file
         self._wanted = wanted
         self._last = last
@@ -266,13 +263,11 @@ class Walk:
             If an element is out of order, or its length leads beyond the end of the object.
         """
         position, previous, size = self.position, self._last, self._file.size
-        self.extent = position + _HEAD  # has the tag by which the walk ended
         for _ in range(ELEMENT_LIMIT - self._walked // _HEAD):
             head = self._head(position) if position != size else None
             if head is None:
                 return position == size
             tag, start, length = head
-            self.extent = start
             if tag <= previous:
                 raise DoubtError(Doubt.OUT_OF_ORDER)
             if tag > LAST_TAG:

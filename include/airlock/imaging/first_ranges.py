@@ -1,7 +1,8 @@
 """The size of an object's first range: as set for its prefix, or else as learnt from the headers of its folder.
 
 The files of a folder mostly come from one scanner, so their headers are about equally long. Where values of 100 KB
-precede the last wanted attribute, a first range that holds them saves every object a second request.
+precede the last wanted attribute, a first range that holds them saves every object a second request. It saves requests
+only: parse looks at the bytes that it would have asked for without it.
 """
 
 from __future__ import annotations
@@ -22,26 +23,26 @@ LARGEST = 256 * KIB  # of a learnt range; a second request takes less time than 
 _IN_FLIGHT = 64 * MIB  # of learnt ranges at most; a task takes two to three times the memory
 ASKED_FIRST = 2  # objects of a folder: after one alone, a folder of all kinds would follow its first kind
 _HEADERS = 16  # of a folder that are remembered
-_FOLDERS = 4_096  # that are remembered, in 4 MB; more than begin in the arrivals that are read ahead
+_FOLDERS = 4_096  # that are remembered, in 6 MB; more than begin in the arrivals that are read ahead
 _STEP = 4 * KIB  # a learnt range is a multiple of it, since the texts of a series differ in length
 
 
 class Sizes(NamedTuple):
-    """The bytes of an object's first two ranges."""
+    """The sizes of an object's ranges, as of ``header_plan``."""
 
-    first: int
-    second: int
+    first_range: int
+    prefetch: int = 0
 
 
 class _Folder:
-    """What is known of a folder: how many of its objects were begun, and its last headers."""
+    """What is known of a folder: how many of its objects were begun, and how far its last headers reached."""
 
-    __slots__ = ("begun", "extents", "learnt")
+    __slots__ = ("begun", "learnt", "reaches")
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         self.begun = 0
-        self.extents: deque[int] = deque(maxlen=_HEADERS)
-        self.learnt = 0  # bytes of a first range; 0 if the smallest one does
+        self.reaches: deque[int] = deque(maxlen=_HEADERS)
+        self.learnt = sizes
 
 
 class FirstRanges:
@@ -54,36 +55,36 @@ class FirstRanges:
     """
 
     def __init__(self, settings: ParseSettings) -> None:
-        self._smallest = settings.first_range_kib * KIB
+        self._unlearnt = Sizes(settings.first_range_kib * KIB)
         self._largest = min(LARGEST, _IN_FLIGHT // settings.in_flight)
         by_prefix = sorted(settings.first_ranges, key=lambda first: len(first.prefix), reverse=True)
-        self._by_prefix = [(first.prefix, first.kib * KIB) for first in by_prefix]
+        self._by_prefix = [(first.prefix, Sizes(first.kib * KIB)) for first in by_prefix]
         self._folders: dict[str, _Folder] = {}
 
     def find(self, key: str) -> Sizes:
-        """Return the sizes of an object's first two ranges; a learnt one says nothing of the second."""
-        for prefix, size in self._by_prefix:
+        """Return the sizes of an object's ranges."""
+        for prefix, sizes in self._by_prefix:
             if key.startswith(prefix):
-                return Sizes(size, size)
+                return sizes
         folder = self._folders.get(_folder_of(key))
-        return Sizes(folder.learnt if folder and folder.learnt else self._smallest, self._smallest)
+        return folder.learnt if folder else self._unlearnt
 
-    def learn(self, key: str, extent: int) -> None:
-        """Remember the ``Header.extent`` of an object."""
+    def learn(self, key: str, reach: int) -> None:
+        """Remember the ``Header.reach`` of an object."""
         folder = self._folders.get(_folder_of(key))
         if folder is None:
             return
-        folder.extents.append(extent)
-        if folder.learnt or extent > self._smallest:
-            folder.learnt = self._choose(folder.extents)
+        folder.reaches.append(reach)
+        if reach or folder.learnt.prefetch:
+            folder.learnt = self._unlearnt._replace(prefetch=self._choose(folder.reaches))
 
-    def _choose(self, extents: deque[int]) -> int:
-        """Return the range that holds each long header up to the limit, if most headers are long; otherwise 0."""
-        long = [extent for extent in extents if extent > self._smallest]
-        if len(extents) < ASKED_FIRST or 2 * len(long) <= len(extents):
+    def _choose(self, reaches: deque[int]) -> int:
+        """Return the bytes that hold all long headers up to the limit, if most headers are long; otherwise 0."""
+        long = [reach for reach in reaches if reach]
+        if len(reaches) < ASKED_FIRST or 2 * len(long) <= len(reaches):
             return 0
-        ranges = [-(-extent // _STEP) * _STEP for extent in long]
-        return max((size for size in ranges if size <= self._largest), default=0)
+        rounded = [-(-reach // _STEP) * _STEP for reach in long]
+        return max((size for size in rounded if size <= self._largest), default=0)
 
     def ask_first(self, rows: Iterable[Row], key_of: Callable[[Row], str], ahead: int) -> Iterator[Row]:
         """Yield rows of arrivals in their order, but the first ones of each folder earlier.
@@ -113,7 +114,7 @@ class FirstRanges:
         if folder is None:
             if len(self._folders) == _FOLDERS:
                 del self._folders[next(iter(self._folders))]
-            folder = self._folders[name] = _Folder()
+            folder = self._folders[name] = _Folder(self._unlearnt)
         folder.begun += 1
         return folder.begun <= ASKED_FIRST
 

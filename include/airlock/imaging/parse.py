@@ -209,8 +209,8 @@ class _Shard:
     def _begin_object(self) -> _Object | None:
         for arrival_id, *fields in self._todo:
             arrival = Arrival(*fields)
-            first, second = self._first_ranges.find(arrival.key)
-            plan = header_plan(arrival.size, first_range=first, second_range=second, max_bytes=self._max_bytes)
+            first, prefetch = self._first_ranges.find(arrival.key)
+            plan = header_plan(arrival.size, first_range=first, prefetch=prefetch, max_bytes=self._max_bytes)
             current = _Object(arrival_id, arrival, plan)
             try:
                 current.span = next(plan)
@@ -226,7 +226,7 @@ class _Shard:
         try:
             current.span = current.plan.send(data)
         except StopIteration as end:
-            self._first_ranges.learn(current.arrival.key, end.value.extent)
+            self._first_ranges.learn(current.arrival.key, end.value.reach)
             self._add_row(current, _describe_header(end.value))
         except Exception as error:  # noqa: BLE001  (nothing about one object ends the task)
             self._fail(current, error)

@@ -103,9 +103,9 @@ class Source(Protocol):
     def read(self, start: int, end: int) -> bytes: ...
 
 
-def read_header(source: Source, *, first_range: int = 16 * KIB, max_bytes: int = 16 * MIB) -> Header:
+def read_header(source: Source, *, first_range: int = 16 * KIB, prefetch: int = 0, max_bytes: int = 16 * MIB) -> Header:
     """Read an object's header, with the reads that `header_plan` asks for."""
-    plan = header_plan(source.size, first_range=first_range, max_bytes=max_bytes)
+    plan = header_plan(source.size, first_range=first_range, prefetch=prefetch, max_bytes=max_bytes)
     with quiet_pydicom():
         try:
             span = next(plan)

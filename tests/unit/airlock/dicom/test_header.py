@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 
 from airlock.dicom.errors import HeaderError
-from airlock.dicom.header import header_plan
 from airlock.reasons import Reason
 from tests.unit.airlock.dicom.objects import (
     BIG_ENDIAN,
@@ -37,8 +36,6 @@ from tests.unit.airlock.dicom.objects import (
 
 if TYPE_CHECKING:
     from airlock.dicom.header import Header
-
-    Changes = dict[int, tuple[str, bytes] | None]
 
 KIB = 1024
 REQUEST_ATTRIBUTES, PIXEL_DATA = 0x00400275, 0x7FE00010
@@ -200,17 +197,49 @@ class TestRanges:
         assert caught.value.reason is Reason.HEADER_TOO_LONG
         assert source.bytes_read == 100 * KIB
 
-    def test_the_second_range_has_its_own_size(self) -> None:
-        plan = header_plan(1_000_000, first_range=64 * KIB, second_range=8 * KIB)
-        first = next(plan)
-        second = plan.send(ct({0x00091010: ("OB", bytes(500_000))})[: first.length])
-        assert (first.length, second.length) == (64 * KIB, 8 * KIB)
-
     @pytest.mark.parametrize("first_range", [16, 100, 333, 700, 4096])
     @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN, DEFLATED])
     def test_the_size_of_the_first_range_changes_nothing(self, syntax: str, first_range: int) -> None:
         data = deflated() if syntax == DEFLATED else ct(syntax=syntax)
         assert read(data, first_range=first_range) == read(data)
+
+
+class TestPrefetch:
+    """Bytes that are fetched with the first range, since headers of the same folder needed them."""
+
+    BLOB: ClassVar = {0x00091010: ("OB", bytes(100_000)), 0x7FE00010: ("OW", bytes(500_000))}
+
+    def test_a_header_reaches_to_the_end_of_its_last_range(self) -> None:
+        source = Memory(ct(self.BLOB))
+        assert read_header(source).reach == source.spans[-1][1] > 100_000
+        assert read(ct()).reach == 0
+
+    @pytest.mark.parametrize("data", [ct(BLOB), ct(BLOB, IMPLICIT), ct(BLOB | {0x00100020: ("LO", b"PID\0\0-1")})])
+    def test_one_request_of_as_many_bytes_is_enough(self, data: bytes) -> None:
+        header, source = read(data), Memory(data)
+        assert read_header(source, prefetch=header.reach) == header
+        assert source.spans == [(0, header.reach)]
+
+    def test_what_it_does_not_hold_is_asked_for_as_without_it(self) -> None:
+        data = ct(self.BLOB)
+        alone, source = Memory(data), Memory(data)
+        reach = read_header(alone).reach
+        assert read_header(source, prefetch=reach - 1).reach == reach
+        assert source.spans == [(0, reach - 1), alone.spans[1]]
+
+    def test_it_is_no_more_than_the_object_and_no_less_than_the_first_range(self) -> None:
+        source = Memory(ct())
+        read_header(source, prefetch=1 << 20)
+        read_header(source, first_range=300, prefetch=200)
+        assert source.spans[:2] == [(0, len(source.data)), (0, 300)]
+
+    def test_bytes_behind_the_ranges_are_not_looked_at(self) -> None:
+        """The element behind the first range is out of order, which would be found if it was parsed."""
+        behind = element(0x00431001, "OB", bytes(20_000)) + element(0x00200010, "SH", b"late")
+        data = ct({0x00431001: behind, 0x7FE00010: None})
+        assert read(data, first_range=32 * KIB).doubt
+        assert read(data) == read(data, prefetch=32 * KIB)
+        assert not read(data).doubt
 
 
 class TestOrder:
@@ -441,36 +470,6 @@ class TestPixels:
         """Nothing more is asked for: the pixels may come behind it."""
         data = ct({0x00431001: ("OB", bytes(90_000)), PIXEL_DATA: None, 0x00540220: ("OB", bytes(10))})
         assert not read(data).ends_without_pixels
-
-
-class TestExtent:
-    """How far an object was read, with whatever range its bytes came."""
-
-    BLOB: ClassVar = {0x00091010: ("OB", bytes(90_000))}
-    ODD: ClassVar = {0x00100020: ("LO", b"PID\0\0-1")}  # for pydicom
-
-    @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
-    @pytest.mark.parametrize("more", [{}, ODD])
-    @pytest.mark.parametrize("first_range", [16 * KIB, 128 * KIB])
-    def test_it_ends_with_the_head_of_the_pixels(self, syntax: str, more: Changes, first_range: int) -> None:
-        behind = {0x00431001: ("OB", bytes(6_000)), PIXEL_DATA: ("OW", bytes(300_000))}
-        data = ct(self.BLOB | more | behind, syntax)
-        header = read(data, first_range=first_range)
-        assert bool(header.doubt) is bool(more)
-        assert 0 <= header.extent - (len(data) - 300_000) <= 4
-
-    @pytest.mark.parametrize("more", [{}, ODD])
-    @pytest.mark.parametrize("behind", [{}, {0x00431001: ("OB", bytes(90_000))}, {PIXEL_DATA: None}])
-    def test_a_range_that_ends_there_is_enough_and_has_the_same(self, more: Changes, behind: Changes) -> None:
-        source = Memory(ct(self.BLOB | more | behind))
-        header = read_header(source)
-        again = Memory(source.data)
-        assert read_header(again, first_range=header.extent) == header
-        assert (len(source.spans), len(again.spans)) == (2, 1)
-
-    def test_that_of_a_deflated_data_set_is_not_known(self) -> None:
-        assert read(deflated(self.BLOB)).extent < KIB
-        assert read(deflated(self.BLOB | self.ODD)).extent < KIB
 
 
 class TestHostileObjects:

@@ -114,6 +114,33 @@ def test_a_damaged_object_gives_a_header_or_a_reason_however_it_is_read(
         assert isinstance(in_pieces, Header) or in_pieces.reason is at_once.reason
 
 
+@settings(max_examples=200, deadline=2000, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    syntax=st.sampled_from([EXPLICIT, IMPLICIT, BIG_ENDIAN, DEFLATED]),
+    damage=DAMAGE,
+    first_range=st.integers(16, 400),
+    prefetch=st.integers(0, 2000),
+)
+def test_prefetched_bytes_change_nothing(
+    syntax: str, damage: list[tuple[int, int]], first_range: int, prefetch: int
+) -> None:
+    broken = bytearray(whole(syntax))
+    for offset, byte in damage:
+        broken[offset % len(broken)] = byte
+    sources = Memory(bytes(broken)), Memory(bytes(broken))
+    alone = told(sources[0], first_range=first_range)
+    assert told(sources[1], first_range=first_range, prefetch=prefetch) == alone
+    assert len(sources[1].spans) <= len(sources[0].spans)
+
+
+def told(source: Memory, **sizes: int) -> object:
+    try:
+        header = read_header(source, **sizes)
+    except HeaderError as error:
+        return error.reason, error.detail, error.values, error.doubt
+    return header, header.reach
+
+
 @settings(max_examples=300, deadline=2000, derandomize=True)
 @given(st.binary(max_size=3000))
 def test_noise_behind_a_prefix_or_a_meta_group_gives_a_reason(noise: bytes) -> None:

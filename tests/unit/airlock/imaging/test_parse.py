@@ -10,7 +10,7 @@ import threading
 import uuid
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import boto3
 import polars as pl
@@ -216,8 +216,7 @@ class TestRequests:
 
 
 class TestFirstRange:
-    BEHIND: ClassVar = {0x00431001: ("OB", bytes(6_000)), 0x7FE00010: ("OW", bytes(500_000))}
-    LONG = ct({0x00091010: ("OB", bytes(100_000))} | BEHIND)
+    LONG = ct({0x00091010: ("OB", bytes(100_000)), 0x7FE00010: ("OW", bytes(500_000))})
     END = LONG.index(b"\xe0\x7f\x10\0OW")  # of its header
 
     def test_it_is_the_one_of_its_prefix(self, s3: S3) -> None:
@@ -226,19 +225,24 @@ class TestFirstRange:
         assert headers["requests"].to_list() == [1, 2]
         assert headers["bytes_read"].to_list() == [128 * 1024, 2 * 8 * 1024]
 
-    def test_the_headers_of_a_folder_teach_it_and_few_bytes_behind_them_are_read(self, s3: S3) -> None:
+    def test_the_headers_of_a_folder_teach_it_and_no_more_is_read_behind_them(self, s3: S3) -> None:
         arrivals = [put(s3, f"learnt/{folder}/{n}.dcm", self.LONG) for folder in "ab" for n in range(10)]
         headers = read(s3, arrivals, ParseSettings(in_flight=1))
         assert headers["requests"].to_list() == [2] * 3 + [1] * 7 + [2] * 2 + [1] * 8
         learnt = headers.filter(pl.col("requests") == 1)["bytes_read"]
-        assert self.END < learnt.min() <= learnt.max() < self.END + 12 + 4 * 1024
+        assert self.END < learnt.min() <= learnt.max() < self.END + 20 * 1024  # a second range, rounded
         assert headers["RequestedProcedureID"].unique().to_list() == ["RP-TOP"]
 
-    def test_a_learnt_range_shows_a_cut_file_as_two_requests_do(self, s3: S3) -> None:
-        arrivals = [put(s3, f"cut/{n}.dcm", self.LONG[:-10] if n in {0, 9} else self.LONG) for n in range(10)]
-        headers = read(s3, arrivals, ParseSettings(in_flight=1))
-        assert headers["reason"].to_list() == ["truncated", *[None] * 8, "truncated"]
-        assert headers["requests"].to_list() == [2] * 4 + [1] * 6
+    def test_a_learnt_range_changes_nothing_else(self, s3: S3) -> None:
+        late = element(0x00431001, "OB", bytes(20_000)) + element(0x00200010, "SH", b"late")  # not in a second range
+        odd = ct({0x00091010: ("OB", bytes(100_000)), 0x00431001: late, 0x7FE00010: None})
+        bodies = [self.LONG, self.LONG, odd, self.LONG[:-10], self.LONG[:120_000], self.LONG[:100_000], odd]
+        alone = [put(s3, f"alone/{n}/1.dcm", body) for n, body in enumerate(bodies)]
+        together = [put(s3, f"together/{n}.dcm", body) for n, body in enumerate([self.LONG] * 4 + bodies)]
+        without, learnt = read(s3, alone), read(s3, together, ParseSettings(in_flight=1))[4:]
+        cost = ["arrival_id", "requests", "bytes_read"]
+        assert learnt.drop(cost).equals(without.drop(cost))
+        assert learnt["requests"].sum() < without["requests"].sum()
 
 
 class TestInFlight:
