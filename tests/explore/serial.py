@@ -13,12 +13,14 @@ from tests.explore.lost import has_lost
 from tests.explore.play import Coverage, Player
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.explore.aim import Trace
-    from tests.explore.history import History, Step
+    from tests.explore.history import History, RunPlan, Step
     from tests.explore.play import Played
     from tests.explore.world import World
 
-MOST_ORDERS = 16
+MOST_ORDERS = 81  # of four runs
 
 
 def check_serial(world: World, played: Played, *, audits_again: bool) -> Violation | None:
@@ -78,7 +80,19 @@ def _place_runs(history: History, places: dict[str, list[int]], choice: tuple[in
             steps.append(Go(at[number]))
         elif not isinstance(step, Go | Clear | GiveUp | Kill):
             steps.append(step)
-    return (*steps, *(Go(name) for name, end in chosen if end is None))
+    return tuple(_claim_waves([*steps, *(Go(name) for name, end in chosen if end is None)], history.runs))
+
+
+def _claim_waves(steps: list[Step], runs: dict[str, RunPlan]) -> Iterator[Step]:
+    """Yield steps with the claims of the waves before a wave, which starts only after them."""
+    begun: set[str] = set()
+    for step in steps:
+        if isinstance(step, Go):
+            plan = runs[step.run]
+            before = [plan.wave_of, *(f"{plan.wave_of}{wave}" for wave in range(2, plan.wave))] if plan.wave else []
+            yield from (Go(name, until="parse") for name in before if name not in begun)
+            begun |= {*before, step.run}
+        yield step
 
 
 def _places(steps: tuple[Step, ...], name: str, trace: Trace) -> list[int]:
