@@ -252,7 +252,7 @@ def test_a_red_night_is_cleared_after_two_later_nights(hospital: Hospital) -> No
     s3.delete_bucket(Bucket=STAGING)
     red = hospital.start(NIGHTLY, "1", {"a1.dcm": ct(1, 1, 1), "a2.dcm": ct(1, 1, 2), "b1.dcm": ct(2, 1, 1)})
     assert hospital.end(NIGHTLY, red) == "failed"
-    assert hospital.states(NIGHTLY, red, "normalize") == {"failed"}
+    assert hospital.states(NIGHTLY, red, "stage") == {"failed"}
     s3.create_bucket(Bucket=STAGING)
 
     second = hospital.start(NIGHTLY, "2", {"a3.dcm": ct(1, 1, 3), "c1.dcm": ct(3, 1, 1)})
@@ -264,7 +264,7 @@ def test_a_red_night_is_cleared_after_two_later_nights(hospital: Hospital) -> No
     with timed("a red night is cleared after two later nights"):
         hospital.shell(f"airlock report nightly {run_key(NIGHTLY, red)}", status=1)
         hospital.shell("airlock held nightly")
-        hospital.clear(NIGHTLY, red, "normalize")
+        hospital.clear(NIGHTLY, red, "stage")
         assert hospital.end(NIGHTLY, red) == "success"
         hospital.shell(f"airlock report nightly {run_key(NIGHTLY, red)}")
         hospital.shell("airlock held nightly")
