@@ -74,6 +74,7 @@ class BatchJobOperator(StartJobOperator[JobHookT], Generic[JobHookT, PipelineT])
         self.pipeline = pipeline
         self.folder = folder
         self._opened: Run[PipelineT] | None = None
+        self._found: Batch | None = None
 
     @property
     def batch_id(self) -> str:
@@ -88,7 +89,7 @@ class BatchJobOperator(StartJobOperator[JobHookT], Generic[JobHookT, PipelineT])
     @override
     def take_up(self, context: Context, *args: Any, **kwargs: Any) -> Any:
         self._prepare_job(context)
-        batch = self.find_batch(self._run(context))
+        batch = self._batch(context)
         if not batch.files:
             raise AirflowSkipException(f"Batch {self.batch_id} has no file left to import; audit says why.")
         self.input_s3_uri = batch.input_uri
@@ -122,7 +123,7 @@ class BatchJobOperator(StartJobOperator[JobHookT], Generic[JobHookT, PipelineT])
         """Record the job in the ledger; before the start, refuse a prefix that does not hold the batch."""
         run = self._run(context)
         if job.job_id is None:
-            self.import_stage.check_prefix(run, self.find_batch(run))
+            self.import_stage.check_prefix(run, self._batch(context))
         datastore_id: str | None = getattr(self, "datastore_id", None)  # a conversion imports into none
         run.ledger.record_job(self._row(run, job), datastore_id)
 
@@ -134,7 +135,7 @@ class BatchJobOperator(StartJobOperator[JobHookT], Generic[JobHookT, PipelineT])
         if job is None:
             raise LookupError(f"The ledger has no job for batch {self.batch_id}. Clear import.")
         run = self._run(context)
-        row = replace(self._row(run, job), input_uri=self.find_batch(run).input_uri)
+        row = replace(self._row(run, job), input_uri=self._batch(context).input_uri)
         return self.import_stage.record(run, row, properties, output_uri)
 
     @override
@@ -166,6 +167,12 @@ class BatchJobOperator(StartJobOperator[JobHookT], Generic[JobHookT, PipelineT])
         if self._opened is None:
             self._opened = open_run(self.pipeline, context, self.folder)
         return self._opened
+
+    def _batch(self, context: Context) -> Batch:
+        """Find the batch once per task."""
+        if self._found is None:
+            self._found = self.find_batch(self._run(context))
+        return self._found
 
     def _row(self, run: Run[PipelineT], job: ImportJob) -> Job:
         from airlock.ledger import Job

@@ -157,10 +157,17 @@ def new_dag(pipeline: ImagingPipeline | ClinicalPipeline) -> DAG:
 
 
 def _params(pipeline: Pipeline) -> dict[str, Param]:
-    """Return the params of the form; those about studies only if the pipeline has studies."""
+    """Return the params of the form; those about studies only if the pipeline has studies.
+
+    A task gets their defaults only: Airflow checks a run's conf when it makes the run, and copies all params for every
+    operator of the DAG.
+    """
     left_out = () if pipeline.has_studies else OF_STUDIES
     redrive = {name: param for name, param in REDRIVE_PARAMS.items() if name not in left_out}
-    return PARAMS | redrive | (WAVE_PARAMS if pipeline.wave_limits else {})
+    params = PARAMS | redrive | (WAVE_PARAMS if pipeline.wave_limits else {})
+    if get_parsing_context().dag_id is None:
+        return params
+    return {name: Param(param.value) for name, param in params.items()}
 
 
 def _schedule(pipeline: ImagingPipeline | ClinicalPipeline) -> Any:

@@ -97,3 +97,13 @@ def test_the_other_files_may_be_wrong(folder: Path, in_task: Callable[[str], Non
 
 def rename(file: Path, line: str) -> None:
     file.write_text(file.read_text().replace("name: nightly", line, 1))
+
+
+def test_the_form_has_the_checks_and_a_task_has_the_same_defaults(in_task: Callable[[str], None]) -> None:
+    pipeline = load_pipelines(SHIPPED)[0]["nightly"]
+    form = dag.new_dag(pipeline).params
+    assert form.get_param("plan_only").schema["type"] == "boolean"
+    in_task("nightly")
+    params = dag.new_dag(pipeline).params
+    assert params.dump() == form.dump()
+    assert params.get_param("plan_only").schema == {}
