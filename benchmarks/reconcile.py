@@ -169,7 +169,7 @@ def compare(folder: Path, imaging: str, s3: str) -> dict[str, Any]:
             lambda name: Workspace(store, S3Uri("workspace", f"runs/{PIPELINE}/{name}/")),
         )
         before, began = peak_rss_mib(), time.perf_counter()
-        done = reconcile(ledger, comparer, PIPELINE, Request(Scope(parts=("store",)), "bench", 10**9), lambda one: one)
+        done = reconcile(comparer, PIPELINE, Request(Scope(parts=("store",)), "bench", 10**9), lambda one: one)
         counts = done.counts
     return {
         "seconds": round(time.perf_counter() - began, 1),

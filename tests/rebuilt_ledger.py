@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import create_engine, select
 
 from airlock.ledger import Ledger, upgrade
-from airlock.ledger.columns import metadata
+from airlock.ledger.columns import FindingKind, metadata
+from airlock.ledger.comparison_tables import findings
 from airlock.stages.rebuild import Rebuilt, rebuild
 
 if TYPE_CHECKING:
@@ -24,13 +25,11 @@ UNKNOWN: dict[str, set[str]] = {
     "outbox": {"id", "attempts", "next_attempt_at", "leased_by", "leased_until", "last_error", "sent_at"},
     "decisions": {"id"},
     "run_totals": {"id"},
+    "findings": {"id", "comparison_id", "expected", "found"},
 }
-NOT_COMPARED = {
-    "comparisons",
-    "findings",
-    "data_stores",
-    "foreign_sets",
-}  # a comparison or an adoption writes them anew
+NOT_COMPARED = {"comparisons", "data_stores", "foreign_sets"}  # a comparison or an adoption writes them anew
+# Of the findings the losses are kept, once they no longer count as stored; a comparison finds the others again.
+_LOSSES = findings.c.kind == FindingKind.MISSING_IN_STORE.value
 
 
 def read_tables(url: str) -> dict[str, list[tuple[Any, ...]]]:
@@ -48,7 +47,8 @@ def read_rows(connection: Connection) -> dict[str, list[tuple[Any, ...]]]:
     for name, table in metadata.tables.items():
         if name not in NOT_COMPARED:
             columns = [column for column in table.columns if column.name not in UNKNOWN.get(name, ())]
-            tables[name] = sorted((tuple(row) for row in connection.execute(select(*columns))), key=repr)
+            rows = select(*columns).where(_LOSSES) if table is findings else select(*columns)
+            tables[name] = sorted((tuple(row) for row in connection.execute(rows)), key=repr)
     return tables
 
 

@@ -175,7 +175,7 @@ def _compare(
         folder = comparer.workspace_of(f"reconcile/{done.comparison.number}")
         return write_report(ledger, folder, done, comparer.unit)
 
-    return compare(ledger, comparer, pipeline.name, request, report, progress=_Progress())
+    return compare(comparer, pipeline.name, request, report, progress=_Progress())
 
 
 class _Progress:

@@ -152,7 +152,7 @@ def _images(rng: Random) -> list[Upload]:
 
 def _rebuilt(rng: Random) -> History:
     """Return another history in which the ledger is lost and rebuilt once or twice."""
-    other = rng.choice((_overlap, _overlap, _clinical, *_SMALL.values()))(rng)
+    other = rng.choice((_overlap, _overlap, _clinical, _lost, _lost, *_SMALL.values()))(rng)
     steps = list(other.steps)
     for _ in range(rng.choice((1, 1, 2))):
         steps.insert(rng.randint(1, len(steps)), Rebuild())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airlock.imaging.reconcile import ImageSetComparer
 from airlock.imaging.reconcile_store import ImageSetStore
 from airlock.pipelines import ImagingPipeline
+from airlock.stages.decision_log import open_log
 from airlock.stages.reconcile import Request, reconcile
 from airlock.stages.reconcile_scope import STORE, ReconcileError, Scope
 from airlock.stages.reconcile_source import Archive
@@ -82,10 +83,11 @@ def compare(player: Player, step: Reconcile) -> None:
     def open_workspace(name: str) -> Workspace:
         return Workspace(s3, S3Uri.parse(f"{pipeline.workspace}{pipeline.name}/{name}/"))
 
-    comparer = ImageSetComparer(outside.ledger, pipeline, store, Archive(s3, _NoMeter()), open_workspace)
+    kept = outside.ledger.journaled_in(open_log(s3, pipeline))
+    comparer = ImageSetComparer(kept, pipeline, store, Archive(s3, _NoMeter()), open_workspace)
     request = Request(Scope(parts=(STORE,)), "an operator")
     try:
-        done = reconcile(outside.ledger, comparer, pipeline.name, request, lambda ended: ended)
+        done = reconcile(comparer, pipeline.name, request, lambda ended: ended)
     except ReconcileError as error:
         player.say(f"  refused: {str(error)[:100]}")
     else:

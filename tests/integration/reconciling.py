@@ -77,7 +77,7 @@ class Reconciler:
                 return write_report(ledger, folder, done, comparer.unit)
 
             request = Request(Scope(**scope), "an operator", forget_at_most)
-            return reconcile(ledger, comparer, self.line.name, request, write)
+            return reconcile(comparer, self.line.name, request, write)
 
     def remove(self, study_key: str, why: str) -> int:
         """Decide as ``airlock ledger forget`` that a loss was on purpose; return the number of instances."""

@@ -10,12 +10,15 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from airlock.ledger import Ledger, upgrade
+from airlock.records import study_key
 from airlock.stages.rebuild import rebuild
 from airlock_tasks.run import connect_s3
 from tests.chain import HEALTHLAKE, Chain, clinical_pipeline, pipeline
 from tests.clinical_files import delivery
-from tests.dicom_files import ct
-from tests.integration.between_runs.runs import BAD, by_hand, redrive
+from tests.dicom_files import ct, study_uid
+from tests.integration.between_runs.runs import BAD, by_hand, given, redrive
+from tests.integration.reconciling import Reconciler
+from tests.integration.seeded_differences import Differences
 from tests.rebuilt_ledger import differences, lose_and_rebuild, read_tables, rebuild_into
 
 if TYPE_CHECKING:
@@ -89,6 +92,47 @@ def test_a_restored_backup_catches_up_with_the_night_after_it(place: Place, tmp_
     assert not differences(before, read_tables(place.ledger_url))
     assert by_hand(place, "three").run()["arrivals"] == 0
     assert (place.jobs(), place.contracts()) == (jobs, contracts)
+
+
+@pytest.fixture
+def lost(place: Place, tmp_path: Path) -> Reconciler:
+    """A place whose data store has lost a released study, and a person who has noticed."""
+    place.put({"001.dcm": ct(1, 1, 1), "002.dcm": ct(1, 1, 2)})
+    by_hand(place, "one").run()
+    with place.ledger() as ledger:
+        differences = Differences(place, tmp_path / "localaws.db", ledger)
+        differences.delete_sets([1])
+        differences.settle()
+    person = Reconciler(place)
+    given(person.report()["counts"]["forgotten"] == 2)
+    return person
+
+
+def lose(place: Place, folder: Path) -> None:
+    rebuilt = lose_and_rebuild(place.ledger_url, folder / "ledger.db", connect_s3("aws_default"), [pipeline()])
+    given(not rebuilt.is_incomplete)
+
+
+def test_no_contract_names_what_was_known_to_be_lost_before_a_rebuild(
+    lost: Reconciler, place: Place, tmp_path: Path
+) -> None:
+    lose(place, tmp_path)
+    place.put({"003.dcm": ct(1, 1, 3)})
+    two = by_hand(place, "two")
+    assert two.run()["dispositions"] == {"held": 1}
+    assert two.rows["003.dcm"]["reason"] == "study_incomplete"
+    assert set(lost.report()["findings"]) == {"missing_in_store"}
+    three = by_hand(place, "three", redrive_findings=True, redrive_why="somebody deleted it")
+    assert three.run()["dispositions"] == {"released": 3}
+    assert lost.report()["findings"] == {}
+
+
+def test_what_was_removed_on_purpose_before_a_rebuild_lacks_no_evidence(
+    lost: Reconciler, place: Place, tmp_path: Path
+) -> None:
+    lost.remove(study_key(study_uid(1)), "wrong patient")
+    lose(place, tmp_path)
+    assert lost.report()["findings"] == {}
 
 
 def test_a_redrive_and_a_second_audit_are_rebuilt(place: Place, tmp_path: Path) -> None:

@@ -340,7 +340,7 @@ def test_two_processes_do_not_go_on_with_one_comparison(two_studies: Differences
 
         comparer.pages = overtaken  # type: ignore[method-assign]
         with pytest.raises(LedgerError, match="another process has gone on with it"):
-            reconcile(ledger, comparer, "nightly", Request(Scope(), "an operator"), lambda done: done)
+            reconcile(comparer, "nightly", Request(Scope(), "an operator"), lambda done: done)
 
 
 def test_throttling_slows_a_comparison_down_and_does_not_end_it(two_studies: Differences) -> None:

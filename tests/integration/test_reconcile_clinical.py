@@ -8,12 +8,16 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from airlock.clinical.records import subject_key
+from airlock_tasks.run import connect_s3
 from tests.chain import RECORDS, Chain, clinical_pipeline
 from tests.clinical_files import ndjson, observation, organization, patient
 from tests.integration.between_runs.runs import given
 from tests.integration.reconciling import Reconciler
+from tests.rebuilt_ledger import lose_and_rebuild
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.chain import Place
 
 pytestmark = pytest.mark.slow
@@ -80,6 +84,17 @@ def test_a_redrive_brings_again_what_the_store_has_lost(person: Reconciler) -> N
     assert place.stored("Observation/o1") is not None
     assert person.report(content=True)["closed"] == {"missing_in_store": 1}
     assert person.open_findings() == set()
+
+
+def test_a_redrive_after_a_rebuild_brings_again_what_the_store_has_lost(person: Reconciler, tmp_path: Path) -> None:
+    place = person.place
+    place.fhir().delete("Observation", "o1")
+    given(person.report()["counts"]["forgotten"] == 1)
+    lose_and_rebuild(place.ledger_url, tmp_path / "ledger.db", connect_s3("aws_default"), [person.line])
+    assert set(person.report()["findings"]) == {"missing_in_store"}
+    run(place, "two", redrive_findings=True, redrive_why="somebody deleted it")
+    assert place.stored("Observation/o1") is not None
+    assert person.report(content=True)["findings"] == {}
 
 
 def test_a_patient_with_a_lost_resource_is_held(person: Reconciler) -> None:

@@ -13,21 +13,21 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from sqlalchemy import and_, func, insert, or_, select, update
+from sqlalchemy import and_, exists, func, insert, or_, select, update
 
-from airlock.ledger.columns import ComparisonKind
+from airlock.ledger import clock
+from airlock.ledger.columns import ComparisonKind, FindingKind
 from airlock.ledger.comparison_tables import comparisons, findings
 from airlock.ledger.database import Store
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import fetch, fetch_frames, insert_missing, select_schema, stage, stage_values
+from airlock.ledger.journal import journaled
 from airlock.records import TIMESTAMP, digest, schema
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from sqlalchemy import ColumnElement, Connection, Row, Table
-
-    from airlock.ledger.columns import FindingKind
 
 SCOPE = "comparisons"
 UNDECIDED = "a difference that this comparison could not judge"  # what a loss was found to be: it is not forgotten
@@ -40,9 +40,15 @@ FINDINGS = schema(
     FOUND,
     {"found_at": TIMESTAMP, "closed_at": TIMESTAMP, "closed_by": pl.String},
 )
+_LOSS = ("subject_key", "pipeline", "datastore_id", "found_at")  # identify a loss, also in a rebuilt ledger
+LOSSES = schema(
+    dict.fromkeys(("pipeline", "datastore_id", "subject", "subject_key"), pl.String), _FACTS, {"found_at": TIMESTAMP}
+)
 OPEN_FINDINGS = schema({"kind": pl.String, "findings": pl.Int64, "since": TIMESTAMP})
 _STAGED = schema(FOUND, {"subject_key": pl.String})
 _IS_OPEN = findings.c.closed_at.is_(None)
+_IS_LOSS = findings.c.kind == FindingKind.MISSING_IN_STORE.value
+_ELSEWHERE = 0  # the number of a comparison of a ledger that was lost; those of this ledger begin at 1
 
 
 @dataclass(frozen=True)
@@ -213,8 +219,8 @@ class Comparisons(Store):
         conditions = [*_about_comparison(comparison), _among(kinds), *earlier]
         if study_keys is not None:
             conditions.append(findings.c.study_key.in_(study_keys))
-        with self._writing(SCOPE) as connection:
-            return _close(connection, closed_by, *conditions)
+        with self.at_once(SCOPE) as inner:
+            return inner.close_chosen(closed_by, lambda _: conditions)
 
     def keep_findings(
         self,
@@ -244,10 +250,57 @@ class Comparisons(Store):
         """
         keys = subjects.map_elements(digest, pl.String)
         about = findings.c.pipeline == pipeline, findings.c.datastore_id == datastore_id
-        with self._writing(SCOPE) as connection:
+
+        def choose(connection: Connection) -> list[ColumnElement[bool]]:
             rows = stage_values(connection, keys, "subject_key")
+            return [findings.c.subject_key.in_(select(rows.c.subject_key)), _among(kinds), *about]
+
+        with self.at_once(SCOPE) as inner:
+            return inner.close_chosen(closed_by, choose)
+
+    def close_chosen(self, closed_by: str, choose: Callable[[Connection], list[ColumnElement[bool]]]) -> int:
+        """Close the open findings for which conditions hold, and have the journal keep the losses among them.
+
+        Returns
+        -------
+        int
+            The number of findings.
+        """
+        with self._writing(SCOPE) as connection:
+            chosen = _IS_OPEN, *choose(connection)
+            lost = fetch(connection, select(*(findings.c[name] for name in LOSSES)).where(_IS_LOSS, *chosen), LOSSES)
+            closed = self.close_losses(lost, closed_by) if lost.height else 0
+            values = {"closed_at": datetime.now(UTC), "closed_by": closed_by}
+            return closed + connection.execute(update(findings).where(*chosen).values(values)).rowcount
+
+    def keep_losses(self, comparison: int) -> None:
+        """Keep in the journal what a reconciliation has found to be missing; the ledger has it."""
+        lost = select(*(findings.c[name] for name in LOSSES)).where(
+            findings.c.comparison_id == comparison, _IS_LOSS, _IS_OPEN
+        )
+        with self._reading() as connection:
+            found = fetch(connection, lost, LOSSES)
+        self.record_losses(found)
+
+    @journaled()
+    def record_losses(self, losses: pl.DataFrame) -> None:
+        """Record what a data store is known to have lost, `LOSSES`, unless the ledger has the same finding."""
+        with self._writing(SCOPE) as connection:
+            rows = stage(connection, losses, LOSSES, ["subject_key"])
+            known = and_(_IS_LOSS, *(findings.c[name] == rows.c[name] for name in _LOSS))
+            new = select(*(rows.c[name] for name in LOSSES)).where(~exists().where(known)).subquery()
+            kind = FindingKind.MISSING_IN_STORE.value
+            insert_missing(connection, findings, new, ["id"], kind=kind, comparison_id=_ELSEWHERE)
+
+    @journaled()
+    def close_losses(self, losses: pl.DataFrame, closed_by: str) -> int:
+        """Close these open findings, `LOSSES`; return their number."""
+        with self._writing(SCOPE) as connection:
+            rows = stage(connection, losses, LOSSES, ["subject_key"])
+            same = exists(select(rows.c.subject_key).where(*(findings.c[name] == rows.c[name] for name in _LOSS)))
             named = findings.c.subject_key.in_(select(rows.c.subject_key))
-            return _close(connection, closed_by, named, _among(kinds), *about)
+            closing = update(findings).where(_IS_LOSS, _IS_OPEN, named, same)
+            return connection.execute(closing.values(closed_at=clock.now(), closed_by=closed_by)).rowcount
 
 
 def is_decided() -> ColumnElement[bool]:
@@ -277,11 +330,6 @@ def _about(kinds: Collection[FindingKind], pipeline: str | None, datastore_id: s
 
 def _about_comparison(comparison: Comparison) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return findings.c.pipeline == comparison.pipeline, findings.c.datastore_id == comparison.datastore_id
-
-
-def _close(connection: Connection, closed_by: str, *conditions: ColumnElement[bool]) -> int:
-    values = {"closed_at": datetime.now(UTC), "closed_by": closed_by}
-    return connection.execute(update(findings).where(_IS_OPEN, *conditions).values(values)).rowcount
 
 
 def _write_findings(connection: Connection, comparison: Comparison, found: pl.DataFrame) -> None:

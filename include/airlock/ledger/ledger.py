@@ -65,10 +65,10 @@ class Ledger(
     Lookup,
     Predecessors,
     Folders,
-    Comparisons,
     Sweeps,
     Reconciled,
     ReconciledResources,
+    Comparisons,
     Rebuilds,
 ):
     """The database of record of arrivals, decisions, imports, audits and routes.

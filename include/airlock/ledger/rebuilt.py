@@ -23,7 +23,7 @@ from airlock.ledger.decision_tables import decisions
 from airlock.ledger.errors import LedgerError
 from airlock.ledger.frames import select_schema, stage
 from airlock.ledger.journal import TIME
-from airlock.ledger.reconciled import add_removal
+from airlock.ledger.reconciled import add_removal, close_removed
 from airlock.ledger.tables import (
     arrivals,
     gates,
@@ -169,9 +169,11 @@ class Rebuilds(Store):
     def repeat_removal(
         self, pipeline: str, datastore_id: str, study_key: str, *, decided_by: str, why: str, removed: int
     ) -> None:
-        """Record a person's decision that something of a study was removed; its findings were lost with the ledger."""
+        """Record a person's decision that something of a study was removed; not all its findings were kept."""
         with self._writing("decisions") as connection:
-            add_removal(connection, (pipeline, datastore_id, study_key, decided_by, why), removed, clock.now())
+            now = clock.now()
+            close_removed(connection, datastore_id, study_key, decided_by, now)
+            add_removal(connection, (pipeline, datastore_id, study_key, decided_by, why), removed, now)
 
     def record_sends(self, sends: pl.DataFrame) -> int:
         """Record what is known of messages that were being sent, as `SENDS`; return their number."""

@@ -17,8 +17,7 @@ from airlock.ledger import clock
 from airlock.ledger.columns import DecisionKind, FindingKind, InstanceState
 from airlock.ledger.comparison_tables import comparisons, findings, foreign_sets
 from airlock.ledger.comparisons import SCOPE as FINDINGS_SCOPE
-from airlock.ledger.comparisons import is_decided
-from airlock.ledger.database import Store
+from airlock.ledger.comparisons import Comparisons, is_decided
 from airlock.ledger.decision_tables import decisions
 from airlock.ledger.frames import (
     fetch,
@@ -88,7 +87,7 @@ _IS_OPEN = findings.c.closed_at.is_(None)
 _IN_STORE = instances.c.state != InstanceState.CLAIMED.value
 
 
-class Reconciled(Store):
+class Reconciled(Comparisons):
     """The ledger's methods for its comparison with a data store."""
 
     def count_store_contents(self, datastore_id: str, pipeline: str) -> dict[str, int]:
@@ -243,11 +242,9 @@ class Reconciled(Store):
         int
             The number of instances; nothing is recorded if there are none.
         """
-        lost = and_(_MISSING, _IS_OPEN, findings.c.datastore_id == datastore_id, findings.c.study_key == study_key)
         now = clock.now()
         with self._writing(FINDINGS_SCOPE) as connection:
-            closing = update(findings).where(lost).values(closed_at=now, closed_by=decided_by)
-            number = connection.execute(closing).rowcount
+            number = close_removed(connection, datastore_id, study_key, decided_by, now)
             if number:
                 add_removal(connection, (pipeline, datastore_id, study_key, decided_by, why), number, now)
             return number
@@ -308,10 +305,15 @@ class Reconciled(Store):
         int
             The number of instances.
         """
+        with self.at_once(INSTANCES, FINDINGS_SCOPE, keep_first=True) as inner:
+            inner.keep_losses(comparison)
+            return inner.forget_instances(inner.find_missed(comparison))
+
+    def find_missed(self, comparison: int) -> pl.DataFrame:
+        """Return the instances that a reconciliation missed and that still count as stored, as `MISSED`."""
+        columns = (instances.c[name] for name in MISSED)
         with self._reading() as connection:
-            columns = (instances.c[name] for name in MISSED)
-            missed = fetch(connection, select(*columns).where(_is_missed(comparison)), MISSED)
-        return self.forget_instances(missed)
+            return fetch(connection, select(*columns).where(_is_missed(comparison)), MISSED)
 
     @journaled()
     def forget_instances(self, missed: pl.DataFrame) -> int:
@@ -356,6 +358,12 @@ class Reconciled(Store):
             whole = known.where(verdicts.c.series_instance_uid.is_not(None)).subquery()
             key = ["SOPInstanceUID", "datastore_id"]
             return insert_missing(connection, instances, whole, key, datastore_id=datastore_id)
+
+
+def close_removed(connection: Connection, datastore_id: str, study_key: str, decided_by: str, now: datetime) -> int:
+    """Close the findings about what a data store lacks of a study; return their number."""
+    lost = _MISSING, _IS_OPEN, findings.c.datastore_id == datastore_id, findings.c.study_key == study_key
+    return connection.execute(update(findings).where(*lost).values(closed_at=now, closed_by=decided_by)).rowcount
 
 
 def add_removal(

@@ -14,10 +14,11 @@ from sqlalchemy import and_, delete, exists, func, literal, or_, select
 from airlock.ledger.arrival_states import arrival_states
 from airlock.ledger.columns import FindingKind, OpenState
 from airlock.ledger.comparison_tables import findings, foreign_sets
-from airlock.ledger.database import Store
+from airlock.ledger.comparisons import SCOPE as FINDINGS
+from airlock.ledger.comparisons import Comparisons
 from airlock.ledger.frames import fetch, insert_missing, stage, stage_values
 from airlock.ledger.journal import journaled
-from airlock.ledger.open_resources import scope
+from airlock.ledger.open_resources import SCOPE, scope
 from airlock.ledger.tables import contracts, open_resources, resources
 from airlock.records import Disposition
 
@@ -44,7 +45,7 @@ _KEY = (*_RESOURCE, "datastore_id")
 _IMPORTED = resources.c.content_digest.is_not(None)
 
 
-class ReconciledResources(Store):
+class ReconciledResources(Comparisons):
     """The ledger's methods for its comparison with a HealthLake data store."""
 
     def count_resources(self, datastore_id: str) -> int:
@@ -120,8 +121,8 @@ class ReconciledResources(Store):
 
     def count_missing_resources(self, comparison: int) -> int:
         """Return how many resources that a reconciliation missed still count as stored."""
+        missed = self.find_missed_resources(comparison)
         with self._reading() as connection:
-            missed = _find_missed(connection, comparison)
             rows = stage(connection, missed, missed.schema, _RESOURCE)
             counted = select(func.count()).select_from(rows).join(resources, _is_of_row(rows)).where(_is_free())
             return int(connection.execute(counted).scalar_one())
@@ -131,9 +132,20 @@ class ReconciledResources(Store):
 
         They are in doubt until a run brings them again. One that a run is importing stays.
         """
+        with self.at_once(SCOPE, FINDINGS, keep_first=True) as inner:
+            inner.keep_losses(comparison)
+            return inner.forget_lost_resources(inner.find_missed_resources(comparison))
+
+    def find_missed_resources(self, comparison: int) -> pl.DataFrame:
+        """Return the resources that a reconciliation missed, with their data store."""
+        missed = select(findings.c.subject, findings.c.datastore_id).where(
+            findings.c.comparison_id == comparison,
+            findings.c.kind == FindingKind.MISSING_IN_STORE.value,
+            findings.c.closed_at.is_(None),
+        )
         with self._reading() as connection:
-            missed = _find_missed(connection, comparison)
-        return self.forget_lost_resources(missed)
+            found = fetch(connection, missed, pl.Schema({"name": pl.String, "datastore_id": pl.String}))
+        return found.join(_split(found["name"].to_list()), on="name").select(*_NAMES, "datastore_id")
 
     @journaled()
     def forget_lost_resources(self, missed: pl.DataFrame) -> int:
@@ -203,14 +215,3 @@ def _stage_names(connection: Connection, names: pl.Series) -> Table:
 def _split(names: Iterable[str]) -> pl.DataFrame:
     rows = [(name, *name.split("/", 1)) for name in names if "/" in name]
     return pl.DataFrame(rows, _NAMES, orient="row")
-
-
-def _find_missed(connection: Connection, comparison: int) -> pl.DataFrame:
-    """Return the resources that a reconciliation missed, with their data store."""
-    missed = select(findings.c.subject, findings.c.datastore_id).where(
-        findings.c.comparison_id == comparison,
-        findings.c.kind == FindingKind.MISSING_IN_STORE.value,
-        findings.c.closed_at.is_(None),
-    )
-    found = fetch(connection, missed, pl.Schema({"name": pl.String, "datastore_id": pl.String}))
-    return found.join(_split(found["name"].to_list()), on="name").select(*_NAMES, "datastore_id")

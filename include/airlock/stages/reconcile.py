@@ -52,7 +52,6 @@ class Reconciliation:
 
 
 def reconcile(
-    ledger: Ledger,
     comparer: AnyComparer,
     pipeline: str,
     request: Request,
@@ -64,8 +63,8 @@ def reconcile(
 
     Parameters
     ----------
-    ledger, comparer
-        The ledger, and the comparison of the pipeline's kind.
+    comparer
+        The comparison of the pipeline's kind. Its ledger has a journal, which keeps what the data store has lost.
     pipeline
         The pipeline's name.
     request
@@ -83,7 +82,7 @@ def reconcile(
         If another process has gone on with the same comparison.
     """
     comparer.check()
-    scope, store = request.scope, comparer.datastore_id
+    ledger, scope, store = comparer.ledger, request.scope, comparer.datastore_id
     _require_known(ledger, store)
     comparison = _begin(ledger, pipeline, store, request)
     counts = comparison.counts or {}

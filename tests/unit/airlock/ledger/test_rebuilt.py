@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from airlock.ledger import BrakeAnswer, Job, Ledger, LedgerError, StoreOrigin
+from airlock.ledger.columns import FindingKind
 from airlock.ledger.journal import Entry
 from airlock.ledger.replay import BrokenEntryError, read_entry, repeat_calls
 from airlock.records import HOLDS, Window
@@ -28,9 +29,10 @@ from tests.unit.airlock.ledger.samples import (
     dispositions,
     id_of,
     imports,
+    uids,
     verdicts,
 )
-from tests.unit.airlock.ledger.test_reconciled import KEY, miss
+from tests.unit.airlock.ledger.test_reconciled import KEY, miss, reconciliation
 
 ROOT = Path(__file__).parents[4]
 WINDOW = Window(datetime(2026, 11, 23, 2, tzinfo=UTC), datetime(2026, 11, 24, 2, tzinfo=UTC))
@@ -180,6 +182,67 @@ def test_what_a_reconciliation_took_back_is_not_stored_after_a_rebuild(
     assert not differences(read_tables(url), read_tables(rebuilt(shelf, tmp_path)))
 
 
+class TestLosses:
+    """What a data store is known to have lost."""
+
+    def test_they_hold_a_study_and_are_redriven_after_a_rebuild(
+        self, kept: Ledger, shelf: Shelf, tmp_path: Path
+    ) -> None:
+        play(kept)
+        kept.forget_missing(miss(kept, "a").number)
+        with Ledger.open(rebuilt(shelf, tmp_path)) as again:
+            again.open_run("r2", NIGHTLY, "r2", None)
+            lacking = again.unresolved_files(STORE, NIGHTLY, uids("1.study"), "r2")
+            assert ("1.study", id_of("a")) in lacking
+            assert again.choose_lost(STORE, NIGHTLY, None, None)["arrival_id"].to_list() == [id_of("a")]
+            assert again.find_open_losses(reconciliation(again).number, 10)["subject"].to_list() == ["1.a"]
+
+    def test_what_was_removed_on_purpose_is_known_as_such(self, kept: Ledger, shelf: Shelf, tmp_path: Path) -> None:
+        play(kept)
+        kept.forget_missing(miss(kept, "a").number)
+        kept.record_removal(NIGHTLY, STORE, KEY, "an operator", "wrong patient")
+        with Ledger.open(rebuilt(shelf, tmp_path)) as again:
+            assert again.find_lost(STORE, pl.Series(["1.a"])) == {"1.a"}
+            assert again.choose_lost(STORE, NIGHTLY, None, None).is_empty()
+
+    @pytest.mark.parametrize("by_study", [True, False])
+    def test_what_was_found_again_is_closed_in_a_rebuilt_ledger(
+        self, kept: Ledger, url: str, shelf: Shelf, tmp_path: Path, by_study: bool
+    ) -> None:
+        play(kept)
+        kept.forget_missing(miss(kept, "a").number)
+        kind = FindingKind.MISSING_IN_STORE
+        if by_study:
+            later = reconciliation(kept)
+            assert kept.close_unseen(later, kind, closed_by="an operator", study_keys=[KEY]) == 1
+        else:
+            about = {"pipeline": NIGHTLY, "datastore_id": STORE}
+            assert kept.close_findings(pl.Series(["1.a"]), kind, **about, closed_by="an operator") == 1
+        assert not differences(read_tables(url), read_tables(rebuilt(shelf, tmp_path)))
+
+    def test_a_backup_that_has_them_is_not_changed_by_their_entries(
+        self, kept: Ledger, ledger: Ledger, url: str, shelf: Shelf
+    ) -> None:
+        play(kept)
+        shelf.entries.clear()
+        kept.forget_missing(miss(kept, "a").number)
+        kept.close_unseen(reconciliation(kept), FindingKind.MISSING_IN_STORE, closed_by="an operator")
+        before = read_tables(url)
+        ledger.begin_rebuild({}, "an operator", onto_backup=True)
+        for number, (_, body) in enumerate(shelf.entries):
+            repeat_calls(ledger, f"{number:04}", read_entry(io.BytesIO(body)))
+        ledger.end_rebuild({})
+        assert not differences(before, read_tables(url))
+
+    def test_what_the_journal_cannot_keep_is_not_forgotten(self, kept: Ledger, shelf: Shelf) -> None:
+        play(kept)
+        missed = miss(kept, "a")
+        shelf.broken = True
+        with pytest.raises(OSError, match="closed"):
+            kept.forget_missing(missed.number)
+        assert kept.count_missing(missed.number) == 1
+
+
 class TestFirst:
     """Calls that are kept before they take effect."""
 
@@ -279,10 +342,11 @@ def test_times_are_those_of_the_first_time(kept: Ledger, shelf: Shelf, tmp_path:
 
 
 # Methods that write what no rebuild repeats: the outbox's leases and answers (notes of routes have them), comparisons
-# and findings (done again), data stores (concluded), and the rebuild's own; and a part of the claim, which is kept.
+# and findings but losses (done again), data stores (concluded), and the rebuild's own; and a part of the claim, which
+# is kept.
 NOT_KEPT = {
     *("lease_due", "mark_all_sent", "renew_leases", "return_leases", "requeue", "_mark"),
-    *("begin_comparison", "_write", "close_unseen", "close_findings", "keep_findings"),
+    *("begin_comparison", "_write", "keep_findings", "close_chosen"),
     *("note_store", "note_settled_store", "close_stores", "record_rebuilt_stores"),
     *("begin_rebuild", "move_rebuild", "end_rebuild", "record_sends", "repeat_removal"),
     "_claim_listing",
