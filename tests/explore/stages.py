@@ -214,7 +214,7 @@ class _Stages(ABC):
         """Audit, and return the number of undecided arrivals."""
         audited = self.decide()
         if not audited.balanced:
-            raise TaskFailedError("the books do not balance")
+            raise TaskFailedError(f"the books do not balance: {'; '.join(audited.report['problems'])}")
         return int(audited.open_arrivals)
 
     def route(self) -> dict[str, int]:

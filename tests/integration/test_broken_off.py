@@ -13,11 +13,15 @@ from airflow.sdk.exceptions import AirflowFailException
 from airlock.records import VERDICTS, Window
 from airlock.run import Run
 from airlock.storage.s3uri import S3Uri
+from airlock_local.sample.ccda.documents import entity_bomb
 from airlock_tasks.run import connect_s3
-from tests.chain import Chain, pipeline
+from tests.chain import Chain, ccda_pipeline, clinical_pipeline, pipeline
+from tests.clinical_files import ndjson, patient
 from tests.dicom_files import ct, delivery
+from tests.integration.between_runs.runs import give_back, given
 
 if TYPE_CHECKING:
+    from airlock.pipelines import Pipeline
     from tests.chain import Place
 
 pytestmark = pytest.mark.slow
@@ -45,6 +49,31 @@ def test_bucket_that_cannot_be_listed_fails_the_run(place: Place) -> None:
     with pytest.raises(OSError, match="bucket 'no-such-bucket' cannot be listed"):
         chain.stage("buffer")
     ends_badly(chain, "buffer has not frozen a delivery")
+
+
+@pytest.mark.parametrize(
+    ("line", "files", "last", "audit"),
+    [
+        (pipeline(), delivery(studies=1, instances=2), "normalize", "audit"),
+        (clinical_pipeline(), {"p1.ndjson": ndjson(patient("p1"))}, "normalize", "audit"),
+        (ccda_pipeline(), {"1.xml": entity_bomb()}, "validate", "fhir.audit"),
+    ],
+)
+def test_an_audit_of_a_run_whose_arrivals_were_given_back_names_the_task_to_clear(
+    place: Place, line: Pipeline, files: dict[str, bytes], last: str, audit: str
+) -> None:
+    place.put(files)
+    chain = Chain(place, line)
+    chain.until(last)
+    give_back(chain)
+    with pytest.raises(AirflowFailException, match=f"{len(files)} arrivals of the run were given back"):
+        chain.stage(audit)
+    assert "clear its buffer task" in chain.report["problems"][0]
+    assert place.contracts() == []
+    given("released" not in chain.report["dispositions"])
+    chain.onward("buffer")
+    assert chain.states[audit] == "success"
+    assert (chain.report["balanced"], chain.report["arrivals"]) == (True, len(files))
 
 
 def test_empty_delivery_ends_well_and_says_so(place: Place) -> None:

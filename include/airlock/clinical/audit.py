@@ -26,7 +26,7 @@ from airlock.clinical.records import BATCHES, GATES, OPERATION_OUTCOMES, STOPPED
 from airlock.clinical.settle import ChangedError, Decided, record_held, settle
 from airlock.pipelines import CcdaPipeline
 from airlock.records import HOLDS, Disposition, schema
-from airlock.stages.auditing import Addition, Audited, explain_missing_delivery, is_open, leave_open
+from airlock.stages.auditing import Addition, Audited, explain_problems, is_open, leave_open
 from airlock.stages.batches import find_batches
 from airlock.stages.brake import check_held, read_held
 from airlock.stages.buffer import find_buffered, find_shards, read_arrivals
@@ -114,9 +114,7 @@ def _decide(
 ) -> tuple[_Decisions, list[str]]:
     """Return the decisions, and a sentence per problem for which the books do not balance."""
     decisions = _decide_all(run, taken, partitions, balanced=True, reviewed=True)
-    problems = [*problems, *list_imbalances(taken.balance_dispositions(decisions.units))]
-    if find_buffered(run.within("")) is None:
-        problems = [explain_missing_delivery(run), *problems]
+    problems = explain_problems(run, [*problems, *list_imbalances(taken.balance_dispositions(decisions.units))])
     reviewed = _is_reviewed(run, partitions, decisions, approved)
     if problems or not reviewed:
         again = partitions.enter_context(Partitions(partitions.rows))

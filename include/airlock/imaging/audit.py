@@ -60,7 +60,7 @@ from airlock.stages.auditing import (
     OPEN_REASONS,
     Audited,
     build_job_entry,
-    explain_missing_delivery,
+    explain_problems,
     leave_open,
     missing_job_reason,
 )
@@ -105,9 +105,7 @@ def audit(run: Run, imaging: ImageSetReader, published: Collection[str] = ()) ->
     with open_books(count_partitions(buffered.arrivals)) as books:
         jobs = _account_all(run, books, imaging)
         _fill_books(run, books, buffered.all_shards)
-        problems = describe_imbalances(books.balance())
-        if found is None:
-            problems = [explain_missing_delivery(run), *problems]
+        problems = explain_problems(run, describe_imbalances(books.balance()))
         evidence = _gather_evidence(run, books, jobs, _record_imports(run, books), imaging)
         stopped_by = _check_brake(run, books, evidence, balanced=not problems)
         policy = _make_policy(run, books, published, balanced=not problems, settles=stopped_by is None)

@@ -9,6 +9,7 @@ import polars as pl
 
 from airlock.reasons import Reason
 from airlock.stages.brake import describe
+from airlock.stages.buffer import find_buffered
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +30,7 @@ _UNCLAIMED = (
     "buffer has not claimed the arrivals of the redrive, so none was redriven: see buffer's log. If the choice is "
     "wrong, start a corrected redrive; otherwise fix the cause and clear buffer"
 )
+_GIVEN_BACK = "{} arrivals of the run were given back: clear its buffer task with its downstream"
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,13 @@ def leave_open(run: AnyRun, audited: Audited, stopped_by: Finding) -> Audited:
     return replace(audited, stopped_by=stopped_by)
 
 
-def explain_missing_delivery(run: Run[Pipeline]) -> str:
-    """Return the reason why the books of a run without a frozen delivery cannot balance, and the remedy."""
-    return _UNFROZEN if run.redrive is None else _UNCLAIMED
+def explain_problems(run: Run[Pipeline], problems: list[str]) -> list[str]:
+    """Return the problems of a run's books, after their cause and its remedy where the run's delivery is the cause."""
+    buffered = find_buffered(run.within(""))
+    if buffered is None:
+        return [_UNFROZEN if run.redrive is None else _UNCLAIMED, *problems]
+    lost = buffered.arrivals - run.ledger.held_total(run.pipeline.name, run.key)[0] if problems else 0
+    return [_GIVEN_BACK.format(lost), *problems] if lost > 0 else problems
 
 
 def is_open() -> pl.Expr:
