@@ -42,7 +42,7 @@ def _count(item: dict[str, Any]) -> int:
 
 def _content_rows(plan: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     if plan["kind"] == "imaging":
-        yield from ((name, plan[name]) for name in ("studies", "series"))
+        yield from ((name, plan[name]) for name in ("studies", "series", "waves"))
     elif plan["resources"] is not None:
         yield from (("resources", plan["resources"]["total"]), *plan["resources"]["by_type"].items())
         yield "patients", plan["resources"]["patients"]

@@ -92,7 +92,8 @@ def write_plan(run: Run) -> tuple[Plan, str]:
         series=accepted.series,
         declared=declared,
         questions=ask_why(run, declared),
-        batches=sum_batches(jobs),
+        waves=delivery.waves,
+        batches=sum_batches(jobs, in_waves=True),
         hours=estimate_hours(run.pipeline, settings, jobs, run.pipeline.staging.copies_in_flight),
         cost=sum_cost(
             settings.prices,

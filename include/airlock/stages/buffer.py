@@ -25,7 +25,7 @@ from airlock.run import run_key
 from airlock.stages.inventory import InventoryError, fresh_inventory, list_inventory
 from airlock.stages.receive import find_marker
 from airlock.stages.sites import CountedSites
-from airlock.stages.waves import check_turn, find_waves, limits_of, number_of, read_wave, write_waves
+from airlock.stages.waves import check_turn, count_waves, find_waves, fits, limits_of, number_of, read_wave, write_waves
 from airlock.stages.windows import find_bounds, is_asked_for, moments, takes_owed
 from airlock.storage.spool import FrameFile
 
@@ -58,6 +58,7 @@ class Buffered:
     undated: int = 0  # in the listing, but without the date that window: key_date asks for
     carried: list[str] = field(default_factory=list)  # names of the shards that a redrive carries on, without parse
     listed: int = 0  # objects below the prefix, whatever their window; only a plan counts them
+    waves: int = 1  # runs that take the delivery; only a plan counts them
 
     @property
     def all_shards(self) -> list[str]:
@@ -88,13 +89,14 @@ def buffer(run: AnyRun) -> Buffered:
 
 def _foresee(run: AnyRun) -> Buffered:
     """Write the delivery that a run would claim now, and how many objects were listed for it."""
-    listing = Listing(run)
+    listing, sites = Listing(run), CountedSites(run.pipeline.source)
     with FrameFile() as aside:
-        aside.add_all(listing)
+        aside.add_all(map(sites.add_to, listing))
+        waves = count_waves(aside, limits_of(run.pipeline))
         with run.ledger.find_unclaimed(run.pipeline.name, aside) as free:
             shards = write_shards(run, free.arrivals, free.frames)
     counts = {"settled": free.settled, "claimed_elsewhere": free.claimed_elsewhere, "undated": listing.undated}
-    buffered = Buffered(shards, free.arrivals, free.bytes, **counts, carried=[], listed=listing.listed)
+    buffered = Buffered(shards, free.arrivals, free.bytes, **counts, carried=[], listed=listing.listed, waves=waves)
     run.workspace.write_json(INDEX, vars(buffered))
     return buffered
 
@@ -144,7 +146,7 @@ def _list_and_claim(run: Run[Pipeline]) -> dict[str, int]:
     sites, limits = CountedSites(run.pipeline.source), limits_of(run.pipeline)
     with FrameFile() as aside:
         aside.add_all(map(sites.add_to, listing))
-        if limits is not None and (aside.rows > limits.objects or _count_bytes(aside) > limits.bytes):
+        if limits is not None and not fits(aside, limits):
             counts = _claim_wave(run, write_waves(run, aside, until, listing.owed_due, limits))
         else:
             counts = _count(run.ledger.claim(pipeline, run.key, aside, until, listing.owed_due))
@@ -166,10 +168,6 @@ def _claim_wave(run: Run[Pipeline], waves: Waves) -> dict[str, int]:
             run.pipeline.name, run.key, aside, until, waves.owed_due, completes=of if is_last else None
         )
     return _count(claim)
-
-
-def _count_bytes(listing: Iterable[pl.DataFrame]) -> int:
-    return sum(int(rows["size"].sum()) for rows in listing)
 
 
 def _count(claim: Claim) -> dict[str, int]:

@@ -157,6 +157,9 @@ class Plan(_Part):
     resources: Resources | None = Field(
         None, description="of a clinical pipeline; of a ccda pipeline they are unknown before the conversion: null"
     )
+    waves: int | None = Field(
+        None, description="runs that take the delivery, each a part; null in pipelines of which one run takes all of it"
+    )
     batches: Batches
     hours: Hours
     cost: Cost

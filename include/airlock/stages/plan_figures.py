@@ -104,8 +104,8 @@ def sort_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda item: (order.index(item.verdict), item.reason or "")))
 
 
-def sum_batches(jobs: Jobs) -> Batches:
-    """Return the number and the sizes of the jobs."""
+def sum_batches(jobs: Jobs, *, in_waves: bool = False) -> Batches:
+    """Return the number and the sizes of the jobs; those of a delivery that is taken in waves are never too many."""
     return Batches(
         jobs=len(jobs.files),
         files=sum(jobs.files),
@@ -113,7 +113,7 @@ def sum_batches(jobs: Jobs) -> Batches:
         most_files=max(jobs.files, default=0),
         most_bytes=max(jobs.bytes, default=0),
         in_place=jobs.in_place,
-        too_many=len(jobs.files) > MAX_BATCHES,
+        too_many=len(jobs.files) > MAX_BATCHES and not in_waves,
     )
 
 

@@ -69,6 +69,8 @@ def _work_lines(plan: Plan) -> Iterator[str]:
     batches, hours = plan.batches, plan.hours
     yield from _content_lines(plan)
     converts = plan.studies is None and plan.resources is None
+    if plan.waves is not None and plan.waves > 1:
+        yield f"  {'waves, one run each':42}{plan.waves:>14,}"
     jobs = f"batches, one {'conversion' if converts else 'import'} job each"
     largest = f"largest: {batches.most_files:,} files, {_size(batches.most_bytes)}; {batches.in_place:,} without a copy"
     yield f"  {jobs:42}{batches.jobs:>14,}  {largest}"

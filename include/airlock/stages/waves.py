@@ -9,6 +9,7 @@ known of: a study in two waves is released as in two deliveries.
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import chain, takewhile
@@ -128,16 +129,24 @@ def write_waves(
     limits
         The most objects and bytes of a wave.
     """
-    sample = pl.concat([rows["key"].gather_every(_SAMPLE_EVERY) for rows in listing])
-    total = Border(listing.rows, sum(int(rows["size"].sum()) for rows in listing), 0)
-    with Partitions(listing.rows) as partitions:
-        ordered = partitions.sorted_spool(pl.col("key"), sample, LISTED, listing)
-        step = max(1, limits.objects // _STEPS_PER_WAVE)
-        cuts = choose_cuts(find_borders(_sorted(ordered), step), total, limits)
-        waves = tuple(_write_parts(run, ordered, [*cuts, listing.rows]))
+    with _cut_listing(listing, limits) as (ordered, ends):
+        waves = tuple(_write_parts(run, ordered, ends))
     found = Waves(run.run_id, until, owed_due, waves)
     run.workspace.write_json(INDEX, found.to_json())
     return found
+
+
+def count_waves(listing: FrameFile, limits: WaveLimits | None) -> int:
+    """Return how many runs take a listing; frames as for `write_waves`."""
+    if limits is None or fits(listing, limits):
+        return 1
+    with _cut_listing(listing, limits) as (_, ends):
+        return len(ends)
+
+
+def fits(listing: FrameFile, limits: WaveLimits) -> bool:
+    """Return whether one run takes a listing."""
+    return limits.share(Border(0, 0, 0), _measure(listing)) <= 1
 
 
 def read_wave(run: Run[Pipeline], number: int) -> Iterator[pl.DataFrame]:
@@ -223,6 +232,22 @@ def choose_cuts(borders: Iterable[Border], total: Border, limits: WaveLimits) ->
             reached = [one for one in reached if one.position > first.position]
         reached.append(border)
     return cuts
+
+
+@contextmanager
+def _cut_listing(listing: FrameFile, limits: WaveLimits) -> Iterator[tuple[Spool, list[int]]]:
+    """Yield the objects of a listing in pieces by key, which `_sorted` sorts, and where its parts end."""
+    sample = pl.concat([rows["key"].gather_every(_SAMPLE_EVERY) for rows in listing])
+    step = max(1, limits.objects // _STEPS_PER_WAVE)
+    with Partitions(listing.rows) as partitions:
+        ordered = partitions.sorted_spool(pl.col("key"), sample, LISTED, listing)
+        cuts = choose_cuts(find_borders(_sorted(ordered), step), _measure(listing), limits)
+        yield ordered, [*cuts, listing.rows]
+
+
+def _measure(listing: FrameFile) -> Border:
+    """Return the end of a listing."""
+    return Border(listing.rows, sum(int(rows["size"].sum()) for rows in listing), 0)
 
 
 def _choose(first: Border, reached: Sequence[Border], limits: WaveLimits) -> Border:

@@ -109,13 +109,11 @@ class TestWhatItSays:
         plan = made(world, dicom("bb", SOPInstanceUID="1.5"))
         assert found(plan) == {("quarantine", "duplicate_other_content"): 1}
 
-    def test_too_many_jobs_for_one_run_are_said(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("airlock.stages.plan_figures.MAX_BATCHES", 1)
-        monkeypatch.setattr("airlock.stages.plan_table.MAX_BATCHES", 1)
-        files = [dicom(name, SeriesInstanceUID=f"1.1.{name}") for name in ("1", "22")]
-        plan = made(world, *files, line=pipeline(limits={"files_per_job": 1}))
-        assert plan.batches.too_many
-        assert "More jobs than the 1 that one run maps" in format_plan(plan)
+    def test_a_delivery_that_several_runs_take_is_said(self, world: World) -> None:
+        files = [dicom(name, SeriesInstanceUID=f"1.1.{name[0]}") for name in ("1/a", "2/b")]
+        plan = made(world, *files, line=pipeline(waves={"objects": 1}))
+        assert (plan.waves, plan.batches.too_many) == (2, False)
+        assert f"  {'waves, one run each':42}{2:>14}" in format_plan(plan)
 
     def test_a_clean_prefix_needs_no_copy(self, world: World) -> None:
         files = [dicom("study/1"), dicom("study/22")]
