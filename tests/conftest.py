@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import Engine, event
 
+from tests.servers.kept_connections import KeptConnections
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from _pytest.terminal import TerminalReporter
 
@@ -40,6 +42,15 @@ def do_not_wait_for_the_disk(connection: object, _: object) -> None:
     """Let SQLite leave it to the system when a commit is on the disk: tests kill processes, not machines."""
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous = OFF")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def keep_connections() -> Iterator[None]:
+    from airlock.ledger import database
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "NullPool", KeptConnections)
+        yield
 
 
 def pytest_collection_finish() -> None:

@@ -21,3 +21,10 @@ def new_ledger(file: Path) -> str:
     """Create an empty ledger in a SQLite file and return its URL."""
     file.write_bytes(_migrated())
     return f"sqlite:///{file}"
+
+
+def restore(file: Path, backup: bytes) -> None:
+    """Put a backup in the place of a SQLite ledger, which may be open."""
+    for one in file.parent.glob(f"{file.name}*"):
+        one.unlink()
+    file.write_bytes(backup)

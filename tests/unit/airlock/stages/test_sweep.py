@@ -24,7 +24,7 @@ from airlock.storage.s3 import S3, S3Error
 from airlock.storage.s3uri import S3Uri
 from tests.explore.memory_s3 import MemoryS3
 from tests.rebuilt_ledger import differences, read_tables
-from tests.servers.ledger import new_ledger
+from tests.servers.ledger import new_ledger, restore
 from tests.unit.airlock.world import BUCKETS, pipeline, read_arrivals
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ class TestCaution:
         backup = ledger_file.read_bytes()
         archive.put("a/3")
         archive.take("manual__2")
-        ledger_file.write_bytes(backup)
+        restore(ledger_file, backup)
         found = archive.sweep()
         assert (found.taken_in, found.asks) == (0, 1)
         assert str(found.caution).startswith("the workspace has runs or sweeps that the ledger does not know")
@@ -265,7 +265,7 @@ class TestCaution:
         ledger_file = tmp_path / "ledger.db"
         backup = ledger_file.read_bytes()
         archive.sweep()
-        ledger_file.write_bytes(backup)
+        restore(ledger_file, backup)
         assert "restored or lost" in str(archive.sweep().caution)
 
     def test_an_interrupted_sweep_does_not_go_on_in_a_restored_ledger(
@@ -278,7 +278,7 @@ class TestCaution:
         backup = (tmp_path / "ledger.db").read_bytes()
         archive.put("a/3")
         archive.take("manual__2")
-        (tmp_path / "ledger.db").write_bytes(backup)
+        restore(tmp_path / "ledger.db", backup)
         assert "restored or lost" in str(archive.sweep().caution)
 
     def test_a_plan_in_the_workspace_means_none(self, archive: Archive) -> None:
