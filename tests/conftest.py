@@ -38,6 +38,7 @@ os.environ.update(
     AWS_SECRET_ACCESS_KEY="testing",
     AWS_DEFAULT_REGION="us-east-1",
 )
+os.environ.setdefault("POLARS_MAX_THREADS", "1")  # the frames have a few rows; a thread for each core only costs
 
 
 @event.listens_for(Engine, "connect")
