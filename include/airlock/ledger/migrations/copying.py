@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Column, Connection, MetaData, Table, Text, inspect, text
 
-from airlock.ledger.migrations.tables_0012 import COPIED, metadata
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -41,14 +39,16 @@ _COPY = (
 
 def create_copies(connection: Connection) -> None:
     """Create the tables to copy to, without their indexes, unless an interrupted upgrade has done so."""
+    from airlock.ledger.migrations import tables_0012  # noqa: PLC0415  # only an upgrade needs them, not every task
+
     if inspect(connection).has_table(BEFORE):
         return
     connection.execute(text(f"ALTER TABLE arrivals RENAME TO {BEFORE}"))
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"ALTER INDEX pk_arrivals RENAME TO pk_{BEFORE}"))
     _progress.create(connection)
-    for table in COPIED:
-        copy = table.to_metadata(MetaData(naming_convention=metadata.naming_convention))
+    for table in tables_0012.COPIED:
+        copy = table.to_metadata(MetaData(naming_convention=tables_0012.metadata.naming_convention))
         copy.indexes.clear()
         copy.create(connection)
 
@@ -71,8 +71,10 @@ def copy_part(connection: Connection, part: tuple[str, str | None]) -> int:
 
 def create_indexes(connection: Connection) -> None:
     """Drop the old arrivals, and create the indexes of all copies."""
+    from airlock.ledger.migrations import tables_0012  # noqa: PLC0415  # only an upgrade needs them, not every task
+
     connection.execute(text(f"DROP TABLE {BEFORE}"))
-    for table in COPIED:
+    for table in tables_0012.COPIED:
         for index in sorted(table.indexes, key=lambda one: str(one.name)):
             index.create(connection)
     connection.execute(text("DROP TABLE upgrade_progress"))
