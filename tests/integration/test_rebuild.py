@@ -22,6 +22,7 @@ from tests.integration.seeded_differences import Differences
 from tests.rebuilt_ledger import differences, lose_and_rebuild, read_tables, rebuild_into
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from airlock.stages.rebuild import Rebuilt
@@ -38,6 +39,22 @@ def rebuilt(place: Place, folder: Path, *chains: Chain) -> Rebuilt:
     assert not differences(before, read_tables(place.ledger_url))
     assert not report.refused
     return report
+
+
+def dump(folder: Path) -> None:
+    """Back the ledger up."""
+    with closing(sqlite3.connect(folder / "ledger.db")) as ledger:
+        ledger.execute(f"VACUUM INTO '{folder}/backup.db'")
+
+
+def restore(place: Place, folder: Path) -> None:
+    """Put the backup in the place of the ledger, and rebuild what came after it."""
+    for file in folder.glob("ledger.db*"):
+        file.unlink()
+    (folder / "backup.db").rename(folder / "ledger.db")
+    with Ledger.open(place.ledger_url, rebuilding=True) as restored:
+        s3 = connect_s3("aws_default")
+        rebuild(restored, s3, [pipeline()], "an operator", lambda _: None, onto_backup=True)
 
 
 def test_a_ledger_of_one_run_is_rebuilt_and_the_next_run_brings_nothing(place: Place, tmp_path: Path) -> None:
@@ -77,18 +94,12 @@ def test_a_restored_backup_catches_up_with_the_night_after_it(place: Place, tmp_
     """The way of docs/backup.md."""
     place.put({"001.dcm": ct(1, 1, 1)})
     by_hand(place, "one").run()
-    with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger:
-        ledger.execute(f"VACUUM INTO '{tmp_path}/backup.db'")
+    dump(tmp_path)
     place.put({"002.dcm": ct(1, 1, 2), "003.dcm": ct(2, 1, 1)})
     by_hand(place, "two").run()
     before, jobs, contracts = read_tables(place.ledger_url), place.jobs(), place.contracts()
 
-    for file in tmp_path.glob("ledger.db*"):
-        file.unlink()
-    (tmp_path / "backup.db").rename(tmp_path / "ledger.db")
-    with Ledger.open(place.ledger_url, rebuilding=True) as restored:
-        s3 = connect_s3("aws_default")
-        rebuild(restored, s3, [pipeline()], "an operator", lambda _: None, onto_backup=True)
+    restore(place, tmp_path)
     assert not differences(before, read_tables(place.ledger_url))
     assert by_hand(place, "three").run()["arrivals"] == 0
     assert (place.jobs(), place.contracts()) == (jobs, contracts)
@@ -103,20 +114,23 @@ def lost(place: Place, tmp_path: Path) -> Reconciler:
         differences = Differences(place, tmp_path / "localaws.db", ledger)
         differences.delete_sets([1])
         differences.settle()
+    dump(tmp_path)
     person = Reconciler(place)
     given(person.report()["counts"]["forgotten"] == 2)
     return person
 
 
 def lose(place: Place, folder: Path) -> None:
+    """Lose the ledger, and rebuild it from nothing."""
     rebuilt = lose_and_rebuild(place.ledger_url, folder / "ledger.db", connect_s3("aws_default"), [pipeline()])
     given(not rebuilt.is_incomplete)
 
 
+@pytest.mark.parametrize("rebuild_ledger", [lose, restore])
 def test_no_contract_names_what_was_known_to_be_lost_before_a_rebuild(
-    lost: Reconciler, place: Place, tmp_path: Path
+    lost: Reconciler, place: Place, tmp_path: Path, rebuild_ledger: Callable[[Place, Path], None]
 ) -> None:
-    lose(place, tmp_path)
+    rebuild_ledger(place, tmp_path)
     place.put({"003.dcm": ct(1, 1, 3)})
     two = by_hand(place, "two")
     assert two.run()["dispositions"] == {"held": 1}
