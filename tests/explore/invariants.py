@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Reasons of S3 that say nothing about the file: the next runs take it again before it holds its study.
 TRANSIENT = frozenset({"access_denied", "object_gone", "object_changed", "instance_claimed", "awaited_reference"})
+_NOT_ACCEPTED = {"quarantined", "duplicate", "ignored"}
 HELD_FOR_THE_STUDY = frozenset(
     {"study_held", "study_incomplete", "sibling_unread", "not_published", "waiting_for_file", "run_unbalanced"}
 )
@@ -102,7 +103,10 @@ def _unread_holds(facts: Facts, now: Books, row: ArrivalRow, study: str) -> str 
 
 
 def _note_siblings(facts: Facts, before: Books, now: Books) -> None:
-    """Note the studies of the unreadable files on which a run has just decided."""
+    """Note the studies of the unreadable files on which a run has just decided.
+
+    Of the files beside them those count that were accepted. A second copy in the folder says nothing.
+    """
     decided = {(row.pipeline, row.arrival_id) for row in before.arrivals if row.disposition}
     for row in now.arrivals:
         image = facts.image(row)
@@ -110,7 +114,8 @@ def _note_siblings(facts: Facts, before: Books, now: Books) -> None:
             continue
         folder = row.key.rpartition("/")[0]
         beside = [one for one in now.arrivals if (one.pipeline, one.key.rpartition("/")[0]) == (row.pipeline, folder)]
-        in_run = {facts.study(one) for one in beside if one.run_key == row.run_key}
+        accepted = [one for one in beside if one.disposition not in _NOT_ACCEPTED]
+        in_run = {facts.study(one) for one in accepted if one.run_key == row.run_key}
         in_folder = {facts.study(one) for one in beside}  # of two studies: the file counts to none
         if in_run - {None} == in_folder - {None} and len(in_folder - {None}) == 1:
             (facts.siblings[row.pipeline, row.arrival_id],) = in_folder - {None}

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from tests.explore.world import World
 
 REST_HOURS = 72.0  # after which an object that is owed is due again
+_LATER_HOURS = 0.2  # after which a failed run is cleared once more: a killed try has leased messages for two minutes
 _CLEARS = 3  # of a run that fails again and again, at the end
 
 
@@ -324,9 +325,11 @@ class Player:
                 self._note(check(self))
 
     def _cure(self, run: DagRun) -> None:
-        for _ in range(_CLEARS):
+        for number in range(_CLEARS):
             if run.ended_well:
                 break
+            if number:
+                self.do(Wait(_LATER_HOURS))
             self.do(Clear(run.spec.name, "buffer" if _lacks_claims(run) else ""))
 
     def _take_the_waves(self) -> None:

@@ -92,8 +92,3 @@ def test_a_night_that_failed_counts_as_taken(world: World, monkeypatch: pytest.M
 def test_siblings_in_other_runs_are_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ledger, "unresolved_files", lambda *_, **__: [])
     assert find(world, 3, 11, 14)
-
-
-def test_a_study_that_missed_its_publication_waits_for_no_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "_find_late", lambda *_: None)
-    assert find(world, 11, 14)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from airlock.imaging import audit
 from tests.explore.aim import Aim
 from tests.explore.explorer import play
 from tests.explore.generate import generate, small
@@ -25,6 +26,13 @@ NUMBERS = range(24)
 def test_a_known_history(world: World, name: str) -> None:
     played = play(world, KNOWN[name], Coverage())
     assert not played.violations, "\n".join(played.timeline)
+
+
+def test_a_study_that_missed_its_publication_waits_for_no_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With this rule broken. Two runs stop three times in the history, so a search comes by such a one by luck only."""
+    monkeypatch.setattr(audit, "_find_late", lambda *_: None)
+    history = KNOWN["a study in flight until the publication was over is published by the next run"]
+    assert [found.invariant for found in play(world, history, Coverage()).violations] == [11]
 
 
 @pytest.mark.parametrize("number", NUMBERS)
