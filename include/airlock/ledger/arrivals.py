@@ -174,9 +174,9 @@ class Arrivals(Store):
         LedgerError
             If the run is not open. Nothing is claimed.
         """
-        with clock.note_times() as times:
-            claim = self._claim_listing(pipeline, run_key, listing, listed_until, owed_due, completes=completes)
         entry = self.begin_entry()
+        with clock.note_times(None if entry is None else entry.digits) as times:
+            claim = self._claim_listing(pipeline, run_key, listing, listed_until, owed_due, completes=completes)
         if entry is not None:  # what the run holds now, not the whole listing; after the commit, without locks
             held = Taken(entry, self._held_with_sites(pipeline, run_key))
             facts = {"listed_until": encode(listed_until), "owed_due": encode(owed_due), "listing": held.read_all()}

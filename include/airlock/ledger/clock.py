@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Times:
-    """The times of a call."""
+    """The times of a call, and the digits that end the name of its entry in a journal, if it has one."""
+
+    digits: str | None = None
 
     read: list[datetime] = field(default_factory=list)  # in the order in which the call has read them
     ended_at: datetime | None = None  # right before its transaction was committed, under its locks
@@ -62,9 +64,9 @@ def _read(read: Callable[[], datetime]) -> datetime:
 
 
 @contextmanager
-def note_times() -> Iterator[Times]:
-    """Collect the times that the ledger reads within the block."""
-    times = Times()
+def note_times(digits: str | None) -> Iterator[Times]:
+    """Collect the times that the ledger reads within the block; the digits are those of the entry, if there is one."""
+    times = Times(digits)
     token = _noted.set(times)
     try:
         yield times
@@ -82,8 +84,10 @@ def repeat_times(times: Sequence[datetime]) -> Iterator[None]:
         _repeated.reset(token)
 
 
-def end_call(connection: Connection) -> None:
-    """Note the time at which a transaction is about to be committed."""
+def end_call(connection: Connection) -> tuple[datetime, str] | None:
+    """Note the time at which a transaction is about to be committed; return it with the digits of its entry, if any."""
     times = _noted.get()
-    if times is not None:
-        times.ended_at = _ask(connection)
+    if times is None:
+        return None
+    times.ended_at = _ask(connection)
+    return None if times.digits is None else (times.ended_at, times.digits)

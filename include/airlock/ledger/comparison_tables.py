@@ -1,4 +1,4 @@
-"""The tables of what sweeps and reconciliations compare and find, and of the data stores that a ledger knows."""
+"""The tables of what sweeps, reconciliations and rebuilds compare and find, and of the data stores that are known."""
 
 from __future__ import annotations
 
@@ -60,6 +60,13 @@ data_stores = Table(
     Column("decision_id", BigInteger),  # of the person who adopted it
     Column("known_at", UtcDateTime, nullable=False),
     Column("counts", Text),  # JSON: what was found in it when it was adopted, and the position of the adoption
+)
+
+# The entries of journals whose changes this ledger has; each is added by the transaction that makes the change.
+journal_entries = Table(
+    "journal_entries",
+    metadata,
+    Column("name", Text, primary_key=True),  # begins with the transaction's time, by the database's clock
 )
 
 # What others had stored in a data store when it was adopted: image sets, or FHIR resources as Type/id.

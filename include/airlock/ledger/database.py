@@ -12,8 +12,10 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
 
 from airlock.ledger import clock
+from airlock.ledger.comparison_tables import journal_entries
 from airlock.ledger.errors import LedgerError, translate_errors
-from airlock.ledger.journal import Entry
+from airlock.ledger.frames import insert_for
+from airlock.ledger.journal import Entry, name_entry
 from airlock.records import digest
 
 if TYPE_CHECKING:
@@ -160,6 +162,15 @@ def sqlite_file(url: URL) -> Path | None:
     return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
 
+def note_entry(connection: Connection, name: str) -> bool:
+    """Add the name of the entry whose change the transaction makes, and return whether it is new.
+
+    By these names a restored backup tells which entries it lacks.
+    """
+    added = insert_for(connection, journal_entries).values(name=name).on_conflict_do_nothing(index_elements=["name"])
+    return bool(connection.execute(added).rowcount)
+
+
 class Store:
     """The base of the ledger's parts: its engine, and its reading and writing transactions.
 
@@ -213,6 +224,8 @@ class Store:
             yield type(self)(self._engine, connection, {*scopes, *covered}, self._journal, entry)
             if entry is not None:
                 entry.at = clock.database_time(connection)
+                if entry.calls:
+                    note_entry(connection, entry.name)
                 if keep_first:
                     self._keep(entry)
         if entry is not None and not keep_first:
@@ -253,7 +266,9 @@ class Store:
         if self._connection is None:
             with writing(self._engine, *scopes) as connection:
                 yield connection
-                clock.end_call(connection)
+                ended = clock.end_call(connection)
+                if ended is not None:
+                    note_entry(connection, name_entry(*ended))
             return
         unlocked = {str(scope) for scope in scopes if not self._has_locked(scope)}
         if unlocked:  # to lock them now, out of order, could end in a deadlock

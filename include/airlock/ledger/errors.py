@@ -26,6 +26,10 @@ class LedgerLockedError(LedgerError):
     """Others use a table for longer than the request may wait."""
 
 
+class RebuildTakenError(LedgerError):
+    """Another process goes on with the same rebuild, or has ended it."""
+
+
 class LedgerSchemaError(LedgerError):
     """The database holds no ledger, or a ledger with the schema of another version of Airlock."""
 

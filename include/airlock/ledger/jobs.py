@@ -99,6 +99,13 @@ class Jobs(Store):
             own = (jobs.c.batch_id == job.batch_id, jobs.c.generation == job.generation)
             connection.execute(update(jobs).where(*own).values(asdict(job)))
 
+    def repeat_job(self, job: Job, datastore_id: str | None = None) -> None:
+        """Record a job as `record_job`, unless the ledger, a restored backup, knows the later id of the same job."""
+        with self._reading() as connection:
+            known = _find_job(connection, job)
+        if known is None or known.job_id is None or known.client_token != job.client_token or job.job_id is not None:
+            self.record_job(job, datastore_id)
+
     def jobs_of(self, run_key: str) -> list[Job]:
         """Return all jobs of a run, by batch and generation."""
         statement = select(jobs).where(jobs.c.run_key == run_key)

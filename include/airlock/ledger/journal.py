@@ -11,12 +11,13 @@ import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import wraps
 from inspect import signature
 from tempfile import SpooledTemporaryFile
 from typing import IO, TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, cast
+from uuid import uuid4
 
 import polars as pl
 from sqlalchemy import Table
@@ -56,14 +57,25 @@ class Keeper(Protocol):
         """Have the entry of a call kept, unless its transaction goes on."""
 
 
+def name_entry(at: datetime, digits: str) -> str:
+    """Return the name of the entry of a transaction that was about to be committed at this time."""
+    return f"{at.astimezone(UTC).strftime(TIME)}-{digits}.entry"
+
+
 class Entry:
     """The calls of one transaction: frames, the JSON that describes the calls, and its length, in one file."""
 
     def __init__(self) -> None:
+        self.digits = uuid4().hex[:8]  # of its name
         self.at: datetime | None = None  # when its transaction was about to be committed
         self.calls: list[dict[str, Any]] = []
         self.staged: list[tuple[Table, int]] = []  # tables that calls have staged for later ones, by the call's number
         self.file = cast("IO[bytes]", SpooledTemporaryFile(max_size=_IN_MEMORY))  # noqa: SIM115  (closed by `close`)
+
+    @property
+    def name(self) -> str:
+        """The name of the object in which the entry is kept."""
+        return name_entry(self.at or datetime.now(UTC), self.digits)
 
     def add_frame(self, rows: pl.DataFrame) -> list[int]:
         """Store a frame; return its position and length."""
@@ -189,7 +201,7 @@ def journaled(
             taken = {name: (one, None) if name == without else take(entry, one) for name, one in arguments.items()}
             noted = {name: told for name, (_, told) in taken.items() if name != without}
             repeated: Any = method  # called by names: its arguments are bound
-            with clock.note_times() as times:
+            with clock.note_times(entry.digits) as times:
                 answer: R = repeated(self, **{name: one for name, (one, _) in taken.items()})
             if result:
                 noted[result] = take(entry, answer)[1]

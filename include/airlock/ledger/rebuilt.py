@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from sqlalchemy import and_, delete, exists, func, insert, select, update
 
 from airlock.ledger import clock
-from airlock.ledger.columns import ComparisonKind, StoreOrigin, metadata
-from airlock.ledger.comparison_tables import comparisons, data_stores, findings
+from airlock.ledger.columns import ComparisonKind, MessageState, StoreOrigin, metadata
+from airlock.ledger.comparison_tables import comparisons, data_stores, findings, journal_entries
 from airlock.ledger.data_stores import note_store
-from airlock.ledger.database import Store
-from airlock.ledger.decision_tables import decisions
-from airlock.ledger.errors import LedgerError
+from airlock.ledger.database import Store, note_entry
+from airlock.ledger.errors import LedgerError, RebuildTakenError
 from airlock.ledger.frames import select_schema, stage
 from airlock.ledger.journal import TIME
 from airlock.ledger.reconciled import add_removal, close_removed
@@ -40,7 +39,7 @@ from airlock.ledger.tables import (
 from airlock.records import TIMESTAMP, schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from sqlalchemy import Connection
 
@@ -48,14 +47,16 @@ SENDS = schema(
     dict.fromkeys(("destination", "subject_key"), pl.String),
     {"revision": pl.Int64, "attempts": pl.Int64},
     dict.fromkeys(("state", "last_error"), pl.String),  # a MessageState
-    {"sent_at": TIMESTAMP},
+    {"sent_at": TIMESTAMP, "begun_at": TIMESTAMP},  # of the last lot
 )
-# Columns that hold the times of transactions.
+# Columns with the times of transactions, by the clocks of workers. A decision's time is by a person's clock.
 _TIMES = (
     *(runs.c.started_at, runs.c.ended_at, arrivals.c.claimed_at, words.c.settled_at, gates.c.decided_at),
-    *(decisions.c.decided_at, redrives.c.asked_at, releases.c.released_at, outbox.c.created_at, resolutions.c.begun_at),
+    *(redrives.c.asked_at, releases.c.released_at, outbox.c.created_at, resolutions.c.begun_at),
 )
-_LOOKED = (runs, comparisons, findings)  # rows of runs that claimed nothing, and of comparisons
+# More than passes between the time in an entry's name and the end of its transaction, and between two clocks.
+_SLACK = timedelta(hours=1)
+_LOOKED = (runs, comparisons, findings, journal_entries)  # of runs that claimed nothing, and of comparisons
 _HOLDERS = pl.Schema({"arrival_id": pl.String})
 
 
@@ -63,16 +64,46 @@ _HOLDERS = pl.Schema({"arrival_id": pl.String})
 class Begun:
     """A rebuild that has begun."""
 
-    position: str  # the name of the last entry that was repeated, or the time of the backup; empty at the beginning
-    since: str  # the time of the backup; empty without one
+    position: str  # the name of the last entry that was repeated, or `since`
+    since: str  # the time up to which a backup has all entries; empty without a backup
     refused: dict[str, int]  # entries that could not be repeated so far, by method and cause
 
 
-def _find_newest(connection: Connection) -> str:
-    """Return the newest time in the ledger, in the form in which the names of entries begin."""
-    times = [connection.scalar(select(func.max(column, type_=column.type))) for column in _TIMES]
-    newest = max((one for one in times if one is not None), default=None)
-    return "" if newest is None else newest.strftime(TIME)
+def _find_since(connection: Connection) -> str:
+    """Return the time up to which a backup has all entries, in the form in which the names of entries begin.
+
+    A time in the future, of a clock that was wrong, does not count.
+    """
+    now = clock.database_time(connection)
+    named = journal_entries.c.name  # names have one form, so they sort by their times in every collation
+    newest = connection.scalar(select(func.max(named)).where(named <= now.strftime(TIME)))
+    if newest is not None:
+        moment: datetime | None = datetime.strptime(newest.partition("-")[0], TIME).replace(tzinfo=UTC)
+    else:  # the backup is from before schema 0014
+        times = [connection.scalar(select(func.max(one, type_=one.type)).where(one <= now)) for one in _TIMES]
+        moment = max((one for one in times if one is not None), default=None)
+    return "" if moment is None else (moment - _SLACK).strftime(TIME)
+
+
+def _need_older_runs(connection: Connection, first_entries: Mapping[str, str], since: str) -> None:
+    """Refuse a ledger that lacks runs from before the time up to which it would have them, were it a backup.
+
+    A run of which a rebuild has named all entries as impossible to repeat is not lacking.
+    """
+    older = {run for run, name in first_entries.items() if name <= since}
+    older -= set(connection.scalars(select(runs.c.run_key)))
+    noted = journal_entries.c.name
+    lacking = [run for run in sorted(older) if not connection.scalar(select(noted).where(noted == first_entries[run]))]
+    if lacking:
+        raise LedgerError(
+            f"the ledger is not a backup of the lost one: it lacks {len(lacking)} runs that began before its newest "
+            f"change, for example {lacking[0]}. Restore a backup, or rebuild into a new database without --onto-backup"
+        )
+
+
+def _command(scope: Any) -> str:
+    is_onto_backup = isinstance(scope, dict) and scope.get("onto_backup")
+    return "airlock ledger rebuild --onto-backup" if is_onto_backup else "airlock ledger rebuild"
 
 
 def _tell_counts(begun: Begun) -> str:
@@ -99,14 +130,36 @@ def _is_open_rebuild() -> Any:
     return and_(comparisons.c.kind == ComparisonKind.REBUILD.value, comparisons.c.ended_at.is_(None))
 
 
+def _taken() -> RebuildTakenError:
+    return RebuildTakenError("another process goes on with this rebuild, or has ended it. Let that one end")
+
+
+def _change_open(connection: Connection, **values: Any) -> None:
+    if not connection.execute(update(comparisons).where(_is_open_rebuild()).values(values)).rowcount:
+        raise _taken()
+
+
+def _need_same_scope(begun: Any, told: Any) -> None:
+    if begun == told:
+        return
+    if _command(begun) != _command(told):
+        raise LedgerError(f"another rebuild is unfinished. Continue it: {_command(begun)}")
+    raise LedgerError(
+        "a rebuild from other workspaces is unfinished: repeat it with the same pipeline files, or begin again with an "
+        "empty database"
+    )
+
+
 class Rebuilds(Store):
     """The ledger's methods about its own rebuild."""
 
-    def begin_rebuild(self, scope: Any, asked_by: str, *, onto_backup: bool = False) -> Begun:
+    def begin_rebuild(
+        self, scope: Any, asked_by: str, *, onto_backup: bool = False, first_entries: Mapping[str, str] | None = None
+    ) -> Begun:
         """Begin a rebuild, or go on with an unfinished one.
 
-        Onto a restored backup it begins at the newest time that the backup has: what came later is repeated, and so may
-        be the last transactions of the backup, which changes nothing.
+        Onto a restored backup, entries are repeated that the backup does not name, and are not much older than the
+        newest that it names.
 
         Parameters
         ----------
@@ -116,6 +169,8 @@ class Rebuilds(Store):
             The person.
         onto_backup
             Whether the ledger is a restored backup, and not empty.
+        first_entries
+            The name of the first entry of each run in the workspaces.
 
         Raises
         ------
@@ -126,14 +181,12 @@ class Rebuilds(Store):
         with self._writing("rebuild") as connection:
             row = connection.execute(select(comparisons).where(_is_open_rebuild())).one_or_none()
             if row is not None:
-                if row.scope != told:
-                    raise LedgerError(
-                        "a rebuild from other workspaces is unfinished: repeat it with the same pipeline files, or "
-                        "begin again with an empty database"
-                    )
+                _need_same_scope(json.loads(row.scope), json.loads(told))
                 return Begun(json.loads(row.position), **json.loads(row.counts))
-            since = _find_newest(connection) if onto_backup else ""
-            if not onto_backup:
+            since = _find_since(connection) if onto_backup else ""
+            if onto_backup:
+                _need_older_runs(connection, first_entries or {}, since)
+            else:
                 _empty(connection)
             values = {"kind": ComparisonKind.REBUILD.value, "scope": told, "is_dry": False, "asked_by": asked_by}
             begun = Begun(since, since, {})
@@ -141,19 +194,37 @@ class Rebuilds(Store):
             connection.execute(insert(comparisons).values(**values, began_at=datetime.now(UTC)))
             return begun
 
+    def find_noted(self, since: str) -> set[str]:
+        """Return the names of the entries after this time whose changes the ledger has."""
+        noted = journal_entries.c.name
+        with self._reading() as connection:
+            return set(connection.scalars(select(noted).where(noted > since)))
+
     def move_rebuild(self, name: str, begun: Begun | None = None) -> None:
-        """Note the last entry that was repeated; with *begun* also those that could not be."""
+        """Note the last entry that was repeated; with *begun* also those that could not be.
+
+        Raises
+        ------
+        RebuildTakenError
+            If another process has repeated it, or has ended the rebuild.
+        """
         counts = {} if begun is None else {"counts": _tell_counts(begun)}
         with self._writing("rebuild") as connection:
-            connection.execute(
-                update(comparisons).where(_is_open_rebuild()).values(position=json.dumps(name), **counts)
-            )
+            is_new = note_entry(connection, name)
+            _change_open(connection, position=json.dumps(name), **counts)
+            if not is_new:
+                raise _taken()
 
     def end_rebuild(self, counts: Any) -> None:
-        """End the rebuild: from now on runs may use the ledger."""
+        """End the rebuild: from now on runs may use the ledger.
+
+        Raises
+        ------
+        RebuildTakenError
+            If another process has ended it.
+        """
         with self._writing("rebuild") as connection:
-            values = {"counts": json.dumps(counts), "ended_at": datetime.now(UTC)}
-            connection.execute(update(comparisons).where(_is_open_rebuild()).values(values))
+            _change_open(connection, counts=json.dumps(counts), ended_at=datetime.now(UTC))
 
     def find_given_back(self, pipeline: str, run_key: str, listing: Iterable[pl.DataFrame]) -> list[str]:
         """Return the runs that have given arrivals back, by a listing of all that one run holds."""
@@ -178,10 +249,19 @@ class Rebuilds(Store):
     def record_sends(self, sends: pl.DataFrame) -> int:
         """Record what is known of messages that were being sent, as `SENDS`; return their number."""
         with self._writing("rebuild") as connection:
-            rows = stage(connection, sends, SENDS, ["subject_key"])
+            rows = stage(connection, sends.with_columns(pl.col("begun_at") + _SLACK), SENDS, ["subject_key"])
             same = and_(*(outbox.c[name] == rows.c[name] for name in ("subject_key", "revision", "destination")))
             values = {name: rows.c[name] for name in ("state", "attempts", "last_error", "sent_at")}
-            return connection.execute(update(outbox).where(same).values(values)).rowcount
+            # A backup may know more than the notes: that a message was sent, or was queued again by a person.
+            news = outbox.c.state != MessageState.SENT, outbox.c.queued_at <= rows.c.begun_at
+            return connection.execute(update(outbox).where(same, *news).values(values)).rowcount
+
+    def find_sends_since(self, since: str) -> str:
+        """Return the time from which notes of routes count: the rebuild's, or that of the oldest message that waits."""
+        waits = outbox.c.state == MessageState.PENDING
+        with self._reading() as connection:
+            oldest = connection.scalar(select(func.min(outbox.c.queued_at, type_=outbox.c.queued_at.type)).where(waits))
+        return since if oldest is None else min(since, (oldest - _SLACK).strftime(TIME))
 
     def record_rebuilt_stores(self) -> list[str]:
         """Record the data stores into which rebuilt runs have imported; return their ids."""
@@ -226,8 +306,9 @@ def need_no_rebuild(connection: Connection) -> None:
     LedgerError
         If so.
     """
-    if connection.scalar(select(exists().where(_is_open_rebuild()))):
+    scope = connection.scalar(select(comparisons.c.scope).where(_is_open_rebuild()))
+    if scope is not None:
         raise LedgerError(
-            "the rebuild of the ledger is unfinished. Continue it: airlock ledger rebuild. Keep all pipelines paused "
-            "until it has ended"
+            f"the rebuild of the ledger is unfinished. Continue it: {_command(json.loads(scope))}. Keep all pipelines "
+            f"paused until it has ended"
         )

@@ -155,11 +155,16 @@ def _record_removal(ledger: Ledger, /, **given: Any) -> None:
     ledger.repeat_removal(**given)
 
 
+def _record_job(ledger: Ledger, /, **given: Any) -> None:
+    ledger.repeat_job(**given)
+
+
 _SPECIAL: dict[str, Callable[..., None]] = {
     "claim": _claim,
     "claim_resources": _claim_resources,
     "revise_contracts": _revise_contracts,
     "record_removal": _record_removal,
+    "record_job": _record_job,
 }
 
 
@@ -172,6 +177,7 @@ def repeat_calls(ledger: Ledger, name: str, calls: Iterable[Call]) -> None:
         If a call does not fit what was rebuilt before. Nothing of the entry is written.
     """
     with ledger.alone() as alone:
+        alone.move_rebuild(name)  # first: of two rebuilds at once, one repeats the entry
         answers: list[Any] = []
         for call in calls:
             arguments = {
@@ -183,4 +189,3 @@ def repeat_calls(ledger: Ledger, name: str, calls: Iterable[Call]) -> None:
                 raise LedgerError(f"the journal has a call {call.method!r} that this version does not know: upgrade")
             with clock.repeat_times(call.times):
                 answers.append(repeat(alone, **arguments))
-        alone.move_rebuild(name)

@@ -7,11 +7,7 @@ are entries of the same form in the folder ``decisions`` of the pipeline.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
-from uuid import uuid4
-
-from airlock.ledger.journal import TIME
 
 if TYPE_CHECKING:
     from airlock.ledger.journal import Entry
@@ -35,8 +31,7 @@ class FolderJournal:
 
     def write(self, entry: Entry) -> None:
         """Keep an entry as one object."""
-        at = (entry.at or datetime.now(UTC)).astimezone(UTC)
-        where = self.folder.join(f"{at.strftime(TIME)}-{uuid4().hex[:8]}.entry")
+        where = self.folder.join(entry.name)
         file = entry.finish()
         if file.tell() < _SMALL:
             file.seek(0)

@@ -13,6 +13,7 @@ from tempfile import SpooledTemporaryFile
 from typing import IO, TYPE_CHECKING, cast
 
 from airlock.ledger import LedgerError
+from airlock.ledger.errors import RebuildTakenError
 from airlock.ledger.replay import BrokenEntryError, read_entry, repeat_calls
 from airlock.stages import decision_log, sends
 from airlock.stages.buffer import INDEX
@@ -42,6 +43,7 @@ class Found:
 
     name: str
     uri: str
+    run: str = ""  # its key; empty for a decision
 
 
 @dataclass
@@ -100,20 +102,25 @@ def rebuild(
     """
     roots = sorted({str(find_root(one)) for one in pipelines})
     scope = {"workspaces": roots, "onto_backup": onto_backup}
-    begun = ledger.begin_rebuild(scope, asked_by, onto_backup=onto_backup)
-    report = Rebuilt(refused=Counter(begun.refused))
+    report = Rebuilt()
     entries = sorted(_find_entries(s3, roots, report))
-    left = [one for one in entries if one.name > begun.position]
+    firsts = {one.run: one.name for one in reversed(entries) if one.run}
+    begun = ledger.begin_rebuild(scope, asked_by, onto_backup=onto_backup, first_entries=firsts)
+    report.refused.update(begun.refused)
+    noted = ledger.find_noted(begun.position)
+    left = [one for one in entries if one.name > begun.position and one.name not in noted]
     tell(f"{report.runs} runs and {report.decisions} decisions have {len(entries)} entries, {len(left)} are to repeat.")
     _repeat_all(ledger, _read_ahead(s3, left), report, tell, replace(begun, refused=report.refused))
     report.without_journal = [run for run in report.without_journal if ledger.run(run) is None]
-    ledger.record_sends(sends.read_sends(s3, roots, begun.since))
-    report.datastores = ledger.record_rebuilt_stores()
-    if report.without_journal:
-        report.closed = sorted({one.datastore_id for one in pipelines})
-        ledger.close_stores(report.closed)
-    report.counts = ledger.count_rebuilt()
-    ledger.end_rebuild(report.to_json())
+    found = sends.read_sends(s3, roots, ledger.find_sends_since(begun.since))
+    with ledger.alone() as alone:
+        alone.record_sends(found)
+        report.datastores = alone.record_rebuilt_stores()
+        if report.without_journal:
+            report.closed = sorted({one.datastore_id for one in pipelines})
+            alone.close_stores(report.closed)
+        report.counts = alone.count_rebuilt()
+        alone.end_rebuild(report.to_json())
     return report
 
 
@@ -134,7 +141,7 @@ def _find_entries(s3: S3, roots: Sequence[str], report: Rebuilt) -> Iterator[Fou
                 report.runs += bool(found)
                 if not found and s3.exists(root.join(run, INDEX)):
                     report.without_journal.append(run)
-                yield from found
+                yield from (replace(one, run=run) for one in found)
 
 
 def _list_entries(s3: S3, folder: S3Uri) -> Iterator[Found]:
@@ -165,6 +172,8 @@ def _repeat(ledger: Ledger, entry: Found, file: IO[bytes], begun: Begun) -> None
         calls = read_entry(file)
         method = calls[0].method
         repeat_calls(ledger, entry.name, calls)
+    except RebuildTakenError:
+        raise
     except (LedgerError, BrokenEntryError) as error:
         name = f"{method}: {error}"
         begun.refused[name] = begun.refused.get(name, 0) + 1

@@ -97,12 +97,16 @@ def read_sends(s3: S3, roots: Sequence[str], since: str = "") -> pl.DataFrame:
             notes = dict(zip(names, contents, strict=True))
         for key, note in notes.items():
             if not key.endswith(_ANSWERS):
-                _add_lot(known, note, notes.get(key.removesuffix(".json") + _ANSWERS))
+                began = datetime.strptime(key.rpartition("/")[2].partition("-")[0], TIME).replace(tzinfo=UTC)
+                _add_lot(known, began, note, notes.get(key.removesuffix(".json") + _ANSWERS))
     return pl.DataFrame(list(known.values()), SENDS, orient="row")
 
 
 def _add_lot(
-    known: dict[tuple[str, str], dict[str, Any]], note: dict[str, Any], answers: dict[str, list[str | None]] | None
+    known: dict[tuple[str, str], dict[str, Any]],
+    began: datetime,
+    note: dict[str, Any],
+    answers: dict[str, list[str | None]] | None,
 ) -> None:
     unsure = MessageState.PENDING if note["repeatable"] else MessageState.FAILED
     unknown: list[str | None] = [unsure.value, None, UNKNOWN_SEND]
@@ -123,4 +127,5 @@ def _add_lot(
             "state": state,
             "last_error": code,
             "sent_at": None if at is None else datetime.fromisoformat(at),
+            "begun_at": began,
         }
