@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from airlock.ledger import Adoption
 from airlock.pipelines import ClinicalPipeline, ImagingPipeline
-from airlock.storage.s3uri import S3Uri
 from airlock_cli import workspaces
 from airlock_cli.errors import RequestError
 from airlock_cli.ledgers import open_ledger
@@ -55,7 +54,7 @@ def adopt(datastore_id: str, why: str, *, dry_run: bool) -> dict[str, Any]:
         if dry_run or (not estimate.objects and known is None):
             note = "" if known is None else f"It is {known.origin.value} since {known.known_at:%Y-%m-%d %H:%M}Z."
             return result | {"note": note or _describe_unknown(estimate.objects)}
-        with workspaces.open_s3(S3Uri.parse(pipeline.workspace)) as store:
+        with workspaces.open_s3() as store:
             kept = ledger.journaled_in(open_log(store, pipeline))
             found = stage.adopt(
                 *(kept, datastore_id, search), lambda: Adoption(person, why.strip(), datetime.now(UTC)), say

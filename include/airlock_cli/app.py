@@ -334,7 +334,8 @@ def sweep(
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count and name; take nothing in.")] = False,
     take_in: Annotated[
-        int | None, typer.Option("--take-in", help="Take in what the sweep of this number has named.")
+        int | None,
+        typer.Option("--take-in", min=1, max=2**63 - 1, help="Take in what the sweep of this number has named."),
     ] = None,
     why: Annotated[str | None, typer.Option(help="With --take-in: the reason, kept in the ledger.")] = None,
     json: Json = False,

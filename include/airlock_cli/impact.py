@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airlock.pipelines import ClinicalPipeline, ImagingPipeline
-from airlock.storage.s3uri import S3Uri
 from airlock_cli import workspaces
 from airlock_cli.ledgers import open_ledger
 from airlock_cli.show import Table
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 def measure(name: str) -> dict[str, Any]:
     """Return the impact of a pipeline's rules, in the form of ``--json``."""
     pipeline = workspaces.load_named_pipeline(name)
-    with workspaces.open_s3(S3Uri.parse(pipeline.workspace)) as s3, open_ledger() as ledger:
+    with workspaces.open_s3() as s3, open_ledger() as ledger:
         return _measure(pipeline, s3, ledger).as_json()
 
 

@@ -11,7 +11,6 @@ from airlock.ledger import Ledger, LedgerError, LedgerSchemaError, LedgerUnreach
 from airlock.ledger.comparisons import SCOPE
 from airlock.ledger.release import release_run
 from airlock.records import study_key
-from airlock.storage.s3uri import S3Uri
 from airlock_cli import settings, workspaces
 from airlock_cli.errors import RequestError, UnreachableError, WrongError
 from airlock_cli.show import Table, say
@@ -61,11 +60,11 @@ def upgrade() -> str:
     """Create or upgrade the ledger, and return the message for the user."""
     with translate_errors():
         schema.upgrade(settings.ledger_url(), say)
-    return check()
+    return check(rebuilding=True)  # the dump may be from the time of a rebuild, which goes on after the upgrade
 
 
-def check() -> str:
-    """Check the ledger, and return the message for the user.
+def check(*, rebuilding: bool = False) -> str:
+    """Check the ledger, which may be one that is being rebuilt, and return the message for the user.
 
     Raises
     ------
@@ -74,7 +73,7 @@ def check() -> str:
     """
     with translate_errors():
         try:
-            with Ledger.open(settings.ledger_url()) as ledger:
+            with Ledger.open(settings.ledger_url(), rebuilding=rebuilding) as ledger:
                 found = ledger.schema
         except LedgerSchemaError as error:
             raise WrongError(str(error)) from None
@@ -98,15 +97,13 @@ def copy() -> str:
 
 def rebuild(tell: Callable[[str], None], *, onto_backup: bool) -> Rebuilt:
     """Rebuild the ledger from the workspaces of all pipelines; return what was rebuilt."""
-    from airlock.stages.rebuild import find_root  # noqa: PLC0415  # polars is slow to import
-    from airlock.stages.rebuild import rebuild as rebuild_ledger  # noqa: PLC0415
+    from airlock.stages.rebuild import rebuild as rebuild_ledger  # noqa: PLC0415  # polars is slow to import
 
     pipelines = workspaces.require_all_pipelines()
-    where = find_root(pipelines[0])
     with (
         translate_errors(),
         Ledger.open(settings.ledger_url(), rebuilding=True) as ledger,
-        workspaces.open_s3(where) as store,
+        workspaces.open_s3() as store,
     ):
         return rebuild_ledger(ledger, store, pipelines, getpass.getuser(), tell, onto_backup=onto_backup)
 
@@ -150,7 +147,7 @@ def forget(pipeline: str, study: str, why: str) -> str:
     key = study if _STUDY_KEY.fullmatch(study) else study_key(study)
     known = workspaces.load_named_pipeline(pipeline)
     decision = known.datastore_id, key, getpass.getuser(), why.strip()
-    with open_ledger() as ledger, workspaces.open_s3(S3Uri.parse(known.workspace)) as store:
+    with open_ledger() as ledger, workspaces.open_s3() as store:
         number = decide(store, known, ledger, lambda inner: inner.record_removal(pipeline, *decision), SCOPE)
     if not number:
         raise WrongError(f"Nothing of study {key} is missing, as far as it was compared. First: airlock reconcile")
@@ -177,7 +174,7 @@ def match_again(pipeline: str, run: str | None) -> str:
     from airlock.stages.decision_log import open_log  # noqa: PLC0415  # polars is slow to import
 
     known = workspaces.load_named_pipeline(pipeline)
-    with open_ledger() as ledger, workspaces.open_s3(S3Uri.parse(known.workspace)) as store:
+    with open_ledger() as ledger, workspaces.open_s3() as store:
         found = ledger.find_run(pipeline, run) if run is not None else None
         if run is not None and found is None:
             raise RequestError(no_such_run(pipeline, run))

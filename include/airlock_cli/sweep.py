@@ -11,7 +11,6 @@ from airlock.stages.decision_log import DecisionNotKeptError
 from airlock.stages.inventory import InventoryError
 from airlock.stages.sweep import sweep
 from airlock.stages.sweep_answer import SweepAnswerError, answer
-from airlock.storage.s3uri import S3Uri
 from airlock_cli import workspaces
 from airlock_cli.errors import RequestError, Status, UnreachableError, WrongError
 from airlock_cli.ledgers import open_ledger
@@ -54,7 +53,7 @@ def start(pipeline: str, *, dry_run: bool) -> dict[str, Any]:
         If the inventory cannot be used.
     """
     known = workspaces.load_named_pipeline(pipeline)
-    with _shown_progress(), open_ledger() as ledger, workspaces.open_s3(S3Uri.parse(known.source.uri)) as s3:
+    with _shown_progress(), open_ledger() as ledger, workspaces.open_s3() as s3:
         try:
             return sweep(known, s3, ledger, getpass.getuser(), dry_run=dry_run).report
         except InventoryError as error:
@@ -72,7 +71,7 @@ def take_in(pipeline: str, number: int, why: str) -> dict[str, Any]:
         If the decision cannot be copied to the workspace.
     """
     known = workspaces.load_named_pipeline(pipeline)
-    with open_ledger() as ledger, workspaces.open_s3(S3Uri.parse(known.workspace)) as s3:
+    with open_ledger() as ledger, workspaces.open_s3() as s3:
         try:
             named, owed = answer(known, s3, ledger, number, take_in=True, person=getpass.getuser(), why=why.strip())
         except SweepAnswerError as error:

@@ -99,7 +99,7 @@ def _unknown_pipeline(name: str, known: Collection[str]) -> RequestError:
 def read_run_file(pipeline: Pipeline, run_key: str, name: str) -> bytes | None:
     """Return the content of a file in a run's folder, or None if it does not exist."""
     where = S3Uri.parse(pipeline.workspace).join(pipeline.name, run_key, name)
-    with open_s3(where) as store:
+    with open_s3() as store:
         try:
             return store.get(where)
         except FileNotFoundError:
@@ -123,13 +123,13 @@ def upload_csv(pipeline: Pipeline, file: Path, check: Callable[[bytes], object])
     check(body)
     name = f"{hashlib.sha256(body).hexdigest()[:16]}.csv"
     where = S3Uri.parse(pipeline.workspace).join(pipeline.name, "redrives", name)
-    with open_s3(where) as store:
+    with open_s3() as store:
         store.put(where, body, "text/csv")
     return str(where)
 
 
 @contextmanager
-def open_s3(where: S3Uri, *, is_patient: bool = False) -> Iterator[S3]:
+def open_s3(*, is_patient: bool = False) -> Iterator[S3]:
     """Open S3, waiting out refusals if asked; its errors become errors of a command."""
     import boto3  # noqa: PLC0415  # slow to import, and most commands need none
     from botocore.config import Config  # noqa: PLC0415
@@ -142,6 +142,6 @@ def open_s3(where: S3Uri, *, is_patient: bool = False) -> Iterator[S3]:
     try:
         yield S3(boto3.Session(), boto3.client("s3", config=Config(retries=PATIENCE) if is_patient else None))
     except S3Error as error:
-        raise UnreachableError(f"Bucket {where.bucket!r} cannot be used ({error.code}). {fix}") from None
+        raise UnreachableError(f"S3: {error}. {fix}") from None  # its text names the bucket
     except BotoCoreError as error:  # boto3 cannot create a client
         raise UnreachableError(f"S3 cannot be used ({error}). {fix}") from None

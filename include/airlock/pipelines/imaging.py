@@ -372,6 +372,11 @@ class ImagingPipeline(Pipeline):
         return self.healthimaging.datastore_id
 
     @property
+    def datastore_ids(self) -> set[str]:
+        """The ids of the HealthImaging data store and of the HealthLake data store in which studies are published."""
+        return {self.datastore_id} | ({self.healthlake.datastore_id} if self.healthlake is not None else set())
+
+    @property
     def publication(self) -> Publication | None:
         """The settings of what is published in HealthLake; None without ``healthlake``."""
         if self.healthlake is None:

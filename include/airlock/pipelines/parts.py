@@ -369,6 +369,11 @@ class Pipeline(Settings):
         raise NotImplementedError(f"kind {self.kind!r} has no data store")
 
     @property
+    def datastore_ids(self) -> set[str]:
+        """The ids of all data stores that the pipeline imports into."""
+        return {self.datastore_id}
+
+    @property
     def wave_limits(self) -> tuple[int, int] | None:
         """The most objects and bytes that one run takes of a delivery; None if it takes all of it."""
         return None

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _READ_AHEAD = 8  # entries
 _IN_MEMORY = 8 * 1024**2  # bytes of an entry before it is on the local disk
+_LOOKED_INTO = 100  # runs of a folder that may be of a pipeline
 _TOLD_EVERY = 500  # entries
 _NOT_RUNS = frozenset({decision_log.FOLDER, sends.FOLDER, "redrives", "parked", "sweeps"})
 
@@ -98,9 +99,10 @@ def rebuild(
     Raises
     ------
     LedgerError
-        If the ledger is not empty, and not said to be a backup.
+        If the ledger is not empty, and not said to be a backup, or a workspace has journals of another pipeline.
     """
     roots = sorted({str(find_root(one)) for one in pipelines})
+    _need_all_files(s3, {one.workspace for one in pipelines}, roots)
     scope = {"workspaces": roots, "onto_backup": onto_backup}
     report = Rebuilt()
     entries = sorted(_find_entries(s3, roots, report))
@@ -117,7 +119,7 @@ def rebuild(
         alone.record_sends(found)
         report.datastores = alone.record_rebuilt_stores()
         if report.without_journal:
-            report.closed = sorted({one.datastore_id for one in pipelines})
+            report.closed = sorted(set().union(*(one.datastore_ids for one in pipelines)))
             alone.close_stores(report.closed)
         report.counts = alone.count_rebuilt()
         alone.end_rebuild(report.to_json())
@@ -127,6 +129,27 @@ def rebuild(
 def find_root(pipeline: Pipeline) -> S3Uri:
     """Return the folder of a pipeline's runs in its workspace."""
     return S3Uri.parse(pipeline.workspace).join(pipeline.name, "")
+
+
+def _need_all_files(s3: S3, workspaces: Collection[str], roots: Collection[str]) -> None:
+    """Refuse workspaces in which further pipelines have kept journals: the ledger would lack their runs."""
+    beside = (
+        (workspace.join(name, ""), name)
+        for workspace in map(S3Uri.parse, sorted(workspaces))
+        for name in s3.list_folders(workspace.join(""))
+    )
+    unnamed = [name for folder, name in beside if str(folder) not in roots and _has_journal(s3, folder)]
+    if unnamed:
+        raise LedgerError(
+            f"the workspaces have journals of {len(unnamed)} pipelines without a pipeline file, for example "
+            f"{unnamed[0]!r}. Add the files of all pipelines that shared the ledger, also of those that no longer run"
+        )
+
+
+def _has_journal(s3: S3, folder: S3Uri) -> bool:
+    newest = s3.list_folders(folder)[-_LOOKED_INTO:]
+    journals = (folder.join(decision_log.FOLDER, ""), *(folder.join(run, FOLDER, "") for run in newest))
+    return any(next(_list_entries(s3, one), None) is not None for one in journals)
 
 
 def _find_entries(s3: S3, roots: Sequence[str], report: Rebuilt) -> Iterator[Found]:

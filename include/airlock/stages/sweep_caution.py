@@ -1,4 +1,4 @@
-"""Why a sweep takes nothing in by itself: it is the first, the ledger was restored, or the source is another one.
+"""Why a sweep takes nothing in by itself: it is the first, the ledger was restored or rebuilt, or the source has moved.
 
 A ledger was restored or lost if the workspace has a run that has frozen a delivery, or a sweep, which the ledger does
 not know. What the last sweep has noticed already makes no further sweep dry.
@@ -27,6 +27,7 @@ class Caution(StrEnum):
     FIRST = "first"
     MOVED = "moved"
     RESTORED = "restored"
+    REBUILT = "rebuilt"
 
 
 IN_WORDS = {
@@ -34,6 +35,7 @@ IN_WORDS = {
     Caution.FIRST: "it is the pipeline's first",
     Caution.MOVED: "source.uri has changed since the last one",
     Caution.RESTORED: "the workspace has runs or sweeps that the ledger does not know: it was restored or lost",
+    Caution.REBUILT: "the ledger was rebuilt since the last one",
 }
 
 
@@ -46,6 +48,9 @@ def find_caution(pipeline: Pipeline, ledger: Ledger, unknown: list[str], *, dry_
         return Caution.RESTORED
     if last is None:
         return Caution.FIRST
+    rebuilt = ledger.last_comparison(ComparisonKind.REBUILD, has_ended=True)
+    if rebuilt is not None and rebuilt.number > last.number:
+        return Caution.REBUILT
     return Caution.MOVED if last.scope["uri"] != pipeline.source.uri else None
 
 

@@ -6,7 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
+from airlock.ledger import Ledger
 from tests.unit.airlock.ledger.samples import NIGHTLY
 
 if TYPE_CHECKING:
@@ -14,8 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from typer.testing import Result
-
-    from airlock.ledger import Ledger
 
 
 @pytest.fixture
@@ -62,3 +62,25 @@ def test_a_pipeline_file_that_is_wrong_is_refused(airlock: Callable[..., Result]
     result = airlock("ledger", "rebuild")
     assert result.exit_code == 2
     assert "1 pipeline files are wrong and 1 are right" in result.stderr
+
+
+@pytest.mark.usefixtures("empty")
+def test_the_workspace_that_is_missing_is_named_and_its_file_can_be_corrected(
+    airlock: Callable[..., Result], pipelines: Path
+) -> None:
+    content = yaml.safe_load((pipelines / "nightly.yaml").read_text())
+    other = pipelines / "other.yaml"
+    other.write_text(yaml.safe_dump(content | {"name": "other", "workspace": "s3://no-such-workspace/runs/"}))
+    refused = airlock("ledger", "rebuild")
+    assert refused.exit_code == 3
+    assert "bucket 'no-such-workspace' cannot be listed" in refused.stderr
+    other.write_text(yaml.safe_dump(content | {"name": "other"}))
+    assert airlock("ledger", "rebuild").exit_code == 0
+
+
+def test_a_ledger_is_upgraded_whose_rebuild_is_unfinished(airlock: Callable[..., Result], empty: Any, url: str) -> None:
+    with Ledger.open(url, rebuilding=True) as ledger:
+        ledger.begin_rebuild({"workspaces": [], "onto_backup": True}, "an operator")
+    assert airlock("ledger", "upgrade").exit_code == 0
+    refused = airlock("ledger", "check")
+    assert "Continue it: airlock ledger rebuild --onto-backup" in refused.stderr

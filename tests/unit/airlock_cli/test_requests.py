@@ -186,7 +186,8 @@ class TestOutOfReach:
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
         result = airlock("report", NIGHTLY, "a")
         assert result.exit_code == 3
-        assert "cannot be used (EndpointConnectionError). Check your AWS credentials and AWS_ENDPOINT" in result.stderr
+        assert "(GetObject: EndpointConnectionError)" in result.stderr
+        assert "Check your AWS credentials and AWS_ENDPOINT" in result.stderr
 
     @staticmethod
     def _log_in(monkeypatch: pytest.MonkeyPatch, url: str) -> None:

@@ -55,6 +55,7 @@ def test_what_it_names_is_taken_in_with_a_reason(airlock: Callable[..., Result])
         (["--why", "x"], "--take-in and --why belong together"),
         (["--take-in", "1", "--why", "x", "--dry-run"], "without --dry-run"),
         (["--take-in", "99", "--why", "x"], "has no sweep 99"),
+        (["--take-in", "99999999999999999999", "--why", "x"], "less than or equal to"),
     ],
 )
 def test_a_wrong_request_is_refused(airlock: Callable[..., Result], options: list[str], said: str) -> None:
@@ -69,7 +70,16 @@ def test_a_bucket_that_cannot_be_listed_is_named(airlock: Callable[..., Result],
     file.write_text(yaml.safe_dump(content | {"source": {"uri": "s3://no-such-bucket/in/"}}))
     refused = airlock("sweep", "nightly")
     assert refused.exit_code == 3
-    assert "Bucket 'no-such-bucket' cannot be used (NoSuchBucket)" in refused.stderr
+    assert "bucket 'no-such-bucket' cannot be listed (ListObjectsV2: NoSuchBucket)" in refused.stderr
+
+
+def test_a_missing_workspace_is_named_and_not_the_archive(airlock: Callable[..., Result], pipelines: Path) -> None:
+    file = pipelines / "nightly.yaml"
+    content = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump(content | {"workspace": "s3://no-such-workspace/runs/"}))
+    refused = airlock("sweep", "nightly")
+    assert refused.exit_code == 3
+    assert "bucket 'no-such-workspace' cannot be listed" in refused.stderr
 
 
 def test_a_missing_inventory_is_a_problem(airlock: Callable[..., Result], pipelines: Path) -> None:

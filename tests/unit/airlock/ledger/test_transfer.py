@@ -74,6 +74,25 @@ def test_a_database_with_rows_is_refused(sqlite_url: str, tmp_path: Path) -> Non
     assert rows(filled) == before
 
 
+def test_a_copy_onto_itself_is_refused_at_once(sqlite_url: str, postgres_url: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    detour = f"sqlite:///{tmp_path}/folder/../other.db"
+    for source, target in ((sqlite_url, detour), (postgres_url, postgres_url.replace("+psycopg2", ""))):
+        fill(source)
+        before = rows(source)
+        with pytest.raises(LedgerError, match="are the same ledger"):
+            transfer(source, target)
+        assert rows(source) == before
+
+
+def test_another_address_of_the_source_is_refused_at_once(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy waited for ever for the lock that it held itself."""
+    fill(postgres_url)
+    monkeypatch.setattr("airlock.ledger.transfer._find_place", lambda _: object())
+    with pytest.raises(LedgerError, match="has rows already"):
+        transfer(postgres_url, postgres_url)
+
+
 def test_an_interrupted_copy_leaves_nothing(sqlite_url: str, tmp_path: Path) -> None:
     target = f"sqlite:///{tmp_path}/target.db"
     fill(sqlite_url)

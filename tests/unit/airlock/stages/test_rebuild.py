@@ -20,6 +20,7 @@ from airlock.stages.route_queue import queue_releases, rules_digest
 from airlock.storage.s3 import S3
 from tests.rebuilt_ledger import differences, read_tables
 from tests.servers.ledger import new_ledger
+from tests.unit.airlock.clinical.books import SECTIONS as CLINICAL
 from tests.unit.airlock.stages.test_route import contracts, release
 from tests.unit.airlock.world import pipeline
 
@@ -129,6 +130,31 @@ def test_a_run_without_a_journal_is_named(world: World, again: Ledger) -> None:
     store = again.find_store(run.pipeline.datastore_id)
     assert store is not None
     assert not store.is_open
+
+
+def test_all_data_stores_are_closed_of_which_something_is_not_known(world: World, again: Ledger) -> None:
+    """Also the one in which an imaging pipeline publishes."""
+    run = filled(world, healthlake=CLINICAL["healthlake"])
+    world.run("old").workspace.write_json(INDEX, {})
+    assert rebuild_from(run, again).closed == sorted(
+        [run.pipeline.datastore_id, CLINICAL["healthlake"]["datastore_id"]]
+    )
+
+
+def test_a_pipeline_with_journals_and_without_a_file_is_named(world: World, again: Ledger) -> None:
+    run = filled(world)
+    filled(world, "two", name="other")
+    with pytest.raises(LedgerError, match="journals of 1 pipelines without a pipeline file, for example 'other'"):
+        rebuild_from(run, again)
+    with Ledger.open(str(again._engine.url)) as untouched:
+        assert untouched.pipelines() == set()
+
+
+def test_other_folders_of_the_workspace_are_not_pipelines(world: World, again: Ledger) -> None:
+    run = filled(world)
+    world.put("s3://work/runs/else/a/b.json")
+    world.put("s3://work/runs/else/decisions/notes.txt")
+    assert not rebuild_from(run, again).is_incomplete
 
 
 def test_a_run_without_a_journal_that_the_backup_has_is_not_missing(world: World) -> None:

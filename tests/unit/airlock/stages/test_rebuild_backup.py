@@ -145,9 +145,7 @@ class TestPosition:
         with Ledger.open(url) as new:
             world.put("s3://archive/in/two.dcm")
             buffer(keep_journal(replace(world.run("two", pipeline()), ledger=new)))
-        with pytest.raises(
-            LedgerError, match=f"lacks 1 runs .* for example {run.key}"
-        ):
+        with pytest.raises(LedgerError, match=f"lacks 1 runs .* for example {run.key}"):
             catch_up(url, run)
         Ledger.open(url).dispose()  # no rebuild has begun
 

@@ -268,6 +268,18 @@ class TestCaution:
         restore(ledger_file, backup)
         assert "restored or lost" in str(archive.sweep().caution)
 
+    def test_the_first_one_after_a_rebuild_onto_a_backup_only_names(self, archive: Archive, tmp_path: Path) -> None:
+        ledger_file = tmp_path / "ledger.db"
+        backup = ledger_file.read_bytes()
+        archive.put("a/3")
+        archive.take("manual__2")
+        ledger_file.write_bytes(backup)
+        rebuild(archive.ledger, archive.s3, [archive.line], "ada", lambda _: None, onto_backup=True)
+        archive.put("a/4")
+        found = archive.sweep()
+        assert (found.taken_in, found.caution) == (0, "the ledger was rebuilt since the last one")
+        assert archive.sweep().taken_in == 1
+
     def test_an_interrupted_sweep_does_not_go_on_in_a_restored_ledger(
         self, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
