@@ -244,7 +244,8 @@ class Rebuilds(Store):
         with self._writing("decisions") as connection:
             now = clock.now()
             close_removed(connection, datastore_id, study_key, decided_by, now)
-            add_removal(connection, (pipeline, datastore_id, study_key, decided_by, why), removed, now)
+            if removed:
+                add_removal(connection, (pipeline, datastore_id, study_key, decided_by, why), removed, now)
 
     def record_sends(self, sends: pl.DataFrame) -> int:
         """Record what is known of messages that were being sent, as `SENDS`; return their number."""
