@@ -153,7 +153,7 @@ def _settle_with(
             messages.add(write_payloads(run, completed))
         name, store = run.pipeline.name, run.pipeline.datastore_id
         scopes = [scope(store) for scope in _SCOPES] + list(decided.more.scopes if decided.more else ())
-        with run.ledger.at_once(arrivals.scope(name), *scopes) as ledger:
+        with run.ledger.at_once(arrivals.scope(name), *scopes, keep_first=True) as ledger:
             _need_unchanged(run, ledger, decided)
             _record_resources(run, ledger, decided)
             _need_foreseen(run, ledger, decided, facts, found)

@@ -130,14 +130,14 @@ def settle_part(run: Run, part: Part, policy: Policy) -> dict[str, pl.DataFrame]
     """
     _, files = copies.move_held_copies(part.verdicts, part.outcomes)
     studies = files["StudyInstanceUID"].unique().sort()
-    scopes = lock_scopes(run.pipeline.datastore_id, studies)
+    scopes = [arrivals.scope(run.pipeline.name), *lock_scopes(run.pipeline.datastore_id, studies)]
     while True:  # another round means that another run has settled one of these studies
         elsewhere = _look_elsewhere(run, run.ledger, studies, part)
         decided = _decide(run, part, elsewhere, policy)
         if not policy.settles:
             return decided
         releases = write_payloads(run, _select_released(decided["contracts"], decided["gates"]))
-        with run.ledger.at_once(arrivals.scope(run.pipeline.name), *scopes, covered=_COVERED) as ledger:
+        with run.ledger.at_once(*scopes, covered=_COVERED, keep_first=True) as ledger:
             if _look_elsewhere(run, ledger, studies, part).equals(elsewhere):
                 _record(run, ledger, decided, releases, policy)
                 return decided
@@ -176,8 +176,8 @@ def release_waiting(run: Run, policy: Policy) -> tuple[pl.DataFrame, pl.DataFram
     # What lacks a stopped instance is released here only by a pipeline that does not hold it for that.
     renewed = _renew_contracts(known, lacks_none=run.pipeline.audit.hold_incomplete_studies)
     releases = write_payloads(run, renewed)
-    scopes = lock_scopes(store, waiting["subject"])
-    with run.ledger.at_once(arrivals.scope(run.pipeline.name), *scopes, covered=_COVERED) as ledger:
+    scopes = [arrivals.scope(run.pipeline.name), *lock_scopes(store, waiting["subject"])]
+    with run.ledger.at_once(*scopes, covered=_COVERED, keep_first=True) as ledger:
         elsewhere = _look_elsewhere(run, ledger, waiting["subject"])
         counts = completeness.count_contracts(elsewhere.contracts, waiting)
         causes = replace(elsewhere, counts=counts).find_causes(run.pipeline.audit)

@@ -58,7 +58,7 @@ class Attempts(Store):
         with self._reading() as connection:
             yield from fetch_frames(connection, select(owed.c.key).where(_is_due(pipeline, bucket, due)), _KEYS)
 
-    @journaled()
+    @journaled(skip_zero=True)  # the next run's attempt does the same
     def defer_owed(self, pipeline: str, bucket: str, due: datetime) -> int:
         """Count an attempt for each owed object that was due and that no run has claimed; return their number.
 
@@ -73,7 +73,7 @@ class Attempts(Store):
             missed = update(owed).where(_is_due(pipeline, bucket, due))
             return connection.execute(missed.values(count_attempt(clock.now()))).rowcount
 
-    @journaled()
+    @journaled(skip_zero=True)  # the next run's attempt does the same
     def end_owed(self, pipeline: str, before: datetime) -> int:
         """Make overdue what has been owed since *before* or longer; return the number of objects.
 

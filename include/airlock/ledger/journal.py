@@ -174,11 +174,11 @@ def _has_frames(value: Any) -> bool:
 
 
 def journaled(
-    *, without: str = "", result: str = ""
+    *, without: str = "", result: str = "", skip_zero: bool = False
 ) -> Callable[[Callable[Concatenate[S, P], R]], Callable[Concatenate[S, P], R]]:
     """Mark a method that changes the ledger: its calls are noted where the ledger has a journal.
 
-    A call that returns the number 0 has changed nothing and is not noted.
+    A call that changes nothing is noted too: it may be the second try of one whose entry was lost after the commit.
 
     Parameters
     ----------
@@ -186,6 +186,8 @@ def journaled(
         An argument that is not noted, since it is a function.
     result
         The name under which the result, a frame, is noted: with it the call can be repeated without the function.
+    skip_zero
+        Whether a call that returns 0 is not noted. Only for what no later change depends on, or that is kept first.
     """
 
     def mark(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
@@ -207,7 +209,7 @@ def journaled(
                 noted[result] = take(entry, answer)[1]
             if isinstance(answer, Table):
                 entry.staged.append((answer, len(entry.calls)))
-            if type(answer) is not int or answer != 0:
+            if not (skip_zero and answer == 0):
                 entry.add_call(method.__name__, noted, times)
             self.end_entry(entry)
             return answer

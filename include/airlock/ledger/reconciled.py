@@ -231,7 +231,7 @@ class Reconciled(Comparisons):
         with self._reading() as connection:
             return fetch_by_values(connection, jobs, OUTPUTS, batch_ids, "batch_id", is_last).sort("batch_id")
 
-    @journaled(result="removed")
+    @journaled(result="removed", skip_zero=True)  # a removal of nothing is refused
     def record_removal(self, pipeline: str, datastore_id: str, study_key: str, decided_by: str, why: str) -> int:
         """Record a person's decision that what a data store lacks of a study was removed on purpose.
 
