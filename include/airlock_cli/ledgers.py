@@ -114,6 +114,9 @@ def rebuilt_tables(found: Rebuilt) -> list[Table]:
     facts += [(name.replace("_", " "), number) for name, number in found.counts.items() if name != "runs"]
     unknown = [("a run without a journal", name) for name in found.without_journal]
     unknown += [("a data store that runs do not import into until it is adopted", name) for name in found.closed]
+    unknown += [("a journal that has lost entries", f"{name} ({number})") for name, number in found.missing.items()]
+    unknown += [("an audited run with arrivals that are not settled", name) for name in found.unsettled]
+    unknown += [("a decision that was not committed, and is not repeated", name) for name in found.withdrawn]
     unknown += [("an entry that could not be repeated", f"{why} ({number})") for why, number in found.refused.items()]
     return [
         Table("rebuilt", ("what", "number"), facts),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
+from botocore.exceptions import ClientError
 
 from airlock.ledger import Ledger, upgrade
 from airlock.records import study_key
@@ -16,7 +18,7 @@ from airlock_tasks.run import connect_s3
 from tests.chain import HEALTHLAKE, Chain, clinical_pipeline, pipeline
 from tests.clinical_files import delivery
 from tests.dicom_files import ct, study_uid
-from tests.integration.between_runs.runs import BAD, by_hand, given, redrive
+from tests.integration.between_runs.runs import BAD, before_request, by_hand, given, key_of, redrive
 from tests.integration.reconciling import Reconciler
 from tests.integration.seeded_differences import Differences
 from tests.rebuilt_ledger import differences, lose_and_rebuild, read_tables, rebuild_into
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from tests.chain import Place
 
 pytestmark = pytest.mark.slow
+
+SETTLEMENT = 3  # of the entries that an audit writes: open_run, add_folders and record_imported come first
 
 
 def rebuilt(place: Place, folder: Path, *chains: Chain) -> Rebuilt:
@@ -173,3 +177,51 @@ def test_a_ledger_of_several_kinds_over_one_data_store_is_rebuilt(place: Place, 
     rebuilt(place, tmp_path, first, second, records)
     later = Chain(place, records.pipeline, run_id="manual__later")
     assert later.run()["arrivals"] == 0
+
+
+def delete_entries(place: Place, chain: Chain, *numbers: int) -> None:
+    """Delete entries of a run's journal, as a lifecycle rule or a person does."""
+    keys = sorted(key for key in place.keys("workspace") if key.endswith(".entry") and f"/{key_of(chain)}/" in key)
+    for number in numbers:
+        place.s3().delete_object(Bucket="workspace", Key=keys[number])
+
+
+def test_a_release_whose_entry_s3_refused_is_sent_after_a_rebuild(place: Place, tmp_path: Path) -> None:
+    """Airflow tries the audit again, then the DAG run is deleted before it routes."""
+    place.put({"001.dcm": ct(1, 1, 1)})
+    one = by_hand(place, "one")
+    one.until("import")
+    written = count()
+
+    def refuse(asked: dict[str, Any]) -> None:
+        if asked.get("Key", "").endswith(".entry") and next(written) == SETTLEMENT:
+            response = {"Error": {"Code": "SlowDown"}, "ResponseMetadata": {"HTTPStatusCode": 503}}
+            raise ClientError(response, "PutObject")  # type: ignore[arg-type]
+
+    with before_request("PutObject", refuse):
+        one.stage("audit")
+    assert len(one.errors) == 1, "the settlement was refused, and the second try was not"
+    assert not rebuilt(place, tmp_path, one).is_incomplete
+    place.put({"002.dcm": ct(2, 1, 1)})
+    by_hand(place, "two").run()
+    assert len({contract["study_key"] for contract in place.contracts()}) == 2
+
+
+@pytest.mark.parametrize(
+    "numbers", [(0, 1), (4,), (-2,)], ids=["the first two", "one in the middle", "the last but one"]
+)
+def test_a_journal_that_was_cut_off_in_part_stops_the_next_night(
+    place: Place, tmp_path: Path, numbers: tuple[int, ...]
+) -> None:
+    place.put({"001.dcm": ct(1, 1, 1), "002.dcm": ct(1, 1, 2)})
+    one = by_hand(place, "one")
+    one.run()
+    delete_entries(place, one, *numbers)
+    report = lose_and_rebuild(place.ledger_url, tmp_path / "ledger.db", connect_s3("aws_default"), [one.pipeline])
+    assert report.missing == {f"nightly/{key_of(one)}": len(numbers)}
+    assert report.closed == [one.pipeline.datastore_id]
+    two = by_hand(place, "two")
+    with pytest.raises(AirflowFailException):
+        two.run()
+    assert two.states["receive"] == "failed"
+    assert len(place.jobs()) == 1

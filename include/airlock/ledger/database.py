@@ -220,16 +220,29 @@ class Store:
             not take effect.
         """
         entry = None if self._journal is None else Entry()
-        with writing(self._engine, *scopes) as connection:
-            yield type(self)(self._engine, connection, {*scopes, *covered}, self._journal, entry)
-            if entry is not None:
-                entry.at = clock.database_time(connection)
-                if entry.calls:
-                    note_entry(connection, entry.name)
-                if keep_first:
-                    self._keep(entry)
+        try:
+            with writing(self._engine, *scopes) as connection:
+                yield type(self)(self._engine, connection, {*scopes, *covered}, self._journal, entry)
+                if entry is not None:
+                    entry.at = clock.database_time(connection)
+                    if entry.calls:
+                        note_entry(connection, entry.name)
+                    if keep_first:
+                        self._keep(entry)
+        except Exception as error:
+            self._withdraw(entry, error)
+            raise
         if entry is not None and not keep_first:
             self._keep(entry)
+
+    def _withdraw(self, entry: Entry | None, error: Exception) -> None:
+        """Note that an entry that was kept first has not been committed."""
+        if self._journal is None or entry is None or not entry.kept_as:
+            return
+        try:
+            self._journal.withdraw(entry)
+        except OSError as other:
+            error.add_note(f"The journal may keep the entry, and a rebuild would repeat it: {other}")
 
     @contextmanager
     def alone(self) -> Iterator[Self]:

@@ -46,6 +46,9 @@ class Journal(Protocol):
     def write(self, entry: Entry) -> None:
         """Keep an entry for good, before this returns."""
 
+    def withdraw(self, entry: Entry) -> None:
+        """Note that the commit of a kept entry has failed."""
+
 
 class Keeper(Protocol):
     """A ledger that may have a journal."""
@@ -67,6 +70,7 @@ class Entry:
 
     def __init__(self) -> None:
         self.digits = uuid4().hex[:8]  # of its name
+        self.kept_as = ""  # the name of its object; empty before
         self.at: datetime | None = None  # when its transaction was about to be committed
         self.calls: list[dict[str, Any]] = []
         self.staged: list[tuple[Table, int]] = []  # tables that calls have staged for later ones, by the call's number

@@ -15,6 +15,7 @@ import polars as pl
 from sqlalchemy import and_, delete, exists, func, insert, select, update
 
 from airlock.ledger import clock
+from airlock.ledger.arrivals import is_settled
 from airlock.ledger.columns import ComparisonKind, MessageState, StoreOrigin, metadata
 from airlock.ledger.comparison_tables import comparisons, data_stores, findings, journal_entries
 from airlock.ledger.data_stores import note_store
@@ -23,6 +24,7 @@ from airlock.ledger.errors import LedgerError, RebuildTakenError
 from airlock.ledger.frames import select_schema, stage
 from airlock.ledger.journal import TIME
 from airlock.ledger.reconciled import add_removal, close_removed
+from airlock.ledger.runs import AUDITED
 from airlock.ledger.tables import (
     arrivals,
     gates,
@@ -276,6 +278,13 @@ class Rebuilds(Store):
                 note_store(connection, name, StoreOrigin.REBUILT)
             return sorted(found)
 
+    def find_unsettled(self) -> list[str]:
+        """Return the audited runs that hold arrivals without a word, each with its pipeline: <pipeline>/<run>."""
+        of_run = and_(arrivals.c.run_key == runs.c.run_key, ~is_settled(arrivals))
+        audited = select(runs.c.pipeline, runs.c.run_key).where(runs.c.state == AUDITED, exists().where(of_run))
+        with self._reading() as connection:
+            return sorted(f"{pipeline}/{run}" for pipeline, run in connection.execute(audited))
+
     def close_stores(self, datastore_ids: Iterable[str]) -> None:
         """Let no run import into these data stores until they are adopted: the ledger lacks some of what is there."""
         values = {"origin": StoreOrigin.ADOPTING.value, "counts": None}
@@ -288,7 +297,7 @@ class Rebuilds(Store):
     def count_rebuilt(self) -> dict[str, int]:
         """Return numbers of what was rebuilt, and of what is still open in it."""
         with self._reading() as connection:
-            open_runs = select(func.count()).where(runs.c.state != "audited")
+            open_runs = select(func.count()).where(runs.c.state != AUDITED)
             unended = select(func.count()).where(jobs.c.status.is_(None))
             unknown = select(func.count()).where(outbox.c.last_error == UNKNOWN_SEND)
             counts = {table.name: select(func.count()).select_from(table) for table in (runs, arrivals, jobs, outbox)}

@@ -1,7 +1,8 @@
 """Rebuild: make the ledger again from the journals in the workspaces, after it was lost.
 
 The entries of all runs and decisions of all pipelines are repeated in the order of their times. What was being sent is
-compared last with the notes of routes. The report names what nobody can know.
+compared last with the notes of routes. The report names what nobody can know, and the data stores of the pipelines that
+lack something are closed: a run would import it again.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from tempfile import SpooledTemporaryFile
 from typing import IO, TYPE_CHECKING, cast
 
-from airlock.ledger import LedgerError
-from airlock.ledger.errors import RebuildTakenError
+from airlock.ledger import LedgerError, LedgerUnreachableError
+from airlock.ledger.errors import LedgerLockedError, RebuildTakenError
 from airlock.ledger.replay import BrokenEntryError, read_entry, repeat_calls
 from airlock.stages import decision_log, sends
 from airlock.stages.buffer import INDEX
-from airlock.stages.journal import FOLDER
+from airlock.stages.journal import ENTRY, FAILED, FOLDER, count_missing, read_name
 from airlock.storage.s3uri import S3Uri
 
 if TYPE_CHECKING:
@@ -44,7 +45,15 @@ class Found:
 
     name: str
     uri: str
-    run: str = ""  # its key; empty for a decision
+    source: str = ""  # the pipeline and the run whose journal this is, or the folder of decisions: <pipeline>/<run>
+    number: int | None = None  # of the entries before it; None from earlier versions
+    is_withdrawn: bool = False  # a decision whose commit failed: the person has read an error
+
+    @property
+    def run(self) -> str:
+        """The key of the run; empty for a decision."""
+        run = self.source.partition("/")[2]
+        return "" if run == decision_log.FOLDER else run
 
 
 @dataclass
@@ -55,15 +64,22 @@ class Rebuilt:
     entries: int = 0
     decisions: int = 0
     without_journal: list[str] = field(default_factory=list)  # keys of runs
-    refused: Counter[str] = field(default_factory=Counter)  # entries that could not be repeated, by method and cause
+    missing: dict[str, int] = field(default_factory=dict)  # entries that journals have lost, by source
+    refused: Counter[str] = field(default_factory=Counter)  # what could not be repeated, by source, method and cause
+    withdrawn: list[str] = field(default_factory=list)  # decisions whose commit failed: they are not repeated
+    unsettled: list[str] = field(default_factory=list)  # audited runs with arrivals that were not settled, by source
     datastores: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)  # data stores into which no run imports until they are adopted
     counts: dict[str, int] = field(default_factory=dict)  # of the ledger's rows, and of what is open in them
 
     @property
     def is_incomplete(self) -> bool:
-        """Whether runs or entries are missing in the ledger."""
-        return bool(self.without_journal or self.refused)
+        """Whether something is missing in the ledger."""
+        return bool(self.without_journal or self.missing or self.refused or self.withdrawn or self.unsettled)
+
+    def find_incomplete(self) -> set[str]:
+        """Return the pipelines that lack something for which a run could import again."""
+        return {one.partition("/")[0] for one in (*self.missing, *self.refused, *self.unsettled)}
 
     def to_json(self) -> dict[str, object]:
         """Return the report as JSON values."""
@@ -110,17 +126,20 @@ def rebuild(
     begun = ledger.begin_rebuild(scope, asked_by, onto_backup=onto_backup, first_entries=firsts)
     report.refused.update(begun.refused)
     noted = ledger.find_noted(begun.position)
-    left = [one for one in entries if one.name > begun.position and one.name not in noted]
+    _note_lost(report, entries, {one.name for one in entries if one.name <= begun.since or one.name in noted})
+    left = [one for one in entries if one.name > begun.position and one.name not in noted and not one.is_withdrawn]
     tell(f"{report.runs} runs and {report.decisions} decisions have {len(entries)} entries, {len(left)} are to repeat.")
     _repeat_all(ledger, _read_ahead(s3, left), report, tell, replace(begun, refused=report.refused))
     report.without_journal = [run for run in report.without_journal if ledger.run(run) is None]
-    found = sends.read_sends(s3, roots, ledger.find_sends_since(begun.since))
+    report.unsettled = ledger.find_unsettled()
+    found = sends.read_sends(s3, roots, report.refused, ledger.find_sends_since(begun.since))
     with ledger.alone() as alone:
         alone.record_sends(found)
         report.datastores = alone.record_rebuilt_stores()
-        if report.without_journal:
-            report.closed = sorted(set().union(*(one.datastore_ids for one in pipelines)))
-            alone.close_stores(report.closed)
+        incomplete = report.find_incomplete()
+        lacking = [one for one in pipelines if report.without_journal or one.name in incomplete]
+        report.closed = sorted(set().union(*(one.datastore_ids for one in lacking)))
+        alone.close_stores(report.closed)
         report.counts = alone.count_rebuilt()
         alone.end_rebuild(report.to_json())
     return report
@@ -154,23 +173,40 @@ def _has_journal(s3: S3, folder: S3Uri) -> bool:
 
 def _find_entries(s3: S3, roots: Sequence[str], report: Rebuilt) -> Iterator[Found]:
     for root in map(S3Uri.parse, roots):
-        for entry in _list_entries(s3, root.join(decision_log.FOLDER, "")):
-            report.decisions += 1
-            yield entry
+        pipeline = root.key.rstrip("/").rpartition("/")[2]
+        decided = list(_list_entries(s3, root.join(decision_log.FOLDER, ""), f"{pipeline}/{decision_log.FOLDER}"))
+        report.decisions += len(decided)
+        yield from decided
         runs = [name for name in s3.list_folders(root) if name not in _NOT_RUNS]
         with ThreadPoolExecutor(_READ_AHEAD) as pool:
-            listed = pool.map(lambda run: list(_list_entries(s3, root.join(run, FOLDER, ""))), runs)  # noqa: B023
+            folders = [(root.join(run, FOLDER, ""), f"{pipeline}/{run}") for run in runs]
+            listed = pool.map(lambda one: list(_list_entries(s3, *one)), folders)
             for run, found in zip(runs, listed, strict=True):
                 report.runs += bool(found)
                 if not found and s3.exists(root.join(run, INDEX)):
                     report.without_journal.append(run)
-                yield from (replace(one, run=run) for one in found)
+                yield from found
 
 
-def _list_entries(s3: S3, folder: S3Uri) -> Iterator[Found]:
-    for item in s3.list_objects(folder):
-        if item.key.endswith(".entry"):
-            yield Found(item.key.rpartition("/")[2], str(S3Uri(folder.bucket, item.key)))
+def _list_entries(s3: S3, folder: S3Uri, source: str = "") -> Iterator[Found]:
+    names = {item.key.rpartition("/")[2] for item in s3.list_objects(folder)}
+    for kept_as in sorted(name for name in names if name.endswith(ENTRY)):
+        name, number = read_name(kept_as)
+        withdrawn = source.endswith(f"/{decision_log.FOLDER}") and kept_as + FAILED in names
+        yield Found(name, str(folder.join(kept_as)), source, number, withdrawn)
+
+
+def _note_lost(report: Rebuilt, entries: Sequence[Found], known: Collection[str]) -> None:
+    """Add the entries that journals have lost, and withdrawn decisions; a backup has the changes of the known ones."""
+    report.withdrawn = [f"{one.source}/{one.name}" for one in entries if one.is_withdrawn and one.name not in known]
+    by_source: dict[str, list[Found]] = {}
+    for one in entries:
+        by_source.setdefault(one.source, []).append(one)
+    for source, found in by_source.items():
+        older = [one.number for one in found if one.name in known]
+        lost = count_missing([one.number for one in found]) - count_missing(older)
+        if lost > 0 and len(older) < len(found):
+            report.missing[source] = lost
 
 
 def _repeat_all(
@@ -189,18 +225,23 @@ def _repeat_all(
 
 
 def _repeat(ledger: Ledger, entry: Found, file: IO[bytes], begun: Begun) -> None:
-    """Repeat an entry; one that cannot be repeated is counted, and left out."""
-    method = "unreadable"
+    """Repeat an entry; one that cannot be repeated is named and counted, and left out."""
+    method = ""
     try:
         calls = read_entry(file)
-        method = calls[0].method
+        method = f": {calls[0].method}"
         repeat_calls(ledger, entry.name, calls)
-    except RebuildTakenError:
-        raise
-    except (LedgerError, BrokenEntryError) as error:
-        name = f"{method}: {error}"
-        begun.refused[name] = begun.refused.get(name, 0) + 1
-        ledger.move_rebuild(entry.name, begun)
+    except (LedgerUnreachableError, LedgerLockedError, RebuildTakenError):
+        raise  # the same command goes on with this entry
+    except BrokenEntryError as error:
+        _refuse(ledger, entry, f"{entry.source}/{entry.name}{method}: {error}", begun)
+    except LedgerError as error:
+        _refuse(ledger, entry, f"{entry.source}{method}: {error}", begun)
+
+
+def _refuse(ledger: Ledger, entry: Found, why: str, begun: Begun) -> None:
+    begun.refused[why] = begun.refused.get(why, 0) + 1
+    ledger.move_rebuild(entry.name, begun)
 
 
 def _read_ahead(s3: S3, entries: Sequence[Found]) -> Iterator[_Read]:

@@ -7,6 +7,7 @@ notes the answers. What a lost ledger had queued and no note names was not sent.
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 FOLDER = "sends"
 _ANSWERS = ".answers.json"
 _READERS = 16
+_NAME = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z-[0-9a-f]{8}(\.answers)?\.json")
+_LOT = {"destination", "repeatable", "messages"}
 
 
 @dataclass
@@ -83,23 +86,39 @@ def _write(run: Run[Any], name: str, content: Any) -> None:
     run.s3.put(where, json.dumps(content).encode(), "application/json")
 
 
-def read_sends(s3: S3, roots: Sequence[str], since: str = "") -> pl.DataFrame:
+def read_sends(s3: S3, roots: Sequence[str], refused: dict[str, int], since: str = "") -> pl.DataFrame:
     """Return what the notes below these folders say of each message, as `SENDS`; older notes than *since* do not count.
 
-    A message of a lot without answers may have arrived: it is given up, unless the destination keeps what it has.
+    A message of a lot without answers may have arrived: it is given up, unless the destination keeps what it has. Notes
+    that cannot be read are counted in *refused*.
     """
     known: dict[tuple[str, str], dict[str, Any]] = {}
     for root in map(S3Uri.parse, roots):
         folder = root.join(FOLDER, "")
-        names = [item.key for item in s3.list_objects(folder) if item.key.removeprefix(folder.key) >= since]
+        listed = {item.key: item.key.removeprefix(folder.key) for item in s3.list_objects(folder)}
+        names = [key for key, name in listed.items() if name >= since and _NAME.fullmatch(name)]
         with ThreadPoolExecutor(_READERS) as pool:
-            contents = pool.map(lambda key: json.loads(s3.get(S3Uri(root.bucket, key))), names)  # noqa: B023
-            notes = dict(zip(names, contents, strict=True))
+            contents = pool.map(lambda key: _read_note(s3.get(S3Uri(root.bucket, key)), key), names)  # noqa: B023
+            read = dict(zip(names, contents, strict=True))
+        notes = {key: note for key, note in read.items() if note is not None}
+        pipeline = root.key.rstrip("/").rpartition("/")[2]
+        for key in read.keys() - notes.keys():
+            refused[f"{pipeline}/{FOLDER}/{listed[key]}: the note is not whole"] = 1
         for key, note in notes.items():
             if not key.endswith(_ANSWERS):
                 began = datetime.strptime(key.rpartition("/")[2].partition("-")[0], TIME).replace(tzinfo=UTC)
                 _add_lot(known, began, note, notes.get(key.removesuffix(".json") + _ANSWERS))
     return pl.DataFrame(list(known.values()), SENDS, orient="row")
+
+
+def _read_note(content: bytes, name: str) -> dict[str, Any] | None:
+    """Return the content of a note; None if it cannot be read."""
+    try:
+        note = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    is_whole = isinstance(note, dict) and (name.endswith(_ANSWERS) or note.keys() >= _LOT)
+    return note if is_whole else None
 
 
 def _add_lot(

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import UTC, datetime
 from itertools import count
 from typing import IO, TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import event
 
 from airlock.destinations import DestinationError
 from airlock.ledger import Ledger, LedgerError
+from airlock.ledger.journal import Entry
+from airlock.ledger.sweeps import SCOPE, SweepAnswer
 from airlock.records import ARRIVALS
 from airlock.stages.buffer import INDEX, buffer
-from airlock.stages.decision_log import open_log
+from airlock.stages.decision_log import decide, open_log
 from airlock.stages.journal import keep_journal
 from airlock.stages.rebuild import Rebuilt, rebuild
 from airlock.stages.route import RouteError, route
 from airlock.stages.route_queue import queue_releases, rules_digest
 from airlock.storage.s3 import S3
+from airlock.storage.s3uri import S3Uri
 from tests.rebuilt_ledger import differences, read_tables
 from tests.servers.ledger import new_ledger
 from tests.unit.airlock.clinical.books import SECTIONS as CLINICAL
@@ -30,7 +35,6 @@ if TYPE_CHECKING:
 
     from airlock.destinations import Message
     from airlock.run import Run
-    from airlock.storage.s3uri import S3Uri
     from tests.unit.airlock.world import World
 
 ROUTES = [
@@ -114,7 +118,9 @@ def test_an_entry_that_is_broken_is_named_and_the_rest_is_rebuilt(world: World, 
     first = world.keys(folder)[0]
     world.put(folder + first.replace(first[:8], "20200101"), b"not an entry")
     report = rebuild_from(run, again)
-    assert list(report.refused) == ["unreadable: the entry is not whole (ValueError)"]
+    (why,) = report.refused
+    assert why.startswith(f"nightly/{run.key}/20200101T")
+    assert why.endswith(".entry: the entry is not whole (ValueError)")
     assert report.is_incomplete
     assert not differences(tables(world.ledger), tables(again))
 
@@ -238,3 +244,154 @@ class TestSends:
         self.send(run, queue=DestinationError("http_503", retryable=True))
         rebuild_from(run, again)
         assert self.states(again)["sqs"] == {"pending": 1}
+
+
+NO_RUN = "the ledger has no run '{}': give the run's key, as in its report"
+
+
+NOTHING = {"$": "dict", "value": {}}
+
+
+def entry_of(method: str, **arguments: Any) -> bytes:
+    """Return an entry with a call."""
+    entry = Entry()
+    entry.calls.append({"method": method, "arguments": arguments, "times": []})
+    file = entry.finish()
+    file.seek(0)
+    return file.read()
+
+
+def entries_of(world: World, run: Run) -> list[str]:
+    """Return the addresses of the entries of a run, in their order."""
+    folder = f"{run.workspace.root}ledger/"
+    return [folder + name for name in world.keys(folder)]
+
+
+def lose(world: World, *uris: str) -> None:
+    for uri in uris:
+        where = S3Uri.parse(uri)
+        world.s3.client.delete_object(Bucket=where.bucket, Key=where.key)
+
+
+def is_open(ledger: Ledger) -> bool:
+    store = ledger.find_store(pipeline().datastore_id)
+    return store is None or store.is_open
+
+
+class TestMissingEntries:
+    """Entries that a lifecycle rule or a person has deleted."""
+
+    @pytest.mark.parametrize("number", [0, 1])
+    def test_an_entry_that_is_missing_is_counted_and_the_data_store_is_closed(
+        self, world: World, again: Ledger, number: int
+    ) -> None:
+        run = filled(world)
+        buffer(keep_journal(world.run("one")))
+        lose(world, entries_of(world, run)[number])
+        report = rebuild_from(run, again)
+        assert report.missing == {f"nightly/{run.key}": 1}
+        assert report.is_incomplete
+        assert not is_open(again)
+
+    def test_entries_of_several_tasks_of_a_run_are_numbered_on(self, world: World) -> None:
+        run = filled(world)
+        before = len(entries_of(world, run))
+        buffer(keep_journal(world.run("one")))
+        numbers = [int(name.removesuffix(".entry").rpartition("-")[2]) for name in entries_of(world, run)]
+        assert numbers == list(range(len(numbers)))
+        assert len(numbers) > before
+
+    def test_entries_of_the_version_before_have_no_number(self, world: World, again: Ledger) -> None:
+        run = filled(world)
+        for uri in entries_of(world, run):
+            world.put(f"{uri.rpartition('-')[0]}.entry", world.s3.get(S3Uri.parse(uri)))
+            lose(world, uri)
+        buffer(keep_journal(world.run("one")))
+        report = rebuild_from(run, again)
+        assert not report.is_incomplete
+        assert not differences(tables(world.ledger), tables(again))
+
+    def test_the_data_store_of_a_journal_that_is_cut_off_is_closed(self, world: World, again: Ledger) -> None:
+        """By a lifecycle rule, over entries of a version that did not number them."""
+        run = filled(world)
+        first, *others = entries_of(world, run)
+        lose(world, first, *others)
+        for uri in others:
+            world.put(
+                f"{uri.rpartition('-')[0]}.entry",
+                entry_of("close_run", run_key=run.key, state="audited", report=NOTHING),
+            )
+        report = rebuild_from(run, again)
+        assert report.missing == {}
+        assert list(report.refused) == [f"nightly/{run.key}: close_run: {NO_RUN.format(run.key)}"]
+        assert not is_open(again)
+
+    def test_what_a_backup_has_is_not_missing(self, world: World) -> None:
+        run = filled(world)
+        lose(world, entries_of(world, run)[0])
+        filled(world, "two")
+        report = rebuild(world.ledger, run.s3, [run.pipeline], "an operator", lambda _: None, onto_backup=True)
+        assert not report.is_incomplete
+
+    def test_a_decision_that_is_missing_is_counted(self, world: World, again: Ledger) -> None:
+        run = filled(world)
+        for _ in range(2):
+            world.ledger.journaled_in(open_log(run.s3, run.pipeline)).match_again("nightly")
+        folder = "s3://work/runs/nightly/decisions/"
+        lose(world, folder + world.keys(folder)[0])
+        assert rebuild_from(run, again).missing == {"nightly/decisions": 1}
+
+    def test_an_audited_run_with_arrivals_that_are_not_settled_is_named(self, world: World, again: Ledger) -> None:
+        run = filled(world)
+        run.ledger.close_run(run.key, "audited", {})
+        report = rebuild_from(run, again)
+        assert report.unsettled == [f"nightly/{run.key}"]
+        assert report.is_incomplete
+        assert not is_open(again)
+
+
+class TestBadObjects:
+    """An object that is no entry or note does not stop a rebuild, however often it is begun."""
+
+    @pytest.mark.parametrize("folder", ["one-219b8a10/ledger", "decisions"])
+    def test_an_entry_of_a_newer_version_is_named(self, world: World, again: Ledger, folder: str) -> None:
+        run = filled(world)
+        world.put(f"s3://work/runs/nightly/{folder}/20200101T000000.000000Z-deadbeef.entry", entry_of("no_such_method"))
+        (why,) = rebuild_from(run, again).refused
+        assert why.startswith(f"nightly/{folder.partition('/')[0]}: no_such_method: ")
+        assert "upgrade" in why
+        assert not is_open(again)
+        assert not differences(tables(world.ledger), tables(again))
+
+    @pytest.mark.parametrize("name", ["", "note.txt", "2026-x.json"])
+    def test_an_object_that_is_no_note_is_left_alone(self, world: World, again: Ledger, name: str) -> None:
+        run = filled(world)
+        world.put(f"s3://work/runs/nightly/sends/{name}", b"hello")
+        assert not rebuild_from(run, again).is_incomplete
+
+    @pytest.mark.parametrize("content", [b"hello", b"[]", b"{}", b"[" * 200_000])
+    def test_a_note_that_is_not_whole_is_named(self, world: World, again: Ledger, content: bytes) -> None:
+        run = filled(world)
+        name = "20260101T000000.000000Z-deadbeef.json"
+        world.put(f"s3://work/runs/nightly/sends/{name}", content)
+        report = rebuild_from(run, again)
+        assert list(report.refused) == [f"nightly/sends/{name}: the note is not whole"]
+        assert not is_open(again)
+
+
+def test_a_decision_whose_commit_failed_is_named_and_not_repeated(world: World, again: Ledger) -> None:
+    def fail(_: object) -> None:
+        raise ConnectionError("the server is gone")
+
+    run = filled(world)
+    answer = SweepAnswer("2026-1", 3, True, "an operator", "late replica", datetime.now(UTC))
+    event.listen(world.ledger._engine, "commit", fail)
+    with pytest.raises(ConnectionError):
+        decide(run.s3, run.pipeline, world.ledger, lambda inner: inner.answer_sweep("nightly", answer), SCOPE)
+    event.remove(world.ledger._engine, "commit", fail)
+    report = rebuild_from(run, again)
+    (name,) = report.withdrawn
+    assert name.startswith("nightly/decisions/2")
+    assert report.is_incomplete
+    assert report.closed == []
+    assert not differences(tables(world.ledger), tables(again))
