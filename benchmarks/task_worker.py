@@ -17,7 +17,6 @@ from airflow.cli.commands import scheduler_command  # noqa: F401  # a scheduler 
 from airflow.executors.workloads import ExecuteTask
 from airflow.jobs.job import Job
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
-from airflow.listeners.listener import get_listener_manager
 
 _ENDED = {"success", "failed"}
 
@@ -26,8 +25,8 @@ def main() -> None:
     """Run each workload and print its CPU seconds and the state that the executor gives it."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # Airflow logs to the standard output
+    sys.argv = ["airflow", "scheduler"]  # the command whose process this stands for
     runner = SchedulerJobRunner(job=Job())  # type: ignore[no-untyped-call]
-    get_listener_manager().hook.on_starting(component=runner.job)  # as run_job does, before it starts the executor
     executor: Any = runner.executors[0]
     executor.start()
     (worker,) = (psutil.Process(pid) for pid in executor.workers)

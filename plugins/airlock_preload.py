@@ -6,7 +6,6 @@ Celery workers load it by the setting ``[celery] extra_celery_config``; see docs
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from airflow.configuration import conf
 from airflow.listeners import hookimpl
@@ -14,9 +13,12 @@ from airflow.sdk.plugins_manager import AirflowPlugin
 
 
 @hookimpl
-def on_starting(component: Any) -> None:
-    """Load the modules in a scheduler with a LocalExecutor; other components fork no tasks."""
-    if getattr(component, "job_type", None) == "SchedulerJob" and "LocalExecutor" in conf.get("core", "executor"):
+def on_starting() -> None:
+    """Load the modules in a scheduler with a LocalExecutor; other components fork no tasks.
+
+    Airflow calls this while it makes its job, before the job knows its type; so the command says what the process is.
+    """
+    if sys.argv[1:2] == ["scheduler"] and "LocalExecutor" in conf.get("core", "executor"):
         import airlock_tasks.preload  # noqa: F401, PLC0415
 
 

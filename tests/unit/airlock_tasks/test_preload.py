@@ -37,15 +37,15 @@ SCHEDULER = """
 import json
 from airflow.jobs.job import Job
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
-from airflow.listeners.listener import get_listener_manager
 
-def start(kind):
-    get_listener_manager().hook.on_starting(component=Job(job_type=kind))
+def start(command):
+    sys.argv = ["airflow", command]
+    job = Job()  # as the command does; Airflow calls its listeners here
     return "airlock_tasks.preload" in sys.modules
 
-others = [kind for kind in ("TriggererJob", "DagProcessorJob") if start(kind)]
+others = [command for command in ("triggerer", "dag-processor") if start(command)]
 before = made()
-begun = start("SchedulerJob")
+begun = start("scheduler")
 print(json.dumps({"others": others, "begun": begun, "before": before, "after": made(), "modules": list(sys.modules)}))
 """
 CELERY_WORKER = """
