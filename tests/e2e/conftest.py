@@ -69,10 +69,15 @@ class Machine:
             _kill(process)
         until(f"the {part} is gone", lambda: not running.members(), 10)
 
+    def workers(self) -> list[psutil.Process]:
+        """Return the processes that fork a process for each task."""
+        members = Stack(self.settings).records.read()["scheduler"].members()
+        return [process for process in members if "LocalExecutor" in " ".join(process.cmdline())]
+
     def kill_task(self) -> int:
         """Kill the processes of tasks that run right now; return how many they were."""
         members = Stack(self.settings).records.read()["scheduler"].members()
-        workers = {process.pid for process in members if "LocalExecutor" in " ".join(process.cmdline())}
+        workers = {process.pid for process in self.workers()}
         tasks = [process for process in members if process.ppid() in workers]
         for process in tasks:
             _kill(process)

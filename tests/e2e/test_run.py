@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sqlite3
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -15,7 +16,6 @@ from tests.e2e.conftest import CANARY, until
 
 if TYPE_CHECKING:
     import subprocess
-    from pathlib import Path
 
     from tests.e2e.conftest import Machine
 
@@ -116,6 +116,17 @@ class TestFirstRun:
             api._call("POST", "/api/v2/dags/first/clearTaskInstances", json=cleared | {"only_failed": False})
             until("the run ends again", lambda: api.run_state("first", run) == "success")
         assert len(machine.jobs(run_key("first", run))) == 2
+
+
+def test_workers_have_loaded_what_tasks_need_but_no_library_with_threads(first_run: object, machine: Machine) -> None:
+    workers = machine.workers()
+    assert workers
+    for worker in workers:
+        mapped = {Path(region.path).parts[-2:] for region in worker.memory_maps() if region.path.endswith(".so")}
+        packages = {folder for folder, _ in mapped}
+        assert "aiohttp" in packages
+        assert not any(name.startswith(("_polars", "pyarrow")) for name in packages)
+        assert worker.num_threads() == 1
 
 
 @pytest.mark.parametrize("source", ["/no/such/folder", "s3://no-such-bucket/x/"])
