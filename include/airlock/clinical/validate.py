@@ -22,6 +22,7 @@ from airlock.clinical.redrive import drop_held
 from airlock.clinical.references import IS_REWRITTEN, MEANINGS, Resolver
 from airlock.clinical.validate_references import resolve_references, stop_dangling
 from airlock.clinical.verdicts import IN_ORDER, ROW_BITS, UNITS, decide_where, select_accepted, stop_rows
+from airlock.ledger.open_resources import scope
 from airlock.ledger.resources import CLAIMS
 from airlock.reasons import Reason
 from airlock.records import ARRIVALS, Verdict, count_parts, schema
@@ -362,7 +363,9 @@ def _confirm_stored(run: Run[ClinicalPipeline], same: pl.DataFrame) -> None:
     """Let contents that come again unchanged count as of now, so that nothing between the two comes after them."""
     if same.height and not run.plan_only:
         datastore = run.pipeline.datastore_id
-        run.ledger.confirm_contents(datastore, find_confirmed(run, datastore, _make_claims(same)))
+        confirmed = find_confirmed(run, datastore, _make_claims(same))
+        with run.ledger.at_once(scope(datastore), keep_first=True) as ledger:  # a second try finds nothing to confirm
+            ledger.confirm_contents(datastore, confirmed)
 
 
 def _find_claimed(run: Run[ClinicalPipeline], same: pl.DataFrame) -> pl.Series:
