@@ -310,7 +310,7 @@ class Chain:
             except Exception as error:  # noqa: BLE001  (as Airflow: the audit runs whatever failed before)
                 self.errors.append(error)
                 self.states[task.task_id] = "failed"
-        if any("failed" in self.states[leaf.task_id] for leaf in self.dag.leaves):
+        if any("failed" in self.states.get(leaf.task_id, "") for leaf in self.dag.leaves):
             raise self.errors[-1]
         return self.report
 
