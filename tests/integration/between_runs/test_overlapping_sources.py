@@ -87,7 +87,7 @@ def test_parts_of_a_study_from_both_sources_are_one_study(place: Place) -> None:
 
 @pytest.mark.parametrize(
     ("last", "then"),
-    [("buffer", "parse"), ("validate", "normalize"), ("normalize", "import"), ("import", "audit"), ("audit", "route")],
+    [("buffer", "parse"), ("validate", "normalize"), ("normalize", "stage"), ("stage", "import"), ("audit", "route")],
 )
 def test_runs_of_both_sources_at_once_release_each_study_once(place: Place, last: str, then: str) -> None:
     deliver(place, MAIN, [1, 2], ago=1)

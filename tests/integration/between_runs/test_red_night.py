@@ -21,7 +21,7 @@ def test_a_night_that_could_not_stage_is_cleared_after_two_later_ones(place: Pla
     red = by_hand(place, "1", "1")
     with pytest.raises(Exception, match=r"NoSuchBucket|undecided|not"):
         red.run()
-    given(red.states["normalize"] == "failed")
+    given(red.states["stage"] == "failed")
     place.s3().create_bucket(Bucket="staging")
 
     place.put({"a3.dcm": ct(1, 1, 3), "c1.dcm": ct(3, 1, 1)}, "in/2/")
@@ -31,7 +31,7 @@ def test_a_night_that_could_not_stage_is_cleared_after_two_later_ones(place: Pla
     place.put({"d1.dcm": ct(4, 1, 1)}, "in/3/")
     assert by_hand(place, "3", "3").run()["dispositions"] == {"released": 1}
 
-    assert red.onward("normalize")["dispositions"] == {"released": 3}
+    assert red.onward("stage")["dispositions"] == {"released": 3}
     newest = {
         contract["StudyInstanceUID"]: contract
         for contract in sorted(place.contracts(), key=lambda contract: int(contract["revision"]))
